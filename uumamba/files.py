@@ -51,7 +51,9 @@ def make_folder(path: Path | str) -> Path:
         path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         culprit = next(part for part in (path, *path.parents) if part.exists() and not part.is_dir())
-        raise UsageError(f"{path} cannot be a folder because {culprit} is a file; choose another output path.") from None
+        raise UsageError(
+            f"{path} cannot be a folder because {culprit} is a file; choose another output path."
+        ) from None
     except PermissionError:
         raise UsageError(f"{path} cannot be created (permission denied); choose a folder that you may write.") from None
     return path

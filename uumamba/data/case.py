@@ -146,7 +146,8 @@ class Manifest:
             raise UsageError(f"There is no manifest at {path}; `uumamba prepare` writes one.") from None
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
             raise UsageError(
-                f"{path} is not a data set manifest ({type(error).__name__}: {error}); write it anew with `uumamba prepare`."
+                f"{path} is not a data set manifest ({type(error).__name__}: {error}); "
+                "write it anew with `uumamba prepare`."
             ) from None
 
 

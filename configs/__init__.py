@@ -1,0 +1,1 @@
+"""The shipped configurations, one YAML a full run; installed as ``uumamba.configs``."""

@@ -1,0 +1,57 @@
+"""The README's figures come from the committed results, and a stale table is found."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.readme_tables import BEGIN, END, cell, fill, main, table
+
+
+def test_the_readme_holds_what_the_committed_results_say(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--check"]) == 0, capsys.readouterr().err
+
+
+def test_a_changed_figure_makes_the_check_fail_until_the_tables_are_written(tmp_path: Path) -> None:
+    readme, results = tmp_path / "README.md", tmp_path / "results"
+    options = ["--readme", str(readme), "--results", str(results)]
+    results.mkdir()
+    readme.write_text(f"before\n{BEGIN}\n{END}\nafter\n")
+    for dice in (0.9, 0.8):
+        result = {"title": "Hearts", "machine": "m", "versions": {"torch": "2"}, "rows": [{"name": "a", "dice": dice}]}
+        (results / "a.json").write_text(json.dumps(result))
+        assert main([*options, "--check"]) == 1
+        assert main(options) == 0
+        assert main([*options, "--check"]) == 0
+        assert f"### Hearts\n\n| name | dice |\n| --- | --: |\n| a | {dice}00 |\n" in readme.read_text()
+    assert readme.read_text().startswith("before\n")
+    assert readme.read_text().endswith("after\n")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.87349, "0.873"),
+        (25.04, "25.0"),
+        (998.6, "999"),
+        (3601.7, "3602"),
+        (0.0, "0.00"),
+        (12, "12"),
+        (None, ""),
+        (True, "yes"),
+        ([0.1, 0.25], "0.100 to 0.250"),
+        ("a|b", "a\\|b"),
+    ],
+)
+def test_a_value_is_written_with_three_significant_digits(value: object, text: str) -> None:
+    assert cell(value) == text
+
+
+def test_a_column_of_words_is_left_and_one_of_numbers_right() -> None:
+    assert table([{"net_name": "a", "n": 1}]) == "| net name | n |\n| --- | --: |\n| a | 1 |\n"
+
+
+@pytest.mark.parametrize("text", ["", BEGIN, f"{END}{BEGIN}", f"{BEGIN}{BEGIN}{END}"])
+def test_a_readme_without_its_two_markers_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="once each"):
+        fill(text, "tables")

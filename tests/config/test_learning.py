@@ -1,0 +1,100 @@
+"""Nothing that should learn stands still: every shipped run, built by its config, after one step.
+
+The released UU-Mamba code re-created its loss after the optimizer had taken the first one's parameters, and no test saw
+it. Here each config's objects are built once, and every parameter must be held, reached and moved.
+"""
+
+import pytest
+import torch
+from torch import nn
+
+from uumamba.config import RunConfig, read_config, shipped_configs
+from uumamba.pipelines.train import build_loss, build_net
+from uumamba.training import SupervisedObjective
+
+CLASSES = 4
+
+
+def smallest(name: str) -> RunConfig:
+    """The run with batch 1 and the smallest patch that leaves two bottleneck voxels."""
+    divisor = read_config(name).net.divisor()
+    patch = [*divisor[:-1], 2 * divisor[-1]]
+    return read_config(name, [f"training.patch_size={patch}", "training.batch_size=1"])
+
+
+def batch_of(config: RunConfig) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    shape = (1, 1, *config.training.patch_size)
+    return {
+        "image": torch.randn(shape, generator=generator),
+        "label": torch.randint(0, CLASSES, shape, generator=generator),
+    }
+
+
+def excepted(net: nn.Module) -> dict[str, str]:
+    """Parameters that rightly get no gradient, with the reason."""
+    reasons = {}
+    modules = dict(net.named_modules())
+    for name, _ in net.named_parameters():
+        owner, _, kind = name.rpartition(".")
+        parent, _, own = owner.rpartition(".")
+        norm_follows = own.startswith("conv") and any(
+            f"{parent}.{sibling}" in modules for sibling in ("norm", own.replace("conv", "norm"))
+        )
+        if kind == "bias" and norm_follows and not isinstance(modules[owner], nn.Conv1d):
+            reasons[name] = "an instance norm follows, which subtracts the bias again"
+    coarsest = "decoder.seg_layers.0."
+    if sum(name.startswith("decoder.seg_layers.") for name in dict(net.named_parameters())) > 2:
+        reasons |= {
+            name: "the coarsest deep-supervision head has weight 0"
+            for name, _ in net.named_parameters()
+            if name.startswith(coarsest)
+        }
+    return reasons
+
+
+@pytest.mark.parametrize("name", shipped_configs())
+def test_every_parameter_of_net_and_loss_is_held_reached_and_moved(name: str) -> None:
+    config = smallest(name)
+    torch.manual_seed(0)
+    net, objective = build_net(config, classes=CLASSES).train(), SupervisedObjective(build_loss(config))
+    optimizer = config.optim.build(net, objective)
+    named = {f"net.{key}": value for key, value in net.named_parameters()}
+    named |= {f"objective.{key}": value for key, value in objective.named_parameters()}
+    assert any(key.startswith("objective.") for key in named), "the loss has weights of its own"
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    assert held == {id(parameter) for parameter in named.values()}
+
+    batch = batch_of(config)
+    objective(net, batch).backward()
+    skip = {f"net.{key}" for key in excepted(net)}
+    for key, parameter in named.items():
+        assert parameter.grad is not None, key
+        assert torch.isfinite(parameter.grad).all(), key
+        assert key in skip or parameter.grad.abs().sum() > 0, key
+
+    before = {key: parameter.detach().clone() for key, parameter in named.items()}
+    optimizer.step(lambda: objective(net, batch))
+    still = [key for key, parameter in named.items() if key not in skip and torch.equal(parameter, before[key])]
+    assert not still
+
+
+@pytest.mark.parametrize("name", shipped_configs())
+def test_every_shipped_network_is_built_at_full_size(name: str) -> None:
+    config = read_config(name)
+    with torch.device("meta"):
+        net = build_net(config, classes=CLASSES)
+    assert sum(parameter.numel() for parameter in net.parameters()) > 0
+
+
+@pytest.mark.parametrize("name", shipped_configs())
+def test_the_loss_weights_neither_climb_nor_decay(name: str) -> None:
+    config = smallest(name)
+    with torch.device("meta"):
+        net = build_net(config, classes=CLASSES)
+    objective = SupervisedObjective(build_loss(config))
+    own = {id(parameter) for parameter in objective.parameters()}
+    for group in config.optim.build(net, objective).param_groups:
+        if any(id(parameter) in own for parameter in group["params"]):
+            assert group["perturb"] is False
+            assert group["weight_decay"] == 0

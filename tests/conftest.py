@@ -1,0 +1,81 @@
+"""What every test shares: fixed seeds, derandomised hypothesis, where real data lie, and which skips are allowed."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+
+from uumamba.seeding import seed_everything
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+settings.register_profile("uumamba", derandomize=True, deadline=None, print_blob=False)
+settings.load_profile("uumamba")
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+REAL_DATA = REPOSITORY.parent / "shared" / "data"
+ALLOWED_SKIPS = ("accelerator", "browser", "real data")
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the working tree."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real scans; the test is skipped where there is none."""
+    if not REAL_DATA.is_dir():
+        pytest.skip(f"real data: {REAL_DATA} is absent")
+    return REAL_DATA
+
+
+@pytest.fixture(scope="session")
+def acdc_raw(real_data: Path) -> Path:
+    """The 100 public training patients of ACDC in their own layout; the test is skipped where they are absent."""
+    folder = real_data / "acdc"
+    if not folder.is_dir():
+        pytest.skip(f"real data: {folder} is absent")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _same_seeds_for_every_test() -> None:
+    seed_everything(0)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="accelerator: this machine has none"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reasons = Counter(_skip_reasons(terminalreporter))
+    terminalreporter.write_line(f"skips: {sum(reasons.values())}")
+    for reason, count in sorted(reasons.items()):
+        verdict = "" if _allowed(reason) else f" [NOT ALLOWED: name one of {', '.join(ALLOWED_SKIPS)}]"
+        terminalreporter.write_line(f"  {count} x {reason}{verdict}")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """End with 1 when a test was skipped for anything but an accelerator, a browser or absent real data."""
+    reporter = session.config.pluginmanager.getplugin("terminalreporter")
+    if reporter and not all(map(_allowed, _skip_reasons(reporter))):
+        session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
+
+
+def _skip_reasons(reporter: pytest.TerminalReporter) -> Iterator[str]:
+    for report in reporter.stats.get("skipped", []):
+        yield str(report.longrepr[2]).removeprefix("Skipped: ")
+
+
+def _allowed(reason: str) -> bool:
+    return any(word in reason for word in ALLOWED_SKIPS)

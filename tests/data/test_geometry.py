@@ -1,0 +1,98 @@
+"""Which native axis becomes Z, Y and X, and that the way there can be walked back."""
+
+import json
+from itertools import permutations, product
+
+import numpy as np
+import pytest
+
+from uumamba.data.geometry import Geometry, find_geometry
+
+ORIENTATIONS = list(product(permutations(range(3)), product((1, -1), repeat=3)))
+
+
+def affine_of(order: tuple[int, ...], signs: tuple[int, ...], spacing_mm: tuple[float, ...]) -> np.ndarray:
+    """Native axis ``i`` runs along world axis ``order[i]`` with that sign and spacing."""
+    affine = np.eye(4)
+    affine[:3, :3] = 0
+    for axis, (world, sign) in enumerate(zip(order, signs, strict=True)):
+        affine[world, axis] = sign * spacing_mm[axis]
+    return affine
+
+
+def test_there_are_48_orientations() -> None:
+    assert len(ORIENTATIONS) == 48
+
+
+def test_an_axial_ras_scan_becomes_z_y_x() -> None:
+    geometry = find_geometry((30, 40, 5), spacing_mm=(1.5, 1.4, 10.0))
+    assert geometry.axes == (2, 1, 0)
+    assert geometry.flips == (False, False, False)
+    assert geometry.oriented_shape == (5, 40, 30)
+    assert geometry.oriented_spacing_mm == (10.0, 1.4, 1.5)
+
+
+def test_acdcs_axes_run_to_the_left_and_to_the_back_so_they_are_flipped() -> None:
+    geometry = find_geometry((30, 40, 5), spacing_mm=(1.5, 1.5, 10), affine=np.diag([-1.5, -1.5, 10, 1]))
+    assert geometry.flips == (False, True, True)
+
+
+@pytest.mark.parametrize(
+    ("spacing_mm", "axes"),
+    [
+        ((1.0, 1.0, 1.0), (2, 1, 0)),  # all equal: S first
+        ((1.0, 3.0, 1.0), (1, 2, 0)),  # coronal: A first, then S, R
+        ((3.0, 1.0, 1.0), (0, 2, 1)),  # sagittal: R first, then S, A
+        ((3.0, 3.0, 1.0), (1, 2, 0)),  # a tie without S: A
+        ((1.0, 3.0, 2.9999), (2, 1, 0)),  # equal but for rounding
+    ],
+)
+def test_the_axis_with_the_largest_spacing_comes_first(spacing_mm: tuple[float, ...], axes: tuple[int, ...]) -> None:
+    assert find_geometry((4, 5, 6), spacing_mm=spacing_mm).axes == axes
+
+
+@pytest.mark.parametrize(("order", "signs"), ORIENTATIONS)
+def test_unorient_undoes_orient_in_every_orientation(order: tuple[int, ...], signs: tuple[int, ...]) -> None:
+    native = np.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5)
+    geometry = find_geometry(native.shape[1:], spacing_mm=(2, 2, 2), affine=affine_of(order, signs, (2, 2, 2)))
+    oriented = geometry.orient(native)
+    assert oriented.shape[1:] == geometry.oriented_shape
+    assert np.array_equal(geometry.unorient(oriented), native)
+
+
+def test_an_oblique_affine_takes_the_nearest_axes() -> None:
+    angle = np.radians(30)
+    turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    affine = np.eye(4)
+    affine[:3, :3] = turn * (1.5, 1.5, 8.0)
+    assert find_geometry((4, 5, 6), spacing_mm=(1.5, 1.5, 8.0), affine=affine).axes == (2, 1, 0)
+
+
+def test_a_crop_and_a_wanted_spacing_give_a_grid_that_fills_the_crop() -> None:
+    whole = find_geometry((30, 40, 5), spacing_mm=(1.2, 1.2, 10.0))
+    geometry = whole.with_crop(((1, 4, 3), (5, 40, 28)), target_spacing_mm=(None, 1.5, 1.5))
+    assert geometry.cropped_shape == (4, 36, 25)
+    # 36 x 1.2 / 1.5 = 28.8 and 25 x 1.2 / 1.5 = 20.
+    assert geometry.prepared_shape == (4, 29, 20)
+    extent_mm = np.multiply(geometry.prepared_spacing_mm, geometry.prepared_shape)
+    np.testing.assert_allclose(extent_mm, np.multiply(geometry.cropped_shape, (10.0, 1.2, 1.2)))
+
+
+def test_no_axis_vanishes() -> None:
+    whole = find_geometry((1, 1, 1), spacing_mm=(1, 1, 1))
+    assert whole.with_crop(((0, 0, 0), (1, 1, 1)), target_spacing_mm=(9, 9, 9)).prepared_shape == (1, 1, 1)
+
+
+def test_json_gives_an_equal_geometry() -> None:
+    whole = find_geometry((30, 40, 5), spacing_mm=(1.2, 1.2, 10.0), affine=np.diag([-1.2, -1.2, 10.0, 1]))
+    geometry = whole.with_crop(((1, 4, 3), (5, 40, 28)), target_spacing_mm=(None, 1.5, 1.5))
+    assert Geometry.from_json(json.loads(json.dumps(geometry.to_json()))) == geometry
+
+
+def test_what_is_no_scan_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"three axes, got the shape \(3, 4\)"):
+        find_geometry((3, 4), spacing_mm=(1, 1, 1))
+    with pytest.raises(ValueError, match="three positive numbers"):
+        find_geometry((3, 4, 5), spacing_mm=(1, 0, 1))
+    with pytest.raises(ValueError, match="three independent directions"):
+        find_geometry((3, 4, 5), spacing_mm=(1, 1, 1), affine=np.diag([1.0, 0, 1, 1]))

@@ -1,0 +1,215 @@
+"""``restore`` undoes ``preprocess``: shape exactly, labels bit for bit at native spacing, else with a stated Dice."""
+
+import json
+from itertools import permutations, product
+
+import nibabel as nib
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from uumamba.data.preprocess import (
+    CtStatistics,
+    PreprocessRecipe,
+    preprocess,
+    restore,
+    restore_label,
+    restore_probabilities,
+)
+from uumamba.errors import CaseError
+
+KEPT = PreprocessRecipe(spacing_mm=(None, None, None))
+CARDIAC = PreprocessRecipe(spacing_mm=(None, 1.5, 1.5))
+ORIENTATIONS = list(product(permutations(range(3)), product((1, -1), repeat=3)))
+
+
+def dice(prediction: np.ndarray, label: np.ndarray) -> float:
+    return 2 * np.count_nonzero(prediction & label) / (np.count_nonzero(prediction) + np.count_nonzero(label))
+
+
+def one_hot(label: np.ndarray, classes: int) -> np.ndarray:
+    return np.stack([label == value for value in range(classes)]).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def small_scan() -> tuple[nib.Nifti1Image, nib.Nifti1Image]:
+    generator = np.random.default_rng(0)
+    image = generator.random((20, 24, 6)).astype(np.float32) + 1
+    image[:3], image[:, 22:], image[:, :, 5:] = 0, 0, 0
+    label = np.zeros(image.shape, dtype=np.uint8)
+    label[6:14, 8:19, 1:4] = generator.integers(0, 4, (8, 11, 3))
+    affine = np.diag([1.25, 1.25, 8.0, 1.0])
+    return nib.Nifti1Image(image, affine), nib.Nifti1Image(label, affine)
+
+
+@pytest.mark.parametrize(("order", "signs"), ORIENTATIONS)
+def test_the_48_orientations_give_one_array_and_each_comes_back_exactly(
+    small_scan: tuple[nib.Nifti1Image, nib.Nifti1Image], order: tuple[int, ...], signs: tuple[int, ...]
+) -> None:
+    turn = np.array(list(zip(order, signs, strict=True)))
+    image, label = (each.as_reoriented(turn) for each in small_scan)
+    turned_label = np.asarray(label.dataobj)
+    for recipe in (KEPT, CARDIAC):
+        expected = preprocess(
+            small_scan[0].get_fdata(dtype=np.float32),
+            spacing_mm=(1.25, 1.25, 8),
+            affine=small_scan[0].affine,
+            recipe=recipe,
+        )[0]
+        array, prepared_label, geometry = preprocess(
+            np.asarray(image.dataobj),
+            spacing_mm=image.header.get_zooms(),
+            affine=image.affine,
+            label=turned_label,
+            recipe=recipe,
+        )
+        assert prepared_label is not None
+        assert np.array_equal(array, expected)
+        restored = restore_label(prepared_label, geometry)
+        assert restored.shape == image.shape
+        if recipe is KEPT:
+            assert np.array_equal(restored, turned_label)
+            assert np.array_equal(restore(one_hot(prepared_label, 4), geometry), turned_label)
+
+
+@given(
+    shape=st.tuples(st.integers(2, 9), st.integers(1, 9), st.integers(1, 9)),
+    spacing_mm=st.tuples(*[st.floats(0.3, 12)] * 3),
+    seed=st.integers(0, 1000),
+)
+def test_at_native_spacing_labels_come_back_bit_for_bit(
+    shape: tuple[int, int, int], spacing_mm: tuple[float, float, float], seed: int
+) -> None:
+    generator = np.random.default_rng(seed)
+    image = generator.random(shape)
+    label = generator.integers(0, 200, shape).astype(np.uint8)
+    _, prepared, geometry = preprocess(image, spacing_mm=spacing_mm, recipe=KEPT, label=label)
+    assert prepared is not None
+    assert np.array_equal(restore_label(prepared, geometry), label)
+
+
+@pytest.mark.parametrize("spacing_mm", [(1.2, 1.2, 10.0), (1.56, 1.56, 10.0), (1.9, 1.9, 5.0)])
+def test_at_another_spacing_smooth_structures_come_back_with_dice_of_0_97(
+    heart: tuple[np.ndarray, np.ndarray], spacing_mm: tuple[float, ...]
+) -> None:
+    image, label = heart
+    _, prepared, geometry = preprocess(image, spacing_mm=spacing_mm, recipe=CARDIAC, label=label)
+    assert prepared is not None
+    restored = restore_label(prepared, geometry)
+    decided = restore(one_hot(prepared, 4), geometry)
+    assert restored.shape == decided.shape == label.shape
+    for value in (1, 2, 3):
+        assert dice(restored == value, label == value) >= 0.97
+        assert dice(decided == value, label == value) >= 0.97
+
+
+def test_in_plane_and_through_plane_are_resampled_to_the_wanted_spacing(heart: tuple[np.ndarray, np.ndarray]) -> None:
+    image, _ = heart
+    array, _, geometry = preprocess(image, spacing_mm=(1.2, 1.2, 10.0), recipe=CARDIAC)
+    # Cropped to 205 x 235 x 10, then 235 x 1.2 / 1.5 = 188 and 205 x 1.2 / 1.5 = 164.
+    assert array.shape == (1, 10, 188, 164)
+    assert array.dtype == np.float32
+    np.testing.assert_allclose(geometry.prepared_spacing_mm, (10.0, 1.5, 1.5))
+
+
+def test_the_crop_is_the_box_of_what_is_not_zero_widened_to_the_label() -> None:
+    image = np.zeros((8, 9, 4))
+    image[2:5, 3:7, 1:3] = np.random.default_rng(0).random((3, 4, 2)) + 1
+    assert preprocess(image, spacing_mm=(1, 1, 5), recipe=KEPT)[2].cropped_shape == (2, 4, 3)
+    label = np.zeros(image.shape, dtype=np.uint8)
+    label[7, 3, 1] = 2
+    _, prepared, geometry = preprocess(image, spacing_mm=(1, 1, 5), recipe=KEPT, label=label)
+    assert prepared is not None
+    assert geometry.cropped_shape == (2, 4, 6)
+    assert np.array_equal(restore_label(prepared, geometry), label)
+
+
+def test_zscore_gives_mean_0_and_variance_1_whatever_the_scale(heart: tuple[np.ndarray, np.ndarray]) -> None:
+    image, _ = heart
+    array = preprocess(image, spacing_mm=(1, 1, 8), recipe=KEPT)[0]
+    assert abs(array.mean(dtype=np.float64)) < 1e-4
+    assert abs(array.std(dtype=np.float64) - 1) < 1e-4
+    scaled = preprocess(image * 7.0, spacing_mm=(1, 1, 8), recipe=KEPT)[0]
+    np.testing.assert_allclose(array, scaled, atol=1e-4)
+
+
+def test_percentiles_clip_an_outlier() -> None:
+    image = np.random.default_rng(0).random((10, 10, 10)) + 1
+    image[5, 5, 5] = 1e6
+    assert preprocess(image, spacing_mm=(1, 1, 1), recipe=KEPT)[0].max() < 3
+
+
+def test_ct_is_normalised_by_the_data_sets_statistics() -> None:
+    recipe = PreprocessRecipe((None, None, None), normalisation="ct", ct_statistics=CtStatistics(-100, 300, 50, 25))
+    scan = np.array([-1000.0, 50.0, 75.0, 900.0]).reshape(4, 1, 1)
+    # (-100 - 50) / 25, (50 - 50) / 25, (75 - 50) / 25, (300 - 50) / 25
+    assert preprocess(scan, spacing_mm=(1, 1, 1), recipe=recipe)[0].ravel().tolist() == [-6, 0, 1, 10]
+
+
+def test_restored_probabilities_sum_to_one_and_are_background_outside_the_crop(
+    heart: tuple[np.ndarray, np.ndarray],
+) -> None:
+    image, label = heart
+    _, prepared, geometry = preprocess(image, spacing_mm=(1.2, 1.2, 10.0), recipe=CARDIAC, label=label)
+    assert prepared is not None
+    native = restore_probabilities(one_hot(prepared, 4), geometry)
+    assert native.shape == (4, *label.shape)
+    assert native.dtype == np.float32
+    np.testing.assert_allclose(native.sum(axis=0), 1, atol=1e-5)
+    assert (native[0, :7] == 1).all()
+    assert (native[1:, :7] == 0).all()
+    assert np.array_equal(native.argmax(axis=0), restore(one_hot(prepared, 4), geometry))
+
+
+def test_a_scan_without_content_or_contrast_or_with_nan_is_refused_by_name() -> None:
+    image = np.zeros((4, 4, 4))
+    with pytest.raises(CaseError, match="p7: every voxel of the image is 0"):
+        preprocess(image, spacing_mm=(1, 1, 1), recipe=KEPT, case_id="p7")
+    with pytest.raises(CaseError, match="p7: the image is constant"):
+        preprocess(image + 5, spacing_mm=(1, 1, 1), recipe=KEPT, case_id="p7")
+    image[1, 1, 1] = np.nan
+    with pytest.raises(CaseError, match="p7: the image holds NaN"):
+        preprocess(image, spacing_mm=(1, 1, 1), recipe=KEPT, case_id="p7")
+
+
+def test_what_cannot_be_restored_is_refused() -> None:
+    _, _, geometry = preprocess(np.arange(1.0, 25).reshape(2, 3, 4), spacing_mm=(1, 1, 1), recipe=KEPT)
+    with pytest.raises(ValueError, match=r"prepared grid is \(4, 3, 2\), got an array of \(2, 3, 4\)"):
+        restore_label(np.zeros((2, 3, 4), np.uint8), geometry)
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        restore(np.full((2, 4, 3, 2), np.nan), geometry)
+    with pytest.raises(ValueError, match="at most 256 classes, got 257"):
+        restore(np.zeros((257, 4, 3, 2), np.float16), geometry)
+
+
+def test_image_and_label_of_different_shape_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"\(2, 3, 4\) and \(2, 3, 5\)"):
+        preprocess(np.ones((2, 3, 4)), spacing_mm=(1, 1, 1), recipe=KEPT, label=np.zeros((2, 3, 5), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"spacing_mm": (None, -1.0, 1.0)}, "three positive numbers or None"),
+        ({"spacing_mm": (1.0, 1.0)}, "three positive numbers or None"),
+        ({"clip_percentiles": (99.0, 1.0)}, "rise within 0 and 100"),
+        ({"normalisation": "none"}, "'zscore' or 'ct', got 'none'"),
+        ({"normalisation": "ct"}, "needs ct_statistics"),
+    ],
+)
+def test_a_recipe_that_makes_no_sense_is_refused(wrong: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        PreprocessRecipe(**({"spacing_mm": (None, 1.5, 1.5)} | wrong))  # type: ignore[arg-type]  # wrong on purpose
+
+
+def test_ct_statistics_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(ValueError, match="a positive std_hu"):
+        CtStatistics(-100, 300, 50, 0)
+
+
+@pytest.mark.parametrize(
+    "recipe", [CARDIAC, PreprocessRecipe((1.0, 1.0, 1.0), "ct", ct_statistics=CtStatistics(-100, 300, 50, 25))]
+)
+def test_json_gives_an_equal_recipe(recipe: PreprocessRecipe) -> None:
+    assert PreprocessRecipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe

@@ -1,0 +1,108 @@
+"""Grids share their faces; equal grids copy; the independent reference is SciPy."""
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from uumamba.data.resample import (
+    is_anisotropic,
+    resample_image,
+    resample_label,
+    resample_linear,
+    resampled_argmax,
+)
+
+SHAPES = [(5, 13, 17), (5, 40, 9), (11, 20, 24), (2, 7, 30), (1, 20, 24), (5, 20, 24)]
+
+
+@pytest.fixture
+def maps() -> np.ndarray:
+    return np.random.default_rng(0).random((2, 5, 20, 24), dtype=np.float32)
+
+
+def scipy_zoom(array: np.ndarray, shape: tuple[int, ...], order: int) -> np.ndarray:
+    factors = [new / old for new, old in zip(shape, array.shape, strict=True)]
+    return ndimage.zoom(array, factors, order=order, grid_mode=True, mode="nearest")
+
+
+@pytest.mark.parametrize("anisotropic", [True, False])
+def test_an_equal_grid_is_copied_bit_for_bit(maps: np.ndarray, anisotropic: bool) -> None:
+    assert np.array_equal(resample_image(maps, maps.shape[1:], anisotropic=anisotropic), maps)
+    assert np.array_equal(resample_linear(maps, maps.shape[1:]), maps)
+    label = (maps[0] * 4).astype(np.uint8)
+    assert np.array_equal(resample_label(label, label.shape), label)
+
+
+def test_doubling_reads_quarters_between_voxels_and_holds_the_edges() -> None:
+    row = np.array([0, 1], dtype=np.float32).reshape(1, 1, 1, 2)
+    assert resample_linear(row, (1, 1, 4)).ravel().tolist() == [0, 0.25, 0.75, 1]
+    assert resample_linear(row.reshape(1, 2, 1, 1), (4, 1, 1)).ravel().tolist() == [0, 0.25, 0.75, 1]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_linear_resampling_equals_scipys(maps: np.ndarray, shape: tuple[int, int, int]) -> None:
+    expected = np.stack([scipy_zoom(each, shape, order=1) for each in maps])
+    np.testing.assert_allclose(resample_linear(maps, shape), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_cubic_resampling_is_near_scipys_spline_on_a_smooth_image(shape: tuple[int, int, int]) -> None:
+    smooth = ndimage.gaussian_filter(np.random.default_rng(0).random((5, 20, 24)), 3).astype(np.float32)
+    found = resample_image(smooth[None], shape, anisotropic=False)[0]
+    assert np.abs(found - scipy_zoom(smooth, shape, order=3)).max() < 0.05 * np.ptp(smooth)
+
+
+def test_through_anisotropic_planes_an_image_is_resampled_linearly_and_planes_do_not_mix_in_plane(
+    maps: np.ndarray,
+) -> None:
+    found = resample_image(maps, (9, 20, 24), anisotropic=True)
+    np.testing.assert_allclose(found[0], scipy_zoom(maps[0], (9, 20, 24), order=1), atol=1e-5)
+    in_plane = resample_image(maps, (5, 31, 24), anisotropic=True)
+    alone = resample_image(maps[:, 2:3], (1, 31, 24), anisotropic=True)
+    assert np.array_equal(in_plane[:, 2:3], alone)
+
+
+def test_cubic_through_planes_keeps_a_constant_and_changes_no_other_axis() -> None:
+    constant = np.full((1, 4, 5, 6), 3.0, dtype=np.float32)
+    np.testing.assert_allclose(resample_image(constant, (7, 5, 6), anisotropic=False), 3.0, rtol=1e-6)
+    one_row = np.zeros((1, 4, 5, 6), dtype=np.float32)
+    one_row[:, :, 2, 3] = 1.0
+    found = resample_image(one_row, (7, 5, 6), anisotropic=False)
+    assert np.count_nonzero(found.sum(axis=1)) == 1
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_probabilities_still_sum_to_one(shape: tuple[int, int, int]) -> None:
+    scores = np.random.default_rng(1).random((3, 5, 20, 24), dtype=np.float32)
+    found = resample_linear(scores / scores.sum(axis=0), shape)
+    np.testing.assert_allclose(found.sum(axis=0), 1, atol=1e-5)
+    assert found.min() >= 0
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_label_gets_no_new_value_and_turns_with_its_array(shape: tuple[int, int, int]) -> None:
+    label = np.random.default_rng(2).choice(np.array([0, 3, 7], dtype=np.uint8), (5, 20, 24))
+    found = resample_label(label, shape)
+    assert found.dtype == np.uint8
+    assert set(np.unique(found)) <= {0, 3, 7}
+    one = ndimage.gaussian_filter(label.astype(float), 2) > 3  # two values only: no tie to break by order
+    binary = one.astype(np.uint8)
+    flipped = resample_label(binary[::-1, :, ::-1], shape)[::-1, :, ::-1]
+    assert np.mean(flipped != resample_label(binary, shape)) < 0.01
+
+
+def test_a_tie_goes_to_the_first_map() -> None:
+    half = np.full((1, 2, 2), 0.5, dtype=np.float32)
+    assert not resampled_argmax([half, half], (1, 4, 4)).any()
+
+
+def test_argmax_after_resampling_equals_resampling_all_then_argmax() -> None:
+    scores = np.random.default_rng(3).random((4, 5, 20, 24), dtype=np.float32)
+    expected = resample_linear(scores, (9, 31, 15)).argmax(axis=0)
+    assert np.array_equal(resampled_argmax(scores, (9, 31, 15)), expected)
+
+
+def test_three_times_as_long_is_not_yet_anisotropic_and_either_grid_counts() -> None:
+    assert not is_anisotropic((3.0, 1.0, 1.0))
+    assert is_anisotropic((3.01, 1.0, 1.0))
+    assert is_anisotropic((1.0, 1.0, 1.0), (10.0, 1.5, 1.5))

@@ -1,0 +1,124 @@
+import csv
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from uumamba.evaluation import (
+    EvaluationPair,
+    PatientIndices,
+    ScoreRow,
+    evaluate,
+    patient_table,
+    why_no_patient_table,
+    write_patients,
+)
+from uumamba.evaluation.clinical import agreement, clinical_indices, group_means
+
+
+def test_indices_of_hand_made_volumes() -> None:
+    volumes = {("LV", "ED"): 150.0, ("LV", "ES"): 60.0, ("RV", "ED"): 160.0, ("RV", "ES"): 80.0, ("MYO", "ED"): 100.0}
+    assert clinical_indices(volumes) == {
+        "lv_edv_ml": 150.0,
+        "lv_esv_ml": 60.0,
+        "lv_sv_ml": 90.0,
+        "lv_ef_percent": 60.0,
+        "rv_edv_ml": 160.0,
+        "rv_esv_ml": 80.0,
+        "rv_sv_ml": 80.0,
+        "rv_ef_percent": 50.0,
+        "lv_mass_g": 105.0,
+    }
+
+
+def test_an_ejection_fraction_of_nothing_is_nan() -> None:
+    assert math.isnan(clinical_indices({("LV", "ED"): 0.0, ("LV", "ES"): 0.0})["lv_ef_percent"])
+
+
+def test_a_missing_phase_leaves_what_needs_it_undefined() -> None:
+    indices = clinical_indices({("LV", "ED"): 150.0, ("MYO", "ES"): 90.0})
+    assert indices["lv_edv_ml"] == 150.0
+    assert all(math.isnan(indices[name]) for name in ("lv_esv_ml", "lv_sv_ml", "lv_ef_percent", "lv_mass_g"))
+
+
+def test_the_table_has_each_patient_from_prediction_and_label(cohort: tuple[ScoreRow, ...]) -> None:
+    patients = {patient.patient_id: patient for patient in patient_table(cohort)}
+    assert list(patients) == ["a", "b", "c"]
+    assert [patients[name].label["lv_ef_percent"] for name in "abc"] == [60.0, 50.0, 20.0]
+    assert patients["a"].prediction["lv_ef_percent"] == 50.0
+    assert patients["a"].difference("lv_ef_percent") == -10.0
+    assert patients["b"].label["lv_mass_g"] == pytest.approx(1.05 * 70)
+    assert patients["c"].group == "DCM"
+
+
+def test_without_phases_a_sentence_stands_in_place_of_the_table(
+    make_pair: Callable[..., EvaluationPair], structures: dict[str, int]
+) -> None:
+    rows = evaluate([make_pair("a", {"LV": 1}, {"LV": 1})], structures=structures).rows
+    assert "left out because the phases (ED, ES) are unknown" in str(why_no_patient_table(rows))
+    assert patient_table(rows) == ()
+
+
+def test_without_ventricles_a_sentence_stands_in_place_of_the_table(make_pair: Callable[..., EvaluationPair]) -> None:
+    rows = evaluate([make_pair("a", {}, {}, phase="ED")], structures={"aorta": 1}).rows
+    assert "no structure is called LV or RV" in str(why_no_patient_table(rows))
+
+
+def test_two_cases_of_one_phase_are_not_guessed_between(
+    make_pair: Callable[..., EvaluationPair], structures: dict[str, int]
+) -> None:
+    pairs = [make_pair(name, {"LV": 1}, {"LV": 1}, patient_id="p", phase="ED") for name in ("p_1", "p_2")]
+    rows = evaluate(pairs, structures=structures).rows
+    assert "patient p has 2 cases of phase ED" in str(why_no_patient_table(rows))
+
+
+def test_a_patient_of_unknown_phase_has_no_line_and_the_others_do(
+    cohort: tuple[ScoreRow, ...], make_pair: Callable[..., EvaluationPair], structures: dict[str, int]
+) -> None:
+    rows = evaluate([make_pair("z", {"LV": 1}, {"LV": 1})], structures=structures).rows
+    assert [patient.patient_id for patient in patient_table(cohort + rows)] == ["a", "b", "c"]
+
+
+def test_agreement_of_hand_made_differences() -> None:
+    patients = [PatientIndices(str(n), None, {"lv_ef_percent": 50.0 + n}, {"lv_ef_percent": 50.0}) for n in (1, 3)]
+    agreed = agreement(patients)["lv_ef_percent"]
+    # Differences 1 and 3: mean 2, sample variance ((1 - 2)^2 + (3 - 2)^2) / 1 = 2.
+    assert agreed["bias"] == 2.0
+    assert agreed["sd"] == pytest.approx(math.sqrt(2))
+    assert agreed["limits"] == pytest.approx([2 - 1.96 * math.sqrt(2), 2 + 1.96 * math.sqrt(2)])
+    assert agreed["mean_absolute"] == 2.0
+    assert agreed["n"] == 2
+
+
+def test_agreement_leaves_undefined_indices_out_and_counts_the_rest() -> None:
+    label = {"lv_ef_percent": 50.0}
+    patients = [PatientIndices(str(value), None, {"lv_ef_percent": value}, label) for value in (51.0, math.nan)]
+    assert agreement(patients)["lv_ef_percent"] == {
+        "n": 1,
+        "bias": 1.0,
+        "sd": None,
+        "limits": None,
+        "mean_absolute": 1.0,
+    }
+
+
+def test_ejection_fractions_by_group(cohort: tuple[ScoreRow, ...]) -> None:
+    groups = group_means(patient_table(cohort))
+    assert list(groups) == ["DCM", "NOR"]
+    assert groups["NOR"]["n_patients"] == 2
+    assert groups["NOR"]["lv_ef_percent"] == {"prediction": 50.0, "label": 55.0}
+    # Patient b's predicted RV has no end-diastolic volume, so its EF is undefined; a's is (90 - 40) / 90.
+    assert groups["NOR"]["rv_ef_percent"]["prediction"] == pytest.approx(100 * 50 / 90)
+
+
+def test_patients_csv_holds_prediction_label_and_difference(cohort: tuple[ScoreRow, ...], tmp_path: Path) -> None:
+    write_patients(tmp_path / "patients.csv", patient_table(cohort))
+    with (tmp_path / "patients.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert list(rows[0])[:5] == ["patient_id", "group", "lv_edv_ml", "lv_edv_ml_label", "lv_edv_ml_difference"]
+    assert [row["patient_id"] for row in rows] == ["a", "b", "c"]
+    for row in rows:
+        for name in ("lv_esv_ml", "rv_sv_ml", "lv_mass_g"):
+            expected = float(row[name]) - float(row[f"{name}_label"])
+            assert float(row[f"{name}_difference"]) == pytest.approx(expected)

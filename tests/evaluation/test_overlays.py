@@ -1,0 +1,147 @@
+import io
+import itertools
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
+from matplotlib.image import imread
+
+from uumamba.evaluation import ScoreRow
+from uumamba.evaluation.overlays import (
+    COLOURS,
+    OverlayCase,
+    borders,
+    case_dice,
+    display_order,
+    draw_overlay,
+    pick_cases,
+)
+
+ROW_MM, COLUMN_MM, SLICE_MM = 1.0, 2.0, 8.0
+RADIUS_MM = 30.0
+
+
+def disc_case() -> OverlayCase:
+    """A bright cylinder of 30 mm radius, stored (column, row, slice) towards left, back and feet as ACDC is."""
+    columns, rows = np.meshgrid(np.arange(60) * COLUMN_MM - 60, np.arange(120) * ROW_MM - 60, indexing="ij")
+    disc = np.repeat((np.hypot(columns, rows) < RADIUS_MM)[:, :, None], 5, axis=2)
+    affine = np.diag([-COLUMN_MM, -ROW_MM, -SLICE_MM, 1.0])
+    spacing_mm = (COLUMN_MM, ROW_MM, SLICE_MM)
+    label = disc.astype(np.uint8)
+    return OverlayCase("disc", disc.astype(np.float32), label, np.zeros_like(label), affine, spacing_mm)
+
+
+def drawn_pixels(case: OverlayCase, colour: str) -> np.ndarray:
+    """Rows and columns of the pixels of one colour in the first of the panels."""
+    picture = imread(io.BytesIO(draw_overlay(case, {"RV": 1})))
+    panel = picture[:, : picture.shape[0], :3]
+    return np.argwhere(np.abs(panel - np.array(to_rgb(colour))).max(axis=2) < 0.08)
+
+
+def test_a_round_outline_is_drawn_round_although_its_voxels_are_not_square() -> None:
+    pixels = drawn_pixels(disc_case(), COLOURS[0])
+    height, width = np.ptp(pixels, axis=0)
+    assert height == pytest.approx(width, rel=0.05)
+
+
+def test_the_outline_lies_on_the_edge_of_what_it_outlines() -> None:
+    case = disc_case()
+    pixels = drawn_pixels(case, COLOURS[0])
+    picture = imread(io.BytesIO(draw_overlay(case, {"RV": 1})))
+    # The image itself is the truth: the cylinder is white, all else black.
+    brightness = picture[:, : picture.shape[0], :3].mean(axis=2)
+    bright = np.argwhere(brightness > 0.9)
+    centre, radius = np.median(bright, axis=0), np.sqrt(len(bright) / np.pi)
+    distances = np.hypot(*(pixels - centre).T)
+    voxel = radius * COLUMN_MM / RADIUS_MM
+    assert distances.min() > radius - voxel
+    assert distances.max() < radius + voxel
+
+
+def test_a_stack_looks_the_same_however_its_axes_are_stored() -> None:
+    rng = np.random.default_rng(0)
+    image, labels = rng.random((20, 24, 4)).astype(np.float32), rng.integers(0, 2, (20, 24, 4)).astype(np.uint8)
+    spacing_mm, affine = np.array([1.0, 1.5, 8.0]), np.diag([-1.0, -1.5, 8.0, 1.0])
+    expected = draw_overlay(OverlayCase("a", image, labels, labels, affine, tuple(spacing_mm)), {"RV": 1})
+    for axes in itertools.permutations(range(3)):
+        turned = OverlayCase(
+            "a",
+            image.transpose(axes),
+            labels.transpose(axes),
+            labels.transpose(axes),
+            affine[:, [*axes, 3]],
+            tuple(spacing_mm[list(axes)]),
+        )
+        assert draw_overlay(turned, {"RV": 1}) == expected
+    flipped = affine.copy()
+    flipped[0, 0] *= -1
+    mirrored = OverlayCase("a", image[::-1], labels[::-1], labels[::-1], flipped, tuple(spacing_mm))
+    assert draw_overlay(mirrored, {"RV": 1}) == expected
+
+
+def test_the_view_is_radiological() -> None:
+    # Stored towards left, back, head: nothing is flipped in the plane.
+    assert display_order(np.diag([-1.0, -1.0, 1.0, 1.0]), (1.4, 1.4, 10.0)) == ((2, 1, 0), ())
+    # Stored towards right, front, head: both are.
+    assert display_order(np.eye(4), (1.4, 1.4, 10.0)) == ((2, 1, 0), (1, 2))
+    # Coronal slices: columns to the left, rows to the feet.
+    assert display_order(np.eye(4), (1.4, 10.0, 1.4)) == ((1, 2, 0), (1, 2))
+
+
+def test_an_oblique_stack_is_turned_to_the_nearest_view() -> None:
+    angle = np.deg2rad(40)
+    affine = np.eye(4)
+    affine[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    assert display_order(affine, (1.0, 1.0, 10.0)) == ((2, 1, 0), (1, 2))
+
+
+def test_the_border_of_one_voxel_runs_halfway_to_its_neighbours() -> None:
+    labels = np.zeros((5, 5), np.uint8)
+    labels[3, 1] = 1
+    ((name, line),) = borders(labels, {"RV": 1})
+    assert name == "RV"
+    assert {tuple(point) for point in line} == {(0.5, 3.0), (1.5, 3.0), (1.0, 2.5), (1.0, 3.5)}
+
+
+def test_a_shared_border_is_drawn_once_for_the_structure_listed_later() -> None:
+    labels = np.ones((9, 9), np.uint8)
+    labels[3:6, 3:6] = 2
+    lines = list(borders(labels, {"MYO": 1, "LV": 2}))
+    assert [name for name, _ in lines] == ["LV", "MYO"]
+    assert np.abs(lines[0][1] - 4.0).max() == 1.5
+    assert np.abs(lines[1][1] - 4.0).max() == 4.5
+
+
+def test_a_mask_that_touches_the_edge_has_a_closed_border() -> None:
+    ((_, line),) = borders(np.ones((3, 4), np.uint8), {"RV": 1})
+    np.testing.assert_array_equal(line[0], line[-1])
+
+
+def test_an_empty_prediction_is_drawn_without_outlines() -> None:
+    case = disc_case()
+    empty = OverlayCase(
+        "e", case.image, np.zeros_like(case.label), np.zeros_like(case.label), case.affine, case.spacing_mm
+    )
+    assert draw_overlay(empty, {"RV": 1}).startswith(b"\x89PNG")
+    assert not len(drawn_pixels(empty, COLOURS[0]))
+
+
+def test_a_constant_image_is_drawn_without_a_warning() -> None:
+    case = disc_case()
+    flat = OverlayCase("f", np.full_like(case.image, 7), case.prediction, case.label, case.affine, case.spacing_mm)
+    assert draw_overlay(flat, {"RV": 1}).startswith(b"\x89PNG")
+
+
+def test_best_median_and_worst_case_are_picked_by_mean_dice(cohort: tuple[ScoreRow, ...]) -> None:
+    ranked = sorted((dice, case_id) for case_id, dice in case_dice(cohort).items())
+    # Case b_7 is perfect; b_1 and c_8 each lack or invent an RV, and b_1's MYO is worse.
+    assert pick_cases(cohort) == {"best": "b_7", "median": ranked[2][1], "worst": ranked[0][1]}
+    assert ranked[0][1] in {"b_1", "c_8"}
+
+
+def test_fewer_than_three_cases_are_not_shown_twice(cohort: tuple[ScoreRow, ...]) -> None:
+    one = [row for row in cohort if row.case_id == "a_1"]
+    two = [row for row in cohort if row.case_id in {"a_1", "b_7"}]
+    assert pick_cases(one) == {"best": "a_1"}
+    assert pick_cases(two) == {"best": "b_7", "worst": "a_1"}
+    assert pick_cases([]) == {}

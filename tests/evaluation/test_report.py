@@ -1,0 +1,157 @@
+import base64
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from uumamba.evaluation import EvaluationPair, ScoreRow, evaluate, summarise
+from uumamba.evaluation.overlays import OverlayCase, case_dice
+from uumamba.evaluation.report import Overlay, render_report
+
+STRUCTURES = {"RV": 1, "MYO": 2, "LV": 3}
+VOID = {"meta", "img", "link", "br", "hr", "input"}
+
+
+class Page(HTMLParser):
+    """The page's text, its tags with attributes, and whether every tag is closed."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if not self.open or self.open[-1] != "style":
+            self.words += data.split()
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.words)
+
+
+@pytest.fixture(scope="module")
+def overlay_case() -> OverlayCase:
+    labels = np.zeros((16, 16, 3), np.uint8)
+    labels[4:9, 4:9, 1:] = 3
+    return OverlayCase("b_7", np.zeros(labels.shape, np.float32), labels, labels, np.eye(4), (1.0, 1.0, 8.0))
+
+
+@pytest.fixture(scope="module")
+def whole_report(cohort: tuple[ScoreRow, ...], overlay_case: OverlayCase) -> str:
+    return render_report(
+        cohort,
+        title="Phantom",
+        structures=STRUCTURES,
+        overlays=[Overlay("best", overlay_case)],
+        training={"fold 0": [{"epoch": 0, "loss": 1.5, "dice": 0.25, "seconds": 90.0}]},
+        baselines={"mean-shape atlas": {"dice": 0.321, "RV": 0.111, "MYO": 0.222, "LV": 0.63}},
+        failures=[{"case_id": "z_1", "problem": "the label holds the value 7", "cure": "correct it"}],
+        notes=["A closing note."],
+    )
+
+
+def test_the_report_fetches_nothing(whole_report: str) -> None:
+    written = re.sub(r"base64,[^\"]+", "", whole_report)
+    assert not re.search(r"https?:|//[a-z]|@import|url\(", written)
+    for tag, attributes in Page(whole_report).tags:
+        assert tag not in {"script", "link", "iframe", "object", "embed", "base"}
+        assert (attributes.get("src") or "data:image/png;base64,").startswith("data:image/png;base64,")
+        assert (attributes.get("href") or "#").startswith("#")
+    assert "default-src 'none'" in whole_report
+
+
+def test_the_report_is_well_formed_and_can_be_read_without_seeing(whole_report: str) -> None:
+    page = Page(whole_report)
+    assert page.open == []
+    assert ("html", {"lang": "en"}) in page.tags
+    pictures = [attributes for tag, attributes in page.tags if tag == "img"]
+    assert len(pictures) == 5
+    assert all(attributes["alt"] for attributes in pictures)
+    heads = [attributes for tag, attributes in page.tags if tag == "th"]
+    assert all("scope" in attributes for attributes in heads)
+    tables, captions = (sum(tag == name for tag, _ in page.tags) for name in ("table", "caption"))
+    assert tables == captions > 0
+    ids = {attributes.get("id") for _, attributes in page.tags}
+    anchors = {str(attributes["href"])[1:] for tag, attributes in page.tags if tag == "a"}
+    assert anchors <= ids
+
+
+def test_every_picture_is_a_png(whole_report: str) -> None:
+    for encoded in re.findall(r"data:image/png;base64,([^\"]+)", whole_report):
+        assert base64.b64decode(encoded, validate=True).startswith(b"\x89PNG")
+
+
+def test_headline_and_table_recompute_from_the_rows(whole_report: str, cohort: tuple[ScoreRow, ...]) -> None:
+    text, summary = Page(whole_report).text, summarise(cohort)
+    assert f"foreground Dice {summary.foreground_dice:.3f} mean over RV, MYO, LV" in text
+    for row in summary.structures:
+        assert f"{row.structure} {row.phase} {row.dice.mean:.3f} ± {row.dice.sd:.3f} {row.hd95_mm.mean:.1f} ±" in text
+    for case_id, dice in case_dice(cohort).items():
+        assert re.search(rf"{case_id} E[DS] \w+ {dice:.3f} ", text)
+    assert "6 cases of 3 patients. Missed entirely: 1; found where the label has none: 1." in text
+
+
+def test_each_part_that_is_given_is_shown(whole_report: str) -> None:
+    text = Page(whole_report).text
+    assert "Best: b_7 , ES, group NOR. Mean Dice 1.000" in text
+    assert "fold 0 1 1.500 0.250 1.5" in text
+    assert "mean-shape atlas 0.321 0.111 0.222 0.630" in text
+    assert "z_1 : the label holds the value 7; correct it." in text
+    # Label EFs are 60, 50 and 20, predicted ones 50, 50 and 100 * 9 / 99: mean difference (-10 + 0 - 10.9) / 3.
+    assert "LV EF, % −7.0" in text
+    assert "A closing note." in text
+
+
+def test_parts_that_are_not_given_are_left_out(
+    make_pair: Callable[..., EvaluationPair], structures: dict[str, int]
+) -> None:
+    rows = evaluate([make_pair("a", {"LV": 5, "RV": 2}, {"LV": 5})], structures=structures).rows
+    page = Page(render_report(rows, title="Scores alone"))
+    assert "The clinical table is left out because the phases (ED, ES) are unknown" in page.text
+    ids = {attributes.get("id") for _, attributes in page.tags}
+    assert not ids & {"training", "baselines", "cases", "failures"}
+
+
+def test_undefined_and_infinite_numbers_are_signs_and_not_words(
+    whole_report: str, cohort: tuple[ScoreRow, ...]
+) -> None:
+    absent = [replace(row, dice=float("nan")) if row.case_id == "a_1" else row for row in cohort]
+    text = Page(render_report(absent, title="x")).text
+    assert "a_1 ED NOR – – – –" in text
+    assert "∞" in Page(whole_report).text
+    assert not re.search(r"\b(nan|inf|None)\b", text)
+
+
+def test_everything_that_comes_from_outside_is_escaped(cohort: tuple[ScoreRow, ...], overlay_case: OverlayCase) -> None:
+    evil = "<script>alert('x')</script>\"&"
+    rows = [
+        replace(row, case_id=evil + row.case_id, group=evil, structure=evil if row.structure == "RV" else row.structure)
+        for row in cohort
+    ]
+    html = render_report(
+        rows,
+        title=evil,
+        structures={evil: 1},
+        overlays=[Overlay("worst", replace(overlay_case, case_id=evil + "b_7"))],
+        training={evil: [{"epoch": 0, "loss": 1.0}]},
+        baselines={evil: {"dice": 0.1}},
+        failures=[{"case_id": evil, "problem": evil, "cure": evil}],
+        notes=[evil],
+    )
+    assert "<script" not in html
+    assert "alert('" not in html
+    assert Page(html).open == []

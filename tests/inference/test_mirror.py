@@ -1,0 +1,46 @@
+"""Averaging over mirrored inputs: all combinations of the given axes, and no other."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from uumamba.inference import mirrored_mean
+
+
+def test_no_axes_is_the_function_itself() -> None:
+    assert mirrored_mean(torch.sigmoid, ()) is torch.sigmoid
+
+
+def test_a_function_that_ignores_position_is_unchanged() -> None:
+    x = torch.randn(2, 3, 4, 5, 6)
+    torch.testing.assert_close(mirrored_mean(torch.sigmoid, (0, 1, 2))(x), torch.sigmoid(x))
+
+
+@pytest.mark.parametrize("axes", [(0,), (1,), (0, 1), (1, 0)])
+def test_the_mean_is_over_every_combination_of_the_axes_and_no_other(axes: tuple[int, ...]) -> None:
+    ramp = torch.arange(12.0).reshape(3, 4)
+    seen: list[Tensor] = []
+
+    def predict(x: Tensor) -> Tensor:
+        seen.append(x)
+        return x * ramp
+
+    x = torch.randn(1, 1, 3, 4)
+    found = mirrored_mean(predict, axes)(x)
+    rows = [ramp, ramp.flip(0)] if 0 in axes else [ramp]
+    both = [turned for row in rows for turned in ([row, row.flip(1)] if 1 in axes else [row])]
+    torch.testing.assert_close(found, x * torch.stack(both).mean(dim=0))
+    assert len(seen) == 2 ** len(axes)
+
+
+def test_the_mean_does_not_change_when_the_input_is_mirrored() -> None:
+    convolution = torch.nn.Conv2d(1, 2, 3, padding=1)
+    predict = mirrored_mean(convolution, (0, 1))
+    x = torch.randn(1, 1, 6, 7)
+    torch.testing.assert_close(predict(x.flip(2)), predict(x).flip(2))
+
+
+@pytest.mark.parametrize("axes", [(-1,), (0, 0)])
+def test_an_axis_that_is_negative_or_given_twice_is_refused(axes: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="different spatial axes counted from 0"):
+        mirrored_mean(torch.sigmoid, axes)

@@ -1,0 +1,160 @@
+"""From an image to a label on its own grid, by one network or the mean of several, without MONAI."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from uumamba.errors import CaseError, UsageError
+from uumamba.inference import Prediction, Predictor
+from uumamba.nets import ResEncUNet
+
+Array = NDArray[Any]
+
+
+class Thresholds(nn.Module):
+    """Class 1 where the voxel is above a threshold, almost surely."""
+
+    def __init__(self, threshold: float, sharpness: float = 50.0) -> None:
+        super().__init__()
+        self.threshold, self.sharpness = threshold, sharpness
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([torch.zeros_like(x), self.sharpness * (x - self.threshold)], dim=1)
+
+
+def turned(image: Array, *, spacing_mm: Any, affine: Any) -> tuple[Array, str]:
+    """Last axis first, with a channel, as preprocessing does; the geometry is a word."""
+    assert tuple(spacing_mm) == (1.5, 1.5, 10.0)
+    assert affine is None
+    return np.moveaxis(image, -1, 0)[None], "turned"
+
+
+def turned_back(probabilities: Array, geometry: str) -> Array:
+    assert geometry == "turned"
+    return np.moveaxis(probabilities.argmax(axis=0), 0, -1).astype(np.uint8)
+
+
+@pytest.mark.parametrize("patch_size", [(8, 8), (4, 8, 8)])
+def test_the_label_comes_back_on_the_grid_of_the_image(patch_size: tuple[int, ...]) -> None:
+    image = np.random.default_rng(0).normal(size=(13, 9, 5)).astype(np.float32)
+    predictor = Predictor(
+        [Thresholds(0.3)], patch_size=patch_size, preprocess=turned, restore=turned_back, structures={"LV": 1}
+    )
+    found = predictor(image, spacing_mm=(1.5, 1.5, 10.0))
+    assert isinstance(found, Prediction)
+    assert found.label.dtype == np.uint8
+    assert found.probabilities is None
+    np.testing.assert_array_equal(found.label, image > 0.3)
+
+
+def test_an_array_needs_neither_preparing_nor_restoring() -> None:
+    image = np.random.default_rng(0).normal(size=(1, 5, 13, 9))
+    found = Predictor(Thresholds(0.0), patch_size=(8, 8))(image, probabilities=True)
+    np.testing.assert_array_equal(found.label, image[0] > 0)
+    assert found.probabilities is not None
+    np.testing.assert_allclose(found.probabilities.sum(axis=0), 1.0, rtol=1e-5)
+
+
+def test_several_networks_are_the_mean_of_their_probabilities() -> None:
+    nets = [Thresholds(threshold, sharpness=1.0) for threshold in (-1.0, 0.0, 2.0)]
+    image = np.random.default_rng(0).normal(size=(1, 12, 10)).astype(np.float32)
+    alone = [Predictor(net, patch_size=(8, 8))(image, probabilities=True).probabilities for net in nets]
+    together = Predictor(nets, patch_size=(8, 8))(image, probabilities=True).probabilities
+    np.testing.assert_allclose(together, np.mean(alone, axis=0), atol=1e-6)
+
+
+def test_mirroring_is_over_the_axes_of_the_patch() -> None:
+    torch.manual_seed(0)
+    net, image = nn.Conv2d(1, 2, 3, padding=1), np.random.default_rng(0).normal(size=(1, 3, 8, 8))
+    predictor = Predictor(net, patch_size=(8, 8), mirror_axes=(1,))
+    straight = predictor(image, probabilities=True).probabilities
+    mirrored = predictor(image[..., ::-1], probabilities=True).probabilities
+    assert straight is not None
+    assert mirrored is not None
+    np.testing.assert_allclose(mirrored[..., ::-1], straight, atol=1e-6)
+    other = predictor(image[..., ::-1, :], probabilities=True).probabilities
+    assert other is not None
+    assert not np.allclose(other[..., ::-1, :], straight, atol=1e-3)
+
+
+def test_a_network_with_deep_supervision_is_brought_to_evaluation() -> None:
+    net = ResEncUNet(2, 1, 3, features=(4, 8, 8), strides=(1, 2, 2)).train()
+    found = Predictor(net, patch_size=(8, 8))(np.ones((1, 2, 9, 9)), probabilities=True)
+    assert not net.training
+    assert found.probabilities is not None
+    assert found.probabilities.shape == (3, 2, 9, 9)
+
+
+def test_bfloat16_and_channels_last_change_no_more_than_rounding_does() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 3, 3, padding=1))
+    image = np.random.default_rng(0).normal(size=(1, 2, 9, 9))
+    plain, last, rough = (
+        Predictor(net, patch_size=(8, 8), **options)(image, probabilities=True).probabilities
+        for options in ({}, {"channels_last": True}, {"precision": "bfloat16"})
+    )
+    assert next(net.parameters()).is_contiguous(memory_format=torch.channels_last)
+    np.testing.assert_allclose(last, plain, atol=1e-5)
+    np.testing.assert_allclose(rough, plain, atol=0.01, err_msg="bfloat16 rounds logits of about 1 by 2**-9")
+    assert not np.array_equal(rough, plain)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_probabilities_that_are_not_finite_are_an_error_that_names_the_case(value: float) -> None:
+    image = np.zeros((1, 9, 9))
+    image[0, 4, 4] = value
+    with pytest.raises(CaseError, match=r"^patient001_frame01: the network's probabilities are not finite; look for"):
+        Predictor(Thresholds(0.0), patch_size=(8, 8))(image, case_id="patient001_frame01")
+
+
+def test_probabilities_on_the_own_grid_use_their_own_way_back() -> None:
+    image = np.random.default_rng(0).normal(size=(13, 9, 5))
+    ways: dict[str, Any] = {"preprocess": turned, "restore": turned_back}
+    with pytest.raises(UsageError, match="need restore_probabilities"):
+        Predictor(Thresholds(0.0), patch_size=(8, 8), **ways)(image, spacing_mm=(1.5, 1.5, 10.0), probabilities=True)
+    predictor = Predictor(
+        Thresholds(0.0),
+        patch_size=(8, 8),
+        restore_probabilities=lambda probabilities, geometry: np.moveaxis(probabilities, 1, -1),
+        **ways,
+    )
+    found = predictor(image, spacing_mm=(1.5, 1.5, 10.0), probabilities=True)
+    assert found.probabilities is not None
+    np.testing.assert_array_equal(found.probabilities.argmax(axis=0), found.label)
+
+
+def test_structures_beyond_the_classes_of_the_network_are_refused() -> None:
+    predictor = Predictor(Thresholds(0.0), patch_size=(8, 8), structures={"RV": 1, "LV": 3})
+    with pytest.raises(UsageError, match=r"tells 2 classes apart, background included, but the structures .* need 4"):
+        predictor(np.zeros((1, 8, 8)))
+
+
+def test_a_predictor_without_a_network_is_refused() -> None:
+    with pytest.raises(UsageError, match="needs at least one network"):
+        Predictor([], patch_size=(8, 8))
+
+
+def test_a_mirrored_axis_that_the_patch_lacks_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"mirror axes \(2,\) name one that the patch \(8, 8\) lacks"):
+        Predictor(Thresholds(0.0), patch_size=(8, 8), mirror_axes=(2,))
+
+
+def test_predicting_loads_no_monai(repository: Path) -> None:
+    code = """
+import sys
+import numpy as np
+from uumamba.inference import Predictor
+from uumamba.nets import UMambaBot
+net = UMambaBot(2, 1, 3, features=(4, 8), strides=(1, 2))
+Predictor(net, patch_size=(8, 8), mirror_axes=(0, 1))(np.zeros((1, 2, 9, 9)))
+assert not {"monai", "nibabel", "SimpleITK"} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,131 @@
+"""The sliding window says what MONAI's says, keeps what windows agree on, and says what is wrong."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from uumamba.inference import sliding_window
+from uumamba.inference.sliding_window import window_starts
+
+
+def identity(x: Tensor) -> Tensor:
+    return x
+
+
+@pytest.mark.parametrize("mode", ["gaussian", "constant"])
+@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5, 0.8])
+@pytest.mark.parametrize(
+    ("size", "roi"),
+    [
+        ((20, 33), (16, 16)),
+        ((16, 16), (16, 16)),
+        ((9, 40), (16, 12)),
+        ((7, 5), (16, 16)),
+        ((6, 20, 33), (4, 16, 8)),
+        ((3, 9, 40), (8, 8, 16)),
+    ],
+)
+def test_it_equals_monai(size: tuple[int, ...], roi: tuple[int, ...], overlap: float, mode: str) -> None:
+    from monai.inferers import sliding_window_inference
+
+    convolution = (nn.Conv2d if len(roi) == 2 else nn.Conv3d)(2, 3, kernel_size=5, padding=2)
+    image = torch.randn(2, *size)
+    expected = sliding_window_inference(
+        image[None], roi, sw_batch_size=3, predictor=convolution, overlap=overlap, mode=mode
+    )[0]
+    found = sliding_window(image, convolution, roi_size=roi, sw_batch_size=3, overlap=overlap, mode=mode, cval=0.0)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("size", "roi"), [((5, 13, 9), (8, 8)), ((13, 9), (8, 8)), ((5, 13, 9), (4, 8, 8))])
+def test_windows_that_agree_give_the_image_back(size: tuple[int, ...], roi: tuple[int, ...]) -> None:
+    image = torch.randn(2, *size)
+    torch.testing.assert_close(sliding_window(image, identity, roi_size=roi), image)
+
+
+def test_a_flat_window_takes_each_slice_by_itself() -> None:
+    net, image = nn.Conv2d(1, 2, 3, padding=1), torch.randn(1, 4, 12, 10)
+    found = sliding_window(image, net, roi_size=(8, 8), sw_batch_size=5)
+    for index in range(4):
+        alone = sliding_window(image[:, index], net, roi_size=(8, 8))
+        torch.testing.assert_close(found[:, index], alone)
+
+
+def test_the_number_of_windows_a_call_changes_nothing_but_the_calls() -> None:
+    calls: list[int] = []
+
+    def net(x: Tensor) -> Tensor:
+        calls.append(len(x))
+        return x.square()
+
+    image = torch.randn(1, 3, 12, 12)
+    together, alone = (sliding_window(image, net, roi_size=(8, 8), sw_batch_size=size) for size in (5, 1))
+    assert torch.equal(together, alone)
+    assert calls == [5, 5, 2] + [1] * 12, "two windows an axis at step 4, on three slices"
+
+
+def test_padding_takes_the_smallest_value_of_the_image_unless_told() -> None:
+    seen: list[Tensor] = []
+
+    def net(x: Tensor) -> Tensor:
+        seen.append(x)
+        return x
+
+    image = torch.full((1, 2, 4), 3.0)
+    image[0, 0, 0] = -1.0
+    sliding_window(image, net, roi_size=(4, 4))
+    sliding_window(image, net, roi_size=(4, 4), cval=7.0)
+    for windows, value in zip(seen, (-1.0, 7.0), strict=True):
+        assert windows[0, 0, [0, 3]].eq(value).all(), "one row before and one after"
+        assert torch.equal(windows[0, 0, 1:3], image[0])
+
+
+def test_blending_is_in_float32_whatever_the_network_returns() -> None:
+    found = sliding_window(torch.ones(1, 20, 20), lambda x: x.bfloat16(), roi_size=(8, 8), overlap=0.75)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, torch.ones(1, 20, 20))
+
+
+def test_no_gradient_is_kept() -> None:
+    assert not sliding_window(torch.ones(1, 8, 8), nn.Conv2d(1, 2, 1), roi_size=(8, 8)).requires_grad
+
+
+@given(st.data())
+def test_windows_cover_every_voxel_and_the_last_ends_at_the_border(data: st.DataObject) -> None:
+    window = data.draw(st.integers(1, 12))
+    length = data.draw(st.integers(window, 60))
+    overlap = data.draw(st.floats(0.0, 0.99))
+    starts = [start for (start,) in window_starts((length,), (window,), overlap)]
+    assert starts == sorted(set(starts))
+    assert starts[0] == 0
+    assert starts[-1] == length - window
+    assert all(second - first <= window for first, second in itertools.pairwise(starts))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"roi_size": (8,)}, r"got \(8,\) for an image of shape \(1, 3, 8, 8\)"),
+        ({"roi_size": (0, 8)}, "roi_size needs a positive length"),
+        ({"roi_size": (8, 8), "overlap": 1.0}, r"overlap in \[0, 1\)"),
+        ({"roi_size": (8, 8), "sw_batch_size": 0}, "sw_batch_size must be at least 1"),
+        ({"roi_size": (8, 8), "mode": "mean"}, 'mode must be "constant" or "gaussian", got \'mean\''),
+    ],
+)
+def test_a_wrong_option_is_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        sliding_window(torch.ones(1, 3, 8, 8), identity, **options)
+
+
+def test_a_network_that_returns_a_list_is_refused_with_the_cure() -> None:
+    with pytest.raises(ValueError, match=r"got list; a network with deep supervision must be in evaluation mode"):
+        sliding_window(torch.ones(1, 8, 8), lambda x: [x], roi_size=(8, 8))
+
+
+def test_a_network_that_returns_another_size_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"\(1, classes, 8, 8\) for 1 windows, got \(1, 1, 4, 8\)"):
+        sliding_window(torch.ones(1, 8, 8), lambda x: x[:, :, :4], roi_size=(8, 8))

@@ -1,0 +1,115 @@
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from monai.losses import FocalLoss as MonaiFocalLoss
+from torch import Tensor
+from torch.nn import functional as F
+
+from uumamba.losses import FocalLoss
+
+Sample = Callable[..., tuple[Tensor, Tensor]]
+
+
+@pytest.mark.parametrize("classes", [2, 4, 24])
+def test_it_tends_to_zero_for_a_perfect_prediction_in_any_number_of_classes(
+    perfect: Callable[..., Tensor], classes: int
+) -> None:
+    label = torch.arange(classes).reshape(1, 1, 1, classes)
+    losses = [FocalLoss()(perfect(label, classes=classes, sureness=sureness), label).item() for sureness in (5, 10, 30)]
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] < 1e-20
+
+
+def test_one_voxel_by_hand() -> None:
+    # probabilities 3/4 and 1/4 of two classes
+    logits = torch.tensor([math.log(3), 0.0]).reshape(1, 2, 1)
+    expected = (1 - 0.75) ** 2 * -math.log(0.75)
+    label = torch.zeros(1, 1, 1, dtype=torch.long)
+    assert FocalLoss(gamma=2)(logits, label).item() == pytest.approx(expected)
+    assert FocalLoss(gamma=2, alpha=0.25)(logits, label).item() == pytest.approx(0.75 * expected)
+
+
+@pytest.mark.parametrize("shape", [(2, 7), (3, 6, 5), (2, 4, 5, 6)])
+@pytest.mark.parametrize("alpha", [None, 0.25, 0.5])
+@pytest.mark.parametrize("gamma", [0.5, 2.0])
+def test_value_and_gradient_equal_monais(
+    sample: Sample, shape: tuple[int, ...], alpha: float | None, gamma: float
+) -> None:
+    logits, label = sample(*shape)
+    monai = MonaiFocalLoss(gamma=gamma, alpha=alpha, to_onehot_y=True, use_softmax=True)
+    # MONAI averages over classes as well, of which all but the voxel's own are 0
+    values = [FocalLoss(gamma=gamma, alpha=alpha)(logits, label), 4 * monai(logits, label)]
+    gradients = [torch.autograd.grad(value, logits)[0] for value in values]
+    torch.testing.assert_close(values[0], values[1], rtol=1e-5, atol=0)
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-7)
+
+
+def test_gamma_zero_without_alpha_is_the_cross_entropy(sample: Sample) -> None:
+    logits, label = sample(2, 5, 6)
+    torch.testing.assert_close(FocalLoss(gamma=0)(logits, label), F.cross_entropy(logits, label[:, 0]))
+
+
+def test_alpha_as_a_number_balances_background_and_foreground(sample: Sample) -> None:
+    logits, label = sample(2, 5, 6)
+    assert FocalLoss(alpha=0.9)._alpha_of(3) == pytest.approx([0.1, 0.9, 0.9])
+    assert FocalLoss(alpha=0.9)(logits, label) != FocalLoss(alpha=0.1)(logits, label)
+
+
+def test_alpha_by_class_weighs_each_voxel_by_its_own(sample: Sample) -> None:
+    logits, label = sample(2, 5, 6, dtype=torch.float64)
+    alpha = torch.tensor([0.0, 0.5, 2.0, 0.5], dtype=torch.float64)
+    p = logits.softmax(1).gather(1, label)
+    expected = (alpha[label] * (1 - p) ** 2 * -p.log()).mean()
+    torch.testing.assert_close(FocalLoss(alpha=alpha.tolist())(logits, label), expected)
+
+
+def test_alpha_of_the_wrong_length_is_refused(sample: Sample) -> None:
+    with pytest.raises(ValueError, match="one weight for each of 4 classes, got 3"):
+        FocalLoss(alpha=[1.0, 1.0, 1.0])(*sample(1, 4, 4))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"gamma": -1.0}, "gamma must not be negative, got -1.0"),
+        ({"alpha": 1.5}, "alpha as one number must lie in"),
+        ({"alpha": (0.5, -1.0)}, "no negative class weight"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(arguments: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        FocalLoss(**arguments)
+
+
+def test_ignored_voxels_do_not_count(sample: Sample) -> None:
+    logits, label = sample(2, 5, 6)
+    ignored = label.clone()
+    ignored[..., 3:] = 255
+    for alpha in (None, 0.3):
+        cropped = FocalLoss(alpha=alpha)(logits[..., :3], label[..., :3])
+        torch.testing.assert_close(FocalLoss(alpha=alpha, ignore_label=255)(logits, ignored), cropped)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
+def test_gradient_stays_finite_at_a_probability_of_one(perfect: Callable[..., Tensor], gamma: float) -> None:
+    label = torch.tensor([[[0, 1]]])
+    logits = perfect(label, classes=2).requires_grad_()
+    FocalLoss(gamma=gamma)(logits, label).backward()
+    assert logits.grad is not None
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_gradient_is_right(sample: Sample) -> None:
+    logits, label = sample(1, 3, 4, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda z: FocalLoss(gamma=1.5, alpha=0.3)(z, label), logits)
+
+
+def test_it_is_float32_inside_under_autocast(sample: Sample) -> None:
+    logits, label = sample(2, 16, 16)
+    low = logits.detach().bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = FocalLoss()(low, label)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, FocalLoss()(low.float(), label))

@@ -1,0 +1,128 @@
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from uumamba.losses import CrossEntropyLoss, FocalLoss, SoftDiceLoss, UncertaintyWeightedLoss
+
+Sample = Callable[..., tuple[Tensor, Tensor]]
+
+
+class Constant(nn.Module):
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value = value
+
+    def forward(self, logits: Tensor, label: Tensor) -> Tensor:
+        return logits.new_tensor(self.value)
+
+
+@pytest.fixture
+def three_terms() -> UncertaintyWeightedLoss:
+    return UncertaintyWeightedLoss(
+        {"region": SoftDiceLoss(), "distribution": CrossEntropyLoss(), "pixel": FocalLoss(gamma=2.0)}
+    )
+
+
+def total_at(values: list[float], taus: list[float]) -> Tensor:
+    loss = UncertaintyWeightedLoss({str(index): Constant(value) for index, value in enumerate(values)})
+    with torch.no_grad():
+        loss.log_variances.copy_(torch.tensor(taus))
+    return loss(torch.zeros(()), torch.zeros(()))
+
+
+def test_it_starts_as_half_the_sum_plus_ln_2_a_term(three_terms: UncertaintyWeightedLoss, sample: Sample) -> None:
+    logits, label = sample(2, 8, 8)
+    terms = [loss(logits, label) for loss in (SoftDiceLoss(), CrossEntropyLoss(), FocalLoss(gamma=2.0))]
+    torch.testing.assert_close(three_terms(logits, label), 0.5 * sum(terms) + 3 * math.log(2))
+
+
+@pytest.mark.parametrize("tau", [-2.0, 0.3, 4.0])
+def test_it_equals_the_formula_in_sigma(tau: float) -> None:
+    variance = math.exp(tau)
+    expected = 0.5 / variance * 0.7 + math.log(1 + variance)
+    assert total_at([0.7], [tau]).item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("value", [0.01, 0.1, 0.5, 1.0, 3.0])
+def test_a_constant_term_pulls_its_variance_to_the_fixed_point(value: float) -> None:
+    loss = UncertaintyWeightedLoss({"only": Constant(value)}).double()
+    optimizer = torch.optim.LBFGS(loss.parameters(), max_iter=200, tolerance_grad=1e-12, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        total = loss(torch.zeros((), dtype=torch.float64), torch.zeros(()))
+        total.backward()
+        return total
+
+    optimizer.step(closure)
+    expected = (value + math.sqrt(value**2 + 8 * value)) / 4
+    assert loss.log_variances.exp().item() == pytest.approx(expected, rel=1e-4)
+    assert loss.weights()["only"] == pytest.approx(0.5 / expected, rel=1e-4)
+
+
+@given(st.lists(st.tuples(st.floats(0, 100, width=32), st.floats(-60, 60, width=32)), min_size=1, max_size=4))
+def test_it_is_bounded_below_by_zero(terms: list[tuple[float, float]]) -> None:
+    total = total_at([value for value, _ in terms], [tau for _, tau in terms])
+    assert total >= 0
+
+
+def test_minus_dice_would_have_no_bound_and_one_minus_dice_has() -> None:
+    assert total_at([-0.9], [-60.0]) < -1e20
+    assert total_at([1 - 0.9], [-60.0]) > 0
+
+
+def test_every_default_term_is_never_negative(sample: Sample, perfect: Callable[..., Tensor]) -> None:
+    _, label = sample(2, 8, 8)
+    for loss in (SoftDiceLoss(), CrossEntropyLoss(), FocalLoss()):
+        for sureness in (-200.0, 0.0, 3.0, 200.0):
+            assert loss(perfect(label, classes=4, sureness=sureness), label) >= 0
+
+
+def test_its_weights_are_parameters_that_move(three_terms: UncertaintyWeightedLoss, sample: Sample) -> None:
+    logits, label = sample(2, 8, 8)
+    optimizer = torch.optim.SGD(three_terms.parameters(), lr=0.1)
+    three_terms(logits, label).backward()
+    assert three_terms.log_variances.grad is not None
+    assert (three_terms.log_variances.grad != 0).all()
+    optimizer.step()
+    assert (three_terms.log_variances != 0).all()
+    assert [name for name, _ in three_terms.named_parameters()] == ["log_variances"]
+
+
+def test_a_learned_weight_is_larger_for_a_smaller_term() -> None:
+    loss = UncertaintyWeightedLoss({"large": Constant(2.0), "small": Constant(0.1)})
+    optimizer = torch.optim.SGD(loss.parameters(), lr=0.2)
+    for _ in range(50):
+        optimizer.zero_grad()
+        loss(torch.zeros(()), torch.zeros(())).backward()
+        optimizer.step()
+    assert loss.weights()["small"] > 0.5 > loss.weights()["large"]
+
+
+def test_the_weights_are_in_the_state(three_terms: UncertaintyWeightedLoss) -> None:
+    with torch.no_grad():
+        three_terms.log_variances.copy_(torch.tensor([-1.0, 0.0, 1.0]))
+    other = UncertaintyWeightedLoss(
+        {"region": SoftDiceLoss(), "distribution": CrossEntropyLoss(), "pixel": FocalLoss()}
+    )
+    other.load_state_dict(three_terms.state_dict())
+    assert other.weights() == three_terms.weights()
+    assert list(other.weights()) == ["region", "distribution", "pixel"]
+
+
+def test_the_last_terms_are_detached_tensors(three_terms: UncertaintyWeightedLoss, sample: Sample) -> None:
+    logits, label = sample(2, 8, 8)
+    three_terms(logits, label)
+    assert list(three_terms.last_terms) == ["region", "distribution", "pixel"]
+    assert all(isinstance(term, Tensor) and not term.requires_grad for term in three_terms.last_terms.values())
+    assert three_terms.last_terms["distribution"] == CrossEntropyLoss()(logits, label)
+
+
+def test_no_terms_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least one named loss"):
+        UncertaintyWeightedLoss({})

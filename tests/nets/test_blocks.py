@@ -1,0 +1,95 @@
+"""The convolutional parts equal torch's own, and do not fail where those do."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from uumamba.nets.blocks import (
+    IdentityBlock,
+    InstanceNorm,
+    ProjectionBlock,
+    Upsample,
+    convolution,
+    init_he,
+    residual_stage,
+)
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 4, 6), (2, 5, 3, 4, 2)], ids=("2d", "3d"))
+def test_instance_norm_equals_torchs(shape):
+    torch.manual_seed(0)
+    ours, features = InstanceNorm(5), torch.randn(shape) * 3 + 2
+    nn.init.normal_(ours.weight), nn.init.normal_(ours.bias)
+    theirs = (nn.InstanceNorm2d if len(shape) == 4 else nn.InstanceNorm3d)(5, affine=True)
+    theirs.load_state_dict(ours.state_dict())
+    torch.testing.assert_close(ours(features), theirs(features))
+
+
+def test_instance_norm_of_a_single_voxel_is_the_bias():
+    norm = InstanceNorm(3).double()
+    nn.init.normal_(norm.bias)
+    found = norm(torch.full((2, 3, 1, 1), 7.0, dtype=torch.float64))
+    torch.testing.assert_close(found, norm.bias.view(1, 3, 1, 1).expand(2, 3, 1, 1))
+
+
+@pytest.mark.parametrize("stride", [(2, 2), (1, 2), (3, 1), (1, 2, 2)], ids=str)
+def test_upsample_equals_repeating_voxels_and_then_convolving(stride):
+    torch.manual_seed(0)
+    dims = len(stride)
+    upsample, features = Upsample(dims, 6, 4, stride), torch.randn(2, 6, 3, 5, 2)[(..., 0)[: 4 - dims]]
+    repeated = features
+    for axis, times in enumerate(stride):
+        repeated = repeated.repeat_interleave(times, dim=2 + axis)
+    torch.testing.assert_close(upsample(features), upsample.conv(repeated))
+
+
+def test_he_initialisation_touches_spatial_convolutions_alone():
+    torch.manual_seed(0)
+    spatial, sequence, linear = nn.Conv2d(64, 64, 3), nn.Conv1d(4, 4, 3), nn.Linear(4, 4)
+    before = [parameter.clone() for module in (sequence, linear) for parameter in module.parameters()]
+    for module in (spatial, sequence, linear):
+        module.apply(init_he)
+    after = [parameter for module in (sequence, linear) for parameter in module.parameters()]
+    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+    assert (spatial.bias == 0).all()
+    # He: variance 2 / ((1 + slope^2) fan_in), fan_in 64 * 9; 36864 draws, standard error of the variance 0.7 %.
+    assert spatial.weight.var().item() == pytest.approx(2 / ((1 + 0.01**2) * 64 * 9), rel=0.03)
+
+
+def test_a_convolution_keeps_the_size_but_for_its_stride():
+    for kernel in ((1, 3), (5, 3), (3, 7)):
+        assert convolution(2, 1, 1, kernel)(torch.zeros(1, 1, 8, 12)).shape == (1, 1, 8, 12)
+        assert convolution(2, 1, 1, kernel, (1, 4))(torch.zeros(1, 1, 8, 12)).shape == (1, 1, 8, 3)
+
+
+def test_a_residual_stage_has_the_blocks_it_was_asked_for():
+    stage = residual_stage(2, 3, 5, (3, 3), blocks=3, stride=(2, 2))
+    assert len(stage) == 3
+    assert stage(torch.zeros(1, 3, 8, 8)).shape == (1, 5, 4, 4)
+
+
+@pytest.mark.parametrize("kind", ["projection", "identity"])
+def test_residual_blocks_equal_their_formula_with_the_gradient_of_the_input(kind):
+    torch.manual_seed(0)
+    x = torch.randn(2, 5, 6, 8, dtype=torch.float64, requires_grad=True)
+
+    def normalised(features):
+        return F.instance_norm(features, eps=1e-5)
+
+    def conv(layer, features, stride=1):
+        padding = layer.weight.shape[-1] // 2
+        return F.conv2d(features, layer.weight, layer.bias, stride, padding)
+
+    if kind == "projection":
+        block = ProjectionBlock(2, 5, 7, (3, 3), (2, 2)).double()
+        inner = F.leaky_relu(normalised(conv(block.conv1, x, 2)), 0.01)
+        expected = F.leaky_relu(normalised(conv(block.conv2, inner)) + conv(block.conv3, x, 2), 0.01)
+    else:
+        block = IdentityBlock(2, 5, (3, 3)).double()
+        inner = F.leaky_relu(normalised(conv(block.conv1.conv, x)), 0.01)
+        expected = F.leaky_relu(normalised(conv(block.conv2.conv, inner)) + x, 0.01)
+    found, weights = block(x), torch.randn_like(expected)
+    torch.testing.assert_close(found, expected)
+    grads = (torch.autograd.grad((output * weights).sum(), x)[0] for output in (found, expected))
+    torch.testing.assert_close(*grads)

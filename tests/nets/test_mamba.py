@@ -1,0 +1,127 @@
+"""The Mamba block equals the recurrence written out, and the layer keeps its promises about tokens and precision."""
+
+from math import ceil, log
+
+import pytest
+import torch
+from torch import nn
+
+from uumamba.nets import Mamba, MambaLayer
+
+
+def step_by_step(mamba, sequence):
+    """One sample and one position at a time, from the paper's formulas and nothing of the module's own code."""
+    silu, softplus = (lambda v: v / (1 + torch.exp(-v))), (lambda v: torch.log(1 + torch.exp(v)))
+    width, rank, states = mamba.conv1d.weight.shape[-1], mamba.dt_proj.weight.shape[1], mamba.A_log.shape[1]
+    inner = mamba.D.shape[0]
+    results = []
+    for sample in sequence:
+        history = [torch.zeros(inner, dtype=sample.dtype)] * (width - 1)
+        state, outputs = torch.zeros(inner, states, dtype=sample.dtype), []
+        for token in sample:
+            projected = mamba.in_proj.weight @ token
+            history = [*history, projected[:inner]][-width:]
+            taps = mamba.conv1d.weight[:, 0]
+            x = silu(sum(taps[:, k] * history[k] for k in range(width)) + mamba.conv1d.bias)
+            low_rank, B, C = (mamba.x_proj.weight @ x).split((rank, states, states))
+            step = softplus(mamba.dt_proj.weight @ low_rank + mamba.dt_proj.bias)
+            decay = torch.exp(-step[:, None] * torch.exp(mamba.A_log))
+            state = decay * state + torch.outer(step * x, B)
+            y = (state @ C + mamba.D * x) * silu(projected[inner:])
+            outputs.append(mamba.out_proj.weight @ y)
+        results.append(torch.stack(outputs))
+    return torch.stack(results)
+
+
+@pytest.mark.parametrize("length", [1, 2, 17])
+def test_mamba_equals_the_recurrence_step_by_step_with_its_gradients(length):
+    torch.manual_seed(0)
+    mamba = Mamba(20, d_state=5, d_conv=3).double()
+    sequence = torch.randn(2, length, 20, dtype=torch.float64, requires_grad=True)
+    found, expected = mamba(sequence), step_by_step(mamba, sequence)
+    torch.testing.assert_close(found, expected)
+    weights = torch.randn_like(found)
+    inputs = (sequence, *mamba.parameters())
+    for one, other in zip(
+        torch.autograd.grad((found * weights).sum(), inputs),
+        torch.autograd.grad((expected * weights).sum(), inputs),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other)
+
+
+def test_mamba_has_the_names_and_shapes_of_mamba_ssm():
+    d, inner, rank, states = 40, 80, ceil(40 / 16), 16
+    assert {name: tuple(value.shape) for name, value in Mamba(d).state_dict().items()} == {
+        "A_log": (inner, states),
+        "D": (inner,),
+        "in_proj.weight": (2 * inner, d),
+        "conv1d.weight": (inner, 1, 4),
+        "conv1d.bias": (inner,),
+        "x_proj.weight": (rank + 2 * states, inner),
+        "dt_proj.weight": (inner, rank),
+        "dt_proj.bias": (inner,),
+        "out_proj.weight": (d, inner),
+    }
+
+
+def test_mamba_starts_with_step_sizes_from_0_001_to_0_1_and_rates_1_to_n():
+    torch.manual_seed(0)
+    mamba = Mamba(512)
+    steps = nn.functional.softplus(mamba.dt_proj.bias.detach())
+    assert 0.999e-3 < steps.min() < 1.1e-3
+    assert 0.09 < steps.max() < 0.1001
+    # The logarithm of a log-uniform draw has the middle of its range as mean: 1024 draws, standard error 0.04.
+    assert abs(steps.log().mean() - (log(1e-3) + log(0.1)) / 2) < 0.16
+    torch.testing.assert_close(mamba.A_log.exp(), torch.arange(1.0, 17).expand(1024, 16))
+    assert (mamba.D == 1).all()
+    assert mamba.dt_proj.weight.abs().max() <= mamba.dt_rank**-0.5
+
+
+def test_mamba_is_causal():
+    torch.manual_seed(0)
+    mamba, sequence = Mamba(8).double(), torch.randn(1, 30, 8, dtype=torch.float64)
+    changed = sequence.clone()
+    changed[:, 20:] += 1
+    torch.testing.assert_close(mamba(sequence)[:, :20], mamba(changed)[:, :20], rtol=0, atol=0)
+    assert not torch.allclose(mamba(sequence)[:, 20:], mamba(changed)[:, 20:])
+
+
+def test_layer_is_mamba_of_the_normalised_voxels_in_raster_order_without_residual():
+    torch.manual_seed(0)
+    layer, features = MambaLayer(8), torch.randn(2, 8, 3, 5)
+    tokens = torch.stack([features[:, :, row, column] for row in range(3) for column in range(5)], dim=1)
+    expected = layer.mamba(layer.norm(tokens)).transpose(1, 2).reshape(2, 8, 3, 5)
+    torch.testing.assert_close(layer(features), expected)
+
+
+def test_layer_with_channel_tokens_is_mamba_over_the_channels():
+    torch.manual_seed(0)
+    layer, features = MambaLayer(15, channel_tokens=True), torch.randn(2, 32, 3, 5)
+    expected = layer.mamba(layer.norm(features.reshape(2, 32, 15))).reshape(2, 32, 3, 5)
+    torch.testing.assert_close(layer(features), expected)
+
+
+@pytest.mark.parametrize(("channel_tokens", "axis"), [(False, "channels"), (True, "voxels")])
+def test_layer_refuses_a_feature_map_it_was_not_made_for(channel_tokens, axis):
+    with pytest.raises(ValueError, match=rf"made for feature maps of 7 {axis}; found \d+ in shape \(1, 8, 4, 4\)"):
+        MambaLayer(7, channel_tokens=channel_tokens)(torch.zeros(1, 8, 4, 4))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("channel_tokens", [False, True])
+def test_layer_is_a_float32_island_under_autocast(dtype, channel_tokens):
+    torch.manual_seed(0)
+    layer, features = MambaLayer(16, channel_tokens=channel_tokens), torch.randn(1, 16, 4, 4).to(dtype)
+    with torch.autocast("cpu", dtype):
+        inside = layer(features)
+    assert inside.dtype == dtype
+    torch.testing.assert_close(inside, layer(features.float()).to(dtype), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("channel_tokens", [False, True])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_layer_keeps_the_memory_format(memory_format, channel_tokens):
+    layer = MambaLayer(24 if channel_tokens else 8, channel_tokens=channel_tokens)
+    features = torch.randn(2, 8, 4, 6).to(memory_format=memory_format)
+    assert layer(features).is_contiguous(memory_format=memory_format)

@@ -1,0 +1,100 @@
+"""What an install brings along: from a wheel in an empty virtual environment, and from an editable install."""
+
+import shutil
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from pathlib import Path
+
+import pytest
+from setuptools import find_packages
+
+PROJECT_FILES = ("pyproject.toml", "setup.py", "README.md", "LICENSE")
+PACKAGES = ("uumamba", "data_prep", "configs")
+
+
+def test_every_folder_of_modules_is_a_package(repository: Path) -> None:
+    folders = {file.parent for name in PACKAGES[:2] for file in (repository / name).rglob("*.py")}
+    found = find_packages(str(repository), include=["uumamba*", "data_prep*"])
+    assert {str(folder.relative_to(repository)).replace("/", ".") for folder in folders} == set(found)
+
+
+@pytest.fixture(scope="module")
+def source(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sources without anything that an earlier build left behind."""
+    folder = tmp_path_factory.mktemp("source")
+    for name in PROJECT_FILES:
+        shutil.copy(repository / name, folder / name)
+    for name in PACKAGES:
+        shutil.copytree(repository / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(source), cwd=folder)
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module", params=["wheel", "editable"])
+def installed(request: pytest.FixtureRequest, source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of an empty environment that holds uumamba alone and borrows its dependencies by a path entry."""
+    folder = tmp_path_factory.mktemp(request.param)
+    run(sys.executable, "-m", "venv", "--without-pip", str(folder), cwd=folder)
+    python = folder / "bin" / "python"
+    site = Path(run(str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder).strip())
+    lenders = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+    (site / "borrowed.pth").write_text("\n".join(lenders))
+    what = [str(request.getfixturevalue("wheel"))] if request.param == "wheel" else ["--editable", str(source)]
+    pip = (sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps", "--no-build-isolation")
+    run(*pip, "--ignore-installed", *what, cwd=folder)
+    return python
+
+
+@pytest.mark.slow
+def test_the_wheel_carries_every_file_of_the_packages(source: Path, wheel: Path) -> None:
+    carried = set(zipfile.ZipFile(wheel).namelist())
+    files = {file.relative_to(source).as_posix() for name in PACKAGES for file in (source / name).rglob("*.*")}
+    expected = {f"uumamba/{name}" if name.startswith("configs/") else name for name in files if "egg-info" not in name}
+    assert expected - carried == set()
+    assert {name.partition("/")[0] for name in carried if ".dist-info" not in name} == {"uumamba", "data_prep"}
+
+
+@pytest.mark.slow
+def test_both_packages_load_from_the_install(installed: Path, source: Path, repository: Path, tmp_path: Path) -> None:
+    printed = run(
+        str(installed), "-c", "import data_prep, uumamba; print(uumamba.__file__, data_prep.__file__)", cwd=tmp_path
+    )
+    for file in printed.split():
+        assert not Path(file).is_relative_to(repository)
+        assert Path(file).is_relative_to(installed.parents[1]) or Path(file).is_relative_to(source)
+
+
+@pytest.mark.slow
+def test_the_shipped_configs_are_found_through_importlib(installed: Path, repository: Path, tmp_path: Path) -> None:
+    code = """
+from importlib.resources import files
+print(*sorted(file.name for file in files("uumamba.configs").iterdir() if file.name.endswith(".yaml")))
+"""
+    shipped = run(str(installed), "-c", code, cwd=tmp_path).split()
+    assert shipped == sorted(file.name for file in (repository / "configs").glob("*.yaml"))
+    assert "demo.yaml" in shipped
+
+
+@pytest.mark.slow
+def test_the_command_answers_without_loading_torch(installed: Path, tmp_path: Path) -> None:
+    helped = run(str(installed.with_name("uumamba")), "--help", cwd=tmp_path)
+    for verb in ("run", "prepare", "train", "predict", "evaluate", "report", "demo"):
+        assert verb in helped
+    loaded = run(str(installed), "-c", "import sys, uumamba.cli; print('torch' in sys.modules)", cwd=tmp_path)
+    assert loaded.strip() == "False"
+
+
+def run(*command: str, cwd: Path) -> str:
+    """Run a command that must end with 0, and return what it printed."""
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout

@@ -1,0 +1,175 @@
+"""What the packages never do: read a pickle, run code from data, use the network, obey environment variables."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+FORBIDDEN_MODULES = {
+    **dict.fromkeys(
+        ("pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"), "opening it runs code"
+    ),
+    **dict.fromkeys(("socket", "ssl", "urllib.request", "http", "ftplib", "smtplib"), "no network"),
+    **dict.fromkeys(("requests", "httpx", "aiohttp", "urllib3", "huggingface_hub", "gdown"), "no network"),
+    **dict.fromkeys(("torch.hub", "torch.utils.model_zoo", "monai.apps"), "no network"),
+    "code": "no code from data",
+}
+FORBIDDEN_BUILTINS = {"eval", "exec", "compile", "__import__"}
+FORBIDDEN_CALLS = {
+    "torch.hub.load": "no network",
+    "torch.hub.load_state_dict_from_url": "no network",
+    "torch.utils.model_zoo.load_url": "no network",
+    "pandas.read_pickle": "opening it runs code",
+    "yaml.load": "use yaml.safe_load",
+    "yaml.unsafe_load": "use yaml.safe_load",
+    "yaml.full_load": "use yaml.safe_load",
+    "os.system": "no shell",
+    "os.popen": "no shell",
+    "os.getenv": "environment variables configure nothing",
+    "os.environ.get": "environment variables configure nothing",
+    "pydoc.locate": "no import paths from data",
+}
+ENVIRONMENT = "os.environ"
+REQUIRED_KEYWORDS = {"torch.load": ("weights_only", True), "numpy.load": ("allow_pickle", False)}
+
+
+def sources(root: Path) -> list[Path]:
+    """Every Python file that the wheel ships."""
+    return sorted(file for package in ("uumamba", "data_prep", "configs") for file in (root / package).rglob("*.py"))
+
+
+def test_the_packages_keep_every_promise(repository: Path) -> None:
+    files = sources(repository)
+    assert repository / "uumamba" / "files.py" in files
+    assert [complaint for file in files for complaint in broken_promises(file)] == []
+
+
+@pytest.mark.parametrize(
+    ("source", "complaint"),
+    [
+        ("import pickle", "pickle: opening it runs code"),
+        ("def f():\n    from joblib import load", "joblib.load: opening it runs code"),
+        ("from urllib import request", "urllib.request: no network"),
+        ("import urllib.request as web", "urllib.request: no network"),
+        ("import http.client", "http.client: no network"),
+        ("import torch\ntorch.hub.load('a', 'b')", "torch.hub.load: no network"),
+        ("from torch import hub", "torch.hub: no network"),
+        ("eval('1')", "eval: no code from data"),
+        ("exec('a = 1')", "exec: no code from data"),
+        ("__import__('os')", "__import__: no code from data"),
+        ("import importlib\nimportlib.import_module(name)", "importlib.import_module: no import paths"),
+        ("import yaml\nyaml.load(text)", "yaml.load: use yaml.safe_load"),
+        ("from yaml import load as read\nread(text)", "yaml.load: use yaml.safe_load"),
+        ("import torch\ntorch.load(path)", "torch.load: needs weights_only=True"),
+        ("import torch as t\nt.load(path, weights_only=False)", "torch.load: needs weights_only=True"),
+        ("from torch import load\nload(path)", "torch.load: needs weights_only=True"),
+        ("import numpy as np\nnp.load(path)", "numpy.load: needs allow_pickle=False"),
+        ("import numpy as np\nnp.load(path, allow_pickle=True)", "numpy.load: needs allow_pickle=False"),
+        ("import os\nos.system('ls')", "os.system: no shell"),
+        ("import subprocess\nsubprocess.run('ls', shell=True)", "subprocess.run: no shell"),
+        ("import os\na = os.environ['A']", "os.environ: environment variables configure nothing"),
+        ("from os import environ\na = environ.get('A')", "os.environ.get: environment variables"),
+    ],
+)
+def test_a_planted_breach_is_found(tmp_path: Path, source: str, complaint: str) -> None:
+    file = tmp_path / "planted.py"
+    file.write_text(source)
+    assert any(complaint in found for found in broken_promises(file)), list(broken_promises(file))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "net.eval()",
+        "import re\nre.compile('a')",
+        "import numpy as np\nnp.load(path, allow_pickle=False)",
+        "import torch\ntorch.load(path, weights_only=True)",
+        "from urllib.parse import quote",
+        "import torch\ntorch.compile(net)",
+        "import importlib\nimportlib.import_module('mamba_ssm')",
+        "from safetensors.torch import load\nload(content)",
+        "import os\nos.environ['OMP_NUM_THREADS'] = '1'",
+    ],
+)
+def test_what_only_looks_like_a_breach_is_let_through(tmp_path: Path, source: str) -> None:
+    file = tmp_path / "innocent.py"
+    file.write_text(source)
+    assert list(broken_promises(file)) == []
+
+
+def broken_promises(file: Path) -> Iterator[str]:
+    """Every forbidden import, call and read in a file, with its line."""
+    tree = ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
+    names = dict(imported_names(tree))
+    for node in ast.walk(tree):
+        for complaint in complaints_about(node, names):
+            yield f"{file}:{node.lineno}: {complaint}"
+
+
+def complaints_about(node: ast.AST, names: dict[str, str]) -> Iterator[str]:
+    """What is wrong with one node of the syntax tree."""
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        yield from complaints_about_import(node)
+    elif isinstance(node, ast.Call):
+        yield from complaints_about_call(node, names)
+    elif (
+        isinstance(node, ast.Subscript)
+        and isinstance(node.ctx, ast.Load)
+        and full_name(node.value, names) == ENVIRONMENT
+    ):
+        yield "os.environ: environment variables configure nothing"
+
+
+def complaints_about_import(node: ast.Import | ast.ImportFrom) -> Iterator[str]:
+    """An import of a module that reads pickles, runs code or talks to the network."""
+    if isinstance(node, ast.Import):
+        modules = [alias.name for alias in node.names]
+    else:
+        modules = [f"{node.module}.{alias.name}" for alias in node.names]
+    for module in modules:
+        for forbidden, reason in FORBIDDEN_MODULES.items():
+            if f"{module}.".startswith(f"{forbidden}."):
+                yield f"{module}: {reason}"
+
+
+def complaints_about_call(node: ast.Call, names: dict[str, str]) -> Iterator[str]:
+    """A call that is forbidden, or lacks the keyword that makes it safe."""
+    called = full_name(node.func, names)
+    keywords = {keyword.arg: keyword.value for keyword in node.keywords}
+    if isinstance(node.func, ast.Name) and called in FORBIDDEN_BUILTINS:
+        yield f"{called}: no code from data"
+    if called in FORBIDDEN_CALLS:
+        yield f"{called}: {FORBIDDEN_CALLS[called]}"
+    if called in REQUIRED_KEYWORDS:
+        keyword, value = REQUIRED_KEYWORDS[called]
+        given = keywords.get(keyword)
+        if not (isinstance(given, ast.Constant) and given.value is value):
+            yield f"{called}: needs {keyword}={value}"
+    if called == "importlib.import_module" and not (node.args and isinstance(node.args[0], ast.Constant)):
+        yield f"{called}: no import paths from data"
+    shell = keywords.get("shell")
+    if called.startswith("subprocess.") and shell is not None and ast.unparse(shell) != "False":
+        yield f"{called}: no shell"
+
+
+def imported_names(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    """Local name and full name of everything that a file imports: ``np`` is ``numpy``."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield (alias.asname, alias.name) if alias.asname else (alias.name.partition(".")[0],) * 2
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                yield alias.asname or alias.name, f"{node.module}.{alias.name}"
+
+
+def full_name(node: ast.AST, names: dict[str, str]) -> str:
+    """``np.load`` is ``numpy.load``; empty for anything that is no plain dotted name."""
+    parts = []
+    while isinstance(node, ast.Attribute):
+        parts.append(node.attr)
+        node = node.value
+    if not isinstance(node, ast.Name):
+        return ""
+    return ".".join([names.get(node.id, node.id), *reversed(parts)])

@@ -1,0 +1,43 @@
+"""The README's verbs are the command line's, its links lead somewhere, its examples run."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from uumamba.cli import app
+
+PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
+
+
+def test_the_table_of_verbs_is_the_command_line(repository: Path) -> None:
+    named = re.findall(r"^\| `uumamba (\w+)", (repository / "README.md").read_text(), flags=re.MULTILINE)
+    assert set(named) == set(typer.main.get_command(app).commands)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_to_a_file_leads_somewhere(repository: Path, page: str) -> None:
+    links = re.findall(r"\]\((?!https?://)([^)#]+)", (repository / page).read_text())
+    assert [link for link in links if not (repository / link).exists()] == []
+
+
+def test_every_path_in_the_table_of_new_things_exists(repository: Path) -> None:
+    text = (repository / "CONTRIBUTING.md").read_text()
+    paths = re.findall(r"`((?:uumamba|data_prep|configs|benchmarks|tests)/[\w/.]*)`", text)
+    real = [path for path in paths if not re.search(r"(^|[/_])x\.", path)]
+    assert len(real) > 5
+    assert [path for path in real if not (repository / path).exists()] == []
+
+
+def test_the_examples_without_a_trained_run_work(repository: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (repository / "README.md").read_text(), flags=re.DOTALL)
+    runnable = [block for block in blocks if "load_predictor" not in block]
+    assert runnable
+    for block in runnable:
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", block], cwd=repository, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr

@@ -1,0 +1,260 @@
+"""The command line: verbs only. Heavy imports stand inside the verbs, so that ``--help`` is quick."""
+
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from uumamba import __version__
+from uumamba.errors import EXIT_FAILED, EXIT_SOME_CASES_FAILED, CaseError, UumambaError
+
+app = typer.Typer(
+    name="uumamba",
+    help="U-Mamba segmentation of hearts and vessels: prepare, train, predict, evaluate, report.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or a shipped name: acdc_cpu.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key: optim.rho=0.1. Repeatable.")
+]
+FoldOption = Annotated[str, typer.Option(metavar="0-4|all|cv", help="One fold, every case, or the five in turn.")]
+DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, or auto (CUDA where there is one).")]
+WorkersOption = Annotated[int, typer.Option(min=0, help="Processes for preparing; 0 works in this one.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Resume although the configuration changed.")]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"uumamba {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")] = False,
+) -> None:
+    """U-Mamba segmentation of hearts and vessels."""
+
+
+@app.command(epilog="Example: uumamba run acdc_cpu --raw ACDC/database --out runs/acdc")
+def run(
+    config: ConfigArgument,
+    raw: Annotated[Path, typer.Option(help="The data set as its owner ships it.")],
+    out: Annotated[Path, typer.Option(help="Folder for everything that is made.")],
+    fold: FoldOption = "0",
+    overrides: SetOption = None,
+    workers: WorkersOption = 2,
+    device: DeviceOption = "auto",
+    allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Go on without unusable cases.")] = False,
+    force: ForceOption = False,
+) -> None:
+    """Prepare, train, predict, evaluate and report; goes on where it stopped."""
+    from uumamba.config import read_config
+    from uumamba.pipelines.run import run as run_all
+
+    result = run_all(
+        read_config(config, overrides or ()),
+        raw=raw,
+        out=out,
+        fold=fold,
+        workers=workers,
+        device=_device(device),
+        allow_missing=allow_missing,
+        force=force,
+        say=_say,
+    )
+    _show_scores(result)
+    _end(result.failures, done=1)
+
+
+@app.command(epilog="Example: uumamba prepare acdc_cpu --raw ACDC/database --out prepared")
+def prepare(
+    config: ConfigArgument,
+    raw: Annotated[Path, typer.Option(help="The data set as its owner ships it.")],
+    out: Annotated[Path, typer.Option(help="Folder for the prepared cases.")],
+    overrides: SetOption = None,
+    workers: WorkersOption = 2,
+) -> None:
+    """Crop, resample, normalise and store every training case; safe to stop and repeat."""
+    from uumamba.config import read_config
+    from uumamba.pipelines.datasets import read_dataset
+    from uumamba.pipelines.prepare import prepare as prepare_all
+
+    settings = read_config(config, overrides or ())
+    manifest, bad = read_dataset(settings.dataset.name, raw)
+    result = prepare_all(manifest, bad, recipe=settings.preprocess.build(), out=out, workers=workers)
+    _say(f"{len(result.prepared)} cases prepared, {len(result.reused)} reused, in {out}")
+    _end(result.failures, done=len(result.prepared) + len(result.reused))
+
+
+@app.command(epilog="Example: uumamba train acdc_cpu --data prepared --out runs/acdc --fold cv --resume")
+def train(
+    config: ConfigArgument,
+    data: Annotated[Path, typer.Option(help="A prepared folder.")],
+    out: Annotated[Path, typer.Option(help="The run's folder.")],
+    overrides: SetOption = None,
+    fold: FoldOption = "0",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    init: Annotated[str | None, typer.Option(metavar="RUN|MODEL|CHECKPOINT", help="Start from these weights.")] = None,
+    device: DeviceOption = "auto",
+    force: ForceOption = False,
+) -> None:
+    """Train one fold, all cases, or the five folds in turn."""
+    from uumamba.config import read_config
+    from uumamba.pipelines.train import train as train_folds
+
+    folders = train_folds(
+        read_config(config, overrides or ()),
+        data=data,
+        out=out,
+        fold=fold,
+        resume=resume,
+        init=init,
+        device=_device(device),
+        force=force,
+    )
+    _say("trained " + ", ".join(map(str, folders)))
+
+
+@app.command(epilog="Example: uumamba predict runs/acdc --input scan.nii.gz --input other/ --out predictions")
+def predict(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A run folder, a fold's folder or a checkpoint.")],
+    inputs: Annotated[
+        list[Path], typer.Option("--input", help="NIfTI, MHA, a folder of them, a DICOM folder, a manifest.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the label maps.")],
+    device: DeviceOption = "auto",
+    fold: Annotated[str | None, typer.Option(help="One fold's model; all that are there are averaged.")] = None,
+    split: Annotated[str | None, typer.Option(help="Of a manifest, only: training or test.")] = None,
+    case_fold: Annotated[int | None, typer.Option(help="Of a manifest, only this fold's cases.")] = None,
+    mirror: Annotated[bool | None, typer.Option("--mirror/--no-mirror", help="Average over mirrored inputs.")] = None,
+    probabilities: Annotated[bool, typer.Option("--probabilities", help="Also store probabilities.")] = False,
+) -> None:
+    """Segment scans; each label map lies on its scan's own grid."""
+    from uumamba.pipelines.predict import predict as predict_all
+
+    result = predict_all(
+        model,
+        inputs,
+        out=out,
+        device=_device(device),
+        fold=fold,
+        split=_split(split),
+        case_fold=case_fold,
+        mirror=mirror,
+        save_probabilities=probabilities,
+    )
+    _say(f"{len(result.written)} label maps in {out}")
+    _end(result.failures, done=len(result.written))
+
+
+@app.command(epilog="Example: uumamba evaluate --predictions predictions --labels prepared/dataset.json --out scores")
+def evaluate(
+    predictions: Annotated[Path, typer.Option(help="A folder of <case_id>.nii.gz, or a manifest.")],
+    labels: Annotated[Path, typer.Option(help="A folder, a manifest, or a data set's own folder.")],
+    out: Annotated[Path, typer.Option(help="Folder for scores.csv, summary.json, patients.csv.")],
+    fold: Annotated[int | None, typer.Option(help="Of the labels' manifest, only this fold's cases.")] = None,
+    split: Annotated[str | None, typer.Option(help="Of the labels' manifest, only: training or test.")] = None,
+) -> None:
+    """Score label maps: Dice, distances, volumes, and the clinical table; a missing prediction is an error."""
+    from uumamba.pipelines.evaluate import evaluate_folder, print_summary
+
+    scores = evaluate_folder(predictions, labels, out, fold=fold, split=_split(split))
+    print_summary(scores)
+    _end(scores.failures, done=len(scores.rows))
+
+
+@app.command(epilog="Example: uumamba report runs/acdc --out report.html")
+def report(
+    run_or_scores: Annotated[Path, typer.Argument(metavar="RUN_OR_SCORES", help="A run's output, or a scores.csv.")],
+    out: Annotated[Path, typer.Option(help="The HTML file.")],
+) -> None:
+    """Write one offline HTML with tables, curves and overlays."""
+    from uumamba.pipelines.report import report as write_report
+
+    write_report(run_or_scores, out)
+    _say(f"report: {out}")
+
+
+@app.command(epilog="Example: uumamba demo --out demo")
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for everything that is made.")] = Path("runs/demo"),
+    config: Annotated[str, typer.Option(help="The run; its shipped name is demo.")] = "demo",
+    overrides: SetOption = None,
+    workers: WorkersOption = 2,
+) -> None:
+    """The whole way on a phantom in ACDC's layout, in minutes on two cores."""
+    from uumamba.config import read_config
+    from uumamba.pipelines.demo import demo as run_demo
+
+    result = run_demo(read_config(config, overrides or ()), out=out, workers=workers, say=_say)
+    _show_scores(result)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: an error the user can cure is one sentence and its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    warnings.showwarning = _show_warning
+    try:
+        app(given)
+    except UumambaError as error:
+        if "--debug" in given:
+            raise
+        typer.echo(f"uumamba: {error}", err=True)
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        typer.echo("uumamba: stopped by the keyboard; the last checkpoint stands, go on with --resume.", err=True)
+        raise SystemExit(130) from None
+
+
+def _say(sentence: str) -> None:
+    typer.echo(sentence, err=True)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    typer.echo(f"uumamba: warning: {message}", err=True)
+
+
+def _show_scores(result: Any) -> None:
+    from uumamba.pipelines.evaluate import print_summary
+
+    if result.scores is not None:
+        print_summary(result.scores)
+    if result.report is not None:
+        typer.echo(f"report: {result.report}")
+
+
+def _device(name: str) -> str:
+    if name != "auto":
+        return name
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _split(name: str | None) -> Any:
+    if name in (None, "training", "test"):
+        return name
+    raise typer.BadParameter(f"--split is training or test, found {name!r}")
+
+
+def _end(failures: Sequence[CaseError], *, done: int) -> None:
+    for failure in failures:
+        typer.echo(f"uumamba: failed: {failure}", err=True)
+    if failures:
+        raise typer.Exit(EXIT_SOME_CASES_FAILED if done else EXIT_FAILED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+"""Data set, preparation and augmentation."""
+
+from typing import Any, Literal
+
+from pydantic import PositiveFloat
+
+from uumamba.config.base import Config
+
+Probability = float
+Range = tuple[float, float]
+
+
+class DatasetConfig(Config):
+    """Which public layout the raw folder has."""
+
+    name: Literal["acdc"]
+
+
+class PreprocessConfig(Config):
+    """How a scan becomes a prepared array; see :class:`uumamba.data.PreprocessRecipe`."""
+
+    spacing_mm: tuple[PositiveFloat | None, PositiveFloat | None, PositiveFloat | None]
+    normalisation: Literal["zscore"] = "zscore"
+    clip_percentiles: tuple[float, float] = (0.5, 99.5)
+
+    def build(self) -> Any:
+        """The recipe."""
+        from uumamba.data.preprocess import PreprocessRecipe
+
+        return PreprocessRecipe(**self.model_dump())

@@ -1,0 +1,119 @@
+"""From a YAML file, a shipped name or a stored dictionary to a validated run."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from uumamba.config.run import RunConfig
+from uumamba.errors import UsageError
+
+
+def shipped_configs() -> list[str]:
+    """Names of the configurations that come with the package."""
+    return sorted(entry.name.removesuffix(".yaml") for entry in _shipped_folder().iterdir() if _is_yaml(entry.name))
+
+
+def read_config(config: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a run's configuration.
+
+    Args:
+        config: a YAML file, or the name of a shipped one, such as ``acdc_cpu``.
+        overrides: ``"optim.rho=0.1"`` and the like, applied before validation; values are YAML.
+
+    Raises:
+        UsageError: no such file or name, a YAML error, an unknown key, a value out of range.
+
+    Example:
+        >>> read_config("demo", ["optim.rho=0.1"]).optim.rho
+        0.1
+    """
+    text, source = _text_of(config)
+    try:
+        stored = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"{source} is not valid YAML ({' '.join(str(error).split())}); correct it.") from None
+    if not isinstance(stored, dict):
+        raise UsageError(f"{source} holds {type(stored).__name__}, expected a mapping of a run's keys.")
+    for override in overrides:
+        _apply(stored, override)
+    return validate(stored, source=source)
+
+
+def validate(stored: Mapping[str, Any], *, source: str) -> RunConfig:
+    """Validate a configuration that was read or stored, with one sentence for what is wrong first."""
+    try:
+        return RunConfig.model_validate(stored)
+    except ValidationError as error:
+        raise UsageError(f"{source}: {_sentence(error, stored)}") from None
+
+
+def _text_of(config: Path | str) -> tuple[str, str]:
+    path = Path(config)
+    if path.is_file():
+        return path.read_text(encoding="utf-8"), str(path)
+    if path.parent == Path(".") and path.name.removesuffix(".yaml") in shipped_configs():
+        name = path.name.removesuffix(".yaml") + ".yaml"
+        return (_shipped_folder() / name).read_text(encoding="utf-8"), name
+    raise UsageError(f"There is no configuration {config}; give a YAML file or one of {', '.join(shipped_configs())}.")
+
+
+def _shipped_folder() -> Any:
+    return resources.files("uumamba.configs")
+
+
+def _is_yaml(name: str) -> bool:
+    return name.endswith(".yaml")
+
+
+def _apply(stored: dict[str, Any], override: str) -> None:
+    key, separator, value = override.partition("=")
+    if not separator or not key:
+        raise UsageError(f"--set {override} is not of the form key=value, such as optim.rho=0.1.")
+    *parents, last = key.split(".")
+    place = stored
+    for parent in parents:
+        place = place.setdefault(parent, {})
+        if not isinstance(place, dict):
+            raise UsageError(f"--set {override}: {parent} is a value, not a group of keys.")
+    place[last] = yaml.safe_load(value)
+
+
+def _sentence(error: ValidationError, stored: Mapping[str, Any]) -> str:
+    problems = error.errors(include_url=False)
+    first = problems[0]
+    rest = f" ({len(problems) - 1} more after it)" if len(problems) > 1 else ""
+    key = ".".join(str(part) for part in first["loc"] if not _is_union_tag(part, stored, first["loc"]))
+    if first["type"] == "extra_forbidden":
+        return f"{key} is not a known key{_nearest(first)}; remove or correct it{rest}."
+    if first["type"] == "missing":
+        return f"{key} is missing; add it{rest}."
+    found = first.get("input")
+    shown = f", found {found!r}" if isinstance(found, str | int | float | bool | list | tuple) else ""
+    return f"{key or 'the run'}: {first['msg'].removeprefix('Value error, ')}{shown}; correct it{rest}."
+
+
+def _is_union_tag(part: Any, stored: Mapping[str, Any], location: Sequence[Any]) -> bool:
+    """Whether a part of pydantic's location is the tag of a union (``optim.SAM.rho``), which no YAML key shows."""
+    place: Any = stored
+    for step in location[: location.index(part)]:
+        place = place.get(step, place) if isinstance(place, Mapping) else place
+    return isinstance(place, Mapping) and place.get("name") == part
+
+
+def _nearest(problem: Any) -> str:
+    known = sorted(_known_keys(RunConfig))
+    near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def _known_keys(annotation: Any) -> set[str]:
+    """Every key that any part of a run's configuration knows, for the suggestion in an error."""
+    fields = getattr(annotation, "model_fields", None)
+    if fields is not None:
+        return set(fields).union(*(_known_keys(field.annotation) for field in fields.values()))
+    return set().union(*(_known_keys(argument) for argument in getattr(annotation, "__args__", ())))

@@ -1,0 +1,61 @@
+"""Length, feeding, precision and schedule of a training run, and how its networks predict."""
+
+from typing import Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+
+from uumamba.config.base import Config
+
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+class ScheduleConfig(Config):
+    """Learning rate over the optimizer's steps."""
+
+    name: Literal["poly", "cosine", "constant"] = "poly"
+    power: PositiveFloat = 0.9
+    warmup_epochs: NonNegativeInt = 0
+
+
+class TrainingConfig(Config):
+    """One fold's training."""
+
+    epochs: PositiveInt
+    batches_per_epoch: PositiveInt
+    batch_size: PositiveInt
+    patch_size: tuple[PositiveInt, ...] = Field(min_length=2, max_length=3)
+    foreground_fraction: float = Field(0.33, ge=0.0, le=1.0)
+    read_margin: float = Field(1.0, ge=1.0, le=2.0)
+    precision: Precision = "auto"
+    ema_decay: float | None = Field(None, gt=0.0, lt=1.0)
+    validate_every: PositiveInt = 10
+    workers: NonNegativeInt = 0
+    max_skipped_in_a_row: PositiveInt = 25
+
+
+class InferenceConfig(Config):
+    """Sliding window and mirror averaging."""
+
+    overlap: float = Field(0.5, ge=0.0, lt=1.0)
+    mirror: bool = False
+    windows_at_once: PositiveInt = 4
+    precision: Precision = "auto"
+
+
+def resolve_precision(precision: Precision, device: str) -> Literal["float32", "bfloat16", "float16"]:
+    """``auto`` is bfloat16 where the device multiplies it natively, float32 elsewhere.
+
+    On a CPU with AVX-512 bfloat16 a small 2-D U-Net's step took 0.44 of its float32 time (two cores, channels last).
+
+    Example:
+        >>> resolve_precision("float32", "cpu")
+        'float32'
+    """
+    if precision != "auto":
+        return precision
+    import torch
+
+    if device.startswith("cuda"):
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    capable = torch.cpu.get_capabilities()
+    return "bfloat16" if capable.get("avx512_bf16") or capable.get("amx_bf16") else "float32"

@@ -1,0 +1,53 @@
+"""Scans, cases, geometry and patches: the only floor that knows NIfTI, DICOM and MetaImage."""
+
+from typing import TYPE_CHECKING, Any
+
+from uumamba.data.case import Case, Manifest
+
+if TYPE_CHECKING:
+    from uumamba.data.augment import Augment
+    from uumamba.data.dataset import PatchDataset, batches
+    from uumamba.data.geometry import Geometry
+    from uumamba.data.prepared import PreparedCase, PreparedFolder
+    from uumamba.data.preprocess import (
+        CtStatistics,
+        PreprocessRecipe,
+        preprocess,
+        restore,
+        restore_label,
+        restore_probabilities,
+    )
+    from uumamba.data.scan import Scan, check_same_grid, read_image, read_label, write_label
+
+__all__ = [
+    "Augment",
+    "Case",
+    "CtStatistics",
+    "Geometry",
+    "Manifest",
+    "PatchDataset",
+    "PreparedCase",
+    "PreparedFolder",
+    "PreprocessRecipe",
+    "Scan",
+    "batches",
+    "check_same_grid",
+    "preprocess",
+    "read_image",
+    "read_label",
+    "restore",
+    "restore_label",
+    "restore_probabilities",
+    "write_label",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for, so that reading a manifest loads neither torch nor nibabel."""
+    if name in __all__:
+        from uumamba.data import augment, dataset, geometry, prepared, preprocess, scan
+
+        for module in (augment, dataset, geometry, prepared, preprocess, scan):
+            if hasattr(module, name):
+                return getattr(module, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,216 @@
+"""The report: one HTML file that needs nothing else, every number in it made from ``scores.csv``."""
+
+import base64
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import DictLoader, Environment, StrictUndefined
+
+from uumamba.evaluation.clinical import (
+    PatientIndices,
+    agreement,
+    group_means,
+    index_names,
+    patient_table,
+    why_no_patient_table,
+)
+from uumamba.evaluation.overlays import OverlayCase, case_dice, colours_of, draw_overlay
+from uumamba.evaluation.plots import plot_dice, plot_ejection_fraction, plot_training
+from uumamba.evaluation.scores import ScoreRow
+from uumamba.evaluation.summary import RULES, Summary, summarise
+
+LOWEST_CASES = 5
+_TEMPLATE = "report.html.j2"
+_UNITS = {"ml": "ml", "g": "g", "percent": "%"}
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """A case to be looked at, and why: ``"best"``, ``"median"`` or ``"worst"``."""
+
+    role: str
+    case: OverlayCase
+
+
+def render_report(
+    rows: Sequence[ScoreRow],
+    *,
+    title: str,
+    structures: Mapping[str, int] | None = None,
+    overlays: Sequence[Overlay] = (),
+    training: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    baselines: Mapping[str, Mapping[str, float]] | None = None,
+    failures: Sequence[Mapping[str, str]] = (),
+    notes: Sequence[str] = (),
+) -> str:
+    """Render the report as HTML, with pictures and style inside and nothing to fetch.
+
+    Args:
+        rows: those of ``scores.csv``.
+        title: heading of the page.
+        structures: label value of each structure, for the overlays.
+        overlays: cases to draw.
+        training: rows of ``metrics.jsonl`` of each fold.
+        baselines: foreground ``"dice"`` and that of each structure, by the baseline's name.
+        failures: ``case_id``, ``problem`` and ``cure`` of the cases that could not be scored.
+        notes: sentences on what was left out, and on the data.
+    """
+    summary, patients = summarise(rows), patient_table(rows)
+    names = [row.structure for row in summary.overall()]
+    return (
+        _environment()
+        .get_template(_TEMPLATE)
+        .render(
+            title=title,
+            summary=summary,
+            structures=names,
+            colours=colours_of(names),
+            lead=_lead(summary),
+            cards=_cards(summary, patients),
+            overlays=[_drawn(overlay, rows, structures or {}) for overlay in overlays],
+            dice_plot=plot_dice(rows),
+            cases=_cases(rows),
+            lowest=LOWEST_CASES,
+            clinical=_clinical(patients),
+            why_no_clinical=why_no_patient_table(rows),
+            training_plot=plot_training(training) if training else None,
+            folds=_last_epochs(training or {}),
+            baselines=baselines or {},
+            failures=failures,
+            notes=notes,
+            rules=RULES,
+        )
+    )
+
+
+def _environment() -> Environment:
+    template = files("uumamba.evaluation").joinpath("templates", _TEMPLATE).read_text(encoding="utf-8")
+    environment = Environment(
+        loader=DictLoader({_TEMPLATE: template}),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": _number, "png": _data_uri}
+    return environment
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    """A number for a table: an en dash where it is undefined, the infinity sign for a miss, a true minus sign."""
+    if value is None or math.isnan(value):
+        return "–"
+    if math.isinf(value):
+        return "∞"
+    text = f"{value:.{digits}f}"
+    return text.replace("-", "" if float(text) == 0 else "−")
+
+
+def _data_uri(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def _lead(summary: Summary) -> str:
+    missed = sum(row.n_missed for row in summary.overall())
+    spurious = sum(row.n_spurious for row in summary.overall())
+    if missed or spurious:
+        verdict = f"Missed entirely: {missed}; found where the label has none: {spurious}"
+    else:
+        verdict = "Every structure that the labels hold was found, and no other"
+    return f"{summary.n_cases} cases of {summary.n_patients} patients. {verdict}."
+
+
+def _cards(summary: Summary, patients: Sequence[PatientIndices]) -> list[dict[str, str]]:
+    names = ", ".join(row.structure for row in summary.overall())
+    cards = [{"value": _number(summary.foreground_dice), "name": "foreground Dice", "note": f"mean over {names}"}]
+    for row in summary.overall():
+        note = f"± {_number(row.dice.sd)}, HD95\u00a0{_number(row.hd95_mm.mean, 1)}\u00a0mm"
+        cards.append({"value": _number(row.dice.mean), "name": f"{row.structure} Dice", "note": note})
+    agreed = agreement(patients).get("lv_ef_percent")
+    if agreed and agreed["limits"]:
+        low, high = (_number(limit, 1) for limit in agreed["limits"])
+        note = f"points, 95\u00a0% limits {low}\u00a0to\u00a0{high}"
+        cards.append({"value": _signed(agreed["bias"]), "name": "bias of LV EF", "note": note})
+    return cards
+
+
+def _signed(value: float) -> str:
+    text = _number(value, 1)
+    return f"+{text}" if float(f"{value:.1f}") > 0 else text
+
+
+def _drawn(overlay: Overlay, rows: Sequence[ScoreRow], structures: Mapping[str, int]) -> dict[str, Any]:
+    own = [row for row in rows if row.case_id == overlay.case.case_id]
+    return {
+        "role": overlay.role,
+        "case_id": overlay.case.case_id,
+        "phase": own[0].phase,
+        "group": own[0].group,
+        "dice": case_dice(own).get(overlay.case.case_id),
+        "each": [(row.structure, row.dice) for row in own],
+        "png": draw_overlay(overlay.case, structures),
+    }
+
+
+def _cases(rows: Sequence[ScoreRow]) -> list[dict[str, Any]]:
+    """One line a case, the lowest mean Dice first; cases without any structure come last."""
+    means = case_dice(rows)
+    lines = []
+    for case_id in dict.fromkeys(row.case_id for row in rows):
+        own = [row for row in rows if row.case_id == case_id]
+        first, scores = own[0], {row.structure: row for row in own}
+        lines.append(
+            {
+                "case_id": case_id,
+                "phase": first.phase,
+                "group": first.group,
+                "dice": means.get(case_id),
+                "scores": scores,
+            }
+        )
+    return sorted(lines, key=lambda line: (line["dice"] is None, line["dice"] or 0.0, line["case_id"]))
+
+
+def _clinical(patients: Sequence[PatientIndices]) -> dict[str, Any] | None:
+    if not patients:
+        return None
+    agreed = agreement(patients)
+    fractions = [name for name in index_names(patients) if name.endswith("_ef_percent")]
+    drawable = [name for name in fractions if agreed[name]["n"]]
+    return {
+        "n_patients": len(patients),
+        "agreement": [{"name": _readable(name)} | values for name, values in agreed.items()],
+        "groups": group_means(patients),
+        "fractions": fractions,
+        "plots": [(name[:2].upper(), plot_ejection_fraction(patients, name)) for name in drawable],
+    }
+
+
+def _readable(index: str) -> str:
+    """``lv_edv_ml`` is read as ``LV EDV, ml``.
+
+    Example:
+        >>> _readable("rv_ef_percent")
+        'RV EF, %'
+    """
+    chamber, measure, unit = index.split("_")
+    return f"{chamber.upper()} {measure if measure == 'mass' else measure.upper()}, {_UNITS[unit]}"
+
+
+def _last_epochs(training: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    lines = []
+    for fold, rows in training.items():
+        validated = [float(row["dice"]) for row in rows if isinstance(row.get("dice"), int | float)]
+        lines.append(
+            {
+                "fold": fold,
+                "epochs": len(rows),
+                "loss": rows[-1].get("loss") if rows else None,
+                "best_dice": max(validated, default=None),
+                "minutes": sum(float(row.get("seconds") or 0.0) for row in rows) / 60,
+            }
+        )
+    return lines

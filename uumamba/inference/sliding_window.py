@@ -1,0 +1,163 @@
+"""A network over an image larger than its patch: overlapping windows, blended by a Gaussian."""
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Mode = Literal["constant", "gaussian"]
+SMALLEST_WEIGHT = 1e-3
+
+
+@torch.no_grad()
+def sliding_window(
+    image: Tensor,
+    net: Callable[[Tensor], Tensor],
+    *,
+    roi_size: Sequence[int],
+    sw_batch_size: int = 4,
+    overlap: float = 0.5,
+    mode: Mode = "gaussian",
+    sigma_scale: float = 0.125,
+    cval: float | None = None,
+) -> Tensor:
+    r"""What ``net`` says of a whole image, as the weighted mean of overlapping windows.
+
+    .. math:: \bar{y}(x) = \frac{\sum_i w(x - s_i)\, y_i(x - s_i)}{\sum_i w(x - s_i)}, \qquad
+              w(u) = \max\Big(e^{-\sum_a u_a^2 / 2 (\sigma r_a)^2},\ \min_{u'} w(u'),\ 10^{-3}\Big)
+
+    with r the window's size, s its starts, u taken from the window's middle. Windows step by ``int(r (1 - overlap))``
+    and the last one ends at the border. Arguments are named, and results are, as those of MONAI's
+    ``sliding_window_inference``; without its many other options a single scan need not import it.
+
+    Edge cases. An axis shorter than the window is padded on both sides, and the result is cut back. A 2-D window over
+    a 3-D image takes each slice along the first spatial axis as an image of its own, in common batches. Blending is in
+    float32 on the image's device whatever the network returns, and memory beyond the image is (K + 1) times its
+    voxels. The mode of the network, training or evaluation, is left as it is.
+
+    Args:
+        image: ``(C, *S)``.
+        net: from ``(B, C, *roi_size)`` to ``(B, K, *roi_size)``, logits or probabilities; no list.
+        roi_size: the window, ``(Y, X)`` or ``(Z, Y, X)``.
+        sw_batch_size: windows a call of ``net``.
+        overlap: share of the window's length, at least 0 and below 1.
+        mode: ``"gaussian"`` trusts a window's middle most, ``"constant"`` all of it alike.
+        sigma_scale: standard deviation as a share of the window's length.
+        cval: value to pad with; the image's smallest unless given, as in training.
+
+    Returns:
+        ``(K, *S)`` float32.
+
+    Raises:
+        ValueError: the image has no axis or slices for the window, an option is out of range, or ``net`` returns
+            another shape.
+
+    Example:
+        >>> sliding_window(torch.ones(1, 5, 40, 30), lambda x: x.repeat(1, 2, 1, 1), roi_size=(16, 16)).shape
+        torch.Size([2, 5, 40, 30])
+    """
+    roi = tuple(int(size) for size in roi_size)
+    _check(image, roi, sw_batch_size, overlap, mode)
+    images = image.movedim(1, 0) if len(roi) == image.ndim - 2 else image[None]
+    padded, inside = _pad_to(images, roi, float(image.min()) if cval is None else cval)
+    weight = blending_weight(roi, mode=mode, sigma_scale=sigma_scale).to(image.device)
+    blended, total = None, torch.zeros(padded.shape[2:], device=image.device)
+    windows = list(window_starts(padded.shape[2:], roi, overlap))
+    for start in windows:
+        _window(total, start, roi).add_(weight)
+    for block in _blocks(itertools.product(range(len(padded)), windows), sw_batch_size):
+        found = net(torch.stack([_window(padded[index], start, roi) for index, start in block]))
+        _check_output(found, len(block), roi)
+        if blended is None:
+            blended = torch.zeros(len(padded), found.shape[1], *padded.shape[2:], device=image.device)
+        for (index, start), values in zip(block, found.float() * weight, strict=True):
+            _window(blended[index], start, roi).add_(values)
+    assert blended is not None  # there is at least one window
+    whole = _window(blended.div_(total), *inside)
+    return whole.movedim(0, 1) if len(roi) == image.ndim - 2 else whole[0]
+
+
+def window_starts(size: Sequence[int], roi_size: Sequence[int], overlap: float) -> Iterator[tuple[int, ...]]:
+    """First corners of windows that cover an image no smaller than them, the last axis fastest.
+
+    Example:
+        >>> list(window_starts((10,), (4,), overlap=0.5))
+        [(0,), (2,), (4,), (6,)]
+        >>> list(window_starts((9,), (4,), overlap=0.25))
+        [(0,), (3,), (5,)]
+    """
+    axes = []
+    for length, window in zip(size, roi_size, strict=True):
+        step = max(1, int(window * (1 - overlap)))
+        count = math.ceil((length - window) / step) + 1
+        axes.append([min(index * step, length - window) for index in range(count)])
+    return itertools.product(*axes)
+
+
+def blending_weight(roi_size: Sequence[int], *, mode: Mode, sigma_scale: float) -> Tensor:
+    """Weight of each voxel of a window, positive everywhere: a Gaussian around its middle, or 1.
+
+    Example:
+        >>> weight = blending_weight((3,), mode="gaussian", sigma_scale=0.5)  # sigma is 1.5 voxels
+        >>> torch.allclose(weight, torch.tensor([-0.5 / 1.5**2, 0.0, -0.5 / 1.5**2]).exp())
+        True
+    """
+    weight = torch.ones(())
+    if mode == "constant":
+        return weight.expand(tuple(roi_size))
+    for length in roi_size:
+        distance = torch.arange(length, dtype=torch.float32) - (length - 1) / 2
+        weight = weight[..., None] * torch.exp(-(distance**2) / (2 * (sigma_scale * length) ** 2))
+    return weight.clamp(min=max(weight.min().item(), SMALLEST_WEIGHT))
+
+
+def _pad_to(images: Tensor, roi: Sequence[int], value: float) -> tuple[Tensor, tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Images no smaller than the window, and where the originals start in them and how long they are."""
+    size = tuple(images.shape[2:])
+    missing = [max(0, window - length) for window, length in zip(roi, size, strict=True)]
+    before = tuple(short // 2 for short in missing)
+    if not any(missing):
+        return images, (before, size)
+    pairs = [(first, short - first) for first, short in zip(before, missing, strict=True)]
+    return F.pad(images, list(itertools.chain(*reversed(pairs))), value=value), (before, size)
+
+
+def _window(whole: Tensor, start: Sequence[int], roi: Sequence[int]) -> Tensor:
+    """A view of the last axes."""
+    for axis, (first, length) in enumerate(zip(start, roi, strict=True), start=-len(roi)):
+        whole = whole.narrow(axis, first, length)
+    return whole
+
+
+def _blocks(windows: Iterable[tuple[int, tuple[int, ...]]], size: int) -> Iterator[list[tuple[int, tuple[int, ...]]]]:
+    remaining = iter(windows)
+    while block := list(itertools.islice(remaining, size)):
+        yield block
+
+
+def _check(image: Tensor, roi: tuple[int, ...], sw_batch_size: int, overlap: float, mode: str) -> None:
+    if len(roi) not in (image.ndim - 1, image.ndim - 2) or not roi or min(roi) < 1 or 0 in image.shape:
+        raise ValueError(
+            f"roi_size needs a positive length for each spatial axis of an image (C, *S), or for all but the first, "
+            f"got {roi} for an image of shape {tuple(image.shape)}"
+        )
+    if sw_batch_size < 1 or not 0 <= overlap < 1:
+        raise ValueError(
+            f"sw_batch_size must be at least 1 and overlap in [0, 1), got sw_batch_size {sw_batch_size} and "
+            f"overlap {overlap}"
+        )
+    if mode not in ("constant", "gaussian"):
+        raise ValueError(f'mode must be "constant" or "gaussian", got {mode!r}')
+
+
+def _check_output(found: object, count: int, roi: tuple[int, ...]) -> None:
+    shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+    if not isinstance(found, Tensor) or found.shape[:1] + found.shape[2:] != (count, *roi):
+        raise ValueError(
+            f"net must return one tensor ({count}, classes, {', '.join(map(str, roi))}) for {count} windows, got "
+            f"{shape}; a network with deep supervision must be in evaluation mode"
+        )

@@ -1,0 +1,19 @@
+"""Segmentation losses ``loss(logits, label) -> scalar`` whose minimum is the perfect prediction."""
+
+from uumamba.losses.cross_entropy import CrossEntropyLoss
+from uumamba.losses.deep_supervision import DeepSupervisionLoss
+from uumamba.losses.dice import SoftDiceLoss
+from uumamba.losses.focal import FocalLoss
+from uumamba.losses.released_code import ReleasedCodeLoss
+from uumamba.losses.summed import SummedLoss
+from uumamba.losses.uncertainty import UncertaintyWeightedLoss
+
+__all__ = [
+    "CrossEntropyLoss",
+    "DeepSupervisionLoss",
+    "FocalLoss",
+    "ReleasedCodeLoss",
+    "SoftDiceLoss",
+    "SummedLoss",
+    "UncertaintyWeightedLoss",
+]

@@ -1,0 +1,54 @@
+"""The distribution term: cross entropy."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from uumamba.losses.inputs import check_inputs, full_precision
+
+NO_LABEL = -100
+"""Torch's own mark of a voxel to ignore."""
+
+
+class CrossEntropyLoss(nn.Module):
+    r"""Mean negative log probability of the true class, over all voxels that are not ignored.
+
+    .. math:: L = -\frac{1}{|V|} \sum_v \log p_{y_v v}
+
+    It is 0 for a perfect prediction, and 0 (not NaN) when every voxel is ignored.
+
+    Args:
+        ignore_label: voxels with this label do not count.
+
+    Raises:
+        ValueError: the shapes do not fit.
+
+    Example:
+        >>> import torch
+        >>> CrossEntropyLoss()(torch.zeros(1, 4, 2, 2), torch.ones(1, 1, 2, 2, dtype=torch.long))  # ln 4
+        tensor(1.3863)
+
+    References:
+        Good, *Rational Decisions*, Journal of the Royal Statistical Society B 14, 1952. Differs from the paper: none.
+    """
+
+    def __init__(self, *, ignore_label: int | None = None) -> None:
+        super().__init__()
+        self.ignore_label = ignore_label
+
+    def forward(self, logits: Tensor, label: Tensor) -> Tensor:
+        """Loss of logits ``(batch, classes, *spatial)`` against a label ``(batch, 1, *spatial)``."""
+        check_inputs(logits, label)
+        return mean_over_valid(voxel_cross_entropy(logits, label, self.ignore_label), label, self.ignore_label)
+
+
+def voxel_cross_entropy(logits: Tensor, label: Tensor, ignore_label: int | None) -> Tensor:
+    r""":math:`-\log p_y` of each voxel, ``(batch, *spatial)`` in at least float32; 0 where ignored."""
+    mark = NO_LABEL if ignore_label is None else ignore_label
+    return F.cross_entropy(full_precision(logits), label[:, 0].long(), reduction="none", ignore_index=mark)
+
+
+def mean_over_valid(values: Tensor, label: Tensor, ignore_label: int | None) -> Tensor:
+    """Mean of ``(batch, *spatial)`` values, those of ignored voxels being 0, over the others."""
+    if ignore_label is None:
+        return values.mean()
+    return values.sum() / (label != ignore_label).sum().clamp_min(1)

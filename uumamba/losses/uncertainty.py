@@ -1,0 +1,64 @@
+"""Losses whose weights are learned from their uncertainty."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from uumamba.losses.summed import NamedTerms
+
+
+class UncertaintyWeightedLoss(nn.Module):
+    r"""Sum of losses whose weights are learned.
+
+    .. math:: L = \sum_i \frac{e^{-\tau_i}}{2} L_i + \mathrm{softplus}(\tau_i)
+                = \sum_i \frac{1}{2\sigma_i^2} L_i + \log(1 + \sigma_i^2), \qquad \tau_i = \log \sigma_i^2
+
+    Each :math:`\tau_i` starts at 0 and is a parameter of this module: give ``loss.parameters()`` to the optimizer, in
+    a group without weight decay and with ``perturb=False``, or the weights never move. As long as every term is at
+    least 0 the sum is bounded below by 0; so a region term must be 1 - Dice, not -Dice. A term that stays at L pulls
+    its variance to :math:`\sigma^2 = (L + \sqrt{L^2 + 8L}) / 4`.
+
+    After a call ``last_terms`` holds the detached value of each term, still on its device.
+
+    Args:
+        losses: named terms, each called as ``term(logits, label)`` and never negative.
+
+    Raises:
+        ValueError: there are none.
+
+    Example:
+        >>> from uumamba.losses import FocalLoss, SoftDiceLoss
+        >>> loss = UncertaintyWeightedLoss({"region": SoftDiceLoss(), "pixel": FocalLoss(gamma=2.0)})
+        >>> loss(torch.zeros(2, 4, 8, 8), torch.zeros(2, 1, 8, 8, dtype=torch.long)).shape
+        torch.Size([])
+        >>> loss.weights()
+        {'region': 0.5, 'pixel': 0.5}
+
+    References:
+        Liebel & Körner, *Auxiliary Tasks in Multi-task Learning*, 2018, arXiv:1805.06334 (this regulariser).
+        Kendall, Gal & Cipolla, *Multi-Task Learning Using Uncertainty*, CVPR 2018, arXiv:1705.07115.
+        Differs from the paper: the log variance is the parameter, so the variance cannot reach 0 or change its sign.
+    """
+
+    def __init__(self, losses: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self.terms = NamedTerms(losses)
+        self.log_variances = nn.Parameter(torch.zeros(len(losses)))
+
+    @property
+    def last_terms(self) -> dict[str, Tensor]:
+        """Detached value of each term in the last call; reading a number from it is the caller's wait."""
+        return self.terms.last
+
+    def forward(self, logits: Tensor, label: Tensor) -> Tensor:
+        """Loss of logits ``(batch, classes, *spatial)`` against a label ``(batch, 1, *spatial)``."""
+        values = self.terms(logits, label)
+        weighted = 0.5 * torch.exp(-self.log_variances) * values
+        return (weighted + F.softplus(self.log_variances)).sum()
+
+    def weights(self) -> dict[str, float]:
+        r"""The weight :math:`e^{-\tau_i} / 2` of each term, for the log (on an accelerator this waits for it)."""
+        values = (0.5 * torch.exp(-self.log_variances.detach())).tolist()
+        return dict(zip(self.terms.names, values, strict=True))

@@ -1,0 +1,34 @@
+"""Dice: how much two masks overlap."""
+
+import numpy as np
+
+from uumamba.metrics.checks import check_pair
+from uumamba.types import Mask
+
+
+def dice_coefficient(prediction: Mask, label: Mask) -> float:
+    r"""Overlap of two masks, 1 for equal ones and 0 for disjoint ones.
+
+    .. math:: \mathrm{Dice} = \frac{2\,|P \cap L|}{|P| + |L|}
+
+    One mask empty: 0. Both empty: NaN, as nothing was there to find.
+
+    Args:
+        prediction: boolean array of any shape.
+        label: boolean array of the same shape.
+
+    Raises:
+        TypeError: a mask is not boolean.
+        ValueError: the shapes differ.
+
+    Example:
+        >>> dice_coefficient(np.array([True, True, False]), np.array([False, True, False]))
+        0.6666666666666666
+
+    References:
+        Dice, *Measures of the Amount of Ecologic Association Between Species*, Ecology 26(3), 1945.
+        Differs from the paper: none.
+    """
+    check_pair(prediction, label)
+    total = int(np.count_nonzero(prediction)) + int(np.count_nonzero(label))
+    return 2 * int(np.count_nonzero(prediction & label)) / total if total else float("nan")

@@ -1,0 +1,89 @@
+"""Distances between the surfaces of two masks: the one computation behind three metrics."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import binary_erosion
+from scipy.spatial import cKDTree
+
+from uumamba.metrics.checks import check_pair, check_spacing
+from uumamba.types import Mask
+
+DistancesMm = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class SurfaceDistances:
+    """Distance of each surface voxel of one mask to the nearest surface voxel of the other, in millimetres.
+
+    Args:
+        prediction_to_label: one distance a surface voxel of the prediction; all ``inf`` where the label is empty.
+        label_to_prediction: one distance a surface voxel of the label; all ``inf`` where the prediction is empty.
+    """
+
+    prediction_to_label: DistancesMm
+    label_to_prediction: DistancesMm
+
+    @property
+    def both(self) -> DistancesMm:
+        """The distances of both directions in one array; empty where both masks are."""
+        return np.concatenate([self.prediction_to_label, self.label_to_prediction])
+
+
+def surface_distances(prediction: Mask, label: Mask, *, spacing_mm: Sequence[float]) -> SurfaceDistances:
+    """Distances between the surfaces of two masks, in both directions.
+
+    The surface of a mask is the set of its voxels that share a face with a voxel outside it, taken at their centres;
+    what lies beyond the array is outside, so a mask cut off by the field of view ends there. This is the definition of
+    MedPy and MONAI. DeepMind's ``surface-distance`` weights marching-cubes elements by their area instead.
+
+    A nearest-neighbour tree finds the distances: on hearts (5000 surface voxels) it is as fast as a distance transform
+    of the cropped masks, on a ball of 84 000 surface voxels five times faster, and its memory follows the surface.
+
+    Args:
+        prediction: boolean array of any shape.
+        label: boolean array of the same shape.
+        spacing_mm: voxel edge lengths in the order of the array's axes.
+
+    Raises:
+        TypeError: a mask is not boolean.
+        ValueError: the shapes differ, or the spacing does not fit the axes.
+
+    Example:
+        >>> line = np.zeros((2, 8), bool)
+        >>> prediction, label = line.copy(), line.copy()
+        >>> prediction[0, 0], label[0, 6] = True, True
+        >>> surface_distances(prediction, label, spacing_mm=(1.0, 0.5)).both
+        array([3., 3.])
+    """
+    check_pair(prediction, label)
+    check_spacing(spacing_mm, prediction.ndim)
+    box = _bounding_box(prediction | label)
+    of_prediction = _surface_points_mm(prediction[box], spacing_mm)
+    of_label = _surface_points_mm(label[box], spacing_mm)
+    return SurfaceDistances(_nearest_mm(of_prediction, of_label), _nearest_mm(of_label, of_prediction))
+
+
+def _bounding_box(mask: Mask) -> tuple[slice, ...]:
+    box = []
+    for axis in range(mask.ndim):
+        others = tuple(other for other in range(mask.ndim) if other != axis)
+        occupied = np.flatnonzero(mask.any(axis=others))
+        box.append(slice(occupied[0], occupied[-1] + 1) if occupied.size else slice(0, 0))
+    return tuple(box)
+
+
+def _surface_points_mm(mask: Mask, spacing_mm: Sequence[float]) -> NDArray[np.float64]:
+    if mask.size == 0:
+        return np.empty((0, mask.ndim))
+    surface = mask & ~binary_erosion(mask)
+    return np.argwhere(surface).astype(np.float64) * np.asarray(spacing_mm, dtype=np.float64)
+
+
+def _nearest_mm(points: NDArray[np.float64], targets: NDArray[np.float64]) -> DistancesMm:
+    if not len(points) or not len(targets):
+        return np.full(len(points), np.inf)
+    distances: DistancesMm = cKDTree(targets).query(points)[0]
+    return distances

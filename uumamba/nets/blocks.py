@@ -1,0 +1,140 @@
+"""The convolutional parts of the network: norm, the two residual blocks, and the upsampling."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+NEGATIVE_SLOPE = 0.01
+
+
+def convolution(
+    spatial_dims: int, in_channels: int, out_channels: int, kernel_size: Sequence[int], stride: Sequence[int] = ()
+) -> nn.Conv2d | nn.Conv3d:
+    """A convolution with bias that keeps the size but for its stride."""
+    kind: Any = nn.Conv2d if spatial_dims == 2 else nn.Conv3d  # their tuples have fixed lengths that no type here has
+    padding = tuple((size - 1) // 2 for size in kernel_size)
+    made: nn.Conv2d | nn.Conv3d = kind(in_channels, out_channels, tuple(kernel_size), tuple(stride) or 1, padding)
+    return made
+
+
+def init_he(module: nn.Module) -> None:
+    """He initialisation for a leaky ReLU of slope 0.01 on 2-D and 3-D convolutions alone; for ``module.apply``."""
+    if isinstance(module, nn.Conv2d | nn.Conv3d):
+        nn.init.kaiming_normal_(module.weight, a=NEGATIVE_SLOPE)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+class InstanceNorm(nn.Module):
+    """Each channel of each sample to mean 0 and variance 1, then an affine map; 2-D and 3-D.
+
+    A single voxel has no variance: it becomes the bias, where torch's own module refuses.
+
+    Example:
+        >>> InstanceNorm(3)(torch.ones(1, 3, 1, 1)).flatten().tolist()
+        [0.0, 0.0, 0.0]
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.eps = eps
+
+    def forward(self, features: Tensor) -> Tensor:
+        """``(batch, channels, *spatial)`` to the same."""
+        if features.device.type == "cpu":
+            # Groups of one channel are the same norm: 0.8 against 7.2 ms at (8, 16, 160, 160), and it keeps
+            # channels_last. On CUDA it would turn a half-precision map into float32 under autocast.
+            return torch.group_norm(features, features.shape[1], self.weight, self.bias, self.eps, False)
+        return torch.instance_norm(features, self.weight, self.bias, None, None, True, 0.0, self.eps, True)
+
+
+class ConvNorm(nn.Module):
+    """A convolution and its norm; holds no activation."""
+
+    def __init__(self, spatial_dims: int, channels: int, kernel_size: Sequence[int]) -> None:
+        super().__init__()
+        self.conv = convolution(spatial_dims, channels, channels, kernel_size)
+        self.norm = InstanceNorm(channels)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """``(batch, channels, *spatial)`` to the same."""
+        normalised: Tensor = self.norm(self.conv(features))
+        return normalised
+
+
+class ProjectionBlock(nn.Module):
+    """The residual block that changes width or size: two convolutions beside a 1x1 convolution of the input."""
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Sequence[int],
+        stride: Sequence[int] = (),
+    ) -> None:
+        super().__init__()
+        self.conv1 = convolution(spatial_dims, in_channels, out_channels, kernel_size, stride)
+        self.norm1 = InstanceNorm(out_channels)
+        self.conv2 = convolution(spatial_dims, out_channels, out_channels, kernel_size)
+        self.norm2 = InstanceNorm(out_channels)
+        self.conv3 = convolution(spatial_dims, in_channels, out_channels, (1,) * spatial_dims, stride)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """``(batch, in_channels, *spatial)`` to ``(batch, out_channels, *spatial / stride)``."""
+        inner = leaky_relu(self.norm1(self.conv1(features)))
+        return leaky_relu(self.norm2(self.conv2(inner)) + self.conv3(features))
+
+
+class IdentityBlock(nn.Module):
+    """The residual block that keeps width and size: two convolutions beside the input itself."""
+
+    def __init__(self, spatial_dims: int, channels: int, kernel_size: Sequence[int]) -> None:
+        super().__init__()
+        self.conv1 = ConvNorm(spatial_dims, channels, kernel_size)
+        self.conv2 = ConvNorm(spatial_dims, channels, kernel_size)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """``(batch, channels, *spatial)`` to the same."""
+        return leaky_relu(self.conv2(leaky_relu(self.conv1(features))) + features)
+
+
+def residual_stage(
+    spatial_dims: int,
+    in_channels: int,
+    out_channels: int,
+    kernel_size: Sequence[int],
+    *,
+    blocks: int,
+    stride: Sequence[int] = (),
+) -> nn.Sequential:
+    """A projection block, then identity blocks, ``blocks`` in all."""
+    first = ProjectionBlock(spatial_dims, in_channels, out_channels, kernel_size, stride)
+    rest = (IdentityBlock(spatial_dims, out_channels, kernel_size) for _ in range(blocks - 1))
+    return nn.Sequential(first, *rest)
+
+
+class Upsample(nn.Module):
+    """Repeats each voxel ``stride`` times along each axis, then changes the width by a 1x1 convolution.
+
+    Computed the other way round, which gives the same values: a 1x1 convolution sees one voxel at a time.
+    """
+
+    def __init__(self, spatial_dims: int, in_channels: int, out_channels: int, stride: Sequence[int]) -> None:
+        super().__init__()
+        self.stride = tuple(float(step) for step in stride)
+        self.conv = convolution(spatial_dims, in_channels, out_channels, (1,) * spatial_dims)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """``(batch, in_channels, *spatial)`` to ``(batch, out_channels, *spatial * stride)``."""
+        return F.interpolate(self.conv(features), scale_factor=self.stride, mode="nearest")
+
+
+def leaky_relu(features: Tensor) -> Tensor:
+    """The activation of the whole network; in place, as the sums and norms before it need no output of theirs."""
+    return F.leaky_relu(features, NEGATIVE_SLOPE, inplace=True)

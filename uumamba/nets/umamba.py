@@ -1,0 +1,209 @@
+"""U-Mamba with Mamba at the bottleneck or in the encoder, and the same network without it as the control."""
+
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Unpack
+
+from torch import Tensor, nn
+
+from uumamba.nets.blocks import init_he
+from uumamba.nets.decoder import ResidualDecoder
+from uumamba.nets.encoder import ResidualEncoder
+from uumamba.nets.mamba import MambaLayer
+from uumamba.nets.topology import Stages, Topology
+
+
+class _ResidualUNet(nn.Module):
+    """Encoder, optional bottleneck mixer, decoder; the three constructors below vary only in what they put in."""
+
+    def __init__(
+        self,
+        topology: Topology,
+        in_channels: int,
+        out_channels: int,
+        *,
+        deep_supervision: bool,
+        mamba_layer: nn.Module | None = None,
+        mamba_layers: Mapping[int, nn.Module] | None = None,
+        fixed_patch: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.topology = topology
+        self.fixed_patch = None if fixed_patch is None else tuple(fixed_patch)
+        self.encoder = ResidualEncoder(topology, in_channels, mamba_layers)
+        self.mamba_layer = mamba_layer
+        self.decoder = ResidualDecoder(topology, out_channels, deep_supervision=deep_supervision)
+        self.apply(init_he)
+
+    @property
+    def spatial_dims(self) -> int:
+        """2 or 3."""
+        return self.topology.spatial_dims
+
+    @property
+    def required_divisor(self) -> tuple[int, ...]:
+        """What the patch must be divisible by, an axis."""
+        return self.topology.required_divisor
+
+    @property
+    def minimum_patch(self) -> tuple[int, ...]:
+        """The smallest patch that leaves two bottleneck voxels; the only one, where the patch is baked in."""
+        return self.fixed_patch or self.topology.minimum_patch
+
+    def forward(self, image: Tensor) -> Tensor | list[Tensor]:
+        """``(batch, in_channels, *spatial)`` to logits ``(batch, out_channels, *spatial)``, or a list, finest first.
+
+        Raises:
+            ValueError: when the strides do not divide the spatial size, or it is not the one that is baked in.
+        """
+        size = tuple(image.shape[2:])
+        self.topology.check_patch(size)
+        if self.fixed_patch not in (None, size):
+            raise ValueError(
+                f"this network's deep Mamba layers take channels as tokens, which bakes the patch size "
+                f"{self.fixed_patch} into its weights; found {size}. Feed patches of that size (a sliding window "
+                f"does), or build the network for the other size and train it"
+            )
+        skips = self.encoder(image)
+        if self.mamba_layer is not None:
+            skips[-1] = self.mamba_layer(skips[-1])
+        logits: Tensor | list[Tensor] = self.decoder(skips)
+        return logits
+
+
+class ResEncUNet(_ResidualUNet):
+    """U-Mamba without Mamba: the control that any claim for Mamba has to beat.
+
+    Arguments as for ``UMambaBot``.
+
+    Example:
+        >>> import torch
+        >>> net = ResEncUNet(2, 1, 4, features=(8, 16), strides=(1, 2)).eval()
+        >>> net(torch.zeros(1, 1, 8, 8)).shape
+        torch.Size([1, 4, 8, 8])
+
+    References:
+        Isensee et al., *nnU-Net Revisited*, 2024, arXiv:2404.09556 ("No-Mamba Base").
+        Differs from the paper: none known.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        out_channels: int,
+        *,
+        deep_supervision: bool = True,
+        **stages: Unpack[Stages],
+    ) -> None:
+        topology = Topology.of(spatial_dims, **stages)
+        super().__init__(topology, in_channels, out_channels, deep_supervision=deep_supervision)
+
+
+class UMambaBot(_ResidualUNet):
+    """A residual U-Net whose bottleneck features are replaced by Mamba of themselves.
+
+    Parameters have the names and shapes of the released 2024-03 networks, the duplicates of their checkpoints
+    (``decoder.encoder.*``, ``*.all_modules.*``) left out. Any size that the strides divide will do.
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: channels of the image.
+        out_channels: classes, background among them.
+        deep_supervision: in training mode return the logits of every decoder stage, finest first.
+        **stages: ``features`` and ``strides`` of the stages, and optionally ``kernel_sizes``, ``encoder_blocks``,
+            ``decoder_blocks``, ``stem_blocks`` and ``full_resolution_skip``, each explained at ``Stages``.
+
+    Raises:
+        ValueError: when the stages do not agree with each other.
+
+    Example:
+        >>> import torch
+        >>> net = UMambaBot(2, 1, 4, features=(8, 16, 16), strides=(1, 2, 2))
+        >>> [logits.shape[2:] for logits in net(torch.zeros(1, 1, 16, 8))]
+        [torch.Size([16, 8]), torch.Size([8, 4])]
+        >>> net.required_divisor, net.minimum_patch
+        ((4, 4), (4, 8))
+
+    References:
+        Ma, Li & Wang, *U-Mamba*, 2024, arXiv:2401.04722.
+        Differs from the paper: upsampling is nearest-neighbour and a 1x1 convolution, as in the released code since
+        2024-03, and not a transposed convolution. Differs from the released code: the 1x1 convolution comes before
+        the upsampling (same values, less work), and a bottleneck of one voxel is accepted.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        out_channels: int,
+        *,
+        deep_supervision: bool = True,
+        **stages: Unpack[Stages],
+    ) -> None:
+        topology = Topology.of(spatial_dims, **stages)
+        super().__init__(
+            topology,
+            in_channels,
+            out_channels,
+            deep_supervision=deep_supervision,
+            mamba_layer=MambaLayer(topology.features[-1]),
+        )
+
+
+class UMambaEnc(_ResidualUNet):
+    """A residual U-Net with Mamba after its encoder stages: every stage in 3-D, every other one in 2-D.
+
+    Where a feature map has no more voxels than channels, its channels become the tokens. Such a layer's weights hold
+    the number of voxels, so the network then works at ``patch_size`` alone (``fixed_patch`` says so, else it is None).
+    Arguments as for ``UMambaBot``, and:
+
+    Args:
+        patch_size: spatial size of the images it will see.
+
+    Raises:
+        ValueError: when the stages do not agree with each other, or the strides do not divide the patch.
+
+    Example:
+        >>> import torch
+        >>> net = UMambaEnc(2, 1, 4, features=(8, 16), strides=(1, 2), patch_size=(8, 8)).eval()
+        >>> net(torch.zeros(1, 1, 8, 8)).shape, net.fixed_patch
+        (torch.Size([1, 4, 8, 8]), (8, 8))
+
+    References:
+        Ma, Li & Wang, *U-Mamba*, 2024, arXiv:2401.04722.
+        Differs from the paper and the released code: as for ``UMambaBot``.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        out_channels: int,
+        *,
+        patch_size: Sequence[int],
+        deep_supervision: bool = True,
+        **stages: Unpack[Stages],
+    ) -> None:
+        topology = Topology.of(spatial_dims, **stages)
+        topology.check_patch(patch_size, "patch_size")
+        layers = _encoder_mamba_layers(topology, patch_size)
+        super().__init__(
+            topology,
+            in_channels,
+            out_channels,
+            deep_supervision=deep_supervision,
+            mamba_layers=layers,
+            fixed_patch=patch_size if any(layer.channel_tokens for layer in layers.values()) else None,
+        )
+
+
+def _encoder_mamba_layers(topology: Topology, patch_size: Sequence[int]) -> dict[int, MambaLayer]:
+    stages = len(topology.features)
+    layers = {}
+    for stage, size in enumerate(topology.feature_map_sizes(patch_size)):
+        # Counted from the bottleneck, so that the deepest stage always has one.
+        if topology.spatial_dims == 3 or (stages - 1 - stage) % 2 == 0:
+            voxels, channels = prod(size), topology.features[stage]
+            layers[stage] = MambaLayer(min(voxels, channels), channel_tokens=voxels <= channels)
+    return layers

@@ -1,0 +1,22 @@
+"""The sharpness-aware family: optimizers around any base, whose ``step(closure)`` is a whole training step."""
+
+from uumamba.optim.asam import ASAM
+from uumamba.optim.engine import SharpnessAware
+from uumamba.optim.options import EngineOptions
+from uumamba.optim.plain import Plain
+from uumamba.optim.rules import Climb, Mix, Reach, Slope
+from uumamba.optim.running_stats import frozen_running_statistics
+from uumamba.optim.sam import SAM
+
+__all__ = [
+    "ASAM",
+    "SAM",
+    "Climb",
+    "EngineOptions",
+    "Mix",
+    "Plain",
+    "Reach",
+    "SharpnessAware",
+    "Slope",
+    "frozen_running_statistics",
+]

@@ -1,0 +1,49 @@
+"""Arithmetic on lists of tensors in a few kernels, whatever their number."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def global_norm(tensors: Sequence[Tensor]) -> Tensor:
+    """Euclidean norm of all entries of all tensors together, 0 for none; a scalar tensor, in at least float32.
+
+    An entry that is not finite makes it not finite, and so do finite entries whose squares overflow.
+
+    Example:
+        >>> global_norm([torch.tensor([3.0]), torch.tensor([[0.0, 4.0]])])
+        tensor(5.)
+    """
+    if not tensors:
+        return torch.zeros(())
+    precision = torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
+    norms = torch._foreach_norm(list(tensors), 2, dtype=precision)
+    return torch.linalg.vector_norm(torch.stack([norm.to(norms[0].device) for norm in norms]))
+
+
+def take_gradients(params: Sequence[Tensor]) -> list[Tensor | None]:
+    """The parameters' gradients, which they no longer hold: the next backward pass starts from none."""
+    gradients = [param.grad for param in params]
+    for param in params:
+        param.grad = None
+    return gradients
+
+
+def put_gradients(params: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
+    """Make each gradient its parameter's."""
+    for param, gradient in zip(params, gradients, strict=True):
+        param.grad = gradient
+
+
+def add_gradients(params: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
+    """Add each gradient to its parameter's, where there is one."""
+    both: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for param, gradient in zip(params, gradients, strict=True):
+        if param.grad is None:
+            param.grad = gradient
+        elif gradient is not None:
+            both[0].append(param.grad)
+            both[1].append(gradient)
+    if both[0]:
+        torch._foreach_add_(*both)

@@ -1,0 +1,61 @@
+"""Sharpness-aware minimisation."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Unpack
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from uumamba.optim.engine import SharpnessAware
+from uumamba.optim.foreach import global_norm
+from uumamba.optim.options import EngineOptions
+from uumamba.optim.rules import Slope
+
+
+class SAM(SharpnessAware):
+    r"""Descends with the gradient of the worst point nearby, so that it settles in flat minima.
+
+    .. math:: \epsilon = \rho \frac{g}{\lVert g \rVert_2}, \qquad w \leftarrow \mathrm{base}(w, \nabla L(w + \epsilon))
+
+    with g the gradient at w and the norm over all perturbed parameters. Two passes a step. For ``rho=0``, flat slopes,
+    values that are not finite and several closures see :class:`SharpnessAware`.
+
+    Args:
+        params: parameters, named parameters or groups; a group may set ``rho`` or ``perturb=False``.
+        base: any callable from parameters to an optimizer.
+        rho: radius of the neighbourhood, for groups that set none.
+        engine: ``net``, ``scaler``, ``max_grad_norm`` and ``accumulation``; see :class:`EngineOptions`.
+
+    Raises:
+        ValueError: ``rho`` is negative or not finite.
+
+    Example:
+        >>> import torch
+        >>> from functools import partial
+        >>> weight = torch.nn.Parameter(torch.tensor([2.0]))
+        >>> optimizer = SAM([weight], partial(torch.optim.SGD, lr=0.25), rho=1.0)
+        >>> optimizer.step(lambda: (weight**2).sum())  # gradient 4 at 2, 6 at 3; 2 - 0.25 * 6
+        tensor(4.)
+        >>> weight.data
+        tensor([0.5000])
+
+    References:
+        Foret et al., *Sharpness-Aware Minimization for Efficiently Improving Generalization*, ICLR 2021,
+        arXiv:2010.01412.
+        Differs from the paper: weight decay acts through the base at w and so is not part of the slope.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        base: Callable[..., Optimizer],
+        *,
+        rho: float = 0.05,
+        **engine: Unpack[EngineOptions],
+    ) -> None:
+        super().__init__(params, base, climb=along_gradient, group_defaults={"rho": rho}, **engine)
+
+
+def along_gradient(slope: Slope) -> tuple[Sequence[Tensor], Tensor]:
+    """The gradient and its norm."""
+    return slope.grads, global_norm(slope.grads)

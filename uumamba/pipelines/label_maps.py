@@ -1,0 +1,93 @@
+"""Where label maps come from: a folder of files, a manifest, or a public data set's own folder."""
+
+from pathlib import Path
+
+from uumamba.data.case import MANIFEST_NAME, Case, Manifest, Split
+from uumamba.errors import CaseError, UsageError
+
+LABEL_SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd")
+
+
+def read_labelled_cases(
+    labels: Path, *, fold: int | None = None, split: Split | None = None
+) -> tuple[Manifest, list[CaseError]]:
+    """The cases to score, each with a label.
+
+    A folder of label maps knows neither patients nor phases: each file is a case and its own patient, and the
+    manifest's ``structures`` are empty.
+
+    Args:
+        labels: a manifest or its folder, a folder of ``<case_id>.nii.gz``, or ACDC's own folder.
+        fold: only this fold's cases.
+        split: only this split's cases.
+
+    Returns:
+        The cases, and an error for each one of a raw folder that is not whole.
+
+    Raises:
+        UsageError: nothing to score is found there, or a fold or split is asked of a folder that knows none.
+    """
+    if not labels.exists():
+        raise UsageError(f"The labels {labels} do not exist; give a folder of label maps, a manifest or a data set.")
+    errors: list[CaseError] = []
+    if _is_manifest(labels):
+        manifest = Manifest.read(labels)
+    elif files := _label_files(labels):
+        if fold is not None or split is not None:
+            raise UsageError(f"{labels} is a folder of label maps, which has no folds or splits; give a manifest.")
+        cases = tuple(Case(case_id, case_id, "", path, label=path) for case_id, path in files.items())
+        return Manifest(labels.name, "", {}, cases), errors
+    else:
+        manifest, errors = _read_raw(labels)
+    chosen = tuple(case for case in manifest.select(split=split, fold=fold) if case.label is not None)
+    if not chosen:
+        raise UsageError(f"{labels} lists no case with a label{_asked_for(fold, split)}; score others.")
+    return Manifest(manifest.name, manifest.modality, manifest.structures, chosen), errors
+
+
+def find_predictions(predictions: Path) -> dict[str, Path]:
+    """The label map of each case: the files of a folder, or the labels that a manifest lists.
+
+    Raises:
+        UsageError: the path does not exist.
+    """
+    if not predictions.exists():
+        raise UsageError(f"The predictions {predictions} do not exist; give a folder of label maps or a manifest.")
+    if _is_manifest(predictions):
+        return {case.case_id: case.label for case in Manifest.read(predictions).cases if case.label is not None}
+    return _label_files(predictions)
+
+
+def _is_manifest(path: Path) -> bool:
+    return path.suffix == ".json" or (path / MANIFEST_NAME).is_file()
+
+
+def _label_files(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is neither a folder nor a manifest (.json); give one of them.")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        suffix = next((suffix for suffix in LABEL_SUFFIXES if path.name.lower().endswith(suffix)), None)
+        if suffix is None or path.name.startswith("."):
+            continue
+        case_id = path.name[: -len(suffix)]
+        if found.setdefault(case_id, path) != path:
+            raise UsageError(f"{path} and {found[case_id]} are both the case {case_id}; rename one of them.")
+    return found
+
+
+def _read_raw(folder: Path) -> tuple[Manifest, list[CaseError]]:
+    from data_prep.acdc import read_acdc
+
+    try:
+        return read_acdc(folder)
+    except UsageError:
+        raise UsageError(
+            f"No label map was found in {folder}; give a folder of <case_id>.nii.gz, a manifest (dataset.json), "
+            "or ACDC's own folder."
+        ) from None
+
+
+def _asked_for(fold: int | None, split: Split | None) -> str:
+    parts = [f"fold {fold}" if fold is not None else "", f"split {split}" if split is not None else ""]
+    return " in " + " and ".join(part for part in parts if part) if any(parts) else ""

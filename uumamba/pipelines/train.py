@@ -1,0 +1,188 @@
+"""From prepared cases to trained weights, fold by fold."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from uumamba.config import RunConfig
+from uumamba.config.training import resolve_precision
+from uumamba.data.dataset import PatchDataset, batches
+from uumamba.data.prepared import PreparedFolder
+from uumamba.errors import UsageError
+from uumamba.pipelines.initial_weights import load_initial_weights
+from uumamba.pipelines.validation import WholeCaseValidation
+from uumamba.seeding import seed_everything
+from uumamba.training import SupervisedObjective, Trainer, make_schedule
+
+FOLDS = ("0", "1", "2", "3", "4")
+
+
+def train(
+    config: RunConfig,
+    *,
+    data: Path | str,
+    out: Path | str,
+    fold: str = "0",
+    resume: bool = False,
+    init: str | None = None,
+    device: str = "cpu",
+    force: bool = False,
+    progress: bool | None = None,
+) -> list[Path]:
+    """Train one fold, all cases together, or the five folds in turn.
+
+    Args:
+        config: the run.
+        data: a prepared folder.
+        out: the run's folder; each fold gets ``out/fold_K`` (or ``out/fold_all``).
+        fold: ``"0"`` to ``"4"``, ``"all"`` (no validation) or ``"cv"``.
+        resume: go on from the last checkpoint where there is one; finished folds are left alone.
+        init: a run folder, a fold's folder or a checkpoint to start the network from.
+        device: torch's name of it.
+        force: resume although the configuration changed.
+        progress: a bar; None decides by the terminal.
+
+    Returns:
+        The folders of the trained folds.
+
+    Raises:
+        UsageError: the fold is unknown or has no cases, or a checkpoint stands there and ``resume`` is off.
+    """
+    folder = PreparedFolder(data)
+    wanted = FOLDS if fold == "cv" else (fold,)
+    for name in wanted:
+        _check_fold(folder, name)
+    made = []
+    for name in wanted:
+        run_dir = Path(out) / f"fold_{name}"
+        trainer = build_trainer(config, folder, fold=name, run_dir=run_dir, init=init, device=device, progress=progress)
+        trainer.fit(resume=resume, force=force)
+        made.append(run_dir)
+    return made
+
+
+def build_trainer(
+    config: RunConfig,
+    folder: PreparedFolder,
+    *,
+    fold: str,
+    run_dir: Path | None,
+    init: str | None = None,
+    device: str = "cpu",
+    progress: bool | None = None,
+) -> Trainer:
+    """Build every object of a fold's training once, and join them."""
+    training, validation = split_cases(folder, fold)
+    structures = dict(folder.manifest.structures)
+    seed_everything(config.seed)
+    net = build_net(config, classes=len(structures) + 1)
+    if init is not None:
+        load_initial_weights(net, init)
+    net.to(device)
+    objective = SupervisedObjective(build_loss(config)).to(device)
+    precision = resolve_precision(config.training.precision, device)
+    scaler = torch.amp.GradScaler(device) if precision == "float16" else None
+    optimizer = config.optim.build(net, objective, scaler=scaler)
+    steps = config.training.epochs * config.training.batches_per_epoch
+    dataset = PatchDataset(
+        folder,
+        training,
+        patch_size=config.training.patch_size,
+        batch_size=config.training.batch_size,
+        batches_per_epoch=config.training.batches_per_epoch,
+        foreground_fraction=config.training.foreground_fraction,
+        seed=config.seed,
+        margin=config.training.read_margin,
+    )
+    return Trainer(
+        net,
+        objective,
+        optimizer,
+        epochs=config.training.epochs,
+        batches=partial(batches, dataset, workers=config.training.workers),
+        augment=config.augment.build(patch_size=config.training.patch_size),
+        validate=_validation(config, folder, validation, structures, device),
+        validate_every=config.training.validate_every,
+        scheduler=make_schedule(
+            optimizer,
+            name=config.schedule.name,
+            total_steps=steps,
+            power=config.schedule.power,
+            warmup_steps=config.schedule.warmup_epochs * config.training.batches_per_epoch,
+        ),
+        ema_decay=config.training.ema_decay,
+        device=device,
+        precision=precision,
+        max_skipped_in_a_row=config.training.max_skipped_in_a_row,
+        run_dir=run_dir,
+        config=stored_config(config, folder, fold=fold),
+        progress=progress,
+    )
+
+
+def build_net(config: RunConfig, *, classes: int) -> nn.Module:
+    """The run's network, freshly initialised."""
+    return config.net.build(in_channels=1, out_channels=classes, patch_size=config.training.patch_size)
+
+
+def build_loss(config: RunConfig) -> nn.Module:
+    """The run's loss, wrapped for deep supervision (a single output passes through unchanged)."""
+    from uumamba.losses import DeepSupervisionLoss
+
+    return DeepSupervisionLoss(config.loss.build())
+
+
+def stored_config(config: RunConfig, folder: PreparedFolder, *, fold: str) -> dict[str, Any]:
+    """What a checkpoint must hold to predict with nothing else at hand."""
+    manifest = folder.manifest
+    return {
+        "run": config.as_json(),
+        "fold": fold,
+        "dataset": manifest.name,
+        "structures": dict(manifest.structures),
+        "licence": manifest.licence,
+        "reference": manifest.reference,
+    }
+
+
+def split_cases(folder: PreparedFolder, fold: str) -> tuple[list[str], list[str]]:
+    """Case ids to train on and to validate on; test cases are neither."""
+    cases = folder.manifest.select(split="training")
+    if fold == "all":
+        return [case.case_id for case in cases], []
+    return (
+        [case.case_id for case in cases if case.fold != int(fold)],
+        [case.case_id for case in cases if case.fold == int(fold)],
+    )
+
+
+def _check_fold(folder: PreparedFolder, fold: str) -> None:
+    if fold not in (*FOLDS, "all"):
+        raise UsageError(f"There is no fold {fold!r}; choose 0 to 4, all, or cv.")
+    training, validation = split_cases(folder, fold)
+    if not training or (fold != "all" and not validation):
+        raise UsageError(
+            f"Fold {fold} of {folder.path} has {len(training)} cases to train on and {len(validation)} to validate on; "
+            "prepare more cases or choose another fold (`--fold all` needs no validation cases)."
+        )
+
+
+def _validation(
+    config: RunConfig, folder: PreparedFolder, case_ids: Sequence[str], structures: dict[str, int], device: str
+) -> Callable[[nn.Module], dict[str, float]] | None:
+    if not case_ids:
+        return None
+    return WholeCaseValidation(
+        folder,
+        case_ids,
+        structures=structures,
+        patch_size=config.training.patch_size,
+        overlap=config.inference.overlap,
+        windows_at_once=config.inference.windows_at_once,
+        device=device,
+        precision=resolve_precision(config.inference.precision, device),
+    )

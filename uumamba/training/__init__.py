@@ -1,0 +1,30 @@
+"""From batches to weights: a trainer for any network, with checkpoints that survive a kill at any moment."""
+
+from uumamba.training.checkpoint import Checkpoint, DamagedCheckpointError, read_checkpoint, save_checkpoint
+from uumamba.training.objective import SupervisedObjective
+from uumamba.training.progress_plot import draw_progress
+from uumamba.training.run_folder import BEST, LAST, PREVIOUS
+from uumamba.training.run_log import RunLog
+from uumamba.training.schedule import constant, cosine, make_schedule, poly
+from uumamba.training.stop_request import StoppedOnRequest
+from uumamba.training.trainer import Trainer, TrainingDivergedError
+
+__all__ = [
+    "BEST",
+    "LAST",
+    "PREVIOUS",
+    "Checkpoint",
+    "DamagedCheckpointError",
+    "RunLog",
+    "StoppedOnRequest",
+    "SupervisedObjective",
+    "Trainer",
+    "TrainingDivergedError",
+    "constant",
+    "cosine",
+    "draw_progress",
+    "make_schedule",
+    "poly",
+    "read_checkpoint",
+    "save_checkpoint",
+]

@@ -1,0 +1,61 @@
+"""How far a run is: numbers that stand in the checkpoint, and the loss summed on the device."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Progress:
+    """How far a run is, at any step.
+
+    Attributes:
+        epochs_done: whole epochs, validation included.
+        steps_in_epoch: steps of the epoch under way.
+        steps_done: steps of the whole run.
+        skipped_steps: steps of the whole run that were skipped because something was not finite.
+        skipped_in_a_row: the latest of them without a good one between.
+        best_dice: the best validation's; None before the first.
+        lr: of the first parameter group in the latest step.
+        loss_sum: over the finite losses of the epoch under way.
+        loss_count: how many these are.
+        seconds: spent on the epoch under way.
+    """
+
+    epochs_done: int = 0
+    steps_in_epoch: int = 0
+    steps_done: int = 0
+    skipped_steps: int = 0
+    skipped_in_a_row: int = 0
+    best_dice: float | None = None
+    lr: float | None = None
+    loss_sum: float = 0.0
+    loss_count: float = 0.0
+    seconds: float = 0.0
+
+
+class EpochLoss:
+    """Mean of the finite losses of an epoch, summed where they are, so that no step waits for the device.
+
+    Example:
+        >>> mean = EpochLoss(torch.device("cpu"))
+        >>> for loss in (1.0, float("nan"), 2.0):
+        ...     mean.add(torch.tensor(loss))
+        >>> mean.read()
+        (3.0, 2.0)
+    """
+
+    def __init__(self, device: torch.device, loss_sum: float = 0.0, loss_count: float = 0.0) -> None:
+        self._sums = torch.tensor([loss_sum, loss_count], dtype=torch.float32, device=device)
+
+    def add(self, loss: Tensor) -> None:
+        """Count one step's loss."""
+        loss = loss.reshape(())
+        finite = loss.isfinite()
+        self._sums += torch.stack([torch.where(finite, loss, 0.0), finite]).to(self._sums)
+
+    def read(self) -> tuple[float, float]:
+        """Sum and count; this waits for the device."""
+        loss_sum, loss_count = self._sums.tolist()
+        return loss_sum, loss_count

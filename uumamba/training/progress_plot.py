@@ -1,0 +1,91 @@
+"""``progress.png``: loss, Dice, learning rate and loss weights over the epochs of a run."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from uumamba.files import whole_file
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Row = Mapping[str, Any]
+Curves = dict[str, list[tuple[float, float]]]
+
+INK = "#1f2933"
+GRID = "#e4e7eb"
+COLOURS = ("#1f2933", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+
+
+def draw_progress(rows: Sequence[Row], path: Path | str) -> None:
+    """Draw a run's rows into a PNG that is whole or absent; panels without numbers are left out.
+
+    Args:
+        rows: of ``metrics.jsonl``; ``dice`` is drawn in black, every ``dice_<structure>`` in a colour of its own.
+        path: the picture. Nothing is written where no row holds a number.
+    """
+    # Imported here, because a run without a folder draws nothing; pyplot is not used, for its state is everybody's.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    panels = [(title, found) for title, found in _panels(rows).items() if found]
+    if not panels:
+        return
+    across = min(2, len(panels))
+    down = -(-len(panels) // across)
+    figure = Figure(figsize=(5.2 * across, 3.1 * down), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(down, across, squeeze=False).flatten()
+    for axes, (title, found) in zip(grid, panels, strict=False):
+        _draw(axes, title, found)
+    for unused in grid[len(panels) :]:
+        unused.remove()
+    with whole_file(path) as unfinished:
+        figure.savefig(unfinished, format="png")
+
+
+def _panels(rows: Sequence[Row]) -> dict[str, Curves]:
+    """Curves by their panel's title."""
+    structures = dict.fromkeys(key for row in rows for key in row if key.startswith("dice_"))
+    weights = dict.fromkeys(name for row in rows for name in row.get("loss_weights") or {})
+    flat = [
+        dict(row) | {f"weight of {name}": value for name, value in (row.get("loss_weights") or {}).items()}
+        for row in rows
+    ]
+    dice = {"mean": "dice"} | {key.removeprefix("dice_"): key for key in structures}
+    return {
+        "Training loss": _curves(rows, {"loss": "loss"}),
+        "Validation Dice": _curves(rows, dice),
+        "Learning rate": _curves(rows, {"lr": "lr"}),
+        "Weights of the loss terms": _curves(flat, {name: f"weight of {name}" for name in weights}),
+    }
+
+
+def _curves(rows: Sequence[Row], keys: Mapping[str, str]) -> Curves:
+    """``(epoch, value)`` where there is a value; epochs count from 1 for the reader."""
+    curves = {
+        name: [(row["epoch"] + 1, row[key]) for row in rows if row.get(key) is not None] for name, key in keys.items()
+    }
+    return {name: points for name, points in curves.items() if points}
+
+
+def _draw(axes: "Axes", title: str, curves: Curves) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    for colour, (name, points) in zip(_colours(len(curves)), curves.items(), strict=True):
+        epochs, values = zip(*points, strict=True)
+        width = 2.2 if name == "mean" else 1.3
+        axes.plot(epochs, values, color=colour, label=name, lw=width, marker="." if len(points) < 40 else "")
+    axes.set_title(title, fontsize=10, loc="left", color=INK)
+    axes.set_xlabel("epoch", fontsize=9, color=INK)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.tick_params(labelsize=8, colors=INK)
+    axes.grid(color=GRID)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    if len(curves) > 1:
+        axes.legend(frameon=False, fontsize=8)
+
+
+def _colours(count: int) -> list[str]:
+    return [COLOURS[index % len(COLOURS)] for index in range(count)]

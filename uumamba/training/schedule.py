@@ -1,0 +1,96 @@
+"""Learning rates over a run, as factors of each parameter group's own rate."""
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+ScheduleName = Literal["poly", "cosine", "constant"]
+
+
+def poly(optimizer: Optimizer, total_steps: int, power: float = 0.9, warmup_steps: int = 0) -> LambdaLR:
+    r"""Polynomial decay to 0, stepped once an optimizer step.
+
+    .. math:: \eta_t = \eta_0 \left(1 - \frac{t - w}{T - w}\right)^p \; (t \ge w), \qquad
+              \eta_t = \eta_0 \frac{t + 1}{w} \; (t < w)
+
+    with T ``total_steps``, w ``warmup_steps`` and p ``power``. Beyond T the rate stays 0.
+
+    Args:
+        optimizer: of the family, or any of torch's; the factor applies to every parameter group.
+        total_steps: steps of the whole run, warm-up included.
+        power: 1 is a straight line.
+        warmup_steps: first steps, over which the rate rises linearly to the group's own.
+
+    Raises:
+        ValueError: there are no steps, or the warm-up leaves none.
+
+    Example:
+        >>> import torch
+        >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+        >>> schedule = poly(optimizer, total_steps=4, power=1.0)
+        >>> rates = []
+        >>> for _ in range(4):
+        ...     rates.append(optimizer.param_groups[0]["lr"])
+        ...     optimizer.step()
+        ...     schedule.step()
+        >>> rates
+        [1.0, 0.75, 0.5, 0.25]
+
+    References:
+        Chen et al., *DeepLab*, 2017, arXiv:1606.00915; nnU-Net's default with power 0.9.
+        Differs from the paper: the warm-up, off by default.
+    """
+    return _scheduled(optimizer, total_steps, warmup_steps, lambda fraction: (1.0 - fraction) ** power)
+
+
+def cosine(optimizer: Optimizer, total_steps: int, warmup_steps: int = 0) -> LambdaLR:
+    r"""Half a cosine from the group's own rate to 0, stepped once an optimizer step.
+
+    .. math:: \eta_t = \frac{\eta_0}{2} \left(1 + \cos\left(\pi \frac{t - w}{T - w}\right)\right)
+
+    Arguments, warm-up, edge cases and errors are those of :func:`poly`.
+
+    References:
+        Loshchilov & Hutter, *SGDR*, ICLR 2017, arXiv:1608.03983. Differs from the paper: no restarts.
+    """
+    return _scheduled(optimizer, total_steps, warmup_steps, lambda fraction: 0.5 * (1.0 + math.cos(math.pi * fraction)))
+
+
+def constant(optimizer: Optimizer, total_steps: int, warmup_steps: int = 0) -> LambdaLR:
+    """The group's own rate after the warm-up of :func:`poly`; the rate does not fall at ``total_steps`` either."""
+    return _scheduled(optimizer, total_steps, warmup_steps, lambda fraction: 1.0)
+
+
+def make_schedule(
+    optimizer: Optimizer, *, name: ScheduleName, total_steps: int, power: float = 0.9, warmup_steps: int = 0
+) -> LambdaLR:
+    """A schedule by its name; ``power`` is that of ``poly`` and has no effect on the others.
+
+    Raises:
+        ValueError: the name is unknown.
+    """
+    if name == "poly":
+        return poly(optimizer, total_steps, power=power, warmup_steps=warmup_steps)
+    if name == "cosine":
+        return cosine(optimizer, total_steps, warmup_steps=warmup_steps)
+    if name == "constant":
+        return constant(optimizer, total_steps, warmup_steps=warmup_steps)
+    raise ValueError(f"there is no schedule {name!r}; choose poly, cosine or constant")
+
+
+def _scheduled(optimizer: Optimizer, total_steps: int, warmup_steps: int, decay: Callable[[float], float]) -> LambdaLR:
+    """``decay`` gets how much of the time after the warm-up is over, from 0 to 1."""
+    if total_steps < 1 or not 0 <= warmup_steps < total_steps:
+        raise ValueError(
+            f"a schedule needs 0 <= warmup_steps < total_steps, got {warmup_steps} warm-up steps of {total_steps}"
+        )
+
+    def factor(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / warmup_steps
+        return decay(min(1.0, (step - warmup_steps) / (total_steps - warmup_steps)))
+
+    return LambdaLR(optimizer, factor)

@@ -1,0 +1,289 @@
+"""The training loop: any network, any objective, any optimizer of the family, and a run that survives being killed."""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
+
+from uumamba.errors import UsageError, UumambaError
+from uumamba.optim import SharpnessAware
+from uumamba.training.checks import check_counts, check_optimizer, check_precision
+from uumamba.training.display import make_display
+from uumamba.training.progress import EpochLoss
+from uumamba.training.progress_plot import draw_progress
+from uumamba.training.run_folder import RunFolder, refuse_other_config
+from uumamba.training.run_state import RunState, moving_average
+from uumamba.training.stop_request import StoppedOnRequest, StopRequest
+from uumamba.types import Batch, Objective
+
+Precision = Literal["float32", "bfloat16", "float16"]
+SECONDS_BETWEEN_PLOTS = 30.0  # drawing one takes about half a second
+
+
+class TrainingDivergedError(UumambaError):
+    """Loss or gradient was not finite for too many steps in a row."""
+
+
+class Trainer:
+    """Trains a network, and goes on after any interruption as if there had been none.
+
+    Each object is built once by the caller and used as it is: the optimizer decides what a step is, the objective what
+    is minimised, and the trainer never asks which they are. It draws no random number itself; on a CPU the weights
+    after a resume equal those of a run that never stopped, bit for bit, provided that ``batches(epoch)`` depends on
+    nothing but the epoch and the global generators, whose states stand in the checkpoint.
+
+    Edge cases. A step whose loss or gradient is not finite is skipped by the optimizer, left out of the mean loss and
+    counted; ``max_skipped_in_a_row`` of them end the run. SIGTERM and SIGUSR1 end it after the step under way, with a
+    checkpoint. Validation runs without gradients on the moving average where there is one, and ``best`` is kept by it.
+
+    Args:
+        net: the network.
+        objective: ``objective(net, batch) -> scalar``; as a module its state is kept and its parameters may learn.
+        optimizer: of :mod:`uumamba.optim`, holding every parameter of both that requires a gradient.
+        epochs: of the whole run.
+        batches: the batches of an epoch, given its number from 0.
+        augment: a function from batch to batch, on the device.
+        validate: ``validate(net) -> {"dice": ..., ...}``, the higher the better, in evaluation mode.
+        validate_every: epochs between validations; the last epoch is always validated.
+        scheduler: stepped after every optimizer step.
+        ema_decay: keeps the moving average ``decay * average + (1 - decay) * weights``, updated every step.
+        device: where the network trains.
+        precision: of autocast, entered anew for every pass; ``"float16"`` needs an optimizer with a scaler.
+        max_skipped_in_a_row: end the run at so many steps in a row that were not finite.
+        run_dir: folder of checkpoints, ``metrics.jsonl`` and ``progress.png``; None keeps nothing.
+        config: JSON values kept in the checkpoints and compared when the run is resumed.
+        progress: True a bar, False one line an epoch, None a bar on a terminal.
+        log: called with each such line; stderr unless given.
+
+    Raises:
+        UsageError: the optimizer is not of the family, lacks a parameter, or lacks a scaler for float16.
+        ValueError: a number makes no sense.
+        TypeError: the configuration is not JSON.
+
+    Example:
+        >>> from uumamba.optim import SAM
+        >>> from uumamba.training import SupervisedObjective, Trainer
+        >>> net, objective = nn.Linear(2, 3), SupervisedObjective(nn.CrossEntropyLoss())
+        >>> optimizer = SAM(net.parameters(), partial(torch.optim.SGD, lr=0.1), rho=0.05)
+        >>> batch = {"image": torch.eye(2), "label": torch.tensor([0, 2])}
+        >>> trainer = Trainer(net, objective, optimizer, epochs=30, batches=lambda epoch: [batch], log=[].append)
+        >>> trainer.fit()
+        >>> net(batch["image"]).argmax(dim=1)
+        tensor([0, 2])
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        objective: Objective,
+        optimizer: SharpnessAware,
+        *,
+        epochs: int,
+        batches: Callable[[int], Iterable[Batch]],
+        augment: Callable[[Batch], Batch] | None = None,
+        validate: Callable[[nn.Module], dict[str, float]] | None = None,
+        validate_every: int = 1,
+        scheduler: LRScheduler | None = None,
+        ema_decay: float | None = None,
+        device: torch.device | str = "cpu",
+        precision: Precision = "float32",
+        max_skipped_in_a_row: int = 25,
+        run_dir: Path | str | None = None,
+        config: Any = None,
+        progress: bool | None = None,
+        log: Callable[[str], None] | None = None,
+    ) -> None:
+        check_optimizer(net, objective, optimizer)
+        check_precision(precision, optimizer)
+        check_counts(epochs=epochs, validate_every=validate_every, max_skipped_in_a_row=max_skipped_in_a_row)
+        self.device = torch.device(device)
+        self.net = net.to(self.device)
+        self.objective = objective.to(self.device) if isinstance(objective, nn.Module) else objective
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.average = moving_average(self.net, ema_decay)
+        self.epochs = epochs
+        self.batches = batches
+        self.augment = augment
+        self.validate = validate
+        self.validate_every = validate_every
+        self.precision = precision
+        self.max_skipped_in_a_row = max_skipped_in_a_row
+        self.folder = None if run_dir is None else RunFolder(run_dir)
+        self.config = json.loads(json.dumps(config))
+        self.state = RunState(
+            self.net, self.objective, optimizer, scheduler=scheduler, average=self.average, device=self.device
+        )
+        self._display = make_display(progress, log)
+        self._stop = StopRequest()
+        self._epoch_began = time.monotonic()
+        self._plotted = self._epoch_began
+
+    def fit(self, *, resume: bool = False, force: bool = False) -> None:
+        """Train for the epochs that are left.
+
+        Args:
+            resume: go on from the folder's newest whole checkpoint; start where there is none.
+            force: go on although the configuration changed.
+
+        Raises:
+            UsageError: a checkpoint stands there and ``resume`` is off, or the configuration is another one.
+            DamagedCheckpointError: there are checkpoints, and none is whole.
+            StoppedOnRequest: a signal asked for it; the run can be resumed.
+            TrainingDivergedError: nothing was finite for too long.
+        """
+        with self._guarded():
+            self._begin(resume=resume, force=force)
+            for epoch in range(self.state.progress.epochs_done, self.epochs):
+                self._epoch_began = time.monotonic() - self.state.progress.seconds
+                self.net.train()
+                for batch in self.state.batches_left(self.batches, epoch):
+                    batch = self._to_device(batch)
+                    if self.augment is not None:
+                        batch = self.augment(batch)
+                    self.state.progress.lr = float(self.optimizer.param_groups[0]["lr"])
+                    loss = self.optimizer.step(partial(self._objective_of, batch))
+                    if self.scheduler is not None:
+                        self.scheduler.step()
+                    if self.average is not None:
+                        self.average.update_parameters(self.net)
+                    self._count_step(loss)
+                    self._stop_if_asked()
+                scores = self._validate(epoch)
+                self._finish_epoch(epoch, scores)
+                self._stop_if_asked()
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """The display, the folder's lock, and a request to stop in place of an abrupt end."""
+        if self.folder is None:
+            with self._display:
+                yield
+            return
+        with self._display, self.folder.locked(), self._stop:
+            try:
+                yield
+            except Exception as error:
+                # A cluster signals the data loader's workers too, and their end may be noticed before the request is.
+                if self._stop.asked is None or isinstance(error, StoppedOnRequest):
+                    raise
+                raise StoppedOnRequest(
+                    f"Stopped by {self._stop.asked} ({error}); go on from the last checkpoint with --resume "
+                    "(fit(resume=True))."
+                ) from error
+
+    def _begin(self, *, resume: bool, force: bool) -> None:
+        """Take up the folder's state, or start there."""
+        if self.folder is None:
+            if resume:
+                raise UsageError("There is nothing to resume from, since no run_dir was given; give the run's folder.")
+        elif resume:
+            checkpoint = self.folder.latest(self._display.say)
+            if checkpoint is not None:
+                if not force:
+                    refuse_other_config(checkpoint.config, self.config)
+                self.state.restore(checkpoint)
+        elif self.folder.has_checkpoint():
+            raise UsageError(
+                f"{self.folder.path} holds a checkpoint already; go on from it with --resume (fit(resume=True)) or "
+                "choose another folder."
+            )
+        if self.folder is not None:
+            self.folder.log.cut(epochs=self.state.progress.epochs_done)
+            self.folder.write_config(self.config)
+        self._display.begin(epochs=self.epochs, done=self.state.progress.epochs_done)
+
+    def _to_device(self, batch: Batch) -> Batch:
+        return {
+            key: value.to(self.device, non_blocking=True) if isinstance(value, Tensor) else value
+            for key, value in batch.items()
+        }
+
+    def _objective_of(self, batch: Batch) -> Tensor:
+        """One pass: autocast begins here, since its cached casts of weights must not outlive a climb."""
+        with self._autocast():
+            return self.objective(self.net, batch)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=getattr(torch, self.precision))
+
+    def _count_step(self, loss: Tensor) -> None:
+        self.state.loss.add(loss)
+        self._display.step()
+        progress = self.state.progress
+        progress.steps_in_epoch += 1
+        progress.steps_done += 1
+        progress.seconds = time.monotonic() - self._epoch_began
+        was_skipped = self.optimizer.skipped_steps > progress.skipped_steps
+        progress.skipped_steps = self.optimizer.skipped_steps
+        progress.skipped_in_a_row = progress.skipped_in_a_row + 1 if was_skipped else 0
+        if progress.skipped_in_a_row >= self.max_skipped_in_a_row:
+            raise TrainingDivergedError(
+                f"{progress.skipped_in_a_row} steps in a row had a loss or gradient that is not finite, the last one "
+                f"step {progress.steps_in_epoch} of epoch {progress.epochs_done + 1}; lower the learning rate or the "
+                f"perturbation, train in float32, or look for NaN in the data."
+            )
+
+    def _validate(self, epoch: int) -> dict[str, float]:
+        if self.validate is None or ((epoch + 1) % self.validate_every and epoch + 1 < self.epochs):
+            return {}
+        net = self.net if self.average is None else self.average.module
+        net.eval()
+        with torch.no_grad(), self._autocast():
+            scores = {name: float(value) for name, value in self.validate(net).items()}
+        if "dice" not in scores:
+            raise ValueError(f"validate(net) must return 'dice' among its scores, got {sorted(scores)}")
+        return scores
+
+    def _finish_epoch(self, epoch: int, scores: dict[str, float]) -> None:
+        """Write the epoch's row, then the checkpoint that knows of it."""
+        progress = self.state.progress
+        loss_sum, loss_count = self.state.loss.read()
+        if not progress.steps_in_epoch:
+            raise UsageError(f"batches({epoch}) gave no batch, so there is nothing to train on; correct it.")
+        row: dict[str, Any] = {
+            "epoch": epoch,
+            "loss": loss_sum / loss_count if loss_count else None,
+            **scores,
+            "lr": progress.lr,
+            "skipped_steps": progress.skipped_steps,
+            "seconds": round(time.monotonic() - self._epoch_began, 3),
+        }
+        loss_weights = getattr(self.objective, "loss_weights", None)
+        if callable(loss_weights):
+            row["loss_weights"] = loss_weights()
+        dice = scores.get("dice", float("nan"))
+        best = dice > (float("-inf") if progress.best_dice is None else progress.best_dice)
+        if best:
+            progress.best_dice = dice
+        progress.epochs_done, progress.steps_in_epoch, progress.seconds = epoch + 1, 0, 0.0
+        self.state.loss = EpochLoss(self.device)
+        if self.folder is not None:
+            self.folder.log.append(row)
+            self.folder.save(self.state.checkpoint(self.config), best=best)
+            self._plot(self.folder, last=epoch + 1 == self.epochs)
+        self._display.epoch(row)
+
+    def _plot(self, folder: RunFolder, *, last: bool) -> None:
+        if last or time.monotonic() - self._plotted > SECONDS_BETWEEN_PLOTS:
+            draw_progress(folder.log.rows(), folder.plot)
+            self._plotted = time.monotonic()
+
+    def _stop_if_asked(self) -> None:
+        if self._stop.asked is None or self.folder is None or self.state.progress.epochs_done == self.epochs:
+            return
+        if self.state.progress.steps_in_epoch:
+            self.folder.save(self.state.checkpoint(self.config))
+        raise StoppedOnRequest(
+            f"Stopped by {self._stop.asked} in epoch {self.state.progress.epochs_done + 1} after "
+            f"{self.state.progress.steps_in_epoch} steps, with a checkpoint; go on with --resume (fit(resume=True))."
+        )
