@@ -94,7 +94,7 @@ def versions() -> dict[str, str]:
 def commit() -> str:
     """The commit that was measured, marked when the working tree differs from it."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8")
     return done.stdout.strip() or "unknown"
 
 

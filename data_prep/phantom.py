@@ -36,7 +36,7 @@ def write_phantom(
     patients: int = 60,
     seed: int = 0,
     test_patients: int = 0,
-    workers: int = 1,
+    workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Write phantom patients as ACDC ships its own: ``training/patient001/patient001_frame01.nii.gz`` and so on.
@@ -52,7 +52,7 @@ def write_phantom(
         patients: number of training patients.
         seed: another seed gives other patients.
         test_patients: number of patients of ``testing/``, numbered on from the training patients.
-        workers: processes; 1 uses none besides this one. More need an importable main module, as every spawned process.
+        workers: processes; 0 works in this one. More need an importable main module, as every spawned process.
         progress: called with the number of patients written and of all.
 
     Returns:
@@ -68,9 +68,9 @@ def write_phantom(
         ['.cfg', '.gz', '.gz', '.gz', '.gz']
     """
     folder = Path(folder)
-    if patients < 1 or test_patients < 0 or workers < 1:
+    if patients < 1 or test_patients < 0 or workers < 0:
         found = f"patients={patients}, test_patients={test_patients}, workers={workers}"
-        raise UsageError(f"The phantom needs a patient and a worker at least, got {found}; ask for more.")
+        raise UsageError(f"The phantom needs at least one patient and no negative number, got {found}; correct it.")
     splits = ["training"] * patients + ["testing"] * test_patients
     orders = [_Order(folder / split, number, seed) for number, split in enumerate(splits, start=1)]
     _refuse_other_patients(folder, orders)
@@ -88,7 +88,7 @@ def _refuse_other_patients(folder: Path, orders: list[_Order]) -> None:
 
 
 def _carry_out(orders: list[_Order], workers: int) -> Iterator[None]:
-    if workers == 1:
+    if workers < 2:
         yield from map(_write_patient, orders)
         return
     # Forking a process that has run torch can deadlock; a spawned one cannot.

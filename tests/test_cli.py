@@ -52,7 +52,7 @@ def test_help_loads_neither_torch_nor_monai() -> None:
         "heavy = {'torch', 'monai', 'numpy', 'matplotlib', 'nibabel'} & set(sys.modules)\n"
         "sys.exit(f'loaded {heavy}' if heavy else 0)"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr
 
 
@@ -86,7 +86,9 @@ def test_a_truncated_scan_is_named_and_the_others_go_on(
     assert f"{case_id}: " in text
     assert case_id not in prepared_cases(tmp_path)
     assert len(prepared_cases(tmp_path)) == 9
-    assert [row["case_id"] for row in json.loads((tmp_path / "prepared" / "failures.json").read_text())] == [case_id]
+    assert [
+        row["case_id"] for row in json.loads((tmp_path / "prepared" / "failures.json").read_text(encoding="utf-8"))
+    ] == [case_id]
 
 
 @pytest.mark.parametrize("fault", ["value 7", "shape"])
@@ -135,7 +137,7 @@ def test_a_patch_that_the_strides_do_not_divide(capsys: pytest.CaptureFixture[st
     )
     assert code == 2
     assert "axis 0 of training.patch_size [100, 96]" in text
-    assert "use 96 or 104" in text
+    assert "use 96 or 112" in text
 
 
 def test_a_prepared_folder_that_is_none(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

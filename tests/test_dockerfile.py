@@ -25,7 +25,7 @@ class Instruction:
 
 @pytest.fixture(scope="module")
 def instructions(repository: Path) -> list[Instruction]:
-    return parse((repository / "Dockerfile").read_text())
+    return parse((repository / "Dockerfile").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -43,20 +43,24 @@ def test_there_are_two_stages_from_a_base_and_a_digest_given_as_arguments(instru
 
 
 def test_no_digest_is_written_down(repository: Path) -> None:
-    assert re.search(r"[0-9a-f]{64}", (repository / "Dockerfile").read_text()) is None
+    assert re.search(r"[0-9a-f]{64}", (repository / "Dockerfile").read_text(encoding="utf-8")) is None
 
 
 def test_every_copied_path_exists_and_reaches_the_build_context(repository: Path, copied: list[str]) -> None:
     assert copied
     assert [source for source in copied if not (repository / source).exists()] == []
-    let_in = {line[1:] for line in (repository / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    let_in = {
+        line[1:]
+        for line in (repository / ".dockerignore").read_text(encoding="utf-8").splitlines()
+        if line.startswith("!")
+    }
     assert set(copied) == let_in
 
 
 def test_the_image_runs_uumamba_as_a_user_who_is_not_root(repository: Path, instructions: list[Instruction]) -> None:
     last = {each.name: each.argument for each in instructions if each.stage == 2}
     assert int(last["USER"].partition(":")[0]) > 0
-    project = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert json.loads(last["ENTRYPOINT"])[0] in project["scripts"]
 
 
@@ -120,6 +124,6 @@ def copy(repository: Path, target: Path, sources: list[str]) -> None:
 
 def run(command: list[str], *, cwd: Path, env: dict[str, str]) -> str:
     """Run a command that must end with 0, and return what it printed."""
-    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout

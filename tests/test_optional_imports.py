@@ -49,7 +49,7 @@ def rooms_present(root: Path, rooms: tuple[str, ...]) -> list[str]:
 def run(code: str, *, root: Path) -> subprocess.CompletedProcess[str]:
     """Run code in a fresh interpreter whose first path entry is ``root``."""
     command = [sys.executable, "-c", textwrap.dedent(code)]
-    return subprocess.run(command, cwd=root, capture_output=True, text=True)
+    return subprocess.run(command, cwd=root, capture_output=True, encoding="utf-8")
 
 
 def import_blocked(root: Path) -> subprocess.CompletedProcess[str]:

@@ -95,6 +95,6 @@ def test_the_command_answers_without_loading_torch(installed: Path, tmp_path: Pa
 
 def run(*command: str, cwd: Path) -> str:
     """Run a command that must end with 0, and return what it printed."""
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=cwd, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout

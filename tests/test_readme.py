@@ -14,18 +14,20 @@ PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 
 
 def test_the_table_of_verbs_is_the_command_line(repository: Path) -> None:
-    named = re.findall(r"^\| `uumamba (\w+)", (repository / "README.md").read_text(), flags=re.MULTILINE)
+    named = re.findall(
+        r"^\| `uumamba (\w+)", (repository / "README.md").read_text(encoding="utf-8"), flags=re.MULTILINE
+    )
     assert set(named) == set(typer.main.get_command(app).commands)
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_link_to_a_file_leads_somewhere(repository: Path, page: str) -> None:
-    links = re.findall(r"\]\((?!https?://)([^)#]+)", (repository / page).read_text())
+    links = re.findall(r"\]\((?!https?://)([^)#]+)", (repository / page).read_text(encoding="utf-8"))
     assert [link for link in links if not (repository / link).exists()] == []
 
 
 def test_every_path_in_the_table_of_new_things_exists(repository: Path) -> None:
-    text = (repository / "CONTRIBUTING.md").read_text()
+    text = (repository / "CONTRIBUTING.md").read_text(encoding="utf-8")
     paths = re.findall(r"`((?:uumamba|data_prep|configs|benchmarks|tests)/[\w/.]*)`", text)
     real = [path for path in paths if not re.search(r"(^|[/_])x\.", path)]
     assert len(real) > 5
@@ -33,11 +35,11 @@ def test_every_path_in_the_table_of_new_things_exists(repository: Path) -> None:
 
 
 def test_the_examples_without_a_trained_run_work(repository: Path) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (repository / "README.md").read_text(), flags=re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", (repository / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
     runnable = [block for block in blocks if "load_predictor" not in block]
     assert runnable
     for block in runnable:
         done = subprocess.run(
-            [sys.executable, "-W", "error", "-c", block], cwd=repository, capture_output=True, text=True
+            [sys.executable, "-W", "error", "-c", block], cwd=repository, capture_output=True, encoding="utf-8"
         )
         assert done.returncode == 0, done.stderr

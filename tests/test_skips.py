@@ -35,7 +35,7 @@ def test_a_run_fails_when_a_test_is_skipped_for_any_other_reason(repository: Pat
 
 
 def _run_pytest(repository: Path, folder: Path, tests: str) -> subprocess.CompletedProcess[str]:
-    (folder / "conftest.py").write_text((repository / "tests" / "conftest.py").read_text())
+    (folder / "conftest.py").write_text((repository / "tests" / "conftest.py").read_text(encoding="utf-8"))
     (folder / "test_planted.py").write_text(tests)
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--rootdir={folder}", str(folder)]
-    return subprocess.run(command, cwd=repository, capture_output=True, text=True)
+    return subprocess.run(command, cwd=repository, capture_output=True, encoding="utf-8")

@@ -25,7 +25,7 @@ def whole_file(path: Path | str) -> Iterator[Path]:
         >>> folder = Path(tempfile.mkdtemp())
         >>> with whole_file(folder / "a.txt") as unfinished:
         ...     _ = unfinished.write_text("whole")
-        >>> (folder / "a.txt").read_text()
+        >>> (folder / "a.txt").read_text(encoding="utf-8")
         'whole'
     """
     path = Path(path)

@@ -23,9 +23,9 @@ def test_a_changed_figure_makes_the_check_fail_until_the_tables_are_written(tmp_
         assert main([*options, "--check"]) == 1
         assert main(options) == 0
         assert main([*options, "--check"]) == 0
-        assert f"### Hearts\n\n| name | dice |\n| --- | --: |\n| a | {dice}00 |\n" in readme.read_text()
-    assert readme.read_text().startswith("before\n")
-    assert readme.read_text().endswith("after\n")
+        assert f"### Hearts\n\n| name | dice |\n| --- | --: |\n| a | {dice}00 |\n" in readme.read_text(encoding="utf-8")
+    assert readme.read_text(encoding="utf-8").startswith("before\n")
+    assert readme.read_text(encoding="utf-8").endswith("after\n")
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def test_a_case_that_is_not_whole_is_not_there(tmp_path: Path, stored: Stored, n
 
 def test_a_case_of_another_format_is_refused(tmp_path: Path, stored: Stored) -> None:
     path = tmp_path / "cases" / "p1" / "case.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 0}))
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"format": 0}))
     with pytest.raises(CaseError, match="a format other than 1"):
         open_prepared(tmp_path, "p1")
 

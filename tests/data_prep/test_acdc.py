@@ -176,7 +176,12 @@ def test_the_manifest_has_equal_bytes_wherever_the_data_lie(tmp_path):
 
     assert here.read_bytes() == there.read_bytes()
     assert Manifest.read(here).cases == read_acdc(tmp_path / "here")[0].cases
-    assert json.loads(here.read_text())["labels"] == {"0": "background", "1": "RV", "2": "MYO", "3": "LV"}
+    assert json.loads(here.read_text(encoding="utf-8"))["labels"] == {
+        "0": "background",
+        "1": "RV",
+        "2": "MYO",
+        "3": "LV",
+    }
 
 
 def test_real_acdc_has_200_cases_in_stratified_patient_folds(real_acdc):

@@ -38,7 +38,7 @@ def test_the_phantom_is_read_as_acdc_without_an_error(phantom):
 
 def test_files_and_info_are_named_as_acdc_names_them(phantom, real_acdc):
     patient = phantom / "training" / "patient001"
-    real = (real_acdc / "training" / "patient001" / "Info.cfg").read_text()
+    real = (real_acdc / "training" / "patient001" / "Info.cfg").read_text(encoding="utf-8")
     info = (patient / "Info.cfg").read_bytes().decode()
     values = dict(line.split(": ") for line in info.splitlines())
     stems = {f"patient001_frame{int(values[phase]):02d}" for phase in ("ED", "ES")}
@@ -190,9 +190,11 @@ def test_workers_change_no_byte_and_progress_counts_patients(phantom, tmp_path):
     assert contents(tmp_path) == {name: among_others[name] for name in contents(tmp_path)}
 
 
-@pytest.mark.parametrize("wrong", [{"patients": 0}, {"test_patients": -1}, {"workers": 0}])
+@pytest.mark.parametrize("wrong", [{"patients": 0}, {"test_patients": -1}, {"workers": -1}])
 def test_counts_below_one_are_refused(tmp_path, wrong):
-    with pytest.raises(UsageError, match="The phantom needs a patient and a worker at least, got patients="):
+    with pytest.raises(
+        UsageError, match="The phantom needs at least one patient and no negative number, got patients="
+    ):
         write_phantom(tmp_path, **wrong)
 
     assert list(tmp_path.iterdir()) == []

@@ -58,7 +58,7 @@ def test_cases_and_patients_are_counted_apart(cohort: tuple[ScoreRow, ...]) -> N
 def test_summary_json_recomputes_from_scores_csv(cohort: tuple[ScoreRow, ...], tmp_path: Path) -> None:
     write_scores(tmp_path / "scores.csv", cohort)
     write_summary(tmp_path / "summary.json", cohort)
-    stored = json.loads((tmp_path / "summary.json").read_text())
+    stored = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
     with (tmp_path / "scores.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     assert len(stored["structures"]) == 9
@@ -80,7 +80,7 @@ def test_summary_is_the_same_from_rows_read_back(cohort: tuple[ScoreRow, ...], t
 
 def test_summary_json_writes_the_empty_mask_rule_down(cohort: tuple[ScoreRow, ...], tmp_path: Path) -> None:
     write_summary(tmp_path / "summary.json", cohort, failed=["z", "y"])
-    stored = json.loads((tmp_path / "summary.json").read_text())
+    stored = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
     assert "Exactly one mask empty is a total miss" in stored["rules"]["empty_masks"]
     assert stored["failed"] == ["y", "z"]
     assert stored["clinical"]["groups"]["DCM"]["lv_ef_percent"]["label"] == 20.0
@@ -90,7 +90,7 @@ def test_summary_json_says_why_it_has_no_clinical_part(
     make_pair: Callable[..., EvaluationPair], structures: dict[str, int], tmp_path: Path
 ) -> None:
     write_summary(tmp_path / "summary.json", evaluate([make_pair("a", {}, {})], structures=structures).rows)
-    stored = json.loads((tmp_path / "summary.json").read_text())
+    stored = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
     assert stored["clinical"] == {
         "left_out": "The clinical table is left out because the phases (ED, ES) are unknown; "
         "give the labels as a manifest or as ACDC's own folder."

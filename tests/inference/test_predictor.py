@@ -156,5 +156,5 @@ net = UMambaBot(2, 1, 3, features=(4, 8), strides=(1, 2))
 Predictor(net, patch_size=(8, 8), mirror_axes=(0, 1))(np.zeros((1, 2, 9, 9)))
 assert not {"monai", "nibabel", "SimpleITK"} & set(sys.modules)
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr

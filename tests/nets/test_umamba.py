@@ -22,14 +22,14 @@ def test_there_are_facts_for_both_variants_in_both_dimensions():
 
 @pytest.mark.parametrize("path", FACTS, ids=lambda path: path.stem)
 def test_keys_and_shapes_are_those_of_the_released_networks(path):
-    facts = json.loads(path.read_text())
+    facts = json.loads(path.read_text(encoding="utf-8"))
     with torch.device("meta"):
         net = getattr(nets, facts["network"])(**facts["arguments"])
     assert {key: list(value.shape) for key, value in net.state_dict().items()} == facts["shapes"]
 
 
 def test_the_control_is_the_released_network_without_its_mamba_layer():
-    facts = json.loads(next(path for path in FACTS if path.stem == "umamba_bot_3d").read_text())
+    facts = json.loads(next(path for path in FACTS if path.stem == "umamba_bot_3d").read_text(encoding="utf-8"))
     with torch.device("meta"):
         net = nets.ResEncUNet(**facts["arguments"])
     expected = {key: shape for key, shape in facts["shapes"].items() if not key.startswith("mamba_layer.")}

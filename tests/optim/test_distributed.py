@@ -26,7 +26,7 @@ def stored(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     script = repository / "tests" / "optim" / "two_ranks.py"
     command = [sys.executable, str(script), str(folder), *SCENARIOS]
     environment = {"PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1", "PATH": ""}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", timeout=240)
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -153,4 +153,4 @@ def test_running_statistics_see_each_batch_once(stored: Path) -> None:
 
 def test_torch_style_closures_are_not_accumulated_over_ranks(stored: Path) -> None:
     for rank in range(RANKS):
-        assert "earlier gradients missed the averaging" in (stored / f"refusal-{rank}.txt").read_text()
+        assert "earlier gradients missed the averaging" in (stored / f"refusal-{rank}.txt").read_text(encoding="utf-8")

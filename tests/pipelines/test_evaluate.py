@@ -68,7 +68,7 @@ def test_a_manifest_against_itself_scores_one_everywhere(manifest: Path, tmp_pat
 def test_files_hold_what_was_returned(manifest: Path, tmp_path: Path) -> None:
     scores = evaluate_folder(manifest, manifest, tmp_path / "out")
     assert read_scores(tmp_path / "out" / "scores.csv") == scores.rows
-    assert json.loads((tmp_path / "out" / "summary.json").read_text())["foreground_dice"] == 1.0
+    assert json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))["foreground_dice"] == 1.0
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"scores.csv", "summary.json", "patients.csv"}
 
 
@@ -124,11 +124,11 @@ def test_a_prediction_that_does_not_fit_fails_alone(
     scores = evaluate_folder(predictions, manifest, tmp_path / "out")
     assert [failure.case_id for failure in scores.failures] == ["p1_ES"]
     assert {row.case_id for row in scores.rows} == {"p1_ED", "p2_ED", "p2_ES"}
-    listed = json.loads((tmp_path / "out" / "failures.json").read_text())
+    listed = json.loads((tmp_path / "out" / "failures.json").read_text(encoding="utf-8"))
     assert [entry["case_id"] for entry in listed] == ["p1_ES"]
     assert listed[0]["problem"].startswith(words)
     assert listed[0]["cure"]
-    assert json.loads((tmp_path / "out" / "summary.json").read_text())["failed"] == ["p1_ES"]
+    assert json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))["failed"] == ["p1_ES"]
 
 
 def test_failures_of_an_earlier_evaluation_do_not_outlive_it(manifest: Path, predictions: Path, tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_a_structure_absent_from_label_and_prediction_follows_the_empty_mask_rul
     scores = evaluate_folder(tmp_path / "labels", tmp_path / "labels", tmp_path / "out", structures=STRUCTURES)
     absent = {row.structure: row for row in scores.rows}["RV"]
     assert str(absent.dice) == "nan"
-    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))
     entry = next(entry for entry in summary["structures"] if entry["structure"] == "RV")
     assert (entry["n_both_empty"], entry["dice"]["n"], entry["dice"]["mean"]) == (1, 0, None)
     assert summary["foreground_dice"] == 1.0
@@ -196,7 +196,7 @@ def test_acdcs_own_folder_is_recognised(tmp_path: Path) -> None:
 
 
 def test_a_case_without_a_label_is_not_scored(manifest: Path, tmp_path: Path) -> None:
-    stored = json.loads(manifest.read_text())
+    stored = json.loads(manifest.read_text(encoding="utf-8"))
     del stored["training"][0]["label"]
     manifest.write_text(json.dumps(stored))
     scores = evaluate_folder(manifest, manifest, tmp_path / "out")
@@ -264,7 +264,7 @@ def test_the_real_acdc_labels_against_themselves_give_dice_1_and_the_known_eject
     assert len(scores.rows) == 200 * 3
     assert all(row.dice == 1.0 for row in scores.rows if row.label_volume_ml > 0)
     assert all(lv_volume_is_that_of_a_heart(row) for row in scores.rows if row.structure == "LV")
-    groups = json.loads((tmp_path / "out" / "summary.json").read_text())["clinical"]["groups"]
+    groups = json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))["clinical"]["groups"]
     # Group means of the labels with the true spacing, from the data's own description.
     known = {"DCM": 20, "MINF": 31, "RV": 56, "NOR": 62, "HCM": 70}
     assert {name: groups[name]["lv_ef_percent"]["label"] for name in known} == pytest.approx(known, abs=3)

@@ -33,7 +33,7 @@ def scored(run: Path, prepared: Path, out: Path, *, fold: int | None = 0, **opti
     )
     assert not result.failures
     evaluate_folder(out / "predictions", prepared / "dataset.json", out, split="training", fold=fold)
-    with (out / "scores.csv").open() as file:
+    with (out / "scores.csv").open(encoding="utf-8") as file:
         return len(list(csv.DictReader(file)))
 
 
@@ -152,5 +152,5 @@ def test_the_testing_folder_is_predicted_and_scored_only_on_request(
     result = predict(tiny_run, [tiny_prepared], out=tmp_path / "predictions", split="test")
     assert {path.name.removesuffix(".nii.gz") for path in result.written} == tests
     evaluate_folder(tmp_path / "predictions", tiny_prepared / "dataset.json", tmp_path, split="test")
-    with (tmp_path / "scores.csv").open() as file:
+    with (tmp_path / "scores.csv").open(encoding="utf-8") as file:
         assert {row["case_id"] for row in csv.DictReader(file)} == tests

@@ -161,7 +161,7 @@ def test_bad_cases_are_listed_with_reason_and_cure_and_the_others_go_on(make_raw
     result = prepare(manifest, [refused], recipe=RECIPE, out=out)
     assert result.prepared == ("p0", "p3")
     assert [failure.case_id for failure in result.failures] == ["p1", "p2", "p9"]
-    listed = json.loads((out / "failures.json").read_text())
+    listed = json.loads((out / "failures.json").read_text(encoding="utf-8"))
     assert [set(entry) for entry in listed] == [{"case_id", "problem", "cure"}] * 3
     assert "cut off" in listed[0]["problem"]
     assert "holds the value 7" in listed[1]["problem"]

@@ -51,7 +51,7 @@ def write_training_rows(run: Path, fold: str = "fold_0") -> Path:
 
 
 def test_the_report_of_a_run_shows_best_median_and_worst_case(run: Path, tmp_path: Path) -> None:
-    html = report(run, tmp_path / "report.html").read_text()
+    html = report(run, tmp_path / "report.html").read_text(encoding="utf-8")
     assert "<title>Toy hearts: segmentation report</title>" in html
     for role, case_id in (("Best", "p1_ED"), ("Median", "p2_ED"), ("Worst", "p2_ES")):
         assert f"<strong>{role}: {case_id}</strong>" in html
@@ -61,23 +61,23 @@ def test_the_report_of_a_run_shows_best_median_and_worst_case(run: Path, tmp_pat
 
 
 def test_the_report_has_a_training_curve_where_rows_are(run: Path, tmp_path: Path) -> None:
-    assert "There is no training curve" in report(run, tmp_path / "without.html").read_text()
+    assert "There is no training curve" in report(run, tmp_path / "without.html").read_text(encoding="utf-8")
     write_training_rows(run)
     write_training_rows(run, "fold_1")
-    html = report(run, tmp_path / "with.html").read_text()
+    html = report(run, tmp_path / "with.html").read_text(encoding="utf-8")
     assert "There is no training curve" not in html
     assert '<th scope="row">fold 1</th><td>5</td><td>0.200</td><td>0.400</td><td>0.2</td>' in html
 
 
 def test_an_unfinished_last_row_of_a_killed_run_is_passed_over(run: Path, tmp_path: Path) -> None:
     path = write_training_rows(run)
-    path.write_text(path.read_text()[:-10])
-    assert '<th scope="row">fold 0</th><td>4</td>' in report(run, tmp_path / "report.html").read_text()
+    path.write_text(path.read_text(encoding="utf-8")[:-10])
+    assert '<th scope="row">fold 0</th><td>4</td>' in report(run, tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_baselines_stand_beside_the_model(run: Path, tmp_path: Path) -> None:
     (run / "baselines.json").write_text('{"mean-shape atlas": {"dice": 0.4, "RV": 0.3, "MYO": 0.4, "LV": 0.5}}')
-    html = report(run, tmp_path / "report.html").read_text()
+    html = report(run, tmp_path / "report.html").read_text(encoding="utf-8")
     assert '<th scope="row">mean-shape atlas</th><td>0.400</td><td>0.300</td><td>0.400</td><td>0.500</td>' in html
 
 
@@ -93,21 +93,21 @@ def test_scores_alone_give_a_report_that_says_what_it_lacks(run: Path, tmp_path:
     (tmp_path / "alone").mkdir()
     scores = tmp_path / "alone" / "scores.csv"
     scores.write_bytes((run / "scores.csv").read_bytes())
-    html = report(scores, tmp_path / "report.html").read_text()
+    html = report(scores, tmp_path / "report.html").read_text(encoding="utf-8")
     assert "There are no overlays" in html
     assert "LV ejection fraction" in html
 
 
 def test_a_case_that_cannot_be_drawn_is_named_and_the_others_are_drawn(run: Path, tmp_path: Path) -> None:
     (run / "predictions" / "p2_ES.nii.gz").unlink()
-    html = report(run, tmp_path / "report.html").read_text()
+    html = report(run, tmp_path / "report.html").read_text(encoding="utf-8")
     assert "The worst case is not drawn. p2_ES: its prediction is not there" in html
     assert "<strong>Best: p1_ED</strong>" in html
 
 
 def test_cases_that_could_not_be_scored_are_listed(run: Path, tmp_path: Path) -> None:
     (run / "failures.json").write_text('[{"case_id": "p3_ED", "problem": "it is truncated", "cure": "restore it"}]')
-    html = report(run, tmp_path / "report.html").read_text()
+    html = report(run, tmp_path / "report.html").read_text(encoding="utf-8")
     assert "<strong>p3_ED</strong>: it is truncated; restore it." in html
 
 

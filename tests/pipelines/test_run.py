@@ -30,7 +30,7 @@ def test_run_makes_every_folder_and_file_of_the_design(finished: Path) -> None:
 def test_run_scores_the_validation_cases_of_fold_0_and_nothing_else(finished: Path) -> None:
     manifest = Manifest.read(finished / "prepared")
     expected = {case.case_id for case in manifest.select(split="training", fold=0)}
-    with (finished / "scores.csv").open() as file:
+    with (finished / "scores.csv").open(encoding="utf-8") as file:
         assert {row["case_id"] for row in csv.DictReader(file)} == expected
     assert {path.name for path in (finished / "predictions").glob("*.nii.gz")} == {
         f"{name}.nii.gz" for name in expected
@@ -75,7 +75,7 @@ def test_a_case_that_cannot_be_used_stops_the_run_unless_it_may_be_missing(
         run(tiny_config(), raw=raw, out=tmp_path / "out")
     result = run(tiny_config(), raw=raw, out=tmp_path / "out", allow_missing=True)
     assert [failure.case_id for failure in result.failures] == [broken.name.removesuffix("_gt.nii.gz")]
-    listed = json.loads((tmp_path / "out" / "prepared" / "failures.json").read_text())
+    listed = json.loads((tmp_path / "out" / "prepared" / "failures.json").read_text(encoding="utf-8"))
     assert listed[0]["case_id"] == result.failures[0].case_id
     assert result.report is not None
     assert result.report.is_file()

@@ -18,7 +18,7 @@ Bits = Callable[[Path], dict[str, Any]]
 def start(tiny_run: Path, repository: Path, folder: Path, moment: str = "never") -> subprocess.Popen[str]:
     command = [sys.executable, str(tiny_run), str(folder), moment]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(repository)}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8", env=environment)
 
 
 def kill_at(process: subprocess.Popen[str], line: str, count: int, wait_s: float = 0.0) -> int:
@@ -41,7 +41,7 @@ def finish(process: subprocess.Popen[str]) -> None:
 
 
 def assert_well_formed(folder: Path) -> None:
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [row["epoch"] for row in rows] == list(range(len(rows)))
 
 

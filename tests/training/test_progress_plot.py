@@ -50,5 +50,5 @@ assert "matplotlib" not in sys.modules
 draw_progress([{{"epoch": 0, "loss": 1.0}}], {str(tmp_path / "a.png")!r})
 assert "matplotlib.pyplot" not in sys.modules
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr

@@ -140,7 +140,7 @@ def test_another_configuration_is_refused_with_the_difference(build_trainer: Bui
     assert "sizes" not in str(refused.value), "a list is what JSON makes of a tuple"
     build_trainer(tmp_path, epochs=2, config=other).fit(resume=True, force=True)
     assert read_checkpoint(tmp_path / "last.safetensors").config == other
-    assert json.loads((tmp_path / "config.json").read_text()) == other
+    assert json.loads((tmp_path / "config.json").read_text(encoding="utf-8")) == other
 
 
 def test_another_network_is_refused_by_name(build_trainer: Build, tmp_path: Path) -> None:

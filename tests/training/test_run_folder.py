@@ -24,7 +24,7 @@ with open(sys.argv[1], "a+") as stream:
 def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     other = subprocess.Popen(
-        [sys.executable, "-c", HOLD_LOCK, str(tmp_path / ".lock")], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOLD_LOCK, str(tmp_path / ".lock")], stdout=subprocess.PIPE, encoding="utf-8"
     )
     try:
         assert other.stdout is not None
@@ -35,7 +35,7 @@ def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path: Path) -> 
         other.kill()
         other.communicate()
     with folder.locked():
-        assert (tmp_path / ".lock").read_text().startswith("process ")
+        assert (tmp_path / ".lock").read_text(encoding="utf-8").startswith("process ")
 
 
 def test_the_lock_keeps_a_second_process_out(tmp_path: Path) -> None:

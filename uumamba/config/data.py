@@ -13,7 +13,7 @@ Range = tuple[float, float]
 class DatasetConfig(Config):
     """Which public layout the raw folder has."""
 
-    name: Literal["acdc"]
+    name: Literal["acdc", "phantom"]
 
 
 class PreprocessConfig(Config):
