@@ -47,8 +47,8 @@ def main() -> None:
         print(measured[name])
     if options.json is not None:
         about = (
-            "Mean Dice over the 40 frames (ED and ES) of the 20 validation patients of fold 0, on the scans' own grids, "
-            "of one run each with seed 0; minutes are those of training, its validation included. On ACDC differences "
+            "Mean Dice over the 40 frames (ED and ES) of the 20 validation patients of fold 0, on their own grids, of "
+            "one run each with seed 0; minutes are those of training, its validation included. On ACDC differences "
             "of less than half a Dice point are noise."
         )
         configs = [(CONFIG, (*VARIANTS[name], *quick)) for name in measured]
@@ -66,7 +66,7 @@ def row_of(name: str, folder: Path) -> dict[str, Any]:
     """Mean Dice from ``scores.csv`` and the minutes from the training log."""
     from uumamba.evaluation import read_scores
 
-    rows = read_scores(folder / "scores.csv").rows
+    rows = read_scores(folder / "scores.csv")
     dice = {
         structure: sum(each) / len(each)
         for structure in STRUCTURES

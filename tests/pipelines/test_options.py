@@ -115,7 +115,8 @@ def test_mirroring_goes_to_scores(tiny_run: Path, tiny_prepared: Path, tmp_path:
     "net",
     [
         "net={name: SegResNet, spatial_dims: 2, init_filters: 8, blocks_down: [1, 1], blocks_up: [1]}",
-        "net={name: DynUNet, spatial_dims: 2, features: [8, 8], strides: [[1,1],[2,2]], kernel_sizes: [[3,3],[3,3]]}",
+        "net={name: DynUNet, spatial_dims: 2, features: [8, 8, 8], strides: [[1,1],[2,2],[2,2]], "
+        "kernel_sizes: [[3,3],[3,3],[3,3]]}",
         "net={name: UNETR, spatial_dims: 2, feature_size: 4, hidden_size: 24, mlp_dim: 24, num_heads: 2}",
         "net={name: SwinUNETR, spatial_dims: 2, feature_size: 12}",
         "net.name=UMambaEnc",

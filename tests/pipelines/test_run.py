@@ -69,7 +69,7 @@ def test_a_case_that_cannot_be_used_stops_the_run_unless_it_may_be_missing(
 ) -> None:
     raw = tmp_path / "raw"
     shutil.copytree(tiny_raw, raw)
-    broken = sorted(raw.rglob("*_frame*_gt.nii.gz"))[0]
+    broken = sorted((raw / "training").rglob("*_gt.nii.gz"))[0]
     broken.write_bytes(broken.read_bytes()[:200])
     with pytest.raises(SomeCasesMissing, match=r"1 cases could not be prepared.*--allow-missing"):
         run(tiny_config(), raw=raw, out=tmp_path / "out")

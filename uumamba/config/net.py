@@ -78,9 +78,15 @@ class DynUNetConfig(Config):
 
     name: Literal["DynUNet"]
     spatial_dims: Literal[2, 3]
-    features: tuple[PositiveInt, ...]
+    features: tuple[PositiveInt, ...] = Field(min_length=3)
     strides: tuple[tuple[PositiveInt, ...], ...]
     kernel_sizes: tuple[tuple[PositiveInt, ...], ...]
+
+    @model_validator(mode="after")
+    def _stages_agree(self) -> "DynUNetConfig":
+        if not len(self.features) == len(self.strides) == len(self.kernel_sizes):
+            raise ValueError("features, strides and kernel_sizes need one entry a stage each")
+        return self
 
     def divisor(self) -> tuple[int, ...]:
         """What the patch must be divisible by, an axis."""

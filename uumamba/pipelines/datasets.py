@@ -7,7 +7,6 @@ from pathlib import Path
 from uumamba.data.case import Manifest
 from uumamba.errors import CaseError, UsageError
 
-
 Read = tuple[Manifest, list[CaseError]]
 
 

@@ -63,10 +63,10 @@ def load_predictor(
 
 def trained_net(config: RunConfig, checkpoint: Checkpoint, *, classes: int) -> nn.Module:
     """The checkpoint's network, with its averaged weights where training kept an average."""
-    with torch.device("meta"):
+    with torch.random.fork_rng(devices=[]):  # the fresh weights are replaced, the caller's random state is kept
         net = config.net.build(in_channels=1, out_channels=classes, patch_size=config.training.patch_size)
     weights = checkpoint.ema if checkpoint.ema is not None else checkpoint.net
-    net.load_state_dict(weights, assign=True)
+    net.load_state_dict(weights)
     return net.eval()
 
 
