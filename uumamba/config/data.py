@@ -1,13 +1,10 @@
-"""Data set, preparation and augmentation."""
+"""Data set and preparation."""
 
 from typing import Any, Literal
 
 from pydantic import PositiveFloat
 
 from uumamba.config.base import Config
-
-Probability = float
-Range = tuple[float, float]
 
 
 class DatasetConfig(Config):
