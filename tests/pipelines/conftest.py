@@ -24,6 +24,12 @@ TINY = (
 
 
 @pytest.fixture(scope="session")
+def tiny_overrides() -> tuple[str, ...]:
+    """What cuts the demo's run down to seconds, as ``--set`` takes it."""
+    return TINY
+
+
+@pytest.fixture(scope="session")
 def tiny_config() -> Callable[..., RunConfig]:
     """``tiny_config("training.ema_decay=0.9", ...)``: the demo's run cut down to seconds."""
 

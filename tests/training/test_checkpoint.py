@@ -1,8 +1,9 @@
 """A checkpoint comes back as it was, or says that it is damaged; nothing in it is ever run."""
 
 import pickle
-import resource
-from collections.abc import Iterator
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uumamba.errors import UsageError, UumambaError
+from uumamba.errors import UsageError
 from uumamba.training import Checkpoint, DamagedCheckpointError, read_checkpoint, save_checkpoint
 from uumamba.training.tree import flatten, unflatten
 
@@ -141,20 +142,29 @@ def test_a_safetensors_file_of_another_program_is_no_checkpoint(tmp_path: Path) 
         read_checkpoint(tmp_path / "a.safetensors")
 
 
-@pytest.fixture
-def full_disk() -> Iterator[None]:
-    """No file of this process may grow beyond 10 kB."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+SAVE_ON_A_FULL_DISK = """
+import resource, sys
+import torch
+from uumamba.errors import UumambaError
+from uumamba.training import Checkpoint, save_checkpoint
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+parts = dict(ema=None, scheduler=None, objective={}, optimizer={}, random={}, progress={}, config={})
+try:
+    save_checkpoint(sys.argv[1], Checkpoint(net={"weight": torch.zeros(100_000)}, **parts))
+except UumambaError as error:
+    sys.exit(str(error))
+"""
 
 
-def test_a_full_disk_is_a_clear_error_and_the_old_file_stays_whole(tmp_path: Path, full_disk: None) -> None:
+def test_a_full_disk_is_a_clear_error_and_the_old_file_stays_whole(tmp_path: Path) -> None:
+    """In a process of its own, none of whose files may grow beyond 10 kB: a limit here would stop the test's log."""
     path = tmp_path / "last.safetensors"
     save_checkpoint(path, checkpoint(net={"weight": torch.ones(10)}))
-    with pytest.raises(UumambaError, match=r"last.safetensors could not be written .*; make room"):
-        save_checkpoint(path, checkpoint(net={"weight": torch.zeros(100_000)}))
+    command = [sys.executable, "-c", SAVE_ON_A_FULL_DISK, str(path)]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
+    assert done.returncode == 1
+    assert re.search(r"last\.safetensors could not be written .*; make room", done.stderr)
     assert torch.equal(read_checkpoint(path).net["weight"], torch.ones(10))
     assert [found.name for found in tmp_path.iterdir()] == ["last.safetensors"]
 
