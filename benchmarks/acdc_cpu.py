@@ -20,7 +20,7 @@ PLAIN = "optim={name: Plain, base: {name: AdamW, lr: 0.001, weight_decay: 0.01},
 VARIANTS: dict[str, tuple[str, ...]] = {
     "UMambaBot, SAM": (),
     "ResEncUNet, SAM": ("net.name=ResEncUNet",),
-    "UMambaBot, AdamW, twice the steps": (PLAIN, "training.epochs=100"),
+    "UMambaBot, AdamW, twice the steps": (PLAIN, "training.epochs=90"),
 }
 STRUCTURES = ("RV", "MYO", "LV")
 
