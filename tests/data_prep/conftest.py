@@ -13,7 +13,7 @@ REAL_ACDC = Path(__file__).resolve().parents[3] / "shared" / "data" / "acdc"
 def real_acdc() -> Path:
     """The folder that holds the training patients of the real ACDC."""
     if not (REAL_ACDC / "training").is_dir():
-        pytest.skip(f"the real ACDC patients are not at {REAL_ACDC}")
+        pytest.skip(f"real data: no ACDC patients at {REAL_ACDC}")
     return REAL_ACDC
 
 
