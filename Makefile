@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable
-INPUTS := pyproject.toml setup.py constraints.txt uumamba/__init__.py
+INPUTS := pyproject.toml setup.py constraints.txt uumamba/__init__.py $(wildcard uumamba/ops/native/*)
 PYTEST := $(BIN)/python -m pytest --durations=10
 
 .PHONY: demo test slow lint types doctest check clean

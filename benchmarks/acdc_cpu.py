@@ -9,11 +9,15 @@ run again, so that the table can grow one at a time.
 
 import argparse
 import json
+import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.result_file import write_result
+from benchmarks.result_file import commit, still_fits, write_result
 from uumamba.config import read_config
+from uumamba.files import write_json
 
 CONFIG = "acdc_cpu"
 PLAIN = "optim={name: Plain, base: {name: AdamW, lr: 0.001, weight_decay: 0.01}, max_grad_norm: 12.0}"
@@ -23,47 +27,79 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "UMambaBot, AdamW, twice the steps": (PLAIN, "training.epochs=90"),
 }
 STRUCTURES = ("RV", "MYO", "LV")
+RECORD = "measured.json"
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is missing and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--raw", type=Path, required=True, help="ACDC as it was downloaded")
     parser.add_argument("--out", type=Path, required=True, help="a folder a variant")
     parser.add_argument("--json", type=Path, help="where the table goes")
     parser.add_argument("--only", action="append", choices=VARIANTS, help="run this variant; repeatable")
-    parser.add_argument("--quick", action="store_true", help="two epochs each, to see that it works")
-    options = parser.parse_args()
+    parser.add_argument("--quick", action="store_true", help="two epochs each in OUT/quick, to see that it works")
+    options = parser.parse_args(arguments)
     quick = ("training.epochs=2",) if options.quick else ()
-    measured = {}
+    measured, commits = {}, set()
     for name, overrides in VARIANTS.items():
-        folder = options.out / name.replace(", ", "-").replace(" ", "_")
+        folder = options.out / ("quick" if options.quick else "") / name.replace(", ", "-").replace(" ", "_")
         finished = (folder / "summary.json").is_file()
         if not finished and options.only is not None and name not in options.only:
             continue
         if not finished:
             run_variant((*overrides, *quick), raw=options.raw, out=folder)
+        refuse_another_run(folder, (*overrides, *quick))
         measured[name] = row_of(name, folder)
+        commits.update(record_of(folder)["commits"])
         print(measured[name])
     if options.json is not None:
         about = (
             "Mean Dice over the 40 frames (ED and ES) of the 20 validation patients of fold 0, on their own grids, of "
-            "one run each with seed 0; minutes are those of training, its validation included. On ACDC differences "
-            "of less than half a Dice point are noise."
+            "one run each with seed 0. Minutes are those of training, its validation included, and of the whole way "
+            "from raw scans to report, where it went in one go. On ACDC differences of less than half a Dice point are "
+            "noise."
         )
-        configs = [(CONFIG, (*VARIANTS[name], *quick)) for name in measured]
-        write_result(options.json, list(measured.values()), title="ACDC on two CPU cores", about=about, configs=configs)
+        write_result(
+            options.json,
+            list(measured.values()),
+            title="ACDC on two CPU cores",
+            about=about,
+            configs=[(CONFIG, (*VARIANTS[name], *quick)) for name in measured],
+            measured_at=", ".join(sorted(commits)),
+        )
 
 
 def run_variant(overrides: tuple[str, ...], *, raw: Path, out: Path) -> None:
-    """The whole way, resumed where an earlier call stopped."""
+    """The whole way, resumed where an earlier call stopped; beside it the commit, and the minutes of one go."""
     from uumamba.pipelines.run import run
 
+    in_one_go = not out.exists()
+    commits = sorted({*record_of(out)["commits"], commit()})
+    write_json(out / RECORD, {"commits": commits, "minutes": None})
+    begin = time.perf_counter()
     run(read_config(CONFIG, overrides), raw=raw, out=out, workers=2, say=print)
+    if in_one_go:
+        minutes = (time.perf_counter() - begin) / 60
+        write_json(out / RECORD, {"commits": commits, "minutes": round(minutes, 1)})
+
+
+def record_of(folder: Path) -> dict[str, Any]:
+    """The commits that a run was made at and its minutes; both unknown of a run that somebody else began."""
+    if (folder / RECORD).is_file():
+        stored: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        return stored
+    return {"commits": ["unknown"] if folder.exists() else [], "minutes": None}
+
+
+def refuse_another_run(folder: Path, overrides: tuple[str, ...]) -> None:
+    """End the program where a finished run was made with another configuration than would be published."""
+    stored = json.loads((folder / "run" / "fold_0" / "config.json").read_text(encoding="utf-8"))["run"]
+    if not still_fits(stored, read_config(CONFIG, overrides).as_json()):
+        sys.exit(f"{folder} was run with another configuration than {CONFIG} is now; move it away and run it again.")
 
 
 def row_of(name: str, folder: Path) -> dict[str, Any]:
-    """Mean Dice from ``scores.csv`` and the minutes from the training log."""
+    """Mean Dice from ``scores.csv``, minutes from the training log and the record."""
     from uumamba.evaluation import read_scores
 
     rows = read_scores(folder / "scores.csv")
@@ -74,11 +110,13 @@ def row_of(name: str, folder: Path) -> dict[str, Any]:
     }
     log = (folder / "run" / "fold_0" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     seconds = sum(json.loads(line)["seconds"] for line in log)
+    minutes = record_of(folder)["minutes"]
     return {
         "network, optimizer": name,
         "mean Dice": round(sum(dice.values()) / len(dice), 4),
         **{structure: round(value, 4) for structure, value in dice.items()},
-        "minutes": round(seconds / 60, 1),
+        "training minutes": round(seconds / 60, 1),
+        "minutes in all": "-" if minutes is None else minutes,
     }
 
 

@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from uumamba.errors import UsageError
 from uumamba.files import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,8 +26,9 @@ def write_result(
     title: str,
     about: str = "",
     configs: Sequence[tuple[str, Sequence[str]]] = (),
+    measured_at: str | None = None,
 ) -> None:
-    """Write rows with the machine, the versions, the commit and the hash of every configuration that was run.
+    """Write rows with the machine, the versions, the commit and every configuration that was run, resolved and hashed.
 
     Args:
         path: the JSON file; under ``benchmarks/results/`` it becomes a table of the README.
@@ -34,13 +36,15 @@ def write_result(
         title: heading of the table.
         about: what was measured, on what and how long it took; a sentence or two.
         configs: each configuration's shipped name or path, and its ``--set`` overrides.
+        measured_at: the commit, where the rows were measured earlier; None for now.
     """
-    hashes = [
-        {"name": str(name), "set": list(overrides), "sha256": config_sha256(name, overrides)}
-        for name, overrides in configs
-    ]
-    head = {"title": title, "about": about, "machine": machine(), "versions": versions(), "commit": commit()}
-    write_json(path, head | {"configs": hashes, "rows": [dict(row) for row in rows]})
+    stored = []
+    for name, overrides in configs:
+        resolved = resolved_config(name, overrides)
+        stored.append({"name": str(name), "set": list(overrides), "sha256": sha256_of(resolved), "resolved": resolved})
+    head = {"title": title, "about": about, "machine": machine(), "versions": versions()}
+    head["commit"] = commit() if measured_at is None else measured_at
+    write_json(path, head | {"configs": stored, "rows": [dict(row) for row in rows]})
 
 
 def read_result(path: Path) -> dict[str, Any]:
@@ -60,20 +64,43 @@ def read_result(path: Path) -> dict[str, Any]:
 
 
 def changed_configs(result: Mapping[str, Any]) -> list[str]:
-    """Names of the configurations that no longer are what the result was measured with."""
-    return [
-        " ".join([each["name"], *each["set"]])
-        for each in result.get("configs", [])
-        if config_sha256(each["name"], each["set"]) != each["sha256"]
-    ]
+    """Names of the configurations that no longer are what the result was measured with.
+
+    A result without the resolved configuration, of which the hash alone was kept, is held to the hash.
+    """
+    return [" ".join([each["name"], *each["set"]]) for each in result.get("configs", []) if _is_changed(each)]
 
 
-def config_sha256(name: str, overrides: Sequence[str] = ()) -> str:
-    """Hash of a resolved configuration, defaults included: a changed default is a changed configuration."""
+def resolved_config(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """A configuration with its defaults: a changed default is a changed configuration."""
     from uumamba.config import read_config
 
-    resolved = read_config(name, list(overrides)).model_dump(mode="json")
+    return read_config(name, list(overrides)).as_json()
+
+
+def still_fits(stored: Any, now: Any) -> bool:
+    """Whether every stored key still has its value; a key that came later has a default that changes nothing.
+
+    Example:
+        >>> still_fits({"a": {"b": 1}}, {"a": {"b": 1, "new": 2}}), still_fits({"a": 1, "gone": 2}, {"a": 1})
+        (True, False)
+    """
+    if isinstance(stored, dict) and isinstance(now, dict):
+        return all(key in now and still_fits(value, now[key]) for key, value in stored.items())
+    return bool(stored == now)
+
+
+def sha256_of(resolved: Mapping[str, Any]) -> str:
+    """Hash of a resolved configuration."""
     return hashlib.sha256(json.dumps(resolved, sort_keys=True).encode()).hexdigest()
+
+
+def _is_changed(each: Mapping[str, Any]) -> bool:
+    try:
+        now = resolved_config(each["name"], each["set"])
+    except UsageError:
+        return True  # its name or one of its keys is no longer known
+    return not still_fits(each["resolved"], now) if "resolved" in each else sha256_of(now) != each["sha256"]
 
 
 def machine() -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 FLOORS = (
-    ("errors", "seeding", "types"),
+    ("errors", "precision", "seeding", "types"),
     ("files", "ops"),
     ("nets", "losses", "optim", "metrics", "domain_generalization", "quantization", "federated", "unlearning"),
     ("data",),

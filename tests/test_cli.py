@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -108,8 +109,8 @@ def test_a_label_that_does_not_fit_is_named_with_what_was_found(
     nib.save(nib.Nifti1Image(values, label.affine, label.header), path)
     code, text = prepare(capsys, tmp_path)
     assert code == 3
-    assert path.name.removesuffix("_gt.nii.gz") in text
-    assert ("7" if fault == "value 7" else "shape") in text
+    case_id = path.name.removesuffix("_gt.nii.gz")
+    assert f"{case_id}: {'its label holds the value 7' if fault == 'value 7' else 'the image has the shape'}" in text
     assert len(prepared_cases(tmp_path)) == 9
 
 
@@ -182,8 +183,42 @@ def test_a_missing_prediction_is_an_error_that_names_it(
     assert not (tmp_path / "scores" / "scores.csv").exists()
 
 
-def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", [0, 1, 6])
+def test_debug_shows_the_traceback_wherever_it_stands(place: int, tmp_path: Path) -> None:
     from uumamba.errors import UsageError
 
+    arguments = ["prepare", "demo", "--raw", str(tmp_path / "none"), "--out", str(tmp_path / "out")]
+    arguments.insert(place, "--debug")
     with pytest.raises(UsageError, match="does not exist"):
-        main(["--debug", "prepare", "demo", "--raw", str(tmp_path / "none"), "--out", str(tmp_path / "out")])
+        main(arguments)
+
+
+@pytest.mark.parametrize("device", ["foo", "cuda:x", "meta", ""])
+def test_a_device_that_is_none(device: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, text = command(capsys, "train", "demo", "--data", tmp_path, "--out", tmp_path / "run", "--device", device)
+    assert code == 2
+    assert f"There is no device {device!r}; choose cpu, cuda, cuda:1 or auto." in text
+
+
+def test_a_device_that_this_machine_lacks(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, text = command(
+        capsys, "predict", tmp_path, "--input", tmp_path, "--out", tmp_path / "out", "--device", "cuda:99"
+    )
+    assert code == 2
+    assert "--device cuda:99: torch finds " in text
+    assert "choose another, or cpu" in text
+
+
+def test_the_keyboard_stops_a_verb_with_a_sentence_that_says_how_to_go_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def interrupted(*_: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("uumamba.config.read_config", interrupted)
+    code, text = command(capsys, "prepare", "demo", "--raw", tmp_path, "--out", tmp_path / "out")
+    assert code == 130
+    assert text == (
+        "uumamba: Stopped by the keyboard; what was finished stands. Give the command again to go on, train with "
+        "--resume.\n"
+    )

@@ -1,5 +1,6 @@
 """The command line: verbs only. Heavy imports stand inside the verbs, so that ``--help`` is quick."""
 
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -7,12 +8,39 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from uumamba import __version__
-from uumamba.errors import EXIT_FAILED, EXIT_SOME_CASES_FAILED, CaseError, UumambaError
+from uumamba.errors import EXIT_FAILED, EXIT_SOME_CASES_FAILED, CaseError, UsageError, UumambaError
+
+
+class StoppedByKeyboard(UumambaError):
+    """Ctrl-C, with the exit code that shells give it."""
+
+    exit_code = 130
+
+
+class Verbs(TyperGroup):
+    """The verbs; one that is interrupted says so, where typer, which sees an interrupt before ``main``, is silent."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the verb.
+
+        Raises:
+            StoppedByKeyboard: in place of KeyboardInterrupt.
+        """
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise StoppedByKeyboard(
+                "Stopped by the keyboard; what was finished stands. Give the command again to go on, train with "
+                "--resume."
+            ) from None
+
 
 app = typer.Typer(
     name="uumamba",
+    cls=Verbs,
     help="U-Mamba segmentation of hearts and vessels: prepare, train, predict, evaluate, report.",
     no_args_is_help=True,
     add_completion=False,
@@ -42,7 +70,7 @@ def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error; also after a verb.")] = False,
 ) -> None:
     """U-Mamba segmentation of hearts and vessels."""
 
@@ -59,7 +87,10 @@ def run(
     allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Go on without unusable cases.")] = False,
     force: ForceOption = False,
 ) -> None:
-    """Prepare, train, predict, evaluate and report; goes on where it stopped."""
+    """Prepare, train, predict, evaluate and report; goes on where it stopped.
+
+    The scores are those of the final weights, not of best.safetensors, which was chosen on the cases that are scored.
+    """
     from uumamba.config import read_config
     from uumamba.pipelines.run import run as run_all
 
@@ -93,7 +124,7 @@ def prepare(
 
     settings = read_config(config, overrides or ())
     manifest, bad = read_dataset(settings.dataset.name, raw)
-    result = prepare_all(manifest, bad, recipe=settings.preprocess.build(), out=out, workers=workers)
+    result = prepare_all(manifest, bad, recipe=settings.preprocess.build(), out=out, raw=raw, workers=workers)
     _say(f"{len(result.prepared)} cases prepared, {len(result.reused)} reused, in {out}")
     _end(result.failures, done=len(result.prepared) + len(result.reused))
 
@@ -129,7 +160,9 @@ def train(
 
 @app.command(epilog="Example: uumamba predict runs/acdc --input scan.nii.gz --input other/ --out predictions")
 def predict(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A run folder, a fold's folder or a checkpoint.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="What run or train made, a fold's folder or a checkpoint.")
+    ],
     inputs: Annotated[
         list[Path], typer.Option("--input", help="NIfTI, MHA, a folder of them, a DICOM folder, a manifest.")
     ],
@@ -141,7 +174,11 @@ def predict(
     mirror: Annotated[bool | None, typer.Option("--mirror/--no-mirror", help="Average over mirrored inputs.")] = None,
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Also store probabilities.")] = False,
 ) -> None:
-    """Segment scans; each label map lies on its scan's own grid."""
+    """Segment scans; each label map lies on its scan's own grid.
+
+    A fold's model is its final weights, last.safetensors; best.safetensors, chosen on the validation cases, is used
+    where it is named as MODEL.
+    """
     from uumamba.pipelines.predict import predict as predict_all
 
     result = predict_all(
@@ -202,20 +239,25 @@ def demo(
     _show_scores(result)
 
 
+@app.command(epilog="Example: uumamba doctor")
+def doctor() -> None:
+    """What this machine has, which scan backend will run and why the others will not, and how fast each is."""
+    from uumamba.pipelines.doctor import examine
+
+    examine()
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: an error the user can cure is one sentence and its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     warnings.showwarning = _show_warning
     try:
-        app(given)
+        app([argument for argument in given if argument != "--debug"])  # which may stand after the verb, too
     except UumambaError as error:
         if "--debug" in given:
             raise
         typer.echo(f"uumamba: {error}", err=True)
         raise SystemExit(error.exit_code) from None
-    except KeyboardInterrupt:
-        typer.echo("uumamba: stopped by the keyboard; the last checkpoint stands, go on with --resume.", err=True)
-        raise SystemExit(130) from None
 
 
 def _say(sentence: str) -> None:
@@ -236,11 +278,20 @@ def _show_scores(result: Any) -> None:
 
 
 def _device(name: str) -> str:
-    if name != "auto":
+    """The device to use, where this machine has it."""
+    if name == "cpu":
         return name
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return "cuda" if found else "cpu"
+    known = re.fullmatch(r"cuda(?::(\d+))?", name)
+    if known is None:
+        raise UsageError(f"There is no device {name!r}; choose cpu, cuda, cuda:1 or auto.")
+    if int(known[1] or 0) >= found:
+        raise UsageError(f"--device {name}: torch finds {found} CUDA devices here; choose another, or cpu.")
+    return name
 
 
 def _split(name: str | None) -> Any:

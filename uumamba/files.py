@@ -2,6 +2,7 @@
 
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ def whole_file(path: Path | str) -> Iterator[Path]:
     synchronised to disk before the rename and the folder after it, so a power cut leaves the old file or the new one.
 
     Raises:
-        UsageError: the parent cannot be a folder (a regular file lies on the way) or cannot be written.
+        UsageError: the parent cannot be a folder to write in, ``path`` is a folder, or its name is too long.
 
     Example:
         >>> import tempfile
@@ -30,7 +31,9 @@ def whole_file(path: Path | str) -> Iterator[Path]:
     """
     path = Path(path)
     make_folder(path.parent)
-    unfinished = path.parent / f".unfinished-{os.getpid()}-{os.urandom(4).hex()}-{path.name}"
+    _refuse_folder(path)
+    # The end of the name alone, so that the longest name still fits with what stands before it.
+    unfinished = path.parent / f".unfinished-{os.getpid()}-{os.urandom(4).hex()}-{path.name[-50:]}"
     try:
         yield unfinished
         _synchronise(unfinished)
@@ -41,22 +44,25 @@ def whole_file(path: Path | str) -> Iterator[Path]:
 
 
 def make_folder(path: Path | str) -> Path:
-    """Create a folder and its parents, or say in one sentence why that cannot be.
+    """Create a folder and its parents, or say in one sentence why nothing can be written there.
 
     Raises:
-        UsageError: a part of the path is a regular file, or the place is not writable.
+        UsageError: a part of the path is a regular file or leads nowhere, or the place is not writable.
     """
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        culprit = next(part for part in (path, *path.parents) if part.exists() and not part.is_dir())
-        raise UsageError(
-            f"{path} cannot be a folder because {culprit} is a file; choose another output path."
-        ) from None
-    except PermissionError:
-        raise UsageError(f"{path} cannot be created (permission denied); choose a folder that you may write.") from None
-    return path
+        with tempfile.TemporaryFile(dir=path):  # the one sure way to know; it has no name and leaves nothing
+            return path
+    except OSError as error:
+        culprit = next(
+            (part for part in (path, *path.parents) if os.path.lexists(part) and not os.path.isdir(part)), None
+        )
+        if culprit is None:
+            reason = f"to write in ({error.strerror})"
+        else:
+            reason = f"because {culprit} {'is a file' if os.path.exists(culprit) else 'is a link that leads nowhere'}"
+        raise UsageError(f"{path} cannot be a folder {reason}; choose another output path.") from None
 
 
 def write_json(path: Path | str, value: Any) -> None:
@@ -69,6 +75,15 @@ def write_text(path: Path | str, text: str) -> None:
     """Write UTF-8 text that is whole or absent."""
     with whole_file(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
+
+
+def _refuse_folder(path: Path) -> None:
+    try:
+        if not path.is_dir():
+            return
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written ({error.strerror}); choose another output path.") from None
+    raise UsageError(f"{path} is a folder; give the name of a file.")
 
 
 def _synchronise(path: Path) -> None:

@@ -24,6 +24,35 @@ def test_a_result_fits_its_configuration_until_a_value_changes(tmp_path: Path) -
     assert changed_configs(result) == ["demo optim.rho=0.2"]
 
 
+def test_a_key_that_came_later_is_no_change_but_a_removed_or_another_one_is(tmp_path: Path) -> None:
+    write_result(tmp_path / "a.json", [{"dice": 0.9}], title="A", configs=[("demo", [])])
+    result = read_result(tmp_path / "a.json")
+    stored = result["configs"][0]["resolved"]
+    assert stored["optim"].pop("rho") == 0.05  # as if rho had come after the measurement
+    assert changed_configs(result) == []
+    stored["optim"]["radius"] = 0.05  # as if radius had been removed since
+    assert changed_configs(result) == ["demo"]
+    del stored["optim"]["radius"]
+    stored["optim"]["base"]["lr"] = 0.5
+    assert changed_configs(result) == ["demo"]
+
+
+def test_a_result_without_a_stored_configuration_is_held_to_its_hash(tmp_path: Path) -> None:
+    write_result(tmp_path / "a.json", [{"dice": 0.9}], title="A", configs=[("demo", [])])
+    result = read_result(tmp_path / "a.json")
+    del result["configs"][0]["resolved"]
+    assert changed_configs(result) == []
+    result["configs"][0]["sha256"] = "0"
+    assert changed_configs(result) == ["demo"]
+
+
+def test_an_override_that_is_no_longer_known_is_a_change(tmp_path: Path) -> None:
+    write_result(tmp_path / "a.json", [{"dice": 0.9}], title="A", configs=[("demo", [])])
+    result = read_result(tmp_path / "a.json")
+    result["configs"][0]["set"] = ["optim.radius=1"]
+    assert changed_configs(result) == ["demo optim.radius=1"]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

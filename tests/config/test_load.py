@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from uumamba.config import read_config, shipped_configs
@@ -80,6 +81,56 @@ def test_a_file_that_is_not_yaml_is_refused(tmp_path: Path) -> None:
 def test_an_override_without_a_value_is_refused() -> None:
     with pytest.raises(UsageError, match="key=value"):
         read_config("demo", ["optim.rho"])
+
+
+def test_an_override_whose_value_is_not_yaml_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"--set optim\.rho=\[: the value is not YAML"):
+        read_config("demo", ["optim.rho=["])
+
+
+def test_a_binary_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "scan.nii.gz"
+    path.write_bytes(b"\x1f\x8b\x08\x00")
+    with pytest.raises(UsageError, match=r"scan\.nii\.gz cannot be read as a configuration"):
+        read_config(path)
+
+
+def test_a_name_longer_than_any_file_can_have_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"a{300} cannot be read as a configuration \(File name too long\)"):
+        read_config("a" * 300)
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "message"),
+    [
+        ("demo", ["schedule.warmup_epochs=3", "training.epochs=1"], r"schedule: .*120 warm-up steps of 40"),
+        ("acdc_cpu", ["training.epochs=1"], r"schedule: .*50 warm-up steps of 50"),
+        ("demo", ["optim.base={name: SGD, momentum: 0}"], "optim: Nesterov momentum requires a momentum"),
+        ("demo", ["optim.base.betas=[1.5,0.9]"], r"optim: Invalid beta parameter at index 0: 1\.5"),
+        ("demo", ["net.encoder_blocks=[1,1,1]"], r"net: encoder_blocks should have 5 numbers .*found \(1, 1, 1\)"),
+        ("demo", ["net.kernel_sizes=2"], r"net: kernel_sizes should be odd"),
+        ("demo", ["net={name: SegResNet, spatial_dims: 2, init_filters: 7}"], r"net: num_channels \(7\)"),
+        ("demo", ["net={name: SwinUNETR, spatial_dims: 2, feature_size: 13}"], "net: feature_size should be divisible"),
+        ("demo", ["augment.scale=[-1,0]"], r"augment: scale must lie above 0\.0, got \(-1\.0, 0\.0\)"),
+        ("demo", ["augment.mirror_axes=[0,0]"], r"augment: mirror_axes must be distinct axes .*got \(0, 0\)"),
+        ("demo", ["preprocess.clip_percentiles=[90,10]"], r"preprocess: clip_percentiles rise within 0 and 100"),
+    ],
+)
+def test_what_a_class_would_refuse_is_refused_when_it_is_read(name: str, overrides: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=rf"{name}\.yaml: {message}"):
+        read_config(name, overrides)
+
+
+@pytest.mark.parametrize("net", ["SegResNet", "UNETR", "SwinUNETR"])
+def test_a_network_of_monai_is_read_with_its_defaults(net: str) -> None:
+    assert read_config("demo", [f"net={{name: {net}, spatial_dims: 2}}"]).net.name == net
+
+
+def test_reading_draws_no_random_number() -> None:
+    before = torch.get_rng_state()
+    read_config("demo")
+    read_config("demo", ["net={name: SwinUNETR, spatial_dims: 2}"])
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_config_cannot_name_python_objects(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The manifest: unique cases, equal bytes for equal data, readable by MONAI, movable."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -75,4 +76,42 @@ def test_a_missing_manifest_says_what_writes_one(tmp_path: Path) -> None:
 def test_another_json_is_refused(tmp_path: Path) -> None:
     (tmp_path / "dataset.json").write_text('{"name": 1}')
     with pytest.raises(UsageError, match="is not a data set manifest"):
+        Manifest.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": {"0": "background", "a": "RV"}}, "labels must be keyed by numbers, found 'a'"),
+        ({"labels": {"0": "background", "300": "RV"}}, r"structures have the values 1 to 255, found RV 300"),
+        ({"labels": {"0": "background", "-1": "RV"}}, r"structures have the values 1 to 255, found RV -1"),
+        ({"fold": "0"}, "fold must be int, found '0'"),
+        ({"fold": True}, "fold must be int, found True"),
+        ({"phase": 1}, "phase must be str, found 1"),
+        ({"case_id": 7}, "case_id must be str, found 7"),
+        ({"image": None}, "image must be str, found None"),
+        ({"label": 3}, "label must be str, found 3"),
+    ],
+)
+def test_a_manifest_with_a_value_of_another_kind_is_refused(
+    tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    path = tmp_path / "dataset.json"
+    manifest(tmp_path).write(path)
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    (stored if "labels" in change else stored["training"][0]).update(change)
+    path.write_text(json.dumps(stored))
+    with pytest.raises(UsageError, match=message):
+        Manifest.read(path)
+
+
+@pytest.mark.parametrize("value", [0, 256, 1.0])
+def test_a_structure_must_have_a_value_that_a_label_map_can_hold(tmp_path: Path, value: float) -> None:
+    with pytest.raises(UsageError, match=rf"toy: structures have the values 1 to 255, found LV {value}"):
+        manifest(tmp_path, structures={"RV": 1, "LV": value})
+
+
+def test_a_folder_in_place_of_the_manifest_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "dataset.json" / "dataset.json").mkdir(parents=True)
+    with pytest.raises(UsageError, match=r"dataset\.json cannot be read \(Is a directory\)"):
         Manifest.read(tmp_path)

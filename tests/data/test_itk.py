@@ -1,5 +1,7 @@
 """MetaImage, NRRD and DICOM: the same grid as NIfTI gives, and stacks that are not whole are refused."""
 
+import locale
+from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel as nib
@@ -9,6 +11,14 @@ import SimpleITK
 
 from uumamba.data.scan import read_image, read_label, write_label
 from uumamba.errors import CaseError
+
+
+@pytest.fixture(autouse=True)
+def _locale_kept() -> Iterator[None]:
+    """SimpleITK leaves the process in the C locale when it writes DICOM, too."""
+    before = locale.setlocale(locale.LC_ALL)
+    yield
+    locale.setlocale(locale.LC_ALL, before)
 
 
 @pytest.fixture
@@ -98,6 +108,13 @@ def test_a_dicom_series_is_stacked_by_position(tmp_path: Path) -> None:
     assert scan.array[0, 0].tolist() == [11, 21, 1]
     np.testing.assert_allclose(scan.spacing_mm, (2, 2, 6))
     np.testing.assert_allclose(scan.affine[:3, :3], np.diag([-2.0, -2.0, 6.0]))
+
+
+def test_reading_a_dicom_series_leaves_the_locale_as_it_was(tmp_path: Path) -> None:
+    write_series(tmp_path / "s", [0.0, 6.0])
+    before = locale.setlocale(locale.LC_ALL, "C.UTF-8")
+    read_image(tmp_path / "s")
+    assert locale.setlocale(locale.LC_ALL) == before
 
 
 @pytest.mark.parametrize(

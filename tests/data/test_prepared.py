@@ -86,13 +86,13 @@ def test_a_case_is_prepared_only_for_its_own_key(tmp_path: Path, stored: Stored)
 
 
 @pytest.mark.parametrize("name", ["case.json", "image.npy", "label.npy", "locations.npy"])
-@pytest.mark.parametrize("damage", ["missing", "cut"])
+@pytest.mark.parametrize("damage", ["missing", "cut", "empty"])
 def test_a_case_that_is_not_whole_is_not_there(tmp_path: Path, stored: Stored, name: str, damage: str) -> None:
     path = tmp_path / "cases" / "p1" / name
     content = path.read_bytes()
     path.unlink()
-    if damage == "cut":
-        path.write_bytes(content[: len(content) // 2])
+    if damage != "missing":
+        path.write_bytes(content[: len(content) // 2] if damage == "cut" else b"")
     assert not is_prepared(tmp_path, "p1", key="k")
     with pytest.raises(CaseError, match=r"p1: it.*; run `uumamba prepare` again"):
         open_prepared(tmp_path, "p1")
@@ -103,6 +103,24 @@ def test_a_case_of_another_format_is_refused(tmp_path: Path, stored: Stored) -> 
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"format": 0}))
     with pytest.raises(CaseError, match="a format other than 1"):
         open_prepared(tmp_path, "p1")
+
+
+@pytest.mark.parametrize(
+    "text", ['{"format": 1}', '{"format": 1, "geometry": 3}', '{"format": 1, "geometry": {"a": 1}}']
+)
+def test_a_case_json_that_lacks_its_geometry_is_damaged(tmp_path: Path, stored: Stored, text: str) -> None:
+    (tmp_path / "cases" / "p1" / "case.json").write_text(text)
+    assert not is_prepared(tmp_path, "p1", key="k")
+    with pytest.raises(CaseError, match=r"p1: its prepared case.json is damaged; run `uumamba prepare` again"):
+        open_prepared(tmp_path, "p1")
+
+
+def test_a_case_json_without_its_key_is_made_anew(tmp_path: Path, stored: Stored) -> None:
+    path = tmp_path / "cases" / "p1" / "case.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    del content["key"]
+    path.write_text(json.dumps(content))
+    assert not is_prepared(tmp_path, "p1", key="k")
 
 
 def test_arrays_of_another_case_are_refused(tmp_path: Path, stored: Stored) -> None:
@@ -142,7 +160,7 @@ def test_while_a_case_is_written_anew_it_is_not_there(tmp_path: Path, stored: St
     image, label, geometry = stored
     (tmp_path / "cases" / "p1" / "label.npy").unlink()
     (tmp_path / "cases" / "p1" / "label.npy").mkdir()  # so that writing stops half-way
-    with pytest.raises(OSError, match=r"label.npy"):
+    with pytest.raises(UsageError, match=r"label.npy is a folder"):
         write_prepared(tmp_path, "p1", image=image, label=label, geometry=geometry, key="new")
     assert not (tmp_path / "cases" / "p1" / "case.json").exists()
 

@@ -241,6 +241,14 @@ def broken_bomb(write_scan: WriteScan, array: np.ndarray) -> Path:
     return path
 
 
+def broken_read(write_scan: WriteScan, array: np.ndarray) -> Path:
+    """A file whose bytes the system refuses, to root as well: this process's memory at address 0."""
+    path = write_scan("a.nii", array)
+    path.unlink()
+    path.symlink_to("/proc/self/mem")
+    return path
+
+
 def broken_axes(degrees: float) -> Callable[[WriteScan, np.ndarray], Path]:
     affine = np.diag([1.5, 1.5, 8.0, 1.0])
     affine[:2, 1] = 1.5 * np.sin(np.radians(degrees)), 1.5 * np.cos(np.radians(degrees))
@@ -282,6 +290,7 @@ REFUSED = {
     "folder": (broken_folder, "0 DICOM series"),
     "pipe": (broken_pipe, "is no regular file"),
     "dangling link": (broken_link, "does not exist"),
+    "unreadable": (broken_read, r"a\.nii cannot be read \(Input/output error\)"),
     "sheared by 5 degrees": (broken_axes(5), "5.0 degrees off a right angle"),
     "no codes": (edited(sform_code=0, qform_code=0), "neither its sform nor its qform is coded"),
     "zero pixdim": (edited(pixdim=(1, 0, 1.5, 8, 1, 1, 1, 1)), r"pixdim\) is 0 x 1.5 x 8"),

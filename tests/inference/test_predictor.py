@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from uumamba.errors import CaseError, UsageError
+from uumamba.errors import CaseError, UsageError, UumambaError
 from uumamba.inference import Prediction, Predictor
 from uumamba.nets import ResEncUNet
 
@@ -29,7 +29,7 @@ class Thresholds(nn.Module):
         return torch.cat([torch.zeros_like(x), self.sharpness * (x - self.threshold)], dim=1)
 
 
-def turned(image: Array, *, spacing_mm: Any, affine: Any) -> tuple[Array, str]:
+def turned(image: Array, *, spacing_mm: Any, affine: Any, case_id: str) -> tuple[Array, str]:
     """Last axis first, with a channel, as preprocessing does; the geometry is a word."""
     assert tuple(spacing_mm) == (1.5, 1.5, 10.0)
     assert affine is None
@@ -112,6 +112,22 @@ def test_probabilities_that_are_not_finite_are_an_error_that_names_the_case(valu
     image[0, 4, 4] = value
     with pytest.raises(CaseError, match=r"^patient001_frame01: the network's probabilities are not finite; look for"):
         Predictor(Thresholds(0.0), patch_size=(8, 8))(image, case_id="patient001_frame01")
+
+
+def test_a_network_that_diverged_is_not_blamed_on_the_image() -> None:
+    net = nn.Conv2d(1, 2, 1)
+    nn.init.constant_(net.weight, float("nan"))
+    with pytest.raises(UumambaError, match="not finite even for a blank image, so its training diverged") as error:
+        Predictor(net, patch_size=(8, 8))(np.ones((1, 9, 9)))
+    assert not isinstance(error.value, CaseError)
+
+
+def test_preparing_is_told_the_case() -> None:
+    def refuse(image: Array, *, spacing_mm: Any, affine: Any, case_id: str) -> tuple[Array, str]:
+        raise CaseError(case_id, "it is empty", "scan again")
+
+    with pytest.raises(CaseError, match=r"^patient001_frame01: it is empty"):
+        Predictor(Thresholds(0.0), patch_size=(8, 8), preprocess=refuse)(np.ones((9, 9)), case_id="patient001_frame01")
 
 
 def test_probabilities_on_the_own_grid_use_their_own_way_back() -> None:

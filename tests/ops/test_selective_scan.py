@@ -205,5 +205,7 @@ def test_integer_and_complex_tensors_are_refused(scan_arguments):
 
 
 def test_unknown_backend_is_refused_with_the_known_ones(scan_arguments):
-    with pytest.raises(ValueError, match="backend should be one of auto, reference, torch; found 'cuda'"):
+    with pytest.raises(
+        ValueError, match="backend should be one of auto, reference, torch, native, triton, mamba_ssm; found 'cuda'"
+    ):
         selective_scan(**scan_arguments(), backend="cuda")

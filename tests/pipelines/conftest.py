@@ -58,7 +58,7 @@ def tiny_prepared(
     from uumamba.pipelines.prepare import prepare
 
     folder = tmp_path_factory.mktemp("prepared")
-    manifest, bad = read_dataset("acdc", tiny_raw)
+    manifest, bad = read_dataset("phantom", tiny_raw)
     result = prepare(manifest, bad, recipe=tiny_config().preprocess.build(), out=folder, workers=0)
     assert not result.failures
     return folder

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from uumamba.data.case import Case, Manifest
-from uumamba.errors import UsageError
+from uumamba.errors import CaseError, UsageError
 from uumamba.evaluation import ScoreRow, read_scores
 from uumamba.pipelines.evaluate import MissingPredictions, evaluate_folder, print_summary
 
@@ -140,6 +140,33 @@ def test_failures_of_an_earlier_evaluation_do_not_outlive_it(manifest: Path, pre
     assert not (tmp_path / "out" / "failures.json").exists()
 
 
+def test_a_case_that_failed_before_needs_no_prediction_and_is_listed(
+    manifest: Path, predictions: Path, tmp_path: Path
+) -> None:
+    (predictions / "p1_ES.nii.gz").unlink()
+    failed = [
+        CaseError("p1_ES", "its scan is truncated", "restore it"),
+        CaseError("p3_ED", "it is empty", "scan again"),
+    ]
+    scores = evaluate_folder(predictions, manifest, tmp_path / "out", failed=failed)
+    assert [failure.case_id for failure in scores.failures] == ["p1_ES", "p3_ED"]
+    assert "p1_ES" not in {row.case_id for row in scores.rows}
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))
+    assert (summary["n_cases"], summary["failed"]) == (3, ["p1_ES", "p3_ED"])
+    listed = json.loads((tmp_path / "out" / "failures.json").read_text(encoding="utf-8"))
+    assert [entry["problem"] for entry in listed] == ["its scan is truncated", "it is empty"]
+
+
+def test_scores_of_an_earlier_call_do_not_outlive_a_call_that_scores_nothing(
+    manifest: Path, predictions: Path, tmp_path: Path
+) -> None:
+    evaluate_folder(predictions, manifest, tmp_path / "out")
+    for path in predictions.iterdir():
+        path.write_bytes(b"")
+    evaluate_folder(predictions, manifest, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["failures.json"]
+
+
 def test_when_no_case_can_be_scored_only_the_reasons_are_written(
     manifest: Path, predictions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -193,6 +220,23 @@ def test_acdcs_own_folder_is_recognised(tmp_path: Path) -> None:
         ("patient001_frame01", "ED", "NOR"),
         ("patient001_frame09", "ES", "NOR"),
     }
+
+
+def test_a_fold_of_acdcs_own_folder_leaves_out_the_faults_of_the_others(tmp_path: Path) -> None:
+    """Five patients of one group stand in five folds; one frame of each lacks its label."""
+    for number in range(1, 6):
+        patient = tmp_path / "raw" / "training" / f"patient{number:03d}"
+        for name in ("frame01", "frame01_gt", "frame09"):
+            save(patient / f"patient{number:03d}_{name}.nii.gz", label_map("ED"))
+        save(tmp_path / "predictions" / f"patient{number:03d}_frame01.nii.gz", label_map("ED"))
+        (patient / "Info.cfg").write_text("ED: 1\nES: 9\nGroup: NOR\n")
+    failed = set()
+    for fold in range(5):
+        scores = evaluate_folder(tmp_path / "predictions", tmp_path / "raw", tmp_path / "out", fold=fold)
+        (patient_id,) = {row.patient_id for row in scores.rows}
+        assert [failure.case_id for failure in scores.failures] == [f"{patient_id}_frame09"]
+        failed.add(patient_id)
+    assert len(failed) == 5
 
 
 def test_a_case_without_a_label_is_not_scored(manifest: Path, tmp_path: Path) -> None:

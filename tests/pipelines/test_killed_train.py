@@ -1,6 +1,7 @@
 """``uumamba train``, killed as a process of its own and resumed, ends with the bits of a run that was never killed."""
 
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from uumamba.training.checkpoint import read_checkpoint
+from uumamba.training.run_log import RunLog
 
 pytestmark = pytest.mark.slow
 
@@ -25,15 +27,17 @@ def test_a_killed_and_resumed_run_equals_one_that_was_never_killed(
     tiny_prepared: Path, tiny_overrides: tuple[str, ...], tmp_path: Path
 ) -> None:
     overrides = (*tiny_overrides, "training.epochs=6", "training.ema_decay=0.9")
-    begun = time.monotonic()
     assert train(tiny_prepared, tmp_path / "whole", overrides).wait() == 0
-    duration_s = time.monotonic() - begun
+    log = RunLog(tmp_path / "killed" / "fold_0" / "metrics.jsonl")
     moments = random.Random(0)
-    for _ in range(3):
+    for epochs in (1, 2, 4):
         process = train(tiny_prepared, tmp_path / "killed", overrides, "--resume")
-        time.sleep(moments.uniform(0.5, 1.0) * duration_s)
+        while len(log.rows()) < epochs and process.poll() is None:
+            time.sleep(0.005)
+        time.sleep(moments.uniform(0.0, 0.1))
         process.kill()
-        process.wait()
+        assert process.wait() == -signal.SIGKILL
+        assert epochs <= len(log.rows()) < 6, "the kill fell into training"
     assert train(tiny_prepared, tmp_path / "killed", overrides, "--resume").wait() == 0
     whole, killed = (read_checkpoint(tmp_path / name / "fold_0" / "last.safetensors") for name in ("whole", "killed"))
     assert whole.net.keys() == killed.net.keys()

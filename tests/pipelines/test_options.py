@@ -73,7 +73,7 @@ def test_fine_tuning_starts_from_the_given_weights(
     still = tiny_config("optim.base.lr=1e-30", "optim.base.weight_decay=0", "training.epochs=1")
     (folder,) = train(still, data=tiny_prepared, out=tmp_path / "run", init=str(tiny_run))
     before, after = (
-        read_checkpoint(tiny_run / "fold_0" / "best.safetensors"),
+        read_checkpoint(tiny_run / "fold_0" / "last.safetensors"),
         read_checkpoint(folder / "last.safetensors"),
     )
     start = before.ema if before.ema is not None else before.net

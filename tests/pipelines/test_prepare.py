@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from operator import call
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -19,13 +20,14 @@ import pytest
 
 from data_prep.acdc import read_acdc
 from uumamba.data.case import Case, Manifest
-from uumamba.data.prepared import PreparedFolder, open_prepared
+from uumamba.data.prepared import PreparedFolder, open_prepared, write_prepared
 from uumamba.data.preprocess import PreprocessRecipe, restore_label
 from uumamba.data.scan import AcdcSpacingWarning, read_label
 from uumamba.data.warn import warn_of_acdc_spacing
 from uumamba.errors import CaseError, UsageError
 from uumamba.pipelines.parallel import each_case
 from uumamba.pipelines.prepare import prepare
+from uumamba.training.stop_request import StoppedOnRequest
 
 RECIPE = PreprocessRecipe((None, 1.5, 1.5))
 MakeRaw = Callable[..., Manifest]
@@ -206,6 +208,60 @@ def test_an_output_below_a_file_is_refused(make_raw: MakeRaw, tmp_path: Path) ->
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match=r"cannot be a folder because .*file is a file"):
         prepare(manifest, recipe=RECIPE, out=tmp_path / "file" / "out")
+
+
+def test_an_output_in_the_raw_folder_is_refused(make_raw: MakeRaw, tmp_path: Path) -> None:
+    manifest, raw = make_raw(1), tmp_path / "raw"
+    before = content(raw)
+    (tmp_path / "link").symlink_to(raw)
+    for out in (raw, raw / "deep" / "prepared", tmp_path / "link" / "prepared"):
+        with pytest.raises(UsageError, match=r"lies in the raw folder .*raw, which is never written to; choose"):
+            prepare(manifest, recipe=RECIPE, out=out, raw=raw)
+    assert content(raw) == before
+
+
+def test_a_damaged_case_is_made_anew(make_raw: MakeRaw, tmp_path: Path) -> None:
+    manifest = make_raw(3)
+    prepare(manifest, recipe=RECIPE, out=tmp_path / "out")
+    whole = content(tmp_path / "out")
+    (tmp_path / "out" / "cases" / "p0" / "case.json").write_text('{"format": 1}')
+    (tmp_path / "out" / "cases" / "p1" / "image.npy").write_bytes(b"")
+    assert prepare(manifest, recipe=RECIPE, out=tmp_path / "out").prepared == ("p0", "p1")
+    assert content(tmp_path / "out") == whole
+
+
+def test_a_second_process_is_refused_and_deletes_nothing(make_raw: MakeRaw, tmp_path: Path) -> None:
+    manifest, out = make_raw(1), tmp_path / "out"
+    unfinished = out / "cases" / "p0" / ".unfinished-1-image.npy"
+    unfinished.parent.mkdir(parents=True)
+    unfinished.touch()
+    hold = "import fcntl, sys; f = open(sys.argv[1], 'a+'); fcntl.lockf(f, fcntl.LOCK_EX); print('held', flush=True)"
+    command = [sys.executable, "-c", f"{hold}; input()", str(out / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8") as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(UsageError, match=r"Another process .* is preparing in .*out; wait for it or choose"):
+            prepare(manifest, recipe=RECIPE, out=out)
+        other.kill()
+    assert unfinished.exists()
+    assert prepare(manifest, recipe=RECIPE, out=out).prepared == ("p0",)
+    assert not unfinished.exists()
+
+
+def test_a_request_to_stop_is_followed_after_the_case_and_the_next_call_goes_on(
+    make_raw: MakeRaw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_and_stop(*arguments: Any, **options: Any) -> None:
+        write_prepared(*arguments, **options)
+        signal.raise_signal(signal.SIGTERM)
+
+    manifest = make_raw(3)
+    with monkeypatch.context() as patched:
+        patched.setattr("uumamba.pipelines.prepare.write_prepared", write_and_stop)
+        with pytest.raises(StoppedOnRequest, match="Stopped by SIGTERM after preparing 1 of 3 cases; the same command"):
+            prepare(manifest, recipe=RECIPE, out=tmp_path / "out")
+    result = prepare(manifest, recipe=RECIPE, out=tmp_path / "out")
+    assert (len(result.prepared), len(result.reused)) == (2, 1)
 
 
 def test_progress_is_a_line_in_a_log(make_raw: MakeRaw, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

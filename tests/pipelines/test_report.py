@@ -111,6 +111,14 @@ def test_cases_that_could_not_be_scored_are_listed(run: Path, tmp_path: Path) ->
     assert "<strong>p3_ED</strong>: it is truncated; restore it." in html
 
 
+@pytest.mark.parametrize("name", ["scores.csv", "report"])
+def test_the_report_replaces_nothing_that_is_no_html(name: str, run: Path) -> None:
+    before = (run / "scores.csv").read_bytes()
+    with pytest.raises(UsageError, match=rf"The report is HTML, so .*{name} cannot be its name; end it in .html"):
+        report(run, run / name)
+    assert (run / "scores.csv").read_bytes() == before
+
+
 def test_a_folder_without_scores_says_who_writes_them(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"There are no scores at .*; `uumamba evaluate` writes them"):
         report(tmp_path, tmp_path / "report.html")

@@ -3,7 +3,10 @@
 import csv
 import json
 import shutil
+import signal
 from collections.abc import Callable
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import nibabel as nib
@@ -12,11 +15,31 @@ import pytest
 
 from uumamba.config import RunConfig
 from uumamba.data.case import Manifest
+from uumamba.data.scan import Scan, read_image
+from uumamba.errors import CaseError, UsageError, UumambaError
+from uumamba.pipelines.datasets import read_dataset
 from uumamba.pipelines.run import SomeCasesMissing, run
+from uumamba.training.checkpoint import read_checkpoint, save_checkpoint
+from uumamba.training.stop_request import StoppedOnRequest
+
+MakeConfig = Callable[..., RunConfig]
+
+
+def digests(folder: Path) -> dict[Path, str]:
+    """A checksum of every file."""
+    return {path: sha256(path.read_bytes()).hexdigest() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 @pytest.fixture(scope="module")
-def finished(tiny_raw: Path, tiny_config: Callable[..., RunConfig], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def raw_before(tiny_raw: Path) -> dict[Path, str]:
+    """The raw folder's checksums before anything is run."""
+    return digests(tiny_raw)
+
+
+@pytest.fixture(scope="module")
+def finished(
+    tiny_raw: Path, raw_before: object, tiny_config: MakeConfig, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     out = tmp_path_factory.mktemp("whole")
     run(tiny_config(), raw=tiny_raw, out=out)
     return out
@@ -59,9 +82,102 @@ def test_a_second_call_reuses_what_stands_and_gives_the_same_scores(
     assert (finished / "scores.csv").read_bytes() == before
 
 
-def test_the_raw_folder_is_never_written_to(tiny_raw: Path, finished: Path) -> None:
-    names = {path.name for path in tiny_raw.rglob("*") if path.is_file()}
-    assert all(name.startswith("patient") or name == "Info.cfg" or name.endswith(".md") for name in names)
+def test_the_raw_folder_is_never_written_to(tiny_raw: Path, raw_before: dict[Path, str], finished: Path) -> None:
+    assert digests(tiny_raw) == raw_before
+
+
+def test_an_output_in_the_raw_folder_is_refused(
+    tiny_raw: Path, raw_before: dict[Path, str], tiny_config: MakeConfig
+) -> None:
+    with pytest.raises(UsageError, match=r"lies in the raw folder .* which is never written to; choose another --out"):
+        run(tiny_config(), raw=tiny_raw, out=tiny_raw / "training" / "out")
+    assert digests(tiny_raw) == raw_before
+
+
+def test_an_unknown_fold_is_refused_before_anything_is_made(
+    tiny_raw: Path, tiny_config: MakeConfig, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="There is no fold '7'"):
+        run(tiny_config(), raw=tiny_raw, out=tmp_path / "out", fold="7")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("fold", ["0", "1"])
+def test_another_configuration_is_refused_before_anything_is_changed(
+    fold: str, finished: Path, tiny_raw: Path, tiny_config: MakeConfig
+) -> None:
+    before = digests(finished)
+    other = tiny_config("preprocess.spacing_mm=[null,4.0,4.0]")
+    with pytest.raises(
+        UsageError, match=r"begun with another configuration:\n  preprocess.spacing_mm: \[None, 3.0, 3.0"
+    ):
+        run(other, raw=tiny_raw, out=finished, fold=fold)
+    assert digests(finished) == before
+
+
+@pytest.mark.parametrize("stage", ["prepare", "train", "predict"])
+def test_a_request_to_stop_is_followed_in_every_stage(
+    stage: str, finished: Path, tiny_raw: Path, tiny_config: MakeConfig, tmp_path: Path
+) -> None:
+    def stop(sentence: str) -> None:
+        if sentence.startswith(stage):
+            signal.raise_signal(signal.SIGTERM)
+
+    out = Path(shutil.copytree(finished, tmp_path / "out"))
+    (out / "report.html").unlink()
+    with pytest.raises(
+        StoppedOnRequest, match=r"Stopped by SIGTERM (before fold 0|after predicting 0 of 4)"
+    ) as stopped:
+        run(tiny_config(), raw=tiny_raw, out=out, say=stop)
+    assert stopped.value.exit_code == 75
+    assert not (out / "report.html").exists()
+
+
+def make_five_folds(run_folder: Path) -> None:
+    """Let fold 0's weights stand for every fold's."""
+    trained = read_checkpoint(run_folder / "fold_0" / "last.safetensors")
+    for fold in ("1", "2", "3", "4"):
+        (run_folder / f"fold_{fold}").mkdir()
+        own = replace(trained, config=trained.config | {"fold": fold})
+        save_checkpoint(run_folder / f"fold_{fold}" / "last.safetensors", own)
+
+
+@pytest.mark.slow
+def test_a_case_that_cannot_be_predicted_is_listed_by_predictions_scores_and_report_whatever_its_fold(
+    finished: Path, tiny_raw: Path, tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = Path(shutil.copytree(finished, tmp_path / "out"))
+    make_five_folds(out / "run")
+    manifest = Manifest.read(out / "prepared")
+    bad = sorted(manifest.select(fold=fold)[0].case_id for fold in (0, 3))
+
+    def read_all_but_the_bad(path: Path, *, case_id: str) -> Scan:
+        if case_id in bad:
+            raise CaseError(case_id, "it cannot be read", "restore it")
+        return read_image(path, case_id=case_id)
+
+    monkeypatch.setattr("uumamba.pipelines.predict.read_image", read_all_but_the_bad)
+    result = run(tiny_config(), raw=tiny_raw, out=out, fold="cv")
+    assert sorted(failure.case_id for failure in result.failures) == bad
+    for folder in (out, out / "predictions"):
+        listed = json.loads((folder / "failures.json").read_text(encoding="utf-8"))
+        assert sorted(entry["case_id"] for entry in listed) == bad
+    summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+    assert (summary["n_cases"], summary["failed"]) == (18, bad)
+    assert all(f"<strong>{name}</strong>: it cannot be read" in (out / "report.html").read_text() for name in bad)
+
+
+def test_when_no_case_can_be_predicted_the_reason_is_given(
+    finished: Path, tiny_raw: Path, tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, *, case_id: str) -> Scan:
+        raise CaseError(case_id, "it cannot be read", "restore it")
+
+    monkeypatch.setattr("uumamba.pipelines.predict.read_image", refuse)
+    out = Path(shutil.copytree(finished, tmp_path / "out"))
+    with pytest.raises(UumambaError, match=r"No case could be scored; the first failure is .*: it cannot be read"):
+        run(tiny_config(), raw=tiny_raw, out=out)
+    assert not (out / "scores.csv").exists()
 
 
 def test_a_case_that_cannot_be_used_stops_the_run_unless_it_may_be_missing(
@@ -69,13 +185,22 @@ def test_a_case_that_cannot_be_used_stops_the_run_unless_it_may_be_missing(
 ) -> None:
     raw = tmp_path / "raw"
     shutil.copytree(tiny_raw, raw)
-    broken = sorted((raw / "training").rglob("*_gt.nii.gz"))[0]
+    manifest, _ = read_dataset("phantom", raw)
+    broken, other = (manifest.select(fold=fold)[0].label for fold in (0, 1))
+    assert broken is not None
+    assert other is not None
+    other.unlink()
     broken.write_bytes(broken.read_bytes()[:200])
-    with pytest.raises(SomeCasesMissing, match=r"1 cases could not be prepared.*--allow-missing"):
+    with pytest.raises(SomeCasesMissing, match=r"2 cases could not be prepared.*--allow-missing"):
         run(tiny_config(), raw=raw, out=tmp_path / "out")
     result = run(tiny_config(), raw=raw, out=tmp_path / "out", allow_missing=True)
-    assert [failure.case_id for failure in result.failures] == [broken.name.removesuffix("_gt.nii.gz")]
+    name, of_fold_1 = (path.name.removesuffix("_gt.nii.gz") for path in (broken, other))
+    assert sorted(failure.case_id for failure in result.failures) == sorted([name, of_fold_1])
     listed = json.loads((tmp_path / "out" / "prepared" / "failures.json").read_text(encoding="utf-8"))
-    assert listed[0]["case_id"] == result.failures[0].case_id
+    assert sorted(entry["case_id"] for entry in listed) == sorted([name, of_fold_1])
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))
+    assert (summary["n_cases"], summary["failed"]) == (3, [name]), "of fold 0, which is scored"
     assert result.report is not None
-    assert result.report.is_file()
+    html = result.report.read_text(encoding="utf-8")
+    assert f"<strong>{name}</strong>" in html
+    assert of_fold_1 not in html

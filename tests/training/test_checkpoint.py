@@ -138,8 +138,14 @@ def test_a_safetensors_file_of_another_program_is_no_checkpoint(tmp_path: Path) 
     from safetensors.torch import save_file
 
     save_file({"weight": torch.ones(1)}, tmp_path / "a.safetensors", metadata={"format": "pt"})
-    with pytest.raises(DamagedCheckpointError, match="cannot be read: 'state'"):
+    with pytest.raises(UsageError, match=r"a.safetensors is no checkpoint of uumamba; give a run folder"):
         read_checkpoint(tmp_path / "a.safetensors")
+
+
+def test_a_file_of_another_kind_is_not_called_damaged(tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text("name: tiny\n")
+    with pytest.raises(UsageError, match=r"tiny.yaml is no checkpoint of uumamba; give a run folder"):
+        read_checkpoint(tmp_path / "tiny.yaml")
 
 
 SAVE_ON_A_FULL_DISK = """

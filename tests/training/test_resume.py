@@ -147,8 +147,18 @@ def test_another_network_is_refused_by_name(build_trainer: Build, tmp_path: Path
     build_trainer(tmp_path, epochs=1).fit()
     trainer = build_trainer(tmp_path)
     trainer.net[4] = trainer.state.net[4] = nn.Conv2d(4, 7, 1)
-    with pytest.raises(UsageError, match=r"does not fit this run's network (?s:.*)size mismatch"):
+    with pytest.raises(UsageError, match=r"does not fit this run's network .*size mismatch"):
         trainer.fit(resume=True)
+
+
+def test_a_network_that_differs_everywhere_is_refused_in_one_line(build_trainer: Build, tmp_path: Path) -> None:
+    build_trainer(tmp_path, epochs=1).fit()
+    trainer = build_trainer(tmp_path)
+    trainer.state.net = nn.Sequential(*(nn.Conv2d(1, 1, 1) for _ in range(50)))
+    with pytest.raises(UsageError, match=r"network \(Error.* \.\.\.\); build the one that it was made with") as refused:
+        trainer.fit(resume=True)
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 400
 
 
 @pytest.mark.parametrize("damage", ["truncated", "one bit flipped", "emptied"])

@@ -35,7 +35,7 @@ def read_config(config: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
     text, source = _text_of(config)
     try:
         stored = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # an impossible date is a ValueError
         raise UsageError(f"{source} is not valid YAML ({' '.join(str(error).split())}); correct it.") from None
     if not isinstance(stored, dict):
         raise UsageError(f"{source} holds {type(stored).__name__}, expected a mapping of a run's keys.")
@@ -54,8 +54,12 @@ def validate(stored: Mapping[str, Any], *, source: str) -> RunConfig:
 
 def _text_of(config: Path | str) -> tuple[str, str]:
     path = Path(config)
-    if path.is_file():
-        return path.read_text(encoding="utf-8"), str(path)
+    try:
+        if path.is_file():
+            return path.read_text(encoding="utf-8"), str(path)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = "it is no text" if isinstance(error, UnicodeDecodeError) else error.strerror
+        raise UsageError(f"{path} cannot be read as a configuration ({reason}); give a YAML file.") from None
     if path.parent == Path(".") and path.name.removesuffix(".yaml") in shipped_configs():
         name = path.name.removesuffix(".yaml") + ".yaml"
         return (_shipped_folder() / name).read_text(encoding="utf-8"), name
@@ -80,7 +84,10 @@ def _apply(stored: dict[str, Any], override: str) -> None:
         place = place.setdefault(parent, {})
         if not isinstance(place, dict):
             raise UsageError(f"--set {override}: {parent} is a value, not a group of keys.")
-    place[last] = yaml.safe_load(value)
+    try:
+        place[last] = yaml.safe_load(value)
+    except (yaml.YAMLError, ValueError):
+        raise UsageError(f"--set {override}: the value is not YAML; correct it.") from None
 
 
 def _sentence(error: ValidationError, stored: Mapping[str, Any]) -> str:
@@ -94,7 +101,8 @@ def _sentence(error: ValidationError, stored: Mapping[str, Any]) -> str:
         return f"{key} is missing; add it{rest}."
     found = first.get("input")
     shown = f", found {found!r}" if isinstance(found, str | int | float | bool | list | tuple) else ""
-    return f"{key or 'the run'}: {first['msg'].removeprefix('Value error, ')}{shown}; correct it{rest}."
+    prefix = f"{key}: " if key else ""
+    return f"{prefix}{first['msg'].removeprefix('Value error, ')}{shown}; correct it{rest}."
 
 
 def _is_union_tag(part: Any, stored: Mapping[str, Any], location: Sequence[Any]) -> bool:

@@ -1,7 +1,10 @@
 """One run, from raw scans to a report, as data."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from pydantic import NonNegativeInt, model_validator
 
 from uumamba.config.augment import AugmentConfig
@@ -42,7 +45,40 @@ class RunConfig(Config):
         check_divisible(self.training.patch_size, self.net.divisor())
         return self
 
+    @model_validator(mode="after")
+    def _every_part_can_be_built(self) -> "RunConfig":
+        """What a class refuses is refused here, not after the scans were prepared; each is built once, without memory.
+
+        MONAI's SwinUNETR reads a tensor's values in its constructor, which the meta device has none of.
+        """
+        patch_size = self.training.patch_size
+        with _named("preprocess"):
+            self.preprocess.build()
+        with _named("augment"):
+            self.augment.build(patch_size=patch_size)
+        with torch.random.fork_rng(devices=[]), torch.device("cpu" if self.net.name == "SwinUNETR" else "meta"):
+            with _named("net"):
+                net = self.net.build(in_channels=1, out_channels=2, patch_size=patch_size)
+            with _named("loss"):
+                loss = self.loss.build()
+        with _named("optim"):
+            optimizer = self.optim.build(net, loss)
+        with _named("schedule"):
+            self.schedule.build(
+                optimizer, epochs=self.training.epochs, batches_per_epoch=self.training.batches_per_epoch
+            )
+        return self
+
     def as_json(self) -> dict[str, Any]:
         """The resolved configuration as plain values."""
         stored: dict[str, Any] = self.model_dump(mode="json")
         return stored
+
+
+@contextmanager
+def _named(key: str) -> Iterator[None]:
+    """Put a part's key before what its class says of an argument."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{key}: {str(error).rstrip('.')}") from None

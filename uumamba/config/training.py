@@ -1,10 +1,14 @@
 """Length, feeding, precision and schedule of a training run, and how its networks predict."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from uumamba.config.base import Config
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -15,6 +19,18 @@ class ScheduleConfig(Config):
     name: Literal["poly", "cosine", "constant"] = "poly"
     power: PositiveFloat = 0.9
     warmup_epochs: NonNegativeInt = 0
+
+    def build(self, optimizer: "Optimizer", *, epochs: int, batches_per_epoch: int) -> "LRScheduler":
+        """The learning rate over a training of that length."""
+        from uumamba.training.schedule import make_schedule
+
+        return make_schedule(
+            optimizer,
+            name=self.name,
+            total_steps=epochs * batches_per_epoch,
+            power=self.power,
+            warmup_steps=self.warmup_epochs * batches_per_epoch,
+        )
 
 
 class TrainingConfig(Config):

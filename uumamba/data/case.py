@@ -59,7 +59,8 @@ class Manifest:
         licence: their licence.
 
     Raises:
-        UsageError: two cases share a ``case_id``, or a ``case_id`` is not a plain file name.
+        UsageError: two cases share a ``case_id``, a ``case_id`` is not a plain file name, or a structure's value is not
+            an integer from 1 to 255.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Manifest:
     def __post_init__(self) -> None:
         object.__setattr__(self, "cases", tuple(sorted(self.cases, key=lambda case: case.case_id)))
         _check_case_ids(self.name, self.cases)
+        _check_structures(self.name, self.structures)
 
     def select(
         self, *, split: Split | None = None, fold: int | None = None, without_fold: int | None = None
@@ -131,7 +133,7 @@ class Manifest:
             cases = tuple(
                 _from_entry(entry, folder, split) for split in ("training", "test") for entry in stored.get(split, [])
             )
-            structures = {name: int(value) for value, name in stored["labels"].items() if int(value) != 0}
+            structures = {name: value for key, name in stored["labels"].items() if (value := _label_value(key)) != 0}
             known = {"name", "reference", "licence", "modality", "labels", "numTraining", "numTest", "training", "test"}
             return cls(
                 name=stored["name"],
@@ -144,6 +146,8 @@ class Manifest:
             )
         except FileNotFoundError:
             raise UsageError(f"There is no manifest at {path}; `uumamba prepare` writes one.") from None
+        except OSError as error:
+            raise UsageError(f"{path} cannot be read ({error.strerror}); give a manifest or its folder.") from None
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
             raise UsageError(
                 f"{path} is not a data set manifest ({type(error).__name__}: {error}); "
@@ -160,6 +164,19 @@ def _check_case_ids(name: str, cases: Iterable[Case]) -> None:
             raise UsageError(f"{name} lists the case id {case_id!r}, which is no plain file name; rename the case.")
 
 
+def _check_structures(name: str, structures: Mapping[str, int]) -> None:
+    for structure, value in structures.items():
+        if not (isinstance(value, int) and 1 <= value <= 255):
+            raise UsageError(f"{name}: structures have the values 1 to 255, found {structure} {value}; correct it.")
+
+
+def _label_value(key: str) -> int:
+    try:
+        return int(key)
+    except ValueError:
+        raise TypeError(f"labels must be keyed by numbers, found {key!r}") from None
+
+
 def _to_entry(case: Case, folder: Path) -> dict[str, Any]:
     entry: dict[str, Any] = {"image": _relative(case.image, folder)}
     if case.label is not None:
@@ -169,6 +186,7 @@ def _to_entry(case: Case, folder: Path) -> dict[str, Any]:
 
 
 def _from_entry(entry: Mapping[str, Any], folder: Path, split: Split) -> Case:
+    _check_types(entry)
     label = entry.get("label")
     return Case(
         case_id=entry["case_id"],
@@ -179,6 +197,15 @@ def _from_entry(entry: Mapping[str, Any], folder: Path, split: Split) -> Case:
         split=split,
         **{name: entry.get(name) for name in _OPTIONAL_FIELDS},
     )
+
+
+def _check_types(entry: Mapping[str, Any]) -> None:
+    """A fold that is the text "0" would be no case's fold, and the run would validate on nothing."""
+    given = [name for name in ("label", *_OPTIONAL_FIELDS) if entry.get(name) is not None]
+    for name in ("case_id", "patient_id", "domain", "image", *given):
+        kind, value = (int if name == "fold" else str), entry[name]
+        if type(value) is not kind:
+            raise TypeError(f"{name} must be {kind.__name__}, found {value!r}")
 
 
 def _relative(path: Path, folder: Path) -> str:

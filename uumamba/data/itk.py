@@ -1,6 +1,8 @@
 """MetaImage, NRRD and DICOM, read by SimpleITK; its LPS+ world becomes RAS+."""
 
-from collections.abc import Sequence
+import locale
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,17 @@ def read_itk(path: Path, *, case_id: str, max_bytes: int) -> ItkVolume:
         raise CaseError(case_id, f"{path.name} cannot be read ({_reason(error)})", _RESTORE) from None
 
 
+@contextmanager
+def _locale_kept() -> Iterator[None]:
+    """ITK's DICOM code leaves the process in the C locale, where Python would read text files as ASCII."""
+    before = locale.setlocale(locale.LC_ALL)
+    try:
+        yield
+    finally:
+        locale.setlocale(locale.LC_ALL, before)
+
+
+@_locale_kept()
 def read_dicom_series(folder: Path, *, case_id: str, max_bytes: int) -> ItkVolume:
     """Read the one DICOM series of a folder, its slices sorted by position.
 

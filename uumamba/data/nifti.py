@@ -50,9 +50,12 @@ def read_nifti(path: Path, *, case_id: str, max_bytes: int = MAX_VOLUME_BYTES) -
     A trailing axis of size 1 is dropped, a 2-D image gets a third axis of size 1.
 
     Raises:
-        CaseError: anything in header or data is not as it must be.
+        CaseError: the file cannot be read, or anything in header or data is not as it must be.
     """
-    stored = path.read_bytes()
+    try:
+        stored = path.read_bytes()
+    except OSError as error:
+        raise CaseError(case_id, f"{path.name} cannot be read ({error.strerror})", _RESTORE) from None
     if not stored:
         raise CaseError(case_id, f"{path.name} is empty (0 bytes)", _RESTORE)
     compressed = stored.startswith(_GZIP_MAGIC)

@@ -129,8 +129,7 @@ def open_prepared(folder: Path | str, case_id: str) -> PreparedCase:
         CaseError: it is not there, incomplete, of another format version, or damaged.
     """
     source = Path(folder) / "cases" / case_id
-    stored = _read_case_json(source, case_id)
-    geometry = Geometry.from_json(stored["geometry"])
+    geometry = _geometry_of(_read_case_json(source, case_id), case_id)
     image, label = _map_array(source, "image", case_id), _map_array(source, "label", case_id)
     if image.shape[1:] != geometry.prepared_shape or label.shape != geometry.prepared_shape:
         found = f"its arrays have the shapes {image.shape} and {label.shape}, expected {geometry.prepared_shape}"
@@ -143,7 +142,7 @@ def is_prepared(folder: Path | str, case_id: str, *, key: str) -> bool:
     """Whether the case is stored, whole, and made from this source and recipe."""
     try:
         open_prepared(folder, case_id)
-        return bool(_read_case_json(Path(folder) / "cases" / case_id, case_id)["key"] == key)
+        return bool(_read_case_json(Path(folder) / "cases" / case_id, case_id).get("key") == key)
     except CaseError:
         return False
 
@@ -183,7 +182,7 @@ def sample_locations(label: LabelMap, *, case_id: str) -> NDArray[np.int32]:
 def _read_recipe(path: Path) -> PreprocessRecipe:
     try:
         return PreprocessRecipe.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise UsageError(f"{path} is no preparation recipe ({error}); {_PREPARE}.") from None
 
 
@@ -197,10 +196,17 @@ def _read_case_json(source: Path, case_id: str) -> dict[str, Any]:
     return stored
 
 
+def _geometry_of(stored: Mapping[str, Any], case_id: str) -> Geometry:
+    try:
+        return Geometry.from_json(stored["geometry"])
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise CaseError(case_id, f"its prepared {CASE_NAME} is damaged", _PREPARE) from None
+
+
 def _map_array(source: Path, name: str, case_id: str) -> NDArray[Any]:
     try:
         array: NDArray[Any] = np.load(source / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError):
+    except (OSError, ValueError, EOFError):
         raise CaseError(case_id, f"its prepared {name}.npy is missing or damaged", _PREPARE) from None
     return array
 

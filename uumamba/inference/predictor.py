@@ -1,23 +1,22 @@
 """Trained networks and the way around them: from an image to a label map on the image's own grid."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from uumamba.errors import CaseError, UsageError
+from uumamba.errors import CaseError, UsageError, UumambaError
 from uumamba.inference.mirror import mirrored_mean
 from uumamba.inference.sliding_window import sliding_window
+from uumamba.precision import Precision, autocast
 from uumamba.types import LabelMap
 
 Array = NDArray[Any]
-Precision = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
@@ -43,8 +42,8 @@ class Predictor:
     Args:
         nets: one network or several of the same input and classes; they are brought to ``device`` and evaluation mode.
         patch_size: the window, ``(Y, X)`` for 2-D networks, which see slices, or ``(Z, Y, X)``.
-        preprocess: ``preprocess(image, spacing_mm=..., affine=...) -> (array (C, *S), geometry)``; without it the image
-            is the array.
+        preprocess: ``preprocess(image, spacing_mm=..., affine=..., case_id=...) -> (array (C, *S), geometry)``; without
+            it the image is the array.
         restore: ``restore(probabilities (K, *S), geometry) -> label`` uint8 on the image's grid; without it the argmax.
         restore_probabilities: ``(probabilities, geometry) -> (K, *grid)``; needed with ``preprocess`` by those who ask
             for probabilities.
@@ -124,7 +123,8 @@ class Predictor:
             case_id: named in errors.
 
         Raises:
-            CaseError: the networks' probabilities are not finite.
+            CaseError: the networks' probabilities of this image are not finite.
+            UumambaError: nor are those of a blank one.
             UsageError: the networks' classes do not fit the structures, or there is no ``restore_probabilities``.
         """
         if probabilities and self.preprocess is not None and self.restore_probabilities is None:
@@ -132,7 +132,7 @@ class Predictor:
                 "Probabilities on the image's own grid need restore_probabilities; give it to the Predictor, or ask "
                 "for the label alone."
             )
-        array, geometry = self._prepared(image, spacing_mm, affine)
+        array, geometry = self._prepared(image, spacing_mm, affine, case_id)
         found = self.prepared_probabilities(array, case_id=case_id)
         label = found.argmax(axis=0).astype(np.uint8) if self.restore is None else self.restore(found, geometry)
         if not probabilities:
@@ -145,10 +145,11 @@ class Predictor:
 
         Raises:
             CaseError: they are not finite.
+            UumambaError: nor are those of a blank image.
             UsageError: the networks' classes do not fit the structures.
         """
         tensor = torch.as_tensor(np.ascontiguousarray(array, dtype=np.float32)).to(self.device)
-        with self._autocast():
+        with autocast(self.device, self.precision):
             blended = sliding_window(
                 tensor,
                 self._of_windows,
@@ -156,14 +157,23 @@ class Predictor:
                 sw_batch_size=self.sw_batch_size,
                 overlap=self.overlap,
             )
-        self._check(blended, case_id)
+        self._check_classes(len(blended))
+        if not blended.isfinite().all():
+            self._check_weights(channels=len(tensor))
+            raise CaseError(
+                case_id,
+                "the network's probabilities are not finite",
+                "look for NaN or extreme values in the image, or predict in float32",
+            )
         found: NDArray[np.float32] = blended.cpu().numpy()
         return found
 
-    def _prepared(self, image: Array, spacing_mm: Sequence[float] | None, affine: Array | None) -> tuple[Array, Any]:
+    def _prepared(
+        self, image: Array, spacing_mm: Sequence[float] | None, affine: Array | None, case_id: str
+    ) -> tuple[Array, Any]:
         if self.preprocess is None:
             return image, None
-        return self.preprocess(image, spacing_mm=spacing_mm, affine=affine)
+        return self.preprocess(image, spacing_mm=spacing_mm, affine=affine, case_id=case_id)
 
     def _mean_probabilities(self, windows: Tensor) -> Tensor:
         if self.channels_last:
@@ -173,24 +183,23 @@ class Predictor:
             total += net(windows).float().softmax(dim=1)
         return total / len(self.nets)
 
-    def _autocast(self) -> AbstractContextManager[Any]:
-        if self.precision == "float32":
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=getattr(torch, self.precision))
-
-    def _check(self, probabilities: Tensor, case_id: str) -> None:
-        classes = len(probabilities)
+    def _check_classes(self, classes: int) -> None:
         if self.structures is not None and classes <= max(self.structures.values(), default=0):
             raise UsageError(
                 f"The network tells {classes} classes apart, background included, but the structures "
                 f"{self.structures} need {max(self.structures.values()) + 1}; give those it was trained on."
             )
-        if not probabilities.isfinite().all():
-            raise CaseError(
-                case_id,
-                "the network's probabilities are not finite",
-                "look for NaN or extreme values in the image, or predict in float32",
-            )
+
+    def _check_weights(self, *, channels: int) -> None:
+        """Tell a network that diverged, which fails on every image, from an image that it cannot take."""
+        blank = torch.zeros((1, channels, *self.patch_size), device=self.device)
+        with torch.no_grad(), autocast(self.device, self.precision):
+            if self._of_windows(blank).isfinite().all():
+                return
+        raise UumambaError(
+            "The network's probabilities are not finite even for a blank image, so its training diverged; train it "
+            "again with a lower learning rate, or predict in float32."
+        )
 
 
 def lay_channels_last(nets: Iterable[nn.Module]) -> None:

@@ -1,7 +1,20 @@
 """Segmentation networks: U-Mamba in its two forms and the same network without Mamba, in 2-D and 3-D."""
 
+from uumamba.nets.legacy import LegacyStages, LegacyUMambaBot, LegacyUMambaEnc
 from uumamba.nets.mamba import Mamba, MambaLayer
+from uumamba.nets.official import load_official
 from uumamba.nets.topology import Stages
 from uumamba.nets.umamba import ResEncUNet, UMambaBot, UMambaEnc
 
-__all__ = ["Mamba", "MambaLayer", "ResEncUNet", "Stages", "UMambaBot", "UMambaEnc"]
+__all__ = [
+    "LegacyStages",
+    "LegacyUMambaBot",
+    "LegacyUMambaEnc",
+    "Mamba",
+    "MambaLayer",
+    "ResEncUNet",
+    "Stages",
+    "UMambaBot",
+    "UMambaEnc",
+    "load_official",
+]

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from uumamba.nets.precision import full_precision
-from uumamba.ops import selective_scan
+from uumamba.ops import causal_convolution, selective_scan
 
 
 class Mamba(nn.Module):
@@ -56,24 +56,27 @@ class Mamba(nn.Module):
             self.dt_proj.bias.copy_(steps + torch.log(-torch.expm1(-steps)))
 
     def forward(self, sequence: Tensor) -> Tensor:
-        """``(batch, length, d_model)`` to the same."""
-        length = sequence.shape[1]
-        x, z = self.in_proj(sequence).transpose(1, 2).chunk(2, dim=1)
-        x = F.silu(self.conv1d(x)[..., :length])
-        delta, B, C = self.x_proj(x.transpose(1, 2)).split((self.dt_rank, self.d_state, self.d_state), dim=-1)
+        """``(batch, length, d_model)`` to the same.
+
+        In memory the channels stay innermost all the way; every transpose is a view.
+        """
+        # Two products rather than one cut in two, whose gradients would have to be joined by a copy.
+        x, z = (F.linear(sequence, weight).mT for weight in self.in_proj.weight.chunk(2))
+        x = causal_convolution(x, self.conv1d.weight[:, 0], self.conv1d.bias)
+        delta, B, C = self.x_proj(x.mT).split((self.dt_rank, self.d_state, self.d_state), dim=-1)
         y = selective_scan(
             x,
-            F.linear(delta, self.dt_proj.weight).transpose(1, 2),
+            F.linear(delta, self.dt_proj.weight).mT,
             -torch.exp(self.A_log),
-            B.transpose(1, 2),
-            C.transpose(1, 2),
+            B.mT,
+            C.mT,
             self.D,
             z=z,
             delta_bias=self.dt_proj.bias,
             delta_softplus=True,
         )
         assert isinstance(y, Tensor)
-        projected: Tensor = self.out_proj(y.transpose(1, 2))
+        projected: Tensor = self.out_proj(y.mT)
         return projected
 
 

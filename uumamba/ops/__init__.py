@@ -1,5 +1,7 @@
-"""The selective scan, one meaning with several backends."""
+"""The selective scan, one meaning with several backends, and the short convolution that goes before it."""
 
-from uumamba.ops.selective_scan import scan_backends, selective_scan
+from uumamba.ops.convolution import causal_convolution
+from uumamba.ops.scan_backends import automatic_backend, scan_backends, scan_problems
+from uumamba.ops.selective_scan import selective_scan
 
-__all__ = ["scan_backends", "selective_scan"]
+__all__ = ["automatic_backend", "causal_convolution", "scan_backends", "scan_problems", "selective_scan"]

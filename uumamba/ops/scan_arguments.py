@@ -25,6 +25,7 @@ class ScanArguments:
     z: Tensor | None = None
     delta_bias: Tensor | None = None
     delta_softplus: bool = False
+    return_last_state: bool = False
 
     def __post_init__(self) -> None:
         for name, tensor in self.tensors().items():

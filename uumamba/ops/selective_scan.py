@@ -1,17 +1,10 @@
-"""The selective scan: one meaning, and a table of backends that compute it."""
+"""The selective scan: one meaning, computed by whichever backend serves best."""
 
-from collections.abc import Callable
-
+import torch
 from torch import Tensor
 
 from uumamba.ops.scan_arguments import ScanArguments
-from uumamba.ops.scan_reference import reference_scan
-from uumamba.ops.scan_torch import torch_scan
-
-_BACKENDS: dict[str, Callable[[ScanArguments], tuple[Tensor, Tensor]]] = {
-    "reference": reference_scan,
-    "torch": torch_scan,
-}
+from uumamba.ops.scan_backends import SCAN_BACKENDS, ScanFunction, automatic_backend
 
 
 def selective_scan(
@@ -50,12 +43,19 @@ def selective_scan(
         delta_softplus: pass step sizes through softplus.
         return_last_state: also return the state after the last position, ``(batch, channels, states)``, in the type
             of the arithmetic.
-        backend: ``"torch"`` (chunked, everywhere), ``"reference"`` (a slow loop to test against), or ``"auto"`` for
-            the fastest that can run here.
+        backend: one of
+
+            * ``"native"``: C++ on the CPU, where the extension was built; float32.
+            * ``"triton"``: our CUDA kernel, which splits the length; float32.
+            * ``"mamba_ssm"``: the upstream CUDA kernel, where it is installed; no gradient of the last state.
+            * ``"torch"``: chunked, on any device, in float64 too; the only one that can be differentiated twice.
+            * ``"reference"``: a slow loop to test against.
+            * ``"auto"``: the first of these that can run here.
 
     Raises:
         TypeError: when a tensor is not real floating point.
-        ValueError: when a shape or device does not fit that of ``u``, or the backend is unknown.
+        ValueError: when a shape or device does not fit that of ``u``, or the backend is unknown or cannot take these.
+        RuntimeError: when the backend cannot run on this machine.
 
     Example:
         >>> import torch
@@ -70,20 +70,23 @@ def selective_scan(
         itself (Euler) and not by the exact zero-order hold. Unlike there, the gradient of the last state is not
         dropped, and complex A is not supported.
     """
-    compute = _BACKENDS.get("torch" if backend == "auto" else backend)
-    if compute is None:
-        known = ", ".join(("auto", *_BACKENDS))
-        raise ValueError(f"selective_scan: backend should be one of {known}; found {backend!r}")
-    arguments = ScanArguments(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
-    y, last_state = compute(arguments)
+    scan = ScanArguments(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state)
+    device_type, dtype = u.device.type, scan.arithmetic_dtype
+    if backend == "auto":
+        compute = SCAN_BACKENDS[automatic_backend(device_type, dtype)].compute
+    else:
+        compute = _compute_of(backend, device_type, dtype)
+    y, last_state = compute(scan)
     return (y, last_state) if return_last_state else y
 
 
-def scan_backends() -> tuple[str, ...]:
-    """The names of the backends that can run here, the one that ``"auto"`` takes last.
-
-    Example:
-        >>> scan_backends()
-        ('reference', 'torch')
-    """
-    return tuple(_BACKENDS)
+def _compute_of(name: str, device_type: str, dtype: torch.dtype) -> ScanFunction:
+    backend = SCAN_BACKENDS.get(name)
+    if backend is None:
+        known = ", ".join(("auto", *SCAN_BACKENDS))
+        raise ValueError(f"selective_scan: backend should be one of {known}; found {name!r}")
+    if reason := backend.refuses(device_type, dtype):
+        raise ValueError(f"selective_scan: backend {name!r} cannot take these arguments: {reason}")
+    if reason := backend.unavailable():
+        raise RuntimeError(f"selective_scan: backend {name!r} cannot run here: {reason}")
+    return backend.compute

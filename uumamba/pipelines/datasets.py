@@ -28,6 +28,16 @@ def read_dataset(name: str, raw: Path | str) -> Read:
     return READERS[name](raw)
 
 
+def refuse_inside_raw(out: Path, raw: Path | str) -> None:
+    """Keep what is made out of the raw folder, which is never written to.
+
+    Raises:
+        UsageError: ``out`` is that folder or lies in it.
+    """
+    if out.resolve().is_relative_to(Path(raw).resolve()):
+        raise UsageError(f"{out} lies in the raw folder {raw}, which is never written to; choose another --out.")
+
+
 def _read_acdc(raw: Path) -> Read:
     from data_prep.acdc import read_acdc
 

@@ -14,6 +14,7 @@ from uumamba.evaluation.baselines import IntensityThreshold, MeanShapeAtlas
 from uumamba.files import write_json
 from uumamba.metrics import dice_coefficient
 from uumamba.pipelines.run import RunResult, run
+from uumamba.training.stop_request import StopRequest
 
 PATIENTS = 60
 
@@ -40,18 +41,19 @@ def demo(
     from data_prep.phantom import write_phantom
 
     out = Path(out)
-    say(f"phantom: {patients} patients in ACDC's layout")
-    write_phantom(out / "raw", patients=patients, seed=config.seed, workers=workers)
-    return run(
-        config,
-        raw=out / "raw",
-        out=out,
-        workers=workers,
-        allow_missing=False,
-        progress=progress,
-        say=say,
-        before_report=partial(write_baselines, say=say),
-    )
+    with StopRequest():
+        say(f"phantom: {patients} patients in ACDC's layout")
+        write_phantom(out / "raw", patients=patients, seed=config.seed, workers=workers)
+        return run(
+            config,
+            raw=out / "raw",
+            out=out,
+            workers=workers,
+            allow_missing=False,
+            progress=progress,
+            say=say,
+            before_report=partial(write_baselines, say=say),
+        )
 
 
 def write_baselines(out: Path, *, say: Callable[[str], None] = lambda sentence: None) -> None:

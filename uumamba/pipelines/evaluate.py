@@ -26,6 +26,7 @@ from uumamba.evaluation.tables import ejection_fraction_table, summary_table
 from uumamba.files import make_folder
 from uumamba.pipelines.failures import record_failures
 from uumamba.pipelines.label_maps import find_predictions, read_labelled_cases
+from uumamba.training.stop_request import StopRequest
 
 __all__ = ["MissingPredictions", "evaluate_folder", "print_summary", "summary_table"]
 
@@ -49,6 +50,7 @@ def evaluate_folder(
     fold: int | None = None,
     split: Split | None = None,
     structures: Mapping[str, int] | None = None,
+    failed: Sequence[CaseError] = (),
 ) -> Scores:
     """Score every labelled case on its native grid.
 
@@ -62,25 +64,30 @@ def evaluate_folder(
         split: of a manifest's cases, only this split's.
         structures: label value of each structure; None takes the manifest's, and without one every value that is
             found, as ``label_1`` and so on.
+        failed: cases that failed on the way here: they need no prediction and join the failures.
 
     Returns:
-        The scores, and an error for each case whose files could not be used. If none could, nothing but
-        ``failures.json`` is written.
+        The scores, and an error for each case whose files could not be used. If none could, ``failures.json`` alone is
+        written, and scores of an earlier call are removed.
 
     Raises:
         MissingPredictions: a labelled case has no prediction; nothing is written.
         UsageError: nothing to score is found.
+        StoppedOnRequest: a signal asked for it.
     """
     predictions, out = Path(predictions), Path(out)
     manifest, incomplete = read_labelled_cases(Path(labels), fold=fold, split=split)
     found = find_predictions(predictions)
-    missing = [case.case_id for case in manifest.cases if case.case_id not in found]
+    known = {error.case_id for error in failed}
+    cases = [case for case in manifest.cases if case.case_id not in known]
+    missing = [case.case_id for case in cases if case.case_id not in found]
     if missing:
         raise MissingPredictions(missing, predictions)
     out = make_folder(out)
-    failures = list(incomplete)
-    structures = structures or manifest.structures or _structures_found(manifest.cases, found)
-    scores = evaluate(_pairs(manifest.cases, found, structures, failures), structures=structures)
+    failures = [*failed, *incomplete]
+    with StopRequest() as stop:
+        structures = structures or manifest.structures or _structures_found(cases, found)
+        scores = evaluate(_pairs(cases, found, structures, failures, stop), structures=structures)
     scores = replace(scores, failures=tuple(failures))
     _write(out, scores)
     return scores
@@ -102,10 +109,15 @@ def print_summary(scores: Scores) -> None:
 
 
 def _pairs(
-    cases: Sequence[Case], found: Mapping[str, Path], structures: Mapping[str, int], failures: list[CaseError]
+    cases: Sequence[Case],
+    found: Mapping[str, Path],
+    structures: Mapping[str, int],
+    failures: list[CaseError],
+    stop: StopRequest,
 ) -> Iterator[EvaluationPair]:
     """Read one pair at a time; a case that cannot be used goes to ``failures`` and the others go on."""
-    for case in cases:
+    for number, case in enumerate(cases):
+        stop.follow(f"after scoring {number} of {len(cases)} cases; the same command scores them all")
         try:
             yield _read_pair(case, found[case.case_id], structures)
         except CaseError as error:
@@ -164,6 +176,8 @@ def _structures_found(cases: Sequence[Case], found: Mapping[str, Path]) -> dict[
 def _write(out: Path, scores: Scores) -> None:
     record_failures(out, scores.failures)
     if not scores.rows:
+        for name in (SCORES_NAME, SUMMARY_NAME, PATIENTS_NAME):
+            (out / name).unlink(missing_ok=True)
         return
     write_scores(out / SCORES_NAME, scores.rows)
     write_summary(out / SUMMARY_NAME, scores.rows, failed=[error.case_id for error in scores.failures])

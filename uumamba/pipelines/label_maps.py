@@ -3,9 +3,11 @@
 from pathlib import Path
 
 from uumamba.data.case import MANIFEST_NAME, Case, Manifest, Split
+from uumamba.data.itk import ITK_SUFFIXES
 from uumamba.errors import CaseError, UsageError
+from uumamba.pipelines.failures import failures_among
 
-LABEL_SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd")
+SUFFIXES = (".nii.gz", ".nii", *ITK_SUFFIXES)
 
 
 def read_labelled_cases(
@@ -22,7 +24,8 @@ def read_labelled_cases(
         split: only this split's cases.
 
     Returns:
-        The cases, and an error for each one of a raw folder that is not whole.
+        The cases, and an error for each one of a raw folder that is not whole, unless its patient lies in another fold
+        or split.
 
     Raises:
         UsageError: nothing to score is found there, or a fold or split is asked of a folder that knows none.
@@ -30,7 +33,7 @@ def read_labelled_cases(
     if not labels.exists():
         raise UsageError(f"The labels {labels} do not exist; give a folder of label maps, a manifest or a data set.")
     errors: list[CaseError] = []
-    if _is_manifest(labels):
+    if is_manifest(labels):
         manifest = Manifest.read(labels)
     elif files := _label_files(labels):
         if fold is not None or split is not None:
@@ -39,9 +42,11 @@ def read_labelled_cases(
         return Manifest(labels.name, "", {}, cases), errors
     else:
         manifest, errors = _read_raw(labels)
-    chosen = tuple(case for case in manifest.select(split=split, fold=fold) if case.label is not None)
+    asked_for = manifest.select(split=split, fold=fold)
+    chosen = tuple(case for case in asked_for if case.label is not None)
     if not chosen:
         raise UsageError(f"{labels} lists no case with a label{_asked_for(fold, split)}; score others.")
+    errors = failures_among(asked_for, errors, manifest=manifest)
     return Manifest(manifest.name, manifest.modality, manifest.structures, chosen), errors
 
 
@@ -53,24 +58,32 @@ def find_predictions(predictions: Path) -> dict[str, Path]:
     """
     if not predictions.exists():
         raise UsageError(f"The predictions {predictions} do not exist; give a folder of label maps or a manifest.")
-    if _is_manifest(predictions):
+    if is_manifest(predictions):
         return {case.case_id: case.label for case in Manifest.read(predictions).cases if case.label is not None}
     return _label_files(predictions)
 
 
-def _is_manifest(path: Path) -> bool:
+def is_manifest(path: Path) -> bool:
+    """Whether a path stands for a manifest: any ``.json``, or a folder with a ``dataset.json``."""
     return path.suffix == ".json" or (path / MANIFEST_NAME).is_file()
+
+
+def suffix_of(path: Path) -> str:
+    """The suffix of a scan's or label map's name, ``.nii.gz`` as a whole; empty where it is neither."""
+    return next((path.name[-len(suffix) :] for suffix in SUFFIXES if path.name.lower().endswith(suffix)), "")
+
+
+def volumes_in(folder: Path) -> list[Path]:
+    """Scans and label maps of a folder, by name; hidden files are left out."""
+    return sorted(path for path in folder.iterdir() if suffix_of(path) and not path.name.startswith("."))
 
 
 def _label_files(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise UsageError(f"{folder} is neither a folder nor a manifest (.json); give one of them.")
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        suffix = next((suffix for suffix in LABEL_SUFFIXES if path.name.lower().endswith(suffix)), None)
-        if suffix is None or path.name.startswith("."):
-            continue
-        case_id = path.name[: -len(suffix)]
+    for path in volumes_in(folder):
+        case_id = path.name.removesuffix(suffix_of(path))
         if found.setdefault(case_id, path) != path:
             raise UsageError(f"{path} and {found[case_id]} are both the case {case_id}; rename one of them.")
     return found

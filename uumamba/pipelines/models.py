@@ -1,8 +1,10 @@
 """Trained models: from a run folder, a fold's folder or a checkpoint to a Predictor."""
 
+import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -15,9 +17,10 @@ from uumamba.data.preprocess import preprocess, restore, restore_probabilities
 from uumamba.errors import UsageError
 from uumamba.inference import Predictor
 from uumamba.training.checkpoint import Checkpoint, read_checkpoint
+from uumamba.training.run_folder import BEST, LAST, PREVIOUS
 
-BEST = "best.safetensors"
-LAST = "last.safetensors"
+FOLDS = ("0", "1", "2", "3", "4")
+ALL_CASES = "all"
 
 
 def load_predictor(
@@ -25,14 +28,18 @@ def load_predictor(
 ) -> Predictor:
     """The Predictor of a run: every fold found is averaged.
 
+    A folder's model is its ``last.safetensors``: the final weights. ``best.safetensors`` was chosen on the validation
+    cases, so its scores on them flatter; name that file to use it.
+
     Args:
-        model: a run folder, a fold's folder or a checkpoint file.
+        model: the output of ``uumamba run``, a run folder, a fold's folder or a checkpoint file.
         device: where to predict.
         fold: one fold of a run instead of all that are there.
         mirror: average over the axes that training mirrored; None takes the run's configuration.
 
     Raises:
-        UsageError: there is no checkpoint, or the folds belong to different runs.
+        UsageError: there is no checkpoint or not of that fold, the folds belong to different runs, or a checkpoint was
+            not made by ``uumamba train``.
 
     Example:
         >>> predictor = load_predictor("runs/acdc")  # doctest: +SKIP
@@ -40,9 +47,11 @@ def load_predictor(
     """
     paths = checkpoint_paths(model, fold=fold)
     checkpoints = [read_checkpoint(path, map_location=device) for path in paths]
-    stored = [checkpoint.config for checkpoint in checkpoints]
+    stored = [_stored_config(checkpoint, path) for checkpoint, path in zip(checkpoints, paths, strict=True)]
     _check_same_run(stored, paths)
     config = validate(stored[0]["run"], source=str(paths[0]))
+    for checkpoint, path in zip(checkpoints, paths, strict=True):
+        _warn_of_unfinished(checkpoint, path, epochs=config.training.epochs)
     structures: dict[str, int] = stored[0]["structures"]
     nets = [trained_net(config, checkpoint, classes=len(structures) + 1).to(device) for checkpoint in checkpoints]
     averaged = config.inference.mirror if mirror is None else mirror
@@ -66,35 +75,89 @@ def trained_net(config: RunConfig, checkpoint: Checkpoint, *, classes: int) -> n
     with torch.random.fork_rng(devices=[]):  # the fresh weights are replaced, the caller's random state is kept
         net = config.net.build(in_channels=1, out_channels=classes, patch_size=config.training.patch_size)
     weights = checkpoint.ema if checkpoint.ema is not None else checkpoint.net
-    net.load_state_dict(weights)
+    try:
+        net.load_state_dict(weights)
+    except RuntimeError as error:
+        problem = shorten(str(error), width=240, placeholder=" ...")
+        raise UsageError(f"A checkpoint's weights do not fit its own configuration ({problem}); train again.") from None
     return net.eval()
 
 
 def checkpoint_paths(model: Path | str, *, fold: str | None = None) -> list[Path]:
     """Checkpoints of a run folder (one a fold), of a fold's folder, or the file itself.
 
+    Args:
+        model: as :func:`load_predictor` takes it.
+        fold: of a run, this one alone.
+
     Raises:
-        UsageError: nothing is there.
+        UsageError: nothing is there, or a fold is asked for that is none, is not there, or of what is one fold already.
     """
     model = Path(model)
-    if model.is_file():
-        return [model]
-    if not model.is_dir():
-        raise UsageError(f"There is no model {model}; give a run folder, a fold's folder or a checkpoint file.")
-    folders = sorted(model.glob("fold_*" if fold is None else f"fold_{fold}")) or [model]
-    found = [path for folder in folders if (path := _best_of(folder)) is not None]
-    if not found:
-        wanted = "" if fold is None else f" of fold {fold}"
-        raise UsageError(f"{model} holds no checkpoint{wanted} (best.safetensors or last.safetensors); train it first.")
-    return found
+    if fold is not None:
+        check_fold_name(fold, (*FOLDS, ALL_CASES))
+    folds = _folds_of(model) or _folds_of(model / "run")
+    if not folds:
+        alone = model if model.is_file() else newest_checkpoint(model)
+        if alone is None:
+            raise UsageError(_no_checkpoint(model))
+        if fold is not None:
+            raise UsageError(f"{model} is one fold's model; leave --fold out, or give the run's folder.")
+        return [alone]
+    if fold is None:
+        return list(folds.values())
+    if fold not in folds:
+        raise UsageError(f"{model} holds no checkpoint of fold {fold}, only of {', '.join(folds)}; train it first.")
+    return [folds[fold]]
 
 
-def _best_of(folder: Path) -> Path | None:
-    return next((folder / name for name in (BEST, LAST) if (folder / name).is_file()), None)
+def newest_checkpoint(folder: Path) -> Path | None:
+    """``last``, or ``previous`` where a kill left no ``last``; None where no training was begun."""
+    return next((folder / name for name in (LAST, PREVIOUS) if (folder / name).is_file()), None)
 
 
-def _preprocess(image: Any, *, spacing_mm: Any, affine: Any = None, recipe: Any) -> tuple[Any, Any]:
-    array, _, geometry = preprocess(image, spacing_mm=spacing_mm, affine=affine, recipe=recipe)
+def check_fold_name(fold: str, known: Sequence[str]) -> None:
+    """Refuse what is no fold.
+
+    Raises:
+        UsageError: it is none of the known ones.
+    """
+    if fold not in known:
+        raise UsageError(f"There is no fold {fold!r}; choose one of {', '.join(known)}.")
+
+
+def _folds_of(run: Path) -> dict[str, Path]:
+    found = {fold: newest_checkpoint(run / f"fold_{fold}") for fold in (*FOLDS, ALL_CASES)}
+    return {fold: path for fold, path in found.items() if path is not None}
+
+
+def _no_checkpoint(model: Path) -> str:
+    if not model.exists():
+        return f"There is no model {model}; give a run folder, a fold's folder or a checkpoint file."
+    return f"{model} holds no checkpoint ({LAST}); train it first, or give a checkpoint file."
+
+
+def _stored_config(checkpoint: Checkpoint, path: Path) -> dict[str, Any]:
+    """What ``uumamba train`` stored; a Trainer of the user's own stores what it was given, or nothing."""
+    stored = checkpoint.config
+    if not (isinstance(stored, dict) and {"run", "structures"} <= stored.keys()):
+        raise UsageError(
+            f"{path} does not say which network it is of, since `uumamba train` did not make it; load its weights into "
+            "that network (read_checkpoint(path).net) and give it to a Predictor."
+        )
+    return stored
+
+
+def _warn_of_unfinished(checkpoint: Checkpoint, path: Path, *, epochs: int) -> None:
+    """Warn of a run that is not done; ``best``, which must be asked for by name, is of any epoch."""
+    done = checkpoint.progress["epochs_done"]
+    if done < epochs and path.name != BEST:
+        text = f"{path} has done {done} of {epochs} epochs; finish it with `uumamba train --resume`."
+        warnings.warn(text, stacklevel=3)
+
+
+def _preprocess(image: Any, *, spacing_mm: Any, affine: Any, case_id: str, recipe: Any) -> tuple[Any, Any]:
+    array, _, geometry = preprocess(image, spacing_mm=spacing_mm, affine=affine, recipe=recipe, case_id=case_id)
     return array, geometry
 
 

@@ -1,21 +1,21 @@
 """From scans to label maps on their own grids."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from uumamba.data.case import MANIFEST_NAME, Manifest, Split
+from uumamba.data.case import Manifest, Split
 from uumamba.data.scan import read_image, write_label
 from uumamba.errors import CaseError, UsageError
 from uumamba.files import make_folder, whole_file
 from uumamba.inference import Predictor
 from uumamba.pipelines.failures import record_failures
+from uumamba.pipelines.label_maps import is_manifest, suffix_of, volumes_in
 from uumamba.pipelines.models import load_predictor
 from uumamba.pipelines.progress import track
-
-IMAGE_SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd")
+from uumamba.training.stop_request import StopRequest
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,11 @@ def predict(
     """Segment scans with a trained model.
 
     Args:
-        model: a run folder, a fold's folder or a checkpoint.
-        inputs: NIfTI or MHA files, folders of them, DICOM folders, or manifests.
-        out: gets ``<case_id>.nii.gz`` for each, on the input's grid with its header codes.
+        model: the output of ``uumamba run``, a run folder, a fold's folder or a checkpoint.
+        inputs: NIfTI or MHA files, folders of them, DICOM folders, or manifests (``.json``). In a folder, label maps
+            that lie beside their scans as ``<scan>_gt`` and ACDC's cines, ``*_4d``, are left out.
+        out: gets ``<case_id>.nii.gz`` for each, on the input's grid with its header codes. A case that fails leaves
+            none, not even one of an earlier call.
         device: torch's name of it.
         fold: one fold's model of a run; None averages the folds that are there.
         split: of a manifest, only these cases.
@@ -57,17 +59,24 @@ def predict(
         What was written, and an error for each case that failed; ``out/failures.json`` lists them.
 
     Raises:
-        UsageError: no model, no input, or two inputs with one case id.
+        UsageError: no model, no input, two inputs with one case id, or a label map would replace an input, or an image
+            or label of a manifest.
+        StoppedOnRequest: a signal asked for it.
     """
     cases = find_inputs(inputs, split=split, fold=case_fold)
-    predictor = load_predictor(model, device=device, fold=fold, mirror=mirror)
-    out = make_folder(out)
-    written, failures = [], []
-    for case_id, path in track(list(cases.items()), description="predict", enabled=progress):
-        try:
-            written.append(_predict_one(predictor, case_id, path, out, save_probabilities=save_probabilities))
-        except CaseError as error:
-            failures.append(error)
+    _refuse_replacing(cases, inputs, Path(out))
+    written: list[Path] = []
+    failures: list[CaseError] = []
+    with StopRequest() as stop:
+        predictor = load_predictor(model, device=device, fold=fold, mirror=mirror)
+        out = make_folder(out)
+        for case_id, path in track(list(cases.items()), description="predict", enabled=progress):
+            done = len(written) + len(failures)
+            stop.follow(f"after predicting {done} of {len(cases)} cases; the same command predicts them all")
+            try:
+                written.append(_predict_one(predictor, case_id, path, out, save_probabilities=save_probabilities))
+            except CaseError as error:
+                failures.append(error)
     record_failures(out, failures)
     return PredictResult(tuple(written), tuple(failures))
 
@@ -97,29 +106,43 @@ def case_id_of(path: Path) -> str:
         >>> case_id_of(Path("patient001_frame01_0000.nii.gz"))
         'patient001_frame01'
     """
-    suffix = next((suffix for suffix in IMAGE_SUFFIXES if path.name.lower().endswith(suffix)), "")
-    return path.name[: len(path.name) - len(suffix)].removesuffix("_0000")
+    return path.name.removesuffix(suffix_of(path)).removesuffix("_0000")
 
 
 def _scans_of(given: Path, split: Split | None, fold: int | None) -> list[tuple[str, Path]]:
     if not given.exists():
         raise UsageError(f"The input {given} does not exist; give a scan, a folder of scans or a manifest.")
-    if given.name == MANIFEST_NAME or (given / MANIFEST_NAME).is_file():
+    if is_manifest(given):
         return [(case.case_id, case.image) for case in Manifest.read(given).select(split=split, fold=fold)]
-    if given.is_file():
+    if not given.is_dir():
         return [(case_id_of(given), given)]
-    scans = sorted(path for path in given.iterdir() if path.name.lower().endswith(IMAGE_SUFFIXES))
-    return [(case_id_of(path), path) for path in scans] or [(given.name, given)]
+    volumes = [(case_id_of(path), path) for path in volumes_in(given)]
+    no_scans = {f"{name}_gt" for name, _ in volumes} | {name for name, _ in volumes if name.endswith("_4d")}
+    return [volume for volume in volumes if volume[0] not in no_scans] or [(given.resolve().name, given)]
+
+
+def _refuse_replacing(cases: Mapping[str, Path], inputs: Iterable[Path | str], out: Path) -> None:
+    """Refuse, before anything is done, to write a label map over a file that was given."""
+    given = {path.resolve() for path in cases.values()}
+    for path in filter(is_manifest, map(Path, inputs)):
+        for case in Manifest.read(path).cases:
+            given |= {file.resolve() for file in (case.image, case.label) if file is not None}
+    for case_id in cases:
+        target = out / f"{case_id}.nii.gz"
+        if target.resolve() in given:
+            raise UsageError(f"The label map of {case_id} would replace the input {target}; choose another --out.")
 
 
 def _predict_one(predictor: Predictor, case_id: str, path: Path, out: Path, *, save_probabilities: bool) -> Path:
+    target, probabilities = out / f"{case_id}.nii.gz", out / f"{case_id}.probabilities.npy"
+    for old in (target, probabilities):
+        old.unlink(missing_ok=True)
     scan = read_image(path, case_id=case_id)
     prediction = predictor(
         scan.array, spacing_mm=scan.spacing_mm, affine=scan.affine, probabilities=save_probabilities, case_id=case_id
     )
-    target = out / f"{case_id}.nii.gz"
     write_label(target, prediction.label, like=scan)
     if prediction.probabilities is not None:
-        with whole_file(out / f"{case_id}.probabilities.npy") as unfinished:
+        with whole_file(probabilities) as unfinished:
             np.save(unfinished, prediction.probabilities.astype(np.float16), allow_pickle=False)
     return target

@@ -15,8 +15,11 @@ from uumamba.data.preprocess import PreprocessRecipe, preprocess
 from uumamba.data.scan import check_same_grid, read_image, read_label
 from uumamba.errors import CaseError
 from uumamba.files import make_folder, write_json
+from uumamba.pipelines.datasets import refuse_inside_raw
 from uumamba.pipelines.failures import record_failures
 from uumamba.pipelines.parallel import each_case
+from uumamba.training.folder_lock import locked
+from uumamba.training.stop_request import StopRequest
 
 _CASES_A_LINE = 50
 
@@ -51,6 +54,7 @@ def prepare(
     recipe: PreprocessRecipe,
     out: Path | str,
     workers: int = 0,
+    raw: Path | str | None = None,
     split: Split = "training",
     progress: bool | None = None,
 ) -> PrepareResult:
@@ -66,30 +70,51 @@ def prepare(
         recipe: how to preprocess.
         out: gets ``dataset.json``, ``recipe.json``, ``cases/``, and ``failures.json`` where a case failed.
         workers: processes; 0 works in this one. More need an importable main module, as every spawned process.
+        raw: the data set's own folder; ``out`` may not lie in it.
         split: test cases are listed but, unless asked for, never opened.
         progress: a bar; None shows one on a terminal, and elsewhere a line every 50 cases.
 
     Raises:
-        UsageError: the output cannot be a folder.
+        UsageError: the output cannot be a folder, lies in the raw one, or another process is preparing there.
+        StoppedOnRequest: a signal asked for it; the next call goes on from there.
     """
+    if raw is not None:
+        refuse_inside_raw(Path(out), raw)
     out = make_folder(out)
-    _begin(out, recipe)
-    structures = dict(manifest.structures)
-    stale, reused, failures = _sort_cases(manifest.select(split=split), out, recipe, structures)
+    with locked(out, doing="preparing"), StopRequest() as stop:
+        _begin(out, recipe)
+        structures = dict(manifest.structures)
+        stale, reused, failures = _sort_cases(manifest.select(split=split), out, recipe, structures)
+        work = partial(_prepare_case, out=out, recipe=recipe, structures=structures)
+        prepared, failed = _prepare_cases(work, stale, stop, workers=workers, progress=progress)
+        failures = sorted([*bad, *failures, *failed], key=lambda failure: failure.case_id)
+        record_failures(out, failures)
+        _finish(out, manifest, split, {*prepared, *reused})
+    return PrepareResult(tuple(sorted(prepared)), tuple(sorted(reused)), tuple(failures))
+
+
+def _prepare_cases(
+    work: Callable[[_Stale], _Warned],
+    stale: Mapping[str, _Stale],
+    stop: StopRequest,
+    *,
+    workers: int,
+    progress: bool | None,
+) -> tuple[list[str], list[CaseError]]:
+    """Prepare one case after the other, or so many at once; ids of those that were, and errors of those that failed."""
     prepared: list[str] = []
-    work = partial(_prepare_case, out=out, recipe=recipe, structures=structures)
+    failed: list[CaseError] = []
     with _warned_once() as warn, _advance(len(stale), progress) as advance:
         for case_id, outcome in each_case(work, stale, workers=workers):
             if isinstance(outcome, CaseError):
-                failures.append(outcome)
+                failed.append(outcome)
             else:
                 prepared.append(case_id)
                 warn(outcome)
             advance()
-    failures = sorted([*bad, *failures], key=lambda failure: failure.case_id)
-    record_failures(out, failures)
-    _finish(out, manifest, split, {*prepared, *reused})
-    return PrepareResult(tuple(sorted(prepared)), tuple(sorted(reused)), tuple(failures))
+            done = len(prepared) + len(failed)
+            stop.follow(f"after preparing {done} of {len(stale)} cases; the same command goes on from there")
+    return prepared, failed
 
 
 def _sort_cases(

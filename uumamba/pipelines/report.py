@@ -16,6 +16,8 @@ from uumamba.pipelines.failures import FAILURES_NAME
 from uumamba.pipelines.label_maps import find_predictions
 from uumamba.training.run_log import RunLog
 
+HTML_SUFFIXES = (".html", ".htm")
+
 
 def report(run_or_scores: Path | str, out: Path | str) -> Path:
     """Write the report of a run, or of its scores alone.
@@ -32,11 +34,15 @@ def report(run_or_scores: Path | str, out: Path | str) -> Path:
         The file.
 
     Raises:
-        UsageError: there are no scores, or a file beside them is not what its name says.
+        UsageError: ``out`` does not end as HTML files do, there are no scores, or a file beside them is not what its
+            name says.
     """
+    out = Path(out)
+    if out.suffix.lower() not in HTML_SUFFIXES:
+        raise UsageError(f"The report is HTML, so {out} cannot be its name; end it in .html.")
     scores = Path(run_or_scores)
     scores = scores / SCORES_NAME if scores.is_dir() else scores
-    rows, folder, out = read_scores(scores), scores.parent, Path(out)
+    rows, folder = read_scores(scores), scores.parent
     manifest = _manifest_of(folder)
     overlays, notes = _overlays(folder, manifest, rows)
     training = _training_rows(folder)

@@ -1,18 +1,21 @@
 """The whole way: raw scans to prepared cases, weights, predictions, scores and a report."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from uumamba.config import RunConfig
 from uumamba.errors import CaseError, UumambaError
-from uumamba.pipelines.datasets import read_dataset
+from uumamba.evaluation import Scores
+from uumamba.pipelines.datasets import read_dataset, refuse_inside_raw
 from uumamba.pipelines.evaluate import evaluate_folder
+from uumamba.pipelines.failures import failures_among, record_failures
+from uumamba.pipelines.models import ALL_CASES
 from uumamba.pipelines.predict import predict
 from uumamba.pipelines.prepare import prepare
 from uumamba.pipelines.report import report
-from uumamba.pipelines.train import FOLDS, train
+from uumamba.pipelines.train import folds_of, refuse_another_run, train
+from uumamba.training.stop_request import StopRequest
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class RunResult:
 
     out: Path
     report: Path | None
-    scores: Any
+    scores: Scores | None
     failures: tuple[CaseError, ...] = field(default=())
 
 
@@ -52,43 +55,68 @@ def run(
             (nothing is left to score).
         workers: processes for preparing.
         device: torch's name of it.
-        allow_missing: go on although some cases could not be prepared.
+        allow_missing: go on although some cases could not be prepared; they are listed as not scored.
         force: resume although the configuration changed.
         progress: bars; None decides by the terminal.
         say: called with a sentence at each stage.
         before_report: called with ``out`` when scores stand and the report does not.
 
     Raises:
-        UumambaError: some cases could not be prepared and ``allow_missing`` is off.
+        UsageError: the fold is none, ``out`` lies in ``raw``, or the run was begun with another configuration; nothing
+            is made or changed.
+        UumambaError: some cases could not be prepared and ``allow_missing`` is off, or no case could be scored.
+        StoppedOnRequest: a signal asked for it; the same call goes on from there.
     """
-    out = Path(out)
-    manifest, bad = read_dataset(config.dataset.name, raw)
-    say(f"prepare: {len(manifest.select(split='training'))} cases of {manifest.name}")
-    prepared = prepare(
-        manifest, bad, recipe=config.preprocess.build(), out=out / "prepared", workers=workers, progress=progress
-    )
-    _refuse_missing(prepared.failures, allow_missing)
-    say(f"train: fold {fold}")
-    train(
-        config,
-        data=out / "prepared",
-        out=out / "run",
-        fold=fold,
-        resume=True,
-        device=device,
-        force=force,
-        progress=progress,
-    )
-    if fold == "all":
-        say("fold all trains on every case, so none is left to score; predict other scans with this run.")
-        return RunResult(out, None, None, prepared.failures)
-    scored = FOLDS if fold == "cv" else (fold,)
-    say("predict: the validation cases of fold " + ", ".join(scored))
-    failures = list(prepared.failures)
-    for name in scored:
+    out, scored = Path(out), folds_of(fold)
+    refuse_inside_raw(out, raw)
+    if not force:
+        refuse_another_run(config, out / "run")
+    with StopRequest():  # whatever stage it meets, a request to stop holds for all that follow
+        manifest, bad = read_dataset(config.dataset.name, raw)
+        say(f"prepare: {len(manifest.select(split='training'))} cases of {manifest.name}")
+        prepared = prepare(
+            manifest,
+            bad,
+            recipe=config.preprocess.build(),
+            out=out / "prepared",
+            workers=workers,
+            raw=raw,
+            progress=progress,
+        )
+        _refuse_missing(prepared.failures, allow_missing)
+        say(f"train: fold {fold}")
+        train(
+            config,
+            data=out / "prepared",
+            out=out / "run",
+            fold=fold,
+            resume=True,
+            device=device,
+            force=force,
+            progress=progress,
+        )
+        if fold == ALL_CASES:
+            say("fold all trains on every case, so none is left to score; predict other scans with this run.")
+            return RunResult(out, None, None, prepared.failures)
+        say("predict: the validation cases of fold " + ", ".join(scored))
+        validation = [case for name in scored for case in manifest.select(split="training", fold=int(name))]
+        missing = failures_among(validation, prepared.failures, manifest=manifest)
+        scores = _predict_and_score(out, scored, missing=missing, device=device, progress=progress)
+        before_report(out)
+        report(out, out / "report.html")
+    others = [failure for failure in prepared.failures if failure not in missing]
+    return RunResult(out, out / "report.html", scores, (*others, *scores.failures))
+
+
+def _predict_and_score(
+    out: Path, folds: Sequence[str], *, missing: Sequence[CaseError], device: str, progress: bool | None
+) -> Scores:
+    """Predict each fold's validation cases by its own model and score them; those without a prediction are listed."""
+    failures: list[CaseError] = []
+    for name in folds:
         failures += predict(
             out / "run",
-            [out / "prepared" / "dataset.json"],
+            [out / "prepared"],
             out=out / "predictions",
             device=device,
             fold=name,
@@ -96,16 +124,13 @@ def run(
             case_fold=int(name),
             progress=progress,
         ).failures
-    scores = evaluate_folder(
-        out / "predictions",
-        out / "prepared" / "dataset.json",
-        out,
-        split="training",
-        fold=None if fold == "cv" else int(fold),
-    )
-    before_report(out)
-    report(out, out / "report.html")
-    return RunResult(out, out / "report.html", scores, tuple(failures))
+    record_failures(out / "predictions", failures)  # of all folds: each call wrote its own
+    fold = int(folds[0]) if len(folds) == 1 else None
+    failed = [*missing, *failures]
+    scores = evaluate_folder(out / "predictions", out / "prepared", out, split="training", fold=fold, failed=failed)
+    if not scores.rows:
+        raise UumambaError(f"No case could be scored; the first failure is {scores.failures[0]}")
+    return scores
 
 
 def _refuse_missing(failures: tuple[CaseError, ...], allow_missing: bool) -> None:

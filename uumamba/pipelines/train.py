@@ -1,5 +1,6 @@
 """From prepared cases to trained weights, fold by fold."""
 
+import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,11 +15,14 @@ from uumamba.data.dataset import PatchDataset, batches
 from uumamba.data.prepared import PreparedFolder
 from uumamba.errors import UsageError
 from uumamba.pipelines.initial_weights import load_initial_weights
+from uumamba.pipelines.models import ALL_CASES, FOLDS, check_fold_name, newest_checkpoint
 from uumamba.pipelines.validation import WholeCaseValidation
 from uumamba.seeding import seed_everything
 from uumamba.training import SupervisedObjective, Trainer, make_schedule
+from uumamba.training.run_folder import refuse_other_config
+from uumamba.training.stop_request import StopRequest
 
-FOLDS = ("0", "1", "2", "3", "4")
+EVERY_FOLD = "cv"
 
 
 def train(
@@ -50,19 +54,53 @@ def train(
         The folders of the trained folds.
 
     Raises:
-        UsageError: the fold is unknown or has no cases, or a checkpoint stands there and ``resume`` is off.
+        UsageError: the fold is unknown or has no cases, the folder was prepared from another data set or by another
+            recipe, or a checkpoint stands there and ``resume`` is off.
+        StoppedOnRequest: a signal asked for it; the run can be resumed.
     """
+    wanted = folds_of(fold)
     folder = PreparedFolder(data)
-    wanted = FOLDS if fold == "cv" else (fold,)
+    _check_prepared_for(config, folder)
     for name in wanted:
-        _check_fold(folder, name)
-    made = []
-    for name in wanted:
-        run_dir = Path(out) / f"fold_{name}"
-        trainer = build_trainer(config, folder, fold=name, run_dir=run_dir, init=init, device=device, progress=progress)
-        trainer.fit(resume=resume, force=force)
-        made.append(run_dir)
+        _check_cases(folder, name)
+    made: list[Path] = []
+    with StopRequest() as stop:
+        for name in wanted:
+            stop.follow(f"before fold {name}; go on with --resume")
+            run_dir = Path(out) / f"fold_{name}"
+            trainer = build_trainer(
+                config, folder, fold=name, run_dir=run_dir, init=init, device=device, progress=progress
+            )
+            trainer.fit(resume=resume, force=force)
+            made.append(run_dir)
     return made
+
+
+def folds_of(fold: str) -> tuple[str, ...]:
+    """The folds that ``--fold`` stands for.
+
+    Raises:
+        UsageError: it is none.
+    """
+    check_fold_name(fold, (*FOLDS, ALL_CASES, EVERY_FOLD))
+    return FOLDS if fold == EVERY_FOLD else (fold,)
+
+
+def refuse_another_run(config: RunConfig, run: Path) -> None:
+    """Refuse at once what resuming would refuse when everything has been prepared anew.
+
+    Raises:
+        UsageError: a fold of the run was begun with another configuration.
+    """
+    for name in (*FOLDS, ALL_CASES):
+        folder = run / f"fold_{name}"
+        if newest_checkpoint(folder) is None:
+            continue
+        try:
+            stored = json.loads((folder / "config.json").read_text(encoding="utf-8"))["run"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # it is a copy for people; the checkpoint's own is compared when training resumes
+        refuse_other_config(stored, config.as_json())
 
 
 def build_trainer(
@@ -152,7 +190,7 @@ def stored_config(config: RunConfig, folder: PreparedFolder, *, fold: str) -> di
 def split_cases(folder: PreparedFolder, fold: str) -> tuple[list[str], list[str]]:
     """Case ids to train on and to validate on; test cases are neither."""
     cases = folder.manifest.select(split="training")
-    if fold == "all":
+    if fold == ALL_CASES:
         return [case.case_id for case in cases], []
     return (
         [case.case_id for case in cases if case.fold != int(fold)],
@@ -160,11 +198,25 @@ def split_cases(folder: PreparedFolder, fold: str) -> tuple[list[str], list[str]
     )
 
 
-def _check_fold(folder: PreparedFolder, fold: str) -> None:
-    if fold not in (*FOLDS, "all"):
-        raise UsageError(f"There is no fold {fold!r}; choose 0 to 4, all, or cv.")
+def _check_prepared_for(config: RunConfig, folder: PreparedFolder) -> None:
+    """A network sees at prediction what its configuration prepares, so it must be trained on the same."""
+    if folder.manifest.name.lower() != config.dataset.name:
+        raise UsageError(
+            f"{folder.path} holds the data set {folder.manifest.name}, the configuration names {config.dataset.name}; "
+            "prepare again, or correct dataset.name."
+        )
+    there, here = folder.recipe.to_json(), config.preprocess.build().to_json()
+    different = [f"{key} is {there[key]} there, {here[key]} here" for key in here if there[key] != here[key]]
+    if different:
+        raise UsageError(
+            f"{folder.path} was prepared by another recipe than the configuration's ({', '.join(different)}); prepare "
+            "again, or correct preprocess."
+        )
+
+
+def _check_cases(folder: PreparedFolder, fold: str) -> None:
     training, validation = split_cases(folder, fold)
-    if not training or (fold != "all" and not validation):
+    if not training or (fold != ALL_CASES and not validation):
         raise UsageError(
             f"Fold {fold} of {folder.path} has {len(training)} cases to train on and {len(validation)} to validate on; "
             "prepare more cases or choose another fold (`--fold all` needs no validation cases)."

@@ -1,7 +1,6 @@
 """Whole-case validation while training: mean Dice on the prepared grid, quick enough to run often."""
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import numpy as np
 from torch import nn
@@ -9,6 +8,7 @@ from torch import nn
 from uumamba.data.prepared import PreparedFolder
 from uumamba.inference import Predictor
 from uumamba.metrics import dice_coefficient
+from uumamba.precision import Precision
 
 
 class WholeCaseValidation:
@@ -39,7 +39,7 @@ class WholeCaseValidation:
         overlap: float,
         windows_at_once: int,
         device: str,
-        precision: Literal["float32", "bfloat16", "float16"] = "float32",
+        precision: Precision = "float32",
     ) -> None:
         self.folder = folder
         self.case_ids = tuple(case_ids)

@@ -20,7 +20,7 @@ FORMAT = "uumamba checkpoint 1"
 
 
 class DamagedCheckpointError(UumambaError):
-    """A checkpoint that is truncated, altered, or not one of ours."""
+    """A checkpoint that is truncated or altered."""
 
 
 @dataclass(frozen=True)
@@ -85,15 +85,22 @@ def read_checkpoint(path: Path | str, *, map_location: torch.device | str = "cpu
             their state themselves.
 
     Raises:
-        UsageError: there is no such file.
-        DamagedCheckpointError: it is truncated, altered, or not one of ours.
+        UsageError: there is no such file, or it is not one of ours.
+        DamagedCheckpointError: it is truncated or altered.
     """
     if not Path(path).is_file():
         raise UsageError(f"There is no checkpoint {path}; train first, or give another path.")
     try:
         tensors, metadata = _read(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        if Path(path).suffix != ".safetensors":
+            raise _not_ours(path) from None
+        raise _damaged(path, f"it cannot be read: {error}") from error
+    if not {"state", "sha256"} & metadata.keys():
+        raise _not_ours(path)
+    try:
         checkpoint = Checkpoint(**unflatten(tensors, json.loads(metadata["state"])))
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise _damaged(path, f"it cannot be read: {error}") from error
     if metadata.get("format") != FORMAT or metadata.get("sha256") != _checksum(tensors, metadata["state"]):
         raise _damaged(path, "its checksum does not fit its content")
@@ -122,6 +129,12 @@ def _checksum(tensors: Mapping[str, Tensor], state: str) -> str:
 
 def _moved(state: Mapping[str, Any], device: torch.device | str) -> dict[str, Any]:
     return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in state.items()}
+
+
+def _not_ours(path: Path | str) -> UsageError:
+    return UsageError(
+        f"{path} is no checkpoint of uumamba; give a run folder, a fold's folder, or the last.safetensors in it."
+    )
 
 
 def _damaged(path: Path | str, problem: str) -> DamagedCheckpointError:

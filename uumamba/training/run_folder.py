@@ -1,15 +1,14 @@
 """A run's folder: one process at a time, three checkpoints, and no crash that leaves it without one."""
 
-import fcntl
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from uumamba.errors import UsageError
 from uumamba.files import make_folder, write_json
 from uumamba.training.checkpoint import Checkpoint, DamagedCheckpointError, read_checkpoint, save_checkpoint
+from uumamba.training.folder_lock import locked
 from uumamba.training.run_log import RunLog
 
 LAST, PREVIOUS, BEST, DAMAGED = (f"{name}.safetensors" for name in ("last", "previous", "best", "damaged"))
@@ -37,20 +36,7 @@ class RunFolder:
         Raises:
             UsageError: another process is training here, or the folder may not be written to.
         """
-        # A record lock (lockf): it ends with this very process, however it dies. A flock would live on in the
-        # data loader's forked workers for seconds after a kill, and a resumed run would be refused.
-        with self._open_lock() as stream:
-            try:
-                fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                stream.seek(0)
-                owner = stream.read().strip() or "unknown"
-                raise UsageError(
-                    f"Another process ({owner}) is training in {self.path}; wait for it or choose another folder."
-                ) from None
-            stream.truncate(0)
-            stream.write(f"process {os.getpid()}")
-            stream.flush()
+        with locked(self.path, doing="training"):
             for left_over in self.path.glob(".unfinished-*"):
                 left_over.unlink()
             yield
@@ -94,12 +80,6 @@ class RunFolder:
     def _keep_previous(self) -> None:
         if (self.path / LAST).is_file():
             (self.path / LAST).replace(self.path / PREVIOUS)
-
-    def _open_lock(self) -> TextIO:
-        try:
-            return (self.path / ".lock").open("a+", encoding="utf-8")
-        except PermissionError:
-            raise UsageError(f"{self.path} may not be written to; choose another folder.") from None
 
 
 def refuse_other_config(stored: Any, given: Any) -> None:

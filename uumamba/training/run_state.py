@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from itertools import islice
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from uumamba.training.checkpoint import Checkpoint
 from uumamba.training.progress import EpochLoss, Progress
 from uumamba.training.random_state import random_state, set_random_state
 from uumamba.types import Batch, Objective
+
+LONGEST_PROBLEM = 240  # torch names every weight that differs, on a line each
 
 
 class RunState:
@@ -113,8 +116,9 @@ def _load(name: str, load: Callable[[Any], Any], state: Any) -> None:
     try:
         load(state)
     except (RuntimeError, ValueError, KeyError) as error:
+        problem = shorten(str(error), width=LONGEST_PROBLEM, placeholder=" ...")
         raise UsageError(
-            f"The checkpoint does not fit this run's {name} ({error}); build the one that it was made with."
+            f"The checkpoint does not fit this run's {name} ({problem}); build the one that it was made with."
         ) from error
 
 

@@ -19,7 +19,8 @@ class StoppedOnRequest(UumambaError):
 class StopRequest:
     """While entered, SIGTERM and SIGUSR1 set ``asked`` to their name in place of ending the process.
 
-    Signals reach the main thread alone; elsewhere nothing is caught and ``asked`` stays None.
+    Signals reach the main thread alone; elsewhere nothing is caught and ``asked`` stays None. A request that is entered
+    within another one begins with what that one was asked, and tells it what it is asked itself.
 
     Example:
         >>> with StopRequest() as stop:
@@ -31,11 +32,15 @@ class StopRequest:
     def __init__(self) -> None:
         self.asked: str | None = None
         self._before: dict[signal.Signals, Any] = {}
+        self._outer: StopRequest | None = None
 
     def __enter__(self) -> "StopRequest":
         self.asked = None
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._notice) for number in SIGNALS}
+            outer = getattr(self._before[signal.SIGTERM], "__self__", None)
+            self._outer = outer if isinstance(outer, StopRequest) else None
+            self.asked = None if self._outer is None else self._outer.asked
         return self
 
     def __exit__(
@@ -44,5 +49,19 @@ class StopRequest:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    def follow(self, where: str) -> None:
+        """Stop here if that was asked for.
+
+        Args:
+            where: how far the work is and how to go on, without a full stop.
+
+        Raises:
+            StoppedOnRequest: it was.
+        """
+        if self.asked is not None:
+            raise StoppedOnRequest(f"Stopped by {self.asked} {where}.")
+
     def _notice(self, number: int, frame: FrameType | None) -> None:
         self.asked = signal.Signals(number).name
+        if self._outer is not None:
+            self._outer._notice(number, frame)

@@ -3,10 +3,10 @@
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from uumamba.errors import UsageError, UumambaError
 from uumamba.optim import SharpnessAware
+from uumamba.precision import Precision, autocast
 from uumamba.training.checks import check_counts, check_optimizer, check_precision
 from uumamba.training.display import make_display
 from uumamba.training.progress import EpochLoss
@@ -23,7 +24,6 @@ from uumamba.training.run_state import RunState, moving_average
 from uumamba.training.stop_request import StoppedOnRequest, StopRequest
 from uumamba.types import Batch, Objective
 
-Precision = Literal["float32", "bfloat16", "float16"]
 SECONDS_BETWEEN_PLOTS = 30.0  # drawing one takes about half a second
 
 
@@ -208,13 +208,8 @@ class Trainer:
 
     def _objective_of(self, batch: Batch) -> Tensor:
         """One pass: autocast begins here, since its cached casts of weights must not outlive a climb."""
-        with self._autocast():
+        with autocast(self.device, self.precision):
             return self.objective(self.net, batch)
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        if self.precision == "float32":
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=getattr(torch, self.precision))
 
     def _count_step(self, loss: Tensor) -> None:
         self.state.loss.add(loss)
@@ -238,7 +233,7 @@ class Trainer:
             return {}
         net = self.net if self.average is None else self.average.module
         net.eval()
-        with torch.no_grad(), self._autocast():
+        with torch.no_grad(), autocast(self.device, self.precision):
             scores = {name: float(value) for name, value in self.validate(net).items()}
         if "dice" not in scores:
             raise ValueError(f"validate(net) must return 'dice' among its scores, got {sorted(scores)}")

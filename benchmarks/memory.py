@@ -1,0 +1,30 @@
+"""Peak memory of one piece of work."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+
+def peak_mb(work: Callable[[], object], device: str = "cpu") -> float:
+    """MiB that the work holds at its highest point beyond what was held before it.
+
+    On the CPU it is the resident memory of the process, from Linux's own high-water mark.
+    """
+    work()  # libraries, thread pools and caches are not the work's
+    if device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work()
+        torch.cuda.synchronize()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    held = _status_mb("VmRSS")
+    work()
+    return _status_mb("VmHWM") - held
+
+
+def _status_mb(key: str) -> float:
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key + ":")) / 1024

@@ -1,0 +1,198 @@
+"""Speed and memory of every backend of the selective scan, beside the limits of the machine measured in the same run.
+
+    python -m benchmarks.scan --json benchmarks/results/scan_cpu.json
+    python -m benchmarks.scan --device cuda --json benchmarks/results/scan_cuda.json
+
+The Python loop is the reference backend: one step after the other, as the formula reads. The limit of the forward pass
+is the time of its exponentials alone, (states + 2) a position and channel with softplus, at the rate that the native
+scan's own exp2 reaches on values in the first-level cache; forward and backward together need (2 states + 5). Ends with
+an error when a claim of the project does not hold.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.memory import peak_mb
+from benchmarks.result_file import write_result
+from uumamba.ops import scan_backends, selective_scan
+from uumamba.ops.native_library import exp2_rate, unavailable
+
+CPU_SHAPES = ((1, 64, 16, 57344), (1, 512, 16, 1792))
+# The stages of U-Mamba in 3-D for ACDC, two patches of 16 x 256 x 224 and four of 20 x 256 x 224.
+CUDA_SHAPES = ((2, 64, 16, 917504), (2, 128, 16, 229376), (4, 64, 16, 1146880), (4, 256, 16, 35840), (4, 512, 16, 4480))
+QUICK_SHAPES = ((1, 64, 16, 4096), (1, 256, 16, 512))
+REPEATS = 5
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What the native backend has to reach at a shape: times the loop, and times the limit of exponentials."""
+
+    times_the_loop: float
+    times_the_limit: float = 2.2
+    torch_times_the_loop: float = 20
+    memory_of_tensors: float = 1.5
+
+
+CLAIMS: dict[tuple[int, ...], Claim] = {CPU_SHAPES[0]: Claim(200), CPU_SHAPES[1]: Claim(130)}
+
+
+def main() -> int:
+    """Measure, print, write; 1 when a claim does not hold."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--backend", action="append", choices=scan_backends(), help="only these; repeatable")
+    parser.add_argument("--shape", action="append", type=_shape, metavar="B,D,N,L", help="only these; repeatable")
+    parser.add_argument("--json", type=Path, help="where the table goes")
+    parser.add_argument("--quick", action="store_true", help="small shapes, a few seconds")
+    options = parser.parse_args()
+    shapes = options.shape or (
+        QUICK_SHAPES if options.quick else {"cpu": CPU_SHAPES, "cuda": CUDA_SHAPES}[options.device]
+    )
+    rate = exp2_rate(torch.get_num_threads(), repeats=100_000) if unavailable() is None else None
+    rows = [row for shape in shapes for row in measure(shape, options.device, options.backend, rate)]
+    print_rows(rows)
+    if options.json is not None:
+        write_result(options.json, rows, title=f"Selective scan, {options.device}", about=about(options.device, rate))
+    broken = [sentence for shape in shapes for sentence in broken_claims(shape, rows)]
+    print(*broken, sep="\n", file=sys.stderr)
+    return 1 if broken else 0
+
+
+def about(device: str, rate: float | None) -> str:
+    """What the table shows, with the limits that were measured in the run."""
+    limits = f"; exp2 {rate / 1e9:.2f} G/s" if rate is not None and device == "cpu" else ""
+    return (
+        f"Shape is (batch, channels, states, length), softplus, bias and skip on, no gate; medians of {REPEATS} in "
+        f"turn with {torch.get_num_threads()} threads{limits}, copy {copy_rate(device) / 1e9:.1f} GB/s read and "
+        "written. Layout: `last` has the channels innermost, as in our Mamba block, `first` the length. x loop is the "
+        "Python loop's time in this one; x limit is this time in that of the exponentials alone; memory is the peak of "
+        "forward and backward in that of inputs, outputs and gradients."
+    )
+
+
+def measure(
+    shape: tuple[int, ...], device: str, only: list[str] | None, rate: float | None
+) -> Iterator[dict[str, Any]]:
+    """One row a backend, layout and pass; the loop, where it runs, is measured in the same turns."""
+    cases = {}
+    for name in only or _worth_timing(device):
+        for layout in ("last", "first") if name in ("native", "triton") else ("last",):
+            tensors = arguments(shape, device, layout)
+            for both in (False, True):
+                cases[name, layout, both] = partial(run, name, tensors, both=both)
+    times = in_turn(cases, device)
+    batch, channels, states, length = shape
+    for (name, layout, both), each in times.items():
+        exponentials = batch * channels * length * (2 * states + 5 if both else states + 2)
+        loop = times.get(("reference", "last", both))
+        yield {
+            "name": name,
+            "shape": str(shape),
+            "layout": layout,
+            "pass": "forward + backward" if both else "forward",
+            "median_s": round(median(each), 5),
+            "min_s": round(min(each), 5),
+            "x loop": None if loop is None else round(median(loop) / median(each), 1),
+            "x limit": None if rate is None or device != "cpu" else round(median(each) * rate / exponentials, 2),
+            "memory": round(memory(name, shape, device, layout), 2) if both else None,
+        }
+
+
+def in_turn(cases: Mapping[Any, Callable[[], object]], device: str) -> dict[Any, list[float]]:
+    """Times of each, taken round by round so that a slow spell of the machine meets all."""
+    times: dict[Any, list[float]] = {key: [] for key in cases}
+    for repeat in range(REPEATS + 1):
+        for key, work in cases.items():
+            begin = perf_counter()
+            work()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            if repeat > 0:  # the first one warms up
+                times[key].append(perf_counter() - begin)
+    return times
+
+
+def arguments(shape: tuple[int, ...], device: str, layout: str) -> dict[str, Tensor]:
+    """Inputs as a trained layer has them: steps around 0.1, decay rates from 1 to the number of states."""
+    batch, channels, states, length = shape
+    draw = torch.Generator().manual_seed(0)
+    made = {name: torch.randn(batch, channels, length, generator=draw) for name in ("u", "delta")}
+    made["A"] = -torch.arange(1.0, states + 1).repeat(channels, 1)
+    made |= {name: torch.randn(batch, states, length, generator=draw) for name in ("B", "C")}
+    made |= {"D": torch.ones(channels), "delta_bias": torch.full((channels,), -2.0)}
+    if layout == "last":
+        made = {name: each.mT.contiguous().mT if each.ndim == 3 else each for name, each in made.items()}
+    return {name: each.to(device) for name, each in made.items()}
+
+
+def run(backend: str, tensors: dict[str, Any], *, both: bool) -> None:
+    """One forward pass, or one forward and backward."""
+    with torch.set_grad_enabled(both):
+        tracked = {name: tensor.detach().requires_grad_(both) for name, tensor in tensors.items()}
+        y = selective_scan(**tracked, delta_softplus=True, backend=backend)
+        assert isinstance(y, Tensor)
+        if both:
+            torch.autograd.grad(y, list(tracked.values()), y.detach())
+
+
+def memory(backend: str, shape: tuple[int, ...], device: str, layout: str) -> float:
+    """Peak of forward and backward over the bytes of inputs, output and gradients."""
+    tensors = arguments(shape, device, layout)
+    held = sum(tensor.numel() for tensor in tensors.values()) * 4 / 2**20
+    needed = 2 * held + 2 * tensors["u"].numel() * 4 / 2**20  # y and its gradient
+    return (held + peak_mb(lambda: run(backend, tensors, both=True), device)) / needed
+
+
+def copy_rate(device: str) -> float:
+    """Bytes a second read and written by a copy of 64 MB."""
+    source = torch.zeros(2**24, device=device)
+    target = torch.empty_like(source)
+    times = in_turn({"copy": lambda: target.copy_(source)}, device)["copy"]
+    return 2 * 4 * source.numel() / min(times)
+
+
+def broken_claims(shape: tuple[int, ...], rows: list[dict[str, Any]]) -> Iterator[str]:
+    """What the project says of this shape and the rows do not show."""
+    claim = CLAIMS.get(shape)
+    for row in rows:
+        if claim is None or row["shape"] != str(shape) or row["layout"] != "last" or row["x loop"] is None:
+            continue
+        least = {"native": claim.times_the_loop, "torch": claim.torch_times_the_loop}.get(row["name"], 0)
+        where = f"{row['name']}, {row['shape']}, {row['pass']}"
+        if row["x loop"] < least:
+            yield f"{where}: {row['x loop']} times the loop, claimed {least}"
+        if row["name"] == "native" and row["pass"] == "forward" and (row["x limit"] or 0) > claim.times_the_limit:
+            yield f"{where}: {row['x limit']} times the limit, claimed {claim.times_the_limit}"
+        if row["name"] == "native" and (row["memory"] or 0) > claim.memory_of_tensors:
+            yield f"{where}: {row['memory']} times the memory of its tensors, claimed {claim.memory_of_tensors}"
+
+
+def _worth_timing(device: str) -> list[str]:
+    on_device = {"cpu": ("reference", "torch", "native"), "cuda": ("torch", "triton", "mamba_ssm")}[device]
+    return [name for name in on_device if name in scan_backends()]
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in text.split(","))
+
+
+def print_rows(rows: list[dict[str, Any]]) -> None:
+    """As a table of aligned columns."""
+    widths = {key: max(len(key), *(len(str(row[key])) for row in rows)) for key in rows[0]}
+    for row in ({key: key for key in rows[0]}, *rows):
+        print("  ".join(str(row[key]).ljust(width) for key, width in widths.items()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""The native convolution equals torch's in float64, in every layout; where it cannot run, torch's own does."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from uumamba.ops import causal_convolution
+from uumamba.ops import convolution as module
+
+# (batch, channels, length, taps): lengths around a tile of 64 and a task of 1024, one tap and the most, few channels.
+SIZES = ((2, 20, 333, 4), (1, 16, 1, 4), (1, 3, 65, 2), (1, 16, 64, 8), (2, 32, 3, 4), (1, 5, 1100, 1), (1, 16, 9, 9))
+
+
+def draw(size, *, dtype=torch.float32):
+    batch, channels, length, taps = size
+    shapes = ((batch, channels, length), (channels, taps), (channels,), (batch, channels, length))
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(shape, generator=generator, dtype=dtype) for shape in shapes]
+
+
+def by_torch(x, weight, bias):
+    taps = weight.shape[1]
+    return F.silu(F.conv1d(F.pad(x, (taps - 1, 0)), weight[:, None], bias, groups=x.shape[1]))
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("with_bias", [True, False])
+@pytest.mark.parametrize("layout", ["length first", "channels first"])
+def test_values_and_gradients_equal_torchs_convolution_in_float64(size, with_bias, layout):
+    x, weight, bias, grad = draw(size)
+    if layout == "channels first":
+        x, grad = (tensor.mT.contiguous().mT for tensor in (x, grad))
+    inputs = [tensor.requires_grad_() for tensor in ((x, weight, bias) if with_bias else (x, weight))]
+    exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
+    y, expected = causal_convolution(*inputs), by_torch(*exact, *(() if with_bias else (None,)))
+    if size[3] <= 8 and module.unavailable() is None:  # torch's own writes the length first
+        assert y.stride() == torch.empty_like(x).stride()
+    found = [y, *torch.autograd.grad(y, inputs, grad)]
+    right = [expected, *torch.autograd.grad(expected, exact, grad.double())]
+    for one, other in zip(found, right, strict=True):
+        assert float((one.detach() - other.detach()).norm() / other.detach().norm()) < 1e-6
+
+
+def test_without_the_extension_torch_computes_the_same(monkeypatch):
+    x, weight, bias, _ = draw((2, 6, 40, 4))
+    with_extension = causal_convolution(x, weight, bias)
+    monkeypatch.setattr(module, "unavailable", lambda: "taken away by the test")
+    torch.testing.assert_close(causal_convolution(x, weight, bias), with_extension)
+
+
+def test_looks_back_only():
+    x, weight, bias, _ = draw((1, 4, 90, 4), dtype=torch.float64)
+    changed = x.clone()
+    changed[..., 70:] += 1
+    before, after = causal_convolution(x, weight, bias), causal_convolution(changed, weight, bias)
+    torch.testing.assert_close(before[..., :70], after[..., :70], rtol=0, atol=0)
+    assert (before[..., 70:] != after[..., 70:]).all()
+
+
+@pytest.mark.skipif(module.unavailable() is not None, reason="no C++ compiler")
+def test_operator_passes_torchs_own_checks():
+    x, weight, bias, _ = draw((1, 4, 20, 4))
+    inputs = tuple(tensor.requires_grad_() for tensor in (x, weight, bias))
+    torch.library.opcheck(torch.ops.uumamba.native_convolution.default, inputs)
+
+
+@pytest.mark.parametrize(
+    ("weight", "bias", "message"),
+    [
+        ((5, 4), None, r"weight should be \(channels, taps\).* found shapes \(5, 4\) and \(1, 6, 8\)"),
+        ((6, 1, 4), None, r"found shapes \(6, 1, 4\) and \(1, 6, 8\)"),
+        ((6, 4), (5,), r"bias should be \(6,\); found shape \(5,\)"),
+    ],
+)
+def test_wrong_shape_is_refused_with_what_was_expected_and_found(weight, bias, message):
+    with pytest.raises(ValueError, match=message):
+        causal_convolution(torch.zeros(1, 6, 8), torch.zeros(weight), None if bias is None else torch.zeros(bias))

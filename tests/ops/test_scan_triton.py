@@ -1,0 +1,274 @@
+"""The Triton scan against the reference: in Triton's interpreter on tiny shapes, and at full size where a GPU is.
+
+The interpreter is chosen when triton is imported, so this file runs itself in one process of its own, which prints the
+relative L2 error of every result of every case.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from itertools import chain, combinations, product
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from uumamba.ops import scan_triton, selective_scan
+from uumamba.ops.scan_arguments import ScanArguments
+from uumamba.ops.scan_reference import reference_scan
+from uumamba.ops.scan_triton import Plan
+
+OPTIONAL = ("D", "z", "delta_bias")
+NAMES = ("u", "delta", "A", "B", "C", *OPTIONAL)
+# Two channels in a thread and several blocks; chunks of 16 and 32 steps, or one pass.
+SPLIT = Plan(chunk_steps=16, forward=(1, 4), backward=(2, 2), carry=(2, 16))
+LONG_SPLIT = Plan(chunk_steps=32, forward=(2, 4), backward=(2, 4), carry=(4, 32))
+ONE_PASS = Plan(chunk_steps=336, forward=(1, 8), backward=(2, 4))
+EXTREMES = {"fast decay": (-1e4, 1.0), "large steps": (-1.0, 20.0), "no decay": (-1e-6, 1e-6)}
+
+Case = Callable[[], dict[str, Any]]
+
+
+def arguments(
+    *, batch=1, channels=3, states=3, length=17, B="shared", C="shared", optional=OPTIONAL
+) -> dict[str, Tensor]:
+    draw = torch.Generator().manual_seed(0)
+    projections = {
+        "constant": (channels, states),
+        "shared": (batch, states, length),
+        "grouped": (batch, 2, states, length),
+    }
+    shapes = dict.fromkeys(("u", "delta", "z"), (batch, channels, length)) | {"A": (channels, states)}
+    shapes |= {"B": projections[B], "C": projections[C]} | dict.fromkeys(("D", "delta_bias"), (channels,))
+    made = {
+        name: torch.randn(shapes[name], generator=draw) for name in NAMES if name not in OPTIONAL or name in optional
+    }
+    # Decaying states only: without softplus a negative step grows beyond float32.
+    return {name: tensor.abs() if "delta" in name else tensor for name, tensor in made.items()} | {
+        "A": -made["A"].exp()
+    }
+
+
+def channels_last(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Each sequence inside a wider tensor with channels innermost, as a projection of both leaves it."""
+    wide = {
+        name: torch.cat([tensor, tensor], dim=-2).mT.contiguous().mT
+        for name, tensor in tensors.items()
+        if tensor.ndim > 1
+    }
+    return tensors | {name: tensor[..., : tensors[name].shape[-2], :] for name, tensor in wide.items()}
+
+
+def scan(tensors: dict[str, Tensor], plan: Plan | None, softplus: bool = True) -> dict[str, Tensor]:
+    """Values and gradients by the kernels, with weights on y and the last state that are the same for all."""
+    if plan is not None:
+        scan_triton._plan = lambda *_: plan
+    inputs = [tensors.get(name) for name in NAMES]
+    y, last_state, carries = scan_triton.triton_forward(*inputs, softplus, True)
+    grads = scan_triton.triton_backward(*weights(y, last_state), *inputs, carries, softplus)
+    return {"y": y, "last_state": last_state} | {
+        f"gradient of {name}": grad for name, grad in zip(NAMES, grads, strict=True) if grad is not None
+    }
+
+
+def exact(tensors: dict[str, Tensor], compute: Callable[..., Any], softplus: bool = True) -> dict[str, Tensor]:
+    """The same by another scan under autograd, in float64."""
+    exact = {name: tensor.detach().double().requires_grad_() for name, tensor in tensors.items()}
+    y, last_state = compute(ScanArguments(**exact, delta_softplus=softplus))
+    grads = torch.autograd.grad((y, last_state), list(exact.values()), weights(y, last_state))
+    return {"y": y, "last_state": last_state} | {f"gradient of {name}": g for name, g in zip(exact, grads, strict=True)}
+
+
+def weights(*tensors: Tensor) -> list[Tensor]:
+    draw = torch.Generator().manual_seed(1)
+    return [torch.randn(tensor.shape, generator=draw).to(tensor) for tensor in tensors]
+
+
+def relative_errors(found: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, float]:
+    assert list(found) == list(expected)
+    return {
+        name: float((found[name].double() - value).detach().norm() / (value.detach().norm() or 1.0))
+        for name, value in expected.items()
+    }
+
+
+def against_reference(plan: Plan, softplus: bool = True, strided: bool = False, **shape: Any) -> Case:
+    def case() -> dict[str, Any]:
+        tensors = arguments(**shape)
+        tensors["delta"] -= 4 * softplus  # so that steps become about 0.03, as in a trained model
+        found = scan(channels_last(tensors) if strided else tensors, plan, softplus)
+        return relative_errors(found, exact(tensors, reference_scan, softplus))
+
+    return case
+
+
+def extreme(plan: Plan, rate: float, step: float) -> Case:
+    def case() -> dict[str, Any]:
+        tensors = arguments(length=34, optional=("D", "z"))
+        tensors |= {"A": torch.full_like(tensors["A"], rate), "delta": torch.full_like(tensors["delta"], step)}
+        return {name: bool(tensor.isfinite().all()) for name, tensor in scan(tensors, plan, softplus=False).items()}
+
+    return case
+
+
+def twice(plan: Plan) -> dict[str, bool]:
+    first, second = (scan(arguments(channels=4, B="grouped"), plan) for _ in range(2))
+    return {name: torch.equal(first[name], second[name]) for name in first}
+
+
+def half(dtype: torch.dtype) -> Case:
+    def case() -> dict[str, Any]:
+        tensors = {name: tensor.to(dtype) for name, tensor in arguments().items()}
+        found = scan(tensors, SPLIT)
+        full = scan({name: tensor.float() for name, tensor in tensors.items()}, SPLIT)
+        types = {str(tensor.dtype) for name, tensor in found.items() if name != "last_state"}
+        return {"types": sorted(types), "errors": relative_errors(found, full)}
+
+    return case
+
+
+def layout() -> dict[str, Any]:
+    tensors = channels_last(arguments(batch=2))
+    y, last_state, carries = scan_triton.triton_forward(*(tensors[name] for name in NAMES), True, False)
+    kept = scan_triton.triton_forward(*(tensors[name] for name in NAMES), True, True)[2]
+    channels, states = tensors["A"].shape
+    shape = (2, -(-tensors["u"].shape[2] // scan_triton.SAVED_EVERY), states, channels)
+    return {
+        "y is laid out as empty_like(u)": y.stride() == torch.empty_like(tensors["u"]).stride(),
+        "last_state is contiguous": last_state.is_contiguous() and last_state.dtype == torch.float32,
+        "carries are empty unless kept": tuple(carries.shape) == (0,) and tuple(kept.shape) == shape,
+    }
+
+
+FLAGS = list(product(chain.from_iterable(combinations(OPTIONAL, count) for count in range(4)), (False, True)))
+PLANS = {"split": SPLIT, "one pass": ONE_PASS}
+ACCURACY: dict[str, Case] = (
+    {
+        f"{form}, {'+'.join(optional) or 'nothing'}, softplus {softplus}": against_reference(
+            plan, softplus, optional=optional
+        )
+        for (form, plan), (optional, softplus) in product(PLANS.items(), FLAGS)
+        if form == "split" or softplus == ("z" in optional)
+    }
+    | {
+        f"{form}, length {length}": against_reference(plan, length=length)
+        for (form, plan), length in product({"split": LONG_SPLIT, "one pass": ONE_PASS}.items(), (1, 15, 16, 65))
+    }
+    | {f"length {length}": against_reference(LONG_SPLIT, length=length) for length in (63, 64, 333)}
+    | {
+        "5 channels in blocks of 4": against_reference(SPLIT, channels=5),
+        "9 channels in blocks of 8": against_reference(ONE_PASS, channels=9),
+        "rows of a batch": against_reference(SPLIT, batch=3, length=18),
+        "B and C constant": against_reference(SPLIT, B="constant", C="constant"),
+        "B and C grouped": against_reference(SPLIT, B="grouped", C="grouped", channels=6),
+        "B grouped, C shared": against_reference(ONE_PASS, B="grouped", batch=2, channels=4),
+        "B shared, C constant": against_reference(ONE_PASS, C="constant", batch=2),
+        "channels last, split": against_reference(SPLIT, strided=True, batch=2),
+        "channels last, one pass": against_reference(ONE_PASS, strided=True, B="grouped", channels=4),
+    }
+    | {f"{states} states": against_reference(SPLIT, states=states) for states in (1, 8, 16)}
+)
+EXTREME: dict[str, Case] = {
+    f"{form}, {name}": extreme(plan, *values)
+    for (form, plan), (name, values) in product(PLANS.items(), EXTREMES.items())
+}
+OTHER: dict[str, Case] = {
+    "bfloat16": half(torch.bfloat16),
+    "float16": half(torch.float16),
+    "layout": layout,
+    "twice, split": lambda: twice(SPLIT),
+    "twice, one pass": lambda: twice(ONE_PASS),
+}
+
+
+@pytest.fixture(scope="module")
+def interpreted() -> dict[str, dict[str, Any]]:
+    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, __file__], capture_output=True, encoding="utf-8", env=environment)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="accelerator: triton is made for Linux alone")
+
+
+@linux
+@pytest.mark.parametrize("case", ACCURACY)
+def test_kernels_equal_the_reference(interpreted, case):
+    assert {name: error for name, error in interpreted[case].items() if not error < 1e-6} == {}
+    assert {"y", "last_state", "gradient of u", "gradient of A", "gradient of C"} <= set(interpreted[case])
+
+
+@linux
+@pytest.mark.parametrize("case", EXTREME)
+def test_extreme_decay_gives_finite_values_and_gradients(interpreted, case):
+    assert [name for name, finite in interpreted[case].items() if not finite] == []
+
+
+@linux
+@pytest.mark.parametrize("form", PLANS)
+def test_two_runs_give_the_same_bits(interpreted, form):
+    assert all(interpreted[f"twice, {form}"].values())
+
+
+@linux
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_types_are_computed_in_float32_and_returned_in_their_own(interpreted, dtype):
+    unit = torch.finfo(getattr(torch, dtype)).eps  # the interpreter may cut where a device rounds
+    errors = interpreted[dtype]["errors"]
+    assert interpreted[dtype]["types"] == [f"torch.{dtype}"]
+    assert errors.pop("last_state") == 0
+    assert max(errors.values()) < unit
+
+
+@linux
+def test_results_are_laid_out_as_the_operator_promises(interpreted):
+    assert all(interpreted["layout"].values()), interpreted["layout"]
+
+
+@linux
+def test_kernels_are_imported_at_first_use_only(interpreted):
+    assert interpreted["before first use"] == {"kernels": False}
+
+
+@pytest.mark.parametrize(
+    ("shape", "chunks"),
+    [((2, 64, 917_504), 3584), ((4, 640, 1120), 18), ((2, 560, 320), 1), ((64, 5000, 100_000), 1), ((1, 1, 1), 1)],
+)
+def test_plan_splits_what_is_long_and_would_leave_multiprocessors_idle(shape, chunks):
+    plan = scan_triton._plan(*shape, multiprocessors=132)
+    assert -(-shape[-1] // plan.chunk_steps) == chunks
+    assert plan.chunk_steps % 16 == 0
+
+
+def test_backend_says_in_one_sentence_why_it_cannot_run(monkeypatch):
+    assert torch.cuda.is_available() or scan_triton.unavailable() == "triton needs a CUDA device and torch finds none"
+    monkeypatch.setattr(scan_triton, "find_spec", lambda name: None)
+    assert scan_triton.unavailable() == "triton is not installed: pip install triton"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("order", ["channels first", "channels last"])
+@pytest.mark.parametrize("shape", [(2, 64, 20_011), (1, 100, 4_500), (2, 560, 320)])
+def test_kernels_equal_the_torch_backend_at_full_size(shape, order):
+    batch, channels, length = shape
+    tensors = arguments(batch=batch, channels=channels, states=16, length=length)
+    tensors = {
+        name: tensor.cuda()
+        for name, tensor in (channels_last(tensors) if order == "channels last" else tensors).items()
+    }
+
+    def by_torch(scan: ScanArguments) -> Any:
+        return selective_scan(**scan.tensors(), delta_softplus=True, return_last_state=True, backend="torch")
+
+    errors = relative_errors(scan(tensors, None), exact(tensors, by_torch))
+    assert {name: error for name, error in errors.items() if not error < 1e-6} == {}
+
+
+if __name__ == "__main__":
+    results: dict[str, Any] = {"before first use": {"kernels": "uumamba.ops.triton_kernels" in sys.modules}}
+    results |= {name: case() for name, case in (ACCURACY | EXTREME | OTHER).items()}
+    print(json.dumps(results))

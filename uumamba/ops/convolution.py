@@ -1,0 +1,112 @@
+"""The short causal convolution of the Mamba block, with its activation."""
+
+import ctypes
+from ctypes import c_int32, c_int64, c_void_p
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from uumamba.ops.native_library import Rows, address, call, number_of, threads_for, unavailable
+
+_MOST_TAPS = 8  # kMostTaps of native/selective_scan.h
+
+
+def causal_convolution(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    r"""``silu`` of a depthwise convolution that looks back only.
+
+    .. math:: y_l = \mathrm{silu}\Big(\text{bias} + \sum_k \text{weight}_k\\, x_{l - K + 1 + k}\Big)
+
+    for each channel on its own, positions before the first being 0. On the CPU in float32, where the C++ extension was
+    built, both passes are one sweep over x in the layout that it has; elsewhere it is torch's convolution.
+
+    Args:
+        x: ``(batch, channels, length)``, any strides.
+        weight: ``(channels, taps)``.
+        bias: ``(channels,)``.
+
+    Raises:
+        ValueError: when weight or bias do not fit the channels of x.
+
+    Example:
+        >>> x = torch.tensor([[[1.0, 2.0, 3.0]]])
+        >>> y = causal_convolution(x, torch.tensor([[1.0, 10.0]]))     # silu of 10, 21 and 32
+        >>> y.round(decimals=2)
+        tensor([[[10., 21., 32.]]])
+    """
+    if weight.ndim != 2 or x.ndim != 3 or weight.shape[0] != x.shape[1]:
+        raise ValueError(
+            f"causal_convolution: weight should be (channels, taps) for x of (batch, channels, length); found shapes "
+            f"{tuple(weight.shape)} and {tuple(x.shape)}"
+        )
+    if bias is not None and tuple(bias.shape) != (x.shape[1],):
+        raise ValueError(f"causal_convolution: bias should be ({x.shape[1]},); found shape {tuple(bias.shape)}")
+    types = {tensor.dtype for tensor in (x, weight, bias) if tensor is not None}
+    if x.device.type == "cpu" and types == {torch.float32} and weight.shape[1] <= _MOST_TAPS and unavailable() is None:
+        return _native(x, weight, bias)
+    length, taps = x.shape[2], weight.shape[1]
+    return F.silu(F.conv1d(x, weight[:, None], bias, padding=taps - 1, groups=x.shape[1])[..., :length])
+
+
+class _Convolution(ctypes.Structure):
+    _fields_ = (
+        *((name, c_int64) for name in ("batch", "channels", "length", "taps")),
+        *((name, c_int32) for name in ("threads", "instruction_set")),
+        ("x", Rows),
+        *((name, c_void_p) for name in ("weight", "bias")),
+    )
+
+    @classmethod
+    def of(cls, x: Tensor, weight: Tensor, bias: Tensor | None) -> "_Convolution":
+        """Weight and bias must be contiguous, and live as long as this is used."""
+        threads = threads_for(x.numel())
+        return cls(*x.shape, weight.shape[1], threads, number_of(None), Rows.of(x), address(weight), address(bias))
+
+
+class _Gradients(ctypes.Structure):
+    _fields_ = (("y", Rows), ("x", Rows), ("weight", c_void_p), ("bias", c_void_p))
+
+
+@torch.library.custom_op("uumamba::native_convolution", mutates_args=())
+def _native(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    y, weight = torch.empty_like(x), weight.contiguous()
+    bias = None if bias is None else bias.contiguous()
+    call("convolution_forward", _Convolution.of(x, weight, bias), Rows.of(y))
+    return y
+
+
+@torch.library.custom_op("uumamba::native_convolution_backward", mutates_args=())
+def _native_backward(grad_y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    weight = weight.contiguous()
+    bias = None if bias is None else bias.contiguous()
+    grads = torch.empty_like(x), torch.empty_like(weight), weight.new_empty(x.shape[1] if bias is not None else 0)
+    gradients = _Gradients(
+        Rows.of(grad_y), Rows.of(grads[0]), address(grads[1]), None if bias is None else address(grads[2])
+    )
+    call("convolution_backward", _Convolution.of(x, weight, bias), gradients)
+    return grads
+
+
+@_native.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.empty_like(x)
+
+
+@_native_backward.register_fake
+def _(grad_y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    grad_weight = weight.new_empty(weight.shape)
+    return torch.empty_like(x), grad_weight, weight.new_empty(x.shape[1] if bias is not None else 0)
+
+
+def _keep_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _gradient(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+    x, weight, bias = ctx.saved_tensors
+    grad_x, grad_weight, grad_bias = _native_backward(grad_y, x, weight, bias)
+    return grad_x, grad_weight, None if bias is None else grad_bias
+
+
+_native.register_autograd(_gradient, setup_context=_keep_inputs)

@@ -1,0 +1,101 @@
+"""Every way to compute a selective scan: what runs it, why it may not run here, and which arguments it cannot take."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from uumamba.ops import native_library, scan_mamba_ssm, scan_native, scan_triton
+from uumamba.ops.scan_arguments import ScanArguments
+from uumamba.ops.scan_operator import scan_operator
+from uumamba.ops.scan_reference import reference_scan
+from uumamba.ops.scan_torch import torch_scan
+
+ScanFunction = Callable[[ScanArguments], tuple[Tensor, Tensor]]
+
+
+def _runs_everywhere() -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class ScanBackend:
+    """One way to compute a selective scan.
+
+    Attributes:
+        compute: arguments to ``(y, last_state)``.
+        unavailable: why it cannot run on this machine, or None.
+        device_type: where its tensors must be; anywhere when None.
+        float64: whether it can compute in float64.
+    """
+
+    compute: ScanFunction
+    unavailable: Callable[[], str | None] = _runs_everywhere
+    device_type: str | None = None
+    float64: bool = False
+
+    def refuses(self, device_type: str, dtype: torch.dtype) -> str | None:
+        """Why it cannot compute in that type on such a device, or None."""
+        if self.device_type not in (None, device_type):
+            return f"it runs on {self.device_type}, and u is on {device_type}"
+        if dtype == torch.float64 and not self.float64:
+            return 'it computes in float32, and float64 was given; use backend="torch"'
+        return None
+
+
+SCAN_BACKENDS = {
+    "reference": ScanBackend(reference_scan, float64=True),
+    "torch": ScanBackend(torch_scan, float64=True),
+    "native": ScanBackend(
+        scan_operator(
+            "native", scan_native.native_forward, scan_native.native_backward, saved_every=scan_native.SAVED_EVERY
+        ),
+        native_library.unavailable,
+        device_type="cpu",
+    ),
+    "triton": ScanBackend(
+        scan_operator(
+            "triton", scan_triton.triton_forward, scan_triton.triton_backward, saved_every=scan_triton.SAVED_EVERY
+        ),
+        scan_triton.unavailable,
+        device_type="cuda",
+    ),
+    "mamba_ssm": ScanBackend(scan_mamba_ssm.mamba_ssm_scan, scan_mamba_ssm.unavailable, device_type="cuda"),
+}
+# In the order of preference; each runs on its own device, and torch everywhere.
+_AUTO = ("native", "triton", "mamba_ssm", "torch")
+
+
+def automatic_backend(device_type: str, dtype: torch.dtype) -> str:
+    """What ``backend="auto"`` takes for arithmetic in ``dtype`` on such a device.
+
+    Example:
+        >>> automatic_backend("cpu", torch.float64)
+        'torch'
+    """
+    return next(
+        name
+        for name in _AUTO
+        if SCAN_BACKENDS[name].refuses(device_type, dtype) is None and SCAN_BACKENDS[name].unavailable() is None
+    )
+
+
+def scan_backends() -> tuple[str, ...]:
+    """The names of the backends that can run on this machine.
+
+    Example:
+        >>> {"reference", "torch"} <= set(scan_backends())
+        True
+    """
+    return tuple(name for name, backend in SCAN_BACKENDS.items() if backend.unavailable() is None)
+
+
+def scan_problems() -> dict[str, str]:
+    """The names of the others, and why they cannot.
+
+    Example:
+        >>> set(scan_problems()) | set(scan_backends()) == set(SCAN_BACKENDS)
+        True
+    """
+    return {name: problem for name, backend in SCAN_BACKENDS.items() if (problem := backend.unavailable())}
