@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -213,7 +212,7 @@ def test_the_keyboard_stops_a_verb_with_a_sentence_that_says_how_to_go_on(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def interrupted(*_: object) -> None:
-        signal.raise_signal(signal.SIGINT)
+        raise KeyboardInterrupt  # what SIGINT becomes, unless the process was started with it ignored
 
     monkeypatch.setattr("uumamba.config.read_config", interrupted)
     code, text = command(capsys, "prepare", "demo", "--raw", tmp_path, "--out", tmp_path / "out")

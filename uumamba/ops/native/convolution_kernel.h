@@ -1,13 +1,14 @@
-// The causal depthwise convolution of the Mamba block with its activation, forward and backward, for one instruction set.
-// Include once a translation unit, with CONVOLUTION_FORWARD and CONVOLUTION_BACKWARD naming the functions it defines.
+// The causal depthwise convolution of the Mamba block with its activation, forward and backward, for one instruction
+// set. Include once a translation unit, with CONVOLUTION_FORWARD and CONVOLUTION_BACKWARD naming the functions it
+// defines.
 #include <string.h>
 
 #include "tiles.h"
 
 namespace {
 
-constexpr int kPiece = 64;                       // positions of a tile
-constexpr int64_t kPiecesPerTask = 16;           // sums over a task are added in a fixed order, whatever the threads
+constexpr int kPiece = 64;              // positions of a tile
+constexpr int64_t kPiecesPerTask = 16;  // sums over a task are added in a fixed order, whatever the threads
 constexpr int kHalo = kMostTaps - 1;
 
 struct ConvolutionTask {
@@ -134,4 +135,6 @@ int32_t convolution_backward(const Convolution &c, const ConvolutionGradients &g
 }  // namespace
 
 int32_t CONVOLUTION_FORWARD(const Convolution *c, const Rows *y) { return convolution_forward(*c, *y); }
-int32_t CONVOLUTION_BACKWARD(const Convolution *c, const ConvolutionGradients *g) { return convolution_backward(*c, *g); }
+int32_t CONVOLUTION_BACKWARD(const Convolution *c, const ConvolutionGradients *g) {
+    return convolution_backward(*c, *g);
+}

@@ -1,14 +1,15 @@
-// The selective scan, forward and backward, for one instruction set. Include once a translation unit, with SCAN_FORWARD,
-// SCAN_BACKWARD and SCAN_EXP2 naming the three functions that it defines.
+// The selective scan, forward and backward, for one instruction set. Include once a translation unit, with
+// SCAN_FORWARD, SCAN_BACKWARD and SCAN_EXP2 naming the three functions that it defines.
 //
-// A vector holds one state of LANES neighbouring channels, so no sum runs across a vector until y, dB and dC. The length
-// is worked through in tiles of kCheckpointSteps positions whose rows stay in the first-level cache; within a tile each
-// group of kUnroll states is swept on its own, its decays and states in registers. Tiles are loaded from any strides:
-// channels side by side are read as they stand, positions side by side are transposed in registers.
+// A vector holds one state of LANES neighbouring channels, so no sum runs across a vector until y, dB and dC. The
+// length is worked through in tiles of kCheckpointSteps positions whose rows stay in the first-level cache; within a
+// tile each group of kUnroll states is swept on its own, its decays and states in registers. Tiles are loaded from any
+// strides: channels side by side are read as they stand, positions side by side are transposed in registers.
 //
 // One task is a batch row and a few blocks of LANES channels that read the same B and C, so that dB and dC are summed
 // over those blocks lane by lane and across lanes only once a tile. With fewer tasks than a third of the threads the
-// length is cut into spans too: end states from zero, carries from span to span, and each span again from its true start.
+// length is cut into spans too: end states from zero, carries from span to span, and each span again from its true
+// start.
 #include <omp.h>
 #include <string.h>
 
@@ -80,9 +81,9 @@ struct Wanted {
     const float *lines[kMost];
 
     void add(const Rows &rows, int64_t batch, int64_t channel, int64_t position, int64_t lanes, int64_t steps) {
+        if (!rows.data) return;
         constexpr int64_t line = 64 / sizeof(float);
         const float *from = rows.data + batch * rows.batch + channel * rows.channel + position * rows.length;
-        if (!rows.data) return;
         if (rows.length == 1) {
             for (int64_t lane = 0; lane < lanes; ++lane)
                 for (int64_t step = 0; step < steps; step += line) put(from + lane * rows.channel + step);
@@ -100,13 +101,13 @@ struct Wanted {
     // Of the sweep that begins with state n.
     const float *const *of(int64_t n) const { return lines + n / kUnroll % (kMost / kSteps) * kSteps; }
 
-   private:
+ private:
     int count = 0;
 };
 
 // B or C of some positions as (steps, padded states).
-void load_projection(float *tile, const Projection &from, int64_t batch, int64_t group, int64_t position, int64_t states,
-                     int64_t steps, int64_t padded) {
+void load_projection(float *tile, const Projection &from, int64_t batch, int64_t group, int64_t position,
+                     int64_t states, int64_t steps, int64_t padded) {
     const float *base = from.data + batch * from.batch + group * from.group + position * from.length;
     for (int64_t n = 0; n < states; n += LANES)
         load_tile(tile + n, base + n * from.state, from.state, from.length, least(LANES, states - n), steps, padded);
@@ -130,7 +131,7 @@ struct Memory {
 };
 
 struct Workspace {
-    float *u, *delta, *drive, *y, *B, *C, *A, *state;                             // both passes
+    float *u, *delta, *drive, *y, *B, *C, *A, *state;                                   // both passes
     float *z, *raw, *grad, *grad_drive, *grad_delta, *carry, *start, *decays, *states;  // backward
     float *grad_B, *grad_C;
     double *grad_A, *grad_D, *grad_bias;
@@ -158,8 +159,10 @@ struct Workspace {
 
 // ---- what both passes share
 
-// Step sizes of a tile after bias and softplus, and drive = delta u. Before softplus they stay in `raw` where it is given.
-void load_steps(const Scan &s, const Task &task, Workspace &w, int64_t block, int64_t position, int64_t steps, float *raw) {
+// Step sizes of a tile after bias and softplus, and drive = delta u. Before softplus they stay in `raw` where it is
+// given.
+void load_steps(const Scan &s, const Task &task, Workspace &w, int64_t block, int64_t position, int64_t steps,
+                float *raw) {
     const int64_t channel = task.channel + block * LANES, lanes = task.lanes(block);
     load_rows(w.u, s.u, task.batch, channel, position, lanes, steps);
     load_rows(w.delta, s.delta, task.batch, channel, position, lanes, steps);
@@ -299,8 +302,8 @@ void forward_span(const Scan &s, const Plan &p, const Task &task, Workspace &w, 
     }
 }
 
-// Replaces the states that the spans end with when they begin at 0 by those that they truly begin with; `running` is that
-// of the first one taken. Arrays are (spans, task blocks, states, LANES); totals (spans, task blocks, LANES).
+// Replaces the states that the spans end with when they begin at 0 by those that they truly begin with; `running` is
+// that of the first one taken. Arrays are (spans, task blocks, states, LANES); totals (spans, task blocks, LANES).
 void carry_between_spans(const Scan &s, const Plan &p, const Task &task, Workspace &w, float *running, float *ends,
                          const float *totals, bool forwards) {
     load_decay_rates(s, task, w);
@@ -353,7 +356,8 @@ int32_t forward(const Scan &s, const ScanOutputs &out) {
                 const int64_t from = i % p.spans * p.span_length;
                 memset(w.state, 0, state_size * sizeof(float));
                 memset(totals + i * total_size, 0, total_size * sizeof(float));
-                forward_span(s, p, task, w, from, least(s.length, from + p.span_length), nullptr, totals + i * total_size);
+                forward_span(s, p, task, w, from, least(s.length, from + p.span_length), nullptr,
+                             totals + i * total_size);
                 memcpy(starts + i * state_size, w.state, state_size * sizeof(float));
             }
 #pragma omp for schedule(dynamic, 1)
@@ -459,8 +463,8 @@ inline void both_ways(const Scan &s, const Plan &p, Workspace &w, int64_t block,
 }
 
 // The gradient of y before the gate into w.grad. The gate's own gradient needs y and comes afterwards.
-void load_gradient(const Scan &s, const ScanGradients &g, const Task &task, Workspace &w, int64_t block, int64_t position,
-                   int64_t steps) {
+void load_gradient(const Scan &s, const ScanGradients &g, const Task &task, Workspace &w, int64_t block,
+                   int64_t position, int64_t steps) {
     const int64_t channel = task.channel + block * LANES, lanes = task.lanes(block);
     load_rows(w.grad, g.y, task.batch, channel, position, lanes, steps);
     if (!s.z.data) return;
@@ -472,8 +476,8 @@ void load_gradient(const Scan &s, const ScanGradients &g, const Task &task, Work
 }
 
 // d gate(z) = out_grad * y * sigmoid(z) (1 + z (1 - sigmoid(z))), with y after the skip.
-void store_gate_gradient(const ScanGradients &g, const Task &task, Workspace &w, int64_t block,
-                         int64_t position, int64_t steps, Vec skip) {
+void store_gate_gradient(const ScanGradients &g, const Task &task, Workspace &w, int64_t block, int64_t position,
+                         int64_t steps, Vec skip) {
     const int64_t channel = task.channel + block * LANES, lanes = task.lanes(block);
     load_rows(w.decays, g.y, task.batch, channel, position, lanes, steps);  // decays have been used up
     for (int64_t l = 0; l < steps * LANES; l += LANES) {
@@ -592,7 +596,8 @@ struct WeightSums {
         for (int64_t block = 0; block < task.blocks; ++block) {
             for (int64_t lane = 0; lane < task.lanes(block); ++lane) {
                 const int64_t at = row * s.channels + task.channel + block * LANES + lane;
-                for (int64_t n = 0; n < s.states; ++n) A[at * s.states + n] = w.grad_A[(block * s.states + n) * LANES + lane];
+                for (int64_t n = 0; n < s.states; ++n)
+                    A[at * s.states + n] = w.grad_A[(block * s.states + n) * LANES + lane];
                 D[at] = w.grad_D[block * LANES + lane];
                 bias[at] = w.grad_bias[block * LANES + lane];
             }

@@ -1,5 +1,5 @@
-// The plain C interface of the native selective scan, called through ctypes. Strides count elements; a null pointer means
-// that the argument was not given. Nothing here knows torch or Python.
+// The plain C interface of the native selective scan, called through ctypes. Strides count elements; a null pointer
+// means that the argument was not given. Nothing here knows torch or Python.
 #pragma once
 #include <cstdint>
 
@@ -29,7 +29,8 @@ struct Scan {
     const float *A, *D, *delta_bias;  // contiguous: (channels, states), (channels,), (channels,)
 };
 
-// States at the start of every kCheckpointSteps-th position: (batch, ceil(length / kCheckpointSteps), states, channels).
+// States at the start of every kCheckpointSteps-th position: (batch, ceil(length / kCheckpointSteps), states,
+// channels).
 enum { kCheckpointSteps = 32 };
 
 struct ScanOutputs {
@@ -72,7 +73,7 @@ __attribute__((visibility("default"))) int32_t uumamba_scan_backward(const Scan 
 
 __attribute__((visibility("default"))) int32_t uumamba_convolution_forward(const Convolution *, const Rows *y);
 __attribute__((visibility("default"))) int32_t uumamba_convolution_backward(const Convolution *,
-                                                                             const ConvolutionGradients *);
+                                                                            const ConvolutionGradients *);
 
 // Of each thread's 2 x count values, writes 2 ** the first half to the second, repeats times over, with the exponential
 // that the scan uses: the limit to measure by.

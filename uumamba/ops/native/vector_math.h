@@ -29,7 +29,8 @@ inline void store_unaligned(float *to, Vec value) { *reinterpret_cast<Unaligned 
 // Several at a time, step by step together: one alone is a chain of ten dependent operations that leaves units idle.
 template <int Count>
 __attribute__((always_inline)) inline void exp2(Vec *t) {
-    constexpr float coefficients[] = {0x1.5f3e54p-10f, 0x1.3b2d4cp-7f, 0x1.c6aee8p-5f, 0x1.ebfbdcp-3f, 0x1.62e430p-1f, 1.0f};
+    constexpr float coefficients[] = {0x1.5f3e54p-10f, 0x1.3b2d4cp-7f, 0x1.c6aee8p-5f,
+                                      0x1.ebfbdcp-3f,  0x1.62e430p-1f, 1.0f};
     Vec f[Count], p[Count];
 #ifdef __AVX512F__
     for (int k = 0; k < Count; ++k) f[k] = _mm512_reduce_ps(t[k], _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
