@@ -1,4 +1,4 @@
-"""A network gives the same output when torch compiles it."""
+"""A network gives the same output when torch compiles it: forward and backward traced, run without generated code."""
 
 import pytest
 import torch
@@ -19,12 +19,11 @@ def outputs_and_gradients(net, image, run):
 
 
 @pytest.mark.parametrize("net", NETS)
-@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
-def test_compiled_network_gives_the_same_output_and_gradients(net, backend):
+def test_compiled_network_gives_the_same_output_and_gradients(net):
     torch.manual_seed(0)
     net = NETS[net]()
     image = torch.randn(1, 1, *((4,) if net.spatial_dims == 3 else ()), 8, 8)
     expected = outputs_and_gradients(net, image, net)
-    found = outputs_and_gradients(net, image, torch.compile(net, backend=backend))
+    found = outputs_and_gradients(net, image, torch.compile(net, backend="aot_eager"))
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
