@@ -39,3 +39,36 @@ def nearest(points: list[tuple[int, ...]], targets: list[tuple[int, ...]], spaci
         min((float(np.linalg.norm((np.array(p) - np.array(t)) * scale)) for t in targets), default=float("inf"))
         for p in points
     ]
+
+
+@pytest.fixture(scope="session")
+def tube() -> Callable[..., np.ndarray]:
+    """A straight round tube with flat ends, from voxel centre to voxel centre at the grid's distances."""
+
+    def draw(
+        *, length_mm: float, radius_mm: float, direction: Sequence[float], spacing_mm: Sequence[float]
+    ) -> np.ndarray:
+        way = np.asarray(direction) / np.linalg.norm(direction)
+        margin_mm = radius_mm + 2 * max(spacing_mm)
+        start_mm = margin_mm + np.maximum(-way * length_mm, 0)
+        shape = np.ceil((np.abs(way) * length_mm + 2 * margin_mm) / spacing_mm).astype(int) + 1
+        points_mm = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1) * spacing_mm - start_mm
+        along_mm = points_mm @ way
+        across_mm = np.linalg.norm(points_mm - along_mm[..., None] * way, axis=-1)
+        rounding_mm = 1e-9
+        inside = (along_mm >= -rounding_mm) & (along_mm <= length_mm + rounding_mm)
+        return inside & (across_mm <= radius_mm + rounding_mm)
+
+    return draw
+
+
+@pytest.fixture(scope="session")
+def torus() -> Callable[..., np.ndarray]:
+    """A solid ring around the first axis; one hole through it, nothing inside it."""
+
+    def draw(*, ring_radius: float, tube_radius: float) -> np.ndarray:
+        half = int(np.ceil(ring_radius + tube_radius)) + 1
+        z, y, x = np.meshgrid(*[np.arange(-half, half + 1)] * 3, indexing="ij")
+        return np.hypot(np.hypot(y, x) - ring_radius, z) <= tube_radius
+
+    return draw

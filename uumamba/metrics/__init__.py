@@ -1,21 +1,32 @@
 """Metrics on one structure: boolean arrays in, a float out; spacing in array-axis order, in millimetres.
 
-A total miss (exactly one mask empty) is ``inf`` for distances and 0 for overlaps; two empty masks give NaN.
+A total miss (exactly one mask empty) is ``inf`` for distances and 0 for overlaps; two empty masks give NaN. What a miss
+is for the topology and the length of vessels stands at each of them.
 """
 
 from uumamba.metrics.average_surface_distance import average_surface_distance
+from uumamba.metrics.centreline import centreline_length_error, centreline_length_mm
+from uumamba.metrics.cl_dice import cl_dice
 from uumamba.metrics.dice import dice_coefficient
 from uumamba.metrics.hausdorff import hausdorff_distance
 from uumamba.metrics.normalized_surface_dice import normalized_surface_dice
+from uumamba.metrics.skeleton import skeletonize
 from uumamba.metrics.surface import SurfaceDistances, surface_distances
+from uumamba.metrics.topology import betti_errors, betti_numbers
 from uumamba.metrics.volume import volume_ml
 
 __all__ = [
     "SurfaceDistances",
     "average_surface_distance",
+    "betti_errors",
+    "betti_numbers",
+    "centreline_length_error",
+    "centreline_length_mm",
+    "cl_dice",
     "dice_coefficient",
     "hausdorff_distance",
     "normalized_surface_dice",
+    "skeletonize",
     "surface_distances",
     "volume_ml",
 ]

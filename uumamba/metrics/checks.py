@@ -37,6 +37,18 @@ def check_mask(mask: Mask, name: str = "mask") -> None:
         raise TypeError(f"{name} must be a boolean array such as `labels == 3`, got {found}")
 
 
+def check_flat_or_solid(mask: Mask, name: str = "mask") -> None:
+    """Refuse what is not a boolean array of two or three axes: parts, tunnels and cavities are defined for those here.
+
+    Raises:
+        TypeError: it is not a boolean array.
+        ValueError: it has another number of axes.
+    """
+    check_mask(mask, name)
+    if mask.ndim not in (2, 3):
+        raise ValueError(f"{name} must have two or three axes, got shape {mask.shape}")
+
+
 def check_spacing(spacing_mm: Sequence[float], dimensions: int) -> None:
     """Refuse a spacing that does not give one finite, positive length an axis.
 

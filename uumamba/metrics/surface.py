@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion
 from scipy.spatial import cKDTree
 
+from uumamba.metrics.box import bounding_box
 from uumamba.metrics.checks import check_pair, check_spacing
 from uumamba.types import Mask
 
@@ -60,19 +61,10 @@ def surface_distances(prediction: Mask, label: Mask, *, spacing_mm: Sequence[flo
     """
     check_pair(prediction, label)
     check_spacing(spacing_mm, prediction.ndim)
-    box = _bounding_box(prediction | label)
+    box = bounding_box(prediction | label)
     of_prediction = _surface_points_mm(prediction[box], spacing_mm)
     of_label = _surface_points_mm(label[box], spacing_mm)
     return SurfaceDistances(_nearest_mm(of_prediction, of_label), _nearest_mm(of_label, of_prediction))
-
-
-def _bounding_box(mask: Mask) -> tuple[slice, ...]:
-    box = []
-    for axis in range(mask.ndim):
-        others = tuple(other for other in range(mask.ndim) if other != axis)
-        occupied = np.flatnonzero(mask.any(axis=others))
-        box.append(slice(occupied[0], occupied[-1] + 1) if occupied.size else slice(0, 0))
-    return tuple(box)
 
 
 def _surface_points_mm(mask: Mask, spacing_mm: Sequence[float]) -> NDArray[np.float64]:

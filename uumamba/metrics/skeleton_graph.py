@@ -1,0 +1,115 @@
+"""A skeleton as a graph: voxels joined to their neighbours, with just as many loops as the skeleton has tunnels."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uumamba.types import Mask
+
+# The half of the 26 neighbours that follow a voxel in array order, in array order: each pair is met once.
+_FORWARD = np.array([step for step in itertools.product((-1, 0, 1), repeat=3) if step > (0, 0, 0)])
+_NONE = -1
+
+
+@dataclass(frozen=True)
+class SkeletonGraph:
+    """Voxels of a skeleton and the edges that join them.
+
+    Args:
+        points_mm: ``(n, 3)``, centres of the voxels.
+        edges: ``(m, 2)``, pairs of rows of ``points_mm``.
+    """
+
+    points_mm: NDArray[np.float64]
+    edges: NDArray[np.intp]
+
+    @property
+    def edge_lengths_mm(self) -> NDArray[np.float64]:
+        """``(m,)``, distance between the ends of each edge."""
+        ends = self.points_mm[self.edges]
+        lengths: NDArray[np.float64] = np.linalg.norm(ends[:, 0] - ends[:, 1], axis=1)
+        return lengths
+
+    @property
+    def degrees(self) -> NDArray[np.intp]:
+        """``(n,)``, number of edges at each point: 1 at an end, 2 along a branch, 3 or more where branches meet."""
+        return np.bincount(self.edges.reshape(-1), minlength=len(self.points_mm))
+
+    @property
+    def both_ways(self) -> NDArray[np.intp]:
+        """``(2, 2m)``, start and stop of each edge in either direction."""
+        return np.concatenate([self.edges, self.edges[:, ::-1]]).T
+
+
+def skeleton_graph(skeleton: Mask, *, spacing_mm: Sequence[float]) -> SkeletonGraph:
+    """The shortest graph on a skeleton's voxels with its parts and its tunnels.
+
+    Joining every two of 26 neighbours counts branch points twice: where three voxels touch each other a triangle
+    closes that is no loop of the vessel. Triangles generate all such false loops: voxels that are pairwise neighbours
+    share a corner, so the complex of 26 neighbours has the topology of the closed voxels. Of each independent sum of
+    triangles the longest edge is dropped. What stays has ``b0`` parts and ``b1`` loops exactly, and is the shortest
+    such graph.
+
+    Args:
+        skeleton: boolean array ``(Z, Y, X)``, in any axis order; thin, or it takes long.
+        spacing_mm: voxel edge lengths in the order of the array's axes.
+
+    Example:
+        >>> branch = np.zeros((1, 3, 3), bool)
+        >>> branch[0, 1, :] = branch[0, 2, 1] = True
+        >>> skeleton_graph(branch, spacing_mm=(1.0, 1.0, 1.0)).edge_lengths_mm
+        array([1., 1., 1.])
+
+    References:
+        Edelsbrunner, Letscher & Zomorodian, *Topological Persistence and Simplification*, Discrete & Computational
+        Geometry 28, 2002.
+        Differs from the paper: only which edges triangles fill is kept of the pairing, not when.
+    """
+    voxels = np.argwhere(skeleton)
+    table, edges = _forward_edges(voxels, skeleton.shape)
+    graph = SkeletonGraph(voxels.astype(np.float64) * np.asarray(spacing_mm), edges)
+    filled = _filled_edges(_triangles(table, edges), graph.edge_lengths_mm)
+    return SkeletonGraph(graph.points_mm, np.delete(edges, filled, axis=0))
+
+
+def _forward_edges(voxels: NDArray[np.intp], shape: tuple[int, ...]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """``(n, 13)`` number of the edge from a voxel along each forward step, or -1; and the edges ``(m, 2)``."""
+    strides = np.array([(shape[1] + 2) * (shape[2] + 2), shape[2] + 2, 1])
+    keys = (voxels + 1) @ strides
+    wanted = keys[:, None] + _FORWARD @ strides
+    nearest = np.minimum(np.searchsorted(keys, wanted), max(len(keys) - 1, 0))
+    joined = keys[nearest] == wanted if len(keys) else np.zeros(wanted.shape, bool)
+    starts, _ = np.nonzero(joined)
+    table = np.full(joined.shape, _NONE)
+    table[joined] = np.arange(len(starts))
+    return table, np.stack([starts, nearest[joined]], axis=1)
+
+
+def _triangles(table: NDArray[np.intp], edges: NDArray[np.intp]) -> NDArray[np.intp]:
+    """``(t, 3)``, the edges of every three voxels that are neighbours of each other."""
+    numbers = {tuple(step): number for number, step in enumerate(_FORWARD.tolist())}
+    found = [np.empty((0, 3), np.intp)]
+    for (a, first), (b, second) in itertools.combinations(enumerate(_FORWARD), 2):
+        between = numbers.get(tuple((second - first).tolist()))
+        if between is not None:
+            voxels = np.flatnonzero((table[:, a] != _NONE) & (table[:, b] != _NONE))
+            sides = table[voxels, a], table[voxels, b]
+            found.append(np.stack([*sides, table[edges[sides[0], 1], between]], axis=1))
+    return np.concatenate(found)
+
+
+def _filled_edges(triangles: NDArray[np.intp], lengths_mm: NDArray[np.float64]) -> NDArray[np.intp]:
+    """The longest edge of each independent sum of triangles: Gaussian elimination over two elements."""
+    order = np.argsort(lengths_mm, kind="stable")
+    rank = np.argsort(order)
+    sums: dict[int, set[int]] = {}
+    for triangle in rank[triangles].tolist():
+        remaining = set(triangle)
+        while remaining and (longest := max(remaining)) in sums:
+            remaining = remaining ^ sums[longest]
+        if remaining:
+            sums[max(remaining)] = remaining
+    return order[np.fromiter(sums, np.intp, len(sums))]
