@@ -301,6 +301,7 @@ REFUSED = {
     "collapsed affine": (edited(srow_x=(0, 0, 0, 0)), "maps no volume"),
     "sform against qform": (edited(qform_code=1, quatern_d=1.0), "place the scan differently"),
     "infinite slope": (edited(scl_slope=np.inf), "scaled by inf"),
+    "nan offset": (edited(vox_offset=np.nan), "the first voxel at byte nan"),
     "unknown type": (edited(datatype=3), "unknown data type 3"),
     "cine": (broken_voxels(lambda voxels: np.stack([voxels] * 12, axis=-1)), "4-D, with 12 frames.*pick one frame"),
     "vectors": (broken_voxels(lambda voxels: np.zeros((4, 4, 4, 1, 3), np.float32)), "vectors or colours"),

@@ -8,9 +8,9 @@ from uumamba.config.base import Config
 
 
 class DatasetConfig(Config):
-    """Which public layout the raw folder has."""
+    """Which public layout the raw folder has; ``imagecas`` is its Split-1."""
 
-    name: Literal["acdc", "phantom"]
+    name: Literal["acdc", "phantom", "imagecas", "imagecas_split2", "imagecas_split3", "imagecas_split4", "aorta"]
 
 
 class PreprocessConfig(Config):

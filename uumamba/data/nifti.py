@@ -67,7 +67,7 @@ def read_nifti(path: Path, *, case_id: str, max_bytes: int = MAX_VOLUME_BYTES) -
     header = _parse_header(start, case_id, path)
     shape = _checked_shape(header, case_id)
     dtype = _checked_dtype(header, case_id)
-    offset = max(int(header.get_data_offset()), header.sizeof_hdr)
+    offset = _checked_offset(header, case_id)
     end = offset + math.prod(shape) * dtype.itemsize
     if end > max_bytes:
         found = f"its header announces {end / 2**30:.1f} GiB, the limit is {max_bytes / 2**30:.1f}"
@@ -159,6 +159,14 @@ def _checked_shape(header: Any, case_id: str) -> tuple[int, int, int]:
         warn_repaired(case_id, f"its shape {tuple(sizes)} is taken as {tuple(sizes[:3])}")
     first, second, third = [*sizes, 1, 1][:3]
     return first, second, third
+
+
+def _checked_offset(header: Any, case_id: str) -> int:
+    """Where the voxels begin; a damaged header can hold any float there."""
+    stored = float(header["vox_offset"])
+    if not 0 <= stored < 2**31:
+        raise CaseError(case_id, f"its header puts the first voxel at byte {stored:g}", _RESTORE)
+    return max(int(stored), header.sizeof_hdr)
 
 
 def _checked_dtype(header: Any, case_id: str) -> np.dtype[Any]:

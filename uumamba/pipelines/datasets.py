@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from uumamba.data.case import Manifest
 from uumamba.errors import CaseError, UsageError
@@ -50,4 +52,24 @@ def _read_phantom(raw: Path) -> Read:
     return replace(manifest, name="phantom", reference="", licence=""), errors
 
 
-READERS: Mapping[str, Callable[[Path], Read]] = {"acdc": _read_acdc, "phantom": _read_phantom}
+def _read_imagecas(raw: Path, split: Literal["Split-1", "Split-2", "Split-3", "Split-4"] = "Split-1") -> Read:
+    from data_prep.imagecas import read_imagecas
+
+    return read_imagecas(raw, split=split)
+
+
+def _read_aorta(raw: Path) -> Read:
+    from data_prep.aorta import read_aorta
+
+    return read_aorta(raw)
+
+
+READERS: Mapping[str, Callable[[Path], Read]] = {
+    "acdc": _read_acdc,
+    "phantom": _read_phantom,
+    "imagecas": _read_imagecas,
+    "imagecas_split2": partial(_read_imagecas, split="Split-2"),
+    "imagecas_split3": partial(_read_imagecas, split="Split-3"),
+    "imagecas_split4": partial(_read_imagecas, split="Split-4"),
+    "aorta": _read_aorta,
+}

@@ -1,0 +1,186 @@
+"""AortaSeg24, the aorta in 23 branches and zones: from its official layout, or CIS-UNet's, to a manifest."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from data_prep.folds import assign_folds
+from data_prep.scan_files import check_pair, files_below
+from uumamba.data.case import Case, Manifest, Split
+from uumamba.errors import CaseError, UsageError
+
+STRUCTURES: Mapping[str, int] = {
+    "Zone0": 1,
+    "Innominate": 2,
+    "Zone1": 3,
+    "LCC": 4,  # left common carotid
+    "Zone2": 5,
+    "LSA": 6,  # left subclavian
+    "Zone3": 7,
+    "Zone4": 8,
+    "Zone5": 9,
+    "Zone6": 10,
+    "Celiac": 11,
+    "Zone7": 12,
+    "SMA": 13,  # superior mesenteric
+    "Zone8": 14,
+    "RenalR": 15,
+    "RenalL": 16,
+    "Zone9": 17,
+    "Zone10R": 18,  # common iliac
+    "Zone10L": 19,
+    "InternalIliacR": 20,
+    "InternalIliacL": 21,
+    "Zone11R": 22,  # external iliac
+    "Zone11L": 23,
+}
+MIRROR_PAIRS: Sequence[tuple[str, str]] = (
+    ("RenalR", "RenalL"),
+    ("Zone10R", "Zone10L"),
+    ("InternalIliacR", "InternalIliacL"),
+    ("Zone11R", "Zone11L"),
+)
+"""Structures that a left/right mirrored scan would have to exchange, right one first."""
+
+SIDES: Mapping[str, Literal["right", "left"]] = {
+    **{right: "right" for right, _ in MIRROR_PAIRS},
+    **{left: "left" for _, left in MIRROR_PAIRS},
+    "LCC": "left",
+    "LSA": "left",
+}
+"""The patient's side of every structure that lies on one; the two from the arch have no partner of their own."""
+
+LAST_TRAINING_SUBJECT = 40
+REFERENCE = (
+    "M. Imran, J. R. Krebs, V. B. Sivaraman et al., Multi-Class Segmentation of Aortic Branches and Zones in Computed "
+    "Tomography Angiography: The AortaSeg24 Challenge, 2025, arXiv:2502.05330; M. Imran, J. R. Krebs, V. R. R. Gopu et "
+    "al., CIS-UNet: Multi-Class Segmentation of the Aorta in Computed Tomography Angiography via Context-Aware Shifted "
+    "Window Self-Attention, 2024, arXiv:2401.13049"
+)
+LICENCE = "no public licence: the challenge's signed data agreement (aortaseg24.grand-challenge.org) governs every use"
+
+_EXPECTED = "expected images/subject001_CTA.mha, masks/subject001_label.mha and so on, as in the challenge's download"
+_SCAN_NAME = re.compile(r"subject(?P<number>\d{1,9})_(?P<kind>CTA|label)(\.mha|\.nii|\.nii\.gz)", re.IGNORECASE)
+_RESTORE = "restore it from the challenge's download"
+_Scans = dict[int, dict[str, list[Path]]]
+
+
+def read_aorta(raw: Path | str) -> tuple[Manifest, list[CaseError]]:
+    """List AortaSeg24's public cases, the last ones as a test set, the others in folds.
+
+    Subjects are found by name, ``subject001_CTA.mha`` with ``subject001_label.mha``, or CIS-UNet's
+    ``Subject001_CTA.nii.gz`` with ``Subject001_Label.nii.gz``, in any subfolders; their numbers have gaps. The case
+    is ``subject001``. Test cases need no label.
+
+    The challenge keeps its own test labels, so subjects from 041 on are the test set, as in the code released with
+    UU-Mamba. That code trains on 001 to 043 and tests on 041 to 053; here 041 to 043 are tested on only.
+
+    Ten structures lie on one side by name, and the arch turns one way: a left/right mirrored scan is nobody's. The
+    manifest's ``extra`` gives their ``sides``, and the ``mirror_pairs`` whose labels such a scan would have exchanged;
+    neither training nor averaging should mirror along that axis.
+
+    Headers are read, voxels are not: a damaged image, or a label that does not lie on its image, is left out and
+    reported, as is a case whose other file is missing or found twice.
+
+    Args:
+        raw: the folder that holds ``images/`` and ``masks/``, or any folder above.
+
+    Returns:
+        The manifest, and one error for each case left out.
+
+    Raises:
+        UsageError: the folder is missing, or holds no subject.
+
+    Example:
+        >>> import tempfile, SimpleITK
+        >>> raw = Path(tempfile.mkdtemp())
+        >>> volume = SimpleITK.Image(4, 4, 4, SimpleITK.sitkUInt8)
+        >>> for name in ("images/subject007_CTA.mha", "masks/subject007_label.mha", "images/subject009_CTA.mha"):
+        ...     (raw / name).parent.mkdir(exist_ok=True)
+        ...     SimpleITK.WriteImage(volume, raw / name)
+        >>> manifest, errors = read_aorta(raw)
+        >>> [(case.case_id, case.split) for case in manifest.cases]
+        [('subject007', 'training')]
+        >>> [str(error) for error in errors]
+        ["subject009: its label subject009_label.mha is missing; restore it from the challenge's download."]
+        >>> manifest.extra["mirror_pairs"][0]
+        ['RenalR', 'RenalL']
+
+    References:
+        Imran et al., The AortaSeg24 Challenge, 2025, arXiv:2502.05330.
+    """
+    scans = _find_scans(Path(raw))
+    training = {_case_id(number): "" for number in scans if _split(number) == "training"}
+    folds = assign_folds(training)
+    cases: list[Case] = []
+    errors: list[CaseError] = []
+    for number in sorted(scans):
+        try:
+            cases.append(_case(number, scans[number], folds))
+        except CaseError as error:
+            errors.append(error)
+    manifest = Manifest(
+        "AortaSeg24",
+        "CT angiography",
+        dict(STRUCTURES),
+        tuple(cases),
+        reference=REFERENCE,
+        licence=LICENCE,
+        extra={"sides": dict(SIDES), "mirror_pairs": [list(pair) for pair in MIRROR_PAIRS]},
+    )
+    return manifest, errors
+
+
+def _find_scans(raw: Path) -> _Scans:
+    """Images and labels by subject number; a list holds more than one file where a subject lies in two places."""
+    if not raw.is_dir():
+        found = "is a file" if raw.exists() else "does not exist"
+        raise UsageError(f"The raw AortaSeg24 folder {raw} {found}; {_EXPECTED}.")
+    scans = _by_number(files_below(raw))
+    if not scans:
+        raise UsageError(f"No subject was found in {raw}; {_EXPECTED}.")
+    return scans
+
+
+def _by_number(files: Iterable[Path]) -> _Scans:
+    scans: _Scans = {}
+    for path in files:
+        if match := _SCAN_NAME.fullmatch(path.name):
+            kinds = scans.setdefault(int(match["number"]), {"cta": [], "label": []})
+            kinds[match["kind"].lower()].append(path)
+    return scans
+
+
+def _case(number: int, found: Mapping[str, list[Path]], folds: Mapping[str, int]) -> Case:
+    case_id = _case_id(number)
+    image = _only_file(case_id, "image", found["cta"])
+    label = _only_file(case_id, "label", found["label"])
+    if image is None:
+        raise CaseError(case_id, f"its image {case_id}_CTA.mha is missing", _RESTORE)
+    if label is None and _split(number) == "training":
+        raise CaseError(case_id, f"its label {case_id}_label.mha is missing", _RESTORE)
+    check_pair(image, label, case_id=case_id)
+    return Case(
+        case_id=case_id,
+        patient_id=case_id,
+        domain="aortaseg24",
+        image=image,
+        label=label,
+        fold=folds.get(case_id),
+        split=_split(number),
+    )
+
+
+def _only_file(case_id: str, what: str, paths: Sequence[Path]) -> Path | None:
+    if len(paths) > 1:
+        raise CaseError(case_id, f"its {what} is found twice, as {paths[0]} and {paths[1]}", "move one of them away")
+    return paths[0] if paths else None
+
+
+def _split(number: int) -> Split:
+    return "training" if number <= LAST_TRAINING_SUBJECT else "test"
+
+
+def _case_id(number: int) -> str:
+    return f"subject{number:03d}"
