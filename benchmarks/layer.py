@@ -7,7 +7,7 @@ length innermost, torch's depthwise convolution, and then our scan or the torch 
 """
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -29,13 +29,13 @@ CUDA_SHAPES = ((2, 32, 20, 256, 224), (2, 64, 20, 128, 112), (2, 256, 5, 32, 28)
 QUICK_SHAPES = ((1, 32, 4, 16, 16), (8, 160, 8, 8))
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--json", type=Path, help="where the table goes")
     parser.add_argument("--quick", action="store_true", help="small shapes, a few seconds")
-    options = parser.parse_args()
+    options = parser.parse_args(given)
     shapes = QUICK_SHAPES if options.quick else {"cpu": CPU_SHAPES, "cuda": CUDA_SHAPES}[options.device]
     rows = [row for shape in shapes for row in measure(shape, options.device)]
     print_rows(rows)

@@ -11,7 +11,7 @@ an error when a claim of the project does not hold.
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -47,7 +47,7 @@ class Claim:
 CLAIMS: dict[tuple[int, ...], Claim] = {CPU_SHAPES[0]: Claim(200), CPU_SHAPES[1]: Claim(130)}
 
 
-def main() -> int:
+def main(given: Sequence[str] | None = None) -> int:
     """Measure, print, write; 1 when a claim does not hold."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
@@ -55,7 +55,7 @@ def main() -> int:
     parser.add_argument("--shape", action="append", type=_shape, metavar="B,D,N,L", help="only these; repeatable")
     parser.add_argument("--json", type=Path, help="where the table goes")
     parser.add_argument("--quick", action="store_true", help="small shapes, a few seconds")
-    options = parser.parse_args()
+    options = parser.parse_args(given)
     shapes = options.shape or (
         QUICK_SHAPES if options.quick else {"cpu": CPU_SHAPES, "cuda": CUDA_SHAPES}[options.device]
     )
@@ -75,9 +75,9 @@ def about(device: str, rate: float | None) -> str:
     return (
         f"Shape is (batch, channels, states, length), softplus, bias and skip on, no gate; medians of {REPEATS} in "
         f"turn with {torch.get_num_threads()} threads{limits}, copy {copy_rate(device) / 1e9:.1f} GB/s read and "
-        "written. Layout: `last` has the channels innermost, as in our Mamba block, `first` the length. x loop is the "
-        "Python loop's time in this one; x limit is this time in that of the exponentials alone; memory is the peak of "
-        "forward and backward in that of inputs, outputs and gradients."
+        "written. Layout: `last` has the channels innermost, as in our Mamba block, `first` the length. The ratio is "
+        "the time of the Python loop, `reference`, in this one; the limit is the time of the exponentials alone. "
+        "Memory is the peak of forward and backward, and the same in that of inputs, output and gradients."
     )
 
 
@@ -96,6 +96,7 @@ def measure(
     for (name, layout, both), each in times.items():
         exponentials = batch * channels * length * (2 * states + 5 if both else states + 2)
         loop = times.get(("reference", "last", both))
+        peak = memory_mb(name, shape, device, layout) if both else 0.0
         yield {
             "name": name,
             "shape": str(shape),
@@ -103,9 +104,11 @@ def measure(
             "pass": "forward + backward" if both else "forward",
             "median_s": round(median(each), 5),
             "min_s": round(min(each), 5),
-            "x loop": None if loop is None else round(median(loop) / median(each), 1),
-            "x limit": None if rate is None or device != "cpu" else round(median(each) * rate / exponentials, 2),
-            "memory": round(memory(name, shape, device, layout), 2) if both else None,
+            "peak_mb": round(peak, 1) if both else None,
+            "of its tensors": round(peak / tensors_mb(shape), 2) if both else None,
+            "ratio_to": None if loop is None else "reference",
+            "ratio": None if loop is None else round(median(loop) / median(each), 1),
+            "of the limit": None if rate is None or device != "cpu" else round(median(each) * rate / exponentials, 2),
         }
 
 
@@ -146,12 +149,18 @@ def run(backend: str, tensors: dict[str, Any], *, both: bool) -> None:
             torch.autograd.grad(y, list(tracked.values()), y.detach())
 
 
-def memory(backend: str, shape: tuple[int, ...], device: str, layout: str) -> float:
-    """Peak of forward and backward over the bytes of inputs, output and gradients."""
+def memory_mb(backend: str, shape: tuple[int, ...], device: str, layout: str) -> float:
+    """Peak of forward and backward, the inputs among it."""
     tensors = arguments(shape, device, layout)
     held = sum(tensor.numel() for tensor in tensors.values()) * 4 / 2**20
-    needed = 2 * held + 2 * tensors["u"].numel() * 4 / 2**20  # y and its gradient
-    return (held + peak_mb(lambda: run(backend, tensors, both=True), device)) / needed
+    return held + peak_mb(partial(run, backend, tensors, both=True), device)
+
+
+def tensors_mb(shape: tuple[int, ...]) -> float:
+    """Inputs, output and all their gradients."""
+    batch, channels, states, length = shape
+    inputs = 2 * batch * channels * length + 2 * batch * states * length + channels * (states + 2)
+    return 2 * (inputs + batch * channels * length) * 4 / 2**20
 
 
 def copy_rate(device: str) -> float:
@@ -166,16 +175,16 @@ def broken_claims(shape: tuple[int, ...], rows: list[dict[str, Any]]) -> Iterato
     """What the project says of this shape and the rows do not show."""
     claim = CLAIMS.get(shape)
     for row in rows:
-        if claim is None or row["shape"] != str(shape) or row["layout"] != "last" or row["x loop"] is None:
+        if claim is None or row["shape"] != str(shape) or row["layout"] != "last" or row["ratio"] is None:
             continue
         least = {"native": claim.times_the_loop, "torch": claim.torch_times_the_loop}.get(row["name"], 0)
         where = f"{row['name']}, {row['shape']}, {row['pass']}"
-        if row["x loop"] < least:
-            yield f"{where}: {row['x loop']} times the loop, claimed {least}"
-        if row["name"] == "native" and row["pass"] == "forward" and (row["x limit"] or 0) > claim.times_the_limit:
-            yield f"{where}: {row['x limit']} times the limit, claimed {claim.times_the_limit}"
-        if row["name"] == "native" and (row["memory"] or 0) > claim.memory_of_tensors:
-            yield f"{where}: {row['memory']} times the memory of its tensors, claimed {claim.memory_of_tensors}"
+        if row["ratio"] < least:
+            yield f"{where}: {row['ratio']} times the loop, claimed {least}"
+        if row["name"] == "native" and row["pass"] == "forward" and (row["of the limit"] or 0) > claim.times_the_limit:
+            yield f"{where}: {row['of the limit']} times the limit, claimed {claim.times_the_limit}"
+        if row["name"] == "native" and (row["of its tensors"] or 0) > claim.memory_of_tensors:
+            yield f"{where}: {row['of its tensors']} times the memory of its tensors, claimed {claim.memory_of_tensors}"
 
 
 def _worth_timing(device: str) -> list[str]:
