@@ -1,5 +1,6 @@
 """What an install brings along: from a wheel in an empty virtual environment, and from an editable install."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -58,9 +59,25 @@ def installed(request: pytest.FixtureRequest, source: Path, tmp_path_factory: py
 def test_the_wheel_carries_every_file_of_the_packages(source: Path, wheel: Path) -> None:
     carried = set(zipfile.ZipFile(wheel).namelist())
     files = {file.relative_to(source).as_posix() for name in PACKAGES for file in (source / name).rglob("*.*")}
-    expected = {f"uumamba/{name}" if name.startswith("configs/") else name for name in files if "egg-info" not in name}
+    expected = {f"uumamba/{name}" if name.startswith("configs/") else name for name in files}
+    expected = {name for name in expected if "egg-info" not in name and "/." not in name}
     assert expected - carried == set()
     assert {name.partition("/")[0] for name in carried if ".dist-info" not in name} == {"uumamba", "data_prep"}
+
+
+@pytest.mark.slow
+def test_without_a_compiler_the_wheel_is_built_and_lacks_the_native_scan_alone(source: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "source"
+    built_before = shutil.ignore_patterns("*.so", "build", "*.egg-info")
+    shutil.copytree(source, bare, ignore=built_before)
+    none = {**os.environ, "CC": "no-compiler", "CXX": "no-compiler", "LDSHARED": "no-compiler", "LDCXXSHARED": ""}
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(bare)]
+    done = subprocess.run(command, cwd=tmp_path, env=none, capture_output=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    carried = zipfile.ZipFile(wheel).namelist()
+    assert "uumamba/ops/selective_scan.py" in carried
+    assert not [name for name in carried if name.endswith(".so")]
 
 
 @pytest.mark.slow
