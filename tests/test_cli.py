@@ -136,8 +136,8 @@ def test_a_patch_that_the_strides_do_not_divide(capsys: pytest.CaptureFixture[st
         capsys, "train", "demo", "--data", tmp_path, "--out", tmp_path / "run", "--set", "training.patch_size=[100,96]"
     )
     assert code == 2
-    assert "axis 0 of training.patch_size [100, 96]" in text
-    assert "use 96 or 112" in text
+    assert "training.patch_size has 100 voxels on spatial axis 0" in text
+    assert "to 96 or 112" in text
 
 
 def test_a_prepared_folder_that_is_none(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

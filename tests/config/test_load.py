@@ -61,7 +61,7 @@ def test_a_patch_of_the_wrong_dimension_is_refused() -> None:
 
 def test_a_patch_that_the_strides_do_not_divide_names_the_axis_and_the_nearest_sizes() -> None:
     with pytest.raises(
-        UsageError, match=r"axis 1 of training\.patch_size \[96, 100\] has 100 voxels, which 16 .* use 96 or 112"
+        UsageError, match=r"training\.patch_size has 100 voxels on spatial axis 1 of \(96, 100\), .* to 96 or 112"
     ):
         read_config("demo", ["training.patch_size=[96,100]"])
 

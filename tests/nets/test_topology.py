@@ -69,7 +69,7 @@ def test_stages_that_do_not_agree_are_refused_by_name(options, message):
     ("size", "message"),
     [
         ((8, 10), r"has 10 voxels on spatial axis 1 of \(8, 10\), which is not a multiple of 4 .* to 8 or 12$"),
-        ((3, 8), r"has 3 voxels on spatial axis 0 of \(3, 8\), .* pad or crop it to 4$"),
+        ((3, 8), r"has 3 voxels on spatial axis 0 of \(3, 8\), .* pad, crop or set it to 4$"),
         ((8,), r"should have 2 spatial axes; found \(8,\)"),
     ],
 )

@@ -154,25 +154,5 @@ NetConfig = Annotated[
 ]
 
 
-def check_divisible(patch_size: Sequence[int], divisor: Sequence[int]) -> None:
-    """Refuse a patch that the network's strides do not divide.
-
-    Raises:
-        ValueError: naming the axis, what divides it and the nearest sizes that work.
-
-    Example:
-        >>> check_divisible((96, 100), (8, 8))
-        Traceback (most recent call last):
-        ValueError: axis 1 of training.patch_size [96, 100] has 100 voxels, which 8 (the network's strides together) ...
-    """
-    for axis, (size, unit) in enumerate(zip(patch_size, divisor, strict=True)):
-        if size % unit:
-            below, above = size // unit * unit, -(-size // unit) * unit
-            raise ValueError(
-                f"axis {axis} of training.patch_size {list(patch_size)} has {size} voxels, which {unit} (the network's "
-                f"strides together) does not divide; use {f'{below} or {above}' if below else above}"
-            )
-
-
 def _product(strides: Sequence[Sequence[int]]) -> tuple[int, ...]:
     return tuple(prod(axis) for axis in zip(*strides, strict=True))

@@ -48,54 +48,42 @@ class AdamWConfig(Config):
 BaseConfig = Annotated[SGDConfig | AdamWConfig, Field(discriminator="name")]
 
 
-class PlainConfig(Config):
+class _AroundBase(Config):
+    """What every member of the family has: a base to wrap and a bound on the gradient's norm."""
+
+    name: str
+    base: BaseConfig
+    max_grad_norm: PositiveFloat | None = 12.0
+
+    def build(self, net: nn.Module, objective: nn.Module, **engine: Any) -> "SharpnessAware":
+        """The optimizer of the network's and the objective's parameters."""
+        from uumamba import optim
+
+        make: Callable[..., SharpnessAware] = getattr(optim, self.name)
+        arguments = self.model_dump(exclude={"name", "base"}) | {"net": net} | engine
+        return make(parameter_groups(net, objective), self.base.build(), **arguments)
+
+
+class PlainConfig(_AroundBase):
     """The base alone, behind the family's interface."""
 
     name: Literal["Plain"]
-    base: BaseConfig
-    max_grad_norm: PositiveFloat | None = 12.0
-
-    def build(self, net: nn.Module, objective: nn.Module, **engine: Any) -> "SharpnessAware":
-        """The optimizer of the network's and the objective's parameters."""
-        from uumamba.optim import Plain
-
-        return Plain(
-            parameter_groups(net, objective), self.base.build(), max_grad_norm=self.max_grad_norm, net=net, **engine
-        )
 
 
-class SAMConfig(Config):
+class SAMConfig(_AroundBase):
     """Sharpness-aware minimisation."""
 
     name: Literal["SAM"]
-    base: BaseConfig
     rho: NonNegativeFloat = 0.05
-    max_grad_norm: PositiveFloat | None = 12.0
-
-    def build(self, net: nn.Module, objective: nn.Module, **engine: Any) -> "SharpnessAware":
-        """The optimizer of the network's and the objective's parameters."""
-        from uumamba.optim import SAM
-
-        arguments = {"rho": self.rho, "max_grad_norm": self.max_grad_norm, "net": net} | engine
-        return SAM(parameter_groups(net, objective), self.base.build(), **arguments)
 
 
-class ASAMConfig(Config):
+class ASAMConfig(_AroundBase):
     """Adaptive (scale-invariant) sharpness-aware minimisation."""
 
     name: Literal["ASAM"]
-    base: BaseConfig
     rho: NonNegativeFloat = 0.5
     eta: NonNegativeFloat = 0.01
     normalize_bias: bool = False
-    max_grad_norm: PositiveFloat | None = 12.0
-
-    def build(self, net: nn.Module, objective: nn.Module, **engine: Any) -> "SharpnessAware":
-        """The optimizer of the network's and the objective's parameters."""
-        from uumamba.optim import ASAM
-
-        arguments = self.model_dump(exclude={"name", "base"}) | {"net": net} | engine
-        return ASAM(parameter_groups(net, objective), self.base.build(), **arguments)
 
 
 OptimConfig = Annotated[PlainConfig | SAMConfig | ASAMConfig, Field(discriminator="name")]

@@ -11,9 +11,10 @@ from uumamba.config.augment import AugmentConfig
 from uumamba.config.base import Config
 from uumamba.config.data import DatasetConfig, PreprocessConfig
 from uumamba.config.loss import LossConfig
-from uumamba.config.net import NetConfig, check_divisible
+from uumamba.config.net import NetConfig
 from uumamba.config.optim import OptimConfig
 from uumamba.config.training import InferenceConfig, ScheduleConfig, TrainingConfig
+from uumamba.nets.topology import check_divisible
 
 
 class RunConfig(Config):
@@ -42,7 +43,7 @@ class RunConfig(Config):
             raise ValueError(
                 f"augment.mirror_axes {list(self.augment.mirror_axes)} names an axis that a {dimensions}-D patch lacks"
             )
-        check_divisible(self.training.patch_size, self.net.divisor())
+        check_divisible(self.training.patch_size, self.net.divisor(), name="training.patch_size")
         return self
 
     @model_validator(mode="after")

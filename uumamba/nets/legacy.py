@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from uumamba.nets.blocks import NEGATIVE_SLOPE, InstanceNorm, convolution, init_he, leaky_relu
 from uumamba.nets.mamba import MambaLayer
+from uumamba.nets.residual_unet import ResidualUNet
 from uumamba.nets.topology import PerAxis, Topology
 
 
@@ -31,58 +32,7 @@ class LegacyStages(TypedDict, total=False):
     decoder_blocks: Sequence[int] | None
 
 
-class _LegacyUNet(nn.Module):
-    """Encoder, optional bottleneck mixer, decoder, with the parameter names of the older release."""
-
-    fixed_patch = None  # no layer of this layout takes channels as tokens
-
-    def __init__(
-        self,
-        topology: Topology,
-        in_channels: int,
-        out_channels: int,
-        *,
-        deep_supervision: bool,
-        encoder_mixes: bool = False,
-        bottleneck_mixes: bool = False,
-    ) -> None:
-        super().__init__()
-        self.topology = topology
-        self.encoder = _Encoder(topology, in_channels, mixes=encoder_mixes)
-        self.mamba_layer = MambaLayer(topology.features[-1]) if bottleneck_mixes else None
-        self.decoder = _Decoder(topology, out_channels, deep_supervision=deep_supervision)
-        self.apply(_init_as_released)
-
-    @property
-    def spatial_dims(self) -> int:
-        """2 or 3."""
-        return self.topology.spatial_dims
-
-    @property
-    def required_divisor(self) -> tuple[int, ...]:
-        """What the patch must be divisible by, an axis."""
-        return self.topology.required_divisor
-
-    @property
-    def minimum_patch(self) -> tuple[int, ...]:
-        """The smallest patch that leaves two bottleneck voxels."""
-        return self.topology.minimum_patch
-
-    def forward(self, image: Tensor) -> Tensor | list[Tensor]:
-        """``(batch, in_channels, *spatial)`` to logits ``(batch, out_channels, *spatial)``, or a list, finest first.
-
-        Raises:
-            ValueError: when the strides do not divide the spatial size.
-        """
-        self.topology.check_patch(tuple(image.shape[2:]))
-        skips = self.encoder(image)
-        if self.mamba_layer is not None:
-            skips[-1] = self.mamba_layer(skips[-1])
-        logits: Tensor | list[Tensor] = self.decoder(skips)
-        return logits
-
-
-class LegacyUMambaEnc(_LegacyUNet):
+class LegacyUMambaEnc(ResidualUNet):
     """A residual U-Net with Mamba over the voxels of every encoder stage: the layout of UU-Mamba's own weights.
 
     Against ``UMambaEnc``: a stem of one convolution, residual blocks that pool their input where they shrink it,
@@ -123,10 +73,15 @@ class LegacyUMambaEnc(_LegacyUNet):
         **stages: Unpack[LegacyStages],
     ) -> None:
         topology = _topology(spatial_dims, **stages)
-        super().__init__(topology, in_channels, out_channels, deep_supervision=deep_supervision, encoder_mixes=True)
+        super().__init__(
+            topology,
+            encoder=_Encoder(topology, in_channels, mixes=True),
+            decoder=_Decoder(topology, out_channels, deep_supervision=deep_supervision),
+            init=_init_as_released,
+        )
 
 
-class LegacyUMambaBot(_LegacyUNet):
+class LegacyUMambaBot(ResidualUNet):
     """The older layout with one Mamba layer, on the bottleneck; arguments as for ``LegacyUMambaEnc``.
 
     Example:
@@ -151,7 +106,13 @@ class LegacyUMambaBot(_LegacyUNet):
         **stages: Unpack[LegacyStages],
     ) -> None:
         topology = _topology(spatial_dims, **stages)
-        super().__init__(topology, in_channels, out_channels, deep_supervision=deep_supervision, bottleneck_mixes=True)
+        super().__init__(
+            topology,
+            encoder=_Encoder(topology, in_channels, mixes=False),
+            mamba_layer=MambaLayer(topology.features[-1]),
+            decoder=_Decoder(topology, out_channels, deep_supervision=deep_supervision),
+            init=_init_as_released,
+        )
 
 
 class _Encoder(nn.Module):

@@ -125,14 +125,7 @@ class Topology:
         """
         if len(patch_size) != self.spatial_dims:
             raise ValueError(f"{name} should have {self.spatial_dims} spatial axes; found {tuple(patch_size)}")
-        for axis, (size, divisor) in enumerate(zip(patch_size, self.required_divisor, strict=True)):
-            if size < 1 or size % divisor:
-                near = f"{size // divisor * divisor} or " if size > divisor else ""
-                raise ValueError(
-                    f"{name} has {size} voxels on spatial axis {axis} of {tuple(patch_size)}, which is not a multiple "
-                    f"of {divisor} (the product of the strides there); pad or crop it to {near}"
-                    f"{max(1, ceil(size / divisor)) * divisor}"
-                )
+        check_divisible(patch_size, self.required_divisor, name=name)
 
     def feature_map_sizes(self, patch_size: Sequence[int]) -> tuple[tuple[int, ...], ...]:
         """The spatial size of each stage's output.
@@ -146,6 +139,27 @@ class Topology:
             size = tuple(length // step for length, step in zip(size, stride, strict=True))
             sizes.append(size)
         return tuple(sizes)
+
+
+def check_divisible(size: Sequence[int], divisor: Sequence[int], *, name: str = "the image") -> None:
+    """Refuse a spatial size that a network's strides do not divide.
+
+    Raises:
+        ValueError: naming the axis, the divisor and the nearest sizes that work.
+
+    Example:
+        >>> check_divisible((96, 100), (8, 8), name="training.patch_size")
+        Traceback (most recent call last):
+        ValueError: training.patch_size has 100 voxels on spatial axis 1 of (96, 100), which is not a multiple of 8 ...
+    """
+    for axis, (length, unit) in enumerate(zip(size, divisor, strict=True)):
+        if length < 1 or length % unit:
+            near = f"{length // unit * unit} or " if length > unit else ""
+            raise ValueError(
+                f"{name} has {length} voxels on spatial axis {axis} of {tuple(size)}, which is not a multiple of "
+                f"{unit} (the network's strides together); pad, crop or set it to {near}"
+                f"{max(1, ceil(length / unit)) * unit}"
+            )
 
 
 def _two_then_one(count: int, stages: int) -> tuple[int, ...]:

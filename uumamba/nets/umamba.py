@@ -1,77 +1,17 @@
 """U-Mamba with Mamba at the bottleneck or in the encoder, and the same network without it as the control."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import prod
 from typing import Unpack
 
-from torch import Tensor, nn
-
-from uumamba.nets.blocks import init_he
 from uumamba.nets.decoder import ResidualDecoder
 from uumamba.nets.encoder import ResidualEncoder
 from uumamba.nets.mamba import MambaLayer
+from uumamba.nets.residual_unet import ResidualUNet
 from uumamba.nets.topology import Stages, Topology
 
 
-class _ResidualUNet(nn.Module):
-    """Encoder, optional bottleneck mixer, decoder; the three constructors below vary only in what they put in."""
-
-    def __init__(
-        self,
-        topology: Topology,
-        in_channels: int,
-        out_channels: int,
-        *,
-        deep_supervision: bool,
-        mamba_layer: nn.Module | None = None,
-        mamba_layers: Mapping[int, nn.Module] | None = None,
-        fixed_patch: Sequence[int] | None = None,
-    ) -> None:
-        super().__init__()
-        self.topology = topology
-        self.fixed_patch = None if fixed_patch is None else tuple(fixed_patch)
-        self.encoder = ResidualEncoder(topology, in_channels, mamba_layers)
-        self.mamba_layer = mamba_layer
-        self.decoder = ResidualDecoder(topology, out_channels, deep_supervision=deep_supervision)
-        self.apply(init_he)
-
-    @property
-    def spatial_dims(self) -> int:
-        """2 or 3."""
-        return self.topology.spatial_dims
-
-    @property
-    def required_divisor(self) -> tuple[int, ...]:
-        """What the patch must be divisible by, an axis."""
-        return self.topology.required_divisor
-
-    @property
-    def minimum_patch(self) -> tuple[int, ...]:
-        """The smallest patch that leaves two bottleneck voxels; the only one, where the patch is baked in."""
-        return self.fixed_patch or self.topology.minimum_patch
-
-    def forward(self, image: Tensor) -> Tensor | list[Tensor]:
-        """``(batch, in_channels, *spatial)`` to logits ``(batch, out_channels, *spatial)``, or a list, finest first.
-
-        Raises:
-            ValueError: when the strides do not divide the spatial size, or it is not the one that is baked in.
-        """
-        size = tuple(image.shape[2:])
-        self.topology.check_patch(size)
-        if self.fixed_patch not in (None, size):
-            raise ValueError(
-                f"this network's deep Mamba layers take channels as tokens, which bakes the patch size "
-                f"{self.fixed_patch} into its weights; found {size}. Feed patches of that size (a sliding window "
-                f"does), or build the network for the other size and train it"
-            )
-        skips = self.encoder(image)
-        if self.mamba_layer is not None:
-            skips[-1] = self.mamba_layer(skips[-1])
-        logits: Tensor | list[Tensor] = self.decoder(skips)
-        return logits
-
-
-class ResEncUNet(_ResidualUNet):
+class ResEncUNet(ResidualUNet):
     """U-Mamba without Mamba: the control that any claim for Mamba has to beat.
 
     Arguments as for ``UMambaBot``.
@@ -97,10 +37,14 @@ class ResEncUNet(_ResidualUNet):
         **stages: Unpack[Stages],
     ) -> None:
         topology = Topology.of(spatial_dims, **stages)
-        super().__init__(topology, in_channels, out_channels, deep_supervision=deep_supervision)
+        super().__init__(
+            topology,
+            encoder=ResidualEncoder(topology, in_channels),
+            decoder=ResidualDecoder(topology, out_channels, deep_supervision=deep_supervision),
+        )
 
 
-class UMambaBot(_ResidualUNet):
+class UMambaBot(ResidualUNet):
     """A residual U-Net whose bottleneck features are replaced by Mamba of themselves.
 
     Parameters have the names and shapes of the released 2024-03 networks, the duplicates of their checkpoints
@@ -144,14 +88,13 @@ class UMambaBot(_ResidualUNet):
         topology = Topology.of(spatial_dims, **stages)
         super().__init__(
             topology,
-            in_channels,
-            out_channels,
-            deep_supervision=deep_supervision,
             mamba_layer=MambaLayer(topology.features[-1]),
+            encoder=ResidualEncoder(topology, in_channels),
+            decoder=ResidualDecoder(topology, out_channels, deep_supervision=deep_supervision),
         )
 
 
-class UMambaEnc(_ResidualUNet):
+class UMambaEnc(ResidualUNet):
     """A residual U-Net with Mamba after its encoder stages: every stage in 3-D, every other one in 2-D.
 
     Where a feature map has no more voxels than channels, its channels become the tokens. Such a layer's weights hold
@@ -175,6 +118,8 @@ class UMambaEnc(_ResidualUNet):
         Differs from the paper and the released code: as for ``UMambaBot``.
     """
 
+    encoder: ResidualEncoder
+
     def __init__(
         self,
         spatial_dims: int,
@@ -190,10 +135,8 @@ class UMambaEnc(_ResidualUNet):
         layers = _encoder_mamba_layers(topology, patch_size)
         super().__init__(
             topology,
-            in_channels,
-            out_channels,
-            deep_supervision=deep_supervision,
-            mamba_layers=layers,
+            encoder=ResidualEncoder(topology, in_channels, layers),
+            decoder=ResidualDecoder(topology, out_channels, deep_supervision=deep_supervision),
             fixed_patch=patch_size if any(layer.channel_tokens for layer in layers.values()) else None,
         )
 
