@@ -230,7 +230,7 @@ def compare(official: Official, source: Path, *, base: int) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in ours.parameters()),
         "keys": len(theirs.state_dict()),
         "kept": len(ours.state_dict()),
-        "heads": len(ours.decoder.seg_layers),
+        "heads": len([*ours.decoder.get_submodule("seg_layers").children()]),
         "float64": float(f"{double:.2g}"),
         "float32": float(f"{single:.2g}"),
         "rounding": float(f"{rounding:.2g}"),
