@@ -1,0 +1,141 @@
+"""The coronary phantom's heart: its shape, its pose and the great vessels at its base."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.ndimage import gaussian_filter1d
+from scipy.spatial.transform import Rotation
+
+Points = NDArray[np.float64]
+"""``(n, 3)``, millimetres in the heart's frame unless said otherwise."""
+
+
+@dataclass(frozen=True)
+class Tube:
+    """A vessel with round cross-sections: radii along a centreline, both ends rounded off."""
+
+    centreline_mm: Points
+    radius_mm: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class CoronaryHeart:
+    """A heart at rest, in a frame with its middle as origin, +x left, +y posterior and +z from the apex to the base.
+
+    Its surface is an ellipsoid with swellings. Places on it have a longitude (0 left, 90 posterior, 180 right, -90
+    anterior), a colatitude (0 the base, 180 the apex) and a height: 1 on the surface, less inside.
+
+    Args:
+        half_axes_mm: of the ellipsoid, along x, y and z.
+        swellings: a direction and an amplitude each.
+        to_patient: rotation from the heart's frame to the patient's (left, posterior, superior).
+        groove_degrees: colatitude of the groove between atria and ventricles.
+        anterior_degrees: longitude of the anterior groove between the ventricles.
+        posterior_degrees: longitude of the posterior one.
+        aorta: from the left ventricle's outflow upwards.
+        pulmonary_artery: from the right ventricle's outflow upwards.
+    """
+
+    half_axes_mm: NDArray[np.float64]
+    swellings: NDArray[np.float64]
+    to_patient: NDArray[np.float64]
+    groove_degrees: float
+    anterior_degrees: float
+    posterior_degrees: float
+    aorta: Tube
+    pulmonary_artery: Tube
+
+    @property
+    def radius_mm(self) -> float:
+        """Of a ball of its volume."""
+        return float(np.prod(self.half_axes_mm) ** (1 / 3))
+
+    @property
+    def groove_mm(self) -> float:
+        """Height of the groove between atria and ventricles."""
+        return float(self.half_axes_mm[2] * np.cos(np.radians(self.groove_degrees)))
+
+    @property
+    def reach_mm(self) -> NDArray[np.float64]:
+        """How far the ellipsoid reaches from the middle along the patient's axes."""
+        return np.linalg.norm(self.to_patient * self.half_axes_mm, axis=1)
+
+    def place(self, places: Points) -> Points:
+        """Points of longitudes and colatitudes in degrees and heights."""
+        longitude, colatitude, height = np.radians(places[:, 0]), np.radians(places[:, 1]), places[:, 2]
+        ring = np.sin(colatitude)
+        way = np.stack([ring * np.cos(longitude), ring * np.sin(longitude), np.cos(colatitude)], axis=1)
+        return way * (height * swelling(way.T, self.swellings))[:, None] * self.half_axes_mm
+
+    def locate(self, points_mm: Points) -> Points:
+        """Undo :meth:`place`; longitudes from -180 to 180."""
+        scaled = points_mm / self.half_axes_mm
+        distance = np.linalg.norm(scaled, axis=1)
+        way = scaled / distance[:, None]
+        height = distance / swelling(way.T, self.swellings)
+        longitude, colatitude = np.arctan2(way[:, 1], way[:, 0]), np.arccos(way[:, 2])
+        return np.stack([np.degrees(longitude), np.degrees(colatitude), height], axis=1)
+
+    def ostium(self, longitude_degrees: float, height: float) -> Points:
+        """The point of the aorta's wall in a direction; ``height`` is that over the middle, in half axes."""
+        axis = self.aorta.centreline_mm
+        at = int(np.argmin(np.abs(axis[:, 2] - height * self.half_axes_mm[2])))
+        angle = np.radians(longitude_degrees)
+        along = axis[at + 1] - axis[at - 1]
+        along /= np.linalg.norm(along)
+        outwards = np.array([np.cos(angle), np.sin(angle), 0.0])
+        outwards -= along * (along @ outwards)
+        return axis[at] + self.aorta.radius_mm[at] * outwards / np.linalg.norm(outwards)
+
+
+def swelling(way: NDArray[np.floating], swellings: NDArray[np.float64]) -> NDArray[np.floating]:
+    """The surface's distance over that of the ellipsoid in unit directions ``(3, ...)``.
+
+    Even and odd bumps take turns, the cube and the square of the cosine to their direction.
+    """
+    total = np.ones_like(way[0])
+    for number, (x, y, z, amplitude) in enumerate(swellings.astype(way.dtype)):
+        cosine = x * way[0] + y * way[1] + z * way[2]
+        total += amplitude * cosine * cosine * (cosine if number % 2 else 1)
+    return total
+
+
+def draw_coronary_heart(rng: np.random.Generator) -> CoronaryHeart:
+    """A heart of 45 to 78 mm, about two thirds of an adult's, so that all of it fits a small field of view."""
+    size = rng.uniform(0.85, 1.15)
+    half_axes = np.array([27.0, 25.0, 34.0]) * size * rng.uniform(0.93, 1.07, 3)
+    directions = rng.normal(size=(6, 3))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    swellings = np.column_stack([directions, rng.uniform(-0.07, 0.07, 6)])
+    # Turned about its axis, then the apex swung to the front (about x) and to the left (about y).
+    turns = rng.normal((0, -28, -40), (20, 12, 14))
+    to_patient = Rotation.from_euler("zxy", turns, degrees=True).as_matrix()
+    # Great vessels leave along the heart's axis and bend upwards.
+    up = to_patient[2] + [0.0, 0.0, 1.0]
+    way_up = np.add([-0.05, -0.12, 0.95], np.outer([1.0, 2.0], up))
+    aorta = [(0.18, 0, 0.3), (0.05, -0.06, 0.5), (-0.02, -0.1, 0.85), *way_up]
+    trunk = [(-0.1, -0.6, 0.2), (0.22, -0.68, 0.7), (0.42, -0.4, 1.2), (0.4, 0.3, 1.7)]
+    return CoronaryHeart(
+        half_axes_mm=half_axes,
+        swellings=swellings,
+        to_patient=to_patient,
+        groove_degrees=rng.uniform(60, 68),
+        anterior_degrees=rng.uniform(-80, -55),
+        posterior_degrees=rng.uniform(97, 125),
+        aorta=_tube(rng, half_axes, aorta, 0.28),
+        pulmonary_artery=_tube(rng, half_axes, trunk, 0.26),
+    )
+
+
+def _tube(
+    rng: np.random.Generator, half_axes_mm: NDArray[np.float64], corners: Sequence[ArrayLike], radius: float
+) -> Tube:
+    """Through corners given in half axes, its radius in those along x."""
+    corners_mm = (np.array(corners) + rng.normal(0, 0.02, (len(corners), 3))) * half_axes_mm
+    steps = np.linspace(0, len(corners) - 1, 100)
+    centreline = np.stack([np.interp(steps, np.arange(len(corners)), axis) for axis in corners_mm.T], axis=1)
+    centreline = gaussian_filter1d(centreline, 6, axis=0, mode="nearest")
+    radius_mm = radius * half_axes_mm[0] * rng.uniform(0.92, 1.1)
+    return Tube(centreline, np.full(len(centreline), radius_mm))
