@@ -1,0 +1,193 @@
+"""What the aorta phantom is made of: vessels in world millimetres, and what is known of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_prep.aorta import STRUCTURES
+
+Points = NDArray[np.float64]
+
+GAP_MM = 3.0
+"""Vessels that have parted stay at least so far apart, so that no two of them fuse in the label."""
+SLOWEST_PARTING_MM = 12
+"""Length of a vessel over which its gap from another grows from nothing to that."""
+BETTI_NUMBERS = (1, 0, 0)
+"""Of the union of all structures: one tree without a loop and without a cavity."""
+SHARPEST_BEND = 0.85
+"""Curvature times radius may not exceed this."""
+
+
+@dataclass(frozen=True)
+class Pose:
+    """How a body lies in the scanner: ``world = scale * rotation @ body + position``, RAS+ millimetres.
+
+    The body's frame has its origin in the spine at the height of the aorta's bifurcation, +x to the right, +y to the
+    front and +z to the head; ``sway`` bends the spine sidewards and to the front, by height alone.
+    """
+
+    scale: float
+    rotation: NDArray[np.float64]
+    position: NDArray[np.float64]
+    sway: NDArray[np.float64]
+
+    def to_world(self, points: Points) -> Points:
+        """World coordinates of body points ``(n, 3)``."""
+        return self.scale * points @ self.rotation.T + self.position
+
+    def spine(self, z: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+        """Where the spine's axis lies at body heights: x and y."""
+        (side, side_from, side_mm), (depth, depth_from, depth_mm) = self.sway.tolist()
+        return side * np.sin((z - side_from) / side_mm), depth * np.sin((z - depth_from) / depth_mm)
+
+
+@dataclass(frozen=True)
+class Vessel:
+    """A tube along points, cut into named parts; one voxel's part is that of the nearest point.
+
+    Args:
+        name: of the vessel; a side branch's is that of its only part.
+        parent: the vessel that it leaves, starting on that one's centreline; empty for the aorta.
+        points_mm: ``(n, 3)``, about a millimetre apart.
+        radii_mm: at the points.
+        parts: names in :data:`data_prep.aorta.STRUCTURES`, from the start on.
+        starts_mm: where each part begins along the points.
+    """
+
+    name: str
+    parent: str
+    points_mm: Points
+    radii_mm: NDArray[np.float64]
+    parts: tuple[str, ...]
+    starts_mm: tuple[float, ...]
+
+    @property
+    def arc_mm(self) -> NDArray[np.float64]:
+        """Distance of every point from the first, along the centreline."""
+        return np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(self.points_mm, axis=0), axis=1))])
+
+    @property
+    def tangents(self) -> Points:
+        """Unit direction of the centreline at every point."""
+        along = np.gradient(self.points_mm, axis=0)
+        return along / np.linalg.norm(along, axis=1, keepdims=True)
+
+
+@dataclass(frozen=True)
+class Flap:
+    """The membrane between the true and the false lumen of a dissection, winding down within the aorta.
+
+    At a distance ``s`` along the aorta it is the plane at ``offset`` radii from the centreline, its normal at the angle
+    ``angle + twist * (s - start_mm)``; towards both ends it moves to the wall.
+    """
+
+    start_mm: float
+    stop_mm: float
+    offset: float
+    angle: float
+    twist: float
+    thickness_mm: float
+
+
+@dataclass(frozen=True)
+class Tree:
+    """All vessels of a subject in world millimetres, the aorta first and each parent before its branches.
+
+    ``heights`` names levels of the body's frame that other organs are placed by; ``radii`` are in that frame too.
+    """
+
+    vessels: tuple[Vessel, ...]
+    pose: Pose
+    flap: Flap | None
+    bovine: bool
+    heights: Mapping[str, float]
+
+    def vessel(self, name: str) -> Vessel:
+        """The vessel of that name."""
+        return next(vessel for vessel in self.vessels if vessel.name == name)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One of the 23 structures: its centreline in RAS+ millimetres and what it hangs on.
+
+    A branch's centreline starts on that of its parent, inside the parent's lumen; the first zone has no parent.
+    """
+
+    name: str
+    parent: str
+    points_mm: Points
+    diameters_mm: NDArray[np.float64]
+
+    @property
+    def length_mm(self) -> float:
+        """Length of the centreline."""
+        return float(np.linalg.norm(np.diff(self.points_mm, axis=0), axis=1).sum())
+
+
+@dataclass(frozen=True)
+class AortaTruth:
+    """What is known of a phantom's aorta.
+
+    Args:
+        segments: by name, in the order of the label values.
+        betti_numbers: of the union of all structures: parts, tunnels and cavities.
+        dissected: whether a flap divides the lumen.
+        bovine: whether innominate and left carotid artery share an ostium.
+    """
+
+    segments: Mapping[str, Segment]
+    betti_numbers: tuple[int, int, int]
+    dissected: bool
+    bovine: bool
+
+    @property
+    def length_mm(self) -> float:
+        """Length of all centrelines together."""
+        return sum(segment.length_mm for segment in self.segments.values())
+
+
+def truth_of(tree: Tree) -> AortaTruth:
+    """The tree's vessels cut at the borders of the zones."""
+    segments = [segment for vessel in tree.vessels for segment in _segments(vessel, tree)]
+    ordered = {segment.name: segment for segment in sorted(segments, key=lambda found: STRUCTURES[found.name])}
+    return AortaTruth(ordered, BETTI_NUMBERS, tree.flap is not None, tree.bovine)
+
+
+def _segments(vessel: Vessel, tree: Tree) -> list[Segment]:
+    """The vessel cut at the borders of its parts; neighbours share the point between them."""
+    cuts = [*np.searchsorted(vessel.arc_mm, vessel.starts_mm), len(vessel.points_mm) - 1]
+    parent = _part_at(tree.vessel(vessel.parent), vessel.points_mm[0]) if vessel.parent else ""
+    segments = []
+    for part, first, last in zip(vessel.parts, cuts[:-1], cuts[1:], strict=True):
+        here = slice(int(first), int(last) + 1)
+        segments.append(Segment(part, parent, vessel.points_mm[here], 2 * vessel.radii_mm[here]))
+        parent = part
+    return segments
+
+
+def _part_at(vessel: Vessel, point_mm: Points) -> str:
+    nearest = int(np.argmin(np.linalg.norm(vessel.points_mm - point_mm, axis=1)))
+    return vessel.parts[int(np.searchsorted(vessel.starts_mm, vessel.arc_mm[nearest], side="right")) - 1]
+
+
+def bends_gently(aorta: Vessel) -> bool:
+    """Whether the aorta's wall does not fold on the inner side of a bend."""
+    turns = np.linalg.norm(np.diff(aorta.tangents, axis=0), axis=1) / np.diff(aorta.arc_mm)
+    return bool((turns * aorta.radii_mm[1:]).max() < SHARPEST_BEND)
+
+
+def stay_apart(vessels: Sequence[Vessel]) -> bool:
+    """Whether each vessel, once it has left an earlier one, keeps away from it."""
+    for number, later in enumerate(vessels):
+        for earlier in vessels[:number]:
+            between = np.linalg.norm(later.points_mm[::2, None] - earlier.points_mm[None, ::2], axis=2)
+            gaps = (between - later.radii_mm[::2, None] - earlier.radii_mm[None, ::2]).min(axis=1)
+            # A crotch that opens slowly, or opens and closes again, would leave a tunnel where it is rounded.
+            apart = gaps > np.linspace(0.5, GAP_MM, 6)[:, None]
+            slow = np.count_nonzero(apart[0]) - np.count_nonzero(apart[-1]) > SLOWEST_PARTING_MM / 2
+            if slow or not apart[:, -1].all() or (apart[:, :-1] & ~apart[:, 1:]).any():
+                return False
+    return True

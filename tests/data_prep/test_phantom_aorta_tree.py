@@ -1,0 +1,133 @@
+import numpy as np
+import pytest
+
+from data_prep.aorta import STRUCTURES
+from data_prep.aorta_tree import ZONE_3_MM, aorta_truth, draw_tree, subject_generator
+from data_prep.aorta_vessels import GAP_MM, Vessel, stay_apart
+
+SUBJECTS = range(1, 21)
+
+
+@pytest.fixture(scope="module")
+def truths():
+    return [aorta_truth(number) for number in SUBJECTS]
+
+
+@pytest.fixture(scope="module")
+def trees():
+    return [draw_tree(subject_generator(number, 0)) for number in SUBJECTS]
+
+
+def tube(name, points, radius, parent=""):
+    points = np.array(points, dtype=np.float64)
+    return Vessel(name, parent, points, np.full(len(points), float(radius)), (name,), (0.0,))
+
+
+def test_every_structure_has_a_segment_in_the_order_of_the_label_values(truths):
+    for truth in truths:
+        assert list(truth.segments) == list(STRUCTURES)
+
+
+def test_segments_hang_on_each_other_as_the_arteries_do(truths):
+    for truth in truths:
+        parents = {name: segment.parent for name, segment in truth.segments.items()}
+        zones = [f"Zone{number}" for number in range(10)]
+        assert [parents[zone] for zone in zones] == ["", *zones[:-1]]
+        assert (parents["Innominate"], parents["LCC"], parents["LSA"]) == ("Zone0", "Zone1", "Zone2")
+        assert (parents["Celiac"], parents["SMA"]) == ("Zone6", "Zone7")
+        assert (parents["RenalR"], parents["RenalL"]) == ("Zone8", "Zone8")
+        for side in "RL":
+            assert parents[f"Zone10{side}"] == "Zone9"
+            assert parents[f"Zone11{side}"] == parents[f"InternalIliac{side}"] == f"Zone10{side}"
+
+
+def test_segments_start_on_the_centreline_of_their_parent(truths):
+    for truth in truths:
+        for segment in truth.segments.values():
+            if segment.parent:
+                on_parent = truth.segments[segment.parent].points_mm
+                # A branch starts within a radius of a border between zones, on one side of it or the other.
+                assert np.linalg.norm(on_parent - segment.points_mm[0], axis=1).min() < 1.2, segment.name
+
+
+def test_points_lie_a_millimetre_apart_with_a_diameter_each(truths):
+    for truth in truths:
+        for segment in truth.segments.values():
+            steps = np.linalg.norm(np.diff(segment.points_mm, axis=0), axis=1)
+            assert len(segment.diameters_mm) == len(segment.points_mm)
+            assert 0.8 < steps.min() <= steps.max() < 1.15
+
+
+def test_sizes_suit_three_millimetre_voxels(truths):
+    for truth in truths:
+        for name, segment in truth.segments.items():
+            if not name.startswith("Zone"):
+                assert 7 < segment.diameters_mm.min() <= segment.diameters_mm.max() < 16, name
+                assert 30 < segment.length_mm < 75, name
+
+
+def test_zone_3_is_two_centimetres_whatever_the_size_of_the_body(truths):
+    lengths = [truth.segments["Zone3"].length_mm for truth in truths]
+
+    # Cut at whole points, a millimetre apart, at both ends.
+    assert lengths == pytest.approx([ZONE_3_MM] * len(lengths), abs=1.2)
+
+
+def test_the_arch_branches_leave_in_order_and_a_shared_ostium_stands_closer(trees):
+    spacings = {True: [], False: []}
+    for tree in trees:
+        aorta = tree.vessel("Aorta").points_mm
+        at = [
+            int(np.argmin(np.linalg.norm(aorta - tree.vessel(name).points_mm[0], axis=1)))
+            for name in ("Innominate", "LCC", "LSA")
+        ]
+        assert at == sorted(at)
+        spacings[tree.bovine].append((at[1] - at[0]) * tree.pose.scale)
+
+    assert max(spacings[True]) < 13.5 < min(spacings[False])
+
+
+def test_sides_are_the_patients_in_ras_coordinates(truths):
+    for truth in truths:
+        middle = {name: segment.points_mm.mean(axis=0) for name, segment in truth.segments.items()}
+        # +x is the patient's right in RAS+ as nibabel and this project use it: x grows from left to right.
+        for pair in ("Renal", "Zone10", "InternalIliac", "Zone11"):
+            assert middle[f"{pair}R"][0] > middle[f"{pair}L"][0]
+        assert middle["Innominate"][0] > middle["LCC"][0] > middle["LSA"][0]
+        assert middle["Zone0"][0] > middle["Zone4"][0]  # the arch turns to the left
+        assert middle["Zone0"][1] > middle["Zone4"][1]  # and to the back
+        assert middle["Celiac"][2] > middle["SMA"][2] > middle["Zone9"][2] > middle["Zone11L"][2]
+
+
+def test_vessels_that_have_partedstay_apart(trees):
+    for tree in trees:
+        for number, later in enumerate(tree.vessels):
+            for earlier in tree.vessels[:number]:
+                between = np.linalg.norm(later.points_mm[:, None] - earlier.points_mm[None], axis=2)
+                gaps = (between - later.radii_mm[:, None] - earlier.radii_mm[None]).min(axis=1)
+                parted = np.flatnonzero(gaps > GAP_MM)
+                assert parted.size, (earlier.name, later.name)
+                # Every second point was looked at.
+                assert gaps[parted[0] :].min() > GAP_MM - 0.5, (earlier.name, later.name)
+
+
+def test_a_tube_that_comes_back_to_another_is_refused():
+    way = np.arange(0, 60.0)
+    straight = tube("A", np.stack([way, 0 * way, 0 * way], axis=1), 3)
+    leaving = tube("B", np.stack([20 + 0 * way, way, 0 * way], axis=1), 2, "A")
+    returning = tube("B", np.stack([20 + way / 2, 30 * np.sin(way * np.pi / 59), 0 * way], axis=1), 2, "A")
+
+    assert stay_apart([straight, leaving])
+    assert not stay_apart([straight, returning])
+    beside = tube("B", np.stack([way, 0 * way + 7, 0 * way], axis=1), 2)
+    assert not stay_apart([straight, beside])
+
+
+def test_subjects_differ_and_a_seed_repeats_them(truths):
+    again, other = aorta_truth(1), aorta_truth(1, seed=1)
+
+    for name, segment in truths[0].segments.items():
+        np.testing.assert_array_equal(segment.points_mm, again.segments[name].points_mm)
+    assert other.length_mm != truths[0].length_mm
+    assert len({round(truth.length_mm, 3) for truth in truths}) == len(truths)
+    assert {truth.dissected for truth in truths} == {truth.bovine for truth in truths} == {True, False}

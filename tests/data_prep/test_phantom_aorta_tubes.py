@@ -1,0 +1,150 @@
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from data_prep.aorta import STRUCTURES
+from data_prep.aorta_tree import aorta_truth, draw_tree, subject_generator
+from data_prep.aorta_tubes import OUTSIDE_MM, Grid, draw_tube, join, label_of
+from data_prep.aorta_vessels import Vessel
+from uumamba.metrics.centreline import centreline_length_mm
+from uumamba.metrics.topology import betti_numbers
+
+GRID = Grid((40, 30, 50), (25.0, 12.0, -20.0))
+
+
+def tube(points, radius, *, parent="Aorta"):
+    points = np.array(points, dtype=np.float64)
+    return Vessel("Tube", parent, points, np.full(len(points), float(radius)), ("Zone0",), (0.0,))
+
+
+def rod(radius=6, *, x=0.0, **options):
+    z = np.arange(-10.0, 11)
+    return tube(np.stack([x + 0 * z, 0 * z, z], axis=1), radius, **options)
+
+
+def draw(number):
+    """A subject's tree, label and grid, without an image."""
+    tree = draw_tree(subject_generator(number, 0))
+    points = np.concatenate([vessel.points_mm for vessel in tree.vessels])
+    low, high = points.min(axis=0) - 25, points.max(axis=0) + 25
+    x, y, z = (int(size) for size in np.ceil(high - low))
+    grid = Grid((z, y, x), (high[0], high[1], low[2]))
+    tubes = [draw_tube(vessel, grid) for vessel in tree.vessels]
+    return tree, label_of(tree, tubes, join(tubes, grid.shape)), grid
+
+
+def voxels_of(points_mm, grid):
+    """Indices (3, n) of the voxels that points lie in."""
+    right, front, head = grid.first_mm
+    return np.rint([points_mm[:, 2] - head, front - points_mm[:, 1], right - points_mm[:, 0]]).astype(int)
+
+
+def pieces(label):
+    """Number of components of each structure, joined by corners."""
+    boxes = ndimage.find_objects(label, max_label=23)
+    return {
+        name: 0 if box is None else ndimage.label(label[box] == value, np.ones((3, 3, 3)))[1]
+        for (name, value), box in zip(STRUCTURES.items(), boxes, strict=True)
+    }
+
+
+@pytest.fixture(scope="module")
+def subject():
+    return (aorta_truth(2), *draw(2)[1:])
+
+
+def test_axes_and_boxes_agree():
+    x, y, z = GRID.axes()
+    box = GRID.box_around(np.array([[3.0, 2.0, 1.0]]), 4.0)
+    inside_x, inside_y, inside_z = GRID.axes(box)
+
+    assert (x.shape, y.shape, z.shape) == ((1, 1, 50), (1, 30, 1), (40, 1, 1))
+    assert (x[0, 0, 1] - x[0, 0, 0], y[0, 1, 0] - y[0, 0, 0], z[1, 0, 0] - z[0, 0, 0]) == (-1, -1, 1)
+    assert (inside_x.max(), inside_x.min()) == (7, -1)
+    assert (inside_y.max(), inside_y.min()) == (6, -2)
+    assert (inside_z.min(), inside_z.max()) == (-3, 5)
+
+
+def test_a_coarse_voxel_lies_in_the_middle_of_the_fine_ones_that_it_stands_for():
+    for fine, coarse in zip(GRID.axes(), GRID.axes(step=2), strict=True):
+        np.testing.assert_allclose(coarse.ravel(), fine.ravel().reshape(-1, 2).mean(axis=1))
+
+
+def test_depth_in_a_straight_tube_is_radius_minus_distance():
+    found = draw_tube(rod(), GRID)
+    x, y, z = GRID.axes(found.box)
+    beside = np.broadcast_to((z > -8) & (z < 8), found.depth_mm.shape)
+    expected = np.maximum(6 - np.sqrt(x * x + y * y), OUTSIDE_MM) + 0 * z
+
+    # Between points that lie a millimetre apart a surface voxel may be 0.02 mm off.
+    np.testing.assert_allclose(found.depth_mm[beside], expected[beside], atol=0.03)
+
+
+def test_a_branch_ends_flat_and_the_aorta_ends_round():
+    flat, rounded = (draw_tube(rod(parent=parent), GRID) for parent in ("Aorta", ""))
+    z = GRID.axes(flat.box)[2].ravel()
+
+    assert z[(flat.depth_mm > 0.01).any(axis=(1, 2))].max() == 9
+    assert z[(rounded.depth_mm > 0.01).any(axis=(1, 2))].max() == 15
+    # The aorta's root is flat, a branch's start a ball within its parent.
+    assert z[(rounded.depth_mm > 0.01).any(axis=(1, 2))].min() == -9
+    assert z[(flat.depth_mm > 0.01).any(axis=(1, 2))].min() == -15
+
+
+def test_joining_fills_narrow_gaps_and_no_wide_ones():
+    for gap, filled in ((1.5, True), (3.0, False)):
+        left, right = (draw_tube(rod(5, x=side * (5 + gap / 2)), GRID) for side in (-1, 1))
+        union = join([left, right], GRID.shape)
+        x, y, z = (axis.ravel() for axis in GRID.axes())
+        between = union[int(np.argmin(np.abs(z))), int(np.argmin(np.abs(y))), int(np.argmin(np.abs(x)))]
+        assert (between > 0) == filled, gap
+
+
+def test_far_from_every_vessel_nothing_is_joined():
+    one, other = draw_tube(rod(), GRID), draw_tube(rod(3, x=15), GRID)
+
+    assert join([one, other], GRID.shape).min() == OUTSIDE_MM
+    assert (join([one, one], GRID.shape) > 0).sum() >= (one.depth_mm > 0).sum()
+
+
+def test_every_structure_is_there_and_in_one_piece(subject):
+    assert pieces(subject[1]) == dict.fromkeys(STRUCTURES, 1)
+
+
+def test_the_union_has_the_known_topology_and_length(subject):
+    truth, label, _ = subject
+
+    assert betti_numbers(label > 0) == truth.betti_numbers
+    length_mm = centreline_length_mm(label > 0, spacing_mm=(1, 1, 1))
+    assert length_mm == pytest.approx(truth.length_mm, rel=0.08)
+
+
+def test_diameters_by_distance_transform_are_those_of_the_truth(subject):
+    truth, label, grid = subject
+    for name, segment in truth.segments.items():
+        # Clear of the parent's lumen and of the flat end.
+        inner = slice(int(0.55 * len(segment.points_mm)), int(0.85 * len(segment.points_mm)) + 1)
+        points, radii = segment.points_mm[inner], segment.diameters_mm[inner] / 2
+        box = grid.box_around(points, radii.max() + 3)
+        depth = ndimage.distance_transform_edt(label[box] > 0)
+        at = voxels_of(points, grid) - np.array([[side.start] for side in box])
+        found = ndimage.maximum_filter(depth, 3)[tuple(at)]
+        # Voxel centres lie within half a diagonal of the axis and, outside, of the surface, which nearly cancels.
+        assert abs(np.median(found - radii)) < 0.6, name
+
+
+def test_voxels_carry_the_structure_whose_centreline_runs_through_them(subject):
+    truth, label, grid = subject
+    for name, segment in truth.segments.items():
+        last_half = segment.points_mm[len(segment.points_mm) // 2 : -2]
+        found = label[tuple(voxels_of(last_half, grid))]
+        assert np.mean(found == STRUCTURES[name]) > 0.9, name
+
+
+@pytest.mark.slow
+def test_labels_of_many_subjects_are_whole_trees():
+    # 24 subjects of 2 s each.
+    for number in range(1, 25):
+        label = draw(number)[1]
+        assert betti_numbers(label > 0) == (1, 0, 0), number
+        assert pieces(label) == dict.fromkeys(STRUCTURES, 1), number
