@@ -100,21 +100,16 @@ def refuse_another_run(folder: Path, overrides: tuple[str, ...]) -> None:
 
 def row_of(name: str, folder: Path) -> dict[str, Any]:
     """Mean Dice from ``scores.csv``, minutes from the training log and the record."""
-    from uumamba.evaluation import read_scores
+    from uumamba.evaluation import mean_dice_of, read_scores
 
-    rows = read_scores(folder / "scores.csv")
-    dice = {
-        structure: sum(each) / len(each)
-        for structure in STRUCTURES
-        if (each := [row.dice for row in rows if row.structure == structure])
-    }
+    dice = mean_dice_of(row for row in read_scores(folder / "scores.csv") if row.structure in STRUCTURES).as_dict()
     log = (folder / "run" / "fold_0" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     seconds = sum(json.loads(line)["seconds"] for line in log)
     minutes = record_of(folder)["minutes"]
     return {
         "network, optimizer": name,
-        "mean Dice": round(sum(dice.values()) / len(dice), 4),
-        **{structure: round(value, 4) for structure, value in dice.items()},
+        "mean Dice": round(dice["dice"], 4),
+        **{structure: round(dice[structure], 4) for structure in STRUCTURES if structure in dice},
         "training minutes": round(seconds / 60, 1),
         "minutes in all": "-" if minutes is None else minutes,
     }

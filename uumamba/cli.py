@@ -200,14 +200,20 @@ def predict(
 def evaluate(
     predictions: Annotated[Path, typer.Option(help="A folder of <case_id>.nii.gz, or a manifest.")],
     labels: Annotated[Path, typer.Option(help="A folder, a manifest, or a data set's own folder.")],
-    out: Annotated[Path, typer.Option(help="Folder for scores.csv, summary.json, patients.csv.")],
+    out: Annotated[Path, typer.Option(help="Folder for scores.csv, summary.json and the like.")],
     fold: Annotated[int | None, typer.Option(help="Of the labels' manifest, only this fold's cases.")] = None,
     split: Annotated[str | None, typer.Option(help="Of the labels' manifest, only: training or test.")] = None,
+    vessels: Annotated[
+        list[str] | None, typer.Option(metavar="NAME|all", help="Also clDice, Betti and length errors. Repeatable.")
+    ] = None,
 ) -> None:
-    """Score label maps: Dice, distances, volumes, and the clinical table; a missing prediction is an error."""
+    """Score label maps: Dice, distances, volumes, and the clinical table; a missing prediction is an error.
+
+    Vessels, those of ImageCAS and AortaSeg24 or named by --vessels, get clDice, Betti and length errors besides.
+    """
     from uumamba.pipelines.evaluate import evaluate_folder, print_summary
 
-    scores = evaluate_folder(predictions, labels, out, fold=fold, split=_split(split))
+    scores = evaluate_folder(predictions, labels, out, fold=fold, split=_split(split), vessels=vessels)
     print_summary(scores)
     _end(scores.failures, done=len(scores.rows))
 

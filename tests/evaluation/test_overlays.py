@@ -7,18 +7,20 @@ from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
 from uumamba.evaluation import ScoreRow
+from uumamba.evaluation.means import case_dice
+from uumamba.evaluation.orientation import body_order, display_order
 from uumamba.evaluation.overlays import (
     COLOURS,
     OverlayCase,
     borders,
-    case_dice,
-    display_order,
+    colours_of,
     draw_overlay,
     pick_cases,
 )
 
 ROW_MM, COLUMN_MM, SLICE_MM = 1.0, 2.0, 8.0
 RADIUS_MM = 30.0
+ONE = {"RV": 1}
 
 
 def disc_case() -> OverlayCase:
@@ -93,6 +95,42 @@ def test_an_oblique_stack_is_turned_to_the_nearest_view() -> None:
     affine = np.eye(4)
     affine[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
     assert display_order(affine, (1.0, 1.0, 10.0)) == ((2, 1, 0), (1, 2))
+
+
+def test_arrays_are_turned_from_head_to_feet_front_to_back_and_right_to_left() -> None:
+    # Stored towards left, back, head: only the last is turned round.
+    assert body_order(np.diag([-1.0, -1.0, 1.0, 1.0])) == ((2, 1, 0), (0,))
+    assert body_order(np.eye(4)) == ((2, 1, 0), (0, 1, 2))
+
+
+def test_a_close_up_shows_60_mm_about_the_largest_part() -> None:
+    case = disc_case()
+    far = np.zeros_like(case.label)
+    far[40:45, 50:60], far[10:11, 10:12] = 1, 1  # a part of 10 x 10 mm, and a speck
+    close = imread(
+        io.BytesIO(
+            draw_overlay(OverlayCase("a", case.image, far, far, case.affine, case.spacing_mm), ONE, close_up=True)
+        )
+    )
+    panel = close[:, : close.shape[0], :3]
+    outline = np.argwhere(np.abs(panel - np.array(to_rgb(COLOURS[0]))).max(axis=2) < 0.08)
+    # Its 10 mm are a sixth of the panel's 60, and it stands in the middle.
+    assert np.ptp(outline, axis=0) == pytest.approx(close.shape[0] / 6, rel=0.1)
+    assert outline.mean(axis=0) == pytest.approx(close.shape[0] / 2, rel=0.05)
+
+
+def test_a_close_up_of_nothing_shows_the_whole_slice() -> None:
+    case = disc_case()
+    nothing = np.zeros_like(case.label)
+    empty = OverlayCase("e", case.image, nothing, nothing, case.affine, case.spacing_mm)
+    assert draw_overlay(empty, ONE, close_up=True) == draw_overlay(empty, ONE)
+
+
+def test_structures_of_the_aorta_have_a_colour_each() -> None:
+    names = [f"zone {number}" for number in range(23)]
+    colours = colours_of(names)
+    assert len({*colours.values()}) == 23
+    assert [colours[name] for name in names[:7]] == list(COLOURS)
 
 
 def test_the_border_of_one_voxel_runs_halfway_to_its_neighbours() -> None:

@@ -24,6 +24,13 @@ def test_the_dice_plot_bears_structures_without_any_score(cohort: tuple[ScoreRow
     assert not np.array_equal(picture(plot_dice(absent)), picture(plot_dice(cohort)))
 
 
+def test_the_boxes_of_many_structures_lie_below_each_other(cohort: tuple[ScoreRow, ...]) -> None:
+    many = [replace(row, structure=f"{row.structure}{copy}") for row in cohort for copy in range(8)]
+    (height, width), (taller, as_wide) = (picture(plot_dice(rows)).shape[:2] for rows in (cohort, many))
+    assert as_wide == width
+    assert taller > 2 * height
+
+
 def test_the_training_plot_skips_epochs_without_validation() -> None:
     rows = [{"epoch": 0, "loss": 1.0}, {"epoch": 1, "loss": 0.5, "dice": 0.4}, {"epoch": 2, "loss": 0.4, "dice": None}]
     with_gaps = picture(plot_training({"fold 0": rows}))

@@ -7,8 +7,9 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from uumamba.evaluation import EvaluationPair, ScoreRow, evaluate, summarise
-from uumamba.evaluation.overlays import OverlayCase, case_dice
+from uumamba.evaluation import EvaluationPair, ScoreRow, Scores, evaluate, summarise
+from uumamba.evaluation.means import case_dice
+from uumamba.evaluation.overlays import OverlayCase
 from uumamba.evaluation.report import Overlay, render_report
 
 STRUCTURES = {"RV": 1, "MYO": 2, "LV": 3}
@@ -155,3 +156,88 @@ def test_everything_that_comes_from_outside_is_escaped(cohort: tuple[ScoreRow, .
     assert "<script" not in html
     assert "alert('" not in html
     assert Page(html).open == []
+
+
+ZONES = {f"Zone{number}": number for number in range(1, 24)}
+
+
+@pytest.fixture(scope="module")
+def zones() -> Scores:
+    """Three cases of 23 zones in a row: in the second the last is missed, in the third two are, and two are swapped."""
+    label = np.repeat(np.arange(24, dtype=np.uint8), 6).reshape(24, 6, 1).repeat(4, axis=2)
+    pairs = []
+    for number, case_id in enumerate(("a", "b", "c")):
+        prediction = np.where(label > 23 - number, 0, label).astype(np.uint8)
+        if case_id == "c":
+            prediction[1], prediction[2] = 2, 1
+        pairs.append(EvaluationPair(case_id, case_id, prediction, label, (2.0, 1.0, 1.0)))
+    return evaluate(pairs, structures=ZONES, vessel_structures=list(ZONES), mirror_pairs=[("Zone1", "Zone2")])
+
+
+@pytest.fixture(scope="module")
+def report_of_zones(zones: Scores) -> str:
+    case = OverlayCase("c", np.zeros((9, 9, 9), np.float32), *[np.ones((9, 9, 9), np.uint8)] * 2, np.eye(4), (1.0,) * 3)
+    return render_report(
+        zones.rows,
+        title="Aorta",
+        trees=zones.trees,
+        structures=ZONES,
+        overlays=[Overlay("worst", case)],
+        baselines={"mean-shape atlas": {"dice": 0.321} | dict.fromkeys(ZONES, 0.3)},
+    )
+
+
+def test_many_structures_stand_in_rows_and_not_in_columns(report_of_zones: str) -> None:
+    page = Page(report_of_zones)
+    assert page.open == []
+    heads = [row.count('<th scope="col"') for row in re.findall(r"<thead>.*?</thead>", report_of_zones, re.DOTALL)]
+    assert max(heads) < 12
+    cards = re.findall(r"<dt>(.*?)</dt>", report_of_zones.split("</dl>")[0])
+    assert cards == ["foreground Dice", "Zone23 Dice", "whole tree Dice", "clDice", "parts off", "centreline length"]
+    assert "Zone23 0.333 0.300" in page.text
+    assert "foreground 0.928 0.321" in page.text
+
+
+def test_the_whole_tree_stands_below_its_zones_and_in_no_mean(report_of_zones: str, zones: Scores) -> None:
+    text, summary = Page(report_of_zones).text, summarise(zones.rows, zones.trees)
+    tree = summary.whole_tree
+    assert tree is not None
+    assert tree.vessel is not None
+    assert f"whole tree {tree.vessel.cl_dice.mean:.3f} ±" in text
+    # Zone23 is found in one case of three; Zone22 in two, and so are Zone1 and Zone2 in their places; 19 always.
+    assert summary.foreground_dice == pytest.approx((19 + 3 * 2 / 3 + 1 / 3) / 23)
+    assert "foreground Dice 0.928 mean over 23 structures" in text
+
+
+def test_swapped_sides_are_a_warning_of_their_own(report_of_zones: str, cohort: tuple[ScoreRow, ...]) -> None:
+    page = Page(report_of_zones)
+    assert ("section", {"id": "sides", "class": "warning"}) in page.tags
+    assert "c : Zone1 lies where Zone2 is labelled." in page.text
+    assert "2 of 6 structures with a partner" in page.text
+    assert "body's other side" not in Page(render_report(cohort, title="x")).text
+
+
+def test_vessels_are_projected_and_have_no_clinical_section(report_of_zones: str) -> None:
+    page = Page(report_of_zones)
+    pictures = [str(attributes["alt"]) for tag, attributes in page.tags if tag == "img"]
+    assert any("projected from the front, the left and the feet" in alt for alt in pictures)
+    ids = {attributes.get("id") for _, attributes in page.tags}
+    assert "vessels" in ids
+    assert "clinical" not in ids
+    anchors = {str(attributes["href"])[1:] for tag, attributes in page.tags if tag == "a"}
+    assert anchors <= ids
+
+
+def test_one_vessel_has_its_columns_beside_each_case() -> None:
+    label = np.zeros((9, 9, 24), np.uint8)
+    label[3:6, 3:6, 1:22] = 1
+    short = label.copy()
+    short[:, :, 17:] = 0
+    scores = evaluate(
+        [EvaluationPair("a", "a", short, label, (1.0, 1.0, 2.0))], structures={"LAD": 1}, vessel_structures=["LAD"]
+    )
+    text = Page(render_report(scores.rows, title="Coronaries")).text
+    # 16 of 21 slices: Dice 2 * 16 / 37, clDice the same of the middle line; 30 mm of 40.
+    assert "LAD 0.865 0.0 0.0 0.0 −25.0 0" in text
+    assert re.search(r"a 0\.865 0\.865 \d+\.\d 0\.865 0 −25\.0", text)
+    assert "foreground Dice" not in text.split("Scores")[0]

@@ -1,18 +1,24 @@
 from collections.abc import Callable
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from uumamba.evaluation import EvaluationPair, ScoreRow, evaluate, patient_table, summarise
-from uumamba.evaluation.tables import ejection_fraction_table, summary_table
+from uumamba.evaluation import EvaluationPair, ScoreRow, Scores, evaluate, patient_table, summarise
+from uumamba.evaluation.tables import ejection_fraction_table, sentence_on_sides, summary_table, vessel_table
+
+
+def text(table: Table) -> list[str]:
+    """The lines on a terminal of 80 columns."""
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get().splitlines()
 
 
 def rendered(table: Table) -> list[list[str]]:
     """The words of each line, without the frame."""
-    console = Console(width=80)
-    with console.capture() as capture:
-        console.print(table)
-    return [line.replace("│", " ").replace("┃", " ").split() for line in capture.get().splitlines()]
+    return [line.replace("│", " ").replace("┃", " ").split() for line in text(table)]
 
 
 def test_the_summary_table_shows_every_structure_and_phase_with_its_misses(cohort: tuple[ScoreRow, ...]) -> None:
@@ -42,4 +48,54 @@ def test_without_groups_there_is_no_ejection_fraction_table(
 def test_undefined_means_are_a_dash(make_pair: Callable[..., EvaluationPair], structures: dict[str, int]) -> None:
     lines = rendered(summary_table(evaluate([make_pair("a", {"LV": 5}, {"LV": 5})], structures=structures).rows))
     assert lines[0] == ["1", "case", "of", "1", "patient"]
-    assert ["RV", "all", "-", "-", "0", "0", "0"] in lines
+    assert ["RV", "-", "-", "0", "0", "0"] in lines
+
+
+def test_cases_without_phases_have_no_column_of_them(
+    make_pair: Callable[..., EvaluationPair], structures: dict[str, int]
+) -> None:
+    rows = evaluate([make_pair("a", {"LV": 5}, {"LV": 5})], structures=structures).rows
+    assert "phase" not in rendered(summary_table(rows))[2]
+    assert ["foreground", "1.000"] in rendered(summary_table(rows))
+
+
+def two_zones(make_pair: Callable[..., EvaluationPair], structures: dict[str, int], **predicted: int) -> Scores:
+    pair = make_pair("a", predicted, {"RV": 10, "LV": 10})
+    return evaluate([pair], structures=structures, vessel_structures=["RV", "LV"], mirror_pairs=[("RV", "LV")])
+
+
+def test_vessels_have_a_table_with_the_whole_tree_at_its_end(
+    make_pair: Callable[..., EvaluationPair], structures: dict[str, int]
+) -> None:
+    scores = two_zones(make_pair, structures, RV=10)
+    table = vessel_table(summarise(scores.rows, scores.trees))
+    assert table is not None
+    # Ten voxels in a row each, in two slabs that do not touch: the label has two parts, of which one was found.
+    assert [line for line in rendered(table) if line[-1:] in (["0.0"], ["-100.0"], ["-50.0"])] == [
+        ["RV", "1.000", "0.0", "0.0", "0.0", "0.0"],
+        ["LV", "0.000", "1.0", "0.0", "0.0", "-100.0"],
+        ["whole", "tree", "0.667", "1.0", "0.0", "0.0", "-50.0"],
+    ]
+
+
+def test_without_vessels_there_is_no_table_of_them(cohort: tuple[ScoreRow, ...]) -> None:
+    assert vessel_table(summarise(cohort)) is None
+
+
+def test_twenty_three_zones_fit_eighty_columns() -> None:
+    labels = np.repeat(np.arange(24, dtype=np.uint8), 60).reshape(24, 60)[:, :, None]
+    zones = {f"InternalIlia{value:02d}": value for value in range(1, 24)}
+    pairs = [EvaluationPair(c, c, np.roll(labels, n, 0), labels, (99.0, 1.0, 1.0)) for n, c in enumerate("ab")]
+    scores = evaluate(pairs, structures=zones, vessel_structures=list(zones))
+    summary = summarise(scores.rows, scores.trees)
+    for table in (summary_table(scores.rows), vessel_table(summary)):
+        assert table is not None
+        assert max(len(line) for line in text(table)) <= 80
+        assert not any("…" in line for line in text(table))
+        assert {name for line in text(table) for name in zones if name in line} == {*zones}
+
+
+def test_sides_are_one_sentence(make_pair: Callable[..., EvaluationPair], structures: dict[str, int]) -> None:
+    sides = summarise(two_zones(make_pair, structures, RV=10).rows).sides
+    assert sides is not None
+    assert sentence_on_sides(sides) == "Left and right: none of 1 paired structures lies on its partner's side."

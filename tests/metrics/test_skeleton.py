@@ -56,6 +56,12 @@ def test_empty_space_around_a_mask_changes_nothing(mask: np.ndarray) -> None:
     np.testing.assert_array_equal(padded, np.pad(skeletonize(mask), ((1, 2), (3, 0), (0, 1))))
 
 
+@given(st.one_of(noise, flat_noise))
+def test_the_order_in_memory_changes_nothing(mask: np.ndarray) -> None:
+    """NIfTI files are read in Fortran's order, of which a flat view would be a copy."""
+    np.testing.assert_array_equal(skeletonize(np.asfortranarray(mask)), skeletonize(mask))
+
+
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_a_tube_of_odd_width_becomes_its_axis(axis: int) -> None:
     tube = np.zeros((5, 5, 20), bool)

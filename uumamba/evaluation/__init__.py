@@ -1,16 +1,21 @@
 """From label maps to scores, a summary, the clinical table and a report: arrays and millimetres, no scan files."""
 
 from uumamba.evaluation.clinical import PatientIndices, patient_table, why_no_patient_table, write_patients
-from uumamba.evaluation.scores import EvaluationPair, ScoreRow, Scores, evaluate, read_scores, write_scores
+from uumamba.evaluation.means import MeanDice, mean_dice, mean_dice_of
+from uumamba.evaluation.scores import ScoreRow, Scores, read_scores, write_scores
+from uumamba.evaluation.scoring import EvaluationPair, evaluate
 from uumamba.evaluation.summary import Summary, summarise, write_summary
 
 __all__ = [
     "EvaluationPair",
+    "MeanDice",
     "PatientIndices",
     "ScoreRow",
     "Scores",
     "Summary",
     "evaluate",
+    "mean_dice",
+    "mean_dice_of",
     "patient_table",
     "read_scores",
     "summarise",

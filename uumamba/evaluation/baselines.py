@@ -68,7 +68,7 @@ class MeanShapeAtlas:
             placed = [_place(shares, labels[case].shape) for case in chosen]
             for threshold in self.thresholds:
                 predictions = [_largest_share(here, threshold) for here in placed]
-                dice = _foreground_dice(predictions, [labels[case] for case in chosen], structures)
+                dice = _pooled_dice(predictions, [labels[case] for case in chosen], structures)
                 if dice > best:
                     best, self._shares, self._threshold = dice, shares, threshold
                     self.chosen = {"threshold": threshold, "smoothing": smoothing, "scale": scale}
@@ -244,8 +244,11 @@ def _masks_of(masks: Iterable[Mask], truths: Iterable[LabelMap], value: int) -> 
     return ((mask, truth == value) for mask, truth in zip(masks, truths, strict=True))
 
 
-def _foreground_dice(predictions: Sequence[LabelMap], truths: Sequence[LabelMap], structures: int) -> float:
-    """Mean over cases and structures; a structure that neither has is left out of it."""
+def _pooled_dice(predictions: Sequence[LabelMap], truths: Sequence[LabelMap], structures: int) -> float:
+    """Mean over all pairs of case and structure at once; a pair in which neither has the structure is left out of it.
+
+    A rare structure weighs less here than in :func:`uumamba.evaluation.mean_dice`; it only ranks the grid's points.
+    """
     pairs = [
         pair
         for value in range(1, structures + 1)

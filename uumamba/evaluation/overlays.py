@@ -1,7 +1,6 @@
 """Overlays: outlines of prediction and label on three slices of a case, in true proportions."""
 
 import io
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,14 +8,24 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from scipy import ndimage
 
+from uumamba.evaluation.means import case_dice
+from uumamba.evaluation.orientation import display_order
 from uumamba.evaluation.scores import ScoreRow
 from uumamba.types import LabelMap, SpacingMm
 
 # Okabe & Ito's colours, told apart with every common colour vision; the first three stand out best on grey.
 COLOURS = ("#56B4E9", "#E69F00", "#F0E442", "#009E73", "#CC79A7", "#D55E00", "#0072B2")
+# Where there are more structures: each is the colour of CIELAB (lightness 42 to 94, chroma above 28) that lies farthest
+# from all before it and from white; neighbours in the list differ by 34 units or more.
+MORE_COLOURS = (
+    "#870FFF", "#00FF00", "#FF1ED2", "#FF005A", "#9678FF", "#78692D", "#5AFF96", "#00FFFF", "#5AA500",
+    "#FFA587", "#C3E196", "#A54B3C", "#C30078", "#FF0000", "#A5F01E", "#FF96FF", "#E1C3FF",
+)  # fmt: skip
 SLICE_FRACTIONS = (0.2, 0.5, 0.8)
 MARGIN_MM = 18.0
+CLOSE_UP_MM = 60.0
 PANEL_INCHES = 3.4
 GAP_INCHES = 0.03
 
@@ -44,16 +53,8 @@ class OverlayCase:
 
 def colours_of(structures: Sequence[str]) -> dict[str, str]:
     """The colour of each structure, the same in every plot and overlay."""
-    return {name: COLOURS[index % len(COLOURS)] for index, name in enumerate(structures)}
-
-
-def case_dice(rows: Sequence[ScoreRow]) -> dict[str, float]:
-    """Mean Dice over the structures of each case; a case whose structures are all absent is left out."""
-    values: defaultdict[str, list[float]] = defaultdict(list)
-    for row in rows:
-        if not np.isnan(row.dice):
-            values[row.case_id].append(row.dice)
-    return {case_id: float(np.mean(scores)) for case_id, scores in values.items()}
+    colours = COLOURS + MORE_COLOURS
+    return {name: colours[index % len(colours)] for index, name in enumerate(structures)}
 
 
 def pick_cases(rows: Sequence[ScoreRow]) -> dict[str, str]:
@@ -73,12 +74,17 @@ def pick_cases(rows: Sequence[ScoreRow]) -> dict[str, str]:
     return {role: seen[role] for role in roles if role in seen}
 
 
-def draw_overlay(case: OverlayCase, structures: Mapping[str, int]) -> bytes:
+def draw_overlay(case: OverlayCase, structures: Mapping[str, int], *, close_up: bool = False) -> bytes:
     """Draw three slices with the prediction's outlines solid and the label's dashed, as PNG.
 
     Slices are taken through the axis of the largest spacing, at 20, 50 and 80 % of where prediction or label lie.
     Left, posterior and inferior are to the right and below (the radiological view), as far as the affine is right. A
     border that two structures share is drawn once, in the colour of the later one: the endocardium is the LV's.
+
+    Args:
+        case: what to draw.
+        structures: label value of each structure.
+        close_up: show 60 mm about each slice's largest part, as vessels need it, and not all that lies anywhere.
     """
     stack = _Stack.of(case)
     indices = stack.representative_slices()
@@ -90,8 +96,9 @@ def draw_overlay(case: OverlayCase, structures: Mapping[str, int]) -> bytes:
         left = position * (PANEL_INCHES + GAP_INCHES)
         axes = figure.add_axes((left / width, 0.0, PANEL_INCHES / width, 1.0))
         _draw_slice(axes, stack, index, structures, grey=(low, high))
-        axes.set_xlim(window[0], window[1])
-        axes.set_ylim(window[3], window[2])
+        left_mm, right_mm, top_mm, bottom_mm = stack.close_up_mm(index) if close_up else window
+        axes.set_xlim(left_mm, right_mm)
+        axes.set_ylim(bottom_mm, top_mm)
         text = f"slice {index + 1} of {len(stack.image)}"
         axes.text(0.03, 0.03, text, color="white", fontsize=9, transform=axes.transAxes)
     with io.BytesIO() as stream:
@@ -132,37 +139,22 @@ class _Stack:
         middle_row, middle_column = (top + bottom) / 2, (left + right) / 2
         return middle_column - half, middle_column + half, middle_row - half, middle_row + half
 
+    def close_up_mm(self, index: int) -> tuple[float, float, float, float]:
+        """A square about the largest connected part of prediction and label on one slice; else about all there is."""
+        parts, number = ndimage.label((self.prediction[index] > 0) | (self.label[index] > 0))
+        if not number:
+            return self.window_mm()
+        largest = int(np.bincount(parts.ravel())[1:].argmax()) + 1
+        row, column = (float(middle) for middle in ndimage.center_of_mass(parts == largest))
+        x_mm, y_mm, half = column * self.column_mm, row * self.row_mm, CLOSE_UP_MM / 2
+        return x_mm - half, x_mm + half, y_mm - half, y_mm + half
+
     def grey_range(self, window: tuple[float, float, float, float]) -> tuple[float, float]:
         left, right, top, bottom = window
         rows = slice(max(int(top / self.row_mm), 0), int(bottom / self.row_mm) + 1)
         columns = slice(max(int(left / self.column_mm), 0), int(right / self.column_mm) + 1)
         low, high = np.nanpercentile(self.image[:, rows, columns], (0.5, 99.5))
         return float(low), max(float(high), float(low) + 1e-6)
-
-
-def display_order(affine: NDArray[np.float64], spacing_mm: SpacingMm) -> tuple[tuple[int, int, int], tuple[int, ...]]:
-    """How to turn a native array to ``(slice, row, column)`` for the radiological view.
-
-    The slice axis is that of the largest spacing (of several, the one closest to head-foot). Columns run to the left
-    of the patient, rows to the back or the feet.
-
-    Returns:
-        The order of the native axes, and the turned axes to flip.
-
-    Example:
-        >>> display_order(np.diag([1.0, 1.0, 1.0, 1.0]), (1.4, 1.4, 10.0))
-        ((2, 1, 0), (1, 2))
-    """
-    from scipy.optimize import linear_sum_assignment
-
-    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    worlds, natives = linear_sum_assignment(-np.abs(directions))
-    world_of = {int(native): int(world) for world, native in zip(worlds, natives, strict=True)}
-    through = max(range(3), key=lambda axis: (spacing_mm[axis], world_of[axis]))
-    column, row = sorted((axis for axis in range(3) if axis != through), key=lambda axis: world_of[axis])
-    order = (through, row, column)
-    to_right_or_up = [position for position in (1, 2) if directions[world_of[order[position]], order[position]] > 0]
-    return order, tuple(to_right_or_up)
 
 
 def _draw_slice(

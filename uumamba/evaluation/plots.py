@@ -11,11 +11,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from uumamba.evaluation.clinical import PatientIndices, agreement
-from uumamba.evaluation.overlays import COLOURS
+from uumamba.evaluation.overlays import colours_of
 from uumamba.evaluation.scores import ScoreRow
 
 INK = "#1f2933"
 LINE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9")
+MOST_STANDING = 14
+"""More boxes than these would have names that run into each other, so they lie down."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 STYLE: dict[Any, Any] = {
     "font.size": 10,
@@ -35,20 +37,26 @@ STYLE: dict[Any, Any] = {
 
 
 def plot_dice(rows: Sequence[ScoreRow]) -> bytes:
-    """One dot a case and a box of the quartiles, by structure and phase."""
+    """One dot a case and a box of the quartiles, by structure and phase; the boxes lie down where they are many."""
     structures = list(dict.fromkeys(row.structure for row in rows))
+    colours = colours_of(structures)
     phases = sorted({row.phase or "" for row in rows})
     groups = [(structure, phase) for structure in structures for phase in phases]
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(9.0, 3.6), dpi=130, layout="constrained")
+        lying = len(groups) > MOST_STANDING
+        size = (9.0, 0.6 + 0.27 * len(groups)) if lying else (9.0, 3.6)
+        figure = Figure(figsize=size, dpi=130, layout="constrained")
         axes = figure.add_subplot()
         for position, (structure, phase) in enumerate(groups):
             values = [row.dice for row in rows if (row.structure, row.phase or "") == (structure, phase)]
-            _strip(axes, position, np.array(values), COLOURS[structures.index(structure) % len(COLOURS)])
-        axes.set_xticks(range(len(groups)), [f"{structure}\n{phase}".strip() for structure, phase in groups])
-        axes.set_xlim(-0.6, len(groups) - 0.4)
-        axes.set_ylabel("Dice")
-        axes.grid(visible=False, axis="x")
+            _strip(axes, position, np.array(values), colours[structure], lying=lying)
+        if lying:
+            axes.set_yticks(range(len(groups)), [f"{structure} {phase}".strip() for structure, phase in groups])
+            axes.set(ylim=(len(groups) - 0.4, -0.6), xlabel="Dice")
+        else:
+            axes.set_xticks(range(len(groups)), [f"{structure}\n{phase}".strip() for structure, phase in groups])
+            axes.set(xlim=(-0.6, len(groups) - 0.4), ylabel="Dice")
+        axes.grid(visible=False, axis="y" if lying else "x")
         return _png(figure)
 
 
@@ -106,7 +114,7 @@ def plot_ejection_fraction(patients: Sequence[PatientIndices], index: str = "lv_
         return _png(figure)
 
 
-def _strip(axes: Axes, position: int, values: np.ndarray, colour: str) -> None:
+def _strip(axes: Axes, position: int, values: np.ndarray, colour: str, *, lying: bool) -> None:
     values = np.sort(values[np.isfinite(values)])
     if not values.size:
         return
@@ -115,6 +123,7 @@ def _strip(axes: Axes, position: int, values: np.ndarray, colour: str) -> None:
     axes.boxplot(
         values,
         positions=[position],
+        orientation="horizontal" if lying else "vertical",
         widths=0.62,
         showfliers=False,
         manage_ticks=False,
@@ -124,7 +133,8 @@ def _strip(axes: Axes, position: int, values: np.ndarray, colour: str) -> None:
         whiskerprops={"color": "#7b8794"},
         capprops={"color": "#7b8794"},
     )
-    axes.scatter(position + aside, values, s=18, color=colour, edgecolors=INK, linewidths=0.4, zorder=3)
+    x, y = (values, position + aside) if lying else (position + aside, values)
+    axes.scatter(x, y, s=18, color=colour, edgecolors=INK, linewidths=0.4, zorder=3)
 
 
 def _identity_line(axes: Axes) -> None:

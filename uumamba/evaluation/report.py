@@ -9,6 +9,7 @@ from typing import Any
 
 from jinja2 import DictLoader, Environment, StrictUndefined
 
+from uumamba.evaluation.cards import MOST_SIDE_BY_SIDE, make_cards, number
 from uumamba.evaluation.clinical import (
     PatientIndices,
     agreement,
@@ -17,12 +18,15 @@ from uumamba.evaluation.clinical import (
     patient_table,
     why_no_patient_table,
 )
-from uumamba.evaluation.overlays import OverlayCase, case_dice, colours_of, draw_overlay
+from uumamba.evaluation.means import case_dice
+from uumamba.evaluation.overlays import OverlayCase, colours_of, draw_overlay
 from uumamba.evaluation.plots import plot_dice, plot_ejection_fraction, plot_training
-from uumamba.evaluation.scores import ScoreRow
+from uumamba.evaluation.projections import APART_COLOUR, draw_projections
+from uumamba.evaluation.scores import WHOLE_TREE, ScoreRow
 from uumamba.evaluation.summary import RULES, Summary, summarise
 
 LOWEST_CASES = 5
+LOWEST_STRUCTURES = 3
 _TEMPLATE = "report.html.j2"
 _UNITS = {"ml": "ml", "g": "g", "percent": "%"}
 
@@ -39,6 +43,7 @@ def render_report(
     rows: Sequence[ScoreRow],
     *,
     title: str,
+    trees: Sequence[ScoreRow] = (),
     structures: Mapping[str, int] | None = None,
     overlays: Sequence[Overlay] = (),
     training: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
@@ -51,6 +56,7 @@ def render_report(
     Args:
         rows: those of ``scores.csv``.
         title: heading of the page.
+        trees: those of ``trees.csv``.
         structures: label value of each structure, for the overlays.
         overlays: cases to draw.
         training: rows of ``metrics.jsonl`` of each fold.
@@ -58,8 +64,9 @@ def render_report(
         failures: ``case_id``, ``problem`` and ``cure`` of the cases that could not be scored.
         notes: sentences on what was left out, and on the data.
     """
-    summary, patients = summarise(rows), patient_table(rows)
+    summary, patients = summarise(rows, trees), patient_table(rows)
     names = [row.structure for row in summary.overall()]
+    vessels = [row for row in (*summary.overall(), summary.whole_tree) if row is not None and row.vessel is not None]
     return (
         _environment()
         .get_template(_TEMPLATE)
@@ -67,12 +74,18 @@ def render_report(
             title=title,
             summary=summary,
             structures=names,
+            many=len(names) > MOST_SIDE_BY_SIDE,
+            phased=any(row.phase for row in rows),
+            grouped=any(row.group for row in rows),
+            vessels=vessels,
+            whole_tree=WHOLE_TREE,
             colours=colours_of(names),
             lead=_lead(summary),
-            cards=_cards(summary, patients),
+            cards=make_cards(summary, patients),
             overlays=[_drawn(overlay, rows, structures or {}) for overlay in overlays],
+            apart=APART_COLOUR,
             dice_plot=plot_dice(rows),
-            cases=_cases(rows),
+            cases=_cases(rows, {row.case_id: row for row in trees}),
             lowest=LOWEST_CASES,
             clinical=_clinical(patients),
             why_no_clinical=why_no_patient_table(rows),
@@ -95,18 +108,8 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": _number, "png": _data_uri}
+    environment.filters |= {"number": number, "png": _data_uri}
     return environment
-
-
-def _number(value: float | None, digits: int = 3) -> str:
-    """A number for a table: an en dash where it is undefined, the infinity sign for a miss, a true minus sign."""
-    if value is None or math.isnan(value):
-        return "–"
-    if math.isinf(value):
-        return "∞"
-    text = f"{value:.{digits}f}"
-    return text.replace("-", "" if float(text) == 0 else "−")
 
 
 def _data_uri(png: bytes) -> str:
@@ -123,39 +126,31 @@ def _lead(summary: Summary) -> str:
     return f"{summary.n_cases} cases of {summary.n_patients} patients. {verdict}."
 
 
-def _cards(summary: Summary, patients: Sequence[PatientIndices]) -> list[dict[str, str]]:
-    names = ", ".join(row.structure for row in summary.overall())
-    cards = [{"value": _number(summary.foreground_dice), "name": "foreground Dice", "note": f"mean over {names}"}]
-    for row in summary.overall():
-        note = f"± {_number(row.dice.sd)}, HD95\u00a0{_number(row.hd95_mm.mean, 1)}\u00a0mm"
-        cards.append({"value": _number(row.dice.mean), "name": f"{row.structure} Dice", "note": note})
-    agreed = agreement(patients).get("lv_ef_percent")
-    if agreed and agreed["limits"]:
-        low, high = (_number(limit, 1) for limit in agreed["limits"])
-        note = f"points, 95\u00a0% limits {low}\u00a0to\u00a0{high}"
-        cards.append({"value": _signed(agreed["bias"]), "name": "bias of LV EF", "note": note})
-    return cards
-
-
-def _signed(value: float) -> str:
-    text = _number(value, 1)
-    return f"+{text}" if float(f"{value:.1f}") > 0 else text
-
-
 def _drawn(overlay: Overlay, rows: Sequence[ScoreRow], structures: Mapping[str, int]) -> dict[str, Any]:
     own = [row for row in rows if row.case_id == overlay.case.case_id]
+    vessels = [row.structure for row in own if row.is_vessel and row.structure in structures]
     return {
         "role": overlay.role,
         "case_id": overlay.case.case_id,
         "phase": own[0].phase,
         "group": own[0].group,
         "dice": case_dice(own).get(overlay.case.case_id),
-        "each": [(row.structure, row.dice) for row in own],
-        "png": draw_overlay(overlay.case, structures),
+        "each": _each(own),
+        "png": draw_overlay(overlay.case, structures, close_up=bool(vessels)),
+        "projections": draw_projections(overlay.case, structures, vessels) if vessels else None,
     }
 
 
-def _cases(rows: Sequence[ScoreRow]) -> list[dict[str, Any]]:
+def _each(rows: Sequence[ScoreRow]) -> list[tuple[str, float]]:
+    """Dice of each structure; of the lowest ones alone where there are many."""
+    each = [(row.structure, row.dice) for row in rows]
+    if len(each) <= MOST_SIDE_BY_SIDE:
+        return each
+    known = [(structure, dice) for structure, dice in each if not math.isnan(dice)]
+    return sorted(known, key=lambda pair: pair[1])[:LOWEST_STRUCTURES]
+
+
+def _cases(rows: Sequence[ScoreRow], trees: Mapping[str, ScoreRow]) -> list[dict[str, Any]]:
     """One line a case, the lowest mean Dice first; cases without any structure come last."""
     means = case_dice(rows)
     lines = []
@@ -169,6 +164,9 @@ def _cases(rows: Sequence[ScoreRow]) -> list[dict[str, Any]]:
                 "group": first.group,
                 "dice": means.get(case_id),
                 "scores": scores,
+                "lowest": _each(own),
+                "missed": sum(row.volume_ml == 0 < row.label_volume_ml for row in own),
+                "tree": trees.get(case_id, own[0] if len(own) == 1 else None),
             }
         )
     return sorted(lines, key=lambda line: (line["dice"] is None, line["dice"] or 0.0, line["case_id"]))

@@ -2,44 +2,17 @@
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from uumamba.errors import CaseError, UsageError
 from uumamba.files import write_text
-from uumamba.metrics import dice_coefficient, surface_distances, volume_ml
-from uumamba.metrics.average_surface_distance import average_of
-from uumamba.metrics.hausdorff import hausdorff_of
-from uumamba.metrics.normalized_surface_dice import normalized_surface_dice_of
-from uumamba.types import LabelMap, SpacingMm
 
 SCORES_NAME = "scores.csv"
-NSD_TOLERANCE_MM = 2.0
-"""Tolerance of the ``nsd`` column: about one voxel in the plane of a cine MRI."""
-
-
-@dataclass(frozen=True)
-class EvaluationPair:
-    """A prediction and its label on one native grid.
-
-    Args:
-        case_id: names the rows.
-        patient_id: the unit of the clinical table.
-        prediction: label map, in the array's stored axis order.
-        label: ground truth, of the same shape.
-        spacing_mm: voxel edge lengths in array-axis order.
-        phase: ``"ED"`` or ``"ES"`` where known.
-        group: diagnosis where known.
-    """
-
-    case_id: str
-    patient_id: str
-    prediction: LabelMap
-    label: LabelMap
-    spacing_mm: SpacingMm
-    phase: str | None = None
-    group: str | None = None
+TREES_NAME = "trees.csv"
+WHOLE_TREE = "whole tree"
+"""The structure that the rows of ``trees.csv`` name: all vessels of a case taken together."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +21,10 @@ class ScoreRow:
 
     ``volume_ml`` is the prediction's. A mask is empty exactly where its volume is 0, so misses can be counted from a
     row. A total miss has Dice 0, NSD 0 and infinite distances; with both masks empty all four are NaN.
+
+    The columns from ``cl_dice`` to ``length_error`` are those of :func:`uumamba.metrics.vessel_scores`, and None where
+    the structure is no vessel. ``partner`` is the same structure on the body's other side, None where there is none,
+    and ``partner_overlap_ml`` what the prediction shares with the partner's label.
     """
 
     case_id: str
@@ -61,44 +38,44 @@ class ScoreRow:
     label_volume_ml: float
     assd_mm: float
     group: str | None
+    cl_dice: float | None = None
+    betti0_error: float | None = None
+    betti1_error: float | None = None
+    betti2_error: float | None = None
+    length_error: float | None = None
+    partner: str | None = None
+    partner_overlap_ml: float | None = None
+
+    @property
+    def is_vessel(self) -> bool:
+        """Whether the vessel's columns are filled."""
+        return self.cl_dice is not None
+
+    @property
+    def lies_on_partner(self) -> bool:
+        """Whether the prediction shares more with the partner's label than with its own: left and right are swapped."""
+        if self.partner_overlap_ml is None:
+            return False
+        own_ml = self.dice * (self.volume_ml + self.label_volume_ml) / 2
+        # Overlaps are whole numbers of voxels, below 1e9 of them: a smaller difference is the formula's rounding.
+        return self.partner_overlap_ml > own_ml * (1 + 1e-9)
 
 
 @dataclass(frozen=True)
 class Scores:
-    """The rows of an evaluation, and the cases that could not be scored."""
+    """The rows of an evaluation, those of whole vessel trees, and the cases that could not be scored."""
 
     rows: tuple[ScoreRow, ...]
     failures: tuple[CaseError, ...] = ()
+    trees: tuple[ScoreRow, ...] = ()
 
 
 COLUMNS = tuple(field.name for field in fields(ScoreRow))
-
-
-def evaluate(pairs: Iterable[EvaluationPair], *, structures: Mapping[str, int]) -> Scores:
-    """Score predictions against their labels: Dice, surface distances and volumes of each structure.
-
-    Pairs are taken one at a time, so an iterator that reads them from disk never holds more than one.
-
-    Args:
-        pairs: predictions with their labels, in any order; rows keep it.
-        structures: label value of each structure, background left out.
-
-    Raises:
-        ValueError: a prediction and its label differ in shape.
-
-    Example:
-        >>> import numpy as np
-        >>> label = np.zeros((4, 4, 2), np.uint8)
-        >>> label[1:3, 1:3] = 1
-        >>> pair = EvaluationPair("a_01", "a", prediction=label, label=label, spacing_mm=(1.0, 1.0, 5.0))
-        >>> evaluate([pair], structures={"LV": 1}).rows[0].dice
-        1.0
-    """
-    return Scores(tuple(row for pair in pairs for row in _score_case(pair, structures)))
+VESSEL_COLUMNS = ("cl_dice", "betti0_error", "betti1_error", "betti2_error", "length_error")
 
 
 def write_scores(path: Path | str, rows: Iterable[ScoreRow]) -> None:
-    """Write ``scores.csv``, whole or absent; numbers are written so that they read back bit for bit."""
+    """Write ``scores.csv`` or ``trees.csv``, whole or absent; numbers read back bit for bit."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -107,7 +84,7 @@ def write_scores(path: Path | str, rows: Iterable[ScoreRow]) -> None:
 
 
 def read_scores(path: Path | str) -> tuple[ScoreRow, ...]:
-    """Read a ``scores.csv``.
+    """Read a ``scores.csv`` or ``trees.csv``; columns after ``group`` may be absent, as in tables of earlier versions.
 
     Raises:
         UsageError: the file is missing, holds no row, or is not such a table.
@@ -127,25 +104,6 @@ def read_scores(path: Path | str) -> tuple[ScoreRow, ...]:
     return rows
 
 
-def _score_case(pair: EvaluationPair, structures: Mapping[str, int]) -> Iterator[ScoreRow]:
-    for structure, value in structures.items():
-        prediction, label = pair.prediction == value, pair.label == value
-        distances = surface_distances(prediction, label, spacing_mm=pair.spacing_mm)
-        yield ScoreRow(
-            case_id=pair.case_id,
-            patient_id=pair.patient_id,
-            phase=pair.phase,
-            structure=structure,
-            dice=dice_coefficient(prediction, label),
-            hd95_mm=hausdorff_of(distances, percentile=95),
-            nsd=normalized_surface_dice_of(distances, tolerance_mm=NSD_TOLERANCE_MM),
-            volume_ml=volume_ml(prediction, spacing_mm=pair.spacing_mm),
-            label_volume_ml=volume_ml(label, spacing_mm=pair.spacing_mm),
-            assd_mm=average_of(distances),
-            group=pair.group,
-        )
-
-
 def _parse(entry: Mapping[str, str]) -> ScoreRow:
     return ScoreRow(
         case_id=entry["case_id"],
@@ -159,4 +117,11 @@ def _parse(entry: Mapping[str, str]) -> ScoreRow:
         label_volume_ml=float(entry["label_volume_ml"]),
         assd_mm=float(entry["assd_mm"]),
         group=entry["group"] or None,
+        partner=entry.get("partner") or None,
+        **{name: _optional(entry.get(name)) for name in (*VESSEL_COLUMNS, "partner_overlap_ml")},
     )
+
+
+def _optional(text: str | None) -> float | None:
+    """None of an empty cell, and of a column that the table was written without."""
+    return float(text) if text else None

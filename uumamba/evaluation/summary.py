@@ -1,15 +1,14 @@
 """The summary of scores: mean and spread for each structure and phase, with every miss counted."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from uumamba.evaluation.clinical import agreement, group_means, patient_table, why_no_patient_table
-from uumamba.evaluation.scores import NSD_TOLERANCE_MM, ScoreRow
+from uumamba.evaluation.means import Moments, mean_dice_of, moments
+from uumamba.evaluation.scores import TREES_NAME, WHOLE_TREE, ScoreRow
+from uumamba.evaluation.scoring import NSD_TOLERANCE_MM
 from uumamba.files import write_json
 
 SUMMARY_NAME = "summary.json"
@@ -26,18 +25,45 @@ RULES: Mapping[str, str] = {
         "patient scored at ED and ES counts twice in phase 'all'."
     ),
     "foreground_dice": "Mean over structures of each structure's mean Dice over all cases.",
+    "vessels": (
+        "clDice by skeletons of one voxel's width that keep the topology. Betti errors are absolute differences in the "
+        "number of parts (0), tunnels (1) and cavities (2), foreground joined by 26 neighbours. The length error is "
+        "how much longer the prediction's centreline is than the label's, as a share of the label's: negative is too "
+        "short. A total miss has clDice 0, the other mask's own Betti numbers as errors (little: read them together "
+        "with n_missed), and the length error -1, or infinity where the label is empty, which is in no mean. The "
+        "length of a zone that is no longer than it is wide says little. Where there are several vessels, the whole "
+        f"tree is all of them as one mask; its rows stand in {TREES_NAME}, and in no mean over structures."
+    ),
+    "sides": (
+        "A structure lies on its partner's side where its prediction shares more voxels with the label of the same "
+        "structure on the other side of the body than with its own label."
+    ),
     "surface": "Surface voxels share a face with the outside; HD95 is the greater of the two directed percentiles.",
     "nsd": f"Normalized surface Dice with a tolerance of {NSD_TOLERANCE_MM:g} mm.",
 }
 
 
 @dataclass(frozen=True)
-class Moments:
-    """Mean, sample standard deviation and number of the finite values; None where they are undefined."""
+class VesselSummary:
+    """The columns that vessels alone have."""
 
-    mean: float | None
-    sd: float | None
-    n: int
+    cl_dice: Moments
+    betti0_error: Moments
+    betti1_error: Moments
+    betti2_error: Moments
+    length_error: Moments
+
+
+@dataclass(frozen=True)
+class SideSwap:
+    """A structure that was predicted where its partner on the body's other side is labelled."""
+
+    case_id: str
+    structure: str
+    partner: str
+
+    def __str__(self) -> str:
+        return f"{self.case_id}: {self.structure} lies where {self.partner} is labelled"
 
 
 @dataclass(frozen=True)
@@ -54,27 +80,42 @@ class StructureSummary:
     hd95_mm: Moments
     nsd: Moments
     assd_mm: Moments
+    vessel: VesselSummary | None = None
+
+
+@dataclass(frozen=True)
+class SideSummary:
+    """How often a structure with a partner on the body's other side was found, and where it lay on that side."""
+
+    n_checked: int
+    swapped: tuple[SideSwap, ...]
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What ``summary.json`` says of the rows of ``scores.csv``."""
+    """What ``summary.json`` says of the rows of ``scores.csv`` and ``trees.csv``."""
 
     n_cases: int
     n_patients: int
     foreground_dice: float | None
     structures: tuple[StructureSummary, ...]
+    whole_tree: StructureSummary | None = None
+    sides: SideSummary | None = None
 
     def overall(self) -> tuple[StructureSummary, ...]:
         """The structures over all phases."""
         return tuple(row for row in self.structures if row.phase == ALL_PHASES)
 
 
-def summarise(rows: Sequence[ScoreRow]) -> Summary:
+def summarise(rows: Sequence[ScoreRow], trees: Sequence[ScoreRow] = ()) -> Summary:
     """Summarise rows by structure and phase; phase ``"all"`` takes every case.
 
     Phases stand in the order ED, ES, then others by name. Where only one phase is known, or none, there is ``"all"``
     alone.
+
+    Args:
+        rows: those of ``scores.csv``.
+        trees: those of ``trees.csv``; they are in no mean over structures.
     """
     structures = list(dict.fromkeys(row.structure for row in rows))
     summaries = [
@@ -82,21 +123,25 @@ def summarise(rows: Sequence[ScoreRow]) -> Summary:
         for structure in structures
         for phase in (*_phases(rows), ALL_PHASES)
     ]
-    means = [s.dice.mean for s in summaries if s.phase == ALL_PHASES and s.dice.mean is not None]
     return Summary(
         n_cases=len({row.case_id for row in rows}),
         n_patients=len({row.patient_id for row in rows}),
-        foreground_dice=float(np.mean(means)) if means else None,
+        foreground_dice=mean_dice_of(rows).foreground,
         structures=tuple(summaries),
+        whole_tree=_summarise_one(WHOLE_TREE, ALL_PHASES, trees) if trees else None,
+        sides=_sides(rows),
     )
 
 
-def write_summary(path: Path | str, rows: Sequence[ScoreRow], *, failed: Iterable[str] = ()) -> None:
+def write_summary(
+    path: Path | str, rows: Sequence[ScoreRow], *, trees: Sequence[ScoreRow] = (), failed: Iterable[str] = ()
+) -> None:
     """Write ``summary.json``: the summary, agreement of the clinical indices, and the rules behind them.
 
     Args:
         path: the file.
-        rows: those of ``scores.csv``; every number here is made from them.
+        rows: those of ``scores.csv``.
+        trees: those of ``trees.csv``; every number here is made from both.
         failed: ids of cases that could not be scored.
     """
     missing = why_no_patient_table(rows)
@@ -104,21 +149,8 @@ def write_summary(path: Path | str, rows: Sequence[ScoreRow], *, failed: Iterabl
     clinical: dict[str, Any] = {"left_out": missing} if missing else {}
     if not missing:
         clinical = {"agreement": agreement(patients), "groups": group_means(patients)}
-    write_json(path, asdict(summarise(rows)) | {"clinical": clinical, "failed": sorted(failed), "rules": dict(RULES)})
-
-
-def moments(values: Iterable[float]) -> Moments:
-    """Moments of the finite values.
-
-    Example:
-        >>> moments([1.0, 3.0, float("inf"), float("nan")])
-        Moments(mean=2.0, sd=1.4142135623730951, n=2)
-    """
-    finite = [value for value in values if math.isfinite(value)]
-    return Moments(
-        mean=float(np.mean(finite)) if finite else None,
-        sd=float(np.std(finite, ddof=1)) if len(finite) > 1 else None,
-        n=len(finite),
+    write_json(
+        path, asdict(summarise(rows, trees)) | {"clinical": clinical, "failed": sorted(failed), "rules": dict(RULES)}
     )
 
 
@@ -142,4 +174,21 @@ def _summarise_one(structure: str, phase: str, rows: Sequence[ScoreRow]) -> Stru
         hd95_mm=moments(row.hd95_mm for row in chosen),
         nsd=moments(row.nsd for row in chosen),
         assd_mm=moments(row.assd_mm for row in chosen),
+        vessel=_summarise_vessel([row for row in chosen if row.is_vessel]),
     )
+
+
+def _summarise_vessel(rows: Sequence[ScoreRow]) -> VesselSummary | None:
+    if not rows:
+        return None
+    columns = {field.name: [getattr(row, field.name) for row in rows] for field in fields(VesselSummary)}
+    return VesselSummary(**{name: moments(v for v in values if v is not None) for name, values in columns.items()})
+
+
+def _sides(rows: Sequence[ScoreRow]) -> SideSummary | None:
+    """None where no structure has a partner."""
+    paired = [row for row in rows if row.partner is not None]
+    if not paired:
+        return None
+    swapped = (SideSwap(row.case_id, row.structure, str(row.partner)) for row in paired if row.lies_on_partner)
+    return SideSummary(n_checked=sum(row.volume_ml > 0 for row in paired), swapped=tuple(swapped))

@@ -5,14 +5,17 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from uumamba.evaluation.clinical import PatientIndices, group_means
+from uumamba.evaluation.means import Moments
 from uumamba.evaluation.scores import ScoreRow
-from uumamba.evaluation.summary import ALL_PHASES, Moments, StructureSummary, summarise
+from uumamba.evaluation.summary import ALL_PHASES, SideSummary, StructureSummary, Summary, summarise
 
 NOT_DEFINED = "-"
 
 
 def summary_table(rows: Sequence[ScoreRow]) -> Table:
-    """Dice, HD95 and counts by structure and phase, with the foreground mean at the foot; 80 columns hold it.
+    """Dice, HD95 and counts by structure, and by phase where there are phases; the foreground mean stands at the foot.
+
+    80 columns hold it.
 
     Args:
         rows: those of ``scores.csv``.
@@ -22,13 +25,45 @@ def summary_table(rows: Sequence[ScoreRow]) -> Table:
     table = Table(title=title, title_justify="left", show_footer=True)
     foreground = NOT_DEFINED if summary.foreground_dice is None else f"{summary.foreground_dice:.3f}"
     table.add_column("structure", footer="foreground", no_wrap=True)
-    table.add_column("phase", footer=ALL_PHASES, no_wrap=True)
+    phased = any(row.phase != ALL_PHASES for row in summary.structures)
+    if phased:
+        table.add_column("phase", footer=ALL_PHASES, no_wrap=True)
     table.add_column("Dice", footer=foreground, justify="right", no_wrap=True)
     for heading in ("HD95, mm", "n", "missed", "spurious"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in summary.structures:
-        table.add_row(*_cells(row), end_section=row.phase == ALL_PHASES)
+        name = [row.structure, row.phase] if phased else [row.structure]
+        table.add_row(*name, *_cells(row), end_section=phased and row.phase == ALL_PHASES)
     return table
+
+
+def vessel_table(summary: Summary) -> Table | None:
+    """clDice, and how far off parts, tunnels, cavities (Betti numbers) and length are; None where there is no vessel.
+
+    The whole tree stands at the end.
+    """
+    vessels = [row for row in (*summary.overall(), summary.whole_tree) if row is not None and row.vessel is not None]
+    if not vessels:
+        return None
+    table = Table(title="Vessels", title_justify="left")
+    table.add_column("structure", no_wrap=True)
+    for heading in ("clDice", "parts", "tunnels", "cavities", "length, %"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for number, row in enumerate(vessels):
+        if row.vessel is not None:
+            errors = (row.vessel.betti0_error, row.vessel.betti1_error, row.vessel.betti2_error)
+            cells = [_with_spread(row.vessel.cl_dice, 3), *(_number(error.mean, 1) for error in errors)]
+            length = _with_spread(row.vessel.length_error.percent, 1)
+            table.add_row(row.structure, *cells, length, end_section=number == len(vessels) - 2)
+    return table
+
+
+def sentence_on_sides(sides: SideSummary) -> str:
+    """What was found of structures that lie where their partner on the body's other side is labelled."""
+    if not sides.swapped:
+        return f"Left and right: none of {sides.n_checked} paired structures lies on its partner's side."
+    found = "; ".join(map(str, sides.swapped))
+    return f"WARNING, left and right: {len(sides.swapped)} of {sides.n_checked} paired structures are swapped. {found}."
 
 
 def ejection_fraction_table(patients: Sequence[PatientIndices]) -> Table | None:
@@ -52,7 +87,7 @@ def ejection_fraction_table(patients: Sequence[PatientIndices]) -> Table | None:
 def _cells(row: StructureSummary) -> list[str]:
     misses = [str(row.n_missed), str(row.n_spurious)]
     scores = [_with_spread(row.dice, 3), _with_spread(row.hd95_mm, 1)]
-    return [row.structure, row.phase, *scores, str(row.dice.n), *misses]
+    return [*scores, str(row.dice.n), *misses]
 
 
 def _with_spread(moments: Moments, digits: int) -> str:
@@ -61,7 +96,7 @@ def _with_spread(moments: Moments, digits: int) -> str:
 
 
 def _number(value: float | None, digits: int) -> str:
-    return NOT_DEFINED if value is None else f"{value:.{digits}f}"
+    return NOT_DEFINED if value is None else f"{value:z.{digits}f}"
 
 
 def _count(number: int, noun: str) -> str:

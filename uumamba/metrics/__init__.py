@@ -13,10 +13,12 @@ from uumamba.metrics.normalized_surface_dice import normalized_surface_dice
 from uumamba.metrics.skeleton import skeletonize
 from uumamba.metrics.surface import SurfaceDistances, surface_distances
 from uumamba.metrics.topology import betti_errors, betti_numbers
+from uumamba.metrics.vessel import VesselScores, vessel_scores
 from uumamba.metrics.volume import volume_ml
 
 __all__ = [
     "SurfaceDistances",
+    "VesselScores",
     "average_surface_distance",
     "betti_errors",
     "betti_numbers",
@@ -28,5 +30,6 @@ __all__ = [
     "normalized_surface_dice",
     "skeletonize",
     "surface_distances",
+    "vessel_scores",
     "volume_ml",
 ]

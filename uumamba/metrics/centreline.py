@@ -59,9 +59,7 @@ def centreline_length_mm(mask: Mask, *, spacing_mm: Sequence[float]) -> float:
     if mask.ndim == 2:
         cut, lengths_mm = cut[None], (1.0, *lengths_mm)
     solid = fill_cavities(cut)
-    graph = skeleton_graph(skeletonize(solid), spacing_mm=lengths_mm)
-    beyond_mm = _beyond_ends_mm(solid, graph, lengths_mm)
-    return float(_smoothed(graph).edge_lengths_mm.sum() + beyond_mm.sum())
+    return centreline_length_of(solid, skeletonize(solid), spacing_mm=lengths_mm)
 
 
 def centreline_length_error(prediction: Mask, label: Mask, *, spacing_mm: Sequence[float]) -> float:
@@ -100,7 +98,18 @@ def centreline_length_error(prediction: Mask, label: Mask, *, spacing_mm: Sequen
     if not label.any():
         return float("inf")
     found_mm = centreline_length_mm(prediction, spacing_mm=spacing_mm)
-    wanted_mm = centreline_length_mm(label, spacing_mm=spacing_mm)
+    return length_error_of(found_mm, centreline_length_mm(label, spacing_mm=spacing_mm))
+
+
+def centreline_length_of(solid: Mask, skeleton: Mask, *, spacing_mm: Sequence[float]) -> float:
+    """The same length from a skeleton already computed, of a mask ``(Z, Y, X)`` without cavities."""
+    graph = skeleton_graph(skeleton, spacing_mm=spacing_mm)
+    beyond_mm = _beyond_ends_mm(solid, graph, spacing_mm)
+    return float(_smoothed(graph).edge_lengths_mm.sum() + beyond_mm.sum())
+
+
+def length_error_of(found_mm: float, wanted_mm: float) -> float:
+    """The same error from the lengths of two masks, both of which have a voxel."""
     if wanted_mm == 0:
         return 0.0 if found_mm == 0 else float("inf")
     return (found_mm - wanted_mm) / wanted_mm

@@ -64,7 +64,7 @@ def skeletonize(mask: Mask) -> Mask:
 
 def _thin(mask: Mask) -> Mask:
     """The same for three axes; one of length 1 has no sides to take layers from."""
-    volume = np.pad(mask, 1).astype(np.uint8)
+    volume = np.ascontiguousarray(np.pad(mask, 1), np.uint8)  # or the flat view below would be a copy
     strides = (volume.shape[1] * volume.shape[2], volume.shape[2], 1)
     sides = [sign * stride for stride, n in zip(strides, mask.shape, strict=True) if n > 1 for sign in (-1, 1)]
     flat = volume.reshape(-1)

@@ -10,6 +10,7 @@ from uumamba.config import RunConfig
 from uumamba.data.case import Case, Manifest
 from uumamba.data.prepared import PreparedFolder
 from uumamba.data.scan import read_label
+from uumamba.evaluation import mean_dice
 from uumamba.evaluation.baselines import IntensityThreshold, MeanShapeAtlas
 from uumamba.files import write_json
 from uumamba.metrics import dice_coefficient
@@ -89,8 +90,7 @@ def score_on_native_grids(
         label = _native_label(folder.manifest, case)
         for name, value in structures.items():
             scores[name].append(dice_coefficient(prediction == value, label == value))
-    means = {name: float(np.nanmean(values)) for name, values in scores.items()}
-    return {"dice": float(np.mean(list(means.values())))} | means
+    return mean_dice(scores).as_dict()
 
 
 def _native_label(manifest: Manifest, case: Case) -> np.ndarray:

@@ -1,28 +1,29 @@
-"""From predictions and labels to ``scores.csv``, ``summary.json``, ``patients.csv`` and a table on the terminal."""
+"""From predictions and labels to tables of scores, cases and patients, a summary, and a table on the terminal."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
-from uumamba.data.case import Case, Split
+from uumamba.data.case import Case, Manifest, Split
 from uumamba.data.scan import Scan, check_same_grid, read_label
-from uumamba.errors import CaseError, UumambaError
+from uumamba.errors import CaseError, UsageError, UumambaError
 from uumamba.evaluation import (
     EvaluationPair,
     Scores,
     evaluate,
     patient_table,
+    summarise,
     why_no_patient_table,
     write_patients,
     write_scores,
     write_summary,
 )
 from uumamba.evaluation.clinical import PATIENTS_NAME
-from uumamba.evaluation.scores import SCORES_NAME
+from uumamba.evaluation.scores import SCORES_NAME, TREES_NAME
 from uumamba.evaluation.summary import SUMMARY_NAME
-from uumamba.evaluation.tables import ejection_fraction_table, summary_table
+from uumamba.evaluation.tables import ejection_fraction_table, sentence_on_sides, summary_table, vessel_table
 from uumamba.files import make_folder
 from uumamba.pipelines.failures import record_failures
 from uumamba.pipelines.label_maps import find_predictions, read_labelled_cases
@@ -50,20 +51,23 @@ def evaluate_folder(
     fold: int | None = None,
     split: Split | None = None,
     structures: Mapping[str, int] | None = None,
+    vessels: Collection[str] | None = None,
     failed: Sequence[CaseError] = (),
 ) -> Scores:
     """Score every labelled case on its native grid.
 
     Args:
         predictions: a folder of ``<case_id>.nii.gz``, or a manifest, whose labels are then the predictions.
-        labels: a folder of ``<case_id>.nii.gz``, a manifest, or ACDC's own folder. Cases without a label are not
-            scored.
-        out: gets ``scores.csv``, ``summary.json``, ``patients.csv`` where phases are known, and ``failures.json``
-            where a case failed.
+        labels: a folder of ``<case_id>.nii.gz``, a manifest, or ACDC's, ImageCAS's or AortaSeg24's own folder. Cases
+            without a label are not scored.
+        out: gets ``scores.csv``, ``summary.json``, ``trees.csv`` where there are several vessels, ``patients.csv``
+            where phases are known, and ``failures.json`` where a case failed.
         fold: of a manifest's cases, only this fold's.
         split: of a manifest's cases, only this split's.
         structures: label value of each structure; None takes the manifest's, and without one every value that is
             found, as ``label_1`` and so on.
+        vessels: structures that get clDice, Betti and length errors, or ``["all"]``; None takes those that bear a name
+            of ImageCAS's or AortaSeg24's vessels.
         failed: cases that failed on the way here: they need no prediction and join the failures.
 
     Returns:
@@ -72,7 +76,7 @@ def evaluate_folder(
 
     Raises:
         MissingPredictions: a labelled case has no prediction; nothing is written.
-        UsageError: nothing to score is found.
+        UsageError: nothing to score is found, or one of ``vessels`` is no structure.
         StoppedOnRequest: a signal asked for it.
     """
     predictions, out = Path(predictions), Path(out)
@@ -87,25 +91,69 @@ def evaluate_folder(
     failures = [*failed, *incomplete]
     with StopRequest() as stop:
         structures = structures or manifest.structures or _structures_found(cases, found)
-        scores = evaluate(_pairs(cases, found, structures, failures, stop), structures=structures)
+        scores = evaluate(
+            _pairs(cases, found, structures, failures, stop),
+            structures=structures,
+            vessel_structures=_vessels(vessels, structures),
+            mirror_pairs=_mirror_pairs(manifest, structures),
+        )
     scores = replace(scores, failures=tuple(failures))
     _write(out, scores)
     return scores
 
 
 def print_summary(scores: Scores) -> None:
-    """Print the summary by structure and phase, and the ejection fractions by group where they are known."""
+    """Print the summary by structure and phase, and what is known of vessels, sides, and ejection fractions."""
     console = Console()
     if not scores.rows:
         console.print("No case could be scored.")
         return
+    summary = summarise(scores.rows, scores.trees)
     console.print(summary_table(scores.rows))
+    vessels = vessel_table(summary)
+    if vessels is not None:
+        console.print(vessels)
+    if summary.sides is not None:
+        console.print(sentence_on_sides(summary.sides))
     fractions = ejection_fraction_table(patient_table(scores.rows))
     if fractions is not None:
         console.print(fractions)
     reason = why_no_patient_table(scores.rows)
-    if reason:
+    if reason and vessels is None:
         console.print(reason)
+
+
+def _vessels(asked: Collection[str] | None, structures: Mapping[str, int]) -> tuple[str, ...]:
+    """The structures that are scored as vessels, in the order of the structures."""
+    if asked is None:
+        return tuple(name for name in structures if name in _vessels_of_public_data())
+    if set(asked) == {"all"}:
+        return tuple(structures)
+    unknown = sorted(set(asked) - structures.keys())
+    if unknown:
+        raise UsageError(
+            f"{', '.join(unknown)}: there is no such vessel among the structures {', '.join(structures)}; name some of "
+            "them, or all."
+        )
+    return tuple(name for name in structures if name in asked)
+
+
+def _vessels_of_public_data() -> set[str]:
+    from data_prep import aorta, imagecas
+
+    return {*imagecas.STRUCTURES, *aorta.STRUCTURES}
+
+
+def _mirror_pairs(manifest: Manifest, structures: Iterable[str]) -> list[tuple[str, str]]:
+    """Structures that a left/right mirrored scan would have exchanged, as the manifest lists them."""
+    listed = manifest.extra.get("mirror_pairs", [])
+    try:
+        pairs = [(str(right), str(left)) for right, left in listed]
+    except (TypeError, ValueError):
+        raise UsageError(
+            f"The manifest of {manifest.name} gives {listed!r} as its mirror_pairs; write pairs of structures there."
+        ) from None
+    return [pair for pair in pairs if {*pair} <= {*structures}]
 
 
 def _pairs(
@@ -176,11 +224,16 @@ def _structures_found(cases: Sequence[Case], found: Mapping[str, Path]) -> dict[
 def _write(out: Path, scores: Scores) -> None:
     record_failures(out, scores.failures)
     if not scores.rows:
-        for name in (SCORES_NAME, SUMMARY_NAME, PATIENTS_NAME):
+        for name in (SCORES_NAME, TREES_NAME, SUMMARY_NAME, PATIENTS_NAME):
             (out / name).unlink(missing_ok=True)
         return
+    failed = [error.case_id for error in scores.failures]
     write_scores(out / SCORES_NAME, scores.rows)
-    write_summary(out / SUMMARY_NAME, scores.rows, failed=[error.case_id for error in scores.failures])
+    write_summary(out / SUMMARY_NAME, scores.rows, trees=scores.trees, failed=failed)
+    if scores.trees:
+        write_scores(out / TREES_NAME, scores.trees)
+    else:
+        (out / TREES_NAME).unlink(missing_ok=True)
     patients = patient_table(scores.rows)
     if patients:
         write_patients(out / PATIENTS_NAME, patients)

@@ -1,13 +1,23 @@
 """Where label maps come from: a folder of files, a manifest, or a public data set's own folder."""
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 from uumamba.data.case import MANIFEST_NAME, Case, Manifest, Split
 from uumamba.data.itk import ITK_SUFFIXES
 from uumamba.errors import CaseError, UsageError
+from uumamba.pipelines.datasets import read_dataset
 from uumamba.pipelines.failures import failures_among
 
 SUFFIXES = (".nii.gz", ".nii", *ITK_SUFFIXES)
+LAYOUTS = ("acdc", "imagecas", "aorta")
+"""Data sets whose own folder stands for labels; the phantoms lie in these layouts, too."""
+
+# How each reader begins its sentence where a folder has nothing of its layout, be it incomplete.
+_NOTHING_FOUND = ("No patient folder was found", "No case was found", "No subject was found")
+# An unpacked shard, or AortaSeg24 in one folder, holds scans beside labels and is no folder of label maps.
+_SCAN_BESIDE_LABELS = re.compile(r"\d+\.img\.nii(\.gz)?|subject\d+_CTA\.(mha|nii|nii\.gz)", re.IGNORECASE)
 
 
 def read_labelled_cases(
@@ -19,7 +29,8 @@ def read_labelled_cases(
     manifest's ``structures`` are empty.
 
     Args:
-        labels: a manifest or its folder, a folder of ``<case_id>.nii.gz``, or ACDC's own folder.
+        labels: a manifest or its folder, a folder of ``<case_id>.nii.gz``, or ACDC's, ImageCAS's (with its Split-1) or
+            AortaSeg24's own folder.
         fold: only this fold's cases.
         split: only this split's cases.
 
@@ -35,7 +46,7 @@ def read_labelled_cases(
     errors: list[CaseError] = []
     if is_manifest(labels):
         manifest = Manifest.read(labels)
-    elif files := _label_files(labels):
+    elif (files := _label_files(labels)) and not any(_SCAN_BESIDE_LABELS.fullmatch(p.name) for p in files.values()):
         if fold is not None or split is not None:
             raise UsageError(f"{labels} is a folder of label maps, which has no folds or splits; give a manifest.")
         cases = tuple(Case(case_id, case_id, "", path, label=path) for case_id, path in files.items())
@@ -47,7 +58,7 @@ def read_labelled_cases(
     if not chosen:
         raise UsageError(f"{labels} lists no case with a label{_asked_for(fold, split)}; score others.")
     errors = failures_among(asked_for, errors, manifest=manifest)
-    return Manifest(manifest.name, manifest.modality, manifest.structures, chosen), errors
+    return replace(manifest, cases=chosen), errors
 
 
 def find_predictions(predictions: Path) -> dict[str, Path]:
@@ -90,15 +101,24 @@ def _label_files(folder: Path) -> dict[str, Path]:
 
 
 def _read_raw(folder: Path) -> tuple[Manifest, list[CaseError]]:
-    from data_prep.acdc import read_acdc
+    """Read a data set's own folder, whichever of the known ones it is.
 
-    try:
-        return read_acdc(folder)
-    except UsageError:
-        raise UsageError(
-            f"No label map was found in {folder}; give a folder of <case_id>.nii.gz, a manifest (dataset.json), "
-            "or ACDC's own folder."
-        ) from None
+    Raises:
+        UsageError: it is none; or it is one that is not whole, and that reader's sentence says what it lacks.
+    """
+    reasons = []
+    for name in LAYOUTS:
+        try:
+            return read_dataset(name, folder)
+        except UsageError as error:
+            reasons.append(error)
+    for reason in reasons:
+        if not str(reason).startswith(_NOTHING_FOUND):
+            raise reason
+    raise UsageError(
+        f"No label map was found in {folder}; give a folder of <case_id>.nii.gz, a manifest (dataset.json), or the "
+        "folder of ACDC, ImageCAS or AortaSeg24 as it was downloaded."
+    )
 
 
 def _asked_for(fold: int | None, split: Split | None) -> str:

@@ -10,7 +10,7 @@ from uumamba.data.scan import read_image, read_label
 from uumamba.errors import CaseError, UsageError
 from uumamba.evaluation.overlays import OverlayCase, pick_cases
 from uumamba.evaluation.report import Overlay, render_report
-from uumamba.evaluation.scores import SCORES_NAME, ScoreRow, read_scores
+from uumamba.evaluation.scores import SCORES_NAME, TREES_NAME, ScoreRow, read_scores
 from uumamba.files import write_text
 from uumamba.pipelines.failures import FAILURES_NAME
 from uumamba.pipelines.label_maps import find_predictions
@@ -22,9 +22,9 @@ HTML_SUFFIXES = (".html", ".htm")
 def report(run_or_scores: Path | str, out: Path | str) -> Path:
     """Write the report of a run, or of its scores alone.
 
-    Beside ``scores.csv`` it looks for ``prepared/dataset.json`` and ``predictions/`` (overlays),
-    ``run/fold_*/metrics.jsonl`` (training curve), ``baselines.json`` and ``failures.json``. What is not there is left
-    out, and the report says so.
+    Beside ``scores.csv`` it looks for ``trees.csv`` (several vessels as one), ``prepared/dataset.json`` and
+    ``predictions/`` (overlays), ``run/fold_*/metrics.jsonl`` (training curve), ``baselines.json`` and
+    ``failures.json``. What is not there is left out, and the report says so.
 
     Args:
         run_or_scores: the output folder of ``uumamba run`` or ``uumamba evaluate``, or a ``scores.csv``.
@@ -50,6 +50,7 @@ def report(run_or_scores: Path | str, out: Path | str) -> Path:
         notes.append("There is no training curve because no run/fold_*/metrics.jsonl lies beside the scores.")
     html = render_report(
         rows,
+        trees=read_scores(folder / TREES_NAME) if (folder / TREES_NAME).is_file() else (),
         title=f"{manifest.name}: segmentation report" if manifest else "Segmentation report",
         structures=manifest.structures if manifest else None,
         overlays=overlays,

@@ -6,6 +6,7 @@ import numpy as np
 from torch import nn
 
 from uumamba.data.prepared import PreparedFolder
+from uumamba.evaluation import mean_dice
 from uumamba.inference import Predictor
 from uumamba.metrics import dice_coefficient
 from uumamba.precision import Precision
@@ -60,8 +61,9 @@ class WholeCaseValidation:
             prediction = found.argmax(axis=0)
             for name, value in self.structures.items():
                 scores[name].append(dice_coefficient(prediction == value, np.asarray(case.label) == value))
-        means = {name: float(np.nanmean(values)) for name, values in scores.items() if not np.all(np.isnan(values))}
-        return {"dice": float(np.mean(list(means.values())))} | {f"dice_{name}": mean for name, mean in means.items()}
+        mean = mean_dice(scores)
+        each = {f"dice_{name}": dice for name, dice in mean.structures.items() if dice is not None}
+        return {"dice": mean.as_dict()["dice"]} | each
 
     def _predictor(self, net: nn.Module) -> Predictor:
         return Predictor(

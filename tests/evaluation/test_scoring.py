@@ -1,0 +1,192 @@
+"""What vessels and sides add to a row, on shapes that can be counted by hand."""
+
+import csv
+import math
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from uumamba.evaluation import EvaluationPair, ScoreRow, evaluate, read_scores, write_scores
+
+SPACING_MM = (0.5, 0.5, 2.0)
+VESSEL = {"coronary": 1}
+MakePair = Callable[..., EvaluationPair]
+
+
+def score(prediction: np.ndarray, label: np.ndarray) -> ScoreRow:
+    pair = EvaluationPair("a", "a", prediction.astype(np.uint8), label.astype(np.uint8), SPACING_MM)
+    (row,) = evaluate([pair], structures=VESSEL, vessel_structures=["coronary"]).rows
+    return row
+
+
+def betti(row: ScoreRow) -> tuple[float | None, ...]:
+    return row.betti0_error, row.betti1_error, row.betti2_error
+
+
+def straight_tube(*, slices: int) -> np.ndarray:
+    """3 x 3 voxels thick, from the second slice on."""
+    tube = np.zeros((9, 9, 24), bool)
+    tube[3:6, 3:6, 1 : 1 + slices] = True
+    return tube
+
+
+def test_a_straight_tube_that_stops_early_is_too_short_by_what_it_lacks() -> None:
+    # 21 slices are 40 mm from centre to centre, 16 are 30 mm.
+    row = score(straight_tube(slices=16), straight_tube(slices=21))
+    assert row.length_error == pytest.approx(-10 / 40)
+    assert betti(row) == (0.0, 0.0, 0.0)
+    # Tubes of 3 x 3 voxels thin to their middle lines: all 16 voxels of one lie in the label, 16 of the 21 are found.
+    assert row.cl_dice == pytest.approx(2 * (16 / 21) / (1 + 16 / 21))
+
+
+def test_two_parts_in_place_of_one_are_one_too_many() -> None:
+    broken = straight_tube(slices=21)
+    broken[:, :, 10] = False
+    assert betti(score(broken, straight_tube(slices=21))) == (1.0, 0.0, 0.0)
+
+
+def test_arms_of_a_branch_that_were_missed_are_a_length_and_no_part() -> None:
+    # A stem of 10 voxels, 9 steps of 2 mm, forks into two arms of 8 oblique steps of 0.5 and 2 mm.
+    stem = np.zeros((24, 9, 24), bool)
+    stem[12, 4, 1:11] = True
+    branched, steps = stem.copy(), np.arange(1, 9)
+    branched[12 - steps, 4, 10 + steps] = branched[12 + steps, 4, 10 + steps] = True
+    stem_mm, arm_mm = 9 * 2.0, 8 * math.hypot(0.5, 2.0)
+    row = score(stem, branched)
+    assert row.length_error == pytest.approx(-2 * arm_mm / (stem_mm + 2 * arm_mm))
+    assert betti(row) == (0.0, 0.0, 0.0)
+    # All 10 voxels of the prediction are right, 10 of the label's 26 are found.
+    assert row.cl_dice == pytest.approx(2 * (10 / 26) / (1 + 10 / 26))
+
+
+def test_a_torus_has_a_tunnel_that_a_disc_has_not() -> None:
+    z, y, x = np.meshgrid(*[np.arange(-7, 8)] * 3, indexing="ij")
+    torus = np.hypot(np.hypot(y, x) - 4, z) <= 1.5
+    disc = (np.hypot(y, x) <= 4) & (np.abs(z) <= 1)
+    assert betti(score(disc, torus)) == (0.0, 1.0, 0.0)
+
+
+def test_a_cavity_is_counted_and_changes_no_length() -> None:
+    hollow = straight_tube(slices=21)
+    hollow[4, 4, 12] = False
+    row = score(hollow, straight_tube(slices=21))
+    assert betti(row) == (0.0, 0.0, 1.0)
+    assert row.length_error == 0.0
+
+
+def test_a_vessel_that_is_missed_entirely_or_invented() -> None:
+    tube, nothing = straight_tube(slices=21), np.zeros((9, 9, 24), bool)
+    missed, invented, absent = score(nothing, tube), score(tube, nothing), score(nothing, nothing)
+    assert (missed.cl_dice, betti(missed), missed.length_error) == (0.0, (1.0, 0.0, 0.0), -1.0)
+    assert (invented.cl_dice, betti(invented), invented.length_error) == (0.0, (1.0, 0.0, 0.0), math.inf)
+    assert all(math.isnan(value) for value in (absent.cl_dice, *betti(absent), absent.length_error))
+    assert all(row.is_vessel for row in (missed, invented, absent))
+
+
+def test_what_is_no_vessel_has_no_vessel_columns(cohort: tuple[ScoreRow, ...], tmp_path: Path) -> None:
+    assert not any(row.is_vessel for row in cohort)
+    write_scores(tmp_path / "scores.csv", cohort)
+    with (tmp_path / "scores.csv").open() as stream:
+        first = next(csv.DictReader(stream))
+    assert first["cl_dice"] == first["betti0_error"] == first["length_error"] == first["partner"] == ""
+    assert repr(read_scores(tmp_path / "scores.csv")) == repr(cohort)
+
+
+def test_columns_of_vessels_stand_after_the_older_ones_and_read_back(tmp_path: Path) -> None:
+    rows = (score(straight_tube(slices=16), straight_tube(slices=21)), score(np.zeros((2, 2, 2)), np.zeros((2, 2, 2))))
+    write_scores(tmp_path / "scores.csv", rows)
+    assert repr(read_scores(tmp_path / "scores.csv")) == repr(rows)
+    names = [field.name for field in fields(ScoreRow)]
+    assert names[10:16] == ["group", "cl_dice", "betti0_error", "betti1_error", "betti2_error", "length_error"]
+
+
+def test_a_table_written_before_there_were_vessel_columns_is_read(cohort: tuple[ScoreRow, ...], tmp_path: Path) -> None:
+    write_scores(tmp_path / "scores.csv", cohort)
+    with (tmp_path / "scores.csv").open(newline="") as stream:
+        older = [line[:11] for line in csv.reader(stream)]
+    with (tmp_path / "older.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows(older)
+    assert repr(read_scores(tmp_path / "older.csv")) == repr(cohort)
+
+
+def test_several_vessels_are_also_scored_as_one_tree_in_rows_of_their_own() -> None:
+    # Two zones of one tube; the prediction puts their border five slices too far on.
+    label = straight_tube(slices=21).astype(np.uint8)
+    prediction = label.copy()
+    label[:, :, 11:] *= 2
+    prediction[:, :, 16:] *= 2
+    pair = EvaluationPair("a", "p", prediction, label, SPACING_MM, group="B")
+    zones = {"Zone3": 1, "Zone4": 2, "Lung": 3}
+    scores = evaluate([pair], structures=zones, vessel_structures=["Zone3", "Zone4"])
+    (tree,) = scores.trees
+    assert (tree.structure, tree.case_id, tree.patient_id, tree.group) == ("whole tree", "a", "p", "B")
+    assert (tree.dice, tree.cl_dice, betti(tree), tree.length_error) == (1.0, 1.0, (0.0, 0.0, 0.0), 0.0)
+    assert [row.structure for row in scores.rows] == list(zones)
+    assert [row.is_vessel for row in scores.rows] == [True, True, False]
+    assert scores.rows[0].dice == 2 * 10 / (10 + 15)
+
+
+def test_one_vessel_alone_needs_no_tree() -> None:
+    pair = EvaluationPair("a", "a", np.ones((2, 2, 2), np.uint8), np.ones((2, 2, 2), np.uint8), SPACING_MM)
+    assert evaluate([pair], structures=VESSEL, vessel_structures=["coronary"]).trees == ()
+
+
+SIDES = {"RenalR": 1, "RenalL": 2, "SMA": 3}
+PAIRS = [("RenalR", "RenalL")]
+
+
+def renal(right: slice, left: slice) -> np.ndarray:
+    labels = np.zeros((10, 4, 4), np.uint8)
+    labels[right, 1, 1], labels[left, 1, 1], labels[5, :, 3] = 1, 2, 3
+    return labels
+
+
+@pytest.mark.parametrize(
+    ("prediction", "swapped"),
+    [
+        (renal(slice(0, 4), slice(6, 10)), []),
+        (renal(slice(6, 10), slice(0, 4)), ["RenalR", "RenalL"]),
+        (renal(slice(6, 9), slice(0, 0)), ["RenalR"]),
+        (renal(slice(2, 8), slice(0, 0)), []),  # two voxels of either label: no more of the partner's
+        (renal(slice(2, 9), slice(0, 0)), ["RenalR"]),
+        (renal(slice(0, 0), slice(0, 0)), []),
+    ],
+)
+def test_a_structure_that_shares_more_with_its_partners_label_is_swapped(
+    prediction: np.ndarray, swapped: list[str]
+) -> None:
+    pair = EvaluationPair("a", "a", prediction, renal(slice(0, 4), slice(6, 10)), (0.7, 0.7, 0.3))
+    rows = evaluate([pair], structures=SIDES, mirror_pairs=PAIRS).rows
+    assert [row.structure for row in rows if row.lies_on_partner] == swapped
+    assert [row.partner for row in rows] == ["RenalL", "RenalR", None]
+    assert rows[2].partner_overlap_ml is None
+
+
+def test_the_overlap_with_the_partner_is_in_millilitres() -> None:
+    pair = EvaluationPair("a", "a", renal(slice(6, 9), slice(0, 0)), renal(slice(0, 4), slice(6, 10)), (10.0,) * 3)
+    assert evaluate([pair], structures=SIDES, mirror_pairs=PAIRS).rows[0].partner_overlap_ml == 3.0
+
+
+def test_vessels_and_partners_must_be_structures() -> None:
+    with pytest.raises(ValueError, match="LCX, RenalR are named, but the structures are coronary"):
+        evaluate([], structures=VESSEL, vessel_structures=["LCX"], mirror_pairs=[("RenalR", "coronary")])
+
+
+def test_scores_do_not_depend_on_how_much_of_the_scan_is_empty(make_pair: MakePair) -> None:
+    rng = np.random.default_rng(0)
+    prediction, label = (rng.integers(0, 4, (6, 7, 5)).astype(np.uint8) for _ in range(2))
+    width = ((3, 0), (0, 9), (4, 4))
+    wide = [np.pad(labels, width) for labels in (prediction, label)]
+    close, far = (
+        evaluate(
+            [EvaluationPair("a", "a", *maps, SPACING_MM)],
+            structures={"RV": 1, "MYO": 2, "LV": 3, "LA": 4},
+            vessel_structures=["RV", "LA"],
+            mirror_pairs=[("RV", "LV")],
+        )
+        for maps in ((prediction, label), wide)
+    )
+    assert repr(close) == repr(far)

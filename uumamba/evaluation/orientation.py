@@ -1,0 +1,51 @@
+"""How an array is turned to be looked at: as slices in the radiological view, or as a body from head to feet."""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+from uumamba.types import SpacingMm
+
+
+def display_order(affine: NDArray[np.float64], spacing_mm: SpacingMm) -> tuple[tuple[int, int, int], tuple[int, ...]]:
+    """How to turn a native array to ``(slice, row, column)`` for the radiological view.
+
+    The slice axis is that of the largest spacing (of several, the one closest to head-foot). Columns run to the left
+    of the patient, rows to the back or the feet.
+
+    Returns:
+        The order of the native axes, and the turned axes to flip.
+
+    Example:
+        >>> display_order(np.diag([1.0, 1.0, 1.0, 1.0]), (1.4, 1.4, 10.0))
+        ((2, 1, 0), (1, 2))
+    """
+    directions, world_of = _closest_axes(affine)
+    through = max(range(3), key=lambda axis: (spacing_mm[axis], world_of[axis]))
+    column, row = sorted((axis for axis in range(3) if axis != through), key=lambda axis: world_of[axis])
+    order = (through, row, column)
+    to_right_or_up = [position for position in (1, 2) if directions[world_of[order[position]], order[position]] > 0]
+    return order, tuple(to_right_or_up)
+
+
+def body_order(affine: NDArray[np.float64]) -> tuple[tuple[int, int, int], tuple[int, ...]]:
+    """How to turn a native array to ``(z, y, x)``: head to feet, front to back, the patient's right to left.
+
+    Returns:
+        The order of the native axes, and the turned axes to flip.
+
+    Example:
+        >>> body_order(np.diag([-0.5, -0.5, 2.0, 1.0]))
+        ((2, 1, 0), (0,))
+    """
+    directions, world_of = _closest_axes(affine)
+    z, y, x = sorted(range(3), key=lambda axis: -world_of[axis])
+    order = (z, y, x)
+    return order, tuple(position for position, axis in enumerate(order) if directions[world_of[axis], axis] > 0)
+
+
+def _closest_axes(affine: NDArray[np.float64]) -> tuple[NDArray[np.float64], dict[int, int]]:
+    """Unit directions of the native axes, and for each the world axis (x, y, z) that it comes closest to."""
+    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    worlds, natives = linear_sum_assignment(-np.abs(directions))
+    return directions, {int(native): int(world) for world, native in zip(worlds, natives, strict=True)}
