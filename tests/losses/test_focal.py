@@ -113,3 +113,37 @@ def test_it_is_float32_inside_under_autocast(sample: Sample) -> None:
         loss = FocalLoss()(low, label)
     assert loss.dtype == torch.float32
     torch.testing.assert_close(loss, FocalLoss()(low.float(), label))
+
+
+def test_class_mean_by_hand() -> None:
+    # p = 1/2 everywhere; a voxel costs (1/2)**2 ln 2, whichever class and however few voxels: so does the mean
+    label = torch.zeros(1, 1, 4, 4, dtype=torch.long)
+    label[0, 0, 0, 0] = 1
+    logits = torch.zeros(1, 2, 4, 4)
+    torch.testing.assert_close(FocalLoss(class_mean=True)(logits, label), torch.tensor(0.25 * math.log(2)))
+    # sure of the background, wrong in the only voxel of class 1: (0 + -log p) / 2, and -log p / 16 over voxels
+    logits[:, 0] = 30.0
+    missed = (1 - math.exp(-30.0)) ** 2 * 30.0
+    torch.testing.assert_close(FocalLoss(class_mean=True)(logits, label), torch.tensor(missed / 2))
+    torch.testing.assert_close(FocalLoss()(logits, label), torch.tensor(missed / 16))
+
+
+@pytest.mark.parametrize("ignore_label", [None, 3])
+def test_class_mean_is_the_mean_of_the_classes_taken_one_by_one(sample: Sample, ignore_label: int | None) -> None:
+    logits, label = sample(2, 5, 6, classes=5, dtype=torch.float64)
+    label[label == 4] = 0  # absent
+    p = logits.softmax(1).gather(1, label)
+    voxels = -((1 - p) ** 2) * p.log()
+    by_class = [voxels[label == value].mean() for value in range(4) if value != ignore_label]
+    found = FocalLoss(class_mean=True, ignore_label=ignore_label)(logits, label)
+    torch.testing.assert_close(found, torch.stack(by_class).mean())
+
+
+def test_class_mean_of_nothing_but_ignored_voxels_is_zero() -> None:
+    label = torch.full((1, 1, 4, 4), 255)
+    assert FocalLoss(class_mean=True, ignore_label=255)(torch.randn(1, 3, 4, 4), label) == 0
+
+
+def test_class_mean_has_the_right_gradient(sample: Sample) -> None:
+    logits, label = sample(2, 3, 4, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda z: FocalLoss(class_mean=True)(z, label), logits)

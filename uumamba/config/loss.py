@@ -2,43 +2,63 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, model_validator
 from torch import nn
 
 from uumamba.config.base import Config
 
+TermName = Literal["region", "distribution", "pixel", "pixel_by_class", "centreline"]
+RELEASED_TERMS: tuple[TermName, ...] = ("region", "distribution", "pixel")
+
 
 class UncertaintyWeightedConfig(Config):
-    """Region, distribution and pixel terms with learned weights.
+    """Terms with learned weights, called in the log what they are called here.
 
-    ``mode: released_code`` minimises what UU-Mamba's released trainer minimised: fixed weights, see
-    :class:`uumamba.losses.ReleasedCodeLoss`.
+    ``region`` is Dice, ``distribution`` cross entropy, ``pixel`` focal, ``pixel_by_class`` focal averaged over classes,
+    ``centreline`` clDice. ``mode: released_code`` minimises what UU-Mamba's released trainer minimised: three terms
+    with fixed weights, see :class:`uumamba.losses.ReleasedCodeLoss`.
     """
 
     name: Literal["uncertainty_weighted"]
     mode: Literal["learned", "released_code"] = "learned"
+    terms: tuple[TermName, ...] = Field(RELEASED_TERMS, min_length=1)
     focal_gamma: NonNegativeFloat = 2.0
     batch_dice: bool = True
+    centreline_iterations: NonNegativeInt = 5
+    centreline_of: Literal["union", "each"] = "union"
+
+    @model_validator(mode="after")
+    def _terms_make_sense(self) -> "UncertaintyWeightedConfig":
+        if len(set(self.terms)) != len(self.terms):
+            raise ValueError(f"terms names one twice, found {list(self.terms)}")
+        if self.mode == "released_code" and self.terms != RELEASED_TERMS:
+            raise ValueError(f"mode released_code has the terms {list(RELEASED_TERMS)} alone, found {list(self.terms)}")
+        return self
 
     def build(self) -> nn.Module:
         """The loss of the finest logits."""
-        from uumamba.losses import (
-            CrossEntropyLoss,
-            FocalLoss,
-            ReleasedCodeLoss,
-            SoftDiceLoss,
-            UncertaintyWeightedLoss,
-        )
+        from uumamba.losses import ReleasedCodeLoss, UncertaintyWeightedLoss
 
         if self.mode == "released_code":
             return ReleasedCodeLoss(batch_dice=self.batch_dice)
-        return UncertaintyWeightedLoss(
-            {
-                "region": SoftDiceLoss(batch_dice=self.batch_dice),
-                "distribution": CrossEntropyLoss(),
-                "pixel": FocalLoss(gamma=self.focal_gamma),
-            }
-        )
+        return UncertaintyWeightedLoss({name: self._term(name) for name in self.terms})
+
+    def _term(self, name: TermName) -> nn.Module:
+        from uumamba.losses import CrossEntropyLoss, FocalLoss, SoftClDiceLoss, SoftDiceLoss
+
+        match name:
+            case "region":
+                return SoftDiceLoss(batch_dice=self.batch_dice)
+            case "distribution":
+                return CrossEntropyLoss()
+            case "pixel" | "pixel_by_class":
+                return FocalLoss(gamma=self.focal_gamma, class_mean=name == "pixel_by_class")
+            case "centreline":
+                return SoftClDiceLoss(
+                    iterations=self.centreline_iterations,
+                    vessels_of=self.centreline_of,
+                    batch_dice=self.batch_dice,
+                )
 
 
 class DiceCrossEntropyConfig(Config):

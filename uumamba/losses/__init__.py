@@ -1,5 +1,6 @@
 """Segmentation losses ``loss(logits, label) -> scalar`` whose minimum is the perfect prediction."""
 
+from uumamba.losses.cl_dice import SoftClDiceLoss
 from uumamba.losses.cross_entropy import CrossEntropyLoss
 from uumamba.losses.deep_supervision import DeepSupervisionLoss
 from uumamba.losses.dice import SoftDiceLoss
@@ -13,6 +14,7 @@ __all__ = [
     "DeepSupervisionLoss",
     "FocalLoss",
     "ReleasedCodeLoss",
+    "SoftClDiceLoss",
     "SoftDiceLoss",
     "SummedLoss",
     "UncertaintyWeightedLoss",

@@ -3,7 +3,9 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from uumamba.losses.inputs import check_inputs, full_precision
+from uumamba.losses.inputs import check_inputs, full_precision, own_and_valid
+from uumamba.losses.slabs import is_large
+from uumamba.losses.softmax_terms import voxel_nll
 
 NO_LABEL = -100
 """Torch's own mark of a voxel to ignore."""
@@ -43,6 +45,8 @@ class CrossEntropyLoss(nn.Module):
 
 def voxel_cross_entropy(logits: Tensor, label: Tensor, ignore_label: int | None) -> Tensor:
     r""":math:`-\log p_y` of each voxel, ``(batch, *spatial)`` in at least float32; 0 where ignored."""
+    if is_large(logits):
+        return voxel_nll(logits, *own_and_valid(label, ignore_label))[:, 0]
     mark = NO_LABEL if ignore_label is None else ignore_label
     return F.cross_entropy(full_precision(logits), label[:, 0].long(), reduction="none", ignore_index=mark)
 

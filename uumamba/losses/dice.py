@@ -3,7 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from uumamba.losses.inputs import check_inputs, full_precision
+from uumamba.losses.inputs import check_inputs, full_precision, own_and_valid
+from uumamba.losses.slabs import is_large
+from uumamba.losses.softmax_terms import softmax_sums, sum_by_class
 
 
 class SoftDiceLoss(nn.Module):
@@ -57,8 +59,11 @@ class SoftDiceLoss(nn.Module):
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
         """Loss of logits ``(batch, classes, *spatial)`` against a label ``(batch, 1, *spatial)``."""
         check_inputs(logits, label)
-        probabilities = full_precision(logits).softmax(1)
-        intersection, total = overlap_sums(probabilities, label, ignore_label=self.ignore_label)
+        if is_large(logits):
+            intersection, total = _overlap_of_large(logits, label, ignore_label=self.ignore_label)
+        else:
+            probabilities = full_precision(logits).softmax(1)
+            intersection, total = overlap_sums(probabilities, label, ignore_label=self.ignore_label)
         if self.batch_dice:
             intersection, total = intersection.sum(0), total.sum(0)
         if not self.include_background:
@@ -71,21 +76,24 @@ def overlap_sums(probabilities: Tensor, label: Tensor, *, ignore_label: int | No
     r"""For each sample and class :math:`\sum_v p y` and :math:`\sum_v p + \sum_v y`, both ``(batch, classes)``.
 
     The label is never blown up to one channel a class: each voxel adds the probability of its own class to that
-    class's bin. Bins are kept per row of the grid and added
-    up afterwards, because a running float32 sum over a whole volume loses digits and makes threads wait for one bin.
+    class's bin.
     """
-    own_class = label.long()
-    valid = torch.ones_like(own_class, dtype=torch.bool) if ignore_label is None else label != ignore_label
-    if ignore_label is not None:
-        own_class = own_class.masked_fill(~valid, 0)
+    own_class, valid = own_and_valid(label, ignore_label)
+    if valid is not None:
         probabilities = probabilities * valid
-    own_probability = probabilities.gather(1, own_class)
-    intersection = _sum_by_class(own_probability, own_class, classes=probabilities.shape[1])
-    volume = _sum_by_class(valid.to(probabilities.dtype), own_class, classes=probabilities.shape[1])
-    return intersection, probabilities.flatten(2).sum(2) + volume
+    classes = probabilities.shape[1]
+    intersection = sum_by_class(probabilities.gather(1, own_class), own_class, classes=classes)
+    return intersection, probabilities.flatten(2).sum(2) + _volumes(own_class, valid, classes, probabilities.dtype)
 
 
-def _sum_by_class(values: Tensor, label: Tensor, *, classes: int) -> Tensor:
-    values, label = (tensor.reshape(tensor.shape[0], -1, tensor.shape[-1]) for tensor in (values, label))
-    bins = values.new_zeros(*values.shape[:2], classes)
-    return bins.scatter_add(2, label, values).sum(1)
+def _overlap_of_large(logits: Tensor, label: Tensor, *, ignore_label: int | None) -> tuple[Tensor, Tensor]:
+    """The same sums from logits, piece by piece."""
+    own_class, valid = own_and_valid(label, ignore_label)
+    intersection, predicted = softmax_sums(logits, own_class, valid)
+    return intersection, predicted + _volumes(own_class, valid, logits.shape[1], predicted.dtype)
+
+
+def _volumes(own_class: Tensor, valid: Tensor | None, classes: int, dtype: torch.dtype) -> Tensor:
+    """Valid voxels of each class, ``(batch, classes)``."""
+    counted = torch.ones_like(own_class, dtype=dtype) if valid is None else valid.to(dtype)
+    return sum_by_class(counted, own_class, classes=classes)

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from uumamba.losses.cross_entropy import mean_over_valid, voxel_cross_entropy
-from uumamba.losses.inputs import check_inputs
+from uumamba.losses.inputs import check_inputs, own_and_valid
+from uumamba.losses.softmax_terms import sum_by_class
 
 
 class FocalLoss(nn.Module):
@@ -17,10 +18,19 @@ class FocalLoss(nn.Module):
     with :math:`p` one softmax of the logits. It tends to 0 for a perfect prediction in any number of classes. With
     ``gamma=0`` and no ``alpha`` it is the cross entropy. It is 0 when every voxel is ignored.
 
+    With ``class_mean`` it is averaged within each class that the label of the batch holds, and then over those classes,
+
+    .. math:: L = \frac{1}{|C|} \sum_{c \in C} \frac{1}{|V_c|}
+        \sum_{v \in V_c} -\alpha_c (1 - p_{cv})^\gamma \log p_{cv}
+
+    so a vessel of a few voxels counts as much as the background around it. Missed vessels then cost far more than false
+    ones, so keep a region term beside it.
+
     Args:
         gamma: how fast sure voxels lose weight.
         alpha: class weights. ``None``: all 1. A number: 1 - alpha for the background, alpha for every other class.
             A sequence: one weight a class.
+        class_mean: every class present counts alike, however few its voxels.
         ignore_label: voxels with this label do not count.
 
     Raises:
@@ -43,6 +53,7 @@ class FocalLoss(nn.Module):
         *,
         gamma: float = 2.0,
         alpha: float | Sequence[float] | None = None,
+        class_mean: bool = False,
         ignore_label: int | None = None,
     ) -> None:
         super().__init__()
@@ -54,6 +65,7 @@ class FocalLoss(nn.Module):
             raise ValueError(f"alpha must hold no negative class weight, got {tuple(alpha)}")
         self.gamma = gamma
         self.alpha = alpha
+        self.class_mean = class_mean
         self.ignore_label = ignore_label
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
@@ -63,6 +75,8 @@ class FocalLoss(nn.Module):
         focal = focal_weight(cross_entropy, self.gamma) * cross_entropy
         if self.alpha is not None:
             focal = focal * _class_weight(label, self._alpha_of(logits.shape[1]), dtype=focal.dtype)
+        if self.class_mean:
+            return mean_over_classes(focal, label, self.ignore_label, classes=logits.shape[1])
         return mean_over_valid(focal, label, self.ignore_label)
 
     def _alpha_of(self, classes: int) -> list[float]:
@@ -81,6 +95,14 @@ def _class_weight(label: Tensor, weights: Sequence[float], *, dtype: torch.dtype
         if weight != weights[0]:
             voxel_weight = voxel_weight.masked_fill(label[:, 0] == index, weight)
     return voxel_weight
+
+
+def mean_over_classes(values: Tensor, label: Tensor, ignore_label: int | None, *, classes: int) -> Tensor:
+    """Mean over the classes present of the mean of each; values are ``(batch, *spatial)``, 0 where ignored."""
+    own_class, valid = own_and_valid(label, ignore_label)
+    counted = torch.ones_like(own_class, dtype=values.dtype) if valid is None else valid.to(values.dtype)
+    sums, voxels = (sum_by_class(each, own_class, classes=classes).sum(0) for each in (values[:, None], counted))
+    return (sums / voxels.clamp_min(1)).sum() / (voxels > 0).sum().clamp_min(1)
 
 
 def focal_weight(cross_entropy: Tensor, gamma: float) -> Tensor:

@@ -35,3 +35,11 @@ def check_inputs(logits: Tensor, label: Tensor) -> None:
 def full_precision(logits: Tensor) -> Tensor:
     """Half and bfloat16 to float32, others unchanged: sums over a volume overflow or stall in half precision."""
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+
+def own_and_valid(label: Tensor, ignore_label: int | None) -> tuple[Tensor, Tensor | None]:
+    """The class of each voxel as int64, 0 where it is ignored, and which voxels are not; None where all count."""
+    if ignore_label is None:
+        return label.long(), None
+    valid = label != ignore_label
+    return label.long().masked_fill(~valid, 0), valid

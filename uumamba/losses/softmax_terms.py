@@ -1,0 +1,116 @@
+"""What losses need of a softmax, with one channel a class neither stored for the backward pass nor made at once.
+
+Torch's operators keep a softmax of the logits' size for every term of a loss, and make up to three more in its backward
+pass. These two keep the logits themselves, which are there anyway, and recompute piece by piece.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from uumamba.losses.inputs import full_precision
+from uumamba.losses.slabs import slabs
+
+
+def voxel_nll(logits: Tensor, own_class: Tensor, valid: Tensor | None) -> Tensor:
+    r""":math:`-\log p_y` of each voxel in at least float32, and 0 where it is not valid.
+
+    Args:
+        logits: ``(batch, classes, *spatial)``.
+        own_class: int64 ``(batch, 1, *spatial)``, within the classes also where not valid.
+        valid: bool of that shape; None where all are.
+
+    Returns:
+        ``(batch, 1, *spatial)``.
+
+    Example:
+        >>> voxel_nll(torch.zeros(1, 4, 2), torch.ones(1, 1, 2, dtype=torch.long), None)  # ln 4
+        tensor([[[1.3863, 1.3863]]])
+    """
+    found: Tensor = _VoxelNll.apply(logits, own_class, valid)  # type: ignore[no-untyped-call]  # torch types it so
+    return found
+
+
+def softmax_sums(logits: Tensor, own_class: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
+    r"""For each sample and class :math:`\sum_v p y` and :math:`\sum_v p` over valid voxels, both ``(batch, classes)``.
+
+    Arguments as for :func:`voxel_nll`.
+
+    Example:
+        >>> softmax_sums(torch.zeros(1, 4, 2), torch.ones(1, 1, 2, dtype=torch.long), None)
+        (tensor([[0.0000, 0.5000, 0.0000, 0.0000]]), tensor([[0.5000, 0.5000, 0.5000, 0.5000]]))
+    """
+    found: tuple[Tensor, Tensor] = _SoftmaxSums.apply(logits, own_class, valid)  # type: ignore[no-untyped-call]  # same
+    return found
+
+
+def sum_by_class(values: Tensor, own_class: Tensor, *, classes: int) -> Tensor:
+    """Sum of ``(batch, 1, *spatial)`` values over the voxels of each class, ``(batch, classes)``.
+
+    Bins are kept per row of the grid and added up afterwards, because a running float32 sum over a whole volume loses
+    digits and makes threads wait for one bin.
+    """
+    values, own_class = (tensor.reshape(tensor.shape[0], -1, tensor.shape[-1]) for tensor in (values, own_class))
+    bins = values.new_zeros(*values.shape[:2], classes)
+    return bins.scatter_add(2, own_class, values).sum(1)
+
+
+class _VoxelNll(Function):
+    @staticmethod
+    def forward(logits: Tensor, own_class: Tensor, valid: Tensor | None) -> Tensor:
+        found = torch.empty_like(own_class, dtype=full_precision(logits[:0]).dtype)
+        for slab in slabs(logits):
+            log_probabilities = full_precision(logits[slab]).log_softmax(1)
+            found[slab] = -log_probabilities.gather(1, own_class[slab])
+        return found if valid is None else found * valid
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        logits, own_class, valid = ctx.saved_tensors
+        grad = grads[0] if valid is None else grads[0] * valid
+        found = torch.empty_like(logits)
+        for slab in slabs(logits):
+            share = full_precision(logits[slab]).softmax(1) * grad[slab]
+            found[slab] = share.scatter_add(1, own_class[slab], -grad[slab])
+        return found, None, None
+
+
+class _SoftmaxSums(Function):
+    @staticmethod
+    def forward(logits: Tensor, own_class: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
+        classes = logits.shape[1]
+        own = torch.zeros(logits.shape[:2], dtype=full_precision(logits[:0]).dtype, device=logits.device)
+        total = torch.zeros_like(own)
+        for slab in slabs(logits):
+            probabilities = full_precision(logits[slab]).softmax(1)
+            if valid is not None:
+                probabilities = probabilities * valid[slab]
+            label = own_class[slab]
+            own[slab[0]] += sum_by_class(probabilities.gather(1, label), label, classes=classes)
+            total[slab[0]] += probabilities.flatten(2).sum(2)
+        return own, total
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        logits, own_class, valid = ctx.saved_tensors
+        found = torch.empty_like(logits)
+        for slab in slabs(logits):
+            probabilities, label = full_precision(logits[slab]).softmax(1), own_class[slab]
+            # dL/dp is the sum's gradient of every class, and at the voxel's own class that of the overlap besides.
+            by_class = grads[1][slab[0]].reshape(*grads[1][slab[0]].shape, *(1,) * (logits.ndim - 2))
+            flat = label.flatten(1)
+            at_own = probabilities.gather(1, label) * grads[0][slab[0]].gather(1, flat).reshape(label.shape)
+            share = by_class - (probabilities * by_class).sum(1, keepdim=True) - at_own
+            part = (probabilities * share).scatter_add(1, label, at_own)
+            found[slab] = part if valid is None else part * valid[slab]
+        return found, None, None
