@@ -33,7 +33,8 @@ def prepare(path: Path, cases: dict[str, tuple[np.ndarray, np.ndarray]]) -> Prep
     write_json(path / "recipe.json", PreprocessRecipe(spacing_mm=(None, None, None)).to_json())
     for name, (image, label) in cases.items():
         geometry = find_geometry(label.shape[::-1], spacing_mm=(1.5, 1.5, 10.0))
-        write_prepared(path, name, image=image, label=label, geometry=geometry, key="key")
+        write_prepared(path, name, image=image[:1], label=label, geometry=geometry, key="key")
+        np.save(path / "cases" / name / "image.npy", image.astype(np.float16), allow_pickle=False)  # of any channels
     return PreparedFolder(path)
 
 

@@ -11,11 +11,11 @@ import pytest
 
 from uumamba.data.case import Case, Manifest
 from uumamba.data.geometry import Geometry
+from uumamba.data.locations import sample_locations
 from uumamba.data.prepared import (
     PreparedFolder,
     is_prepared,
     open_prepared,
-    sample_locations,
     source_key,
     write_prepared,
 )
@@ -47,6 +47,23 @@ def test_a_case_comes_back_as_it_was_written(tmp_path: Path, stored: Stored) -> 
     assert np.array_equal(case.label, label)
     assert case.geometry == geometry
     assert case.case_id == "p1"
+
+
+def test_planes_written_a_few_at_a_time_are_the_file_that_numpy_writes(tmp_path: Path, stored: Stored) -> None:
+    image, label, geometry = stored
+    slabs = [image[0, :1], image[0, 1:]]
+    write_prepared(tmp_path, "p2", image=iter(slabs), label=iter(label), geometry=geometry, key="k")
+    for name, array in (("image", image.astype(np.float16)), ("label", label)):
+        np.save(tmp_path / "whole.npy", array)
+        assert (tmp_path / "cases" / "p2" / f"{name}.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
+
+
+@pytest.mark.parametrize("planes", [slice(0, 3), slice(0, 0)])
+def test_too_few_planes_are_no_case(tmp_path: Path, stored: Stored, planes: slice) -> None:
+    image, label, geometry = stored
+    with pytest.raises(ValueError, match=r"label.npy of the shape \(4, 10, 12\) has 480 voxels, got"):
+        write_prepared(tmp_path, "p2", image=image, label=label[planes], geometry=geometry, key="k")
+    assert not is_prepared(tmp_path, "p2", key="k")
 
 
 def test_arrays_are_mapped_and_cannot_be_written_to(tmp_path: Path, stored: Stored) -> None:

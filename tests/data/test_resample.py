@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 from scipy import ndimage
 
+from uumamba.data import chunks
 from uumamba.data.resample import (
     is_anisotropic,
     resample_image,
@@ -100,6 +102,32 @@ def test_argmax_after_resampling_equals_resampling_all_then_argmax() -> None:
     scores = np.random.default_rng(3).random((4, 5, 20, 24), dtype=np.float32)
     expected = resample_linear(scores, (9, 31, 15)).argmax(axis=0)
     assert np.array_equal(resampled_argmax(scores, (9, 31, 15)), expected)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("voxels", [1, 1500])
+def test_slab_by_slab_equals_all_at_once(
+    maps: np.ndarray, shape: tuple[int, int, int], voxels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    label = np.random.default_rng(2).choice(np.array([0, 3, 7], dtype=np.uint8), (5, 20, 24))
+
+    def resampled() -> list[np.ndarray]:
+        images = [resample_image(maps, shape, anisotropic=anisotropic) for anisotropic in (True, False)]
+        return [*images, resample_linear(maps, shape), resample_label(label, shape), resampled_argmax(maps, shape)]
+
+    whole = resampled()
+    monkeypatch.setattr(chunks, "CHUNK_VOXELS", voxels)
+    for found, expected in zip(resampled(), whole, strict=True):
+        assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize("kernel", ["bilinear", "bicubic"])
+def test_through_the_planes_torchs_own_kernel_is_met(kernel: str) -> None:
+    column = torch.randn(1, 1, 33, 60, generator=torch.Generator().manual_seed(0))
+    expected = torch.nn.functional.interpolate(column, size=(40, 60), mode=kernel, align_corners=False)
+    planes = column.reshape(1, 33, 6, 10).numpy()
+    found = resample_image(planes, (40, 6, 10), anisotropic=kernel == "bilinear")
+    np.testing.assert_allclose(found.reshape(40, 60), expected[0, 0], atol=1e-6)
 
 
 def test_three_times_as_long_is_not_yet_anisotropic_and_either_grid_counts() -> None:

@@ -49,6 +49,43 @@ def test_every_real_type_is_read_as_it_is(write_scan: WriteScan, array: np.ndarr
     assert np.array_equal(scan.affine, np.diag([*SPACING, 1]))
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int32", ">i2"])
+def test_integers_can_be_kept_as_they_are_stored(write_scan: WriteScan, array: np.ndarray, dtype: str) -> None:
+    stored = (array % 200).astype(dtype)
+    scan = read_image(write_scan("a.nii.gz", stored), keep_integers=True)
+    assert scan.array.dtype == stored.dtype.newbyteorder("=")  # nibabel writes in the machine's order
+    assert np.array_equal(scan.array, stored)
+    assert read_image(write_scan("b.nii.gz", stored.astype(np.float64)), keep_integers=True).array.dtype == np.float32
+
+
+@pytest.mark.parametrize(("intercept", "kept"), [(-1024.0, "int16"), (-1024.5, "float32"), (60000.0, "float32")])
+def test_a_shift_by_whole_numbers_keeps_integers_where_they_fit(
+    write_scan: WriteScan, array: np.ndarray, intercept: float, kept: str
+) -> None:
+    path = header_edited(write_scan("a.nii.gz", array.astype(np.uint16)), scl_slope=1, scl_inter=intercept)
+    scan = read_image(path, keep_integers=True)
+    assert scan.array.dtype == np.dtype(kept)
+    assert np.array_equal(scan.array, nib.load(path).get_fdata())
+
+
+@pytest.mark.parametrize("length", [24, 50_000])
+def test_a_header_with_an_extension_of_any_length_is_read(tmp_path: Path, array: np.ndarray, length: int) -> None:
+    image = nib.Nifti1Image(array, np.diag([*SPACING, 1]))
+    image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"x" * length))
+    nib.save(image, tmp_path / "a.nii.gz")
+    scan = read_image(tmp_path / "a.nii.gz")
+    assert np.array_equal(scan.array, array)
+    write_label(tmp_path / "b.nii.gz", np.ones(array.shape, np.uint8), scan)
+    assert (np.asarray(nib.load(tmp_path / "b.nii.gz").dataobj) == 1).all()
+
+
+def test_members_of_a_gzip_file_are_read_one_after_the_other(write_scan: WriteScan, array: np.ndarray) -> None:
+    path = write_scan("a.nii.gz", array)
+    whole = gzip.decompress(path.read_bytes())
+    path.write_bytes(gzip.compress(whole[:100]) + gzip.compress(b"") + gzip.compress(whole[100:]) + b"behind")
+    assert np.array_equal(read_image(path).array, array)
+
+
 def test_a_second_version_nifti_is_read(tmp_path: Path, array: np.ndarray) -> None:
     nib.save(nib.Nifti2Image(array, np.diag([*SPACING, 1])), tmp_path / "a.nii.gz")
     assert np.array_equal(read_image(tmp_path / "a.nii.gz").array, array)
@@ -374,6 +411,12 @@ def test_a_label_with_another_value_is_refused(
     label[1, 2, 3] = value
     with pytest.raises(CaseError, match=message):
         read_label(write_scan("a.nii.gz", label), structures=structures, case_id="c7")
+
+
+def test_an_image_in_the_place_of_the_label_is_seen(write_scan: WriteScan, structures: dict[str, int]) -> None:
+    image = np.arange(-1000, -1000 + 8 * 8 * 8, dtype=np.int16).reshape(8, 8, 8)
+    with pytest.raises(CaseError, match=r"c7: its label holds 512 different values from -1000 to -489, as an image"):
+        read_label(write_scan("a.nii.gz", image), structures=structures, case_id="c7")
 
 
 def test_structures_that_do_not_fit_a_byte_are_refused(write_scan: WriteScan, array: np.ndarray) -> None:

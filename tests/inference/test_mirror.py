@@ -44,3 +44,30 @@ def test_the_mean_does_not_change_when_the_input_is_mirrored() -> None:
 def test_an_axis_that_is_negative_or_given_twice_is_refused(axes: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="different spatial axes counted from 0"):
         mirrored_mean(torch.sigmoid, axes)
+
+
+def by_side(x: Tensor) -> Tensor:
+    """A network that knows sides: class 1 where the left half is bright, 2 where the right one is, 0 elsewhere."""
+    bright = (x > 0.5).float()
+    half = x.shape[-1] // 2
+    left = torch.cat([bright[..., :half], torch.zeros_like(bright[..., half:])], -1)
+    return torch.cat([1 - bright, left, bright - left], 1)
+
+
+def test_swaps_give_back_to_each_side_its_own_class() -> None:
+    x = torch.rand(2, 1, 6, 8)
+    torch.testing.assert_close(mirrored_mean(by_side, (0, 1), swaps={1: [(1, 2)]})(x), by_side(x))
+    confused = mirrored_mean(by_side, (0, 1))(x)  # without them half of each side goes to the other
+    assert confused[:, 1:][by_side(x)[:, 1:] == 1].unique().tolist() == [0.5]
+
+
+def test_two_axes_with_the_same_swap_undo_each_other() -> None:
+    x = torch.randn(1, 3, 4, 4)
+    both = mirrored_mean(torch.sigmoid, (0, 1), swaps={0: [(0, 2)], 1: [(0, 2)]})(x)
+    swapped = torch.sigmoid(x)[:, [2, 1, 0]]
+    torch.testing.assert_close(both, (2 * torch.sigmoid(x) + 2 * swapped) / 4)
+
+
+def test_a_swap_of_an_axis_that_is_not_mirrored_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"swaps must be of mirrored axes \(0,\), got axes \[1\]"):
+        mirrored_mean(torch.sigmoid, (0,), swaps={1: [(0, 1)]})

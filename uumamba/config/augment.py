@@ -1,5 +1,6 @@
 """Augmentation as data."""
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, NonNegativeInt
@@ -18,7 +19,11 @@ Range = Annotated[tuple[float, float], AfterValidator(_in_order)]
 
 
 class AugmentConfig(Config):
-    """Probabilities and ranges of :class:`uumamba.data.Augment`, under its names; the defaults are nnU-Net's."""
+    """Probabilities and ranges of :class:`uumamba.data.Augment`, under its names; the defaults are nnU-Net's.
+
+    ``swap_sides`` lets patches be mirrored along left and right although structures have sides: the labels of the data
+    set's ``mirror_pairs`` are exchanged with it, in training, and back when mirrored predictions are averaged.
+    """
 
     rotation_probability: Probability = 0.2
     rotation_deg: Range | None = None
@@ -26,6 +31,7 @@ class AugmentConfig(Config):
     scale: Range = (0.7, 1.4)
     mirror_axes: tuple[NonNegativeInt, ...] = ()
     mirror_probability: Probability = 0.5
+    swap_sides: bool = False
     bias_field_probability: Probability = 0.0
     bias_field_strength: Range = (0.1, 0.5)
     noise_probability: Probability = 0.1
@@ -44,8 +50,11 @@ class AugmentConfig(Config):
     gamma_probability: Probability = 0.3
     gamma: Range = (0.7, 1.5)
 
-    def build(self, *, patch_size: tuple[int, ...]) -> Any:
-        """The augmentation of patches of that size."""
+    def build(
+        self, *, patch_size: tuple[int, ...], mirror_swaps: Mapping[int, Sequence[tuple[int, int]]] | None = None
+    ) -> Any:
+        """The augmentation of patches of that size; which labels a mirror exchanges is the data set's to say."""
         from uumamba.data.augment import Augment
 
-        return Augment(patch_size=patch_size, **self.model_dump())
+        arguments = self.model_dump(exclude={"swap_sides"})
+        return Augment(patch_size=patch_size, mirror_swaps=mirror_swaps, **arguments)

@@ -13,15 +13,36 @@ class DatasetConfig(Config):
     name: Literal["acdc", "phantom", "imagecas", "imagecas_split2", "imagecas_split3", "imagecas_split4", "aorta"]
 
 
-class PreprocessConfig(Config):
-    """How a scan becomes a prepared array; see :class:`uumamba.data.PreprocessRecipe`."""
+class CtStatisticsConfig(Config):
+    """Hounsfield units of a data set's foreground; see :class:`uumamba.data.CtStatistics`."""
 
-    spacing_mm: tuple[PositiveFloat | None, PositiveFloat | None, PositiveFloat | None]
-    normalisation: Literal["zscore"] = "zscore"
-    clip_percentiles: tuple[float, float] = (0.5, 99.5)
+    low_hu: float
+    high_hu: float
+    mean_hu: float
+    std_hu: float
 
     def build(self) -> Any:
-        """The recipe."""
+        """The statistics."""
+        from uumamba.data.hounsfield import CtStatistics
+
+        return CtStatistics(**self.model_dump())
+
+
+class PreprocessConfig(Config):
+    """How a scan becomes a prepared array; see :class:`uumamba.data.PreprocessRecipe`.
+
+    For ``ct`` the statistics may be left out: ``uumamba prepare`` finds them in the foreground of the training cases,
+    those of every fold, as nnU-Net does, and stores them in ``recipe.json``.
+    """
+
+    spacing_mm: tuple[PositiveFloat | None, PositiveFloat | None, PositiveFloat | None]
+    normalisation: Literal["zscore", "ct"] = "zscore"
+    clip_percentiles: tuple[float, float] = (0.5, 99.5)
+    ct_statistics: CtStatisticsConfig | None = None
+
+    def build(self) -> Any:
+        """The recipe; without its statistics where they are left to be found."""
         from uumamba.data.preprocess import PreprocessRecipe
 
-        return PreprocessRecipe(**self.model_dump())
+        statistics = None if self.ct_statistics is None else self.ct_statistics.build()
+        return PreprocessRecipe(**{**self.model_dump(), "ct_statistics": statistics})

@@ -1,14 +1,18 @@
 """Length, feeding, precision and schedule of a training run, and how its networks predict."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from uumamba.config.base import Config
+from uumamba.errors import UsageError
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
+
+    from uumamba.data.sampling import Sampling
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -33,6 +37,35 @@ class ScheduleConfig(Config):
         )
 
 
+class SamplingConfig(Config):
+    """Where patches are taken, under the names of :class:`uumamba.data.sampling.Sampling`; classes by name."""
+
+    forced: Literal["share", "chance"] = "share"
+    classes: Literal["of_case", "of_data_set"] = "of_case"
+    class_weights: dict[str, NonNegativeFloat] = Field(default_factory=dict)
+    content_fraction: float = Field(0.0, ge=0.0, lt=1.0)
+
+    def build(self, *, structures: Mapping[str, int]) -> "Sampling":
+        """The sampling of a data set with these label values.
+
+        Raises:
+            UsageError: a weight is given to a structure that the data set lacks.
+        """
+        from uumamba.data.sampling import Sampling
+
+        if unknown := self.class_weights.keys() - structures.keys():
+            raise UsageError(
+                f"training.sampling.class_weights names {', '.join(sorted(unknown))}, which the data set lacks; it has "
+                f"{', '.join(structures)}."
+            )
+        return Sampling(
+            forced=self.forced,
+            classes=self.classes,
+            class_weights={structures[name]: weight for name, weight in self.class_weights.items()},
+            content_fraction=self.content_fraction,
+        )
+
+
 class TrainingConfig(Config):
     """One fold's training."""
 
@@ -41,6 +74,7 @@ class TrainingConfig(Config):
     batch_size: PositiveInt
     patch_size: tuple[PositiveInt, ...] = Field(min_length=2, max_length=3)
     foreground_fraction: float = Field(0.33, ge=0.0, le=1.0)
+    sampling: SamplingConfig = SamplingConfig()
     read_margin: float = Field(1.0, ge=1.0, le=2.0)
     precision: Precision = "auto"
     ema_decay: float | None = Field(None, gt=0.0, lt=1.0)

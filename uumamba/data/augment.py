@@ -46,6 +46,7 @@ class Augment:
         scale: range of the factor; above 1 enlarges.
         mirror_axes: spatial axes, in the patch's order, that may be flipped; empty for none.
         mirror_probability: of each such axis.
+        mirror_swaps: for a mirrored axis that runs left to right: pairs of label values that the flip exchanges.
         bias_field_probability: of a smooth multiplicative field.
         bias_field_strength: range of the largest absolute log of the field.
         noise_probability: of Gaussian noise.
@@ -92,6 +93,7 @@ class Augment:
         scale: Range = (0.7, 1.4),
         mirror_axes: Sequence[int] = (),
         mirror_probability: float = 0.5,
+        mirror_swaps: Mapping[int, Sequence[tuple[int, int]]] | None = None,
         bias_field_probability: float = 0.0,
         bias_field_strength: Range = (0.1, 0.5),
         noise_probability: float = 0.1,
@@ -119,7 +121,9 @@ class Augment:
         )
         dimensions = len(self.affine.patch_size)
         in_plane_only = self.affine.in_plane_only
-        self.mirror = Mirror(dimensions=dimensions, axes=mirror_axes, probability=mirror_probability)
+        self.mirror = Mirror(
+            dimensions=dimensions, axes=mirror_axes, probability=mirror_probability, swaps=mirror_swaps
+        )
         self.intensity: tuple[IntensityTransform, ...] = (
             BiasField(probability=bias_field_probability, strength=bias_field_strength, dimensions=dimensions),
             Noise(probability=noise_probability, std=noise_std),

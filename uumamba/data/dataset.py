@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from uumamba.data.feeding import batches
 from uumamba.data.patch import choose_start, read_window
 from uumamba.data.prepared import PreparedCase, PreparedFolder
+from uumamba.data.sampling import Sampling, holders_of
 from uumamba.errors import CaseError, UsageError
 from uumamba.seeding import generator_for, key_to_seed
 
@@ -22,6 +23,9 @@ Sample = dict[str, Any]
 Key = tuple[int, int]
 """``(epoch, index)``; the index runs over all samples of the epoch, batch by batch."""
 
+TRIES = 10
+"""How often a patch is drawn in the search for one that is not air."""
+
 
 class PatchDataset(Dataset[Sample]):
     """Random patches of prepared cases; the item ``(epoch, index)`` is the same whenever and wherever it is asked for.
@@ -29,8 +33,9 @@ class PatchDataset(Dataset[Sample]):
     Every draw comes from a generator keyed by ``(seed, "patch", epoch, index)``, hence the same bytes for any number of
     workers and after a resume. Each sample takes a case at random; the last ``round(batch_size x foreground_fraction)``
     of each batch lie around a voxel of a foreground class of that case, each class being as likely as another (a case
-    without foreground gives a random patch). A 2-D patch is one slice. Only the window itself is read from the
-    memory-mapped arrays. Outside the case the image continues with the smallest value in the window, the label with 0.
+    without foreground gives a random patch); ``sampling`` changes that. A 2-D patch is one slice. Only the window is
+    read from the memory-mapped arrays. Outside the case the image continues with the smallest value in the window, the
+    label with 0.
 
     Args:
         folder: the prepared folder.
@@ -39,6 +44,7 @@ class PatchDataset(Dataset[Sample]):
         batch_size: samples a batch.
         batches_per_epoch: batches an epoch.
         foreground_fraction: share of each batch that is sure to see foreground.
+        sampling: which samples those are and around which class they lie; see :class:`uumamba.data.sampling.Sampling`.
         seed: the run's.
         margin: the window is this many times the patch (rounded up), so that a rotation finds image at its corners;
             the augmentation crops it to the patch.
@@ -56,6 +62,7 @@ class PatchDataset(Dataset[Sample]):
         batch_size: int,
         batches_per_epoch: int,
         foreground_fraction: float = 0.33,
+        sampling: Sampling | None = None,
         seed: int = 0,
         margin: float = 1.0,
     ) -> None:
@@ -66,7 +73,11 @@ class PatchDataset(Dataset[Sample]):
         self.patch_size = tuple(int(size) for size in patch_size)
         self.batch_size = batch_size
         self.batches_per_epoch = batches_per_epoch
-        self.forced = round(batch_size * foreground_fraction)
+        self.foreground_fraction = foreground_fraction
+        self.sampling = Sampling() if sampling is None else sampling
+        self.holders: Mapping[int, tuple[str, ...]] = {}
+        if self.sampling.classes == "of_data_set":
+            self.holders = holders_of({case_id: folder.case(case_id).locations for case_id in self.case_ids})
         self.seed = seed
         self.margin = margin
 
@@ -85,9 +96,14 @@ class PatchDataset(Dataset[Sample]):
         """
         epoch, index = key
         generator = generator_for(self.seed, "patch", epoch, index)
-        case_id = self.case_ids[int(torch.randint(len(self.case_ids), (), generator=generator))]
+        forced = self._is_forced(epoch, index)
+        value = self.sampling.draw_class(list(self.holders), generator) if forced and self.holders else None
+        case_ids = self.case_ids if value is None else self.holders[value]
+        case_id = case_ids[int(torch.randint(len(case_ids), (), generator=generator))]
         try:
-            image, label = self._read(self.folder.case(case_id), generator, forced=self._is_forced(index))
+            case = self.folder.case(case_id)
+            centre = self._voxel_of(case, generator, value=value) if forced else None
+            image, label = self._read(case, generator, centre=centre)
         except CaseError:
             raise
         except Exception as error:  # whatever it was, the case must be named
@@ -102,38 +118,48 @@ class PatchDataset(Dataset[Sample]):
             "seed": key_to_seed(self.seed, "augment", epoch, index),
         }
 
-    def _is_forced(self, index: int) -> bool:
-        return index % self.batch_size >= self.batch_size - self.forced
+    def _is_forced(self, epoch: int, index: int) -> bool:
+        if self.sampling.forced == "chance":
+            drawn = torch.rand((), generator=generator_for(self.seed, "forced", epoch, index))
+            return float(drawn) < self.foreground_fraction
+        return index % self.batch_size >= self.batch_size - round(self.batch_size * self.foreground_fraction)
 
-    def _read(self, case: PreparedCase, generator: Generator, *, forced: bool) -> tuple[Tensor, Tensor]:
+    def _voxel_of(self, case: PreparedCase, generator: Generator, *, value: int | None) -> tuple[int, ...] | None:
+        """A voxel of a class, or of one that is drawn; None where the case has none."""
+        if value is None:
+            value = self.sampling.draw_class(np.unique(case.locations[:, 0]).tolist(), generator)
+        return None if value is None else draw_voxel(case.locations, value, generator)
+
+    def _read(
+        self, case: PreparedCase, generator: Generator, *, centre: tuple[int, ...] | None
+    ) -> tuple[Tensor, Tensor]:
         # A 2-D patch is a 3-D one that is one slice thick.
         flat = len(self.patch_size) == 2
         patch = (1, *self.patch_size) if flat else self.patch_size
-        centre = draw_foreground_voxel(case.locations, generator) if forced else None
-        start = choose_start(generator, size=patch, shape=case.label.shape, centre=centre)
         window = tuple(
             length if flat and axis == 0 else math.ceil(length * self.margin) for axis, length in enumerate(patch)
         )
-        start = tuple(first - (wide - length) // 2 for first, wide, length in zip(start, window, patch, strict=True))
-        image = torch.from_numpy(read_window(case.image, start, window).astype(np.float32))
+        for _ in range(TRIES):
+            start = choose_start(generator, size=patch, shape=case.label.shape, centre=centre)
+            start = tuple(
+                first - (wide - length) // 2 for first, wide, length in zip(start, window, patch, strict=True)
+            )
+            pixels = read_window(case.image, start, window)
+            if centre is not None or self.sampling.has_content(pixels):
+                break
+        image = torch.from_numpy(pixels.astype(np.float32))
         label = torch.from_numpy(read_window(case.label, start, window, fill=0).astype(np.int64))[None]
         return (image[:, 0], label[:, 0]) if flat else (image, label)
 
 
-def draw_foreground_voxel(locations: NDArray[np.int32], generator: Generator) -> tuple[int, ...] | None:
-    """A voxel ``(z, y, x)`` of a class that is drawn first, so a small structure comes as often as a large one.
-
-    None where there is no foreground.
+def draw_voxel(locations: NDArray[np.int32], value: int, generator: Generator) -> tuple[int, ...]:
+    """A voxel ``(z, y, x)`` of a class, from rows ``(class, z, y, x)`` that hold it.
 
     Example:
-        >>> draw_foreground_voxel(np.array([[2, 7, 8, 9]], dtype=np.int32), torch.Generator())
+        >>> draw_voxel(np.array([[1, 0, 0, 0], [2, 7, 8, 9]], dtype=np.int32), 2, torch.Generator())
         (7, 8, 9)
     """
-    classes = np.unique(locations[:, 0])
-    if len(classes) == 0:
-        return None
-    drawn = classes[int(torch.randint(len(classes), (), generator=generator))]
-    rows = np.flatnonzero(locations[:, 0] == drawn)
+    rows = np.flatnonzero(locations[:, 0] == value)
     row = rows[int(torch.randint(len(rows), (), generator=generator))]
     return tuple(int(position) for position in locations[row, 1:])
 

@@ -3,16 +3,19 @@
 import gzip
 import math
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
-from io import BytesIO
+from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import nibabel as nib
 import numpy as np
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
+from uumamba.data.chunks import converted
 from uumamba.data.grid import displacement_voxels, nearest_orthogonal
 from uumamba.data.warn import warn_of_acdc_spacing, warn_repaired
 from uumamba.errors import CaseError
@@ -22,6 +25,7 @@ MAX_VOLUME_BYTES = 8 * 2**30
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _LONGEST_HEADER = 544
+_PIECE = 2**18  # read and unpacked at a time, so that a file is in memory once
 _SLACK_BYTES = 2**20  # padding that some writers leave behind the voxels
 _SCALE_TOLERANCE = 1e-3
 _MILLIMETRES = {"mm": 1.0, "unknown": 1.0, "meter": 1000.0, "micron": 0.001}
@@ -53,18 +57,27 @@ def read_nifti(path: Path, *, case_id: str, max_bytes: int = MAX_VOLUME_BYTES) -
         CaseError: the file cannot be read, or anything in header or data is not as it must be.
     """
     try:
-        stored = path.read_bytes()
+        with path.open("rb") as file:
+            return _read(file, path, case_id, max_bytes)
     except OSError as error:
         raise CaseError(case_id, f"{path.name} cannot be read ({error.strerror})", _RESTORE) from None
-    if not stored:
+
+
+def _read(file: BinaryIO, path: Path, case_id: str, max_bytes: int) -> NiftiVolume:
+    first = file.read(_PIECE)
+    if not first:
         raise CaseError(case_id, f"{path.name} is empty (0 bytes)", _RESTORE)
-    compressed = stored.startswith(_GZIP_MAGIC)
+    compressed = first.startswith(_GZIP_MAGIC)
     if compressed != path.name.lower().endswith(".gz"):
         warn_repaired(
             case_id, f"{path.name} is {'' if compressed else 'not '}compressed, against its name; read as it is"
         )
-    start = _unpack(stored, _LONGEST_HEADER, case_id, path) if compressed else stored[:_LONGEST_HEADER]
-    header = _parse_header(start, case_id, path)
+    rest = iter(partial(file.read, _PIECE), b"")
+    pieces = _unpacked(first, file, case_id, path) if compressed else chain([first], rest)
+    content = bytearray()
+    while len(content) < _LONGEST_HEADER and (piece := next(pieces, b"")):
+        content += piece
+    header = _parse_header(bytes(content[:_LONGEST_HEADER]), case_id, path)
     shape = _checked_shape(header, case_id)
     dtype = _checked_dtype(header, case_id)
     offset = _checked_offset(header, case_id)
@@ -72,7 +85,11 @@ def read_nifti(path: Path, *, case_id: str, max_bytes: int = MAX_VOLUME_BYTES) -
     if end > max_bytes:
         found = f"its header announces {end / 2**30:.1f} GiB, the limit is {max_bytes / 2**30:.1f}"
         raise CaseError(case_id, found, "crop or downsample the scan")
-    content = _unpack(stored, end + _SLACK_BYTES, case_id, path) if compressed else stored
+    for piece in pieces:
+        content += piece
+        if compressed and len(content) > end + _SLACK_BYTES:
+            found = f"{path.name} unpacks to far more than the volume that its header announces"
+            raise CaseError(case_id, found, _RESTORE)
     if len(content) < end:
         found = f"{path.name} ends after {len(content)} of {end} bytes"
         raise CaseError(case_id, found, _RESTORE)
@@ -107,25 +124,25 @@ def new_header(shape: tuple[int, ...], affine: NDArray[np.float64]) -> Any:
     return header
 
 
-def _unpack(stored: bytes, limit: int, case_id: str, path: Path) -> bytes:
-    """Unpack the members of a gzip file, to its end or to one byte more than may be there."""
-    parts: list[bytes] = []
-    room = limit
+def _unpacked(packed: bytes, file: BinaryIO, case_id: str, path: Path) -> Iterator[bytes]:
+    """What the members of a gzip file hold, a piece at a time, to its end; ``packed`` was read of it already.
+
+    Bytes behind the last member are left alone, as gzip does.
+    """
     try:
-        while stored.startswith(_GZIP_MAGIC) and room > 0:
+        while packed.startswith(_GZIP_MAGIC):
             member = zlib.decompressobj(wbits=31)
-            parts.append(member.decompress(stored, room))
-            room -= len(parts[-1])
-            if not member.eof and room > 0:
-                raise CaseError(case_id, f"{path.name} is cut off: its compressed data end early", _RESTORE)
-            stored = member.unused_data
+            while not member.eof:
+                piece = member.decompress(packed, _PIECE)
+                packed = member.unconsumed_tail or (b"" if member.eof else file.read(_PIECE))
+                if piece:
+                    yield piece
+                elif not packed and not member.eof:
+                    raise CaseError(case_id, f"{path.name} is cut off: its compressed data end early", _RESTORE)
+            packed = member.unused_data + (file.read(_PIECE) if len(member.unused_data) < len(_GZIP_MAGIC) else b"")
     except zlib.error as error:
         found = f"{path.name} is damaged: its compressed data cannot be unpacked ({error})"
         raise CaseError(case_id, found, _RESTORE) from None
-    if room == 0 and limit > _LONGEST_HEADER:
-        found = f"{path.name} unpacks to far more than the volume that its header announces"
-        raise CaseError(case_id, found, _RESTORE)
-    return b"".join(parts)
 
 
 def _parse_header(start: bytes, case_id: str, path: Path) -> Any:
@@ -133,12 +150,12 @@ def _parse_header(start: bytes, case_id: str, path: Path) -> Any:
     if len(start) < 4:
         raise not_nifti
     sizes = {int.from_bytes(start[:4], "little"), int.from_bytes(start[:4], "big")}
-    kind = nib.Nifti1Header if 348 in sizes else nib.Nifti2Header if 540 in sizes else None
+    kind: Any = nib.Nifti1Header if 348 in sizes else nib.Nifti2Header if 540 in sizes else None
     if kind is None:
         raise not_nifti
     if len(start) < kind.sizeof_hdr:
         raise CaseError(case_id, f"{path.name} ends within its header ({len(start)} bytes)", _RESTORE)
-    header = kind.from_fileobj(BytesIO(start), check=False)
+    header = kind(start[: kind.sizeof_hdr], check=False)  # extensions, of any length, are not read
     if bytes(header["magic"]).rstrip(b"\0") != kind.single_magic.rstrip(b"\0"):
         found = f"{path.name} has the NIfTI magic {bytes(header['magic'])!r}, expected {kind.single_magic!r}"
         raise CaseError(case_id, found, "convert it to a single .nii.gz file")
@@ -188,7 +205,14 @@ def _scaled(voxels: NDArray[Any], header: Any, case_id: str) -> NDArray[Any]:
         return voxels
     if not (math.isfinite(slope) and math.isfinite(intercept)):
         raise CaseError(case_id, f"its intensities are scaled by {slope} and shifted by {intercept}", _CONVERT)
-    return voxels * slope + intercept
+    if voxels.dtype.kind == "f":
+        return voxels * slope + intercept
+    if slope == 1 and intercept.is_integer():
+        shifted = int(voxels.min()) + int(intercept), int(voxels.max()) + int(intercept)
+        if np.iinfo(np.int16).min <= shifted[0] and shifted[1] <= np.iinfo(np.int16).max:
+            return converted(voxels, np.int16, lambda part: part.astype(np.int64) + int(intercept))
+    exact = 2.0 ** (8 * voxels.dtype.itemsize) * abs(slope) + abs(intercept) < float(np.finfo(np.float32).max)
+    return converted(voxels, np.float32 if exact else np.float64, lambda part: part * slope + intercept)
 
 
 def _physical_grid(header: Any, case_id: str) -> tuple[NDArray[np.float64], tuple[float, float, float]]:

@@ -1,13 +1,15 @@
 """Prepared cases on disk: arrays that are mapped, not loaded, and a JSON that says they are complete.
 
-``PREPARED/dataset.json`` (manifest with raw paths), ``PREPARED/recipe.json``, and for each case
+``PREPARED/dataset.json`` (manifest with raw paths), ``PREPARED/recipe.json``, where statistics of CT were found the
+samples ``PREPARED/foreground/<case_id>.npz``, and for each case
 ``PREPARED/cases/<case_id>/`` with ``image.npy`` (float16 ``(C, Z, Y, X)``), ``label.npy`` (uint8 ``(Z, Y, X)``),
 ``locations.npy`` (int32 ``(n, 4)``) and ``case.json``. That last file is written last: a case without it is not there.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,17 +20,17 @@ from numpy.typing import NDArray
 
 from uumamba.data.case import MANIFEST_NAME, Case, Manifest
 from uumamba.data.geometry import Geometry
-from uumamba.data.preprocess import Image, PreprocessRecipe
+from uumamba.data.locations import count_values, sample_locations
+from uumamba.data.preprocess import PreprocessRecipe
 from uumamba.errors import CaseError, UsageError
 from uumamba.files import whole_file, write_json
-from uumamba.seeding import generator_for
 from uumamba.types import LabelMap
 
 FORMAT_VERSION = 1
 """Raised whenever equal sources and recipe would give other arrays, so that old ones are prepared anew."""
 
-LOCATIONS_PER_CLASS = 2000
 RECIPE_NAME = "recipe.json"
+FOREGROUND_NAME = "foreground"
 CASE_NAME = "case.json"
 _PREPARE = "run `uumamba prepare` again"
 
@@ -87,36 +89,44 @@ class PreparedFolder:
 
 
 def write_prepared(
-    folder: Path | str, case_id: str, *, image: Image, label: LabelMap, geometry: Geometry, key: str
+    folder: Path | str,
+    case_id: str,
+    *,
+    image: Iterable[NDArray[np.float32]],
+    label: Iterable[LabelMap],
+    geometry: Geometry,
+    key: str,
 ) -> None:
     """Store a case, each file whole or absent, ``case.json`` last.
 
     Args:
         folder: the prepared folder.
         case_id: names the case's own folder.
-        image: ``(C, Z, Y, X)``; stored as float16, which a normalised image fits.
-        label: ``(Z, Y, X)``.
+        image: ``(1, Z, Y, X)``, or its planes in order, any number at a time; stored as float16, which a normalised
+            image fits.
+        label: ``(Z, Y, X)``, or its planes likewise.
         geometry: from :func:`uumamba.data.preprocess.preprocess`.
         key: :func:`source_key`'s.
 
     Raises:
         CaseError: a value does not fit float16.
+        ValueError: the planes are fewer or more than the geometry's.
     """
-    if np.abs(image).max(initial=0) > np.finfo(np.float16).max:
-        raise CaseError(case_id, "its normalised image exceeds float16's range", "check the recipe's normalisation")
     target = Path(folder) / "cases" / case_id
     (target / CASE_NAME).unlink(missing_ok=True)
     for leftover in target.glob(".unfinished-*"):  # of a process that was killed
         leftover.unlink()
-    locations = sample_locations(label, case_id=case_id)
-    for name, array in (("image", image.astype(np.float16)), ("label", label), ("locations", locations)):
-        with whole_file(target / f"{name}.npy") as unfinished, unfinished.open("wb") as file:
-            np.save(file, array, allow_pickle=False)
-    counts = np.bincount(label.ravel())
+    _write_array(target / "image.npy", (_halved(slab, case_id) for slab in image), (1, *geometry.prepared_shape))
+    _write_array(target / "label.npy", label, geometry.prepared_shape)
+    stored_label = _map_array(target, "label", case_id)
+    counts = count_values(stored_label)
+    with whole_file(target / "locations.npy") as unfinished, unfinished.open("wb") as file:
+        np.save(file, sample_locations(stored_label, case_id=case_id, counts=counts), allow_pickle=False)
+    voxels = counts.sum(axis=0)
     stored = {
         "format": FORMAT_VERSION,
         "key": key,
-        "label_voxels": {str(value): int(counts[value]) for value in np.flatnonzero(counts)},
+        "label_voxels": {str(value): int(voxels[value]) for value in np.flatnonzero(voxels)},
         "geometry": geometry.to_json(),
     }
     write_json(target / CASE_NAME, stored)
@@ -147,6 +157,17 @@ def is_prepared(folder: Path | str, case_id: str, *, key: str) -> bool:
         return False
 
 
+def stands(folder: Path | str, case: Case, *, recipe: PreprocessRecipe, structures: Mapping[str, int]) -> bool:
+    """Whether a case is stored and made from its files as they are now; they are read only where it is stored at all.
+
+    Raises:
+        CaseError: a file cannot be read.
+    """
+    if not (Path(folder) / "cases" / case.case_id / CASE_NAME).is_file():
+        return False
+    return is_prepared(folder, case.case_id, key=source_key(case, recipe=recipe, structures=structures))
+
+
 def source_key(case: Case, *, recipe: PreprocessRecipe, structures: Mapping[str, int]) -> str:
     """What a prepared case depends on, hashed: the bytes of its files, the recipe, the structures, the format version.
 
@@ -154,6 +175,15 @@ def source_key(case: Case, *, recipe: PreprocessRecipe, structures: Mapping[str,
         CaseError: a file cannot be read.
     """
     settings = {"format": FORMAT_VERSION, "recipe": recipe.to_json(), "structures": dict(sorted(structures.items()))}
+    return hash_case(case, settings)
+
+
+def hash_case(case: Case, settings: Mapping[str, Any]) -> str:
+    """The bytes of a case's files and some settings, hashed.
+
+    Raises:
+        CaseError: a file cannot be read.
+    """
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for path in (case.image, case.label):
         if path is not None:
@@ -161,22 +191,24 @@ def source_key(case: Case, *, recipe: PreprocessRecipe, structures: Mapping[str,
     return digest.hexdigest()
 
 
-def sample_locations(label: LabelMap, *, case_id: str) -> NDArray[np.int32]:
-    """At most 2000 voxels of each foreground class, rows ``(class, z, y, x)``, the same for the same case.
+def _halved(slab: NDArray[np.float32], case_id: str) -> NDArray[np.float16]:
+    if slab.size and max(-slab.min(), slab.max()) > np.finfo(np.float16).max:
+        raise CaseError(case_id, "its normalised image exceeds float16's range", "check the recipe's normalisation")
+    return torch.from_numpy(np.ascontiguousarray(slab)).half().numpy()
 
-    Example:
-        >>> sample_locations(np.array([[[0, 3]]], dtype=np.uint8), case_id="a").tolist()
-        [[3, 0, 0, 1]]
-    """
-    rows = [np.empty((0, 4), dtype=np.int32)]
-    for value in np.flatnonzero(np.bincount(label.ravel())[1:]) + 1:
-        voxels = np.flatnonzero(label == value)
-        if len(voxels) > LOCATIONS_PER_CLASS:
-            order = torch.randperm(len(voxels), generator=generator_for(case_id, "locations", int(value)))
-            voxels = np.sort(voxels[order[:LOCATIONS_PER_CLASS].numpy()])
-        position = np.stack(np.unravel_index(voxels, label.shape), axis=1)
-        rows.append(np.insert(position, 0, value, axis=1).astype(np.int32))
-    return np.concatenate(rows)
+
+def _write_array(path: Path, slabs: Iterable[NDArray[Any]], shape: tuple[int, ...]) -> None:
+    """Write an array of which only some planes are there at a time, as ``np.save`` writes a whole one."""
+    written = 0
+    with whole_file(path) as unfinished, unfinished.open("wb") as file:
+        for slab in slabs:
+            if written == 0:
+                header = {"descr": np.lib.format.dtype_to_descr(slab.dtype), "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, header)
+            file.write(np.ascontiguousarray(slab).data)
+            written += slab.size
+        if written != math.prod(shape):
+            raise ValueError(f"{path.name} of the shape {shape} has {math.prod(shape)} voxels, got {written}.")
 
 
 def _read_recipe(path: Path) -> PreprocessRecipe:

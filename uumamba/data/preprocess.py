@@ -1,36 +1,36 @@
 """From a native scan to the array that networks see, and from what they say back to the scan's own grid."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from uumamba.data.geometry import Box, Geometry, find_geometry
-from uumamba.data.resample import is_anisotropic, resample_image, resample_label, resample_linear, resampled_argmax
-from uumamba.errors import CaseError
+from uumamba.data.content import box_of_content, stored_by_planes
+from uumamba.data.geometry import Geometry, find_geometry
+from uumamba.data.hounsfield import DENSE_HU, CtStatistics, find_shift
+from uumamba.data.normalise import Image, Normaliser, by_own_values, by_statistics
+from uumamba.data.resample import (
+    fill,
+    image_slabs,
+    is_anisotropic,
+    label_slabs,
+    resample_label,
+    resample_linear,
+    resampled_argmax,
+)
 from uumamba.types import LabelMap
 
-Image = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class CtStatistics:
-    """Hounsfield units over a data set's foreground, for a normalisation that is the same for every scan.
-
-    Raises:
-        ValueError: the limits do not rise, or the standard deviation is not positive.
-    """
-
-    low_hu: float
-    high_hu: float
-    mean_hu: float
-    std_hu: float
-
-    def __post_init__(self) -> None:
-        if not (self.low_hu < self.high_hu and self.std_hu > 0):
-            raise ValueError(f"CT statistics need low_hu < high_hu and a positive std_hu, got {self}.")
+__all__ = [
+    "CtStatistics",
+    "PreprocessRecipe",
+    "Preprocessing",
+    "preprocess",
+    "restore",
+    "restore_label",
+    "restore_probabilities",
+]
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,15 @@ class PreprocessRecipe:
     Args:
         spacing_mm: wanted spacing through the planes and along the two axes in plane; None keeps the scan's own.
         normalisation: ``"zscore"`` clips each scan to its own percentiles, then gives it mean 0 and variance 1;
-            ``"ct"`` clips to ``ct_statistics`` and divides by their standard deviation.
-        clip_percentiles: lower and upper, of the crop.
-        ct_statistics: needed by ``"ct"``.
+            ``"ct"`` clips Hounsfield units to ``ct_statistics``, subtracts their mean and divides by their standard
+            deviation, alike for every scan.
+        clip_percentiles: lower and upper, of the crop; for ``"zscore"``.
+        ct_statistics: for ``"ct"``; None leaves them to :func:`uumamba.pipelines.prepare.prepare`, which finds them in
+            the training cases.
 
     Raises:
-        ValueError: a spacing is not positive, the percentiles are not in order, or ``"ct"`` lacks its statistics.
+        ValueError: a spacing is not positive, the percentiles are not in order, or statistics of CT are given for
+            another normalisation.
 
     Example:
         >>> PreprocessRecipe(spacing_mm=(None, 1.5, 1.5)).normalisation
@@ -68,8 +71,23 @@ class PreprocessRecipe:
             raise ValueError(f"clip_percentiles rise within 0 and 100, got {self.clip_percentiles}.")
         if self.normalisation not in ("zscore", "ct"):
             raise ValueError(f"normalisation is 'zscore' or 'ct', got {self.normalisation!r}.")
-        if self.normalisation == "ct" and self.ct_statistics is None:
-            raise ValueError("The normalisation 'ct' needs ct_statistics.")
+        if self.normalisation != "ct" and self.ct_statistics is not None:
+            raise ValueError(f"ct_statistics are for the normalisation 'ct', got {self.normalisation!r}.")
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether a scan can be preprocessed: no statistics are left to be found."""
+        return self.normalisation != "ct" or self.ct_statistics is not None
+
+    def completes(self, wanted: "PreprocessRecipe") -> bool:
+        """Whether this is the wanted recipe, or that recipe with the statistics that it left to be found.
+
+        Example:
+            >>> wanted = PreprocessRecipe((None, None, None), normalisation="ct")
+            >>> replace(wanted, ct_statistics=CtStatistics(-100, 300, 50, 25)).completes(wanted)
+            True
+        """
+        return self == wanted or (not wanted.is_complete and replace(self, ct_statistics=None) == wanted)
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
@@ -82,6 +100,85 @@ class PreprocessRecipe:
         return cls(**{**stored, "ct_statistics": None if statistics is None else CtStatistics(**statistics)})
 
 
+class Preprocessing:
+    """A scan whose grid and intensities are settled; its planes are made when they are asked for, a slab at a time.
+
+    Orient, crop to the content, clip and normalise, resample. The 48 orientations in which one scan can be stored give
+    one array. Normalisation comes before resampling. Where the voxels of the old or new grid are over three times as
+    long as wide, planes and the axis through them are resampled differently
+    (:func:`uumamba.data.resample.image_slabs`). Beside the scan as it is given there are never more than some slabs of
+    a few million voxels; ``"zscore"`` needs one float32 volume for a moment, to find the percentiles.
+
+    The content of an image is what is not 0; of CT, where air is not 0, it is what is denser than -500 HU, midway
+    between lung and soft tissue: the box of the body and the table. Faults of the Hounsfield units are undone first
+    (:func:`uumamba.data.hounsfield.find_shift`).
+
+    Args:
+        image: native, three axes as stored, of any real type.
+        spacing_mm: of its axes.
+        recipe: what to do.
+        affine: 4 x 4, voxel index to RAS+ millimetres; without it the axes count as R, A, S.
+        label: on the same grid; its structures widen the crop, so that none is ever cut.
+        case_id: named in errors.
+
+    Raises:
+        CaseError: the image has no content, is constant, or holds NaN or infinity.
+        ValueError: shapes, spacing or affine make no sense, or the recipe lacks its statistics.
+    """
+
+    def __init__(
+        self,
+        image: NDArray[Any],
+        *,
+        spacing_mm: Sequence[float],
+        recipe: PreprocessRecipe,
+        affine: NDArray[np.float64] | None = None,
+        label: NDArray[np.uint8] | None = None,
+        case_id: str = "image",
+    ) -> None:
+        if label is not None and label.shape != image.shape:
+            raise ValueError(f"Image and label lie on one grid, got the shapes {image.shape} and {label.shape}.")
+        if not recipe.is_complete:
+            raise ValueError("The normalisation 'ct' needs ct_statistics; preparing a data set finds them.")
+        if image.dtype.kind == "f":
+            image = image.astype(np.float32, copy=False)
+        whole = find_geometry(image.shape, spacing_mm=spacing_mm, affine=affine)
+        oriented = stored_by_planes(whole.orient(image))
+        oriented_label = None if label is None else stored_by_planes(whole.orient(label))
+        statistics = recipe.ct_statistics
+        shift = None if statistics is None else find_shift(oriented, case_id=case_id)
+        denser_than = None if shift is None else DENSE_HU - shift
+        box = box_of_content(oriented, oriented_label, denser_than=denser_than, case_id=case_id)
+        self.geometry: Geometry = whole.with_crop(box, target_spacing_mm=recipe.spacing_mm)
+        self._image = oriented[self.geometry.crop]
+        self._label = None if oriented_label is None else oriented_label[self.geometry.crop]
+        self._normalise: Normaliser = (
+            by_own_values(self._image, recipe.clip_percentiles, case_id=case_id)
+            if statistics is None or shift is None
+            else by_statistics(statistics, shift=shift)
+        )
+
+    def image_slabs(self) -> Iterator[Image]:
+        """The prepared image's planes in order, float32 ``(n, Y, X)`` at a time."""
+        old, new = self.geometry.cropped_shape, self.geometry.prepared_shape
+        anisotropic = is_anisotropic(self.geometry.oriented_spacing_mm, self.geometry.prepared_spacing_mm)
+        return image_slabs(
+            lambda first, last: self._normalise(self._image[first:last]), old, new, anisotropic=anisotropic
+        )
+
+    def label_slabs(self) -> Iterator[LabelMap]:
+        """The prepared label's planes in order, uint8 ``(n, Y, X)`` at a time.
+
+        Raises:
+            ValueError: there is no label.
+        """
+        label = self._label
+        if label is None:
+            raise ValueError("The scan was given without a label.")
+        old, new = self.geometry.cropped_shape, self.geometry.prepared_shape
+        return label_slabs(lambda first, last: label[first:last], old, new)
+
+
 def preprocess(
     image: NDArray[Any],
     *,
@@ -91,26 +188,14 @@ def preprocess(
     label: NDArray[np.uint8] | None = None,
     case_id: str = "image",
 ) -> tuple[Image, LabelMap | None, Geometry]:
-    """Orient, crop to what is not zero, clip and normalise, resample.
-
-    The 48 orientations in which one scan can be stored give one array. Normalisation comes before resampling and looks
-    at the crop alone. Where the voxels of the old or new grid are over three times as long as wide, planes and the axis
-    through them are resampled differently (:func:`uumamba.data.resample.resample_image`).
-
-    Args:
-        image: native, three axes as stored.
-        spacing_mm: of its axes.
-        recipe: what to do.
-        affine: 4 x 4, voxel index to RAS+ millimetres; without it the axes count as R, A, S.
-        label: on the same grid; its structures widen the crop, so that none is ever cut.
-        case_id: named in errors.
+    """Orient, crop to the content, clip and normalise, resample: all of a :class:`Preprocessing` at once.
 
     Returns:
         Image ``(1, Z, Y, X)`` float32, label ``(Z, Y, X)`` uint8 or None, and the geometry that undoes it.
 
     Raises:
-        CaseError: the image is all zero, constant, or holds NaN or infinity.
-        ValueError: shapes, spacing or affine make no sense.
+        CaseError: the image has no content, is constant, or holds NaN or infinity.
+        ValueError: shapes, spacing or affine make no sense, or the recipe lacks its statistics.
 
     Example:
         >>> scan = np.random.default_rng(0).random((40, 48, 6))
@@ -119,19 +204,14 @@ def preprocess(
         >>> array.shape, restore_label(np.zeros(array.shape[1:], np.uint8), geometry).shape
         ((1, 6, 24, 20), (40, 48, 6))
     """
-    if label is not None and label.shape != image.shape:
-        raise ValueError(f"Image and label lie on one grid, got the shapes {image.shape} and {label.shape}.")
-    whole = find_geometry(image.shape, spacing_mm=spacing_mm, affine=affine)
-    oriented = np.ascontiguousarray(whole.orient(image), dtype=np.float32)
-    oriented_label = None if label is None else np.ascontiguousarray(whole.orient(label))
-    box = _box_of_content(oriented, oriented_label, case_id)
-    geometry = whole.with_crop(box, target_spacing_mm=recipe.spacing_mm)
-    normalised = _normalise(oriented[geometry.crop], recipe, case_id)[None]
-    anisotropic = is_anisotropic(geometry.oriented_spacing_mm, geometry.prepared_spacing_mm)
-    array = resample_image(normalised, geometry.prepared_shape, anisotropic=anisotropic)
-    if oriented_label is None:
-        return array, None, geometry
-    return array, resample_label(oriented_label[geometry.crop], geometry.prepared_shape), geometry
+    work = Preprocessing(image, spacing_mm=spacing_mm, recipe=recipe, affine=affine, label=label, case_id=case_id)
+    array = np.empty((1, *work.geometry.prepared_shape), dtype=np.float32)
+    fill(array[0], work.image_slabs())
+    if label is None:
+        return array, None, work.geometry
+    prepared = np.empty(work.geometry.prepared_shape, dtype=np.uint8)
+    fill(prepared, work.label_slabs())
+    return array, prepared, work.geometry
 
 
 def restore_label(label: LabelMap, geometry: Geometry) -> LabelMap:
@@ -174,38 +254,6 @@ def restore(probabilities: NDArray[np.floating[Any]], geometry: Geometry) -> Lab
     if not all(np.isfinite(each).all() for each in scores):
         raise ValueError("Probabilities hold NaN or infinity, which no class can be chosen from.")
     return _to_native(resampled_argmax(scores, geometry.cropped_shape), geometry, outside=0)
-
-
-def _box_of_content(image: Image, label: LabelMap | None, case_id: str) -> Box:
-    if not np.isfinite(image).all():
-        raise CaseError(case_id, "the image holds NaN or infinite voxels", "repair or leave out the scan")
-    content = image != 0
-    if not content.any():
-        raise CaseError(case_id, "every voxel of the image is 0", "restore or leave out the scan")
-    if label is not None:
-        content |= label != 0
-    start, stop = [], []
-    for axis in range(3):
-        filled = np.flatnonzero(content.any(axis=tuple(other for other in range(3) if other != axis)))
-        start.append(int(filled[0]))
-        stop.append(int(filled[-1]) + 1)
-    return (start[0], start[1], start[2]), (stop[0], stop[1], stop[2])
-
-
-def _normalise(image: Image, recipe: PreprocessRecipe, case_id: str) -> Image:
-    if recipe.ct_statistics is not None and recipe.normalisation == "ct":
-        statistics = recipe.ct_statistics
-        clipped = np.clip(image, statistics.low_hu, statistics.high_hu)
-        mean, std = statistics.mean_hu, statistics.std_hu
-    else:
-        low, high = np.percentile(image, recipe.clip_percentiles)
-        clipped = np.clip(image, low, high)
-        mean, std = float(clipped.mean(dtype=np.float64)), float(clipped.std(dtype=np.float64))
-        if high <= low:
-            std = 0.0
-    if std == 0.0:
-        raise CaseError(case_id, f"the image is constant ({image.flat[0]:g}) where it is not 0", "leave out the scan")
-    return ((clipped - np.float32(mean)) / np.float32(std)).astype(np.float32)
 
 
 def _to_native(cropped: NDArray[Any], geometry: Geometry, *, outside: int) -> NDArray[Any]:

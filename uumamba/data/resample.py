@@ -2,19 +2,29 @@
 
 A voxel of the new grid with centre :math:`i + 1/2` reads the old one at :math:`(i + 1/2) n_{old} / n_{new}`; beyond the
 outermost centres the edge value continues. An axis whose size stays is copied bit for bit.
+
+The new planes come in slabs, and each slab reads no more than the old planes that it lies between, so that a volume
+neither has to be there as floats nor does its new self.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn import functional as F
 
+from uumamba.data.chunks import spans, values_of
 from uumamba.types import LabelMap
 
 ANISOTROPY_THRESHOLD = 3.0
+Image = NDArray[np.float32]
+ReadImage = Callable[[int, int], Image]
+ReadLabel = Callable[[int, int], LabelMap]
+"""``read(first, last)`` gives those planes ``(n, Y, X)`` of the old grid."""
+
 _Kernel = Literal["bilinear", "bicubic"]
 
 
@@ -28,8 +38,8 @@ def is_anisotropic(*spacings_mm: Sequence[float]) -> bool:
     return any(max(spacing) > ANISOTROPY_THRESHOLD * min(spacing) for spacing in spacings_mm)
 
 
-def resample_image(image: NDArray[np.float32], shape: Sequence[int], *, anisotropic: bool) -> NDArray[np.float32]:
-    """Bring an image ``(C, Z, Y, X)`` to a spatial shape: cubic in plane, and through the planes cubic or linear.
+def image_slabs(read: ReadImage, old: Sequence[int], new: Sequence[int], *, anisotropic: bool) -> Iterator[Image]:
+    """Bring an image ``(Z, Y, X)`` to a shape: cubic in plane, and through the planes cubic or linear.
 
     Through anisotropic slices a cubic curve would ring between values that lie a centimetre apart, so it is linear
     there. Downsampling is not smoothed beforehand: on ACDC at 1.5 mm smoothing moved the image that is resampled back
@@ -38,65 +48,161 @@ def resample_image(image: NDArray[np.float32], shape: Sequence[int], *, anisotro
     The kernel is Keys' cubic convolution with a = -0.75. On ACDC at 1.5 mm it differs from a cubic B-spline by 0.014
     standard deviations of the image, and takes 5 ms a frame where SciPy's takes 69.
 
+    Yields:
+        The new planes in order, ``(n, Y, X)`` at a time.
+
     References:
         Keys, *Cubic Convolution Interpolation for Digital Image Processing*, IEEE TASSP 29(6), 1981.
     """
-    in_plane = _in_plane(image, shape[1:], kernel="bicubic")
-    return _through_planes(in_plane, shape[0], kernel="bilinear" if anisotropic else "bicubic")
+    through = _Through(old[0], new[0], kernel="bilinear" if anisotropic else "bicubic")
+    for span in spans(new[0], _voxels_a_plane(old, new)):
+        planes = read(*through.sources(*span))
+        yield through(_in_plane(planes, new[1:], kernel="bicubic"), *span)
 
 
-def resample_linear(maps: NDArray[np.float32], shape: Sequence[int]) -> NDArray[np.float32]:
+def label_slabs(read: ReadLabel, old: Sequence[int], new: Sequence[int]) -> Iterator[LabelMap]:
+    """Bring a label map ``(Z, Y, X)`` to a shape: the value whose linearly resampled mask is the largest.
+
+    A tie goes to the smaller value. Only the values that a slab lies between are compared there, since no other could
+    be the largest; where there is one alone, it stands everywhere.
+
+    Yields:
+        The new planes in order, ``(n, Y, X)`` at a time.
+    """
+    through = _Through(old[0], new[0], kernel="bilinear")
+    for span in spans(new[0], _voxels_a_plane(old, new)):
+        planes = read(*through.sources(*span))
+        if tuple(old) == tuple(new):
+            yield planes
+            continue
+        values = values_of(planes).astype(np.uint8)
+        masks = ((planes == value).astype(np.float32) for value in values)
+        resampled = (through(_in_plane(mask, new[1:], kernel="bilinear"), *span) for mask in masks)
+        yield values[_largest(resampled)] if len(values) > 1 else np.full((span[1] - span[0], *new[1:]), values[0])
+
+
+def resample_image(image: Image, shape: Sequence[int], *, anisotropic: bool) -> Image:
+    """Bring an image ``(C, Z, Y, X)`` to a spatial shape as :func:`image_slabs` does."""
+    old, new = image.shape[1:], tuple(shape)
+    result = np.empty((len(image), *new), dtype=np.float32)
+    for each, target in zip(image, result, strict=True):
+        fill(target, image_slabs(_reader(each), old, new, anisotropic=anisotropic))
+    return result
+
+
+def resample_linear(maps: Image, shape: Sequence[int]) -> Image:
     """Bring maps ``(K, Z, Y, X)`` to a spatial shape linearly; maps that sum to 1 still do."""
-    return _through_planes(_in_plane(maps, shape[1:], kernel="bilinear"), shape[0], kernel="bilinear")
+    old, new = maps.shape[1:], tuple(shape)
+    through = _Through(old[0], new[0], kernel="bilinear")
+    result = np.empty((len(maps), *new), dtype=np.float32)
+    for first, last in spans(new[0], _voxels_a_plane(old, new)):
+        low, high = through.sources(first, last)
+        for each, target in zip(maps, result, strict=True):
+            target[first:last] = through(_in_plane(each[low:high], new[1:], kernel="bilinear"), first, last)
+    return result
 
 
 def resample_label(label: LabelMap, shape: Sequence[int]) -> LabelMap:
-    """Bring a label map ``(Z, Y, X)`` to a shape: the value whose linearly resampled mask is the largest.
-
-    A tie goes to the smaller value. Equal shapes give an equal copy.
+    """Bring a label map ``(Z, Y, X)`` to a shape as :func:`label_slabs` does. Equal shapes give an equal copy.
 
     Example:
         >>> resample_label(np.array([[[0, 0, 5, 5]]], dtype=np.uint8), (1, 1, 8)).tolist()
         [[[0, 0, 0, 0, 5, 5, 5, 5]]]
     """
-    if label.shape == tuple(shape):
-        return label.copy()
-    values = np.flatnonzero(np.bincount(label.ravel())).astype(np.uint8)
-    return values[resampled_argmax((label == value for value in values), shape)]
+    result = np.empty(tuple(shape), dtype=np.uint8)
+    fill(result, label_slabs(lambda first, last: label[first:last], label.shape, result.shape))
+    return result
 
 
-def resampled_argmax(maps: Iterable[NDArray[np.generic]], shape: Sequence[int]) -> LabelMap:
-    """Index of the largest of some maps ``(Z, Y, X)`` after linear resampling to a shape; a tie goes to the first.
+def resampled_argmax(maps: Sequence[NDArray[Any]] | NDArray[Any], shape: Sequence[int]) -> LabelMap:
+    """Index of the largest of some maps ``(Z, Y, X)`` after linear resampling to a shape; a tie goes to the first."""
+    old, new = maps[0].shape, tuple(shape)
+    through = _Through(old[0], new[0], kernel="bilinear")
+    result = np.empty(new, dtype=np.uint8)
+    for first, last in spans(new[0], _voxels_a_plane(old, new)):
+        low, high = through.sources(first, last)
+        planes = (np.asarray(each[low:high], dtype=np.float32) for each in maps)
+        resampled = (through(_in_plane(each, new[1:], kernel="bilinear"), first, last) for each in planes)
+        result[first:last] = _largest(resampled)
+    return result
 
-    Maps are taken one by one, so that all of them never exist on the new grid together.
+
+def fill(target: NDArray[np.generic], slabs: Iterable[NDArray[np.generic]]) -> None:
+    """Put slabs of planes into an array, one behind the other."""
+    first = 0
+    for slab in slabs:
+        target[first : first + len(slab)] = slab
+        first += len(slab)
+
+
+class _Through:
+    """Resampling through the planes, to any span of the new ones.
+
+    The weights are torch's own, read off the resampled identity, and are summed in the order of its kernel, so that a
+    span equals that part of the whole resampled at once (of a cubic one all but the two outermost planes on each side,
+    where two taps fall on one plane and a rounding differs).
     """
-    best = np.full(tuple(shape), -np.inf, dtype=np.float32)
-    index = np.zeros(tuple(shape), dtype=np.uint8)
-    for position, each in enumerate(maps):
-        candidate = resample_linear(np.asarray(each, dtype=np.float32)[None], shape)[0]
-        better = candidate > best
-        index[better] = position
-        np.copyto(best, candidate, where=better)
-    return index
+
+    def __init__(self, old: int, new: int, *, kernel: _Kernel) -> None:
+        self.same = old == new
+        if not self.same:
+            # The unchanged axis has offset 0 everywhere, where both kernels are the identity.
+            weights = _interpolate(torch.eye(old)[None, None], (new, old), kernel)[0, 0]
+            self._taps = [[(int(tap), float(row[tap])) for tap in row.nonzero().ravel()] for row in weights]
+
+    def sources(self, first: int, last: int) -> tuple[int, int]:
+        """The span of old planes that new ones are made of."""
+        if self.same:
+            return first, last
+        taps = [tap for row in self._taps[first:last] for tap, _ in row]
+        return min(taps), max(taps) + 1
+
+    def __call__(self, planes: Image, first: int, last: int) -> Image:
+        """New planes ``[first, last)`` of the old planes that :meth:`sources` names."""
+        if self.same:
+            return planes
+        source = torch.from_numpy(planes)
+        low, _ = self.sources(first, last)
+        result = torch.empty((last - first, *planes.shape[1:]))
+        for target, row in zip(result, self._taps[first:last], strict=True):
+            ordered = [row[1], row[0], *row[2:]] if len(row) > 1 else row
+            (tap, weight), *others = ordered
+            torch.mul(source[tap - low], weight, out=target)
+            for tap, weight in others:
+                target.add_(source[tap - low], alpha=weight)
+        summed: Image = result.numpy()
+        return summed
 
 
-def _in_plane(array: NDArray[np.float32], size: Sequence[int], *, kernel: _Kernel) -> NDArray[np.float32]:
-    channels, slices, *old = array.shape
-    if tuple(old) == tuple(size):
-        return array
-    return _interpolate(array.reshape(channels * slices, 1, *old), size, kernel).reshape(channels, slices, *size)
+def _largest(maps: Iterable[Image]) -> LabelMap:
+    """Index of the largest of some maps, taken one by one, so that all of them never exist together."""
+    each = iter(maps)
+    best = torch.from_numpy(next(each)).clone()
+    index = torch.zeros(best.shape, dtype=torch.uint8)
+    for position, candidate in enumerate(map(torch.from_numpy, each), start=1):
+        # Positions rise, so the larger one is the later; five times as fast as filling where it is better.
+        torch.maximum(index, (candidate > best).view(torch.uint8) * position, out=index)
+        torch.maximum(best, candidate, out=best)
+    largest: LabelMap = index.numpy()
+    return largest
 
 
-def _through_planes(array: NDArray[np.float32], size: int, *, kernel: _Kernel) -> NDArray[np.float32]:
-    channels, slices, rows, columns = array.shape
-    if slices == size:
-        return array
-    # The unchanged axis has offset 0 everywhere, where both kernels are the identity.
-    flat = array.reshape(channels, 1, slices, rows * columns)
-    return _interpolate(flat, (size, rows * columns), kernel).reshape(channels, size, rows, columns)
-
-
-def _interpolate(planes: NDArray[np.float32], size: Sequence[int], kernel: _Kernel) -> NDArray[np.float32]:
-    tensor = torch.from_numpy(np.ascontiguousarray(planes, dtype=np.float32))
-    resampled: NDArray[np.float32] = F.interpolate(tensor, size=tuple(size), mode=kernel, align_corners=False).numpy()
+def _in_plane(planes: Image, size: Sequence[int], *, kernel: _Kernel) -> Image:
+    if planes.shape[1:] == tuple(size):
+        return np.ascontiguousarray(planes, dtype=np.float32)
+    tensor = torch.from_numpy(np.ascontiguousarray(planes, dtype=np.float32))[:, None]
+    resampled: Image = _interpolate(tensor, size, kernel)[:, 0].numpy()
     return resampled
+
+
+def _interpolate(tensor: Tensor, size: Sequence[int], kernel: _Kernel) -> Tensor:
+    return F.interpolate(tensor, size=tuple(size), mode=kernel, align_corners=False)
+
+
+def _voxels_a_plane(old: Sequence[int], new: Sequence[int]) -> int:
+    """What one new plane takes at most: its own voxels, or those of the old planes that it stands for."""
+    return max(old[1] * old[2] * -(-old[0] // new[0]), new[1] * new[2])
+
+
+def _reader(volume: Image) -> ReadImage:
+    return lambda first, last: volume[first:last]

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
+from uumamba.data.case import Case
+from uumamba.data.chunks import converted, values_of
 from uumamba.data.grid import displacement_voxels
 from uumamba.data.itk import ITK_SUFFIXES, read_dicom_series, read_itk
 from uumamba.data.nifti import MAX_VOLUME_BYTES, encode_label, is_nifti_name, new_header, read_nifti
@@ -23,6 +24,7 @@ __all__ = [
     "Scan",
     "ScanWarning",
     "check_same_grid",
+    "read_case",
     "read_image",
     "read_label",
     "write_label",
@@ -30,6 +32,7 @@ __all__ = [
 
 _INTEGER_TOLERANCE = 1e-3
 _MOST_BAD_VOXELS = 0.01
+_MOST_VALUES = 256  # of a label map, background among them
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,8 @@ class Scan:
     """A volume on its native grid.
 
     Args:
-        array: three axes in stored order; float32 of an image, uint8 of a label.
+        array: three axes in stored order; of an image float32 (or the integers that it is stored as, where they were
+            asked for), of a label uint8.
         affine: 4 x 4 float64, voxel index to RAS+ millimetres; the physical one, where a header's matrix lies.
         spacing_mm: of the array's axes.
         header: nibabel's, unchanged, of a NIfTI file; else None.
@@ -51,7 +55,13 @@ class Scan:
     path: Path
 
 
-def read_image(path: Path | str, *, case_id: str | None = None, max_bytes: int = MAX_VOLUME_BYTES) -> Scan:
+def read_image(
+    path: Path | str,
+    *,
+    case_id: str | None = None,
+    max_bytes: int = MAX_VOLUME_BYTES,
+    keep_integers: bool = False,
+) -> Scan:
     """Read one 3-D scan: NIfTI, MetaImage, NRRD, or a folder with one DICOM series.
 
     Where a NIfTI header's affine and pixdim disagree, the columns of the affine have unit length and qform_code is 0
@@ -63,6 +73,7 @@ def read_image(path: Path | str, *, case_id: str | None = None, max_bytes: int =
         path: the file or folder.
         case_id: named in errors and warnings; the file's name when None.
         max_bytes: the largest uncompressed volume to read.
+        keep_integers: leave integers in the type that they are stored in, half as large as float32 for CT.
 
     Raises:
         CaseError: the scan cannot be read with certainty; the message says why and what to do.
@@ -70,7 +81,9 @@ def read_image(path: Path | str, *, case_id: str | None = None, max_bytes: int =
     path = Path(path)
     case_id = case_id or path.name
     scan = _read(path, case_id, max_bytes)
-    return Scan(_as_float32(scan.array, case_id), scan.affine, scan.spacing_mm, scan.header, path)
+    kept = keep_integers and scan.array.dtype.kind in "iu"
+    array = scan.array if kept else _as_float32(scan.array, case_id)
+    return Scan(array, scan.affine, scan.spacing_mm, scan.header, path)
 
 
 def read_label(
@@ -91,6 +104,20 @@ def read_label(
     case_id = case_id or path.name
     scan = _read(path, case_id, max_bytes)
     return Scan(_as_label(scan.array, structures, case_id), scan.affine, scan.spacing_mm, scan.header, path)
+
+
+def read_case(case: Case, *, structures: Mapping[str, int]) -> tuple[Scan, Scan]:
+    """A case's image, its integers kept, and its label on the same grid.
+
+    Raises:
+        CaseError: it has no label, either cannot be read, or they do not lie on each other.
+    """
+    if case.label is None:
+        raise CaseError(case.case_id, "it has no label", "add its label, or leave it out of the training cases")
+    image = read_image(case.image, case_id=case.case_id, keep_integers=True)
+    label = read_label(case.label, structures=structures, case_id=case.case_id)
+    check_same_grid(image, label, case_id=case.case_id)
+    return image, label
 
 
 def write_label(path: Path | str, label: LabelMap, like: Scan) -> None:
@@ -172,6 +199,8 @@ def _without_nonfinite(voxels: NDArray[Any], case_id: str) -> NDArray[Any]:
 
 def _touches_body(voxels: NDArray[Any], finite: NDArray[np.bool_]) -> bool:
     """Whether about a bad voxel (a box of 5) half of the finite ones are brighter than the mean, or none is finite."""
+    from scipy import ndimage  # a tenth of a second, which a scan without such voxels is spared
+
     body = finite & (np.where(finite, voxels, 0) > voxels[finite].mean(dtype=np.float64))
     bright, known = (ndimage.uniform_filter(mask.astype(np.float32), size=5) for mask in (body, finite))
     return bool((bright >= 0.5 * known)[~finite].any())
@@ -180,18 +209,20 @@ def _touches_body(voxels: NDArray[Any], finite: NDArray[np.bool_]) -> bool:
 def _as_label(voxels: NDArray[Any], structures: Mapping[str, int], case_id: str) -> LabelMap:
     if not all(0 < value < 256 for value in structures.values()):
         raise ValueError(f"Structures have values from 1 to 255, got {dict(structures)}.")
-    # Counting the values of uint8 takes a tenth of the time of sorting them.
-    values = np.flatnonzero(np.bincount(voxels.ravel())) if voxels.dtype == np.uint8 else np.unique(voxels)
+    values = values_of(voxels)
     whole = np.round(values)
     if not np.isfinite(values).all() or np.abs(values - whole).max() > _INTEGER_TOLERANCE:
         found = f"its label holds values that are no integers, such as {_worst(values):g}"
         raise CaseError(case_id, found, "save the label map with integer values")
+    if len(values) > _MOST_VALUES:
+        found = f"its label holds {len(values)} different values from {values[0]:g} to {values[-1]:g}, as an image does"
+        raise CaseError(case_id, found, "give the label as the label; image and label may be swapped")
     unknown = sorted({int(value) for value in whole} - {0, *structures.values()})
     if unknown:
         known = ", ".join(f"{value} {name}" for name, value in structures.items())
         found = f"its label holds {_listed(unknown)}, known are 0 background, {known}"
         raise CaseError(case_id, found, "correct the label or the list of structures")
-    return np.round(voxels).astype(np.uint8)
+    return voxels if voxels.dtype == np.uint8 else converted(voxels, np.uint8, np.round)
 
 
 def _worst(values: NDArray[Any]) -> float:

@@ -49,6 +49,7 @@ class Predictor:
             for probabilities.
         structures: label value of each; compared with the networks' classes where given.
         mirror_axes: spatial axes of the patch to average over; only those that training mirrored.
+        mirror_swaps: for one that runs left to right: pairs of classes that a mirror along it exchanges.
         overlap: of neighbouring windows.
         sw_batch_size: windows a call of a network.
         device: where to predict.
@@ -77,6 +78,7 @@ class Predictor:
         restore_probabilities: Callable[[NDArray[np.float32], Any], NDArray[np.float32]] | None = None,
         structures: Mapping[str, int] | None = None,
         mirror_axes: Sequence[int] = (),
+        mirror_swaps: Mapping[int, Sequence[tuple[int, int]]] | None = None,
         overlap: float = 0.5,
         sw_batch_size: int = 4,
         device: torch.device | str = "cpu",
@@ -101,7 +103,7 @@ class Predictor:
         self.overlap = overlap
         self.sw_batch_size = sw_batch_size
         self.precision = precision
-        self._of_windows = mirrored_mean(self._mean_probabilities, mirror_axes)
+        self._of_windows = mirrored_mean(self._mean_probabilities, mirror_axes, swaps=mirror_swaps)
 
     @torch.inference_mode()
     def __call__(

@@ -30,6 +30,17 @@ def read_dataset(name: str, raw: Path | str) -> Read:
     return READERS[name](raw)
 
 
+def is_dataset(manifest: Manifest, name: str) -> bool:
+    """Whether a manifest was read as the data set of that name, by the same official split where there are several.
+
+    Example:
+        >>> is_dataset(Manifest("ImageCAS", "CT", {}, (), extra={"official_split": "Split-2"}), "imagecas")
+        False
+    """
+    listed, split = MANIFESTS.get(name, (name, None))
+    return manifest.name.lower() == listed.lower() and manifest.extra.get("official_split") == split
+
+
 def refuse_inside_raw(out: Path, raw: Path | str) -> None:
     """Keep what is made out of the raw folder, which is never written to.
 
@@ -73,3 +84,12 @@ READERS: Mapping[str, Callable[[Path], Read]] = {
     "imagecas_split4": partial(_read_imagecas, split="Split-4"),
     "aorta": _read_aorta,
 }
+
+MANIFESTS: Mapping[str, tuple[str, str | None]] = {
+    "imagecas": ("ImageCAS", "Split-1"),
+    "imagecas_split2": ("ImageCAS", "Split-2"),
+    "imagecas_split3": ("ImageCAS", "Split-3"),
+    "imagecas_split4": ("ImageCAS", "Split-4"),
+    "aorta": ("AortaSeg24", None),
+}
+"""Name and official split in the manifest, where its name is not the data set's."""

@@ -13,9 +13,10 @@ from torch import nn
 from uumamba.config import RunConfig
 from uumamba.config.load import validate
 from uumamba.config.training import resolve_precision
-from uumamba.data.preprocess import preprocess, restore, restore_probabilities
+from uumamba.data.preprocess import PreprocessRecipe, preprocess, restore, restore_probabilities
 from uumamba.errors import UsageError
 from uumamba.inference import Predictor
+from uumamba.pipelines.sides import SidedRun
 from uumamba.training.checkpoint import Checkpoint, read_checkpoint
 from uumamba.training.run_folder import BEST, LAST, PREVIOUS
 
@@ -54,15 +55,18 @@ def load_predictor(
         _warn_of_unfinished(checkpoint, path, epochs=config.training.epochs)
     structures: dict[str, int] = stored[0]["structures"]
     nets = [trained_net(config, checkpoint, classes=len(structures) + 1).to(device) for checkpoint in checkpoints]
+    recipe = PreprocessRecipe.from_json(stored[0]["recipe"]) if "recipe" in stored[0] else config.preprocess.build()
     averaged = config.inference.mirror if mirror is None else mirror
+    sides = SidedRun.from_json(stored[0]["sides"]) if "sides" in stored[0] else None
     return Predictor(
         nets,
         patch_size=config.training.patch_size,
-        preprocess=partial(_preprocess, recipe=config.preprocess.build()),
+        preprocess=partial(_preprocess, recipe=recipe, sides=sides),
         restore=restore,
         restore_probabilities=restore_probabilities,
         structures=structures,
         mirror_axes=config.augment.mirror_axes if averaged else (),
+        mirror_swaps=sides.swaps(config.training.patch_size) if sides is not None and averaged else None,
         overlap=config.inference.overlap,
         sw_batch_size=config.inference.windows_at_once,
         device=device,
@@ -156,8 +160,12 @@ def _warn_of_unfinished(checkpoint: Checkpoint, path: Path, *, epochs: int) -> N
         warnings.warn(text, stacklevel=3)
 
 
-def _preprocess(image: Any, *, spacing_mm: Any, affine: Any, case_id: str, recipe: Any) -> tuple[Any, Any]:
+def _preprocess(
+    image: Any, *, spacing_mm: Any, affine: Any, case_id: str, recipe: Any, sides: SidedRun | None
+) -> tuple[Any, Any]:
     array, _, geometry = preprocess(image, spacing_mm=spacing_mm, affine=affine, recipe=recipe, case_id=case_id)
+    if sides is not None:
+        sides.check(geometry, case_id=case_id)
     return array, geometry
 
 
@@ -165,7 +173,8 @@ def _check_same_run(stored: Sequence[dict[str, Any]], paths: Sequence[Path]) -> 
     parts = ("net", "preprocess", "training")
     first = {part: stored[0]["run"][part] for part in parts}
     for other, path in zip(stored[1:], paths[1:], strict=True):
-        if {part: other["run"][part] for part in parts} != first or other["structures"] != stored[0]["structures"]:
+        same = all(other.get(key) == stored[0].get(key) for key in ("structures", "sides", "recipe"))
+        if {part: other["run"][part] for part in parts} != first or not same:
             raise UsageError(
                 f"{path} was trained with another network, preparation or structures than {paths[0]}, so the two "
                 "cannot be averaged; predict with one fold."

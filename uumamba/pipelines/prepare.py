@@ -10,9 +10,10 @@ from functools import partial
 from pathlib import Path
 
 from uumamba.data.case import MANIFEST_NAME, Case, Manifest, Split
-from uumamba.data.prepared import RECIPE_NAME, is_prepared, source_key, write_prepared
-from uumamba.data.preprocess import PreprocessRecipe, preprocess
-from uumamba.data.scan import check_same_grid, read_image, read_label
+from uumamba.data.foreground import keep_foreground, statistics_of
+from uumamba.data.prepared import FOREGROUND_NAME, RECIPE_NAME, source_key, stands, write_prepared
+from uumamba.data.preprocess import Preprocessing, PreprocessRecipe
+from uumamba.data.scan import read_case
 from uumamba.errors import CaseError
 from uumamba.files import make_folder, write_json
 from uumamba.pipelines.datasets import refuse_inside_raw
@@ -31,16 +32,6 @@ class PrepareResult:
     prepared: tuple[str, ...]
     reused: tuple[str, ...]
     failures: tuple[CaseError, ...]
-
-
-@dataclass(frozen=True)
-class _Stale:
-    """A case to prepare, and the key of the bytes that it is made from."""
-
-    case_id: str
-    image: Path
-    label: Path
-    key: str
 
 
 _Warned = tuple[tuple[type[Warning], str], ...]
@@ -64,6 +55,11 @@ def prepare(
     process dies, whole cases stand, and ``dataset.json``, written last, appears when all of them do. It lists the
     prepared cases and those of the other split with their raw paths; a case that failed is left out of it.
 
+    Where the recipe leaves the statistics of CT to be found, every training case is read once before, those of all
+    folds, as nnU-Net does: what the validation cases add to four numbers is no label of theirs. Samples of their
+    foreground stand in ``foreground/``, so that the next call reads only what changed; the recipe that is stored has
+    the statistics. A case that joins or is mended changes them, and with them every prepared case.
+
     Args:
         manifest: the data set.
         bad: cases that its reader refused; they join the failures.
@@ -75,87 +71,139 @@ def prepare(
         progress: a bar; None shows one on a terminal, and elsewhere a line every 50 cases.
 
     Raises:
-        UsageError: the output cannot be a folder, lies in the raw one, or another process is preparing there.
+        UsageError: the output cannot be a folder, lies in the raw one, another process is preparing there, or
+            statistics of CT cannot be found as no training case has foreground.
         StoppedOnRequest: a signal asked for it; the next call goes on from there.
     """
     if raw is not None:
         refuse_inside_raw(Path(out), raw)
     out = make_folder(out)
-    with locked(out, doing="preparing"), StopRequest() as stop:
+    structures = dict(manifest.structures)
+    with locked(out, doing="preparing"), StopRequest() as stop, _warned_once() as warn:
+        each = _Each(stop, warn, workers, progress)
+        failures: list[CaseError] = []
+        if not recipe.is_complete:
+            recipe = _with_statistics(recipe, manifest, out, structures, each, failures)
         _begin(out, recipe)
-        structures = dict(manifest.structures)
-        stale, reused, failures = _sort_cases(manifest.select(split=split), out, recipe, structures)
+        unread = {failure.case_id for failure in failures}
+        cases = [case for case in manifest.select(split=split) if recipe.is_complete and case.case_id not in unread]
+        stale, reused = _sort_cases(cases, out, recipe, structures, failures)
         work = partial(_prepare_case, out=out, recipe=recipe, structures=structures)
-        prepared, failed = _prepare_cases(work, stale, stop, workers=workers, progress=progress)
-        failures = sorted([*bad, *failures, *failed], key=lambda failure: failure.case_id)
+        prepared = each.of(stale, work, failures, stage="prepare", doing="preparing")
+        failures = sorted([*bad, *failures], key=lambda failure: failure.case_id)
         record_failures(out, failures)
         _finish(out, manifest, split, {*prepared, *reused})
     return PrepareResult(tuple(sorted(prepared)), tuple(sorted(reused)), tuple(failures))
 
 
-def _prepare_cases(
-    work: Callable[[_Stale], _Warned],
-    stale: Mapping[str, _Stale],
-    stop: StopRequest,
-    *,
-    workers: int,
-    progress: bool | None,
-) -> tuple[list[str], list[CaseError]]:
-    """Prepare one case after the other, or so many at once; ids of those that were, and errors of those that failed."""
-    prepared: list[str] = []
-    failed: list[CaseError] = []
-    with _warned_once() as warn, _advance(len(stale), progress) as advance:
-        for case_id, outcome in each_case(work, stale, workers=workers):
-            if isinstance(outcome, CaseError):
-                failed.append(outcome)
-            else:
-                prepared.append(case_id)
-                warn(outcome)
-            advance()
-            done = len(prepared) + len(failed)
-            stop.follow(f"after preparing {done} of {len(stale)} cases; the same command goes on from there")
-    return prepared, failed
+@dataclass(frozen=True)
+class _Each:
+    """How a stage goes over its cases: so many at once, with progress, until a signal asks to stop."""
+
+    stop: StopRequest
+    warn: Callable[[_Warned], None]
+    workers: int
+    progress: bool | None
+
+    def of(
+        self,
+        cases: Sequence[Case],
+        work: Callable[[Case], _Warned],
+        failures: list[CaseError],
+        *,
+        stage: str,
+        doing: str,
+    ) -> list[str]:
+        """Ids of the cases that were worked on; errors of the others join the failures."""
+        done: list[str] = []
+        items = {case.case_id: case for case in cases}
+        with _advance(len(items), self.progress, stage=stage) as advance:
+            for count, (case_id, outcome) in enumerate(each_case(work, items, workers=self.workers), start=1):
+                if isinstance(outcome, CaseError):
+                    failures.append(outcome)
+                else:
+                    done.append(case_id)
+                    self.warn(outcome)
+                advance()
+                self.stop.follow(f"after {doing} {count} of {len(items)} cases; the same command goes on from there")
+        return done
+
+
+def _with_statistics(
+    recipe: PreprocessRecipe,
+    manifest: Manifest,
+    out: Path,
+    structures: Mapping[str, int],
+    each: _Each,
+    failures: list[CaseError],
+) -> PreprocessRecipe:
+    """The recipe with statistics over the foreground of the training cases; as it is where none can be read."""
+    folder = out / FOREGROUND_NAME
+    work = partial(_sample_case, folder=folder, structures=structures)
+    sampled = each.of(manifest.select(split="training"), work, failures, stage="sample", doing="sampling")
+    if failures and not sampled:
+        return recipe
+    return replace(recipe, ct_statistics=statistics_of(sampled, folder=folder))
+
+
+def _sample_case(case: Case, *, folder: Path, structures: Mapping[str, int]) -> _Warned:
+    with _caught() as caught:
+        keep_foreground(case, folder=folder, structures=structures)
+    return _texts(caught)
 
 
 def _sort_cases(
-    cases: Sequence[Case], out: Path, recipe: PreprocessRecipe, structures: Mapping[str, int]
-) -> tuple[dict[str, _Stale], list[str], list[CaseError]]:
-    """Which cases need work, which stand already, and which cannot be read or lack a label."""
-    stale: dict[str, _Stale] = {}
+    cases: Sequence[Case],
+    out: Path,
+    recipe: PreprocessRecipe,
+    structures: Mapping[str, int],
+    failures: list[CaseError],
+) -> tuple[list[Case], list[str]]:
+    """Which cases need work and which stand already; those that cannot be read join the failures."""
+    stale: list[Case] = []
     reused: list[str] = []
-    failures: list[CaseError] = []
     for case in cases:
         try:
-            if case.label is None:
-                raise CaseError(case.case_id, "it has no label", "add its label, or leave it out of the training cases")
-            key = source_key(case, recipe=recipe, structures=structures)
+            if stands(out, case, recipe=recipe, structures=structures):
+                reused.append(case.case_id)
+            else:
+                stale.append(case)
         except CaseError as error:
             failures.append(error)
-            continue
-        if is_prepared(out, case.case_id, key=key):
-            reused.append(case.case_id)
-        else:
-            stale[case.case_id] = _Stale(case.case_id, case.image, case.label, key)
-    return stale, reused, failures
+    return stale, reused
 
 
-def _prepare_case(stale: _Stale, *, out: Path, recipe: PreprocessRecipe, structures: Mapping[str, int]) -> _Warned:
-    case_id = stale.case_id
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        image = read_image(stale.image, case_id=case_id)
-        label = read_label(stale.label, structures=structures, case_id=case_id)
-        check_same_grid(image, label, case_id=case_id)
-        array, prepared_label, geometry = preprocess(
+def _prepare_case(case: Case, *, out: Path, recipe: PreprocessRecipe, structures: Mapping[str, int]) -> _Warned:
+    with _caught() as caught:
+        key = source_key(case, recipe=recipe, structures=structures)
+        image, label = read_case(case, structures=structures)
+        work = Preprocessing(
             image.array,
             spacing_mm=image.spacing_mm,
             affine=image.affine,
             label=label.array,
             recipe=recipe,
-            case_id=case_id,
+            case_id=case.case_id,
         )
-    assert prepared_label is not None, "a label was given"
-    write_prepared(out, case_id, image=array, label=prepared_label, geometry=geometry, key=stale.key)
+        write_prepared(
+            out,
+            case.case_id,
+            image=work.image_slabs(),
+            label=work.label_slabs(),
+            geometry=work.geometry,
+            key=key,
+        )
+    return _texts(caught)
+
+
+@contextmanager
+def _caught() -> Iterator[list[warnings.WarningMessage]]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield caught
+
+
+def _texts(caught: Sequence[warnings.WarningMessage]) -> _Warned:
     return tuple((each.category, str(each.message)) for each in caught)
 
 
@@ -194,14 +242,14 @@ def _warned_once() -> Iterator[Callable[[_Warned], None]]:
 
 
 @contextmanager
-def _advance(total: int, enabled: bool | None) -> Iterator[Callable[[], None]]:
+def _advance(total: int, enabled: bool | None, *, stage: str) -> Iterator[Callable[[], None]]:
     """A function to call after each case: moves a bar on a terminal, and writes a line now and then elsewhere."""
     if sys.stderr.isatty() if enabled is None else enabled:
         from rich.console import Console
         from rich.progress import Progress
 
         with Progress(console=Console(stderr=True)) as bar:
-            task = bar.add_task("prepare", total=total)
+            task = bar.add_task(stage, total=total)
             yield lambda: bar.advance(task)
         return
     done = 0
@@ -210,6 +258,6 @@ def _advance(total: int, enabled: bool | None) -> Iterator[Callable[[], None]]:
         nonlocal done
         done += 1
         if done % _CASES_A_LINE == 0 or done == total:
-            print(f"prepare: {done} of {total} cases", file=sys.stderr)
+            print(f"{stage}: {done} of {total} cases", file=sys.stderr)
 
     yield advance

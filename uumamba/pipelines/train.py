@@ -14,11 +14,13 @@ from uumamba.config.training import resolve_precision
 from uumamba.data.dataset import PatchDataset, batches
 from uumamba.data.prepared import PreparedFolder
 from uumamba.errors import UsageError
+from uumamba.pipelines.datasets import is_dataset
 from uumamba.pipelines.initial_weights import load_initial_weights
 from uumamba.pipelines.models import ALL_CASES, FOLDS, check_fold_name, newest_checkpoint
+from uumamba.pipelines.sides import SidedRun, sided_run
 from uumamba.pipelines.validation import WholeCaseValidation
 from uumamba.seeding import seed_everything
-from uumamba.training import SupervisedObjective, Trainer, make_schedule
+from uumamba.training import SupervisedObjective, Trainer
 from uumamba.training.run_folder import refuse_other_config
 from uumamba.training.stop_request import StopRequest
 
@@ -55,7 +57,8 @@ def train(
 
     Raises:
         UsageError: the fold is unknown or has no cases, the folder was prepared from another data set or by another
-            recipe, or a checkpoint stands there and ``resume`` is off.
+            recipe, patches would be mirrored along left and right although structures have sides, or a checkpoint
+            stands there and ``resume`` is off.
         StoppedOnRequest: a signal asked for it; the run can be resumed.
     """
     wanted = folds_of(fold)
@@ -116,6 +119,8 @@ def build_trainer(
     """Build every object of a fold's training once, and join them."""
     training, validation = split_cases(folder, fold)
     structures = dict(folder.manifest.structures)
+    sides = sided_run(config, folder, training)
+    swaps = None if sides is None else sides.swaps(config.training.patch_size)
     seed_everything(config.seed)
     net = build_net(config, classes=len(structures) + 1)
     if init is not None:
@@ -125,7 +130,6 @@ def build_trainer(
     precision = resolve_precision(config.training.precision, device)
     scaler = torch.amp.GradScaler(device) if precision == "float16" else None
     optimizer = config.optim.build(net, objective, scaler=scaler)
-    steps = config.training.epochs * config.training.batches_per_epoch
     dataset = PatchDataset(
         folder,
         training,
@@ -133,6 +137,7 @@ def build_trainer(
         batch_size=config.training.batch_size,
         batches_per_epoch=config.training.batches_per_epoch,
         foreground_fraction=config.training.foreground_fraction,
+        sampling=config.training.sampling.build(structures=structures),
         seed=config.seed,
         margin=config.training.read_margin,
     )
@@ -142,22 +147,18 @@ def build_trainer(
         optimizer,
         epochs=config.training.epochs,
         batches=partial(batches, dataset, workers=config.training.workers),
-        augment=config.augment.build(patch_size=config.training.patch_size),
+        augment=config.augment.build(patch_size=config.training.patch_size, mirror_swaps=swaps),
         validate=_validation(config, folder, validation, structures, device),
         validate_every=config.training.validate_every,
-        scheduler=make_schedule(
-            optimizer,
-            name=config.schedule.name,
-            total_steps=steps,
-            power=config.schedule.power,
-            warmup_steps=config.schedule.warmup_epochs * config.training.batches_per_epoch,
+        scheduler=config.schedule.build(
+            optimizer, epochs=config.training.epochs, batches_per_epoch=config.training.batches_per_epoch
         ),
         ema_decay=config.training.ema_decay,
         device=device,
         precision=precision,
         max_skipped_in_a_row=config.training.max_skipped_in_a_row,
         run_dir=run_dir,
-        config=stored_config(config, folder, fold=fold),
+        config=stored_config(config, folder, fold=fold, sides=sides),
         progress=progress,
     )
 
@@ -174,10 +175,12 @@ def build_loss(config: RunConfig) -> nn.Module:
     return DeepSupervisionLoss(config.loss.build())
 
 
-def stored_config(config: RunConfig, folder: PreparedFolder, *, fold: str) -> dict[str, Any]:
+def stored_config(
+    config: RunConfig, folder: PreparedFolder, *, fold: str, sides: SidedRun | None = None
+) -> dict[str, Any]:
     """What a checkpoint must hold to predict with nothing else at hand."""
     manifest = folder.manifest
-    return {
+    stored: dict[str, Any] = {
         "run": config.as_json(),
         "fold": fold,
         "dataset": manifest.name,
@@ -185,6 +188,9 @@ def stored_config(config: RunConfig, folder: PreparedFolder, *, fold: str) -> di
         "licence": manifest.licence,
         "reference": manifest.reference,
     }
+    if not config.preprocess.build().is_complete:  # its statistics were found in these cases
+        stored["recipe"] = json.loads(json.dumps(folder.recipe.to_json()))
+    return stored if sides is None else stored | {"sides": sides.to_json()}
 
 
 def split_cases(folder: PreparedFolder, fold: str) -> tuple[list[str], list[str]]:
@@ -200,14 +206,15 @@ def split_cases(folder: PreparedFolder, fold: str) -> tuple[list[str], list[str]
 
 def _check_prepared_for(config: RunConfig, folder: PreparedFolder) -> None:
     """A network sees at prediction what its configuration prepares, so it must be trained on the same."""
-    if folder.manifest.name.lower() != config.dataset.name:
+    if not is_dataset(folder.manifest, config.dataset.name):
         raise UsageError(
             f"{folder.path} holds the data set {folder.manifest.name}, the configuration names {config.dataset.name}; "
             "prepare again, or correct dataset.name."
         )
-    there, here = folder.recipe.to_json(), config.preprocess.build().to_json()
-    different = [f"{key} is {there[key]} there, {here[key]} here" for key in here if there[key] != here[key]]
-    if different:
+    wanted = config.preprocess.build()
+    if not folder.recipe.completes(wanted):
+        there, here = folder.recipe.to_json(), wanted.to_json()
+        different = [f"{key} is {there[key]} there, {here[key]} here" for key in here if there[key] != here[key]]
         raise UsageError(
             f"{folder.path} was prepared by another recipe than the configuration's ({', '.join(different)}); prepare "
             "again, or correct preprocess."

@@ -46,3 +46,40 @@ def test_without_axes_nothing_is_ever_drawn() -> None:
 def test_axes_that_do_not_exist_or_repeat_are_refused(axes: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="mirror_axes must be distinct axes from 0 to 1"):
         Mirror(dimensions=2, axes=axes)
+
+
+def test_a_flip_along_an_axis_with_swaps_exchanges_the_labels_and_no_other_flip_does() -> None:
+    image, label = torch.randn(4, 1, 3, 4), torch.randint(0, 5, (4, 1, 3, 4))
+    mirror = Mirror(dimensions=2, axes=(0, 1), swaps={1: [(1, 3), (2, 4)]})
+    flips = [[False, True], [True, False], [True, True]]
+    drawn = Drawn(rows=(0, 1, 2), values={"flip": torch.tensor(flips)})
+    flipped, swapped = mirror.apply(image, label.clone(), drawn)
+    exchanged = torch.tensor([0, 3, 4, 1, 2])
+    assert torch.equal(swapped[0], exchanged[label[0].flip(2)])
+    assert torch.equal(swapped[1], label[1].flip(1))
+    assert torch.equal(swapped[2], exchanged[label[2].flip(1, 2)])
+    assert torch.equal(swapped[3], label[3])
+    assert torch.equal(flipped[2], image[2].flip(1, 2))
+
+
+def test_swaps_change_no_draw_and_write_to_no_given_label() -> None:
+    image, label = torch.randn(3, 1, 4, 4), torch.randint(0, 3, (3, 1, 4, 4))
+    plain, swapping = Mirror(dimensions=2, axes=(1,)), Mirror(dimensions=2, axes=(1,), swaps={1: [(1, 2)]})
+    drawn, same = (draw_for_batch("mirror", range(3), mirror.draw) for mirror in (plain, swapping))
+    assert drawn.rows == same.rows
+    before = label.clone()
+    swapping.apply(image, label, same)
+    assert torch.equal(label, before)
+
+
+@pytest.mark.parametrize(
+    ("swaps", "message"),
+    [
+        ({0: [(1, 2)]}, r"mirror_swaps must be of mirrored axes \(1,\), got axes \[0\]"),
+        ({1: [(1, 2), (2, 3)]}, "mirror_swaps must exchange labels from 0 to 255, each once"),
+        ({1: [(1, 256)]}, "mirror_swaps must exchange labels from 0 to 255, each once"),
+    ],
+)
+def test_swaps_that_make_no_sense_are_refused(swaps: dict[int, list[tuple[int, int]]], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Mirror(dimensions=2, axes=(1,), swaps=swaps)

@@ -1,0 +1,40 @@
+"""The preparation's configuration: CT with statistics given or left to be found, old runs unchanged."""
+
+import pytest
+
+from uumamba.config import read_config
+from uumamba.config.data import PreprocessConfig
+from uumamba.data.preprocess import CtStatistics, PreprocessRecipe
+from uumamba.errors import UsageError
+
+GIVEN = "preprocess.ct_statistics={low_hu: -50, high_hu: 500, mean_hu: 250, std_hu: 100}"
+
+
+def test_ct_may_leave_its_statistics_to_be_found() -> None:
+    recipe = read_config("demo", ["preprocess.normalisation=ct"]).preprocess.build()
+    assert recipe.normalisation == "ct"
+    assert not recipe.is_complete
+
+
+def test_given_statistics_are_the_recipes_also_after_a_round_through_json() -> None:
+    config = read_config("demo", ["preprocess.normalisation=ct", GIVEN]).preprocess
+    assert config.build().ct_statistics == CtStatistics(-50, 500, 250, 100)
+    assert PreprocessConfig.model_validate(config.model_dump(mode="json")) == config
+
+
+def test_without_ct_the_recipe_is_what_it_was() -> None:
+    assert read_config("acdc_cpu").preprocess.build() == PreprocessRecipe((None, 1.5, 1.5))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([GIVEN], "ct_statistics are for the normalisation 'ct', got 'zscore'"),
+        (["preprocess.normalisation=ct", GIVEN.replace("100", "0")], "a positive std_hu"),
+        (["preprocess.normalisation=ct", GIVEN.replace("-50", "900")], "low_hu < high_hu"),
+        (["preprocess.normalisation=hu"], r"preprocess\.normalisation"),
+    ],
+)
+def test_statistics_that_make_no_sense_are_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        read_config("demo", overrides)

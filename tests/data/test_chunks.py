@@ -1,0 +1,48 @@
+"""Large arrays in pieces give what the whole gives, whatever their order in memory."""
+
+import numpy as np
+import pytest
+
+from uumamba.data import chunks
+from uumamba.data.chunks import CHUNK_VOXELS, converted, spans, values_of
+
+
+@pytest.fixture
+def array() -> np.ndarray:
+    return np.random.default_rng(0).integers(-5, 300, (9, 8, 7)).astype(np.int16)
+
+
+@pytest.fixture(params=[5, CHUNK_VOXELS])
+def _voxels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunks, "CHUNK_VOXELS", request.param)
+
+
+@pytest.mark.usefixtures("_voxels")
+@pytest.mark.parametrize("order", ["as is", "fortran", "flipped", "cropped"])
+def test_a_conversion_in_pieces_is_the_conversion_of_the_whole(array: np.ndarray, order: str) -> None:
+    stored = {
+        "as is": array,
+        "fortran": np.asfortranarray(array),
+        "flipped": array[::-1, :, ::-1],
+        "cropped": array[1:5, :, 2:],
+    }[order]
+    assert np.array_equal(converted(stored, np.float32, lambda part: part * 2.5), (stored * 2.5).astype(np.float32))
+    assert converted(stored, np.int32).dtype == np.int32
+
+
+@pytest.mark.usefixtures("_voxels")
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int16", ">i2", "uint16", "int64", "uint64", "float32"])
+def test_values_are_those_that_sorting_finds(array: np.ndarray, dtype: str) -> None:
+    stored = array.astype(dtype)
+    assert np.array_equal(values_of(stored), np.unique(stored))
+    assert np.array_equal(values_of(stored[stored != 0]), np.unique(stored[stored != 0]))
+
+
+def test_values_far_apart_are_found_without_counting_between() -> None:
+    assert values_of(np.array([-(2**31), 2**31 - 1], dtype=np.int32)).tolist() == [-(2**31), 2**31 - 1]
+
+
+def test_spans_cover_every_plane_once_and_hold_one_at_least() -> None:
+    assert list(spans(3, 10 * CHUNK_VOXELS)) == [(0, 1), (1, 2), (2, 3)]
+    assert list(spans(7, CHUNK_VOXELS)) == [(plane, plane + 1) for plane in range(7)]
+    assert list(spans(7, 1)) == [(0, 7)]

@@ -1,0 +1,72 @@
+"""Sides: what a manifest says of them, and which prepared axis they lie along."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from data_prep.aorta import MIRROR_PAIRS, SIDES, STRUCTURES
+from uumamba.data.case import Manifest
+from uumamba.data.geometry import find_geometry
+from uumamba.data.sides import left_right_axes, left_right_axis, sides_of
+from uumamba.errors import UsageError
+
+
+def manifest(**extra: Any) -> Manifest:
+    return Manifest("toy", "CT", {"R": 1, "L": 2, "LCC": 3}, (), extra=extra)
+
+
+def test_the_aortas_sides_are_those_of_its_reader() -> None:
+    extra = {"sides": dict(SIDES), "mirror_pairs": [list(pair) for pair in MIRROR_PAIRS]}
+    sides = sides_of(Manifest("AortaSeg24", "CT", dict(STRUCTURES), (), extra=extra))
+    assert sides is not None
+    assert sides.pairs == ((15, 16), (18, 19), (20, 21), (22, 23))  # renal, 10, internal iliac, 11; right, left
+    assert set(sides.unpaired) == {"LCC", "LSA"}
+    assert len(sides.structures) == 10
+
+
+def test_a_heart_has_no_sides() -> None:
+    assert sides_of(manifest()) is None
+    assert sides_of(manifest(sides={}, mirror_pairs=[])) is None
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"sides": {"spleen": "left"}},
+        {"mirror_pairs": [["R", "spleen"]]},
+        {"mirror_pairs": [["R", "L"], ["L", "LCC"]]},
+        {"mirror_pairs": [["R", "L", "LCC"]]},
+    ],
+)
+def test_sides_of_structures_that_are_not_there_or_named_twice_are_refused(extra: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=r"toy: sides .* must name its structures \(R, L, LCC\)"):
+        sides_of(manifest(**extra))
+
+
+@pytest.mark.parametrize("native", [(0, 1, 2), (2, 0, 1), (1, 2, 0), (0, 2, 1)])
+@pytest.mark.parametrize("signs", [(1, 1, 1), (-1, -1, 1), (1, -1, -1)])
+@pytest.mark.parametrize(("thick", "expected"), [(2, 2), (1, 2), (0, 0)])
+def test_the_axis_is_found_for_every_way_a_scan_is_stored_and_cut(
+    native: tuple[int, ...], signs: tuple[int, ...], thick: int, expected: int
+) -> None:
+    # Through-plane first, then S, A, R: only sagittal slices put left and right in front.
+    spacing_mm = np.ones(3)
+    spacing_mm[list(native).index(thick)] = 4.0
+    affine = np.eye(4)
+    affine[:3, :3] = 0
+    for axis, canonical in enumerate(native):
+        affine[canonical, axis] = signs[axis] * spacing_mm[axis]
+    geometry = find_geometry((5, 6, 7), spacing_mm=spacing_mm, affine=affine)
+    axis = left_right_axis(geometry)
+    assert axis == expected
+    # The reference: an array that counts along the patient's left and right varies along that prepared axis alone.
+    counting = np.moveaxis(np.broadcast_to(np.arange(3)[:, None, None], (3, 4, 5)), 0, list(native).index(0))
+    varies = [each for each in range(3) if np.diff(geometry.orient(counting), axis=each).any()]
+    assert varies == [axis]
+
+
+def test_scans_cut_in_different_planes_have_several() -> None:
+    axial, sagittal = (find_geometry((5, 6, 7), spacing_mm=spacing) for spacing in ((1, 1, 3), (3, 1, 1)))
+    assert left_right_axes([axial, axial]) == (2,)
+    assert left_right_axes([axial, sagittal]) == (0, 2)

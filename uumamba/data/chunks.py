@@ -1,0 +1,67 @@
+"""Large arrays, a few million voxels at a time: no temporary as large as the volume."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+CHUNK_VOXELS = 2**22
+
+
+def chunks(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """Flat pieces of an array in the order in which it lies in memory; views where it lies there without gaps."""
+    flat = array.ravel(order="K")
+    for start in range(0, flat.size, CHUNK_VOXELS):
+        yield flat[start : start + CHUNK_VOXELS]
+
+
+def converted(
+    array: NDArray[Any], dtype: DTypeLike, change: Callable[[NDArray[Any]], NDArray[Any]] | None = None
+) -> NDArray[Any]:
+    """A copy of another type, in the same order in memory, of what ``change`` makes of the values.
+
+    Example:
+        >>> converted(np.array([0.5, 1.5]), np.uint8, lambda part: part * 2).tolist()
+        [1, 3]
+    """
+    result = np.empty_like(array, dtype=dtype)
+    for source, target in zip(chunks(array), chunks(result), strict=True):
+        target[:] = source if change is None else change(source)
+    return result
+
+
+def spans(size: int, plane_voxels: int) -> Iterator[tuple[int, int]]:
+    """``(first, last)`` of the slabs, of about :data:`CHUNK_VOXELS` each, that a stack of planes is worked on in.
+
+    Example:
+        >>> list(spans(5, CHUNK_VOXELS // 2))
+        [(0, 2), (2, 4), (4, 5)]
+    """
+    thickness = max(1, CHUNK_VOXELS // max(1, plane_voxels))
+    for first in range(0, size, thickness):
+        yield first, min(first + thickness, size)
+
+
+def values_of(array: NDArray[Any]) -> NDArray[Any]:
+    """The different values of an array, in rising order.
+
+    Example:
+        >>> values_of(np.array([[3, -1], [3, 0]], dtype=np.int16)).tolist()
+        [-1, 0, 3]
+    """
+    if array.dtype.kind not in "iu" or array.dtype.itemsize > 4:
+        return np.unique(array)
+    low, high = int(array.min()), int(array.max())
+    if high - low >= 2**16:
+        return np.unique(array)
+    # Counting takes a tenth of the time of sorting, and of most label maps nearly everything is 0.
+    counts = np.zeros(high - low + 1, dtype=np.int64)
+    zeros = array.size
+    for part in chunks(array):
+        rest = part[part != 0]
+        counts += np.bincount(rest.astype(np.int64) - low, minlength=len(counts))
+        zeros -= rest.size
+    if zeros:
+        counts[-low] = zeros
+    return np.flatnonzero(counts) + low

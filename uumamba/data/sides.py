@@ -1,0 +1,70 @@
+"""Structures that lie on one side of the patient, and the array axis along which a mirror exchanges the sides."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from nibabel.orientations import io_orientation
+
+from uumamba.data.case import Manifest
+from uumamba.data.geometry import Geometry
+from uumamba.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Sides:
+    """What a manifest's ``sides`` and ``mirror_pairs`` say.
+
+    Args:
+        structures: names of those that lie on one side.
+        pairs: label values that a left/right mirror exchanges, the right one first.
+        unpaired: names of those on one side that have no partner on the other.
+    """
+
+    structures: tuple[str, ...]
+    pairs: tuple[tuple[int, int], ...]
+    unpaired: tuple[str, ...]
+
+
+def sides_of(manifest: Manifest) -> Sides | None:
+    """The sides of a data set, None where no structure has one.
+
+    Raises:
+        UsageError: they name a structure that the manifest does not list, or one twice.
+
+    Example:
+        >>> extra = {"sides": {"R": "right", "L": "left", "LCC": "left"}, "mirror_pairs": [["R", "L"]]}
+        >>> sides_of(Manifest("toy", "CT", {"R": 1, "L": 2, "LCC": 3}, (), extra=extra))
+        Sides(structures=('R', 'L', 'LCC'), pairs=((1, 2),), unpaired=('LCC',))
+    """
+    sided = dict(manifest.extra.get("sides") or {})
+    pairs = [tuple(pair) for pair in manifest.extra.get("mirror_pairs") or ()]
+    paired = [name for pair in pairs for name in pair]
+    names = (*sided, *(name for name in paired if name not in sided))
+    if not names:
+        return None
+    unknown = [name for name in names if name not in manifest.structures]
+    if unknown or len(set(paired)) != len(paired) or any(len(pair) != 2 for pair in pairs):
+        raise UsageError(
+            f"{manifest.name}: sides {sided} and mirror_pairs {pairs} must name its structures "
+            f"({', '.join(manifest.structures)}), a pair two of them and each at most once; correct its dataset.json."
+        )
+    values = tuple((manifest.structures[right], manifest.structures[left]) for right, left in pairs)
+    return Sides(names, values, tuple(name for name in names if name not in paired))
+
+
+def left_right_axis(geometry: Geometry) -> int:
+    """The prepared axis that runs between the patient's left and right, in either direction.
+
+    Example:
+        >>> from uumamba.data.geometry import find_geometry
+        >>> left_right_axis(find_geometry((216, 256, 10), spacing_mm=(1.5, 1.5, 10.0)))
+        2
+    """
+    canonical = io_orientation(np.array(geometry.affine))[:, 0]
+    return next(axis for axis, native in enumerate(geometry.axes) if canonical[native] == 0)
+
+
+def left_right_axes(geometries: Iterable[Geometry]) -> tuple[int, ...]:
+    """The prepared axes that run left to right in some case; more than one where scans are cut in different planes."""
+    return tuple(sorted({left_right_axis(geometry) for geometry in geometries}))
