@@ -11,7 +11,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
 
 
-def run_variant(overrides: tuple[str, ...], *, raw: Path, out: Path) -> None:
+def run_variant(
+    overrides: tuple[str, ...],
+    *,
+    raw: Path,
+    out: Path,
+    config: str = CONFIG,
+    before_report: Callable[[Path], None] = lambda out: None,
+) -> None:
     """The whole way, resumed where an earlier call stopped; beside it the commit, and the minutes of one go."""
     from uumamba.pipelines.run import run
 
@@ -77,7 +84,7 @@ def run_variant(overrides: tuple[str, ...], *, raw: Path, out: Path) -> None:
     commits = sorted({*record_of(out)["commits"], commit()})
     write_json(out / RECORD, {"commits": commits, "minutes": None})
     begin = time.perf_counter()
-    run(read_config(CONFIG, overrides), raw=raw, out=out, workers=2, say=print)
+    run(read_config(config, overrides), raw=raw, out=out, workers=2, say=print, before_report=before_report)
     if in_one_go:
         minutes = (time.perf_counter() - begin) / 60
         write_json(out / RECORD, {"commits": commits, "minutes": round(minutes, 1)})
@@ -91,11 +98,11 @@ def record_of(folder: Path) -> dict[str, Any]:
     return {"commits": ["unknown"] if folder.exists() else [], "minutes": None}
 
 
-def refuse_another_run(folder: Path, overrides: tuple[str, ...]) -> None:
+def refuse_another_run(folder: Path, overrides: tuple[str, ...], *, config: str = CONFIG) -> None:
     """End the program where a finished run was made with another configuration than would be published."""
     stored = json.loads((folder / "run" / "fold_0" / "config.json").read_text(encoding="utf-8"))["run"]
-    if not still_fits(stored, read_config(CONFIG, overrides).as_json()):
-        sys.exit(f"{folder} was run with another configuration than {CONFIG} is now; move it away and run it again.")
+    if not still_fits(stored, read_config(config, overrides).as_json()):
+        sys.exit(f"{folder} was run with another configuration than {config} is now; move it away and run it again.")
 
 
 def row_of(name: str, folder: Path) -> dict[str, Any]:

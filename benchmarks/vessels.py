@@ -1,0 +1,146 @@
+"""Coronary and aortic phantoms all the way: the network, the same without Mamba, and two baselines that know little.
+
+Each variant is a whole ``uumamba run`` of ``imagecas_cpu`` or ``aorta_cpu`` on a phantom in the data set's own layout,
+which is written first. Variants that are finished are read, not run again.
+
+    python -m benchmarks.vessels coronary --out runs/coronary --json benchmarks/results/coronary_phantom.json
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.acdc_cpu import record_of, refuse_another_run, run_variant
+from benchmarks.result_file import write_result
+
+VARIANTS: dict[str, tuple[str, ...]] = {"UMambaBot, SAM": (), "ResEncUNet, SAM": ("net.name=ResEncUNet",)}
+QUICK = ("training.epochs=2", "training.batches_per_epoch=4")
+
+
+@dataclass(frozen=True)
+class Phantom:
+    """A phantom, the configuration that is run on it, and how the table is headed."""
+
+    config: str
+    title: str
+    cases: int
+    write: Callable[..., Path]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write the phantom, run what is missing, write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("phantom", choices=("coronary", "aorta"))
+    parser.add_argument("--out", type=Path, required=True, help="gets the phantom and a folder a variant")
+    parser.add_argument("--json", type=Path, help="where the table goes")
+    parser.add_argument("--only", action="append", choices=VARIANTS, help="run this variant; repeatable")
+    parser.add_argument("--quick", action="store_true", help="ten cases, a few steps, to see that it works")
+    options = parser.parse_args(arguments)
+    phantom, quick = _phantom(options.phantom), QUICK if options.quick else ()
+    raw = options.out / "raw"
+    phantom.write(raw, cases=10 if options.quick else phantom.cases, workers=2)
+    rows: list[dict[str, Any]] = []
+    ran, commits = [], set()
+    for name, overrides in VARIANTS.items():
+        folder = options.out / name.replace(", ", "-").replace(" ", "_")
+        if not (folder / "summary.json").is_file():
+            if options.only is not None and name not in options.only:
+                continue
+            baselines = _write_baselines if not rows else _no_baselines
+            run_variant((*overrides, *quick), raw=raw, out=folder, config=phantom.config, before_report=baselines)
+        refuse_another_run(folder, (*overrides, *quick), config=phantom.config)
+        rows.append(row_of(name, folder))
+        ran.append((phantom.config, (*overrides, *quick)))
+        commits.update(record_of(folder)["commits"])
+        print(rows[-1])
+    rows += _baseline_rows(options.out, like=rows[0])
+    if options.json is not None:
+        held_out = int(rows[0]["cases"])
+        about = (
+            f"A phantom of {phantom.cases} cases in the data set's own layout, of which the {held_out} of fold 0 are "
+            "scored on their own grids; one run each with seed 0, from raw scans to report in the minutes that stand "
+            "there. Trees are the union of all structures. The baselines were fitted by grid search on the other cases."
+        )
+        write_result(
+            options.json,
+            rows,
+            title=phantom.title,
+            about=about,
+            configs=ran,
+            measured_at=", ".join(sorted(commits)),
+        )
+
+
+def row_of(name: str, folder: Path) -> dict[str, Any]:
+    """Means over the validation cases from ``scores.csv`` and ``trees.csv``, and the time from the record."""
+    from uumamba.evaluation import mean_dice_of, read_scores
+    from uumamba.evaluation.means import moments
+    from uumamba.evaluation.scores import TREES_NAME
+
+    scores = read_scores(folder / "scores.csv")
+    trees = read_scores(folder / TREES_NAME) if (folder / TREES_NAME).is_file() else scores
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    dice = mean_dice_of(scores)
+    measured = ("cl_dice", "length_error", "betti0_error")
+    cl_dice, length, parts = (
+        moments(value for row in trees if (value := getattr(row, column)) is not None).mean for column in measured
+    )
+    return {
+        "method": name,
+        "mean Dice": round(dice.foreground or 0.0, 4),
+        "lowest structure": round(min(value for value in dice.structures.values() if value is not None), 4),
+        "tree clDice": _rounded(cl_dice),
+        "tree length error": _rounded(length),
+        "parts wrong": _rounded(parts),
+        "sides swapped": len((summary.get("sides") or {"swapped": []})["swapped"]),
+        "cases": len({row.case_id for row in scores}),
+        "minutes": record_of(folder)["minutes"],
+    }
+
+
+def _phantom(name: str) -> Phantom:
+    if name == "coronary":
+        from data_prep.phantom_coronary import write_coronary_phantom
+
+        return Phantom("imagecas_cpu", "Coronary phantom on two CPU cores", 40, write_coronary_phantom)
+    from data_prep.phantom_aorta import write_aorta_phantom
+
+    return Phantom("aorta_cpu", "Aortic phantom in 23 zones on two CPU cores", 30, write_aorta_phantom)
+
+
+def _write_baselines(out: Path) -> None:
+    from uumamba.pipelines.demo import write_baselines
+
+    write_baselines(out, say=print)
+
+
+def _no_baselines(out: Path) -> None:
+    """Fitted beside the first variant alone: they know nothing of the network."""
+
+
+def _baseline_rows(out: Path, *, like: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows of the baselines, as far as they are scored: Dice alone."""
+    found = sorted(out.glob("*/baselines.json"))
+    measured = json.loads(found[0].read_text(encoding="utf-8")) if found else {}
+    return [
+        dict.fromkeys(like)
+        | {
+            "method": name,
+            "mean Dice": round(scores.pop("dice"), 4),
+            "lowest structure": round(min(each for each in scores.values() if not math.isnan(each)), 4),
+            "cases": like["cases"],
+        }
+        for name, scores in measured.items()
+    ]
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""The table of the phantoms tells what their scores say. Nothing here trains."""
+
+import json
+from pathlib import Path
+
+from benchmarks.vessels import row_of
+from uumamba.evaluation.scores import TREES_NAME, ScoreRow, write_scores
+from uumamba.files import write_json
+
+
+def score(case_id: str, structure: str, dice: float, cl_dice: float = 0.5) -> ScoreRow:
+    known = dict.fromkeys(("hd95_mm", "nsd", "volume_ml", "label_volume_ml", "assd_mm", "length_error"), 1.0)
+    betti = {f"betti{degree}_error": 1 for degree in range(3)}
+    return ScoreRow(case_id, case_id, None, structure, dice, group=None, cl_dice=cl_dice, **known, **betti)
+
+
+def finished(folder: Path, rows: list[ScoreRow], *, swapped: list[str]) -> Path:
+    write_scores(folder / "scores.csv", rows)
+    write_json(folder / "summary.json", {"sides": {"n_checked": 2, "swapped": swapped}})
+    write_json(folder / "measured.json", {"commits": ["abc"], "minutes": 12.5})
+    return folder
+
+
+def test_one_structure_is_its_own_tree(tmp_path: Path) -> None:
+    rows = [score("a", "coronary", 0.8, cl_dice=0.9), score("b", "coronary", 0.6, cl_dice=0.7)]
+    row = row_of("net", finished(tmp_path, rows, swapped=[]))
+    assert (row["mean Dice"], row["tree clDice"], row["parts wrong"], row["cases"]) == (0.7, 0.8, 1.0, 2)
+    assert (row["sides swapped"], row["minutes"]) == (0, 12.5)
+
+
+def test_several_structures_are_one_tree_and_the_lowest_is_told(tmp_path: Path) -> None:
+    folder = finished(tmp_path, [score("a", "RenalR", 0.5), score("a", "Zone5", 0.9)], swapped=["a: RenalR"])
+    write_scores(folder / TREES_NAME, [score("a", "whole tree", 0.95, cl_dice=1.0)])
+    row = row_of("net", folder)
+    assert (row["mean Dice"], row["lowest structure"], row["tree clDice"]) == (0.7, 0.5, 1.0)
+    assert row["sides swapped"] == 1
+    assert json.dumps(row)
