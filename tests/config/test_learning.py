@@ -43,8 +43,8 @@ def excepted(net: nn.Module) -> dict[str, str]:
         )
         if kind == "bias" and norm_follows and not isinstance(modules[owner], nn.Conv1d):
             reasons[name] = "an instance norm follows, which subtracts the bias again"
-    coarsest = "decoder.seg_layers.0."
-    if sum(name.startswith("decoder.seg_layers.") for name in dict(net.named_parameters())) > 2:
+    coarsest = "coarse.decoder.seg_layers.0." if "coarse" in modules else "decoder.seg_layers.0."
+    if sum("decoder.seg_layers." in name for name, _ in net.named_parameters()) > 2:
         reasons |= {
             name: "the coarsest deep-supervision head has weight 0"
             for name, _ in net.named_parameters()

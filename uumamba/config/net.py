@@ -1,13 +1,16 @@
 """Networks by name: ours, the control without Mamba, and MONAI's own as baselines."""
 
 from collections.abc import Sequence
-from math import prod
-from typing import Annotated, Any, Literal
+from math import lcm, prod
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import nn
 
 from uumamba.config.base import Config
+
+if TYPE_CHECKING:
+    from uumamba.nets.residual_unet import ResidualUNet
 
 
 class ResidualUNetConfig(Config):
@@ -40,7 +43,7 @@ class ResidualUNetConfig(Config):
         """What the patch must be divisible by, an axis."""
         return _product(self.strides)
 
-    def build(self, *, in_channels: int, out_channels: int, patch_size: Sequence[int]) -> nn.Module:
+    def build(self, *, in_channels: int, out_channels: int, patch_size: Sequence[int]) -> "ResidualUNet":
         """The network for this many input channels and classes."""
         from uumamba import nets
 
@@ -48,8 +51,42 @@ class ResidualUNetConfig(Config):
         arguments |= {"in_channels": in_channels, "out_channels": out_channels}
         if self.name == "UMambaEnc":
             arguments["patch_size"] = tuple(patch_size)
-        made: nn.Module = getattr(nets, self.name)(**arguments)
+        made: ResidualUNet = getattr(nets, self.name)(**arguments)
         return made
+
+
+class CoarseToFineConfig(Config):
+    """Two of ours, one on the image averaged by ``factor``, the other on the image and what the first one said."""
+
+    name: Literal["CoarseToFine"]
+    coarse: ResidualUNetConfig
+    fine: ResidualUNetConfig
+    factor: tuple[PositiveInt, ...]
+
+    @model_validator(mode="after")
+    def _axes_agree(self) -> "CoarseToFineConfig":
+        if not self.coarse.spatial_dims == self.fine.spatial_dims == len(self.factor):
+            raise ValueError(f"coarse and fine need one spatial_dims and factor as many numbers, found {self.factor}")
+        return self
+
+    @property
+    def spatial_dims(self) -> int:
+        """2 or 3."""
+        return self.fine.spatial_dims
+
+    def divisor(self) -> tuple[int, ...]:
+        """What the patch must be divisible by, an axis."""
+        pairs = zip(self.factor, self.coarse.divisor(), self.fine.divisor(), strict=True)
+        return tuple(lcm(step * coarse, fine) for step, coarse, fine in pairs)
+
+    def build(self, *, in_channels: int, out_channels: int, patch_size: Sequence[int]) -> nn.Module:
+        """The network for this many input channels and classes."""
+        from uumamba.nets import CoarseToFine
+
+        small = [size // step for size, step in zip(patch_size, self.factor, strict=True)]
+        coarse = self.coarse.build(in_channels=in_channels, out_channels=out_channels, patch_size=small)
+        fine = self.fine.build(in_channels=in_channels + out_channels, out_channels=out_channels, patch_size=patch_size)
+        return CoarseToFine(coarse, fine, factor=self.factor)
 
 
 class SegResNetConfig(Config):
@@ -150,7 +187,8 @@ class SwinUNETRConfig(Config):
 
 
 NetConfig = Annotated[
-    ResidualUNetConfig | SegResNetConfig | DynUNetConfig | UNETRConfig | SwinUNETRConfig, Field(discriminator="name")
+    ResidualUNetConfig | CoarseToFineConfig | SegResNetConfig | DynUNetConfig | UNETRConfig | SwinUNETRConfig,
+    Field(discriminator="name"),
 ]
 
 

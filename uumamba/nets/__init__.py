@@ -1,5 +1,6 @@
 """Segmentation networks: U-Mamba in its two forms and the same network without Mamba, in 2-D and 3-D."""
 
+from uumamba.nets.coarse_to_fine import CoarseToFine
 from uumamba.nets.legacy import LegacyStages, LegacyUMambaBot, LegacyUMambaEnc
 from uumamba.nets.mamba import Mamba, MambaLayer
 from uumamba.nets.official import load_official
@@ -7,6 +8,7 @@ from uumamba.nets.topology import Stages
 from uumamba.nets.umamba import ResEncUNet, UMambaBot, UMambaEnc
 
 __all__ = [
+    "CoarseToFine",
     "LegacyStages",
     "LegacyUMambaBot",
     "LegacyUMambaEnc",
