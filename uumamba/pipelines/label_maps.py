@@ -1,6 +1,7 @@
 """Where label maps come from: a folder of files, a manifest, or a public data set's own folder."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,8 +17,10 @@ LAYOUTS = ("acdc", "imagecas", "aorta")
 
 # How each reader begins its sentence where a folder has nothing of its layout, be it incomplete.
 _NOTHING_FOUND = ("No patient folder was found", "No case was found", "No subject was found")
-# An unpacked shard, or AortaSeg24 in one folder, holds scans beside labels and is no folder of label maps.
-_SCAN_BESIDE_LABELS = re.compile(r"\d+\.img\.nii(\.gz)?|subject\d+_CTA\.(mha|nii|nii\.gz)", re.IGNORECASE)
+# An unpacked shard, or AortaSeg24 in one folder, holds scans beside labels and is no folder of label maps. Label maps
+# that bear the names of their scans, as predictions do, have no such labels beside them.
+_SCAN = re.compile(r"\d+\.img\.nii(\.gz)?|subject\d+_CTA\.(mha|nii|nii\.gz)", re.IGNORECASE)
+_LABEL_BESIDE = re.compile(r"\d+\.label\.nii(\.gz)?|subject\d+_label\.(mha|nii|nii\.gz)", re.IGNORECASE)
 
 
 def read_labelled_cases(
@@ -46,7 +49,7 @@ def read_labelled_cases(
     errors: list[CaseError] = []
     if is_manifest(labels):
         manifest = Manifest.read(labels)
-    elif (files := _label_files(labels)) and not any(_SCAN_BESIDE_LABELS.fullmatch(p.name) for p in files.values()):
+    elif (files := _label_files(labels)) and not _holds_scans_too(files.values()):
         if fold is not None or split is not None:
             raise UsageError(f"{labels} is a folder of label maps, which has no folds or splits; give a manifest.")
         cases = tuple(Case(case_id, case_id, "", path, label=path) for case_id, path in files.items())
@@ -87,6 +90,11 @@ def suffix_of(path: Path) -> str:
 def volumes_in(folder: Path) -> list[Path]:
     """Scans and label maps of a folder, by name; hidden files are left out."""
     return sorted(path for path in folder.iterdir() if suffix_of(path) and not path.name.startswith("."))
+
+
+def _holds_scans_too(files: Iterable[Path]) -> bool:
+    names = [path.name for path in files]
+    return any(map(_SCAN.fullmatch, names)) and any(map(_LABEL_BESIDE.fullmatch, names))
 
 
 def _label_files(folder: Path) -> dict[str, Path]:
