@@ -1,7 +1,5 @@
 """A phantom in ACDC's own layout: beating two-ventricle hearts that nobody needs to download or may not share."""
 
-import gzip
-import io
 import multiprocessing
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -12,10 +10,11 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from data_prep.nifti_file import write_nifti
 from data_prep.phantom_heart import HABITS, draw_heart, end_diastole, end_systole
 from data_prep.phantom_scanner import Scanner, draw_protocol
 from uumamba.errors import UsageError
-from uumamba.files import make_folder, whole_file, write_text
+from uumamba.files import make_folder, write_text
 from uumamba.seeding import key_to_seed
 
 GROUPS = tuple(HABITS)
@@ -146,11 +145,4 @@ def acdc_header(shape: tuple[int, ...], spacing_mm: tuple[float, ...], stored_ty
 
 def _write_nifti(path: Path, array: NDArray[np.generic], spacing_mm: tuple[float, ...]) -> None:
     header = acdc_header(array.shape, spacing_mm, str(array.dtype))
-    no_extension = bytes(4)
-    content = header.structarr.tobytes() + no_extension + array.tobytes(order="F")
-    compressed = io.BytesIO()
-    # No name and no time in the gzip header, or equal phantoms would differ in bytes.
-    with gzip.GzipFile(filename="", mode="wb", fileobj=compressed, compresslevel=4, mtime=0) as stream:
-        stream.write(content)
-    with whole_file(path) as unfinished:
-        unfinished.write_bytes(compressed.getvalue())
+    write_nifti(path, array, header, compression=4)

@@ -2,7 +2,6 @@
 
 import argparse
 import csv
-import gzip
 import io
 import multiprocessing
 import sys
@@ -18,9 +17,10 @@ from numpy.typing import NDArray
 from data_prep.coronary_case import CoronaryTruth, coronary_truth, draw_anatomy
 from data_prep.coronary_chest import draw_enhancement
 from data_prep.coronary_scanner import draw_protocol, scan
+from data_prep.nifti_file import write_nifti
 from data_prep.scan_files import files_below
 from uumamba.errors import UsageError
-from uumamba.files import make_folder, whole_file, write_text
+from uumamba.files import make_folder, write_text
 from uumamba.seeding import key_to_seed
 
 __all__ = ["SHEET_NAME", "CoronaryTruth", "coronary_truth", "main", "write_coronary_phantom"]
@@ -115,14 +115,7 @@ def _write_nifti(path: Path, array: NDArray[np.generic], affine: NDArray[np.floa
     header.set_qform(affine, code="scanner")
     header.set_sform(affine, code="scanner")
     header["scl_slope"], header["scl_inter"], header["vox_offset"] = 1, 0, 352
-    no_extension = bytes(4)
-    content = header.structarr.tobytes() + no_extension + array.tobytes(order="F")
-    compressed = io.BytesIO()
-    # No name and no time in the gzip header, or equal phantoms would differ in bytes.
-    with gzip.GzipFile(filename="", mode="wb", fileobj=compressed, compresslevel=2, mtime=0) as stream:
-        stream.write(content)
-    with whole_file(path) as unfinished:
-        unfinished.write_bytes(compressed.getvalue())
+    write_nifti(path, array, header, compression=2)
 
 
 def _shard(number: int) -> str:
