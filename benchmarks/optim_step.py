@@ -6,13 +6,15 @@ Climb and restore: a whole ``step`` whose two passes only hand over gradients th
 does nothing, less the same without a climb: ``Plain`` for ours (one pass less, which counts against us), and for the
 others the passes and the base alone. What is left is norm, copy of the weights, climb and restoring. `per tensor` is
 SAM as davda54/sam publishes it, written here from its algorithm: a loop over tensors, each cloned before it moves and
-replaced by its clone afterwards.
+replaced by its clone afterwards. `one vector` is what memory alone costs: norm, copy, climb and copy back, four kernels
+on one tensor of as many entries.
 
 Passes: forward and backward passes of the network are counted, a teacher's among them, each in the time that it takes,
 and given in units of one forward and backward. Ends with an error when a claim of the project does not hold.
 """
 
 import argparse
+import math
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,6 +41,7 @@ from uumamba.pipelines.train import build_loss, build_net
 
 CONFIG = "acdc_cpu"
 MANY, OURS, PER_TENSOR, PEER = "1500 tensors of 256", "ours", "per tensor", "pytorch_optimizer"
+LIMIT = "one vector"
 CLIMB_RESTORE = "climb + restore"
 LEAST_RATIO = {PER_TENSOR: 2.0, PEER: 1.0}
 MOST_PASSES = {"SAM": 2.0, "LookSAM(5)": 1.25, "MSAM": 1.05, "StaleSAM": 1.05, "MESA": 1.45}
@@ -157,6 +160,15 @@ def climbs(shapes: Sequence[tuple[int, ...]]) -> Iterator[tuple[str, Callable[[]
             params, give = _prepared(shapes)
             yield name, partial(_both_passes, pytorch_optimizer.SAM(params, Still, rho=0.05, foreach=batched), give)
             yield f"{name}, no climb", partial(_no_climb, Still(params), give)
+    yield LIMIT, partial(_climb_one_vector, *(torch.randn(sum(map(math.prod, shapes))) for _ in range(3)))
+    yield f"{LIMIT}, no climb", lambda: None
+
+
+def _climb_one_vector(weights: Tensor, gradient: Tensor, kept: Tensor) -> None:
+    length = torch.linalg.vector_norm(gradient).item()
+    kept.copy_(weights)
+    weights.add_(gradient, alpha=0.05 / length)
+    weights.copy_(kept)
 
 
 def _our_step(member: Callable[..., Any], shapes: Sequence[tuple[int, ...]]) -> Callable[[], object]:

@@ -1,6 +1,7 @@
-"""Fill the README's results section from the JSON under ``benchmarks/results/``, so that no figure is typed.
+"""Fill the README's tables from the JSON under ``benchmarks/results/``, so that no figure is typed.
 
-Run ``python -m benchmarks.readme_tables`` to write it, with ``--check`` only to say whether it is up to date.
+Run ``python -m benchmarks.readme_tables`` to write them, with ``--check`` only to say whether they are up to date. A
+table of many rows stands on the page of results alone, which holds them all; the README says where.
 """
 
 import argparse
@@ -9,37 +10,72 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.family_table import family_rows
 from benchmarks.result_file import RESULTS, ROOT, changed_configs, read_result
 from uumamba.files import write_text
 
-BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+PAGE = "README.md"  # beside the results, so that whoever opens the folder sees it
+LONGEST = 16  # rows of a table in the README
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the section, or check it; returns the exit code."""
+    """Write the tables, or check them; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 when the section is out of date")
+    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 when a table is out of date")
     parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
     results = {path: read_result(path) for path in sorted(options.results.rglob("*.json"))}
-    text = options.readme.read_text(encoding="utf-8")
-    filled = fill(text, "\n".join(section(path, result) for path, result in results.items()))
     problems = [f"{path}: {name} has changed since; measure again" for path, name in _changed(results)]
-    if not options.check:
-        write_text(options.readme, filled)
-    elif filled != text:
-        problems.append(f"{options.readme} is out of date; run python -m benchmarks.readme_tables")
+    for path, text in pages(options.readme, options.results / PAGE, results).items():
+        if not options.check:
+            write_text(path, text)
+        elif not path.exists() or path.read_text(encoding="utf-8") != text:
+            problems.append(f"{path} is out of date; run python -m benchmarks.readme_tables")
     print(*problems, sep="\n", end="\n" if problems else "", file=sys.stderr)
     return 1 if problems else 0
 
 
-def fill(text: str, sections: str) -> str:
-    """Put the sections between the two markers, each of which must stand once."""
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise ValueError(f"the README must hold {BEGIN} and, after it, {END}, once each")
-    before, after = text[: text.index(BEGIN)], text[text.index(END) :]
-    return f"{before}{BEGIN}\n{sections}{after}"
+def pages(readme: Path, page: Path, results: Mapping[Path, Mapping[str, Any]]) -> dict[Path, str]:
+    """The text of the README and of the page of results."""
+    text = readme.read_text(encoding="utf-8")
+    if _marks("family")[0] in text:
+        text = fill(text, "family", f"\n{table(list(family_rows(list(results.values()))))}\n")
+    text = fill(text, "results", "\n".join(brief(path, result) for path, result in results.items()))
+    head = "# Measurements\n\nWritten by `python -m benchmarks.readme_tables` from the files beside this page.\n"
+    return {readme: text, page: head + "\n".join(section(path, result) for path, result in results.items())}
+
+
+def fill(text: str, name: str, content: str) -> str:
+    """Put the content between the two markers of that name, each of which must stand once."""
+    begin, end = _marks(name)
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise ValueError(f"the README must hold {begin} and, after it, {end}, once each")
+    before, after = text[: text.index(begin)], text[text.index(end) :]
+    return f"{before}{begin}\n{content}{after}"
+
+
+def _marks(name: str) -> tuple[str, str]:
+    return f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+
+
+def brief(path: Path, result: Mapping[str, Any]) -> str:
+    """The section, or where it stands when its table is long."""
+    rows = len(result["rows"])
+    if rows <= LONGEST:
+        return section(path, result)
+    title = str(result.get("title") or path.stem)
+    return f"\n### {title}\n\n[{rows} rows on the page of results](benchmarks/results/{PAGE}#{anchor(title)}).\n\n"
+
+
+def anchor(title: str) -> str:
+    """The name that a heading gets as the target of a link.
+
+    Example:
+        >>> anchor("What methods claim, on digits")
+        'what-methods-claim-on-digits'
+    """
+    return "".join(mark for mark in title.lower().replace(" ", "-") if mark.isalnum() or mark in "-_")
 
 
 def section(path: Path, result: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from torch import nn
 
 from benchmarks import optim_step
 from benchmarks.optim_step import (
+    LIMIT,
     OURS,
     PEER,
     PER_TENSOR,
@@ -40,7 +41,7 @@ def test_each_way_has_a_whole_step_and_its_climb_alone(monkeypatch: pytest.Monke
     monkeypatch.setattr(optim_step, "find_spec", lambda name: None)
     rows = list(climb_rows("few", [(2,)] * 3, rounds=3))
     assert [row["name"] for row in rows] == [
-        f"{part}, {way}" for part in ("step", "climb + restore") for way in (OURS, PER_TENSOR)
+        f"{part}, {way}" for part in ("step", "climb + restore") for way in (OURS, PER_TENSOR, LIMIT)
     ]
     assert rows[0]["ratio"] == 1.0
 

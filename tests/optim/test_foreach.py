@@ -17,6 +17,15 @@ def test_norm_over_kinds_of_numbers_is_the_norm_of_all() -> None:
     assert global_norm([*tensors, torch.tensor([[2.0]])]).item() == 4
 
 
+@pytest.mark.parametrize("sizes", [[256] * 1500, [1, 40_000, 1024, 3, 1025], [100_000] * 3])
+def test_norm_equals_float64_whatever_the_sizes(sizes: list[int]) -> None:
+    torch.manual_seed(0)
+    tensors = [torch.randn(size) for size in sizes]
+    exact = torch.linalg.vector_norm(torch.cat(tensors).double()).item()
+    assert global_norm(tensors).item() == pytest.approx(exact, rel=1e-6)
+    assert global_norm([tensor.bfloat16() for tensor in tensors]).item() == pytest.approx(exact, rel=1e-3)
+
+
 def test_norm_of_nothing_is_zero() -> None:
     assert global_norm([]) == 0
 
@@ -24,6 +33,7 @@ def test_norm_of_nothing_is_zero() -> None:
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
 def test_one_entry_that_is_not_finite_shows(value: float) -> None:
     assert not torch.isfinite(global_norm([torch.ones(3), torch.tensor([1.0, value])]))
+    assert not torch.isfinite(global_norm([torch.ones(3), torch.full((2000,), value)]))
 
 
 def test_gradients_taken_can_be_added_again() -> None:

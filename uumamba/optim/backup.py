@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from operator import attrgetter, eq, is_
+from operator import attrgetter, is_
 
 import torch
 from torch import Tensor
 
-DTYPE, DEVICE = attrgetter("dtype"), attrgetter("device")
+DTYPE = attrgetter("dtype")
+Kinds = tuple[list[torch.dtype], list[int]]
 
 
 class WeightBackup:
@@ -23,7 +24,7 @@ class WeightBackup:
 
     def __init__(self) -> None:
         self._kept: dict[int, tuple[Tensor, Tensor]] = {}  # each tensor beside its buffer, so that no id is used again
-        self._last: tuple[list[Tensor], list[Tensor]] = ([], [])
+        self._last: tuple[list[Tensor], Kinds, list[Tensor]] = ([], ([], []), [])
 
     @contextmanager
     def restored_after(self, params: Sequence[Tensor]) -> Iterator[None]:
@@ -45,23 +46,32 @@ class WeightBackup:
 
     def _buffers_of(self, params: list[Tensor]) -> list[Tensor]:
         """Those of the last call if it was of the same tensors: a dictionary asked for each costs as much as a copy."""
-        last, buffers = self._last
-        if len(params) != len(last) or not all(map(is_, params, last)) or not _alike(params, buffers):
-            buffers = [self._buffer_of(param) for param in params]
-            self._last = params, buffers
+        kinds = _kinds(params)
+        last, last_kinds, buffers = self._last
+        if len(params) != len(last) or not all(map(is_, params, last)) or kinds != last_kinds:
+            self._allocate([param for param in params if not self._has_buffer_of(param)])
+            buffers = [self._kept[id(param)][1] for param in params]
+            self._last = params, kinds, buffers
         return buffers
 
-    def _buffer_of(self, param: Tensor) -> Tensor:
-        _, buffer = self._kept.get(id(param), (None, None))
-        if buffer is None or not _alike([param], [buffer]):
-            buffer = torch.empty_like(param, requires_grad=False)
-            self._kept[id(param)] = param, buffer
-        return buffer
+    def _has_buffer_of(self, param: Tensor) -> bool:
+        return id(param) in self._kept and _kinds([param]) == _kinds([self._kept[id(param)][1]])
+
+    def _allocate(self, params: Sequence[Tensor]) -> None:
+        """Buffers side by side in one piece of memory a type and device, which is read and written in half the time."""
+        alike: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+        for param in params:
+            alike.setdefault((param.dtype, param.device), []).append(param)
+        for (dtype, device), members in alike.items():
+            piece = torch.empty(sum(param.numel() for param in members), dtype=dtype, device=device)
+            for param, part in zip(members, piece.split([param.numel() for param in members]), strict=True):
+                strides = torch.empty_like(param, device="meta").stride()  # those of a dense tensor in the same order
+                self._kept[id(param)] = param, part.as_strided(param.shape, strides)
 
 
-def _alike(params: list[Tensor], buffers: list[Tensor]) -> bool:
-    """Whether no tensor has changed its type or device since it got its buffer."""
-    return all(all(map(eq, map(of, params), map(of, buffers))) for of in (DTYPE, DEVICE))
+def _kinds(tensors: list[Tensor]) -> Kinds:
+    """What changes when a network is cast or moved while its parameters stay the same objects."""
+    return list(map(DTYPE, tensors)), list(map(Tensor.get_device, tensors))
 
 
 def forget_casts() -> None:

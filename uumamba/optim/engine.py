@@ -311,7 +311,7 @@ class SharpnessAware(Optimizer):
             average_over_ranks(self.net, gradients)
         if self.scaler is not None:
             self.scaler.unscale_(self.base)
-        norm = global_norm(gradients)
+        norm = global_norm(gradients, join_small=False)  # as torch clips
         if math.isfinite(norm.item()):
             if self.max_grad_norm is not None:
                 clip_grads_with_norm_(params, self.max_grad_norm, norm)

@@ -1,0 +1,57 @@
+"""The README's table of the sharpness-aware family: what each member does beside what was measured of it.
+
+Costs come from ``optim_step.json``, claims from every result whose rows bear a verdict. A member in several forms
+(``TRAM, previous``; ``LookSAM(5)``) takes its cost from the first of them and counts the claims of all.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+ASCENT, NORMS = "`ascent=OutputBiasForgetting()`", "`norm_layers_only(net)`"
+WORDS: Mapping[str, tuple[str, int | str, str]] = {
+    "base": ("`Plain`", 0, "the base alone, behind the same interface; with few minutes more steps beat flatness"),
+    "SAM": ("`SAM`", 1, "descends with the gradient of the worst point nearby; the one to begin with"),
+    "ASAM": ("`ASAM`", 1, "a neighbourhood that scales with the weights; `rho` ten times SAM's"),
+    "GSAM": ("`GSAM`", 1, "also lowers the gap between the losses nearby and here; `rho` may follow the learning rate"),
+    "FriendlySAM": ("`FriendlySAM`", 2, "climbs only along what is new in a batch"),
+    "SAGM": ("`SAGM`", 1, "the mean of both gradients, aligned; for a test set from elsewhere"),
+    "LookSAM": ("`LookSAM`", 2, "climbs every k steps (here 5), or where an `AdaptiveTrigger` says so"),
+    "MSAM": ("`MSAM`", 1, "climbs along the base's momentum, before its only pass"),
+    "StaleSAM": ("`StaleSAM`", 2, "climbs along the last step's gradient; for a base without momentum"),
+    "TRAM": ("`TRAM`", 2, "its radius is how far the answers have moved; for fine-tuning"),
+    "OBF": (ASCENT, 1, "climbs to where the outputs' bias is forgotten; with SAM, ASAM, GSAM, FriendlySAM, TRAM"),
+    "SAM, norms alone": (NORMS, 1, "groups of which only norm layers are perturbed, for any member"),
+    "MESA": ("`MESA`", 1, "an objective: stay close to one's own moving average; serves segmentation"),
+    "SAF": ("`SAF`", "a table", "an objective: stay close to one's own answers of past epochs; classification"),
+}
+VERDICTS = ("holds", "not distinguishable", "does not hold here")
+
+
+def family_rows(results: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """A row a member."""
+    rows = [row for result in results for row in result["rows"]]
+    for member, (name, copies, words) in WORDS.items():
+        steps = [row for row in rows if "passes" in row and _is_of(str(row["name"]).removeprefix("step, "), member)]
+        costs = [row for row in steps if row["passes"] is not None]
+        claims = [row for row in rows if "verdict" in row and _is_of(str(row["method"]), member)]
+        yield {
+            "name": name,
+            "passes a step": costs[0]["passes"] if costs else None,
+            "time of a step": costs[0]["ratio"] if costs else None,
+            "copies of the weights": copies,
+            "claims, equal epochs": _counts(claims, "equal epochs"),
+            "claims, equal time": _counts(claims, "equal time"),
+            "what it does, and when to take it": words,
+        }
+
+
+def _is_of(name: str, member: str) -> bool:
+    """Whether a row's name is the member's or one of its forms'."""
+    others = WORDS.keys() - {member}
+    return name == member or (name not in others and name.startswith((f"{member},", f"{member}(")))
+
+
+def _counts(claims: Sequence[Mapping[str, Any]], budget: str) -> str | None:
+    """How many claims hold, are not distinguishable and do not hold."""
+    found = [row["verdict"] for row in claims if row["budget"] == budget]
+    return " / ".join(str(found.count(verdict)) for verdict in VERDICTS) if found else None
