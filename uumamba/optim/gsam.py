@@ -44,8 +44,8 @@ class GSAM(SharpnessAware):
         engine: what every member takes, such as ``net`` and ``scaler``; see :class:`EngineOptions`.
 
     Raises:
-        ValueError: ``rho`` or ``alpha`` is negative, ``rho_min`` is not between 0 and ``rho``, ``rho_min`` came without
-            ``lr_max`` or the other way round, or ``lr_max`` is not above ``lr_min``.
+        ValueError: ``rho`` or ``alpha`` is negative, ``rho_min`` is not between 0 and ``rho`` or is above a group's,
+            ``rho_min`` came without ``lr_max`` or the other way round, or ``lr_max`` is not above ``lr_min``.
 
     Example:
         >>> from functools import partial
@@ -84,6 +84,10 @@ class GSAM(SharpnessAware):
             raise ValueError(f"rho_min and lr_max belong together, got rho_min {rho_min} and lr_max {lr_max}")
         rule = Rule(climb=along_gradient, reach=reach, mix=without_perpendicular(alpha=alpha))
         super().__init__(params, base, rule=rule, group_defaults={"rho": rho}, **engine)
+        for index, group in enumerate(self.param_groups):
+            if rho_min is not None and group["perturb"] and 0 < group["rho"] < rho_min:
+                raise ValueError(f"rho of parameter group {index} must be 0 or at least rho_min {rho_min}, "
+                                 f"got {group['rho']}: its radius would grow as the learning rate falls")
 
 
 def with_learning_rate(*, rho_min: float, lr_max: float, lr_min: float) -> Reach:
