@@ -89,3 +89,12 @@ def test_alpha_of_zero_is_sam(problem: Problem) -> None:
             optimizer.step(lambda x=x, y=y, net=net: F.mse_loss(net(x), y))
         results.append(parameters_to_vector(net.parameters()))
     assert torch.equal(*results)
+
+
+def test_a_group_below_rho_min_is_refused_unless_it_does_not_climb() -> None:
+    weights = [nn.Parameter(torch.ones(2)) for _ in range(3)]
+    make = partial(GSAM, base=partial(SGD, lr=1.0), rho=0.4, rho_min=0.2, lr_max=1.0)
+    still = [{"params": weights[:1]}, {"params": weights[1:2], "rho": 0.0}]
+    make([*still, {"params": weights[2:], "rho": 0.1, "perturb": False}])
+    with pytest.raises(ValueError, match=r"rho of parameter group 2 must be 0 or at least rho_min 0\.2, got 0\.1"):
+        make([*still, {"params": weights[2:], "rho": 0.1}])
