@@ -10,7 +10,7 @@ from typing import Any
 ASCENT, NORMS = "`ascent=OutputBiasForgetting()`", "`norm_layers_only(net)`"
 WORDS: Mapping[str, tuple[str, int | str, str]] = {
     "base": ("`Plain`", 0, "the base alone, behind the same interface; with few minutes more steps beat flatness"),
-    "SAM": ("`SAM`", 1, "descends with the gradient of the worst point nearby; the one to begin with"),
+    "SAM": ("`SAM`", 1, "descends with the gradient of the worst point nearby; the one to begin with, given twice the time"),
     "ASAM": ("`ASAM`", 1, "a neighbourhood that scales with the weights; `rho` ten times SAM's"),
     "GSAM": ("`GSAM`", 1, "also lowers the gap between the losses nearby and here; `rho` may follow the learning rate"),
     "FriendlySAM": ("`FriendlySAM`", 2, "climbs only along what is new in a batch"),
