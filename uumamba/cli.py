@@ -257,12 +257,16 @@ def demo(
     _show_scores(result)
 
 
-@app.command(epilog="Example: uumamba doctor")
-def doctor() -> None:
-    """What this machine has, which scan backend will run and why the others will not, and how fast each is."""
+@app.command(epilog="Example: uumamba doctor --folder prepared")
+def doctor(
+    folder: Annotated[Path, typer.Option(help="Where the prepared cases lie or will lie; its disk is measured.")] = (
+        Path()
+    ),
+) -> None:
+    """What this machine has, which scan backend will run and why, how fast its parts are, what will limit training."""
     from uumamba.pipelines.doctor import examine
 
-    examine()
+    examine(folder)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
