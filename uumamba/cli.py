@@ -54,6 +54,12 @@ SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key: optim.rho=0.1. Repeatable.")
 ]
 FoldOption = Annotated[str, typer.Option(metavar="0-4|all|cv", help="One fold, every case, or the five in turn.")]
+SeedsOption = Annotated[
+    str | None, typer.Option(metavar="0,1,2", help="Train once with each of these seeds; none takes the config's.")
+]
+DevicesOption = Annotated[
+    str, typer.Option(help="cpu, cuda, cuda:1, auto; several train folds at the same time: cuda:0,cuda:1.")
+]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, or auto (CUDA where there is one).")]
 WorkersOption = Annotated[int, typer.Option(min=0, help="Processes for preparing; 0 works in this one.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Resume although the configuration changed.")]
@@ -81,9 +87,10 @@ def run(
     raw: Annotated[Path, typer.Option(help="The data set as its owner ships it.")],
     out: Annotated[Path, typer.Option(help="Folder for everything that is made.")],
     fold: FoldOption = "0",
+    seeds: SeedsOption = None,
     overrides: SetOption = None,
     workers: WorkersOption = 2,
-    device: DeviceOption = "auto",
+    device: DevicesOption = "auto",
     allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Go on without unusable cases.")] = False,
     force: ForceOption = False,
 ) -> None:
@@ -99,8 +106,9 @@ def run(
         raw=raw,
         out=out,
         fold=fold,
+        seeds=_seeds(seeds),
         workers=workers,
-        device=_device(device),
+        device=_devices(device),
         allow_missing=allow_missing,
         force=force,
         say=_say,
@@ -136,13 +144,15 @@ def train(
     out: Annotated[Path, typer.Option(help="The run's folder.")],
     overrides: SetOption = None,
     fold: FoldOption = "0",
+    seeds: SeedsOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
     init: Annotated[str | None, typer.Option(metavar="RUN|MODEL|CHECKPOINT", help="Start from these weights.")] = None,
-    device: DeviceOption = "auto",
+    device: DevicesOption = "auto",
     force: ForceOption = False,
 ) -> None:
-    """Train one fold, all cases, or the five folds in turn."""
+    """Train one fold, all cases, or the five folds, in turn or on several devices at the same time."""
     from uumamba.config import read_config
+    from uumamba.pipelines.run_summary import print_run_summary
     from uumamba.pipelines.train import train as train_folds
 
     folders = train_folds(
@@ -150,11 +160,13 @@ def train(
         data=data,
         out=out,
         fold=fold,
+        seeds=_seeds(seeds),
         resume=resume,
         init=init,
-        device=_device(device),
+        device=_devices(device),
         force=force,
     )
+    print_run_summary(out)
     _say("trained " + ", ".join(map(str, folders)))
 
 
@@ -245,12 +257,16 @@ def demo(
     _show_scores(result)
 
 
-@app.command(epilog="Example: uumamba doctor")
-def doctor() -> None:
-    """What this machine has, which scan backend will run and why the others will not, and how fast each is."""
+@app.command(epilog="Example: uumamba doctor --folder prepared")
+def doctor(
+    folder: Annotated[Path, typer.Option(help="Where the prepared cases lie or will lie; its disk is measured.")] = (
+        Path()
+    ),
+) -> None:
+    """What this machine has, which scan backend will run and why, how fast its parts are, what will limit training."""
     from uumamba.pipelines.doctor import examine
 
-    examine()
+    examine(folder)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -298,6 +314,18 @@ def _device(name: str) -> str:
     if int(known[1] or 0) >= found:
         raise UsageError(f"--device {name}: torch finds {found} CUDA devices here; choose another, or cpu.")
     return name
+
+
+def _devices(names: str) -> str:
+    """One device or several, each of which this machine has."""
+    return ",".join(_device(name.strip()) for name in names.split(","))
+
+
+def _seeds(given: str | None) -> list[int] | None:
+    try:
+        return None if given is None else [int(seed) for seed in given.split(",")]
+    except ValueError:
+        raise UsageError(f"--seeds {given!r} is no list of numbers; write them as 0,1,2.") from None
 
 
 def _split(name: str | None) -> Any:

@@ -14,6 +14,7 @@ from uumamba.evaluation.scores import SCORES_NAME, TREES_NAME, ScoreRow, read_sc
 from uumamba.files import write_text
 from uumamba.pipelines.failures import FAILURES_NAME
 from uumamba.pipelines.label_maps import find_predictions
+from uumamba.pipelines.run_layout import fold_folders
 from uumamba.training.run_log import RunLog
 
 HTML_SUFFIXES = (".html", ".htm")
@@ -106,8 +107,8 @@ def _load_case(manifest: Manifest, found: Mapping[str, Path], case_id: str) -> O
 
 
 def _training_rows(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    files = sorted((folder / "run").glob("fold_*/metrics.jsonl"))
-    return {path.parent.name.replace("_", " "): rows for path in files if (rows := RunLog(path).rows())}
+    found = fold_folders(folder / "run")
+    return {each.title: rows for each in found if (rows := RunLog(each.path / "metrics.jsonl").rows())}
 
 
 def _read_json(path: Path, kind: type[Any]) -> Any:

@@ -158,5 +158,5 @@ def as_duration(seconds: float) -> str:
 
 
 def _numbers(row: Mapping[str, Any]) -> list[str]:
-    formats = {"loss": "loss {:.4f}", "dice": "dice {:.4f}", "lr": "lr {:.3g}"}
+    formats = {"loss": "loss {:.4f}", "dice": "dice {:.4f}", "lr": "lr {:.3g}", "data_wait": "data-wait {:.0%}"}
     return [text.format(row[key]) for key, text in formats.items() if row.get(key) is not None]

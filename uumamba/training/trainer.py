@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from uumamba.optim import SharpnessAware
 from uumamba.precision import Precision, autocast
 from uumamba.training.checks import check_counts, check_optimizer, check_precision
 from uumamba.training.display import make_display
+from uumamba.training.following import Follower, Following
 from uumamba.training.progress import EpochLoss
 from uumamba.training.progress_plot import draw_progress
 from uumamba.training.run_folder import RunFolder, refuse_other_config
@@ -63,6 +64,7 @@ class Trainer:
         run_dir: folder of checkpoints, ``metrics.jsonl`` and ``progress.png``; None keeps nothing.
         config: JSON values kept in the checkpoints and compared when the run is resumed.
         complete_config: adds to a checkpoint's configuration, before it is compared, what its program did not know yet.
+        followers: told of each epoch's row, such as trackers.
         progress: True a bar, False one line an epoch, None a bar on a terminal.
         log: called with each such line; stderr unless given.
 
@@ -103,6 +105,7 @@ class Trainer:
         run_dir: Path | str | None = None,
         config: Any = None,
         complete_config: Callable[[Any], Any] | None = None,
+        followers: Sequence[Follower] = (),
         progress: bool | None = None,
         log: Callable[[str], None] | None = None,
     ) -> None:
@@ -130,6 +133,7 @@ class Trainer:
             self.net, self.objective, optimizer, scheduler=scheduler, average=self.average, device=self.device
         )
         self._display = make_display(progress, log)
+        self._following = Following(followers, say=self._display.say)
         self._stop = StopRequest()
         self._epoch_began = time.monotonic()
         self._plotted = self._epoch_began
@@ -174,10 +178,10 @@ class Trainer:
     def _guarded(self) -> Iterator[None]:
         """The display, the folder's lock, and a request to stop in place of an abrupt end."""
         if self.folder is None:
-            with self._display:
+            with self._display, self._following:
                 yield
             return
-        with self._display, self.folder.locked(), self._stop:
+        with self._display, self.folder.locked(), self._following, self._stop:
             try:
                 yield
             except Exception as error:
@@ -205,10 +209,12 @@ class Trainer:
                 f"{self.folder.path} holds a checkpoint already; go on from it with --resume (fit(resume=True)) or "
                 "choose another folder."
             )
+        done = self.state.progress.epochs_done
         if self.folder is not None:
-            self.folder.log.cut(epochs=self.state.progress.epochs_done)
+            self.folder.log.cut(epochs=done)
             self.folder.write_config(self.config)
-        self._display.begin(epochs=self.epochs, done=self.state.progress.epochs_done)
+        self._following.begin([] if self.folder is None else self.folder.log.rows(), done=done, epochs=self.epochs)
+        self._display.begin(epochs=self.epochs, done=done)
 
     def _to_device(self, batch: Batch) -> Batch:
         return {
@@ -283,6 +289,7 @@ class Trainer:
             self.folder.save(self.state.checkpoint(self.config), best=best)
             self._plot(self.folder, last=epoch + 1 == self.epochs)
         self._display.epoch(row)
+        self._following.epoch(row)
 
     def _plot(self, folder: RunFolder, *, last: bool) -> None:
         if last or time.monotonic() - self._plotted > SECONDS_BETWEEN_PLOTS:
