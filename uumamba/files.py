@@ -3,7 +3,7 @@
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,15 @@ from uumamba.errors import UsageError
 
 
 @contextmanager
-def whole_file(path: Path | str) -> Iterator[Path]:
+def whole_file(path: Path | str, *, before_replacing: Callable[[], None] | None = None) -> Iterator[Path]:
     """Yield a temporary path in the same folder; on success it replaces ``path``, on failure it is removed.
 
     The temporary name keeps every suffix of ``path`` (``.nii.gz`` decides how writers encode). The content is
     synchronised to disk before the rename and the folder after it, so a power cut leaves the old file or the new one.
+
+    Args:
+        path: the file.
+        before_replacing: called when all of the new file is on the disk and the old one still stands.
 
     Raises:
         UsageError: the parent cannot be a folder to write in, ``path`` is a folder, or its name is too long.
@@ -37,6 +41,8 @@ def whole_file(path: Path | str) -> Iterator[Path]:
     try:
         yield unfinished
         _synchronise(unfinished)
+        if before_replacing is not None:
+            before_replacing()
         os.replace(unfinished, path)
         _synchronise(path.parent)
     finally:

@@ -11,6 +11,7 @@ import torch
 
 from uumamba.data.augment import Augment
 from uumamba.data.feeding import batches
+from uumamba.data.worker_watch import tell_reading
 from uumamba.errors import CaseError, UumambaError
 from uumamba.seeding import generator_for, key_to_seed
 
@@ -31,6 +32,7 @@ class KeyedNoise:
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         if key[1] == self.fails_at:
             raise CaseError("patient007_frame01", "its image is shorter than its header says", "prepare it anew")
+        tell_reading(f"c{key[1]}")
         if key[1] == self.dies_at:
             os.kill(os.getpid(), signal.SIGKILL)
         generator = generator_for(self.seed, *key)
@@ -76,7 +78,7 @@ def test_an_error_reaches_the_caller_whole_after_the_batches_before_it(workers: 
 
 def test_a_killed_worker_raises_within_seconds() -> None:
     begin = time.monotonic()
-    with pytest.raises(UumambaError, match=r"ended by itself \(DataLoader worker.*--set training.workers=0"):
+    with pytest.raises(UumambaError, match=r"was ended by SIGKILL at case c6; .*--set training.workers=0"):
         list(batches(KeyedNoise(dies_at=6), 0, workers=2))
     assert time.monotonic() - begin < 20
 

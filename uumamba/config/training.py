@@ -81,6 +81,8 @@ class TrainingConfig(Config):
     validate_every: PositiveInt = 10
     workers: NonNegativeInt = 0
     max_skipped_in_a_row: PositiveInt = 25
+    samples_at_once: PositiveInt | None = None
+    save_every_minutes: NonNegativeFloat | None = 10.0
 
 
 class InferenceConfig(Config):

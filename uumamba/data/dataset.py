@@ -14,6 +14,7 @@ from uumamba.data.feeding import batches
 from uumamba.data.patch import choose_start, read_window
 from uumamba.data.prepared import PreparedCase, PreparedFolder
 from uumamba.data.sampling import Sampling, holders_of
+from uumamba.data.worker_watch import tell_reading
 from uumamba.errors import CaseError, UsageError
 from uumamba.seeding import generator_for, key_to_seed
 
@@ -100,6 +101,7 @@ class PatchDataset(Dataset[Sample]):
         value = self.sampling.draw_class(list(self.holders), generator) if forced and self.holders else None
         case_ids = self.case_ids if value is None else self.holders[value]
         case_id = case_ids[int(torch.randint(len(case_ids), (), generator=generator))]
+        tell_reading(case_id)
         try:
             case = self.folder.case(case_id)
             centre = self._voxel_of(case, generator, value=value) if forced else None

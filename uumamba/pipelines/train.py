@@ -223,6 +223,8 @@ def build_trainer(
         device=device,
         precision=precision,
         max_skipped_in_a_row=config.training.max_skipped_in_a_row,
+        samples_at_once=config.training.samples_at_once,
+        save_every_minutes=config.training.save_every_minutes,
         run_dir=run_dir,
         config=stored_config(config, folder, fold=fold, sides=sides),
         complete_config=complete_config,

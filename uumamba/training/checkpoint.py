@@ -56,7 +56,7 @@ def save_checkpoint(
     Args:
         path: the file, replaced in one move.
         checkpoint: what to keep; its tensors are copied to the CPU, so tied ones are stored twice.
-        before_replacing: called when the new file is written and the old one still stands.
+        before_replacing: called when all of the new file is on the disk and the old one still stands.
 
     Raises:
         UumambaError: the disk is full or the file cannot be written; an old file is as it was.
@@ -68,10 +68,8 @@ def save_checkpoint(
     state = json.dumps(rest)
     metadata = {"format": FORMAT, "state": state, "sha256": _checksum(tensors, state)}
     try:
-        with whole_file(path) as unfinished:
+        with whole_file(path, before_replacing=before_replacing) as unfinished:
             save_file(tensors, unfinished, metadata=metadata)
-            if before_replacing is not None:
-                before_replacing()
     except (OSError, SafetensorError) as error:
         raise UumambaError(f"{path} could not be written ({error}); make room or choose another folder.") from error
 

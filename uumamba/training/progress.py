@@ -21,6 +21,7 @@ class Progress:
         loss_sum: over the finite losses of the epoch under way.
         loss_count: how many these are.
         seconds: spent on the epoch under way.
+        samples_at_once: how many fit into memory together; None as long as whole batches do.
     """
 
     epochs_done: int = 0
@@ -33,6 +34,7 @@ class Progress:
     loss_sum: float = 0.0
     loss_count: float = 0.0
     seconds: float = 0.0
+    samples_at_once: int | None = None
 
 
 class EpochLoss:

@@ -1,10 +1,10 @@
 """The training loop: any network, any objective, any optimizer of the family, and a run that survives being killed."""
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ from torch.optim.lr_scheduler import LRScheduler
 from uumamba.errors import UsageError, UumambaError
 from uumamba.optim import SharpnessAware
 from uumamba.precision import Precision, autocast
-from uumamba.training.checks import check_counts, check_optimizer, check_precision
+from uumamba.training.checks import check_counts, check_minutes, check_optimizer, check_precision
 from uumamba.training.display import make_display
 from uumamba.training.following import Follower, Following
+from uumamba.training.out_of_memory import FittingSteps
 from uumamba.training.progress import EpochLoss
 from uumamba.training.progress_plot import draw_progress
 from uumamba.training.run_folder import RunFolder, refuse_other_config
@@ -41,8 +42,10 @@ class Trainer:
     nothing but the epoch and the global generators, whose states stand in the checkpoint.
 
     Edge cases. A step whose loss or gradient is not finite is skipped by the optimizer, left out of the mean loss and
-    counted; ``max_skipped_in_a_row`` of them end the run. SIGTERM and SIGUSR1 end it after the step under way, with a
-    checkpoint. Validation runs without gradients on the moving average where there is one, and ``best`` is kept by it.
+    counted; ``max_skipped_in_a_row`` of them end the run. One that runs out of memory is repeated in smaller pieces,
+    see :class:`FittingSteps <uumamba.training.out_of_memory.FittingSteps>`. SIGTERM and SIGUSR1 end the run after the
+    step under way, with a checkpoint. Validation runs without gradients on the moving average where there is one, and
+    ``best`` is kept by it.
 
     Args:
         net: the network.
@@ -61,6 +64,9 @@ class Trainer:
         device: where the network trains.
         precision: of autocast, entered anew for every pass; ``"float16"`` needs an optimizer with a scaler.
         max_skipped_in_a_row: end the run at so many steps in a row that were not finite.
+        samples_at_once: the most samples in one pass, the others of a batch in further ones; None is all of them.
+        save_every_minutes: also keep a checkpoint between two steps when so much time has gone since the last one, by a
+            clock that nobody can set; None keeps them at the ends of epochs alone.
         run_dir: folder of checkpoints, ``metrics.jsonl`` and ``progress.png``; None keeps nothing.
         config: JSON values kept in the checkpoints and compared when the run is resumed.
         complete_config: adds to a checkpoint's configuration, before it is compared, what its program did not know yet.
@@ -74,6 +80,7 @@ class Trainer:
         TypeError: the configuration is not JSON.
 
     Example:
+        >>> from functools import partial
         >>> from uumamba.optim import SAM
         >>> from uumamba.training import SupervisedObjective, Trainer
         >>> net, objective = nn.Linear(2, 3), SupervisedObjective(nn.CrossEntropyLoss())
@@ -102,6 +109,8 @@ class Trainer:
         device: torch.device | str = "cpu",
         precision: Precision = "float32",
         max_skipped_in_a_row: int = 25,
+        samples_at_once: int | None = None,
+        save_every_minutes: float | None = 10.0,
         run_dir: Path | str | None = None,
         config: Any = None,
         complete_config: Callable[[Any], Any] | None = None,
@@ -112,6 +121,8 @@ class Trainer:
         check_optimizer(net, objective, optimizer)
         check_precision(precision, optimizer)
         check_counts(epochs=epochs, validate_every=validate_every, max_skipped_in_a_row=max_skipped_in_a_row)
+        check_counts(samples_at_once=1 if samples_at_once is None else samples_at_once)
+        check_minutes(save_every_minutes)
         self.device = torch.device(device)
         self.net = net.to(self.device)
         self.objective = objective.to(self.device) if isinstance(objective, nn.Module) else objective
@@ -134,9 +145,13 @@ class Trainer:
         )
         self._display = make_display(progress, log)
         self._following = Following(followers, say=self._display.say)
+        self._fitting = FittingSteps(
+            self.state, self._objective_of, say=self._display.say, samples_at_once=samples_at_once
+        )
+        self._seconds_between_saves = math.inf if save_every_minutes is None else 60 * save_every_minutes
         self._stop = StopRequest()
         self._epoch_began = time.monotonic()
-        self._plotted = self._epoch_began
+        self._plotted = self._saved = self._epoch_began
 
     def fit(self, *, resume: bool = False, force: bool = False) -> None:
         """Train for the epochs that are left.
@@ -162,7 +177,7 @@ class Trainer:
                     if self.augment is not None:
                         batch = self.augment(batch)
                     self.state.progress.lr = float(self.optimizer.param_groups[0]["lr"])
-                    loss = self.optimizer.step(partial(self._objective_of, batch), ascent=self.ascent)
+                    loss = self._fitting.step(batch, ascent=self.ascent)
                     if self.scheduler is not None:
                         self.scheduler.step()
                     if self.average is not None:
@@ -170,6 +185,7 @@ class Trainer:
                     self._tell_objective("after_step", self.net)
                     self._count_step(loss)
                     self._stop_if_asked()
+                    self._save_if_due()
                 scores = self._validate(epoch)
                 self._finish_epoch(epoch, scores)
                 self._stop_if_asked()
@@ -215,6 +231,7 @@ class Trainer:
             self.folder.write_config(self.config)
         self._following.begin([] if self.folder is None else self.folder.log.rows(), done=done, epochs=self.epochs)
         self._display.begin(epochs=self.epochs, done=done)
+        self._saved = time.monotonic()
 
     def _to_device(self, batch: Batch) -> Batch:
         return {
@@ -286,7 +303,7 @@ class Trainer:
         self.state.loss = EpochLoss(self.device)
         if self.folder is not None:
             self.folder.log.append(row)
-            self.folder.save(self.state.checkpoint(self.config), best=best)
+            self._save(self.folder, best=best)
             self._plot(self.folder, last=epoch + 1 == self.epochs)
         self._display.epoch(row)
         self._following.epoch(row)
@@ -296,11 +313,19 @@ class Trainer:
             draw_progress(folder.log.rows(), folder.plot)
             self._plotted = time.monotonic()
 
+    def _save(self, folder: RunFolder, *, best: bool = False) -> None:
+        folder.save(self.state.checkpoint(self.config), best=best)
+        self._saved = time.monotonic()
+
+    def _save_if_due(self) -> None:
+        if self.folder is not None and time.monotonic() - self._saved >= self._seconds_between_saves:
+            self._save(self.folder)
+
     def _stop_if_asked(self) -> None:
         if self._stop.asked is None or self.folder is None or self.state.progress.epochs_done == self.epochs:
             return
         if self.state.progress.steps_in_epoch:
-            self.folder.save(self.state.checkpoint(self.config))
+            self._save(self.folder)
         raise StoppedOnRequest(
             f"Stopped by {self._stop.asked} in epoch {self.state.progress.epochs_done + 1} after "
             f"{self.state.progress.steps_in_epoch} steps, with a checkpoint; go on with --resume (fit(resume=True))."
