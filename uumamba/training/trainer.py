@@ -13,10 +13,14 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from uumamba.errors import UsageError, UumambaError
+from uumamba.memory_format import lay_channels_last
 from uumamba.optim import SharpnessAware
 from uumamba.precision import Precision, autocast
+from uumamba.training.budget import Budget
 from uumamba.training.checks import check_counts, check_optimizer, check_precision
+from uumamba.training.compiled import MayCompile
 from uumamba.training.display import make_display
+from uumamba.training.feed import Feed
 from uumamba.training.progress import EpochLoss
 from uumamba.training.progress_plot import draw_progress
 from uumamba.training.run_folder import RunFolder, refuse_other_config
@@ -50,15 +54,19 @@ class Trainer:
             resumed, and after each optimizer step.
         optimizer: of :mod:`uumamba.optim`, holding every parameter of both that requires a gradient.
         ascent: the scalar to climb in place of the loss, from what the objective returns beside it.
-        epochs: of the whole run.
+        epochs: of the whole run; with a ``budget`` at most.
         batches: the batches of an epoch, given its number from 0.
         augment: a function from batch to batch, on the device.
+        read_ahead: read and augment the next batch in a thread while a step runs; see :class:`Feed` for when it may.
         validate: ``validate(net) -> {"dice": ..., ...}``, the higher the better, in evaluation mode.
         validate_every: epochs between validations; the last epoch is always validated.
         scheduler: stepped after every optimizer step.
+        budget: the time that the run may take; the epoch under way is cut short when it is over.
         ema_decay: keeps the moving average ``decay * average + (1 - decay) * weights``, updated every step.
         device: where the network trains.
         precision: of autocast, entered anew for every pass; ``"float16"`` needs an optimizer with a scaler.
+        channels_last: lay out weights and images with their channels innermost.
+        compiles: train through ``torch.compile``; where that fails, a sentence, and training goes on without.
         max_skipped_in_a_row: end the run at so many steps in a row that were not finite.
         run_dir: folder of checkpoints, ``metrics.jsonl`` and ``progress.png``; None keeps nothing.
         config: JSON values kept in the checkpoints and compared when the run is resumed.
@@ -93,12 +101,16 @@ class Trainer:
         batches: Callable[[int], Iterable[Batch]],
         ascent: Callable[[Any], Tensor] | None = None,
         augment: Callable[[Batch], Batch] | None = None,
+        read_ahead: bool = False,
         validate: Callable[[nn.Module], dict[str, float]] | None = None,
         validate_every: int = 1,
         scheduler: LRScheduler | None = None,
+        budget: Budget | None = None,
         ema_decay: float | None = None,
         device: torch.device | str = "cpu",
         precision: Precision = "float32",
+        channels_last: bool = False,
+        compiles: bool = False,
         max_skipped_in_a_row: int = 25,
         run_dir: Path | str | None = None,
         config: Any = None,
@@ -111,6 +123,8 @@ class Trainer:
         check_counts(epochs=epochs, validate_every=validate_every, max_skipped_in_a_row=max_skipped_in_a_row)
         self.device = torch.device(device)
         self.net = net.to(self.device)
+        if channels_last:
+            lay_channels_last(self.net)
         self.objective = objective.to(self.device) if isinstance(objective, nn.Module) else objective
         self.optimizer = optimizer
         self.ascent = ascent
@@ -119,6 +133,7 @@ class Trainer:
         self.epochs = epochs
         self.batches = batches
         self.augment = augment
+        self.feed = Feed(self.device, augment=self._augmented, read_ahead=read_ahead, channels_last=channels_last)
         self.validate = validate
         self.validate_every = validate_every
         self.precision = precision
@@ -126,10 +141,12 @@ class Trainer:
         self.folder = None if run_dir is None else RunFolder(run_dir)
         self.config = json.loads(json.dumps(config))
         self.complete_config = complete_config
+        self.budget = Budget() if budget is None else budget
         self.state = RunState(
             self.net, self.objective, optimizer, scheduler=scheduler, average=self.average, device=self.device
         )
         self._display = make_display(progress, log)
+        self._called = MayCompile(self.net, enabled=compiles, say=self._display.say)
         self._stop = StopRequest()
         self._epoch_began = time.monotonic()
         self._plotted = self._epoch_began
@@ -149,25 +166,23 @@ class Trainer:
         """
         with self._guarded():
             self._begin(resume=resume, force=force)
-            for epoch in range(self.state.progress.epochs_done, self.epochs):
-                self._epoch_began = time.monotonic() - self.state.progress.seconds
-                self.net.train()
-                self._tell_objective("begin_epoch", epoch)
-                for batch in self.state.batches_left(self.batches, epoch):
-                    batch = self._to_device(batch)
-                    if self.augment is not None:
-                        batch = self.augment(batch)
-                    self.state.progress.lr = float(self.optimizer.param_groups[0]["lr"])
-                    loss = self.optimizer.step(partial(self._objective_of, batch), ascent=self.ascent)
-                    if self.scheduler is not None:
-                        self.scheduler.step()
-                    if self.average is not None:
-                        self.average.update_parameters(self.net)
-                    self._tell_objective("after_step", self.net)
-                    self._count_step(loss)
-                    self._stop_if_asked()
-                scores = self._validate(epoch)
-                self._finish_epoch(epoch, scores)
+            while not self._is_done():
+                epoch = self.state.progress.epochs_done
+                self._begin_epoch(epoch)
+                with self.feed.of(self.state.batches_left(self.batches, epoch)) as batches:
+                    for batch in batches:
+                        self.state.progress.lr = float(self.optimizer.param_groups[0]["lr"])
+                        loss = self._called.attempt(partial(self._step, batch))
+                        if self.scheduler is not None:
+                            self.scheduler.step()
+                        if self.average is not None:
+                            self.average.update_parameters(self.net)
+                        self._tell_objective("after_step", self.net)
+                        self._count_step(loss)
+                        self._stop_if_asked()
+                        if self.budget.is_over:
+                            break
+                self._finish_epoch(epoch, self._validate(epoch))
                 self._stop_if_asked()
 
     @contextmanager
@@ -208,18 +223,32 @@ class Trainer:
         if self.folder is not None:
             self.folder.log.cut(epochs=self.state.progress.epochs_done)
             self.folder.write_config(self.config)
-        self._display.begin(epochs=self.epochs, done=self.state.progress.epochs_done)
+        progress = self.state.progress
+        self.budget.begin(used_s=progress.used_seconds, longest_s=progress.longest_seconds)
+        self._display.begin(epochs=self.epochs, done=progress.epochs_done, budget=self.budget)
 
-    def _to_device(self, batch: Batch) -> Batch:
-        return {
-            key: value.to(self.device, non_blocking=True) if isinstance(value, Tensor) else value
-            for key, value in batch.items()
-        }
+    def _is_done(self) -> bool:
+        """Whether no epoch is left, or no time for one; what was begun is ended first, and the last one validated."""
+        progress = self.state.progress
+        is_between = progress.is_validated and not progress.steps_in_epoch
+        return progress.epochs_done == self.epochs or (is_between and self.budget.is_over)
+
+    def _begin_epoch(self, epoch: int) -> None:
+        progress = self.state.progress
+        self._epoch_began, self.feed.waited_s = time.monotonic() - progress.seconds, progress.waited_seconds
+        self.net.train()
+        self._tell_objective("begin_epoch", epoch)
+
+    def _augmented(self, batch: Batch) -> Batch:
+        return batch if self.augment is None else self.augment(batch)
+
+    def _step(self, batch: Batch) -> Tensor:
+        return self.optimizer.step(partial(self._objective_of, batch), ascent=self.ascent)
 
     def _objective_of(self, batch: Batch) -> Tensor | tuple[Tensor, Any]:
         """One pass: autocast begins here, since its cached casts of weights must not outlive a climb."""
         with autocast(self.device, self.precision):
-            return self.objective(self.net, batch)
+            return self.objective(self._called.net, batch)
 
     def _tell_objective(self, event: str, subject: Any) -> None:
         """Call a method that not every objective has."""
@@ -233,7 +262,8 @@ class Trainer:
         progress = self.state.progress
         progress.steps_in_epoch += 1
         progress.steps_done += 1
-        progress.seconds = time.monotonic() - self._epoch_began
+        progress.seconds, progress.waited_seconds = time.monotonic() - self._epoch_began, self.feed.waited_s
+        progress.used_seconds = self.budget.used_s
         was_skipped = self.optimizer.skipped_steps > progress.skipped_steps
         progress.skipped_steps = self.optimizer.skipped_steps
         progress.skipped_in_a_row = progress.skipped_in_a_row + 1 if was_skipped else 0
@@ -245,13 +275,16 @@ class Trainer:
             )
 
     def _validate(self, epoch: int) -> dict[str, float]:
-        if self.validate is None or ((epoch + 1) % self.validate_every and epoch + 1 < self.epochs):
+        due = (epoch + 1) % self.validate_every == 0 or epoch + 1 == self.epochs
+        self.state.progress.is_validated = self.budget.validates_now(due=due)
+        if not self.state.progress.is_validated:
             return {}
         net = self.net if self.average is None else self.average.module
         net.eval()
-        with torch.no_grad(), autocast(self.device, self.precision):
-            scores = {name: float(value) for name, value in self.validate(net).items()}
-        if "dice" not in scores:
+        with self.budget.taking("validation"), torch.no_grad(), autocast(self.device, self.precision):
+            found = {} if self.validate is None else self.validate(net)
+            scores = {name: float(value) for name, value in found.items()}
+        if self.validate is not None and "dice" not in scores:
             raise ValueError(f"validate(net) must return 'dice' among its scores, got {sorted(scores)}")
         return scores
 
@@ -267,6 +300,7 @@ class Trainer:
             **scores,
             "lr": progress.lr,
             "skipped_steps": progress.skipped_steps,
+            "data_wait": round(progress.waited_seconds / max(progress.seconds, 1e-9), 4),
             "seconds": round(time.monotonic() - self._epoch_began, 3),
         }
         loss_weights = getattr(self.objective, "loss_weights", None)
@@ -276,12 +310,15 @@ class Trainer:
         best = dice > (float("-inf") if progress.best_dice is None else progress.best_dice)
         if best:
             progress.best_dice = dice
-        progress.epochs_done, progress.steps_in_epoch, progress.seconds = epoch + 1, 0, 0.0
+        progress.epochs_done, progress.steps_in_epoch = epoch + 1, 0
+        progress.seconds, progress.waited_seconds = 0.0, 0.0
+        progress.used_seconds, progress.longest_seconds = self.budget.used_s, dict(self.budget.longest_s)
         self.state.loss = EpochLoss(self.device)
         if self.folder is not None:
             self.folder.log.append(row)
-            self.folder.save(self.state.checkpoint(self.config), best=best)
-            self._plot(self.folder, last=epoch + 1 == self.epochs)
+            with self.budget.taking("saving"):
+                self.folder.save(self.state.checkpoint(self.config), best=best)
+            self._plot(self.folder, last=self._is_done())
         self._display.epoch(row)
 
     def _plot(self, folder: RunFolder, *, last: bool) -> None:
@@ -290,7 +327,7 @@ class Trainer:
             self._plotted = time.monotonic()
 
     def _stop_if_asked(self) -> None:
-        if self._stop.asked is None or self.folder is None or self.state.progress.epochs_done == self.epochs:
+        if self._stop.asked is None or self.folder is None or self._is_done():
             return
         if self.state.progress.steps_in_epoch:
             self.folder.save(self.state.checkpoint(self.config))
