@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
 from uumamba.data.feeding import batches
+from uumamba.data.open_cases import OpenCases
 from uumamba.data.patch import choose_start, read_window
 from uumamba.data.prepared import PreparedCase, PreparedFolder
 from uumamba.data.sampling import Sampling, holders_of
@@ -69,6 +70,7 @@ class PatchDataset(Dataset[Sample]):
     ) -> None:
         _check(case_ids, patch_size, batch_size, batches_per_epoch, foreground_fraction, margin)
         self.folder = folder
+        self.case = OpenCases(folder)
         self.case_ids = tuple(case_ids)
         self.domains: Mapping[str, str] = {case_id: folder.manifest.by_id(case_id).domain for case_id in self.case_ids}
         self.patch_size = tuple(int(size) for size in patch_size)
@@ -103,7 +105,7 @@ class PatchDataset(Dataset[Sample]):
         case_id = case_ids[int(torch.randint(len(case_ids), (), generator=generator))]
         tell_reading(case_id)
         try:
-            case = self.folder.case(case_id)
+            case = self.case(case_id)
             centre = self._voxel_of(case, generator, value=value) if forced else None
             image, label = self._read(case, generator, centre=centre)
         except CaseError:

@@ -1,8 +1,7 @@
 """Trained networks and the way around them: from an image to a label map on the image's own grid."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from uumamba.errors import CaseError, UsageError, UumambaError
 from uumamba.inference.mirror import mirrored_mean
 from uumamba.inference.sliding_window import sliding_window
+from uumamba.memory_format import lay_channels_last, to_channels_last
 from uumamba.precision import Precision, autocast
 from uumamba.types import LabelMap
 
@@ -94,7 +94,8 @@ class Predictor:
         self.channels_last = channels_last
         self.nets = [net.to(self.device).eval() for net in given]
         if self.channels_last:
-            lay_channels_last(self.nets)
+            for net in self.nets:
+                lay_channels_last(net)
         self.patch_size = tuple(patch_size)
         self.preprocess = preprocess
         self.restore = restore
@@ -179,7 +180,7 @@ class Predictor:
 
     def _mean_probabilities(self, windows: Tensor) -> Tensor:
         if self.channels_last:
-            windows = windows.contiguous(memory_format=torch.channels_last)
+            windows = to_channels_last(windows)
         total = self.nets[0](windows).float().softmax(dim=1)
         for net in self.nets[1:]:
             total += net(windows).float().softmax(dim=1)
@@ -202,10 +203,3 @@ class Predictor:
             "The network's probabilities are not finite even for a blank image, so its training diverged; train it "
             "again with a lower learning rate, or predict in float32."
         )
-
-
-def lay_channels_last(nets: Iterable[nn.Module]) -> None:
-    """Store the weights of 2-D convolutions channels last."""
-    for parameter in chain.from_iterable(net.parameters() for net in nets):
-        if parameter.ndim == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)

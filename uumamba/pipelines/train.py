@@ -206,6 +206,7 @@ def build_trainer(
         seed=config.seed,
         margin=config.training.read_margin,
     )
+    budget = config.schedule.build_budget()
     return Trainer(
         net,
         objective,
@@ -214,14 +215,21 @@ def build_trainer(
         epochs=config.training.epochs,
         batches=partial(batches, dataset, workers=config.training.workers),
         augment=config.augment.build(patch_size=config.training.patch_size, mirror_swaps=swaps),
+        read_ahead=False,
         validate=_validation(config, folder, validation, structures, device),
         validate_every=config.training.validate_every,
         scheduler=config.schedule.build(
-            optimizer, epochs=config.training.epochs, batches_per_epoch=config.training.batches_per_epoch
+            optimizer,
+            epochs=config.training.epochs,
+            batches_per_epoch=config.training.batches_per_epoch,
+            budget=budget,
         ),
+        budget=budget,
         ema_decay=config.training.ema_decay,
         device=device,
         precision=precision,
+        channels_last=False,
+        compiles=config.training.compile,
         max_skipped_in_a_row=config.training.max_skipped_in_a_row,
         samples_at_once=config.training.samples_at_once,
         save_every_minutes=config.training.save_every_minutes,

@@ -1,6 +1,6 @@
 """How far a run is: numbers that stand in the checkpoint, and the loss summed on the device."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -22,6 +22,10 @@ class Progress:
         loss_count: how many these are.
         seconds: spent on the epoch under way.
         samples_at_once: how many fit into memory together; None as long as whole batches do.
+        waited_seconds: those of them for which a step waited for its batch.
+        used_seconds: of the run's budget, up to the latest step or epoch.
+        longest_seconds: that a validation, and that a checkpoint took.
+        is_validated: whether the latest whole epoch was.
     """
 
     epochs_done: int = 0
@@ -35,6 +39,10 @@ class Progress:
     loss_count: float = 0.0
     seconds: float = 0.0
     samples_at_once: int | None = None
+    waited_seconds: float = 0.0
+    used_seconds: float = 0.0
+    longest_seconds: dict[str, float] = field(default_factory=dict)
+    is_validated: bool = False
 
 
 class EpochLoss:

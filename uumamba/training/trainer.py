@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,14 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from uumamba.errors import UsageError, UumambaError
+from uumamba.memory_format import lay_channels_last
 from uumamba.optim import SharpnessAware
 from uumamba.precision import Precision, autocast
+from uumamba.training.budget import Budget
 from uumamba.training.checks import check_counts, check_minutes, check_optimizer, check_precision
+from uumamba.training.compiled import MayCompile
 from uumamba.training.display import make_display
+from uumamba.training.feed import Feed
 from uumamba.training.following import Follower, Following
 from uumamba.training.out_of_memory import FittingSteps
 from uumamba.training.progress import EpochLoss
@@ -54,15 +59,19 @@ class Trainer:
             resumed, and after each optimizer step.
         optimizer: of :mod:`uumamba.optim`, holding every parameter of both that requires a gradient.
         ascent: the scalar to climb in place of the loss, from what the objective returns beside it.
-        epochs: of the whole run.
+        epochs: of the whole run; with a ``budget`` at most.
         batches: the batches of an epoch, given its number from 0.
         augment: a function from batch to batch, on the device.
+        read_ahead: read and augment the next batch in a thread while a step runs; see :class:`Feed` for when it may.
         validate: ``validate(net) -> {"dice": ..., ...}``, the higher the better, in evaluation mode.
         validate_every: epochs between validations; the last epoch is always validated.
         scheduler: stepped after every optimizer step.
+        budget: the time that the run may take; the epoch under way is cut short when it is over.
         ema_decay: keeps the moving average ``decay * average + (1 - decay) * weights``, updated every step.
         device: where the network trains.
         precision: of autocast, entered anew for every pass; ``"float16"`` needs an optimizer with a scaler.
+        channels_last: lay out weights and images with their channels innermost.
+        compiles: train through ``torch.compile``; where that fails, a sentence, and training goes on without.
         max_skipped_in_a_row: end the run at so many steps in a row that were not finite.
         samples_at_once: the most samples in one pass, the others of a batch in further ones; None is all of them.
         save_every_minutes: also keep a checkpoint between two steps when so much time has gone since the last one, by a
@@ -102,12 +111,16 @@ class Trainer:
         batches: Callable[[int], Iterable[Batch]],
         ascent: Callable[[Any], Tensor] | None = None,
         augment: Callable[[Batch], Batch] | None = None,
+        read_ahead: bool = False,
         validate: Callable[[nn.Module], dict[str, float]] | None = None,
         validate_every: int = 1,
         scheduler: LRScheduler | None = None,
+        budget: Budget | None = None,
         ema_decay: float | None = None,
         device: torch.device | str = "cpu",
         precision: Precision = "float32",
+        channels_last: bool = False,
+        compiles: bool = False,
         max_skipped_in_a_row: int = 25,
         samples_at_once: int | None = None,
         save_every_minutes: float | None = 10.0,
@@ -125,6 +138,8 @@ class Trainer:
         check_minutes(save_every_minutes)
         self.device = torch.device(device)
         self.net = net.to(self.device)
+        if channels_last:
+            lay_channels_last(self.net)
         self.objective = objective.to(self.device) if isinstance(objective, nn.Module) else objective
         self.optimizer = optimizer
         self.ascent = ascent
@@ -133,6 +148,7 @@ class Trainer:
         self.epochs = epochs
         self.batches = batches
         self.augment = augment
+        self.feed = Feed(self.device, augment=self._augmented, read_ahead=read_ahead, channels_last=channels_last)
         self.validate = validate
         self.validate_every = validate_every
         self.precision = precision
@@ -140,6 +156,7 @@ class Trainer:
         self.folder = None if run_dir is None else RunFolder(run_dir)
         self.config = json.loads(json.dumps(config))
         self.complete_config = complete_config
+        self.budget = Budget() if budget is None else budget
         self.state = RunState(
             self.net, self.objective, optimizer, scheduler=scheduler, average=self.average, device=self.device
         )
@@ -149,6 +166,7 @@ class Trainer:
             self.state, self._objective_of, say=self._display.say, samples_at_once=samples_at_once
         )
         self._seconds_between_saves = math.inf if save_every_minutes is None else 60 * save_every_minutes
+        self._called = MayCompile(self.net, enabled=compiles, say=self._display.say)
         self._stop = StopRequest()
         self._epoch_began = time.monotonic()
         self._plotted = self._saved = self._epoch_began
@@ -168,26 +186,17 @@ class Trainer:
         """
         with self._guarded():
             self._begin(resume=resume, force=force)
-            for epoch in range(self.state.progress.epochs_done, self.epochs):
-                self._epoch_began = time.monotonic() - self.state.progress.seconds
-                self.net.train()
-                self._tell_objective("begin_epoch", epoch)
-                for batch in self.state.batches_left(self.batches, epoch):
-                    batch = self._to_device(batch)
-                    if self.augment is not None:
-                        batch = self.augment(batch)
-                    self.state.progress.lr = float(self.optimizer.param_groups[0]["lr"])
-                    loss = self._fitting.step(batch, ascent=self.ascent)
-                    if self.scheduler is not None:
-                        self.scheduler.step()
-                    if self.average is not None:
-                        self.average.update_parameters(self.net)
-                    self._tell_objective("after_step", self.net)
-                    self._count_step(loss)
-                    self._stop_if_asked()
-                    self._save_if_due()
-                scores = self._validate(epoch)
-                self._finish_epoch(epoch, scores)
+            while not self._is_done():
+                epoch = self.state.progress.epochs_done
+                self._begin_epoch(epoch)
+                with self.feed.of(self.state.batches_left(self.batches, epoch)) as batches:
+                    for batch in batches:
+                        self._take_step(batch)
+                        self._stop_if_asked()
+                        self._save_if_due()
+                        if self.budget.is_over:
+                            break
+                self._finish_epoch(epoch, self._validate(epoch))
                 self._stop_if_asked()
 
     @contextmanager
@@ -229,20 +238,41 @@ class Trainer:
         if self.folder is not None:
             self.folder.log.cut(epochs=done)
             self.folder.write_config(self.config)
+        progress = self.state.progress
         self._following.begin([] if self.folder is None else self.folder.log.rows(), done=done, epochs=self.epochs)
-        self._display.begin(epochs=self.epochs, done=done)
+        self.budget.begin(used_s=progress.used_seconds, longest_s=progress.longest_seconds)
+        self._display.begin(epochs=self.epochs, done=done, budget=self.budget)
         self._saved = time.monotonic()
 
-    def _to_device(self, batch: Batch) -> Batch:
-        return {
-            key: value.to(self.device, non_blocking=True) if isinstance(value, Tensor) else value
-            for key, value in batch.items()
-        }
+    def _is_done(self) -> bool:
+        """Whether no epoch is left, or no time for one; what was begun is ended first, and the last one validated."""
+        progress = self.state.progress
+        is_between = progress.is_validated and not progress.steps_in_epoch
+        return progress.epochs_done == self.epochs or (is_between and self.budget.is_over)
+
+    def _begin_epoch(self, epoch: int) -> None:
+        progress = self.state.progress
+        self._epoch_began, self.feed.waited_s = time.monotonic() - progress.seconds, progress.waited_seconds
+        self.net.train()
+        self._tell_objective("begin_epoch", epoch)
+
+    def _augmented(self, batch: Batch) -> Batch:
+        return batch if self.augment is None else self.augment(batch)
+
+    def _take_step(self, batch: Batch) -> None:
+        self.state.progress.lr = float(self.optimizer.param_groups[0]["lr"])
+        loss = self._called.attempt(partial(self._fitting.step, batch, ascent=self.ascent))
+        if self.scheduler is not None:
+            self.scheduler.step()
+        if self.average is not None:
+            self.average.update_parameters(self.net)
+        self._tell_objective("after_step", self.net)
+        self._count_step(loss)
 
     def _objective_of(self, batch: Batch) -> Tensor | tuple[Tensor, Any]:
         """One pass: autocast begins here, since its cached casts of weights must not outlive a climb."""
         with autocast(self.device, self.precision):
-            return self.objective(self.net, batch)
+            return self.objective(self._called.net, batch)
 
     def _tell_objective(self, event: str, subject: Any) -> None:
         """Call a method that not every objective has."""
@@ -256,7 +286,8 @@ class Trainer:
         progress = self.state.progress
         progress.steps_in_epoch += 1
         progress.steps_done += 1
-        progress.seconds = time.monotonic() - self._epoch_began
+        progress.seconds, progress.waited_seconds = time.monotonic() - self._epoch_began, self.feed.waited_s
+        progress.used_seconds = self.budget.used_s
         was_skipped = self.optimizer.skipped_steps > progress.skipped_steps
         progress.skipped_steps = self.optimizer.skipped_steps
         progress.skipped_in_a_row = progress.skipped_in_a_row + 1 if was_skipped else 0
@@ -268,13 +299,16 @@ class Trainer:
             )
 
     def _validate(self, epoch: int) -> dict[str, float]:
-        if self.validate is None or ((epoch + 1) % self.validate_every and epoch + 1 < self.epochs):
+        due = (epoch + 1) % self.validate_every == 0 or epoch + 1 == self.epochs
+        self.state.progress.is_validated = self.budget.validates_now(due=due)
+        if not self.state.progress.is_validated:
             return {}
         net = self.net if self.average is None else self.average.module
         net.eval()
-        with torch.no_grad(), autocast(self.device, self.precision):
-            scores = {name: float(value) for name, value in self.validate(net).items()}
-        if "dice" not in scores:
+        with self.budget.taking("validation"), torch.no_grad(), autocast(self.device, self.precision):
+            found = {} if self.validate is None else self.validate(net)
+            scores = {name: float(value) for name, value in found.items()}
+        if self.validate is not None and "dice" not in scores:
             raise ValueError(f"validate(net) must return 'dice' among its scores, got {sorted(scores)}")
         return scores
 
@@ -290,6 +324,7 @@ class Trainer:
             **scores,
             "lr": progress.lr,
             "skipped_steps": progress.skipped_steps,
+            "data_wait": round(progress.waited_seconds / max(progress.seconds, 1e-9), 4),
             "seconds": round(time.monotonic() - self._epoch_began, 3),
         }
         loss_weights = getattr(self.objective, "loss_weights", None)
@@ -299,12 +334,15 @@ class Trainer:
         best = dice > (float("-inf") if progress.best_dice is None else progress.best_dice)
         if best:
             progress.best_dice = dice
-        progress.epochs_done, progress.steps_in_epoch, progress.seconds = epoch + 1, 0, 0.0
+        progress.epochs_done, progress.steps_in_epoch = epoch + 1, 0
+        progress.seconds, progress.waited_seconds = 0.0, 0.0
+        progress.used_seconds, progress.longest_seconds = self.budget.used_s, dict(self.budget.longest_s)
         self.state.loss = EpochLoss(self.device)
         if self.folder is not None:
             self.folder.log.append(row)
-            self._save(self.folder, best=best)
-            self._plot(self.folder, last=epoch + 1 == self.epochs)
+            with self.budget.taking("saving"):
+                self._save(self.folder, best=best)
+            self._plot(self.folder, last=self._is_done())
         self._display.epoch(row)
         self._following.epoch(row)
 
@@ -322,7 +360,7 @@ class Trainer:
             self._save(self.folder)
 
     def _stop_if_asked(self) -> None:
-        if self._stop.asked is None or self.folder is None or self.state.progress.epochs_done == self.epochs:
+        if self._stop.asked is None or self.folder is None or self._is_done():
             return
         if self.state.progress.steps_in_epoch:
             self._save(self.folder)
