@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from uumamba.errors import UsageError
+from uumamba.errors import UsageError, UumambaError
 
 
 @contextmanager
@@ -47,6 +47,20 @@ def whole_file(path: Path | str, *, before_replacing: Callable[[], None] | None 
         _synchronise(path.parent)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def room_for(path: Path | str) -> Iterator[None]:
+    """Say in one sentence that a file could not be written, as on a full disk.
+
+    Raises:
+        UumambaError: in place of any OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise UumambaError(f"{path} could not be written ({reason}); make room or choose another folder.") from error
 
 
 def make_folder(path: Path | str) -> Path:

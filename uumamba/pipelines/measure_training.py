@@ -9,6 +9,7 @@ from itertools import cycle, islice
 from math import ceil, prod
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import torch
 
@@ -68,7 +69,7 @@ def measure_training(device: str) -> TrainingRate:
         augment_s = median_seconds(lambda: augment(next(turns)))
         ready = augment(there[0])
 
-        def objective() -> torch.Tensor:
+        def objective() -> torch.Tensor | tuple[torch.Tensor, Any]:
             with autocast(trainer.device, trainer.precision):
                 return trainer.objective(trainer.net, ready)
 

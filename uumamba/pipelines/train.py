@@ -146,7 +146,8 @@ def refuse_another_run(config: RunConfig, run: Path) -> None:
             stored = json.loads((found.path / "config.json").read_text(encoding="utf-8"))["run"]
         except (OSError, ValueError, KeyError, TypeError):
             continue  # it is a copy for people; the checkpoint's own is compared when training resumes
-        refuse_other_config(stored, of_seed(config, found.seed).as_json(), complete=complete_run)
+        now = of_seed(config, found.seed)
+        refuse_other_config(stored, now.as_json(), complete=partial(complete_run, today=now))
 
 
 def refuse_untrainable(config: RunConfig, manifest: Manifest, bad: Sequence[CaseError], folds: Sequence[str]) -> None:
@@ -235,7 +236,7 @@ def build_trainer(
         save_every_minutes=config.training.save_every_minutes,
         run_dir=run_dir,
         config=stored_config(config, folder, fold=fold, sides=sides),
-        complete_config=complete_config,
+        complete_config=partial(complete_config, today=config),
         followers=followers,
         progress=progress,
         log=log,

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from uumamba.files import whole_file
+from uumamba.files import room_for, whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,7 +40,7 @@ def draw_progress(rows: Sequence[Row], path: Path | str) -> None:
         _draw(axes, title, found)
     for unused in grid[len(panels) :]:
         unused.remove()
-    with whole_file(path) as unfinished:
+    with room_for(path), whole_file(path) as unfinished:
         figure.savefig(unfinished, format="png")
 
 
