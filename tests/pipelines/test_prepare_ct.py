@@ -377,7 +377,7 @@ def work():
     with tempfile.TemporaryDirectory() as out:
         assert not prepare(manifest, recipe=recipe, out=out, workers=0, progress=False).failures
 
-print(peak_mb(work))
+print(min(peak_mb(work) for _ in range(3)))  # beside other processes the system takes pages away and gives them back
 """
 
 
