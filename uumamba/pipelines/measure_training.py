@@ -57,7 +57,7 @@ def measure_training(device: str) -> TrainingRate:
     from uumamba.pipelines.train import build_trainer
 
     config = read_config("demo")
-    with tempfile.TemporaryDirectory(prefix="uumamba-doctor-") as made, torch.random.fork_rng():
+    with tempfile.TemporaryDirectory(prefix="uumamba-doctor-") as made:
         folder = _prepared_phantom(config, Path(made))
         trainer = build_trainer(config, folder, fold="all", run_dir=None, device=device)
         begin = perf_counter()
