@@ -1,5 +1,7 @@
 """A batch that does not fit into memory goes through in pieces, and the step is that of the whole batch."""
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -261,3 +263,40 @@ def test_a_real_shortage_on_a_device_halves_the_batch() -> None:
         assert trainer.state.progress.samples_at_once in (2048, 1024, 512)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+RANK = """
+import sys
+from functools import partial
+import torch
+from torch import distributed, nn
+from uumamba.optim import SAM
+from uumamba.training import Trainer
+
+rank = int(sys.argv[1])
+distributed.init_process_group("gloo", init_method=f"file://{sys.argv[2]}", rank=rank, world_size=2)
+net = nn.parallel.DistributedDataParallel(nn.Linear(4, 2))
+
+def objective(net, batch):
+    if rank == 0:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+    return net(batch["image"]).square().mean()
+
+optimizer = SAM(net.parameters(), partial(torch.optim.SGD, lr=0.1), net=net)
+Trainer(net, objective, optimizer, epochs=1, batches=lambda epoch: [{"image": torch.ones(4, 4)}]).fit()
+"""
+
+
+@pytest.mark.slow
+def test_one_of_several_ranks_does_not_repeat_a_step_alone(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", RANK]
+    ranks = [
+        subprocess.Popen([*command, str(rank), str(tmp_path / "meet")], stderr=subprocess.PIPE, encoding="utf-8")
+        for rank in range(2)
+    ]
+    _, said = ranks[0].communicate(timeout=120)
+    ranks[1].kill()
+    ranks[1].communicate()
+    assert ranks[0].returncode == 1
+    assert "Memory ran out with 4 samples at a time (CUDA out of memory.)" in said
+    assert "--set training.samples_at_once=2, which leaves the step that of the whole batch" in said
