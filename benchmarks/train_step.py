@@ -88,8 +88,8 @@ def about(config: RunConfig, device: str, *, steps: int, notes: Sequence[str]) -
     where = f"{torch.get_num_threads()} threads" if device == "cpu" else device
     return (
         f"{config.net.name} of {config.name} with {config.optim.name} around {config.optim.base.name}, "
-        f"{training.batch_size} patches of {size} of a phantom, {where}. Bare passes: forward and backward on one batch, "
-        "as many as the optimizer makes. The other rows are the trainer's whole steps, reading and augmentation "
+        f"{training.batch_size} patches of {size} of a phantom, {where}. Bare passes: forward and backward on one "
+        "batch, as many as the optimizer makes. The other rows are the trainer's whole steps, reading and augmentation "
         f"included, where it says in how many processes beside. Times are of one step, medians over rounds of {steps}; "
         f"the ratio is the median of the rounds' ratios.{peer}{''.join(f' {note}.' for note in notes)}"
     )
@@ -157,6 +157,7 @@ class Epochs:
         trainer.validate, trainer.epochs = None, 0
 
     def __call__(self) -> None:
+        """Train it."""
         self.trainer.epochs += 1
         with redirect_stderr(io.StringIO()):
             self.trainer.fit()

@@ -19,6 +19,6 @@ def to_channels_last(tensor: Tensor) -> Tensor:
 
 
 def lay_channels_last(net: nn.Module) -> None:
-    """Store the weights of convolutions likewise, which makes their feature maps so; parameters stay the same objects."""
+    """Store weights of convolutions likewise, which makes their feature maps so; parameters stay the same objects."""
     for parameter in net.parameters():
         parameter.data = to_channels_last(parameter.data)
