@@ -4,11 +4,12 @@
 
 The step is the trainer's own: patches are read from prepared cases (a phantom, prepared here by the configuration's
 recipe), augmented, and learned from, with the optimizer, moving average, schedule and counting that the configuration
-asks for. Bare is the same network, loss and precision on one batch that never changes: forward and backward, as many as
-the optimizer makes in a step, and nothing else. The third is that same step, but each sample goes through the
-transforms that nnU-Net trains with (its own list, of batchgeneratorsv2), in this process or in two others. Rounds
-alternate, so that a slow spell of the machine meets all. Needs nnunetv2 (the extra `bench`); without it the third is
-left out. Ends with an error when a claim of the project does not hold.
+asks for; another row reads a batch ahead in a thread where the trainer would not, or the other way round. Bare is the
+same network, loss and precision on one batch that never changes: forward and backward, as many as the optimizer makes
+in a step, and nothing else. The last rows are that same step, but each sample goes through the transforms that nnU-Net
+trains with (its own list, of batchgeneratorsv2), in this process or in two others. Rounds alternate, so that a slow
+spell of the machine meets all. Needs nnunetv2 (the extra `bench`); without it these are left out. Ends with an error
+when a claim of the project does not hold.
 """
 
 import argparse
@@ -110,7 +111,9 @@ def prepare_phantom(folder: Path, config: RunConfig) -> PreparedFolder:
 def measure(config: RunConfig, folder: PreparedFolder, *, device: str, steps: int, rounds: int) -> list[dict[str, Any]]:
     """One row a way to feed a step."""
     make = partial(build_trainer, config, folder, fold="0", run_dir=None, device=device, progress=False)
-    fed = {OURS: Epochs(make())}
+    other = make()
+    other.feed.read_ahead = not other.feed.read_ahead
+    fed = {OURS: Epochs(make()), f"{OURS}, {'reads ahead' if other.feed.read_ahead else 'as asked'}": Epochs(other)}
     if find_spec("nnunetv2"):
         for workers in (0, WORKERS):
             trainer = fed_by_nnunet(make(), config, folder, workers=workers)

@@ -59,7 +59,7 @@ def test_every_way_has_a_row_and_the_steps_are_taken(
 
     monkeypatch.setattr(train_step, "build_trainer", keep)
     rows = measure(config(), prepared, device="cpu", steps=2, rounds=2)
-    assert [row["name"] for row in rows] == [BARE, OURS]
+    assert [row["name"] for row in rows] == [BARE, OURS, f"{OURS}, reads ahead"]
     assert rows[0]["ratio"] == 1.0
     assert rows[0]["waited_s"] is None
     assert rows[1]["waited_s"] < rows[1]["median_s"] * 2
