@@ -4,11 +4,12 @@
 
 The step is the trainer's own: patches are read from prepared cases (a phantom, prepared here by the configuration's
 recipe), augmented, and learned from, with the optimizer, moving average, schedule and counting that the configuration
-asks for. Bare is the same network, loss and precision on one batch that never changes: forward and backward, as many as
-the optimizer makes in a step, and nothing else. The third is that same step, but each sample goes through the
-transforms that nnU-Net trains with (its own list, of batchgeneratorsv2), in this process or in two others. Rounds
-alternate, so that a slow spell of the machine meets all. Needs nnunetv2 (the extra `bench`); without it the third is
-left out. Ends with an error when a claim of the project does not hold.
+asks for; another row reads a batch ahead in a thread where the trainer would not, or the other way round. Bare is the
+same network, loss and precision on one batch that never changes: forward and backward, as many as the optimizer makes
+in a step, and nothing else. The last rows are that same step, but each sample goes through the transforms that nnU-Net
+trains with (its own list, of batchgeneratorsv2), in this process or in two others. Rounds alternate, so that a slow
+spell of the machine meets all. Needs nnunetv2 (the extra `bench`); without it these are left out. Ends with an error
+when a claim of the project does not hold.
 """
 
 import argparse
@@ -88,8 +89,8 @@ def about(config: RunConfig, device: str, *, steps: int, notes: Sequence[str]) -
     where = f"{torch.get_num_threads()} threads" if device == "cpu" else device
     return (
         f"{config.net.name} of {config.name} with {config.optim.name} around {config.optim.base.name}, "
-        f"{training.batch_size} patches of {size} of a phantom, {where}. Bare passes: forward and backward on one batch, "
-        "as many as the optimizer makes. The other rows are the trainer's whole steps, reading and augmentation "
+        f"{training.batch_size} patches of {size} of a phantom, {where}. Bare passes: forward and backward on one "
+        "batch, as many as the optimizer makes. The other rows are the trainer's whole steps, reading and augmentation "
         f"included, where it says in how many processes beside. Times are of one step, medians over rounds of {steps}; "
         f"the ratio is the median of the rounds' ratios.{peer}{''.join(f' {note}.' for note in notes)}"
     )
@@ -110,7 +111,9 @@ def prepare_phantom(folder: Path, config: RunConfig) -> PreparedFolder:
 def measure(config: RunConfig, folder: PreparedFolder, *, device: str, steps: int, rounds: int) -> list[dict[str, Any]]:
     """One row a way to feed a step."""
     make = partial(build_trainer, config, folder, fold="0", run_dir=None, device=device, progress=False)
-    fed = {OURS: Epochs(make())}
+    other = make()
+    other.feed.read_ahead = not other.feed.read_ahead
+    fed = {OURS: Epochs(make()), f"{OURS}, {'reads ahead' if other.feed.read_ahead else 'as asked'}": Epochs(other)}
     if find_spec("nnunetv2"):
         for workers in (0, WORKERS):
             trainer = fed_by_nnunet(make(), config, folder, workers=workers)
@@ -157,6 +160,7 @@ class Epochs:
         trainer.validate, trainer.epochs = None, 0
 
     def __call__(self) -> None:
+        """Train it."""
         self.trainer.epochs += 1
         with redirect_stderr(io.StringIO()):
             self.trainer.fit()

@@ -10,7 +10,7 @@ from torch import nn
 
 from uumamba.config import RunConfig
 from uumamba.config.track import build_trackers, check_trackers
-from uumamba.config.training import resolve_precision
+from uumamba.config.training import resolve_channels_last, resolve_precision
 from uumamba.data.case import Manifest
 from uumamba.data.dataset import PatchDataset, batches
 from uumamba.data.prepared import PreparedFolder
@@ -216,7 +216,7 @@ def build_trainer(
         epochs=config.training.epochs,
         batches=partial(batches, dataset, workers=config.training.workers),
         augment=config.augment.build(patch_size=config.training.patch_size, mirror_swaps=swaps),
-        read_ahead=False,
+        read_ahead=device.startswith("cuda"),  # two cores gain nothing by a thread, which would take one of them,
         validate=_validation(config, folder, validation, structures, device),
         validate_every=config.training.validate_every,
         scheduler=config.schedule.build(
@@ -229,7 +229,7 @@ def build_trainer(
         ema_decay=config.training.ema_decay,
         device=device,
         precision=precision,
-        channels_last=False,
+        channels_last=resolve_channels_last(config.training.channels_last, device),
         compiles=config.training.compile,
         max_skipped_in_a_row=config.training.max_skipped_in_a_row,
         samples_at_once=config.training.samples_at_once,

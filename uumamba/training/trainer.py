@@ -70,7 +70,7 @@ class Trainer:
         ema_decay: keeps the moving average ``decay * average + (1 - decay) * weights``, updated every step.
         device: where the network trains.
         precision: of autocast, entered anew for every pass; ``"float16"`` needs an optimizer with a scaler.
-        channels_last: lay out weights and images with their channels innermost.
+        channels_last: lay out weights and images with their channels innermost; on a CPU torch 2.13 can crash with it.
         compiles: train through ``torch.compile``; where that fails, a sentence, and training goes on without.
         max_skipped_in_a_row: end the run at so many steps in a row that were not finite.
         samples_at_once: the most samples in one pass, the others of a batch in further ones; None is all of them.
