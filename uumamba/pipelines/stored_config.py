@@ -1,7 +1,7 @@
 """What a checkpoint says of its run: written with nothing left out, and read as today's program means it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -46,7 +46,7 @@ def complete_config(stored: Any, *, today: RunConfig | None = None) -> Any:
     """
     if not isinstance(stored, Mapping):
         return stored
-    complete = {"run": partial(complete_run, today=today), "recipe": _complete_recipe}
+    complete: dict[str, Callable[[Any], Any]] = {"run": partial(complete_run, today=today), "recipe": _complete_recipe}
     return {key: complete[key](value) if key in complete else value for key, value in stored.items()}
 
 
