@@ -82,7 +82,7 @@ def read_imagecas(raw: Path | str, *, split: OfficialSplit = "Split-1") -> tuple
         )
     folds = _folds(partitions)
     cases: list[Case] = []
-    errors = [*_packed(archives, scans), *_absent(partitions, scans, archives)]
+    errors = [*_packed(archives, scans, partitions), *_absent(partitions, scans, archives)]
     for number in sorted(scans):
         try:
             cases.append(_case(number, scans[number], partitions, folds, split))
@@ -127,20 +127,23 @@ def _nothing_unpacked(raw: Path, archives: Sequence[MultipartZip]) -> str:
     return f"The {len(archives)} archives in {raw} are still packed; unpack them with 7-Zip: {commands}"
 
 
-def _packed(archives: Iterable[MultipartZip], scans: _Scans) -> Iterator[CaseError]:
+def _packed(archives: Iterable[MultipartZip], scans: _Scans, partitions: Iterable[int]) -> Iterator[CaseError]:
+    """Archives whose cases are not there, or not all of them because the archive is not whole."""
+    listed = list(partitions)
     for archive in archives:
-        if not _is_packed(archive, scans):
-            continue
-        if problem := archive.problem():
-            yield CaseError(archive.name, problem, "download the archive's parts anew and unpack it")
-        else:
-            yield CaseError(archive.name, "this shard is still packed", f"unpack it: {archive.unpack_command()}")
+        problem, cure = archive.problem(), "download the archive's parts anew and unpack it"
+        lost = _lost(archive, scans, listed)
+        if _is_packed(archive, scans):
+            unpack = f"unpack it: {archive.unpack_command()}"
+            yield CaseError(archive.name, problem or "this shard is still packed", cure if problem else unpack)
+        elif problem and lost:
+            yield CaseError(archive.name, f"{problem}, and of its listed cases {_runs(lost)} lack their files", cure)
 
 
 def _absent(partitions: Iterable[int], scans: _Scans, archives: Iterable[MultipartZip]) -> Iterator[CaseError]:
-    """Cases of the sheet without files, a run at a time; a shard that is still packed is reported as such."""
-    packed = [_shard(archive) for archive in archives if _is_packed(archive, scans)]
-    lost = [number for number in partitions if number not in scans and not any(number in shard for shard in packed)]
+    """Cases of the sheet without files, a run at a time; an archive that is packed or not whole is reported itself."""
+    told = [_shard(archive) for archive in archives if _is_packed(archive, scans) or archive.problem()]
+    lost = [number for number in partitions if number not in scans and not any(number in shard for shard in told)]
     for first, last in _consecutive(lost):
         name = _case_id(first) if first == last else f"{_case_id(first)}-{last:04d}"
         cure = f"{_RESTORE}, or take the row out of the sheet"
@@ -151,6 +154,12 @@ def _is_packed(archive: MultipartZip, scans: _Scans) -> bool:
     """Whether no case of the archive's shard is unpacked."""
     shard = _shard(archive)
     return not any(number in shard for number in scans)
+
+
+def _lost(archive: MultipartZip, scans: _Scans, listed: Iterable[int]) -> list[int]:
+    """The archive's cases that the sheet lists and that are not there."""
+    shard = _shard(archive)
+    return [number for number in listed if number in shard and number not in scans]
 
 
 def _shard(archive: MultipartZip) -> range:

@@ -1,9 +1,13 @@
 """The table of the phantoms tells what their scores say. Nothing here trains."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.vessels import row_of
+import pytest
+
+from benchmarks.result_file import RESULTS, read_result
+from benchmarks.vessels import broken_claims, row_of
 from uumamba.evaluation.scores import TREES_NAME, ScoreRow, write_scores
 from uumamba.files import write_json
 
@@ -35,3 +39,26 @@ def test_several_structures_are_one_tree_and_the_lowest_is_told(tmp_path: Path) 
     assert (row["mean Dice"], row["lowest structure"], row["tree clDice"]) == (0.7, 0.5, 1.0)
     assert row["sides swapped"] == 1
     assert json.dumps(row)
+
+
+def test_errors_of_length_in_both_directions_do_not_cancel(tmp_path: Path) -> None:
+    rows = [score("a", "coronary", 0.8), score("b", "coronary", 0.6)]
+    opposite = [replace(rows[0], length_error=-0.25), replace(rows[1], length_error=0.75)]
+    assert row_of("net", finished(tmp_path, opposite, swapped=[]))["tree length error"] == 0.5
+
+
+@pytest.mark.parametrize("phantom", ["coronary", "aorta"])
+def test_the_published_rows_show_what_is_claimed_of_them(phantom: str) -> None:
+    assert not list(broken_claims(phantom, read_result(RESULTS / f"{phantom}_phantom.json")["rows"]))
+
+
+def test_a_claim_that_the_rows_do_not_show_is_named() -> None:
+    rows = read_result(RESULTS / "aorta_phantom.json")["rows"]
+    ours = rows[0] | {"mean Dice": 0.6, "minutes": 46, "sides swapped": 1}
+    baseline = rows[-1] | {"mean Dice": 0.4}
+    assert list(broken_claims("aorta", [ours, baseline])) == [
+        "UMambaBot, AdamW: mean Dice is 0.6, claimed at least 0.65",
+        "UMambaBot, AdamW: minutes 46, claimed at most 45",
+        "UMambaBot, AdamW: sides swapped 1, claimed at most 0",
+        f"{baseline['method']}: mean Dice is 0.4, claimed below 0.4",
+    ]

@@ -264,6 +264,20 @@ def test_a_packed_shard_that_lacks_a_part_is_reported_and_the_rest_goes_on(raw, 
     ]
 
 
+def test_a_shard_half_unpacked_from_an_archive_that_lacks_a_part_is_told_with_the_part(raw, write_multipart_zip):
+    write_sheet(raw, dict.fromkeys((1, 2, 5, 6, 201, 202), "Training Training"))
+    write_multipart_zip(raw, "1-200")[1].unlink()
+    write_multipart_zip(raw, "201-400")[1].unlink()  # all of it was unpacked before
+
+    manifest, errors = read_imagecas(raw)
+
+    assert len(manifest.cases) == 4
+    assert [str(error) for error in errors] == [
+        "1-200: of the archive's 4 numbered parts 1 is missing: 1-200.z02, and of its listed cases 5-6 lack their "
+        "files; download the archive's parts anew and unpack it."
+    ]
+
+
 def test_archives_alone_are_refused_with_the_commands_that_unpack_them(tmp_path, write_multipart_zip):
     for shard in ("1-200", "201-400"):
         write_multipart_zip(tmp_path, shard)

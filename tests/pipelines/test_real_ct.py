@@ -9,6 +9,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK
 from numpy.typing import NDArray
 
 from data_prep.aorta import STRUCTURES, read_aorta
@@ -116,7 +117,14 @@ def test_a_dicom_series_is_predicted_on_its_own_grid(model: Path, real_data: Pat
         pytest.skip(f"real data: {series} is absent")
     result = predict(model, [series], out=tmp_path)
     assert not result.failures
-    assert nib.load(next(tmp_path.glob("*.nii.gz"))).shape == (512, 512, 20)
+    prediction = nib.load(next(tmp_path.glob("*.nii.gz")))
+    scan = SimpleITK.ReadImage(SimpleITK.ImageSeriesReader.GetGDCMSeriesFileNames(str(series)))
+    assert prediction.shape == scan.GetSize() == (512, 512, 20)
+    for corner in np.ndindex(2, 2, 2):
+        index = [int(end * (size - 1)) for end, size in zip(corner, scan.GetSize(), strict=True)]
+        lps_mm = np.array(scan.TransformIndexToPhysicalPoint(index))
+        ras_mm = prediction.affine[:3, :3] @ index + prediction.affine[:3, 3]
+        assert np.abs(ras_mm - lps_mm * (-1, -1, 1)).max() < 0.5 * min(scan.GetSpacing())
 
 
 def _recipe_of(model: Path) -> dict[str, object]:

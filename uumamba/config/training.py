@@ -44,6 +44,11 @@ class ScheduleConfig(Config):
         """The learning rate over a training of at most that length; a budget's own clock decides how much is left."""
         from uumamba.training.schedule import make_schedule
 
+        if self.warmup_epochs >= epochs:
+            raise ValueError(
+                f"warmup_epochs is {self.warmup_epochs} and training.epochs {epochs}, which leaves none after the "
+                "warm-up; set schedule.warmup_epochs lower or train longer"
+            )
         return make_schedule(
             optimizer,
             name=self.name,
