@@ -34,6 +34,8 @@ import pytest
 from uumamba.errors import EXIT_FAILED, EXIT_STOPPED_RESUMABLE, EXIT_WRONG_USE
 from uumamba.training import RunLog, read_checkpoint
 
+pytestmark = pytest.mark.slow
+
 SHORT = ("training.epochs=3", "training.save_every_minutes=0")
 LONG = ("training.epochs=500", "training.batches_per_epoch=200")
 MAY_NOT_MOUNT = 77

@@ -356,7 +356,8 @@ class Trainer:
         self._saved = time.monotonic()
 
     def _save_if_due(self) -> None:
-        if self.folder is not None and time.monotonic() - self._saved >= self._seconds_between_saves:
+        is_due = time.monotonic() - self._saved >= self._seconds_between_saves
+        if self.folder is not None and is_due:
             self._save(self.folder)
 
     def _stop_if_asked(self) -> None:
