@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
+from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
 from math import pi
@@ -217,11 +218,11 @@ class NnUNetSamples(Dataset[dict[str, Any]]):
 
     def __init__(self, source: PatchDataset, config: RunConfig) -> None:
         with redirect_stdout(io.StringIO()):  # it says which of its environment variables are not set
-            from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+            trainer = import_module("nnunetv2.training.nnUNetTrainer.nnUNetTrainer").nnUNetTrainer
         patch_size = config.training.patch_size
         angles_deg = default_rotation_deg(patch_size)
         self.source = source
-        self.transforms = nnUNetTrainer.get_training_transforms(
+        self.transforms = trainer.get_training_transforms(
             patch_size,
             rotation_for_DA=tuple(angle * pi / 180 for angle in angles_deg),
             deep_supervision_scales=None,

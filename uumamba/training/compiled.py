@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from textwrap import shorten
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import nn
@@ -27,7 +27,7 @@ class MayCompile:
     def __init__(self, net: nn.Module, *, enabled: bool, say: Callable[[str], None]) -> None:
         self._net = net
         self._say = say
-        self.net: nn.Module = torch.compile(net) if enabled else net
+        self.net = cast(nn.Module, torch.compile(net)) if enabled else net
 
     def attempt(self, step: Callable[[], T]) -> T:
         """The step's result, with the compiled network or else without."""

@@ -1,6 +1,6 @@
 """Between the batches and the step: to the device, augmented there, and how long the step waited for it."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from time import perf_counter
@@ -71,7 +71,7 @@ class Feed:
             if close := getattr(source, "close", None):
                 close()
 
-    def _ready_batches(self, source: Iterator[Batch]) -> Iterator[Batch]:
+    def _ready_batches(self, source: Iterator[Batch]) -> Generator[Batch, None, None]:
         prepared = map(self._prepare, source)
         with closing(_ahead(prepared) if self.read_ahead else _as_asked(prepared)) as found:
             while True:
@@ -113,11 +113,11 @@ class Feed:
         return batch
 
 
-def _as_asked(source: Iterator[T]) -> Iterator[T]:
+def _as_asked(source: Iterator[T]) -> Generator[T, None, None]:
     yield from source
 
 
-def _ahead(source: Iterator[T]) -> Iterator[T]:
+def _ahead(source: Iterator[T]) -> Generator[T, None, None]:
     """The same items, each made in a thread while the one before it is in use."""
     with ThreadPoolExecutor(1, thread_name_prefix="feed") as pool:  # left, it waits for the item under way
         found = pool.submit(next, source, None)
