@@ -60,7 +60,7 @@ def train(
         The folders of the trained folds.
 
     Raises:
-        UsageError: the fold is unknown or has no cases, ranks cannot share a batch equally, the folder was prepared from
+        UsageError: the fold is unknown or has no cases, ranks cannot share a batch equally, the folder was made from
             another data set or by another recipe, patches would be mirrored along left and right although structures
             have sides, or a checkpoint stands there and ``resume`` is off.
         StoppedOnRequest: a signal asked for it; the run can be resumed.
@@ -175,9 +175,7 @@ def build_trainer(
         optimizer,
         ascent=config.optim.build_ascent(),
         epochs=config.training.epochs,
-        batches=partial(
-            batches, BatchShare(dataset, rank=ranks.rank, ranks=ranks.count), workers=config.training.workers
-        ),
+        batches=partial(batches, share, workers=config.training.workers),
         augment=config.augment.build(patch_size=config.training.patch_size, mirror_swaps=swaps),
         validate=_validation(config, folder, validation, structures, device, ranks),
         validate_every=config.training.validate_every,

@@ -15,7 +15,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from uumamba.errors import EXIT_FAILED, EndedWithAnother, UumambaError
-from uumamba.training.rank_watch import RankLostError, RankWatch
+from uumamba.training.rank_watch import SILENCE_S, RankLostError, RankWatch
 from uumamba.training.ranks import ALONE, Place, Ranks
 from uumamba.training.tree import flatten, unflatten
 
@@ -27,7 +27,7 @@ WAIT_AT_MOST = timedelta(hours=1)
 
 
 @contextmanager
-def joined(device: str, place: Place | None = None) -> Iterator[Ranks]:
+def joined(device: str, place: Place | None = None, *, silence_s: float = SILENCE_S) -> Iterator[Ranks]:
     """The group of this process, until the block ends on every rank; :data:`ALONE` where it was started alone.
 
     A rank that leaves the block by an error ends the group: the first one's error goes on as it is, and the others, by
@@ -37,6 +37,7 @@ def joined(device: str, place: Place | None = None) -> Iterator[Ranks]:
     Args:
         device: this process's own; ranks on CUDA devices talk by NCCL, others by gloo.
         place: this process in the group; None reads it from torchrun's variables.
+        silence_s: a rank that shows no sign of life for so long is gone.
 
     Raises:
         EndedWithAnother: another rank failed and says why.
@@ -55,7 +56,7 @@ def joined(device: str, place: Place | None = None) -> Iterator[Ranks]:
     dist.init_process_group(
         backend, store=PrefixStore("torch", store), rank=rank, world_size=count, timeout=WAIT_AT_MOST
     )
-    watch = RankWatch(own_store, rank=rank, count=count)
+    watch = RankWatch(own_store, rank=rank, count=count, silence_s=silence_s)
     watch.begin()
     group = Group(own_store, watch, rank=rank, count=count)
     try:
@@ -94,8 +95,8 @@ class Group:
         return self.rank == 0
 
     def wrap(self, net: nn.Module) -> nn.Module:
-        """Wrapped for data-parallel training, with the first rank's weights; buffers are :meth:`share_buffers`'s."""
-        return DistributedDataParallel(net, broadcast_buffers=False)
+        """Wrapped for data-parallel training, with the first rank's weights."""
+        return DistributedDataParallel(net)
 
     @torch.no_grad()
     def share_buffers(self, net: nn.Module) -> None:

@@ -60,6 +60,7 @@ class RankWatch:
         rank: of this process.
         count: of all.
         silence_s: after so long without a sign of life a rank is gone.
+        grace_s: what this rank gets to end by itself, once the group has ended.
         end: ends the process with an exit code, from the thread.
     """
 
@@ -70,12 +71,14 @@ class RankWatch:
         rank: int,
         count: int,
         silence_s: float = SILENCE_S,
+        grace_s: float = GRACE_S,
         end: Callable[[int], None] = os._exit,
     ) -> None:
         self._store = store
         self._rank = rank
         self._watched = (rank + 1) % count
         self._silence_s = silence_s
+        self._grace_s = grace_s
         self._end = end
         self._left = threading.Event()
         self._thread = threading.Thread(target=self._run, name="rank watch", daemon=True)
@@ -114,7 +117,7 @@ class RankWatch:
     def _run(self) -> None:
         word, said = self._listen()
         # Most often the main thread has noticed too, and ends in a better way.
-        if word is None or self._left.wait(GRACE_S):
+        if word is None or self._left.wait(self._grace_s):
             return
         if not said:
             _say(word)
