@@ -15,7 +15,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from uumamba.errors import EXIT_FAILED, EndedWithAnother, UumambaError
-from uumamba.training.rank_watch import SILENCE_S, RankLostError, RankWatch
+from uumamba.training.rank_watch import SILENCE_S, WORD_S, RankLostError, RankWatch
 from uumamba.training.ranks import ALONE, Place, Ranks
 from uumamba.training.tree import flatten, unflatten
 
@@ -186,7 +186,7 @@ def _verdict(error: BaseException, watch: RankWatch) -> BaseException:
         return error
     lost = _lost_connection(error)
     if lost is not None:
-        word = watch.word(wait_s=5.0)
+        word = watch.word(wait_s=WORD_S)
         if word is not None:
             return word.as_error()
         reason = str(lost).strip().splitlines()[0].rstrip(".")

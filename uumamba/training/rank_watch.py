@@ -21,7 +21,7 @@ SILENCE_S = 40.0
 GRACE_S = 10.0
 """What a rank gets to end by itself before it is ended."""
 
-WORD_S = 3.0
+WORD_S = 2.0
 """How long a rank that lost its connection waits for another one's word; that is written before the process ends."""
 
 
