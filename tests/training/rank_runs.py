@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from uumamba.errors import UsageError, UumambaError
+from uumamba.errors import EndedWithAnother, UsageError, UumambaError
 from uumamba.losses import CrossEntropyLoss, FocalLoss, UncertaintyWeightedLoss
 from uumamba.optim import MESA, SAM, LookSAM, Plain
 from uumamba.seeding import generator_for, seed_everything
@@ -112,11 +112,6 @@ def stopped(folder: Path, ranks: Ranks) -> None:
     build_random(folder, ranks, augment=partial(stop_in_epoch, BATCHES + 2, ranks, 1)).fit()
 
 
-def refused(folder: Path, ranks: Ranks) -> None:
-    """The first rank alone finds that there is a checkpoint already."""
-    build_random(folder, ranks).fit()
-
-
 def failing(folder: Path, ranks: Ranks) -> None:
     """Rank 1 finds something bad in its data."""
 
@@ -155,7 +150,6 @@ RUNS: dict[str, Callable[[Path, Ranks], None]] = {
     "equal": equal_runs,
     "whole": whole,
     "stopped": stopped,
-    "refused": refused,
     "failing": failing,
     "killed": partial(lost, number=signal.SIGKILL),
     "frozen": partial(lost, number=signal.SIGSTOP),
@@ -175,5 +169,6 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1], sys.argv[2:])
     except UumambaError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        if not isinstance(error, EndedWithAnother):  # as the command line does
+            print(error, file=sys.stderr, flush=True)
         sys.exit(error.exit_code)
