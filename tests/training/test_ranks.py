@@ -236,7 +236,8 @@ def test_a_rank_that_is_gone_ends_the_other_within_a_minute(tmp_path: Path, name
         processes[1].kill()
         gone, _ = processes[1].communicate()
     finally:
-        finish(processes)
+        for process in processes:
+            process.kill()
     assert processes[0].returncode == 1
     assert len(re.findall(reason, err)) == 1, err
     assert ended - float(gone.split()[-1]) < 60
