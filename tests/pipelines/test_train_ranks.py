@@ -16,6 +16,7 @@ from uumamba.training.run_log import RunLog
 
 pytestmark = pytest.mark.slow
 
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 SCHEDULER = {
     "srun": """#!/bin/bash
 echo $$ > srun.pid
@@ -41,12 +42,19 @@ def command(prepared: Path, out: Path, overrides: tuple[str, ...]) -> list[str]:
     return ["-m", "uumamba", "train", "demo", "--data", str(prepared), "--out", str(out), "--resume", *settings]
 
 
-def start(arguments: list[str], folder: Path, **environment: str) -> subprocess.Popen[str]:
+def start(arguments: list[str], folder: Path, **environment: str) -> subprocess.Popen[bytes]:
     own = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])} | environment
-    return subprocess.Popen(arguments, cwd=folder, env=own, stderr=subprocess.PIPE, encoding="utf-8")
+    with (folder / "errors.txt").open("wb") as errors:
+        return subprocess.Popen(arguments, cwd=folder, env=own, stderr=errors)
 
 
-def wait_for_rows(log: RunLog, rows: int, process: subprocess.Popen[str]) -> None:
+def finish(process: subprocess.Popen[bytes], folder: Path) -> tuple[int, str]:
+    """Exit code, and what the processes said."""
+    code = process.wait(timeout=240)
+    return code, (folder / "errors.txt").read_text(encoding="utf-8")
+
+
+def wait_for_rows(log: RunLog, rows: int, process: subprocess.Popen[bytes]) -> None:
     while len(log.rows()) < rows and process.poll() is None:
         time.sleep(0.05)
 
@@ -78,29 +86,29 @@ def test_a_run_goes_on_with_two_processes_then_one_then_two_to_the_same_dice(
     path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
     process = start(["bash", str(script)], tmp_path, PATH=path, **job)
     wait_for_rows(log, 2, process)
-    assert process.poll() is None, process.communicate()
+    assert process.poll() is None, finish(process, tmp_path)
     os.kill(int((tmp_path / "srun.pid").read_text(encoding="utf-8")), signal.SIGUSR1)  # as --signal does
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 75, err
-    assert err.count("Stopped by SIGUSR1") == 1
+    code, said = finish(process, tmp_path)
+    assert code == 75, said
+    assert said.count("Stopped by SIGUSR1") == 1
     assert "requeue 41" in (tmp_path / "scontrol.log").read_text(encoding="utf-8")
     assert not any(name.startswith("module.") for name in read_checkpoint(folder / "last.safetensors").net)
 
     process = start([sys.executable, *arguments], tmp_path)
     wait_for_rows(log, 5, process)
-    process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 75, err
+    process.terminate()
+    code, said = finish(process, tmp_path)
+    assert code == 75, said
 
-    group = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    process = start([*group, *arguments], tmp_path)
-    _, err = process.communicate(timeout=240)
-    assert process.returncode == 0, err
-    assert err.count("trained ") == 1, "one process speaks"
+    code, said = finish(start([*TORCHRUN, *arguments], tmp_path), tmp_path)
+    assert code == 0, said
+    assert said.count("trained ") == 1, "one process speaks"
     assert [row["epoch"] for row in log.rows()] == list(range(9))
 
-    process = start([sys.executable, *command(tiny_prepared, tmp_path / "alone", overrides)], tmp_path)
-    assert process.wait(timeout=240) == 0
+    code, said = finish(
+        start([sys.executable, *command(tiny_prepared, tmp_path / "alone", overrides)], tmp_path), tmp_path
+    )
+    assert code == 0, said
     shared, alone = (log.rows()[-1], RunLog(tmp_path / "alone" / "fold_0" / "metrics.jsonl").rows()[-1])
     assert shared["dice"] == pytest.approx(alone["dice"], abs=0.02), json.dumps([shared, alone])
     assert alone["dice"] > 0.2, "there is something to compare"
@@ -109,9 +117,7 @@ def test_a_run_goes_on_with_two_processes_then_one_then_two_to_the_same_dice(
 def test_the_batch_must_be_shared_equally_and_that_is_said_once(
     tiny_prepared: Path, tiny_overrides: tuple[str, ...], tmp_path: Path
 ) -> None:
-    group = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     arguments = command(tiny_prepared, tmp_path / "run", (*tiny_overrides, "training.batch_size=3"))
-    process = start([*group, *arguments], tmp_path)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 1, "torchrun's"
-    assert err.count("uumamba: A batch of 3 samples cannot be shared equally by 2 processes") == 1
+    code, said = finish(start([*TORCHRUN, *arguments], tmp_path), tmp_path)
+    assert code == 1, "torchrun's"
+    assert said.count("uumamba: A batch of 3 samples cannot be shared equally by 2 processes") == 1
