@@ -3,15 +3,19 @@
 import re
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from uumamba import __version__
-from uumamba.errors import EXIT_FAILED, EXIT_SOME_CASES_FAILED, CaseError, UsageError, UumambaError
+from uumamba.errors import EXIT_FAILED, EXIT_SOME_CASES_FAILED, CaseError, EndedWithAnother, UsageError, UumambaError
+
+if TYPE_CHECKING:
+    from uumamba.training import Ranks
 
 
 class StoppedByKeyboard(UumambaError):
@@ -101,18 +105,20 @@ def run(
     from uumamba.config import read_config
     from uumamba.pipelines.run import run as run_all
 
-    result = run_all(
-        read_config(config, overrides or ()),
-        raw=raw,
-        out=out,
-        fold=fold,
-        seeds=_seeds(seeds),
-        workers=workers,
-        device=_devices(device),
-        allow_missing=allow_missing,
-        force=force,
-        say=_say,
-    )
+    with _joined(device) as (ranks, own_device):
+        result = run_all(
+            read_config(config, overrides or ()),
+            raw=raw,
+            out=out,
+            fold=fold,
+            seeds=_seeds(seeds),
+            workers=workers,
+            device=own_device,
+            allow_missing=allow_missing,
+            force=force,
+            ranks=ranks,
+            say=_say,
+        )
     _show_scores(result)
     _end(result.failures, done=1)
 
@@ -155,19 +161,22 @@ def train(
     from uumamba.pipelines.run_summary import print_run_summary
     from uumamba.pipelines.train import train as train_folds
 
-    folders = train_folds(
-        read_config(config, overrides or ()),
-        data=data,
-        out=out,
-        fold=fold,
-        seeds=_seeds(seeds),
-        resume=resume,
-        init=init,
-        device=_devices(device),
-        force=force,
-    )
-    print_run_summary(out)
-    _say("trained " + ", ".join(map(str, folders)))
+    with _joined(device) as (ranks, own_device):
+        folders = train_folds(
+            read_config(config, overrides or ()),
+            data=data,
+            out=out,
+            fold=fold,
+            seeds=_seeds(seeds),
+            resume=resume,
+            init=init,
+            device=own_device,
+            force=force,
+            ranks=ranks,
+        )
+        if ranks.first:
+            print_run_summary(out)
+            _say("trained " + ", ".join(map(str, folders)))
 
 
 @app.command(epilog="Example: uumamba predict runs/acdc --input scan.nii.gz --input other/ --out predictions")
@@ -278,6 +287,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except UumambaError as error:
         if "--debug" in given:
             raise
+        if isinstance(error, EndedWithAnother):  # which says why, once for all
+            raise SystemExit(error.exit_code) from None
         typer.echo(f"uumamba: {error}", err=True)
         raise SystemExit(error.exit_code) from None
 
@@ -326,6 +337,26 @@ def _seeds(given: str | None) -> list[int] | None:
         return None if given is None else [int(seed) for seed in given.split(",")]
     except ValueError:
         raise UsageError(f"--seeds {given!r} is no list of numbers; write them as 0,1,2.") from None
+
+
+@contextmanager
+def _joined(names: str) -> Iterator[tuple["Ranks", str]]:
+    """The processes that torchrun started together with this one, and its own device; alone without torchrun."""
+    from uumamba.training.rank_group import joined
+    from uumamba.training.ranks import Place
+
+    place, device = Place.from_environment(), _devices(names)
+    if place.count > 1:
+        import torch
+
+        if "," in device:
+            raise UsageError(
+                f"--device {names} trains a fold on each, and torchrun one network on all; give --device cuda or cpu, "
+                "or leave torchrun out."
+            )
+        device = place.device(device, found=torch.cuda.device_count())
+    with joined(device.partition(",")[0], place) as ranks:
+        yield ranks, device
 
 
 def _split(name: str | None) -> Any:

@@ -14,7 +14,9 @@ from uumamba.config.training import resolve_channels_last, resolve_precision
 from uumamba.data.case import Manifest
 from uumamba.data.dataset import PatchDataset, batches
 from uumamba.data.prepared import PreparedFolder
+from uumamba.data.share import BatchShare
 from uumamba.errors import CaseError, UsageError
+from uumamba.memory_format import lay_channels_last
 from uumamba.pipelines.datasets import is_dataset
 from uumamba.pipelines.initial_weights import load_initial_weights
 from uumamba.pipelines.models import newest_checkpoint
@@ -26,7 +28,7 @@ from uumamba.pipelines.sides import check_sides, sided_run
 from uumamba.pipelines.stored_config import complete_config, complete_run, stored_config
 from uumamba.pipelines.validation import WholeCaseValidation
 from uumamba.seeding import seed_everything
-from uumamba.training import Trainer
+from uumamba.training import ALONE, Ranks, Trainer
 from uumamba.training.display import to_stderr
 from uumamba.training.following import Follower
 from uumamba.training.run_folder import refuse_other_config
@@ -45,6 +47,7 @@ def train(
     device: str = "cpu",
     force: bool = False,
     progress: bool | None = None,
+    ranks: Ranks = ALONE,
 ) -> list[Path]:
     """Train one fold, all cases together, or the five folds in turn or at once, with one seed or several.
 
@@ -61,14 +64,16 @@ def train(
         device: torch's name of it; several, such as ``"cuda:0,cuda:1"``, train a fold each at the same time.
         force: resume although the configuration changed.
         progress: a bar; None decides by the terminal. Several devices get lines.
+        ranks: the processes that train together, each with this same call on a device of its own.
 
     Returns:
         The folders of the trained folds.
 
     Raises:
-        UsageError: the fold is unknown or has no cases, the folder was prepared from another data set or by another
-            recipe, patches would be mirrored along left and right although structures have sides, a checkpoint stands
-            there and ``resume`` is off, a tracker is not installed, or there are more devices than trainings.
+        UsageError: the fold is unknown or has no cases, ranks cannot share a batch equally, the folder was prepared
+            from another data set or by another recipe, patches would be mirrored along left and right although
+            structures have sides, a checkpoint stands there and ``resume`` is off, a tracker is not installed, or there
+            are more devices than trainings.
         JobFailedError: training failed on one of several devices.
         StoppedOnRequest: a signal asked for it; the run can be resumed.
     """
@@ -90,9 +95,11 @@ def train(
             on_devices(begin, {each.title: each for each in wanted}, devices, say=to_stderr)
         else:
             for each in wanted:
+                stop.agree(ranks)
                 stop.follow(f"before {each.title}; go on with --resume")
-                begin(each, device=device)
-    write_run_summary(Path(out))
+                begin(each, device=device, ranks=ranks)
+    if ranks.first:
+        write_run_summary(Path(out))
     return [each.path for each in wanted]
 
 
@@ -107,6 +114,7 @@ def _train_fold(
     progress: bool | None,
     device: str,
     say: Callable[[str], None] | None = None,
+    ranks: Ranks = ALONE,
 ) -> None:
     """Train one fold; where there is a ``say``, others are trained beside it, and a bar would be in their way."""
     config, folder = of_seed(config, place.seed), PreparedFolder(data)
@@ -121,9 +129,10 @@ def _train_fold(
         run_dir=place.path,
         init=init,
         device=device,
-        followers=(manifest, *trackers),
+        followers=(manifest, *trackers) if ranks.first else (),
         progress=progress if say is None else False,
         log=say,
+        ranks=ranks,
     )
     trainer.fit(resume=resume, force=force)
 
@@ -181,6 +190,7 @@ def build_trainer(
     followers: Sequence[Follower] = (),
     progress: bool | None = None,
     log: Callable[[str], None] | None = None,
+    ranks: Ranks = ALONE,
 ) -> Trainer:
     """Build every object of a fold's training once, and join them."""
     training, validation = split_cases(folder.manifest, fold)
@@ -192,6 +202,10 @@ def build_trainer(
     if init is not None:
         load_initial_weights(net, init)
     net.to(device)
+    channels_last = resolve_channels_last(config.training.channels_last, device)
+    if channels_last:
+        lay_channels_last(net)  # before ranks lay out their gradients like it
+    net = ranks.wrap(net)
     objective = config.objective.build(build_loss(config), net, outputs=config.optim.needs_logits).to(device)
     precision = resolve_precision(config.training.precision, device)
     scaler = torch.amp.GradScaler(device) if precision == "float16" else None
@@ -208,16 +222,17 @@ def build_trainer(
         margin=config.training.read_margin,
     )
     budget = config.schedule.build_budget()
+    share = BatchShare(dataset, rank=ranks.rank, ranks=ranks.count)
     return Trainer(
         net,
         objective,
         optimizer,
         ascent=config.optim.build_ascent(),
         epochs=config.training.epochs,
-        batches=partial(batches, dataset, workers=config.training.workers),
+        batches=partial(batches, share, workers=config.training.workers),
         augment=config.augment.build(patch_size=config.training.patch_size, mirror_swaps=swaps),
         read_ahead=device.startswith("cuda"),  # two cores gain nothing by a thread, which would take one of them,
-        validate=_validation(config, folder, validation, structures, device),
+        validate=_validation(config, folder, validation, structures, device, ranks),
         validate_every=config.training.validate_every,
         scheduler=config.schedule.build(
             optimizer,
@@ -229,7 +244,7 @@ def build_trainer(
         ema_decay=config.training.ema_decay,
         device=device,
         precision=precision,
-        channels_last=resolve_channels_last(config.training.channels_last, device),
+        channels_last=channels_last,
         compiles=config.training.compile,
         max_skipped_in_a_row=config.training.max_skipped_in_a_row,
         samples_at_once=config.training.samples_at_once,
@@ -238,6 +253,7 @@ def build_trainer(
         config=stored_config(config, folder, fold=fold, sides=sides),
         complete_config=partial(complete_config, today=config),
         followers=followers,
+        ranks=ranks,
         progress=progress,
         log=log,
     )
@@ -293,7 +309,12 @@ def _check_cases(manifest: Manifest, fold: str, *, where: str) -> None:
 
 
 def _validation(
-    config: RunConfig, folder: PreparedFolder, case_ids: Sequence[str], structures: dict[str, int], device: str
+    config: RunConfig,
+    folder: PreparedFolder,
+    case_ids: Sequence[str],
+    structures: dict[str, int],
+    device: str,
+    ranks: Ranks,
 ) -> Callable[[nn.Module], dict[str, float]] | None:
     if not case_ids:
         return None
@@ -306,4 +327,5 @@ def _validation(
         windows_at_once=config.inference.windows_at_once,
         device=device,
         precision=resolve_precision(config.inference.precision, device),
+        ranks=ranks,
     )

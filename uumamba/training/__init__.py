@@ -5,6 +5,7 @@ from uumamba.training.checkpoint import Checkpoint, DamagedCheckpointError, read
 from uumamba.training.feed import Feed
 from uumamba.training.objective import SupervisedObjective
 from uumamba.training.progress_plot import draw_progress
+from uumamba.training.ranks import ALONE, Ranks
 from uumamba.training.run_folder import BEST, LAST, PREVIOUS
 from uumamba.training.run_log import RunLog
 from uumamba.training.schedule import by_budget, constant, cosine, make_schedule, poly
@@ -12,6 +13,7 @@ from uumamba.training.stop_request import StoppedOnRequest
 from uumamba.training.trainer import Trainer, TrainingDivergedError
 
 __all__ = [
+    "ALONE",
     "BEST",
     "LAST",
     "PREVIOUS",
@@ -19,6 +21,7 @@ __all__ = [
     "Checkpoint",
     "DamagedCheckpointError",
     "Feed",
+    "Ranks",
     "RunLog",
     "StoppedOnRequest",
     "SupervisedObjective",

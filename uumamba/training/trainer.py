@@ -4,7 +4,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,19 @@ from torch.optim.lr_scheduler import LRScheduler
 from uumamba.errors import UsageError, UumambaError
 from uumamba.memory_format import lay_channels_last
 from uumamba.optim import SharpnessAware
+from uumamba.optim.wrapped import bare
 from uumamba.precision import Precision, autocast
 from uumamba.training.budget import Budget
+from uumamba.training.checkpoint import Checkpoint
 from uumamba.training.checks import check_counts, check_minutes, check_optimizer, check_precision
 from uumamba.training.compiled import MayCompile
-from uumamba.training.display import make_display
+from uumamba.training.display import LineDisplay, make_display, silent
 from uumamba.training.feed import Feed
 from uumamba.training.following import Follower, Following
 from uumamba.training.out_of_memory import FittingSteps
 from uumamba.training.progress import EpochLoss
 from uumamba.training.progress_plot import draw_progress
+from uumamba.training.ranks import ALONE, Ranks
 from uumamba.training.run_folder import RunFolder, refuse_other_config
 from uumamba.training.run_state import RunState, moving_average
 from uumamba.training.stop_request import StoppedOnRequest, StopRequest
@@ -52,8 +55,13 @@ class Trainer:
     step under way, with a checkpoint. Validation runs without gradients on the moving average where there is one, and
     ``best`` is kept by it.
 
+    Several processes train together where ``ranks`` says so. Then ``net`` is ``ranks.wrap(net)`` here and in the
+    optimizer, ``batches(epoch)`` gives this process's share, in an order that the global generators do not decide
+    (each process has numbers of its own), and ``validate`` is called in all of them. The first alone writes, shows and
+    holds the folder's lock; a signal to any stops all.
+
     Args:
-        net: the network.
+        net: the network; checkpoints hold it without wrappers.
         objective: ``objective(net, batch) -> scalar``; as a module its state is kept and its parameters may learn.
             Where it has ``begin_epoch(epoch)`` and ``after_step(net)``, they are called when an epoch starts or is
             resumed, and after each optimizer step.
@@ -80,6 +88,7 @@ class Trainer:
         config: JSON values kept in the checkpoints and compared when the run is resumed.
         complete_config: adds to a checkpoint's configuration, before it is compared, what its program did not know yet.
         followers: told of each epoch's row, such as trackers.
+        ranks: the processes that train together; alone unless given.
         progress: True a bar, False one line an epoch, None a bar on a terminal.
         log: called with each such line; stderr unless given.
 
@@ -128,6 +137,7 @@ class Trainer:
         config: Any = None,
         complete_config: Callable[[Any], Any] | None = None,
         followers: Sequence[Follower] = (),
+        ranks: Ranks = ALONE,
         progress: bool | None = None,
         log: Callable[[str], None] | None = None,
     ) -> None:
@@ -137,7 +147,8 @@ class Trainer:
         check_counts(samples_at_once=1 if samples_at_once is None else samples_at_once)
         check_minutes(save_every_minutes)
         self.device = torch.device(device)
-        self.net = net.to(self.device)
+        self.wrapped = net.to(self.device)
+        self.net = bare(net)
         if channels_last:
             lay_channels_last(self.net)
         self.objective = objective.to(self.device) if isinstance(objective, nn.Module) else objective
@@ -153,23 +164,34 @@ class Trainer:
         self.validate_every = validate_every
         self.precision = precision
         self.max_skipped_in_a_row = max_skipped_in_a_row
-        self.folder = None if run_dir is None else RunFolder(run_dir)
+        self.ranks = ranks
+        self.is_kept = run_dir is not None
+        self.folder = RunFolder(run_dir) if run_dir is not None and ranks.first else None
         self.config = json.loads(json.dumps(config))
         self.complete_config = complete_config
         self.budget = Budget() if budget is None else budget
         self.state = RunState(
-            self.net, self.objective, optimizer, scheduler=scheduler, average=self.average, device=self.device
+            self.net,
+            self.objective,
+            optimizer,
+            scheduler=scheduler,
+            average=self.average,
+            device=self.device,
+            ranks=ranks,
         )
-        self._display = make_display(progress, log)
+        if ranks.count > 1:
+            optimizer.register_step_post_hook(lambda *_: ranks.share_buffers(self.net))
+        self._display = make_display(progress, log) if ranks.first else LineDisplay(silent)
         self._following = Following(followers, say=self._display.say)
         self._fitting = FittingSteps(
             self.state, self._objective_of, say=self._display.say, samples_at_once=samples_at_once
         )
         self._seconds_between_saves = math.inf if save_every_minutes is None else 60 * save_every_minutes
-        self._called = MayCompile(self.net, enabled=compiles, say=self._display.say)
+        self._called = MayCompile(self.wrapped, enabled=compiles, say=self._display.say)
         self._stop = StopRequest()
         self._epoch_began = time.monotonic()
         self._plotted = self._saved = self._epoch_began
+        self._is_over = self._save_is_due = False
 
     def fit(self, *, resume: bool = False, force: bool = False) -> None:
         """Train for the epochs that are left.
@@ -192,9 +214,11 @@ class Trainer:
                 with self.feed.of(self.state.batches_left(self.batches, epoch)) as batches:
                     for batch in batches:
                         self._take_step(batch)
+                        self._look_at_clock()
                         self._stop_if_asked()
-                        self._save_if_due()
-                        if self.budget.is_over:
+                        if self._save_is_due:
+                            self._save()
+                        if self._is_over:
                             break
                 self._finish_epoch(epoch, self._validate(epoch))
                 self._stop_if_asked()
@@ -202,11 +226,12 @@ class Trainer:
     @contextmanager
     def _guarded(self) -> Iterator[None]:
         """The display, the folder's lock, and a request to stop in place of an abrupt end."""
-        if self.folder is None:
+        if not self.is_kept:
             with self._display, self._following:
                 yield
             return
-        with self._display, self.folder.locked(), self._following, self._stop:
+        lock = nullcontext() if self.folder is None else self.folder.locked()
+        with self._display, lock, self._following, self._stop:
             try:
                 yield
             except Exception as error:
@@ -220,16 +245,16 @@ class Trainer:
 
     def _begin(self, *, resume: bool, force: bool) -> None:
         """Take up the folder's state, or start there."""
-        if self.folder is None:
-            if resume:
-                raise UsageError("There is nothing to resume from, since no run_dir was given; give the run's folder.")
-        elif resume:
-            checkpoint = self.folder.latest(self._display.say)
+        self.state.part_random_numbers()
+        if resume and not self.is_kept:
+            raise UsageError("There is nothing to resume from, since no run_dir was given; give the run's folder.")
+        if resume:
+            checkpoint = self._latest()
             if checkpoint is not None:
                 if not force:
                     refuse_other_config(checkpoint.config, self.config, complete=self.complete_config)
                 self.state.restore(checkpoint)
-        elif self.folder.has_checkpoint():
+        elif self.folder is not None and self.folder.has_checkpoint():
             raise UsageError(
                 f"{self.folder.path} holds a checkpoint already; go on from it with --resume (fit(resume=True)) or "
                 "choose another folder."
@@ -243,12 +268,25 @@ class Trainer:
         self.budget.begin(used_s=progress.used_seconds, longest_s=progress.longest_seconds)
         self._display.begin(epochs=self.epochs, done=done, budget=self.budget)
         self._saved = time.monotonic()
+        self._look_at_clock()
+
+    def _latest(self) -> Checkpoint | None:
+        """The newest whole checkpoint, which the first rank reads for all."""
+        found = None if self.folder is None else self.folder.latest(self._display.say)
+        state = self.ranks.from_first(None if found is None else vars(found))
+        return None if state is None else Checkpoint(**state)
+
+    def _look_at_clock(self) -> None:
+        """Whether time is over and whether a checkpoint is due, which holds for all ranks as soon as one says so."""
+        is_due = time.monotonic() - self._saved >= self._seconds_between_saves
+        over, due = self.ranks.total([float(self.budget.is_over), float(is_due)])
+        self._is_over, self._save_is_due = over > 0, due > 0
 
     def _is_done(self) -> bool:
         """Whether no epoch is left, or no time for one; what was begun is ended first, and the last one validated."""
         progress = self.state.progress
         is_between = progress.is_validated and not progress.steps_in_epoch
-        return progress.epochs_done == self.epochs or (is_between and self.budget.is_over)
+        return progress.epochs_done == self.epochs or (is_between and self._is_over)
 
     def _begin_epoch(self, epoch: int) -> None:
         progress = self.state.progress
@@ -300,14 +338,14 @@ class Trainer:
 
     def _validate(self, epoch: int) -> dict[str, float]:
         due = (epoch + 1) % self.validate_every == 0 or epoch + 1 == self.epochs
-        self.state.progress.is_validated = self.budget.validates_now(due=due)
+        self.state.progress.is_validated = bool(self.ranks.largest(int(self.budget.validates_now(due=due))))
         if not self.state.progress.is_validated:
             return {}
         net = self.net if self.average is None else self.average.module
         net.eval()
         with self.budget.taking("validation"), torch.no_grad(), autocast(self.device, self.precision):
             found = {} if self.validate is None else self.validate(net)
-            scores = {name: float(value) for name, value in found.items()}
+            scores = self.ranks.from_first({name: float(value) for name, value in found.items()})
         if self.validate is not None and "dice" not in scores:
             raise ValueError(f"validate(net) must return 'dice' among its scores, got {sorted(scores)}")
         return scores
@@ -315,9 +353,9 @@ class Trainer:
     def _finish_epoch(self, epoch: int, scores: dict[str, float]) -> None:
         """Write the epoch's row, then the checkpoint that knows of it."""
         progress = self.state.progress
-        loss_sum, loss_count = self.state.loss.read()
         if not progress.steps_in_epoch:
             raise UsageError(f"batches({epoch}) gave no batch, so there is nothing to train on; correct it.")
+        loss_sum, loss_count = self.ranks.total(self.state.loss.read())
         row: dict[str, Any] = {
             "epoch": epoch,
             "loss": loss_sum / loss_count if loss_count else None,
@@ -340,8 +378,10 @@ class Trainer:
         self.state.loss = EpochLoss(self.device)
         if self.folder is not None:
             self.folder.log.append(row)
-            with self.budget.taking("saving"):
-                self._save(self.folder, best=best)
+        with self.budget.taking("saving"):
+            self._save(best=best)
+        self._look_at_clock()
+        if self.folder is not None:
             self._plot(self.folder, last=self._is_done())
         self._display.epoch(row)
         self._following.epoch(row)
@@ -351,20 +391,22 @@ class Trainer:
             draw_progress(folder.log.rows(), folder.plot)
             self._plotted = time.monotonic()
 
-    def _save(self, folder: RunFolder, *, best: bool = False) -> None:
-        folder.save(self.state.checkpoint(self.config), best=best)
+    def _save(self, *, best: bool = False) -> None:
+        """Write a checkpoint; every rank must come here, since it holds the random numbers of all."""
+        if self.is_kept:
+            checkpoint = self.state.checkpoint(self.config)
+            if self.folder is not None:
+                self.folder.save(checkpoint, best=best)
         self._saved = time.monotonic()
 
-    def _save_if_due(self) -> None:
-        is_due = time.monotonic() - self._saved >= self._seconds_between_saves
-        if self.folder is not None and is_due:
-            self._save(self.folder)
-
     def _stop_if_asked(self) -> None:
-        if self._stop.asked is None or self.folder is None or self._is_done():
+        if not self.is_kept or self._is_done():
+            return
+        self._stop.agree(self.ranks)
+        if self._stop.asked is None:
             return
         if self.state.progress.steps_in_epoch:
-            self._save(self.folder)
+            self._save()
         raise StoppedOnRequest(
             f"Stopped by {self._stop.asked} in epoch {self.state.progress.epochs_done + 1} after "
             f"{self.state.progress.steps_in_epoch} steps, with a checkpoint; go on with --resume (fit(resume=True))."
