@@ -120,7 +120,7 @@ def make_schedule(
         return cosine(optimizer, total_steps, warmup_steps=warmup_steps)
     if name == "constant":
         return constant(optimizer, total_steps, warmup_steps=warmup_steps)
-    raise ValueError(f"there is no schedule {name!r}; choose poly, cosine, constant, or budget with a budget")
+    raise ValueError(f"there is no schedule {name!r}; choose poly, cosine or constant, or budget with a budget")
 
 
 def _scheduled(optimizer: Optimizer, total_steps: int, warmup_steps: int, decay: Callable[[float], float]) -> LambdaLR:
