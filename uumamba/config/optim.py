@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from uumamba.optim.engine import SharpnessAware
 
 Perturbed = Literal["all", "norm_layers"]
+Perturbation = Literal["rank", "global"]
 
 
 class SGDConfig(Config):
@@ -91,9 +92,14 @@ class PlainConfig(_AroundBase):
 
 
 class _Climber(_AroundBase):
-    """What every member that perturbs weights has: all of the network's, or its norm layers' alone (SAM-ON)."""
+    """What every member that perturbs weights has.
+
+    All of the network's are perturbed, or its norm layers' alone (SAM-ON); and where several processes train together,
+    by each along its own gradient or by all along the averaged one.
+    """
 
     perturb: Perturbed = "all"
+    perturbation: Perturbation = "rank"
 
 
 class SAMConfig(_Climber):

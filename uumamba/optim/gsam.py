@@ -86,8 +86,10 @@ class GSAM(SharpnessAware):
         super().__init__(params, base, rule=rule, group_defaults={"rho": rho}, **engine)
         for index, group in enumerate(self.param_groups):
             if rho_min is not None and group["perturb"] and 0 < group["rho"] < rho_min:
-                raise ValueError(f"rho of parameter group {index} must be 0 or at least rho_min {rho_min}, "
-                                 f"got {group['rho']}: its radius would grow as the learning rate falls")
+                raise ValueError(
+                    f"rho of parameter group {index} must be 0 or at least rho_min {rho_min}, "
+                    f"got {group['rho']}: its radius would grow as the learning rate falls"
+                )
 
 
 def with_learning_rate(*, rho_min: float, lr_max: float, lr_min: float) -> Reach:
