@@ -3,6 +3,7 @@
 from uumamba.training.checkpoint import Checkpoint, DamagedCheckpointError, read_checkpoint, save_checkpoint
 from uumamba.training.objective import SupervisedObjective
 from uumamba.training.progress_plot import draw_progress
+from uumamba.training.ranks import ALONE, Ranks
 from uumamba.training.run_folder import BEST, LAST, PREVIOUS
 from uumamba.training.run_log import RunLog
 from uumamba.training.schedule import constant, cosine, make_schedule, poly
@@ -10,11 +11,13 @@ from uumamba.training.stop_request import StoppedOnRequest
 from uumamba.training.trainer import Trainer, TrainingDivergedError
 
 __all__ = [
+    "ALONE",
     "BEST",
     "LAST",
     "PREVIOUS",
     "Checkpoint",
     "DamagedCheckpointError",
+    "Ranks",
     "RunLog",
     "StoppedOnRequest",
     "SupervisedObjective",

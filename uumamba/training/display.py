@@ -43,6 +43,10 @@ def to_stderr(sentence: str) -> None:
     print(sentence, file=sys.stderr, flush=True)
 
 
+def silent(sentence: str) -> None:
+    """Say nothing: another process of the group does."""
+
+
 class LineDisplay:
     """One line an epoch.
 

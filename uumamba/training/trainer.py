@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,14 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from uumamba.errors import UsageError, UumambaError
 from uumamba.optim import SharpnessAware
+from uumamba.optim.wrapped import bare
 from uumamba.precision import Precision, autocast
+from uumamba.training.checkpoint import Checkpoint
 from uumamba.training.checks import check_counts, check_optimizer, check_precision
-from uumamba.training.display import make_display
+from uumamba.training.display import LineDisplay, make_display, silent
 from uumamba.training.progress import EpochLoss
 from uumamba.training.progress_plot import draw_progress
+from uumamba.training.ranks import ALONE, Ranks
 from uumamba.training.run_folder import RunFolder, refuse_other_config
 from uumamba.training.run_state import RunState, moving_average
 from uumamba.training.stop_request import StoppedOnRequest, StopRequest
@@ -43,8 +46,13 @@ class Trainer:
     counted; ``max_skipped_in_a_row`` of them end the run. SIGTERM and SIGUSR1 end it after the step under way, with a
     checkpoint. Validation runs without gradients on the moving average where there is one, and ``best`` is kept by it.
 
+    Several processes train together where ``ranks`` says so. Then ``net`` is ``ranks.wrap(net)`` here and in the
+    optimizer, ``batches(epoch)`` gives this process's share, in an order that the global generators do not decide
+    (each process has numbers of its own), and ``validate`` is called in all of them. The first alone writes, shows and
+    holds the folder's lock; a signal to any stops all.
+
     Args:
-        net: the network.
+        net: the network; checkpoints hold it without wrappers.
         objective: ``objective(net, batch) -> scalar``; as a module its state is kept and its parameters may learn.
             Where it has ``begin_epoch(epoch)`` and ``after_step(net)``, they are called when an epoch starts or is
             resumed, and after each optimizer step.
@@ -63,6 +71,7 @@ class Trainer:
         run_dir: folder of checkpoints, ``metrics.jsonl`` and ``progress.png``; None keeps nothing.
         config: JSON values kept in the checkpoints and compared when the run is resumed.
         complete_config: adds to a checkpoint's configuration, before it is compared, what its program did not know yet.
+        ranks: the processes that train together; alone unless given.
         progress: True a bar, False one line an epoch, None a bar on a terminal.
         log: called with each such line; stderr unless given.
 
@@ -103,6 +112,7 @@ class Trainer:
         run_dir: Path | str | None = None,
         config: Any = None,
         complete_config: Callable[[Any], Any] | None = None,
+        ranks: Ranks = ALONE,
         progress: bool | None = None,
         log: Callable[[str], None] | None = None,
     ) -> None:
@@ -110,7 +120,8 @@ class Trainer:
         check_precision(precision, optimizer)
         check_counts(epochs=epochs, validate_every=validate_every, max_skipped_in_a_row=max_skipped_in_a_row)
         self.device = torch.device(device)
-        self.net = net.to(self.device)
+        self.wrapped = net.to(self.device)
+        self.net = bare(net)
         self.objective = objective.to(self.device) if isinstance(objective, nn.Module) else objective
         self.optimizer = optimizer
         self.ascent = ascent
@@ -123,13 +134,23 @@ class Trainer:
         self.validate_every = validate_every
         self.precision = precision
         self.max_skipped_in_a_row = max_skipped_in_a_row
-        self.folder = None if run_dir is None else RunFolder(run_dir)
+        self.ranks = ranks
+        self.is_kept = run_dir is not None
+        self.folder = RunFolder(run_dir) if run_dir is not None and ranks.first else None
         self.config = json.loads(json.dumps(config))
         self.complete_config = complete_config
         self.state = RunState(
-            self.net, self.objective, optimizer, scheduler=scheduler, average=self.average, device=self.device
+            self.net,
+            self.objective,
+            optimizer,
+            scheduler=scheduler,
+            average=self.average,
+            device=self.device,
+            ranks=ranks,
         )
-        self._display = make_display(progress, log)
+        if ranks.count > 1:
+            optimizer.register_step_post_hook(lambda *_: ranks.share_buffers(self.net))
+        self._display = make_display(progress, log) if ranks.first else LineDisplay(silent)
         self._stop = StopRequest()
         self._epoch_began = time.monotonic()
         self._plotted = self._epoch_began
@@ -173,11 +194,11 @@ class Trainer:
     @contextmanager
     def _guarded(self) -> Iterator[None]:
         """The display, the folder's lock, and a request to stop in place of an abrupt end."""
-        if self.folder is None:
+        if not self.is_kept:
             with self._display:
                 yield
             return
-        with self._display, self.folder.locked(), self._stop:
+        with self._display, nullcontext() if self.folder is None else self.folder.locked(), self._stop:
             try:
                 yield
             except Exception as error:
@@ -191,16 +212,16 @@ class Trainer:
 
     def _begin(self, *, resume: bool, force: bool) -> None:
         """Take up the folder's state, or start there."""
-        if self.folder is None:
-            if resume:
-                raise UsageError("There is nothing to resume from, since no run_dir was given; give the run's folder.")
-        elif resume:
-            checkpoint = self.folder.latest(self._display.say)
+        self.state.part_random_numbers()
+        if resume and not self.is_kept:
+            raise UsageError("There is nothing to resume from, since no run_dir was given; give the run's folder.")
+        if resume:
+            checkpoint = self._latest()
             if checkpoint is not None:
                 if not force:
                     refuse_other_config(checkpoint.config, self.config, complete=self.complete_config)
                 self.state.restore(checkpoint)
-        elif self.folder.has_checkpoint():
+        elif self.folder is not None and self.folder.has_checkpoint():
             raise UsageError(
                 f"{self.folder.path} holds a checkpoint already; go on from it with --resume (fit(resume=True)) or "
                 "choose another folder."
@@ -209,6 +230,12 @@ class Trainer:
             self.folder.log.cut(epochs=self.state.progress.epochs_done)
             self.folder.write_config(self.config)
         self._display.begin(epochs=self.epochs, done=self.state.progress.epochs_done)
+
+    def _latest(self) -> Checkpoint | None:
+        """The newest whole checkpoint, which the first rank reads for all."""
+        found = None if self.folder is None else self.folder.latest(self._display.say)
+        state = self.ranks.from_first(None if found is None else vars(found))
+        return None if state is None else Checkpoint(**state)
 
     def _to_device(self, batch: Batch) -> Batch:
         return {
@@ -219,7 +246,7 @@ class Trainer:
     def _objective_of(self, batch: Batch) -> Tensor | tuple[Tensor, Any]:
         """One pass: autocast begins here, since its cached casts of weights must not outlive a climb."""
         with autocast(self.device, self.precision):
-            return self.objective(self.net, batch)
+            return self.objective(self.wrapped, batch)
 
     def _tell_objective(self, event: str, subject: Any) -> None:
         """Call a method that not every objective has."""
@@ -251,6 +278,7 @@ class Trainer:
         net.eval()
         with torch.no_grad(), autocast(self.device, self.precision):
             scores = {name: float(value) for name, value in self.validate(net).items()}
+        scores = self.ranks.from_first(scores)
         if "dice" not in scores:
             raise ValueError(f"validate(net) must return 'dice' among its scores, got {sorted(scores)}")
         return scores
@@ -258,9 +286,9 @@ class Trainer:
     def _finish_epoch(self, epoch: int, scores: dict[str, float]) -> None:
         """Write the epoch's row, then the checkpoint that knows of it."""
         progress = self.state.progress
-        loss_sum, loss_count = self.state.loss.read()
         if not progress.steps_in_epoch:
             raise UsageError(f"batches({epoch}) gave no batch, so there is nothing to train on; correct it.")
+        loss_sum, loss_count = self.ranks.total(self.state.loss.read())
         row: dict[str, Any] = {
             "epoch": epoch,
             "loss": loss_sum / loss_count if loss_count else None,
@@ -280,9 +308,17 @@ class Trainer:
         self.state.loss = EpochLoss(self.device)
         if self.folder is not None:
             self.folder.log.append(row)
-            self.folder.save(self.state.checkpoint(self.config), best=best)
+        self._save(best=best)
+        if self.folder is not None:
             self._plot(self.folder, last=epoch + 1 == self.epochs)
         self._display.epoch(row)
+
+    def _save(self, *, best: bool = False) -> None:
+        """Write a checkpoint; every rank must come here, since it holds the random numbers of all."""
+        if self.is_kept:
+            checkpoint = self.state.checkpoint(self.config)
+            if self.folder is not None:
+                self.folder.save(checkpoint, best=best)
 
     def _plot(self, folder: RunFolder, *, last: bool) -> None:
         if last or time.monotonic() - self._plotted > SECONDS_BETWEEN_PLOTS:
@@ -290,10 +326,13 @@ class Trainer:
             self._plotted = time.monotonic()
 
     def _stop_if_asked(self) -> None:
-        if self._stop.asked is None or self.folder is None or self.state.progress.epochs_done == self.epochs:
+        if not self.is_kept or self.state.progress.epochs_done == self.epochs:
+            return
+        self._stop.agree(self.ranks)
+        if self._stop.asked is None:
             return
         if self.state.progress.steps_in_epoch:
-            self.folder.save(self.state.checkpoint(self.config))
+            self._save()
         raise StoppedOnRequest(
             f"Stopped by {self._stop.asked} in epoch {self.state.progress.epochs_done + 1} after "
             f"{self.state.progress.steps_in_epoch} steps, with a checkpoint; go on with --resume (fit(resume=True))."
