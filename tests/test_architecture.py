@@ -20,6 +20,7 @@ FLOORS = (
     ("config",),
     ("pipelines",),
     ("cli",),
+    ("__main__",),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 GROUND = {*FLOORS[0], *FLOORS[1]}

@@ -3,15 +3,19 @@
 import re
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from uumamba import __version__
-from uumamba.errors import EXIT_FAILED, EXIT_SOME_CASES_FAILED, CaseError, UsageError, UumambaError
+from uumamba.errors import EXIT_FAILED, EXIT_SOME_CASES_FAILED, CaseError, EndedWithAnother, UsageError, UumambaError
+
+if TYPE_CHECKING:
+    from uumamba.training import Ranks
 
 
 class StoppedByKeyboard(UumambaError):
@@ -94,17 +98,19 @@ def run(
     from uumamba.config import read_config
     from uumamba.pipelines.run import run as run_all
 
-    result = run_all(
-        read_config(config, overrides or ()),
-        raw=raw,
-        out=out,
-        fold=fold,
-        workers=workers,
-        device=_device(device),
-        allow_missing=allow_missing,
-        force=force,
-        say=_say,
-    )
+    with _joined(device) as (ranks, own_device):
+        result = run_all(
+            read_config(config, overrides or ()),
+            raw=raw,
+            out=out,
+            fold=fold,
+            workers=workers,
+            device=own_device,
+            allow_missing=allow_missing,
+            force=force,
+            ranks=ranks,
+            say=_say,
+        )
     _show_scores(result)
     _end(result.failures, done=1)
 
@@ -145,17 +151,20 @@ def train(
     from uumamba.config import read_config
     from uumamba.pipelines.train import train as train_folds
 
-    folders = train_folds(
-        read_config(config, overrides or ()),
-        data=data,
-        out=out,
-        fold=fold,
-        resume=resume,
-        init=init,
-        device=_device(device),
-        force=force,
-    )
-    _say("trained " + ", ".join(map(str, folders)))
+    with _joined(device) as (ranks, own_device):
+        folders = train_folds(
+            read_config(config, overrides or ()),
+            data=data,
+            out=out,
+            fold=fold,
+            resume=resume,
+            init=init,
+            device=own_device,
+            force=force,
+            ranks=ranks,
+        )
+        if ranks.first:
+            _say("trained " + ", ".join(map(str, folders)))
 
 
 @app.command(epilog="Example: uumamba predict runs/acdc --input scan.nii.gz --input other/ --out predictions")
@@ -262,6 +271,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except UumambaError as error:
         if "--debug" in given:
             raise
+        if isinstance(error, EndedWithAnother):  # which says why, once for all
+            raise SystemExit(error.exit_code) from None
         typer.echo(f"uumamba: {error}", err=True)
         raise SystemExit(error.exit_code) from None
 
@@ -298,6 +309,21 @@ def _device(name: str) -> str:
     if int(known[1] or 0) >= found:
         raise UsageError(f"--device {name}: torch finds {found} CUDA devices here; choose another, or cpu.")
     return name
+
+
+@contextmanager
+def _joined(name: str) -> Iterator[tuple["Ranks", str]]:
+    """The processes that torchrun started together with this one, and its own device; alone without torchrun."""
+    from uumamba.training.rank_group import joined
+    from uumamba.training.ranks import Place
+
+    place, device = Place.from_environment(), _device(name)
+    if place.count > 1:
+        import torch
+
+        device = place.device(device, found=torch.cuda.device_count())
+    with joined(device, place) as ranks:
+        yield ranks, device
 
 
 def _split(name: str | None) -> Any:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from uumamba.config import RunConfig
+from uumamba.data.case import Manifest
 from uumamba.errors import CaseError, UumambaError
 from uumamba.evaluation import Scores
 from uumamba.pipelines.datasets import read_dataset, refuse_inside_raw
@@ -15,6 +16,7 @@ from uumamba.pipelines.predict import predict
 from uumamba.pipelines.prepare import PrepareResult, prepare
 from uumamba.pipelines.report import report
 from uumamba.pipelines.train import folds_of, refuse_another_run, refuse_untrainable, train
+from uumamba.training import ALONE, Ranks
 from uumamba.training.stop_request import StopRequest
 
 
@@ -39,6 +41,7 @@ def run(
     allow_missing: bool = False,
     force: bool = False,
     progress: bool | None = None,
+    ranks: Ranks = ALONE,
     say: Callable[[str], None] = lambda sentence: None,
     before_report: Callable[[Path], None] = lambda out: None,
 ) -> RunResult:
@@ -58,6 +61,7 @@ def run(
         allow_missing: go on although some cases could not be prepared; they are listed as not scored.
         force: resume although the configuration changed.
         progress: bars; None decides by the terminal.
+        ranks: the processes that train together; the first alone does all else, and the others return when it begins.
         say: called with a sentence at each stage.
         before_report: called with ``out`` when scores stand and the report does not.
 
@@ -69,24 +73,22 @@ def run(
         StoppedOnRequest: a signal asked for it; the same call goes on from there.
     """
     out, scored = Path(out), folds_of(fold)
-    refuse_inside_raw(out, raw)
-    if not force:
-        refuse_another_run(config, out / "run")
     with StopRequest():  # whatever stage it meets, a request to stop holds for all that follow
-        manifest, bad = read_dataset(config.dataset.name, raw)
-        refuse_untrainable(config, manifest, bad, scored)
-        say(f"prepare: {len(manifest.select(split='training'))} cases of {manifest.name}")
-        prepared = prepare(
-            manifest,
-            bad,
-            recipe=config.preprocess.build(),
-            out=out / "prepared",
-            workers=workers,
-            raw=raw,
-            progress=progress,
-        )
-        _refuse_missing(prepared, allow_missing)
-        say(f"train: fold {fold}")
+
+        def prepare_all() -> tuple[Manifest, PrepareResult]:
+            refuse_inside_raw(out, raw)
+            if not force:
+                refuse_another_run(config, out / "run")
+            manifest, bad = read_dataset(config.dataset.name, raw)
+            refuse_untrainable(config, manifest, bad, scored)
+            say(f"prepare: {len(manifest.select(split='training'))} cases of {manifest.name}")
+            recipe, folder = config.preprocess.build(), out / "prepared"
+            prepared = prepare(manifest, bad, recipe=recipe, out=folder, workers=workers, raw=raw, progress=progress)
+            _refuse_missing(prepared, allow_missing)
+            say(f"train: fold {fold}")
+            return manifest, prepared
+
+        ready = ranks.first_alone(prepare_all)
         train(
             config,
             data=out / "prepared",
@@ -96,7 +98,11 @@ def run(
             device=device,
             force=force,
             progress=progress,
+            ranks=ranks,
         )
+        if ready is None:
+            return RunResult(out, None, None)
+        manifest, prepared = ready
         if fold == ALL_CASES:
             say("fold all trains on every case, so none is left to score; predict other scans with this run.")
             return RunResult(out, None, None, prepared.failures)

@@ -13,6 +13,7 @@ from uumamba.config.training import resolve_precision
 from uumamba.data.case import Manifest
 from uumamba.data.dataset import PatchDataset, batches
 from uumamba.data.prepared import PreparedFolder
+from uumamba.data.share import BatchShare
 from uumamba.errors import CaseError, UsageError
 from uumamba.pipelines.datasets import is_dataset
 from uumamba.pipelines.initial_weights import load_initial_weights
@@ -21,7 +22,7 @@ from uumamba.pipelines.sides import check_sides, sided_run
 from uumamba.pipelines.stored_config import complete_config, complete_run, stored_config
 from uumamba.pipelines.validation import WholeCaseValidation
 from uumamba.seeding import seed_everything
-from uumamba.training import Trainer
+from uumamba.training import ALONE, Ranks, Trainer
 from uumamba.training.run_folder import refuse_other_config
 from uumamba.training.stop_request import StopRequest
 
@@ -39,6 +40,7 @@ def train(
     device: str = "cpu",
     force: bool = False,
     progress: bool | None = None,
+    ranks: Ranks = ALONE,
 ) -> list[Path]:
     """Train one fold, all cases together, or the five folds in turn.
 
@@ -52,14 +54,15 @@ def train(
         device: torch's name of it.
         force: resume although the configuration changed.
         progress: a bar; None decides by the terminal.
+        ranks: the processes that train together, each with this same call on a device of its own.
 
     Returns:
         The folders of the trained folds.
 
     Raises:
-        UsageError: the fold is unknown or has no cases, the folder was prepared from another data set or by another
-            recipe, patches would be mirrored along left and right although structures have sides, or a checkpoint
-            stands there and ``resume`` is off.
+        UsageError: the fold is unknown or has no cases, ranks cannot share a batch equally, the folder was made from
+            another data set or by another recipe, patches would be mirrored along left and right although structures
+            have sides, or a checkpoint stands there and ``resume`` is off.
         StoppedOnRequest: a signal asked for it; the run can be resumed.
     """
     wanted = folds_of(fold)
@@ -71,10 +74,11 @@ def train(
     made: list[Path] = []
     with StopRequest() as stop:
         for name in wanted:
+            stop.agree(ranks)
             stop.follow(f"before fold {name}; go on with --resume")
             run_dir = Path(out) / f"fold_{name}"
             trainer = build_trainer(
-                config, folder, fold=name, run_dir=run_dir, init=init, device=device, progress=progress
+                config, folder, fold=name, run_dir=run_dir, init=init, device=device, progress=progress, ranks=ranks
             )
             trainer.fit(resume=resume, force=force)
             made.append(run_dir)
@@ -137,6 +141,7 @@ def build_trainer(
     init: str | None = None,
     device: str = "cpu",
     progress: bool | None = None,
+    ranks: Ranks = ALONE,
 ) -> Trainer:
     """Build every object of a fold's training once, and join them."""
     training, validation = split_cases(folder.manifest, fold)
@@ -147,7 +152,7 @@ def build_trainer(
     net = build_net(config, classes=len(structures) + 1)
     if init is not None:
         load_initial_weights(net, init)
-    net.to(device)
+    net = ranks.wrap(net.to(device))
     objective = config.objective.build(build_loss(config), net, outputs=config.optim.needs_logits).to(device)
     precision = resolve_precision(config.training.precision, device)
     scaler = torch.amp.GradScaler(device) if precision == "float16" else None
@@ -163,15 +168,16 @@ def build_trainer(
         seed=config.seed,
         margin=config.training.read_margin,
     )
+    share = BatchShare(dataset, rank=ranks.rank, ranks=ranks.count)
     return Trainer(
         net,
         objective,
         optimizer,
         ascent=config.optim.build_ascent(),
         epochs=config.training.epochs,
-        batches=partial(batches, dataset, workers=config.training.workers),
+        batches=partial(batches, share, workers=config.training.workers),
         augment=config.augment.build(patch_size=config.training.patch_size, mirror_swaps=swaps),
-        validate=_validation(config, folder, validation, structures, device),
+        validate=_validation(config, folder, validation, structures, device, ranks),
         validate_every=config.training.validate_every,
         scheduler=config.schedule.build(
             optimizer, epochs=config.training.epochs, batches_per_epoch=config.training.batches_per_epoch
@@ -183,6 +189,7 @@ def build_trainer(
         run_dir=run_dir,
         config=stored_config(config, folder, fold=fold, sides=sides),
         complete_config=complete_config,
+        ranks=ranks,
         progress=progress,
     )
 
@@ -237,7 +244,12 @@ def _check_cases(manifest: Manifest, fold: str, *, where: str) -> None:
 
 
 def _validation(
-    config: RunConfig, folder: PreparedFolder, case_ids: Sequence[str], structures: dict[str, int], device: str
+    config: RunConfig,
+    folder: PreparedFolder,
+    case_ids: Sequence[str],
+    structures: dict[str, int],
+    device: str,
+    ranks: Ranks,
 ) -> Callable[[nn.Module], dict[str, float]] | None:
     if not case_ids:
         return None
@@ -250,4 +262,5 @@ def _validation(
         windows_at_once=config.inference.windows_at_once,
         device=device,
         precision=resolve_precision(config.inference.precision, device),
+        ranks=ranks,
     )
