@@ -122,11 +122,14 @@ class ForkedCli:
 def state_of() -> Callable[[Path], dict[str, Any]]:
     """``state_of(run)``: all of fold 0's last checkpoint but seconds and configuration, comparable by ``==``."""
     from uumamba.training import read_checkpoint
+    from uumamba.training.progress import CLOCK_READINGS
     from uumamba.training.tree import flatten
 
     def read(run: Path) -> dict[str, Any]:
         state = vars(read_checkpoint(run / "fold_0" / "last.safetensors"))
-        del state["config"], state["progress"]["seconds"]
+        for name in CLOCK_READINGS:
+            del state["progress"][name]
+        del state["config"]
         tensors, rest = flatten(state)
         return {"rest": rest} | {name: tensor.contiguous().numpy().tobytes() for name, tensor in tensors.items()}
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from uumamba.training import Trainer, read_checkpoint
+from uumamba.training.progress import CLOCK_READINGS
 from uumamba.training.tree import flatten
 
 TINY_RUN = Path(__file__).with_name("tiny_run.py")
@@ -33,7 +34,7 @@ def bits() -> Callable[[Path], dict[str, Any]]:
 
     def read(path: Path) -> dict[str, Any]:
         checkpoint = vars(read_checkpoint(path))
-        for name in ("seconds", "waited_seconds", "used_seconds", "longest_seconds"):
+        for name in CLOCK_READINGS:
             checkpoint["progress"].pop(name)
         tensors, rest = flatten(checkpoint)
         return {"rest": rest} | {

@@ -1,5 +1,6 @@
 """Runs that one process or several train, by name; as a script, one process of a group whose variables are set."""
 
+import json
 import os
 import signal
 import sys
@@ -18,7 +19,9 @@ from uumamba.losses import CrossEntropyLoss, FocalLoss, UncertaintyWeightedLoss
 from uumamba.optim import MESA, SAM, LookSAM, Plain
 from uumamba.seeding import generator_for, seed_everything
 from uumamba.training import ALONE, Ranks, SupervisedObjective, Trainer, poly
+from uumamba.training.budget import Budget
 from uumamba.training.rank_group import joined
+from uumamba.training.schedule import by_budget
 
 EPOCHS, BATCHES, BATCH = 3, 4, 4
 MEMBERS: dict[str, Callable[..., Any]] = {
@@ -146,6 +149,17 @@ def waiting(folder: Path, ranks: Ranks) -> None:
     ranks.first_alone(work)
 
 
+def budgeted(folder: Path, ranks: Ranks) -> None:
+    """Each rank's clock goes at a pace of its own; what the learning rates were is written beside the checkpoints."""
+    rates: list[float] = []
+    budget = Budget(1.0, clock=lambda: (100 + ranks.rank) * time.monotonic())
+    trainer = build_random(folder, ranks, budget=budget, epochs=1000)
+    trainer.scheduler = by_budget(trainer.optimizer, budget, total_steps=10**9, power=1.0)
+    trainer.optimizer.register_step_pre_hook(lambda *_: rates.append(trainer.optimizer.param_groups[0]["lr"]))
+    trainer.fit()
+    (folder / f"rates_{ranks.rank}.json").write_text(json.dumps(rates), encoding="utf-8")
+
+
 RUNS: dict[str, Callable[[Path, Ranks], None]] = {
     "equal": equal_runs,
     "whole": whole,
@@ -154,6 +168,7 @@ RUNS: dict[str, Callable[[Path, Ranks], None]] = {
     "killed": partial(lost, number=signal.SIGKILL),
     "frozen": partial(lost, number=signal.SIGSTOP),
     "waiting": waiting,
+    "budgeted": budgeted,
 }
 
 

@@ -1,5 +1,6 @@
 """Several processes that train one network: real ones, over gloo."""
 
+import json
 import os
 import re
 import runpy
@@ -206,6 +207,14 @@ def test_stopped_at_one_rank_all_stop_and_any_number_goes_on(tmp_path: Path, bit
     assert len(expected["rest"]["random"]["others"]) == 1
     RUNS["build_random"](tmp_path / "one").fit(resume=True)
     assert [row["epoch"] for row in RunLog(tmp_path / "one" / "metrics.jsonl").rows()] == [0, 1, 2]
+
+
+@pytest.mark.slow
+def test_under_a_budget_the_first_ranks_clock_sets_every_ranks_learning_rate(tmp_path: Path) -> None:
+    assert [code for code, _, _ in run(tmp_path, "budgeted")] == [0, 0]
+    first, second = (json.loads((tmp_path / f"rates_{rank}.json").read_text(encoding="utf-8")) for rank in (0, 1))
+    assert len(set(first)) > 2, "the rate followed the clock"
+    assert first == second
 
 
 @pytest.mark.slow

@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+CLOCK_READINGS = ("seconds", "waited_seconds", "used_seconds", "longest_seconds")
+"""What no two runs share: everything else of a run's progress is the same when it is repeated."""
+
 
 @dataclass
 class Progress:

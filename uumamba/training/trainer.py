@@ -277,10 +277,18 @@ class Trainer:
         return None if state is None else Checkpoint(**state)
 
     def _look_at_clock(self) -> None:
-        """Whether time is over and whether a checkpoint is due, which holds for all ranks as soon as one says so."""
+        """Whether time is over and whether a checkpoint is due, which holds for all ranks as soon as one says so.
+
+        A budget's learning rates follow a clock, and every rank has its own: the first one's hold.
+        """
         is_due = time.monotonic() - self._saved >= self._seconds_between_saves
-        over, due = self.ranks.total([float(self.budget.is_over), float(is_due)])
+        groups = self.optimizer.param_groups
+        rates = [float(group["lr"]) if self.ranks.first else 0.0 for group in groups]
+        over, due, *rates = self.ranks.total([float(self.budget.is_over), float(is_due), *rates])
         self._is_over, self._save_is_due = over > 0, due > 0
+        if self.budget.is_limited and self.ranks.count > 1:
+            for group, rate in zip(groups, rates, strict=True):
+                group["lr"] = rate
 
     def _is_done(self) -> bool:
         """Whether no epoch is left, or no time for one; what was begun is ended first, and the last one validated."""
