@@ -198,7 +198,8 @@ def test_each_epoch_says_the_share_of_its_time_that_was_waited(read_ahead: bool,
     run.fit()
     assert run.folder is not None
     for row in run.folder.log.rows():
-        assert 0.6 < row["data_wait"] <= 1.0, "the steps take next to nothing"
+        assert row["data_wait"] <= 1.0
+        assert row["data_wait"] * row["seconds"] > 0.098 * (1 if read_ahead else 3), "ahead, the first one at least"
     assert all("data wait " in line for line in lines)
 
 
