@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 FLOORS = (
-    ("errors", "memory_format", "precision", "seeding", "types"),
+    ("errors", "memory_format", "memory_shortage", "precision", "seeding", "types"),
     ("files", "ops"),
     ("nets", "losses", "optim", "metrics", "domain_generalization", "quantization", "federated", "unlearning"),
     ("data",),

@@ -92,8 +92,12 @@ def write_json(path: Path | str, value: Any) -> None:
 
 
 def write_text(path: Path | str, text: str) -> None:
-    """Write UTF-8 text that is whole or absent."""
-    with whole_file(path) as unfinished:
+    """Write UTF-8 text that is whole or absent.
+
+    Raises:
+        UumambaError: it could not be written, as on a full disk.
+    """
+    with room_for(path), whole_file(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
 
 

@@ -121,7 +121,16 @@ def wait_for(found: Callable[[], Any], seconds: float = 60) -> Any:
 
 
 def workers_of(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    """The loader's: a run starts other processes too, such as the one that asks for the git commit."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in children if name_of(child) == "pt_data_worker"]
+
+
+def name_of(pid: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:  # it has ended
+        return ""
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])

@@ -21,7 +21,9 @@ from uumamba.seeding import generator_for, seed_everything
 from uumamba.training import ALONE, Ranks, SupervisedObjective, Trainer, poly
 from uumamba.training.budget import Budget
 from uumamba.training.rank_group import joined
+from uumamba.training.rank_watch import GRACE_S
 from uumamba.training.schedule import by_budget
+from uumamba.training.stop_request import StopRequest
 
 EPOCHS, BATCHES, BATCH = 3, 4, 4
 MEMBERS: dict[str, Callable[..., Any]] = {
@@ -115,6 +117,32 @@ def stopped(folder: Path, ranks: Ranks) -> None:
     build_random(folder, ranks, augment=partial(stop_in_epoch, BATCHES + 2, ranks, 1)).fit()
 
 
+def stopped_while_saving(folder: Path, ranks: Ranks) -> None:
+    """The first rank's disk takes longer over a checkpoint than an ended group leaves a process to live."""
+    trainer = build_random(folder, ranks, augment=partial(stop_in_epoch, BATCHES + 2, ranks, 1))
+    if trainer.folder is not None:
+        save = trainer.folder.save
+
+        def save_slowly(*arguments: Any, **options: Any) -> None:
+            time.sleep(GRACE_S + 2)
+            save(*arguments, **options)
+
+        trainer.folder.save = save_slowly  # type: ignore[method-assign]  # the same folder on a slow disk
+    trainer.fit()
+
+
+def asked_at_the_end(folder: Path, ranks: Ranks) -> None:
+    """The first rank goes on alone, as when it predicts, and both are asked to stop."""
+    (folder / f"ready_{ranks.rank}").touch()
+    if not ranks.first:
+        return
+    with StopRequest() as stop:
+        while stop.asked is None:
+            time.sleep(0.05)
+        time.sleep(1.0)  # the other one was asked before it heard of this
+        stop.follow("in its work after training")
+
+
 def failing(folder: Path, ranks: Ranks) -> None:
     """Rank 1 finds something bad in its data."""
 
@@ -168,6 +196,8 @@ RUNS: dict[str, Callable[[Path, Ranks], None]] = {
     "killed": partial(lost, number=signal.SIGKILL),
     "frozen": partial(lost, number=signal.SIGSTOP),
     "waiting": waiting,
+    "stopped while saving": stopped_while_saving,
+    "asked at the end": asked_at_the_end,
     "budgeted": budgeted,
 }
 

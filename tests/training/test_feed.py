@@ -13,6 +13,7 @@ from torch import nn
 
 from uumamba.data.augment import Augment
 from uumamba.errors import CaseError
+from uumamba.memory_shortage import OutOfMemoryError
 from uumamba.optim import SAM
 from uumamba.seeding import generator_for, key_to_seed
 from uumamba.training import Trainer
@@ -136,6 +137,36 @@ def test_the_seconds_waited_are_those_of_reading_that_no_step_covered() -> None:
         waited[read_ahead] = feed.waited_s
     assert waited[False] > 0.29
     assert 0.09 < waited[True] < 0.2, "only the first batch is waited for"
+
+
+class RoomBetweenSteps:
+    """An augmentation that finds no room while another thread's step runs, or never."""
+
+    def __init__(self, *, ever: bool) -> None:
+        self.ever, self.failed = ever, 0
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        if not self.ever or threading.current_thread() is not threading.main_thread():
+            self.failed += 1
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nAnd a page more.")
+        return batch | {"image": batch["image"] + 1}
+
+
+def test_a_batch_without_room_beside_a_step_is_prepared_after_it() -> None:
+    room = RoomBetweenSteps(ever=True)
+    with Feed("cpu", augment=room, read_ahead=True).of(keyed_batches(0)) as batches:
+        for batch, other in zip(batches, keyed_batches(0), strict=True):
+            assert torch.equal(batch["image"], other["image"] + 1)
+    assert room.failed == 5
+
+
+@pytest.mark.parametrize("read_ahead", [False, True])
+def test_a_batch_for_which_there_is_never_room_ends_it_with_the_cure(read_ahead: bool) -> None:
+    feed = Feed("cpu", augment=RoomBetweenSteps(ever=False), read_ahead=read_ahead)
+    said = r"batch of \(2, .*20.00 GiB.\); take a smaller training.batch_size"
+    with pytest.raises(OutOfMemoryError, match=said), feed.of(keyed_batches(0)) as batches:
+        next(batches)
+    assert not threads()
 
 
 def test_channels_last_reaches_images_of_two_and_three_dimensions() -> None:

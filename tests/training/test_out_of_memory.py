@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from uumamba.memory_shortage import OutOfMemoryError, is_out_of_memory
 from uumamba.optim import (
     ASAM,
     GSAM,
@@ -25,10 +26,11 @@ from uumamba.optim import (
     Plain,
     SharpnessAware,
     StaleSAM,
+    engine,
 )
 from uumamba.seeding import generator_for
 from uumamba.training import Trainer, read_checkpoint
-from uumamba.training.out_of_memory import OutOfMemoryError, is_out_of_memory, pieces_of
+from uumamba.training.out_of_memory import pieces_of
 
 SGD = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
 MEMBERS: dict[str, Callable[..., SharpnessAware]] = {
@@ -240,6 +242,31 @@ def test_all_that_is_as_long_as_the_batch_is_divided_and_nothing_else() -> None:
     assert [piece["case_id"] for piece, _ in pieces] == [["a", "b", "c"], ["d", "e"]]
     assert torch.equal(torch.cat([piece["image"] for piece, _ in pieces]), batch["image"])
     assert all(piece["weights"] is batch["weights"] and piece["epoch"] == 7 for piece, _ in pieces)
+
+
+def test_a_gradient_that_was_unscaled_when_memory_ran_out_is_scaled_and_unscaled_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clip, failures = engine.clip_grads_with_norm_, [torch.OutOfMemoryError("CUDA out of memory.")]
+
+    def clip_without_room(*arguments: Any) -> None:
+        if failures:
+            raise failures.pop()
+        clip(*arguments)
+
+    def fitted() -> Trainer:
+        scaler = torch.amp.GradScaler("cpu", init_scale=256.0)
+        trainer = build(partial(SAM, rho=0.3, scaler=scaler, max_grad_norm=0.5), ROOM)
+        trainer.fit()
+        return trainer
+
+    whole = fitted()
+    monkeypatch.setattr(engine, "clip_grads_with_norm_", clip_without_room)
+    failed = fitted()
+    assert failed.state.progress.samples_at_once == 2
+    assert failed.optimizer.scaler.get_scale() == whole.optimizer.scaler.get_scale()
+    for one, other in zip(weights(whole), weights(failed), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.gpu

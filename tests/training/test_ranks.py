@@ -5,6 +5,7 @@ import os
 import re
 import runpy
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -20,7 +21,8 @@ from torch.distributed import TCPStore
 
 from uumamba.errors import UsageError
 from uumamba.training import Checkpoint, read_checkpoint
-from uumamba.training.rank_watch import RankWatch
+from uumamba.training.rank_group import joined
+from uumamba.training.rank_watch import BEAT_S, GRACE_S, SILENCE_S, WORD_S, RankWatch
 from uumamba.training.ranks import ALONE, Place
 from uumamba.training.run_log import RunLog
 
@@ -207,6 +209,39 @@ def test_stopped_at_one_rank_all_stop_and_any_number_goes_on(tmp_path: Path, bit
     assert len(expected["rest"]["random"]["others"]) == 1
     RUNS["build_random"](tmp_path / "one").fit(resume=True)
     assert [row["epoch"] for row in RunLog(tmp_path / "one" / "metrics.jsonl").rows()] == [0, 1, 2]
+
+
+@pytest.mark.slow
+def test_stopped_ranks_end_when_the_checkpoint_is_written_however_long_that_takes(tmp_path: Path) -> None:
+    assert [code for code, _, _ in run(tmp_path, "stopped while saving")] == [75, 75]
+    progress = read_checkpoint(tmp_path / "last.safetensors").progress
+    assert (progress["epochs_done"], progress["steps_in_epoch"]) == (1, 2)
+
+
+@pytest.mark.slow
+def test_a_request_to_stop_after_training_ends_every_rank_as_one_that_can_be_resumed(tmp_path: Path) -> None:
+    processes = start(tmp_path, "asked at the end")
+    while not all((tmp_path / f"ready_{rank}").exists() for rank in (0, 1)):
+        time.sleep(0.05)
+    time.sleep(0.5)  # the second rank waits for the first
+    for process in reversed(processes):
+        process.send_signal(signal.SIGUSR1)
+    done = finish(processes)
+    assert [code for code, _, _ in done] == [75, 75]
+    assert "".join(err for _, _, err in done) == "Stopped by SIGUSR1 in its work after training.\n"
+
+
+def test_a_rank_that_is_gone_is_noticed_within_a_minute_by_default() -> None:
+    assert SILENCE_S + GRACE_S + WORD_S + 2 * BEAT_S < 60
+
+
+def test_a_group_without_a_meeting_place_is_refused_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=r"MASTER_ADDR expected.*start all with torchrun"), joined("cpu"):
+        pass
 
 
 @pytest.mark.slow

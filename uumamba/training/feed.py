@@ -3,6 +3,7 @@
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from time import perf_counter
 from typing import TypeVar
 
@@ -10,9 +11,17 @@ import torch
 from torch import Tensor
 
 from uumamba.memory_format import to_channels_last
+from uumamba.memory_shortage import OutOfMemoryError, free_memory, is_out_of_memory, reason_of
 from uumamba.types import Batch
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Postponed:
+    """A batch for which there was no room; it is prepared when the step is over."""
+
+    batch: Batch
 
 
 class Feed:
@@ -22,6 +31,8 @@ class Feed:
     CUDA it copies from pinned memory and augments on a stream of its own, which the step's stream waits for; the host
     waits for neither. The batches and their order stay the same, but they are drawn a step early: what draws from the
     global generators would draw otherwise, and not as after a resume.
+
+    Where memory runs out for a batch while a step runs, that batch is prepared when the step is over.
 
     The seconds are the host's, without asking the device. An optimizer that reads a number off the device in each step,
     as the family's do, leaves the device idle for about as long.
@@ -72,16 +83,40 @@ class Feed:
                 close()
 
     def _ready_batches(self, source: Iterator[Batch]) -> Generator[Batch, None, None]:
-        prepared = map(self._prepare, source)
+        prepared = map(self._prepared_or_postponed, source)
         with closing(_ahead(prepared) if self.read_ahead else _as_asked(prepared)) as found:
             while True:
                 began = perf_counter()
                 one = next(found, None)
+                if isinstance(one, _Postponed):
+                    one = self._prepared_between_steps(one.batch)
                 batch = None if one is None else self._take_over(*one)
                 self.waited_s += perf_counter() - began
                 if batch is None:
                     return
                 yield batch
+
+    def _prepared_or_postponed(self, batch: Batch) -> "tuple[Batch, torch.cuda.Event | None] | _Postponed":
+        """The batch as it came where there is no room for it beside the step under way."""
+        try:
+            return self._prepare(batch)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        return _Postponed(batch)
+
+    def _prepared_between_steps(self, batch: Batch) -> tuple[Batch, torch.cuda.Event | None]:
+        free_memory(self.device)
+        try:
+            return self._prepare(batch)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            shape = tuple(batch["image"].shape) if isinstance(batch.get("image"), Tensor) else "unknown shape"
+            raise OutOfMemoryError(
+                f"Memory ran out while a batch of {shape} was brought to {self.device} and augmented "
+                f"({reason_of(error)}); take a smaller training.batch_size or patch, or a device with more memory."
+            ) from error
 
     def _prepare(self, batch: Batch) -> tuple[Batch, torch.cuda.Event | None]:
         """The batch on the device, and when it will be complete there."""

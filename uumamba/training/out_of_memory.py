@@ -1,6 +1,5 @@
 """Steps that fit into memory: a batch that is too large goes through in pieces, as one and the same step."""
 
-import gc
 import math
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from uumamba.errors import UumambaError
+from uumamba.memory_shortage import OutOfMemoryError, free_memory, is_out_of_memory, reason_of
 from uumamba.optim.running_stats import running_statistics
 from uumamba.training.run_state import RunState
 from uumamba.training.step_start import StepStart
@@ -16,19 +15,6 @@ from uumamba.types import Batch
 
 Ascent = Callable[[Any], Tensor]
 Result = Tensor | tuple[Tensor, Any]
-
-NO_MEMORY = (
-    "out of memory",
-    "DefaultCPUAllocator: can't allocate memory",
-    "DefaultCPUAllocator: not enough memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_ALLOC_FAILED",
-)
-"""What the messages of errors hold that torch raises as a plain RuntimeError."""
-
-
-class OutOfMemoryError(UumambaError):
-    """A step does not fit into memory, and cannot be made to fit."""
 
 
 class FittingSteps:
@@ -77,6 +63,10 @@ class FittingSteps:
         self._weight = 1.0
         state.optimizer.base.register_step_pre_hook(self._note_update)
 
+    def start(self) -> StepStart:
+        """What a step that fails has to be repeated from."""
+        return StepStart(self._statistics, self.state.optimizer, self.state.device)
+
     def step(self, batch: Batch, *, ascent: Ascent | None = None) -> Tensor:
         """One step of the optimizer; its loss.
 
@@ -84,7 +74,7 @@ class FittingSteps:
             OutOfMemoryError: a single sample does not fit, or the step cannot be repeated.
         """
         samples = samples_of(batch)
-        start = StepStart(self._statistics, self.state.optimizer, self.state.device)
+        start = self.start()
         while True:
             self._updating = False
             try:
@@ -94,7 +84,8 @@ class FittingSteps:
                     raise
                 self._refuse_hopeless(batch, samples, error)
             # Only here the failed step's error is gone, and with it the frames that held its tensors.
-            self._free()
+            self.state.optimizer.zero_grad()
+            free_memory(self.state.device)
             start.restore()
             self._take_fewer(samples)
 
@@ -125,7 +116,7 @@ class FittingSteps:
         return min(bound for bound in bounds if bound is not None)
 
     def _refuse_hopeless(self, batch: Batch, samples: int, error: BaseException) -> None:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = reason_of(error)
         if self._updating:
             raise OutOfMemoryError(
                 f"Memory ran out while the optimizer changed the weights ({reason}); go on from the last checkpoint "
@@ -144,12 +135,6 @@ class FittingSteps:
                 "which leaves the step that of the whole batch."
             ) from error
 
-    def _free(self) -> None:
-        self.state.optimizer.zero_grad()
-        gc.collect()
-        if self.state.device.type == "cuda":
-            torch.cuda.empty_cache()
-
     def _take_fewer(self, samples: int) -> None:
         before = self._at_once(samples)
         self.state.progress.samples_at_once = now = math.ceil(before / 2)
@@ -160,18 +145,6 @@ class FittingSteps:
 
     def _note_update(self, *_: Any) -> None:
         self._updating = True
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on a processor or an accelerator.
-
-    Example:
-        >>> is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory.")), is_out_of_memory(RuntimeError("shapes"))
-        (True, False)
-    """
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
 
 
 def samples_of(batch: Batch) -> int:

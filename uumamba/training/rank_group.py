@@ -14,9 +14,11 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-from uumamba.errors import EXIT_FAILED, EndedWithAnother, UumambaError
+from uumamba.errors import EXIT_FAILED, EndedWithAnother, UsageError, UumambaError
+from uumamba.memory_shortage import reason_of
 from uumamba.training.rank_watch import SILENCE_S, WORD_S, RankLostError, RankWatch
 from uumamba.training.ranks import ALONE, Place, Ranks
+from uumamba.training.stop_request import StopRequest
 from uumamba.training.tree import flatten, unflatten
 
 T = TypeVar("T")
@@ -42,6 +44,7 @@ def joined(device: str, place: Place | None = None, *, silence_s: float = SILENC
     Raises:
         EndedWithAnother: another rank failed and says why.
         RankLostError: another rank is gone without a word.
+        UsageError: torchrun's variables name no place where the processes meet, or not all came within five minutes.
     """
     place = Place.from_environment() if place is None else place
     if place.count == 1:
@@ -50,7 +53,7 @@ def joined(device: str, place: Place | None = None, *, silence_s: float = SILENC
     on_cuda = device.startswith("cuda")
     if on_cuda:
         torch.cuda.set_device(device)
-    store, rank, count = next(iter(rendezvous("env://", timeout=JOIN_WITHIN)))
+    store, rank, count = _meet()
     own_store = PrefixStore("uumamba", store.clone())
     backend = "cpu:gloo,cuda:nccl" if on_cuda else "gloo"
     dist.init_process_group(
@@ -60,8 +63,9 @@ def joined(device: str, place: Place | None = None, *, silence_s: float = SILENC
     watch.begin()
     group = Group(own_store, watch, rank=rank, count=count)
     try:
-        yield group
-        group.part()
+        with StopRequest():  # who waits for the first one's work must not die of a signal that the first one follows
+            yield group
+            group.part()
     except BaseException as error:
         verdict = _verdict(error, watch)
         if verdict is error:
@@ -70,6 +74,16 @@ def joined(device: str, place: Place | None = None, *, silence_s: float = SILENC
     finally:
         watch.leave()
     dist.destroy_process_group()  # not after an error: NCCL's may wait for a rank that is gone
+
+
+def _meet() -> tuple[Any, int, int]:
+    try:
+        return next(iter(rendezvous("env://", timeout=JOIN_WITHIN)))
+    except (ValueError, RuntimeError) as error:
+        raise UsageError(
+            f"This process found no group to train in ({reason_of(error)}); start all with torchrun, or set "
+            "MASTER_ADDR and MASTER_PORT to one place that all of them reach."
+        ) from error
 
 
 class Group:

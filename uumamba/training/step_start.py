@@ -51,6 +51,16 @@ class StepStart:
         self._optimizer.state.update({param: dict(values) for param, values in self._memory.items()})
         self._optimizer.numbers.clear()
         self._optimizer.numbers.update(self._numbers)
+        _forget_unscaling(self._optimizer)
         torch.set_rng_state(self._random)
         if self._random_of_device is not None:
             torch.cuda.set_rng_state(self._random_of_device, self._device)
+
+
+def _forget_unscaling(optimizer: SharpnessAware) -> None:
+    """Let a gradient scaler unscale again in the same step, which it refuses until an update; its scale stays."""
+    if optimizer.scaler is None:
+        return
+    weight = optimizer.param_groups[0]["params"][0]
+    optimizer.scaler.scale(torch.zeros((), device=weight.device))  # its scale is made by the first use
+    optimizer.scaler.update(new_scale=optimizer.scaler.get_scale())

@@ -307,7 +307,8 @@ class Trainer:
 
     def _take_step(self, batch: Batch) -> None:
         self.state.progress.lr = float(self.optimizer.param_groups[0]["lr"])
-        loss = self._called.attempt(partial(self._fitting.step, batch, ascent=self.ascent))
+        step = partial(self._fitting.step, batch, ascent=self.ascent)
+        loss = self._called.attempt(step, start=self._fitting.start)
         if self.scheduler is not None:
             self.scheduler.step()
         if self.average is not None:
@@ -402,9 +403,9 @@ class Trainer:
     def _save(self, *, best: bool = False) -> None:
         """Write a checkpoint; every rank must come here, since it holds the random numbers of all."""
         if self.is_kept:
-            checkpoint = self.state.checkpoint(self.config)
-            if self.folder is not None:
-                self.folder.save(checkpoint, best=best)
+            checkpoint, folder = self.state.checkpoint(self.config), self.folder
+            # The others wait for it: one that stops after a save must not end the first while that still writes.
+            self.ranks.first_alone(lambda: None if folder is None else folder.save(checkpoint, best=best))
         self._saved = time.monotonic()
 
     def _stop_if_asked(self) -> None:
