@@ -143,7 +143,13 @@ def prepare(
     _end(result.failures, done=len(result.prepared) + len(result.reused))
 
 
-@app.command(epilog="Example: uumamba train acdc_cpu --data prepared --out runs/acdc --fold cv --resume")
+@app.command(
+    epilog="Examples:\n\n"
+    "uumamba train acdc_cpu --data prepared --out runs/acdc --fold cv --resume\n\n"
+    "uumamba train acdc_2d --data prepared --out runs/acdc --fold cv --seeds 0,1 --device cuda:0,cuda:1\n\n"
+    "uumamba train acdc_2d --data prepared --out runs/lent --set 'schedule={name: budget, minutes: 25}' --resume\n\n"
+    "torchrun --nproc-per-node 2 -m uumamba train acdc_3d --data prepared --out runs/acdc --resume"
+)
 def train(
     config: ConfigArgument,
     data: Annotated[Path, typer.Option(help="A prepared folder.")],
