@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 FLOORS = (
-    ("errors", "memory_format", "memory_shortage", "precision", "seeding", "types"),
-    ("files", "ops"),
+    ("errors", "memory_format", "precision", "seeding", "types"),
+    ("files", "memory_shortage", "ops"),
     ("nets", "losses", "optim", "metrics", "domain_generalization", "quantization", "federated", "unlearning"),
     ("data",),
     ("data_prep",),

@@ -1,7 +1,6 @@
 """The training loop: any network, any objective, any optimizer of the family, and a run that survives being killed."""
 
 import json
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -21,6 +20,7 @@ from uumamba.precision import Precision, autocast
 from uumamba.training.budget import Budget
 from uumamba.training.checkpoint import Checkpoint
 from uumamba.training.checks import check_counts, check_minutes, check_optimizer, check_precision
+from uumamba.training.clock import Clock
 from uumamba.training.compiled import MayCompile
 from uumamba.training.display import LineDisplay, make_display, silent
 from uumamba.training.feed import Feed
@@ -170,6 +170,7 @@ class Trainer:
         self.config = json.loads(json.dumps(config))
         self.complete_config = complete_config
         self.budget = Budget() if budget is None else budget
+        self.clock = Clock(self.budget, ranks, optimizer, save_every_minutes=save_every_minutes)
         self.state = RunState(
             self.net,
             self.objective,
@@ -186,12 +187,10 @@ class Trainer:
         self._fitting = FittingSteps(
             self.state, self._objective_of, say=self._display.say, samples_at_once=samples_at_once
         )
-        self._seconds_between_saves = math.inf if save_every_minutes is None else 60 * save_every_minutes
         self._called = MayCompile(self.wrapped, enabled=compiles, say=self._display.say)
         self._stop = StopRequest()
         self._epoch_began = time.monotonic()
-        self._plotted = self._saved = self._epoch_began
-        self._is_over = self._save_is_due = False
+        self._plotted = self._epoch_began
 
     def fit(self, *, resume: bool = False, force: bool = False) -> None:
         """Train for the epochs that are left.
@@ -214,11 +213,11 @@ class Trainer:
                 with self.feed.of(self.state.batches_left(self.batches, epoch)) as batches:
                     for batch in batches:
                         self._take_step(batch)
-                        self._look_at_clock()
+                        self.clock.look()
                         self._stop_if_asked()
-                        if self._save_is_due:
+                        if self.clock.save_is_due:
                             self._save()
-                        if self._is_over:
+                        if self.clock.is_over:
                             break
                 self._finish_epoch(epoch, self._validate(epoch))
                 self._stop_if_asked()
@@ -267,8 +266,8 @@ class Trainer:
         self._following.begin([] if self.folder is None else self.folder.log.rows(), done=done, epochs=self.epochs)
         self.budget.begin(used_s=progress.used_seconds, longest_s=progress.longest_seconds)
         self._display.begin(epochs=self.epochs, done=done, budget=self.budget)
-        self._saved = time.monotonic()
-        self._look_at_clock()
+        self.clock.note_save()
+        self.clock.look()
 
     def _latest(self) -> Checkpoint | None:
         """The newest whole checkpoint, which the first rank reads for all."""
@@ -276,25 +275,11 @@ class Trainer:
         state = self.ranks.from_first(None if found is None else vars(found))
         return None if state is None else Checkpoint(**state)
 
-    def _look_at_clock(self) -> None:
-        """Whether time is over and whether a checkpoint is due, which holds for all ranks as soon as one says so.
-
-        A budget's learning rates follow a clock, and every rank has its own: the first one's hold.
-        """
-        is_due = time.monotonic() - self._saved >= self._seconds_between_saves
-        groups = self.optimizer.param_groups
-        rates = [float(group["lr"]) if self.ranks.first else 0.0 for group in groups]
-        over, due, *rates = self.ranks.total([float(self.budget.is_over), float(is_due), *rates])
-        self._is_over, self._save_is_due = over > 0, due > 0
-        if self.budget.is_limited and self.ranks.count > 1:
-            for group, rate in zip(groups, rates, strict=True):
-                group["lr"] = rate
-
     def _is_done(self) -> bool:
         """Whether no epoch is left, or no time for one; what was begun is ended first, and the last one validated."""
         progress = self.state.progress
         is_between = progress.is_validated and not progress.steps_in_epoch
-        return progress.epochs_done == self.epochs or (is_between and self._is_over)
+        return progress.epochs_done == self.epochs or (is_between and self.clock.is_over)
 
     def _begin_epoch(self, epoch: int) -> None:
         progress = self.state.progress
@@ -389,7 +374,7 @@ class Trainer:
             self.folder.log.append(row)
         with self.budget.taking("saving"):
             self._save(best=best)
-        self._look_at_clock()
+        self.clock.look()
         if self.folder is not None:
             self._plot(self.folder, last=self._is_done())
         self._display.epoch(row)
@@ -406,7 +391,7 @@ class Trainer:
             checkpoint, folder = self.state.checkpoint(self.config), self.folder
             # The others wait for it: one that stops after a save must not end the first while that still writes.
             self.ranks.first_alone(lambda: None if folder is None else folder.save(checkpoint, best=best))
-        self._saved = time.monotonic()
+        self.clock.note_save()
 
     def _stop_if_asked(self) -> None:
         if not self.is_kept or self._is_done():
