@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 FLOORS = (
-    ("errors", "precision", "seeding", "types"),
-    ("files", "ops"),
+    ("errors", "memory_format", "precision", "seeding", "types"),
+    ("files", "memory_shortage", "ops"),
     ("nets", "losses", "optim", "metrics", "domain_generalization", "quantization", "federated", "unlearning"),
     ("data",),
     ("data_prep",),
@@ -20,6 +20,7 @@ FLOORS = (
     ("config",),
     ("pipelines",),
     ("cli",),
+    ("__main__",),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 GROUND = {*FLOORS[0], *FLOORS[1]}

@@ -1,5 +1,6 @@
 """Files are whole or absent."""
 
+import errno
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -8,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from uumamba.errors import UsageError
-from uumamba.files import make_folder, whole_file, write_json, write_text
+from uumamba.errors import UsageError, UumambaError
+from uumamba.files import make_folder, room_for, whole_file, write_json, write_text
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -18,6 +19,26 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     with pytest.raises(RuntimeError, match="midway"), whole_file(target) as unfinished:
         unfinished.write_text("half")
         raise RuntimeError("midway")
+    assert target.read_text(encoding="utf-8") == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_the_old_file_stands_until_the_new_one_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some file systems say that they are full only when a file is synchronised."""
+    target, told = tmp_path / "a", []
+
+    def is_full(path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    target.write_text("old")
+    monkeypatch.setattr("uumamba.files._synchronise", is_full)
+    with (
+        pytest.raises(UumambaError, match=r"/a could not be written \(No space left on device\); make room"),
+        room_for(target),
+        whole_file(target, before_replacing=lambda: told.append("moved aside")) as unfinished,
+    ):
+        unfinished.write_text("new")
+    assert told == []
     assert target.read_text(encoding="utf-8") == "old"
     assert list(tmp_path.iterdir()) == [target]
 

@@ -3,15 +3,19 @@
 import re
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from uumamba import __version__
-from uumamba.errors import EXIT_FAILED, EXIT_SOME_CASES_FAILED, CaseError, UsageError, UumambaError
+from uumamba.errors import EXIT_FAILED, EXIT_SOME_CASES_FAILED, CaseError, EndedWithAnother, UsageError, UumambaError
+
+if TYPE_CHECKING:
+    from uumamba.training import Ranks
 
 
 class StoppedByKeyboard(UumambaError):
@@ -54,6 +58,12 @@ SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key: optim.rho=0.1. Repeatable.")
 ]
 FoldOption = Annotated[str, typer.Option(metavar="0-4|all|cv", help="One fold, every case, or the five in turn.")]
+SeedsOption = Annotated[
+    str | None, typer.Option(metavar="0,1,2", help="Train once with each of these seeds; none takes the config's.")
+]
+DevicesOption = Annotated[
+    str, typer.Option(help="cpu, cuda, cuda:1, auto; several train folds at the same time: cuda:0,cuda:1.")
+]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, or auto (CUDA where there is one).")]
 WorkersOption = Annotated[int, typer.Option(min=0, help="Processes for preparing; 0 works in this one.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Resume although the configuration changed.")]
@@ -81,9 +91,10 @@ def run(
     raw: Annotated[Path, typer.Option(help="The data set as its owner ships it.")],
     out: Annotated[Path, typer.Option(help="Folder for everything that is made.")],
     fold: FoldOption = "0",
+    seeds: SeedsOption = None,
     overrides: SetOption = None,
     workers: WorkersOption = 2,
-    device: DeviceOption = "auto",
+    device: DevicesOption = "auto",
     allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Go on without unusable cases.")] = False,
     force: ForceOption = False,
 ) -> None:
@@ -94,17 +105,20 @@ def run(
     from uumamba.config import read_config
     from uumamba.pipelines.run import run as run_all
 
-    result = run_all(
-        read_config(config, overrides or ()),
-        raw=raw,
-        out=out,
-        fold=fold,
-        workers=workers,
-        device=_device(device),
-        allow_missing=allow_missing,
-        force=force,
-        say=_say,
-    )
+    with _joined(device) as (ranks, own_device):
+        result = run_all(
+            read_config(config, overrides or ()),
+            raw=raw,
+            out=out,
+            fold=fold,
+            seeds=_seeds(seeds),
+            workers=workers,
+            device=own_device,
+            allow_missing=allow_missing,
+            force=force,
+            ranks=ranks,
+            say=_say,
+        )
     _show_scores(result)
     _end(result.failures, done=1)
 
@@ -129,33 +143,46 @@ def prepare(
     _end(result.failures, done=len(result.prepared) + len(result.reused))
 
 
-@app.command(epilog="Example: uumamba train acdc_cpu --data prepared --out runs/acdc --fold cv --resume")
+@app.command(
+    epilog="Examples:\n\n"
+    "uumamba train acdc_cpu --data prepared --out runs/acdc --fold cv --resume\n\n"
+    "uumamba train acdc_2d --data prepared --out runs/acdc --fold cv --seeds 0,1 --device cuda:0,cuda:1\n\n"
+    "uumamba train acdc_2d --data prepared --out runs/lent --set 'schedule={name: budget, minutes: 25}' --resume\n\n"
+    "torchrun --nproc-per-node 2 -m uumamba train acdc_3d --data prepared --out runs/acdc --resume"
+)
 def train(
     config: ConfigArgument,
     data: Annotated[Path, typer.Option(help="A prepared folder.")],
     out: Annotated[Path, typer.Option(help="The run's folder.")],
     overrides: SetOption = None,
     fold: FoldOption = "0",
+    seeds: SeedsOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
     init: Annotated[str | None, typer.Option(metavar="RUN|MODEL|CHECKPOINT", help="Start from these weights.")] = None,
-    device: DeviceOption = "auto",
+    device: DevicesOption = "auto",
     force: ForceOption = False,
 ) -> None:
-    """Train one fold, all cases, or the five folds in turn."""
+    """Train one fold, all cases, or the five folds, in turn or on several devices at the same time."""
     from uumamba.config import read_config
+    from uumamba.pipelines.run_summary import print_run_summary
     from uumamba.pipelines.train import train as train_folds
 
-    folders = train_folds(
-        read_config(config, overrides or ()),
-        data=data,
-        out=out,
-        fold=fold,
-        resume=resume,
-        init=init,
-        device=_device(device),
-        force=force,
-    )
-    _say("trained " + ", ".join(map(str, folders)))
+    with _joined(device) as (ranks, own_device):
+        folders = train_folds(
+            read_config(config, overrides or ()),
+            data=data,
+            out=out,
+            fold=fold,
+            seeds=_seeds(seeds),
+            resume=resume,
+            init=init,
+            device=own_device,
+            force=force,
+            ranks=ranks,
+        )
+        if ranks.first:
+            print_run_summary(out)
+            _say("trained " + ", ".join(map(str, folders)))
 
 
 @app.command(epilog="Example: uumamba predict runs/acdc --input scan.nii.gz --input other/ --out predictions")
@@ -245,12 +272,16 @@ def demo(
     _show_scores(result)
 
 
-@app.command(epilog="Example: uumamba doctor")
-def doctor() -> None:
-    """What this machine has, which scan backend will run and why the others will not, and how fast each is."""
+@app.command(epilog="Example: uumamba doctor --folder prepared")
+def doctor(
+    folder: Annotated[Path, typer.Option(help="Where the prepared cases lie or will lie; its disk is measured.")] = (
+        Path()
+    ),
+) -> None:
+    """What this machine has, which scan backend will run and why, how fast its parts are, what will limit training."""
     from uumamba.pipelines.doctor import examine
 
-    examine()
+    examine(folder)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -262,6 +293,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except UumambaError as error:
         if "--debug" in given:
             raise
+        if isinstance(error, EndedWithAnother):  # which says why, once for all
+            raise SystemExit(error.exit_code) from None
         typer.echo(f"uumamba: {error}", err=True)
         raise SystemExit(error.exit_code) from None
 
@@ -298,6 +331,38 @@ def _device(name: str) -> str:
     if int(known[1] or 0) >= found:
         raise UsageError(f"--device {name}: torch finds {found} CUDA devices here; choose another, or cpu.")
     return name
+
+
+def _devices(names: str) -> str:
+    """One device or several, each of which this machine has."""
+    return ",".join(_device(name.strip()) for name in names.split(","))
+
+
+def _seeds(given: str | None) -> list[int] | None:
+    try:
+        return None if given is None else [int(seed) for seed in given.split(",")]
+    except ValueError:
+        raise UsageError(f"--seeds {given!r} is no list of numbers; write them as 0,1,2.") from None
+
+
+@contextmanager
+def _joined(names: str) -> Iterator[tuple["Ranks", str]]:
+    """The processes that torchrun started together with this one, and its own device; alone without torchrun."""
+    from uumamba.training.rank_group import joined
+    from uumamba.training.ranks import Place
+
+    place, device = Place.from_environment(), _devices(names)
+    if place.count > 1:
+        import torch
+
+        if "," in device:
+            raise UsageError(
+                f"--device {names} trains a fold on each, and torchrun one network on all; give --device cuda or cpu, "
+                "or leave torchrun out."
+            )
+        device = place.device(device, found=torch.cuda.device_count())
+    with joined(device.partition(",")[0], place) as ranks:
+        yield ranks, device
 
 
 def _split(name: str | None) -> Any:

@@ -12,6 +12,14 @@ class UumambaError(Exception):
     exit_code = EXIT_FAILED
 
 
+class EndedWithAnother(UumambaError):
+    """Another process of a group ended and says why, so this one ends with its exit code and in silence."""
+
+    def __init__(self, message: str, *, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 class UsageError(UumambaError, ValueError):
     """What was asked for cannot be done: a wrong option, path or configuration."""
 

@@ -3,20 +3,24 @@
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from uumamba.errors import UsageError
+from uumamba.errors import UsageError, UumambaError
 
 
 @contextmanager
-def whole_file(path: Path | str) -> Iterator[Path]:
+def whole_file(path: Path | str, *, before_replacing: Callable[[], None] | None = None) -> Iterator[Path]:
     """Yield a temporary path in the same folder; on success it replaces ``path``, on failure it is removed.
 
     The temporary name keeps every suffix of ``path`` (``.nii.gz`` decides how writers encode). The content is
     synchronised to disk before the rename and the folder after it, so a power cut leaves the old file or the new one.
+
+    Args:
+        path: the file.
+        before_replacing: called when all of the new file is on the disk and the old one still stands.
 
     Raises:
         UsageError: the parent cannot be a folder to write in, ``path`` is a folder, or its name is too long.
@@ -37,10 +41,26 @@ def whole_file(path: Path | str) -> Iterator[Path]:
     try:
         yield unfinished
         _synchronise(unfinished)
+        if before_replacing is not None:
+            before_replacing()
         os.replace(unfinished, path)
         _synchronise(path.parent)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def room_for(path: Path | str) -> Iterator[None]:
+    """Say in one sentence that a file could not be written, as on a full disk.
+
+    Raises:
+        UumambaError: in place of any OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise UumambaError(f"{path} could not be written ({reason}); make room or choose another folder.") from error
 
 
 def make_folder(path: Path | str) -> Path:
@@ -72,8 +92,12 @@ def write_json(path: Path | str, value: Any) -> None:
 
 
 def write_text(path: Path | str, text: str) -> None:
-    """Write UTF-8 text that is whole or absent."""
-    with whole_file(path) as unfinished:
+    """Write UTF-8 text that is whole or absent.
+
+    Raises:
+        UumambaError: it could not be written, as on a full disk.
+    """
+    with room_for(path), whole_file(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
 
 

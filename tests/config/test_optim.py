@@ -20,7 +20,7 @@ from uumamba.training import SupervisedObjective
 CONFIGS: dict[str, type[Config]] = {
     get_args(config.model_fields["name"].annotation)[0]: config for config in get_args(get_args(OptimConfig)[0])
 }
-OF_THE_CONFIG = {"name", "base", "max_grad_norm", "ascent", "perturb"}
+OF_THE_CONFIG = {"name", "base", "max_grad_norm", "ascent", "perturb", "perturbation"}
 
 
 def demo(optimizer: str) -> RunConfig:
@@ -88,6 +88,14 @@ def test_a_new_member_is_built_and_climbs_what_it_shall(name: str, perturb: str)
         assert not all("norm" in key for key in moved)
 
 
+@pytest.mark.parametrize("name", sorted(set(CONFIGS) - {"Plain"}))
+def test_ranks_climb_together_where_the_config_says_so(name: str) -> None:
+    net = nn.Conv2d(1, 2, 3)
+    for option, expected in ((", perturbation: global", "global"), ("", "rank")):
+        config = demo(f"name: {name}{option}, base: {{name: SGD, momentum: 0.9, nesterov: false}}")
+        assert config.optim.build(net, nn.Identity()).perturbation == expected
+
+
 def test_a_trigger_is_built_with_its_owner() -> None:
     config = demo("name: LookSAM, trigger: {total_steps: 40, start: 2.0}, base: {name: SGD}")
     net = build_net(config, classes=4)
@@ -106,6 +114,7 @@ def test_a_trigger_is_built_with_its_owner() -> None:
         ("name: SAGM, alpha: -1", r"optim\.alpha: .*greater than or equal to 0"),
         ("name: SAM, perturb: norms", r"optim\.perturb: Input should be 'all' or 'norm_layers'.*found 'norms'"),
         ("name: Plain, perturb: all", r"optim\.perturb is not a known key"),
+        ("name: SAM, perturbation: one", r"optim\.perturbation: Input should be 'rank' or 'global'.*found 'one'"),
     ],
 )
 def test_options_of_no_use_are_refused(optimizer: str, message: str) -> None:

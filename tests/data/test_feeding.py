@@ -1,5 +1,6 @@
 """Batches: the same for every number of workers, and no error or death of a worker goes unseen."""
 
+import multiprocessing
 import os
 import signal
 import time
@@ -11,6 +12,7 @@ import torch
 
 from uumamba.data.augment import Augment
 from uumamba.data.feeding import batches
+from uumamba.data.worker_watch import ReadingBoard, tell_reading
 from uumamba.errors import CaseError, UumambaError
 from uumamba.seeding import generator_for, key_to_seed
 
@@ -31,6 +33,7 @@ class KeyedNoise:
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         if key[1] == self.fails_at:
             raise CaseError("patient007_frame01", "its image is shorter than its header says", "prepare it anew")
+        tell_reading(f"c{key[1]}")
         if key[1] == self.dies_at:
             os.kill(os.getpid(), signal.SIGKILL)
         generator = generator_for(self.seed, *key)
@@ -76,9 +79,32 @@ def test_an_error_reaches_the_caller_whole_after_the_batches_before_it(workers: 
 
 def test_a_killed_worker_raises_within_seconds() -> None:
     begin = time.monotonic()
-    with pytest.raises(UumambaError, match=r"ended by itself \(DataLoader worker.*--set training.workers=0"):
+    with pytest.raises(UumambaError, match=r"was ended by SIGKILL at case c6; .*--set training.workers=0"):
         list(batches(KeyedNoise(dies_at=6), 0, workers=2))
     assert time.monotonic() - begin < 20
+
+
+def test_a_worker_that_dies_while_a_step_runs_is_noticed_at_the_next_batch_and_not_inside_the_step() -> None:
+    """Torch's loader raises from a signal handler, wherever the process is."""
+    handler = signal.getsignal(signal.SIGCHLD)
+    fed = batches(KeyedNoise(length=400), 0, workers=2)
+    next(fed)
+    assert signal.getsignal(signal.SIGCHLD) == handler
+    worker = multiprocessing.active_children()[0]
+    assert worker.pid is not None
+    os.kill(worker.pid, signal.SIGKILL)
+    for _ in range(20):  # a step, which goes on
+        time.sleep(0.01)
+    with pytest.raises(UumambaError, match=r"was ended by SIGKILL at case c\d+"):
+        next(fed)
+
+
+def test_a_line_of_a_worker_is_cut_where_it_is_too_long_and_replaced_whole() -> None:
+    board = ReadingBoard(2)
+    board.write(0, "é" * 300)
+    board.write(1, "a long name")
+    board.write(1, "short")
+    assert board.lines() == ["é" * 127 + "\N{REPLACEMENT CHARACTER}", "short"]
 
 
 def test_an_epoch_can_be_left_early() -> None:

@@ -1,5 +1,6 @@
 """From an image to a label on its own grid, by one network or the mean of several, without MONAI."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from uumamba.errors import CaseError, UsageError, UumambaError
-from uumamba.inference import Prediction, Predictor
+from uumamba.inference import MemoryWarning, Prediction, Predictor
+from uumamba.memory_shortage import OutOfMemoryError
 from uumamba.nets import ResEncUNet
 
 Array = NDArray[Any]
@@ -150,6 +152,58 @@ def test_structures_beyond_the_classes_of_the_network_are_refused() -> None:
     predictor = Predictor(Thresholds(0.0), patch_size=(8, 8), structures={"RV": 1, "LV": 3})
     with pytest.raises(UsageError, match=r"tells 2 classes apart, background included, but the structures .* need 4"):
         predictor(np.zeros((1, 8, 8)))
+
+
+class SmallMemory(nn.Module):
+    """A network that finds room for so many windows."""
+
+    def __init__(self, windows: int) -> None:
+        super().__init__()
+        self.windows = windows
+        self.sizes: list[int] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.sizes.append(len(x))
+        if len(x) > self.windows:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        return torch.cat([x, -x, x**2], dim=1)
+
+
+def test_where_memory_runs_out_fewer_windows_go_through_and_the_label_is_the_same() -> None:
+    image = np.random.default_rng(0).normal(size=(1, 5, 24, 20)).astype(np.float32)
+    whole = Predictor(SmallMemory(100), patch_size=(16, 16), sw_batch_size=8)(image, probabilities=True)
+    net = SmallMemory(2)
+    predictor = Predictor(net, patch_size=(16, 16), sw_batch_size=8)
+    with pytest.warns(MemoryWarning, match="windows go through the network at a time") as warned:
+        found = predictor(image, probabilities=True)
+    assert [count for warning in warned for count in re.findall(r"here on (\d+) windows", str(warning.message))] == [
+        "4",
+        "2",
+    ]
+    assert np.array_equal(found.label, whole.label)
+    assert np.array_equal(found.probabilities, whole.probabilities)
+    assert net.sizes[:3] == [8, 4, 2]
+    assert np.array_equal(predictor(image).label, whole.label), "without another warning"
+
+
+def test_a_window_that_does_not_fit_is_an_error_with_the_cure() -> None:
+    predictor = Predictor(SmallMemory(0), patch_size=(16, 16), sw_batch_size=2)
+    with pytest.warns(MemoryWarning), pytest.raises(OutOfMemoryError, match=r"one window of \(16, 16\).*smaller patch"):
+        predictor(np.zeros((1, 16, 16), dtype=np.float32))
+
+
+@pytest.mark.gpu
+def test_an_image_that_a_device_has_no_room_for_is_put_together_by_the_processor() -> None:
+    net, image = nn.Conv3d(1, 24, 1), np.random.default_rng(0).normal(size=(1, 64, 128, 128)).astype(np.float32)
+    expected = Predictor(net, patch_size=(32, 64, 64))(image).label
+    total = torch.cuda.get_device_properties("cuda").total_memory
+    torch.cuda.set_per_process_memory_fraction(8e7 / total)  # 24 classes of it are 100 MB
+    try:
+        with pytest.warns(MemoryWarning, match="put together in the processor's memory"):
+            found = Predictor(net, patch_size=(32, 64, 64), device="cuda")(image).label
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert (found == expected).mean() > 0.9999
 
 
 def test_a_predictor_without_a_network_is_refused() -> None:

@@ -160,3 +160,18 @@ def test_a_mixing_rule_gets_both_gradients_of_each_climb(
     )
     optimizer.step(closures_of(net, batches), at_weights=lambda: sum(param.pow(2).sum() for param in net.parameters()))
     assert_steps_by(net, before, mean(expected))
+
+
+@pytest.mark.parametrize("constant", [float("inf"), float("nan")])
+def test_a_loss_that_is_not_finite_skips_the_step_although_its_gradient_is(
+    member: type[SharpnessAware], problem: Problem, constant: float
+) -> None:
+    """A cross entropy of a class with logit -inf is such a loss."""
+    net, batches = problem(batches=3)
+    optimizer = member(net.parameters(), partial(SGD, lr=LR, momentum=0.9))
+    closures = closures_of(net, batches)
+    optimizer.step(closures[0])
+    before = [param.detach().clone() for param in net.parameters()]
+    optimizer.step([closures[1], lambda: closures[2]() + constant])
+    assert optimizer.skipped_steps == 1
+    assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))

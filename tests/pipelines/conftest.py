@@ -1,7 +1,12 @@
 """A tiny phantom, prepared and trained once, for every test of the way of one scan."""
 
-from collections.abc import Callable
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -74,3 +79,66 @@ def tiny_run(
     folder = tmp_path_factory.mktemp("run")
     train(tiny_config(), data=tiny_prepared, out=folder)
     return folder
+
+
+class ForkedCli:
+    """``uumamba`` in real processes, of which each starts at once."""
+
+    def __init__(self) -> None:
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        command = [sys.executable, str(Path(__file__).with_name("forked_cli.py"))]
+        self._server = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8", env=environment
+        )
+
+    def start(self, *arguments: str, stderr: Path, **code: str) -> int:
+        """Its process id; ``before`` and ``after`` are Python to run in it around the verb."""
+        return self._ask(arguments=arguments, stderr=str(stderr), **code)
+
+    def wait(self, pid: int, *, seconds: float = 120) -> int | None:
+        """Its exit code, negative for a signal; None where it runs longer."""
+        return self._ask(wait=pid, seconds=seconds)
+
+    def run(self, *arguments: str, stderr: Path, **code: str) -> int | None:
+        """Its exit code."""
+        return self.wait(self.start(*arguments, stderr=stderr, **code))
+
+    def close(self) -> None:
+        """End what starts them."""
+        assert self._server.stdin is not None
+        self._server.stdin.close()
+        self._server.wait()
+        assert self._server.stdout is not None
+        self._server.stdout.close()
+
+    def _ask(self, **request: Any) -> Any:
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        print(json.dumps(request), file=self._server.stdin, flush=True)
+        return json.loads(self._server.stdout.readline())
+
+
+@pytest.fixture(scope="session")
+def state_of() -> Callable[[Path], dict[str, Any]]:
+    """``state_of(run)``: all of fold 0's last checkpoint but seconds and configuration, comparable by ``==``."""
+    from uumamba.training import read_checkpoint
+    from uumamba.training.progress import CLOCK_READINGS
+    from uumamba.training.tree import flatten
+
+    def read(run: Path) -> dict[str, Any]:
+        state = vars(read_checkpoint(run / "fold_0" / "last.safetensors"))
+        for name in CLOCK_READINGS:
+            del state["progress"][name]
+        del state["config"]
+        tensors, rest = flatten(state)
+        return {"rest": rest} | {name: tensor.contiguous().numpy().tobytes() for name, tensor in tensors.items()}
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def forked_cli() -> Iterator[ForkedCli]:
+    """``forked_cli.start("train", ..., stderr=PATH)``, ``.wait(pid)`` and ``.run(...)``."""
+    server = ForkedCli()
+    yield server
+    server.close()

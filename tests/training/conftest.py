@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from uumamba.training import Trainer, read_checkpoint
+from uumamba.training.progress import CLOCK_READINGS
 from uumamba.training.tree import flatten
 
 TINY_RUN = Path(__file__).with_name("tiny_run.py")
@@ -29,11 +30,12 @@ def build_trainer() -> Callable[..., Trainer]:
 
 @pytest.fixture(scope="session")
 def bits() -> Callable[[Path], dict[str, Any]]:
-    """Everything in a checkpoint but the seconds, comparable by ``==``: tensors as bytes."""
+    """Everything in a checkpoint but times, comparable by ``==``: tensors as bytes."""
 
     def read(path: Path) -> dict[str, Any]:
         checkpoint = vars(read_checkpoint(path))
-        checkpoint["progress"].pop("seconds")
+        for name in CLOCK_READINGS:
+            checkpoint["progress"].pop(name)
         tensors, rest = flatten(checkpoint)
         return {"rest": rest} | {
             name: (tensor.dtype, tensor.shape, tensor.reshape(-1).view(torch.uint8).numpy().tobytes())

@@ -20,6 +20,14 @@ def test_a_log_gets_one_line_an_epoch_with_the_time_left() -> None:
     ]
 
 
+def test_the_share_of_time_that_waited_for_data_is_told_where_it_is_known() -> None:
+    lines: list[str] = []
+    with make_display(False, lines.append) as display:
+        display.begin(epochs=1, done=0)
+        display.epoch({"epoch": 0, "loss": 0.5, "lr": 0.001, "data_wait": 0.034, "seconds": 1.0})
+    assert lines == ["epoch 1/1  loss 0.5000  lr 0.001  data wait 3.4%  1 s"]
+
+
 def test_lines_go_to_stderr_unless_a_log_is_given(capsys: pytest.CaptureFixture[str]) -> None:
     with make_display(False, None) as display:
         display.say("hello")

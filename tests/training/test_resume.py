@@ -47,7 +47,7 @@ def pull_plug() -> None:
 
 
 def rows_without_seconds(folder: Path) -> list[dict[str, Any]]:
-    return [row | {"seconds": None} for row in RunLog(folder / "metrics.jsonl").rows()]
+    return [row | {"seconds": None, "data_wait": None} for row in RunLog(folder / "metrics.jsonl").rows()]
 
 
 @pytest.mark.parametrize(

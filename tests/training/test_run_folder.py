@@ -1,5 +1,6 @@
 """One process at a time in a run's folder, and nothing left of those that were killed."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from uumamba.errors import UsageError
 from uumamba.training.run_folder import RunFolder
+from uumamba.training.run_log import RunLog
 
 HOLD_LOCK = """
 import fcntl, sys, time
@@ -57,3 +59,14 @@ def test_a_folder_beneath_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="cannot be a folder because"):
         RunFolder(tmp_path / "file" / "run")
+
+
+def test_a_disk_that_is_full_when_the_row_is_written_is_one_sentence(tmp_path: Path) -> None:
+    """In a process of its own, none of whose files may grow at all."""
+    code = (
+        "import resource, sys; from uumamba.training import RunLog; resource.setrlimit(resource.RLIMIT_FSIZE, (4, 4));"
+        "RunLog(sys.argv[1]).append({'epoch': 0, 'loss': 1.0})"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "log")], capture_output=True, encoding="utf-8")
+    assert re.search(r"UumambaError: .*/log could not be written \(File too large\); make room or choose", done.stderr)
+    assert RunLog(tmp_path / "log").rows() == [], "a torn row is none"

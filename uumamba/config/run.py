@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from pydantic import NonNegativeInt, model_validator
+from pydantic import Field, NonNegativeInt, model_validator
 
 from uumamba.config.augment import AugmentConfig
 from uumamba.config.base import Config
@@ -14,6 +14,7 @@ from uumamba.config.loss import LossConfig
 from uumamba.config.net import NetConfig
 from uumamba.config.objective import ObjectiveConfig, SupervisedConfig
 from uumamba.config.optim import OptimConfig
+from uumamba.config.track import Tracker
 from uumamba.config.training import InferenceConfig, ScheduleConfig, TrainingConfig
 from uumamba.nets.topology import check_divisible
 
@@ -33,6 +34,8 @@ class RunConfig(Config):
     training: TrainingConfig
     augment: AugmentConfig = AugmentConfig()
     inference: InferenceConfig = InferenceConfig()
+    # How a run is followed decides nothing of its result: it is not stored, and a resumed run may choose anew.
+    track: tuple[Tracker, ...] = Field((), exclude=True)
 
     @model_validator(mode="after")
     def _dimensions_agree(self) -> "RunConfig":

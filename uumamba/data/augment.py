@@ -164,7 +164,7 @@ class Augment:
         """Which samples each transform changes, and how; nothing is computed on the image."""
         if missing := {"image", "label", "seed"} - batch.keys():
             raise ValueError(f"The batch to augment lacks {', '.join(sorted(missing))}; it has {', '.join(batch)}.")
-        seeds = [int(seed) for seed in batch["seed"]]
+        seeds = torch.as_tensor(batch["seed"]).tolist()  # from a GPU in one copy, which alone is waited for
         channels = batch["image"].shape[1]
         drawn = {
             spatial.name: draw_for_batch(spatial.name, seeds, spatial.draw) for spatial in (self.affine, self.mirror)

@@ -11,9 +11,11 @@ from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
 from uumamba.data.feeding import batches
+from uumamba.data.open_cases import OpenCases
 from uumamba.data.patch import choose_start, read_window
 from uumamba.data.prepared import PreparedCase, PreparedFolder
 from uumamba.data.sampling import Sampling, holders_of
+from uumamba.data.worker_watch import tell_reading
 from uumamba.errors import CaseError, UsageError
 from uumamba.seeding import generator_for, key_to_seed
 
@@ -68,6 +70,7 @@ class PatchDataset(Dataset[Sample]):
     ) -> None:
         _check(case_ids, patch_size, batch_size, batches_per_epoch, foreground_fraction, margin)
         self.folder = folder
+        self.case = OpenCases(folder)
         self.case_ids = tuple(case_ids)
         self.domains: Mapping[str, str] = {case_id: folder.manifest.by_id(case_id).domain for case_id in self.case_ids}
         self.patch_size = tuple(int(size) for size in patch_size)
@@ -100,8 +103,9 @@ class PatchDataset(Dataset[Sample]):
         value = self.sampling.draw_class(list(self.holders), generator) if forced and self.holders else None
         case_ids = self.case_ids if value is None else self.holders[value]
         case_id = case_ids[int(torch.randint(len(case_ids), (), generator=generator))]
+        tell_reading(case_id)
         try:
-            case = self.folder.case(case_id)
+            case = self.case(case_id)
             centre = self._voxel_of(case, generator, value=value) if forced else None
             image, label = self._read(case, generator, centre=centre)
         except CaseError:

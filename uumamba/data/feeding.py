@@ -5,9 +5,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from uumamba.errors import CaseError, UumambaError
+from uumamba.data.worker_watch import CURE, ReadingBoard, WorkerWatch
+from uumamba.errors import CaseError, UsageError, UumambaError
 from uumamba.seeding import generator_for
 from uumamba.types import Batch
 
@@ -40,10 +41,12 @@ def batches(dataset: KeyedDataset, epoch: int, *, workers: int = 0) -> Iterator[
 
     Raises:
         CaseError: a case could not be read; the traceback of the process that tried is in its notes.
-        UumambaError: a worker was killed.
+        UumambaError: a worker was killed; the message names the case that it was reading.
+        UsageError: workers have too little shared memory to hand their batches over.
     """
+    watch = WorkerWatch(workers)
     loader = DataLoader(
-        _ErrorsAsItems(dataset),
+        _ErrorsAsItems(dataset, watch.board),
         batch_size=dataset.batch_size,
         sampler=[(epoch, index) for index in range(len(dataset))],
         num_workers=workers,
@@ -51,22 +54,18 @@ def batches(dataset: KeyedDataset, epoch: int, *, workers: int = 0) -> Iterator[
         # The loader draws a seed for its workers; from its own generator, lest it disturb the network's dropout.
         generator=generator_for(dataset.seed, "loader", epoch),
     )
-    iterator = iter(loader)
+    with watch.starting():
+        iterator = iter(loader)
     while True:
+        watch.refuse_dead()
         try:
             batch = next(iterator, None)
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            # torch has two messages, depending on who notices first; the cause of the other names the signal.
-            reason = error.__cause__ if isinstance(error.__cause__, RuntimeError) else error
-            raise UumambaError(
-                f"A process that reads patches ended by itself ({str(reason).strip().rstrip('.')}); "
-                "often memory ran out: use fewer workers, or `--set training.workers=0`."
-            ) from error
+        except RuntimeError:
+            watch.refuse_dead()
+            raise
         if batch is None:
             return
-        if isinstance(batch, CaseError):
+        if isinstance(batch, UumambaError):
             raise batch
         yield batch
 
@@ -85,8 +84,9 @@ def collate(samples: Sequence[Sample]) -> Batch:
 class _ErrorsAsItems(Dataset[Sample | CaseError]):
     """Hand a CaseError on as an item: raised in a worker, torch would turn it into a RuntimeError of text."""
 
-    def __init__(self, dataset: KeyedDataset) -> None:
+    def __init__(self, dataset: KeyedDataset, board: ReadingBoard | None) -> None:
         self.dataset = dataset
+        self.board = board
 
     def __getitem__(self, key: tuple[int, int]) -> Sample | CaseError:
         try:
@@ -96,6 +96,24 @@ class _ErrorsAsItems(Dataset[Sample | CaseError]):
             return error
 
 
-def _collate_or_error(samples: Sequence[Sample | CaseError]) -> Batch | CaseError:
+def _collate_or_error(samples: Sequence[Sample | CaseError]) -> Batch | UumambaError:
     error = next((sample for sample in samples if isinstance(sample, CaseError)), None)
-    return error or collate([sample for sample in samples if not isinstance(sample, CaseError)])
+    if error is not None:
+        return error
+    batch = collate([sample for sample in samples if not isinstance(sample, CaseError)])
+    return batch if get_worker_info() is None else _shared(batch)
+
+
+def _shared(batch: Batch) -> Batch | UsageError:
+    """A worker's batch in shared memory; left to the queue's own thread, an error there would hang the run for good."""
+    try:
+        for value in batch.values():
+            if isinstance(value, torch.Tensor):
+                value.share_memory_()
+    except (RuntimeError, OSError) as error:
+        size_mb = sum(value.nbytes for value in batch.values() if isinstance(value, torch.Tensor)) / 1e6
+        return UsageError(
+            f"A process that reads patches found no room in shared memory, /dev/shm, for a batch of {size_mb:.1f} MB "
+            f"({str(error).strip()}); give it more (docker run --shm-size=1g), {CURE}."
+        )
+    return batch

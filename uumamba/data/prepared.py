@@ -87,6 +87,19 @@ class PreparedFolder:
         """
         return open_prepared(self.path, self.manifest.by_id(case_id).case_id)
 
+    def sha256(self) -> str:
+        """Hash of what training depends on: each training case's fold and key (its files' bytes and the recipe).
+
+        Where the folder or the raw scans lie does not matter. No array is read.
+
+        Raises:
+            CaseError: a case is not prepared.
+        """
+        cases = self.manifest.select(split="training")
+        stored = (_read_case_json(self.path / "cases" / case.case_id, case.case_id) for case in cases)
+        keys = [[case.case_id, case.fold, each.get("key")] for case, each in zip(cases, stored, strict=True)]
+        return hashlib.sha256(json.dumps([self.manifest.name, keys]).encode()).hexdigest()
+
 
 def write_prepared(
     folder: Path | str,

@@ -18,6 +18,8 @@ INK = "#1f2933"
 LINE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9")
 MOST_STANDING = 14
 """More boxes than these would have names that run into each other, so they lie down."""
+MOST_NAMED = 8
+"""Curves with a legend; of more, as several seeds of five folds have, it would hide them."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 STYLE: dict[Any, Any] = {
     "font.size": 10,
@@ -165,7 +167,7 @@ def _draw_curves(axes: Axes, title: str, curves: Mapping[str, Sequence[tuple[int
     axes.set_title(title)
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
-    if len(curves) > 1:
+    if 1 < len(curves) <= MOST_NAMED:
         axes.legend(frameon=False, fontsize=8)
 
 

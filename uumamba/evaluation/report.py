@@ -23,6 +23,7 @@ from uumamba.evaluation.overlays import OverlayCase, colours_of, draw_overlay
 from uumamba.evaluation.plots import plot_dice, plot_ejection_fraction, plot_training
 from uumamba.evaluation.projections import APART_COLOUR, draw_projections
 from uumamba.evaluation.scores import WHOLE_TREE, ScoreRow
+from uumamba.evaluation.spread import Spread
 from uumamba.evaluation.summary import RULES, Summary, summarise
 
 LOWEST_CASES = 5
@@ -47,6 +48,7 @@ def render_report(
     structures: Mapping[str, int] | None = None,
     overlays: Sequence[Overlay] = (),
     training: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    spreads: Mapping[str, Spread] | None = None,
     baselines: Mapping[str, Mapping[str, float]] | None = None,
     failures: Sequence[Mapping[str, str]] = (),
     notes: Sequence[str] = (),
@@ -60,6 +62,7 @@ def render_report(
         structures: label value of each structure, for the overlays.
         overlays: cases to draw.
         training: rows of ``metrics.jsonl`` of each fold.
+        spreads: of the validation Dice over folds and seeds, by structure; shown where there is more than one.
         baselines: foreground ``"dice"`` and that of each structure, by the baseline's name.
         failures: ``case_id``, ``problem`` and ``cure`` of the cases that could not be scored.
         notes: sentences on what was left out, and on the data.
@@ -91,6 +94,7 @@ def render_report(
             why_no_clinical=why_no_patient_table(rows),
             training_plot=plot_training(training) if training else None,
             folds=_last_epochs(training or {}),
+            spreads={name: found for name, found in (spreads or {}).items() if found.n > 1},
             baselines=baselines or {},
             failures=failures,
             notes=notes,

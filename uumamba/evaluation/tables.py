@@ -1,12 +1,13 @@
 """The summary for a terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
 from uumamba.evaluation.clinical import PatientIndices, group_means
 from uumamba.evaluation.means import Moments
 from uumamba.evaluation.scores import ScoreRow
+from uumamba.evaluation.spread import Spread
 from uumamba.evaluation.summary import ALL_PHASES, SideSummary, StructureSummary, Summary, summarise
 
 NOT_DEFINED = "-"
@@ -55,6 +56,22 @@ def vessel_table(summary: Summary) -> Table | None:
             cells = [_with_spread(row.vessel.cl_dice, 3), *(_number(error.mean, 1) for error in errors)]
             length = _with_spread(row.vessel.length_error.percent, 1)
             table.add_row(row.structure, *cells, length, end_section=number == len(vessels) - 2)
+    return table
+
+
+def spread_table(spreads: Mapping[str, Spread]) -> Table:
+    """Mean validation Dice over the trainings of a run, by structure, with the spread that is defined."""
+    trainings = max(found.n for found in spreads.values())
+    table = Table(title=f"Validation Dice of {_count(trainings, 'training')}", title_justify="left")
+    table.add_column("structure", no_wrap=True)
+    columns = {"Dice": "mean", "sd": "sd", "sd over seeds": "sd_over_seeds", "sd over folds": "sd_over_folds"}
+    shown = {
+        name: key for name, key in columns.items() if any(getattr(each, key) is not None for each in spreads.values())
+    }
+    for name in shown:
+        table.add_column(name, justify="right", no_wrap=True)
+    for structure, found in spreads.items():
+        table.add_row(structure, *(_number(getattr(found, key), 3) for key in shown.values()))
     return table
 
 

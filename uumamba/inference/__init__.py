@@ -1,7 +1,7 @@
 """From tensors to probabilities and label maps: sliding window, mirror averaging, several networks averaged."""
 
 from uumamba.inference.mirror import mirrored_mean
-from uumamba.inference.predictor import Prediction, Predictor
+from uumamba.inference.predictor import MemoryWarning, Prediction, Predictor
 from uumamba.inference.sliding_window import sliding_window
 
-__all__ = ["Prediction", "Predictor", "mirrored_mean", "sliding_window"]
+__all__ = ["MemoryWarning", "Prediction", "Predictor", "mirrored_mean", "sliding_window"]

@@ -1,9 +1,9 @@
 """Trained networks and the way around them: from an image to a label map on the image's own grid."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
+from warnings import warn
 
 import numpy as np
 import torch
@@ -13,10 +13,16 @@ from torch import Tensor, nn
 from uumamba.errors import CaseError, UsageError, UumambaError
 from uumamba.inference.mirror import mirrored_mean
 from uumamba.inference.sliding_window import sliding_window
+from uumamba.memory_format import lay_channels_last, to_channels_last
+from uumamba.memory_shortage import OutOfMemoryError, free_memory, is_out_of_memory, reason_of
 from uumamba.precision import Precision, autocast
 from uumamba.types import LabelMap
 
 Array = NDArray[Any]
+
+
+class MemoryWarning(UserWarning):
+    """Memory ran out, and the same is done in another way."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,9 @@ class Predictor:
     .. math:: p = \frac{1}{n} \sum_i \mathrm{softmax}(z_i)
 
     over networks and mirrored inputs, in each window, before windows are blended; the label is the restored argmax.
+
+    Where memory runs out, fewer windows go through at once, and then they are put together in the processor's memory;
+    a :class:`MemoryWarning` says so, and it stays so for the images that follow. The label is the same.
 
     Args:
         nets: one network or several of the same input and classes; they are brought to ``device`` and evaluation mode.
@@ -94,7 +103,8 @@ class Predictor:
         self.channels_last = channels_last
         self.nets = [net.to(self.device).eval() for net in given]
         if self.channels_last:
-            lay_channels_last(self.nets)
+            for net in self.nets:
+                lay_channels_last(net)
         self.patch_size = tuple(patch_size)
         self.preprocess = preprocess
         self.restore = restore
@@ -102,6 +112,7 @@ class Predictor:
         self.structures = None if structures is None else dict(structures)
         self.overlap = overlap
         self.sw_batch_size = sw_batch_size
+        self._blends_on = self.device
         self.precision = precision
         self._of_windows = mirrored_mean(self._mean_probabilities, mirror_axes, swaps=mirror_swaps)
 
@@ -127,6 +138,7 @@ class Predictor:
         Raises:
             CaseError: the networks' probabilities of this image are not finite.
             UumambaError: nor are those of a blank one.
+            OutOfMemoryError: a single window does not fit into memory.
             UsageError: the networks' classes do not fit the structures, or there is no ``restore_probabilities``.
         """
         if probabilities and self.preprocess is not None and self.restore_probabilities is None:
@@ -148,20 +160,13 @@ class Predictor:
         Raises:
             CaseError: they are not finite.
             UumambaError: nor are those of a blank image.
+            OutOfMemoryError: a single window does not fit into memory.
             UsageError: the networks' classes do not fit the structures.
         """
-        tensor = torch.as_tensor(np.ascontiguousarray(array, dtype=np.float32)).to(self.device)
-        with autocast(self.device, self.precision):
-            blended = sliding_window(
-                tensor,
-                self._of_windows,
-                roi_size=self.patch_size,
-                sw_batch_size=self.sw_batch_size,
-                overlap=self.overlap,
-            )
+        blended = self._blended(torch.as_tensor(np.ascontiguousarray(array, dtype=np.float32)))
         self._check_classes(len(blended))
         if not blended.isfinite().all():
-            self._check_weights(channels=len(tensor))
+            self._check_weights(channels=len(array))
             raise CaseError(
                 case_id,
                 "the network's probabilities are not finite",
@@ -169,6 +174,42 @@ class Predictor:
             )
         found: NDArray[np.float32] = blended.cpu().numpy()
         return found
+
+    def _blended(self, image: Tensor) -> Tensor:
+        """Windows blended on the device, or as :class:`Predictor` says where memory runs out."""
+        while True:
+            try:
+                return self._attempt(image.to(self._blends_on))
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                reason = reason_of(error)
+            # Only here the error is gone, and with it the frames that held its tensors.
+            free_memory(self.device)
+            warn(f"Memory ran out ({reason}): {self._take_less(image, reason)}.", MemoryWarning, stacklevel=2)
+
+    def _attempt(self, image: Tensor) -> Tensor:
+        with autocast(self.device, self.precision):
+            return sliding_window(
+                image,
+                lambda windows: self._of_windows(windows.to(self.device)).to(windows.device),
+                roi_size=self.patch_size,
+                sw_batch_size=self.sw_batch_size,
+                overlap=self.overlap,
+            )
+
+    def _take_less(self, image: Tensor, reason: str) -> str:
+        """Ask for less memory from now on, and say how."""
+        if self.sw_batch_size > 1:
+            self.sw_batch_size = (self.sw_batch_size + 1) // 2
+            return f"from here on {self.sw_batch_size} windows go through the network at a time"
+        if self._blends_on != torch.device("cpu"):
+            self._blends_on = torch.device("cpu")
+            return "from here on windows are put together in the processor's memory"
+        raise OutOfMemoryError(
+            f"Memory ran out with one window of {tuple(self.patch_size)} at a time in an image of "
+            f"{tuple(image.shape)} ({reason}); predict on a device with more memory, or train with a smaller patch."
+        )
 
     def _prepared(
         self, image: Array, spacing_mm: Sequence[float] | None, affine: Array | None, case_id: str
@@ -179,7 +220,7 @@ class Predictor:
 
     def _mean_probabilities(self, windows: Tensor) -> Tensor:
         if self.channels_last:
-            windows = windows.contiguous(memory_format=torch.channels_last)
+            windows = to_channels_last(windows)
         total = self.nets[0](windows).float().softmax(dim=1)
         for net in self.nets[1:]:
             total += net(windows).float().softmax(dim=1)
@@ -202,10 +243,3 @@ class Predictor:
             "The network's probabilities are not finite even for a blank image, so its training diverged; train it "
             "again with a lower learning rate, or predict in float32."
         )
-
-
-def lay_channels_last(nets: Iterable[nn.Module]) -> None:
-    """Store the weights of 2-D convolutions channels last."""
-    for parameter in chain.from_iterable(net.parameters() for net in nets):
-        if parameter.ndim == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)

@@ -23,3 +23,14 @@ def average_over_ranks(net: nn.Module | None, gradients: Sequence[Tensor]) -> No
         message /= get_world_size(net.process_group)
         parts = message.split([gradient.numel() for gradient in alike])
         torch._foreach_copy_(alike, [part.view_as(gradient) for part, gradient in zip(parts, alike, strict=True)])
+
+
+def average_what_the_wrapper_does_not(net: nn.Module | None, params: Sequence[Tensor]) -> None:
+    """Average the gradients of parameters outside a wrapped network, such as learned loss weights.
+
+    Without it each rank would learn weights of its own, and clip by a norm of its own.
+    """
+    if not isinstance(net, DistributedDataParallel):
+        return
+    inside = {id(param) for param in net.parameters()}
+    average_over_ranks(net, [p.grad for p in params if p.grad is not None and id(p) not in inside])

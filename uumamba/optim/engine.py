@@ -11,7 +11,7 @@ from torch.nn.utils import clip_grads_with_norm_
 from torch.optim import Optimizer
 
 from uumamba.errors import UsageError
-from uumamba.optim.averaging import average_over_ranks
+from uumamba.optim.averaging import average_over_ranks, average_what_the_wrapper_does_not
 from uumamba.optim.backup import WeightBackup, forget_casts
 from uumamba.optim.foreach import add_gradients, global_norm, own_gradients, put_gradients, take_gradients
 from uumamba.optim.groups import check_groups, groups_of, make_base
@@ -309,6 +309,8 @@ class SharpnessAware(Optimizer):
         gradients = [param.grad for param in params if param.grad is not None]
         if self._rule.mix is not None or self._rule.due is not None:
             average_over_ranks(self.net, gradients)
+        else:
+            average_what_the_wrapper_does_not(self.net, params)
         if self.scaler is not None:
             self.scaler.unscale_(self.base)
         norm = global_norm(gradients, join_small=False)  # as torch clips

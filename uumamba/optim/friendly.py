@@ -91,8 +91,10 @@ def along_what_is_new(*, sigma: float, lam: float) -> Climb:
         length = global_norm(direction)
         if math.isfinite(length.item()):
             if known:
-                torch._foreach_mul_(means, lam)
+                means = list(torch._foreach_mul(means, lam))  # new ones: a step that is repeated starts from the old
                 torch._foreach_add_(means, grads, alpha=(1 - lam) / scale)
+                for index, mean in zip(known, means, strict=True):
+                    slope.memory[slope.params[index]][MEAN] = mean
             for index in set(range(len(direction))) - set(known):
                 slope.memory.setdefault(slope.params[index], {})[MEAN] = slope.grads[index] / scale
         return direction, length

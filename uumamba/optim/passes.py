@@ -109,7 +109,8 @@ class Passes:
             )
         if onto is not None:
             put_gradients(params, onto)
-        target = target if share == 1 else target * share
+        # 0 * inf is NaN: a loss that is not finite makes its gradient so, which the finite check sees on every rank.
+        target = target * (share + 0 * target.detach())
         (target if self.scaler is None else self.scaler.scale(target)).backward()
 
     def _accept_gradients(

@@ -22,7 +22,8 @@ class Slope:
             cancels in a direction divided by its length; a rule that keeps them over steps must divide by ``scale()``.
         groups: the parameter group of each.
         outputs: what the closures returned beside the loss, one an accumulated closure.
-        memory: the optimizer's own state, by parameter; tensors kept here are saved with the optimizer.
+        memory: the optimizer's own state, by parameter; tensors kept here are saved with the optimizer. A rule puts a
+            new tensor in place of an old one instead of changing it, so that a step can be repeated from the start.
         numbers: the rule's own numbers, saved with the optimizer.
         scale: the scaler's factor, 1 without one. It is read from the device, so ask only where it is needed.
         replay: runs the closures again at the weights that stand then, without gradients and without a trace in

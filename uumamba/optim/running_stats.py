@@ -33,6 +33,11 @@ def frozen_running_statistics(net: nn.Module | None) -> Iterator[None]:
                 getattr(module, name).copy_(value)
 
 
+def running_statistics(net: nn.Module) -> list[Tensor]:
+    """Every running mean and variance of a network and the counts of their batches, themselves and no copies."""
+    return [value for _, _, value in _statistics(net)]
+
+
 def _statistics(net: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
     for module in net.modules():
         if isinstance(getattr(module, "running_mean", None), Tensor):

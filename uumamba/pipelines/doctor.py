@@ -1,25 +1,26 @@
-"""What this machine has, which scan backend will run on it and why the others will not, and how fast each is."""
+"""What this machine has, which scan backend will run on it, how fast its parts are, and what will limit training."""
 
 import os
 import platform
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
-from statistics import median
-from time import perf_counter
+from pathlib import Path
 
 import torch
 from rich.box import SIMPLE
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from torch import Tensor
 
 from uumamba.ops import automatic_backend, scan_backends, scan_problems, selective_scan
 from uumamba.ops.native_library import instruction_sets
+from uumamba.pipelines.measure_convolution import advice, time_convolutions
+from uumamba.pipelines.measure_disk import DiskRate, measure_disk
+from uumamba.pipelines.measure_training import TrainingRate, measure_training, verdict
+from uumamba.pipelines.stopwatch import REPEATS, median_seconds
 
 # (batch, channels, states, length): a Mamba layer in the middle of a U-Mamba network, small enough for the slowest.
 _SHAPE = (1, 128, 16, 2048)
-_REPEATS = 5
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,17 @@ class BackendExamination:
     both_ms: float | None = None
 
 
-def examine() -> None:
-    """Print the machine and the scan backends on the terminal."""
+def examine(folder: Path | str = ".") -> None:
+    """Print the machine, the scan backends and the rates that decide how fast it trains; some 15 seconds.
+
+    Args:
+        folder: whose disk is measured, with a file that is removed.
+
+    Raises:
+        UsageError: nothing can be written there.
+    """
     console = Console()
+    disk = measure_disk(folder)  # first, since it is the one that may be refused
     for name, found in machine().items():
         console.print(f"{name:<12} {found}", highlight=False)
     batch, channels, states, length = _SHAPE
@@ -53,10 +62,29 @@ def examine() -> None:
         table.add_row("auto" if scan.automatic else "", scan.name, *times, scan.problem or "")
     console.print(table)
     console.print(
-        f"Medians of {_REPEATS} for {channels} channels of {states} states at length {length}, batch {batch}, float32. "
+        f"Medians of {REPEATS} for {channels} channels of {states} states at length {length}, batch {batch}, float32. "
         "A network takes the one marked auto.",
         highlight=False,
     )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    rate = measure_training(device)
+    console.print(rate_table(rate, disk, folder))
+    console.print(advice(time_convolutions(device), device), highlight=False)
+    console.print(verdict(rate, disk, cores=_cores()), style="bold", highlight=False)
+
+
+def rate_table(rate: TrainingRate, disk: DiskRate, folder: Path | str) -> Table:
+    """What feeds a training and what it is fed to, by the second."""
+    table = Table("", Column("a second", justify="right"), "how it was measured", box=SIMPLE)
+    where = Path(folder).resolve().name or str(folder)
+    table.add_row("disk, written", f"{disk.write_mb_per_s:.0f} MB", f"a file in {where}, synchronised")
+    table.add_row(
+        "disk, read", f"{disk.read_mb_per_s:.0f} MB", "the same file, not from memory where the system allows"
+    )
+    table.add_row("patches read", f"{rate.batch_size / rate.read_s:.0f}", "one process, prepared phantom in memory")
+    table.add_row("patches augmented", f"{rate.batch_size / rate.augment_s:.0f}", f"in batches on {rate.device}")
+    table.add_row("training steps", f"{1 / rate.step_s:.3g}", f"the demo's {rate.what}")
+    return table
 
 
 def machine() -> dict[str, str]:
@@ -105,19 +133,7 @@ def _times(name: str, device: str) -> tuple[float, float]:
 
     forward = torch.no_grad()(both)
 
-    return _median_ms(forward), _median_ms(both)
-
-
-def _median_ms(work: Callable[[], None]) -> float:
-    work()
-    times = []
-    for _ in range(_REPEATS):
-        begin = perf_counter()
-        work()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        times.append(perf_counter() - begin)
-    return 1e3 * median(times)
+    return 1e3 * median_seconds(forward), 1e3 * median_seconds(both)
 
 
 def _cores() -> int:

@@ -16,19 +16,17 @@ from uumamba.config.training import resolve_precision
 from uumamba.data.preprocess import PreprocessRecipe, preprocess, restore, restore_probabilities
 from uumamba.errors import UsageError
 from uumamba.inference import Predictor
+from uumamba.pipelines.run_layout import ALL_CASES, FOLDS, check_fold_name, fold_folders
 from uumamba.pipelines.sides import SidedRun
 from uumamba.pipelines.stored_config import complete_config
 from uumamba.training.checkpoint import Checkpoint, read_checkpoint
 from uumamba.training.run_folder import BEST, LAST, PREVIOUS
 
-FOLDS = ("0", "1", "2", "3", "4")
-ALL_CASES = "all"
-
 
 def load_predictor(
     model: Path | str, *, device: str = "cpu", fold: str | None = None, mirror: bool | None = None
 ) -> Predictor:
-    """The Predictor of a run: every fold found is averaged.
+    """The Predictor of a run: every fold found is averaged, and every seed.
 
     A folder's model is its ``last.safetensors``: the final weights. ``best.safetensors`` was chosen on the validation
     cases, so its scores on them flatter; name that file to use it.
@@ -89,7 +87,7 @@ def trained_net(config: RunConfig, checkpoint: Checkpoint, *, classes: int) -> n
 
 
 def checkpoint_paths(model: Path | str, *, fold: str | None = None) -> list[Path]:
-    """Checkpoints of a run folder (one a fold), of a fold's folder, or the file itself.
+    """Checkpoints of a run folder (one a fold and seed), of a fold's folder, or the file itself.
 
     Args:
         model: as :func:`load_predictor` takes it.
@@ -110,10 +108,10 @@ def checkpoint_paths(model: Path | str, *, fold: str | None = None) -> list[Path
             raise UsageError(f"{model} is one fold's model; leave --fold out, or give the run's folder.")
         return [alone]
     if fold is None:
-        return list(folds.values())
+        return [path for paths in folds.values() for path in paths]
     if fold not in folds:
         raise UsageError(f"{model} holds no checkpoint of fold {fold}, only of {', '.join(folds)}; train it first.")
-    return [folds[fold]]
+    return folds[fold]
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
@@ -121,19 +119,13 @@ def newest_checkpoint(folder: Path) -> Path | None:
     return next((folder / name for name in (LAST, PREVIOUS) if (folder / name).is_file()), None)
 
 
-def check_fold_name(fold: str, known: Sequence[str]) -> None:
-    """Refuse what is no fold.
-
-    Raises:
-        UsageError: it is none of the known ones.
-    """
-    if fold not in known:
-        raise UsageError(f"There is no fold {fold!r}; choose one of {', '.join(known)}.")
-
-
-def _folds_of(run: Path) -> dict[str, Path]:
-    found = {fold: newest_checkpoint(run / f"fold_{fold}") for fold in (*FOLDS, ALL_CASES)}
-    return {fold: path for fold, path in found.items() if path is not None}
+def _folds_of(run: Path) -> dict[str, list[Path]]:
+    """The checkpoints of each fold, one a seed."""
+    found: dict[str, list[Path]] = {}
+    for folder in fold_folders(run):
+        if path := newest_checkpoint(folder.path):
+            found.setdefault(folder.fold, []).append(path)
+    return found
 
 
 def _no_checkpoint(model: Path) -> str:

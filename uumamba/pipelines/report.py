@@ -14,6 +14,8 @@ from uumamba.evaluation.scores import SCORES_NAME, TREES_NAME, ScoreRow, read_sc
 from uumamba.files import write_text
 from uumamba.pipelines.failures import FAILURES_NAME
 from uumamba.pipelines.label_maps import find_predictions
+from uumamba.pipelines.run_layout import fold_folders
+from uumamba.pipelines.run_summary import spread_of, validated_trainings
 from uumamba.training.run_log import RunLog
 
 HTML_SUFFIXES = (".html", ".htm")
@@ -23,8 +25,8 @@ def report(run_or_scores: Path | str, out: Path | str) -> Path:
     """Write the report of a run, or of its scores alone.
 
     Beside ``scores.csv`` it looks for ``trees.csv`` (several vessels as one), ``prepared/dataset.json`` and
-    ``predictions/`` (overlays), ``run/fold_*/metrics.jsonl`` (training curve), ``baselines.json`` and
-    ``failures.json``. What is not there is left out, and the report says so.
+    ``predictions/`` (overlays), ``metrics.jsonl`` of each fold and seed in ``run/`` (training curves, and how their
+    Dice spreads), ``baselines.json`` and ``failures.json``. What is not there is left out, and the report says so.
 
     Args:
         run_or_scores: the output folder of ``uumamba run`` or ``uumamba evaluate``, or a ``scores.csv``.
@@ -55,6 +57,7 @@ def report(run_or_scores: Path | str, out: Path | str) -> Path:
         structures=manifest.structures if manifest else None,
         overlays=overlays,
         training=training,
+        spreads=spread_of(validated_trainings(folder / "run")),
         baselines=_read_json(folder / "baselines.json", dict),
         failures=_read_json(folder / FAILURES_NAME, list),
         notes=notes + _origin(manifest),
@@ -106,8 +109,8 @@ def _load_case(manifest: Manifest, found: Mapping[str, Path], case_id: str) -> O
 
 
 def _training_rows(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    files = sorted((folder / "run").glob("fold_*/metrics.jsonl"))
-    return {path.parent.name.replace("_", " "): rows for path in files if (rows := RunLog(path).rows())}
+    found = fold_folders(folder / "run")
+    return {each.title: rows for each in found if (rows := RunLog(each.path / "metrics.jsonl").rows())}
 
 
 def _read_json(path: Path, kind: type[Any]) -> Any:

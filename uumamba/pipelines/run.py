@@ -5,16 +5,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from uumamba.config import RunConfig
+from uumamba.config.track import check_trackers
+from uumamba.data.case import Manifest
 from uumamba.errors import CaseError, UumambaError
 from uumamba.evaluation import Scores
 from uumamba.pipelines.datasets import read_dataset, refuse_inside_raw
 from uumamba.pipelines.evaluate import evaluate_folder
 from uumamba.pipelines.failures import failures_among, record_failures
-from uumamba.pipelines.models import ALL_CASES
 from uumamba.pipelines.predict import predict
 from uumamba.pipelines.prepare import PrepareResult, prepare
 from uumamba.pipelines.report import report
-from uumamba.pipelines.train import folds_of, refuse_another_run, refuse_untrainable, train
+from uumamba.pipelines.run_layout import ALL_CASES, folds_of, wanted_folders
+from uumamba.pipelines.train import refuse_another_run, refuse_untrainable, train
+from uumamba.training import ALONE, Ranks
 from uumamba.training.stop_request import StopRequest
 
 
@@ -34,11 +37,13 @@ def run(
     raw: Path | str,
     out: Path | str,
     fold: str = "0",
+    seeds: Sequence[int] | None = None,
     workers: int = 0,
     device: str = "cpu",
     allow_missing: bool = False,
     force: bool = False,
     progress: bool | None = None,
+    ranks: Ranks = ALONE,
     say: Callable[[str], None] = lambda sentence: None,
     before_report: Callable[[Path], None] = lambda out: None,
 ) -> RunResult:
@@ -53,11 +58,13 @@ def run(
         out: gets ``prepared/``, ``run/``, ``predictions/``, ``scores.csv``, ``summary.json``, ``report.html``.
         fold: ``"0"`` to ``"4"``, ``"cv"`` (each case is scored by the fold that did not train on it), or ``"all"``
             (nothing is left to score).
+        seeds: trains with each of them; their predictions are averaged.
         workers: processes for preparing.
-        device: torch's name of it.
+        device: torch's name of it; several train folds at the same time, and the first of them predicts.
         allow_missing: go on although some cases could not be prepared; they are listed as not scored.
         force: resume although the configuration changed.
         progress: bars; None decides by the terminal.
+        ranks: the processes that train together; the first alone does all else, and the others return when it begins.
         say: called with a sentence at each stage.
         before_report: called with ``out`` when scores stand and the report does not.
 
@@ -69,41 +76,47 @@ def run(
         StoppedOnRequest: a signal asked for it; the same call goes on from there.
     """
     out, scored = Path(out), folds_of(fold)
-    refuse_inside_raw(out, raw)
-    if not force:
-        refuse_another_run(config, out / "run")
+    check_trackers(config.track)
+    wanted_folders(out / "run", fold=fold, seeds=seeds)
     with StopRequest():  # whatever stage it meets, a request to stop holds for all that follow
-        manifest, bad = read_dataset(config.dataset.name, raw)
-        refuse_untrainable(config, manifest, bad, scored)
-        say(f"prepare: {len(manifest.select(split='training'))} cases of {manifest.name}")
-        prepared = prepare(
-            manifest,
-            bad,
-            recipe=config.preprocess.build(),
-            out=out / "prepared",
-            workers=workers,
-            raw=raw,
-            progress=progress,
-        )
-        _refuse_missing(prepared, allow_missing)
-        say(f"train: fold {fold}")
+
+        def prepare_all() -> tuple[Manifest, PrepareResult]:
+            refuse_inside_raw(out, raw)
+            if not force:
+                refuse_another_run(config, out / "run")
+            manifest, bad = read_dataset(config.dataset.name, raw)
+            refuse_untrainable(config, manifest, bad, scored)
+            say(f"prepare: {len(manifest.select(split='training'))} cases of {manifest.name}")
+            recipe, folder = config.preprocess.build(), out / "prepared"
+            prepared = prepare(manifest, bad, recipe=recipe, out=folder, workers=workers, raw=raw, progress=progress)
+            _refuse_missing(prepared, allow_missing)
+            say(f"train: fold {fold}")
+            return manifest, prepared
+
+        ready = ranks.first_alone(prepare_all)
         train(
             config,
             data=out / "prepared",
             out=out / "run",
             fold=fold,
+            seeds=seeds,
             resume=True,
             device=device,
             force=force,
             progress=progress,
+            ranks=ranks,
         )
+        if ready is None:
+            return RunResult(out, None, None)
+        manifest, prepared = ready
         if fold == ALL_CASES:
             say("fold all trains on every case, so none is left to score; predict other scans with this run.")
             return RunResult(out, None, None, prepared.failures)
         say("predict: the validation cases of fold " + ", ".join(scored))
         validation = [case for name in scored for case in manifest.select(split="training", fold=int(name))]
         missing = failures_among(validation, prepared.failures, manifest=manifest)
-        scores = _predict_and_score(out, scored, missing=missing, device=device, progress=progress)
+        first = device.partition(",")[0]
+        scores = _predict_and_score(out, scored, missing=missing, device=first, progress=progress)
         before_report(out)
         report(out, out / "report.html")
     others = [failure for failure in prepared.failures if failure not in missing]

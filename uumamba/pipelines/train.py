@@ -9,23 +9,30 @@ import torch
 from torch import nn
 
 from uumamba.config import RunConfig
-from uumamba.config.training import resolve_precision
+from uumamba.config.track import build_trackers, check_trackers
+from uumamba.config.training import resolve_channels_last, resolve_precision
 from uumamba.data.case import Manifest
 from uumamba.data.dataset import PatchDataset, batches
 from uumamba.data.prepared import PreparedFolder
+from uumamba.data.share import BatchShare
 from uumamba.errors import CaseError, UsageError
+from uumamba.memory_format import lay_channels_last
 from uumamba.pipelines.datasets import is_dataset
 from uumamba.pipelines.initial_weights import load_initial_weights
-from uumamba.pipelines.models import ALL_CASES, FOLDS, check_fold_name, newest_checkpoint
+from uumamba.pipelines.models import newest_checkpoint
+from uumamba.pipelines.on_devices import on_devices
+from uumamba.pipelines.run_layout import ALL_CASES, FoldFolder, fold_folders, folds_of, wanted_folders
+from uumamba.pipelines.run_manifest import MANIFEST_NAME, RunManifest
+from uumamba.pipelines.run_summary import write_run_summary
 from uumamba.pipelines.sides import check_sides, sided_run
 from uumamba.pipelines.stored_config import complete_config, complete_run, stored_config
 from uumamba.pipelines.validation import WholeCaseValidation
 from uumamba.seeding import seed_everything
-from uumamba.training import Trainer
+from uumamba.training import ALONE, Ranks, Trainer
+from uumamba.training.display import to_stderr
+from uumamba.training.following import Follower
 from uumamba.training.run_folder import refuse_other_config
 from uumamba.training.stop_request import StopRequest
-
-EVERY_FOLD = "cv"
 
 
 def train(
@@ -34,61 +41,105 @@ def train(
     data: Path | str,
     out: Path | str,
     fold: str = "0",
+    seeds: Sequence[int] | None = None,
     resume: bool = False,
     init: str | None = None,
     device: str = "cpu",
     force: bool = False,
     progress: bool | None = None,
+    ranks: Ranks = ALONE,
 ) -> list[Path]:
-    """Train one fold, all cases together, or the five folds in turn.
+    """Train one fold, all cases together, or the five folds in turn or at once, with one seed or several.
+
+    ``out/summary.json`` says how the validation Dice of the folds and seeds that are there spreads.
 
     Args:
         config: the run.
         data: a prepared folder.
         out: the run's folder; each fold gets ``out/fold_K`` (or ``out/fold_all``).
         fold: ``"0"`` to ``"4"``, ``"all"`` (no validation) or ``"cv"``.
+        seeds: trains all of it once with each, into ``out/seed_S/fold_K``, in place of the configuration's seed.
         resume: go on from the last checkpoint where there is one; finished folds are left alone.
         init: a run folder, a fold's folder or a checkpoint to start the network from.
-        device: torch's name of it.
+        device: torch's name of it; several, such as ``"cuda:0,cuda:1"``, train a fold each at the same time.
         force: resume although the configuration changed.
-        progress: a bar; None decides by the terminal.
+        progress: a bar; None decides by the terminal. Several devices get lines.
+        ranks: the processes that train together, each with this same call on a device of its own.
 
     Returns:
         The folders of the trained folds.
 
     Raises:
-        UsageError: the fold is unknown or has no cases, the folder was prepared from another data set or by another
-            recipe, patches would be mirrored along left and right although structures have sides, or a checkpoint
-            stands there and ``resume`` is off.
+        UsageError: the fold is unknown or has no cases, ranks cannot share a batch equally, the folder was prepared
+            from another data set or by another recipe, patches would be mirrored along left and right although
+            structures have sides, a checkpoint stands there and ``resume`` is off, a tracker is not installed, or there
+            are more devices than trainings.
+        JobFailedError: training failed on one of several devices.
         StoppedOnRequest: a signal asked for it; the run can be resumed.
     """
-    wanted = folds_of(fold)
+    check_trackers(config.track)
+    wanted, devices = wanted_folders(Path(out), fold=fold, seeds=seeds), device.split(",")
+    if len(devices) > len(wanted):
+        raise UsageError(
+            f"There are {len(devices)} devices for {len(wanted)} trainings, and each is done on one; give fewer, or "
+            "--fold cv or --seeds."
+        )
     folder = PreparedFolder(data)
     _check_prepared_for(config, folder)
-    for name in wanted:  # what the last fold would be refused for is refused before the first is trained
+    for name in folds_of(fold):  # what the last fold would be refused for is refused before the first is trained
         _check_cases(folder.manifest, name, where=f"{folder.path}")
         sided_run(config, folder, split_cases(folder.manifest, name)[0])
-    made: list[Path] = []
+    begin = partial(_train_fold, config=config, data=data, resume=resume, init=init, force=force, progress=progress)
     with StopRequest() as stop:
-        for name in wanted:
-            stop.follow(f"before fold {name}; go on with --resume")
-            run_dir = Path(out) / f"fold_{name}"
-            trainer = build_trainer(
-                config, folder, fold=name, run_dir=run_dir, init=init, device=device, progress=progress
-            )
-            trainer.fit(resume=resume, force=force)
-            made.append(run_dir)
-    return made
+        if len(devices) > 1:
+            on_devices(begin, {each.title: each for each in wanted}, devices, say=to_stderr)
+        else:
+            for each in wanted:
+                stop.agree(ranks)
+                stop.follow(f"before {each.title}; go on with --resume")
+                begin(each, device=device, ranks=ranks)
+    if ranks.first:
+        write_run_summary(Path(out))
+    return [each.path for each in wanted]
 
 
-def folds_of(fold: str) -> tuple[str, ...]:
-    """The folds that ``--fold`` stands for.
+def _train_fold(
+    place: FoldFolder,
+    *,
+    config: RunConfig,
+    data: Path | str,
+    resume: bool,
+    init: str | None,
+    force: bool,
+    progress: bool | None,
+    device: str,
+    say: Callable[[str], None] | None = None,
+    ranks: Ranks = ALONE,
+) -> None:
+    """Train one fold; where there is a ``say``, others are trained beside it, and a bar would be in their way."""
+    config, folder = of_seed(config, place.seed), PreparedFolder(data)
+    trackers = build_trackers(
+        config.track, run=place.run, fold=place.name, experiment=config.name, parameters=config.as_json()
+    )
+    manifest = RunManifest(place.path / MANIFEST_NAME, config, folder, fold=place.fold, device=device)
+    trainer = build_trainer(
+        config,
+        folder,
+        fold=place.fold,
+        run_dir=place.path,
+        init=init,
+        device=device,
+        followers=(manifest, *trackers) if ranks.first else (),
+        progress=progress if say is None else False,
+        log=say,
+        ranks=ranks,
+    )
+    trainer.fit(resume=resume, force=force)
 
-    Raises:
-        UsageError: it is none.
-    """
-    check_fold_name(fold, (*FOLDS, ALL_CASES, EVERY_FOLD))
-    return FOLDS if fold == EVERY_FOLD else (fold,)
+
+def of_seed(config: RunConfig, seed: int | None) -> RunConfig:
+    """The configuration with another seed; None keeps its own."""
+    return config if seed is None else config.model_copy(update={"seed": seed})
 
 
 def refuse_another_run(config: RunConfig, run: Path) -> None:
@@ -97,15 +148,15 @@ def refuse_another_run(config: RunConfig, run: Path) -> None:
     Raises:
         UsageError: a fold of the run was begun with another configuration.
     """
-    for name in (*FOLDS, ALL_CASES):
-        folder = run / f"fold_{name}"
-        if newest_checkpoint(folder) is None:
+    for found in fold_folders(run):
+        if newest_checkpoint(found.path) is None:
             continue
         try:
-            stored = json.loads((folder / "config.json").read_text(encoding="utf-8"))["run"]
+            stored = json.loads((found.path / "config.json").read_text(encoding="utf-8"))["run"]
         except (OSError, ValueError, KeyError, TypeError):
             continue  # it is a copy for people; the checkpoint's own is compared when training resumes
-        refuse_other_config(stored, config.as_json(), complete=complete_run)
+        now = of_seed(config, found.seed)
+        refuse_other_config(stored, now.as_json(), complete=partial(complete_run, today=now))
 
 
 def refuse_untrainable(config: RunConfig, manifest: Manifest, bad: Sequence[CaseError], folds: Sequence[str]) -> None:
@@ -136,7 +187,10 @@ def build_trainer(
     run_dir: Path | None,
     init: str | None = None,
     device: str = "cpu",
+    followers: Sequence[Follower] = (),
     progress: bool | None = None,
+    log: Callable[[str], None] | None = None,
+    ranks: Ranks = ALONE,
 ) -> Trainer:
     """Build every object of a fold's training once, and join them."""
     training, validation = split_cases(folder.manifest, fold)
@@ -148,6 +202,10 @@ def build_trainer(
     if init is not None:
         load_initial_weights(net, init)
     net.to(device)
+    channels_last = resolve_channels_last(config.training.channels_last, device)
+    if channels_last:
+        lay_channels_last(net)  # before ranks lay out their gradients like it
+    net = ranks.wrap(net)
     objective = config.objective.build(build_loss(config), net, outputs=config.optim.needs_logits).to(device)
     precision = resolve_precision(config.training.precision, device)
     scaler = torch.amp.GradScaler(device) if precision == "float16" else None
@@ -163,27 +221,41 @@ def build_trainer(
         seed=config.seed,
         margin=config.training.read_margin,
     )
+    budget = config.schedule.build_budget()
+    share = BatchShare(dataset, rank=ranks.rank, ranks=ranks.count)
     return Trainer(
         net,
         objective,
         optimizer,
         ascent=config.optim.build_ascent(),
         epochs=config.training.epochs,
-        batches=partial(batches, dataset, workers=config.training.workers),
+        batches=partial(batches, share, workers=config.training.workers),
         augment=config.augment.build(patch_size=config.training.patch_size, mirror_swaps=swaps),
-        validate=_validation(config, folder, validation, structures, device),
+        read_ahead=device.startswith("cuda"),  # two cores gain nothing by a thread, which would take one of them,
+        validate=_validation(config, folder, validation, structures, device, ranks),
         validate_every=config.training.validate_every,
         scheduler=config.schedule.build(
-            optimizer, epochs=config.training.epochs, batches_per_epoch=config.training.batches_per_epoch
+            optimizer,
+            epochs=config.training.epochs,
+            batches_per_epoch=config.training.batches_per_epoch,
+            budget=budget,
         ),
+        budget=budget,
         ema_decay=config.training.ema_decay,
         device=device,
         precision=precision,
+        channels_last=channels_last,
+        compiles=config.training.compile,
         max_skipped_in_a_row=config.training.max_skipped_in_a_row,
+        samples_at_once=config.training.samples_at_once,
+        save_every_minutes=config.training.save_every_minutes,
         run_dir=run_dir,
         config=stored_config(config, folder, fold=fold, sides=sides),
-        complete_config=complete_config,
+        complete_config=partial(complete_config, today=config),
+        followers=followers,
+        ranks=ranks,
         progress=progress,
+        log=log,
     )
 
 
@@ -237,7 +309,12 @@ def _check_cases(manifest: Manifest, fold: str, *, where: str) -> None:
 
 
 def _validation(
-    config: RunConfig, folder: PreparedFolder, case_ids: Sequence[str], structures: dict[str, int], device: str
+    config: RunConfig,
+    folder: PreparedFolder,
+    case_ids: Sequence[str],
+    structures: dict[str, int],
+    device: str,
+    ranks: Ranks,
 ) -> Callable[[nn.Module], dict[str, float]] | None:
     if not case_ids:
         return None
@@ -250,4 +327,5 @@ def _validation(
         windows_at_once=config.inference.windows_at_once,
         device=device,
         precision=resolve_precision(config.inference.precision, device),
+        ranks=ranks,
     )

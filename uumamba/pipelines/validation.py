@@ -10,6 +10,7 @@ from uumamba.evaluation import mean_dice
 from uumamba.inference import Predictor
 from uumamba.metrics import dice_coefficient
 from uumamba.precision import Precision
+from uumamba.training import ALONE, Ranks
 
 
 class WholeCaseValidation:
@@ -28,6 +29,7 @@ class WholeCaseValidation:
         windows_at_once: windows a call of the network.
         device: where the network is.
         precision: of autocast.
+        ranks: the processes that train together; each takes a share of the cases, and the scores are those of all.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class WholeCaseValidation:
         windows_at_once: int,
         device: str,
         precision: Precision = "float32",
+        ranks: Ranks = ALONE,
     ) -> None:
         self.folder = folder
         self.case_ids = tuple(case_ids)
@@ -50,20 +53,24 @@ class WholeCaseValidation:
         self.windows_at_once = windows_at_once
         self.device = device
         self.precision = precision
+        self.ranks = ranks
 
     def __call__(self, net: nn.Module) -> dict[str, float]:
         """Mean Dice over cases, a structure and over all."""
-        predictor = self._predictor(net)
-        scores: dict[str, list[float]] = {name: [] for name in self.structures}
-        for case_id in self.case_ids:
-            case = self.folder.case(case_id)
-            found = predictor.prepared_probabilities(np.asarray(case.image), case_id=case_id)
-            prediction = found.argmax(axis=0)
-            for name, value in self.structures.items():
-                scores[name].append(dice_coefficient(prediction == value, np.asarray(case.label) == value))
-        mean = mean_dice(scores)
+        predictor, ranks = self._predictor(net), self.ranks
+        own = [self._dice_of(case_id, predictor) for case_id in self.case_ids[ranks.rank :: ranks.count]]
+        shares = ranks.gather(own)
+        # In the order of the cases, so that sums round as in one process.
+        rows = [shares[index % ranks.count][index // ranks.count] for index in range(len(self.case_ids))]
+        mean = mean_dice({name: [row[name] for row in rows] for name in self.structures})
         each = {f"dice_{name}": dice for name, dice in mean.structures.items() if dice is not None}
         return {"dice": mean.as_dict()["dice"]} | each
+
+    def _dice_of(self, case_id: str, predictor: Predictor) -> dict[str, float]:
+        case = self.folder.case(case_id)
+        prediction = predictor.prepared_probabilities(np.asarray(case.image), case_id=case_id).argmax(axis=0)
+        label = np.asarray(case.label)
+        return {name: dice_coefficient(prediction == value, label == value) for name, value in self.structures.items()}
 
     def _predictor(self, net: nn.Module) -> Predictor:
         return Predictor(

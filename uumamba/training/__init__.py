@@ -1,25 +1,33 @@
 """From batches to weights: a trainer for any network, with checkpoints that survive a kill at any moment."""
 
+from uumamba.training.budget import Budget
 from uumamba.training.checkpoint import Checkpoint, DamagedCheckpointError, read_checkpoint, save_checkpoint
+from uumamba.training.feed import Feed
 from uumamba.training.objective import SupervisedObjective
 from uumamba.training.progress_plot import draw_progress
+from uumamba.training.ranks import ALONE, Ranks
 from uumamba.training.run_folder import BEST, LAST, PREVIOUS
 from uumamba.training.run_log import RunLog
-from uumamba.training.schedule import constant, cosine, make_schedule, poly
+from uumamba.training.schedule import by_budget, constant, cosine, make_schedule, poly
 from uumamba.training.stop_request import StoppedOnRequest
 from uumamba.training.trainer import Trainer, TrainingDivergedError
 
 __all__ = [
+    "ALONE",
     "BEST",
     "LAST",
     "PREVIOUS",
+    "Budget",
     "Checkpoint",
     "DamagedCheckpointError",
+    "Feed",
+    "Ranks",
     "RunLog",
     "StoppedOnRequest",
     "SupervisedObjective",
     "Trainer",
     "TrainingDivergedError",
+    "by_budget",
     "constant",
     "cosine",
     "draw_progress",

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from uumamba.errors import UsageError, UumambaError
-from uumamba.files import whole_file
+from uumamba.files import room_for, whole_file
 from uumamba.training.tree import flatten, unflatten
 
 FORMAT = "uumamba checkpoint 1"
@@ -56,7 +56,7 @@ def save_checkpoint(
     Args:
         path: the file, replaced in one move.
         checkpoint: what to keep; its tensors are copied to the CPU, so tied ones are stored twice.
-        before_replacing: called when the new file is written and the old one still stands.
+        before_replacing: called when all of the new file is on the disk and the old one still stands.
 
     Raises:
         UumambaError: the disk is full or the file cannot be written; an old file is as it was.
@@ -67,13 +67,11 @@ def save_checkpoint(
     tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
     state = json.dumps(rest)
     metadata = {"format": FORMAT, "state": state, "sha256": _checksum(tensors, state)}
-    try:
-        with whole_file(path) as unfinished:
+    with room_for(path), whole_file(path, before_replacing=before_replacing) as unfinished:
+        try:
             save_file(tensors, unfinished, metadata=metadata)
-            if before_replacing is not None:
-                before_replacing()
-    except (OSError, SafetensorError) as error:
-        raise UumambaError(f"{path} could not be written ({error}); make room or choose another folder.") from error
+        except SafetensorError as error:  # its only way to say that the disk is full
+            raise OSError(str(error)) from error
 
 
 def read_checkpoint(path: Path | str, *, map_location: torch.device | str = "cpu") -> Checkpoint:

@@ -18,6 +18,18 @@ def check_counts(**counts: int) -> None:
             raise ValueError(f"{name} must be at least 1, got {number}")
 
 
+def check_minutes(minutes: float | None) -> None:
+    """Refuse a time between checkpoints that is negative or not a number.
+
+    Raises:
+        ValueError: the message says what was found.
+    """
+    if minutes is not None and not minutes >= 0:
+        raise ValueError(
+            f"save_every_minutes must not be negative, got {minutes}; None saves at the ends of epochs alone"
+        )
+
+
 def check_precision(precision: str, optimizer: SharpnessAware) -> None:
     """Refuse an unknown precision, and float16 without a scaler.
 

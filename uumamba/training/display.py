@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from uumamba.training.budget import Budget
+
 
 class Display(Protocol):
     """Where a run tells how far it is; a context manager."""
@@ -18,8 +20,8 @@ class Display(Protocol):
     ) -> None:
         """End, whatever happened."""
 
-    def begin(self, *, epochs: int, done: int) -> None:
-        """Training goes on after ``done`` epochs."""
+    def begin(self, *, epochs: int, done: int, budget: Budget | None = None) -> None:
+        """Training goes on after ``done`` epochs, for so many or as long as the budget allows."""
 
     def step(self) -> None:
         """One more step is done."""
@@ -43,6 +45,10 @@ def to_stderr(sentence: str) -> None:
     print(sentence, file=sys.stderr, flush=True)
 
 
+def silent(sentence: str) -> None:
+    """Say nothing: another process of the group does."""
+
+
 class LineDisplay:
     """One line an epoch.
 
@@ -55,7 +61,7 @@ class LineDisplay:
 
     def __init__(self, log: Callable[[str], None]) -> None:
         self.say = log
-        self._epochs = 0
+        self._epochs, self._budget = 0, Budget()
         self._seconds: list[float] = []
 
     def __enter__(self) -> Self:
@@ -66,9 +72,9 @@ class LineDisplay:
     ) -> None:
         """Nothing to end."""
 
-    def begin(self, *, epochs: int, done: int) -> None:
+    def begin(self, *, epochs: int, done: int, budget: Budget | None = None) -> None:
         """Training goes on after ``done`` epochs."""
-        self._epochs = epochs
+        self._epochs, self._budget = epochs, budget or self._budget
         if done:
             self.say(f"going on after epoch {done}/{epochs}")
 
@@ -80,8 +86,9 @@ class LineDisplay:
         self._seconds.append(row["seconds"])
         left = self._epochs - row["epoch"] - 1
         words = [f"epoch {row['epoch'] + 1}/{self._epochs}", *_numbers(row), as_duration(row["seconds"])]
-        if left:
-            words.append(f"left {as_duration(left * sum(self._seconds) / len(self._seconds))}")
+        if left and not self._budget.is_over:
+            pace = sum(self._seconds) / len(self._seconds)
+            words.append(f"left {as_duration(min(left * pace, self._budget.left_s))}")
         self.say("  ".join(words))
 
 
@@ -101,6 +108,7 @@ class BarDisplay:
         self._bar = Progress(*columns, console=Console(stderr=True))
         self._task = self._bar.add_task("train", total=None, left="")
         self._epochs, self._steps, self._steps_an_epoch = 0, 0, 0
+        self._budget = Budget()
         self._began, self._done_before = time.monotonic(), 0.0
 
     def __enter__(self) -> Self:
@@ -112,8 +120,9 @@ class BarDisplay:
     ) -> None:
         self._bar.stop()
 
-    def begin(self, *, epochs: int, done: int) -> None:
+    def begin(self, *, epochs: int, done: int, budget: Budget | None = None) -> None:
         """Training goes on after ``done`` epochs."""
+        self._budget = budget or self._budget
         self._epochs, self._began, self._done_before = epochs, time.monotonic(), done
         self._bar.update(self._task, total=epochs, completed=done, description=f"epoch {done + 1}/{epochs}")
 
@@ -139,7 +148,8 @@ class BarDisplay:
     def _tell_time_left(self) -> None:
         completed = self._bar.tasks[0].completed
         pace = (time.monotonic() - self._began) / max(completed - self._done_before, 1e-9)
-        self._bar.update(self._task, left=f"left {as_duration(pace * (self._epochs - completed))}")
+        left_s = min(pace * (self._epochs - completed), self._budget.left_s)
+        self._bar.update(self._task, left=f"left {as_duration(left_s)}")
 
 
 def as_duration(seconds: float) -> str:
@@ -158,5 +168,5 @@ def as_duration(seconds: float) -> str:
 
 
 def _numbers(row: Mapping[str, Any]) -> list[str]:
-    formats = {"loss": "loss {:.4f}", "dice": "dice {:.4f}", "lr": "lr {:.3g}"}
+    formats = {"loss": "loss {:.4f}", "dice": "dice {:.4f}", "lr": "lr {:.3g}", "data_wait": "data wait {:.1%}"}
     return [text.format(row[key]) for key, text in formats.items() if row.get(key) is not None]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TextIO
 
 from uumamba.errors import UsageError
+from uumamba.files import room_for
 
 
 @contextmanager
@@ -20,6 +21,7 @@ def locked(folder: Path, *, doing: str) -> Iterator[None]:
 
     Raises:
         UsageError: another process holds it, or it may not be written to.
+        UumambaError: the disk is full.
     """
     # A record lock (lockf): it ends with this very process, however it dies. A flock would live on in the
     # data loader's forked workers for seconds after a kill, and a resumed run would be refused.
@@ -32,9 +34,10 @@ def locked(folder: Path, *, doing: str) -> Iterator[None]:
             raise UsageError(
                 f"Another process ({owner}) is {doing} in {folder}; wait for it or choose another folder."
             ) from None
-        stream.truncate(0)
-        stream.write(f"process {os.getpid()}")
-        stream.flush()
+        with room_for(folder / ".lock"):
+            # Not through the stream, which would try what failed once more when it is closed.
+            os.ftruncate(stream.fileno(), 0)
+            os.write(stream.fileno(), f"process {os.getpid()}".encode())
         yield
 
 

@@ -1,9 +1,12 @@
 """How far a run is: numbers that stand in the checkpoint, and the loss summed on the device."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+CLOCK_READINGS = ("seconds", "waited_seconds", "used_seconds", "longest_seconds")
+"""What no two runs share: everything else of a run's progress is the same when it is repeated."""
 
 
 @dataclass
@@ -21,6 +24,11 @@ class Progress:
         loss_sum: over the finite losses of the epoch under way.
         loss_count: how many these are.
         seconds: spent on the epoch under way.
+        samples_at_once: how many fit into memory together; None as long as whole batches do.
+        waited_seconds: those of them for which a step waited for its batch.
+        used_seconds: of the run's budget, up to the latest step or epoch.
+        longest_seconds: that a validation, and that a checkpoint took.
+        is_validated: whether the latest whole epoch was.
     """
 
     epochs_done: int = 0
@@ -33,6 +41,11 @@ class Progress:
     loss_sum: float = 0.0
     loss_count: float = 0.0
     seconds: float = 0.0
+    samples_at_once: int | None = None
+    waited_seconds: float = 0.0
+    used_seconds: float = 0.0
+    longest_seconds: dict[str, float] = field(default_factory=dict)
+    is_validated: bool = False
 
 
 class EpochLoss:

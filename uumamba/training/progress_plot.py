@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from uumamba.files import whole_file
+from uumamba.files import room_for, whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -14,14 +14,19 @@ Curves = dict[str, list[tuple[float, float]]]
 
 INK = "#1f2933"
 GRID = "#e4e7eb"
+FAINT = "#9aa5b1"
 COLOURS = ("#1f2933", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+
+LOWEST = 3
+"""Structures that are named where there are more than colours: those to look after."""
 
 
 def draw_progress(rows: Sequence[Row], path: Path | str) -> None:
     """Draw a run's rows into a PNG that is whole or absent; panels without numbers are left out.
 
     Args:
-        rows: of ``metrics.jsonl``; ``dice`` is drawn in black, every ``dice_<structure>`` in a colour of its own.
+        rows: of ``metrics.jsonl``; ``dice`` is drawn in black, every ``dice_<structure>`` in a colour of its
+            own; of more than six the lowest three, and the others grey.
         path: the picture. Nothing is written where no row holds a number.
     """
     # Imported here, because a run without a folder draws nothing; pyplot is not used, for its state is everybody's.
@@ -40,7 +45,7 @@ def draw_progress(rows: Sequence[Row], path: Path | str) -> None:
         _draw(axes, title, found)
     for unused in grid[len(panels) :]:
         unused.remove()
-    with whole_file(path) as unfinished:
+    with room_for(path), whole_file(path) as unfinished:
         figure.savefig(unfinished, format="png")
 
 
@@ -72,10 +77,14 @@ def _curves(rows: Sequence[Row], keys: Mapping[str, str]) -> Curves:
 def _draw(axes: "Axes", title: str, curves: Curves) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    for colour, (name, points) in zip(_colours(len(curves)), curves.items(), strict=True):
-        epochs, values = zip(*points, strict=True)
-        width = 2.2 if name == "mean" else 1.3
-        axes.plot(epochs, values, color=colour, label=name, lw=width, marker="." if len(points) < 40 else "")
+    named = _named(curves)
+    others = [name for name in curves if name not in named]
+    for name in others:
+        label = f"{len(others)} others" if name == others[0] else None
+        axes.plot(*zip(*curves[name], strict=True), color=FAINT, label=label, lw=0.8)
+    for colour, name in zip(COLOURS, named, strict=False):
+        width, marker = 2.2 if name == "mean" else 1.3, "." if len(curves[name]) < 40 else ""
+        axes.plot(*zip(*curves[name], strict=True), color=colour, label=name, lw=width, marker=marker)
     axes.set_title(title, fontsize=10, loc="left", color=INK)
     axes.set_xlabel("epoch", fontsize=9, color=INK)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -87,5 +96,9 @@ def _draw(axes: "Axes", title: str, curves: Curves) -> None:
         axes.legend(frameon=False, fontsize=8)
 
 
-def _colours(count: int) -> list[str]:
-    return [COLOURS[index % len(COLOURS)] for index in range(count)]
+def _named(curves: Curves) -> list[str]:
+    """The curves with a colour: all, or where there are more than colours the mean and those that end lowest."""
+    if len(curves) <= len(COLOURS):
+        return list(curves)
+    lowest = sorted((name for name in curves if name != "mean"), key=lambda name: curves[name][-1][1])[:LOWEST]
+    return [name for name in curves if name == "mean" or name in lowest]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from uumamba.errors import UsageError
-from uumamba.files import make_folder, write_json
+from uumamba.files import make_folder, room_for, write_json
 from uumamba.training.checkpoint import Checkpoint, DamagedCheckpointError, read_checkpoint, save_checkpoint
 from uumamba.training.folder_lock import locked
 from uumamba.training.run_log import RunLog
@@ -75,7 +75,8 @@ class RunFolder:
     def write_config(self, config: Any) -> None:
         """Keep the configuration beside the checkpoints, for people."""
         if config is not None:
-            write_json(self.path / "config.json", config)
+            with room_for(self.path / "config.json"):
+                write_json(self.path / "config.json", config)
 
     def _keep_previous(self) -> None:
         if (self.path / LAST).is_file():

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from uumamba.files import write_text
+from uumamba.files import room_for, write_text
 
 
 class RunLog:
@@ -34,8 +34,12 @@ class RunLog:
         self.path = Path(path)
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Add a row, which is on the disk when this returns."""
-        with self.path.open("a", encoding="utf-8") as stream:
+        """Add a row, which is on the disk when this returns.
+
+        Raises:
+            UumambaError: the disk is full; what was torn does not count as a row.
+        """
+        with room_for(self.path), self.path.open("a", encoding="utf-8") as stream:
             stream.write(_line(row))
             stream.flush()
             os.fsync(stream.fileno())
@@ -57,7 +61,8 @@ class RunLog:
 
     def cut(self, *, epochs: int) -> None:
         """Keep the rows of the first ``epochs`` epochs: what a checkpoint of that moment knows of."""
-        write_text(self.path, "".join(_line(row) for row in self.rows() if row["epoch"] < epochs))
+        with room_for(self.path):
+            write_text(self.path, "".join(_line(row) for row in self.rows() if row["epoch"] < epochs))
 
 
 def _line(row: Mapping[str, Any]) -> str:

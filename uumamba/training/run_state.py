@@ -13,9 +13,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from uumamba.errors import UsageError
 from uumamba.optim import SharpnessAware
+from uumamba.seeding import key_to_seed, seed_everything
 from uumamba.training.checkpoint import Checkpoint
 from uumamba.training.progress import EpochLoss, Progress
 from uumamba.training.random_state import random_state, set_random_state
+from uumamba.training.ranks import ALONE, Ranks
 from uumamba.types import Batch, Objective
 
 LONGEST_PROBLEM = 240  # torch names every weight that differs, on a line each
@@ -31,6 +33,7 @@ class RunState:
         scheduler: of the learning rate, if there is one.
         average: of the network's weights, if there is one.
         device: whose random generator is kept beside the CPU's.
+        ranks: the processes that train together: each has random numbers of its own, and a share of the mean loss.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class RunState:
         scheduler: LRScheduler | None,
         average: AveragedModel | None,
         device: torch.device,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.net = net
         self.objective = objective
@@ -49,6 +53,7 @@ class RunState:
         self.scheduler = scheduler
         self.average = average
         self.device = device
+        self.ranks = ranks
         self.progress = Progress()
         self.loss = EpochLoss(device)
         self._random_at_epoch: dict[str, Any] | None = None
@@ -69,16 +74,18 @@ class RunState:
         return found
 
     def checkpoint(self, config: Any) -> Checkpoint:
-        """The state as it is now; tensors are not copied yet."""
-        self.progress.loss_sum, self.progress.loss_count = self.loss.read()
+        """The state as it is now, on every rank; tensors are not copied yet."""
+        self.progress.loss_sum, self.progress.loss_count = self.ranks.total(self.loss.read())
         now = random_state(self.device)
+        at_epoch = self._random_at_epoch if self.progress.steps_in_epoch else now
+        own, *others = self.ranks.gather({"now": now, "at_epoch": at_epoch})
         return Checkpoint(
             net=self.net.state_dict(),
             ema=None if self.average is None else self.average.module.state_dict(),
             objective=self.objective.state_dict() if isinstance(self.objective, nn.Module) else {},
             optimizer=self.optimizer.state_dict(),
             scheduler=None if self.scheduler is None else self.scheduler.state_dict(),
-            random={"now": now, "at_epoch": self._random_at_epoch if self.progress.steps_in_epoch else now},
+            random=own | ({"others": others} if others else {}),
             progress=asdict(self.progress),
             config=config,
         )
@@ -90,7 +97,8 @@ class RunState:
             UsageError: it is of another network, objective or optimizer.
         """
         self.progress = Progress(**checkpoint.progress)
-        self.loss = EpochLoss(self.device, self.progress.loss_sum, self.progress.loss_count)
+        if self.ranks.first:  # it takes the sums over all
+            self.loss = EpochLoss(self.device, self.progress.loss_sum, self.progress.loss_count)
         _load("network", self.net.load_state_dict, checkpoint.net)
         if isinstance(self.objective, nn.Module):
             _load("objective", self.objective.load_state_dict, checkpoint.objective)
@@ -103,8 +111,18 @@ class RunState:
         _lay_out_as_parameters(self.optimizer)
         if self.scheduler is not None and checkpoint.scheduler is not None:
             self.scheduler.load_state_dict(checkpoint.scheduler)
-        self._random_at_epoch = checkpoint.random["at_epoch"]
-        set_random_state(checkpoint.random["now"], self.device)
+        everyone = [checkpoint.random, *checkpoint.random.get("others", ())]
+        if self.ranks.rank < len(everyone):
+            self._random_at_epoch = everyone[self.ranks.rank]["at_epoch"]
+            set_random_state(everyone[self.ranks.rank]["now"], self.device)
+        else:
+            self.part_random_numbers()
+
+    def part_random_numbers(self) -> None:
+        """Give every rank but the first random numbers of its own, so that no two drop out the same units."""
+        if not self.ranks.first:
+            seed_everything(key_to_seed(torch.initial_seed(), "rank", self.ranks.rank, self.progress.steps_done))
+            self._random_at_epoch = random_state(self.device)
 
 
 def moving_average(net: nn.Module, decay: float | None) -> AveragedModel | None:

@@ -7,7 +7,12 @@ from typing import Literal
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-ScheduleName = Literal["poly", "cosine", "constant"]
+from uumamba.training.budget import Budget
+
+ScheduleName = Literal["poly", "cosine", "constant", "budget"]
+
+WARMUP_SHARE = 0.1
+"""Of a budget's time: by then a warm-up ends, however few steps the device has managed."""
 
 
 def poly(optimizer: Optimizer, total_steps: int, power: float = 0.9, warmup_steps: int = 0) -> LambdaLR:
@@ -64,29 +69,63 @@ def constant(optimizer: Optimizer, total_steps: int, warmup_steps: int = 0) -> L
     return _scheduled(optimizer, total_steps, warmup_steps, lambda fraction: 1.0)
 
 
-def make_schedule(
-    optimizer: Optimizer, *, name: ScheduleName, total_steps: int, power: float = 0.9, warmup_steps: int = 0
+def by_budget(
+    optimizer: Optimizer, budget: Budget, total_steps: int, power: float = 0.9, warmup_steps: int = 0
 ) -> LambdaLR:
-    """A schedule by its name; ``power`` is that of ``poly`` and has no effect on the others.
+    r"""The decay of :func:`poly` over the time of a budget, whatever the number of steps that fit into it.
+
+    .. math:: \eta = \eta_0 (1 - s)^p \min\left(1, \max\left(\frac{t + 1}{w}, \frac{s}{0.1}\right)\right), \qquad
+              s = \max\left(\text{share of the time used}, \frac{t}{T}\right)
+
+    The rate reaches 0 with the end of the time for steps or with step T ``total_steps``, whichever is first. A warm-up
+    of w ``warmup_steps`` is over at the latest when a tenth of that is. A clock cannot be repeated: two runs of equal
+    seeds differ, and so does a resumed one from one that never stopped.
 
     Raises:
-        ValueError: the name is unknown.
+        ValueError: there are no steps, or the warm-up leaves none.
+
+    References:
+        Li, Yumer & Ramanan, *Budgeted Training*, ICLR 2020, arXiv:1905.04753.
+        Differs from the paper: the budget is time, not epochs; the power, whose 1 is the paper's straight line.
     """
+    _check_steps(total_steps, warmup_steps)
+
+    def factor(step: int) -> float:
+        share = min(1.0, max(budget.share, step / total_steps))
+        risen = min(1.0, max((step + 1) / warmup_steps, share / WARMUP_SHARE)) if warmup_steps else 1.0
+        return risen * (1.0 - share) ** power
+
+    return LambdaLR(optimizer, factor)
+
+
+def make_schedule(
+    optimizer: Optimizer,
+    *,
+    name: ScheduleName,
+    total_steps: int,
+    power: float = 0.9,
+    warmup_steps: int = 0,
+    budget: Budget | None = None,
+) -> LambdaLR:
+    """A schedule by its name; ``power`` is that of ``poly`` and ``budget``, and has no effect on the others.
+
+    Raises:
+        ValueError: the name is unknown, or is ``budget`` without one.
+    """
+    if name == "budget" and budget is not None:
+        return by_budget(optimizer, budget, total_steps, power=power, warmup_steps=warmup_steps)
     if name == "poly":
         return poly(optimizer, total_steps, power=power, warmup_steps=warmup_steps)
     if name == "cosine":
         return cosine(optimizer, total_steps, warmup_steps=warmup_steps)
     if name == "constant":
         return constant(optimizer, total_steps, warmup_steps=warmup_steps)
-    raise ValueError(f"there is no schedule {name!r}; choose poly, cosine or constant")
+    raise ValueError(f"there is no schedule {name!r}; choose poly, cosine or constant, or budget with a budget")
 
 
 def _scheduled(optimizer: Optimizer, total_steps: int, warmup_steps: int, decay: Callable[[float], float]) -> LambdaLR:
     """``decay`` gets how much of the time after the warm-up is over, from 0 to 1."""
-    if total_steps < 1 or not 0 <= warmup_steps < total_steps:
-        raise ValueError(
-            f"a schedule needs 0 <= warmup_steps < total_steps, got {warmup_steps} warm-up steps of {total_steps}"
-        )
+    _check_steps(total_steps, warmup_steps)
 
     def factor(step: int) -> float:
         if step < warmup_steps:
@@ -94,3 +133,10 @@ def _scheduled(optimizer: Optimizer, total_steps: int, warmup_steps: int, decay:
         return decay(min(1.0, (step - warmup_steps) / (total_steps - warmup_steps)))
 
     return LambdaLR(optimizer, factor)
+
+
+def _check_steps(total_steps: int, warmup_steps: int) -> None:
+    if total_steps < 1 or not 0 <= warmup_steps < total_steps:
+        raise ValueError(
+            f"a schedule needs 0 <= warmup_steps < total_steps, got {warmup_steps} warm-up steps of {total_steps}"
+        )

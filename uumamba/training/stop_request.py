@@ -6,6 +6,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from uumamba.errors import EXIT_STOPPED_RESUMABLE, UumambaError
+from uumamba.training.ranks import Ranks
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
@@ -48,6 +49,11 @@ class StopRequest:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def agree(self, ranks: Ranks) -> None:
+        """Let what any process of a group was asked hold for all of them."""
+        number = ranks.largest(0 if self.asked is None else signal.Signals[self.asked].value)
+        self.asked = signal.Signals(number).name if number else None
 
     def follow(self, where: str) -> None:
         """Stop here if that was asked for.

@@ -2,8 +2,8 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,22 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from uumamba.errors import UsageError, UumambaError
+from uumamba.memory_format import lay_channels_last
 from uumamba.optim import SharpnessAware
+from uumamba.optim.wrapped import bare
 from uumamba.precision import Precision, autocast
-from uumamba.training.checks import check_counts, check_optimizer, check_precision
-from uumamba.training.display import make_display
+from uumamba.training.budget import Budget
+from uumamba.training.checkpoint import Checkpoint
+from uumamba.training.checks import check_counts, check_minutes, check_optimizer, check_precision
+from uumamba.training.clock import Clock
+from uumamba.training.compiled import MayCompile
+from uumamba.training.display import LineDisplay, make_display, silent
+from uumamba.training.feed import Feed
+from uumamba.training.following import Follower, Following
+from uumamba.training.out_of_memory import FittingSteps
 from uumamba.training.progress import EpochLoss
 from uumamba.training.progress_plot import draw_progress
+from uumamba.training.ranks import ALONE, Ranks
 from uumamba.training.run_folder import RunFolder, refuse_other_config
 from uumamba.training.run_state import RunState, moving_average
 from uumamba.training.stop_request import StoppedOnRequest, StopRequest
@@ -40,29 +50,45 @@ class Trainer:
     nothing but the epoch and the global generators, whose states stand in the checkpoint.
 
     Edge cases. A step whose loss or gradient is not finite is skipped by the optimizer, left out of the mean loss and
-    counted; ``max_skipped_in_a_row`` of them end the run. SIGTERM and SIGUSR1 end it after the step under way, with a
-    checkpoint. Validation runs without gradients on the moving average where there is one, and ``best`` is kept by it.
+    counted; ``max_skipped_in_a_row`` of them end the run. One that runs out of memory is repeated in smaller pieces,
+    see :class:`FittingSteps <uumamba.training.out_of_memory.FittingSteps>`. SIGTERM and SIGUSR1 end the run after the
+    step under way, with a checkpoint. Validation runs without gradients on the moving average where there is one, and
+    ``best`` is kept by it.
+
+    Several processes train together where ``ranks`` says so. Then ``net`` is ``ranks.wrap(net)`` here and in the
+    optimizer, ``batches(epoch)`` gives this process's share, in an order that the global generators do not decide
+    (each process has numbers of its own), and ``validate`` is called in all of them. The first alone writes, shows and
+    holds the folder's lock; a signal to any stops all.
 
     Args:
-        net: the network.
+        net: the network; checkpoints hold it without wrappers.
         objective: ``objective(net, batch) -> scalar``; as a module its state is kept and its parameters may learn.
             Where it has ``begin_epoch(epoch)`` and ``after_step(net)``, they are called when an epoch starts or is
             resumed, and after each optimizer step.
         optimizer: of :mod:`uumamba.optim`, holding every parameter of both that requires a gradient.
         ascent: the scalar to climb in place of the loss, from what the objective returns beside it.
-        epochs: of the whole run.
+        epochs: of the whole run; with a ``budget`` at most.
         batches: the batches of an epoch, given its number from 0.
         augment: a function from batch to batch, on the device.
+        read_ahead: read and augment the next batch in a thread while a step runs; see :class:`Feed` for when it may.
         validate: ``validate(net) -> {"dice": ..., ...}``, the higher the better, in evaluation mode.
         validate_every: epochs between validations; the last epoch is always validated.
         scheduler: stepped after every optimizer step.
+        budget: the time that the run may take; the epoch under way is cut short when it is over.
         ema_decay: keeps the moving average ``decay * average + (1 - decay) * weights``, updated every step.
         device: where the network trains.
         precision: of autocast, entered anew for every pass; ``"float16"`` needs an optimizer with a scaler.
+        channels_last: lay out weights and images with their channels innermost; on a CPU torch 2.13 can crash with it.
+        compiles: train through ``torch.compile``; where that fails, a sentence, and training goes on without.
         max_skipped_in_a_row: end the run at so many steps in a row that were not finite.
+        samples_at_once: the most samples in one pass, the others of a batch in further ones; None is all of them.
+        save_every_minutes: also keep a checkpoint between two steps when so much time has gone since the last one, by a
+            clock that nobody can set; None keeps them at the ends of epochs alone.
         run_dir: folder of checkpoints, ``metrics.jsonl`` and ``progress.png``; None keeps nothing.
         config: JSON values kept in the checkpoints and compared when the run is resumed.
         complete_config: adds to a checkpoint's configuration, before it is compared, what its program did not know yet.
+        followers: told of each epoch's row, such as trackers.
+        ranks: the processes that train together; alone unless given.
         progress: True a bar, False one line an epoch, None a bar on a terminal.
         log: called with each such line; stderr unless given.
 
@@ -72,6 +98,7 @@ class Trainer:
         TypeError: the configuration is not JSON.
 
     Example:
+        >>> from functools import partial
         >>> from uumamba.optim import SAM
         >>> from uumamba.training import SupervisedObjective, Trainer
         >>> net, objective = nn.Linear(2, 3), SupervisedObjective(nn.CrossEntropyLoss())
@@ -93,24 +120,37 @@ class Trainer:
         batches: Callable[[int], Iterable[Batch]],
         ascent: Callable[[Any], Tensor] | None = None,
         augment: Callable[[Batch], Batch] | None = None,
+        read_ahead: bool = False,
         validate: Callable[[nn.Module], dict[str, float]] | None = None,
         validate_every: int = 1,
         scheduler: LRScheduler | None = None,
+        budget: Budget | None = None,
         ema_decay: float | None = None,
         device: torch.device | str = "cpu",
         precision: Precision = "float32",
+        channels_last: bool = False,
+        compiles: bool = False,
         max_skipped_in_a_row: int = 25,
+        samples_at_once: int | None = None,
+        save_every_minutes: float | None = 10.0,
         run_dir: Path | str | None = None,
         config: Any = None,
         complete_config: Callable[[Any], Any] | None = None,
+        followers: Sequence[Follower] = (),
+        ranks: Ranks = ALONE,
         progress: bool | None = None,
         log: Callable[[str], None] | None = None,
     ) -> None:
         check_optimizer(net, objective, optimizer)
         check_precision(precision, optimizer)
         check_counts(epochs=epochs, validate_every=validate_every, max_skipped_in_a_row=max_skipped_in_a_row)
+        check_counts(samples_at_once=1 if samples_at_once is None else samples_at_once)
+        check_minutes(save_every_minutes)
         self.device = torch.device(device)
-        self.net = net.to(self.device)
+        self.wrapped = net.to(self.device)
+        self.net = bare(net)
+        if channels_last:
+            lay_channels_last(self.net)
         self.objective = objective.to(self.device) if isinstance(objective, nn.Module) else objective
         self.optimizer = optimizer
         self.ascent = ascent
@@ -119,17 +159,35 @@ class Trainer:
         self.epochs = epochs
         self.batches = batches
         self.augment = augment
+        self.feed = Feed(self.device, augment=self._augmented, read_ahead=read_ahead, channels_last=channels_last)
         self.validate = validate
         self.validate_every = validate_every
         self.precision = precision
         self.max_skipped_in_a_row = max_skipped_in_a_row
-        self.folder = None if run_dir is None else RunFolder(run_dir)
+        self.ranks = ranks
+        self.is_kept = run_dir is not None
+        self.folder = RunFolder(run_dir) if run_dir is not None and ranks.first else None
         self.config = json.loads(json.dumps(config))
         self.complete_config = complete_config
+        self.budget = Budget() if budget is None else budget
+        self.clock = Clock(self.budget, ranks, optimizer, save_every_minutes=save_every_minutes)
         self.state = RunState(
-            self.net, self.objective, optimizer, scheduler=scheduler, average=self.average, device=self.device
+            self.net,
+            self.objective,
+            optimizer,
+            scheduler=scheduler,
+            average=self.average,
+            device=self.device,
+            ranks=ranks,
         )
-        self._display = make_display(progress, log)
+        if ranks.count > 1:
+            optimizer.register_step_post_hook(lambda *_: ranks.share_buffers(self.net))
+        self._display = make_display(progress, log) if ranks.first else LineDisplay(silent)
+        self._following = Following(followers, say=self._display.say)
+        self._fitting = FittingSteps(
+            self.state, self._objective_of, say=self._display.say, samples_at_once=samples_at_once
+        )
+        self._called = MayCompile(self.wrapped, enabled=compiles, say=self._display.say)
         self._stop = StopRequest()
         self._epoch_began = time.monotonic()
         self._plotted = self._epoch_began
@@ -149,35 +207,30 @@ class Trainer:
         """
         with self._guarded():
             self._begin(resume=resume, force=force)
-            for epoch in range(self.state.progress.epochs_done, self.epochs):
-                self._epoch_began = time.monotonic() - self.state.progress.seconds
-                self.net.train()
-                self._tell_objective("begin_epoch", epoch)
-                for batch in self.state.batches_left(self.batches, epoch):
-                    batch = self._to_device(batch)
-                    if self.augment is not None:
-                        batch = self.augment(batch)
-                    self.state.progress.lr = float(self.optimizer.param_groups[0]["lr"])
-                    loss = self.optimizer.step(partial(self._objective_of, batch), ascent=self.ascent)
-                    if self.scheduler is not None:
-                        self.scheduler.step()
-                    if self.average is not None:
-                        self.average.update_parameters(self.net)
-                    self._tell_objective("after_step", self.net)
-                    self._count_step(loss)
-                    self._stop_if_asked()
-                scores = self._validate(epoch)
-                self._finish_epoch(epoch, scores)
+            while not self._is_done():
+                epoch = self.state.progress.epochs_done
+                self._begin_epoch(epoch)
+                with self.feed.of(self.state.batches_left(self.batches, epoch)) as batches:
+                    for batch in batches:
+                        self._take_step(batch)
+                        self.clock.look()
+                        self._stop_if_asked()
+                        if self.clock.save_is_due:
+                            self._save()
+                        if self.clock.is_over:
+                            break
+                self._finish_epoch(epoch, self._validate(epoch))
                 self._stop_if_asked()
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
         """The display, the folder's lock, and a request to stop in place of an abrupt end."""
-        if self.folder is None:
-            with self._display:
+        if not self.is_kept:
+            with self._display, self._following:
                 yield
             return
-        with self._display, self.folder.locked(), self._stop:
+        lock = nullcontext() if self.folder is None else self.folder.locked()
+        with self._display, lock, self._following, self._stop:
             try:
                 yield
             except Exception as error:
@@ -191,35 +244,67 @@ class Trainer:
 
     def _begin(self, *, resume: bool, force: bool) -> None:
         """Take up the folder's state, or start there."""
-        if self.folder is None:
-            if resume:
-                raise UsageError("There is nothing to resume from, since no run_dir was given; give the run's folder.")
-        elif resume:
-            checkpoint = self.folder.latest(self._display.say)
+        self.state.part_random_numbers()
+        if resume and not self.is_kept:
+            raise UsageError("There is nothing to resume from, since no run_dir was given; give the run's folder.")
+        if resume:
+            checkpoint = self._latest()
             if checkpoint is not None:
                 if not force:
                     refuse_other_config(checkpoint.config, self.config, complete=self.complete_config)
                 self.state.restore(checkpoint)
-        elif self.folder.has_checkpoint():
+        elif self.folder is not None and self.folder.has_checkpoint():
             raise UsageError(
                 f"{self.folder.path} holds a checkpoint already; go on from it with --resume (fit(resume=True)) or "
                 "choose another folder."
             )
+        done = self.state.progress.epochs_done
         if self.folder is not None:
-            self.folder.log.cut(epochs=self.state.progress.epochs_done)
+            self.folder.log.cut(epochs=done)
             self.folder.write_config(self.config)
-        self._display.begin(epochs=self.epochs, done=self.state.progress.epochs_done)
+        progress = self.state.progress
+        self._following.begin([] if self.folder is None else self.folder.log.rows(), done=done, epochs=self.epochs)
+        self.budget.begin(used_s=progress.used_seconds, longest_s=progress.longest_seconds)
+        self._display.begin(epochs=self.epochs, done=done, budget=self.budget)
+        self.clock.note_save()
+        self.clock.look()
 
-    def _to_device(self, batch: Batch) -> Batch:
-        return {
-            key: value.to(self.device, non_blocking=True) if isinstance(value, Tensor) else value
-            for key, value in batch.items()
-        }
+    def _latest(self) -> Checkpoint | None:
+        """The newest whole checkpoint, which the first rank reads for all."""
+        found = None if self.folder is None else self.folder.latest(self._display.say)
+        state = self.ranks.from_first(None if found is None else vars(found))
+        return None if state is None else Checkpoint(**state)
+
+    def _is_done(self) -> bool:
+        """Whether no epoch is left, or no time for one; what was begun is ended first, and the last one validated."""
+        progress = self.state.progress
+        is_between = progress.is_validated and not progress.steps_in_epoch
+        return progress.epochs_done == self.epochs or (is_between and self.clock.is_over)
+
+    def _begin_epoch(self, epoch: int) -> None:
+        progress = self.state.progress
+        self._epoch_began, self.feed.waited_s = time.monotonic() - progress.seconds, progress.waited_seconds
+        self.net.train()
+        self._tell_objective("begin_epoch", epoch)
+
+    def _augmented(self, batch: Batch) -> Batch:
+        return batch if self.augment is None else self.augment(batch)
+
+    def _take_step(self, batch: Batch) -> None:
+        self.state.progress.lr = float(self.optimizer.param_groups[0]["lr"])
+        step = partial(self._fitting.step, batch, ascent=self.ascent)
+        loss = self._called.attempt(step, start=self._fitting.start)
+        if self.scheduler is not None:
+            self.scheduler.step()
+        if self.average is not None:
+            self.average.update_parameters(self.net)
+        self._tell_objective("after_step", self.net)
+        self._count_step(loss)
 
     def _objective_of(self, batch: Batch) -> Tensor | tuple[Tensor, Any]:
         """One pass: autocast begins here, since its cached casts of weights must not outlive a climb."""
         with autocast(self.device, self.precision):
-            return self.objective(self.net, batch)
+            return self.objective(self._called.net, batch)
 
     def _tell_objective(self, event: str, subject: Any) -> None:
         """Call a method that not every objective has."""
@@ -233,7 +318,8 @@ class Trainer:
         progress = self.state.progress
         progress.steps_in_epoch += 1
         progress.steps_done += 1
-        progress.seconds = time.monotonic() - self._epoch_began
+        progress.seconds, progress.waited_seconds = time.monotonic() - self._epoch_began, self.feed.waited_s
+        progress.used_seconds = self.budget.used_s
         was_skipped = self.optimizer.skipped_steps > progress.skipped_steps
         progress.skipped_steps = self.optimizer.skipped_steps
         progress.skipped_in_a_row = progress.skipped_in_a_row + 1 if was_skipped else 0
@@ -245,28 +331,32 @@ class Trainer:
             )
 
     def _validate(self, epoch: int) -> dict[str, float]:
-        if self.validate is None or ((epoch + 1) % self.validate_every and epoch + 1 < self.epochs):
+        due = (epoch + 1) % self.validate_every == 0 or epoch + 1 == self.epochs
+        self.state.progress.is_validated = bool(self.ranks.largest(int(self.budget.validates_now(due=due))))
+        if not self.state.progress.is_validated:
             return {}
         net = self.net if self.average is None else self.average.module
         net.eval()
-        with torch.no_grad(), autocast(self.device, self.precision):
-            scores = {name: float(value) for name, value in self.validate(net).items()}
-        if "dice" not in scores:
+        with self.budget.taking("validation"), torch.no_grad(), autocast(self.device, self.precision):
+            found = {} if self.validate is None else self.validate(net)
+            scores = self.ranks.from_first({name: float(value) for name, value in found.items()})
+        if self.validate is not None and "dice" not in scores:
             raise ValueError(f"validate(net) must return 'dice' among its scores, got {sorted(scores)}")
         return scores
 
     def _finish_epoch(self, epoch: int, scores: dict[str, float]) -> None:
         """Write the epoch's row, then the checkpoint that knows of it."""
         progress = self.state.progress
-        loss_sum, loss_count = self.state.loss.read()
         if not progress.steps_in_epoch:
             raise UsageError(f"batches({epoch}) gave no batch, so there is nothing to train on; correct it.")
+        loss_sum, loss_count = self.ranks.total(self.state.loss.read())
         row: dict[str, Any] = {
             "epoch": epoch,
             "loss": loss_sum / loss_count if loss_count else None,
             **scores,
             "lr": progress.lr,
             "skipped_steps": progress.skipped_steps,
+            "data_wait": round(progress.waited_seconds / max(progress.seconds, 1e-9), 4),
             "seconds": round(time.monotonic() - self._epoch_began, 3),
         }
         loss_weights = getattr(self.objective, "loss_weights", None)
@@ -276,24 +366,41 @@ class Trainer:
         best = dice > (float("-inf") if progress.best_dice is None else progress.best_dice)
         if best:
             progress.best_dice = dice
-        progress.epochs_done, progress.steps_in_epoch, progress.seconds = epoch + 1, 0, 0.0
+        progress.epochs_done, progress.steps_in_epoch = epoch + 1, 0
+        progress.seconds, progress.waited_seconds = 0.0, 0.0
+        progress.used_seconds, progress.longest_seconds = self.budget.used_s, dict(self.budget.longest_s)
         self.state.loss = EpochLoss(self.device)
         if self.folder is not None:
             self.folder.log.append(row)
-            self.folder.save(self.state.checkpoint(self.config), best=best)
-            self._plot(self.folder, last=epoch + 1 == self.epochs)
+        with self.budget.taking("saving"):
+            self._save(best=best)
+        self.clock.look()
+        if self.folder is not None:
+            self._plot(self.folder, last=self._is_done())
         self._display.epoch(row)
+        self._following.epoch(row)
 
     def _plot(self, folder: RunFolder, *, last: bool) -> None:
         if last or time.monotonic() - self._plotted > SECONDS_BETWEEN_PLOTS:
             draw_progress(folder.log.rows(), folder.plot)
             self._plotted = time.monotonic()
 
+    def _save(self, *, best: bool = False) -> None:
+        """Write a checkpoint; every rank must come here, since it holds the random numbers of all."""
+        if self.is_kept:
+            checkpoint, folder = self.state.checkpoint(self.config), self.folder
+            # The others wait for it: one that stops after a save must not end the first while that still writes.
+            self.ranks.first_alone(lambda: None if folder is None else folder.save(checkpoint, best=best))
+        self.clock.note_save()
+
     def _stop_if_asked(self) -> None:
-        if self._stop.asked is None or self.folder is None or self.state.progress.epochs_done == self.epochs:
+        if not self.is_kept or self._is_done():
+            return
+        self._stop.agree(self.ranks)
+        if self._stop.asked is None:
             return
         if self.state.progress.steps_in_epoch:
-            self.folder.save(self.state.checkpoint(self.config))
+            self._save()
         raise StoppedOnRequest(
             f"Stopped by {self._stop.asked} in epoch {self.state.progress.epochs_done + 1} after "
             f"{self.state.progress.steps_in_epoch} steps, with a checkpoint; go on with --resume (fit(resume=True))."

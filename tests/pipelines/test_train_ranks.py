@@ -1,0 +1,135 @@
+"""Training in several processes, started as people start them: SLURM's script, then one process, then torchrun."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from uumamba.training.checkpoint import read_checkpoint
+from uumamba.training.run_log import RunLog
+
+pytestmark = pytest.mark.slow
+
+LEARNS_SOMETHING = (
+    "net.features=[8,8,16]",
+    "optim.base.lr=0.02",
+    "optim.perturbation=global",
+    "loss.batch_dice=false",
+    "training.epochs=4",
+    "training.batches_per_epoch=30",
+    "training.batch_size=4",
+    "training.validate_every=4",
+    "training.ema_decay=0.9",
+)
+"""Two processes take one's steps but for rounding, so that a training this short compares."""
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+SCHEDULER = {
+    "srun": """#!/bin/bash
+echo $$ > srun.pid
+trap 'kill -USR1 $(jobs -p)' USR1
+for rank in 0 1; do SLURM_PROCID=$rank SLURM_LOCALID=$rank "$@" & done
+code=0
+for task in $(jobs -p); do
+    while kill -0 $task 2>/dev/null; do wait $task; found=$?; done
+    if [ $found -gt $code ]; then code=$found; fi
+done
+exit $code
+""",
+    "scontrol": """#!/bin/bash
+echo "$@" >> scontrol.log
+if [ "$1" = show ]; then echo localhost; fi
+""",
+}
+"""What a cluster has and this machine lacks: srun starts tasks, hands signals on, and ends with the largest code."""
+
+
+def command(prepared: Path, out: Path, overrides: tuple[str, ...]) -> list[str]:
+    settings = [argument for override in overrides for argument in ("--set", override)]
+    return ["-m", "uumamba", "train", "demo", "--data", str(prepared), "--out", str(out), "--resume", *settings]
+
+
+def start(arguments: list[str], folder: Path, **environment: str) -> subprocess.Popen[bytes]:
+    own = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])} | environment
+    with (folder / "errors.txt").open("wb") as errors:
+        return subprocess.Popen(arguments, cwd=folder, env=own, stderr=errors)
+
+
+def finish(process: subprocess.Popen[bytes], folder: Path) -> tuple[int, str]:
+    """Exit code, and what the processes said."""
+    code = process.wait(timeout=600)
+    return code, (folder / "errors.txt").read_text(encoding="utf-8")
+
+
+def wait_for_rows(log: RunLog, rows: int, process: subprocess.Popen[bytes]) -> None:
+    while len(log.rows()) < rows and process.poll() is None:
+        time.sleep(0.05)
+
+
+def slurm_script(repository: Path, folder: Path, arguments: list[str]) -> Path:
+    """README's script, with this test's command in place of its own, and the commands of a cluster beside it."""
+    text = re.search(r"```bash\n(#!/bin/bash\n#SBATCH.*?)```", (repository / "README.md").read_text("utf-8"), re.DOTALL)
+    assert text is not None
+    words = " ".join(f'"{word}"' for word in [sys.executable, *arguments])
+    script, changed = re.subn(r"\buumamba train .*(?=')", lambda _: words, text[1])
+    assert changed == 1
+    for name, content in SCHEDULER.items():
+        (folder / name).write_text(content, encoding="utf-8")
+        (folder / name).chmod(0o755)
+    (folder / "slurm.sh").write_text(script.replace("29500", "29517"), encoding="utf-8")
+    return folder / "slurm.sh"
+
+
+def test_a_run_goes_on_with_two_processes_then_one_then_two_to_the_same_dice(
+    repository: Path, tiny_prepared: Path, tiny_overrides: tuple[str, ...], tmp_path: Path
+) -> None:
+    overrides = (*tiny_overrides, *LEARNS_SOMETHING)
+    folder = tmp_path / "shared" / "fold_0"
+    log = RunLog(folder / "metrics.jsonl")
+    arguments = command(tiny_prepared, tmp_path / "shared", overrides)
+
+    script = slurm_script(repository, tmp_path, arguments)
+    job = {"SLURM_NTASKS": "2", "SLURM_JOB_NODELIST": "here", "SLURM_JOB_ID": "41"}
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    process = start(["bash", str(script)], tmp_path, PATH=path, **job)
+    wait_for_rows(log, 1, process)
+    assert process.poll() is None, finish(process, tmp_path)
+    os.kill(int((tmp_path / "srun.pid").read_text(encoding="utf-8")), signal.SIGUSR1)  # as --signal does
+    code, said = finish(process, tmp_path)
+    assert code == 75, said
+    assert said.count("Stopped by SIGUSR1") == 1
+    assert "requeue 41" in (tmp_path / "scontrol.log").read_text(encoding="utf-8")
+    assert not any(name.startswith("module.") for name in read_checkpoint(folder / "last.safetensors").net)
+
+    process = start([sys.executable, *arguments], tmp_path)
+    wait_for_rows(log, 2, process)
+    process.terminate()
+    code, said = finish(process, tmp_path)
+    assert code == 75, said
+
+    code, said = finish(start([*TORCHRUN, *arguments], tmp_path), tmp_path)
+    assert code == 0, said
+    assert said.count("trained ") == 1, "one process speaks"
+    assert [row["epoch"] for row in log.rows()] == list(range(4))
+
+    alone = command(tiny_prepared, tmp_path / "alone", overrides)
+    code, said = finish(start([sys.executable, *alone], tmp_path), tmp_path)
+    assert code == 0, said
+    shared, whole = log.rows()[-1], RunLog(tmp_path / "alone" / "fold_0" / "metrics.jsonl").rows()[-1]
+    assert shared["dice"] == pytest.approx(whole["dice"], abs=0.02), json.dumps([shared, whole])
+    assert whole["dice"] > 0.2, "there is something to compare"
+
+
+def test_the_batch_must_be_shared_equally_and_that_is_said_once(
+    tiny_prepared: Path, tiny_overrides: tuple[str, ...], tmp_path: Path
+) -> None:
+    arguments = command(tiny_prepared, tmp_path / "run", (*tiny_overrides, "training.batch_size=3"))
+    code, said = finish(start([*TORCHRUN, *arguments], tmp_path), tmp_path)
+    assert code == 1, "torchrun's"
+    assert said.count("uumamba: A batch of 3 samples cannot be shared equally by 2 processes") == 1

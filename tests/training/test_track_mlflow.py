@@ -1,0 +1,101 @@
+"""MLflow's local database equals the rows of ``metrics.jsonl``, and nothing is sent anywhere."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow  # making the database alone takes MLflow some seconds
+
+SCRIPT = """
+import json, sys
+from pathlib import Path
+
+asked = []
+
+def listen(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname"):
+        asked.append([event, str(arguments[1:] if event == "socket.connect" else arguments)])
+
+sys.addaudithook(listen)
+from uumamba.training.track_mlflow import MLflowTracker
+
+database = Path(sys.argv[1]) / "mlflow.db"
+rows = [{"epoch": epoch, "loss": 1.0 / (1 + epoch), "dice": None, "seconds": 5.0} for epoch in range(5)]
+
+def tracker(run="fold_0"):
+    return MLflowTracker(database, experiment="demo", run=run, parameters={"optim": {"rho": 0.05}, "name": "demo"})
+
+def history():
+    import mlflow
+    client = mlflow.MlflowClient(f"sqlite:///{database}")
+    experiment = client.get_experiment_by_name("demo")
+    found = client.search_runs([experiment.experiment_id])
+    return [
+        {
+            "name": run.info.run_name, "status": run.info.status, "params": run.data.params, "id": run.info.run_id,
+            "tags": run.data.tags, "user": run.info.user_id,
+            "loss": [[each.step, each.value] for each in client.get_metric_history(run.info.run_id, "loss")],
+            "metrics": sorted(run.data.metrics),
+        }
+        for run in sorted(found, key=lambda run: run.info.run_name)
+    ]
+
+stages = {}
+first = tracker()
+first.begin([], done=0, epochs=5)
+for row in rows[:3]:
+    first.epoch(row)
+stages["killed"] = history()
+resumed = tracker()
+resumed.begin(rows[:4], done=4, epochs=5)  # epoch 4 stands in metrics.jsonl, and the kill came before MLflow was told
+resumed.epoch(rows[4])
+resumed.end()
+stages["resumed"] = history()
+cut = tracker()
+cut.begin(rows[:2], done=2, epochs=5)
+cut.epoch(rows[2])
+cut.end()
+other = tracker("fold_1")
+other.begin(rows, done=5, epochs=5)
+other.end()
+stages["cut"] = history()
+from mlflow.telemetry import get_telemetry_client
+print(json.dumps({"stages": stages, "asked": asked, "telemetry": get_telemetry_client() is not None}))
+"""
+
+
+def test_mlflow_has_each_epoch_once_and_nothing_is_sent(tmp_path: Path) -> None:
+    # MLflow sends nothing where it finds itself tested or in CI, which would prove nothing: no such variable is passed.
+    environment = {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "LANG") if name in os.environ}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(tmp_path)],
+        capture_output=True,
+        encoding="utf-8",
+        cwd=tmp_path,
+        env=environment | {"HOME": str(tmp_path), "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["asked"] == []
+    assert not told["telemetry"]
+    killed, resumed, cut = (told["stages"][name] for name in ("killed", "resumed", "cut"))
+    assert [(run["status"], run["loss"]) for run in killed] == [("RUNNING", losses(3))]
+    assert [(run["status"], run["loss"]) for run in resumed] == [("FINISHED", losses(5))]
+    assert resumed[0]["id"] == killed[0]["id"], "the same run goes on"
+    assert [(run["name"], run["status"], run["loss"]) for run in cut] == [
+        ("fold_0", "KILLED", losses(3)),
+        ("fold_1", "FINISHED", losses(5)),
+    ]
+    assert cut[0]["id"] != resumed[0]["id"], "rows cannot be taken from a run, so it is replaced"
+    assert cut[0]["params"] == {"optim.rho": "0.05", "name": "demo"}
+    assert cut[0]["metrics"] == ["epoch", "loss", "seconds"]
+    assert cut[0]["tags"].keys() == {"mlflow.runName"}, "neither user nor script is named"
+    assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")] == ["mlflow.db"]
+
+
+def losses(epochs: int) -> list[list[float]]:
+    return [[1 + epoch, 1.0 / (1 + epoch)] for epoch in range(epochs)]

@@ -1,0 +1,49 @@
+"""TensorBoard's event file, always equal to ``metrics.jsonl``."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from uumamba.training.following import Row, finished_at, scalars
+
+
+class TensorBoardTracker:
+    """Scalars of every epoch for ``tensorboard --logdir RUN``.
+
+    An event file can only grow, so after a resume one that a kill left behind or ahead of the checkpoint cannot be put
+    right: it is written anew from the rows that count. A TensorBoard that is open is told to forget the old one.
+
+    Args:
+        folder: for event files alone; made when training begins.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        from torch.utils.tensorboard.writer import SummaryWriter
+
+        self.folder = Path(folder)
+        self._make_writer = SummaryWriter
+        self._writer: Any = None
+
+    def begin(self, rows: Sequence[Row], *, done: int, epochs: int) -> None:
+        """Write the rows so far in place of what was there."""
+        for old in self.folder.glob("events.out.tfevents.*"):
+            old.unlink()
+        self._writer = self._make_writer(str(self.folder), purge_step=0)
+        for row, moment in zip(rows, finished_at(rows, time.time()), strict=True):
+            self._add(row, moment)
+        self._writer.flush()
+
+    def epoch(self, row: Row) -> None:
+        """Add a row, which TensorBoard sees at once."""
+        self._add(row, time.time())
+        self._writer.flush()
+
+    def end(self) -> None:
+        """Close the file."""
+        if self._writer is not None:
+            self._writer.close()
+
+    def _add(self, row: Row, moment: float) -> None:
+        for name, value in scalars(row).items():
+            self._writer.add_scalar(name, value, global_step=row["epoch"] + 1, walltime=moment)
