@@ -10,12 +10,12 @@ from typing import Any
 ASCENT, NORMS = "`ascent=OutputBiasForgetting()`", "`norm_layers_only(net)`"
 WORDS: Mapping[str, tuple[str, int | str, str]] = {
     "base": ("`Plain`", 0, "the base alone, behind the same interface; with few minutes more steps beat flatness"),
-    "SAM": ("`SAM`", 1, "descends with the gradient of the worst point nearby; the one to begin with, given twice the time"),
+    "SAM": ("`SAM`", 1, "descends with the gradient of the worst point nearby; to begin with, given twice the time"),
     "ASAM": ("`ASAM`", 1, "a neighbourhood that scales with the weights; `rho` ten times SAM's"),
     "GSAM": ("`GSAM`", 1, "also lowers the gap between the losses nearby and here; `rho` may follow the learning rate"),
     "FriendlySAM": ("`FriendlySAM`", 2, "climbs only along what is new in a batch"),
     "SAGM": ("`SAGM`", 1, "the mean of both gradients, aligned; for a test set from elsewhere"),
-    "LookSAM": ("`LookSAM`", 2, "climbs every k steps (here 5), or where an `AdaptiveTrigger` says so"),
+    "LookSAM": ("`LookSAM`", 2, "climbs every k steps (here 5), or when an `AdaptiveTrigger` says; for large batches"),
     "MSAM": ("`MSAM`", 1, "climbs along the base's momentum, before its only pass"),
     "StaleSAM": ("`StaleSAM`", 2, "climbs along the last step's gradient; for a base without momentum"),
     "TRAM": ("`TRAM`", 2, "its radius is how far the answers have moved; for fine-tuning"),

@@ -144,11 +144,11 @@ def prepare(
 
 
 @app.command(
-    epilog="Examples:\n\n"
-    "uumamba train acdc_cpu --data prepared --out runs/acdc --fold cv --resume\n\n"
-    "uumamba train acdc_2d --data prepared --out runs/acdc --fold cv --seeds 0,1 --device cuda:0,cuda:1\n\n"
-    "uumamba train acdc_2d --data prepared --out runs/lent --set 'schedule={name: budget, minutes: 25}' --resume\n\n"
-    "torchrun --nproc-per-node 2 -m uumamba train acdc_3d --data prepared --out runs/acdc --resume"
+    epilog="Example: uumamba train acdc_cpu --data prepared --out runs/acdc --fold cv --resume\n\n"
+    "A fold on each device: uumamba train acdc_2d --data prepared --out runs/acdc --fold cv --device cuda:0,cuda:1\n\n"
+    "In a stated time: uumamba train acdc_2d --data prepared --out runs/lent --resume --set 'schedule={name: budget, "
+    "minutes: 25}'\n\n"
+    "In two processes: torchrun --nproc-per-node 2 -m uumamba train acdc_3d --data prepared --out runs/acdc --resume"
 )
 def train(
     config: ConfigArgument,

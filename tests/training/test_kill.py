@@ -45,6 +45,7 @@ def assert_well_formed(folder: Path) -> None:
     assert [row["epoch"] for row in rows] == list(range(len(rows)))
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_it_ends_with_the_same_bits(
     tiny_run: Path, repository: Path, bits: Bits, tmp_path: Path
 ) -> None:

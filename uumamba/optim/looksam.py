@@ -35,6 +35,10 @@ class LookSAM(SharpnessAware):
     ``ascent`` is refused: steps between climbs would descend with its gradient. For other edge cases see
     :class:`SharpnessAware`.
 
+    Under AdamW with small batches the part that is used again outweighs gradients that differ from batch to batch: on
+    ACDC with 4 patches a batch 400 steps gave a Dice of 0.15 with ``alpha`` 0.7, 0.39 with 0.2, 0.45 with 0, and 0.48
+    without any climb. The paper's batches have thousands of images.
+
     Args:
         params: parameters, named parameters or groups; a group may set ``rho`` or ``perturb=False``.
         base: any callable from parameters to an optimizer.
