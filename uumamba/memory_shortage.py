@@ -12,8 +12,10 @@ NO_MEMORY = (
     "DefaultCPUAllocator: not enough memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
+    "std::bad_alloc",
+    "could not create a primitive",
 )
-"""What the messages of errors hold that torch raises as a plain RuntimeError."""
+"""What the messages of errors hold that torch raises as a plain RuntimeError; the last is oneDNN's without memory."""
 
 
 class OutOfMemoryError(UumambaError):

@@ -85,7 +85,11 @@ class ForkedCli:
     """``uumamba`` in real processes, of which each starts at once."""
 
     def __init__(self) -> None:
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        environment = os.environ | {
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            "MALLOC_MMAP_THRESHOLD_": "1000000",  # freed tensors give their memory back, for where that is short
+        }
         command = [sys.executable, str(Path(__file__).with_name("forked_cli.py"))]
         self._server = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8", env=environment
