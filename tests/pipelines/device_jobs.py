@@ -44,6 +44,7 @@ def work(job: str, *, folder: Path, device: str, say: Callable[[str], None]) -> 
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would ignore it
     torch.set_num_threads(2)
     folder, *names = sys.argv[1:]
     try:
