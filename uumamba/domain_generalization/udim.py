@@ -191,13 +191,12 @@ class UDIM:
         return {"variance_gap": torch.stack(gaps).mean(), "gradient_norm": torch.stack(norms).mean()}
 
     def state_dict(self) -> dict[str, Any]:
-        """How many steps were made, and how second derivatives are had."""
-        return {"steps": self.steps, "second_order": self._ascent.second_order, "compared": self._ascent.compared}
+        """How many steps were made."""
+        return {"steps": self.steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up where another run stopped, bit for bit."""
         self.steps = state["steps"]
-        self._ascent.second_order, self._ascent.compared = state["second_order"], state["compared"]
 
     def _penalty(self, image: Tensor, label: Tensor, domains: Domains | None, step: int) -> Tensor:
         terms = self.terms(image, label, domains=domains, step=step)
