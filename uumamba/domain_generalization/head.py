@@ -57,7 +57,7 @@ class Head:
         self._check(head, scores, logits)
         if is_linear(head):
             return self._of_linear(head, features, scores, label, generator, members)
-        label = label.reshape(len(label), *logits.shape[2:])
+        label = label.reshape(len(label), *logits.shape[2:]).long()
         return [
             (
                 StackedGradients.of(head, features[rows], label[rows], ignore_label=self.ignore_label),

@@ -60,7 +60,7 @@ class LinearHeadGradients:
     def of(cls, logits: Tensor, features: Tensor, label: Tensor, *, bias: bool = True) -> "LinearHeadGradients":
         """From logits ``(samples, classes)``, features ``(samples, width)`` and classes ``(samples,)``."""
         logits, features = full_precision(logits), full_precision(features)
-        return cls(logits.softmax(1) - F.one_hot(label, logits.shape[1]), features, bias)
+        return cls(logits.softmax(1) - F.one_hot(label.long(), logits.shape[1]), features, bias)
 
     def per_sample(self) -> dict[str, Tensor]:
         """The gradients themselves: ``weight (samples, classes, width)``, and ``bias (samples, classes)``."""

@@ -34,9 +34,11 @@ def stratified_voxels(
         images = keep.nonzero()[:, 0]
         return images, torch.zeros_like(images)
     drawn = list(_drawn(label, voxels_a_class, generator, ignore_label))
-    counts = torch.tensor([len(each) for _, each in drawn], device=label.device)
-    rows = torch.tensor([row for row, _ in drawn], device=label.device, dtype=torch.int64)
-    return rows.repeat_interleave(counts), torch.cat([label.new_empty(0), *(each for _, each in drawn)])
+    if not drawn:
+        nowhere = torch.zeros(0, dtype=torch.int64, device=label.device)
+        return nowhere, nowhere
+    images = torch.cat([torch.full_like(voxels, row) for row, voxels in drawn])
+    return images, torch.cat([voxels for _, voxels in drawn])
 
 
 def _drawn(
