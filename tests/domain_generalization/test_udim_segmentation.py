@@ -87,16 +87,19 @@ def test_with_all_voxels_taken_the_terms_are_those_of_every_voxel_as_a_sample() 
 
 
 def test_more_background_changes_nothing_where_classes_give_equally_many() -> None:
+    torch.manual_seed(0)
     net = nn.Conv2d(1, 3, 1)
-    image, label = scans(2)
-    wide = F.pad(image, (0, 24)), F.pad(label, (0, 24))
-    found = []
-    for x, y in ((image, label), wide):
-        udim = UDIM(net, voxel_loss, InputPerturbation(rms=0.1), voxels_a_class=9)
-        with torch.no_grad():
-            head = udim._head.gradients(torch.cat([x, x]), y, torch.Generator().manual_seed(0), [[0, 1]])
-        found.append(len(head[0][0].errors))
-    assert found == [2 * 3 * 9] * 2
+    label = scans(2)[1]
+    image = torch.tensor([0.0, 1.0, -1.0])[
+        label
+    ]  # of one value a class, so that any draw of voxels has their gradients
+    found = {}
+    for count in (9, 10_000):
+        udim = UDIM(net, voxel_loss, InputPerturbation(radius=1e-6), voxels_a_class=count)
+        narrow, wide = (udim.terms(F.pad(image, (0, by)), F.pad(label, (0, by))) for by in (0, 24))
+        found[count] = float((wide["gradient_norm"] / narrow["gradient_norm"]).detach())
+    assert found[9] == pytest.approx(1, abs=1e-4)
+    assert abs(found[10_000] - 1) > 0.05
 
 
 @pytest.mark.parametrize("shape", ["B1S", "BS"])
