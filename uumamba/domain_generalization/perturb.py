@@ -140,8 +140,7 @@ class StylePerturbation:
         std, mean = torch.std_mean(image, axes, correction=0, keepdim=True)
         least, spread = image.amin(axes, keepdim=True), image.amax(axes, keepdim=True) - image.amin(axes, keepdim=True)
         if "gamma" in of:
-            # Below 1e-6 the power's derivative, t^g log t, is nothing; at 0 it would be 0 times infinity.
-            t = ((image - least) / spread.clamp(min=torch.finfo(image.dtype).tiny)).clamp(min=1e-6)
+            t = (image - least) / spread.clamp(min=torch.finfo(image.dtype).tiny)
             image = image + spread * (t ** _beside(of["gamma"], image).exp() - t)
         if "bias_field" in of:
             image = least + (image - least) * self._field(of["bias_field"], image).exp()
