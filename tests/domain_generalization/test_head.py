@@ -1,0 +1,164 @@
+"""The head is found, seen to give the logits, and refused or said where it has no closed form."""
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from uumamba.domain_generalization import UDIM, InputPerturbation
+from uumamba.domain_generalization.head import find_head
+from uumamba.errors import UsageError
+
+
+class Supervised(nn.Module):
+    """Two heads, the finest first in what is returned and last in what is registered and run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Conv2d(1, 4, 3, padding=1)
+        self.coarse, self.fine = nn.Conv2d(4, 3, 1, stride=2), nn.Conv2d(4, 3, 1)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        features = torch.tanh(self.body(x))
+        coarse = self.coarse(features)
+        return [self.fine(features), coarse]
+
+
+class Cosine(nn.Module):
+    """A classifier by angles, which is not linear."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 5 * F.linear(F.normalize(x), F.normalize(self.weight))
+
+
+class Functional(nn.Module):
+    """Gives its logits by no module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.weight = nn.Linear(6, 8), nn.Parameter(torch.randn(4, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(self.body(x), self.weight)
+
+
+@pytest.fixture
+def classified() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(9, 6, generator=generator), torch.randint(4, (9,), generator=generator)
+
+
+def udim_of(net: nn.Module, loss: Any = F.cross_entropy, **options: Any) -> UDIM:
+    return UDIM(net, loss, InputPerturbation(0.3), rho=0.0, **options)
+
+
+def test_the_innermost_layer_that_gives_the_logits_is_found(classified: tuple[Tensor, Tensor]) -> None:
+    last = nn.Linear(8, 4)
+    net = nn.Sequential(nn.Linear(6, 8), nn.Sequential(nn.Tanh(), nn.Sequential(nn.Dropout(0.1), last)))
+    assert find_head(net, classified[0]) is last
+    assert find_head(last, torch.randn(2, 8)) is last
+
+
+def test_the_head_of_the_finest_logits_is_found() -> None:
+    net = Supervised()
+    assert find_head(net, torch.randn(2, 1, 8, 8)) is net.fine
+
+
+def test_a_view_of_what_the_head_gives_is_the_logits(classified: tuple[Tensor, Tensor]) -> None:
+    net = nn.Sequential(nn.Unflatten(1, (6, 1, 1)), nn.Conv2d(6, 4, 1), nn.Flatten())
+    assert udim_of(net, head=net[1]).terms(*classified)["variance_gap"] > 0
+
+
+def test_finding_the_head_leaves_no_hook_no_draw_and_no_statistic(classified: tuple[Tensor, Tensor]) -> None:
+    net = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 4))
+    before = [buffer.clone() for buffer in net.buffers()]
+    find_head(net, classified[0])
+    assert all(torch.equal(a, b) for a, b in zip(net.buffers(), before, strict=True))
+    assert not any(module._forward_hooks for module in net.modules())
+
+
+@pytest.mark.parametrize("make", [Cosine, lambda: nn.Sequential(nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 4))])
+def test_a_head_that_is_not_linear_has_the_gradients_of_each_image_with_a_warning(
+    classified: tuple[Tensor, Tensor], make: Any
+) -> None:
+    torch.manual_seed(0)
+    x, y = classified
+    net = nn.Sequential(nn.Linear(6, 8), make())
+    udim = udim_of(net, head=net[1])
+    with pytest.warns(UserWarning, match="is not a linear layer .* torch.func computes one gradient an image"):
+        found = udim.terms(x, y)
+    moved, rows = udim.perturbed(x, y), []
+    for each in (x, moved):
+        losses = [F.cross_entropy(net(each[i : i + 1]), y[i : i + 1]) for i in range(9)]
+        slopes = [torch.autograd.grad(loss, list(net[1].parameters())) for loss in losses]
+        rows.append(torch.stack([torch.cat([part.flatten() for part in slope]) for slope in slopes]))
+    mu = rows[0].mean(0)
+    gap = ((rows[0] - mu).square().mean(0) - (rows[1] - mu).square().mean(0)).square().mean() / 4
+    torch.testing.assert_close(found["variance_gap"], gap)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = udim.terms(x, y)
+    (slope,) = torch.autograd.grad(found["variance_gap"] + found["gradient_norm"], net[0].weight)
+    assert slope.abs().max() > 0
+
+
+def test_a_convolution_of_kernel_three_has_the_gradient_of_each_image() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Tanh(), nn.Conv2d(4, 3, 3, padding=1))
+    x, y = torch.randn(3, 1, 6, 6), torch.randint(3, (3, 1, 6, 6))
+    udim = udim_of(net, lambda logits, label: F.cross_entropy(logits, label[:, 0]))
+    with pytest.warns(UserWarning, match="a Conv2d, is not a linear layer or a convolution of kernel 1"):
+        found = udim.terms(x, y)
+    moved, norms = udim.perturbed(x, y), []
+    for i in range(3):
+        loss = F.cross_entropy(net(moved[i : i + 1]), y[i])
+        norms.append(sum(s.square().mean() for s in torch.autograd.grad(loss, list(net[2].parameters()))))
+    torch.testing.assert_close(found["gradient_norm"], torch.stack(norms).mean())
+
+
+@pytest.mark.parametrize(
+    ("net", "match"),
+    [
+        (Functional(), "are not the output of one of its layers.*Pass head="),
+        (nn.Sequential(nn.Linear(6, 4), nn.Softmax(1)), "come out of a Softmax, which has no weights that learn"),
+        (nn.Sequential(nn.Linear(6, 1)), "gives 1 logit a sample.*two outputs where there are two classes"),
+    ],
+)
+def test_logits_without_a_head_are_refused(classified: tuple[Tensor, Tensor], net: nn.Module, match: str) -> None:
+    with pytest.raises(UsageError, match=match):
+        udim_of(net, lambda logits, _: logits.square().sum()).terms(*classified)
+
+
+def test_a_head_that_something_follows_is_refused(classified: tuple[Tensor, Tensor]) -> None:
+    net = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 4), nn.Tanh())
+    with pytest.raises(UsageError, match=r"of the head, a Linear, is not the network's logits.*something follows it"):
+        udim_of(net, head=net[1]).terms(*classified)
+
+
+def test_a_head_that_is_not_called_is_refused(classified: tuple[Tensor, Tensor]) -> None:
+    with pytest.raises(UsageError, match="was not called; name a module of the network"):
+        udim_of(nn.Linear(6, 4), head=nn.Linear(6, 4)).terms(*classified)
+
+
+def test_a_label_on_another_grid_is_refused() -> None:
+    net = nn.Conv2d(1, 3, 1)
+    loss = lambda logits, _: logits.square().mean()  # noqa: E731  # one that takes any label
+    with pytest.raises(UsageError, match=r"logits for 16 voxels of 2 samples .* shape \(2, 4\)"):
+        udim_of(net, loss).terms(torch.randn(2, 1, 4, 4), torch.zeros(2, 1, 2, 2, dtype=torch.int64))
+
+
+def test_a_network_that_returns_no_logits_is_refused(classified: tuple[Tensor, Tensor]) -> None:
+    class Named(nn.Linear):
+        def forward(self, input: Tensor) -> Any:
+            return {"out": super().forward(input)}
+
+    with pytest.raises(UsageError, match=r"needs a network that returns logits.*got a dict"):
+        udim_of(Named(6, 4), lambda out, y: F.cross_entropy(out["out"], y)).terms(*classified)

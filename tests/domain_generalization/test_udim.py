@@ -1,0 +1,310 @@
+"""UDIM: what it leaves alone, what it adds, and the images that it adds it for."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+from uumamba.domain_generalization import UDIM, InputPerturbation, StylePerturbation
+from uumamba.errors import UsageError
+from uumamba.optim import ASAM, SAGM, SAM, Plain
+
+SGD = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
+Batches = list[tuple[Tensor, Tensor]]
+
+
+def net_of(*, norm: bool = False, dropout: float = 0.0, dtype: torch.dtype = torch.float32) -> nn.Sequential:
+    """The same small classifier each time."""
+    torch.manual_seed(3)
+    middle = [nn.BatchNorm1d(8)] if norm else []
+    layers = [nn.Linear(6, 8), *middle, nn.Tanh(), nn.Dropout(dropout), nn.Linear(8, 4)]
+    return nn.Sequential(*layers).to(dtype)
+
+
+@pytest.fixture
+def batches() -> Batches:
+    generator = torch.Generator().manual_seed(5)
+    return [(torch.randn(10, 6, generator=generator), torch.randint(4, (10,), generator=generator)) for _ in range(6)]
+
+
+def trained(
+    net: nn.Module, batches: Batches, *, make: Any = SAM, udim: UDIM | None = None, **options: Any
+) -> list[Tensor]:
+    """The weights and buffers after a step for each batch."""
+    optimizer = make(net.parameters(), SGD, net=net, **options)
+    torch.manual_seed(11)
+    for x, y in batches:
+        added = None if udim is None else udim.at_weights(x, y)
+        optimizer.step(lambda x=x, y=y: F.cross_entropy(net(x), y), at_weights=added)
+    return [each.detach().clone() for each in (*net.parameters(), *net.buffers())]
+
+
+def udim_of(net: nn.Module, **options: Any) -> UDIM:
+    return UDIM(net, F.cross_entropy, **({"perturbation": InputPerturbation(0.3)} | options))
+
+
+def equal(one: list[Tensor], other: list[Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("make", [Plain, SAM, ASAM, SAGM])
+@pytest.mark.parametrize("options", [{"lambda1": 0.0, "lambda2": 0.0}, {"warmup_steps": 6}], ids=str)
+def test_without_weights_or_in_the_warm_up_the_step_is_the_optimizer_s_bit_for_bit(
+    batches: Batches, make: Any, options: Any
+) -> None:
+    net, other = (net_of(norm=True, dropout=0.3) for _ in range(2))
+    assert equal(trained(net, batches, make=make, udim=udim_of(net, **options)), trained(other, batches, make=make))
+
+
+def test_after_the_warm_up_it_is_no_more(batches: Batches) -> None:
+    net, other = net_of(), net_of()
+    udim = udim_of(net, warmup_steps=5)
+    found = [udim.at_weights(*batch) is None for batch in batches]
+    assert found == [True] * 5 + [False]
+    assert not equal(trained(net, batches, udim=udim_of(net, warmup_steps=5)), trained(other, batches))
+
+
+def penalty_by_torch_func(net: nn.Module, x: Tensor, moved: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Gap and norm from one gradient a sample of the last layer, by their definitions."""
+    head, body = net[-1], net[:-1]
+
+    def loss(params: dict[str, Tensor], each: Tensor, own: Tensor) -> Tensor:
+        return F.cross_entropy(functional_call(head, params, (each[None],)), own[None])
+
+    of_each = vmap(grad(loss), in_dims=(None, 0, 0))
+    params = dict(head.named_parameters())
+    source, target = (of_each(params, body(each), y) for each in (x, moved))
+    s, t = (torch.cat([each.flatten(1) for each in half.values()], 1) for half in (source, target))
+    mu = s.mean(0)
+    v_s, v_t = (s - mu).square().mean(0), (t - mu).square().mean(0)
+    middle = (v_s + v_t) / 2
+    gap = ((v_s - middle).square().mean() + (v_t - middle).square().mean()) / 2
+    return gap, sum(each.flatten(1).square().sum(1).mean() / each[0].numel() for each in target.values())
+
+
+@pytest.mark.parametrize("make", [Plain, SAM, SAGM])
+def test_a_step_adds_the_gradient_of_both_terms_at_the_unclimbed_weights(batches: Batches, make: Any) -> None:
+    x, y = batches[0][0].double(), batches[0][1]
+    net, other = (net_of(dtype=torch.float64) for _ in range(2))
+    udim = udim_of(net, lambda1=70.0, lambda2=0.9)
+    gap, norm = penalty_by_torch_func(other, x, udim.perturbed(x, y), y)
+    added = torch.autograd.grad(70 * gap + 0.9 * norm, list(other.parameters()))
+    found, without = trained(net, [(x, y)], make=make, udim=udim), trained(other, [(x, y)], make=make)
+    for with_it, own, slope in zip(found, without, added, strict=True):
+        torch.testing.assert_close(with_it, own - 0.1 * slope)  # 0.1 is the learning rate
+        assert slope.abs().max() > 1e-3
+
+
+def test_each_weight_is_of_its_own_term(batches: Batches) -> None:
+    x, y = batches[0]
+    net = net_of()
+    terms = udim_of(net).terms(x, y)
+    for weights, expected in (((2.0, 0.0), 2 * terms["variance_gap"]), ((0.0, 3.0), 3 * terms["gradient_norm"])):
+        added = udim_of(net, lambda1=weights[0], lambda2=weights[1]).at_weights(x, y)
+        assert added is not None
+        torch.testing.assert_close(added(), expected)
+
+
+@pytest.mark.parametrize("direction", ["ascent", "random"])
+@pytest.mark.parametrize("second_order", [True, False, "finite_difference"])
+def test_every_sample_moves_by_exactly_the_radius(batches: Batches, direction: Any, second_order: Any) -> None:
+    x, y = batches[0]
+    x = x * torch.logspace(-2, 2, 10)[:, None]  # slopes of very different sizes
+    udim = udim_of(net_of(), direction=direction, second_order=second_order)
+    moved = udim.perturbed(x.double().float(), y) - x
+    torch.testing.assert_close(moved.norm(dim=1), torch.full((10,), 0.3), rtol=0, atol=2e-5)
+
+
+def test_each_sample_s_direction_is_its_own_and_not_normalised_across_the_batch(batches: Batches) -> None:
+    x, y = batches[0]
+    udim = udim_of(net_of(), rho=0.0)
+    alone = torch.cat([udim.perturbed(x[i : i + 1], y[i : i + 1]) for i in range(10)])
+    torch.testing.assert_close(udim.perturbed(x, y), alone)
+
+
+def test_a_sample_without_a_slope_stays_as_it_is(batches: Batches) -> None:
+    x, y = batches[0]
+    y = y.clone()
+    y[3] = -100  # ignored by the cross entropy
+    moved = udim_of(net_of(), rho=0.0, ignore_label=-100).perturbed(x, y) - x
+    assert not moved[3].any()
+    assert moved.any(1).sum() == 9
+
+
+def test_ascent_raises_the_loss_more_than_a_random_direction(batches: Batches) -> None:
+    net, (x, y) = net_of(), batches[0]
+    ascent, random = (
+        F.cross_entropy(net(udim_of(net, direction=way).perturbed(x, y)), y) for way in ("ascent", "random")
+    )
+    assert ascent > random
+    assert ascent > F.cross_entropy(net(x), y) + 0.05
+
+
+def test_a_random_direction_is_drawn_by_seed_and_step_alone(batches: Batches) -> None:
+    x, y = batches[0]
+    udim = udim_of(net_of(), direction="random", seed=1)
+    torch.manual_seed(0)
+    first = udim.perturbed(x, y)
+    torch.manual_seed(1)
+    assert torch.equal(udim.perturbed(x, y), first)
+    assert not torch.equal(udim.perturbed(x, y, step=1), first)
+    assert not torch.equal(udim_of(net_of(), direction="random", seed=2).perturbed(x, y), first)
+
+
+def test_images_of_the_unknown_domain_carry_no_gradient(batches: Batches) -> None:
+    assert not udim_of(net_of()).perturbed(*batches[0]).requires_grad
+
+
+@pytest.mark.parametrize("engine_knows_net", [True, False])
+@pytest.mark.parametrize("second_order", [True, "finite_difference"])
+def test_running_statistics_see_each_batch_once(batches: Batches, engine_knows_net: bool, second_order: Any) -> None:
+    x, y = batches[0]
+    net, once = net_of(norm=True), net_of(norm=True)
+    once(x)
+    optimizer = Plain(net.parameters(), SGD, net=net if engine_knows_net else None)
+    added = udim_of(net, second_order=second_order).at_weights(x, y)
+    optimizer.step(lambda: F.cross_entropy(net(x), y), at_weights=added)
+    assert all(torch.equal(a, b) for a, b in zip(net.buffers(), once.buffers(), strict=True))
+    assert net[1].num_batches_tracked == 1
+
+
+def test_no_hook_and_no_gradient_is_left_behind(batches: Batches) -> None:
+    net = net_of()
+    udim_of(net).terms(*batches[0])
+    assert all(not module._forward_hooks for module in net.modules())
+    assert all(param.grad is None for param in net.parameters())
+
+
+def test_training_with_it_lowers_the_gap_below_that_of_sam_and_of_the_random_control(batches: Batches) -> None:
+    found = {}
+    for name, options in {
+        "sam": {"lambda1": 0.0, "lambda2": 0.0},
+        "random": {"direction": "random"},
+        "udim": {},
+    }.items():
+        net = net_of()
+        trained(net, batches * 5, udim=udim_of(net, **({"lambda1": 30.0, "lambda2": 30.0} | options)))
+        gaps = [udim_of(net).terms(*batch)["variance_gap"] for batch in batches]
+        found[name] = float(torch.stack(gaps).detach().mean())
+    assert found["udim"] < 0.2 * found["sam"]
+    assert found["udim"] < 0.5 * found["random"]
+
+
+def test_one_domain_is_the_whole_batch_and_several_are_averaged(batches: Batches) -> None:
+    x, y = batches[0]
+    udim = udim_of(net_of(), rho=0.0)  # with rho, samples of another domain bend a sample's own ascent
+    whole = udim.terms(x, y)
+    assert udim.terms(x, y, domains=["A"] * 10) == whole
+    parts = [udim.terms(x[rows], y[rows]) for rows in (slice(0, 10, 2), slice(1, 10, 2))]
+    for domains in (["A", "B"] * 5, torch.tensor([7, 3] * 5)):
+        found = udim.terms(x, y, domains=domains)
+        for name, value in found.items():
+            torch.testing.assert_close(value, (parts[0][name] + parts[1][name]) / 2)
+    assert not torch.isclose(found["variance_gap"], whole["variance_gap"])
+
+
+def test_domains_are_one_a_sample(batches: Batches) -> None:
+    with pytest.raises(ValueError, match="got 3 for 10 samples"):
+        udim_of(net_of()).terms(*batches[0], domains=["A", "B", "C"])
+
+
+def test_a_run_that_is_taken_up_goes_on_as_if_it_had_never_stopped(batches: Batches) -> None:
+    options = {"direction": "random", "warmup_steps": 2}
+    net = net_of()
+    whole = trained(net, batches, make=partial(SAM, rho=0.0), udim=udim_of(net, **options))
+    net = net_of()
+    optimizer = SAM(net.parameters(), SGD, rho=0.0, net=net)
+    udim = udim_of(net, **options)
+    for index, (x, y) in enumerate(batches):
+        if index == 3:
+            kept = udim.state_dict()
+            udim = udim_of(net, **options)
+            udim.load_state_dict(kept)
+        optimizer.step(lambda x=x, y=y: F.cross_entropy(net(x), y), at_weights=udim.at_weights(x, y))
+    assert equal(whole, [each.detach() for each in net.parameters()])
+
+
+def test_a_scaler_s_factor_cancels(batches: Batches) -> None:
+    found = []
+    for scale in (1.0, 1024.0):
+        net = net_of()
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        found.append(trained(net, batches, udim=udim_of(net, lambda1=10.0), scaler=scaler))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_under_autocast_a_step_is_close_to_that_in_float32(batches: Batches) -> None:
+    found = []
+    for enabled in (False, True):
+        net = net_of()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            found.append(trained(net, batches[:1], udim=udim_of(net, lambda1=10.0)))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0.02)
+
+
+def test_a_value_that_is_not_finite_skips_the_step(batches: Batches) -> None:
+    x, y = batches[0][0].clone(), batches[0][1]
+    net, other = net_of(), net_of()
+    optimizer = Plain(net.parameters(), SGD, net=net)
+    bad = x.clone()
+    bad[0, 0] = torch.nan
+    optimizer.step(lambda: F.cross_entropy(net(x), y), at_weights=udim_of(net).at_weights(bad, y))
+    assert optimizer.skipped_steps == 1
+    assert equal(list(net.parameters()), list(other.parameters()))
+
+
+@pytest.fixture
+def process_group(tmp_path: Path) -> Any:
+    """A group of this process alone."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'meeting'}", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("process_group")
+def test_a_network_wrapped_for_data_parallel_training_takes_the_same_steps(batches: Batches) -> None:
+    net, other = net_of(norm=True), net_of(norm=True)
+    wrapped = DistributedDataParallel(net)
+    found = trained(wrapped, batches, udim=udim_of(wrapped, lambda1=10.0))
+    for one, expected in zip(found, trained(other, batches, udim=udim_of(other, lambda1=10.0)), strict=True):
+        torch.testing.assert_close(one, expected)
+
+
+def test_a_style_changes_images_and_their_terms(batches: Batches) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Tanh(), nn.Flatten(), nn.Linear(48, 4))
+    x, y = torch.randn(5, 2, 6, 6), torch.randint(4, (5,))
+    udim = udim_of(net, perturbation=StylePerturbation(0.5))
+    assert F.cross_entropy(net(udim.perturbed(x, y)), y) > F.cross_entropy(net(x), y)
+    assert udim.terms(x, y)["variance_gap"] > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"lambda1": -1.0}, "lambda1 must be finite and not negative, got -1"),
+        ({"lambda2": float("inf")}, "lambda2 must be finite"),
+        ({"rho": -0.1}, "rho must not be negative"),
+        ({"warmup_steps": -1}, "warmup_steps must be at least 0"),
+        ({"voxels_a_class": 0}, "voxels_a_class must be at least 1"),
+        ({"direction": "down"}, 'direction must be "ascent" or "random"'),
+        ({"second_order": "exact"}, "second_order must be True, False"),
+    ],
+)
+def test_options_out_of_range_are_refused(options: Any, match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        udim_of(net_of(), **options)
+
+
+def test_tokens_cannot_be_moved() -> None:
+    with pytest.raises(UsageError, match=r"cannot move torch.int64; give floating-point images, or embeddings"):
+        udim_of(net_of()).perturbed(torch.zeros(2, 6, dtype=torch.int64), torch.zeros(2, dtype=torch.int64))

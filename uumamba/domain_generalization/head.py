@@ -1,0 +1,178 @@
+"""The head of a network: which module turns features into logits, and what went in and came out of it."""
+
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from uumamba.domain_generalization.head_gradients import (
+    LinearHeadGradients,
+    PerSampleGradients,
+    StackedGradients,
+    check_logits,
+    is_linear,
+    voxels_last,
+)
+from uumamba.domain_generalization.untraced import untraced, watched
+from uumamba.domain_generalization.voxels import stratified_voxels
+from uumamba.errors import UsageError
+
+
+@dataclass
+class Head:
+    """A head in its network.
+
+    Args:
+        net: the network, without wrappers.
+        module: the head; None finds it at the first pass, as the innermost module whose output is the logits.
+        voxels_a_class: see :func:`stratified_voxels`.
+        ignore_label: samples and voxels with this label are left out.
+    """
+
+    net: nn.Module
+    module: nn.Module | None = None
+    voxels_a_class: int = 512
+    ignore_label: int | None = None
+    _checked: bool = field(default=False, init=False)
+
+    def gradients(
+        self, halves: Tensor, label: Tensor, generator: Generator, members: list[list[int]]
+    ) -> list[tuple[PerSampleGradients, PerSampleGradients]]:
+        """Of images and of their perturbed copies, for each group of samples that has any voxel to look at.
+
+        Args:
+            halves: the images, and after them a copy of each; one pass for both, so that batch norms see both.
+            label: of the images: ``(batch,)``, ``(batch, *spatial)`` or ``(batch, 1, *spatial)``.
+            generator: of the voxels.
+            members: indices of each group's images.
+        """
+        head = self._found(halves)
+        with watched(head) as calls:
+            logits = finest(untraced(self.net, halves))
+        if not calls:
+            raise UsageError(f"The head, a {type(head).__name__}, was not called; name a module of the network.")
+        features, scores = calls[-1]
+        self._check(head, scores, logits)
+        if is_linear(head):
+            return self._of_linear(head, features, scores, label, generator, members)
+        label = label.reshape(len(label), *logits.shape[2:]).long()
+        return [
+            (
+                StackedGradients.of(head, features[rows], label[rows], ignore_label=self.ignore_label),
+                StackedGradients.of(head, features[len(label) :][rows], label[rows], ignore_label=self.ignore_label),
+            )
+            for rows in members
+        ]
+
+    def _of_linear(
+        self,
+        head: nn.Module,
+        features: Tensor,
+        scores: Tensor,
+        label: Tensor,
+        generator: Generator,
+        members: list[list[int]],
+    ) -> list[tuple[PerSampleGradients, PerSampleGradients]]:
+        features, scores = voxels_last(head, features), voxels_last(head, scores)
+        check_logits(scores)
+        label = label.reshape(len(label), -1)
+        if label.shape[1] != scores.shape[1] or 2 * len(label) != len(scores):
+            raise UsageError(
+                f"The head gives logits for {scores.shape[1]} voxels of {len(scores) // 2} samples and the label, as "
+                f"(samples, voxels), has shape {tuple(label.shape)}; give a label of every voxel on the logits' grid."
+            )
+        bias = getattr(head, "bias", None) is not None
+        found: list[tuple[PerSampleGradients, PerSampleGradients]] = []
+        for group in members:
+            within, voxels = stratified_voxels(
+                label[group], voxels_a_class=self.voxels_a_class, generator=generator, ignore_label=self.ignore_label
+            )
+            if not len(within):
+                continue
+            rows = torch.tensor(group, device=label.device)[within]
+            source, target = (
+                LinearHeadGradients.of(scores[at, voxels], features[at, voxels], label[rows, voxels], bias=bias)
+                for at in (rows, rows + len(label))
+            )
+            found.append((source, target))
+        return found
+
+    def _found(self, image: Tensor) -> nn.Module:
+        if self.module is None:
+            self.module = find_head(self.net, image)
+        return self.module
+
+    def _check(self, head: nn.Module, scores: Tensor, logits: Tensor) -> None:
+        """At the first pass: what the head gives is the logits, and whether its gradients have a closed form."""
+        if self._checked:
+            return
+        same = scores.data_ptr() == logits.data_ptr() and scores.numel() == logits.numel()
+        if not same and not (scores.shape == logits.shape and torch.equal(scores.to(logits.dtype), logits)):
+            raise UsageError(
+                f"The output of the head, a {type(head).__name__}, is not the network's logits (shapes "
+                f"{tuple(scores.shape)} and {tuple(logits.shape)}): something follows it. Name the module that "
+                "gives the logits, or let the network return what the head gives."
+            )
+        if not is_linear(head):
+            if not any(param.requires_grad for param in head.parameters()):
+                raise UsageError(
+                    f"The logits come out of a {type(head).__name__}, which has no weights that learn, so there are no "
+                    "gradients to compare; let the network return the logits of its last layer."
+                )
+            warnings.warn(
+                f"The head, a {type(head).__name__}, is not a linear layer or a convolution of kernel 1, so there is "
+                "no closed form; torch.func computes one gradient an image, in memory for as many copies of the "
+                "head's weights as there are images.",
+                stacklevel=2,
+            )
+        self._checked = True
+
+
+@torch.no_grad()
+def find_head(net: nn.Module, image: Tensor) -> nn.Module:
+    """The innermost module whose output is the network's logits, by one pass.
+
+    Raises:
+        UsageError: no module's output is.
+
+    Example:
+        >>> find_head(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), torch.zeros(2, 2, 2))
+        Linear(in_features=4, out_features=3, bias=True)
+    """
+    last: list[tuple[nn.Module, int, int]] = []
+
+    def keep(module: nn.Module, _: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            last.append((module, output.data_ptr(), output.numel()))
+
+    leaves = [module for module in net.modules() if module is not net and not any(module.children())]
+    handles = [module.register_forward_hook(keep) for module in leaves or [net]]
+    try:
+        logits = finest(untraced(net, image))
+    finally:
+        for handle in handles:
+            handle.remove()
+    for module, where, size in reversed(last):
+        if (where, size) == (logits.data_ptr(), logits.numel()):
+            return module
+    raise UsageError(
+        "The network's logits are not the output of one of its layers, so the head is not known; something follows "
+        "its last layer, or it is no module. Pass head=, the module whose output the network returns."
+    )
+
+
+def finest(outputs: Any) -> Tensor:
+    """The logits, the finest ones of a list.
+
+    Raises:
+        UsageError: the network returned something else.
+    """
+    logits = outputs[0] if isinstance(outputs, list | tuple) and outputs else outputs
+    if not isinstance(logits, Tensor) or logits.ndim < 2:
+        raise UsageError(
+            f"UDIM needs a network that returns logits, (batch, classes, ...), or a list of them, finest first; got a "
+            f"{type(outputs).__name__}."
+        )
+    return logits

@@ -1,0 +1,207 @@
+"""Ways to change an image a little, each a few numbers a sample that an ascent can choose."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from uumamba.errors import UsageError
+
+StylePart = Literal["mean", "std", "gamma", "bias_field"]
+STYLE: tuple[StylePart, ...] = ("mean", "std", "gamma", "bias_field")
+
+
+class Perturbation(Protocol):
+    """A family of changes with a size.
+
+    ``apply(image, values)`` must be differentiable in the values, and give the image for values of 0.
+    """
+
+    def start(self, image: Tensor) -> Tensor:
+        """Values of 0 for each sample, ``(batch, ...)``."""
+        ...
+
+    def apply(self, image: Tensor, values: Tensor) -> Tensor:
+        """The changed image."""
+        ...
+
+    def length(self, image: Tensor) -> float:
+        """The Euclidean length of one sample's values."""
+        ...
+
+
+@dataclass(frozen=True)
+class InputPerturbation:
+    r"""Adds to every entry of the input, within a ball: :math:`\tilde x_i = x_i + p_i`, :math:`\lVert p_i \rVert = r`.
+
+    Exactly one of both sizes is given.
+
+    Args:
+        radius: r itself, :math:`\rho_x`, in the units of the input.
+        rms: c in :math:`r = c \sqrt{n}` for n entries a sample, so that an entry changes by c in the root mean square
+            whatever the size; 0.02 to 0.1 for images of unit variance.
+
+    Raises:
+        ValueError: none or both are given, or the size is not positive.
+
+    Example:
+        >>> InputPerturbation(rms=0.05).length(torch.zeros(2, 1, 20, 20))
+        1.0
+    """
+
+    radius: float | None = None
+    rms: float | None = None
+
+    def __post_init__(self) -> None:
+        given = [each for each in (self.radius, self.rms) if each is not None]
+        if len(given) != 1:
+            raise ValueError(f"give either radius or rms, got radius={self.radius} and rms={self.rms}")
+        check_size(given[0])
+
+    def start(self, image: Tensor) -> Tensor:
+        """A 0 for every entry."""
+        return torch.zeros_like(image)
+
+    def apply(self, image: Tensor, values: Tensor) -> Tensor:
+        """The sum."""
+        return image + values
+
+    def length(self, image: Tensor) -> float:
+        """``radius``, or ``rms`` times the root of the entries."""
+        return self.radius if self.rms is None else self.rms * math.sqrt(image[0].numel())  # type: ignore[return-value]  # one of both is given
+
+
+@dataclass(frozen=True)
+class StylePerturbation:
+    r"""Changes how an image was taken and leaves what is in it: brightness, contrast, gamma, a smooth field.
+
+    For each sample, with :math:`m, s, a, b` the mean, standard deviation, least and greatest value of a channel and
+    values p, of which each part that is asked for is there,
+
+    .. math::
+        \text{gamma:}\quad & x \leftarrow x + (b - a) (t^{\exp p_\gamma} - t), \quad t = (x - a) / (b - a) \\
+        \text{bias field:}\quad & x \leftarrow a + (x - a) \exp\textstyle\sum_{j} B_j\, p_j \\
+        \text{mean, std:}\quad & x \leftarrow m + (x - m) \exp p_s + p_m\, s
+
+    Mean and standard deviation have a value for each channel, gamma one, and the field ``control_points`` along every
+    axis, with :math:`B_j` the products of Bernstein polynomials: a Bezier surface, and with four points a cubic one, as
+    smooth as a coil's sensitivity. All are of order 1, so one length serves all. Statistics are those of the image and
+    are not differentiated. A channel of one value has no contrast and stays as it is.
+
+    Args:
+        radius: the Euclidean length of one sample's values.
+        parts: of ``"mean"``, ``"std"``, ``"gamma"`` and ``"bias_field"``.
+        control_points: of the field, along each axis; at least 2.
+
+    Raises:
+        ValueError: the radius is not positive, a part is unknown or twice there, or there are too few points.
+        UsageError: the input has no spatial axes.
+
+    Example:
+        >>> brighter = StylePerturbation(0.5, parts=("mean",))
+        >>> image = torch.tensor([[[0.0, 2.0]]])  # mean 1, standard deviation 1
+        >>> brighter.apply(image, torch.tensor([[0.5]]))
+        tensor([[[0.5000, 2.5000]]])
+
+    References:
+        Zhong et al., *Adversarial Style Augmentation for Domain Generalized Urban-Scene Segmentation*, NeurIPS 2022,
+        arXiv:2207.04892 (mean and standard deviation).
+        Differs from the paper: a length a sample in place of a rate of descent; gamma and field are ours.
+    """
+
+    radius: float
+    parts: Sequence[StylePart] = STYLE
+    control_points: int = 4
+
+    def __post_init__(self) -> None:
+        check_size(self.radius)
+        unknown = [part for part in self.parts if part not in STYLE]
+        if unknown or not self.parts or len(set(self.parts)) != len(self.parts):
+            raise ValueError(f"parts must be different ones of {', '.join(STYLE)}, got {tuple(self.parts)}")
+        if self.control_points < 2:
+            raise ValueError(f"control_points must be at least 2, got {self.control_points}")
+
+    def start(self, image: Tensor) -> Tensor:
+        """Zeros, ``(batch, values)``."""
+        if image.ndim < 3:
+            raise UsageError(
+                f"StylePerturbation changes images, (batch, channels, *spatial), got shape {tuple(image.shape)}; use "
+                "InputPerturbation for inputs without spatial axes."
+            )
+        return image.new_zeros(image.shape[0], sum(self._sizes(image)))
+
+    def apply(self, image: Tensor, values: Tensor) -> Tensor:
+        """Gamma, then the field, then contrast and brightness."""
+        of = dict(zip(self.parts, values.split(self._sizes(image), 1), strict=True))
+        axes = tuple(range(2, image.ndim))
+        std, mean = torch.std_mean(image, axes, correction=0, keepdim=True)
+        least, spread = image.amin(axes, keepdim=True), image.amax(axes, keepdim=True) - image.amin(axes, keepdim=True)
+        if "gamma" in of:
+            t = (image - least) / spread.clamp(min=torch.finfo(image.dtype).tiny)
+            image = image + spread * (t ** _beside(of["gamma"], image).exp() - t)
+        if "bias_field" in of:
+            image = least + (image - least) * self._field(of["bias_field"], image).exp()
+        if "std" in of:
+            image = mean + (image - mean) * _beside(of["std"], image).exp()
+        return image + _beside(of["mean"], image) * std if "mean" in of else image
+
+    def length(self, image: Tensor) -> float:
+        """``radius``."""
+        return self.radius
+
+    def _sizes(self, image: Tensor) -> list[int]:
+        sizes = {"mean": image.shape[1], "std": image.shape[1], "gamma": 1}
+        sizes["bias_field"] = self.control_points ** (image.ndim - 2)
+        return [sizes[part] for part in self.parts]
+
+    def _field(self, values: Tensor, image: Tensor) -> Tensor:
+        """``(batch, 1, *spatial)``."""
+        field = values.unflatten(1, (self.control_points,) * (image.ndim - 2))
+        for length in image.shape[2:]:
+            # Each product turns the first axis of control points into a spatial one, the last.
+            field = torch.tensordot(field, bernstein(length, self.control_points, like=image), dims=([1], [0]))
+        return field[:, None]
+
+
+def check_size(size: float) -> None:
+    """Refuse a size that is not positive and finite."""
+    if not (math.isfinite(size) and size > 0):
+        raise ValueError(f"the size of a perturbation must be positive and finite, got {size}")
+
+
+def bernstein(length: int, count: int, *, like: Tensor) -> Tensor:
+    r"""``count`` Bernstein polynomials at ``length`` places from 0 to 1, ``(count, length)``; they sum to 1.
+
+    .. math:: B_j(u) = \binom{n}{j} u^j (1 - u)^{n - j}, \qquad n = \mathrm{count} - 1
+
+    Example:
+        >>> bernstein(3, 3, like=torch.zeros(()))
+        tensor([[1.0000, 0.2500, 0.0000],
+                [0.0000, 0.5000, 0.0000],
+                [0.0000, 0.2500, 1.0000]])
+    """
+    u = torch.linspace(0, 1, length, dtype=like.dtype, device=like.device)
+    degree = count - 1
+    return torch.stack([math.comb(degree, j) * u**j * (1 - u) ** (degree - j) for j in range(count)])
+
+
+def to_length(direction: Tensor, length: float) -> Tensor:
+    """Each sample's direction at this Euclidean length; 0 stays 0.
+
+    Example:
+        >>> to_length(torch.tensor([[3.0, 4.0], [0.0, 0.0]]), 10.0)
+        tensor([[6., 8.],
+                [0., 0.]])
+    """
+    flat = direction.flatten(1)
+    largest = flat.abs().amax(1, keepdim=True)  # gradients of a mean over a large batch may be too small to square
+    scaled = flat / largest.clamp(min=torch.finfo(flat.dtype).tiny)
+    unit = scaled / torch.linalg.vector_norm(scaled, dim=1, keepdim=True).clamp(min=torch.finfo(flat.dtype).tiny)
+    return (length * unit).view_as(direction)
+
+
+def _beside(values: Tensor, image: Tensor) -> Tensor:
+    return values.reshape(*values.shape, *(1,) * (image.ndim - 2))

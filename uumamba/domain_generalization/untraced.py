@@ -1,0 +1,70 @@
+"""Passes of a network beside the training step's own, which must leave no trace in it."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.parallel import DistributedDataParallel
+
+
+def untraced(net: nn.Module, image: Tensor, weights: Mapping[str, Tensor] | None = None) -> Any:
+    """``net(image)`` in the network's own mode, with copies of its buffers, and with other weights where given.
+
+    Running statistics move in the copies alone, so a graph that is kept never finds its saved tensors changed, as it
+    would if the old values were put back.
+
+    Args:
+        net: the network, without wrappers; see :func:`bare`.
+        image: its input.
+        weights: stand in for parameters of these names during the pass.
+
+    Example:
+        >>> import torch
+        >>> norm = nn.BatchNorm1d(1)
+        >>> _ = untraced(norm, torch.tensor([[1.0], [3.0]]))
+        >>> norm.running_mean, norm.num_batches_tracked
+        (tensor([0.]), tensor(0))
+        >>> untraced(nn.Linear(1, 1), torch.ones(1, 1), {"weight": torch.ones(1, 1), "bias": torch.ones(1)})
+        tensor([[2.]])
+    """
+    copies = {name: buffer.clone() for name, buffer in net.named_buffers()}
+    return functional_call(net, copies | dict(weights or {}), (image,))
+
+
+def bare(net: nn.Module) -> nn.Module:
+    """The network without wrappers for data-parallel training and compilation.
+
+    The wrapper for data-parallel training must not expect gradients of such a pass, and compiled graphs have no second
+    derivative.
+    """
+    while True:
+        inner = net.module if isinstance(net, DistributedDataParallel) else getattr(net, "_orig_mod", None)
+        if inner is None:
+            return net
+        net = inner
+
+
+@contextmanager
+def watched(module: nn.Module) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """A list that gets the first input and the output of every call of the module.
+
+    Example:
+        >>> import torch
+        >>> double = nn.Upsample(scale_factor=2)
+        >>> with watched(double) as calls:
+        ...     _ = nn.Sequential(double, nn.ReLU())(torch.tensor([[[-1.0, 1.0]]]))
+        >>> calls[0][1]
+        tensor([[[-1., -1.,  1.,  1.]]])
+    """
+    calls: list[tuple[Tensor, Tensor]] = []
+
+    def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+        calls.append((args[0] if args else next(iter(kwargs.values())), output))
+
+    handle = module.register_forward_hook(keep, with_kwargs=True)
+    try:
+        yield calls
+    finally:
+        handle.remove()
