@@ -65,8 +65,9 @@ def classification_answers(net: Answer, batches: Batches, *, space: Space = "pro
         raise ValueError(f"space must be 'probabilities' or 'logits', got {space!r}")
     seen = _Seen()
     logits = torch.cat([_class_logits(logits, label) for logits, label in seen.answered(net, batches)])
-    label = torch.cat(seen.labels).long()
+    label = torch.cat(seen.labels)
     _check_labels(label, classes=logits.shape[1])
+    label = label.long()
     return Answers(
         vectors=logits.softmax(1) if space == "probabilities" else logits,
         losses=F.cross_entropy(logits, label, reduction="none"),
@@ -187,10 +188,10 @@ def _unit_numbers(logits: Tensor, label: Tensor, ignore_label: int | None) -> tu
             f"{tuple(label.shape)}"
         )
     classes = logits.shape[1]
-    flat, own = logits.flatten(2), label.flatten(1).long()
+    flat, own = logits.flatten(2), label.flatten(1)
     valid = torch.ones_like(own, dtype=torch.bool) if ignore_label is None else own != ignore_label
     _check_labels(own[valid], classes=classes)
-    own = own.where(valid, torch.zeros_like(own))
+    own = own.where(valid, torch.zeros_like(own)).long()
     logs = flat.log_softmax(1)
     truth = F.one_hot(own, classes).movedim(-1, 1) * valid[:, None]
     probabilities = logs.exp() * valid[:, None]

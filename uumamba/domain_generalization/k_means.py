@@ -75,16 +75,16 @@ def _spread_out(points: Tensor, clusters: int, generator: Generator) -> Tensor:
 def _descend(points: Tensor, centres: Tensor, iterations: int) -> Clusters:
     before = torch.full((len(points),), -1)
     for _ in range(iterations):
-        assignment = _assign(points, centres)
+        assignment = assign(points, centres)
         if torch.equal(assignment, before):
             break
         centres, before = _means(points, assignment, len(centres)), assignment
-    assignment = _assign(points, centres)
+    assignment = assign(points, centres)
     inertia = float((points - centres[assignment]).square().sum())
     return Clusters(assignment, centres, inertia)
 
 
-def _assign(points: Tensor, centres: Tensor) -> Tensor:
+def assign(points: Tensor, centres: Tensor) -> Tensor:
     """The nearest centre of each point; a centre that is nearest to none gets the point worst served."""
     distances = _squared_distances(points, centres)
     nearest, assignment = distances.min(1)
