@@ -4,14 +4,15 @@ import math
 from collections.abc import Sequence
 
 
-def find_knee(errors: Sequence[float], *, slowing: float = 0.05, learned: float = 0.1) -> int | None:
-    r"""The first epoch after which the error falls by less than a share of its largest fall so far.
+def find_knee(errors: Sequence[float], *, slowing: float = 0.1, learned: float = 0.1) -> int | None:
+    r"""The first epoch in which the error falls by less than a share of its largest fall so far.
 
-    .. math:: t = \min \Big\{ t \ge 1 : e_t - e_{t+1} < s \cdot \max_{u \le t} (e_{u-1} - e_u)
+    .. math:: t = \min \Big\{ t \ge 1 : e_{t-1} - e_t < s \cdot \max_{u \le t} (e_{u-1} - e_u)
               \ \text{and}\ e_0 - e_t \ge \ell\, e_0 \Big\}
 
     with s = ``slowing`` and :math:`\ell` = ``learned``, so that a plateau at the start is not taken for the end of the
-    fall. The knee at t is known at t + 1 and does not change with what comes later. An error that rises has slowed.
+    fall. It is known as soon as it is reached and does not change with what comes later. An error that rises has
+    slowed; the first epoch never has.
 
     Args:
         errors: the training error before the first epoch and after each.
@@ -19,14 +20,14 @@ def find_knee(errors: Sequence[float], *, slowing: float = 0.05, learned: float 
         learned: the share of the first error that must be gone before a slowing counts.
 
     Returns:
-        The number of epochs trained at the knee, at least 1; None where it is not reached yet.
+        The number of epochs trained at the knee, at least 2; None where it is not reached yet.
 
     Raises:
         ValueError: an error is not finite, or a share is not between 0 and 1.
 
     Example:
         >>> find_knee([0.9, 0.5, 0.2, 0.19]), find_knee([0.9, 0.5, 0.2])
-        (2, None)
+        (3, None)
 
     References:
         Nguyen et al., *Changing the Training Data Distribution to Reduce Simplicity Bias Improves In-distribution
@@ -41,9 +42,9 @@ def find_knee(errors: Sequence[float], *, slowing: float = 0.05, learned: float 
         if not math.isfinite(error):
             raise ValueError(f"the training error after {epoch} epochs is {error}: lower the probe's learning rate")
     largest = 0.0
-    for epoch in range(1, len(errors) - 1):
-        largest = max(largest, errors[epoch - 1] - errors[epoch])
-        has_learned = errors[0] - errors[epoch] >= learned * errors[0]
-        if has_learned and errors[epoch] - errors[epoch + 1] < slowing * largest:
+    for epoch in range(1, len(errors)):
+        fall = errors[epoch - 1] - errors[epoch]
+        largest = max(largest, fall)
+        if fall < slowing * largest and errors[0] - errors[epoch] >= learned * errors[0]:
             return epoch
     return None

@@ -21,8 +21,7 @@ Start = Callable[[], tuple[nn.Module, TrainEpoch]]
 class Probe:
     """Watches a training until its error falls slowly, and keeps the answers of that moment.
 
-    For loops of one's own; :class:`USEFUL` has one inside. The moment t of the knee is known one epoch later, so the
-    answers of the epoch before are kept too.
+    For loops of one's own; :class:`USEFUL` has one inside.
 
     Args:
         slowing: see :func:`find_knee`.
@@ -34,49 +33,49 @@ class Probe:
         ...     outputs = torch.tensor([[error, 1 - error], [0.1, 0.9]])
         ...     ended = probe.add(Answers(outputs, -outputs[:, 1].log(), torch.tensor([1, 1]), error, "", 2))
         >>> ended, probe.epoch
-        (True, 2)
+        (True, 3)
+
+    Attributes:
+        errors: before the first epoch and after each.
+        epoch: the knee; None until it is reached.
+        answers: those at the knee, or the last ones until it is reached; None before the first.
     """
 
-    def __init__(self, *, slowing: float = 0.05) -> None:
+    def __init__(self, *, slowing: float = 0.1) -> None:
         self.slowing = slowing
         self.errors: list[float] = []
         self.epoch: int | None = None
-        self._last_two: list[Answers] = []
+        self.answers: Answers | None = None
 
     def add(self, answers: Answers) -> bool:
-        """Take the answers before the first epoch, then after each; True once the knee has been passed.
+        """Take the answers before the first epoch, then after each; True once the knee is reached.
 
         Raises:
             ValueError: an answer is not finite, or the data are not those of the last pass.
         """
         check_answers(answers)
-        if self._last_two and answers.fingerprint != self._last_two[-1].fingerprint:
+        if self.answers is not None and answers.fingerprint != self.answers.fingerprint:
             raise ValueError(
                 "the examples changed between two passes of the probe: it must see them in the same order each time "
                 "(no shuffling, no dropped last batch) and without random augmentation"
             )
         if self.epoch is None:
             self.errors.append(answers.error)
-            self._last_two = [*self._last_two[-1:], answers]
+            self.answers = answers
             self.epoch = find_knee(self.errors, slowing=self.slowing)
         return self.epoch is not None
-
-    @property
-    def answers(self) -> Answers:
-        """Those at the knee, or the last ones where it was not reached."""
-        return self._last_two[-1 if self.epoch is None else -2]
 
 
 class USEFUL:
     r"""Trains a few epochs to see what is learned slowly, then again from scratch with those examples shown twice.
 
-    1. A probe: ``start()`` is trained on the original data until the epoch t after which its error falls slowly.
+    1. A probe: ``start()`` is trained on the original data until the epoch t in which its error falls slowly.
     2. In each class the outputs at t are split by k-means (k = 2); the cluster with the higher mean loss is slow.
     3. ``start()`` is called anew under the same seed and trained on every example once and every slow one
        ``factor`` times an epoch.
 
-    The cost is t + 1 epochs, a forward pass over the data after each of them, and as many more steps an epoch as there
-    are slow examples; a schedule by steps must count ``len(sampler)``.
+    The cost is t epochs, a forward pass over the data before and after each of them, and then as many more steps an
+    epoch as there are slow examples; a schedule by steps must count ``len(sampler)``.
 
     Edge cases. An error that never slows within ``most_epochs`` leaves the probe's last epoch, with a warning. A data
     set in which no class can be split (see :func:`find_slow`) has no slow examples, and what remains is plain training,
@@ -135,7 +134,7 @@ class USEFUL:
         *,
         seed: int = 0,
         most_epochs: int = 20,
-        slowing: float = 0.05,
+        slowing: float = 0.1,
         factor: int = 2,
     ) -> None:
         if most_epochs < 2:
@@ -156,12 +155,14 @@ class USEFUL:
         """
         net, train_epoch = self.restart()
         probe = Probe(slowing=self.slowing)
-        probe.add(self.answers(net))
-        sampler = UpsampledSampler(len(probe.answers.losses), seed=self.seed)
+        answers = self.answers(net)
+        probe.add(answers)
+        sampler = UpsampledSampler(len(answers.losses), seed=self.seed)
         for epoch in range(self.most_epochs):
             sampler.set_epoch(epoch)
             train_epoch(sampler)
-            if probe.add(self.answers(net)):
+            answers = self.answers(net)
+            if probe.add(answers):
                 break
         else:
             warnings.warn(
@@ -169,7 +170,7 @@ class USEFUL:
                 "last; give more epochs or a higher learning rate",
                 stacklevel=2,
             )
-        found = find_slow(probe.answers, seed=self.seed)
+        found = find_slow(answers, seed=self.seed)
         if not found.slow:
             warnings.warn(
                 "no class has slow examples, so nothing is shown twice and this is plain training: "
