@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from uumamba.domain_generalization import Answers, find_slow
+from uumamba.domain_generalization import Answers, find_slow, segmentation_answers
 
 
 def answers_of(vectors: Tensor, losses: Tensor, groups: Tensor, *, group_count: int | None = None) -> Answers:
@@ -69,7 +69,7 @@ def test_a_class_is_split_whatever_the_others_do() -> None:
 
 
 def test_a_class_that_cannot_be_split_has_no_slow_example_and_says_why() -> None:
-    vectors = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5], [0.5, 0.5 + 1e-8], [0.5, 0.5], [0.1, 0.9], [0.9, 0.1]])
+    vectors = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5], [0.5, 0.5 + 1e-7], [0.5, 0.5], [0.1, 0.9], [0.9, 0.1]])
     losses = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 6.0])
     groups = torch.tensor([0, 0, 1, 1, 1, 3, 3])
     vectors, losses, groups = (torch.cat([each, each[:1]]) for each in (vectors, losses, groups))
@@ -85,6 +85,26 @@ def test_a_class_that_cannot_be_split_has_no_slow_example_and_says_why() -> None
     ]
     assert [(split.size, split.slow) for split in found.groups] == [(2, 1), (3, 0), (0, 0), (2, 0), (1, 0)]
     assert [split.fast_loss for split in found.groups] == [1.0, 4.0, None, 6.0, 1.0]
+
+
+def test_cases_that_are_segmented_badly_are_slow_in_each_phase() -> None:
+    generator = torch.Generator().manual_seed(4)
+    label = torch.zeros(24, 1, 12, 12, dtype=torch.long)
+    for unit, side in zip(label[:, 0], torch.randint(5, 8, (24,), generator=generator).tolist(), strict=True):
+        unit[2 : 2 + side, 3 : 3 + side] = 1
+    faint = torch.arange(24) % 5 == 2
+    contrast = torch.where(faint, 0.45, 1.0)[:, None, None, None]
+    image = contrast * label + 0.05 * torch.randn(label.shape, generator=generator)
+
+    def threshold(image: Tensor) -> Tensor:
+        return torch.cat([torch.zeros_like(image), 20 * (image - 0.5)], dim=1)
+
+    phase = [place % 2 for place in range(24)]
+    answers = segmentation_answers(threshold, [(image[:9], label[:9]), (image[9:], label[9:])], groups=phase)
+    found = find_slow(answers)
+    assert found.slow == tuple(faint.nonzero()[:, 0].tolist())
+    assert [split.size for split in found.groups] == [12, 12]
+    assert found.settings == {"outputs": "segmentation"}
 
 
 @pytest.mark.parametrize("where", ["vectors", "losses"])
