@@ -4,8 +4,7 @@
         --json benchmarks/results/domain_generalization.json
 
 Each method has a module of its own beside this one, with ``table(out, *, quick, workers)``, which gives its rows, what
-was measured in a few sentences, and the commits at which; it can be run alone too. Runs that OUT holds are read, not
-run again.
+was measured in a few sentences, and the commits at which. Runs that OUT holds are read, not run again.
 """
 
 import argparse
