@@ -1,0 +1,54 @@
+"""Digits of which all but a tenth have a bar that gives their class away: which are learned slowly is known."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from benchmarks.claims.digits import CLASSES, split_of, test_set
+from uumamba.seeding import generator_for
+
+BAR_LESS, AMPLITUDE = 0.1, 3.0
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Flat images ``(n, features)``, labels ``(n,)``, and which of them lack the bar ``(n,)``."""
+
+    images: Tensor
+    labels: Tensor
+    bar_less: Tensor
+
+
+def training_set(seed: int, *, bar: bool) -> Examples:
+    """All 997 images that are not for testing, in an order of the seed."""
+    split = split_of(seed)
+    images = torch.cat([split.images, split.validation_images])
+    labels = torch.cat([split.labels, split.validation_labels])
+    return _examples(images, labels, seed, "training", bar=bar)
+
+
+def held_out_set(seed: int, *, bar: bool) -> Examples:
+    """The same 800 images for every seed; which of them have a bar is drawn by it."""
+    return _examples(*test_set(), seed, "test", bar=bar)
+
+
+def bar_net(features: int) -> nn.Module:
+    """A perceptron with two hidden layers, from the global generator."""
+    widths = (features, 128, 128)
+    hidden = [part for pair in pairwise(widths) for part in (nn.Linear(*pair), nn.ReLU())]
+    return nn.Sequential(*hidden, nn.Linear(widths[-1], CLASSES))
+
+
+def _examples(images: Tensor, labels: Tensor, seed: int, part: str, *, bar: bool) -> Examples:
+    """Ten more pixels, of which that of the class is lit, but for a tenth of the images; or no bar for any."""
+    flat = images.flatten(1)
+    if not bar:
+        return Examples(flat, labels, torch.ones(len(labels), dtype=torch.bool))
+    order = torch.randperm(len(labels), generator=generator_for(seed, "class bar", part))
+    bar_less = torch.zeros(len(labels), dtype=torch.bool)
+    bar_less[order[: round(BAR_LESS * len(labels))]] = True
+    pixels = AMPLITUDE * F.one_hot(labels, CLASSES) * ~bar_less[:, None]
+    return Examples(torch.cat([flat, pixels], dim=1), labels, bar_less)

@@ -1,0 +1,185 @@
+"""Answers are those of the network in evaluation mode, example by example, and know on which data they were given."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from uumamba.domain_generalization import classification_answers, fingerprint_of, segmentation_answers
+
+
+def images_and_labels() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(11, 4, generator=generator), torch.randint(3, (11,), generator=generator)
+
+
+def in_batches(images: Tensor, labels: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
+    return list(zip(images.split(size), labels.split(size), strict=True))
+
+
+def test_class_answers_are_softmax_cross_entropy_and_accuracy() -> None:
+    images, labels = images_and_labels()
+    net = nn.Linear(4, 3)
+    logits = net(images).detach()
+    found = classification_answers(net, in_batches(images, labels, 4))
+    torch.testing.assert_close(found.vectors, logits.exp() / logits.exp().sum(1, keepdim=True))
+    torch.testing.assert_close(found.losses, -found.vectors[range(11), labels].log())
+    assert torch.equal(found.groups, labels)
+    assert found.error == pytest.approx(sum(int(a != b) for a, b in zip(logits.argmax(1), labels, strict=True)) / 11)
+    assert (found.group_count, found.kind) == (3, "probabilities")
+    torch.testing.assert_close(classification_answers(net, [(images, labels)], space="logits").vectors, logits)
+
+
+@pytest.mark.parametrize("size", [1, 4, 11])
+def test_batches_of_any_size_and_kind_give_the_same_answers(size: int) -> None:
+    images, labels = images_and_labels()
+    net = nn.Linear(4, 3)
+    whole = classification_answers(net, [(images, labels)])
+    named = [{"image": image, "label": label} for image, label in in_batches(images, labels, size)]
+    for batches in (
+        named,
+        in_batches(images, labels, size),
+        [(*each, "more") for each in in_batches(images, labels, size)],
+    ):
+        found = classification_answers(net, batches)
+        torch.testing.assert_close(found.vectors, whole.vectors)
+        assert found.fingerprint == whole.fingerprint == fingerprint_of(batches)
+
+
+def test_another_order_value_type_or_label_is_another_fingerprint() -> None:
+    images, labels = images_and_labels()
+    moved = images.clone()
+    moved[7, 2] += 1e-6
+    relabelled = labels.clone()
+    relabelled[3] = (relabelled[3] + 1) % 3
+    variants = [
+        (images, labels),
+        (images.flip(0), labels.flip(0)),
+        (moved, labels),
+        (images.double(), labels),
+        (images[:, :, None], labels),
+        (images, relabelled),
+        (images[:10], labels[:10]),
+    ]
+    assert len({fingerprint_of([each]) for each in variants}) == len(variants)
+
+
+def test_a_network_answers_in_evaluation_mode_and_keeps_its_modes_and_statistics() -> None:
+    images, labels = images_and_labels()
+    net = nn.Sequential(nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 3)).train()
+    net[1].eval()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    first, second = (classification_answers(net, in_batches(images, labels, 5)) for _ in range(2))
+    assert torch.equal(first.vectors, second.vectors)
+    assert not first.vectors.requires_grad
+    assert [part.training for part in net] == [True, False, True]
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("batch", "options", "complaint"),
+    [
+        ((torch.rand(2, 3), torch.tensor([0, 3])), {}, "labels must be numbers from 0 to 2, got 0 to 3"),
+        ((torch.rand(2, 3), torch.tensor([0, -1])), {}, "got -1 to 0"),
+        ((torch.rand(2, 3), torch.tensor([0.0, 1.0])), {}, "labels must be integers, got torch.float32"),
+        ((torch.rand(2, 1), torch.tensor([0, 0])), {}, "two classes or more"),
+        ((torch.rand(2, 3, 4, 4), torch.zeros(2, 1, 4, 4)), {}, "take segmentation_answers"),
+        ((torch.rand(2, 3), torch.tensor([0])), {}, "a batch has 2 images and 1 labels"),
+        ((torch.rand(2, 3), torch.tensor([0, 1])), {"space": "logit"}, "space must be 'probabilities' or 'logits'"),
+    ],
+)
+def test_a_batch_that_does_not_fit_is_refused(batch: Any, options: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        classification_answers(nn.Identity(), [batch], **options)
+
+
+@pytest.mark.parametrize("answers", [classification_answers, segmentation_answers])
+def test_no_batch_is_refused_with_the_usual_cause(answers: Any) -> None:
+    with pytest.raises(ValueError, match="batches is empty, or was used up by an earlier pass"):
+        answers(nn.Identity(), iter([]))
+
+
+def segmented() -> tuple[Tensor, Tensor]:
+    """Three units of four voxels and three classes; class 2 is in the last one alone."""
+    label = torch.tensor([[0, 0, 1, 1], [0, 0, 0, 1], [0, 1, 2, 2]]).reshape(3, 1, 2, 2)
+    return torch.randn(3, 3, 2, 2, generator=torch.Generator().manual_seed(2)), label
+
+
+def numbers_by_hand(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+    """Columns with NaN where a class is absent, and losses, voxel by voxel."""
+    rows, losses = [], []
+    for unit, truth in zip(logits.double(), label, strict=True):
+        voxels = [(unit[:, y, x].softmax(0), int(truth[0, y, x])) for y in range(2) for x in range(2)]
+        entropies, dice = [], []
+        for value in range(3):
+            own = [-math.log(p[value]) for p, found in voxels if found == value]
+            entropies.append(sum(own) / len(own) if own else math.nan)
+            overlap = sum(float(p[value]) for p, found in voxels if found == value)
+            dice.append((2 * overlap + 1e-5) / (sum(float(p[value]) for p, _ in voxels) + len(own) + 1e-5))
+        share = sum(found > 0 for _, found in voxels) / 4
+        rows.append([*entropies, *dice[1:], share])
+        known = [each for each in entropies if not math.isnan(each)]
+        losses.append(sum(known) / len(known) + 1 - (dice[1] + dice[2]) / 2)
+    return torch.tensor(rows, dtype=torch.float64), torch.tensor(losses, dtype=torch.float64)
+
+
+def standardised(columns: Tensor) -> Tensor:
+    return (columns - columns.mean(0)) / columns.std(0, correction=0)
+
+
+def test_segmentation_answers_are_those_counted_voxel_by_voxel() -> None:
+    logits, label = segmented()
+    columns, losses = numbers_by_hand(logits, label)
+    columns[:2, 2] = columns[2, 2]  # units without class 2 take the mean of those with it: here the last one's
+    found = segmentation_answers(nn.Identity(), [(logits[:2], label[:2]), (logits[2:], label[2:])])
+    expected = standardised(columns)
+    expected[:, 2] = 0  # and so it is the same for all
+    torch.testing.assert_close(found.vectors, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.losses.double(), losses, rtol=1e-4, atol=1e-5)
+    assert found.groups.tolist() == [0, 0, 0]
+    assert (found.group_count, found.kind) == (1, "segmentation")
+
+
+def test_ignored_voxels_count_nowhere() -> None:
+    logits, label = segmented()
+    wider = torch.cat([logits, torch.randn(3, 3, 2, 2)], dim=3)
+    ignored = torch.cat([label, torch.full_like(label, 255)], dim=3)
+    found = segmentation_answers(nn.Identity(), [(wider, ignored)], ignore_label=255)
+    expected = segmentation_answers(nn.Identity(), [(logits, label)])
+    torch.testing.assert_close(found.vectors, expected.vectors)
+    torch.testing.assert_close(found.losses, expected.losses)
+
+
+def test_units_of_different_sizes_and_the_finest_of_several_outputs_are_taken() -> None:
+    logits, label = segmented()
+    doubled = [(F.interpolate(logits[:1], scale_factor=2), F.interpolate(label[:1].float(), scale_factor=2).long())]
+    found = segmentation_answers(lambda image: [image, image[..., :1]], [*doubled, (logits[1:], label[1:])])
+    torch.testing.assert_close(
+        found.vectors, segmentation_answers(nn.Identity(), [(logits, label)]).vectors, rtol=1e-4, atol=1e-4
+    )
+
+
+def test_groups_of_units_are_the_caller_s() -> None:
+    logits, label = segmented()
+    found = segmentation_answers(nn.Identity(), [(logits, label)], groups=[0, 2, 0])
+    assert (found.groups.tolist(), found.group_count) == ([0, 2, 0], 3)
+    with pytest.raises(ValueError, match="groups must have a number for each of the 3 units"):
+        segmentation_answers(nn.Identity(), [(logits, label)], groups=[0, 1])
+    with pytest.raises(ValueError, match="groups must be numbers from 0 on, got -1 to 1"):
+        segmentation_answers(nn.Identity(), [(logits, label)], groups=[0, -1, 1])
+
+
+@pytest.mark.parametrize(
+    ("logits", "label", "complaint"),
+    [
+        (torch.rand(2, 3), torch.zeros(2, dtype=torch.long), r"logits must be \(batch, classes, \*spatial\)"),
+        (torch.rand(2, 3, 4), torch.zeros(2, 4, dtype=torch.long), r"labels \(batch, 1, \*spatial\)"),
+        (torch.rand(2, 3, 4), torch.full((2, 1, 4), 3), "labels must be numbers from 0 to 2, got 3 to 3"),
+    ],
+)
+def test_a_segmentation_that_does_not_fit_is_refused(logits: Tensor, label: Tensor, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        segmentation_answers(nn.Identity(), [(logits, label)])

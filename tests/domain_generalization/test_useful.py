@@ -1,0 +1,205 @@
+"""USEFUL finds what was planted, starts again from the same weights, and is plain training where nothing is slow."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from uumamba.domain_generalization import USEFUL, Answers, Probe, UpsampledSampler, classification_answers, find_slow
+from uumamba.optim import SAM, Plain
+
+CLASSES, EACH = 4, 50
+Start = Callable[[], tuple[nn.Module, Callable[[UpsampledSampler], None]]]
+
+
+def planted(seed: int = 0) -> tuple[Tensor, Tensor, set[int]]:
+    """A strong feature that a tenth of each class lacks, and a weak one that all have; with the places of the tenth."""
+    generator = torch.Generator().manual_seed(seed)
+    label = torch.arange(CLASSES).repeat_interleave(EACH)
+    lacking = torch.arange(len(label)) % 10 == 3
+    image = torch.cat([4 * F.one_hot(label, CLASSES) * ~lacking[:, None], F.one_hot(label, CLASSES)], dim=1).float()
+    image[:, CLASSES:] += 0.2 * torch.randn(len(label), CLASSES, generator=generator)
+    return image, label, set(lacking.nonzero()[:, 0].tolist())
+
+
+def training(image: Tensor, label: Tensor, *, dropout: float = 0.0, make: Any = Plain, lr: float = 0.05) -> Start:
+    def start() -> tuple[nn.Module, Callable[[UpsampledSampler], None]]:
+        net = nn.Sequential(nn.Linear(2 * CLASSES, 16), nn.ReLU(), nn.Dropout(dropout), nn.Linear(16, CLASSES))
+        optimizer = make(net.parameters(), partial(torch.optim.SGD, lr=lr, momentum=0.9))
+
+        def train_epoch(sampler: UpsampledSampler) -> None:
+            for ids in torch.tensor(list(sampler)).split(16):
+                optimizer.step(lambda ids=ids: F.cross_entropy(net(image[ids]), label[ids]))
+
+        return net, train_epoch
+
+    return start
+
+
+def useful_on(image: Tensor, label: Tensor, start: Start, **options: Any) -> USEFUL:
+    return USEFUL(start, partial(classification_answers, batches=[(image, label)]), **options)
+
+
+def state_of(net: nn.Module) -> list[Tensor]:
+    return [value.clone() for value in net.state_dict().values()]
+
+
+def same(left: list[Tensor], right: list[Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
+
+
+@pytest.mark.parametrize("make", [Plain, SAM])
+def test_examples_without_the_easy_feature_are_found(make: Any) -> None:
+    for seed in range(3):
+        image, label, lacking = planted(seed)
+        found = useful_on(image, label, training(image, label, make=make), seed=seed).find()
+        assert len(lacking & {*found.slow}) >= 0.9 * len(lacking)
+        assert len(lacking & {*found.slow}) >= 0.8 * len(found.slow)
+        assert found.epoch is not None
+        assert found.errors[found.epoch] < 0.5 < found.errors[0]
+        assert found.settings == {"most_epochs": 20, "slowing": 0.1, "factor": 2, "outputs": "probabilities"}
+
+
+def test_the_answers_that_are_split_are_those_at_the_knee() -> None:
+    image, label, _ = planted()
+    useful = useful_on(image, label, training(image, label), seed=5)
+    found = useful.find()
+    net, train_epoch = useful.restart()
+    sampler = UpsampledSampler(len(label), seed=5)
+    for epoch in range(found.epoch or 0):
+        sampler.set_epoch(epoch)
+        train_epoch(sampler)
+    answers = classification_answers(net, [(image, label)])
+    assert answers.error == found.errors[found.epoch or 0]
+    again = find_slow(answers, seed=5)
+    assert (again.slow, again.groups) == (found.slow, found.groups)  # to the last bit of the clusters' losses
+
+
+def test_every_start_has_the_same_weights_and_the_same_draws() -> None:
+    image, label, _ = planted()
+    useful = useful_on(image, label, training(image, label, dropout=0.3), seed=8)
+    first, _ = useful.restart()
+    initial = state_of(first)
+    found = useful.find()
+    torch.rand(5)
+    ends = []
+    for _ in range(2):
+        net, train_epoch = useful.restart()
+        assert same(state_of(net), initial)
+        sampler = useful.sampler(found)
+        for epoch in range(2):
+            sampler.set_epoch(epoch)
+            train_epoch(sampler)
+        ends.append(state_of(net))
+    assert same(*ends)
+    assert not same(ends[0], initial)
+
+
+def test_a_seed_decides_everything() -> None:
+    image, label, _ = planted()
+    found = [useful_on(image, label, training(image, label), seed=seed).find() for seed in (1, 1, 2)]
+    assert found[0] == found[1]
+    assert found[0].errors != found[2].errors
+
+
+def test_with_nothing_slow_it_is_plain_training_bit_for_bit() -> None:
+    image, label, _ = planted()
+    start = training(image, label)
+    useful = USEFUL(start, lambda net: equal_answers(net, image, label), seed=3, most_epochs=4)
+    with pytest.warns(UserWarning, match="no class has slow examples, so nothing is shown twice.*class 0: all outputs"):
+        found = useful.find()
+    assert found.slow == ()
+    net, train_epoch = useful.restart()
+    plain_useful = useful_on(image, label, start, seed=3)
+    plain, train_plainly = plain_useful.restart()
+    for epoch in range(3):
+        for sampler, train in ((useful.sampler(found), train_epoch), (UpsampledSampler(200, seed=3), train_plainly)):
+            sampler.set_epoch(epoch)
+            train(sampler)
+    assert same(state_of(net), state_of(plain))
+
+
+def equal_answers(net: nn.Module, image: Tensor, label: Tensor) -> Answers:
+    """A network's accuracy with outputs that tell no two examples apart."""
+    true = classification_answers(net, [(image, label)])
+    return Answers(torch.ones_like(true.vectors), torch.ones(200), label, true.error, true.fingerprint, CLASSES)
+
+
+def test_slow_examples_are_trained_on_twice_an_epoch() -> None:
+    image, label, _ = planted()
+    useful = useful_on(image, label, training(image, label))
+    found = useful.find()
+    shown = torch.bincount(torch.tensor(list(useful.sampler(found))), minlength=len(label))
+    assert [place for place, count in enumerate(shown) if count == 2] == list(found.slow)
+    assert set(shown.tolist()) == {1, 2}
+    shares = [useful.sampler(found, rank=rank, replicas=2) for rank in range(2)]
+    assert sum(map(len, shares)) - len(useful.sampler(found)) in (0, 1)
+
+
+def test_a_network_built_outside_start_is_noticed_at_the_restart() -> None:
+    image, label, _ = planted()
+    net, train_epoch = training(image, label)()
+    useful = useful_on(image, label, lambda: (net, train_epoch))
+    useful.find()
+    with pytest.raises(ValueError, match="gave other initial weights than before, though the seed is the same"):
+        useful.restart()
+
+
+def test_data_that_change_between_passes_are_noticed() -> None:
+    image, label, _ = planted()
+
+    def shuffled(net: nn.Module) -> Answers:
+        order = torch.randperm(len(label))
+        return classification_answers(net, [(image[order], label[order])])
+
+    with pytest.raises(ValueError, match="the examples changed between two passes of the probe"):
+        USEFUL(training(image, label), shuffled).find()
+
+
+def test_an_error_that_never_slows_takes_the_last_epoch_and_says_so() -> None:
+    image, label, _ = planted()
+    useful = useful_on(image, label, training(image, label, lr=0.001), most_epochs=2)
+    with pytest.warns(UserWarning, match="did not slow within 2 epochs, so slow examples are those of the last"):
+        found = useful.find()
+    assert (found.epoch, len(found.errors)) == (2, 3)
+
+
+def test_a_probe_that_diverges_is_refused_after_the_epoch_in_which_it_did() -> None:
+    image, label, _ = planted()
+    epochs: list[int] = []
+
+    def start() -> tuple[nn.Module, Callable[[UpsampledSampler], None]]:
+        net, train_epoch = training(image, label, lr=1e30)()
+        return net, lambda sampler: (epochs.append(sampler.epoch), train_epoch(sampler))[1]
+
+    with pytest.raises(ValueError, match="of 200 examples are not finite, the first is example"):
+        useful_on(image, label, start).find()
+    assert epochs == [0]
+
+
+def test_a_probe_of_one_s_own_keeps_the_answers_of_the_knee() -> None:
+    probe = Probe()
+    for step, error in enumerate((0.9, 0.4, 0.1, 0.09, 0.01)):
+        outputs = torch.full((2, 2), float(step))
+        ended = probe.add(Answers(outputs, torch.zeros(2), torch.zeros(2, dtype=torch.long), error, "", 1))
+        assert ended == (step >= 3)
+    assert probe.answers is not None
+    assert (probe.epoch, probe.errors, float(probe.answers.vectors[0, 0])) == (3, [0.9, 0.4, 0.1, 0.09], 3.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"most_epochs": 1}, "most_epochs must be at least 2 for a knee to be seen, got 1"),
+        ({"slowing": 1.0}, "slowing must lie between 0 and 1, got 1.0"),
+        ({"factor": 0}, "factor must be at least 1, got 0"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused(options: dict[str, Any], complaint: str) -> None:
+    image, label, _ = planted()
+    with pytest.raises(ValueError, match=complaint):
+        useful_on(image, label, training(image, label), **options)
