@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -24,7 +24,16 @@ class _Segment:
     model: AveragedModel
     first_step: int
     last_step: int
-    loss: float
+    loss: float = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        state = {"first_step": self.first_step, "last_step": self.last_step, "loss": self.loss}
+        return state | {"model": self.model.state_dict()}
+
+    def loaded(self, state: dict[str, Any]) -> Self:
+        self.model.load_state_dict(state["model"])
+        self.first_step, self.last_step, self.loss = state["first_step"], state["last_step"], state["loss"]
+        return self
 
 
 class SWAD:
@@ -161,8 +170,29 @@ class SWAD:
         _renew_statistics(net, batches)
         return net
 
+    def state_dict(self) -> dict[str, Any]:
+        """Every average and loss that is still needed, as tensors and plain values."""
+        return {
+            "taken": self._taken,
+            "threshold": self.threshold,
+            "finished": self.finished,
+            "open": self._open.state_dict(),
+            "waiting": [segment.state_dict() for segment in self._waiting],
+            "average": None if self._average is None else self._average.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up where another run stopped, bit for bit."""
+        self._taken, self.threshold, self.finished = state["taken"], state["threshold"], state["finished"]
+        net = self._open.model.module
+        self._open = self._begun(net).loaded(state["open"])
+        self._waiting = deque(self._begun(net).loaded(each) for each in state["waiting"])
+        self._average = None if state["average"] is None else self._begun(net).loaded(state["average"])
+
     def _begun(self, net: nn.Module) -> _Segment:
-        return _Segment(AveragedModel(net, device=self._device), self._taken + 1, self._taken, math.inf)
+        model = AveragedModel(net, device=self._device)
+        model.zero_grad()  # the copy took the gradients along
+        return _Segment(model, self._taken + 1, self._taken)
 
     def _look_for_start(self) -> None:
         if len(self._waiting) > self.n_converge:
@@ -171,17 +201,23 @@ class SWAD:
         if len(losses) == self.n_converge and losses[0] == min(losses):
             self.threshold = (1 + self.tolerance_ratio) * fmean(losses)
             self._average = self._waiting.popleft()
-            self._look_for_end()
+            self._take_in_valley()
 
     def _look_for_end(self) -> None:
-        """Take in all up to the last loss within tolerance; those after it wait, until there are too many."""
+        """The losses that the start was found with do not end the valley, so more may wait than end it."""
+        self._take_in_valley()
+        if len(self._waiting) >= self.n_tolerance:
+            for _ in range(len(self._waiting) - self.n_tolerance):
+                self._take_in(self._waiting.popleft())
+            self._waiting.clear()
+            self.finished = True
+
+    def _take_in_valley(self) -> None:
+        """All up to the last loss within tolerance; those after it wait."""
         assert self.threshold is not None  # the caller asks only after the start
         within = [index for index, segment in enumerate(self._waiting) if segment.loss <= self.threshold]
         for _ in range(within[-1] + 1 if within else 0):
             self._take_in(self._waiting.popleft())
-        if len(self._waiting) >= self.n_tolerance:
-            self.finished = True
-            self._waiting.clear()
 
     @torch.no_grad()
     def _take_in(self, segment: _Segment) -> None:
