@@ -1,4 +1,4 @@
-"""Train a classifier with UDIM on any folder of images, one folder a class: python image_folder_udim.py FOLDER."""
+"""Train with UDIM on a folder of images, one folder a class: python -m benchmarks.examples.image_folder_udim FOLDER."""
 
 import sys
 from functools import partial
@@ -24,8 +24,12 @@ blocks = [nn.Conv2d(3, 32, 3, stride=2), nn.ReLU(), nn.Conv2d(32, 64, 3, stride=
 net = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, len(set(names))))
 udim = UDIM(net, cross_entropy, InputPerturbation(radius=0.3))
 optimizer = SAM(net.parameters(), partial(torch.optim.AdamW, lr=3e-3), net=net)
+
+
+def step(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return optimizer.step(lambda: cross_entropy(net(x), y), at_weights=udim.at_weights(x, y))
+
+
 for epoch in range(30):
-    for batch in torch.randperm(len(files)).split(32):
-        x, y = images[batch], labels[batch]
-        loss = optimizer.step(lambda x=x, y=y: cross_entropy(net(x), y), at_weights=udim.at_weights(x, y))
-    print(f"epoch {epoch}: loss {loss:.3f}")
+    losses = [step(images[batch], labels[batch]) for batch in torch.randperm(len(files)).split(32)]
+    print(f"epoch {epoch}: loss {torch.stack(losses).mean():.3f}")
