@@ -126,6 +126,13 @@ def test_a_flat_channel_stays_finite() -> None:
     assert features.grad.isfinite().all()
 
 
+def test_a_single_voxel_takes_the_mean_alone() -> None:
+    features = torch.tensor([0.0, 10.0]).view(2, 1, 1)
+    mixed = MixStyle(p=1.0, generator=seeded())(features, domains=torch.tensor([0, 1]))
+    assert ((mixed >= 0) & (mixed <= 10)).all()
+    assert not torch.equal(mixed, features)
+
+
 def test_it_sits_in_a_network_without_parameters_of_its_own() -> None:
     net = nn.Sequential(nn.Conv2d(1, 4, 3), MixStyle(p=1.0), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     assert len(list(net.parameters())) == 2

@@ -137,15 +137,6 @@ def test_a_run_taken_up_again_averages_as_one_that_never_stopped(stop: int) -> N
     assert torch.equal(stopped.averaged().weight, through.averaged().weight)
 
 
-def test_no_gradients_are_kept_in_copies() -> None:
-    net = nn.Linear(2, 2)
-    net(torch.ones(1, 2)).sum().backward()
-    swad = SWAD(net, n_converge=1)
-    swad.after_step(net)
-    swad.validated(0.5)
-    assert all(param.grad is None for param in swad.averaged().parameters())
-
-
 def test_few_copies_wait_while_the_loss_stays_in_the_valley() -> None:
     swad, _ = driven([0.5] * 40)
     assert len(swad._waiting) == 0

@@ -37,8 +37,8 @@ def train_and_record(
         {"step": 300, "test_envs": [0], "trial_seed": 0, "setting": "", "loss": 0.41,
          "env0_in_acc": 0.83, "env0_out_acc": 0.81, "env0_out_loss": 0.62, "env1_in_acc": ...}
 
-    where ``loss`` and other numbers of ``update`` are means over the steps since the record before. The network is in
-    training mode during steps, but for modules that ``algorithm`` holds in evaluation mode when it is passed.
+    where ``loss`` and other numbers of ``update`` are means over the steps since the record before. In steps, each
+    module of ``algorithm`` is in the mode, training or evaluation, in which it was passed.
 
     Args:
         algorithm: its weights are trained in place, on the device where they are.

@@ -17,8 +17,9 @@ class MixStyle(nn.Module):
               + \lambda \mu(x) + (1 - \lambda) \mu(x')
 
     To be put behind the first stages of a network, 2-D or 3-D. No gradient flows through the statistics. The identity
-    in evaluation mode, for a batch of one, and with probability 1 - p for the whole batch. Every pass draws anew, so
-    the two passes of a climbing optimizer see different styles, as they see different dropout.
+    in evaluation mode, for a batch of one, and with probability 1 - p for the whole batch. A channel without spread,
+    such as a single voxel, takes the mean alone. Every pass draws anew, so the two passes of a climbing optimizer see
+    different styles, as they see different dropout.
 
     Args:
         p: probability that a batch is mixed.
@@ -41,8 +42,7 @@ class MixStyle(nn.Module):
     References:
         Zhou et al., *Domain Generalization with MixStyle*, ICLR 2021, arXiv:2104.02008.
         Differs from the paper: with ``domains`` the other sample is drawn from all samples of other domains, for any
-        number of domains in any order; the paper orders the batch in two halves. Its code takes the standard deviation
-        with n - 1; here, as in its formula, with n.
+        number of domains in any order; the paper orders the batch in two halves.
     """
 
     def __init__(

@@ -190,9 +190,7 @@ class SWAD:
         self._average = None if state["average"] is None else self._begun(net).loaded(state["average"])
 
     def _begun(self, net: nn.Module) -> _Segment:
-        model = AveragedModel(net, device=self._device)
-        model.zero_grad()  # the copy took the gradients along
-        return _Segment(model, self._taken + 1, self._taken)
+        return _Segment(AveragedModel(net, device=self._device), self._taken + 1, self._taken)
 
     def _look_for_start(self) -> None:
         if len(self._waiting) > self.n_converge:
