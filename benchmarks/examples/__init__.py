@@ -1,0 +1,1 @@
+"""Scripts to start from, each short enough for a notebook."""

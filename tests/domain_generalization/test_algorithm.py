@@ -1,0 +1,180 @@
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parameters_to_vector
+from torch.optim import SGD
+
+from uumamba.domain_generalization import Algorithm, require_domains
+from uumamba.errors import UsageError
+from uumamba.optim import ASAM, SAGM, SAM, Plain, SharpnessAware
+
+Minibatches = list[tuple[Tensor, Tensor]]
+
+
+class SpreadOfRisks:
+    """The variance of the loss over domains, as of risk extrapolation: it needs two."""
+
+    def __init__(self, net: nn.Module, *, weight: float = 1.0, warmup_steps: int = 0) -> None:
+        self.net, self.weight = net, weight
+        self.left = warmup_steps
+
+    def at_weights(self, image: Tensor, label: Tensor, *, domains: Tensor) -> Callable[[], Tensor] | None:
+        require_domains(len(domains.unique()), "The variance of risks")
+        self.left -= 1
+        if self.left >= 0:
+            return None
+
+        def spread() -> Tensor:
+            losses = F.cross_entropy(self.net(image), label, reduction="none")
+            return self.weight * torch.stack([losses[domains == each].mean() for each in domains.unique()]).var()
+
+        return spread
+
+
+def network(dtype: torch.dtype = torch.float32) -> nn.Module:
+    torch.manual_seed(3)
+    parts = OrderedDict(featurizer=nn.Sequential(nn.Linear(4, 6), nn.Tanh()), classifier=nn.Linear(6, 3))
+    return nn.Sequential(parts).to(dtype)
+
+
+def minibatches(
+    seed: int = 0, *, sizes: tuple[int, ...] = (5, 4, 3), dtype: torch.dtype = torch.float32
+) -> Minibatches:
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        (torch.randn(n, 4, generator=generator, dtype=dtype), torch.randint(3, (n,), generator=generator))
+        for n in sizes
+    ]
+
+
+def weights(net: nn.Module) -> Tensor:
+    return parameters_to_vector(net.parameters()).detach().clone()
+
+
+def after(steps: int, optimizer: Callable[..., SharpnessAware], make_method: Callable[..., object] | None) -> Tensor:
+    """Weights after so many updates with a new network."""
+    net = network()
+    method = None if make_method is None else make_method(net)
+    algorithm = Algorithm(net, optimizer(net.parameters(), partial(SGD, lr=0.1, momentum=0.9)), method=method)
+    for step in range(steps):
+        algorithm.update(minibatches(step))
+    return weights(net)
+
+
+@pytest.mark.parametrize("optimizer", [Plain, SAM, ASAM, SAGM])
+def test_an_update_without_a_method_is_the_optimizers_step_on_all_domains_joined(
+    optimizer: type[SharpnessAware],
+) -> None:
+    net = network()
+    alone = optimizer(net.parameters(), partial(SGD, lr=0.1, momentum=0.9))
+    for step in range(3):
+        x, y = (torch.cat(parts) for parts in zip(*minibatches(step), strict=True))
+        alone.step(lambda x=x, y=y: F.cross_entropy(net(x), y))
+    assert torch.equal(after(3, optimizer, None), weights(net))
+
+
+@pytest.mark.parametrize("optimizer", [Plain, SAM, ASAM, SAGM])
+def test_the_gradient_of_the_methods_scalar_at_the_unclimbed_weights_is_added(optimizer: type[SharpnessAware]) -> None:
+    net = network(torch.float64)
+    data = minibatches(dtype=torch.float64)
+    losses = torch.stack([F.cross_entropy(net(x), y) for x, y in data])
+    gradient = torch.cat([g.flatten() for g in torch.autograd.grad(7 * losses.var(), list(net.parameters()))])
+
+    moved = {}
+    for weight in (None, 7.0):
+        net = network(torch.float64)
+        before = weights(net)
+        method = None if weight is None else SpreadOfRisks(net, weight=weight)
+        Algorithm(net, optimizer(net.parameters(), partial(SGD, lr=0.1)), method=method).update(data)
+        moved[weight] = weights(net) - before
+    torch.testing.assert_close(moved[7.0] - moved[None], -0.1 * gradient, rtol=1e-9, atol=1e-12)
+
+
+def test_a_method_that_adds_nothing_leaves_sam_bit_for_bit() -> None:
+    silent = partial(SpreadOfRisks, warmup_steps=10)
+    assert torch.equal(after(3, SAM, silent), after(3, SAM, None))
+    assert not torch.equal(after(3, SAM, partial(SpreadOfRisks, warmup_steps=2)), after(3, SAM, None))
+
+
+def test_a_method_learns_which_minibatch_each_sample_came_from() -> None:
+    seen = []
+
+    class Watching:
+        def at_weights(self, image: Tensor, label: Tensor, *, domains: Tensor) -> None:
+            seen.append((image, label, domains))
+
+    net, data = network(), minibatches()
+    Algorithm(net, Plain(net.parameters(), partial(SGD, lr=0.1)), method=Watching()).update(data)
+    [(image, label, domains)] = seen  # once a step
+    assert domains.tolist() == [0] * 5 + [1] * 4 + [2] * 3
+    for number, (x, y) in enumerate(data):
+        assert torch.equal(image[domains == number], x)
+        assert torch.equal(label[domains == number], y)
+
+
+def test_update_returns_the_loss_and_the_penalty_before_the_step() -> None:
+    net, data = network(), minibatches()
+    x, y = (torch.cat(parts) for parts in zip(*data, strict=True))
+    loss = F.cross_entropy(net(x), y).item()
+    spread = torch.stack([F.cross_entropy(net(x), y) for x, y in data]).var().item()
+    algorithm = Algorithm(net, SAM(net.parameters(), partial(SGD, lr=0.1)), method=SpreadOfRisks(net))
+    assert algorithm.update(data) == pytest.approx({"loss": loss, "penalty": spread})
+
+
+def test_predict_is_the_networks_answer_and_leaves_the_mode_alone() -> None:
+    net = network()
+    algorithm = Algorithm(net, Plain(net.parameters(), partial(SGD, lr=0.1))).eval()
+    x = torch.randn(2, 4)
+    assert torch.equal(algorithm.predict(x), net(x))
+    algorithm.update(minibatches())
+    assert not net.training
+
+
+def test_a_loss_of_ones_own_is_called_with_answer_and_label() -> None:
+    net = nn.Linear(4, 1)
+    optimizer = Plain(net.parameters(), partial(SGD, lr=0.1))
+    algorithm = Algorithm(net, optimizer, loss=lambda answer, y: F.mse_loss(answer[:, 0], y))
+    x, y = torch.randn(5, 4), torch.randn(5)
+    expected = F.mse_loss(net(x)[:, 0], y).item()
+    assert algorithm.update([(x, y)])["loss"] == pytest.approx(expected)
+
+
+def test_one_domain_is_refused_by_a_method_that_compares_domains() -> None:
+    net = network()
+    algorithm = Algorithm(net, SAM(net.parameters(), partial(SGD, lr=0.1)), method=SpreadOfRisks(net))
+    before = weights(net)
+    with pytest.raises(UsageError, match="The variance of risks needs at least 2 domains, got 1; add data of other"):
+        algorithm.update(minibatches(sizes=(5,)))
+    assert torch.equal(weights(net), before)
+
+
+@pytest.mark.parametrize(
+    ("data", "complaint"),
+    [
+        ([], "at least one minibatch"),
+        ([(torch.zeros(2, 4), torch.zeros(3))], "Minibatch 0 has 2 inputs and 3 labels"),
+        ([(torch.zeros(0, 4), torch.zeros(0))], "Minibatch 0 has 0 inputs"),
+    ],
+)
+def test_minibatches_that_do_not_fit_are_refused(data: Minibatches, complaint: str) -> None:
+    net = network()
+    with pytest.raises(UsageError, match=complaint):
+        Algorithm(net, Plain(net.parameters(), partial(SGD, lr=0.1))).update(data)
+
+
+def test_unlabelled_data_of_test_domains_are_refused() -> None:
+    net = network()
+    algorithm = Algorithm(net, Plain(net.parameters(), partial(SGD, lr=0.1)))
+    with pytest.raises(UsageError, match="no method here adapts to them"):
+        algorithm.update(minibatches(), [torch.zeros(2, 4)])
+
+
+def test_an_optimizer_of_torch_is_refused_with_the_cure() -> None:
+    net = network()
+    with pytest.raises(UsageError, match=r"SGD\.step takes no at_weights; wrap it"):
+        Algorithm(net, SGD(net.parameters(), lr=0.1))

@@ -1,0 +1,122 @@
+import copy
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from uumamba.domain_generalization import RandConv
+
+SHAPES = [(2, 3, 9), (2, 3, 9, 8), (2, 3, 9, 8, 7)]
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_it_is_the_identity_in_evaluation_mode_and_with_p_of_zero(shape: tuple[int, ...]) -> None:
+    images = torch.randn(shape)
+    assert RandConv(p=1.0).eval()(images) is images
+    assert RandConv(p=0.0)(images) is images
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("size", [1, 3, 5, 7])
+def test_the_result_is_one_convolution_with_zeros_around_and_without_bias(shape: tuple[int, ...], size: int) -> None:
+    axes = len(shape) - 2
+    images = torch.randn(shape, dtype=torch.float64)
+    augment = RandConv(p=1.0, kernel_sizes=(size,), mix=False, generator=seeded())
+    result = augment(images)
+    assert result.shape == images.shape
+    kernel = kernel_of(RandConv(p=1.0, kernel_sizes=(size,), mix=False, generator=seeded()), axes, size)
+    padded = F.pad(images, [size // 2] * 2 * axes)
+    windows = padded
+    for axis in range(axes):
+        windows = windows.unfold(axis + 2, size, 1)  # one more axis at the end for each
+    sizes = "abc"[:axes]
+    places = "xyz"[:axes]
+    by_hand = torch.einsum(f"ni{places}{sizes},oi{sizes}->no{places}", windows, kernel)
+    torch.testing.assert_close(result, by_hand)
+
+
+def kernel_of(augment: RandConv, axes: int, size: int) -> Tensor:
+    """The kernel read off the answers to single voxels, one channel at a time."""
+    impulses = torch.zeros(3, 3, *[2 * size + 1] * axes, dtype=torch.float64)
+    for channel in range(3):
+        impulses[(channel, channel, *[size] * axes)] = 1
+    answers = augment(impulses)
+    middle = [slice(size - size // 2, size + size // 2 + 1)] * axes
+    return answers[(slice(None), slice(None), *middle)].flip(list(range(2, axes + 2))).transpose(0, 1)
+
+
+def test_the_mix_is_a_share_of_the_image_and_the_rest_of_its_convolution() -> None:
+    images = torch.randn(4, 2, 8, 8, dtype=torch.float64)
+    convolved = RandConv(p=1.0, mix=False, generator=seeded(3))(images)
+    mixed = RandConv(p=1.0, mix=True, generator=seeded(3))(images)  # the same kernel: the share is drawn after it
+    shares = (mixed - convolved) / (images - convolved)
+    assert 0 < shares.mean() < 1
+    torch.testing.assert_close(shares, shares.mean().expand_as(shares))
+
+
+@pytest.mark.parametrize(("shape", "size"), [((1, 3, 64), 5), ((1, 2, 16, 16), 3), ((1, 1, 8, 8, 8), 3)])
+def test_kernels_keep_the_variance_of_white_noise(shape: tuple[int, ...], size: int) -> None:
+    augment = RandConv(p=1.0, kernel_sizes=(size,), mix=False, generator=seeded())
+    weights = torch.cat([augment._kernel(torch.empty(shape)).flatten() for _ in range(400)])
+    fan_in = shape[1] * size ** (len(shape) - 2)
+    assert weights.std().item() == pytest.approx(fan_in**-0.5, rel=0.03)
+    assert abs(weights.mean().item()) < 4 * fan_in**-0.5 / len(weights) ** 0.5
+
+
+def test_every_kernel_size_is_drawn_alike_and_batches_are_convolved_at_the_rate_of_p() -> None:
+    augment = RandConv(p=0.4, generator=seeded())
+    images = torch.zeros(1, 1, 8, 8)
+    fired = sum(augment(images) is not images for _ in range(1000))
+    assert abs(fired - 400) < 62  # four standard deviations
+    sizes = [augment._kernel(images).shape[-1] for _ in range(1000)]
+    assert {size: abs(sizes.count(size) - 250) < 55 for size in set(sizes)} == dict.fromkeys((1, 3, 5, 7), True)
+
+
+def test_equal_generators_draw_alike_and_leave_the_global_one_alone() -> None:
+    images = torch.randn(2, 1, 8, 8)
+    state = torch.get_rng_state()
+    first, second = (RandConv(generator=seeded(4)) for _ in range(2))
+    runs = [[augment(images) for _ in range(6)] for augment in (first, second)]
+    assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(copy.deepcopy(first)(images), first(images))
+
+
+def test_without_a_generator_torchs_own_seed_decides() -> None:
+    images = torch.randn(2, 1, 8, 8)
+    results = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        results.append(RandConv(p=1.0)(images))
+    assert torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_it_keeps_the_kind_of_number_passes_gradients_on_and_has_no_parameters(dtype: torch.dtype) -> None:
+    images = torch.randn(2, 1, 8, 8, dtype=dtype, requires_grad=True)
+    augment = RandConv(p=1.0, generator=seeded())
+    result = augment(images)
+    result.sum().backward()
+    assert result.dtype == dtype
+    assert images.grad.isfinite().all()
+    assert not list(augment.parameters())
+    assert not augment.state_dict()
+
+
+@pytest.mark.parametrize("sizes", [(), (2,), (3, 0), (-1,)])
+def test_kernel_sizes_must_be_odd(sizes: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="kernel_sizes must be odd and at least one"):
+        RandConv(kernel_sizes=sizes)
+
+
+def test_a_probability_out_of_range_and_images_without_spatial_axes_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"p is a probability from 0 to 1, got -0\.5"):
+        RandConv(p=-0.5)
+    with pytest.raises(ValueError, match=r"with 1 to 3 spatial axes, got shape \(4, 8\)"):
+        RandConv()(torch.randn(4, 8))

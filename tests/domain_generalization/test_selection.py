@@ -1,0 +1,148 @@
+from typing import Any
+
+import pytest
+
+from uumamba.domain_generalization import (
+    Selection,
+    held_out_domains,
+    leave_one_domain_out_validation,
+    oracle,
+    training_domain_validation,
+)
+from uumamba.errors import UsageError
+
+
+def record(
+    step: int,
+    held: list[int],
+    ins: tuple[float, ...],
+    outs: tuple[float, ...],
+    *,
+    setting: str = "",
+    trial_seed: int = 0,
+) -> dict[str, Any]:
+    accuracies = {f"env{i}_in_acc": value for i, value in enumerate(ins)}
+    accuracies |= {f"env{i}_out_acc": value for i, value in enumerate(outs)}
+    return {"step": step, "test_envs": held, "setting": setting, "trial_seed": trial_seed, **accuracies}
+
+
+# Domain 0 is the test domain. Its own accuracy peaks at step 200, that of the training domains at step 300.
+ALONE = [
+    record(100, [0], (0.50, 0.90, 0.90), (0.52, 0.70, 0.60)),
+    record(200, [0], (0.80, 0.95, 0.95), (0.85, 0.70, 0.70)),
+    record(300, [0], (0.60, 0.99, 0.99), (0.65, 0.90, 0.80)),
+    record(400, [0], (0.40, 1.00, 1.00), (0.45, 0.85, 0.80)),
+]
+# Without domains 0 and 1, domain 1 does best at step 100; without 0 and 2, domain 2 does at 200.
+PAIRS = [
+    *(record(step, [0, 1], (0, acc, 0), (0, 0, 0)) for step, acc in ((100, 0.9), (200, 0.8), (300, 0.3), (400, 0.2))),
+    *(record(step, [0, 2], (0, 0, acc), (0, 0, 0)) for step, acc in ((100, 0.2), (200, 0.7), (300, 0.6), (400, 0.1))),
+]
+
+
+def test_training_domain_validation_by_hand() -> None:
+    # means of domains 1 and 2: 0.65, 0.70, 0.85, 0.825
+    found = training_domain_validation([*ALONE, *PAIRS], test_domain=0)
+    assert found == Selection("training-domain validation", False, 0, "", 300, pytest.approx(0.85), 0.60)
+
+
+def test_the_oracle_takes_the_last_step_and_says_what_it_is() -> None:
+    found = oracle([*ALONE, *PAIRS], test_domain=0)
+    assert found == Selection("oracle (test-domain validation)", True, 0, "", 400, 0.45, 0.40)
+    assert str(found).startswith("domain 0, oracle (test-domain validation): 0.400")
+
+
+def test_no_other_rule_is_labelled_an_oracle() -> None:
+    for rule in (training_domain_validation, leave_one_domain_out_validation):
+        found = rule([*ALONE, *PAIRS], test_domain=0)
+        assert not found.oracle
+        assert "oracle" not in str(found)
+
+
+def test_leave_one_domain_out_validation_by_hand() -> None:
+    # means of the left-out domains' accuracies: 0.55, 0.75, 0.45, 0.15
+    found = leave_one_domain_out_validation([*ALONE, *PAIRS], test_domain=0)
+    assert found == Selection("leave-one-domain-out cross-validation", False, 0, "", 200, pytest.approx(0.75), 0.80)
+
+
+@pytest.mark.parametrize("split", ["in", "out"])
+def test_only_the_oracle_looks_at_the_test_domain(split: str) -> None:
+    changed = [{**each, f"env0_{split}_acc": 1 - each[f"env0_{split}_acc"]} for each in [*ALONE, *PAIRS]]
+    for rule in (training_domain_validation, leave_one_domain_out_validation):
+        before, after = rule([*ALONE, *PAIRS], test_domain=0), rule(changed, test_domain=0)
+        assert (before.step, before.validation_accuracy) == (after.step, after.validation_accuracy)
+    settings = [{**each, "setting": setting} for setting, run in (("a", ALONE[:1]), ("b", ALONE[1:2])) for each in run]
+    turned = [{**each, "env0_out_acc": 1 - each["env0_out_acc"]} for each in settings]
+    assert (oracle(settings, test_domain=0).setting, oracle(turned, test_domain=0).setting) == ("b", "a")
+
+
+def test_settings_compete_and_among_equals_the_earliest_wins() -> None:
+    records = [
+        record(step, [0], (0.1 * step, 1, 1), (0, out, out), setting=setting)
+        for setting, step, out in [("sam", 1, 0.8), ("sam", 2, 0.7), ("udim", 1, 0.6), ("udim", 2, 0.8)]
+    ]
+    found = training_domain_validation(records, test_domain=0)
+    assert (found.setting, found.step) == ("sam", 1)
+    assert "setting 'sam', step 1" in str(found)
+
+
+def test_pairs_of_one_setting_do_not_validate_another() -> None:
+    ours = [{**each, "setting": "sam"} for each in ALONE]
+    with pytest.raises(UsageError, match="No setting and step has a record without domain 0 alone and one without it"):
+        leave_one_domain_out_validation([*ours, *PAIRS], test_domain=0)
+
+
+def test_steps_that_lack_a_run_are_passed_over() -> None:
+    fewer = [each for each in PAIRS if (each["step"], each["test_envs"]) != (200, [0, 2])]
+    assert leave_one_domain_out_validation([*ALONE, *fewer], test_domain=0).step == 100
+
+
+def test_every_domain_can_be_the_test_domain_of_a_whole_experiment() -> None:
+    # accuracy on domain i of the run without `held` is a number that tells them apart
+    def accuracy(held: tuple[int, ...], domain: int) -> float:
+        return (1 + domain + 4 * sum(held)) / 100
+
+    records = [
+        record(100, list(held), tuple(accuracy(held, i) for i in range(4)), (0.0,) * 4)
+        for held in held_out_domains(4, cross_validation=True)
+    ]
+    for test in range(4):
+        others = [each for each in range(4) if each != test]
+        expected = sum(accuracy(tuple(sorted((test, other))), other) for other in others) / 3
+        found = leave_one_domain_out_validation(records, test_domain=test)
+        assert found.validation_accuracy == pytest.approx(expected)
+        assert found.test_accuracy == accuracy((test,), test)
+
+
+@pytest.mark.parametrize("rule", [training_domain_validation, leave_one_domain_out_validation, oracle])
+def test_a_test_domain_without_records_is_refused(rule: Any) -> None:
+    with pytest.raises(UsageError, match="No record was written by a run that held out domain 2 alone"):
+        rule([*ALONE, *PAIRS], test_domain=2)
+
+
+@pytest.mark.parametrize("rule", [training_domain_validation, leave_one_domain_out_validation, oracle])
+def test_trials_are_not_mixed(rule: Any) -> None:
+    other = [{**each, "trial_seed": 1} for each in [*ALONE, *PAIRS]]
+    with pytest.raises(UsageError, match=r"Records of several trials \(0, 1\); select within each"):
+        rule([*ALONE, *PAIRS, *other], test_domain=0)
+
+
+def test_one_domain_is_refused_with_the_sentence() -> None:
+    alone = [record(100, [0], (0.5,), (0.5,))]
+    with pytest.raises(UsageError, match="Training-domain validation needs at least 2 domains, got 1"):
+        training_domain_validation(alone, test_domain=0)
+    two = [record(100, [0], (0.5, 0.5), (0.5, 0.5)), record(100, [0, 1], (0.5, 0.5), (0.5, 0.5))]
+    with pytest.raises(UsageError, match="cross-validation needs at least 3 domains, got 2"):
+        leave_one_domain_out_validation(two, test_domain=0)
+
+
+def test_a_record_without_an_accuracy_is_named() -> None:
+    lacking = [{name: value for name, value in ALONE[0].items() if name != "env2_out_acc"}]
+    with pytest.raises(UsageError, match=r"step 100 without domains \[0\] lacks env2_out_acc"):
+        training_domain_validation(lacking, test_domain=0)
+
+
+def test_ten_domains_and_more_are_all_counted() -> None:
+    outs = tuple(0.1 * (i % 2) for i in range(12))
+    found = training_domain_validation([record(1, [0], (0.5,) * 12, outs)], test_domain=0)
+    assert found.validation_accuracy == pytest.approx(sum(outs[1:]) / 11)

@@ -1,0 +1,196 @@
+import random
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from uumamba.domain_generalization import SWAD
+from uumamba.errors import UsageError
+
+
+class Path(nn.Module):
+    """One weight that the test moves by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight
+
+
+def driven(losses: Sequence[float], *, steps: int = 1, **options: float) -> tuple[SWAD, list[list[float]]]:
+    """A SWAD told these losses, one after so many steps each, and the weights of each segment's steps."""
+    net, generator = Path(), torch.Generator().manual_seed(0)
+    swad = SWAD(net, **options)
+    segments = []
+    for loss in losses:
+        segments.append([])
+        for _ in range(steps):
+            with torch.no_grad():
+                net.weight.copy_(torch.randn(1, generator=generator))
+            swad.after_step(net)
+            segments[-1].append(net.weight.item())
+        swad.validated(loss)
+    return swad, segments
+
+
+def valley(losses: Sequence[float], n_converge: int, n_tolerance: int, ratio: float) -> tuple[int, int] | None:
+    """Algorithm 1 of the paper, line by line: first and last index of the average."""
+    start, threshold = None, None
+    for i in range(len(losses)):
+        window = losses[max(0, i - n_converge + 1) : i + 1]
+        if threshold is None:
+            if len(window) == n_converge and window[0] == min(window):
+                start, threshold = i - n_converge + 1, (1 + ratio) * sum(window) / n_converge
+        elif i >= n_tolerance and min(losses[i - n_tolerance + 1 : i + 1]) > threshold:
+            return start, i - n_tolerance
+    if start is None:
+        return None
+    return start, max(i for i in range(start, len(losses)) if losses[i] <= threshold)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_valley_by_hand(steps: int) -> None:
+    # 0.5 is the lowest of the three from it on: their mean is 0.6, and 1.3 times that 0.78, which 0.9 and 1.0 exceed;
+    # 0.7 does not, so the two before it do not end the valley, and the three after it do.
+    losses = [1.0, 0.8, 0.5, 0.6, 0.7, 0.9, 1.0, 0.7, 0.9, 0.9, 1.0]
+    swad, segments = driven(losses, steps=steps, n_converge=3, n_tolerance=3, tolerance_ratio=0.3)
+    assert swad.threshold == pytest.approx(0.78)
+    assert swad.finished
+    assert swad.steps == (2 * steps + 1, 8 * steps)
+    every = [weight for segment in segments[2:8] for weight in segment]
+    assert swad.averaged().weight.item() == pytest.approx(sum(every) / len(every), rel=1e-12)
+
+
+def test_a_thousand_valleys_equal_the_papers_algorithm() -> None:
+    draw = random.Random(1)
+    found = set()
+    for _ in range(1000):
+        losses = [draw.uniform(0.5, 1.0) for _ in range(draw.randint(1, 14))]
+        n_converge = draw.randint(1, 4)
+        n_tolerance = draw.randint(1, 5)
+        ratio = draw.choice((0.0, 0.1, 0.3))
+        expected = valley(losses, n_converge, n_tolerance, ratio)
+        swad, _ = driven(losses, n_converge=n_converge, n_tolerance=n_tolerance, tolerance_ratio=ratio)
+        assert swad.steps == (None if expected is None else (expected[0] + 1, expected[1] + 1)), losses
+        found.add((swad.steps is None, swad.finished))
+    assert found == {(True, False), (False, False), (False, True)}
+
+
+def test_every_step_counts_alike_however_many_stand_between_validations() -> None:
+    net, swad = Path(), None
+    swad = SWAD(net, n_converge=1)
+    weights = []
+    for count, loss in ((1, 0.5), (4, 0.5), (2, 0.5)):
+        for _ in range(count):
+            weights.append(float(len(weights) ** 2))
+            nn.init.constant_(net.weight, weights[-1])
+            swad.after_step(net)
+        swad.validated(loss)
+    assert swad.averaged().weight.item() == pytest.approx(sum(weights) / 7, rel=1e-12)
+    assert swad.steps == (1, 7)
+
+
+def test_a_constant_network_averages_to_itself_and_is_not_touched() -> None:
+    net = nn.Linear(3, 2)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    swad = SWAD(net)
+    for _ in range(6):
+        swad.after_step(net)
+        swad.validated(0.5)
+    averaged = swad.averaged()
+    for name, value in before.items():
+        assert torch.equal(net.state_dict()[name], value)
+        torch.testing.assert_close(averaged.state_dict()[name], value, rtol=1e-6, atol=0)
+    assert {id(p) for p in averaged.parameters()}.isdisjoint({id(p) for p in net.parameters()})
+
+
+def test_nothing_is_taken_in_after_the_end() -> None:
+    options = {"n_converge": 1, "n_tolerance": 1, "tolerance_ratio": 0.0}
+    ended, _ = driven([0.5, 0.6], **options)
+    longer, _ = driven([0.5, 0.6, 0.1, 0.1], **options)
+    assert ended.finished
+    assert longer.finished
+    assert ended.steps == longer.steps == (1, 1)
+    assert torch.equal(ended.averaged().weight, longer.averaged().weight)
+
+
+@pytest.mark.parametrize("stop", range(9))
+def test_a_run_taken_up_again_averages_as_one_that_never_stopped(stop: int) -> None:
+    losses = [1.0, 0.8, 0.5, 0.6, 0.7, 0.9, 0.7, 0.9, 0.9]
+    options = {"n_converge": 3, "n_tolerance": 2}
+    through, net = SWAD(Path(), **options), Path()
+    stopped = SWAD(Path(), **options)
+    for step, loss in enumerate(losses):
+        for swad in (through, stopped):
+            nn.init.constant_(net.weight, step / 3)
+            swad.after_step(net)
+        if step == stop:
+            state = stopped.state_dict()
+            stopped = SWAD(Path(), **options)
+            stopped.load_state_dict(state)
+        for swad in (through, stopped):
+            swad.validated(loss)
+    assert (stopped.steps, stopped.threshold, stopped.finished) == (through.steps, through.threshold, True)
+    assert torch.equal(stopped.averaged().weight, through.averaged().weight)
+
+
+def test_few_copies_wait_while_the_loss_stays_in_the_valley() -> None:
+    swad, _ = driven([0.5] * 40)
+    assert len(swad._waiting) == 0
+    swad, _ = driven([*[0.5] * 3, *[0.9] * 5])
+    assert len(swad._waiting) == 5
+    assert not swad.finished
+
+
+def test_a_loss_that_never_settles_gives_the_last_segment_with_a_warning() -> None:
+    swad, segments = driven([0.9, 0.8, 0.7, 0.6], steps=2)
+    assert swad.threshold is None
+    assert swad.steps is None
+    with pytest.warns(UserWarning, match="did not settle: none was the lowest of the 3 that began with it"):
+        averaged = swad.averaged()
+    assert averaged.weight.item() == pytest.approx(sum(segments[-1]) / 2)
+
+
+def test_running_statistics_are_those_of_the_averaged_weights() -> None:
+    net = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    swad = SWAD(net, n_converge=1)
+    for step in range(4):
+        nn.init.constant_(net[0].weight, float(step))
+        net(torch.randn(8, 2))
+        swad.after_step(net)
+        swad.validated(0.5)
+    batches = [torch.randn(8, 2) for _ in range(3)]
+    averaged = swad.averaged((x, torch.zeros(8)) for x in batches)
+    assert averaged.training
+    features = torch.stack([averaged[0](x) for x in batches])
+    torch.testing.assert_close(averaged[1].running_mean, features.mean((0, 1)))
+    torch.testing.assert_close(averaged[1].running_var, features.var(1).mean(0))
+    torch.testing.assert_close(averaged[0].weight, torch.full((3, 2), 1.5))
+    assert not torch.equal(net[1].running_mean, averaged[1].running_mean)
+
+
+@pytest.mark.parametrize("batches", [None, []])
+def test_batch_norms_without_batches_are_refused(batches: list[Tensor] | None) -> None:
+    net = nn.BatchNorm1d(2)
+    swad = SWAD(net, n_converge=1)
+    swad.after_step(net)
+    swad.validated(0.5)
+    with pytest.raises(UsageError, match="need running statistics of their own and there are no batches"):
+        swad.averaged(batches)
+
+
+def test_wrong_use_is_refused_with_a_sentence() -> None:
+    swad = SWAD(Path())
+    with pytest.raises(UsageError, match="no average yet; call validated"):
+        swad.averaged()
+    with pytest.raises(UsageError, match=r"call after_step\(net\) after each step"):
+        swad.validated(0.5)
+    with pytest.raises(ValueError, match="not a number; training has diverged"):
+        swad.validated(float("nan"))
+    with pytest.raises(ValueError, match="at least 1, got 0 and 6"):
+        SWAD(Path(), n_converge=0)
+    with pytest.raises(ValueError, match=r"tolerance_ratio must not be negative, got -0\.1"):
+        SWAD(Path(), tolerance_ratio=-0.1)

@@ -1,0 +1,102 @@
+"""Feature statistics mixed between samples."""
+
+import torch
+from torch import Tensor, nn
+
+from uumamba.domain_generalization.domains import require_domains
+from uumamba.domain_generalization.draws import check_probability, device_of, uniform
+
+
+class MixStyle(nn.Module):
+    r"""Gives each sample's features a style between its own and another sample's.
+
+    With :math:`\mu` and :math:`\sigma` the mean and the standard deviation of each channel of a sample over its spatial
+    axes, x' another sample of the batch and :math:`\lambda \sim \mathrm{Beta}(\alpha, \alpha)` for each sample:
+
+    .. math:: \big(\lambda \sigma(x) + (1 - \lambda) \sigma(x')\big) \frac{x - \mu(x)}{\sigma(x)}
+              + \lambda \mu(x) + (1 - \lambda) \mu(x')
+
+    To be put behind the first stages of a network, 2-D or 3-D. No gradient flows through the statistics. The identity
+    in evaluation mode, for a batch of one, and with probability 1 - p for the whole batch. A channel without spread,
+    such as a single voxel, takes the mean alone. Every pass draws anew, so the two passes of a climbing optimizer see
+    different styles, as they see different dropout.
+
+    Args:
+        p: probability that a batch is mixed.
+        alpha: of the beta distribution; the smaller, the more often a sample takes one of the two styles whole.
+        eps: added to variances.
+        generator: of every draw; None: torch's global one. It is no part of the state.
+
+    Raises:
+        ValueError: an option is out of range, or the features have no spatial axis.
+        UsageError: domains were passed and all samples are of one.
+
+    Example:
+        >>> features = torch.tensor([[[0.0, 2.0]], [[10.0, 16.0]]])  # two samples, one channel, two pixels
+        >>> styles = MixStyle(p=1.0, alpha=1e-3, eps=0.0, generator=torch.Generator().manual_seed(1))
+        >>> styles(features, domains=torch.tensor([0, 1])).round()
+        tensor([[[10., 16.]],
+        <BLANKLINE>
+                [[ 0.,  2.]]])
+
+    References:
+        Zhou et al., *Domain Generalization with MixStyle*, ICLR 2021, arXiv:2104.02008.
+        Differs from the paper: with ``domains`` the other sample is drawn from all samples of other domains, for any
+        number of domains in any order; the paper orders the batch in two halves.
+    """
+
+    def __init__(
+        self, *, p: float = 0.5, alpha: float = 0.1, eps: float = 1e-6, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__()
+        check_probability(p)
+        if not alpha > 0:
+            raise ValueError(f"alpha must be positive, got {alpha}")
+        if not eps >= 0:
+            raise ValueError(f"eps must not be negative, got {eps}")
+        self.p, self.alpha, self.eps = p, alpha, eps
+        self.generator = generator
+
+    def forward(self, features: Tensor, domains: Tensor | None = None) -> Tensor:
+        """Features ``(batch, channels, *spatial)`` of the same shape; domains ``(batch)``, to mix across them alone."""
+        if features.ndim < 3:
+            raise ValueError(f"features must be (batch, channels, *spatial), got shape {tuple(features.shape)}")
+        if not self.training or self.p == 0:
+            return features
+        if domains is not None:
+            require_domains(len(domains.unique()), "Mixing styles across domains")
+        if len(features) < 2 or uniform(self.generator) >= self.p:
+            return features
+        partner = self._partners(len(features), domains).to(features.device)
+        share = self._shares(len(features)).to(features).view(-1, *[1] * (features.ndim - 1))
+        with torch.no_grad():
+            variance, mean = torch.var_mean(features, dim=tuple(range(2, features.ndim)), correction=0, keepdim=True)
+            deviation = (variance + self.eps).sqrt()
+            new_mean = share * mean + (1 - share) * mean[partner]
+            new_deviation = share * deviation + (1 - share) * deviation[partner]
+        return (features - mean) / deviation * new_deviation + new_mean
+
+    def _partners(self, samples: int, domains: Tensor | None) -> Tensor:
+        device = device_of(self.generator)
+        if domains is None:
+            return torch.randperm(samples, generator=self.generator, device=device)
+        domains = domains.to(device)
+        others = (domains[:, None] != domains[None, :]).float()
+        return torch.multinomial(others, 1, generator=self.generator)[:, 0]
+
+    def _shares(self, samples: int) -> Tensor:
+        r"""Draws of Beta(alpha, alpha), of which torch's own takes no generator.
+
+        They are x / (x + y) of two gamma variables. Small ones underflow, so their logarithms are drawn, as those of
+        shape alpha + 1, and of a uniform variable to the power of 1 / alpha.
+        """
+        device = device_of(self.generator)
+        shape = torch.full((2, samples), self.alpha + 1, dtype=torch.float64, device=device)
+        gamma = torch._standard_gamma(shape, generator=self.generator)
+        power = torch.rand((2, samples), dtype=torch.float64, device=device, generator=self.generator)
+        first, second = gamma.log() + power.log() / self.alpha
+        return torch.sigmoid(first - second)
+
+    def extra_repr(self) -> str:
+        """What ``repr`` shows."""
+        return f"p={self.p}, alpha={self.alpha}"
