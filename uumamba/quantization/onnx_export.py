@@ -29,12 +29,14 @@ def export_onnx(
     """Write a network after :func:`uumamba.quantization.quantize_` as an ONNX file of opset 21.
 
     Weights are stored as int8 levels with ``DequantizeLinear``; a quantised input becomes ``QuantizeLinear``, ``Clip``
-    to the levels of its bits, ``DequantizeLinear``, in int8 or uint8. ONNX has no type of 3, 5, 6 or 7 bits, so every
+    to the levels of its bits, ``DequantizeLinear``, in int8. ONNX has no type of 3, 5, 6 or 7 bits, so every
     level takes a byte here; :func:`packed_weights` stores as few as there are. The network is copied, in evaluation
     mode, and left as it is. The file is whole or absent.
 
     What a runtime computes between two quantisers differs from torch in the last bit of a float, which may push a value
-    that lies on the edge of two levels to the other one: rarely, and then by a whole level.
+    that lies on the edge of two levels to the other one: rarely, and then by a whole level. The file is written so that
+    ONNX Runtime fuses no layer into an integer kernel, which would round biases: what is promised is the result, and
+    no speed.
 
     Args:
         net: calibrated, and trained or not.
