@@ -198,6 +198,15 @@ def test_heads_that_training_alone_reaches_are_calibrated_in_training_mode() -> 
     calibrate(net.train(), [torch.randn(2, 1, 8, 8)])
 
 
+@pytest.mark.parametrize(("dtype", "of_scales"), [(torch.float64, torch.float64), (torch.bfloat16, torch.float32)])
+def test_scales_learn_in_single_precision_at_least(dtype: torch.dtype, of_scales: torch.dtype) -> None:
+    net, x = nn.Sequential(nn.Linear(4, 4)).to(dtype), torch.randn(8, 4, dtype=dtype)
+    calibrate(quantize_(net), [x])
+    net(x).sum().backward()
+    assert {scale.dtype for scale in quantizer_scales(net).values()} == {of_scales}
+    assert net(x).dtype == dtype
+
+
 def test_a_copy_has_scales_of_its_own(make_net: MakeNet) -> None:
     net, x = make_net(), torch.randn(4, 6)
     other, before = deepcopy(net), net(x)

@@ -34,7 +34,7 @@ class MixingOptimizer(Protocol):
     param_groups: list[dict[str, Any]]
     perturbation: Literal["rank", "global"]
     skipped_steps: int
-    numbers: MutableMapping[str, float]
+    numbers: dict[str, float]
 
     @property
     def state(self) -> MutableMapping[Tensor, dict[str, Any]]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from uumamba.errors import UsageError
-from uumamba.quantization.quantizers import ActivationQuantizer, WeightQuantizer
+from uumamba.quantization.quantizers import ActivationQuantizer, WeightQuantizer, scale_type
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
@@ -93,7 +93,8 @@ def quantize_input(net: nn.Module, name: str, bits: int) -> None:
     role = name.rpartition(".")[2] if block is not None else ""
     if role == "conv1d":
         return
-    quantizer = ActivationQuantizer(bits, name=name).to(_place_of(layer))
+    weight: Any = layer.weight
+    quantizer = ActivationQuantizer(bits, name=name).to(weight.device, scale_type(weight.dtype))
     layer.add_module(INPUT, quantizer)
     if block is not None and role == "in_proj":
         block.register_forward_pre_hook(partial(_round_input, quantizer))
@@ -123,10 +124,6 @@ def _mamba_block_of(net: nn.Module, name: str) -> nn.Module | None:
 def _step_rank(block: nn.Module) -> int:
     projection: Any = block.get_submodule("dt_proj")
     return int(projection.in_features)
-
-
-def _place_of(layer: nn.Module) -> torch.device:
-    return next(layer.parameters()).device
 
 
 def _parametrizations_of(layer: nn.Module) -> list[nn.Module]:

@@ -33,6 +33,9 @@ def quantize_(
     parameters, so make the optimizer afterwards, with :func:`scale_groups` where scales shall not decay. Start from
     trained weights, then :func:`calibrate`.
 
+    Where several layers see the image or give the answer, name them: in our U-Nets the stem has two such convolutions
+    and deep supervision several heads, ``overrides={"encoder.stem.0.*": 8, "decoder.seg_layers.*": 8}``.
+
     Mamba blocks, told by their parts, have all projections quantised; the depthwise convolution in them its weight
     alone. With ``weight_bits=7, act_bits=None, per_channel=True, start_step=2000`` this is QT-DoG.
 
@@ -43,8 +46,8 @@ def quantize_(
         first_last_bits: of the first and the last layer in the order of ``net.named_modules()``, where they are
             quantised at all; None treats them as the others.
         per_channel: a scale for each output channel of a weight. Activations always have one.
-        overrides: bits by name, with wildcards, for weight and activation alike: ``{"decoder.seg_layers.*": 8}``; None
-            leaves the layer in full precision. The first that matches counts.
+        overrides: bits by name, with wildcards, for weight and activation alike; None leaves the layer in full
+            precision. The first that matches counts.
         start_step: weights pass as they are for so many optimizer steps; needs :func:`count_steps`.
 
     Returns:

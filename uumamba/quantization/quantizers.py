@@ -10,6 +10,16 @@ from uumamba.quantization.fake_quantize import fake_quantize
 from uumamba.quantization.levels import SMALLEST_SCALE, check_bits, first_scale, level_range
 
 
+def scale_type(dtype: torch.dtype) -> torch.dtype:
+    """In which a scale of such values learns: single precision at least, as its steps are small.
+
+    Example:
+        >>> scale_type(torch.bfloat16), scale_type(torch.float64)
+        (torch.float32, torch.float64)
+    """
+    return torch.promote_types(dtype, torch.float32)
+
+
 class WeightQuantizer(nn.Module):
     r"""A parametrization that rounds a weight to at most :math:`2^b` levels of a learned scale.
 
@@ -88,7 +98,7 @@ class WeightQuantizer(nn.Module):
         _refuse_other_width(self.width, self.bits, prefix, rest[-1])
 
     def _first_scale(self, weight: Tensor) -> Tensor:
-        return first_scale(weight, self.levels[1], channel_axis=self.channel_axis)
+        return first_scale(weight.to(scale_type(weight.dtype)), self.levels[1], channel_axis=self.channel_axis)
 
 
 class Observer(Protocol):
