@@ -18,7 +18,7 @@ from benchmarks.claims.run_log import Measured, Run, RunLog, say
 from benchmarks.result_file import write_result
 from benchmarks.scan import print_rows
 
-STEPS, SEEDS = 900, 12
+STEPS, SEEDS = 900, 10
 SEEN, NEW, FROZEN = "seen angles", "unseen angle", "frozen fraction"
 FULL, LATE, ALONE = "full precision", "QT-DoG", "7 bits, weights alone"
 ALL_LAYERS = ("2 bits", "3 bits", "4 bits")

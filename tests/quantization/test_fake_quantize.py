@@ -105,6 +105,9 @@ def test_values_keep_their_type_and_the_scale_its_own(dtype: torch.dtype) -> Non
     rounded, of_values, of_scale = gradients(fake_quantize, values, scale, torch.ones(50, dtype=dtype), -4, 3)
     assert (rounded.dtype, of_values.dtype, of_scale.dtype) == (dtype, dtype, torch.float32)
     assert len(rounded.unique()) <= 8
+    values = torch.randn(5000).to(dtype)  # their quotients are not rounded to their own type before they are to levels
+    exact = fake_quantize(values.to(torch.promote_types(dtype, torch.float32)), scale, -128, 127)
+    assert torch.equal(fake_quantize(values, scale, -128, 127), exact.to(dtype))
 
 
 def test_nan_stays_and_infinity_becomes_the_outermost_level() -> None:

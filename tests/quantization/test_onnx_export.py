@@ -79,8 +79,9 @@ def check_graph(path: Path, net: nn.Module) -> None:
         assert layer.weight.levels[0] <= levels.min() <= levels.max() <= layer.weight.levels[1]
     nodes = Counter(node.op_type for node in model.graph.node)
     inputs = sum(layer.input is not None for layer in layers)
-    assert nodes["QuantizeLinear"] == nodes["Clip"] == inputs
-    assert nodes["DequantizeLinear"] == len(layers) + inputs
+    # Two layers that see the same values in the same levels share their nodes.
+    assert bool(inputs) <= nodes["QuantizeLinear"] == nodes["Clip"] <= inputs
+    assert nodes["DequantizeLinear"] == len(layers) + nodes["QuantizeLinear"]
 
 
 @pytest.mark.slow

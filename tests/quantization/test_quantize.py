@@ -238,6 +238,13 @@ def test_a_state_dict_holds_all_that_an_uncalibrated_network_lacks(make_net: Mak
     ]
 
 
+def test_the_state_of_an_uncalibrated_network_leaves_none_calibrated(make_net: MakeNet) -> None:
+    net = make_net()
+    net.load_state_dict(make_net(calibrated=False).state_dict())
+    with pytest.raises(UsageError, match="input of 0 is to be quantised and has no scale yet"):
+        net(torch.ones(1, 6))
+
+
 def test_the_state_of_other_bits_is_refused(make_net: MakeNet) -> None:
     with pytest.raises(RuntimeError, match=r"2\.input_quantizer has 3 bits and was given the state of 4"):
         make_net().load_state_dict(make_net(act_bits=4).state_dict())

@@ -21,7 +21,7 @@ def check_bits(bits: int, what: str) -> None:
     Raises:
         UsageError: it is no such whole number.
     """
-    if isinstance(bits, bool) or not isinstance(bits, int) or not FEWEST_BITS <= bits <= MOST_BITS:
+    if not isinstance(bits, int) or not FEWEST_BITS <= bits <= MOST_BITS:
         raise UsageError(
             f"{what} must be a whole number of bits from {FEWEST_BITS} to {MOST_BITS}, got {bits!r}; leave a layer in "
             "full precision with None."
