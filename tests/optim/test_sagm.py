@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import pytest
@@ -8,7 +8,8 @@ from torch.nn import functional as F
 from torch.nn.utils import parameters_to_vector
 from torch.optim import SGD
 
-from uumamba.optim import SAGM
+from uumamba.errors import UsageError
+from uumamba.optim import GSAM, SAGM, SAM, Plain, Slope
 
 Problem = Callable[..., tuple[nn.Module, list[tuple[Tensor, Tensor]]]]
 ByHand = tuple[Tensor, list[Callable[[Tensor], Tensor]]]
@@ -47,3 +48,28 @@ def test_a_group_with_rho_of_zero_stays_and_has_the_mean_gradient() -> None:
     there = 1 + 2**-0.5 - 0.1
     assert seen[1] == pytest.approx((there, 1.0))
     assert (moved.item(), fixed.item()) == pytest.approx((0.5, 1 - 0.5 * (1 + there) / 2))
+
+
+def test_a_hook_sees_both_gradients_before_they_are_mixed_and_may_change_them() -> None:
+    weight = nn.Parameter(torch.tensor([2.0], dtype=torch.float64))
+    optimizer = SAGM([weight], partial(SGD, lr=0.25), rho=1.0, alpha=0.125)
+    seen = []
+
+    def without_first(slope: Slope, second: Sequence[Tensor]) -> None:
+        seen.append((slope.grads[0].item(), second[0].item()))
+        slope.grads[0].zero_()
+
+    handle = optimizer.register_before_mix(without_first)
+    optimizer.step(lambda: (weight**2).sum())  # gradient 4 at 2, 5 at 2 + 1 - 0.125 * 4
+    assert seen == [(4.0, 5.0)]
+    assert weight.item() == 2 - 0.25 * 5 / 2
+    handle.remove()
+    optimizer.step(lambda: (weight**2).sum())
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("member", [Plain, SAM, GSAM])
+def test_a_hook_is_refused_where_a_step_does_not_descend_with_both(member: Callable[..., SAGM]) -> None:
+    optimizer = member([nn.Parameter(torch.ones(1))], partial(SGD, lr=0.1))
+    with pytest.raises(UsageError, match=f"{member.__name__} does not descend with both.*take SAGM"):
+        optimizer.register_before_mix(lambda slope, second: None)

@@ -1,4 +1,4 @@
-"""Domain generalization: training on some domains so that the result holds on others, whatever the network and the task."""
+"""Domain generalization: training on some domains so that the result holds on others."""
 
 from uumamba.domain_generalization.algorithm import Algorithm, Method
 from uumamba.domain_generalization.answers import Answers, classification_answers, fingerprint_of, segmentation_answers

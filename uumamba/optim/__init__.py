@@ -12,7 +12,7 @@ from uumamba.optim.msam import MSAM
 from uumamba.optim.options import EngineOptions
 from uumamba.optim.output_bias import OutputBiasForgetting
 from uumamba.optim.plain import Plain
-from uumamba.optim.rules import Climb, Lead, Mix, Reach, Rule, Slope
+from uumamba.optim.rules import BeforeMix, Climb, Lead, Mix, Reach, Rule, Slope
 from uumamba.optim.running_stats import frozen_running_statistics
 from uumamba.optim.saf import SAF
 from uumamba.optim.sagm import SAGM
@@ -31,6 +31,7 @@ __all__ = [
     "SAM",
     "TRAM",
     "AdaptiveTrigger",
+    "BeforeMix",
     "Climb",
     "EngineOptions",
     "FriendlySAM",

@@ -1,6 +1,7 @@
 """The engine of the family: climb, descend with the gradient found there, return, update; every detail once."""
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from uumamba.errors import UsageError
 from uumamba.optim.averaging import average_over_ranks, average_what_the_wrapper_does_not
@@ -17,7 +19,7 @@ from uumamba.optim.foreach import add_gradients, global_norm, own_gradients, put
 from uumamba.optim.groups import check_groups, groups_of, make_base
 from uumamba.optim.options import check_options
 from uumamba.optim.passes import Ascent, Closure, Passes
-from uumamba.optim.rules import Rule, Slope, mix_gradients
+from uumamba.optim.rules import BeforeMix, Rule, Slope, mix_gradients
 
 NEVER = Rule()
 
@@ -87,6 +89,7 @@ class SharpnessAware(Optimizer):
         self.numbers: dict[str, float] = {}
         self._rule = rule
         self._backup = WeightBackup()
+        self._before_mix: OrderedDict[int, BeforeMix] = OrderedDict()
 
     def step(  # type: ignore[override]  # torch's closure runs backward; the seam of this family is wider
         self,
@@ -200,7 +203,7 @@ class SharpnessAware(Optimizer):
                     share = sound / len(block)
                     second = self._accumulate(block, params, [None] * len(params), share=share, synchronise=rule.shared)
                     put_gradients(params, second[2])
-                    mix_gradients(rule.mix, slope)
+                    mix_gradients(rule.mix, slope, self._before_mix.values())
                     gradients = self._take_sum(params, gradients, share=len(block) / len(closures))
         return losses, gradients
 
@@ -325,6 +328,24 @@ class SharpnessAware(Optimizer):
             self.skipped_steps += 1
         if self.scaler is not None:
             self.scaler.update()
+
+    def register_before_mix(self, hook: BeforeMix) -> RemovableHandle:
+        """Let ``hook(slope, second)`` see the two gradients that a step descends with, before they are mixed.
+
+        It is called once a climb, which is once an accumulated micro-batch, and may change ``slope.grads`` and
+        ``second`` in place; what it keeps in ``slope.memory`` and ``slope.numbers`` is saved with the optimizer.
+
+        Raises:
+            UsageError: this member descends with one of them alone.
+        """
+        if not self._rule.descends_with_first:
+            raise UsageError(
+                f"{type(self).__name__} does not descend with both of its gradients, so there is nothing to see before "
+                "they are mixed; take SAGM, which does."
+            )
+        handle = RemovableHandle(self._before_mix)
+        self._before_mix[handle.id] = hook
+        return handle
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to this optimizer and its base, which share it."""

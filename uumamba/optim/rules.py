@@ -1,6 +1,6 @@
 """What tells the members of the family apart: where to climb, how far, when, and which gradient to descend with."""
 
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -51,6 +51,9 @@ Reach = Callable[[Mapping[str, Any], float], float]
 
 Mix = Callable[[Slope, Sequence[Tensor]], Sequence[Tensor]]
 """``mix(slope, second)``: the gradient to descend with, from those at the unclimbed and at the climbed weights."""
+
+BeforeMix = Callable[[Slope, Sequence[Tensor]], None]
+"""``before_mix(slope, second)``: sees the gradients that are about to be mixed, and may change both in place."""
 
 Due = Callable[[Slope], bool]
 """Whether this step climbs."""
@@ -107,7 +110,7 @@ class Rule:
 
 
 @torch.no_grad()
-def mix_gradients(mix: Mix, slope: Slope) -> None:
+def mix_gradients(mix: Mix, slope: Slope, hooks: Iterable[BeforeMix] = ()) -> None:
     """Replace the gradient that each climbed parameter holds by its mix with the one it had before the climb."""
     held = [index for index, param in enumerate(slope.params) if param.grad is not None]
     reached = replace(
@@ -117,5 +120,7 @@ def mix_gradients(mix: Mix, slope: Slope) -> None:
         groups=[slope.groups[index] for index in held],
     )
     second = [param.grad for param in reached.params if param.grad is not None]
+    for hook in hooks:
+        hook(reached, second)
     for param, mixed in zip(reached.params, mix(reached, second), strict=True):
         param.grad = mixed

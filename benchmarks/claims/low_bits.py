@@ -1,0 +1,167 @@
+"""Trainings in few bits, on digits turned by angles: what each method does from the same trained network."""
+
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from functools import cache, partial
+from itertools import islice
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.claims.measures import accuracy
+from benchmarks.claims.rotated_digits import SOURCES, UNSEEN, batches, perceptron, test_set, training_set
+from benchmarks.claims.run_log import Measured, Run
+from benchmarks.claims.training import Recipe, train
+from uumamba.optim import SAGM, Plain, SharpnessAware
+from uumamba.quantization import (
+    GAQAT,
+    Window,
+    calibrate,
+    count_steps,
+    packed_bytes,
+    quantize_,
+    quantized_layers,
+    scale_groups,
+)
+from uumamba.seeding import seed_everything
+from uumamba.training import SupervisedObjective
+
+FULL_SHARE = 2 / 3
+"""Of a run's steps in full precision; the others are with rounded weights and activations."""
+LEARNING_RATE, WINDOWS = 1e-3, 6
+SETTINGS: Mapping[str, Mapping[str, Any]] = {
+    "2 bits": {"weight_bits": 2, "act_bits": 2, "first_last_bits": None},
+    "3 bits": {"weight_bits": 3, "act_bits": 3, "first_last_bits": None},
+    "4 bits": {"weight_bits": 4, "act_bits": 4, "first_last_bits": None},
+    "2 bits, ends 8": {"weight_bits": 2, "act_bits": 2},
+    "4 bits, ends 8": {"weight_bits": 4, "act_bits": 4},
+    "7 bits, weights alone": {"weight_bits": 7, "act_bits": None, "per_channel": True, "first_last_bits": None},
+}
+CANDIDATES = torch.linspace(0.2, 2.0, 91)
+
+
+@dataclass(frozen=True)
+class Method:
+    """How the last third of a run is spent; without an optimizer nothing is trained there.
+
+    Attributes:
+        optimizer: the class around Adam.
+        gaqat: arguments of GAQAT, where it is used.
+    """
+
+    optimizer: Callable[..., SharpnessAware] | None = None
+    gaqat: Mapping[str, Any] | None = None
+
+
+@dataclass
+class Frozen:
+    """Keeps the frozen fraction of each window."""
+
+    fractions: list[float] = field(default_factory=list)
+
+    def __call__(self, window: Window) -> None:
+        """Take note of one."""
+        self.fractions.append(window.frozen_fraction)
+
+
+METHODS: Mapping[str, Method] = {
+    "PTQ": Method(),
+    "PTQ, least squares": Method(),
+    "LSQ": Method(Plain),
+    "SAGM": Method(SAGM),
+    "GAQAT": Method(SAGM, {}),
+    "GAQAT, smooth": Method(SAGM, {"mode": "smooth"}),
+    "GAQAT, always": Method(SAGM, {"mode": "always"}),
+    "GAQAT, alternate": Method(SAGM, {"mode": "alternate"}),
+}
+
+
+def perform(run: Run) -> Measured:
+    """Train and measure one run; the same numbers whenever and in whichever process."""
+    seed_everything(run.seed)
+    if run.method == "full precision":
+        return _measured(_trained(run.seed, run.steps))
+    if run.method == "QT-DoG":
+        return _measured(_started_late(run))
+    net = deepcopy(_trained(run.seed, round(run.steps * FULL_SHARE)))
+    _prepare(net, run)
+    method, frozen = METHODS[run.method], Frozen()
+    if method.optimizer is not None:
+        optimizer = method.optimizer(scale_groups(net), partial(torch.optim.Adam, lr=run.lr))
+        steps = run.steps - round(run.steps * FULL_SHARE)
+        if method.gaqat is not None:
+            GAQAT(optimizer, net, every=steps // WINDOWS, log=frozen, **method.gaqat)
+        _train(net, optimizer, run.seed, steps, "rounded")
+    fraction = {"frozen fraction": fmean(frozen.fractions)} if frozen.fractions else {}
+    return _measured(net.eval()) | fraction | {"weight bytes": packed_bytes(net)}
+
+
+def fit_scales(net: nn.Module, images: Tensor) -> None:
+    """Give every quantiser the scale with the least squared error, among multiples of the one it has.
+
+    What PTQ would do that does not train: weights as they are, activations one layer after another.
+    """
+    for layer in quantized_layers(net):
+        if layer.weight is not None:
+            _fit(layer.weight, layer.full_weight.detach())
+        if layer.input is not None:
+            _fit(layer.input, _input_of(layer.input, net, images))
+
+
+@torch.no_grad()
+def _input_of(quantizer: nn.Module, net: nn.Module, images: Tensor) -> Tensor:
+    seen: list[Tensor] = []
+    with quantizer.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0])):
+        net(images)
+    return seen[0]
+
+
+@torch.no_grad()
+def _fit(quantizer: Any, values: Tensor) -> None:
+    tried = [(quantizer.scale * factor).clone() for factor in CANDIDATES]
+    errors = []
+    for scale in tried:
+        quantizer.scale.copy_(scale)
+        errors.append(float((quantizer(values) - values).square().mean()))
+    quantizer.scale.copy_(tried[errors.index(min(errors))])
+
+
+def _prepare(net: nn.Module, run: Run) -> None:
+    """Quantise and calibrate on four batches of the training set."""
+    quantize_(net, **SETTINGS[run.setting])
+    training = training_set(run.seed)
+    images = [batch["image"] for _, batch in islice(batches(training, run.seed, "calibration"), 4)]
+    calibrate(net.eval(), images)
+    if run.method == "PTQ, least squares":
+        fit_scales(net, torch.cat(images))
+
+
+@cache
+def _trained(seed: int, steps: int) -> nn.Module:
+    """The network in full precision; once a process, the same in each."""
+    net = perceptron(seed)
+    _train(net, Plain(net.parameters(), partial(torch.optim.Adam, lr=LEARNING_RATE)), seed, steps, "full")
+    return net.eval()
+
+
+def _started_late(run: Run) -> nn.Module:
+    """One training whose weights are rounded for its last third."""
+    net = quantize_(perceptron(run.seed), **SETTINGS[run.setting], start_step=round(run.steps * FULL_SHARE))
+    optimizer = Plain(scale_groups(net), partial(torch.optim.Adam, lr=run.lr))
+    count_steps(net, optimizer)
+    _train(net, optimizer, run.seed, run.steps, "full")
+    return net.eval()
+
+
+def _train(net: nn.Module, optimizer: SharpnessAware, seed: int, steps: int, key: str) -> None:
+    recipe = Recipe(net, SupervisedObjective(nn.CrossEntropyLoss()), optimizer)
+    train(recipe, batches(training_set(seed), seed, key), steps=steps)
+
+
+def _measured(net: nn.Module) -> Measured:
+    seen = [accuracy(net, test_set(angle).images, test_set(angle).labels) for angle in SOURCES]
+    unseen = test_set(UNSEEN)
+    return {"seen angles": fmean(seen), "unseen angle": accuracy(net, unseen.images, unseen.labels)}

@@ -1,0 +1,65 @@
+"""Digits turned by four angles to train on, and by a fifth that is never trained on."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from itertools import count
+
+import torch
+from scipy.ndimage import rotate
+from torch import Tensor, nn
+
+from benchmarks.claims import digits
+from uumamba.seeding import generator_for
+from uumamba.types import Batch
+
+SOURCES, UNSEEN = (0, 15, 30, 45), 60
+BATCH, WIDTH = 64, 128
+
+
+@dataclass(frozen=True)
+class TurnedDigits:
+    """Images as rows of 64 numbers from 0 to 1, with labels."""
+
+    images: Tensor
+    labels: Tensor
+
+
+@cache
+def training_set(seed: int) -> TurnedDigits:
+    """Every image outside the test set, turned by one of the source angles, which the seed draws."""
+    split = digits.split_of(0)  # drawn and rest together are the same images for every seed
+    images = torch.cat([split.images, split.validation_images])
+    domains = torch.randint(len(SOURCES), (len(images),), generator=generator_for(seed, "turned digits"))
+    turned = torch.stack([_turned(images, angle) for angle in SOURCES])
+    return TurnedDigits(turned[domains, torch.arange(len(images))], torch.cat([split.labels, split.validation_labels]))
+
+
+@cache
+def test_set(angle: int) -> TurnedDigits:
+    """The test set turned by one angle, the same for every seed."""
+    images, labels = digits.test_set()
+    return TurnedDigits(_turned(images, angle), labels)
+
+
+def batches(training: TurnedDigits, seed: int, *key: str) -> Iterator[tuple[int, Batch]]:
+    """``(epoch, batch)`` without end, in an order keyed by seed, key and epoch."""
+    for epoch in count():
+        order = torch.randperm(len(training.labels), generator=generator_for(seed, "turned digits", *key, epoch))
+        for ids in order.split(BATCH):
+            yield epoch, {"image": training.images[ids], "label": training.labels[ids]}
+
+
+def perceptron(seed: int) -> nn.Sequential:
+    """Three hidden layers of 128, initialised by the seed alone."""
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(seed)
+        layers: list[nn.Module] = []
+        for width in (64, WIDTH, WIDTH):
+            layers += [nn.Linear(width, WIDTH), nn.ReLU()]
+        return nn.Sequential(*layers, nn.Linear(WIDTH, digits.CLASSES))
+
+
+def _turned(images: Tensor, angle: int) -> Tensor:
+    turned = rotate(images.numpy(), angle, axes=(2, 3), reshape=False, order=1)
+    return torch.from_numpy(turned).flatten(1)

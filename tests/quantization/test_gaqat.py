@@ -1,0 +1,240 @@
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import SGD, AdamW
+
+from uumamba.errors import UsageError
+from uumamba.optim import GSAM, SAGM, SAM
+from uumamba.quantization import GAQAT, Window, gradient_disorder, quantizer_scales, scale_groups
+
+Batches = list[tuple[Tensor, Tensor]]
+MakeNet = Callable[..., nn.Module]
+RHO, ALPHA, RATE = 0.05, 0.001, 0.1
+
+
+def sagm(net: nn.Module, **options: Any) -> SAGM:
+    return SAGM(scale_groups(net), partial(SGD, lr=RATE, momentum=0.5), rho=RHO, alpha=ALPHA, **options)
+
+
+def train(net: nn.Module, optimizer: SAGM, batches: Batches) -> None:
+    for x, y in batches:
+        optimizer.step(lambda x=x, y=y: F.mse_loss(net(x), y))
+
+
+def weights_of(net: nn.Module) -> list[Tensor]:
+    return [param.detach().clone() for param in net.parameters()]
+
+
+def both_gradients(net: nn.Module, x: Tensor, y: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """The gradient at the weights and at the point that SAGM climbs to, from its formula alone."""
+    net = deepcopy(net)
+    params = list(net.parameters())
+    first = torch.autograd.grad(F.mse_loss(net(x), y), params)
+    norm = torch.cat([gradient.flatten() for gradient in first]).norm()
+    with torch.no_grad():
+        for param, gradient in zip(params, first, strict=True):
+            param.add_((RHO / norm - ALPHA) * gradient)
+    return list(first), list(torch.autograd.grad(F.mse_loss(net(x), y), params))
+
+
+@pytest.mark.parametrize("how", [{"threshold": 0.0}, {"mode": "never"}])
+def test_a_threshold_of_zero_is_sagm_bit_for_bit(make_net: MakeNet, batches: Batches, how: dict[str, Any]) -> None:
+    net, other = make_net(), make_net()
+    ours, plain = sagm(net), sagm(other)
+    GAQAT(ours, net, every=4, **how)
+    train(net, ours, batches)
+    train(other, plain, batches)
+    assert all(torch.equal(a, b) for a, b in zip(weights_of(net), weights_of(other), strict=True))
+
+
+@pytest.mark.parametrize(("mode", "threshold"), [("task", 1.1), ("smooth", 1.1), ("always", 0.0), ("alternate", 0.0)])
+def test_a_frozen_scale_descends_with_half_of_the_gradient_that_is_left(
+    make_net: MakeNet, batches: Batches, mode: Any, threshold: float
+) -> None:
+    net = make_net(per_channel=True)
+    optimizer = SAGM(scale_groups(net), partial(SGD, lr=RATE), rho=RHO, alpha=ALPHA)
+    gaqat = GAQAT(optimizer, net, every=4, threshold=threshold, mode=mode)
+    train(net, optimizer, batches[:4])
+    assert gaqat.frozen_fraction == 1
+    assert all(bool(frozen.all()) for frozen in gaqat.frozen.values())
+    scales = {id(scale) for scale in quantizer_scales(net).values()}
+    for x, y in batches[4:8]:
+        first, second = both_gradients(net, x, y)
+        before = weights_of(net)
+        train(net, optimizer, [(x, y)])
+        for param, old, g, g_p in zip(net.parameters(), before, first, second, strict=True):
+            left = (g if mode == "smooth" else g_p) if id(param) in scales else g + g_p
+            torch.testing.assert_close(param.detach(), old - RATE * left / 2, rtol=1e-4, atol=1e-7)
+    assert gaqat.frozen_fraction == (0 if mode == "alternate" else 1)
+
+
+@pytest.mark.parametrize("mode", ["task", "smooth", "always", "alternate"])
+def test_in_the_first_window_only_always_freezes(make_net: MakeNet, batches: Batches, mode: Any) -> None:
+    net = make_net()
+    optimizer = SAGM(scale_groups(net), partial(SGD, lr=RATE), rho=RHO, alpha=ALPHA)
+    gaqat = GAQAT(optimizer, net, every=4, threshold=1.1, mode=mode)
+    assert gaqat.frozen_fraction == float(mode == "always")
+    scales = quantizer_scales(net).values()
+    place = [index for index, param in enumerate(net.parameters()) if any(param is scale for scale in scales)]
+    first, second = both_gradients(net, *batches[0])
+    before = weights_of(net)
+    train(net, optimizer, batches[:1])
+    for index in place:
+        descent = (second[index] + (0 if mode == "always" else first[index])) / 2
+        torch.testing.assert_close(weights_of(net)[index], before[index] - RATE * descent, rtol=1e-4, atol=1e-7)
+
+
+def test_the_disorder_is_that_of_the_task_gradients_and_decides_scale_by_scale(
+    make_net: MakeNet, batches: Batches
+) -> None:
+    net, windows = make_net(weight_bits=2, act_bits=2, first_last_bits=None), list[Window]()
+    optimizer = sagm(net)
+    gaqat = GAQAT(optimizer, net, every=5, threshold=0.4, log=windows.append)
+    names = {id(scale): name for name, scale in quantizer_scales(net).items()}
+    seen: dict[str, list[Tensor]] = {name: [] for name in names.values()}
+    for x, y in batches[:10]:
+        for param, gradient in zip(net.parameters(), both_gradients(net, x, y)[0], strict=True):
+            if id(param) in names:
+                seen[names[id(param)]].append(gradient)
+        train(net, optimizer, [(x, y)])
+    assert [window.step for window in windows] == [5, 10]
+    for index, window in enumerate(windows):
+        expected = {name: gradient_disorder(torch.stack(each[5 * index :][:5])) for name, each in seen.items()}
+        assert window.disorder == expected
+        frozen = [bool(value < 0.4) for value in expected.values()]
+        assert window.frozen_fraction == pytest.approx(sum(frozen) / len(frozen))
+    assert gaqat.disorder == windows[-1].disorder
+    assert {name: bool(value) for name, value in gaqat.frozen.items()} == dict(zip(seen, frozen, strict=True))
+    assert len({window.frozen_fraction for window in windows} | {0.0, 1.0}) > 2  # some are frozen, and some are not
+
+
+def test_micro_batches_of_one_step_count_once(make_net: MakeNet, batches: Batches) -> None:
+    net = make_net()
+    optimizer = sagm(net)
+    GAQAT(optimizer, net, every=4)
+    closures = [lambda x=x, y=y: F.mse_loss(net(x), y) for x, y in batches[:3]]
+    optimizer.step(closures)
+    assert optimizer.numbers["gaqat_step"] == 1
+
+
+def test_a_step_that_is_skipped_or_raises_leaves_no_trace(make_net: MakeNet, batches: Batches) -> None:
+    net, other = make_net(), make_net()
+    ours, plain = sagm(net), sagm(other)
+    for which, optimizer in ((net, ours), (other, plain)):
+        GAQAT(optimizer, which, every=4, threshold=0.5)
+        train(which, optimizer, batches[:3])
+    ours.step(lambda: net(batches[0][0]).sum() * float("nan"))
+    calls = []
+
+    def raising() -> Tensor:
+        calls.append(0)
+        if len(calls) == 2:
+            raise RuntimeError("out of batches")
+        return net(batches[0][0]).sum()
+
+    with pytest.raises(RuntimeError, match="out of batches"):
+        ours.step(raising)
+    assert ours.skipped_steps == 1
+    for which, optimizer in ((net, ours), (other, plain)):
+        train(which, optimizer, batches[3:12])
+    assert all(torch.equal(a, b) for a, b in zip(weights_of(net), weights_of(other), strict=True))
+
+
+def test_without_a_climb_nothing_is_counted(make_net: MakeNet, batches: Batches) -> None:
+    net = make_net()
+    optimizer = SAGM(scale_groups(net), partial(SGD, lr=RATE), rho=0.0)
+    gaqat = GAQAT(optimizer, net, every=2, threshold=1.1)
+    train(net, optimizer, batches[:4])
+    assert gaqat.frozen_fraction == 0
+    assert gaqat.disorder == {}
+
+
+@pytest.mark.parametrize("stop", [3, 7, 8])
+@pytest.mark.parametrize("base", [partial(SGD, lr=0.1, momentum=0.9), partial(AdamW, lr=0.01)])
+def test_stopped_and_loaded_equals_never_stopped(
+    make_net: MakeNet, batches: Batches, base: Callable[..., Any], stop: int
+) -> None:
+    def build(*, calibrated: bool) -> tuple[nn.Module, SAGM, GAQAT]:
+        net = make_net(weight_bits=2, act_bits=2, calibrated=calibrated)
+        optimizer = SAGM(scale_groups(net), base)
+        return net, optimizer, GAQAT(optimizer, net, every=4, threshold=0.6)
+
+    net, optimizer, gaqat = build(calibrated=True)
+    train(net, optimizer, batches[:stop])
+    saved = deepcopy((net.state_dict(), optimizer.state_dict()))
+    train(net, optimizer, batches[stop:])
+    other, resumed, again = build(calibrated=False)
+    other.load_state_dict(saved[0])
+    resumed.load_state_dict(saved[1])
+    train(other, resumed, batches[stop:])
+    assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), other.state_dict().values(), strict=True))
+    assert again.disorder == gaqat.disorder
+    assert again.frozen_fraction == gaqat.frozen_fraction
+
+
+def test_removed_it_lets_the_optimizer_go_on_alone(make_net: MakeNet, batches: Batches) -> None:
+    net = make_net()
+    optimizer = sagm(net)
+    GAQAT(optimizer, net, every=2, mode="always").remove()
+    train(net, optimizer, batches[:3])
+    assert "gaqat_step" not in optimizer.numbers
+
+
+@pytest.mark.parametrize("member", [SAM, GSAM])
+def test_an_optimizer_that_descends_with_one_gradient_is_refused(make_net: MakeNet, member: type[SAM]) -> None:
+    net = make_net()
+    with pytest.raises(UsageError, match=f"{member.__name__} does not descend with both.*take SAGM"):
+        GAQAT(member(scale_groups(net), partial(SGD, lr=0.1)), net)
+
+
+def test_networks_and_optimizers_that_do_not_fit_are_refused(make_net: MakeNet) -> None:
+    net = make_net()
+    with pytest.raises(UsageError, match=r"SGD has no two gradients, so take uumamba\.optim\.SAGM"):
+        GAQAT(SGD(net.parameters(), lr=0.1), net)  # type: ignore[arg-type]  # that is the point
+    with pytest.raises(UsageError, match="no scales to learn; call quantize_ before"):
+        GAQAT(sagm(net), nn.Linear(2, 2))
+    groups = scale_groups(net)
+    groups[1]["perturb"] = False
+    with pytest.raises(UsageError, match=r"does not climb along the scale of 0\.weight"):
+        GAQAT(SAGM(groups, partial(SGD, lr=0.1)), net)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"every": 1}, "every must be at least 2"),
+        ({"threshold": -0.1}, "threshold must not be negative"),
+        ({"threshold": float("nan")}, "threshold must not be negative"),
+        ({"mode": "often"}, "mode must be one of task, smooth"),
+    ],
+)
+def test_options_out_of_range_are_refused(make_net: MakeNet, options: dict[str, Any], complaint: str) -> None:
+    net = make_net()
+    with pytest.raises(ValueError, match=complaint):
+        GAQAT(sagm(net), net, **options)
+
+
+@contextmanager
+def two_ranks() -> Iterator[None]:
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    torch.distributed.init_process_group("fake", rank=0, world_size=2, store=FakeStore())
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_ranks_that_would_freeze_different_scales_are_refused(make_net: MakeNet) -> None:
+    net = make_net()
+    with two_ranks():
+        with pytest.raises(UsageError, match="perturbation='global'"):
+            GAQAT(sagm(net), net)
+        GAQAT(sagm(net, perturbation="global"), net)

@@ -1,0 +1,111 @@
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from uumamba.errors import UsageError
+from uumamba.nets import ResEncUNet, UMambaBot
+from uumamba.quantization import calibrate, export_onnx, quantize_, quantized_layers
+
+MakeNet = Callable[..., nn.Module]
+
+
+def convolutions() -> nn.Module:
+    body = nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.ConvTranspose2d(8, 6, 2, 2), nn.LeakyReLU()
+    return nn.Sequential(*body, nn.Flatten(), nn.Linear(6 * 12 * 12, 4))
+
+
+def perceptron() -> nn.Module:
+    return nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 32), nn.LeakyReLU(), nn.Linear(32, 10))
+
+
+CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], dict[str, Any]]] = {
+    "3 bits, a scale a channel": (perceptron, (64,), {"weight_bits": 3, "act_bits": 3, "per_channel": True}),
+    "2 bits, convolutions": (convolutions, (1, 8, 8), {"weight_bits": 2, "act_bits": 2, "per_channel": True}),
+    "8 bits": (perceptron, (64,), {"weight_bits": 8, "act_bits": 8}),
+    "a residual U-Net": (
+        lambda: ResEncUNet(2, 1, 3, features=(4, 8), strides=(1, 2), deep_supervision=False),
+        (1, 8, 8),
+        {"weight_bits": 4, "act_bits": 4},
+    ),
+    "weights alone": (perceptron, (64,), {"weight_bits": 4, "act_bits": None}),
+}
+
+
+@pytest.mark.slow  # torch's exporter takes seconds
+@pytest.mark.parametrize(("make", "shape", "options"), CASES.values(), ids=CASES)
+def test_onnx_runtime_gives_the_logits_of_torch(
+    make: Callable[[], nn.Module], shape: tuple[int, ...], options: dict[str, Any], tmp_path: Path
+) -> None:
+    net, images = make().eval(), torch.rand(48, *shape)
+    quantize_(net, **options)
+    if options["act_bits"] is not None:
+        calibrate(net, [images])
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    path = export_onnx(net, images[:2], tmp_path / "net.onnx")
+    with torch.no_grad():
+        expected = net(images)
+    logits = run_onnx(path, images)
+    assert (logits - expected).abs().max() < 1e-4
+    assert torch.equal(logits.argmax(1), expected.argmax(1))
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    check_graph(path, net)
+
+
+def run_onnx(path: Path, images: Tensor) -> Tensor:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return torch.from_numpy(session.run(None, {"image": images.numpy()})[0])
+
+
+def check_graph(path: Path, net: nn.Module) -> None:
+    """Weights are int8 levels within the range of their bits, and each quantised input is clipped."""
+    import onnx
+
+    model = onnx.load(path)
+    onnx.checker.check_model(model, full_check=True)
+    assert [(each.domain, each.version) for each in model.opset_import] == [("", 21)]
+    stored = {each.name: onnx.numpy_helper.to_array(each) for each in model.graph.initializer}
+    layers = list(quantized_layers(net))
+    for layer in layers:
+        assert layer.weight is not None
+        levels = stored[f"{layer.name}.parametrizations.weight.original"]
+        assert levels.dtype == "int8"
+        assert layer.weight.levels[0] <= levels.min() <= levels.max() <= layer.weight.levels[1]
+    nodes = Counter(node.op_type for node in model.graph.node)
+    inputs = sum(layer.input is not None for layer in layers)
+    # Two layers that see the same values in the same levels share their nodes.
+    assert bool(inputs) <= nodes["QuantizeLinear"] == nodes["Clip"] <= inputs
+    assert nodes["DequantizeLinear"] == len(layers) + nodes["QuantizeLinear"]
+
+
+@pytest.mark.slow
+def test_a_network_with_an_operation_that_onnx_lacks_is_refused(tmp_path: Path) -> None:
+    net = UMambaBot(2, 1, 3, features=(4, 8), strides=(1, 2), deep_supervision=False).eval()
+    quantize_(net, act_bits=None)
+    with pytest.raises(UsageError, match=r"UMambaBot cannot be written as ONNX: .*uumamba"):
+        export_onnx(net, torch.randn(2, 1, 8, 8), tmp_path / "net.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_exported_is_refused_before_torch_tries(make_net: MakeNet, tmp_path: Path) -> None:
+    x = torch.zeros(2, 6)
+    with pytest.raises(UsageError, match="Nothing of this network is quantised"):
+        export_onnx(nn.Linear(6, 2), x, tmp_path / "net.onnx")
+    with pytest.raises(UsageError, match="input of 0 is to be quantised and has no scale yet"):
+        export_onnx(make_net(calibrated=False), x, tmp_path / "net.onnx")
+    with pytest.raises(UsageError, match="not rounded before 3 more steps"):
+        export_onnx(make_net(act_bits=None, start_step=3), x, tmp_path / "net.onnx")
+
+
+def test_a_missing_package_is_named_with_its_cure(
+    make_net: MakeNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("uumamba.quantization.onnx_export.find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r'needs the package onnx; pip install "uumamba\[onnx\]"'):
+        export_onnx(make_net(), torch.zeros(2, 6), tmp_path / "net.onnx")

@@ -1,0 +1,322 @@
+from collections.abc import Callable
+from copy import deepcopy
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import SGD, AdamW
+from torch.optim.swa_utils import AveragedModel
+
+from uumamba.errors import UsageError
+from uumamba.nets import UMambaBot
+from uumamba.nets.mamba import Mamba
+from uumamba.ops import causal_convolution, selective_scan
+from uumamba.optim import SAGM
+from uumamba.quantization import (
+    ActivationQuantizer,
+    calibrate,
+    count_steps,
+    fake_quantize,
+    quantize_,
+    quantized_layers,
+    quantizer_scales,
+    scale_groups,
+)
+
+Batches = list[tuple[Tensor, Tensor]]
+MakeNet = Callable[..., nn.Module]
+LAYERS = {
+    "linear": (lambda: nn.Linear(40, 6), (2, 40), 0),
+    "conv1d": (lambda: nn.Conv1d(4, 6, 5), (2, 4, 9), 0),
+    "conv2d": (lambda: nn.Conv2d(4, 6, 3, groups=2), (2, 4, 5, 5), 0),
+    "conv3d": (lambda: nn.Conv3d(4, 6, 3), (2, 4, 4, 4, 4), 0),
+    "transposed1d": (lambda: nn.ConvTranspose1d(4, 6, 5), (2, 4, 9), 1),
+    "transposed2d": (lambda: nn.ConvTranspose2d(4, 6, 3), (2, 4, 5, 5), 1),
+    "transposed3d": (lambda: nn.ConvTranspose3d(4, 6, 3), (2, 4, 3, 3, 3), 1),
+}
+
+
+@pytest.mark.parametrize(("make", "shape", "axis"), LAYERS.values(), ids=LAYERS)
+def test_a_layer_of_any_kind_computes_with_rounded_weight_and_input(
+    make: Callable[[], Any], shape: tuple[int, ...], axis: int
+) -> None:
+    net, x = nn.Sequential(make()), torch.randn(shape)
+    plain = deepcopy(net[0])
+    quantize_(net, weight_bits=2, act_bits=3, first_last_bits=None, per_channel=True)
+    calibrate(net, [x])
+    (layer,) = quantized_layers(net)
+    assert layer.weight is not None
+    assert layer.input is not None
+    assert layer.weight.scale.shape == tuple(
+        6 if index == axis and size == 6 else size if index == axis else 1
+        for index, size in enumerate(plain.weight.shape)
+    )
+    channels = net[0].weight.unbind(axis)
+    assert all(len(channel.unique()) <= 4 for channel in channels)
+    weight_scale = 2 * plain.weight.abs().mean([a for a in range(plain.weight.ndim) if a != axis], keepdim=True)
+    input_scale = 2 * x.abs().mean() / 3**0.5
+    plain.weight.data = weight_scale * (plain.weight / weight_scale).clamp(-2, 1).round()
+    torch.testing.assert_close(net(x), plain(input_scale * (x / input_scale).clamp(-4, 3).round()))
+
+
+def test_first_and_last_layer_have_eight_bits_and_overrides_go_before(make_net: MakeNet) -> None:
+    def bits(**options: Any) -> list[int | None]:
+        net = make_net(calibrated=False, **options)
+        return [getattr(dict(quantized(net)).get(str(index)), "bits", None) for index in (0, 2, 4)]
+
+    def quantized(net: nn.Module) -> list[tuple[str, Any]]:
+        return [(layer.name, layer.weight) for layer in quantized_layers(net)]
+
+    assert bits() == [8, 3, 8]
+    assert bits(first_last_bits=None) == [3, 3, 3]
+    assert bits(overrides={"0": None, "[24]": 5}) == [None, 5, 5]
+
+
+@pytest.mark.parametrize("bits", [1, 9, 0, 2.5, True])
+@pytest.mark.parametrize("what", ["weight_bits", "act_bits", "first_last_bits"])
+def test_bits_outside_two_to_eight_are_refused(bits: Any, what: str) -> None:
+    with pytest.raises(UsageError, match=rf"{what} must be a whole number of bits from 2 to 8, got {bits}"):
+        quantize_(nn.Sequential(nn.Linear(2, 2)), **{what: bits})
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"overrides": {"0": 1}}, r"overrides\['0'\] must be a whole number"),
+        ({"overrides": {"head": 4}}, "names 'head', which is no layer to quantise; there are 0, 2"),
+        ({"weight_bits": None, "act_bits": None}, "nothing would be quantised"),
+        ({"start_step": 5}, "makes weights alone wait"),
+        ({"start_step": -1, "act_bits": None}, "not negative"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(UsageError, match=complaint):
+        quantize_(nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2)), **options)
+
+
+def test_a_network_without_such_layers_or_quantised_before_is_refused(make_net: MakeNet) -> None:
+    with pytest.raises(UsageError, match="ReLU has no linear layer or convolution"):
+        quantize_(nn.ReLU())
+    with pytest.raises(UsageError, match="quantised already"):
+        quantize_(make_net())
+
+
+def test_a_layer_without_calibration_is_refused_by_name(make_net: MakeNet) -> None:
+    with pytest.raises(UsageError, match=r"input of 0 is to be quantised and has no scale yet; run calibrate"):
+        make_net(calibrated=False)(torch.ones(1, 6))
+
+
+def test_calibration_takes_the_mean_over_all_batches_and_drops_the_sign_where_there_is_none(make_net: MakeNet) -> None:
+    net, xs = make_net(calibrated=False, weight_bits=None), [torch.randn(n, 6) for n in (3, 9)]
+    calibrate(net, xs)
+    first, second, third = (layer.input for layer in quantized_layers(net))
+    assert first is not None
+    assert second is not None
+    assert third is not None
+    assert [quantizer.levels for quantizer in (first, second, third)] == [(-128, 127), (0, 7), (-128, 127)]
+    everything = torch.cat(xs)
+    hidden = F.linear(everything, net[0].weight, net[0].bias).relu()
+    assert first.scale.item() == pytest.approx(2 * everything.abs().mean().item() / 127**0.5)
+    assert second.scale.item() == pytest.approx(2 * hidden.mean().item() / 7**0.5)
+
+
+def test_calibration_says_which_input_it_can_make_no_scale_of(make_net: MakeNet) -> None:
+    net = make_net(calibrated=False)
+    with pytest.raises(UsageError, match="input of 0 is zero throughout"):
+        calibrate(net, [torch.zeros(2, 6)])
+    with pytest.raises(UsageError, match="input of 0 is not finite"):
+        calibrate(net, [torch.full((2, 6), float("nan"))])
+    with pytest.raises(UsageError, match=r"No batch reached the input of 0.*overrides=\{'0': None\}"):
+        calibrate(net, [])
+    with pytest.raises(UsageError, match="No input of this network is quantised"):
+        calibrate(nn.Linear(2, 2), [])
+    with pytest.raises(UsageError, match="has no scale yet"):  # it is no half-calibrated network that remains
+        net(torch.ones(1, 6))
+
+
+def test_a_mamba_block_computes_with_rounded_projections_and_their_inputs() -> None:
+    net, x = nn.Sequential(Mamba(8)), torch.randn(2, 7, 8)
+    quantize_(net, weight_bits=4, act_bits=4, first_last_bits=None)
+    calibrate(net, [x])
+    assert list(quantizer_scales(net)) == [
+        *("0.in_proj.weight", "0.in_proj.input", "0.conv1d.weight", "0.x_proj.weight", "0.x_proj.input"),
+        *("0.dt_proj.weight", "0.dt_proj.input", "0.out_proj.weight", "0.out_proj.input"),
+    ]
+    layers = {layer.name.removeprefix("0."): layer for layer in quantized_layers(net)}
+
+    def rounded(name: str, values: Tensor) -> Tensor:
+        quantizer = layers[name].input
+        assert quantizer is not None
+        return fake_quantize(values, quantizer.scale, -8, 7)
+
+    def weight(name: str) -> Tensor:
+        quantizer = layers[name].weight
+        assert quantizer is not None
+        return fake_quantize(layers[name].full_weight, quantizer.scale, -8, 7)
+
+    block = net[0]
+    inner, gate = F.linear(rounded("in_proj", x), weight("in_proj")).chunk(2, -1)
+    inner = causal_convolution(inner.mT, weight("conv1d")[:, 0], block.conv1d.bias)
+    projected = F.linear(rounded("x_proj", inner.mT), weight("x_proj"))
+    delta, B, C = projected.split((block.dt_rank, block.d_state, block.d_state), -1)
+    delta = F.linear(rounded("dt_proj", delta), weight("dt_proj"))
+    scanned = selective_scan(
+        inner,
+        delta.mT,
+        -block.A_log.exp(),
+        B.mT,
+        C.mT,
+        block.D,
+        z=gate.mT,
+        delta_bias=block.dt_proj.bias,
+        delta_softplus=True,
+    )
+    torch.testing.assert_close(net(x), F.linear(rounded("out_proj", scanned.mT), weight("out_proj")))
+
+
+def test_every_parameter_of_a_quantised_u_mamba_moves_in_one_step() -> None:
+    net, x = UMambaBot(2, 1, 3, features=(4, 8, 8), strides=(1, 2, 2)), torch.randn(2, 1, 8, 8)
+    net.train()
+    calibrate(quantize_(net, weight_bits=4, act_bits=4), [x])
+    before = {name: param.clone() for name, param in net.named_parameters()}
+    optimizer = SAGM(scale_groups(net), partial(AdamW, lr=1e-3), net=net)
+    optimizer.step(lambda: sum(logits.square().mean() + logits[:, 0].mean() for logits in net(x)))
+    # A bias before an instance norm has no effect, so its gradient is rounding error; all else must have moved.
+    still = [name for name, param in net.named_parameters() if torch.equal(param, before[name])]
+    assert [name for name in still if not name.endswith("bias")] == []
+    assert any(name.endswith("input_quantizer.scale") for name in before)
+
+
+def test_heads_that_training_alone_reaches_are_calibrated_in_training_mode() -> None:
+    net = UMambaBot(2, 1, 3, features=(4, 8, 8), strides=(1, 2, 2))
+    quantize_(net)
+    with pytest.raises(UsageError, match=r"decoder\.seg_layers\.0.*call net\.train\(\) before calibrate"):
+        calibrate(net.eval(), [torch.randn(2, 1, 8, 8)])
+    calibrate(net.train(), [torch.randn(2, 1, 8, 8)])
+
+
+@pytest.mark.parametrize(("dtype", "of_scales"), [(torch.float64, torch.float64), (torch.bfloat16, torch.float32)])
+def test_scales_learn_in_single_precision_at_least(dtype: torch.dtype, of_scales: torch.dtype) -> None:
+    net, x = nn.Sequential(nn.Linear(4, 4)).to(dtype), torch.randn(8, 4, dtype=dtype)
+    calibrate(quantize_(net), [x])
+    net(x).sum().backward()
+    assert {scale.dtype for scale in quantizer_scales(net).values()} == {of_scales}
+    assert net(x).dtype == dtype
+
+
+def test_a_copy_has_scales_of_its_own(make_net: MakeNet) -> None:
+    net, x = make_net(), torch.randn(4, 6)
+    other, before = deepcopy(net), net(x)
+    with torch.no_grad():
+        for scale in quantizer_scales(other).values():
+            scale.mul_(3)
+    assert torch.equal(net(x), before)
+    assert not torch.allclose(other(x), before)
+
+
+def test_a_moving_average_takes_over_the_scales(make_net: MakeNet) -> None:
+    net, x = make_net(), torch.randn(4, 6)
+    average = AveragedModel(net, avg_fn=lambda old, new, count: (old + new) / 2)
+    average.update_parameters(net)  # the first takes over the weights
+    assert torch.equal(average(x), net(x))
+
+
+def test_a_state_dict_holds_all_that_an_uncalibrated_network_lacks(make_net: MakeNet) -> None:
+    net, other, x = make_net(), make_net(calibrated=False), torch.randn(4, 6)
+    with torch.no_grad():
+        for param in net.parameters():
+            param.mul_(1.1)
+    other.load_state_dict(net.state_dict())
+    assert torch.equal(other(x), net(x))
+    assert [layer.input.levels for layer in quantized_layers(other) if layer.input] == [
+        (-128, 127),
+        (0, 7),
+        (-128, 127),
+    ]
+
+
+def test_the_state_of_an_uncalibrated_network_leaves_none_calibrated(make_net: MakeNet) -> None:
+    net = make_net()
+    net.load_state_dict(make_net(calibrated=False).state_dict())
+    with pytest.raises(UsageError, match="input of 0 is to be quantised and has no scale yet"):
+        net(torch.ones(1, 6))
+
+
+def test_the_state_of_other_bits_is_refused(make_net: MakeNet) -> None:
+    with pytest.raises(RuntimeError, match=r"2\.input_quantizer has 3 bits and was given the state of 4"):
+        make_net().load_state_dict(make_net(act_bits=4).state_dict())
+    with pytest.raises(RuntimeError, match=r"2\.parametrizations\.weight\.0 has 3 bits and was given the state of 2"):
+        make_net().load_state_dict(make_net(weight_bits=2).state_dict())
+
+
+def test_scales_are_a_group_without_weight_decay(make_net: MakeNet) -> None:
+    net = make_net()
+    others, scales = scale_groups(net)
+    assert {id(param) for param in scales["params"]} == {id(scale) for scale in quantizer_scales(net).values()}
+    assert len(others["params"]) + len(scales["params"]) == len(list(net.parameters()))
+    assert scales["weight_decay"] == 0
+
+
+def train(net: nn.Module, optimizer: SGD, batches: Batches) -> None:
+    for x, y in batches:
+        optimizer.zero_grad()
+        F.mse_loss(net(x), y).backward()
+        optimizer.step()
+
+
+def test_weights_that_wait_train_in_full_precision_until_their_step_and_start_from_what_they_are_then(
+    make_net: MakeNet, batches: Batches
+) -> None:
+    waiting = make_net(weight_bits=7, act_bits=None, first_last_bits=None, per_channel=True, start_step=5)
+    plain = make_net(act_bits=8, weight_bits=None, calibrated=False)
+    for layer in (plain[0], plain[2], plain[4]):
+        layer._forward_pre_hooks.clear()  # the same network in full precision
+        del layer.input_quantizer
+    optimizers = [SGD(net.parameters(), lr=0.05, momentum=0.9) for net in (waiting, plain)]
+    count_steps(waiting, optimizers[0])
+    for net, optimizer in zip((waiting, plain), optimizers, strict=True):
+        train(net, optimizer, batches[:4])
+    assert torch.equal(waiting[2].weight, plain[2].weight)
+    for net, optimizer in zip((waiting, plain), optimizers, strict=True):
+        train(net, optimizer, batches[4:5])
+    full = plain[2].weight
+    scale = 2 * full.abs().mean(1, keepdim=True) / 63**0.5
+    torch.testing.assert_close(waiting[2].weight, scale * (full / scale).clamp(-64, 63).round())
+    train(waiting, optimizers[0], batches[5:8])
+    assert all(len(row.unique()) <= 128 for row in waiting[2].weight)
+
+
+@pytest.mark.parametrize("stop", [2, 5, 7])
+def test_a_training_with_a_later_start_is_resumed_bit_for_bit(make_net: MakeNet, batches: Batches, stop: int) -> None:
+    def build() -> tuple[nn.Module, SGD]:
+        net = make_net(weight_bits=4, act_bits=None, start_step=5)
+        optimizer = SGD(net.parameters(), lr=0.05, momentum=0.9)
+        count_steps(net, optimizer)
+        return net, optimizer
+
+    net, optimizer = build()
+    train(net, optimizer, batches[:stop])
+    saved = deepcopy((net.state_dict(), optimizer.state_dict()))
+    train(net, optimizer, batches[stop:10])
+    other, resumed = build()
+    other.load_state_dict(saved[0])
+    resumed.load_state_dict(saved[1])
+    train(other, resumed, batches[stop:10])
+    assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+def test_counting_steps_is_refused_where_nothing_waits(make_net: MakeNet) -> None:
+    net = make_net()
+    with pytest.raises(UsageError, match="No weight of this network waits"):
+        count_steps(net, SGD(net.parameters(), lr=0.1))
+
+
+def test_an_activation_quantiser_divides_its_gradient_by_the_features_of_a_sample() -> None:
+    quantizer = ActivationQuantizer(2)
+    quantizer.set_scale(0.5, signed=False)
+    quantizer(torch.full((4, 9), 7.0)).sum().backward()
+    assert quantizer.scale.grad is not None
+    assert quantizer.scale.grad.item() == pytest.approx(36 * 3 / (9 * 3) ** 0.5)  # each clipped value counts Qp = 3

@@ -1,0 +1,72 @@
+"""How often a gradient changes its sign from step to step."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+def gradient_disorder(gradients: Tensor) -> Tensor:
+    r"""The share of consecutive gradients whose signs differ.
+
+    .. math:: \delta = \frac{1}{K - 1} \sum_{t=2}^{K} 1[\mathrm{sgn}\, g_t \ne \mathrm{sgn}\, g_{t-1}]
+
+    1 for signs that alternate, 0 for a gradient that goes one way throughout, about one half for noise. Zeros and NaN
+    have no sign and are left out, from the count of steps too; NaN where fewer than two signs remain.
+
+    Args:
+        gradients: ``(steps, *entries)``.
+
+    Returns:
+        ``(*entries)``.
+
+    Example:
+        >>> gradient_disorder(torch.tensor([[1.0, 2.0, 0.0], [-1.0, 3.0, 0.0], [0.0, 1.0, 5.0], [2.0, 4.0, 0.0]]))
+        tensor([1., 0., nan])
+
+    References:
+        Jiang et al., *GAQAT: Gradient-Adaptive Quantization-Aware Training for Domain Generalization*, 2024,
+        arXiv:2412.05551.
+        Differs from the paper: that gradients of 0 are left out is our reading.
+    """
+    flips = SignFlips.of(gradients[0])
+    for gradient in gradients:
+        flips.count(gradient)
+    return flips.disorder()
+
+
+@dataclass(frozen=True)
+class SignFlips:
+    """What is counted of a window of gradients, entry by entry, in place.
+
+    Attributes:
+        last: the last sign that was not 0; 0 before there was one.
+        flips: how often the sign was another than the last.
+        pairs: how often there were two signs to compare.
+    """
+
+    last: Tensor
+    flips: Tensor
+    pairs: Tensor
+
+    @classmethod
+    def of(cls, like: Tensor) -> "SignFlips":
+        """Nothing counted yet."""
+        return cls(*(torch.zeros_like(like) for _ in range(3)))
+
+    def count(self, gradient: Tensor) -> None:
+        """One more step."""
+        sign = gradient.sign().nan_to_num()
+        both = (sign != 0) & (self.last != 0)
+        self.flips.add_(both & (sign != self.last))
+        self.pairs.add_(both)
+        self.last.copy_(torch.where(sign == 0, self.last, sign))
+
+    def disorder(self) -> Tensor:
+        """Flips by pairs; NaN where there was none to compare."""
+        return self.flips / self.pairs
+
+    def clear(self) -> None:
+        """Begin a new window."""
+        for counted in (self.last, self.flips, self.pairs):
+            counted.zero_()

@@ -1,0 +1,126 @@
+"""A quantised network as ONNX, with integer weights and clipped ranges, as ONNX Runtime runs it."""
+
+import warnings
+from copy import deepcopy
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from uumamba.errors import UsageError
+from uumamba.files import whole_file
+from uumamba.quantization.layers import QuantizedLayer, channel_axis, quantized_layers
+from uumamba.quantization.packing import refuse_waiting
+
+OPSET = 21
+
+
+def export_onnx(
+    net: nn.Module,
+    example: Tensor,
+    path: Path | str,
+    *,
+    input_name: str = "image",
+    output_name: str = "logits",
+    dynamic_batch: bool = True,
+) -> Path:
+    """Write a network after :func:`uumamba.quantization.quantize_` as an ONNX file of opset 21.
+
+    Weights are stored as int8 levels with ``DequantizeLinear``; a quantised input becomes ``QuantizeLinear``, ``Clip``
+    to the levels of its bits, ``DequantizeLinear``, in int8. ONNX has no type of 3, 5, 6 or 7 bits, so every
+    level takes a byte here; :func:`packed_weights` stores as few as there are. The network is copied, in evaluation
+    mode, and left as it is. The file is whole or absent.
+
+    What a runtime computes between two quantisers differs from torch in the last bit of a float, which may push a value
+    that lies on the edge of two levels to the other one: rarely, and then by a whole level. The file is written so that
+    ONNX Runtime fuses no layer into an integer kernel, which would round biases: what is promised is the result, and
+    no speed.
+
+    Args:
+        net: calibrated, and trained or not.
+        example: an input, of a batch of two or more where ``dynamic_batch`` is set.
+        path: the file to write.
+        input_name: of the input in the file.
+        output_name: of the output.
+        dynamic_batch: let any number of samples pass; other axes are those of ``example``.
+
+    Raises:
+        UsageError: nothing is quantised, a weight is not rounded yet, an input has no scale, a package of the extra
+            ``onnx`` is missing, or the network holds an operation that torch cannot write as ONNX.
+
+    Example:
+        >>> import tempfile
+        >>> from uumamba.quantization import quantize_
+        >>> net = quantize_(nn.Sequential(nn.Linear(2, 2)), weight_bits=3, act_bits=None)
+        >>> file = export_onnx(net, torch.zeros(2, 2), Path(tempfile.mkdtemp()) / "net.onnx")  # doctest: +SKIP
+    """
+    layers = list(quantized_layers(net))
+    if not layers:
+        raise UsageError("Nothing of this network is quantised; call quantize_ first, or torch.onnx.export itself.")
+    refuse_waiting(layers)
+    copy = deepcopy(net).eval()
+    with torch.no_grad():
+        copy(example)  # says in our words what no exporter could, such as a missing scale
+    for layer in quantized_layers(copy):
+        if layer.weight is not None:
+            _store_levels(layer)
+    program = _program(copy, example, input_name, output_name, dynamic_batch=dynamic_batch)
+    with whole_file(path) as unfinished:
+        program.save(unfinished)
+    return Path(path)
+
+
+class _Dequantize(nn.Module):
+    """Levels to the rounded weight, in the exported graph alone."""
+
+    scale: Tensor
+    zero: Tensor
+
+    def __init__(self, scale: Tensor, axis: int) -> None:
+        super().__init__()
+        self.attributes: dict[str, Any] = {} if scale.ndim == 0 else {"axis": axis}
+        self.register_buffer("scale", scale.flatten() if scale.ndim else scale)
+        self.register_buffer("zero", torch.zeros_like(self.scale, dtype=torch.int8))
+
+    def forward(self, levels: Tensor) -> Tensor:
+        """The weight in float32."""
+        inputs = (levels, self.scale, self.zero)
+        return torch.onnx.ops.symbolic(
+            "DequantizeLinear", inputs, self.attributes, dtype=torch.float32, shape=levels.shape
+        )
+
+
+def _store_levels(layer: QuantizedLayer) -> None:
+    """Put the int8 levels in the place of the weight, and a node that dequantises them before its uses."""
+    held: Any = layer.layer
+    assert layer.weight is not None  # the caller leaves out layers without one
+    levels, scale = layer.weight.codes(layer.full_weight), layer.weight.used_scale()
+    steps = held.parametrizations.weight  # not removed and made anew: a copy shares its class with the network itself
+    del steps.original
+    steps.register_buffer("original", levels)
+    steps[list(steps).index(layer.weight)] = _Dequantize(scale, channel_axis(held))
+
+
+def _program(net: nn.Module, example: Tensor, input_name: str, output_name: str, *, dynamic_batch: bool) -> Any:
+    for package in ("onnx", "onnxscript"):
+        if find_spec(package) is None:
+            raise UsageError(f'Writing ONNX needs the package {package}; pip install "uumamba[onnx]".')
+    shapes = ({0: torch.export.Dim("batch")},) if dynamic_batch else None
+    names: dict[str, Any] = {"input_names": [input_name], "output_names": [output_name]}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's exporter warns of its own parts, whatever it is given
+            return torch.onnx.export(
+                net, (example,), opset_version=OPSET, dynamic_shapes=shapes, verbose=False, **names
+            )
+    except torch.onnx.OnnxExporterError as error:
+        raise UsageError(f"{type(net).__name__} cannot be written as ONNX: {_first_cause(error)}") from error
+
+
+def _first_cause(error: BaseException) -> str:
+    """The first line of what went wrong at the bottom; torch's own message tells how to report a bug of torch."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).strip().partition("\n")[0]

@@ -1,0 +1,255 @@
+"""Quantising a network in place, and giving its activations their scales."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from uumamba.errors import UsageError
+from uumamba.quantization.layers import bits_of, candidates, channel_axis, quantize_input, quantized_layers
+from uumamba.quantization.levels import check_bits
+from uumamba.quantization.quantizers import ActivationQuantizer, WeightQuantizer
+
+
+def quantize_(
+    net: nn.Module,
+    *,
+    weight_bits: int | None = 4,
+    act_bits: int | None = 4,
+    first_last_bits: int | None = 8,
+    per_channel: bool = False,
+    overrides: Mapping[str, int | None] | None = None,
+    start_step: int = 0,
+) -> nn.Module:
+    """Make a network learn with rounded weights and activations, in place.
+
+    Every ``Linear``, ``Conv1d`` to ``Conv3d`` and their transposed kinds gets a :class:`WeightQuantizer` as a
+    parametrization of ``weight``, wherever the weight is used, and an :class:`ActivationQuantizer` before its input.
+    Biases, norms and other parameters stay as they are. Weights keep their parameter objects; scales are new
+    parameters, so make the optimizer afterwards, with :func:`scale_groups` where scales shall not decay. Start from
+    trained weights, then :func:`calibrate`.
+
+    Where several layers see the image or give the answer, name them: in our U-Nets the stem has two such convolutions
+    and deep supervision several heads, ``overrides={"encoder.stem.0.*": 8, "decoder.seg_layers.*": 8}``.
+
+    Mamba blocks, told by their parts, have all projections quantised; the depthwise convolution in them its weight
+    alone. With ``weight_bits=7, act_bits=None, per_channel=True, start_step=2000`` this is QT-DoG.
+
+    Args:
+        net: the network; changed.
+        weight_bits: 2 to 8; None leaves weights alone.
+        act_bits: 2 to 8; None leaves activations alone.
+        first_last_bits: of the first and the last layer in the order of ``net.named_modules()``, where they are
+            quantised at all; None treats them as the others.
+        per_channel: a scale for each output channel of a weight. Activations always have one.
+        overrides: bits by name, with wildcards, for weight and activation alike; None leaves the layer in full
+            precision. The first that matches counts.
+        start_step: weights pass as they are for so many optimizer steps; needs :func:`count_steps`.
+
+    Returns:
+        The same network.
+
+    Raises:
+        UsageError: bits are outside 2 to 8, nothing is to be quantised, the network is quantised already, an override
+            matches no layer, or activations shall wait.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> _ = quantize_(net, weight_bits=3, act_bits=None)
+        >>> [layer.weight.bits for layer in quantized_layers(net)]
+        [8, 3, 8]
+        >>> len(net[2].weight.unique()) <= 8
+        True
+
+    References:
+        Esser et al., *Learned Step Size Quantization*, ICLR 2020, arXiv:1902.08153.
+        Javed et al., *QT-DoG: Quantization-aware Training for Domain Generalization*, ICML 2025, arXiv:2410.06020.
+        Differs from the papers: see :func:`fake_quantize` and :class:`ActivationQuantizer`.
+    """
+    _check(net, weight_bits, act_bits, first_last_bits, overrides or {}, start_step)
+    layers = candidates(net)
+    names = list(layers)
+    of_weights, of_inputs = (
+        [None] * len(names) if bits is None else bits_of(names, bits, first_last_bits, overrides or {})
+        for bits in (weight_bits, act_bits)
+    )
+    for (name, layer), weight_width, input_width in zip(layers.items(), of_weights, of_inputs, strict=True):
+        if weight_width is not None:
+            axis = channel_axis(layer) if per_channel else None
+            weight: Any = layer.weight
+            quantizer = WeightQuantizer(weight, weight_width, channel_axis=axis, start_step=start_step)
+            parametrize.register_parametrization(layer, "weight", quantizer.to(weight.device))
+        if input_width is not None:
+            quantize_input(net, name, input_width)
+    return net
+
+
+def calibrate(
+    net: nn.Module, batches: Iterable[Any], *, run: Callable[[nn.Module, Any], Any] | None = None
+) -> nn.Module:
+    r"""Set scale and range of every activation quantiser from what passes it.
+
+    The scale becomes :math:`s_0 = 2\,\mathrm{mean}|v| / \sqrt{Q_p}` over all batches; the range is without sign where
+    no value is negative. Meanwhile activations pass unrounded and weights as they stand. The network runs without
+    gradients in the mode it stands in: in evaluation mode batch norms and dropout do not notice, in training mode heads
+    that exist for training alone are reached. Scales that were there are replaced. Calibrate before a data-parallel
+    wrapper is put around, so that all ranks get the same.
+
+    Args:
+        net: a network after :func:`quantize_`.
+        batches: a few batches of training data.
+        run: ``run(net, batch)`` does one forward pass; ``net(batch)`` without it.
+
+    Returns:
+        The same network.
+
+    Raises:
+        UsageError: a quantised input is never reached, is zero throughout or is not finite; or there is none.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(2, 2), nn.Sigmoid(), nn.Linear(2, 2))
+        >>> _ = calibrate(quantize_(net), [torch.tensor([[1.0, -1.0]])])
+        >>> [layer.input.levels for layer in quantized_layers(net)]
+        [(-128, 127), (0, 255)]
+    """
+    quantizers = [layer.input for layer in quantized_layers(net) if layer.input is not None]
+    if not quantizers:
+        raise UsageError("No input of this network is quantised; call quantize_(net, act_bits=...) before calibrate.")
+    observers = [_Observer() for _ in quantizers]
+    for quantizer, observer in zip(quantizers, observers, strict=True):
+        quantizer.observer = observer
+    try:
+        with torch.no_grad():
+            for batch in batches:
+                net(batch) if run is None else run(net, batch)
+    finally:
+        for quantizer in quantizers:
+            quantizer.observer = None
+    for quantizer, observer in zip(quantizers, observers, strict=True):
+        observer.refuse_if_useless(quantizer.name)
+    for quantizer, observer in zip(quantizers, observers, strict=True):
+        observer.hand_over(quantizer)
+    return net
+
+
+def quantizer_scales(net: nn.Module) -> dict[str, nn.Parameter]:
+    """The scales that learn, by the name of their layer and what they round; a layer's weight comes before its input.
+
+    Example:
+        >>> list(quantizer_scales(quantize_(nn.Sequential(nn.Linear(2, 2)))))
+        ['0.weight', '0.input']
+    """
+    found = {}
+    for layer in quantized_layers(net):
+        for what, quantizer in (("weight", layer.weight), ("input", layer.input)):
+            if quantizer is not None:
+                found[f"{layer.name}.{what}".removeprefix(".")] = quantizer.scale
+    return found
+
+
+def scale_groups(net: nn.Module) -> list[dict[str, Any]]:
+    """Two parameter groups: everything but the scales, and the scales without weight decay.
+
+    Example:
+        >>> [len(group["params"]) for group in scale_groups(quantize_(nn.Sequential(nn.Linear(2, 2))))]
+        [2, 2]
+    """
+    scales = list(quantizer_scales(net).values())
+    known = {id(scale) for scale in scales}
+    others = [param for param in net.parameters() if id(param) not in known]
+    return [{"params": others}, {"params": scales, "weight_decay": 0.0}]
+
+
+def count_steps(net: nn.Module, optimizer: Optimizer) -> RemovableHandle:
+    """Let every step of ``optimizer`` count for the weights that wait since ``quantize_(..., start_step=...)``.
+
+    What is left to wait is part of the network's ``state_dict``; register anew after a checkpoint was loaded.
+
+    Raises:
+        UsageError: no weight waits, and none did.
+
+    Example:
+        >>> net = quantize_(nn.Sequential(nn.Linear(2, 2)), weight_bits=2, act_bits=None, start_step=1)
+        >>> optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        >>> _ = count_steps(net, optimizer)
+        >>> len(net[0].weight.unique())
+        4
+        >>> optimizer.step()
+        >>> len(net[0].weight.unique()) <= 4, int(net[0].parametrizations.weight[0].steps_left)
+        (True, 0)
+    """
+    waiting = [
+        (layer.weight, layer.full_weight)
+        for layer in quantized_layers(net)
+        if layer.weight is not None and layer.weight.steps_left is not None
+    ]
+    if not waiting:
+        raise UsageError("No weight of this network waits; call quantize_(net, ..., start_step=...) first.")
+
+    def count(*_: Any) -> None:
+        for quantizer, weight in waiting:
+            quantizer.count_step(weight)
+
+    return optimizer.register_step_post_hook(count)
+
+
+class _Observer:
+    """Sums of what a quantiser is given."""
+
+    def __init__(self) -> None:
+        self.total, self.count, self.lowest = 0.0, 0, 0.0
+
+    def see(self, values: Tensor) -> None:
+        self.total += float(values.abs().sum(dtype=torch.float64 if values.device.type == "cpu" else torch.float32))
+        self.count += values.numel()
+        self.lowest = min(self.lowest, float(values.min()))
+
+    def refuse_if_useless(self, name: str) -> None:
+        """Say why no scale can be made of it."""
+        if not self.count:
+            raise UsageError(
+                f"No batch reached the input of {name}: either its branch did not run in the mode that the network "
+                "stands in, or its weight is used without a call of the layer; call net.train() before calibrate, or "
+                f"leave it in full precision with overrides={{{name!r}: None}}."
+            )
+        if not 0 < self.total < float("inf"):
+            raise UsageError(
+                f"The input of {name} is {'zero throughout' if self.total == 0 else 'not finite'} in the batches to "
+                "calibrate on, so it has no scale; pass batches of training data."
+            )
+
+    def hand_over(self, quantizer: ActivationQuantizer) -> None:
+        """Give the quantiser its range and scale."""
+        quantizer.set_scale(1.0, signed=self.lowest < 0)
+        assert quantizer.levels is not None  # just set
+        high = quantizer.levels[1]
+        quantizer.set_scale(2 * self.total / self.count / high**0.5, signed=self.lowest < 0)
+
+
+def _check(
+    net: nn.Module,
+    weight_bits: int | None,
+    act_bits: int | None,
+    first_last_bits: int | None,
+    overrides: Mapping[str, int | None],
+    start_step: int,
+) -> None:
+    widths = {"weight_bits": weight_bits, "act_bits": act_bits, "first_last_bits": first_last_bits}
+    for what, bits in (widths | {f"overrides[{name!r}]": bits for name, bits in overrides.items()}).items():
+        if bits is not None:
+            check_bits(bits, what)
+    if weight_bits is None and act_bits is None:
+        raise UsageError("Neither weight_bits nor act_bits is given, so nothing would be quantised.")
+    if start_step < 0 or (start_step and (act_bits is not None or weight_bits is None)):
+        raise UsageError(
+            f"start_step={start_step} makes weights alone wait, for a number of steps that is not negative; give "
+            "weight_bits and act_bits=None."
+        )
+    if not candidates(net):
+        raise UsageError(f"{type(net).__name__} has no linear layer or convolution to quantise.")
+    if any(quantized_layers(net)):
+        raise UsageError("This network is quantised already; build it anew to quantise it otherwise.")
