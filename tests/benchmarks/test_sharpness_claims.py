@@ -9,13 +9,14 @@ import torch
 from torch import nn
 
 from benchmarks.claims import digits, settings, text
+from benchmarks.claims.acdc import claim_row_of, spread_over_groups
 from benchmarks.claims.members import MEMBERS
 from benchmarks.claims.plan import EPOCHS, METHODS, SEEDS, TIME, Plan
 from benchmarks.claims.run_log import Run, RunLog
 from benchmarks.claims.settings import SETTINGS, digit_batches, digits_recipe, digits_run, text_batches, text_recipe
 from benchmarks.claims.sharpness import CLAIMS, COSTS, about, claim_rows, cost_rows
 from benchmarks.claims.sharpness_acdc import CLAIMS as ACDC_CLAIMS
-from benchmarks.claims.sharpness_acdc import VALUES, claim_row_of, spread_over_groups
+from benchmarks.claims.sharpness_acdc import VALUES
 from benchmarks.claims.training import train
 from benchmarks.result_file import read_result, write_result
 from uumamba.data.case import Case

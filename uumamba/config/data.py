@@ -10,7 +10,9 @@ from uumamba.config.base import Config
 class DatasetConfig(Config):
     """Which public layout the raw folder has; ``imagecas`` is its Split-1."""
 
-    name: Literal["acdc", "phantom", "imagecas", "imagecas_split2", "imagecas_split3", "imagecas_split4", "aorta"]
+    name: Literal[
+        "acdc", "phantom", "imagecas", "imagecas_split2", "imagecas_split3", "imagecas_split4", "aorta", "mnms"
+    ]
 
 
 class CtStatisticsConfig(Config):

@@ -75,6 +75,12 @@ def _read_aorta(raw: Path) -> Read:
     return read_aorta(raw)
 
 
+def _read_mnms(raw: Path) -> Read:
+    from data_prep.mnms import read_mnms
+
+    return read_mnms(raw)
+
+
 READERS: Mapping[str, Callable[[Path], Read]] = {
     "acdc": _read_acdc,
     "phantom": _read_phantom,
@@ -83,6 +89,7 @@ READERS: Mapping[str, Callable[[Path], Read]] = {
     "imagecas_split3": partial(_read_imagecas, split="Split-3"),
     "imagecas_split4": partial(_read_imagecas, split="Split-4"),
     "aorta": _read_aorta,
+    "mnms": _read_mnms,
 }
 
 MANIFESTS: Mapping[str, tuple[str, str | None]] = {
@@ -91,5 +98,6 @@ MANIFESTS: Mapping[str, tuple[str, str | None]] = {
     "imagecas_split3": ("ImageCAS", "Split-3"),
     "imagecas_split4": ("ImageCAS", "Split-4"),
     "aorta": ("AortaSeg24", None),
+    "mnms": ("M&Ms", None),
 }
 """Name and official split in the manifest, where its name is not the data set's."""
