@@ -1,12 +1,13 @@
 """Low-bit training: learned scales of weights and activations, GAQAT over SAGM, QT-DoG, packed storage and ONNX."""
 
+from uumamba.quantization.calibration import calibrate
 from uumamba.quantization.disorder import gradient_disorder
 from uumamba.quantization.fake_quantize import fake_quantize
 from uumamba.quantization.gaqat import GAQAT, Window
 from uumamba.quantization.layers import QuantizedLayer, quantized_layers
 from uumamba.quantization.onnx_export import export_onnx
 from uumamba.quantization.packing import PackedWeight, packed_bytes, packed_weights
-from uumamba.quantization.quantize import calibrate, count_steps, quantize_, quantizer_scales, scale_groups
+from uumamba.quantization.quantize import count_steps, quantize_, quantizer_scales, scale_groups
 from uumamba.quantization.quantizers import ActivationQuantizer, WeightQuantizer
 
 __all__ = [

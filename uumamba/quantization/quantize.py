@@ -1,10 +1,9 @@
-"""Quantising a network in place, and giving its activations their scales."""
+"""Quantising a network in place, and what an optimizer needs to know of it."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import parametrize
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
@@ -12,7 +11,7 @@ from torch.utils.hooks import RemovableHandle
 from uumamba.errors import UsageError
 from uumamba.quantization.layers import bits_of, candidates, channel_axis, quantize_input, quantized_layers
 from uumamba.quantization.levels import check_bits
-from uumamba.quantization.quantizers import ActivationQuantizer, WeightQuantizer
+from uumamba.quantization.quantizers import WeightQuantizer
 
 
 def quantize_(
@@ -31,7 +30,7 @@ def quantize_(
     parametrization of ``weight``, wherever the weight is used, and an :class:`ActivationQuantizer` before its input.
     Biases, norms and other parameters stay as they are. Weights keep their parameter objects; scales are new
     parameters, so make the optimizer afterwards, with :func:`scale_groups` where scales shall not decay. Start from
-    trained weights, then :func:`calibrate`.
+    trained weights, then :func:`uumamba.quantization.calibrate`.
 
     Where several layers see the image or give the answer, name them: in our U-Nets the stem has two such convolutions
     and deep supervision several heads, ``overrides={"encoder.stem.0.*": 8, "decoder.seg_layers.*": 8}``.
@@ -88,54 +87,6 @@ def quantize_(
     return net
 
 
-def calibrate(
-    net: nn.Module, batches: Iterable[Any], *, run: Callable[[nn.Module, Any], Any] | None = None
-) -> nn.Module:
-    r"""Set scale and range of every activation quantiser from what passes it.
-
-    The scale becomes :math:`s_0 = 2\,\mathrm{mean}|v| / \sqrt{Q_p}` over all batches; the range is without sign where
-    no value is negative. Meanwhile activations pass unrounded and weights as they stand. The network runs without
-    gradients in the mode it stands in: in evaluation mode batch norms and dropout do not notice, in training mode heads
-    that exist for training alone are reached. Scales that were there are replaced. Calibrate before a data-parallel
-    wrapper is put around, so that all ranks get the same.
-
-    Args:
-        net: a network after :func:`quantize_`.
-        batches: a few batches of training data.
-        run: ``run(net, batch)`` does one forward pass; ``net(batch)`` without it.
-
-    Returns:
-        The same network.
-
-    Raises:
-        UsageError: a quantised input is never reached, is zero throughout or is not finite; or there is none.
-
-    Example:
-        >>> net = nn.Sequential(nn.Linear(2, 2), nn.Sigmoid(), nn.Linear(2, 2))
-        >>> _ = calibrate(quantize_(net), [torch.tensor([[1.0, -1.0]])])
-        >>> [layer.input.levels for layer in quantized_layers(net)]
-        [(-128, 127), (0, 255)]
-    """
-    quantizers = [layer.input for layer in quantized_layers(net) if layer.input is not None]
-    if not quantizers:
-        raise UsageError("No input of this network is quantised; call quantize_(net, act_bits=...) before calibrate.")
-    observers = [_Observer() for _ in quantizers]
-    for quantizer, observer in zip(quantizers, observers, strict=True):
-        quantizer.observer = observer
-    try:
-        with torch.no_grad():
-            for batch in batches:
-                net(batch) if run is None else run(net, batch)
-    finally:
-        for quantizer in quantizers:
-            quantizer.observer = None
-    for quantizer, observer in zip(quantizers, observers, strict=True):
-        observer.refuse_if_useless(quantizer.name)
-    for quantizer, observer in zip(quantizers, observers, strict=True):
-        observer.hand_over(quantizer)
-    return net
-
-
 def quantizer_scales(net: nn.Module) -> dict[str, nn.Parameter]:
     """The scales that learn, by the name of their layer and what they round; a layer's weight comes before its input.
 
@@ -173,6 +124,7 @@ def count_steps(net: nn.Module, optimizer: Optimizer) -> RemovableHandle:
         UsageError: no weight waits, and none did.
 
     Example:
+        >>> import torch
         >>> net = quantize_(nn.Sequential(nn.Linear(2, 2)), weight_bits=2, act_bits=None, start_step=1)
         >>> optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
         >>> _ = count_steps(net, optimizer)
@@ -195,39 +147,6 @@ def count_steps(net: nn.Module, optimizer: Optimizer) -> RemovableHandle:
             quantizer.count_step(weight)
 
     return optimizer.register_step_post_hook(count)
-
-
-class _Observer:
-    """Sums of what a quantiser is given."""
-
-    def __init__(self) -> None:
-        self.total, self.count, self.lowest = 0.0, 0, 0.0
-
-    def see(self, values: Tensor) -> None:
-        self.total += float(values.abs().sum(dtype=torch.float64 if values.device.type == "cpu" else torch.float32))
-        self.count += values.numel()
-        self.lowest = min(self.lowest, float(values.min()))
-
-    def refuse_if_useless(self, name: str) -> None:
-        """Say why no scale can be made of it."""
-        if not self.count:
-            raise UsageError(
-                f"No batch reached the input of {name}: either its branch did not run in the mode that the network "
-                "stands in, or its weight is used without a call of the layer; call net.train() before calibrate, or "
-                f"leave it in full precision with overrides={{{name!r}: None}}."
-            )
-        if not 0 < self.total < float("inf"):
-            raise UsageError(
-                f"The input of {name} is {'zero throughout' if self.total == 0 else 'not finite'} in the batches to "
-                "calibrate on, so it has no scale; pass batches of training data."
-            )
-
-    def hand_over(self, quantizer: ActivationQuantizer) -> None:
-        """Give the quantiser its range and scale."""
-        quantizer.set_scale(1.0, signed=self.lowest < 0)
-        assert quantizer.levels is not None  # just set
-        high = quantizer.levels[1]
-        quantizer.set_scale(2 * self.total / self.count / high**0.5, signed=self.lowest < 0)
 
 
 def _check(
