@@ -7,7 +7,8 @@
 scanner might show them (:mod:`uumamba.data.vendor_styles`), then prepared; no training sees such a style, and none is
 chosen by one. What a step costs is measured first and kept in OUT; the plain optimizer makes as many steps as five
 minutes hold, the others as many as its time buys. Two runs go at a time, a thread each, and a run that OUT holds is
-read, not run again: each method adds about ten minutes.
+read, not run again. Scoring six styles takes almost as long as training: each method adds a quarter of an hour.
+A changed style or method needs another OUT.
 """
 
 import argparse
