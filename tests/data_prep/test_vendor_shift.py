@@ -86,6 +86,8 @@ def test_equal_folders_give_equal_bytes_and_another_seed_others(raw, tmp_path):
         write_vendor_shift(raw, tmp_path / name, "fast_scan", seed=seed)
     assert file_bytes(tmp_path / "a") == file_bytes(tmp_path / "b")
     assert file_bytes(tmp_path / "a") != file_bytes(tmp_path / "c")
+    image = (tmp_path / "a/training/patient001/patient001_frame01.nii.gz").read_bytes()
+    assert image[4:8] == bytes(4)  # gzip's time of writing
 
 
 def test_without_strength_every_voxel_is_copied(raw, tmp_path):

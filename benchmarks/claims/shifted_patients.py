@@ -1,0 +1,55 @@
+"""The validation patients of ACDC, prepared in each style of another scanner."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks.claims.acdc import FOLD
+from benchmarks.claims.run_log import say
+from uumamba.config import RunConfig
+from uumamba.data.prepared import PreparedFolder
+from uumamba.data.shifted_scan import write_shifted
+from uumamba.data.vendor_styles import STYLES
+from uumamba.files import write_json
+from uumamba.pipelines.prepare import prepare
+
+ORIGINAL = "original"
+_MADE_OF = "style.json"
+
+
+def prepare_styles(prepared: Path, out: Path, config: RunConfig) -> dict[str, Path]:
+    """A prepared folder of the validation patients in each style, their own among them.
+
+    The raw scan is shifted and then prepared, as a scan of that vendor would be. A folder that stands and was made by
+    the same style of the same patients is left alone.
+
+    Args:
+        prepared: the prepared patients in their own style.
+        out: gets ``<style>/``.
+        config: how to prepare.
+    """
+    manifest = PreparedFolder(prepared).manifest
+    cases = manifest.select(fold=int(FOLD))
+    folders = {ORIGINAL: prepared}
+    for name, effect in STYLES.items():
+        folder = folders[name] = out / name
+        made_of = {"effect": repr(effect), "images": {case.case_id: str(case.image) for case in cases}}
+        if _stands(folder, made_of):
+            continue
+        say(f"acdc: {len(cases)} scans as {name}")
+        shifted = []
+        for case in cases:
+            image = folder / "scans" / f"{case.case_id}.nii.gz"
+            write_shifted(case.image, image, name, case_id=case.case_id)
+            shifted.append(replace(case, image=image))
+        prepare(replace(manifest, cases=tuple(shifted)), recipe=config.preprocess.build(), out=folder)
+        write_json(folder / _MADE_OF, made_of)
+    return folders
+
+
+def _stands(folder: Path, made_of: Mapping[str, object]) -> bool:
+    try:
+        return bool(json.loads((folder / _MADE_OF).read_text(encoding="utf-8")) == made_of)
+    except (OSError, ValueError):
+        return False
