@@ -183,5 +183,6 @@ def _shape_of(batch: Batch) -> str:
 
 
 def _ranks() -> int:
+    """How many train together, also in a group that the caller made and the run was not told of."""
     distributed = torch.distributed
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
