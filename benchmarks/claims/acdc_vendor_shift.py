@@ -40,7 +40,7 @@ from benchmarks.claims.acdc import (
 from benchmarks.claims.claim_table import Claim
 from benchmarks.claims.equal_time import ratios, steps_for
 from benchmarks.claims.run_log import Measured, Run, RunLog
-from benchmarks.claims.shift_methods import METHODS, PLAIN
+from benchmarks.claims.shift_methods import LAMBDA1, LAMBDA2, METHODS, PLAIN, STYLE_RADIUS, UDIM_WARMUP
 from benchmarks.claims.shifted_patients import ORIGINAL, prepare_styles
 from benchmarks.claims.training import Recipe, train
 from benchmarks.result_file import write_result
@@ -110,7 +110,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def plan(steps: int, cost: Mapping[str, Sequence[float]], *, seeds: int) -> dict[str, list[Run]]:
     """The runs of each method, with as many steps as the plain one's time buys."""
-    afforded = {name: max(1, round(method.share * steps_for(steps, cost[name]))) for name, method in METHODS.items()}
+    afforded = {
+        name: max(1, round(method.share * steps_for(steps, _mean_cost(name, cost)))) for name, method in METHODS.items()
+    }
     return {name: [_run(name, afforded[name], seed) for seed in range(seeds)] for name in METHODS}
 
 
@@ -119,8 +121,8 @@ def shift_training(run: Run, prepared: Path) -> tuple[Recipe, Feed]:
     method = METHODS[run.method]
     config = acdc_config(method.settings)
     training, _ = split_cases(PreparedFolder(prepared).manifest, FOLD)
-    cases = training if method.cases is None or run.measures == "time" else method.cases(training, prepared, run.seed)
-    recipe = method.recipe(acdc_start(config, prepared, run.seed))
+    cases = training if method.cases is None or run.measures == "time" else method.cases(training, prepared, run)
+    recipe = method.recipe(acdc_start(config, prepared, run.seed), run.steps)
     return recipe, acdc_feed(config, prepared, run.seed, cases=cases)
 
 
@@ -152,9 +154,20 @@ def about(prepared: Path, runs: Mapping[str, Sequence[Run]]) -> str:
         f"follows from the interval alone. Trained in the original style on {len(training) // 2} patients of the other "
         f"folds for the time of {runs[PLAIN][0].steps} steps of the plain optimizer ({SECONDS // 60} minutes on one "
         f"core, augmentation included), which buys: {steps}. Every method has nnU-Net's augmentation; the strong one "
-        f"has its transforms of intensity more often and further, and a bias field. No method was tuned on a shifted "
-        f"style, and the styles are generated, not those of real vendors."
+        f"has its transforms of intensity more often and further, and a bias field. UDIM perturbs the style by "
+        f"{STYLE_RADIUS:g}, on SAM, after {UDIM_WARMUP:.0%} of SAM alone (which costs what SAM does); lambda is "
+        f"{LAMBDA1:g} and {LAMBDA2:g}. USEFUL's probe takes a tenth of its time; its slow cases are fed twice. No "
+        f"method was tuned on a shifted style, and the styles are generated, not those of real vendors."
     )
+
+
+def _mean_cost(name: str, cost: Mapping[str, Sequence[float]]) -> list[float]:
+    """What a step costs over the whole of a run, a number a round; measured is a late one."""
+    begins_as = METHODS[name].begins_as
+    if begins_as is None:
+        return list(cost[name])
+    first, share = begins_as
+    return [share * early + (1 - share) * late for early, late in zip(cost[first], cost[name], strict=True)]
 
 
 def _claim(method: str, control: str, style: str, *, margin: float = 0.0) -> ShiftClaim:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -16,6 +16,14 @@ from uumamba.types import Batch
 Base = Callable[..., Optimizer]
 
 
+class Method(Protocol):
+    """What a step may add at the weights that it has not climbed from."""
+
+    def at_weights(self, image: Tensor, label: Tensor, *, domains: Any = None) -> Callable[[], Tensor] | None:
+        """A scalar for this batch, or None for nothing; called once a step."""
+        ...
+
+
 @dataclass(frozen=True)
 class Recipe:
     """All that a step needs."""
@@ -24,10 +32,14 @@ class Recipe:
     objective: nn.Module
     optimizer: SharpnessAware
     ascent: Ascent | None = None
+    method: Method | None = None
 
     def step(self, batch: Batch) -> Tensor:
         """One training step; its loss."""
-        return self.optimizer.step(partial(self.objective, self.net, batch), ascent=self.ascent)
+        closure, added = partial(self.objective, self.net, batch), None
+        if self.method is not None:
+            added = self.method.at_weights(batch["image"], batch["label"], domains=batch.get("domain"))
+        return self.optimizer.step(closure, ascent=self.ascent, at_weights=added)
 
     def begin_epoch(self, epoch: int) -> None:
         """Tell an objective that counts epochs."""

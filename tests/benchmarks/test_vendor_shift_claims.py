@@ -1,5 +1,6 @@
 """The claim about other vendors' scanners pairs patients, tests what it names, and has a place for each method."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from benchmarks.claims.shifted_patients import ORIGINAL, prepare_styles
 from benchmarks.result_file import changed_configs, read_result, write_result
 from uumamba.data.prepared import PreparedFolder
 from uumamba.data.vendor_styles import STYLES
+from uumamba.domain_generalization import UDIM
 from uumamba.seeding import key_to_seed
 
 
@@ -119,8 +121,8 @@ def test_strong_augmentation_changes_the_patches_and_nothing_else_of_the_configu
 def test_a_method_may_feed_a_case_twice_and_spend_its_time_before(
     prepared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def one_alone(cases: list[str], folder: Path, seed: int) -> list[str]:
-        return [cases[seed]] * 2
+    def one_alone(cases: list[str], folder: Path, run: Run) -> list[str]:
+        return [cases[run.seed]] * 2
 
     method = ShiftMethod(partial(member, "base"), cases=one_alone, share=0.75)
     monkeypatch.setitem(METHODS, "one alone", method)  # type: ignore[misc] # a dict behind the Mapping
@@ -132,6 +134,33 @@ def test_a_method_may_feed_a_case_twice_and_spend_its_time_before(
     cost = {name: [1.0, 1.0] for name in METHODS} | {"SAM": [2.0, 2.0]}
     steps = {name: each[0].steps for name, each in plan(200, cost, seeds=3).items()}
     assert (steps[PLAIN], steps["SAM"], steps["one alone"]) == (200, 100, 150)
+
+
+@pytest.mark.parametrize("name", ["UDIM", "UDIM, random direction"])
+def test_udim_is_timed_with_its_warm_up_over_and_runs_for_what_both_parts_cost(prepared: Path, name: str) -> None:
+    timed, long = (
+        shift_training(replace(run(name, steps=steps), measures=measures), prepared)[0].method
+        for steps, measures in ((0, "time"), (100, "test"))
+    )
+    assert isinstance(timed, UDIM)
+    assert isinstance(long, UDIM)
+    assert (timed.warmup_steps, long.warmup_steps) == (0, 20)
+    cost = {each: [1.0, 1.0] for each in METHODS} | {"SAM": [2.0, 2.0], name: [7.0, 7.0]}
+    assert plan(600, cost, seeds=1)[name][0].steps == 100  # 0.2 x 2 + 0.8 x 7 = 6
+
+
+@pytest.mark.slow
+def test_slow_cases_are_among_those_of_the_training_and_stand_there_twice_by_the_seed_alone(prepared: Path) -> None:
+    cases = [case.case_id for case in PreparedFolder(prepared).manifest.select(without_fold=int(FOLD))]
+    method = METHODS["USEFUL"]
+    assert method.cases is not None
+
+    fed = method.cases(cases, prepared, run("USEFUL", steps=60))
+
+    assert list(fed[: len(cases)]) == cases
+    assert fed[len(cases) :]
+    assert len({*fed[len(cases) :]}) == len(fed) - len(cases) < len(cases)
+    assert method.cases(cases, prepared, run("USEFUL", steps=60)) == fed
 
 
 def test_every_method_claims_every_style_against_the_plain_one() -> None:
