@@ -1,5 +1,6 @@
 """The command line: verbs only. Heavy imports stand inside the verbs, so that ``--help`` is quick."""
 
+import os
 import re
 import sys
 import warnings
@@ -289,6 +290,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     warnings.showwarning = _show_warning
     try:
+        _run(given)
+    except SystemExit as end:
+        if _is_one_of_several():
+            from uumamba.training.process_end import end_process
+
+            end_process(end.code if isinstance(end.code, int) else 0)
+        raise
+
+
+def _run(given: Sequence[str]) -> None:
+    try:
         app([argument for argument in given if argument != "--debug"])  # which may stand after the verb, too
     except UumambaError as error:
         if "--debug" in given:
@@ -297,6 +309,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise SystemExit(error.exit_code) from None
         typer.echo(f"uumamba: {error}", err=True)
         raise SystemExit(error.exit_code) from None
+
+
+def _is_one_of_several() -> bool:
+    """Whether torchrun or a cluster started this process among others, and it joined them."""
+    return "uumamba.training.rank_group" in sys.modules and os.environ.get("WORLD_SIZE", "1") != "1"
 
 
 def _say(sentence: str) -> None:

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD
 
 from uumamba.optim import TRAM
+from uumamba.training.process_end import end_process
 
 RANKS, STEPS = 2, 4
 
@@ -63,6 +64,7 @@ def work(rank: int, names: list[str], folder: Path) -> None:
     for name in names:
         save_file(run(name, rank), folder / f"{name}-{rank}.safetensors")
     dist.destroy_process_group()
+    end_process(0)
 
 
 if __name__ == "__main__":

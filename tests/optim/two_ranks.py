@@ -28,6 +28,7 @@ from uumamba.optim import (
     StaleSAM,
 )
 from uumamba.optim.sam import along_gradient
+from uumamba.training.process_end import end_process
 
 RANKS, STEPS = 2, 3
 Batch = tuple[Tensor, Tensor]
@@ -155,6 +156,7 @@ def work(rank: int, names: list[str], folder: Path) -> None:
         save_file(dict(net.module.state_dict()) | extra, folder / f"{name}-{rank}.safetensors")
     (folder / f"refusal-{rank}.txt").write_text(refuse_torch_style(rank))
     dist.destroy_process_group()
+    end_process(0)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 
 from uumamba.optim import SAF, Plain
+from uumamba.training.process_end import end_process
 
 RANKS, EPOCHS, SAMPLES, CLASSES = 2, 8, 11, 3
 
@@ -74,6 +75,7 @@ def work(rank: int, folder: Path) -> None:
     except ValueError as error:
         (folder / f"refusal-{rank}.txt").write_text(str(error), encoding="utf-8")
     dist.destroy_process_group()
+    end_process(0)
 
 
 if __name__ == "__main__":

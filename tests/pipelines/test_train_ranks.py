@@ -133,3 +133,33 @@ def test_the_batch_must_be_shared_equally_and_that_is_said_once(
     code, said = finish(start([*TORCHRUN, *arguments], tmp_path), tmp_path)
     assert code == 1, "torchrun's"
     assert said.count("uumamba: A batch of 3 samples cannot be shared equally by 2 processes") == 1
+
+
+def test_a_process_of_several_keeps_its_exit_code_where_the_interpreters_teardown_would_abort_it(
+    tmp_path: Path,
+) -> None:
+    # What a thread of gloo may do to it, about once in a hundred runs: an object that aborts where it is torn down.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\nclass Late:\n    def __del__(self, abort=os.abort): abort()\nsys.late = Late()\n",
+        encoding="utf-8",
+    )
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])]),
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "29533",
+    }
+    arguments = [sys.executable, "-m", "uumamba", "train", "demo", "--data", "nowhere", "--out", "run"]
+    processes = [
+        subprocess.Popen(
+            arguments,
+            cwd=tmp_path,
+            env=environment | {"RANK": rank, "LOCAL_RANK": rank},
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+        )
+        for rank in ("0", "1")
+    ]
+    said = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [2, 2], said
+    assert sum("nowhere" in each for each in said) == 1, said

@@ -20,6 +20,7 @@ from uumamba.optim import MESA, SAM, LookSAM, Plain
 from uumamba.seeding import generator_for, seed_everything
 from uumamba.training import ALONE, Ranks, SupervisedObjective, Trainer, poly
 from uumamba.training.budget import Budget
+from uumamba.training.process_end import end_process
 from uumamba.training.rank_group import joined
 from uumamba.training.rank_watch import GRACE_S
 from uumamba.training.schedule import by_budget
@@ -216,4 +217,5 @@ if __name__ == "__main__":
     except UumambaError as error:
         if not isinstance(error, EndedWithAnother):  # as the command line does
             print(error, file=sys.stderr, flush=True)
-        sys.exit(error.exit_code)
+        end_process(error.exit_code)
+    end_process(0)
