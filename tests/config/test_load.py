@@ -26,6 +26,13 @@ def test_the_four_runs_of_this_release_are_shipped() -> None:
     assert {"acdc_2d", "acdc_3d", "acdc_cpu", "demo"} <= set(shipped_configs())
 
 
+def test_the_run_with_slow_cases_is_acdc_cpu_but_for_them() -> None:
+    own, plain = (read_config(name).as_json() for name in ("acdc_dg_useful", "acdc_cpu"))
+    assert own["training"].pop("useful")["group_by"] == "phase"
+    assert plain["training"].pop("useful") is None
+    assert own | {"name": "acdc_cpu"} == plain
+
+
 def test_a_written_config_reads_back_equal(demo: Path) -> None:
     assert read_config(demo) == read_config("demo")
 

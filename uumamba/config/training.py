@@ -88,6 +88,23 @@ class SamplingConfig(Config):
         )
 
 
+class UsefulConfig(Config):
+    """USEFUL: a probe finds the cases that are learned slowly, and training from scratch shows them more often.
+
+    The probe is the run itself, until its error on ``views`` fixed patches of every training case falls by less than
+    ``slowing`` of its largest fall in an epoch, or for ``most_epochs``. Slow is the worse of two clusters, within each
+    ``group_by`` where that is given. An ``index_file`` that an earlier run of the same cases kept takes the probe's
+    place.
+    """
+
+    most_epochs: int = Field(10, ge=2)
+    slowing: float = Field(0.1, gt=0.0, lt=1.0)
+    factor: PositiveInt = 2
+    group_by: Literal["phase", "domain", "group"] | None = None
+    views: PositiveInt = 8
+    index_file: str | None = None
+
+
 class TrainingConfig(Config):
     """One fold's training."""
 
@@ -107,6 +124,23 @@ class TrainingConfig(Config):
     max_skipped_in_a_row: PositiveInt = 25
     samples_at_once: PositiveInt | None = None
     save_every_minutes: NonNegativeFloat | None = 10.0
+    useful: UsefulConfig | None = None
+
+    @model_validator(mode="after")
+    def _slow_cases_can_be_found_and_shown(self) -> "TrainingConfig":
+        if self.useful is None:
+            return self
+        if self.sampling.classes == "of_data_set":
+            raise ValueError(
+                "useful shows slow cases twice, but sampling.classes of_data_set draws a class and then one of the "
+                "cases that hold it, each as often as another; set sampling.classes to of_case, or useful to null"
+            )
+        if self.useful.index_file is None and self.useful.most_epochs > self.epochs:
+            raise ValueError(
+                f"useful.most_epochs is {self.useful.most_epochs} and epochs {self.epochs}, and the probe is the run "
+                "cut short; set useful.most_epochs to a tenth of epochs"
+            )
+        return self
 
 
 class InferenceConfig(Config):

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from uumamba.data.case_views import case_views
 from uumamba.data.prepared import PreparedFolder
 from uumamba.domain_generalization import Answers, segmentation_answers
+from uumamba.errors import UsageError
 
 GroupBy = Literal["phase", "domain", "group"]
 
@@ -50,8 +51,15 @@ def case_answers(
         patch_size: of the patches.
         views: patches a case.
         group_by: what slow cases are sought within: a case's phase, domain or group; None looks among all together.
+
+    Raises:
+        UsageError: no case has what they are to be grouped by.
     """
     names = [None if group_by is None else getattr(folder.manifest.by_id(case_id), group_by) for case_id in case_ids]
+    if group_by is not None and not any(names):
+        raise UsageError(
+            f"training.useful.group_by is {group_by}, and no case of {folder.manifest.name} has one; set it to null."
+        )
     numbers = {name: number for number, name in enumerate(sorted({*names}, key=str))}
     shown = case_views(folder, case_ids, patch_size=patch_size, views=views)
     return segmentation_answers(OfViews(net), shown, groups=[numbers[name] for name in names])

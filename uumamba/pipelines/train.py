@@ -26,6 +26,7 @@ from uumamba.pipelines.run_manifest import MANIFEST_NAME, RunManifest
 from uumamba.pipelines.run_summary import write_run_summary
 from uumamba.pipelines.sides import check_sides, sided_run
 from uumamba.pipelines.stored_config import complete_config, complete_run, stored_config
+from uumamba.pipelines.useful import fed_cases, refuse_unfit_index
 from uumamba.pipelines.validation import WholeCaseValidation
 from uumamba.seeding import seed_everything
 from uumamba.training import ALONE, Ranks, Trainer
@@ -89,6 +90,8 @@ def train(
     for name in folds_of(fold):  # what the last fold would be refused for is refused before the first is trained
         _check_cases(folder.manifest, name, where=f"{folder.path}")
         sided_run(config, folder, split_cases(folder.manifest, name)[0])
+    for each in wanted:
+        refuse_unfit_index(config, folder, split_cases(folder.manifest, each.fold)[0], each.path)
     begin = partial(_train_fold, config=config, data=data, resume=resume, init=init, force=force, progress=progress)
     with StopRequest() as stop:
         if len(devices) > 1:
@@ -122,6 +125,15 @@ def _train_fold(
         config.track, run=place.run, fold=place.name, experiment=config.name, parameters=config.as_json()
     )
     manifest = RunManifest(place.path / MANIFEST_NAME, config, folder, fold=place.fold, device=device)
+    cases = fed_cases(
+        config,
+        folder,
+        split_cases(folder.manifest, place.fold)[0],
+        run_dir=place.path,
+        build_probe=partial(build_trainer, config, folder, fold=place.fold, run_dir=None, init=init, device=device),
+        say=say or to_stderr,
+        ranks=ranks,
+    )
     trainer = build_trainer(
         config,
         folder,
@@ -129,6 +141,7 @@ def _train_fold(
         run_dir=place.path,
         init=init,
         device=device,
+        cases=cases,
         followers=(manifest, *trackers) if ranks.first else (),
         progress=progress if say is None else False,
         log=say,
@@ -187,12 +200,13 @@ def build_trainer(
     run_dir: Path | None,
     init: str | None = None,
     device: str = "cpu",
+    cases: Sequence[str] | None = None,
     followers: Sequence[Follower] = (),
     progress: bool | None = None,
     log: Callable[[str], None] | None = None,
     ranks: Ranks = ALONE,
 ) -> Trainer:
-    """Build every object of a fold's training once, and join them."""
+    """Build every object of a fold's training once, and join them; ``cases`` are to be drawn from, unlike its own."""
     training, validation = split_cases(folder.manifest, fold)
     structures = dict(folder.manifest.structures)
     sides = sided_run(config, folder, training)
@@ -212,7 +226,7 @@ def build_trainer(
     optimizer = config.optim.build(net, objective, scaler=scaler)
     dataset = PatchDataset(
         folder,
-        training,
+        training if cases is None else cases,
         patch_size=config.training.patch_size,
         batch_size=config.training.batch_size,
         batches_per_epoch=config.training.batches_per_epoch,

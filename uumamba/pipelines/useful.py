@@ -1,0 +1,202 @@
+"""Cases that a probe learns slowly are shown more often: found once a fold, kept beside its checkpoints."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from uumamba.config import RunConfig
+from uumamba.config.training import UsefulConfig
+from uumamba.data.prepared import PreparedFolder
+from uumamba.domain_generalization import (
+    Probe,
+    SlowExamples,
+    find_slow,
+    read_slow_examples,
+    upsampled,
+    write_slow_examples,
+)
+from uumamba.errors import UsageError, UumambaError
+from uumamba.files import make_folder, room_for
+from uumamba.pipelines.models import newest_checkpoint
+from uumamba.pipelines.slow_cases import case_answers
+from uumamba.training import Ranks, Trainer
+from uumamba.training.folder_lock import locked
+from uumamba.training.stop_request import StopRequest
+
+SLOW_CASES_NAME = "slow_cases.json"
+Say = Callable[[str], None]
+
+
+class _KneeReached(Exception):
+    """Ends the probe."""
+
+
+def fed_cases(
+    config: RunConfig,
+    folder: PreparedFolder,
+    training: Sequence[str],
+    *,
+    run_dir: Path,
+    build_probe: Callable[..., Trainer],
+    say: Say,
+    ranks: Ranks,
+) -> list[str]:
+    """The training cases, and those that are learned slowly once more (or as often as ``factor`` says).
+
+    The fold's folder keeps which they are, written whole when all is known: a probe that was interrupted starts anew,
+    and a resumed training reads the file. Of several ranks the first looks for them, on its own, and the others wait.
+
+    Args:
+        config: the run.
+        folder: the prepared cases.
+        training: the fold's training cases, in order.
+        run_dir: the fold's folder.
+        build_probe: makes the run's own trainer, from its start, which keeps nothing.
+        say: told what was found.
+        ranks: the processes that train together.
+
+    Raises:
+        UsageError: a file of slow cases is of other data or was found with other settings, or a checkpoint is there and
+            its file is not.
+        UumambaError: the probe diverged.
+        StoppedOnRequest: a signal asked for it.
+    """
+    useful = config.training.useful
+    if useful is None:
+        return list(training)
+    found = ranks.first_alone(lambda: list(_find(config, useful, folder, training, run_dir, build_probe, say).slow))
+    return upsampled(training, ranks.from_first(found), factor=useful.factor)
+
+
+def refuse_unfit_index(config: RunConfig, folder: PreparedFolder, training: Sequence[str], run_dir: Path) -> None:
+    """Refuse at once an index file that a fold would be refused for when its turn comes.
+
+    Raises:
+        UsageError: it is not there, is damaged, or is of other cases.
+    """
+    useful = config.training.useful
+    if useful is not None and useful.index_file is not None and not (run_dir / SLOW_CASES_NAME).is_file():
+        _read(Path(useful.index_file), folder, training)
+
+
+def fingerprint_of_cases(folder: PreparedFolder, case_ids: Sequence[str]) -> str:
+    """Of the prepared data set and of which of its cases these are; no array is read."""
+    return hashlib.sha256(json.dumps([folder.sha256(), list(case_ids)]).encode()).hexdigest()
+
+
+def _find(
+    config: RunConfig,
+    useful: UsefulConfig,
+    folder: PreparedFolder,
+    training: Sequence[str],
+    run_dir: Path,
+    build_probe: Callable[..., Trainer],
+    say: Say,
+) -> SlowExamples:
+    path = run_dir / SLOW_CASES_NAME
+    if path.is_file():
+        found = _read(path, folder, training)
+        _refuse_other_settings(path, found, _asked(useful, config))
+        return found
+    if newest_checkpoint(run_dir) is not None:
+        raise UsageError(
+            f"{run_dir} holds a checkpoint and no {SLOW_CASES_NAME}, which says what cases it was shown twice; put the "
+            "file back, or train in another folder."
+        )
+    if useful.index_file is not None:
+        found = _read(Path(useful.index_file), folder, training)
+    else:
+        make_folder(run_dir)
+        with locked(run_dir, doing="looking for slow cases"):
+            found = _probe(config, useful, folder, training, build_probe, say)
+    cases = [training[place] for place in found.slow]
+    found = replace(found, settings=found.settings | _asked(useful, config) | {"slow_cases": cases})
+    with room_for(path):
+        write_slow_examples(path, found)
+    say(f"{len(cases)} of {len(training)} cases are learned slowly and shown {useful.factor} times ({path.name})")
+    return found
+
+
+def _probe(
+    config: RunConfig,
+    useful: UsefulConfig,
+    folder: PreparedFolder,
+    training: Sequence[str],
+    build_probe: Callable[..., Trainer],
+    say: Say,
+) -> SlowExamples:
+    trainer = build_probe(progress=False, log=lambda line: say(f"probe for slow cases, {line}"))
+    probe, stop = Probe(slowing=useful.slowing), StopRequest()
+
+    def look(net: nn.Module) -> dict[str, float]:
+        answers = case_answers(
+            net,
+            folder,
+            training,
+            patch_size=config.training.patch_size,
+            views=useful.views,
+            group_by=useful.group_by,
+        )
+        try:
+            reached = probe.add(answers)
+        except ValueError as error:
+            raise UumambaError(f"The probe for slow cases learned nothing: {error}.") from error
+        if reached:
+            raise _KneeReached
+        return {"dice": 1 - answers.error}
+
+    def follow(*_: Any) -> None:
+        stop.follow("while slow cases were looked for, which begins anew with --resume")
+
+    # The probe is the run itself, cut short: its schedule is that of all epochs. The moving average would lag behind.
+    trainer.epochs, trainer.validate_every, trainer.validate, trainer.average = useful.most_epochs, 1, look, None
+    trainer.optimizer.register_step_post_hook(follow)
+    with stop:
+        look(trainer.net)
+        try:
+            trainer.fit()
+        except _KneeReached:
+            pass
+        else:
+            say(
+                f"the error of the probe did not slow within {useful.most_epochs} epochs, so slow cases are those of "
+                "the last; give training.useful.most_epochs more"
+            )
+    assert probe.answers is not None
+    found = find_slow(probe.answers, seed=config.seed)
+    if not found.slow:
+        say("no group of cases has slow ones, so this is plain training: " + _notes(found))
+    epoch = useful.most_epochs if probe.epoch is None else probe.epoch
+    fingerprint = fingerprint_of_cases(folder, training)
+    return replace(found, epoch=epoch, errors=tuple(probe.errors), fingerprint=fingerprint)
+
+
+def _read(path: Path, folder: PreparedFolder, training: Sequence[str]) -> SlowExamples:
+    return read_slow_examples(path, size=len(training), fingerprint=fingerprint_of_cases(folder, training))
+
+
+def _asked(useful: UsefulConfig, config: RunConfig) -> dict[str, Any]:
+    """What a kept file must have been found with."""
+    if useful.index_file is not None:
+        return {"index_file": Path(useful.index_file).name}
+    asked = useful.model_dump(mode="json", include={"most_epochs", "slowing", "group_by", "views"})
+    return {"seed": config.seed, "patch_size": list(config.training.patch_size), **asked}
+
+
+def _refuse_other_settings(path: Path, found: SlowExamples, asked: dict[str, Any]) -> None:
+    there = found.settings
+    different = [f"{key} is {there.get(key)} there, {asked[key]} here" for key in asked if there.get(key) != asked[key]]
+    if different:
+        raise UsageError(
+            f"{path} was found with other settings ({'; '.join(different)}); correct training.useful, or delete the "
+            "file to look anew."
+        )
+
+
+def _notes(found: SlowExamples) -> str:
+    return "; ".join(f"group {each.group}: {each.note}" for each in found.groups)
