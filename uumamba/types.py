@@ -1,7 +1,7 @@
 """Shapes that stand for a word. Axes are ``(batch, channel, *spatial)``; spatial order is that of the stored array."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,3 +27,26 @@ One that keeps something over steps may have ``begin_epoch(epoch)``, called at t
 run is resumed inside it, and ``after_step(net)``, called once after each step of the optimizer. What it keeps belongs
 into its ``state_dict``, as tensors and plain values.
 """
+
+
+class Method(Protocol):
+    """What a domain-generalization method adds to the step of any optimizer, as ``UDIM`` does.
+
+    One that keeps something over steps, such as their number, has ``state_dict()`` and ``load_state_dict(state)``, of
+    tensors and plain values. By them a trainer resumes it, and counts a step once that had to be taken again.
+    """
+
+    def at_weights(
+        self, image: Tensor, label: Tensor, *, domains: Sequence[Any] | Tensor | None
+    ) -> Callable[[], Tensor] | None:
+        """The scalar whose gradient at the unclimbed weights is added; None adds nothing. Called once a step.
+
+        Nothing is computed here: the scalar is, when it is called.
+
+        Args:
+            image: ``(batch, ...)``, all domains joined.
+            label: ``(batch, ...)``.
+            domains: one a sample, such as names, or the numbers of minibatches as ``(batch,)`` int64; None where they
+                are not known.
+        """
+        ...

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from uumamba.domain_generalization import UDIM, StylePerturbation
 from uumamba.errors import EndedWithAnother, UsageError, UumambaError
 from uumamba.losses import CrossEntropyLoss, FocalLoss, UncertaintyWeightedLoss
 from uumamba.optim import MESA, SAM, LookSAM, Plain
@@ -33,6 +34,7 @@ MEMBERS: dict[str, Callable[..., Any]] = {
     "rank": partial(SAM, rho=0.2),
     "looksam": partial(LookSAM, rho=0.2, k=2),
     "mesa": Plain,
+    "udim": partial(SAM, rho=0.2, perturbation="global"),
 }
 
 
@@ -41,7 +43,8 @@ def batches(epoch: int, ranks: Ranks = ALONE, *, dtype: torch.dtype = torch.floa
     for index in range(BATCHES):
         image = torch.randn(BATCH, 1, 6, 6, generator=generator_for(epoch, index), dtype=dtype)
         label = (image > torch.arange(BATCH).view(-1, 1, 1, 1) % 2).long()
-        yield {"image": image[ranks.rank :: ranks.count], "label": label[ranks.rank :: ranks.count]}
+        batch = {"image": image, "label": label, "domain": ["odd" if sample % 2 else "even" for sample in range(BATCH)]}
+        yield {key: value[ranks.rank :: ranks.count] for key, value in batch.items()}
 
 
 def objective_for(net: nn.Module, name: str) -> nn.Module:
@@ -49,11 +52,18 @@ def objective_for(net: nn.Module, name: str) -> nn.Module:
     return (MESA(loss, net, decay=0.5) if name == "mesa" else SupervisedObjective(loss)).double()
 
 
+def udim_of(net: nn.Module, loss: Any) -> UDIM:
+    """With rho 0, so that a sample's ascent does not hear of the others, and with all voxels."""
+    style = StylePerturbation(0.3)
+    return UDIM(net, loss, style, lambda1=3e4, lambda2=1.0, rho=0.0, warmup_steps=2, voxels_a_class=36)
+
+
 def build(name: str, ranks: Ranks = ALONE, **options: Any) -> Trainer:
     """A run without anything random, whose loss is a mean over samples, in double precision."""
     seed_everything(0)
     torch.manual_seed(torch.initial_seed() % 1000 + ranks.rank)  # the first rank's weights must win
-    bare = nn.Sequential(nn.Conv2d(1, 4, 3), nn.InstanceNorm2d(4, affine=True), nn.Tanh(), nn.ConvTranspose2d(4, 2, 3))
+    body = (nn.Conv2d(1, 4, 3), nn.InstanceNorm2d(4, affine=True), nn.Tanh(), nn.ConvTranspose2d(4, 2, 3))
+    bare = nn.Sequential(*body, *([nn.Tanh(), nn.Conv2d(2, 2, 1)] if name == "udim" else []))
     net = ranks.wrap(bare.double())
     objective = objective_for(net, name)
     groups = [{"params": [*net.parameters()]}, {"params": [*objective.parameters()], "perturb": False}]
@@ -64,6 +74,7 @@ def build(name: str, ranks: Ranks = ALONE, **options: Any) -> Trainer:
         "batches": partial(batches, ranks=ranks),
         "validate": lambda net: {"dice": 0.5 + ranks.rank},
         "scheduler": poly(optimizer, total_steps=EPOCHS * BATCHES),
+        "method": udim_of(net, objective.loss) if name == "udim" else None,
         "ema_decay": 0.8,
         "ranks": ranks,
         "progress": False,

@@ -81,7 +81,7 @@ def assert_equal_runs(found: Checkpoint, expected: Checkpoint, *, tolerance: flo
             torch.testing.assert_close(getattr(found, part)[name], tensor, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("name", ["plain", "global", "looksam", "mesa"])
+@pytest.mark.parametrize("name", ["plain", "global", "looksam", "mesa", "udim"])
 def test_two_ranks_with_half_a_batch_equal_one_process_with_the_whole(
     of_two_ranks: Path, tmp_path: Path, name: str
 ) -> None:
@@ -92,6 +92,16 @@ def test_two_ranks_with_half_a_batch_equal_one_process_with_the_whole(
     rows, whole = (RunLog(folder / "metrics.jsonl").rows() for folder in (of_two_ranks / name, tmp_path))
     assert [row["loss"] for row in rows] == pytest.approx([row["loss"] for row in whole], rel=1e-6)
     assert [row["dice"] for row in rows] == [0.5, 0.5, 0.5], "the first rank's"
+
+
+def test_what_udim_adds_is_of_each_rank_s_own_domain(of_two_ranks: Path, tmp_path: Path) -> None:
+    """Each rank has one domain above, and one process both; without the domains it would compare all samples."""
+    strip = {"augment": lambda batch: {key: value for key, value in batch.items() if key != "domain"}}
+    RUNS["build"]("udim", run_dir=tmp_path, **strip).fit()
+    found, other = (read_checkpoint(folder / "last.safetensors") for folder in (of_two_ranks / "udim", tmp_path))
+    assert found.method == other.method == {"steps": RUNS["EPOCHS"] * RUNS["BATCHES"]}
+    with pytest.raises(AssertionError, match="not close"):
+        assert_equal_runs(found, other, tolerance=1e-4)
 
 
 def test_two_ranks_that_climb_by_themselves_equal_one_process_with_two_neighbourhoods(of_two_ranks: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from uumamba.domain_generalization import UDIM, InputPerturbation
 from uumamba.optim import (
     ASAM,
     GSAM,
@@ -74,7 +75,14 @@ def shuffled(epoch: int) -> Iterator[dict[str, Tensor]]:
         yield {"image": image[ids], "label": label, "sample_id": ids}
 
 
-def build(run_dir: Path, make: Make, objective: Any = None, base: Any = BASES["SGD"], **options: Any) -> Trainer:
+def build(
+    run_dir: Path,
+    make: Make,
+    objective: Any = None,
+    base: Any = BASES["SGD"],
+    method: Callable[[nn.Module], Any] | None = None,
+    **options: Any,
+) -> Trainer:
     seed_everything(0)
     net = nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Dropout(0.2), nn.Linear(6, 3))
     asked = SupervisedObjective(nn.CrossEntropyLoss(), outputs=True) if objective is None else objective(net)
@@ -87,6 +95,7 @@ def build(run_dir: Path, make: Make, objective: Any = None, base: Any = BASES["S
         batches=shuffled,
         scheduler=poly(optimizer, total_steps=EPOCHS * BATCHES),
         ema_decay=0.9,
+        method=None if method is None else method(net),
         run_dir=run_dir,
         progress=False,
         log=[].append,
@@ -134,6 +143,24 @@ def test_every_objective_with_a_memory(name: str, tmp_path: Path, bits: Bits) ->
 def test_output_bias_forgetting(make: Make, tmp_path: Path, bits: Bits) -> None:
     trainer = partial(build, make=make, ascent=OutputBiasForgetting())
     assert_resumes_at_three_boundaries(trainer, tmp_path, bits)
+
+
+@pytest.mark.parametrize("direction", ["ascent", "random"])
+@pytest.mark.parametrize("make", [Plain, SAM, ASAM, SAGM])
+def test_udim_also_from_within_its_warm_up(make: Make, direction: Any, tmp_path: Path, bits: Bits) -> None:
+    """The first of the three boundaries is in the warm-up of two steps, the others after its head was found."""
+
+    def udim(net: nn.Module) -> UDIM:
+        options: dict[str, Any] = {"lambda1": 20.0, "warmup_steps": 2, "direction": direction}
+        return UDIM(net, nn.CrossEntropyLoss(), InputPerturbation(0.3), **options)
+
+    trainer = partial(build, make=make, method=udim)
+    assert_resumes_at_three_boundaries(trainer, tmp_path, bits)
+    found = read_checkpoint(tmp_path / "whole" / "last.safetensors")
+    assert found.method == {"steps": EPOCHS * BATCHES}
+    trainer(tmp_path / "without", method=None).fit()
+    without = read_checkpoint(tmp_path / "without" / "last.safetensors")
+    assert not torch.equal(found.net["0.weight"], without.net["0.weight"]), "it has changed the run"
 
 
 def test_the_list_names_every_optimizer_that_the_package_has() -> None:

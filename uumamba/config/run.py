@@ -2,14 +2,16 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import Field, NonNegativeInt, model_validator
+from torch import nn
 
 from uumamba.config.augment import AugmentConfig
 from uumamba.config.base import Config
 from uumamba.config.data import DatasetConfig, PreprocessConfig
+from uumamba.config.domain_generalization import DomainGeneralizationConfig
 from uumamba.config.loss import LossConfig
 from uumamba.config.net import NetConfig
 from uumamba.config.objective import ObjectiveConfig, SupervisedConfig
@@ -17,6 +19,9 @@ from uumamba.config.optim import OptimConfig
 from uumamba.config.track import Tracker
 from uumamba.config.training import InferenceConfig, ScheduleConfig, TrainingConfig
 from uumamba.nets.topology import check_divisible
+
+if TYPE_CHECKING:
+    from uumamba.domain_generalization import UDIM
 
 
 class RunConfig(Config):
@@ -30,6 +35,7 @@ class RunConfig(Config):
     loss: LossConfig
     objective: ObjectiveConfig = SupervisedConfig()
     optim: OptimConfig
+    domain_generalization: DomainGeneralizationConfig | None = None
     schedule: ScheduleConfig = ScheduleConfig()
     training: TrainingConfig
     augment: AugmentConfig = AugmentConfig()
@@ -72,11 +78,21 @@ class RunConfig(Config):
         with _named("optim"):
             optimizer = self.optim.build(net, loss)
             self.optim.build_ascent()
+        with _named("domain_generalization"):
+            self.build_method(net, loss)
         with _named("schedule"):
             self.schedule.build(
                 optimizer, epochs=self.training.epochs, batches_per_epoch=self.training.batches_per_epoch
             )
         return self
+
+    def build_method(self, net: nn.Module, loss: nn.Module, *, rank: int = 0) -> "UDIM | None":
+        """What is added to each step of this process's optimizer, if anything is."""
+        if self.domain_generalization is None:
+            return None
+        return self.domain_generalization.build(
+            net, loss, optim=self.optim, schedule=self.schedule, training=self.training, seed=self.seed, rank=rank
+        )
 
     def as_json(self) -> dict[str, Any]:
         """The resolved configuration as plain values."""

@@ -1,6 +1,6 @@
 """Domain generalization: training on some domains so that the result holds on others."""
 
-from uumamba.domain_generalization.algorithm import Algorithm, Method
+from uumamba.domain_generalization.algorithm import Algorithm
 from uumamba.domain_generalization.answers import Answers, classification_answers, fingerprint_of, segmentation_answers
 from uumamba.domain_generalization.batches import domain_batches
 from uumamba.domain_generalization.domains import held_out_domains, require_domains, split_domain
@@ -26,6 +26,7 @@ from uumamba.domain_generalization.udim import UDIM
 from uumamba.domain_generalization.upsampling import UpsampledSampler, upsampled
 from uumamba.domain_generalization.useful import USEFUL, Probe
 from uumamba.domain_generalization.voxels import stratified_voxels
+from uumamba.types import Method
 
 __all__ = [
     "SWAD",

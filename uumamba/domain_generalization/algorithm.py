@@ -9,22 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from uumamba.errors import UsageError
+from uumamba.types import Method
 
 Minibatches = Sequence[tuple[Tensor, Tensor]]
 """``[(x, y), ...]``, one pair a training domain."""
-
-
-class Method(Protocol):
-    """What a domain-generalization method adds to the step of any optimizer, as ``UDIM`` does."""
-
-    def at_weights(self, image: Tensor, label: Tensor, *, domains: Tensor) -> Callable[[], Tensor] | None:
-        """The scalar whose gradient at the unclimbed weights is added; None adds nothing. Called once a step.
-
-        Args:
-            image: ``(batch, ...)``, all minibatches joined.
-            label: ``(batch, ...)``.
-            domains: ``(batch,)``, int64: which minibatch each sample came from.
-        """
 
 
 class Steps(Protocol):
@@ -55,7 +43,8 @@ class Algorithm(nn.Module):
         net: called as ``net(x)``. DomainBed's two parts are
             ``nn.Sequential(OrderedDict(featurizer=..., classifier=...))``.
         optimizer: of :mod:`uumamba.optim`, over the network's parameters.
-        method: see :class:`Method`; None adds nothing.
+        method: see :class:`Method <uumamba.types.Method>`; its domains are the numbers of the minibatches. None adds
+            nothing.
         loss: called as ``loss(net(x), y)``.
 
     Raises:

@@ -2,13 +2,14 @@
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
+
+from uumamba.domain_generalization.untraced import draws_of_its_own
 
 SecondOrder = bool | Literal["finite_difference"]
 LossAt = Callable[[Mapping[str, Tensor] | None, Tensor], Tensor]
@@ -120,12 +121,8 @@ class Ascent:
 
 def _loss(loss_at: LossAt, weights: Mapping[str, Tensor] | None, values: Tensor) -> Tensor:
     """One pass; two passes one after the other have the same dropout, as the generator is put back."""
-    with _draws_of_its_own(values):
+    with draws_of_its_own(values):
         return loss_at(weights, values)
-
-
-def _draws_of_its_own(values: Tensor) -> AbstractContextManager[object]:
-    return torch.random.fork_rng([values.device] if values.is_cuda else [])
 
 
 def _length(slopes: Sequence[Tensor | None]) -> Tensor:

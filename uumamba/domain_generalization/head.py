@@ -15,7 +15,7 @@ from uumamba.domain_generalization.head_gradients import (
     is_linear,
     voxels_last,
 )
-from uumamba.domain_generalization.untraced import untraced, watched
+from uumamba.domain_generalization.untraced import draws_of_its_own, untraced, watched
 from uumamba.domain_generalization.voxels import stratified_voxels
 from uumamba.errors import UsageError
 
@@ -48,13 +48,7 @@ class Head:
             generator: of the voxels.
             members: indices of each group's images.
         """
-        head = self._found(halves)
-        with watched(head) as calls:
-            logits = finest(untraced(self.net, halves))
-        if not calls:
-            raise UsageError(f"The head, a {type(head).__name__}, was not called; name a module of the network.")
-        features, scores = calls[-1]
-        self._check(head, scores, logits)
+        head, features, scores, logits = self._watched(halves)
         if is_linear(head):
             return self._of_linear(head, features, scores, label, generator, members)
         label = label.reshape(len(label), *logits.shape[2:]).long()
@@ -65,6 +59,28 @@ class Head:
             )
             for rows in members
         ]
+
+    def check(self, image: Tensor) -> None:
+        """What a step would be refused for, by a pass that leaves no trace.
+
+        Raises:
+            UsageError: the head is not known, does not give the logits, or gives fewer than two.
+        """
+        with torch.no_grad(), draws_of_its_own(image):
+            head, _, scores, _ = self._watched(image)
+        if is_linear(head):
+            check_logits(voxels_last(head, scores))
+
+    def _watched(self, image: Tensor) -> tuple[nn.Module, Tensor, Tensor, Tensor]:
+        """The head, what went into it and came out, and the logits."""
+        head = self._found(image)
+        with watched(head) as calls:
+            logits = finest(untraced(self.net, image))
+        if not calls:
+            raise UsageError(f"The head, a {type(head).__name__}, was not called; name a module of the network.")
+        features, scores = calls[-1]
+        self._check(head, scores, logits)
+        return head, features, scores, logits
 
     def _of_linear(
         self,
@@ -150,7 +166,8 @@ def find_head(net: nn.Module, image: Tensor) -> nn.Module:
     leaves = [module for module in net.modules() if module is not net and not any(module.children())]
     handles = [module.register_forward_hook(keep) for module in leaves or [net]]
     try:
-        logits = finest(untraced(net, image))
+        with draws_of_its_own(image):  # a run that is resumed looks again, and must not drop out other units for it
+            logits = finest(untraced(net, image))
     finally:
         for handle in handles:
             handle.remove()

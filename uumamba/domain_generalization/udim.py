@@ -190,6 +190,17 @@ class UDIM:
         norms = [gradient_norm(target) for _, target in found]
         return {"variance_gap": torch.stack(gaps).mean(), "gradient_norm": torch.stack(norms).mean()}
 
+    def check(self, image: Tensor) -> None:
+        """Say at once what a step would be refused for, by one pass without a gradient that leaves no trace.
+
+        Args:
+            image: ``(batch, ...)``, such as noise; one sample will do.
+
+        Raises:
+            UsageError: the network's head is not known, does not give its logits, or gives fewer than two.
+        """
+        self._head.check(image)
+
     def state_dict(self) -> dict[str, Any]:
         """How many steps were made."""
         return {"steps": self.steps}

@@ -1,9 +1,10 @@
 """Passes of a network beside the training step's own, which must leave no trace in it."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.parallel import DistributedDataParallel
@@ -21,7 +22,6 @@ def untraced(net: nn.Module, image: Tensor, weights: Mapping[str, Tensor] | None
         weights: stand in for parameters of these names during the pass.
 
     Example:
-        >>> import torch
         >>> norm = nn.BatchNorm1d(1)
         >>> _ = untraced(norm, torch.tensor([[1.0], [3.0]]))
         >>> norm.running_mean, norm.num_batches_tracked
@@ -31,6 +31,18 @@ def untraced(net: nn.Module, image: Tensor, weights: Mapping[str, Tensor] | None
     """
     copies = {name: buffer.clone() for name, buffer in net.named_buffers()}
     return functional_call(net, copies | dict(weights or {}), (image,))
+
+
+def draws_of_its_own(image: Tensor) -> AbstractContextManager[object]:
+    """Puts the random generators back, so that two passes one after the other have the same dropout.
+
+    Example:
+        >>> with draws_of_its_own(torch.zeros(1)):
+        ...     first = torch.rand(1)
+        >>> torch.equal(torch.rand(1), first)
+        True
+    """
+    return torch.random.fork_rng([image.device] if image.is_cuda else [])
 
 
 def bare(net: nn.Module) -> nn.Module:
@@ -51,7 +63,6 @@ def watched(module: nn.Module) -> Iterator[list[tuple[Tensor, Tensor]]]:
     """A list that gets the first input and the output of every call of the module.
 
     Example:
-        >>> import torch
         >>> double = nn.Upsample(scale_factor=2)
         >>> with watched(double) as calls:
         ...     _ = nn.Sequential(double, nn.ReLU())(torch.tensor([[[-1.0, 1.0]]]))

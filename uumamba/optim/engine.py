@@ -18,7 +18,7 @@ from uumamba.optim.backup import WeightBackup, forget_casts
 from uumamba.optim.foreach import add_gradients, global_norm, own_gradients, put_gradients, take_gradients
 from uumamba.optim.groups import check_groups, groups_of, make_base
 from uumamba.optim.options import check_options
-from uumamba.optim.passes import Ascent, Closure, Passes
+from uumamba.optim.passes import Ascent, AtWeights, Closure, Passes
 from uumamba.optim.rules import BeforeMix, Rule, Slope, mix_gradients
 
 NEVER = Rule()
@@ -95,7 +95,7 @@ class SharpnessAware(Optimizer):
         self,
         closure: Closure | Sequence[Closure],
         ascent: Ascent | None = None,
-        at_weights: Callable[[], Tensor] | None = None,
+        at_weights: AtWeights | None = None,
     ) -> Tensor:
         """One whole training step.
 
@@ -105,7 +105,8 @@ class SharpnessAware(Optimizer):
                 one step accumulated over micro-batches.
             ascent: the scalar to climb, from the closure's outputs; the loss itself unless given. Without effect where
                 nothing climbs.
-            at_weights: returns a scalar whose gradient at the unclimbed weights is added, once a step.
+            at_weights: returns a scalar whose gradient at the unclimbed weights is added, once a step. Of a list, each
+                runs backward before the next one is called, and their gradients are added up, not averaged.
 
         Returns:
             The loss at the unclimbed weights, detached; its mean over the closures of a list.
@@ -121,7 +122,8 @@ class SharpnessAware(Optimizer):
         self.zero_grad()
         gradients: list[Tensor | None] = [None] * len(params)
         if at_weights is not None:
-            _, _, gradients = self._accumulate([at_weights], params, gradients)
+            added = [at_weights] if callable(at_weights) else list(at_weights)
+            _, _, gradients = self._accumulate(added, params, gradients)
         if not self._climbs():
             losses, _, gradients = self._descend(closures, params, gradients)
         elif ascent is not None and not self._rule.takes_ascent:

@@ -20,6 +20,10 @@ Ascent = Callable[[Any], Tensor]
 """The scalar to climb, from the outputs of the closure."""
 
 
+AtWeights = Callable[[], Tensor] | Sequence[Callable[[], Tensor]]
+"""Returns a scalar to add; several are added up, one graph at a time."""
+
+
 @dataclass(frozen=True)
 class Passes:
     """Runs closures so that a pass ends with the sum of its and earlier gradients in the parameters.

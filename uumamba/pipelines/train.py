@@ -28,12 +28,13 @@ from uumamba.pipelines.sides import check_sides, sided_run
 from uumamba.pipelines.stored_config import complete_config, complete_run, stored_config
 from uumamba.pipelines.useful import fed_cases, refuse_unfit_index
 from uumamba.pipelines.validation import WholeCaseValidation
-from uumamba.seeding import seed_everything
+from uumamba.seeding import generator_for, seed_everything
 from uumamba.training import ALONE, Ranks, Trainer
 from uumamba.training.display import to_stderr
 from uumamba.training.following import Follower
 from uumamba.training.run_folder import refuse_other_config
 from uumamba.training.stop_request import StopRequest
+from uumamba.types import Method
 
 
 def train(
@@ -220,7 +221,8 @@ def build_trainer(
     if channels_last:
         lay_channels_last(net)  # before ranks lay out their gradients like it
     net = ranks.wrap(net)
-    objective = config.objective.build(build_loss(config), net, outputs=config.optim.needs_logits).to(device)
+    loss = build_loss(config)
+    objective = config.objective.build(loss, net, outputs=config.optim.needs_logits).to(device)
     precision = resolve_precision(config.training.precision, device)
     scaler = torch.amp.GradScaler(device) if precision == "float16" else None
     optimizer = config.optim.build(net, objective, scaler=scaler)
@@ -242,6 +244,7 @@ def build_trainer(
         objective,
         optimizer,
         ascent=config.optim.build_ascent(),
+        method=build_method(config, net, loss, device=device, rank=ranks.rank),
         epochs=config.training.epochs,
         batches=partial(batches, share, workers=config.training.workers),
         augment=config.augment.build(patch_size=config.training.patch_size, mirror_swaps=swaps),
@@ -283,6 +286,34 @@ def build_loss(config: RunConfig) -> nn.Module:
     from uumamba.losses import DeepSupervisionLoss
 
     return DeepSupervisionLoss(config.loss.build())
+
+
+def build_method(
+    config: RunConfig, net: nn.Module, loss: nn.Module, *, device: str = "cpu", rank: int = 0
+) -> Method | None:
+    """What is added to each step, if anything is, after it was seen to fit the network.
+
+    Args:
+        config: the run.
+        net: the network that is trained.
+        loss: the very one that the objective holds, whose weights learn.
+        device: where both are.
+        rank: of this process.
+
+    Raises:
+        UsageError: it cannot train this network.
+    """
+    method = config.build_method(net, loss, rank=rank)
+    if method is None:
+        return None
+    noise = torch.randn(1, 1, *config.training.patch_size, generator=generator_for("noise to look for the head with"))
+    try:
+        method.check(noise.to(device))
+    except UsageError as error:
+        raise UsageError(
+            f"domain_generalization {type(method).__name__} cannot train net.name {config.net.name}: {error}"
+        ) from error
+    return method
 
 
 def split_cases(manifest: Manifest, fold: str) -> tuple[list[str], list[str]]:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class Checkpoint:
         random: states of the random generators; tensors stay on the CPU.
         progress: epochs and steps done, best Dice, sums of the epoch under way.
         config: the run's resolved configuration, as JSON values.
+        method: the state of what a method adds to each step; empty without, and in files from before there were any.
     """
 
     net: dict[str, Any]
@@ -46,6 +47,7 @@ class Checkpoint:
     random: dict[str, Any]
     progress: dict[str, Any]
     config: Any
+    method: dict[str, Any] = field(default_factory=dict)
 
 
 def save_checkpoint(
@@ -62,7 +64,7 @@ def save_checkpoint(
         UumambaError: the disk is full or the file cannot be written; an old file is as it was.
         TypeError: a part is neither tensor nor JSON value.
     """
-    tree = {field.name: getattr(checkpoint, field.name) for field in fields(Checkpoint)}
+    tree = {each.name: getattr(checkpoint, each.name) for each in fields(Checkpoint)}
     tensors, rest = flatten(tree, "checkpoint")
     tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
     state = json.dumps(rest)

@@ -31,12 +31,14 @@ class FittingSteps:
     cross entropy of patches of one size. **Not equal** where samples of a batch meet: a Dice that sums over the whole
     batch becomes the mean of the pieces' Dice, a batch norm sees the statistics of a piece, dropout draws other masks,
     and a distance of answers (TRAM) is the mean over pieces of unequal size. Such a step is that of a smaller batch in
-    this part, and of the whole one in all others.
+    this part, and of the whole one in all others. What a method adds is that of the pieces by the same weights; see
+    :class:`MethodStep <uumamba.training.method_step.MethodStep>`.
 
     Edge cases. Before it is repeated, everything is as before the failed step: weights, running statistics, what the
-    optimizer remembers, random numbers; no gradient is left. What an objective itself changes in its ``forward`` is not
-    brought back. Memory that runs out in the base's own update, which no smaller piece would help and which may have
-    moved some weights, ends the run; so it does with several ranks, of which one alone cannot repeat a step.
+    optimizer and the method remember, random numbers; no gradient is left. What an objective itself changes in its
+    ``forward`` is not brought back. Memory that runs out in the base's own update, which no smaller piece would help
+    and which may have moved some weights, ends the run; so it does with several ranks, of which one alone cannot repeat
+    a step.
     What is as long as ``batch["image"]`` is divided, all else goes with each piece.
 
     Args:
@@ -65,7 +67,7 @@ class FittingSteps:
 
     def start(self) -> StepStart:
         """What a step that fails has to be repeated from."""
-        return StepStart(self._statistics, self.state.optimizer, self.state.device)
+        return StepStart(self._statistics, self.state.optimizer, self.state.device, self.state.method)
 
     def step(self, batch: Batch, *, ascent: Ascent | None = None) -> Tensor:
         """One step of the optimizer; its loss.
@@ -91,12 +93,13 @@ class FittingSteps:
 
     def _step_in_pieces(self, batch: Batch, samples: int, ascent: Ascent | None) -> Tensor:
         pieces = pieces_of(batch, samples, at_once=self._at_once(samples))
+        added = None if self.state.method is None else self.state.method.of(pieces)
         if len(pieces) == 1:
-            return self.state.optimizer.step(lambda: self.run(batch), ascent=ascent)
+            return self.state.optimizer.step(lambda: self.run(batch), ascent=ascent, at_weights=added)
         self.state.optimizer.accumulation = "full"
         weighted = None if ascent is None else lambda outputs: self._weight * ascent(outputs)
         closures = [self._closure(piece, weight=size * len(pieces) / samples) for piece, size in pieces]
-        return self.state.optimizer.step(closures, ascent=weighted)
+        return self.state.optimizer.step(closures, ascent=weighted, at_weights=added)
 
     def _closure(self, piece: Batch, *, weight: float) -> Callable[[], Result]:
         """One pass over a piece, whose loss counts as its samples do; the engine takes the mean over pieces."""

@@ -15,6 +15,7 @@ from uumamba.errors import UsageError
 from uumamba.optim import SharpnessAware
 from uumamba.seeding import key_to_seed, seed_everything
 from uumamba.training.checkpoint import Checkpoint
+from uumamba.training.method_step import MethodStep
 from uumamba.training.progress import EpochLoss, Progress
 from uumamba.training.random_state import random_state, set_random_state
 from uumamba.training.ranks import ALONE, Ranks
@@ -34,6 +35,7 @@ class RunState:
         average: of the network's weights, if there is one.
         device: whose random generator is kept beside the CPU's.
         ranks: the processes that train together: each has random numbers of its own, and a share of the mean loss.
+        method: what is added to each step, if anything is; what it keeps is kept.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class RunState:
         average: AveragedModel | None,
         device: torch.device,
         ranks: Ranks = ALONE,
+        method: MethodStep | None = None,
     ) -> None:
         self.net = net
         self.objective = objective
@@ -54,6 +57,7 @@ class RunState:
         self.average = average
         self.device = device
         self.ranks = ranks
+        self.method = method
         self.progress = Progress()
         self.loss = EpochLoss(device)
         self._random_at_epoch: dict[str, Any] | None = None
@@ -88,13 +92,14 @@ class RunState:
             random=own | ({"others": others} if others else {}),
             progress=asdict(self.progress),
             config=config,
+            method={} if self.method is None else self.method.state(),
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Bring every object to a checkpoint's state.
 
         Raises:
-            UsageError: it is of another network, objective or optimizer.
+            UsageError: it is of another network, objective, optimizer or method.
         """
         self.progress = Progress(**checkpoint.progress)
         if self.ranks.first:  # it takes the sums over all
@@ -111,6 +116,8 @@ class RunState:
         _lay_out_as_parameters(self.optimizer)
         if self.scheduler is not None and checkpoint.scheduler is not None:
             self.scheduler.load_state_dict(checkpoint.scheduler)
+        if self.method is not None:
+            _load("method", self.method.restore, checkpoint.method)
         everyone = [checkpoint.random, *checkpoint.random.get("others", ())]
         if self.ranks.rank < len(everyone):
             self._random_at_epoch = everyone[self.ranks.rank]["at_epoch"]

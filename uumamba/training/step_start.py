@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from uumamba.optim import SharpnessAware
+from uumamba.training.method_step import MethodStep
 
 
 class StepStart:
-    """Running statistics, the optimizer's memory and the random numbers at the start of a step.
+    """Running statistics, what optimizer and method remember, and the random numbers at the start of a step.
 
     The engine itself puts the weights back where a pass raises. What a rule keeps by parameter is held, not copied: the
     rules replace such tensors before the update of the weights, and change them in place only with it.
@@ -18,6 +19,7 @@ class StepStart:
         statistics: the network's running statistics, of which copies are made; most of our networks have none.
         optimizer: of the family.
         device: whose random generator counts beside the CPU's.
+        method: what is added to the step; its state is copied.
 
     Example:
         >>> from functools import partial
@@ -31,8 +33,16 @@ class StepStart:
         (tensor([0.]), True)
     """
 
-    def __init__(self, statistics: Sequence[Tensor], optimizer: SharpnessAware, device: torch.device) -> None:
+    def __init__(
+        self,
+        statistics: Sequence[Tensor],
+        optimizer: SharpnessAware,
+        device: torch.device,
+        method: MethodStep | None = None,
+    ) -> None:
         self._optimizer = optimizer
+        self._method = method
+        self._state_of_method = {} if method is None else method.state()
         self._device = device
         self._statistics = [(value, value.clone()) for value in statistics]
         self._memory = {param: dict(values) for param, values in optimizer.state.items()}
@@ -51,6 +61,8 @@ class StepStart:
         self._optimizer.state.update({param: dict(values) for param, values in self._memory.items()})
         self._optimizer.numbers.clear()
         self._optimizer.numbers.update(self._numbers)
+        if self._method is not None:
+            self._method.restore(self._state_of_method)
         _forget_unscaling(self._optimizer)
         torch.set_rng_state(self._random)
         if self._random_of_device is not None:

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from uumamba.training.compiled import MayCompile
 from uumamba.training.display import LineDisplay, make_display, silent
 from uumamba.training.feed import Feed
 from uumamba.training.following import Follower, Following
+from uumamba.training.method_step import MethodStep
 from uumamba.training.out_of_memory import FittingSteps
 from uumamba.training.progress import EpochLoss
 from uumamba.training.progress_plot import draw_progress
@@ -32,7 +33,7 @@ from uumamba.training.ranks import ALONE, Ranks
 from uumamba.training.run_folder import RunFolder, refuse_other_config
 from uumamba.training.run_state import RunState, moving_average
 from uumamba.training.stop_request import StoppedOnRequest, StopRequest
-from uumamba.types import Batch, Objective
+from uumamba.types import Batch, Method, Objective
 
 SECONDS_BETWEEN_PLOTS = 30.0  # drawing one takes about half a second
 
@@ -67,6 +68,9 @@ class Trainer:
             resumed, and after each optimizer step.
         optimizer: of :mod:`uumamba.optim`, holding every parameter of both that requires a gradient.
         ascent: the scalar to climb in place of the loss, from what the objective returns beside it.
+        method: what is added to each step at the unclimbed weights, such as UDIM. It is asked once a step, for the
+            augmented batch's ``image``, ``label`` and, where there is one, ``domain``; its scalar is computed under the
+            run's autocast, and what it keeps over steps stands in the checkpoint.
         epochs: of the whole run; with a ``budget`` at most.
         batches: the batches of an epoch, given its number from 0.
         augment: a function from batch to batch, on the device.
@@ -119,6 +123,7 @@ class Trainer:
         epochs: int,
         batches: Callable[[int], Iterable[Batch]],
         ascent: Callable[[Any], Tensor] | None = None,
+        method: Method | None = None,
         augment: Callable[[Batch], Batch] | None = None,
         read_ahead: bool = False,
         validate: Callable[[nn.Module], dict[str, float]] | None = None,
@@ -179,6 +184,7 @@ class Trainer:
             average=self.average,
             device=self.device,
             ranks=ranks,
+            method=None if method is None else MethodStep(method, entering=self._autocast),
         )
         if ranks.count > 1:
             optimizer.register_step_post_hook(lambda *_: ranks.share_buffers(self.net))
@@ -303,8 +309,11 @@ class Trainer:
 
     def _objective_of(self, batch: Batch) -> Tensor | tuple[Tensor, Any]:
         """One pass: autocast begins here, since its cached casts of weights must not outlive a climb."""
-        with autocast(self.device, self.precision):
+        with self._autocast():
             return self.objective(self._called.net, batch)
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        return autocast(self.device, self.precision)
 
     def _tell_objective(self, event: str, subject: Any) -> None:
         """Call a method that not every objective has."""
@@ -337,7 +346,7 @@ class Trainer:
             return {}
         net = self.net if self.average is None else self.average.module
         net.eval()
-        with self.budget.taking("validation"), torch.no_grad(), autocast(self.device, self.precision):
+        with self.budget.taking("validation"), torch.no_grad(), self._autocast():
             found = {} if self.validate is None else self.validate(net)
             scores = self.ranks.from_first({name: float(value) for name, value in found.items()})
         if self.validate is not None and "dice" not in scores:
