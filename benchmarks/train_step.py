@@ -42,7 +42,8 @@ from uumamba.data.feeding import collate
 from uumamba.data.prepared import PreparedFolder
 from uumamba.pipelines.datasets import read_dataset
 from uumamba.pipelines.prepare import prepare
-from uumamba.pipelines.train import build_trainer, split_cases
+from uumamba.pipelines.split import split_cases
+from uumamba.pipelines.train import build_trainer
 from uumamba.precision import autocast
 from uumamba.training import Trainer
 from uumamba.types import Batch

@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from data_prep.folds import assign_folds
@@ -26,7 +26,11 @@ _CUT_AGAIN = "cut the frames again from the M&Ms download"
 
 
 def read_mnms(
-    raw: Path | str, *, frames: Path | str | None = None, test: Sequence[str] = ("Testing",)
+    raw: Path | str,
+    *,
+    frames: Path | str | None = None,
+    test: Sequence[str] = ("Testing",),
+    advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Manifest, list[CaseError]]:
     r"""List the end-diastolic and end-systolic frames of M&Ms as cases, the vendor as the domain.
 
@@ -48,6 +52,7 @@ def read_mnms(
         raw: a folder of frames; with ``frames``, the download.
         frames: where the frames of the download lie or are to be cut to, outside of it.
         test: the parts of the download that make up the test split.
+        advance: called with the patients whose frames stand and their number, while they are cut.
 
     Returns:
         The manifest, and one error for each patient or case left out.
@@ -74,8 +79,9 @@ def read_mnms(
     """
     if unknown := set(test) - set(PARTS[1:]):
         raise UsageError(f"M&Ms has no test part {', '.join(sorted(unknown))}; name some of {', '.join(PARTS[1:])}.")
-    uncut = [] if frames is None else cut_frames(raw, frames)
+    uncut = [] if frames is None else cut_frames(raw, frames, advance=advance)
     folder = find_folder(Path(raw if frames is None else frames))
+    listed = find_folder(Path(raw))  # frames of a patient who left the download since are no case
     if holds_cines(folder):
         raise UsageError(
             f"The scans of {raw} are whole cines of all frames; cut out the labelled ones with "
@@ -84,9 +90,9 @@ def read_mnms(
     rows = read_sheet(find_sheet(folder.sheets))
     cases: list[Case] = []
     errors: list[CaseError] = []
-    folds = _folds(folder, rows)
+    folds = _folds(listed, rows)
     for part in (TRAINING, *test):
-        for patient in folder.patients(part):
+        for patient in (folder.root / part / each.name for each in listed.patients(part)):
             found, faults = _read_patient(patient, rows.get(patient.name), folds.get(patient.name))
             cases += found
             errors += faults

@@ -67,6 +67,9 @@ DevicesOption = Annotated[
 ]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, or auto (CUDA where there is one).")]
 WorkersOption = Annotated[int, typer.Option(min=0, help="Processes for preparing; 0 works in this one.")]
+DomainOption = Annotated[
+    list[str] | None, typer.Option(help="Of a manifest, only this domain's (vendor's) cases. Repeatable.")
+]
 ForceOption = Annotated[bool, typer.Option("--force", help="Resume although the configuration changed.")]
 
 
@@ -132,13 +135,16 @@ def prepare(
     overrides: SetOption = None,
     workers: WorkersOption = 2,
 ) -> None:
-    """Crop, resample, normalise and store every training case; safe to stop and repeat."""
+    """Crop, resample, normalise and store every training case; safe to stop and repeat.
+
+    Of whole cines, as M&Ms ships them, the labelled frames are cut out first, into OUT/frames.
+    """
     from uumamba.config import read_config
-    from uumamba.pipelines.datasets import read_dataset
+    from uumamba.pipelines.datasets import FRAMES_NAME, read_dataset
     from uumamba.pipelines.prepare import prepare as prepare_all
 
     settings = read_config(config, overrides or ())
-    manifest, bad = read_dataset(settings.dataset.name, raw)
+    manifest, bad = read_dataset(settings.dataset.name, raw, frames=out / FRAMES_NAME)
     result = prepare_all(manifest, bad, recipe=settings.preprocess.build(), out=out, raw=raw, workers=workers)
     _say(f"{len(result.prepared)} cases prepared, {len(result.reused)} reused, in {out}")
     _end(result.failures, done=len(result.prepared) + len(result.reused))
@@ -199,6 +205,7 @@ def predict(
     fold: Annotated[str | None, typer.Option(help="One fold's model; all that are there are averaged.")] = None,
     split: Annotated[str | None, typer.Option(help="Of a manifest, only: training or test.")] = None,
     case_fold: Annotated[int | None, typer.Option(help="Of a manifest, only this fold's cases.")] = None,
+    domain: DomainOption = None,
     mirror: Annotated[bool | None, typer.Option("--mirror/--no-mirror", help="Average over mirrored inputs.")] = None,
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Also store probabilities.")] = False,
 ) -> None:
@@ -217,6 +224,7 @@ def predict(
         fold=fold,
         split=_split(split),
         case_fold=case_fold,
+        domains=domain,
         mirror=mirror,
         save_probabilities=probabilities,
     )
@@ -231,6 +239,7 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="Folder for scores.csv, summary.json and the like.")],
     fold: Annotated[int | None, typer.Option(help="Of the labels' manifest, only this fold's cases.")] = None,
     split: Annotated[str | None, typer.Option(help="Of the labels' manifest, only: training or test.")] = None,
+    domain: DomainOption = None,
     vessels: Annotated[
         list[str] | None, typer.Option(metavar="NAME|all", help="Also clDice, Betti and length errors. Repeatable.")
     ] = None,
@@ -241,7 +250,7 @@ def evaluate(
     """
     from uumamba.pipelines.evaluate import evaluate_folder, print_summary
 
-    scores = evaluate_folder(predictions, labels, out, fold=fold, split=_split(split), vessels=vessels)
+    scores = evaluate_folder(predictions, labels, out, fold=fold, split=_split(split), domains=domain, vessels=vessels)
     print_summary(scores)
     _end(scores.failures, done=len(scores.rows))
 

@@ -26,7 +26,8 @@ from uumamba.files import write_json
 from uumamba.inference import Predictor
 from uumamba.metrics import dice_coefficient
 from uumamba.pipelines.prepare import prepare
-from uumamba.pipelines.train import build_loss, build_net, split_cases
+from uumamba.pipelines.split import split_cases
+from uumamba.pipelines.train import build_loss, build_net
 from uumamba.seeding import seed_everything
 from uumamba.types import Batch
 

@@ -47,7 +47,7 @@ from benchmarks.result_file import write_result
 from benchmarks.scan import print_rows
 from uumamba.data.prepared import PreparedFolder
 from uumamba.data.vendor_styles import STYLES
-from uumamba.pipelines.train import split_cases
+from uumamba.pipelines.split import split_cases
 
 MEAN = "mean of the styles"
 NOT_WORSE = 0.01

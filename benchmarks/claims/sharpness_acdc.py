@@ -42,7 +42,7 @@ from benchmarks.claims.training import Recipe, train
 from benchmarks.result_file import write_result
 from benchmarks.scan import print_rows
 from uumamba.data.prepared import PreparedFolder
-from uumamba.pipelines.train import split_cases
+from uumamba.pipelines.split import split_cases
 
 VALUES: Mapping[str, float | None] = {
     "base": None,

@@ -4,6 +4,7 @@ import pytest
 
 from uumamba.config import read_config
 from uumamba.config.data import PreprocessConfig
+from uumamba.config.load import validate
 from uumamba.data.preprocess import CtStatistics, PreprocessRecipe
 from uumamba.errors import UsageError
 
@@ -42,3 +43,29 @@ def test_without_ct_the_recipe_is_what_it_was() -> None:
 def test_statistics_that_make_no_sense_are_refused(overrides: list[str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         read_config("demo", overrides)
+
+
+def test_domains_are_null_unless_given_and_read_back_as_they_were_written() -> None:
+    assert read_config("demo").dataset.domains is None
+    given = {"train": ["A", "B"], "validate": ["C"], "leave_out": None}
+    config = read_config("demo", ["dataset.domains={train: [A, B], validate: [C]}"])
+    assert config.as_json()["dataset"]["domains"] == given
+    assert validate(config.as_json(), source="stored") == config
+
+
+@pytest.mark.parametrize(
+    ("domains", "message"),
+    [
+        ("{}", r"dataset\.domains: give train, validate or both of them, or leave_out alone; without domains, leave"),
+        ("{train: [A], leave_out: B}", "give train, validate or both of them, or leave_out alone"),
+        ("{train: []}", r"dataset\.domains\.train: name one or more domains, each once"),
+        ("{validate: [A, A]}", r"dataset\.domains\.validate: name one or more domains, each once"),
+        ("{train: A}", r"dataset\.domains\.train: .*, found 'A'"),
+        ("{leave_out: ''}", r"dataset\.domains\.leave_out: .*at least 1 character"),
+        ("{validated: [A]}", r"dataset\.domains\.validated is not a known key \(did you mean validate\?\)"),
+        ("[A]", r"dataset\.domains: "),
+    ],
+)
+def test_domains_that_say_nothing_or_two_things_are_refused(domains: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        read_config("demo", [f"dataset.domains={domains}"])

@@ -241,3 +241,14 @@ def test_one_vessel_has_its_columns_beside_each_case() -> None:
     assert "LAD 0.865 0.0 0.0 0.0 −25.0 0" in text
     assert re.search(r"a 0\.865 0\.865 \d+\.\d 0\.865 0 −25\.0", text)
     assert "foreground Dice" not in text.split("Scores")[0]
+
+
+def test_several_domains_have_a_table_and_one_has_none(cohort: tuple[ScoreRow, ...]) -> None:
+    rows = [replace(row, domain="D" if row.patient_id == "c" else "A") for row in cohort]
+    page = Page(render_report(rows, title="M&Ms"))
+    assert not page.open
+    dice = summarise(rows).domains[1].foreground_dice
+    assert f"D 1 2 {dice:.3f} 0.500 ± 0.707" in page.text
+    assert "Dice of each domain's cases" in page.text
+    alone = [replace(row, domain="A") for row in cohort]
+    assert "Dice of each domain's cases" not in Page(render_report(alone, title="M&Ms")).text

@@ -3,6 +3,7 @@ import json
 import math
 import statistics
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -96,3 +97,31 @@ def test_summary_json_says_why_it_has_no_clinical_part(
         "give the labels as a manifest or as ACDC's own folder."
     }
     assert stored["foreground_dice"] is None
+
+
+@pytest.fixture
+def of_vendors(cohort: tuple[ScoreRow, ...]) -> tuple[ScoreRow, ...]:
+    """Patients a and b of vendor A, c of vendor D."""
+    return tuple(replace(row, domain="D" if row.patient_id == "c" else "A") for row in cohort)
+
+
+def test_each_of_several_domains_is_summarised_as_if_it_were_alone(of_vendors: tuple[ScoreRow, ...]) -> None:
+    summary = summarise(of_vendors)
+    assert [(each.domain, each.n_cases, each.n_patients) for each in summary.domains] == [("A", 4, 2), ("D", 2, 1)]
+    for each in summary.domains:
+        alone = summarise([row for row in of_vendors if row.domain == each.domain])
+        assert (each.foreground_dice, each.structures) == (alone.foreground_dice, alone.overall())
+        assert alone.domains == ()
+    assert replace(summary, domains=()) == summarise([replace(row, domain=None) for row in of_vendors])
+
+
+def test_the_domain_is_read_back_and_absent_from_an_older_table(
+    of_vendors: tuple[ScoreRow, ...], tmp_path: Path
+) -> None:
+    path = tmp_path / "scores.csv"
+    write_scores(path, of_vendors)
+    assert read_scores(path) == of_vendors
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert lines[0].endswith(",domain")
+    path.write_text("\n".join(line.rpartition(",")[0] for line in lines), encoding="utf-8")
+    assert {row.domain for row in read_scores(path)} == {None}

@@ -1,11 +1,18 @@
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from uumamba.evaluation import EvaluationPair, ScoreRow, Scores, evaluate, patient_table, summarise
-from uumamba.evaluation.tables import ejection_fraction_table, sentence_on_sides, summary_table, vessel_table
+from uumamba.evaluation.tables import (
+    domain_table,
+    ejection_fraction_table,
+    sentence_on_sides,
+    summary_table,
+    vessel_table,
+)
 
 
 def text(table: Table) -> list[str]:
@@ -99,3 +106,14 @@ def test_sides_are_one_sentence(make_pair: Callable[..., EvaluationPair], struct
     sides = summarise(two_zones(make_pair, structures, RV=10).rows).sides
     assert sides is not None
     assert sentence_on_sides(sides) == "Left and right: none of 1 paired structures lies on its partner's side."
+
+
+def test_the_table_by_domain_has_a_line_for_each_with_its_own_dice(cohort: tuple[ScoreRow, ...]) -> None:
+    rows = [replace(row, domain="D" if row.patient_id == "c" else "A") for row in cohort]
+    summary = summarise(rows)
+    lines = rendered(domain_table(summary))
+    assert ["domain", "cases", "foreground", "RV", "MYO", "LV"] in lines
+    # RV of vendor D: right at ED, invented at ES.
+    last = summary.domains[1]
+    assert ["D", "2", f"{last.foreground_dice:.3f}", "0.500", "1.000", f"{last.structures[2].dice.mean:.3f}"] in lines
+    assert max(map(len, text(domain_table(summary)))) <= 80

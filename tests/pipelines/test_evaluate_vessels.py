@@ -121,7 +121,7 @@ def test_a_folder_of_no_layout_is_told_all_that_would_do(predictions: Path, tmp_
     (tmp_path / "raw" / "below").mkdir(parents=True)
     sentence = (
         r"^No label map was found in .*raw; give a folder of <case_id>.nii.gz, a manifest \(dataset.json\), or the "
-        r"folder of ACDC, ImageCAS or AortaSeg24 as it was downloaded\.$"
+        r"folder of ACDC, ImageCAS, AortaSeg24 or M&Ms as it was downloaded\.$"
     )
     with pytest.raises(UsageError, match=sentence):
         evaluate_folder(predictions, tmp_path / "raw", tmp_path / "out")

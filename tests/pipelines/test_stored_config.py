@@ -26,6 +26,7 @@ NEW_KEYS = (
     "training.read_margin",
     "net.deep_supervision",
     "schedule",
+    "dataset.domains",
 )
 """Each stands at its default in the tiny run."""
 

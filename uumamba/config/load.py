@@ -123,5 +123,7 @@ def _known_keys(annotation: Any) -> set[str]:
     """Every key that any part of a run's configuration knows, for the suggestion in an error."""
     fields = getattr(annotation, "model_fields", None)
     if fields is not None:
-        return set(fields).union(*(_known_keys(field.annotation) for field in fields.values()))
+        return {field.alias or name for name, field in fields.items()}.union(
+            *(_known_keys(field.annotation) for field in fields.values())
+        )
     return set().union(*(_known_keys(argument) for argument in getattr(annotation, "__args__", ())))

@@ -3,7 +3,7 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -77,15 +77,23 @@ class Manifest:
         _check_structures(self.name, self.structures)
 
     def select(
-        self, *, split: Split | None = None, fold: int | None = None, without_fold: int | None = None
+        self,
+        *,
+        split: Split | None = None,
+        fold: int | None = None,
+        without_fold: int | None = None,
+        domains: Collection[str] | None = None,
+        case_ids: Collection[str] | None = None,
     ) -> tuple[Case, ...]:
-        """Cases of a split, of a fold (validation), or of every other fold (training)."""
+        """Cases of a split, of a fold (validation) or of every other fold (training), of some domains, or by name."""
         return tuple(
             case
             for case in self.cases
             if (split is None or case.split == split)
             and (fold is None or case.fold == fold)
             and (without_fold is None or case.fold != without_fold)
+            and (domains is None or case.domain in domains)
+            and (case_ids is None or case.case_id in case_ids)
         )
 
     def by_id(self, case_id: str) -> Case:

@@ -45,6 +45,7 @@ class ScoreRow:
     length_error: float | None = None
     partner: str | None = None
     partner_overlap_ml: float | None = None
+    domain: str | None = None
 
     @property
     def is_vessel(self) -> bool:
@@ -118,6 +119,7 @@ def _parse(entry: Mapping[str, str]) -> ScoreRow:
         assd_mm=float(entry["assd_mm"]),
         group=entry["group"] or None,
         partner=entry.get("partner") or None,
+        domain=entry.get("domain") or None,
         **{name: _optional(entry.get(name)) for name in (*VESSEL_COLUMNS, "partner_overlap_ml")},
     )
 

@@ -33,6 +33,7 @@ class EvaluationPair:
         spacing_mm: voxel edge lengths in array-axis order.
         phase: ``"ED"`` or ``"ES"`` where known.
         group: diagnosis where known.
+        domain: vendor, centre or data set where known.
     """
 
     case_id: str
@@ -42,6 +43,7 @@ class EvaluationPair:
     spacing_mm: SpacingMm
     phase: str | None = None
     group: str | None = None
+    domain: str | None = None
 
 
 def evaluate(
@@ -128,6 +130,7 @@ def _score(
         label_volume_ml=volume_ml(label, spacing_mm=pair.spacing_mm),
         assd_mm=average_of(distances),
         group=pair.group,
+        domain=pair.domain,
         **(_vessel_columns(prediction, label, pair.spacing_mm) if is_vessel else {}),
     )
 

@@ -84,6 +84,17 @@ class StructureSummary:
 
 
 @dataclass(frozen=True)
+class DomainSummary:
+    """The cases of one domain (vendor, centre or data set), over all phases."""
+
+    domain: str
+    n_cases: int
+    n_patients: int
+    foreground_dice: float | None
+    structures: tuple[StructureSummary, ...]
+
+
+@dataclass(frozen=True)
 class SideSummary:
     """How often a structure with a partner on the body's other side was found, and where it lay on that side."""
 
@@ -101,6 +112,7 @@ class Summary:
     structures: tuple[StructureSummary, ...]
     whole_tree: StructureSummary | None = None
     sides: SideSummary | None = None
+    domains: tuple[DomainSummary, ...] = ()
 
     def overall(self) -> tuple[StructureSummary, ...]:
         """The structures over all phases."""
@@ -111,13 +123,13 @@ def summarise(rows: Sequence[ScoreRow], trees: Sequence[ScoreRow] = ()) -> Summa
     """Summarise rows by structure and phase; phase ``"all"`` takes every case.
 
     Phases stand in the order ED, ES, then others by name. Where only one phase is known, or none, there is ``"all"``
-    alone.
+    alone. Where cases of several domains are scored, each domain is also summarised by itself.
 
     Args:
         rows: those of ``scores.csv``.
         trees: those of ``trees.csv``; they are in no mean over structures.
     """
-    structures = list(dict.fromkeys(row.structure for row in rows))
+    structures = _structures(rows)
     summaries = [
         _summarise_one(structure, phase, [row for row in rows if row.structure == structure])
         for structure in structures
@@ -130,6 +142,7 @@ def summarise(rows: Sequence[ScoreRow], trees: Sequence[ScoreRow] = ()) -> Summa
         structures=tuple(summaries),
         whole_tree=_summarise_one(WHOLE_TREE, ALL_PHASES, trees) if trees else None,
         sides=_sides(rows),
+        domains=_domains(rows),
     )
 
 
@@ -151,6 +164,29 @@ def write_summary(
         clinical = {"agreement": agreement(patients), "groups": group_means(patients)}
     write_json(
         path, asdict(summarise(rows, trees)) | {"clinical": clinical, "failed": sorted(failed), "rules": dict(RULES)}
+    )
+
+
+def _structures(rows: Sequence[ScoreRow]) -> list[str]:
+    return list(dict.fromkeys(row.structure for row in rows))
+
+
+def _domains(rows: Sequence[ScoreRow]) -> tuple[DomainSummary, ...]:
+    """By name; none where one domain alone is known, which is what the whole summary is of."""
+    known = sorted({row.domain for row in rows if row.domain is not None})
+    return tuple(_of_domain(name, [row for row in rows if row.domain == name]) for name in known) if known[1:] else ()
+
+
+def _of_domain(domain: str, rows: Sequence[ScoreRow]) -> DomainSummary:
+    return DomainSummary(
+        domain=domain,
+        n_cases=len({row.case_id for row in rows}),
+        n_patients=len({row.patient_id for row in rows}),
+        foreground_dice=mean_dice_of(rows).foreground,
+        structures=tuple(
+            _summarise_one(structure, ALL_PHASES, [row for row in rows if row.structure == structure])
+            for structure in _structures(rows)
+        ),
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
+from uumamba.evaluation.cards import MOST_SIDE_BY_SIDE
 from uumamba.evaluation.clinical import PatientIndices, group_means
 from uumamba.evaluation.means import Moments
 from uumamba.evaluation.scores import ScoreRow
@@ -35,6 +36,21 @@ def summary_table(rows: Sequence[ScoreRow]) -> Table:
     for row in summary.structures:
         name = [row.structure, row.phase] if phased else [row.structure]
         table.add_row(*name, *_cells(row), end_section=phased and row.phase == ALL_PHASES)
+    return table
+
+
+def domain_table(summary: Summary) -> Table:
+    """Mean Dice of each domain by itself, foreground first, then each structure's unless there are many."""
+    table = Table(title="Dice by domain", title_justify="left")
+    table.add_column("domain", no_wrap=True)
+    names = [row.structure for row in summary.overall()]
+    names = names if len(names) <= MOST_SIDE_BY_SIDE else []
+    for heading in ("cases", "foreground", *names):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for each in summary.domains:
+        means = {row.structure: row.dice.mean for row in each.structures}
+        cells = [_number(value, 3) for value in (each.foreground_dice, *(means.get(name) for name in names))]
+        table.add_row(each.domain, str(each.n_cases), *cells)
     return table
 
 

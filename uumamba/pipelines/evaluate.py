@@ -23,8 +23,15 @@ from uumamba.evaluation import (
 from uumamba.evaluation.clinical import PATIENTS_NAME
 from uumamba.evaluation.scores import SCORES_NAME, TREES_NAME
 from uumamba.evaluation.summary import SUMMARY_NAME
-from uumamba.evaluation.tables import ejection_fraction_table, sentence_on_sides, summary_table, vessel_table
+from uumamba.evaluation.tables import (
+    domain_table,
+    ejection_fraction_table,
+    sentence_on_sides,
+    summary_table,
+    vessel_table,
+)
 from uumamba.files import make_folder
+from uumamba.pipelines.datasets import FRAMES_NAME
 from uumamba.pipelines.failures import record_failures
 from uumamba.pipelines.label_maps import find_predictions, read_labelled_cases
 from uumamba.training.stop_request import StopRequest
@@ -50,6 +57,8 @@ def evaluate_folder(
     *,
     fold: int | None = None,
     split: Split | None = None,
+    domains: Collection[str] | None = None,
+    case_ids: Collection[str] | None = None,
     structures: Mapping[str, int] | None = None,
     vessels: Collection[str] | None = None,
     failed: Sequence[CaseError] = (),
@@ -58,12 +67,15 @@ def evaluate_folder(
 
     Args:
         predictions: a folder of ``<case_id>.nii.gz``, or a manifest, whose labels are then the predictions.
-        labels: a folder of ``<case_id>.nii.gz``, a manifest, or ACDC's, ImageCAS's or AortaSeg24's own folder. Cases
-            without a label are not scored.
+        labels: a folder of ``<case_id>.nii.gz``, a manifest, or ACDC's, ImageCAS's, AortaSeg24's or M&Ms's own
+            folder. Cases without a label are not scored.
         out: gets ``scores.csv``, ``summary.json``, ``trees.csv`` where there are several vessels, ``patients.csv``
-            where phases are known, and ``failures.json`` where a case failed.
+            where phases are known, ``failures.json`` where a case failed, and ``frames/`` where the labels are M&Ms's
+            whole cines.
         fold: of a manifest's cases, only this fold's.
         split: of a manifest's cases, only this split's.
+        domains: of a manifest's cases, only those of these.
+        case_ids: only these cases.
         structures: label value of each structure; None takes the manifest's, and without one every value that is
             found, as ``label_1`` and so on.
         vessels: structures that get clDice, Betti and length errors, or ``["all"]``; None takes those that bear a name
@@ -75,12 +87,14 @@ def evaluate_folder(
         written, and scores of an earlier call are removed.
 
     Raises:
-        MissingPredictions: a labelled case has no prediction; nothing is written.
+        MissingPredictions: a labelled case has no prediction; nothing but ``frames/`` is written.
         UsageError: nothing to score is found, or one of ``vessels`` is no structure.
         StoppedOnRequest: a signal asked for it.
     """
     predictions, out = Path(predictions), Path(out)
-    manifest, incomplete = read_labelled_cases(Path(labels), fold=fold, split=split)
+    manifest, incomplete = read_labelled_cases(
+        Path(labels), fold=fold, split=split, domains=domains, case_ids=case_ids, frames=out / FRAMES_NAME
+    )
     found = find_predictions(predictions)
     known = {error.case_id for error in failed}
     cases = [case for case in manifest.cases if case.case_id not in known]
@@ -110,6 +124,8 @@ def print_summary(scores: Scores) -> None:
         return
     summary = summarise(scores.rows, scores.trees)
     console.print(summary_table(scores.rows))
+    if summary.domains:
+        console.print(domain_table(summary))
     vessels = vessel_table(summary)
     if vessels is not None:
         console.print(vessels)
@@ -185,6 +201,7 @@ def _read_pair(case: Case, path: Path, structures: Mapping[str, int]) -> Evaluat
         spacing_mm=label.spacing_mm,
         phase=case.phase,
         group=case.group,
+        domain=case.domain or None,
     )
 
 

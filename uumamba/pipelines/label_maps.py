@@ -1,7 +1,7 @@
 """Where label maps come from: a folder of files, a manifest, or a public data set's own folder."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from uumamba.pipelines.datasets import read_dataset
 from uumamba.pipelines.failures import failures_among
 
 SUFFIXES = (".nii.gz", ".nii", *ITK_SUFFIXES)
-LAYOUTS = ("acdc", "imagecas", "aorta")
+LAYOUTS = ("acdc", "imagecas", "aorta", "mnms")
 """Data sets whose own folder stands for labels; the phantoms lie in these layouts, too."""
 
 # How each reader begins its sentence where a folder has nothing of its layout, be it incomplete.
@@ -24,7 +24,13 @@ _LABEL_BESIDE = re.compile(r"\d+\.label\.nii(\.gz)?|subject\d+_label\.(mha|nii|n
 
 
 def read_labelled_cases(
-    labels: Path, *, fold: int | None = None, split: Split | None = None
+    labels: Path,
+    *,
+    fold: int | None = None,
+    split: Split | None = None,
+    domains: Collection[str] | None = None,
+    case_ids: Collection[str] | None = None,
+    frames: Path | None = None,
 ) -> tuple[Manifest, list[CaseError]]:
     """The cases to score, each with a label.
 
@@ -32,17 +38,20 @@ def read_labelled_cases(
     manifest's ``structures`` are empty.
 
     Args:
-        labels: a manifest or its folder, a folder of ``<case_id>.nii.gz``, or ACDC's, ImageCAS's (with its Split-1) or
-            AortaSeg24's own folder.
+        labels: a manifest or its folder, a folder of ``<case_id>.nii.gz``, or ACDC's, ImageCAS's (with its Split-1),
+            AortaSeg24's or M&Ms's own folder.
         fold: only this fold's cases.
         split: only this split's cases.
+        domains: only the cases of these.
+        case_ids: only these cases.
+        frames: where M&Ms's labelled frames are cut to; None refuses its whole cines.
 
     Returns:
         The cases, and an error for each one of a raw folder that is not whole, unless its patient lies in another fold
         or split.
 
     Raises:
-        UsageError: nothing to score is found there, or a fold or split is asked of a folder that knows none.
+        UsageError: nothing to score is found there, or a fold, split or domain is asked of a folder that knows none.
     """
     if not labels.exists():
         raise UsageError(f"The labels {labels} do not exist; give a folder of label maps, a manifest or a data set.")
@@ -50,16 +59,19 @@ def read_labelled_cases(
     if is_manifest(labels):
         manifest = Manifest.read(labels)
     elif (files := _label_files(labels)) and not _holds_scans_too(files.values()):
-        if fold is not None or split is not None:
-            raise UsageError(f"{labels} is a folder of label maps, which has no folds or splits; give a manifest.")
+        if not (fold is None and split is None and domains is None):
+            raise UsageError(
+                f"{labels} is a folder of label maps, which has no folds, splits or domains; give a manifest."
+            )
         cases = tuple(Case(case_id, case_id, "", path, label=path) for case_id, path in files.items())
-        return Manifest(labels.name, "", {}, cases), errors
+        manifest = Manifest(labels.name, "", {}, cases)
+        return replace(manifest, cases=manifest.select(case_ids=case_ids)), errors
     else:
-        manifest, errors = _read_raw(labels)
-    asked_for = manifest.select(split=split, fold=fold)
+        manifest, errors = _read_raw(labels, frames)
+    asked_for = manifest.select(split=split, fold=fold, domains=domains, case_ids=case_ids)
     chosen = tuple(case for case in asked_for if case.label is not None)
     if not chosen:
-        raise UsageError(f"{labels} lists no case with a label{_asked_for(fold, split)}; score others.")
+        raise UsageError(f"{labels} lists no case with a label{_asked_for(fold, split, domains)}; score others.")
     errors = failures_among(asked_for, errors, manifest=manifest)
     return replace(manifest, cases=chosen), errors
 
@@ -108,7 +120,7 @@ def _label_files(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _read_raw(folder: Path) -> tuple[Manifest, list[CaseError]]:
+def _read_raw(folder: Path, frames: Path | None) -> tuple[Manifest, list[CaseError]]:
     """Read a data set's own folder, whichever of the known ones it is.
 
     Raises:
@@ -117,7 +129,7 @@ def _read_raw(folder: Path) -> tuple[Manifest, list[CaseError]]:
     reasons = []
     for name in LAYOUTS:
         try:
-            return read_dataset(name, folder)
+            return read_dataset(name, folder, frames=frames)
         except UsageError as error:
             reasons.append(error)
     for reason in reasons:
@@ -125,10 +137,11 @@ def _read_raw(folder: Path) -> tuple[Manifest, list[CaseError]]:
             raise reason
     raise UsageError(
         f"No label map was found in {folder}; give a folder of <case_id>.nii.gz, a manifest (dataset.json), or the "
-        "folder of ACDC, ImageCAS or AortaSeg24 as it was downloaded."
+        "folder of ACDC, ImageCAS, AortaSeg24 or M&Ms as it was downloaded."
     )
 
 
-def _asked_for(fold: int | None, split: Split | None) -> str:
+def _asked_for(fold: int | None, split: Split | None, domains: Collection[str] | None) -> str:
     parts = [f"fold {fold}" if fold is not None else "", f"split {split}" if split is not None else ""]
+    parts.append(f"domain {', '.join(domains)}" if domains is not None else "")
     return " in " + " and ".join(part for part in parts if part) if any(parts) else ""

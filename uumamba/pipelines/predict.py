@@ -1,12 +1,13 @@
 """From scans to label maps on their own grids."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from uumamba.data.case import Manifest, Split
+from uumamba.data.case import Case, Manifest, Split
 from uumamba.data.scan import read_image, write_label
 from uumamba.errors import CaseError, UsageError
 from uumamba.files import make_folder, whole_file
@@ -35,6 +36,8 @@ def predict(
     fold: str | None = None,
     split: Split | None = None,
     case_fold: int | None = None,
+    domains: Collection[str] | None = None,
+    case_ids: Collection[str] | None = None,
     mirror: bool | None = None,
     save_probabilities: bool = False,
     progress: bool | None = None,
@@ -51,6 +54,8 @@ def predict(
         fold: one fold's model of a run; None averages the folds that are there.
         split: of a manifest, only these cases.
         case_fold: of a manifest, only this fold's cases.
+        domains: of a manifest, only the cases of these.
+        case_ids: of a manifest, only these cases.
         mirror: average over mirrored inputs; None takes the run's configuration.
         save_probabilities: also write ``<case_id>.probabilities.npy`` (float16, ``(class, *native)``).
         progress: a bar; None decides by the terminal.
@@ -63,7 +68,7 @@ def predict(
             or label of a manifest.
         StoppedOnRequest: a signal asked for it.
     """
-    cases = find_inputs(inputs, split=split, fold=case_fold)
+    cases = find_inputs(inputs, split=split, fold=case_fold, domains=domains, case_ids=case_ids)
     _refuse_replacing(cases, inputs, Path(out))
     written: list[Path] = []
     failures: list[CaseError] = []
@@ -82,16 +87,22 @@ def predict(
 
 
 def find_inputs(
-    inputs: Iterable[Path | str], *, split: Split | None = None, fold: int | None = None
+    inputs: Iterable[Path | str],
+    *,
+    split: Split | None = None,
+    fold: int | None = None,
+    domains: Collection[str] | None = None,
+    case_ids: Collection[str] | None = None,
 ) -> dict[str, Path]:
-    """Case id and path of every scan that the inputs name.
+    """Case id and path of every scan that the inputs name; of a manifest, of those cases that are asked for.
 
     Raises:
         UsageError: a path is missing, nothing is found, or two scans share a case id.
     """
     found: dict[str, Path] = {}
+    select = partial(Manifest.select, split=split, fold=fold, domains=domains, case_ids=case_ids)
     for given in map(Path, inputs):
-        for case_id, path in _scans_of(given, split, fold):
+        for case_id, path in _scans_of(given, select):
             if found.setdefault(case_id, path) != path:
                 raise UsageError(f"{path} and {found[case_id]} are both the case {case_id}; rename one of them.")
     if not found:
@@ -109,11 +120,11 @@ def case_id_of(path: Path) -> str:
     return path.name.removesuffix(suffix_of(path)).removesuffix("_0000")
 
 
-def _scans_of(given: Path, split: Split | None, fold: int | None) -> list[tuple[str, Path]]:
+def _scans_of(given: Path, select: Callable[[Manifest], Iterable[Case]]) -> list[tuple[str, Path]]:
     if not given.exists():
         raise UsageError(f"The input {given} does not exist; give a scan, a folder of scans or a manifest.")
     if is_manifest(given):
-        return [(case.case_id, case.image) for case in Manifest.read(given).select(split=split, fold=fold)]
+        return [(case.case_id, case.image) for case in select(Manifest.read(given))]
     if not given.is_dir():
         return [(case_id_of(given), given)]
     volumes = [(case_id_of(path), path) for path in volumes_in(given)]

@@ -1,6 +1,6 @@
 """The whole way: raw scans to prepared cases, weights, predictions, scores and a report."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,13 +9,14 @@ from uumamba.config.track import check_trackers
 from uumamba.data.case import Manifest
 from uumamba.errors import CaseError, UumambaError
 from uumamba.evaluation import Scores
-from uumamba.pipelines.datasets import read_dataset, refuse_inside_raw
+from uumamba.pipelines.datasets import FRAMES_NAME, read_dataset, refuse_inside_raw
 from uumamba.pipelines.evaluate import evaluate_folder
 from uumamba.pipelines.failures import failures_among, record_failures
 from uumamba.pipelines.predict import predict
 from uumamba.pipelines.prepare import PrepareResult, prepare
 from uumamba.pipelines.report import report
 from uumamba.pipelines.run_layout import ALL_CASES, folds_of, wanted_folders
+from uumamba.pipelines.split import split_cases
 from uumamba.pipelines.train import refuse_another_run, refuse_untrainable, train
 from uumamba.training import ALONE, Ranks
 from uumamba.training.stop_request import StopRequest
@@ -50,7 +51,8 @@ def run(
     """Prepare, train, predict the validation cases, evaluate and report; go on where an earlier call stopped.
 
     Prepared cases are reused while their source and recipe are the same, training resumes from its last checkpoint,
-    and predictions, scores and report are made anew. Test cases are neither prepared nor scored.
+    and predictions, scores and report are made anew. Test cases are neither prepared nor scored. Of a data set of whole
+    cines the labelled frames are cut out once, into ``frames/``; :func:`read_dataset` says how much room they take.
 
     Args:
         config: the run.
@@ -84,7 +86,7 @@ def run(
             refuse_inside_raw(out, raw)
             if not force:
                 refuse_another_run(config, out / "run")
-            manifest, bad = read_dataset(config.dataset.name, raw)
+            manifest, bad = read_dataset(config.dataset.name, raw, frames=out / FRAMES_NAME)
             refuse_untrainable(config, manifest, bad, scored)
             say(f"prepare: {len(manifest.select(split='training'))} cases of {manifest.name}")
             recipe, folder = config.preprocess.build(), out / "prepared"
@@ -113,10 +115,13 @@ def run(
             say("fold all trains on every case, so none is left to score; predict other scans with this run.")
             return RunResult(out, None, None, prepared.failures)
         say("predict: the validation cases of fold " + ", ".join(scored))
-        validation = [case for name in scored for case in manifest.select(split="training", fold=int(name))]
+        wanted = [case_id for name in scored for case_id in split_cases(manifest, name, config.dataset.domains)[1]]
+        validation = manifest.select(case_ids=wanted)
         missing = failures_among(validation, prepared.failures, manifest=manifest)
         first = device.partition(",")[0]
-        scores = _predict_and_score(out, scored, missing=missing, device=first, progress=progress)
+        whole = Manifest.read(out / "prepared")
+        chosen = {name: split_cases(whole, name, config.dataset.domains)[1] for name in scored}
+        scores = _predict_and_score(out, chosen, missing=missing, device=first, progress=progress)
         before_report(out)
         report(out, out / "report.html")
     others = [failure for failure in prepared.failures if failure not in missing]
@@ -124,25 +129,24 @@ def run(
 
 
 def _predict_and_score(
-    out: Path, folds: Sequence[str], *, missing: Sequence[CaseError], device: str, progress: bool | None
+    out: Path, chosen: Mapping[str, Sequence[str]], *, missing: Sequence[CaseError], device: str, progress: bool | None
 ) -> Scores:
     """Predict each fold's validation cases by its own model and score them; those without a prediction are listed."""
     failures: list[CaseError] = []
-    for name in folds:
+    for name, case_ids in chosen.items():
         failures += predict(
             out / "run",
             [out / "prepared"],
             out=out / "predictions",
             device=device,
             fold=name,
-            split="training",
-            case_fold=int(name),
+            case_ids=case_ids,
             progress=progress,
         ).failures
     record_failures(out / "predictions", failures)  # of all folds: each call wrote its own
-    fold = int(folds[0]) if len(folds) == 1 else None
+    scored = {case_id for case_ids in chosen.values() for case_id in case_ids}
     failed = [*missing, *failures]
-    scores = evaluate_folder(out / "predictions", out / "prepared", out, split="training", fold=fold, failed=failed)
+    scores = evaluate_folder(out / "predictions", out / "prepared", out, case_ids=scored, failed=failed)
     if not scores.rows:
         raise UumambaError(f"No case could be scored; the first failure is {scores.failures[0]}")
     return scores

@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -17,6 +18,7 @@ import torch
 from uumamba.config import RunConfig
 from uumamba.data.prepared import PreparedFolder
 from uumamba.files import write_json
+from uumamba.pipelines.split import split_cases
 from uumamba.training.following import Row
 
 MANIFEST_NAME = "manifest.json"
@@ -61,10 +63,18 @@ class RunManifest:
             "seed": self._config.seed,
             "config": {"name": self._config.name, "sha256": hashlib.sha256(config.encode()).hexdigest()},
             "data": {"name": self._folder.manifest.name, "sha256": self._folder.sha256()},
+            "cases": self._cases_by_domain(),
             "git": git_commit(Path(__file__).parent),
             "versions": {"python": platform.python_version()} | _versions(),
             "machine": _machine(self._device),
         }
+
+    def _cases_by_domain(self) -> dict[str, dict[str, int]]:
+        """How many cases of each domain are trained on and validated on."""
+        manifest, sides = self._folder.manifest, ("training", "validation")
+        chosen = split_cases(manifest, self._fold, self._config.dataset.domains)
+        counts = (Counter(case.domain for case in manifest.select(case_ids=ids)) for ids in chosen)
+        return {side: dict(sorted(count.items())) for side, count in zip(sides, counts, strict=True)}
 
 
 def command_line(argv: Sequence[str]) -> list[str] | None:

@@ -21,10 +21,11 @@ from uumamba.pipelines.datasets import is_dataset
 from uumamba.pipelines.initial_weights import load_initial_weights
 from uumamba.pipelines.models import newest_checkpoint
 from uumamba.pipelines.on_devices import on_devices
-from uumamba.pipelines.run_layout import ALL_CASES, FoldFolder, fold_folders, folds_of, wanted_folders
+from uumamba.pipelines.run_layout import FoldFolder, fold_folders, folds_of, wanted_folders
 from uumamba.pipelines.run_manifest import MANIFEST_NAME, RunManifest
 from uumamba.pipelines.run_summary import write_run_summary
 from uumamba.pipelines.sides import check_sides, sided_run
+from uumamba.pipelines.split import check_split, split_cases
 from uumamba.pipelines.stored_config import complete_config, complete_run, stored_config
 from uumamba.pipelines.useful import fed_cases, refuse_unfit_index
 from uumamba.pipelines.validation import WholeCaseValidation
@@ -72,10 +73,10 @@ def train(
         The folders of the trained folds.
 
     Raises:
-        UsageError: the fold is unknown or has no cases, ranks cannot share a batch equally, the folder was prepared
-            from another data set or by another recipe, patches would be mirrored along left and right although
-            structures have sides, a checkpoint stands there and ``resume`` is off, a tracker is not installed, or there
-            are more devices than trainings.
+        UsageError: the fold is unknown or has no cases, a domain is not there or cannot be divided as asked, ranks
+            cannot share a batch equally, the folder was prepared from another data set or by another recipe, patches
+            would be mirrored along left and right although structures have sides, a checkpoint stands there and
+            ``resume`` is off, a tracker is not installed, or there are more devices than trainings.
         JobFailedError: training failed on one of several devices.
         StoppedOnRequest: a signal asked for it; the run can be resumed.
     """
@@ -88,11 +89,12 @@ def train(
         )
     folder = PreparedFolder(data)
     _check_prepared_for(config, folder)
-    for name in folds_of(fold):  # what the last fold would be refused for is refused before the first is trained
-        _check_cases(folder.manifest, name, where=f"{folder.path}")
-        sided_run(config, folder, split_cases(folder.manifest, name)[0])
+    folds, domains = folds_of(fold), config.dataset.domains
+    check_split(folder.manifest, folds, domains, where=f"{folder.path}")
+    for name in folds:  # what the last fold would be refused for is refused before the first is trained
+        sided_run(config, folder, split_cases(folder.manifest, name, domains)[0])
     for each in wanted:
-        refuse_unfit_index(config, folder, split_cases(folder.manifest, each.fold)[0], each.path)
+        refuse_unfit_index(config, folder, split_cases(folder.manifest, each.fold, domains)[0], each.path)
     begin = partial(_train_fold, config=config, data=data, resume=resume, init=init, force=force, progress=progress)
     with StopRequest() as stop:
         if len(devices) > 1:
@@ -129,7 +131,7 @@ def _train_fold(
     cases = fed_cases(
         config,
         folder,
-        split_cases(folder.manifest, place.fold)[0],
+        split_cases(folder.manifest, place.fold, config.dataset.domains)[0],
         run_dir=place.path,
         build_probe=partial(build_trainer, config, folder, fold=place.fold, run_dir=None, init=init, device=device),
         say=say or to_stderr,
@@ -183,14 +185,15 @@ def refuse_untrainable(config: RunConfig, manifest: Manifest, bad: Sequence[Case
         folds: to train.
 
     Raises:
-        UsageError: a fold has no cases, patches would be mirrored along left and right although structures have sides,
-            or a class is weighted that the data set lacks.
+        UsageError: a fold has no cases, a domain is not there or cannot be divided as asked, patches would be mirrored
+            along left and right although structures have sides, or a class is weighted that the data set lacks.
     """
     config.training.sampling.build(structures=manifest.structures)
+    domains = config.dataset.domains
+    if not bad:
+        check_split(manifest, folds, domains, where=manifest.name)
     for name in folds:
-        if not bad:
-            _check_cases(manifest, name, where=manifest.name)
-        check_sides(config, manifest, split_cases(manifest, name)[0])
+        check_sides(config, manifest, split_cases(manifest, name, domains)[0])
 
 
 def build_trainer(
@@ -208,7 +211,7 @@ def build_trainer(
     ranks: Ranks = ALONE,
 ) -> Trainer:
     """Build every object of a fold's training once, and join them; ``cases`` are to be drawn from, unlike its own."""
-    training, validation = split_cases(folder.manifest, fold)
+    training, validation = split_cases(folder.manifest, fold, config.dataset.domains)
     structures = dict(folder.manifest.structures)
     sides = sided_run(config, folder, training)
     swaps = None if sides is None else sides.swaps(config.training.patch_size)
@@ -316,17 +319,6 @@ def build_method(
     return method
 
 
-def split_cases(manifest: Manifest, fold: str) -> tuple[list[str], list[str]]:
-    """Case ids to train on and to validate on; test cases are neither."""
-    cases = manifest.select(split="training")
-    if fold == ALL_CASES:
-        return [case.case_id for case in cases], []
-    return (
-        [case.case_id for case in cases if case.fold != int(fold)],
-        [case.case_id for case in cases if case.fold == int(fold)],
-    )
-
-
 def _check_prepared_for(config: RunConfig, folder: PreparedFolder) -> None:
     """A network sees at prediction what its configuration prepares, so it must be trained on the same."""
     if not is_dataset(folder.manifest, config.dataset.name):
@@ -341,15 +333,6 @@ def _check_prepared_for(config: RunConfig, folder: PreparedFolder) -> None:
         raise UsageError(
             f"{folder.path} was prepared by another recipe than the configuration's ({', '.join(different)}); prepare "
             "again, or correct preprocess."
-        )
-
-
-def _check_cases(manifest: Manifest, fold: str, *, where: str) -> None:
-    training, validation = split_cases(manifest, fold)
-    if not training or (fold != ALL_CASES and not validation):
-        raise UsageError(
-            f"Fold {fold} of {where} has {len(training)} cases to train on and {len(validation)} to validate on; "
-            "prepare more cases or choose another fold (`--fold all` needs no validation cases)."
         )
 
 
