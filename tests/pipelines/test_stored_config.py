@@ -19,7 +19,14 @@ from uumamba.pipelines.train import refuse_another_run, train
 from uumamba.training.checkpoint import read_checkpoint, save_checkpoint
 
 MakeConfig = Callable[..., RunConfig]
-NEW_KEYS = ("augment.swap_sides", "training.sampling", "training.read_margin", "net.deep_supervision", "schedule")
+NEW_KEYS = (
+    "augment.swap_sides",
+    "training.sampling",
+    "training.read_margin",
+    "net.deep_supervision",
+    "schedule",
+    "quantization",
+)
 """Each stands at its default in the tiny run."""
 
 
