@@ -27,6 +27,7 @@ NEW_KEYS = (
     "net.deep_supervision",
     "schedule",
     "dataset.domains",
+    "quantization",
 )
 """Each stands at its default in the tiny run."""
 

@@ -223,6 +223,8 @@ OptimConfig = Annotated[
 def parameter_groups(net: nn.Module, objective: nn.Module, *, perturb: Perturbed = "all") -> list[dict[str, Any]]:
     """The network's, in two groups where its norm layers alone climb, and the objective's, which do not decay or climb.
 
+    The scales of a quantised network stand in groups of their own, which do not decay.
+
     Raises:
         ValueError: only norm layers shall climb, and the network has none with parameters.
     """
@@ -231,10 +233,25 @@ def parameter_groups(net: nn.Module, objective: nn.Module, *, perturb: Perturbed
         from uumamba.optim import norm_layers_only
 
         groups = [group | {"params": _learning(group["params"])} for group in norm_layers_only(net)]
+    groups = _scales_apart(groups, net)
     own = _learning(objective.parameters())
     if own:
         groups.append({"params": own, "weight_decay": 0.0, "perturb": False})
     return groups
+
+
+def _scales_apart(groups: list[dict[str, Any]], net: nn.Module) -> list[dict[str, Any]]:
+    """Each group that holds scales of quantisers in two, the second of them without decay."""
+    from uumamba.quantization import quantizer_scales
+
+    scales = set(quantizer_scales(net).values())
+    if not scales:
+        return groups
+    parts = []
+    for group in groups:
+        parts.append(group | {"params": [param for param in group["params"] if param not in scales]})
+        parts.append(group | {"params": [param for param in group["params"] if param in scales], "weight_decay": 0.0})
+    return [part for part in parts if part["params"]]
 
 
 def _learning(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:

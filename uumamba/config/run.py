@@ -16,6 +16,7 @@ from uumamba.config.loss import LossConfig
 from uumamba.config.net import NetConfig
 from uumamba.config.objective import ObjectiveConfig, SupervisedConfig
 from uumamba.config.optim import OptimConfig
+from uumamba.config.quantization import QuantizationConfig
 from uumamba.config.track import Tracker
 from uumamba.config.training import InferenceConfig, ScheduleConfig, TrainingConfig
 from uumamba.nets.topology import check_divisible
@@ -33,6 +34,7 @@ class RunConfig(Config):
     preprocess: PreprocessConfig
     net: NetConfig
     loss: LossConfig
+    quantization: QuantizationConfig | None = None
     objective: ObjectiveConfig = SupervisedConfig()
     optim: OptimConfig
     domain_generalization: DomainGeneralizationConfig | None = None
@@ -58,6 +60,14 @@ class RunConfig(Config):
         return self
 
     @model_validator(mode="after")
+    def _bits_go_with_the_rest(self) -> "RunConfig":
+        if self.quantization is not None:
+            batches = self.training.batches_per_epoch
+            with _named("quantization"):
+                self.quantization.check(optim=self.optim, objective=self.objective.name, batches_per_epoch=batches)
+        return self
+
+    @model_validator(mode="after")
     def _every_part_can_be_built(self) -> "RunConfig":
         """What a class refuses is refused here, not after the scans were prepared; each is built once, without memory.
 
@@ -71,6 +81,9 @@ class RunConfig(Config):
         with torch.random.fork_rng(devices=[]), torch.device("cpu" if self.net.name == "SwinUNETR" else "meta"):
             with _named("net"):
                 net = self.net.build(in_channels=1, out_channels=2, patch_size=patch_size)
+            if self.quantization is not None:
+                with _named("quantization"):
+                    self.quantization.build(net)
             with _named("loss"):
                 loss = self.loss.build()
         with _named("objective"), torch.random.fork_rng(devices=[]):
@@ -78,6 +91,9 @@ class RunConfig(Config):
         with _named("optim"):
             optimizer = self.optim.build(net, loss)
             self.optim.build_ascent()
+        if self.quantization is not None:
+            with _named("quantization"):
+                self.quantization.attach(optimizer, net)
         with _named("domain_generalization"):
             self.build_method(net, loss)
         with _named("schedule"):

@@ -77,6 +77,8 @@ def trained_net(config: RunConfig, checkpoint: Checkpoint, *, classes: int) -> n
     """The checkpoint's network, with its averaged weights where training kept an average."""
     with torch.random.fork_rng(devices=[]):  # the fresh weights are replaced, the caller's random state is kept
         net = config.net.build(in_channels=1, out_channels=classes, patch_size=config.training.patch_size)
+        if config.quantization is not None:
+            config.quantization.build(net)
     weights = checkpoint.ema if checkpoint.ema is not None else checkpoint.net
     try:
         net.load_state_dict(weights)
@@ -177,5 +179,5 @@ def _check_same_run(stored: Sequence[dict[str, Any]], paths: Sequence[Path]) -> 
 
 def _what_predicts(stored: Mapping[str, Any]) -> list[Any]:
     """What folds must share so that their probabilities can be averaged."""
-    run = [stored["run"].get(part) for part in ("net", "preprocess", "training")]
+    run = [stored["run"].get(part) for part in ("net", "preprocess", "training", "quantization")]
     return [*run, *(stored.get(key) for key in ("structures", "sides", "recipe"))]

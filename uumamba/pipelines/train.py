@@ -21,6 +21,7 @@ from uumamba.pipelines.datasets import is_dataset
 from uumamba.pipelines.initial_weights import load_initial_weights
 from uumamba.pipelines.models import newest_checkpoint
 from uumamba.pipelines.on_devices import on_devices
+from uumamba.pipelines.quantized import attach_quantization, calibrate_at_start, start_quantized
 from uumamba.pipelines.run_layout import FoldFolder, fold_folders, folds_of, wanted_folders
 from uumamba.pipelines.run_manifest import MANIFEST_NAME, RunManifest
 from uumamba.pipelines.run_summary import write_run_summary
@@ -217,7 +218,10 @@ def build_trainer(
     swaps = None if sides is None else sides.swaps(config.training.patch_size)
     seed_everything(config.seed)
     net = build_net(config, classes=len(structures) + 1)
-    if init is not None:
+    quantization = config.quantization
+    if quantization is not None:
+        start_quantized(net, quantization, init=init)
+    elif init is not None:
         load_initial_weights(net, init)
     net.to(device)
     channels_last = resolve_channels_last(config.training.channels_last, device)
@@ -240,6 +244,12 @@ def build_trainer(
         seed=config.seed,
         margin=config.training.read_margin,
     )
+    augment = config.augment.build(patch_size=config.training.patch_size, mirror_swaps=swaps)
+    numbers = None
+    if quantization is not None:
+        first = batches(dataset, 0)
+        calibrate_at_start(net, quantization, first, augment=augment, device=device, run_dir=run_dir, ranks=ranks)
+        numbers = attach_quantization(quantization, optimizer, net)
     budget = config.schedule.build_budget()
     share = BatchShare(dataset, rank=ranks.rank, ranks=ranks.count)
     return Trainer(
@@ -250,7 +260,7 @@ def build_trainer(
         method=build_method(config, net, loss, device=device, rank=ranks.rank),
         epochs=config.training.epochs,
         batches=partial(batches, share, workers=config.training.workers),
-        augment=config.augment.build(patch_size=config.training.patch_size, mirror_swaps=swaps),
+        augment=augment,
         read_ahead=device.startswith("cuda"),  # two cores gain nothing by a thread, which would take one of them,
         validate=_validation(config, folder, validation, structures, device, ranks),
         validate_every=config.training.validate_every,
@@ -273,6 +283,7 @@ def build_trainer(
         config=stored_config(config, folder, fold=fold, sides=sides),
         complete_config=partial(complete_config, today=config),
         followers=followers,
+        numbers=numbers,
         ranks=ranks,
         progress=progress,
         log=log,

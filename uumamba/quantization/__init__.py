@@ -7,7 +7,7 @@ from uumamba.quantization.gaqat import GAQAT, Window
 from uumamba.quantization.layers import QuantizedLayer, quantized_layers
 from uumamba.quantization.onnx_export import export_onnx
 from uumamba.quantization.packing import PackedWeight, packed_bytes, packed_weights
-from uumamba.quantization.quantize import count_steps, quantize_, quantizer_scales, scale_groups
+from uumamba.quantization.quantize import count_steps, holds_scales, quantize_, quantizer_scales, scale_groups
 from uumamba.quantization.quantizers import ActivationQuantizer, WeightQuantizer
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "export_onnx",
     "fake_quantize",
     "gradient_disorder",
+    "holds_scales",
     "packed_bytes",
     "packed_weights",
     "quantize_",

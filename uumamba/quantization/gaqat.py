@@ -253,5 +253,6 @@ def _check_optimizer(optimizer: MixingOptimizer, scales: Mapping[str, nn.Paramet
     alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
     if not alone and optimizer.perturbation != "global":
         raise UsageError(
-            "Each rank would freeze by gradients of its own; make the optimizer with perturbation='global'."
+            "Each rank would freeze by gradients of its own; make the optimizer with perturbation='global', in a "
+            "configuration optim.perturbation=global."
         )

@@ -1,6 +1,6 @@
 """Quantising a network in place, and what an optimizer needs to know of it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import nn
@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from uumamba.errors import UsageError
-from uumamba.quantization.layers import bits_of, candidates, channel_axis, quantize_input, quantized_layers
+from uumamba.quantization.layers import INPUT, bits_of, candidates, channel_axis, quantize_input, quantized_layers
 from uumamba.quantization.levels import check_bits
 from uumamba.quantization.quantizers import WeightQuantizer
 
@@ -100,6 +100,17 @@ def quantizer_scales(net: nn.Module) -> dict[str, nn.Parameter]:
             if quantizer is not None:
                 found[f"{layer.name}.{what}".removeprefix(".")] = quantizer.scale
     return found
+
+
+def holds_scales(state: Iterable[str]) -> bool:
+    """Whether a ``state_dict``, or the names in it, is that of a quantised network.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(2, 2))
+        >>> holds_scales(net.state_dict()), holds_scales(quantize_(net, weight_bits=None).state_dict())
+        (False, True)
+    """
+    return any(name.endswith((".parametrizations.weight.0.scale", f"{INPUT}.scale")) for name in state)
 
 
 def scale_groups(net: nn.Module) -> list[dict[str, Any]]:

@@ -92,6 +92,7 @@ class Trainer:
         config: JSON values kept in the checkpoints and compared when the run is resumed.
         complete_config: adds to a checkpoint's configuration, before it is compared, what its program did not know yet.
         followers: told of each epoch's row, such as trackers.
+        numbers: called when an epoch ends; what it returns is added to the row.
         ranks: the processes that train together; alone unless given.
         progress: True a bar, False one line an epoch, None a bar on a terminal.
         log: called with each such line; stderr unless given.
@@ -142,6 +143,7 @@ class Trainer:
         config: Any = None,
         complete_config: Callable[[Any], Any] | None = None,
         followers: Sequence[Follower] = (),
+        numbers: Callable[[], dict[str, Any]] | None = None,
         ranks: Ranks = ALONE,
         progress: bool | None = None,
         log: Callable[[str], None] | None = None,
@@ -174,6 +176,7 @@ class Trainer:
         self.folder = RunFolder(run_dir) if run_dir is not None and ranks.first else None
         self.config = json.loads(json.dumps(config))
         self.complete_config = complete_config
+        self.numbers = numbers
         self.budget = Budget() if budget is None else budget
         self.clock = Clock(self.budget, ranks, optimizer, save_every_minutes=save_every_minutes)
         self.state = RunState(
@@ -371,6 +374,8 @@ class Trainer:
         loss_weights = getattr(self.objective, "loss_weights", None)
         if callable(loss_weights):
             row["loss_weights"] = loss_weights()
+        if self.numbers is not None:
+            row |= self.numbers()
         dice = scores.get("dice", float("nan"))
         best = dice > (float("-inf") if progress.best_dice is None else progress.best_dice)
         if best:

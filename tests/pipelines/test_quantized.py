@@ -1,0 +1,236 @@
+"""Training in few bits, from a configuration to label maps: where scales start, what a resume keeps, what predicts."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from uumamba.config import RunConfig
+from uumamba.data.dataset import PatchDataset, batches
+from uumamba.data.prepared import PreparedFolder
+from uumamba.errors import UsageError
+from uumamba.pipelines import load_predictor
+from uumamba.pipelines.evaluate import evaluate_folder
+from uumamba.pipelines.initial_weights import load_initial_weights
+from uumamba.pipelines.predict import predict
+from uumamba.pipelines.train import build_net, build_trainer, split_cases, train
+from uumamba.quantization import quantized_layers, quantizer_scales
+from uumamba.training import Trainer
+from uumamba.training.checkpoint import read_checkpoint, save_checkpoint
+from uumamba.training.run_log import RunLog
+from uumamba.training.stop_request import StoppedOnRequest
+
+MakeConfig = Callable[..., RunConfig]
+SAGM = "optim={name: SAGM, base: {name: AdamW, lr: 0.01, weight_decay: 0.01}}"
+FOUR_BITS = "{weight_bits: 4, act_bits: 4, calibration_batches: 2, gaqat: {every: 2, threshold: 0.6}}"
+SHORT = ("training.ema_decay=0.9", "training.validate_every=2")
+WAITING = "{weight_bits: 3, act_bits: null, per_channel: true, start_step: 4}"
+
+
+@pytest.fixture(scope="module")
+def four_bits(tiny_config: MakeConfig) -> MakeConfig:
+    """``four_bits("seed=1")``: the tiny run in four bits by GAQAT."""
+    return lambda *overrides: tiny_config(SAGM, f"quantization={FOUR_BITS}", *SHORT, *overrides)
+
+
+@pytest.fixture(scope="module")
+def quantized(
+    four_bits: MakeConfig, tiny_prepared: Path, tiny_run: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Trainer]:
+    """A run of fold 0 from the tiny run's weights, and the trainer as it ended."""
+    run = tmp_path_factory.mktemp("quantized")
+    trainer = trainer_of(four_bits(), tiny_prepared, run, init=tiny_run)
+    trainer.fit()
+    return run, trainer
+
+
+def trainer_of(config: RunConfig, prepared: Path, run: Path | None, *, init: Path | None = None) -> Trainer:
+    given = {"init": None if init is None else str(init), "run_dir": None if run is None else run / "fold_0"}
+    return build_trainer(config, PreparedFolder(prepared), fold="0", progress=False, log=[].append, **given)
+
+
+def scales_of(net: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: scale.detach().clone() for name, scale in quantizer_scales(net).items()}
+
+
+def test_scales_start_from_the_initial_weights_and_from_the_first_batches(
+    four_bits: MakeConfig, tiny_prepared: Path, tiny_run: Path
+) -> None:
+    config, folder = four_bits(), PreparedFolder(tiny_prepared)
+    trainer = trainer_of(config, tiny_prepared, None, init=tiny_run)
+    weights = read_checkpoint(tiny_run / "fold_0" / "last.safetensors").ema
+    scales = scales_of(trainer.net)
+    for name, bits in (("encoder.stages.0.0.conv1", 8), ("encoder.stages.1.0.conv1", 4)):
+        mean = weights[f"{name}.weight"].abs().mean()
+        assert scales[f"{name}.weight"] == pytest.approx(float(2 * mean / (2 ** (bits - 1) - 1) ** 0.5))
+
+    training = config.training
+    dataset = PatchDataset(
+        folder,
+        split_cases(folder.manifest, "0")[0],
+        patch_size=training.patch_size,
+        batch_size=training.batch_size,
+        batches_per_epoch=training.batches_per_epoch,
+        foreground_fraction=training.foreground_fraction,
+        seed=config.seed,
+    )
+    augment = config.augment.build(patch_size=training.patch_size)
+    images = torch.cat([augment(batch)["image"] for batch in islice(batches(dataset, 0), 2)])
+    # the image has negative values, and the first layer 8 bits: levels -128 to 127
+    assert scales["encoder.stages.0.0.conv1.input"] == pytest.approx(float(2 * images.abs().mean() / 127**0.5))
+
+
+def test_a_run_learns_in_four_bits_and_its_log_tells_what_is_frozen(quantized: tuple[Path, Trainer]) -> None:
+    run, trainer = quantized
+    for layer in quantized_layers(trainer.net):
+        assert len(layer.layer.weight.unique()) <= 2**layer.weight.bits
+    rows = RunLog(run / "fold_0" / "metrics.jsonl").rows()
+    assert [set(row["gaqat"]) for row in rows] == [{"frozen_fraction", "disorder"}] * 2
+    last = read_checkpoint(run / "fold_0" / "last.safetensors").optimizer["numbers"]
+    assert rows[-1]["gaqat"]["frozen_fraction"] == last["gaqat_frozen_fraction"]
+    assert 0 < last["gaqat_frozen_fraction"] < 1, "else a resume would not show that it is kept"
+
+
+@pytest.mark.parametrize("steps", [3, pytest.param(1, marks=pytest.mark.slow), pytest.param(5, marks=pytest.mark.slow)])
+def test_stopped_and_resumed_it_equals_a_run_that_never_stopped(
+    four_bits: MakeConfig,
+    quantized: tuple[Path, Trainer],
+    tiny_prepared: Path,
+    tiny_run: Path,
+    state_of: Callable[[Path], dict[str, Any]],
+    tmp_path: Path,
+    steps: int,
+) -> None:
+    stop_after(steps, trainer_of(four_bits(), tiny_prepared, tmp_path, init=tiny_run))
+    train(four_bits(), data=tiny_prepared, out=tmp_path, resume=True)
+    assert state_of(tmp_path) == state_of(quantized[0])
+
+
+def test_weights_that_wait_go_on_waiting_after_a_resume(
+    tiny_config: MakeConfig, tiny_prepared: Path, state_of: Callable[[Path], dict[str, Any]], tmp_path: Path
+) -> None:
+    config = tiny_config(f"quantization={WAITING}", *SHORT)
+    whole = trainer_of(config, tiny_prepared, tmp_path / "whole")
+    whole.fit()
+    stop_after(2, trainer_of(config, tiny_prepared, tmp_path / "stopped"))
+    waits = read_checkpoint(tmp_path / "stopped" / "fold_0" / "last.safetensors").net
+    assert {int(value) for name, value in waits.items() if name.endswith("steps_left")} == {2}
+    train(config, data=tiny_prepared, out=tmp_path / "stopped", resume=True)
+    assert state_of(tmp_path / "stopped") == state_of(tmp_path / "whole")
+    weight = whole.net.encoder.stages[1][0].conv1.weight
+    assert max(len(channel.unique()) for channel in weight) <= 2**3
+
+
+def stop_after(steps: int, trainer: Trainer) -> None:
+    augment, calls = trainer.augment, iter(range(1, 100))
+
+    def augment_and_stop(batch: Any) -> Any:
+        if next(calls) == steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return augment(batch)
+
+    trainer.augment = augment_and_stop
+    with pytest.raises(StoppedOnRequest):
+        trainer.fit()
+
+
+def test_what_is_predicted_with_is_bit_for_bit_the_trainings_average(quantized: tuple[Path, Trainer]) -> None:
+    run, trainer = quantized
+    (net,) = load_predictor(run).nets
+    image = torch.randn(2, 1, 48, 48)
+    with torch.no_grad():
+        assert torch.equal(net(image), trainer.average.module.eval()(image))
+        assert not torch.equal(net(image), trainer.net.eval()(image)), "the average has scales of its own"
+    assert scales_of(net) == scales_of(trainer.average.module)
+
+
+def test_it_predicts_and_is_scored_as_any_other_run(
+    quantized: tuple[Path, Trainer], tiny_prepared: Path, tmp_path: Path
+) -> None:
+    run, trainer = quantized
+    result = predict(run, [tiny_prepared], out=tmp_path / "labels", split="training", case_fold=0, progress=False)
+    assert not result.failures
+    scores = evaluate_folder(tmp_path / "labels", tiny_prepared, tmp_path, split="training", fold=0)
+    assert {row.case_id for row in scores.rows} == {path.name.removesuffix(".nii.gz") for path in result.written}
+    case = PreparedFolder(tiny_prepared).manifest.by_id(result.written[0].name.removesuffix(".nii.gz"))
+    predictor = load_predictor(run)
+    predictor.nets = (trainer.average.module.eval(),)
+    scan = nib.load(case.image)
+    label = predictor(
+        np.asarray(scan.dataobj, np.float32), spacing_mm=scan.header.get_zooms()[:3], affine=scan.affine
+    ).label
+    assert np.array_equal(np.asarray(nib.load(result.written[0]).dataobj), label)
+
+
+def test_scales_that_come_with_quantised_weights_are_kept(
+    four_bits: MakeConfig, quantized: tuple[Path, Trainer], tiny_prepared: Path
+) -> None:
+    run, trainer = quantized
+    again = trainer_of(four_bits("seed=5"), tiny_prepared, None, init=run)
+    assert scales_of(again.net) == scales_of(trainer.average.module)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["quantization.weight_bits=3"],
+            r"is in other bits than this run \(.* has 3 bits and was given the state of 4",
+        ),
+        (["quantization.act_bits=null"], r"weights differ .*\.input_quantizer\..*same net and quantization settings"),
+        (["quantization=null"], "is a quantised network and this run's is not; give this run the same quantization"),
+    ],
+)
+def test_initial_weights_in_other_bits_are_refused(
+    four_bits: MakeConfig, quantized: tuple[Path, Trainer], tiny_prepared: Path, overrides: list[str], message: str
+) -> None:
+    with pytest.raises(UsageError, match=f"(?s){message}"):
+        trainer_of(four_bits(*overrides), tiny_prepared, None, init=quantized[0])
+
+
+def test_heads_of_other_classes_start_fresh_with_scales_of_their_own(
+    four_bits: MakeConfig, quantized: tuple[Path, Trainer]
+) -> None:
+    config, (run, trainer) = four_bits(), quantized
+    net = build_net(config, classes=7)
+    with pytest.warns(UserWarning, match="the heads .* start fresh"):
+        load_initial_weights(net, run, quantize=config.quantization.build)
+    scales, theirs = scales_of(net), scales_of(trainer.average.module)
+    for layer in quantized_layers(net):
+        name, is_head = f"{layer.name}.weight", "seg_layers" in layer.name
+        mean = float(layer.full_weight.detach().abs().mean())
+        assert (scales[name] == pytest.approx(2 * mean / layer.weight.levels[1] ** 0.5)) is is_head
+        assert torch.equal(scales[name], theirs[name]) is not is_head
+        if layer.input is not None:
+            assert torch.equal(scales[f"{layer.name}.input"], theirs[f"{layer.name}.input"])
+
+
+def test_folds_in_different_bits_are_not_averaged(
+    quantized: tuple[Path, Trainer], tiny_run: Path, tmp_path: Path
+) -> None:
+    one = read_checkpoint(quantized[0] / "fold_0" / "last.safetensors")
+    two = replace(one, config=json.loads(json.dumps(one.config)))
+    two.config["run"]["quantization"]["first_last_bits"] = 4
+    for fold, checkpoint in (("fold_0", one), ("fold_1", two)):
+        (tmp_path / fold).mkdir()
+        save_checkpoint(tmp_path / fold / "last.safetensors", checkpoint)
+    with pytest.raises(UsageError, match="cannot be averaged; predict with one fold"):
+        load_predictor(tmp_path)
+
+
+def test_calibration_leaves_random_numbers_and_gradients_alone(four_bits: MakeConfig, tiny_prepared: Path) -> None:
+    trainer = trainer_of(four_bits(), tiny_prepared, None)
+    drawn = torch.rand(3)
+    plain = trainer_of(four_bits("quantization.act_bits=null"), tiny_prepared, None)
+    assert torch.equal(drawn, torch.rand(3))
+    assert all(param.grad is None for net in (trainer.net, plain.net) for param in net.parameters())

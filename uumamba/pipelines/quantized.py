@@ -1,0 +1,82 @@
+"""A run in few bits: where its network starts, its activations' first scales, and what its log says of it."""
+
+from collections.abc import Callable, Iterable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from uumamba.config.quantization import QuantizationConfig
+from uumamba.optim import SharpnessAware
+from uumamba.optim.wrapped import bare
+from uumamba.pipelines.initial_weights import load_initial_weights
+from uumamba.pipelines.models import newest_checkpoint
+from uumamba.quantization import calibrate, quantized_layers
+from uumamba.training import ALONE, Ranks
+from uumamba.types import Batch
+
+
+def start_quantized(net: nn.Module, quantization: QuantizationConfig, *, init: str | None) -> None:
+    """Quantise a fresh network in place, with the scales of its initial weights, or with those that come with them.
+
+    Raises:
+        UsageError: the initial weights are of another network, or in other bits.
+    """
+    if init is None:
+        quantization.build(net)
+    else:
+        load_initial_weights(net, init, quantize=quantization.build)
+
+
+def calibrate_at_start(
+    net: nn.Module,
+    quantization: QuantizationConfig,
+    batches: Iterable[Batch],
+    *,
+    augment: Callable[[Batch], Batch],
+    device: str,
+    run_dir: Path | None,
+    ranks: Ranks = ALONE,
+) -> None:
+    """Give activations their first scales from the first batches of a training that has no checkpoint yet.
+
+    A resumed run finds its scales in the checkpoint, and one that starts from quantised weights has theirs. The first
+    rank looks at whole batches and hands its scales to the others. The network runs in training mode, so that heads of
+    deep supervision are reached, without autocast.
+    """
+    inputs = [layer.input for layer in quantized_layers(net) if layer.input is not None]
+    if all(each.levels is not None for each in inputs):
+        return
+
+    def scales() -> list[tuple[float, bool]] | None:
+        if run_dir is not None and newest_checkpoint(run_dir) is not None:
+            return None
+        ready = (augment(_moved(batch, device)) for batch in islice(batches, quantization.calibration_batches))
+        calibrate(bare(net).train(), ready, run=lambda network, batch: network(batch["image"]))
+        return [(float(each.scale.detach()), bool(each.signed)) for each in inputs]
+
+    for each, found in zip(inputs, ranks.from_first(ranks.first_alone(scales)) or (), strict=False):
+        each.set_scale(found[0], signed=found[1])
+
+
+def attach_quantization(
+    quantization: QuantizationConfig, optimizer: SharpnessAware, net: nn.Module
+) -> Callable[[], dict[str, Any]] | None:
+    """Join network and optimizer; what each epoch's row says of GAQAT, None without it."""
+    gaqat = quantization.attach(optimizer, bare(net))
+    if gaqat is None:
+        return None
+
+    def numbers() -> dict[str, Any]:
+        found = {"frozen_fraction": gaqat.frozen_fraction}
+        if gaqat.disorder:
+            found["disorder"] = float(torch.cat([each.flatten() for each in gaqat.disorder.values()]).nanmean())
+        return {"gaqat": found}
+
+    return numbers
+
+
+def _moved(batch: Batch, device: str) -> Batch:
+    return {key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
