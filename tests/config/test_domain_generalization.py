@@ -1,11 +1,13 @@
 """What a run adds to its steps, by name: built with the run's own numbers, or refused when it is read."""
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks.claims.shift_methods import STRONG
 from uumamba.config import RunConfig, read_config
 from uumamba.domain_generalization import UDIM, InputPerturbation, StylePerturbation
 from uumamba.errors import UsageError
@@ -186,3 +188,14 @@ def test_a_budget_without_a_warm_up_is_read() -> None:
         "demo", [STYLE, "domain_generalization.warmup_fraction=0", "schedule={name: budget, minutes: 5}"]
     )
     assert built(config).warmup_steps == 0
+
+
+def test_the_runs_for_another_vendor_each_add_one_thing_to_the_one_before() -> None:
+    runs = [read_config(name).as_json() for name in ("acdc_cpu", "acdc_dg_strong", "acdc_dg_sam", "acdc_dg_udim")]
+    changed = [{key for key in one if one[key] != other[key]} - {"name"} for one, other in pairwise(runs)]
+    assert changed == [{"augment", "optim"}, {"optim"}, {"domain_generalization"}]
+    assert runs[0]["optim"] == runs[2]["optim"]
+
+
+def test_their_augmentation_is_that_of_the_benchmark() -> None:
+    assert read_config("acdc_dg_strong").augment == read_config("acdc_cpu", STRONG).augment
