@@ -65,7 +65,7 @@ class UDIMConfig(Config):
     rho: NonNegativeFloat | None = None
     warmup_fraction: float = Field(0.2, ge=0.0, lt=1.0)
     direction: Literal["ascent", "random"] = "ascent"
-    second_order: bool | Literal["finite_difference"] = True
+    second_order: Literal[True, False, "finite_difference"] = True
     voxels_a_class: PositiveInt = 512
 
     def build(

@@ -1,0 +1,201 @@
+"""What a run adds to its steps, by name: built with the run's own numbers, or refused when it is read."""
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from benchmarks.claims.shift_methods import STRONG
+from uumamba.config import RunConfig, read_config
+from uumamba.domain_generalization import UDIM, InputPerturbation, StylePerturbation
+from uumamba.errors import UsageError
+from uumamba.pipelines.train import build_loss, build_method, build_net
+
+STYLE = "domain_generalization={name: UDIM, perturbation: {name: style}}"
+SMALL = ["net.features=[4,8]", "net.strides=[[1,1],[2,2]]", "net.encoder_blocks=null", "net.decoder_blocks=null"]
+NETWORKS = {
+    "UMambaBot": SMALL,
+    "without deep supervision": [*SMALL, "net.deep_supervision=false"],
+    "CoarseToFine": [
+        "net={name: CoarseToFine, factor: [2,2],"
+        " coarse: {name: ResEncUNet, spatial_dims: 2, features: [4,8], strides: [[1,1],[2,2]]},"
+        " fine: {name: ResEncUNet, spatial_dims: 2, features: [4,8], strides: [[1,1],[2,2]]}}"
+    ],
+    "SegResNet": ["net={name: SegResNet, spatial_dims: 2, init_filters: 8}"],
+    "DynUNet": [
+        "net={name: DynUNet, spatial_dims: 2, features: [4,8,8], strides: [[1,1],[2,2],[2,2]],"
+        " kernel_sizes: [[3,3],[3,3],[3,3]]}"
+    ],
+    "UNETR": ["net={name: UNETR, spatial_dims: 2, feature_size: 4, hidden_size: 12, mlp_dim: 12, num_heads: 2}"],
+    "SwinUNETR": ["net={name: SwinUNETR, spatial_dims: 2, feature_size: 12}"],
+}
+
+
+def small(*overrides: str) -> RunConfig:
+    """The demo's run with the smallest of its networks."""
+    return read_config("demo", [*SMALL, *overrides])
+
+
+def built(config: RunConfig, **where: Any) -> UDIM:
+    net = build_net(config, classes=3)
+    found = build_method(config, net, build_loss(config), **where)
+    assert isinstance(found, UDIM)
+    return found
+
+
+def test_a_run_that_names_none_adds_nothing_and_says_so_in_what_is_stored() -> None:
+    config = read_config("demo")
+    assert config.domain_generalization is None
+    assert config.as_json()["domain_generalization"] is None
+    assert build_method(config, nn.Identity(), nn.Identity()) is None
+
+
+def test_a_stored_run_of_an_earlier_program_has_none() -> None:
+    stored = read_config("demo").as_json()
+    del stored["domain_generalization"]
+    assert RunConfig.model_validate(stored) == read_config("demo")
+
+
+def test_a_stored_run_with_udim_reads_back_equal() -> None:
+    config = small(STYLE)
+    assert RunConfig.model_validate(config.as_json()) == config
+
+
+def test_udim_gets_its_options_and_the_run_s_seed_and_steps() -> None:
+    udim = built(
+        small(
+            "domain_generalization={name: UDIM, lambda1: 7, lambda2: 3, warmup_fraction: 0.25, direction: random,"
+            " second_order: finite_difference, voxels_a_class: 9,"
+            " perturbation: {name: style, radius: 0.2, parts: [mean, gamma], control_points: 3}}",
+            "training.epochs=4",
+            "training.batches_per_epoch=10",
+            "seed=5",
+        )
+    )
+    assert (udim.lambda1, udim.lambda2, udim.direction, udim.seed) == (7, 3, "random", 5)
+    assert udim.warmup_steps == 10, "a quarter of 4 times 10"
+    assert udim.perturbation == StylePerturbation(0.2, parts=("mean", "gamma"), control_points=3)
+    assert udim._ascent.second_order == "finite_difference"
+    assert udim._head.voxels_a_class == 9
+
+
+@pytest.mark.parametrize("size", [{"rms": 0.1}, {"radius": 2.0}])
+def test_the_input_itself_may_be_perturbed(size: dict[str, float]) -> None:
+    name, value = next(iter(size.items()))
+    udim = built(small(f"domain_generalization={{name: UDIM, perturbation: {{name: input, {name}: {value}}}}}"))
+    assert udim.perturbation == InputPerturbation(**size)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "rho"),
+    [
+        (["optim.rho=0.3"], 0.3),
+        (["optim={name: ASAM, rho: 0.7, base: {name: AdamW}}"], 0.7),
+        (["optim={name: Plain, base: {name: AdamW}}"], 0.0),
+        (["optim.rho=0.3", "domain_generalization.rho=0.05"], 0.05),
+    ],
+)
+def test_rho_is_the_optimizer_s_unless_given(overrides: list[str], rho: float) -> None:
+    assert built(small(STYLE, *overrides))._ascent.rho == rho
+
+
+def test_two_ranks_draw_different_directions() -> None:
+    config = small(STYLE, "domain_generalization.direction=random")
+    image, label = torch.randn(1, 1, 96, 96), torch.zeros(1, 1, 96, 96, dtype=torch.int64)
+    first, again, other = (built(config, rank=rank).perturbed(image, label) for rank in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_of_a_configuration_has_a_head_that_udim_knows_in_closed_form(name: str) -> None:
+    """A head that is not linear would be a warning, and so an error here; a list of logits gives its finest."""
+    first_order = "domain_generalization.second_order=false"
+    config = read_config("demo", [*NETWORKS[name], "training.patch_size=[64,64]", STYLE, first_order])
+    net, loss = build_net(config, classes=3).train(), build_loss(config)
+    udim = build_method(config, net, loss)
+    assert udim is not None
+    udim.warmup_steps = 0
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(2, 1, 64, 64, generator=generator)
+    label = torch.randint(3, image.shape, generator=generator)
+    scalar = udim.at_weights(image, label, domains=["A", "B"])
+    assert scalar is not None
+    scalar().backward()
+    gradients = [param.grad for param in net.parameters() if param.grad is not None]
+    assert sum(grad.abs().sum() for grad in gradients) > 0
+
+
+class Rectified(nn.Module):
+    """A network that changes what its last layer gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Conv2d(1, 3, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.head(image).relu() + 1
+
+
+def test_a_network_whose_head_is_not_known_is_refused_before_the_first_step() -> None:
+    with pytest.raises(UsageError, match=r"UDIM cannot train net.name UMambaBot: The network's logits are not the out"):
+        build_method(small(STYLE), Rectified(), nn.Identity())
+
+
+def test_a_head_that_is_not_linear_is_said_before_the_first_step() -> None:
+    with pytest.warns(UserWarning, match="The head, a Conv2d, is not a linear layer"):
+        build_method(small(STYLE), nn.Sequential(nn.Conv2d(1, 3, 3, padding=1)), nn.Identity())
+
+
+def test_looking_at_the_network_leaves_no_trace() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 4, 1), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Conv2d(4, 3, 1))
+    before = torch.get_rng_state(), {name: value.clone() for name, value in net.state_dict().items()}
+    build_method(small(STYLE), net, nn.Identity())
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert all(torch.equal(value, before[1][name]) for name, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            [STYLE, "schedule={name: budget, minutes: 5}"],
+            r"domain_generalization: warmup_fraction 0\.2 is of all steps, .*warmup_fraction to 0, or schedule\.name",
+        ),
+        (["domain_generalization={name: UDIM}"], r"domain_generalization\.perturbation is missing"),
+        (["domain_generalization={name: UDIN, perturbation: {name: style}}"], "domain_generalization.name.*'UDIM'"),
+        ([STYLE, "domain_generalization.lamda1=2"], r"lamda1 is not a known key \(did you mean lambda1\?\)"),
+        ([STYLE, "domain_generalization.lambda1=-1"], r"domain_generalization\.lambda1: .*found -1"),
+        ([STYLE, "domain_generalization.warmup_fraction=1"], r"warmup_fraction: .*less than 1"),
+        ([STYLE, "domain_generalization.second_order=exact"], "domain_generalization.second_order.*finite_difference"),
+        ([STYLE, "domain_generalization.perturbation.parts=[mean,mean]"], r"domain_generalization: parts must be diff"),
+        ([STYLE, "domain_generalization.perturbation.name=blur"], r"perturbation: .*'style', 'input'"),
+        (
+            ["domain_generalization={name: UDIM, perturbation: {name: input}}"],
+            r"perturbation: give either rms or radius, found rms None and radius None",
+        ),
+    ],
+)
+def test_what_makes_no_sense_is_refused_when_it_is_read(overrides: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=rf"demo\.yaml: .*{message}"):
+        read_config("demo", overrides)
+
+
+def test_a_budget_without_a_warm_up_is_read() -> None:
+    config = read_config(
+        "demo", [STYLE, "domain_generalization.warmup_fraction=0", "schedule={name: budget, minutes: 5}"]
+    )
+    assert built(config).warmup_steps == 0
+
+
+def test_the_runs_for_another_vendor_each_add_one_thing_to_the_one_before() -> None:
+    runs = [read_config(name).as_json() for name in ("acdc_cpu", "acdc_dg_strong", "acdc_dg_sam", "acdc_dg_udim")]
+    changed = [{key for key in one if one[key] != other[key]} - {"name"} for one, other in pairwise(runs)]
+    assert changed == [{"augment", "optim"}, {"optim"}, {"domain_generalization"}]
+    assert runs[0]["optim"] == runs[2]["optim"]
+
+
+def test_their_augmentation_is_that_of_the_benchmark() -> None:
+    assert read_config("acdc_dg_strong").augment == read_config("acdc_cpu", STRONG).augment
