@@ -31,6 +31,7 @@ from benchmarks.result_file import write_result
 from uumamba.config import RunConfig, read_config
 from uumamba.data.prepared import PreparedFolder
 from uumamba.files import whole_file
+from uumamba.quantization import holds_scales
 from uumamba.training import read_checkpoint
 from uumamba.training.run_log import RunLog
 from uumamba.training.stop_request import StoppedOnRequest
@@ -71,7 +72,7 @@ def main(given: Sequence[str] | None = None) -> int:
             print(stopped, file=sys.stderr)
             return stopped.exit_code
         predict(options.out, prepared=options.prepared, device=options.device)
-        print(f"weights in float16: {keep_weights(options.out):.1f} MB (at most {LARGEST_MB} to ship)")
+        print(f"weights: {keep_weights(options.out):.1f} MB (at most {LARGEST_MB} to ship)")
     rows = rows_of(options.out / "run" / "fold_0")
     native = native_dice(options.out, options.prepared)
     rows.append(row_of(minutes=minutes, dice=native, name="on the scans' own grids"))
@@ -106,12 +107,15 @@ def native_dice(out: Path, prepared: Path) -> float | None:
 
 
 def keep_weights(out: Path) -> float:
-    """Write the averaged weights in float16, and say how many megabytes they take."""
+    """Write the averaged weights in float16, and say how many megabytes they take.
+
+    A quantised network's stay as they are: halved, some would fall on other levels.
+    """
     checkpoint = read_checkpoint(out / "run" / "fold_0" / "last.safetensors")
     weights = checkpoint.net if checkpoint.ema is None else checkpoint.ema
-    path = out / "weights.safetensors"
+    path, kept = out / "weights.safetensors", torch.Tensor.contiguous if holds_scales(weights) else halved
     with whole_file(path) as unfinished:
-        save_file({name: halved(value) for name, value in weights.items()}, unfinished)
+        save_file({name: kept(value) for name, value in weights.items()}, unfinished)
     return path.stat().st_size / 1e6
 
 

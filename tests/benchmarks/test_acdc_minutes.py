@@ -8,9 +8,11 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks import train_step
-from benchmarks.acdc_minutes import NOT_MEASURED, main
+from benchmarks.acdc_minutes import NOT_MEASURED, keep_weights, main
 from benchmarks.result_file import read_result
 from uumamba.config import read_config
+from uumamba.quantization import quantize_
+from uumamba.training import Checkpoint, save_checkpoint
 
 TINY = (
     "net.features=[4,8]",
@@ -60,3 +62,17 @@ def test_stopped_and_called_again_it_ends_with_scores_and_weights(prepared: Path
         label.unlink()
     assert main([*given, "--only-score", "--json", str(table)]) == 0
     assert read_result(table)["rows"][-1]["value"] == NOT_MEASURED
+
+
+def test_weights_of_a_quantised_network_are_not_halved_as_some_would_fall_on_other_levels(tmp_path: Path) -> None:
+    net = quantize_(torch.nn.Linear(256, 256), weight_bits=4, act_bits=None, first_last_bits=None)
+    before = net.weight.detach().clone()
+    state = {name: value.clone() for name, value in net.state_dict().items()}
+    folder = tmp_path / "run" / "fold_0"
+    folder.mkdir(parents=True)
+    save_checkpoint(folder / "last.safetensors", Checkpoint(state, None, {}, {}, None, {}, {}, {}))
+    keep_weights(tmp_path)
+    net.load_state_dict(load_file(tmp_path / "weights.safetensors"))
+    assert torch.equal(net.weight, before)
+    net.load_state_dict({name: value.half() if value.is_floating_point() else value for name, value in state.items()})
+    assert (net.weight != before).any(), "there is something to keep"

@@ -10,6 +10,7 @@ from torch import nn
 
 from uumamba.config import RunConfig, read_config, shipped_configs
 from uumamba.pipelines.train import build_loss, build_net
+from uumamba.quantization import calibrate
 from uumamba.training import SupervisedObjective
 
 CLASSES = 4
@@ -29,6 +30,12 @@ def batch_of(config: RunConfig) -> dict[str, torch.Tensor]:
         "image": torch.randn(shape, generator=generator),
         "label": torch.randint(0, CLASSES, shape, generator=generator),
     }
+
+
+def net_of(config: RunConfig) -> nn.Module:
+    """The network that is trained, in the run's bits."""
+    net = build_net(config, classes=CLASSES)
+    return net if config.quantization is None else config.quantization.build(net)
 
 
 def excepted(net: nn.Module) -> dict[str, str]:
@@ -57,7 +64,9 @@ def excepted(net: nn.Module) -> dict[str, str]:
 def test_every_parameter_of_net_and_loss_is_held_reached_and_moved(name: str) -> None:
     config = smallest(name)
     torch.manual_seed(0)
-    net, objective = build_net(config, classes=CLASSES).train(), SupervisedObjective(build_loss(config))
+    net, objective = net_of(config).train(), SupervisedObjective(build_loss(config))
+    if config.quantization is not None:
+        calibrate(net, [batch_of(config)["image"]])
     optimizer = config.optim.build(net, objective)
     named = {f"net.{key}": value for key, value in net.named_parameters()}
     named |= {f"objective.{key}": value for key, value in objective.named_parameters()}
@@ -83,7 +92,7 @@ def test_every_parameter_of_net_and_loss_is_held_reached_and_moved(name: str) ->
 def test_every_shipped_network_is_built_at_full_size(name: str) -> None:
     config = read_config(name)
     with torch.device("meta"):
-        net = build_net(config, classes=CLASSES)
+        net = net_of(config)
     assert sum(parameter.numel() for parameter in net.parameters()) > 0
 
 
@@ -91,7 +100,7 @@ def test_every_shipped_network_is_built_at_full_size(name: str) -> None:
 def test_the_loss_weights_neither_climb_nor_decay(name: str) -> None:
     config = smallest(name)
     with torch.device("meta"):
-        net = build_net(config, classes=CLASSES)
+        net = net_of(config)
     objective = SupervisedObjective(build_loss(config))
     own = {id(parameter) for parameter in objective.parameters()}
     for group in config.optim.build(net, objective).param_groups:

@@ -34,7 +34,7 @@ MakeConfig = Callable[..., RunConfig]
 SAGM = "optim={name: SAGM, base: {name: AdamW, lr: 0.01, weight_decay: 0.01}}"
 FOUR_BITS = "{weight_bits: 4, act_bits: 4, calibration_batches: 2, gaqat: {every: 2, threshold: 0.6}}"
 SHORT = ("training.ema_decay=0.9", "training.validate_every=2")
-WAITING = "{weight_bits: 3, act_bits: null, per_channel: true, start_step: 4}"
+WAITING = "{weight_bits: 3, act_bits: null, per_channel: true, start_step: 2}"
 
 
 @pytest.fixture(scope="module")
@@ -109,9 +109,11 @@ def test_stopped_and_resumed_it_equals_a_run_that_never_stopped(
     tiny_run: Path,
     state_of: Callable[[Path], dict[str, Any]],
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     steps: int,
 ) -> None:
     stop_after(steps, trainer_of(four_bits(), tiny_prepared, tmp_path, init=tiny_run))
+    monkeypatch.delattr("uumamba.pipelines.quantized.calibrate")  # scales come from the checkpoint
     train(four_bits(), data=tiny_prepared, out=tmp_path, resume=True)
     assert state_of(tmp_path) == state_of(quantized[0])
 
@@ -119,12 +121,12 @@ def test_stopped_and_resumed_it_equals_a_run_that_never_stopped(
 def test_weights_that_wait_go_on_waiting_after_a_resume(
     tiny_config: MakeConfig, tiny_prepared: Path, state_of: Callable[[Path], dict[str, Any]], tmp_path: Path
 ) -> None:
-    config = tiny_config(f"quantization={WAITING}", *SHORT)
+    config = tiny_config(f"quantization={WAITING}", *SHORT, "training.epochs=1")
     whole = trainer_of(config, tiny_prepared, tmp_path / "whole")
     whole.fit()
-    stop_after(2, trainer_of(config, tiny_prepared, tmp_path / "stopped"))
+    stop_after(1, trainer_of(config, tiny_prepared, tmp_path / "stopped"))
     waits = read_checkpoint(tmp_path / "stopped" / "fold_0" / "last.safetensors").net
-    assert {int(value) for name, value in waits.items() if name.endswith("steps_left")} == {2}
+    assert {int(value) for name, value in waits.items() if name.endswith("steps_left")} == {1}
     train(config, data=tiny_prepared, out=tmp_path / "stopped", resume=True)
     assert state_of(tmp_path / "stopped") == state_of(tmp_path / "whole")
     weight = whole.net.encoder.stages[1][0].conv1.weight
@@ -180,6 +182,22 @@ def test_scales_that_come_with_quantised_weights_are_kept(
     assert scales_of(again.net) == scales_of(trainer.average.module)
 
 
+def test_a_head_that_quantised_weights_lack_is_calibrated_and_all_others_keep_their_scales(
+    four_bits: MakeConfig, quantized: tuple[Path, Trainer], tiny_prepared: Path, tmp_path: Path
+) -> None:
+    checkpoint = read_checkpoint(quantized[0] / "fold_0" / "last.safetensors")
+    kept = {name: value for name, value in checkpoint.ema.items() if "seg_layers.0." not in name}
+    save_checkpoint(tmp_path / "one_head.safetensors", replace(checkpoint, ema=kept))
+    with pytest.warns(UserWarning, match="the heads .* start fresh"):
+        trainer = trainer_of(four_bits(), tiny_prepared, None, init=tmp_path / "one_head.safetensors")
+    found, before = scales_of(trainer.net), scales_of(quantized[1].average.module)
+    assert found["decoder.seg_layers.0.input"] > 0
+    assert {name for name in found if not torch.equal(found[name], before[name])} == {
+        "decoder.seg_layers.0.weight",
+        "decoder.seg_layers.0.input",
+    }
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -188,6 +206,7 @@ def test_scales_that_come_with_quantised_weights_are_kept(
             r"is in other bits than this run \(.* has 3 bits and was given the state of 4",
         ),
         (["quantization.act_bits=null"], r"weights differ .*\.input_quantizer\..*same net and quantization settings"),
+        (["quantization.overrides={'decoder.seg_layers.*': null}"], r"first decoder\.seg_layers.*same net and quantiz"),
         (["quantization=null"], "is a quantised network and this run's is not; give this run the same quantization"),
     ],
 )

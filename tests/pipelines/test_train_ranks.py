@@ -29,6 +29,8 @@ LEARNS_SOMETHING = (
 )
 """Two processes take one's steps but for rounding, so that a training this short compares."""
 
+SAGM = "optim={name: SAGM, perturbation: %s, base: {name: AdamW, lr: 0.003}}"
+FOUR_BITS = "quantization={weight_bits: 4, act_bits: 4, calibration_batches: 2, gaqat: {every: 3, threshold: 0.6}}"
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 SCHEDULER = {
     "srun": """#!/bin/bash
@@ -163,3 +165,30 @@ def test_a_process_of_several_keeps_its_exit_code_where_the_interpreters_teardow
     said = [process.communicate(timeout=120)[1] for process in processes]
     assert [process.returncode for process in processes] == [2, 2], said
     assert sum("nowhere" in each for each in said) == 1, said
+
+
+def test_two_processes_train_in_four_bits_as_one_does(
+    tiny_prepared: Path, tiny_overrides: tuple[str, ...], tmp_path: Path
+) -> None:
+    overrides = (*tiny_overrides, "loss.batch_dice=false", SAGM % "global", FOUR_BITS)
+    rows, scales = [], []
+    for name, launcher in (("shared", TORCHRUN), ("alone", [sys.executable])):
+        arguments = command(tiny_prepared, tmp_path / name, overrides)
+        code, said = finish(start([*launcher, *arguments], tmp_path), tmp_path)
+        assert code == 0, said
+        rows.append(RunLog(tmp_path / name / "fold_0" / "metrics.jsonl").rows())
+        state = read_checkpoint(tmp_path / name / "fold_0" / "last.safetensors").net
+        scales.append({key: float(value) for key, value in state.items() if key.endswith("input_quantizer.scale")})
+    assert scales[0] == pytest.approx(scales[1], rel=0.05)
+    for shared, alone in zip(*rows, strict=True):
+        assert shared["loss"] == pytest.approx(alone["loss"], rel=0.02)
+        assert shared["gaqat"]["frozen_fraction"] == pytest.approx(alone["gaqat"]["frozen_fraction"], abs=0.2)
+
+
+def test_ranks_that_would_freeze_by_gradients_of_their_own_are_refused(
+    tiny_prepared: Path, tiny_overrides: tuple[str, ...], tmp_path: Path
+) -> None:
+    arguments = command(tiny_prepared, tmp_path / "run", (*tiny_overrides, SAGM % "rank", FOUR_BITS))
+    code, said = finish(start([*TORCHRUN, *arguments], tmp_path), tmp_path)
+    assert code == 1, "torchrun's"
+    assert said.count("optim.perturbation=global") == 1

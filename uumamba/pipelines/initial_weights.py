@@ -1,7 +1,7 @@
 """Fine-tuning: start a network from trained weights."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -54,7 +54,7 @@ def load_initial_weights(
     different = sorted(
         name for name in source.keys() | target.keys() if _shape(source.get(name)) != _shape(target.get(name))
     )
-    refused = [name for name in different if HEADS not in name]
+    refused = [name for name in different if HEADS not in name or _is_held_otherwise(name, source, target)]
     if refused:
         name = refused[0]
         raise UsageError(
@@ -76,6 +76,15 @@ def load_initial_weights(
     if quantize is not None and not is_quantized:
         quantize(net)
     return different
+
+
+def _is_held_otherwise(name: str, source: Mapping[str, Any], target: Mapping[str, Any]) -> bool:
+    """Whether there is such a head on both sides and one of them lacks this part, as where one alone is quantised."""
+    if name in source and name in target:
+        return False
+    parts = name.split(".")
+    head = ".".join(parts[: parts.index(HEADS) + 2]) + "."
+    return all(any(other.startswith(head) for other in side) for side in (source, target))
 
 
 def _own_scales(names: Sequence[str]) -> list[str]:

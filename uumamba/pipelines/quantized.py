@@ -13,7 +13,7 @@ from uumamba.optim import SharpnessAware
 from uumamba.optim.wrapped import bare
 from uumamba.pipelines.initial_weights import load_initial_weights
 from uumamba.pipelines.models import newest_checkpoint
-from uumamba.quantization import calibrate, quantized_layers
+from uumamba.quantization import ActivationQuantizer, calibrate, quantized_layers
 from uumamba.training import ALONE, Ranks
 from uumamba.types import Batch
 
@@ -42,23 +42,27 @@ def calibrate_at_start(
 ) -> None:
     """Give activations their first scales from the first batches of a training that has no checkpoint yet.
 
-    A resumed run finds its scales in the checkpoint, and one that starts from quantised weights has theirs. The first
+    A resumed run finds its scales in the checkpoint, and scales that came with quantised weights stay. The first
     rank looks at whole batches and hands its scales to the others. The network runs in training mode, so that heads of
     deep supervision are reached, without autocast.
     """
     inputs = [layer.input for layer in quantized_layers(net) if layer.input is not None]
-    if all(each.levels is not None for each in inputs):
+    known = [_scale_of(each) for each in inputs]
+    if None not in known:
         return
 
-    def scales() -> list[tuple[float, bool]] | None:
+    def scales() -> list[tuple[float, bool] | None] | None:
         if run_dir is not None and newest_checkpoint(run_dir) is not None:
             return None
         ready = (augment(_moved(batch, device)) for batch in islice(batches, quantization.calibration_batches))
         calibrate(bare(net).train(), ready, run=lambda network, batch: network(batch["image"]))
-        return [(float(each.scale.detach()), bool(each.signed)) for each in inputs]
+        return [_scale_of(each) for each in inputs]
 
-    for each, found in zip(inputs, ranks.from_first(ranks.first_alone(scales)) or (), strict=False):
-        each.set_scale(found[0], signed=found[1])
+    found = ranks.from_first(ranks.first_alone(scales))
+    for each, before, now in zip(inputs, known, known if found is None else found, strict=True):
+        scale = before or now
+        if scale is not None:
+            each.set_scale(scale[0], signed=scale[1])
 
 
 def attach_quantization(
@@ -76,6 +80,11 @@ def attach_quantization(
         return {"gaqat": found}
 
     return numbers
+
+
+def _scale_of(quantizer: ActivationQuantizer) -> tuple[float, bool] | None:
+    """Scale and sign; None before it has one."""
+    return None if quantizer.levels is None else (float(quantizer.scale.detach()), bool(quantizer.signed))
 
 
 def _moved(batch: Batch, device: str) -> Batch:
