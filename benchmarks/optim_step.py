@@ -37,7 +37,7 @@ from benchmarks.scan import print_rows
 from uumamba.config import read_config
 from uumamba.optim import SAM, Plain
 from uumamba.optim.outputs import logits_of
-from uumamba.pipelines.train import build_loss, build_net
+from uumamba.pipelines.build import build_loss, build_net
 
 CONFIG = "acdc_cpu"
 MANY, OURS, PER_TENSOR, PEER = "1500 tensors of 256", "ours", "per tensor", "pytorch_optimizer"

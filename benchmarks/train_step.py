@@ -40,10 +40,10 @@ from uumamba.data.augmentation import default_rotation_deg, rotates_in_plane_onl
 from uumamba.data.dataset import PatchDataset
 from uumamba.data.feeding import collate
 from uumamba.data.prepared import PreparedFolder
+from uumamba.pipelines.build import build_trainer
 from uumamba.pipelines.datasets import read_dataset
 from uumamba.pipelines.prepare import prepare
 from uumamba.pipelines.split import split_cases
-from uumamba.pipelines.train import build_trainer
 from uumamba.precision import autocast
 from uumamba.training import Trainer
 from uumamba.types import Batch

@@ -25,9 +25,9 @@ from uumamba.data.prepared import PreparedFolder
 from uumamba.files import write_json
 from uumamba.inference import Predictor
 from uumamba.metrics import dice_coefficient
+from uumamba.pipelines.build import build_loss, build_net
 from uumamba.pipelines.prepare import prepare
 from uumamba.pipelines.split import split_cases
-from uumamba.pipelines.train import build_loss, build_net
 from uumamba.seeding import seed_everything
 from uumamba.types import Batch
 

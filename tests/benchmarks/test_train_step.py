@@ -11,7 +11,7 @@ from benchmarks import train_step
 from benchmarks.train_step import BARE, OURS, broken_claims, fixed_batch, measure, passes_of, rows_of
 from uumamba.config import RunConfig, read_config
 from uumamba.data.prepared import PreparedFolder
-from uumamba.pipelines.train import build_trainer
+from uumamba.pipelines.build import build_trainer
 
 TINY = (
     "net.features=[4,8]",

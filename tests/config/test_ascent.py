@@ -13,7 +13,7 @@ from uumamba.config.ascent import CANNOT_CLIMB, OutputBiasForgettingConfig, chec
 from uumamba.config.optim import OptimConfig, TRAMConfig
 from uumamba.errors import UsageError
 from uumamba.optim import TRAM, OutputBiasForgetting
-from uumamba.pipelines.train import build_loss, build_net
+from uumamba.pipelines.build import build_loss, build_net
 from uumamba.training import SupervisedObjective
 
 OBF = "ascent: {name: output_bias_forgetting}"

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from uumamba.config import RunConfig, read_config, shipped_configs
-from uumamba.pipelines.train import build_loss, build_net
+from uumamba.pipelines.build import build_loss, build_net
 from uumamba.quantization import calibrate
 from uumamba.training import SupervisedObjective
 

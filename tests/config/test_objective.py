@@ -6,7 +6,7 @@ import torch
 from uumamba.config import read_config
 from uumamba.errors import UsageError
 from uumamba.optim import MESA
-from uumamba.pipelines.train import build_loss
+from uumamba.pipelines.build import build_loss
 from uumamba.training import SupervisedObjective
 
 

@@ -14,7 +14,7 @@ from uumamba.config.base import Config
 from uumamba.config.optim import AdaptiveTriggerConfig, OptimConfig, parameter_groups
 from uumamba.errors import UsageError
 from uumamba.optim import AdaptiveTrigger, LookSAM, SharpnessAware
-from uumamba.pipelines.train import build_loss, build_net
+from uumamba.pipelines.build import build_loss, build_net
 from uumamba.training import SupervisedObjective
 
 CONFIGS: dict[str, type[Config]] = {

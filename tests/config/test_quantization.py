@@ -11,7 +11,7 @@ from uumamba.config import RunConfig, read_config
 from uumamba.config.optim import parameter_groups
 from uumamba.config.quantization import GAQATConfig, QuantizationConfig
 from uumamba.errors import UsageError
-from uumamba.pipelines.train import build_loss, build_net
+from uumamba.pipelines.build import build_loss, build_net
 from uumamba.quantization import GAQAT, quantize_, quantized_layers, quantizer_scales
 from uumamba.training import SupervisedObjective
 

@@ -20,10 +20,12 @@ from uumamba.data.dataset import PatchDataset, batches
 from uumamba.data.prepared import PreparedFolder
 from uumamba.errors import UsageError
 from uumamba.pipelines import load_predictor
+from uumamba.pipelines.build import build_net, build_trainer
 from uumamba.pipelines.evaluate import evaluate_folder
 from uumamba.pipelines.initial_weights import load_initial_weights
 from uumamba.pipelines.predict import predict
-from uumamba.pipelines.train import build_net, build_trainer, split_cases, train
+from uumamba.pipelines.split import split_cases
+from uumamba.pipelines.train import train
 from uumamba.quantization import quantized_layers, quantizer_scales
 from uumamba.training import Trainer
 from uumamba.training.checkpoint import read_checkpoint, save_checkpoint

@@ -22,7 +22,9 @@ from uumamba.data.prepared import PreparedFolder
 from uumamba.domain_generalization import Answers
 from uumamba.errors import UsageError, UumambaError
 from uumamba.pipelines import useful
-from uumamba.pipelines.train import build_trainer, split_cases, train
+from uumamba.pipelines.build import build_trainer
+from uumamba.pipelines.split import split_cases
+from uumamba.pipelines.train import train
 from uumamba.pipelines.useful import SLOW_CASES_NAME, fed_cases
 from uumamba.seeding import seed_everything
 from uumamba.training import ALONE

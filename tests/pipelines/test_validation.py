@@ -10,8 +10,8 @@ import pytest
 
 from uumamba.config import RunConfig
 from uumamba.data.prepared import PreparedFolder
+from uumamba.pipelines.build import build_net
 from uumamba.pipelines.split import split_cases
-from uumamba.pipelines.train import build_net
 from uumamba.pipelines.validation import WholeCaseValidation
 from uumamba.training.ranks import ALONE, Alone
 

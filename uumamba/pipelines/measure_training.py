@@ -54,7 +54,7 @@ class TrainingRate:
 
 def measure_training(device: str) -> TrainingRate:
     """Make a phantom patient in a temporary folder, prepare it, and time the demo's training on it; a few seconds."""
-    from uumamba.pipelines.train import build_trainer
+    from uumamba.pipelines.build import build_trainer
 
     config = read_config("demo")
     with tempfile.TemporaryDirectory(prefix="uumamba-doctor-") as made:
