@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -11,17 +11,9 @@ from torch.optim import Optimizer
 from uumamba.optim import SharpnessAware
 from uumamba.optim.passes import Ascent
 from uumamba.training.schedule import cosine
-from uumamba.types import Batch
+from uumamba.types import Batch, Method
 
 Base = Callable[..., Optimizer]
-
-
-class Method(Protocol):
-    """What a step may add at the weights that it has not climbed from."""
-
-    def at_weights(self, image: Tensor, label: Tensor, *, domains: Any = None) -> Callable[[], Tensor] | None:
-        """A scalar for this batch, or None for nothing; called once a step."""
-        ...
 
 
 @dataclass(frozen=True)
