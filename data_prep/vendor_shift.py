@@ -1,6 +1,7 @@
 """ACDC as another vendor's scanner might show it: the same patients, files and labels, other images."""
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from uumamba.data.vendor_styles import STYLES
 from uumamba.errors import EXIT_SOME_CASES_FAILED, EXIT_WRONG_USE, CaseError, UsageError
 from uumamba.files import whole_file
 
-_CINE = "_4d.nii.gz"
+_NOT_SHIFTED = re.compile(r"patient\d+_(4d|frame\d+)\.nii\.gz")
 
 
 def write_vendor_shift(
@@ -27,8 +28,9 @@ def write_vendor_shift(
     """Copy ACDC with every ED and ES image in one style, to test what a model holds against.
 
     Labels, ``Info.cfg`` and whatever else lies there are copied byte for byte; an image keeps its header byte for byte.
-    Cines (``*_4d.nii.gz``) are left out, as they would show the patient in the old style. Preparing comes afterwards,
-    as it would for a scan of that vendor, so an intensity normalisation meets the style.
+    Cines (``*_4d.nii.gz``) and the images of cases that are refused are left out, as they would show the patient in the
+    old style. Preparing comes afterwards, as it would for a scan of that vendor, so an intensity normalisation meets
+    the style.
 
     Args:
         raw: as for :func:`data_prep.acdc.read_acdc`; only read.
@@ -54,13 +56,20 @@ def write_vendor_shift(
     manifest, errors = read_acdc(raw)
     images = {case.image: case.case_id for case in manifest.cases}
     for path in files_below(raw):
-        if path not in images and not path.name.endswith(_CINE):
-            with whole_file(out / path.relative_to(raw)) as unfinished:
-                unfinished.write_bytes(path.read_bytes())
+        if path in images:
+            continue
+        target = out / path.relative_to(raw)
+        if _NOT_SHIFTED.fullmatch(path.name):
+            target.unlink(missing_ok=True)  # of an earlier call, when the case could be read
+            continue
+        with whole_file(target) as unfinished:
+            unfinished.write_bytes(path.read_bytes())
     for done, (path, case_id) in enumerate(images.items(), start=1):
+        target = out / path.relative_to(raw)
         try:
-            write_shifted(path, out / path.relative_to(raw), style, case_id=case_id, seed=seed, strength=strength)
+            write_shifted(path, target, style, case_id=case_id, seed=seed, strength=strength)
         except CaseError as fault:
+            target.unlink(missing_ok=True)
             errors.append(fault)
         advance(done, len(images))
     return errors

@@ -161,3 +161,25 @@ def test_the_command_ends_with_the_exit_code_of_its_outcome(raw, tmp_path, capsy
     assert capsys.readouterr().out == "images: 4 of 4\n"
     assert main([str(raw), out, "--style", "dark_blood", "--strength", "2"]) == 2
     assert "between 0 and 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("spoil", "left_out"),
+    [
+        (lambda patient: (patient / "patient001_frame01_gt.nii.gz").unlink(), ["01"]),
+        (lambda patient: (patient / "Info.cfg").write_text("ED: 1\nGroup: NOR\n"), ["01", "07"]),
+        (
+            lambda patient: (patient / "patient001_frame01.nii.gz").write_bytes(
+                (patient / "patient001_frame01.nii.gz").read_bytes()[:-40]
+            ),
+            ["01"],
+        ),
+    ],
+)
+def test_no_image_of_a_refused_case_is_copied_in_the_old_style_or_left_of_another_call(raw, tmp_path, spoil, left_out):
+    out = tmp_path / "out"
+    assert write_vendor_shift(raw, out, "dark_blood") == []
+    spoil(raw / "training" / "patient001")
+    assert write_vendor_shift(raw, out, "fast_scan") != []
+    assert not [frame for frame in left_out if list(out.rglob(f"patient001_frame{frame}.nii.gz"))]
+    assert len(list(out.rglob("*_frame??.nii.gz"))) == 4 - len(left_out)

@@ -274,7 +274,7 @@ def test_a_fold_without_cases_is_refused(manifest: Path, predictions: Path, tmp_
 
 
 def test_a_fold_of_a_plain_folder_is_refused(predictions: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="a folder of label maps, which has no folds or splits; give a manifest"):
+    with pytest.raises(UsageError, match="a folder of label maps, which has no folds, splits or domains; give"):
         evaluate_folder(predictions, predictions, tmp_path / "out", fold=0)
 
 
