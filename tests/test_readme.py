@@ -1,5 +1,6 @@
 """The README's verbs are the command line's, its links lead somewhere, its examples run."""
 
+import json
 import re
 import subprocess
 import sys
@@ -7,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import typer
+import yaml
 
 from uumamba.cli import app
+from uumamba.config import read_config
 
 PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 
@@ -43,3 +46,13 @@ def test_the_examples_without_a_trained_run_work(repository: Path) -> None:
             [sys.executable, "-W", "error", "-c", block], cwd=repository, capture_output=True, encoding="utf-8"
         )
         assert done.returncode == 0, done.stderr
+
+
+def test_each_part_of_a_configuration_in_the_readme_is_understood(repository: Path) -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", (repository / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert blocks
+    for block in blocks:
+        given = yaml.safe_load(block)
+        for section in ("training", "dataset"):  # of which the README shows a key; others are given whole
+            given |= {f"{section}.{key}": value for key, value in given.pop(section, {}).items()}
+        read_config("acdc_cpu", [f"{key}={json.dumps(value)}" for key, value in given.items()])

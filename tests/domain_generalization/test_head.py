@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrize
 
 from uumamba.domain_generalization import UDIM, InputPerturbation
 from uumamba.domain_generalization.head import find_head
@@ -162,3 +163,9 @@ def test_a_network_that_returns_no_logits_is_refused(classified: tuple[Tensor, T
 
     with pytest.raises(UsageError, match=r"needs a network that returns logits.*got a dict"):
         udim_of(Named(6, 4), lambda out, y: F.cross_entropy(out["out"], y)).terms(*classified)
+
+
+def test_the_head_is_the_innermost_module_that_gives_the_logits_also_where_it_has_parts_of_its_own() -> None:
+    last = parametrize.register_parametrization(nn.Linear(4, 3), "weight", nn.Identity())
+    net = nn.Sequential(nn.Linear(2, 4), nn.Sequential(nn.ReLU(), nn.Sequential(last)))
+    assert find_head(net, torch.zeros(2, 2)) is last

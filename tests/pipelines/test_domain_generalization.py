@@ -88,3 +88,15 @@ def test_killed_and_resumed_it_equals_a_run_that_never_stopped(
     trained(out=tmp_path, resume=True)
     assert state_of(tmp_path) == state_of(trained())
     assert losses(tmp_path) == losses(trained())
+
+
+def test_udim_few_bits_and_slow_cases_go_together(trained: Train) -> None:
+    run = trained(
+        "optim={name: SAGM, base: {name: AdamW, lr: 0.01, weight_decay: 0.01}}",
+        "quantization={weight_bits: 4, act_bits: 4, calibration_batches: 2, gaqat: {every: 2}}",
+        "training.useful={most_epochs: 2, views: 1}",
+    )
+    assert losses(run)[-1] < losses(run)[0]
+    checkpoint = read_checkpoint(run / "fold_0" / "last.safetensors")
+    assert checkpoint.method == {"steps": STEPS}
+    assert all(float(value) > 0 for name, value in checkpoint.net.items() if name.endswith("input_quantizer.scale"))

@@ -157,23 +157,30 @@ def find_head(net: nn.Module, image: Tensor) -> nn.Module:
         >>> find_head(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), torch.zeros(2, 2, 2))
         Linear(in_features=4, out_features=3, bias=True)
     """
-    last: list[tuple[nn.Module, int, int]] = []
+    seen: list[tuple[nn.Module, int, int]] = []
 
     def keep(module: nn.Module, _: Any, output: Any) -> None:
         if isinstance(output, Tensor):
-            last.append((module, output.data_ptr(), output.numel()))
+            seen.append((module, output.data_ptr(), output.numel()))
 
-    leaves = [module for module in net.modules() if module is not net and not any(module.children())]
-    handles = [module.register_forward_hook(keep) for module in leaves or [net]]
+    parts = [module for module in net.modules() if module is not net]
+    handles = [module.register_forward_hook(keep) for module in parts or [net]]
     try:
-        with draws_of_its_own(image):  # a run that is resumed looks again, and must not drop out other units for it
-            logits = finest(untraced(net, image))
+        logits = finest(untraced(net, image))
     finally:
         for handle in handles:
             handle.remove()
-    for module, where, size in reversed(last):
-        if (where, size) == (logits.data_ptr(), logits.numel()):
-            return module
+    # Memory may hold the logits in the place of something before them, so the last call counts, and of modules that
+    # pass on what a part of them gave, that part.
+    head: nn.Module | None = None
+    for module, where, size in reversed(seen):
+        is_logits = (where, size) == (logits.data_ptr(), logits.numel())
+        if is_logits and (head is None or module in head.modules()):
+            head = module
+        elif head is not None:
+            break
+    if head is not None:
+        return head
     raise UsageError(
         "The network's logits are not the output of one of its layers, so the head is not known; something follows "
         "its last layer, or it is no module. Pass head=, the module whose output the network returns."
