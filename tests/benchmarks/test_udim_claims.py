@@ -40,7 +40,7 @@ def test_an_attack_stays_in_its_ball_and_raises_the_loss() -> None:
     lengths = moved.flatten(1).norm(dim=1)
     assert lengths.max() < 0.5 + 1e-5
     before, after = (F.cross_entropy(net(split.test_images + by), split.test_labels) for by in (0 * moved, moved))
-    assert after > before + 0.05
+    assert after > before + 0.03
 
 
 def test_every_claim_names_what_is_measured_of_methods_that_are_run(tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def holds_scales(state: Iterable[str]) -> bool:
         >>> holds_scales(net.state_dict()), holds_scales(quantize_(net, weight_bits=None).state_dict())
         (False, True)
     """
-    return any(name.endswith((".parametrizations.weight.0.scale", f"{INPUT}.scale")) for name in state)
+    return any(name.endswith(("parametrizations.weight.0.scale", f"{INPUT}.scale")) for name in state)
 
 
 def scale_groups(net: nn.Module) -> list[dict[str, Any]]:
