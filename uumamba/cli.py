@@ -1,6 +1,5 @@
 """The command line: verbs only. Heavy imports stand inside the verbs, so that ``--help`` is quick."""
 
-import os
 import re
 import sys
 import warnings
@@ -313,7 +312,11 @@ def _run(given: Sequence[str]) -> None:
 
 def _is_one_of_several() -> bool:
     """Whether torchrun or a cluster started this process among others, and it joined them."""
-    return "uumamba.training.rank_group" in sys.modules and os.environ.get("WORLD_SIZE", "1") != "1"
+    if "uumamba.training.rank_group" not in sys.modules:
+        return False
+    from uumamba.training.ranks import Place
+
+    return Place.from_environment().count > 1
 
 
 def _say(sentence: str) -> None:
@@ -365,10 +368,11 @@ def _seeds(given: str | None) -> list[int] | None:
 @contextmanager
 def _joined(names: str) -> Iterator[tuple["Ranks", str]]:
     """The processes that torchrun started together with this one, and its own device; alone without torchrun."""
-    from uumamba.training.rank_group import joined
     from uumamba.training.ranks import Place
 
     place, device = Place.from_environment(), _devices(names)
+    from uumamba.training.rank_group import joined  # whoever has this in memory has a place
+
     if place.count > 1:
         import torch
 
