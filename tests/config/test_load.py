@@ -1,5 +1,6 @@
 """Reading a run's configuration: shipped names, overrides, and one sentence for what is wrong."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -149,3 +150,16 @@ def test_a_config_cannot_name_python_objects(tmp_path: Path) -> None:
     path.write_text("name: !!python/object/apply:os.system ['touch canary']")
     with pytest.raises(UsageError, match="not valid YAML"):
         read_config(path)
+
+
+@pytest.mark.parametrize(
+    ("override", "where"),
+    [
+        ("gaqat={every: 5}", "gaqat is not a known key here (it stands in quantization)"),
+        ("training.quantization={}", "training.quantization is not a known key here (it stands outermost)"),
+        ("rho=0.1", "rho is not a known key here (it stands in domain_generalization or in optim)"),
+    ],
+)
+def test_a_key_that_belongs_elsewhere_is_told_where(override: str, where: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(where)):
+        read_config("demo", [override])

@@ -183,3 +183,9 @@ def test_groups_of_units_are_the_caller_s() -> None:
 def test_a_segmentation_that_does_not_fit_is_refused(logits: Tensor, label: Tensor, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         segmentation_answers(nn.Identity(), [(logits, label)])
+
+
+def test_an_answer_that_holds_no_logits_is_refused() -> None:
+    batches = in_batches(*images_and_labels(), size=4)
+    with pytest.raises(ValueError, match="must return logits, or a list of them, finest first, got a dict"):
+        classification_answers(lambda image: {"out": image}, batches)

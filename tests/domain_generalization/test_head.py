@@ -169,3 +169,56 @@ def test_the_head_is_the_innermost_module_that_gives_the_logits_also_where_it_ha
     last = parametrize.register_parametrization(nn.Linear(4, 3), "weight", nn.Identity())
     net = nn.Sequential(nn.Linear(2, 4), nn.Sequential(nn.ReLU(), nn.Sequential(last)))
     assert find_head(net, torch.zeros(2, 2)) is last
+
+
+@pytest.mark.parametrize("head", [nn.Linear(8, 4), Cosine()])
+@pytest.mark.filterwarnings("ignore:The head, a Cosine:UserWarning")
+@pytest.mark.parametrize("wrong", [-100, 4])
+def test_a_label_that_is_no_class_is_refused_unless_it_is_ignored(
+    classified: tuple[Tensor, Tensor], head: nn.Module, wrong: int
+) -> None:
+    x, y = classified
+    y[:2] = wrong
+    net, loss = nn.Sequential(nn.Linear(6, 8), head), lambda logits, _: logits.square().mean()
+    with pytest.raises(UsageError, match=f"holds {wrong} and .* classes 0 to 3.*ignore_label={wrong}"):
+        udim_of(net, loss, head=head).terms(x, y)
+    told = udim_of(net, loss, head=head, ignore_label=wrong, direction="random")
+    moved = told.perturbed(x, y)
+    found = told._head.gradients(torch.cat([x, moved]), y, torch.Generator(), [list(range(9))])[0][1]
+    left = told._head.gradients(torch.cat([x[2:], moved[2:]]), y[2:], torch.Generator(), [list(range(7))])[0][1]
+    torch.testing.assert_close(found.mean(), left.mean())
+    torch.testing.assert_close(told.terms(x, y)["gradient_norm"], left.mean_squared_norm())
+
+
+@pytest.mark.filterwarnings("ignore:The head, a Conv2d:UserWarning")
+def test_what_a_linear_head_is_refused_for_another_head_is_too() -> None:
+    loss = lambda logits, _: logits.square().mean()  # noqa: E731  # one that takes any label
+    x, y = torch.randn(2, 1, 6, 6), torch.zeros(2, 1, 6, 6, dtype=torch.int64)
+    with pytest.raises(UsageError, match=r"logits for 16 voxels of 2 samples .* shape \(2, 36\)"):
+        udim_of(nn.Conv2d(1, 3, 3), loss).terms(x, y)
+    with pytest.raises(UsageError, match="gives 1 logit a sample"):
+        udim_of(nn.Conv2d(1, 1, 3, padding=1), loss).terms(x, y)
+    with pytest.raises(UsageError, match="gives 1 logit a sample"):
+        udim_of(nn.Conv2d(1, 1, 3, padding=1), loss).check(x)
+
+
+def test_a_head_whose_logits_are_changed_in_place_is_refused(classified: tuple[Tensor, Tensor]) -> None:
+    net = nn.Sequential(nn.Linear(6, 4), nn.ReLU(inplace=True))
+    with pytest.raises(UsageError, match=r"is not the network's logits.*something follows it"):
+        udim_of(net, head=net[0]).terms(*classified)
+
+
+def test_a_layer_that_only_passes_logits_on_is_seen_through_by_naming_the_head(
+    classified: tuple[Tensor, Tensor],
+) -> None:
+    net = nn.Sequential(nn.Linear(6, 4), nn.Identity())
+    with pytest.raises(UsageError, match=r"no weights that learn.*name that layer as head="):
+        udim_of(net).terms(*classified)
+    assert udim_of(net, head=net[0]).terms(*classified)["gradient_norm"] > 0
+
+
+def test_a_batch_without_samples_is_refused(classified: tuple[Tensor, Tensor]) -> None:
+    x, y = classified
+    for perturbation in (InputPerturbation(radius=0.3), InputPerturbation(rms=0.3)):
+        with pytest.raises(UsageError, match="batch without samples"):
+            UDIM(nn.Linear(6, 4), F.cross_entropy, perturbation).terms(x[:0], y[:0])

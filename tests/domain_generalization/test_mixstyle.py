@@ -162,3 +162,8 @@ def test_options_out_of_range_are_refused(options: dict[str, float], complaint: 
 def test_features_without_a_spatial_axis_are_refused() -> None:
     with pytest.raises(ValueError, match=r"must be \(batch, channels, \*spatial\), got shape \(4, 8\)"):
         MixStyle()(torch.randn(4, 8))
+
+
+def test_as_many_domains_as_samples_are_asked_for() -> None:
+    with pytest.raises(ValueError, match=r"one domain a sample, got shape \(2,\) for 4 samples"):
+        MixStyle(p=1.0)(torch.randn(4, 3, 8), domains=torch.tensor([0, 1]))

@@ -120,3 +120,8 @@ def test_a_probability_out_of_range_and_images_without_spatial_axes_are_refused(
         RandConv(p=-0.5)
     with pytest.raises(ValueError, match=r"with 1 to 3 spatial axes, got shape \(4, 8\)"):
         RandConv()(torch.randn(4, 8))
+
+
+def test_images_that_are_not_floating_point_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"must be floating point and normalised, got torch\.uint8"):
+        RandConv(p=1.0)(torch.ones(2, 3, 8, 8, dtype=torch.uint8))  # a kernel in uint8 is 0 throughout

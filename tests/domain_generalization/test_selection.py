@@ -127,6 +127,12 @@ def test_trials_are_not_mixed(rule: Any) -> None:
         rule([*ALONE, *PAIRS, *other], test_domain=0)
 
 
+def test_pairs_of_another_trial_do_not_validate_this_one() -> None:
+    other = [{**each, "trial_seed": 1} for each in PAIRS]  # its run without domain 0 alone is not done yet
+    with pytest.raises(UsageError, match=r"Records of several trials \(0, 1\); select within each"):
+        leave_one_domain_out_validation([*ALONE, *PAIRS, *other], test_domain=0)
+
+
 def test_one_domain_is_refused_with_the_sentence() -> None:
     alone = [record(100, [0], (0.5,), (0.5,))]
     with pytest.raises(UsageError, match="Training-domain validation needs at least 2 domains, got 1"):

@@ -99,6 +99,11 @@ def test_what_cannot_be_exported_is_refused_before_torch_tries(make_net: MakeNet
         export_onnx(nn.Linear(6, 2), x, tmp_path / "net.onnx")
     with pytest.raises(UsageError, match="input of 0 is to be quantised and has no scale yet"):
         export_onnx(make_net(calibrated=False), x, tmp_path / "net.onnx")
+    with pytest.raises(UsageError, match=r"0.bias is torch.float64; export net.float\(\)"):
+        export_onnx(make_net().double(), x.double(), tmp_path / "net.onnx")
+    with pytest.raises(UsageError, match=r"example is torch.float16"):
+        export_onnx(make_net(), x.half(), tmp_path / "net.onnx")
+    assert list(tmp_path.iterdir()) == []
     with pytest.raises(UsageError, match="not rounded before 3 more steps"):
         export_onnx(make_net(act_bits=None, start_step=3), x, tmp_path / "net.onnx")
 

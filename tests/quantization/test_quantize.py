@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrizations
 from torch.optim import SGD, AdamW
 from torch.optim.swa_utils import AveragedModel
 
@@ -88,6 +89,7 @@ def test_bits_outside_two_to_eight_are_refused(bits: Any, what: str) -> None:
         ({"overrides": {"0": 1}}, r"overrides\['0'\] must be a whole number"),
         ({"overrides": {"head": 4}}, "names 'head', which is no layer to quantise; there are 0, 2"),
         ({"weight_bits": None, "act_bits": None}, "nothing would be quantised"),
+        ({"overrides": {"*": None}}, "overrides leave every layer in full precision"),
         ({"start_step": 5}, "makes weights alone wait"),
         ({"start_step": -1, "act_bits": None}, "not negative"),
     ],
@@ -102,6 +104,24 @@ def test_a_network_without_such_layers_or_quantised_before_is_refused(make_net: 
         quantize_(nn.ReLU())
     with pytest.raises(UsageError, match="quantised already"):
         quantize_(make_net())
+
+
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated:FutureWarning")
+@pytest.mark.parametrize(
+    "normalised", [parametrizations.spectral_norm, parametrizations.weight_norm, nn.utils.weight_norm]
+)
+def test_a_weight_that_is_no_parameter_is_refused_before_anything_changes(normalised: Any) -> None:
+    net = nn.Sequential(nn.Linear(4, 4), normalised(nn.Linear(4, 4)))
+    with pytest.raises(UsageError, match=r"weight of 1 is computed from other.*overrides=\{'1': None\}"):
+        quantize_(net, act_bits=None)
+    assert not list(quantized_layers(net))
+    assert len(list(quantized_layers(quantize_(net, act_bits=None, overrides={"1": None})))) == 1
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules:UserWarning")
+def test_a_layer_without_a_shape_is_refused() -> None:
+    with pytest.raises(UsageError, match="weight of 0 has no shape yet; pass one batch"):
+        quantize_(nn.Sequential(nn.LazyLinear(4)))
 
 
 def test_a_layer_without_calibration_is_refused_by_name(make_net: MakeNet) -> None:
@@ -130,7 +150,15 @@ def test_calibration_says_which_input_it_can_make_no_scale_of(make_net: MakeNet)
     with pytest.raises(UsageError, match="input of 0 is not finite"):
         calibrate(net, [torch.full((2, 6), float("nan"))])
     with pytest.raises(UsageError, match=r"No batch reached the input of 0.*overrides=\{'0': None\}"):
+        calibrate(net, [torch.zeros(2, 6)], run=lambda net, batch: batch)
+    with pytest.raises(UsageError, match=r"No batch reached the input of 0"):
+        calibrate(net, [torch.zeros(0, 6)])
+    with pytest.raises(UsageError, match="no batch to calibrate on: batches is empty, or was used up"):
         calibrate(net, [])
+    with pytest.raises(UsageError, match=r"is a list and not an input.*net\(batch\[0\]\)"):
+        calibrate(net, [[torch.ones(2, 6), torch.ones(2)]])
+    with pytest.raises(UsageError, match=r"is a dict and not an input.*net\(batch\['image'\]\)"):
+        calibrate(net, [{"image": torch.ones(2, 6)}])
     with pytest.raises(UsageError, match="No input of this network is quantised"):
         calibrate(nn.Linear(2, 2), [])
     with pytest.raises(UsageError, match="has no scale yet"):  # it is no half-calibrated network that remains

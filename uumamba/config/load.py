@@ -114,16 +114,23 @@ def _is_union_tag(part: Any, stored: Mapping[str, Any], location: Sequence[Any])
 
 
 def _nearest(problem: Any) -> str:
-    known = sorted(_known_keys(RunConfig))
-    near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
+    key, known = str(problem["loc"][-1]), _known_keys(RunConfig)
+    if key in known:
+        return f" here (it stands {' or '.join(sorted(known[key]))})"
+    near = difflib.get_close_matches(key, sorted(known), n=1)
     return f" (did you mean {near[0]}?)" if near else ""
 
 
-def _known_keys(annotation: Any) -> set[str]:
-    """Every key that any part of a run's configuration knows, for the suggestion in an error."""
+def _known_keys(annotation: Any, place: str = "") -> dict[str, set[str]]:
+    """Every key that any part of a run's configuration knows, with where it stands, for the suggestion in an error."""
+    known: dict[str, set[str]] = {}
     fields = getattr(annotation, "model_fields", None)
-    if fields is not None:
-        return {field.alias or name for name, field in fields.items()}.union(
-            *(_known_keys(field.annotation) for field in fields.values())
-        )
-    return set().union(*(_known_keys(argument) for argument in getattr(annotation, "__args__", ())))
+    parts = [] if fields is not None else [(each, place) for each in getattr(annotation, "__args__", ())]
+    for name, field in (fields or {}).items():
+        key = field.alias or name
+        known.setdefault(key, set()).add(f"in {place}" if place else "outermost")
+        parts.append((field.annotation, f"{place}.{key}".removeprefix(".")))
+    for part, where in parts:
+        for key, places in _known_keys(part, where).items():
+            known.setdefault(key, set()).update(places)
+    return known

@@ -155,7 +155,12 @@ class _Seen:
                 self._labels.add(label)
                 self.labels.append(label.cpu())
                 logits = net(image if first is None else image.to(first.device))
-                finest = logits if isinstance(logits, Tensor) else logits[0]
+                finest = logits[0] if isinstance(logits, list | tuple) and logits else logits
+                if not isinstance(finest, Tensor):
+                    raise ValueError(
+                        "the network must return logits, or a list of them, finest first, got a "
+                        f"{type(logits).__name__}; pass a function that takes the logits out of it"
+                    )
                 yield finest.detach().float().cpu(), self.labels[-1]
         if not self.labels:
             raise ValueError("there is no example to answer: batches is empty, or was used up by an earlier pass")

@@ -1,5 +1,6 @@
 """The head of a network: which module turns features into logits, and what went in and came out of it."""
 
+import math
 import warnings
 from dataclasses import dataclass, field
 from typing import Any
@@ -47,18 +48,33 @@ class Head:
             label: of the images: ``(batch,)``, ``(batch, *spatial)`` or ``(batch, 1, *spatial)``.
             generator: of the voxels.
             members: indices of each group's images.
+
+        Raises:
+            UsageError: there are fewer than two classes, the label is not on the logits' grid, or it is none of them.
         """
         head, features, scores, logits = self._watched(halves)
+        by_voxel = _scores_by_voxel(head, scores, logits)
+        check_logits(by_voxel)
+        label = _on_grid(label, by_voxel)
         if is_linear(head):
-            return self._of_linear(head, features, scores, label, generator, members)
-        label = label.reshape(len(label), *logits.shape[2:]).long()
-        return [
-            (
-                StackedGradients.of(head, features[rows], label[rows], ignore_label=self.ignore_label),
-                StackedGradients.of(head, features[len(label) :][rows], label[rows], ignore_label=self.ignore_label),
+            features, bias = voxels_last(head, features), getattr(head, "bias", None) is not None
+            return self._of_linear(features, by_voxel, label, generator, members, bias=bias)
+        found: list[tuple[PerSampleGradients, PerSampleGradients]] = []
+        for group in members:
+            rows = torch.tensor(group, device=label.device)
+            if self.ignore_label is not None:
+                rows = rows[(label[rows] != self.ignore_label).any(1)]
+            if not len(rows):
+                continue
+            classes = label[rows].reshape(len(rows), *logits.shape[2:]).long()
+            counted = classes if self.ignore_label is None else classes[classes != self.ignore_label]
+            _check_classes(counted, by_voxel.shape[-1])
+            source, target = (
+                StackedGradients.of(head, features[at], classes, ignore_label=self.ignore_label)
+                for at in (rows, rows + len(label))
             )
-            for rows in members
-        ]
+            found.append((source, target))
+        return found
 
     def check(self, image: Tensor) -> None:
         """What a step would be refused for, by a pass that leaves no trace.
@@ -67,9 +83,8 @@ class Head:
             UsageError: the head is not known, does not give the logits, or gives fewer than two.
         """
         with torch.no_grad(), draws_of_its_own(image):
-            head, _, scores, _ = self._watched(image)
-        if is_linear(head):
-            check_logits(voxels_last(head, scores))
+            head, _, scores, logits = self._watched(image)
+        check_logits(_scores_by_voxel(head, scores, logits))
 
     def _watched(self, image: Tensor) -> tuple[nn.Module, Tensor, Tensor, Tensor]:
         """The head, what went into it and came out, and the logits."""
@@ -78,28 +93,20 @@ class Head:
             logits = finest(untraced(self.net, image))
         if not calls:
             raise UsageError(f"The head, a {type(head).__name__}, was not called; name a module of the network.")
-        features, scores = calls[-1]
-        self._check(head, scores, logits)
+        features, scores, version = calls[-1]
+        self._check(head, scores, logits, changed=not scores.is_inference() and scores._version != version)
         return head, features, scores, logits
 
     def _of_linear(
         self,
-        head: nn.Module,
         features: Tensor,
         scores: Tensor,
         label: Tensor,
         generator: Generator,
         members: list[list[int]],
+        *,
+        bias: bool,
     ) -> list[tuple[PerSampleGradients, PerSampleGradients]]:
-        features, scores = voxels_last(head, features), voxels_last(head, scores)
-        check_logits(scores)
-        label = label.reshape(len(label), -1)
-        if label.shape[1] != scores.shape[1] or 2 * len(label) != len(scores):
-            raise UsageError(
-                f"The head gives logits for {scores.shape[1]} voxels of {len(scores) // 2} samples and the label, as "
-                f"(samples, voxels), has shape {tuple(label.shape)}; give a label of every voxel on the logits' grid."
-            )
-        bias = getattr(head, "bias", None) is not None
         found: list[tuple[PerSampleGradients, PerSampleGradients]] = []
         for group in members:
             within, voxels = stratified_voxels(
@@ -108,6 +115,7 @@ class Head:
             if not len(within):
                 continue
             rows = torch.tensor(group, device=label.device)[within]
+            _check_classes(label[rows, voxels], scores.shape[-1])
             source, target = (
                 LinearHeadGradients.of(scores[at, voxels], features[at, voxels], label[rows, voxels], bias=bias)
                 for at in (rows, rows + len(label))
@@ -120,12 +128,13 @@ class Head:
             self.module = find_head(self.net, image)
         return self.module
 
-    def _check(self, head: nn.Module, scores: Tensor, logits: Tensor) -> None:
+    def _check(self, head: nn.Module, scores: Tensor, logits: Tensor, *, changed: bool) -> None:
         """At the first pass: what the head gives is the logits, and whether its gradients have a closed form."""
         if self._checked:
             return
         same = scores.data_ptr() == logits.data_ptr() and scores.numel() == logits.numel()
-        if not same and not (scores.shape == logits.shape and torch.equal(scores.to(logits.dtype), logits)):
+        same = same or (scores.shape == logits.shape and torch.equal(scores.to(logits.dtype), logits))
+        if changed or not same:
             raise UsageError(
                 f"The output of the head, a {type(head).__name__}, is not the network's logits (shapes "
                 f"{tuple(scores.shape)} and {tuple(logits.shape)}): something follows it. Name the module that "
@@ -135,7 +144,8 @@ class Head:
             if not any(param.requires_grad for param in head.parameters()):
                 raise UsageError(
                     f"The logits come out of a {type(head).__name__}, which has no weights that learn, so there are no "
-                    "gradients to compare; let the network return the logits of its last layer."
+                    "gradients to compare; let the network return the logits of its last layer, or name that layer "
+                    "as head= where what follows passes them on unchanged."
                 )
             warnings.warn(
                 f"The head, a {type(head).__name__}, is not a linear layer or a convolution of kernel 1, so there is "
@@ -144,6 +154,35 @@ class Head:
                 stacklevel=2,
             )
         self._checked = True
+
+
+def _scores_by_voxel(head: nn.Module, scores: Tensor, logits: Tensor) -> Tensor:
+    """``(samples, voxels, classes)``; of a head that is not linear, the network's logits, with classes on axis 1."""
+    return voxels_last(head, scores) if is_linear(head) else logits.flatten(1).unflatten(1, (logits.shape[1], -1)).mT
+
+
+def _on_grid(label: Tensor, scores: Tensor) -> Tensor:
+    """The label as ``(samples, voxels)``, of half the samples that there are scores of."""
+    shape = (len(label), math.prod(label.shape[1:]))
+    if shape != (len(scores) // 2, scores.shape[1]):
+        raise UsageError(
+            f"The head gives logits for {scores.shape[1]} voxels of {len(scores) // 2} samples and the label, as "
+            f"(samples, voxels), has shape {shape}; give a label of every voxel on the logits' grid."
+        )
+    return label.reshape(shape)
+
+
+def _check_classes(label: Tensor, classes: int) -> None:
+    """Refuse in words what is an error of a kernel on an accelerator."""
+    if not label.numel():
+        return
+    least, most = int(label.min()), int(label.max())
+    if least < 0 or most >= classes:
+        wrong = least if least < 0 else most
+        raise UsageError(
+            f"The label holds {wrong} and the logits are of the classes 0 to {classes - 1}; correct the label, or pass "
+            f"ignore_label={wrong} to leave out what has it."
+        )
 
 
 @torch.no_grad()

@@ -28,7 +28,8 @@ class MixStyle(nn.Module):
         generator: of every draw; None: torch's global one. It is no part of the state.
 
     Raises:
-        ValueError: an option is out of range, or the features have no spatial axis.
+        ValueError: an option is out of range, the features have no spatial axis, or there is not one domain a
+            sample.
         UsageError: domains were passed and all samples are of one.
 
     Example:
@@ -64,6 +65,11 @@ class MixStyle(nn.Module):
         if not self.training or self.p == 0:
             return features
         if domains is not None:
+            if domains.shape != features.shape[:1]:
+                raise ValueError(
+                    f"domains must name one domain a sample, got shape {tuple(domains.shape)} for {len(features)} "
+                    "samples"
+                )
             require_domains(len(domains.unique()), "Mixing styles across domains")
         if len(features) < 2 or uniform(self.generator) >= self.p:
             return features

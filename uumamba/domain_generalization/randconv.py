@@ -30,7 +30,8 @@ class RandConv(nn.Module):
         generator: of every draw; None: torch's global one. It is no part of the state.
 
     Raises:
-        ValueError: an option is out of range, or the images have no or more than three spatial axes.
+        ValueError: an option is out of range, or the images have no or more than three spatial axes, or are not
+            floating point.
 
     Example:
         >>> images = torch.randn(2, 3, 8, 8, 8)
@@ -69,6 +70,8 @@ class RandConv(nn.Module):
             raise ValueError(
                 f"images must be (batch, channels, *spatial) with 1 to 3 spatial axes, got shape {tuple(images.shape)}"
             )
+        if not images.is_floating_point():
+            raise ValueError(f"images must be floating point and normalised, got {images.dtype}")
         if not self.training or uniform(self.generator) >= self.p:
             return images
         convolved = CONVOLUTIONS[images.ndim](images, self._kernel(images), padding="same")

@@ -1,6 +1,5 @@
 """The three rules that choose a step and a setting from what was recorded, and so decide what is reported."""
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -101,6 +100,7 @@ def leave_one_domain_out_validation(records: Iterable[Record], *, test_domain: i
     """
     held = [record for record in records if test_domain in record["test_envs"] and len(record["test_envs"]) <= 2]
     alone = _of_one_trial(held, (test_domain,))
+    _refuse_several_trials(held)  # a pair of another trial would validate this one
     pairs = {(_place(record), frozenset(record["test_envs"])): record for record in held}
     candidates = []
     for record in alone:
@@ -164,14 +164,16 @@ def _of_one_trial(records: Iterable[Record], test_domains: tuple[int, ...]) -> l
     found = [record for record in records if tuple(record["test_envs"]) == test_domains]
     if not found:
         raise UsageError(f"No record was written by a run that held out domain {test_domains[0]} alone.")
-    trials: dict[Any, int] = defaultdict(int)
-    for record in found:
-        trials[record.get("trial_seed")] += 1
+    _refuse_several_trials(found)
+    return found
+
+
+def _refuse_several_trials(records: Iterable[Record]) -> None:
+    trials = dict.fromkeys(record.get("trial_seed") for record in records)
     if len(trials) > 1:
         raise UsageError(
             f"Records of several trials ({', '.join(map(str, trials))}); select within each, then average."
         )
-    return found
 
 
 def _other_domains(record: Record, test_domain: int) -> list[int]:

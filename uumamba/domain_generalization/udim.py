@@ -73,8 +73,8 @@ class UDIM:
 
     Raises:
         ValueError: an option is out of range.
-        UsageError: from the step: the input is not floating point, the logits are not the head's output, or label and
-            logits do not fit.
+        UsageError: from the step: the input is not floating point or empty, the logits are not the head's output, or
+            label and logits do not fit.
 
     Example:
         >>> from torch.nn.functional import cross_entropy
@@ -152,6 +152,8 @@ class UDIM:
             label: as for :meth:`at_weights`.
             step: keys the random direction; the coming one unless given.
         """
+        if not len(image):
+            raise UsageError("UDIM was given a batch without samples; leave out empty batches.")
         if not image.is_floating_point():
             raise UsageError(
                 f"UDIM moves its input along a gradient and cannot move {image.dtype}; give floating-point images, or "

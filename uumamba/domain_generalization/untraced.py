@@ -59,8 +59,10 @@ def bare(net: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def watched(module: nn.Module) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """A list that gets the first input and the output of every call of the module.
+def watched(module: nn.Module) -> Iterator[list[tuple[Tensor, Tensor, int]]]:
+    """A list that gets the first input, the output and its version of every call of the module.
+
+    A version that the output no longer has tells that something changed it in place afterwards.
 
     Example:
         >>> double = nn.Upsample(scale_factor=2)
@@ -69,10 +71,11 @@ def watched(module: nn.Module) -> Iterator[list[tuple[Tensor, Tensor]]]:
         >>> calls[0][1]
         tensor([[[-1., -1.,  1.,  1.]]])
     """
-    calls: list[tuple[Tensor, Tensor]] = []
+    calls: list[tuple[Tensor, Tensor, int]] = []
 
     def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
-        calls.append((args[0] if args else next(iter(kwargs.values())), output))
+        version = 0 if output.is_inference() else output._version
+        calls.append((args[0] if args else next(iter(kwargs.values())), output, version))
 
     handle = module.register_forward_hook(keep, with_kwargs=True)
     try:

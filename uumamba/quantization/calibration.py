@@ -1,6 +1,6 @@
 """Giving the activations of a quantised network their scales."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -24,14 +24,15 @@ def calibrate(
 
     Args:
         net: a network after :func:`uumamba.quantization.quantize_`.
-        batches: a few batches of training data.
+        batches: a few batches of training data, each an input of the network.
         run: ``run(net, batch)`` does one forward pass; ``net(batch)`` without it.
 
     Returns:
         The same network.
 
     Raises:
-        UsageError: a quantised input is never reached, is zero throughout or is not finite; or there is none.
+        UsageError: a quantised input is never reached, is zero throughout or is not finite; or there is none; or there
+            is no batch, or one is a list or a mapping and there is no ``run``.
 
     Example:
         >>> from uumamba.quantization import quantize_
@@ -46,18 +47,33 @@ def calibrate(
     observers = [_Observer() for _ in quantizers]
     for quantizer, observer in zip(quantizers, observers, strict=True):
         quantizer.observer = observer
+    any_batch = False
     try:
         with torch.no_grad():
             for batch in batches:
-                net(batch) if run is None else run(net, batch)
+                any_batch = True
+                net(_input(batch)) if run is None else run(net, batch)
     finally:
         for quantizer in quantizers:
             quantizer.observer = None
+    if not any_batch:
+        raise UsageError("There is no batch to calibrate on: batches is empty, or was used up by an earlier pass.")
     for quantizer, observer in zip(quantizers, observers, strict=True):
         observer.refuse_if_useless(quantizer.name)
     for quantizer, observer in zip(quantizers, observers, strict=True):
         observer.hand_over(quantizer)
     return net
+
+
+def _input(batch: Any) -> Any:
+    """Refuse what loaders give beside inputs."""
+    if isinstance(batch, list | tuple | Mapping):
+        key = next(iter(batch), 0) if isinstance(batch, Mapping) else 0
+        raise UsageError(
+            f"A batch to calibrate on is a {type(batch).__name__} and not an input; say what the network is given, as "
+            f"in calibrate(net, batches, run=lambda net, batch: net(batch[{key!r}]))."
+        )
+    return batch
 
 
 class _Observer:
@@ -67,6 +83,8 @@ class _Observer:
         self.total, self.count, self.lowest = 0.0, 0, 0.0
 
     def see(self, values: Tensor) -> None:
+        if not values.numel():
+            return
         self.total += float(values.abs().sum(dtype=torch.float64 if values.device.type == "cpu" else torch.float32))
         self.count += values.numel()
         self.lowest = min(self.lowest, float(values.min()))

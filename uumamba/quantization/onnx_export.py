@@ -47,8 +47,9 @@ def export_onnx(
         dynamic_batch: let any number of samples pass; other axes are those of ``example``.
 
     Raises:
-        UsageError: nothing is quantised, a weight is not rounded yet, an input has no scale, a package of the extra
-            ``onnx`` is missing, or the network holds an operation that torch cannot write as ONNX.
+        UsageError: nothing is quantised, the network or the example is not float32, a weight is not rounded yet, an
+            input has no scale, a package of the extra ``onnx`` is missing, or the network holds an operation that torch
+            cannot write as ONNX.
 
     Example:
         >>> import tempfile
@@ -60,6 +61,11 @@ def export_onnx(
     if not layers:
         raise UsageError("Nothing of this network is quantised; call quantize_ first, or torch.onnx.export itself.")
     refuse_waiting(layers)
+    for name, tensor in (*net.named_parameters(), ("the example", example)):
+        if tensor.is_floating_point() and tensor.dtype != torch.float32:
+            raise UsageError(
+                f"ONNX scales levels in float32 and {name} is {tensor.dtype}; export net.float() with such an example."
+            )
     copy = deepcopy(net).eval()
     with torch.no_grad():
         copy(example)  # says in our words what no exporter could, such as a missing scale

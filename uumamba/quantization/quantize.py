@@ -54,7 +54,8 @@ def quantize_(
 
     Raises:
         UsageError: bits are outside 2 to 8, nothing is to be quantised, the network is quantised already, an override
-            matches no layer, or activations shall wait.
+            matches no layer, activations shall wait, or a weight has no values yet or is computed from other parameters
+            (weight or spectral norm).
 
     Example:
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -75,6 +76,11 @@ def quantize_(
     of_weights, of_inputs = (
         [None] * len(names) if bits is None else bits_of(names, bits, first_last_bits, overrides or {})
         for bits in (weight_bits, act_bits)
+    )
+    if not any(width is not None for width in (*of_weights, *of_inputs)):
+        raise UsageError("The overrides leave every layer in full precision, so nothing would be quantised.")
+    _refuse_other_weights(
+        {name: layer for (name, layer), width in zip(layers.items(), of_weights, strict=True) if width}
     )
     for (name, layer), weight_width, input_width in zip(layers.items(), of_weights, of_inputs, strict=True):
         if weight_width is not None:
@@ -158,6 +164,21 @@ def count_steps(net: nn.Module, optimizer: Optimizer) -> RemovableHandle:
             quantizer.count_step(weight)
 
     return optimizer.register_step_post_hook(count)
+
+
+def _refuse_other_weights(layers: Mapping[str, nn.Module]) -> None:
+    """Packing and export store a weight that is a parameter; one that another parametrization computes is not."""
+    for name, layer in layers.items():
+        weight: Any = getattr(layer, "weight", None)
+        if nn.parameter.is_lazy(weight):
+            raise UsageError(
+                f"The weight of {name} has no shape yet; pass one batch through the network, then quantise."
+            )
+        if parametrize.is_parametrized(layer, "weight") or not isinstance(weight, nn.Parameter):
+            raise UsageError(
+                f"The weight of {name} is computed from other parameters, as weight norm and spectral norm do; remove "
+                f"that first, or leave the layer in full precision with overrides={{{name!r}: None}}."
+            )
 
 
 def _check(
