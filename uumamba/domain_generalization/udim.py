@@ -88,11 +88,11 @@ class UDIM:
 
     References:
         Shin et al., *Unknown Domain Inconsistency Minimization for Domain Generalization*, ICLR 2024, arXiv:2403.07329.
-        Differs from the paper: both terms of the inconsistency have their own weight. Differs from its code: each
-        sample is perturbed by its own length, where the code normalises each pixel across the batch; style
-        perturbations do change the images; domains are averaged and not summed; after the warm-up training goes on,
-        where the code returns to the best checkpoint; second derivatives are not needed, and voxels and gamma and
-        fields are ours.
+        Differs from the paper: both terms of the inconsistency have their own weight, and are squares averaged over
+        entries, as in its code. Differs from its code: each sample is perturbed by its own length, where the code
+        normalises each pixel across the batch; style perturbations do change the images; domains are averaged and not
+        summed; after the warm-up training goes on, where the code returns to the best checkpoint; second derivatives
+        are not needed, and voxels and gamma and fields are ours.
     """
 
     def __init__(

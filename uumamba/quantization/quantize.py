@@ -43,7 +43,7 @@ def quantize_(
         weight_bits: 2 to 8; None leaves weights alone.
         act_bits: 2 to 8; None leaves activations alone.
         first_last_bits: of the first and the last layer in the order of ``net.named_modules()``, where they are
-            quantised at all; None treats them as the others.
+            quantised at all, which is every layer of a network of one or two; None treats them as the others.
         per_channel: a scale for each output channel of a weight. Activations always have one.
         overrides: bits by name, with wildcards, for weight and activation alike; None leaves the layer in full
             precision. The first that matches counts.
