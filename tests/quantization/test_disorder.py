@@ -29,3 +29,7 @@ def test_zeros_are_left_out_as_if_those_steps_had_not_been(gradients: list[float
 def test_entries_are_counted_apart() -> None:
     gradients = torch.tensor([[[1.0], [1.0]], [[-1.0], [2.0]], [[1.0], [3.0]]])
     assert gradient_disorder(gradients).tolist() == [[1.0], [0.0]]
+
+
+def test_without_any_step_nothing_is_known() -> None:
+    assert gradient_disorder(torch.zeros(0, 3)).isnan().all()

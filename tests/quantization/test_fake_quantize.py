@@ -138,3 +138,8 @@ def test_the_first_scale_is_twice_the_mean_by_the_root_of_the_highest_level() ->
     assert first_scale(weight, 4).item() == 2 * 1.25 / 2
     assert first_scale(weight, 4, channel_axis=1).tolist() == [[0.75, 1.75]]
     assert first_scale(torch.zeros(3), 1).item() == pytest.approx(SMALLEST_SCALE)
+
+
+def test_whole_numbers_are_refused() -> None:
+    with pytest.raises(TypeError, match=r"must be floating point.*torch\.int64"):
+        fake_quantize(torch.tensor([1, 2]), torch.tensor(0.5), -4, 3)

@@ -29,7 +29,7 @@ def gradient_disorder(gradients: Tensor) -> Tensor:
         arXiv:2412.05551.
         Differs from the paper: that gradients of 0 are left out is our reading.
     """
-    flips = SignFlips.of(gradients[0])
+    flips = SignFlips.of(gradients.new_zeros(gradients.shape[1:]))
     for gradient in gradients:
         flips.count(gradient)
     return flips.disorder()

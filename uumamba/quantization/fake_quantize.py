@@ -34,6 +34,9 @@ def fake_quantize(values: Tensor, scale: Tensor, low: int, high: int, *, feature
     Returns:
         The shape and type of ``values``.
 
+    Raises:
+        TypeError: the values are whole numbers, which could not hold multiples of the scale.
+
     Example:
         >>> scale = torch.tensor(0.5, requires_grad=True)
         >>> fake_quantize(torch.tensor([0.6, -0.2, 9.0]), scale, -4, 3, features=1).sum().backward()
@@ -46,6 +49,8 @@ def fake_quantize(values: Tensor, scale: Tensor, low: int, high: int, *, feature
         Esser et al., *Learned Step Size Quantization*, ICLR 2020, arXiv:1902.08153.
         Differs from the paper: a value exactly at the lowest or highest level counts as inside the range.
     """
+    if not values.is_floating_point():
+        raise TypeError(f"values must be floating point to be rounded to multiples of a scale, got {values.dtype}")
     shared = values.numel() // max(scale.numel(), 1) if features is None else features
     factor = 1 / math.sqrt(max(shared, 1) * high)
     quantized: Tensor = _FakeQuantize.apply(values, scale, low, high, factor)  # type: ignore[no-untyped-call]  # torch's
