@@ -209,7 +209,7 @@ def test_a_rank_that_leaves_in_time_is_not_ended(watches: Callable[..., RankWatc
 def test_stopped_at_one_rank_all_stop_and_any_number_goes_on(tmp_path: Path, bits: Callable[..., Any]) -> None:
     assert [code for code, _, _ in run(tmp_path / "whole", "whole")] == [0, 0]
     stopped = run(tmp_path / "same", "stopped")
-    assert [code for code, _, _ in stopped] == [75, 75]
+    assert [code for code, _, _ in stopped] == [75, 75], stopped
     said = "".join(err for _, _, err in stopped)
     assert said.count("Stopped by SIGTERM in epoch 2 after 2 steps, with a checkpoint") == 1
     shutil.copytree(tmp_path / "same", tmp_path / "one")

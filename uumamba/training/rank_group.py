@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from uumamba.errors import EXIT_FAILED, EndedWithAnother, UsageError, UumambaError
 from uumamba.memory_shortage import reason_of
-from uumamba.training.rank_watch import SILENCE_S, WORD_S, RankLostError, RankWatch
+from uumamba.training.rank_watch import SILENCE_S, WORD_S, RankLostError, RankWatch, leave_after_others
 from uumamba.training.ranks import ALONE, Place, Ranks
 from uumamba.training.stop_request import StopRequest
 from uumamba.training.tree import flatten, unflatten
@@ -68,6 +68,8 @@ def joined(device: str, place: Place | None = None, *, silence_s: float = SILENC
             group.part()
     except BaseException as error:
         verdict = _verdict(error, watch)
+        watch.leave()
+        leave_after_others(own_store, rank=rank, count=count)
         if verdict is error:
             raise
         raise verdict from error

@@ -21,6 +21,9 @@ SILENCE_S = 40.0
 GRACE_S = 10.0
 """What a rank gets to end by itself before it is ended."""
 
+LEAVE_WITHIN_S = BEAT_S + GRACE_S + 3.0
+"""What the first rank gives the others to leave: until their watch reads the word, and ends them."""
+
 WORD_S = 2.0
 """How long a rank that lost its connection waits for another one's word; that is written before the process ends."""
 
@@ -121,6 +124,7 @@ class RankWatch:
             return
         if not said:
             _say(word)
+        _note_leaving(self._store)
         self._end(word.exit_code)
 
     def _listen(self) -> tuple[LastWord | None, bool]:
@@ -150,6 +154,29 @@ class RankWatch:
         self._store.set(f"alive/{self._rank}", str(beats))
         key = f"alive/{self._watched}"
         return self._store.get(key) if self._store.check([key]) else b""
+
+
+def leave_after_others(store: Store, *, rank: int, count: int) -> None:
+    """Leave a group that has ended; the first rank, whose process may keep the store, when all others have or should.
+
+    Where it is gone before, they cannot read why, and would end as if it had been killed.
+    """
+    if rank > 0:
+        _note_leaving(store)
+        return
+    deadline = time.monotonic() + LEAVE_WITHIN_S
+    try:
+        while store.add("left", 0) < count - 1 and time.monotonic() < deadline:
+            time.sleep(0.05)
+    except RuntimeError:  # somebody else kept it
+        return
+
+
+def _note_leaving(store: Store) -> None:
+    try:
+        store.add("left", 1)
+    except RuntimeError:  # nobody is left who would wait
+        return
 
 
 def _say(word: LastWord) -> None:
