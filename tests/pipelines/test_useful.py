@@ -251,7 +251,10 @@ def test_two_processes_train_with_the_slow_cases_of_one(
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run([*torchrun, *given], cwd=tmp_path, env=own, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
-    assert kept(tmp_path / "run") == kept(useful_run)
+    found, expected = kept(tmp_path / "run"), kept(useful_run)
+    assert found["slow"] == expected["slow"]
+    assert found["settings"] == expected["settings"]
+    assert found["errors"] == pytest.approx(expected["errors"]), "other threads round otherwise"
     assert (tmp_path / "run" / "fold_0" / "last.safetensors").is_file()
 
 
