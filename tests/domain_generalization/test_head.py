@@ -79,9 +79,10 @@ def test_a_view_of_what_the_head_gives_is_the_logits(classified: tuple[Tensor, T
 
 
 def test_finding_the_head_leaves_no_hook_no_draw_and_no_statistic(classified: tuple[Tensor, Tensor]) -> None:
-    net = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 4))
-    before = [buffer.clone() for buffer in net.buffers()]
+    net = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 4))
+    before, drawn = [buffer.clone() for buffer in net.buffers()], torch.get_rng_state()
     find_head(net, classified[0])
+    assert torch.equal(torch.get_rng_state(), drawn)
     assert all(torch.equal(a, b) for a, b in zip(net.buffers(), before, strict=True))
     assert not any(module._forward_hooks for module in net.modules())
 

@@ -205,7 +205,8 @@ def find_head(net: nn.Module, image: Tensor) -> nn.Module:
     parts = [module for module in net.modules() if module is not net]
     handles = [module.register_forward_hook(keep) for module in parts or [net]]
     try:
-        logits = finest(untraced(net, image))
+        with draws_of_its_own(image):  # a run that is resumed looks again, and must not drop out other units for it
+            logits = finest(untraced(net, image))
     finally:
         for handle in handles:
             handle.remove()
