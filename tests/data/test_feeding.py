@@ -88,7 +88,7 @@ def test_a_worker_that_dies_while_a_step_runs_is_noticed_at_the_next_batch_and_n
     """Torch's loader raises from a signal handler, wherever the process is."""
     handler = signal.getsignal(signal.SIGCHLD)
     fed = batches(KeyedNoise(length=400), 0, workers=2)
-    next(fed)
+    next(fed), next(fed)  # one of each worker, so that both have read a case
     assert signal.getsignal(signal.SIGCHLD) == handler
     worker = multiprocessing.active_children()[0]
     assert worker.pid is not None
