@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from data_prep.folds import assign_folds
@@ -10,8 +11,9 @@ from data_prep.mnms_frames import cut_frames
 from data_prep.mnms_layout import PARTS, MnmsFolder, find_folder, frame_files, frame_id, holds_cines
 from data_prep.mnms_sheet import VENDORS, SheetRow, checked_row, find_sheet, read_sheet
 from data_prep.scan_files import check_pair
+from data_prep.shell import exit_code_of
 from uumamba.data.case import Case, Manifest
-from uumamba.errors import EXIT_SOME_CASES_FAILED, EXIT_WRONG_USE, CaseError, UsageError
+from uumamba.errors import CaseError, UsageError
 
 STRUCTURES: Mapping[str, int] = {"RV": 1, "MYO": 2, "LV": 3}
 TRAINING = "Training/Labeled"
@@ -163,13 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("raw", type=Path, help="the M&Ms download; only read")
     parser.add_argument("out", type=Path, help="folder for the frames; another call goes on where one was stopped")
     given = parser.parse_args(arguments)
-    try:
-        errors = cut_frames(given.raw, given.out, advance=_say)
-    except UsageError as wrong_use:
-        print(wrong_use, file=sys.stderr)
-        return EXIT_WRONG_USE
-    print(*errors, sep="\n", end="\n" if errors else "", file=sys.stderr)
-    return EXIT_SOME_CASES_FAILED if errors else 0
+    return exit_code_of(partial(cut_frames, given.raw, given.out, advance=_say))
 
 
 def _say(done: int, total: int) -> None:

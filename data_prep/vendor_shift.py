@@ -4,13 +4,15 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from data_prep.acdc import read_acdc
 from data_prep.scan_files import files_below
+from data_prep.shell import exit_code_of
 from uumamba.data.shifted_scan import write_shifted
 from uumamba.data.vendor_styles import STYLES
-from uumamba.errors import EXIT_SOME_CASES_FAILED, EXIT_WRONG_USE, CaseError, UsageError
+from uumamba.errors import CaseError, UsageError
 from uumamba.files import whole_file
 
 _NOT_SHIFTED = re.compile(r"patient\d+_(4d|frame\d+)\.nii\.gz")
@@ -88,15 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="another seed gives other draws (default: 0)")
     parser.add_argument("--strength", type=float, default=1.0, help="0 (none) to 1 (default: 1)")
     given = parser.parse_args(arguments)
-    try:
-        errors = write_vendor_shift(
-            given.raw, given.out, given.style, seed=given.seed, strength=given.strength, advance=_say
-        )
-    except UsageError as wrong_use:
-        print(wrong_use, file=sys.stderr)
-        return EXIT_WRONG_USE
-    print(*errors, sep="\n", end="\n" if errors else "", file=sys.stderr)
-    return EXIT_SOME_CASES_FAILED if errors else 0
+    options = {"seed": given.seed, "strength": given.strength, "advance": _say}
+    return exit_code_of(partial(write_vendor_shift, given.raw, given.out, given.style, **options))
 
 
 def _say(done: int, total: int) -> None:
