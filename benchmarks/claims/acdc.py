@@ -1,5 +1,6 @@
 """What the claims on ACDC share: the patients, the network and its feed, the cost of a step, a patient's score."""
 
+import argparse
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -56,6 +57,19 @@ class Start:
     loss: nn.Module
     base: Base
     engine: Mapping[str, Any]
+
+
+def acdc_options(description: str | None, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """What both benchmarks are told on the command line; a quick one has ``out/quick`` for its ``out``."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--acdc", type=Path, required=True, help="ACDC as it was downloaded; only read")
+    parser.add_argument("--out", type=Path, required=True, help="gets the prepared patients and a JSON line a run")
+    parser.add_argument("--json", type=Path, help="where the table goes")
+    parser.add_argument("--workers", type=int, default=2, help="runs at a time, a thread each")
+    parser.add_argument("--quick", action="store_true", help="few patients and steps, in OUT/quick")
+    options = parser.parse_args(arguments)
+    options.out = options.out / "quick" if options.quick else options.out
+    return options
 
 
 def acdc_config(settings: Sequence[str] = ()) -> RunConfig:

@@ -10,7 +10,6 @@ that OUT holds is read, not run again: 24 of them take about an hour and a half.
 of fold 0, of the official training set alone.
 """
 
-import argparse
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -28,6 +27,7 @@ from benchmarks.claims.acdc import (
     Feed,
     acdc_config,
     acdc_feed,
+    acdc_options,
     acdc_start,
     claim_row_of,
     prepare_patients,
@@ -59,14 +59,8 @@ CLAIMS = tuple(Claim(name, "base", "Dice of a patient", "higher", setting="ACDC"
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prepare, measure what a step costs, run what is missing, write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--acdc", type=Path, required=True, help="ACDC as it was downloaded; only read")
-    parser.add_argument("--out", type=Path, required=True, help="gets the prepared patients and a JSON line a run")
-    parser.add_argument("--json", type=Path, help="where the table goes")
-    parser.add_argument("--workers", type=int, default=2, help="runs at a time, a thread each")
-    parser.add_argument("--quick", action="store_true", help="few patients and steps, in OUT/quick")
-    options = parser.parse_args(arguments)
-    out = options.out / "quick" if options.quick else options.out
+    options = acdc_options(__doc__, arguments)
+    out = options.out
     config = acdc_config()
     patients = (5, 3) if options.quick else (TRAINING_PATIENTS, None)
     prepared = prepare_patients(options.acdc, out / "prepared", config, training=patients[0], validation=patients[1])
