@@ -59,14 +59,21 @@ class Start:
     engine: Mapping[str, Any]
 
 
-def acdc_options(description: str | None, arguments: Sequence[str] | None) -> argparse.Namespace:
-    """What both benchmarks are told on the command line; a quick one has ``out/quick`` for its ``out``."""
+def acdc_options(
+    description: str | None, arguments: Sequence[str] | None, *, switches: Mapping[str, str] | None = None
+) -> argparse.Namespace:
+    """What both benchmarks are told on the command line; a quick one has ``out/quick`` for its ``out``.
+
+    ``switches`` are one's own, off unless given, with what each does.
+    """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--acdc", type=Path, required=True, help="ACDC as it was downloaded; only read")
     parser.add_argument("--out", type=Path, required=True, help="gets the prepared patients and a JSON line a run")
     parser.add_argument("--json", type=Path, help="where the table goes")
     parser.add_argument("--workers", type=int, default=2, help="runs at a time, a thread each")
     parser.add_argument("--quick", action="store_true", help="few patients and steps, in OUT/quick")
+    for name, what in (switches or {}).items():
+        parser.add_argument(f"--{name}", action="store_true", help=what)
     options = parser.parse_args(arguments)
     options.out = options.out / "quick" if options.quick else options.out
     return options
@@ -160,7 +167,11 @@ def score_patients(net: nn.Module, prepared: Path) -> Measured:
 
 
 def claim_row_of(
-    claim: Claim, runs: Mapping[str, Sequence[Run]], measured: Mapping[Run, Mapping[str, float]]
+    claim: Claim,
+    runs: Mapping[str, Sequence[Run]],
+    measured: Mapping[Run, Mapping[str, float]],
+    *,
+    budget: str = "equal time",
 ) -> dict[str, Any]:
     """A row whose pairs are patients, each the mean over seeds."""
     own, other = (mean_over_seeds([measured[run] for run in runs[name]]) for name in (claim.method, claim.control))
@@ -168,7 +179,7 @@ def claim_row_of(
         raise ValueError(f"{claim.method} and {claim.control} were scored on different patients; use another --out")
     patients = sorted(own)
     values = [[scores[patient] for patient in patients] for scores in (own, other)]
-    return claim_row(claim, *values, budget="equal time", seeds=len(runs[claim.method]))
+    return claim_row(claim, *values, budget=budget, seeds=len(runs[claim.method]))
 
 
 def mean_over_seeds(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -8,11 +8,12 @@ scanner might show them (:mod:`uumamba.data.vendor_styles`), then prepared; no t
 chosen by one. What a step costs is measured first and kept in OUT; the plain optimizer makes as many steps as five
 minutes hold, the others as many as its time buys. Two runs go at a time, a thread each, and a run that OUT holds is
 read, not run again. Scoring six styles takes almost as long as training: each method adds a quarter of an hour.
-A changed style or method needs another OUT.
+A changed style or method needs another OUT. ``--equal-steps`` lets UDIM and its control make as many steps as SAM,
+whatever they cost, which takes an hour more.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean, median
@@ -40,7 +41,16 @@ from benchmarks.claims.acdc import (
 from benchmarks.claims.claim_table import Claim
 from benchmarks.claims.equal_time import ratios, steps_for
 from benchmarks.claims.run_log import Measured, Run, RunLog
-from benchmarks.claims.shift_methods import LAMBDA1, LAMBDA2, METHODS, PLAIN, STYLE_RADIUS, UDIM_WARMUP
+from benchmarks.claims.shift_methods import (
+    LAMBDA1,
+    LAMBDA2,
+    METHODS,
+    PLAIN,
+    RANDOM_DIRECTION,
+    STYLE_RADIUS,
+    UDIM_NAME,
+    UDIM_WARMUP,
+)
 from benchmarks.claims.shifted_patients import ORIGINAL, prepare_styles
 from benchmarks.claims.training import Recipe, train
 from benchmarks.result_file import write_result
@@ -50,16 +60,18 @@ from uumamba.data.vendor_styles import STYLES
 from uumamba.pipelines.split import split_cases
 
 MEAN = "mean of the styles"
+EQUAL_TIME, EQUAL_STEPS = "equal time", "equal steps"
 NOT_WORSE = 0.01
 """How much Dice a method may lose in the style that it was trained in and still count as one that loses none."""
 
 
 @dataclass(frozen=True)
 class ShiftClaim:
-    """A claim about one style, or about the mean of all but the original."""
+    """A claim about one style, or about the mean of all but the original, when both have the same of a budget."""
 
     claim: Claim
     style: str
+    budget: str = EQUAL_TIME
 
 
 def claims() -> Iterator[ShiftClaim]:
@@ -74,9 +86,19 @@ def claims() -> Iterator[ShiftClaim]:
             yield _claim(name, control, MEAN)
 
 
+def claims_at_equal_steps() -> Iterator[ShiftClaim]:
+    """UDIM against the SAM that it adds to, in each style, and against its control."""
+    for style in (MEAN, *STYLES):
+        yield _claim(UDIM_NAME, "SAM", style, budget=EQUAL_STEPS)
+    yield _claim(UDIM_NAME, "SAM", ORIGINAL, margin=NOT_WORSE, budget=EQUAL_STEPS)
+    yield _claim(UDIM_NAME, RANDOM_DIRECTION, MEAN, budget=EQUAL_STEPS)
+    yield _claim(RANDOM_DIRECTION, "SAM", MEAN, budget=EQUAL_STEPS)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prepare, measure what a step costs, run what is missing, write the table."""
-    options = acdc_options(__doc__, arguments)
+    switches = {"equal-steps": "also let UDIM and its control make SAM's steps"}
+    options = acdc_options(__doc__, arguments, switches=switches)
     out = options.out
     config = acdc_config()
     patients = (5, 3) if options.quick else (TRAINING_PATIENTS, None)
@@ -87,16 +109,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     steps = 6 if options.quick else round(SECONDS / median(seconds[PLAIN]))
     runs = plan(steps, ratios(seconds, PLAIN), seeds=2 if options.quick else SEEDS)
     log = RunLog(out)
-    by_seed = [runs[name][seed] for seed in range(len(runs[PLAIN])) for name in runs]
-    log.complete(by_seed, partial(shift_run, prepared=prepared, styles=styles), workers=options.workers)
-    rows = [shift_row(each, runs, log.measured) for each in claims()]
+    budgets = {EQUAL_TIME: (runs, claims())}
+    if options.equal_steps:
+        budgets[EQUAL_STEPS] = (as_long_as_sam(runs), claims_at_equal_steps())
+    rows = []
+    for of_budget, claimed in budgets.values():
+        by_seed = [each for of_seed in zip(*of_budget.values(), strict=True) for each in of_seed]
+        log.complete(by_seed, partial(shift_run, prepared=prepared, styles=styles), workers=options.workers)
+        rows += [shift_row(each, of_budget, log.measured) for each in claimed]
     print_rows(rows)
     if options.json is not None:
         write_result(
             options.json,
             rows,
             title="Hearts in the style of another scanner",
-            about=about(prepared, runs),
+            about=about(prepared, runs, equal_steps=options.equal_steps),
             configs=[(CONFIG, (*SETTINGS, *settings)) for settings in dict.fromkeys(_settings().values())],
             measured_at=", ".join(sorted(log.commits)),
         )
@@ -108,6 +135,11 @@ def plan(steps: int, cost: Mapping[str, Sequence[float]], *, seeds: int) -> dict
         name: max(1, round(method.share * steps_for(steps, _mean_cost(name, cost)))) for name, method in METHODS.items()
     }
     return {name: [_run(name, afforded[name], seed) for seed in range(seeds)] for name in METHODS}
+
+
+def as_long_as_sam(runs: Mapping[str, Sequence[Run]]) -> dict[str, list[Run]]:
+    """SAM's runs as they are, and UDIM and its control for as many steps."""
+    return {name: [replace(each, method=name) for each in runs["SAM"]] for name in ("SAM", UDIM_NAME, RANDOM_DIRECTION)}
 
 
 def shift_training(run: Run, prepared: Path) -> tuple[Recipe, Feed]:
@@ -134,22 +166,23 @@ def shift_row(each: ShiftClaim, runs: Mapping[str, Sequence[Run]], measured: Map
         for name in (each.claim.method, each.claim.control)
         for run in runs[name]
     }
-    return claim_row_of(each.claim, runs, of_style)
+    return claim_row_of(each.claim, runs, of_style, budget=each.budget)
 
 
-def about(prepared: Path, runs: Mapping[str, Sequence[Run]]) -> str:
+def about(prepared: Path, runs: Mapping[str, Sequence[Run]], *, equal_steps: bool) -> str:
     """What was trained on what."""
     training, validation = split_cases(PreparedFolder(prepared).manifest, FOLD)
     steps = ", ".join(f"{name} {each[0].steps}" for name, each in runs.items())
+    with_more = f" At equal steps UDIM and its control make SAM's {runs['SAM'][0].steps}." if equal_steps else ""
     return (
         f"Mean Dice of RV, MYO and LV over a patient's ED and ES frame, on the prepared grid, mean over "
         f"{len(runs[PLAIN])} seeds, in the style that is named; differences are paired by patient, intervals are "
         f"Student's over the {len(validation) // 2} validation patients of fold {FOLD} at 95 %, and the verdict "
         f"follows from the interval alone. Trained in the original style on {len(training) // 2} patients of the other "
         f"folds for the time of {runs[PLAIN][0].steps} steps of the plain optimizer ({SECONDS // 60} minutes on one "
-        f"core, augmentation included), which buys: {steps}. Every method has nnU-Net's augmentation; the strong one "
-        f"has its transforms of intensity more often and further, and a bias field. UDIM perturbs the style by "
-        f"{STYLE_RADIUS:g}, on SAM, after {UDIM_WARMUP:.0%} of SAM alone (which costs what SAM does); lambda is "
+        f"core, augmentation included), which buys: {steps}.{with_more} Every method has nnU-Net's augmentation; the "
+        f"strong one has its transforms of intensity more often and further, and a bias field. UDIM perturbs the style "
+        f"by {STYLE_RADIUS:g}, on SAM, after {UDIM_WARMUP:.0%} of SAM alone (which costs what SAM does); lambda is "
         f"{LAMBDA1:g} and {LAMBDA2:g}. USEFUL's probe takes a tenth of its time; its slow cases are fed twice. No "
         f"method was tuned on a shifted style, and the styles are generated, not those of real vendors."
     )
@@ -164,8 +197,8 @@ def _mean_cost(name: str, cost: Mapping[str, Sequence[float]]) -> list[float]:
     return [share * early + (1 - share) * late for early, late in zip(cost[first], cost[name], strict=True)]
 
 
-def _claim(method: str, control: str, style: str, *, margin: float = 0.0) -> ShiftClaim:
-    return ShiftClaim(Claim(method, control, f"Dice, {style}", "higher", margin=margin, setting="ACDC"), style)
+def _claim(method: str, control: str, style: str, *, margin: float = 0.0, budget: str = EQUAL_TIME) -> ShiftClaim:
+    return ShiftClaim(Claim(method, control, f"Dice, {style}", "higher", margin=margin, setting="ACDC"), style, budget)
 
 
 def _scores(measured: Measured, style: str) -> dict[str, float]:

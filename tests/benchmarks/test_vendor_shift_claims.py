@@ -11,7 +11,16 @@ import torch
 from torch import nn
 
 from benchmarks.claims.acdc import FOLD, acdc_config, prepare_patients
-from benchmarks.claims.acdc_vendor_shift import MEAN, claims, plan, shift_row, shift_run, shift_training
+from benchmarks.claims.acdc_vendor_shift import (
+    MEAN,
+    as_long_as_sam,
+    claims,
+    claims_at_equal_steps,
+    plan,
+    shift_row,
+    shift_run,
+    shift_training,
+)
 from benchmarks.claims.run_log import Run
 from benchmarks.claims.shift_methods import METHODS, PLAIN, STRONG, ShiftMethod, member
 from benchmarks.claims.shifted_patients import ORIGINAL, prepare_styles
@@ -214,3 +223,16 @@ def test_a_network_that_guesses_scores_low_in_every_style(prepared: Path, styles
             )
 
     assert set(score_patients(Background(), styles["fast_scan"]).values()) == {0.0}
+
+
+def test_at_equal_steps_sam_s_runs_are_read_again_and_rows_say_which_budget_they_are_of() -> None:
+    runs = plan(600, {name: [1.0] for name in METHODS} | {"SAM": [2.0], "UDIM": [7.0]}, seeds=2)
+    longer = as_long_as_sam(runs)
+    assert longer["SAM"] == runs["SAM"]
+    assert {(each.method, each.steps, each.seed) for each in longer["UDIM"]} == {("UDIM", 300, 0), ("UDIM", 300, 1)}
+    claimed = list(claims_at_equal_steps())
+    assert {name for each in claimed for name in (each.claim.method, each.claim.control)} == longer.keys()
+    scores = {style: {"p1": 0.5, "p2": 0.7} for style in (ORIGINAL, *STYLES)}
+    row = shift_row(claimed[0], longer, {each: scores for of_name in longer.values() for each in of_name})
+    assert (row["budget"], row["difference"]) == ("equal steps", 0.0)
+    assert {each.budget for each in claims()} == {"equal time"}
