@@ -146,7 +146,7 @@ def test_the_probe_ends_where_its_error_falls_slowly_and_says_so_where_it_never_
     config = tiny_config("training.useful={most_epochs: 6}", "training.epochs=6", "training.batches_per_epoch=1")
     folder = PreparedFolder(tiny_prepared)
     training, _ = split_cases(folder.manifest, "0")
-    begin = partial(build_trainer, config, folder, fold="0", run_dir=None)
+    begin = partial(build_trainer, folder=folder, fold="0", run_dir=None)
     said: list[str] = []
 
     def found(errors: list[float], name: str) -> dict[str, Any]:
@@ -175,7 +175,7 @@ def test_a_probe_without_a_finite_answer_and_cases_that_are_all_alike_have_their
         folder,
         training,
         run_dir=tmp_path,
-        build_probe=partial(build_trainer, config, folder, fold="0", run_dir=None),
+        build_probe=partial(build_trainer, folder=folder, fold="0", run_dir=None),
         say=said.append,
         ranks=ALONE,
     )
@@ -195,8 +195,8 @@ def test_a_file_of_other_settings_or_cases_and_a_checkpoint_without_one_are_refu
 ) -> None:
     run = Path(shutil.copytree(useful_run, tmp_path / "run"))
     begin = partial(train, data=tiny_prepared, out=run, resume=True)
-    with pytest.raises(UsageError, match=r"other settings \(views is 2 there, 3 here\); correct training.useful, or"):
-        begin(tiny_config(USEFUL.replace("views: 2", "views: 3")), force=True)
+    with pytest.raises(UsageError, match=r"other settings \(views is 2 there, 3 here\); .* by --force"):
+        begin(tiny_config(USEFUL.replace("views: 2", "views: 3")))
     with pytest.raises(UsageError, match=r"another configuration:(?s:.*)training\.useful.*here"):
         begin(tiny_config())
     (run / "fold_0" / SLOW_CASES_NAME).unlink()
@@ -209,6 +209,24 @@ def test_a_file_of_other_settings_or_cases_and_a_checkpoint_without_one_are_refu
     with pytest.raises(UsageError, match=r"absent\.json does not exist; find the slow examples first"):
         train(tiny_config("training.useful={index_file: absent.json}"), data=tiny_prepared, out=tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+def test_forced_on_it_keeps_the_slow_cases_that_it_was_begun_with_and_says_so(
+    useful_run: Path, tiny_prepared: Path, tiny_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(useful_run, tmp_path / "run"))
+    train(
+        tiny_config(USEFUL.replace("views: 2", "views: 3"), "training.epochs=3"),
+        data=tiny_prepared,
+        out=run,
+        resume=True,
+        force=True,
+    )
+    assert "going on with slow_cases.json as it was found, with other settings (views is 2 there, 3 here)" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    assert kept(run) == kept(useful_run)
+    assert len((run / "fold_0" / "metrics.jsonl").read_text().splitlines()) == 3
 
 
 def test_groups_that_no_case_has_are_refused(tiny_prepared: Path, tiny_config: MakeConfig, tmp_path: Path) -> None:

@@ -35,12 +35,16 @@ def build_trainer(
     init: str | None = None,
     device: str = "cpu",
     cases: Sequence[str] | None = None,
+    validate: Callable[[nn.Module], dict[str, float]] | None = None,
     followers: Sequence[Follower] = (),
     progress: bool | None = None,
     log: Callable[[str], None] | None = None,
     ranks: Ranks = ALONE,
 ) -> Trainer:
-    """Build every object of a fold's training once, and join them; ``cases`` are to be drawn from, unlike its own."""
+    """Build every object of a fold's training once, and join them.
+
+    In place of the fold's own, ``cases`` are drawn from, and ``validate`` scores the network after an epoch.
+    """
     training, validation = split_cases(folder.manifest, fold, config.dataset.domains)
     structures = dict(folder.manifest.structures)
     sides = sided_run(config, folder, training)
@@ -91,7 +95,7 @@ def build_trainer(
         batches=partial(batches, share, workers=config.training.workers),
         augment=augment,
         read_ahead=device.startswith("cuda"),  # two cores gain nothing by a thread, which would take one of them,
-        validate=_validation(config, folder, validation, structures, device, ranks),
+        validate=validate or _validation(config, folder, validation, structures, device, ranks),
         validate_every=config.training.validate_every,
         scheduler=config.schedule.build(
             optimizer,

@@ -122,9 +122,10 @@ def _train_fold(
         folder,
         split_cases(folder.manifest, place.fold, config.dataset.domains)[0],
         run_dir=place.path,
-        build_probe=partial(build_trainer, config, folder, fold=place.fold, run_dir=None, init=init, device=device),
+        build_probe=partial(build_trainer, folder=folder, fold=place.fold, run_dir=None, init=init, device=device),
         say=say or to_stderr,
         ranks=ranks,
+        force=force,
     )
     trainer = build_trainer(
         config,

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,8 @@ SLOW_CASES_NAME = "slow_cases.json"
 Say = Callable[[str], None]
 
 
-class _KneeReached(Exception):
-    """Ends the probe."""
+class _ProbeOver(Exception):
+    """Its error slowed, or its epochs are over."""
 
 
 def fed_cases(
@@ -45,6 +46,7 @@ def fed_cases(
     build_probe: Callable[..., Trainer],
     say: Say,
     ranks: Ranks,
+    force: bool = False,
 ) -> list[str]:
     """The training cases, and those that are learned slowly once more (or as often as ``factor`` says).
 
@@ -56,9 +58,10 @@ def fed_cases(
         folder: the prepared cases.
         training: the fold's training cases, in order.
         run_dir: the fold's folder.
-        build_probe: makes the run's own trainer, from its start, which keeps nothing.
+        build_probe: makes a trainer that keeps nothing of a configuration, with ``validate`` in place of its own.
         say: told what was found.
         ranks: the processes that train together.
+        force: take a kept file that was found with other settings, and say so.
 
     Raises:
         UsageError: a file of slow cases is of other data or was found with other settings, or a checkpoint is there and
@@ -69,7 +72,9 @@ def fed_cases(
     useful = config.training.useful
     if useful is None:
         return list(training)
-    found = ranks.first_alone(lambda: list(_find(config, useful, folder, training, run_dir, build_probe, say).slow))
+    found = ranks.first_alone(
+        lambda: list(_find(config, useful, folder, training, run_dir, build_probe, say, force=force).slow)
+    )
     return upsampled(training, ranks.from_first(found), factor=useful.factor)
 
 
@@ -97,11 +102,20 @@ def _find(
     run_dir: Path,
     build_probe: Callable[..., Trainer],
     say: Say,
+    *,
+    force: bool,
 ) -> SlowExamples:
     path = run_dir / SLOW_CASES_NAME
     if path.is_file():
         found = _read(path, folder, training)
-        _refuse_other_settings(path, found, _asked(useful, config))
+        different = _differences(found.settings, _asked(useful, config))
+        if different and not force:
+            raise UsageError(
+                f"{path} was found with other settings ({different}); correct training.useful, delete the file to look "
+                "anew where no checkpoint is, or go on with these cases by --force."
+            )
+        if different:
+            say(f"going on with {path.name} as it was found, with other settings ({different})")
         return found
     if newest_checkpoint(run_dir) is not None:
         raise UsageError(
@@ -130,7 +144,6 @@ def _probe(
     build_probe: Callable[..., Trainer],
     say: Say,
 ) -> SlowExamples:
-    trainer = build_probe(progress=False, log=lambda line: say(f"probe for slow cases, {line}"))
     probe, stop = Probe(slowing=useful.slowing), StopRequest()
 
     def look(net: nn.Module) -> dict[str, float]:
@@ -146,27 +159,25 @@ def _probe(
             reached = probe.add(answers)
         except ValueError as error:
             raise UumambaError(f"The probe for slow cases learned nothing: {error}.") from error
-        if reached:
-            raise _KneeReached
+        if reached or len(probe.errors) > useful.most_epochs:  # the first is that of the start
+            raise _ProbeOver
         return {"dice": 1 - answers.error}
 
     def follow(*_: Any) -> None:
         stop.follow("while slow cases were looked for, which begins anew with --resume")
 
-    # The probe is the run itself, cut short: its schedule is that of all epochs. The moving average would lag behind.
-    trainer.epochs, trainer.validate_every, trainer.validate, trainer.average = useful.most_epochs, 1, look, None
+    trainer = build_probe(
+        _as_probe(config), validate=look, progress=False, log=lambda line: say(f"probe for slow cases, {line}")
+    )
     trainer.optimizer.register_step_post_hook(follow)
-    with stop:
+    with stop, suppress(_ProbeOver):
         look(trainer.net)
-        try:
-            trainer.fit()
-        except _KneeReached:
-            pass
-        else:
-            say(
-                f"the error of the probe did not slow within {useful.most_epochs} epochs, so slow cases are those of "
-                "the last; give training.useful.most_epochs more"
-            )
+        trainer.fit()
+    if probe.epoch is None:
+        say(
+            f"the error of the probe did not slow within {useful.most_epochs} epochs, so slow cases are those of the "
+            "last; give training.useful.most_epochs more"
+        )
     assert probe.answers is not None
     found = find_slow(probe.answers, seed=config.seed)
     if not found.slow:
@@ -174,6 +185,12 @@ def _probe(
     epoch = useful.most_epochs if probe.epoch is None else probe.epoch
     fingerprint = fingerprint_of_cases(folder, training)
     return replace(found, epoch=epoch, errors=tuple(probe.errors), fingerprint=fingerprint)
+
+
+def _as_probe(config: RunConfig) -> RunConfig:
+    """The run itself, looked at after each epoch, without the moving average, which would lag behind."""
+    training = config.training.model_copy(update={"validate_every": 1, "ema_decay": None})
+    return config.model_copy(update={"training": training})
 
 
 def _read(path: Path, folder: PreparedFolder, training: Sequence[str]) -> SlowExamples:
@@ -188,14 +205,10 @@ def _asked(useful: UsefulConfig, config: RunConfig) -> dict[str, Any]:
     return {"seed": config.seed, "patch_size": list(config.training.patch_size), **asked}
 
 
-def _refuse_other_settings(path: Path, found: SlowExamples, asked: dict[str, Any]) -> None:
-    there = found.settings
-    different = [f"{key} is {there.get(key)} there, {asked[key]} here" for key in asked if there.get(key) != asked[key]]
-    if different:
-        raise UsageError(
-            f"{path} was found with other settings ({'; '.join(different)}); correct training.useful, or delete the "
-            "file to look anew."
-        )
+def _differences(there: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+    return "; ".join(
+        f"{key} is {there.get(key)} there, {asked[key]} here" for key in asked if there.get(key) != asked[key]
+    )
 
 
 def _notes(found: SlowExamples) -> str:
