@@ -1,3 +1,4 @@
+import inspect
 from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
@@ -119,6 +120,16 @@ def test_a_weight_that_is_no_parameter_is_refused_before_anything_changes(normal
 
 
 @pytest.mark.filterwarnings("ignore:Lazy modules:UserWarning")
+@pytest.mark.parametrize("block", [False, True], ids=["layer", "mamba"])
+def test_an_input_given_by_its_name_is_rounded_alike(block: bool) -> None:
+    torch.manual_seed(0)
+    layer, data = (Mamba(8), torch.randn(2, 5, 8)) if block else (nn.Linear(8, 4), torch.randn(3, 8))
+    name = next(iter(inspect.signature(layer.forward).parameters))
+    quantize_(layer, weight_bits=None, act_bits=2, first_last_bits=None)
+    calibrate(layer, [data])
+    assert torch.equal(layer(**{name: data}), layer(data))
+
+
 def test_a_layer_without_a_shape_is_refused() -> None:
     with pytest.raises(UsageError, match="weight of 0 has no shape yet; pass one batch"):
         quantize_(nn.Sequential(nn.LazyLinear(4)))

@@ -1,5 +1,6 @@
 """Which layers of a network are quantised, and where their inputs pass."""
 
+import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -97,15 +98,20 @@ def quantize_input(net: nn.Module, name: str, bits: int) -> None:
     quantizer = ActivationQuantizer(bits, name=name).to(weight.device, scale_type(weight.dtype))
     layer.add_module(INPUT, quantizer)
     if block is not None and role == "in_proj":
-        block.register_forward_pre_hook(partial(_round_input, quantizer))
+        block.register_forward_pre_hook(partial(_round_input, quantizer), with_kwargs=True)
     elif block is not None and role == "dt_proj":
         block.get_submodule("x_proj").register_forward_hook(partial(_round_columns, quantizer, _step_rank(block)))
     else:
-        layer.register_forward_pre_hook(partial(_round_input, quantizer))
+        layer.register_forward_pre_hook(partial(_round_input, quantizer), with_kwargs=True)
 
 
-def _round_input(quantizer: ActivationQuantizer, layer: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    return (quantizer(arguments[0]), *arguments[1:])
+def _round_input(
+    quantizer: ActivationQuantizer, layer: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if arguments:
+        return (quantizer(arguments[0]), *arguments[1:]), named
+    first = next(iter(inspect.signature(layer.forward).parameters))
+    return arguments, named | {first: quantizer(named[first])}
 
 
 def _round_columns(
