@@ -33,7 +33,8 @@ class Method(Protocol):
     """What a domain-generalization method adds to the step of any optimizer, as ``UDIM`` does.
 
     One that keeps something over steps, such as their number, has ``state_dict()`` and ``load_state_dict(state)``, of
-    tensors and plain values. By them a trainer resumes it, and counts a step once that had to be taken again.
+    tensors and plain values. By them a trainer resumes it, and counts a step once that had to be taken again. One that
+    has ``numbers()`` tells by it, once an epoch, what the epoch's row of metrics says of it.
     """
 
     def at_weights(

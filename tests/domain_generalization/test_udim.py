@@ -305,6 +305,37 @@ def test_options_out_of_range_are_refused(options: Any, match: str) -> None:
         udim_of(net_of(), **options)
 
 
+def test_it_tells_the_means_of_its_terms_once_and_leaves_out_what_is_not_finite(batches: Batches) -> None:
+    net = net_of()
+    udim = udim_of(net, lambda1=3.0, lambda2=2.0)
+    assert udim.numbers() == {}
+    expected = [udim.terms(x, y, step=step) for step, (x, y) in enumerate(batches[:2])]
+    for x, y in (*batches[:2], (batches[2][0] * float("nan"), batches[2][1])):
+        udim.at_weights(x, y)()
+    resumed = udim_of(net, lambda1=3.0, lambda2=2.0)
+    resumed.load_state_dict(udim.state_dict())
+    told = udim.numbers()["udim"]
+    gap, norm = (sum(float(each[name].detach()) for each in expected) / 2 for name in ("variance_gap", "gradient_norm"))
+    assert told == pytest.approx({"variance_gap": gap, "gradient_norm": norm, "penalty": 3 * gap + 2 * norm})
+    assert resumed.numbers()["udim"] == told
+    assert udim.numbers() == {}
+    resumed.load_state_dict({"steps": 7})  # of a program that told nothing
+    assert (resumed.steps, resumed.numbers()) == (7, {})
+
+
+@pytest.mark.parametrize("way", [True, "finite_difference", False])
+def test_a_loss_that_moves_nothing_and_a_network_that_learns_nothing_are_refused(batches: Batches, way: Any) -> None:
+    net, (x, y) = net_of(), batches[0]
+    detached = UDIM(net, lambda out, y: F.cross_entropy(out.detach(), y), InputPerturbation(0.3), second_order=way)
+    with pytest.raises(UsageError, match=r"The loss has no graph, .* without detach\(\)"):
+        detached.perturbed(x, y)
+    blind = UDIM(net, lambda out, y: net[0].weight.sum() + 0 * y.sum(), InputPerturbation(0.3), second_order=way)
+    with pytest.raises(UsageError, match=r"no gradient in the network's input"):
+        blind.perturbed(x, y)
+    with pytest.raises(UsageError, match=r"No weight of Sequential learns"):
+        udim_of(net.requires_grad_(False), second_order=way).perturbed(x, y)
+
+
 def test_tokens_cannot_be_moved() -> None:
     with pytest.raises(UsageError, match=r"cannot move torch.int64; give floating-point images, or embeddings"):
         udim_of(net_of()).perturbed(torch.zeros(2, 6, dtype=torch.int64), torch.zeros(2, dtype=torch.int64))

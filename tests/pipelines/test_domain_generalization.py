@@ -42,14 +42,33 @@ def trained(
     return run
 
 
+def kill_at(step: int, trained: Train, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave a run in ``out`` whose process died before this step of UDIM."""
+    at_weights = UDIM.at_weights
+
+    def die(self: UDIM, *arguments: Any, **options: Any) -> Any:
+        if self.steps == step:
+            raise PulledPlugError
+        return at_weights(self, *arguments, **options)
+
+    with monkeypatch.context() as plug:
+        plug.setattr(UDIM, "at_weights", die)
+        with pytest.raises(PulledPlugError):
+            trained(out=out)
+
+
 def losses(run: Path) -> list[float]:
     return [row["loss"] for row in RunLog(run / "fold_0" / "metrics.jsonl").rows()]
+
+
+def told_by(run: Path) -> list[Any]:
+    return [row.get("udim") for row in RunLog(run / "fold_0" / "metrics.jsonl").rows()]
 
 
 def test_a_run_with_udim_learns_and_counts_its_steps(trained: Train) -> None:
     run = trained()
     assert losses(run)[-1] < losses(run)[0]
-    assert read_checkpoint(run / "fold_0" / "last.safetensors").method == {"steps": STEPS}
+    assert read_checkpoint(run / "fold_0" / "last.safetensors").method["steps"] == STEPS
 
 
 def test_the_warm_up_is_sam_bit_for_bit_and_what_follows_is_not(trained: Train) -> None:
@@ -73,21 +92,24 @@ def test_killed_and_resumed_it_equals_a_run_that_never_stopped(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    at_weights = UDIM.at_weights
-
-    def die(self: UDIM, *arguments: Any, **options: Any) -> Any:
-        if self.steps == step:
-            raise PulledPlugError
-        return at_weights(self, *arguments, **options)
-
-    with monkeypatch.context() as plug:
-        plug.setattr(UDIM, "at_weights", die)
-        with pytest.raises(PulledPlugError):
-            trained(out=tmp_path)
-    assert read_checkpoint(tmp_path / "fold_0" / "last.safetensors").method == {"steps": step}
+    kill_at(step, trained, tmp_path, monkeypatch)
+    assert read_checkpoint(tmp_path / "fold_0" / "last.safetensors").method["steps"] == step
     trained(out=tmp_path, resume=True)
     assert state_of(tmp_path) == state_of(trained())
     assert losses(tmp_path) == losses(trained())
+
+
+def test_each_epoch_s_row_tells_what_udim_added_and_a_resumed_one_the_same(
+    trained: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = told_by(trained())
+    assert told[:2] == [None, None], "the warm-up adds nothing"
+    for each in told[2:]:
+        assert each["gradient_norm"] > 0
+        assert each["penalty"] == pytest.approx(10 * each["variance_gap"] + 0.1 * each["gradient_norm"])
+    kill_at(8, trained, tmp_path, monkeypatch)
+    trained(out=tmp_path, resume=True)
+    assert told_by(tmp_path) == told
 
 
 def test_udim_few_bits_and_slow_cases_go_together(trained: Train) -> None:
@@ -98,5 +120,5 @@ def test_udim_few_bits_and_slow_cases_go_together(trained: Train) -> None:
     )
     assert losses(run)[-1] < losses(run)[0]
     checkpoint = read_checkpoint(run / "fold_0" / "last.safetensors")
-    assert checkpoint.method == {"steps": STEPS}
+    assert checkpoint.method["steps"] == STEPS
     assert all(float(value) > 0 for name, value in checkpoint.net.items() if name.endswith("input_quantizer.scale"))

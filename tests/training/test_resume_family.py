@@ -157,7 +157,7 @@ def test_udim_also_from_within_its_warm_up(make: Make, direction: Any, tmp_path:
     trainer = partial(build, make=make, method=udim)
     assert_resumes_at_three_boundaries(trainer, tmp_path, bits)
     found = read_checkpoint(tmp_path / "whole" / "last.safetensors")
-    assert found.method == {"steps": EPOCHS * BATCHES}
+    assert found.method["steps"] == EPOCHS * BATCHES
     trainer(tmp_path / "without", method=None).fit()
     without = read_checkpoint(tmp_path / "without" / "last.safetensors")
     assert not torch.equal(found.net["0.weight"], without.net["0.weight"]), "it has changed the run"

@@ -10,10 +10,16 @@ from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 
 from uumamba.domain_generalization.untraced import draws_of_its_own
+from uumamba.errors import UsageError
 
 SecondOrder = bool | Literal["finite_difference"]
 LossAt = Callable[[Mapping[str, Tensor] | None, Tensor], Tensor]
 """``loss_at(weights, values)``: the loss of inputs changed by the values, at other weights unless None."""
+
+UNMOVED = (
+    "The loss has no gradient in the network's input, so nothing says where to move it; leave out what detaches the "
+    "input on its way."
+)
 
 
 class Ascent:
@@ -39,6 +45,7 @@ class Ascent:
 
     Raises:
         ValueError: from the constructor, for a negative rho or an unknown way.
+        UsageError: from the gradient, where the loss has no graph, or none that leads to the values.
 
     Example:
         >>> weight = torch.nn.Parameter(torch.tensor(3.0))
@@ -69,7 +76,7 @@ class Ascent:
         values = values.detach().requires_grad_()
         with torch.enable_grad():
             if self.second_order is False:
-                return torch.autograd.grad(_loss(loss_at, None, values), values)[0]
+                return _in_values(_loss(loss_at, None, values), values)
             if self.second_order == "finite_difference":
                 return self._by_differences(loss_at, params, values)
             return self._exact(loss_at, params, values)
@@ -82,7 +89,7 @@ class Ascent:
         if opaque:
             return self._fall_back(f"the backward pass of {opaque[0]} is opaque", loss_at, params, values)
         try:
-            return torch.autograd.grad(loss + self.rho * _length(slopes), values)[0]
+            return _in_values(loss + self.rho * _length(slopes), values)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:  # torch has no class for a derivative that is not there
@@ -107,6 +114,8 @@ class Ascent:
         loss = _loss(loss_at, None, values)
         first, *slopes = torch.autograd.grad(loss, [values, *params.values()], allow_unused=True)
         length = float(_length(slopes))
+        if first is None:
+            raise UsageError(UNMOVED)
         if length == 0:
             return first
         ends: list[Tensor] = []
@@ -115,14 +124,27 @@ class Ascent:
                 name: param.detach() if slope is None else param.detach() + reach * slope
                 for (name, param), slope in zip(params.items(), slopes, strict=True)
             }
-            ends += torch.autograd.grad(_loss(loss_at, weights, values), values)
+            ends.append(_in_values(_loss(loss_at, weights, values), values))
         return first + (ends[0] - ends[1]) / 2
 
 
 def _loss(loss_at: LossAt, weights: Mapping[str, Tensor] | None, values: Tensor) -> Tensor:
     """One pass; two passes one after the other have the same dropout, as the generator is put back."""
     with draws_of_its_own(values):
-        return loss_at(weights, values)
+        loss = loss_at(weights, values)
+    if not loss.requires_grad:
+        raise UsageError(
+            "The loss has no graph, so no gradient says where to move the input; compute it by differentiable "
+            "operations of the network's output, without detach(), item() or torch.no_grad()."
+        )
+    return loss
+
+
+def _in_values(loss: Tensor, values: Tensor) -> Tensor:
+    (found,) = torch.autograd.grad(loss, values, allow_unused=True)
+    if found is None:
+        raise UsageError(UNMOVED)
+    return found
 
 
 def _length(slopes: Sequence[Tensor | None]) -> Tensor:

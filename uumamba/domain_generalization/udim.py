@@ -126,6 +126,7 @@ class UDIM:
         self.direction = direction
         self.seed = seed
         self.steps = 0
+        self._told = torch.zeros(3)
         self._ascent = Ascent(rho=rho, second_order=second_order)
         self._head = Head(bare(net), head, voxels_a_class=voxels_a_class, ignore_label=ignore_label)
 
@@ -166,6 +167,11 @@ class UDIM:
         else:
             net = bare(self.net)
             params = {name: param for name, param in net.named_parameters() if param.requires_grad}
+            if not params:
+                raise UsageError(
+                    f"No weight of {type(net).__name__} learns (requires_grad is False in all), so a step has nothing "
+                    "to change; let some learn."
+                )
             along = self._ascent.gradient(partial(self._loss_at, image, label), params, values)
         with torch.no_grad():
             return self.perturbation.apply(image, to_length(along, self.perturbation.length(image)))
@@ -203,17 +209,38 @@ class UDIM:
         """
         self._head.check(image)
 
+    def numbers(self) -> dict[str, dict[str, float]]:
+        """Means since the last call, of this process, so that lambdas can be judged: ``{"udim": {...}}`` or nothing.
+
+        ``variance_gap`` and ``gradient_norm``, without their weights, and the ``penalty`` with them. Steps where one is
+        not finite are left out. Read off the device here and nowhere else.
+        """
+        gap, norm, count = self._told.tolist()
+        self._told = torch.zeros(3)
+        if not count:
+            return {}
+        penalty = self.lambda1 * gap + self.lambda2 * norm
+        sums = {"variance_gap": gap, "gradient_norm": norm, "penalty": penalty}
+        return {"udim": {name: each / count for name, each in sums.items()}}
+
     def state_dict(self) -> dict[str, Any]:
-        """How many steps were made."""
-        return {"steps": self.steps}
+        """How many steps were made, and what :meth:`numbers` would tell of."""
+        return {"steps": self.steps, "told": self._told.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up where another run stopped, bit for bit."""
         self.steps = state["steps"]
+        self._told = state["told"].clone() if "told" in state else torch.zeros(3)
 
     def _penalty(self, image: Tensor, label: Tensor, domains: Domains | None, step: int) -> Tensor:
         terms = self.terms(image, label, domains=domains, step=step)
+        self._tell(terms)
         return self.lambda1 * terms["variance_gap"] + self.lambda2 * terms["gradient_norm"]
+
+    def _tell(self, terms: dict[str, Tensor]) -> None:
+        gap, norm = (terms[name].detach().float() for name in ("variance_gap", "gradient_norm"))
+        told = torch.stack([gap, norm, torch.ones_like(gap)])
+        self._told = self._told.to(gap.device) + torch.where(told.isfinite().all(), told, 0.0)
 
     def _loss_at(self, image: Tensor, label: Tensor, weights: Any, values: Tensor) -> Tensor:
         return self.loss(untraced(bare(self.net), self.perturbation.apply(image, values), weights), label)

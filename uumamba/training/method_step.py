@@ -76,6 +76,11 @@ class MethodStep:
         if callable(load) and state:
             load(deepcopy(dict(state)))
 
+    def numbers(self) -> dict[str, Any]:
+        """What an epoch's row says of the method; nothing where it tells nothing."""
+        numbers = getattr(self.method, "numbers", None)
+        return numbers() if callable(numbers) else {}
+
     def _scalar(self, scalar: Callable[[], Tensor], weight: float) -> Tensor:
         with self.entering():
             value = scalar()

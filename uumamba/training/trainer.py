@@ -376,6 +376,8 @@ class Trainer:
             row["loss_weights"] = loss_weights()
         if self.numbers is not None:
             row |= self.numbers()
+        if self.state.method is not None:
+            row |= self.state.method.numbers()
         dice = scores.get("dice", float("nan"))
         best = dice > (float("-inf") if progress.best_dice is None else progress.best_dice)
         if best:
