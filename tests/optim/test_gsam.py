@@ -80,17 +80,6 @@ def test_parallel_gradients_leave_nothing_to_subtract() -> None:
     torch.testing.assert_close(*results)
 
 
-def test_alpha_of_zero_is_sam(problem: Problem) -> None:
-    results = []
-    for make in (SAM, partial(GSAM, alpha=0.0)):
-        net, batches = problem()
-        optimizer = make(net.parameters(), partial(SGD, lr=0.1), rho=0.3)
-        for x, y in batches[:5]:
-            optimizer.step(lambda x=x, y=y, net=net: F.mse_loss(net(x), y))
-        results.append(parameters_to_vector(net.parameters()))
-    assert torch.equal(*results)
-
-
 def test_a_group_below_rho_min_is_refused_unless_it_does_not_climb() -> None:
     weights = [nn.Parameter(torch.ones(2)) for _ in range(3)]
     make = partial(GSAM, base=partial(SGD, lr=1.0), rho=0.4, rho_min=0.2, lr_max=1.0)
