@@ -1,12 +1,14 @@
 """The README's table of the sharpness-aware family: what each member does beside what was measured of it.
 
-Costs come from ``optim_step.json``, claims from every result whose rows bear a verdict. A member in several forms
-(``TRAM, previous``; ``LookSAM(5)``) takes its cost from the first of them and counts the claims of all.
+Costs come from ``optim_step.json``, claims from the results that test what the members' own papers claim. Where a
+member stands beside other methods, on another vendor's scanner for one, its rows are no claim of its paper's. A member
+in several forms (``TRAM, previous``; ``LookSAM(5)``) takes its cost from the first and counts the claims of all.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+SOURCES = ("optim_step", "sharpness", "sharpness_acdc")
 ASCENT, NORMS = "`ascent=OutputBiasForgetting()`", "`norm_layers_only(net)`"
 WORDS: Mapping[str, tuple[str, int | str, str]] = {
     "base": ("`Plain`", 0, "the base alone, behind the same interface; with few minutes more steps beat flatness"),
@@ -28,7 +30,7 @@ VERDICTS = ("holds", "not distinguishable", "does not hold here")
 
 
 def family_rows(results: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """A row a member."""
+    """A row a member, of the results that :data:`SOURCES` names."""
     rows = [row for result in results for row in result["rows"]]
     for member, (name, copies, words) in WORDS.items():
         steps = [row for row in rows if "passes" in row and _is_of(str(row["name"]).removeprefix("step, "), member)]

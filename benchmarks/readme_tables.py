@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.family_table import family_rows
+from benchmarks.family_table import SOURCES, family_rows
 from benchmarks.result_file import RESULTS, ROOT, changed_configs, read_result
 from uumamba.files import write_text
 
@@ -40,7 +40,8 @@ def pages(readme: Path, page: Path, results: Mapping[Path, Mapping[str, Any]]) -
     """The text of the README and of the page of results."""
     text = readme.read_text(encoding="utf-8")
     if _marks("family")[0] in text:
-        text = fill(text, "family", f"\n{table(list(family_rows(list(results.values()))))}\n")
+        of_family = [result for path, result in results.items() if path.stem in SOURCES]
+        text = fill(text, "family", f"\n{table(list(family_rows(of_family)))}\n")
     text = fill(text, "results", "\n".join(brief(path, result) for path, result in results.items()))
     head = "# Measurements\n\nWritten by `python -m benchmarks.readme_tables` from the files beside this page.\n"
     return {readme: text, page: head + "\n".join(section(path, result) for path, result in results.items())}

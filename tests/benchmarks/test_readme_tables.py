@@ -88,3 +88,16 @@ def test_a_member_has_the_cost_of_its_first_form_and_the_claims_of_all() -> None
     assert (tram["passes a step"], tram["time of a step"], tram["claims, equal time"]) == (2.3, 2.4, "1 / 0 / 1")
     assert (sam["passes a step"], sam["claims, equal time"], sam["claims, equal epochs"]) == (2.0, None, None)
     assert rows["SAM, norms alone"]["claims, equal time"] == "1 / 0 / 0"
+
+
+def test_rows_of_other_results_are_no_claims_of_a_member(tmp_path: Path) -> None:
+    readme, results = tmp_path / "README.md", tmp_path / "results"
+    results.mkdir()
+    readme.write_text(f"<!-- family:begin -->\n<!-- family:end -->\n{BEGIN}\n{END}\n")
+    row = {"method": "SAM", "budget": "equal time", "verdict": "holds"}
+    for name in ("sharpness", "acdc_vendor_shift"):
+        result = {"title": name, "machine": "m", "versions": {"torch": "2"}, "rows": [row]}
+        (results / f"{name}.json").write_text(json.dumps(result))
+    assert main(["--readme", str(readme), "--results", str(results)]) == 0
+    line = next(line for line in readme.read_text(encoding="utf-8").splitlines() if line.startswith("| `SAM` |"))
+    assert "| 1 / 0 / 0 |" in line
