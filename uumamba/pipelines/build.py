@@ -94,7 +94,7 @@ def build_trainer(
         epochs=config.training.epochs,
         batches=partial(batches, share, workers=config.training.workers),
         augment=augment,
-        read_ahead=device.startswith("cuda"),  # two cores gain nothing by a thread, which would take one of them,
+        read_ahead=device.startswith("cuda"),  # two cores gain nothing by a thread, which takes one
         validate=validate or _validation(config, folder, validation, structures, device, ranks),
         validate_every=config.training.validate_every,
         scheduler=config.schedule.build(
