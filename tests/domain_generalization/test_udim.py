@@ -251,6 +251,25 @@ def test_under_autocast_a_step_is_close_to_that_in_float32(batches: Batches) -> 
         torch.testing.assert_close(one, other, rtol=0, atol=0.02)
 
 
+@pytest.mark.parametrize("second_order", [True, "finite_difference"])
+@pytest.mark.parametrize("axes", [2, 3])
+def test_under_autocast_a_style_moves_an_image_as_in_float32(axes: int, second_order: Any) -> None:
+    torch.manual_seed(0)
+    image, label = torch.randn(2, 1, *(8,) * axes), torch.randint(3, (2, 1, *(8,) * axes))
+    conv = {2: nn.Conv2d, 3: nn.Conv3d}[axes]
+    net = nn.Sequential(conv(1, 6, 3, padding=1), nn.Tanh(), conv(6, 3, 1))
+    udim = UDIM(
+        net, lambda out, y: F.cross_entropy(out, y[:, 0]), StylePerturbation(0.4), rho=0.2, second_order=second_order
+    )
+    found = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            found.append(udim.perturbed(image, label, step=0))
+            assert udim.terms(image, label, step=0)["gradient_norm"] > 0
+    assert found[1].dtype == torch.float32
+    assert (found[1] - found[0]).norm() < 0.02 * (found[0] - image).norm()
+
+
 def test_a_value_that_is_not_finite_skips_the_step(batches: Batches) -> None:
     x, y = batches[0][0].clone(), batches[0][1]
     net, other = net_of(), net_of()

@@ -160,9 +160,10 @@ class StylePerturbation:
     def _field(self, values: Tensor, image: Tensor) -> Tensor:
         """``(batch, 1, *spatial)``."""
         field = values.unflatten(1, (self.control_points,) * (image.ndim - 2))
-        for length in image.shape[2:]:
-            # Each product turns the first axis of control points into a spatial one, the last.
-            field = torch.tensordot(field, bernstein(length, self.control_points, like=image), dims=([1], [0]))
+        with torch.autocast(image.device.type, enabled=False):  # its products have eight bits: steps in a field
+            for length in image.shape[2:]:
+                # Each product turns the first axis of control points into a spatial one, the last.
+                field = torch.tensordot(field, bernstein(length, self.control_points, like=image), dims=([1], [0]))
         return field[:, None]
 
 

@@ -1,0 +1,49 @@
+"""What trains in float32 trains in bfloat16, which ``precision: auto`` takes where the processor has it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from uumamba.config import RunConfig
+from uumamba.pipelines.train import train
+from uumamba.training import RunLog
+
+pytestmark = pytest.mark.slow
+
+BASE = "base: {name: AdamW, lr: 0.003}"
+UDIM = (
+    "domain_generalization={{name: UDIM, warmup_fraction: 0, voxels_a_class: 64, second_order: finite_difference,"
+    " perturbation: {}}}"
+)
+CHOICES: dict[str, tuple[str, ...]] = {
+    **{
+        name: (f"optim={{name: {name}, {BASE}}}",)
+        for name in ("Plain", "SAM", "ASAM", "GSAM", "FriendlySAM", "SAGM", "LookSAM", "MSAM", "StaleSAM", "TRAM")
+    },
+    "output bias forgetting": (f"optim={{name: SAM, ascent: {{name: output_bias_forgetting}}, {BASE}}}",),
+    "MESA": (f"optim={{name: Plain, {BASE}}}", "objective={name: MESA, decay: 0.9, start_step: 0}"),
+    "UDIM, style": (UDIM.format("{name: style, radius: 0.3}"),),
+    "UDIM, input": (UDIM.format("{name: input, rms: 0.1}"),),
+    "USEFUL": ("training.useful={most_epochs: 2, views: 1}",),
+    "few bits": (
+        f"optim={{name: SAGM, {BASE}}}",
+        "quantization={weight_bits: 4, act_bits: 4, calibration_batches: 2, gaqat: {every: 2}}",
+    ),
+    "UMambaEnc": ("net.name=UMambaEnc",),
+}
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_a_run_in_bfloat16_loses_what_it_loses_in_float32(
+    choice: str, tiny_prepared: Path, tiny_config: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    losses = {}
+    for precision in ("float32", "bfloat16"):
+        config = tiny_config(*CHOICES[choice], f"training.precision={precision}", f"inference.precision={precision}")
+        (fold,) = train(config, data=tiny_prepared, out=tmp_path / precision)
+        rows = RunLog(fold / "metrics.jsonl").rows()
+        assert rows[-1]["skipped_steps"] == 0
+        losses[precision] = [row["loss"] for row in rows]
+    assert losses["bfloat16"] != losses["float32"]
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.05)
