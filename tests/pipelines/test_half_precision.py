@@ -16,6 +16,7 @@ UDIM = (
     "domain_generalization={{name: UDIM, warmup_fraction: 0, voxels_a_class: 64, second_order: finite_difference,"
     " perturbation: {}}}"
 )
+SMALL = "{name: UMambaBot, spatial_dims: 2, features: [4,8], strides: [[1,1],[2,2]]}"
 CHOICES: dict[str, tuple[str, ...]] = {
     **{
         name: (f"optim={{name: {name}, {BASE}}}",)
@@ -31,6 +32,14 @@ CHOICES: dict[str, tuple[str, ...]] = {
         "quantization={weight_bits: 4, act_bits: 4, calibration_batches: 2, gaqat: {every: 2}}",
     ),
     "UMambaEnc": ("net.name=UMambaEnc",),
+    "SegResNet": ("net={name: SegResNet, spatial_dims: 2, init_filters: 8, blocks_down: [1, 1], blocks_up: [1]}",),
+    "SwinUNETR": (
+        "net={name: SwinUNETR, spatial_dims: 2, feature_size: 12}",
+        "training.patch_size=[64,64]",
+    ),
+    "CoarseToFine": (f"net={{name: CoarseToFine, factor: [2,2], coarse: {SMALL}, fine: {SMALL}}}",),
+    "a loss of centrelines": ("loss={name: uncertainty_weighted, terms: [region, distribution, centreline]}",),
+    "Dice and cross entropy": ("loss={name: dice_cross_entropy}",),
 }
 
 
