@@ -11,6 +11,7 @@ from torch.nn.utils import parametrize
 
 from uumamba.domain_generalization import UDIM, InputPerturbation
 from uumamba.domain_generalization.head import find_head
+from uumamba.domain_generalization.head_gradients import is_linear
 from uumamba.errors import UsageError
 
 
@@ -223,3 +224,108 @@ def test_a_batch_without_samples_is_refused(classified: tuple[Tensor, Tensor]) -
     for perturbation in (InputPerturbation(radius=0.3), InputPerturbation(rms=0.3)):
         with pytest.raises(UsageError, match="batch without samples"):
             UDIM(nn.Linear(6, 4), F.cross_entropy, perturbation).terms(x[:0], y[:0])
+
+
+class CosineLayer(nn.Linear):
+    """A linear layer by name and weights, which computes something else."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return 5 * F.linear(F.normalize(input), F.normalize(self.weight))
+
+
+class SquaredConvolution(nn.Conv2d):
+    """A convolution of kernel 1 by name and weights."""
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return super()._conv_forward(input.square(), weight, bias)
+
+
+def test_a_subclass_that_computes_something_else_has_its_own_gradients(classified: tuple[Tensor, Tensor]) -> None:
+    x, y = classified
+    plain = Cosine()
+    layer = CosineLayer(8, 4, bias=False)
+    layer.weight = plain.weight
+    body = nn.Linear(6, 8)
+    told = [udim_of(nn.Sequential(body, head), direction="random") for head in (plain, layer)]
+    with pytest.warns(UserWarning, match="The head, a Cosine"):
+        expected, found = (each.terms(x, y) for each in told)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("head", [SquaredConvolution(2, 3, 1), CosineLayer(2, 3)])
+def test_a_layer_with_a_forward_of_its_own_is_not_taken_for_linear(head: nn.Module) -> None:
+    replaced = nn.Linear(2, 3)
+    replaced.forward = lambda input: input.square()  # type: ignore[method-assign]
+    assert not is_linear(head)
+    assert not is_linear(replaced)
+
+
+class Sequences(nn.Module):
+    """A linear head on sequences whose axes a network may hold in either order."""
+
+    def __init__(self, *, sequence_first: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.head, self.sequence_first = nn.Linear(5, 3), sequence_first
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x.transpose(0, 1)).permute(1, 2, 0) if self.sequence_first else self.head(x).mT
+
+
+def test_a_linear_head_on_sequences_that_come_first_is_refused_also_where_the_numbers_fit() -> None:
+    x, y = torch.randn(4, 8, 5), torch.randint(3, (4, 8))
+    udim_of(Sequences(sequence_first=False)).terms(x, y)
+    with pytest.raises(UsageError, match=r"shapes \(8, 8, 3\) and \(8, 3, 8\).*in another order"):  # both halves
+        udim_of(Sequences(sequence_first=True)).terms(x, y)
+
+
+def test_logits_that_leave_the_head_s_output_later_are_refused_then(classified: tuple[Tensor, Tensor]) -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head, self.scale = nn.Linear(6, 4), 1.0
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.scale * self.head(x)
+
+    net = Scaled()
+    told = udim_of(net, head=net.head)
+    told.terms(*classified)
+    net.scale = 5.0
+    with pytest.raises(UsageError, match="is not the network's logits"):
+        told.terms(*classified)
+
+
+def test_labels_that_are_no_class_numbers_are_refused(classified: tuple[Tensor, Tensor]) -> None:
+    x, y = classified
+    net = nn.Linear(6, 4)
+    told = udim_of(net, lambda logits, _: logits.square().mean(), direction="random")
+    assert told.terms(x, y.float(), step=0) == told.terms(x, y, step=0)
+    for soft in (y + 0.5, torch.full((9,), float("nan"))):
+        with pytest.raises(UsageError, match=r"numbers of classes.*label\.argmax\(1\)"):
+            told.terms(x, soft)
+    for one_a_class in (torch.randn(9, 4).softmax(1), F.one_hot(y, 4)):
+        with pytest.raises(UsageError, match=r"one number a class, \(9, 4\).*label\.argmax\(1\)"):
+            told.terms(x, one_a_class)
+
+
+def test_a_head_that_mixes_its_samples_is_refused(classified: tuple[Tensor, Tensor]) -> None:
+    x, y = classified
+    net = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 4), nn.BatchNorm1d(4))
+    with pytest.raises(UsageError, match=r"holds a BatchNorm1d in training mode.*no gradient of its own"):
+        udim_of(net).terms(x, y)
+    net[2].eval()
+    with pytest.warns(UserWarning, match="a BatchNorm1d, is not a linear layer"):
+        udim_of(net).terms(x, y)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # dynamo's own
+def test_a_compiled_layer_is_the_head_that_it_compiles(classified: tuple[Tensor, Tensor]) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 4))
+    expected = udim_of(net, direction="random").terms(*classified, step=0)
+    net[1] = torch.compile(net[1], backend="eager")
+    told = udim_of(net, direction="random")
+    for _ in range(2):
+        found = told.terms(*classified, step=0)
+        assert all(torch.equal(found[name], expected[name]) for name in expected)

@@ -203,7 +203,8 @@ def test_one_domain_is_the_whole_batch_and_several_are_averaged(batches: Batches
     whole = udim.terms(x, y)
     assert udim.terms(x, y, domains=["A"] * 10) == whole
     parts = [udim.terms(x[rows], y[rows]) for rows in (slice(0, 10, 2), slice(1, 10, 2))]
-    for domains in (["A", "B"] * 5, torch.tensor([7, 3] * 5)):
+    numbers = torch.tensor([7, 3] * 5)
+    for domains in (["A", "B"] * 5, numbers, numbers[:, None], list(numbers)):
         found = udim.terms(x, y, domains=domains)
         for name, value in found.items():
             torch.testing.assert_close(value, (parts[0][name] + parts[1][name]) / 2)
@@ -213,6 +214,8 @@ def test_one_domain_is_the_whole_batch_and_several_are_averaged(batches: Batches
 def test_domains_are_one_a_sample(batches: Batches) -> None:
     with pytest.raises(ValueError, match="got 3 for 10 samples"):
         udim_of(net_of()).terms(*batches[0], domains=["A", "B", "C"])
+    with pytest.raises(ValueError, match=r"domains must be names or numbers, got \['A'\]"):
+        udim_of(net_of()).terms(*batches[0], domains=[["A"]] * 10)
 
 
 def test_a_run_that_is_taken_up_goes_on_as_if_it_had_never_stopped(batches: Batches) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from uumamba.domain_generalization.head_gradients import (
     LinearHeadGradients,
@@ -16,7 +17,7 @@ from uumamba.domain_generalization.head_gradients import (
     is_linear,
     voxels_last,
 )
-from uumamba.domain_generalization.untraced import draws_of_its_own, untraced, watched
+from uumamba.domain_generalization.untraced import bare, draws_of_its_own, untraced, watched
 from uumamba.domain_generalization.voxels import stratified_voxels
 from uumamba.errors import UsageError
 
@@ -36,7 +37,7 @@ class Head:
     module: nn.Module | None = None
     voxels_a_class: int = 512
     ignore_label: int | None = None
-    _checked: bool = field(default=False, init=False)
+    _told: bool = field(default=False, init=False)
 
     def gradients(
         self, halves: Tensor, label: Tensor, generator: Generator, members: list[list[int]]
@@ -50,12 +51,12 @@ class Head:
             members: indices of each group's images.
 
         Raises:
-            UsageError: there are fewer than two classes, the label is not on the logits' grid, or it is none of them.
+            UsageError: there are fewer than two classes, or the label is not on the logits' grid or holds no classes.
         """
         head, features, scores, logits = self._watched(halves)
         by_voxel = _scores_by_voxel(head, scores, logits)
         check_logits(by_voxel)
-        label = _on_grid(label, by_voxel)
+        label = _on_grid(label, by_voxel, logits)
         if is_linear(head):
             features, bias = voxels_last(head, features), getattr(head, "bias", None) is not None
             return self._of_linear(features, by_voxel, label, generator, members, bias=bias)
@@ -94,7 +95,10 @@ class Head:
         if not calls:
             raise UsageError(f"The head, a {type(head).__name__}, was not called; name a module of the network.")
         features, scores, version = calls[-1]
-        self._check(head, scores, logits, changed=not scores.is_inference() and scores._version != version)
+        head = bare(head)
+        _check_scores(head, scores, logits, changed=not scores.is_inference() and scores._version != version)
+        if not is_linear(head):
+            self._check_other(head)
         return head, features, scores, logits
 
     def _of_linear(
@@ -128,47 +132,91 @@ class Head:
             self.module = find_head(self.net, image)
         return self.module
 
-    def _check(self, head: nn.Module, scores: Tensor, logits: Tensor, *, changed: bool) -> None:
-        """At the first pass: what the head gives is the logits, and whether its gradients have a closed form."""
-        if self._checked:
-            return
-        same = scores.data_ptr() == logits.data_ptr() and scores.numel() == logits.numel()
-        same = same or (scores.shape == logits.shape and torch.equal(scores.to(logits.dtype), logits))
-        if changed or not same:
+    def _check_other(self, head: nn.Module) -> None:
+        """Refuse what torch.func cannot take apart, and say once what it costs."""
+        name = type(head).__name__
+        if not any(param.requires_grad for param in head.parameters()):
             raise UsageError(
-                f"The output of the head, a {type(head).__name__}, is not the network's logits (shapes "
-                f"{tuple(scores.shape)} and {tuple(logits.shape)}): something follows it. Name the module that "
-                "gives the logits, or let the network return what the head gives."
+                f"The logits come out of a {name}, which has no weights that learn, so there are no gradients to "
+                "compare; let the network return the logits of its last layer, or name that layer as head= where what "
+                "follows passes them on unchanged."
             )
-        if not is_linear(head):
-            if not any(param.requires_grad for param in head.parameters()):
-                raise UsageError(
-                    f"The logits come out of a {type(head).__name__}, which has no weights that learn, so there are no "
-                    "gradients to compare; let the network return the logits of its last layer, or name that layer "
-                    "as head= where what follows passes them on unchanged."
-                )
+        mixing = next((module for module in head.modules() if _mixes_samples(module)), None)
+        if mixing is not None:
+            raise UsageError(
+                f"The head, a {name}, holds a {type(mixing).__name__} in training mode, whose output for a sample "
+                "depends on the others, so a sample has no gradient of its own; put it into evaluation mode, or end "
+                "the network with another layer."
+            )
+        if not self._told:
             warnings.warn(
-                f"The head, a {type(head).__name__}, is not a linear layer or a convolution of kernel 1, so there is "
-                "no closed form; torch.func computes one gradient an image, in memory for as many copies of the "
-                "head's weights as there are images.",
+                f"The head, a {name}, is not a linear layer or a convolution of kernel 1, so there is no closed form; "
+                "torch.func computes one gradient an image, in memory for as many copies of the head's weights as "
+                "there are images.",
                 stacklevel=2,
             )
-        self._checked = True
+        self._told = True
+
+
+def _check_scores(head: nn.Module, scores: Tensor, logits: Tensor, *, changed: bool) -> None:
+    """Refuse logits that are not what the head gives, at every pass: a network may come to change it later."""
+    orders = [_by_voxel(logits)]
+    if is_linear(head) and logits.ndim > 2:
+        orders.append(logits.flatten(1, -2))
+    given = None if changed or scores.ndim < 2 else _scores_by_voxel(head, scores, scores).to(logits.dtype)
+    if given is not None and any(given.shape == order.shape and _equal(given, order) for order in orders):
+        return
+    name, shapes = type(head).__name__, f"(shapes {tuple(scores.shape)} and {tuple(logits.shape)})"
+    if not changed and scores.data_ptr() == logits.data_ptr() and scores.numel() == logits.numel():
+        raise UsageError(
+            f"The output of the head, a {name}, has the network's logits {shapes} in another order, so samples would "
+            "be taken for voxels; let the head have the samples on its first axis, as the network does."
+        )
+    raise UsageError(
+        f"The output of the head, a {name}, is not the network's logits {shapes}: something follows it. Name the "
+        "module that gives the logits, or let the network return what the head gives."
+    )
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Whether each entry is, where two that are not a number are; the same memory is not looked at."""
+    if (one.data_ptr(), one.stride()) == (other.data_ptr(), other.stride()):
+        return True
+    return bool(torch.where(one.isnan(), other.isnan(), one == other).all())
+
+
+def _mixes_samples(module: nn.Module) -> bool:
+    """A norm with statistics of the batch, or running ones that a pass would move."""
+    if isinstance(module, _BatchNorm):
+        return module.training or module.running_mean is None
+    return isinstance(module, _NormBase) and module.training and module.running_mean is not None
 
 
 def _scores_by_voxel(head: nn.Module, scores: Tensor, logits: Tensor) -> Tensor:
     """``(samples, voxels, classes)``; of a head that is not linear, the network's logits, with classes on axis 1."""
-    return voxels_last(head, scores) if is_linear(head) else logits.flatten(1).unflatten(1, (logits.shape[1], -1)).mT
+    return voxels_last(head, scores) if is_linear(head) else _by_voxel(logits)
 
 
-def _on_grid(label: Tensor, scores: Tensor) -> Tensor:
+def _by_voxel(logits: Tensor) -> Tensor:
+    """``(samples, voxels, classes)`` of logits with classes on axis 1; one voxel where there are no other axes."""
+    return logits.flatten(1).unflatten(1, (logits.shape[1], -1)).mT
+
+
+def _on_grid(label: Tensor, scores: Tensor, logits: Tensor) -> Tensor:
     """The label as ``(samples, voxels)``, of half the samples that there are scores of."""
     shape = (len(label), math.prod(label.shape[1:]))
+    cure = "UDIM compares gradients of the cross entropy over classes; pass numbers of classes, such as label.argmax(1)"
+    if label.shape[1:] == logits.shape[1:]:
+        raise UsageError(
+            f"The label has one number a class, {tuple(label.shape)}, as soft or one-hot labels do. {cure}."
+        )
     if shape != (len(scores) // 2, scores.shape[1]):
         raise UsageError(
             f"The head gives logits for {scores.shape[1]} voxels of {len(scores) // 2} samples and the label, as "
             f"(samples, voxels), has shape {shape}; give a label of every voxel on the logits' grid."
         )
+    if label.is_floating_point() and not torch.equal(label, label.round()):
+        raise UsageError(f"The label holds fractions or NaN, which are no classes. {cure} of soft ones.")
     return label.reshape(shape)
 
 
@@ -202,7 +250,9 @@ def find_head(net: nn.Module, image: Tensor) -> nn.Module:
         if isinstance(output, Tensor):
             seen.append((module, output.data_ptr(), output.numel()))
 
-    parts = [module for module in net.modules() if module is not net]
+    # Hooks on what a compiled module was made of are not always called.
+    hidden = {part for module in net.modules() if bare(module) is not module for part in bare(module).modules()}
+    parts = [module for module in net.modules() if module is not net and module not in hidden]
     handles = [module.register_forward_hook(keep) for module in parts or [net]]
     try:
         with draws_of_its_own(image):  # a run that is resumed looks again, and must not drop out other units for it

@@ -139,14 +139,22 @@ class StackedGradients:
 def is_linear(head: nn.Module) -> bool:
     """Whether each sample or voxel of the output is one and the same affine map of that of the input.
 
+    A layer whose forward pass is not torch's own is not taken for one, whatever it descends from.
+
     Example:
         >>> is_linear(nn.Conv3d(8, 4, 1)), is_linear(nn.Conv3d(8, 4, 3)), is_linear(nn.Sequential(nn.Linear(2, 2)))
         (True, False, False)
     """
     if isinstance(head, CONVOLUTIONS):
+        (kind,) = (each for each in CONVOLUTIONS if isinstance(head, each))
         plain = all(each == 1 for each in (*head.kernel_size, *head.stride, head.groups))
-        return plain and (isinstance(head.padding, str) or not any(head.padding))
-    return isinstance(head, nn.Linear)
+        unpadded = isinstance(head.padding, str) or not any(head.padding)
+        return plain and unpadded and _keeps(head, kind, "forward") and _keeps(head, kind, "_conv_forward")
+    return isinstance(head, nn.Linear) and _keeps(head, nn.Linear, "forward")
+
+
+def _keeps(module: nn.Module, kind: type[nn.Module], method: str) -> bool:
+    return getattr(getattr(module, method), "__func__", None) is getattr(kind, method)
 
 
 def voxels_last(head: nn.Module, tensor: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Unknown domain inconsistency minimisation."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -137,7 +137,7 @@ class UDIM:
 
         Args:
             image: ``(batch, ...)``, floating point.
-            label: classes, ``(batch,)``, ``(batch, *spatial)`` or ``(batch, 1, *spatial)``.
+            label: numbers of classes, ``(batch,)``, ``(batch, *spatial)`` or ``(batch, 1, *spatial)``.
             domains: one a sample, anything that compares equal within a domain; None is one domain.
         """
         step, self.steps = self.steps, self.steps + 1
@@ -250,7 +250,7 @@ def members_of(domains: Domains | None, samples: int) -> list[list[int]]:
     """The samples of each domain, in the order of their first.
 
     Raises:
-        ValueError: there is not one domain a sample.
+        ValueError: there is not one domain a sample, or one cannot be told from others.
 
     Example:
         >>> members_of(["B", "A", "B"], 3), members_of(None, 2)
@@ -258,9 +258,12 @@ def members_of(domains: Domains | None, samples: int) -> list[list[int]]:
     """
     if domains is None:
         return [list(range(samples))]
-    names = domains.tolist() if isinstance(domains, Tensor) else list(domains)
+    given = domains.flatten().tolist() if isinstance(domains, Tensor) else domains
+    names = [each.item() if isinstance(each, Tensor) else each for each in given]
     if len(names) != samples:
         raise ValueError(f"domains must name one domain a sample, got {len(names)} for {samples} samples")
+    if not all(isinstance(name, Hashable) for name in names):
+        raise ValueError(f"domains must be names or numbers, got {names[0]!r}")
     groups: dict[Any, list[int]] = {}
     for index, name in enumerate(names):
         groups.setdefault(name, []).append(index)
