@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from uumamba.errors import UsageError
 from uumamba.optim import ASAM, MSAM, SAGM, SAM, Plain, SharpnessAware
 from uumamba.optim.passes import AtWeights
 
@@ -81,3 +82,13 @@ def test_the_graph_of_one_scalar_is_gone_before_the_next_is_computed() -> None:
 
     Plain([weight], SGD).step(lambda: weight.sum(), at_weights=[scalar, scalar, scalar])
     assert left == [0, 0, 0]
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_a_scalar_of_another_network_is_refused_before_anything_changes(name: str) -> None:
+    net, other = nn.Linear(3, 1), nn.Linear(3, 1)
+    optimizer = MEMBERS[name](net.parameters(), SGD)
+    before = [param.detach().clone() for param in net.parameters()]
+    with pytest.raises(UsageError, match=r"at_weights reaches none.*the very network"):
+        optimizer.step(lambda: net(torch.ones(2, 3)).square().mean(), at_weights=lambda: squares(other))
+    assert all(torch.equal(param, kept) for param, kept in zip(net.parameters(), before, strict=True))

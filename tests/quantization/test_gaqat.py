@@ -238,3 +238,22 @@ def test_ranks_that_would_freeze_different_scales_are_refused(make_net: MakeNet)
         with pytest.raises(UsageError, match="perturbation='global'"):
             GAQAT(sagm(net), net)
         GAQAT(sagm(net, perturbation="global"), net)
+
+
+def frozen_of(gaqat: GAQAT) -> Tensor:
+    return torch.cat([each.flatten() for each in gaqat.frozen.values()])
+
+
+def test_a_copy_of_all_three_trains_on_and_freezes_as_the_original(make_net: MakeNet, batches: Batches) -> None:
+    net = make_net()
+    optimizer = sagm(net)
+    gaqat = GAQAT(optimizer, net, every=4, threshold=1.1)
+    train(net, optimizer, batches[:3])
+    twin, of_twin, watcher = deepcopy((net, optimizer, gaqat))
+    assert not frozen_of(gaqat).any()
+    train(twin, of_twin, batches[3:9])
+    assert not frozen_of(gaqat).any()
+    assert frozen_of(watcher).all()
+    train(net, optimizer, batches[3:9])
+    assert all(torch.equal(gaqat.disorder[name], found) for name, found in watcher.disorder.items())
+    assert all(torch.equal(a, b) for a, b in zip(weights_of(net), weights_of(twin), strict=True))

@@ -112,8 +112,8 @@ class SharpnessAware(Optimizer):
             The loss at the unclimbed weights, detached; its mean over the closures of a list.
 
         Raises:
-            UsageError: a closure returned something else, its loss reaches no parameter, or there is none; or this
-                member descends with the first gradient, or has none, and so cannot climb another loss.
+            UsageError: a closure returned something else, its loss or what is added reaches no parameter, or there is
+                none; or this member descends with the first gradient, or has none, and so cannot climb another loss.
         """
         closures = [closure] if callable(closure) else list(closure)
         if not closures:
@@ -122,8 +122,7 @@ class SharpnessAware(Optimizer):
         self.zero_grad()
         gradients: list[Tensor | None] = [None] * len(params)
         if at_weights is not None:
-            added = [at_weights] if callable(at_weights) else list(at_weights)
-            _, _, gradients = self._accumulate(added, params, gradients)
+            gradients = self._added([at_weights] if callable(at_weights) else list(at_weights), params)
         if not self._climbs():
             losses, _, gradients = self._descend(closures, params, gradients)
         elif ascent is not None and not self._rule.takes_ascent:
@@ -150,6 +149,16 @@ class SharpnessAware(Optimizer):
 
     def _accumulate(self, *arguments: Any, **how: Any) -> tuple[list[Tensor], list[Any], list[Tensor | None]]:
         return Passes(self.net, self.scaler).accumulate(*arguments, **how)
+
+    def _added(self, scalars: Sequence[Callable[[], Tensor]], params: Sequence[Tensor]) -> list[Tensor | None]:
+        """The gradients of what is added, at the weights that stand now."""
+        _, _, gradients = self._accumulate(scalars, params, [None] * len(params))
+        if scalars and all(gradient is None for gradient in gradients):
+            raise UsageError(
+                "The scalar of at_weights reaches none of the optimizer's parameters, so it would change nothing; make "
+                "what returns it, such as UDIM, around the very network that the optimizer trains, not a copy."
+            )
+        return gradients
 
     def _descend(
         self, closures: Sequence[Closure], params: Sequence[Tensor], gradients: list[Tensor | None]
@@ -358,6 +367,14 @@ class SharpnessAware(Optimizer):
         self.base.add_param_group(param_group)
         for name, value in self.defaults.items():
             param_group.setdefault(name, value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy has: all but a scheduler's hand on ``step``, which would step the original.
+
+        It makes buffers of its own, keeps hooks (copies of their objects, where they are methods), and trains on as the
+        original would.
+        """
+        return {name: value for name, value in vars(self).items() if name != "step"} | {"_backup": WeightBackup()}
 
     def state_dict(self) -> dict[str, Any]:
         """Torch's layout for the family's memory, plus ``base``, ``scaler``, ``skipped_steps`` and ``numbers``."""

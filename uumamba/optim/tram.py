@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, Literal, Unpack, get_args
 
 import torch
@@ -15,7 +17,7 @@ from uumamba.optim.engine import SharpnessAware
 from uumamba.optim.foreach import global_norm
 from uumamba.optim.options import EngineOptions
 from uumamba.optim.outputs import logits_of
-from uumamba.optim.rules import Climb, Rule, Slope
+from uumamba.optim.rules import Climb, Memory, Rule, Slope
 from uumamba.optim.trust_region import EarlierWeights, Form, InputNoise, divergence
 
 Trust = Literal["previous", "initial", "noise", "fisher"]
@@ -117,7 +119,7 @@ class TRAM(SharpnessAware):
         self.distance: Tensor | None = None
         self._bounds = min_distance, max_distance
         self._form = form
-        self._draws = SharedDraws(lambda: {param.device for param in self._trained()})
+        self._draws = SharedDraws(self._devices)
         if trust in ("previous", "initial"):
             rule = self._rule_of_weights(EarlierWeights(follow=trust == "previous"))
         else:
@@ -126,32 +128,44 @@ class TRAM(SharpnessAware):
             rule = (
                 self._rule_of_noise(noise)
                 if trust == "noise"
-                else Rule(climb=natural, during_first=lambda: noise.added(self.numbers))
+                else Rule(climb=natural, during_first=partial(self._shaken, noise))
             )
         super().__init__(params, base, rule=rule, group_defaults={"rho": rho}, **engine)
 
+    # Rules hold methods and no lambdas, since a deep copy of a lambda still speaks of the original.
     def _rule_of_weights(self, earlier: EarlierWeights) -> Rule:
         return Rule(
-            climb=lambda slope: self._climb_as_far(slope, lambda: earlier.outputs(slope, self._backup)),
-            remember=lambda _, memory: earlier.keep(self._trained(), memory),
+            climb=partial(self._climb_as_far, partial(self._earlier, earlier)),
+            remember=partial(self._keep, earlier),
             during_first=self._draws.recorded,
         )
 
     def _rule_of_noise(self, noise: InputNoise) -> Rule:
-        return Rule(
-            climb=lambda slope: self._climb_as_far(slope, lambda: noise.outputs(slope)),
-            during_first=self._draws.recorded,
-        )
+        return Rule(climb=partial(self._climb_as_far, noise.outputs), during_first=self._draws.recorded)
+
+    def _earlier(self, earlier: EarlierWeights, slope: Slope) -> Sequence[Any]:
+        return earlier.outputs(slope, self._backup)
+
+    def _keep(self, earlier: EarlierWeights, _: Sequence[Tensor], memory: Memory) -> None:
+        earlier.keep(self._trained(), memory)
+
+    def _shaken(self, noise: InputNoise) -> AbstractContextManager[None]:
+        return noise.added(self.numbers)
+
+    def _devices(self) -> set[torch.device]:
+        return {param.device for param in self._trained()}
 
     def _trained(self) -> list[Tensor]:
         """Every parameter that a step may change, climbed or not: all of them make the outputs."""
         return [param for group in self.param_groups for param in group["params"] if param.requires_grad]
 
-    def _climb_as_far(self, slope: Slope, reference: Callable[[], Sequence[Any]]) -> tuple[Sequence[Tensor], Tensor]:
+    def _climb_as_far(
+        self, reference: Callable[[Slope], Sequence[Any]], slope: Slope
+    ) -> tuple[Sequence[Tensor], Tensor]:
         """The direction times the distance, and the direction's length; that carries whether both are finite."""
         now = [logits_of(outputs) for outputs in slope.outputs]  # refused before any other pass
         with self._draws.again():
-            then = [logits_of(outputs) for outputs in reference()]
+            then = [logits_of(outputs) for outputs in reference(slope)]
         pairs = zip(then, now, strict=True)
         distance = torch.stack([divergence(*pair, form=self._form) for pair in pairs]).mean()
         if self.perturbation == "global":

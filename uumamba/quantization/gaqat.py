@@ -127,7 +127,7 @@ class GAQAT:
         self._scales = quantizer_scales(net)
         _check_optimizer(optimizer, self._scales)
         self.optimizer, self.every, self.threshold, self.mode, self.log = optimizer, every, threshold, mode, log
-        self._place = {id(scale): index for index, scale in enumerate(self._scales.values())}
+        self._place: dict[Tensor, int] = {scale: index for index, scale in enumerate(self._scales.values())}
         self._sizes = [scale.numel() for scale in self._scales.values()]
         self._task: Tensor | None = None  # this step's, of all scales
         self._skipped_before = optimizer.skipped_steps
@@ -167,7 +167,7 @@ class GAQAT:
         task = [torch.zeros_like(scale) for scale in self._scales.values()]
         either: list[Tensor | None] = [None] * len(task)
         for param, first, other in zip(slope.params, slope.grads, second, strict=True):
-            place = self._place.get(id(param))
+            place = self._place.get(param)
             if place is not None:
                 task[place], either[place] = first, other if self.mode == "smooth" else first
         joined = torch.cat([each.flatten() for each in task])
