@@ -36,6 +36,7 @@ MakeConfig = Callable[..., RunConfig]
 SAGM = "optim={name: SAGM, base: {name: AdamW, lr: 0.01, weight_decay: 0.01}}"
 FOUR_BITS = "{weight_bits: 4, act_bits: 4, calibration_batches: 2, gaqat: {every: 2, threshold: 0.6}}"
 SHORT = ("training.ema_decay=0.9", "training.validate_every=2")
+UDIM = "domain_generalization={name: UDIM, perturbation: {name: style, radius: 0.2}, second_order: finite_difference}"
 WAITING = "{weight_bits: 3, act_bits: null, per_channel: true, start_step: 2}"
 
 
@@ -118,6 +119,16 @@ def test_stopped_and_resumed_it_equals_a_run_that_never_stopped(
     monkeypatch.delattr("uumamba.pipelines.quantized.calibrate")  # scales come from the checkpoint
     train(four_bits(), data=tiny_prepared, out=tmp_path, resume=True)
     assert state_of(tmp_path) == state_of(quantized[0])
+
+
+def test_beside_udim_it_is_resumed_too(
+    four_bits: MakeConfig, tiny_prepared: Path, state_of: Callable[[Path], dict[str, Any]], tmp_path: Path
+) -> None:
+    config = four_bits(UDIM)
+    trainer_of(config, tiny_prepared, tmp_path / "whole").fit()
+    stop_after(3, trainer_of(config, tiny_prepared, tmp_path / "stopped"))
+    train(config, data=tiny_prepared, out=tmp_path / "stopped", resume=True)
+    assert state_of(tmp_path / "stopped") == state_of(tmp_path / "whole")
 
 
 def test_weights_that_wait_go_on_waiting_after_a_resume(

@@ -15,6 +15,7 @@ from uumamba.data.share import BatchShare
 from uumamba.errors import UsageError
 from uumamba.memory_format import lay_channels_last
 from uumamba.pipelines.initial_weights import load_initial_weights
+from uumamba.pipelines.models import newest_checkpoint
 from uumamba.pipelines.quantized import attach_quantization, calibrate_at_start, start_quantized
 from uumamba.pipelines.sides import sided_run
 from uumamba.pipelines.split import split_cases
@@ -90,7 +91,7 @@ def build_trainer(
         objective,
         optimizer,
         ascent=config.optim.build_ascent(),
-        method=build_method(config, net, loss, device=device, rank=ranks.rank),
+        method=build_method(config, net, loss, device=device, rank=ranks.rank, run_dir=run_dir),
         epochs=config.training.epochs,
         batches=partial(batches, share, workers=config.training.workers),
         augment=augment,
@@ -136,9 +137,18 @@ def build_loss(config: RunConfig) -> nn.Module:
 
 
 def build_method(
-    config: RunConfig, net: nn.Module, loss: nn.Module, *, device: str = "cpu", rank: int = 0
+    config: RunConfig,
+    net: nn.Module,
+    loss: nn.Module,
+    *,
+    device: str = "cpu",
+    rank: int = 0,
+    run_dir: Path | None = None,
 ) -> Method | None:
     """What is added to each step, if anything is, after it was seen to fit the network.
+
+    A run that goes on from a checkpoint is not looked at again: it was at its start, and a network whose activations
+    are rounded has no scales before the checkpoint is read.
 
     Args:
         config: the run.
@@ -146,13 +156,14 @@ def build_method(
         loss: the very one that the objective holds, whose weights learn.
         device: where both are.
         rank: of this process.
+        run_dir: the fold's folder, if any.
 
     Raises:
         UsageError: it cannot train this network.
     """
     method = config.build_method(net, loss, rank=rank)
-    if method is None:
-        return None
+    if method is None or (run_dir is not None and newest_checkpoint(run_dir) is not None):
+        return method
     noise = torch.randn(1, 1, *config.training.patch_size, generator=generator_for("noise to look for the head with"))
     try:
         method.check(noise.to(device))
