@@ -1,10 +1,13 @@
 """Seeds depend on their key alone."""
 
 import itertools
+import random
 
+import numpy as np
+import pytest
 import torch
 
-from uumamba.seeding import generator_for, key_to_seed
+from uumamba.seeding import draws_put_back, generator_for, key_to_seed, seed_everything
 
 
 def test_equal_keys_draw_equal_numbers() -> None:
@@ -27,3 +30,16 @@ def test_draws_of_neighbouring_keys_are_uniform_and_uncorrelated() -> None:
     assert abs(first.mean() - 0.5) < 5 / (12 * 4000) ** 0.5
     lagged = torch.corrcoef(torch.stack([first[:-1], first[1:]]))[0, 1]
     assert abs(lagged) < 5 / 4000**0.5
+
+
+def test_what_is_drawn_aside_changes_no_global_draw_also_where_it_fails() -> None:
+    def draws() -> tuple[float, float, float]:
+        return random.random(), float(np.random.rand()), float(torch.rand(()))  # noqa: NPY002 the global one
+
+    seed_everything(3)
+    expected = draws()
+    seed_everything(3)
+    with pytest.raises(RuntimeError, match="on the way"), draws_put_back():
+        draws()
+        raise RuntimeError("on the way")
+    assert draws() == expected

@@ -2,6 +2,8 @@
 
 import hashlib
 import random
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -32,3 +34,25 @@ def seed_everything(seed: int) -> None:
     random.seed(key_to_seed(seed, "python"))
     np.random.seed(key_to_seed(seed, "numpy") % 2**32)
     torch.manual_seed(key_to_seed(seed, "torch"))
+
+
+@contextmanager
+def draws_put_back(devices: Iterable[torch.device] = ()) -> Iterator[None]:
+    """Leaves Python's, NumPy's and torch's global generators as they were, whatever is drawn inside.
+
+    Args:
+        devices: of them, the CUDA ones' generators are put back too; the CPU's always is.
+
+    Example:
+        >>> with draws_put_back():
+        ...     drawn = random.random(), np.random.rand(), torch.rand(1)
+        >>> (random.random(), np.random.rand(), torch.rand(1)) == drawn
+        True
+    """
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng([device for device in devices if device.type == "cuda"]):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)

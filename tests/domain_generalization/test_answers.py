@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from uumamba.domain_generalization import classification_answers, fingerprint_of, segmentation_answers
+from uumamba.domain_generalization import classification_answers, find_slow, fingerprint_of, segmentation_answers
 
 
 def images_and_labels() -> tuple[Tensor, Tensor]:
@@ -153,6 +153,33 @@ def test_ignored_voxels_count_nowhere() -> None:
     torch.testing.assert_close(found.losses, expected.losses)
 
 
+@pytest.mark.parametrize("place", [0, 2, 3])
+def test_a_unit_without_a_voxel_that_counts_is_left_out_with_a_warning_that_names_it(place: int) -> None:
+    logits, label = segmented()
+    unseen = torch.randn(1, 3, 2, 2), torch.full((1, 1, 2, 2), 255)
+    batch = tuple(
+        torch.cat([each[:place], one, each[place:]]) for each, one in zip((logits, label), unseen, strict=True)
+    )
+    with pytest.warns(UserWarning, match=rf"1 of 4 units .* ignore_label \(255\).* slow ones: \[{place}\]") as told:
+        found = segmentation_answers(nn.Identity(), [batch], groups=[0, 0, 0, 0], ignore_label=255)
+    assert told[0].filename == __file__
+    expected = segmentation_answers(nn.Identity(), [(logits, label)])
+    others = [each for each in range(4) if each != place]
+    torch.testing.assert_close(found.vectors[others], expected.vectors)
+    torch.testing.assert_close(found.losses[others], expected.losses)
+    assert found.error == pytest.approx(expected.error)
+    assert found.groups.tolist() == [-1 if each == place else 0 for each in range(4)]
+    slow = find_slow(found)
+    assert slow.slow == tuple(others[each] for each in find_slow(expected).slow)
+    assert (slow.size, slow.groups[0].size) == (4, 3)
+
+
+def test_units_none_of_which_has_a_voxel_that_counts_are_refused() -> None:
+    logits, label = segmented()
+    with pytest.raises(ValueError, match=r"no unit has a voxel that counts: all labels are ignore_label \(255\)"):
+        segmentation_answers(nn.Identity(), [(logits, torch.full_like(label, 255))], ignore_label=255)
+
+
 def test_units_of_different_sizes_and_the_finest_of_several_outputs_are_taken() -> None:
     logits, label = segmented()
     doubled = [(F.interpolate(logits[:1], scale_factor=2), F.interpolate(label[:1].float(), scale_factor=2).long())]
@@ -189,3 +216,11 @@ def test_an_answer_that_holds_no_logits_is_refused() -> None:
     batches = in_batches(*images_and_labels(), size=4)
     with pytest.raises(ValueError, match="must return logits, or a list of them, finest first, got a dict"):
         classification_answers(lambda image: {"out": image}, batches)
+
+
+def test_a_named_batch_without_image_or_label_is_refused_with_the_names_it_has() -> None:
+    images, labels = images_and_labels()
+    complaint = r"a batch must name 'image' and 'label', got \['x', 'label'\]"
+    for pass_over in (fingerprint_of, lambda batches: classification_answers(nn.Identity(), batches)):
+        with pytest.raises(ValueError, match=complaint):
+            pass_over([{"x": images, "label": labels}])

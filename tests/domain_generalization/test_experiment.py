@@ -190,6 +190,11 @@ def test_wrong_test_domains_are_refused(held: list[int]) -> None:
         train_and_record(algorithm(Plain), rotated_digits()[:3], test_domains=held, steps=1)
 
 
+def test_a_number_in_place_of_test_domains_is_refused_with_the_list_to_write() -> None:
+    with pytest.raises(UsageError, match=r"must be a list of domains' numbers, got 2; \[0\] holds out domain 0"):
+        train_and_record(algorithm(Plain), rotated_digits()[:3], test_domains=2, steps=1)
+
+
 def test_counts_that_are_not_positive_are_refused() -> None:
     with pytest.raises(UsageError, match="at least 1, got 0 and 300"):
         train_and_record(algorithm(Plain), rotated_digits()[:3], test_domains=[0], steps=0)

@@ -47,6 +47,16 @@ def test_the_modes_are_given_back_when_the_network_raises() -> None:
     assert net[0].training
 
 
+def test_labels_that_cross_entropy_ignores_count_in_no_score() -> None:
+    ignored = TensorDataset(torch.cat([LOGITS, LOGITS]), torch.tensor([0, 1, 1, -100, -100, -100]))
+    alone = TensorDataset(LOGITS, torch.tensor([0, 1, 1]))
+    scores = [domain_scores(nn.Identity(), {0: split}, {0: split}) for split in (ignored, alone)]
+    assert scores[0] == pytest.approx(scores[1])
+    nothing = TensorDataset(LOGITS, torch.full((3,), -100))
+    with pytest.raises(UsageError, match="The in split of domain 1 is empty or all its labels are -100"):
+        domain_scores(nn.Identity(), {1: nothing}, {})
+
+
 def test_an_empty_split_is_refused() -> None:
     empty = TensorDataset(torch.zeros(0, 2), torch.zeros(0, dtype=torch.long))
     with pytest.raises(UsageError, match="The out split of domain 3 is empty"):

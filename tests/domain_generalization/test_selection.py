@@ -148,6 +148,22 @@ def test_a_record_without_an_accuracy_is_named() -> None:
         training_domain_validation(lacking, test_domain=0)
 
 
+def test_an_accuracy_that_is_not_a_number_never_wins() -> None:
+    nan = float("nan")
+    first = record(50, [0], (0.1, 1, 1), (nan, nan, 0.9))
+    assert training_domain_validation([first, *ALONE], test_domain=0).step == 300
+    settings = [{**first, "setting": "diverged"}, {**ALONE[0], "setting": "sound"}]
+    assert oracle(settings, test_domain=0).setting == "sound"
+    pairs = [record(50, [0, 1], (0, nan, 0), (0, 0, 0)), record(50, [0, 2], (0, 0, 1), (0, 0, 0)), *PAIRS]
+    assert leave_one_domain_out_validation([first, *ALONE, *pairs], test_domain=0).step == 200
+
+
+def test_accuracies_none_of_which_is_a_number_are_refused() -> None:
+    diverged = [{**each, "env1_out_acc": float("nan")} for each in ALONE]
+    with pytest.raises(UsageError, match=r"chosen for test domain 0: none of the 4 accuracies that it compares is a"):
+        training_domain_validation(diverged, test_domain=0)
+
+
 def test_ten_domains_and_more_are_all_counted() -> None:
     outs = tuple(0.1 * (i % 2) for i in range(12))
     found = training_domain_validation([record(1, [0], (0.5,) * 12, outs)], test_domain=0)

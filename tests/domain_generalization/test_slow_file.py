@@ -70,6 +70,9 @@ def test_another_data_set_is_refused(path: Path) -> None:
         ({"slow": [1, 3]}, "was changed: it lists 2 slow examples and its groups count 3"),
         ({"surprise": 1}, "lacks or has a key that it should not"),
         ({"groups": [{"wrong": 1}]}, "lacks or has a key that it should not"),
+        ({"fingerprint": None}, "was changed: its fingerprint is None and no text"),
+        ({"settings": None}, "was changed: its settings are None and no mapping"),
+        ({"groups": [{"group": 0, "size": 6, "slow": None}]}, "was changed: group 0 counts None slow examples"),
     ],
 )
 def test_a_changed_file_is_refused(path: Path, change: dict[str, Any], complaint: str) -> None:

@@ -182,14 +182,77 @@ def test_batch_norms_without_batches_are_refused(batches: list[Tensor] | None) -
         swad.averaged(batches)
 
 
+class Backbone(nn.Sequential):
+    """A batch norm for each of two layers; the first may be frozen as DomainBed does it, by a ``train`` of its own."""
+
+    def __init__(self, *, frozen: bool) -> None:
+        super().__init__(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 3), nn.BatchNorm1d(3))
+        self.frozen = frozen
+        self[1].running_mean.fill_(2.0)
+        self[1].running_var.fill_(9.0)
+
+    def train(self, mode: bool = True) -> "Backbone":
+        super().train(mode)
+        if self.frozen:
+            self[1].eval()
+        return self
+
+
+@pytest.mark.parametrize("frozen", ["by its train()", "before", "after the average was made"])
+def test_a_frozen_batch_norm_keeps_its_statistics_and_only_the_others_are_renewed(frozen: str) -> None:
+    net = Backbone(frozen=frozen == "by its train()")
+    if frozen == "before":
+        net[1].eval()
+    swad = SWAD(net, n_converge=1)
+    net.train() if net.frozen else net[1].eval()
+    net(torch.randn(8, 2))
+    swad.after_step(net)
+    swad.validated(0.5)
+    batches = [torch.randn(8, 2) for _ in range(3)]
+    averaged = swad.averaged(batches)
+    assert torch.equal(averaged[1].running_mean, torch.full((3,), 2.0))
+    assert torch.equal(averaged[1].running_var, torch.full((3,), 9.0))
+    features = torch.stack([net[2]((net[0](x) - 2) / (9 + net[1].eps) ** 0.5) for x in batches])
+    torch.testing.assert_close(averaged[3].running_mean, features.mean((0, 1)))
+    torch.testing.assert_close(averaged[3].running_var, features.var(1).mean(0))
+    assert [module.training for module in averaged] == [True, False, True, True]
+    assert averaged[3].momentum == 0.1
+
+
+def test_frozen_batch_norms_alone_need_no_batches_also_in_a_run_taken_up_again() -> None:
+    net = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.BatchNorm1d(3, track_running_stats=False))
+    net[1].running_mean.fill_(2.0)
+    swad, again = SWAD(net, n_converge=1), SWAD(net, n_converge=1)
+    net[1].eval()
+    swad.after_step(net)
+    swad.validated(0.5)
+    again.load_state_dict(swad.state_dict())
+    for each in (swad, again):
+        averaged = each.averaged()
+        assert torch.equal(averaged[1].running_mean, torch.full((3,), 2.0))
+        assert not averaged[1].training
+
+
+def test_a_loop_that_validates_before_it_tells_of_the_step_has_no_frozen_batch_norm() -> None:
+    net = nn.BatchNorm1d(2)
+    swad = SWAD(net, n_converge=1)
+    for loss in (0.5, 0.5):
+        swad.after_step(net.train())
+        swad.after_step(net.eval())
+        swad.validated(loss)
+    batch = torch.randn(8, 2)
+    torch.testing.assert_close(swad.averaged([batch]).running_mean, batch.mean(0))
+
+
 def test_wrong_use_is_refused_with_a_sentence() -> None:
     swad = SWAD(Path())
     with pytest.raises(UsageError, match="no average yet; call validated"):
         swad.averaged()
     with pytest.raises(UsageError, match=r"call after_step\(net\) after each step"):
         swad.validated(0.5)
-    with pytest.raises(ValueError, match="not a number; training has diverged"):
-        swad.validated(float("nan"))
+    for loss in ("nan", "inf", "-inf"):
+        with pytest.raises(ValueError, match=f"must be a finite number, got {loss}: training has diverged"):
+            swad.validated(float(loss))
     with pytest.raises(ValueError, match="at least 1, got 0 and 6"):
         SWAD(Path(), n_converge=0)
     with pytest.raises(ValueError, match=r"tolerance_ratio must not be negative, got -0\.1"):

@@ -1,13 +1,16 @@
 """USEFUL finds what was planted, starts again from the same weights, and is plain training where nothing is slow."""
 
+import random
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
 
 from uumamba.domain_generalization import USEFUL, Answers, Probe, UpsampledSampler, classification_answers, find_slow
 from uumamba.optim import SAM, Plain
@@ -104,6 +107,40 @@ def test_a_seed_decides_everything() -> None:
     found = [useful_on(image, label, training(image, label), seed=seed).find() for seed in (1, 1, 2)]
     assert found[0] == found[1]
     assert found[0].errors != found[2].errors
+
+
+def test_what_the_pass_over_the_data_draws_does_not_change_what_a_seed_decides() -> None:
+    image, label, _ = planted()
+    start = training(image, label, dropout=0.3)
+    loader = DataLoader(TensorDataset(image, label), batch_size=len(label))  # draws a seed at each pass
+    found = [
+        USEFUL(start, partial(classification_answers, batches=batches), seed=1).find()
+        for batches in ([(image, label)], loader)
+    ]
+    assert found[0] == found[1]
+
+
+def test_a_pass_over_the_data_leaves_the_draws_of_python_numpy_and_torch_as_they_were() -> None:
+    image, label, _ = planted()
+
+    def draws() -> list[float]:
+        return [random.random(), float(np.random.rand()), float(torch.rand(()))]  # noqa: NPY002 the global one
+
+    def drawn_in_training(look: Callable[[], object]) -> list[list[float]]:
+        told: list[list[float]] = []
+
+        def start() -> tuple[nn.Module, Callable[[UpsampledSampler], None]]:
+            net, train_epoch = training(image, label)()
+            return net, lambda sampler: (told.append(draws()), train_epoch(sampler))[1]
+
+        def answers(net: nn.Module) -> Answers:
+            look()
+            return classification_answers(net, [(image, label)])
+
+        USEFUL(start, answers, seed=2).find()
+        return told
+
+    assert drawn_in_training(draws) == drawn_in_training(lambda: None)
 
 
 def test_with_nothing_slow_it_is_plain_training_bit_for_bit() -> None:

@@ -1,5 +1,6 @@
 """What a network says of every training example, without augmentation and in the order of the data set."""
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +26,8 @@ class Answers:
     Attributes:
         vectors: what is clustered, ``(n, features)``.
         losses: of each example, ``(n,)``.
-        groups: within which clusters are sought, such as the class, ``(n,)`` int64 from 0 on.
+        groups: within which clusters are sought, such as the class, ``(n,)`` int64 from 0 on; -1 is in none and so
+            never slow.
         error: one number for all, which falls as the network learns.
         fingerprint: of images and labels; the same again for the same data in the same order.
         group_count: how many groups there should be.
@@ -90,7 +92,8 @@ def segmentation_answers(
     A class that a unit lacks has no cross entropy there: it takes the mean of the units that have it, so that absence
     alone makes no cluster. Its soft Dice is 1 where none of it is predicted and falls with every false voxel. The loss
     of a unit is the mean of its cross entropies plus one minus the mean of its soft Dice, the error of all the mean of
-    that second part.
+    that second part. A unit all of whose voxels are ignored says nothing: it is in no group, so it is never slow, and
+    no mean counts it; a warning names it.
 
     Args:
         net: images ``(batch, channels, *spatial)`` to logits ``(batch, classes, *spatial)``, or to a list of them,
@@ -100,7 +103,8 @@ def segmentation_answers(
         ignore_label: voxels with this label count nowhere.
 
     Raises:
-        ValueError: there is no unit, a shape does not fit, a label is no class, or ``groups`` has another length.
+        ValueError: there is no unit, or none with a voxel that counts; a shape does not fit, a label is no class, or
+            ``groups`` has another length.
 
     Example:
         >>> label = torch.tensor([[0, 1], [1, 1]])[:, None]
@@ -111,17 +115,21 @@ def segmentation_answers(
     """
     seen = _Seen()
     parts = [_unit_numbers(logits, label, ignore_label) for logits, label in seen.answered(net, batches)]
-    cross_entropy, dice, share = (torch.cat(each) for each in zip(*parts, strict=True))
+    cross_entropy, dice, share, counted = (torch.cat(each) for each in zip(*parts, strict=True))
     of_units = torch.zeros(len(share), dtype=torch.long) if groups is None else torch.as_tensor(groups)
     if of_units.shape != share.shape:
         raise ValueError(f"groups must have a number for each of the {len(share)} units, got {tuple(of_units.shape)}")
     _check_labels(of_units, name="groups")
+    _tell_of_uncounted(counted, ignore_label)
     missed = 1 - dice.mean(1)
+    columns = torch.cat([_filled(cross_entropy), dice, share[:, None]], dim=1)
+    vectors = torch.zeros_like(columns, dtype=torch.double)
+    vectors[counted] = _standardised(columns[counted])
     return Answers(
-        vectors=_standardised(torch.cat([_filled(cross_entropy), dice, share[:, None]], dim=1)),
-        losses=cross_entropy.nanmean(1).nan_to_num(0.0) + missed,
-        groups=of_units.long(),
-        error=float(missed.mean()),
+        vectors=vectors,
+        losses=(cross_entropy.nanmean(1) + missed).where(counted, torch.zeros_like(missed)),
+        groups=of_units.long().where(counted, torch.full_like(of_units, -1, dtype=torch.long)),
+        error=float(missed[counted].mean()),
         fingerprint=seen.fingerprint(),
         group_count=int(of_units.max()) + 1,
         kind="segmentation",
@@ -170,6 +178,10 @@ class _Seen:
 
 
 def _pair(batch: Mapping[str, Any] | Sequence[Any]) -> tuple[Tensor, Tensor]:
+    if isinstance(batch, Mapping) and not {"image", "label"} <= batch.keys():
+        raise ValueError(
+            f"a batch must name 'image' and 'label', got {[*batch]}; rename them, or give pairs of image and label"
+        )
     image, label = (batch["image"], batch["label"]) if isinstance(batch, Mapping) else (batch[0], batch[1])
     if len(image) != len(label):
         raise ValueError(f"a batch has {len(image)} images and {len(label)} labels")
@@ -185,8 +197,8 @@ def _class_logits(logits: Tensor, label: Tensor) -> Tensor:
     return logits
 
 
-def _unit_numbers(logits: Tensor, label: Tensor, ignore_label: int | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Cross entropies ``(batch, classes)`` with NaN for absent ones, soft Dice ``(batch, classes - 1)``, shares."""
+def _unit_numbers(logits: Tensor, label: Tensor, ignore_label: int | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Cross entropies ``(batch, classes)``, NaN for absent ones; soft Dice and share of foreground; which count."""
     if logits.ndim < 3 or label.shape != (len(logits), 1, *logits.shape[2:]):
         raise ValueError(
             f"logits must be (batch, classes, *spatial) and labels (batch, 1, *spatial), got {tuple(logits.shape)} and "
@@ -203,7 +215,21 @@ def _unit_numbers(logits: Tensor, label: Tensor, ignore_label: int | None) -> tu
     voxels, overlap = truth.sum(2), (probabilities * truth).sum(2)
     cross_entropy = -(logs.gather(1, own[:, None]) * truth).sum(2) / voxels
     dice = (2 * overlap + 1e-5) / (probabilities.sum(2) + voxels + 1e-5)
-    return cross_entropy, dice[:, 1:], voxels[:, 1:].sum(1) / valid.sum(1).clamp(min=1)
+    return cross_entropy, dice[:, 1:], voxels[:, 1:].sum(1) / valid.sum(1).clamp(min=1), valid.any(1)
+
+
+def _tell_of_uncounted(counted: Tensor, ignore_label: int | None) -> None:
+    if not counted.any():
+        raise ValueError(
+            f"no unit has a voxel that counts: all labels are ignore_label ({ignore_label}); correct it or the labels"
+        )
+    if not counted.all():
+        places = (~counted).nonzero()[:, 0].tolist()
+        warnings.warn(
+            f"{len(places)} of {len(counted)} units have no voxel but those of ignore_label ({ignore_label}) and are "
+            f"left out of the search for slow ones: {places}",
+            stacklevel=4,  # this, the function that was called, torch's no_grad around it, and its caller
+        )
 
 
 def _filled(columns: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """One run of a leave-one-domain-out experiment: train on some domains, write down accuracy on all."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -110,6 +110,10 @@ def train_and_record(
 
 
 def _checked(test_domains: Collection[int], domains: int) -> list[int]:
+    if not isinstance(test_domains, Iterable):
+        raise UsageError(
+            f"test_domains must be a list of domains' numbers, got {test_domains!r}; [0] holds out domain 0 alone."
+        )
     held = sorted(set(test_domains))
     if not held or not set(held) < set(range(domains)):
         raise UsageError(

@@ -11,6 +11,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from uumamba.errors import UsageError
 
+IGNORED = -100
+"""The label that torch's cross entropy leaves out unless told otherwise."""
+
 
 def domain_scores(
     net: nn.Module,
@@ -22,16 +25,17 @@ def domain_scores(
     """``env{i}_in_acc``, ``env{i}_out_acc`` and ``env{i}_out_loss`` (cross entropy) of every domain i.
 
     The network is asked in evaluation mode and without gradients; afterwards each of its modules is in the mode it was
-    in before, so one that was frozen stays so. Labels may have axes: every pixel then counts as one.
+    in before, so one that was frozen stays so. Labels may have axes: every pixel then counts as one. A label of -100,
+    which torch's cross entropy ignores, counts in no score.
 
     Args:
         net: ``net(x)`` gives logits ``(batch, classes, *spatial)``.
-        in_splits: what is trained on, by the domain's number; empty splits are refused.
+        in_splits: what is trained on, by the domain's number; splits without a label that counts are refused.
         out_splits: what is held out.
         batch_size: samples asked at once.
 
     Raises:
-        UsageError: a split is empty.
+        UsageError: a split is empty, or all its labels are -100.
 
     Example:
         >>> from torch.utils.data import TensorDataset
@@ -50,16 +54,16 @@ def domain_scores(
 
 
 def _score(net: nn.Module, split: Dataset[Any], batch_size: int, name: str) -> tuple[float, float]:
-    """Accuracy and mean cross entropy, both means over labels."""
+    """Accuracy and mean cross entropy, both means over the labels that count."""
     device = next((param.device for param in net.parameters()), torch.device("cpu"))
     right, loss, labels = 0, 0.0, 0
     for x, y in DataLoader(split, batch_size=batch_size, generator=torch.Generator()):
         logits, y = net(x.to(device)), y.to(device)
         right += int((logits.argmax(1) == y).sum())
-        loss += float(F.cross_entropy(logits, y, reduction="sum"))
-        labels += y.numel()
+        loss += float(F.cross_entropy(logits, y, ignore_index=IGNORED, reduction="sum"))
+        labels += int((y != IGNORED).sum())
     if labels == 0:
-        raise UsageError(f"The {name} is empty, so there is nothing to score.")
+        raise UsageError(f"The {name} is empty or all its labels are {IGNORED}, so there is nothing to score.")
     return right / labels, loss / labels
 
 

@@ -1,5 +1,6 @@
 """The three rules that choose a step and a setting from what was recorded, and so decide what is reported."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -50,14 +51,15 @@ def training_domain_validation(records: Iterable[Record], *, test_domain: int) -
     .. math:: \arg\max_{\mathrm{setting},\, \mathrm{step}} \ \frac{1}{n - 1} \sum_{i \ne t} \mathrm{env}_i\,\mathrm{out}
 
     among records whose only test domain is t. What a user without labels from the new domain can do. Among equals the
-    earliest record wins.
+    earliest record wins. A mean that is not a number never does, in this rule and the others.
 
     Args:
         records: of one trial, any settings; those of other test domains are passed over.
         test_domain: t.
 
     Raises:
-        UsageError: no record has this test domain alone, one lacks an accuracy, or there are several trials.
+        UsageError: no record has this test domain alone, one lacks an accuracy, none of those compared is a number, or
+            there are several trials.
 
     Example:
         >>> accuracies = {"env0_in_acc": 0.5, "env0_out_acc": 0.9, "env1_in_acc": 0.8, "env1_out_acc": 0.7}
@@ -91,8 +93,8 @@ def leave_one_domain_out_validation(records: Iterable[Record], *, test_domain: i
         test_domain: t.
 
     Raises:
-        UsageError: fewer than 3 domains, no setting and step has all runs, a record lacks an accuracy, or there are
-            several trials.
+        UsageError: fewer than 3 domains, no setting and step has all runs, a record lacks an accuracy, none of those
+            compared is a number, or there are several trials.
 
     References:
         Gulrajani & Lopez-Paz, *In Search of Lost Domain Generalization*, ICLR 2021, arXiv:2007.01434, section 3.
@@ -128,7 +130,8 @@ def oracle(records: Iterable[Record], *, test_domain: int) -> Selection:
         test_domain: the domain that was never trained on.
 
     Raises:
-        UsageError: no record has this test domain alone, one lacks an accuracy, or there are several trials.
+        UsageError: no record has this test domain alone, one lacks an accuracy, none of those compared is a number, or
+            there are several trials.
 
     Example:
         >>> record = {"step": 100, "test_envs": [0], "env0_in_acc": 0.5, "env0_out_acc": 0.9}
@@ -148,7 +151,13 @@ def oracle(records: Iterable[Record], *, test_domain: int) -> Selection:
 
 
 def _best(rule: str, test_domain: int, candidates: Sequence[tuple[Record, float]]) -> Selection:
-    record, accuracy = max(candidates, key=lambda candidate: candidate[1])
+    numbers = [candidate for candidate in candidates if not math.isnan(candidate[1])]
+    if not numbers:
+        raise UsageError(
+            f"By {rule} nothing can be chosen for test domain {test_domain}: none of the {len(candidates)} accuracies "
+            "that it compares is a number; correct the records, or what scored them."
+        )
+    record, accuracy = max(numbers, key=lambda candidate: candidate[1])
     return Selection(
         rule=rule,
         oracle=rule == ORACLE,

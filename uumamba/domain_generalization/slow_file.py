@@ -75,9 +75,23 @@ def _slow_examples(path: Path, content: dict[str, Any]) -> SlowExamples:
         raise UsageError(
             f"{path} was changed: its slow examples are not ascending places below {found.size}; find them anew."
         )
+    _check_kinds(path, found)
     if len(slow) != sum(each.slow for each in groups):
         counted = sum(each.slow for each in groups)
         raise UsageError(
             f"{path} was changed: it lists {len(slow)} slow examples and its groups count {counted}; find them anew."
         )
     return found
+
+
+def _check_kinds(path: Path, found: SlowExamples) -> None:
+    """What is reckoned with is of its kind."""
+    for group in found.groups:
+        if not isinstance(group.slow, int):
+            raise UsageError(
+                f"{path} was changed: group {group.group} counts {group.slow} slow examples; find them anew."
+            )
+    if not isinstance(found.fingerprint, str):
+        raise UsageError(f"{path} was changed: its fingerprint is {found.fingerprint} and no text; find them anew.")
+    if not isinstance(found.settings, dict):
+        raise UsageError(f"{path} was changed: its settings are {found.settings} and no mapping; find them anew.")

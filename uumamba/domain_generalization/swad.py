@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from statistics import fmean
@@ -12,7 +12,7 @@ from typing import Any, Self
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.optim.swa_utils import AveragedModel, update_bn
+from torch.optim.swa_utils import AveragedModel
 
 from uumamba.errors import UsageError
 
@@ -54,8 +54,11 @@ class SWAD:
 
     Edge cases. The loss never settles: the last segment's average, with a warning. Training ends before the valley
     does: losses above l at the very end are left out. After the end nothing is averaged any more and ``finished`` is
-    True. Steps after the last validation are in no segment. Memory: two copies of the weights, and one for each of the
-    latest validations (``n_tolerance`` at most) that were above the tolerance, before the start ``n_converge``.
+    True. Steps after the last validation are in no segment. A batch norm that is frozen, in evaluation mode while the
+    network is in training mode, keeps its statistics and is frozen in the average too; what counts is the latest step
+    that was told of with the network in training mode, and without one all are frozen. Memory: two copies of the
+    weights, and one for each of the latest validations (``n_tolerance`` at most) that were above the tolerance, before
+    the start ``n_converge``.
 
     Args:
         net: the network; it is copied.
@@ -69,7 +72,7 @@ class SWAD:
         finished: whether the valley has ended.
 
     Raises:
-        ValueError: an option is out of range, or a loss is not a number.
+        ValueError: an option is out of range, or a loss is not finite.
 
     Example:
         >>> net = nn.Linear(1, 1)
@@ -112,6 +115,7 @@ class SWAD:
         self._open = self._begun(net)
         self._waiting: deque[_Segment] = deque()
         self._average: _Segment | None = None
+        self._trained = [False for _ in _batch_norms(net)]
 
     @property
     def steps(self) -> tuple[int, int] | None:
@@ -125,16 +129,21 @@ class SWAD:
         self._taken += 1
         self._open.model.update_parameters(net)
         self._open.last_step = self._taken
+        if net.training:  # one in evaluation mode, as a validation leaves it, does not say which are frozen
+            self._trained = [norm.training for norm in _batch_norms(net)]
 
     def validated(self, loss: float) -> None:
         """Close the segment with the validation loss of the present weights.
 
         Raises:
-            ValueError: the loss is not a number.
+            ValueError: the loss is not finite; an infinite one would make an infinite threshold, a valley without end.
             UsageError: no step was taken since the last validation.
         """
-        if math.isnan(loss):
-            raise ValueError("The validation loss is not a number; training has diverged.")
+        if not math.isfinite(loss):
+            raise ValueError(
+                f"The validation loss must be a finite number, got {loss}: training has diverged; lower its learning "
+                "rate."
+            )
         if self.finished:
             return
         if int(self._open.model.n_averaged) == 0:
@@ -152,10 +161,11 @@ class SWAD:
 
         Args:
             batches: inputs, or tuples that begin with them, of the training domains, from which batch norms take their
-                statistics anew by torch's ``update_bn``. A network without batch norms needs none.
+                statistics anew, as by torch's ``update_bn``. A network whose batch norms are all frozen, or that has
+                none, needs no batches.
 
         Raises:
-            UsageError: nothing was validated yet; or the network has batch norms and there are no batches.
+            UsageError: nothing was validated yet; or batch norms are not frozen and there are no batches.
         """
         segments = [self._average] if self._average is not None else [*self._waiting][-1:]
         if not segments:
@@ -167,7 +177,14 @@ class SWAD:
                 stacklevel=2,
             )
         net = deepcopy(segments[0].model.module)
-        _renew_statistics(net, batches)
+        renewed = []
+        for norm, trained in zip(_batch_norms(net), self._trained, strict=True):
+            if trained:
+                renewed.append(norm)
+            else:
+                norm.eval()
+        if renewed:
+            _renew_statistics(net, renewed, batches)
         return net
 
     def state_dict(self) -> dict[str, Any]:
@@ -176,6 +193,7 @@ class SWAD:
             "taken": self._taken,
             "threshold": self.threshold,
             "finished": self.finished,
+            "trained": self._trained,
             "open": self._open.state_dict(),
             "waiting": [segment.state_dict() for segment in self._waiting],
             "average": None if self._average is None else self._average.state_dict(),
@@ -184,6 +202,7 @@ class SWAD:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up where another run stopped, bit for bit."""
         self._taken, self.threshold, self.finished = state["taken"], state["threshold"], state["finished"]
+        self._trained = [*state["trained"]]
         net = self._open.model.module
         self._open = self._begun(net).loaded(state["open"])
         self._waiting = deque(self._begun(net).loaded(each) for each in state["waiting"])
@@ -229,20 +248,32 @@ class SWAD:
         self._average.last_step = segment.last_step
 
 
-def _renew_statistics(net: nn.Module, batches: Iterable[Any] | None) -> None:
-    if not any(isinstance(module, _BatchNorm) for module in net.modules()):
-        return
-    seen = 0
+def _batch_norms(net: nn.Module) -> list[_BatchNorm]:
+    """Those with running statistics."""
+    return [module for module in net.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
 
-    def counted() -> Iterator[Any]:
-        nonlocal seen
-        for batch in batches if batches is not None else ():
-            seen += 1
-            yield batch
 
-    update_bn(counted(), net)
-    if seen == 0:
+@torch.no_grad()
+def _renew_statistics(net: nn.Module, renewed: Sequence[_BatchNorm], batches: Iterable[Any] | None) -> None:
+    """The means over the batches; torch's ``update_bn`` would do it to frozen batch norms, too."""
+    modes = {module: module.training for module in net.modules()}
+    momenta = {norm: norm.momentum for norm in renewed}
+    net.train()
+    for norm in _batch_norms(net):
+        norm.training = norm in momenta
+    for norm in renewed:
+        norm.reset_running_stats()
+        norm.momentum = None  # every batch then counts alike
+    seen = False
+    for batch in batches if batches is not None else ():
+        net(batch[0] if isinstance(batch, list | tuple) else batch)
+        seen = True
+    if not seen:
         raise UsageError(
             "The averaged weights need running statistics of their own and there are no batches to take them from; "
             "pass batches of the training domains."
         )
+    for norm, momentum in momenta.items():
+        norm.momentum = momentum
+    for module, training in modes.items():
+        module.training = training

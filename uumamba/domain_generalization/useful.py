@@ -11,7 +11,7 @@ from uumamba.domain_generalization.fingerprint import fingerprint_of_state
 from uumamba.domain_generalization.knee import find_knee
 from uumamba.domain_generalization.slow_examples import SlowExamples, check_answers, find_slow
 from uumamba.domain_generalization.upsampling import UpsampledSampler
-from uumamba.seeding import seed_everything
+from uumamba.seeding import draws_put_back, key_to_seed, seed_everything
 
 TrainEpoch = Callable[[UpsampledSampler], None]
 Start = Callable[[], tuple[nn.Module, TrainEpoch]]
@@ -86,7 +86,8 @@ class USEFUL:
         start: builds network and optimizer, and returns the network with a function that trains it for one epoch on
             the indices of a sampler. It must build both anew at each call, from the global generators, which are
             seeded before it is called, or from seeds of its own.
-        answers: the network's answers on the data set; see :func:`classification_answers`.
+        answers: the network's answers on the data set; see :func:`classification_answers`. What it draws from the
+            global generators changes no draw of the training.
         seed: of initialisation, order and clusters.
         most_epochs: of the probe; a tenth of a run is what the paper spends.
         slowing: the share of the largest fall of the error in an epoch below which the fall has slowed.
@@ -155,13 +156,13 @@ class USEFUL:
         """
         net, train_epoch = self.restart()
         probe = Probe(slowing=self.slowing)
-        answers = self.answers(net)
+        answers = self._asked(net, 0)
         probe.add(answers)
         sampler = UpsampledSampler(len(answers.losses), seed=self.seed)
         for epoch in range(self.most_epochs):
             sampler.set_epoch(epoch)
             train_epoch(sampler)
-            answers = self.answers(net)
+            answers = self._asked(net, epoch + 1)
             if probe.add(answers):
                 break
         else:
@@ -180,6 +181,12 @@ class USEFUL:
         settings = {"most_epochs": self.most_epochs, "slowing": self.slowing, "factor": self.factor} | found.settings
         epoch = self.most_epochs if probe.epoch is None else probe.epoch
         return replace(found, epoch=epoch, errors=tuple(probe.errors), settings=settings)
+
+    def _asked(self, net: nn.Module, epochs: int) -> Answers:
+        """The answers; a loader that draws its seed must not move the dropout of the epochs that follow."""
+        with draws_put_back({param.device for param in net.parameters()}):
+            seed_everything(key_to_seed(self.seed, "answers", epochs))  # else each pass shuffles alike, and unnoticed
+            return self.answers(net)
 
     def restart(self) -> tuple[nn.Module, TrainEpoch]:
         """A network as at the very start, and what trains it.
