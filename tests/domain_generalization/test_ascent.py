@@ -216,7 +216,11 @@ def test_no_gradient_is_left_in_the_parameters_and_no_weight_moves() -> None:
 
 @pytest.mark.parametrize(
     ("options", "match"),
-    [({"rho": -1.0}, "rho must not be negative"), ({"rho": 0.1, "second_order": "newton"}, "got 'newton'")],
+    [
+        ({"rho": -1.0}, "rho must be finite and not negative, got -1"),
+        ({"rho": float("nan")}, "rho must be finite and not negative, got nan"),
+        ({"rho": 0.1, "second_order": "newton"}, "got 'newton'"),
+    ],
 )
 def test_options_out_of_range_are_refused(options: Any, match: str) -> None:
     with pytest.raises(ValueError, match=match):

@@ -312,11 +312,14 @@ def test_a_style_changes_images_and_their_terms(batches: Batches) -> None:
     [
         ({"lambda1": -1.0}, "lambda1 must be finite and not negative, got -1"),
         ({"lambda2": float("inf")}, "lambda2 must be finite"),
-        ({"rho": -0.1}, "rho must not be negative"),
+        ({"rho": -0.1}, "rho must be finite and not negative"),
+        ({"rho": float("inf")}, "rho must be finite and not negative, got inf"),
         ({"warmup_steps": -1}, "warmup_steps must be at least 0"),
         ({"voxels_a_class": 0}, "voxels_a_class must be at least 1"),
         ({"direction": "down"}, 'direction must be "ascent" or "random"'),
         ({"second_order": "exact"}, "second_order must be True, False"),
+        ({"second_order": 0}, "second_order must be True, False .*, got 0"),
+        ({"second_order": 1.0}, "second_order must be True, False .*, got 1.0"),
     ],
 )
 def test_options_out_of_range_are_refused(options: Any, match: str) -> None:

@@ -1,5 +1,6 @@
 """The gradient of a loss and of its slope, with respect to what an input was changed by."""
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -44,7 +45,7 @@ class Ascent:
             alone.
 
     Raises:
-        ValueError: from the constructor, for a negative rho or an unknown way.
+        ValueError: from the constructor, for a rho that is negative or not finite, or an unknown way.
         UsageError: from the gradient, where the loss has no graph, or none that leads to the values.
 
     Example:
@@ -57,9 +58,9 @@ class Ascent:
     """
 
     def __init__(self, *, rho: float, second_order: SecondOrder = True) -> None:
-        if not rho >= 0:
-            raise ValueError(f"rho must not be negative, got {rho}")
-        if second_order not in (True, False, "finite_difference"):
+        if not (math.isfinite(rho) and rho >= 0):
+            raise ValueError(f"rho must be finite and not negative, got {rho}")
+        if not isinstance(second_order, bool) and second_order != "finite_difference":  # 0 and 1 equal a bool
             raise ValueError(f'second_order must be True, False or "finite_difference", got {second_order!r}')
         self.rho = rho
         self.second_order = second_order if rho else False
