@@ -49,6 +49,34 @@ class Opaque(Differentiable):
             return 3 * ctx.saved_tensors[0] ** 2 * grad
 
 
+class PartlyOpaque(Function):
+    """A product whose gradient in one factor alone is hidden from autograd."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(a, b)
+        return a * b
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        a, b = ctx.saved_tensors
+        with torch.no_grad():
+            hidden = grad * a
+        return grad * b, hidden
+
+
+class Passing(Function):
+    """The identity, whose backward pass hands the gradient on as it is."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad
+
+
 @torch.library.custom_op("uumamba_tests::cube", mutates_args=())
 def cube(x: Tensor) -> Tensor:
     return x**3
@@ -63,7 +91,17 @@ cube.register_autograd(
     lambda ctx, grad: cube_backward(grad, ctx.saved_tensors[0]),
     setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
 )
-KERNELS = {"refusing": Refusing.apply, "opaque": Opaque.apply, "operator": cube}
+KERNELS = {
+    "refusing": Refusing.apply,
+    "opaque": Opaque.apply,
+    "partly opaque": lambda x: PartlyOpaque.apply(x, x**2),
+    "operator": cube,
+}
+TAKEN = {
+    "differentiable": Differentiable.apply,
+    "linear": lambda x: Passing.apply(x**3),
+    "opaque where nothing learns": lambda x: PartlyOpaque.apply(x**3, torch.ones_like(x)),
+}
 
 
 class Net(nn.Module):
@@ -165,8 +203,9 @@ def test_a_kernel_without_second_derivative_is_said_once_and_differences_are_tak
         assert torch.equal(ascent.gradient(loss_at, params, values), found)
 
 
-def test_a_custom_function_with_a_second_derivative_is_taken_as_it_is() -> None:
-    found = Ascent(rho=RHO).gradient(*problem(Net(Differentiable.apply)))
+@pytest.mark.parametrize("kernel", TAKEN)
+def test_a_custom_function_with_a_second_derivative_is_taken_as_it_is(kernel: str) -> None:
+    found = Ascent(rho=RHO).gradient(*problem(Net(TAKEN[kernel])))
     torch.testing.assert_close(found, Ascent(rho=RHO).gradient(*problem(Net(lambda x: x**3))))
 
 

@@ -163,18 +163,21 @@ def _names_of_opaque(loss: Tensor) -> list[str]:
 
     A backward pass that calls a kernel outside autograd returns tensors that look constant. One that is marked as
     differentiable once returns tensors whose history is an error, but ``autograd.grad`` goes along paths to its inputs
-    alone and this path ends before. Either way the second derivative would go without them in silence.
+    alone and this path ends before. Either way the second derivative would go without them in silence, and one such
+    gradient among several is enough. Some are constant in truth, those of a function that ends the network and is
+    linear; they look alike, and differences are right for them too.
     """
     found: list[str] = []
 
-    def look(name: str, gradients: Sequence[Tensor | None], _: Any) -> None:
-        given = [each for each in gradients if each is not None]
-        if given and not any(_has_history(each) for each in given):
+    def look(name: str, wanted: Sequence[bool], gradients: Sequence[Tensor | None], _: Any) -> None:
+        given = [each for each, needed in zip(gradients, wanted, strict=True) if needed and each is not None]
+        if not all(_has_history(each) for each in given):
             found.append(name.removesuffix("Backward"))
 
     for node in _nodes(loss):
         if isinstance(node, BackwardCFunction):
-            node.register_hook(partial(look, type(node).__name__))
+            wanted = [after is not None for after, _ in node.next_functions]
+            node.register_hook(partial(look, type(node).__name__, wanted))
     return found
 
 
