@@ -1,7 +1,7 @@
 """The gradient of loss and slope: by two backward passes, by differences, and with kernels that allow but one."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
-from torch.func import functional_call
 from torch.nn import functional as F
 
 from uumamba.domain_generalization.ascent import Ascent
@@ -117,30 +116,26 @@ class Net(nn.Module):
         return self.last(self.dropout(self.kernel(torch.tanh(self.first(x)))))
 
 
-Problem = tuple[Callable[[Mapping[str, Tensor] | None, Tensor], Tensor], dict[str, Tensor], Tensor]
+Problem = tuple[Net, Callable[[Tensor], Tensor], Tensor]
 
 
-def problem(net: nn.Module) -> Problem:
-    """Loss, parameters and values of an additive perturbation in float64."""
+def problem(net: Net) -> Problem:
+    """The network in float64, its loss, and values of an additive perturbation."""
     net = net.double()
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(10, 6, generator=generator, dtype=torch.float64)
     y = torch.randint(3, (10,), generator=generator)
-
-    def loss_at(weights: Mapping[str, Tensor] | None, values: Tensor) -> Tensor:
-        return F.cross_entropy(functional_call(net, dict(weights or {}), (x + values,)), y)
-
-    return loss_at, dict(net.named_parameters()), torch.zeros_like(x)
+    return net, lambda values: F.cross_entropy(net(x + values), y), torch.zeros_like(x)
 
 
-def sharpness_aware_loss(loss_at: Any, params: dict[str, Tensor], values: Tensor) -> float:
+def sharpness_aware_loss(net: Net, loss_at: Callable[[Tensor], Tensor], values: Tensor) -> float:
     """L + rho ||grad L||, at values, by a plain backward pass."""
-    loss = loss_at(None, values)
-    slopes = torch.autograd.grad(loss, list(params.values()))
+    loss = loss_at(values)
+    slopes = torch.autograd.grad(loss, list(net.parameters()))
     return float(loss.detach() + RHO * torch.cat([each.flatten() for each in slopes]).norm())
 
 
-def numerical(loss_at: Any, params: dict[str, Tensor], values: Tensor) -> Tensor:
+def numerical(net: Net, loss_at: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
     """The gradient of that, entry by entry, from its values alone."""
     found = torch.zeros_like(values)
     for index in range(values.numel()):
@@ -148,24 +143,24 @@ def numerical(loss_at: Any, params: dict[str, Tensor], values: Tensor) -> Tensor
         for sign in (1, -1):
             moved = values.clone()
             moved.view(-1)[index] += sign * 1e-5
-            ends.append(sharpness_aware_loss(loss_at, params, moved))
+            ends.append(sharpness_aware_loss(net, loss_at, moved))
         found.view(-1)[index] = (ends[0] - ends[1]) / 2e-5
     return found
 
 
 def test_two_backward_passes_give_the_gradient_of_loss_and_slope() -> None:
-    loss_at, params, values = problem(Net(lambda x: x**3))
-    found = Ascent(rho=RHO).gradient(loss_at, params, values)
-    torch.testing.assert_close(found, numerical(loss_at, params, values), rtol=1e-4, atol=1e-9)
+    net, loss_at, values = problem(Net(lambda x: x**3))
+    found = Ascent(rho=RHO).gradient(net, loss_at, values)
+    torch.testing.assert_close(found, numerical(net, loss_at, values), rtol=1e-4, atol=1e-9)
 
 
 def test_differences_are_close_to_it_and_closer_the_smaller_rho() -> None:
-    loss_at, params, values = problem(Net(lambda x: x**3))
+    net, loss_at, values = problem(Net(lambda x: x**3))
     errors = []
     for rho in (0.1, 0.05, 0.025):
-        exact = Ascent(rho=rho).gradient(loss_at, params, values)
-        differences = Ascent(rho=rho, second_order="finite_difference").gradient(loss_at, params, values)
-        plain = Ascent(rho=rho, second_order=False).gradient(loss_at, params, values)
+        exact = Ascent(rho=rho).gradient(net, loss_at, values)
+        differences = Ascent(rho=rho, second_order="finite_difference").gradient(net, loss_at, values)
+        plain = Ascent(rho=rho, second_order=False).gradient(net, loss_at, values)
         errors.append(float((differences - exact).norm()))
         assert errors[-1] < 0.1 * float((plain - exact).norm())
     assert errors[0] / errors[1] == pytest.approx(8, rel=0.2)  # the next term is rho cubed
@@ -174,25 +169,25 @@ def test_differences_are_close_to_it_and_closer_the_smaller_rho() -> None:
 
 @pytest.mark.parametrize("options", [{"rho": 0.0}, {"rho": RHO, "second_order": False}], ids=str)
 def test_without_a_second_term_it_is_the_gradient_of_the_loss(options: Any) -> None:
-    loss_at, params, values = problem(Net(lambda x: x**3))
+    net, loss_at, values = problem(Net(lambda x: x**3))
     values.requires_grad_()
-    (expected,) = torch.autograd.grad(loss_at(None, values), values)
-    assert torch.equal(Ascent(**options).gradient(loss_at, params, values), expected)
+    (expected,) = torch.autograd.grad(loss_at(values), values)
+    assert torch.equal(Ascent(**options).gradient(net, loss_at, values), expected)
 
 
 def test_a_small_step_along_it_raises_loss_and_slope() -> None:
-    loss_at, params, values = problem(Net(lambda x: x**3))
-    along = Ascent(rho=RHO).gradient(loss_at, params, values)
-    before = sharpness_aware_loss(loss_at, params, values)
-    assert sharpness_aware_loss(loss_at, params, values + 1e-3 * along) > before
+    net, loss_at, values = problem(Net(lambda x: x**3))
+    along = Ascent(rho=RHO).gradient(net, loss_at, values)
+    before = sharpness_aware_loss(net, loss_at, values)
+    assert sharpness_aware_loss(net, loss_at, values + 1e-3 * along) > before
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_a_kernel_without_second_derivative_is_said_once_and_differences_are_taken(kernel: str) -> None:
-    loss_at, params, values = problem(Net(KERNELS[kernel]))
+    net, loss_at, values = problem(Net(KERNELS[kernel]))
     ascent = Ascent(rho=RHO)
     with pytest.warns(UserWarning, match="has no second derivative .*differences of first ones") as said:
-        found = ascent.gradient(loss_at, params, values)
+        found = ascent.gradient(net, loss_at, values)
     assert len(said) == 1
     smooth = problem(Net(lambda x: x**3))
     torch.testing.assert_close(found, Ascent(rho=RHO, second_order="finite_difference").gradient(*smooth))
@@ -200,7 +195,7 @@ def test_a_kernel_without_second_derivative_is_said_once_and_differences_are_tak
     assert (found - exact).norm() < 0.1 * (plain - exact).norm()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert torch.equal(ascent.gradient(loss_at, params, values), found)
+        assert torch.equal(ascent.gradient(net, loss_at, values), found)
 
 
 @pytest.mark.parametrize("kernel", TAKEN)
@@ -217,9 +212,9 @@ def test_asked_for_differences_or_nothing_such_a_kernel_is_no_reason_for_a_warni
 
 def test_the_passes_of_a_difference_have_the_same_dropout() -> None:
     # Without it the difference of two ends, 1e-6 apart, is that of two masks.
-    loss_at, params, values = problem(Net(lambda x: x**3, dropout=0.5))
+    net, loss_at, values = problem(Net(lambda x: x**3, dropout=0.5))
     found, plain = (
-        Ascent(rho=1e-6, second_order=way).gradient(loss_at, params, values) for way in ("finite_difference", False)
+        Ascent(rho=1e-6, second_order=way).gradient(net, loss_at, values) for way in ("finite_difference", False)
     )
     torch.testing.assert_close(found, plain, rtol=0, atol=1e-5)
 
@@ -234,13 +229,13 @@ def test_no_random_draw_of_the_caller_is_used_up(way: Any) -> None:
 
 @pytest.mark.parametrize("way", [True, "finite_difference", False])
 def test_a_flat_loss_has_gradient_zero(way: Any) -> None:
-    _, params, values = problem(Net(lambda x: x**3))
-    flat = partial(_flat, params)
-    assert not Ascent(rho=RHO, second_order=way).gradient(flat, params, values).any()
+    net, _, values = problem(Net(lambda x: x**3))
+    flat = partial(_flat, net)
+    assert not Ascent(rho=RHO, second_order=way).gradient(net, flat, values).any()
 
 
-def _flat(params: dict[str, Tensor], weights: Mapping[str, Tensor] | None, values: Tensor) -> Tensor:
-    return sum((0 * each.square().sum() for each in (weights or params).values()), 0 * values.sum())
+def _flat(net: Net, values: Tensor) -> Tensor:
+    return sum((0 * each.square().sum() for each in net.parameters()), 0 * values.sum())
 
 
 def test_no_gradient_is_left_in_the_parameters_and_no_weight_moves() -> None:
