@@ -149,7 +149,7 @@ class _Passes:
 
     def run(self, take: Callable[[Tensor], T], weights: Mapping[str, Tensor] | None = None) -> T:
         """What ``take`` makes of the loss of one pass; every gradient is taken in it, at the pass's own weights."""
-        with draws_of_its_own(self.values):
+        with draws_of_its_own(self.values, self.net):
             return with_stand_ins(self.net, partial(self._run, take), weights)
 
     def in_values(self, loss: Tensor) -> Tensor:

@@ -49,9 +49,11 @@ class UDIM:
 
     Edge cases. A sample without a slope stays as it is. A gradient that is not finite makes the penalty so, and the
     optimizer skips the step. Running statistics and other buffers see none of these passes. Batch norms in training
-    mode see both halves as one batch. A head that is not linear: see ``head``. Under autocast, open it inside the
-    closure and around the call of ``at_weights``'s result alike; moments are computed in float32. With several ranks
-    each takes its own samples.
+    mode see both halves as one batch, and so does a layer that mixes samples: :class:`MixStyle` gives some images the
+    style of perturbed ones, and the other way round. The ascent puts random generators back, torch's own and those that
+    are attributes of modules; the pass of both halves draws as a step's own does. A head that is not linear: see
+    ``head``. Under autocast, open it inside the closure and around the call of ``at_weights``'s result alike; moments
+    are computed in float32. With several ranks each takes its own samples.
 
     Activation checkpointing. It must be ``use_reentrant=False``. The backward pass of the penalty is the optimizer's,
     and computes such layers again with the buffers themselves; the optimizer puts running statistics back afterwards if

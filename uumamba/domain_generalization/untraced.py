@@ -1,7 +1,7 @@
 """Passes of a network beside the training step's own, which must leave no trace in it."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -66,16 +66,27 @@ class _AtWork(nn.Module):
         return self.work()
 
 
-def draws_of_its_own(image: Tensor) -> AbstractContextManager[object]:
-    """Puts the random generators back, so that two passes one after the other have the same dropout.
+@contextmanager
+def draws_of_its_own(image: Tensor, net: nn.Module) -> Iterator[None]:
+    """Puts random generators back, so that two passes one after the other have the same dropout.
+
+    These are torch's global ones of the CPU and of the image's device, and every one that is an attribute of a module
+    of the network.
 
     Example:
-        >>> with draws_of_its_own(torch.zeros(1)):
+        >>> with draws_of_its_own(torch.zeros(1), nn.Identity()):
         ...     first = torch.rand(1)
         >>> torch.equal(torch.rand(1), first)
         True
     """
-    return torch.random.fork_rng([image.device] if image.is_cuda else [])
+    held = [each for module in net.modules() for each in vars(module).values() if isinstance(each, torch.Generator)]
+    states = [generator.get_state() for generator in held]
+    with torch.random.fork_rng([image.device] if image.is_cuda else []):
+        try:
+            yield
+        finally:
+            for generator, state in zip(held, states, strict=True):
+                generator.set_state(state)
 
 
 def bare(net: nn.Module) -> nn.Module:
