@@ -198,6 +198,23 @@ def test_a_kernel_without_second_derivative_is_said_once_and_differences_are_tak
         assert torch.equal(ascent.gradient(net, loss_at, values), found)
 
 
+def test_a_kernel_without_second_derivative_is_still_said_where_the_first_try_ran_out_of_memory() -> None:
+    net, loss_at, values = problem(Net(Opaque.apply))
+    ascent = Ascent(rho=RHO)
+    passes: list[Tensor] = []
+
+    def short_of_memory(moved: Tensor) -> Tensor:
+        passes.append(moved)
+        if len(passes) == 2:
+            raise torch.OutOfMemoryError
+        return loss_at(moved)
+
+    with pytest.raises(torch.OutOfMemoryError):
+        ascent.gradient(net, short_of_memory, values)
+    with pytest.warns(UserWarning, match="has no second derivative"):
+        ascent.gradient(net, short_of_memory, values)
+
+
 @pytest.mark.parametrize("kernel", TAKEN)
 def test_a_custom_function_with_a_second_derivative_is_taken_as_it_is(kernel: str) -> None:
     found = Ascent(rho=RHO).gradient(*problem(Net(TAKEN[kernel])))

@@ -92,10 +92,10 @@ class Ascent:
     def _exact(self, passes: "_Passes", params: Mapping[str, Tensor]) -> Tensor:
         def differentiate_twice(loss: Tensor) -> Tensor | str:
             opaque = [] if self._looked else _names_of_opaque(loss)
-            self._looked = True
             slopes = torch.autograd.grad(loss, list(params.values()), create_graph=True, allow_unused=True)
             if opaque:
                 return f"the backward pass of {opaque[0]} is opaque"
+            self._looked = True
             try:
                 return passes.in_values(loss + self.rho * _length(slopes))
             except torch.OutOfMemoryError:
