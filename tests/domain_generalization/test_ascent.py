@@ -1,7 +1,7 @@
 """The gradient of loss and slope: by two backward passes, by differences, and with kernels that allow but one."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
-from torch.func import functional_call
 from torch.nn import functional as F
 
 from uumamba.domain_generalization.ascent import Ascent
@@ -49,6 +48,34 @@ class Opaque(Differentiable):
             return 3 * ctx.saved_tensors[0] ** 2 * grad
 
 
+class PartlyOpaque(Function):
+    """A product whose gradient in one factor alone is hidden from autograd."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(a, b)
+        return a * b
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        a, b = ctx.saved_tensors
+        with torch.no_grad():
+            hidden = grad * a
+        return grad * b, hidden
+
+
+class Passing(Function):
+    """The identity, whose backward pass hands the gradient on as it is."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad
+
+
 @torch.library.custom_op("uumamba_tests::cube", mutates_args=())
 def cube(x: Tensor) -> Tensor:
     return x**3
@@ -63,7 +90,17 @@ cube.register_autograd(
     lambda ctx, grad: cube_backward(grad, ctx.saved_tensors[0]),
     setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
 )
-KERNELS = {"refusing": Refusing.apply, "opaque": Opaque.apply, "operator": cube}
+KERNELS = {
+    "refusing": Refusing.apply,
+    "opaque": Opaque.apply,
+    "partly opaque": lambda x: PartlyOpaque.apply(x, x**2),
+    "operator": cube,
+}
+TAKEN = {
+    "differentiable": Differentiable.apply,
+    "linear": lambda x: Passing.apply(x**3),
+    "opaque where nothing learns": lambda x: PartlyOpaque.apply(x**3, torch.ones_like(x)),
+}
 
 
 class Net(nn.Module):
@@ -79,30 +116,26 @@ class Net(nn.Module):
         return self.last(self.dropout(self.kernel(torch.tanh(self.first(x)))))
 
 
-Problem = tuple[Callable[[Mapping[str, Tensor] | None, Tensor], Tensor], dict[str, Tensor], Tensor]
+Problem = tuple[Net, Callable[[Tensor], Tensor], Tensor]
 
 
-def problem(net: nn.Module) -> Problem:
-    """Loss, parameters and values of an additive perturbation in float64."""
+def problem(net: Net) -> Problem:
+    """The network in float64, its loss, and values of an additive perturbation."""
     net = net.double()
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(10, 6, generator=generator, dtype=torch.float64)
     y = torch.randint(3, (10,), generator=generator)
-
-    def loss_at(weights: Mapping[str, Tensor] | None, values: Tensor) -> Tensor:
-        return F.cross_entropy(functional_call(net, dict(weights or {}), (x + values,)), y)
-
-    return loss_at, dict(net.named_parameters()), torch.zeros_like(x)
+    return net, lambda values: F.cross_entropy(net(x + values), y), torch.zeros_like(x)
 
 
-def sharpness_aware_loss(loss_at: Any, params: dict[str, Tensor], values: Tensor) -> float:
+def sharpness_aware_loss(net: Net, loss_at: Callable[[Tensor], Tensor], values: Tensor) -> float:
     """L + rho ||grad L||, at values, by a plain backward pass."""
-    loss = loss_at(None, values)
-    slopes = torch.autograd.grad(loss, list(params.values()))
+    loss = loss_at(values)
+    slopes = torch.autograd.grad(loss, list(net.parameters()))
     return float(loss.detach() + RHO * torch.cat([each.flatten() for each in slopes]).norm())
 
 
-def numerical(loss_at: Any, params: dict[str, Tensor], values: Tensor) -> Tensor:
+def numerical(net: Net, loss_at: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
     """The gradient of that, entry by entry, from its values alone."""
     found = torch.zeros_like(values)
     for index in range(values.numel()):
@@ -110,24 +143,24 @@ def numerical(loss_at: Any, params: dict[str, Tensor], values: Tensor) -> Tensor
         for sign in (1, -1):
             moved = values.clone()
             moved.view(-1)[index] += sign * 1e-5
-            ends.append(sharpness_aware_loss(loss_at, params, moved))
+            ends.append(sharpness_aware_loss(net, loss_at, moved))
         found.view(-1)[index] = (ends[0] - ends[1]) / 2e-5
     return found
 
 
 def test_two_backward_passes_give_the_gradient_of_loss_and_slope() -> None:
-    loss_at, params, values = problem(Net(lambda x: x**3))
-    found = Ascent(rho=RHO).gradient(loss_at, params, values)
-    torch.testing.assert_close(found, numerical(loss_at, params, values), rtol=1e-4, atol=1e-9)
+    net, loss_at, values = problem(Net(lambda x: x**3))
+    found = Ascent(rho=RHO).gradient(net, loss_at, values)
+    torch.testing.assert_close(found, numerical(net, loss_at, values), rtol=1e-4, atol=1e-9)
 
 
 def test_differences_are_close_to_it_and_closer_the_smaller_rho() -> None:
-    loss_at, params, values = problem(Net(lambda x: x**3))
+    net, loss_at, values = problem(Net(lambda x: x**3))
     errors = []
     for rho in (0.1, 0.05, 0.025):
-        exact = Ascent(rho=rho).gradient(loss_at, params, values)
-        differences = Ascent(rho=rho, second_order="finite_difference").gradient(loss_at, params, values)
-        plain = Ascent(rho=rho, second_order=False).gradient(loss_at, params, values)
+        exact = Ascent(rho=rho).gradient(net, loss_at, values)
+        differences = Ascent(rho=rho, second_order="finite_difference").gradient(net, loss_at, values)
+        plain = Ascent(rho=rho, second_order=False).gradient(net, loss_at, values)
         errors.append(float((differences - exact).norm()))
         assert errors[-1] < 0.1 * float((plain - exact).norm())
     assert errors[0] / errors[1] == pytest.approx(8, rel=0.2)  # the next term is rho cubed
@@ -136,25 +169,25 @@ def test_differences_are_close_to_it_and_closer_the_smaller_rho() -> None:
 
 @pytest.mark.parametrize("options", [{"rho": 0.0}, {"rho": RHO, "second_order": False}], ids=str)
 def test_without_a_second_term_it_is_the_gradient_of_the_loss(options: Any) -> None:
-    loss_at, params, values = problem(Net(lambda x: x**3))
+    net, loss_at, values = problem(Net(lambda x: x**3))
     values.requires_grad_()
-    (expected,) = torch.autograd.grad(loss_at(None, values), values)
-    assert torch.equal(Ascent(**options).gradient(loss_at, params, values), expected)
+    (expected,) = torch.autograd.grad(loss_at(values), values)
+    assert torch.equal(Ascent(**options).gradient(net, loss_at, values), expected)
 
 
 def test_a_small_step_along_it_raises_loss_and_slope() -> None:
-    loss_at, params, values = problem(Net(lambda x: x**3))
-    along = Ascent(rho=RHO).gradient(loss_at, params, values)
-    before = sharpness_aware_loss(loss_at, params, values)
-    assert sharpness_aware_loss(loss_at, params, values + 1e-3 * along) > before
+    net, loss_at, values = problem(Net(lambda x: x**3))
+    along = Ascent(rho=RHO).gradient(net, loss_at, values)
+    before = sharpness_aware_loss(net, loss_at, values)
+    assert sharpness_aware_loss(net, loss_at, values + 1e-3 * along) > before
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_a_kernel_without_second_derivative_is_said_once_and_differences_are_taken(kernel: str) -> None:
-    loss_at, params, values = problem(Net(KERNELS[kernel]))
+    net, loss_at, values = problem(Net(KERNELS[kernel]))
     ascent = Ascent(rho=RHO)
     with pytest.warns(UserWarning, match="has no second derivative .*differences of first ones") as said:
-        found = ascent.gradient(loss_at, params, values)
+        found = ascent.gradient(net, loss_at, values)
     assert len(said) == 1
     smooth = problem(Net(lambda x: x**3))
     torch.testing.assert_close(found, Ascent(rho=RHO, second_order="finite_difference").gradient(*smooth))
@@ -162,11 +195,29 @@ def test_a_kernel_without_second_derivative_is_said_once_and_differences_are_tak
     assert (found - exact).norm() < 0.1 * (plain - exact).norm()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert torch.equal(ascent.gradient(loss_at, params, values), found)
+        assert torch.equal(ascent.gradient(net, loss_at, values), found)
 
 
-def test_a_custom_function_with_a_second_derivative_is_taken_as_it_is() -> None:
-    found = Ascent(rho=RHO).gradient(*problem(Net(Differentiable.apply)))
+def test_a_kernel_without_second_derivative_is_still_said_where_the_first_try_ran_out_of_memory() -> None:
+    net, loss_at, values = problem(Net(Opaque.apply))
+    ascent = Ascent(rho=RHO)
+    passes: list[Tensor] = []
+
+    def short_of_memory(moved: Tensor) -> Tensor:
+        passes.append(moved)
+        if len(passes) == 2:
+            raise torch.OutOfMemoryError
+        return loss_at(moved)
+
+    with pytest.raises(torch.OutOfMemoryError):
+        ascent.gradient(net, short_of_memory, values)
+    with pytest.warns(UserWarning, match="has no second derivative"):
+        ascent.gradient(net, short_of_memory, values)
+
+
+@pytest.mark.parametrize("kernel", TAKEN)
+def test_a_custom_function_with_a_second_derivative_is_taken_as_it_is(kernel: str) -> None:
+    found = Ascent(rho=RHO).gradient(*problem(Net(TAKEN[kernel])))
     torch.testing.assert_close(found, Ascent(rho=RHO).gradient(*problem(Net(lambda x: x**3))))
 
 
@@ -178,9 +229,9 @@ def test_asked_for_differences_or_nothing_such_a_kernel_is_no_reason_for_a_warni
 
 def test_the_passes_of_a_difference_have_the_same_dropout() -> None:
     # Without it the difference of two ends, 1e-6 apart, is that of two masks.
-    loss_at, params, values = problem(Net(lambda x: x**3, dropout=0.5))
+    net, loss_at, values = problem(Net(lambda x: x**3, dropout=0.5))
     found, plain = (
-        Ascent(rho=1e-6, second_order=way).gradient(loss_at, params, values) for way in ("finite_difference", False)
+        Ascent(rho=1e-6, second_order=way).gradient(net, loss_at, values) for way in ("finite_difference", False)
     )
     torch.testing.assert_close(found, plain, rtol=0, atol=1e-5)
 
@@ -195,13 +246,13 @@ def test_no_random_draw_of_the_caller_is_used_up(way: Any) -> None:
 
 @pytest.mark.parametrize("way", [True, "finite_difference", False])
 def test_a_flat_loss_has_gradient_zero(way: Any) -> None:
-    _, params, values = problem(Net(lambda x: x**3))
-    flat = partial(_flat, params)
-    assert not Ascent(rho=RHO, second_order=way).gradient(flat, params, values).any()
+    net, _, values = problem(Net(lambda x: x**3))
+    flat = partial(_flat, net)
+    assert not Ascent(rho=RHO, second_order=way).gradient(net, flat, values).any()
 
 
-def _flat(params: dict[str, Tensor], weights: Mapping[str, Tensor] | None, values: Tensor) -> Tensor:
-    return sum((0 * each.square().sum() for each in (weights or params).values()), 0 * values.sum())
+def _flat(net: Net, values: Tensor) -> Tensor:
+    return sum((0 * each.square().sum() for each in net.parameters()), 0 * values.sum())
 
 
 def test_no_gradient_is_left_in_the_parameters_and_no_weight_moves() -> None:
@@ -216,7 +267,11 @@ def test_no_gradient_is_left_in_the_parameters_and_no_weight_moves() -> None:
 
 @pytest.mark.parametrize(
     ("options", "match"),
-    [({"rho": -1.0}, "rho must not be negative"), ({"rho": 0.1, "second_order": "newton"}, "got 'newton'")],
+    [
+        ({"rho": -1.0}, "rho must be finite and not negative, got -1"),
+        ({"rho": float("nan")}, "rho must be finite and not negative, got nan"),
+        ({"rho": 0.1, "second_order": "newton"}, "got 'newton'"),
+    ],
 )
 def test_options_out_of_range_are_refused(options: Any, match: str) -> None:
     with pytest.raises(ValueError, match=match):

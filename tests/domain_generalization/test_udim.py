@@ -12,7 +12,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from uumamba.domain_generalization import UDIM, InputPerturbation, StylePerturbation
+from uumamba.domain_generalization import UDIM, InputPerturbation, MixStyle, RandConv, StylePerturbation
 from uumamba.errors import UsageError
 from uumamba.optim import ASAM, SAGM, SAM, Plain
 
@@ -175,6 +175,44 @@ def test_running_statistics_see_each_batch_once(batches: Batches, engine_knows_n
     assert net[1].num_batches_tracked == 1
 
 
+def net_that_draws(layer: Any, generator: torch.Generator) -> nn.Sequential:
+    torch.manual_seed(0)
+    drawing = layer(p=1.0, generator=generator)
+    return nn.Sequential(nn.Conv2d(2, 3, 3), nn.Tanh(), drawing, nn.Flatten(), nn.Linear(48, 4))
+
+
+@pytest.mark.parametrize("layer", [MixStyle, RandConv])
+@pytest.mark.parametrize("second_order", [True, "finite_difference", False])
+def test_the_ascent_uses_up_no_draw_of_a_layer_s_own_generator(layer: Any, second_order: Any) -> None:
+    generator = torch.Generator().manual_seed(7)
+    before = generator.get_state()
+    udim_of(net_that_draws(layer, generator), second_order=second_order).perturbed(
+        torch.randn(5, 2, 6, 6), torch.randint(4, (5,))
+    )
+    assert torch.equal(generator.get_state(), before)
+
+
+@pytest.mark.parametrize("layer", [MixStyle, RandConv])
+def test_looking_for_the_head_uses_up_no_draw_of_a_layer_s_own_generator(layer: Any) -> None:
+    generator = torch.Generator().manual_seed(7)
+    before = generator.get_state()
+    udim_of(net_that_draws(layer, generator)).check(torch.randn(5, 2, 6, 6))
+    assert torch.equal(generator.get_state(), before)
+
+
+@pytest.mark.parametrize("layer", [MixStyle, RandConv])
+def test_the_passes_of_a_difference_have_the_same_draws_of_a_layer_s_own_generator(layer: Any) -> None:
+    # So small a rho moves nothing, unless the two ends of the difference are of two draws.
+    generator = torch.Generator()
+    net = net_that_draws(layer, generator)
+    x, y = torch.randn(5, 2, 6, 6), torch.randint(4, (5,))
+    moved = []
+    for second_order in ("finite_difference", False):
+        generator.manual_seed(7)
+        moved.append(udim_of(net, rho=1e-4, second_order=second_order).perturbed(x, y) - x)
+    torch.testing.assert_close(*moved, rtol=0, atol=1e-3)
+
+
 def test_no_hook_and_no_gradient_is_left_behind(batches: Batches) -> None:
     net = net_of()
     udim_of(net).terms(*batches[0])
@@ -315,11 +353,14 @@ def test_a_style_changes_images_and_their_terms(batches: Batches) -> None:
     [
         ({"lambda1": -1.0}, "lambda1 must be finite and not negative, got -1"),
         ({"lambda2": float("inf")}, "lambda2 must be finite"),
-        ({"rho": -0.1}, "rho must not be negative"),
+        ({"rho": -0.1}, "rho must be finite and not negative"),
+        ({"rho": float("inf")}, "rho must be finite and not negative, got inf"),
         ({"warmup_steps": -1}, "warmup_steps must be at least 0"),
         ({"voxels_a_class": 0}, "voxels_a_class must be at least 1"),
         ({"direction": "down"}, 'direction must be "ascent" or "random"'),
         ({"second_order": "exact"}, "second_order must be True, False"),
+        ({"second_order": 0}, "second_order must be True, False .*, got 0"),
+        ({"second_order": 1.0}, "second_order must be True, False .*, got 1.0"),
     ],
 )
 def test_options_out_of_range_are_refused(options: Any, match: str) -> None:

@@ -83,7 +83,7 @@ class Head:
         Raises:
             UsageError: the head is not known, does not give the logits, or gives fewer than two.
         """
-        with torch.no_grad(), draws_of_its_own(image):
+        with torch.no_grad(), draws_of_its_own(image, self.net):
             head, _, scores, logits = self._watched(image)
         check_logits(_scores_by_voxel(head, scores, logits))
 
@@ -255,7 +255,7 @@ def find_head(net: nn.Module, image: Tensor) -> nn.Module:
     parts = [module for module in net.modules() if module is not net and module not in hidden]
     handles = [module.register_forward_hook(keep) for module in parts or [net]]
     try:
-        with draws_of_its_own(image):  # a run that is resumed looks again, and must not drop out other units for it
+        with draws_of_its_own(image, net):  # a resumed run looks again, and must not drop out other units for it
             logits = finest(untraced(net, image))
     finally:
         for handle in handles:

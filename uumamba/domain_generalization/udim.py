@@ -12,7 +12,7 @@ from uumamba.domain_generalization.ascent import Ascent, SecondOrder
 from uumamba.domain_generalization.head import Head
 from uumamba.domain_generalization.inconsistency import gradient_norm, variance_gap
 from uumamba.domain_generalization.perturb import Perturbation, to_length
-from uumamba.domain_generalization.untraced import bare, untraced
+from uumamba.domain_generalization.untraced import bare
 from uumamba.errors import UsageError
 from uumamba.seeding import generator_for
 
@@ -49,9 +49,15 @@ class UDIM:
 
     Edge cases. A sample without a slope stays as it is. A gradient that is not finite makes the penalty so, and the
     optimizer skips the step. Running statistics and other buffers see none of these passes. Batch norms in training
-    mode see both halves as one batch. A head that is not linear: see ``head``. Under autocast, open it inside the
-    closure and around the call of ``at_weights``'s result alike; moments are computed in float32. With several ranks
-    each takes its own samples.
+    mode see both halves as one batch, and so does a layer that mixes samples: :class:`MixStyle` gives some images the
+    style of perturbed ones, and the other way round. The ascent puts random generators back, torch's own and those that
+    are attributes of modules; the pass of both halves draws as a step's own does. A head that is not linear: see
+    ``head``. Under autocast, open it inside the closure and around the call of ``at_weights``'s result alike; moments
+    are computed in float32. With several ranks each takes its own samples.
+
+    Activation checkpointing. It must be ``use_reentrant=False``. The backward pass of the penalty is the optimizer's,
+    and computes such layers again with the buffers themselves; the optimizer puts running statistics back afterwards if
+    it was given ``net=``, so give it that.
 
     Args:
         net: the network that the optimizer trains; wrappers for data-parallel training and compilation are seen
@@ -165,14 +171,7 @@ class UDIM:
             generator = generator_for(self.seed, "udim, direction", self.steps if step is None else step)
             along = torch.randn(values.shape, generator=generator).to(values)
         else:
-            net = bare(self.net)
-            params = {name: param for name, param in net.named_parameters() if param.requires_grad}
-            if not params:
-                raise UsageError(
-                    f"No weight of {type(net).__name__} learns (requires_grad is False in all), so a step has nothing "
-                    "to change; let some learn."
-                )
-            along = self._ascent.gradient(partial(self._loss_at, image, label), params, values)
+            along = self._ascent.gradient(bare(self.net), partial(self._loss_at, image, label), values)
         with torch.no_grad():
             return self.perturbation.apply(image, to_length(along, self.perturbation.length(image)))
 
@@ -242,8 +241,8 @@ class UDIM:
         told = torch.stack([gap, norm, torch.ones_like(gap)])
         self._told = self._told.to(gap.device) + torch.where(told.isfinite().all(), told, 0.0)
 
-    def _loss_at(self, image: Tensor, label: Tensor, weights: Any, values: Tensor) -> Tensor:
-        return self.loss(untraced(bare(self.net), self.perturbation.apply(image, values), weights), label)
+    def _loss_at(self, image: Tensor, label: Tensor, values: Tensor) -> Tensor:
+        return self.loss(bare(self.net)(self.perturbation.apply(image, values)), label)
 
 
 def members_of(domains: Domains | None, samples: int) -> list[list[int]]:

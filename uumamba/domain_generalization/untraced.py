@@ -1,48 +1,92 @@
 """Passes of a network beside the training step's own, which must leave no trace in it."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.parallel import DistributedDataParallel
 
+T = TypeVar("T")
 
-def untraced(net: nn.Module, image: Tensor, weights: Mapping[str, Tensor] | None = None) -> Any:
-    """``net(image)`` in the network's own mode, with copies of its buffers, and with other weights where given.
 
-    Running statistics move in the copies alone, so a graph that is kept never finds its saved tensors changed, as it
-    would if the old values were put back.
+def untraced(net: nn.Module, image: Tensor) -> Any:
+    """``net(image)`` in the network's own mode, with copies of its buffers.
 
     Args:
         net: the network, without wrappers; see :func:`bare`.
         image: its input.
-        weights: stand in for parameters of these names during the pass.
 
     Example:
         >>> norm = nn.BatchNorm1d(1)
         >>> _ = untraced(norm, torch.tensor([[1.0], [3.0]]))
         >>> norm.running_mean, norm.num_batches_tracked
         (tensor([0.]), tensor(0))
-        >>> untraced(nn.Linear(1, 1), torch.ones(1, 1), {"weight": torch.ones(1, 1), "bias": torch.ones(1)})
+    """
+    return with_stand_ins(net, partial(net, image))
+
+
+def with_stand_ins(net: nn.Module, work: Callable[[], T], weights: Mapping[str, Tensor] | None = None) -> T:
+    """``work()``, with copies of the network's buffers in their place, and with other weights where given.
+
+    Running statistics move in the copies alone, so a graph that is kept never finds its saved tensors changed, as it
+    would if the old values were put back. The stand-ins leave when ``work`` returns or raises. Layers under activation
+    checkpointing are computed again for a gradient, with what the network holds then, so ``work`` takes its gradients
+    itself.
+
+    Args:
+        net: the network, without wrappers; see :func:`bare`.
+        work: runs passes of the network.
+        weights: stand in for parameters of these names.
+
+    Example:
+        >>> layer = nn.Linear(1, 1)
+        >>> others = {"weight": torch.ones(1, 1), "bias": torch.ones(1)}
+        >>> with_stand_ins(layer, lambda: layer(torch.ones(1, 1)), others)
         tensor([[2.]])
     """
     copies = {name: buffer.clone() for name, buffer in net.named_buffers()}
-    return functional_call(net, copies | dict(weights or {}), (image,))
+    standing_in = {f"net.{name}": tensor for name, tensor in (copies | dict(weights or {})).items()}
+    found: T = functional_call(_AtWork(net, work), standing_in, ())
+    return found
 
 
-def draws_of_its_own(image: Tensor) -> AbstractContextManager[object]:
-    """Puts the random generators back, so that two passes one after the other have the same dropout.
+class _AtWork(nn.Module):
+    """A network with something to do besides its own forward pass."""
+
+    def __init__(self, net: nn.Module, work: Callable[[], Any]) -> None:
+        super().__init__()
+        self.net = net
+        self.work = work
+
+    def forward(self) -> Any:
+        return self.work()
+
+
+@contextmanager
+def draws_of_its_own(image: Tensor, net: nn.Module) -> Iterator[None]:
+    """Puts random generators back, so that two passes one after the other have the same dropout.
+
+    These are torch's global ones of the CPU and of the image's device, and every one that is an attribute of a module
+    of the network.
 
     Example:
-        >>> with draws_of_its_own(torch.zeros(1)):
+        >>> with draws_of_its_own(torch.zeros(1), nn.Identity()):
         ...     first = torch.rand(1)
         >>> torch.equal(torch.rand(1), first)
         True
     """
-    return torch.random.fork_rng([image.device] if image.is_cuda else [])
+    held = [each for module in net.modules() for each in vars(module).values() if isinstance(each, torch.Generator)]
+    states = [generator.get_state() for generator in held]
+    with torch.random.fork_rng([image.device] if image.is_cuda else []):
+        try:
+            yield
+        finally:
+            for generator, state in zip(held, states, strict=True):
+                generator.set_state(state)
 
 
 def bare(net: nn.Module) -> nn.Module:
