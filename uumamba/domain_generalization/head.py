@@ -199,7 +199,7 @@ def _scores_by_voxel(head: nn.Module, scores: Tensor, logits: Tensor) -> Tensor:
 
 def _by_voxel(logits: Tensor) -> Tensor:
     """``(samples, voxels, classes)`` of logits with classes on axis 1; one voxel where there are no other axes."""
-    return logits.flatten(1).unflatten(1, (logits.shape[1], -1)).mT
+    return logits.movedim(1, -1).reshape(len(logits), -1, logits.shape[1])
 
 
 def _on_grid(label: Tensor, scores: Tensor, logits: Tensor) -> Tensor:
