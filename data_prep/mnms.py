@@ -47,8 +47,8 @@ def read_mnms(
     ``Training/Unlabeled`` is left out. Domains are the sheet's letters, whose names stand in the manifest's
     ``domains``.
 
-    Headers are read, voxels are not. A patient or case with a fault is left out and reported; the folds of the others
-    do not move.
+    Headers are read, voxels are not. A patient or case with a fault is left out and reported, as is one with a folder
+    in several parts; the folds of the others do not move, unless it is the sheet's row that is at fault.
 
     Args:
         raw: a folder of frames; with ``frames``, the download.
@@ -91,16 +91,18 @@ def read_mnms(
         )
     rows = read_sheet(find_sheet(folder.sheets))
     cases: list[Case] = []
-    errors: list[CaseError] = []
+    repeated = listed.repeated()
+    errors = list(repeated.values())
     folds = _folds(listed, rows)
     for part in (TRAINING, *test):
-        for patient in (folder.root / part / each.name for each in listed.patients(part)):
+        once = (each.name for each in listed.patients(part) if each.name not in repeated)
+        for patient in (folder.root / part / name for name in once):
             found, faults = _read_patient(patient, rows.get(patient.name), folds.get(patient.name))
             cases += found
             errors += faults
     told = {fault.case_id for fault in uncut}
     errors = [*uncut, *(fault for fault in errors if fault.case_id.partition("_")[0] not in told)]
-    vendors = {case.domain: VENDORS.get(case.domain, case.domain) for case in cases}
+    vendors = {case.domain: VENDORS[case.domain] for case in cases}
     manifest = Manifest(
         "M&Ms",
         "cine MRI",

@@ -63,10 +63,13 @@ def cut_frames(
     errors = [
         CaseError(name, "the information sheet lists it, but it has no folder", cure) for name in folder.absent(rows)
     ]
+    repeated = folder.repeated()
+    errors += repeated.values()
     for done, (part, patient) in enumerate(patients, start=1):
         target = make_folder(out / part / patient.name)  # whole or not: folds are dealt to the folders that there are
         try:
-            _cut_patient(patient, target, rows.get(patient.name))
+            if patient.name not in repeated:
+                _cut_patient(patient, target, rows.get(patient.name))
         except CaseError as error:
             errors.append(error)
         advance(done, len(patients))

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from uumamba.errors import UsageError
+from uumamba.errors import CaseError, UsageError
 
 PARTS = ("Training/Labeled", "Validation", "Testing")
 UNLABELLED = "Training/Unlabeled"
@@ -38,6 +38,23 @@ class MnmsFolder:
         if not all((self.root / part).is_dir() for part in parts):
             return []
         return sorted(set(listed) - {patient.name for part in parts for patient in self.patients(part)})
+
+    def repeated(self) -> dict[str, CaseError]:
+        """By name, a refusal of each patient with a folder in several labelled parts: trained on or tested with?"""
+        places: dict[str, list[str]] = {}
+        for part in PARTS:
+            for patient in self.patients(part):
+                places.setdefault(patient.name, []).append(str(patient))
+        cure = "move those away that the M&Ms download does not have"
+        return {
+            name: CaseError(
+                name,
+                f"{len(paths)} parts of M&Ms have a folder of it, {' and '.join(paths)}, so its split is not known",
+                cure,
+            )
+            for name, paths in places.items()
+            if len(paths) > 1
+        }
 
 
 def find_folder(raw: Path) -> MnmsFolder:

@@ -48,12 +48,18 @@ def find_sheet(folders: Sequence[Path]) -> Path:
     """The information sheet: a CSV file of the first folder that has one, the last by name where there are several.
 
     Raises:
-        UsageError: none of them holds one.
+        UsageError: none of them holds one, or none that can be read.
     """
+    unreadable: list[UsageError] = []
     for folder in folders:
-        sheets = [path for path in sorted(folder.glob("*.csv")) if _is_sheet(path)]
-        if sheets:
-            return sheets[-1]
+        for path in sorted(folder.glob("*.csv"), reverse=True):
+            try:
+                if _is_sheet(path):
+                    return path
+            except UsageError as error:
+                unreadable.append(error)
+    if unreadable:
+        raise unreadable[0]
     raise UsageError(
         f"No information sheet was found in {folders[0]}; put "
         "211230_M&Ms_Dataset_information_diagnosis_opendataset.csv of the M&Ms download there, or a CSV file with "
@@ -89,22 +95,24 @@ def checked_row(patient_id: str, row: SheetRow | None) -> SheetRow:
     """The row, if there is one and it says whose scanner it was.
 
     Raises:
-        CaseError: the sheet does not list the patient, or gives no vendor.
+        CaseError: the sheet does not list the patient, or gives no vendor or none of M&Ms.
     """
     if row is None:
         cure = f"add a row for {patient_id}, or move its folder away"
         raise CaseError(patient_id, "the information sheet does not list it", cure)
-    if not row.vendor:
-        raise CaseError(patient_id, "the information sheet gives no Vendor", "write its letter, A to D, into the sheet")
+    if row.vendor not in VENDORS:
+        found = f"the Vendor {row.vendor!r}" if row.vendor else "no Vendor"
+        raise CaseError(patient_id, f"the information sheet gives {found}", "write its letter, A to D, into the sheet")
     return row
 
 
 def _is_sheet(path: Path) -> bool:
-    """Whether the first row names what every sheet of M&Ms names; another table may lie beside it."""
-    try:
-        rows = read_rows(path, sheet="")
-    except UsageError:
-        return False
+    """Whether the first row names what every sheet of M&Ms names; another table may lie beside it.
+
+    Raises:
+        UsageError: the file cannot be read.
+    """
+    rows = read_rows(path, sheet="")
     return bool(rows) and "External code" in [cell.strip() for cell in rows[0]]
 
 

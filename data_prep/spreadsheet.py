@@ -14,7 +14,7 @@ _MAX_PART_BYTES = 64 * 2**20
 _MAX_COLUMNS = 16_384  # Excel's own limit
 _RELATION = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}id"
 _DAMAGED = (
-    OSError, EOFError, KeyError, IndexError, ValueError, RuntimeError,
+    OSError, EOFError, KeyError, IndexError, ValueError, RuntimeError, csv.Error,
     ElementTree.ParseError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 
@@ -44,9 +44,10 @@ def read_rows(path: Path, *, sheet: str) -> list[list[str]]:
     except UsageError:
         raise
     except _DAMAGED as error:
+        is_csv = path.suffix.lower() == ".csv"
+        cure = "it as CSV UTF-8" if is_csv else f"its sheet {sheet} beside it as {path.stem}.csv"
         raise UsageError(
-            f"{path} cannot be read ({type(error).__name__}: {error}); restore it from the download, or save its "
-            f"sheet {sheet} beside it as {path.stem}.csv."
+            f"{path} cannot be read ({type(error).__name__}: {error}); restore it from the download, or save {cure}."
         ) from None
 
 

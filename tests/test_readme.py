@@ -48,6 +48,17 @@ def test_the_examples_without_a_trained_run_work(repository: Path) -> None:
         assert done.returncode == 0, done.stderr
 
 
+def test_each_command_of_data_prep_that_is_named_anywhere_helps_without_a_warning(repository: Path) -> None:
+    texts = [repository / page for page in PAGES] + sorted((repository / "data_prep").glob("*.py"))
+    named = {name for text in texts for name in re.findall(r"python -m (data_prep\.\w+)", text.read_text("utf-8"))}
+    assert {"data_prep.mnms", "data_prep.phantom_coronary", "data_prep.vendor_shift"} <= named
+    for name in sorted(named):
+        command = [sys.executable, "-W", "error", "-m", name, "--help"]
+        done = subprocess.run(command, cwd=repository, capture_output=True, encoding="utf-8")
+        assert (done.returncode, done.stderr) == (0, ""), name
+        assert f"python -m {name}" in done.stdout
+
+
 def test_each_part_of_a_configuration_in_the_readme_is_understood(repository: Path) -> None:
     blocks = re.findall(r"```yaml\n(.*?)```", (repository / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
     assert blocks

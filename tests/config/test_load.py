@@ -52,6 +52,37 @@ def test_a_misspelt_key_inside_a_union_is_named_as_the_yaml_shows_it() -> None:
         read_config("demo", ["optim.roh=0.1"])
 
 
+@pytest.mark.parametrize(
+    ("override", "suggestion"),
+    [
+        (
+            "quantization={bits: 4}",
+            "quantization.bits is not a known key (did you mean weight_bits, act_bits or first_last_bits?)",
+        ),
+        ("training.batch=4", "training.batch is not a known key (did you mean batches_per_epoch or batch_size?)"),
+        ("optim.roh=0.1", "optim.roh is not a known key (did you mean rho?)"),
+        (
+            "schedule.cosine=1",
+            "schedule.cosine is not a known key (known there are name, power, warmup_epochs, minutes)",
+        ),
+        (
+            "dataset.domains={xyz: [A]}",
+            "dataset.domains.xyz is not a known key (known there are train, validate, leave_out)",
+        ),
+        ("optim.base.decay=1", "optim.base.decay is not a known key (did you mean weight_decay?)"),
+    ],
+)
+def test_suggestions_are_keys_of_the_same_section(override: str, suggestion: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(suggestion)):
+        read_config("demo", [override])
+
+
+def test_keys_of_another_member_of_a_union_are_not_suggested() -> None:
+    with pytest.raises(UsageError, match=r"known there are name, base[^)]*\)") as refused:
+        read_config("demo", ["optim={name: Plain, base: {name: AdamW, lr: 0.1}, xyz: 1}"])
+    assert "rho" not in str(refused.value)
+
+
 def test_a_negative_learning_rate_is_refused_with_the_value() -> None:
     with pytest.raises(UsageError, match=r"optim\.base\.lr: .*greater than 0.*found -1"):
         read_config("demo", ["optim.base.lr=-1"])

@@ -63,6 +63,44 @@ def test_what_does_not_go_together_is_refused_when_it_is_read(
         demo(quantization, *overrides)
 
 
+BUDGET = "schedule={name: budget, minutes: 1}"
+WAITS = r"start_step is {} and training\.epochs x training\.batches_per_epoch 600 steps, .*; set start_step lower"
+WINDOW = r"gaqat\.every is {} and training\.epochs x training\.batches_per_epoch 600 steps, .*; set gaqat\.every lower"
+
+
+def waiting(steps: int) -> str:
+    return f"{{weight_bits: 7, act_bits: null, per_channel: true, start_step: {steps}}}"
+
+
+@pytest.mark.parametrize("schedule", [[], [BUDGET]])
+@pytest.mark.parametrize(
+    ("quantization", "message"),
+    [
+        (waiting(2000), WAITS.format(2000)),
+        (waiting(600), WAITS.format(600)),
+        ("{gaqat: {every: 999999}}", WINDOW.format(999999)),
+        ("{gaqat: {every: 600}}", WINDOW.format(600)),
+        ("{gaqat: {every: 601, mode: alternate}}", WINDOW.format(601)),
+    ],
+)
+def test_what_the_runs_steps_never_reach_is_refused(quantization: str, message: str, schedule: list[str]) -> None:
+    with pytest.raises(UsageError, match=rf"demo\.yaml: quantization: {message}"):
+        demo(quantization, SAGM, *schedule)
+
+
+@pytest.mark.parametrize(
+    "quantization",
+    [
+        waiting(599),
+        "{gaqat: {every: 599}}",
+        "{gaqat: {every: 999, mode: always}}",
+        "{gaqat: {every: 999, mode: never}}",
+    ],
+)
+def test_what_the_last_step_reaches_or_needs_no_window_is_taken(quantization: str) -> None:
+    assert demo(quantization, SAGM).quantization is not None
+
+
 def test_a_misspelt_key_is_named_with_the_nearest_known_one() -> None:
     with pytest.raises(UsageError, match=r"quantization\.gaqat\.treshold is not a known key \(did you mean threshold"):
         demo("{gaqat: {treshold: 0.2}}", SAGM)

@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -292,6 +293,13 @@ def with_value_7(raw):
             "A0S9V9: the information sheet gives ES as '?', not a whole number from 0 on; write",
         ),
         (lambda raw: write_sheet(raw, changed(vendor="")), "A0S9V9: the information sheet gives no Vendor; write"),
+        *(
+            (
+                lambda raw, vendor=vendor: write_sheet(raw, changed(vendor=vendor)),
+                f"A0S9V9: the information sheet gives the Vendor '{vendor}'; write its letter, A to D, into the sheet.",
+            )
+            for vendor in ("a", "Siemens", "Z")
+        ),
         (
             lambda raw: write_sheet(raw, PATIENTS[1:]),
             "A0S9V9: the information sheet does not list it; add a row for A0S9V9, or move its folder away.",
@@ -313,7 +321,7 @@ def test_a_bad_patient_is_reported_by_name_and_the_others_keep_their_folds(raw, 
     assert str(errors[0]).startswith(problem)
     assert {error.case_id.partition("_")[0] for error in errors} == {"A0S9V9"}
     of_others = [(case.case_id, case.fold) for case in whole.cases if case.patient_id != "A0S9V9"]
-    if "does not list" not in problem:  # which patients there are to deal is for the sheet to say
+    if not ("does not list" in problem or "gives the Vendor" in problem):  # the sheet says whom to deal, and by what
         assert [(case.case_id, case.fold) for case in manifest.cases] == of_others
 
 
@@ -342,6 +350,40 @@ def test_a_sheet_that_cannot_be_meant_is_refused(raw, frames, text, problem):
     (raw / SHEET).write_text(text)
     with pytest.raises(UsageError, match=problem):
         cut_frames(raw, frames)
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_a_sheet_in_another_encoding_is_named_with_the_cure(raw, frames, encoding):
+    text = (raw / SHEET).read_text().replace("HCM", "Cardiomyopathie hypertrophiqu\u00e9")
+    (raw / SHEET).write_text(text, encoding=encoding)
+    with pytest.raises(
+        UsageError, match=r"OpenDataset/211230_M&Ms_.*\.csv cannot be read \(Unicode.*; .* save it as CSV UTF-8\.$"
+    ):
+        read_mnms(raw, frames=frames)
+
+
+def test_a_table_that_cannot_be_read_beside_a_sheet_that_can_is_no_matter(raw, frames):
+    (raw / "zz_notes.csv").write_text("Qualit\u00e9\n", encoding="latin-1")
+    (raw / "zz_open_quote.csv").write_text('"' + "a" * 2**18)  # more than the csv module takes for a cell
+    assert read_mnms(raw, frames=frames)[1] == []
+
+
+@pytest.mark.parametrize("part", ["Testing", "Validation"])
+def test_a_patient_in_two_parts_is_left_out_with_both_folders_named_and_the_others_keep_their_folds(raw, frames, part):
+    whole, _ = read_mnms(raw, frames=frames)
+    shutil.copytree(raw / "Training/Labeled/A0S9V9", raw / part / "A0S9V9")
+
+    for folder, found in ((raw, read_mnms(raw, frames=frames)), (frames, read_mnms(frames))):
+        manifest, errors = found
+        assert [str(error) for error in errors] == [
+            f"A0S9V9: 2 parts of M&Ms have a folder of it, {folder}/Training/Labeled/A0S9V9 and "
+            f"{folder}/{part}/A0S9V9, so its split is not known; move those away that the M&Ms download does not have."
+        ]
+        of_others = [(case.case_id, case.fold) for case in whole.cases if case.patient_id != "A0S9V9"]
+        assert [(case.case_id, case.fold) for case in manifest.cases] == of_others
+
+    shutil.rmtree(raw / part / "A0S9V9")
+    assert read_mnms(raw, frames=frames) == (whole, [])
 
 
 def test_a_missing_frame_is_reported_with_the_cure(raw, frames):

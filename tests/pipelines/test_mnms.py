@@ -236,6 +236,16 @@ def test_a_run_of_one_command_leaves_a_vendor_out_and_scores_all_of_it(
         refuse_another_run(tiny_config(*quick, "dataset.domains={leave_out: A}"), tmp_path / "run")
 
 
+def test_training_says_which_vendors_are_on_neither_side(
+    prepared: Path, settings: list[str], command: Command, tmp_path: Path
+) -> None:
+    sentence = "train: 10 of 20 cases are neither trained nor validated on by dataset.domains: 10 of B\n"
+    for domains, says in (("{train: [A], validate: [A]}", True), ("{leave_out: B}", False)):
+        options = ["--data", prepared, "--out", tmp_path / str(says), "--device", "cpu", *settings]
+        code, _, said = command("train", "demo", *options, "--set", f"dataset.domains={domains}")
+        assert (code, said.startswith(sentence), "neither" in said) == (0, says, says)
+
+
 @pytest.mark.parametrize(
     ("domains", "sentence"),
     [

@@ -146,6 +146,18 @@ def test_weights_that_wait_go_on_waiting_after_a_resume(
     assert max(len(channel.unique()) for channel in weight) <= 2**3
 
 
+def test_predicting_with_weights_that_wait_is_warned_of_until_they_are_rounded(
+    tiny_config: MakeConfig, tiny_prepared: Path, tmp_path: Path
+) -> None:
+    config = tiny_config(f"quantization={WAITING}", *SHORT, "training.epochs=1")
+    stop_after(1, trainer_of(config, tiny_prepared, tmp_path))
+    waits = r"last\.safetensors predicts in full precision, as its weights wait for step 2 of training to be rounded; "
+    with pytest.warns(UserWarning, match=waits), pytest.warns(UserWarning, match="has done 0 of 1 epochs"):
+        load_predictor(tmp_path)
+    train(config, data=tiny_prepared, out=tmp_path, resume=True)
+    load_predictor(tmp_path)  # where a warning is an error
+
+
 def stop_after(steps: int, trainer: Trainer) -> None:
     augment, calls = trainer.augment, iter(range(1, 100))
 

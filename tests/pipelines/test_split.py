@@ -10,7 +10,7 @@ import pytest
 from uumamba.config.data import DomainsConfig
 from uumamba.data.case import Case, Manifest
 from uumamba.errors import UsageError
-from uumamba.pipelines.split import check_split, split_cases
+from uumamba.pipelines.split import check_split, split_cases, unused_cases
 
 FOLDS = ("0", "1", "2", "3", "4")
 
@@ -59,6 +59,23 @@ def test_one_side_named_leaves_the_other_domains_to_the_other() -> None:
 
 def test_both_sides_named_leave_the_rest_out() -> None:
     assert divided({"train": ["A"], "validate": ["C"]}) == ({"A": 10}, {"C": 10})
+
+
+@pytest.mark.parametrize(
+    ("given", "fold", "unused"),
+    [
+        ({"train": ["A"], "validate": ["A"]}, "0", {"B": 10, "C": 10}),
+        ({"train": ["A"], "validate": ["C"]}, "3", {"B": 10}),
+        ({"train": ["A"]}, "0", {}),
+        ({"leave_out": "B"}, "0", {}),
+        ({"leave_out": "B"}, "all", {"B": 10}),
+    ],
+)
+def test_training_cases_on_neither_side_are_counted_by_domain(
+    given: dict[str, Any], fold: str, unused: dict[str, int]
+) -> None:
+    assert unused_cases(manifest_of("ABC", test="ABCD"), fold, DomainsConfig(**given)) == unused
+    assert unused_cases(manifest_of("ABC", test="ABCD"), fold, None) == {}
 
 
 def test_a_domain_on_both_sides_is_divided_by_the_fold() -> None:

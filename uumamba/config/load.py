@@ -4,10 +4,10 @@ import difflib
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from uumamba.config.run import RunConfig
 from uumamba.errors import UsageError
@@ -114,23 +114,46 @@ def _is_union_tag(part: Any, stored: Mapping[str, Any], location: Sequence[Any])
 
 
 def _nearest(problem: Any) -> str:
-    key, known = str(problem["loc"][-1]), _known_keys(RunConfig)
-    if key in known:
+    """The keys of the same section that resemble it, else where such a key stands, else all keys of the section."""
+    *section, key = map(str, problem["loc"])
+    own = list(dict.fromkeys(name for model in _models_at(section) for name in _fields(model)))
+    known = _known_keys(RunConfig)
+    near = difflib.get_close_matches(key, own, n=1, cutoff=0.8)
+    near = near or [name for name in own if len(key) > 2 and (key in name or name in key)]
+    if not near and key in known:
         return f" here (it stands {' or '.join(sorted(known[key]))})"
-    near = difflib.get_close_matches(key, sorted(known), n=1)
-    return f" (did you mean {near[0]}?)" if near else ""
+    if near := near or difflib.get_close_matches(key, own, n=1):
+        return f" (did you mean {', '.join([*near[:-2], ' or '.join(near[-2:])])}?)"
+    return f" (known there are {', '.join(own)})"
+
+
+def _models_at(section: Sequence[str]) -> list[type[BaseModel]]:
+    """The models that pydantic's location of a section may mean: one, but where a union says no tag."""
+    models: list[type[BaseModel]] = [RunConfig]
+    for step in section:
+        inner = [part for each in models if step in _fields(each) for part in _models_in(_fields(each)[step])]
+        tagged = [each for each in models if "name" in _fields(each) and step in get_args(_fields(each)["name"])]
+        models = inner or tagged or models
+    return models
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models_in(part)]
+
+
+def _fields(model: type[BaseModel]) -> dict[str, Any]:
+    """What each field is annotated with, by its key in the YAML."""
+    return {field.alias or name: field.annotation for name, field in model.model_fields.items()}
 
 
 def _known_keys(annotation: Any, place: str = "") -> dict[str, set[str]]:
     """Every key that any part of a run's configuration knows, with where it stands, for the suggestion in an error."""
     known: dict[str, set[str]] = {}
-    fields = getattr(annotation, "model_fields", None)
-    parts = [] if fields is not None else [(each, place) for each in getattr(annotation, "__args__", ())]
-    for name, field in (fields or {}).items():
-        key = field.alias or name
-        known.setdefault(key, set()).add(f"in {place}" if place else "outermost")
-        parts.append((field.annotation, f"{place}.{key}".removeprefix(".")))
-    for part, where in parts:
-        for key, places in _known_keys(part, where).items():
-            known.setdefault(key, set()).update(places)
+    for model in _models_in(annotation):
+        for name, part in _fields(model).items():
+            known.setdefault(name, set()).add(f"in {place}" if place else "outermost")
+            for key, places in _known_keys(part, f"{place}.{name}".removeprefix(".")).items():
+                known.setdefault(key, set()).update(places)
     return known

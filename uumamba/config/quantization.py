@@ -18,6 +18,11 @@ class GAQATConfig(Config):
     threshold: NonNegativeFloat = 0.3
     mode: Literal["task", "smooth", "always", "never", "alternate"] = "task"
 
+    @property
+    def needs_window(self) -> bool:
+        """Whether what is frozen is decided at the end of a window, and nothing in the first."""
+        return self.mode not in ("always", "never")
+
     def build(self, optimizer: Any, net: nn.Module) -> "GAQAT":
         """Attached to the optimizer, which keeps its state."""
         from uumamba.quantization import GAQAT
@@ -40,8 +45,14 @@ class QuantizationConfig(Config):
     calibration_batches: PositiveInt = 8
     gaqat: GAQATConfig | None = None
 
-    def check(self, *, optim: Any, objective: str, batches_per_epoch: int) -> None:
+    def check(self, *, optim: Any, objective: str, epochs: int, batches_per_epoch: int) -> None:
         """Refuse what no part alone can see.
+
+        Args:
+            optim: the run's optimizer.
+            objective: its name.
+            epochs: of the run; with a budget of minutes at most.
+            batches_per_epoch: each is one step.
 
         Raises:
             ValueError: the message says what does not go together, and what to set.
@@ -56,6 +67,7 @@ class QuantizationConfig(Config):
                 f"calibration_batches is {self.calibration_batches} and training.batches_per_epoch "
                 f"{batches_per_epoch}, and they are the first epoch's; set calibration_batches lower"
             )
+        self._check_reached(epochs * batches_per_epoch)
         if self.gaqat is None:
             return
         found = {"name": optim.name, "perturb": getattr(optim, "perturb", "all"), "rho": getattr(optim, "rho", 0.0)}
@@ -64,6 +76,20 @@ class QuantizationConfig(Config):
                 "gaqat tells the task's gradient of each scale from that of a climbed point, so optim needs name SAGM, "
                 f"perturb all and rho above 0, found {', '.join(f'{key} {value}' for key, value in found.items())}; "
                 "set optim.name=SAGM and leave perturb and rho out, or set gaqat to null"
+            )
+
+    def _check_reached(self, steps: int) -> None:
+        """Rounding and freezing that would begin after the last step leave a run as it is without them."""
+        length = f"training.epochs x training.batches_per_epoch {steps} steps"
+        if self.start_step >= steps:
+            raise ValueError(
+                f"start_step is {self.start_step} and {length}, so nothing is trained with rounded weights; set "
+                "start_step lower or train longer"
+            )
+        if self.gaqat is not None and self.gaqat.needs_window and self.gaqat.every >= steps:
+            raise ValueError(
+                f"gaqat.every is {self.gaqat.every} and {length}, so no scale is frozen, which begins after a window "
+                "of so many; set gaqat.every lower or train longer"
             )
 
     def build(self, net: nn.Module) -> nn.Module:

@@ -62,9 +62,13 @@ class RunConfig(Config):
     @model_validator(mode="after")
     def _bits_go_with_the_rest(self) -> "RunConfig":
         if self.quantization is not None:
-            batches = self.training.batches_per_epoch
             with _named("quantization"):
-                self.quantization.check(optim=self.optim, objective=self.objective.name, batches_per_epoch=batches)
+                self.quantization.check(
+                    optim=self.optim,
+                    objective=self.objective.name,
+                    epochs=self.training.epochs,
+                    batches_per_epoch=self.training.batches_per_epoch,
+                )
         return self
 
     @model_validator(mode="after")

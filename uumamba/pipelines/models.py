@@ -54,6 +54,9 @@ def load_predictor(
         _warn_of_unfinished(checkpoint, path, epochs=config.training.epochs)
     structures: dict[str, int] = stored[0]["structures"]
     nets = [trained_net(config, checkpoint, classes=len(structures) + 1).to(device) for checkpoint in checkpoints]
+    if config.quantization is not None:
+        for net, path in zip(nets, paths, strict=True):
+            _warn_of_waiting(net, path, start_step=config.quantization.start_step)
     recipe = PreprocessRecipe.from_json(stored[0]["recipe"]) if "recipe" in stored[0] else config.preprocess.build()
     averaged = config.inference.mirror if mirror is None else mirror
     sides = SidedRun.from_json(stored[0]["sides"]) if "sides" in stored[0] else None
@@ -152,6 +155,18 @@ def _warn_of_unfinished(checkpoint: Checkpoint, path: Path, *, epochs: int) -> N
     done = checkpoint.progress["epochs_done"]
     if done < epochs and path.name != BEST:
         text = f"{path} has done {done} of {epochs} epochs; finish it with `uumamba train --resume`."
+        warnings.warn(text, stacklevel=3)
+
+
+def _warn_of_waiting(net: nn.Module, path: Path, *, start_step: int) -> None:
+    """Warn of weights that are not rounded yet; ``best`` may be of an epoch before they are."""
+    from uumamba.quantization import quantized_layers
+
+    if any(each.weight is not None and each.weight.waits for each in quantized_layers(net)):
+        text = (
+            f"{path} predicts in full precision, as its weights wait for step {start_step} of training to be rounded; "
+            "take a later checkpoint, or train on with `uumamba train --resume`."
+        )
         warnings.warn(text, stacklevel=3)
 
 

@@ -1,5 +1,6 @@
 """Which cases are trained on and which are validated on: by fold, and by domain where a configuration says so."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from uumamba.config.data import DomainsConfig
@@ -31,6 +32,19 @@ def split_cases(manifest: Manifest, fold: str, domains: DomainsConfig | None = N
     ]
     validation = [case.case_id for case in held_out]
     return [case.case_id for case in cases if case.domain in trained and case.case_id not in validation], validation
+
+
+def unused_cases(manifest: Manifest, fold: str, domains: DomainsConfig | None) -> dict[str, int]:
+    """How many training cases of each domain are on neither side, which only ``domains`` makes of any.
+
+    Example:
+        >>> cases = [Case(f"{d}{n}", f"{d}{n}", d, image=None, fold=n) for d in "AB" for n in range(2)]
+        >>> unused_cases(Manifest("toy", "MR", {}, tuple(cases)), "0", DomainsConfig(train=("A",), validate=("A",)))
+        {'B': 2}
+    """
+    used = {case_id for side in split_cases(manifest, fold, domains) for case_id in side}
+    unused = (case.domain for case in manifest.select(split="training") if case.case_id not in used)
+    return dict(sorted(Counter(unused).items()))
 
 
 def check_split(manifest: Manifest, folds: Sequence[str], domains: DomainsConfig | None, *, where: str) -> None:

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from uumamba.config import RunConfig
+from uumamba.config.data import DomainsConfig
 from uumamba.config.track import build_trackers, check_trackers
 from uumamba.data.case import Manifest
 from uumamba.data.prepared import PreparedFolder
@@ -18,7 +19,7 @@ from uumamba.pipelines.run_layout import FoldFolder, fold_folders, folds_of, wan
 from uumamba.pipelines.run_manifest import MANIFEST_NAME, RunManifest
 from uumamba.pipelines.run_summary import write_run_summary
 from uumamba.pipelines.sides import check_sides, sided_run
-from uumamba.pipelines.split import check_split, split_cases
+from uumamba.pipelines.split import check_split, split_cases, unused_cases
 from uumamba.pipelines.stored_config import complete_run
 from uumamba.pipelines.useful import fed_cases, refuse_unfit_index
 from uumamba.training import ALONE, Ranks
@@ -80,6 +81,8 @@ def train(
     _check_prepared_for(config, folder)
     folds, domains = folds_of(fold), config.dataset.domains
     check_split(folder.manifest, folds, domains, where=f"{folder.path}")
+    if ranks.first:
+        _say_unused(folder.manifest, folds[0], domains)  # the same of every fold
     for name in folds:  # what the last fold would be refused for is refused before the first is trained
         sided_run(config, folder, split_cases(folder.manifest, name, domains)[0])
     for each in wanted:
@@ -96,6 +99,14 @@ def train(
     if ranks.first:
         write_run_summary(Path(out))
     return [each.path for each in wanted]
+
+
+def _say_unused(manifest: Manifest, fold: str, domains: DomainsConfig | None) -> None:
+    unused = unused_cases(manifest, fold, domains)
+    if unused:
+        counts = f"{sum(unused.values())} of {len(manifest.select(split='training'))}"
+        of_each = ", ".join(f"{number} of {domain}" for domain, number in unused.items())
+        to_stderr(f"train: {counts} cases are neither trained nor validated on by dataset.domains: {of_each}")
 
 
 def _train_fold(
