@@ -158,6 +158,15 @@ def test_predicting_with_weights_that_wait_is_warned_of_until_they_are_rounded(
     load_predictor(tmp_path)  # where a warning is an error
 
 
+def test_the_log_tells_how_long_weights_still_wait(
+    tiny_config: MakeConfig, tiny_prepared: Path, tmp_path: Path
+) -> None:
+    config = tiny_config(f"quantization={WAITING.replace('start_step: 2', 'start_step: 4')}", *SHORT)
+    train(config, data=tiny_prepared, out=tmp_path)
+    rows = RunLog(tmp_path / "fold_0" / "metrics.jsonl").rows()
+    assert [row.get("quantization") for row in rows] == [{"steps_left": 1}, None]
+
+
 def stop_after(steps: int, trainer: Trainer) -> None:
     augment, calls = trainer.augment, iter(range(1, 100))
 

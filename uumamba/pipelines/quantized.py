@@ -67,17 +67,22 @@ def calibrate_at_start(
 
 def attach_quantization(
     quantization: QuantizationConfig, optimizer: SharpnessAware, net: nn.Module
-) -> Callable[[], dict[str, Any]] | None:
-    """Join network and optimizer; what each epoch's row says of GAQAT, None without it."""
+) -> Callable[[], dict[str, Any]]:
+    """Join network and optimizer; what each epoch's row says of GAQAT, and of weights as long as they wait."""
     gaqat = quantization.attach(optimizer, bare(net))
-    if gaqat is None:
-        return None
 
     def numbers() -> dict[str, Any]:
-        found = {"frozen_fraction": gaqat.frozen_fraction}
-        if gaqat.disorder:
-            found["disorder"] = float(torch.cat([each.flatten() for each in gaqat.disorder.values()]).nanmean())
-        return {"gaqat": found}
+        found: dict[str, Any] = {}
+        weights = [layer.weight for layer in quantized_layers(bare(net))]
+        left = [int(each.steps_left) for each in weights if each is not None and each.steps_left is not None]
+        if any(left):
+            found["quantization"] = {"steps_left": max(left)}
+        if gaqat is not None:
+            found["gaqat"] = {"frozen_fraction": gaqat.frozen_fraction}
+            if gaqat.disorder:
+                every = torch.cat([each.flatten() for each in gaqat.disorder.values()])
+                found["gaqat"]["disorder"] = float(every.nanmean())
+        return found
 
     return numbers
 
