@@ -20,12 +20,14 @@ class PackedWeight:
         scale: a scalar, or a shape that broadcasts to that of the weight.
         bits: of a level.
         shape: of the weight.
+        dtype: of the weight; that of the scale where it is None.
     """
 
     codes: Tensor
     scale: Tensor
     bits: int
     shape: torch.Size
+    dtype: torch.dtype | None = None
 
     @property
     def nbytes(self) -> int:
@@ -33,9 +35,10 @@ class PackedWeight:
         return self.codes.nbytes + self.scale.nbytes
 
     def unpack(self) -> Tensor:
-        """The rounded weight, bit for bit that of the network it was packed from."""
+        """The rounded weight, bit for bit that of the network it was packed from; every zero is positive."""
         levels = unpack_bits(self.codes, bits=self.bits, count=self.shape.numel()) + level_range(self.bits)[0]
-        return levels.view(self.shape).to(self.scale.dtype) * self.scale
+        weight = levels.view(self.shape).to(self.scale.dtype) * self.scale
+        return weight.to(self.dtype or self.scale.dtype)
 
 
 def packed_weights(net: nn.Module) -> dict[str, PackedWeight]:
@@ -91,7 +94,8 @@ def _pack(layer: QuantizedLayer) -> PackedWeight:
     assert quantizer is not None  # the caller leaves out layers without one
     refuse_waiting([layer])
     levels = quantizer.codes(weight).to(torch.int64) - quantizer.levels[0]
-    return PackedWeight(pack_bits(levels, bits=quantizer.bits), quantizer.used_scale(), quantizer.bits, weight.shape)
+    codes = pack_bits(levels, bits=quantizer.bits)
+    return PackedWeight(codes, quantizer.used_scale(), quantizer.bits, weight.shape, weight.dtype)
 
 
 def refuse_waiting(layers: Sequence[QuantizedLayer]) -> None:
