@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from uumamba.errors import UsageError
 from uumamba.quantization.layers import QuantizedLayer, quantized_layers
 from uumamba.quantization.levels import level_range
+from uumamba.quantization.overrides import called
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,11 @@ def packed_weights(net: nn.Module) -> dict[str, PackedWeight]:
 
 
 def packed_bytes(net: nn.Module) -> int:
-    """What the rounded weights of a network take with their scales, packed; biases and norms are not in it."""
+    """What the rounded weights of a network take with their scales, packed.
+
+    Whatever stays in full precision is not in it: biases and norms, layers that ``overrides`` left out, and matrices of
+    attention, recurrent layers, ``Bilinear`` and embeddings.
+    """
     return sum(packed.nbytes for packed in packed_weights(net).values())
 
 
@@ -107,8 +112,8 @@ def refuse_waiting(layers: Sequence[QuantizedLayer]) -> None:
     for layer in layers:
         if layer.weight is not None and layer.weight.waits:
             raise UsageError(
-                f"The weight of {layer.name} is not rounded before {layer.weight.steps_left} more steps; train on, or "
-                "quantise without start_step."
+                f"The weight of {called(layer.name)} is not rounded before {layer.weight.steps_left} more steps; train "
+                "on, or quantise without start_step."
             )
 
 
