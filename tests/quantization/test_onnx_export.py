@@ -1,3 +1,4 @@
+import logging
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from uumamba.errors import UsageError
 from uumamba.nets import ResEncUNet, UMambaBot
+from uumamba.ops import native_library
 from uumamba.quantization import calibrate, export_onnx, quantize_, quantized_layers
 
 MakeNet = Callable[..., nn.Module]
@@ -23,6 +25,10 @@ def perceptron() -> nn.Module:
     return nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 32), nn.LeakyReLU(), nn.Linear(32, 10))
 
 
+def sequences() -> nn.Module:
+    return nn.Sequential(nn.Linear(64, 32, bias=False), nn.LeakyReLU(), nn.Linear(32, 64), nn.Flatten(1))
+
+
 CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], dict[str, Any]]] = {
     "3 bits, a scale a channel": (perceptron, (64,), {"weight_bits": 3, "act_bits": 3, "per_channel": True}),
     "2 bits, convolutions": (convolutions, (1, 8, 8), {"weight_bits": 2, "act_bits": 2, "per_channel": True}),
@@ -32,6 +38,9 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], dict[str, Any]]
         (1, 8, 8),
         {"weight_bits": 4, "act_bits": 4},
     ),
+    "weights alone, on sequences": (sequences, (5, 64), {"weight_bits": 8, "act_bits": None}),
+    "channels of sequences": (sequences, (5, 64), {"weight_bits": 8, "act_bits": None, "per_channel": True}),
+    "sequences in 8 bits": (sequences, (5, 64), {"weight_bits": 8, "act_bits": 8}),
     "weights alone": (perceptron, (64,), {"weight_bits": 4, "act_bits": None}),
 }
 
@@ -85,11 +94,78 @@ def check_graph(path: Path, net: nn.Module) -> None:
 
 
 @pytest.mark.slow
-def test_a_network_with_an_operation_that_onnx_lacks_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("native", [True, False], ids=["as installed", "without the C++ library"])
+def test_a_u_mamba_answers_batches_of_other_sizes_than_the_example(
+    native: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not native:
+        monkeypatch.setattr(native_library, "_LIBRARY", None)
+    torch.manual_seed(0)
     net = UMambaBot(2, 1, 3, features=(4, 8), strides=(1, 2), deep_supervision=False).eval()
-    quantize_(net, act_bits=None)
-    with pytest.raises(UsageError, match=r"UMambaBot cannot be written as ONNX: .*uumamba"):
-        export_onnx(net, torch.randn(2, 1, 8, 8), tmp_path / "net.onnx")
+    quantize_(net, act_bits=8)
+    images = torch.randn(5, 1, 8, 8)
+    calibrate(net, [images])
+    path = export_onnx(net, images[:2], tmp_path / "net.onnx")
+    for batch in (1, 3, 5):
+        with torch.no_grad():
+            expected = net(images[:batch])
+        assert expected.std() > 0.1
+        torch.testing.assert_close(run_onnx(path, images[:batch]), expected, rtol=0, atol=1e-4)
+
+
+class CountsItsBatch(nn.Sequential):
+    """Goes through its batch sample by sample, so that a graph of it has as many samples as the example."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([super(CountsItsBatch, self).forward(each) for each in x.split(1)])
+
+
+@pytest.mark.slow
+def test_a_network_whose_graph_is_for_one_batch_size_alone_is_refused_as_one_for_any(tmp_path: Path) -> None:
+    net, x = quantize_(CountsItsBatch(nn.Linear(6, 3)), act_bits=None), torch.randn(2, 6)
+    with pytest.raises(UsageError, match=r"CountsItsBatch .*axis 0 of image is 2 in its graph.*dynamic_batch=False"):
+        export_onnx(net, x, tmp_path / "net.onnx")
+    assert list(tmp_path.iterdir()) == []
+    path = export_onnx(net, x, tmp_path / "net.onnx", dynamic_batch=False)
+    torch.testing.assert_close(run_onnx(path, x), net(x).detach())
+
+
+@pytest.mark.slow
+def test_nothing_is_printed_of_packages_that_an_export_does_not_need(
+    make_net: MakeNet, tmp_path: Path, caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest
+) -> None:
+    def levels() -> dict[str, int]:
+        known = logging.Logger.manager.loggerDict.items()
+        return {name: logger.level for name, logger in known if isinstance(logger, logging.Logger) and logger.level}
+
+    torchs, before = logging.getLogger("torch"), levels()
+    torchs.addHandler(caplog.handler)  # which hands nothing on to the root
+    request.addfinalizer(lambda: torchs.removeHandler(caplog.handler))
+    export_onnx(make_net(), torch.zeros(2, 6), tmp_path / "net.onnx")
+    assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == []
+    assert levels() == before
+
+
+@torch.library.custom_op("uumamba_tests::doubled", mutates_args=())
+def doubled(x: Tensor) -> Tensor:
+    return 2 * x
+
+
+doubled.register_fake(torch.empty_like)
+
+
+class Doubles(nn.Sequential):
+    """Holds an operator that no runtime knows."""
+
+    def forward(self, x: Tensor) -> Any:
+        return doubled(super().forward(x))
+
+
+@pytest.mark.slow
+def test_a_network_with_an_operation_that_onnx_lacks_is_refused(tmp_path: Path) -> None:
+    net = quantize_(Doubles(nn.Linear(6, 3)), act_bits=None)
+    with pytest.raises(UsageError, match=r"Doubles cannot be written as ONNX: .*uumamba_tests.doubled"):
+        export_onnx(net, torch.randn(2, 6), tmp_path / "net.onnx")
     assert list(tmp_path.iterdir()) == []
 
 

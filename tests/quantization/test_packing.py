@@ -37,6 +37,14 @@ def test_packed_weights_take_their_bits_and_unpack_to_what_the_network_computes_
         assert torch.equal(packed.unpack(), net.get_submodule(name).weight)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_weights_of_other_types_unpack_in_their_own(dtype: torch.dtype) -> None:
+    net = quantize_(nn.Sequential(nn.Linear(64, 64)).to(dtype), weight_bits=4, act_bits=None, per_channel=True)
+    unpacked = packed_weights(net)["0"].unpack()
+    assert unpacked.dtype == dtype
+    assert torch.equal(unpacked, net[0].weight)
+
+
 def test_layers_of_other_bits_are_packed_in_theirs() -> None:
     net = quantize_(nn.Sequential(*(nn.Linear(32, 32) for _ in range(3))), weight_bits=2, act_bits=None)
     assert [packed.nbytes for packed in packed_weights(net).values()] == [1024 + 4, 256 + 4, 1024 + 4]

@@ -1,3 +1,4 @@
+import ast
 import inspect
 from collections.abc import Callable
 from copy import deepcopy
@@ -13,7 +14,7 @@ from torch.optim import SGD, AdamW
 from torch.optim.swa_utils import AveragedModel
 
 from uumamba.errors import UsageError
-from uumamba.nets import UMambaBot
+from uumamba.nets import ResEncUNet, UMambaBot, UMambaEnc
 from uumamba.nets.mamba import Mamba
 from uumamba.ops import causal_convolution, selective_scan
 from uumamba.optim import SAGM
@@ -22,6 +23,7 @@ from uumamba.quantization import (
     calibrate,
     count_steps,
     fake_quantize,
+    packed_bytes,
     quantize_,
     quantized_layers,
     quantizer_scales,
@@ -100,6 +102,118 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, Any], complai
         quantize_(nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2)), **options)
 
 
+def test_an_override_that_matches_nothing_is_answered_with_the_nearest_names_and_how_many_others() -> None:
+    net = UMambaBot(2, 1, 3, features=(4, 8, 8), strides=(1, 2, 2))
+    names = [name for name, module in net.named_modules() if isinstance(module, nn.Linear | nn.modules.conv._ConvNd)]
+    with pytest.raises(UsageError) as refusal:
+        quantize_(net, overrides={"decoder.seg_layer.1": None})
+    told = str(refusal.value).partition("there are ")[2]
+    named = told.partition(" and ")[0].split(", ")
+    assert set(named) <= set(names)
+    assert named[0] == "decoder.seg_layers.1"
+    assert len(named) == 5
+    assert told.endswith(f" and {len(names) - 5} others.")
+    assert len(str(refusal.value)) < 300
+
+
+def test_each_message_about_a_layer_that_is_the_network_itself_says_so() -> None:
+    with pytest.raises(UsageError, match="The input of the network is to be quantised and has no scale yet"):
+        quantize_(nn.Linear(4, 3))(torch.ones(1, 4))
+    with pytest.raises(UsageError, match="The input of the network is zero throughout"):
+        calibrate(quantize_(nn.Linear(4, 3)), [torch.zeros(1, 4)])
+    with pytest.raises(UsageError, match=r"No batch reached the input of the network: .*overrides=\{'': None\}"):
+        calibrate(quantize_(nn.Linear(4, 3)), [torch.ones(1, 4)], run=lambda net, batch: batch)
+    with pytest.raises(UsageError, match="The weight of the network is computed from other parameters"):
+        quantize_(parametrizations.weight_norm(nn.Linear(4, 3)))
+    with pytest.raises(UsageError, match="The weight of the network has no shape yet"):
+        quantize_(nn.LazyLinear(4))
+    with pytest.raises(UsageError, match="The weight of the network is not rounded before 2 more steps"):
+        packed_bytes(quantize_(nn.Linear(4, 3), act_bits=None, start_step=2))
+    with pytest.raises(UsageError, match=r"names 'head', which is no layer.*; there are '' \(the network itself\)"):
+        quantize_(nn.Linear(4, 3), overrides={"head": 4})
+
+
+@pytest.mark.parametrize("groups", [2, 4])
+@pytest.mark.parametrize("kind", [nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d])
+def test_a_scale_for_each_channel_is_refused_where_an_axis_of_the_weight_holds_channels_of_every_group(
+    kind: Any, groups: int
+) -> None:
+    def make() -> nn.Module:
+        return nn.Sequential(nn.Linear(4, 4), kind(4, 8, 3, groups=groups), nn.Linear(4, 4))
+
+    net = make()
+    with pytest.raises(UsageError, match=r"per_channel.*weight of 1 holds.*transposed.*overrides=\{'1': None\}"):
+        quantize_(net, per_channel=True)
+    assert not list(quantized_layers(net))
+    assert len(list(quantized_layers(quantize_(net, per_channel=True, overrides={"1": None})))) == 2
+    assert len(list(quantized_layers(quantize_(make())))) == 3
+    assert len(list(quantized_layers(quantize_(make(), per_channel=True, weight_bits=None)))) == 3
+
+
+class Attends(nn.Module):
+    """Two blocks of attention, one recurrent layer and an embedding around linear layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(9, 8)
+        self.blocks = nn.ModuleList(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True) for _ in range(2))
+        self.recurrent = nn.GRU(8, 8, batch_first=True)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, words: Tensor) -> Any:
+        x = self.embedding(words)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(self.recurrent(x)[0])
+
+
+MATRICES = "embedding (Embedding), blocks.0.self_attn (MultiheadAttention), blocks.1.self_attn (MultiheadAttention)"
+
+
+def test_modules_whose_matrices_stay_in_full_precision_are_named_in_one_warning() -> None:
+    with pytest.warns(UserWarning, match="stay in full precision") as caught:
+        quantize_(Attends())
+    (message,) = [str(each.message) for each in caught]
+    assert f"{MATRICES}, recurrent (GRU) stay in full precision" in message
+    for kind in (nn.Bilinear(2, 2, 2), nn.LSTMCell(2, 2), nn.EmbeddingBag(2, 2), nn.LSTM(2, 2), nn.RNN(2, 2)):
+        with pytest.warns(UserWarning, match=rf"0 \({type(kind).__name__}\) stay in full precision"):
+            quantize_(nn.Sequential(kind, nn.Linear(2, 2)))
+
+
+@pytest.mark.filterwarnings("error")
+def test_nothing_is_warned_of_where_all_is_quantised_or_left_out_on_purpose() -> None:
+    for make in (UMambaBot, UMambaEnc, ResEncUNet):
+        patch = {"patch_size": (8, 8)} if make is UMambaEnc else {}
+        quantize_(make(2, 1, 3, features=(4, 8, 8), strides=(1, 2, 2), **patch))
+    quantize_(Attends(), weight_bits=None)
+    quantize_(Attends(), overrides={"embedding": None, "*.self_attn*": None, "recur*": None})
+    with pytest.raises(UsageError, match="names 'recurrent', which is no layer to quantise"):
+        quantize_(Attends(), overrides={"recurrent": 4})
+
+
+@pytest.mark.filterwarnings("ignore:.*stay in full precision:UserWarning")
+def test_calibration_names_all_inputs_that_no_batch_reached_and_a_cure_that_works() -> None:
+    words = torch.randint(9, (2, 5))
+    with pytest.raises(UsageError, match="No batch reached the input of") as refusal:
+        calibrate(quantize_(Attends()), [words])
+    told = str(refusal.value)
+    assert "blocks.0.self_attn.out_proj, blocks.1.self_attn.out_proj:" in told
+    cure = ast.literal_eval(told.partition("overrides=")[2].partition("}")[0] + "}")
+    assert cure == {"*.out_proj": None}
+    calibrate(quantize_(Attends(), overrides=cure), [words])
+
+
+def test_the_cure_of_a_calibration_leaves_out_no_layer_that_a_batch_reached() -> None:
+    net, x = UMambaBot(2, 1, 3, features=(4, 8, 8, 8), strides=(1, 2, 2, 2)), torch.randn(2, 1, 8, 8)
+    with pytest.raises(UsageError, match=r"input of decoder\.seg_layers\.0, decoder\.seg_layers\.1:") as refusal:
+        calibrate(quantize_(net).eval(), [x])
+    cure = ast.literal_eval(str(refusal.value).partition("overrides=")[2].partition("}")[0] + "}")
+    assert cure == {"decoder.seg_layers.0": None, "decoder.seg_layers.1": None}
+    many = quantize_(nn.Sequential(*(nn.Linear(2, 2) for _ in range(9))))
+    with pytest.raises(UsageError, match=r"0, 1, 2, 3, 4 and 4 others: .*overrides=\{'0': None, .*'7': None, \.\.\.}"):
+        calibrate(many, [x], run=lambda net, batch: batch)
+
+
 def test_a_network_without_such_layers_or_quantised_before_is_refused(make_net: MakeNet) -> None:
     with pytest.raises(UsageError, match="ReLU has no linear layer or convolution"):
         quantize_(nn.ReLU())
@@ -160,7 +274,7 @@ def test_calibration_says_which_input_it_can_make_no_scale_of(make_net: MakeNet)
         calibrate(net, [torch.zeros(2, 6)])
     with pytest.raises(UsageError, match="input of 0 is not finite"):
         calibrate(net, [torch.full((2, 6), float("nan"))])
-    with pytest.raises(UsageError, match=r"No batch reached the input of 0.*overrides=\{'0': None\}"):
+    with pytest.raises(UsageError, match=r"No batch reached the input of 0, 2, 4: .*overrides=\{'0': None,"):
         calibrate(net, [torch.zeros(2, 6)], run=lambda net, batch: batch)
     with pytest.raises(UsageError, match=r"No batch reached the input of 0"):
         calibrate(net, [torch.zeros(0, 6)])

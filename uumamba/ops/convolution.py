@@ -19,7 +19,8 @@ def causal_convolution(x: Tensor, weight: Tensor, bias: Tensor | None = None) ->
     .. math:: y_l = \mathrm{silu}\Big(\text{bias} + \sum_k \text{weight}_k\\, x_{l - K + 1 + k}\Big)
 
     for each channel on its own, positions before the first being 0. On the CPU in float32, where the C++ extension was
-    built, both passes are one sweep over x in the layout that it has; elsewhere it is torch's convolution.
+    built, both passes are one sweep over x in the layout that it has; elsewhere, and in a graph that becomes ONNX, it
+    is torch's convolution.
 
     Args:
         x: ``(batch, channels, length)``, any strides.
@@ -43,7 +44,8 @@ def causal_convolution(x: Tensor, weight: Tensor, bias: Tensor | None = None) ->
     if bias is not None and tuple(bias.shape) != (x.shape[1],):
         raise ValueError(f"causal_convolution: bias should be ({x.shape[1]},); found shape {tuple(bias.shape)}")
     types = {tensor.dtype for tensor in (x, weight, bias) if tensor is not None}
-    if x.device.type == "cpu" and types == {torch.float32} and weight.shape[1] <= _MOST_TAPS and unavailable() is None:
+    ours = x.device.type == "cpu" and types == {torch.float32} and weight.shape[1] <= _MOST_TAPS
+    if ours and unavailable() is None and not torch.onnx.is_in_onnx_export():  # a runtime knows no operator of ours
         return _native(x, weight, bias)
     length, taps = x.shape[2], weight.shape[1]
     return F.silu(F.conv1d(x, weight[:, None], bias, padding=taps - 1, groups=x.shape[1])[..., :length])

@@ -68,12 +68,14 @@ _AUTO = ("native", "triton", "mamba_ssm", "torch")
 
 
 def automatic_backend(device_type: str, dtype: torch.dtype) -> str:
-    """What ``backend="auto"`` takes for arithmetic in ``dtype`` on such a device.
+    """What ``backend="auto"`` takes for arithmetic in ``dtype`` on such a device; torch while it writes ONNX.
 
     Example:
         >>> automatic_backend("cpu", torch.float64)
         'torch'
     """
+    if torch.onnx.is_in_onnx_export():
+        return "torch"  # a runtime knows no operator of ours
     return next(
         name
         for name in _AUTO

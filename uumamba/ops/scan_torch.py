@@ -42,11 +42,12 @@ def _scan_blocks(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> t
     batch, channels, length = u.shape
     shared = gcd(_channels_per_group(B, channels), _channels_per_group(C, channels))
     width = min(shared, max(1, _BLOCK_ELEMENTS // (length * A.shape[1])))
-    height = min(batch, max(1, _BLOCK_ELEMENTS // (length * A.shape[1] * width)))
+    height = max(1, _BLOCK_ELEMENTS // (length * A.shape[1] * width))
     tracked = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (u, delta, A, B, C))
 
     bands = []
-    for rows in _slices(0, batch, height):
+    # A graph in a file is for any batch, which must not be counted then.
+    for rows in [slice(None)] if torch.onnx.is_in_onnx_export() else _slices(0, batch, height):
         blocks = []
         for group in range(0, channels, shared):
             for columns in _slices(group, group + shared, width):
@@ -69,7 +70,8 @@ def _scan_block(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> tu
     Axes inside: (steps, chunks, batch, states, channels), channels last, so that each row is one long vector.
     """
     batch, channels, length = u.shape
-    steps, chunks = _chunking(length, row=batch * A.numel())
+    rows = 1 if torch.onnx.is_in_onnx_export() else batch
+    steps, chunks = _chunking(length, row=rows * A.numel())
     # Padding has delta = 0: decay 1 and input 0, so that the state stands still to the end of the last chunk.
     decay_rate, drive = (_time_major(tensor, steps, chunks).unsqueeze(-2) for tensor in (delta, delta * u))
     B, C = (_beside_channels(tensor, steps, chunks) for tensor in (B, C))

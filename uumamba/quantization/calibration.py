@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from uumamba.errors import UsageError
-from uumamba.quantization.layers import quantized_layers
+from uumamba.quantization.layers import candidates, quantized_layers
+from uumamba.quantization.overrides import called, leave_out, listed
 from uumamba.quantization.quantizers import ActivationQuantizer
 
 
@@ -31,8 +32,8 @@ def calibrate(
         The same network.
 
     Raises:
-        UsageError: a quantised input is never reached, is zero throughout or is not finite; or there is none; or there
-            is no batch, or one is a list or a mapping and there is no ``run``.
+        UsageError: quantised inputs are never reached, or one is zero throughout or not finite; or there is none; or
+            there is no batch, or one is a list or a mapping and there is no ``run``.
 
     Example:
         >>> from uumamba.quantization import quantize_
@@ -41,12 +42,12 @@ def calibrate(
         >>> [layer.input.levels for layer in quantized_layers(net)]
         [(-128, 127), (0, 255)]
     """
-    quantizers = [layer.input for layer in quantized_layers(net) if layer.input is not None]
+    quantizers = {layer.name: layer.input for layer in quantized_layers(net) if layer.input is not None}
     if not quantizers:
         raise UsageError("No input of this network is quantised; call quantize_(net, act_bits=...) before calibrate.")
-    observers = [_Observer() for _ in quantizers]
-    for quantizer, observer in zip(quantizers, observers, strict=True):
-        quantizer.observer = observer
+    observers = {name: _Observer() for name in quantizers}
+    for name, quantizer in quantizers.items():
+        quantizer.observer = observers[name]
     any_batch = False
     try:
         with torch.no_grad():
@@ -54,14 +55,15 @@ def calibrate(
                 any_batch = True
                 net(_input(batch)) if run is None else run(net, batch)
     finally:
-        for quantizer in quantizers:
+        for quantizer in quantizers.values():
             quantizer.observer = None
     if not any_batch:
         raise UsageError("There is no batch to calibrate on: batches is empty, or was used up by an earlier pass.")
-    for quantizer, observer in zip(quantizers, observers, strict=True):
-        observer.refuse_if_useless(quantizer.name)
-    for quantizer, observer in zip(quantizers, observers, strict=True):
-        observer.hand_over(quantizer)
+    _refuse_unreached([name for name, observer in observers.items() if not observer.count], list(candidates(net)))
+    for name, observer in observers.items():
+        observer.refuse_if_useless(called(name))
+    for name, quantizer in quantizers.items():
+        observers[name].hand_over(quantizer)
     return net
 
 
@@ -74,6 +76,17 @@ def _input(batch: Any) -> Any:
             f"in calibrate(net, batches, run=lambda net, batch: net(batch[{key!r}]))."
         )
     return batch
+
+
+def _refuse_unreached(unreached: list[str], names: list[str]) -> None:
+    """Say of which inputs no scale can be made as they were never seen, all at once."""
+    if unreached:
+        raise UsageError(
+            f"No batch reached the input of {listed([called(name) for name in unreached])}: either a branch did not "
+            "run in the mode that the network stands in, then call net.train() before calibrate; or a weight is used "
+            "without a call of its layer, as nn.MultiheadAttention does with out_proj, then build the network anew and "
+            f"leave it in full precision with quantize_(net, {leave_out(unreached, names)})."
+        )
 
 
 class _Observer:
@@ -91,12 +104,6 @@ class _Observer:
 
     def refuse_if_useless(self, name: str) -> None:
         """Say why no scale can be made of it."""
-        if not self.count:
-            raise UsageError(
-                f"No batch reached the input of {name}: either its branch did not run in the mode that the network "
-                "stands in, or its weight is used without a call of the layer; call net.train() before calibrate, or "
-                f"leave it in full precision with overrides={{{name!r}: None}}."
-            )
         if not 0 < self.total < float("inf"):
             raise UsageError(
                 f"The input of {name} is {'zero throughout' if self.total == 0 else 'not finite'} in the batches to "

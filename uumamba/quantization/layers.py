@@ -1,9 +1,8 @@
 """Which layers of a network are quantised, and where their inputs pass."""
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
 
@@ -11,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from uumamba.errors import UsageError
+from uumamba.quantization.overrides import called
 from uumamba.quantization.quantizers import ActivationQuantizer, WeightQuantizer, scale_type
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
+OTHER_KINDS = (nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase, nn.Bilinear, nn.Embedding, nn.EmbeddingBag)
 INPUT = "input_quantizer"
 
 
@@ -46,13 +46,21 @@ class QuantizedLayer:
 
 
 def channel_axis(layer: nn.Module) -> int:
-    """The axis of a weight that holds the output channels: 1 in transposed convolutions, else 0."""
+    """The axis of a weight that holds the output channels: 1 in transposed convolutions, else 0.
+
+    With several groups axis 1 of a transposed convolution holds the channels of one group; no axis holds them all.
+    """
     return 1 if isinstance(layer, TRANSPOSED) else 0
 
 
 def candidates(net: nn.Module) -> dict[str, nn.Module]:
     """The layers that can be quantised, by name, in the order in which the network registers them."""
     return {name: module for name, module in net.named_modules() if isinstance(module, KINDS)}
+
+
+def other_matrices(net: nn.Module) -> dict[str, nn.Module]:
+    """The modules of torch whose own weights are matrices that cannot be quantised here, by name."""
+    return {name: module for name, module in net.named_modules() if isinstance(module, OTHER_KINDS)}
 
 
 def quantized_layers(net: nn.Module) -> Iterator[QuantizedLayer]:
@@ -62,25 +70,6 @@ def quantized_layers(net: nn.Module) -> Iterator[QuantizedLayer]:
         entering: Any = getattr(layer, INPUT, None)
         if weight is not None or entering is not None:
             yield QuantizedLayer(name, layer, weight, entering)
-
-
-def bits_of(
-    names: list[str], bits: int | None, ends: int | None, overrides: Mapping[str, int | None]
-) -> list[int | None]:
-    """The width of each layer: that of the first pattern it matches, else ``ends`` for first and last, else ``bits``.
-
-    Raises:
-        UsageError: a pattern matches no layer.
-    """
-    idle = [pattern for pattern in overrides if not any(fnmatchcase(name, pattern) for name in names)]
-    if idle:
-        raise UsageError(f"overrides names {idle[0]!r}, which is no layer to quantise; there are {', '.join(names)}.")
-    found = []
-    for index, name in enumerate(names):
-        default = ends if ends is not None and index in (0, len(names) - 1) else bits
-        matching = [width for pattern, width in overrides.items() if fnmatchcase(name, pattern)]
-        found.append(matching[0] if matching else default)
-    return found
 
 
 def quantize_input(net: nn.Module, name: str, bits: int) -> None:
@@ -95,7 +84,7 @@ def quantize_input(net: nn.Module, name: str, bits: int) -> None:
     if role == "conv1d":
         return
     weight: Any = layer.weight
-    quantizer = ActivationQuantizer(bits, name=name).to(weight.device, scale_type(weight.dtype))
+    quantizer = ActivationQuantizer(bits, name=called(name)).to(weight.device, scale_type(weight.dtype))
     layer.add_module(INPUT, quantizer)
     if block is not None and role == "in_proj":
         block.register_forward_pre_hook(partial(_round_input, quantizer), with_kwargs=True)

@@ -1,6 +1,9 @@
 """A quantised network as ONNX, with integer weights and clipped ranges, as ONNX Runtime runs it."""
 
+import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +18,7 @@ from uumamba.quantization.layers import QuantizedLayer, channel_axis, quantized_
 from uumamba.quantization.packing import refuse_waiting
 
 OPSET = 21
+_SAYS_WHAT_IT_SKIPS = "torch.onnx._internal.exporter._registration"
 
 
 def export_onnx(
@@ -44,12 +48,13 @@ def export_onnx(
         path: the file to write.
         input_name: of the input in the file.
         output_name: of the output.
-        dynamic_batch: let any number of samples pass; other axes are those of ``example``.
+        dynamic_batch: let any number of samples pass, along axis 0 of input and output; other axes are those of
+            ``example``.
 
     Raises:
         UsageError: nothing is quantised, the network or the example is not float32, a weight is not rounded yet, an
-            input has no scale, a package of the extra ``onnx`` is missing, or the network holds an operation that torch
-            cannot write as ONNX.
+            input has no scale, a package of the extra ``onnx`` is missing, the network holds an operation that torch
+            cannot write as ONNX, or ``dynamic_batch`` is set and its graph is for one size of batch alone.
 
     Example:
         >>> import tempfile
@@ -79,13 +84,19 @@ def export_onnx(
 
 
 class _Dequantize(nn.Module):
-    """Levels to the rounded weight, in the exported graph alone."""
+    """Levels to the rounded weight, in the exported graph alone.
+
+    The Max after it changes no result. It keeps ONNX Runtime from fusing it with a product of matrices, for which it
+    would round the other factor to 8 bits: by that the logits of a U-Mamba moved by a tenth of their spread.
+    """
 
     scale: Tensor
     zero: Tensor
+    least: Tensor
 
-    def __init__(self, scale: Tensor, axis: int) -> None:
+    def __init__(self, scale: Tensor, axis: int, lowest: int) -> None:
         super().__init__()
+        self.register_buffer("least", lowest * scale)
         self.attributes: dict[str, Any] = {} if scale.ndim == 0 else {"axis": axis}
         self.register_buffer("scale", scale.flatten() if scale.ndim else scale)
         self.register_buffer("zero", torch.zeros_like(self.scale, dtype=torch.int8))
@@ -93,9 +104,9 @@ class _Dequantize(nn.Module):
     def forward(self, levels: Tensor) -> Tensor:
         """The weight in float32."""
         inputs = (levels, self.scale, self.zero)
-        return torch.onnx.ops.symbolic(
-            "DequantizeLinear", inputs, self.attributes, dtype=torch.float32, shape=levels.shape
-        )
+        as_weight: dict[str, Any] = {"dtype": torch.float32, "shape": levels.shape}
+        weight = torch.onnx.ops.symbolic("DequantizeLinear", inputs, self.attributes, **as_weight)
+        return torch.onnx.ops.symbolic("Max", (weight, self.least), **as_weight)
 
 
 def _store_levels(layer: QuantizedLayer) -> None:
@@ -106,7 +117,7 @@ def _store_levels(layer: QuantizedLayer) -> None:
     steps = held.parametrizations.weight  # not removed and made anew: a copy shares its class with the network itself
     del steps.original
     steps.register_buffer("original", levels)
-    steps[list(steps).index(layer.weight)] = _Dequantize(scale, channel_axis(held))
+    steps[list(steps).index(layer.weight)] = _Dequantize(scale, channel_axis(held), layer.weight.levels[0])
 
 
 def _program(net: nn.Module, example: Tensor, input_name: str, output_name: str, *, dynamic_batch: bool) -> Any:
@@ -116,13 +127,41 @@ def _program(net: nn.Module, example: Tensor, input_name: str, output_name: str,
     shapes = ({0: torch.export.Dim("batch")},) if dynamic_batch else None
     names: dict[str, Any] = {"input_names": [input_name], "output_names": [output_name]}
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's exporter warns of its own parts, whatever it is given
-            return torch.onnx.export(
+        with _quiet():
+            program: Any = torch.onnx.export(
                 net, (example,), opset_version=OPSET, dynamic_shapes=shapes, verbose=False, **names
             )
     except torch.onnx.OnnxExporterError as error:
         raise UsageError(f"{type(net).__name__} cannot be written as ONNX: {_first_cause(error)}") from error
+    if dynamic_batch:
+        _refuse_fixed_batch(program.model.graph, type(net).__name__)
+    return program
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Torch's exporter warns of its own parts, and logs which of torchvision's it skips, whatever it is given."""
+    logger = logging.getLogger(_SAYS_WHAT_IT_SKIPS)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _refuse_fixed_batch(graph: Any, net: str) -> None:
+    """Where a network's path depends on the number of samples, torch writes the path of the example's, in silence."""
+    for value in (*graph.inputs, *graph.outputs):
+        size = value.shape[0] if value.shape else None
+        if isinstance(size, int):
+            raise UsageError(
+                f"{net} cannot be written for batches of any size: what it computes depends on the size, so that axis "
+                f"0 of {value.name} is {size} in its graph; export it with dynamic_batch=False and an example of the "
+                "batch that the file is for."
+            )
 
 
 def _first_cause(error: BaseException) -> str:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from uumamba.errors import UsageError
 from uumamba.quantization.layers import QuantizedLayer, quantized_layers
 from uumamba.quantization.levels import level_range
+from uumamba.quantization.overrides import called
 
 
 @dataclass(frozen=True)
@@ -20,12 +21,14 @@ class PackedWeight:
         scale: a scalar, or a shape that broadcasts to that of the weight.
         bits: of a level.
         shape: of the weight.
+        dtype: of the weight; that of the scale where it is None.
     """
 
     codes: Tensor
     scale: Tensor
     bits: int
     shape: torch.Size
+    dtype: torch.dtype | None = None
 
     @property
     def nbytes(self) -> int:
@@ -33,9 +36,10 @@ class PackedWeight:
         return self.codes.nbytes + self.scale.nbytes
 
     def unpack(self) -> Tensor:
-        """The rounded weight, bit for bit that of the network it was packed from."""
+        """The rounded weight, bit for bit that of the network it was packed from; every zero is positive."""
         levels = unpack_bits(self.codes, bits=self.bits, count=self.shape.numel()) + level_range(self.bits)[0]
-        return levels.view(self.shape).to(self.scale.dtype) * self.scale
+        weight = levels.view(self.shape).to(self.scale.dtype) * self.scale
+        return weight.to(self.dtype or self.scale.dtype)
 
 
 def packed_weights(net: nn.Module) -> dict[str, PackedWeight]:
@@ -60,7 +64,11 @@ def packed_weights(net: nn.Module) -> dict[str, PackedWeight]:
 
 
 def packed_bytes(net: nn.Module) -> int:
-    """What the rounded weights of a network take with their scales, packed; biases and norms are not in it."""
+    """What the rounded weights of a network take with their scales, packed.
+
+    Whatever stays in full precision is not in it: biases and norms, layers that ``overrides`` left out, and matrices of
+    attention, recurrent layers, ``Bilinear`` and embeddings.
+    """
     return sum(packed.nbytes for packed in packed_weights(net).values())
 
 
@@ -91,7 +99,8 @@ def _pack(layer: QuantizedLayer) -> PackedWeight:
     assert quantizer is not None  # the caller leaves out layers without one
     refuse_waiting([layer])
     levels = quantizer.codes(weight).to(torch.int64) - quantizer.levels[0]
-    return PackedWeight(pack_bits(levels, bits=quantizer.bits), quantizer.used_scale(), quantizer.bits, weight.shape)
+    codes = pack_bits(levels, bits=quantizer.bits)
+    return PackedWeight(codes, quantizer.used_scale(), quantizer.bits, weight.shape, weight.dtype)
 
 
 def refuse_waiting(layers: Sequence[QuantizedLayer]) -> None:
@@ -103,8 +112,8 @@ def refuse_waiting(layers: Sequence[QuantizedLayer]) -> None:
     for layer in layers:
         if layer.weight is not None and layer.weight.waits:
             raise UsageError(
-                f"The weight of {layer.name} is not rounded before {layer.weight.steps_left} more steps; train on, or "
-                "quantise without start_step."
+                f"The weight of {called(layer.name)} is not rounded before {layer.weight.steps_left} more steps; train "
+                "on, or quantise without start_step."
             )
 
 

@@ -1,6 +1,7 @@
 """Quantising a network in place, and what an optimizer needs to know of it."""
 
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -9,8 +10,17 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from uumamba.errors import UsageError
-from uumamba.quantization.layers import INPUT, bits_of, candidates, channel_axis, quantize_input, quantized_layers
+from uumamba.quantization.layers import (
+    INPUT,
+    TRANSPOSED,
+    candidates,
+    channel_axis,
+    other_matrices,
+    quantize_input,
+    quantized_layers,
+)
 from uumamba.quantization.levels import check_bits
+from uumamba.quantization.overrides import bits_of, called, leave_out, listed, refuse_idle, width_of
 from uumamba.quantization.quantizers import WeightQuantizer
 
 
@@ -28,9 +38,10 @@ def quantize_(
 
     Every ``Linear``, ``Conv1d`` to ``Conv3d`` and their transposed kinds gets a :class:`WeightQuantizer` as a
     parametrization of ``weight``, wherever the weight is used, and an :class:`ActivationQuantizer` before its input.
-    Biases, norms and other parameters stay as they are. Weights keep their parameter objects; scales are new
-    parameters, so make the optimizer afterwards, with :func:`scale_groups` where scales shall not decay. Start from
-    trained weights, then :func:`uumamba.quantization.calibrate`.
+    Biases, norms and other parameters stay as they are; so do the matrices of attention (all but its ``out_proj``),
+    recurrent layers, ``Bilinear`` and embeddings, of which one warning tells. Weights keep their parameter objects;
+    scales are new parameters, so make the optimizer afterwards, with :func:`scale_groups` where scales shall not decay.
+    Start from trained weights, then :func:`uumamba.quantization.calibrate`.
 
     Where several layers see the image or give the answer, name them: in our U-Nets the stem has two such convolutions
     and deep supervision several heads, ``overrides={"encoder.stem.0.*": 8, "decoder.seg_layers.*": 8}``.
@@ -44,9 +55,10 @@ def quantize_(
         act_bits: 2 to 8; None leaves activations alone.
         first_last_bits: of the first and the last layer in the order of ``net.named_modules()``, where they are
             quantised at all, which is every layer of a network of one or two; None treats them as the others.
-        per_channel: a scale for each output channel of a weight. Activations always have one.
+        per_channel: a scale for each output channel of a weight; not for transposed convolutions of several groups,
+            no axis of whose weight holds the output channels. Activations always have one.
         overrides: bits by name, with wildcards, for weight and activation alike; None leaves the layer in full
-            precision. The first that matches counts.
+            precision, and lets the warning pass over a module it would name. The first that matches counts.
         start_step: weights pass as they are for so many optimizer steps; needs :func:`count_steps`.
 
     Returns:
@@ -54,8 +66,12 @@ def quantize_(
 
     Raises:
         UsageError: bits are outside 2 to 8, nothing is to be quantised, the network is quantised already, an override
-            matches no layer, activations shall wait, or a weight has no values yet or is computed from other parameters
-            (weight or spectral norm).
+            matches no layer, activations shall wait, a weight has no values yet or is computed from other parameters
+            (weight or spectral norm), or a transposed convolution of several groups shall be rounded ``per_channel``.
+
+    Warns:
+        UserWarning: modules keep matrices in full precision that were not named in ``overrides``; not where weights are
+            left alone.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -70,18 +86,22 @@ def quantize_(
         Javed et al., *QT-DoG: Quantization-aware Training for Domain Generalization*, ICML 2025, arXiv:2410.06020.
         Differs from the papers: see :func:`fake_quantize` and :class:`ActivationQuantizer`.
     """
-    _check(net, weight_bits, act_bits, first_last_bits, overrides or {}, start_step)
-    layers = candidates(net)
+    overrides = overrides or {}
+    _check(net, weight_bits, act_bits, first_last_bits, overrides, start_step)
+    layers, others = candidates(net), other_matrices(net)
     names = list(layers)
+    refuse_idle(overrides, names, list(others))
     of_weights, of_inputs = (
-        [None] * len(names) if bits is None else bits_of(names, bits, first_last_bits, overrides or {})
+        [None] * len(names) if bits is None else bits_of(names, bits, first_last_bits, overrides)
         for bits in (weight_bits, act_bits)
     )
     if not any(width is not None for width in (*of_weights, *of_inputs)):
         raise UsageError("The overrides leave every layer in full precision, so nothing would be quantised.")
-    _refuse_other_weights(
-        {name: layer for (name, layer), width in zip(layers.items(), of_weights, strict=True) if width}
-    )
+    rounded = {name: layer for (name, layer), width in zip(layers.items(), of_weights, strict=True) if width}
+    _refuse_other_weights(rounded)
+    if per_channel:
+        _refuse_mixed_channels(rounded, names)
+    _warn_of({name: each for name, each in others.items() if width_of(name, weight_bits, overrides)}, names)
     for (name, layer), weight_width, input_width in zip(layers.items(), of_weights, of_inputs, strict=True):
         if weight_width is not None:
             axis = channel_axis(layer) if per_channel else None
@@ -172,13 +192,35 @@ def _refuse_other_weights(layers: Mapping[str, nn.Module]) -> None:
         weight: Any = getattr(layer, "weight", None)
         if nn.parameter.is_lazy(weight):
             raise UsageError(
-                f"The weight of {name} has no shape yet; pass one batch through the network, then quantise."
+                f"The weight of {called(name)} has no shape yet; pass one batch through the network, then quantise."
             )
         if parametrize.is_parametrized(layer, "weight") or not isinstance(weight, nn.Parameter):
             raise UsageError(
-                f"The weight of {name} is computed from other parameters, as weight norm and spectral norm do; remove "
-                f"that first, or leave the layer in full precision with overrides={{{name!r}: None}}."
+                f"The weight of {called(name)} is computed from other parameters, as weight norm and spectral norm do; "
+                f"remove that first, or leave the layer in full precision with overrides={{{name!r}: None}}."
             )
+
+
+def _refuse_mixed_channels(layers: Mapping[str, nn.Module], names: Sequence[str]) -> None:
+    """A quiet group would share its scales with a loud one, and be rounded to nothing."""
+    mixed = [name for name, layer in layers.items() if isinstance(layer, TRANSPOSED) and layer.groups > 1]
+    if mixed:
+        raise UsageError(
+            f"per_channel is a scale for each output channel, and no axis of the weight of {listed(mixed)} holds "
+            "those, as in any transposed convolution of several groups; leave it in full precision with "
+            f"{leave_out(mixed, names)}, or quantise without per_channel."
+        )
+
+
+def _warn_of(modules: Mapping[str, nn.Module], names: Sequence[str]) -> None:
+    """Say which modules keep matrices in full precision beside the layers of these names."""
+    if modules:
+        named = listed([f"{called(name)} ({type(module).__name__})" for name, module in modules.items()])
+        warnings.warn(
+            f"Matrices of {named} stay in full precision: what is rounded are linear layers and convolutions. If that "
+            f"is meant, say so with {leave_out(list(modules), [*names, *modules])}.",
+            stacklevel=3,
+        )
 
 
 def _check(
