@@ -49,7 +49,7 @@ def test_a_run_in_one_go_tells_both_times_and_its_commit(finished_at_once: list[
     (row,) = result["rows"]
     assert row["mean Dice"] == 0.5
     assert row["training minutes"] == 1.5
-    assert row["minutes in all"] == 0.0
+    assert 0 <= row["minutes in all"] < 1  # that of imports, which a cold disk takes seconds for
     assert result["commit"] == "earlier"
 
 
