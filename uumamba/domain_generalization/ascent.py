@@ -37,7 +37,7 @@ class Ascent:
         - \frac{\partial L}{\partial p}(\theta - \rho u) \Big)
 
     Where a kernel refuses a second derivative, or leaves its part out because its backward pass is opaque to autograd,
-    a warning says so once and differences are taken from then on.
+    a warning says so once and differences are taken from then on. That is looked for at every pass.
 
     Args:
         rho: weight of the slope's length; 0 leaves it out.
@@ -64,7 +64,6 @@ class Ascent:
             raise ValueError(f'second_order must be True, False or "finite_difference", got {second_order!r}')
         self.rho = rho
         self.second_order = second_order if rho else False
-        self._looked = False
 
     def gradient(self, net: nn.Module, loss_at: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
         """In the values, at these values.
@@ -91,11 +90,10 @@ class Ascent:
 
     def _exact(self, passes: "_Passes", params: Mapping[str, Tensor]) -> Tensor:
         def differentiate_twice(loss: Tensor) -> Tensor | str:
-            opaque = [] if self._looked else _names_of_opaque(loss)
+            opaque = _names_of_opaque(loss)  # at every pass: layers come to learn, or into the network, later
             slopes = torch.autograd.grad(loss, list(params.values()), create_graph=True, allow_unused=True)
             if opaque:
                 return f"the backward pass of {opaque[0]} is opaque"
-            self._looked = True
             try:
                 return passes.in_values(loss + self.rho * _length(slopes))
             except torch.OutOfMemoryError:
