@@ -17,7 +17,7 @@ from uumamba.domain_generalization.head_gradients import (
     is_linear,
     voxels_last,
 )
-from uumamba.domain_generalization.untraced import bare, draws_of_its_own, untraced, watched
+from uumamba.domain_generalization.untraced import bare, draws_of_its_own, uncompiled, untraced, watched
 from uumamba.domain_generalization.voxels import stratified_voxels
 from uumamba.errors import UsageError
 
@@ -90,10 +90,13 @@ class Head:
     def _watched(self, image: Tensor) -> tuple[nn.Module, Tensor, Tensor, Tensor]:
         """The head, what went into it and came out, and the logits."""
         head = self._found(image)
-        with watched(head) as calls:
+        with watched(head) as calls, uncompiled(self.net, around=head):
             logits = finest(untraced(self.net, image))
         if not calls:
-            raise UsageError(f"The head, a {type(head).__name__}, was not called; name a module of the network.")
+            raise UsageError(
+                f"The head, a {type(head).__name__}, was not called; name a module of the network, and none within "
+                "another that torch.compile made a graph of."
+            )
         features, scores, version = calls[-1]
         head = bare(head)
         _check_scores(head, scores, logits, changed=not scores.is_inference() and scores._version != version)
@@ -255,7 +258,8 @@ def find_head(net: nn.Module, image: Tensor) -> nn.Module:
     parts = [module for module in net.modules() if module is not net and module not in hidden]
     handles = [module.register_forward_hook(keep) for module in parts or [net]]
     try:
-        with draws_of_its_own(image, net):  # a resumed run looks again, and must not drop out other units for it
+        # A resumed run looks again, and must not drop out other units for it.
+        with draws_of_its_own(image, net), uncompiled(net):
             logits = finest(untraced(net, image))
     finally:
         for handle in handles:

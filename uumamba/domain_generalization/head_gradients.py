@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
+from uumamba.domain_generalization.untraced import uncompiled
 from uumamba.errors import UsageError
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -114,7 +115,8 @@ class StackedGradients:
             total = F.cross_entropy(full_precision(logits), classes[None], ignore_index=ignored, reduction="sum")
             return total / (classes != ignored).sum().clamp(min=1)
 
-        return cls(vmap(grad(loss), in_dims=(None, 0, 0), randomness="different")(params, features, label))
+        with uncompiled(head):
+            return cls(vmap(grad(loss), in_dims=(None, 0, 0), randomness="different")(params, features, label))
 
     def per_sample(self) -> dict[str, Tensor]:
         """The gradients themselves."""

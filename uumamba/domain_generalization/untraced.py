@@ -103,6 +103,37 @@ def bare(net: nn.Module) -> nn.Module:
 
 
 @contextmanager
+def uncompiled(net: nn.Module, *, around: nn.Module | None = None) -> Iterator[None]:
+    """Runs modules of the network that were compiled in place, by ``module.compile()``, as they were written.
+
+    A graph that was compiled without a part's hook does not call it, and has no second derivative.
+
+    Args:
+        net: the network.
+        around: a module; only those that hold it, or are it. What layers under activation checkpointing save must be
+            the same when they are computed again, so a pass whose backward pass comes later changes no more than it
+            needs.
+
+    Example:
+        >>> net = nn.Sequential(nn.ReLU())
+        >>> net.compile(backend="eager")
+        >>> with uncompiled(net):
+        ...     found = net(torch.tensor([-1.0, 1.0]))
+        >>> found
+        tensor([0., 1.])
+    """
+    parts = [each for each in net.modules() if each._compiled_call_impl is not None]
+    held = [(each, each._compiled_call_impl) for each in parts if around is None or around in each.modules()]
+    for module, _ in held:
+        module._compiled_call_impl = None
+    try:
+        yield
+    finally:
+        for module, compiled in held:
+            module._compiled_call_impl = compiled
+
+
+@contextmanager
 def watched(module: nn.Module) -> Iterator[list[tuple[Tensor, Tensor, int]]]:
     """A list that gets the first input, the output and its version of every call of the module.
 
