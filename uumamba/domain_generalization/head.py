@@ -54,7 +54,7 @@ class Head:
             UsageError: there are fewer than two classes, or the label is not on the logits' grid or holds no classes.
         """
         head, features, scores, logits = self._watched(halves)
-        by_voxel = _scores_by_voxel(head, scores, logits)
+        by_voxel = voxels_last(head, scores)
         check_logits(by_voxel)
         label = _on_grid(label, by_voxel, logits)
         if is_linear(head):
@@ -67,7 +67,7 @@ class Head:
                 rows = rows[(label[rows] != self.ignore_label).any(1)]
             if not len(rows):
                 continue
-            classes = label[rows].reshape(len(rows), *logits.shape[2:]).long()
+            classes = label[rows].long()
             counted = classes if self.ignore_label is None else classes[classes != self.ignore_label]
             _check_classes(counted, by_voxel.shape[-1])
             source, target = (
@@ -84,8 +84,8 @@ class Head:
             UsageError: the head is not known, does not give the logits, or gives fewer than two.
         """
         with torch.no_grad(), draws_of_its_own(image, self.net):
-            head, _, scores, logits = self._watched(image)
-        check_logits(_scores_by_voxel(head, scores, logits))
+            head, _, scores, _ = self._watched(image)
+        check_logits(voxels_last(head, scores))
 
     def _watched(self, image: Tensor) -> tuple[nn.Module, Tensor, Tensor, Tensor]:
         """The head, what went into it and came out, and the logits."""
@@ -163,17 +163,18 @@ class Head:
 
 def _check_scores(head: nn.Module, scores: Tensor, logits: Tensor, *, changed: bool) -> None:
     """Refuse logits that are not what the head gives, at every pass: a network may come to change it later."""
-    orders = [_by_voxel(logits)]
-    if is_linear(head) and logits.ndim > 2:
+    orders = [logits.movedim(1, -1).reshape(len(logits), -1, logits.shape[1])]
+    if isinstance(head, nn.Linear) and logits.ndim > 2:
         orders.append(logits.flatten(1, -2))
-    given = None if changed or scores.ndim < 2 else _scores_by_voxel(head, scores, scores).to(logits.dtype)
+    given = None if changed or scores.ndim < 2 else voxels_last(head, scores).to(logits.dtype)
     if given is not None and any(given.shape == order.shape and _equal(given, order) for order in orders):
         return
     name, shapes = type(head).__name__, f"(shapes {tuple(scores.shape)} and {tuple(logits.shape)})"
     if not changed and scores.data_ptr() == logits.data_ptr() and scores.numel() == logits.numel():
         raise UsageError(
-            f"The output of the head, a {name}, has the network's logits {shapes} in another order, so samples would "
-            "be taken for voxels; let the head have the samples on its first axis, as the network does."
+            f"The output of the head, a {name}, has the network's logits {shapes} in another order, so some would be "
+            "taken for those of other samples, voxels or classes; let the head have samples and voxels in the order of "
+            "the network's output, with the samples first and the classes next, or last for a linear layer."
         )
     raise UsageError(
         f"The output of the head, a {name}, is not the network's logits {shapes}: something follows it. Name the "
@@ -193,16 +194,6 @@ def _mixes_samples(module: nn.Module) -> bool:
     if isinstance(module, _BatchNorm):
         return module.training or module.running_mean is None
     return isinstance(module, _NormBase) and module.training and module.running_mean is not None
-
-
-def _scores_by_voxel(head: nn.Module, scores: Tensor, logits: Tensor) -> Tensor:
-    """``(samples, voxels, classes)``; of a head that is not linear, the network's logits, with classes on axis 1."""
-    return voxels_last(head, scores) if is_linear(head) else _by_voxel(logits)
-
-
-def _by_voxel(logits: Tensor) -> Tensor:
-    """``(samples, voxels, classes)`` of logits with classes on axis 1; one voxel where there are no other axes."""
-    return logits.movedim(1, -1).reshape(len(logits), -1, logits.shape[1])
 
 
 def _on_grid(label: Tensor, scores: Tensor, logits: Tensor) -> Tensor:

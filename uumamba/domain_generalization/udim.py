@@ -75,8 +75,9 @@ class UDIM:
         direction: ``"random"`` is the control: the same length, along a direction that is drawn.
         second_order: how the gradient of the slope's length is had; see :class:`Ascent`. A kernel or a compiled module
             without a second derivative turns True to ``"finite_difference"``, with a warning.
-        head: the module that gives the logits; found at the first pass unless given. One that is not linear has its
-            gradients by torch.func, one an image, with a warning.
+        head: the module that gives the logits, from one tensor; found at the first pass unless given. Classes are on
+            axis 1 of its output, or last for an ``nn.Linear`` and what descends from it. One that is not linear, or has
+            a forward pass of its own, has its gradients by torch.func, one an image, with a warning.
         voxels_a_class: at most so many voxels of a class from an image.
         ignore_label: samples or voxels with this label are left out.
         seed: of the voxels and of the random direction, with the step's number.
