@@ -151,6 +151,56 @@ def test_a_head_that_is_not_called_is_refused(classified: tuple[Tensor, Tensor])
         udim_of(nn.Linear(6, 4), head=nn.Linear(6, 4)).terms(*classified)
 
 
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.LSTM(1, 8, batch_first=True), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x[..., None])[0][:, -1])
+
+
+def test_a_head_that_takes_or_gives_no_tensor_is_refused(classified: tuple[Tensor, Tensor]) -> None:
+    class Last(nn.Linear):
+        def forward(self, input: list[Tensor]) -> Tensor:  # type: ignore[override]
+            return super().forward(input[-1])
+
+    class Pyramid(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = Last(6, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head([x])
+
+    net: nn.Module = Recurrent()
+    with pytest.raises(UsageError, match=r"The head, a LSTM, gives a tuple, and UDIM needs .* a tensor"):
+        udim_of(net, head=net.body).terms(*classified)
+    net = Supervised()
+    with pytest.raises(UsageError, match=r"The head, a Supervised, gives a list, and UDIM needs .* a tensor"):
+        udim_of(net, lambda out, y: F.cross_entropy(out[0], y), head=net).check(torch.randn(2, 1, 8, 8))
+    with pytest.raises(UsageError, match=r"The head, a Last, takes a list, and UDIM needs .* a tensor"):
+        udim_of(Pyramid()).terms(*classified)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.*is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("of", [torch.jit.script, lambda net: torch.jit.trace(net, torch.zeros(2, 6))])
+def test_a_head_of_torch_jit_is_refused_and_a_body_of_it_is_not(classified: tuple[Tensor, Tensor], of: Any) -> None:
+    torch.manual_seed(0)
+    body, head = nn.Sequential(nn.Linear(6, 6), nn.Tanh()), nn.Linear(6, 4)
+    expected = udim_of(nn.Sequential(body, head)).terms(*classified)
+    found = udim_of(nn.Sequential(of(body), head)).terms(*classified)
+    for name, term in expected.items():
+        torch.testing.assert_close(found[name], term)
+    whole = of(nn.Sequential(body, head))
+    for net, part in ((whole, None), (whole, whole), (nn.Sequential(body, of(head)), None), (of(head), None)):
+        with pytest.raises(UsageError, match=r"torch\.jit can be neither watched nor taken apart"):
+            udim_of(net, head=part).terms(*classified)
+    net = nn.Sequential(body, of(head))
+    with pytest.raises(UsageError, match=r"torch\.jit can be neither watched nor taken apart"):
+        udim_of(net, head=net[1]).terms(*classified)
+
+
 def test_a_label_on_another_grid_is_refused() -> None:
     net = nn.Conv2d(1, 3, 1)
     loss = lambda logits, _: logits.square().mean()  # noqa: E731  # one that takes any label

@@ -17,9 +17,14 @@ from uumamba.domain_generalization.head_gradients import (
     is_linear,
     voxels_last,
 )
-from uumamba.domain_generalization.untraced import bare, draws_of_its_own, uncompiled, untraced, watched
+from uumamba.domain_generalization.untraced import bare, draws_of_its_own, uncompiled, untraced, version_of, watched
 from uumamba.domain_generalization.voxels import stratified_voxels
 from uumamba.errors import UsageError
+
+OF_JIT = (
+    "a module of torch.jit can be neither watched nor taken apart as the head; let the last layer be as it was before "
+    "torch.jit.script or torch.jit.trace, and return what it gives."
+)
 
 
 @dataclass
@@ -99,7 +104,13 @@ class Head:
             )
         features, scores, version = calls[-1]
         head = bare(head)
-        _check_scores(head, scores, logits, changed=not scores.is_inference() and scores._version != version)
+        for does, what in (("takes", features), ("gives", scores)):
+            if not isinstance(what, Tensor):
+                raise UsageError(
+                    f"The head, a {type(head).__name__}, {does} a {type(what).__name__}, and UDIM needs one that makes "
+                    "a tensor of logits from a tensor; name the layer that does."
+                )
+        _check_scores(head, scores, logits, changed=version_of(scores) != version)
         if not is_linear(head):
             self._check_other(head)
         return head, features, scores, logits
@@ -133,6 +144,8 @@ class Head:
     def _found(self, image: Tensor) -> nn.Module:
         if self.module is None:
             self.module = find_head(self.net, image)
+        if isinstance(self.module, torch.jit.ScriptModule):
+            raise UsageError(f"The head, a {type(self.module).__name__}, cannot be one: {OF_JIT}")
         return self.module
 
     def _check_other(self, head: nn.Module) -> None:
@@ -232,7 +245,7 @@ def find_head(net: nn.Module, image: Tensor) -> nn.Module:
     """The innermost module whose output is the network's logits, by one pass.
 
     Raises:
-        UsageError: no module's output is.
+        UsageError: no module's output is, or that of one of ``torch.jit``.
 
     Example:
         >>> find_head(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), torch.zeros(2, 2, 2))
@@ -244,10 +257,12 @@ def find_head(net: nn.Module, image: Tensor) -> nn.Module:
         if isinstance(output, Tensor):
             seen.append((module, output.data_ptr(), output.numel()))
 
-    # Hooks on what a compiled module was made of are not always called.
+    # Hooks on what a compiled module was made of are not always called, and scripted ones take none.
+    scripted = {module for module in net.modules() if isinstance(module, torch.jit.ScriptModule)}
     hidden = {part for module in net.modules() if bare(module) is not module for part in bare(module).modules()}
+    hidden |= scripted
     parts = [module for module in net.modules() if module is not net and module not in hidden]
-    handles = [module.register_forward_hook(keep) for module in parts or [net]]
+    handles = [module.register_forward_hook(keep) for module in parts or {net} - scripted]
     try:
         # A resumed run looks again, and must not drop out other units for it.
         with draws_of_its_own(image, net), uncompiled(net):
@@ -266,6 +281,8 @@ def find_head(net: nn.Module, image: Tensor) -> nn.Module:
             break
     if head is not None:
         return head
+    if scripted:
+        raise UsageError(f"The network's logits are the output of no layer outside torch.jit, and {OF_JIT}")
     raise UsageError(
         "The network's logits are not the output of one of its layers, so the head is not known; something follows "
         "its last layer, or it is no module. Pass head=, the module whose output the network returns."

@@ -133,8 +133,13 @@ def uncompiled(net: nn.Module, *, around: nn.Module | None = None) -> Iterator[N
             module._compiled_call_impl = compiled
 
 
+def version_of(output: Any) -> int:
+    """How often a tensor was changed in place; 0 where nothing counts that."""
+    return output._version if isinstance(output, Tensor) and not output.is_inference() else 0
+
+
 @contextmanager
-def watched(module: nn.Module) -> Iterator[list[tuple[Tensor, Tensor, int]]]:
+def watched(module: nn.Module) -> Iterator[list[tuple[Any, Any, int]]]:
     """A list that gets the first input, the output and its version of every call of the module.
 
     A version that the output no longer has tells that something changed it in place afterwards.
@@ -146,11 +151,10 @@ def watched(module: nn.Module) -> Iterator[list[tuple[Tensor, Tensor, int]]]:
         >>> calls[0][1]
         tensor([[[-1., -1.,  1.,  1.]]])
     """
-    calls: list[tuple[Tensor, Tensor, int]] = []
+    calls: list[tuple[Any, Any, int]] = []
 
-    def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
-        version = 0 if output.is_inference() else output._version
-        calls.append((args[0] if args else next(iter(kwargs.values())), output, version))
+    def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        calls.append((next(iter([*args, *kwargs.values()]), None), output, version_of(output)))
 
     handle = module.register_forward_hook(keep, with_kwargs=True)
     try:
