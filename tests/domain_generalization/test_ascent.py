@@ -215,6 +215,51 @@ def test_a_kernel_without_second_derivative_is_still_said_where_the_first_try_ra
         ascent.gradient(net, short_of_memory, values)
 
 
+class Product(Function):
+    """A matrix product whose gradient in the weight, where that learns, is hidden from autograd."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return x @ weight.T
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        with torch.no_grad():
+            hidden = grad.T @ x if ctx.needs_input_grad[1] else None
+        return grad @ weight, hidden
+
+
+class KernelLinear(nn.Linear):
+    def forward(self, input: Tensor) -> Tensor:
+        return Product.apply(input, self.weight) + self.bias
+
+
+def test_a_layer_of_a_kernel_that_learns_later_is_said_then() -> None:
+    net = Net(lambda x: x**3)
+    net.first = KernelLinear(6, 8)
+    made = problem(net)
+    ascent = Ascent(rho=RHO)
+    net.first.requires_grad_(False)
+    ascent.gradient(*made)  # exact, without a warning, for the hidden gradient is not asked for
+    net.first.requires_grad_(True)
+    with pytest.warns(UserWarning, match="the backward pass of Product is opaque"):
+        found = ascent.gradient(*made)
+    torch.testing.assert_close(found, Ascent(rho=RHO, second_order="finite_difference").gradient(*made))
+
+
+def test_a_kernel_that_comes_into_the_network_later_is_said_then() -> None:
+    net = Net(lambda x: x**3)
+    made = problem(net)
+    ascent = Ascent(rho=RHO)
+    ascent.gradient(*made)
+    net.kernel = Opaque.apply
+    with pytest.warns(UserWarning, match="the backward pass of Opaque is opaque"):
+        found = ascent.gradient(*made)
+    torch.testing.assert_close(found, Ascent(rho=RHO, second_order="finite_difference").gradient(*made))
+
+
 @pytest.mark.parametrize("kernel", TAKEN)
 def test_a_custom_function_with_a_second_derivative_is_taken_as_it_is(kernel: str) -> None:
     found = Ascent(rho=RHO).gradient(*problem(Net(TAKEN[kernel])))

@@ -151,6 +151,56 @@ def test_a_head_that_is_not_called_is_refused(classified: tuple[Tensor, Tensor])
         udim_of(nn.Linear(6, 4), head=nn.Linear(6, 4)).terms(*classified)
 
 
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.LSTM(1, 8, batch_first=True), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x[..., None])[0][:, -1])
+
+
+def test_a_head_that_takes_or_gives_no_tensor_is_refused(classified: tuple[Tensor, Tensor]) -> None:
+    class Last(nn.Linear):
+        def forward(self, input: list[Tensor]) -> Tensor:  # type: ignore[override]
+            return super().forward(input[-1])
+
+    class Pyramid(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = Last(6, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head([x])
+
+    net: nn.Module = Recurrent()
+    with pytest.raises(UsageError, match=r"The head, a LSTM, gives a tuple, and UDIM needs .* a tensor"):
+        udim_of(net, head=net.body).terms(*classified)
+    net = Supervised()
+    with pytest.raises(UsageError, match=r"The head, a Supervised, gives a list, and UDIM needs .* a tensor"):
+        udim_of(net, lambda out, y: F.cross_entropy(out[0], y), head=net).check(torch.randn(2, 1, 8, 8))
+    with pytest.raises(UsageError, match=r"The head, a Last, takes a list, and UDIM needs .* a tensor"):
+        udim_of(Pyramid()).terms(*classified)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.*is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("of", [torch.jit.script, lambda net: torch.jit.trace(net, torch.zeros(2, 6))])
+def test_a_head_of_torch_jit_is_refused_and_a_body_of_it_is_not(classified: tuple[Tensor, Tensor], of: Any) -> None:
+    torch.manual_seed(0)
+    body, head = nn.Sequential(nn.Linear(6, 6), nn.Tanh()), nn.Linear(6, 4)
+    expected = udim_of(nn.Sequential(body, head)).terms(*classified)
+    found = udim_of(nn.Sequential(of(body), head)).terms(*classified)
+    for name, term in expected.items():
+        torch.testing.assert_close(found[name], term)
+    whole = of(nn.Sequential(body, head))
+    for net, part in ((whole, None), (whole, whole), (nn.Sequential(body, of(head)), None), (of(head), None)):
+        with pytest.raises(UsageError, match=r"torch\.jit can be neither watched nor taken apart"):
+            udim_of(net, head=part).terms(*classified)
+    net = nn.Sequential(body, of(head))
+    with pytest.raises(UsageError, match=r"torch\.jit can be neither watched nor taken apart"):
+        udim_of(net, head=net[1]).terms(*classified)
+
+
 def test_a_label_on_another_grid_is_refused() -> None:
     net = nn.Conv2d(1, 3, 1)
     loss = lambda logits, _: logits.square().mean()  # noqa: E731  # one that takes any label
@@ -260,23 +310,75 @@ def test_a_layer_with_a_forward_of_its_own_is_not_taken_for_linear(head: nn.Modu
     assert not is_linear(replaced)
 
 
-class Sequences(nn.Module):
-    """A linear head on sequences whose axes a network may hold in either order."""
+class Adapted(nn.Linear):
+    """A linear layer with an adapter of low rank beside it, in a forward pass of its own."""
 
-    def __init__(self, *, sequence_first: bool) -> None:
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__(width, classes)
+        self.down, self.up = nn.Parameter(torch.randn(2, width)), nn.Parameter(torch.randn(classes, 2))
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input) + input @ self.down.T @ self.up.T
+
+
+class Sequences(nn.Module):
+    """A head on sequences whose axes a network may hold in another order than it does."""
+
+    def __init__(self, head: nn.Module, order: str) -> None:
         super().__init__()
-        torch.manual_seed(0)
-        self.head, self.sequence_first = nn.Linear(5, 3), sequence_first
+        self.body, self.head, self.order = nn.Linear(5, 5), head, order
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(x.transpose(0, 1)).permute(1, 2, 0) if self.sequence_first else self.head(x).mT
+        x = self.body(x)
+        if self.order == "sequence first":
+            return self.head(x.transpose(0, 1)).permute(1, 2, 0)
+        if self.order == "turned":
+            return self.head(x.unflatten(1, (2, -1))).permute(0, 3, 2, 1)
+        return self.head(x).mT if self.order == "classes first" else self.head(x)
 
 
-def test_a_linear_head_on_sequences_that_come_first_is_refused_also_where_the_numbers_fit() -> None:
+@pytest.mark.filterwarnings("ignore:The head, a Adapted:UserWarning")
+@pytest.mark.parametrize("tokens", [3, 4])
+@pytest.mark.parametrize("order", ["classes first", "classes last"])
+def test_a_subclass_of_linear_on_sequences_has_the_gradients_of_each_image(order: str, tokens: int) -> None:
+    torch.manual_seed(0)
+    net = Sequences(Adapted(5, 3), order)
+    x, y = torch.randn(6, tokens, 5), torch.randint(3, (6, tokens))
+    y[0, 1] = 255
+    udim = udim_of(net, direction="random", ignore_label=255)
+    found, moved, rows = udim.terms(x, y), udim.perturbed(x, y), []
+    for each in (x, moved):
+        logits = net.head(net.body(each))
+        losses = [F.cross_entropy(logits[i], y[i], ignore_index=255) for i in range(6)]
+        slopes = [torch.autograd.grad(one, list(net.head.parameters()), retain_graph=True) for one in losses]
+        rows.append([torch.stack(parts).flatten(1) for parts in zip(*slopes, strict=True)])
+    torch.testing.assert_close(found["gradient_norm"], sum(each.square().mean() for each in rows[1]))
+    source, target = (torch.cat(parts, 1) for parts in rows)
+    mu = source.mean(0)
+    gap = ((source - mu).square().mean(0) - (target - mu).square().mean(0)).square().mean() / 4
+    torch.testing.assert_close(found["variance_gap"], gap)
+
+
+@pytest.mark.filterwarnings("ignore:The head, a:UserWarning")
+@pytest.mark.parametrize("order", ["sequence first", "turned"])
+@pytest.mark.parametrize("make", [nn.Linear, Adapted])
+def test_a_head_that_has_samples_or_voxels_in_another_order_is_refused_also_where_the_numbers_fit(
+    make: Any, order: str
+) -> None:
+    torch.manual_seed(0)
     x, y = torch.randn(4, 8, 5), torch.randint(3, (4, 8))
-    udim_of(Sequences(sequence_first=False)).terms(x, y)
-    with pytest.raises(UsageError, match=r"shapes \(8, 8, 3\) and \(8, 3, 8\).*in another order"):  # both halves
-        udim_of(Sequences(sequence_first=True)).terms(x, y)
+    udim_of(Sequences(make(5, 3), "classes first"), direction="random").terms(x, y)
+    net = Sequences(make(5, 3), order)
+    with pytest.raises(UsageError, match=r"\(8, 3, .*in another order.*samples and voxels in the order of the network"):
+        udim_of(net, head=net.head, direction="random").terms(x, y)
+
+
+@pytest.mark.filterwarnings("ignore:The head, a Conv2d:UserWarning")
+def test_a_view_of_what_a_head_that_is_not_linear_gives_is_the_logits() -> None:
+    torch.manual_seed(0)
+    x, y = torch.randn(4, 2, 6), torch.randint(3, (4, 6))
+    net = nn.Sequential(nn.Unflatten(2, (3, 2)), nn.Conv2d(2, 3, 3, padding=1), nn.Flatten(2))
+    assert udim_of(net, head=net[1]).terms(x, y)["gradient_norm"] > 0
 
 
 def test_logits_that_leave_the_head_s_output_later_are_refused_then(classified: tuple[Tensor, Tensor]) -> None:

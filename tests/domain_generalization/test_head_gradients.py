@@ -124,6 +124,16 @@ def test_stacked_gradients_of_an_image_are_the_mean_over_its_voxels_that_are_not
         assert not tensor[1].any()
 
 
+def test_stacked_gradients_of_a_linear_layer_on_sequences_take_classes_last() -> None:
+    torch.manual_seed(0)
+    head, features, label = nn.Linear(4, 3), torch.randn(2, 3, 4), torch.randint(3, (2, 3))
+    found = StackedGradients.of(head, features, label).per_sample()
+    for index in range(2):
+        loss = F.cross_entropy(head(features[index]), label[index])
+        for tensor, expected in zip(found.values(), torch.autograd.grad(loss, list(head.parameters())), strict=True):
+            torch.testing.assert_close(tensor[index], expected)
+
+
 def test_half_precision_is_computed_in_float32() -> None:
     found = LinearHeadGradients.of(
         torch.randn(4, 3).bfloat16(), torch.randn(4, 2).bfloat16(), torch.tensor([0, 1, 2, 0])

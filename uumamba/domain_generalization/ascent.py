@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
 
-from uumamba.domain_generalization.untraced import draws_of_its_own, with_stand_ins
+from uumamba.domain_generalization.untraced import draws_of_its_own, uncompiled, with_stand_ins
 from uumamba.errors import UsageError
 
 T = TypeVar("T")
@@ -36,8 +36,9 @@ class Ascent:
     .. math:: \frac{1}{2} \Big( \frac{\partial L}{\partial p}(\theta + \rho u)
         - \frac{\partial L}{\partial p}(\theta - \rho u) \Big)
 
-    Where a kernel refuses a second derivative, or leaves its part out because its backward pass is opaque to autograd,
-    a warning says so once and differences are taken from then on.
+    Where a kernel or a compiled graph refuses a second derivative, or leaves its part out because its backward pass is
+    opaque to autograd, a warning says so once and differences are taken from then on. That is looked for at every pass.
+    Modules that were compiled in place are run as they were written.
 
     Args:
         rho: weight of the slope's length; 0 leaves it out.
@@ -64,7 +65,6 @@ class Ascent:
             raise ValueError(f'second_order must be True, False or "finite_difference", got {second_order!r}')
         self.rho = rho
         self.second_order = second_order if rho else False
-        self._looked = False
 
     def gradient(self, net: nn.Module, loss_at: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
         """In the values, at these values.
@@ -91,12 +91,11 @@ class Ascent:
 
     def _exact(self, passes: "_Passes", params: Mapping[str, Tensor]) -> Tensor:
         def differentiate_twice(loss: Tensor) -> Tensor | str:
-            opaque = [] if self._looked else _names_of_opaque(loss)
-            slopes = torch.autograd.grad(loss, list(params.values()), create_graph=True, allow_unused=True)
-            if opaque:
-                return f"the backward pass of {opaque[0]} is opaque"
-            self._looked = True
+            opaque = _names_of_opaque(loss)  # at every pass: layers come to learn, or into the network, later
             try:
+                slopes = torch.autograd.grad(loss, list(params.values()), create_graph=True, allow_unused=True)
+                if opaque:
+                    return f"the backward pass of {opaque[0]} is opaque"
                 return passes.in_values(loss + self.rho * _length(slopes))
             except torch.OutOfMemoryError:
                 raise
@@ -149,7 +148,7 @@ class _Passes:
 
     def run(self, take: Callable[[Tensor], T], weights: Mapping[str, Tensor] | None = None) -> T:
         """What ``take`` makes of the loss of one pass; every gradient is taken in it, at the pass's own weights."""
-        with draws_of_its_own(self.values, self.net):
+        with draws_of_its_own(self.values, self.net), uncompiled(self.net):
             return with_stand_ins(self.net, partial(self._run, take), weights)
 
     def in_values(self, loss: Tensor) -> Tensor:

@@ -17,9 +17,14 @@ from uumamba.domain_generalization.head_gradients import (
     is_linear,
     voxels_last,
 )
-from uumamba.domain_generalization.untraced import bare, draws_of_its_own, untraced, watched
+from uumamba.domain_generalization.untraced import bare, draws_of_its_own, uncompiled, untraced, version_of, watched
 from uumamba.domain_generalization.voxels import stratified_voxels
 from uumamba.errors import UsageError
+
+OF_JIT = (
+    "a module of torch.jit can be neither watched nor taken apart as the head; let the last layer be as it was before "
+    "torch.jit.script or torch.jit.trace, and return what it gives."
+)
 
 
 @dataclass
@@ -54,7 +59,7 @@ class Head:
             UsageError: there are fewer than two classes, or the label is not on the logits' grid or holds no classes.
         """
         head, features, scores, logits = self._watched(halves)
-        by_voxel = _scores_by_voxel(head, scores, logits)
+        by_voxel = voxels_last(head, scores)
         check_logits(by_voxel)
         label = _on_grid(label, by_voxel, logits)
         if is_linear(head):
@@ -67,7 +72,7 @@ class Head:
                 rows = rows[(label[rows] != self.ignore_label).any(1)]
             if not len(rows):
                 continue
-            classes = label[rows].reshape(len(rows), *logits.shape[2:]).long()
+            classes = label[rows].long()
             counted = classes if self.ignore_label is None else classes[classes != self.ignore_label]
             _check_classes(counted, by_voxel.shape[-1])
             source, target = (
@@ -84,19 +89,28 @@ class Head:
             UsageError: the head is not known, does not give the logits, or gives fewer than two.
         """
         with torch.no_grad(), draws_of_its_own(image, self.net):
-            head, _, scores, logits = self._watched(image)
-        check_logits(_scores_by_voxel(head, scores, logits))
+            head, _, scores, _ = self._watched(image)
+        check_logits(voxels_last(head, scores))
 
     def _watched(self, image: Tensor) -> tuple[nn.Module, Tensor, Tensor, Tensor]:
         """The head, what went into it and came out, and the logits."""
         head = self._found(image)
-        with watched(head) as calls:
+        with watched(head) as calls, uncompiled(self.net, around=head):
             logits = finest(untraced(self.net, image))
         if not calls:
-            raise UsageError(f"The head, a {type(head).__name__}, was not called; name a module of the network.")
+            raise UsageError(
+                f"The head, a {type(head).__name__}, was not called; name a module of the network, and none within "
+                "another that torch.compile made a graph of."
+            )
         features, scores, version = calls[-1]
         head = bare(head)
-        _check_scores(head, scores, logits, changed=not scores.is_inference() and scores._version != version)
+        for does, what in (("takes", features), ("gives", scores)):
+            if not isinstance(what, Tensor):
+                raise UsageError(
+                    f"The head, a {type(head).__name__}, {does} a {type(what).__name__}, and UDIM needs one that makes "
+                    "a tensor of logits from a tensor; name the layer that does."
+                )
+        _check_scores(head, scores, logits, changed=version_of(scores) != version)
         if not is_linear(head):
             self._check_other(head)
         return head, features, scores, logits
@@ -130,6 +144,8 @@ class Head:
     def _found(self, image: Tensor) -> nn.Module:
         if self.module is None:
             self.module = find_head(self.net, image)
+        if isinstance(self.module, torch.jit.ScriptModule):
+            raise UsageError(f"The head, a {type(self.module).__name__}, cannot be one: {OF_JIT}")
         return self.module
 
     def _check_other(self, head: nn.Module) -> None:
@@ -160,17 +176,18 @@ class Head:
 
 def _check_scores(head: nn.Module, scores: Tensor, logits: Tensor, *, changed: bool) -> None:
     """Refuse logits that are not what the head gives, at every pass: a network may come to change it later."""
-    orders = [_by_voxel(logits)]
-    if is_linear(head) and logits.ndim > 2:
+    orders = [logits.movedim(1, -1).reshape(len(logits), -1, logits.shape[1])]
+    if isinstance(head, nn.Linear) and logits.ndim > 2:
         orders.append(logits.flatten(1, -2))
-    given = None if changed or scores.ndim < 2 else _scores_by_voxel(head, scores, scores).to(logits.dtype)
+    given = None if changed or scores.ndim < 2 else voxels_last(head, scores).to(logits.dtype)
     if given is not None and any(given.shape == order.shape and _equal(given, order) for order in orders):
         return
     name, shapes = type(head).__name__, f"(shapes {tuple(scores.shape)} and {tuple(logits.shape)})"
     if not changed and scores.data_ptr() == logits.data_ptr() and scores.numel() == logits.numel():
         raise UsageError(
-            f"The output of the head, a {name}, has the network's logits {shapes} in another order, so samples would "
-            "be taken for voxels; let the head have the samples on its first axis, as the network does."
+            f"The output of the head, a {name}, has the network's logits {shapes} in another order, so some would be "
+            "taken for those of other samples, voxels or classes; let the head have samples and voxels in the order of "
+            "the network's output, with the samples first and the classes next, or last for a linear layer."
         )
     raise UsageError(
         f"The output of the head, a {name}, is not the network's logits {shapes}: something follows it. Name the "
@@ -190,16 +207,6 @@ def _mixes_samples(module: nn.Module) -> bool:
     if isinstance(module, _BatchNorm):
         return module.training or module.running_mean is None
     return isinstance(module, _NormBase) and module.training and module.running_mean is not None
-
-
-def _scores_by_voxel(head: nn.Module, scores: Tensor, logits: Tensor) -> Tensor:
-    """``(samples, voxels, classes)``; of a head that is not linear, the network's logits, with classes on axis 1."""
-    return voxels_last(head, scores) if is_linear(head) else _by_voxel(logits)
-
-
-def _by_voxel(logits: Tensor) -> Tensor:
-    """``(samples, voxels, classes)`` of logits with classes on axis 1; one voxel where there are no other axes."""
-    return logits.movedim(1, -1).reshape(len(logits), -1, logits.shape[1])
 
 
 def _on_grid(label: Tensor, scores: Tensor, logits: Tensor) -> Tensor:
@@ -238,7 +245,7 @@ def find_head(net: nn.Module, image: Tensor) -> nn.Module:
     """The innermost module whose output is the network's logits, by one pass.
 
     Raises:
-        UsageError: no module's output is.
+        UsageError: no module's output is, or that of one of ``torch.jit``.
 
     Example:
         >>> find_head(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), torch.zeros(2, 2, 2))
@@ -250,12 +257,15 @@ def find_head(net: nn.Module, image: Tensor) -> nn.Module:
         if isinstance(output, Tensor):
             seen.append((module, output.data_ptr(), output.numel()))
 
-    # Hooks on what a compiled module was made of are not always called.
+    # Hooks on what a compiled module was made of are not always called, and scripted ones take none.
+    scripted = {module for module in net.modules() if isinstance(module, torch.jit.ScriptModule)}
     hidden = {part for module in net.modules() if bare(module) is not module for part in bare(module).modules()}
+    hidden |= scripted
     parts = [module for module in net.modules() if module is not net and module not in hidden]
-    handles = [module.register_forward_hook(keep) for module in parts or [net]]
+    handles = [module.register_forward_hook(keep) for module in parts or {net} - scripted]
     try:
-        with draws_of_its_own(image, net):  # a resumed run looks again, and must not drop out other units for it
+        # A resumed run looks again, and must not drop out other units for it.
+        with draws_of_its_own(image, net), uncompiled(net):
             logits = finest(untraced(net, image))
     finally:
         for handle in handles:
@@ -271,6 +281,8 @@ def find_head(net: nn.Module, image: Tensor) -> nn.Module:
             break
     if head is not None:
         return head
+    if scripted:
+        raise UsageError(f"The network's logits are the output of no layer outside torch.jit, and {OF_JIT}")
     raise UsageError(
         "The network's logits are not the output of one of its layers, so the head is not known; something follows "
         "its last layer, or it is no module. Pass head=, the module whose output the network returns."

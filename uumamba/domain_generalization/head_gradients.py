@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
+from uumamba.domain_generalization.untraced import uncompiled
 from uumamba.errors import UsageError
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -101,7 +102,7 @@ class StackedGradients:
         A sample with several voxels has the mean of their gradients. Memory grows with samples times weights.
 
         Args:
-            head: any module without batch statistics.
+            head: any module without batch statistics, whose output is in the order of :func:`voxels_last`.
             features: its input.
             label: classes, ``(samples, *spatial)``.
             ignore_label: voxels with this label have no gradient and are not counted.
@@ -110,11 +111,12 @@ class StackedGradients:
         params: dict[str, Tensor] = {name: each for name, each in head.named_parameters() if each.requires_grad}
 
         def loss(weights: dict[str, Tensor], each: Tensor, classes: Tensor) -> Tensor:
-            logits = functional_call(head, weights, (each[None],))
-            total = F.cross_entropy(full_precision(logits), classes[None], ignore_index=ignored, reduction="sum")
+            logits = full_precision(voxels_last(head, functional_call(head, weights, (each[None],))))[0]
+            total = F.cross_entropy(logits, classes.flatten(), ignore_index=ignored, reduction="sum")
             return total / (classes != ignored).sum().clamp(min=1)
 
-        return cls(vmap(grad(loss), in_dims=(None, 0, 0), randomness="different")(params, features, label))
+        with uncompiled(head):
+            return cls(vmap(grad(loss), in_dims=(None, 0, 0), randomness="different")(params, features, label))
 
     def per_sample(self) -> dict[str, Tensor]:
         """The gradients themselves."""
@@ -158,13 +160,16 @@ def _keeps(module: nn.Module, kind: type[nn.Module], method: str) -> bool:
 
 
 def voxels_last(head: nn.Module, tensor: Tensor) -> Tensor:
-    """A linear head's input or output as ``(batch, voxels, channels)``; one voxel where there are no spatial axes."""
-    last = tensor.movedim(1, -1) if isinstance(head, CONVOLUTIONS) else tensor
+    """A head's output, or a linear one's input, as ``(batch, voxels, channels)``; one voxel without spatial axes.
+
+    Channels are on axis 1, or last for a linear layer, also one with a forward pass of its own.
+    """
+    last = tensor if isinstance(head, nn.Linear) else tensor.movedim(1, -1)
     return last.reshape(last.shape[0], -1, last.shape[-1])
 
 
 def check_logits(logits: Tensor) -> None:
-    """Refuse logits of fewer than two classes; classes are on axis 1, or last for a linear layer."""
+    """Refuse logits of fewer than two classes, which are last."""
     if logits.shape[-1] < 2:
         raise UsageError(
             f"The head gives {logits.shape[-1]} logit a sample, and the closed form is that of the cross entropy over "

@@ -55,6 +55,10 @@ class UDIM:
     ``head``. Under autocast, open it inside the closure and around the call of ``at_weights``'s result alike; moments
     are computed in float32. With several ranks each takes its own samples.
 
+    Compilation. A network that is compiled as a whole, and modules that are compiled in place, are run as they were
+    written where a pass needs a second derivative or looks at the head. Modules that ``torch.compile`` returned, within
+    a network, have no second derivative; see ``second_order``.
+
     Activation checkpointing. It must be ``use_reentrant=False``. The backward pass of the penalty is the optimizer's,
     and computes such layers again with the buffers themselves; the optimizer puts running statistics back afterwards if
     it was given ``net=``, so give it that.
@@ -69,10 +73,11 @@ class UDIM:
         rho: weight of the slope's length in J; the climber's own rho as a rule.
         warmup_steps: steps of the optimizer alone at the start.
         direction: ``"random"`` is the control: the same length, along a direction that is drawn.
-        second_order: how the gradient of the slope's length is had; see :class:`Ascent`. A kernel without a second
-            derivative turns True to ``"finite_difference"``, with a warning.
-        head: the module that gives the logits; found at the first pass unless given. One that is not linear has its
-            gradients by torch.func, one an image, with a warning.
+        second_order: how the gradient of the slope's length is had; see :class:`Ascent`. A kernel or a compiled module
+            without a second derivative turns True to ``"finite_difference"``, with a warning.
+        head: the module that gives the logits, from one tensor; found at the first pass unless given. Classes are on
+            axis 1 of its output, or last for an ``nn.Linear`` and what descends from it. One that is not linear, or has
+            a forward pass of its own, has its gradients by torch.func, one an image, with a warning.
         voxels_a_class: at most so many voxels of a class from an image.
         ignore_label: samples or voxels with this label are left out.
         seed: of the voxels and of the random direction, with the step's number.

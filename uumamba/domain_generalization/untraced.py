@@ -103,7 +103,43 @@ def bare(net: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def watched(module: nn.Module) -> Iterator[list[tuple[Tensor, Tensor, int]]]:
+def uncompiled(net: nn.Module, *, around: nn.Module | None = None) -> Iterator[None]:
+    """Runs modules of the network that were compiled in place, by ``module.compile()``, as they were written.
+
+    A graph that was compiled without a part's hook does not call it, and has no second derivative.
+
+    Args:
+        net: the network.
+        around: a module; only those that hold it, or are it. What layers under activation checkpointing save must be
+            the same when they are computed again, so a pass whose backward pass comes later changes no more than it
+            needs.
+
+    Example:
+        >>> net = nn.Sequential(nn.ReLU())
+        >>> net.compile(backend="eager")
+        >>> with uncompiled(net):
+        ...     found = net(torch.tensor([-1.0, 1.0]))
+        >>> found
+        tensor([0., 1.])
+    """
+    parts = [each for each in net.modules() if each._compiled_call_impl is not None]
+    held = [(each, each._compiled_call_impl) for each in parts if around is None or around in each.modules()]
+    for module, _ in held:
+        module._compiled_call_impl = None
+    try:
+        yield
+    finally:
+        for module, compiled in held:
+            module._compiled_call_impl = compiled
+
+
+def version_of(output: Any) -> int:
+    """How often a tensor was changed in place; 0 where nothing counts that."""
+    return output._version if isinstance(output, Tensor) and not output.is_inference() else 0
+
+
+@contextmanager
+def watched(module: nn.Module) -> Iterator[list[tuple[Any, Any, int]]]:
     """A list that gets the first input, the output and its version of every call of the module.
 
     A version that the output no longer has tells that something changed it in place afterwards.
@@ -115,11 +151,10 @@ def watched(module: nn.Module) -> Iterator[list[tuple[Tensor, Tensor, int]]]:
         >>> calls[0][1]
         tensor([[[-1., -1.,  1.,  1.]]])
     """
-    calls: list[tuple[Tensor, Tensor, int]] = []
+    calls: list[tuple[Any, Any, int]] = []
 
-    def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
-        version = 0 if output.is_inference() else output._version
-        calls.append((args[0] if args else next(iter(kwargs.values())), output, version))
+    def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        calls.append((next(iter([*args, *kwargs.values()]), None), output, version_of(output)))
 
     handle = module.register_forward_hook(keep, with_kwargs=True)
     try:
