@@ -3,7 +3,7 @@
 import gzip
 import os
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any
@@ -14,7 +14,7 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
-from data_prep.mnms_layout import PARTS, cine_files, find_folder, frame_files
+from data_prep.mnms_layout import PARTS, MnmsFolder, cine_files, find_folder, frame_files
 from data_prep.mnms_sheet import SheetRow, checked_row, find_sheet, read_sheet
 from data_prep.nifti_file import write_nifti
 from uumamba.errors import CaseError, UsageError
@@ -73,7 +73,16 @@ def cut_frames(
         except CaseError as error:
             errors.append(error)
         advance(done, len(patients))
+    _remove_empty(out, {out / part / patient.name for part, patient in patients})
     return sorted(errors, key=lambda error: error.case_id)
+
+
+def _remove_empty(out: Path, named: Collection[Path]) -> None:
+    """Remove folders made for patients whom a part of the download had once; with frames in them they stay."""
+    for part in PARTS:
+        for patient in MnmsFolder(out, ()).patients(part):
+            if patient not in named and not any(patient.iterdir()):
+                patient.rmdir()
 
 
 def _cut_patient(patient: Path, target: Path, row: SheetRow | None) -> None:

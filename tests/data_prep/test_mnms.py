@@ -384,6 +384,7 @@ def test_a_patient_in_two_parts_is_left_out_with_both_folders_named_and_the_othe
 
     shutil.rmtree(raw / part / "A0S9V9")
     assert read_mnms(raw, frames=frames) == (whole, [])
+    assert read_mnms(frames) == (whole, [])
 
 
 def test_a_missing_frame_is_reported_with_the_cure(raw, frames):

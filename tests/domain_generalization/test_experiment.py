@@ -1,6 +1,7 @@
 """Leave one domain out, from the data to what is reported: digits turned by 0 to 75 degrees."""
 
 import json
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import cache, partial
@@ -170,6 +171,36 @@ def test_swad_ends_a_run_with_its_valley() -> None:
     assert swad.threshold == pytest.approx(1.1 * (losses[start] + losses[start + 1]) / 2)
     assert losses[end] <= swad.threshold < min(losses[end + 1 :])
     assert len(losses) - 1 - end == 3
+
+
+def test_a_held_out_domain_without_labels_is_trained_beside_and_chosen_for() -> None:
+    domains = [*rotated_digits()[:3]]
+    images = domains[0].tensors[0]
+    domains[0] = TensorDataset(images, torch.full((len(images),), -100))
+    records = train_and_record(algorithm(Plain), domains, test_domains=[0], steps=2, record_every=1)
+    assert [math.isnan(record["env0_in_acc"]) for record in records] == [True, True]
+    chosen = training_domain_validation(records, test_domain=0)
+    assert math.isnan(chosen.test_accuracy)
+    assert chosen.validation_accuracy > 0
+
+
+def test_a_run_that_diverges_under_swad_ends_with_a_warning_and_its_records() -> None:
+    class Diverging(Algorithm):
+        def update(self, minibatches: list[tuple[Tensor, Tensor]], unlabeled: None = None) -> dict[str, float]:
+            numbers = super().update(minibatches, unlabeled)
+            if self.updates == 5:
+                nn.init.constant_(self.net[-1].bias, math.inf)
+            self.updates += 1
+            return numbers
+
+    net = network()
+    made = Diverging(net, Plain(net.parameters(), partial(torch.optim.SGD, lr=0.1)))
+    made.updates = 1
+    swad = SWAD(net, n_converge=1)
+    with pytest.warns(UserWarning, match="validation loss at step 6 is nan: training has diverged, so the run ends"):
+        records = train_and_record(made, rotated_digits()[:3], test_domains=[0], steps=20, record_every=2, swad=swad)
+    assert [record["step"] for record in records] == [2, 4, 6]
+    assert swad.steps == (1, 4)
 
 
 def test_swads_network_reads_the_held_out_turn_with_statistics_of_its_own() -> None:

@@ -52,9 +52,13 @@ def test_labels_that_cross_entropy_ignores_count_in_no_score() -> None:
     alone = TensorDataset(LOGITS, torch.tensor([0, 1, 1]))
     scores = [domain_scores(nn.Identity(), {0: split}, {0: split}) for split in (ignored, alone)]
     assert scores[0] == pytest.approx(scores[1])
+
+
+def test_a_split_without_labels_has_scores_that_are_no_numbers() -> None:
     nothing = TensorDataset(LOGITS, torch.full((3,), -100))
-    with pytest.raises(UsageError, match="The in split of domain 1 is empty or all its labels are -100"):
-        domain_scores(nn.Identity(), {1: nothing}, {})
+    scores = domain_scores(nn.Identity(), {1: nothing}, {1: nothing})
+    assert set(scores) == {"env1_in_acc", "env1_out_acc", "env1_out_loss"}
+    assert all(map(math.isnan, scores.values()))
 
 
 def test_an_empty_split_is_refused() -> None:

@@ -233,6 +233,15 @@ def test_frozen_batch_norms_alone_need_no_batches_also_in_a_run_taken_up_again()
         assert not averaged[1].training
 
 
+def test_a_state_that_does_not_say_which_batch_norms_were_frozen_renews_them_all() -> None:
+    net, batch = nn.BatchNorm1d(2), torch.randn(8, 2)
+    swad, again = SWAD(net, n_converge=1), SWAD(net, n_converge=1)
+    swad.after_step(net)
+    swad.validated(0.5)
+    again.load_state_dict({name: value for name, value in swad.state_dict().items() if name != "trained"})
+    torch.testing.assert_close(again.averaged([batch]).running_mean, batch.mean(0))
+
+
 def test_a_loop_that_validates_before_it_tells_of_the_step_has_no_frozen_batch_norm() -> None:
     net = nn.BatchNorm1d(2)
     swad = SWAD(net, n_converge=1)

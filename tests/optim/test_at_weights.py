@@ -69,6 +69,14 @@ def test_an_empty_list_adds_nothing() -> None:
     assert all(torch.equal(one, other) for one, other in zip(nothing, without, strict=True))
 
 
+def test_a_none_in_a_list_adds_nothing_as_one_alone_does() -> None:
+    listed = after_steps(SAM, lambda net: [None, lambda: squares(net), None])
+    alone = after_steps(SAM, lambda net: lambda: squares(net))
+    nothing, without = after_steps(SAM, lambda net: [None, None]), after_steps(SAM, lambda net: None)
+    assert all(torch.equal(one, other) for one, other in zip(listed, alone, strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(nothing, without, strict=True))
+
+
 def test_the_graph_of_one_scalar_is_gone_before_the_next_is_computed() -> None:
     weight = nn.Parameter(torch.ones(3))
     alive: list[weakref.ref[Tensor]] = []

@@ -1,5 +1,7 @@
 """One run of a leave-one-domain-out experiment: train on some domains, write down accuracy on all."""
 
+import math
+import warnings
 from collections.abc import Collection, Iterable, Sequence
 from statistics import fmean
 from typing import Any
@@ -38,7 +40,8 @@ def train_and_record(
          "env0_in_acc": 0.83, "env0_out_acc": 0.81, "env0_out_loss": 0.62, "env1_in_acc": ...}
 
     where ``loss`` and other numbers of ``update`` are means over the steps since the record before. In steps, each
-    module of ``algorithm`` is in the mode, training or evaluation, in which it was passed.
+    module of ``algorithm`` is in the mode, training or evaluation, in which it was passed. A domain whose labels are
+    all -100 has scores of NaN, so one without labels can be held out.
 
     Args:
         algorithm: its weights are trained in place, on the device where they are.
@@ -51,7 +54,7 @@ def train_and_record(
         holdout: share of each domain that is held out.
         setting: the name of the hyper-parameters, which rules of selection choose among.
         swad: averages the weights; it is told the mean ``out_loss`` of the training domains, and ends the run when the
-            valley has ended.
+            valley has ended, or with a warning when that loss is not finite.
 
     Returns:
         The records, in order.
@@ -102,11 +105,24 @@ def train_and_record(
             where = {"step": step, "test_envs": held, "trial_seed": trial_seed, "setting": setting}
             records.append(where | numbers | scores)
             seen = []
-            if swad is not None:
-                swad.validated(fmean(scores[f"env{number}_out_loss"] for number in training))
-        if step == steps or (swad is not None and swad.finished):
+            if swad is not None and _ends(swad, fmean(scores[f"env{number}_out_loss"] for number in training), step):
+                break
+        if step == steps:
             break
     return records
+
+
+def _ends(swad: SWAD, loss: float, step: int) -> bool:
+    """Tell it the validation loss; whether the run is over, its valley's end or its own."""
+    if not math.isfinite(loss):
+        warnings.warn(
+            f"The validation loss at step {step} is {loss}: training has diverged, so the run ends here. SWAD keeps "
+            "what it has averaged before; lower the learning rate.",
+            stacklevel=3,
+        )
+        return True
+    swad.validated(loss)
+    return swad.finished
 
 
 def _checked(test_domains: Collection[int], domains: int) -> list[int]:

@@ -1,5 +1,6 @@
 """How well a network does on each domain, in DomainBed's words."""
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -26,16 +27,16 @@ def domain_scores(
 
     The network is asked in evaluation mode and without gradients; afterwards each of its modules is in the mode it was
     in before, so one that was frozen stays so. Labels may have axes: every pixel then counts as one. A label of -100,
-    which torch's cross entropy ignores, counts in no score.
+    which torch's cross entropy ignores, counts in no score, and scores of a split that has no other are NaN.
 
     Args:
         net: ``net(x)`` gives logits ``(batch, classes, *spatial)``.
-        in_splits: what is trained on, by the domain's number; splits without a label that counts are refused.
+        in_splits: what is trained on, by the domain's number.
         out_splits: what is held out.
         batch_size: samples asked at once.
 
     Raises:
-        UsageError: a split is empty, or all its labels are -100.
+        UsageError: a split is empty.
 
     Example:
         >>> from torch.utils.data import TensorDataset
@@ -54,17 +55,18 @@ def domain_scores(
 
 
 def _score(net: nn.Module, split: Dataset[Any], batch_size: int, name: str) -> tuple[float, float]:
-    """Accuracy and mean cross entropy, both means over the labels that count."""
+    """Accuracy and mean cross entropy, both means over the labels that count; NaN where none does."""
     device = next((param.device for param in net.parameters()), torch.device("cpu"))
-    right, loss, labels = 0, 0.0, 0
+    right, loss, labels, samples = 0, 0.0, 0, 0
     for x, y in DataLoader(split, batch_size=batch_size, generator=torch.Generator()):
         logits, y = net(x.to(device)), y.to(device)
         right += int((logits.argmax(1) == y).sum())
         loss += float(F.cross_entropy(logits, y, ignore_index=IGNORED, reduction="sum"))
         labels += int((y != IGNORED).sum())
-    if labels == 0:
-        raise UsageError(f"The {name} is empty or all its labels are {IGNORED}, so there is nothing to score.")
-    return right / labels, loss / labels
+        samples += len(x)
+    if samples == 0:
+        raise UsageError(f"The {name} is empty, so there is nothing to score.")
+    return (right / labels, loss / labels) if labels else (math.nan, math.nan)
 
 
 @contextmanager

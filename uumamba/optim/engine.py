@@ -106,7 +106,8 @@ class SharpnessAware(Optimizer):
             ascent: the scalar to climb, from the closure's outputs; the loss itself unless given. Without effect where
                 nothing climbs.
             at_weights: returns a scalar whose gradient at the unclimbed weights is added, once a step. Of a list, each
-                runs backward before the next one is called, and their gradients are added up, not averaged.
+                runs backward before the next one is called, and their gradients are added up, not averaged; None
+                adds nothing, alone or in a list.
 
         Returns:
             The loss at the unclimbed weights, detached; its mean over the closures of a list.
@@ -121,8 +122,11 @@ class SharpnessAware(Optimizer):
         params = [param for group in self.param_groups for param in group["params"] if param.requires_grad]
         self.zero_grad()
         gradients: list[Tensor | None] = [None] * len(params)
-        if at_weights is not None:
-            gradients = self._added([at_weights] if callable(at_weights) else list(at_weights), params)
+        scalars = (
+            [at_weights] if callable(at_weights) else [scalar for scalar in at_weights or () if scalar is not None]
+        )
+        if scalars:
+            gradients = self._added(scalars, params)
         if not self._climbs():
             losses, _, gradients = self._descend(closures, params, gradients)
         elif ascent is not None and not self._rule.takes_ascent:
@@ -153,7 +157,7 @@ class SharpnessAware(Optimizer):
     def _added(self, scalars: Sequence[Callable[[], Tensor]], params: Sequence[Tensor]) -> list[Tensor | None]:
         """The gradients of what is added, at the weights that stand now."""
         _, _, gradients = self._accumulate(scalars, params, [None] * len(params))
-        if scalars and all(gradient is None for gradient in gradients):
+        if all(gradient is None for gradient in gradients):
             raise UsageError(
                 "The scalar of at_weights reaches none of the optimizer's parameters, so it would change nothing; make "
                 "what returns it, such as UDIM, around the very network that the optimizer trains, not a copy."

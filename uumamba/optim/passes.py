@@ -20,8 +20,8 @@ Ascent = Callable[[Any], Tensor]
 """The scalar to climb, from the outputs of the closure."""
 
 
-AtWeights = Callable[[], Tensor] | Sequence[Callable[[], Tensor]]
-"""Returns a scalar to add; several are added up, one graph at a time."""
+AtWeights = Callable[[], Tensor] | Sequence[Callable[[], Tensor] | None]
+"""Returns a scalar to add; several are added up, one graph at a time, and None among them adds nothing."""
 
 
 @dataclass(frozen=True)
