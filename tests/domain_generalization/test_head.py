@@ -113,6 +113,28 @@ def test_a_head_that_is_not_linear_has_the_gradients_of_each_image_with_a_warnin
     assert slope.abs().max() > 0
 
 
+def test_a_head_that_is_not_linear_and_takes_more_than_a_tensor_is_refused(classified: tuple[Tensor, Tensor]) -> None:
+    class Tempered(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(6, 4)
+
+        def forward(self, x: Tensor, temperature: float = 1.0) -> Tensor:
+            return self.layer(x) / temperature
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = Tempered()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(x, temperature=10.0)
+
+    x, y = classified
+    with pytest.raises(UsageError, match=r"a Tempered, is called with 2 inputs, .* let it take the features alone"):
+        udim_of(Net()).terms(x, y)
+
+
 def test_a_convolution_of_kernel_three_has_the_gradient_of_each_image() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Tanh(), nn.Conv2d(4, 3, 3, padding=1))

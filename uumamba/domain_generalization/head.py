@@ -102,7 +102,8 @@ class Head:
                 f"The head, a {type(head).__name__}, was not called; name a module of the network, and none within "
                 "another that torch.compile made a graph of."
             )
-        features, scores, version = calls[-1]
+        inputs, scores, version = calls[-1]
+        features: Any = next(iter(inputs), None)
         head = bare(head)
         for does, what in (("takes", features), ("gives", scores)):
             if not isinstance(what, Tensor):
@@ -112,7 +113,7 @@ class Head:
                 )
         _check_scores(head, scores, logits, changed=version_of(scores) != version)
         if not is_linear(head):
-            self._check_other(head)
+            self._check_other(head, inputs)
         return head, features, scores, logits
 
     def _of_linear(
@@ -148,9 +149,14 @@ class Head:
             raise UsageError(f"The head, a {type(self.module).__name__}, cannot be one: {OF_JIT}")
         return self.module
 
-    def _check_other(self, head: nn.Module) -> None:
+    def _check_other(self, head: nn.Module, inputs: list[Any]) -> None:
         """Refuse what torch.func cannot take apart, and say once what it costs."""
         name = type(head).__name__
+        if len(inputs) > 1:
+            raise UsageError(
+                f"The head, a {name}, is called with {len(inputs)} inputs, and the gradients of one that is not linear "
+                "are computed from its features; let it take the features alone, or name its last layer as head=."
+            )
         if not any(param.requires_grad for param in head.parameters()):
             raise UsageError(
                 f"The logits come out of a {name}, which has no weights that learn, so there are no gradients to "

@@ -139,8 +139,8 @@ def version_of(output: Any) -> int:
 
 
 @contextmanager
-def watched(module: nn.Module) -> Iterator[list[tuple[Any, Any, int]]]:
-    """A list that gets the first input, the output and its version of every call of the module.
+def watched(module: nn.Module) -> Iterator[list[tuple[list[Any], Any, int]]]:
+    """A list that gets the inputs, the output and its version of every call of the module.
 
     A version that the output no longer has tells that something changed it in place afterwards.
 
@@ -151,10 +151,10 @@ def watched(module: nn.Module) -> Iterator[list[tuple[Any, Any, int]]]:
         >>> calls[0][1]
         tensor([[[-1., -1.,  1.,  1.]]])
     """
-    calls: list[tuple[Any, Any, int]] = []
+    calls: list[tuple[list[Any], Any, int]] = []
 
     def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        calls.append((next(iter([*args, *kwargs.values()]), None), output, version_of(output)))
+        calls.append(([*args, *kwargs.values()], output, version_of(output)))
 
     handle = module.register_forward_hook(keep, with_kwargs=True)
     try:
