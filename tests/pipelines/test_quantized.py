@@ -24,6 +24,7 @@ from uumamba.pipelines.build import build_net, build_trainer
 from uumamba.pipelines.evaluate import evaluate_folder
 from uumamba.pipelines.initial_weights import load_initial_weights
 from uumamba.pipelines.predict import predict
+from uumamba.pipelines.run import run as run_all
 from uumamba.pipelines.split import split_cases
 from uumamba.pipelines.train import train
 from uumamba.quantization import quantized_layers, quantizer_scales
@@ -165,6 +166,50 @@ def test_the_log_tells_how_long_weights_still_wait(
     train(config, data=tiny_prepared, out=tmp_path)
     rows = RunLog(tmp_path / "fold_0" / "metrics.jsonl").rows()
     assert [row.get("quantization") for row in rows] == [{"steps_left": 1}, None]
+
+
+IDLE = {
+    "start_step is 7": "{weight_bits: 3, act_bits: null, start_step: 7}",
+    "gaqat.every is 50": "{weight_bits: 3, act_bits: null, gaqat: {every: 50}}",
+    "start_step is 4, gaqat.every 3": "{weight_bits: 3, act_bits: null, start_step: 4, gaqat: {every: 3}}",
+}
+
+
+@pytest.mark.parametrize(("sentence", "quantization"), IDLE.items())
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_training_that_would_never_reach_what_it_asks_for_is_refused_before_it_begins(
+    tiny_config: MakeConfig, tiny_prepared: Path, tmp_path: Path, sentence: str, quantization: str, resume: bool
+) -> None:
+    config = tiny_config(SAGM, f"quantization={quantization}")
+    with pytest.raises(UsageError, match=rf"^quantization: {sentence} and .* 6 steps, so .* or train longer\.$"):
+        train(config, data=tiny_prepared, out=tmp_path / "run", fold="cv", resume=resume)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_whole_way_is_refused_before_scans_are_prepared_for_such_a_training(
+    tiny_config: MakeConfig, tiny_raw: Path, tmp_path: Path
+) -> None:
+    config = tiny_config(SAGM, f"quantization={IDLE['gaqat.every is 50']}")
+    with pytest.raises(UsageError, match=r"^quantization: gaqat\.every is 50 and "):
+        run_all(config, raw=tiny_raw, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_such_a_training_that_an_earlier_program_began_goes_on_and_predicts(
+    tiny_config: MakeConfig,
+    tiny_prepared: Path,
+    state_of: Callable[[Path], dict[str, Any]],
+    tmp_path: Path,
+) -> None:
+    config = tiny_config(SAGM, f"quantization={IDLE['gaqat.every is 50']}", *SHORT)
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    trainer_of(config, tiny_prepared, whole).fit()
+    stop_after(1, trainer_of(config, tiny_prepared, stopped / "seed_0"))
+    with pytest.warns(UserWarning, match="has done 0 of 2 epochs"):
+        load_predictor(stopped)
+    train(config, data=tiny_prepared, out=stopped, seeds=[0, 1], resume=True)
+    assert state_of(stopped / "seed_0") == state_of(whole)
+    assert len(load_predictor(stopped).nets) == 2, "seeds that were not begun are trained as the first was"
 
 
 def stop_after(steps: int, trainer: Trainer) -> None:
