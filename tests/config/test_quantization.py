@@ -1,12 +1,14 @@
 """A run in few bits: the options of the library under the same names, and what does not go together is refused."""
 
 import inspect
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from uumamba import optim
 from uumamba.config import RunConfig, read_config
 from uumamba.config.optim import parameter_groups
 from uumamba.config.quantization import GAQATConfig, QuantizationConfig
@@ -64,12 +66,14 @@ def test_what_does_not_go_together_is_refused_when_it_is_read(
 
 
 BUDGET = "schedule={name: budget, minutes: 1}"
-WAITS = r"start_step is {} and training\.epochs x training\.batches_per_epoch 600 steps, .*; set start_step lower"
-WINDOW = r"gaqat\.every is {} and training\.epochs x training\.batches_per_epoch 600 steps, .*; set gaqat\.every lower"
+STEPS = r"training\.epochs x training\.batches_per_epoch 600 steps"
+WAITS = rf"start_step is {{}} and {STEPS}, .*; set start_step lower"
+WINDOW = rf"gaqat\.every is {{}} and {STEPS}, .*; set gaqat\.every lower"
+BOTH = rf"start_step is {{}}, gaqat\.every {{}} and {STEPS}, .* step {{}}; set start_step or gaqat\.every lower"
 
 
-def waiting(steps: int) -> str:
-    return f"{{weight_bits: 7, act_bits: null, per_channel: true, start_step: {steps}}}"
+def waiting(steps: int, gaqat: str = "null") -> str:
+    return f"{{weight_bits: 7, act_bits: null, per_channel: true, start_step: {steps}, gaqat: {gaqat}}}"
 
 
 @pytest.mark.parametrize("schedule", [[], [BUDGET]])
@@ -81,24 +85,66 @@ def waiting(steps: int) -> str:
         ("{gaqat: {every: 999999}}", WINDOW.format(999999)),
         ("{gaqat: {every: 600}}", WINDOW.format(600)),
         ("{gaqat: {every: 601, mode: alternate}}", WINDOW.format(601)),
+        (waiting(599, "{every: 2}"), BOTH.format(599, 2, 603)),
+        (waiting(400, "{every: 300, mode: smooth}"), BOTH.format(400, 300, 601)),
+        (waiting(400, "{every: 200, mode: alternate}"), BOTH.format(400, 200, 601)),
     ],
 )
-def test_what_the_runs_steps_never_reach_is_refused(quantization: str, message: str, schedule: list[str]) -> None:
-    with pytest.raises(UsageError, match=rf"demo\.yaml: quantization: {message}"):
-        demo(quantization, SAGM, *schedule)
+def test_what_the_runs_steps_never_reach_is_refused_before_a_training(
+    quantization: str, message: str, schedule: list[str]
+) -> None:
+    config = demo(quantization, SAGM, *schedule)
+    with pytest.raises(ValueError, match=rf"^quantization: {message}"):
+        config.check_reached()
 
 
 @pytest.mark.parametrize(
     "quantization",
     [
         waiting(599),
+        waiting(599, "{every: 2, mode: always}"),
+        waiting(597, "{every: 599}"),
+        waiting(450, "{every: 150, mode: alternate}"),
         "{gaqat: {every: 599}}",
         "{gaqat: {every: 999, mode: always}}",
         "{gaqat: {every: 999, mode: never}}",
     ],
 )
 def test_what_the_last_step_reaches_or_needs_no_window_is_taken(quantization: str) -> None:
-    assert demo(quantization, SAGM).quantization is not None
+    demo(quantization, SAGM).check_reached()
+
+
+def test_a_run_in_full_precision_has_nothing_to_reach() -> None:
+    read_config("demo").check_reached()
+
+
+@pytest.mark.parametrize(
+    ("mode", "threshold"), [("task", 0.5), ("smooth", 1.0), ("task", 1.1), ("alternate", 0.3), ("always", 0.3)]
+)
+@pytest.mark.parametrize("every", [2, 3, 4])
+def test_a_run_is_taken_from_the_length_on_at_which_gaqat_changes_it(every: int, mode: Any, threshold: float) -> None:
+    gaqat = GAQATConfig(every=every, threshold=threshold, mode=mode)
+    for start_step in range(8):
+        with_it = QuantizationConfig(weight_bits=2, act_bits=None, start_step=start_step, gaqat=gaqat)
+        without = with_it.model_copy(update={"gaqat": None})
+        trainings = zip(scales_by_step(with_it), scales_by_step(without), strict=True)
+        first = next(step for step, (one, other) in enumerate(trainings, start=1) if not torch.equal(one, other))
+        with_it.check_reached(first)
+        with pytest.raises(ValueError, match="lower or train longer"):
+            with_it.check_reached(first - 1)
+
+
+def scales_by_step(quantization: QuantizationConfig) -> list[torch.Tensor]:
+    """The scale after each of twenty steps so small that its gradient never changes its sign."""
+    torch.manual_seed(0)
+    net, x, found = quantization.build(nn.Linear(3, 2)), torch.randn(4, 3), []
+    optimizer = optim.SAGM(net.parameters(), partial(torch.optim.SGD, lr=1e-4), rho=0.01)
+    (scale,) = quantizer_scales(net).values()
+    quantization.attach(optimizer, net)
+    for _ in range(20):
+        optimizer.step(lambda: net(x).square().sum())
+        found.append(scale.detach().clone())
+    return found
 
 
 def test_a_misspelt_key_is_named_with_the_nearest_known_one() -> None:

@@ -24,6 +24,7 @@ from uumamba.pipelines.build import build_net, build_trainer
 from uumamba.pipelines.evaluate import evaluate_folder
 from uumamba.pipelines.initial_weights import load_initial_weights
 from uumamba.pipelines.predict import predict
+from uumamba.pipelines.run import run as run_all
 from uumamba.pipelines.split import split_cases
 from uumamba.pipelines.train import train
 from uumamba.quantization import quantized_layers, quantizer_scales
@@ -167,6 +168,50 @@ def test_the_log_tells_how_long_weights_still_wait(
     assert [row.get("quantization") for row in rows] == [{"steps_left": 1}, None]
 
 
+IDLE = {
+    "start_step is 7": "{weight_bits: 3, act_bits: null, start_step: 7}",
+    "gaqat.every is 50": "{weight_bits: 3, act_bits: null, gaqat: {every: 50}}",
+    "start_step is 4, gaqat.every 3": "{weight_bits: 3, act_bits: null, start_step: 4, gaqat: {every: 3}}",
+}
+
+
+@pytest.mark.parametrize(("sentence", "quantization"), IDLE.items())
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_training_that_would_never_reach_what_it_asks_for_is_refused_before_it_begins(
+    tiny_config: MakeConfig, tiny_prepared: Path, tmp_path: Path, sentence: str, quantization: str, resume: bool
+) -> None:
+    config = tiny_config(SAGM, f"quantization={quantization}")
+    with pytest.raises(UsageError, match=rf"^quantization: {sentence} and .* 6 steps, so .* or train longer\.$"):
+        train(config, data=tiny_prepared, out=tmp_path / "run", fold="cv", resume=resume)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_whole_way_is_refused_before_scans_are_prepared_for_such_a_training(
+    tiny_config: MakeConfig, tiny_raw: Path, tmp_path: Path
+) -> None:
+    config = tiny_config(SAGM, f"quantization={IDLE['gaqat.every is 50']}")
+    with pytest.raises(UsageError, match=r"^quantization: gaqat\.every is 50 and "):
+        run_all(config, raw=tiny_raw, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_such_a_training_that_an_earlier_program_began_goes_on_and_predicts(
+    tiny_config: MakeConfig,
+    tiny_prepared: Path,
+    state_of: Callable[[Path], dict[str, Any]],
+    tmp_path: Path,
+) -> None:
+    config = tiny_config(SAGM, f"quantization={IDLE['gaqat.every is 50']}", *SHORT)
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    trainer_of(config, tiny_prepared, whole).fit()
+    stop_after(1, trainer_of(config, tiny_prepared, stopped / "seed_0"))
+    with pytest.warns(UserWarning, match="has done 0 of 2 epochs"):
+        load_predictor(stopped)
+    train(config, data=tiny_prepared, out=stopped, seeds=[0, 1], resume=True)
+    assert state_of(stopped / "seed_0") == state_of(whole)
+    assert len(load_predictor(stopped).nets) == 2, "seeds that were not begun are trained as the first was"
+
+
 def stop_after(steps: int, trainer: Trainer) -> None:
     augment, calls = trainer.augment, iter(range(1, 100))
 
@@ -249,6 +294,93 @@ def test_initial_weights_in_other_bits_are_refused(
 ) -> None:
     with pytest.raises(UsageError, match=f"(?s){message}"):
         trainer_of(four_bits(*overrides), tiny_prepared, None, init=quantized[0])
+
+
+@pytest.fixture(scope="module")
+def waiting_for(tiny_config: MakeConfig) -> Callable[[int], RunConfig]:
+    """``waiting_for(4)``: the tiny run of six steps, rounded to three bits after four of them."""
+    bits = "{{weight_bits: 3, act_bits: null, first_last_bits: null, start_step: {}}}"
+    return lambda steps: tiny_config(f"quantization={bits.format(steps)}", *SHORT)
+
+
+@pytest.fixture(scope="module")
+def waited(
+    waiting_for: Callable[[int], RunConfig], tiny_prepared: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path]:
+    """A run whose weights wait for three more steps, and one whose are rounded since two."""
+    early, done = (tmp_path_factory.mktemp(name) for name in ("early", "done"))
+    stop_after(1, trainer_of(waiting_for(4), tiny_prepared, early))
+    trainer_of(waiting_for(4), tiny_prepared, done).fit()
+    return early, done
+
+
+def waits_of(net: nn.Module) -> set[int | None]:
+    left = [layer.weight.steps_left for layer in quantized_layers(net) if layer.weight is not None]
+    return {None if each is None else int(each) for each in left}
+
+
+@pytest.mark.parametrize("steps", [0, 1, 5])
+def test_weights_that_still_waited_start_a_run_as_weights_in_full_precision_do(
+    waiting_for: Callable[[int], RunConfig], waited: tuple[Path, Path], tiny_prepared: Path, steps: int
+) -> None:
+    weights = read_checkpoint(waited[0] / "fold_0" / "last.safetensors").ema
+    net = trainer_of(waiting_for(steps), tiny_prepared, None, init=waited[0]).net
+    assert waits_of(net) == {steps or None}
+    for layer in quantized_layers(net):
+        full = weights[f"{layer.name}.parametrizations.weight.original"]
+        assert torch.equal(layer.full_weight, full)
+        torch.testing.assert_close(layer.weight.scale.detach(), 2 * full.abs().mean() / 3**0.5)
+
+
+def test_weights_that_still_waited_start_a_run_of_other_bits_or_of_none(
+    four_bits: MakeConfig, tiny_config: MakeConfig, waited: tuple[Path, Path], tiny_prepared: Path
+) -> None:
+    weights = read_checkpoint(waited[0] / "fold_0" / "last.safetensors").ema
+    name = "encoder.stages.1.0.conv1"
+    full = weights[f"{name}.parametrizations.weight.original"]
+    plain = trainer_of(tiny_config(), tiny_prepared, None, init=waited[0]).net
+    assert torch.equal(plain.get_submodule(name).weight, full)
+    scales = scales_of(trainer_of(four_bits(), tiny_prepared, None, init=waited[0]).net)
+    assert float(scales[f"{name}.weight"]) == pytest.approx(float(2 * full.abs().mean() / 7**0.5))
+    assert scales[f"{name}.input"] > 0
+
+
+@pytest.mark.parametrize("steps", [0, 5])
+def test_weights_that_were_rounded_keep_their_scales_and_wait_as_long_as_this_run_says(
+    waiting_for: Callable[[int], RunConfig], waited: tuple[Path, Path], tiny_prepared: Path, steps: int
+) -> None:
+    (theirs,) = load_predictor(waited[1]).nets
+    net = trainer_of(waiting_for(steps), tiny_prepared, None, init=waited[1]).net
+    assert waits_of(net) == {steps or None}
+    assert scales_of(net) == scales_of(theirs)
+
+
+def test_weights_that_never_waited_start_a_run_that_does(
+    waiting_for: Callable[[int], RunConfig], tiny_prepared: Path, tmp_path: Path
+) -> None:
+    trainer = trainer_of(waiting_for(0), tiny_prepared, tmp_path)
+    trainer.fit()
+    assert waits_of(trainer_of(waiting_for(5), tiny_prepared, None, init=tmp_path).net) == {5}
+
+
+@pytest.mark.parametrize("source", [0, 1])
+def test_a_run_from_weights_that_waited_is_rounded_from_its_own_step_on(
+    waiting_for: Callable[[int], RunConfig],
+    waited: tuple[Path, Path],
+    tiny_prepared: Path,
+    state_of: Callable[[Path], dict[str, Any]],
+    tmp_path: Path,
+    source: int,
+) -> None:
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    train(waiting_for(4), data=tiny_prepared, out=whole, init=str(waited[source]))
+    rows = RunLog(whole / "fold_0" / "metrics.jsonl").rows()
+    assert [row.get("quantization") for row in rows] == [{"steps_left": 1}, None]
+    (net,) = load_predictor(whole).nets  # where a warning is an error
+    assert all(len(layer.layer.weight.unique()) <= 2**3 for layer in quantized_layers(net))
+    stop_after(2, trainer_of(waiting_for(4), tiny_prepared, stopped, init=waited[source]))
+    train(waiting_for(4), data=tiny_prepared, out=stopped, init=str(waited[source]), resume=True)
+    assert state_of(stopped) == state_of(whole)
 
 
 def test_heads_of_other_classes_start_fresh_with_scales_of_their_own(

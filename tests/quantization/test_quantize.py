@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
-from torch.optim import SGD, AdamW
-from torch.optim.swa_utils import AveragedModel
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from uumamba.errors import UsageError
 from uumamba.nets import ResEncUNet, UMambaBot, UMambaEnc
@@ -413,7 +413,7 @@ def test_scales_are_a_group_without_weight_decay(make_net: MakeNet) -> None:
     assert scales["weight_decay"] == 0
 
 
-def train(net: nn.Module, optimizer: SGD, batches: Batches) -> None:
+def train(net: nn.Module, optimizer: Optimizer, batches: Batches) -> None:
     for x, y in batches:
         optimizer.zero_grad()
         F.mse_loss(net(x), y).backward()
@@ -440,6 +440,22 @@ def test_weights_that_wait_train_in_full_precision_until_their_step_and_start_fr
     torch.testing.assert_close(waiting[2].weight, scale * (full / scale).clamp(-64, 63).round())
     train(waiting, optimizers[0], batches[5:8])
     assert all(len(row.unique()) <= 128 for row in waiting[2].weight)
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_an_average_of_weights_that_waited_has_nearly_the_scales_of_its_own_weights_when_rounding_starts(
+    make_net: MakeNet, batches: Batches, per_channel: bool
+) -> None:
+    net = make_net(weight_bits=3, act_bits=None, first_last_bits=None, per_channel=per_channel, start_step=20)
+    average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.9))
+    optimizer = AdamW(scale_groups(net), lr=0.05)
+    count_steps(net, optimizer)
+    optimizer.register_step_post_hook(lambda *_: average.update_parameters(net))
+    train(net, optimizer, [(x, 20 * x[:, :3]) for x, _ in batches])  # which weights grow for
+    for layer in quantized_layers(average.module):
+        assert not layer.weight.waits
+        mean = layer.full_weight.abs().mean(*([1, True] if per_channel else []))
+        torch.testing.assert_close(layer.weight.scale, 2 * mean / 3**0.5, rtol=0.1, atol=0)
 
 
 @pytest.mark.parametrize("stop", [2, 5, 7])

@@ -18,10 +18,19 @@ class GAQATConfig(Config):
     threshold: NonNegativeFloat = 0.3
     mode: Literal["task", "smooth", "always", "never", "alternate"] = "task"
 
-    @property
-    def needs_window(self) -> bool:
-        """Whether what is frozen is decided at the end of a window, and nothing in the first."""
-        return self.mode not in ("always", "never")
+    def first_effect(self, start_step: int) -> int:
+        """The earliest step, counted from 1, that can differ from one without it, where weights wait so many.
+
+        As long as weights wait, their scales have no gradient: none to lose, and no sign to compare with another.
+        """
+        if self.mode in ("always", "never"):
+            return start_step + 1
+        before = max(start_step, self.every)
+        if self.mode == "alternate" and before // self.every % 2 == 0:  # in a window that freezes nothing
+            before = (before // self.every + 1) * self.every
+        if self.mode in ("task", "smooth") and self.threshold <= 1:  # at the end of a window with two signs
+            before = -(-(start_step + 2) // self.every) * self.every
+        return before + 1
 
     def build(self, optimizer: Any, net: nn.Module) -> "GAQAT":
         """Attached to the optimizer, which keeps its state."""
@@ -45,13 +54,12 @@ class QuantizationConfig(Config):
     calibration_batches: PositiveInt = 8
     gaqat: GAQATConfig | None = None
 
-    def check(self, *, optim: Any, objective: str, epochs: int, batches_per_epoch: int) -> None:
+    def check(self, *, optim: Any, objective: str, batches_per_epoch: int) -> None:
         """Refuse what no part alone can see.
 
         Args:
             optim: the run's optimizer.
             objective: its name.
-            epochs: of the run; with a budget of minutes at most.
             batches_per_epoch: each is one step.
 
         Raises:
@@ -67,7 +75,6 @@ class QuantizationConfig(Config):
                 f"calibration_batches is {self.calibration_batches} and training.batches_per_epoch "
                 f"{batches_per_epoch}, and they are the first epoch's; set calibration_batches lower"
             )
-        self._check_reached(epochs * batches_per_epoch)
         if self.gaqat is None:
             return
         found = {"name": optim.name, "perturb": getattr(optim, "perturb", "all"), "rho": getattr(optim, "rho", 0.0)}
@@ -78,19 +85,29 @@ class QuantizationConfig(Config):
                 "set optim.name=SAGM and leave perturb and rho out, or set gaqat to null"
             )
 
-    def _check_reached(self, steps: int) -> None:
-        """Rounding and freezing that would begin after the last step leave a run as it is without them."""
+    def check_reached(self, steps: int) -> None:
+        """Refuse rounding and freezing that would begin after the last of so many steps, as without them.
+
+        Raises:
+            ValueError: the message says what is not reached, and what to set.
+        """
         length = f"training.epochs x training.batches_per_epoch {steps} steps"
         if self.start_step >= steps:
             raise ValueError(
                 f"start_step is {self.start_step} and {length}, so nothing is trained with rounded weights; set "
                 "start_step lower or train longer"
             )
-        if self.gaqat is not None and self.gaqat.needs_window and self.gaqat.every >= steps:
+        if self.gaqat is None or (first := self.gaqat.first_effect(self.start_step)) <= steps:
+            return
+        if self.gaqat.every >= steps:
             raise ValueError(
                 f"gaqat.every is {self.gaqat.every} and {length}, so no scale is frozen, which begins after a window "
                 "of so many; set gaqat.every lower or train longer"
             )
+        raise ValueError(
+            f"start_step is {self.start_step}, gaqat.every {self.gaqat.every} and {length}, so no scale of a rounded "
+            f"weight is frozen, which can begin at step {first}; set start_step or gaqat.every lower or train longer"
+        )
 
     def build(self, net: nn.Module) -> nn.Module:
         """The same network, quantised in place."""

@@ -66,7 +66,6 @@ class RunConfig(Config):
                 self.quantization.check(
                     optim=self.optim,
                     objective=self.objective.name,
-                    epochs=self.training.epochs,
                     batches_per_epoch=self.training.batches_per_epoch,
                 )
         return self
@@ -105,6 +104,18 @@ class RunConfig(Config):
                 optimizer, epochs=self.training.epochs, batches_per_epoch=self.training.batches_per_epoch
             )
         return self
+
+    def check_reached(self) -> None:
+        """Refuse, before a training begins, what its steps would not reach; with a budget of minutes, at most.
+
+        It is no part of the validation: what was trained so by an earlier program can be resumed and predicts.
+
+        Raises:
+            ValueError: the message says what is not reached, and what to set.
+        """
+        if self.quantization is not None:
+            with _named("quantization"):
+                self.quantization.check_reached(self.training.epochs * self.training.batches_per_epoch)
 
     def build_method(self, net: nn.Module, loss: nn.Module, *, rank: int = 0) -> "UDIM | None":
         """What is added to each step of this process's optimizer, if anything is."""

@@ -15,6 +15,7 @@ from uumamba.quantization import holds_scales
 from uumamba.training.checkpoint import read_checkpoint
 
 HEADS = "seg_layers"
+WEIGHT, QUANTIZER = "parametrizations.weight.original", "parametrizations.weight.0."
 
 
 def load_initial_weights(
@@ -23,7 +24,8 @@ def load_initial_weights(
     """Copy weights from a run, a fold or a checkpoint into a network of the same architecture.
 
     Segmentation heads whose class count differs stay freshly initialised, with one warning; any other difference is
-    refused, since a half-loaded network trains worse than a fresh one without telling.
+    refused, since a half-loaded network trains worse than a fresh one without telling. How long weights wait to be
+    rounded is not copied, and those that still waited count as weights in full precision.
 
     Args:
         net: freshly initialised; changed.
@@ -41,7 +43,7 @@ def load_initial_weights(
     if len(paths) > 1:
         raise UsageError(f"{model} holds {len(paths)} folds; give one of them to --init, such as {paths[0].parent}.")
     checkpoint = read_checkpoint(paths[0])
-    source = checkpoint.ema if checkpoint.ema is not None else checkpoint.net
+    source = _without_waiting(checkpoint.ema if checkpoint.ema is not None else checkpoint.net)
     is_quantized = holds_scales(source)
     if is_quantized:
         if quantize is None:
@@ -50,7 +52,7 @@ def load_initial_weights(
                 "start from weights in full precision."
             )
         quantize(net)
-    target = net.state_dict()
+    target = {name: value for name, value in net.state_dict().items() if not _is_wait(name)}
     different = sorted(
         name for name in source.keys() | target.keys() if _shape(source.get(name)) != _shape(target.get(name))
     )
@@ -78,6 +80,17 @@ def load_initial_weights(
     return different
 
 
+def _without_waiting(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The weights without the steps that they wait; in full precision where some are left, as no scale was used yet."""
+    if any(_is_wait(name) and left > 0 for name, left in state.items()):
+        return {name.replace(WEIGHT, "weight"): value for name, value in state.items() if QUANTIZER not in name}
+    return {name: value for name, value in state.items() if not _is_wait(name)}
+
+
+def _is_wait(name: str) -> bool:
+    return name.endswith(f"{QUANTIZER}steps_left")
+
+
 def _is_held_otherwise(name: str, source: Mapping[str, Any], target: Mapping[str, Any]) -> bool:
     """Whether there is such a head on both sides and one of them lacks this part, as where one alone is quantised."""
     if name in source and name in target:
@@ -89,9 +102,7 @@ def _is_held_otherwise(name: str, source: Mapping[str, Any], target: Mapping[str
 
 def _own_scales(names: Sequence[str]) -> list[str]:
     """The scales of weights that are among the names."""
-    return [
-        name.removesuffix("original") + "0.scale" for name in names if name.endswith("parametrizations.weight.original")
-    ]
+    return [name.replace(WEIGHT, f"{QUANTIZER}scale") for name in names if name.endswith(WEIGHT)]
 
 
 def _shape(tensor: torch.Tensor | None) -> tuple[int, ...] | None:

@@ -17,7 +17,7 @@ from uumamba.pipelines.prepare import PrepareResult, prepare
 from uumamba.pipelines.report import report
 from uumamba.pipelines.run_layout import ALL_CASES, folds_of, wanted_folders
 from uumamba.pipelines.split import split_cases
-from uumamba.pipelines.train import refuse_another_run, refuse_untrainable, train
+from uumamba.pipelines.train import refuse_another_run, refuse_unreached, refuse_untrainable, train
 from uumamba.training import ALONE, Ranks
 from uumamba.training.stop_request import StopRequest
 
@@ -72,20 +72,22 @@ def run(
 
     Raises:
         UsageError: the fold is none or has no cases, ``out`` lies in ``raw``, the run was begun with another
-            configuration, or this one cannot be trained on the data set's structures; nothing is made or changed.
+            configuration, or this one cannot be trained on the data set's structures or would, in a new run, begin to
+            round or freeze after the last step; nothing is made or changed.
         UumambaError: some cases could not be prepared and ``allow_missing`` is off, or no case could be prepared or
             scored.
         StoppedOnRequest: a signal asked for it; the same call goes on from there.
     """
     out, scored = Path(out), folds_of(fold)
     check_trackers(config.track)
-    wanted_folders(out / "run", fold=fold, seeds=seeds)
+    wanted = wanted_folders(out / "run", fold=fold, seeds=seeds)
     with StopRequest():  # whatever stage it meets, a request to stop holds for all that follow
 
         def prepare_all() -> tuple[Manifest, PrepareResult]:
             refuse_inside_raw(out, raw)
             if not force:
                 refuse_another_run(config, out / "run")
+            refuse_unreached(config, wanted)
             manifest, bad = read_dataset(config.dataset.name, raw, frames=out / FRAMES_NAME)
             refuse_untrainable(config, manifest, bad, scored)
             say(f"prepare: {len(manifest.select(split='training'))} cases of {manifest.name}")
@@ -115,8 +117,8 @@ def run(
             say("fold all trains on every case, so none is left to score; predict other scans with this run.")
             return RunResult(out, None, None, prepared.failures)
         say("predict: the validation cases of fold " + ", ".join(scored))
-        wanted = [case_id for name in scored for case_id in split_cases(manifest, name, config.dataset.domains)[1]]
-        validation = manifest.select(case_ids=wanted)
+        case_ids = [case_id for name in scored for case_id in split_cases(manifest, name, config.dataset.domains)[1]]
+        validation = manifest.select(case_ids=case_ids)
         missing = failures_among(validation, prepared.failures, manifest=manifest)
         first = device.partition(",")[0]
         whole = Manifest.read(out / "prepared")

@@ -65,8 +65,9 @@ def train(
     Raises:
         UsageError: the fold is unknown or has no cases, a domain is not there or cannot be divided as asked, ranks
             cannot share a batch equally, the folder was prepared from another data set or by another recipe, patches
-            would be mirrored along left and right although structures have sides, a checkpoint stands there and
-            ``resume`` is off, a tracker is not installed, or there are more devices than trainings.
+            would be mirrored along left and right although structures have sides, rounding or freezing would begin
+            after the last step of a run that is new, a checkpoint stands there and ``resume`` is off, a tracker is not
+            installed, or there are more devices than trainings.
         JobFailedError: training failed on one of several devices.
         StoppedOnRequest: a signal asked for it; the run can be resumed.
     """
@@ -77,6 +78,7 @@ def train(
             f"There are {len(devices)} devices for {len(wanted)} trainings, and each is done on one; give fewer, or "
             "--fold cv or --seeds."
         )
+    ranks.first_alone(partial(refuse_unreached, config, wanted))
     folder = PreparedFolder(data)
     _check_prepared_for(config, folder)
     folds, domains = folds_of(fold), config.dataset.domains
@@ -157,6 +159,20 @@ def _train_fold(
 def of_seed(config: RunConfig, seed: int | None) -> RunConfig:
     """The configuration with another seed; None keeps its own."""
     return config if seed is None else config.model_copy(update={"seed": seed})
+
+
+def refuse_unreached(config: RunConfig, wanted: Sequence[FoldFolder]) -> None:
+    """Refuse a new run that would end before what it asks for begins; one that was begun so goes on, fold by fold.
+
+    Raises:
+        UsageError: rounding or freezing would begin after the last step.
+    """
+    if any(newest_checkpoint(each.path) is not None for each in wanted):
+        return
+    try:
+        config.check_reached()
+    except ValueError as error:
+        raise UsageError(f"{error}.") from None
 
 
 def refuse_another_run(config: RunConfig, run: Path) -> None:

@@ -25,7 +25,7 @@ class WeightQuantizer(nn.Module):
 
     The range is signed, :math:`-2^{b-1}` to :math:`2^{b-1} - 1`. With ``start_step`` the weight passes as it is until
     so many steps were counted by :func:`uumamba.quantization.count_steps`; then the scale starts from the weight of
-    that moment.
+    that moment. Until then it follows the weight, so that averages of the network have a scale that fits theirs.
 
     Args:
         weight: what the scale starts from.
@@ -82,12 +82,13 @@ class WeightQuantizer(nn.Module):
 
     @torch.no_grad()
     def count_step(self, weight: Tensor) -> None:
-        """One optimizer step less to wait; at the last the scale starts from ``weight``."""
+        """One optimizer step less to wait, up to which the scale follows ``weight``."""
         if self.steps_left is None or not self.waits:
             return
         self.steps_left -= 1
-        if self.steps_left == 0:
-            self.scale.copy_(self._first_scale(weight))
+        # The weight needs it at the last step alone. An average of the network, which nobody tells of that step, holds
+        # the average of all these scales by then, which is nearly the scale of its own weights.
+        self.scale.copy_(self._first_scale(weight))
 
     def extra_repr(self) -> str:
         """What is printed of it."""
