@@ -131,6 +131,28 @@ def test_a_network_whose_graph_is_for_one_batch_size_alone_is_refused_as_one_for
 
 
 @pytest.mark.slow
+def test_a_weight_norm_of_old_is_refused_with_its_cure(tmp_path: Path) -> None:
+    net, x = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), torch.randn(2, 6)
+    with pytest.warns(FutureWarning, match="deprecated"):
+        nn.utils.weight_norm(net[0])
+    quantize_(net, act_bits=None, overrides={"0": None})
+    expected = net(x).detach()
+    with pytest.raises(UsageError, match=r"The weight of 0 is computed .*cannot be copied; undo it .*remove_weight_"):
+        export_onnx(net, x, tmp_path / "net.onnx")
+    assert list(tmp_path.iterdir()) == []
+    nn.utils.remove_weight_norm(net[0])
+    torch.testing.assert_close(run_onnx(export_onnx(net, x, tmp_path / "net.onnx"), x), expected)
+    nn.utils.parametrizations.weight_norm(net[0])
+    torch.testing.assert_close(run_onnx(export_onnx(net, x, tmp_path / "net.onnx"), x), expected)
+
+
+def test_input_and_output_of_one_name_are_refused(make_net: MakeNet, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="input_name and output_name are both 'x'"):
+        export_onnx(make_net(), torch.zeros(2, 6), tmp_path / "net.onnx", input_name="x", output_name="x")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
 def test_nothing_is_printed_of_packages_that_an_export_does_not_need(
     make_net: MakeNet, tmp_path: Path, caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest
 ) -> None:

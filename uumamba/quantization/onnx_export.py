@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from uumamba.errors import UsageError
 from uumamba.files import whole_file
 from uumamba.quantization.layers import QuantizedLayer, channel_axis, quantized_layers
+from uumamba.quantization.overrides import called
 from uumamba.quantization.packing import refuse_waiting
 
 OPSET = 21
@@ -52,9 +53,10 @@ def export_onnx(
             ``example``.
 
     Raises:
-        UsageError: nothing is quantised, the network or the example is not float32, a weight is not rounded yet, an
-            input has no scale, a package of the extra ``onnx`` is missing, the network holds an operation that torch
-            cannot write as ONNX, or ``dynamic_batch`` is set and its graph is for one size of batch alone.
+        UsageError: nothing is quantised, input and output have one name, the network or the example is not float32, a
+            weight is not rounded yet, or is one that torch cannot copy, an input has no scale, a package of the extra
+            ``onnx`` is missing, the network holds an operation that torch cannot write as ONNX, or ``dynamic_batch`` is
+            set and its graph is for one size of batch alone.
 
     Example:
         >>> import tempfile
@@ -62,15 +64,7 @@ def export_onnx(
         >>> net = quantize_(nn.Sequential(nn.Linear(2, 2)), weight_bits=3, act_bits=None)
         >>> file = export_onnx(net, torch.zeros(2, 2), Path(tempfile.mkdtemp()) / "net.onnx")  # doctest: +SKIP
     """
-    layers = list(quantized_layers(net))
-    if not layers:
-        raise UsageError("Nothing of this network is quantised; call quantize_ first, or torch.onnx.export itself.")
-    refuse_waiting(layers)
-    for name, tensor in (*net.named_parameters(), ("the example", example)):
-        if tensor.is_floating_point() and tensor.dtype != torch.float32:
-            raise UsageError(
-                f"ONNX scales levels in float32 and {name} is {tensor.dtype}; export net.float() with such an example."
-            )
+    _check(net, example, input_name, output_name)
     copy = deepcopy(net).eval()
     with torch.no_grad():
         copy(example)  # says in our words what no exporter could, such as a missing scale
@@ -81,6 +75,33 @@ def export_onnx(
     with whole_file(path) as unfinished:
         program.save(unfinished)
     return Path(path)
+
+
+def _check(net: nn.Module, example: Tensor, input_name: str, output_name: str) -> None:
+    layers = list(quantized_layers(net))
+    if not layers:
+        raise UsageError("Nothing of this network is quantised; call quantize_ first, or torch.onnx.export itself.")
+    refuse_waiting(layers)
+    if input_name == output_name:
+        raise UsageError(f"input_name and output_name are both {input_name!r}; no runtime loads that, name one anew.")
+    for name, tensor in (*net.named_parameters(), ("the example", example)):
+        if tensor.is_floating_point() and tensor.dtype != torch.float32:
+            raise UsageError(
+                f"ONNX scales levels in float32 and {name} is {tensor.dtype}; export net.float() with such an example."
+            )
+    _refuse_derived(net)
+
+
+def _refuse_derived(net: nn.Module) -> None:
+    """Torch copies no tensor that it computed with a gradient, which weight norm of old keeps from pass to pass."""
+    for name, module in net.named_modules():
+        derived = [key for key, value in vars(module).items() if isinstance(value, Tensor) and not value.is_leaf]
+        if derived:
+            raise UsageError(
+                f"The {derived[0]} of {called(name)} is computed from other parameters and kept beside them, as "
+                "weight_norm and spectral_norm of torch.nn.utils do, and such a network cannot be copied; undo it with "
+                "remove_weight_norm or remove_spectral_norm, or use those of torch.nn.utils.parametrizations."
+            )
 
 
 class _Dequantize(nn.Module):
