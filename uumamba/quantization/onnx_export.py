@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from uumamba.errors import UsageError
 from uumamba.files import whole_file
+from uumamba.quantization.any_batch import for_one_size, refuse_other_batches
 from uumamba.quantization.layers import QuantizedLayer, channel_axis, quantized_layers
 from uumamba.quantization.overrides import called
 from uumamba.quantization.packing import refuse_waiting
@@ -45,18 +46,20 @@ def export_onnx(
 
     Args:
         net: calibrated, and trained or not.
-        example: an input, of a batch of two or more where ``dynamic_batch`` is set.
+        example: an input of one sample or more.
         path: the file to write.
         input_name: of the input in the file.
         output_name: of the output.
         dynamic_batch: let any number of samples pass, along axis 0 of input and output; other axes are those of
-            ``example``.
+            ``example``. The graph is tried on one sample, and a network that treats one otherwise than several is
+            found where that moves its logits by a hundredth of their mean; not where the network itself writes other
+            operators of ONNX, with ``torch.onnx.ops.symbolic``.
 
     Raises:
         UsageError: nothing is quantised, input and output have one name, the network or the example is not float32, a
             weight is not rounded yet, or is one that torch cannot copy, an input has no scale, a package of the extra
             ``onnx`` is missing, the network holds an operation that torch cannot write as ONNX, or ``dynamic_batch`` is
-            set and its graph is for one size of batch alone.
+            set and its graph is for some sizes of batch alone.
 
     Example:
         >>> import tempfile
@@ -68,10 +71,13 @@ def export_onnx(
     copy = deepcopy(net).eval()
     with torch.no_grad():
         copy(example)  # says in our words what no exporter could, such as a missing scale
+        answer = _answer_to_one(copy, example) if dynamic_batch else None
     for layer in quantized_layers(copy):
         if layer.weight is not None:
             _store_levels(layer)
     program = _program(copy, example, input_name, output_name, dynamic_batch=dynamic_batch)
+    if dynamic_batch:
+        refuse_other_batches(program, type(net).__name__, example[:1], answer)
     with whole_file(path) as unfinished:
         program.save(unfinished)
     return Path(path)
@@ -102,6 +108,14 @@ def _refuse_derived(net: nn.Module) -> None:
                 "weight_norm and spectral_norm of torch.nn.utils do, and such a network cannot be copied; undo it with "
                 "remove_weight_norm or remove_spectral_norm, or use those of torch.nn.utils.parametrizations."
             )
+
+
+def _answer_to_one(net: nn.Module, example: Tensor) -> Any:
+    """What the network says of the first sample alone; refused where it cannot be asked."""
+    try:
+        return net(example[:1])
+    except RuntimeError as error:
+        raise for_one_size(type(net).__name__, f"it fails on one sample ({_first_cause(error)})") from error
 
 
 class _Dequantize(nn.Module):
@@ -146,6 +160,8 @@ def _program(net: nn.Module, example: Tensor, input_name: str, output_name: str,
         if find_spec(package) is None:
             raise UsageError(f'Writing ONNX needs the package {package}; pip install "uumamba[onnx]".')
     shapes = ({0: torch.export.Dim("batch")},) if dynamic_batch else None
+    if dynamic_batch and len(example) == 1:
+        example = torch.cat((example, example))  # torch takes a size of 1 for a constant
     names: dict[str, Any] = {"input_names": [input_name], "output_names": [output_name]}
     try:
         with _quiet():
@@ -154,8 +170,6 @@ def _program(net: nn.Module, example: Tensor, input_name: str, output_name: str,
             )
     except torch.onnx.OnnxExporterError as error:
         raise UsageError(f"{type(net).__name__} cannot be written as ONNX: {_first_cause(error)}") from error
-    if dynamic_batch:
-        _refuse_fixed_batch(program.model.graph, type(net).__name__)
     return program
 
 
@@ -171,18 +185,6 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-def _refuse_fixed_batch(graph: Any, net: str) -> None:
-    """Where a network's path depends on the number of samples, torch writes the path of the example's, in silence."""
-    for value in (*graph.inputs, *graph.outputs):
-        size = value.shape[0] if value.shape else None
-        if isinstance(size, int):
-            raise UsageError(
-                f"{net} cannot be written for batches of any size: what it computes depends on the size, so that axis "
-                f"0 of {value.name} is {size} in its graph; export it with dynamic_batch=False and an example of the "
-                "batch that the file is for."
-            )
 
 
 def _first_cause(error: BaseException) -> str:
