@@ -161,6 +161,17 @@ def test_an_override_of_a_layers_bits_reaches_it() -> None:
     assert all(layer.input is None for layer in layers)
 
 
+def test_a_layer_is_left_out_in_the_words_of_python_and_of_yaml() -> None:
+    for nothing in ("None", "null"):
+        config = demo(f"{{weight_bits: 3, act_bits: null, overrides: {{'decoder.*': {nothing}}}}}")
+        assert config.quantization.overrides == {"decoder.*": None}
+        names = [layer.name for layer in quantized_layers(config.quantization.build(build_net(config, classes=4)))]
+        assert names
+        assert not any(name.startswith("decoder.") for name in names)
+    with pytest.raises(UsageError, match=r"overrides.* found 'none'"):
+        demo("{overrides: {'decoder.*': none}}")
+
+
 @pytest.mark.parametrize("perturb", ["all", "norm_layers"])
 def test_scales_do_not_decay_and_all_else_is_as_without_them(perturb: str) -> None:
     config = demo("{}", SAGM, f"optim.perturb={perturb}", "optim.base.weight_decay=0.3")

@@ -94,9 +94,11 @@ def check_graph(path: Path, net: nn.Module) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("native", [True, False], ids=["as installed", "without the C++ library"])
+@pytest.mark.parametrize(
+    ("native", "given"), [(True, 2), (True, 1), (False, 2)], ids=["installed", "one sample", "without the C++ library"]
+)
 def test_a_u_mamba_answers_batches_of_other_sizes_than_the_example(
-    native: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    native: bool, given: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not native:
         monkeypatch.setattr(native_library, "_LIBRARY", None)
@@ -105,8 +107,8 @@ def test_a_u_mamba_answers_batches_of_other_sizes_than_the_example(
     quantize_(net, act_bits=8)
     images = torch.randn(5, 1, 8, 8)
     calibrate(net, [images])
-    path = export_onnx(net, images[:2], tmp_path / "net.onnx")
-    for batch in (1, 3, 5):
+    path = export_onnx(net, images[:given], tmp_path / "net.onnx")
+    for batch in (1, 2, 3, 5):
         with torch.no_grad():
             expected = net(images[:batch])
         assert expected.std() > 0.1
@@ -128,6 +130,166 @@ def test_a_network_whose_graph_is_for_one_batch_size_alone_is_refused_as_one_for
     assert list(tmp_path.iterdir()) == []
     path = export_onnx(net, x, tmp_path / "net.onnx", dynamic_batch=False)
     torch.testing.assert_close(run_onnx(path, x), net(x).detach())
+
+
+class AsksForTheSize(nn.Sequential):
+    """Doubles its logits where a question about the number of samples is answered by yes."""
+
+    def __init__(self, asks: Callable[[int], bool]) -> None:
+        super().__init__(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+        self.asks = asks
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = super().forward(x)
+        return 2 * logits if self.asks(x.shape[0]) else logits
+
+
+QUESTIONS: dict[str, tuple[Callable[[int], bool], str]] = {
+    "more than two": (lambda size: size > 2, "batch >= 3"),
+    "less than eight": (lambda size: size < 8, "batch <= 7"),
+    "odd": (lambda size: size % 2 == 1, r"Eq\(Mod\(batch, 2\), 1\)|Ne\(Mod\(batch, 2\), 0\)"),
+    "one": (lambda size: size == 1, "another answer to one sample"),
+    "more than one": (lambda size: size > 1, "another answer to one sample"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("act_bits", [None, 3])
+@pytest.mark.parametrize(("asks", "found"), QUESTIONS.values(), ids=QUESTIONS)
+def test_a_network_that_asks_for_the_number_of_samples_is_refused_as_one_for_any(
+    asks: Callable[[int], bool], found: str, act_bits: int | None, tmp_path: Path
+) -> None:
+    net, x = quantize_(AsksForTheSize(asks), act_bits=act_bits), torch.rand(3, 6)
+    if act_bits is not None:
+        calibrate(net, [x])
+    with pytest.raises(UsageError, match=rf"AsksForTheSize .*({found}).*dynamic_batch=False"):
+        export_onnx(net, x, tmp_path / "net.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("asks", [lambda size: size > 0, lambda size: size == 0], ids=["any", "none"])
+def test_a_question_that_every_batch_answers_alike_is_no_hindrance(asks: Callable[[int], bool], tmp_path: Path) -> None:
+    net, x = quantize_(AsksForTheSize(asks), act_bits=None), torch.rand(5, 6)
+    path = export_onnx(net, x[:3], tmp_path / "net.onnx")
+    for batch in (1, 2, 5):
+        torch.testing.assert_close(run_onnx(path, x[:batch]), net(x[:batch]).detach())
+
+
+class SubtractsTheSecond(nn.Sequential):
+    """Has a path for several samples that fails on one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = super().forward(x)
+        return logits - logits[1] if x.shape[0] > 1 else logits
+
+
+@pytest.mark.slow
+def test_a_path_that_one_sample_cannot_take_is_refused(tmp_path: Path) -> None:
+    net = quantize_(SubtractsTheSecond(nn.Linear(6, 3)), act_bits=None)
+    with pytest.raises(UsageError, match=r"SubtractsTheSecond .*another answer to one sample"):
+        export_onnx(net, torch.rand(2, 6), tmp_path / "net.onnx")
+
+
+class Branches(nn.Sequential):
+    """Asks for the values, by an operation that holds two graphs."""
+
+    def forward(self, x: Tensor) -> Any:
+        return torch.cond(x.sum() > 0, lambda logits: 2 * logits, lambda logits: logits.clone(), (super().forward(x),))
+
+
+class HoldsAnOperatorOfOnnx(nn.Sequential):
+    """Has its last operation written as a node of its own choice."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = super().forward(x)
+        if not torch.onnx.is_in_onnx_export():
+            return logits.relu()
+        return torch.onnx.ops.symbolic("Relu", (logits,), dtype=logits.dtype, shape=logits.shape)
+
+
+class Excludes(nn.Sequential):
+    """Gives its first class no chance."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).masked_fill(torch.tensor([True, False, False]), -torch.inf)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [Branches, HoldsAnOperatorOfOnnx, Excludes])
+def test_a_graph_that_torch_cannot_run_or_compare_in_full_is_written(kind: type[nn.Sequential], tmp_path: Path) -> None:
+    net, x = quantize_(kind(nn.Linear(6, 3)), act_bits=None), torch.rand(5, 6)
+    path = export_onnx(net, x[:2], tmp_path / "net.onnx")
+    for images in (x[:1], x, -x):
+        with torch.no_grad():
+            expected = net(images)
+        torch.testing.assert_close(run_onnx(path, images), expected)
+
+
+class Encodes(nn.Module):
+    """A part of torch whose code asks for the number of samples, and gives the same answer to all."""
+
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.first, self.part, self.last = nn.Linear(6, 16), part, nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        encoded = self.part(self.first(x))
+        return self.last((encoded[0] if isinstance(encoded, tuple) else encoded).mean(1))
+
+
+PARTS: dict[str, Callable[[], nn.Module]] = {
+    "LSTM": lambda: nn.LSTM(16, 16, batch_first=True),
+    "transformer": lambda: nn.TransformerEncoderLayer(16, 2, 32, batch_first=True),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("given", [1, 3])
+@pytest.mark.parametrize("make", PARTS.values(), ids=PARTS)
+def test_parts_of_torch_that_ask_for_one_sample_are_written_for_any(
+    make: Callable[[], nn.Module], given: int, tmp_path: Path
+) -> None:
+    net, x = Encodes(make()).eval(), torch.randn(5, 4, 6)
+    quantize_(net, act_bits=None, overrides={"part*": None})
+    path = export_onnx(net, x[:given], tmp_path / "net.onnx")
+    for batch in (1, 2, 5):
+        torch.testing.assert_close(run_onnx(path, x[:batch]), net(x[:batch]).detach(), rtol=0, atol=1e-5)
+
+
+class Pairs(nn.Sequential):
+    """Adds every second sample to the one before, so that one alone has no answer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).view(-1, 2, 3).sum(1)
+
+
+def test_a_network_that_fails_on_one_sample_is_refused_as_one_for_any(tmp_path: Path) -> None:
+    net = quantize_(Pairs(nn.Linear(6, 3)), act_bits=None)
+    with pytest.raises(UsageError, match=r"Pairs .*it fails on one sample \(shape .*dynamic_batch=False"):
+        export_onnx(net, torch.zeros(2, 6), tmp_path / "net.onnx")
+
+
+@pytest.mark.slow
+def test_a_weight_norm_of_old_is_refused_with_its_cure(tmp_path: Path) -> None:
+    net, x = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), torch.randn(2, 6)
+    with pytest.warns(FutureWarning, match="deprecated"):
+        nn.utils.weight_norm(net[0])
+    quantize_(net, act_bits=None, overrides={"0": None})
+    expected = net(x).detach()
+    with pytest.raises(UsageError, match=r"The weight of 0 is computed .*cannot be copied; undo it .*remove_weight_"):
+        export_onnx(net, x, tmp_path / "net.onnx")
+    assert list(tmp_path.iterdir()) == []
+    nn.utils.remove_weight_norm(net[0])
+    torch.testing.assert_close(run_onnx(export_onnx(net, x, tmp_path / "net.onnx"), x), expected)
+    nn.utils.parametrizations.weight_norm(net[0])
+    torch.testing.assert_close(run_onnx(export_onnx(net, x, tmp_path / "net.onnx"), x), expected)
+
+
+def test_input_and_output_of_one_name_are_refused(make_net: MakeNet, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="input_name and output_name are both 'x'"):
+        export_onnx(make_net(), torch.zeros(2, 6), tmp_path / "net.onnx", input_name="x", output_name="x")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow

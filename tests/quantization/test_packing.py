@@ -55,3 +55,13 @@ def test_packing_is_refused_where_weights_are_not_rounded(make_net: MakeNet) -> 
         packed_weights(make_net(weight_bits=None))
     with pytest.raises(UsageError, match=r"weight of 0 is not rounded before 9 more steps; train on"):
         packed_bytes(make_net(act_bits=None, start_step=9))
+
+
+def test_a_weight_that_is_computed_anew_beside_its_rounding_is_not_packed(make_net: MakeNet) -> None:
+    net = make_net(act_bits=None)
+    nn.utils.parametrizations.spectral_norm(net[2])
+    rule = r"weight of 2 is rounded and also computed from other .* spectral norm do; remove that .*{'2': None}"
+    with pytest.raises(UsageError, match=rule):
+        packed_weights(net)
+    with pytest.raises(UsageError, match=rule):
+        packed_bytes(net)

@@ -1,14 +1,18 @@
 """Training in few bits: which layers round to what, and which of their scales follow the task."""
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import nn
 
 from uumamba.config.base import Config
 
 if TYPE_CHECKING:
     from uumamba.quantization import GAQAT
+
+
+Width = Annotated[int | None, BeforeValidator(lambda bits: None if bits == "None" else bits)]
+"""``None`` is a word to YAML, and the cure that messages give in Python."""
 
 
 class GAQATConfig(Config):
@@ -49,7 +53,7 @@ class QuantizationConfig(Config):
     act_bits: int | None = 4
     first_last_bits: int | None = 8
     per_channel: bool = False
-    overrides: dict[str, int | None] = Field(default_factory=dict)
+    overrides: dict[str, Width] = Field(default_factory=dict)
     start_step: NonNegativeInt = 0
     calibration_batches: PositiveInt = 8
     gaqat: GAQATConfig | None = None

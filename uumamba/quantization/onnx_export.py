@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from uumamba.errors import UsageError
 from uumamba.files import whole_file
+from uumamba.quantization.any_batch import for_one_size, refuse_other_batches
 from uumamba.quantization.layers import QuantizedLayer, channel_axis, quantized_layers
+from uumamba.quantization.overrides import called
 from uumamba.quantization.packing import refuse_waiting
 
 OPSET = 21
@@ -44,17 +46,20 @@ def export_onnx(
 
     Args:
         net: calibrated, and trained or not.
-        example: an input, of a batch of two or more where ``dynamic_batch`` is set.
+        example: an input of one sample or more.
         path: the file to write.
         input_name: of the input in the file.
         output_name: of the output.
         dynamic_batch: let any number of samples pass, along axis 0 of input and output; other axes are those of
-            ``example``.
+            ``example``. The graph is tried on one sample, and a network that treats one otherwise than several is
+            found where that moves its logits by a hundredth of their mean; not where the network itself writes other
+            operators of ONNX, with ``torch.onnx.ops.symbolic``.
 
     Raises:
-        UsageError: nothing is quantised, the network or the example is not float32, a weight is not rounded yet, an
-            input has no scale, a package of the extra ``onnx`` is missing, the network holds an operation that torch
-            cannot write as ONNX, or ``dynamic_batch`` is set and its graph is for one size of batch alone.
+        UsageError: nothing is quantised, input and output have one name, the network or the example is not float32, a
+            weight is not rounded yet, or is one that torch cannot copy, an input has no scale, a package of the extra
+            ``onnx`` is missing, the network holds an operation that torch cannot write as ONNX, or ``dynamic_batch`` is
+            set and its graph is for some sizes of batch alone.
 
     Example:
         >>> import tempfile
@@ -62,25 +67,55 @@ def export_onnx(
         >>> net = quantize_(nn.Sequential(nn.Linear(2, 2)), weight_bits=3, act_bits=None)
         >>> file = export_onnx(net, torch.zeros(2, 2), Path(tempfile.mkdtemp()) / "net.onnx")  # doctest: +SKIP
     """
+    _check(net, example, input_name, output_name)
+    copy = deepcopy(net).eval()
+    with torch.no_grad():
+        copy(example)  # says in our words what no exporter could, such as a missing scale
+        answer = _answer_to_one(copy, example) if dynamic_batch else None
+    for layer in quantized_layers(copy):
+        if layer.weight is not None:
+            _store_levels(layer)
+    program = _program(copy, example, input_name, output_name, dynamic_batch=dynamic_batch)
+    if dynamic_batch:
+        refuse_other_batches(program, type(net).__name__, example[:1], answer)
+    with whole_file(path) as unfinished:
+        program.save(unfinished)
+    return Path(path)
+
+
+def _check(net: nn.Module, example: Tensor, input_name: str, output_name: str) -> None:
     layers = list(quantized_layers(net))
     if not layers:
         raise UsageError("Nothing of this network is quantised; call quantize_ first, or torch.onnx.export itself.")
     refuse_waiting(layers)
+    if input_name == output_name:
+        raise UsageError(f"input_name and output_name are both {input_name!r}; no runtime loads that, name one anew.")
     for name, tensor in (*net.named_parameters(), ("the example", example)):
         if tensor.is_floating_point() and tensor.dtype != torch.float32:
             raise UsageError(
                 f"ONNX scales levels in float32 and {name} is {tensor.dtype}; export net.float() with such an example."
             )
-    copy = deepcopy(net).eval()
-    with torch.no_grad():
-        copy(example)  # says in our words what no exporter could, such as a missing scale
-    for layer in quantized_layers(copy):
-        if layer.weight is not None:
-            _store_levels(layer)
-    program = _program(copy, example, input_name, output_name, dynamic_batch=dynamic_batch)
-    with whole_file(path) as unfinished:
-        program.save(unfinished)
-    return Path(path)
+    _refuse_derived(net)
+
+
+def _refuse_derived(net: nn.Module) -> None:
+    """Torch copies no tensor that it computed with a gradient, which weight norm of old keeps from pass to pass."""
+    for name, module in net.named_modules():
+        derived = [key for key, value in vars(module).items() if isinstance(value, Tensor) and not value.is_leaf]
+        if derived:
+            raise UsageError(
+                f"The {derived[0]} of {called(name)} is computed from other parameters and kept beside them, as "
+                "weight_norm and spectral_norm of torch.nn.utils do, and such a network cannot be copied; undo it with "
+                "remove_weight_norm or remove_spectral_norm, or use those of torch.nn.utils.parametrizations."
+            )
+
+
+def _answer_to_one(net: nn.Module, example: Tensor) -> Any:
+    """What the network says of the first sample alone; refused where it cannot be asked."""
+    try:
+        return net(example[:1])
+    except RuntimeError as error:
+        raise for_one_size(type(net).__name__, f"it fails on one sample ({_first_cause(error)})") from error
 
 
 class _Dequantize(nn.Module):
@@ -125,6 +160,8 @@ def _program(net: nn.Module, example: Tensor, input_name: str, output_name: str,
         if find_spec(package) is None:
             raise UsageError(f'Writing ONNX needs the package {package}; pip install "uumamba[onnx]".')
     shapes = ({0: torch.export.Dim("batch")},) if dynamic_batch else None
+    if dynamic_batch and len(example) == 1:
+        example = torch.cat((example, example))  # torch takes a size of 1 for a constant
     names: dict[str, Any] = {"input_names": [input_name], "output_names": [output_name]}
     try:
         with _quiet():
@@ -133,8 +170,6 @@ def _program(net: nn.Module, example: Tensor, input_name: str, output_name: str,
             )
     except torch.onnx.OnnxExporterError as error:
         raise UsageError(f"{type(net).__name__} cannot be written as ONNX: {_first_cause(error)}") from error
-    if dynamic_batch:
-        _refuse_fixed_batch(program.model.graph, type(net).__name__)
     return program
 
 
@@ -150,18 +185,6 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-def _refuse_fixed_batch(graph: Any, net: str) -> None:
-    """Where a network's path depends on the number of samples, torch writes the path of the example's, in silence."""
-    for value in (*graph.inputs, *graph.outputs):
-        size = value.shape[0] if value.shape else None
-        if isinstance(size, int):
-            raise UsageError(
-                f"{net} cannot be written for batches of any size: what it computes depends on the size, so that axis "
-                f"0 of {value.name} is {size} in its graph; export it with dynamic_batch=False and an example of the "
-                "batch that the file is for."
-            )
 
 
 def _first_cause(error: BaseException) -> str:

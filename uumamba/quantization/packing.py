@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +47,8 @@ def packed_weights(net: nn.Module) -> dict[str, PackedWeight]:
     """Every rounded weight of a network after :func:`uumamba.quantization.quantize_`, by its layer's name.
 
     Raises:
-        UsageError: no weight is quantised, or it still waits for its start.
+        UsageError: no weight is quantised, one still waits for its start, or another parametrization (weight or
+            spectral norm) was put on one beside its quantiser.
 
     Example:
         >>> from uumamba.quantization import quantize_
@@ -98,6 +100,7 @@ def _pack(layer: QuantizedLayer) -> PackedWeight:
     quantizer, weight = layer.weight, layer.full_weight
     assert quantizer is not None  # the caller leaves out layers without one
     refuse_waiting([layer])
+    _refuse_later_steps(layer)
     levels = quantizer.codes(weight).to(torch.int64) - quantizer.levels[0]
     codes = pack_bits(levels, bits=quantizer.bits)
     return PackedWeight(codes, quantizer.used_scale(), quantizer.bits, weight.shape, weight.dtype)
@@ -115,6 +118,17 @@ def refuse_waiting(layers: Sequence[QuantizedLayer]) -> None:
                 f"The weight of {called(layer.name)} is not rounded before {layer.weight.steps_left} more steps; train "
                 "on, or quantise without start_step."
             )
+
+
+def _refuse_later_steps(layer: QuantizedLayer) -> None:
+    """Levels and scale give back what the quantiser alone computes."""
+    held: Any = layer.layer
+    if len(held.parametrizations.weight) != 1:
+        raise UsageError(
+            f"The weight of {called(layer.name)} is rounded and also computed from other parameters, as weight norm "
+            "and spectral norm do; remove that first, or leave the layer in full precision with "
+            f"overrides={{{layer.name!r}: None}}."
+        )
 
 
 def _places(bits: int, device: torch.device) -> Tensor:
