@@ -161,6 +161,13 @@ def test_an_override_of_a_layers_bits_reaches_it() -> None:
     assert all(layer.input is None for layer in layers)
 
 
+@pytest.mark.parametrize("nothing", ["None", "null"])
+def test_full_precision_is_asked_for_in_the_words_of_python_and_of_yaml(nothing: str) -> None:
+    for name in ("weight_bits", "act_bits", "first_last_bits"):
+        config = demo(f"{{{name}: {nothing}}}")
+        assert getattr(config.quantization, name) is None
+
+
 def test_a_layer_is_left_out_in_the_words_of_python_and_of_yaml() -> None:
     for nothing in ("None", "null"):
         config = demo(f"{{weight_bits: 3, act_bits: null, overrides: {{'decoder.*': {nothing}}}}}")

@@ -49,9 +49,9 @@ class QuantizationConfig(Config):
     Activations get their first scales from ``calibration_batches`` batches of the training.
     """
 
-    weight_bits: int | None = 4
-    act_bits: int | None = 4
-    first_last_bits: int | None = 8
+    weight_bits: Width = 4
+    act_bits: Width = 4
+    first_last_bits: Width = 8
     per_channel: bool = False
     overrides: dict[str, Width] = Field(default_factory=dict)
     start_step: NonNegativeInt = 0
