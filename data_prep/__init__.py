@@ -11,12 +11,20 @@ if TYPE_CHECKING:
     from data_prep.phantom import write_phantom
 
 __all__ = ["assign_folds", "read_acdc", "read_aorta", "read_imagecas", "read_mnms", "write_phantom"]
-_MODULES = ("acdc", "aorta", "folds", "imagecas", "mnms", "phantom")
+_HOMES = {
+    "assign_folds": "folds",
+    "read_acdc": "acdc",
+    "read_aorta": "aorta",
+    "read_imagecas": "imagecas",
+    "read_mnms": "mnms",
+    "write_phantom": "phantom",
+}
 
 
 def __getattr__(name: str) -> Any:
     """Import what is asked for, so that ``python -m data_prep.mnms`` is not loaded twice, which Python warns of."""
-    if name not in (*__all__, *_MODULES):
+    home = _HOMES.get(name, name)
+    if home not in _HOMES.values():
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import data_prep.acdc
     import data_prep.aorta
@@ -25,17 +33,9 @@ def __getattr__(name: str) -> Any:
     import data_prep.mnms
     import data_prep.phantom
 
-    modules = (
-        data_prep.acdc,
-        data_prep.aorta,
-        data_prep.folds,
-        data_prep.imagecas,
-        data_prep.mnms,
-        data_prep.phantom,
-    )
-    homes: dict[str, Any] = dict(zip(_MODULES, modules, strict=True))
-    return homes[name] if name in homes else next(getattr(home, name) for home in modules if hasattr(home, name))
+    module = vars(data_prep)[home]  # what was imported becomes an attribute of its package
+    return getattr(module, name) if name in _HOMES else module
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_MODULES})
+    return sorted({*globals(), *__all__, *_HOMES.values()})

@@ -197,7 +197,7 @@ def test_a_run_that_diverges_under_swad_ends_with_a_warning_and_its_records() ->
     made = Diverging(net, Plain(net.parameters(), partial(torch.optim.SGD, lr=0.1)))
     made.updates = 1
     swad = SWAD(net, n_converge=1)
-    with pytest.warns(UserWarning, match="validation loss at step 6 is nan: training has diverged, so the run ends"):
+    with pytest.warns(UserWarning, match="validation loss at step 6 is nan: training has diverged, .* the run ends"):
         records = train_and_record(made, rotated_digits()[:3], test_domains=[0], steps=20, record_every=2, swad=swad)
     assert [record["step"] for record in records] == [2, 4, 6]
     assert swad.steps == (1, 4)

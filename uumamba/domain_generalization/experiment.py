@@ -116,8 +116,9 @@ def _ends(swad: SWAD, loss: float, step: int) -> bool:
     """Tell it the validation loss; whether the run is over, its valley's end or its own."""
     if not math.isfinite(loss):
         warnings.warn(
-            f"The validation loss at step {step} is {loss}: training has diverged, so the run ends here. SWAD keeps "
-            "what it has averaged before; lower the learning rate.",
+            f"The validation loss at step {step} is {loss}: training has diverged, or a domain that is trained on has "
+            "no labels, so the run ends here. SWAD keeps what it has averaged before; lower the learning rate, or hold "
+            "that domain out.",
             stacklevel=3,
         )
         return True

@@ -203,7 +203,7 @@ class SWAD:
         """Take up where another run stopped, bit for bit."""
         self._taken, self.threshold, self.finished = state["taken"], state["threshold"], state["finished"]
         net = self._open.model.module
-        self._trained = [*state.get("trained", [True] * len(_batch_norms(net)))]  # not in those of the first release
+        self._trained = [*state.get("trained", [True] * len(_batch_norms(net)))]  # an earlier program wrote none
         self._open = self._begun(net).loaded(state["open"])
         self._waiting = deque(self._begun(net).loaded(each) for each in state["waiting"])
         self._average = None if state["average"] is None else self._begun(net).loaded(state["average"])
