@@ -1,7 +1,7 @@
 """The Triton scan against the reference: in Triton's interpreter on tiny shapes, and at full size where a GPU is.
 
 The interpreter is chosen when triton is imported, so this file runs itself in one process of its own, which prints the
-relative L2 error of every result of every case.
+relative L2 error of every result of every case, as a share of what rounding allows.
 """
 
 import json
@@ -87,6 +87,14 @@ def weights(*tensors: Tensor) -> list[Tensor]:
     return [torch.randn(tensor.shape, generator=draw).to(tensor) for tensor in tensors]
 
 
+def rounding_bound(length: int = 17, states: int = 3) -> float:
+    """Relative error that float32 allows: one rounding for each operation on the longest path to a result.
+
+    A step rounds its decay, its product and its sum; the states are summed once; softplus and exponentials add a few.
+    """
+    return (3 * length + states + 8) * torch.finfo(torch.float32).eps / 2
+
+
 def relative_errors(found: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, float]:
     assert list(found) == list(expected)
     return {
@@ -100,7 +108,11 @@ def against_reference(plan: Plan, softplus: bool = True, strided: bool = False, 
         tensors = arguments(**shape)
         tensors["delta"] -= 4 * softplus  # so that steps become about 0.03, as in a trained model
         found = scan(channels_last(tensors) if strided else tensors, plan, softplus)
-        return relative_errors(found, exact(tensors, reference_scan, softplus))
+        errors = relative_errors(found, exact(tensors, reference_scan, softplus))
+        return {
+            name: error / rounding_bound(shape.get("length", 17), shape.get("states", 3))
+            for name, error in errors.items()
+        }
 
     return case
 
@@ -198,7 +210,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="accelerator: triton 
 @linux
 @pytest.mark.parametrize("case", ACCURACY)
 def test_kernels_equal_the_reference(interpreted, case):
-    assert {name: error for name, error in interpreted[case].items() if not error < 1e-6} == {}
+    assert {name: error for name, error in interpreted[case].items() if not error < 1} == {}
     assert {"y", "last_state", "gradient of u", "gradient of A", "gradient of C"} <= set(interpreted[case])
 
 
@@ -265,7 +277,7 @@ def test_kernels_equal_the_torch_backend_at_full_size(shape, order):
         return selective_scan(**scan.tensors(), delta_softplus=True, return_last_state=True, backend="torch")
 
     errors = relative_errors(scan(tensors, None), exact(tensors, by_torch))
-    assert {name: error for name, error in errors.items() if not error < 1e-6} == {}
+    assert {name: error for name, error in errors.items() if not error < rounding_bound(length, states=16)} == {}
 
 
 if __name__ == "__main__":
