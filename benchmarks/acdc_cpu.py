@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks.result_file import commit, still_fits, write_result
 from uumamba.config import read_config
-from uumamba.files import write_json
+from uumamba.runtime.files import write_json
 
 CONFIG = "acdc_cpu"
 PLAIN = "optim={name: Plain, base: {name: AdamW, lr: 0.001, weight_decay: 0.01}, max_grad_norm: 12.0}"

@@ -30,11 +30,11 @@ from safetensors.torch import save_file
 from benchmarks.result_file import write_result
 from uumamba.config import RunConfig, read_config
 from uumamba.data.prepared import PreparedFolder
-from uumamba.files import whole_file
 from uumamba.quantization import holds_scales
+from uumamba.runtime.files import whole_file
+from uumamba.runtime.stop import StoppedOnRequest
 from uumamba.training import read_checkpoint
 from uumamba.training.run_log import RunLog
-from uumamba.training.stop_request import StoppedOnRequest
 
 CONFIG = "acdc_2d"
 LARGEST_MB = 16.0

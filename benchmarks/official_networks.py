@@ -28,9 +28,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.result_file import write_result
-from uumamba.files import write_text
 from uumamba.nets import load_official
-from uumamba.seeding import generator_for
+from uumamba.runtime.files import write_text
+from uumamba.runtime.seeds import generator_for
 
 TOLERANCE = 1e-5
 STRIDES = {

@@ -32,7 +32,7 @@ import numpy as np
 from benchmarks.result_file import ROOT, write_result
 from benchmarks.scan import print_rows
 from uumamba.data.case import Case, Manifest
-from uumamba.files import write_json
+from uumamba.runtime.files import write_json
 
 VOLUME = (512, 512, 600)
 QUICK_VOLUME = (160, 160, 160)

@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.family_table import SOURCES, family_rows
 from benchmarks.result_file import RESULTS, ROOT, changed_configs, read_result
-from uumamba.files import write_text
+from uumamba.runtime.files import write_text
 
 PAGE = "README.md"  # beside the results, so that whoever opens the folder sees it
 LONGEST = 16  # rows of a table in the README

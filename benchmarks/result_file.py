@@ -10,8 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from uumamba.errors import UsageError
-from uumamba.files import write_json
+from uumamba.runtime.errors import UsageError
+from uumamba.runtime.files import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

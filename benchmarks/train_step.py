@@ -34,7 +34,7 @@ from benchmarks.claims.equal_time import ratios, time_in_rounds
 from benchmarks.optim_step import count_passes
 from benchmarks.result_file import write_result
 from benchmarks.scan import print_rows
-from data_prep.phantom import write_phantom
+from data_prep.phantoms.heart.heart_phantom import write_phantom
 from uumamba.config import RunConfig, read_config
 from uumamba.data.augmentation import default_rotation_deg, rotates_in_plane_only
 from uumamba.data.dataset import PatchDataset
@@ -44,7 +44,7 @@ from uumamba.pipelines.build import build_trainer
 from uumamba.pipelines.datasets import read_dataset
 from uumamba.pipelines.prepare import prepare
 from uumamba.pipelines.split import split_cases
-from uumamba.precision import autocast
+from uumamba.runtime.precision import autocast
 from uumamba.training import Trainer
 from uumamba.types import Batch
 

@@ -129,10 +129,10 @@ def row_of(name: str, folder: Path) -> dict[str, Any]:
 
 def _phantom(name: str) -> Phantom:
     if name == "coronary":
-        from data_prep.phantom_coronary import write_coronary_phantom
+        from data_prep.phantoms.coronary.coronary_phantom import write_coronary_phantom
 
         return Phantom("imagecas_cpu", "Coronary phantom on two CPU cores", 40, write_coronary_phantom)
-    from data_prep.phantom_aorta import write_aorta_phantom
+    from data_prep.phantoms.aorta.aorta_phantom import write_aorta_phantom
 
     return Phantom("aorta_cpu", "Aortic phantom in 23 zones on two CPU cores", 30, write_aorta_phantom)
 

@@ -1,5 +1,6 @@
-"""Public data sets and the phantom: one module each, from the raw layout to a manifest."""
+"""Readers of public data sets, one module each, and phantoms in their layouts."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -8,34 +9,25 @@ if TYPE_CHECKING:
     from data_prep.folds import assign_folds
     from data_prep.imagecas import read_imagecas
     from data_prep.mnms import read_mnms
-    from data_prep.phantom import write_phantom
+    from data_prep.phantoms.heart.heart_phantom import write_phantom
 
 __all__ = ["assign_folds", "read_acdc", "read_aorta", "read_imagecas", "read_mnms", "write_phantom"]
 _HOMES = {
-    "assign_folds": "folds",
-    "read_acdc": "acdc",
-    "read_aorta": "aorta",
-    "read_imagecas": "imagecas",
-    "read_mnms": "mnms",
-    "write_phantom": "phantom",
+    "assign_folds": "data_prep.folds",
+    "read_acdc": "data_prep.acdc",
+    "read_aorta": "data_prep.aorta",
+    "read_imagecas": "data_prep.imagecas",
+    "read_mnms": "data_prep.mnms",
+    "write_phantom": "data_prep.phantoms.heart.heart_phantom",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for, so that ``python -m data_prep.mnms`` is not loaded twice, which Python warns of."""
-    home = _HOMES.get(name, name)
-    if home not in _HOMES.values():
+    """Import a function's module on first use, so that ``python -m data_prep.mnms`` does not load it twice."""
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import data_prep.acdc
-    import data_prep.aorta
-    import data_prep.folds
-    import data_prep.imagecas
-    import data_prep.mnms
-    import data_prep.phantom
-
-    module = vars(data_prep)[home]  # what was imported becomes an attribute of its package
-    return getattr(module, name) if name in _HOMES else module
+    return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_HOMES.values()})
+    return sorted({*globals(), *__all__})

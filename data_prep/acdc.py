@@ -7,7 +7,7 @@ from pathlib import Path
 
 from data_prep.folds import assign_folds
 from uumamba.data.case import Case, Manifest, Split
-from uumamba.errors import CaseError, UsageError
+from uumamba.runtime.errors import CaseError, UsageError
 
 STRUCTURES: Mapping[str, int] = {"RV": 1, "MYO": 2, "LV": 3}
 PHASES = ("ED", "ES")

@@ -8,7 +8,7 @@ from typing import Literal
 from data_prep.folds import assign_folds
 from data_prep.scan_files import check_pair, files_below
 from uumamba.data.case import Case, Manifest, Split
-from uumamba.errors import CaseError, UsageError
+from uumamba.runtime.errors import CaseError, UsageError
 
 STRUCTURES: Mapping[str, int] = {
     "Zone0": 1,

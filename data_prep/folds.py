@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from uumamba.seeding import key_to_seed
+from uumamba.runtime.seeds import key_to_seed
 
 
 def assign_folds(groups: Mapping[str, str], folds: int = 5, *, seed: int = 0) -> dict[str, int]:

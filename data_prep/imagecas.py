@@ -10,7 +10,7 @@ from data_prep.imagecas_split import PARTITIONS, SHEET, OfficialSplit, find_shee
 from data_prep.multipart_zip import MultipartZip, find_multipart_zips
 from data_prep.scan_files import check_pair, files_below
 from uumamba.data.case import Case, Manifest
-from uumamba.errors import CaseError, UsageError
+from uumamba.runtime.errors import CaseError, UsageError
 
 STRUCTURES: Mapping[str, int] = {"coronary": 1}
 REFERENCE = (

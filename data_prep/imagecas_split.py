@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from data_prep.spreadsheet import read_rows
-from uumamba.errors import UsageError
+from uumamba.runtime.errors import UsageError
 
 OfficialSplit = Literal["Split-1", "Split-2", "Split-3", "Split-4"]
 SHEET = "v2-latest"

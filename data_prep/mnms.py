@@ -13,7 +13,7 @@ from data_prep.mnms_sheet import VENDORS, SheetRow, checked_row, find_sheet, rea
 from data_prep.scan_files import check_pair
 from data_prep.shell import exit_code_of
 from uumamba.data.case import Case, Manifest
-from uumamba.errors import CaseError, UsageError
+from uumamba.runtime.errors import CaseError, UsageError
 
 STRUCTURES: Mapping[str, int] = {"RV": 1, "MYO": 2, "LV": 3}
 TRAINING = "Training/Labeled"

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from data_prep.mnms_layout import PARTS, MnmsFolder, cine_files, find_folder, frame_files
 from data_prep.mnms_sheet import SheetRow, checked_row, find_sheet, read_sheet
 from data_prep.nifti_file import write_nifti
-from uumamba.errors import CaseError, UsageError
-from uumamba.files import make_folder, whole_file
+from uumamba.runtime.errors import CaseError, UsageError
+from uumamba.runtime.files import make_folder, whole_file
 
 STORED_VALUES: Mapping[int, int] = {0: 0, 1: 3, 2: 2, 3: 1}
 """The value here (ACDC's: 1 RV, 2 MYO, 3 LV) of each value there (1 LV, 2 MYO, 3 RV)."""

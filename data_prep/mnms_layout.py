@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from uumamba.errors import CaseError, UsageError
+from uumamba.runtime.errors import CaseError, UsageError
 
 PARTS = ("Training/Labeled", "Validation", "Testing")
 UNLABELLED = "Training/Unlabeled"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.spreadsheet import read_rows
-from uumamba.errors import CaseError, UsageError
+from uumamba.runtime.errors import CaseError, UsageError
 
 PHASES = ("ED", "ES")
 REQUIRED = ("External code", "Vendor", *PHASES)

@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from uumamba.files import whole_file
+from uumamba.runtime.files import whole_file
 
 
 def write_nifti(path: Path, array: NDArray[np.generic], header: nib.Nifti1Header, *, compression: int) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from uumamba.data.nifti import is_nifti_name, read_nifti
 from uumamba.data.scan import Scan, check_same_grid
 from uumamba.data.warn import ScanWarning
-from uumamba.errors import CaseError
+from uumamba.runtime.errors import CaseError
 
 _RESTORE = "restore the file from the download"
 _DAMAGED = (

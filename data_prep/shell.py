@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 
-from uumamba.errors import EXIT_SOME_CASES_FAILED, EXIT_WRONG_USE, CaseError, UsageError
+from uumamba.runtime.errors import EXIT_SOME_CASES_FAILED, EXIT_WRONG_USE, CaseError, UsageError
 
 
 def exit_code_of(work: Callable[[], Sequence[CaseError]]) -> int:

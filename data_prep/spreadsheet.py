@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
-from uumamba.errors import UsageError
+from uumamba.runtime.errors import UsageError
 
 _MAX_PART_BYTES = 64 * 2**20
 _MAX_COLUMNS = 16_384  # Excel's own limit

@@ -12,8 +12,8 @@ from data_prep.scan_files import files_below
 from data_prep.shell import exit_code_of
 from uumamba.data.shifted_scan import write_shifted
 from uumamba.data.vendor_styles import STYLES
-from uumamba.errors import CaseError, UsageError
-from uumamba.files import whole_file
+from uumamba.runtime.errors import CaseError, UsageError
+from uumamba.runtime.files import whole_file
 
 _NOT_SHIFTED = re.compile(r"patient\d+_(4d|frame\d+)\.nii\.gz")
 

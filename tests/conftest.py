@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from uumamba.seeding import seed_everything
+from uumamba.runtime.seeds import seed_everything
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 settings.register_profile("uumamba", derandomize=True, deadline=None, print_blob=False)

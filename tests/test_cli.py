@@ -25,7 +25,7 @@ def command(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int
 @pytest.fixture
 def patient(tmp_path: Path) -> Path:
     """One phantom patient of a fresh tree."""
-    from data_prep.phantom import write_phantom
+    from data_prep.phantoms.heart.heart_phantom import write_phantom
 
     write_phantom(tmp_path / "raw", patients=5, seed=1, workers=0)
     return sorted((tmp_path / "raw" / "training").iterdir())[0]
@@ -184,7 +184,7 @@ def test_a_missing_prediction_is_an_error_that_names_it(
 
 @pytest.mark.parametrize("place", [0, 1, 6])
 def test_debug_shows_the_traceback_wherever_it_stands(place: int, tmp_path: Path) -> None:
-    from uumamba.errors import UsageError
+    from uumamba.runtime.errors import UsageError
 
     arguments = ["prepare", "demo", "--raw", str(tmp_path / "none"), "--out", str(tmp_path / "out")]
     arguments.insert(place, "--debug")
@@ -196,7 +196,7 @@ def test_debug_shows_the_traceback_wherever_it_stands(place: int, tmp_path: Path
 def test_a_device_that_is_none(device: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     code, text = command(capsys, "train", "demo", "--data", tmp_path, "--out", tmp_path / "run", "--device", device)
     assert code == 2
-    assert f"There is no device {device!r}; choose cpu, cuda, cuda:1 or auto." in text
+    assert f"--device: got {device or repr('')}, expected cpu, cuda, cuda:1 or auto." in text
 
 
 def test_a_device_that_this_machine_lacks(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

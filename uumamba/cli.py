@@ -1,6 +1,5 @@
 """The command line: verbs only. Heavy imports stand inside the verbs, so that ``--help`` is quick."""
 
-import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -12,10 +11,18 @@ import typer
 from typer.core import TyperGroup
 
 from uumamba import __version__
-from uumamba.errors import EXIT_FAILED, EXIT_SOME_CASES_FAILED, CaseError, EndedWithAnother, UsageError, UumambaError
+from uumamba.runtime.devices import resolve_device, resolve_devices
+from uumamba.runtime.errors import (
+    EXIT_FAILED,
+    EXIT_SOME_CASES_FAILED,
+    CaseError,
+    EndedWithAnother,
+    UsageError,
+    UumambaError,
+)
 
 if TYPE_CHECKING:
-    from uumamba.training import Ranks
+    from uumamba.runtime.ranks import Ranks
 
 
 class StoppedByKeyboard(UumambaError):
@@ -219,7 +226,7 @@ def predict(
         model,
         inputs,
         out=out,
-        device=_device(device),
+        device=resolve_device(device),
         fold=fold,
         split=_split(split),
         case_fold=case_fold,
@@ -288,7 +295,7 @@ def doctor(
     ),
 ) -> None:
     """What this machine has, which scan backend will run and why, how fast its parts are, what will limit training."""
-    from uumamba.pipelines.doctor import examine
+    from uumamba.doctor.examine import examine
 
     examine(folder)
 
@@ -301,7 +308,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _run(given)
     except SystemExit as end:
         if _is_one_of_several():
-            from uumamba.training.process_end import end_process
+            from uumamba.runtime.process_end import end_process
 
             end_process(end.code if isinstance(end.code, int) else 0)
         raise
@@ -321,9 +328,9 @@ def _run(given: Sequence[str]) -> None:
 
 def _is_one_of_several() -> bool:
     """Whether torchrun or a cluster started this process among others, and it joined them."""
-    if "uumamba.training.rank_group" not in sys.modules:
+    if "uumamba.runtime.rank_group" not in sys.modules:
         return False
-    from uumamba.training.ranks import Place
+    from uumamba.runtime.ranks import Place
 
     return Place.from_environment().count > 1
 
@@ -345,28 +352,6 @@ def _show_scores(result: Any) -> None:
         typer.echo(f"report: {result.report}")
 
 
-def _device(name: str) -> str:
-    """The device to use, where this machine has it."""
-    if name == "cpu":
-        return name
-    import torch
-
-    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if name == "auto":
-        return "cuda" if found else "cpu"
-    known = re.fullmatch(r"cuda(?::(\d+))?", name)
-    if known is None:
-        raise UsageError(f"There is no device {name!r}; choose cpu, cuda, cuda:1 or auto.")
-    if int(known[1] or 0) >= found:
-        raise UsageError(f"--device {name}: torch finds {found} CUDA devices here; choose another, or cpu.")
-    return name
-
-
-def _devices(names: str) -> str:
-    """One device or several, each of which this machine has."""
-    return ",".join(_device(name.strip()) for name in names.split(","))
-
-
 def _seeds(given: str | None) -> list[int] | None:
     try:
         return None if given is None else [int(seed) for seed in given.split(",")]
@@ -377,10 +362,10 @@ def _seeds(given: str | None) -> list[int] | None:
 @contextmanager
 def _joined(names: str) -> Iterator[tuple["Ranks", str]]:
     """The processes that torchrun started together with this one, and its own device; alone without torchrun."""
-    from uumamba.training.ranks import Place
+    from uumamba.runtime.ranks import Place
 
-    place, device = Place.from_environment(), _devices(names)
-    from uumamba.training.rank_group import joined  # whoever has this in memory has a place
+    place, device = Place.from_environment(), resolve_devices(names)
+    from uumamba.runtime.rank_group import joined  # whoever has this in memory has a place
 
     if place.count > 1:
         import torch

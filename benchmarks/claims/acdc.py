@@ -23,13 +23,13 @@ from uumamba.config import RunConfig, read_config
 from uumamba.data.case import Case
 from uumamba.data.dataset import PatchDataset, batches
 from uumamba.data.prepared import PreparedFolder
-from uumamba.files import write_json
 from uumamba.inference import Predictor
 from uumamba.metrics import dice_coefficient
 from uumamba.pipelines.build import build_loss, build_net
 from uumamba.pipelines.prepare import prepare
 from uumamba.pipelines.split import split_cases
-from uumamba.seeding import seed_everything
+from uumamba.runtime.files import write_json
+from uumamba.runtime.seeds import seed_everything
 from uumamba.types import Batch
 
 CONFIG = "acdc_cpu"

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.claims.digits import CLASSES, split_of, test_set
-from uumamba.seeding import generator_for
+from uumamba.runtime.seeds import generator_for
 
 BAR_LESS, AMPLITUDE = 0.1, 3.0
 

@@ -9,7 +9,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
-from uumamba.seeding import generator_for
+from uumamba.runtime.seeds import generator_for
 
 CLASSES = 10
 TEST, TRAIN_A_CLASS = 800, 20

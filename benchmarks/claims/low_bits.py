@@ -26,7 +26,7 @@ from uumamba.quantization import (
     quantized_layers,
     scale_groups,
 )
-from uumamba.seeding import seed_everything
+from uumamba.runtime.seeds import seed_everything
 from uumamba.training import SupervisedObjective
 
 FULL_SHARE = 2 / 3

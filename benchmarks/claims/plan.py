@@ -17,7 +17,7 @@ from benchmarks.claims.members import MEMBERS
 from benchmarks.claims.run_log import Measured, Run, RunLog, say
 from benchmarks.claims.settings import SETTINGS, digit_batches, digits_recipe, perform, text_batches, text_recipe
 from benchmarks.claims.training import Recipe
-from uumamba.files import write_json
+from uumamba.runtime.files import write_json
 from uumamba.types import Batch
 
 EPOCHS, TIME = "equal epochs", "equal time"

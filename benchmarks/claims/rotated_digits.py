@@ -10,7 +10,7 @@ from scipy.ndimage import rotate
 from torch import Tensor, nn
 
 from benchmarks.claims import digits
-from uumamba.seeding import generator_for
+from uumamba.runtime.seeds import generator_for
 from uumamba.types import Batch
 
 SOURCES, UNSEEN = (0, 15, 30, 45), 60

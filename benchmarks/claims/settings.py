@@ -15,7 +15,7 @@ from benchmarks.claims.measures import accuracy, largest_eigenvalue, perplexity,
 from benchmarks.claims.members import MEMBERS
 from benchmarks.claims.run_log import Measured, Run
 from benchmarks.claims.training import Recipe, train
-from uumamba.seeding import generator_for, seed_everything
+from uumamba.runtime.seeds import generator_for, seed_everything
 from uumamba.types import Batch
 
 GAP_RHO = 0.05

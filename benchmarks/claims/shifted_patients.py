@@ -11,8 +11,8 @@ from uumamba.config import RunConfig
 from uumamba.data.prepared import PreparedFolder
 from uumamba.data.shifted_scan import write_shifted
 from uumamba.data.vendor_styles import STYLES
-from uumamba.files import write_json
 from uumamba.pipelines.prepare import prepare
+from uumamba.runtime.files import write_json
 
 ORIGINAL = "original"
 _MADE_OF = "style.json"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from uumamba.seeding import generator_for
+from uumamba.runtime.seeds import generator_for
 
 CHARACTERS = "\n" + "".join(map(chr, range(32, 127)))
 CLASSES = len(CHARACTERS)

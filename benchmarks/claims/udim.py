@@ -24,7 +24,7 @@ from benchmarks.claims.measures import accuracy
 from benchmarks.claims.run_log import Measured, Run, RunLog
 from uumamba.domain_generalization import UDIM, InputPerturbation
 from uumamba.optim import SAM
-from uumamba.seeding import generator_for, seed_everything
+from uumamba.runtime.seeds import generator_for, seed_everything
 
 SAM_ALONE, OURS, CONTROL = "SAM", "UDIM", "UDIM, random directions"
 METHODS = (SAM_ALONE, CONTROL, OURS)

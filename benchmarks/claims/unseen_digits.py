@@ -9,7 +9,7 @@ import torch
 from scipy import ndimage
 from torch import Generator, Tensor, nn
 
-from uumamba.seeding import generator_for
+from uumamba.runtime.seeds import generator_for
 
 TRAINING = 1078  # of 1797, 60 %
 

@@ -28,7 +28,7 @@ from uumamba.domain_generalization import (
     classification_answers,
     find_slow,
 )
-from uumamba.seeding import generator_for
+from uumamba.runtime.seeds import generator_for
 
 BAR, PLAIN = "digits with a class bar", "digits"
 SEEDS, EPOCHS, MOST_PROBE_EPOCHS = 30, 40, 12

@@ -10,7 +10,7 @@ from benchmarks import acdc_cpu
 from benchmarks.acdc_cpu import STRUCTURES, main, row_of, run_variant
 from uumamba.config import RunConfig, read_config
 from uumamba.evaluation.scores import ScoreRow, write_scores
-from uumamba.files import write_json, write_text
+from uumamba.runtime.files import write_json, write_text
 
 NUMBERS = dict.fromkeys(("dice", "hd95_mm", "nsd", "volume_ml", "label_volume_ml", "assd_mm"), 0.5)
 

@@ -20,7 +20,7 @@ from benchmarks.claims.sharpness_acdc import VALUES
 from benchmarks.claims.training import train
 from benchmarks.result_file import read_result, write_result
 from uumamba.data.case import Case
-from uumamba.files import write_json
+from uumamba.runtime.files import write_json
 
 
 def test_the_test_set_is_the_same_for_every_seed_and_in_no_other_part() -> None:

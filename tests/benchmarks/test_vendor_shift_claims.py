@@ -28,7 +28,7 @@ from benchmarks.result_file import changed_configs, read_result, write_result
 from uumamba.data.prepared import PreparedFolder
 from uumamba.data.vendor_styles import STYLES
 from uumamba.domain_generalization import UDIM
-from uumamba.seeding import key_to_seed
+from uumamba.runtime.seeds import key_to_seed
 
 
 def write_patient(folder: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from benchmarks.result_file import RESULTS, read_result
 from benchmarks.vessels import broken_claims, row_of
 from uumamba.evaluation.scores import TREES_NAME, ScoreRow, write_scores
-from uumamba.files import write_json
+from uumamba.runtime.files import write_json
 
 
 def score(case_id: str, structure: str, dice: float, cl_dice: float = 0.5) -> ScoreRow:

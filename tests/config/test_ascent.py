@@ -11,9 +11,9 @@ from torch import nn
 from uumamba.config import RunConfig, read_config
 from uumamba.config.ascent import CANNOT_CLIMB, OutputBiasForgettingConfig, check_ascent
 from uumamba.config.optim import OptimConfig, TRAMConfig
-from uumamba.errors import UsageError
 from uumamba.optim import TRAM, OutputBiasForgetting
 from uumamba.pipelines.build import build_loss, build_net
+from uumamba.runtime.errors import UsageError
 from uumamba.training import SupervisedObjective
 
 OBF = "ascent: {name: output_bias_forgetting}"

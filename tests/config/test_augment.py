@@ -7,7 +7,7 @@ import pytest
 from uumamba.config import read_config
 from uumamba.config.augment import AugmentConfig
 from uumamba.data.augment import Augment
-from uumamba.errors import UsageError
+from uumamba.runtime.errors import UsageError
 
 
 def test_every_argument_of_the_augmentation_has_its_key_and_default() -> None:

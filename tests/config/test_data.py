@@ -6,7 +6,7 @@ from uumamba.config import read_config
 from uumamba.config.data import PreprocessConfig
 from uumamba.config.load import validate
 from uumamba.data.preprocess import CtStatistics, PreprocessRecipe
-from uumamba.errors import UsageError
+from uumamba.runtime.errors import UsageError
 
 GIVEN = "preprocess.ct_statistics={low_hu: -50, high_hu: 500, mean_hu: 250, std_hu: 100}"
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from benchmarks.claims.shift_methods import STRONG
 from uumamba.config import RunConfig, read_config
 from uumamba.domain_generalization import UDIM, InputPerturbation, StylePerturbation
-from uumamba.errors import UsageError
 from uumamba.pipelines.build import build_loss, build_method, build_net
+from uumamba.runtime.errors import UsageError
 
 STYLE = "domain_generalization={name: UDIM, perturbation: {name: style}}"
 SMALL = ["net.features=[4,8]", "net.strides=[[1,1],[2,2]]", "net.encoder_blocks=null", "net.decoder_blocks=null"]

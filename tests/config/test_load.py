@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from uumamba.config import read_config, shipped_configs
-from uumamba.errors import UsageError
+from uumamba.runtime.errors import UsageError
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from uumamba.config import read_config
-from uumamba.errors import UsageError
 from uumamba.losses import CrossEntropyLoss, FocalLoss, SoftDiceLoss, UncertaintyWeightedLoss
+from uumamba.runtime.errors import UsageError
 
 
 def test_without_terms_it_is_the_loss_that_it_was() -> None:

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from uumamba.config import read_config
-from uumamba.errors import UsageError
 from uumamba.optim import MESA
 from uumamba.pipelines.build import build_loss
+from uumamba.runtime.errors import UsageError
 from uumamba.training import SupervisedObjective
 
 

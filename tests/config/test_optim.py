@@ -12,9 +12,9 @@ from uumamba import optim
 from uumamba.config import RunConfig, read_config
 from uumamba.config.base import Config
 from uumamba.config.optim import AdaptiveTriggerConfig, OptimConfig, parameter_groups
-from uumamba.errors import UsageError
 from uumamba.optim import AdaptiveTrigger, LookSAM, SharpnessAware
 from uumamba.pipelines.build import build_loss, build_net
+from uumamba.runtime.errors import UsageError
 from uumamba.training import SupervisedObjective
 
 CONFIGS: dict[str, type[Config]] = {

@@ -12,9 +12,9 @@ from uumamba import optim
 from uumamba.config import RunConfig, read_config
 from uumamba.config.optim import parameter_groups
 from uumamba.config.quantization import GAQATConfig, QuantizationConfig
-from uumamba.errors import UsageError
 from uumamba.pipelines.build import build_loss, build_net
 from uumamba.quantization import GAQAT, quantize_, quantized_layers, quantizer_scales
+from uumamba.runtime.errors import UsageError
 from uumamba.training import SupervisedObjective
 
 SAGM = "optim={name: SAGM, base: {name: AdamW, lr: 0.001}}"

@@ -6,7 +6,7 @@ import pytest
 
 from uumamba.config import read_config, track
 from uumamba.config.track import build_trackers, check_trackers
-from uumamba.errors import UsageError
+from uumamba.runtime.errors import UsageError
 
 
 def test_a_tracker_is_built_once_however_often_it_is_named(tmp_path: Path) -> None:

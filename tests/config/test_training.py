@@ -9,7 +9,7 @@ from torch import nn
 from uumamba.config import read_config
 from uumamba.config.optim import AdamWConfig, SAMConfig, SGDConfig, fuses
 from uumamba.config.training import ScheduleConfig, resolve_channels_last
-from uumamba.errors import UsageError
+from uumamba.runtime.errors import UsageError
 
 
 def test_a_budget_is_read_with_its_minutes() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from uumamba.data.case import Case, Manifest
-from uumamba.errors import UsageError
+from uumamba.runtime.errors import UsageError
 
 
 def manifest(folder: Path, **changes: object) -> Manifest:

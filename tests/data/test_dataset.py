@@ -15,8 +15,8 @@ from uumamba.data.dataset import PatchDataset, batches
 from uumamba.data.geometry import find_geometry
 from uumamba.data.prepared import PreparedFolder, write_prepared
 from uumamba.data.preprocess import PreprocessRecipe
-from uumamba.errors import CaseError, UsageError
-from uumamba.files import write_json
+from uumamba.runtime.errors import CaseError, UsageError
+from uumamba.runtime.files import write_json
 
 SHAPES = {"a_frame01": (5, 20, 24), "a_frame12": (6, 18, 30), "b_frame01": (3, 40, 22)}
 

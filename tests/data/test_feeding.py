@@ -13,8 +13,8 @@ import torch
 from uumamba.data.augment import Augment
 from uumamba.data.feeding import batches
 from uumamba.data.worker_watch import ReadingBoard, tell_reading
-from uumamba.errors import CaseError, UumambaError
-from uumamba.seeding import generator_for, key_to_seed
+from uumamba.runtime.errors import CaseError, UumambaError
+from uumamba.runtime.seeds import generator_for, key_to_seed
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from uumamba.data.foreground import (
     statistics_of,
 )
 from uumamba.data.preprocess import PreprocessRecipe
-from uumamba.errors import CaseError, UsageError
+from uumamba.runtime.errors import CaseError, UsageError
 
 USUAL = PreprocessRecipe((None, None, None)).clip_percentiles
 

@@ -7,7 +7,7 @@ import pytest
 
 from uumamba.data.hounsfield import find_shift, to_hounsfield
 from uumamba.data.warn import ScanWarning
-from uumamba.errors import CaseError
+from uumamba.runtime.errors import CaseError
 
 
 @pytest.fixture

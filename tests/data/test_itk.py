@@ -10,7 +10,7 @@ import pytest
 import SimpleITK
 
 from uumamba.data.scan import read_image, read_label, write_label
-from uumamba.errors import CaseError
+from uumamba.runtime.errors import CaseError
 
 
 @pytest.fixture(autouse=True)

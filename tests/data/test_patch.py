@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from uumamba.data.patch import choose_start, read_window
-from uumamba.seeding import generator_for
+from uumamba.runtime.seeds import generator_for
 
 lengths = st.integers(1, 12)
 

@@ -20,7 +20,7 @@ from uumamba.data.prepared import (
     write_prepared,
 )
 from uumamba.data.preprocess import PreprocessRecipe, preprocess
-from uumamba.errors import CaseError, UsageError
+from uumamba.runtime.errors import CaseError, UsageError
 
 RECIPE = PreprocessRecipe((None, None, None))
 Stored = tuple[np.ndarray, np.ndarray, Geometry]

@@ -20,7 +20,7 @@ from uumamba.data.preprocess import (
     restore_probabilities,
 )
 from uumamba.data.warn import ScanWarning
-from uumamba.errors import CaseError
+from uumamba.runtime.errors import CaseError
 
 KEPT = PreprocessRecipe(spacing_mm=(None, None, None))
 CARDIAC = PreprocessRecipe(spacing_mm=(None, 1.5, 1.5))

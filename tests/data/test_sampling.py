@@ -15,9 +15,9 @@ from uumamba.data.patch import choose_start
 from uumamba.data.prepared import PreparedFolder, write_prepared
 from uumamba.data.preprocess import PreprocessRecipe
 from uumamba.data.sampling import Sampling
-from uumamba.errors import UsageError
-from uumamba.files import write_json
-from uumamba.seeding import generator_for
+from uumamba.runtime.errors import UsageError
+from uumamba.runtime.files import write_json
+from uumamba.runtime.seeds import generator_for
 
 SHAPE = (6, 24, 30)
 CASES = ("a", "b", "c")

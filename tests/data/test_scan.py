@@ -13,7 +13,7 @@ import pytest
 import SimpleITK
 
 from uumamba.data.scan import AcdcSpacingWarning, ScanWarning, check_same_grid, read_image, read_label, write_label
-from uumamba.errors import CaseError
+from uumamba.runtime.errors import CaseError
 
 WriteScan = Callable[..., Path]
 SPACING = (1.5625, 1.40625, 10.0)

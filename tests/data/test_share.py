@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from uumamba.data.share import BatchShare
-from uumamba.errors import UsageError
+from uumamba.runtime.errors import UsageError
 
 
 class Keys:

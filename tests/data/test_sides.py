@@ -9,7 +9,7 @@ from data_prep.aorta import MIRROR_PAIRS, SIDES, STRUCTURES
 from uumamba.data.case import Manifest
 from uumamba.data.geometry import find_geometry
 from uumamba.data.sides import left_right_axes, left_right_axis, sides_of
-from uumamba.errors import UsageError
+from uumamba.runtime.errors import UsageError
 
 
 def manifest(**extra: Any) -> Manifest:

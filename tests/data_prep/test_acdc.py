@@ -8,7 +8,7 @@ import pytest
 
 from data_prep import read_acdc
 from uumamba.data.case import Manifest
-from uumamba.errors import UsageError
+from uumamba.runtime.errors import UsageError
 
 INFO = "ED: 1\nES: 12\nGroup: DCM\nHeight: 184.0\nNbFrame: 30\nWeight: 95.0\n"
 

@@ -8,8 +8,8 @@ from data_prep import read_aorta
 from data_prep.aorta import MIRROR_PAIRS, SIDES, STRUCTURES
 from uumamba.data.case import Manifest
 from uumamba.data.scan import check_same_grid, read_image, read_label
-from uumamba.errors import UsageError
 from uumamba.pipelines.datasets import read_dataset
+from uumamba.runtime.errors import UsageError
 
 OFFICIAL = ("images/subject{:03d}_CTA.mha", "masks/subject{:03d}_label.mha")
 CIS_UNET = ("{0:02d}/Volumes/Subject{0:03d}_CTA.nii.gz", "{0:02d}/Labels/Subject{0:03d}_Label.nii.gz")

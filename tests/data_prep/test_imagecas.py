@@ -8,8 +8,8 @@ import pytest
 from data_prep import read_imagecas
 from uumamba.data.case import Manifest
 from uumamba.data.scan import read_label
-from uumamba.errors import UsageError
 from uumamba.pipelines.datasets import read_dataset
+from uumamba.runtime.errors import UsageError
 
 AFFINE = np.diag([-0.35, -0.35, 0.5, 1.0])
 

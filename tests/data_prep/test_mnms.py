@@ -13,8 +13,8 @@ import pytest
 from data_prep.mnms import main, read_mnms
 from data_prep.mnms_frames import cut_frames, read_frames
 from uumamba.data.scan import read_image, read_label
-from uumamba.errors import CaseError, UsageError
 from uumamba.pipelines.datasets import is_dataset, read_dataset
+from uumamba.runtime.errors import CaseError, UsageError
 
 SHEET = "211230_M&Ms_Dataset_information_diagnosis_opendataset.csv"
 HEADING = ",External code,VendorName,Vendor,Centre,ED,ES,Age,Pathology,Sex,Height,Weight"

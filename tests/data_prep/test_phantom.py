@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from data_prep import read_acdc, write_phantom
-from data_prep.phantom import GROUPS
-from uumamba.errors import UsageError
+from data_prep.phantoms.heart.heart_phantom import GROUPS
 from uumamba.evaluation.baselines import IntensityThreshold, MeanShapeAtlas
+from uumamba.runtime.errors import UsageError
 
 SIZE_FIELDS = {"dim", "pixdim", "datatype", "bitpix"}
 

@@ -5,13 +5,13 @@ from scipy import ndimage
 
 from data_prep import read_aorta
 from data_prep.aorta import MIRROR_PAIRS, STRUCTURES
-from data_prep.aorta_scanner import draw_grid
-from data_prep.aorta_tree import aorta_truth, draw_tree, subject_generator
-from data_prep.aorta_tubes import draw_tube, join, label_of
-from data_prep.phantom_aorta import main, write_aorta_phantom
+from data_prep.phantoms.aorta.aorta_phantom import main, write_aorta_phantom
+from data_prep.phantoms.aorta.aorta_scanner import draw_grid
+from data_prep.phantoms.aorta.aorta_tree import aorta_truth, draw_tree, subject_generator
+from data_prep.phantoms.aorta.aorta_tubes import draw_tube, join, label_of
 from uumamba.data.scan import check_same_grid, read_image, read_label
-from uumamba.errors import UsageError
 from uumamba.evaluation.baselines import IntensityThreshold, MeanShapeAtlas
+from uumamba.runtime.errors import UsageError
 
 SPACING_MM = 3
 
@@ -190,7 +190,7 @@ def test_workers_change_no_byte_and_progress_counts_subjects(raw, tmp_path):
 
 def test_numbers_have_gaps_and_thirty_cases_are_for_training(tmp_path, monkeypatch):
     orders = []
-    monkeypatch.setattr("data_prep.phantom_aorta._write_subject", orders.append)
+    monkeypatch.setattr("data_prep.phantoms.aorta.aorta_phantom._write_subject", orders.append)
 
     write_aorta_phantom(tmp_path, cases=50)
     numbers = [order.number for order in orders]
@@ -232,4 +232,4 @@ def test_the_shell_says_what_is_wrong_and_shows_an_example(tmp_path, capsys):
 
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])
-    assert "example:\n    python -m data_prep.phantom_aorta /tmp/aorta --cases 30" in capsys.readouterr().out
+    assert "example:\n    python -m data_prep.phantoms.aorta /tmp/aorta --cases 30" in capsys.readouterr().out

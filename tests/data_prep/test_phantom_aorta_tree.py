@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from data_prep.aorta import STRUCTURES
-from data_prep.aorta_tree import ZONE_3_MM, aorta_truth, draw_tree, subject_generator
-from data_prep.aorta_vessels import GAP_MM, Vessel, stay_apart
+from data_prep.phantoms.aorta.aorta_tree import ZONE_3_MM, aorta_truth, draw_tree, subject_generator
+from data_prep.phantoms.aorta.aorta_vessels import GAP_MM, Vessel, stay_apart
 
 SUBJECTS = range(1, 21)
 

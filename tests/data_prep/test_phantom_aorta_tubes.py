@@ -3,9 +3,9 @@ import pytest
 from scipy import ndimage
 
 from data_prep.aorta import STRUCTURES
-from data_prep.aorta_tree import aorta_truth, draw_tree, subject_generator
-from data_prep.aorta_tubes import OUTSIDE_MM, Grid, draw_tube, join, label_of
-from data_prep.aorta_vessels import Vessel
+from data_prep.phantoms.aorta.aorta_tree import aorta_truth, draw_tree, subject_generator
+from data_prep.phantoms.aorta.aorta_tubes import OUTSIDE_MM, Grid, draw_tube, join, label_of
+from data_prep.phantoms.aorta.aorta_vessels import Vessel
 from uumamba.metrics.centreline import centreline_length_mm
 from uumamba.metrics.topology import betti_numbers
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from data_prep import read_imagecas
-from data_prep.phantom_coronary import SHEET_NAME, coronary_truth, main, write_coronary_phantom
+from data_prep.phantoms.coronary.coronary_phantom import SHEET_NAME, coronary_truth, main, write_coronary_phantom
 from uumamba.data import read_image, read_label
-from uumamba.errors import UsageError
 from uumamba.evaluation.baselines import IntensityThreshold, MeanShapeAtlas
+from uumamba.runtime.errors import UsageError
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def test_files_are_named_as_imagecas_names_them(coronary_phantom):
 
 def test_shards_change_after_200_cases(tmp_path, monkeypatch):
     written = []
-    monkeypatch.setattr("data_prep.phantom_coronary._write_case", written.append)
+    monkeypatch.setattr("data_prep.phantoms.coronary.coronary_phantom._write_case", written.append)
 
     write_coronary_phantom(tmp_path, cases=201)
 
@@ -54,7 +54,7 @@ def test_shards_change_after_200_cases(tmp_path, monkeypatch):
 
 
 def test_each_split_validates_on_another_fifth_and_never_on_a_test_case(tmp_path, monkeypatch):
-    monkeypatch.setattr("data_prep.phantom_coronary._write_case", lambda order: None)
+    monkeypatch.setattr("data_prep.phantoms.coronary.coronary_phantom._write_case", lambda order: None)
     write_coronary_phantom(tmp_path, cases=40, test_cases=10)
     rows = list(csv.DictReader((tmp_path / SHEET_NAME).read_text(encoding="utf-8").splitlines()))
 
@@ -213,7 +213,7 @@ def test_a_folder_beneath_a_file_is_refused(tmp_path):
 
 def test_the_shell_writes_what_it_is_asked_for(tmp_path, monkeypatch, capsys):
     written = []
-    monkeypatch.setattr("data_prep.phantom_coronary._write_case", written.append)
+    monkeypatch.setattr("data_prep.phantoms.coronary.coronary_phantom._write_case", written.append)
 
     assert main([str(tmp_path), "--cases", "2", "--seed", "5", "--test-cases", "1"]) == 0
 
@@ -228,8 +228,8 @@ def test_the_shell_says_what_is_wrong_in_one_line(tmp_path, capsys):
 
 @pytest.mark.slow  # a new process imports torch
 def test_the_module_runs_and_its_help_has_an_example():
-    command = [sys.executable, "-m", "data_prep.phantom_coronary", "--help"]
+    command = [sys.executable, "-m", "data_prep.phantoms.coronary", "--help"]
 
     answer = subprocess.run(command, capture_output=True, text=True, check=True)
 
-    assert "Example: python -m data_prep.phantom_coronary" in answer.stdout
+    assert "Example: python -m data_prep.phantoms.coronary" in answer.stdout

@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from data_prep.coronary_case import draw_anatomy
-from data_prep.coronary_chest import draw_enhancement
-from data_prep.coronary_grid import Grid, blend, coverage, distance_to_tubes
-from data_prep.coronary_growth import Branch
-from data_prep.coronary_heart import Tube, draw_coronary_heart
-from data_prep.coronary_lesions import _METAL_HU_MM3, _draw_plaque, _draw_stent, moved, stent_hu
-from data_prep.coronary_scanner import draw_protocol, scan
+from data_prep.phantoms.coronary.coronary_case import draw_anatomy
+from data_prep.phantoms.coronary.coronary_chest import draw_enhancement
+from data_prep.phantoms.coronary.coronary_grid import Grid, blend, coverage, distance_to_tubes
+from data_prep.phantoms.coronary.coronary_growth import Branch
+from data_prep.phantoms.coronary.coronary_heart import Tube, draw_coronary_heart
+from data_prep.phantoms.coronary.coronary_lesions import _METAL_HU_MM3, _draw_plaque, _draw_stent, moved, stent_hu
+from data_prep.phantoms.coronary.coronary_scanner import draw_protocol, scan
 
 GRID = Grid((40, 44, 36), (0.5, 0.5, 0.6), (-10.0, -11.0, -10.8))
 

@@ -6,11 +6,11 @@ import pytest
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from data_prep.coronary_case import draw_anatomy
-from data_prep.coronary_growth import GAP_MM, STEP_MM, Branch
-from data_prep.coronary_scanner import WIDTHS
-from data_prep.coronary_tree import ends_and_branch_points
-from data_prep.phantom_coronary import coronary_truth, write_coronary_phantom
+from data_prep.phantoms.coronary.coronary_case import draw_anatomy
+from data_prep.phantoms.coronary.coronary_growth import GAP_MM, STEP_MM, Branch
+from data_prep.phantoms.coronary.coronary_phantom import coronary_truth, write_coronary_phantom
+from data_prep.phantoms.coronary.coronary_scanner import WIDTHS
+from data_prep.phantoms.coronary.coronary_tree import ends_and_branch_points
 from uumamba.metrics import betti_numbers, centreline_length_mm
 
 NUMBERS = range(1, 7)

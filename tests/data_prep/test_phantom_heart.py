@@ -3,9 +3,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from data_prep.phantom_heart import HABITS, draw_heart, end_diastole, end_systole, extent_mm
-from data_prep.phantom_painting import paint_heart
-from data_prep.phantom_tissue import LABEL_OF_TISSUE, Tissue
+from data_prep.phantoms.heart.heart_painting import paint_heart
+from data_prep.phantoms.heart.heart_shape import HABITS, draw_heart, end_diastole, end_systole, extent_mm
+from data_prep.phantoms.heart.heart_tissue import LABEL_OF_TISSUE, Tissue
 
 STEP_MM = 0.5
 GRID = np.arange(-110, 110, STEP_MM, dtype=np.float32)

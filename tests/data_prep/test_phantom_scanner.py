@@ -3,8 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from data_prep.phantom_heart import draw_heart, end_diastole, end_systole
-from data_prep.phantom_scanner import Scanner, _receive, draw_protocol
+from data_prep.phantoms.heart.heart_scanner import Scanner, _receive, draw_protocol
+from data_prep.phantoms.heart.heart_shape import draw_heart, end_diastole, end_systole
 
 
 def new_generator():

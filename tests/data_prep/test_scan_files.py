@@ -7,7 +7,7 @@ import pytest
 import SimpleITK
 
 from data_prep.scan_files import check_pair, files_below
-from uumamba.errors import CaseError
+from uumamba.runtime.errors import CaseError
 
 AFFINE = np.diag([0.4, 0.4, 0.5, 1.0])
 

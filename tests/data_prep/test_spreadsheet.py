@@ -3,7 +3,7 @@ import zipfile
 import pytest
 
 from data_prep.spreadsheet import read_rows
-from uumamba.errors import UsageError
+from uumamba.runtime.errors import UsageError
 
 ROWS = [["Official split"], ["FileName", "Split-1", "Split-2"], [1, "Training", "Testing"], [2, None, "Validation"]]
 TEXTS = [["Official split"], ["FileName", "Split-1", "Split-2"], ["1", "Training", "Testing"], ["2", "", "Validation"]]

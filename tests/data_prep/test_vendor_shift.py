@@ -10,7 +10,7 @@ from data_prep.acdc import read_acdc
 from data_prep.vendor_shift import main, write_vendor_shift
 from uumamba.data.shifted_scan import write_shifted
 from uumamba.data.vendor_styles import STYLES, shift_style
-from uumamba.errors import CaseError, UsageError
+from uumamba.runtime.errors import CaseError, UsageError
 
 HEADER_BYTES = 352
 

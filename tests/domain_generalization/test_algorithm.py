@@ -10,8 +10,8 @@ from torch.nn.utils import parameters_to_vector
 from torch.optim import SGD
 
 from uumamba.domain_generalization import Algorithm, require_domains
-from uumamba.errors import UsageError
 from uumamba.optim import ASAM, SAGM, SAM, Plain, SharpnessAware
+from uumamba.runtime.errors import UsageError
 
 Minibatches = list[tuple[Tensor, Tensor]]
 

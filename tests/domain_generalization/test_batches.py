@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
 from uumamba.domain_generalization import domain_batches
-from uumamba.errors import UsageError
+from uumamba.runtime.errors import UsageError
 
 
 class Numbers(Dataset[tuple[Tensor, int]]):

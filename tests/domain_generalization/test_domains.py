@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 from uumamba.domain_generalization import domain_batches, held_out_domains, require_domains, split_domain
-from uumamba.errors import UsageError
+from uumamba.runtime.errors import UsageError
 
 PRINT_DRAWS = """
 import json, torch

@@ -28,9 +28,9 @@ from uumamba.domain_generalization import (
     train_and_record,
     training_domain_validation,
 )
-from uumamba.errors import UsageError
 from uumamba.optim import SAM, Plain, SharpnessAware
-from uumamba.seeding import generator_for
+from uumamba.runtime.errors import UsageError
+from uumamba.runtime.seeds import generator_for
 
 ANGLES = (0, 15, 30, 45, 60, 75)
 

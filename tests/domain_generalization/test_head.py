@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 from uumamba.domain_generalization import UDIM, InputPerturbation
 from uumamba.domain_generalization.head import find_head
 from uumamba.domain_generalization.head_gradients import is_linear
-from uumamba.errors import UsageError
+from uumamba.runtime.errors import UsageError
 
 
 class Supervised(nn.Module):

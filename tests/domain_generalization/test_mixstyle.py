@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from uumamba.domain_generalization import MixStyle
-from uumamba.errors import UsageError
+from uumamba.runtime.errors import UsageError
 
 SHAPES = [(6, 3, 7), (6, 3, 5, 7), (6, 3, 4, 5, 6)]
 

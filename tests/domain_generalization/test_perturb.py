@@ -9,7 +9,7 @@ from torch import Tensor
 
 from uumamba.domain_generalization import InputPerturbation, StylePerturbation
 from uumamba.domain_generalization.perturb import StylePart, bernstein, to_length
-from uumamba.errors import UsageError
+from uumamba.runtime.errors import UsageError
 
 PARTS = get_args(StylePart)
 

@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from uumamba.domain_generalization import domain_scores
-from uumamba.errors import UsageError
+from uumamba.runtime.errors import UsageError
 
 LOGITS = torch.tensor([[2.0, 0.0], [0.0, 2.0], [2.0, 0.0]])
 

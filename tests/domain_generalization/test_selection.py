@@ -9,7 +9,7 @@ from uumamba.domain_generalization import (
     oracle,
     training_domain_validation,
 )
-from uumamba.errors import UsageError
+from uumamba.runtime.errors import UsageError
 
 
 def record(

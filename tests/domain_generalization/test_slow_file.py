@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from uumamba.domain_generalization import GroupSplit, SlowExamples, read_slow_examples, write_slow_examples
-from uumamba.errors import UsageError
+from uumamba.runtime.errors import UsageError
 
 FOUND = SlowExamples(
     slow=(1, 3, 4),

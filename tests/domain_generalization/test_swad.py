@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from uumamba.domain_generalization import SWAD
-from uumamba.errors import UsageError
+from uumamba.runtime.errors import UsageError
 
 
 class Path(nn.Module):

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from uumamba.domain_generalization import UDIM, InputPerturbation, MixStyle, RandConv, StylePerturbation
-from uumamba.errors import UsageError
 from uumamba.optim import ASAM, SAGM, SAM, Plain
+from uumamba.runtime.errors import UsageError
 
 SGD = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
 Batches = list[tuple[Tensor, Tensor]]

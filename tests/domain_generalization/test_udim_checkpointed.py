@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from uumamba.domain_generalization import UDIM, InputPerturbation
-from uumamba.errors import UsageError
 from uumamba.optim import SAM, Plain
+from uumamba.runtime.errors import UsageError
 
 WAYS = [True, "finite_difference", False]
 SGD = partial(torch.optim.SGD, lr=0.1)

@@ -16,8 +16,8 @@ from uumamba.data.geometry import find_geometry
 from uumamba.data.prepared import PreparedFolder, write_prepared
 from uumamba.data.preprocess import PreprocessRecipe
 from uumamba.domain_generalization import UpsampledSampler, upsampled
-from uumamba.files import write_json
-from uumamba.seeding import generator_for
+from uumamba.runtime.files import write_json
+from uumamba.runtime.seeds import generator_for
 
 SLOW = (2, 5, 6)
 TWICE = {index: 2 if index in SLOW else 1 for index in range(10)}

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from uumamba.errors import UsageError
 from uumamba.evaluation import EvaluationPair, ScoreRow, evaluate, read_scores, write_scores
+from uumamba.runtime.errors import UsageError
 
 HEAD = ["case_id", "patient_id", "phase", "structure", "dice", "hd95_mm", "nsd", "volume_ml", "label_volume_ml"]
 

@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from uumamba.errors import CaseError, UsageError, UumambaError
 from uumamba.inference import MemoryWarning, Prediction, Predictor
-from uumamba.memory_shortage import OutOfMemoryError
 from uumamba.nets import ResEncUNet
+from uumamba.runtime.errors import CaseError, UsageError, UumambaError
+from uumamba.runtime.memory_shortage import OutOfMemoryError
 
 Array = NDArray[Any]
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from uumamba import nets
-from uumamba.errors import UsageError
 from uumamba.nets import load_official
 from uumamba.nets.official_weights import recognise, without_duplicates
+from uumamba.runtime.errors import UsageError
 
 FACTS = sorted((Path(__file__).parent / "facts" / "released").glob("*.json"))
 KINDS = ("UMambaBot", "UMambaEnc", "ResEncUNet", "LegacyUMambaEnc", "LegacyUMambaBot")

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from uumamba.errors import UsageError
 from uumamba.optim import ASAM, MSAM, SAGM, SAM, Plain, SharpnessAware
 from uumamba.optim.passes import AtWeights
+from uumamba.runtime.errors import UsageError
 
 SGD = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
 MEMBERS: dict[str, Callable[..., SharpnessAware]] = {

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD, AdamW, Optimizer, lr_scheduler
 
-from uumamba.errors import UsageError
 from uumamba.optim import (
     ASAM,
     GSAM,
@@ -26,6 +25,7 @@ from uumamba.optim import (
     StaleSAM,
     norm_layers_only,
 )
+from uumamba.runtime.errors import UsageError
 
 Member = type[SharpnessAware]
 Problem = Callable[..., tuple[nn.Module, list[tuple[Tensor, Tensor]]]]

@@ -9,8 +9,8 @@ from torch.nn.utils import parameters_to_vector
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 from torch.optim.swa_utils import AveragedModel
 
-from uumamba.errors import UsageError
 from uumamba.optim import MSAM
+from uumamba.runtime.errors import UsageError
 
 Problem = Callable[..., tuple[nn.Module, list[tuple[Tensor, Tensor]]]]
 ByHand = tuple[Tensor, list[Callable[[Tensor], Tensor]]]

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD
 
-from uumamba.errors import UsageError
 from uumamba.optim import ASAM, SAM, OutputBiasForgetting
+from uumamba.runtime.errors import UsageError
 
 CLASSES = 4
 

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD
 
-from uumamba.errors import UsageError, UumambaError
 from uumamba.losses import CrossEntropyLoss, SoftDiceLoss, UncertaintyWeightedLoss
 from uumamba.optim import SAF, SAM, Plain
 from uumamba.optim.past_logits import PastLogits
+from uumamba.runtime.errors import UsageError, UumambaError
 
 SAMPLES, CLASSES, EPOCHS = 11, 3, 8
 Batch = dict[str, Tensor]

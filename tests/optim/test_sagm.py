@@ -8,8 +8,8 @@ from torch.nn import functional as F
 from torch.nn.utils import parameters_to_vector
 from torch.optim import SGD
 
-from uumamba.errors import UsageError
 from uumamba.optim import GSAM, SAGM, SAM, Plain, Slope
+from uumamba.runtime.errors import UsageError
 
 Problem = Callable[..., tuple[nn.Module, list[tuple[Tensor, Tensor]]]]
 ByHand = tuple[Tensor, list[Callable[[Tensor], Tensor]]]

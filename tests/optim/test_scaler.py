@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD, AdamW
 
-from uumamba.errors import UsageError
 from uumamba.optim import SharpnessAware
+from uumamba.runtime.errors import UsageError
 
 Member = type[SharpnessAware]
 Problem = Callable[..., tuple[nn.Module, list[tuple[Tensor, Tensor]]]]

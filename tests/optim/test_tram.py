@@ -12,8 +12,8 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.optim import SGD, AdamW, Optimizer
 
-from uumamba.errors import UsageError
 from uumamba.optim import SAM, TRAM, OutputBiasForgetting, Plain
+from uumamba.runtime.errors import UsageError
 
 Batch = tuple[Tensor, Tensor]
 Weights = dict[str, Tensor]

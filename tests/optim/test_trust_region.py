@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Categorical, kl_divergence
 
-from uumamba.errors import UsageError
 from uumamba.optim import divergence
 from uumamba.optim.trust_region import InputNoise
+from uumamba.runtime.errors import UsageError
 
 SHAPES = {"samples": (6, 4), "tokens": (3, 4, 5), "pixels": (2, 4, 5, 3), "voxels": (2, 4, 3, 2, 2)}
 

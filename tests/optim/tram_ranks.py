@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD
 
 from uumamba.optim import TRAM
-from uumamba.training.process_end import end_process
+from uumamba.runtime.process_end import end_process
 
 RANKS, STEPS = 2, 4
 

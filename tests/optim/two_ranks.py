@@ -28,7 +28,7 @@ from uumamba.optim import (
     StaleSAM,
 )
 from uumamba.optim.sam import along_gradient
-from uumamba.training.process_end import end_process
+from uumamba.runtime.process_end import end_process
 
 RANKS, STEPS = 2, 3
 Batch = tuple[Tensor, Tensor]

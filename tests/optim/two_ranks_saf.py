@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 
 from uumamba.optim import SAF, Plain
-from uumamba.training.process_end import end_process
+from uumamba.runtime.process_end import end_process
 
 RANKS, EPOCHS, SAMPLES, CLASSES = 2, 8, 11, 3
 

@@ -47,7 +47,7 @@ def tiny_config() -> Callable[..., RunConfig]:
 @pytest.fixture(scope="session")
 def tiny_raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Ten training and two test patients of the phantom, in ACDC's layout."""
-    from data_prep.phantom import write_phantom
+    from data_prep.phantoms.heart.heart_phantom import write_phantom
 
     folder = tmp_path_factory.mktemp("phantom")
     write_phantom(folder, patients=10, test_patients=2, seed=0, workers=0)
@@ -125,9 +125,9 @@ class ForkedCli:
 @pytest.fixture(scope="session")
 def state_of() -> Callable[[Path], dict[str, Any]]:
     """``state_of(run)``: all of fold 0's last checkpoint but seconds and configuration, comparable by ``==``."""
+    from uumamba.runtime.tree import flatten
     from uumamba.training import read_checkpoint
     from uumamba.training.progress import CLOCK_READINGS
-    from uumamba.training.tree import flatten
 
     def read(run: Path) -> dict[str, Any]:
         state = vars(read_checkpoint(run / "fold_0" / "last.safetensors"))

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import torch
 
-from uumamba.errors import UsageError, UumambaError
 from uumamba.pipelines.on_devices import on_devices
-from uumamba.training.stop_request import StopRequest
+from uumamba.runtime.errors import UsageError, UumambaError
+from uumamba.runtime.stop import StopRequest
 
 
 def work(job: str, *, folder: Path, device: str, say: Callable[[str], None]) -> None:

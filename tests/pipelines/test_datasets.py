@@ -6,8 +6,8 @@ from typing import get_args
 import pytest
 
 from uumamba.config.data import DatasetConfig
-from uumamba.errors import UsageError
 from uumamba.pipelines.datasets import READERS, read_dataset
+from uumamba.runtime.errors import UsageError
 
 
 def test_every_data_set_that_a_config_may_name_has_a_reader() -> None:

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from uumamba.data.case import Case, Manifest
-from uumamba.errors import CaseError, UsageError
 from uumamba.evaluation import ScoreRow, read_scores
 from uumamba.pipelines.evaluate import MissingPredictions, evaluate_folder, print_summary
+from uumamba.runtime.errors import CaseError, UsageError
 
 STRUCTURES = {"RV": 1, "MYO": 2, "LV": 3}
 # Voxels of 2 x 2 x 10 mm are 0.04 ml. LV: 500 voxels at ED and 200 at ES are 20 and 8 ml, so the EF is 60 %.

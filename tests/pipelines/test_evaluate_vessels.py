@@ -11,10 +11,10 @@ import pytest
 import SimpleITK
 
 from uumamba.data.case import Case, Manifest
-from uumamba.errors import UsageError
 from uumamba.evaluation import read_scores
 from uumamba.pipelines.evaluate import MissingPredictions, evaluate_folder, print_summary
 from uumamba.pipelines.report import report
+from uumamba.runtime.errors import UsageError
 
 SPACING_MM = (0.5, 0.5, 2.0)
 TUBE_MM = 20 * 2.0

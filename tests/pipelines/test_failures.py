@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from uumamba.data.case import Case, Manifest
-from uumamba.errors import CaseError
 from uumamba.pipelines.failures import failures_among
+from uumamba.runtime.errors import CaseError
 
 
 @pytest.mark.parametrize(

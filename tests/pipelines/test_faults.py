@@ -31,7 +31,7 @@ from typing import Any
 
 import pytest
 
-from uumamba.errors import EXIT_FAILED, EXIT_STOPPED_RESUMABLE, EXIT_WRONG_USE
+from uumamba.runtime.errors import EXIT_FAILED, EXIT_STOPPED_RESUMABLE, EXIT_WRONG_USE
 from uumamba.training import RunLog, read_checkpoint
 
 pytestmark = pytest.mark.slow

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from uumamba.config import RunConfig
-from uumamba.errors import EXIT_STOPPED_RESUMABLE, UsageError
 from uumamba.pipelines import load_predictor
 from uumamba.pipelines.train import refuse_another_run, train
+from uumamba.runtime.errors import EXIT_STOPPED_RESUMABLE, UsageError
 from uumamba.training import RunLog, read_checkpoint
 
 MakeConfig = Callable[..., RunConfig]

@@ -19,12 +19,12 @@ from uumamba.cli import main
 from uumamba.config import RunConfig
 from uumamba.data.case import Manifest
 from uumamba.data.prepared import PreparedFolder
-from uumamba.errors import UsageError
 from uumamba.pipelines.datasets import read_dataset
 from uumamba.pipelines.evaluate import evaluate_folder
 from uumamba.pipelines.run import run
 from uumamba.pipelines.train import refuse_another_run, train
-from uumamba.training.stop_request import StoppedOnRequest
+from uumamba.runtime.errors import UsageError
+from uumamba.runtime.stop import StoppedOnRequest
 
 MakeConfig = Callable[..., RunConfig]
 SHEET = "211230_M&Ms_Dataset_information_diagnosis_opendataset.csv"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from uumamba.errors import EXIT_FAILED, EXIT_STOPPED_RESUMABLE, EXIT_WRONG_USE
+from uumamba.runtime.errors import EXIT_FAILED, EXIT_STOPPED_RESUMABLE, EXIT_WRONG_USE
 
 PROGRAM = Path(__file__).with_name("device_jobs.py")
 

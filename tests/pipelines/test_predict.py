@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from uumamba.data.case import Case, Manifest
-from uumamba.errors import UsageError, UumambaError
 from uumamba.pipelines import load_predictor
 from uumamba.pipelines.models import checkpoint_paths
 from uumamba.pipelines.predict import find_inputs, predict
+from uumamba.runtime.errors import UsageError, UumambaError
 from uumamba.training.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 
 

@@ -24,10 +24,10 @@ from uumamba.data.prepared import PreparedFolder, open_prepared, write_prepared
 from uumamba.data.preprocess import PreprocessRecipe, restore_label
 from uumamba.data.scan import AcdcSpacingWarning, read_label
 from uumamba.data.warn import warn_of_acdc_spacing
-from uumamba.errors import CaseError, UsageError
-from uumamba.pipelines.parallel import each_case
 from uumamba.pipelines.prepare import prepare
-from uumamba.training.stop_request import StoppedOnRequest
+from uumamba.runtime.errors import CaseError, UsageError
+from uumamba.runtime.parallel_cases import each_case
+from uumamba.runtime.stop import StoppedOnRequest
 
 RECIPE = PreprocessRecipe((None, 1.5, 1.5))
 MakeRaw = Callable[..., Manifest]

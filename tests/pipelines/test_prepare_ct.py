@@ -20,8 +20,8 @@ from uumamba.data.prepared import PreparedFolder, open_prepared
 from uumamba.data.preprocess import CtStatistics, PreprocessRecipe, preprocess, restore_label
 from uumamba.data.scan import read_label
 from uumamba.data.warn import ScanWarning
-from uumamba.errors import CaseError, UsageError
 from uumamba.pipelines.prepare import prepare
+from uumamba.runtime.errors import CaseError, UsageError
 
 OPEN = PreprocessRecipe((2.0, 1.5, 1.5), normalisation="ct")
 GIVEN = PreprocessRecipe((3.0, 3.0, 3.0), normalisation="ct", ct_statistics=CtStatistics(-50, 500, 250, 100))

@@ -18,7 +18,6 @@ from torch import nn
 from uumamba.config import RunConfig
 from uumamba.data.dataset import PatchDataset, batches
 from uumamba.data.prepared import PreparedFolder
-from uumamba.errors import UsageError
 from uumamba.pipelines import load_predictor
 from uumamba.pipelines.build import build_net, build_trainer
 from uumamba.pipelines.evaluate import evaluate_folder
@@ -28,10 +27,11 @@ from uumamba.pipelines.run import run as run_all
 from uumamba.pipelines.split import split_cases
 from uumamba.pipelines.train import train
 from uumamba.quantization import quantized_layers, quantizer_scales
+from uumamba.runtime.errors import UsageError
+from uumamba.runtime.stop import StoppedOnRequest
 from uumamba.training import Trainer
 from uumamba.training.checkpoint import read_checkpoint, save_checkpoint
 from uumamba.training.run_log import RunLog
-from uumamba.training.stop_request import StoppedOnRequest
 
 MakeConfig = Callable[..., RunConfig]
 SAGM = "optim={name: SAGM, base: {name: AdamW, lr: 0.01, weight_decay: 0.01}}"

@@ -13,7 +13,7 @@ import SimpleITK
 from numpy.typing import NDArray
 
 from data_prep.aorta import STRUCTURES, read_aorta
-from data_prep.phantom_aorta import write_aorta_phantom
+from data_prep.phantoms.aorta.aorta_phantom import write_aorta_phantom
 from uumamba.config import RunConfig, read_config
 from uumamba.data.prepared import open_prepared
 from uumamba.data.preprocess import PreprocessRecipe, restore_label

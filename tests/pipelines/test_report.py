@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from uumamba.data.case import Case, Manifest
-from uumamba.errors import UsageError
 from uumamba.pipelines.evaluate import evaluate_folder
 from uumamba.pipelines.report import report
+from uumamba.runtime.errors import UsageError
 
 STRUCTURES = {"RV": 1, "MYO": 2, "LV": 3}
 

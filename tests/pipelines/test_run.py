@@ -16,11 +16,11 @@ import pytest
 from uumamba.config import RunConfig
 from uumamba.data.case import Manifest
 from uumamba.data.scan import Scan, read_image
-from uumamba.errors import CaseError, UsageError, UumambaError
 from uumamba.pipelines.datasets import read_dataset
 from uumamba.pipelines.run import SomeCasesMissing, run
+from uumamba.runtime.errors import CaseError, UsageError, UumambaError
+from uumamba.runtime.stop import StoppedOnRequest
 from uumamba.training.checkpoint import read_checkpoint, save_checkpoint
-from uumamba.training.stop_request import StoppedOnRequest
 
 MakeConfig = Callable[..., RunConfig]
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from uumamba.cli import _devices, _seeds
-from uumamba.errors import UsageError
 from uumamba.pipelines.models import checkpoint_paths
 from uumamba.pipelines.run_layout import fold_folders, wanted_folders
+from uumamba.runtime.errors import UsageError
 
 
 def touch(run: Path, *names: str) -> list[Path]:

@@ -11,9 +11,9 @@ import torch
 
 from uumamba.config import RunConfig
 from uumamba.data.prepared import PreparedFolder
-from uumamba.errors import CaseError
 from uumamba.pipelines.run_manifest import RunManifest, command_line, git_commit
 from uumamba.pipelines.train import train
+from uumamba.runtime.errors import CaseError
 
 MakeConfig = Callable[..., RunConfig]
 

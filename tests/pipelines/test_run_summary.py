@@ -10,9 +10,9 @@ import pytest
 
 from uumamba.evaluation import EvaluationPair, evaluate, write_scores
 from uumamba.evaluation.scores import SCORES_NAME
-from uumamba.files import write_json
 from uumamba.pipelines.report import report
 from uumamba.pipelines.run_summary import print_run_summary, write_run_summary
+from uumamba.runtime.files import write_json
 from uumamba.training import RunLog
 
 

@@ -14,7 +14,6 @@ import torch
 from uumamba.config import RunConfig, read_config
 from uumamba.data.case import Case, Manifest
 from uumamba.data.prepared import PreparedFolder
-from uumamba.errors import UsageError
 from uumamba.pipelines import load_predictor
 from uumamba.pipelines.build import build_trainer
 from uumamba.pipelines.datasets import is_dataset
@@ -23,6 +22,7 @@ from uumamba.pipelines.prepare import prepare
 from uumamba.pipelines.run import run
 from uumamba.pipelines.sides import check_sides, sided_run
 from uumamba.pipelines.train import train
+from uumamba.runtime.errors import UsageError
 from uumamba.training.checkpoint import read_checkpoint
 
 AXIAL, SAGITTAL = (2.0, 2.0, 4.0), (4.0, 2.0, 2.0)

@@ -9,8 +9,8 @@ import pytest
 
 from uumamba.config.data import DomainsConfig
 from uumamba.data.case import Case, Manifest
-from uumamba.errors import UsageError
 from uumamba.pipelines.split import check_split, split_cases, unused_cases
+from uumamba.runtime.errors import UsageError
 
 FOLDS = ("0", "1", "2", "3", "4")
 

@@ -12,10 +12,10 @@ import pytest
 
 from uumamba.config import RunConfig, read_config
 from uumamba.data.preprocess import CtStatistics, PreprocessRecipe
-from uumamba.errors import UsageError
 from uumamba.pipelines import load_predictor
 from uumamba.pipelines.stored_config import complete_config
 from uumamba.pipelines.train import refuse_another_run, train
+from uumamba.runtime.errors import UsageError
 from uumamba.training.checkpoint import read_checkpoint, save_checkpoint
 
 MakeConfig = Callable[..., RunConfig]

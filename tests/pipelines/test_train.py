@@ -8,10 +8,10 @@ import pytest
 from torch import nn
 
 from uumamba.config import RunConfig
-from uumamba.errors import UsageError
 from uumamba.pipelines.train import train
 from uumamba.pipelines.validation import WholeCaseValidation
-from uumamba.training.stop_request import StoppedOnRequest
+from uumamba.runtime.errors import UsageError
+from uumamba.runtime.stop import StoppedOnRequest
 
 MakeConfig = Callable[..., RunConfig]
 

@@ -20,16 +20,16 @@ from uumamba.config import RunConfig
 from uumamba.config.load import validate
 from uumamba.data.prepared import PreparedFolder
 from uumamba.domain_generalization import Answers
-from uumamba.errors import UsageError, UumambaError
 from uumamba.pipelines import useful
 from uumamba.pipelines.build import build_trainer
 from uumamba.pipelines.split import split_cases
 from uumamba.pipelines.train import train
 from uumamba.pipelines.useful import SLOW_CASES_NAME, fed_cases
-from uumamba.seeding import seed_everything
+from uumamba.runtime.errors import UsageError, UumambaError
+from uumamba.runtime.ranks import Alone
+from uumamba.runtime.seeds import seed_everything
+from uumamba.runtime.stop import StoppedOnRequest
 from uumamba.training import ALONE
-from uumamba.training.ranks import Alone
-from uumamba.training.stop_request import StoppedOnRequest
 
 MakeConfig = Callable[..., RunConfig]
 StateOf = Callable[[Path], dict[str, Any]]

@@ -13,7 +13,7 @@ from uumamba.data.prepared import PreparedFolder
 from uumamba.pipelines.build import build_net
 from uumamba.pipelines.split import split_cases
 from uumamba.pipelines.validation import WholeCaseValidation
-from uumamba.training.ranks import ALONE, Alone
+from uumamba.runtime.ranks import ALONE, Alone
 
 
 class OneOf(Alone):

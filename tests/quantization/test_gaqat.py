@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD, AdamW
 
-from uumamba.errors import UsageError
 from uumamba.optim import GSAM, SAGM, SAM
 from uumamba.quantization import GAQAT, Window, gradient_disorder, quantizer_scales, scale_groups
+from uumamba.runtime.errors import UsageError
 
 Batches = list[tuple[Tensor, Tensor]]
 MakeNet = Callable[..., nn.Module]

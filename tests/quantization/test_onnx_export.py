@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from uumamba.errors import UsageError
 from uumamba.nets import ResEncUNet, UMambaBot
 from uumamba.ops import native_library
 from uumamba.quantization import calibrate, export_onnx, quantize_, quantized_layers
+from uumamba.runtime.errors import UsageError
 
 MakeNet = Callable[..., nn.Module]
 

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from uumamba.errors import UsageError
 from uumamba.quantization import packed_bytes, packed_weights, quantize_
 from uumamba.quantization.packing import pack_bits, unpack_bits
+from uumamba.runtime.errors import UsageError
 
 MakeNet = Callable[..., nn.Module]
 

@@ -13,7 +13,6 @@ from torch.nn.utils import parametrizations
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from uumamba.errors import UsageError
 from uumamba.nets import ResEncUNet, UMambaBot, UMambaEnc
 from uumamba.nets.mamba import Mamba
 from uumamba.ops import causal_convolution, selective_scan
@@ -29,6 +28,7 @@ from uumamba.quantization import (
     quantizer_scales,
     scale_groups,
 )
+from uumamba.runtime.errors import UsageError
 
 Batches = list[tuple[Tensor, Tensor]]
 MakeNet = Callable[..., nn.Module]

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from uumamba.runtime.tree import flatten
 from uumamba.training import Trainer, read_checkpoint
 from uumamba.training.progress import CLOCK_READINGS
-from uumamba.training.tree import flatten
 
 TINY_RUN = Path(__file__).with_name("tiny_run.py")
 

@@ -15,17 +15,17 @@ import torch
 from torch import nn
 
 from uumamba.domain_generalization import UDIM, StylePerturbation
-from uumamba.errors import EndedWithAnother, UsageError, UumambaError
 from uumamba.losses import CrossEntropyLoss, FocalLoss, UncertaintyWeightedLoss
 from uumamba.optim import MESA, SAM, LookSAM, Plain
-from uumamba.seeding import generator_for, seed_everything
+from uumamba.runtime.errors import EndedWithAnother, UsageError, UumambaError
+from uumamba.runtime.process_end import end_process
+from uumamba.runtime.rank_group import joined
+from uumamba.runtime.rank_watch import GRACE_S
+from uumamba.runtime.seeds import generator_for, seed_everything
+from uumamba.runtime.stop import StopRequest
 from uumamba.training import ALONE, Ranks, SupervisedObjective, Trainer, poly
 from uumamba.training.budget import Budget
-from uumamba.training.process_end import end_process
-from uumamba.training.rank_group import joined
-from uumamba.training.rank_watch import GRACE_S
 from uumamba.training.schedule import by_budget
-from uumamba.training.stop_request import StopRequest
 
 EPOCHS, BATCHES, BATCH = 3, 4, 4
 MEMBERS: dict[str, Callable[..., Any]] = {

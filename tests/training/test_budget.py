@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from uumamba.errors import UumambaError
 from uumamba.optim import Plain
+from uumamba.runtime.errors import UumambaError
 from uumamba.training import RunLog, Trainer, read_checkpoint
 from uumamba.training.budget import Budget
 from uumamba.training.schedule import by_budget, make_schedule

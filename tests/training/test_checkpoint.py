@@ -12,9 +12,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uumamba.errors import UsageError
+from uumamba.runtime.errors import UsageError
+from uumamba.runtime.tree import flatten, unflatten
 from uumamba.training import Checkpoint, DamagedCheckpointError, read_checkpoint, save_checkpoint
-from uumamba.training.tree import flatten, unflatten
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool)
 
@@ -151,7 +151,7 @@ def test_a_file_of_another_kind_is_not_called_damaged(tmp_path: Path) -> None:
 SAVE_ON_A_FULL_DISK = """
 import resource, sys
 import torch
-from uumamba.errors import UumambaError
+from uumamba.runtime.errors import UumambaError
 from uumamba.training import Checkpoint, save_checkpoint
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))

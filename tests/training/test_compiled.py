@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from uumamba.losses import CrossEntropyLoss, DeepSupervisionLoss
-from uumamba.memory_shortage import OutOfMemoryError
 from uumamba.nets import UMambaBot
 from uumamba.optim import SAM
+from uumamba.runtime.memory_shortage import OutOfMemoryError
 from uumamba.training import SupervisedObjective, Trainer, read_checkpoint
 from uumamba.training.compiled import MayCompile
 from uumamba.training.step_start import StepStart

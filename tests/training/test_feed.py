@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from uumamba.data.augment import Augment
-from uumamba.errors import CaseError
-from uumamba.memory_shortage import OutOfMemoryError
 from uumamba.optim import SAM
-from uumamba.seeding import generator_for, key_to_seed
+from uumamba.runtime.errors import CaseError
+from uumamba.runtime.memory_shortage import OutOfMemoryError
+from uumamba.runtime.seeds import generator_for, key_to_seed
 from uumamba.training import Trainer
 from uumamba.training.feed import Feed
 

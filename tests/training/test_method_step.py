@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from uumamba.domain_generalization import UDIM, InputPerturbation
 from uumamba.optim import ASAM, SAGM, SAM, Plain, SharpnessAware
-from uumamba.seeding import generator_for
+from uumamba.runtime.seeds import generator_for
 from uumamba.training import Checkpoint, Trainer, read_checkpoint, save_checkpoint
 from uumamba.training.method_step import MethodStep
 from uumamba.training.out_of_memory import pieces_of

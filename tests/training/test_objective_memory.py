@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from uumamba.optim import MESA, SAF, SAM, Plain
-from uumamba.seeding import generator_for, seed_everything
+from uumamba.runtime.seeds import generator_for, seed_everything
 from uumamba.training import StoppedOnRequest, Trainer, read_checkpoint
 
 EPOCHS, BATCHES, SAMPLES = 4, 5, 10

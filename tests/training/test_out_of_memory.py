@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from uumamba.memory_shortage import OutOfMemoryError, is_out_of_memory
 from uumamba.optim import (
     ASAM,
     GSAM,
@@ -28,7 +27,8 @@ from uumamba.optim import (
     StaleSAM,
     engine,
 )
-from uumamba.seeding import generator_for
+from uumamba.runtime.memory_shortage import OutOfMemoryError, is_out_of_memory
+from uumamba.runtime.seeds import generator_for
 from uumamba.training import Trainer, read_checkpoint
 from uumamba.training.out_of_memory import pieces_of
 

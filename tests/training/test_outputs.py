@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from uumamba.errors import UsageError
 from uumamba.optim import SAM, TRAM, OutputBiasForgetting, SharpnessAware
-from uumamba.seeding import generator_for
+from uumamba.runtime.errors import UsageError
+from uumamba.runtime.seeds import generator_for
 from uumamba.training import SupervisedObjective, Trainer
 
 SGD = partial(torch.optim.SGD, lr=0.1, momentum=0.5)

@@ -19,11 +19,11 @@ import pytest
 import torch
 from torch.distributed import TCPStore
 
-from uumamba.errors import UsageError
+from uumamba.runtime.errors import UsageError
+from uumamba.runtime.rank_group import joined
+from uumamba.runtime.rank_watch import BEAT_S, GRACE_S, SILENCE_S, WORD_S, RankWatch
+from uumamba.runtime.ranks import ALONE, Place
 from uumamba.training import Checkpoint, read_checkpoint
-from uumamba.training.rank_group import joined
-from uumamba.training.rank_watch import BEAT_S, GRACE_S, SILENCE_S, WORD_S, RankWatch
-from uumamba.training.ranks import ALONE, Place
 from uumamba.training.run_log import RunLog
 
 SCRIPT = Path(__file__).with_name("rank_runs.py")

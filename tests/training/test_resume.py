@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from uumamba.errors import EXIT_STOPPED_RESUMABLE, UsageError
 from uumamba.optim import Plain
+from uumamba.runtime.errors import EXIT_STOPPED_RESUMABLE, UsageError
 from uumamba.training import (
     DamagedCheckpointError,
     RunLog,

@@ -27,7 +27,7 @@ from uumamba.optim import (
     SharpnessAware,
     StaleSAM,
 )
-from uumamba.seeding import generator_for, seed_everything
+from uumamba.runtime.seeds import generator_for, seed_everything
 from uumamba.training import SupervisedObjective, Trainer, poly, read_checkpoint
 
 EPOCHS, BATCHES, SIZE = 2, 4, 4

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from uumamba.errors import UsageError
+from uumamba.runtime.errors import UsageError
 from uumamba.training.run_folder import RunFolder
 from uumamba.training.run_log import RunLog
 

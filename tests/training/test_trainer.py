@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from uumamba.errors import UsageError
 from uumamba.optim import ASAM, SAM, Plain
-from uumamba.seeding import generator_for
+from uumamba.runtime.errors import UsageError
+from uumamba.runtime.seeds import generator_for
 from uumamba.training import RunLog, SupervisedObjective, Trainer, TrainingDivergedError, poly, read_checkpoint
 
 DIGITS = 10

@@ -16,7 +16,7 @@ from torch import nn
 
 from uumamba.losses import CrossEntropyLoss, SoftDiceLoss, UncertaintyWeightedLoss
 from uumamba.optim import SAM
-from uumamba.seeding import generator_for, seed_everything
+from uumamba.runtime.seeds import generator_for, seed_everything
 from uumamba.training import SupervisedObjective, Trainer, poly
 from uumamba.training import checkpoint as checkpoint_module
 from uumamba.training.run_folder import RunFolder

@@ -8,7 +8,7 @@ from torch import nn
 from uumamba.config.base import Config
 from uumamba.config.optim import OptimConfig
 from uumamba.config.training import ScheduleConfig, TrainingConfig
-from uumamba.seeding import key_to_seed
+from uumamba.runtime.seeds import key_to_seed
 
 if TYPE_CHECKING:
     from uumamba.domain_generalization import UDIM, InputPerturbation, StylePerturbation

@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from uumamba.config.run import RunConfig
-from uumamba.errors import UsageError
+from uumamba.runtime.errors import UsageError
 
 
 def shipped_configs() -> list[str]:

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from uumamba.errors import UsageError
+from uumamba.runtime.errors import UsageError
 
 if TYPE_CHECKING:
     from uumamba.training.following import Follower

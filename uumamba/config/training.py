@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from uumamba.config.base import Config
-from uumamba.errors import UsageError
+from uumamba.runtime.errors import UsageError
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from uumamba.errors import UsageError
-from uumamba.files import write_json
+from uumamba.runtime.errors import UsageError
+from uumamba.runtime.files import write_json
 
 Split = Literal["training", "test"]
 MANIFEST_NAME = "dataset.json"

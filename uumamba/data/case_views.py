@@ -6,7 +6,7 @@ import torch
 
 from uumamba.data.dataset import PatchDataset
 from uumamba.data.prepared import PreparedFolder
-from uumamba.seeding import key_to_seed
+from uumamba.runtime.seeds import key_to_seed
 from uumamba.types import Batch
 
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from uumamba.data.chunks import spans
 from uumamba.data.geometry import Box
-from uumamba.errors import CaseError
+from uumamba.runtime.errors import CaseError
 from uumamba.types import LabelMap
 
 

@@ -16,8 +16,8 @@ from uumamba.data.patch import choose_start, read_window
 from uumamba.data.prepared import PreparedCase, PreparedFolder
 from uumamba.data.sampling import Sampling, holders_of
 from uumamba.data.worker_watch import tell_reading
-from uumamba.errors import CaseError, UsageError
-from uumamba.seeding import generator_for, key_to_seed
+from uumamba.runtime.errors import CaseError, UsageError
+from uumamba.runtime.seeds import generator_for, key_to_seed
 
 __all__ = ["PatchDataset", "batches"]
 

@@ -8,8 +8,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from uumamba.data.worker_watch import CURE, ReadingBoard, WorkerWatch
-from uumamba.errors import CaseError, UsageError, UumambaError
-from uumamba.seeding import generator_for
+from uumamba.runtime.errors import CaseError, UsageError, UumambaError
+from uumamba.runtime.seeds import generator_for
 from uumamba.types import Batch
 
 Sample = dict[str, Any]

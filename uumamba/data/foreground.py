@@ -13,9 +13,9 @@ from uumamba.data.draw import draw_ordinals, drawn_in_planes
 from uumamba.data.hounsfield import CtStatistics, find_shift, to_hounsfield
 from uumamba.data.prepared import hash_case
 from uumamba.data.scan import read_case
-from uumamba.errors import UsageError
-from uumamba.files import whole_file
-from uumamba.seeding import generator_for
+from uumamba.runtime.errors import UsageError
+from uumamba.runtime.files import whole_file
+from uumamba.runtime.seeds import generator_for
 from uumamba.types import LabelMap
 
 VOXELS_PER_CASE = 20_000

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from uumamba.data.chunks import chunks
 from uumamba.data.warn import warn_repaired
-from uumamba.errors import CaseError
+from uumamba.runtime.errors import CaseError
 
 AIR_HU = -1024
 DENSE_HU = -500

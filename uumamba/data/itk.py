@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uumamba.errors import CaseError
+from uumamba.runtime.errors import CaseError
 
 ITK_SUFFIXES = (".mha", ".mhd", ".nrrd")
 _RESTORE = "restore it from its source"

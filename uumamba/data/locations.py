@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uumamba.data.draw import draw_ordinals, drawn_in_planes
-from uumamba.seeding import generator_for
+from uumamba.runtime.seeds import generator_for
 from uumamba.types import LabelMap
 
 LOCATIONS_PER_CLASS = 2000

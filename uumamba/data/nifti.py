@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from uumamba.data.chunks import converted
 from uumamba.data.grid import displacement_voxels, nearest_orthogonal
 from uumamba.data.warn import warn_of_acdc_spacing, warn_repaired
-from uumamba.errors import CaseError
+from uumamba.runtime.errors import CaseError
 
 MAX_VOLUME_BYTES = 8 * 2**30
 """The largest volume, uncompressed, that is read; a gzip bomb unpacks to no more than this."""

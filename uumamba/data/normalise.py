@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from uumamba.data.chunks import spans
 from uumamba.data.hounsfield import CtStatistics, to_hounsfield
-from uumamba.errors import CaseError
+from uumamba.runtime.errors import CaseError
 
 Image = NDArray[np.float32]
 

@@ -22,8 +22,8 @@ from uumamba.data.case import MANIFEST_NAME, Case, Manifest
 from uumamba.data.geometry import Geometry
 from uumamba.data.locations import count_values, sample_locations
 from uumamba.data.preprocess import PreprocessRecipe
-from uumamba.errors import CaseError, UsageError
-from uumamba.files import whole_file, write_json
+from uumamba.runtime.errors import CaseError, UsageError
+from uumamba.runtime.files import whole_file, write_json
 from uumamba.types import LabelMap
 
 FORMAT_VERSION = 1

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator
 
-from uumamba.errors import UsageError
+from uumamba.runtime.errors import UsageError
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from uumamba.data.grid import displacement_voxels
 from uumamba.data.itk import ITK_SUFFIXES, read_dicom_series, read_itk
 from uumamba.data.nifti import MAX_VOLUME_BYTES, encode_label, is_nifti_name, new_header, read_nifti
 from uumamba.data.warn import AcdcSpacingWarning, ScanWarning, warn_repaired
-from uumamba.errors import CaseError
-from uumamba.files import whole_file
+from uumamba.runtime.errors import CaseError
+from uumamba.runtime.files import whole_file
 from uumamba.types import LabelMap
 
 __all__ = [

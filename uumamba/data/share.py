@@ -1,7 +1,7 @@
 """One process's share of every batch, where several train together."""
 
 from uumamba.data.feeding import KeyedDataset, Sample
-from uumamba.errors import UsageError
+from uumamba.runtime.errors import UsageError
 
 
 class BatchShare:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from uumamba.data.nifti import read_nifti
 from uumamba.data.vendor_styles import Volume, shift_style
-from uumamba.files import whole_file
+from uumamba.runtime.files import whole_file
 
 _GZIP_MAGIC = b"\x1f\x8b"
 

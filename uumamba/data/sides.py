@@ -8,7 +8,7 @@ from nibabel.orientations import io_orientation
 
 from uumamba.data.case import Manifest
 from uumamba.data.geometry import Geometry
-from uumamba.errors import UsageError
+from uumamba.runtime.errors import UsageError
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from scipy import ndimage
 from torch import Generator
 
 from uumamba.data.augmentation.draws import uniform
-from uumamba.seeding import generator_for
+from uumamba.runtime.seeds import generator_for
 
 Volume = NDArray[np.float32]
 _WHITE_PERCENTILE = 99.5

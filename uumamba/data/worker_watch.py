@@ -10,7 +10,7 @@ from multiprocessing.process import BaseProcess
 
 from torch.utils.data import get_worker_info
 
-from uumamba.errors import UsageError, UumambaError
+from uumamba.runtime.errors import UsageError, UumambaError
 
 WIDTH = 256  # bytes of a worker's line
 CURE = "use fewer workers, or none with `--set training.workers=0`, and go on with --resume"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from uumamba.errors import UsageError
+from uumamba.runtime.errors import UsageError
 from uumamba.types import Method
 
 Minibatches = Sequence[tuple[Tensor, Tensor]]

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from uumamba.domain_generalization.fingerprint import Fingerprint, fingerprint_of_pairs, joined
+from uumamba.runtime.network import evaluating, finest_logits
 
 Batches = Iterable[Mapping[str, Any] | Sequence[Any]]
 """``{"image": ..., "label": ...}``, or sequences that begin with image and label, in the order of the data set."""
@@ -157,19 +157,13 @@ class _Seen:
     def answered(self, net: Answer, batches: Batches) -> Iterator[tuple[Tensor, Tensor]]:
         """Logits in float32 and labels, batch by batch, both on the CPU."""
         first = next(net.parameters(), None) if isinstance(net, nn.Module) else None
-        with _evaluating(net):
+        with evaluating(net) if isinstance(net, nn.Module) else torch.no_grad():
             for image, label in map(_pair, batches):
                 self._images.add(image)
                 self._labels.add(label)
                 self.labels.append(label.cpu())
                 logits = net(image if first is None else image.to(first.device))
-                finest = logits[0] if isinstance(logits, list | tuple) and logits else logits
-                if not isinstance(finest, Tensor):
-                    raise ValueError(
-                        "the network must return logits, or a list of them, finest first, got a "
-                        f"{type(logits).__name__}; pass a function that takes the logits out of it"
-                    )
-                yield finest.detach().float().cpu(), self.labels[-1]
+                yield finest_logits(logits).detach().float().cpu(), self.labels[-1]
         if not self.labels:
             raise ValueError("there is no example to answer: batches is empty, or was used up by an earlier pass")
 
@@ -253,16 +247,3 @@ def _check_labels(label: Tensor, *, classes: int | None = None, name: str = "lab
     if low < 0 or (classes is not None and high >= classes):
         end = "on" if classes is None else f"to {classes - 1}"
         raise ValueError(f"{name} must be numbers from 0 {end}, got {low} to {high}")
-
-
-@contextmanager
-def _evaluating(net: Answer) -> Iterator[None]:
-    """Evaluation mode, with the mode of every part put back."""
-    parts = {part: part.training for part in net.modules()} if isinstance(net, nn.Module) else {}
-    try:
-        for part in parts:
-            part.training = False
-        yield
-    finally:
-        for part, training in parts.items():
-            part.training = training

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
 
 from uumamba.domain_generalization.untraced import draws_of_its_own, uncompiled, with_stand_ins
-from uumamba.errors import UsageError
+from uumamba.runtime.errors import UsageError
 
 T = TypeVar("T")
 SecondOrder = bool | Literal["finite_difference"]

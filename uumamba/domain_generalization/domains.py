@@ -7,8 +7,8 @@ from typing import Any, cast
 import torch
 from torch.utils.data import Dataset, Subset
 
-from uumamba.errors import UsageError
-from uumamba.seeding import generator_for
+from uumamba.runtime.errors import UsageError
+from uumamba.runtime.seeds import generator_for
 
 
 def require_domains(found: int, needs: str, *, at_least: int = 2) -> None:
@@ -25,8 +25,8 @@ def require_domains(found: int, needs: str, *, at_least: int = 2) -> None:
     Example:
         >>> require_domains(1, "The spread of losses over domains")
         Traceback (most recent call last):
-        uumamba.errors.UsageError: The spread of losses over domains needs at least 2 domains, got 1; add data of \
-other domains, or take a method that works within one.
+        uumamba.runtime.errors.UsageError: The spread of losses over domains needs at least 2 domains, got 1; add data \
+of other domains, or take a method that works within one.
     """
     if found < at_least:
         raise UsageError(

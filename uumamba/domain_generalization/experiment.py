@@ -15,7 +15,7 @@ from uumamba.domain_generalization.domains import split_domain
 from uumamba.domain_generalization.scoring import domain_scores
 from uumamba.domain_generalization.selection import Record
 from uumamba.domain_generalization.swad import SWAD
-from uumamba.errors import UsageError
+from uumamba.runtime.errors import UsageError
 
 
 def train_and_record(

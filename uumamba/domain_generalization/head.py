@@ -17,9 +17,10 @@ from uumamba.domain_generalization.head_gradients import (
     is_linear,
     voxels_last,
 )
-from uumamba.domain_generalization.untraced import bare, draws_of_its_own, uncompiled, untraced, version_of, watched
+from uumamba.domain_generalization.untraced import draws_of_its_own, uncompiled, untraced, version_of, watched
 from uumamba.domain_generalization.voxels import stratified_voxels
-from uumamba.errors import UsageError
+from uumamba.runtime.errors import UsageError
+from uumamba.runtime.network import bare_network, finest_logits
 
 OF_JIT = (
     "a module of torch.jit can be neither watched nor taken apart as the head; let the last layer be as it was before "
@@ -96,7 +97,7 @@ class Head:
         """The head, what went into it and came out, and the logits."""
         head = self._found(image)
         with watched(head) as calls, uncompiled(self.net, around=head):
-            logits = finest(untraced(self.net, image))
+            logits = finest_logits(untraced(self.net, image))
         if not calls:
             raise UsageError(
                 f"The head, a {type(head).__name__}, was not called; name a module of the network, and none within "
@@ -104,7 +105,7 @@ class Head:
             )
         inputs, scores, version = calls[-1]
         features: Any = next(iter(inputs), None)
-        head = bare(head)
+        head = bare_network(head)
         for does, what in (("takes", features), ("gives", scores)):
             if not isinstance(what, Tensor):
                 raise UsageError(
@@ -265,14 +266,19 @@ def find_head(net: nn.Module, image: Tensor) -> nn.Module:
 
     # Hooks on what a compiled module was made of are not always called, and scripted ones take none.
     scripted = {module for module in net.modules() if isinstance(module, torch.jit.ScriptModule)}
-    hidden = {part for module in net.modules() if bare(module) is not module for part in bare(module).modules()}
+    hidden = {
+        part
+        for module in net.modules()
+        if bare_network(module) is not module
+        for part in bare_network(module).modules()
+    }
     hidden |= scripted
     parts = [module for module in net.modules() if module is not net and module not in hidden]
     handles = [module.register_forward_hook(keep) for module in parts or {net} - scripted]
     try:
         # A resumed run looks again, and must not drop out other units for it.
         with draws_of_its_own(image, net), uncompiled(net):
-            logits = finest(untraced(net, image))
+            logits = finest_logits(untraced(net, image))
     finally:
         for handle in handles:
             handle.remove()
@@ -293,18 +299,3 @@ def find_head(net: nn.Module, image: Tensor) -> nn.Module:
         "The network's logits are not the output of one of its layers, so the head is not known; something follows "
         "its last layer, or it is no module. Pass head=, the module whose output the network returns."
     )
-
-
-def finest(outputs: Any) -> Tensor:
-    """The logits, the finest ones of a list.
-
-    Raises:
-        UsageError: the network returned something else.
-    """
-    logits = outputs[0] if isinstance(outputs, list | tuple) and outputs else outputs
-    if not isinstance(logits, Tensor) or logits.ndim < 2:
-        raise UsageError(
-            f"UDIM needs a network that returns logits, (batch, classes, ...), or a list of them, finest first; got a "
-            f"{type(outputs).__name__}."
-        )
-    return logits

@@ -10,7 +10,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
 from uumamba.domain_generalization.untraced import uncompiled
-from uumamba.errors import UsageError
+from uumamba.runtime.errors import UsageError
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from uumamba.seeding import generator_for
+from uumamba.runtime.seeds import generator_for
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from uumamba.errors import UsageError
+from uumamba.runtime.errors import UsageError
 
 StylePart = Literal["mean", "std", "gamma", "bias_field"]
 STYLE: tuple[StylePart, ...] = ("mean", "std", "gamma", "bias_field")

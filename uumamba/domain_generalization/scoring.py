@@ -1,8 +1,7 @@
 """How well a network does on each domain, in DomainBed's words."""
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,7 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from uumamba.errors import UsageError
+from uumamba.runtime.errors import UsageError
+from uumamba.runtime.network import evaluating
 
 IGNORED = -100
 """The label that torch's cross entropy leaves out unless told otherwise."""
@@ -45,7 +45,7 @@ def domain_scores(
         {'env0_in_acc': 0.5, 'env0_out_acc': 0.5, 'env0_out_loss': 0.8132...}
     """
     found: dict[str, float] = {}
-    with _evaluating(net):
+    with evaluating(net):
         for domain, split in in_splits.items():
             found[f"env{domain}_in_acc"] = _score(net, split, batch_size, f"in split of domain {domain}")[0]
         for domain, split in out_splits.items():
@@ -67,15 +67,3 @@ def _score(net: nn.Module, split: Dataset[Any], batch_size: int, name: str) -> t
     if samples == 0:
         raise UsageError(f"The {name} is empty, so there is nothing to score.")
     return (right / labels, loss / labels) if labels else (math.nan, math.nan)
-
-
-@contextmanager
-def _evaluating(net: nn.Module) -> Iterator[None]:
-    before = {module: module.training for module in net.modules()}
-    net.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in before.items():
-            module.training = training

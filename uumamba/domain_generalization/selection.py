@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from uumamba.domain_generalization.domains import require_domains
-from uumamba.errors import UsageError
+from uumamba.runtime.errors import UsageError
 
 Record = Mapping[str, Any]
 """A flat row: ``step``, ``test_envs`` (domains never trained on), ``env{i}_in_acc`` and ``env{i}_out_acc`` of every

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from uumamba.domain_generalization.answers import Answers
 from uumamba.domain_generalization.k_means import k_means
-from uumamba.seeding import key_to_seed
+from uumamba.runtime.seeds import key_to_seed
 
 EQUAL = 1e-6
 """Outputs that differ by less, in that of the largest, are equal: batches of another size round differently."""

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from uumamba.domain_generalization.slow_examples import GroupSplit, SlowExamples
-from uumamba.errors import UsageError
-from uumamba.files import write_json
+from uumamba.runtime.errors import UsageError
+from uumamba.runtime.files import write_json
 
 FORMAT = "uumamba slow examples, 1"
 

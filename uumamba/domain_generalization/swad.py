@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel
 
-from uumamba.errors import UsageError
+from uumamba.runtime.errors import UsageError
 
 
 @dataclass

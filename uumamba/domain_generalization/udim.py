@@ -12,9 +12,9 @@ from uumamba.domain_generalization.ascent import Ascent, SecondOrder
 from uumamba.domain_generalization.head import Head
 from uumamba.domain_generalization.inconsistency import gradient_norm, variance_gap
 from uumamba.domain_generalization.perturb import Perturbation, to_length
-from uumamba.domain_generalization.untraced import bare
-from uumamba.errors import UsageError
-from uumamba.seeding import generator_for
+from uumamba.runtime.errors import UsageError
+from uumamba.runtime.network import bare_network
+from uumamba.runtime.seeds import generator_for
 
 Direction = Literal["ascent", "random"]
 Domains = Sequence[Any] | Tensor
@@ -139,7 +139,7 @@ class UDIM:
         self.steps = 0
         self._told = torch.zeros(3)
         self._ascent = Ascent(rho=rho, second_order=second_order)
-        self._head = Head(bare(net), head, voxels_a_class=voxels_a_class, ignore_label=ignore_label)
+        self._head = Head(bare_network(net), head, voxels_a_class=voxels_a_class, ignore_label=ignore_label)
 
     def at_weights(
         self, image: Tensor, label: Tensor, *, domains: Domains | None = None
@@ -176,7 +176,7 @@ class UDIM:
             generator = generator_for(self.seed, "udim, direction", self.steps if step is None else step)
             along = torch.randn(values.shape, generator=generator).to(values)
         else:
-            along = self._ascent.gradient(bare(self.net), partial(self._loss_at, image, label), values)
+            along = self._ascent.gradient(bare_network(self.net), partial(self._loss_at, image, label), values)
         with torch.no_grad():
             return self.perturbation.apply(image, to_length(along, self.perturbation.length(image)))
 
@@ -196,7 +196,9 @@ class UDIM:
         generator = generator_for(self.seed, "udim, voxels", step)
         found = self._head.gradients(halves, label, generator, members_of(domains, len(image)))
         if not found:  # everything is ignored
-            zero = sum((param.sum() * 0 for param in bare(self.net).parameters()), torch.zeros((), device=image.device))
+            zero = sum(
+                (param.sum() * 0 for param in bare_network(self.net).parameters()), torch.zeros((), device=image.device)
+            )
             return {"variance_gap": zero, "gradient_norm": zero}
         gaps = [variance_gap(source, target) for source, target in found]
         norms = [gradient_norm(target) for _, target in found]
@@ -247,7 +249,7 @@ class UDIM:
         self._told = self._told.to(gap.device) + torch.where(told.isfinite().all(), told, 0.0)
 
     def _loss_at(self, image: Tensor, label: Tensor, values: Tensor) -> Tensor:
-        return self.loss(bare(self.net)(self.perturbation.apply(image, values)), label)
+        return self.loss(bare_network(self.net)(self.perturbation.apply(image, values)), label)
 
 
 def members_of(domains: Domains | None, samples: int) -> list[list[int]]:

@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.parallel import DistributedDataParallel
 
 T = TypeVar("T")
 
@@ -87,19 +86,6 @@ def draws_of_its_own(image: Tensor, net: nn.Module) -> Iterator[None]:
         finally:
             for generator, state in zip(held, states, strict=True):
                 generator.set_state(state)
-
-
-def bare(net: nn.Module) -> nn.Module:
-    """The network without wrappers for data-parallel training and compilation.
-
-    The wrapper for data-parallel training must not expect gradients of such a pass, and compiled graphs have no second
-    derivative.
-    """
-    while True:
-        inner = net.module if isinstance(net, DistributedDataParallel) else getattr(net, "_orig_mod", None)
-        if inner is None:
-            return net
-        net = inner
 
 
 @contextmanager

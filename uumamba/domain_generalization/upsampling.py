@@ -6,7 +6,7 @@ from typing import TypeVar
 import torch
 from torch.utils.data import Sampler
 
-from uumamba.seeding import generator_for
+from uumamba.runtime.seeds import generator_for
 
 T = TypeVar("T")
 

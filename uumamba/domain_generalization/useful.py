@@ -11,7 +11,7 @@ from uumamba.domain_generalization.fingerprint import fingerprint_of_state
 from uumamba.domain_generalization.knee import find_knee
 from uumamba.domain_generalization.slow_examples import SlowExamples, check_answers, find_slow
 from uumamba.domain_generalization.upsampling import UpsampledSampler
-from uumamba.seeding import draws_put_back, key_to_seed, seed_everything
+from uumamba.runtime.seeds import draws_put_back, key_to_seed, seed_everything
 
 TrainEpoch = Callable[[UpsampledSampler], None]
 Start = Callable[[], tuple[nn.Module, TrainEpoch]]

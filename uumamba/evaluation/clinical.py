@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from uumamba.evaluation.scores import ScoreRow
-from uumamba.files import write_text
+from uumamba.runtime.files import write_text
 
 PATIENTS_NAME = "patients.csv"
 MYOCARDIUM_G_PER_ML = 1.05

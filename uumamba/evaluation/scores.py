@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from uumamba.errors import CaseError, UsageError
-from uumamba.files import write_text
+from uumamba.runtime.errors import CaseError, UsageError
+from uumamba.runtime.files import write_text
 
 SCORES_NAME = "scores.csv"
 TREES_NAME = "trees.csv"

@@ -9,7 +9,7 @@ from uumamba.evaluation.clinical import agreement, group_means, patient_table, w
 from uumamba.evaluation.means import Moments, mean_dice_of, moments
 from uumamba.evaluation.scores import TREES_NAME, WHOLE_TREE, ScoreRow
 from uumamba.evaluation.scoring import NSD_TOLERANCE_MM
-from uumamba.files import write_json
+from uumamba.runtime.files import write_json
 
 SUMMARY_NAME = "summary.json"
 ALL_PHASES = "all"

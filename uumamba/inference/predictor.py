@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from uumamba.errors import CaseError, UsageError, UumambaError
 from uumamba.inference.mirror import mirrored_mean
 from uumamba.inference.sliding_window import sliding_window
-from uumamba.memory_format import lay_channels_last, to_channels_last
-from uumamba.memory_shortage import OutOfMemoryError, free_memory, is_out_of_memory, reason_of
-from uumamba.precision import Precision, autocast
+from uumamba.runtime.errors import CaseError, UsageError, UumambaError
+from uumamba.runtime.memory_format import lay_channels_last, to_channels_last
+from uumamba.runtime.memory_shortage import OutOfMemoryError, free_memory, is_out_of_memory, reason_of
+from uumamba.runtime.precision import Precision, autocast
 from uumamba.types import LabelMap
 
 Array = NDArray[Any]

@@ -8,12 +8,12 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from uumamba.errors import UsageError
 from uumamba.nets.legacy import LegacyUMambaBot, LegacyUMambaEnc
 from uumamba.nets.official_plans import planned_for, read_plans
 from uumamba.nets.official_weights import Found, recognise, without_duplicates
 from uumamba.nets.safe_reading import read_checkpoint
 from uumamba.nets.umamba import ResEncUNet, UMambaBot, UMambaEnc
+from uumamba.runtime.errors import UsageError
 
 Net = UMambaBot | UMambaEnc | ResEncUNet | LegacyUMambaBot | LegacyUMambaEnc
 Plans = Mapping[str, Any] | Path | str

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from uumamba.errors import UsageError
+from uumamba.runtime.errors import UsageError
 
 Sizes = tuple[tuple[int, ...], ...]
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from uumamba.errors import UsageError
+from uumamba.runtime.errors import UsageError
 
 Weights = Mapping[str, Tensor]
 

@@ -12,7 +12,7 @@ from typing import IO, Any
 
 import torch
 
-from uumamba.errors import UsageError
+from uumamba.runtime.errors import UsageError
 
 # What torch's restricted reader makes of a checkpoint of plain tensors, as it stands in the file.
 _HARMLESS = {"collections.OrderedDict", "_codecs.encode", "torch._utils._rebuild_tensor_v2"}

@@ -12,7 +12,6 @@ from torch.nn.utils import clip_grads_with_norm_
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from uumamba.errors import UsageError
 from uumamba.optim.averaging import average_over_ranks, average_what_the_wrapper_does_not
 from uumamba.optim.backup import WeightBackup, forget_casts
 from uumamba.optim.foreach import add_gradients, global_norm, own_gradients, put_gradients, take_gradients
@@ -20,6 +19,7 @@ from uumamba.optim.groups import check_groups, groups_of, make_base
 from uumamba.optim.options import check_options
 from uumamba.optim.passes import Ascent, AtWeights, Closure, Passes
 from uumamba.optim.rules import BeforeMix, Rule, Slope, mix_gradients
+from uumamba.runtime.errors import UsageError
 
 NEVER = Rule()
 

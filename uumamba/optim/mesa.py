@@ -5,7 +5,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from uumamba.optim.outputs import logits_of
 from uumamba.optim.past_outputs import check_pull, learned_weights, softened_divergence
-from uumamba.optim.wrapped import bare
+from uumamba.runtime.network import bare_network
 from uumamba.types import Batch
 
 
@@ -75,7 +75,7 @@ class MESA(nn.Module):
             raise ValueError(f"start_step must not be negative, got {start_step}")
         self.loss = loss
         self.weight, self.temperature, self.start_step = weight, temperature, start_step
-        average = AveragedModel(bare(net), multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+        average = AveragedModel(bare_network(net), multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
         self.teacher = average.requires_grad_(False)
 
     def forward(self, net: nn.Module, batch: Batch) -> Tensor:
@@ -91,7 +91,7 @@ class MESA(nn.Module):
 
     def after_step(self, net: nn.Module) -> None:
         """Let the teacher follow the network; once after each optimizer step."""
-        self.teacher.update_parameters(bare(net))
+        self.teacher.update_parameters(bare_network(net))
 
     def loss_weights(self) -> dict[str, float]:
         """The learned weights of the loss; empty where it has none."""

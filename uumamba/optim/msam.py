@@ -6,10 +6,10 @@ from typing import Any, Unpack
 from torch import Tensor
 from torch.optim import SGD, Optimizer
 
-from uumamba.errors import UsageError
 from uumamba.optim.engine import SharpnessAware
 from uumamba.optim.options import EngineOptions
 from uumamba.optim.rules import Memory, Rule, to_radius
+from uumamba.runtime.errors import UsageError
 
 MOMENTA = ("momentum_buffer", "exp_avg")
 CURE = (

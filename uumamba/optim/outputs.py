@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from uumamba.errors import UsageError
+from uumamba.runtime.errors import UsageError
 
 
 def logits_of(outputs: Any) -> Tensor:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from uumamba.errors import UsageError
 from uumamba.optim.foreach import add_gradients, put_gradients, take_gradients
 from uumamba.optim.running_stats import frozen_running_statistics
+from uumamba.runtime.errors import UsageError
 
 Closure = Callable[[], Tensor | tuple[Tensor, Any]]
 """Runs the forward pass and returns the loss, or ``(loss, outputs)``."""

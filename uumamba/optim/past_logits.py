@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from uumamba.errors import UsageError, UumambaError
-from uumamba.files import make_folder, whole_file
+from uumamba.runtime.errors import UsageError, UumambaError
+from uumamba.runtime.files import make_folder, whole_file
 
 LARGEST = float(torch.finfo(torch.float16).max)
 NEVER = 0

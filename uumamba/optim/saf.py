@@ -7,10 +7,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from uumamba.errors import UsageError
 from uumamba.optim.outputs import logits_of
 from uumamba.optim.past_logits import PastLogits
 from uumamba.optim.past_outputs import check_pull, learned_weights, softened_divergence
+from uumamba.runtime.errors import UsageError
 from uumamba.types import Batch
 
 

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
-from uumamba.errors import UsageError
 from uumamba.optim.backup import WeightBackup, forget_casts
 from uumamba.optim.rules import Memory, Slope
-from uumamba.seeding import key_to_seed
+from uumamba.runtime.errors import UsageError
+from uumamba.runtime.seeds import key_to_seed
 
 Form = Literal["softmax", "sigmoid"]
 

@@ -12,8 +12,6 @@ from uumamba.config.training import resolve_channels_last, resolve_precision
 from uumamba.data.dataset import PatchDataset, batches
 from uumamba.data.prepared import PreparedFolder
 from uumamba.data.share import BatchShare
-from uumamba.errors import UsageError
-from uumamba.memory_format import lay_channels_last
 from uumamba.pipelines.initial_weights import load_initial_weights
 from uumamba.pipelines.models import newest_checkpoint
 from uumamba.pipelines.quantized import attach_quantization, calibrate_at_start, start_quantized
@@ -21,7 +19,9 @@ from uumamba.pipelines.sides import sided_run
 from uumamba.pipelines.split import split_cases
 from uumamba.pipelines.stored_config import complete_config, stored_config
 from uumamba.pipelines.validation import WholeCaseValidation
-from uumamba.seeding import generator_for, seed_everything
+from uumamba.runtime.errors import UsageError
+from uumamba.runtime.memory_format import lay_channels_last
+from uumamba.runtime.seeds import generator_for, seed_everything
 from uumamba.training import ALONE, Ranks, Trainer
 from uumamba.training.following import Follower
 from uumamba.types import Method

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from uumamba.data.case import Manifest
-from uumamba.errors import CaseError, UsageError
-from uumamba.training.stop_request import StopRequest
+from uumamba.runtime.errors import CaseError, UsageError
+from uumamba.runtime.stop import StopRequest
 
 Read = tuple[Manifest, list[CaseError]]
 

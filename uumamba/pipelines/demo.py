@@ -12,10 +12,10 @@ from uumamba.data.prepared import PreparedFolder
 from uumamba.data.scan import read_label
 from uumamba.evaluation import mean_dice
 from uumamba.evaluation.baselines import IntensityThreshold, MeanShapeAtlas
-from uumamba.files import write_json
 from uumamba.metrics import dice_coefficient
 from uumamba.pipelines.run import RunResult, run
-from uumamba.training.stop_request import StopRequest
+from uumamba.runtime.files import write_json
+from uumamba.runtime.stop import StopRequest
 
 PATIENTS = 60
 
@@ -39,7 +39,7 @@ def demo(
         progress: bars; None decides by the terminal.
         say: called with a sentence at each stage.
     """
-    from data_prep.phantom import write_phantom
+    from data_prep.phantoms.heart.heart_phantom import write_phantom
 
     out = Path(out)
     with StopRequest():

@@ -8,7 +8,6 @@ from rich.console import Console
 
 from uumamba.data.case import Case, Manifest, Split
 from uumamba.data.scan import Scan, check_same_grid, read_label
-from uumamba.errors import CaseError, UsageError, UumambaError
 from uumamba.evaluation import (
     EvaluationPair,
     Scores,
@@ -30,11 +29,12 @@ from uumamba.evaluation.tables import (
     summary_table,
     vessel_table,
 )
-from uumamba.files import make_folder
 from uumamba.pipelines.datasets import FRAMES_NAME
 from uumamba.pipelines.failures import record_failures
 from uumamba.pipelines.label_maps import find_predictions, read_labelled_cases
-from uumamba.training.stop_request import StopRequest
+from uumamba.runtime.errors import CaseError, UsageError, UumambaError
+from uumamba.runtime.files import make_folder
+from uumamba.runtime.stop import StopRequest
 
 __all__ = ["MissingPredictions", "evaluate_folder", "print_summary", "summary_table"]
 

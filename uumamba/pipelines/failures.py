@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence, Set
 from pathlib import Path
 
 from uumamba.data.case import Case, Manifest
-from uumamba.errors import CaseError
-from uumamba.files import write_json
+from uumamba.runtime.errors import CaseError
+from uumamba.runtime.files import write_json
 
 FAILURES_NAME = "failures.json"
 

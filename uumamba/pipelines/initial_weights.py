@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from uumamba.errors import UsageError
 from uumamba.pipelines.models import checkpoint_paths
 from uumamba.quantization import holds_scales
+from uumamba.runtime.errors import UsageError
 from uumamba.training.checkpoint import read_checkpoint
 
 HEADS = "seg_layers"

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from uumamba.data.case import MANIFEST_NAME, Case, Manifest, Split
 from uumamba.data.itk import ITK_SUFFIXES
-from uumamba.errors import CaseError, UsageError
 from uumamba.pipelines.datasets import read_dataset
 from uumamba.pipelines.failures import failures_among
+from uumamba.runtime.errors import CaseError, UsageError
 
 SUFFIXES = (".nii.gz", ".nii", *ITK_SUFFIXES)
 LAYOUTS = ("acdc", "imagecas", "aorta", "mnms")

@@ -14,11 +14,11 @@ from uumamba.config import RunConfig
 from uumamba.config.load import validate
 from uumamba.config.training import resolve_precision
 from uumamba.data.preprocess import PreprocessRecipe, preprocess, restore, restore_probabilities
-from uumamba.errors import UsageError
 from uumamba.inference import Predictor
 from uumamba.pipelines.run_layout import ALL_CASES, FOLDS, check_fold_name, fold_folders
 from uumamba.pipelines.sides import SidedRun
 from uumamba.pipelines.stored_config import complete_config
+from uumamba.runtime.errors import UsageError
 from uumamba.training.checkpoint import Checkpoint, read_checkpoint
 from uumamba.training.run_folder import BEST, LAST, PREVIOUS
 

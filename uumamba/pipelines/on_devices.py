@@ -17,8 +17,8 @@ from typing import Protocol, TypeVar
 
 import torch
 
-from uumamba.errors import EXIT_FAILED, EXIT_STOPPED_RESUMABLE, UumambaError
-from uumamba.training.stop_request import StoppedOnRequest, StopRequest
+from uumamba.runtime.errors import EXIT_FAILED, EXIT_STOPPED_RESUMABLE, UumambaError
+from uumamba.runtime.stop import StoppedOnRequest, StopRequest
 
 Job = TypeVar("Job", contravariant=True)
 

@@ -9,14 +9,14 @@ import numpy as np
 
 from uumamba.data.case import Case, Manifest, Split
 from uumamba.data.scan import read_image, write_label
-from uumamba.errors import CaseError, UsageError
-from uumamba.files import make_folder, whole_file
 from uumamba.inference import Predictor
 from uumamba.pipelines.failures import record_failures
 from uumamba.pipelines.label_maps import is_manifest, suffix_of, volumes_in
 from uumamba.pipelines.models import load_predictor
-from uumamba.pipelines.progress import track
-from uumamba.training.stop_request import StopRequest
+from uumamba.runtime.errors import CaseError, UsageError
+from uumamba.runtime.files import make_folder, whole_file
+from uumamba.runtime.progress_bar import track
+from uumamba.runtime.stop import StopRequest
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ from uumamba.data.foreground import keep_foreground, statistics_of
 from uumamba.data.prepared import FOREGROUND_NAME, RECIPE_NAME, source_key, stands, write_prepared
 from uumamba.data.preprocess import Preprocessing, PreprocessRecipe
 from uumamba.data.scan import read_case
-from uumamba.errors import CaseError
-from uumamba.files import make_folder, write_json
 from uumamba.pipelines.datasets import refuse_inside_raw
 from uumamba.pipelines.failures import record_failures
-from uumamba.pipelines.parallel import each_case
-from uumamba.training.folder_lock import locked
-from uumamba.training.stop_request import StopRequest
+from uumamba.runtime.errors import CaseError
+from uumamba.runtime.files import make_folder, write_json
+from uumamba.runtime.locks import locked
+from uumamba.runtime.parallel_cases import each_case
+from uumamba.runtime.stop import StopRequest
 
 _CASES_A_LINE = 50
 

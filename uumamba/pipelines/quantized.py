@@ -10,10 +10,10 @@ from torch import nn
 
 from uumamba.config.quantization import QuantizationConfig
 from uumamba.optim import SharpnessAware
-from uumamba.optim.wrapped import bare
 from uumamba.pipelines.initial_weights import load_initial_weights
 from uumamba.pipelines.models import newest_checkpoint
 from uumamba.quantization import ActivationQuantizer, calibrate, quantized_layers
+from uumamba.runtime.network import bare_network, batch_to_device
 from uumamba.training import ALONE, Ranks
 from uumamba.types import Batch
 
@@ -54,8 +54,8 @@ def calibrate_at_start(
     def scales() -> list[tuple[float, bool] | None] | None:
         if run_dir is not None and newest_checkpoint(run_dir) is not None:
             return None
-        ready = (augment(_moved(batch, device)) for batch in islice(batches, quantization.calibration_batches))
-        calibrate(bare(net).train(), ready, run=lambda network, batch: network(batch["image"]))
+        ready = (augment(batch_to_device(batch, device)) for batch in islice(batches, quantization.calibration_batches))
+        calibrate(bare_network(net).train(), ready, run=lambda network, batch: network(batch["image"]))
         return [_scale_of(each) for each in inputs]
 
     found = ranks.from_first(ranks.first_alone(scales))
@@ -69,11 +69,11 @@ def attach_quantization(
     quantization: QuantizationConfig, optimizer: SharpnessAware, net: nn.Module
 ) -> Callable[[], dict[str, Any]]:
     """Join network and optimizer; what each epoch's row says of GAQAT, and of weights as long as they wait."""
-    gaqat = quantization.attach(optimizer, bare(net))
+    gaqat = quantization.attach(optimizer, bare_network(net))
 
     def numbers() -> dict[str, Any]:
         found: dict[str, Any] = {}
-        weights = [layer.weight for layer in quantized_layers(bare(net))]
+        weights = [layer.weight for layer in quantized_layers(bare_network(net))]
         left = [int(each.steps_left) for each in weights if each is not None and each.steps_left is not None]
         if any(left):
             found["quantization"] = {"steps_left": max(left)}
@@ -90,7 +90,3 @@ def attach_quantization(
 def _scale_of(quantizer: ActivationQuantizer) -> tuple[float, bool] | None:
     """Scale and sign; None before it has one."""
     return None if quantizer.levels is None else (float(quantizer.scale.detach()), bool(quantizer.signed))
-
-
-def _moved(batch: Batch, device: str) -> Batch:
-    return {key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in batch.items()}

@@ -7,15 +7,15 @@ from typing import Any
 
 from uumamba.data.case import MANIFEST_NAME, Manifest
 from uumamba.data.scan import read_image, read_label
-from uumamba.errors import CaseError, UsageError
 from uumamba.evaluation.overlays import OverlayCase, pick_cases
 from uumamba.evaluation.report import Overlay, render_report
 from uumamba.evaluation.scores import SCORES_NAME, TREES_NAME, ScoreRow, read_scores
-from uumamba.files import write_text
 from uumamba.pipelines.failures import FAILURES_NAME
 from uumamba.pipelines.label_maps import find_predictions
 from uumamba.pipelines.run_layout import fold_folders
 from uumamba.pipelines.run_summary import spread_of, validated_trainings
+from uumamba.runtime.errors import CaseError, UsageError
+from uumamba.runtime.files import write_text
 from uumamba.training.run_log import RunLog
 
 HTML_SUFFIXES = (".html", ".htm")

@@ -7,7 +7,6 @@ from pathlib import Path
 from uumamba.config import RunConfig
 from uumamba.config.track import check_trackers
 from uumamba.data.case import Manifest
-from uumamba.errors import CaseError, UumambaError
 from uumamba.evaluation import Scores
 from uumamba.pipelines.datasets import FRAMES_NAME, read_dataset, refuse_inside_raw
 from uumamba.pipelines.evaluate import evaluate_folder
@@ -18,8 +17,9 @@ from uumamba.pipelines.report import report
 from uumamba.pipelines.run_layout import ALL_CASES, folds_of, wanted_folders
 from uumamba.pipelines.split import split_cases
 from uumamba.pipelines.train import refuse_another_run, refuse_unreached, refuse_untrainable, train
+from uumamba.runtime.errors import CaseError, UumambaError
+from uumamba.runtime.stop import StopRequest
 from uumamba.training import ALONE, Ranks
-from uumamba.training.stop_request import StopRequest
 
 
 @dataclass(frozen=True)

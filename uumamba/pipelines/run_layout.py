@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from uumamba.errors import UsageError
+from uumamba.runtime.errors import UsageError
 
 FOLDS = ("0", "1", "2", "3", "4")
 ALL_CASES = "all"

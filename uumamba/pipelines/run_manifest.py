@@ -17,8 +17,8 @@ import torch
 
 from uumamba.config import RunConfig
 from uumamba.data.prepared import PreparedFolder
-from uumamba.files import write_json
 from uumamba.pipelines.split import split_cases
+from uumamba.runtime.files import write_json
 from uumamba.training.following import Row
 
 MANIFEST_NAME = "manifest.json"

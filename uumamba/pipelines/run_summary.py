@@ -10,8 +10,8 @@ from rich.console import Console
 
 from uumamba.evaluation.spread import Spread, spread
 from uumamba.evaluation.tables import spread_table
-from uumamba.files import write_json
 from uumamba.pipelines.run_layout import FoldFolder, fold_folders
+from uumamba.runtime.files import write_json
 from uumamba.training.run_log import RunLog
 
 SUMMARY_NAME = "summary.json"

@@ -10,7 +10,7 @@ from uumamba.data.case import Manifest
 from uumamba.data.geometry import Geometry, find_geometry
 from uumamba.data.prepared import PreparedFolder
 from uumamba.data.sides import Sides, left_right_axes, left_right_axis, sides_of
-from uumamba.errors import CaseError, UsageError
+from uumamba.runtime.errors import CaseError, UsageError
 
 Swaps = dict[int, tuple[tuple[int, int], ...]]
 """For each spatial axis of the patch whose mirror exchanges labels: which."""

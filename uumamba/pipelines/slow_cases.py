@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from uumamba.data.case_views import case_views
 from uumamba.data.prepared import PreparedFolder
 from uumamba.domain_generalization import Answers, segmentation_answers
-from uumamba.errors import UsageError
+from uumamba.runtime.errors import UsageError
 
 GroupBy = Literal["phase", "domain", "group"]
 

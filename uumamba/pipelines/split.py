@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 
 from uumamba.config.data import DomainsConfig
 from uumamba.data.case import Case, Manifest
-from uumamba.errors import UsageError
 from uumamba.pipelines.run_layout import ALL_CASES
+from uumamba.runtime.errors import UsageError
 
 
 def split_cases(manifest: Manifest, fold: str, domains: DomainsConfig | None = None) -> tuple[list[str], list[str]]:

@@ -9,8 +9,8 @@ from uumamba.config import RunConfig
 from uumamba.config.load import validate
 from uumamba.data.prepared import PreparedFolder
 from uumamba.data.preprocess import PreprocessRecipe
-from uumamba.errors import UsageError
 from uumamba.pipelines.sides import SidedRun
+from uumamba.runtime.errors import UsageError
 
 
 def stored_config(

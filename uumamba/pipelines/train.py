@@ -10,7 +10,6 @@ from uumamba.config.data import DomainsConfig
 from uumamba.config.track import build_trackers, check_trackers
 from uumamba.data.case import Manifest
 from uumamba.data.prepared import PreparedFolder
-from uumamba.errors import CaseError, UsageError
 from uumamba.pipelines.build import build_trainer
 from uumamba.pipelines.datasets import is_dataset
 from uumamba.pipelines.models import newest_checkpoint
@@ -22,10 +21,11 @@ from uumamba.pipelines.sides import check_sides, sided_run
 from uumamba.pipelines.split import check_split, split_cases, unused_cases
 from uumamba.pipelines.stored_config import complete_run
 from uumamba.pipelines.useful import fed_cases, refuse_unfit_index
+from uumamba.runtime.errors import CaseError, UsageError
+from uumamba.runtime.stop import StopRequest
 from uumamba.training import ALONE, Ranks
 from uumamba.training.display import to_stderr
 from uumamba.training.run_folder import refuse_other_config
-from uumamba.training.stop_request import StopRequest
 
 
 def train(

@@ -21,13 +21,13 @@ from uumamba.domain_generalization import (
     upsampled,
     write_slow_examples,
 )
-from uumamba.errors import UsageError, UumambaError
-from uumamba.files import make_folder, room_for
 from uumamba.pipelines.models import newest_checkpoint
 from uumamba.pipelines.slow_cases import case_answers
+from uumamba.runtime.errors import UsageError, UumambaError
+from uumamba.runtime.files import make_folder, room_for
+from uumamba.runtime.locks import locked
+from uumamba.runtime.stop import StopRequest
 from uumamba.training import Ranks, Trainer
-from uumamba.training.folder_lock import locked
-from uumamba.training.stop_request import StopRequest
 
 SLOW_CASES_NAME = "slow_cases.json"
 Say = Callable[[str], None]

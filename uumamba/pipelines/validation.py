@@ -9,7 +9,7 @@ from uumamba.data.prepared import PreparedFolder
 from uumamba.evaluation import mean_dice
 from uumamba.inference import Predictor
 from uumamba.metrics import dice_coefficient
-from uumamba.precision import Precision
+from uumamba.runtime.precision import Precision
 from uumamba.training import ALONE, Ranks
 
 

@@ -10,7 +10,7 @@ from torch.fx import GraphModule, Interpreter
 from torch.fx.node import Argument, Target
 from torch.utils._pytree import tree_leaves
 
-from uumamba.errors import UsageError
+from uumamba.runtime.errors import UsageError
 
 TOLERANCE = 0.01
 """Share of the mean logit: a value pushed to another level moves a few logits, another path moves them all."""

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from uumamba.errors import UsageError
 from uumamba.quantization.layers import candidates, quantized_layers
 from uumamba.quantization.overrides import called, leave_out, listed
 from uumamba.quantization.quantizers import ActivationQuantizer
+from uumamba.runtime.errors import UsageError
 
 
 def calibrate(

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from uumamba.errors import UsageError
 from uumamba.quantization.disorder import SignFlips
 from uumamba.quantization.quantize import quantizer_scales
+from uumamba.runtime.errors import UsageError
 
 Mode = Literal["task", "smooth", "always", "never", "alternate"]
 MODES: tuple[Mode, ...] = ("task", "smooth", "always", "never", "alternate")

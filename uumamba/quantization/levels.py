@@ -4,7 +4,7 @@ import math
 
 from torch import Tensor
 
-from uumamba.errors import UsageError
+from uumamba.runtime.errors import UsageError
 
 FEWEST_BITS, MOST_BITS = 2, 8
 SMALLEST_SCALE = 1e-7

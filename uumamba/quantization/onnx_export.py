@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from uumamba.errors import UsageError
-from uumamba.files import whole_file
 from uumamba.quantization.any_batch import for_one_size, refuse_other_batches
 from uumamba.quantization.layers import QuantizedLayer, channel_axis, quantized_layers
 from uumamba.quantization.overrides import called
 from uumamba.quantization.packing import refuse_waiting
+from uumamba.runtime.errors import UsageError
+from uumamba.runtime.files import whole_file
 
 OPSET = 21
 _SAYS_WHAT_IT_SKIPS = "torch.onnx._internal.exporter._registration"

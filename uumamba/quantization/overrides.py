@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
-from uumamba.errors import UsageError
+from uumamba.runtime.errors import UsageError
 
 
 def width_of(name: str, default: int | None, overrides: Mapping[str, int | None]) -> int | None:

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from uumamba.errors import UsageError
 from uumamba.quantization.layers import QuantizedLayer, quantized_layers
 from uumamba.quantization.levels import level_range
 from uumamba.quantization.overrides import called
+from uumamba.runtime.errors import UsageError
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from torch.nn.utils import parametrize
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from uumamba.errors import UsageError
 from uumamba.quantization.layers import (
     INPUT,
     TRANSPOSED,
@@ -22,6 +21,7 @@ from uumamba.quantization.layers import (
 from uumamba.quantization.levels import check_bits
 from uumamba.quantization.overrides import bits_of, called, leave_out, listed, refuse_idle, width_of
 from uumamba.quantization.quantizers import WeightQuantizer
+from uumamba.runtime.errors import UsageError
 
 
 def quantize_(

@@ -5,9 +5,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from uumamba.errors import UsageError
 from uumamba.quantization.fake_quantize import fake_quantize
 from uumamba.quantization.levels import SMALLEST_SCALE, check_bits, first_scale, level_range
+from uumamba.runtime.errors import UsageError
 
 
 def scale_type(dtype: torch.dtype) -> torch.dtype:

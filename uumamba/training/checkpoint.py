@@ -12,9 +12,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from uumamba.errors import UsageError, UumambaError
-from uumamba.files import room_for, whole_file
-from uumamba.training.tree import flatten, unflatten
+from uumamba.runtime.errors import UsageError, UumambaError
+from uumamba.runtime.files import room_for, whole_file
+from uumamba.runtime.tree import flatten, unflatten
 
 FORMAT = "uumamba checkpoint 1"
 

@@ -2,8 +2,8 @@
 
 from torch import nn
 
-from uumamba.errors import UsageError
 from uumamba.optim import SharpnessAware
+from uumamba.runtime.errors import UsageError
 from uumamba.types import Objective
 
 

@@ -4,8 +4,8 @@ import math
 import time
 
 from uumamba.optim import SharpnessAware
+from uumamba.runtime.ranks import Ranks
 from uumamba.training.budget import Budget
-from uumamba.training.ranks import Ranks
 
 
 class Clock:

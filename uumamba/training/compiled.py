@@ -7,7 +7,7 @@ from typing import TypeVar, cast
 import torch
 from torch import nn
 
-from uumamba.errors import UumambaError
+from uumamba.runtime.errors import UumambaError
 from uumamba.training.step_start import StepStart
 
 T = TypeVar("T")

@@ -10,8 +10,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from uumamba.memory_format import to_channels_last
-from uumamba.memory_shortage import OutOfMemoryError, free_memory, is_out_of_memory, reason_of
+from uumamba.runtime.memory_format import to_channels_last
+from uumamba.runtime.memory_shortage import OutOfMemoryError, free_memory, is_out_of_memory, reason_of
+from uumamba.runtime.network import batch_to_device
 from uumamba.types import Batch
 
 T = TypeVar("T")
@@ -121,16 +122,10 @@ class Feed:
     def _prepare(self, batch: Batch) -> tuple[Batch, torch.cuda.Event | None]:
         """The batch on the device, and when it will be complete there."""
         if self._stream is None:
-            return self._augmented(self._moved(batch)), None
+            return self._augmented(batch_to_device(batch, self.device)), None
         with torch.cuda.stream(self._stream):
             pinned = {key: value.pin_memory() if _on_host(value) else value for key, value in batch.items()}
-            return self._augmented(self._moved(pinned)), self._stream.record_event()
-
-    def _moved(self, batch: Batch) -> Batch:
-        return {
-            key: value.to(self.device, non_blocking=True) if isinstance(value, Tensor) else value
-            for key, value in batch.items()
-        }
+            return self._augmented(batch_to_device(pinned, self.device)), self._stream.record_event()
 
     def _augmented(self, batch: Batch) -> Batch:
         if self.augment is not None:

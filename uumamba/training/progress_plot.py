@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from uumamba.files import room_for, whole_file
+from uumamba.runtime.files import room_for, whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,10 +5,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from uumamba.errors import UsageError
-from uumamba.files import make_folder, room_for, write_json
+from uumamba.runtime.errors import UsageError
+from uumamba.runtime.files import make_folder, room_for, write_json
+from uumamba.runtime.locks import locked
 from uumamba.training.checkpoint import Checkpoint, DamagedCheckpointError, read_checkpoint, save_checkpoint
-from uumamba.training.folder_lock import locked
 from uumamba.training.run_log import RunLog
 
 LAST, PREVIOUS, BEST, DAMAGED = (f"{name}.safetensors" for name in ("last", "previous", "best", "damaged"))
@@ -98,7 +98,7 @@ def refuse_other_config(stored: Any, given: Any, *, complete: Callable[[Any], An
         >>> refuse_other_config({"optim": {"rho": 0.05}}, {"optim": {"rho": 0.1}})
         Traceback (most recent call last):
             ...
-        uumamba.errors.UsageError: The run was begun with another configuration:
+        uumamba.runtime.errors.UsageError: The run was begun with another configuration:
           optim.rho: 0.05 there, 0.1 here
         Resume with the old one, choose another folder, or go on all the same with --force (fit(force=True)).
     """

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from uumamba.files import room_for, write_text
+from uumamba.runtime.files import room_for, write_text
 
 
 class RunLog:

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from uumamba.errors import UsageError
 from uumamba.optim import SharpnessAware
-from uumamba.seeding import key_to_seed, seed_everything
+from uumamba.runtime.errors import UsageError
+from uumamba.runtime.random_state import random_state, set_random_state
+from uumamba.runtime.ranks import ALONE, Ranks
+from uumamba.runtime.seeds import key_to_seed, seed_everything
 from uumamba.training.checkpoint import Checkpoint
 from uumamba.training.method_step import MethodStep
 from uumamba.training.progress import EpochLoss, Progress
-from uumamba.training.random_state import random_state, set_random_state
-from uumamba.training.ranks import ALONE, Ranks
 from uumamba.types import Batch, Objective
 
 LONGEST_PROBLEM = 240  # torch names every weight that differs, on a line each

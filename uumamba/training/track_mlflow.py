@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from uumamba.errors import UsageError
+from uumamba.runtime.errors import UsageError
 from uumamba.training.following import Row, finished_at, scalars
 
 MOST_AT_ONCE = 100

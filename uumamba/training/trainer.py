@@ -12,11 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from uumamba.errors import UsageError, UumambaError
-from uumamba.memory_format import lay_channels_last
 from uumamba.optim import SharpnessAware
-from uumamba.optim.wrapped import bare
-from uumamba.precision import Precision, autocast
+from uumamba.runtime.errors import UsageError, UumambaError
+from uumamba.runtime.memory_format import lay_channels_last
+from uumamba.runtime.network import bare_network
+from uumamba.runtime.precision import Precision, autocast
+from uumamba.runtime.ranks import ALONE, Ranks
+from uumamba.runtime.stop import StoppedOnRequest, StopRequest
 from uumamba.training.budget import Budget
 from uumamba.training.checkpoint import Checkpoint
 from uumamba.training.checks import check_counts, check_minutes, check_optimizer, check_precision
@@ -29,10 +31,8 @@ from uumamba.training.method_step import MethodStep
 from uumamba.training.out_of_memory import FittingSteps
 from uumamba.training.progress import EpochLoss
 from uumamba.training.progress_plot import draw_progress
-from uumamba.training.ranks import ALONE, Ranks
 from uumamba.training.run_folder import RunFolder, refuse_other_config
 from uumamba.training.run_state import RunState, moving_average
-from uumamba.training.stop_request import StoppedOnRequest, StopRequest
 from uumamba.types import Batch, Method, Objective
 
 SECONDS_BETWEEN_PLOTS = 30.0  # drawing one takes about half a second
@@ -155,7 +155,7 @@ class Trainer:
         check_minutes(save_every_minutes)
         self.device = torch.device(device)
         self.wrapped = net.to(self.device)
-        self.net = bare(net)
+        self.net = bare_network(net)
         if channels_last:
             lay_channels_last(self.net)
         self.objective = objective.to(self.device) if isinstance(objective, nn.Module) else objective

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from uumamba.data.augmentation.draws import check_range, draw_for_batch, factor, fires, uniform
-from uumamba.seeding import generator_for
+from uumamba.runtime.seeds import generator_for
 
 
 def test_probability_zero_never_fires_and_one_always_does() -> None:

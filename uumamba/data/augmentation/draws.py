@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Generator, Tensor
 
-from uumamba.seeding import generator_for
+from uumamba.runtime.seeds import generator_for
 
 Range = tuple[float, float]
 Values = dict[str, Tensor]

@@ -1,0 +1,1 @@
+"""Aortic CT angiography in the layout of AortaSeg24."""

@@ -1,0 +1,5 @@
+"""``python -m data_prep.phantoms.aorta``."""
+
+from data_prep.phantoms.aorta.aorta_phantom import main
+
+main()

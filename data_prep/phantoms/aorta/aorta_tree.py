@@ -1,0 +1,296 @@
+"""Drawing the aorta phantom's vessels, anew for every subject: centrelines, diameters, 23 zones and branches."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.interpolate import CubicSpline, PchipInterpolator
+
+from data_prep.phantoms.aorta.aorta_vessels import (
+    AortaTruth,
+    Flap,
+    Points,
+    Pose,
+    Tree,
+    Vessel,
+    bends_gently,
+    stay_apart,
+    truth_of,
+)
+from uumamba.runtime.seeds import key_to_seed
+
+ZONE_3_MM = 20.0
+BOVINE_SHARE = 0.2
+DISSECTED_SHARE = 0.8
+
+
+def aorta_truth(number: int, seed: int = 0) -> AortaTruth:
+    """Centrelines, diameters and topology of a subject of ``write_aorta_phantom``.
+
+    Args:
+        number: of ``subjectNNN``.
+        seed: the phantom's.
+
+    Example:
+        >>> truth = aorta_truth(1)
+        >>> truth.segments["RenalR"].parent, truth.betti_numbers
+        ('Zone8', (1, 0, 0))
+    """
+    return truth_of(draw_tree(subject_generator(number, seed)))
+
+
+def subject_generator(number: int, seed: int) -> np.random.Generator:
+    """The generator that draws a subject, the tree first."""
+    return np.random.default_rng(key_to_seed(seed, "aorta phantom", number))
+
+
+def draw_tree(rng: np.random.Generator) -> Tree:
+    """A subject's vessels; proposals in which two of them come too near are drawn again."""
+    while True:
+        tree = _propose(rng)
+        if bends_gently(tree.vessels[0]) and stay_apart(tree.vessels):
+            return tree
+
+
+def _propose(rng: np.random.Generator) -> Tree:
+    pose = _draw_pose(rng)
+    bovine, dissected = bool(rng.random() < BOVINE_SHARE), bool(rng.random() < DISSECTED_SHARE)
+    path = _draw_path(pose, rng)
+    marks = _draw_marks(path, bovine, rng)
+    diameters = _draw_diameters(rng)
+    radii = _aortic_radii(marks, len(path), dissected, rng)
+    starts = _zone_starts(marks, diameters, pose.scale, rng.uniform(0.37, 0.47))
+    aorta = Vessel("Aorta", "", path, radii, tuple(f"Zone{number}" for number in range(10)), starts)
+    branches = [_draw_branch(name, aorta, marks, diameters, rng) for name in _DIRECTIONS]
+    vessels = (aorta, *_draw_iliacs(aorta, diameters, rng), *branches)
+    heights = {name: float(path[round(at), 2]) for name, at in marks.items()} | {"T6": float(path[round(starts[5]), 2])}
+    flap = _draw_flap(marks, pose.scale, rng) if dissected else None
+    return Tree(tuple(_in_world(vessel, pose) for vessel in vessels), pose, flap, bovine, heights)
+
+
+def _in_world(vessel: Vessel, pose: Pose) -> Vessel:
+    points, radii = pose.to_world(vessel.points_mm), pose.scale * vessel.radii_mm
+    starts = tuple(pose.scale * start for start in vessel.starts_mm)
+    return Vessel(vessel.name, vessel.parent, points, radii, vessel.parts, starts)
+
+
+def _draw_pose(rng: np.random.Generator) -> Pose:
+    nod, lean, turn = np.deg2rad(rng.uniform(-1, 1, 3) * (9, 7, 12))
+    rotation = _rotation(0, nod) @ _rotation(1, lean) @ _rotation(2, turn)
+    sideways = (rng.uniform(-9, 9), rng.uniform(-100, 300), rng.uniform(55, 90))
+    # Chest backwards and loin forwards, more or less.
+    forwards = (-rng.uniform(2, 13), rng.uniform(60, 140), rng.uniform(60, 90))
+    position = rng.uniform((-60, -60, -260), (60, 60, -140))
+    return Pose(rng.uniform(0.88, 1.08), rotation, position, np.array([sideways, forwards]))
+
+
+def _rotation(axis: int, angle: float) -> NDArray[np.float64]:
+    first, second = (other for other in range(3) if other != axis)
+    rotation = np.eye(3)
+    rotation[first, first] = rotation[second, second] = np.cos(angle)
+    rotation[first, second], rotation[second, first] = -np.sin(angle), np.sin(angle)
+    return rotation
+
+
+def _draw_path(pose: Pose, rng: np.random.Generator) -> Points:
+    """The aorta's centreline in the body's frame, from the root over the arch to the bifurcation, a point a mm."""
+    top = rng.uniform(250, 298)
+    rise, reach, swing = rng.uniform(30, 42), rng.uniform(64, 82), rng.uniform(0.35, 0.85)
+    descent = _draw_descent(top - rise, pose, rng)
+    across = reach * np.array([np.sin(swing), np.cos(swing), 0.0])
+    middle = descent[0] + across / 2
+    angles = np.linspace(0, np.pi, 7)[:-1, None]
+    skew = rng.uniform(-0.15, 0.15)
+    up = np.sin(angles) * rise * np.array([0.0, 0.0, 1.0])
+    arch = middle + (np.cos(angles) + skew * np.sin(angles) ** 2) * across / 2 + up
+    root = arch[0] - (rng.uniform(12, 24), rng.uniform(2, 16), rng.uniform(34, 52))
+    bulge = (arch[0] + root) / 2 + (rng.uniform(1, 6), rng.uniform(0, 5), 0)
+    points = np.concatenate([[root, bulge], arch, descent])
+    return _resample(points)
+
+
+def _draw_descent(top: float, pose: Pose, rng: np.random.Generator) -> Points:
+    """Points from the end of the arch to the bifurcation, round the left of the spine to its front, and tortuous."""
+    z = np.linspace(top, 0, 9)
+    share = z / top
+    angle = np.deg2rad(rng.uniform(5, 20) + rng.uniform(45, 60) * share ** rng.uniform(0.7, 1.3))
+    distance = 31 + 4 * share
+    spine_x, spine_y = pose.spine(z)
+    waves = rng.uniform(0, 6.5, 2) * np.sin(z[:, None] / rng.uniform(20, 34, 2) + rng.uniform(0, 6.3, 2))
+    bow = waves * np.sin(np.pi * share)[:, None] ** 0.5
+    return np.stack(
+        [spine_x - distance * np.sin(angle) + bow[:, 0], spine_y + distance * np.cos(angle) + bow[:, 1] + 2, z], axis=1
+    )
+
+
+def _resample(points: Points) -> Points:
+    """A smooth curve through points, one point a millimetre."""
+    at = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
+    fine = CubicSpline(at, points)(np.linspace(0, at[-1], 4000))
+    arc = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(fine, axis=0), axis=1))])
+    wanted = np.arange(0.0, arc[-1])
+    return np.stack([np.interp(wanted, arc, coordinate) for coordinate in fine.T], axis=1)
+
+
+def _draw_marks(path: Points, bovine: bool, rng: np.random.Generator) -> dict[str, float]:
+    """Where branches leave the aorta, in millimetres from the root.
+
+    How far the three of the arch lie from its top makes its type: the further towards the root, the higher the type.
+    """
+    top = int(np.argmax(path[:, 2]))
+    subclavian = top + rng.uniform(-6, 22)
+    carotid = subclavian - rng.uniform(15, 22)
+    innominate = carotid - (rng.uniform(10, 12) if bovine else rng.uniform(17, 23))
+    lower_renal = len(path) - 1 - rng.uniform(58, 92)
+    other_renal = lower_renal - rng.uniform(0, 11)
+    superior_mesenteric = other_renal - rng.uniform(17, 25)
+    right_first = rng.random() < 0.6
+    return {
+        "Innominate": innominate,
+        "LCC": carotid,
+        "LSA": subclavian,
+        "Celiac": superior_mesenteric - rng.uniform(17, 25),
+        "SMA": superior_mesenteric,
+        "RenalR": other_renal if right_first else lower_renal,
+        "RenalL": lower_renal if right_first else other_renal,
+        "Top": float(top),
+        "Bifurcation": float(len(path) - 1),
+    }
+
+
+_DIAMETERS_MM = {
+    "Innominate": (11.5, 14.0),
+    "LCC": (8.8, 10.8),
+    "LSA": (9.8, 12.0),
+    "Celiac": (9.0, 11.2),
+    "SMA": (9.0, 11.4),
+    "RenalR": (8.8, 10.4),
+    "RenalL": (8.8, 10.4),
+    "Zone10": (11.8, 14.8),
+    "Zone11": (9.8, 11.8),
+    "InternalIliac": (9.0, 10.8),
+}
+
+
+def _draw_diameters(rng: np.random.Generator) -> dict[str, float]:
+    return {name: float(rng.uniform(*bounds)) for name, bounds in _DIAMETERS_MM.items()}
+
+
+def _zone_starts(
+    marks: Mapping[str, float], diameters: Mapping[str, float], scale: float, t6_share: float
+) -> tuple[float, ...]:
+    """Borders of the zones as the Society for Vascular Surgery sets them, by the near and far edges of the ostia.
+
+    T6 stands at a share of the way from zone 3 to the celiac artery.
+    """
+    below = {name: marks[name] + diameters[name] / 2 for name in diameters if name in marks}
+    above = {name: marks[name] - diameters[name] / 2 for name in diameters if name in marks}
+    zone_4 = below["LSA"] + ZONE_3_MM / scale
+    t6 = zone_4 + t6_share * (above["Celiac"] - zone_4)
+    renals = ("RenalR", "RenalL")
+    return (
+        0.0, below["Innominate"], below["LCC"], below["LSA"], zone_4, t6, above["Celiac"], above["SMA"],
+        min(above[name] for name in renals), max(below[name] for name in renals),
+    )  # fmt: skip
+
+
+def _aortic_radii(
+    marks: Mapping[str, float], points: int, dissected: bool, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """Radius at each point: sinus, ascending, arch, descending, abdominal; wider where dissected or an aneurysm is."""
+    arch, loin = rng.uniform(12.2, 15.0), rng.uniform(7.8, 10.0)
+    ascending, descending, celiac = arch * rng.uniform(1.05, 1.25), arch * rng.uniform(0.82, 0.98), loin * 1.2
+    knots = {
+        0.0: ascending * 0.95, 10.0: ascending * 1.18, 24.0: ascending, marks["Innominate"] - 6: ascending,
+        marks["LSA"]: arch, marks["LSA"] + 40: descending, marks["Celiac"]: celiac, points - 1.0: loin,
+    }  # fmt: skip
+    at = np.arange(points, dtype=np.float64)
+    radii = PchipInterpolator(sorted(knots), [knots[place] for place in sorted(knots)])(at)
+    if dissected:
+        radii *= 1 + rng.uniform(0.05, 0.3) * _bump(at, marks["LSA"] + rng.uniform(40, 70), 35.0)
+    if rng.random() < 0.35:
+        radii *= 1 + rng.uniform(0.4, 0.8) * _bump(at, points - rng.uniform(28, 38), rng.uniform(11, 14))
+    if rng.random() < 0.25:
+        radii *= 1 + rng.uniform(0.1, 0.25) * _bump(at, marks["Innominate"] - 25, 18.0)
+    return radii
+
+
+def _bump(at: NDArray[np.float64], centre: float, width: float) -> NDArray[np.float64]:
+    return np.exp(-(((at - centre) / width) ** 2) / 2)
+
+
+_DIRECTIONS: Mapping[str, tuple[tuple[float, float, float], ...]] = {
+    # Right, front, head; turned through as the branch goes on.
+    "Innominate": ((0.25, 0.25, 1.0), (0.55, 0.1, 1.0), (0.7, -0.1, 1.0)),
+    "LCC": ((-0.05, 0.1, 1.0), (-0.2, 0.15, 1.0), (0.0, 0.05, 1.0)),
+    "LSA": ((-0.25, -0.15, 1.0), (-0.35, -0.25, 1.0), (-0.9, -0.1, 0.7)),
+    "Celiac": ((0.1, 1.0, -0.25), (0.3, 1.0, -0.1), (0.5, 0.9, 0.1)),
+    "SMA": ((0.0, 1.0, -0.4), (0.05, 0.8, -0.9), (0.05, 0.45, -1.0)),
+    "RenalR": ((1.0, 0.15, -0.1), (1.0, -0.45, -0.3), (1.0, -0.5, -0.25)),
+    "RenalL": ((-1.0, 0.0, -0.1), (-1.0, -0.35, -0.25), (-1.0, -0.5, -0.15)),
+}
+_LENGTHS_MM = {
+    "Innominate": (30, 42),
+    "LCC": (32, 46),
+    "LSA": (32, 46),
+    "Celiac": (25, 34),
+    "SMA": (36, 50),
+    "RenalR": (36, 48),
+    "RenalL": (28, 42),
+}
+
+
+def _draw_branch(
+    name: str, aorta: Vessel, marks: Mapping[str, float], diameters: Mapping[str, float], rng: np.random.Generator
+) -> Vessel:
+    start = round(marks[name])
+    length = aorta.radii_mm[start] + rng.uniform(*_LENGTHS_MM[name])
+    points = _bend(aorta.points_mm[start], _DIRECTIONS[name], length, rng)
+    radii = diameters[name] / 2 * np.linspace(1.0, rng.uniform(0.9, 1.0), len(points))
+    return Vessel(name, "Aorta", points, radii, (name,), (0.0,))
+
+
+def _draw_iliacs(aorta: Vessel, diameters: Mapping[str, float], rng: np.random.Generator) -> list[Vessel]:
+    """Common and external iliac artery of each side as one tube, then the internal ones."""
+    tubes, internals = [], []
+    for side, right in (("R", 1), ("L", -1)):
+        spread = right * rng.uniform(0.38, 0.58)
+        common = round(rng.uniform(42, 56))
+        outwards = [(spread, 0.0, -1.0), (spread, -0.35, -1.0), (spread, -0.2, -1.0)]
+        onwards = [*outwards, (0.9 * spread, 0.45, -1.0), (0.8 * spread, 0.7, -1.0), (0.4 * spread, 0.5, -1.0)]
+        points = _bend(aorta.points_mm[-1], onwards, common + rng.uniform(50, 66), rng)
+        wide, narrow = diameters["Zone10"] / 2, diameters["Zone11"] / 2
+        radii = np.interp(np.arange(len(points)), [0, common - 8, common + 6], [wide, wide, narrow])
+        iliac, internal = f"Iliac{side}", f"InternalIliac{side}"
+        tubes.append(Vessel(iliac, "Aorta", points, radii, (f"Zone10{side}", f"Zone11{side}"), (0.0, common + 2.0)))
+        directions = [(-0.1 * right, -1.0, -0.6), (-0.05 * right, -0.8, -1.0), (0.1 * right, -0.4, -1.0)]
+        inner = _bend(points[common], directions, wide + rng.uniform(28, 38), rng)
+        thickness = diameters["InternalIliac"] / 2 * np.linspace(1.0, 0.92, len(inner))
+        internals.append(Vessel(internal, iliac, inner, thickness, (internal,), (0.0,)))
+    return [*tubes, *internals]
+
+
+def _bend(
+    start: Points, directions: Sequence[tuple[float, float, float]], length_mm: float, rng: np.random.Generator
+) -> Points:
+    """A path of a point a millimetre that turns through directions, each a little off the given one."""
+    wobble = rng.normal(0, 0.11, (len(directions), 3))
+    steps = np.arange(round(length_mm)) + 0.5
+    knots = np.linspace(0, length_mm, len(directions))
+    heading = PchipInterpolator(knots, np.array(directions) + wobble)(steps)
+    heading /= np.linalg.norm(heading, axis=1, keepdims=True)
+    return np.concatenate([start[None], start + np.cumsum(heading, axis=0)])
+
+
+def _draw_flap(marks: Mapping[str, float], scale: float, rng: np.random.Generator) -> Flap:
+    start = marks["LSA"] + rng.uniform(10, 28)
+    ends = (marks["Celiac"] - 25, marks["RenalL"] + 10, marks["Bifurcation"] - 8)
+    stop = ends[int(rng.choice(3, p=(0.25, 0.3, 0.45)))]
+    return Flap(
+        start_mm=scale * start,
+        stop_mm=scale * stop,
+        offset=rng.uniform(-0.3, 0.3),
+        angle=rng.uniform(-np.pi, np.pi),
+        twist=rng.choice((-1, 1)) * rng.uniform(0.3, 1.6) * np.pi / (scale * (stop - start)),
+        thickness_mm=rng.uniform(1.4, 2.4),
+    )

@@ -1,0 +1,1 @@
+"""Coronary CT angiography in the layout of ImageCAS."""

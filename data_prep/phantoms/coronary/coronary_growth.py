@@ -1,0 +1,149 @@
+"""A coronary tree as it grows: branches that wind over the heart as far as there is room for them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.interpolate import PchipInterpolator
+from scipy.spatial import cKDTree
+
+from data_prep.phantoms.coronary.coronary_heart import CoronaryHeart, Points
+
+Lengths = NDArray[np.floating]
+"""Millimetres at each point of a branch."""
+
+STEP_MM = 0.25
+LIFT_MM = 2.0
+"""Height of the centrelines above the heart's surface."""
+GAP_MM = 2.0
+"""Least fat between two vessels that do not meet."""
+SHORTEST_MM = 9.0
+"""A branch that would be shorter is left out."""
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One vessel: a centreline of points 0.25 mm apart and the diameter at each.
+
+    Args:
+        name: ``"LAD"``, ``"D1"`` and so on, unique in its tree.
+        parent: the branch on whose centreline it starts; None where it starts at the aorta.
+        parent_index: the point of the parent that is its first one.
+        centreline_mm: ``(n, 3)``.
+        diameter_mm: ``(n,)``.
+    """
+
+    name: str
+    parent: str | None
+    parent_index: int
+    centreline_mm: Points
+    diameter_mm: NDArray[np.float64]
+
+    @property
+    def length_mm(self) -> float:
+        """Of its centreline."""
+        return float(np.linalg.norm(np.diff(self.centreline_mm, axis=0), axis=1).sum())
+
+
+class NoRoom(Exception):
+    """A branch that no tree can do without has no room."""
+
+
+class GrowingTree:
+    """A tree as it grows; ``widths_mm`` are the least and largest diameter."""
+
+    def __init__(self, heart: CoronaryHeart, widths_mm: tuple[float, float], rng: np.random.Generator) -> None:
+        self.heart = heart
+        self.widths_mm = widths_mm
+        self.rng = rng
+        self.branches: dict[str, Branch] = {}
+        self.sheet = 1 + LIFT_MM / heart.radius_mm
+        aorta = heart.aorta
+        self._aorta = cKDTree(aorta.centreline_mm)
+
+    def grow(
+        self,
+        name: str,
+        corners: Sequence[tuple[float, ...]],
+        diameters_mm: tuple[float, float],
+        *,
+        parent: str | None = None,
+        at: int = 0,
+        needed: bool = False,
+    ) -> None:
+        """Add a branch through corners (places of the heart) as far as there is room.
+
+        Raises:
+            NoRoom: there is no room for a needed one.
+        """
+        points = self._course(np.array(corners, dtype=float))
+        if parent is not None:
+            points = points + self._miss(points, self.branches[parent].centreline_mm[at])
+        share = np.linspace(0, 1, len(points))
+        ripple = 1 + 0.04 * np.sin(2 * np.pi * (share * self.rng.uniform(2, 5) + self.rng.random()))
+        diameter = (diameters_mm[0] * (1 - share) + diameters_mm[1] * share) * ripple
+        diameter = np.clip(diameter, *self.widths_mm)
+        room = self._room(points, diameter / 2, parent, at)
+        if room * STEP_MM >= (2 if name == "LM" else SHORTEST_MM):
+            self.branches[name] = Branch(name, parent, at, points[:room], diameter[:room])
+        elif needed:
+            raise NoRoom(name)
+
+    def places(self, name: str) -> Points:
+        """The places of a branch's points."""
+        return self.heart.locate(self.branches[name].centreline_mm)
+
+    def _course(self, corners: Points) -> Points:
+        """A smooth winding curve through corners, in equal steps."""
+        chords = np.linalg.norm(np.diff(self.heart.place(corners), axis=0), axis=1)
+        along = np.concatenate([[0], np.cumsum(chords)])
+        fine = np.linspace(0, along[-1], max(60, int(8 * along[-1])))
+        places = PchipInterpolator(along, corners)(fine)
+        places[:, :2] += self._winding(fine, along[-1]) / np.maximum(np.sin(np.radians(places[:, 1:2])), 0.4)
+        return equal_steps(self.heart.place(places))
+
+    def _winding(self, along_mm: NDArray[np.float64], length_mm: float) -> Points:
+        """Sideways displacement in degrees, none at the start."""
+        ramp = np.clip(along_mm / 12, 0, 1)[:, None] if length_mm > 20 else np.zeros((len(along_mm), 1))
+        waves = np.zeros((len(along_mm), 2))
+        for _ in range(3):
+            wavelength, phase = self.rng.uniform(11, 40), self.rng.uniform(0, 2 * np.pi, 2)
+            amplitude_mm = self.rng.uniform(0, 0.035, 2) * wavelength
+            waves += amplitude_mm * np.sin(2 * np.pi * along_mm[:, None] / wavelength + phase)
+        return ramp * np.degrees(waves / self.heart.radius_mm)
+
+    @staticmethod
+    def _miss(points: Points, start: Points) -> Points:
+        """What moves the first point to ``start`` and dies away along the branch."""
+        fade = np.exp(-np.arange(len(points)) * STEP_MM / 4)
+        return fade[:, None] * (start - points[0])
+
+    def _room(self, points: Points, radii: NDArray[np.float64], parent: str | None, at: int) -> int:
+        """Number of points before the first that comes too close to another vessel or back to the aorta."""
+        along_mm = np.arange(len(points)) * STEP_MM
+        axis_mm, nearest = self._aorta.query(points)
+        gap = axis_mm - self.heart.aorta.radius_mm[nearest] - radii
+        allowed = _allowed_gap(along_mm, radii[0], GAP_MM) if parent is None else np.full(len(points), GAP_MM)
+        bad = gap < allowed
+        for other in self.branches.values():
+            distance, nearest = cKDTree(other.centreline_mm).query(points)
+            gap = distance - other.diameter_mm[nearest] / 2 - radii
+            if other.name == parent or (parent is not None and (other.parent, other.parent_index) == (parent, at)):
+                bad |= gap < _allowed_gap(along_mm, radii[0] + other.diameter_mm[nearest] / 2, GAP_MM)
+            else:
+                bad |= gap < GAP_MM
+        return int(np.argmax(bad)) if bad.any() else len(points)
+
+
+def equal_steps(points_mm: Points) -> Points:
+    """Points about 0.25 mm apart along a polyline, its ends kept."""
+    along = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(points_mm, axis=0), axis=1))])
+    steps = np.linspace(0, along[-1], max(2, round(along[-1] / STEP_MM) + 1))
+    return np.stack([np.interp(steps, along, axis) for axis in points_mm.T], axis=1)
+
+
+def _allowed_gap(along_mm: Lengths, reach_mm: Lengths | float, most_mm: float) -> Lengths:
+    """Gap to a vessel that the branch starts from: none until clear of it, then growing with the way."""
+    gap = np.minimum(most_mm, 0.35 * along_mm - 0.6 * reach_mm)
+    return np.where(along_mm > 2 * reach_mm, gap, -np.inf)

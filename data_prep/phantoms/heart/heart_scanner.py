@@ -1,0 +1,213 @@
+"""The phantom's scanner: slices of finite thickness, a coil that does not see evenly, noise and breath-holds."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from data_prep.phantoms.heart.heart_body import Body, draw_body, paint_body
+from data_prep.phantoms.heart.heart_painting import paint_heart
+from data_prep.phantoms.heart.heart_shape import Heart, Phase, extent_mm
+from data_prep.phantoms.heart.heart_tissue import LABEL_OF_TISSUE, Tissues, draw_brightness
+
+IN_PLANE_SAMPLES = 2
+THROUGH_PLANE_SAMPLES = 4
+SLICE_PROFILE = 0.75
+"""Thickness of a slice over the distance from one to the next; the rest is the gap between them."""
+STORED_TYPES = ("float32", "int16", "uint8")
+STORED_TYPE_SHARES = (0.60, 0.32, 0.08)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How one patient is scanned.
+
+    Args:
+        shape: columns, rows and slices of the stored array.
+        spacing_mm: of its axes.
+        first_slice_mm: centre of the first slice, relative to the heart's end-diastolic base.
+        heart_at_mm: where the heart lies in the field of view, relative to its middle.
+        body_angle: rotation of the body in the image.
+        septum_angle: rotation of the heart in the body.
+        breath_hold_mm: in-plane shift of each slice, shared by all frames (a slice is scanned in one breath-hold).
+        brightness: signal of each tissue.
+        coil: coefficients of the sensitivity's logarithm in x, y, x^2, y^2 and xy over the field of view.
+        noise: standard deviation of each of the two channels, relative to blood.
+        texture: the same of the tissue's own unevenness.
+        blur_pixels: width of the point spread.
+        gain: stored value of blood.
+        stored_type: of the array in the file.
+        apex_first: whether the first stored slice is the most apical.
+    """
+
+    shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+    first_slice_mm: float
+    heart_at_mm: tuple[float, float]
+    body_angle: float
+    septum_angle: float
+    breath_hold_mm: NDArray[np.float64]
+    brightness: NDArray[np.float32]
+    coil: NDArray[np.float64]
+    noise: float
+    texture: float
+    blur_pixels: float
+    gain: float
+    stored_type: str
+    apex_first: bool
+
+
+def draw_protocol(heart: Heart, end_mm: float, rng: np.random.Generator) -> Protocol:
+    """A protocol that holds the whole heart, which lies anywhere and at any angle in the field of view."""
+    slices, thickness, first_slice = _draw_slices(end_mm, rng)
+    radius, _ = extent_mm(heart)
+    pixel = round(rng.uniform(1.2, 1.9), 4)
+    smallest = max(110, int(np.ceil(2 * (radius + 12) / pixel)))
+    columns, rows = (int(size) for size in rng.integers(min(smallest, 160), 161, 2))
+    room = [max(0.0, size * pixel / 2 - radius - 8) for size in (columns, rows)]
+    stored_type = str(rng.choice(STORED_TYPES, p=STORED_TYPE_SHARES))
+    return Protocol(
+        shape=(columns, rows, slices),
+        spacing_mm=(pixel, pixel, thickness),
+        first_slice_mm=first_slice,
+        heart_at_mm=(rng.uniform(-room[0], room[0]), rng.uniform(-room[1], room[1])),
+        body_angle=rng.uniform(-np.pi, np.pi),
+        septum_angle=np.pi + rng.uniform(-0.7, 0.7),
+        breath_hold_mm=np.clip(rng.normal(0, 1.3, (slices, 2)), -3.5, 3.5),
+        brightness=draw_brightness(rng),
+        coil=rng.uniform(-1, 1, 5) * (0.45, 0.45, 0.35, 0.35, 0.35),
+        noise=rng.uniform(0.015, 0.055),
+        texture=rng.uniform(0.03, 0.08),
+        blur_pixels=rng.uniform(0.3, 0.65),
+        gain=rng.uniform(110, 150) if stored_type == "uint8" else rng.uniform(110, 900),
+        stored_type=stored_type,
+        apex_first=bool(rng.random() < 0.08),
+    )
+
+
+def _draw_slices(end_mm: float, rng: np.random.Generator) -> tuple[int, float, float]:
+    """Number, thickness and first position of slices from above the base to just beyond the apex at ``end_mm``."""
+    wanted = rng.integers(6, 12)
+    thickness = float(np.clip(round(2 * end_mm / wanted) / 2, 5.0, 10.0))
+    # The longest hearts need all 12 slices, so the first one then starts nearer to the base.
+    first_slice = max(-thickness * rng.uniform(-0.3, 1.0), end_mm - 12 * thickness)
+    slices = int(np.ceil((end_mm - first_slice) / thickness)) + int(rng.integers(0, 2))
+    return int(np.clip(slices, 6, 12)), thickness, float(first_slice)
+
+
+class Scanner:
+    """One patient on the table: ``frame`` gives the image and the label of a phase."""
+
+    def __init__(self, heart: Heart, protocol: Protocol, rng: np.random.Generator) -> None:
+        self.heart = heart
+        self.protocol = protocol
+        self.body = draw_body(rng, extent_mm(heart)[0])
+        grain = rng.standard_normal(protocol.shape, dtype=np.float32)
+        grain = ndimage.gaussian_filter(grain, (1.6, 1.6, 0))
+        self._grain = 1 + np.float32(protocol.texture) * grain / grain.std()
+        self._planes = [_Plane(number, heart, self.body, protocol) for number in range(protocol.shape[2])]
+
+    def frame(self, phase: Phase, rng: np.random.Generator) -> tuple[NDArray[np.generic], NDArray[np.uint8]]:
+        """The stored image and the label of a phase, both ``(columns, rows, slices)``."""
+        slices = [plane.scan(phase) for plane in self._planes]
+        signal = np.stack([signal for signal, _ in slices], axis=2)
+        label = np.stack([label for _, label in slices], axis=2)
+        image = _receive(signal * self._grain, self.protocol, rng)
+        order = slice(None, None, -1) if self.protocol.apex_first else slice(None)
+        return image[:, :, order], label[:, :, order]
+
+
+class _Plane:
+    """One slice: its body is painted once, its heart for each phase, in a window of the plane and at several depths."""
+
+    def __init__(self, number: int, heart: Heart, body: Body, protocol: Protocol) -> None:
+        centre_mm = protocol.first_slice_mm + number * protocol.spacing_mm[2]
+        offsets = (np.arange(THROUGH_PLANE_SAMPLES) + 0.5) / THROUGH_PLANE_SAMPLES - 0.5
+        self.depths_mm = [float(depth) for depth in centre_mm + SLICE_PROFILE * protocol.spacing_mm[2] * offsets]
+        self.brightness = protocol.brightness
+        in_body = _sample_points(number, protocol)
+        tissues = paint_body(in_body.real, in_body.imag, centre_mm, body)
+        self.signal = _pool(self.brightness[tissues])
+        in_heart = in_body * np.complex64(np.exp(-1j * protocol.septum_angle))
+        in_heart = in_heart + _tremble(in_heart, body) + np.complex64(extent_mm(heart)[1])
+        self.window, fine_window = _window(in_heart, 1.25 * extent_mm(heart)[0] + 25, extent_mm(heart)[1])
+        self.tissues = tissues[fine_window]
+        self.u = np.ascontiguousarray(in_heart.real[fine_window])
+        self.v = np.ascontiguousarray(in_heart.imag[fine_window])
+
+    def scan(self, phase: Phase) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """Mean signal of each voxel, and the structure that fills most of it."""
+        signal = self.signal.copy()
+        label = np.zeros(signal.shape, dtype=np.uint8)
+        layers: list[Tissues] = []
+        for depth_mm in self.depths_mm:
+            tissues = self.tissues.copy()
+            paint_heart(tissues, self.u, self.v, depth_mm, phase)
+            layers.append(tissues)
+        stack = np.stack(layers)
+        signal[self.window] = _pool(self.brightness[stack].mean(axis=0))
+        structures = LABEL_OF_TISSUE[stack]
+        shares = [_pool((structures == value).mean(axis=0, dtype=np.float32)) for value in range(4)]
+        label[self.window] = np.argmax(shares, axis=0)
+        return signal, label
+
+
+def _sample_points(number: int, protocol: Protocol) -> NDArray[np.complex64]:
+    """Body coordinates ``x + iy`` of the in-plane samples of a slice; the heart's middle is the origin."""
+    axes = []
+    for axis in (0, 1):
+        samples = np.arange(protocol.shape[axis] * IN_PLANE_SAMPLES) + 0.5
+        millimetres = samples * protocol.spacing_mm[axis] / IN_PLANE_SAMPLES
+        middle = protocol.shape[axis] * protocol.spacing_mm[axis] / 2
+        axes.append(millimetres - middle - protocol.heart_at_mm[axis] - protocol.breath_hold_mm[number, axis])
+    points = axes[0][:, None] + 1j * axes[1][None, :]
+    return (points * np.exp(-1j * protocol.body_angle)).astype(np.complex64)
+
+
+def _tremble(points: NDArray[np.complex64], body: Body) -> NDArray[np.complex64]:
+    """A gentle displacement that is the same at every depth and phase, so that areas keep their ratios nearly."""
+    moved = np.zeros_like(points)
+    for number, (amplitude, along_x, along_y, _, start) in enumerate(body.waves):
+        wave = np.float32(0.5 * amplitude) * np.sin(along_x * points.real + along_y * points.imag + start)
+        moved += wave * np.complex64(1j ** (number % 2))
+    return moved
+
+
+def _window(
+    points: NDArray[np.complex64], reach_mm: float, centre_u: float
+) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """The part of a plane within reach of the heart, in voxels and in samples."""
+    near = np.abs(points - np.complex64(centre_u)) < reach_mm
+    voxels, samples = [], []
+    for axis in (0, 1):
+        hits = np.flatnonzero(near.any(axis=1 - axis))
+        start, stop = int(hits[0]) // IN_PLANE_SAMPLES, int(hits[-1]) // IN_PLANE_SAMPLES + 1
+        voxels.append(slice(start, stop))
+        samples.append(slice(start * IN_PLANE_SAMPLES, stop * IN_PLANE_SAMPLES))
+    return tuple(voxels), tuple(samples)
+
+
+def _pool(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    columns, rows = (size // IN_PLANE_SAMPLES for size in samples.shape)
+    return samples.reshape(columns, IN_PLANE_SAMPLES, rows, IN_PLANE_SAMPLES).mean(axis=(1, 3))
+
+
+def _receive(signal: NDArray[np.float32], protocol: Protocol, rng: np.random.Generator) -> NDArray[np.generic]:
+    """Coil sensitivity, point spread, Rician noise and storage in whole numbers, as ACDC's files have them."""
+    signal = ndimage.gaussian_filter(signal * _sensitivity(protocol), (protocol.blur_pixels, protocol.blur_pixels, 0))
+    noise = np.float32(protocol.noise)
+    real = signal + noise * rng.standard_normal(signal.shape, dtype=np.float32)
+    imaginary = noise * rng.standard_normal(signal.shape, dtype=np.float32)
+    stored = np.rint(np.sqrt(real * real + imaginary * imaginary) * np.float32(protocol.gain))
+    limit = 255 if protocol.stored_type == "uint8" else 32767
+    return np.minimum(stored, limit).astype(protocol.stored_type)
+
+
+def _sensitivity(protocol: Protocol) -> NDArray[np.float32]:
+    x = np.linspace(-1, 1, protocol.shape[0])[:, None]
+    y = np.linspace(-1, 1, protocol.shape[1])[None, :]
+    logarithm = sum(
+        weight * term for weight, term in zip(protocol.coil, (x, y, x * x - 0.33, y * y - 0.33, x * y), strict=True)
+    )
+    return np.exp(logarithm)[:, :, None].astype(np.float32)

@@ -1,0 +1,33 @@
+"""Channels innermost: the values and the parameters stay, the order in memory changes."""
+
+import pytest
+import torch
+from torch import nn
+
+from uumamba.runtime.memory_format import lay_channels_last, to_channels_last
+
+
+@pytest.mark.parametrize(("shape", "strides"), [((2, 3, 4, 5), (60, 1, 15, 3)), ((1, 2, 3, 4, 5), (120, 1, 40, 10, 2))])
+def test_the_channel_becomes_the_innermost_axis_and_no_value_changes(
+    shape: tuple[int, ...], strides: tuple[int, ...]
+) -> None:
+    tensor = torch.randn(shape)
+    laid = to_channels_last(tensor)
+    assert laid.stride() == strides
+    assert torch.equal(laid, tensor)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3, 4)])
+def test_other_tensors_are_left_as_they_are(shape: tuple[int, ...]) -> None:
+    tensor = torch.randn(shape)
+    assert to_channels_last(tensor) is tensor
+
+
+def test_a_network_keeps_its_parameters_and_its_state() -> None:
+    net = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Conv3d(2, 3, 3), nn.Linear(2, 3))
+    before = list(net.parameters())
+    values = {name: value.clone() for name, value in net.state_dict().items()}
+    lay_channels_last(net)
+    assert all(one is other for one, other in zip(net.parameters(), before, strict=True))
+    assert net[0].weight.stride(1) == net[1].weight.stride(1) == 1
+    assert all(torch.equal(value, values[name]) for name, value in net.state_dict().items())

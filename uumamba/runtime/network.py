@@ -1,0 +1,83 @@
+"""Helpers for any network: unwrap it, evaluate it, read its finest logits, move its batches."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from uumamba.runtime.errors import UsageError
+
+
+def bare_network(net: nn.Module) -> nn.Module:
+    """Return the network inside ``DistributedDataParallel`` and ``torch.compile``, nested in any order.
+
+    Example:
+        >>> net = nn.Linear(1, 1)
+        >>> bare_network(net) is net
+        True
+    """
+    while True:
+        inner = net.module if isinstance(net, DistributedDataParallel) else getattr(net, "_orig_mod", None)
+        if inner is None:
+            return net
+        net = inner
+
+
+def finest_logits(outputs: Any) -> Tensor:
+    """Return the logits of a network's output; the first of a list or tuple under deep supervision.
+
+    Args:
+        outputs: ``(batch, classes, *spatial)``, or a list or tuple of such tensors, finest first.
+
+    Raises:
+        UsageError: the output holds no logits.
+
+    Example:
+        >>> finest_logits([torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 4, 4)]).shape
+        torch.Size([2, 3, 8, 8])
+    """
+    logits = outputs[0] if isinstance(outputs, list | tuple) and outputs else outputs
+    if not isinstance(logits, Tensor) or logits.ndim < 2:
+        raise UsageError(
+            "net",
+            got=f"an output of type {type(outputs).__name__}",
+            expected="logits of shape (batch, classes, ...), or a list of them, finest first",
+        )
+    return logits
+
+
+@contextmanager
+def evaluating(net: nn.Module) -> Iterator[None]:
+    """Run a block in evaluation mode without gradients; each module's mode is restored afterwards.
+
+    Example:
+        >>> net = nn.Dropout()
+        >>> with evaluating(net):
+        ...     net.training
+        False
+        >>> net.training
+        True
+    """
+    modes = {module: module.training for module in net.modules()}
+    net.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, is_training in modes.items():
+            module.training = is_training
+
+
+def batch_to_device(batch: Mapping[str, Any], device: torch.device | str) -> dict[str, Any]:
+    """Move the tensors of a batch to a device, without blocking where memory is pinned; other values stay.
+
+    Example:
+        >>> batch_to_device({"image": torch.zeros(1), "case_id": ["a"]}, "cpu")
+        {'image': tensor([0.]), 'case_id': ['a']}
+    """
+    return {
+        key: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value for key, value in batch.items()
+    }
