@@ -31,7 +31,8 @@ def resolve_device(name: str) -> str:
     if known is None:
         raise UsageError("--device", got=name, expected="cpu, cuda, cuda:1 or auto")
     if int(known[1] or 0) >= count:
-        raise UsageError("--device", got=name, expected=f"one of the {count} CUDA devices of this machine, or cpu")
+        found = f"one of the {count} CUDA devices that torch finds" if count else "cpu: torch finds no CUDA device"
+        raise UsageError("--device", got=name, expected=found)
     return name
 
 
