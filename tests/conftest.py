@@ -2,13 +2,17 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
+from unittest.mock import ANY
 
 import pytest
 import torch
 from hypothesis import settings
 
+from uumamba.runtime.errors import CaseError, UsageError
 from uumamba.runtime.seeds import seed_everything
 
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -41,6 +45,23 @@ def acdc_raw(real_data: Path) -> Path:
     if not folder.is_dir():
         pytest.skip(f"real data: {folder} is absent")
     return folder
+
+
+@contextmanager
+def _refused(key: str, got: Any = ANY, *, case_id: Any = ANY) -> Iterator[pytest.ExceptionInfo[UsageError | CaseError]]:
+    with pytest.raises((UsageError, CaseError)) as error:
+        yield error
+    assert (error.value.key, error.value.got) == (key, got), error.value
+    assert getattr(error.value, "case_id", None) == case_id
+
+
+@pytest.fixture(scope="session")
+def refused() -> Callable[..., AbstractContextManager[pytest.ExceptionInfo[UsageError | CaseError]]]:
+    """Assert that a block raises an error of ours with this key and, where given, this value and case.
+
+    The sentence is free to improve: ``with refused("rho", got=-1): SAM(params, base, rho=-1)``.
+    """
+    return _refused
 
 
 @pytest.fixture(autouse=True)
