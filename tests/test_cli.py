@@ -204,8 +204,7 @@ def test_a_device_that_this_machine_lacks(capsys: pytest.CaptureFixture[str], tm
         capsys, "predict", tmp_path, "--input", tmp_path, "--out", tmp_path / "out", "--device", "cuda:99"
     )
     assert code == 2
-    assert "--device: got cuda:99, expected " in text
-    assert "choose another, or cpu" in text
+    assert "--device: got cuda:99, expected" in text
 
 
 def test_the_keyboard_stops_a_verb_with_a_sentence_that_says_how_to_go_on(
