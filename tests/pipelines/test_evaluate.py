@@ -1,23 +1,30 @@
-"""From files of label maps to scores: what may stand for predictions and labels, and what is refused."""
+"""Scores of label maps in files: accepted predictions and labels, vessels, and refusals."""
 
 import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK
 
 from uumamba.data.case import Case, Manifest
-from uumamba.evaluation import ScoreRow, read_scores
+from uumamba.evaluation import read_scores
+from uumamba.pipelines.datasets import read_dataset
 from uumamba.pipelines.evaluate import MissingPredictions, evaluate_folder, print_summary
+from uumamba.pipelines.report import report
 from uumamba.runtime.errors import CaseError, UsageError
 
+Refused = Callable[..., Any]
 STRUCTURES = {"RV": 1, "MYO": 2, "LV": 3}
 # Voxels of 2 x 2 x 10 mm are 0.04 ml. LV: 500 voxels at ED and 200 at ES are 20 and 8 ml, so the EF is 60 %.
 SPACING_MM = (2.0, 2.0, 10.0)
 VOXELS = {"ED": {1: 400, 2: 300, 3: 500}, "ES": {1: 300, 2: 300, 3: 200}}
+# Tubes have voxels of 0.5 x 0.5 x 2 mm.
+VESSEL_MM = (0.5, 0.5, 2.0)
 
 
 def label_map(phase: str) -> np.ndarray:
@@ -33,6 +40,14 @@ def save(path: Path, labels: np.ndarray, *, shift_mm: float = 0.0) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     nib.save(nib.Nifti1Image(labels, affine), path)
     return path
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def names_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
 
 
 @pytest.fixture
@@ -57,125 +72,110 @@ def predictions(manifest: Path, tmp_path: Path) -> Path:
     return tmp_path / "predictions"
 
 
-def test_a_manifest_against_itself_scores_one_everywhere(manifest: Path, tmp_path: Path) -> None:
-    scores = evaluate_folder(manifest, manifest, tmp_path / "out")
+def test_a_manifest_against_itself_scores_one_and_the_files_hold_the_result(
+    manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    scores = evaluate_folder(manifest, manifest, out)
     assert len(scores.rows) == 4 * 3
-    assert {row.dice for row in scores.rows} == {1.0}
-    assert {row.hd95_mm for row in scores.rows} == {0.0}
+    assert ({row.dice for row in scores.rows}, {row.hd95_mm for row in scores.rows}) == ({1.0}, {0.0})
     assert scores.failures == ()
-
-
-def test_files_hold_what_was_returned(manifest: Path, tmp_path: Path) -> None:
-    scores = evaluate_folder(manifest, manifest, tmp_path / "out")
-    assert read_scores(tmp_path / "out" / "scores.csv") == scores.rows
-    assert json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))["foreground_dice"] == 1.0
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"scores.csv", "summary.json", "patients.csv"}
+    assert read_scores(out / "scores.csv") == scores.rows
+    assert read_json(out / "summary.json")["foreground_dice"] == 1.0
+    assert names_in(out) == {"scores.csv", "summary.json", "patients.csv"}
+    print_summary(scores)
+    printed = capsys.readouterr().out
+    assert "4 cases of 2 patients" in printed
+    assert "60.0 / 60.0" in printed, "ejection fractions"
 
 
 def test_ejection_fraction_and_mass_of_hand_made_volumes(manifest: Path, predictions: Path, tmp_path: Path) -> None:
     evaluate_folder(predictions, manifest, tmp_path / "out")
     with (tmp_path / "out" / "patients.csv").open() as stream:
         first = next(csv.DictReader(stream))
-    assert first["patient_id"] == "p1"
-    assert first["group"] == "NOR"
+    assert (first["patient_id"], first["group"]) == ("p1", "NOR")
     assert float(first["lv_edv_ml"]) == pytest.approx(20.0)
     assert float(first["lv_ef_percent"]) == pytest.approx(60.0)
     assert float(first["rv_ef_percent_label"]) == pytest.approx(25.0)
     assert float(first["lv_mass_g"]) == pytest.approx(300 * 0.04 * 1.05)
 
 
-def test_a_fold_scores_its_own_cases_alone(manifest: Path, predictions: Path, tmp_path: Path) -> None:
+def test_a_fold_scores_only_its_own_cases(manifest: Path, predictions: Path, tmp_path: Path) -> None:
     (predictions / "p1_ED.nii.gz").unlink()
     scores = evaluate_folder(predictions, manifest.parent, tmp_path / "out", fold=1, split="training")
     assert {row.patient_id for row in scores.rows} == {"p2"}
 
 
-def test_a_missing_prediction_is_named_and_nothing_is_written(
+def test_missing_predictions_are_named_and_nothing_is_written(
     manifest: Path, predictions: Path, tmp_path: Path
 ) -> None:
     for name in ("p1_ES", "p2_ED"):
         (predictions / f"{name}.nii.gz").unlink()
-    with pytest.raises(MissingPredictions, match=r"2 labelled cases have no prediction in .*: p1_ES, p2_ED; ") as error:
+    with pytest.raises(MissingPredictions) as error:
         evaluate_folder(predictions, manifest, tmp_path / "out")
-    assert error.value.exit_code == 1
+    assert (error.value.missing, error.value.exit_code) == (("p1_ES", "p2_ED"), 1)
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    ("fault", "words"),
-    [
-        ("shape", r"its label has the shape (30, 24, 4), the prediction p1_ES.nii.gz (29, 24, 4)"),
-        ("place", "the prediction p1_ES.nii.gz does not lie on its label (image and label lie up to 25.0 voxels apart"),
-        ("value", "the prediction p1_ES.nii.gz cannot be scored: its label holds the value 7"),
-        ("truncated", "the prediction p1_ES.nii.gz cannot be scored: "),
-    ],
-)
-def test_a_prediction_that_does_not_fit_fails_alone(
-    fault: str, words: str, manifest: Path, predictions: Path, tmp_path: Path
+SPOIL: dict[str, Callable[[Path], object]] = {
+    "shape": lambda path: save(path, label_map("ES")[:-1]),
+    "grid": lambda path: save(path, label_map("ES"), shift_mm=50.0),
+    "value": lambda path: save(path, np.full((30, 24, 4), 7, np.uint8)),
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:60]),
+}
+
+
+@pytest.mark.parametrize("fault", SPOIL)
+def test_a_prediction_that_does_not_fit_fails_alone_until_it_is_mended(
+    fault: str, manifest: Path, predictions: Path, tmp_path: Path
 ) -> None:
-    path = predictions / "p1_ES.nii.gz"
-    spoil: dict[str, Callable[[], object]] = {
-        "shape": lambda: save(path, label_map("ES")[:-1]),
-        "place": lambda: save(path, label_map("ES"), shift_mm=50.0),
-        "value": lambda: save(path, np.full((30, 24, 4), 7, np.uint8)),
-        "truncated": lambda: path.write_bytes(path.read_bytes()[:60]),
-    }
-    spoil[fault]()
-    scores = evaluate_folder(predictions, manifest, tmp_path / "out")
-    assert [failure.case_id for failure in scores.failures] == ["p1_ES"]
+    path, out = predictions / "p1_ES.nii.gz", tmp_path / "out"
+    whole = path.read_bytes()
+    SPOIL[fault](path)
+    scores = evaluate_folder(predictions, manifest, out)
+    [failure] = scores.failures
+    assert failure.case_id == "p1_ES"
+    assert "prediction p1_ES.nii.gz" in failure.key
     assert {row.case_id for row in scores.rows} == {"p1_ED", "p2_ED", "p2_ES"}
-    listed = json.loads((tmp_path / "out" / "failures.json").read_text(encoding="utf-8"))
-    assert [entry["case_id"] for entry in listed] == ["p1_ES"]
-    assert listed[0]["problem"].startswith(words)
-    assert listed[0]["cure"]
-    assert json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))["failed"] == ["p1_ES"]
-
-
-def test_failures_of_an_earlier_evaluation_do_not_outlive_it(manifest: Path, predictions: Path, tmp_path: Path) -> None:
-    whole = (predictions / "p1_ES.nii.gz").read_bytes()
-    (predictions / "p1_ES.nii.gz").write_bytes(whole[:60])
-    evaluate_folder(predictions, manifest, tmp_path / "out")
-    (predictions / "p1_ES.nii.gz").write_bytes(whole)
-    evaluate_folder(predictions, manifest, tmp_path / "out")
-    assert not (tmp_path / "out" / "failures.json").exists()
+    assert read_json(out / "failures.json") == [
+        {
+            "case_id": "p1_ES",
+            "key": failure.key,
+            "got": str(failure.got),
+            "expected": failure.expected,
+            "fix": failure.fix,
+        }
+    ]
+    if fault == "shape":
+        assert failure.got == (29, 24, 4)
+    assert read_json(out / "summary.json")["failed"] == ["p1_ES"]
+    path.write_bytes(whole)
+    evaluate_folder(predictions, manifest, out)
+    assert not (out / "failures.json").exists()
 
 
 def test_a_case_that_failed_before_needs_no_prediction_and_is_listed(
     manifest: Path, predictions: Path, tmp_path: Path
 ) -> None:
     (predictions / "p1_ES.nii.gz").unlink()
-    failed = [
-        CaseError("p1_ES", "its scan is truncated", "restore it"),
-        CaseError("p3_ED", "it is empty", "scan again"),
-    ]
+    failed = [CaseError(name, "image", got="cut", expected="whole", fix="restore it") for name in ("p1_ES", "p3_ED")]
     scores = evaluate_folder(predictions, manifest, tmp_path / "out", failed=failed)
     assert [failure.case_id for failure in scores.failures] == ["p1_ES", "p3_ED"]
     assert "p1_ES" not in {row.case_id for row in scores.rows}
-    summary = json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))
+    summary = read_json(tmp_path / "out" / "summary.json")
     assert (summary["n_cases"], summary["failed"]) == (3, ["p1_ES", "p3_ED"])
-    listed = json.loads((tmp_path / "out" / "failures.json").read_text(encoding="utf-8"))
-    assert [entry["problem"] for entry in listed] == ["its scan is truncated", "it is empty"]
+    assert [entry["case_id"] for entry in read_json(tmp_path / "out" / "failures.json")] == ["p1_ES", "p3_ED"]
 
 
-def test_scores_of_an_earlier_call_do_not_outlive_a_call_that_scores_nothing(
-    manifest: Path, predictions: Path, tmp_path: Path
-) -> None:
-    evaluate_folder(predictions, manifest, tmp_path / "out")
-    for path in predictions.iterdir():
-        path.write_bytes(b"")
-    evaluate_folder(predictions, manifest, tmp_path / "out")
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["failures.json"]
-
-
-def test_when_no_case_can_be_scored_only_the_reasons_are_written(
+def test_when_no_case_can_be_scored_only_the_failures_stay(
     manifest: Path, predictions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    evaluate_folder(predictions, manifest, tmp_path / "out")
     for path in predictions.iterdir():
         path.write_bytes(b"")
     scores = evaluate_folder(predictions, manifest, tmp_path / "out")
-    assert scores.rows == ()
-    assert len(scores.failures) == 4
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["failures.json"]
+    assert (scores.rows, len(scores.failures)) == ((), 4)
+    assert names_in(tmp_path / "out") == {"failures.json"}
     print_summary(scores)
     assert "No case could be scored" in capsys.readouterr().out
 
@@ -189,108 +189,69 @@ def test_folders_of_label_maps_are_scored_without_a_clinical_table(
     assert not (tmp_path / "out" / "patients.csv").exists()
     print_summary(scores)
     assert "The clinical table is left out" in " ".join(capsys.readouterr().out.split())
-
-
-def test_structures_can_be_named_for_a_folder(predictions: Path, tmp_path: Path) -> None:
-    scores = evaluate_folder(predictions, predictions, tmp_path / "out", structures=STRUCTURES)
-    assert [row.structure for row in scores.rows[:3]] == ["RV", "MYO", "LV"]
+    named = evaluate_folder(predictions, predictions, tmp_path / "out", structures=STRUCTURES)
+    assert [row.structure for row in named.rows[:3]] == ["RV", "MYO", "LV"]
 
 
 def test_a_structure_absent_from_label_and_prediction_follows_the_empty_mask_rule(tmp_path: Path) -> None:
-    labels = np.where(label_map("ED") == 3, 3, 0).astype(np.uint8)
-    save(tmp_path / "labels" / "a.nii.gz", labels)
+    save(tmp_path / "labels" / "a.nii.gz", np.where(label_map("ED") == 3, 3, 0).astype(np.uint8))
     scores = evaluate_folder(tmp_path / "labels", tmp_path / "labels", tmp_path / "out", structures=STRUCTURES)
-    absent = {row.structure: row for row in scores.rows}["RV"]
-    assert str(absent.dice) == "nan"
-    summary = json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))
+    assert str({row.structure: row for row in scores.rows}["RV"].dice) == "nan"
+    summary = read_json(tmp_path / "out" / "summary.json")
     entry = next(entry for entry in summary["structures"] if entry["structure"] == "RV")
     assert (entry["n_both_empty"], entry["dice"]["n"], entry["dice"]["mean"]) == (1, 0, None)
     assert summary["foreground_dice"] == 1.0
 
 
-def test_acdcs_own_folder_is_recognised(tmp_path: Path) -> None:
-    patient = tmp_path / "raw" / "training" / "patient001"
-    for frame, phase in ((1, "ED"), (9, "ES")):
-        for suffix in ("", "_gt"):
-            save(patient / f"patient001_frame{frame:02d}{suffix}.nii.gz", label_map(phase))
-        save(tmp_path / "predictions" / f"patient001_frame{frame:02d}.nii.gz", label_map(phase))
-    (patient / "Info.cfg").write_text("ED: 1\nES: 9\nGroup: NOR\nHeight: 170\nNbFrame: 20\nWeight: 70\n")
-    scores = evaluate_folder(tmp_path / "predictions", tmp_path / "raw", tmp_path / "out")
-    assert {(row.case_id, row.phase, row.group) for row in scores.rows} == {
-        ("patient001_frame01", "ED", "NOR"),
-        ("patient001_frame09", "ES", "NOR"),
-    }
-
-
 def test_a_fold_of_acdcs_own_folder_leaves_out_the_faults_of_the_others(tmp_path: Path) -> None:
-    """Five patients of one group stand in five folds; one frame of each lacks its label."""
+    """Five patients of one group are in five folds; one frame of each has no label."""
+    raw, predicted = tmp_path / "raw" / "training", tmp_path / "predictions"
     for number in range(1, 6):
-        patient = tmp_path / "raw" / "training" / f"patient{number:03d}"
+        patient = f"patient{number:03d}"
         for name in ("frame01", "frame01_gt", "frame09"):
-            save(patient / f"patient{number:03d}_{name}.nii.gz", label_map("ED"))
-        save(tmp_path / "predictions" / f"patient{number:03d}_frame01.nii.gz", label_map("ED"))
-        (patient / "Info.cfg").write_text("ED: 1\nES: 9\nGroup: NOR\n")
+            save(raw / patient / f"{patient}_{name}.nii.gz", label_map("ED"))
+        save(predicted / f"{patient}_frame01.nii.gz", label_map("ED"))
+        (raw / patient / "Info.cfg").write_text("ED: 1\nES: 9\nGroup: NOR\n")
     failed = set()
     for fold in range(5):
-        scores = evaluate_folder(tmp_path / "predictions", tmp_path / "raw", tmp_path / "out", fold=fold)
-        (patient_id,) = {row.patient_id for row in scores.rows}
-        assert [failure.case_id for failure in scores.failures] == [f"{patient_id}_frame09"]
-        failed.add(patient_id)
+        scores = evaluate_folder(predicted, tmp_path / "raw", tmp_path / "out", fold=fold)
+        ((patient, phase, group),) = {(row.patient_id, row.phase, row.group) for row in scores.rows}
+        assert (phase, group) == ("ED", "NOR")
+        assert [failure.case_id for failure in scores.failures] == [f"{patient}_frame09"]
+        failed.add(patient)
     assert len(failed) == 5
 
 
 def test_a_case_without_a_label_is_not_scored(manifest: Path, tmp_path: Path) -> None:
-    stored = json.loads(manifest.read_text(encoding="utf-8"))
+    stored = read_json(manifest)
     del stored["training"][0]["label"]
     manifest.write_text(json.dumps(stored))
     scores = evaluate_folder(manifest, manifest, tmp_path / "out")
     assert len({row.case_id for row in scores.rows}) == 3
 
 
-@pytest.mark.parametrize(
-    ("labels", "sentence"),
-    [
-        ("nowhere", "labels .*nowhere do not exist; give a folder"),
-        ("empty", "No label map was found in .*empty; give a folder of <case_id>.nii.gz, a manifest"),
-        ("file.txt", "file.txt is neither a folder nor a manifest"),
-    ],
-)
-def test_labels_that_are_none_are_refused(labels: str, sentence: str, predictions: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("labels", ["nowhere", "empty", "raw", "file.txt"])
+def test_labels_that_are_none_are_refused(labels: str, predictions: Path, tmp_path: Path, refused: Refused) -> None:
     (tmp_path / "empty").mkdir()
+    (tmp_path / "raw" / "below").mkdir(parents=True)
     (tmp_path / "file.txt").touch()
-    with pytest.raises(UsageError, match=sentence):
+    with refused("label maps" if labels == "file.txt" else "--labels", got=tmp_path / labels):
         evaluate_folder(predictions, tmp_path / labels, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_predictions_that_do_not_exist_are_refused(manifest: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"predictions .*nowhere do not exist; give a folder"):
-        evaluate_folder(tmp_path / "nowhere", manifest, tmp_path / "out")
-
-
-def test_a_fold_without_cases_is_refused(manifest: Path, predictions: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="lists no case with a label in fold 4"):
-        evaluate_folder(predictions, manifest, tmp_path / "out", fold=4)
-
-
-def test_a_fold_of_a_plain_folder_is_refused(predictions: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="a folder of label maps, which has no folds, splits or domains; give"):
-        evaluate_folder(predictions, predictions, tmp_path / "out", fold=0)
-
-
-def test_two_files_of_one_case_are_refused(manifest: Path, predictions: Path, tmp_path: Path) -> None:
-    (predictions / "p1_ED.nii").touch()
-    with pytest.raises(UsageError, match="are both the case p1_ED; rename one of them"):
-        evaluate_folder(predictions, manifest, tmp_path / "out")
-
-
-def test_the_summary_is_printed_with_ejection_fractions_by_group(
-    manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_cases_and_predictions_that_are_not_there_are_refused(
+    manifest: Path, predictions: Path, tmp_path: Path, refused: Refused
 ) -> None:
-    print_summary(evaluate_folder(manifest, manifest, tmp_path / "out"))
-    printed = capsys.readouterr().out
-    assert "4 cases of 2 patients" in printed
-    assert "60.0 / 60.0" in printed
+    with refused("--predictions", got=tmp_path / "nowhere"):
+        evaluate_folder(tmp_path / "nowhere", manifest, tmp_path / "out")
+    with refused("--labels", got=manifest):
+        evaluate_folder(predictions, manifest, tmp_path / "out", fold=4)
+    with refused("--labels", got=predictions):
+        evaluate_folder(predictions, predictions, tmp_path / "out", fold=0)
+    (predictions / "p1_ED.nii").touch()
+    with refused("p1_ED"):
+        evaluate_folder(predictions, manifest, tmp_path / "out")
 
 
 @pytest.mark.slow
@@ -307,12 +268,194 @@ def test_the_real_acdc_labels_against_themselves_give_dice_1_and_the_known_eject
     assert scores.failures == ()
     assert len(scores.rows) == 200 * 3
     assert all(row.dice == 1.0 for row in scores.rows if row.label_volume_ml > 0)
-    assert all(lv_volume_is_that_of_a_heart(row) for row in scores.rows if row.structure == "LV")
-    groups = json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))["clinical"]["groups"]
+    assert all(5 < row.label_volume_ml < 500 for row in scores.rows if row.structure == "LV")
+    groups = read_json(tmp_path / "out" / "summary.json")["clinical"]["groups"]
     # Group means of the labels with the true spacing, from the data's own description.
     known = {"DCM": 20, "MINF": 31, "RV": 56, "NOR": 62, "HCM": 70}
     assert {name: groups[name]["lv_ef_percent"]["label"] for name in known} == pytest.approx(known, abs=3)
 
 
-def lv_volume_is_that_of_a_heart(row: ScoreRow) -> bool:
-    return 5 < row.label_volume_ml < 500
+# Vessels.
+
+
+def tube(*, slices: int = 21) -> np.ndarray:
+    """Make a tube; 21 slices are 40 mm long from centre to centre."""
+    labels = np.zeros((9, 9, 24), np.uint8)
+    labels[3:6, 3:6, 1 : 1 + slices] = 1
+    return labels
+
+
+def torus() -> np.ndarray:
+    z, y, x = np.meshgrid(np.arange(-4, 5), np.arange(-4, 5), np.arange(-12, 12), indexing="ij")
+    return (np.hypot(np.hypot(z, y) - 3, x) <= 1).astype(np.uint8)
+
+
+def save_vessel(path: Path, labels: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".mha":
+        image = SimpleITK.GetImageFromArray(labels.transpose(2, 1, 0))
+        image.SetSpacing(VESSEL_MM)
+        SimpleITK.WriteImage(image, path)
+    else:
+        nib.save(nib.Nifti1Image(labels, np.diag([-VESSEL_MM[0], -VESSEL_MM[1], VESSEL_MM[2], 1.0])), path)
+    return path
+
+
+@pytest.fixture
+def imagecas(tmp_path: Path) -> Path:
+    """ImageCAS as it unpacks: case 1 is fold 0, 2 trains, 3 is a test case."""
+    raw = tmp_path / "imagecas"
+    for number, labels in ((1, tube()), (2, tube(slices=16)), (3, torus())):
+        save_vessel(raw / "1-200" / f"{number}.img.nii.gz", labels * 100)
+        save_vessel(raw / "1-200" / f"{number}.label.nii.gz", labels)
+    sheet = "FileName,Split-1\n1,Validation\n2,Training\n3,Testing\n"
+    (raw / "imageCAS_data_split.csv").write_text(sheet)
+    return raw
+
+
+@pytest.fixture
+def vessels(tmp_path: Path) -> Path:
+    """Predictions: case 1 stops early, 2 is in two parts, 3 is a disc with no tunnel."""
+    broken = tube(slices=16)
+    broken[:, :, 8] = 0
+    disc = np.maximum(torus(), (np.indices((9, 9, 24))[2] == 12) & (torus().sum(axis=2, keepdims=True) > 0))
+    disc[3:6, 3:6, 12] = 1
+    for number, labels in ((1, tube(slices=16)), (2, broken), (3, disc.astype(np.uint8))):
+        save_vessel(tmp_path / "vessels" / f"imagecas{number:04d}.nii.gz", labels)
+    return tmp_path / "vessels"
+
+
+def test_vessels_have_errors_of_length_parts_and_tunnels(imagecas: Path, vessels: Path, tmp_path: Path) -> None:
+    scores = evaluate_folder(vessels, imagecas, tmp_path / "out")
+    short, broken, disc = read_scores(tmp_path / "out" / "scores.csv")
+    assert (short, broken, disc) == scores.rows
+    assert {row.structure for row in scores.rows} == {"coronary"}
+    assert short.length_error == pytest.approx(-10 / 40)
+    # 16 slices are 30 mm; without the eighth voxel's plane two ends 4 mm apart are in the middle.
+    assert broken.length_error == pytest.approx(-4 / 30)
+    assert (broken.betti0_error, broken.betti1_error, broken.betti2_error) == (1.0, 0.0, 0.0)
+    assert (disc.betti0_error, disc.betti1_error, disc.betti2_error) == (0.0, 1.0, 0.0)
+    vessel = read_json(tmp_path / "out" / "summary.json")["structures"][0]["vessel"]
+    assert vessel["betti0_error"] == {"mean": pytest.approx(1 / 3), "sd": pytest.approx(3**-0.5), "n": 3}
+    assert not (tmp_path / "out" / "trees.csv").exists()
+
+
+@pytest.mark.parametrize(("chosen", "cases"), [({"fold": 0}, [1]), ({"split": "training"}, [1, 2]), ({}, [1, 2, 3])])
+def test_folds_and_splits_of_imagecas_are_those_of_its_sheet(
+    chosen: dict, cases: list[int], imagecas: Path, vessels: Path, tmp_path: Path
+) -> None:
+    scores = evaluate_folder(vessels, imagecas, tmp_path / "out", **chosen)
+    assert [row.case_id for row in scores.rows] == [f"imagecas{number:04d}" for number in cases]
+
+
+def test_an_unpacked_shard_is_a_data_set_and_says_what_it_lacks(imagecas: Path, vessels: Path, tmp_path: Path) -> None:
+    sheet = (imagecas / "imageCAS_data_split.csv").rename(imagecas / "1-200" / "imageCAS_data_split.csv")
+    scores = evaluate_folder(vessels, imagecas / "1-200", tmp_path / "out", fold=0)
+    assert [row.case_id for row in scores.rows] == ["imagecas0001"]
+    sheet.unlink()
+    with pytest.raises(UsageError, match="imageCAS_data_split"):
+        evaluate_folder(vessels, imagecas, tmp_path / "out")
+
+
+RIGHT, LEFT = slice(2, 11), slice(14, 23)
+
+
+def aorta(*, right: slice, left: slice) -> np.ndarray:
+    """Make a straight Zone9 with a renal artery, 15 right and 16 left, on either side of it."""
+    labels = np.zeros((25, 9, 9), np.uint8)
+    labels[11:14, 3:6, 1:8] = 17
+    labels[right, 4, 4], labels[left, 4, 4] = 15, 16
+    return labels
+
+
+@pytest.fixture
+def aortas(tmp_path: Path) -> Path:
+    """Two subjects as AortaSeg24 is downloaded, the second predicted with left and right swapped."""
+    raw = tmp_path / "aorta"
+    labels = aorta(right=RIGHT, left=LEFT)
+    for number in (1, 7):
+        save_vessel(raw / "images" / f"subject{number:03d}_CTA.mha", labels * 10)
+        save_vessel(raw / "masks" / f"subject{number:03d}_label.mha", labels)
+    save_vessel(tmp_path / "predicted" / "subject001.nii.gz", labels)
+    save_vessel(tmp_path / "predicted" / "subject007.nii.gz", aorta(right=LEFT, left=RIGHT))
+    return raw
+
+
+def test_swapped_sides_are_in_summary_terminal_and_report(
+    aortas: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    manifest, _ = read_dataset("aorta", aortas)
+    manifest.write(out / "prepared" / "dataset.json")
+    (tmp_path / "predicted").rename(out / "predictions")
+    scores = evaluate_folder(out / "predictions", aortas, out)
+    assert read_json(out / "summary.json")["sides"] == {
+        "n_checked": 4,
+        "swapped": [
+            {"case_id": "subject007", "structure": "RenalR", "partner": "RenalL"},
+            {"case_id": "subject007", "structure": "RenalL", "partner": "RenalR"},
+        ],
+    }
+    print_summary(scores)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "2 of 4 paired structures are swapped" in printed
+    assert "subject007: RenalR" in printed
+    assert "The clinical table" not in printed
+    html = report(out, tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<strong>subject007</strong>: RenalR" in html
+    assert "The vessels of subject007 in label and prediction" in html
+    assert '<tr class="total"><th scope="row">whole tree</th><td>1.000' in html
+    assert 'id="clinical"' not in html
+
+
+def test_correct_sides_are_reported_as_correct(
+    aortas: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "predicted" / "subject001.nii.gz").replace(tmp_path / "predicted" / "subject007.nii.gz")
+    save_vessel(tmp_path / "predicted" / "subject001.nii.gz", aorta(right=RIGHT, left=slice(0, 0)))
+    print_summary(evaluate_folder(tmp_path / "predicted", aortas, tmp_path / "out"))
+    assert "none of 3 paired structures" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_tree_of_all_zones_is_scored_separately_and_in_no_mean(aortas: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    evaluate_folder(tmp_path / "predicted", aortas, out)
+    trees = read_scores(out / "trees.csv")
+    # Swapping names leaves the tree as it is.
+    assert [(row.case_id, row.structure, row.dice, row.cl_dice) for row in trees] == [
+        ("subject001", "whole tree", 1.0, 1.0),
+        ("subject007", "whole tree", 1.0, 1.0),
+    ]
+    summary = read_json(out / "summary.json")
+    # Zone9 is right in both cases, the renal arteries in one; the other 20 zones are nowhere.
+    assert summary["foreground_dice"] == pytest.approx((1 + 0.5 + 0.5) / 3)
+    assert summary["whole_tree"]["dice"]["mean"] == 1.0
+    assert "whole tree" not in {row.structure for row in read_scores(out / "scores.csv")}
+    evaluate_folder(tmp_path / "predicted", aortas, out, vessels=["Zone9"])
+    assert not (out / "trees.csv").exists(), "trees of an earlier call are removed"
+
+
+@pytest.mark.parametrize(
+    ("selected", "filled"), [(None, set()), (["all"], {"label_1", "label_3"}), (["label_3"], {"label_3"}), ([], set())]
+)
+def test_vessels_of_a_plain_folder_are_the_selected_ones(
+    selected: list[str] | None, filled: set[str], tmp_path: Path, refused: Refused
+) -> None:
+    labels = tube()
+    labels[:, :, 12:] *= 3
+    folder = save_vessel(tmp_path / "labels" / "a.nii.gz", labels).parent
+    scores = evaluate_folder(folder, folder, tmp_path / "out", vessels=selected)
+    assert {row.structure for row in scores.rows if row.is_vessel} == filled
+    with (tmp_path / "out" / "scores.csv").open() as stream:
+        assert {row["structure"] for row in csv.DictReader(stream) if row["cl_dice"]} == filled
+    with refused("--vessels", got="aorta"):
+        evaluate_folder(folder, folder, tmp_path / "out", vessels=["aorta", "label_1"])
+
+
+def test_mirror_pairs_of_structures_that_are_not_scored_are_ignored(tmp_path: Path) -> None:
+    label = save_vessel(tmp_path / "a_gt.nii.gz", tube())
+    extra = {"mirror_pairs": [["RenalR", "RenalL"], ["Zone10R", "Zone10L"]]}
+    manifest = Manifest("toy", "CT", {"RenalR": 1, "RenalL": 2}, (Case("a", "a", "x", label, label),), extra=extra)
+    manifest.write(tmp_path / "dataset.json")
+    scores = evaluate_folder(tmp_path, tmp_path, tmp_path / "out")
+    assert [row.partner for row in scores.rows] == ["RenalL", "RenalR"]
