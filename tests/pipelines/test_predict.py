@@ -1,4 +1,4 @@
-"""Label maps of scans: input files, and files that are never replaced."""
+"""Label maps of scans: input files, grids, and files that are never replaced."""
 
 import json
 from collections.abc import Callable
@@ -9,6 +9,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK
 import torch
 
 from uumamba.data.case import Case, Manifest
@@ -86,3 +87,27 @@ def test_a_diverged_model_ends_the_call_and_is_no_cases_error(tiny_run: Path, tm
     with pytest.raises(UumambaError) as error:
         predict(tmp_path / "last.safetensors", [save_scan(tmp_path / "scan.nii.gz")], out=tmp_path / "out")
     assert not isinstance(error.value, CaseError)
+
+
+def test_predictions_are_on_the_grids_of_real_ct_and_of_a_dicom_series(
+    tiny_run: Path, real_data: Path, tmp_path: Path
+) -> None:
+    folder = real_data / "totalsegmentator"
+    if not folder.is_dir():
+        pytest.skip(f"real data: {folder} is absent")
+    scans = [folder / "aorta_dissection" / "ct_cropped.nii.gz", folder / "example_ct_sm.nii.gz"]
+    series = folder / "example_ct_dicom"
+    assert not predict(tiny_run, [*scans, series], out=tmp_path).failures
+    for path in scans:
+        scan, prediction = nib.load(path), nib.load(tmp_path / path.name)
+        assert prediction.shape == scan.shape
+        corners = np.array([[0, 0, 0, 1], [*(size - 1 for size in scan.shape), 1]]).T
+        assert np.abs((prediction.affine - scan.affine) @ corners).max() < 0.5 * min(scan.header.get_zooms()[:3])
+    prediction = nib.load(tmp_path / f"{series.name}.nii.gz")
+    scan = SimpleITK.ReadImage(SimpleITK.ImageSeriesReader.GetGDCMSeriesFileNames(str(series)))
+    assert prediction.shape == scan.GetSize()
+    for corner in np.ndindex(2, 2, 2):
+        index = [int(end * (size - 1)) for end, size in zip(corner, scan.GetSize(), strict=True)]
+        ras_mm = np.array(scan.TransformIndexToPhysicalPoint(index)) * (-1, -1, 1)
+        found_mm = prediction.affine[:3, :3] @ index + prediction.affine[:3, 3]
+        assert np.abs(found_mm - ras_mm).max() < 0.5 * min(scan.GetSpacing())

@@ -279,7 +279,7 @@ def test_padding_of_3024_below_0_becomes_air(aorta: tuple[Path, Path], tmp_path:
 
 
 @pytest.mark.parametrize(("value", "dtype"), [(24, "uint8"), (1000, "int16"), (-1, "int16")])
-def test_a_label_value_out_of_range_is_refused(
+def test_swapped_image_and_label_and_a_label_value_out_of_range_are_refused(
     aorta: tuple[Path, Path], tmp_path: Path, value: int, dtype: str
 ) -> None:
     def spoil(label: np.ndarray) -> np.ndarray:
@@ -288,10 +288,7 @@ def test_a_label_value_out_of_range_is_refused(
         return spoilt
 
     assert failed(tmp_path / "out", aorta, aorta[0], changed(aorta[1], spoil))
-
-
-def test_swapped_image_and_label_are_refused(aorta: tuple[Path, Path], tmp_path: Path) -> None:
-    assert failed(tmp_path / "out", aorta, aorta[1], aorta[0])
+    assert failed(tmp_path / "swapped", aorta, aorta[1], aorta[0])
 
 
 def test_a_label_on_the_mirrored_grid_is_refused(aorta: tuple[Path, Path], tmp_path: Path) -> None:
