@@ -2,7 +2,7 @@
 
     python -m benchmarks.code_size [--root CHECKOUT] [--json FILE]
 
-A statement is a node of Python's syntax tree, docstrings excluded: line breaks and formatting do not change the figures.
+A statement is a node of Python's syntax tree, docstrings excluded, so line breaks and formatting change no figure.
 """
 
 import argparse
