@@ -93,6 +93,7 @@ def run(
     """
     out, scored = Path(out), folds_of(fold)
     check_trackers(config.track)
+    config.check()
     wanted = wanted_folders(out / "run", fold=fold, seeds=seeds)
     with StopRequest():  # a request in any stage holds for all later ones
 

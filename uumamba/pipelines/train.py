@@ -77,6 +77,7 @@ def train(
         StoppedOnRequest: a signal requested it; the run can be resumed.
     """
     check_trackers(config.track)
+    config.check()
     wanted, devices = wanted_folders(Path(out), fold=fold, seeds=seeds), device.split(",")
     expected = f"at most {len(wanted)}, one for each training"
     require(len(devices) <= len(wanted), "--device", got=device, expected=expected, fix="add --fold cv or --seeds")
@@ -115,15 +116,8 @@ def check_start(config: RunConfig, wanted: Sequence[FoldFolder]) -> None:
     Raises:
         UsageError: the run is too short.
     """
-    if any(newest_checkpoint(each.path) is not None for each in wanted):
-        return
-    try:
-        config.check_reached()
-    except UsageError:
-        raise
-    except ValueError as error:
-        steps = config.training.epochs * config.training.batches_per_epoch
-        raise UsageError("quantization", got=f"{steps} steps", expected=str(error)) from None
+    if not any(newest_checkpoint(each.path) for each in wanted):
+        config.check_takes_effect()
 
 
 def check_same_run(config: RunConfig, run: Path) -> None:
