@@ -8,15 +8,15 @@ import pytest
 
 from uumamba.config.data import DatasetConfig
 from uumamba.data.case import Case, Manifest
-from uumamba.pipelines.datasets import READERS, failures_among, is_dataset, read_dataset
+from uumamba.pipelines.datasets import DATASETS, failures_among, is_dataset, read_dataset
 from uumamba.runtime.errors import CaseError, UsageError
 
 
 def test_every_data_set_that_a_config_may_name_has_a_reader() -> None:
-    assert get_args(DatasetConfig.model_fields["name"].annotation) == tuple(READERS)
+    assert get_args(DatasetConfig.model_fields["name"].annotation) == DATASETS
 
 
-@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("name", DATASETS)
 def test_every_reader_refuses_a_folder_without_its_layout(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError):
         read_dataset(name, tmp_path)

@@ -2,12 +2,12 @@
 
 import re
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
+import data_prep
 from uumamba.data.case import MANIFEST_NAME, Case, Manifest, Split
 from uumamba.data.itk import ITK_SUFFIXES
 from uumamba.runtime.errors import CaseError, UsageError, require
@@ -15,7 +15,7 @@ from uumamba.runtime.files import write_json
 from uumamba.runtime.stop import StopRequest
 
 Read = tuple[Manifest, list[CaseError]]
-Frames = Path | str | None
+DATASETS = ("acdc", "phantom", "imagecas", "imagecas_split2", "imagecas_split3", "imagecas_split4", "aorta", "mnms")
 
 FAILURES_NAME = "failures.json"
 FRAMES_NAME = "frames"
@@ -37,7 +37,7 @@ _SCAN = re.compile(r"\d+\.img\.nii(\.gz)?|subject\d+_CTA\.(mha|nii|nii\.gz)", re
 _LABEL = re.compile(r"\d+\.label\.nii(\.gz)?|subject\d+_label\.(mha|nii|nii\.gz)", re.IGNORECASE)
 
 
-def read_dataset(name: str, raw: Path | str, *, frames: Frames = None) -> Read:
+def read_dataset(name: str, raw: Path | str, *, frames: Path | str | None = None) -> Read:
     """Read a raw folder in a public data set's layout.
 
     M&Ms consists of whole cines, of which two frames are labelled. These frames are cut out once, into ``frames``:
@@ -58,9 +58,14 @@ def read_dataset(name: str, raw: Path | str, *, frames: Frames = None) -> Read:
             or is needed and not given.
         StoppedOnRequest: a signal requested it while frames were cut; the next call continues there.
     """
-    require(name in READERS, "dataset.name", got=name, expected=", ".join(READERS))
-    require(Path(raw).is_dir(), "--raw", got=raw, expected=f"the folder of the {name} data set")
-    return READERS[name](Path(raw), frames)
+    require(name in DATASETS, "dataset.name", got=name, expected=", ".join(DATASETS))
+    raw, split = Path(raw), _official_split(name)
+    require(raw.is_dir(), "--raw", got=raw, expected=f"the folder of the {name} data set")
+    if split is not None:
+        return data_prep.read_imagecas(raw, split=split)
+    if name == "mnms":
+        return _read_mnms(raw, frames)
+    return {"acdc": data_prep.read_acdc, "phantom": _read_phantom, "aorta": data_prep.read_aorta}[name](raw)
 
 
 def is_dataset(manifest: Manifest, name: str) -> bool:
@@ -70,10 +75,9 @@ def is_dataset(manifest: Manifest, name: str) -> bool:
         >>> is_dataset(Manifest("ImageCAS", "CT", {}, (), extra={"official_split": "Split-2"}), "imagecas")
         False
     """
-    base, _, number = name.partition("_split")
-    split = f"Split-{number or 1}" if base == "imagecas" else None
-    same_name = manifest.name.lower() == _NAMES.get(base, base).lower()
-    return same_name and manifest.extra.get("official_split") == split
+    listed = _NAMES.get(name.partition("_")[0], name)
+    same_split = manifest.extra.get("official_split") == _official_split(name)
+    return manifest.name.lower() == listed.lower() and same_split
 
 
 def check_outside_raw(out: Path, raw: Path | str) -> None:
@@ -206,6 +210,12 @@ def failures_among(selected: Iterable[Case], failures: Iterable[CaseError], *, m
     ]
 
 
+def _official_split(name: str) -> Any:
+    """Split of ImageCAS by a data set's name, None for other data sets."""
+    base, _, number = name.partition("_split")
+    return f"Split-{number or 1}" if base == "imagecas" else None
+
+
 def _holds_scans_too(files: Iterable[Path]) -> bool:
     names = [path.name for path in files]
     return any(map(_SCAN.fullmatch, names)) and any(map(_LABEL.fullmatch, names))
@@ -230,38 +240,17 @@ def _read_raw(folder: Path, frames: Path | None) -> Read:
     raise UsageError("--labels", got=folder, expected=expected)
 
 
-def _read_acdc(raw: Path, frames: Frames) -> Read:
-    from data_prep.acdc import read_acdc
-
-    return read_acdc(raw)
-
-
-def _read_phantom(raw: Path, frames: Frames) -> Read:
-    """The phantom has ACDC's layout but no real patients: ACDC's citation and licence do not apply."""
-    manifest, errors = _read_acdc(raw, frames)
+def _read_phantom(raw: Path) -> Read:
+    """Read the phantom, which has ACDC's layout but no real patients: ACDC's citation and licence do not apply."""
+    manifest, errors = data_prep.read_acdc(raw)
     return replace(manifest, name="phantom", reference="", licence=""), errors
 
 
-def _read_imagecas(
-    raw: Path, frames: Frames, *, split: Literal["Split-1", "Split-2", "Split-3", "Split-4"] = "Split-1"
-) -> Read:
-    from data_prep.imagecas import read_imagecas
-
-    return read_imagecas(raw, split=split)
-
-
-def _read_aorta(raw: Path, frames: Frames) -> Read:
-    from data_prep.aorta import read_aorta
-
-    return read_aorta(raw)
-
-
-def _read_mnms(raw: Path, frames: Frames) -> Read:
-    from data_prep.mnms import read_mnms
+def _read_mnms(raw: Path, frames: Path | str | None) -> Read:
     from data_prep.mnms_layout import find_folder, holds_cines
 
     if frames is None or not holds_cines(find_folder(raw)):
-        return read_mnms(raw)
+        return data_prep.read_mnms(raw)
     with StopRequest() as stop:
 
         def advance(done: int, total: int) -> None:
@@ -269,16 +258,4 @@ def _read_mnms(raw: Path, frames: Frames) -> Read:
                 print(f"frames: {done} of {total} patients", file=sys.stderr)
             stop.follow(f"after cutting the frames of {done} of {total} patients; run the same command to continue")
 
-        return read_mnms(raw, frames=frames, advance=advance)
-
-
-READERS: Mapping[str, Callable[[Path, Frames], Read]] = {
-    "acdc": _read_acdc,
-    "phantom": _read_phantom,
-    "imagecas": _read_imagecas,
-    "imagecas_split2": partial(_read_imagecas, split="Split-2"),
-    "imagecas_split3": partial(_read_imagecas, split="Split-3"),
-    "imagecas_split4": partial(_read_imagecas, split="Split-4"),
-    "aorta": _read_aorta,
-    "mnms": _read_mnms,
-}
+        return data_prep.read_mnms(raw, frames=frames, advance=advance)
