@@ -13,25 +13,20 @@ from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from time import monotonic
-from typing import Protocol, TypeVar
+from typing import Any
 
 import torch
 
 from uumamba.runtime.errors import EXIT_FAILED, EXIT_STOPPED_RESUMABLE, UumambaError
 from uumamba.runtime.stop import StoppedOnRequest, StopRequest
 
-Job = TypeVar("Job", contravariant=True)
-
 SECONDS_TO_END = 60.0
 """Time for the other jobs to write a checkpoint after one has failed; then they are killed."""
 _POLL_SECONDS = 0.2
 
 
-class Work(Protocol[Job]):
-    """Function that does one job on a device; it must be picklable, so no lambda."""
-
-    def __call__(self, job: Job, *, device: str, say: Callable[[str], None]) -> None:
-        """Do one job; ``say`` shows a sentence to the user."""
+Work = Callable[..., None]
+"""Function ``work(job, *, device, say)`` that does one job; picklable, so no lambda. ``say`` shows a sentence."""
 
 
 class JobFailedError(UumambaError):
@@ -63,9 +58,7 @@ class _Running:
     asked_to_stop: bool = False
 
 
-def run_on_devices(
-    work: Work[Job], jobs: Mapping[str, Job], devices: Sequence[str], *, say: Callable[[str], None]
-) -> None:
+def run_on_devices(work: Work, jobs: Mapping[str, Any], devices: Sequence[str], *, say: Callable[[str], None]) -> None:
     """Run every job in a process of its own, as many in parallel as there are devices; they share the cores.
 
     When one fails, the others get a stop request like a cluster's (SIGTERM), so that resumable work keeps its state;
@@ -99,7 +92,7 @@ def run_on_devices(
             stop.follow(f"with {done} of {len(jobs)} done; continue with --resume")
 
 
-def _start(work: Work[Job], name: str, job: Job, device: str, threads: int) -> _Running:
+def _start(work: Work, name: str, job: Any, device: str, threads: int) -> _Running:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_run_job, args=(work, job, device, threads, theirs), name=name)
@@ -171,7 +164,7 @@ def _end_all(running: list[_Running]) -> Iterator[None]:
             left.process.join()
 
 
-def _run_job(work: Work[Job], job: Job, device: str, threads: int, connection: Connection) -> None:
+def _run_job(work: Work, job: Any, device: str, threads: int, connection: Connection) -> None:
     """Do one job in its own process; send its error as text."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the first one passes it on
     _stop_with_parent()
