@@ -1,4 +1,4 @@
-"""The official splits of ImageCAS: which case is for training, validation or test."""
+"""Official splits of ImageCAS into training, validation and test cases."""
 
 import re
 from collections.abc import Iterable
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from data_prep.spreadsheet import read_rows
-from uumamba.runtime.errors import UsageError
+from uumamba.runtime.errors import require
 
 OfficialSplit = Literal["Split-1", "Split-2", "Split-3", "Split-4"]
 SHEET = "v2-latest"
@@ -17,44 +17,45 @@ _NUMBER = re.compile(r"(?P<number>\d{1,9})(\.0+)?(\.img\.nii\.gz)?")
 
 
 def find_sheet(raw: Path, files: Iterable[Path]) -> Path:
-    """The split sheet among the files of a raw folder: the uppermost one, and of two a CSV file.
+    """Find the split sheet among the files of a raw folder: the uppermost one, and of two a CSV file.
 
     Raises:
         UsageError: there is none.
     """
     sheets = [path for path in files if _SHEET_NAME.fullmatch(path.name)]
-    if not sheets:
-        raise UsageError(
-            f"No split sheet was found in {raw}; put imageCAS_data_split.xlsx of the Kaggle download there, or a CSV "
-            "file of that name with the columns FileName and Split-1 (Training, Validation or Testing)."
-        )
+    require(
+        sheets,
+        "raw",
+        got=raw,
+        expected="imageCAS_data_split.xlsx, or .csv with the columns FileName and Split-1, in the folder",
+        fix="put the sheet of the Kaggle download there",
+    )
     return min(sheets, key=lambda path: (len(path.parts), path.suffix.lower(), path))
 
 
 def read_partitions(sheet: Path, split: OfficialSplit) -> dict[int, str]:
-    """What the split sheet says of each case: ``training``, ``validation``, ``test``, or another text as it stands.
+    """Read each case's partition: ``training``, ``validation``, ``test``, or another text unchanged.
 
-    The row that names the columns may stand below a title, as in the official workbook; the first named column holds
-    the case numbers.
+    The row that names the columns may follow a title, as in the official workbook; the first named column holds the
+    case numbers.
 
     Raises:
         UsageError: the sheet cannot be read, has no such column, or lists no case, or one twice.
     """
     rows = [[cell.strip() for cell in row] for row in read_rows(sheet, sheet=SHEET)]
-    heading = next((at for at, row in enumerate(rows) if split in row), None)
-    if heading is None:
-        raise UsageError(f"{sheet} has no column {split}; give the official sheet {SHEET}, or another split.")
-    column = rows[heading].index(split)
-    first = next(at for at, cell in enumerate(rows[heading]) if cell)
+    while rows and split not in rows[0]:
+        rows.pop(0)
+    require(rows, str(sheet), got=f"no column {split}", expected=f"the columns of the official sheet {SHEET}")
+    heading, *rows = rows
+    column = heading.index(split)
+    first = next(at for at, cell in enumerate(heading) if cell)
     partitions: dict[int, str] = {}
-    for row in rows[heading + 1 :]:
+    for row in rows:
         if len(row) > first and (match := _NUMBER.fullmatch(row[first])):
             number = int(match["number"])
-            if number in partitions:
-                raise UsageError(f"{sheet} lists the case {number} twice; delete one of the rows.")
+            require(number not in partitions, str(sheet), got=f"case {number} twice", expected="one row for each case")
             partitions[number] = _partition(row[column] if len(row) > column else "")
-    if not partitions:
-        raise UsageError(f"{sheet} lists no case below its column {rows[heading][first]}; restore it.")
+    require(partitions, str(sheet), got="no case", expected=f"case numbers in the column {heading[first]}")
     return partitions
 
 
