@@ -196,9 +196,13 @@ def difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
 
 
 def losses_of(fold: Path) -> dict[str, Any]:
-    """Every entry of ``metrics.jsonl`` but times."""
-    rows = map(json.loads, (fold / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
-    return {f"epoch {row['epoch']}, {key}": row[key] for row in rows for key in row if key not in TIMES}
+    """Every number of ``metrics.jsonl`` but times."""
+    found: dict[str, Any] = {}
+    for row in map(json.loads, (fold / "metrics.jsonl").read_text(encoding="utf-8").splitlines()):
+        for key, value in row.items():
+            parts = {f"{key}.{part}": each for part, each in value.items()} if isinstance(value, dict) else {key: value}
+            found |= {f"epoch {row['epoch']}, {name}": each for name, each in parts.items() if name not in TIMES}
+    return found
 
 
 def tensors_of(fold: Path) -> dict[str, str]:

@@ -43,6 +43,16 @@ def test_the_first_loss_that_differs_is_named_with_the_difference(tmp_path: Path
     assert difference(losses_of(there), losses_of(here)) == expected
 
 
+def test_a_number_of_a_part_of_the_loss_is_named_by_both(tmp_path: Path) -> None:
+    row = {"epoch": 3, "loss_weights": {"region": 0.5, "pixel": 0.25}}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    assert losses_of(tmp_path) == {
+        "epoch 3, epoch": 3,
+        "epoch 3, loss_weights.region": 0.5,
+        "epoch 3, loss_weights.pixel": 0.25,
+    }
+
+
 def test_a_missing_entry_and_a_comparison_of_nothing_are_differences() -> None:
     assert difference({"a": 1}, {"a": 1, "b": 2}) == "1 of 2 differ, first b: absent there, 2 here"
     assert difference({}, {}) == "nothing to compare"
@@ -82,7 +92,7 @@ def test_packages_come_from_the_checkout_or_the_comparison_ends(tmp_path: Path) 
     assert run_python(tmp_path, "-c", "import os; print(os.environ['OMP_NUM_THREADS'])") == "1\n"
     (tmp_path / "data_prep" / "__init__.py").unlink()
     (tmp_path / "data_prep").rmdir()
-    with pytest.raises(CommandFailed, match="expected those in|No module named"):
+    with pytest.raises(CommandFailed, match=r"expected those in|No module named"):
         check_packages(tmp_path)
     with pytest.raises(CommandFailed, match=r"ended with 1\n(.|\n)*no such file"):
         run_python(tmp_path, "-c", "raise SystemExit('no such file')")
