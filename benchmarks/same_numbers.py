@@ -13,6 +13,7 @@ import gzip
 import hashlib
 import json
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -108,6 +109,7 @@ def main(given: Sequence[str] | None = None) -> int:
     if options.keep is not None and options.keep.exists() and any(options.keep.iterdir()):
         parser.error(f"--keep: got {options.keep}, which holds files, expected an empty folder")
     runs = [run for run in RUNS if run.name in QUICK or not options.quick]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # not before the checkouts are removed
     try:
         older, head = (git("rev-parse", "--verify", f"{name}^{{commit}}") for name in (options.against, "HEAD"))
         with (
