@@ -9,7 +9,9 @@ from scipy import ndimage
 
 from data_prep.phantoms.aorta.aorta_organs import Enhancement, Trunk, draw_enhancement, find_places, paint_trunk
 from data_prep.phantoms.aorta.aorta_tubes import Grid, Tube, draw_tube, join, label_of
-from data_prep.phantoms.aorta.aorta_vessels import Flap, Points, Tree, Vessel
+from data_prep.phantoms.aorta.aorta_vessels import Flap, Tree, Vessel
+from data_prep.phantoms.curves import Points
+from data_prep.phantoms.scanner_noise import draw_smooth_noise, to_hounsfield
 from uumamba.types import LabelMap
 
 LOWEST_HU, HIGHEST_HU = -1024, 1500
@@ -83,7 +85,7 @@ def _scan_trunk(
 ) -> NDArray[np.float32]:
     trunk = Trunk(grid.axes(step=COARSE), tree.pose, COARSE / tree.pose.scale, rng)
     paint_trunk(trunk, find_places(tree), enhancement, rng)
-    grain = ndimage.gaussian_filter(rng.standard_normal(trunk.hu.shape, dtype=np.float32), 1.2)
+    grain = draw_smooth_noise(rng, trunk.hu.shape, 1.2)
     # Air has no texture.
     trunk.hu += grain * np.where(trunk.hu > -990, np.float32(exposure.texture_hu / grain.std()), np.float32(0))
     return np.ascontiguousarray(_refine(trunk.hu)[tuple(slice(size) for size in grid.shape)])
@@ -218,6 +220,6 @@ def _paint_plaques(
 def _receive(image: NDArray[np.float32], exposure: Exposure, rng: np.random.Generator) -> NDArray[np.int16]:
     """Point spread, noise that a reconstruction has smoothed a little, and whole Hounsfield units."""
     image = ndimage.gaussian_filter(image, exposure.blur_mm, truncate=3.0)
-    noise = ndimage.gaussian_filter(rng.standard_normal(image.shape, dtype=np.float32), (0.4, 0.6, 0.6), truncate=3.0)
+    noise = draw_smooth_noise(rng, image.shape, (0.4, 0.6, 0.6), truncate=3.0)
     image += noise * np.float32(exposure.noise_hu / noise[: min(40, len(noise))].std())
-    return np.clip(np.rint(image), LOWEST_HU, HIGHEST_HU).astype(np.int16)
+    return to_hounsfield(image, LOWEST_HU, HIGHEST_HU)

@@ -9,7 +9,6 @@ from scipy.interpolate import CubicSpline, PchipInterpolator
 from data_prep.phantoms.aorta.aorta_vessels import (
     AortaTruth,
     Flap,
-    Points,
     Pose,
     Tree,
     Vessel,
@@ -17,6 +16,7 @@ from data_prep.phantoms.aorta.aorta_vessels import (
     stay_apart,
     truth_of,
 )
+from data_prep.phantoms.curves import Points, arc_lengths, interpolate
 from uumamba.runtime.seeds import key_to_seed
 
 ZONE_3_MM = 20.0
@@ -125,11 +125,10 @@ def _draw_descent(top: float, pose: Pose, rng: np.random.Generator) -> Points:
 
 def _resample(points: Points) -> Points:
     """A smooth curve through points, one point a millimetre."""
-    at = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
+    at = arc_lengths(points)
     fine = CubicSpline(at, points)(np.linspace(0, at[-1], 4000))
-    arc = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(fine, axis=0), axis=1))])
-    wanted = np.arange(0.0, arc[-1])
-    return np.stack([np.interp(wanted, arc, coordinate) for coordinate in fine.T], axis=1)
+    arc = arc_lengths(fine)
+    return interpolate(np.arange(0.0, arc[-1]), arc, fine)
 
 
 def _draw_marks(path: Points, bovine: bool, rng: np.random.Generator) -> dict[str, float]:

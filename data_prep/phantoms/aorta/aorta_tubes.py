@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.aorta import STRUCTURES
-from data_prep.phantoms.aorta.aorta_vessels import Points, Tree, Vessel
+from data_prep.phantoms.aorta.aorta_vessels import Tree, Vessel
+from data_prep.phantoms.curves import Points
 from uumamba.types import LabelMap
 
 FILLET_MM = 4.0

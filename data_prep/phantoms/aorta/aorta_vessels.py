@@ -7,8 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.aorta import STRUCTURES
-
-Points = NDArray[np.float64]
+from data_prep.phantoms.curves import Points, arc_lengths, total_length, unit_tangents
 
 GAP_MM = 3.0
 """Vessels that have parted stay at least so far apart, so that no two of them fuse in the label."""
@@ -66,13 +65,12 @@ class Vessel:
     @property
     def arc_mm(self) -> NDArray[np.float64]:
         """Distance of every point from the first, along the centreline."""
-        return np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(self.points_mm, axis=0), axis=1))])
+        return arc_lengths(self.points_mm)
 
     @property
     def tangents(self) -> Points:
         """Unit direction of the centreline at every point."""
-        along = np.gradient(self.points_mm, axis=0)
-        return along / np.linalg.norm(along, axis=1, keepdims=True)
+        return unit_tangents(self.points_mm)
 
 
 @dataclass(frozen=True)
@@ -124,7 +122,7 @@ class Segment:
     @property
     def length_mm(self) -> float:
         """Length of the centreline."""
-        return float(np.linalg.norm(np.diff(self.points_mm, axis=0), axis=1).sum())
+        return total_length(self.points_mm)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import numpy as np
 
 from data_prep.phantoms.coronary.coronary_grid import Field, Grid, blend, coverage, distance_to_tubes, share_of_tube
 from data_prep.phantoms.coronary.coronary_heart import CoronaryHeart, Tube, swelling
+from data_prep.phantoms.curves import interpolate
 
 FAT_HU = -95.0
 _VEIN_WIDTH_MM = (1.4, 2.4)
@@ -76,7 +77,7 @@ def coronary_veins(heart: CoronaryHeart, rng: np.random.Generator) -> list[Tube]
     for course in courses:
         corners = np.array([(*corner, sheet) for corner in course])
         steps = np.linspace(0, len(corners) - 1, 160)
-        places = np.stack([np.interp(steps, np.arange(len(corners)), column) for column in corners.T], axis=1)
+        places = interpolate(steps, np.arange(len(corners)), corners)
         radius = np.linspace(rng.uniform(*_VEIN_WIDTH_MM), 0.8, len(steps))
         tubes.append(Tube(heart.place(places), radius))
     return tubes

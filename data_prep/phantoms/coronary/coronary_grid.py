@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.phantoms.coronary.coronary_heart import Points, Tube
+from data_prep.phantoms.coronary.coronary_heart import Tube
+from data_prep.phantoms.curves import Points
 
 Field = NDArray[np.float32]
 """A number at each voxel: a signed distance in millimetres (negative inside) or Hounsfield units."""

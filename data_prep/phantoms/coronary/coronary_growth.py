@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 from scipy.spatial import cKDTree
 
-from data_prep.phantoms.coronary.coronary_heart import CoronaryHeart, Points
+from data_prep.phantoms.coronary.coronary_heart import CoronaryHeart
+from data_prep.phantoms.curves import Points, arc_lengths, interpolate, total_length
 
 Lengths = NDArray[np.floating]
 """Millimetres at each point of a branch."""
@@ -43,7 +44,7 @@ class Branch:
     @property
     def length_mm(self) -> float:
         """Of its centreline."""
-        return float(np.linalg.norm(np.diff(self.centreline_mm, axis=0), axis=1).sum())
+        return total_length(self.centreline_mm)
 
 
 class NoRoom(Exception):
@@ -96,8 +97,7 @@ class GrowingTree:
 
     def _course(self, corners: Points) -> Points:
         """A smooth winding curve through corners, in equal steps."""
-        chords = np.linalg.norm(np.diff(self.heart.place(corners), axis=0), axis=1)
-        along = np.concatenate([[0], np.cumsum(chords)])
+        along = arc_lengths(self.heart.place(corners))
         fine = np.linspace(0, along[-1], max(60, int(8 * along[-1])))
         places = PchipInterpolator(along, corners)(fine)
         places[:, :2] += self._winding(fine, along[-1]) / np.maximum(np.sin(np.radians(places[:, 1:2])), 0.4)
@@ -138,9 +138,9 @@ class GrowingTree:
 
 def equal_steps(points_mm: Points) -> Points:
     """Points about 0.25 mm apart along a polyline, its ends kept."""
-    along = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(points_mm, axis=0), axis=1))])
+    along = arc_lengths(points_mm)
     steps = np.linspace(0, along[-1], max(2, round(along[-1] / STEP_MM) + 1))
-    return np.stack([np.interp(steps, along, axis) for axis in points_mm.T], axis=1)
+    return interpolate(steps, along, points_mm)
 
 
 def _allowed_gap(along_mm: Lengths, reach_mm: Lengths | float, most_mm: float) -> Lengths:

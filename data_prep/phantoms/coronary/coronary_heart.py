@@ -8,8 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import gaussian_filter1d
 from scipy.spatial.transform import Rotation
 
-Points = NDArray[np.float64]
-"""``(n, 3)``, millimetres in the heart's frame unless said otherwise."""
+from data_prep.phantoms.curves import Points, interpolate
 
 
 @dataclass(frozen=True)
@@ -135,7 +134,7 @@ def _tube(
     """Through corners given in half axes, its radius in those along x."""
     corners_mm = (np.array(corners) + rng.normal(0, 0.02, (len(corners), 3))) * half_axes_mm
     steps = np.linspace(0, len(corners) - 1, 100)
-    centreline = np.stack([np.interp(steps, np.arange(len(corners)), axis) for axis in corners_mm.T], axis=1)
+    centreline = interpolate(steps, np.arange(len(corners)), corners_mm)
     centreline = gaussian_filter1d(centreline, 6, axis=0, mode="nearest")
     radius_mm = radius * half_axes_mm[0] * rng.uniform(0.92, 1.1)
     return Tube(centreline, np.full(len(centreline), radius_mm))

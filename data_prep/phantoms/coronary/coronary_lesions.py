@@ -9,8 +9,9 @@ from scipy import ndimage
 
 from data_prep.phantoms.coronary.coronary_grid import Field, Grid
 from data_prep.phantoms.coronary.coronary_growth import STEP_MM, Branch
-from data_prep.phantoms.coronary.coronary_heart import Points, Tube
+from data_prep.phantoms.coronary.coronary_heart import Tube
 from data_prep.phantoms.coronary.coronary_tree import left_tree
+from data_prep.phantoms.curves import Points, unit_tangents
 
 _STENTABLE = ("LAD", "LCx", "RCA")
 _RING_MM = 1.2
@@ -105,8 +106,7 @@ def _draw_stent(branch: Branch, rng: np.random.Generator) -> Points:
     start = int(rng.integers(4, max(5, len(points) // 2 - length // 2)))
     part = slice(start, start + length)
     one, other = across(points[part], rng.normal(size=3))
-    along = np.gradient(points[part], axis=0)
-    along /= np.linalg.norm(along, axis=1, keepdims=True)
+    along = unit_tangents(points[part])
     angles = np.arange(0, 2 * np.pi, 0.1 / 1.6)
     struts = []
     for ring in range(2, length - 2, round(_RING_MM / STEP_MM)):
@@ -121,8 +121,7 @@ def _draw_stent(branch: Branch, rng: np.random.Generator) -> Points:
 
 def across(points_mm: Points, hint: NDArray[np.float64]) -> tuple[Points, Points]:
     """Two unit directions across a line at each of its points, the first as near to ``hint`` as can be."""
-    along = np.gradient(points_mm, axis=0)
-    along /= np.linalg.norm(along, axis=1, keepdims=True)
+    along = unit_tangents(points_mm)
     first = hint - (along @ hint)[:, None] * along
     first /= np.maximum(np.linalg.norm(first, axis=1, keepdims=True), 1e-9)
     return first, np.cross(along, first)

@@ -13,6 +13,7 @@ from data_prep.phantoms.coronary.coronary_growth import Branch
 from data_prep.phantoms.coronary.coronary_heart import CoronaryHeart, Tube
 from data_prep.phantoms.coronary.coronary_lesions import Lesions, moved, stent_hu
 from data_prep.phantoms.coronary.coronary_tree import left_tree
+from data_prep.phantoms.scanner_noise import draw_smooth_noise, to_hounsfield
 
 SPACING_MM = (0.50, 0.60)
 """Range of a voxel's edges."""
@@ -146,14 +147,14 @@ def _seen(share: Field, name: str, lesions: Lesions, grid: Grid) -> Field:
 def _detect(hu: Field, grid: Grid, protocol: Protocol, rng: np.random.Generator) -> NDArray[np.int16]:
     """Point spread, uneven tissue, and noise as grainy as filtered back projection leaves it."""
     hu = _spread(hu, protocol.blur_mm, grid)
-    patches = ndimage.gaussian_filter(rng.standard_normal(grid.shape, dtype=np.float32), 3, truncate=2.5)
+    patches = draw_smooth_noise(rng, grid.shape, 3, truncate=2.5)
     lung = 1 + 3 * (hu < -500)
     hu += patches * np.float32(protocol.texture_hu / patches.std()) * lung.astype(np.float32)
     white = rng.standard_normal(grid.shape, dtype=np.float32)
     fine, coarse = (ndimage.gaussian_filter(white, voxels, truncate=3) for voxels in (0.6, 1.5))
     grain = fine - np.float32(0.7) * coarse
     hu += grain * np.float32(protocol.noise_hu / grain.std())
-    return np.clip(np.rint(hu), -1024, 3071).astype(np.int16)
+    return to_hounsfield(hu, -1024, 3071)
 
 
 def _spread(field: Field, deviation_mm: float, grid: Grid) -> Field:

@@ -10,6 +10,7 @@ from data_prep.phantoms.heart.heart_body import Body, draw_body, paint_body
 from data_prep.phantoms.heart.heart_painting import paint_heart
 from data_prep.phantoms.heart.heart_shape import Heart, Phase, extent_mm
 from data_prep.phantoms.heart.heart_tissue import LABEL_OF_TISSUE, Tissues, draw_brightness
+from data_prep.phantoms.scanner_noise import draw_smooth_noise
 
 IN_PLANE_SAMPLES = 2
 THROUGH_PLANE_SAMPLES = 4
@@ -103,8 +104,7 @@ class Scanner:
         self.heart = heart
         self.protocol = protocol
         self.body = draw_body(rng, extent_mm(heart)[0])
-        grain = rng.standard_normal(protocol.shape, dtype=np.float32)
-        grain = ndimage.gaussian_filter(grain, (1.6, 1.6, 0))
+        grain = draw_smooth_noise(rng, protocol.shape, (1.6, 1.6, 0))
         self._grain = 1 + np.float32(protocol.texture) * grain / grain.std()
         self._planes = [_Plane(number, heart, self.body, protocol) for number in range(protocol.shape[2])]
 
