@@ -140,7 +140,7 @@ def read_frames(path: Path, frames: Sequence[int], *, case_id: str) -> tuple[Any
                 expected = f"frames 0 to {shape[3] - 1} of {path.name}"
                 raise CaseError(case_id, "frame", got=max(frames), expected=expected, fix="correct it in the sheet")
             dtype, begin = header.get_data_dtype(), int(header["vox_offset"])
-            volumes = [fileslice(stream, (..., frame), shape, dtype, begin) for frame in frames]
+            volumes = [fileslice(stream, (..., frame), shape, dtype, begin, "F") for frame in frames]
     except CaseError:
         raise
     except DAMAGED as error:
