@@ -76,9 +76,9 @@ def read_imagecas(raw: Path | str, *, split: OfficialSplit = "Split-1") -> tuple
     partitions = read_partitions(find_sheet(Path(raw), files), split)
     require(
         not partitions.keys().isdisjoint(scans),
-        "raw",
-        got=f"{raw} with the cases {min(scans)} to {max(scans)}",
-        expected=f"some of the {len(partitions)} cases of the split sheet",
+        "split sheet",
+        got=f"none of the cases {min(scans)} to {max(scans)}",
+        expected=f"some of the cases in {raw}",
         fix=f"give the sheet {SHEET} of imageCAS_data_split.xlsx, or the folder of all shards",
     )
     folds = _assign_official_folds(partitions)

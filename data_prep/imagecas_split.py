@@ -25,7 +25,7 @@ def find_sheet(raw: Path, files: Iterable[Path]) -> Path:
     sheets = [path for path in files if _SHEET_NAME.fullmatch(path.name)]
     require(
         sheets,
-        "raw",
+        "split sheet",
         got=raw,
         expected="imageCAS_data_split.xlsx, or .csv with the columns FileName and Split-1, in the folder",
         fix="put the sheet of the Kaggle download there",

@@ -86,10 +86,10 @@ def read_mnms(
     listed = find_folder(Path(raw))  # frames of a patient who is no longer in the download are no case
     require(
         not holds_cines(folder),
-        "raw",
-        got=raw,
-        expected="a folder of frames, or a second folder for the frames of these cines",
-        fix=f"run `python -m data_prep.mnms {raw} FRAMES` and give FRAMES",
+        "frames",
+        got=frames,
+        expected=f"a folder for the labelled frames of the cines in {raw}",
+        fix=f"run `python -m data_prep.mnms {raw} FRAMES` and read FRAMES",
     )
     rows = read_sheet(find_sheet(folder.sheets))
     repeated = listed.repeated()
