@@ -131,7 +131,7 @@ def read_frames(path: Path, frames: Sequence[int], *, case_id: str) -> tuple[Any
         CaseError: the file is damaged, is not 4-D, or has fewer frames.
     """
     try:
-        with ImageOpener(path) as stream:
+        with ImageOpener(str(path)) as stream:
             header: Any = nib.Nifti1Header(stream.read(nib.Nifti1Header.sizeof_hdr), check=False)
             shape = header.get_data_shape()
             if int(header["sizeof_hdr"]) != header.sizeof_hdr or len(shape) != 4 or min(shape) < 1:

@@ -67,7 +67,7 @@ def read_grid(path: Path, *, case_id: str) -> Scan:
 
 def _nifti_grid(path: Path, case_id: str) -> _Grid:
     try:
-        with ImageOpener(path) as stream:
+        with ImageOpener(str(path)) as stream:
             header: Any = nib.Nifti1Header(stream.read(nib.Nifti1Header.sizeof_hdr), check=False)
         shape, affine = header.get_data_shape(), header.get_best_affine()
         with np.errstate(all="ignore"):
@@ -95,7 +95,7 @@ def _is_complete(path: Path, header: Any) -> bool:
 def _itk_grid(path: Path, case_id: str) -> _Grid:
     import SimpleITK  # NIfTI does without
 
-    reader = SimpleITK.ImageFileReader()
+    reader: Any = SimpleITK.ImageFileReader()  # type: ignore[no-untyped-call]
     reader.SetFileName(str(path))
     try:
         reader.ReadImageInformation()

@@ -1,5 +1,7 @@
 """Polylines in millimetres: arc lengths, directions, and points between their corners."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,6 +30,6 @@ def unit_tangents(points: Points) -> Points:
     return along / np.linalg.norm(along, axis=1, keepdims=True)
 
 
-def interpolate(at: NDArray[np.floating], places: NDArray[np.floating], points: Points) -> Points:
+def interpolate(at: NDArray[np.floating], places: NDArray[Any], points: Points) -> Points:
     """Points at some positions of a line whose corners have the positions ``places``."""
     return np.stack([np.interp(at, places, axis) for axis in points.T], axis=1)

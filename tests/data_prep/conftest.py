@@ -1,12 +1,10 @@
-"""A phantom and workbooks that the tests of this folder share."""
+"""Workbooks for the tests of this folder."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from openpyxl import Workbook
-
-from data_prep import write_phantom
 
 
 @pytest.fixture
@@ -24,9 +22,3 @@ def write_workbook() -> Callable[..., Path]:
         return path
 
     return write
-
-
-@pytest.fixture(scope="session")
-def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twenty phantom patients, four of each diagnosis, and one test patient."""
-    return write_phantom(tmp_path_factory.mktemp("phantom"), patients=20, test_patients=1)

@@ -22,17 +22,18 @@ def write_aorta_phantom(
     workers: int = 0,
     progress: Progress = lambda written, total: None,
 ) -> Path:
-    """Write phantom subjects as AortaSeg24 ships its own: ``images/subject001_CTA.mha``, ``masks/subject001_label.mha``.
+    """Write phantom subjects in AortaSeg24's layout: ``images/`` with scans and ``masks/`` with labels.
 
-    Each is a CT angiography of the trunk, int16 from -1024 to 1500 HU at 1 mm, with a uint8 label of all 23 structures
-    of :data:`data_prep.aorta.STRUCTURES`, every one a single piece, their union one tree without a loop. Zones end
-    where the Society for Vascular Surgery sets their borders: at the far edges of the ostia on the arch, 2 cm further
-    down, at T6 (the roof of the left atrium), at the near edges of celiac, mesenteric and first renal artery, at the
-    far edge of the last renal one, and where the aorta and the iliac arteries divide. Branches end where they divide
-    in two. Four aortas in five are dissected from beyond the left subclavian artery on; both lumens and the flap
-    between them belong to the zones. Pose, size, course, arch, aneurysms, enhancement and the organs around are drawn
-    for each subject; in one of five innominate and left carotid artery leave the arch together.
-    :func:`data_prep.phantoms.aorta.aorta_tree.aorta_truth` gives centrelines, diameters and topology.
+    Files are ``subject001_CTA.mha``, ``subject001_label.mha`` and so on. Each is a CT angiography of the trunk, int16
+    from -1024 to 1500 HU at 1 mm, with a uint8 label of all 23 structures of :data:`data_prep.aorta.STRUCTURES`, every
+    one a single piece, their union one tree without a loop. Zones end where the Society for Vascular Surgery sets their
+    borders: at the far edges of the ostia on the arch, 2 cm further down, at T6 (the roof of the left atrium), at the
+    near edges of celiac, mesenteric and first renal artery, at the far edge of the last renal one, and where the aorta
+    and the iliac arteries divide. Branches end where they divide in two. Four aortas in five are dissected from beyond
+    the left subclavian artery on; both lumens and the flap between them belong to the zones. Pose, size, course, arch,
+    aneurysms, enhancement and the organs around are drawn for each subject; in one of five innominate and left carotid
+    artery leave the arch together. :func:`data_prep.phantoms.aorta.aorta_tree.aorta_truth` gives centrelines, diameters
+    and topology.
 
     The field of view is cut around the aorta, about 155 x 150 x 435 voxels, so that training stays light; real scans
     are two to four times as wide, show the whole trunk, and their branches are thinner. Subjects' numbers have gaps, as
@@ -68,7 +69,7 @@ def write_aorta_phantom(
     orders = [Order(folder, number, seed) for number in itertools.islice(numbers, cases)]
     found = (path for part in ("images", "masks") for path in (folder / part).glob("*"))
     check_no_others(folder, found, (path for order in orders for path in _paths(order)))
-    write_cases(_write_subject, orders, workers=workers, progress=progress)
+    write_cases(_write_case, orders, workers=workers, progress=progress)
     return folder
 
 
@@ -77,7 +78,7 @@ def _paths(order: Order) -> tuple[Path, Path]:
     return order.folder / "images" / f"{subject}_CTA.mha", order.folder / "masks" / f"{subject}_label.mha"
 
 
-def _write_subject(order: Order) -> None:
+def _write_case(order: Order) -> None:
     paths = _paths(order)
     for path in paths:
         make_folder(path.parent)

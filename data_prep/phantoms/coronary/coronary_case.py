@@ -11,7 +11,7 @@ from data_prep.phantoms.coronary.coronary_growth import Branch
 from data_prep.phantoms.coronary.coronary_heart import CoronaryHeart, draw_coronary_heart
 from data_prep.phantoms.coronary.coronary_lesions import Lesions, draw_lesions
 from data_prep.phantoms.coronary.coronary_scanner import WIDTHS, draw_grid, draw_label, draw_spacing, in_patient
-from data_prep.phantoms.coronary.coronary_tree import draw_tree, ends_and_branch_points
+from data_prep.phantoms.coronary.coronary_tree import draw_tree
 from uumamba.metrics import betti_numbers
 from uumamba.runtime.seeds import key_to_seed
 
@@ -26,8 +26,6 @@ class CoronaryTruth:
         number: of the case.
         branches: centrelines in RAS+ millimetres, as the affine maps voxels, and diameters; parents before children.
         betti: number of parts, tunnels and cavities of the label.
-        free_ends: ends of vessels, the ostia among them.
-        branch_points: points where three or more vessels meet.
         affine: voxel indices to RAS+ millimetres.
         shape: of image and label.
         calcified: branches with plaques.
@@ -39,8 +37,6 @@ class CoronaryTruth:
     number: int
     branches: tuple[Branch, ...]
     betti: tuple[int, int, int]
-    free_ends: int
-    branch_points: int
     affine: NDArray[np.float64]
     shape: tuple[int, int, int]
     calcified: tuple[str, ...]
@@ -102,14 +98,11 @@ def coronary_truth(number: int, *, seed: int = 0) -> CoronaryTruth:
     """
     anatomy = draw_anatomy(number, seed)
     branches = tuple(replace(b, centreline_mm=_to_ras(b.centreline_mm + anatomy.table_mm)) for b in anatomy.branches)
-    free_ends, branch_points = ends_and_branch_points(branches)
     lesions = anatomy.lesions
     return CoronaryTruth(
         number=number,
         branches=branches,
         betti=_expected_betti(branches),
-        free_ends=free_ends,
-        branch_points=branch_points,
         affine=anatomy.affine,
         shape=anatomy.grid.shape,
         calcified=tuple(sorted({name for name, _ in lesions.plaques})),

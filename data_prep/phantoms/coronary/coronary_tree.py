@@ -55,15 +55,6 @@ def left_tree(branches: Sequence[Branch]) -> frozenset[str]:
     return frozenset(names)
 
 
-def ends_and_branch_points(branches: Sequence[Branch]) -> tuple[int, int]:
-    """Number of free ends, the ostia among them, and of points where branches meet."""
-    points = {(branch.parent, branch.parent_index) for branch in branches if branch.parent is not None}
-    lengths = {branch.name: len(branch.centreline_mm) for branch in branches}
-    carried_on = {parent for parent, at in points if parent is not None and at == lengths[parent] - 1}
-    ostia = sum(branch.parent is None for branch in branches)
-    return ostia + len(branches) - len(carried_on), len(points)
-
-
 def _grow_left(tree: GrowingTree, scale: float, left_dominant: bool) -> None:
     heart, rng = tree.heart, tree.rng
     groove, front, sheet = heart.groove_degrees, heart.anterior_degrees, tree.sheet

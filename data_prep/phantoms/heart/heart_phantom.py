@@ -59,11 +59,11 @@ def write_phantom(
     orders = [Order(folder / split, number, seed) for number, split in enumerate(splits, start=1)]
     found = (path for split in ("training", "testing") for path in (folder / split).glob("*"))
     check_no_others(folder, found, (order.folder / f"patient{order.number:03d}" for order in orders))
-    write_cases(_write_patient, orders, workers=workers, progress=progress)
+    write_cases(_write_case, orders, workers=workers, progress=progress)
     return folder
 
 
-def _write_patient(order: Order) -> None:
+def _write_case(order: Order) -> None:
     rng = np.random.default_rng(key_to_seed(order.seed, "phantom", order.number))
     group = GROUPS[(order.number - 1) % len(GROUPS)]
     heart = draw_heart(group, rng)

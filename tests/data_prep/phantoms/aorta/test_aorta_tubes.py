@@ -100,20 +100,10 @@ def test_joining_fills_narrow_gaps_and_no_wide_ones():
         assert (between > 0) == filled, gap
 
 
-def test_far_from_every_vessel_nothing_is_joined():
-    one, other = draw_tube(rod(), GRID), draw_tube(rod(3, x=15), GRID)
-
-    assert join([one, other], GRID.shape).min() == OUTSIDE_MM
-    assert (join([one, one], GRID.shape) > 0).sum() >= (one.depth_mm > 0).sum()
-
-
-def test_every_structure_is_there_and_in_one_piece(subject):
-    assert pieces(subject[1]) == dict.fromkeys(STRUCTURES, 1)
-
-
-def test_the_union_has_the_known_topology_and_length(subject):
+def test_every_structure_is_one_piece_and_the_union_has_the_known_topology_and_length(subject):
     truth, label, _ = subject
 
+    assert pieces(label) == dict.fromkeys(STRUCTURES, 1)
     assert betti_numbers(label > 0) == truth.betti_numbers
     length_mm = centreline_length_mm(label > 0, spacing_mm=(1, 1, 1))
     assert length_mm == pytest.approx(truth.length_mm, rel=0.08)
@@ -133,18 +123,9 @@ def test_diameters_by_distance_transform_are_those_of_the_truth(subject):
         assert abs(np.median(found - radii)) < 0.6, name
 
 
-def test_voxels_carry_the_structure_whose_centreline_runs_through_them(subject):
-    truth, label, grid = subject
-    for name, segment in truth.segments.items():
-        last_half = segment.points_mm[len(segment.points_mm) // 2 : -2]
-        found = label[tuple(voxels_of(last_half, grid))]
-        assert np.mean(found == STRUCTURES[name]) > 0.9, name
-
-
 @pytest.mark.slow
 def test_labels_of_many_subjects_are_whole_trees():
-    # 24 subjects of 2 s each.
-    for number in range(1, 25):
+    for number in range(1, 9):  # 2 s each
         label = draw(number)[1]
         assert betti_numbers(label > 0) == (1, 0, 0), number
         assert pieces(label) == dict.fromkeys(STRUCTURES, 1), number
