@@ -8,7 +8,7 @@ from pathlib import Path
 
 from data_prep.folds import assign_folds
 from data_prep.mnms_frames import cut_frames
-from data_prep.mnms_layout import PARTS, find_folder, frame_files, frame_id, holds_cines
+from data_prep.mnms_layout import PARTS, find_folder, find_repeated, frame_files, frame_id, holds_cines, list_patients
 from data_prep.mnms_sheet import VENDORS, SheetRow, find_sheet, labelled_frames, read_sheet
 from data_prep.raw_folder import check_file, collect
 from data_prep.scan_files import check_pair
@@ -82,24 +82,24 @@ def read_mnms(
     unknown = sorted(set(test) - set(PARTS[1:]))
     require(not unknown, "test", got=", ".join(unknown), expected=f"some of {', '.join(PARTS[1:])}")
     uncut = [] if frames is None else cut_frames(raw, frames, advance=advance)
-    folder = find_folder(Path(raw if frames is None else frames))
+    root = find_folder(Path(raw if frames is None else frames))
     listed = find_folder(Path(raw))  # frames of a patient who is no longer in the download are no case
     require(
-        not holds_cines(folder),
+        not holds_cines(root),
         "frames",
         got=frames,
         expected=f"a folder for the labelled frames of the cines in {raw}",
         fix=f"run `python -m data_prep.mnms {raw} FRAMES` and read FRAMES",
     )
-    rows = read_sheet(find_sheet(folder.sheets))
-    repeated = listed.repeated()
+    rows = read_sheet(find_sheet(root))
+    repeated = find_repeated(listed)
     found = [
-        folder.root / part / patient.name
+        root / part / patient.name
         for part in (TRAINING, *test)
-        for patient in listed.patients(part)
+        for patient in list_patients(listed, part)
         if patient.name not in repeated
     ]
-    dealt = [patient.name for patient in listed.patients(TRAINING) if patient.name in rows]
+    dealt = [patient.name for patient in list_patients(listed, TRAINING) if patient.name in rows]
     folds = assign_folds({name: f"{rows[name].vendor} {rows[name].pathology}" for name in dealt})
     numbered, faulty = collect(lambda patient: (patient, labelled_frames(patient.name, rows.get(patient.name))), found)
     labelled = (

@@ -10,7 +10,7 @@ from nibabel.fileslice import fileslice
 from nibabel.openers import ImageOpener
 from numpy.typing import NDArray
 
-from data_prep.mnms_layout import PARTS, MnmsFolder, cine_files, find_folder, frame_files
+from data_prep.mnms_layout import PARTS, cine_files, find_absent, find_folder, find_repeated, frame_files, list_patients
 from data_prep.mnms_sheet import SheetRow, find_sheet, labelled_frames, read_sheet
 from data_prep.nifti_file import write_nifti
 from data_prep.raw_folder import check_file, check_outside_raw
@@ -49,18 +49,18 @@ def cut_frames(
     """
     raw, out = Path(raw), Path(out)
     check_outside_raw(out, raw)
-    folder = find_folder(raw)
-    sheet = find_sheet(folder.sheets)
+    root = find_folder(raw)
+    sheet = find_sheet(root)
     rows = read_sheet(sheet)
     with whole_file(out / sheet.name) as unfinished:
         unfinished.write_bytes(sheet.read_bytes())
-    patients = [(part, patient) for part in PARTS for patient in folder.patients(part)]
+    patients = [(part, patient) for part in PARTS for patient in list_patients(root, part)]
     fix = f"{_RESTORE}, or take the row out of the sheet"
     errors = [
         CaseError(name, "folder", got="none", expected="one, as the information sheet lists it", fix=fix)
-        for name in folder.absent(rows)
+        for name in find_absent(root, rows)
     ]
-    repeated = folder.repeated()
+    repeated = find_repeated(root)
     errors += repeated.values()
     for done, (part, patient) in enumerate(patients, start=1):
         target = make_folder(out / part / patient.name)  # even if not whole: folds are dealt to all folders
@@ -77,44 +77,39 @@ def cut_frames(
 def _remove_empty(out: Path, kept: Collection[Path]) -> None:
     """Remove empty folders of patients that are no longer part of the download."""
     for part in PARTS:
-        for patient in MnmsFolder(out, ()).patients(part):
+        for patient in list_patients(out, part):
             if patient not in kept and not any(patient.iterdir()):
                 patient.rmdir()
 
 
 def _cut_patient(patient: Path, target: Path, row: SheetRow | None) -> None:
     """Write both frames with their labels; where one is faulty, remove all, those of an earlier call too."""
+    sources = dict(zip(("image", "label"), cine_files(patient), strict=True))
     try:
         numbers = labelled_frames(patient.name, row)
-        cut = [file for key in ("image", "label") for file in _cut_file(patient, target, numbers, key)]
+        for key, source in sources.items():
+            check_file(source, case_id=patient.name, key=key, fix=_RESTORE)
+        paths = [frame_files(target, number) for number in numbers.values()]
+        if all(
+            _is_up_to_date(file, source) for pair in paths for file, source in zip(pair, sources.values(), strict=True)
+        ):
+            return
+        header, images = read_frames(sources["image"], list(numbers.values()), case_id=patient.name)
+        label_header, stored = read_frames(sources["label"], list(numbers.values()), case_id=patient.name)
+        labels = [
+            _map_label(volume, label_header, patient.name, f"in frame {number} ({phase})")
+            for volume, (phase, number) in zip(stored, numbers.items(), strict=True)
+        ]
     except CaseError:
         for path in target.glob(f"{patient.name}_frame*.nii.gz"):
             path.unlink()
         raise
-    for path, volume, header in cut:
-        write_nifti(path, volume, header, compression=_COMPRESSION)
-
-
-def _cut_file(
-    patient: Path, target: Path, numbers: Mapping[str, int], key: str
-) -> list[tuple[Path, NDArray[Any], nib.Nifti1Header]]:
-    """Read the frames of a cine or of its label, with their paths; nothing where the files are up to date."""
-    which = ("image", "label").index(key)
-    source = cine_files(patient)[which]
-    check_file(source, case_id=patient.name, key=key, fix=_RESTORE)
-    paths = [frame_files(target, number)[which] for number in numbers.values()]
-    if all(_is_up_to_date(path, source) for path in paths):
-        return []
-    header, volumes = read_frames(source, list(numbers.values()), case_id=patient.name)
-    if key == "label":
-        volumes = [
-            _map_label(volume, header, patient.name, f"in frame {number} ({phase})")
-            for volume, (phase, number) in zip(volumes, numbers.items(), strict=True)
-        ]
-        header.set_data_dtype(np.uint8)
-        header.set_slope_inter(1, 0)
-        header["cal_min"], header["cal_max"] = 0, 0
-    return [(path, volume, header) for path, volume in zip(paths, volumes, strict=True)]
+    label_header.set_data_dtype(np.uint8)
+    label_header.set_slope_inter(1, 0)
+    label_header["cal_min"], label_header["cal_max"] = 0, 0
+    for (image_path, label_path), image, label in zip(paths, images, labels, strict=True):
+        write_nifti(image_path, image, header, compression=_COMPRESSION)
+        write_nifti(label_path, label, label_header, compression=_COMPRESSION)
 
 
 def read_frames(path: Path, frames: Sequence[int], *, case_id: str) -> tuple[Any, list[NDArray[Any]]]:

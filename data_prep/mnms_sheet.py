@@ -1,7 +1,7 @@
 """Information sheet of M&Ms: vendor, diagnosis and the two labelled frames of each patient."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,16 +30,16 @@ class SheetRow:
     frames: Mapping[str, str]
 
 
-def find_sheet(folders: Sequence[Path]) -> Path:
-    """Find the information sheet: a CSV file of the first folder that has one, and of several the last by name.
+def find_sheet(root: Path) -> Path:
+    """Find the information sheet: a CSV file of the folder of parts or the one above, of several the last by name.
 
     Another table, and one that cannot be read, may be beside it.
 
     Raises:
-        UsageError: none of them holds one that can be read.
+        UsageError: neither folder holds one that can be read.
     """
     unreadable: list[UsageError] = []
-    for path in (path for folder in folders for path in sorted(folder.glob("*.csv"), reverse=True)):
+    for path in (path for folder in (root, root.parent) for path in sorted(folder.glob("*.csv"), reverse=True)):
         try:
             rows = read_rows(path, sheet="")
         except UsageError as error:
@@ -49,7 +49,7 @@ def find_sheet(folders: Sequence[Path]) -> Path:
             return path
     expected = f"a CSV file with the columns {', '.join(REQUIRED)}"
     fix = "put 211230_M&Ms_Dataset_information_diagnosis_opendataset.csv of the M&Ms download there"
-    raise unreadable[0] if unreadable else UsageError("information sheet", got=folders[0], expected=expected, fix=fix)
+    raise unreadable[0] if unreadable else UsageError("information sheet", got=root, expected=expected, fix=fix)
 
 
 def read_sheet(sheet: Path) -> dict[str, SheetRow]:
