@@ -157,6 +157,19 @@ class Aorta(Layout):
         return {"image": [raw / "images" / f"{name}_CTA.mha"], "label": [raw / "masks" / f"{name}_label.mha"]}
 
 
+class CisUnet(Aorta):
+    """AortaSeg24 as CIS-UNet ships it."""
+
+    save = staticmethod(save_nifti)
+
+    def files(self, raw, number):
+        stem = raw / f"{number:02d}"
+        return {
+            "image": [stem / f"Volumes/Subject{number:03d}_CTA.nii.gz"],
+            "label": [stem / f"Labels/Subject{number:03d}_Label.nii.gz"],
+        }
+
+
 def write_split_sheet(raw, splits):
     """Each case's partition in Split-1 and, where a second word is given, in Split-2."""
     lines = [f"{number},{','.join(given.split())}" for number, given in splits.items()]

@@ -2,10 +2,7 @@ import pytest
 
 from data_prep import read_aorta
 from data_prep.aorta import MIRROR_PAIRS, SIDES, STRUCTURES
-from tests.data_prep.raw_layouts import Aorta
-from uumamba.data.scan import read_case
-
-CIS_UNET = ("{0:02d}/Volumes/Subject{0:03d}_CTA.nii.gz", "{0:02d}/Labels/Subject{0:03d}_Label.nii.gz")
+from tests.data_prep.raw_layouts import Aorta, CisUnet
 
 
 @pytest.fixture
@@ -15,35 +12,6 @@ def aorta():
 
 def case_ids(manifest, **which):
     return [case.case_id for case in manifest.select(**which)]
-
-
-def to_cis_unet(raw, number, aorta):
-    """Move a subject to the names of CIS-UNet's download."""
-    import SimpleITK
-
-    for key, name in zip(("image", "label"), CIS_UNET, strict=True):
-        (path,) = aorta.files(raw, number)[key]
-        target = raw / name.format(number)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        SimpleITK.WriteImage(SimpleITK.ReadImage(path), target)
-        path.unlink()
-
-
-def test_both_namings_give_the_same_cases(tmp_path, aorta):
-    for number in (1, 7, 39):
-        aorta.write_patient(tmp_path, number)
-    official, _ = read_aorta(tmp_path)
-    for number in (1, 7, 39):
-        to_cis_unet(tmp_path, number, aorta)
-
-    manifest, errors = read_aorta(tmp_path)
-    case = manifest.by_id("subject007")
-
-    assert errors == []
-    assert case_ids(manifest) == case_ids(official) == ["subject001", "subject007", "subject039"]
-    assert (case.patient_id, case.domain, case.split) == ("subject007", "aortaseg24", "training")
-    assert (case.image, case.label) == tuple(tmp_path / name.format(7) for name in CIS_UNET)
-    read_case(case, structures=manifest.structures)
 
 
 def test_no_subject_is_trained_and_tested_on(tmp_path, aorta):
@@ -81,10 +49,9 @@ def test_every_class_with_a_side_is_marked_and_its_partner_named(tmp_path, aorta
     assert "signed data agreement" in manifest.licence
 
 
-def test_a_subject_found_twice_is_reported(tmp_path, aorta):
+def test_a_subject_found_in_both_namings_is_reported(tmp_path, aorta):
     aorta.write_patient(tmp_path, 1)
-    to_cis_unet(tmp_path, 1, aorta)
-    aorta.write_patient(tmp_path, 1)
+    CisUnet().write_patient(tmp_path, 1)
 
     manifest, (error,) = read_aorta(tmp_path)
 

@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from tests.data_prep.raw_layouts import AFFINE, SHAPE, Acdc, Aorta, ImageCas, Mnms, draw_image, file_bytes
+from tests.data_prep.raw_layouts import AFFINE, SHAPE, Acdc, Aorta, CisUnet, ImageCas, Mnms, draw_image, file_bytes
 from uumamba.data.case import Manifest
 from uumamba.data.scan import read_case
 from uumamba.pipelines.datasets import read_dataset
@@ -15,7 +15,7 @@ PATIENTS = 5
 MIRRORED = AFFINE @ np.diag([-1, 1, 1, 1])
 
 
-LAYOUTS = (Acdc, Mnms, ImageCas, Aorta)
+LAYOUTS = (Acdc, Mnms, ImageCas, Aorta, CisUnet)
 
 
 @pytest.fixture(params=LAYOUTS, ids=lambda kind: kind.__name__)

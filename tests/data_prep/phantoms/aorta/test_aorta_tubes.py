@@ -53,20 +53,14 @@ def subject():
     return (aorta_truth(2), *draw(2)[1:])
 
 
-def test_axes_and_boxes_agree():
+def test_axes_boxes_and_coarse_voxels_agree():
     x, y, z = GRID.axes()
-    box = GRID.box_around(np.array([[3.0, 2.0, 1.0]]), 4.0)
-    inside_x, inside_y, inside_z = GRID.axes(box)
+    inside = GRID.axes(GRID.box_around(np.array([[3.0, 2.0, 1.0]]), 4.0))
 
     assert (x.shape, y.shape, z.shape) == ((1, 1, 50), (1, 30, 1), (40, 1, 1))
     assert (x[0, 0, 1] - x[0, 0, 0], y[0, 1, 0] - y[0, 0, 0], z[1, 0, 0] - z[0, 0, 0]) == (-1, -1, 1)
-    assert (inside_x.max(), inside_x.min()) == (7, -1)
-    assert (inside_y.max(), inside_y.min()) == (6, -2)
-    assert (inside_z.min(), inside_z.max()) == (-3, 5)
-
-
-def test_a_coarse_voxel_lies_in_the_middle_of_the_fine_ones_that_it_stands_for():
-    for fine, coarse in zip(GRID.axes(), GRID.axes(step=2), strict=True):
+    assert [(axis.min(), axis.max()) for axis in inside] == [(-1, 7), (-2, 6), (-3, 5)]
+    for fine, coarse in zip((x, y, z), GRID.axes(step=2), strict=True):
         np.testing.assert_allclose(coarse.ravel(), fine.ravel().reshape(-1, 2).mean(axis=1))
 
 
