@@ -181,5 +181,9 @@ def write_mnms_sheet(raw, rows, *, name=MNMS_SHEET):
     (raw / name).write_text("\n".join([",External code,VendorName,Vendor,Centre,ED,ES,Age,Pathology", *lines]))
 
 
+def case_ids(manifest, **which):
+    return [case.case_id for case in manifest.select(**which)]
+
+
 def file_bytes(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -2,16 +2,12 @@ import pytest
 
 from data_prep import read_aorta
 from data_prep.aorta import MIRROR_PAIRS, SIDES, STRUCTURES
-from tests.data_prep.raw_layouts import Aorta, CisUnet
+from tests.data_prep.raw_layouts import Aorta, CisUnet, case_ids
 
 
 @pytest.fixture
 def aorta():
     return Aorta()
-
-
-def case_ids(manifest, **which):
-    return [case.case_id for case in manifest.select(**which)]
 
 
 def test_no_subject_is_trained_and_tested_on(tmp_path, aorta):

@@ -3,7 +3,7 @@ import os
 import pytest
 
 from data_prep import read_imagecas
-from tests.data_prep.raw_layouts import ImageCas, write_split_sheet
+from tests.data_prep.raw_layouts import ImageCas, case_ids, write_split_sheet
 from uumamba.pipelines.datasets import read_dataset
 
 SPLITS = {1: "Training Testing", 2: "Validation Training", 5: "Training Validation", 6: "Testing Training"}
@@ -16,10 +16,6 @@ def raw(tmp_path):
         ImageCas().write_patient(tmp_path, number)
     write_split_sheet(tmp_path, SPLITS)
     return tmp_path
-
-
-def case_ids(manifest, **which):
-    return [case.case_id for case in manifest.select(**which)]
 
 
 def test_every_shard_gives_its_cases_with_licence_citation_and_split(raw):

@@ -11,7 +11,7 @@ import pytest
 
 from data_prep.mnms import main, read_mnms
 from data_prep.mnms_frames import cut_frames, read_frames
-from tests.data_prep.raw_layouts import AFFINE, MNMS_SHEET, file_bytes, save_nifti, write_mnms_sheet
+from tests.data_prep.raw_layouts import AFFINE, MNMS_SHEET, Mnms, case_ids, file_bytes, save_nifti, write_mnms_sheet
 from uumamba.data.scan import read_image, read_label
 from uumamba.pipelines.datasets import is_dataset, read_dataset
 
@@ -73,10 +73,6 @@ def frames(tmp_path):
     return tmp_path / "frames"
 
 
-def case_ids(manifest, **which):
-    return [case.case_id for case in manifest.select(**which)]
-
-
 def test_cases_are_both_frames_of_the_labelled_patients_with_the_vendor_as_domain(raw, frames):
     manifest, errors = read_mnms(raw, frames=frames)
 
@@ -117,19 +113,14 @@ def test_another_way_of_storing_a_label_means_the_same(raw, frames, tmp_path):
     assert (tmp_path / "again" / name).read_bytes() == (frames / name).read_bytes()
 
 
-def test_every_fold_has_as_many_patients_of_each_vendor(tmp_path):
-    patients = [Patient(f"{vendor}{number}", "Training/Labeled", vendor) for vendor in "AB" for number in range(10)]
-    for patient in patients:
-        for name in ("frame00", "frame00_gt", "frame02", "frame02_gt"):
-            path = tmp_path / patient.part / patient.code / f"{patient.code}_{name}.nii.gz"
-            save_nifti(path, np.ones(SHAPE, np.uint8))
-    write_sheet(tmp_path, patients)
+def test_every_fold_has_as_many_patients_of_each_vendor(tmp_path, frames):
+    Mnms().write(tmp_path / "raw", 10)
 
-    manifest, errors = read_mnms(tmp_path)
+    manifest, errors = read_mnms(tmp_path / "raw", frames=frames)
 
     assert errors == []
     for fold in range(5):
-        assert [case.domain for case in manifest.select(fold=fold)] == ["A"] * 4 + ["B"] * 4
+        assert [case.domain for case in manifest.select(fold=fold)].count("A") == 2
 
 
 def test_the_official_validation_patients_join_the_test_split_on_request(raw, frames, refused):
@@ -175,9 +166,10 @@ def test_a_configuration_reads_a_folder_of_frames_and_asks_for_it_in_place_of_th
     assert f"`python -m data_prep.mnms {raw} FRAMES`" in error.value.fix
 
 
-def test_the_folder_above_and_a_sheet_beside_the_data_are_found(raw, frames):
+def test_the_folder_above_and_a_sheet_beside_the_data_and_other_tables_are_found(raw, frames):
     (raw / MNMS_SHEET).rename(raw.parent / MNMS_SHEET)
     (raw.parent / "notes.csv").write_text("a,b\n1,2\n")
+    (raw.parent / "zz_notes.csv").write_text("Qualit\u00e9\n", encoding="latin-1")  # cannot be read
 
     assert cut_frames(raw.parent, frames) == []
     manifest, errors = read_mnms(frames)
@@ -276,11 +268,6 @@ def test_a_missing_sheet_and_one_in_another_encoding_are_refused(raw, frames, re
     (raw / MNMS_SHEET).write_text("Code,Vendor,ED,ES\nA0S9V9,A,0,2\n")
     with refused("information sheet", got=raw):
         cut_frames(raw, frames)
-
-
-def test_a_table_that_cannot_be_read_beside_a_sheet_that_can_is_ignored(raw, frames):
-    (raw / "zz_notes.csv").write_text("Qualit\u00e9\n", encoding="latin-1")
-    assert read_mnms(raw, frames=frames)[1] == []
 
 
 @pytest.mark.parametrize("part", ["Testing", "Validation"])

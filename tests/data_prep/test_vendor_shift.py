@@ -12,7 +12,6 @@ from data_prep.vendor_shift import main, write_vendor_shift
 from tests.data_prep.raw_layouts import Acdc, draw_image, file_bytes, save_nifti
 from uumamba.data.shifted_scan import write_shifted
 from uumamba.data.vendor_styles import STYLES, shift_style
-from uumamba.runtime.errors import CaseError
 
 HEADER_BYTES = 352
 
@@ -80,12 +79,6 @@ def test_a_wrong_use_is_refused_before_anything_is_written(raw, tmp_path, refuse
     with refused(key, got=arguments[key]):
         write_vendor_shift(raw, **arguments)
     assert file_bytes(tmp_path) == before
-
-
-def test_a_cine_is_no_scan_to_shift(tmp_path):
-    save_nifti(tmp_path / "cine.nii.gz", np.ones((4, 4, 2, 3), np.int16))
-    with pytest.raises(CaseError):
-        write_shifted(tmp_path / "cine.nii.gz", tmp_path / "out.nii.gz", "dark_blood", case_id="a")
 
 
 def test_the_command_ends_with_the_exit_code_of_its_outcome(raw, tmp_path, capsys):

@@ -1,3 +1,5 @@
+from itertools import combinations
+
 import numpy as np
 import pytest
 
@@ -36,23 +38,17 @@ def test_segments_hang_on_each_other_as_the_arteries_do(truths):
 
 
 def test_segments_start_on_their_parent_a_point_a_millimetre_in_sizes_that_suit_three_millimetre_voxels(truths):
-    for name, segment in ((name, segment) for truth in truths for name, segment in truth.segments.items()):
+    for segments, name, segment in ((each.segments, *item) for each in truths for item in each.segments.items()):
         steps = np.linalg.norm(np.diff(segment.points_mm, axis=0), axis=1)
         assert len(segment.diameters_mm) == len(segment.points_mm)
         assert 0.8 < steps.min() <= steps.max() < 1.15
+        # A branch starts within a radius of a border between zones, on one side of it or the other.
+        on_parent = segments[segment.parent or name].points_mm
+        assert np.linalg.norm(on_parent - segment.points_mm[0], axis=1).min() < 1.2, name
         if not name.startswith("Zone"):
             assert 7 < segment.diameters_mm.min() <= segment.diameters_mm.max() < 16, name
             assert 30 < segment.length_mm < 75, name
-    for truth in truths:
-        for segment in truth.segments.values():
-            if segment.parent:
-                on_parent = truth.segments[segment.parent].points_mm
-                # A branch starts within a radius of a border between zones, on one side of it or the other.
-                assert np.linalg.norm(on_parent - segment.points_mm[0], axis=1).min() < 1.2, segment.name
-
-
-def test_zone_3_is_two_centimetres_whatever_the_size_of_the_body(truths):
-    # Cut at whole points, a millimetre apart, at both ends.
+    # Zone 3 is two centimetres whatever the size of the body, cut at whole points at both ends.
     assert [truth.segments["Zone3"].length_mm for truth in truths] == pytest.approx([20.0] * len(truths), abs=1.2)
 
 
@@ -77,33 +73,29 @@ def test_sides_are_the_patients_in_ras_coordinates(truths):
         for pair in ("Renal", "Zone10", "InternalIliac", "Zone11"):
             assert middle[f"{pair}R"][0] > middle[f"{pair}L"][0]
         assert middle["Innominate"][0] > middle["LCC"][0] > middle["LSA"][0]
-        assert middle["Zone0"][0] > middle["Zone4"][0]  # the arch turns to the left
-        assert middle["Zone0"][1] > middle["Zone4"][1]  # and to the back
+        assert np.all(middle["Zone0"][:2] > middle["Zone4"][:2])  # the arch turns to the left and to the back
         assert middle["Celiac"][2] > middle["SMA"][2] > middle["Zone9"][2] > middle["Zone11L"][2]
 
 
 def test_vessels_that_have_parted_stay_apart(trees):
-    for tree in trees:
-        for number, later in enumerate(tree.vessels):
-            for earlier in tree.vessels[:number]:
-                between = np.linalg.norm(later.points_mm[:, None] - earlier.points_mm[None], axis=2)
-                gaps = (between - later.radii_mm[:, None] - earlier.radii_mm[None]).min(axis=1)
-                parted = np.flatnonzero(gaps > GAP_MM)
-                assert parted.size, (earlier.name, later.name)
-                # Every second point was looked at.
-                assert gaps[parted[0] :].min() > GAP_MM - 0.5, (earlier.name, later.name)
+    for earlier, later in (pair for tree in trees for pair in combinations(tree.vessels, 2)):
+        between = np.linalg.norm(later.points_mm[:, None] - earlier.points_mm[None], axis=2)
+        gaps = (between - later.radii_mm[:, None] - earlier.radii_mm[None]).min(axis=1)
+        parted = np.flatnonzero(gaps > GAP_MM)
+        assert parted.size, (earlier.name, later.name)
+        # Every second point was looked at.
+        assert gaps[parted[0] :].min() > GAP_MM - 0.5, (earlier.name, later.name)
 
 
 def test_a_tube_that_comes_back_to_another_is_refused():
     way = np.arange(0, 60.0)
     straight = tube("A", np.stack([way, 0 * way, 0 * way], axis=1), 3)
-    leaving = tube("B", np.stack([20 + 0 * way, way, 0 * way], axis=1), 2, "A")
-    returning = tube("B", np.stack([20 + way / 2, 30 * np.sin(way * np.pi / 59), 0 * way], axis=1), 2, "A")
+    leaving = 20 + 0 * way, way
+    returning = 20 + way / 2, 30 * np.sin(way * np.pi / 59)
+    beside = way, 0 * way + 7
 
-    assert stay_apart([straight, leaving])
-    assert not stay_apart([straight, returning])
-    beside = tube("B", np.stack([way, 0 * way + 7, 0 * way], axis=1), 2)
-    assert not stay_apart([straight, beside])
+    for (x, y), is_apart in ((leaving, True), (returning, False), (beside, False)):
+        assert stay_apart([straight, tube("B", np.stack([x, y, 0 * way], axis=1), 2, "A")]) == is_apart
 
 
 def test_subjects_differ_and_a_seed_repeats_them(truths):

@@ -3,6 +3,7 @@ import pytest
 from scipy import ndimage
 
 from data_prep.aorta import STRUCTURES
+from data_prep.phantoms.aorta.aorta_scanner import draw_grid
 from data_prep.phantoms.aorta.aorta_tree import aorta_truth, draw_tree, subject_generator
 from data_prep.phantoms.aorta.aorta_tubes import OUTSIDE_MM, Grid, draw_tube, join, label_of
 from data_prep.phantoms.aorta.aorta_vessels import Vessel
@@ -12,23 +13,17 @@ from uumamba.metrics.topology import betti_numbers
 GRID = Grid((40, 30, 50), (25.0, 12.0, -20.0))
 
 
-def tube(points, radius, *, parent="Aorta"):
-    points = np.array(points, dtype=np.float64)
-    return Vessel("Tube", parent, points, np.full(len(points), float(radius)), ("Zone0",), (0.0,))
-
-
-def rod(radius=6, *, x=0.0, **options):
+def rod(radius=6, *, x=0.0, parent="Aorta"):
     z = np.arange(-10.0, 11)
-    return tube(np.stack([x + 0 * z, 0 * z, z], axis=1), radius, **options)
+    points = np.stack([x + 0 * z, 0 * z, z], axis=1)
+    return Vessel("Tube", parent, points, np.full(len(points), float(radius)), ("Zone0",), (0.0,))
 
 
 def draw(number):
     """A subject's tree, label and grid, without an image."""
-    tree = draw_tree(subject_generator(number, 0))
-    points = np.concatenate([vessel.points_mm for vessel in tree.vessels])
-    low, high = points.min(axis=0) - 25, points.max(axis=0) + 25
-    x, y, z = (int(size) for size in np.ceil(high - low))
-    grid = Grid((z, y, x), (high[0], high[1], low[2]))
+    rng = subject_generator(number, 0)
+    tree = draw_tree(rng)
+    grid = draw_grid(tree, rng)
     tubes = [draw_tube(vessel, grid) for vessel in tree.vessels]
     return tree, label_of(tree, tubes, join(tubes, grid.shape)), grid
 
