@@ -6,6 +6,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import SimpleITK
+from openpyxl import Workbook
 
 from data_prep import read_acdc, read_aorta, read_imagecas, read_mnms
 from data_prep.aorta import STRUCTURES
@@ -89,10 +90,11 @@ class Acdc(Layout):
         stems = [folder / f"{folder.name}_frame{frame:02d}" for frame in (1, 12)]
         return {"image": [Path(f"{s}.nii.gz") for s in stems], "label": [Path(f"{s}_gt.nii.gz") for s in stems]}
 
-    def write_patient(self, raw, number):
+    def write_patient(self, raw, number, *, info=""):
         super().write_patient(raw, number)
         folder = self.files(raw, number)["image"][0].parent
-        (folder / "Info.cfg").write_text(f"ED: 1\nES: 12\nGroup: {('DCM', 'NOR')[number % 2]}\n")
+        info = info or f"ED: 1\nES: 12\nGroup: {('DCM', 'NOR')[number % 2]}\n"
+        (folder / "Info.cfg").write_bytes(info.encode())
         (folder / f"{folder.name}_4d.nii.gz").touch()
 
 
@@ -174,6 +176,16 @@ def write_split_sheet(raw, splits):
     """Each case's partition in Split-1 and, where a second word is given, in Split-2."""
     lines = [f"{number},{','.join(given.split())}" for number, given in splits.items()]
     (raw / "imageCAS_data_split.csv").write_text("\n".join(["FileName,Split-1,Split-2", *lines]))
+
+
+def write_workbook(path, sheets):
+    book = Workbook()
+    for name, rows in sheets.items():
+        sheet = book.create_sheet(name)
+        for row in rows:
+            sheet.append(row)
+    book.save(path)
+    return path
 
 
 def write_mnms_sheet(raw, rows, *, name=MNMS_SHEET):

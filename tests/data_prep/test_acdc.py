@@ -10,35 +10,32 @@ from tests.data_prep.raw_layouts import Acdc
 INFO = "ED: 1\nES: 12\nGroup: DCM\nHeight: 184.0\nNbFrame: 30\nWeight: 95.0\n"
 
 
-def add_patient(folder, number, *, info=INFO, labels=True):
-    patient = folder / f"patient{number:03d}"
-    patient.mkdir(parents=True)
-    (patient / "Info.cfg").write_bytes(info.encode())
-    for frame in (1, 12):
-        (patient / f"{patient.name}_frame{frame:02d}.nii.gz").touch()
-        if labels:
-            (patient / f"{patient.name}_frame{frame:02d}_gt.nii.gz").touch()
-    return patient
+@pytest.fixture
+def acdc():
+    return Acdc()
 
 
-def test_a_patient_becomes_an_ed_and_an_es_case(tmp_path):
-    patient = add_patient(tmp_path / "training", 1)
+def test_a_patient_becomes_an_ed_and_an_es_case(tmp_path, acdc):
+    acdc.write_patient(tmp_path, 2)
+    patient = tmp_path / "training" / "patient002"
 
     manifest, errors = read_acdc(tmp_path)
     ed, es = manifest.cases
 
     assert errors == []
-    assert (ed.case_id, ed.patient_id, ed.domain, ed.phase) == ("patient001_frame01", "patient001", "acdc", "ED")
-    assert (ed.group, ed.split, es.case_id, es.phase) == ("DCM", "training", "patient001_frame12", "ES")
-    assert (ed.image, ed.label) == tuple(patient / f"patient001_frame01{end}.nii.gz" for end in ("", "_gt"))
+    assert (ed.case_id, ed.patient_id, ed.domain, ed.phase) == ("patient002_frame01", "patient002", "acdc", "ED")
+    assert (ed.group, ed.split, es.case_id, es.phase) == ("DCM", "training", "patient002_frame12", "ES")
+    assert (ed.image, ed.label) == tuple(patient / f"patient002_frame01{end}.nii.gz" for end in ("", "_gt"))
     assert "10.1109/TMI.2018.2837502" in manifest.reference
     assert "CC BY-NC-SA 4.0" in manifest.licence
 
 
 @pytest.mark.parametrize("level", ["", "database"])
-def test_testing_patients_are_test_cases_with_or_without_the_database_level(tmp_path, level):
-    add_patient(tmp_path / level / "training", 1)
-    add_patient(tmp_path / level / "testing", 101, info="ED: 1\nES: 12\n", labels=False)
+def test_testing_patients_are_test_cases_with_or_without_the_database_level(tmp_path, acdc, level):
+    acdc.write_patient(tmp_path / level, 1)
+    acdc.write_patient(tmp_path / level, acdc.test_number, info="ED: 1\nES: 12\n")
+    for path in acdc.files(tmp_path / level, acdc.test_number)["label"]:
+        path.unlink()
 
     manifest, errors = read_acdc(tmp_path)
 
@@ -48,17 +45,18 @@ def test_testing_patients_are_test_cases_with_or_without_the_database_level(tmp_
 
 
 @pytest.mark.parametrize(("name", "split"), [("training", "training"), ("mine", "training"), ("testing", "test")])
-def test_a_folder_of_patients_itself_is_training_and_one_named_testing_is_not(tmp_path, name, split):
-    add_patient(tmp_path / name, 1)
+def test_a_folder_of_patients_itself_is_training_and_one_named_testing_is_not(tmp_path, acdc, name, split):
+    acdc.write_patient(tmp_path, 1)
+    folder = (tmp_path / "training").rename(tmp_path / name)
 
-    assert {case.split for case in read_acdc(tmp_path / name)[0].cases} == {split}
+    assert {case.split for case in read_acdc(folder)[0].cases} == {split}
 
 
 @pytest.mark.parametrize(
     "info", [INFO.replace("\n", "\r\n"), INFO.rstrip(), "\ufeff" + INFO, "\n".join(INFO.split("\n")[::-1])]
 )
-def test_info_is_read_with_any_line_ends_and_order(tmp_path, info):
-    add_patient(tmp_path / "training", 1, info=info)
+def test_info_is_read_with_any_line_ends_and_order(tmp_path, acdc, info):
+    acdc.write_patient(tmp_path, 1, info=info)
 
     manifest, errors = read_acdc(tmp_path)
 
@@ -77,9 +75,9 @@ def test_info_is_read_with_any_line_ends_and_order(tmp_path, info):
         ("ED: 1\nES: 12\n", "Group", ""),
     ],
 )
-def test_a_patient_with_a_wrong_info_is_reported_and_the_others_stay(tmp_path, info, key, got):
-    add_patient(tmp_path / "training", 1)
-    add_patient(tmp_path / "training", 2, info=info)
+def test_a_patient_with_a_wrong_info_is_reported_and_the_others_stay(tmp_path, acdc, info, key, got):
+    acdc.write_patient(tmp_path, 1)
+    acdc.write_patient(tmp_path, 2, info=info)
 
     manifest, errors = read_acdc(tmp_path)
 
@@ -87,9 +85,9 @@ def test_a_patient_with_a_wrong_info_is_reported_and_the_others_stay(tmp_path, i
     assert [(error.case_id, error.key, error.got) for error in errors] == [("patient002", key, got)]
 
 
-def test_an_info_that_is_missing_or_no_text_is_reported(tmp_path):
+def test_an_info_that_is_missing_or_no_text_is_reported(tmp_path, acdc):
     for number in (1, 2, 3):
-        add_patient(tmp_path / "training", number)
+        acdc.write_patient(tmp_path, number)
     (tmp_path / "training" / "patient001" / "Info.cfg").unlink()
     (tmp_path / "training" / "patient002" / "Info.cfg").write_bytes(b"ED: 1\xff\xfe")
 
@@ -99,8 +97,7 @@ def test_an_info_that_is_missing_or_no_text_is_reported(tmp_path):
     assert {case.patient_id for case in manifest.cases} == {"patient003"}
 
 
-def test_a_case_without_its_file_keeps_the_other_phase(tmp_path):
-    acdc = Acdc()
+def test_a_case_without_its_file_keeps_the_other_phase(tmp_path, acdc):
     acdc.write(tmp_path, 2)
     acdc.files(tmp_path, 1)["label"][1].unlink()
 

@@ -3,7 +3,7 @@ import os
 import pytest
 
 from data_prep import read_imagecas
-from tests.data_prep.raw_layouts import ImageCas, case_ids, write_split_sheet
+from tests.data_prep.raw_layouts import ImageCas, case_ids, write_split_sheet, write_workbook
 from uumamba.pipelines.datasets import read_dataset
 
 SPLITS = {1: "Training Testing", 2: "Validation Training", 5: "Training Validation", 6: "Testing Training"}
@@ -60,7 +60,7 @@ def test_training_cases_are_dealt_to_the_four_folds_beside_the_official_validati
     assert [len(manifest.select(fold=fold)) for fold in range(5)] == [2, 3, 2, 2, 2]
 
 
-def test_the_official_workbook_is_read_by_its_latest_sheet(raw, write_workbook):
+def test_the_official_workbook_is_read_by_its_latest_sheet(raw):
     (raw / "imageCAS_data_split.csv").unlink()
     old = [["Official split"], ["FileName", "Split-1"], [10016975, "Testing"]]
     latest = [

@@ -7,7 +7,6 @@ from data_prep import read_aorta
 from data_prep.aorta import MIRROR_PAIRS, STRUCTURES
 from data_prep.phantoms.aorta.aorta_phantom import write_aorta_phantom
 from data_prep.phantoms.aorta.aorta_tree import aorta_truth
-from tests.data_prep.raw_layouts import file_bytes
 from uumamba.data.scan import read_case
 
 
@@ -22,20 +21,12 @@ def middle(label, value):
     return np.argwhere(label[box] == value).mean(axis=0) + [side.start for side in box]
 
 
-def test_files_are_named_as_the_challenge_names_them_with_gaps_and_34_cases_for_training(
-    aorta_raw, tmp_path, monkeypatch
-):
-    assert sorted(file_bytes(aorta_raw)) == [
-        *(f"images/subject{number:03d}_CTA.mha" for number in (1, 2)),
-        *(f"masks/subject{number:03d}_label.mha" for number in (1, 2)),
-    ]
-
+def test_numbers_have_gaps_and_34_cases_are_for_training(tmp_path, monkeypatch):
     orders = []
     monkeypatch.setattr("data_prep.phantoms.aorta.aorta_phantom._write_case", orders.append)
     write_aorta_phantom(tmp_path, cases=50)
     numbers = [order.number for order in orders]
-    assert len(numbers) == 50
-    assert numbers != list(range(1, 51))
+    assert len(numbers) == 50 < numbers[-1]
     assert sum(number <= 40 for number in numbers) == 34
 
 
@@ -43,18 +34,15 @@ def test_files_are_compressed_one_millimetre_scans_in_the_types_of_the_challenge
     for folder, pixel in ((aorta_raw / "images", SimpleITK.sitkInt16), (aorta_raw / "masks", SimpleITK.sitkUInt8)):
         for file in folder.iterdir():
             volume = SimpleITK.ReadImage(file)
-            assert volume.GetPixelID() == pixel
-            assert volume.GetSpacing() == (1, 1, 1)
+            assert (volume.GetPixelID(), volume.GetSpacing()) == (pixel, (1, 1, 1))
             assert volume.GetDirection() == (1, 0, 0, 0, 1, 0, 0, 0, 1)
             assert b"CompressedData = True" in file.read_bytes()[:1000]
 
 
 def test_images_have_the_range_and_size_of_a_trunk(scans):
     for image, label in scans:
-        assert -1024 <= image.array.min() < -900
-        assert 600 < image.array.max() <= 1500
-        assert np.all(np.array(image.array.shape) >= (110, 100, 350))
-        assert np.all(np.array(image.array.shape) <= (210, 190, 500))
+        assert -1024 <= image.array.min() < -900 < 600 < image.array.max() <= 1500
+        assert np.all(np.abs(np.array(image.array.shape) - (160, 145, 425)) <= (50, 45, 75))
         assert not any(label.array.take([1, -2], axis).any() for axis in range(3))
 
 
@@ -69,10 +57,11 @@ def test_world_coordinates_of_labels_are_those_of_the_truth(scans):
 
 def test_sides_are_the_patients_in_label_and_image(scans):
     for image, label in scans:
-        to_ras = label.affine
-        assert to_ras[0, 0] < 0  # stored from right to left
+        assert label.affine[0, 0] < 0  # stored from right to left
         for right, left in MIRROR_PAIRS:
-            x_right, x_left = ((to_ras @ [*middle(label.array, STRUCTURES[name]), 1])[0] for name in (right, left))
+            x_right, x_left = (
+                (label.affine @ [*middle(label.array, STRUCTURES[name]), 1])[0] for name in (right, left)
+            )
             # RAS+: x grows from the patient's left to the right.
             assert x_right > x_left + 10, right
         aorta, _, celiac_height = middle(label.array, STRUCTURES["Celiac"]).astype(int)
