@@ -57,18 +57,12 @@ def test_the_phases_of_a_patient_share_background_and_differ_in_the_heart(heart,
     assert np.mean(relaxed == contracted) > 0.5
 
 
-def test_blood_is_brighter_than_muscle(heart, protocol):
-    image, label = frame(heart, protocol, end_diastole(heart))
-
-    assert np.median(image[label == 3]) > 1.3 * np.median(image[label == 2])
-    assert np.median(image[label == 1]) > 1.3 * np.median(image[label == 2])
-
-
-def test_voxels_mix_the_tissues_they_hold(heart, protocol):
+def test_voxels_mix_the_tissues_they_hold_and_blood_is_brighter_than_muscle(heart, protocol):
     clean = replace(protocol, noise=0.0, texture=0.0, coil=np.zeros(5), blur_pixels=0.0, gain=1000.0)
     image, label = frame(heart, clean, end_diastole(heart))
     pure = np.rint(1000 * protocol.brightness)
 
+    assert min(np.median(image[label == blood]) for blood in (1, 3)) > 1.3 * np.median(image[label == 2])
     in_heart = image[label > 0]
     # 2 x 2 samples in plane and 4 through the slice: shares are sixteenths, so mixtures outnumber the tissues by far.
     assert len(np.unique(in_heart)) > 10 * len(pure)
@@ -95,7 +89,7 @@ def test_stored_values_are_whole_and_fit_their_type(protocol):
 
 
 def test_protocols_cover_the_heart_from_base_to_apex():
-    for seed in range(200):
+    for seed in range(100):
         rng = np.random.default_rng(seed)
         heart = draw_heart(("DCM", "HCM", "MINF", "NOR", "RV")[seed % 5], rng)
         end_mm = end_diastole(heart).end_mm

@@ -3,6 +3,7 @@ import pytest
 from scipy import ndimage
 
 from data_prep.aorta import STRUCTURES
+from data_prep.phantoms.aorta.aorta_scanner import draw_grid
 from data_prep.phantoms.aorta.aorta_tree import aorta_truth, draw_tree, subject_generator
 from data_prep.phantoms.aorta.aorta_tubes import OUTSIDE_MM, Grid, draw_tube, join, label_of
 from data_prep.phantoms.aorta.aorta_vessels import Vessel
@@ -12,23 +13,17 @@ from uumamba.metrics.topology import betti_numbers
 GRID = Grid((40, 30, 50), (25.0, 12.0, -20.0))
 
 
-def tube(points, radius, *, parent="Aorta"):
-    points = np.array(points, dtype=np.float64)
-    return Vessel("Tube", parent, points, np.full(len(points), float(radius)), ("Zone0",), (0.0,))
-
-
-def rod(radius=6, *, x=0.0, **options):
+def rod(radius=6, *, x=0.0, parent="Aorta"):
     z = np.arange(-10.0, 11)
-    return tube(np.stack([x + 0 * z, 0 * z, z], axis=1), radius, **options)
+    points = np.stack([x + 0 * z, 0 * z, z], axis=1)
+    return Vessel("Tube", parent, points, np.full(len(points), float(radius)), ("Zone0",), (0.0,))
 
 
 def draw(number):
     """A subject's tree, label and grid, without an image."""
-    tree = draw_tree(subject_generator(number, 0))
-    points = np.concatenate([vessel.points_mm for vessel in tree.vessels])
-    low, high = points.min(axis=0) - 25, points.max(axis=0) + 25
-    x, y, z = (int(size) for size in np.ceil(high - low))
-    grid = Grid((z, y, x), (high[0], high[1], low[2]))
+    rng = subject_generator(number, 0)
+    tree = draw_tree(rng)
+    grid = draw_grid(tree, rng)
     tubes = [draw_tube(vessel, grid) for vessel in tree.vessels]
     return tree, label_of(tree, tubes, join(tubes, grid.shape)), grid
 
@@ -53,20 +48,14 @@ def subject():
     return (aorta_truth(2), *draw(2)[1:])
 
 
-def test_axes_and_boxes_agree():
+def test_axes_boxes_and_coarse_voxels_agree():
     x, y, z = GRID.axes()
-    box = GRID.box_around(np.array([[3.0, 2.0, 1.0]]), 4.0)
-    inside_x, inside_y, inside_z = GRID.axes(box)
+    inside = GRID.axes(GRID.box_around(np.array([[3.0, 2.0, 1.0]]), 4.0))
 
     assert (x.shape, y.shape, z.shape) == ((1, 1, 50), (1, 30, 1), (40, 1, 1))
     assert (x[0, 0, 1] - x[0, 0, 0], y[0, 1, 0] - y[0, 0, 0], z[1, 0, 0] - z[0, 0, 0]) == (-1, -1, 1)
-    assert (inside_x.max(), inside_x.min()) == (7, -1)
-    assert (inside_y.max(), inside_y.min()) == (6, -2)
-    assert (inside_z.min(), inside_z.max()) == (-3, 5)
-
-
-def test_a_coarse_voxel_lies_in_the_middle_of_the_fine_ones_that_it_stands_for():
-    for fine, coarse in zip(GRID.axes(), GRID.axes(step=2), strict=True):
+    assert [(axis.min(), axis.max()) for axis in inside] == [(-1, 7), (-2, 6), (-3, 5)]
+    for fine, coarse in zip((x, y, z), GRID.axes(step=2), strict=True):
         np.testing.assert_allclose(coarse.ravel(), fine.ravel().reshape(-1, 2).mean(axis=1))
 
 
@@ -100,20 +89,10 @@ def test_joining_fills_narrow_gaps_and_no_wide_ones():
         assert (between > 0) == filled, gap
 
 
-def test_far_from_every_vessel_nothing_is_joined():
-    one, other = draw_tube(rod(), GRID), draw_tube(rod(3, x=15), GRID)
-
-    assert join([one, other], GRID.shape).min() == OUTSIDE_MM
-    assert (join([one, one], GRID.shape) > 0).sum() >= (one.depth_mm > 0).sum()
-
-
-def test_every_structure_is_there_and_in_one_piece(subject):
-    assert pieces(subject[1]) == dict.fromkeys(STRUCTURES, 1)
-
-
-def test_the_union_has_the_known_topology_and_length(subject):
+def test_every_structure_is_one_piece_and_the_union_has_the_known_topology_and_length(subject):
     truth, label, _ = subject
 
+    assert pieces(label) == dict.fromkeys(STRUCTURES, 1)
     assert betti_numbers(label > 0) == truth.betti_numbers
     length_mm = centreline_length_mm(label > 0, spacing_mm=(1, 1, 1))
     assert length_mm == pytest.approx(truth.length_mm, rel=0.08)
@@ -133,18 +112,9 @@ def test_diameters_by_distance_transform_are_those_of_the_truth(subject):
         assert abs(np.median(found - radii)) < 0.6, name
 
 
-def test_voxels_carry_the_structure_whose_centreline_runs_through_them(subject):
-    truth, label, grid = subject
-    for name, segment in truth.segments.items():
-        last_half = segment.points_mm[len(segment.points_mm) // 2 : -2]
-        found = label[tuple(voxels_of(last_half, grid))]
-        assert np.mean(found == STRUCTURES[name]) > 0.9, name
-
-
 @pytest.mark.slow
 def test_labels_of_many_subjects_are_whole_trees():
-    # 24 subjects of 2 s each.
-    for number in range(1, 25):
+    for number in range(1, 9):  # 2 s each
         label = draw(number)[1]
         assert betti_numbers(label > 0) == (1, 0, 0), number
         assert pieces(label) == dict.fromkeys(STRUCTURES, 1), number

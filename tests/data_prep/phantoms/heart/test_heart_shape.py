@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.ndimage import binary_dilation
 
 from data_prep.phantoms.heart.heart_painting import paint_heart
 from data_prep.phantoms.heart.heart_shape import HABITS, draw_heart, end_diastole, end_systole, extent_mm
@@ -30,59 +31,39 @@ def heart(request):
     return draw_heart(request.param, np.random.default_rng(3))
 
 
-def test_the_relaxed_cavity_has_the_volume_of_its_formula(heart):
+def test_the_beat_ejects_the_drawn_fraction_keeps_the_muscle_and_moves_the_base(heart):
+    phases = end_diastole(heart), end_systole(heart)
+    relaxed, contracted = (volumes_ml(phase) for phase in phases)
     formula = np.pi * heart.lv_radius_mm**2 * heart.lv_length_mm * heart.taper / (heart.taper + 1) / 1000
+    walls = [phase.outer_radius_mm - phase.cavity_radius_mm for phase in phases]
 
-    assert volumes_ml(end_diastole(heart))[2] == pytest.approx(formula, rel=0.05)
-
-
-def test_the_beat_ejects_the_drawn_fraction_and_keeps_the_muscle(heart):
-    relaxed, contracted = volumes_ml(end_diastole(heart)), volumes_ml(end_systole(heart))
-
+    assert relaxed[2] == pytest.approx(formula, rel=0.05)
     assert 1 - contracted[2] / relaxed[2] == pytest.approx(heart.lv_ejection, abs=0.04)
     assert contracted[1] == pytest.approx(relaxed[1], rel=0.08)
     assert contracted[0] < relaxed[0]
+    assert walls[1] > walls[0]
+    assert phases[1].base_mm > phases[0].base_mm == 0
 
 
-def test_the_wall_thickens_and_the_base_descends_in_systole(heart):
-    relaxed, contracted = end_diastole(heart), end_systole(heart)
-
-    def wall(phase):
-        return phase.outer_radius_mm - phase.cavity_radius_mm
-
-    assert wall(contracted) > wall(relaxed)
-    assert contracted.base_mm > relaxed.base_mm == 0
-
-
-def test_above_the_base_there_is_blood_but_nothing_labelled(heart):
+def test_above_the_base_there_is_blood_and_beyond_the_apex_nothing_and_neither_is_labelled(heart):
     for phase in (end_diastole(heart), end_systole(heart)):
-        above = paint(phase, phase.base_mm - 1)
-        below = paint(phase, phase.base_mm + 1)
+        above, below = paint(phase, phase.base_mm - 1), paint(phase, phase.base_mm + 1)
 
         assert (above == Tissue.ATRIUM).any()
         assert not LABEL_OF_TISSUE[above].any()
         assert set(np.unique(LABEL_OF_TISSUE[below])) == {0, 1, 2, 3}
-
-
-def test_beyond_the_apex_there_is_nothing(heart):
-    phase = end_diastole(heart)
-
-    assert not paint(phase, phase.end_mm + 0.1).any()
+        assert not paint(phase, phase.end_mm + 0.1).any()
 
 
 def test_muscle_surrounds_the_cavity_in_every_plane(heart):
     for phase in (end_diastole(heart), end_systole(heart)):
-        for z_mm in np.linspace(phase.base_mm + 1, phase.end_mm - 1, 9):
+        for z_mm in np.linspace(phase.base_mm + 1, phase.end_mm - 1, 5):
             label = LABEL_OF_TISSUE[paint(phase, z_mm)]
             cavity = label == 3
-            grown = cavity.copy()
-            for axis in (0, 1):
-                for shift in (-1, 1):
-                    grown |= np.roll(cavity, shift, axis)
-            assert set(np.unique(label[grown & ~cavity])) <= {2}
+            assert set(np.unique(label[binary_dilation(cavity) & ~cavity])) <= {2}
 
 
-def test_papillary_muscles_stand_dark_in_the_labelled_cavity(heart):
+def test_papillary_muscles_are_dark_in_the_labelled_cavity(heart):
     phase = end_diastole(heart)
     middle = paint(phase, 0.5 * phase.length_mm)
 
@@ -90,7 +71,7 @@ def test_papillary_muscles_stand_dark_in_the_labelled_cavity(heart):
     assert LABEL_OF_TISSUE[Tissue.PAPILLARY] == LABEL_OF_TISSUE[Tissue.LV_BLOOD] == 3
 
 
-def test_infarcted_muscle_is_thin_where_the_scar_lies_and_stays_so():
+def test_infarcted_muscle_is_thin_at_the_scar_in_both_phases():
     drawn = draw_heart("MINF", np.random.default_rng(0))
     heart = replace(drawn, harmonics=(0j, 0j), scar_direction=-1 + 0j, septal_bulge_mm=0.0, lean=(0.0, 0.0))
 
