@@ -1,12 +1,12 @@
-"""Domain generalization: training on some domains so that the result holds on others."""
+"""Domain generalization: train on some domains for good results on others."""
 
 from uumamba.domain_generalization.algorithm import Algorithm
 from uumamba.domain_generalization.answers import Answers, classification_answers, fingerprint_of, segmentation_answers
 from uumamba.domain_generalization.batches import domain_batches
 from uumamba.domain_generalization.domains import held_out_domains, require_domains, split_domain
 from uumamba.domain_generalization.experiment import train_and_record
-from uumamba.domain_generalization.head_gradients import LinearHeadGradients, StackedGradients
-from uumamba.domain_generalization.inconsistency import gradient_norm, variance_gap
+from uumamba.domain_generalization.head import draw_voxels
+from uumamba.domain_generalization.inconsistency import LinearHeadGradients, gradient_norm, variance_gap
 from uumamba.domain_generalization.k_means import Clusters, k_means
 from uumamba.domain_generalization.knee import find_knee
 from uumamba.domain_generalization.mixstyle import MixStyle
@@ -25,7 +25,6 @@ from uumamba.domain_generalization.swad import SWAD
 from uumamba.domain_generalization.udim import UDIM
 from uumamba.domain_generalization.upsampling import UpsampledSampler, upsampled
 from uumamba.domain_generalization.useful import USEFUL, Probe
-from uumamba.domain_generalization.voxels import stratified_voxels
 from uumamba.types import Method
 
 __all__ = [
@@ -45,12 +44,12 @@ __all__ = [
     "RandConv",
     "Selection",
     "SlowExamples",
-    "StackedGradients",
     "StylePerturbation",
     "UpsampledSampler",
     "classification_answers",
     "domain_batches",
     "domain_scores",
+    "draw_voxels",
     "find_knee",
     "find_slow",
     "fingerprint_of",
@@ -63,7 +62,6 @@ __all__ = [
     "require_domains",
     "segmentation_answers",
     "split_domain",
-    "stratified_voxels",
     "train_and_record",
     "training_domain_validation",
     "upsampled",
