@@ -1,0 +1,174 @@
+"""k-means finds the best partition, and the slow examples are the cluster of each class with the higher loss."""
+
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from uumamba.domain_generalization import ProbeOutputs, find_slow, k_means, probe_segmentation
+from uumamba.domain_generalization.clustering import _assign
+
+
+def inertia_of(points: Tensor, assignment: Tensor) -> float:
+    """The definition: squared distances to the mean of one's own cluster."""
+    parts = [points[assignment == cluster] for cluster in assignment.unique()]
+    return sum(float((part - part.mean(0)).square().sum()) for part in parts)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_two_clusters_of_eight_points_are_the_best_of_all_partitions(seed: int) -> None:
+    points = torch.randn(8, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    found = k_means(points, 2, restarts=30)
+    best = min(inertia_of(points, torch.tensor([0, *sides])) for sides in product((0, 1), repeat=7))
+    assert found.inertia == pytest.approx(best, rel=1e-9)
+    assert inertia_of(points, found.assignment) == pytest.approx(best, rel=1e-9)
+
+
+@pytest.mark.parametrize("clusters", [2, 3, 5])
+def test_the_partition_is_scikit_learn_s(clusters: int) -> None:
+    sklearn = pytest.importorskip("sklearn.cluster")
+    for seed in range(2):
+        generator = torch.Generator().manual_seed(seed)
+        of_cluster = torch.arange(clusters).repeat_interleave(torch.arange(12, 12 + 9 * clusters, 9))
+        means = 6 * torch.randn(clusters, 4, generator=generator, dtype=torch.float64)
+        points = means[of_cluster] + torch.randn(len(of_cluster), 4, generator=generator, dtype=torch.float64)
+        expected = sklearn.KMeans(clusters, n_init=20, random_state=0).fit(points.numpy())
+        found = k_means(points, clusters, seed=seed, restarts=20)
+        assert found.inertia == pytest.approx(expected.inertia_, rel=1e-9)
+        of_other = torch.from_numpy(expected.labels_).long()
+        pairs = {(int(a), int(b)) for a, b in zip(found.assignment, of_other, strict=True)}
+        assert len(pairs) == clusters  # the same parts under other numbers
+        for cluster in range(clusters):
+            torch.testing.assert_close(found.centres[cluster], points[found.assignment == cluster].mean(0))
+
+
+def test_a_seed_gives_the_same_clusters_and_the_global_generator_is_left_alone() -> None:
+    points = torch.rand(60, 3)
+    before = torch.random.get_rng_state()
+    first, second = k_means(points, 4, seed=7), k_means(points, 4, seed=7)
+    assert torch.equal(first.assignment, second.assignment)
+    assert torch.equal(first.centres, second.centres)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_points_far_from_the_origin_are_split_like_those_around_it() -> None:
+    points = torch.tensor([[0.0], [1e-3], [5e-3], [6e-3]], dtype=torch.float64)
+    for shift in (0.0, 1e6):
+        assignment = k_means(points + shift, 2).assignment
+        assert assignment[0] == assignment[1] != assignment[2] == assignment[3]
+
+
+def test_as_many_clusters_as_points_are_the_points_and_an_empty_one_takes_the_farthest() -> None:
+    assert k_means(torch.tensor([[0.0], [1.0], [9.0]]), 3).inertia == 0
+    assert _assign(torch.tensor([[0.0], [1.0], [9.0]]), torch.tensor([[0.0], [100.0]])).tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("points", "clusters", "key"),
+    [
+        (torch.ones(5, 2), 2, "points"),
+        (torch.tensor([[0.0], [float("nan")]]), 2, "points"),
+        (torch.ones(4), 2, "points"),
+        (torch.rand(4, 2), 0, "clusters"),
+    ],
+)
+def test_points_that_cannot_be_split_are_refused(points: Tensor, clusters: int, key: str, refused: Any) -> None:
+    with refused(key):
+        k_means(points, clusters)
+
+
+def outputs_of(vectors: Tensor, losses: Tensor, groups: Tensor, *, group_count: int | None = None) -> ProbeOutputs:
+    count = int(groups.max()) + 1 if group_count is None else group_count
+    return ProbeOutputs(vectors, losses, groups, 0.5, "the data", count, "probabilities")
+
+
+def two_sorts(*, seed: int = 0, classes: int = 6) -> tuple[ProbeOutputs, set[int]]:
+    """In every class a larger cluster of outputs and a smaller one; whether it is the slow one alternates."""
+    generator = torch.Generator().manual_seed(seed)
+    groups = torch.arange(classes).repeat_interleave(30)[torch.randperm(30 * classes, generator=generator)]
+    small = torch.rand(len(groups), generator=generator) < 0.25
+    vectors = 0.05 * torch.randn(len(groups), 3, generator=generator) + small[:, None] * torch.tensor([1.0, -1.0, 0.0])
+    is_slow = small == (groups % 2 == 0)
+    losses = is_slow + torch.rand(len(groups), generator=generator)
+    return outputs_of(vectors, losses, groups), set(is_slow.nonzero()[:, 0].tolist())
+
+
+def test_the_costlier_cluster_of_each_class_is_slow_whichever_is_larger() -> None:
+    outputs, slow = two_sorts()
+    found = find_slow(outputs)
+    assert set(found.slow) == slow
+    assert list(found.slow) == sorted(slow)
+    assert (found.size, found.fingerprint, found.settings) == (180, "the data", {"outputs": "probabilities"})
+    for split in found.groups:
+        members = [place for place in range(180) if outputs.groups[place] == split.group]
+        losses = torch.tensor([float(outputs.losses[place]) for place in members if place in slow])
+        assert (split.size, split.slow, split.note) == (30, len(losses), "")
+        assert split.slow_loss == pytest.approx(float(losses.mean()), rel=1e-6)
+        assert split.fast_loss is not None
+        assert split.fast_loss < split.slow_loss
+
+
+def test_the_clusters_of_overlapping_outputs_are_scikit_learn_s() -> None:
+    sklearn = pytest.importorskip("sklearn.cluster")
+    generator = torch.Generator().manual_seed(5)
+    groups = torch.randint(3, (240,), generator=generator)
+    vectors = (2 * torch.randn(240, 3, generator=generator) + 3 * torch.eye(3)[groups]).softmax(1)
+    losses = -vectors[range(240), groups].log()
+    expected = set()
+    for group in range(3):
+        members = (groups == group).nonzero()[:, 0]
+        labels = torch.from_numpy(sklearn.KMeans(2, n_init=20, random_state=0).fit_predict(vectors[members].numpy()))
+        slow = max((0, 1), key=lambda label: float(losses[members][labels == label].mean()))
+        expected |= set(members[labels == slow].tolist())
+    assert set(find_slow(outputs_of(vectors, losses, groups)).slow) == expected
+
+
+def test_a_class_that_cannot_be_split_has_no_slow_example_and_says_why() -> None:
+    vectors = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5], [0.5, 0.5 + 1e-7], [0.5, 0.5], [0.1, 0.9], [0.9, 0.1]])
+    losses = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 6.0])
+    groups = torch.tensor([0, 0, 1, 1, 1, 3, 3])
+    vectors, losses, groups = (torch.cat([each, each[:1]]) for each in (vectors, losses, groups))
+    groups[-1] = 4
+    found = find_slow(outputs_of(vectors, losses, groups))
+    assert found.slow == (1,)
+    assert [split.note for split in found.groups] == [
+        "",
+        "all outputs are equal",
+        "no example",
+        "both clusters have the same loss",
+        "one example cannot be split",
+    ]
+    assert [(split.size, split.slow) for split in found.groups] == [(2, 1), (3, 0), (0, 0), (2, 0), (1, 0)]
+    assert [split.fast_loss for split in found.groups] == [1.0, 4.0, None, 6.0, 1.0]
+
+
+def test_cases_that_are_segmented_badly_are_slow_in_each_phase() -> None:
+    generator = torch.Generator().manual_seed(4)
+    label = torch.zeros(24, 1, 12, 12, dtype=torch.long)
+    for unit, side in zip(label[:, 0], torch.randint(5, 8, (24,), generator=generator).tolist(), strict=True):
+        unit[2 : 2 + side, 3 : 3 + side] = 1
+    faint = torch.arange(24) % 5 == 2
+    contrast = torch.where(faint, 0.45, 1.0)[:, None, None, None]
+    image = contrast * label + 0.05 * torch.randn(label.shape, generator=generator)
+
+    def threshold(image: Tensor) -> Tensor:
+        return torch.cat([torch.zeros_like(image), 20 * (image - 0.5)], dim=1)
+
+    phase = [place % 2 for place in range(24)]
+    outputs = probe_segmentation(threshold, [(image[:9], label[:9]), (image[9:], label[9:])], groups=phase)
+    found = find_slow(outputs)
+    assert found.slow == tuple(faint.nonzero()[:, 0].tolist())
+    assert [split.size for split in found.groups] == [12, 12]
+    assert found.settings == {"outputs": "segmentation"}
+
+
+@pytest.mark.parametrize("where", ["vectors", "losses"])
+def test_outputs_that_are_not_finite_and_none_are_refused(where: str, refused: Any) -> None:
+    outputs, _ = two_sorts()
+    getattr(outputs, where)[17] = float("nan")
+    with refused("outputs", got="values that are not finite, of example 17 first"):
+        find_slow(outputs)
+    with refused("outputs", got="no example"):
+        find_slow(outputs_of(torch.zeros(0, 2), torch.zeros(0), torch.zeros(0, dtype=torch.long), group_count=2))
