@@ -126,13 +126,6 @@ class Scaled(nn.Linear):
         return 2 * super().forward(input)
 
 
-class Squared(nn.Conv2d):
-    """A convolution of kernel 1 of something else."""
-
-    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return super()._conv_forward(input.square(), weight, bias)
-
-
 def replaced() -> nn.Linear:
     head = nn.Linear(5, 3)
     head.forward = lambda input: input.square()[..., :3]  # type: ignore[method-assign]
@@ -149,7 +142,6 @@ REFUSED: dict[str, Callable[[], nn.Module]] = {
     "several layers": lambda: Net(nn.Sequential(nn.Linear(5, 3), nn.Softmax(1))),
     "functional": lambda: Net(nn.Linear(5, 3), lambda z: F.relu(z) + 1),
     "changed in place": lambda: Net(nn.Sequential(nn.Linear(5, 3), nn.ReLU(inplace=True))),
-    "squared convolution": lambda: conv_net(Squared(5, 3, 1)),
     "kernel of 3": lambda: conv_net(nn.Conv2d(5, 3, 3, padding=1)),
     "stride of 2": lambda: conv_net(nn.Conv2d(5, 3, 1, stride=2)),
     "padding": lambda: nn.Sequential(conv_net(nn.Conv2d(5, 3, 1, padding=1))),

@@ -1,11 +1,9 @@
 """Domain generalization: train on some domains for good results on others."""
 
 from uumamba.domain_generalization.algorithm import Algorithm
-from uumamba.domain_generalization.batches import domain_batches
-from uumamba.domain_generalization.clustering import Clusters, find_slow, k_means
-from uumamba.domain_generalization.domains import held_out_domains, require_domains, split_domain
-from uumamba.domain_generalization.elbow import Probe, find_elbow
-from uumamba.domain_generalization.experiment import train_and_record
+from uumamba.domain_generalization.clustering import find_slow, split_in_two
+from uumamba.domain_generalization.domains import domain_batches, held_out_domains, require_domains, split_domain
+from uumamba.domain_generalization.experiment import domain_scores, train_and_record
 from uumamba.domain_generalization.head import draw_voxels
 from uumamba.domain_generalization.inconsistency import LinearHeadGradients, gradient_norm, variance_gap
 from uumamba.domain_generalization.mixstyle import MixStyle
@@ -17,7 +15,6 @@ from uumamba.domain_generalization.probe import (
     probe_segmentation,
 )
 from uumamba.domain_generalization.randconv import RandConv
-from uumamba.domain_generalization.scoring import domain_scores
 from uumamba.domain_generalization.selection import (
     Selection,
     leave_one_domain_out_validation,
@@ -27,13 +24,14 @@ from uumamba.domain_generalization.selection import (
 from uumamba.domain_generalization.slow_examples import (
     GroupSplit,
     SlowExamples,
+    UpsampledSampler,
     read_slow_examples,
+    upsampled,
     write_slow_examples,
 )
 from uumamba.domain_generalization.swad import SWAD
 from uumamba.domain_generalization.udim import UDIM
-from uumamba.domain_generalization.upsampling import UpsampledSampler, upsampled
-from uumamba.domain_generalization.useful import USEFUL
+from uumamba.domain_generalization.useful import USEFUL, Probe, find_elbow
 from uumamba.types import Method
 
 __all__ = [
@@ -41,7 +39,6 @@ __all__ = [
     "UDIM",
     "USEFUL",
     "Algorithm",
-    "Clusters",
     "GroupSplit",
     "InputPerturbation",
     "LinearHeadGradients",
@@ -63,7 +60,6 @@ __all__ = [
     "fingerprint_batches",
     "gradient_norm",
     "held_out_domains",
-    "k_means",
     "leave_one_domain_out_validation",
     "oracle",
     "probe_classification",
@@ -71,6 +67,7 @@ __all__ = [
     "read_slow_examples",
     "require_domains",
     "split_domain",
+    "split_in_two",
     "train_and_record",
     "training_domain_validation",
     "upsampled",

@@ -1,74 +1,45 @@
 """Clusters of network outputs: k-means, and the slow cluster of each class."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Generator, Tensor
 
 from uumamba.domain_generalization.probe import ProbeOutputs, check_outputs
 from uumamba.domain_generalization.slow_examples import GroupSplit, SlowExamples
-from uumamba.runtime.errors import require
 from uumamba.runtime.seeds import generator_for, key_to_seed
 
 EQUAL = 1e-6
 """Relative difference below which outputs are equal: batches of another size round differently."""
 
 
-@dataclass(frozen=True)
-class Clusters:
-    """Partition of points.
+def split_in_two(points: Tensor, *, seed: int = 0, restarts: int = 10) -> Tensor:
+    r"""Split points in two clusters by k-means, the best of several descents; return the members of the second.
 
-    Attributes:
-        assignment: the cluster of each point, ``(points,)`` int64.
-        centres: the mean of each cluster, ``(clusters, features)`` float64.
-        inertia: the sum of squared distances of points to the centre of their cluster.
-    """
-
-    assignment: Tensor
-    centres: Tensor
-    inertia: float
-
-
-def k_means(points: Tensor, clusters: int = 2, *, seed: int = 0, restarts: int = 10, iterations: int = 300) -> Clusters:
-    r"""Cluster points by k-means, the best of several descents.
-
-    .. math:: \min_{c} \sum_i \min_j \lVert x_i - c_j \rVert_2^2
+    .. math:: \min_{c_0, c_1} \sum_i \min_j \lVert x_i - c_j \rVert_2^2
 
     Each descent starts at centres drawn by k-means++ and alternates between assigning and averaging until no point
-    changes its cluster; an empty cluster gets the point farthest from its own centre. In float64 on the CPU, with
-    generators keyed by seed and descent, so a seed gives the same clusters on every machine.
+    changes its cluster, 300 times at most. In float64 on the CPU, with generators keyed by seed and descent, so a seed
+    gives the same clusters on every machine.
 
     Args:
-        points: ``(points, features)``.
-        clusters: their number; there must be as many different points.
+        points: ``(points, features)``, at least two of them different.
         seed: of the first centres.
         restarts: descents.
-        iterations: the most of each descent.
 
-    Raises:
-        UsageError: a number is less than 1, a point is not finite, or there are too few different points.
+    Returns:
+        One bool a point.
 
     Example:
-        >>> k_means(torch.tensor([[0.0], [1.0], [9.0], [10.0], [11.0]])).inertia  # 2 * 0.5**2 + 2 * 1**2
-        2.5
+        >>> split_in_two(torch.tensor([[0.0], [1.0], [9.0], [10.0], [11.0]])).int()
+        tensor([0, 0, 1, 1, 1], dtype=torch.int32)
 
     References:
         Lloyd, *Least Squares Quantization in PCM*, IEEE Transactions on Information Theory 28(2), 1982.
         Arthur & Vassilvitskii, *k-means++: The Advantages of Careful Seeding*, SODA 2007.
         Differs from the paper: none.
     """
-    for key, value in (("clusters", clusters), ("restarts", restarts), ("iterations", iterations)):
-        require(value >= 1, key, got=value, expected="at least 1")
-    require(points.ndim == 2, "points", got=tuple(points.shape), expected="(points, features)")
-    require(points.isfinite().all(), "points", got="NaN or infinity", expected="finite numbers")
     points = points.detach().to("cpu", torch.float64)
-    different = len(points.unique(dim=0))
-    require(different >= clusters, "points", got=f"{different} different ones", expected=f"at least {clusters}")
-    found = (
-        _descend(points, _spread_out(points, clusters, generator_for(seed, "k-means", restart)), iterations)
-        for restart in range(restarts)
-    )
-    return min(found, key=lambda each: each.inertia)
+    descents = (_descend(points, generator_for(seed, "k-means", restart)) for restart in range(restarts))
+    return min(descents, key=lambda each: each[0])[1]
 
 
 def find_slow(outputs: ProbeOutputs, *, seed: int = 0) -> SlowExamples:
@@ -109,40 +80,20 @@ def find_slow(outputs: ProbeOutputs, *, seed: int = 0) -> SlowExamples:
     return SlowExamples(tuple(sorted(slow)), size, tuple(groups), seed, outputs.fingerprint, settings=settings)
 
 
-def _spread_out(points: Tensor, clusters: int, generator: Generator) -> Tensor:
-    """Draw centres by k-means++, each in proportion to the squared distance to the nearest one so far."""
-    chosen = torch.randint(len(points), (1,), generator=generator)
-    for _ in range(1, clusters):
-        nearest = _squared_distances(points, points[chosen]).amin(1)
-        chosen = torch.cat([chosen, torch.multinomial(nearest, 1, generator=generator)])
-    return points[chosen]
-
-
-def _descend(points: Tensor, centres: Tensor, iterations: int) -> Clusters:
-    before = torch.full((len(points),), -1)
-    for _ in range(iterations):
-        assignment = _assign(points, centres)
+def _descend(points: Tensor, generator: Generator) -> tuple[float, Tensor]:
+    """Return the sum of squared distances, and which points are in the second cluster."""
+    first = points[torch.randint(len(points), (1,), generator=generator)]
+    # k-means++ draws the second centre in proportion to the squared distance to the first.
+    second = points[torch.multinomial(_squared_distances(points, first)[:, 0], 1, generator=generator)]
+    centres, before = torch.cat([first, second]), torch.full((len(points),), -1)
+    for _ in range(300):
+        assignment = _squared_distances(points, centres).min(1).indices
         if torch.equal(assignment, before):
             break
-        centres, before = _means(points, assignment, len(centres)), assignment
-    assignment = _assign(points, centres)
-    inertia = float((points - centres[assignment]).square().sum())
-    return Clusters(assignment, centres, inertia)
-
-
-def _assign(points: Tensor, centres: Tensor) -> Tensor:
-    """Return the nearest centre of each point; a centre that is nearest to none gets the farthest point."""
-    distances = _squared_distances(points, centres)
-    nearest, assignment = distances.min(1)
-    for empty in (assignment.bincount(minlength=len(centres)) == 0).nonzero()[:, 0].tolist():
-        worst = int(nearest.argmax())
-        assignment[worst], nearest[worst] = empty, 0
-    return assignment
-
-
-def _means(points: Tensor, assignment: Tensor, clusters: int) -> Tensor:
-    sums = points.new_zeros(clusters, points.shape[1]).index_add_(0, assignment, points)
-    return sums / assignment.bincount(minlength=clusters)[:, None]
+        sums = points.new_zeros(centres.shape).index_add_(0, assignment, points)
+        centres, before = sums / assignment.bincount(minlength=2)[:, None], assignment
+    assignment = _squared_distances(points, centres).min(1).indices
+    return float((points - centres[assignment]).square().sum()), assignment == 1
 
 
 def _squared_distances(points: Tensor, centres: Tensor) -> Tensor:
@@ -157,7 +108,7 @@ def _split(group: int, vectors: Tensor, losses: Tensor, seed: int) -> tuple[Tens
         is_constant = float((vectors - vectors[0]).abs().max()) <= EQUAL * float(vectors.abs().max())
         note = "all outputs are equal" if is_constant else "both clusters have the same loss"
         if not is_constant:
-            is_slow = k_means(vectors, 2, seed=key_to_seed(seed, "slow examples", group)).assignment == 1
+            is_slow = split_in_two(vectors, seed=key_to_seed(seed, "slow examples", group))
             means = losses[~is_slow].mean(), losses[is_slow].mean()
             if means[0] > means[1]:
                 is_slow, means = ~is_slow, means[::-1]

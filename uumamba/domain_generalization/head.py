@@ -116,12 +116,13 @@ def is_linear(head: nn.Module) -> bool:
         >>> is_linear(nn.Conv3d(8, 4, 1)), is_linear(nn.Conv3d(8, 4, 3)), is_linear(nn.Sequential(nn.Linear(2, 2)))
         (True, False, False)
     """
-    if isinstance(head, CONVOLUTIONS):
-        (kind,) = (each for each in CONVOLUTIONS if isinstance(head, each))
-        plain = all(each == 1 for each in (*head.kernel_size, *head.stride, head.groups))
-        unpadded = isinstance(head.padding, str) or not any(head.padding)
-        return plain and unpadded and _keeps(head, kind, "forward") and _keeps(head, kind, "_conv_forward")
-    return isinstance(head, nn.Linear) and _keeps(head, nn.Linear, "forward")
+    kind = next((each for each in (nn.Linear, *CONVOLUTIONS) if isinstance(head, each)), None)
+    if kind is None or getattr(head.forward, "__func__", None) is not kind.forward:
+        return False
+    return kind is nn.Linear or (
+        all(each == 1 for each in (*head.kernel_size, *head.stride, head.groups))
+        and (isinstance(head.padding, str) or not any(head.padding))
+    )
 
 
 def draw_voxels(
@@ -204,10 +205,6 @@ def _check_classes(label: Tensor, classes: int) -> None:
     wrong = least if least < 0 else most
     fix = f"correct the label, or set ignore_label={wrong}"
     require(least >= 0 and most < classes, "label", got=wrong, expected=f"classes 0 to {classes - 1}", fix=fix)
-
-
-def _keeps(module: nn.Module, kind: type[nn.Module], method: str) -> bool:
-    return getattr(getattr(module, method), "__func__", None) is getattr(kind, method)
 
 
 def _is_compiled(module: nn.Module) -> bool:
