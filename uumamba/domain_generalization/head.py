@@ -14,7 +14,8 @@ from uumamba.domain_generalization.side_pass import run_with_copies
 from uumamba.runtime.errors import UsageError, require
 from uumamba.runtime.network import finest_logits
 
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
+FORWARDS = (nn.Linear.forward, nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward)
 LINEAR = "a plain nn.Linear or convolution of kernel 1 whose output the network returns as its logits"
 
 
@@ -116,13 +117,12 @@ def is_linear(head: nn.Module) -> bool:
         >>> is_linear(nn.Conv3d(8, 4, 1)), is_linear(nn.Conv3d(8, 4, 3)), is_linear(nn.Sequential(nn.Linear(2, 2)))
         (True, False, False)
     """
-    kind = next((each for each in (nn.Linear, *CONVOLUTIONS) if isinstance(head, each)), None)
-    if kind is None or getattr(head.forward, "__func__", None) is not kind.forward:
+    if not isinstance(head, nn.Linear | Convolution) or getattr(head.forward, "__func__", None) not in FORWARDS:
         return False
-    return kind is nn.Linear or (
-        all(each == 1 for each in (*head.kernel_size, *head.stride, head.groups))
-        and (isinstance(head.padding, str) or not any(head.padding))
-    )
+    if isinstance(head, nn.Linear):
+        return True
+    is_unpadded = isinstance(head.padding, str) or not any(head.padding)
+    return is_unpadded and all(each == 1 for each in (*head.kernel_size, *head.stride, head.groups))
 
 
 def draw_voxels(
