@@ -80,7 +80,9 @@ def test_an_update_without_a_penalty_is_the_optimizers_step_on_all_domains_joine
 
 
 @pytest.mark.parametrize("optimizer", [Plain, SAM, ASAM, SAGM])
-def test_the_gradient_of_the_methods_scalar_at_the_unclimbed_weights_is_added(optimizer: type[SharpnessAware]) -> None:
+def test_the_gradient_of_the_methods_scalar_at_the_weights_before_the_ascent_is_added(
+    optimizer: type[SharpnessAware],
+) -> None:
     net = network(torch.float64)
     data = minibatches(dtype=torch.float64)
     losses = torch.stack([F.cross_entropy(net(x), y) for x, y in data])

@@ -68,7 +68,7 @@ def test_without_weights_or_in_the_warm_up_the_step_is_the_optimizer_s_bit_for_b
 
 
 @pytest.mark.parametrize("make", [Plain, SAM, SAGM])
-def test_a_step_adds_the_gradient_of_both_terms_at_the_unclimbed_weights(batches: Batches, make: Any) -> None:
+def test_a_step_adds_the_gradient_of_both_terms_at_the_weights_before_the_ascent(batches: Batches, make: Any) -> None:
     x, y = batches[0][0].double(), batches[0][1]
     net, other = (net_of(dtype=torch.float64) for _ in range(2))
     udim = udim_of(net, lambda1=70.0, lambda2=0.9)
@@ -84,7 +84,7 @@ def test_a_step_adds_the_gradient_of_both_terms_at_the_unclimbed_weights(batches
 @pytest.mark.parametrize("second_order", [True, False, "finite_difference"])
 def test_every_sample_moves_by_exactly_the_radius(batches: Batches, direction: Any, second_order: Any) -> None:
     x, y = batches[0]
-    x = x * torch.logspace(-2, 2, 10)[:, None]  # slopes of very different sizes
+    x = x * torch.logspace(-2, 2, 10)[:, None]  # gradients of very different sizes
     udim = udim_of(net_of(), direction=direction, second_order=second_order)
     moved = udim.perturbed(x.double().float(), y) - x
     torch.testing.assert_close(moved.norm(dim=1), torch.full((10,), 0.3), rtol=0, atol=2e-5)
@@ -97,7 +97,7 @@ def test_each_sample_s_direction_is_its_own_and_not_normalised_across_the_batch(
     torch.testing.assert_close(udim.perturbed(x, y), alone)
 
 
-def test_a_sample_without_a_slope_stays_as_it_is(batches: Batches) -> None:
+def test_a_sample_without_an_input_gradient_does_not_move(batches: Batches) -> None:
     x, y = batches[0]
     y = y.clone()
     y[3] = -100  # ignored by the cross entropy

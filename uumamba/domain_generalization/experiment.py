@@ -20,7 +20,7 @@ from uumamba.runtime.errors import require
 from uumamba.runtime.network import evaluating
 
 IGNORED = -100
-"""The label that torch's cross entropy leaves out unless told otherwise."""
+"""Label that torch's cross entropy ignores by default."""
 
 
 def train_and_record(

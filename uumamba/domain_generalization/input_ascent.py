@@ -74,13 +74,13 @@ class InputAscent:
         passes = _Passes(net, loss_at, values.detach().requires_grad_())
         with torch.enable_grad():
             if not self.second_order:
-                return passes.run(passes.slope)
+                return passes.run(passes.input_gradient)
             if self.second_order == "finite_difference":
                 return self._finite_difference(passes, params)
             found = passes.run(partial(self._differentiate_twice, passes, params))
             if isinstance(found, Tensor):
                 return found
-            difference = self._finite_difference(passes, params)  # raises again what was no missing derivative
+            difference = self._finite_difference(passes, params)  # raises any other error again
         self.second_order = "finite_difference"
         warnings.warn(
             f"The network has no second derivative ({found}); UDIM uses finite differences from here on, three passes "
@@ -93,8 +93,10 @@ class InputAscent:
         """Return the gradient, or the reason why there is no second derivative."""
         hidden = _watch_hidden_functions(loss)
         try:
-            slopes = torch.autograd.grad(loss, list(params.values()), create_graph=True, allow_unused=True)
-            return f"{hidden[0]} hides its backward pass" if hidden else passes.slope(loss + self.rho * _norm(slopes))
+            gradients = torch.autograd.grad(loss, list(params.values()), create_graph=True, allow_unused=True)
+            if hidden:
+                return f"{hidden[0]} hides its backward pass"
+            return passes.input_gradient(loss + self.rho * _norm(gradients))
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:  # torch has no class for a derivative that is not there
@@ -107,18 +109,18 @@ class InputAscent:
         float64 was 0.93 with ends at rho, 0.91 at rho / 10, 0.67 at rho / 100, and 0.78 without the second term.
         """
         inputs = [passes.values, *params.values()]
-        first, *slopes = passes.run(lambda loss: torch.autograd.grad(loss, inputs, allow_unused=True))
-        length = float(_norm(slopes))
+        first, *gradients = passes.run(lambda loss: torch.autograd.grad(loss, inputs, allow_unused=True))
+        length = float(_norm(gradients))
         if first is None or length == 0:
-            return _existing(first)
+            return _require_gradient(first)
         ends: list[Tensor] = []
         for reach in (self.rho / length, -self.rho / length):
             weights = {
-                name: param.detach() if slope is None else param.detach() + reach * slope
-                for (name, param), slope in zip(params.items(), slopes, strict=True)
+                name: param.detach() if gradient is None else param.detach() + reach * gradient
+                for (name, param), gradient in zip(params.items(), gradients, strict=True)
             }
-            ends.append(passes.run(passes.slope, weights))
-        return _existing(first) + (ends[0] - ends[1]) / 2
+            ends.append(passes.run(passes.input_gradient, weights))
+        return first + (ends[0] - ends[1]) / 2
 
 
 @dataclass(frozen=True)
@@ -134,16 +136,16 @@ class _Passes:
         with torch.random.fork_rng([self.values.device] if self.values.is_cuda else []):
             return run_with_copies(self.net, lambda: take(self._loss()), weights)
 
-    def slope(self, loss: Tensor) -> Tensor:
+    def input_gradient(self, loss: Tensor) -> Tensor:
         """Return the gradient in the values."""
-        return _existing(torch.autograd.grad(loss, self.values, allow_unused=True)[0])
+        return _require_gradient(torch.autograd.grad(loss, self.values, allow_unused=True)[0])
 
     def _loss(self) -> Tensor:
         loss = self.loss_at(self.values)
-        return loss if loss.requires_grad else _existing(None)
+        return loss if loss.requires_grad else _require_gradient(None)
 
 
-def _existing(gradient: Tensor | None) -> Tensor:
+def _require_gradient(gradient: Tensor | None) -> Tensor:
     if gradient is None:
         raise UsageError(
             "loss",
@@ -154,12 +156,12 @@ def _existing(gradient: Tensor | None) -> Tensor:
     return gradient
 
 
-def _norm(slopes: Sequence[Tensor | None]) -> Tensor:
+def _norm(gradients: Sequence[Tensor | None]) -> Tensor:
     """Return the norm of all together, in at least float32, with gradient 0 at 0."""
     norms = [
-        torch.linalg.vector_norm(slope, dtype=torch.promote_types(slope.dtype, torch.float32))
-        for slope in slopes
-        if slope is not None
+        torch.linalg.vector_norm(gradient, dtype=torch.promote_types(gradient.dtype, torch.float32))
+        for gradient in gradients
+        if gradient is not None
     ]
     return torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
 
