@@ -165,7 +165,8 @@ def test_ignored_voxels_count_nowhere() -> None:
     logits, label = segmented()
     wider = torch.cat([logits, torch.randn(3, 3, 2, 2)], dim=3)
     ignored = torch.cat([label, torch.full_like(label, 255)], dim=3)
-    found = probe_segmentation(nn.Identity(), [(wider, ignored)], ignore_label=255)
+    batches = [(logits[:1], label[:1]), (wider[1:], ignored[1:])]
+    found = probe_segmentation(nn.Identity(), batches, ignore_label=255)
     expected = probe_segmentation(nn.Identity(), [(logits, label)])
     torch.testing.assert_close(found.vectors, expected.vectors)
     torch.testing.assert_close(found.losses, expected.losses)

@@ -12,11 +12,12 @@ from uumamba.runtime.errors import UumambaError
 
 
 class Path(nn.Module):
-    """One weight that the test moves by hand."""
+    """One weight and one buffer that the test moves by hand."""
 
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+        self.register_buffer("latest", torch.zeros(()))
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.weight
@@ -84,9 +85,11 @@ def test_every_step_counts_alike_however_many_are_between_validations() -> None:
     swad = SWAD(net, n_converge=1)
     for step, is_validated in enumerate([True, False, False, False, True, False, True]):
         nn.init.constant_(net.weight, step**2)
+        net.latest.fill_(step)
         swad.after_step(net)
         if is_validated:
             swad.validated(0.5)
+    assert swad.averaged().latest == 6  # buffers are the latest
     assert swad.averaged().weight.item() == pytest.approx(sum(step**2 for step in range(7)) / 7, rel=1e-12)
     assert swad.steps == (1, 7)
 
@@ -109,6 +112,10 @@ def test_a_run_taken_up_again_averages_as_one_that_never_stopped(stop: int) -> N
             swad.validated(loss)
     assert (stopped.steps, stopped.threshold, stopped.finished) == (through.steps, through.threshold, True)
     assert torch.equal(stopped.averaged().weight, through.averaged().weight)
+
+
+def test_a_loss_at_the_tolerance_is_in_the_valley() -> None:
+    assert driven([0.5, 0.5, 0.6], n_converge=1, tolerance_ratio=0.0)[0].steps == (1, 2)
 
 
 def test_a_loss_that_never_settles_gives_the_last_segment_with_a_warning() -> None:

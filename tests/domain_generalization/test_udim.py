@@ -180,6 +180,7 @@ def test_a_run_that_is_taken_up_goes_on_as_if_it_had_never_stopped(batches: Batc
                 udims[1].load_state_dict(kept)
             make(net.parameters()).step(partial(loss_of, net, x, y), at_weights=udims[-1].at_weights(x, y))
     assert equal(list(nets[0].parameters()), list(nets[1].parameters()))
+    assert [udim.steps for udim in udims] == [6, 6]
 
 
 def test_a_scaler_s_factor_cancels(batches: Batches) -> None:

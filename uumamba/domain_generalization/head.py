@@ -28,7 +28,7 @@ class Head:
 
     Args:
         net: the bare network.
-        module: the head; None takes the last linear layer whose output is the finest logits.
+        module: the head; None takes the linear layer whose output is the finest logits.
         voxels_a_class: see :func:`draw_voxels`.
         ignore_label: samples and voxels with this label are left out.
 
@@ -82,7 +82,7 @@ class Head:
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, bool]:
         """Return the head's input and output as ``(batch, voxels, channels)``, and if it has a bias.
 
-        The pass changes no buffer. Of several calls the last one counts.
+        The pass changes no buffer.
         """
         whole = not any(_is_compiled(module) for module in self.net.modules())
         fix = "compile the network as a whole, by torch.compile(net)"
@@ -99,7 +99,7 @@ class Head:
         finally:
             for handle in handles:
                 handle.remove()
-        for head, features, output, version in reversed(calls):
+        for head, features, output, version in calls:
             if output._version == version and _is_logits(head, output, logits):
                 scores = _voxels_last(head, output)
                 require(scores.shape[-1] > 1, "net", got="logits of one class", expected="two or more classes")
