@@ -1,5 +1,7 @@
 """Small scans written by nibabel, with headers as they come, ACDC's quirk among them."""
 
+import locale
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,6 +9,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK
 
 from uumamba.data.warn import warn_of_acdc_spacing
 
@@ -51,6 +54,51 @@ def write_scan(tmp_path: Path) -> WriteScan:
         return tmp_path / name
 
     return write
+
+
+@pytest.fixture
+def write_series(tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """``write_series(image, positions_mm=..., uid=...)``: one DICOM file a plane, in the folder ``series``."""
+
+    def write(image: SimpleITK.Image, *, positions_mm: Sequence[float] | None = None, uid: str = "1.2.3") -> Path:
+        folder = tmp_path / "series"
+        folder.mkdir(exist_ok=True)
+        writer = SimpleITK.ImageFileWriter()
+        writer.KeepOriginalImageUIDOn()
+        columns = np.array(image.GetDirection()).reshape(3, 3)
+        for number in range(image.GetSize()[2]):
+            origin = np.array(image.TransformIndexToPhysicalPoint((0, 0, number)))
+            if positions_mm is not None:
+                origin[2] = positions_mm[number]
+            plane = image[:, :, number : number + 1]
+            tags = {
+                "0008|0060": "MR",
+                "0020|000e": uid,
+                "0020|000d": "1.2",
+                "0008|0018": f"{uid}.{number + 1}",
+                "0020|0032": "\\".join(map(str, origin)),
+                "0020|0037": "\\".join(map(str, columns[:, :2].T.ravel())),
+                "0020|0013": str(number),
+            }
+            for tag, value in tags.items():
+                plane.SetMetaData(tag, value)
+            writer.SetFileName(str(folder / f"{uid}-{number}.dcm"))
+            writer.Execute(plane)
+        return folder
+
+    before = locale.setlocale(locale.LC_ALL)
+    yield write
+    locale.setlocale(locale.LC_ALL, before)  # SimpleITK leaves the process in the C locale
+
+
+@pytest.fixture
+def make_odd_files(tmp_path: Path) -> None:
+    """Files that are no scans: a link to nowhere, a pipe, text under a scan's name, an empty folder."""
+    (tmp_path / "link.nii.gz").symlink_to(tmp_path / "nowhere.nii.gz")
+    os.mkfifo(tmp_path / "pipe.nii")
+    (tmp_path / "text.nii").write_text("no scan" * 100)
+    (tmp_path / "text.png").write_text("no scan")
+    (tmp_path / "empty").mkdir()
 
 
 @pytest.fixture(scope="session")
