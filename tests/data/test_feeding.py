@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from uumamba.data.augment import Augment
-from uumamba.data.feeding import batches
+from uumamba.data.loader import batches
 from uumamba.data.worker_watch import ReadingBoard, tell_reading
 from uumamba.runtime.errors import CaseError, UumambaError
 from uumamba.runtime.seeds import generator_for, key_to_seed

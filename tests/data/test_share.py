@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from uumamba.data.share import BatchShare
+from uumamba.data.loader import BatchShare
 from uumamba.runtime.errors import UsageError
 
 

@@ -10,7 +10,7 @@ CHUNK_VOXELS = 2**22
 
 
 def chunks(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    """Flat pieces of an array in the order in which it lies in memory; views where it lies there without gaps."""
+    """Yield flat pieces of an array in its memory order; views where it is stored without gaps."""
     flat = array.ravel(order="K")
     for start in range(0, flat.size, CHUNK_VOXELS):
         yield flat[start : start + CHUNK_VOXELS]
@@ -19,7 +19,7 @@ def chunks(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
 def converted(
     array: NDArray[Any], dtype: DTypeLike, change: Callable[[NDArray[Any]], NDArray[Any]] | None = None
 ) -> NDArray[Any]:
-    """A copy of another type, in the same order in memory, of what ``change`` makes of the values.
+    """Copy an array to another type, in the same memory order, with ``change`` applied to the values.
 
     Example:
         >>> converted(np.array([0.5, 1.5]), np.uint8, lambda part: part * 2).tolist()
@@ -32,7 +32,7 @@ def converted(
 
 
 def spans(size: int, plane_voxels: int) -> Iterator[tuple[int, int]]:
-    """``(first, last)`` of the slabs, of about :data:`CHUNK_VOXELS` each, that a stack of planes is worked on in.
+    """Yield ``(first, last)`` of the slabs of a stack of planes, of about :data:`CHUNK_VOXELS` voxels each.
 
     Example:
         >>> list(spans(5, CHUNK_VOXELS // 2))
@@ -44,7 +44,7 @@ def spans(size: int, plane_voxels: int) -> Iterator[tuple[int, int]]:
 
 
 def values_of(array: NDArray[Any]) -> NDArray[Any]:
-    """The different values of an array, in rising order.
+    """Find the distinct values of an array, in rising order.
 
     Example:
         >>> values_of(np.array([[3, -1], [3, 0]], dtype=np.int16)).tolist()
@@ -55,13 +55,7 @@ def values_of(array: NDArray[Any]) -> NDArray[Any]:
     low, high = int(array.min()), int(array.max())
     if high - low >= 2**16:
         return np.unique(array)
-    # Counting takes a tenth of the time of sorting, and of most label maps nearly everything is 0.
-    counts = np.zeros(high - low + 1, dtype=np.int64)
-    zeros = array.size
+    is_present = np.zeros(high - low + 1, dtype=np.bool_)  # a tenth of the time of sorting
     for part in chunks(array):
-        rest = part[part != 0]
-        counts += np.bincount(rest.astype(np.int64) - low, minlength=len(counts))
-        zeros -= rest.size
-    if zeros:
-        counts[-low] = zeros
-    return np.flatnonzero(counts) + low
+        is_present[part.astype(np.int64) - low] = True
+    return np.flatnonzero(is_present) + low

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from uumamba.data.warn import warn_repaired
 from uumamba.runtime.errors import require_case
+from uumamba.types import SpacingMm
 
 Affine = NDArray[np.float64]
 MAX_VOLUME_BYTES = 8 * 2**30
@@ -32,7 +33,7 @@ class Scan:
 
     array: NDArray[Any]
     affine: Affine
-    spacing_mm: tuple[float, float, float]
+    spacing_mm: SpacingMm
     header: Any
     path: Path
 

@@ -111,9 +111,8 @@ def _to_scan(image: Any, path: Path, case_id: str) -> Scan:
     lps = np.eye(4)
     lps[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * spacing
     lps[:3, 3] = image.GetOrigin()
-    first, second, third = (float(mm) for mm in spacing)
-    array = SimpleITK.GetArrayFromImage(image).transpose(2, 1, 0)
-    return Scan(array, np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps, (first, second, third), None, path)
+    array, affine = SimpleITK.GetArrayFromImage(image).transpose(2, 1, 0), np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps
+    return Scan(array, affine, tuple(map(float, spacing)), None, path)
 
 
 def _unreadable(path: Path, error: RuntimeError, case_id: str) -> CaseError:

@@ -15,6 +15,7 @@ from uumamba.data.chunks import converted
 from uumamba.data.grid import MAX_VOLUME_BYTES, Affine, Scan, check_size, displacement_voxels
 from uumamba.data.warn import warn_of_acdc_spacing, warn_repaired
 from uumamba.runtime.errors import CaseError, require_case
+from uumamba.types import SpacingMm
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _LONGEST_HEADER = 540
@@ -59,14 +60,8 @@ def _read(file: BinaryIO, path: Path, case_id: str, max_bytes: int) -> Scan:
         warn_repaired(case_id, f"{path.name} is {'' if is_compressed else 'not '}compressed, against its name")
     shape, dtype = _checked_shape(header, case_id), _checked_dtype(header, case_id)
     stored = float(header["vox_offset"])
-    require_case(
-        0 <= stored < 2**31,
-        case_id,
-        "file",
-        got=f"its first voxel at byte {stored:g}",
-        expected="0 or more",
-        fix=_RESTORE,
-    )
+    is_offset = 0 <= stored < 2**31
+    require_case(is_offset, case_id, "file", got=f"voxels from byte {stored:g} on", expected="0 or more", fix=_RESTORE)
     offset = max(int(stored), header.sizeof_hdr)
     end = offset + math.prod(shape) * dtype.itemsize
     check_size(end, case_id, max_bytes)
@@ -76,9 +71,9 @@ def _read(file: BinaryIO, path: Path, case_id: str, max_bytes: int) -> Scan:
     while count := stream.readinto(content[filled : filled + _PIECE]):
         filled += count
     behind = len(stream.read(_SLACK_BYTES + 1)) if is_compressed else 0  # reading to the end verifies the checksum
-    found = f"{offset + filled} bytes" if behind <= _SLACK_BYTES else "far more"
     is_whole = offset + filled == end and behind <= _SLACK_BYTES
-    require_case(is_whole, case_id, "file", got=f"{path.name} with {found}", expected=f"{end} bytes", fix=_RESTORE)
+    found = f"{path.name} with {offset + filled + behind} bytes or more"
+    require_case(is_whole, case_id, "file", got=found, expected=f"{end} bytes", fix=_RESTORE)
     affine, spacing_mm = _physical_grid(header, case_id)
     return Scan(_scaled(voxels.reshape(shape, order="F"), header, case_id), affine, spacing_mm, header, path)
 
@@ -111,31 +106,27 @@ def new_header(shape: tuple[int, ...], affine: Affine) -> Any:
 
 def _parse_header(start: bytes, case_id: str, path: Path) -> Any:
     sizes = [int.from_bytes(start[:4], order) for order in ("little", "big")]
-    kind = next((_HEADERS[size] for size in sizes if size in _HEADERS), None)
-    found, fix = f"{path.name} without a NIfTI header", "give a NIfTI file, or name it by its format"
-    is_whole = kind is not None and len(start) >= kind.sizeof_hdr
-    require_case(is_whole, case_id, "file", got=found, expected="a NIfTI file", fix=fix)
+    kind = next((_HEADERS[size] for size in sizes if size in _HEADERS and size <= len(start)), None)
+    if kind is None:
+        fix = "give a NIfTI file, or name it by its format"
+        raise CaseError(case_id, "file", got=f"{path.name} without a header", expected="a NIfTI file", fix=fix)
     header = kind(start[: kind.sizeof_hdr], check=False)  # extensions, of any length, are not read
-    magic, expected = (bytes(value).rstrip(b"\0") for value in (header["magic"], kind.single_magic))
+    magic, valid = (bytes(value).rstrip(b"\0") for value in (header["magic"], kind.single_magic))
     fix = "convert it to a single .nii.gz file"
-    require_case(magic == expected, case_id, "file", got=f"the magic {magic!r}", expected=repr(expected), fix=fix)
+    require_case(magic == valid, case_id, "file", got=f"the magic {magic!r}", expected=repr(valid), fix=fix)
     return header
 
 
-def _checked_shape(header: Any, case_id: str) -> tuple[int, int, int]:
+def _checked_shape(header: Any, case_id: str) -> tuple[int, ...]:
     count = int(header["dim"][0])
     sizes = tuple(int(size) for size in header["dim"][1 : count + 1]) if 1 <= count <= 7 else ()
-    expected = "1 to 7 axes of at least 1 voxel"
-    require_case(
-        min(sizes, default=0) > 0, case_id, "shape", got=header["dim"].tolist(), expected=expected, fix=_RESTORE
-    )
-    is_volume = max(sizes[3:], default=1) == 1
-    fix = "pick one frame or channel and save it as a 3-D scan"
+    has_voxels, found = min(sizes, default=0) > 0, header["dim"].tolist()
+    require_case(has_voxels, case_id, "shape", got=found, expected="1 to 7 axes of 1 or more", fix=_RESTORE)
+    is_volume, fix = max(sizes[3:], default=1) == 1, "pick one frame or channel and save it as a 3-D scan"
     require_case(is_volume, case_id, "shape", got=sizes, expected="one 3-D volume of scalars", fix=fix)
     if len(sizes) > 3:
         warn_repaired(case_id, f"its shape {sizes} is taken as {sizes[:3]}")
-    first, second, third = (*sizes, 1, 1)[:3]
-    return first, second, third
+    return (*sizes, 1, 1)[:3]
 
 
 def _checked_dtype(header: Any, case_id: str) -> np.dtype[Any]:
@@ -144,8 +135,8 @@ def _checked_dtype(header: Any, case_id: str) -> np.dtype[Any]:
     except (HeaderDataError, KeyError):
         found = f"the unknown code {int(header['datatype'])}"
         raise CaseError(case_id, "dtype", got=found, expected="a NIfTI data type", fix=_RESTORE) from None
-    fix = "give one scalar volume"
-    require_case(dtype.kind in "iuf", case_id, "dtype", got=dtype, expected="integers or real numbers", fix=fix)
+    is_real, fix = dtype.kind in "iuf", "give one scalar volume"
+    require_case(is_real, case_id, "dtype", got=dtype, expected="integers or real numbers", fix=fix)
     return dtype
 
 
@@ -154,8 +145,7 @@ def _scaled(voxels: NDArray[Any], header: Any, case_id: str) -> NDArray[Any]:
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
     if slope == 0 or math.isnan(slope) or (slope == 1 and intercept == 0):
         return voxels
-    is_finite = math.isfinite(slope) and math.isfinite(intercept)
-    found = f"a slope of {slope} and an intercept of {intercept}"
+    is_finite, found = math.isfinite(slope * intercept), f"a slope of {slope} and an intercept of {intercept}"
     require_case(is_finite, case_id, "image", got=found, expected="finite numbers", fix=_CONVERT)
     if voxels.dtype.kind == "f":
         return voxels * slope + intercept
@@ -167,7 +157,7 @@ def _scaled(voxels: NDArray[Any], header: Any, case_id: str) -> NDArray[Any]:
     return converted(voxels, np.float32 if is_exact else np.float64, lambda part: part * slope + intercept)
 
 
-def _physical_grid(header: Any, case_id: str) -> tuple[Affine, tuple[float, float, float]]:
+def _physical_grid(header: Any, case_id: str) -> tuple[Affine, SpacingMm]:
     """Affine in millimetres, and the spacing: pixdim's, with which the affine must agree or be ACDC's."""
     dimensions = int(header["dim"][0])
     spacing = np.array(header["pixdim"][1:4], dtype=np.float64)
@@ -195,8 +185,7 @@ def _physical_grid(header: Any, case_id: str) -> tuple[Affine, tuple[float, floa
     physical = np.eye(4)
     physical[:3, :3] = (directions if angle_deg > 0.02 else affine[:3, :3] / scale) * spacing * factor
     physical[:3, 3] = affine[:3, 3] * factor
-    first, second, third = (float(mm) * factor for mm in spacing)
-    return physical, (first, second, third)
+    return physical, tuple(float(mm) * factor for mm in spacing)
 
 
 def _agreed_affine(header: Any, case_id: str) -> Affine:
@@ -205,8 +194,14 @@ def _agreed_affine(header: Any, case_id: str) -> Affine:
     has_sform, has_qform = int(header["sform_code"]) > 0, int(header["qform_code"]) > 0
     if not has_qform:
         has_unit_scale = np.allclose(np.linalg.norm(sform[:3, :3], axis=0), 1, rtol=0, atol=_SCALE_TOLERANCE)
-        is_coded = has_sform or has_unit_scale
-        require_case(is_coded, case_id, "affine", got="sform_code 0, qform_code 0", expected="a code", fix=_CONVERT)
+        require_case(
+            has_sform or has_unit_scale,
+            case_id,
+            "affine",
+            got="sform_code 0, qform_code 0",
+            expected="a coded orientation",
+            fix=_CONVERT,
+        )
         return sform
     try:
         qform = np.asarray(header.get_qform(), dtype=np.float64)
@@ -214,9 +209,8 @@ def _agreed_affine(header: Any, case_id: str) -> Affine:
         raise CaseError(case_id, "affine", got=f"a qform ({error})", expected="a rotation", fix=_CONVERT) from None
     if not has_sform:
         return qform
-    sizes = (*header.get_data_shape(), 1, 1)[:3]
     if np.isfinite(sform).all() and np.linalg.det(sform) != 0:
-        apart = displacement_voxels(qform, sform, sizes)
+        apart = displacement_voxels(qform, sform, (*header.get_data_shape(), 1, 1)[:3])
         found = f"sform and qform {apart:.1f} voxels apart"
         require_case(apart <= 0.5, case_id, "affine", got=found, expected="at most half a voxel", fix=_CORRECT)
     return sform

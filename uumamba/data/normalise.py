@@ -1,4 +1,4 @@
-"""Four numbers that normalise a scan, found once, applied to a few planes at a time."""
+"""Intensity normalisation: four numbers found once, applied to a few planes at a time."""
 
 import math
 from collections.abc import Callable
@@ -10,22 +10,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uumamba.data.chunks import spans
-from uumamba.data.hounsfield import CtStatistics, to_hounsfield
-from uumamba.runtime.errors import CaseError
+from uumamba.data.hounsfield import to_hounsfield
+from uumamba.data.recipe import CtStatistics
+from uumamba.runtime.errors import require_case
 
 Image = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Normaliser:
-    """Clips to ``low`` and ``high``, subtracts ``mean`` and divides by ``std``.
+    """Clip to ``low`` and ``high``, subtract ``mean`` and divide by ``std``.
 
     Args:
         low: smallest value kept.
         high: largest value kept.
         mean: becomes 0.
         std: becomes 1.
-        as_float: from stored values to those that the four numbers are of.
+        as_float: converts stored values to the scale of the four numbers.
     """
 
     low: float
@@ -42,14 +43,14 @@ class Normaliser:
         return clipped.astype(np.float32, copy=False)
 
 
-def by_statistics(statistics: CtStatistics, *, shift: int) -> Normaliser:
-    """For CT, alike for every scan of a data set; stored values plus ``shift`` are Hounsfield units."""
+def normaliser_for_ct(statistics: CtStatistics, *, shift: int) -> Normaliser:
+    """Normaliser of CT, alike for every scan of a data set; stored values plus ``shift`` are Hounsfield units."""
     as_float = partial(to_hounsfield, shift=shift)
     return Normaliser(statistics.low_hu, statistics.high_hu, statistics.mean_hu, statistics.std_hu, as_float)
 
 
-def by_own_values(image: NDArray[Any], clip_percentiles: tuple[float, float], *, case_id: str) -> Normaliser:
-    """Clip an image to its own percentiles and give it mean 0 and variance 1.
+def normaliser_for_scan(image: NDArray[Any], clip_percentiles: tuple[float, float], *, case_id: str) -> Normaliser:
+    """Normaliser that clips an image to its own percentiles and gives it mean 0 and variance 1.
 
     Raises:
         CaseError: the image is constant.
@@ -57,8 +58,8 @@ def by_own_values(image: NDArray[Any], clip_percentiles: tuple[float, float], *,
     low, high = np.percentile(image.astype(np.float32).ravel(order="K"), clip_percentiles, overwrite_input=True)
     mean = _mean(image, lambda planes: np.clip(_as_float32(planes), low, high))
     std = math.sqrt(_mean(image, lambda planes: (np.clip(_as_float32(planes), low, high) - mean) ** 2))
-    if low >= high or std == 0:
-        raise CaseError(case_id, f"the image is constant ({image.flat[0]:g}) where it is not 0", "leave out the scan")
+    found, fix = f"{image.flat[0]:g} wherever it is not 0", "leave out the scan"
+    require_case(low < high and std > 0, case_id, "image", got=found, expected="more than one value", fix=fix)
     return Normaliser(low, high, mean, std, _as_float32)
 
 

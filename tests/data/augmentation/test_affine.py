@@ -7,7 +7,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from uumamba.data.augmentation.affine import Affine, default_rotation_deg, rotation_matrices
-from uumamba.data.augmentation.draws import Drawn, draw_for_batch
+from uumamba.data.augmentation.parameters import Drawn, draw_for_batch
 
 SIZES = [(33, 30), (16, 18, 20), (5, 24, 22)]
 

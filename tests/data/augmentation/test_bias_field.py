@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from uumamba.data.augmentation.bias_field import BiasField
-from uumamba.data.augmentation.draws import draw_for_batch
+from uumamba.data.augmentation.parameters import draw_for_batch
 
 
 def drawn_values(field: BiasField, count: int) -> dict[str, torch.Tensor]:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from uumamba.data.augmentation.draws import check_range, draw_for_batch, factor, fires, uniform
+from uumamba.data.augmentation.parameters import check_range, draw_for_batch, factor, fires, uniform
 from uumamba.runtime.seeds import generator_for
 
 

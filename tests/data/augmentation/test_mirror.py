@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from uumamba.data.augmentation.draws import Drawn, draw_for_batch
+from uumamba.data.augmentation.parameters import Drawn, draw_for_batch
 from uumamba.data.augmentation.mirror import Mirror
 
 

@@ -7,14 +7,15 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from uumamba.data.augmentation.draws import Drawn, Range, Values, check_probability, check_range, fires, uniform
+from uumamba.data.augmentation.parameters import Drawn, Range, Values, check_probability, check_range, fires, uniform
+from uumamba.runtime.errors import require
 
 ANISOTROPY = 3.0
 """A 3-D patch this many times longer in plane than through it is rotated, scaled and coarsened in plane alone."""
 
 
 def rotates_in_plane_only(patch_size: Sequence[int]) -> bool:
-    """Whether a 3-D patch ``(Z, Y, X)`` is so flat that its slices are treated as 2-D images (nnU-Net's rule).
+    """Check for a 3-D patch ``(Z, Y, X)`` so flat that its slices are treated as 2-D images (nnU-Net's rule).
 
     Example:
         >>> rotates_in_plane_only((20, 256, 224)), rotates_in_plane_only((96, 160, 160))
@@ -24,7 +25,7 @@ def rotates_in_plane_only(patch_size: Sequence[int]) -> bool:
 
 
 def default_rotation_deg(patch_size: Sequence[int]) -> Range:
-    """nnU-Net's rotation range: any angle in plane, 15 degrees for oblong 2-D patches, 30 about each axis in 3-D.
+    """Rotation range of nnU-Net: any angle in plane, 15 degrees for oblong 2-D patches, 30 about each axis in 3-D.
 
     Example:
         >>> default_rotation_deg((160, 160)), default_rotation_deg((128, 320)), default_rotation_deg((96, 160, 160))
@@ -54,7 +55,7 @@ class Affine:
         scale: range of the factor; above 1 enlarges the heart.
 
     Raises:
-        ValueError: a probability, a range or the patch size makes no sense.
+        UsageError: a probability, a range or the patch size is invalid.
     """
 
     name = "affine"
@@ -68,8 +69,8 @@ class Affine:
         scale_probability: float = 0.2,
         scale: Range = (0.7, 1.4),
     ) -> None:
-        if len(patch_size) not in (2, 3) or min(patch_size) < 1:
-            raise ValueError(f"patch_size must be two or three positive numbers, got {tuple(patch_size)}.")
+        is_size = len(patch_size) in (2, 3) and min(patch_size) >= 1
+        require(is_size, "patch_size", got=tuple(patch_size), expected="two or three positive numbers")
         self.patch_size = tuple(int(size) for size in patch_size)
         self.in_plane_only = len(patch_size) == 2 or rotates_in_plane_only(patch_size)
         self.rotation_probability = check_probability("rotation_probability", rotation_probability)
@@ -78,7 +79,7 @@ class Affine:
         self.scale = check_range("scale", scale, above=0.0)
 
     def draw(self, generator: Generator) -> Values | None:
-        """``angles_deg`` (one, or three about Z, Y and X) and ``scale``, or None where neither fires."""
+        """Draw ``angles_deg`` (one, or three about Z, Y and X) and ``scale``, or None where neither fires."""
         rotated = fires(generator, self.rotation_probability)
         scaled = fires(generator, self.scale_probability)
         if not rotated and not scaled:
@@ -92,7 +93,7 @@ class Affine:
         }
 
     def apply(self, image: Tensor, label: Tensor, drawn: Drawn) -> tuple[Tensor, Tensor]:
-        """New tensors of the patch size, resampled where drawn.
+        """Crop to new tensors of the patch size, resampled where drawn.
 
         Args:
             image: ``(batch, channels, *spatial)``, at least as large as the patch.
@@ -100,7 +101,7 @@ class Affine:
             drawn: the samples to resample.
 
         Raises:
-            ValueError: the batch is smaller than the patch or of another dimension.
+            UsageError: the batch is smaller than the patch or of another dimension.
         """
         starts = _centre_starts(tuple(image.shape[2:]), self.patch_size)
         patch, patch_label = (_crop(array, starts, self.patch_size) for array in (image, label))
@@ -112,7 +113,7 @@ class Affine:
         return patch, patch_label
 
     def _resample(self, array: Tensor, starts: tuple[int, ...], values: Values, *, mode: str, border: str) -> Tensor:
-        depth = array.ndim - 2 - values_dimensions(values)
+        depth = 1 if array.ndim == 5 and values["angles_deg"].shape[1] == 1 else 0  # one angle turns planes alone
         if depth:
             array = array.narrow(2, starts[0], self.patch_size[0])
         planes = array.flatten(1, 1 + depth)
@@ -121,13 +122,8 @@ class Affine:
         return moved.reshape(*array.shape[:2], *self.patch_size)
 
 
-def values_dimensions(values: Values) -> int:
-    """2 where one angle was drawn, 3 where three were."""
-    return 2 if values["angles_deg"].shape[1] == 1 else 3
-
-
 def rotation_matrices(angles_deg: Tensor) -> Tensor:
-    """``(rows, 2, 2)`` of one angle, ``(rows, 3, 3)`` of three, on offsets in array-axis order.
+    """Compute ``(rows, 2, 2)`` of one angle, ``(rows, 3, 3)`` of three, on offsets in array-axis order.
 
     Example:
         >>> rotation_matrices(torch.tensor([[90.0]])).round().abs().int().tolist()
@@ -154,9 +150,9 @@ def _turn(angle: Tensor, *, dimensions: int, plane: tuple[int, int]) -> Tensor:
 def _sampling_grid(
     values: Values, size: tuple[int, ...], patch_size: tuple[int, ...], starts: tuple[int, ...]
 ) -> Tensor:
-    """Where in the input each voxel of the patch is read, in grid_sample's coordinates.
+    """Compute the position in the input of each voxel of the patch, in grid_sample's coordinates.
 
-    Output voxel o lies p = o - (P - 1) / 2 from the centre and is read at M p + c with M = (s R)^-1 and the centre
+    Output voxel o is p = o - (P - 1) / 2 from the centre and is read at M p + c with M = (s R)^-1 and the centre
     c = start + (P - 1) / 2. Both of torch's coordinates put voxel v of n at (2 v + 1) / n - 1, which makes them
     2 p / P on the output and (2 (M p + c) + 1) / n - 1 on the input, and count the last axis first.
     """
@@ -169,8 +165,8 @@ def _sampling_grid(
 
 
 def _centre_starts(size: tuple[int, ...], patch_size: tuple[int, ...]) -> tuple[int, ...]:
-    if len(size) != len(patch_size) or any(have < want for have, want in zip(size, patch_size, strict=True)):
-        raise ValueError(f"The batch's spatial shape {size} does not hold the patch size {patch_size}.")
+    is_covered = len(size) == len(patch_size) and all(have >= want for have, want in zip(size, patch_size, strict=True))
+    require(is_covered, "image", got=size, expected=f"a spatial shape of at least the patch size {patch_size}")
     return tuple((have - want) // 2 for have, want in zip(size, patch_size, strict=True))
 
 

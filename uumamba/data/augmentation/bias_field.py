@@ -3,7 +3,15 @@
 import torch
 from torch import Generator, Tensor
 
-from uumamba.data.augmentation.draws import Range, Values, check_probability, check_range, fires, per_sample, uniform
+from uumamba.data.augmentation.parameters import (
+    Range,
+    Values,
+    check_probability,
+    check_range,
+    per_sample,
+    spatial_axes,
+    uniform,
+)
 
 DEGREE = 3
 
@@ -21,7 +29,7 @@ class BiasField:
         dimensions: spatial dimensions of the patch.
 
     Raises:
-        ValueError: the probability or the range makes no sense.
+        UsageError: the probability or the range is invalid.
 
     References:
         Sudre, Cardoso & Ourselin, *Longitudinal segmentation of age-related white matter hyperintensities*, 2017.
@@ -36,9 +44,7 @@ class BiasField:
         self.dimensions = dimensions
 
     def draw(self, generator: Generator, channels: int) -> Values | None:
-        """``strength`` and the ``coefficients`` of ``z^i y^j x^k`` (0 beyond the total degree)."""
-        if not fires(generator, self.probability):
-            return None
+        """Draw ``strength`` and the ``coefficients`` of ``z^i y^j x^k`` (0 beyond the total degree)."""
         coefficients = torch.randn((DEGREE + 1,) * self.dimensions, generator=generator)
         total_degree = sum(
             torch.meshgrid(*[torch.arange(DEGREE + 1)] * self.dimensions, indexing="ij"), torch.tensor(0)
@@ -47,19 +53,18 @@ class BiasField:
         return {"strength": uniform(generator, self.strength), "coefficients": coefficients * wanted}
 
     def apply(self, image: Tensor, values: Values) -> Tensor:
-        """The image under its field."""
-        axes = tuple(range(2, image.ndim))
+        """Multiply by the field."""
         exponent = values["coefficients"].to(image)
         for length in image.shape[2:]:
             # Contract the powers axis by axis: each step turns the first remaining power axis into a spatial one.
             exponent = torch.tensordot(exponent, _powers(length, image), dims=([1], [0]))
         largest = exponent.abs().amax(dim=tuple(range(1, exponent.ndim)), keepdim=True).clamp(min=1e-7)
-        field = torch.exp(exponent / largest * per_sample(values["strength"].to(image), exponent))[:, None]
-        lowest = image.amin(dim=axes, keepdim=True)
+        field = torch.exp(exponent / largest * per_sample(values["strength"], exponent))[:, None]
+        lowest = image.amin(dim=spatial_axes(image), keepdim=True)
         return (image - lowest) * field + lowest
 
 
 def _powers(length: int, like: Tensor) -> Tensor:
-    """``(DEGREE + 1, length)``: the powers of the position, which runs from -1 to 1."""
+    """Powers of the position, which runs from -1 to 1, ``(DEGREE + 1, length)``."""
     position = torch.linspace(-1.0, 1.0, length).to(like)
     return torch.stack([position**power for power in range(DEGREE + 1)])

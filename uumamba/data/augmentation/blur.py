@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from uumamba.data.augmentation.draws import Range, Values, check_probability, check_range, fires, spatial_axes, uniform
+from uumamba.data.augmentation.parameters import Range, Values, check_probability, check_range, spatial_axes, uniform
 
 TRUNCATE = 3.0
 """The kernel ends this many standard deviations from its centre, where it has fallen to 1 % of its peak."""
@@ -22,7 +22,7 @@ class Blur:
         axes: how many of the last spatial axes are blurred.
 
     Raises:
-        ValueError: a probability or the range makes no sense.
+        UsageError: a probability or the range is invalid.
     """
 
     name = "blur"
@@ -41,17 +41,15 @@ class Blur:
         self.axes = axes
 
     def draw(self, generator: Generator, channels: int) -> Values | None:
-        """``sigma_voxels`` ``(channels, axes)``, 0 where a channel is left alone, or None where all are."""
-        if not fires(generator, self.probability):
-            return None
+        """Draw ``sigma_voxels`` ``(channels, axes)``, 0 where a channel is left alone, or None where all are."""
         chosen = torch.rand(channels, 1, generator=generator) < self.channel_probability
         sigma_voxels = uniform(generator, self.sigma_voxels, channels, self.axes)
         return {"sigma_voxels": sigma_voxels * chosen} if chosen.any() else None
 
     def apply(self, image: Tensor, values: Values) -> Tensor:
-        """The blurred image."""
+        """Blur along each axis."""
         sigma_voxels = values["sigma_voxels"].to(image)
-        # The radius follows from the range, never from the drawn widths, lest a sample depend on its neighbours.
+        # The radius follows from the range, not from the drawn widths: a sample must not depend on its neighbours.
         radius = math.ceil(TRUNCATE * self.sigma_voxels[1])
         for index, axis in enumerate(spatial_axes(image)[-self.axes :]):
             image = _blur_axis(image, axis, gaussian_kernel(sigma_voxels[..., index], radius))
@@ -59,7 +57,7 @@ class Blur:
 
 
 def gaussian_kernel(sigma_voxels: Tensor, radius: int) -> Tensor:
-    """Normalised kernels ``(*sigma_voxels.shape, 2 radius + 1)``; a width of 0 gives exactly the unit impulse.
+    """Compute normalised kernels ``(*sigma_voxels.shape, 2 radius + 1)``; a width of 0 gives exactly the unit impulse.
 
     Example:
         >>> gaussian_kernel(torch.tensor([0.0]), 1)
@@ -71,7 +69,7 @@ def gaussian_kernel(sigma_voxels: Tensor, radius: int) -> Tensor:
 
 
 def _blur_axis(image: Tensor, axis: int, kernel: Tensor) -> Tensor:
-    """Sum of shifted copies; the kernel's two equal halves share one multiplication."""
+    """Sum shifted copies; the kernel's two equal halves share one multiplication."""
     radius = kernel.shape[-1] // 2
     length = image.shape[axis]
     padding = [0, 0] * (image.ndim - 2)

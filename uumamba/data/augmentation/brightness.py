@@ -2,7 +2,7 @@
 
 from torch import Generator, Tensor
 
-from uumamba.data.augmentation.draws import Range, Values, check_probability, check_range, factor, fires, per_sample
+from uumamba.data.augmentation.parameters import Range, Values, check_probability, check_range, factor, per_sample
 
 
 class Brightness:
@@ -13,7 +13,7 @@ class Brightness:
         multiplier: range of the factor; below 1 as often as above.
 
     Raises:
-        ValueError: the probability or the range makes no sense.
+        UsageError: the probability or the range is invalid.
     """
 
     name = "brightness"
@@ -23,11 +23,9 @@ class Brightness:
         self.multiplier = check_range("brightness", multiplier, least=0.0)
 
     def draw(self, generator: Generator, channels: int) -> Values | None:
-        """``multiplier`` ``(channels,)``."""
-        return (
-            {"multiplier": factor(generator, self.multiplier, channels)} if fires(generator, self.probability) else None
-        )
+        """Draw ``multiplier`` ``(channels,)``."""
+        return {"multiplier": factor(generator, self.multiplier, channels)}
 
     def apply(self, image: Tensor, values: Values) -> Tensor:
-        """The image, brighter or darker."""
-        return image * per_sample(values["multiplier"].to(image), image)
+        """Multiply each channel."""
+        return image * per_sample(values["multiplier"], image)

@@ -3,13 +3,12 @@
 import torch
 from torch import Generator, Tensor
 
-from uumamba.data.augmentation.draws import (
+from uumamba.data.augmentation.parameters import (
     Range,
     Values,
     check_probability,
     check_range,
     factor,
-    fires,
     per_sample,
     spatial_axes,
 )
@@ -23,7 +22,7 @@ class Contrast:
         multiplier: range of the factor :math:`f`; below 1 as often as above.
 
     Raises:
-        ValueError: the probability or the range makes no sense.
+        UsageError: the probability or the range is invalid.
     """
 
     name = "contrast"
@@ -33,15 +32,12 @@ class Contrast:
         self.multiplier = check_range("contrast", multiplier, least=0.0)
 
     def draw(self, generator: Generator, channels: int) -> Values | None:
-        """``multiplier`` ``(channels,)``."""
-        return (
-            {"multiplier": factor(generator, self.multiplier, channels)} if fires(generator, self.probability) else None
-        )
+        """Draw ``multiplier`` ``(channels,)``."""
+        return {"multiplier": factor(generator, self.multiplier, channels)}
 
     def apply(self, image: Tensor, values: Values) -> Tensor:
-        """The image with more or less contrast."""
+        """Stretch and clip each channel."""
         axes = spatial_axes(image)
         mean = image.mean(dim=axes, keepdim=True)
-        lowest, highest = image.amin(dim=axes, keepdim=True), image.amax(dim=axes, keepdim=True)
-        stretched = torch.lerp(mean.expand_as(image), image, per_sample(values["multiplier"].to(image), image))
-        return stretched.clamp_(lowest, highest)
+        stretched = torch.lerp(mean.expand_as(image), image, per_sample(values["multiplier"], image))
+        return stretched.clamp_(image.amin(dim=axes, keepdim=True), image.amax(dim=axes, keepdim=True))

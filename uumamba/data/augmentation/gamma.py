@@ -2,20 +2,19 @@
 
 from torch import Generator, Tensor
 
-from uumamba.data.augmentation.draws import (
+from uumamba.data.augmentation.parameters import (
     Range,
     Values,
     check_probability,
     check_range,
     factor,
-    fires,
     per_sample,
     spatial_axes,
 )
 
 
 class Gamma:
-    r"""Raise each channel, scaled to 0 to 1, to a drawn power, and give it back its mean and standard deviation.
+    r"""Raise each channel, scaled to 0 to 1, to a drawn power, and restore its mean and standard deviation.
 
     :math:`u^\gamma` with :math:`u = (x - \min x) / (\max x - \min x)`; inverted, :math:`1 - (1 - u)^\gamma`, which
     bends the bright end instead of the dark one. A constant channel stays as it is.
@@ -26,7 +25,7 @@ class Gamma:
         inverted: bend the bright end.
 
     Raises:
-        ValueError: the probability or the range makes no sense.
+        UsageError: the probability or the range is invalid.
     """
 
     def __init__(self, *, probability: float = 0.3, gamma: Range = (0.7, 1.5), inverted: bool = False) -> None:
@@ -36,19 +35,17 @@ class Gamma:
         self.inverted = inverted
 
     def draw(self, generator: Generator, channels: int) -> Values | None:
-        """``gamma`` ``(channels,)``."""
-        return {"gamma": factor(generator, self.gamma, channels)} if fires(generator, self.probability) else None
+        """Draw ``gamma`` ``(channels,)``."""
+        return {"gamma": factor(generator, self.gamma, channels)}
 
     def apply(self, image: Tensor, values: Values) -> Tensor:
-        """The image, bent."""
+        """Bend each channel."""
         axes = spatial_axes(image)
         lowest, highest = image.amin(dim=axes, keepdim=True), image.amax(dim=axes, keepdim=True)
         origin = highest if self.inverted else lowest
         # Dividing by the signed extent maps both ways onto 0 to 1; the sign drops out again below.
         extent = (highest - lowest).clamp(min=1e-7) * (-1.0 if self.inverted else 1.0)
-        bent = (
-            ((image - origin) / extent).clamp_(0.0, 1.0).pow_(per_sample(values["gamma"].to(image), image)).mul_(extent)
-        )
+        bent = ((image - origin) / extent).clamp_(0.0, 1.0).pow_(per_sample(values["gamma"], image)).mul_(extent)
         std, mean = image.std(dim=axes, keepdim=True, correction=0), image.mean(dim=axes, keepdim=True)
         bent_std, bent_mean = bent.std(dim=axes, keepdim=True, correction=0), bent.mean(dim=axes, keepdim=True)
         return bent.sub_(bent_mean).mul_(std / bent_std.clamp(min=1e-7)).add_(mean)

@@ -4,7 +4,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from uumamba.data.augmentation.draws import Range, Values, check_probability, check_range, fires, uniform
+from uumamba.data.augmentation.parameters import Range, Values, check_probability, check_range, uniform
 
 
 class LowResolution:
@@ -17,7 +17,7 @@ class LowResolution:
         in_plane_only: leave the first of three spatial axes alone.
 
     Raises:
-        ValueError: a probability or the range makes no sense.
+        UsageError: a probability or the range is invalid.
     """
 
     name = "low_resolution"
@@ -36,14 +36,12 @@ class LowResolution:
         self.in_plane_only = in_plane_only
 
     def draw(self, generator: Generator, channels: int) -> Values | None:
-        """``zoom`` ``(channels,)``, 0 where a channel is left alone, or None where all are."""
-        if not fires(generator, self.probability):
-            return None
+        """Draw ``zoom`` ``(channels,)``, 0 where a channel is left alone, or None where all are."""
         chosen = torch.rand(channels, generator=generator) < self.channel_probability
         return {"zoom": uniform(generator, self.zoom, channels) * chosen} if chosen.any() else None
 
     def apply(self, image: Tensor, values: Values) -> Tensor:
-        """The coarsened image. Each channel has its own intermediate size, so they are done one by one."""
+        """Coarsen and interpolate back. Each channel has its own intermediate size, so they are done one by one."""
         coarse = image.clone()
         for row, zooms in enumerate(values["zoom"].tolist()):
             for channel, zoom in enumerate(zooms):

@@ -3,7 +3,7 @@
 import torch
 from torch import Generator, Tensor
 
-from uumamba.data.augmentation.draws import Range, Values, check_probability, check_range, fires, uniform
+from uumamba.data.augmentation.parameters import Range, Values, check_probability, check_range, uniform
 
 
 class Noise:
@@ -16,7 +16,7 @@ class Noise:
         std: range of the standard deviation, in units of the normalised image.
 
     Raises:
-        ValueError: the probability or the range makes no sense.
+        UsageError: the probability or the range is invalid.
     """
 
     name = "noise"
@@ -26,13 +26,11 @@ class Noise:
         self.std = check_range("noise_std", std, least=0.0)
 
     def draw(self, generator: Generator, channels: int) -> Values | None:
-        """``std`` and the ``seed`` of the noise."""
-        if not fires(generator, self.probability):
-            return None
+        """Draw ``std`` and the ``seed`` of the noise."""
         return {"std": uniform(generator, self.std), "seed": torch.randint(2**62, (), generator=generator)}
 
     def apply(self, image: Tensor, values: Values) -> Tensor:
-        """The image with noise."""
+        """Add the noise."""
         noisy = image.clone()
         for sample, std, seed in zip(noisy, values["std"].tolist(), values["seed"].tolist(), strict=True):
             noise = torch.randn(sample.shape, generator=torch.Generator().manual_seed(seed))

@@ -1,4 +1,4 @@
-"""Joining samples into batches, in this process or in workers, with errors that name the case."""
+"""Batches of a keyed data set, read in this process or in workers, with errors that name the case."""
 
 import traceback
 from collections.abc import Iterator, Sequence
@@ -7,8 +7,8 @@ from typing import Any, Protocol
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from uumamba.data.worker_watch import CURE, ReadingBoard, WorkerWatch
-from uumamba.runtime.errors import CaseError, UsageError, UumambaError
+from uumamba.data.worker_watch import FIX, WorkerWatch
+from uumamba.runtime.errors import CaseError, UsageError, UumambaError, require
 from uumamba.runtime.seeds import generator_for
 from uumamba.types import Batch
 
@@ -16,7 +16,7 @@ Sample = dict[str, Any]
 
 
 class KeyedDataset(Protocol):
-    """A data set whose item ``(epoch, index)`` depends on that key alone."""
+    """Data set whose item ``(epoch, index)`` depends on that key alone."""
 
     batch_size: int
     seed: int
@@ -29,10 +29,9 @@ class KeyedDataset(Protocol):
 
 
 def batches(dataset: KeyedDataset, epoch: int, *, workers: int = 0) -> Iterator[Batch]:
-    """The batches of one epoch, in order; the same bytes for every number of workers.
+    """Yield the batches of one epoch, in order; the same bytes for every number of workers.
 
-    Workers live for the epoch: starting and ending two took 0.15 s, which keeping them would save at the price of state
-    that outlives the epoch.
+    Workers end with the epoch: starting two takes 0.15 s, and nothing outlives the epoch.
 
     Args:
         dataset: usually a :class:`uumamba.data.dataset.PatchDataset`.
@@ -42,7 +41,7 @@ def batches(dataset: KeyedDataset, epoch: int, *, workers: int = 0) -> Iterator[
     Raises:
         CaseError: a case could not be read; the traceback of the process that tried is in its notes.
         UumambaError: a worker was killed; the message names the case that it was reading.
-        UsageError: workers have too little shared memory to hand their batches over.
+        UsageError: workers have too little shared memory for their batches.
     """
     watch = WorkerWatch(workers)
     loader = DataLoader(
@@ -51,17 +50,17 @@ def batches(dataset: KeyedDataset, epoch: int, *, workers: int = 0) -> Iterator[
         sampler=[(epoch, index) for index in range(len(dataset))],
         num_workers=workers,
         collate_fn=_collate_or_error,
-        # The loader draws a seed for its workers; from its own generator, lest it disturb the network's dropout.
+        # The loader draws a seed for its workers; from its own generator, so that the network's dropout draws the same.
         generator=generator_for(dataset.seed, "loader", epoch),
     )
     with watch.starting():
         iterator = iter(loader)
     while True:
-        watch.refuse_dead()
+        watch.raise_if_dead()
         try:
             batch = next(iterator, None)
         except RuntimeError:
-            watch.refuse_dead()
+            watch.raise_if_dead()
             raise
         if batch is None:
             return
@@ -81,10 +80,56 @@ def collate(samples: Sequence[Sample]) -> Batch:
     }
 
 
-class _ErrorsAsItems(Dataset[Sample | CaseError]):
-    """Hand a CaseError on as an item: raised in a worker, torch would turn it into a RuntimeError of text."""
+class BatchShare:
+    """Every ``ranks``-th sample of each batch of a data set, from the ``rank``-th on; itself such a data set.
 
-    def __init__(self, dataset: KeyedDataset, board: ReadingBoard | None) -> None:
+    The configuration's batch is the one that all ranks see together. A sample keeps its key in the whole, so its patch
+    and its augmentation are the same for every number of ranks; and as samples centred on foreground come together at
+    a batch's end, ranks get equal numbers of them, up to one.
+
+    Args:
+        dataset: the whole.
+        rank: of this process, from 0.
+        ranks: number of processes.
+
+    Raises:
+        UsageError: the batch cannot be cut into equal shares.
+
+    Example:
+        >>> class Keys:
+        ...     batch_size, seed = 4, 0
+        ...     def __len__(self):
+        ...         return 8
+        ...     def __getitem__(self, key):
+        ...         return {"key": key}
+        >>> share = BatchShare(Keys(), rank=1, ranks=2)
+        >>> share.batch_size, [share[0, index]["key"][1] for index in range(len(share))]
+        (2, [1, 3, 5, 7])
+    """
+
+    def __init__(self, dataset: KeyedDataset, *, rank: int, ranks: int) -> None:
+        size, expected = dataset.batch_size, f"a multiple of the {ranks} processes, whose samples it counts"
+        require(size % ranks == 0, "training.batch_size", got=size, expected=expected)
+        self.dataset = dataset
+        self.rank = rank
+        self.ranks = ranks
+        self.batch_size = size // ranks
+        self.seed = dataset.seed
+
+    def __len__(self) -> int:
+        return len(self.dataset) // self.ranks
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        """Sample of ``(epoch, index)``, the index counted within the share."""
+        epoch, index = key
+        # Batches are multiples of the ranks, so counting on from batch to batch stays within this rank's samples.
+        return self.dataset[epoch, index * self.ranks + self.rank]
+
+
+class _ErrorsAsItems(Dataset[Sample | CaseError]):
+    """Data set that returns a CaseError as an item; raised in a worker, it would become a RuntimeError of text."""
+
+    def __init__(self, dataset: KeyedDataset, board: Any) -> None:
         self.dataset = dataset
         self.board = board
 
@@ -105,15 +150,14 @@ def _collate_or_error(samples: Sequence[Sample | CaseError]) -> Batch | UumambaE
 
 
 def _shared(batch: Batch) -> Batch | UsageError:
-    """A worker's batch in shared memory; left to the queue's own thread, an error there would hang the run for good."""
+    """Put a worker's batch into shared memory; in the queue's own thread an error would hang the run for good."""
     try:
         for value in batch.values():
             if isinstance(value, torch.Tensor):
                 value.share_memory_()
     except (RuntimeError, OSError) as error:
         size_mb = sum(value.nbytes for value in batch.values() if isinstance(value, torch.Tensor)) / 1e6
-        return UsageError(
-            f"A process that reads patches found no room in shared memory, /dev/shm, for a batch of {size_mb:.1f} MB "
-            f"({str(error).strip()}); give it more (docker run --shm-size=1g), {CURE}."
-        )
+        found = f"no room for a batch of {size_mb:.1f} MB ({str(error).strip()})"
+        fix = f"give it more (docker run --shm-size=1g), {FIX}"
+        return UsageError("/dev/shm", got=found, expected="shared memory for the workers' batches", fix=fix)
     return batch

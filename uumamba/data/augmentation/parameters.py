@@ -1,4 +1,4 @@
-"""What every transform shares: how chance is asked, and the form in which the answers are kept."""
+"""Random parameters of the transforms: how they are drawn, kept and checked."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 from torch import Generator, Tensor
 
+from uumamba.runtime.errors import require
 from uumamba.runtime.seeds import generator_for
 
 Range = tuple[float, float]
@@ -16,7 +17,7 @@ Values = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Drawn:
-    """What one transform will do to a batch.
+    """Parameters of one transform for a batch.
 
     Args:
         rows: the samples that it changes, in ascending order.
@@ -33,45 +34,59 @@ class Drawn:
 class IntensityTransform(Protocol):
     """A transform that changes intensities and leaves the label alone."""
 
+    probability: float
+
     @property
     def name(self) -> str:
-        """Part of the key of its draws, hence never to be renamed lightly."""
+        """Part of the key of its draws, hence part of the numbers."""
 
     def draw(self, generator: Generator, channels: int) -> Values | None:
-        """The parameters of one sample, or None where it is left alone."""
+        """Draw the parameters of one sample that it changes; None leaves the sample alone after all."""
 
     def apply(self, image: Tensor, values: Values) -> Tensor:
         """Change samples ``(rows, channels, *spatial)`` as drawn; the given tensor is not written to."""
 
 
-def draw_for_batch(name: str, seeds: Sequence[int], draw: Callable[[Generator], Values | None]) -> Drawn:
+def draw_for_batch(
+    name: str, seeds: Sequence[int], draw: Callable[[Generator], Values | None], *, probability: float | None = None
+) -> Drawn:
     """Draw one transform's parameters for each sample from a generator keyed by the sample's seed and the name.
 
     A sample's draws therefore depend neither on the other samples nor on the other transforms, and are the same
     whichever device the batch is on.
+
+    Args:
+        name: the transform's.
+        seeds: one a sample.
+        draw: parameters of a sample, or None to leave it alone.
+        probability: of asking ``draw`` at all; None always asks, without a random number.
     """
-    hits = [(row, values) for row, seed in enumerate(seeds) if (values := draw(generator_for(seed, name))) is not None]
-    names = hits[0][1] if hits else {}
-    stacked = {key: torch.stack([values[key] for _, values in hits]) for key in names}
+    hits = []
+    for row, seed in enumerate(seeds):
+        generator = generator_for(seed, name)
+        fired = probability is None or fires(generator, probability)
+        if fired and (values := draw(generator)) is not None:
+            hits.append((row, values))
+    stacked = {key: torch.stack([values[key] for _, values in hits]) for key in (hits[0][1] if hits else ())}
     return Drawn(rows=tuple(row for row, _ in hits), values=stacked)
 
 
 def fires(generator: Generator, probability: float) -> bool:
-    """Whether an event of this probability happens; never at 0, always at 1."""
+    """Draw an event of this probability; never at 0, always at 1."""
     return float(torch.rand((), generator=generator)) < probability
 
 
 def uniform(generator: Generator, limits: Range, *size: int) -> Tensor:
-    """Uniform draws from ``[low, high)``."""
+    """Draw uniformly from ``[low, high)``."""
     low, high = limits
     return low + (high - low) * torch.rand(size, generator=generator)
 
 
 def factor(generator: Generator, limits: Range, *size: int) -> Tensor:
-    """Multipliers from a range around 1: below 1 as often as above, uniform on either side.
+    """Draw multipliers from a range around 1: below 1 as often as above, uniform on either side.
 
     Without it, a lopsided range such as ``(0.7, 1.5)`` would on average make every image darker.
-    A range that lies on one side of 1 is drawn from uniformly.
+    A range on one side of 1 is drawn from uniformly.
     """
     low, high = limits
     if not low < 1.0 < high:
@@ -85,31 +100,27 @@ def check_probability(name: str, probability: float) -> float:
     """Return the probability.
 
     Raises:
-        ValueError: it is not within 0 and 1.
+        UsageError: it is not within 0 and 1.
     """
-    if not 0.0 <= probability <= 1.0:
-        raise ValueError(f"{name} must lie within 0 and 1, got {probability}.")
+    require(0.0 <= probability <= 1.0, name, got=probability, expected="a number from 0 to 1")
     return float(probability)
 
 
-def check_range(name: str, limits: Sequence[float], *, above: float | None = None, least: float | None = None) -> Range:
+def check_range(name: str, limits: Sequence[float], *, above: float = -torch.inf, least: float = -torch.inf) -> Range:
     """Return the range as two floats.
 
     Raises:
-        ValueError: it is not ``(low, high)`` with ``low <= high``, or ``low`` breaks ``above`` or ``least``.
+        UsageError: it is not ``(low, high)`` with ``low <= high``, or ``low`` breaks ``above`` or ``least``.
     """
-    if len(limits) != 2 or not limits[0] <= limits[1]:
-        raise ValueError(f"{name} must be (low, high) with low <= high, got {tuple(limits)}.")
-    if above is not None and not limits[0] > above:
-        raise ValueError(f"{name} must lie above {above}, got {tuple(limits)}.")
-    if least is not None and not limits[0] >= least:
-        raise ValueError(f"{name} must not fall below {least}, got {tuple(limits)}.")
+    is_range = len(limits) == 2 and limits[0] <= limits[1] and limits[0] > above and limits[0] >= least
+    bound = f", above {above:g}" if above > -torch.inf else f", at least {least:g}" if least > -torch.inf else ""
+    require(is_range, name, got=tuple(limits), expected=f"(low, high) with low <= high{bound}")
     return float(limits[0]), float(limits[1])
 
 
 def per_sample(values: Tensor, image: Tensor) -> Tensor:
     """Reshape ``(rows,)`` or ``(rows, channels)`` so that it broadcasts over ``(rows, channels, *spatial)``."""
-    return values.reshape(*values.shape, *(1,) * (image.ndim - values.ndim))
+    return values.to(image).reshape(*values.shape, *(1,) * (image.ndim - values.ndim))
 
 
 def spatial_axes(image: Tensor) -> tuple[int, ...]:
