@@ -85,7 +85,7 @@ class CtStatisticsConfig(Config):
 
     def build(self) -> Any:
         """The statistics."""
-        from uumamba.data.hounsfield import CtStatistics
+        from uumamba.data.recipe import CtStatistics
 
         return CtStatistics(**self.model_dump())
 

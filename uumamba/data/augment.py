@@ -163,8 +163,12 @@ class Augment:
 
     def draw(self, batch: Batch) -> dict[str, Drawn]:
         """Draw each transform's samples and parameters; nothing is computed on the image."""
-        is_complete = {"image", "label", "seed"} <= batch.keys()
-        require(is_complete, "batch", got=", ".join(batch), expected="at least image, label and seed")
+        require(
+            {"image", "label", "seed"} <= batch.keys(),
+            "batch",
+            got=", ".join(batch),
+            expected="at least image, label and seed",
+        )
         seeds = torch.as_tensor(batch["seed"]).tolist()  # from a GPU in one copy, which alone is waited for
         channels = batch["image"].shape[1]
         drawn = {

@@ -80,11 +80,19 @@ class Manifest:
         object.__setattr__(self, "cases", tuple(sorted(self.cases, key=lambda case: case.case_id)))
         for case_id, count in Counter(case.case_id for case in self.cases).items():
             require(count == 1, f"{self.name}: case_id", got=case_id, expected=f"it once, not {count} times")
-            is_plain = case_id == Path(case_id).name and case_id not in {"", ".", ".."}
-            require(is_plain, f"{self.name}: case_id", got=case_id, expected="a plain file name")
+            require(
+                case_id == Path(case_id).name and case_id not in {"", ".", ".."},
+                f"{self.name}: case_id",
+                got=case_id,
+                expected="a plain file name",
+            )
         for structure, value in self.structures.items():
-            is_valid = isinstance(value, int) and 1 <= value <= 255
-            require(is_valid, f"{self.name}: labels.{structure}", got=value, expected="an integer from 1 to 255")
+            require(
+                isinstance(value, int) and 1 <= value <= 255,
+                f"{self.name}: labels.{structure}",
+                got=value,
+                expected="an integer from 1 to 255",
+            )
 
     def select(
         self,

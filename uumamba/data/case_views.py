@@ -1,4 +1,4 @@
-"""A few fixed patches of each case: enough to tell how well a network knows it, for far less than the whole case."""
+"""A few fixed patches of each case: enough to measure a network on it, at less cost than the whole case."""
 
 from collections.abc import Iterator, Sequence
 
@@ -13,9 +13,9 @@ from uumamba.types import Batch
 def case_views(
     folder: PreparedFolder, case_ids: Sequence[str], *, patch_size: Sequence[int], views: int, seed: int = 0
 ) -> Iterator[Batch]:
-    """Case by case the same patches at every call, not augmented, each around a voxel of a foreground class.
+    """Yield case by case the same patches at every call, not augmented, each around a voxel of a foreground class.
 
-    They lie behind each other along an axis of their own: ``image`` ``(1, C, views, *patch_size)`` and ``label``
+    The patches are stacked along an axis of their own: ``image`` ``(1, C, views, *patch_size)`` and ``label``
     ``(1, 1, views, *patch_size)``; a case without foreground shows random patches.
 
     Args:
@@ -23,10 +23,10 @@ def case_views(
         case_ids: the cases, in order.
         patch_size: ``(Y, X)``, which is one slice, or ``(Z, Y, X)``.
         views: patches a case.
-        seed: decides with the case's id where they lie.
+        seed: key of their positions, with the case's id.
 
     Raises:
-        UsageError: a number makes no sense, or a case is not known.
+        UsageError: a number is out of range, or a case is not known.
         CaseError: a case cannot be read.
     """
     for case_id in case_ids:

@@ -88,14 +88,23 @@ class PatchDataset(Dataset[Sample]):
         seed: int = 0,
         margin: float = 1.0,
     ) -> None:
-        fix = "prepare some, or choose another fold"
-        require(case_ids, "case_ids", got="no cases", expected="at least one", fix=fix)
-        is_size = len(patch_size) in (2, 3) and min(patch_size) >= 1
-        require(is_size, "patch_size", got=tuple(patch_size), expected="two or three positive numbers")
+        require(
+            case_ids, "case_ids", got="no cases", expected="at least one", fix="prepare some, or choose another fold"
+        )
+        require(
+            len(patch_size) in (2, 3) and min(patch_size) >= 1,
+            "patch_size",
+            got=tuple(patch_size),
+            expected="two or three positive numbers",
+        )
         require(batch_size >= 1, "batch_size", got=batch_size, expected="at least 1")
         require(batches_per_epoch >= 1, "batches_per_epoch", got=batches_per_epoch, expected="at least 1")
-        is_share = 0.0 <= foreground_fraction <= 1.0
-        require(is_share, "foreground_fraction", got=foreground_fraction, expected="a number from 0 to 1")
+        require(
+            0.0 <= foreground_fraction <= 1.0,
+            "foreground_fraction",
+            got=foreground_fraction,
+            expected="a number from 0 to 1",
+        )
         require(margin >= 1.0, "margin", got=margin, expected="at least 1")
         self.folder = folder
         self.cases = OpenCases(folder)
@@ -142,8 +151,9 @@ class PatchDataset(Dataset[Sample]):
         except CaseError:
             raise
         except Exception as error:  # whatever it was, the case must be named
-            found = f"{type(error).__name__}: {error}"
-            raise CaseError(case_id, "image", got=found, expected="whole arrays", fix="prepare it anew") from error
+            raise CaseError(
+                case_id, "image", got=f"{type(error).__name__}: {error}", expected="whole arrays", fix="prepare it anew"
+            ) from error
         return {
             "image": image,
             "label": label,

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uumamba.data.case import Case
-from uumamba.data.hounsfield import find_shift, to_hounsfield
 from uumamba.data.locations import draw_in_planes
+from uumamba.data.normalise import find_shift, to_hounsfield
 from uumamba.data.prepared import hash_case
 from uumamba.data.recipe import CtStatistics
 from uumamba.data.scan import read_case
@@ -59,8 +59,13 @@ def statistics_of(case_ids: Iterable[str], *, folder: Path, clip_percentiles: tu
     fix = "correct the labels of the data set, or set preprocess.ct_statistics"
     require(len(values), "ct_statistics", got="0 labelled voxels", expected="labelled voxels", fix=fix)
     low, high = np.percentile(values, clip_percentiles)
-    found = f"{low:g} HU at both percentiles {clip_percentiles}"
-    require(low < high, "ct_statistics", got=found, expected="two values", fix=fix)
+    require(
+        low < high,
+        "ct_statistics",
+        got=f"{low:g} HU at both percentiles {clip_percentiles}",
+        expected="two values",
+        fix=fix,
+    )
     mean, std = values.mean(dtype=np.float64), values.std(dtype=np.float64)
     return CtStatistics(float(low), float(high), float(mean), float(std))
 

@@ -61,8 +61,7 @@ class Geometry:
     @property
     def crop(self) -> tuple[slice, slice, slice]:
         """Crop as slices of an oriented array."""
-        z, y, x = map(slice, self.crop_start, self.crop_stop)
-        return z, y, x
+        return _triple(map(slice, self.crop_start, self.crop_stop))
 
     def orient(self, native: NDArray[Values]) -> NDArray[Values]:
         """View an array on the native grid with its axes turned to ``(Z, Y, X)``; leading axes stay in front."""
@@ -124,21 +123,26 @@ def find_geometry(
         ((2, 1, 0), (False, True, True))
     """
     require(len(native_shape) == 3, "native_shape", got=tuple(native_shape), expected="three sizes")
-    is_spacing = len(spacing_mm) == 3 and all(np.isfinite(mm) and mm > 0 for mm in spacing_mm)
-    require(is_spacing, "spacing_mm", got=tuple(spacing_mm), expected="three positive numbers")
-    shape: tuple[int, int, int] = _triple(map(int, native_shape))
-    spacing: tuple[float, float, float] = _triple(map(float, spacing_mm))
+    require(
+        len(spacing_mm) == 3 and all(np.isfinite(mm) and mm > 0 for mm in spacing_mm),
+        "spacing_mm",
+        got=tuple(spacing_mm),
+        expected="three positive numbers",
+    )
+    shape, spacing = _triple(map(int, native_shape)), _triple(map(float, spacing_mm))
     matrix = np.diag([*spacing, 1.0]) if affine is None else np.asarray(affine, dtype=np.float64)
     orientation = io_orientation(matrix)
-    is_affine = matrix.shape == (4, 4) and not np.isnan(orientation).any()
-    require(is_affine, "affine", got=matrix.tolist(), expected="a 4 x 4 matrix with three independent directions")
+    require(
+        matrix.shape == (4, 4) and not np.isnan(orientation).any(),
+        "affine",
+        got=matrix.tolist(),
+        expected="a 4 x 4 matrix with three independent directions",
+    )
     native_of = {int(canonical): axis for axis, (canonical, _) in enumerate(orientation)}
-    thickest = max(spacing)
-    through = max(c for c in range(3) if spacing[native_of[c]] >= thickest * (1 - _TIE))
+    through = max(c for c in range(3) if spacing[native_of[c]] >= max(spacing) * (1 - _TIE))
     order = [through, *(canonical for canonical in (2, 1, 0) if canonical != through)]
     axes = _triple(native_of[canonical] for canonical in order)
-    oriented_spacing = _triple(spacing[axis] for axis in axes)
-    oriented_shape = _triple(shape[axis] for axis in axes)
+    oriented_spacing, oriented_shape = (_triple(of[axis] for axis in axes) for of in (spacing, shape))
     return Geometry(
         native_shape=shape,
         affine=tuple(tuple(float(value) for value in row) for row in matrix),

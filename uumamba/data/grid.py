@@ -51,9 +51,14 @@ def check_same_grid(image: Scan, label: Scan, *, case_id: str) -> None:
         label.array.shape == shape, case_id, "label", got=label.array.shape, expected=f"shape {shape}", fix=fix
     )
     apart = displacement_voxels(image.affine, label.affine, shape)
-    fix = "resample the label to the image's grid, or correct its header"
-    expected = "the image's grid within half a voxel"
-    require_case(apart <= 0.5, case_id, "affine", got=f"a label {apart:.1f} voxels off", expected=expected, fix=fix)
+    require_case(
+        apart <= 0.5,
+        case_id,
+        "affine",
+        got=f"a label {apart:.1f} voxels off",
+        expected="the image's grid within half a voxel",
+        fix="resample the label to the image's grid, or correct its header",
+    )
     if apart > 0.01:
         warn_repaired(case_id, f"image and label are {apart:.2f} voxels apart; the label is moved onto the image")
 
@@ -64,9 +69,13 @@ def check_size(announced: float, case_id: str, max_bytes: int) -> None:
     Raises:
         CaseError: it is larger.
     """
-    found, expected = f"{announced / 2**30:.1f} GiB", f"at most {max_bytes / 2**30:.1f} GiB"
     require_case(
-        announced <= max_bytes, case_id, "file", got=found, expected=expected, fix="crop or downsample the scan"
+        announced <= max_bytes,
+        case_id,
+        "file",
+        got=f"{announced / 2**30:.1f} GiB",
+        expected=f"at most {max_bytes / 2**30:.1f} GiB",
+        fix="crop or downsample the scan",
     )
 
 

@@ -56,8 +56,14 @@ def read_dicom_series(folder: Path, *, case_id: str, max_bytes: int) -> Scan:
     import SimpleITK
 
     series = SimpleITK.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-    found, fix = f"a folder with {len(series)} DICOM series", "give a folder with one series, or a scan file"
-    require_case(len(series) == 1, case_id, "file", got=found, expected="one series", fix=fix)
+    require_case(
+        len(series) == 1,
+        case_id,
+        "file",
+        got=f"a folder with {len(series)} DICOM series",
+        expected="one series",
+        fix="give a folder with one series, or a scan file",
+    )
     names = SimpleITK.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
     try:
         _check_slices(names, case_id, max_bytes)
@@ -68,8 +74,14 @@ def read_dicom_series(folder: Path, *, case_id: str, max_bytes: int) -> Scan:
 
 def _check_announced(reader: Any, case_id: str, max_bytes: int) -> None:
     components = reader.GetNumberOfComponents()
-    found, fix = f"{components} values a voxel", "give one scalar volume"
-    require_case(components == 1, case_id, "shape", got=found, expected="one (no vectors or colours)", fix=fix)
+    require_case(
+        components == 1,
+        case_id,
+        "shape",
+        got=f"{components} values a voxel",
+        expected="one (no vectors or colours)",
+        fix="give one scalar volume",
+    )
     check_size(float(np.prod([float(size) for size in reader.GetSize()])) * 8, case_id, max_bytes)
 
 
@@ -88,11 +100,14 @@ def _check_slices(names: Sequence[str], case_id: str, max_bytes: int) -> None:
     steps = np.abs(np.diff(sorted(positions)))
     if len(steps) == 0:
         return
-    is_even = (
-        np.ptp(steps) <= 2 * _POSITION_TOLERANCE * steps.mean() and steps.min() > _POSITION_TOLERANCE * steps.mean()
+    require_case(
+        np.ptp(steps) <= 2 * _POSITION_TOLERANCE * steps.mean() and steps.min() > _POSITION_TOLERANCE * steps.mean(),
+        case_id,
+        "spacing_mm",
+        got=f"slices {steps.min():.2f} to {steps.max():.2f} mm apart",
+        expected="one distance",
+        fix="restore missing slices, remove double ones",
     )
-    found, fix = f"slices {steps.min():.2f} to {steps.max():.2f} mm apart", "restore missing slices, remove double ones"
-    require_case(is_even, case_id, "spacing_mm", got=found, expected="one distance", fix=fix)
 
 
 def _to_scan(image: Any, path: Path, case_id: str) -> Scan:
@@ -102,11 +117,23 @@ def _to_scan(image: Any, path: Path, case_id: str) -> Scan:
         image = SimpleITK.Extract(image, [*image.GetSize()[:3], 0])
     if image.GetDimension() == 2:
         image = SimpleITK.JoinSeries(image)
-    fix = "pick one frame and save it as a 3-D scan"
-    require_case(image.GetDimension() == 3, case_id, "shape", got=image.GetSize(), expected="one 3-D volume", fix=fix)
+    require_case(
+        image.GetDimension() == 3,
+        case_id,
+        "shape",
+        got=image.GetSize(),
+        expected="one 3-D volume",
+        fix="pick one frame and save it as a 3-D scan",
+    )
     kind, expected = image.GetPixelIDTypeAsString(), "integers or real numbers"
-    is_scalar = image.GetNumberOfComponentsPerPixel() == 1 and "complex" not in kind
-    require_case(is_scalar, case_id, "dtype", got=kind, expected=expected, fix="give one scalar volume")
+    require_case(
+        image.GetNumberOfComponentsPerPixel() == 1 and "complex" not in kind,
+        case_id,
+        "dtype",
+        got=kind,
+        expected=expected,
+        fix="give one scalar volume",
+    )
     spacing = np.array(image.GetSpacing())
     lps = np.eye(4)
     lps[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * spacing

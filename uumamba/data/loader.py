@@ -141,23 +141,22 @@ class _ErrorsAsItems(Dataset[Sample | CaseError]):
             return error
 
 
-def _collate_or_error(samples: Sequence[Sample | CaseError]) -> Batch | UumambaError:
+def _collate_or_error(samples: Sequence[Any]) -> Batch | UumambaError:
+    """Collate samples; a worker's batch is put into shared memory, as an error in its queue would hang the run."""
     error = next((sample for sample in samples if isinstance(sample, CaseError)), None)
     if error is not None:
         return error
-    batch = collate([sample for sample in samples if not isinstance(sample, CaseError)])
-    return batch if get_worker_info() is None else _shared(batch)
-
-
-def _shared(batch: Batch) -> Batch | UsageError:
-    """Put a worker's batch into shared memory; in the queue's own thread an error would hang the run for good."""
+    batch = collate(samples)
+    tensors = [value for value in batch.values() if isinstance(value, torch.Tensor)]
     try:
-        for value in batch.values():
-            if isinstance(value, torch.Tensor):
-                value.share_memory_()
-    except (RuntimeError, OSError) as error:
-        size_mb = sum(value.nbytes for value in batch.values() if isinstance(value, torch.Tensor)) / 1e6
-        found = f"no room for a batch of {size_mb:.1f} MB ({str(error).strip()})"
-        fix = f"give it more (docker run --shm-size=1g), {FIX}"
-        return UsageError("/dev/shm", got=found, expected="shared memory for the workers' batches", fix=fix)
+        for tensor in tensors if get_worker_info() else ():
+            tensor.share_memory_()
+    except (RuntimeError, OSError) as shortage:
+        size_mb = sum(tensor.nbytes for tensor in tensors) / 1e6
+        return UsageError(
+            "/dev/shm",
+            got=f"no room for a batch of {size_mb:.1f} MB ({str(shortage).strip()})",
+            expected="shared memory for the workers' batches",
+            fix=f"give it more (docker run --shm-size=1g), {FIX}",
+        )
     return batch

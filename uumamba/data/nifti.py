@@ -47,8 +47,13 @@ def read_nifti(path: Path, *, case_id: str, max_bytes: int = MAX_VOLUME_BYTES) -
         with path.open("rb") as file:
             return _read(file, path, case_id, max_bytes)
     except (OSError, EOFError, zlib.error) as error:
-        found = f"{path.name} ({getattr(error, 'strerror', None) or error})"
-        raise CaseError(case_id, "file", got=found, expected="a readable NIfTI file", fix=_RESTORE) from None
+        raise CaseError(
+            case_id,
+            "file",
+            got=f"{path.name} ({getattr(error, 'strerror', None) or error})",
+            expected="a readable NIfTI file",
+            fix=_RESTORE,
+        ) from None
 
 
 def _read(file: BinaryIO, path: Path, case_id: str, max_bytes: int) -> Scan:
@@ -60,8 +65,9 @@ def _read(file: BinaryIO, path: Path, case_id: str, max_bytes: int) -> Scan:
         warn_repaired(case_id, f"{path.name} is {'' if is_compressed else 'not '}compressed, against its name")
     shape, dtype = _checked_shape(header, case_id), _checked_dtype(header, case_id)
     stored = float(header["vox_offset"])
-    is_offset = 0 <= stored < 2**31
-    require_case(is_offset, case_id, "file", got=f"voxels from byte {stored:g} on", expected="0 or more", fix=_RESTORE)
+    require_case(
+        0 <= stored < 2**31, case_id, "file", got=f"voxels from byte {stored:g} on", expected="0 or more", fix=_RESTORE
+    )
     offset = max(int(stored), header.sizeof_hdr)
     end = offset + math.prod(shape) * dtype.itemsize
     check_size(end, case_id, max_bytes)
@@ -71,9 +77,14 @@ def _read(file: BinaryIO, path: Path, case_id: str, max_bytes: int) -> Scan:
     while count := stream.readinto(content[filled : filled + _PIECE]):
         filled += count
     behind = len(stream.read(_SLACK_BYTES + 1)) if is_compressed else 0  # reading to the end verifies the checksum
-    is_whole = offset + filled == end and behind <= _SLACK_BYTES
-    found = f"{path.name} with {offset + filled + behind} bytes or more"
-    require_case(is_whole, case_id, "file", got=found, expected=f"{end} bytes", fix=_RESTORE)
+    require_case(
+        offset + filled == end and behind <= _SLACK_BYTES,
+        case_id,
+        "file",
+        got=f"{path.name} with {offset + filled + behind} bytes or more",
+        expected=f"{end} bytes",
+        fix=_RESTORE,
+    )
     affine, spacing_mm = _physical_grid(header, case_id)
     return Scan(_scaled(voxels.reshape(shape, order="F"), header, case_id), affine, spacing_mm, header, path)
 
@@ -108,22 +119,45 @@ def _parse_header(start: bytes, case_id: str, path: Path) -> Any:
     sizes = [int.from_bytes(start[:4], order) for order in ("little", "big")]
     kind = next((_HEADERS[size] for size in sizes if size in _HEADERS and size <= len(start)), None)
     if kind is None:
-        fix = "give a NIfTI file, or name it by its format"
-        raise CaseError(case_id, "file", got=f"{path.name} without a header", expected="a NIfTI file", fix=fix)
+        raise CaseError(
+            case_id,
+            "file",
+            got=f"{path.name} without a header",
+            expected="a NIfTI file",
+            fix="give a NIfTI file, or name it by its format",
+        )
     header = kind(start[: kind.sizeof_hdr], check=False)  # extensions, of any length, are not read
     magic, valid = (bytes(value).rstrip(b"\0") for value in (header["magic"], kind.single_magic))
-    fix = "convert it to a single .nii.gz file"
-    require_case(magic == valid, case_id, "file", got=f"the magic {magic!r}", expected=repr(valid), fix=fix)
+    require_case(
+        magic == valid,
+        case_id,
+        "file",
+        got=f"the magic {magic!r}",
+        expected=repr(valid),
+        fix="convert it to a single .nii.gz file",
+    )
     return header
 
 
 def _checked_shape(header: Any, case_id: str) -> tuple[int, ...]:
     count = int(header["dim"][0])
     sizes = tuple(int(size) for size in header["dim"][1 : count + 1]) if 1 <= count <= 7 else ()
-    has_voxels, found = min(sizes, default=0) > 0, header["dim"].tolist()
-    require_case(has_voxels, case_id, "shape", got=found, expected="1 to 7 axes of 1 or more", fix=_RESTORE)
-    is_volume, fix = max(sizes[3:], default=1) == 1, "pick one frame or channel and save it as a 3-D scan"
-    require_case(is_volume, case_id, "shape", got=sizes, expected="one 3-D volume of scalars", fix=fix)
+    require_case(
+        min(sizes, default=0) > 0,
+        case_id,
+        "shape",
+        got=header["dim"].tolist(),
+        expected="1 to 7 axes of 1 or more",
+        fix=_RESTORE,
+    )
+    require_case(
+        max(sizes[3:], default=1) == 1,
+        case_id,
+        "shape",
+        got=sizes,
+        expected="one 3-D volume of scalars",
+        fix="pick one frame or channel and save it as a 3-D scan",
+    )
     if len(sizes) > 3:
         warn_repaired(case_id, f"its shape {sizes} is taken as {sizes[:3]}")
     return (*sizes, 1, 1)[:3]
@@ -133,10 +167,21 @@ def _checked_dtype(header: Any, case_id: str) -> np.dtype[Any]:
     try:
         dtype = np.dtype(header.get_data_dtype())
     except (HeaderDataError, KeyError):
-        found = f"the unknown code {int(header['datatype'])}"
-        raise CaseError(case_id, "dtype", got=found, expected="a NIfTI data type", fix=_RESTORE) from None
-    is_real, fix = dtype.kind in "iuf", "give one scalar volume"
-    require_case(is_real, case_id, "dtype", got=dtype, expected="integers or real numbers", fix=fix)
+        raise CaseError(
+            case_id,
+            "dtype",
+            got=f"the unknown code {int(header['datatype'])}",
+            expected="a NIfTI data type",
+            fix=_RESTORE,
+        ) from None
+    require_case(
+        dtype.kind in "iuf",
+        case_id,
+        "dtype",
+        got=dtype,
+        expected="integers or real numbers",
+        fix="give one scalar volume",
+    )
     return dtype
 
 
@@ -145,16 +190,21 @@ def _scaled(voxels: NDArray[Any], header: Any, case_id: str) -> NDArray[Any]:
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
     if slope == 0 or math.isnan(slope) or (slope == 1 and intercept == 0):
         return voxels
-    is_finite, found = math.isfinite(slope * intercept), f"a slope of {slope} and an intercept of {intercept}"
-    require_case(is_finite, case_id, "image", got=found, expected="finite numbers", fix=_CONVERT)
+    require_case(
+        math.isfinite(slope * intercept),
+        case_id,
+        "image",
+        got=f"a slope of {slope} and an intercept of {intercept}",
+        expected="finite numbers",
+        fix=_CONVERT,
+    )
     if voxels.dtype.kind == "f":
         return voxels * slope + intercept
     if slope == 1 and intercept.is_integer():
         shifted = int(voxels.min()) + int(intercept), int(voxels.max()) + int(intercept)
         if np.iinfo(np.int16).min <= shifted[0] and shifted[1] <= np.iinfo(np.int16).max:
             return converted(voxels, np.int16, lambda part: part.astype(np.int64) + int(intercept))
-    is_exact = 2.0 ** (8 * voxels.dtype.itemsize) * abs(slope) + abs(intercept) < float(np.finfo(np.float32).max)
-    return converted(voxels, np.float32 if is_exact else np.float64, lambda part: part * slope + intercept)
+    return converted(voxels, np.float32, lambda part: part * slope + intercept)
 
 
 def _physical_grid(header: Any, case_id: str) -> tuple[Affine, SpacingMm]:
@@ -162,21 +212,44 @@ def _physical_grid(header: Any, case_id: str) -> tuple[Affine, SpacingMm]:
     dimensions = int(header["dim"][0])
     spacing = np.array(header["pixdim"][1:4], dtype=np.float64)
     spacing[dimensions:] = 1.0
-    is_valid = np.isfinite(spacing).all() and spacing.min() > 0
-    require_case(is_valid, case_id, "spacing_mm", got=_listed(spacing), expected="positive numbers", fix=_CORRECT)
+    require_case(
+        np.isfinite(spacing).all() and spacing.min() > 0,
+        case_id,
+        "spacing_mm",
+        got=_listed(spacing),
+        expected="positive numbers",
+        fix=_CORRECT,
+    )
     affine = _agreed_affine(header, case_id)
     scale = np.linalg.norm(affine[:3, :3], axis=0)
-    is_valid = np.isfinite(affine).all() and scale.min() > 0
-    require_case(is_valid, case_id, "affine", got=affine.tolist(), expected="finite, independent axes", fix=_CONVERT)
+    require_case(
+        np.isfinite(affine).all() and scale.min() > 0,
+        case_id,
+        "affine",
+        got=affine.tolist(),
+        expected="finite, independent axes",
+        fix=_CONVERT,
+    )
     spacing[dimensions:] = scale[dimensions:]  # a 2-D image has no third pixdim
     if not np.allclose(scale, spacing, rtol=_SCALE_TOLERANCE, atol=0):
-        is_acdc = int(header["qform_code"]) == 0 and np.allclose(scale, 1, rtol=0, atol=_SCALE_TOLERANCE)
-        expected = f"{_listed(scale)}, the affine's spacing"
-        require_case(is_acdc, case_id, "spacing_mm", got=_listed(spacing), expected=expected, fix=_CORRECT)
+        require_case(
+            int(header["qform_code"]) == 0 and np.allclose(scale, 1, rtol=0, atol=_SCALE_TOLERANCE),
+            case_id,
+            "spacing_mm",
+            got=_listed(spacing),
+            expected=f"{_listed(scale)}, the affine's spacing",
+            fix=_CORRECT,
+        )
         warn_of_acdc_spacing()
     directions, angle_deg = _nearest_orthogonal(affine[:3, :3] / scale)
-    found, fix = f"axes {angle_deg:.1f} degrees off a right angle", "resample it to a straight grid"
-    require_case(angle_deg <= 1, case_id, "affine", got=found, expected="at most 1 degree", fix=fix)
+    require_case(
+        angle_deg <= 1,
+        case_id,
+        "affine",
+        got=f"axes {angle_deg:.1f} degrees off a right angle",
+        expected="at most 1 degree",
+        fix="resample it to a straight grid",
+    )
     if angle_deg > 0.02:
         warn_repaired(case_id, f"its axes are {angle_deg:.2f} degrees off a right angle; taken as straight")
     factor = _MILLIMETRES.get(int(header["xyzt_units"]) % 8, 1.0)
@@ -193,9 +266,8 @@ def _agreed_affine(header: Any, case_id: str) -> Affine:
     sform = np.asarray(header.get_sform(), dtype=np.float64)
     has_sform, has_qform = int(header["sform_code"]) > 0, int(header["qform_code"]) > 0
     if not has_qform:
-        has_unit_scale = np.allclose(np.linalg.norm(sform[:3, :3], axis=0), 1, rtol=0, atol=_SCALE_TOLERANCE)
         require_case(
-            has_sform or has_unit_scale,
+            has_sform or np.allclose(np.linalg.norm(sform[:3, :3], axis=0), 1, rtol=0, atol=_SCALE_TOLERANCE),
             case_id,
             "affine",
             got="sform_code 0, qform_code 0",
@@ -211,8 +283,14 @@ def _agreed_affine(header: Any, case_id: str) -> Affine:
         return qform
     if np.isfinite(sform).all() and np.linalg.det(sform) != 0:
         apart = displacement_voxels(qform, sform, (*header.get_data_shape(), 1, 1)[:3])
-        found = f"sform and qform {apart:.1f} voxels apart"
-        require_case(apart <= 0.5, case_id, "affine", got=found, expected="at most half a voxel", fix=_CORRECT)
+        require_case(
+            apart <= 0.5,
+            case_id,
+            "affine",
+            got=f"sform and qform {apart:.1f} voxels apart",
+            expected="at most half a voxel",
+            fix=_CORRECT,
+        )
     return sform
 
 

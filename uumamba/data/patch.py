@@ -60,9 +60,11 @@ def read_window(
     shape = array.shape[-len(size) :]
     first = [max(begin, 0) for begin in start]
     last = [min(begin + length, available) for begin, length, available in zip(start, size, shape, strict=True)]
-    is_inside = all(low < high for low, high in zip(first, last, strict=True))
     require(
-        is_inside, "start", got=tuple(start), expected=f"a window of size {tuple(size)} that meets the shape {shape}"
+        all(low < high for low, high in zip(first, last, strict=True)),
+        "start",
+        got=tuple(start),
+        expected=f"a window of size {tuple(size)} that meets the shape {shape}",
     )
     source: tuple[Any, ...] = (..., *map(slice, first, last))
     inside = np.array(array[source])

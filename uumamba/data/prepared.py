@@ -73,9 +73,13 @@ class PreparedFolder:
 
     def __init__(self, path: Path | str) -> None:
         path = Path(path)
-        is_finished = all((path / name).is_file() for name in (MANIFEST_NAME, RECIPE_NAME))
-        fix = "make them with `uumamba prepare`"
-        require(is_finished, "prepared folder", got=str(path), expected="a folder of prepared cases", fix=fix)
+        require(
+            all((path / name).is_file() for name in (MANIFEST_NAME, RECIPE_NAME)),
+            "prepared folder",
+            got=str(path),
+            expected="a folder of prepared cases",
+            fix="make them with `uumamba prepare`",
+        )
         kind = TypeAdapter(PreprocessRecipe)
         recipe = read_json(path / RECIPE_NAME, kind, expected="a preparation recipe", fix=_PREPARE)
         for name, value in (("path", path), ("manifest", Manifest.read(path)), ("recipe", recipe)):
@@ -157,8 +161,14 @@ def open_prepared(folder: Path | str, case_id: str) -> PreparedCase:
     source = Path(folder) / "cases" / case_id
     image, label = _map_array(source, "image", case_id), _map_array(source, "label", case_id)
     found, shape = f"{image.shape} and {label.shape}", geometry.prepared_shape
-    is_fitting = image.shape[1:] == shape and label.shape == shape
-    require_case(is_fitting, case_id, "shape", got=found, expected=f"the geometry's {shape}", fix=_PREPARE)
+    require_case(
+        image.shape[1:] == shape and label.shape == shape,
+        case_id,
+        "shape",
+        got=found,
+        expected=f"the geometry's {shape}",
+        fix=_PREPARE,
+    )
     locations: NDArray[np.int32] = np.array(_map_array(source, "locations", case_id))
     return PreparedCase(case_id, image, label, locations, geometry)
 
@@ -220,15 +230,27 @@ def _read_case_file(folder: Path | str, case_id: str) -> _CaseFile:
         stored = read_json(path, _CASE_FILE, expected="a prepared case", fix=_PREPARE)
     except UsageError as error:
         raise CaseError(case_id, error.key, got=error.got, expected=error.expected, fix=error.fix) from None
-    is_current, expected = stored.format == FORMAT_VERSION, str(FORMAT_VERSION)
-    require_case(is_current, case_id, f"{path}: format", got=stored.format, expected=expected, fix=_PREPARE)
+    require_case(
+        stored.format == FORMAT_VERSION,
+        case_id,
+        f"{path}: format",
+        got=stored.format,
+        expected=str(FORMAT_VERSION),
+        fix=_PREPARE,
+    )
     return stored
 
 
 def _as_float16(slab: NDArray[np.float32], case_id: str) -> NDArray[np.float16]:
     largest, limit = float(np.abs(slab).max(initial=0)), float(np.finfo(np.float16).max)
-    expected, fix = f"at most {limit:g} once normalised (float16)", "check the recipe's normalisation"
-    require_case(largest <= limit, case_id, "image", got=largest, expected=expected, fix=fix)
+    require_case(
+        largest <= limit,
+        case_id,
+        "image",
+        got=largest,
+        expected=f"at most {limit:g} once normalised (float16)",
+        fix="check the recipe's normalisation",
+    )
     return torch.from_numpy(np.ascontiguousarray(slab)).half().numpy()
 
 
@@ -242,8 +264,12 @@ def _write_array(path: Path, slabs: Iterable[NDArray[Any]], shape: tuple[int, ..
                 np.lib.format.write_array_header_1_0(file, header)
             file.write(np.ascontiguousarray(slab).data)
             written += slab.size
-        is_whole = written == math.prod(shape)
-        require(is_whole, path.name, got=f"{written} voxels", expected=f"{math.prod(shape)} of the shape {shape}")
+        require(
+            written == math.prod(shape),
+            path.name,
+            got=f"{written} voxels",
+            expected=f"{math.prod(shape)} of the shape {shape}",
+        )
 
 
 def _map_array(source: Path, name: str, case_id: str) -> NDArray[Any]:
@@ -263,6 +289,7 @@ def _digest_of(path: Path, case_id: str) -> bytes:
             with file.open("rb") as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
         except OSError as error:
-            found = f"{file} ({error.strerror})"
-            raise CaseError(case_id, "file", got=found, expected="a readable file", fix="restore the file") from None
+            raise CaseError(
+                case_id, "file", got=f"{file} ({error.strerror})", expected="a readable file", fix="restore the file"
+            ) from None
     return digest.digest()

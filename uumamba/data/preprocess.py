@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 
 from uumamba.data.chunks import spans
 from uumamba.data.geometry import Box, Geometry, find_geometry
-from uumamba.data.hounsfield import DENSE_HU, find_shift
-from uumamba.data.normalise import Image, normaliser_for_ct, normaliser_for_scan
+from uumamba.data.normalise import DENSE_HU, Image, find_shift, normaliser_for_ct, normaliser_for_scan
 from uumamba.data.recipe import CtStatistics, PreprocessRecipe
 from uumamba.data.resample import (
     fill,
@@ -45,7 +44,7 @@ class Preprocessing:
 
     The content of an image is what is not 0; of CT, where air is not 0, it is what is denser than -500 HU, midway
     between lung and soft tissue: the box of the body and the table. Faults of the Hounsfield units are undone first
-    (:func:`uumamba.data.hounsfield.find_shift`).
+    (:func:`uumamba.data.normalise.find_shift`).
 
     Args:
         image: native, three axes as stored, of any real type.
@@ -72,8 +71,13 @@ class Preprocessing:
     ) -> None:
         if label is not None:
             require(label.shape == image.shape, "label", got=label.shape, expected=f"the image's shape {image.shape}")
-        expected, fix = "the statistics of the data set", "prepare the data set, which finds them"
-        require(recipe.is_complete, "ct_statistics", got=recipe.ct_statistics, expected=expected, fix=fix)
+        require(
+            recipe.is_complete,
+            "ct_statistics",
+            got=recipe.ct_statistics,
+            expected="the statistics of the data set",
+            fix="prepare the data set, which finds them",
+        )
         if image.dtype.kind == "f":
             image = image.astype(np.float32, copy=False)
         whole = find_geometry(image.shape, spacing_mm=spacing_mm, affine=affine)
@@ -185,8 +189,12 @@ def restore(probabilities: NDArray[np.floating[Any]], geometry: Geometry) -> Lab
     scores = np.asarray(probabilities)
     _check_shape(scores.shape[1:], geometry)
     require(len(scores) <= 256, "probabilities", got=f"{len(scores)} classes", expected="at most 256")
-    is_finite = all(np.isfinite(each).all() for each in scores)
-    require(is_finite, "probabilities", got="NaN or infinity", expected="finite numbers")
+    require(
+        all(np.isfinite(each).all() for each in scores),
+        "probabilities",
+        got="NaN or infinity",
+        expected="finite numbers",
+    )
     return _to_native(resampled_argmax(scores, geometry.cropped_shape), geometry, outside=0)
 
 
@@ -198,8 +206,12 @@ def _to_native(cropped: NDArray[Any], geometry: Geometry, *, outside: int) -> ND
 
 
 def _check_shape(shape: Sequence[int], geometry: Geometry) -> None:
-    expected = f"the prepared shape {geometry.prepared_shape}"
-    require(tuple(shape) == geometry.prepared_shape, "shape", got=tuple(shape), expected=expected)
+    require(
+        tuple(shape) == geometry.prepared_shape,
+        "shape",
+        got=tuple(shape),
+        expected=f"the prepared shape {geometry.prepared_shape}",
+    )
 
 
 def _stored_by_planes(oriented: NDArray[Any]) -> NDArray[Any]:
@@ -220,13 +232,23 @@ def _box_of_content(image: NDArray[Any], label: LabelMap | None, *, denser_than:
     filled = [np.zeros(size, dtype=np.bool_) for size in image.shape]
     for first, last in spans(len(image), image[0].size):
         planes = image[first:last]
-        is_finite = planes.dtype.kind != "f" or np.isfinite(planes).all()
-        fix = "repair or leave out the scan"
-        require_case(is_finite, case_id, "image", got="NaN or infinity", expected="finite voxels", fix=fix)
+        require_case(
+            planes.dtype.kind != "f" or np.isfinite(planes).all(),
+            case_id,
+            "image",
+            got="NaN or infinity",
+            expected="finite voxels",
+            fix="repair or leave out the scan",
+        )
         _mark(filled, planes != 0 if denser_than is None else planes > denser_than, first, last)
-    found = "0 everywhere" if denser_than is None else "air alone"
-    fix = "restore or leave out the scan"
-    require_case(filled[0].any(), case_id, "image", got=found, expected="content", fix=fix)
+    require_case(
+        filled[0].any(),
+        case_id,
+        "image",
+        got="0 everywhere" if denser_than is None else "air alone",
+        expected="content",
+        fix="restore or leave out the scan",
+    )
     if label is not None:
         for first, last in spans(len(label), label[0].size):
             _mark(filled, label[first:last] != 0, first, last)

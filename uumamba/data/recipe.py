@@ -26,8 +26,12 @@ class CtStatistics:
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     def __post_init__(self) -> None:
-        is_valid = self.low_hu < self.high_hu and self.std_hu > 0
-        require(is_valid, "ct_statistics", got=self, expected="low_hu < high_hu and a positive std_hu")
+        require(
+            self.low_hu < self.high_hu and self.std_hu > 0,
+            "ct_statistics",
+            got=self,
+            expected="low_hu < high_hu and a positive std_hu",
+        )
 
 
 @dataclass(frozen=True)
@@ -61,17 +65,28 @@ class PreprocessRecipe:
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "spacing_mm", tuple(self.spacing_mm))
-        object.__setattr__(self, "clip_percentiles", tuple(self.clip_percentiles))
-        is_spacing = len(self.spacing_mm) == 3 and all(mm is None or 0 < mm < math.inf for mm in self.spacing_mm)
-        require(is_spacing, "spacing_mm", got=self.spacing_mm, expected="three positive numbers or None")
+        require(
+            len(self.spacing_mm) == 3 and all(mm is None or 0 < mm < math.inf for mm in self.spacing_mm),
+            "spacing_mm",
+            got=self.spacing_mm,
+            expected="three positive numbers or None",
+        )
         low, high = self.clip_percentiles
-        is_rising = 0 <= low < high <= 100
-        require(is_rising, "clip_percentiles", got=self.clip_percentiles, expected="two rising numbers from 0 to 100")
-        is_known = self.normalisation in ("zscore", "ct")
-        require(is_known, "normalisation", got=self.normalisation, expected="'zscore' or 'ct'")
-        is_fitting = self.normalisation == "ct" or self.ct_statistics is None
-        require(is_fitting, "ct_statistics", got=self.ct_statistics, expected="None unless normalisation is 'ct'")
+        require(
+            0 <= low < high <= 100,
+            "clip_percentiles",
+            got=self.clip_percentiles,
+            expected="two rising numbers from 0 to 100",
+        )
+        require(
+            self.normalisation in ("zscore", "ct"), "normalisation", got=self.normalisation, expected="'zscore' or 'ct'"
+        )
+        require(
+            self.normalisation == "ct" or self.ct_statistics is None,
+            "ct_statistics",
+            got=self.ct_statistics,
+            expected="None unless normalisation is 'ct'",
+        )
 
     @property
     def is_complete(self) -> bool:

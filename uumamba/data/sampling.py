@@ -37,12 +37,21 @@ class Sampling:
 
     def __post_init__(self) -> None:
         require(self.forced in ("share", "chance"), "forced", got=self.forced, expected="share or chance")
-        is_known = self.classes in ("of_case", "of_data_set")
-        require(is_known, "classes", got=self.classes, expected="of_case or of_data_set")
-        are_finite = all(0 <= weight < math.inf for weight in self.class_weights.values())
-        require(are_finite, "class_weights", got=dict(self.class_weights), expected="finite numbers of at least 0")
-        is_share = 0.0 <= self.content_fraction < 1.0
-        require(is_share, "content_fraction", got=self.content_fraction, expected="at least 0 and below 1")
+        require(
+            self.classes in ("of_case", "of_data_set"), "classes", got=self.classes, expected="of_case or of_data_set"
+        )
+        require(
+            all(0 <= weight < math.inf for weight in self.class_weights.values()),
+            "class_weights",
+            got=dict(self.class_weights),
+            expected="finite numbers of at least 0",
+        )
+        require(
+            0.0 <= self.content_fraction < 1.0,
+            "content_fraction",
+            got=self.content_fraction,
+            expected="at least 0 and below 1",
+        )
 
     def draw_class(self, classes: Sequence[int], generator: Generator) -> int | None:
         """Draw a class at the rate of its weight; None where there are none, or all weigh 0.

@@ -92,8 +92,13 @@ def read_case(case: Case, *, structures: Mapping[str, int]) -> tuple[Scan, Scan]
         CaseError: it has no label, either cannot be read, or they do not lie on each other.
     """
     if case.label is None:
-        fix = "add its label, or leave it out of the training cases"
-        raise CaseError(case.case_id, "label", got=None, expected="a path", fix=fix)
+        raise CaseError(
+            case.case_id,
+            "label",
+            got=None,
+            expected="a path",
+            fix="add its label, or leave it out of the training cases",
+        )
     image = read_image(case.image, case_id=case.case_id, keep_integers=True)
     label = read_label(case.label, structures=structures, case_id=case.case_id)
     check_same_grid(image, label, case_id=case.case_id)
@@ -120,13 +125,24 @@ def write_label(path: Path | str, label: LabelMap, like: Scan) -> None:
 def _read(path: Path, case_id: str, max_bytes: int) -> Scan:
     if path.is_dir():
         return read_dicom_series(path, case_id=case_id, max_bytes=max_bytes)
-    fix = "restore the file or correct its path"
-    require_case(path.is_file(), case_id, "file", got=str(path), expected="an existing regular file", fix=fix)
+    require_case(
+        path.is_file(),
+        case_id,
+        "file",
+        got=str(path),
+        expected="an existing regular file",
+        fix="restore the file or correct its path",
+    )
     if is_nifti_name(path):
         return read_nifti(path, case_id=case_id, max_bytes=max_bytes)
-    expected = f"a file that ends in {', '.join(('.nii', '.nii.gz', *ITK_SUFFIXES))}"
-    is_known = path.name.lower().endswith(ITK_SUFFIXES)
-    require_case(is_known, case_id, "file", got=path.name, expected=expected, fix="convert it, or give a DICOM folder")
+    require_case(
+        path.name.lower().endswith(ITK_SUFFIXES),
+        case_id,
+        "file",
+        got=path.name,
+        expected=f"a file that ends in {', '.join(('.nii', '.nii.gz', *ITK_SUFFIXES))}",
+        fix="convert it, or give a DICOM folder",
+    )
     return read_itk(path, case_id=case_id, max_bytes=max_bytes)
 
 
@@ -145,9 +161,14 @@ def _without_nonfinite(voxels: NDArray[Any], case_id: str) -> NDArray[Any]:
     if finite.all():
         return voxels
     share = 1 - finite.mean()
-    is_harmless = share <= _MOST_BAD_VOXELS and not _touches_body(voxels, finite)
-    found, expected = f"{share:.2%} NaN or infinite voxels", f"at most {_MOST_BAD_VOXELS:.0%}, and none in the body"
-    require_case(is_harmless, case_id, "image", got=found, expected=expected, fix="repair or leave out the scan")
+    require_case(
+        share <= _MOST_BAD_VOXELS and not _touches_body(voxels, finite),
+        case_id,
+        "image",
+        got=f"{share:.2%} NaN or infinite voxels",
+        expected=f"at most {_MOST_BAD_VOXELS:.0%}, and none in the body",
+        fix="repair or leave out the scan",
+    )
     lowest = voxels[finite].min()
     warn_repaired(case_id, f"{(~finite).sum()} NaN or infinite voxels outside the body are set to {lowest:g}")
     return np.where(finite, voxels, lowest)
@@ -163,18 +184,31 @@ def _touches_body(voxels: NDArray[Any], finite: NDArray[np.bool_]) -> bool:
 
 
 def _as_label(voxels: NDArray[Any], structures: Mapping[str, int], case_id: str) -> LabelMap:
-    is_byte = all(0 < value < 256 for value in structures.values())
-    require(is_byte, "structures", got=dict(structures), expected="values from 1 to 255")
+    require(
+        all(0 < value < 256 for value in structures.values()),
+        "structures",
+        got=dict(structures),
+        expected="values from 1 to 255",
+    )
     values = values_of(voxels)
     whole = np.round(values)
     with np.errstate(invalid="ignore"):  # infinity less infinity
         distances = np.where(np.isfinite(values), np.abs(values - whole), np.inf)
-    is_whole = distances.max() <= _INTEGER_TOLERANCE
-    worst = values[int(np.argmax(distances))].item()
-    require_case(is_whole, case_id, "label", got=worst, expected="integers", fix="correct the label")
+    require_case(
+        distances.max() <= _INTEGER_TOLERANCE,
+        case_id,
+        "label",
+        got=values[int(np.argmax(distances))].item(),
+        expected="integers",
+        fix="correct the label",
+    )
     unknown = sorted({int(value) for value in whole} - {0, *structures.values()})
-    found = ", ".join(map(str, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
-    expected = f"0 background, {', '.join(f'{value} {name}' for name, value in structures.items())}"
-    fix = "correct the label or the list of structures; image and label may be swapped"
-    require_case(not unknown, case_id, "label", got=found, expected=expected, fix=fix)
+    require_case(
+        not unknown,
+        case_id,
+        "label",
+        got=", ".join(map(str, unknown[:5])) + (", ..." if len(unknown) > 5 else ""),
+        expected=f"0 background, {', '.join(f'{value} {name}' for name, value in structures.items())}",
+        fix="correct the label or the list of structures; image and label may be swapped",
+    )
     return voxels if voxels.dtype == np.uint8 else converted(voxels, np.uint8, np.round)

@@ -71,15 +71,14 @@ class WorkerWatch:
             return
         lines = (row.value.decode(errors="replace").partition(" ") for row in self.board)
         where = next((f"at case {case}" for pid, _, case in lines if pid == str(dead.pid)), "before its first case")
-        raise UumambaError(f"A process that reads patches {_end_of(dead)} {where}; often memory ran out: {FIX}.")
+        raise UumambaError(
+            f"A process that reads patches {_end_of(dead)} {where}; often memory or /dev/shm is full: {FIX}."
+        )
 
 
 def _end_of(process: BaseProcess) -> str:
     code = process.exitcode or 0
-    if code >= 0:
-        return f"ended by itself with exit code {code}"
-    name = signal.Signals(-code).name
-    return f"was ended by {name}" + (", as when /dev/shm is full," if name == "SIGBUS" else "")
+    return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended by itself with exit code {code}"
 
 
 @contextmanager
@@ -88,5 +87,9 @@ def _shared_memory() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        found, fix = error.strerror or error, "mount /dev/shm, or read in this process with `--set training.workers=0`"
-        raise UsageError("/dev/shm", got=found, expected="shared memory for workers", fix=fix) from error
+        raise UsageError(
+            "/dev/shm",
+            got=error.strerror or error,
+            expected="shared memory for workers",
+            fix="mount /dev/shm, or read in this process with `--set training.workers=0`",
+        ) from error

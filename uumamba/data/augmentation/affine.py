@@ -69,8 +69,12 @@ class Affine:
         scale_probability: float = 0.2,
         scale: Range = (0.7, 1.4),
     ) -> None:
-        is_size = len(patch_size) in (2, 3) and min(patch_size) >= 1
-        require(is_size, "patch_size", got=tuple(patch_size), expected="two or three positive numbers")
+        require(
+            len(patch_size) in (2, 3) and min(patch_size) >= 1,
+            "patch_size",
+            got=tuple(patch_size),
+            expected="two or three positive numbers",
+        )
         self.patch_size = tuple(int(size) for size in patch_size)
         self.in_plane_only = len(patch_size) == 2 or rotates_in_plane_only(patch_size)
         self.rotation_probability = check_probability("rotation_probability", rotation_probability)
@@ -131,19 +135,17 @@ def rotation_matrices(angles_deg: Tensor) -> Tensor:
     """
     angles = angles_deg.double() * (math.pi / 180.0)
     if angles.shape[1] == 1:
-        return _turn(angles[:, 0], dimensions=2, plane=(0, 1))
+        return _turn(angles[:, 0], dimensions=2, plane=[0, 1])
     about_z, about_y, about_x = (
-        _turn(angles[:, axis], dimensions=3, plane=plane) for axis, plane in enumerate([(1, 2), (0, 2), (0, 1)])
+        _turn(angles[:, axis], dimensions=3, plane=plane) for axis, plane in enumerate([[1, 2], [0, 2], [0, 1]])
     )
     return about_z @ about_y @ about_x
 
 
-def _turn(angle: Tensor, *, dimensions: int, plane: tuple[int, int]) -> Tensor:
-    first, second = plane
+def _turn(angle: Tensor, *, dimensions: int, plane: list[int]) -> Tensor:
     matrix = torch.eye(dimensions, dtype=angle.dtype).repeat(len(angle), 1, 1)
-    matrix[:, first, first] = matrix[:, second, second] = angle.cos()
-    matrix[:, first, second] = -angle.sin()
-    matrix[:, second, first] = angle.sin()
+    turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], dim=1).reshape(-1, 2, 2)
+    matrix[:, torch.tensor(plane)[:, None], torch.tensor(plane)] = turn
     return matrix
 
 
@@ -165,8 +167,12 @@ def _sampling_grid(
 
 
 def _centre_starts(size: tuple[int, ...], patch_size: tuple[int, ...]) -> tuple[int, ...]:
-    is_covered = len(size) == len(patch_size) and all(have >= want for have, want in zip(size, patch_size, strict=True))
-    require(is_covered, "image", got=size, expected=f"a spatial shape of at least the patch size {patch_size}")
+    require(
+        len(size) == len(patch_size) and all(have >= want for have, want in zip(size, patch_size, strict=True)),
+        "image",
+        got=size,
+        expected=f"a spatial shape of at least the patch size {patch_size}",
+    )
     return tuple((have - want) // 2 for have, want in zip(size, patch_size, strict=True))
 
 

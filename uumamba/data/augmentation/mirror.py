@@ -37,10 +37,18 @@ class Mirror:
         swaps: Mapping[int, Sequence[tuple[int, int]]] | None = None,
     ) -> None:
         swaps = swaps or {}
-        are_axes = len(set(axes)) == len(axes) and set(axes) <= set(range(dimensions))
-        require(are_axes, "mirror_axes", got=tuple(axes), expected=f"distinct axes from 0 to {dimensions - 1}")
-        are_mirrored = swaps.keys() <= set(axes)
-        require(are_mirrored, "mirror_swaps", got=sorted(swaps), expected=f"some of the mirrored axes {tuple(axes)}")
+        require(
+            len(set(axes)) == len(axes) and set(axes) <= set(range(dimensions)),
+            "mirror_axes",
+            got=tuple(axes),
+            expected=f"distinct axes from 0 to {dimensions - 1}",
+        )
+        require(
+            swaps.keys() <= set(axes),
+            "mirror_swaps",
+            got=sorted(swaps),
+            expected=f"some of the mirrored axes {tuple(axes)}",
+        )
         self.axes = tuple(axes)
         self.tables = {axis: _exchange_table(pairs) for axis, pairs in swaps.items()}
         self.probability = check_probability("mirror_probability", probability)
@@ -67,8 +75,12 @@ class Mirror:
 def _exchange_table(pairs: Sequence[tuple[int, int]]) -> Tensor:
     """Table of 256 label values with each pair exchanged."""
     named = [value for pair in pairs for value in pair]
-    are_labels = len(set(named)) == len(named) and set(named) <= set(range(256))
-    require(are_labels, "mirror_swaps", got=tuple(pairs), expected="pairs of labels from 0 to 255, each label once")
+    require(
+        len(set(named)) == len(named) and set(named) <= set(range(256)),
+        "mirror_swaps",
+        got=tuple(pairs),
+        expected="pairs of labels from 0 to 255, each label once",
+    )
     table = torch.arange(256)
     for first, second in pairs:
         table[first], table[second] = second, first
