@@ -26,7 +26,7 @@ _DAMAGED = (
     OSError, EOFError, KeyError, OverflowError, ValueError, zlib.error,
 )  # fmt: skip
 _GZIP_MAGIC = b"\x1f\x8b"
-_Grid = tuple[tuple[int, ...], NDArray[np.float64], tuple[float, float, float]]
+_Grid = tuple[tuple[int, ...], NDArray[np.float64], tuple[float, ...]]
 
 
 def files_below(folder: Path) -> list[Path]:

@@ -11,7 +11,12 @@ import numpy as np
 import pytest
 import SimpleITK
 
+from uumamba.data.case import Case, Manifest
+from uumamba.data.geometry import find_geometry
+from uumamba.data.prepared import PreparedFolder, write_prepared
+from uumamba.data.preprocess import PreprocessRecipe
 from uumamba.data.warn import warn_of_acdc_spacing
+from uumamba.runtime.files import write_json
 
 STRUCTURES = {"RV": 1, "MYO": 2, "LV": 3}
 WriteScan = Callable[..., Path]
@@ -99,6 +104,23 @@ def make_odd_files(tmp_path: Path) -> None:
     (tmp_path / "text.nii").write_text("no scan" * 100)
     (tmp_path / "text.png").write_text("no scan")
     (tmp_path / "empty").mkdir()
+
+
+@pytest.fixture(scope="session")
+def prepare() -> Callable[[Path, dict[str, tuple[np.ndarray, np.ndarray]]], PreparedFolder]:
+    """``prepare(path, {case_id: (image, label)})``: a real prepared folder; images may have several channels."""
+
+    def prepare(path: Path, cases: dict[str, tuple[np.ndarray, np.ndarray]]) -> PreparedFolder:
+        listed = tuple(Case(name, name[0], f"centre-{name[0]}", path / f"{name}.nii.gz") for name in cases)
+        Manifest("test", "cine MRI", {"one": 1, "two": 2}, listed).write(path / "dataset.json")
+        write_json(path / "recipe.json", PreprocessRecipe(spacing_mm=(None, None, None)).to_json())
+        for name, (image, label) in cases.items():
+            geometry = find_geometry(label.shape[::-1], spacing_mm=(1.5, 1.5, 10.0))
+            write_prepared(path, name, image=image[:1], label=label, geometry=geometry, key="key")
+            np.save(path / "cases" / name / "image.npy", image.astype(np.float16), allow_pickle=False)
+        return PreparedFolder(path)
+
+    return prepare
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import AliasPath, BaseModel, ConfigDict, Field, TypeAdapter
 
 from uumamba.data.stored_json import read_json
-from uumamba.runtime.errors import UsageError, require
+from uumamba.runtime.errors import require
 from uumamba.runtime.files import write_json
 
 Split = Literal["training", "test"]
@@ -120,10 +120,9 @@ class Manifest:
         Raises:
             UsageError: the manifest does not list it.
         """
-        for case in self.cases:
-            if case.case_id == case_id:
-                return case
-        raise UsageError("case_id", got=case_id, expected=f"one of the {len(self.cases)} cases of {self.name}")
+        found = [case for case in self.cases if case.case_id == case_id]
+        require(found, "case_id", got=case_id, expected=f"one of the {len(self.cases)} cases of {self.name}")
+        return found[0]
 
     def write(self, path: Path | str) -> None:
         """Write ``dataset.json``, whole or absent."""
@@ -154,28 +153,18 @@ class Manifest:
         path = path / MANIFEST_NAME if path.is_dir() else path
         fix = "give a manifest or its folder, or write one with `uumamba prepare`"
         stored = read_json(path, TypeAdapter(_ManifestFile), expected="a data set manifest", fix=fix)
-        folder = path.parent.resolve()
+        listed: tuple[tuple[Split, tuple[Case, ...]], ...] = (("training", stored.training), ("test", stored.test))
         return cls(
             name=stored.name,
             modality=stored.modality,
             structures={name: value for value, name in stored.labels.items() if value != 0},
-            cases=tuple(
-                replace(
-                    case,
-                    image=_absolute(case.image, folder),
-                    label=None if case.label is None else _absolute(case.label, folder),
-                    split=split,
-                )
-                for split, cases in (("training", stored.training), ("test", stored.test))
-                for case in cases
-            ),
+            cases=tuple(_absolute(case, path.parent.resolve(), split) for split, cases in listed for case in cases),
             reference=stored.reference,
             licence=stored.licence,
-            extra={key: value for key, value in (stored.model_extra or {}).items() if key not in _COUNTS},
+            extra={
+                key: value for key, value in (stored.model_extra or {}).items() if key not in ("numTraining", "numTest")
+            },
         )
-
-
-_COUNTS = {"numTraining", "numTest"}
 
 
 class _ManifestFile(BaseModel):
@@ -210,5 +199,6 @@ def _relative(path: Path, folder: Path) -> str:
     return Path(os.path.relpath(path.resolve(), folder)).as_posix()
 
 
-def _absolute(path: Path, folder: Path) -> Path:
-    return Path(os.path.normpath(folder / path))
+def _absolute(case: Case, folder: Path, split: Split) -> Case:
+    image, label = (Path(os.path.normpath(folder / path)) for path in (case.image, case.label or ""))
+    return replace(case, image=image, label=label if case.label else None, split=split)

@@ -1,7 +1,7 @@
 """Random patches of prepared cases, each decided by its own key alone."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -17,11 +17,9 @@ from uumamba.data.sampling import Sampling, cases_by_class
 from uumamba.data.worker_watch import report_reading
 from uumamba.runtime.errors import CaseError, require
 from uumamba.runtime.seeds import generator_for, key_to_seed
+from uumamba.types import Batch
 
-__all__ = ["OpenCases", "PatchDataset", "batches"]
-
-Key = tuple[int, int]
-"""``(epoch, index)``; the index runs over all samples of the epoch, batch by batch."""
+__all__ = ["OpenCases", "PatchDataset", "batches", "case_views"]
 
 TRIES = 10
 """Draws of a patch in the search for one that is not background."""
@@ -106,7 +104,6 @@ class PatchDataset(Dataset[Sample]):
             expected="a number from 0 to 1",
         )
         require(margin >= 1.0, "margin", got=margin, expected="at least 1")
-        self.folder = folder
         self.cases = OpenCases(folder)
         self.case_ids = tuple(case_ids)
         self.domains: Mapping[str, str] = {case_id: folder.manifest.by_id(case_id).domain for case_id in self.case_ids}
@@ -125,8 +122,8 @@ class PatchDataset(Dataset[Sample]):
     def __len__(self) -> int:
         return self.batch_size * self.batches_per_epoch
 
-    def __getitem__(self, key: Key) -> Sample:
-        """The sample of a key.
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        """Read the sample of ``(epoch, index)``; the index runs over all samples of the epoch, batch by batch.
 
         Returns:
             ``image`` ``(C, *window)`` float32, ``label`` ``(1, *window)`` int64, ``domain``, ``case_id``, and the
@@ -197,3 +194,37 @@ class PatchDataset(Dataset[Sample]):
         image = torch.from_numpy(pixels.astype(np.float32))
         label = torch.from_numpy(read_window(case.label, start, window, fill=0).astype(np.int64))[None]
         return (image[:, 0], label[:, 0]) if is_flat else (image, label)
+
+
+def case_views(
+    folder: PreparedFolder, case_ids: Sequence[str], *, patch_size: Sequence[int], views: int, seed: int = 0
+) -> Iterator[Batch]:
+    """Yield case by case the same patches at every call, not augmented, each around a voxel of a foreground class.
+
+    The patches are stacked along an axis of their own: ``image`` ``(1, C, views, *patch_size)`` and ``label``
+    ``(1, 1, views, *patch_size)``; a case without foreground shows random patches.
+
+    Args:
+        folder: the prepared folder.
+        case_ids: the cases, in order.
+        patch_size: ``(Y, X)``, which is one slice, or ``(Z, Y, X)``.
+        views: patches a case.
+        seed: key of their positions, with the case's id.
+
+    Raises:
+        UsageError: a number is out of range, or a case is not known.
+        CaseError: a case cannot be read.
+    """
+    for case_id in case_ids:
+        dataset = PatchDataset(
+            folder,
+            [case_id],
+            patch_size=patch_size,
+            batch_size=views,
+            batches_per_epoch=1,
+            foreground_fraction=1.0,
+            seed=key_to_seed(seed, "views", case_id),
+        )
+        samples = [dataset[0, index] for index in range(views)]
+        stacked = {name: torch.stack([sample[name] for sample in samples], dim=1)[None] for name in ("image", "label")}
+        yield {**stacked, "domain": [samples[0]["domain"]], "case_id": [case_id]}

@@ -1,13 +1,13 @@
 """Geometry of a prepared array in its scan: orientation, crop and grid, each with its inverse."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
 from nibabel.orientations import io_orientation
 from numpy.typing import NDArray
-from pydantic import ConfigDict, TypeAdapter
+from pydantic import ConfigDict
 
 from uumamba.runtime.errors import require
 
@@ -20,7 +20,8 @@ _TIE = 1e-3  # spacings this close, relatively, count as equal
 class Geometry:
     """Record that inverts a preparation: native grid, permutation to ``(Z, Y, X)``, crop and prepared grid.
 
-    Spacings are in the order of their array's axes. The crop is in the oriented, uncropped grid.
+    Stored as its fields' plain values (``dataclasses.asdict``). Spacings are in the order of their array's axes. The
+    crop is in the oriented, uncropped grid.
 
     Args:
         native_shape: of the scan as stored.
@@ -85,19 +86,6 @@ class Geometry:
         size = _triple(map(_new_size, shape, old, target_spacing_mm))
         spacing = (mm * before / after for mm, before, after in zip(old, shape, size, strict=True))
         return replace(cropped, prepared_shape=size, prepared_spacing_mm=_triple(spacing))
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for JSON; ``from_json`` gives an equal geometry."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> "Geometry":
-        """Geometry from :meth:`to_json`'s values, also after a round through JSON text.
-
-        Raises:
-            ValueError: a key is missing or unknown, or a value is of another kind.
-        """
-        return TypeAdapter(cls).validate_python(stored)
 
 
 def find_geometry(

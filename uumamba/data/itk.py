@@ -1,8 +1,7 @@
 """MetaImage, NRRD and DICOM, read by SimpleITK; its LPS+ world becomes RAS+."""
 
 import locale
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,6 @@ import numpy as np
 
 from uumamba.data.grid import Scan, check_size
 from uumamba.runtime.errors import CaseError, require_case
-
-# SimpleITK is imported by the first scan that needs it: it takes a third of a second, and NIfTI does without.
 
 ITK_SUFFIXES = (".mha", ".mhd", ".nrrd")
 _RESTORE = "restore it from its source"
@@ -24,9 +21,8 @@ def read_itk(path: Path, *, case_id: str, max_bytes: int) -> Scan:
     Raises:
         CaseError: the file is damaged, too large, or holds anything but one scalar volume.
     """
-    import SimpleITK
-
-    reader = SimpleITK.ImageFileReader()
+    sitk = _simple_itk()
+    reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
         reader.ReadImageInformation()
@@ -36,40 +32,38 @@ def read_itk(path: Path, *, case_id: str, max_bytes: int) -> Scan:
         raise _unreadable(path, error, case_id) from None
 
 
-@contextmanager
-def _restored_locale() -> Iterator[None]:
-    """Undo the C locale that ITK's DICOM code sets, in which Python would read text files as ASCII."""
-    before = locale.setlocale(locale.LC_ALL)
-    try:
-        yield
-    finally:
-        locale.setlocale(locale.LC_ALL, before)
-
-
-@_restored_locale()
 def read_dicom_series(folder: Path, *, case_id: str, max_bytes: int) -> Scan:
     """Read the one DICOM series of a folder, its slices sorted by position.
 
     Raises:
         CaseError: there is no series or more than one, slices are missing or double, or a file is damaged.
     """
-    import SimpleITK
-
-    series = SimpleITK.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-    require_case(
-        len(series) == 1,
-        case_id,
-        "file",
-        got=f"a folder with {len(series)} DICOM series",
-        expected="one series",
-        fix="give a folder with one series, or a scan file",
-    )
-    names = SimpleITK.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
+    sitk = _simple_itk()
+    before = locale.setlocale(locale.LC_ALL)  # ITK's DICOM code sets the C locale, where Python reads text as ASCII
     try:
+        series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+        require_case(
+            len(series) == 1,
+            case_id,
+            "file",
+            got=f"a folder with {len(series)} DICOM series",
+            expected="one series",
+            fix="give a folder with one series, or a scan file",
+        )
+        names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
         _check_slices(names, case_id, max_bytes)
-        return _to_scan(SimpleITK.ReadImage(names), folder, case_id)
+        return _to_scan(sitk.ReadImage(names), folder, case_id)
     except RuntimeError as error:
         raise _unreadable(folder, error, case_id) from None
+    finally:
+        locale.setlocale(locale.LC_ALL, before)
+
+
+def _simple_itk() -> Any:
+    """Import SimpleITK for the first scan that needs it: it takes a third of a second, and NIfTI does without."""
+    import SimpleITK
+
+    return SimpleITK
 
 
 def _check_announced(reader: Any, case_id: str, max_bytes: int) -> None:
@@ -87,11 +81,10 @@ def _check_announced(reader: Any, case_id: str, max_bytes: int) -> None:
 
 def _check_slices(names: Sequence[str], case_id: str, max_bytes: int) -> None:
     """Refuse a stack with a gap or a double slice, which the series reader would space evenly without a warning."""
-    import SimpleITK
-
+    sitk = _simple_itk()
     positions = []
     for name in names:
-        reader = SimpleITK.ImageFileReader()
+        reader = sitk.ImageFileReader()
         reader.SetFileName(name)
         reader.ReadImageInformation()
         _check_announced(reader, case_id, max_bytes // len(names))
@@ -111,12 +104,11 @@ def _check_slices(names: Sequence[str], case_id: str, max_bytes: int) -> None:
 
 
 def _to_scan(image: Any, path: Path, case_id: str) -> Scan:
-    import SimpleITK
-
+    sitk = _simple_itk()
     if image.GetDimension() == 4 and image.GetSize()[3] == 1:
-        image = SimpleITK.Extract(image, [*image.GetSize()[:3], 0])
+        image = sitk.Extract(image, [*image.GetSize()[:3], 0])
     if image.GetDimension() == 2:
-        image = SimpleITK.JoinSeries(image)
+        image = sitk.JoinSeries(image)
     require_case(
         image.GetDimension() == 3,
         case_id,
@@ -138,7 +130,7 @@ def _to_scan(image: Any, path: Path, case_id: str) -> Scan:
     lps = np.eye(4)
     lps[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * spacing
     lps[:3, 3] = image.GetOrigin()
-    array, affine = SimpleITK.GetArrayFromImage(image).transpose(2, 1, 0), np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps
+    array, affine = sitk.GetArrayFromImage(image).transpose(2, 1, 0), np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps
     return Scan(array, affine, tuple(map(float, spacing)), None, path)
 
 

@@ -73,7 +73,7 @@ def _read(file: BinaryIO, path: Path, case_id: str, max_bytes: int) -> Scan:
     check_size(end, case_id, max_bytes)
     stream.seek(offset)
     voxels = np.empty(math.prod(shape), dtype)
-    content, filled = memoryview(voxels).cast("B"), 0
+    content, filled = voxels.data.cast("B"), 0
     while count := stream.readinto(content[filled : filled + _PIECE]):
         filled += count
     behind = len(stream.read(_SLACK_BYTES + 1)) if is_compressed else 0  # reading to the end verifies the checksum
@@ -81,7 +81,7 @@ def _read(file: BinaryIO, path: Path, case_id: str, max_bytes: int) -> Scan:
         offset + filled == end and behind <= _SLACK_BYTES,
         case_id,
         "file",
-        got=f"{path.name} with {offset + filled + behind} bytes or more",
+        got=f"{path.name} with {offset + filled + behind} bytes",
         expected=f"{end} bytes",
         fix=_RESTORE,
     )

@@ -6,7 +6,6 @@ air; some exports lack the intercept, so that air is 0 and water 1024.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -19,6 +18,8 @@ from uumamba.data.warn import warn_repaired
 from uumamba.runtime.errors import require_case
 
 Image = NDArray[np.float32]
+Normaliser = Callable[[NDArray[Any]], Image]
+"""``normaliser(planes)``: some planes of stored values to normalised float32."""
 
 AIR_HU = -1024
 DENSE_HU = -500
@@ -31,36 +32,16 @@ _MOST_NEGATIVE = 0.001
 _LEAST_TISSUE = 0.05
 
 
-@dataclass(frozen=True)
-class Normaliser:
-    """Clip to ``low`` and ``high``, subtract ``mean`` and divide by ``std``.
-
-    Args:
-        low: smallest value kept.
-        high: largest value kept.
-        mean: becomes 0.
-        std: becomes 1.
-        as_float: converts stored values to the scale of the four numbers.
-    """
-
-    low: float
-    high: float
-    mean: float
-    std: float
-    as_float: Callable[[NDArray[Any]], Image]
-
-    def __call__(self, planes: NDArray[Any]) -> Image:
-        """Normalise some planes; float32."""
-        clipped = np.clip(self.as_float(planes), self.low, self.high)
-        clipped -= np.float32(self.mean)
-        clipped /= np.float32(self.std)
-        return clipped.astype(np.float32, copy=False)
-
-
 def normaliser_for_ct(statistics: CtStatistics, *, shift: int) -> Normaliser:
     """Normaliser of CT, alike for every scan of a data set; stored values plus ``shift`` are Hounsfield units."""
-    as_float = partial(to_hounsfield, shift=shift)
-    return Normaliser(statistics.low_hu, statistics.high_hu, statistics.mean_hu, statistics.std_hu, as_float)
+    return partial(
+        _normalise,
+        low=statistics.low_hu,
+        high=statistics.high_hu,
+        mean=statistics.mean_hu,
+        std=statistics.std_hu,
+        as_float=partial(to_hounsfield, shift=shift),
+    )
 
 
 def normaliser_for_scan(image: NDArray[Any], clip_percentiles: tuple[float, float], *, case_id: str) -> Normaliser:
@@ -80,7 +61,17 @@ def normaliser_for_scan(image: NDArray[Any], clip_percentiles: tuple[float, floa
         expected="more than one value",
         fix="leave out the scan",
     )
-    return Normaliser(low, high, mean, std, _as_float32)
+    return partial(_normalise, low=low, high=high, mean=mean, std=std, as_float=_as_float32)
+
+
+def _normalise(
+    planes: NDArray[Any], *, low: float, high: float, mean: float, std: float, as_float: Callable[[NDArray[Any]], Image]
+) -> Image:
+    """Clip some planes to ``low`` and ``high``, subtract ``mean`` and divide by ``std``; float32."""
+    clipped = np.clip(as_float(planes), low, high)
+    clipped -= np.float32(mean)
+    clipped /= np.float32(std)
+    return clipped.astype(np.float32, copy=False)
 
 
 def _mean(image: NDArray[Any], change: Callable[[NDArray[Any]], NDArray[Any]]) -> float:

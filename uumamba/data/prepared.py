@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +56,13 @@ class PreparedCase:
     geometry: Geometry
 
 
-@dataclass(frozen=True)
 class PreparedFolder:
     """A folder that ``uumamba prepare`` finished.
+
+    Attributes:
+        path: the folder.
+        manifest: its cases.
+        recipe: their preprocessing.
 
     Args:
         path: the folder.
@@ -67,23 +71,18 @@ class PreparedFolder:
         UsageError: nothing was prepared there, or preparing it was never finished.
     """
 
-    path: Path
-    manifest: Manifest
-    recipe: PreprocessRecipe
-
     def __init__(self, path: Path | str) -> None:
-        path = Path(path)
+        self.path = Path(path)
         require(
-            all((path / name).is_file() for name in (MANIFEST_NAME, RECIPE_NAME)),
+            all((self.path / name).is_file() for name in (MANIFEST_NAME, RECIPE_NAME)),
             "prepared folder",
             got=str(path),
             expected="a folder of prepared cases",
             fix="make them with `uumamba prepare`",
         )
         kind = TypeAdapter(PreprocessRecipe)
-        recipe = read_json(path / RECIPE_NAME, kind, expected="a preparation recipe", fix=_PREPARE)
-        for name, value in (("path", path), ("manifest", Manifest.read(path)), ("recipe", recipe)):
-            object.__setattr__(self, name, value)
+        self.recipe = read_json(self.path / RECIPE_NAME, kind, expected="a preparation recipe", fix=_PREPARE)
+        self.manifest = Manifest.read(self.path)
 
     def case(self, case_id: str) -> PreparedCase:
         """Open one case.
@@ -146,7 +145,7 @@ def write_prepared(
         "format": FORMAT_VERSION,
         "key": key,
         "label_voxels": {str(value): int(voxels[value]) for value in np.flatnonzero(voxels)},
-        "geometry": geometry.to_json(),
+        "geometry": asdict(geometry),
     }
     write_json(target / CASE_NAME, stored)
 
@@ -282,14 +281,17 @@ def _map_array(source: Path, name: str, case_id: str) -> NDArray[Any]:
 
 
 def _digest_of(path: Path, case_id: str) -> bytes:
-    files = sorted(child for child in path.iterdir() if child.is_file()) if path.is_dir() else [path]
     digest = hashlib.sha256()
-    for file in files:
-        try:
+    try:
+        for file in sorted(child for child in path.iterdir() if child.is_file()) if path.is_dir() else [path]:
             with file.open("rb") as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
-        except OSError as error:
-            raise CaseError(
-                case_id, "file", got=f"{file} ({error.strerror})", expected="a readable file", fix="restore the file"
-            ) from None
+    except OSError as error:
+        raise CaseError(
+            case_id,
+            "file",
+            got=f"{error.filename} ({error.strerror})",
+            expected="a readable file",
+            fix="restore the file",
+        ) from None
     return digest.digest()

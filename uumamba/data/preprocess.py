@@ -83,9 +83,8 @@ class Preprocessing:
         whole = find_geometry(image.shape, spacing_mm=spacing_mm, affine=affine)
         oriented = _stored_by_planes(whole.orient(image))
         oriented_label = None if label is None else _stored_by_planes(whole.orient(label))
-        statistics, shift = recipe.ct_statistics, 0
-        if statistics is not None:
-            shift = find_shift(oriented, case_id=case_id)
+        statistics = recipe.ct_statistics
+        shift = 0 if statistics is None else find_shift(oriented, case_id=case_id)
         denser_than = None if statistics is None else DENSE_HU - shift
         box = _box_of_content(oriented, oriented_label, denser_than=denser_than, case_id=case_id)
         self.geometry: Geometry = whole.with_crop(box, target_spacing_mm=recipe.spacing_mm)

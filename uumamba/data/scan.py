@@ -57,12 +57,10 @@ def read_image(
     Raises:
         CaseError: the scan cannot be read with certainty; the message says why and what to do.
     """
-    path = Path(path)
-    case_id = case_id or path.name
-    scan = _read(path, case_id, max_bytes)
+    scan = _read(Path(path), case_id or Path(path).name, max_bytes)
     if keep_integers and scan.array.dtype.kind in "iu":
         return scan
-    return replace(scan, array=_as_float32(scan.array, case_id))
+    return replace(scan, array=_as_float32(scan.array, case_id or scan.path.name))
 
 
 def read_label(
@@ -79,10 +77,8 @@ def read_label(
     Raises:
         CaseError: as for an image; or a value is not within 0.001 of an integer, or is no structure's.
     """
-    path = Path(path)
-    case_id = case_id or path.name
-    scan = _read(path, case_id, max_bytes)
-    return replace(scan, array=_as_label(scan.array, structures, case_id))
+    scan = _read(Path(path), case_id or Path(path).name, max_bytes)
+    return replace(scan, array=_as_label(scan.array, structures, case_id or scan.path.name))
 
 
 def read_case(case: Case, *, structures: Mapping[str, int]) -> tuple[Scan, Scan]:
@@ -115,8 +111,12 @@ def write_label(path: Path | str, label: LabelMap, like: Scan) -> None:
     """
     path = Path(path)
     require(path.name.endswith(".nii.gz"), "path", got=str(path), expected="a name that ends in .nii.gz")
-    found, expected = (label.dtype, label.shape), f"uint8 of shape {like.array.shape}"
-    require(found == (np.uint8, like.array.shape), "label", got=f"{found[0]} of shape {found[1]}", expected=expected)
+    require(
+        label.dtype == np.uint8 and label.shape == like.array.shape,
+        "label",
+        got=f"{label.dtype} of shape {label.shape}",
+        expected=f"uint8 of shape {like.array.shape}",
+    )
     header = like.header if like.header is not None else new_header(label.shape, like.affine)
     with whole_file(path) as unfinished:
         unfinished.write_bytes(encode_label(label, header))

@@ -152,8 +152,8 @@ def fast_scan(
     y, x = (np.linspace(-1.0, 1.0, length) for length in image.shape[1:])
     factor = 1 + (geometry - 1) * np.cos(np.pi / 2 * y[:, None]) * np.cos(np.pi / 2 * x)
     level = strength * float(uniform(generator, noise)) * factor
-    y, x = (np.fft.fftfreq(image.shape[axis], spacing_mm[axis]) for axis in (1, 2))
-    amplitude = 1 / (1 + correlation_mm**2 * (y[:, None] ** 2 + x**2))
+    along_y, along_x = (np.fft.fftfreq(image.shape[axis], spacing_mm[axis]) for axis in (1, 2))
+    amplitude = 1 / (1 + correlation_mm**2 * (along_y[:, None] ** 2 + along_x**2))
     white = [torch.randn(image.shape, generator=generator, dtype=torch.float64).numpy() for _ in range(2)]
     coloured = [np.fft.ifft2(np.fft.fft2(each) * amplitude).real for each in white]
     real, imaginary = (each / math.sqrt(float(np.mean(amplitude**2))) for each in coloured)

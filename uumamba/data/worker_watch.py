@@ -71,14 +71,9 @@ class WorkerWatch:
             return
         lines = (row.value.decode(errors="replace").partition(" ") for row in self.board)
         where = next((f"at case {case}" for pid, _, case in lines if pid == str(dead.pid)), "before its first case")
-        raise UumambaError(
-            f"A process that reads patches {_end_of(dead)} {where}; often memory or /dev/shm is full: {FIX}."
-        )
-
-
-def _end_of(process: BaseProcess) -> str:
-    code = process.exitcode or 0
-    return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended by itself with exit code {code}"
+        code = dead.exitcode or 0
+        end = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended by itself with exit code {code}"
+        raise UumambaError(f"A process that reads patches {end} {where}; often memory or /dev/shm is full: {FIX}.")
 
 
 @contextmanager

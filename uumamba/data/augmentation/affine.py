@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -107,8 +108,16 @@ class Affine:
         Raises:
             UsageError: the batch is smaller than the patch or of another dimension.
         """
-        starts = _centre_starts(tuple(image.shape[2:]), self.patch_size)
-        patch, patch_label = (_crop(array, starts, self.patch_size) for array in (image, label))
+        size, patch_size = tuple(image.shape[2:]), self.patch_size
+        require(
+            len(size) == len(patch_size) and all(have >= want for have, want in zip(size, patch_size, strict=True)),
+            "image",
+            got=size,
+            expected=f"a spatial shape of at least the patch size {patch_size}",
+        )
+        starts = tuple((have - want) // 2 for have, want in zip(size, patch_size, strict=True))
+        window: Any = (..., *(slice(start, start + want) for start, want in zip(starts, patch_size, strict=True)))
+        patch, patch_label = (array[window].clone(memory_format=torch.contiguous_format) for array in (image, label))
         if drawn:
             rows = torch.tensor(drawn.rows, device=image.device)
             patch[rows] = self._resample(image[rows], starts, drawn.values, mode="bilinear", border="border")
@@ -164,18 +173,3 @@ def _sampling_grid(
     shift = (2.0 * start + patch) / extent - 1.0
     theta = torch.cat([linear.flip(1, 2), shift.flip(0).expand(len(linear), -1)[:, :, None]], dim=2)
     return F.affine_grid(theta.float(), [len(theta), 1, *patch_size], align_corners=False)
-
-
-def _centre_starts(size: tuple[int, ...], patch_size: tuple[int, ...]) -> tuple[int, ...]:
-    require(
-        len(size) == len(patch_size) and all(have >= want for have, want in zip(size, patch_size, strict=True)),
-        "image",
-        got=size,
-        expected=f"a spatial shape of at least the patch size {patch_size}",
-    )
-    return tuple((have - want) // 2 for have, want in zip(size, patch_size, strict=True))
-
-
-def _crop(array: Tensor, starts: tuple[int, ...], patch_size: tuple[int, ...]) -> Tensor:
-    window = tuple(slice(start, start + size) for start, size in zip(starts, patch_size, strict=True))
-    return array[(slice(None), slice(None), *window)].clone(memory_format=torch.contiguous_format)

@@ -5,14 +5,14 @@ import os
 import signal
 import time
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import pytest
 import torch
 
-from uumamba.data.augment import Augment
-from uumamba.data.loader import batches
-from uumamba.data.worker_watch import ReadingBoard, tell_reading
+from uumamba.data.loader import BatchShare, batches
+from uumamba.data.worker_watch import report_reading
 from uumamba.runtime.errors import CaseError, UumambaError
 from uumamba.runtime.seeds import generator_for, key_to_seed
 
@@ -32,8 +32,8 @@ class KeyedNoise:
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         if key[1] == self.fails_at:
-            raise CaseError("patient007_frame01", "its image is shorter than its header says", "prepare it anew")
-        tell_reading(f"c{key[1]}")
+            raise CaseError("patient007_frame01", "image", got="9 bytes", expected="10", fix="prepare it anew")
+        report_reading(f"c{key[1]}")
         if key[1] == self.dies_at:
             os.kill(os.getpid(), signal.SIGKILL)
         generator = generator_for(self.seed, *key)
@@ -51,16 +51,6 @@ def test_batches_are_stacked_in_order() -> None:
     assert fed[2]["seed"][1] == key_to_seed(7, "augment", 5, 9)
 
 
-def test_workers_change_no_byte_before_or_after_augmentation() -> None:
-    augment = Augment(patch_size=(16, 16), mirror_axes=(0, 1), bias_field_probability=0.5)
-    alone, shared = list(batches(KeyedNoise(), 1)), list(batches(KeyedNoise(), 1, workers=2))
-    assert len(alone) == len(shared) == 3
-    for one, other in zip(alone, shared, strict=True):
-        assert one["case_id"] == other["case_id"]
-        for left, right in ((one, other), (augment(one), augment(other))):
-            assert all(torch.equal(left[key], right[key]) for key in ("image", "label", "seed"))
-
-
 @pytest.mark.parametrize("workers", [0, 1])
 def test_feeding_leaves_the_global_generator_alone(workers: int) -> None:
     state = torch.get_rng_state()
@@ -69,19 +59,19 @@ def test_feeding_leaves_the_global_generator_alone(workers: int) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_error_reaches_the_caller_whole_after_the_batches_before_it(workers: int) -> None:
+def test_an_error_reaches_the_caller_whole_after_the_batches_before_it(workers: int, refused: Any) -> None:
     fed = batches(KeyedNoise(fails_at=6), 0, workers=workers)
     assert next(fed)["case_id"] == ["c0", "c1", "c2", "c3"]
-    with pytest.raises(CaseError, match="patient007_frame01: its image is shorter than its header says") as caught:
+    with refused("image", got="9 bytes", case_id="patient007_frame01") as caught:
         next(fed)
     assert "in __getitem__" in caught.value.__notes__[0]
 
 
 def test_a_killed_worker_raises_within_seconds() -> None:
     begin = time.monotonic()
-    with pytest.raises(UumambaError, match=r"was ended by SIGKILL at case c6; .*--set training.workers=0"):
+    with pytest.raises(UumambaError, match=r"SIGKILL at case c6;"):
         list(batches(KeyedNoise(dies_at=6), 0, workers=2))
-    assert time.monotonic() - begin < 20
+    assert time.monotonic() - begin < 60
 
 
 def test_a_worker_that_dies_while_a_step_runs_is_noticed_at_the_next_batch_and_not_inside_the_step() -> None:
@@ -93,18 +83,9 @@ def test_a_worker_that_dies_while_a_step_runs_is_noticed_at_the_next_batch_and_n
     worker = multiprocessing.active_children()[0]
     assert worker.pid is not None
     os.kill(worker.pid, signal.SIGKILL)
-    for _ in range(20):  # a step, which goes on
-        time.sleep(0.01)
-    with pytest.raises(UumambaError, match=r"was ended by SIGKILL at case c\d+"):
+    worker.join(60)  # a step, which goes on
+    with pytest.raises(UumambaError, match=r"SIGKILL at case c\d+;"):
         next(fed)
-
-
-def test_a_line_of_a_worker_is_cut_where_it_is_too_long_and_replaced_whole() -> None:
-    board = ReadingBoard(2)
-    board.write(0, "é" * 300)
-    board.write(1, "a long name")
-    board.write(1, "short")
-    assert board.lines() == ["é" * 127 + "\N{REPLACEMENT CHARACTER}", "short"]
 
 
 def test_an_epoch_can_be_left_early() -> None:
@@ -112,3 +93,20 @@ def test_an_epoch_can_be_left_early() -> None:
     next(fed)
     fed.close()
     assert len(list(batches(KeyedNoise(), 0, workers=2))) == 3
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_shares_together_are_each_batch_once_and_foreground_is_spread(ranks: int) -> None:
+    shares = [BatchShare(KeyedNoise(), rank=rank, ranks=ranks) for rank in range(ranks)]
+    whole = [batch["case_id"] for batch in batches(KeyedNoise(), 5)]
+    parts = [[batch["case_id"] for batch in batches(share, 5)] for share in shares]
+    for batch, names in enumerate(whole):
+        found = [part[batch] for part in parts]
+        assert sorted(chain.from_iterable(found)) == sorted(names)
+        forced = [len({*names[2:]} & {*part}) for part in found]  # the last half of each batch
+        assert max(forced) - min(forced) <= 1
+
+
+def test_a_batch_that_cannot_be_shared_equally_is_refused(refused: Any) -> None:
+    with refused("training.batch_size", got=4):
+        BatchShare(KeyedNoise(), rank=0, ranks=3)
