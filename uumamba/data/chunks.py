@@ -57,5 +57,8 @@ def values_of(array: NDArray[Any]) -> NDArray[Any]:
         return np.unique(array)
     is_present = np.zeros(high - low + 1, dtype=np.bool_)  # a tenth of the time of sorting
     for part in chunks(array):
-        is_present[part.astype(np.int64) - low] = True
+        rest = part[part != 0]  # nearly everything is 0 in most label maps
+        is_present[rest.astype(np.int64) - low] = True
+        if rest.size < part.size:
+            is_present[-low] = True
     return np.flatnonzero(is_present) + low

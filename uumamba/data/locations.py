@@ -61,9 +61,10 @@ def draw_in_planes(
         [(0, [0, 1, 2]), (2, [0, 1])]
     """
     ends = np.cumsum(counts)
-    drawn = np.arange(ends[-1])
-    if len(drawn) > wanted:
-        drawn = np.sort(torch.randperm(len(drawn), generator=generator)[:wanted].numpy())
+    total = int(ends[-1])
+    drawn = np.arange(min(total, wanted))
+    if total > wanted:
+        drawn = np.sort(torch.randperm(total, generator=generator)[:wanted].numpy())
     for plane, (count, end) in enumerate(zip(counts, ends, strict=True)):
         within = drawn[(drawn >= end - count) & (drawn < end)] - (end - count)
         if len(within):

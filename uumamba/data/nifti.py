@@ -122,9 +122,9 @@ def _parse_header(start: bytes, case_id: str, path: Path) -> Any:
         raise CaseError(
             case_id,
             "file",
-            got=f"{path.name} without a header",
+            got=f"{path.name} without a NIfTI header in its first {len(start)} bytes",
             expected="a NIfTI file",
-            fix="give a NIfTI file, or name it by its format",
+            fix="restore the file from its source, or name it by its format",
         )
     header = kind(start[: kind.sizeof_hdr], check=False)  # extensions, of any length, are not read
     magic, valid = (bytes(value).rstrip(b"\0") for value in (header["magic"], kind.single_magic))

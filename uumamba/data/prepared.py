@@ -241,7 +241,7 @@ def _read_case_file(folder: Path | str, case_id: str) -> _CaseFile:
 
 
 def _as_float16(slab: NDArray[np.float32], case_id: str) -> NDArray[np.float16]:
-    largest, limit = float(np.abs(slab).max(initial=0)), float(np.finfo(np.float16).max)
+    largest, limit = float(max(-slab.min(initial=0), slab.max(initial=0))), float(np.finfo(np.float16).max)
     require_case(
         largest <= limit,
         case_id,
