@@ -1,7 +1,6 @@
 """Small scans written by nibabel, with headers as they come, ACDC's quirk among them."""
 
 import locale
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -94,16 +93,6 @@ def write_series(tmp_path: Path) -> Iterator[Callable[..., Path]]:
     before = locale.setlocale(locale.LC_ALL)
     yield write
     locale.setlocale(locale.LC_ALL, before)  # SimpleITK leaves the process in the C locale
-
-
-@pytest.fixture
-def make_odd_files(tmp_path: Path) -> None:
-    """Files that are no scans: a link to nowhere, a pipe, text under a scan's name, an empty folder."""
-    (tmp_path / "link.nii.gz").symlink_to(tmp_path / "nowhere.nii.gz")
-    os.mkfifo(tmp_path / "pipe.nii")
-    (tmp_path / "text.nii").write_text("no scan" * 100)
-    (tmp_path / "text.png").write_text("no scan")
-    (tmp_path / "empty").mkdir()
 
 
 @pytest.fixture(scope="session")

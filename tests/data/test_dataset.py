@@ -51,10 +51,8 @@ def test_image_and_label_show_the_same_voxels_of_the_named_case(
     for index in range(40):
         sample = dataset[0, index]
         window = tuple(int(np.ceil(size * margin)) for size in patch_size)
-        assert sample["image"].shape == (3, *window)
-        assert sample["label"].shape == (1, *window)
-        assert sample["image"].dtype == torch.float32
-        assert sample["label"].dtype == torch.int64
+        assert (sample["image"].shape, sample["image"].dtype) == ((3, *window), torch.float32)
+        assert (sample["label"].shape, sample["label"].dtype) == ((1, *window), torch.int64)
         stored = folder.case(sample["case_id"]).label
         z, y, x = (sample["image"] - 1).long()
         # Outside the case the position channels hold their smallest value read; strictly inside, each voxel is unique.
@@ -77,6 +75,9 @@ def test_an_item_depends_on_its_key_alone(folder: PreparedFolder) -> None:
     torch.rand(7)
     for index in reversed(range(8)):
         assert_same(again[2, index], forwards[index])
+    sources = dataset, make_dataset(folder, seed=4)
+    assert len({source[epoch, index]["seed"] for source in sources for epoch in range(3) for index in range(20)}) == 120
+    assert any(not torch.equal(dataset[0, i]["label"], dataset[1, i]["label"]) for i in range(20))
 
 
 @pytest.mark.parametrize("patch_size", [(12, 10), (3, 12, 10)])
@@ -93,22 +94,13 @@ def test_two_workers_read_the_same_bytes_as_none(
         assert_same(augment(one), augment(other))
 
 
-def test_epochs_indices_and_seeds_all_change_the_draws(folder: PreparedFolder) -> None:
-    dataset, other = make_dataset(folder), make_dataset(folder, seed=4)
-    seeds = {source[epoch, index]["seed"] for source in (dataset, other) for epoch in range(3) for index in range(20)}
-    assert len(seeds) == 2 * 3 * 20
-    assert any(not torch.equal(dataset[0, i]["label"], dataset[1, i]["label"]) for i in range(20))
-
-
 def test_cases_come_equally_often_with_their_domain(folder: PreparedFolder) -> None:
     dataset = make_dataset(folder)
     samples = [dataset[epoch, index] for epoch in range(9) for index in range(100)]
     counts = Counter(sample["case_id"] for sample in samples)
     for case_id in SHAPES:
         assert abs(counts[case_id] / 900 - 1 / 3) < 4 * (2 / 9 / 900) ** 0.5
-    assert {(sample["case_id"], sample["domain"]) for sample in samples} == {
-        (case_id, f"centre-{case_id[0]}") for case_id in SHAPES
-    }
+        assert {sample["domain"] for sample in samples if sample["case_id"] == case_id} == {f"centre-{case_id[0]}"}
 
 
 @pytest.mark.parametrize(("batch_size", "fraction", "forced"), [(4, 0.5, 2), (2, 0.33, 1), (3, 0.0, 0), (5, 1.0, 5)])
@@ -116,12 +108,9 @@ def test_the_last_share_of_each_batch_holds_foreground(
     folder: PreparedFolder, batch_size: int, fraction: float, forced: int
 ) -> None:
     dataset = make_dataset(folder, patch_size=(2, 2), batch_size=batch_size, foreground_fraction=fraction)
-    for index in range(len(dataset)):
-        seen = bool(dataset[0, index]["label"].any())
-        if index % batch_size >= batch_size - forced:
-            assert seen
-    free = [i for i in range(len(dataset)) if i % batch_size < batch_size - forced]
-    assert not free or not all(dataset[0, i]["label"].any() for i in free)
+    seen = np.array([bool(dataset[0, index]["label"].any()) for index in range(len(dataset))]).reshape(-1, batch_size)
+    assert seen[:, batch_size - forced :].all()
+    assert forced == batch_size or not seen[:, : batch_size - forced].all()
 
 
 def test_a_class_of_one_voxel_is_centred_on_as_often_as_a_class_of_many(folder: PreparedFolder) -> None:
@@ -136,19 +125,6 @@ def test_a_wider_margin_shows_the_same_patch_in_its_middle(folder: PreparedFolde
     for index in range(30):
         inner = wide[0, index]["label"][:, 0:2, 1:7, 2:9]  # windows of 3, 9 and 11: one, three and four voxels spare
         assert torch.equal(narrow[0, index]["label"], inner)
-
-
-def test_a_patch_larger_than_the_case_holds_all_of_it(folder: PreparedFolder) -> None:
-    sample = make_dataset(folder, patch_size=(8, 60, 60))[0, 0]
-    stored = folder.case(sample["case_id"])
-    shape = stored.label.shape
-    window = tuple(slice((size - n) // 2, (size - n) // 2 + n) for size, n in zip((8, 60, 60), shape, strict=True))
-    inside = torch.zeros(8, 60, 60, dtype=torch.bool)
-    inside[window] = True
-    assert np.array_equal(sample["label"][(0, *window)], stored.label)
-    assert np.array_equal(sample["image"][(slice(None), *window)], stored.image)
-    assert (sample["label"][0][~inside] == 0).all()
-    assert (sample["image"][:, ~inside] == 1.0).all()  # the smallest position code
 
 
 def test_only_the_window_is_read_of_a_large_case(prepare: Prepare, tmp_path: Path) -> None:

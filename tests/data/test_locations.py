@@ -20,15 +20,6 @@ def test_drawn_ordinals_are_those_of_the_voxels_in_order() -> None:
         assert np.array_equal(found, np.argwhere(mask)[ordinals])
 
 
-def test_each_voxel_is_as_likely_as_another() -> None:
-    counts = np.zeros(10)
-    for seed in range(2000):
-        for plane, within in draw_in_planes([4, 6], 3, torch.Generator().manual_seed(seed)):
-            counts[4 * plane + within] += 1
-    # 2000 x 3 / 10 = 600, with a standard deviation of sqrt(2000 x 0.3 x 0.7) = 20.
-    assert np.abs(counts - 600).max() < 80
-
-
 def test_locations_are_at_most_2000_a_class_and_depend_on_the_case_alone() -> None:
     label = np.zeros((3, 40, 60), dtype=np.uint8)
     label[:2], label[2, :10] = 1, 3

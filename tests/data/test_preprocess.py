@@ -131,8 +131,7 @@ def test_the_crop_is_the_box_of_what_is_not_zero_widened_to_the_label() -> None:
 def test_zscore_gives_mean_0_and_variance_1_whatever_the_scale(heart: tuple[np.ndarray, np.ndarray]) -> None:
     image, _ = heart
     array = preprocess(image, spacing_mm=(1, 1, 8), recipe=KEPT)[0]
-    assert abs(array.mean(dtype=np.float64)) < 1e-4
-    assert abs(array.std(dtype=np.float64) - 1) < 1e-4
+    assert (array.mean(dtype=np.float64), array.std(dtype=np.float64)) == pytest.approx((0, 1), abs=1e-4)
     scaled = preprocess(image * 7.0, spacing_mm=(1, 1, 8), recipe=KEPT)[0]
     np.testing.assert_allclose(array, scaled, atol=1e-4)
 
@@ -249,12 +248,9 @@ def test_an_invalid_recipe_is_refused(refused: Any, key: str, got: Any) -> None:
 
 
 def test_a_recipe_whose_statistics_are_still_to_be_found_is_completed() -> None:
-    open_recipe = PreprocessRecipe((None, None, None), normalisation="ct")
-    assert not open_recipe.is_complete
-    assert CT.is_complete
-    assert CT.completes(open_recipe)
-    assert CT.completes(CT)
-    assert not open_recipe.completes(CT)
+    unfinished = PreprocessRecipe((None, None, None), normalisation="ct")
+    assert (unfinished.is_complete, CT.is_complete) == (False, True)
+    assert (CT.completes(unfinished), CT.completes(CT), unfinished.completes(CT)) == (True, True, False)
     assert not CT.completes(PreprocessRecipe((1.0, 1.0, 1.0), normalisation="ct"))
 
 

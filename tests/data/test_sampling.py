@@ -66,18 +66,19 @@ def test_the_defaults_draw_as_ever(folder: PreparedFolder) -> None:
         assert np.array_equal(sample["image"], case.image[(slice(None), *window)].astype(np.float32))
 
 
-def test_a_class_of_one_case_comes_as_often_as_one_of_all(folder: PreparedFolder) -> None:
-    by_case = counts(make(folder, foreground_fraction=1.0))
-    by_class = counts(make(folder, Sampling(classes="of_data_set"), foreground_fraction=1.0))
-    assert within(by_case[2], 1 / 6, 1000)  # one case of three, one class of two
-    assert within(by_class[2], 1 / 2, 1000)
-
-
-@pytest.mark.parametrize("classes", ["of_case", "of_data_set"])
-def test_a_class_comes_as_often_as_its_weight_says(folder: PreparedFolder, classes: Any) -> None:
-    weighted = Sampling(classes=classes, class_weights={2: 3.0})
-    found = counts(make(folder, weighted, foreground_fraction=1.0))
-    assert within(found[2], {"of_case": 1 / 3 * 3 / 4, "of_data_set": 3 / 4}[classes], 1000)
+@pytest.mark.parametrize(
+    ("sampling", "share"),
+    [
+        (Sampling(), 1 / 6),  # one case of three, one class of two
+        (Sampling(classes="of_data_set"), 1 / 2),
+        (Sampling(class_weights={2: 3.0}), 1 / 3 * 3 / 4),
+        (Sampling(classes="of_data_set", class_weights={2: 3.0}), 3 / 4),
+    ],
+)
+def test_a_class_comes_as_often_as_its_case_and_weight_say(
+    folder: PreparedFolder, sampling: Sampling, share: float
+) -> None:
+    assert within(counts(make(folder, sampling, foreground_fraction=1.0))[2], share, 1000)
 
 
 def test_a_class_of_weight_zero_is_never_drawn_and_a_case_of_such_gives_a_random_patch(folder: PreparedFolder) -> None:

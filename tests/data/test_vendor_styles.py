@@ -60,7 +60,7 @@ def test_equal_arguments_give_equal_bytes_and_no_strength_the_image(name):
 @pytest.mark.parametrize("name", STYLES)
 def test_more_strength_changes_more_and_little_strength_little(name):
     original = body()
-    changes = [np.sqrt(np.mean((styled(name, strength=s) - original) ** 2)) for s in (0.01, 0.3, 0.6, 1.0)]
+    changes = [np.sqrt(np.mean((styled(name, strength=s) - original) ** 2)) for s in (0.01, 0.4, 1.0)]
     assert changes == sorted(changes)
     # Coarser by a hundredth takes the outermost frequencies at once, which hold little.
     assert changes[0] < 0.05 * changes[-1] or (name == "coarse_matrix" and changes[0] < 0.2 * changes[-1])
@@ -81,30 +81,20 @@ def test_the_smallest_images_give_finite_ones(name, shape):
     assert np.isfinite(styled(name, np.arange(np.prod(shape), dtype=float).reshape(shape))).all()
 
 
-def test_the_coil_multiplies_any_image_by_the_same_smooth_field():
-    first, second = normalised(body()) + 0.5, normalised(body()[:, ::-1]) + 0.5
-    for image in (first, second):
-        image[0, 0, 0], image[-1] = 0, np.percentile(image, 99.5)  # both on the scale of 0 to white
-    fields = [
-        np.divide(styled("surface_coil", image), image, out=np.ones(SHAPE), where=image > 0.4)[:2]
-        for image in (first, second)
-    ]
-    np.testing.assert_allclose(fields[0][0, 1:], fields[1][0, 1:], rtol=1e-4)
-    log_field = np.log(fields[0][:, 1:])
-    assert log_field.max() - log_field.min() > np.log(1.5)
+def test_the_coil_multiplies_any_image_by_the_same_smooth_field_that_is_best_at_the_border():
+    images = [normalised(body()) + 0.5, normalised(body()[:, ::-1]) + 0.5, np.ones(SHAPE)]
+    for image in images:
+        image[0, 0, 0], image[-1] = 0, np.percentile(image, 99.5)  # all on the scale of 0 to white
+    fields = [np.log(styled("surface_coil", image)[:2, 1:] / image[:2, 1:]) for image in images]
+    for field in fields:
+        np.testing.assert_allclose(field, fields[2], atol=1e-4)
+    assert np.ptp(field) > np.log(1.5)
     # A neighbour differs by at most the steepest slope of -1.5 log(1 + d^2 / R^2), which is 1.5 / R at d = R.
-    assert np.abs(np.diff(log_field, axis=1)).max() <= 1.5 / 130 * SPACING_MM[1] * 1.001
-    assert np.abs(np.diff(log_field, axis=2)).max() <= 1.5 / 130 * SPACING_MM[2] * 1.001
-
-
-def test_the_coil_sees_the_side_it_lies_on_best():
-    image = np.full(SHAPE, 1.0)
-    image[0, 0, 0] = 0
-    for seed in range(4):
-        field = styled("surface_coil", image, seed=seed)[1]
-        y, x = np.unravel_index(field.argmax(), field.shape)
-        half = np.array(field.shape) / 2
-        assert np.hypot(*((np.array([y, x]) - half + 0.5) / half)) > 0.9  # on the ellipse through the edges' middles
+    for axis in (1, 2):
+        assert np.abs(np.diff(field, axis=axis)).max() <= 1.5 / 130 * SPACING_MM[axis] * 1.001
+    position = np.array(np.unravel_index(field[1].argmax(), field[1].shape)) + np.array([1, 0])
+    half = np.array(SHAPE[1:]) / 2
+    assert np.hypot(*((position - half + 0.5) / half)) > 0.9  # on the ellipse through the edges' middles
 
 
 def test_lifted_shadows_is_one_power_and_keeps_the_order_of_intensities():
@@ -112,9 +102,7 @@ def test_lifted_shadows_is_one_power_and_keeps_the_order_of_intensities():
     before, after = normalised(image), normalised(styled("lifted_shadows", image))
     inner = (before > 0.02) & (before < 0.9)
     powers = np.log(after[inner]) / np.log(before[inner])
-    assert powers.min() >= 0.4
-    assert powers.max() <= 0.55
-    assert np.ptp(powers) < 1e-3
+    assert 0.4 <= powers.min() <= powers.max() <= min(0.55, powers.min() + 1e-3)
     assert spearmanr(before.ravel(), after.ravel()).statistic > 0.9999
 
 
@@ -142,11 +130,8 @@ def test_a_coarse_matrix_has_no_frequency_above_its_resolution(axis):
     assert power_by_frequency(shifted, *within, axis=axis) > power_by_frequency(image, *within, axis=axis)
     kept = np.fft.fft2(image)[:, :8, :8]  # up to 7 / (96 * 1.5 mm) = 0.05 per mm
     np.testing.assert_allclose(np.fft.fft2(shifted)[:, :8, :8], kept, atol=0.01 * np.abs(kept).max())
-
-
-def test_an_axis_that_is_coarser_already_stays():
-    image = body()
-    np.testing.assert_allclose(styled("coarse_matrix", image, spacing_mm=(8.0, 5.0, 5.0)), image, atol=1e-3)
+    coarser = styled("coarse_matrix", image, spacing_mm=(8.0, 5.0, 5.0))
+    np.testing.assert_allclose(coarser, image, atol=1e-3)
 
 
 def test_a_fast_scan_has_coloured_noise_that_is_twice_as_strong_in_the_middle():
@@ -163,12 +148,7 @@ def test_a_fast_scan_has_coloured_noise_that_is_twice_as_strong_in_the_middle():
     # The amplitude is 1 / (1 + (4 mm * f)^2): at 0.03 and 0.235 per mm the power differs 3.4 times.
     expected = ((1 + (4 * 0.235) ** 2) / (1 + (4 * 0.03) ** 2)) ** 2
     assert low / high == pytest.approx(expected, rel=0.2)
-
-
-def test_noise_of_a_magnitude_is_never_negative():
-    image = np.zeros((4, 32, 32))
-    image[:, 8:24, 8:24] = 1
-    assert styled("fast_scan", image).min() >= 0
+    assert styled("fast_scan", np.pad(np.ones((4, 16, 16)), 8)).min() >= 0  # a magnitude
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from uumamba.data.augmentation.affine import Affine, default_rotation_deg, rotation_matrices
+from uumamba.data.augmentation.affine import Affine, rotation_matrices
 from uumamba.data.augmentation.parameters import Drawn, draw_for_batch
 
 SIZES = [(33, 30), (16, 18, 20), (5, 24, 22)]
@@ -74,15 +74,6 @@ def test_a_flat_patch_turns_each_slice_as_a_2d_image() -> None:
         assert torch.equal(turned_label[:, :, z], slice_label)
 
 
-def test_doubling_the_scale_doubles_the_size_of_a_square() -> None:
-    array = torch.zeros(32, 32, dtype=torch.long)
-    array[12:20, 12:20] = 1
-    _, label = Affine(patch_size=(32, 32)).apply(*batch_of(array), drawn([0.0], 2.0))
-    expected = torch.zeros(32, 32, dtype=torch.long)
-    expected[8:24, 8:24] = 1  # 8 voxels about the centre become 16
-    assert torch.equal(label[0, 0], expected)
-
-
 @pytest.mark.parametrize(("shape", "angles_deg"), [((24, 31), [25.0]), ((14, 16, 18), [20.0, -15.0, 10.0])])
 def test_resampling_agrees_with_scipy(shape: tuple[int, ...], angles_deg: list[float]) -> None:
     generator = np.random.default_rng(0)
@@ -115,12 +106,6 @@ def test_a_wide_window_fills_the_corners_of_a_turned_patch() -> None:
 def test_angles_and_scales_stay_in_their_range_and_reach_its_ends() -> None:
     affine = Affine(patch_size=(8, 8), rotation_probability=1.0, scale_probability=1.0, rotation_deg=(-20.0, 40.0))
     values = draw_for_batch("affine", range(1000), affine.draw).values
-    assert -20 <= values["angles_deg"].min() < -19
-    assert 39 < values["angles_deg"].max() < 40
-    assert 0.7 <= values["scale"].min() < 0.71
-    assert 1.39 < values["scale"].max() < 1.4
-
-
-def test_the_default_angles_are_those_of_nnunet() -> None:
-    assert default_rotation_deg((20, 256, 224)) == (-180.0, 180.0)
-    assert default_rotation_deg((160, 100)) == (-15.0, 15.0)
+    for key, (low, high), near in (("angles_deg", (-20, 40), 1), ("scale", (0.7, 1.4), 0.01)):
+        assert low <= values[key].min() < low + near
+        assert high - near < values[key].max() < high

@@ -3,7 +3,6 @@
 import torch
 
 from uumamba.data.augmentation import Drawn, Mirror
-from uumamba.data.augmentation.parameters import draw_for_batch
 
 
 def test_the_named_axes_are_flipped_in_image_and_label() -> None:
@@ -17,16 +16,6 @@ def test_the_named_axes_are_flipped_in_image_and_label() -> None:
     assert all(
         torch.equal(*pair) for pair in zip(mirror.apply(flipped, flipped_label, flip), (image, label), strict=True)
     )
-
-
-def test_each_axis_is_flipped_at_its_rate_and_independently() -> None:
-    drawn = draw_for_batch("mirror", range(2000), Mirror(dimensions=2, axes=(0, 1), probability=0.5).draw)
-    flips = torch.zeros(2000, 2)
-    flips[list(drawn.rows)] = drawn.values["flip"].float()
-    tolerance = 4 * (0.25 / 2000) ** 0.5
-    assert ((flips.mean(0) - 0.5).abs() < tolerance).all()
-    assert abs(flips.prod(1).mean() - 0.25) < tolerance
-    assert draw_for_batch("mirror", range(50), Mirror(dimensions=2).draw).rows == ()
 
 
 def test_a_flip_along_an_axis_with_swaps_exchanges_the_labels_and_no_other_flip_does() -> None:
