@@ -1,4 +1,4 @@
-"""Small scans written by nibabel, with headers as they come, ACDC's quirk among them."""
+"""Small scans, DICOM series and prepared folders, written for each test."""
 
 import locale
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +29,7 @@ def structures() -> dict[str, int]:
 
 @pytest.fixture(autouse=True)
 def _acdc_warning_not_yet_given() -> Iterator[None]:
-    """Each test is a process of its own as far as the warning goes that is given once."""
+    """Let each test give the warning that a process gives once."""
     warn_of_acdc_spacing.cache_clear()
     yield
     warn_of_acdc_spacing.cache_clear()

@@ -1,4 +1,4 @@
-"""The promises of every transform and of the whole set: rates, seeds, and what each may touch."""
+"""Promises of every transform and of the whole set: rates, seeds, side effects."""
 
 import inspect
 import itertools

@@ -1,4 +1,4 @@
-"""The manifest: unique cases, equal bytes for equal data, readable by MONAI, movable."""
+"""Manifest: unique cases, equal bytes for equal data, readable by MONAI, movable."""
 
 import json
 import shutil

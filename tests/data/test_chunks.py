@@ -1,4 +1,4 @@
-"""Large arrays in pieces give what the whole gives, whatever their order in memory."""
+"""Large arrays in pieces give the result of the whole, in any memory order."""
 
 import numpy as np
 import pytest

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from uumamba.data.augment import Augment
-from uumamba.data.dataset import OpenCases, PatchDataset, batches, case_views
+from uumamba.data.dataset import OpenCases, PatchDataset, batches
 from uumamba.data.prepared import PreparedFolder
 from uumamba.data.sampling import Sampling
 
@@ -188,14 +188,3 @@ def test_a_case_is_opened_once_and_the_one_longest_unused_makes_room(folder: Pre
     assert cases.open("a_frame12") is not kept[1]
     copied = pickle.loads(pickle.dumps(cases))  # as a loader hands it to its workers
     assert copied.open("a_frame12") is not cases.open("a_frame12")
-
-
-def test_views_of_a_case_are_the_same_at_every_call_and_around_foreground(folder: PreparedFolder) -> None:
-    options: dict[str, Any] = {"patch_size": (1, 5, 5), "views": 3}
-    first, second = (list(case_views(folder, list(SHAPES), **options)) for _ in range(2))
-    assert [view["case_id"] for view in first] == [[name] for name in SHAPES]
-    for one, other in zip(first, second, strict=True):
-        assert_same(one, other)
-        assert (one["image"].shape, one["label"].shape) == ((1, 3, 3, 1, 5, 5), (1, 1, 3, 1, 5, 5))
-        assert one["label"][0, 0, :, 0, 2, 2].ge(1).all()
-    assert not torch.equal(next(case_views(folder, list(SHAPES), **options, seed=1))["image"], first[0]["image"])

@@ -1,4 +1,4 @@
-"""Statistics of CT are those of the labelled voxels, the same whenever and wherever they are found."""
+"""Statistics of CT over labelled voxels, the same on every run."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Batches: the same for every number of workers, and no error or death of a worker goes unseen."""
+"""Batches are the same for every number of workers; their errors and deaths are reported."""
 
 import multiprocessing
 import os

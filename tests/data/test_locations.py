@@ -1,4 +1,4 @@
-"""Random voxels: as many as asked for, each as likely as another, the same for the same key."""
+"""Random voxels: the wanted number, the same for the same key."""
 
 import numpy as np
 import torch

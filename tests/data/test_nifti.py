@@ -1,4 +1,4 @@
-"""NIfTI headers: types, scaling, matrices, ACDC's spacing, repairs with a warning, and faults that are refused."""
+"""NIfTI headers: types, scaling, matrices, ACDC's spacing, repairs and faults."""
 
 import gzip
 from collections.abc import Callable
@@ -22,7 +22,7 @@ def array() -> np.ndarray:
 
 
 def header_edited(path: Path, **fields: Any) -> Path:
-    """The file with some header fields overwritten, unchecked."""
+    """Overwrite some header fields, unchecked."""
     is_packed = path.name.endswith(".gz")
     stored = gzip.decompress(path.read_bytes()) if is_packed else path.read_bytes()
     header = nib.Nifti1Header(stored[:348], check=False)

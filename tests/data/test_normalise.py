@@ -1,4 +1,4 @@
-"""Hounsfield units: values 1024 above them are found and shifted, values below air become air."""
+"""Hounsfield units: shifted values and padding are found and mended."""
 
 import warnings
 from typing import Any

@@ -1,4 +1,4 @@
-"""A stored case is whole or absent, and is made from the bytes and the recipe of its key."""
+"""A stored case is whole or absent, and belongs to its key."""
 
 import json
 import pickle
@@ -31,7 +31,7 @@ def case(tmp_path: Path) -> Case:
 
 @pytest.fixture
 def stored(tmp_path: Path, case: Case) -> Stored:
-    """The prepared ``p1``, written into ``tmp_path``."""
+    """Prepared ``p1``, written into ``tmp_path``."""
     generator = np.random.default_rng(0)
     label = generator.integers(0, 4, (12, 10, 4)).astype(np.uint8)
     image, prepared, geometry = preprocess(

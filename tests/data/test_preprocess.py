@@ -1,4 +1,4 @@
-"""``restore`` undoes ``preprocess``: shape exactly, labels bit for bit at native spacing, else with a stated Dice."""
+"""``restore`` undoes ``preprocess``: bit for bit at native spacing, else by Dice."""
 
 import json
 from itertools import permutations, product

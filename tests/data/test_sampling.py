@@ -8,10 +8,8 @@ import pytest
 import torch
 
 from uumamba.data.dataset import PatchDataset
-from uumamba.data.patch import choose_start
 from uumamba.data.prepared import PreparedFolder
 from uumamba.data.sampling import Sampling
-from uumamba.runtime.seeds import generator_for
 
 SHAPE = (6, 24, 30)
 CASES = ("a", "b", "c")
@@ -44,26 +42,6 @@ def counts(dataset: PatchDataset) -> Counter[int]:
 def within(count: int, share: float, of: int) -> bool:
     """Within four standard deviations of a binomial count."""
     return abs(count / of - share) < 4 * (share * (1 - share) / of) ** 0.5
-
-
-def test_the_defaults_draw_as_ever(folder: PreparedFolder) -> None:
-    # What a key drew before there was a choice, written out: the case, its class and the voxel, or the start.
-    dataset = make(folder, patch_size=(2, 4, 5), foreground_fraction=0.5)
-    for index in range(40):
-        generator = generator_for(3, "patch", 7, index)
-        case_id = CASES[int(torch.randint(3, (), generator=generator))]
-        case, centre = folder.case(case_id), None
-        if index % 4 >= 2:
-            classes = np.unique(case.locations[:, 0])
-            drawn = classes[int(torch.randint(len(classes), (), generator=generator))]
-            rows = np.flatnonzero(case.locations[:, 0] == drawn)
-            centre = case.locations[rows[int(torch.randint(len(rows), (), generator=generator))], 1:]
-        start = choose_start(generator, size=(2, 4, 5), shape=SHAPE, centre=centre)
-        window = tuple(slice(first, first + size) for first, size in zip(start, (2, 4, 5), strict=True))
-        sample = dataset[7, index]
-        assert sample["case_id"] == case_id
-        assert np.array_equal(sample["label"][0], case.label[window])
-        assert np.array_equal(sample["image"], case.image[(slice(None), *window)].astype(np.float32))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Every format gives the same grid, damage is refused, and a written label lies on its scan."""
+"""Every format gives the same grid; damage is refused; labels are written onto their scan."""
 
 import os
 import warnings

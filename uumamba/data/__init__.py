@@ -1,4 +1,7 @@
-"""Scans, cases, geometry and patches: the only floor that knows NIfTI, DICOM and MetaImage."""
+"""Scans, cases, geometry and patches.
+
+The only floor that knows NIfTI, DICOM and MetaImage.
+"""
 
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +38,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a name on first use, so that reading a manifest loads neither torch nor nibabel."""
+    """Import a name on first use.
+
+    Reading a manifest loads neither torch nor nibabel.
+    """
     if name in __all__:
         from uumamba.data import augment, dataset, geometry, prepared, preprocess, scan
 

@@ -1,4 +1,7 @@
-"""Augmentation of a whole batch in torch: all parameters are drawn first, then applied."""
+"""Augmentation of a whole batch in torch.
+
+All parameters are drawn first, then applied.
+"""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -24,12 +27,13 @@ from uumamba.types import Batch
 
 
 class Augment:
-    """Random changes of nnU-Net's set, drawn per sample and applied batch-wise on the batch's device.
+    """Random changes of nnU-Net's set for a batch.
 
-    A pure function of the batch: every draw comes from a CPU generator keyed by the sample's ``batch["seed"]`` and the
-    transform's name. A sample comes out the same in any batch, at any place, after a resume and (up to rounding) on any
-    device; adding a transform does not shift another's draws. The batch that is passed in is not written to. With all
-    probabilities 0 and no mirror axes the patch comes back bit for bit.
+    They are drawn per sample and applied batch-wise on the batch's device. A pure function of the batch: every draw
+    comes from a CPU generator keyed by the sample's ``batch["seed"]`` and the transform's name. A sample comes out the
+    same in any batch, at any place, after a resume and (up to rounding) on any device; adding a transform does not
+    shift another's draws. The batch that is passed in is not written to. With all probabilities 0 and no mirror axes
+    the patch comes back bit for bit.
 
     Order: rotation with scaling and the crop to the patch, mirror, bias field, noise, blur, brightness, contrast, low
     resolution, inverted gamma, gamma. Images are expected normalised to about unit variance. For a flat 3-D patch

@@ -1,4 +1,7 @@
-"""Cases and the manifest that lists them: a superset of the Medical Segmentation Decathlon's ``dataset.json``."""
+"""Cases, and the manifest that lists them.
+
+The manifest is a superset of the Medical Segmentation Decathlon's ``dataset.json``.
+"""
 
 import os
 from collections import Counter
@@ -103,7 +106,10 @@ class Manifest:
         domains: Collection[str] | None = None,
         case_ids: Collection[str] | None = None,
     ) -> tuple[Case, ...]:
-        """Cases of a split, of a fold (validation) or of every other fold (training), of some domains, or by name."""
+        """Select cases by split, fold, domain or name.
+
+        ``fold`` gives a fold's validation cases, ``without_fold`` its training cases.
+        """
         return tuple(
             case
             for case in self.cases

@@ -1,4 +1,7 @@
-"""Large arrays, a few million voxels at a time: no temporary as large as the volume."""
+"""Large arrays, a few million voxels at a time.
+
+No temporary is as large as the volume.
+"""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,7 +13,10 @@ CHUNK_VOXELS = 2**22
 
 
 def chunks(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    """Yield flat pieces of an array in its memory order; views where it is stored without gaps."""
+    """Yield flat pieces of an array in its memory order.
+
+    They are views where it is stored without gaps.
+    """
     flat = array.ravel(order="K")
     for start in range(0, flat.size, CHUNK_VOXELS):
         yield flat[start : start + CHUNK_VOXELS]
@@ -19,7 +25,9 @@ def chunks(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
 def converted(
     array: NDArray[Any], dtype: DTypeLike, change: Callable[[NDArray[Any]], NDArray[Any]] | None = None
 ) -> NDArray[Any]:
-    """Copy an array to another type, in the same memory order, with ``change`` applied to the values.
+    """Convert an array to another type, in the same memory order.
+
+    ``change`` is applied to the values.
 
     Example:
         >>> converted(np.array([0.5, 1.5]), np.uint8, lambda part: part * 2).tolist()
@@ -32,7 +40,9 @@ def converted(
 
 
 def spans(size: int, plane_voxels: int) -> Iterator[tuple[int, int]]:
-    """Yield ``(first, last)`` of the slabs of a stack of planes, of about :data:`CHUNK_VOXELS` voxels each.
+    """Yield ``(first, last)`` of the slabs of a stack of planes.
+
+    Each has about :data:`CHUNK_VOXELS` voxels.
 
     Example:
         >>> list(spans(5, CHUNK_VOXELS // 2))

@@ -29,9 +29,10 @@ MOST_OPEN = 200
 
 
 class OpenCases:
-    """The most recently used cases of a folder, kept open: opening one costs more than reading a patch of it.
+    """Most recently used cases of a folder, kept open.
 
-    Pickled for another process, it carries no open files: a mapped array would be copied whole.
+    Opening a case costs more than reading a patch of it. Pickled for another process, it carries no open files: a
+    mapped array would be copied whole.
 
     Args:
         folder: of prepared cases.
@@ -48,14 +49,14 @@ class OpenCases:
 
 
 class PatchDataset(Dataset[Sample]):
-    """Random patches of prepared cases; the item ``(epoch, index)`` is the same in any order and any process.
+    """Random patches of prepared cases.
 
-    Every draw comes from a generator keyed by ``(seed, "patch", epoch, index)``, hence the same bytes for any number of
-    workers and after a resume. Each sample takes a case at random; the last ``round(batch_size x foreground_fraction)``
-    of each batch lie around a voxel of a foreground class of that case, each class being as likely as another (a case
-    without foreground gives a random patch); ``sampling`` changes that. A 2-D patch is one slice. Only the window is
-    read from the memory-mapped arrays. Outside the case the image continues with the smallest value in the window, the
-    label with 0.
+    The item ``(epoch, index)`` is the same in any order and any process. Every draw comes from a generator keyed by
+    ``(seed, "patch", epoch, index)``, hence the same bytes for any number of workers and after a resume. Each sample
+    takes a case at random; the last ``round(batch_size x foreground_fraction)`` of each batch lie around a voxel of a
+    foreground class of that case, each class being as likely as another (a case without foreground gives a random
+    patch); ``sampling`` changes that. A 2-D patch is one slice. Only the window is read from the memory-mapped arrays.
+    Outside the case the image continues with the smallest value in the window, the label with 0.
 
     Args:
         folder: the prepared folder.
@@ -123,7 +124,9 @@ class PatchDataset(Dataset[Sample]):
         return self.batch_size * self.batches_per_epoch
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
-        """Read the sample of ``(epoch, index)``; the index runs over all samples of the epoch, batch by batch.
+        """Read the sample of ``(epoch, index)``.
+
+        The index runs over all samples of the epoch, batch by batch.
 
         Returns:
             ``image`` ``(C, *window)`` float32, ``label`` ``(1, *window)`` int64, ``domain``, ``case_id``, and the
@@ -147,7 +150,7 @@ class PatchDataset(Dataset[Sample]):
             image, label = self._read(case, generator, centre=centre)
         except CaseError:
             raise
-        except Exception as error:  # whatever it was, the case must be named
+        except Exception as error:  # any fault of the files must name the case
             raise CaseError(
                 case_id, "image", got=f"{type(error).__name__}: {error}", expected="whole arrays", fix="prepare it anew"
             ) from error
@@ -166,7 +169,10 @@ class PatchDataset(Dataset[Sample]):
         return index % self.batch_size >= self.batch_size - round(self.batch_size * self.foreground_fraction)
 
     def _draw_centre(self, case: PreparedCase, generator: Generator, *, value: int | None) -> tuple[int, ...] | None:
-        """Draw a voxel ``(z, y, x)`` of a class, or of a drawn one; None where the case has none."""
+        """Draw a voxel ``(z, y, x)`` of a class.
+
+        Without a class one is drawn; None where the case has none.
+        """
         classes = case.locations[:, 0]
         if value is None:
             value = self.sampling.draw_class(np.unique(classes).tolist(), generator)
@@ -199,10 +205,11 @@ class PatchDataset(Dataset[Sample]):
 def case_views(
     folder: PreparedFolder, case_ids: Sequence[str], *, patch_size: Sequence[int], views: int, seed: int = 0
 ) -> Iterator[Batch]:
-    """Yield case by case the same patches at every call, not augmented, each around a voxel of a foreground class.
+    """Yield the same few patches of each case at every call.
 
-    The patches are stacked along an axis of their own: ``image`` ``(1, C, views, *patch_size)`` and ``label``
-    ``(1, 1, views, *patch_size)``; a case without foreground shows random patches.
+    They are not augmented, and each is around a voxel of a foreground class. The patches are stacked along an axis of
+    their own: ``image`` ``(1, C, views, *patch_size)`` and ``label`` ``(1, 1, views, *patch_size)``; a case without
+    foreground shows random patches.
 
     Args:
         folder: the prepared folder.

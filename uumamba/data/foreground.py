@@ -1,4 +1,7 @@
-"""Hounsfield units of a data set's structures: a sample of each case, kept on disk, and statistics over all."""
+"""Statistics of Hounsfield units over a data set's structures.
+
+A sample of each case is kept on disk.
+"""
 
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -25,7 +28,9 @@ SAMPLE_VERSION = 1
 
 
 def keep_foreground(case: Case, *, folder: Path, structures: Mapping[str, int]) -> None:
-    """Store a case's sample in ``folder``, unless the stored one is of the same bytes and structures.
+    """Store a case's sample in ``folder``.
+
+    A stored one of the same bytes and structures is kept.
 
     Raises:
         CaseError: the case cannot be read, or lacks its label.
@@ -41,7 +46,7 @@ def keep_foreground(case: Case, *, folder: Path, structures: Mapping[str, int]) 
 
 
 def statistics_of(case_ids: Iterable[str], *, folder: Path, clip_percentiles: tuple[float, float]) -> CtStatistics:
-    """Compute two percentiles, mean and standard deviation over the stored samples of some cases.
+    """Compute percentiles, mean and standard deviation over stored samples.
 
     A case counts by its sample, so that a large structure in one scan does not outweigh the others. Mean and standard
     deviation are those of all values, not of the clipped ones.
@@ -71,7 +76,9 @@ def statistics_of(case_ids: Iterable[str], *, folder: Path, clip_percentiles: tu
 
 
 def sample_foreground(scan: NDArray[Any], label: LabelMap, *, case_id: str) -> NDArray[np.float32]:
-    """Draw at most 20 000 labelled voxels in Hounsfield units, the same for the same case.
+    """Draw at most 20 000 labelled voxels in Hounsfield units.
+
+    The same case always gives the same sample.
 
     Args:
         scan: native, as stored; read by planes of its last axis.
@@ -86,7 +93,10 @@ def sample_foreground(scan: NDArray[Any], label: LabelMap, *, case_id: str) -> N
 
 
 def _stored(path: Path) -> tuple[str, NDArray[np.float32]]:
-    """Stored key and values; an empty key where the file is missing or damaged."""
+    """Key and values of a stored sample.
+
+    The key is empty where the file is missing or damaged.
+    """
     try:
         with np.load(path, allow_pickle=False) as stored:
             return str(stored["key"]), stored["values"]

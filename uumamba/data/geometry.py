@@ -1,4 +1,7 @@
-"""Geometry of a prepared array in its scan: orientation, crop and grid, each with its inverse."""
+"""Geometry of a prepared array in its scan.
+
+Orientation, crop and grid, each with its inverse.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,10 +21,11 @@ _TIE = 1e-3  # spacings this close, relatively, count as equal
 
 @dataclass(frozen=True)
 class Geometry:
-    """Record that inverts a preparation: native grid, permutation to ``(Z, Y, X)``, crop and prepared grid.
+    """Record that inverts a preparation.
 
-    Stored as its fields' plain values (``dataclasses.asdict``). Spacings are in the order of their array's axes. The
-    crop is in the oriented, uncropped grid.
+    It holds the native grid, the permutation to ``(Z, Y, X)``, the crop and the prepared grid. Stored as its fields'
+    plain values (``dataclasses.asdict``). Spacings are in the order of their array's axes. The crop is in the oriented,
+    uncropped grid.
 
     Args:
         native_shape: of the scan as stored.
@@ -65,7 +69,10 @@ class Geometry:
         return _triple(map(slice, self.crop_start, self.crop_stop))
 
     def orient(self, native: NDArray[Values]) -> NDArray[Values]:
-        """View an array on the native grid with its axes turned to ``(Z, Y, X)``; leading axes stay in front."""
+        """View a native array with its axes turned to ``(Z, Y, X)``.
+
+        Leading axes stay in front.
+        """
         leading = native.ndim - 3
         turned = native.transpose(*range(leading), *(leading + axis for axis in self.axes))
         return turned[_steps(self.flips)]
@@ -77,9 +84,10 @@ class Geometry:
         return oriented[_steps(self.flips)].transpose(*range(leading), *map(int, back))
 
     def with_crop(self, box: Box, *, target_spacing_mm: Sequence[float | None]) -> "Geometry":
-        """Crop to a box of the oriented grid, and fill it exactly with a grid of about the wanted spacing.
+        """Crop to a box, and choose the prepared grid.
 
-        None keeps an axis as it is.
+        The box is of the oriented grid; a grid of about the wanted spacing fills it exactly. None keeps an axis as it
+        is.
         """
         cropped = replace(self, crop_start=_triple(box[0]), crop_stop=_triple(box[1]))
         old, shape = self.oriented_spacing_mm, cropped.cropped_shape
@@ -91,11 +99,12 @@ class Geometry:
 def find_geometry(
     native_shape: Sequence[int], *, spacing_mm: Sequence[float], affine: NDArray[np.float64] | None = None
 ) -> Geometry:
-    """Find the geometry of an uncropped scan on its own grid: the native axes of Z, Y and X.
+    """Find the native axes of Z, Y and X.
 
-    The native axes are matched to the nearest of R, A and S. The axis with the largest spacing cuts through the planes
-    and comes first; of equals the one nearest to S. The other two follow in the order S, A, R, so an axial scan becomes
-    (S, A, R) = ``(z, y, x)``. Without an affine, native axes count as R, A, S.
+    The result is the geometry of an uncropped scan on its own grid. The native axes are matched to the nearest of R, A
+    and S. The axis with the largest spacing cuts through the planes and comes first; of equals the one nearest to S.
+    The other two follow in the order S, A, R, so an axial scan becomes (S, A, R) = ``(z, y, x)``. Without an affine,
+    native axes count as R, A, S.
 
     Args:
         native_shape: three sizes.

@@ -1,4 +1,4 @@
-"""A scan on its native grid, and a check that two scans share it."""
+"""Scans on their native grids, and the check of a pair."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,9 +39,10 @@ class Scan:
 
 
 def check_same_grid(image: Scan, label: Scan, *, case_id: str) -> None:
-    """Refuse a pair with different shapes, or with a corner more than half a voxel apart.
+    """Refuse an image and a label on different grids.
 
-    A smaller shift gives a warning, and the label is taken to lie on the image.
+    Their shapes differ, or a corner is more than half a voxel apart. A smaller shift gives a warning, and the label is
+    taken to lie on the image.
 
     Raises:
         CaseError: shapes or positions differ.
@@ -80,9 +81,9 @@ def check_size(announced: float, case_id: str, max_bytes: int) -> None:
 
 
 def displacement_voxels(affine: Affine, other: Affine, shape: Sequence[int]) -> float:
-    """Largest displacement of a volume's corners between two affines, in voxels along an axis.
+    """Compute the largest displacement of a corner between two affines.
 
-    Both maps are affine, so no voxel moves further than the furthest corner.
+    It is in voxels along an axis. Both maps are affine, so no voxel moves further than the furthest corner.
 
     Example:
         >>> shifted = np.diag([2.0, 2.0, 2.0, 1.0])

@@ -60,7 +60,10 @@ def read_dicom_series(folder: Path, *, case_id: str, max_bytes: int) -> Scan:
 
 
 def _simple_itk() -> Any:
-    """Import SimpleITK for the first scan that needs it: it takes a third of a second, and NIfTI does without."""
+    """Import SimpleITK for the first scan that needs it.
+
+    It takes a third of a second, and NIfTI does without.
+    """
     import SimpleITK
 
     return SimpleITK
@@ -80,7 +83,10 @@ def _check_announced(reader: Any, case_id: str, max_bytes: int) -> None:
 
 
 def _check_slices(names: Sequence[str], case_id: str, max_bytes: int) -> None:
-    """Refuse a stack with a gap or a double slice, which the series reader would space evenly without a warning."""
+    """Refuse a stack with a gap or a double slice.
+
+    The series reader would space its slices evenly without a warning.
+    """
     sitk = _simple_itk()
     positions = []
     for name in names:
@@ -135,6 +141,9 @@ def _to_scan(image: Any, path: Path, case_id: str) -> Scan:
 
 
 def _unreadable(path: Path, error: RuntimeError, case_id: str) -> CaseError:
-    """Error with the last line of ITK's long message, without the paths in front of it."""
+    """Error with the last line of ITK's long message.
+
+    The paths in front of the reason are left out.
+    """
     reason = str(error).strip().rpartition("\n")[2].rpartition("ITK ERROR: ")[2]
     return CaseError(case_id, "file", got=f"{path.name} ({reason})", expected="a readable scan", fix=_RESTORE)

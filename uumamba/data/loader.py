@@ -1,4 +1,7 @@
-"""Batches of a keyed data set, read in this process or in workers, with errors that name the case."""
+"""Batches of a keyed data set.
+
+They are read in this process or in workers, with errors that name the case.
+"""
 
 import traceback
 from collections.abc import Iterator, Sequence
@@ -29,9 +32,10 @@ class KeyedDataset(Protocol):
 
 
 def batches(dataset: KeyedDataset, epoch: int, *, workers: int = 0) -> Iterator[Batch]:
-    """Yield the batches of one epoch, in order; the same bytes for every number of workers.
+    """Yield the batches of one epoch, in order.
 
-    Workers end with the epoch: starting two takes 0.15 s, and nothing outlives the epoch.
+    Every number of workers gives the same bytes. Workers end with the epoch: starting two takes 0.15 s, and nothing
+    outlives the epoch.
 
     Args:
         dataset: usually a :class:`uumamba.data.dataset.PatchDataset`.
@@ -81,11 +85,12 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
 
 class BatchShare:
-    """Every ``ranks``-th sample of each batch of a data set, from the ``rank``-th on; itself such a data set.
+    """One rank's share of every batch of a data set.
 
-    The configuration's batch is the one that all ranks see together. A sample keeps its key in the whole, so its patch
-    and its augmentation are the same for every number of ranks; and as samples centred on foreground come together at
-    a batch's end, ranks get equal numbers of them, up to one.
+    It has every ``ranks``-th sample, from the ``rank``-th on, and is itself such a data set. The configuration's batch
+    is the one that all ranks see together. A sample keeps its key in the whole, so its patch and its augmentation are
+    the same for every number of ranks; and as samples centred on foreground come together at a batch's end, ranks get
+    equal numbers of them, up to one.
 
     Args:
         dataset: the whole.
@@ -127,7 +132,10 @@ class BatchShare:
 
 
 class _ErrorsAsItems(Dataset[Sample | CaseError]):
-    """Data set that returns a CaseError as an item; raised in a worker, it would become a RuntimeError of text."""
+    """Data set that returns a CaseError as an item.
+
+    Raised in a worker, it would become a RuntimeError of text.
+    """
 
     def __init__(self, dataset: KeyedDataset, board: Any) -> None:
         self.dataset = dataset
@@ -142,7 +150,10 @@ class _ErrorsAsItems(Dataset[Sample | CaseError]):
 
 
 def _collate_or_error(samples: Sequence[Any]) -> Batch | UumambaError:
-    """Collate samples; a worker's batch is put into shared memory, as an error in its queue would hang the run."""
+    """Collate samples, or return the first error.
+
+    A worker's batch is put into shared memory here: in its queue an error would hang the run.
+    """
     error = next((sample for sample in samples if isinstance(sample, CaseError)), None)
     if error is not None:
         return error

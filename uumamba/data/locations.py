@@ -1,4 +1,7 @@
-"""Random voxels of structures, drawn plane by plane without a list of all of them."""
+"""Random voxels of structures.
+
+They are drawn plane by plane without a list of all of them.
+"""
 
 from collections.abc import Iterator, Sequence
 
@@ -23,10 +26,12 @@ def count_values(label: LabelMap) -> NDArray[np.int64]:
 
 
 def sample_locations(label: LabelMap, *, case_id: str, counts: NDArray[np.int64] | None = None) -> NDArray[np.int32]:
-    """Draw at most 2000 voxels of each foreground class, rows ``(class, z, y, x)``, the same for the same case.
+    """Draw at most 2000 voxels of each foreground class.
+
+    Rows are ``(class, z, y, x)``; the same case always gives the same ones.
 
     Args:
-        label: read plane by plane, so that it can lie on disk.
+        label: read plane by plane, so that it can stay on disk.
         case_id: key of the draw.
         counts: :func:`count_values`'s, where they are known.
 
@@ -48,7 +53,9 @@ def sample_locations(label: LabelMap, *, case_id: str, counts: NDArray[np.int64]
 def draw_in_planes(
     counts: Sequence[int] | NDArray[np.int64], wanted: int, generator: torch.Generator
 ) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """Draw voxels of a kind, each as likely as another: ``(plane, ordinals within it)``, both in rising order.
+    """Draw voxels of a kind, each as likely as another.
+
+    Yields ``(plane, ordinals within it)``, both in rising order.
 
     Args:
         counts: number of such voxels in each plane.

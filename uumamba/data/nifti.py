@@ -35,10 +35,10 @@ def is_nifti_name(path: Path) -> bool:
 
 
 def read_nifti(path: Path, *, case_id: str, max_bytes: int = MAX_VOLUME_BYTES) -> Scan:
-    """Read a single-file NIfTI-1 or -2, with its scaling applied; the suffix need not match the compression.
+    """Read a single-file NIfTI-1 or -2.
 
-    A trailing axis of size 1 is dropped, a 2-D image gets a third axis of size 1. Integers stay integers where the
-    scaling allows.
+    Its scaling is applied; the suffix need not match the compression. A trailing axis of size 1 is dropped, a 2-D image
+    gets a third axis of size 1. Integers stay integers where the scaling allows.
 
     Raises:
         CaseError: the file is unreadable, or its header or data break a rule.
@@ -90,9 +90,9 @@ def _read(file: BinaryIO, path: Path, case_id: str, max_bytes: int) -> Scan:
 
 
 def encode_label(label: NDArray[np.uint8], header: Any) -> bytes:
-    """Encode a label map as compressed NIfTI with a scan's shape, matrices, codes, pixdim and units.
+    """Encode a label map as compressed NIfTI.
 
-    Equal labels give equal bytes.
+    The scan's shape, matrices, codes, pixdim and units are kept. Equal labels give equal bytes.
     """
     kept = header.copy()
     kept.set_data_dtype(np.uint8)
@@ -106,7 +106,10 @@ def encode_label(label: NDArray[np.uint8], header: Any) -> bytes:
 
 
 def new_header(shape: tuple[int, ...], affine: Affine) -> Any:
-    """NIfTI-1 header for a scan of another format: qform and sform hold its affine, in millimetres."""
+    """Make a NIfTI-1 header for a scan of another format.
+
+    Its qform and sform hold the affine, in millimetres.
+    """
     header = nib.Nifti1Header()
     header.set_data_shape(shape)
     header.set_xyzt_units("mm")
@@ -186,7 +189,10 @@ def _checked_dtype(header: Any, case_id: str) -> np.dtype[Any]:
 
 
 def _scaled(voxels: NDArray[Any], header: Any, case_id: str) -> NDArray[Any]:
-    """Apply slope and intercept; none where the slope is 0 or NaN, as the standard says and all of ACDC has it."""
+    """Apply slope and intercept.
+
+    There are none where the slope is 0 or NaN, by the standard and in all of ACDC.
+    """
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
     if slope == 0 or math.isnan(slope) or (slope == 1 and intercept == 0):
         return voxels
@@ -208,7 +214,10 @@ def _scaled(voxels: NDArray[Any], header: Any, case_id: str) -> NDArray[Any]:
 
 
 def _physical_grid(header: Any, case_id: str) -> tuple[Affine, SpacingMm]:
-    """Affine in millimetres, and the spacing: pixdim's, with which the affine must agree or be ACDC's."""
+    """Affine in millimetres, and the spacing.
+
+    The spacing is pixdim's, with which the affine must agree or be ACDC's.
+    """
     dimensions = int(header["dim"][0])
     spacing = np.array(header["pixdim"][1:4], dtype=np.float64)
     spacing[dimensions:] = 1.0
@@ -262,7 +271,10 @@ def _physical_grid(header: Any, case_id: str) -> tuple[Affine, SpacingMm]:
 
 
 def _agreed_affine(header: Any, case_id: str) -> Affine:
-    """The sform, else the qform; both must agree where both are coded."""
+    """Read the sform, else the qform.
+
+    Both must agree where both are coded.
+    """
     sform = np.asarray(header.get_sform(), dtype=np.float64)
     has_sform, has_qform = int(header["sform_code"]) > 0, int(header["qform_code"]) > 0
     if not has_qform:
@@ -295,7 +307,10 @@ def _agreed_affine(header: Any, case_id: str) -> Affine:
 
 
 def _nearest_orthogonal(directions: Affine) -> tuple[Affine, float]:
-    """Orthogonal matrix nearest to three unit columns, and their largest departure from a right angle in degrees."""
+    """Find the orthogonal matrix nearest to three unit columns.
+
+    The second value is their largest departure from a right angle in degrees.
+    """
     cosines = directions.T @ directions
     largest = float(np.abs(cosines[np.triu_indices(3, k=1)]).max())
     left, _, right = np.linalg.svd(directions)

@@ -1,7 +1,7 @@
-"""Intensity normalisation, and Hounsfield units of CT with known faults of exports undone.
+"""Intensity normalisation, and Hounsfield units.
 
-Air is -1024 HU (some scanners write -1000), water 0. Outside the round field of view scanners write padding far below
-air; some exports lack the intercept, so that air is 0 and water 1024.
+Known faults of CT exports are undone. Air is -1024 HU (some scanners write -1000), water 0. Outside the round field of
+view scanners write padding far below air; some exports lack the intercept, so that air is 0 and water 1024.
 """
 
 import math
@@ -26,14 +26,17 @@ DENSE_HU = -500
 """Midway between air or lung and soft tissue: what is denser belongs to the patient, or to the table."""
 
 _SHIFT_HU = 1024
-_TISSUE_HU = 150  # blood, muscle, fat and water lie this close to 0
+_TISSUE_HU = 150  # blood, muscle, fat and water are this close to 0
 _PADDING_HU = -1500
 _MOST_NEGATIVE = 0.001
 _LEAST_TISSUE = 0.05
 
 
 def normaliser_for_ct(statistics: CtStatistics, *, shift: int) -> Normaliser:
-    """Normaliser of CT, alike for every scan of a data set; stored values plus ``shift`` are Hounsfield units."""
+    """Make the normaliser of CT, alike for every scan.
+
+    Stored values plus ``shift`` are Hounsfield units.
+    """
     return partial(
         _normalise,
         low=statistics.low_hu,
@@ -45,7 +48,9 @@ def normaliser_for_ct(statistics: CtStatistics, *, shift: int) -> Normaliser:
 
 
 def normaliser_for_scan(image: NDArray[Any], clip_percentiles: tuple[float, float], *, case_id: str) -> Normaliser:
-    """Normaliser that clips an image to its own percentiles and gives it mean 0 and variance 1.
+    """Make a normaliser to mean 0 and variance 1.
+
+    It clips an image to its own percentiles first.
 
     Raises:
         CaseError: the image is constant.
@@ -67,7 +72,10 @@ def normaliser_for_scan(image: NDArray[Any], clip_percentiles: tuple[float, floa
 def _normalise(
     planes: NDArray[Any], *, low: float, high: float, mean: float, std: float, as_float: Callable[[NDArray[Any]], Image]
 ) -> Image:
-    """Clip some planes to ``low`` and ``high``, subtract ``mean`` and divide by ``std``; float32."""
+    """Clip, shift and scale some planes; float32.
+
+    They are clipped to ``low`` and ``high``, then less ``mean``, divided by ``std``.
+    """
     clipped = np.clip(as_float(planes), low, high)
     clipped -= np.float32(mean)
     clipped /= np.float32(std)
@@ -84,11 +92,11 @@ def _as_float32(planes: NDArray[Any]) -> Image:
 
 
 def find_shift(scan: NDArray[Any], *, case_id: str) -> int:
-    """Find the offset that makes a scan's values Hounsfield units; warn where it is not 0.
+    """Find the offset that makes a scan's values Hounsfield units.
 
-    Values count as 1024 too high where next to none is negative (a true scan has air, lung or fat) and one in
-    twenty is within 150 of 1024, as soft tissue would be; so much dense bone is in no scan that has neither fat nor
-    air. Padding counts as neither, and is warned of: :func:`to_hounsfield` makes it air.
+    A warning says where it is not 0. Values count as 1024 too high where next to none is negative (a true scan has air,
+    lung or fat) and one in twenty is within 150 of 1024, as soft tissue would be; so much dense bone is in no scan that
+    has neither fat nor air. Padding counts as neither, and is warned of: :func:`to_hounsfield` makes it air.
 
     Raises:
         CaseError: every voxel has the same value.

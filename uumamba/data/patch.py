@@ -42,7 +42,9 @@ def choose_start(
 def read_window(
     array: NDArray[Any], start: Sequence[int], size: Sequence[int], *, fill: float | None = None
 ) -> NDArray[Any]:
-    """Copy a window over the last axes; only the part inside the array is read, and the rest is filled.
+    """Copy a window over the last axes.
+
+    Only the part inside the array is read, and the rest is filled.
 
     Args:
         array: possibly memory-mapped; leading axes beyond ``len(size)`` are channels and read whole.

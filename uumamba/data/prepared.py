@@ -94,9 +94,10 @@ class PreparedFolder:
         return open_prepared(self.path, self.manifest.by_id(case_id).case_id)
 
     def sha256(self) -> str:
-        """Hash each training case's fold and key (its files' bytes and the recipe), on which training depends.
+        """Hash what training depends on.
 
-        Where the folder or the raw scans lie does not matter. No array is read.
+        This is each training case's fold and key (its files' bytes and the recipe). Where the folder or the raw scans
+        lie does not matter. No array is read.
 
         Raises:
             CaseError: a case is not prepared.
@@ -173,7 +174,9 @@ def open_prepared(folder: Path | str, case_id: str) -> PreparedCase:
 
 
 def is_up_to_date(folder: Path | str, case: Case, *, recipe: PreprocessRecipe, structures: Mapping[str, int]) -> bool:
-    """Check that a case is stored whole and made from its present files; they are read only where it is stored.
+    """Check that a case is stored whole and from its present files.
+
+    They are read only where the case is stored.
 
     Raises:
         CaseError: a file of the source cannot be read.
@@ -189,7 +192,9 @@ def is_up_to_date(folder: Path | str, case: Case, *, recipe: PreprocessRecipe, s
 
 
 def source_key(case: Case, *, recipe: PreprocessRecipe, structures: Mapping[str, int]) -> str:
-    """Hash all that a prepared case depends on: bytes of its files, recipe, structures and format version.
+    """Hash all that a prepared case depends on.
+
+    These are the bytes of its files, the recipe, the structures and the format version.
 
     Raises:
         CaseError: a file cannot be read.

@@ -34,13 +34,13 @@ __all__ = [
 
 
 class Preprocessing:
-    """Preprocessing of one scan, whose prepared planes are computed on demand, a slab at a time.
+    """Preprocessing of one scan.
 
-    Orient, crop to the content, clip and normalise, resample. The 48 orientations in which one scan can be stored give
-    one array. Normalisation comes before resampling. Where the voxels of the old or new grid are over three times as
-    long as wide, planes and the axis through them are resampled differently
-    (:func:`uumamba.data.resample.image_slabs`). Besides the given scan, memory holds slabs of a few million voxels;
-    ``"zscore"`` needs one float32 volume for a moment, to find the percentiles.
+    The prepared planes are computed on demand, a slab at a time. Orient, crop to the content, clip and normalise,
+    resample. The 48 orientations in which one scan can be stored give one array. Normalisation comes before resampling.
+    Where the voxels of the old or new grid are over three times as long as wide, planes and the axis through them are
+    resampled differently (:func:`uumamba.data.resample.image_slabs`). Besides the given scan, memory holds slabs of a
+    few million voxels; ``"zscore"`` needs one float32 volume for a moment, to find the percentiles.
 
     The content of an image is what is not 0; of CT, where air is not 0, it is what is denser than -500 HU, midway
     between lung and soft tissue: the box of the body and the table. Faults of the Hounsfield units are undone first
@@ -97,7 +97,10 @@ class Preprocessing:
         )
 
     def image_slabs(self) -> Iterator[Image]:
-        """Yield the prepared image's planes in order, float32 ``(n, Y, X)`` at a time."""
+        """Yield the prepared image's planes in order.
+
+        They are float32 ``(n, Y, X)`` at a time.
+        """
         old, new = self.geometry.cropped_shape, self.geometry.prepared_shape
         anisotropic = is_anisotropic(self.geometry.oriented_spacing_mm, self.geometry.prepared_spacing_mm)
         return image_slabs(
@@ -105,7 +108,9 @@ class Preprocessing:
         )
 
     def label_slabs(self) -> Iterator[LabelMap]:
-        """Yield the prepared label's planes in order, uint8 ``(n, Y, X)`` at a time.
+        """Yield the prepared label's planes in order.
+
+        They are uint8 ``(n, Y, X)`` at a time.
 
         Raises:
             UsageError: the scan came without a label.
@@ -126,7 +131,9 @@ def preprocess(
     label: NDArray[np.uint8] | None = None,
     case_id: str = "image",
 ) -> tuple[Image, LabelMap | None, Geometry]:
-    """Run all of a :class:`Preprocessing` at once: orient, crop to the content, clip and normalise, resample.
+    """Preprocess a scan at once.
+
+    Orient, crop to the content, clip and normalise, resample: all of a :class:`Preprocessing`.
 
     Returns:
         Image ``(1, Z, Y, X)`` float32, label ``(Z, Y, X)`` uint8 or None, and the geometry that undoes it.
@@ -153,11 +160,12 @@ def preprocess(
 
 
 def restore_label(label: LabelMap, geometry: Geometry) -> LabelMap:
-    """Put a prepared label map ``(Z, Y, X)`` on its native grid, with 0 outside the crop.
+    """Put a prepared label map on its native grid.
 
-    The original label comes back bit for bit when the recipe kept the spacing. Otherwise a smooth structure as
-    large as a ventricle comes back with a Dice of 0.97 or more. On ACDC at 1.5 mm the mean over every fourth frame was
-    0.998 for RV and LV and 0.994 for MYO, the worst 0.984, 0.986 and 0.966.
+    ``(Z, Y, X)`` becomes the native shape, with 0 outside the crop. The original label comes back bit for bit when the
+    recipe kept the spacing. Otherwise a smooth structure as large as a ventricle comes back with a Dice of 0.97 or
+    more. On ACDC at 1.5 mm the mean over every fourth frame was 0.998 for RV and LV and 0.994 for MYO, the worst 0.984,
+    0.986 and 0.966.
     """
     _check_shape(label.shape, geometry)
     return _to_native(resample_label(np.asarray(label), geometry.cropped_shape), geometry, outside=0)
@@ -214,16 +222,18 @@ def _check_shape(shape: Sequence[int], geometry: Geometry) -> None:
 
 
 def _stored_by_planes(oriented: NDArray[Any]) -> NDArray[Any]:
-    """An array whose planes are contiguous in memory: itself where they are, forwards or backwards, else a copy.
+    """Copy an array unless its planes are contiguous in memory.
 
-    Reading some planes of another would walk through the whole of its memory.
+    They may be stored forwards or backwards. Reading some planes of another would walk through the whole of its memory.
     """
     strides = [abs(stride) for stride in oriented.strides]
     return oriented if strides == sorted(strides, reverse=True) else np.ascontiguousarray(oriented)
 
 
 def _box_of_content(image: NDArray[Any], label: LabelMap | None, *, denser_than: float | None, case_id: str) -> Box:
-    """Smallest box around voxels above a value (other than 0, where that is None), and around every structure.
+    """Find the smallest box around the content and every structure.
+
+    Content is above a value, or other than 0 where that is None.
 
     Raises:
         CaseError: there is no content, or the image holds NaN or infinity.

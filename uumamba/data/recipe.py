@@ -1,4 +1,4 @@
-"""How scans become arrays: spacing, normalisation and, for CT, the statistics of a data set."""
+"""Recipe of preprocessing: spacing, normalisation and CT statistics."""
 
 import math
 from collections.abc import Mapping
@@ -12,7 +12,9 @@ from uumamba.runtime.errors import require
 
 @dataclass(frozen=True)
 class CtStatistics:
-    """Hounsfield units over a data set's foreground, for a normalisation that is the same for every scan.
+    """Statistics of a data set's foreground in Hounsfield units.
+
+    They make a normalisation that is the same for every scan.
 
     Raises:
         UsageError: the limits do not rise, or the standard deviation is not positive.
@@ -36,7 +38,9 @@ class CtStatistics:
 
 @dataclass(frozen=True)
 class PreprocessRecipe:
-    """How scans become arrays; equal recipes give equal arrays.
+    """Spacing and normalisation of prepared arrays.
+
+    Equal recipes give equal arrays.
 
     Args:
         spacing_mm: wanted spacing through the planes and along the two axes in plane; None keeps the scan's own.
@@ -94,7 +98,9 @@ class PreprocessRecipe:
         return self.normalisation != "ct" or self.ct_statistics is not None
 
     def completes(self, wanted: "PreprocessRecipe") -> bool:
-        """Check for the wanted recipe, or that recipe with the statistics that it left to be found.
+        """Check for the wanted recipe, completed or not.
+
+        The statistics that it left to be found may have been added.
 
         Example:
             >>> wanted = PreprocessRecipe((None, None, None), normalisation="ct")
@@ -109,7 +115,9 @@ class PreprocessRecipe:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "PreprocessRecipe":
-        """Recipe from :meth:`to_json`'s values, also after a round through JSON text; missing keys get defaults.
+        """Read :meth:`to_json`'s values, also after JSON text.
+
+        Missing keys get defaults.
 
         Raises:
             ValueError: a key is unknown, or a value is of another kind.

@@ -1,7 +1,8 @@
-"""Resampling of images and label maps. Grids share their outer faces, as voxels are boxes, not points.
+"""Resampling of images and label maps.
 
-A voxel of the new grid with centre :math:`i + 1/2` reads the old one at :math:`(i + 1/2) n_{old} / n_{new}`; beyond the
-outermost centres the edge value continues. An axis whose size stays is copied bit for bit.
+Grids share their outer faces, as voxels are boxes, not points. A voxel of the new grid with centre :math:`i + 1/2`
+reads the old one at :math:`(i + 1/2) n_{old} / n_{new}`; beyond the outermost centres the edge value continues. An axis
+whose size stays is copied bit for bit.
 
 The new planes come in slabs, and each slab reads only the old planes around it, so that neither the old volume as
 floats nor the new one needs to be in memory.
@@ -29,7 +30,9 @@ _Kernel = Literal["bilinear", "bicubic"]
 
 
 def is_anisotropic(*spacings_mm: Sequence[float]) -> bool:
-    """Check for a grid whose voxels are over three times as long as wide (nnU-Net's rule).
+    """Check for voxels over three times as long as wide.
+
+    This is nnU-Net's rule; one such grid is enough.
 
     Example:
         >>> is_anisotropic((10.0, 1.5, 1.5)), is_anisotropic((3.0, 1.0, 1.0))
@@ -39,11 +42,12 @@ def is_anisotropic(*spacings_mm: Sequence[float]) -> bool:
 
 
 def image_slabs(read: ReadImage, old: Sequence[int], new: Sequence[int], *, anisotropic: bool) -> Iterator[Image]:
-    """Resample an image ``(Z, Y, X)`` to a shape: cubic in plane, and through the planes cubic or linear.
+    """Resample an image ``(Z, Y, X)`` to a shape.
 
-    Through anisotropic slices a cubic curve would ring between values a centimetre apart, so it is linear there.
-    Downsampling is not smoothed beforehand: on ACDC at 1.5 mm smoothing moved the image that is resampled back
-    further from the scan (0.049 instead of 0.037 of its standard deviation) and the mean Dice of labels by 0.0003.
+    It is cubic in plane, and through the planes cubic or linear. Through anisotropic slices a cubic curve would ring
+    between values a centimetre apart, so it is linear there. Downsampling is not smoothed beforehand: on ACDC at 1.5 mm
+    smoothing moved the image that is resampled back further from the scan (0.049 instead of 0.037 of its standard
+    deviation) and the mean Dice of labels by 0.0003.
 
     The kernel is Keys' cubic convolution with a = -0.75. On ACDC at 1.5 mm it differs from a cubic B-spline by 0.014
     standard deviations of the image, and takes 5 ms a frame where SciPy's takes 69.
@@ -61,9 +65,10 @@ def image_slabs(read: ReadImage, old: Sequence[int], new: Sequence[int], *, anis
 
 
 def label_slabs(read: ReadLabel, old: Sequence[int], new: Sequence[int]) -> Iterator[LabelMap]:
-    """Resample a label map ``(Z, Y, X)`` to a shape: the value whose linearly resampled mask is the largest.
+    """Resample a label map ``(Z, Y, X)`` to a shape.
 
-    A tie goes to the smaller value. In each slab only the values of the old planes around it are compared.
+    A voxel gets the value whose linearly resampled mask is the largest. A tie goes to the smaller value. In each slab
+    only the values of the old planes around it are compared.
 
     Yields:
         The new planes in order, ``(n, Y, X)`` at a time.
@@ -81,7 +86,10 @@ def label_slabs(read: ReadLabel, old: Sequence[int], new: Sequence[int]) -> Iter
 
 
 def resample_linear(maps: Image, shape: Sequence[int]) -> Image:
-    """Resample maps ``(K, Z, Y, X)`` linearly to a spatial shape; maps that sum to 1 still do."""
+    """Resample maps ``(K, Z, Y, X)`` linearly to a spatial shape.
+
+    Maps that sum to 1 still do.
+    """
     old, new = maps.shape[1:], tuple(shape)
     through = _Through(old[0], new[0], kernel="bilinear")
     result = np.empty((len(maps), *new), dtype=np.float32)
@@ -93,7 +101,9 @@ def resample_linear(maps: Image, shape: Sequence[int]) -> Image:
 
 
 def resample_label(label: LabelMap, shape: Sequence[int]) -> LabelMap:
-    """Resample a label map ``(Z, Y, X)`` to a shape as :func:`label_slabs` does; equal shapes give an equal copy.
+    """Resample a whole label map as :func:`label_slabs` does.
+
+    Equal shapes give an equal copy.
 
     Example:
         >>> resample_label(np.array([[[0, 0, 5, 5]]], dtype=np.uint8), (1, 1, 8)).tolist()
@@ -105,7 +115,10 @@ def resample_label(label: LabelMap, shape: Sequence[int]) -> LabelMap:
 
 
 def resampled_argmax(maps: Sequence[NDArray[Any]] | NDArray[Any], shape: Sequence[int]) -> LabelMap:
-    """Find the index of the largest map ``(Z, Y, X)`` after linear resampling to a shape; a tie goes to the first."""
+    """Find the index of the largest map after linear resampling.
+
+    The maps are ``(Z, Y, X)``; a tie goes to the first.
+    """
     old, new = maps[0].shape, tuple(shape)
     through = _Through(old[0], new[0], kernel="bilinear")
     result = np.empty(new, dtype=np.uint8)
@@ -163,7 +176,10 @@ class _Through:
 
 
 def _largest(maps: Iterable[Image]) -> LabelMap:
-    """Find the index of the largest map; they are taken one by one, so that all of them never exist together."""
+    """Find the index of the largest map.
+
+    Maps are taken one by one, so that all of them never exist together.
+    """
     each = iter(maps)
     best = torch.from_numpy(next(each)).clone()
     index = torch.zeros(best.shape, dtype=torch.uint8)
@@ -186,5 +202,8 @@ def _interpolate(tensor: Tensor, size: Sequence[int], kernel: _Kernel) -> Tensor
 
 
 def _voxels_a_plane(old: Sequence[int], new: Sequence[int]) -> int:
-    """Count the voxels that one new plane takes at most: its own, or those of its old planes."""
+    """Count the voxels that one new plane takes at most.
+
+    These are its own, or those of its old planes.
+    """
     return max(old[1] * old[2] * -(-old[0] // new[0]), new[1] * new[2])

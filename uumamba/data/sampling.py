@@ -1,4 +1,7 @@
-"""Choice of a patch's centre: how often foreground, of which class, and how much background is allowed."""
+"""Choice of a patch's centre.
+
+How often foreground, of which class, and how much background is allowed.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -54,7 +57,9 @@ class Sampling:
         )
 
     def draw_class(self, classes: Sequence[int], generator: Generator) -> int | None:
-        """Draw a class at the rate of its weight; None where there are none, or all weigh 0.
+        """Draw a class at the rate of its weight.
+
+        None where there are none, or all weigh 0.
 
         Example:
             >>> Sampling(class_weights={1: 0.0}).draw_class([1, 2], Generator())
@@ -68,7 +73,9 @@ class Sampling:
         return classes[int(torch.multinomial(weights, 1, generator=generator))]
 
     def has_content(self, image: NDArray[Any]) -> bool:
-        """Check that enough of a window ``(channel, *spatial)`` rises above its smallest value, in any channel.
+        """Check that enough of a window rises above its smallest value.
+
+        The window is ``(channel, *spatial)``; any channel counts.
 
         Example:
             >>> Sampling(content_fraction=0.5).has_content(np.array([[0.0, 0.0, 1.0]]))
@@ -81,7 +88,9 @@ class Sampling:
 
 
 def cases_by_class(locations: Mapping[str, NDArray[np.int32]]) -> dict[int, tuple[str, ...]]:
-    """List the cases that hold each foreground class, from their locations ``(class, z, y, x)``.
+    """List the cases that hold each foreground class.
+
+    Locations are rows ``(class, z, y, x)``.
 
     Example:
         >>> one, both = np.array([[2, 0, 0, 0]], np.int32), np.array([[1, 0, 0, 0], [2, 0, 0, 0]], np.int32)

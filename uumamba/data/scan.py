@@ -1,4 +1,7 @@
-"""Scans and label maps on their native grids: read with every check, written with the scan's own header."""
+"""Scans and label maps on their native grids.
+
+They are read with every check, and written with the scan's own header.
+"""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -41,12 +44,12 @@ def read_image(
     max_bytes: int = MAX_VOLUME_BYTES,
     keep_integers: bool = False,
 ) -> Scan:
-    """Read one 3-D scan: NIfTI, MetaImage, NRRD, or a folder with one DICOM series.
+    """Read one 3-D scan.
 
-    Where a NIfTI header's affine and pixdim disagree, the columns of the affine have unit length and qform_code is 0
-    (all of ACDC), the spacing is pixdim's, with one :class:`AcdcSpacingWarning` a process; any other disagreement is
-    refused. A few NaN or infinite voxels around the body become the smallest value; in the body, or above 1 % of all,
-    they are refused.
+    It is NIfTI, MetaImage, NRRD, or a folder with one DICOM series. Where a NIfTI header's affine and pixdim disagree,
+    the columns of the affine have unit length and qform_code is 0 (all of ACDC), the spacing is pixdim's, with one
+    :class:`AcdcSpacingWarning` a process; any other disagreement is refused. A few NaN or infinite voxels around the
+    body become the smallest value; in the body, or above 1 % of all, they are refused.
 
     Args:
         path: the file or folder.
@@ -70,7 +73,7 @@ def read_label(
 
     Args:
         path: as for :func:`read_image`.
-        structures: the values that may stand beside 0, at most 255.
+        structures: the valid values besides 0, at most 255.
         case_id: named in errors.
         max_bytes: the largest uncompressed volume to read.
 
@@ -85,7 +88,7 @@ def read_case(case: Case, *, structures: Mapping[str, int]) -> tuple[Scan, Scan]
     """A case's image, its integers kept, and its label on the same grid.
 
     Raises:
-        CaseError: it has no label, either cannot be read, or they do not lie on each other.
+        CaseError: it has no label, either cannot be read, or their grids differ.
     """
     if case.label is None:
         raise CaseError(
@@ -102,9 +105,10 @@ def read_case(case: Case, *, structures: Mapping[str, int]) -> tuple[Scan, Scan]
 
 
 def write_label(path: Path | str, label: LabelMap, like: Scan) -> None:
-    """Write a label map as ``.nii.gz``, whole or absent, with its scan's shape, matrices, codes, pixdim and units.
+    """Write a label map as ``.nii.gz``, whole or absent.
 
-    A scan that was not NIfTI gives a new header whose qform and sform both hold its affine.
+    It gets its scan's shape, matrices, codes, pixdim and units. A scan that was not NIfTI gives a new header whose
+    qform and sform both hold its affine.
 
     Raises:
         ValueError: the label is not uint8, not of the scan's shape, or the path does not end in ``.nii.gz``.
@@ -175,7 +179,10 @@ def _without_nonfinite(voxels: NDArray[Any], case_id: str) -> NDArray[Any]:
 
 
 def _touches_body(voxels: NDArray[Any], finite: NDArray[np.bool_]) -> bool:
-    """Find bad voxels around which (in a box of 5) half of the finite ones are brighter than the mean, or none is."""
+    """Check for bad voxels beside bright ones.
+
+    In a box of 5 around one, half of the finite voxels are brighter than the mean, or none is finite.
+    """
     from scipy import ndimage  # a tenth of a second, which a scan without such voxels is spared
 
     body = finite & (np.where(finite, voxels, 0) > voxels[finite].mean(dtype=np.float64))

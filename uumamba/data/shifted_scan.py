@@ -1,4 +1,7 @@
-"""Copy of a NIfTI file in another scanner's style: other voxels, the same header byte for byte."""
+"""Copy of a NIfTI file in another scanner's style.
+
+Other voxels, the same header byte for byte.
+"""
 
 import gzip
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""Structures on one side of the patient, and the array axis along which a mirror exchanges the sides."""
+"""Structures on one side of the patient.
+
+A mirror along one array axis exchanges the sides.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -68,5 +71,8 @@ def left_right_axis(geometry: Geometry) -> int:
 
 
 def left_right_axes(geometries: Iterable[Geometry]) -> tuple[int, ...]:
-    """List the prepared axes that run left to right in some case; several where scans are cut in different planes."""
+    """List the prepared axes that run left to right.
+
+    There are several where scans are cut in different planes.
+    """
     return tuple(sorted({left_right_axis(geometry) for geometry in geometries}))

@@ -1,4 +1,7 @@
-"""Five named styles of how another scanner would show the same heart, to test a model's robustness."""
+"""Five named styles of other scanners.
+
+They show the same heart differently, to test a model's robustness.
+"""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -24,10 +27,11 @@ _WHITE_PERCENTILE = 99.5
 def surface_coil(
     image: Volume, strength: float, spacing_mm: Sequence[float], generator: Generator, *, radius_mm: float = 130.0
 ) -> Volume:
-    r"""Multiply by a loop's sensitivity, :math:`(1 + d^2 / R^2)^{-3s/2}` at a distance :math:`d` from the loop.
+    r"""Multiply by the sensitivity of a surface coil.
 
-    This is the field on the axis of a loop of radius :math:`R`. The loop is in the middle plane, on the ellipse through
-    the middles of the image's edges, at the body's surface.
+    It is :math:`(1 + d^2 / R^2)^{-3s/2}` at a distance :math:`d` from the loop. This is the field on the axis of a loop
+    of radius :math:`R`. The loop is in the middle plane, on the ellipse through the middles of the image's edges, at
+    the body's surface.
 
     Args:
         image: ``(Z, Y, X)``.
@@ -55,7 +59,9 @@ def lifted_shadows(
     *,
     gamma: tuple[float, float] = (0.4, 0.55),
 ) -> Volume:
-    r"""Change the grey scale as another reconstruction does, :math:`x^{\gamma^s}`; the order of intensities stays.
+    r"""Change the grey scale as another reconstruction does.
+
+    It becomes :math:`x^{\gamma^s}`; the order of intensities stays.
 
     Args:
         image: ``(Z, Y, X)``.
@@ -77,7 +83,9 @@ def dark_blood(
     air: float = 0.05,
     blur_mm: float = 3.0,
 ) -> Volume:
-    r"""Reverse the order of tissues as a dark-blood sequence does, :math:`(1 - s)\,x + s\,m\,h / (h + x)`.
+    r"""Reverse the order of tissues as a dark-blood sequence does.
+
+    It becomes :math:`(1 - s)\,x + s\,m\,h / (h + x)`.
 
     :math:`m = v^2 / (v^2 + c^2)` with :math:`v` the image blurred in plane, so that air about the body stays dark.
 
@@ -103,10 +111,11 @@ def coarse_matrix(
     *,
     resolution_mm: tuple[float, float] = (3.5, 4.0),
 ) -> Volume:
-    r"""Fill fewer phase and frequency encodings up with zeros: blurred, with the ringing of a cut spectrum.
+    r"""Cut the high frequencies of each plane.
 
-    In each plane only frequencies up to :math:`1 / (2 r)` stay, :math:`r = (1 - s)\,r_0 + s\,R` along each axis of
-    spacing :math:`r_0`; an axis that is as coarse already stays as it is. The result is the magnitude image.
+    Fewer encodings are filled up with zeros: blurred, with the ringing of a cut spectrum. In each plane only
+    frequencies up to :math:`1 / (2 r)` stay, :math:`r = (1 - s)\,r_0 + s\,R` along each axis of spacing :math:`r_0`; an
+    axis that is as coarse already stays as it is. The result is the magnitude image.
 
     Args:
         image: ``(Z, Y, X)``.
@@ -134,7 +143,9 @@ def fast_scan(
     geometry: float = 2.0,
     correlation_mm: float = 4.0,
 ) -> Volume:
-    r"""Add the noise of many coils: Rician, correlated between pixels, strongest amid the image; own for each plane.
+    r"""Add the noise of many coils.
+
+    It is Rician, correlated between pixels, strongest amid the image, and each plane has its own.
 
     :math:`\sqrt{(x + \sigma n_1)^2 + (\sigma n_2)^2}`, where :math:`n_1, n_2` have the amplitude spectrum
     :math:`1 / (1 + (f \ell)^2)` and unit variance, and :math:`\sigma` is :math:`s` times the noise, times 1 at the

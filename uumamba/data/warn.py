@@ -9,7 +9,10 @@ class ScanWarning(UserWarning):
 
 
 class AcdcSpacingWarning(ScanWarning):
-    """Warning of a spacing from pixdim because the affine has unit scale, as in all of ACDC."""
+    """Warning of a spacing that was taken from pixdim.
+
+    The affine has unit scale, as in all of ACDC.
+    """
 
 
 def warn_repaired(case_id: str, repair: str) -> None:

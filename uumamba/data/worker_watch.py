@@ -1,4 +1,7 @@
-"""Watch over the processes that read ahead: the death of one is reported with the case that it was reading."""
+"""Watch over the processes that read ahead.
+
+The death of one is reported with the case that it was reading.
+"""
 
 import os
 import signal
@@ -19,7 +22,10 @@ FIX = "use fewer workers, or none with `--set training.workers=0`, and continue 
 
 
 def report_reading(case_id: str) -> None:
-    """Report the case that this process reads now; without effect where it is no worker."""
+    """Report the case that this process reads now.
+
+    Without effect where it is no worker.
+    """
     info = get_worker_info()
     board = getattr(info.dataset, "board", None) if info else None
     if info and board:
@@ -27,9 +33,10 @@ def report_reading(case_id: str) -> None:
 
 
 class WorkerWatch:
-    """Watch that notices worker processes that died, and the case that they were reading.
+    """Watch for worker processes that died.
 
-    Each worker has a line of text, ``board[worker].value``, in memory shared with this process; a long one is cut.
+    It knows the case that each was reading. Each worker has a line of text, ``board[worker].value``, in memory shared
+    with this process; a long one is cut.
 
     Args:
         workers: their number; with 0 there is nothing to watch and no memory is shared.

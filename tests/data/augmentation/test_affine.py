@@ -1,4 +1,4 @@
-"""Rotation and scaling: axes, signs, borders, and that the label goes where the image goes."""
+"""Rotation and scaling: axes, signs, borders, and the label beside the image."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The formula of each change of intensity, and where it is the identity."""
+"""Formula of each change of intensity, and its identity."""
 
 import pytest
 import torch

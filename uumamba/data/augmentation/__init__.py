@@ -1,4 +1,7 @@
-"""Transforms of :class:`uumamba.data.augment.Augment`: each draws its parameters first, then applies them."""
+"""Transforms of :class:`uumamba.data.augment.Augment`.
+
+Each draws its parameters first, then applies them.
+"""
 
 from uumamba.data.augmentation.affine import Affine, default_rotation_deg, rotates_in_plane_only
 from uumamba.data.augmentation.intensity import BiasField, Brightness, Contrast, Gamma, Noise

@@ -16,7 +16,9 @@ ANISOTROPY = 3.0
 
 
 def rotates_in_plane_only(patch_size: Sequence[int]) -> bool:
-    """Check for a 3-D patch ``(Z, Y, X)`` so flat that its slices are treated as 2-D images (nnU-Net's rule).
+    """Check for a 3-D patch so flat that its slices count as images.
+
+    This is nnU-Net's rule for ``(Z, Y, X)``.
 
     Example:
         >>> rotates_in_plane_only((20, 256, 224)), rotates_in_plane_only((96, 160, 160))
@@ -26,7 +28,9 @@ def rotates_in_plane_only(patch_size: Sequence[int]) -> bool:
 
 
 def default_rotation_deg(patch_size: Sequence[int]) -> Range:
-    """Rotation range of nnU-Net: any angle in plane, 15 degrees for oblong 2-D patches, 30 about each axis in 3-D.
+    """Rotation range of nnU-Net.
+
+    Any angle in plane, 15 degrees for oblong 2-D patches, 30 about each axis in 3-D.
 
     Example:
         >>> default_rotation_deg((160, 160)), default_rotation_deg((128, 320)), default_rotation_deg((96, 160, 160))
@@ -40,13 +44,13 @@ def default_rotation_deg(patch_size: Sequence[int]) -> Range:
 
 
 class Affine:
-    r"""Rotate and scale about the patch's centre, then keep the patch: image linear, label nearest.
+    r"""Rotate and scale about the patch's centre, and crop.
 
-    What lay at offset :math:`p` voxels from the centre comes to :math:`s R p`. In plane
-    :math:`R = \begin{pmatrix}\cos & -\sin \\ \sin & \cos\end{pmatrix}` on ``(y, x)``, so a positive angle turns the Y
-    axis towards X; in 3-D it is :math:`R_z R_y R_x`. Pixels are taken to be square, voxels (where a 3-D patch is not
-    flat) to be cubes. Beyond what was read the image continues its border and the label is 0. Samples that are neither
-    rotated nor scaled are cropped without resampling, bit for bit.
+    The image is resampled linearly, the label to the nearest voxel. A point at offset :math:`p` voxels from the centre
+    moves to :math:`s R p`. In plane :math:`R = \begin{pmatrix}\cos & -\sin \\ \sin & \cos\end{pmatrix}` on ``(y, x)``,
+    so a positive angle turns the Y axis towards X; in 3-D it is :math:`R_z R_y R_x`. Pixels are taken to be square,
+    voxels (where a 3-D patch is not flat) to be cubes. Beyond what was read the image continues its border and the
+    label is 0. Samples that are neither rotated nor scaled are cropped without resampling, bit for bit.
 
     Args:
         patch_size: ``(Y, X)`` or ``(Z, Y, X)`` of the result; larger inputs are cropped about their centre.
@@ -84,7 +88,10 @@ class Affine:
         self.scale = check_range("scale", scale, above=0.0)
 
     def draw(self, generator: Generator) -> Values | None:
-        """Draw ``angles_deg`` (one, or three about Z, Y and X) and ``scale``, or None where neither fires."""
+        """Draw the angles and the scale of one sample.
+
+        ``angles_deg`` (one, or three about Z, Y and X) and ``scale``, or None where neither fires.
+        """
         rotated = fires(generator, self.rotation_probability)
         scaled = fires(generator, self.scale_probability)
         if not rotated and not scaled:
@@ -136,7 +143,9 @@ class Affine:
 
 
 def rotation_matrices(angles_deg: Tensor) -> Tensor:
-    """Compute ``(rows, 2, 2)`` of one angle, ``(rows, 3, 3)`` of three, on offsets in array-axis order.
+    """Compute rotation matrices on offsets in array-axis order.
+
+    ``(rows, 2, 2)`` of one angle, ``(rows, 3, 3)`` of three.
 
     Example:
         >>> rotation_matrices(torch.tensor([[90.0]])).round().abs().int().tolist()
@@ -161,11 +170,11 @@ def _turn(angle: Tensor, *, dimensions: int, plane: list[int]) -> Tensor:
 def _sampling_grid(
     values: Values, size: tuple[int, ...], patch_size: tuple[int, ...], starts: tuple[int, ...]
 ) -> Tensor:
-    """Compute the position in the input of each voxel of the patch, in grid_sample's coordinates.
+    """Compute the position in the input of each voxel of the patch.
 
-    Output voxel o is p = o - (P - 1) / 2 from the centre and is read at M p + c with M = (s R)^-1 and the centre
-    c = start + (P - 1) / 2. Both of torch's coordinates put voxel v of n at (2 v + 1) / n - 1, which makes them
-    2 p / P on the output and (2 (M p + c) + 1) / n - 1 on the input, and count the last axis first.
+    The coordinates are grid_sample's. Output voxel o is p = o - (P - 1) / 2 from the centre and is read at M p + c with
+    M = (s R)^-1 and the centre c = start + (P - 1) / 2. Both of torch's coordinates put voxel v of n at (2 v + 1) / n -
+    1, which makes them 2 p / P on the output and (2 (M p + c) + 1) / n - 1 on the input, and count the last axis first.
     """
     inverse = rotation_matrices(values["angles_deg"]).transpose(1, 2) / values["scale"].double()[:, None, None]
     extent, patch, start = (torch.tensor(numbers, dtype=torch.float64) for numbers in (size, patch_size, starts))

@@ -45,7 +45,9 @@ class Brightness:
 
 
 class Contrast:
-    r"""Stretch each channel about its mean, :math:`m + f (x - m)`, then clip to the range that it had.
+    r"""Stretch each channel about its mean, clipped to its old range.
+
+    :math:`m + f (x - m)` with the mean :math:`m`.
 
     Args:
         probability: of a sample being changed.
@@ -74,7 +76,9 @@ class Contrast:
 
 
 class Gamma:
-    r"""Raise each channel, scaled to 0 to 1, to a drawn power, and restore its mean and standard deviation.
+    r"""Raise each channel to a drawn power.
+
+    The channel is scaled to 0 to 1 before, and gets back its mean and standard deviation.
 
     :math:`u^\gamma` with :math:`u = (x - \min x) / (\max x - \min x)`; inverted, :math:`1 - (1 - u)^\gamma`, which
     bends the bright end instead of the dark one. A constant channel stays as it is.
@@ -112,9 +116,10 @@ class Gamma:
 
 
 class Noise:
-    """Add independent Gaussian noise of a drawn standard deviation to every voxel and channel.
+    """Add Gaussian noise of a drawn standard deviation.
 
-    The noise itself is drawn on the CPU from a seed that belongs to the parameters, so it is the same on every device.
+    It is independent for every voxel and channel. The noise itself is drawn on the CPU from a seed that belongs to the
+    parameters, so it is the same on every device.
 
     Args:
         probability: of a sample being changed.
@@ -144,7 +149,9 @@ class Noise:
 
 
 class BiasField:
-    r"""Multiply the image by :math:`\exp(a\,q / \max|q|)`, where :math:`q` is a random polynomial of the position.
+    r"""Multiply the image by a smooth random field.
+
+    The field is :math:`\exp(a\,q / \max|q|)`, where :math:`q` is a random polynomial of the position.
 
     :math:`q` has total degree 3, no constant, and normally distributed coefficients; :math:`a` is the drawn strength,
     so intensities change by at most the factor :math:`e^{\pm a}`. One field serves all channels. Since a normalised
@@ -192,6 +199,9 @@ class BiasField:
 
 
 def _powers(length: int, like: Tensor) -> Tensor:
-    """Powers of the position, which runs from -1 to 1, ``(DEGREE + 1, length)``."""
+    """Powers of the position, ``(DEGREE + 1, length)``.
+
+    The position runs from -1 to 1.
+    """
     position = torch.linspace(-1.0, 1.0, length).to(like)
     return torch.stack([position**power for power in range(DEGREE + 1)])

@@ -54,7 +54,10 @@ class Mirror:
         self.probability = check_probability("mirror_probability", probability)
 
     def draw(self, generator: Generator) -> Values | None:
-        """Draw ``flip``, one truth value an axis of ``axes``, or None where no axis is flipped."""
+        """Draw the axes that are flipped.
+
+        ``flip`` has one truth value an axis of ``axes``; None where no axis is flipped.
+        """
         flip = torch.rand(len(self.axes), generator=generator) < self.probability
         return {"flip": flip} if flip.any() else None
 

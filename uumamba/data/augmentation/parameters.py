@@ -44,16 +44,19 @@ class IntensityTransform(Protocol):
         """Draw the parameters of one sample that it changes; None leaves the sample alone after all."""
 
     def apply(self, image: Tensor, values: Values) -> Tensor:
-        """Change samples ``(rows, channels, *spatial)`` as drawn; the given tensor is not written to."""
+        """Change samples ``(rows, channels, *spatial)`` as drawn.
+
+        The given tensor is not written to.
+        """
 
 
 def draw_for_batch(
     name: str, seeds: Sequence[int], draw: Callable[[Generator], Values | None], *, probability: float | None = None
 ) -> Drawn:
-    """Draw one transform's parameters for each sample from a generator keyed by the sample's seed and the name.
+    """Draw one transform's parameters for each sample of a batch.
 
-    A sample's draws therefore depend neither on the other samples nor on the other transforms, and are the same
-    whichever device the batch is on.
+    Each draw comes from a generator keyed by the sample's seed and the name. A sample's draws therefore depend neither
+    on the other samples nor on the other transforms, and are the same whichever device the batch is on.
 
     Args:
         name: the transform's.
@@ -83,10 +86,10 @@ def uniform(generator: Generator, limits: Range, *size: int) -> Tensor:
 
 
 def factor(generator: Generator, limits: Range, *size: int) -> Tensor:
-    """Draw multipliers from a range around 1: below 1 as often as above, uniform on either side.
+    """Draw multipliers from a range around 1.
 
-    Without it, a lopsided range such as ``(0.7, 1.5)`` would on average make every image darker.
-    A range on one side of 1 is drawn from uniformly.
+    They are below 1 as often as above, and uniform on either side. A uniform draw from a lopsided range, such as
+    ``(0.7, 1.5)``, would on average make every image darker. A range on one side of 1 is drawn from uniformly.
     """
     low, high = limits
     if not low < 1.0 < high:
@@ -124,5 +127,5 @@ def per_sample(values: Tensor, image: Tensor) -> Tensor:
 
 
 def spatial_axes(image: Tensor) -> tuple[int, ...]:
-    """The axes after batch and channel."""
+    """Axes after batch and channel."""
     return tuple(range(2, image.ndim))

@@ -20,7 +20,9 @@ TRUNCATE = 3.0
 
 
 class Blur:
-    """Convolve with a Gaussian whose width is drawn for each channel and axis; the border is continued outwards.
+    """Convolve with a Gaussian of drawn width.
+
+    The width is drawn for each channel and axis; the border is continued outwards.
 
     Args:
         probability: of a sample being considered.
@@ -64,7 +66,9 @@ class Blur:
 
 
 def gaussian_kernel(sigma_voxels: Tensor, radius: int) -> Tensor:
-    """Compute normalised kernels ``(*sigma_voxels.shape, 2 radius + 1)``; a width of 0 gives exactly the unit impulse.
+    """Compute normalised kernels ``(*sigma_voxels.shape, 2 radius + 1)``.
+
+    A width of 0 gives exactly the unit impulse.
 
     Example:
         >>> gaussian_kernel(torch.tensor([0.0]), 1)
@@ -92,7 +96,9 @@ def _blur_axis(image: Tensor, axis: int, kernel: Tensor) -> Tensor:
 
 
 class LowResolution:
-    """Keep only every n-th voxel of a channel (nearest), then interpolate back to the old grid (linear).
+    """Keep every n-th voxel, then interpolate back to the old grid.
+
+    The kept voxels are the nearest ones; the interpolation is linear.
 
     Args:
         probability: of a sample being considered.
