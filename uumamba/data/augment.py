@@ -174,12 +174,11 @@ class Augment:
             expected="at least image, label and seed",
         )
         seeds = torch.as_tensor(batch["seed"]).tolist()  # from a GPU in one copy, which alone is waited for
-        channels = batch["image"].shape[1]
         drawn = {
             spatial.name: draw_for_batch(spatial.name, seeds, spatial.draw) for spatial in (self.affine, self.mirror)
         }
         for transform in self.intensity:
-            draw = partial(transform.draw, channels=channels)
+            draw = partial(transform.draw, channels=batch["image"].shape[1])
             drawn[transform.name] = draw_for_batch(transform.name, seeds, draw, probability=transform.probability)
         return drawn
 

@@ -132,8 +132,7 @@ class Manifest:
 
     def write(self, path: Path | str) -> None:
         """Write ``dataset.json``, whole or absent."""
-        path = Path(path)
-        folder = path.parent.resolve()
+        folder = Path(path).parent.resolve()
         listed = {
             split: [_to_entry(case, folder) for case in self.select(split=split)] for split in ("training", "test")
         }
@@ -157,8 +156,12 @@ class Manifest:
         """
         path = Path(path)
         path = path / MANIFEST_NAME if path.is_dir() else path
-        fix = "give a manifest or its folder, or write one with `uumamba prepare`"
-        stored = read_json(path, TypeAdapter(_ManifestFile), expected="a data set manifest", fix=fix)
+        stored = read_json(
+            path,
+            TypeAdapter(_ManifestFile),
+            expected="a data set manifest",
+            fix="give a manifest or its folder, or write one with `uumamba prepare`",
+        )
         listed: tuple[tuple[Split, tuple[Case, ...]], ...] = (("training", stored.training), ("test", stored.test))
         return cls(
             name=stored.name,

@@ -53,8 +53,8 @@ class PatchDataset(Dataset[Sample]):
 
     The item ``(epoch, index)`` is the same in any order and any process. Every draw comes from a generator keyed by
     ``(seed, "patch", epoch, index)``, hence the same bytes for any number of workers and after a resume. Each sample
-    takes a case at random; the last ``round(batch_size x foreground_fraction)`` of each batch lie around a voxel of a
-    foreground class of that case, each class being as likely as another (a case without foreground gives a random
+    takes a case at random; the last ``round(batch_size x foreground_fraction)`` of each batch are centred on a voxel of
+    a foreground class of that case, each class as likely as another (a case without foreground gives a random
     patch); ``sampling`` changes that. A 2-D patch is one slice. Only the window is read from the memory-mapped arrays.
     Outside the case the image continues with the smallest value in the window, the label with 0.
 
@@ -188,8 +188,7 @@ class PatchDataset(Dataset[Sample]):
         # A 2-D patch is a 3-D one that is one slice thick.
         is_flat = len(self.patch_size) == 2
         patch = (1, *self.patch_size) if is_flat else self.patch_size
-        window = tuple(math.ceil(length * self.margin) for length in patch)
-        window = (1, *window[1:]) if is_flat else window
+        window = ((1,) if is_flat else ()) + tuple(math.ceil(length * self.margin) for length in self.patch_size)
         for _ in range(TRIES):
             start = choose_start(generator, size=patch, shape=case.label.shape, centre=centre)
             spare = ((wide - length) // 2 for wide, length in zip(window, patch, strict=True))

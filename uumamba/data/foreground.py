@@ -87,8 +87,10 @@ def sample_foreground(scan: NDArray[Any], label: LabelMap, *, case_id: str) -> N
     """
     shift = find_shift(scan, case_id=case_id)
     counts = [int(np.count_nonzero(plane)) for plane in label.T]
-    planes = draw_in_planes(counts, VOXELS_PER_CASE, generator_for(case_id, "foreground"))
-    values = [scan.T[plane][label.T[plane] != 0][within] for plane, within in planes]
+    values = [
+        scan.T[plane][label.T[plane] != 0][within]
+        for plane, within in draw_in_planes(counts, VOXELS_PER_CASE, generator_for(case_id, "foreground"))
+    ]
     return to_hounsfield(np.concatenate([np.empty(0, dtype=scan.dtype), *values]), shift)
 
 

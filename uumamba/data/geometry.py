@@ -91,7 +91,10 @@ class Geometry:
         """
         cropped = replace(self, crop_start=_triple(box[0]), crop_stop=_triple(box[1]))
         old, shape = self.oriented_spacing_mm, cropped.cropped_shape
-        size = _triple(map(_new_size, shape, old, target_spacing_mm))
+        size = _triple(
+            before if target_mm is None else max(1, round(before * mm / target_mm))
+            for before, mm, target_mm in zip(shape, old, target_spacing_mm, strict=True)
+        )
         spacing = (mm * before / after for mm, before, after in zip(old, shape, size, strict=True))
         return replace(cropped, prepared_shape=size, prepared_spacing_mm=_triple(spacing))
 
@@ -152,10 +155,6 @@ def find_geometry(
         prepared_spacing_mm=oriented_spacing,
         prepared_shape=oriented_shape,
     )
-
-
-def _new_size(size: int, spacing_mm: float, target_mm: float | None) -> int:
-    return size if target_mm is None else max(1, round(size * spacing_mm / target_mm))
 
 
 def _steps(flips: Sequence[bool]) -> tuple[Any, ...]:

@@ -42,7 +42,7 @@ def check_same_grid(image: Scan, label: Scan, *, case_id: str) -> None:
     """Refuse an image and a label on different grids.
 
     Their shapes differ, or a corner is more than half a voxel apart. A smaller shift gives a warning, and the label is
-    taken to lie on the image.
+    taken onto the grid of the image.
 
     Raises:
         CaseError: shapes or positions differ.

@@ -80,8 +80,9 @@ class PreparedFolder:
             expected="a folder of prepared cases",
             fix="make them with `uumamba prepare`",
         )
-        kind = TypeAdapter(PreprocessRecipe)
-        self.recipe = read_json(self.path / RECIPE_NAME, kind, expected="a preparation recipe", fix=_PREPARE)
+        self.recipe = read_json(
+            self.path / RECIPE_NAME, TypeAdapter(PreprocessRecipe), expected="a preparation recipe", fix=_PREPARE
+        )
         self.manifest = Manifest.read(self.path)
 
     def case(self, case_id: str) -> PreparedCase:

@@ -102,9 +102,11 @@ class Preprocessing:
         They are float32 ``(n, Y, X)`` at a time.
         """
         old, new = self.geometry.cropped_shape, self.geometry.prepared_shape
-        anisotropic = is_anisotropic(self.geometry.oriented_spacing_mm, self.geometry.prepared_spacing_mm)
         return image_slabs(
-            lambda first, last: self._normalise(self._image[first:last]), old, new, anisotropic=anisotropic
+            lambda first, last: self._normalise(self._image[first:last]),
+            old,
+            new,
+            anisotropic=is_anisotropic(self.geometry.oriented_spacing_mm, self.geometry.prepared_spacing_mm),
         )
 
     def label_slabs(self) -> Iterator[LabelMap]:

@@ -46,16 +46,20 @@ def sides_of(manifest: Manifest) -> Sides | None:
     names = (*sided, *(name for name in paired if name not in sided))
     if not names:
         return None
-    are_known = set(names) <= manifest.structures.keys()
     require(
-        are_known and len(set(paired)) == len(paired) and all(len(pair) == 2 for pair in pairs),
+        set(names) <= manifest.structures.keys()
+        and len(set(paired)) == len(paired)
+        and all(len(pair) == 2 for pair in pairs),
         f"{manifest.name}: sides, mirror_pairs",
         got=f"{sided}, {pairs}",
         expected=f"structures ({', '.join(manifest.structures)}), in pairs of two, each at most once",
         fix="correct its dataset.json",
     )
-    values = tuple((manifest.structures[right], manifest.structures[left]) for right, left in pairs)
-    return Sides(names, values, tuple(name for name in names if name not in paired))
+    return Sides(
+        structures=names,
+        pairs=tuple((manifest.structures[right], manifest.structures[left]) for right, left in pairs),
+        unpaired=tuple(name for name in names if name not in paired),
+    )
 
 
 def left_right_axis(geometry: Geometry) -> int:

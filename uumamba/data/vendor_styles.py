@@ -233,7 +233,11 @@ def shift_style(
     order = (through_plane, *(axis for axis in range(3) if axis != through_plane))
     oriented = np.ascontiguousarray(image.transpose(order), dtype=np.float64)
     normalised = ((oriented - lowest) / (white - lowest)).astype(np.float32)
-    generator = generator_for(seed, "vendor style", style, case_id)
-    changed = STYLES[style](normalised, strength, [spacing_mm[axis] for axis in order], generator)
+    changed = STYLES[style](
+        normalised,
+        strength,
+        [spacing_mm[axis] for axis in order],
+        generator_for(seed, "vendor style", style, case_id),
+    )
     native = np.moveaxis(changed, 0, through_plane).astype(np.float64) * (white - lowest) + lowest
     return np.ascontiguousarray(native, dtype=np.float32)

@@ -183,8 +183,10 @@ class BiasField:
         total_degree = sum(
             torch.meshgrid(*[torch.arange(DEGREE + 1)] * self.dimensions, indexing="ij"), torch.tensor(0)
         )
-        wanted = (total_degree >= 1) & (total_degree <= DEGREE)
-        return {"strength": uniform(generator, self.strength), "coefficients": coefficients * wanted}
+        return {
+            "strength": uniform(generator, self.strength),
+            "coefficients": coefficients * ((total_degree >= 1) & (total_degree <= DEGREE)),
+        }
 
     def apply(self, image: Tensor, values: Values) -> Tensor:
         """Multiply by the field."""
