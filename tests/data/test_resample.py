@@ -43,12 +43,6 @@ def test_an_equal_grid_is_copied_bit_for_bit(maps: np.ndarray) -> None:
     assert np.array_equal(resample_label(label, label.shape), label)
 
 
-def test_doubling_reads_quarters_between_voxels_and_holds_the_edges() -> None:
-    row = np.array([0, 1], dtype=np.float32).reshape(1, 1, 1, 2)
-    assert resample_linear(row, (1, 1, 4)).ravel().tolist() == [0, 0.25, 0.75, 1]
-    assert resample_linear(row.reshape(1, 2, 1, 1), (4, 1, 1)).ravel().tolist() == [0, 0.25, 0.75, 1]
-
-
 @pytest.mark.parametrize("shape", SHAPES)
 def test_linear_resampling_equals_scipys(maps: np.ndarray, shape: tuple[int, int, int]) -> None:
     expected = np.stack([scipy_zoom(each, shape, order=1) for each in maps])

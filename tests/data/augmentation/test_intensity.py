@@ -50,11 +50,6 @@ def test_gamma_of_one_or_of_a_constant_is_the_identity(inverted: bool) -> None:
     torch.testing.assert_close(Gamma(inverted=inverted).apply(image, {"gamma": gamma}), image, rtol=0, atol=1e-5)
 
 
-def test_inverted_gamma_is_gamma_of_the_negative() -> None:
-    image, values = torch.randn(1, 1, 9, 9), {"gamma": torch.tensor([[1.4]])}
-    torch.testing.assert_close(Gamma(inverted=True).apply(image, values), -Gamma().apply(-image, values))
-
-
 def test_noise_follows_from_its_seed_with_the_drawn_deviation_and_no_mean() -> None:
     values = {"std": torch.tensor([0.05, 0.2, 0.0]), "seed": torch.tensor([1, 2, 5])}
     image = torch.zeros(3, 1, 200, 200)
