@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from uumamba.data.case_views import case_views
+from uumamba.data.dataset import case_views
 from uumamba.data.prepared import PreparedFolder
 from uumamba.domain_generalization import ProbeOutputs, probe_segmentation
 from uumamba.runtime.errors import UsageError
