@@ -1,4 +1,4 @@
-"""Second passes only in steps with a gradient that is large for this stage of training."""
+"""Second passes only in steps with a large gradient."""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ SEEN, MEAN, VARIANCE = "trigger_steps", "trigger_mean", "trigger_variance"
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptiveTrigger:
-    r"""Trigger of a climb: a squared gradient norm that is large among recent ones.
+    r"""Trigger of a climb by a squared gradient norm above recent ones.
 
     .. math:: \mu \leftarrow \delta \mu + (1 - \delta) \lVert g \rVert_2^2, \qquad
               s^2 \leftarrow \delta s^2 + (1 - \delta) (\lVert g \rVert_2^2 - \mu)^2, \qquad

@@ -66,7 +66,7 @@ class ASAM(SharpnessAware):
 
 
 def follow_scaled_gradient(*, eta: float, normalize_bias: bool) -> Climb:
-    r"""Make the climb with direction :math:`T_w^2 g` and length :math:`\lVert T_w g \rVert_2`."""
+    r"""Make the climb along :math:`T_w^2 g` with length :math:`\lVert T_w g \rVert_2`."""
 
     def climb(slope: Slope) -> tuple[Sequence[Tensor], Tensor]:
         scaled, direction = list(slope.grads), list(slope.grads)

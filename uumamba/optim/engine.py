@@ -1,4 +1,4 @@
-"""Engine of the family: climb, descend with the gradient at the climbed weights, restore, update."""
+"""Engine of the family: climb, descend with the gradient found there, update."""
 
 import math
 from collections import OrderedDict
@@ -136,7 +136,7 @@ class SharpnessAware(Optimizer):
         return has_direction and any(group["perturb"] and group["rho"] != 0 for group in self.param_groups)
 
     def _check_ascent(self, ascent: Ascent | None) -> None:
-        """Raise where another loss is to be climbed and the rule uses the loss's own gradient."""
+        """Raise where the rule needs the gradient of the loss itself."""
         require(
             ascent is None or self._rule.takes_ascent,
             "ascent",
@@ -160,13 +160,13 @@ class SharpnessAware(Optimizer):
         return gradients
 
     def _descend(self, passes: Passes, closures: Sequence[Closure], gradients: list[Tensor | None]) -> Found:
-        """Add the closures' mean gradient at the current weights to the given gradients."""
+        """Add the closures' mean gradient at the current weights to earlier gradients."""
         return passes.accumulate(closures, gradients, share=1 / len(closures), synchronise=True, count_statistics=True)
 
     def _climb_ahead(
         self, passes: Passes, closures: Sequence[Closure], gradients: list[Tensor | None], ascent: Ascent | None
     ) -> tuple[list[Tensor], list[Tensor | None]]:
-        """Climb along a direction known before any pass, and add the mean gradient there; there is no ascent."""
+        """Climb before any pass and add the mean gradient there; no ascent."""
         assert self._rule.lead is not None  # the caller's condition
         params = list(self._perturbed())
         directions = self._rule.lead(params, self.state, self.base.state)
@@ -179,7 +179,7 @@ class SharpnessAware(Optimizer):
     def _climb_and_descend(
         self, passes: Passes, closures: Sequence[Closure], gradients: list[Tensor | None], ascent: Ascent | None
     ) -> tuple[list[Tensor], list[Tensor | None]]:
-        """Climb along the first pass's gradient, and add the gradients of the climbed weights."""
+        """Climb along the first gradient and add the gradients found there."""
         rule, params = self._rule, passes.params
         assert rule.climb is not None  # the caller's condition
         blocks = [closures] if self.accumulation == "full" else [[closure] for closure in closures]
@@ -216,7 +216,7 @@ class SharpnessAware(Optimizer):
         return losses, gradients
 
     def _run_first_pass(self, passes: Passes, block: Sequence[Closure], ascent: Ascent | None) -> Found:
-        """Return losses, outputs and mean gradients at the unclimbed weights, averaged over ranks where needed."""
+        """Run the pass at the unclimbed weights; average over ranks where needed."""
         together = self._rule.shared or self.perturbation == "global"
         with self._rule.during_first():
             losses, outputs, gradients = passes.accumulate(
@@ -245,10 +245,11 @@ class SharpnessAware(Optimizer):
         return 1.0 if self.scaler is None else float(self.scaler.get_scale())
 
     def _move(self, slope: Slope, directions: Sequence[Tensor], length: Tensor) -> bool:
-        """Climb unless the slope is not finite; 0 * inf is NaN, so a factor of 0 would not do.
+        """Climb unless the slope is not finite; return True where it climbed.
 
-        Reading the length is the one wait for the device before the update. In return the climb is a single kernel that
-        never stores the perturbation, and the gradient remains for a mix.
+        A factor of 0 would not stop it: 0 * inf is NaN. Reading the length is the one wait for the device before the
+        update. In return the climb is a single kernel that never stores the perturbation, and the gradient remains for
+        a mix.
         """
         steepness = length.item()
         if not math.isfinite(steepness):
@@ -263,7 +264,7 @@ class SharpnessAware(Optimizer):
         return True
 
     def _update(self, params: Sequence[Tensor]) -> None:
-        """Clip and step the base, or skip the step where the gradient is not finite."""
+        """Clip and step the base; skip a gradient that is not finite."""
         require(
             params,
             "params",
@@ -294,7 +295,7 @@ class SharpnessAware(Optimizer):
             self.scaler.update()
 
     def register_before_mix(self, hook: BeforeMix) -> RemovableHandle:
-        """Register ``hook(slope, second)``, called with both gradients of a step before they are mixed.
+        """Register ``hook(slope, second)``, called with both gradients before they are mixed.
 
         It is called once per climb, which is once per accumulated micro-batch, and may change ``slope.grads`` and
         ``second`` in place; values that it keeps in ``slope.memory`` and ``slope.numbers`` are saved with the
@@ -324,10 +325,10 @@ class SharpnessAware(Optimizer):
             param_group.setdefault(name, value)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return a copy's content: all but a scheduler's wrapper of ``step``, which would step the original.
+        """Return a copy's content, without a scheduler's wrapper of ``step``.
 
-        The copy makes buffers of its own, keeps hooks (copies of their objects, where they are methods), and trains on
-        as the original would.
+        The wrapper would step the original. The copy makes buffers of its own, keeps hooks (copies of their objects,
+        where they are methods), and trains on as the original would.
         """
         return {name: value for name, value in vars(self).items() if name != "step"} | {"_backup": WeightBackup()}
 
@@ -341,7 +342,7 @@ class SharpnessAware(Optimizer):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load the state of another optimizer of the same kind, with its base's and its scaler's.
+        """Load another optimizer's state, with its base's and its scaler's.
 
         Raises:
             UsageError: the state is not one of this family's.

@@ -18,7 +18,7 @@ MEAN = "gradient_mean"
 
 
 class FriendlySAM(SharpnessAware):
-    r"""SAM that climbs along a batch's gradient without the mean of earlier ones.
+    r"""SAM that climbs along the gradient minus the mean of earlier ones.
 
     .. math:: d = g - \sigma m, \qquad m \leftarrow \lambda m + (1 - \lambda)\, g, \qquad
               \epsilon = \rho \frac{d}{\lVert d \rVert_2}
@@ -77,7 +77,7 @@ class FriendlySAM(SharpnessAware):
 
 
 def follow_new_part(*, sigma: float, lam: float) -> Climb:
-    """Make the climb along the gradient without its running mean, which it updates."""
+    """Make the climb along the gradient minus its running mean."""
 
     def climb(slope: Slope) -> tuple[Sequence[Tensor], Tensor]:
         scale, direction = slope.scale(), list(slope.grads)

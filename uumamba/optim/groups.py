@@ -1,4 +1,4 @@
-"""Arguments that every member takes: parameters and groups, the base, and the engine's options."""
+"""Arguments of every member: parameter groups, base, engine options."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -50,7 +50,7 @@ def check_options(max_grad_norm: float | None, accumulation: str, perturbation: 
 
 
 def make_groups(params: Iterable[Any]) -> list[dict[str, Any]]:
-    """Convert parameters, named parameters or groups to groups; the caller's dictionaries are copied."""
+    """Convert parameters, named parameters or groups to new groups."""
     require(
         not isinstance(params, Tensor), "params", got="one tensor", expected="an iterable of parameters or of groups"
     )

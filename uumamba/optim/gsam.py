@@ -16,7 +16,7 @@ from uumamba.runtime.errors import require
 
 
 class GSAM(SharpnessAware):
-    r"""SAM that also lowers the surrogate gap between the loss nearby and the loss.
+    r"""SAM that also lowers the gap between the loss nearby and here.
 
     .. math:: g_\perp = g - \frac{\langle g, g_p \rangle}{\lVert g_p \rVert_2^2}\, g_p, \qquad
               w \leftarrow \mathrm{base}(w,\ g_p - \alpha g_\perp)
@@ -107,7 +107,10 @@ def schedule_radius(*, rho_min: float, lr_max: float, lr_min: float) -> Reach:
 
 
 def subtract_perpendicular(*, alpha: float) -> Mix:
-    r"""Make the mix :math:`g_p - \alpha g_\perp`, which is :math:`(1 + \alpha c)\, g_p - \alpha g`."""
+    r"""Make the mix that subtracts the perpendicular part.
+
+    It is :math:`g_p - \alpha g_\perp`, computed as :math:`(1 + \alpha c)\, g_p - \alpha g`.
+    """
 
     def mix(slope: Slope, second: Sequence[Tensor]) -> Sequence[Tensor]:
         if second:

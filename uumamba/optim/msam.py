@@ -77,12 +77,12 @@ class MSAM(SharpnessAware):
 
 
 def negative_radius(group: Mapping[str, Any], length: float) -> float:
-    """Return the factor of a momentum, which is subtracted as in a descent."""
+    """Return the negative factor, since a descent subtracts its momentum."""
     return -scale_to_radius(group, length)
 
 
 def follow_momentum(params: Sequence[Tensor], memory: Memory, base_memory: Memory) -> list[Tensor | None]:
-    """Find the base's momentum of each parameter; None before the base's first step.
+    """Find the base's momentum of each parameter; None before its first step.
 
     Raises:
         UsageError: the base keeps a state without one.

@@ -11,7 +11,7 @@ from uumamba.runtime.errors import UsageError, require
 
 
 class OutputBiasForgetting:
-    r"""Loss to climb that makes a network forget the bias of its outputs.
+    r"""Loss to climb by which a network forgets its outputs' bias.
 
     For each sample, or each voxel, with K classes, probabilities p and the uniform distribution :math:`u = 1/K`
 
@@ -117,7 +117,7 @@ class OutputBiasForgetting:
         return log_probabilities.mean(1) - (1 - a) * log_own
 
     def _sigmoid(self, logits: Tensor, label: Tensor) -> Tensor:
-        """OBF of outputs that are each a probability, for a label of 0 and 1 in the logits' shape."""
+        """OBF of independent outputs, for zeros and ones in the logits' shape."""
         own = (logits.detach().sigmoid() * label).sum(1) / label.sum(1).clamp_min(1)
         a = self._strength(own, classes=logits.shape[1])
         towards_label = F.binary_cross_entropy_with_logits(logits, label, reduction="none").sum(1)
@@ -133,7 +133,7 @@ class OutputBiasForgetting:
         return self.gamma * ((1 - lowest / own_probability) / (1 - lowest)).clamp_min(0)
 
     def _own_and_valid(self, logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-        """Return each voxel's class, 0 where ignored, and a mask of the others: both ``(batch, 1, *spatial)``."""
+        """Return classes, 0 where ignored, and a validity mask: ``(batch, 1, *spatial)``."""
         expected = (logits.shape[0], 1, *logits.shape[2:])
         if label.ndim == logits.ndim - 1:
             label = label.unsqueeze(1)
@@ -147,7 +147,7 @@ class OutputBiasForgetting:
         return label.long().masked_fill(~valid, 0), valid
 
     def _share(self, own: Tensor, valid: Tensor, *, classes: int) -> Tensor:
-        """Weight of each sample or voxel in the mean: 0 where ignored, their sum 1."""
+        """Return each voxel's weight in the mean, 0 where ignored."""
         if not self.class_mean:
             return valid / valid.sum().clamp_min(1)
         counts = torch.bincount(own[valid > 0], minlength=classes)

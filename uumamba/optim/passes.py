@@ -133,7 +133,7 @@ def _split_result(result: Any) -> tuple[Tensor, Any]:
 
 
 def read_logits(outputs: Any) -> Tensor:
-    """Return the logits in a closure's outputs; the finest ones under deep supervision.
+    """Return the finest logits in a closure's outputs.
 
     Args:
         outputs: logits, ``(logits, label)``, or either with a list of logits, finest first.

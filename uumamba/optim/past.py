@@ -1,4 +1,4 @@
-"""Past outputs of a network: their divergence from the present ones, and a table of them by sample and epoch."""
+"""Past outputs of a network: a table of them, and their divergence."""
 
 import os
 import shutil
@@ -47,13 +47,13 @@ def softened_divergence(logits: Tensor, past: Tensor, *, temperature: float) -> 
 
 
 def check_divergence_options(*, weight: float, temperature: float) -> None:
-    """Raise unless the weight is at least 0, the temperature positive, and both finite."""
+    """Raise where the weight or the temperature is out of range."""
     require(0 <= weight < float("inf"), "weight", got=weight, expected="a finite number of at least 0")
     require(0 < temperature < float("inf"), "temperature", got=temperature, expected="a finite positive number")
 
 
 def learned_weights(loss: nn.Module) -> dict[str, float]:
-    """Read the learned weights of the first part of a loss with ``weights()``; empty without one."""
+    """Read the learned weights of a loss; empty without ``weights()`` in it."""
     for module in loss.modules():
         weights = getattr(module, "weights", None)
         if callable(weights):
@@ -62,11 +62,12 @@ def learned_weights(loss: nn.Module) -> dict[str, float]:
 
 
 class PastLogits:
-    """Table of each sample's logits in the latest epochs, in memory or in a mapped file.
+    """Table of each sample's logits in the latest epochs.
 
-    A row is found by sample and epoch, and an epoch takes the place of the one ``epochs`` before it. Every row carries
-    its epoch, so a row of another epoch than the requested one is unknown: never written, or overwritten by a run that
-    was killed later. Logits are float16, clamped to its range; a row with one that is not finite is not written.
+    In memory or in a mapped file. A row is found by sample and epoch, and an epoch takes the place of the one
+    ``epochs`` before it. Every row carries its epoch, so a row of another epoch than the requested one is unknown:
+    never written, or overwritten by a run that was killed later. Logits are float16, clamped to its range; a row with
+    one that is not finite is not written.
 
     The file is a ``.npy`` (never a pickle) of records ``epoch`` (plus one; 0 is never) and ``logits``. All of its disk
     space is allocated when it is made, because a mapped file that meets a full disk kills the process.
@@ -117,7 +118,7 @@ class PastLogits:
         return self._logits[samples, epoch % self.shape[1]].float().where(known[:, None], torch.zeros(())), known
 
     def write(self, samples: Tensor, logits: Tensor, *, epoch: int) -> None:
-        """Keep the first logits of each sample in an epoch; later ones are ignored."""
+        """Write logits of samples that have none in this epoch."""
         first = dict(zip(samples.flip(0).tolist(), range(len(samples) - 1, -1, -1), strict=True))
         order = torch.tensor(list(first.values()), dtype=torch.long)
         order = order[logits[order].isfinite().all(1) & ~self.holds(samples[order], epoch=epoch)]
@@ -127,15 +128,15 @@ class PastLogits:
         self._marks[rows, slot] = epoch + 1
 
     def holds(self, samples: Tensor, *, epoch: int) -> Tensor:
-        """Return a mask of the samples whose logits of this epoch are known."""
+        """Return a mask of samples whose logits of this epoch are known."""
         return self._marks[samples, epoch % self.shape[1]] == epoch + 1
 
     def forget_after(self, epoch: int) -> None:
-        """Make rows of later epochs unknown, which a run that was killed has left."""
+        """Make later epochs' rows unknown, which a killed run has left."""
         self._marks[self._marks > epoch + 1] = NEVER
 
     def state_dict(self) -> dict[str, Any]:
-        """The table's own memory, not copied."""
+        """Return the table's own memory, not copied."""
         return {"marks": self._marks, "logits": self._logits}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -151,7 +152,7 @@ class PastLogits:
 
 
 def _map_file(path: Path, shape: tuple[int, int], kind: np.dtype[Any]) -> np.ndarray[Any, Any]:
-    """Map a table's file into memory, and make it first where there is none."""
+    """Map a table's file into memory; make it where there is none."""
     if not path.exists():
         _make_file(path, shape, kind)
     rows: np.ndarray[Any, Any] = np.zeros(0)

@@ -10,7 +10,7 @@ from uumamba.optim.groups import EngineOptions
 
 
 class Plain(SharpnessAware):
-    """The base alone: one pass and one step, behind the family's interface.
+    """Base optimizer alone: one pass and one step, behind the family's interface.
 
     A trainer holds it like any other member. Scaling, clipping, the finite check, accumulation and ``at_weights`` are
     the engine's; ``ascent`` has no effect.

@@ -1,4 +1,4 @@
-"""State that a second pass must not change: weights, running statistics, random numbers."""
+"""State that a second pass restores: weights, running statistics, random numbers."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 class WeightBackup:
-    """Buffers for the weights while they are perturbed, allocated once and used by every step.
+    """Buffers that hold the weights while they are perturbed, allocated once.
 
     Example:
         >>> weight, backup = torch.nn.Parameter(torch.tensor([0.1])), WeightBackup()
@@ -28,10 +28,11 @@ class WeightBackup:
 
     @contextmanager
     def restored_after(self, params: Sequence[Tensor]) -> Iterator[None]:
-        """Copy the weights now and restore them at the end, bit for bit, also when the block raises.
+        """Copy the weights and restore them bit for bit after the block.
 
-        Weights are copied in place, never replaced, so views of them in a data-parallel wrapper or a captured graph
-        stay valid. Subtracting the perturbation instead would leave 0.4 % of float32 entries one rounding off.
+        They are restored also when the block raises. Weights are copied in place, never replaced, so views of them in a
+        data-parallel wrapper or a captured graph stay valid. Subtracting the perturbation instead would leave 0.4 % of
+        float32 entries one rounding off.
         """
         params = list(params)
         buffers = self._allocate(params)
@@ -43,7 +44,7 @@ class WeightBackup:
             torch.clear_autocast_cache()  # in an outer autocast, low-precision copies outlive a change of the weights
 
     def _allocate(self, params: list[Tensor]) -> list[Tensor]:
-        """Return the last call's buffers if they fit these tensors, otherwise new ones."""
+        """Return the last call's buffers if they fit, otherwise new ones."""
         kinds = [*map(attrgetter("dtype"), params), *map(Tensor.get_device, params)]  # a cast network keeps its objects
         if len(params) != len(self._params) or not all(map(is_, params, self._params)) or kinds != self._kinds:
             self._params, self._kinds, self._buffers = params, kinds, _buffers_like(params)
@@ -51,7 +52,7 @@ class WeightBackup:
 
 
 def _buffers_like(params: Sequence[Tensor]) -> list[Tensor]:
-    """Allocate one piece of memory per type and device, which is read and written in half the time."""
+    """Allocate buffers in one piece per type and device, which halves copying."""
     alike: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
     for param in params:
         alike.setdefault((param.dtype, param.device), []).append(param)
@@ -144,7 +145,7 @@ class SharedDraws:
 
     @contextmanager
     def repeated(self) -> Iterator[None]:
-        """Run the second pass; the generators' states are restored, also when it raises."""
+        """Run the second pass; restore the generators, also when it raises."""
         with torch.random.fork_rng(list(self._cuda)):
             torch.set_rng_state(self._cpu)
             for device, state in self._cuda.items():

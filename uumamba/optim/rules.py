@@ -1,4 +1,4 @@
-"""Rules, by which members of the family differ: direction, radius, time and mix of gradients."""
+"""Rules of the family's members: direction, radius, time and mix of gradients."""
 
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -14,7 +14,7 @@ Memory = MutableMapping[Tensor, dict[str, Any]]
 
 @dataclass(frozen=True)
 class Slope:
-    """Gradients at the unclimbed weights, and all else that a rule decides by.
+    """Gradients at the unclimbed weights, with the context of a rule.
 
     Attributes:
         params: parameters of groups with ``perturb=True`` that have a gradient.
@@ -65,7 +65,9 @@ TINY = float(torch.finfo(torch.float32).tiny)
 
 
 def scale_to_radius(group: Mapping[str, Any], length: float) -> float:
-    """Return the factor that makes a perturbation ``rho`` long; where the slope is flat the direction is 0 anyway.
+    """Return the factor that makes a perturbation ``rho`` long.
+
+    Where the slope is flat the direction is 0 in any case.
 
     Example:
         >>> scale_to_radius({"rho": 0.05}, 2.0)
@@ -105,12 +107,12 @@ class Rule:
 
     @property
     def takes_ascent(self) -> bool:
-        """True where another loss may be climbed than the one that is minimised."""
+        """True where another loss than the minimised one may be climbed."""
         return self.lead is None and self.due is None and not self.descends_with_first
 
 
 def mix_gradients(mix: Mix, slope: Slope, hooks: Iterable[BeforeMix] = ()) -> None:
-    """Replace each climbed parameter's gradient by its mix with the one before the climb."""
+    """Replace each climbed parameter's gradient by the mix of both gradients."""
     held = [index for index, param in enumerate(slope.params) if param.grad is not None]
     reached = replace(
         slope,

@@ -103,7 +103,10 @@ class SAF(nn.Module):
         self._past = PastLogits(samples=samples, classes=classes, epochs=lag + 1, path=path)
 
     def begin_epoch(self, epoch: int) -> None:
-        """Set the epoch of the coming batches; to be called at its start, also where a run is resumed in it."""
+        """Set the epoch of the coming batches.
+
+        To be called at the start of each, also where a run is resumed in one.
+        """
         require(epoch >= 0, "epoch", got=epoch, expected="a number of at least 0")
         if self.epoch is None or epoch < self.epoch:
             self._past.clear()
@@ -143,7 +146,7 @@ class SAF(nn.Module):
         return learned_weights(self.loss)
 
     def _keep(self, ids: Tensor, logits: Tensor, epoch: int) -> None:
-        """Write the rows of all ranks; all of them gather or none, as all hold the same rows."""
+        """Write the rows of all ranks; all gather or none does."""
         ranks = _count_ranks()
         require(
             ranks == self._ranks,
@@ -188,7 +191,7 @@ def _count_ranks() -> int:
 
 
 def _gather(rows: Tensor) -> Tensor:
-    """Concatenate the rows of every rank in order of rank; their numbers may differ."""
+    """Concatenate the rows of all ranks, which may differ in number."""
     if _count_ranks() == 1:
         return rows
     found: list[Any] = [None] * _count_ranks()

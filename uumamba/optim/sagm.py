@@ -69,7 +69,7 @@ class SAGM(SharpnessAware):
 
 
 def follow_unscaled_gradient(slope: Slope) -> tuple[Sequence[Tensor], Tensor]:
-    """Climb along the gradient without the scaler's factor; the length is its norm."""
+    """Climb along the gradient without the scaler's factor."""
     scale = slope.scale()
     grads = slope.grads if scale == 1 or not slope.grads else torch._foreach_div(list(slope.grads), scale)
     return grads, global_norm(grads)

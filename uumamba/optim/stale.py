@@ -69,7 +69,7 @@ def follow_last_gradient(params: Sequence[Tensor], memory: Memory, base_memory: 
 
 
 def store_gradient(params: Sequence[Tensor], memory: Memory) -> None:
-    """Copy the final gradients into buffers that are allocated once; a base may change them in place."""
+    """Copy the final gradients, since a base may change them in place."""
     grads = [param.grad for param in params if param.grad is not None]
     buffers = [memory.setdefault(param, {}) for param in params]
     for buffer, grad in zip(buffers, grads, strict=True):

@@ -12,9 +12,10 @@ SMALL = 1024  # entries of a tensor that is copied in less time than its own ker
 
 
 def global_norm(tensors: Sequence[Tensor], *, join_small: bool = True) -> Tensor:
-    """Euclidean norm over all entries of all tensors; 0 for an empty list.
+    """Euclidean norm over all entries of all tensors.
 
-    An entry that is not finite makes the norm not finite, and so do finite entries whose squares overflow.
+    It is 0 for an empty list. An entry that is not finite makes the norm not finite, and so do finite entries whose
+    squares overflow.
 
     Args:
         tensors: of any shapes, devices and floating-point types.

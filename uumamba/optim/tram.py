@@ -167,13 +167,16 @@ class TRAM(SharpnessAware):
         return {param.device for param in self._trained()}
 
     def _trained(self) -> list[Tensor]:
-        """Return every parameter that a step may change, perturbed or not: all of them make the outputs."""
+        """Return every trained parameter, perturbed or not: all make the outputs."""
         return [param for group in self.param_groups for param in group["params"] if param.requires_grad]
 
     def _climb_as_far(
         self, reference: Callable[[Slope], Sequence[Any]], slope: Slope
     ) -> tuple[Sequence[Tensor], Tensor]:
-        """Climb along ASAM's direction times the distance; the length is not finite where the distance is not."""
+        """Climb along ASAM's direction times the distance.
+
+        The length is not finite where the distance is not.
+        """
         now = [read_logits(outputs) for outputs in slope.outputs]  # refused before any other pass
         with self._draws.repeated():
             then = [read_logits(outputs) for outputs in reference(slope)]
@@ -188,7 +191,10 @@ class TRAM(SharpnessAware):
 
 
 def follow_natural_gradient(*, eta: float, gamma: float) -> Climb:
-    r"""Make the climb :math:`\gamma (1 + \eta g^2)^{-1} g`, whose length is that of :math:`(1 + \eta g^2)^{-1/2} g`."""
+    r"""Make the climb along the natural gradient.
+
+    Direction :math:`\gamma (1 + \eta g^2)^{-1} g`, length that of :math:`(1 + \eta g^2)^{-1/2} g`.
+    """
 
     def climb(slope: Slope) -> tuple[Sequence[Tensor], Tensor]:
         gradients = torch._foreach_div(list(slope.grads), slope.scale())  # a square does not cancel a scaler's factor

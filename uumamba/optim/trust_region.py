@@ -1,4 +1,4 @@
-"""Distance of a network's outputs from earlier ones, or from outputs for a noisy input."""
+"""Distance of a network's outputs from earlier or noisy ones."""
 
 import math
 from collections.abc import Iterator, MutableMapping, Sequence
@@ -63,7 +63,9 @@ def _divergence_terms(log_then: Tensor, log_now: Tensor) -> Tensor:
 
 
 class EarlierWeights:
-    """Copy of the weights in the optimizer's memory, under which closures can run again.
+    """Copy of earlier weights, under which closures can run again.
+
+    It is kept in the optimizer's memory, and so saved with it.
 
     Args:
         follow: keep the weights of the step before; otherwise the weights before the first step, for good.
@@ -82,7 +84,9 @@ class EarlierWeights:
                 values[self.NAME] = param.detach().clone()
 
     def run(self, slope: Slope, backup: WeightBackup) -> Sequence[Any]:
-        """Return the closures' outputs under the weights kept, or their last outputs while none are kept.
+        """Return the closures' outputs under the earlier weights.
+
+        These are their last outputs while none are kept.
 
         Args:
             slope: at the current weights.
@@ -98,10 +102,11 @@ class EarlierWeights:
 
 
 class InputNoise:
-    r"""Noise :math:`z \sim N(0, \sigma^2)` on the input of a network or the output of a submodule.
+    r"""Gaussian noise on a network's input or a submodule's output.
 
-    The noise comes from a generator of its own, keyed by seed, number of the draw and rank: training draws the same
-    numbers as without it, and a resumed run draws the same noise as one that never stopped.
+    The noise :math:`z \sim N(0, \sigma^2)` comes from a generator of its own, keyed by seed, number of the draw and
+    rank: training draws the same numbers as without it, and a resumed run draws the same noise as one that never
+    stopped.
 
     Args:
         net: its first floating-point input gets the noise.
@@ -154,7 +159,7 @@ class InputNoise:
 
 
 class _Noise:
-    """Hooks that add the noise of one draw to any number of calls."""
+    """Hooks that add one draw's noise to any number of calls."""
 
     def __init__(self, sigma: float, *, seed: int) -> None:
         self.calls = 0
