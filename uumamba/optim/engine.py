@@ -327,10 +327,10 @@ class SharpnessAware(Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         """Return a copy's content, without a scheduler's wrapper of ``step``.
 
-        The wrapper would step the original. The copy makes buffers of its own, keeps hooks (copies of their objects,
-        where they are methods), and trains on as the original would.
+        The wrapper would step the original. The copy keeps hooks (copies of their objects, where they are methods), and
+        trains on as the original would.
         """
-        return {name: value for name, value in vars(self).items() if name != "step"} | {"_backup": WeightBackup()}
+        return {name: value for name, value in vars(self).items() if name != "step"}
 
     def state_dict(self) -> dict[str, Any]:
         """Return torch's layout plus ``base``, ``scaler``, ``skipped_steps`` and ``numbers``."""
