@@ -513,19 +513,23 @@ def test_an_outer_autocast_keeps_no_copies_of_other_weights(make: Any) -> None:
     def closure() -> tuple[Tensor, Tensor]:
         logits = net(x)
         outputs.append(logits.detach().float())
-        return F.cross_entropy(logits.float(), torch.arange(4)), logits
+        # SAM's first step is skipped: the base's step does not clear autocast's copies of the climbed weights
+        factor = float("inf") if make is not TRAM and len(outputs) == 2 else 1.0
+        return F.cross_entropy(logits.float(), torch.arange(4)) * factor, logits
 
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        optimizer = make(net.parameters(), partial(SGD, lr=10.0 if make is TRAM else 0.0), net=net)
+        optimizer = make(net.parameters(), partial(SGD, lr=10.0), net=net)
         optimizer.step(closure)
         optimizer.step(closure)
     if make is TRAM:
-        assert torch.equal(outputs[3], outputs[0]), "the weights of the step before"
+        first, unclimbed, earlier, climbed = outputs[0], outputs[2], outputs[3], outputs[4]
+        assert torch.equal(earlier, first), "the weights of the step before"
+        assert not torch.equal(earlier, unclimbed)
     else:
-        assert torch.equal(outputs[2], outputs[0]), "the restored weights"
-    climbed = (outputs[4] - outputs[2]) if make is TRAM else (outputs[1] - outputs[0])
-    assert climbed.any()
-    assert make is TRAM or climbed.norm().item() == pytest.approx(2.0, rel=0.02)
+        first, climbed, unclimbed, _ = outputs
+        assert torch.equal(unclimbed, first), "the restored weights"
+        assert (climbed - first).norm().item() == pytest.approx(2.0, rel=0.02)
+    assert not torch.equal(climbed, unclimbed)
 
 
 @pytest.mark.slow
