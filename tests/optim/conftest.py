@@ -153,6 +153,12 @@ def training() -> type[Training]:
     return Training
 
 
+@pytest.fixture
+def members() -> dict[str, Member]:
+    """Every way to train that the contract knows."""
+    return MEMBERS
+
+
 @pytest.fixture(params=MEMBERS)
 def member(request: pytest.FixtureRequest) -> str:
     """Every member of the family, by name."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD, AdamW, Optimizer, lr_scheduler
 
+from uumamba import optim
 from uumamba.optim import (
     ASAM,
     GSAM,
@@ -56,6 +57,13 @@ def base(request: pytest.FixtureRequest) -> Callable[..., Optimizer]:
 def two_groups(net: nn.Module) -> list[dict[str, Any]]:
     first = {"params": [*net[0].parameters(), *net[1].parameters()]}
     return [first, {"params": net[3].parameters(), "lr": 0.02, "perturb": False}]
+
+
+def test_every_exported_member_is_under_this_contract(members: Any) -> None:
+    made = {getattr(member.make, "func", member.make) for member in members.values()}
+    exported = {getattr(optim, name) for name in optim.__all__}
+    classes = {each for each in exported if isinstance(each, type) and issubclass(each, optim.SharpnessAware)}
+    assert classes - {optim.SharpnessAware} == made
 
 
 def test_rho_of_zero_is_the_base_bit_for_bit(member: str, base: Callable[..., Optimizer], training: Any) -> None:
