@@ -24,7 +24,7 @@ DAMAGED = (
 )  # fmt: skip
 """Errors that nibabel raises for a damaged file."""
 
-_Grid = tuple[tuple[int, ...], NDArray[np.float64], tuple[float, float, float]]
+_Grid = tuple[tuple[int, ...], NDArray[np.float64], tuple[float, ...]]
 
 
 def check_pair(image: Path, label: Path | None, *, case_id: str) -> None:
