@@ -161,7 +161,7 @@ def test_an_output_beneath_a_regular_file(patient: Path, capsys: pytest.CaptureF
         capsys, "prepare", "demo", "--raw", tmp_path / "raw", "--out", tmp_path / "file" / "prepared", "--workers", 0
     )
     assert code == 2
-    assert "cannot be a folder because" in text
+    assert "which is no folder" in text
 
 
 def test_a_missing_prediction_is_an_error_that_names_it(

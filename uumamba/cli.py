@@ -193,7 +193,7 @@ def train(
             force=force,
             ranks=ranks,
         )
-        if ranks.first:
+        if ranks.is_rank_zero:
             print_run_summary(out)
             _say("trained " + ", ".join(map(str, folders)))
 
@@ -365,7 +365,7 @@ def _joined(names: str) -> Iterator[tuple["Ranks", str]]:
     from uumamba.runtime.ranks import Place
 
     place, device = Place.from_environment(), resolve_devices(names)
-    from uumamba.runtime.rank_group import joined  # whoever has this in memory has a place
+    from uumamba.runtime.rank_group import join_group  # whoever has this in memory has a place
 
     if place.count > 1:
         import torch
@@ -376,7 +376,7 @@ def _joined(names: str) -> Iterator[tuple["Ranks", str]]:
                 "or leave torchrun out."
             )
         device = place.device(device, found=torch.cuda.device_count())
-    with joined(device.partition(",")[0], place) as ranks:
+    with join_group(device.partition(",")[0], place) as ranks:
         yield ranks, device
 
 

@@ -167,7 +167,7 @@ def test_another_configuration_is_refused_with_the_difference_unless_forced(
     changed = (*SHORT, "optim.rho=0.1")
     code, said = runs.run(run, "--resume", overrides=changed)
     assert code == EXIT_WRONG_USE
-    assert "run.optim.rho: 0.05 there, 0.1 here" in said
+    assert "got {'run.optim.rho': 0.1}, expected {'run.optim.rho': 0.05}" in said
     assert state_of(run) == before
     assert runs.run(run, "--resume", "--force", overrides=changed)[0] == 0
 
@@ -186,7 +186,7 @@ def test_a_second_process_in_the_folder_is_refused_and_the_first_goes_on(runs: R
     wait_for(lambda: (tmp_path / "run" / "fold_0" / "config.json").is_file())
     code, said = runs.run(tmp_path / "run", "--resume", overrides=LONG)
     assert code == EXIT_WRONG_USE
-    assert f"Another process (process {first}) is training in" in said
+    assert f"got a lock of process {first}" in said
     assert runs.end(first, seconds=0.05)[0] is None, "it runs"
     os.kill(first, signal.SIGKILL)
     assert runs.end(first)[0] == -signal.SIGKILL
@@ -232,7 +232,7 @@ def test_a_folder_that_may_not_be_written_to_is_refused_before_any_step(runs: Ru
     locked.mkdir(mode=0o555)
     code, said = runs.run(locked / "run", before="obey_permissions()")
     assert code == EXIT_WRONG_USE
-    assert "cannot be a folder to write in (Permission denied); choose another output path" in said
+    assert "got Permission denied, expected a folder" in said
     assert "epoch 1" not in said
     assert not list(locked.iterdir())
 
@@ -304,9 +304,9 @@ LITTLE_MEMORY = """
 import re, resource
 from pathlib import Path
 import torch
-from uumamba.training.out_of_memory import FittingSteps
+from uumamba.training.adaptive_microbatch import AdaptiveMicrobatch
 torch.backends.mkldnn.set_flags(False)  # without room for its own code it may crash the process
-step = FittingSteps.step
+step = AdaptiveMicrobatch.step
 def step_in_little(self, batch, **how):
     used = 1024 * int(re.search(r"VmSize:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
     resource.setrlimit(resource.RLIMIT_AS, (used + 130 * 2**20, resource.RLIM_INFINITY))
@@ -314,7 +314,7 @@ def step_in_little(self, batch, **how):
         return step(self, batch, **how)
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-FittingSteps.step = step_in_little
+AdaptiveMicrobatch.step = step_in_little
 """
 
 

@@ -108,5 +108,5 @@ def test_a_refusal_side_by_side_is_the_refusal_of_one(
     process = start(tiny_prepared, tmp_path, (*tiny_overrides, "optim.rho=0.1"), *OPTIONS)
     told, _ = process.communicate(timeout=120)
     assert process.returncode == 2
-    assert "fold 0: The run was begun with another configuration:" in told
+    assert "fold 0: config: got {'run.optim.rho': 0.1}" in told
     assert "Traceback" not in told

@@ -53,7 +53,7 @@ def test_a_run_that_is_refused_leaves_the_manifest_as_it_was(
     tiny_run: Path, tiny_prepared: Path, tiny_config: MakeConfig
 ) -> None:
     before = (tiny_run / "fold_0" / "manifest.json").read_text()
-    with pytest.raises(ValueError, match="holds a checkpoint already"):
+    with pytest.raises(ValueError, match="got a checkpoint"):
         train(tiny_config(), data=tiny_prepared, out=tiny_run)
     assert (tiny_run / "fold_0" / "manifest.json").read_text() == before
 

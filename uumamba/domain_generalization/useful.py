@@ -11,7 +11,7 @@ from uumamba.domain_generalization.fingerprint import fingerprint_of_state
 from uumamba.domain_generalization.knee import find_knee
 from uumamba.domain_generalization.slow_examples import SlowExamples, check_answers, find_slow
 from uumamba.domain_generalization.upsampling import UpsampledSampler
-from uumamba.runtime.seeds import draws_put_back, key_to_seed, seed_everything
+from uumamba.runtime.seeds import key_to_seed, preserve_random_state, seed_everything
 
 TrainEpoch = Callable[[UpsampledSampler], None]
 Start = Callable[[], tuple[nn.Module, TrainEpoch]]
@@ -184,7 +184,7 @@ class USEFUL:
 
     def _asked(self, net: nn.Module, epochs: int) -> Answers:
         """The answers; a loader that draws its seed must not move the dropout of the epochs that follow."""
-        with draws_put_back({param.device for param in net.parameters()}):
+        with preserve_random_state({param.device for param in net.parameters()}):
             seed_everything(key_to_seed(self.seed, "answers", epochs))  # else each pass shuffles alike, and unnoticed
             return self.answers(net)
 

@@ -105,7 +105,9 @@ def _read_mnms(raw: Path, frames: Path | str | None = None) -> Read:
         def advance(done: int, total: int) -> None:
             if done % _PATIENTS_A_LINE == 0 or done == total:
                 print(f"frames: {done} of {total} patients", file=sys.stderr)
-            stop.follow(f"after cutting the frames of {done} of {total} patients; the same command goes on from there")
+            stop.raise_if_requested(
+                f"after cutting the frames of {done} of {total} patients; the same command goes on from there"
+            )
 
         return read_mnms(raw, frames=frames, advance=advance)
 

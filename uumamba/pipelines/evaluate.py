@@ -181,7 +181,7 @@ def _pairs(
 ) -> Iterator[EvaluationPair]:
     """Read one pair at a time; a case that cannot be used goes to ``failures`` and the others go on."""
     for number, case in enumerate(cases):
-        stop.follow(f"after scoring {number} of {len(cases)} cases; the same command scores them all")
+        stop.raise_if_requested(f"after scoring {number} of {len(cases)} cases; the same command scores them all")
         try:
             yield _read_pair(case, found[case.case_id], structures)
         except CaseError as error:

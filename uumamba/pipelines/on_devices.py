@@ -94,7 +94,7 @@ def on_devices(work: Work[Job], jobs: Mapping[str, Job], devices: Sequence[str],
                 free.append(ended.device)
                 done += _is_done(ended, stop)
         if done < len(jobs):
-            stop.follow(f"with {done} of {len(jobs)} done; go on with --resume")
+            stop.raise_if_requested(f"with {done} of {len(jobs)} done; go on with --resume")
 
 
 def _start(work: Work[Job], name: str, job: Job, device: str, threads: int) -> _Running:

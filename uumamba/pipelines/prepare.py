@@ -18,7 +18,7 @@ from uumamba.pipelines.datasets import refuse_inside_raw
 from uumamba.pipelines.failures import record_failures
 from uumamba.runtime.errors import CaseError
 from uumamba.runtime.files import make_folder, write_json
-from uumamba.runtime.locks import locked
+from uumamba.runtime.locks import lock_folder
 from uumamba.runtime.parallel_cases import each_case
 from uumamba.runtime.stop import StopRequest
 
@@ -80,7 +80,7 @@ def prepare(
         refuse_inside_raw(Path(out), raw)
     out = make_folder(out)
     structures = dict(manifest.structures)
-    with locked(out, doing="preparing"), StopRequest() as stop, _warned_once() as warn:
+    with lock_folder(out, doing="preparing"), StopRequest() as stop, _warned_once() as warn:
         each = _Each(stop, warn, workers, progress)
         failures = list(bad)
         whole = recipe if recipe.is_complete else _with_statistics(recipe, manifest, out, structures, each, failures)
@@ -127,7 +127,9 @@ class _Each:
                     done.append(case_id)
                     self.warn(outcome)
                 advance()
-                self.stop.follow(f"after {doing} {count} of {len(items)} cases; the same command goes on from there")
+                self.stop.raise_if_requested(
+                    f"after {doing} {count} of {len(items)} cases; the same command goes on from there"
+                )
         return done
 
 

@@ -19,7 +19,7 @@ from uumamba.config import RunConfig
 from uumamba.data.prepared import PreparedFolder
 from uumamba.pipelines.split import split_cases
 from uumamba.runtime.files import write_json
-from uumamba.training.following import Row
+from uumamba.training.callback_list import Row
 
 MANIFEST_NAME = "manifest.json"
 PACKAGES = ("uumamba", "torch", "monai", "numpy", "scipy", "nibabel", "SimpleITK", "safetensors", "triton", "mamba-ssm")

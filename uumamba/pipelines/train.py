@@ -25,7 +25,7 @@ from uumamba.runtime.errors import CaseError, UsageError
 from uumamba.runtime.stop import StopRequest
 from uumamba.training import ALONE, Ranks
 from uumamba.training.display import to_stderr
-from uumamba.training.run_folder import refuse_other_config
+from uumamba.training.run_folder import check_same_config
 
 
 def train(
@@ -78,12 +78,12 @@ def train(
             f"There are {len(devices)} devices for {len(wanted)} trainings, and each is done on one; give fewer, or "
             "--fold cv or --seeds."
         )
-    ranks.first_alone(partial(refuse_unreached, config, wanted))
+    ranks.on_rank_zero(partial(refuse_unreached, config, wanted))
     folder = PreparedFolder(data)
     _check_prepared_for(config, folder)
     folds, domains = folds_of(fold), config.dataset.domains
     check_split(folder.manifest, folds, domains, where=f"{folder.path}")
-    if ranks.first:
+    if ranks.is_rank_zero:
         _say_unused(folder.manifest, folds[0], domains)  # the same of every fold
     for name in folds:  # what the last fold would be refused for is refused before the first is trained
         sided_run(config, folder, split_cases(folder.manifest, name, domains)[0])
@@ -95,10 +95,10 @@ def train(
             on_devices(begin, {each.title: each for each in wanted}, devices, say=to_stderr)
         else:
             for each in wanted:
-                stop.agree(ranks)
-                stop.follow(f"before {each.title}; go on with --resume")
+                stop.sync(ranks)
+                stop.raise_if_requested(f"before {each.title}; go on with --resume")
                 begin(each, device=device, ranks=ranks)
-    if ranks.first:
+    if ranks.is_rank_zero:
         write_run_summary(Path(out))
     return [each.path for each in wanted]
 
@@ -148,7 +148,7 @@ def _train_fold(
         init=init,
         device=device,
         cases=cases,
-        followers=(manifest, *trackers) if ranks.first else (),
+        followers=(manifest, *trackers) if ranks.is_rank_zero else (),
         progress=progress if say is None else False,
         log=say,
         ranks=ranks,
@@ -189,7 +189,7 @@ def refuse_another_run(config: RunConfig, run: Path) -> None:
         except (OSError, ValueError, KeyError, TypeError):
             continue  # it is a copy for people; the checkpoint's own is compared when training resumes
         now = of_seed(config, found.seed)
-        refuse_other_config(stored, now.as_json(), complete=partial(complete_run, today=now))
+        check_same_config(stored, now.as_json(), complete=partial(complete_run, today=now))
 
 
 def refuse_untrainable(config: RunConfig, manifest: Manifest, bad: Sequence[CaseError], folds: Sequence[str]) -> None:

@@ -24,8 +24,8 @@ from uumamba.domain_generalization import (
 from uumamba.pipelines.models import newest_checkpoint
 from uumamba.pipelines.slow_cases import case_answers
 from uumamba.runtime.errors import UsageError, UumambaError
-from uumamba.runtime.files import make_folder, room_for
-from uumamba.runtime.locks import locked
+from uumamba.runtime.files import make_folder, report_write_errors
+from uumamba.runtime.locks import lock_folder
 from uumamba.runtime.stop import StopRequest
 from uumamba.training import Ranks, Trainer
 
@@ -72,10 +72,10 @@ def fed_cases(
     useful = config.training.useful
     if useful is None:
         return list(training)
-    found = ranks.first_alone(
+    found = ranks.on_rank_zero(
         lambda: list(_find(config, useful, folder, training, run_dir, build_probe, say, force=force).slow)
     )
-    return upsampled(training, ranks.from_first(found), factor=useful.factor)
+    return upsampled(training, ranks.broadcast(found), factor=useful.factor)
 
 
 def refuse_unfit_index(config: RunConfig, folder: PreparedFolder, training: Sequence[str], run_dir: Path) -> None:
@@ -126,11 +126,11 @@ def _find(
         found = _read(Path(useful.index_file), folder, training)
     else:
         make_folder(run_dir)
-        with locked(run_dir, doing="looking for slow cases"):
+        with lock_folder(run_dir, doing="looking for slow cases"):
             found = _probe(config, useful, folder, training, build_probe, say)
     cases = [training[place] for place in found.slow]
     found = replace(found, settings=found.settings | _asked(useful, config) | {"slow_cases": cases})
-    with room_for(path):
+    with report_write_errors(path):
         write_slow_examples(path, found)
     say(f"{len(cases)} of {len(training)} cases are learned slowly and shown {useful.factor} times ({path.name})")
     return found
@@ -164,7 +164,7 @@ def _probe(
         return {"dice": 1 - answers.error}
 
     def follow(*_: Any) -> None:
-        stop.follow("while slow cases were looked for, which begins anew with --resume")
+        stop.raise_if_requested("while slow cases were looked for, which begins anew with --resume")
 
     trainer = build_probe(
         _as_probe(config), validate=look, progress=False, log=lambda line: say(f"probe for slow cases, {line}")
