@@ -53,7 +53,7 @@ def test_live_ranks_go_on_and_the_first_that_ends_tells_the_other(
     second.stop()
     reason = first.end_group("the connection is closed", exit_code=1)
     assert reason is not None
-    assert (reason.rank, reason.exit_code, reason.message) == (1, 2, "the disk is full")
+    assert (str(reason), reason.exit_code) == ("Process 1 ended: the disk is full", 2)
     assert is_ended_within(ended, 10)
     assert ended == [2], "with the code of the one that reported"
     assert not capfd.readouterr().err, "and without a message of its own"

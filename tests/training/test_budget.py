@@ -159,15 +159,6 @@ def test_a_due_validation_is_left_out_if_the_last_would_not_fit_behind_it(clock:
     assert validated == [10.0, 30.0, 48.0]
 
 
-def test_a_validation_longer_than_the_rest_of_the_budget_ends_the_run_there(clock: FakeClock) -> None:
-    def validate(net: nn.Module) -> dict[str, float]:
-        clock.now_s += 25.0
-        return {"dice": 0.5}
-
-    build(clock, minutes=1.0, validate=validate, steps_an_epoch=20).fit()
-    assert (len(clock.rates), clock.now_s - 1000) == (20, 45)
-
-
 @pytest.mark.parametrize(
     ("step_s", "factors"),
     # At 10 of 100 seconds there are 2 of 4 steps of the slow one's warm-up.

@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.training.tiny_run import BATCHES, act_before, build_trainer, rows_of
 from uumamba.training import StoppedOnRequest
-from uumamba.training.callback_list import CallbackList, end_times, finite_scalars
+from uumamba.training.callback_list import CallbackList, finite_scalars
 from uumamba.training.track_tensorboard import TensorBoardTracker
 
 
@@ -117,9 +117,3 @@ def test_tensorboard_drops_epochs_that_the_checkpoint_does_not_know_and_adds_wha
 def test_scalars_leave_out_what_is_no_finite_number() -> None:
     row = {"epoch": 1, "loss": float("nan"), "dice": float("inf"), "lr": 0.5, "note": "text", "flag": True, "n": None}
     assert finite_scalars(row) == {"lr": 0.5}
-
-
-def test_epochs_that_were_recorded_nowhere_are_placed_by_their_seconds() -> None:
-    rows = [{"seconds": 7.0}, {"seconds": 2.0}, {"seconds": None}]
-    assert end_times(rows, 50.0) == [48.0, 50.0, 50.0]
-    assert end_times([], 50.0) == []

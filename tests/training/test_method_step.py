@@ -15,8 +15,6 @@ from uumamba.domain_generalization import UDIM, InputPerturbation
 from uumamba.optim import ASAM, SAGM, SAM, Plain
 from uumamba.runtime.seeds import generator_for
 from uumamba.training import Checkpoint, Trainer, read_checkpoint, save_checkpoint
-from uumamba.training.adaptive_microbatch import split_batch
-from uumamba.training.method_step import MethodStep
 
 SGD = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
 STEPS, SIZE = 3, 5
@@ -147,42 +145,6 @@ def test_a_repeated_step_counts_once_and_so_do_its_micro_batches() -> None:
     assert method.calls[:2] == [(0, 5, list("ABABC")), (0, 3, list("ABA"))], "neither fitted"
     parts = [(2, ["A", "B"]), (2, ["A", "B"]), (1, ["C"])]
     assert method.calls[-6:] == [(step, size, names) for step in (1, 2) for size, names in parts]
-
-
-def test_a_step_that_a_compiler_fails_in_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(net: nn.Module) -> Callable[..., Any]:
-        def fail(image: Tensor) -> Tensor:
-            raise TypeError("no compiler")
-
-        return fail
-
-    monkeypatch.setattr(torch, "compile", broken)
-    compiled = train(compiles=True)
-    assert method_of(compiled).steps == STEPS
-    assert len(method_of(compiled).calls) == STEPS + 1
-    assert_same_weights(compiled, train())
-
-
-def test_udim_adds_the_mean_of_its_micro_batches_weighted_by_their_samples() -> None:
-    net, batch = nn.Linear(4, 3).double(), next(batches(0))
-    udim = udim_of(net, warmup_steps=0)
-    parts = split_batch(batch, SIZE, at_once=3)
-    expected = [
-        size / 5 * (20 * terms["variance_gap"] + 2 * terms["gradient_norm"])
-        for part, size in parts
-        for terms in [udim_of(net).terms(part["image"], part["label"], domains=part["domain"], step=0)]
-    ]
-    for scalar, value in zip(MethodStep(udim).scalars(parts) or (), expected, strict=True):
-        torch.testing.assert_close(scalar(), value)
-    assert udim.steps == 1
-
-
-def test_micro_batches_of_a_step_in_the_warm_up_add_nothing() -> None:
-    udim = udim_of(nn.Linear(4, 3), warmup_steps=1)
-    parts = [(batch, SIZE) for batch in batches(0, dtype=torch.float32)]
-    assert MethodStep(udim).scalars(parts) is None
-    assert udim.steps == 1
-    assert len(MethodStep(udim).scalars(parts) or ()) == len(parts)
 
 
 @pytest.mark.parametrize("direction", ["ascent", "random"])

@@ -77,8 +77,9 @@ def make_folder(path: Path | str) -> Path:
     except OSError as error:
         parts = (part for part in (path, *path.parents) if os.path.lexists(part) and not os.path.isdir(part))
         found = next((f"{part}, which is no folder" for part in parts), error.strerror)
-        expected, fix = "a folder that can be written to", "choose another output path"
-        raise UsageError(str(path), got=found, expected=expected, fix=fix) from None
+        raise UsageError(
+            str(path), got=found, expected="a folder that can be written to", fix="choose another output path"
+        ) from None
 
 
 def write_json(path: Path | str, value: Any) -> None:

@@ -31,9 +31,12 @@ def lock_folder(folder: Path, *, doing: str) -> Iterator[None]:
             fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             stream.seek(0)
-            owner = stream.read().strip() or "unknown process"
-            expected, fix = f"no other process {doing} there", "wait for it or choose another folder"
-            raise UsageError(str(folder), got=f"a lock of {owner}", expected=expected, fix=fix) from None
+            raise UsageError(
+                str(folder),
+                got=f"a lock of {stream.read().strip() or 'unknown process'}",
+                expected=f"no other process {doing} there",
+                fix="wait for it or choose another folder",
+            ) from None
         with report_write_errors(folder / ".lock"):
             # Not through the stream, whose buffer would be written again when it is closed.
             os.ftruncate(stream.fileno(), 0)

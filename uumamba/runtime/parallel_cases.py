@@ -68,8 +68,13 @@ def _retry(work: Callable[[Item], Result], case_id: str, item: Item) -> Result |
         with _pool(1) as pool:
             return pool.submit(_attempt, work, item).result()
     except BrokenProcessPool:
-        fix = "free memory or use fewer workers; with 0 workers the system names the cause"
-        return CaseError(case_id, "worker process", got="killed twice", expected="a result", fix=fix)
+        return CaseError(
+            case_id,
+            "worker process",
+            got="killed twice",
+            expected="a result",
+            fix="free memory or use fewer workers; with 0 workers the system names the cause",
+        )
 
 
 def _attempt(work: Callable[[Item], Result], item: Item) -> Result | CaseError:

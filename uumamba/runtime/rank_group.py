@@ -65,16 +65,15 @@ def join_group(device: str, place: Place | None = None, *, silence_s: float = SI
     try:
         with StopRequest():  # a rank that waits for rank 0's work must not die of a signal that rank 0 obeys later
             yield group
-            group.leave()
+            group.on_rank_zero(lambda: None)  # which may go on alone after training
     except BaseException as error:
         reported = _error_to_report(error, watch)
-        watch.stop()
-        leave_after_others(own_store, rank=rank, count=count)
         if reported is error:
             raise
         raise reported from error
     finally:
         watch.stop()
+        leave_after_others(own_store, rank=rank, count=count)
     dist.destroy_process_group()  # not after an error: NCCL's may wait for a lost rank
 
 
@@ -139,33 +138,19 @@ class Group:
         return [self._send(rank, tree) for rank in range(self.count)]
 
     def on_rank_zero(self, work: Callable[[], T]) -> T | None:
-        """Run ``work`` on rank 0; the others poll until it is done or rank 0 is lost."""
+        """Run ``work`` on rank 0; the others poll until it is done, or until a rank has ended the group."""
         self._stages += 1
         key = f"stage/{self._stages}"
         if self.is_rank_zero:
             result = work()
             self._store.set(key, "done")
             return result
-        self._wait_until(lambda: self._store.check([key]))
-        return None
-
-    def leave(self) -> None:
-        """End the group's work; rank 0, which may keep the store, is the last to leave."""
-        if self.is_rank_zero:
-            self._store.set("over", "")
-            self._wait_until(lambda: self._store.add("parted", 0) == self.count - 1)
-        else:
-            self._wait_until(lambda: self._store.check(["over"]))
-            self._watch.stop()
-            self._store.add("parted", 1)
-
-    def _wait_until(self, is_done: Callable[[], bool]) -> None:
-        """Wait for another rank's work of any length, as long as all ranks live."""
-        while not is_done():
-            reason = self._watch.end_reason()
-            if reason is not None:
-                raise reason.as_error()
+        while not self._store.check([key]):
+            error = self._watch.end_reason()
+            if error is not None:
+                raise error
             time.sleep(0.1)
+        return None
 
     def _send(self, source: int, tree: Any) -> Any:
         """Broadcast one rank's tree: plain values as JSON, then each tensor's bytes; no pickle."""
@@ -200,16 +185,15 @@ def _error_to_report(error: BaseException, watch: RankWatch) -> BaseException:
         return error
     lost = _connection_error(error)
     if lost is not None:
-        reason = watch.end_reason(wait_s=REASON_S)
-        if reason is not None:
-            return reason.as_error()
+        first = watch.end_reason(wait_s=REASON_S)
+        if first is not None:
+            return first
         error = RankLostError(
             f"Another process of the group disappeared ({summarize_error(lost).rstrip('.')}), perhaps killed for lack "
             "of memory; go on from the last checkpoint with --resume."
         )
     code = error.exit_code if isinstance(error, UumambaError) else EXIT_FAILED
-    first = watch.end_group(str(error) or type(error).__name__, exit_code=code)
-    return error if first is None else first.as_error()
+    return watch.end_group(str(error) or type(error).__name__, exit_code=code) or error
 
 
 def _connection_error(error: BaseException | None) -> RuntimeError | None:

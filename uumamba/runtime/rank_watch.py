@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from typing import Any
 
 from torch.distributed.distributed_c10d import Store
 
@@ -31,25 +31,6 @@ REASON_S = 2.0
 
 class RankLostError(UumambaError):
     """A process of the group that disappeared without a reason."""
-
-
-@dataclass(frozen=True)
-class EndReason:
-    """Reason why the group ended, as all ranks read it.
-
-    Attributes:
-        rank: of the process that ended first.
-        exit_code: for all of them.
-        message: of its error.
-    """
-
-    rank: int
-    exit_code: int
-    message: str
-
-    def as_error(self) -> EndedWithAnother:
-        """Return the error that ends the other ranks."""
-        return EndedWithAnother(f"Process {self.rank} ended: {self.message}", exit_code=self.exit_code)
 
 
 class RankWatch:
@@ -96,58 +77,57 @@ class RankWatch:
         self._stopped.set()
         self._thread.join(timeout=GRACE_S)
 
-    def end_group(self, message: str, *, exit_code: int) -> EndReason | None:
-        """End the group; return None on the first rank to do so, which reports it, else the first rank's reason."""
-        own = EndReason(self._rank, exit_code, message)
+    def end_group(self, message: str, *, exit_code: int) -> EndedWithAnother | None:
+        """End the group; return None on the first rank to do so, which reports it, else the first rank's error."""
+        own: dict[str, Any] = {"rank": self._rank, "exit_code": exit_code, "message": message}
         try:
             if self._store.add("ended", 1) == 1:
-                self._store.set("reason", json.dumps(asdict(own)))
+                self._store.set("reason", json.dumps(own))
                 return None
-            return self.end_reason(wait_s=REASON_S) or own
+            return self.end_reason(wait_s=REASON_S) or _make_error(**own)
         except RuntimeError:  # the store died with the process that kept it, so nobody else can report
             return None
 
-    def end_reason(self, *, wait_s: float = 0.0) -> EndReason | None:
-        """Return the reason for the end of the group if there is one within ``wait_s``."""
+    def end_reason(self, *, wait_s: float = 0.0) -> EndedWithAnother | None:
+        """Return the error that ended the group, the same on all ranks, if there is one within ``wait_s``."""
         deadline = time.monotonic() + wait_s
         with suppress(RuntimeError):
             while not self._store.check(["reason"]):
                 if time.monotonic() >= deadline:
                     return None
                 time.sleep(0.05)
-            return EndReason(**json.loads(self._store.get("reason")))
+            return _make_error(**json.loads(self._store.get("reason")))
         return None
 
     def _run(self) -> None:
-        reason, is_reported = self._wait_for_end()
+        error, is_reported = self._wait_for_end()
         # Usually the main thread has noticed too, and ends with an error of its own.
-        if reason is None or self._stopped.wait(self._grace_s):
+        if error is None or self._stopped.wait(self._grace_s):
             return
         if not is_reported:
-            _report(reason)
+            _report(error)
         _count_as_left(self._store)
-        self._end(reason.exit_code)
+        self._end(error.exit_code)
 
-    def _wait_for_end(self) -> tuple[EndReason | None, bool]:
-        """Return why the group ended and whether a rank reports it; None when this rank has left."""
+    def _wait_for_end(self) -> tuple[UumambaError | None, bool]:
+        """Return the error that ended the group, and True if a rank reports it; None when this rank has left."""
         last, heard, beats = b"", time.monotonic(), 0
         while not self._stopped.wait(min(BEAT_S, self._silence_s / 4)):
             beats += 1
             try:
-                reason, now = self.end_reason(), self._exchange_beats(beats)
+                error, now = self.end_reason(), self._exchange_beats(beats)
             except RuntimeError:
-                return EndReason(self._rank, EXIT_FAILED, "the process that kept the group together is gone"), False
-            if reason is not None:
-                return reason, True
+                return RankLostError("the process that kept the group together is gone"), False
+            if error is not None:
+                return error, True
             if now != last:
                 last, heard = now, time.monotonic()
             if time.monotonic() - heard > self._silence_s:
-                message = f"no heartbeat of process {self._watched} in {self._silence_s:.0f} s"
-                reason = self.end_group(message, exit_code=EXIT_FAILED)
-                if reason is None:
-                    reason = EndReason(self._rank, EXIT_FAILED, message)
-                    _report(reason)
-                return reason, True
+                lost = RankLostError(f"no heartbeat of process {self._watched} in {self._silence_s:.0f} s")
+                error = self.end_group(str(lost), exit_code=EXIT_FAILED)
+                if error is None:
+                    _report(lost)
+                return error or lost, True
         return None, False
 
     def _exchange_beats(self, beats: int) -> bytes:
@@ -176,5 +156,9 @@ def _count_as_left(store: Store) -> None:
         store.add("left", 1)
 
 
-def _report(reason: EndReason) -> None:
-    print(f"uumamba: Stopped, {reason.message}; go on with --resume.", file=sys.stderr, flush=True)
+def _make_error(*, rank: int, exit_code: int, message: str) -> EndedWithAnother:
+    return EndedWithAnother(f"Process {rank} ended: {message}", exit_code=exit_code)
+
+
+def _report(error: UumambaError) -> None:
+    print(f"uumamba: Stopped, {error}; go on with --resume.", file=sys.stderr, flush=True)

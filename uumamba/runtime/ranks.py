@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeVar
 
 from torch import nn
 
-from uumamba.runtime.errors import UsageError, require
+from uumamba.runtime.errors import require
 
 T = TypeVar("T")
 
@@ -100,9 +100,13 @@ class Place:
             place = cls(*map(int, found))
         except ValueError:
             place = cls(rank=-1)
-        is_valid = 0 <= place.rank < place.count and place.local_rank >= 0
-        expected, fix = "0 <= RANK < WORLD_SIZE", "start with torchrun, or unset RANK to train in one process"
-        require(is_valid, ", ".join(names), got=found, expected=expected, fix=fix)
+        require(
+            0 <= place.rank < place.count and place.local_rank >= 0,
+            ", ".join(names),
+            got=found,
+            expected="0 <= RANK < WORLD_SIZE",
+            fix="start with torchrun, or unset RANK to train in one process",
+        )
         return place
 
     def device(self, name: str, *, found: int) -> str:
@@ -121,8 +125,12 @@ class Place:
         """
         if self.count == 1 or name == "cpu":
             return name
-        if name != "cuda":
-            raise UsageError("--device", got=name, expected=f"cuda or no --device, with {self.count} processes")
-        fix = "start as many processes as there are devices (torchrun --nproc-per-node)"
-        require(self.local_rank < found, "LOCAL_RANK", got=self.local_rank, expected=f"below {found} devices", fix=fix)
+        require(name == "cuda", "--device", got=name, expected=f"cuda or no --device, with {self.count} processes")
+        require(
+            self.local_rank < found,
+            "LOCAL_RANK",
+            got=self.local_rank,
+            expected=f"a number below that of CUDA devices ({found})",
+            fix="start as many processes as there are devices (torchrun --nproc-per-node)",
+        )
         return f"cuda:{self.local_rank}"

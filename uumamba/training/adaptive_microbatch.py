@@ -165,18 +165,14 @@ def split_batch(batch: Batch, samples: int, *, at_once: int) -> list[tuple[Batch
     number = math.ceil(samples / at_once)
     if number == 1:
         return [(batch, samples)]
-    sizes = [samples // number + (index < samples % number) for index in range(number)]
-    starts = [sum(sizes[:index]) for index in range(number)]
-    return [
-        ({key: _part(value, samples, start, start + size) for key, value in batch.items()}, size)
-        for start, size in zip(starts, sizes, strict=True)
-    ]
+    parts = torch.arange(samples).tensor_split(number)
+    return [({key: _part(value, samples, rows) for key, value in batch.items()}, len(rows)) for rows in parts]
 
 
-def _part(value: Any, samples: int, start: int, stop: int) -> Any:
+def _part(value: Any, samples: int, rows: Tensor) -> Any:
     """Slice a value that has one entry a sample; return any other as it is."""
     is_splittable = isinstance(value, list | tuple) or (isinstance(value, Tensor) and value.ndim > 0)
-    return value[start:stop] if is_splittable and len(value) == samples else value
+    return value[int(rows[0]) : int(rows[-1]) + 1] if is_splittable and len(value) == samples else value
 
 
 def _world_size() -> int:

@@ -5,7 +5,7 @@ from typing import get_args
 from torch import nn
 
 from uumamba.optim import SharpnessAware
-from uumamba.runtime.errors import UsageError, require
+from uumamba.runtime.errors import require
 from uumamba.runtime.precision import Precision
 from uumamba.types import Objective
 
@@ -32,24 +32,38 @@ def check_setup(
     Raises:
         UsageError: the key names the option, or the first missing parameter.
     """
-    fix = "wrap it, such as Plain(net.parameters(), partial(torch.optim.SGD, lr=0.01))"
-    is_ours = isinstance(optimizer, SharpnessAware)
-    require(is_ours, "optimizer", got=type(optimizer).__name__, expected="one of uumamba.optim", fix=fix)
+    require(
+        isinstance(optimizer, SharpnessAware),
+        "optimizer",
+        got=type(optimizer).__name__,
+        expected="one of uumamba.optim",
+        fix="wrap it, such as Plain(net.parameters(), partial(torch.optim.SGD, lr=0.01))",
+    )
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     learning = {f"net.{name}": value for name, value in net.named_parameters()}
     if isinstance(objective, nn.Module):
         learning |= {f"objective.{name}": value for name, value in objective.named_parameters()}
     missing = [name for name, value in learning.items() if value.requires_grad and id(value) not in held]
-    if missing:
-        found = f"no {missing[0]} ({len(missing)} parameters are missing)"
-        fix = "give all parameters to the optimizer, or set requires_grad to False"
-        raise UsageError("optimizer", got=found, expected="every parameter that requires a gradient", fix=fix)
+    require(
+        not missing,
+        "optimizer",
+        got=f"no {' '.join(missing[:1])} ({len(missing)} parameters are missing)",
+        expected="every parameter that requires a gradient",
+        fix="give all parameters to the optimizer, or set requires_grad to False",
+    )
     require(precision in get_args(Precision), "precision", got=precision, expected=" or ".join(get_args(Precision)))
-    has_scaler = precision != "float16" or optimizer.scaler is not None
-    fix = "make the optimizer with scaler=torch.amp.GradScaler(), or choose bfloat16"
-    require(has_scaler, "precision", got=precision, expected="a gradient scaler, or small gradients vanish", fix=fix)
-    is_time = save_every_minutes is None or save_every_minutes >= 0
-    expected = "a number of at least 0, or None to save at the ends of epochs only"
-    require(is_time, "save_every_minutes", got=save_every_minutes, expected=expected)
+    require(
+        precision != "float16" or optimizer.scaler is not None,
+        "precision",
+        got=precision,
+        expected="a gradient scaler, or small gradients vanish",
+        fix="make the optimizer with scaler=torch.amp.GradScaler(), or choose bfloat16",
+    )
+    require(
+        save_every_minutes is None or save_every_minutes >= 0,
+        "save_every_minutes",
+        got=save_every_minutes,
+        expected="a number of at least 0, or None to save at the ends of epochs only",
+    )
     for name, number in counts.items():
         require(number >= 1, name, got=number, expected="an integer of at least 1")

@@ -105,8 +105,13 @@ def read_checkpoint(path: Path | str, *, map_location: torch.device | str = "cpu
             return replace(checkpoint, **parts)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         problem = f"it cannot be read: {error}"
-    fix = "give a run folder, a fold's folder, or the last.safetensors in it"
-    require(is_ours, str(path), got="a file of another kind", expected="a checkpoint of uumamba", fix=fix)
+    require(
+        is_ours,
+        str(path),
+        got="a file of another kind",
+        expected="a checkpoint of uumamba",
+        fix="give a run folder, a fold's folder, or the last.safetensors in it",
+    )
     raise DamagedCheckpointError(
         f"The checkpoint {path} is damaged ({problem}); take previous.safetensors or best.safetensors beside it."
     )

@@ -91,15 +91,16 @@ class Prefetcher:
         """Return a batch as it came, and prepared if there is memory for it beside the step in progress."""
         try:
             return batch, self._prepare(batch)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-        return batch, None
+        except OutOfMemoryError:
+            return batch, None
 
     def _prepare_between_steps(self, batch: Batch) -> Ready:
         free_memory(self.device)
+        return self._prepare(batch)
+
+    def _prepare(self, batch: Batch) -> Ready:
         try:
-            return self._prepare(batch)
+            return self._move(batch)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -110,7 +111,7 @@ class Prefetcher:
                 "memory."
             ) from error
 
-    def _prepare(self, batch: Batch) -> Ready:
+    def _move(self, batch: Batch) -> Ready:
         if self._stream is None:
             return self._augment(batch_to_device(batch, self.device)), None
         with torch.cuda.stream(self._stream):

@@ -104,8 +104,13 @@ def check_same_config(stored: Any, given: Any, *, complete: Callable[[Any], Any]
     """
     differences = _find_differences(stored if complete is None else complete(stored), given, "")
     old, new = ({key: pair[side] for key, pair in differences.items()} for side in (0, 1))
-    fix = "resume with that configuration, choose another folder, or go on with --force (fit(force=True))"
-    require(not differences, "config", got=new, expected=f"{old} as the run was begun", fix=fix)
+    require(
+        not differences,
+        "config",
+        got=new,
+        expected=f"{old} as the run was begun",
+        fix="resume with that configuration, choose another folder, or go on with --force (fit(force=True))",
+    )
 
 
 def _find_differences(old: Any, new: Any, key: str) -> dict[str, tuple[Any, Any]]:

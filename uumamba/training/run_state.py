@@ -207,9 +207,12 @@ def _load(name: str, load: Callable[[Any], Any], state: Any) -> None:
     try:
         load(state)
     except (RuntimeError, ValueError, KeyError) as error:
-        problem = shorten(str(error), width=LONGEST_PROBLEM, placeholder=" ...")
-        expected, fix = "a checkpoint that fits", "build the one that the checkpoint was made with"
-        raise UsageError(name, got=problem, expected=expected, fix=fix) from error
+        raise UsageError(
+            name,
+            got=shorten(str(error), width=LONGEST_PROBLEM, placeholder=" ..."),
+            expected="a checkpoint that fits",
+            fix="build the one that the checkpoint was made with",
+        ) from error
 
 
 def _match_parameter_layout(optimizer: SharpnessAware) -> None:

@@ -140,5 +140,5 @@ def _make(optimizer: Optimizer, total_steps: int, warmup_steps: int, decay: Call
 
 def _check_steps(total_steps: int, warmup_steps: int) -> None:
     require(total_steps >= 1, "total_steps", got=total_steps, expected="at least 1")
-    expected = f"0 or more, and fewer than total_steps ({total_steps})"
-    require(0 <= warmup_steps < total_steps, "warmup_steps", got=warmup_steps, expected=expected)
+    is_below = 0 <= warmup_steps < total_steps
+    require(is_below, "warmup_steps", got=warmup_steps, expected=f"0 or more, fewer than total_steps ({total_steps})")

@@ -62,9 +62,12 @@ class MLflowTracker:
                 if row["epoch"] + 1 not in recorded:
                     self._add(row, moment)
         except Exception as error:
-            found = f"{type(error).__name__}: {error}"
-            fix = "remove the file (it is made again from metrics.jsonl), or leave mlflow out of track"
-            raise UsageError(str(self.database), got=found, expected="a database of MLflow", fix=fix) from error
+            raise UsageError(
+                str(self.database),
+                got=f"{type(error).__name__}: {error}",
+                expected="a database of MLflow",
+                fix="remove the file (it is made again from metrics.jsonl), or leave mlflow out of track",
+            ) from error
 
     def epoch(self, row: Row) -> None:
         """Add a row."""

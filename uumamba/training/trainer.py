@@ -33,6 +33,7 @@ from uumamba.training.run_folder import RunFolder, check_same_config
 from uumamba.training.run_state import EpochLoss, RunState, make_moving_average
 from uumamba.types import Batch, Method, Objective
 
+RESUME = "--resume (fit(resume=True))"
 SECONDS_BETWEEN_PLOTS = 30.0  # drawing one takes about half a second
 
 
@@ -241,22 +242,16 @@ class Trainer:
     @contextmanager
     def _guarded(self) -> Iterator[None]:
         """Enter the display, the folder's lock, the callbacks, and the stop request in place of an abrupt end."""
-        if not self.is_kept:
-            with self._display, self._callbacks:
-                yield
-            return
         lock = nullcontext() if self.folder is None else self.folder.locked()
-        with self._display, lock, self._callbacks, self._stop:
+        with self._display, lock, self._callbacks, self._stop if self.is_kept else nullcontext():
             try:
                 yield
+            except StoppedOnRequest:
+                raise
             except Exception as error:
                 # A cluster signals the data loader's workers too, and their end may be noticed before the request.
-                if self._stop.asked is None or isinstance(error, StoppedOnRequest):
-                    raise
-                raise StoppedOnRequest(
-                    f"Stopped by {self._stop.asked} ({error}); go on from the last checkpoint with --resume "
-                    "(fit(resume=True))."
-                ) from error
+                self._stop.raise_if_requested(f"({error}); go on from the last checkpoint with {RESUME}")
+                raise
 
     def _begin(self, *, resume: bool, force: bool) -> None:
         """Restore the folder's state, or start a run there."""
@@ -269,8 +264,12 @@ class Trainer:
                     check_same_config(checkpoint.config, self.config, complete=self.complete_config)
                 self.state.restore(checkpoint)
         elif self.folder is not None and self.folder.has_checkpoint():
-            fix = "continue it with --resume (fit(resume=True)), or choose another folder"
-            raise UsageError(str(self.folder.path), got="a checkpoint", expected="a folder without one", fix=fix)
+            raise UsageError(
+                str(self.folder.path),
+                got="a checkpoint",
+                expected="a folder without one",
+                fix=f"continue it with {RESUME}, or choose another folder",
+            )
         progress = self.state.progress
         done, rows = progress.epochs_done, []
         if self.folder is not None:
@@ -322,9 +321,8 @@ class Trainer:
 
     def _notify_objective(self, event: str, subject: Any) -> None:
         """Call a hook of the objective, if it has it."""
-        method = getattr(self.objective, event, None)
-        if callable(method):
-            method(subject)
+        if hasattr(self.objective, event):
+            getattr(self.objective, event)(subject)
 
     def _count_step(self, loss: Tensor) -> None:
         self.state.loss.add(loss)
@@ -354,8 +352,8 @@ class Trainer:
         with self.budget.measure("validation"), torch.no_grad(), self._autocast():
             found = {} if self.validate is None else self.validate(net)
             scores = self.ranks.broadcast({name: float(value) for name, value in found.items()})
-        has_dice = self.validate is None or "dice" in scores
-        require(has_dice, "validate", got=sorted(scores), expected="scores with 'dice' among them")
+        if self.validate is not None:
+            require("dice" in scores, "validate", got=sorted(scores), expected="scores with 'dice' among them")
         return scores
 
     def _finish_epoch(self, epoch: int, scores: dict[str, float]) -> None:
@@ -373,7 +371,7 @@ class Trainer:
             "seconds": round(time.monotonic() - self._epoch_began, 3),
         }
         loss_weights = getattr(self.objective, "loss_weights", None)
-        if callable(loss_weights):
+        if loss_weights is not None:
             row["loss_weights"] = loss_weights()
         if self.numbers is not None:
             row |= self.numbers()
@@ -392,15 +390,12 @@ class Trainer:
         with self.budget.measure("saving"):
             self._save(best=best)
         self.clock.update()
-        if self.folder is not None:
-            self._plot(self.folder, last=self._is_done())
+        plot_is_due = self._is_done() or time.monotonic() - self._plotted > SECONDS_BETWEEN_PLOTS
+        if self.folder is not None and plot_is_due:
+            draw_progress(self.folder.log.rows(), self.folder.plot)
+            self._plotted = time.monotonic()
         self._display.epoch(row)
         self._callbacks.epoch(row)
-
-    def _plot(self, folder: RunFolder, *, last: bool) -> None:
-        if last or time.monotonic() - self._plotted > SECONDS_BETWEEN_PLOTS:
-            draw_progress(folder.log.rows(), folder.plot)
-            self._plotted = time.monotonic()
 
     def _save(self, *, best: bool = False) -> None:
         """Write a checkpoint; a collective call, because it holds the random states of all ranks."""
@@ -414,11 +409,8 @@ class Trainer:
         if not self.is_kept or self._is_done():
             return
         self._stop.sync(self.ranks)
-        if self._stop.asked is None:
-            return
-        if self.state.progress.steps_in_epoch:
+        progress = self.state.progress
+        if self._stop.asked is not None and progress.steps_in_epoch:
             self._save()
-        raise StoppedOnRequest(
-            f"Stopped by {self._stop.asked} in epoch {self.state.progress.epochs_done + 1} after "
-            f"{self.state.progress.steps_in_epoch} steps, with a checkpoint; go on with --resume (fit(resume=True))."
-        )
+        where = f"in epoch {progress.epochs_done + 1} after {progress.steps_in_epoch} steps"
+        self._stop.raise_if_requested(f"{where}, with a checkpoint; go on with {RESUME}")
