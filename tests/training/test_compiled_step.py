@@ -127,7 +127,12 @@ def test_without_compiling_it_is_the_network_itself() -> None:
 @pytest.mark.slow
 def test_the_default_compiler_compiles_or_is_left_with_a_sentence() -> None:
     lines: list[str] = []
-    trainer = build(compiles=True, log=lines.append, epochs=1)
+    net, batch = (
+        nn.Conv2d(1, 3, 3, padding=1),
+        {"image": torch.ones(1, 1, 8, 8), "label": torch.ones(1, 1, 8, 8).long()},
+    )
+    options: dict[str, Any] = {"epochs": 1, "batches": lambda epoch: [batch], "compiles": True, "log": lines.append}
+    trainer = Trainer(net, SupervisedObjective(CrossEntropyLoss()), SAM(net.parameters(), SGD, net=net), **options)
     trainer.fit()
     is_compiled = trainer._compiled.net is not trainer.net  # private: nothing public shows it, by design
     assert is_compiled != any("torch.compile failed" in line for line in lines)
