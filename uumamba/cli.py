@@ -150,6 +150,7 @@ def prepare(
     from uumamba.pipelines.prepare import prepare as prepare_all
 
     settings = read_config(config, overrides or ())
+    settings.check()
     manifest, bad = read_dataset(settings.dataset.name, raw, frames=out / FRAMES_NAME)
     result = prepare_all(manifest, bad, recipe=settings.preprocess.build(), out=out, raw=raw, workers=workers)
     _say(f"{len(result.prepared)} cases prepared, {len(result.reused)} reused, in {out}")

@@ -1,4 +1,4 @@
-"""Nothing that should learn stands still: every shipped run, built by its config, after one step.
+"""Every parameter that should learn moves: each shipped run, built by its config, after one step.
 
 The released UU-Mamba code re-created its loss after the optimizer had taken the first one's parameters, and no test saw
 it. Here each config's objects are built once, and every parameter must be held, reached and moved.
@@ -17,10 +17,14 @@ CLASSES = 4
 
 
 def smallest(name: str) -> RunConfig:
-    """The run with batch 1 and the smallest patch that leaves two bottleneck voxels."""
-    divisor = read_config(name).net.divisor()
+    """The run with batch 1, at most 8 features a stage, and the smallest patch with two bottleneck voxels."""
+    config = read_config(name)
+    divisor = config.net.divisor()
+    parts = {"net.coarse": config.net.coarse, "net.fine": config.net.fine} if name == "aorta_coarse_to_fine" else {}
+    narrow = {key: [min(8, width) for width in net.features] for key, net in (parts or {"net": config.net}).items()}
+    features = [f"{key}.features={widths}" for key, widths in narrow.items()]
     patch = [*divisor[:-1], 2 * divisor[-1]]
-    return read_config(name, [f"training.patch_size={patch}", "training.batch_size=1"])
+    return read_config(name, [*features, f"training.patch_size={patch}", "training.batch_size=1"])
 
 
 def batch_of(config: RunConfig) -> dict[str, torch.Tensor]:

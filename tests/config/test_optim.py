@@ -1,26 +1,31 @@
-"""Every member of the family by its name, with the options and the defaults of its class."""
+"""Optimizers built by a configuration: what they hold, perturb, need and reject."""
 
-import inspect
 import math
-from typing import Any, get_args
+from copy import deepcopy
+from typing import get_args
 
 import pytest
 import torch
 from torch import nn
 
-from uumamba import optim
 from uumamba.config import RunConfig, read_config
-from uumamba.config.base import Config
-from uumamba.config.optim import AdaptiveTriggerConfig, OptimConfig, parameter_groups
-from uumamba.optim import AdaptiveTrigger, LookSAM, SharpnessAware
+from uumamba.config.optim import (
+    WITHOUT_ASCENT,
+    AdamWConfig,
+    OptimConfig,
+    SAMConfig,
+    SGDConfig,
+    fuses,
+    parameter_groups,
+)
+from uumamba.optim import AdaptiveTrigger, LookSAM, OutputBiasForgetting
 from uumamba.pipelines.build import build_loss, build_net
-from uumamba.runtime.errors import UsageError
 from uumamba.training import SupervisedObjective
 
-CONFIGS: dict[str, type[Config]] = {
-    get_args(config.model_fields["name"].annotation)[0]: config for config in get_args(get_args(OptimConfig)[0])
-}
-OF_THE_CONFIG = {"name", "base", "max_grad_norm", "ascent", "perturb", "perturbation"}
+MEMBERS = [get_args(config.model_fields["name"].annotation)[0] for config in get_args(get_args(OptimConfig)[0])]
+SGD = "base: {name: SGD, lr: 0.001}"
+OBF = "ascent: {name: output_bias_forgetting}"
+BASES = [SGDConfig(name="SGD", lr=0.1), AdamWConfig(name="AdamW", lr=0.1)]
 
 
 def demo(optimizer: str) -> RunConfig:
@@ -30,114 +35,153 @@ def demo(optimizer: str) -> RunConfig:
     return read_config("demo", [f"optim={{{optimizer}}}", f"training.patch_size={patch}", "training.batch_size=1"])
 
 
-def own_options(made: type) -> dict[str, Any]:
-    """Options of the class itself, with their defaults."""
-    parameters = inspect.signature(made).parameters.values()
-    return {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY}
-
-
-def test_every_member_of_the_family_has_a_name_in_a_config() -> None:
-    members = {name for name in optim.__all__ if inspect.isclass(getattr(optim, name))}
-    members = {name for name in members if issubclass(getattr(optim, name), SharpnessAware)} - {"SharpnessAware"}
-    assert len(members) >= 9
-    assert set(CONFIGS) == members
-
-
-@pytest.mark.parametrize("name", sorted(set(CONFIGS) - {"TRAM"}))  # which takes callables as well
-def test_options_and_defaults_are_those_of_the_class(name: str) -> None:
-    config = CONFIGS[name](name=name, base={"name": "SGD"})
-    assert {key: value for key, value in config if key not in OF_THE_CONFIG} == own_options(getattr(optim, name))
-
-
-def test_so_are_those_of_the_trigger() -> None:
-    assert AdaptiveTriggerConfig(total_steps=7).build() == AdaptiveTrigger(total_steps=7)
-
-
-@pytest.mark.parametrize("perturb", ["all", "norm_layers"])
-@pytest.mark.parametrize("name", sorted({"GSAM", "FriendlySAM", "LookSAM", "MSAM", "StaleSAM", "SAGM"}))
-def test_a_new_member_is_built_and_climbs_what_it_shall(name: str, perturb: str) -> None:
-    config = demo(f"name: {name}, rho: 0.3, perturb: {perturb}, base: {{name: SGD, lr: 0.001}}")
+@pytest.mark.parametrize(
+    "options",
+    [
+        *(f"name: {name}, rho: 0.3" for name in MEMBERS if name not in ("Plain", "TRAM")),
+        *(f"name: SAM, rho: 0.3, perturb: norm_layers{ascent}" for ascent in ("", f", {OBF}")),
+        *(f"name: TRAM, rho: 2.0, trust: {trust}" for trust in ("previous", "initial", "noise", "fisher")),
+        f"name: TRAM, {OBF}",
+    ],
+)
+def test_a_member_of_a_config_holds_every_parameter_and_climbs_what_it_shall(options: str) -> None:
+    config = demo(f"{options}, {SGD}")
     torch.manual_seed(0)
-    net, objective = build_net(config, classes=4).train(), SupervisedObjective(build_loss(config))
+    net = build_net(config, classes=4).train()
+    objective = SupervisedObjective(build_loss(config), outputs=config.optim.needs_logits)
     optimizer = config.optim.build(net, objective)
-    assert type(optimizer).__name__ == name
-    assert optimizer.net is net
-    assert optimizer.max_grad_norm == 12.0
-    held = [param for group in optimizer.param_groups for param in group["params"]]
-    assert {id(param) for param in held} == {id(param) for part in (net, objective) for param in part.parameters()}
-    assert len(held) == len({id(param) for param in held})
+    assert (type(optimizer).__name__, optimizer.net, optimizer.max_grad_norm) == (config.optim.name, net, 12.0)
+    held = [id(param) for group in optimizer.param_groups for param in group["params"]]
+    assert sorted(held) == sorted(id(param) for part in (net, objective) for param in part.parameters())
 
     shape = (1, 1, *config.training.patch_size)
     batch = {"image": torch.randn(shape), "label": torch.randint(0, 4, shape)}
-    seen = []
+    at_pass: list[dict[str, torch.Tensor]] = []
 
-    def closure() -> torch.Tensor:
-        seen.append({key: param.detach().clone() for key, param in net.named_parameters()})
+    def closure() -> object:
+        at_pass.append({key: param.detach().clone() for key, param in net.named_parameters()})
         return objective(net, batch)
 
-    if name in ("MSAM", "StaleSAM"):
-        optimizer.step(closure)
-    before = {key: param.detach().clone() for key, param in net.named_parameters()}
-    optimizer.step(closure)
-    moved = {key for key in before if not torch.equal(seen[-1][key], before[key])}
-    assert moved
-    if perturb == "norm_layers":
+    climbs = []
+    for _ in range(2):
+        before = {key: param.detach().clone() for key, param in net.named_parameters()}
+        optimizer.step(closure, ascent=config.optim.build_ascent())
+        steps = {key: value - before[key] for key, value in at_pass[-1].items()}
+        climbs.append({key: step for key, step in steps.items() if step.any()})
+    assert optimizer.skipped_steps == 0
+    moved = next(filter(None, reversed(climbs)))  # LookSAM climbs in the first step alone
+    if "norm_layers" in options:
         assert all("norm" in key for key in moved)
-        assert math.isclose(sum((seen[-1][key] - before[key]).square().sum() for key in moved) ** 0.5, 0.3, rel_tol=0.1)
+        assert math.isclose(sum(step.square().sum() for step in moved.values()) ** 0.5, 0.3, rel_tol=0.1)
     else:
         assert not all("norm" in key for key in moved)
 
 
-@pytest.mark.parametrize("name", sorted(set(CONFIGS) - {"Plain"}))
+@pytest.mark.parametrize("name", MEMBERS[1:])
 def test_ranks_climb_together_where_the_config_says_so(name: str) -> None:
-    net = nn.Conv2d(1, 2, 3)
     for option, expected in ((", perturbation: global", "global"), ("", "rank")):
         config = demo(f"name: {name}{option}, base: {{name: SGD, momentum: 0.9, nesterov: false}}")
-        assert config.optim.build(net, nn.Identity()).perturbation == expected
-
-
-def test_a_trigger_is_built_with_its_owner() -> None:
-    config = demo("name: LookSAM, trigger: {total_steps: 40, start: 2.0}, base: {name: SGD}")
-    net = build_net(config, classes=4)
-    optimizer = config.optim.build(net, SupervisedObjective(build_loss(config)))
-    assert isinstance(optimizer, LookSAM)
-    assert config.optim.trigger == AdaptiveTriggerConfig(total_steps=40, start=2.0)
+        assert config.optim.build(nn.Conv2d(1, 2, 3), nn.Identity()).perturbation == expected
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "message"),
+    ("options", "expected"),
     [
-        ("name: GSAM, rho_min: 0.01", "optim: rho_min and lr_max belong together, got rho_min 0.01 and lr_max None"),
-        ("name: LookSAM, k: 0", r"optim\.k: .*greater than 0"),
-        ("name: LookSAM, trigger: {start: 1.0}", r"optim\.trigger\.total_steps is missing"),
-        ("name: FriendlySAM, lam: 1.0", r"optim\.lam: .*less than 1"),
-        ("name: SAGM, alpha: -1", r"optim\.alpha: .*greater than or equal to 0"),
-        ("name: SAM, perturb: norms", r"optim\.perturb: Input should be 'all' or 'norm_layers'.*found 'norms'"),
-        ("name: Plain, perturb: all", r"optim\.perturb is not a known key"),
-        ("name: SAM, perturbation: one", r"optim\.perturbation: Input should be 'rank' or 'global'.*found 'one'"),
+        ("name: Plain", False),
+        ("name: SAM", False),
+        (f"name: SAM, {OBF}", True),
+        ("name: TRAM", True),
+        ("name: TRAM, trust: noise", True),
+        ("name: TRAM, trust: fisher", False),
+        (f"name: TRAM, trust: fisher, {OBF}", True),
     ],
 )
-def test_options_of_no_use_are_refused(optimizer: str, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        demo(f"{optimizer}, base: {{name: SGD}}")
+def test_logits_are_asked_for_where_they_are_needed(options: str, expected: bool) -> None:
+    assert demo(f"{options}, {SGD}").optim.needs_logits is expected
 
 
-def test_momentum_to_climb_along_is_asked_of_the_base() -> None:
-    with pytest.raises(UsageError, match=r"optim: The base is SGD with momentum 0 in parameter group 0\. MSAM"):
-        demo("name: MSAM, base: {name: SGD, momentum: 0, nesterov: false}")
+def test_options_of_an_ascent_and_of_a_trigger_reach_them() -> None:
+    options = "gamma: 0.5, form: sigmoid, class_mean: true, ignore_label: 3, uniform_probability: 0.25"
+    config = demo(f"name: SAM, {SGD}, ascent: {{name: output_bias_forgetting, {options}}}")
+    expected = OutputBiasForgetting(
+        gamma=0.5, form="sigmoid", class_mean=True, ignore_label=3, uniform_probability=0.25
+    )
+    assert vars(config.optim.build_ascent()) == vars(expected)
+    assert demo(f"name: SAM, {SGD}").optim.build_ascent() is None
+    config = demo(f"name: LookSAM, trigger: {{total_steps: 40, start: 2.0}}, {SGD}")
+    optimizer = config.optim.build(nn.Linear(2, 2), nn.Identity())
+    assert isinstance(optimizer, LookSAM)
+    assert config.optim.trigger.build() == AdaptiveTrigger(total_steps=40, start=2.0)
+
+
+def test_a_config_rejects_an_ascent_exactly_where_the_optimizer_does(refused) -> None:
+    for name in MEMBERS:
+        optimizer = demo(f"name: {name}, {SGD}").optim.build(nn.Linear(2, 2), SupervisedObjective(nn.MSELoss()))
+        # Only a private attribute shows what a rule takes; Plain never climbs, and so ignores an ascent.
+        assert (name in WITHOUT_ASCENT) == (name == "Plain" or not optimizer._rule.takes_ascent)
+        if name in WITHOUT_ASCENT:
+            with refused("optim.ascent", got="output_bias_forgetting"):
+                demo(f"name: {name}, {SGD}, {OBF}")
 
 
 def test_norm_layers_are_asked_of_the_network() -> None:
-    with pytest.raises(ValueError, match="Conv2d has no norm layer with parameters"):
+    with pytest.raises(ValueError, match="norm layer"):
         parameter_groups(nn.Conv2d(1, 2, 3), nn.Identity(), perturb="norm_layers")
 
 
-def test_what_is_frozen_stays_out_of_the_groups() -> None:
+def test_frozen_parameters_stay_out_of_the_groups() -> None:
     net = nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2), nn.LayerNorm(2))
     net[1].requires_grad_(False)
     net[0].bias.requires_grad_(False)
-    groups = parameter_groups(net, nn.Identity(), perturb="norm_layers")
-    assert [[id(param) for param in group["params"]] for group in groups] == [
-        [id(net[2].weight), id(net[2].bias)],
-        [id(net[0].weight)],
-    ]
+    norms, rest = parameter_groups(net, nn.Identity(), perturb="norm_layers")
+    assert [id(param) for param in norms["params"]] == [id(net[2].weight), id(net[2].bias)]
+    assert [id(param) for param in rest["params"]] == [id(net[0].weight)]
+
+
+@pytest.mark.parametrize("config", BASES, ids=["SGD", "AdamW"])
+def test_a_fused_base_equals_the_one_that_is_not_and_resumes_bit_for_bit(config: SGDConfig | AdamWConfig) -> None:
+    def step(weight: torch.Tensor, base: torch.optim.Optimizer) -> None:
+        weight.grad = weight.detach() ** 2 - 0.5
+        base.step()
+
+    whole, plain = (torch.linspace(-1, 1, 1001, dtype=torch.float64).requires_grad_() for _ in range(2))
+    fused, unfused = config.build(fused=True)([whole]), config.build()([plain])
+    assert (bool(fused.defaults["fused"]), bool(unfused.defaults["fused"])) == (True, False)
+    step(whole, fused)
+    parted = whole.detach().clone().requires_grad_()
+    resumed = config.build(fused=True)([parted])
+    resumed.load_state_dict(deepcopy(fused.state_dict()))
+    for _ in range(4):
+        step(whole, fused)
+        step(parted, resumed)
+    for _ in range(5):
+        step(plain, unfused)
+    torch.testing.assert_close(whole, plain, rtol=1e-12, atol=1e-13)
+    assert torch.equal(whole, parted)
+
+
+def test_rho_zero_is_the_fused_base_bit_for_bit() -> None:
+    def trained(rho: float | None) -> torch.Tensor:
+        torch.manual_seed(0)
+        net, image, target = nn.Linear(40, 30), torch.randn(8, 40), torch.randn(8, 30)
+        if rho is None:
+            base = BASES[1].build(fused=True)(net.parameters())
+            for _ in range(5):
+                base.zero_grad()
+                nn.functional.mse_loss(net(image), target).backward()
+                base.step()
+        else:
+            sam = SAMConfig(name="SAM", rho=rho, base=BASES[1], max_grad_norm=None).build(net, nn.Identity())
+            assert sam.base.defaults["fused"]
+            for _ in range(5):
+                sam.step(lambda: nn.functional.mse_loss(net(image), target))
+        return net.weight.detach()
+
+    assert torch.equal(trained(0.0), trained(None))
+    assert not torch.equal(trained(0.1), trained(None))
+
+
+def test_only_weights_on_a_real_device_are_fused() -> None:
+    with torch.device("meta"):
+        assert not fuses(nn.Linear(2, 2))
+    assert fuses(nn.Linear(2, 2))

@@ -1,6 +1,6 @@
-"""YAML or a checkpoint's stored configuration, validated, to objects by ``build()``."""
+"""Configurations: from YAML or a checkpoint to validated values, and by ``build()`` to objects."""
 
 from uumamba.config.load import read_config, shipped_configs
-from uumamba.config.run import RunConfig
+from uumamba.config.run_config import RunConfig
 
 __all__ = ["RunConfig", "read_config", "shipped_configs"]

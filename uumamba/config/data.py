@@ -1,4 +1,4 @@
-"""Data set and preparation."""
+"""Data set, its split by domain, and preprocessing."""
 
 from collections.abc import Collection
 from typing import Annotated, Any, Literal
@@ -6,27 +6,28 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, PositiveFloat, model_serializer, model_validator
 
 from uumamba.config.base import Config
+from uumamba.runtime.errors import require
 
 
-def _different(names: tuple[str, ...]) -> tuple[str, ...]:
-    if not names or len(set(names)) < len(names) or not all(names):
-        raise ValueError("name one or more domains, each once")
+def _check_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    distinct = names and len(set(names)) == len(names) and all(names)
+    require(distinct, "", got=names, expected="one or more domains, each once")
     return names
 
 
-Names = Annotated[tuple[str, ...], AfterValidator(_different)]
+Names = Annotated[tuple[str, ...], AfterValidator(_check_names)]
 
 
 class DomainsConfig(Config):
-    """Which domains (vendors, centres) a run trains on, and which it is validated on.
+    """Domains (vendors, centres) to train and to validate on.
 
-    ``{train: [A], validate: [B]}``; one of the two alone leaves the other domains to the other side, and
-    ``{leave_out: B}`` is ``{validate: [B]}``. A domain on one side stands there with all its training cases, whatever
-    their fold; one on both sides is divided by the fold, as without this key. Test cases are on neither.
+    ``{train: [A], validate: [B]}``; with only one of the two keys, the other side gets all other domains, and
+    ``{leave_out: B}`` is short for ``{validate: [B]}``. A domain on one side contributes all its training cases,
+    whatever their fold; a domain on both sides is split by fold, as without this key. Test cases are never used.
 
-    A domain that is validated on and not trained on is seen in the curve and chooses ``best.safetensors``;
-    ``last.safetensors``, which is what a run predicts with, never learns of it. Preparing finds the statistics of CT in
-    all training cases, those of a left out domain among them.
+    A domain that is only validated on shows in the curve and selects ``best.safetensors``; the weights that a run
+    predicts with, ``last.safetensors``, do not depend on it. CT statistics come from all training cases, including
+    those of a domain that is left out.
     """
 
     train: Names | None = None
@@ -34,10 +35,15 @@ class DomainsConfig(Config):
     leave_out: str | None = Field(None, min_length=1)
 
     @model_validator(mode="after")
-    def _say_one_thing(self) -> "DomainsConfig":
-        sides = self.train is not None or self.validated is not None
-        if sides == (self.leave_out is not None):
-            raise ValueError("give train, validate or both of them, or leave_out alone; without domains, leave it null")
+    def _check_keys(self) -> "DomainsConfig":
+        has_sides = self.train is not None or self.validated is not None
+        require(
+            has_sides != (self.leave_out is not None),
+            "",
+            got=self._as_written(),
+            expected="train, validate or both, or else leave_out",
+            fix="remove the key dataset.domains to train on all domains",
+        )
         return self
 
     @model_serializer
@@ -45,11 +51,11 @@ class DomainsConfig(Config):
         return {"train": self.train, "validate": self.validated, "leave_out": self.leave_out}
 
     def named(self) -> set[str]:
-        """Every domain that is named."""
+        """Return every domain that is named."""
         return {*(self.train or ()), *(self.validated or ()), *filter(None, [self.leave_out])}
 
     def sides(self, known: Collection[str]) -> tuple[set[str], set[str]]:
-        """The domains to train on and those to validate on, of the known ones.
+        """Split the known domains into those to train and those to validate on.
 
         Example:
             >>> trained, validated = DomainsConfig(leave_out="B").sides({"A", "B", "C"})
@@ -64,9 +70,9 @@ class DomainsConfig(Config):
 
 
 class DatasetConfig(Config):
-    """Which public layout the raw folder has, and which of its domains are trained and validated on.
+    """Layout of the raw folder, and the domains to train and to validate on.
 
-    ``imagecas`` is its Split-1. Without ``domains`` every case is trained or validated on, by its fold.
+    ``imagecas`` is its Split-1. Without ``domains`` the fold alone splits the cases.
     """
 
     name: Literal[
@@ -76,7 +82,7 @@ class DatasetConfig(Config):
 
 
 class CtStatisticsConfig(Config):
-    """Hounsfield units of a data set's foreground; see :class:`uumamba.data.CtStatistics`."""
+    """Statistics of a data set's foreground in Hounsfield units; see :class:`uumamba.data.CtStatistics`."""
 
     low_hu: float
     high_hu: float
@@ -84,17 +90,17 @@ class CtStatisticsConfig(Config):
     std_hu: float
 
     def build(self) -> Any:
-        """The statistics."""
+        """Build the statistics."""
         from uumamba.data.hounsfield import CtStatistics
 
         return CtStatistics(**self.model_dump())
 
 
 class PreprocessConfig(Config):
-    """How a scan becomes a prepared array; see :class:`uumamba.data.PreprocessRecipe`.
+    """Resampling and normalisation of scans; see :class:`uumamba.data.PreprocessRecipe`.
 
-    For ``ct`` the statistics may be left out: ``uumamba prepare`` finds them in the foreground of the training cases,
-    those of every fold, as nnU-Net does, with ``clip_percentiles`` as the limits, and stores them in ``recipe.json``.
+    For ``ct`` the statistics may be left out: as nnU-Net does, ``uumamba prepare`` computes them in the foreground of
+    the training cases of all folds, with ``clip_percentiles`` as limits, and stores them in ``recipe.json``.
     """
 
     spacing_mm: tuple[PositiveFloat | None, PositiveFloat | None, PositiveFloat | None]
@@ -103,14 +109,16 @@ class PreprocessConfig(Config):
     ct_statistics: CtStatisticsConfig | None = None
 
     def build(self) -> Any:
-        """The recipe; without its statistics where they are left to be found."""
+        """Build the recipe; without statistics where ``uumamba prepare`` is to compute them."""
         from uumamba.data.preprocess import PreprocessRecipe
 
         statistics = None if self.ct_statistics is None else self.ct_statistics.build()
         recipe = PreprocessRecipe(**{**self.model_dump(), "ct_statistics": statistics})
-        if statistics is not None and self.clip_percentiles != type(self).model_fields["clip_percentiles"].default:
-            raise ValueError(
-                f"ct_statistics give the limits, so clip_percentiles {self.clip_percentiles} would change nothing; "
-                "leave one of them out"
-            )
+        require(
+            statistics is None or self.clip_percentiles == type(self).model_fields["clip_percentiles"].default,
+            "clip_percentiles",
+            got=self.clip_percentiles,
+            expected="no value, as ct_statistics gives the limits",
+            fix="leave one of them out",
+        )
         return recipe

@@ -1,4 +1,4 @@
-"""What is added to each step so that a network holds on domains that it was not trained on, by name."""
+"""Domain-generalization methods by name, added to each training step."""
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -8,6 +8,7 @@ from torch import nn
 from uumamba.config.base import Config
 from uumamba.config.optim import OptimConfig
 from uumamba.config.training import ScheduleConfig, TrainingConfig
+from uumamba.runtime.errors import require
 from uumamba.runtime.seeds import key_to_seed
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class StylePerturbationConfig(Config):
-    """How an image was taken changes: brightness, contrast, gamma, a smooth field; what is in it does not."""
+    """Perturbation of the image's style: mean, contrast, gamma and a smooth bias field."""
 
     name: Literal["style"]
     radius: PositiveFloat = 0.5
@@ -23,27 +24,26 @@ class StylePerturbationConfig(Config):
     control_points: int = Field(4, ge=2)
 
     def build(self) -> "StylePerturbation":
-        """The changes, with their length."""
+        """Build the perturbation."""
         from uumamba.domain_generalization import StylePerturbation
 
         return StylePerturbation(**self.model_dump(exclude={"name"}))
 
 
 class InputPerturbationConfig(Config):
-    """Every voxel changes by itself: ``rms`` in the root mean square, or all of an image by ``radius``."""
+    """Perturbation of each voxel, of root mean square ``rms`` or of norm ``radius`` over an image."""
 
     name: Literal["input"]
     rms: PositiveFloat | None = None
     radius: PositiveFloat | None = None
 
     @model_validator(mode="after")
-    def _has_one_size(self) -> "InputPerturbationConfig":
-        if (self.rms is None) == (self.radius is None):
-            raise ValueError(f"give either rms or radius, found rms {self.rms} and radius {self.radius}")
+    def _check_size(self) -> "InputPerturbationConfig":
+        require((self.rms is None) != (self.radius is None), "rms", got=self.rms, expected="either rms or radius")
         return self
 
     def build(self) -> "InputPerturbation":
-        """The changes, with their length."""
+        """Build the perturbation."""
         from uumamba.domain_generalization import InputPerturbation
 
         return InputPerturbation(**self.model_dump(exclude={"name"}))
@@ -55,7 +55,7 @@ PerturbationConfig = Annotated[StylePerturbationConfig | InputPerturbationConfig
 class UDIMConfig(Config):
     """Unknown domain inconsistency minimisation; see :class:`uumamba.domain_generalization.UDIM`.
 
-    ``rho`` null is the optimizer's own, and 0 where it has none. ``warmup_fraction`` is of all steps of the run.
+    ``rho`` null takes the optimizer's, or 0 where it has none. ``warmup_fraction`` is a share of the run's steps.
     """
 
     name: Literal["UDIM"]
@@ -79,19 +79,19 @@ class UDIMConfig(Config):
         seed: int,
         rank: int = 0,
     ) -> "UDIM":
-        """What the trainer adds to each step of this network.
+        """Build the method for this network.
 
         Args:
-            net: the network that is trained.
-            loss: the run's own, whose learned weights count as they stand.
-            optim: has the rho that is the default.
-            schedule: and ``training`` say how many steps a run has.
-            training: see ``schedule``.
-            seed: the run's.
-            rank: of this process, so that no two draw the same directions.
+            net: the trained network.
+            loss: the run's loss, with its current learned weights.
+            optim: gives the default of ``rho``.
+            schedule: gives, with ``training``, the number of steps.
+            training: gives, with ``schedule``, the number of steps.
+            seed: the run's seed.
+            rank: rank of this process; ranks draw different directions.
 
         Raises:
-            ValueError: the warm-up is a share of a number that is not known.
+            UsageError: the warm-up is a share of a budget, whose number of steps is unknown.
         """
         from uumamba.domain_generalization import UDIM
 
@@ -107,12 +107,13 @@ class UDIMConfig(Config):
         )
 
     def _warmup_steps(self, schedule: ScheduleConfig, training: TrainingConfig) -> int:
-        if self.warmup_fraction and schedule.name == "budget":
-            raise ValueError(
-                f"warmup_fraction {self.warmup_fraction} is of all steps, and nobody knows how many fit into a budget "
-                "of minutes; set domain_generalization.warmup_fraction to 0, or schedule.name to poly, cosine or "
-                "constant, whose steps are counted"
-            )
+        require(
+            not self.warmup_fraction or schedule.name != "budget",
+            "warmup_fraction",
+            got=self.warmup_fraction,
+            expected="0 with schedule.name budget, whose number of steps is unknown",
+            fix="set domain_generalization.warmup_fraction to 0, or schedule.name to poly, cosine or constant",
+        )
         return round(self.warmup_fraction * training.epochs * training.batches_per_epoch)
 
 

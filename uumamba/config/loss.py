@@ -1,4 +1,4 @@
-"""Objectives by name."""
+"""Losses by name."""
 
 from typing import Annotated, Literal
 
@@ -6,17 +6,18 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, model_validator
 from torch import nn
 
 from uumamba.config.base import Config
+from uumamba.runtime.errors import require
 
 TermName = Literal["region", "distribution", "pixel", "pixel_by_class", "centreline"]
 RELEASED_TERMS: tuple[TermName, ...] = ("region", "distribution", "pixel")
 
 
 class UncertaintyWeightedConfig(Config):
-    """Terms with learned weights, called in the log what they are called here.
+    """Loss terms with learned weights; the log uses the same names.
 
     ``region`` is Dice, ``distribution`` cross entropy, ``pixel`` focal, ``pixel_by_class`` focal averaged over classes,
-    ``centreline`` clDice. ``mode: released_code`` minimises what UU-Mamba's released trainer minimised: three terms
-    with fixed weights, see :class:`uumamba.losses.ReleasedCodeLoss`.
+    ``centreline`` clDice. ``mode: released_code`` is the loss of UU-Mamba's released trainer: three terms with fixed
+    weights, see :class:`uumamba.losses.ReleasedCodeLoss`.
     """
 
     name: Literal["uncertainty_weighted"]
@@ -28,15 +29,18 @@ class UncertaintyWeightedConfig(Config):
     centreline_of: Literal["union", "each"] = "union"
 
     @model_validator(mode="after")
-    def _terms_make_sense(self) -> "UncertaintyWeightedConfig":
-        if len(set(self.terms)) != len(self.terms):
-            raise ValueError(f"terms names one twice, found {list(self.terms)}")
-        if self.mode == "released_code" and self.terms != RELEASED_TERMS:
-            raise ValueError(f"mode released_code has the terms {list(RELEASED_TERMS)} alone, found {list(self.terms)}")
+    def _check_terms(self) -> "UncertaintyWeightedConfig":
+        is_released = self.mode == "released_code"
+        require(
+            self.terms == RELEASED_TERMS if is_released else len(set(self.terms)) == len(self.terms),
+            "terms",
+            got=self.terms,
+            expected=f"{RELEASED_TERMS} in mode released_code" if is_released else "each term once",
+        )
         return self
 
     def build(self) -> nn.Module:
-        """The loss of the finest logits."""
+        """Build the loss of the finest logits."""
         from uumamba.losses import ReleasedCodeLoss, UncertaintyWeightedLoss
 
         if self.mode == "released_code":
@@ -62,13 +66,13 @@ class UncertaintyWeightedConfig(Config):
 
 
 class DiceCrossEntropyConfig(Config):
-    """nnU-Net's plain sum of Dice and cross entropy, as a control."""
+    """Unweighted sum of Dice and cross entropy, nnU-Net's loss."""
 
     name: Literal["dice_cross_entropy"]
     batch_dice: bool = True
 
     def build(self) -> nn.Module:
-        """The loss of the finest logits."""
+        """Build the loss of the finest logits."""
         from uumamba.losses import CrossEntropyLoss, SoftDiceLoss, SummedLoss
 
         return SummedLoss({"region": SoftDiceLoss(batch_dice=self.batch_dice), "distribution": CrossEntropyLoss()})

@@ -1,4 +1,4 @@
-"""Networks by name: ours, the control without Mamba, and MONAI's own as baselines."""
+"""Networks by name: ours, the control without Mamba, and MONAI's as baselines."""
 
 from collections.abc import Sequence
 from math import lcm, prod
@@ -8,13 +8,14 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import nn
 
 from uumamba.config.base import Config
+from uumamba.runtime.errors import require
 
 if TYPE_CHECKING:
     from uumamba.nets.residual_unet import ResidualUNet
 
 
 class ResidualUNetConfig(Config):
-    """The arguments that ``UMambaBot``, ``UMambaEnc`` and ``ResEncUNet`` share."""
+    """Arguments of ``UMambaBot``, ``UMambaEnc`` and ``ResEncUNet``."""
 
     name: Literal["UMambaBot", "UMambaEnc", "ResEncUNet"]
     spatial_dims: Literal[2, 3]
@@ -28,35 +29,35 @@ class ResidualUNetConfig(Config):
     deep_supervision: bool = True
 
     @model_validator(mode="after")
-    def _stages_agree(self) -> "ResidualUNetConfig":
-        if len(self.strides) != len(self.features):
-            raise ValueError(f"strides has {len(self.strides)} stages but features has {len(self.features)}")
-        if any(len(stride) != self.spatial_dims for stride in self.strides):
-            raise ValueError(f"each stride needs {self.spatial_dims} numbers, found {self.strides}")
-        if set(self.strides[0]) != {1}:
-            raise ValueError(
-                f"the first stage keeps full resolution, so strides[0] is all ones, found {self.strides[0]}"
-            )
+    def _check_stages(self) -> "ResidualUNetConfig":
+        fits = len(self.strides) == len(self.features) and all(len(each) == self.spatial_dims for each in self.strides)
+        require(
+            fits and set(self.strides[0]) == {1},
+            "strides",
+            got=self.strides,
+            expected=f"{len(self.features)} stages, as features has, of {self.spatial_dims} numbers each, the first "
+            "all ones",
+        )
         return self
 
     def divisor(self) -> tuple[int, ...]:
-        """What the patch must be divisible by, an axis."""
+        """Product of the strides along each axis, which must divide the patch."""
         return _product(self.strides)
 
     def build(self, *, in_channels: int, out_channels: int, patch_size: Sequence[int]) -> "ResidualUNet":
-        """The network for this many input channels and classes."""
+        """Build the network."""
         from uumamba import nets
 
         arguments: dict[str, Any] = self.model_dump(exclude={"name"}, exclude_none=True)
         arguments |= {"in_channels": in_channels, "out_channels": out_channels}
         if self.name == "UMambaEnc":
             arguments["patch_size"] = tuple(patch_size)
-        made: ResidualUNet = getattr(nets, self.name)(**arguments)
-        return made
+        net: ResidualUNet = getattr(nets, self.name)(**arguments)
+        return net
 
 
 class CoarseToFineConfig(Config):
-    """Two of ours, one on the image averaged by ``factor``, the other on the image and what the first one said."""
+    """Cascade: a coarse network on the downsampled image feeds its prediction to a fine one."""
 
     name: Literal["CoarseToFine"]
     coarse: ResidualUNetConfig
@@ -64,9 +65,13 @@ class CoarseToFineConfig(Config):
     factor: tuple[PositiveInt, ...]
 
     @model_validator(mode="after")
-    def _axes_agree(self) -> "CoarseToFineConfig":
-        if not self.coarse.spatial_dims == self.fine.spatial_dims == len(self.factor):
-            raise ValueError(f"coarse and fine need one spatial_dims and factor as many numbers, found {self.factor}")
+    def _check_dimensions(self) -> "CoarseToFineConfig":
+        require(
+            self.coarse.spatial_dims == self.fine.spatial_dims == len(self.factor),
+            "factor",
+            got=self.factor,
+            expected="as many numbers as the spatial_dims of both coarse and fine",
+        )
         return self
 
     @property
@@ -75,12 +80,12 @@ class CoarseToFineConfig(Config):
         return self.fine.spatial_dims
 
     def divisor(self) -> tuple[int, ...]:
-        """What the patch must be divisible by, an axis."""
+        """Smallest multiple of both networks' divisors along each axis."""
         pairs = zip(self.factor, self.coarse.divisor(), self.fine.divisor(), strict=True)
         return tuple(lcm(step * coarse, fine) for step, coarse, fine in pairs)
 
     def build(self, *, in_channels: int, out_channels: int, patch_size: Sequence[int]) -> nn.Module:
-        """The network for this many input channels and classes."""
+        """Build both networks, joined."""
         from uumamba.nets import CoarseToFine
 
         small = [size // step for size, step in zip(patch_size, self.factor, strict=True)]
@@ -89,101 +94,95 @@ class CoarseToFineConfig(Config):
         return CoarseToFine(coarse, fine, factor=self.factor)
 
 
-class SegResNetConfig(Config):
+class MonaiNetConfig(Config):
+    """A network of MONAI; the fields are its arguments."""
+
+    name: str
+    spatial_dims: Literal[2, 3]
+
+    def build(self, *, in_channels: int, out_channels: int, patch_size: Sequence[int]) -> nn.Module:
+        """Build the network."""
+        from monai.networks import nets
+
+        net: nn.Module = getattr(nets, self.name)(
+            in_channels=in_channels, out_channels=out_channels, **self._arguments(tuple(patch_size))
+        )
+        return net
+
+    def _arguments(self, patch_size: tuple[int, ...]) -> dict[str, Any]:
+        return self.model_dump(exclude={"name"})
+
+
+class SegResNetConfig(MonaiNetConfig):
     """MONAI's SegResNet."""
 
     name: Literal["SegResNet"]
-    spatial_dims: Literal[2, 3]
     init_filters: PositiveInt = 16
     blocks_down: tuple[PositiveInt, ...] = (1, 2, 2, 4)
     blocks_up: tuple[PositiveInt, ...] = (1, 1, 1)
 
     def divisor(self) -> tuple[int, ...]:
-        """What the patch must be divisible by, an axis."""
+        """Downsampling along each axis, which must divide the patch."""
         return (2 ** (len(self.blocks_down) - 1),) * self.spatial_dims
 
-    def build(self, *, in_channels: int, out_channels: int, patch_size: Sequence[int]) -> nn.Module:
-        """The network for this many input channels and classes."""
-        from monai.networks.nets.segresnet import SegResNet
 
-        arguments = self.model_dump(exclude={"name"})
-        return SegResNet(in_channels=in_channels, out_channels=out_channels, **arguments)
-
-
-class DynUNetConfig(Config):
+class DynUNetConfig(MonaiNetConfig):
     """MONAI's DynUNet, its re-implementation of nnU-Net's plain network."""
 
     name: Literal["DynUNet"]
-    spatial_dims: Literal[2, 3]
     features: tuple[PositiveInt, ...] = Field(min_length=3)
     strides: tuple[tuple[PositiveInt, ...], ...]
     kernel_sizes: tuple[tuple[PositiveInt, ...], ...]
 
     @model_validator(mode="after")
-    def _stages_agree(self) -> "DynUNetConfig":
-        if not len(self.features) == len(self.strides) == len(self.kernel_sizes):
-            raise ValueError("features, strides and kernel_sizes need one entry a stage each")
+    def _check_stages(self) -> "DynUNetConfig":
+        stages = len(self.features)
+        for key in ("strides", "kernel_sizes"):
+            value = getattr(self, key)
+            require(len(value) == stages, key, got=value, expected=f"{stages} stages, as features has")
         return self
 
     def divisor(self) -> tuple[int, ...]:
-        """What the patch must be divisible by, an axis."""
+        """Product of the strides along each axis, which must divide the patch."""
         return _product(self.strides)
 
-    def build(self, *, in_channels: int, out_channels: int, patch_size: Sequence[int]) -> nn.Module:
-        """The network for this many input channels and classes."""
-        from monai.networks.nets.dynunet import DynUNet
-
-        return DynUNet(
-            spatial_dims=self.spatial_dims,
-            in_channels=in_channels,
-            out_channels=out_channels,
-            kernel_size=self.kernel_sizes,
-            strides=self.strides,
-            upsample_kernel_size=self.strides[1:],
-            filters=self.features,
-        )
+    def _arguments(self, patch_size: tuple[int, ...]) -> dict[str, Any]:
+        return {
+            "spatial_dims": self.spatial_dims,
+            "kernel_size": self.kernel_sizes,
+            "strides": self.strides,
+            "upsample_kernel_size": self.strides[1:],
+            "filters": self.features,
+        }
 
 
-class UNETRConfig(Config):
+class UNETRConfig(MonaiNetConfig):
     """MONAI's UNETR; its position embedding fixes the patch size."""
 
     name: Literal["UNETR"]
-    spatial_dims: Literal[2, 3]
     feature_size: PositiveInt = 16
     hidden_size: PositiveInt = 768
     mlp_dim: PositiveInt = 3072
     num_heads: PositiveInt = 12
 
     def divisor(self) -> tuple[int, ...]:
-        """What the patch must be divisible by, an axis."""
+        """Edge of a token along each axis, which must divide the patch."""
         return (16,) * self.spatial_dims
 
-    def build(self, *, in_channels: int, out_channels: int, patch_size: Sequence[int]) -> nn.Module:
-        """The network for this many input channels and classes."""
-        from monai.networks.nets.unetr import UNETR
-
-        arguments = self.model_dump(exclude={"name"})
-        return UNETR(in_channels=in_channels, out_channels=out_channels, img_size=tuple(patch_size), **arguments)
+    def _arguments(self, patch_size: tuple[int, ...]) -> dict[str, Any]:
+        return super()._arguments(patch_size) | {"img_size": patch_size}
 
 
-class SwinUNETRConfig(Config):
+class SwinUNETRConfig(MonaiNetConfig):
     """MONAI's SwinUNETR."""
 
     name: Literal["SwinUNETR"]
-    spatial_dims: Literal[2, 3]
     feature_size: PositiveInt = 24
     use_v2: bool = False
 
     def divisor(self) -> tuple[int, ...]:
-        """What the patch must be divisible by, an axis."""
+        """Downsampling along each axis, which must divide the patch."""
         return (32,) * self.spatial_dims
-
-    def build(self, *, in_channels: int, out_channels: int, patch_size: Sequence[int]) -> nn.Module:
-        """The network for this many input channels and classes."""
-        from monai.networks.nets.swin_unetr import SwinUNETR
-
-        arguments = self.model_dump(exclude={"name"})
-        return SwinUNETR(in_channels=in_channels, out_channels=out_channels, **arguments)
 
 
 NetConfig = Annotated[

@@ -1,4 +1,4 @@
-"""Optimizers by name: a base of torch's, and the family's rule around it."""
+"""Optimizers by name: a base of torch, and the sharpness-aware rule around it."""
 
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -8,11 +8,11 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from uumamba.config.ascent import AscentConfig, check_ascent
 from uumamba.config.base import Config
+from uumamba.runtime.errors import require
 
 if TYPE_CHECKING:
-    from uumamba.optim import AdaptiveTrigger
+    from uumamba.optim import AdaptiveTrigger, OutputBiasForgetting
     from uumamba.optim.engine import SharpnessAware
 
 Perturbed = Literal["all", "norm_layers"]
@@ -29,7 +29,7 @@ class SGDConfig(Config):
     weight_decay: NonNegativeFloat = 3e-5
 
     def build(self, *, fused: bool = False) -> Callable[..., Optimizer]:
-        """A callable from parameters to the optimizer, whose step may be a single kernel."""
+        """Build a callable from parameters to the optimizer; ``fused`` updates all of them in one kernel."""
         from torch.optim import SGD
 
         return partial(SGD, **self.model_dump(exclude={"name"}), fused=fused or None)
@@ -44,7 +44,7 @@ class AdamWConfig(Config):
     weight_decay: NonNegativeFloat = 1e-2
 
     def build(self, *, fused: bool = False) -> Callable[..., Optimizer]:
-        """A callable from parameters to the optimizer, whose step may be a single kernel."""
+        """Build a callable from parameters to the optimizer; ``fused`` updates all of them in one kernel."""
         from torch.optim import AdamW
 
         return partial(AdamW, **self.model_dump(exclude={"name"}), fused=fused or None)
@@ -53,8 +53,38 @@ class AdamWConfig(Config):
 BaseConfig = Annotated[SGDConfig | AdamWConfig, Field(discriminator="name")]
 
 
-class _AroundBase(Config):
-    """What every member of the family has: a base to wrap, a bound on the gradient's norm, perhaps a loss to climb."""
+class OutputBiasForgettingConfig(Config):
+    """Ascent loss that forgets the outputs' bias; see :class:`uumamba.optim.OutputBiasForgetting`."""
+
+    name: Literal["output_bias_forgetting"]
+    gamma: float = Field(1.0, ge=0, le=1)
+    uniform_probability: float | None = Field(None, gt=0, lt=1)
+    always: bool = False
+    form: Literal["softmax", "sigmoid"] = "softmax"
+    class_mean: bool = False
+    ignore_label: NonNegativeInt | None = None
+
+    def build(self) -> "OutputBiasForgetting":
+        """Build the function from logits and label to the scalar to climb."""
+        from uumamba.optim import OutputBiasForgetting
+
+        return OutputBiasForgetting(**self.model_dump(exclude={"name"}))
+
+
+AscentConfig = OutputBiasForgettingConfig
+
+WITHOUT_ASCENT = {
+    "Plain": "never climbs",
+    "MSAM": "climbs along its momentum, before its only pass",
+    "StaleSAM": "climbs along the last step's gradient, before its only pass",
+    "LookSAM": "descends with the first pass's gradient in most steps",
+    "SAGM": "descends with the first pass's gradient too",
+}
+"""Optimizers that cannot climb another loss, each with the reason."""
+
+
+class FamilyConfig(Config):
+    """Options of every optimizer: its base, gradient clipping, and the loss to climb."""
 
     name: str
     base: BaseConfig
@@ -62,8 +92,14 @@ class _AroundBase(Config):
     ascent: AscentConfig | None = None
 
     @model_validator(mode="after")
-    def _ascent_is_climbed(self) -> "_AroundBase":
-        check_ascent(self.name, self.ascent)
+    def _check_ascent(self) -> "FamilyConfig":
+        require(
+            self.ascent is None or self.name not in WITHOUT_ASCENT,
+            "ascent",
+            got=self.ascent and self.ascent.name,
+            expected=f"nothing, as {self.name} {WITHOUT_ASCENT.get(self.name)}",
+            fix="leave ascent out, or take an optimizer with an ascent pass, such as SAM or ASAM",
+        )
         return self
 
     @property
@@ -72,11 +108,11 @@ class _AroundBase(Config):
         return self.ascent is not None
 
     def build_ascent(self) -> Callable[[Any], Tensor] | None:
-        """The scalar to climb, from logits and label; None is the loss itself."""
+        """Build the function from logits and label to the scalar to climb; None climbs the loss itself."""
         return None if self.ascent is None else self.ascent.build()
 
     def build(self, net: nn.Module, objective: nn.Module, **engine: Any) -> "SharpnessAware":
-        """The optimizer of the network's and the objective's parameters."""
+        """Build the optimizer of the network's and the objective's parameters."""
         from uumamba import optim
 
         make: Callable[..., SharpnessAware] = getattr(optim, self.name)
@@ -86,31 +122,31 @@ class _AroundBase(Config):
         return make(groups, base=base, **arguments, **({"net": net} | engine))
 
 
-class PlainConfig(_AroundBase):
-    """The base alone, behind the family's interface."""
+class PlainConfig(FamilyConfig):
+    """The base optimizer alone."""
 
     name: Literal["Plain"]
 
 
-class _Climber(_AroundBase):
-    """What every member that perturbs weights has.
+class SharpnessAwareConfig(FamilyConfig):
+    """Options of every optimizer that perturbs weights.
 
-    All of the network's are perturbed, or its norm layers' alone (SAM-ON); and where several processes train together,
-    by each along its own gradient or by all along the averaged one.
+    ``perturb`` selects all weights of the network or those of its norm layers (SAM-ON); with several ranks, each climbs
+    along its own gradient (``rank``) or all along the averaged one (``global``).
     """
 
     perturb: Perturbed = "all"
     perturbation: Perturbation = "rank"
 
 
-class SAMConfig(_Climber):
+class SAMConfig(SharpnessAwareConfig):
     """Sharpness-aware minimisation."""
 
     name: Literal["SAM"]
     rho: NonNegativeFloat = 0.05
 
 
-class ASAMConfig(_Climber):
+class ASAMConfig(SharpnessAwareConfig):
     """Adaptive (scale-invariant) sharpness-aware minimisation."""
 
     name: Literal["ASAM"]
@@ -119,8 +155,8 @@ class ASAMConfig(_Climber):
     normalize_bias: bool = False
 
 
-class TRAMConfig(_Climber):
-    """Adaptive SAM whose radius is how far the network's own answers have moved."""
+class TRAMConfig(SharpnessAwareConfig):
+    """Adaptive SAM whose radius is the distance that the network's outputs have moved."""
 
     name: Literal["TRAM"]
     trust: Literal["previous", "initial", "noise", "fisher"] = "previous"
@@ -134,12 +170,12 @@ class TRAMConfig(_Climber):
 
     @property
     def needs_logits(self) -> bool:
-        """All forms but one measure a distance between logits."""
+        """Whether the trust region compares logits, or an ascent needs them."""
         return self.ascent is not None or self.trust != "fisher"
 
 
-class GSAMConfig(_Climber):
-    """SAM that also lowers the surrogate gap; with ``rho_min`` and ``lr_max`` its radius follows the learning rate."""
+class GSAMConfig(SharpnessAwareConfig):
+    """SAM plus the surrogate gap; with ``rho_min`` and ``lr_max`` the radius follows the learning rate."""
 
     name: Literal["GSAM"]
     rho: NonNegativeFloat = 0.05
@@ -149,8 +185,8 @@ class GSAMConfig(_Climber):
     lr_min: NonNegativeFloat = 0.0
 
 
-class FriendlySAMConfig(_Climber):
-    """SAM that climbs only along what is new in a batch."""
+class FriendlySAMConfig(SharpnessAwareConfig):
+    """SAM that climbs along the batch-specific part of the gradient."""
 
     name: Literal["FriendlySAM"]
     rho: NonNegativeFloat = 0.05
@@ -159,7 +195,7 @@ class FriendlySAMConfig(_Climber):
 
 
 class AdaptiveTriggerConfig(Config):
-    """Climbs where the gradient is large for this stage of a training of so many steps."""
+    """Trigger of LookSAM: climb where the gradient is large for this stage of the training."""
 
     total_steps: PositiveInt
     start: float = 1.0
@@ -167,14 +203,14 @@ class AdaptiveTriggerConfig(Config):
     decay: float = Field(0.9, ge=0, lt=1)
 
     def build(self) -> "AdaptiveTrigger":
-        """The trigger for LookSAM."""
+        """Build the trigger."""
         from uumamba.optim import AdaptiveTrigger
 
         return AdaptiveTrigger(**self.model_dump())
 
 
-class LookSAMConfig(_Climber):
-    """SAM with a second pass every k steps, or where a trigger says so."""
+class LookSAMConfig(SharpnessAwareConfig):
+    """SAM with a second pass every ``k`` steps, or when the trigger fires."""
 
     name: Literal["LookSAM"]
     rho: NonNegativeFloat = 0.05
@@ -183,21 +219,21 @@ class LookSAMConfig(_Climber):
     trigger: AdaptiveTriggerConfig | None = None
 
 
-class MSAMConfig(_Climber):
+class MSAMConfig(SharpnessAwareConfig):
     """SAM along the base's momentum, in one pass."""
 
     name: Literal["MSAM"]
     rho: NonNegativeFloat = 0.3
 
 
-class StaleSAMConfig(_Climber):
+class StaleSAMConfig(SharpnessAwareConfig):
     """SAM along the last step's gradient, in one pass."""
 
     name: Literal["StaleSAM"]
     rho: NonNegativeFloat = 0.05
 
 
-class SAGMConfig(_Climber):
+class SAGMConfig(SharpnessAwareConfig):
     """Sharpness-aware gradient matching."""
 
     name: Literal["SAGM"]
@@ -221,27 +257,28 @@ OptimConfig = Annotated[
 
 
 def parameter_groups(net: nn.Module, objective: nn.Module, *, perturb: Perturbed = "all") -> list[dict[str, Any]]:
-    """The network's, in two groups where its norm layers alone climb, and the objective's, which do not decay or climb.
+    """Group the parameters of network and objective for the optimizer.
 
-    The scales of a quantised network stand in groups of their own, which do not decay.
+    The objective's parameters neither decay nor climb, and scales of a quantized network do not decay. With
+    ``norm_layers`` the network has two groups, of which the norm layers alone climb. Frozen parameters are left out.
 
     Raises:
-        ValueError: only norm layers shall climb, and the network has none with parameters.
+        UsageError: the network has no norm layer with parameters.
     """
-    groups: list[dict[str, Any]] = [{"params": _learning(net.parameters())}]
+    groups: list[dict[str, Any]] = [{"params": _trainable(net.parameters())}]
     if perturb == "norm_layers":
         from uumamba.optim import norm_layers_only
 
-        groups = [group | {"params": _learning(group["params"])} for group in norm_layers_only(net)]
-    groups = _scales_apart(groups, net)
-    own = _learning(objective.parameters())
+        groups = [group | {"params": _trainable(group["params"])} for group in norm_layers_only(net)]
+    groups = _separate_scales(groups, net)
+    own = _trainable(objective.parameters())
     if own:
         groups.append({"params": own, "weight_decay": 0.0, "perturb": False})
     return groups
 
 
-def _scales_apart(groups: list[dict[str, Any]], net: nn.Module) -> list[dict[str, Any]]:
-    """Each group that holds scales of quantisers in two, the second of them without decay."""
+def _separate_scales(groups: list[dict[str, Any]], net: nn.Module) -> list[dict[str, Any]]:
+    """Split each group that holds scales of quantizers in two, the second without weight decay."""
     from uumamba.quantization import quantizer_scales
 
     scales = set(quantizer_scales(net).values())
@@ -254,7 +291,7 @@ def _scales_apart(groups: list[dict[str, Any]], net: nn.Module) -> list[dict[str
     return [part for part in parts if part["params"]]
 
 
-def _learning(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+def _trainable(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
     return [parameter for parameter in parameters if parameter.requires_grad]
 
 
@@ -263,12 +300,10 @@ def _built(value: Any) -> Any:
 
 
 def fuses(net: nn.Module) -> bool:
-    """Whether torch updates the network's weights in one kernel; it does on processors and CUDA.
+    """Whether torch can update the network's weights in one fused kernel.
 
-    Not with channels last: gradients of a 1x1 kernel have other strides then than it, which these kernels refuse.
-
-    On one core an update of the 1.6 million weights of acdc_cpu took 3.6 ms in place of 11.5 by AdamW, and 2.2 in place
-    of 5.9 by SGD.
+    Only contiguous floating-point weights on CPU or CUDA: with channels last, gradients of a 1x1 kernel have other
+    strides than the kernel, which fused updates reject. On one core it takes about a third of the time.
     """
     return all(
         value.device.type in ("cpu", "cuda") and value.is_floating_point() and value.is_contiguous()

@@ -1,4 +1,4 @@
-"""Training in few bits: which layers round to what, and which of their scales follow the task."""
+"""Quantization-aware training: bit widths, calibration and GAQAT."""
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -6,38 +6,39 @@ from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, P
 from torch import nn
 
 from uumamba.config.base import Config
+from uumamba.runtime.errors import require
 
 if TYPE_CHECKING:
     from uumamba.quantization import GAQAT
 
 
 Width = Annotated[int | None, BeforeValidator(lambda bits: None if bits == "None" else bits)]
-"""``None`` is a word to YAML, and the cure that messages give in Python."""
+"""Bits, or null for full precision; the string ``None`` is accepted, as YAML reads Python's word as text."""
 
 
 class GAQATConfig(Config):
-    """Freezes gradients of scales, window by window; see :class:`uumamba.quantization.GAQAT`."""
+    """Freezing of scale gradients, window by window; see :class:`uumamba.quantization.GAQAT`."""
 
     every: PositiveInt = 50
     threshold: NonNegativeFloat = 0.3
     mode: Literal["task", "smooth", "always", "never", "alternate"] = "task"
 
     def first_effect(self, start_step: int) -> int:
-        """The earliest step, counted from 1, that can differ from one without it, where weights wait so many.
+        """First step, counted from 1, whose result GAQAT can change.
 
-        As long as weights wait, their scales have no gradient: none to lose, and no sign to compare with another.
+        Before ``start_step`` scales have no gradient, so there is none to freeze and no sign to compare.
         """
         if self.mode in ("always", "never"):
             return start_step + 1
         before = max(start_step, self.every)
-        if self.mode == "alternate" and before // self.every % 2 == 0:  # in a window that freezes nothing
+        if self.mode == "alternate" and before // self.every % 2 == 0:  # this window freezes nothing
             before = (before // self.every + 1) * self.every
-        if self.mode in ("task", "smooth") and self.threshold <= 1:  # at the end of a window with two signs
+        if self.mode in ("task", "smooth") and self.threshold <= 1:  # the end of a window with two signs
             before = -(-(start_step + 2) // self.every) * self.every
         return before + 1
 
     def build(self, optimizer: Any, net: nn.Module) -> "GAQAT":
-        """Attached to the optimizer, which keeps its state."""
+        """Build GAQAT, attached to the optimizer, which keeps its state."""
         from uumamba.quantization import GAQAT
 
         return GAQAT(optimizer, net, **self.model_dump())
@@ -46,7 +47,7 @@ class GAQATConfig(Config):
 class QuantizationConfig(Config):
     """Weights and activations of 2 to 8 bits with learned scales; see :func:`uumamba.quantization.quantize_`.
 
-    Activations get their first scales from ``calibration_batches`` batches of the training.
+    Activation scales are initialised from ``calibration_batches`` training batches.
     """
 
     weight_bits: Width = 4
@@ -58,72 +59,75 @@ class QuantizationConfig(Config):
     calibration_batches: PositiveInt = 8
     gaqat: GAQATConfig | None = None
 
-    def check(self, *, optim: Any, objective: str, batches_per_epoch: int) -> None:
-        """Refuse what no part alone can see.
+    def check_run(self, *, optim: Any, objective: str, batches_per_epoch: int) -> None:
+        """Raise if quantization does not fit the rest of the run.
 
         Args:
-            optim: the run's optimizer.
-            objective: its name.
-            batches_per_epoch: each is one step.
+            optim: configuration of the optimizer.
+            objective: name of the objective.
+            batches_per_epoch: optimizer steps of an epoch.
 
         Raises:
-            ValueError: the message says what does not go together, and what to set.
+            UsageError: the objective is MESA, whose averaged teacher would average bit widths; calibration takes more
+                batches than an epoch has; or GAQAT has another optimizer than SAGM.
         """
-        if objective == "MESA":
-            raise ValueError(
-                "MESA's teacher is an average of all that the network holds, and bit widths and waiting steps have "
-                "none; set objective.name=supervised, and training.ema_decay for an average to predict with"
-            )
-        if self.calibration_batches > batches_per_epoch and self.act_bits is not None:
-            raise ValueError(
-                f"calibration_batches is {self.calibration_batches} and training.batches_per_epoch "
-                f"{batches_per_epoch}, and they are the first epoch's; set calibration_batches lower"
-            )
-        if self.gaqat is None:
-            return
-        found = {"name": optim.name, "perturb": getattr(optim, "perturb", "all"), "rho": getattr(optim, "rho", 0.0)}
-        if found["name"] != "SAGM" or found["perturb"] != "all" or found["rho"] == 0:
-            raise ValueError(
-                "gaqat tells the task's gradient of each scale from that of a climbed point, so optim needs name SAGM, "
-                f"perturb all and rho above 0, found {', '.join(f'{key} {value}' for key, value in found.items())}; "
-                "set optim.name=SAGM and leave perturb and rho out, or set gaqat to null"
+        require(
+            objective != "MESA",
+            "objective.name",
+            got=objective,
+            expected="supervised with quantization",
+            fix="set objective.name=supervised, and training.ema_decay for averaged weights",
+        )
+        require(
+            self.act_bits is None or self.calibration_batches <= batches_per_epoch,
+            "quantization.calibration_batches",
+            got=self.calibration_batches,
+            expected=f"at most training.batches_per_epoch, {batches_per_epoch}",
+        )
+        if self.gaqat is not None:
+            found = optim.name, getattr(optim, "perturb", "all"), getattr(optim, "rho", 0.0)
+            require(
+                found[:2] == ("SAGM", "all") and found[2] > 0,
+                "optim",
+                got=f"name {found[0]}, perturb {found[1]}, rho {found[2]}",
+                expected="name SAGM, perturb all and rho above 0 with quantization.gaqat",
+                fix="set optim.name=SAGM, or quantization.gaqat=null",
             )
 
-    def check_reached(self, steps: int) -> None:
-        """Refuse rounding and freezing that would begin after the last of so many steps, as without them.
+    def check_takes_effect(self, steps: int) -> None:
+        """Raise if ``start_step`` or ``gaqat.every`` exceeds the number of training steps.
 
         Raises:
-            ValueError: the message says what is not reached, and what to set.
+            UsageError: nothing would be trained with quantized weights, or no scale would be frozen.
         """
-        length = f"training.epochs x training.batches_per_epoch {steps} steps"
-        if self.start_step >= steps:
-            raise ValueError(
-                f"start_step is {self.start_step} and {length}, so nothing is trained with rounded weights; set "
-                "start_step lower or train longer"
-            )
-        if self.gaqat is None or (first := self.gaqat.first_effect(self.start_step)) <= steps:
-            return
-        if self.gaqat.every >= steps:
-            raise ValueError(
-                f"gaqat.every is {self.gaqat.every} and {length}, so no scale is frozen, which begins after a window "
-                "of so many; set gaqat.every lower or train longer"
-            )
-        raise ValueError(
-            f"start_step is {self.start_step}, gaqat.every {self.gaqat.every} and {length}, so no scale of a rounded "
-            f"weight is frozen, which can begin at step {first}; set start_step or gaqat.every lower or train longer"
+        length = f"the training's {steps} steps"
+        require(
+            self.start_step < steps,
+            "start_step",
+            got=self.start_step,
+            expected=f"fewer than {length}",
+            fix="set quantization.start_step lower or train longer",
+        )
+        first = 0 if self.gaqat is None else self.gaqat.first_effect(self.start_step)
+        require(
+            first <= steps,
+            "gaqat.every",
+            got=self.gaqat and self.gaqat.every,
+            expected=f"freezing that starts within {length} and not at step {first}",
+            fix="set quantization.start_step or quantization.gaqat.every lower, or train longer",
         )
 
     def build(self, net: nn.Module) -> nn.Module:
-        """The same network, quantised in place."""
+        """Quantize the network in place and return it."""
         from uumamba.quantization import quantize_
 
         return quantize_(net, **self.model_dump(exclude={"calibration_batches", "gaqat"}))
 
     def attach(self, optimizer: Any, net: nn.Module) -> "GAQAT | None":
-        """Let the optimizer's steps count for weights that wait, and freeze scales where that is asked for.
+        """Attach the step counter of ``start_step`` and GAQAT to the optimizer.
 
         Raises:
-            UsageError: several ranks would freeze by gradients of their own.
+            UsageError: GAQAT with several ranks, whose local gradients would freeze different scales.
         """
         from uumamba.quantization import count_steps
 

@@ -1,34 +1,34 @@
-"""Trackers: where a run can be followed beside its own files."""
+"""Trackers: TensorBoard and MLflow beside the run's own files."""
 
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from uumamba.runtime.errors import UsageError
+from uumamba.runtime.errors import require
 
 if TYPE_CHECKING:
     from uumamba.training.callback_list import Callback
 
 Tracker = Literal["tensorboard", "mlflow"]
 PACKAGES = {"tensorboard": ("tensorboard",), "mlflow": ("mlflow", "sqlalchemy", "alembic")}
-"""MLflow's small package, mlflow-skinny, lacks the last two."""
+"""Packages that each tracker imports; mlflow-skinny lacks the last two of MLflow's."""
 
 
 def build_trackers(
     names: Sequence[Tracker], *, run: Path, fold: str, experiment: str, parameters: Mapping[str, Any]
 ) -> "list[Callback]":
-    """The trackers of a fold's training, each once; all of them write into the run's folder.
+    """Build the trackers of a fold, each once; they write into the run's folder.
 
     Args:
-        names: of the configuration.
-        run: the run's folder, whose folds share what compares them.
-        fold: the fold's path in it.
-        experiment: what MLflow calls the run; its folds are MLflow's runs.
-        parameters: for MLflow.
+        names: trackers of the configuration.
+        run: the run's folder; its folds share one MLflow database.
+        fold: the fold's path in the run's folder.
+        experiment: name of the MLflow experiment; each fold is an MLflow run.
+        parameters: logged by MLflow.
 
     Raises:
-        UsageError: one's package is not installed.
+        UsageError: a package is not installed.
     """
     from uumamba.training.track_mlflow import MLflowTracker
     from uumamba.training.track_tensorboard import TensorBoardTracker
@@ -41,15 +41,17 @@ def build_trackers(
 
 
 def check_trackers(names: Sequence[Tracker]) -> None:
-    """Refuse a tracker whose packages are not installed; none of them is loaded.
+    """Raise if a tracker's packages are not installed; none of them is imported.
 
     Raises:
-        UsageError: with what to install.
+        UsageError: a package is not installed.
     """
     for name in names:
         missing = [package for package in PACKAGES[name] if find_spec(package) is None]
-        if missing:
-            raise UsageError(
-                f"track: {name} needs {', '.join(missing)}, which this environment lacks; `pip install "
-                f"'uumamba[track]'`, or leave {name} out of track."
-            )
+        require(
+            not missing,
+            "track",
+            got=name,
+            expected=f"a tracker whose packages are installed, without {', '.join(missing)}",
+            fix=f"pip install 'uumamba[track]', or leave {name} out",
+        )

@@ -1,4 +1,4 @@
-"""Length, feeding, precision and schedule of a training run, and how its networks predict."""
+"""Training length, sampling, precision and schedule, and inference options."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from uumamba.config.base import Config
-from uumamba.runtime.errors import UsageError
+from uumamba.runtime.errors import require
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -19,7 +19,7 @@ Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 class ScheduleConfig(Config):
-    """Learning rate over the optimizer's steps, or over the minutes of a ``budget``, after which training ends."""
+    """Learning rate schedule over the steps, or over the minutes of a ``budget``, after which training ends."""
 
     name: Literal["poly", "cosine", "constant", "budget"] = "poly"
     power: PositiveFloat = 0.9
@@ -27,13 +27,18 @@ class ScheduleConfig(Config):
     minutes: PositiveFloat | None = None
 
     @model_validator(mode="after")
-    def _minutes_are_the_budget(self) -> "ScheduleConfig":
-        if (self.name == "budget") != (self.minutes is not None):
-            raise ValueError("a budget needs minutes, and no other schedule has them; give {name: budget, minutes: 25}")
+    def _check_minutes(self) -> "ScheduleConfig":
+        require(
+            (self.name == "budget") == (self.minutes is not None),
+            "minutes",
+            got=self.minutes,
+            expected="a number for name budget, none for other names",
+            fix="set schedule={name: budget, minutes: 25}, or leave minutes out",
+        )
         return self
 
     def build_budget(self) -> "Budget | None":
-        """The time that training may take; None where it may take any."""
+        """Build the time budget; None without ``minutes``."""
         from uumamba.training.budget import Budget
 
         return None if self.minutes is None else Budget(self.minutes)
@@ -41,14 +46,20 @@ class ScheduleConfig(Config):
     def build(
         self, optimizer: "Optimizer", *, epochs: int, batches_per_epoch: int, budget: "Budget | None" = None
     ) -> "LRScheduler":
-        """The learning rate over a training of at most that length; a budget's own clock decides how much is left."""
+        """Build the schedule of a training of at most that length.
+
+        Raises:
+            UsageError: the warm-up takes all epochs.
+        """
         from uumamba.training.schedule import make_schedule
 
-        if self.warmup_epochs >= epochs:
-            raise ValueError(
-                f"warmup_epochs is {self.warmup_epochs} and training.epochs {epochs}, which leaves none after the "
-                "warm-up; set schedule.warmup_epochs lower or train longer"
-            )
+        require(
+            self.warmup_epochs < epochs,
+            "warmup_epochs",
+            got=self.warmup_epochs,
+            expected=f"fewer than training.epochs, {epochs}",
+            fix="set schedule.warmup_epochs lower or train longer",
+        )
         return make_schedule(
             optimizer,
             name=self.name,
@@ -60,7 +71,7 @@ class ScheduleConfig(Config):
 
 
 class SamplingConfig(Config):
-    """Where patches are taken, under the names of :class:`uumamba.data.sampling.Sampling`; classes by name."""
+    """Sampling of patches; see :class:`uumamba.data.sampling.Sampling`, classes by name."""
 
     forced: Literal["share", "chance"] = "share"
     classes: Literal["of_case", "of_data_set"] = "of_case"
@@ -68,18 +79,19 @@ class SamplingConfig(Config):
     content_fraction: float = Field(0.0, ge=0.0, lt=1.0)
 
     def build(self, *, structures: Mapping[str, int]) -> "Sampling":
-        """The sampling of a data set with these label values.
+        """Build the sampling for a data set with these label values.
 
         Raises:
-            UsageError: a weight is given to a structure that the data set lacks.
+            UsageError: ``class_weights`` has a structure that the data set lacks.
         """
         from uumamba.data.sampling import Sampling
 
-        if unknown := self.class_weights.keys() - structures.keys():
-            raise UsageError(
-                f"training.sampling.class_weights names {', '.join(sorted(unknown))}, which the data set lacks; it has "
-                f"{', '.join(structures)}."
-            )
+        require(
+            self.class_weights.keys() <= structures.keys(),
+            "training.sampling.class_weights",
+            got=", ".join(self.class_weights),
+            expected=f"structures of the data set: {', '.join(structures)}",
+        )
         return Sampling(
             forced=self.forced,
             classes=self.classes,
@@ -89,12 +101,11 @@ class SamplingConfig(Config):
 
 
 class UsefulConfig(Config):
-    """USEFUL: a probe finds the cases that are learned slowly, and training from scratch shows them more often.
+    """USEFUL: a short probe run finds the cases that are learned slowly, and training shows them ``factor`` times.
 
-    The probe is the run itself, until its error on ``views`` fixed patches of every training case falls by less than
-    ``slowing`` of its largest fall in an epoch, or for ``most_epochs``. Slow is the worse of two clusters, within each
-    ``group_by`` where that is given. An ``index_file`` that an earlier run of the same cases kept takes the probe's
-    place.
+    The probe trains the same run until its error on ``views`` fixed patches of every training case falls by less than
+    ``slowing`` of its largest fall in an epoch, or for ``most_epochs``. Slow cases are the worse of two clusters (of
+    each group of ``group_by`` if given). An ``index_file`` of an earlier run of the same cases replaces the probe.
     """
 
     most_epochs: int = Field(10, ge=2)
@@ -106,7 +117,7 @@ class UsefulConfig(Config):
 
 
 class TrainingConfig(Config):
-    """One fold's training."""
+    """Training of one fold."""
 
     epochs: PositiveInt
     batches_per_epoch: PositiveInt
@@ -127,19 +138,23 @@ class TrainingConfig(Config):
     useful: UsefulConfig | None = None
 
     @model_validator(mode="after")
-    def _slow_cases_can_be_found_and_shown(self) -> "TrainingConfig":
+    def _check_useful(self) -> "TrainingConfig":
         if self.useful is None:
             return self
-        if self.sampling.classes == "of_data_set":
-            raise ValueError(
-                "useful shows slow cases twice, but sampling.classes of_data_set draws a class and then one of the "
-                "cases that hold it, each as often as another; set sampling.classes to of_case, or useful to null"
-            )
-        if self.useful.index_file is None and self.useful.most_epochs > self.epochs:
-            raise ValueError(
-                f"useful.most_epochs is {self.useful.most_epochs} and epochs {self.epochs}, and the probe is the run "
-                "cut short; set useful.most_epochs to a tenth of epochs"
-            )
+        require(
+            self.sampling.classes == "of_case",
+            "sampling.classes",
+            got=self.sampling.classes,
+            expected="of_case beside useful, as of_data_set draws all cases of a class equally often",
+            fix="set sampling.classes to of_case, or useful to null",
+        )
+        require(
+            self.useful.index_file is not None or self.useful.most_epochs <= self.epochs,
+            "useful.most_epochs",
+            got=self.useful.most_epochs,
+            expected=f"at most training.epochs, {self.epochs}",
+            fix="set useful.most_epochs to a tenth of epochs",
+        )
         return self
 
 
@@ -153,9 +168,7 @@ class InferenceConfig(Config):
 
 
 def resolve_precision(precision: Precision, device: str) -> Literal["float32", "bfloat16", "float16"]:
-    """``auto`` is bfloat16 where the device multiplies it natively, float32 elsewhere.
-
-    On a CPU with AVX-512 bfloat16 a small 2-D U-Net's step took 0.44 of its float32 time (two cores, channels last).
+    """Resolve ``auto`` to bfloat16 where the device multiplies it natively, and to float32 elsewhere.
 
     Example:
         >>> resolve_precision("float32", "cpu")
@@ -172,21 +185,22 @@ def resolve_precision(precision: Precision, device: str) -> Literal["float32", "
 
 
 def resolve_channels_last(channels_last: bool | Literal["auto"], device: str) -> bool:
-    """``auto`` is where it was measured to win, which so far is nowhere.
+    """Resolve ``auto`` to the channels-first layout, which was the faster one wherever it was measured.
 
-    On one core with AVX-512 a step of acdc_cpu's network took 1.9 times as long in bfloat16 and 1.4 times in float32.
-    On CUDA torch's instance norm brings every map back to the usual order, so there it is left to who has measured it.
+    On CUDA, torch's instance norm converts every map back to channels first, so the gain depends on the network.
 
     Raises:
-        UsageError: it is asked for on a CPU, where torch 2.13 writes past its memory in the backward pass of a strided
-            1x1 convolution of 12 to 24 channels in this layout.
+        UsageError: channels last on a CPU, where torch 2.13 writes past its memory in the backward pass of a strided
+            1x1 convolution of 12 to 24 channels.
 
     Example:
         >>> resolve_channels_last("auto", "cpu"), resolve_channels_last(True, "cuda")
         (False, True)
     """
-    if channels_last is True and device.startswith("cpu"):
-        raise UsageError(
-            "training.channels_last is slower on a CPU, and torch's backward pass can crash there; leave it at auto."
-        )
+    require(
+        not (channels_last is True and device.startswith("cpu")),
+        "training.channels_last",
+        got=channels_last,
+        expected="auto or false on a CPU, where torch's backward pass can crash",
+    )
     return channels_last is True

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from math import ceil, prod
 from typing import Required, TypedDict
 
+from uumamba.runtime.errors import require
+
 PerAxis = int | Sequence[int]
 
 
@@ -141,25 +143,27 @@ class Topology:
         return tuple(sizes)
 
 
-def check_divisible(size: Sequence[int], divisor: Sequence[int], *, name: str = "the image") -> None:
-    """Refuse a spatial size that a network's strides do not divide.
+def check_divisible(size: Sequence[int], divisor: Sequence[int], *, name: str = "image") -> None:
+    """Raise if a network's strides do not divide a spatial size.
 
     Raises:
-        ValueError: naming the axis, the divisor and the nearest sizes that work.
+        UsageError: the fix names the axis and the nearest valid sizes.
 
     Example:
         >>> check_divisible((96, 100), (8, 8), name="training.patch_size")
         Traceback (most recent call last):
-        ValueError: training.patch_size has 100 voxels on spatial axis 1 of (96, 100), which is not a multiple of 8 ...
+        uumamba.runtime.errors.UsageError: training.patch_size: got (96, 100), expected multiples of (8, 8), the \
+product of the network's strides. Fix: pad, crop or set axis 1 to 96 or 104.
     """
     for axis, (length, unit) in enumerate(zip(size, divisor, strict=True)):
-        if length < 1 or length % unit:
-            near = f"{length // unit * unit} or " if length > unit else ""
-            raise ValueError(
-                f"{name} has {length} voxels on spatial axis {axis} of {tuple(size)}, which is not a multiple of "
-                f"{unit} (the network's strides together); pad, crop or set it to {near}"
-                f"{max(1, ceil(length / unit)) * unit}"
-            )
+        near = f"{length // unit * unit} or " if length > unit else ""
+        require(
+            length >= 1 and length % unit == 0,
+            name,
+            got=tuple(size),
+            expected=f"multiples of {tuple(divisor)}, the product of the network's strides",
+            fix=f"pad, crop or set axis {axis} to {near}{max(1, ceil(length / unit)) * unit}",
+        )
 
 
 def _two_then_one(count: int, stages: int) -> tuple[int, ...]:

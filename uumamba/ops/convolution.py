@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from uumamba.ops.native_library import Rows, address, call, number_of, threads_for, unavailable
+from uumamba.ops.scan_operator import skips_dispatcher
 
 _MOST_TAPS = 8  # kMostTaps of native/selective_scan.h
 
@@ -46,7 +47,7 @@ def causal_convolution(x: Tensor, weight: Tensor, bias: Tensor | None = None) ->
     types = {tensor.dtype for tensor in (x, weight, bias) if tensor is not None}
     ours = x.device.type == "cpu" and types == {torch.float32} and weight.shape[1] <= _MOST_TAPS
     if ours and unavailable() is None and not torch.onnx.is_in_onnx_export():  # a runtime knows no operator of ours
-        return _native(x, weight, bias)
+        return (_forward if skips_dispatcher() else _native)(x, weight, bias)
     length, taps = x.shape[2], weight.shape[1]
     return F.silu(F.conv1d(x, weight[:, None], bias, padding=taps - 1, groups=x.shape[1])[..., :length])
 
@@ -70,12 +71,14 @@ class _Gradients(ctypes.Structure):
     _fields_ = (("y", Rows), ("x", Rows), ("weight", c_void_p), ("bias", c_void_p))
 
 
-@torch.library.custom_op("uumamba::native_convolution", mutates_args=())
-def _native(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     y, weight = torch.empty_like(x), weight.contiguous()
     bias = None if bias is None else bias.contiguous()
     call("convolution_forward", _Convolution.of(x, weight, bias), Rows.of(y))
     return y
+
+
+_native = torch.library.custom_op("uumamba::native_convolution", _forward, mutates_args=())
 
 
 @torch.library.custom_op("uumamba::native_convolution_backward", mutates_args=())

@@ -80,6 +80,7 @@ def run(
     """
     out, scored = Path(out), folds_of(fold)
     check_trackers(config.track)
+    config.check()
     wanted = wanted_folders(out / "run", fold=fold, seeds=seeds)
     with StopRequest():  # whatever stage it meets, a request to stop holds for all that follow
 

@@ -72,6 +72,7 @@ def train(
         StoppedOnRequest: a signal asked for it; the run can be resumed.
     """
     check_trackers(config.track)
+    config.check()
     wanted, devices = wanted_folders(Path(out), fold=fold, seeds=seeds), device.split(",")
     if len(devices) > len(wanted):
         raise UsageError(
@@ -170,7 +171,7 @@ def refuse_unreached(config: RunConfig, wanted: Sequence[FoldFolder]) -> None:
     if any(newest_checkpoint(each.path) is not None for each in wanted):
         return
     try:
-        config.check_reached()
+        config.check_takes_effect()
     except ValueError as error:
         raise UsageError(f"{error}.") from None
 

@@ -50,6 +50,14 @@ class UsageError(UumambaError, ValueError):
     def __str__(self) -> str:
         return describe(self.key, got=self.got, expected=self.expected, fix=self.fix)
 
+    def within(self, section: str) -> "UsageError":
+        """Return the same error with its key inside a section of the configuration: ``rho`` becomes ``optim.rho``.
+
+        A key that already starts at the top level stays as it is.
+        """
+        key = ".".join(filter(None, (section, self.key))) if not self.key.startswith(f"{section}.") else self.key
+        return UsageError(key, got=self.got, expected=self.expected, fix=self.fix)
+
     def __reduce__(self) -> Any:
         return _rebuild, (type(self), self.args), self.__dict__
 

@@ -1,4 +1,4 @@
-"""Augmentation as data."""
+"""Augmentation: probabilities and ranges."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
@@ -6,23 +6,23 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, NonNegativeInt
 
 from uumamba.config.base import Config
+from uumamba.runtime.errors import require
 
 
-def _in_order(bounds: tuple[float, float]) -> tuple[float, float]:
-    if bounds[0] > bounds[1]:
-        raise ValueError(f"the lower end {bounds[0]} is above the upper end {bounds[1]}")
+def _check_order(bounds: tuple[float, float]) -> tuple[float, float]:
+    require(bounds[0] <= bounds[1], "", got=bounds, expected="a lower and an upper end, in this order")
     return bounds
 
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
-Range = Annotated[tuple[float, float], AfterValidator(_in_order)]
+Range = Annotated[tuple[float, float], AfterValidator(_check_order)]
 
 
 class AugmentConfig(Config):
-    """Probabilities and ranges of :class:`uumamba.data.Augment`, under its names; the defaults are nnU-Net's.
+    """Arguments of :class:`uumamba.data.Augment`; the defaults are nnU-Net's.
 
-    ``swap_sides`` lets patches be mirrored along left and right although structures have sides: the labels of the data
-    set's ``mirror_pairs`` are exchanged with it, in training, and back when mirrored predictions are averaged.
+    ``swap_sides`` allows mirroring left and right although structures have sides: the labels of the data set's
+    ``mirror_pairs`` are swapped in training, and swapped back when mirrored predictions are averaged.
     """
 
     rotation_probability: Probability = 0.2
@@ -53,7 +53,7 @@ class AugmentConfig(Config):
     def build(
         self, *, patch_size: tuple[int, ...], mirror_swaps: Mapping[int, Sequence[tuple[int, int]]] | None = None
     ) -> Any:
-        """The augmentation of patches of that size; which labels a mirror exchanges is the data set's to say."""
+        """Build the augmentation; ``mirror_swaps`` are the label pairs of the data set to swap along each axis."""
         from uumamba.data.augment import Augment
 
         arguments = self.model_dump(exclude={"swap_sides"})

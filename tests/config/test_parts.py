@@ -1,0 +1,135 @@
+"""Each part is built with the options of its class, under the same names and with the same defaults."""
+
+import inspect
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks.claims.shift_methods import STRONG
+from uumamba import optim
+from uumamba.config import read_config, track
+from uumamba.config.augmentation import AugmentConfig
+from uumamba.config.base import Config
+from uumamba.config.optim import AdaptiveTriggerConfig, OptimConfig, OutputBiasForgettingConfig
+from uumamba.config.quantization import GAQATConfig, QuantizationConfig
+from uumamba.config.track import build_trackers, check_trackers
+from uumamba.config.training import resolve_channels_last
+from uumamba.data.augment import Augment
+from uumamba.data.preprocess import CtStatistics, PreprocessRecipe
+from uumamba.losses import CrossEntropyLoss, FocalLoss, SoftDiceLoss, UncertaintyWeightedLoss
+from uumamba.optim import MESA, AdaptiveTrigger, OutputBiasForgetting, SharpnessAware
+from uumamba.pipelines.build import build_loss
+from uumamba.quantization import GAQAT, quantize_
+from uumamba.training import SupervisedObjective
+
+MEMBERS: dict[str, type[Config]] = {
+    get_args(config.model_fields["name"].annotation)[0]: config for config in get_args(get_args(OptimConfig)[0])
+}
+OF_THE_CONFIG = {"name", "base", "max_grad_norm", "ascent", "perturb", "perturbation"}
+
+
+def keyword_defaults(made: Any) -> dict[str, Any]:
+    parameters = inspect.signature(made).parameters.values()
+    return {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY}
+
+
+def test_every_member_of_the_family_has_a_name_in_a_config() -> None:
+    members = {name: getattr(optim, name) for name in optim.__all__ if inspect.isclass(getattr(optim, name))}
+    family = {name for name, made in members.items() if issubclass(made, SharpnessAware)} - {"SharpnessAware"}
+    assert len(family) >= 9
+    assert set(MEMBERS) == family
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_options_and_defaults_of_an_optimizer_are_those_of_its_class(name: str) -> None:
+    config = MEMBERS[name](name=name, base={"name": "SGD"})
+    own = {key: value for key, value in config if key not in OF_THE_CONFIG}
+    defaults = {key: each.default for key, each in inspect.signature(getattr(optim, name)).parameters.items()}
+    assert own.items() <= defaults.items()
+    assert name == "TRAM" or own == keyword_defaults(getattr(optim, name))  # TRAM takes callables as well
+
+
+def test_options_and_defaults_of_the_other_parts_are_those_of_their_classes() -> None:
+    augment = {key: each.default for key, each in inspect.signature(Augment).parameters.items()}
+    fields = {key: field.default for key, field in AugmentConfig.model_fields.items() if key != "swap_sides"}
+    assert fields == {key: value for key, value in augment.items() if key not in ("patch_size", "mirror_swaps")}
+    bits = QuantizationConfig().model_dump(exclude={"calibration_batches", "gaqat"})
+    assert bits == keyword_defaults(quantize_) | {"overrides": {}}
+    assert GAQATConfig().model_dump() == {k: value for k, value in keyword_defaults(GAQAT).items() if k != "log"}
+    assert AdaptiveTriggerConfig(total_steps=7).build() == AdaptiveTrigger(total_steps=7)
+    ascent = OutputBiasForgettingConfig(name="output_bias_forgetting")
+    assert vars(ascent.build()) == vars(OutputBiasForgetting())
+    assert read_config("acdc_cpu").preprocess.build() == PreprocessRecipe((None, 1.5, 1.5))
+
+
+def test_objectives_get_their_options_and_mesa_a_copy_of_the_network() -> None:
+    net = nn.Conv2d(1, 4, 1)
+    assert type(read_config("demo").objective.build(nn.MSELoss(), net)) is SupervisedObjective
+    config = read_config("demo", ["objective={name: MESA, weight: 0.5, decay: 0.99, start_step: 7}"])
+    objective = config.objective.build(build_loss(config), net)
+    assert isinstance(objective, MESA)
+    assert (objective.weight, objective.temperature, objective.start_step) == (0.5, 5.0, 7)
+    assert torch.equal(objective.teacher.module.weight, net.weight)
+
+
+def test_the_default_loss_has_three_terms_with_learned_weights() -> None:
+    logits, label = torch.randn(2, 4, 8, 8), torch.randint(0, 4, (2, 1, 8, 8))
+    terms = {"region": SoftDiceLoss(batch_dice=True), "distribution": CrossEntropyLoss(), "pixel": FocalLoss(gamma=2.0)}
+    expected, loss = UncertaintyWeightedLoss(terms), read_config("demo").loss.build()
+    assert loss(logits, label) == expected(logits, label)
+    assert loss.state_dict().keys() == expected.state_dict().keys()
+
+
+def test_terms_are_chosen_and_logged_by_name() -> None:
+    terms = ["region", "pixel_by_class", "centreline"]
+    loss = read_config("demo", [f"loss.terms={terms}", "loss.centreline_iterations=3"]).loss.build()
+    loss(torch.randn(1, 3, 8, 8), torch.randint(0, 3, (1, 1, 8, 8)))
+    assert list(loss.weights()) == list(loss.last_terms) == terms
+    assert loss.terms.losses["centreline"].iterations == 3
+    assert loss.terms.losses["pixel_by_class"].class_mean
+
+
+def test_ct_statistics_are_given_or_left_to_be_found() -> None:
+    given = "preprocess.ct_statistics={low_hu: -50, high_hu: 500, mean_hu: 250, std_hu: 100}"
+    recipe = read_config("demo", ["preprocess.normalisation=ct", given]).preprocess.build()
+    assert recipe.ct_statistics == CtStatistics(-50, 500, 250, 100)
+    assert not read_config("demo", ["preprocess.normalisation=ct"]).preprocess.build().is_complete
+
+
+def test_a_budget_gets_its_minutes_and_a_warm_up_in_steps() -> None:
+    config = read_config("demo", ("schedule={name: budget, minutes: 25, warmup_epochs: 1}",))
+    budget = config.schedule.build_budget()
+    assert budget is not None
+    assert budget.total_s == 1500.0
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = config.schedule.build(optimizer, epochs=15, batches_per_epoch=40, budget=budget)
+    assert schedule.get_last_lr() == [1 / 40], "the first of 40 warm-up steps"
+    assert read_config("demo").schedule.build_budget() is None
+
+
+def test_channels_last_is_refused_where_torch_may_crash(refused) -> None:
+    with refused("training.channels_last", got=True):
+        resolve_channels_last(True, "cpu")
+    assert not resolve_channels_last("auto", "cuda")
+    assert not resolve_channels_last(False, "cuda:1")
+
+
+def test_a_tracker_is_built_once_and_writes_nothing_before_training(tmp_path: Path) -> None:
+    made = build_trackers(("tensorboard", "tensorboard"), run=tmp_path, fold="fold_0", experiment="e", parameters={})
+    assert [type(each).__name__ for each in made] == ["TensorBoardTracker"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_tracker_without_its_packages_is_refused_with_the_installation(refused, monkeypatch) -> None:
+    check_trackers(("tensorboard",))
+    monkeypatch.setitem(track.PACKAGES, "mlflow", ("mlflow_that_nobody_has",))
+    with refused("track", got="mlflow") as error:
+        check_trackers(("mlflow",))
+    assert "pip install 'uumamba[track]'" in error.value.fix
+
+
+def test_the_strong_augmentation_is_that_of_the_benchmark() -> None:
+    assert read_config("acdc_dg_strong").augment == read_config("acdc_cpu", STRONG).augment

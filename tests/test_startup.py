@@ -1,0 +1,23 @@
+"""Start-up stays cheap: reading a configuration and predicting load no compiler and build nothing to validate."""
+
+import subprocess
+import sys
+
+CODE = """
+import sys, torch
+from uumamba.config import read_config
+from uumamba.pipelines import load_predictor
+load_predictor
+from uumamba.nets import UMambaBot
+read_config("acdc_cpu")
+read_config("acdc_dg_udim")
+net = UMambaBot(2, 1, 4, features=(4, 8), strides=(1, 2)).eval()
+with torch.inference_mode():
+    net(torch.zeros(1, 1, 16, 16))
+print([name for name in ("torch._dynamo", "sympy", "monai", "scipy.stats", "matplotlib") if name in sys.modules])
+"""
+
+
+def test_a_configuration_and_a_prediction_load_no_compiler() -> None:
+    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, encoding="utf-8", check=True)
+    assert done.stdout == "[]\n"

@@ -1,0 +1,145 @@
+"""The configuration of one run, from raw scans to the report."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pydantic import Field, NonNegativeInt, model_validator
+from torch import nn
+
+from uumamba.config.augmentation import AugmentConfig
+from uumamba.config.base import Config
+from uumamba.config.data import DatasetConfig, PreprocessConfig
+from uumamba.config.domain_generalization import DomainGeneralizationConfig
+from uumamba.config.loss import LossConfig
+from uumamba.config.net import NetConfig
+from uumamba.config.objectives import ObjectiveConfig, SupervisedConfig
+from uumamba.config.optim import OptimConfig
+from uumamba.config.quantization import QuantizationConfig
+from uumamba.config.track import Tracker
+from uumamba.config.training import InferenceConfig, ScheduleConfig, TrainingConfig
+from uumamba.nets.topology import check_divisible
+from uumamba.runtime.errors import UsageError, require
+
+if TYPE_CHECKING:
+    from uumamba.domain_generalization import UDIM
+
+
+class RunConfig(Config):
+    """Everything that decides a run's result; stored in the run's folder and in each checkpoint."""
+
+    name: str
+    seed: NonNegativeInt = 0
+    dataset: DatasetConfig
+    preprocess: PreprocessConfig
+    net: NetConfig
+    loss: LossConfig
+    quantization: QuantizationConfig | None = None
+    objective: ObjectiveConfig = SupervisedConfig()
+    optim: OptimConfig
+    domain_generalization: DomainGeneralizationConfig | None = None
+    schedule: ScheduleConfig = ScheduleConfig()
+    training: TrainingConfig
+    augment: AugmentConfig = AugmentConfig()
+    inference: InferenceConfig = InferenceConfig()
+    # Trackers do not change the result: they are not stored, and a resumed run may choose others.
+    track: tuple[Tracker, ...] = Field((), exclude=True)
+
+    @model_validator(mode="after")
+    def _check_dimensions(self) -> "RunConfig":
+        dimensions, patch_size, mirror_axes = self.net.spatial_dims, self.training.patch_size, self.augment.mirror_axes
+        require(
+            len(patch_size) == dimensions,
+            "training.patch_size",
+            got=patch_size,
+            expected=f"{dimensions} numbers, as net.spatial_dims is {dimensions}",
+        )
+        require(
+            all(axis < dimensions for axis in mirror_axes),
+            "augment.mirror_axes",
+            got=mirror_axes,
+            expected=f"axes below {dimensions}, as net.spatial_dims is {dimensions}",
+        )
+        check_divisible(patch_size, self.net.divisor(), name="training.patch_size")
+        return self
+
+    @model_validator(mode="after")
+    def _check_quantization(self) -> "RunConfig":
+        if self.quantization is not None:
+            self.quantization.check_run(
+                optim=self.optim, objective=self.objective.name, batches_per_epoch=self.training.batches_per_epoch
+            )
+        return self
+
+    def check(self) -> None:
+        """Build every part once, without memory for weights, so that wrong values are found before scans are prepared.
+
+        MONAI's SwinUNETR is built with memory: its constructor reads values of a tensor, which the meta device lacks.
+
+        Raises:
+            UsageError: a constructor rejects a value; the key names the part.
+        """
+        patch_size = self.training.patch_size
+        with _within("preprocess"):
+            self.preprocess.build()
+        with _within("augment"):
+            self.augment.build(patch_size=patch_size)
+        with torch.random.fork_rng(devices=[]), torch.device("cpu" if self.net.name == "SwinUNETR" else "meta"):
+            with _within("net"):
+                net = self.net.build(in_channels=1, out_channels=2, patch_size=patch_size)
+            with _within("quantization"):
+                if self.quantization is not None:
+                    self.quantization.build(net)
+            with _within("loss"):
+                loss = self.loss.build()
+        with _within("objective"), torch.random.fork_rng(devices=[]):
+            self.objective.build(loss, net, outputs=self.optim.needs_logits)
+        with _within("optim"):
+            optimizer = self.optim.build(net, loss)
+            self.optim.build_ascent()
+        with _within("quantization"):
+            if self.quantization is not None:
+                self.quantization.attach(optimizer, net)
+        with _within("domain_generalization"):
+            self.build_method(net, loss)
+        with _within("schedule"):
+            self.schedule.build(
+                optimizer, epochs=self.training.epochs, batches_per_epoch=self.training.batches_per_epoch
+            )
+
+    def check_takes_effect(self) -> None:
+        """Raise if quantization or scale freezing would only start after the last step.
+
+        It applies to new runs alone: a stored run that does so can be resumed and predicts.
+
+        Raises:
+            UsageError: ``start_step`` or ``gaqat.every`` exceeds the number of steps; of a budget, the largest number.
+        """
+        if self.quantization is not None:
+            with _within("quantization"):
+                self.quantization.check_takes_effect(self.training.epochs * self.training.batches_per_epoch)
+
+    def build_method(self, net: nn.Module, loss: nn.Module, *, rank: int = 0) -> "UDIM | None":
+        """Build the domain-generalization method of this rank, if the run has one."""
+        if self.domain_generalization is None:
+            return None
+        return self.domain_generalization.build(
+            net, loss, optim=self.optim, schedule=self.schedule, training=self.training, seed=self.seed, rank=rank
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Dump the resolved configuration as plain values."""
+        stored: dict[str, Any] = self.model_dump(mode="json")
+        return stored
+
+
+@contextmanager
+def _within(section: str) -> Iterator[None]:
+    """Prefix the key of an error with its section; errors of torch and MONAI get the section as key."""
+    try:
+        yield
+    except UsageError as error:
+        raise error.within(section) from None
+    except ValueError as error:
+        raise UsageError(section, got=str(error).rstrip("."), expected="values that its constructor accepts") from None
