@@ -13,7 +13,7 @@ from uumamba.domain_generalization.clustering import find_slow
 from uumamba.domain_generalization.probe import ProbeOutputs, check_outputs, tensor_bytes
 from uumamba.domain_generalization.slow_examples import SlowExamples, UpsampledSampler
 from uumamba.runtime.errors import require
-from uumamba.runtime.seeds import draws_put_back, key_to_seed, seed_everything
+from uumamba.runtime.seeds import key_to_seed, preserve_random_state, seed_everything
 
 TrainEpoch = Callable[[UpsampledSampler], None]
 Start = Callable[[], tuple[nn.Module, TrainEpoch]]
@@ -220,7 +220,7 @@ class USEFUL:
 
     def _run_probe(self, net: nn.Module, epochs: int) -> ProbeOutputs:
         """Return the outputs; a loader that draws its seed must not change the dropout of later epochs."""
-        with draws_put_back({param.device for param in net.parameters()}):
+        with preserve_random_state({param.device for param in net.parameters()}):
             seed_everything(key_to_seed(self.seed, "answers", epochs))  # else a shuffle would be the same in each pass
             return self.probe(net)
 

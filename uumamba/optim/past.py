@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from uumamba.runtime.errors import UsageError, UumambaError, require
-from uumamba.runtime.files import make_folder, room_for, whole_file
+from uumamba.runtime.files import make_folder, report_write_errors, whole_file
 
 LARGEST = float(torch.finfo(torch.float16).max)
 NEVER = 0  # mark of an empty row; others hold their epoch plus one, so that zeroed memory is an empty table
@@ -175,7 +175,7 @@ def _make_file(path: Path, shape: tuple[int, int], kind: np.dtype[Any]) -> None:
         raise UumambaError(
             f"{path} needs {needed} bytes and its disk has {free} left; choose another disk or a smaller lag."
         )
-    with room_for(path), whole_file(path) as unfinished:
+    with report_write_errors(path), whole_file(path) as unfinished:
         np.lib.format.open_memmap(unfinished, mode="w+", dtype=kind, shape=shape)
         with unfinished.open("r+b") as stream:
             if hasattr(os, "posix_fallocate"):  # macOS has none

@@ -25,7 +25,7 @@ from uumamba.runtime.errors import UsageError
 from uumamba.runtime.memory_format import lay_channels_last
 from uumamba.runtime.seeds import generator_for, seed_everything
 from uumamba.training import ALONE, Ranks, Trainer
-from uumamba.training.following import Follower
+from uumamba.training.callback_list import Callback
 from uumamba.types import Method
 
 Validate = Callable[[nn.Module], dict[str, float]]
@@ -41,7 +41,7 @@ def build_trainer(
     device: str = "cpu",
     cases: Sequence[str] | None = None,
     validate: Validate | None = None,
-    followers: Sequence[Follower] = (),
+    followers: Sequence[Callback] = (),
     progress: bool | None = None,
     log: Callable[[str], None] | None = None,
     ranks: Ranks = ALONE,

@@ -19,7 +19,7 @@ from uumamba.data.scan import read_case
 from uumamba.pipelines.datasets import check_outside_raw, record_failures
 from uumamba.runtime.errors import CaseError
 from uumamba.runtime.files import make_folder, write_json
-from uumamba.runtime.locks import locked
+from uumamba.runtime.locks import lock_folder
 from uumamba.runtime.parallel_cases import each_case
 from uumamba.runtime.stop import StopRequest
 
@@ -78,7 +78,7 @@ def prepare(
     if raw is not None:
         check_outside_raw(Path(out), raw)
     out = make_folder(out)
-    with locked(out, doing="preparing"), StopRequest() as stop:
+    with lock_folder(out, doing="preparing"), StopRequest() as stop:
         stage = _Preparation(manifest, out, list(bad), stop, workers, progress)
         whole = recipe if recipe.is_complete else stage.find_statistics(recipe)
         prepared: list[str] = []
@@ -150,7 +150,9 @@ class _Preparation:
                 bar.advance(task)
                 if not shows_bar and (count % _CASES_A_LINE == 0 or count == len(items)):
                     print(f"{name}: {count} of {len(items)} cases", file=sys.stderr)
-                self.stop.follow(f"after {doing} {count} of {len(items)} cases; run the same command to continue")
+                self.stop.raise_if_requested(
+                    f"after {doing} {count} of {len(items)} cases; run the same command to continue"
+                )
         return done
 
     def record_failures(self) -> list[CaseError]:

@@ -25,8 +25,8 @@ from uumamba.domain_generalization import (
 )
 from uumamba.pipelines.run_layout import newest_checkpoint
 from uumamba.runtime.errors import UumambaError, require
-from uumamba.runtime.files import make_folder, room_for
-from uumamba.runtime.locks import locked
+from uumamba.runtime.files import make_folder, report_write_errors
+from uumamba.runtime.locks import lock_folder
 from uumamba.runtime.network import finest_logits
 from uumamba.runtime.stop import StopRequest
 from uumamba.training import Ranks, Trainer
@@ -128,11 +128,11 @@ class SlowCases:
             found = self._read(Path(self.useful.index_file))
         else:
             make_folder(self.run_dir)
-            with locked(self.run_dir, doing="looking for slow cases"):
+            with lock_folder(self.run_dir, doing="looking for slow cases"):
                 found = self._probe(build_probe, say)
         cases = [self.training[place] for place in found.slow]
         found = replace(found, settings=found.settings | self._settings() | {"slow_cases": cases})
-        with room_for(self.path):
+        with report_write_errors(self.path):
             write_slow_examples(self.path, found)
         say(
             f"{len(cases)} of {len(self.training)} cases are learned slowly and shown {self.useful.factor} times "
@@ -176,7 +176,7 @@ class SlowCases:
             return {"dice": 1 - outputs.error}
 
         def stop_if_requested(*_: Any) -> None:
-            stop.follow("during the probe for slow cases, which starts anew with --resume")
+            stop.raise_if_requested("during the probe for slow cases, which starts anew with --resume")
 
         # Evaluated after each epoch, without the moving average, which would lag behind.
         training = self.config.training.model_copy(update={"validate_every": 1, "ema_decay": None})
@@ -255,5 +255,5 @@ def training_case_ids(
     if useful is None:
         return list(training)
     cases = SlowCases(config, folder, training, run_dir)
-    found = ranks.first_alone(lambda: list(cases.find(build_probe, say, force=force).slow))
-    return upsampled(training, ranks.from_first(found), factor=useful.factor)
+    found = ranks.on_rank_zero(lambda: list(cases.find(build_probe, say, force=force).slow))
+    return upsampled(training, ranks.broadcast(found), factor=useful.factor)

@@ -1,4 +1,4 @@
-"""The plain objective: a loss of the network's output against the label."""
+"""Supervised objective: a loss of the network's output against the label."""
 
 from torch import Tensor, nn
 
@@ -7,15 +7,14 @@ from uumamba.types import Batch, Logits
 
 
 class SupervisedObjective(nn.Module):
-    """``loss(net(batch["image"]), batch["label"])``, holding the loss so that its parameters can learn.
+    """``loss(net(batch["image"]), batch["label"])``, as a module so that the loss's parameters can learn.
 
     Give ``objective.parameters()`` to the optimizer beside the network's, in a group with ``weight_decay=0`` and
     ``perturb=False``.
 
     Args:
         loss: called as ``loss(logits, label)``; logits may be a list under deep supervision.
-        outputs: return ``(loss, (logits, label))``, as an optimizer needs that climbs another loss or measures how far
-            the answers have moved.
+        outputs: return ``(loss, (logits, label))``, for an optimizer that climbs another loss or compares outputs.
 
     Example:
         >>> import torch
@@ -30,11 +29,11 @@ class SupervisedObjective(nn.Module):
         self.outputs = outputs
 
     def forward(self, net: nn.Module, batch: Batch) -> Tensor | tuple[Tensor, tuple[Logits, Tensor]]:
-        """Scalar loss of one batch, alone or with what it was computed from."""
+        """Return the scalar loss of one batch, alone or with logits and label."""
         logits, label = net(batch["image"]), batch["label"]
         value: Tensor = self.loss(logits, label)
         return (value, (logits, label)) if self.outputs else value
 
     def loss_weights(self) -> dict[str, float]:
-        """The learned weights of the first part of the loss that has ``weights()``; empty where none has."""
+        """Return the learned weights of the first part of the loss that has ``weights()``, else nothing."""
         return learned_weights(self.loss)
