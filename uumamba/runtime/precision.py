@@ -1,4 +1,4 @@
-"""The numbers a network computes in."""
+"""Autocast precision of a network."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
@@ -9,7 +9,7 @@ Precision = Literal["float32", "bfloat16", "float16"]
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
-    """A context in which the network's large operations run in ``precision``; float32 needs none.
+    """Return an autocast context for ``precision``; float32 needs none.
 
     Example:
         >>> with autocast(torch.device("cpu"), "bfloat16"):
