@@ -38,7 +38,7 @@ from data_prep.phantoms.heart.heart_phantom import write_phantom
 from uumamba.config import RunConfig, read_config
 from uumamba.data.augmentation import default_rotation_deg, rotates_in_plane_only
 from uumamba.data.dataset import PatchDataset
-from uumamba.data.feeding import collate
+from uumamba.data.loader import collate
 from uumamba.data.prepared import PreparedFolder
 from uumamba.pipelines.build import build_trainer
 from uumamba.pipelines.datasets import read_dataset

@@ -71,7 +71,7 @@ def test_a_patient_without_its_label_or_info_is_named_and_the_others_go_on(
     lost.unlink()
     code, text = prepare(capsys, tmp_path)
     assert code == 3
-    assert f"its {lost.name} is missing" in text or f"its label {lost.name} is missing" in text
+    assert f"{patient.name}: Info.cfg: got" in text or f": label: got no file, expected {lost.name}" in text
     assert len(prepared_cases(tmp_path)) == (8 if missing == "Info.cfg" else 9)
 
 

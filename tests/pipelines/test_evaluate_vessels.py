@@ -105,8 +105,9 @@ def test_an_unpacked_shard_is_no_folder_of_label_maps(imagecas: Path, prediction
 
 def test_a_data_set_that_is_not_whole_says_what_it_lacks(imagecas: Path, predictions: Path, tmp_path: Path) -> None:
     (imagecas / "imageCAS_data_split.csv").unlink()
-    with pytest.raises(UsageError, match="imageCAS_data_split"):
+    with pytest.raises(UsageError) as error:
         evaluate_folder(predictions, imagecas, tmp_path / "out")
+    assert (error.value.key, error.value.got) == ("split sheet", imagecas)
 
 
 def test_a_prediction_that_imagecas_lacks_is_named_by_its_case(

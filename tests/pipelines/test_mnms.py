@@ -360,24 +360,13 @@ def with_value_4(raw: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "exit_code", "sentence"),
     [
-        (without_column, 2, f"uumamba: {{raw}}/{SHEET} has no column ES; restore it from the M&Ms download.\n"),
-        (
-            without_ed,
-            3,
-            "uumamba: failed: A1: the information sheet gives ED as '', not a whole number from 0 on; write the number "
-            "of the ED frame, counted from 0, into the sheet.\n",
-        ),
-        (
-            with_value_4,
-            3,
-            "uumamba: failed: A1: its label holds the value 4 in frame 2, the ES of the sheet, known are 0 background, "
-            "1 LV, 2 MYO, 3 RV; correct the label.\n",
-        ),
+        (without_column, 2, f"uumamba: {{raw}}/{SHEET}: got no column ES"),
+        (without_ed, 3, "uumamba: failed: A1: ED: got ''"),
+        (with_value_4, 3, "uumamba: failed: A1: label: got the value 4 in frame 2 (ES)"),
         (
             lambda raw: os.truncate(raw / "Training/Labeled/A1/A1_sa.nii.gz", 500),
             3,
-            "uumamba: failed: A1: A1_sa.nii.gz cannot be read (Compressed file ended before the end-of-stream marker "
-            "was reached); restore it from the M&Ms download.\n",
+            "uumamba: failed: A1: A1_sa.nii.gz: got ",
         ),
     ],
 )
@@ -394,7 +383,7 @@ def test_a_bad_download_is_one_sentence_and_the_others_are_prepared(
     out = tmp_path / "prepared"
     code, _, said = command("prepare", "demo", "--raw", own_mnms, "--out", out, "--workers", 0, *settings)
     assert code == exit_code
-    assert said.endswith(sentence.format(raw=own_mnms))
+    assert said.splitlines()[-1].startswith(sentence.format(raw=own_mnms))
     assert len(list(out.glob("cases/*/case.json"))) == (0 if exit_code == 2 else 18)
 
 
@@ -402,5 +391,5 @@ def test_frames_are_not_cut_into_the_download(own_mnms: Path, settings: list[str
     before = digests(own_mnms)
     for out in (own_mnms, own_mnms / "Training"):
         code, _, said = command("prepare", "demo", "--raw", own_mnms, "--out", out, *settings)
-        assert (code, "lies in the raw folder" in said, "never written to" in said) == (2, True, True)
+        assert (code, f"expected a folder outside of {own_mnms}" in said) == (2, True)
     assert digests(own_mnms) == before

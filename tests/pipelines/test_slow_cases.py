@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from uumamba.data.case_views import case_views
+from uumamba.data.dataset import case_views
 from uumamba.data.prepared import PreparedFolder
 from uumamba.pipelines.slow_cases import OfViews, case_answers
 

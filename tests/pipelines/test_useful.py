@@ -19,7 +19,7 @@ from torch import nn
 from uumamba.config import RunConfig
 from uumamba.config.load import validate
 from uumamba.data.prepared import PreparedFolder
-from uumamba.domain_generalization import Answers
+from uumamba.domain_generalization import ProbeOutputs
 from uumamba.pipelines import useful
 from uumamba.pipelines.build import build_trainer
 from uumamba.pipelines.split import split_cases
@@ -49,10 +49,10 @@ def kept(run: Path) -> dict[str, Any]:
     return content
 
 
-def answers(error: float, cases: int) -> Answers:
+def answers(error: float, cases: int) -> ProbeOutputs:
     """Of a training in which the later half of the cases is slow."""
     losses = torch.arange(cases).ge(cases // 2).double()
-    return Answers(losses[:, None], losses, torch.zeros(cases, dtype=torch.int64), error, "", 1)
+    return ProbeOutputs(losses[:, None], losses, torch.zeros(cases, dtype=torch.int64), error, "", 1)
 
 
 def test_the_file_names_the_slow_cases_of_each_phase_with_seed_settings_and_data(
@@ -106,7 +106,7 @@ def test_a_probe_that_is_stopped_keeps_nothing_and_begins_anew(
 ) -> None:
     look = useful.case_answers
 
-    def look_and_stop(net: nn.Module, *args: Any, **options: Any) -> Answers:
+    def look_and_stop(net: nn.Module, *args: Any, **options: Any) -> ProbeOutputs:
         signal.raise_signal(signal.SIGTERM)
         return look(net, *args, **options)
 
@@ -182,7 +182,7 @@ def test_a_probe_without_a_finite_answer_and_cases_that_are_all_alike_have_their
     good = answers(0.5, len(training))
     bad = replace(good, losses=good.losses / 0)
     monkeypatch.setattr(useful, "case_answers", lambda *_, **__: bad)
-    with pytest.raises(UumambaError, match=r"The probe for slow cases learned nothing: .* are not finite"):
+    with pytest.raises(UumambaError, match=r"The probe for slow cases learned nothing: .* not finite"):
         begin()
     alike = replace(good, vectors=good.vectors * 0)
     monkeypatch.setattr(useful, "case_answers", lambda *_, **__: alike)
@@ -204,9 +204,9 @@ def test_a_file_of_other_settings_or_cases_and_a_checkpoint_without_one_are_refu
         begin(tiny_config(USEFUL))
     index = useful_run / "fold_0" / SLOW_CASES_NAME
     other = tiny_config(f"training.useful={{index_file: {index}}}")
-    with pytest.raises(UsageError, match=r"slow_cases\.json is of another data set"):
+    with pytest.raises(UsageError, match=r"slow_cases\.json: got .* expected those of this data set"):
         train(other, data=tiny_prepared, out=tmp_path / "other", fold="cv")
-    with pytest.raises(UsageError, match=r"absent\.json does not exist; find the slow examples first"):
+    with pytest.raises(UsageError, match=r"absent\.json: got no file"):
         train(tiny_config("training.useful={index_file: absent.json}"), data=tiny_prepared, out=tmp_path / "other")
     assert not (tmp_path / "other").exists()
 

@@ -10,8 +10,8 @@ from torch import nn
 from uumamba.config import RunConfig
 from uumamba.config.training import resolve_channels_last, resolve_precision
 from uumamba.data.dataset import PatchDataset, batches
+from uumamba.data.loader import BatchShare
 from uumamba.data.prepared import PreparedFolder
-from uumamba.data.share import BatchShare
 from uumamba.pipelines.initial_weights import load_initial_weights
 from uumamba.pipelines.models import newest_checkpoint
 from uumamba.pipelines.quantized import attach_quantization, calibrate_at_start, start_quantized

@@ -15,8 +15,6 @@ SUFFIXES = (".nii.gz", ".nii", *ITK_SUFFIXES)
 LAYOUTS = ("acdc", "imagecas", "aorta", "mnms")
 """Data sets whose own folder stands for labels; the phantoms lie in these layouts, too."""
 
-# How each reader begins its sentence where a folder has nothing of its layout, be it incomplete.
-_NOTHING_FOUND = ("No patient folder was found", "No case was found", "No subject was found")
 # An unpacked shard, or AortaSeg24 in one folder, holds scans beside labels and is no folder of label maps. Label maps
 # that bear the names of their scans, as predictions do, have no such labels beside them.
 _SCAN = re.compile(r"\d+\.img\.nii(\.gz)?|subject\d+_CTA\.(mha|nii|nii\.gz)", re.IGNORECASE)
@@ -133,7 +131,7 @@ def _read_raw(folder: Path, frames: Path | None) -> tuple[Manifest, list[CaseErr
         except UsageError as error:
             reasons.append(error)
     for reason in reasons:
-        if not str(reason).startswith(_NOTHING_FOUND):
+        if reason.key != "raw":  # some of its layout was found
             raise reason
     raise UsageError(
         f"No label map was found in {folder}; give a folder of <case_id>.nii.gz, a manifest (dataset.json), or the "

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from uumamba.data.case import MANIFEST_NAME, Case, Manifest, Split
 from uumamba.data.foreground import keep_foreground, statistics_of
-from uumamba.data.prepared import FOREGROUND_NAME, RECIPE_NAME, source_key, stands, write_prepared
+from uumamba.data.prepared import FOREGROUND_NAME, RECIPE_NAME, is_up_to_date, source_key, write_prepared
 from uumamba.data.preprocess import Preprocessing, PreprocessRecipe
 from uumamba.data.scan import read_case
 from uumamba.pipelines.datasets import refuse_inside_raw
@@ -177,7 +177,7 @@ def _sort_cases(
     reused: list[str] = []
     for case in cases:
         try:
-            if stands(out, case, recipe=recipe, structures=structures):
+            if is_up_to_date(out, case, recipe=recipe, structures=structures):
                 reused.append(case.case_id)
             else:
                 stale.append(case)

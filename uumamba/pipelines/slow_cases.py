@@ -5,9 +5,9 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from uumamba.data.case_views import case_views
+from uumamba.data.dataset import case_views
 from uumamba.data.prepared import PreparedFolder
-from uumamba.domain_generalization import Answers, segmentation_answers
+from uumamba.domain_generalization import ProbeOutputs, probe_segmentation
 from uumamba.runtime.errors import UsageError
 
 GroupBy = Literal["phase", "domain", "group"]
@@ -39,8 +39,8 @@ def case_answers(
     patch_size: Sequence[int],
     views: int,
     group_by: GroupBy | None = None,
-) -> Answers:
-    """How well the network segments each case; see :func:`uumamba.domain_generalization.segmentation_answers`.
+) -> ProbeOutputs:
+    """How well the network segments each case; see :func:`uumamba.domain_generalization.probe_segmentation`.
 
     The patches are the same at every call, whatever the run's seed.
 
@@ -62,4 +62,4 @@ def case_answers(
         )
     numbers = {name: number for number, name in enumerate(sorted({*names}, key=str))}
     shown = case_views(folder, case_ids, patch_size=patch_size, views=views)
-    return segmentation_answers(OfViews(net), shown, groups=[numbers[name] for name in names])
+    return probe_segmentation(OfViews(net), shown, groups=[numbers[name] for name in names])

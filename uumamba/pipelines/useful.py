@@ -178,8 +178,8 @@ def _probe(
             f"the error of the probe did not slow within {useful.most_epochs} epochs, so slow cases are those of the "
             "last; give training.useful.most_epochs more"
         )
-    assert probe.answers is not None
-    found = find_slow(probe.answers, seed=config.seed)
+    assert probe.outputs is not None
+    found = find_slow(probe.outputs, seed=config.seed)
     if not found.slow:
         say("no group of cases has slow ones, so this is plain training: " + _notes(found))
     epoch = useful.most_epochs if probe.epoch is None else probe.epoch

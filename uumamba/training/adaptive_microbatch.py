@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from uumamba.optim.running_stats import running_statistics
+from uumamba.optim.restore import running_statistics
 from uumamba.runtime.memory_shortage import OutOfMemoryError, free_memory, is_out_of_memory, summarize_error
 from uumamba.training.run_state import RunState
 from uumamba.training.snapshot import Snapshot

@@ -23,7 +23,7 @@ class Snapshot:
 
     Example:
         >>> from functools import partial
-        >>> from uumamba.optim.running_stats import running_statistics
+        >>> from uumamba.optim.restore import running_statistics
         >>> net = torch.nn.BatchNorm1d(1)
         >>> optimizer = SharpnessAware(net.parameters(), partial(torch.optim.SGD, lr=0.1))
         >>> start = Snapshot(running_statistics(net), optimizer, torch.device("cpu"))

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from uumamba.optim.past_outputs import learned_weights
+from uumamba.optim.past import learned_weights
 from uumamba.types import Batch, Logits
 
 
