@@ -1,5 +1,6 @@
-"""What an install brings along: from a wheel in an empty virtual environment, and from an editable install."""
+"""Contents of an install: from a wheel in an empty virtual environment, and from an editable install."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -81,33 +82,25 @@ def test_without_a_compiler_the_wheel_is_built_and_lacks_the_native_scan_alone(s
 
 
 @pytest.mark.slow
-def test_both_packages_load_from_the_install(installed: Path, source: Path, repository: Path, tmp_path: Path) -> None:
-    printed = run(
-        str(installed), "-c", "import data_prep, uumamba; print(uumamba.__file__, data_prep.__file__)", cwd=tmp_path
-    )
-    for file in printed.split():
-        assert not Path(file).is_relative_to(repository)
-        assert Path(file).is_relative_to(installed.parents[1]) or Path(file).is_relative_to(source)
-
-
-@pytest.mark.slow
-def test_the_shipped_configs_are_found_through_importlib(installed: Path, repository: Path, tmp_path: Path) -> None:
+def test_an_install_has_both_packages_the_configs_and_a_command_without_torch(
+    installed: Path, source: Path, repository: Path, tmp_path: Path
+) -> None:
     code = """
+import json, sys
+import data_prep, uumamba, uumamba.cli
 from importlib.resources import files
-print(*sorted(file.name for file in files("uumamba.configs").iterdir() if file.name.endswith(".yaml")))
+names = sorted(file.name for file in files("uumamba.configs").iterdir() if file.name.endswith(".yaml"))
+print(json.dumps([uumamba.__file__, data_prep.__file__, names, "torch" in sys.modules]))
 """
-    shipped = run(str(installed), "-c", code, cwd=tmp_path).split()
+    *packages, shipped, loads_torch = json.loads(run(str(installed), "-c", code, cwd=tmp_path))
+    for file in map(Path, packages):
+        assert not file.is_relative_to(repository)
+        assert file.is_relative_to(installed.parents[1]) or file.is_relative_to(source)
     assert shipped == sorted(file.name for file in (repository / "configs").glob("*.yaml"))
     assert "demo.yaml" in shipped
-
-
-@pytest.mark.slow
-def test_the_command_answers_without_loading_torch(installed: Path, tmp_path: Path) -> None:
+    assert not loads_torch
     helped = run(str(installed.with_name("uumamba")), "--help", cwd=tmp_path)
-    for verb in ("run", "prepare", "train", "predict", "evaluate", "report", "demo"):
-        assert verb in helped
-    loaded = run(str(installed), "-c", "import sys, uumamba.cli; print('torch' in sys.modules)", cwd=tmp_path)
-    assert loaded.strip() == "False"
+    assert all(verb in helped for verb in ("run", "prepare", "train", "predict", "evaluate", "report", "demo"))
 
 
 def run(*command: str, cwd: Path) -> str:

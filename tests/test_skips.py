@@ -1,8 +1,10 @@
 """A skip may not hide a broken test: only an accelerator, a browser or real data may be missing."""
 
-import subprocess
-import sys
 from pathlib import Path
+
+import pytest
+
+pytest_plugins = ["pytester"]
 
 ALLOWED = """
 import pytest
@@ -14,28 +16,23 @@ def test_two():
     pytest.skip("real data: absent")
 """
 FORBIDDEN = """
-import pytest
-
 @pytest.mark.skip(reason="does not work yet")
 def test_three():
     pass
 """
 
 
-def test_a_run_counts_its_skips_and_passes_when_all_are_allowed(repository: Path, tmp_path: Path) -> None:
-    done = _run_pytest(repository, tmp_path, ALLOWED)
-    assert done.returncode == 0, done.stdout
-    assert "skips: 2\n  1 x accelerator: none\n  1 x real data: absent" in done.stdout
-
-
-def test_a_run_fails_when_a_test_is_skipped_for_any_other_reason(repository: Path, tmp_path: Path) -> None:
-    done = _run_pytest(repository, tmp_path, ALLOWED + FORBIDDEN)
-    assert done.returncode == 1, done.stdout
-    assert "1 x does not work yet [NOT ALLOWED" in done.stdout
-
-
-def _run_pytest(repository: Path, folder: Path, tests: str) -> subprocess.CompletedProcess[str]:
-    (folder / "conftest.py").write_text((repository / "tests" / "conftest.py").read_text(encoding="utf-8"))
-    (folder / "test_planted.py").write_text(tests)
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--rootdir={folder}", str(folder)]
-    return subprocess.run(command, cwd=repository, capture_output=True, encoding="utf-8")
+@pytest.mark.parametrize(
+    ("tests", "code", "line"),
+    [(ALLOWED, 0, "skips: 2"), (ALLOWED + FORBIDDEN, 1, "  1 x does not work yet [[]NOT ALLOWED*")],
+    ids=["allowed", "another reason"],
+)
+def test_a_run_counts_its_skips_and_fails_for_another_reason(
+    pytester: pytest.Pytester, repository: Path, tests: str, code: int, line: str
+) -> None:
+    pytester.makeconftest((repository / "tests" / "conftest.py").read_text(encoding="utf-8"))
+    pytester.makepyfile(tests)
+    done = pytester.runpytest_inprocess("-p", "no:cacheprovider")
+    assert done.ret == code
+    done.stdout.fnmatch_lines([line])
+    done.stdout.fnmatch_lines(["  1 x accelerator: none", "  1 x real data: absent"])

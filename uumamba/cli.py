@@ -1,11 +1,11 @@
-"""The command line: verbs only. Heavy imports stand inside the verbs, so that ``--help`` is quick."""
+"""Command line: verbs only. Heavy imports are inside the verbs, so that ``--help`` is quick."""
 
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
@@ -19,6 +19,7 @@ from uumamba.runtime.errors import (
     EndedWithAnother,
     UsageError,
     UumambaError,
+    require,
 )
 
 if TYPE_CHECKING:
@@ -26,13 +27,13 @@ if TYPE_CHECKING:
 
 
 class StoppedByKeyboard(UumambaError):
-    """Ctrl-C, with the exit code that shells give it."""
+    """Interruption by Ctrl-C, with the exit code of shells."""
 
     exit_code = 130
 
 
 class Verbs(TyperGroup):
-    """The verbs; one that is interrupted says so, where typer, which sees an interrupt before ``main``, is silent."""
+    """Verbs that report an interruption, which typer catches before ``main`` and would end silently."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the verb.
@@ -44,8 +45,7 @@ class Verbs(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             raise StoppedByKeyboard(
-                "Stopped by the keyboard; what was finished stands. Give the command again to go on, train with "
-                "--resume."
+                "Stopped by the keyboard; finished work is kept. Run the same command to continue, train with --resume."
             ) from None
 
 
@@ -66,13 +66,16 @@ SetOption = Annotated[
 ]
 FoldOption = Annotated[str, typer.Option(metavar="0-4|all|cv", help="One fold, every case, or the five in turn.")]
 SeedsOption = Annotated[
-    str | None, typer.Option(metavar="0,1,2", help="Train once with each of these seeds; none takes the config's.")
+    str | None, typer.Option(metavar="0,1,2", help="Train once with each of these seeds; default: the config's seed.")
 ]
 DevicesOption = Annotated[
-    str, typer.Option(help="cpu, cuda, cuda:1, auto; several train folds at the same time: cuda:0,cuda:1.")
+    str, typer.Option(help="cpu, cuda, cuda:1, auto; several train folds in parallel: cuda:0,cuda:1.")
 ]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, or auto (CUDA where there is one).")]
-WorkersOption = Annotated[int, typer.Option(min=0, help="Processes for preparing; 0 works in this one.")]
+WorkersOption = Annotated[int, typer.Option(min=0, help="Processes for preparing; 0 uses this one.")]
+SplitOption = Annotated[
+    Literal["training", "test"] | None, typer.Option(help="Of a manifest, only this split's cases.")
+]
 DomainOption = Annotated[
     list[str] | None, typer.Option(help="Of a manifest, only this domain's (vendor's) cases. Repeatable.")
 ]
@@ -99,18 +102,18 @@ def _root(
 def run(
     config: ConfigArgument,
     raw: Annotated[Path, typer.Option(help="The data set as its owner ships it.")],
-    out: Annotated[Path, typer.Option(help="Folder for everything that is made.")],
+    out: Annotated[Path, typer.Option(help="Output folder.")],
     fold: FoldOption = "0",
     seeds: SeedsOption = None,
     overrides: SetOption = None,
     workers: WorkersOption = 2,
     device: DevicesOption = "auto",
-    allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Go on without unusable cases.")] = False,
+    allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Continue without unusable cases.")] = False,
     force: ForceOption = False,
 ) -> None:
-    """Prepare, train, predict, evaluate and report; goes on where it stopped.
+    """Prepare, train, predict, evaluate and report; continues after an interruption.
 
-    The scores are those of the final weights, not of best.safetensors, which was chosen on the cases that are scored.
+    The scores are those of the final weights, not of best.safetensors, which was chosen on the scored cases.
     """
     from uumamba.config import read_config
     from uumamba.pipelines.run import run as run_all
@@ -121,7 +124,7 @@ def run(
             raw=raw,
             out=out,
             fold=fold,
-            seeds=_seeds(seeds),
+            seeds=parse_seeds(seeds),
             workers=workers,
             device=own_device,
             allow_missing=allow_missing,
@@ -143,7 +146,7 @@ def prepare(
 ) -> None:
     """Crop, resample, normalise and store every training case; safe to stop and repeat.
 
-    Of whole cines, as M&Ms ships them, the labelled frames are cut out first, into OUT/frames.
+    For whole cines, as in M&Ms, the labelled frames are first cut out into OUT/frames.
     """
     from uumamba.config import read_config
     from uumamba.pipelines.datasets import FRAMES_NAME, read_dataset
@@ -171,14 +174,14 @@ def train(
     overrides: SetOption = None,
     fold: FoldOption = "0",
     seeds: SeedsOption = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the last checkpoint.")] = False,
     init: Annotated[str | None, typer.Option(metavar="RUN|MODEL|CHECKPOINT", help="Start from these weights.")] = None,
     device: DevicesOption = "auto",
     force: ForceOption = False,
 ) -> None:
-    """Train one fold, all cases, or the five folds, in turn or on several devices at the same time."""
+    """Train one fold, all cases, or the five folds, in turn or in parallel on several devices."""
     from uumamba.config import read_config
-    from uumamba.pipelines.run_summary import print_run_summary
+    from uumamba.pipelines.run_layout import print_run_summary
     from uumamba.pipelines.train import train as train_folds
 
     with _joined(device) as (ranks, own_device):
@@ -187,7 +190,7 @@ def train(
             data=data,
             out=out,
             fold=fold,
-            seeds=_seeds(seeds),
+            seeds=parse_seeds(seeds),
             resume=resume,
             init=init,
             device=own_device,
@@ -202,24 +205,24 @@ def train(
 @app.command(epilog="Example: uumamba predict runs/acdc --input scan.nii.gz --input other/ --out predictions")
 def predict(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="What run or train made, a fold's folder or a checkpoint.")
+        str, typer.Argument(metavar="MODEL", help="Output of run or train, a fold's folder or a checkpoint.")
     ],
     inputs: Annotated[
         list[Path], typer.Option("--input", help="NIfTI, MHA, a folder of them, a DICOM folder, a manifest.")
     ],
     out: Annotated[Path, typer.Option(help="Folder for the label maps.")],
     device: DeviceOption = "auto",
-    fold: Annotated[str | None, typer.Option(help="One fold's model; all that are there are averaged.")] = None,
-    split: Annotated[str | None, typer.Option(help="Of a manifest, only: training or test.")] = None,
+    fold: Annotated[str | None, typer.Option(help="One fold's model; default: the average of all.")] = None,
+    split: SplitOption = None,
     case_fold: Annotated[int | None, typer.Option(help="Of a manifest, only this fold's cases.")] = None,
     domain: DomainOption = None,
     mirror: Annotated[bool | None, typer.Option("--mirror/--no-mirror", help="Average over mirrored inputs.")] = None,
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Also store probabilities.")] = False,
 ) -> None:
-    """Segment scans; each label map lies on its scan's own grid.
+    """Segment scans; each label map has its scan's own grid.
 
-    A fold's model is its final weights, last.safetensors; best.safetensors, chosen on the validation cases, is used
-    where it is named as MODEL.
+    A fold's model is its final weights, last.safetensors. To use best.safetensors, chosen on the validation cases, pass
+    that file as MODEL.
     """
     from uumamba.pipelines.predict import predict as predict_all
 
@@ -229,7 +232,7 @@ def predict(
         out=out,
         device=resolve_device(device),
         fold=fold,
-        split=_split(split),
+        split=split,
         case_fold=case_fold,
         domains=domain,
         mirror=mirror,
@@ -245,7 +248,7 @@ def evaluate(
     labels: Annotated[Path, typer.Option(help="A folder, a manifest, or a data set's own folder.")],
     out: Annotated[Path, typer.Option(help="Folder for scores.csv, summary.json and the like.")],
     fold: Annotated[int | None, typer.Option(help="Of the labels' manifest, only this fold's cases.")] = None,
-    split: Annotated[str | None, typer.Option(help="Of the labels' manifest, only: training or test.")] = None,
+    split: SplitOption = None,
     domain: DomainOption = None,
     vessels: Annotated[
         list[str] | None, typer.Option(metavar="NAME|all", help="Also clDice, Betti and length errors. Repeatable.")
@@ -253,11 +256,11 @@ def evaluate(
 ) -> None:
     """Score label maps: Dice, distances, volumes, and the clinical table; a missing prediction is an error.
 
-    Vessels, those of ImageCAS and AortaSeg24 or named by --vessels, get clDice, Betti and length errors besides.
+    Vessels (those of ImageCAS and AortaSeg24, or selected by --vessels) also get clDice, Betti and length errors.
     """
     from uumamba.pipelines.evaluate import evaluate_folder, print_summary
 
-    scores = evaluate_folder(predictions, labels, out, fold=fold, split=_split(split), domains=domain, vessels=vessels)
+    scores = evaluate_folder(predictions, labels, out, fold=fold, split=split, domains=domain, vessels=vessels)
     print_summary(scores)
     _end(scores.failures, done=len(scores.rows))
 
@@ -276,12 +279,12 @@ def report(
 
 @app.command(epilog="Example: uumamba demo --out demo")
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for everything that is made.")] = Path("runs/demo"),
-    config: Annotated[str, typer.Option(help="The run; its shipped name is demo.")] = "demo",
+    out: Annotated[Path, typer.Option(help="Output folder.")] = Path("runs/demo"),
+    config: Annotated[str, typer.Option(help="The run's configuration.")] = "demo",
     overrides: SetOption = None,
     workers: WorkersOption = 2,
 ) -> None:
-    """The whole way on a phantom in ACDC's layout, in minutes on two cores."""
+    """Run all stages on a phantom in ACDC's layout, in minutes on two cores."""
     from uumamba.config import read_config
     from uumamba.pipelines.demo import demo as run_demo
 
@@ -291,18 +294,16 @@ def demo(
 
 @app.command(epilog="Example: uumamba doctor --folder prepared")
 def doctor(
-    folder: Annotated[Path, typer.Option(help="Where the prepared cases lie or will lie; its disk is measured.")] = (
-        Path()
-    ),
+    folder: Annotated[Path, typer.Option(help="Folder of the prepared cases; its disk is measured.")] = (Path()),
 ) -> None:
-    """What this machine has, which scan backend will run and why, how fast its parts are, what will limit training."""
+    """Show the machine, its scan backends and why one is used, the speed of its parts, and the limit of training."""
     from uumamba.doctor.examine import examine
 
     examine(folder)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point: an error the user can cure is one sentence and its exit code."""
+    """Run the command line: an error that the user can fix is one or two lines and an exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     warnings.showwarning = _show_warning
     try:
@@ -317,18 +318,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(given: Sequence[str]) -> None:
     try:
-        app([argument for argument in given if argument != "--debug"])  # which may stand after the verb, too
+        app([argument for argument in given if argument != "--debug"])  # also accepted after the verb
     except UumambaError as error:
         if "--debug" in given:
             raise
-        if isinstance(error, EndedWithAnother):  # which says why, once for all
+        if isinstance(error, EndedWithAnother):  # which has reported the reason
             raise SystemExit(error.exit_code) from None
         typer.echo(f"uumamba: {error}", err=True)
         raise SystemExit(error.exit_code) from None
 
 
 def _is_one_of_several() -> bool:
-    """Whether torchrun or a cluster started this process among others, and it joined them."""
+    """Return whether this process joined others that torchrun or a cluster started."""
     if "uumamba.runtime.rank_group" not in sys.modules:
         return False
     from uumamba.runtime.ranks import Place
@@ -353,38 +354,36 @@ def _show_scores(result: Any) -> None:
         typer.echo(f"report: {result.report}")
 
 
-def _seeds(given: str | None) -> list[int] | None:
+def parse_seeds(given: str | None) -> list[int] | None:
+    """Parse ``--seeds``.
+
+    Example:
+        >>> parse_seeds("0,1, 2")
+        [0, 1, 2]
+    """
     try:
         return None if given is None else [int(seed) for seed in given.split(",")]
     except ValueError:
-        raise UsageError(f"--seeds {given!r} is no list of numbers; write them as 0,1,2.") from None
+        raise UsageError("--seeds", got=given, expected="numbers such as 0,1,2") from None
 
 
 @contextmanager
 def _joined(names: str) -> Iterator[tuple["Ranks", str]]:
-    """The processes that torchrun started together with this one, and its own device; alone without torchrun."""
+    """Join the processes that torchrun started, each with its own device; without torchrun this one is alone."""
     from uumamba.runtime.ranks import Place
 
     place, device = Place.from_environment(), resolve_devices(names)
-    from uumamba.runtime.rank_group import join_group  # whoever has this in memory has a place
+    from uumamba.runtime.rank_group import join_group  # after the environment is read: see _is_one_of_several
 
     if place.count > 1:
         import torch
 
-        if "," in device:
-            raise UsageError(
-                f"--device {names} trains a fold on each, and torchrun one network on all; give --device cuda or cpu, "
-                "or leave torchrun out."
-            )
+        require(
+            "," not in device, "--device", got=names, expected="cuda or cpu under torchrun, which trains one network"
+        )
         device = place.device(device, found=torch.cuda.device_count())
     with join_group(device.partition(",")[0], place) as ranks:
         yield ranks, device
-
-
-def _split(name: str | None) -> Any:
-    if name in (None, "training", "test"):
-        return name
-    raise typer.BadParameter(f"--split is training or test, found {name!r}")
 
 
 def _end(failures: Sequence[CaseError], *, done: int) -> None:

@@ -60,7 +60,7 @@ def whole_report(cohort: tuple[ScoreRow, ...], overlay_case: OverlayCase) -> str
         overlays=[Overlay("best", overlay_case)],
         training={"fold 0": [{"epoch": 0, "loss": 1.5, "dice": 0.25, "seconds": 90.0}]},
         baselines={"mean-shape atlas": {"dice": 0.321, "RV": 0.111, "MYO": 0.222, "LV": 0.63}},
-        failures=[{"case_id": "z_1", "problem": "the label holds the value 7", "cure": "correct it"}],
+        failures=[{"case_id": "z_1", "key": "label", "got": "value 7", "expected": "0 to 3", "fix": "correct it"}],
         notes=["A closing note."],
     )
 
@@ -111,7 +111,7 @@ def test_each_part_that_is_given_is_shown(whole_report: str) -> None:
     assert "Best: b_7 , ES, group NOR. Mean Dice 1.000" in text
     assert "fold 0 1 1.500 0.250 1.5" in text
     assert "mean-shape atlas 0.321 0.111 0.222 0.630" in text
-    assert "z_1 : the label holds the value 7; correct it." in text
+    assert "z_1 : label: got value 7, expected 0 to 3. Fix: correct it." in text
     # Label EFs are 60, 50 and 20, predicted ones 50, 50 and 100 * 9 / 99: mean difference (-10 + 0 - 10.9) / 3.
     assert "LV EF, % −7.0" in text
     assert "A closing note." in text
@@ -150,7 +150,7 @@ def test_everything_that_comes_from_outside_is_escaped(cohort: tuple[ScoreRow, .
         overlays=[Overlay("worst", replace(overlay_case, case_id=evil + "b_7"))],
         training={evil: [{"epoch": 0, "loss": 1.0}]},
         baselines={evil: {"dice": 0.1}},
-        failures=[{"case_id": evil, "problem": evil, "cure": evil}],
+        failures=[dict.fromkeys(("case_id", "key", "got", "expected", "fix"), evil)],
         notes=[evil],
     )
     assert "<script" not in html

@@ -90,3 +90,15 @@ def test_micro_batches_count_as_steps_in_k(training: Any) -> None:
         run.step([run.closure(batch) for batch in run.batches(4)])
         calls += len(run.seen)
     assert calls == 24
+
+
+def test_steps_between_climbs_take_the_mean_gradient_of_micro_batches(training: Any) -> None:
+    base = partial(SGD, lr=0.1)
+    run, plain = training("LookSAM", base, k=9, alpha=0.0), training("Plain", base)
+    first, *batches = run.batches(4)
+    run.train([first])
+    plain.net.load_state_dict(run.net.state_dict())
+    for each in (run, plain):
+        each.step([each.closure(batch) for batch in batches])
+    assert len(run.seen) == 3
+    torch.testing.assert_close(run.weights, plain.weights, rtol=1e-12, atol=1e-14)

@@ -1,4 +1,4 @@
-"""A tiny phantom, prepared and trained once, for every test of the way of one scan."""
+"""A tiny phantom, prepared and trained once for all tests."""
 
 import json
 import os
@@ -30,13 +30,13 @@ TINY = (
 
 @pytest.fixture(scope="session")
 def tiny_overrides() -> tuple[str, ...]:
-    """What cuts the demo's run down to seconds, as ``--set`` takes it."""
+    """Overrides that reduce the demo's run to seconds, as ``--set`` takes them."""
     return TINY
 
 
 @pytest.fixture(scope="session")
 def tiny_config() -> Callable[..., RunConfig]:
-    """``tiny_config("training.ema_decay=0.9", ...)``: the demo's run cut down to seconds."""
+    """``tiny_config("training.ema_decay=0.9", ...)``: the demo's run reduced to seconds."""
 
     def read(*overrides: str) -> RunConfig:
         return read_config("demo", (*TINY, *overrides))
@@ -46,11 +46,11 @@ def tiny_config() -> Callable[..., RunConfig]:
 
 @pytest.fixture(scope="session")
 def tiny_raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten training and two test patients of the phantom, in ACDC's layout."""
+    """Five training patients, one a fold, and a test patient of the phantom, in ACDC's layout."""
     from data_prep.phantoms.heart.heart_phantom import write_phantom
 
     folder = tmp_path_factory.mktemp("phantom")
-    write_phantom(folder, patients=10, test_patients=2, seed=0, workers=0)
+    write_phantom(folder, patients=5, test_patients=1, seed=0, workers=0)
     return folder
 
 
@@ -58,7 +58,7 @@ def tiny_raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_prepared(
     tiny_raw: Path, tiny_config: Callable[..., RunConfig], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """The phantom, prepared."""
+    """Prepared cases of the phantom."""
     from uumamba.pipelines.datasets import read_dataset
     from uumamba.pipelines.prepare import prepare
 
@@ -82,7 +82,7 @@ def tiny_run(
 
 
 class ForkedCli:
-    """``uumamba`` in real processes, of which each starts at once."""
+    """``uumamba`` in real processes that start at once."""
 
     def __init__(self) -> None:
         environment = os.environ | {
@@ -96,19 +96,19 @@ class ForkedCli:
         )
 
     def start(self, *arguments: str, stderr: Path, **code: str) -> int:
-        """Its process id; ``before`` and ``after`` are Python to run in it around the verb."""
+        """Return the process id; ``before`` and ``after`` are Python to run in it around the verb."""
         return self._ask(arguments=arguments, stderr=str(stderr), **code)
 
     def wait(self, pid: int, *, seconds: float = 120) -> int | None:
-        """Its exit code, negative for a signal; None where it runs longer."""
+        """Return the exit code, negative for a signal; None where it runs longer."""
         return self._ask(wait=pid, seconds=seconds)
 
     def run(self, *arguments: str, stderr: Path, **code: str) -> int | None:
-        """Its exit code."""
+        """Return the exit code."""
         return self.wait(self.start(*arguments, stderr=stderr, **code))
 
     def close(self) -> None:
-        """End what starts them."""
+        """End the process that forks them."""
         assert self._server.stdin is not None
         self._server.stdin.close()
         self._server.wait()
@@ -124,7 +124,7 @@ class ForkedCli:
 
 @pytest.fixture(scope="session")
 def state_of() -> Callable[[Path], dict[str, Any]]:
-    """``state_of(run)``: all of fold 0's last checkpoint but seconds and configuration, comparable by ``==``."""
+    """``state_of(run)``: fold 0's last checkpoint without clock and configuration, comparable by ``==``."""
     from uumamba.runtime.tree import flatten
     from uumamba.training import read_checkpoint
     from uumamba.training.run_state import CLOCK_READINGS

@@ -1,25 +1,60 @@
-"""Names of data sets: what a config may name, and the reader of each."""
+"""Cases of data sets and manifests: the reader of each name, and the failures of selected cases."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
 from uumamba.config.data import DatasetConfig
-from uumamba.pipelines.datasets import READERS, read_dataset
-from uumamba.runtime.errors import UsageError
+from uumamba.data.case import Case, Manifest
+from uumamba.pipelines.datasets import DATASETS, failures_among, is_dataset, read_dataset
+from uumamba.runtime.errors import CaseError, UsageError
 
 
 def test_every_data_set_that_a_config_may_name_has_a_reader() -> None:
-    assert get_args(DatasetConfig.model_fields["name"].annotation) == tuple(READERS)
+    assert get_args(DatasetConfig.model_fields["name"].annotation) == DATASETS
 
 
-@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("name", DATASETS)
 def test_every_reader_refuses_a_folder_without_its_layout(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UsageError, match=r"^No (patient folder|case|subject) was found in .*; expected "):
+    with pytest.raises(UsageError):
         read_dataset(name, tmp_path)
 
 
-def test_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"no reader for the data set 'brats'; known are acdc, phantom, imagecas, "):
+def test_an_unknown_name_and_an_absent_folder_are_refused(tmp_path: Path, refused: Callable[..., Any]) -> None:
+    with refused("dataset.name", got="brats"):
         read_dataset("brats", tmp_path)
+    with refused("--raw", got=tmp_path / "absent"):
+        read_dataset("acdc", tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    ("name", "listed", "split", "same"),
+    [
+        ("aorta", "AortaSeg24", None, True),
+        ("acdc", "ACDC", None, True),
+        ("phantom", "phantom", None, True),
+        ("mnms", "M&Ms", None, True),
+        ("imagecas", "ImageCAS", "Split-1", True),
+        ("imagecas_split3", "ImageCAS", "Split-3", True),
+        ("imagecas", "ImageCAS", "Split-2", False),
+        ("aorta", "ACDC", None, False),
+    ],
+)
+def test_a_manifest_is_known_by_name_and_official_split(name: str, listed: str, split: str | None, same: bool) -> None:
+    manifest = Manifest(listed, "CT", {"a": 1}, (), extra={} if split is None else {"official_split": split})
+    assert is_dataset(manifest, name) is same
+
+
+@pytest.mark.parametrize(
+    ("failed", "is_in_fold_0"),
+    [("p1_ED", 1), ("p1_ES", 1), ("p1", 1), ("p10_ED", 0), ("p10_ES", 0), ("p10", 0), ("p2_ED", 1), ("p2", 1)],
+)
+def test_a_failure_is_in_its_patients_fold_and_that_of_an_unknown_patient_in_any(
+    failed: str, is_in_fold_0: int
+) -> None:
+    cases = tuple(Case(f"{name}_ED", name, "x", Path("image"), fold=fold) for name, fold in (("p1", 0), ("p10", 1)))
+    manifest = Manifest("toy", "MRI", {"LV": 1}, cases)
+    failure = CaseError(failed, "image", got="no voxels", expected="some", fix="scan again")
+    assert failures_among(manifest.select(fold=0), [failure], manifest=manifest) == [failure] * is_in_fold_0

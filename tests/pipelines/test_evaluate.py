@@ -1,19 +1,24 @@
-"""From files of label maps to scores: what may stand for predictions and labels, and what is refused."""
+"""Scores of label maps in files: accepted predictions and labels, vessels, and refusals."""
 
 import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK
 
 from uumamba.data.case import Case, Manifest
-from uumamba.evaluation import ScoreRow, read_scores
+from uumamba.evaluation import read_scores
+from uumamba.pipelines.datasets import read_dataset
 from uumamba.pipelines.evaluate import MissingPredictions, evaluate_folder, print_summary
+from uumamba.pipelines.report import report
 from uumamba.runtime.errors import CaseError, UsageError
 
+Refused = Callable[..., Any]
 STRUCTURES = {"RV": 1, "MYO": 2, "LV": 3}
 # Voxels of 2 x 2 x 10 mm are 0.04 ml. LV: 500 voxels at ED and 200 at ES are 20 and 8 ml, so the EF is 60 %.
 SPACING_MM = (2.0, 2.0, 10.0)
@@ -33,6 +38,14 @@ def save(path: Path, labels: np.ndarray, *, shift_mm: float = 0.0) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     nib.save(nib.Nifti1Image(labels, affine), path)
     return path
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def names_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
 
 
 @pytest.fixture
@@ -57,125 +70,104 @@ def predictions(manifest: Path, tmp_path: Path) -> Path:
     return tmp_path / "predictions"
 
 
-def test_a_manifest_against_itself_scores_one_everywhere(manifest: Path, tmp_path: Path) -> None:
-    scores = evaluate_folder(manifest, manifest, tmp_path / "out")
+def test_a_manifest_against_itself_scores_one_and_the_files_hold_the_result(
+    manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    scores = evaluate_folder(manifest, manifest, out)
     assert len(scores.rows) == 4 * 3
-    assert {row.dice for row in scores.rows} == {1.0}
-    assert {row.hd95_mm for row in scores.rows} == {0.0}
+    assert ({row.dice for row in scores.rows}, {row.hd95_mm for row in scores.rows}) == ({1.0}, {0.0})
     assert scores.failures == ()
-
-
-def test_files_hold_what_was_returned(manifest: Path, tmp_path: Path) -> None:
-    scores = evaluate_folder(manifest, manifest, tmp_path / "out")
-    assert read_scores(tmp_path / "out" / "scores.csv") == scores.rows
-    assert json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))["foreground_dice"] == 1.0
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"scores.csv", "summary.json", "patients.csv"}
-
-
-def test_ejection_fraction_and_mass_of_hand_made_volumes(manifest: Path, predictions: Path, tmp_path: Path) -> None:
-    evaluate_folder(predictions, manifest, tmp_path / "out")
-    with (tmp_path / "out" / "patients.csv").open() as stream:
+    assert read_scores(out / "scores.csv") == scores.rows
+    assert read_json(out / "summary.json")["foreground_dice"] == 1.0
+    assert names_in(out) == {"scores.csv", "summary.json", "patients.csv"}
+    with (out / "patients.csv").open() as stream:
         first = next(csv.DictReader(stream))
-    assert first["patient_id"] == "p1"
-    assert first["group"] == "NOR"
+    assert (first["patient_id"], first["group"]) == ("p1", "NOR")
     assert float(first["lv_edv_ml"]) == pytest.approx(20.0)
-    assert float(first["lv_ef_percent"]) == pytest.approx(60.0)
-    assert float(first["rv_ef_percent_label"]) == pytest.approx(25.0)
     assert float(first["lv_mass_g"]) == pytest.approx(300 * 0.04 * 1.05)
+    print_summary(scores)
+    printed = capsys.readouterr().out
+    assert "4 cases of 2 patients" in printed
+    assert "60.0 / 60.0" in printed, "ejection fractions"
 
 
-def test_a_fold_scores_its_own_cases_alone(manifest: Path, predictions: Path, tmp_path: Path) -> None:
+def test_a_fold_scores_only_its_own_cases(manifest: Path, predictions: Path, tmp_path: Path) -> None:
     (predictions / "p1_ED.nii.gz").unlink()
     scores = evaluate_folder(predictions, manifest.parent, tmp_path / "out", fold=1, split="training")
     assert {row.patient_id for row in scores.rows} == {"p2"}
 
 
-def test_a_missing_prediction_is_named_and_nothing_is_written(
+def test_missing_predictions_are_named_and_nothing_is_written(
     manifest: Path, predictions: Path, tmp_path: Path
 ) -> None:
     for name in ("p1_ES", "p2_ED"):
         (predictions / f"{name}.nii.gz").unlink()
-    with pytest.raises(MissingPredictions, match=r"2 labelled cases have no prediction in .*: p1_ES, p2_ED; ") as error:
+    with pytest.raises(MissingPredictions) as error:
         evaluate_folder(predictions, manifest, tmp_path / "out")
-    assert error.value.exit_code == 1
+    assert (error.value.missing, error.value.exit_code) == (("p1_ES", "p2_ED"), 1)
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    ("fault", "words"),
-    [
-        ("shape", r"its label has the shape (30, 24, 4), the prediction p1_ES.nii.gz (29, 24, 4)"),
-        ("place", "the prediction p1_ES.nii.gz does not lie on its label (image and label lie up to 25.0 voxels apart"),
-        ("value", "the prediction p1_ES.nii.gz cannot be scored: its label holds the value 7"),
-        ("truncated", "the prediction p1_ES.nii.gz cannot be scored: "),
-    ],
-)
-def test_a_prediction_that_does_not_fit_fails_alone(
-    fault: str, words: str, manifest: Path, predictions: Path, tmp_path: Path
+SPOIL: dict[str, Callable[[Path], object]] = {
+    "shape": lambda path: save(path, label_map("ES")[:-1]),
+    "grid": lambda path: save(path, label_map("ES"), shift_mm=50.0),
+    "value": lambda path: save(path, np.full((30, 24, 4), 7, np.uint8)),
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:60]),
+}
+
+
+@pytest.mark.parametrize("fault", SPOIL)
+def test_a_prediction_that_does_not_fit_fails_alone_until_it_is_mended(
+    fault: str, manifest: Path, predictions: Path, tmp_path: Path
 ) -> None:
-    path = predictions / "p1_ES.nii.gz"
-    spoil: dict[str, Callable[[], object]] = {
-        "shape": lambda: save(path, label_map("ES")[:-1]),
-        "place": lambda: save(path, label_map("ES"), shift_mm=50.0),
-        "value": lambda: save(path, np.full((30, 24, 4), 7, np.uint8)),
-        "truncated": lambda: path.write_bytes(path.read_bytes()[:60]),
-    }
-    spoil[fault]()
-    scores = evaluate_folder(predictions, manifest, tmp_path / "out")
-    assert [failure.case_id for failure in scores.failures] == ["p1_ES"]
+    path, out = predictions / "p1_ES.nii.gz", tmp_path / "out"
+    whole = path.read_bytes()
+    SPOIL[fault](path)
+    scores = evaluate_folder(predictions, manifest, out)
+    [failure] = scores.failures
+    assert failure.case_id == "p1_ES"
+    assert "prediction p1_ES.nii.gz" in failure.key
     assert {row.case_id for row in scores.rows} == {"p1_ED", "p2_ED", "p2_ES"}
-    listed = json.loads((tmp_path / "out" / "failures.json").read_text(encoding="utf-8"))
-    assert [entry["case_id"] for entry in listed] == ["p1_ES"]
-    assert listed[0]["problem"].startswith(words)
-    assert listed[0]["cure"]
-    assert json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))["failed"] == ["p1_ES"]
-
-
-def test_failures_of_an_earlier_evaluation_do_not_outlive_it(manifest: Path, predictions: Path, tmp_path: Path) -> None:
-    whole = (predictions / "p1_ES.nii.gz").read_bytes()
-    (predictions / "p1_ES.nii.gz").write_bytes(whole[:60])
-    evaluate_folder(predictions, manifest, tmp_path / "out")
-    (predictions / "p1_ES.nii.gz").write_bytes(whole)
-    evaluate_folder(predictions, manifest, tmp_path / "out")
-    assert not (tmp_path / "out" / "failures.json").exists()
+    assert read_json(out / "failures.json") == [
+        {
+            "case_id": "p1_ES",
+            "key": failure.key,
+            "got": str(failure.got),
+            "expected": failure.expected,
+            "fix": failure.fix,
+        }
+    ]
+    if fault == "shape":
+        assert failure.got == (29, 24, 4)
+    assert read_json(out / "summary.json")["failed"] == ["p1_ES"]
+    path.write_bytes(whole)
+    evaluate_folder(predictions, manifest, out)
+    assert not (out / "failures.json").exists()
 
 
 def test_a_case_that_failed_before_needs_no_prediction_and_is_listed(
     manifest: Path, predictions: Path, tmp_path: Path
 ) -> None:
     (predictions / "p1_ES.nii.gz").unlink()
-    failed = [
-        CaseError("p1_ES", "its scan is truncated", "restore it"),
-        CaseError("p3_ED", "it is empty", "scan again"),
-    ]
+    failed = [CaseError(name, "image", got="cut", expected="whole", fix="restore it") for name in ("p1_ES", "p3_ED")]
     scores = evaluate_folder(predictions, manifest, tmp_path / "out", failed=failed)
     assert [failure.case_id for failure in scores.failures] == ["p1_ES", "p3_ED"]
     assert "p1_ES" not in {row.case_id for row in scores.rows}
-    summary = json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))
+    summary = read_json(tmp_path / "out" / "summary.json")
     assert (summary["n_cases"], summary["failed"]) == (3, ["p1_ES", "p3_ED"])
-    listed = json.loads((tmp_path / "out" / "failures.json").read_text(encoding="utf-8"))
-    assert [entry["problem"] for entry in listed] == ["its scan is truncated", "it is empty"]
+    assert [entry["case_id"] for entry in read_json(tmp_path / "out" / "failures.json")] == ["p1_ES", "p3_ED"]
 
 
-def test_scores_of_an_earlier_call_do_not_outlive_a_call_that_scores_nothing(
-    manifest: Path, predictions: Path, tmp_path: Path
-) -> None:
-    evaluate_folder(predictions, manifest, tmp_path / "out")
-    for path in predictions.iterdir():
-        path.write_bytes(b"")
-    evaluate_folder(predictions, manifest, tmp_path / "out")
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["failures.json"]
-
-
-def test_when_no_case_can_be_scored_only_the_reasons_are_written(
+def test_when_no_case_can_be_scored_only_the_failures_stay(
     manifest: Path, predictions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    evaluate_folder(predictions, manifest, tmp_path / "out")
     for path in predictions.iterdir():
         path.write_bytes(b"")
     scores = evaluate_folder(predictions, manifest, tmp_path / "out")
-    assert scores.rows == ()
-    assert len(scores.failures) == 4
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["failures.json"]
+    assert (scores.rows, len(scores.failures)) == ((), 4)
+    assert names_in(tmp_path / "out") == {"failures.json"}
     print_summary(scores)
     assert "No case could be scored" in capsys.readouterr().out
 
@@ -189,108 +181,59 @@ def test_folders_of_label_maps_are_scored_without_a_clinical_table(
     assert not (tmp_path / "out" / "patients.csv").exists()
     print_summary(scores)
     assert "The clinical table is left out" in " ".join(capsys.readouterr().out.split())
-
-
-def test_structures_can_be_named_for_a_folder(predictions: Path, tmp_path: Path) -> None:
-    scores = evaluate_folder(predictions, predictions, tmp_path / "out", structures=STRUCTURES)
-    assert [row.structure for row in scores.rows[:3]] == ["RV", "MYO", "LV"]
-
-
-def test_a_structure_absent_from_label_and_prediction_follows_the_empty_mask_rule(tmp_path: Path) -> None:
-    labels = np.where(label_map("ED") == 3, 3, 0).astype(np.uint8)
-    save(tmp_path / "labels" / "a.nii.gz", labels)
-    scores = evaluate_folder(tmp_path / "labels", tmp_path / "labels", tmp_path / "out", structures=STRUCTURES)
-    absent = {row.structure: row for row in scores.rows}["RV"]
-    assert str(absent.dice) == "nan"
-    summary = json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))
-    entry = next(entry for entry in summary["structures"] if entry["structure"] == "RV")
-    assert (entry["n_both_empty"], entry["dice"]["n"], entry["dice"]["mean"]) == (1, 0, None)
-    assert summary["foreground_dice"] == 1.0
-
-
-def test_acdcs_own_folder_is_recognised(tmp_path: Path) -> None:
-    patient = tmp_path / "raw" / "training" / "patient001"
-    for frame, phase in ((1, "ED"), (9, "ES")):
-        for suffix in ("", "_gt"):
-            save(patient / f"patient001_frame{frame:02d}{suffix}.nii.gz", label_map(phase))
-        save(tmp_path / "predictions" / f"patient001_frame{frame:02d}.nii.gz", label_map(phase))
-    (patient / "Info.cfg").write_text("ED: 1\nES: 9\nGroup: NOR\nHeight: 170\nNbFrame: 20\nWeight: 70\n")
-    scores = evaluate_folder(tmp_path / "predictions", tmp_path / "raw", tmp_path / "out")
-    assert {(row.case_id, row.phase, row.group) for row in scores.rows} == {
-        ("patient001_frame01", "ED", "NOR"),
-        ("patient001_frame09", "ES", "NOR"),
-    }
+    named = evaluate_folder(predictions, predictions, tmp_path / "out", structures=STRUCTURES)
+    assert [row.structure for row in named.rows[:3]] == ["RV", "MYO", "LV"]
 
 
 def test_a_fold_of_acdcs_own_folder_leaves_out_the_faults_of_the_others(tmp_path: Path) -> None:
-    """Five patients of one group stand in five folds; one frame of each lacks its label."""
+    """Five patients of one group are in five folds; one frame of each has no label."""
+    raw, predicted = tmp_path / "raw" / "training", tmp_path / "predictions"
     for number in range(1, 6):
-        patient = tmp_path / "raw" / "training" / f"patient{number:03d}"
+        patient = f"patient{number:03d}"
         for name in ("frame01", "frame01_gt", "frame09"):
-            save(patient / f"patient{number:03d}_{name}.nii.gz", label_map("ED"))
-        save(tmp_path / "predictions" / f"patient{number:03d}_frame01.nii.gz", label_map("ED"))
-        (patient / "Info.cfg").write_text("ED: 1\nES: 9\nGroup: NOR\n")
+            save(raw / patient / f"{patient}_{name}.nii.gz", label_map("ED"))
+        save(predicted / f"{patient}_frame01.nii.gz", label_map("ED"))
+        (raw / patient / "Info.cfg").write_text("ED: 1\nES: 9\nGroup: NOR\n")
     failed = set()
     for fold in range(5):
-        scores = evaluate_folder(tmp_path / "predictions", tmp_path / "raw", tmp_path / "out", fold=fold)
-        (patient_id,) = {row.patient_id for row in scores.rows}
-        assert [failure.case_id for failure in scores.failures] == [f"{patient_id}_frame09"]
-        failed.add(patient_id)
+        scores = evaluate_folder(predicted, tmp_path / "raw", tmp_path / "out", fold=fold)
+        ((patient, phase, group),) = {(row.patient_id, row.phase, row.group) for row in scores.rows}
+        assert (phase, group) == ("ED", "NOR")
+        assert [failure.case_id for failure in scores.failures] == [f"{patient}_frame09"]
+        failed.add(patient)
     assert len(failed) == 5
 
 
 def test_a_case_without_a_label_is_not_scored(manifest: Path, tmp_path: Path) -> None:
-    stored = json.loads(manifest.read_text(encoding="utf-8"))
+    stored = read_json(manifest)
     del stored["training"][0]["label"]
     manifest.write_text(json.dumps(stored))
     scores = evaluate_folder(manifest, manifest, tmp_path / "out")
     assert len({row.case_id for row in scores.rows}) == 3
 
 
-@pytest.mark.parametrize(
-    ("labels", "sentence"),
-    [
-        ("nowhere", "labels .*nowhere do not exist; give a folder"),
-        ("empty", "No label map was found in .*empty; give a folder of <case_id>.nii.gz, a manifest"),
-        ("file.txt", "file.txt is neither a folder nor a manifest"),
-    ],
-)
-def test_labels_that_are_none_are_refused(labels: str, sentence: str, predictions: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("labels", ["nowhere", "empty", "raw", "file.txt"])
+def test_labels_that_are_none_are_refused(labels: str, predictions: Path, tmp_path: Path, refused: Refused) -> None:
     (tmp_path / "empty").mkdir()
+    (tmp_path / "raw" / "below").mkdir(parents=True)
     (tmp_path / "file.txt").touch()
-    with pytest.raises(UsageError, match=sentence):
+    with refused("label maps" if labels == "file.txt" else "--labels", got=tmp_path / labels):
         evaluate_folder(predictions, tmp_path / labels, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_predictions_that_do_not_exist_are_refused(manifest: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"predictions .*nowhere do not exist; give a folder"):
-        evaluate_folder(tmp_path / "nowhere", manifest, tmp_path / "out")
-
-
-def test_a_fold_without_cases_is_refused(manifest: Path, predictions: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="lists no case with a label in fold 4"):
-        evaluate_folder(predictions, manifest, tmp_path / "out", fold=4)
-
-
-def test_a_fold_of_a_plain_folder_is_refused(predictions: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="a folder of label maps, which has no folds, splits or domains; give"):
-        evaluate_folder(predictions, predictions, tmp_path / "out", fold=0)
-
-
-def test_two_files_of_one_case_are_refused(manifest: Path, predictions: Path, tmp_path: Path) -> None:
-    (predictions / "p1_ED.nii").touch()
-    with pytest.raises(UsageError, match="are both the case p1_ED; rename one of them"):
-        evaluate_folder(predictions, manifest, tmp_path / "out")
-
-
-def test_the_summary_is_printed_with_ejection_fractions_by_group(
-    manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_cases_and_predictions_that_are_not_there_are_refused(
+    manifest: Path, predictions: Path, tmp_path: Path, refused: Refused
 ) -> None:
-    print_summary(evaluate_folder(manifest, manifest, tmp_path / "out"))
-    printed = capsys.readouterr().out
-    assert "4 cases of 2 patients" in printed
-    assert "60.0 / 60.0" in printed
+    with refused("--predictions", got=tmp_path / "nowhere"):
+        evaluate_folder(tmp_path / "nowhere", manifest, tmp_path / "out")
+    with refused("--labels", got=manifest):
+        evaluate_folder(predictions, manifest, tmp_path / "out", fold=4)
+    with refused("--labels", got=predictions):
+        evaluate_folder(predictions, predictions, tmp_path / "out", fold=0)
+    (predictions / "p1_ED.nii").touch()
+    with refused("p1_ED"):
+        evaluate_folder(predictions, manifest, tmp_path / "out")
 
 
 @pytest.mark.slow
@@ -307,12 +250,121 @@ def test_the_real_acdc_labels_against_themselves_give_dice_1_and_the_known_eject
     assert scores.failures == ()
     assert len(scores.rows) == 200 * 3
     assert all(row.dice == 1.0 for row in scores.rows if row.label_volume_ml > 0)
-    assert all(lv_volume_is_that_of_a_heart(row) for row in scores.rows if row.structure == "LV")
-    groups = json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))["clinical"]["groups"]
+    assert all(5 < row.label_volume_ml < 500 for row in scores.rows if row.structure == "LV")
+    groups = read_json(tmp_path / "out" / "summary.json")["clinical"]["groups"]
     # Group means of the labels with the true spacing, from the data's own description.
     known = {"DCM": 20, "MINF": 31, "RV": 56, "NOR": 62, "HCM": 70}
     assert {name: groups[name]["lv_ef_percent"]["label"] for name in known} == pytest.approx(known, abs=3)
 
 
-def lv_volume_is_that_of_a_heart(row: ScoreRow) -> bool:
-    return 5 < row.label_volume_ml < 500
+# Vessels.
+
+
+def tube(*, slices: int = 21) -> np.ndarray:
+    labels = np.zeros((9, 9, 24), np.uint8)
+    labels[3:6, 3:6, 1 : 1 + slices] = 1
+    return labels
+
+
+def save_mha(path: Path, labels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = SimpleITK.GetImageFromArray(labels.transpose(2, 1, 0))
+    image.SetSpacing(SPACING_MM)
+    SimpleITK.WriteImage(image, path)
+
+
+@pytest.fixture
+def imagecas(tmp_path: Path) -> Path:
+    """ImageCAS as it unpacks, with predictions beside it: case 1 is fold 0, 2 trains, 3 is a test case."""
+    raw = tmp_path / "imagecas"
+    for number in (1, 2, 3):
+        save(raw / "1-200" / f"{number}.img.nii.gz", tube() * 100)
+        save(raw / "1-200" / f"{number}.label.nii.gz", tube())
+        save(tmp_path / "vessels" / f"imagecas{number:04d}.nii.gz", tube(slices=16))
+    (raw / "imageCAS_data_split.csv").write_text("FileName,Split-1\n1,Validation\n2,Training\n3,Testing\n")
+    return raw
+
+
+@pytest.mark.parametrize(("chosen", "cases"), [({"fold": 0}, [1]), ({"split": "training"}, [1, 2]), ({}, [1, 2, 3])])
+def test_folds_and_splits_of_imagecas_are_those_of_its_sheet(
+    chosen: dict, cases: list[int], imagecas: Path, tmp_path: Path
+) -> None:
+    scores = evaluate_folder(tmp_path / "vessels", imagecas, tmp_path / "out", **chosen)
+    assert [row.case_id for row in scores.rows] == [f"imagecas{number:04d}" for number in cases]
+    # 21 slices are 200 mm long from centre to centre, 16 are 150 mm.
+    assert [row.length_error for row in scores.rows] == pytest.approx([-50 / 200] * len(cases))
+    assert names_in(tmp_path / "out") == {"scores.csv", "summary.json"}
+
+
+def test_an_unpacked_shard_is_a_data_set_and_says_what_it_lacks(imagecas: Path, tmp_path: Path) -> None:
+    shard = imagecas / "1-200"
+    sheet = (imagecas / "imageCAS_data_split.csv").rename(shard / "imageCAS_data_split.csv")
+    scores = evaluate_folder(tmp_path / "vessels", shard, tmp_path / "out", fold=0)
+    assert [row.case_id for row in scores.rows] == ["imagecas0001"]
+    sheet.unlink()
+    with pytest.raises(UsageError, match="imageCAS_data_split"):
+        evaluate_folder(tmp_path / "vessels", imagecas, tmp_path / "out")
+
+
+def aorta(*, right: int, left: int) -> np.ndarray:
+    """Make a straight Zone9 with a renal artery, 15 right and 16 left, on either side of it."""
+    labels = np.zeros((25, 9, 9), np.uint8)
+    labels[11:14, 3:6, 1:8] = 17
+    labels[2:11, 4, 4], labels[14:23, 4, 4] = right, left
+    return labels
+
+
+def test_swapped_sides_and_the_tree_of_all_zones_reach_files_terminal_and_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second of two subjects of AortaSeg24 is predicted with left and right swapped."""
+    raw, out = tmp_path / "aorta", tmp_path / "run"
+    for number, (right, left) in ((1, (15, 16)), (7, (16, 15))):
+        save_mha(raw / "images" / f"subject{number:03d}_CTA.mha", aorta(right=15, left=16) * 10)
+        save_mha(raw / "masks" / f"subject{number:03d}_label.mha", aorta(right=15, left=16))
+        save_mha(out / "predictions" / f"subject{number:03d}.mha", aorta(right=right, left=left))
+    manifest, _ = read_dataset("aorta", raw)
+    manifest.write(out / "prepared" / "dataset.json")
+    scores = evaluate_folder(out / "predictions", raw, out)
+    sides = read_json(out / "summary.json")["sides"]
+    assert (sides["n_checked"], {each["case_id"] for each in sides["swapped"]}) == (4, {"subject007"})
+    trees = [(row.case_id, row.structure, row.dice) for row in read_scores(out / "trees.csv")]
+    assert trees == [("subject001", "whole tree", 1.0), ("subject007", "whole tree", 1.0)], "names do not matter"
+    print_summary(scores)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "2 of 4 paired structures are swapped" in printed
+    assert "The clinical table" not in printed
+    html = report(out, tmp_path / "report.html").read_text(encoding="utf-8")
+    for shown in (
+        "<strong>subject007</strong>: RenalR",
+        "The vessels of subject007 in label and prediction",
+        '<tr class="total"><th scope="row">whole tree</th><td>1.000',
+    ):
+        assert shown in html
+    assert 'id="clinical"' not in html
+    evaluate_folder(out / "predictions", raw, out, vessels=["Zone9"])
+    assert not (out / "trees.csv").exists(), "trees of an earlier call are removed"
+
+
+@pytest.mark.parametrize(
+    ("selected", "filled"), [(None, set()), (["all"], {"label_1", "label_3"}), (["label_3"], {"label_3"}), ([], set())]
+)
+def test_vessels_of_a_plain_folder_are_the_selected_ones(
+    selected: list[str] | None, filled: set[str], tmp_path: Path, refused: Refused
+) -> None:
+    labels = tube()
+    labels[:, :, 12:] *= 3
+    folder = save(tmp_path / "labels" / "a.nii.gz", labels).parent
+    scores = evaluate_folder(folder, folder, tmp_path / "out", vessels=selected)
+    assert {row.structure for row in scores.rows if row.is_vessel} == filled
+    with refused("--vessels", got="aorta"):
+        evaluate_folder(folder, folder, tmp_path / "out", vessels=["aorta", "label_1"])
+
+
+def test_mirror_pairs_of_structures_that_are_not_scored_are_ignored(tmp_path: Path) -> None:
+    label = save(tmp_path / "a_gt.nii.gz", tube())
+    extra = {"mirror_pairs": [["RenalR", "RenalL"], ["Zone10R", "Zone10L"]]}
+    manifest = Manifest("toy", "CT", {"RenalR": 1, "RenalL": 2}, (Case("a", "a", "x", label, label),), extra=extra)
+    manifest.write(tmp_path / "dataset.json")
+    scores = evaluate_folder(tmp_path, tmp_path, tmp_path / "out")
+    assert [row.partner for row in scores.rows] == ["RenalL", "RenalR"]

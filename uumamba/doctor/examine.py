@@ -1,4 +1,4 @@
-"""What this machine has, which scan backend will run on it, how fast its parts are, and what will limit training."""
+"""Report of the machine, the scan backends, the speed of its parts, and the limit of training."""
 
 import os
 import platform
@@ -29,8 +29,8 @@ class BackendExamination:
 
     Attributes:
         name: as ``selective_scan`` takes it.
-        automatic: whether ``backend="auto"`` takes it, on the fastest device of this machine and in float32.
-        problem: why it cannot run, or None.
+        automatic: whether ``backend="auto"`` selects it, on the fastest device of this machine and in float32.
+        problem: reason why it cannot run, or None.
         forward_ms: median time of a forward pass, where it can run.
         both_ms: the same with the backward pass.
     """
@@ -43,27 +43,27 @@ class BackendExamination:
 
 
 def examine(folder: Path | str = ".") -> None:
-    """Print the machine, the scan backends and the rates that decide how fast it trains; some 15 seconds.
+    """Print the machine, its scan backends, and the rates that limit training; takes about 15 seconds.
 
     Args:
-        folder: whose disk is measured, with a file that is removed.
+        folder: a folder of the disk to measure, with a file that is removed.
 
     Raises:
         UsageError: nothing can be written there.
     """
     console = Console()
-    disk = measure_disk(folder)  # first, since it is the one that may be refused
+    disk = measure_disk(folder)  # first, since it may raise
     for name, found in machine().items():
         console.print(f"{name:<12} {found}", highlight=False)
-    batch, channels, states, length = _SHAPE
     table = Table("", "scan", "forward", "with backward", "why not", title=None, box=SIMPLE)
     for scan in examine_scans():
         times = ("" if ms is None else f"{ms:.1f} ms" for ms in (scan.forward_ms, scan.both_ms))
         table.add_row("auto" if scan.automatic else "", scan.name, *times, scan.problem or "")
     console.print(table)
+    batch, channels, states, length = _SHAPE
     console.print(
         f"Medians of {REPEATS} for {channels} channels of {states} states at length {length}, batch {batch}, float32. "
-        "A network takes the one marked auto.",
+        "Networks use the one marked auto.",
         highlight=False,
     )
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -74,21 +74,22 @@ def examine(folder: Path | str = ".") -> None:
 
 
 def rate_table(rate: TrainingRate, disk: DiskRate, folder: Path | str) -> Table:
-    """What feeds a training and what it is fed to, by the second."""
+    """Build a table of the rates of data and training steps, per second."""
     table = Table("", Column("a second", justify="right"), "how it was measured", box=SIMPLE)
     where = Path(folder).resolve().name or str(folder)
-    table.add_row("disk, written", f"{disk.write_mb_per_s:.0f} MB", f"a file in {where}, synchronised")
-    table.add_row(
-        "disk, read", f"{disk.read_mb_per_s:.0f} MB", "the same file, not from memory where the system allows"
-    )
-    table.add_row("patches read", f"{rate.batch_size / rate.read_s:.0f}", "one process, prepared phantom in memory")
-    table.add_row("patches augmented", f"{rate.batch_size / rate.augment_s:.0f}", f"in batches on {rate.device}")
-    table.add_row("training steps", f"{1 / rate.step_s:.3g}", f"the demo's {rate.what}")
+    for row in (
+        ("disk, written", f"{disk.write_mb_per_s:.0f} MB", f"a file in {where}, synchronised"),
+        ("disk, read", f"{disk.read_mb_per_s:.0f} MB", "the same file, not from memory where the system allows"),
+        ("patches read", f"{rate.batch_size / rate.read_s:.0f}", "one process, prepared phantom in memory"),
+        ("patches augmented", f"{rate.batch_size / rate.augment_s:.0f}", f"in batches on {rate.device}"),
+        ("training steps", f"{1 / rate.step_s:.3g}", f"the demo's {rate.what}"),
+    ):
+        table.add_row(*row)
     return table
 
 
 def machine() -> dict[str, str]:
-    """Versions and hardware, a line each.
+    """Describe versions and hardware, a line each.
 
     Example:
         >>> "torch" in machine()
@@ -106,7 +107,7 @@ def machine() -> dict[str, str]:
 
 
 def examine_scans() -> list[BackendExamination]:
-    """Every scan backend, timed where it can run; a few seconds in all."""
+    """Time every scan backend that can run; takes a few seconds."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     chosen = automatic_backend(device, torch.float32)
     problems = scan_problems()
@@ -131,9 +132,7 @@ def _times(name: str, device: str) -> tuple[float, float]:
         if y.requires_grad:
             torch.autograd.grad(y.sum(), (u, delta, A, B, C))
 
-    forward = torch.no_grad()(both)
-
-    return 1e3 * median_seconds(forward), 1e3 * median_seconds(both)
+    return 1e3 * median_seconds(torch.no_grad()(both)), 1e3 * median_seconds(both)
 
 
 def _cores() -> int:

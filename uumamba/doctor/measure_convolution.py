@@ -1,6 +1,7 @@
-"""How fast a 3-D convolution is under autocast: torch 2.9 made it four times slower than in float32 on some GPUs."""
+"""Time of a 3-D convolution under autocast: torch 2.9 is four times slower than float32 on some GPUs."""
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import nn
@@ -12,25 +13,28 @@ from uumamba.runtime.precision import Precision, autocast
 # (batch, channels, Z, Y, X): a fine stage of a 3-D network, a third of a second on a slow core.
 SHAPES = {"cpu": (1, 16, 8, 48, 48), "cuda": (2, 32, 32, 128, 128)}
 SLOW = 1.2
-"""A ratio to float32 from which autocast costs more than timing could be wrong by."""
+"""Ratio to float32 above which autocast is slower by more than the error of timing."""
 
 
 def time_convolutions(device: str) -> dict[Precision, float]:
-    """Seconds of forward and backward of one 3-D convolution in each precision that the device trains in."""
-    kind = "cuda" if device.startswith("cuda") else "cpu"
-    batch, channels, *size = SHAPES[kind]
+    """Time forward and backward of one 3-D convolution in each training precision of a device, in seconds."""
+    on_cuda = device.startswith("cuda")
+    batch, channels, *size = SHAPES["cuda" if on_cuda else "cpu"]
     convolution = nn.Conv3d(channels, channels, kernel_size=3, padding=1).to(device)
     image = torch.randn(batch, channels, *size, generator=torch.Generator().manual_seed(0)).to(device)
-    precisions: tuple[Precision, ...] = ("float32", "bfloat16", "float16")
-    return {
-        precision: _time(convolution, image, precision)
-        for precision in precisions
-        if kind == "cuda" or precision != "float16"
-    }
+    precisions: tuple[Precision, ...] = ("float32", "bfloat16", "float16") if on_cuda else ("float32", "bfloat16")
+
+    def pass_through(precision: Precision) -> None:
+        with autocast(image.device, precision):
+            out = convolution(image)
+        convolution.zero_grad()
+        out.float().sum().backward()
+
+    return {each: median_seconds(partial(pass_through, each), at_most_s=0.5) for each in precisions}
 
 
 def advice(seconds: Mapping[Precision, float], device: str) -> str:
-    """What these times mean for a training here, in one sentence.
+    """Describe the effect of these times on training, in one sentence.
 
     Example:
         >>> advice({"float32": 0.5, "bfloat16": 0.25}, "cpu")
@@ -43,17 +47,7 @@ def advice(seconds: Mapping[Precision, float], device: str) -> str:
     chosen = resolve_precision("auto", device)
     if chosen in slow:
         return (
-            f"{text}, which precision auto would take: train 3-D networks with --set training.precision=float32 --set "
+            f"{text}, which precision auto selects: train 3-D networks with --set training.precision=float32 --set "
             "inference.precision=float32, or with another torch (2.9 is known to be slow here)."
         )
-    return f"{text}; precision auto takes {chosen}." if slow else f"{text}."
-
-
-def _time(convolution: nn.Module, image: torch.Tensor, precision: Precision) -> float:
-    def both() -> None:
-        with autocast(image.device, precision):
-            out = convolution(image)
-        convolution.zero_grad()
-        out.float().sum().backward()
-
-    return median_seconds(both, at_most_s=0.5)
+    return f"{text}; precision auto selects {chosen}." if slow else f"{text}."

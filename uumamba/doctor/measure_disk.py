@@ -1,4 +1,4 @@
-"""How fast a folder's disk is written and read."""
+"""Speed of writing and reading a folder's disk."""
 
 import os
 import tempfile
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
-from uumamba.runtime.errors import UsageError
+from uumamba.runtime.errors import UsageError, require
 
 MOST_MB = 64
 LONGEST_S = 2.0
@@ -19,8 +19,8 @@ class DiskRate:
 
     Attributes:
         write_mb_per_s: synchronised to the disk.
-        read_mb_per_s: after the system was asked to forget the file; where it does not, as in a folder that lies in
-            memory, this is memory's rate.
+        read_mb_per_s: without the system's cache; where it cannot be bypassed, as in a folder in memory, this is
+            memory's rate.
     """
 
     write_mb_per_s: float
@@ -28,15 +28,14 @@ class DiskRate:
 
 
 def measure_disk(folder: Path | str) -> DiskRate:
-    """Write a file of at most 64 MB, or as much as two seconds take, read it back and remove it.
+    """Write a file of at most 64 MB within two seconds, read it back and remove it.
 
     Raises:
         UsageError: the folder is missing, full, or may not be written to.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise UsageError(f"--folder {folder} is no folder; name one that exists.")
-    block = os.urandom(_MB)  # zeros would be compressed away by some file systems
+    require(folder.is_dir(), "--folder", got=folder, expected="a folder that exists")
+    block = os.urandom(_MB)  # some file systems compress zeros
     try:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".uumamba-doctor-", buffering=0) as file:
             begin, written = perf_counter(), 0
@@ -44,7 +43,7 @@ def measure_disk(folder: Path | str) -> DiskRate:
                 file.write(block)
                 written += 1
                 if written % 16 == 0:
-                    os.fsync(file.fileno())  # lest all of it waits in memory until the time is up
+                    os.fsync(file.fileno())  # otherwise all of it stays in memory until the time is up
             os.fsync(file.fileno())
             write_s = perf_counter() - begin
             if hasattr(os, "posix_fadvise"):
@@ -55,5 +54,6 @@ def measure_disk(folder: Path | str) -> DiskRate:
                 pass
             read_s = perf_counter() - begin
     except OSError as error:
-        raise UsageError(f"--folder {folder} cannot be written to ({error.strerror}); name another.") from None
+        expected = f"a folder that can be written to ({error.strerror})"
+        raise UsageError("--folder", got=folder, expected=expected) from None
     return DiskRate(written / write_s, written / read_s)

@@ -1,4 +1,4 @@
-"""How fast this machine reads, augments and trains, on a phantom patient and the network of the demo."""
+"""Speed of reading, augmenting and training, on a phantom patient and the network of the demo."""
 
 import tempfile
 import warnings
@@ -22,21 +22,21 @@ from uumamba.runtime.precision import autocast
 
 BATCHES = 8
 BYTES_A_VOXEL = 3
-"""Of a prepared case: a float16 image and an 8-bit label."""
+"""A prepared case is a float16 image and an 8-bit label."""
 
 
 @dataclass(frozen=True)
 class TrainingRate:
-    """Seconds a batch, and what the batches are.
+    """Seconds a batch, and the kind of batches.
 
     Attributes:
-        read_s: reading its patches in one process, from files that are in memory.
+        read_s: reading its patches in one process, from files in memory.
         augment_s: augmenting it on the training device.
         step_s: the whole step of the network and its optimizer.
-        megabytes: of the planes that its patches lie in.
-        batch_size: patches of it.
+        megabytes: of the planes that contain its patches.
+        batch_size: number of its patches.
         what: network, optimizer and patch, for a reader.
-        device: where it was trained.
+        device: the training device.
     """
 
     read_s: float
@@ -48,12 +48,12 @@ class TrainingRate:
     device: str
 
     def on_disk_s(self, disk: DiskRate) -> float:
-        """Seconds to fetch a batch that is not in memory."""
+        """Time to read a batch that is not in memory, in seconds."""
         return self.megabytes / disk.read_mb_per_s
 
 
 def measure_training(device: str) -> TrainingRate:
-    """Make a phantom patient in a temporary folder, prepare it, and time the demo's training on it; a few seconds."""
+    """Prepare a phantom patient in a temporary folder and time the demo's training on it; a few seconds."""
     from uumamba.pipelines.build import build_trainer
 
     config = read_config("demo")
@@ -63,11 +63,12 @@ def measure_training(device: str) -> TrainingRate:
         begin = perf_counter()
         read = list(islice(trainer.batches(0), BATCHES))
         read_s = (perf_counter() - begin) / len(read)
-        there = [batch_to_device(batch, device) for batch in read]
-        augment = trainer.augment or (lambda batch: batch)
-        turns = cycle(there)
+        on_device = [batch_to_device(batch, device) for batch in read]
+        augment = trainer.augment
+        assert augment is not None, "the demo augments"
+        turns = cycle(on_device)
         augment_s = median_seconds(lambda: augment(next(turns)))
-        ready = augment(there[0])
+        ready = augment(on_device[0])
 
         def objective() -> torch.Tensor | tuple[torch.Tensor, Any]:
             with autocast(trainer.device, trainer.precision):
@@ -89,14 +90,13 @@ def measure_training(device: str) -> TrainingRate:
 
 
 def verdict(rate: TrainingRate, disk: DiskRate, *, cores: int) -> str:
-    """What will limit a training like the demo's here: the data, the disk, the processor or the accelerator.
+    """Name the limit of a training like the demo's: the data, the disk, the processor or the accelerator.
 
     Example:
         >>> rate = TrainingRate(0.004, 0.001, 0.02, 0.2, 8, "UMambaBot", "cuda")
         >>> verdict(rate, DiskRate(500.0, 1000.0), cores=8)
         'The accelerator will limit training: a step takes it 21.0 ms, and a process reads its batch in 4.0 ms.'
     """
-    accelerated = rate.device.startswith("cuda")
     computing = rate.augment_s + rate.step_s
     step, read, disk_s = 1e3 * computing, 1e3 * rate.read_s, rate.on_disk_s(disk)
     if disk_s > max(rate.read_s, computing):
@@ -111,7 +111,7 @@ def verdict(rate: TrainingRate, disk: DiskRate, *, cores: int) -> str:
             f"--set training.workers={min(workers, cores)} reads ahead"
             + (f", and {workers} would be needed of {cores} cores." if workers > cores else ".")
         )
-    if accelerated:
+    if rate.device.startswith("cuda"):
         return (
             f"The accelerator will limit training: a step takes it {step:.1f} ms, and a process reads its batch in "
             f"{read:.1f} ms."
@@ -127,11 +127,10 @@ def _prepared_phantom(config: RunConfig, folder: Path) -> PreparedFolder:
     from uumamba.pipelines.datasets import read_dataset
     from uumamba.pipelines.prepare import prepare
 
-    # Its lines and its warning are about a patient that nobody asked for.
+    # Without lines and warnings about this patient, which means nothing to the user.
     with redirect_stderr(StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         write_phantom(folder / "raw", patients=1, seed=0, workers=0)
         manifest, bad = read_dataset(config.dataset.name, folder / "raw")
-        recipe = config.preprocess.build()
-        prepare(manifest, bad, recipe=recipe, out=folder / "prepared", workers=0, progress=False)
+        prepare(manifest, bad, recipe=config.preprocess.build(), out=folder / "prepared", progress=False)
     return PreparedFolder(folder / "prepared")

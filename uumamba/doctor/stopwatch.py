@@ -1,4 +1,4 @@
-"""Timing work that may run on an accelerator, within a budget."""
+"""Timing of work on a processor or an accelerator, within a budget."""
 
 from collections.abc import Callable
 from statistics import median
@@ -10,25 +10,18 @@ REPEATS = 5
 
 
 def median_seconds(work: Callable[[], object], *, repeats: int = REPEATS, at_most_s: float = 1.0) -> float:
-    """Median time of a piece of work after one go to warm up; fewer repeats, at least one, when the time is used up.
+    """Measure the median time after one warm-up; fewer repeats, at least one, when the time is used up.
 
     Example:
         >>> done = []
         >>> median_seconds(lambda: done.append(1), repeats=3) < 0.1, len(done)
         (True, 4)
     """
-    work()
-    synchronise()
     times: list[float] = []
-    while len(times) < repeats and sum(times) < at_most_s:
+    while len(times) < repeats + 1 and sum(times[1:]) < at_most_s:
         begin = perf_counter()
         work()
-        synchronise()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         times.append(perf_counter() - begin)
-    return median(times)
-
-
-def synchronise() -> None:
-    """Wait for an accelerator's work."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    return median(times[1:])

@@ -64,7 +64,7 @@ def render_report(
         training: rows of ``metrics.jsonl`` of each fold.
         spreads: of the validation Dice over folds and seeds, by structure; shown where there is more than one.
         baselines: foreground ``"dice"`` and that of each structure, by the baseline's name.
-        failures: ``case_id``, ``problem`` and ``cure`` of the cases that could not be scored.
+        failures: ``case_id``, ``key``, ``got``, ``expected`` and ``fix`` of the cases that could not be scored.
         notes: sentences on what was left out, and on the data.
     """
     summary, patients = summarise(rows, trees), patient_table(rows)

@@ -1,4 +1,4 @@
-"""The verbs: each joins the floors below and returns what it made. Nothing is printed here but progress."""
+"""Verbs of the command line as functions; nothing is printed here but progress."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ __all__ = ["load_predictor"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import ``load_predictor`` when asked for, so that ``import uumamba.pipelines`` costs nothing."""
+    """Import ``load_predictor`` on first use, so that ``import uumamba.pipelines`` costs nothing."""
     if name == "load_predictor":
         from uumamba.pipelines.models import load_predictor
 

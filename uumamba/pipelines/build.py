@@ -1,9 +1,10 @@
-"""From a run's configuration to the objects that train it, each built once and joined."""
+"""Every object of a training, built once from a run's configuration and joined to a Trainer."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -12,19 +13,22 @@ from uumamba.config.training import resolve_channels_last, resolve_precision
 from uumamba.data.dataset import PatchDataset, batches
 from uumamba.data.loader import BatchShare
 from uumamba.data.prepared import PreparedFolder
-from uumamba.pipelines.initial_weights import load_initial_weights
-from uumamba.pipelines.models import newest_checkpoint
-from uumamba.pipelines.quantized import attach_quantization, calibrate_at_start, start_quantized
-from uumamba.pipelines.sides import sided_run
+from uumamba.evaluation import mean_dice
+from uumamba.inference import Predictor
+from uumamba.metrics import dice_coefficient
+from uumamba.pipelines.initial_weights import attach_quantization, calibrate_at_start, load_initial_weights
+from uumamba.pipelines.mirrored_sides import check_prepared_sides
+from uumamba.pipelines.models import complete_config, stored_config
+from uumamba.pipelines.run_layout import newest_checkpoint
 from uumamba.pipelines.split import split_cases
-from uumamba.pipelines.stored_config import complete_config, stored_config
-from uumamba.pipelines.validation import WholeCaseValidation
 from uumamba.runtime.errors import UsageError
 from uumamba.runtime.memory_format import lay_channels_last
 from uumamba.runtime.seeds import generator_for, seed_everything
 from uumamba.training import ALONE, Ranks, Trainer
 from uumamba.training.callback_list import Callback
 from uumamba.types import Method
+
+Validate = Callable[[nn.Module], dict[str, float]]
 
 
 def build_trainer(
@@ -36,7 +40,7 @@ def build_trainer(
     init: str | None = None,
     device: str = "cpu",
     cases: Sequence[str] | None = None,
-    validate: Callable[[nn.Module], dict[str, float]] | None = None,
+    validate: Validate | None = None,
     followers: Sequence[Callback] = (),
     progress: bool | None = None,
     log: Callable[[str], None] | None = None,
@@ -44,23 +48,23 @@ def build_trainer(
 ) -> Trainer:
     """Build every object of a fold's training once, and join them.
 
-    In place of the fold's own, ``cases`` are drawn from, and ``validate`` scores the network after an epoch.
+    ``cases`` replaces the fold's training cases, and ``validate`` the validation after an epoch.
     """
     training, validation = split_cases(folder.manifest, fold, config.dataset.domains)
     structures = dict(folder.manifest.structures)
-    sides = sided_run(config, folder, training)
+    sides = check_prepared_sides(config, folder, training)
     swaps = None if sides is None else sides.swaps(config.training.patch_size)
     seed_everything(config.seed)
     net = build_net(config, classes=len(structures) + 1)
     quantization = config.quantization
-    if quantization is not None:
-        start_quantized(net, quantization, init=init)
-    elif init is not None:
-        load_initial_weights(net, init)
+    if init is not None:
+        load_initial_weights(net, init, quantize=None if quantization is None else quantization.build)
+    elif quantization is not None:
+        quantization.build(net)
     net.to(device)
     channels_last = resolve_channels_last(config.training.channels_last, device)
     if channels_last:
-        lay_channels_last(net)  # before ranks lay out their gradients like it
+        lay_channels_last(net)  # before the ranks allocate their gradients in the same format
     net = ranks.wrap(net)
     loss = build_loss(config)
     objective = config.objective.build(loss, net, outputs=config.optim.needs_logits).to(device)
@@ -84,6 +88,8 @@ def build_trainer(
         first = batches(dataset, 0)
         calibrate_at_start(net, quantization, first, augment=augment, device=device, run_dir=run_dir, ranks=ranks)
         numbers = attach_quantization(quantization, optimizer, net)
+    if validate is None and validation:
+        validate = WholeCaseValidation(config, folder, validation, device=device, ranks=ranks)
     budget = config.schedule.build_budget()
     share = BatchShare(dataset, rank=ranks.rank, ranks=ranks.count)
     return Trainer(
@@ -95,8 +101,8 @@ def build_trainer(
         epochs=config.training.epochs,
         batches=partial(batches, share, workers=config.training.workers),
         augment=augment,
-        read_ahead=device.startswith("cuda"),  # two cores gain nothing by a thread, which takes one
-        validate=validate or _validation(config, folder, validation, structures, device, ranks),
+        read_ahead=device.startswith("cuda"),  # on a CPU the thread would take a core from the training
+        validate=validate,
         validate_every=config.training.validate_every,
         scheduler=config.schedule.build(
             optimizer,
@@ -115,7 +121,7 @@ def build_trainer(
         save_every_minutes=config.training.save_every_minutes,
         run_dir=run_dir,
         config=stored_config(config, folder, fold=fold, sides=sides),
-        complete_config=partial(complete_config, today=config),
+        complete_config=partial(complete_config, current=config),
         followers=followers,
         numbers=numbers,
         ranks=ranks,
@@ -125,12 +131,12 @@ def build_trainer(
 
 
 def build_net(config: RunConfig, *, classes: int) -> nn.Module:
-    """The run's network, freshly initialised."""
+    """Build the run's network, freshly initialised."""
     return config.net.build(in_channels=1, out_channels=classes, patch_size=config.training.patch_size)
 
 
 def build_loss(config: RunConfig) -> nn.Module:
-    """The run's loss, wrapped for deep supervision (a single output passes through unchanged)."""
+    """Build the run's loss, wrapped for deep supervision (a single output passes through unchanged)."""
     from uumamba.losses import DeepSupervisionLoss
 
     return DeepSupervisionLoss(config.loss.build())
@@ -145,21 +151,21 @@ def build_method(
     rank: int = 0,
     run_dir: Path | None = None,
 ) -> Method | None:
-    """What is added to each step, if anything is, after it was seen to fit the network.
+    """Build the domain-generalization method, if any, after a check that it fits the network.
 
-    A run that goes on from a checkpoint is not looked at again: it was at its start, and a network whose activations
-    are rounded has no scales before the checkpoint is read.
+    A run that continues from a checkpoint was checked at its start. A network with quantized activations would have
+    no scales for the check before its checkpoint is read.
 
     Args:
         config: the run.
-        net: the network that is trained.
-        loss: the very one that the objective holds, whose weights learn.
-        device: where both are.
+        net: the trained network.
+        loss: the same object as in the objective, since its weights learn.
+        device: of both.
         rank: of this process.
         run_dir: the fold's folder, if any.
 
     Raises:
-        UsageError: it cannot train this network.
+        UsageError: the method cannot train this network.
     """
     method = config.build_method(net, loss, rank=rank)
     if method is None or (run_dir is not None and newest_checkpoint(run_dir) is not None):
@@ -168,30 +174,54 @@ def build_method(
     try:
         method.check(noise.to(device))
     except UsageError as error:
-        raise UsageError(
-            f"domain_generalization {type(method).__name__} cannot train net.name {config.net.name}: {error}"
-        ) from error
+        expected = f"a network that {type(method).__name__} can train ({str(error).removesuffix('.')})"
+        raise UsageError("net.name", got=config.net.name, expected=expected) from error
     return method
 
 
-def _validation(
-    config: RunConfig,
-    folder: PreparedFolder,
-    case_ids: Sequence[str],
-    structures: dict[str, int],
-    device: str,
-    ranks: Ranks,
-) -> Callable[[nn.Module], dict[str, float]] | None:
-    if not case_ids:
-        return None
-    return WholeCaseValidation(
-        folder,
-        case_ids,
-        structures=structures,
-        patch_size=config.training.patch_size,
-        overlap=config.inference.overlap,
-        windows_at_once=config.inference.windows_at_once,
-        device=device,
-        precision=resolve_precision(config.inference.precision, device),
-        ranks=ranks,
-    )
+class WholeCaseValidation:
+    """Dice of a network on whole prepared cases: ``validate(net) -> {"dice": mean, "dice_RV": ..., ...}``.
+
+    Each case is segmented by the sliding window without mirroring, and its Dice a structure is computed on the prepared
+    grid. A structure that is absent from label and prediction does not count. The final scores, on the native grid,
+    are those of ``uumamba evaluate``.
+
+    Args:
+        config: the run.
+        folder: prepared cases.
+        case_ids: the validation cases.
+        device: of the network.
+        ranks: the processes that train together; each takes a share of the cases, and the scores are those of all.
+    """
+
+    def __init__(
+        self, config: RunConfig, folder: PreparedFolder, case_ids: Sequence[str], *, device: str, ranks: Ranks = ALONE
+    ) -> None:
+        self.folder, self.case_ids = folder, tuple(case_ids)
+        self.structures: Mapping[str, int] = folder.manifest.structures
+        self.ranks = ranks
+        self._build_predictor = partial(
+            Predictor,
+            patch_size=config.training.patch_size,
+            overlap=config.inference.overlap,
+            sw_batch_size=config.inference.windows_at_once,
+            device=device,
+            precision=resolve_precision(config.inference.precision, device),
+        )
+
+    def __call__(self, net: nn.Module) -> dict[str, float]:
+        """Compute the mean Dice of each structure and of all."""
+        predictor, ranks = self._build_predictor(net), self.ranks
+        own = [self._dice_of(case_id, predictor) for case_id in self.case_ids[ranks.rank :: ranks.count]]
+        shares = ranks.gather(own)
+        # In the order of the cases, so that sums round as in one process.
+        rows = [shares[index % ranks.count][index // ranks.count] for index in range(len(self.case_ids))]
+        mean = mean_dice({name: [row[name] for row in rows] for name in self.structures})
+        each = {f"dice_{name}": dice for name, dice in mean.structures.items() if dice is not None}
+        return {"dice": mean.as_dict()["dice"]} | each
+
+    def _dice_of(self, case_id: str, predictor: Predictor) -> dict[str, float]:
+        case = self.folder.case(case_id)
+        prediction = predictor.prepared_probabilities(np.asarray(case.image), case_id=case_id).argmax(axis=0)
+        label = np.asarray(case.label)
+        return {name: dice_coefficient(prediction == value, label == value) for name, value in self.structures.items()}

@@ -1,4 +1,4 @@
-"""The whole way on a phantom in ACDC's own layout, in minutes on two cores."""
+"""All stages of a run on a phantom in ACDC's own layout, in minutes on two cores."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from uumamba.config import RunConfig
-from uumamba.data.case import Case, Manifest
+from uumamba.data.case import Case
 from uumamba.data.prepared import PreparedFolder
+from uumamba.data.preprocess import restore_label
 from uumamba.data.scan import read_label
 from uumamba.evaluation import mean_dice
 from uumamba.evaluation.baselines import IntensityThreshold, MeanShapeAtlas
@@ -29,14 +30,14 @@ def demo(
     progress: bool | None = None,
     say: Callable[[str], None] = lambda sentence: None,
 ) -> RunResult:
-    """Make the phantom, run the whole way on it, and set two baselines beside the network.
+    """Make the phantom, run all stages on it, and score two baselines besides the network.
 
     Args:
         config: the run; ``demo`` is shipped for this.
-        out: gets the phantom in ``raw/`` and what :func:`uumamba.pipelines.run.run` makes.
+        out: gets the phantom in ``raw/`` and the output of :func:`uumamba.pipelines.run.run`.
         patients: phantom patients; a fifth of them is held out.
         workers: processes for making and preparing.
-        progress: bars; None decides by the terminal.
+        progress: bars; None shows them on a terminal.
         say: called with a sentence at each stage.
     """
     from data_prep.phantoms.heart.heart_phantom import write_phantom
@@ -50,7 +51,6 @@ def demo(
             raw=out / "raw",
             out=out,
             workers=workers,
-            allow_missing=False,
             progress=progress,
             say=say,
             before_report=partial(write_baselines, say=say),
@@ -58,18 +58,17 @@ def demo(
 
 
 def write_baselines(out: Path, *, say: Callable[[str], None] = lambda sentence: None) -> None:
-    """Fit the two baselines on the training cases, score them on the validation cases, write ``baselines.json``.
+    """Fit two baselines on the training cases, score them on the validation cases, write ``baselines.json``.
 
     Both are fitted by grid search on prepared arrays and scored on native grids, as the network is.
     """
     folder = PreparedFolder(out / "prepared")
     training, validation = folder.manifest.select(without_fold=0), folder.manifest.select(fold=0)
-    images, labels = _arrays(folder, training)
+    prepared = [folder.case(case.case_id) for case in training]
+    images = [np.asarray(case.image[0], dtype=np.float32) for case in prepared]
+    labels = [np.asarray(case.label) for case in prepared]
     rows = {}
-    for name, baseline in (
-        ("mean-shape atlas", MeanShapeAtlas()),
-        ("intensity threshold", IntensityThreshold()),
-    ):
+    for name, baseline in (("mean-shape atlas", MeanShapeAtlas()), ("intensity threshold", IntensityThreshold())):
         baseline.fit(images, labels)
         rows[name] = score_on_native_grids(baseline.predict, folder, validation)
         say(f"baseline, {name}: mean Dice {rows[name]['dice']:.3f}")
@@ -79,27 +78,14 @@ def write_baselines(out: Path, *, say: Callable[[str], None] = lambda sentence: 
 def score_on_native_grids(
     segment: Callable[[np.ndarray], np.ndarray], folder: PreparedFolder, cases: Sequence[Case]
 ) -> dict[str, float]:
-    """Mean Dice a structure, and over all, of a function from a prepared image ``(Z, Y, X)`` to a label map."""
-    from uumamba.data.preprocess import restore_label
-
+    """Compute the mean Dice a structure, and over all, of a function from a prepared image to a label map."""
     structures = folder.manifest.structures
     scores: dict[str, list[float]] = {name: [] for name in structures}
     for case in cases:
         prepared = folder.case(case.case_id)
         prediction = restore_label(segment(np.asarray(prepared.image[0], dtype=np.float32)), prepared.geometry)
-        label = _native_label(folder.manifest, case)
+        assert case.label is not None, "every prepared case has a label"
+        label = read_label(case.label, structures=structures, case_id=case.case_id).array
         for name, value in structures.items():
             scores[name].append(dice_coefficient(prediction == value, label == value))
     return mean_dice(scores).as_dict()
-
-
-def _native_label(manifest: Manifest, case: Case) -> np.ndarray:
-    if case.label is None:
-        raise ValueError(f"{case.case_id} has no label to score against")
-    return read_label(case.label, structures=manifest.structures, case_id=case.case_id).array
-
-
-def _arrays(folder: PreparedFolder, cases: Sequence[Case]) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    prepared = [folder.case(case.case_id) for case in cases]
-    images = [np.asarray(case.image[0], dtype=np.float32) for case in prepared]
-    return images, [np.asarray(case.label) for case in prepared]

@@ -1,9 +1,10 @@
-"""From predictions and labels to tables of scores, cases and patients, a summary, and a table on the terminal."""
+"""Scores of label maps: tables of cases and patients, a summary, and a table on the terminal."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 
 from uumamba.data.case import Case, Manifest, Split
@@ -29,10 +30,8 @@ from uumamba.evaluation.tables import (
     summary_table,
     vessel_table,
 )
-from uumamba.pipelines.datasets import FRAMES_NAME
-from uumamba.pipelines.failures import record_failures
-from uumamba.pipelines.label_maps import find_predictions, read_labelled_cases
-from uumamba.runtime.errors import CaseError, UsageError, UumambaError
+from uumamba.pipelines.datasets import FRAMES_NAME, find_predictions, read_labelled_cases, record_failures
+from uumamba.runtime.errors import CaseError, UumambaError, require
 from uumamba.runtime.files import make_folder
 from uumamba.runtime.stop import StopRequest
 
@@ -40,7 +39,7 @@ __all__ = ["MissingPredictions", "evaluate_folder", "print_summary", "summary_ta
 
 
 class MissingPredictions(UumambaError):
-    """Some labelled cases have no prediction, and a score over the others would flatter."""
+    """Labelled cases without a prediction; a score of the others alone would be too high."""
 
     def __init__(self, missing: Sequence[str], predictions: Path) -> None:
         super().__init__(
@@ -74,22 +73,22 @@ def evaluate_folder(
             whole cines.
         fold: of a manifest's cases, only this fold's.
         split: of a manifest's cases, only this split's.
-        domains: of a manifest's cases, only those of these.
+        domains: of a manifest's cases, only those of these domains.
         case_ids: only these cases.
-        structures: label value of each structure; None takes the manifest's, and without one every value that is
-            found, as ``label_1`` and so on.
-        vessels: structures that get clDice, Betti and length errors, or ``["all"]``; None takes those that bear a name
-            of ImageCAS's or AortaSeg24's vessels.
-        failed: cases that failed on the way here: they need no prediction and join the failures.
+        structures: label value of each structure; None takes the manifest's, and without a manifest every value in the
+            files, as ``label_1`` and so on.
+        vessels: structures that get clDice, Betti and length errors, or ``["all"]``; None takes those with a name of
+            ImageCAS's or AortaSeg24's vessels.
+        failed: cases that failed in earlier stages: they need no prediction and join the failures.
 
     Returns:
-        The scores, and an error for each case whose files could not be used. If none could, ``failures.json`` alone is
+        The scores, and an error for each case with unusable files. If all are unusable, only ``failures.json`` is
         written, and scores of an earlier call are removed.
 
     Raises:
         MissingPredictions: a labelled case has no prediction; nothing but ``frames/`` is written.
-        UsageError: nothing to score is found, or one of ``vessels`` is no structure.
-        StoppedOnRequest: a signal asked for it.
+        UsageError: there is nothing to score, or one of ``vessels`` is no structure.
+        StoppedOnRequest: a signal requested it.
     """
     predictions, out = Path(predictions), Path(out)
     manifest, incomplete = read_labelled_cases(
@@ -104,7 +103,7 @@ def evaluate_folder(
     out = make_folder(out)
     failures = [*failed, *incomplete]
     with StopRequest() as stop:
-        structures = structures or manifest.structures or _structures_found(cases, found)
+        structures = structures or manifest.structures or _structures_in_files(cases, found)
         scores = evaluate(
             _pairs(cases, found, structures, failures, stop),
             structures=structures,
@@ -117,58 +116,42 @@ def evaluate_folder(
 
 
 def print_summary(scores: Scores) -> None:
-    """Print the summary by structure and phase, and what is known of vessels, sides, and ejection fractions."""
+    """Print the summary by structure and phase, with vessels, sides, and ejection fractions where known."""
     console = Console()
     if not scores.rows:
         console.print("No case could be scored.")
         return
-    summary = summarise(scores.rows, scores.trees)
-    console.print(summary_table(scores.rows))
-    if summary.domains:
-        console.print(domain_table(summary))
+    summary, patients = summarise(scores.rows, scores.trees), patient_table(scores.rows)
     vessels = vessel_table(summary)
-    if vessels is not None:
-        console.print(vessels)
-    if summary.sides is not None:
-        console.print(sentence_on_sides(summary.sides))
-    fractions = ejection_fraction_table(patient_table(scores.rows))
-    if fractions is not None:
-        console.print(fractions)
-    reason = why_no_patient_table(scores.rows)
-    if reason and vessels is None:
-        console.print(reason)
+    parts = [
+        summary_table(scores.rows),
+        domain_table(summary) if summary.domains else None,
+        vessels,
+        None if summary.sides is None else sentence_on_sides(summary.sides),
+        ejection_fraction_table(patients),
+        why_no_patient_table(scores.rows) if vessels is None else None,
+    ]
+    for part in parts:
+        if part:
+            console.print(part)
 
 
-def _vessels(asked: Collection[str] | None, structures: Mapping[str, int]) -> tuple[str, ...]:
-    """The structures that are scored as vessels, in the order of the structures."""
-    if asked is None:
-        return tuple(name for name in structures if name in _vessels_of_public_data())
-    if set(asked) == {"all"}:
-        return tuple(structures)
-    unknown = sorted(set(asked) - structures.keys())
-    if unknown:
-        raise UsageError(
-            f"{', '.join(unknown)}: there is no such vessel among the structures {', '.join(structures)}; name some of "
-            "them, or all."
-        )
-    return tuple(name for name in structures if name in asked)
-
-
-def _vessels_of_public_data() -> set[str]:
+def _vessels(selected: Collection[str] | None, structures: Mapping[str, int]) -> tuple[str, ...]:
+    """List the structures that are scored as vessels, in the order of the structures."""
     from data_prep import aorta, imagecas
 
-    return {*imagecas.STRUCTURES, *aorta.STRUCTURES}
+    if selected is None:
+        selected = {*imagecas.STRUCTURES, *aorta.STRUCTURES} & structures.keys()
+    if set(selected) == {"all"}:
+        return tuple(structures)
+    unknown = sorted(set(selected) - structures.keys())
+    require(not unknown, "--vessels", got=", ".join(unknown), expected=f"all, or some of {', '.join(structures)}")
+    return tuple(name for name in structures if name in selected)
 
 
 def _mirror_pairs(manifest: Manifest, structures: Iterable[str]) -> list[tuple[str, str]]:
-    """Structures that a left/right mirrored scan would have exchanged, as the manifest lists them."""
-    listed = manifest.extra.get("mirror_pairs", [])
-    try:
-        pairs = [(str(right), str(left)) for right, left in listed]
-    except (TypeError, ValueError):
-        raise UsageError(
-            f"The manifest of {manifest.name} gives {listed!r} as its mirror_pairs; write pairs of structures there."
-        ) from None
+    """List the manifest's pairs of structures that a left/right mirrored scan would have swapped."""
+    pairs = [(right, left) for right, left in manifest.extra.get("mirror_pairs", [])]
     return [pair for pair in pairs if {*pair} <= {*structures}]
 
 
@@ -179,9 +162,9 @@ def _pairs(
     failures: list[CaseError],
     stop: StopRequest,
 ) -> Iterator[EvaluationPair]:
-    """Read one pair at a time; a case that cannot be used goes to ``failures`` and the others go on."""
+    """Read one pair at a time; unusable cases join the failures."""
     for number, case in enumerate(cases):
-        stop.raise_if_requested(f"after scoring {number} of {len(cases)} cases; the same command scores them all")
+        stop.raise_if_requested(f"after scoring {number} of {len(cases)} cases; run the same command to score them all")
         try:
             yield _read_pair(case, found[case.case_id], structures)
         except CaseError as error:
@@ -189,8 +172,7 @@ def _pairs(
 
 
 def _read_pair(case: Case, path: Path, structures: Mapping[str, int]) -> EvaluationPair:
-    if case.label is None:
-        raise CaseError(case.case_id, "it has no label to score against", "list its label in the manifest")
+    assert case.label is not None, "only labelled cases are read"
     label = read_label(case.label, structures=structures, case_id=case.case_id)
     prediction = _read_prediction(case.case_id, path, label, structures)
     return EvaluationPair(
@@ -206,27 +188,28 @@ def _read_pair(case: Case, path: Path, structures: Mapping[str, int]) -> Evaluat
 
 
 def _read_prediction(case_id: str, path: Path, label: Scan, structures: Mapping[str, int]) -> Scan:
-    """Read a prediction; an error says that it is the prediction that does not fit."""
+    """Read a prediction; the key of an error is ``prediction``."""
     try:
         prediction = read_label(path, structures=structures, case_id=case_id)
     except CaseError as error:
-        raise CaseError(case_id, f"the prediction {path.name} cannot be scored: {error.problem}", error.cure) from None
-    shapes = label.array.shape, prediction.array.shape
+        key = f"prediction {path.name}: {error.key}"
+        raise CaseError(case_id, key, got=error.got, expected=error.expected, fix=error.fix) from None
+    shapes, fix = (label.array.shape, prediction.array.shape), "predict the labelled scan, on its own grid"
     if shapes[0] != shapes[1]:
-        found = f"its label has the shape {shapes[0]}, the prediction {path.name} {shapes[1]}"
-        raise CaseError(case_id, found, "predict the scan that was labelled, on its own grid")
+        expected = f"{shapes[0]} of the label"
+        raise CaseError(case_id, f"shape of prediction {path.name}", got=shapes[1], expected=expected, fix=fix)
     try:
         check_same_grid(label, prediction, case_id=case_id)
     except CaseError as error:
-        found = f"the prediction {path.name} does not lie on its label ({error.problem})"
-        raise CaseError(case_id, found, "predict the scan that was labelled, on its own grid") from None
+        got = str(error).removeprefix(f"{case_id}: ").removesuffix(".")
+        raise CaseError(
+            case_id, f"grid of prediction {path.name}", got=got, expected="the grid of the label", fix=fix
+        ) from None
     return prediction
 
 
-def _structures_found(cases: Sequence[Case], found: Mapping[str, Path]) -> dict[str, int]:
-    """Every value of the labels, named after itself; a file that cannot be read is reported when it is scored."""
-    import numpy as np
-
+def _structures_in_files(cases: Sequence[Case], found: Mapping[str, Path]) -> dict[str, int]:
+    """Collect the label values of all files; an unreadable file is reported when it is scored."""
     anything = {f"label_{value}": value for value in range(1, 256)}
     values: set[int] = set()
     for case in cases:
@@ -239,20 +222,16 @@ def _structures_found(cases: Sequence[Case], found: Mapping[str, Path]) -> dict[
 
 
 def _write(out: Path, scores: Scores) -> None:
+    """Write the files of the scores, and remove those of an earlier call."""
     record_failures(out, scores.failures)
+    for name in (SCORES_NAME, TREES_NAME, SUMMARY_NAME, PATIENTS_NAME):
+        (out / name).unlink(missing_ok=True)
     if not scores.rows:
-        for name in (SCORES_NAME, TREES_NAME, SUMMARY_NAME, PATIENTS_NAME):
-            (out / name).unlink(missing_ok=True)
         return
     failed = [error.case_id for error in scores.failures]
     write_scores(out / SCORES_NAME, scores.rows)
     write_summary(out / SUMMARY_NAME, scores.rows, trees=scores.trees, failed=failed)
     if scores.trees:
         write_scores(out / TREES_NAME, scores.trees)
-    else:
-        (out / TREES_NAME).unlink(missing_ok=True)
-    patients = patient_table(scores.rows)
-    if patients:
+    if patients := patient_table(scores.rows):
         write_patients(out / PATIENTS_NAME, patients)
-    else:
-        (out / PATIENTS_NAME).unlink(missing_ok=True)

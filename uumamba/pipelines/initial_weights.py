@@ -1,7 +1,8 @@
-"""Fine-tuning: start a network from trained weights."""
+"""Start of a training: weights of another run, quantization, and first scales of the activations."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -9,90 +10,147 @@ from typing import Any
 import torch
 from torch import nn
 
+from uumamba.config.quantization import QuantizationConfig
+from uumamba.optim import SharpnessAware
 from uumamba.pipelines.models import checkpoint_paths
-from uumamba.quantization import holds_scales
-from uumamba.runtime.errors import UsageError
+from uumamba.pipelines.run_layout import newest_checkpoint
+from uumamba.quantization import ActivationQuantizer, calibrate, holds_scales, quantized_layers
+from uumamba.runtime.errors import UsageError, require
+from uumamba.runtime.network import bare_network, batch_to_device
+from uumamba.training import ALONE, Ranks
 from uumamba.training.checkpoint import read_checkpoint
+from uumamba.types import Batch
 
 HEADS = "seg_layers"
 WEIGHT, QUANTIZER = "parametrizations.weight.original", "parametrizations.weight.0."
+STEPS_LEFT = f"{QUANTIZER}steps_left"
 
 
 def load_initial_weights(
     net: nn.Module, model: Path | str, *, quantize: Callable[[nn.Module], Any] | None = None
 ) -> list[str]:
-    """Copy weights from a run, a fold or a checkpoint into a network of the same architecture.
+    """Copy weights of a run, a fold or a checkpoint into a network of the same architecture.
 
-    Segmentation heads whose class count differs stay freshly initialised, with one warning; any other difference is
-    refused, since a half-loaded network trains worse than a fresh one without telling. How long weights wait to be
-    rounded is not copied, and those that still waited count as weights in full precision.
+    Segmentation heads with another number of classes stay freshly initialised, with one warning. Any other difference
+    raises, since a half-loaded network trains worse than a fresh one. The steps until quantization starts are not
+    copied, and weights that were not quantized yet count as weights in full precision.
 
     Args:
         net: freshly initialised; changed.
         model: as ``uumamba predict`` takes it, of one fold.
-        quantize: called once with the network, which shall be quantised: when weights in full precision were copied,
-            so that scales start from them, or before those of a quantised network are, which bring their scales.
+        quantize: called once with a network that shall be quantized: after weights in full precision were copied, so
+            that scales start from them, or before quantized weights are, which come with their scales.
 
     Returns:
-        The names that stayed fresh.
+        Names of the weights that stayed fresh.
 
     Raises:
-        UsageError: no checkpoint, several folds without a choice, another architecture, or other bits.
+        UsageError: there is no checkpoint, several folds without a choice, another architecture, or other bit widths.
     """
     paths = checkpoint_paths(model)
-    if len(paths) > 1:
-        raise UsageError(f"{model} holds {len(paths)} folds; give one of them to --init, such as {paths[0].parent}.")
+    require(
+        len(paths) == 1, "--init", got=f"{model} with {len(paths)} folds", expected=f"one, such as {paths[0].parent}"
+    )
     checkpoint = read_checkpoint(paths[0])
-    source = _without_waiting(checkpoint.ema if checkpoint.ema is not None else checkpoint.net)
+    source = _without_steps_left(checkpoint.ema if checkpoint.ema is not None else checkpoint.net)
     is_quantized = holds_scales(source)
     if is_quantized:
-        if quantize is None:
-            raise UsageError(
-                f"--init {model} is a quantised network and this run's is not; give this run the same quantization, or "
-                "start from weights in full precision."
-            )
+        expected = "weights in full precision, or the same quantization in this run"
+        require(quantize, "--init", got=f"{model} (quantized)", expected=expected)
+    if quantize is not None and is_quantized:
         quantize(net)
-    target = {name: value for name, value in net.state_dict().items() if not _is_wait(name)}
-    different = sorted(
-        name for name in source.keys() | target.keys() if _shape(source.get(name)) != _shape(target.get(name))
-    )
-    refused = [name for name in different if HEADS not in name or _is_held_otherwise(name, source, target)]
-    if refused:
-        name = refused[0]
-        raise UsageError(
-            f"--init {model}: {len(refused)} weights differ from the network of this run, first {name} "
-            f"({_shape(source.get(name))} there, {_shape(target.get(name))} here); use the same net and "
-            "quantization settings."
+    target = {name: value for name, value in net.state_dict().items() if not name.endswith(STEPS_LEFT)}
+    shapes = [{name: tuple(value.shape) for name, value in state.items()} for state in (source, target)]
+    names = sorted(shapes[0].keys() | shapes[1].keys())
+    different = [name for name in names if shapes[0].get(name) != shapes[1].get(name)]
+    for name in different:
+        require(
+            HEADS in name and not _is_in_one_alone(name, source, target),
+            "--init",
+            got=f"{model} with {name} of shape {shapes[0].get(name)}",
+            expected=f"{shapes[1].get(name)}",
+            fix="use the same net and quantization settings",
         )
     if different:
         warnings.warn(f"--init {model}: the heads {', '.join(different)} start fresh (other classes).", stacklevel=2)
-    fresh = (*different, *_own_scales(different))
+    scales = [name.replace(WEIGHT, f"{QUANTIZER}scale") for name in different if name.endswith(WEIGHT)]
+    fresh = {*different, *scales}
     try:
         net.load_state_dict({name: source[name] for name in source if name not in fresh}, strict=False)
     except RuntimeError as error:
-        problem = shorten(str(error), width=240, placeholder=" ...")
-        raise UsageError(
-            f"--init {model} is in other bits than this run ({problem}); use the same quantization, or start from "
-            "weights in full precision."
-        ) from None
+        got = f"{model} ({shorten(str(error), width=240, placeholder=' ...')})"
+        expected = "weights in full precision, or in the bit widths of this run"
+        raise UsageError("--init", got=got, expected=expected) from None
     if quantize is not None and not is_quantized:
         quantize(net)
     return different
 
 
-def _without_waiting(state: Mapping[str, Any]) -> dict[str, Any]:
-    """The weights without the steps that they wait; in full precision where some are left, as no scale was used yet."""
-    if any(_is_wait(name) and left > 0 for name, left in state.items()):
+def calibrate_at_start(
+    net: nn.Module,
+    quantization: QuantizationConfig,
+    batches: Iterable[Batch],
+    *,
+    augment: Callable[[Batch], Batch],
+    device: str,
+    run_dir: Path | None,
+    ranks: Ranks = ALONE,
+) -> None:
+    """Set the activations' first scales from the first batches, unless a checkpoint has them.
+
+    Scales that came with quantized weights stay. Rank 0 uses whole batches and sends its scales to the other ranks.
+    The network runs in training mode, so that heads of deep supervision are reached, without autocast.
+    """
+    inputs = [layer.input for layer in quantized_layers(net) if layer.input is not None]
+    known = [_scale_of(each) for each in inputs]
+    if None not in known:
+        return
+
+    def find_scales() -> list[tuple[float, bool] | None] | None:
+        if run_dir is not None and newest_checkpoint(run_dir) is not None:
+            return None
+        ready = (augment(batch_to_device(batch, device)) for batch in islice(batches, quantization.calibration_batches))
+        calibrate(bare_network(net).train(), ready, run=lambda network, batch: network(batch["image"]))
+        return [_scale_of(each) for each in inputs]
+
+    found = ranks.broadcast(ranks.on_rank_zero(find_scales))
+    for each, before, now in zip(inputs, known, known if found is None else found, strict=True):
+        scale = before or now
+        if scale is not None:
+            each.set_scale(scale[0], signed=scale[1])
+
+
+def attach_quantization(
+    quantization: QuantizationConfig, optimizer: SharpnessAware, net: nn.Module
+) -> Callable[[], dict[str, Any]]:
+    """Attach GAQAT to the optimizer; return a function with the figures of an epoch's row."""
+    gaqat = quantization.attach(optimizer, bare_network(net))
+
+    def numbers() -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        weights = [layer.weight for layer in quantized_layers(bare_network(net))]
+        left = [int(each.steps_left) for each in weights if each is not None and each.steps_left is not None]
+        if any(left):
+            found["quantization"] = {"steps_left": max(left)}
+        if gaqat is not None:
+            found["gaqat"] = {"frozen_fraction": gaqat.frozen_fraction}
+            if gaqat.disorder:
+                every = torch.cat([each.flatten() for each in gaqat.disorder.values()])
+                found["gaqat"]["disorder"] = float(every.nanmean())
+        return found
+
+    return numbers
+
+
+def _without_steps_left(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Drop the steps until quantization; weights with some left are in full precision, their scales unused."""
+    if any(name.endswith(STEPS_LEFT) and left > 0 for name, left in state.items()):
         return {name.replace(WEIGHT, "weight"): value for name, value in state.items() if QUANTIZER not in name}
-    return {name: value for name, value in state.items() if not _is_wait(name)}
+    return {name: value for name, value in state.items() if not name.endswith(STEPS_LEFT)}
 
 
-def _is_wait(name: str) -> bool:
-    return name.endswith(f"{QUANTIZER}steps_left")
-
-
-def _is_held_otherwise(name: str, source: Mapping[str, Any], target: Mapping[str, Any]) -> bool:
-    """Whether there is such a head on both sides and one of them lacks this part, as where one alone is quantised."""
+def _is_in_one_alone(name: str, source: Mapping[str, Any], target: Mapping[str, Any]) -> bool:
+    """Return whether both networks have this head but only one has this part, as where only one is quantized."""
     if name in source and name in target:
         return False
     parts = name.split(".")
@@ -100,10 +158,6 @@ def _is_held_otherwise(name: str, source: Mapping[str, Any], target: Mapping[str
     return all(any(other.startswith(head) for other in side) for side in (source, target))
 
 
-def _own_scales(names: Sequence[str]) -> list[str]:
-    """The scales of weights that are among the names."""
-    return [name.replace(WEIGHT, f"{QUANTIZER}scale") for name in names if name.endswith(WEIGHT)]
-
-
-def _shape(tensor: torch.Tensor | None) -> tuple[int, ...] | None:
-    return None if tensor is None else tuple(tensor.shape)
+def _scale_of(quantizer: ActivationQuantizer) -> tuple[float, bool] | None:
+    """Scale and sign; None before calibration."""
+    return None if quantizer.levels is None else (float(quantizer.scale.detach()), bool(quantizer.signed))

@@ -1,4 +1,4 @@
-"""From scans to label maps on their own grids."""
+"""Label maps of scans, on their own grids."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,10 +10,9 @@ import numpy as np
 from uumamba.data.case import Case, Manifest, Split
 from uumamba.data.scan import read_image, write_label
 from uumamba.inference import Predictor
-from uumamba.pipelines.failures import record_failures
-from uumamba.pipelines.label_maps import is_manifest, suffix_of, volumes_in
+from uumamba.pipelines.datasets import add_case, is_manifest, record_failures, suffix_of, volumes_in
 from uumamba.pipelines.models import load_predictor
-from uumamba.runtime.errors import CaseError, UsageError
+from uumamba.runtime.errors import CaseError, require
 from uumamba.runtime.files import make_folder, whole_file
 from uumamba.runtime.progress_bar import track
 from uumamba.runtime.stop import StopRequest
@@ -21,7 +20,7 @@ from uumamba.runtime.stop import StopRequest
 
 @dataclass(frozen=True)
 class PredictResult:
-    """Written label maps and the cases that failed."""
+    """Written label maps and failed cases."""
 
     written: tuple[Path, ...]
     failures: tuple[CaseError, ...]
@@ -46,30 +45,30 @@ def predict(
 
     Args:
         model: the output of ``uumamba run``, a run folder, a fold's folder or a checkpoint.
-        inputs: NIfTI or MHA files, folders of them, DICOM folders, or manifests (``.json``). In a folder, label maps
-            that lie beside their scans as ``<scan>_gt`` and ACDC's cines, ``*_4d``, are left out.
-        out: gets ``<case_id>.nii.gz`` for each, on the input's grid with its header codes. A case that fails leaves
-            none, not even one of an earlier call.
+        inputs: NIfTI or MHA files, folders of them, DICOM folders, or manifests (``.json``). Of a folder, label maps
+            named ``<scan>_gt`` beside their scan and ACDC's cines, ``*_4d``, are left out.
+        out: gets ``<case_id>.nii.gz`` for each, on the input's grid with its header codes. A failed case has none, not
+            even of an earlier call.
         device: torch's name of it.
-        fold: one fold's model of a run; None averages the folds that are there.
+        fold: one fold's model of a run; None averages all folds.
         split: of a manifest, only these cases.
         case_fold: of a manifest, only this fold's cases.
-        domains: of a manifest, only the cases of these.
+        domains: of a manifest, only the cases of these domains.
         case_ids: of a manifest, only these cases.
         mirror: average over mirrored inputs; None takes the run's configuration.
         save_probabilities: also write ``<case_id>.probabilities.npy`` (float16, ``(class, *native)``).
-        progress: a bar; None decides by the terminal.
+        progress: a bar; None shows one on a terminal.
 
     Returns:
-        What was written, and an error for each case that failed; ``out/failures.json`` lists them.
+        The written files, and an error for each failed case; ``out/failures.json`` lists them.
 
     Raises:
-        UsageError: no model, no input, two inputs with one case id, or a label map would replace an input, or an image
-            or label of a manifest.
-        StoppedOnRequest: a signal asked for it.
+        UsageError: there is no model or no input, two inputs have one case id, or a label map would replace an input,
+            or an image or label of a manifest.
+        StoppedOnRequest: a signal requested it.
     """
     cases = find_inputs(inputs, split=split, fold=case_fold, domains=domains, case_ids=case_ids)
-    _refuse_replacing(cases, inputs, Path(out))
+    _check_inputs_kept(cases, inputs, Path(out))
     written: list[Path] = []
     failures: list[CaseError] = []
     with StopRequest() as stop:
@@ -78,7 +77,7 @@ def predict(
         for case_id, path in track(list(cases.items()), description="predict", enabled=progress):
             done = len(written) + len(failures)
             stop.raise_if_requested(
-                f"after predicting {done} of {len(cases)} cases; the same command predicts them all"
+                f"after predicting {done} of {len(cases)} cases; run the same command to predict them all"
             )
             try:
                 written.append(_predict_one(predictor, case_id, path, out, save_probabilities=save_probabilities))
@@ -96,24 +95,22 @@ def find_inputs(
     domains: Collection[str] | None = None,
     case_ids: Collection[str] | None = None,
 ) -> dict[str, Path]:
-    """Case id and path of every scan that the inputs name; of a manifest, of those cases that are asked for.
+    """Find case id and path of every input scan; of a manifest, only of the selected cases.
 
     Raises:
         UsageError: a path is missing, nothing is found, or two scans share a case id.
     """
     found: dict[str, Path] = {}
     select = partial(Manifest.select, split=split, fold=fold, domains=domains, case_ids=case_ids)
-    for given in map(Path, inputs):
-        for case_id, path in _scans_of(given, select):
-            if found.setdefault(case_id, path) != path:
-                raise UsageError(f"{path} and {found[case_id]} are both the case {case_id}; rename one of them.")
-    if not found:
-        raise UsageError("No scan was found in the input; give NIfTI or MHA files, folders of them, or a manifest.")
+    for path in map(Path, inputs):
+        for case_id, scan in _scans_of(path, select):
+            add_case(found, case_id, scan)
+    require(found, "--input", got="no scan", expected="NIfTI or MHA files, folders of them, or a manifest")
     return found
 
 
 def case_id_of(path: Path) -> str:
-    """A scan's case id: its name without the image suffix and without nnU-Net's channel suffix ``_0000``.
+    """Case id of a scan: its name without the image suffix and without nnU-Net's channel suffix ``_0000``.
 
     Example:
         >>> case_id_of(Path("patient001_frame01_0000.nii.gz"))
@@ -122,28 +119,27 @@ def case_id_of(path: Path) -> str:
     return path.name.removesuffix(suffix_of(path)).removesuffix("_0000")
 
 
-def _scans_of(given: Path, select: Callable[[Manifest], Iterable[Case]]) -> list[tuple[str, Path]]:
-    if not given.exists():
-        raise UsageError(f"The input {given} does not exist; give a scan, a folder of scans or a manifest.")
-    if is_manifest(given):
-        return [(case.case_id, case.image) for case in select(Manifest.read(given))]
-    if not given.is_dir():
-        return [(case_id_of(given), given)]
-    volumes = [(case_id_of(path), path) for path in volumes_in(given)]
+def _scans_of(path: Path, select: Callable[[Manifest], Iterable[Case]]) -> list[tuple[str, Path]]:
+    require(path.exists(), "--input", got=path, expected="a scan, a folder of scans or a manifest")
+    if is_manifest(path):
+        return [(case.case_id, case.image) for case in select(Manifest.read(path))]
+    if not path.is_dir():
+        return [(case_id_of(path), path)]
+    volumes = [(case_id_of(volume), volume) for volume in volumes_in(path)]
     no_scans = {f"{name}_gt" for name, _ in volumes} | {name for name, _ in volumes if name.endswith("_4d")}
-    return [volume for volume in volumes if volume[0] not in no_scans] or [(given.resolve().name, given)]
+    return [volume for volume in volumes if volume[0] not in no_scans] or [(path.resolve().name, path)]
 
 
-def _refuse_replacing(cases: Mapping[str, Path], inputs: Iterable[Path | str], out: Path) -> None:
-    """Refuse, before anything is done, to write a label map over a file that was given."""
+def _check_inputs_kept(cases: Mapping[str, Path], inputs: Iterable[Path | str], out: Path) -> None:
+    """Raise, before any prediction, if a label map would replace an input file."""
     given = {path.resolve() for path in cases.values()}
     for path in filter(is_manifest, map(Path, inputs)):
         for case in Manifest.read(path).cases:
             given |= {file.resolve() for file in (case.image, case.label) if file is not None}
     for case_id in cases:
         target = out / f"{case_id}.nii.gz"
-        if target.resolve() in given:
-            raise UsageError(f"The label map of {case_id} would replace the input {target}; choose another --out.")
+        expected = f"a folder where {target.name} replaces no input"
+        require(target.resolve() not in given, "--out", got=out, expected=expected)
 
 
 def _predict_one(predictor: Predictor, case_id: str, path: Path, out: Path, *, save_probabilities: bool) -> Path:

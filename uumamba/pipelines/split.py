@@ -1,22 +1,40 @@
-"""Which cases are trained on and which are validated on: by fold, and by domain where a configuration says so."""
+"""Training and validation cases of a fold, and of the domains of a configuration."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from uumamba.config.data import DomainsConfig
 from uumamba.data.case import Case, Manifest
-from uumamba.pipelines.run_layout import ALL_CASES
-from uumamba.runtime.errors import UsageError
+from uumamba.runtime.errors import UsageError, require
+
+FOLDS = ("0", "1", "2", "3", "4")
+ALL_CASES = "all"
+EVERY_FOLD = "cv"
+
+
+def folds_of(fold: str) -> tuple[str, ...]:
+    """List the folds that ``--fold`` selects.
+
+    Raises:
+        UsageError: the fold is unknown.
+    """
+    check_fold_name(fold, (*FOLDS, ALL_CASES, EVERY_FOLD))
+    return FOLDS if fold == EVERY_FOLD else (fold,)
+
+
+def check_fold_name(fold: str, known: Sequence[str]) -> None:
+    """Raise if a fold is not among the known ones."""
+    require(fold in known, "--fold", got=fold, expected=", ".join(known))
 
 
 def split_cases(manifest: Manifest, fold: str, domains: DomainsConfig | None = None) -> tuple[list[str], list[str]]:
-    """Case ids to train on and to validate on; test cases are neither.
+    """List the ids of the training cases and of the validation cases; test cases are neither.
 
     Args:
         manifest: the data set.
         fold: ``"0"`` to ``"4"``, or ``"all"``, which validates on nothing.
-        domains: of a domain on one side, all cases stand there; one on both sides, as every domain without this, is
-            divided by the fold.
+        domains: a domain that only trains or only validates does so with all its cases. A domain that does both is
+            divided by the fold, as every domain is without ``domains``.
 
     Example:
         >>> cases = [Case(f"{d}{n}", f"{d}{n}", d, image=None, fold=n) for d in "AB" for n in range(2)]
@@ -24,18 +42,17 @@ def split_cases(manifest: Manifest, fold: str, domains: DomainsConfig | None = N
         (['A0', 'A1'], ['B0', 'B1'])
     """
     cases = manifest.select(split="training")
-    trained, validated = _sides(cases, domains)
-    held_out = [
-        case
+    train, validate = _sides(cases, domains)
+    validation = [
+        case.case_id
         for case in cases
-        if fold != ALL_CASES and case.domain in validated and (case.domain not in trained or case.fold == int(fold))
+        if fold != ALL_CASES and case.domain in validate and (case.domain not in train or case.fold == int(fold))
     ]
-    validation = [case.case_id for case in held_out]
-    return [case.case_id for case in cases if case.domain in trained and case.case_id not in validation], validation
+    return [case.case_id for case in cases if case.domain in train and case.case_id not in validation], validation
 
 
 def unused_cases(manifest: Manifest, fold: str, domains: DomainsConfig | None) -> dict[str, int]:
-    """How many training cases of each domain are on neither side, which only ``domains`` makes of any.
+    """Count by domain the cases that are used neither for training nor for validation.
 
     Example:
         >>> cases = [Case(f"{d}{n}", f"{d}{n}", d, image=None, fold=n) for d in "AB" for n in range(2)]
@@ -47,32 +64,35 @@ def unused_cases(manifest: Manifest, fold: str, domains: DomainsConfig | None) -
     return dict(sorted(Counter(unused).items()))
 
 
-def check_split(manifest: Manifest, folds: Sequence[str], domains: DomainsConfig | None, *, where: str) -> None:
-    """Refuse a division of a data set that leaves a side without cases, or that says something else than it does.
+def validate_split(manifest: Manifest, folds: Sequence[str], domains: DomainsConfig | None, *, where: str) -> None:
+    """Validate a train/validation split.
 
     Args:
         manifest: the data set.
         folds: to train; several are a cross-validation.
         domains: of the configuration.
-        where: what the data set is called in the refusal.
+        where: name or path of the data set for the error.
 
     Raises:
-        UsageError: a side has no case; a domain is not there, or is the only one where several are needed; a patient
-            stands on both sides; or, in a cross-validation, a domain would be validated on by every fold.
+        UsageError: no case is left for training or for validation; a domain is unknown, or the only one where several
+            are needed; a patient is in a training and in a validation domain; or, in a cross-validation, every fold
+            would validate on the same domain.
     """
     if domains is not None:
-        _check_domains(manifest, domains, where=where)
+        _validate_domains(manifest, domains, where=where)
         if len(folds) > 1:
-            _check_cross_validation(manifest, domains)
+            _validate_cross_validation(manifest, domains)
     for fold in folds:
         training, validation = split_cases(manifest, fold, domains)
-        if not training or (fold != ALL_CASES and not validation):
-            raise UsageError(
-                f"Fold {fold} of {where} has {len(training)} cases to train on and {len(validation)} to validate on; "
-                "prepare more cases or choose another fold (`--fold all` needs no validation cases)."
-            )
+        require(
+            training and (fold == ALL_CASES or validation),
+            "--fold",
+            got=f"{fold} with {len(training)} training and {len(validation)} validation cases of {where}",
+            expected="at least one of both",
+            fix="prepare more cases or choose another fold (all needs no validation cases)",
+        )
         if domains is not None:
-            _check_patients(manifest, training, validation)
+            _validate_patients(manifest, training, validation)
 
 
 def _sides(cases: Iterable[Case], domains: DomainsConfig | None) -> tuple[set[str], set[str]]:
@@ -80,50 +100,41 @@ def _sides(cases: Iterable[Case], domains: DomainsConfig | None) -> tuple[set[st
     return (known, known) if domains is None else domains.sides(known)
 
 
-def _check_domains(manifest: Manifest, domains: DomainsConfig, *, where: str) -> None:
-    known = {case.domain for case in manifest.select(split="training")}
+def _validate_domains(manifest: Manifest, domains: DomainsConfig, *, where: str) -> None:
+    known, unseen = ({case.domain for case in manifest.select(split=split)} for split in ("training", "test"))
     if unknown := domains.named() - known:
-        in_test = unknown & {case.domain for case in manifest.select(split="test")}
-        cure = "name some of them"
-        if in_test:
-            cure += f", and score the test cases of {_listed(in_test)} with `uumamba predict --split test`"
-        raise UsageError(
-            f"dataset.domains names {_listed(unknown)}, but the training cases of {where} are of {_listed(known)}; "
-            f"{cure}."
-        )
-    trained, validated = domains.sides(known)
-    if trained and validated:
+        tests = unknown & unseen
+        fix = f"score the test cases of {_join(tests)} with `uumamba predict --split test`" if tests else ""
+        raise UsageError("dataset.domains", got=_join(unknown), expected=f"domains of {where}: {_join(known)}", fix=fix)
+    train, validate = domains.sides(known)
+    if train and validate:
         return
-    if len(known) == 1:
-        raise UsageError(
-            f"dataset.domains divides several domains, but the training cases of {where} are all of {_listed(known)}; "
-            "leave it null, or name that domain as train and as validate."
-        )
-    what = "validate" if trained else "train"
+    empty = "validate" if train else "train"
     raise UsageError(
-        f"dataset.domains names every domain of {where}, {_listed(known)}, so none is left to {what} on; name those to "
-        f"{what} on, too."
+        f"dataset.domains.{'train' if train else 'validate'}",
+        got=f"{_join(known)} (all domains of {where})",
+        expected=f"one left to {empty} on",
+        fix=f"set dataset.domains.{empty}" + (" too, or leave dataset.domains null" if len(known) == 1 else ""),
     )
 
 
-def _check_cross_validation(manifest: Manifest, domains: DomainsConfig) -> None:
-    trained, validated = _sides(manifest.select(split="training"), domains)
-    if alone := validated - trained:
-        raise UsageError(
-            f"No fold trains on the domain {_listed(alone)}, so each of the five would be validated on the same cases "
-            "of it; choose one, such as --fold 0, or several seeds."
-        )
+def _validate_cross_validation(manifest: Manifest, domains: DomainsConfig) -> None:
+    train, validate = _sides(manifest.select(split="training"), domains)
+    expected = f"one fold, since no fold trains on the domain {_join(validate - train)}"
+    require(validate <= train, "--fold", got=EVERY_FOLD, expected=expected, fix="choose --fold 0, or several --seeds")
 
 
-def _check_patients(manifest: Manifest, training: Iterable[str], validation: Iterable[str]) -> None:
+def _validate_patients(manifest: Manifest, training: Iterable[str], validation: Iterable[str]) -> None:
     patients = {case.case_id: case.patient_id for case in manifest.cases}
     both = {patients[name] for name in training} & {patients[name] for name in validation}
-    if both:
-        raise UsageError(
-            f"The patient {min(both)} has cases in a domain to train on and in another to validate on "
-            f"({len(both)} such patients); name both domains as train and as validate, which divides them by the fold."
-        )
+    require(
+        not both,
+        "dataset.domains",
+        got=f"training and validation cases of {_join(both)}",
+        expected="no patient in both",
+        fix="list both domains in train and in validate, which divides them by the fold",
+    )
 
 
-def _listed(names: Iterable[str]) -> str:
+def _join(names: Iterable[str]) -> str:
     return ", ".join(sorted(names))

@@ -1,4 +1,4 @@
-"""From prepared cases to trained weights, fold by fold."""
+"""Trained weights from prepared cases, fold by fold."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -12,16 +12,21 @@ from uumamba.data.case import Manifest
 from uumamba.data.prepared import PreparedFolder
 from uumamba.pipelines.build import build_trainer
 from uumamba.pipelines.datasets import is_dataset
-from uumamba.pipelines.models import newest_checkpoint
-from uumamba.pipelines.on_devices import on_devices
-from uumamba.pipelines.run_layout import FoldFolder, fold_folders, folds_of, wanted_folders
-from uumamba.pipelines.run_manifest import MANIFEST_NAME, RunManifest
-from uumamba.pipelines.run_summary import write_run_summary
-from uumamba.pipelines.sides import check_sides, sided_run
-from uumamba.pipelines.split import check_split, split_cases, unused_cases
-from uumamba.pipelines.stored_config import complete_run
-from uumamba.pipelines.useful import fed_cases, refuse_unfit_index
-from uumamba.runtime.errors import CaseError, UsageError
+from uumamba.pipelines.mirrored_sides import check_prepared_sides, check_raw_sides
+from uumamba.pipelines.models import complete_run
+from uumamba.pipelines.run_layout import (
+    MANIFEST_NAME,
+    FoldFolder,
+    RunManifest,
+    fold_folders,
+    newest_checkpoint,
+    wanted_folders,
+    write_run_summary,
+)
+from uumamba.pipelines.slow_cases import SlowCases, training_case_ids
+from uumamba.pipelines.split import folds_of, split_cases, unused_cases, validate_split
+from uumamba.runtime.device_jobs import run_on_devices
+from uumamba.runtime.errors import CaseError, UsageError, require
 from uumamba.runtime.stop import StopRequest
 from uumamba.training import ALONE, Ranks
 from uumamba.training.display import to_stderr
@@ -42,9 +47,9 @@ def train(
     progress: bool | None = None,
     ranks: Ranks = ALONE,
 ) -> list[Path]:
-    """Train one fold, all cases together, or the five folds in turn or at once, with one seed or several.
+    """Train one fold, all cases, or the five folds in turn or in parallel, with one seed or several.
 
-    ``out/summary.json`` says how the validation Dice of the folds and seeds that are there spreads.
+    ``out/summary.json`` holds the validation Dice of the trained folds and seeds, and its spread.
 
     Args:
         config: the run.
@@ -52,64 +57,110 @@ def train(
         out: the run's folder; each fold gets ``out/fold_K`` (or ``out/fold_all``).
         fold: ``"0"`` to ``"4"``, ``"all"`` (no validation) or ``"cv"``.
         seeds: trains all of it once with each, into ``out/seed_S/fold_K``, in place of the configuration's seed.
-        resume: go on from the last checkpoint where there is one; finished folds are left alone.
+        resume: continue from the last checkpoint where there is one; finished folds stay as they are.
         init: a run folder, a fold's folder or a checkpoint to start the network from.
-        device: torch's name of it; several, such as ``"cuda:0,cuda:1"``, train a fold each at the same time.
+        device: torch's name of it; several, such as ``"cuda:0,cuda:1"``, train a fold each in parallel.
         force: resume although the configuration changed.
-        progress: a bar; None decides by the terminal. Several devices get lines.
+        progress: a bar; None shows one on a terminal. Several devices print lines.
         ranks: the processes that train together, each with this same call on a device of its own.
 
     Returns:
         The folders of the trained folds.
 
     Raises:
-        UsageError: the fold is unknown or has no cases, a domain is not there or cannot be divided as asked, ranks
+        UsageError: the fold is unknown or has no cases, a domain is unknown or cannot be split as configured, ranks
             cannot share a batch equally, the folder was prepared from another data set or by another recipe, patches
-            would be mirrored along left and right although structures have sides, rounding or freezing would begin
-            after the last step of a run that is new, a checkpoint stands there and ``resume`` is off, a tracker is not
-            installed, or there are more devices than trainings.
+            would be mirrored left to right although structures have sides, quantization or freezing of a new run would
+            only start after the last step, there is a checkpoint and ``resume`` is off, a tracker is not installed, or
+            there are more devices than trainings.
         JobFailedError: training failed on one of several devices.
-        StoppedOnRequest: a signal asked for it; the run can be resumed.
+        StoppedOnRequest: a signal requested it; the run can be resumed.
     """
     check_trackers(config.track)
     config.check()
     wanted, devices = wanted_folders(Path(out), fold=fold, seeds=seeds), device.split(",")
-    if len(devices) > len(wanted):
-        raise UsageError(
-            f"There are {len(devices)} devices for {len(wanted)} trainings, and each is done on one; give fewer, or "
-            "--fold cv or --seeds."
-        )
-    ranks.on_rank_zero(partial(refuse_unreached, config, wanted))
+    expected = f"at most {len(wanted)}, one for each training"
+    require(len(devices) <= len(wanted), "--device", got=device, expected=expected, fix="add --fold cv or --seeds")
+    ranks.on_rank_zero(partial(check_start, config, wanted))
     folder = PreparedFolder(data)
     _check_prepared_for(config, folder)
     folds, domains = folds_of(fold), config.dataset.domains
-    check_split(folder.manifest, folds, domains, where=f"{folder.path}")
+    validate_split(folder.manifest, folds, domains, where=f"{folder.path}")
     if ranks.is_rank_zero:
-        _say_unused(folder.manifest, folds[0], domains)  # the same of every fold
-    for name in folds:  # what the last fold would be refused for is refused before the first is trained
-        sided_run(config, folder, split_cases(folder.manifest, name, domains)[0])
-    for each in wanted:
-        refuse_unfit_index(config, folder, split_cases(folder.manifest, each.fold, domains)[0], each.path)
+        _report_unused(folder.manifest, folds[0], domains)  # the same for every fold
+    for name in folds:  # check the last fold, too, before the first is trained
+        check_prepared_sides(config, folder, split_cases(folder.manifest, name, domains)[0])
+    if config.training.useful is not None:
+        for each in wanted:
+            training = split_cases(folder.manifest, each.fold, domains)[0]
+            SlowCases(config, folder, training, each.path).check_index()
     begin = partial(_train_fold, config=config, data=data, resume=resume, init=init, force=force, progress=progress)
     with StopRequest() as stop:
         if len(devices) > 1:
-            on_devices(begin, {each.title: each for each in wanted}, devices, say=to_stderr)
+            run_on_devices(begin, {each.title: each for each in wanted}, devices, say=to_stderr)
         else:
             for each in wanted:
                 stop.sync(ranks)
-                stop.raise_if_requested(f"before {each.title}; go on with --resume")
+                stop.raise_if_requested(f"before {each.title}; continue with --resume")
                 begin(each, device=device, ranks=ranks)
     if ranks.is_rank_zero:
         write_run_summary(Path(out))
     return [each.path for each in wanted]
 
 
-def _say_unused(manifest: Manifest, fold: str, domains: DomainsConfig | None) -> None:
-    unused = unused_cases(manifest, fold, domains)
-    if unused:
-        counts = f"{sum(unused.values())} of {len(manifest.select(split='training'))}"
-        of_each = ", ".join(f"{number} of {domain}" for domain, number in unused.items())
-        to_stderr(f"train: {counts} cases are neither trained nor validated on by dataset.domains: {of_each}")
+def check_start(config: RunConfig, wanted: Sequence[FoldFolder]) -> None:
+    """Raise if quantization or freezing of a new run would only start after the last step.
+
+    A run with any checkpoint continues as it was started, with all its folds.
+
+    Raises:
+        UsageError: the run is too short.
+    """
+    if not any(newest_checkpoint(each.path) for each in wanted):
+        config.check_takes_effect()
+
+
+def check_same_run(config: RunConfig, run: Path) -> None:
+    """Raise before anything is prepared if a fold of the run was started with another configuration.
+
+    Raises:
+        UsageError: the configurations differ.
+    """
+    for found in fold_folders(run):
+        if newest_checkpoint(found.path) is None:
+            continue
+        try:
+            stored = json.loads((found.path / "config.json").read_text(encoding="utf-8"))["run"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # a copy for people; the checkpoint's own is compared when training resumes
+        current = with_seed(config, found.seed)
+        check_same_config(stored, current.as_json(), complete=partial(complete_run, current=current))
+
+
+def check_trainable(config: RunConfig, manifest: Manifest, bad: Sequence[CaseError], folds: Sequence[str]) -> None:
+    """Raise before anything is prepared if training would fail, as far as the scans' headers show.
+
+    Args:
+        config: the run.
+        manifest: the raw cases.
+        bad: cases that the reader refused; a fold may lack them, which preparing reports better.
+        folds: to train.
+
+    Raises:
+        UsageError: a fold has no cases, a domain is unknown or cannot be split as configured, patches would be
+            mirrored left to right although structures have sides, or a weighted class is not in the data set.
+    """
+    config.training.sampling.build(structures=manifest.structures)
+    domains = config.dataset.domains
+    if not bad:
+        validate_split(manifest, folds, domains, where=manifest.name)
+    for name in folds:
+        check_raw_sides(config, manifest, split_cases(manifest, name, domains)[0])
+
+
+def with_seed(config: RunConfig, seed: int | None) -> RunConfig:
+    """Copy a configuration with another seed; None keeps its own."""
+    return config if seed is None else config.model_copy(update={"seed": seed})
 
 
 def _train_fold(
@@ -125,13 +176,13 @@ def _train_fold(
     say: Callable[[str], None] | None = None,
     ranks: Ranks = ALONE,
 ) -> None:
-    """Train one fold; where there is a ``say``, others are trained beside it, and a bar would be in their way."""
-    config, folder = of_seed(config, place.seed), PreparedFolder(data)
+    """Train one fold; ``say`` replaces the progress bar where others are trained in parallel."""
+    config, folder = with_seed(config, place.seed), PreparedFolder(data)
     trackers = build_trackers(
         config.track, run=place.run, fold=place.name, experiment=config.name, parameters=config.as_json()
     )
     manifest = RunManifest(place.path / MANIFEST_NAME, config, folder, fold=place.fold, device=device)
-    cases = fed_cases(
+    cases = training_case_ids(
         config,
         folder,
         split_cases(folder.manifest, place.fold, config.dataset.domains)[0],
@@ -157,75 +208,25 @@ def _train_fold(
     trainer.fit(resume=resume, force=force)
 
 
-def of_seed(config: RunConfig, seed: int | None) -> RunConfig:
-    """The configuration with another seed; None keeps its own."""
-    return config if seed is None else config.model_copy(update={"seed": seed})
-
-
-def refuse_unreached(config: RunConfig, wanted: Sequence[FoldFolder]) -> None:
-    """Refuse a new run that would end before what it asks for begins; one that was begun so goes on, fold by fold.
-
-    Raises:
-        UsageError: rounding or freezing would begin after the last step.
-    """
-    if any(newest_checkpoint(each.path) is not None for each in wanted):
-        return
-    try:
-        config.check_takes_effect()
-    except ValueError as error:
-        raise UsageError(f"{error}.") from None
-
-
-def refuse_another_run(config: RunConfig, run: Path) -> None:
-    """Refuse at once what resuming would refuse when everything has been prepared anew.
-
-    Raises:
-        UsageError: a fold of the run was begun with another configuration.
-    """
-    for found in fold_folders(run):
-        if newest_checkpoint(found.path) is None:
-            continue
-        try:
-            stored = json.loads((found.path / "config.json").read_text(encoding="utf-8"))["run"]
-        except (OSError, ValueError, KeyError, TypeError):
-            continue  # it is a copy for people; the checkpoint's own is compared when training resumes
-        now = of_seed(config, found.seed)
-        check_same_config(stored, now.as_json(), complete=partial(complete_run, today=now))
-
-
-def refuse_untrainable(config: RunConfig, manifest: Manifest, bad: Sequence[CaseError], folds: Sequence[str]) -> None:
-    """Refuse at once what training would refuse when every scan has been prepared, as far as their headers tell.
-
-    Args:
-        config: the run.
-        manifest: the raw cases.
-        bad: those that the reader refused; a fold may lack them, which preparing says better.
-        folds: to train.
-
-    Raises:
-        UsageError: a fold has no cases, a domain is not there or cannot be divided as asked, patches would be mirrored
-            along left and right although structures have sides, or a class is weighted that the data set lacks.
-    """
-    config.training.sampling.build(structures=manifest.structures)
-    domains = config.dataset.domains
-    if not bad:
-        check_split(manifest, folds, domains, where=manifest.name)
-    for name in folds:
-        check_sides(config, manifest, split_cases(manifest, name, domains)[0])
+def _report_unused(manifest: Manifest, fold: str, domains: DomainsConfig | None) -> None:
+    unused = unused_cases(manifest, fold, domains)
+    if unused:
+        counts = f"{sum(unused.values())} of {len(manifest.select(split='training'))}"
+        of_each = ", ".join(f"{number} of {domain}" for domain, number in unused.items())
+        to_stderr(f"train: {counts} cases are used neither for training nor for validation: {of_each}")
 
 
 def _check_prepared_for(config: RunConfig, folder: PreparedFolder) -> None:
-    """A network sees at prediction what its configuration prepares, so it must be trained on the same."""
-    if not is_dataset(folder.manifest, config.dataset.name):
-        raise UsageError(
-            f"{folder.path} holds the data set {folder.manifest.name}, the configuration names {config.dataset.name}; "
-            "prepare again, or correct dataset.name."
-        )
-    wanted = config.preprocess.build()
+    """Raise if the cases were not prepared by the configuration, which prediction uses for new scans."""
+    name, wanted = config.dataset.name, config.preprocess.build()
+    expected = f"{folder.manifest.name}, of which {folder.path} was prepared"
+    require(is_dataset(folder.manifest, name), "dataset.name", got=name, expected=expected, fix="or prepare again")
     if not folder.recipe.completes(wanted):
         there, here = folder.recipe.to_json(), wanted.to_json()
-        different = [f"{key} is {there[key]} there, {here[key]} here" for key in here if there[key] != here[key]]
+        different = [key for key in here if there[key] != here[key]]
         raise UsageError(
-            f"{folder.path} was prepared by another recipe than the configuration's ({', '.join(different)}); prepare "
-            "again, or correct preprocess."
+            "preprocess",
+            got={key: here[key] for key in different},
+            expected=f"{ {key: there[key] for key in different} }, with which {folder.path} was prepared",
+            fix="or prepare again",
         )

@@ -1,6 +1,6 @@
-"""A program of jobs on devices, to be run and signalled: ``python device_jobs.py FOLDER JOB...``, two at a time.
+"""Program of jobs on devices, to be run and signalled: ``python device_jobs.py FOLDER JOB...``, two in parallel.
 
-A job ``wait`` goes on until it is asked to stop and then leaves its name in the folder, as a training leaves a
+A job ``wait`` runs until it gets a stop request and then leaves its name in the folder, as a training leaves a
 checkpoint; ``error``, ``bug`` and ``killed`` end otherwise once another job is waiting.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from uumamba.pipelines.on_devices import on_devices
+from uumamba.runtime.device_jobs import run_on_devices
 from uumamba.runtime.errors import UsageError, UumambaError
 from uumamba.runtime.stop import StopRequest
 
@@ -37,7 +37,7 @@ def work(job: str, *, folder: Path, device: str, say: Callable[[str], None]) -> 
         while not list(folder.glob("*.waits")):
             time.sleep(0.01)
         if kind == "error":
-            raise UsageError("The case is odd; mend it.")
+            raise UsageError("--data", got="nothing", expected="a folder")
         if kind == "bug":
             raise ZeroDivisionError("a bug")
         os.kill(os.getpid(), signal.SIGKILL)
@@ -48,7 +48,7 @@ if __name__ == "__main__":
     torch.set_num_threads(2)
     folder, *names = sys.argv[1:]
     try:
-        on_devices(partial(work, folder=Path(folder)), {name: name for name in names}, ["cpu", "cpu"], say=print)
+        run_on_devices(partial(work, folder=Path(folder)), {name: name for name in names}, ["cpu", "cpu"], say=print)
     except UumambaError as error:
         print(f"{type(error).__name__}: {error}")
         sys.exit(error.exit_code)
