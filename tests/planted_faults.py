@@ -99,9 +99,9 @@ FAULTS = (
     # optim
     Fault(  # forgotten clone
         "uumamba.optim.frozen_running_statistics",
-        old="(module, name, value.clone())",
-        new="(module, name, value)",
-        test_file="tests/optim/test_running_stats.py",
+        old="getattr(*found).clone())",
+        new="getattr(*found))",
+        test_file="tests/optim/test_restore.py",
     ),
     Fault(  # one scaling too few
         "uumamba.optim.ASAM",
@@ -165,7 +165,6 @@ FAULTS = (
         old=".clamp(low, high).round() * used)",
         new=".clamp(low, high).add(0.5).floor() * used)",
         test_file="tests/quantization/test_fake_quantize.py",
-        caught=False,
     ),
     Fault(  # skipped steps counted
         "uumamba.quantization.GAQAT",
@@ -203,8 +202,7 @@ FAULTS = (
         "uumamba.data.nifti",
         old="kept.set_slope_inter(1, 0)",
         new="pass",
-        test_file="tests/data/test_scan.py",
-        caught=False,
+        test_file="tests/data/test_nifti.py",
     ),
     Fault(  # off by one: the last position is never drawn
         "uumamba.data.patch",
@@ -231,18 +229,17 @@ FAULTS = (
         old="get_ema_multi_avg_fn(decay)",
         new="get_ema_multi_avg_fn(1 - decay)",
         test_file="tests/training/test_trainer.py",
-        caught=False,
     ),
     Fault(  # resume without the random state
         "uumamba.training.run_state",
-        old='set_random_state(everyone[self.ranks.rank]["now"], self.device)',
+        old='set_random_state(own["now"], self.device)',
         new="pass",
         test_file="tests/training/test_resume.py",
     ),
     Fault(  # altered file accepted where the format is right
         "uumamba.training.read_checkpoint",
-        old='metadata.get("format") != FORMAT or metadata',
-        new='metadata.get("format") != FORMAT and metadata',
+        old='metadata["format"] == FORMAT and metadata',
+        new='metadata["format"] == FORMAT or metadata',
         test_file="tests/training/test_checkpoint.py",
     ),
     # evaluation
@@ -269,15 +266,14 @@ FAULTS = (
         "uumamba.config.training",
         old="warmup_steps=self.warmup_epochs * batches_per_epoch,",
         new="warmup_steps=self.warmup_epochs,",
-        test_file="tests/config/test_training.py",
+        test_file="tests/config/test_parts.py",
     ),
     # pipelines
     Fault(  # averaged over axes that training did not mirror
         "uumamba.pipelines.load_predictor",
-        old="mirror_axes=config.augment.mirror_axes if averaged else (),",
-        new="mirror_axes=range(len(config.training.patch_size)) if averaged else (),",
-        test_file="tests/pipelines/test_predict.py",
-        caught=False,
+        old="mirror_axes=config.augment.mirror_axes if averages else (),",
+        new="mirror_axes=range(len(config.training.patch_size)) if averages else (),",
+        test_file="tests/pipelines/test_models.py",
     ),
     Fault(  # missing predictions left out without an error
         "uumamba.pipelines.evaluate.evaluate_folder",
@@ -293,25 +289,23 @@ FAULTS = (
         test_file="tests/test_cli.py",
     ),
     Fault(  # > for >=: the device after the last
-        "uumamba.cli.main",
-        old="if int(known[1] or 0) >= found:",
-        new="if int(known[1] or 0) > found:",
-        test_file="tests/test_cli.py",
-        caught=False,
+        "uumamba.runtime.devices",
+        old="if int(known[1] or 0) >= count:",
+        new="if int(known[1] or 0) > count:",
+        test_file="tests/runtime/test_devices.py",
     ),
     # files, seeding
     Fault(  # renamed before its content is on the disk
-        "uumamba.files.whole_file",
+        "uumamba.runtime.files.whole_file",
         old="_synchronise(unfinished)",
         new="pass",
-        test_file="tests/test_files.py",
+        test_file="tests/runtime/test_files.py",
     ),
     Fault(  # (0, 12) and (0, 1, 2) get one seed
-        "uumamba.seeding.key_to_seed",
+        "uumamba.runtime.seeds.key_to_seed",
         old='"/".join(map(str, key))',
         new='"".join(map(str, key))',
-        test_file="tests/test_seeding.py",
-        caught=False,
+        test_file="tests/runtime/test_seeds.py",
     ),
     # data_prep
     Fault(  # folds not stratified

@@ -33,6 +33,13 @@ def header_edited(path: Path, **fields: Any) -> Path:
     return path
 
 
+def test_a_label_map_is_not_scaled_by_its_scans_slope(write_scan: WriteScan, array: np.ndarray) -> None:
+    path = header_edited(write_scan("a.nii.gz", array), scl_slope=2.0, scl_inter=1.0)
+    label = (array % 4).astype(np.uint8)
+    write_label(path.with_name("out.nii.gz"), label, like=read_image(path))
+    assert np.array_equal(np.asarray(nib.load(path.with_name("out.nii.gz")).dataobj), label)
+
+
 # What is read.
 
 
