@@ -36,7 +36,7 @@ from benchmarks.result_file import write_result
 from benchmarks.scan import print_rows
 from uumamba.config import read_config
 from uumamba.optim import SAM, Plain
-from uumamba.optim.outputs import logits_of
+from uumamba.optim.passes import read_logits
 from uumamba.pipelines.build import build_loss, build_net
 
 CONFIG = "acdc_cpu"
@@ -270,7 +270,7 @@ def count_passes(net: nn.Module) -> Counter[str]:
         counts["backward"] += 1
 
     def ran(module: nn.Module, args: Any, outputs: Any) -> None:
-        output = logits_of(outputs)  # one of them is enough to see the pass
+        output = read_logits(outputs)  # one of them is enough to see the pass
         if output.requires_grad:
             counts["forward"] += 1
             output.register_hook(came_back)

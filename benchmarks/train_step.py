@@ -38,13 +38,13 @@ from data_prep.phantoms.heart.heart_phantom import write_phantom
 from uumamba.config import RunConfig, read_config
 from uumamba.data.augmentation import default_rotation_deg, rotates_in_plane_only
 from uumamba.data.dataset import PatchDataset
-from uumamba.data.feeding import collate
+from uumamba.data.loader import collate
 from uumamba.data.prepared import PreparedFolder
 from uumamba.pipelines.build import build_trainer
 from uumamba.pipelines.datasets import read_dataset
 from uumamba.pipelines.prepare import prepare
 from uumamba.pipelines.split import split_cases
-from uumamba.runtime.precision import autocast
+from uumamba.runtime.autocast import autocast
 from uumamba.training import Trainer
 from uumamba.types import Batch
 
@@ -114,8 +114,11 @@ def measure(config: RunConfig, folder: PreparedFolder, *, device: str, steps: in
     """One row a way to feed a step."""
     make = partial(build_trainer, config, folder, fold="0", run_dir=None, device=device, progress=False)
     other = make()
-    other.feed.read_ahead = not other.feed.read_ahead
-    fed = {OURS: Epochs(make()), f"{OURS}, {'reads ahead' if other.feed.read_ahead else 'as asked'}": Epochs(other)}
+    other.prefetcher.read_ahead = not other.prefetcher.read_ahead
+    fed = {
+        OURS: Epochs(make()),
+        f"{OURS}, {'reads ahead' if other.prefetcher.read_ahead else 'as asked'}": Epochs(other),
+    }
     if find_spec("nnunetv2"):
         for workers in (0, WORKERS):
             trainer = fed_by_nnunet(make(), config, folder, workers=workers)
@@ -166,12 +169,12 @@ class Epochs:
         self.trainer.epochs += 1
         with redirect_stderr(io.StringIO()):
             self.trainer.fit()
-        self.waited_s.append(self.trainer.feed.waited_s)
+        self.waited_s.append(self.trainer.prefetcher.waited_s)
 
 
 def fixed_batch(trainer: Trainer) -> Batch:
     """The first batch as a step gets it."""
-    with trainer.feed.of(trainer.batches(0)) as batches:
+    with trainer.prefetcher.prepare(trainer.batches(0)) as batches:
         return next(batches)
 
 

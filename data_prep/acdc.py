@@ -1,13 +1,15 @@
-"""ACDC, the Automated Cardiac Diagnosis Challenge: from its official layout to a manifest."""
+"""Reader of ACDC, the Automated Cardiac Diagnosis Challenge, in its official layout."""
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from data_prep.folds import assign_folds
+from data_prep.raw_folder import check_file, collect
 from uumamba.data.case import Case, Manifest, Split
-from uumamba.runtime.errors import CaseError, UsageError
+from uumamba.runtime.errors import CaseError, require
 
 STRUCTURES: Mapping[str, int] = {"RV": 1, "MYO": 2, "LV": 3}
 PHASES = ("ED", "ES")
@@ -18,15 +20,18 @@ REFERENCE = (
 )
 LICENCE = "CC BY-NC-SA 4.0 (non-commercial, share alike; every use must cite the reference)"
 
-_EXPECTED = "expected training/patient001/Info.cfg and so on, as in the ACDC download, with or without database/ above"
+_LAYOUT = (
+    "a folder with training/patient001/Info.cfg and so on, as in the ACDC download, with or without database/ above"
+)
 _PATIENT_NAME = re.compile(r"patient\d+")
-_REPAIR = "restore the patient's folder from the ACDC download"
+_RESTORE = "restore the patient's folder from the ACDC download"
 
 
 @dataclass(frozen=True)
 class PatientInfo:
-    """What ``Info.cfg`` says of a patient: the frame numbers of end diastole and end systole, and the diagnosis."""
+    """Content of a patient's ``Info.cfg``: the frame number of each phase, and the diagnosis."""
 
+    folder: Path
     frames: Mapping[str, int]
     group: str | None
 
@@ -36,7 +41,7 @@ def read_acdc(raw: Path | str) -> tuple[Manifest, list[CaseError]]:
 
     Only names and ``Info.cfg`` are read, no image. A ``case_id`` is ``patient001_frame01``; the cine ``*_4d.nii.gz``
     is left out. Cases of ``testing/`` get ``split="test"`` and no fold, and need neither label nor group. A patient or
-    case with a fault is left out and reported; the folds of the others stand as long as its group can be read.
+    case with a fault is left out and reported; the folds of the others do not change as long as its group can be read.
 
     Args:
         raw: the folder that holds ``training/`` and perhaps ``testing/``, the one above with a ``database/`` level, or
@@ -59,8 +64,8 @@ def read_acdc(raw: Path | str) -> tuple[Manifest, list[CaseError]]:
         >>> manifest, errors = read_acdc(raw)
         >>> [(case.case_id, case.phase, case.group) for case in manifest.cases]
         [('patient001_frame01', 'ED', 'DCM')]
-        >>> [error.problem for error in errors]
-        ['its label patient001_frame12_gt.nii.gz is missing']
+        >>> print(errors[0].problem)
+        label: got no file, expected patient001_frame12_gt.nii.gz
 
     References:
         Bernard et al., IEEE TMI 37(11), 2018, doi 10.1109/TMI.2018.2837502.
@@ -68,96 +73,67 @@ def read_acdc(raw: Path | str) -> tuple[Manifest, list[CaseError]]:
     cases: list[Case] = []
     errors: list[CaseError] = []
     for split, folders in _find_patients(Path(raw)).items():
-        found, faults = _read_split(split, folders)
+        infos, unreadable = collect(partial(_read_info, needs_group=split == "training"), folders)
+        folds = assign_folds({info.folder.name: info.group for info in infos if info.group and split == "training"})
+        frames = ((info, phase, split, folds.get(info.folder.name)) for info in infos for phase in PHASES)
+        found, incomplete = collect(lambda frame: _frame_case(*frame), frames)
         cases += found
-        errors += faults
+        errors += sorted([*unreadable, *incomplete], key=lambda error: error.case_id)
     manifest = Manifest("ACDC", "cine MRI", dict(STRUCTURES), tuple(cases), reference=REFERENCE, licence=LICENCE)
     return manifest, errors
 
 
-def parse_info(folder: Path) -> PatientInfo:
-    """Read a patient's ``Info.cfg``: lines of ``Key: value``, in any order, with any line ends.
-
-    Raises:
-        CaseError: the file is missing or unreadable, ED or ES is missing or no whole number from 1, or both are equal.
-    """
-    path = folder / "Info.cfg"
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise CaseError(folder.name, "its Info.cfg is missing", _REPAIR) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise CaseError(folder.name, f"its Info.cfg cannot be read ({error})", _REPAIR) from None
-    pairs = (line.partition(":") for line in text.splitlines())
-    values = {key.strip(): value.strip() for key, colon, value in pairs if colon}
-    frames = {phase: _frame_number(folder.name, phase, values.get(phase)) for phase in PHASES}
-    if len(set(frames.values())) < len(PHASES):
-        problem = f"Info.cfg gives frame {frames['ED']} as both ED and ES"
-        raise CaseError(folder.name, problem, "correct the frame numbers in Info.cfg")
-    return PatientInfo(frames, values.get("Group") or None)
-
-
 def _find_patients(raw: Path) -> dict[Split, list[Path]]:
-    if not raw.is_dir():
-        found = "is a file" if raw.exists() else "does not exist"
-        raise UsageError(f"The raw ACDC folder {raw} {found}; {_EXPECTED}.")
-    patients: dict[Split, list[Path]] = {}
     for root in (raw / "database", raw):
-        patients = {"training": _patient_folders(root / "training"), "test": _patient_folders(root / "testing")}
+        patients: dict[Split, list[Path]] = {
+            "training": _patient_folders(root / "training"),
+            "test": _patient_folders(root / "testing"),
+        }
         if any(patients.values()):
             return patients
-    # A folder of patients itself; one called testing keeps its meaning, so the final exam is never trained on.
-    split: Split = "test" if raw.resolve().name == "testing" else "training"
-    patients = {split: _patient_folders(raw)}
-    if not any(patients.values()):
-        raise UsageError(f"No patient folder was found in {raw}; {_EXPECTED}.")
+    # A folder of patients itself; one named testing is never trained on.
+    patients = {"test" if raw.resolve().name == "testing" else "training": _patient_folders(raw)}
+    require(any(patients.values()), "raw", got=raw, expected=_LAYOUT)
     return patients
 
 
 def _patient_folders(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(entry for entry in folder.iterdir() if _PATIENT_NAME.fullmatch(entry.name) and entry.is_dir())
+    entries = folder.iterdir() if folder.is_dir() else ()
+    return sorted(entry for entry in entries if _PATIENT_NAME.fullmatch(entry.name) and entry.is_dir())
 
 
-def _read_split(split: Split, folders: list[Path]) -> tuple[list[Case], list[CaseError]]:
-    infos: dict[Path, PatientInfo] = {}
-    errors: list[CaseError] = []
-    for folder in folders:
-        try:
-            infos[folder] = _info_for_split(folder, split)
-        except CaseError as error:
-            errors.append(error)
-    groups = {folder.name: info.group for folder, info in infos.items() if info.group is not None}
-    folds = assign_folds(groups) if split == "training" else {}
-    cases: list[Case] = []
-    for folder, info in infos.items():
-        for phase in PHASES:
-            try:
-                cases.append(_frame_case(folder, info, phase, split, folds.get(folder.name)))
-            except CaseError as error:
-                errors.append(error)
-    return cases, sorted(errors, key=lambda error: error.case_id)
+def _read_info(folder: Path, *, needs_group: bool) -> PatientInfo:
+    """Read a patient's ``Info.cfg``: lines of ``Key: value``, in any order, with any line ends."""
+    try:
+        text = (folder / "Info.cfg").read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CaseError(folder.name, "Info.cfg", got=error, expected="a text file", fix=_RESTORE) from None
+    pairs = (line.partition(":") for line in text.splitlines())
+    values = {key.strip(): value.strip() for key, colon, value in pairs if colon}
+    frames = {phase: values.get(phase, "") for phase in PHASES}
+    for phase, number in frames.items():
+        if not re.fullmatch(r"0*[1-9][0-9]*", number):
+            fix = f"write the frame number of {phase} into Info.cfg, such as '{phase}: 1'"
+            raise CaseError(folder.name, phase, got=number, expected="a whole number from 1 on", fix=fix)
+    if int(frames["ED"]) == int(frames["ES"]):
+        fix = "correct the frame numbers in Info.cfg"
+        raise CaseError(folder.name, "ES", got=frames["ES"], expected="another frame than ED", fix=fix)
+    if needs_group and not values.get("Group"):
+        fix = "add its diagnosis to Info.cfg, such as 'Group: NOR'"
+        raise CaseError(folder.name, "Group", got="", expected="a diagnosis", fix=fix)
+    return PatientInfo(folder, {phase: int(number) for phase, number in frames.items()}, values.get("Group") or None)
 
 
-def _info_for_split(folder: Path, split: Split) -> PatientInfo:
-    info = parse_info(folder)
-    if split == "training" and info.group is None:
-        raise CaseError(folder.name, "its Info.cfg has no Group", "add its diagnosis as a line such as 'Group: NOR'")
-    return info
-
-
-def _frame_case(folder: Path, info: PatientInfo, phase: str, split: Split, fold: int | None) -> Case:
-    case_id = f"{folder.name}_frame{info.frames[phase]:02d}"
-    image = folder / f"{case_id}.nii.gz"
-    label = folder / f"{case_id}_gt.nii.gz"
-    if not image.is_file():
-        raise CaseError(case_id, f"its image {image.name} ({phase} in Info.cfg) is missing", _REPAIR)
-    if split == "training" and not label.is_file():
-        raise CaseError(case_id, f"its label {label.name} is missing", _REPAIR)
+def _frame_case(info: PatientInfo, phase: str, split: Split, fold: int | None) -> Case:
+    patient_id = info.folder.name
+    case_id = f"{patient_id}_frame{info.frames[phase]:02d}"
+    image, label = info.folder / f"{case_id}.nii.gz", info.folder / f"{case_id}_gt.nii.gz"
+    check_file(image, case_id=case_id, key="image", fix=_RESTORE)
+    if split == "training":
+        check_file(label, case_id=case_id, key="label", fix=_RESTORE)
     return Case(
         case_id=case_id,
-        patient_id=folder.name,
+        patient_id=patient_id,
         domain="acdc",
         image=image,
         label=label if label.is_file() else None,
@@ -166,12 +142,3 @@ def _frame_case(folder: Path, info: PatientInfo, phase: str, split: Split, fold:
         group=info.group,
         split=split,
     )
-
-
-def _frame_number(patient_id: str, phase: str, text: str | None) -> int:
-    cure = f"write the frame number of {phase}, such as '{phase}: 1', into Info.cfg"
-    if text is None:
-        raise CaseError(patient_id, f"its Info.cfg has no {phase}", cure)
-    if not re.fullmatch(r"0*[1-9][0-9]*", text):
-        raise CaseError(patient_id, f"its Info.cfg gives {phase} as {text!r}, not a whole number from 1 on", cure)
-    return int(text)

@@ -1,14 +1,15 @@
-"""AortaSeg24, the aorta in 23 branches and zones: from its official layout, or CIS-UNet's, to a manifest."""
+"""Reader of AortaSeg24, the aorta in 23 branches and zones, in its official layout or CIS-UNet's."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from data_prep.folds import assign_folds
-from data_prep.scan_files import check_pair, files_below
+from data_prep.raw_folder import collect, group_scans, list_files, only_file
+from data_prep.scan_files import check_pair
 from uumamba.data.case import Case, Manifest, Split
-from uumamba.runtime.errors import CaseError, UsageError
+from uumamba.runtime.errors import CaseError, require
 
 STRUCTURES: Mapping[str, int] = {
     "Zone0": 1,
@@ -41,7 +42,7 @@ MIRROR_PAIRS: Sequence[tuple[str, str]] = (
     ("InternalIliacR", "InternalIliacL"),
     ("Zone11R", "Zone11L"),
 )
-"""Structures that a left/right mirrored scan would have to exchange, right one first."""
+"""Structures whose labels a left/right mirrored scan has to exchange, right one first."""
 
 SIDES: Mapping[str, Literal["right", "left"]] = {
     **{right: "right" for right, _ in MIRROR_PAIRS},
@@ -49,7 +50,7 @@ SIDES: Mapping[str, Literal["right", "left"]] = {
     "LCC": "left",
     "LSA": "left",
 }
-"""The patient's side of every structure that lies on one; the two from the arch have no partner of their own."""
+"""The patient's side of every lateral structure; the two from the arch have no partner."""
 
 LAST_TRAINING_SUBJECT = 40
 REFERENCE = (
@@ -60,10 +61,11 @@ REFERENCE = (
 )
 LICENCE = "no public licence: the challenge's signed data agreement (aortaseg24.grand-challenge.org) governs every use"
 
-_EXPECTED = "expected images/subject001_CTA.mha, masks/subject001_label.mha and so on, as in the challenge's download"
+_LAYOUT = (
+    "a folder with images/subject001_CTA.mha, masks/subject001_label.mha and so on, as in the challenge's download"
+)
 _SCAN_NAME = re.compile(r"subject(?P<number>\d{1,9})_(?P<kind>CTA|label)(\.mha|\.nii|\.nii\.gz)", re.IGNORECASE)
 _RESTORE = "restore it from the challenge's download"
-_Scans = dict[int, dict[str, list[Path]]]
 
 
 def read_aorta(raw: Path | str) -> tuple[Manifest, list[CaseError]]:
@@ -76,12 +78,12 @@ def read_aorta(raw: Path | str) -> tuple[Manifest, list[CaseError]]:
     The challenge keeps its own test labels, so subjects from 041 on are the test set, as in the code released with
     UU-Mamba. That code trains on 001 to 043 and tests on 041 to 053; here 041 to 043 are tested on only.
 
-    Ten structures lie on one side by name, and the arch turns one way: a left/right mirrored scan is nobody's. The
-    manifest's ``extra`` gives their ``sides``, and the ``mirror_pairs`` whose labels such a scan would have exchanged;
+    Ten structures have a side by name, and the arch turns one way: no patient looks like a left/right mirrored scan.
+    The manifest's ``extra`` gives their ``sides``, and the ``mirror_pairs`` whose labels such a scan has to exchange;
     neither training nor averaging should mirror along that axis.
 
-    Headers are read, voxels are not: a damaged image, or a label that does not lie on its image, is left out and
-    reported, as is a case whose other file is missing or found twice.
+    Headers are read, voxels are not: a case with a damaged image, or a label on another grid, is left out and reported,
+    as is a case whose other file is missing or found twice.
 
     Args:
         raw: the folder that holds ``images/`` and ``masks/``, or any folder above.
@@ -102,24 +104,18 @@ def read_aorta(raw: Path | str) -> tuple[Manifest, list[CaseError]]:
         >>> manifest, errors = read_aorta(raw)
         >>> [(case.case_id, case.split) for case in manifest.cases]
         [('subject007', 'training')]
-        >>> [str(error) for error in errors]
-        ["subject009: its label subject009_label.mha is missing; restore it from the challenge's download."]
+        >>> print(errors[0])
+        subject009: label: got no file, expected subject009_label.mha. Fix: restore it from the challenge's download.
         >>> manifest.extra["mirror_pairs"][0]
         ['RenalR', 'RenalL']
 
     References:
         Imran et al., The AortaSeg24 Challenge, 2025, arXiv:2502.05330.
     """
-    scans = _find_scans(Path(raw))
-    training = {_case_id(number): "" for number in scans if _split(number) == "training"}
-    folds = assign_folds(training)
-    cases: list[Case] = []
-    errors: list[CaseError] = []
-    for number in sorted(scans):
-        try:
-            cases.append(_case(number, scans[number], folds))
-        except CaseError as error:
-            errors.append(error)
+    scans = group_scans(list_files(Path(raw)), _SCAN_NAME)
+    require(scans, "raw", got=raw, expected=_LAYOUT)
+    folds = assign_folds({_case_id(number): "" for number in scans if number <= LAST_TRAINING_SUBJECT})
+    cases, errors = collect(lambda number: _make_case(number, scans[number], folds), sorted(scans))
     manifest = Manifest(
         "AortaSeg24",
         "CT angiography",
@@ -132,34 +128,13 @@ def read_aorta(raw: Path | str) -> tuple[Manifest, list[CaseError]]:
     return manifest, errors
 
 
-def _find_scans(raw: Path) -> _Scans:
-    """Images and labels by subject number; a list holds more than one file where a subject lies in two places."""
-    if not raw.is_dir():
-        found = "is a file" if raw.exists() else "does not exist"
-        raise UsageError(f"The raw AortaSeg24 folder {raw} {found}; {_EXPECTED}.")
-    scans = _by_number(files_below(raw))
-    if not scans:
-        raise UsageError(f"No subject was found in {raw}; {_EXPECTED}.")
-    return scans
-
-
-def _by_number(files: Iterable[Path]) -> _Scans:
-    scans: _Scans = {}
-    for path in files:
-        if match := _SCAN_NAME.fullmatch(path.name):
-            kinds = scans.setdefault(int(match["number"]), {"cta": [], "label": []})
-            kinds[match["kind"].lower()].append(path)
-    return scans
-
-
-def _case(number: int, found: Mapping[str, list[Path]], folds: Mapping[str, int]) -> Case:
+def _make_case(number: int, files: Mapping[str, Sequence[Path]], folds: Mapping[str, int]) -> Case:
     case_id = _case_id(number)
-    image = _only_file(case_id, "image", found["cta"])
-    label = _only_file(case_id, "label", found["label"])
-    if image is None:
-        raise CaseError(case_id, f"its image {case_id}_CTA.mha is missing", _RESTORE)
-    if label is None and _split(number) == "training":
-        raise CaseError(case_id, f"its label {case_id}_label.mha is missing", _RESTORE)
+    split: Split = "training" if number <= LAST_TRAINING_SUBJECT else "test"
+    image = only_file(case_id, "image", files.get("cta", ()), name=f"{case_id}_CTA.mha", fix=_RESTORE)
+    label = None
+    if "label" in files or split == "training":
+        label = only_file(case_id, "label", files.get("label", ()), name=f"{case_id}_label.mha", fix=_RESTORE)
     check_pair(image, label, case_id=case_id)
     return Case(
         case_id=case_id,
@@ -168,18 +143,8 @@ def _case(number: int, found: Mapping[str, list[Path]], folds: Mapping[str, int]
         image=image,
         label=label,
         fold=folds.get(case_id),
-        split=_split(number),
+        split=split,
     )
-
-
-def _only_file(case_id: str, what: str, paths: Sequence[Path]) -> Path | None:
-    if len(paths) > 1:
-        raise CaseError(case_id, f"its {what} is found twice, as {paths[0]} and {paths[1]}", "move one of them away")
-    return paths[0] if paths else None
-
-
-def _split(number: int) -> Split:
-    return "training" if number <= LAST_TRAINING_SUBJECT else "test"
 
 
 def _case_id(number: int) -> str:

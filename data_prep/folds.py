@@ -1,17 +1,18 @@
-"""Folds of patients: every group is spread evenly over them, and no patient stands in two."""
+"""Cross-validation folds of patients, stratified by group."""
 
 from collections.abc import Mapping
 
+from uumamba.runtime.errors import require
 from uumamba.runtime.seeds import key_to_seed
 
 
 def assign_folds(groups: Mapping[str, str], folds: int = 5, *, seed: int = 0) -> dict[str, int]:
-    """The validation fold, ``0`` to ``folds - 1``, of every patient, stratified by group.
+    """Assign each patient a validation fold, ``0`` to ``folds - 1``, stratified by group.
 
     Groups are taken in alphabetical order. Within one the sorted patient ids are shuffled by a hash of
     ``(seed, patient_id)``, so that the order in which patients were found does not matter, and dealt to the folds in
-    turn, the next group going on where the last one stopped. Two folds therefore differ by at most one patient, in
-    each group and in all. Equal input gives equal folds on every machine.
+    turn; the next group starts at the fold after the last one used. Two folds therefore differ by at most one patient,
+    in each group and in all. Equal input gives equal folds on every machine.
 
     Args:
         groups: diagnosis, or another group, of each patient id.
@@ -19,17 +20,13 @@ def assign_folds(groups: Mapping[str, str], folds: int = 5, *, seed: int = 0) ->
         seed: another seed gives another split.
 
     Raises:
-        ValueError: ``folds`` is smaller than 2.
+        UsageError: ``folds`` is smaller than 2.
 
     Example:
         >>> split = assign_folds({"a": "DCM", "b": "DCM", "c": "NOR", "d": "NOR"}, folds=2)
         >>> sorted(split), {split["a"], split["b"]}, {split["c"], split["d"]}
         (['a', 'b', 'c', 'd'], {0, 1}, {0, 1})
     """
-    if folds < 2:
-        raise ValueError(f"folds must be at least 2 so that training and validation differ, got {folds}")
-    by_group_then_hash = sorted(
-        groups, key=lambda patient: (groups[patient], key_to_seed(seed, "fold", patient), patient)
-    )
-    dealt = {patient: turn % folds for turn, patient in enumerate(by_group_then_hash)}
-    return {patient: dealt[patient] for patient in sorted(dealt)}
+    require(folds >= 2, "folds", got=folds, expected="at least 2")
+    shuffled = sorted(groups, key=lambda patient: (groups[patient], key_to_seed(seed, "fold", patient), patient))
+    return dict(sorted((patient, turn % folds) for turn, patient in enumerate(shuffled)))

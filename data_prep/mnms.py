@@ -1,4 +1,4 @@
-"""M&Ms, hearts of several centres, vendors and diseases: from its official layout to a manifest."""
+"""Reader of M&Ms, hearts of several centres, vendors and diseases, in its official layout."""
 
 import argparse
 import sys
@@ -8,12 +8,13 @@ from pathlib import Path
 
 from data_prep.folds import assign_folds
 from data_prep.mnms_frames import cut_frames
-from data_prep.mnms_layout import PARTS, MnmsFolder, find_folder, frame_files, frame_id, holds_cines
-from data_prep.mnms_sheet import VENDORS, SheetRow, checked_row, find_sheet, read_sheet
+from data_prep.mnms_layout import PARTS, find_folder, find_repeated, frame_files, frame_id, holds_cines, list_patients
+from data_prep.mnms_sheet import VENDORS, SheetRow, find_sheet, labelled_frames, read_sheet
+from data_prep.raw_folder import check_file, collect
 from data_prep.scan_files import check_pair
-from data_prep.shell import exit_code_of
+from data_prep.shell import print_progress, run_command
 from uumamba.data.case import Case, Manifest
-from uumamba.runtime.errors import CaseError, UsageError
+from uumamba.runtime.errors import CaseError, require
 
 STRUCTURES: Mapping[str, int] = {"RV": 1, "MYO": 2, "LV": 3}
 TRAINING = "Training/Labeled"
@@ -44,17 +45,16 @@ def read_mnms(
     The patients of ``Training/Labeled`` (vendors A and B) are dealt to the folds, stratified by vendor and diagnosis:
     a checkpoint is then chosen by the vendors that it was trained on. ``Testing`` (A to D) is the test split;
     ``Validation`` also has patients of the unseen vendors, so it is left out unless ``test`` names it.
-    ``Training/Unlabeled`` is left out. Domains are the sheet's letters, whose names stand in the manifest's
-    ``domains``.
+    ``Training/Unlabeled`` is left out. Domains are the sheet's letters; the manifest's ``domains`` gives their names.
 
     Headers are read, voxels are not. A patient or case with a fault is left out and reported, as is one with a folder
-    in several parts; the folds of the others do not move, unless it is the sheet's row that is at fault.
+    in several parts; the folds of the others do not change, unless the sheet's row is at fault.
 
     Args:
         raw: a folder of frames; with ``frames``, the download.
-        frames: where the frames of the download lie or are to be cut to, outside of it.
+        frames: folder of the frames that are cut from the download, outside of it.
         test: the parts of the download that make up the test split.
-        advance: called with the patients whose frames stand and their number, while they are cut.
+        advance: called with the patients done and their number, while frames are cut.
 
     Returns:
         The manifest, and one error for each patient or case left out.
@@ -79,29 +79,39 @@ def read_mnms(
     References:
         Campello et al., IEEE TMI 40(12), 2021, doi 10.1109/TMI.2021.3090082.
     """
-    if unknown := set(test) - set(PARTS[1:]):
-        raise UsageError(f"M&Ms has no test part {', '.join(sorted(unknown))}; name some of {', '.join(PARTS[1:])}.")
+    unknown = sorted(set(test) - set(PARTS[1:]))
+    require(not unknown, "test", got=", ".join(unknown), expected=f"some of {', '.join(PARTS[1:])}")
     uncut = [] if frames is None else cut_frames(raw, frames, advance=advance)
-    folder = find_folder(Path(raw if frames is None else frames))
-    listed = find_folder(Path(raw))  # frames of a patient who left the download since are no case
-    if holds_cines(folder):
-        raise UsageError(
-            f"The scans of {raw} are whole cines of all frames; cut out the labelled ones with "
-            f"`python -m data_prep.mnms {raw} FRAMES` and give FRAMES, a new folder outside of it."
-        )
-    rows = read_sheet(find_sheet(folder.sheets))
-    cases: list[Case] = []
-    repeated = listed.repeated()
-    errors = list(repeated.values())
-    folds = _folds(listed, rows)
-    for part in (TRAINING, *test):
-        once = (each.name for each in listed.patients(part) if each.name not in repeated)
-        for patient in (folder.root / part / name for name in once):
-            found, faults = _read_patient(patient, rows.get(patient.name), folds.get(patient.name))
-            cases += found
-            errors += faults
-    told = {fault.case_id for fault in uncut}
-    errors = [*uncut, *(fault for fault in errors if fault.case_id.partition("_")[0] not in told)]
+    root = find_folder(Path(raw if frames is None else frames))
+    listed = find_folder(Path(raw))  # frames of a patient who is no longer in the download are no case
+    require(
+        not holds_cines(root),
+        "frames",
+        got=frames,
+        expected=f"a folder for the labelled frames of the cines in {raw}",
+        fix=f"run `python -m data_prep.mnms {raw} FRAMES` and read FRAMES",
+    )
+    rows = read_sheet(find_sheet(root))
+    repeated = find_repeated(listed)
+    found = [
+        root / part / patient.name
+        for part in (TRAINING, *test)
+        for patient in list_patients(listed, part)
+        if patient.name not in repeated
+    ]
+    dealt = [patient.name for patient in list_patients(listed, TRAINING) if patient.name in rows]
+    folds = assign_folds({name: f"{rows[name].vendor} {rows[name].pathology}" for name in dealt})
+    numbered, faulty = collect(lambda patient: (patient, labelled_frames(patient.name, rows.get(patient.name))), found)
+    labelled = (
+        (patient, rows[patient.name], phase, frame, folds.get(patient.name))
+        for patient, numbers in numbered
+        for phase, frame in numbers.items()
+    )
+    cases, incomplete = collect(lambda frame: _frame_case(*frame), labelled)
+    reported = {error.case_id for error in uncut}
+    others = (
+        error for error in (*repeated.values(), *faulty, *incomplete) if error.case_id.partition("_")[0] not in reported
+    )
     vendors = {case.domain: VENDORS[case.domain] for case in cases}
     manifest = Manifest(
         "M&Ms",
@@ -112,37 +122,14 @@ def read_mnms(
         licence=LICENCE,
         extra={"domains": dict(sorted(vendors.items())), "test_parts": list(test)},
     )
-    return manifest, sorted(errors, key=lambda fault: fault.case_id)
-
-
-def _folds(folder: MnmsFolder, rows: Mapping[str, SheetRow]) -> dict[str, int]:
-    """Of the training patients that the sheet lists, whether or not their files are whole."""
-    listed = [patient.name for patient in folder.patients(TRAINING) if patient.name in rows]
-    return assign_folds({name: f"{rows[name].vendor} {rows[name].pathology}" for name in listed})
-
-
-def _read_patient(patient: Path, row: SheetRow | None, fold: int | None) -> tuple[list[Case], list[CaseError]]:
-    cases: list[Case] = []
-    errors: list[CaseError] = []
-    try:
-        row = checked_row(patient.name, row)
-        frames = row.frame_numbers(patient.name)
-    except CaseError as fault:
-        return [], [fault]
-    for phase, frame in frames.items():
-        try:
-            cases.append(_frame_case(patient, row, phase, frame, fold))
-        except CaseError as fault:
-            errors.append(fault)
-    return cases, errors
+    return manifest, sorted([*uncut, *others], key=lambda error: error.case_id)
 
 
 def _frame_case(patient: Path, row: SheetRow, phase: str, frame: int, fold: int | None) -> Case:
     case_id = frame_id(patient.name, frame)
     image, label = frame_files(patient, frame)
-    for what, path in (("image", image), ("label", label)):
-        if not path.is_file():
-            raise CaseError(case_id, f"its {what} {path.name} ({phase} in the sheet) is missing", _CUT_AGAIN)
+    check_file(image, case_id=case_id, key="image", fix=_CUT_AGAIN)
+    check_file(label, case_id=case_id, key="label", fix=_CUT_AGAIN)
     check_pair(image, label, case_id=case_id)
     return Case(
         case_id=case_id,
@@ -158,21 +145,16 @@ def _frame_case(patient: Path, row: SheetRow, phase: str, frame: int, fold: int 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Cut the frames from the shell; 3 is the exit code when some patients failed, 2 of a wrong use."""
+    """Cut the frames from the shell; the exit code is 3 if some patients failed, 2 for wrong use."""
     parser = argparse.ArgumentParser(
         prog="python -m data_prep.mnms",
         description="Cut the ED and ES frames out of the cines of M&Ms, with label values in ACDC's order.",
         epilog="Example: python -m data_prep.mnms OpenDataset mnms_frames",
     )
     parser.add_argument("raw", type=Path, help="the M&Ms download; only read")
-    parser.add_argument("out", type=Path, help="folder for the frames; another call goes on where one was stopped")
+    parser.add_argument("out", type=Path, help="folder for the frames; run again to continue after an interruption")
     given = parser.parse_args(arguments)
-    return exit_code_of(partial(cut_frames, given.raw, given.out, advance=_say))
-
-
-def _say(done: int, total: int) -> None:
-    if done % 50 == 0 or done == total:
-        print(f"frames: {done} of {total} patients", flush=True)
+    return run_command(partial(cut_frames, given.raw, given.out, advance=print_progress("patients")))
 
 
 if __name__ == "__main__":

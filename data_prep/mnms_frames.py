@@ -1,31 +1,28 @@
-"""Cutting the labelled frames out of the 4-D cines of M&Ms, with label values in ACDC's order."""
+"""Labelled frames of the 4-D cines of M&Ms as 3-D files, with label values in ACDC's order."""
 
-import gzip
-import os
-import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
-from itertools import chain
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import nibabel as nib
 import numpy as np
-from nibabel.spatialimages import HeaderDataError
-from nibabel.wrapstruct import WrapStructError
+from nibabel.fileslice import fileslice
+from nibabel.openers import ImageOpener
 from numpy.typing import NDArray
 
-from data_prep.mnms_layout import PARTS, MnmsFolder, cine_files, find_folder, frame_files
-from data_prep.mnms_sheet import SheetRow, checked_row, find_sheet, read_sheet
+from data_prep.mnms_layout import PARTS, cine_files, find_absent, find_folder, find_repeated, frame_files, list_patients
+from data_prep.mnms_sheet import SheetRow, find_sheet, labelled_frames, read_sheet
 from data_prep.nifti_file import write_nifti
-from uumamba.runtime.errors import CaseError, UsageError
+from data_prep.raw_folder import check_file, check_outside_raw
+from data_prep.scan_files import DAMAGED
+from uumamba.runtime.errors import CaseError
 from uumamba.runtime.files import make_folder, whole_file
 
 STORED_VALUES: Mapping[int, int] = {0: 0, 1: 3, 2: 2, 3: 1}
-"""The value here (ACDC's: 1 RV, 2 MYO, 3 LV) of each value there (1 LV, 2 MYO, 3 RV)."""
+"""Value here (ACDC's: 1 RV, 2 MYO, 3 LV) of each value of M&Ms (1 LV, 2 MYO, 3 RV)."""
 
 _RESTORE = "restore it from the M&Ms download"
-_DAMAGED = (OSError, EOFError, zlib.error, HeaderDataError, WrapStructError)
-_GZIP_MAGIC = b"\x1f\x8b"
+_UNKNOWN = 255
 _COMPRESSION = 4  # level 6 takes twice as long for 3 % less
 
 
@@ -36,8 +33,8 @@ def cut_frames(
 
     ``OUT`` gets the folders of the download, in each patient's ``A0S9V9_frame00.nii.gz`` with the voxels, matrices and
     pixdim of the cine, and ``A0S9V9_frame00_gt.nii.gz`` (uint8; 1 RV, 2 MYO, 3 LV), and the information sheet. Frames
-    count from 0, as the sheet does. Frames that are newer than their cine stand and are left alone, so that the call
-    can be stopped and repeated; equal cines give equal bytes. ``Training/Unlabeled`` is left out.
+    count from 0, as the sheet does. Frames that are newer than their cine are kept, so that the call can be stopped and
+    repeated; equal cines give equal bytes. ``Training/Unlabeled`` is left out.
 
     Args:
         raw: the download: the folder with ``Training/``, ``Validation/`` and ``Testing/``, or the one above.
@@ -48,25 +45,25 @@ def cut_frames(
         An error for each patient whose frames could not be cut.
 
     Raises:
-        UsageError: ``raw`` holds no patient or no information sheet, or ``out`` lies in it or cannot be written.
+        UsageError: ``raw`` holds no patient or no information sheet, or ``out`` is inside of it or cannot be written.
     """
     raw, out = Path(raw), Path(out)
-    if out.resolve().is_relative_to(raw.resolve()):
-        raise UsageError(f"{out} lies in the raw folder {raw}, which is never written to; choose another folder.")
-    folder = find_folder(raw)
-    sheet = find_sheet(folder.sheets)
+    check_outside_raw(out, raw)
+    root = find_folder(raw)
+    sheet = find_sheet(root)
     rows = read_sheet(sheet)
     with whole_file(out / sheet.name) as unfinished:
         unfinished.write_bytes(sheet.read_bytes())
-    patients = [(part, patient) for part in PARTS for patient in folder.patients(part)]
-    cure = f"{_RESTORE}, or take the row out of the sheet"
+    patients = [(part, patient) for part in PARTS for patient in list_patients(root, part)]
+    fix = f"{_RESTORE}, or take the row out of the sheet"
     errors = [
-        CaseError(name, "the information sheet lists it, but it has no folder", cure) for name in folder.absent(rows)
+        CaseError(name, "folder", got="none", expected="one, as the information sheet lists it", fix=fix)
+        for name in find_absent(root, rows)
     ]
-    repeated = folder.repeated()
+    repeated = find_repeated(root)
     errors += repeated.values()
     for done, (part, patient) in enumerate(patients, start=1):
-        target = make_folder(out / part / patient.name)  # whole or not: folds are dealt to the folders that there are
+        target = make_folder(out / part / patient.name)  # even if not whole: folds are dealt to all folders
         try:
             if patient.name not in repeated:
                 _cut_patient(patient, target, rows.get(patient.name))
@@ -77,52 +74,48 @@ def cut_frames(
     return sorted(errors, key=lambda error: error.case_id)
 
 
-def _remove_empty(out: Path, named: Collection[Path]) -> None:
-    """Remove folders made for patients whom a part of the download had once; with frames in them they stay."""
+def _remove_empty(out: Path, kept: Collection[Path]) -> None:
+    """Remove empty folders of patients that are no longer part of the download."""
     for part in PARTS:
-        for patient in MnmsFolder(out, ()).patients(part):
-            if patient not in named and not any(patient.iterdir()):
+        for patient in list_patients(out, part):
+            if patient not in kept and not any(patient.iterdir()):
                 patient.rmdir()
 
 
 def _cut_patient(patient: Path, target: Path, row: SheetRow | None) -> None:
-    """Both frames with their labels; none of them, of an earlier call either, where one cannot be had."""
+    """Write both frames with their labels; where one is faulty, remove all, those of an earlier call too."""
+    sources = dict(zip(("image", "label"), cine_files(patient), strict=True))
     try:
-        numbers = checked_row(patient.name, row).frame_numbers(patient.name)
-        cut = [_cut_file(patient, target, numbers, kind) for kind in ("image", "label")]
+        numbers = labelled_frames(patient.name, row)
+        for key, source in sources.items():
+            check_file(source, case_id=patient.name, key=key, fix=_RESTORE)
+        paths = [frame_files(target, number) for number in numbers.values()]
+        if all(
+            _is_up_to_date(file, source) for pair in paths for file, source in zip(pair, sources.values(), strict=True)
+        ):
+            return
+        header, images = read_frames(sources["image"], list(numbers.values()), case_id=patient.name)
+        label_header, stored = read_frames(sources["label"], list(numbers.values()), case_id=patient.name)
+        labels = [
+            _map_label(volume, label_header, patient.name, f"in frame {number} ({phase})")
+            for volume, (phase, number) in zip(stored, numbers.items(), strict=True)
+        ]
     except CaseError:
         for path in target.glob(f"{patient.name}_frame*.nii.gz"):
             path.unlink()
         raise
-    for path, volume, header in chain(*cut):
-        write_nifti(path, volume, header, compression=_COMPRESSION)
+    label_header.set_data_dtype(np.uint8)
+    label_header.set_slope_inter(1, 0)
+    label_header["cal_min"], label_header["cal_max"] = 0, 0
+    for (image_path, label_path), image, label in zip(paths, images, labels, strict=True):
+        write_nifti(image_path, image, header, compression=_COMPRESSION)
+        write_nifti(label_path, label, label_header, compression=_COMPRESSION)
 
 
-def _cut_file(
-    patient: Path, target: Path, numbers: Mapping[str, int], kind: str
-) -> list[tuple[Path, NDArray[Any], nib.Nifti1Header]]:
-    """What to write where of the patient's cine, or of its label; nothing where newer files stand."""
-    which = ("image", "label").index(kind)
-    source = cine_files(patient)[which]
-    if not source.is_file():
-        raise CaseError(patient.name, f"its {kind} {source.name} is missing", _RESTORE)
-    paths = [frame_files(target, number)[which] for number in numbers.values()]
-    if all(_is_newer(path, source) for path in paths):
-        return []
-    header, volumes = read_frames(source, list(numbers.values()), case_id=patient.name)
-    if kind == "image":
-        return [(path, volume, header) for path, volume in zip(paths, volumes, strict=True)]
-    named = [f"frame {number}, the {phase} of the sheet" for phase, number in numbers.items()]
-    labels = [_mapped(volume, header, patient.name, where) for volume, where in zip(volumes, named, strict=True)]
-    stored = header.copy()
-    stored.set_data_dtype(np.uint8)
-    stored.set_slope_inter(1, 0)
-    stored["cal_min"], stored["cal_max"] = 0, 0
-    return [(path, label, stored) for path, label in zip(paths, labels, strict=True)]
+def read_frames(path: Path, frames: Sequence[int], *, case_id: str) -> tuple[Any, list[NDArray[Any]]]:
+    """Read some frames of a 4-D NIfTI file as stored, and the header of one such frame.
 
-
-def read_frames(path: Path, frames: Sequence[int], *, case_id: str) -> tuple[nib.Nifti1Header, list[NDArray[Any]]]:
-    """Some frames of a 4-D NIfTI file as stored, and the header of such a frame; no other frame is held in memory.
+    Other frames are not held in memory.
 
     Args:
         path: ``.nii``, compressed or not.
@@ -133,73 +126,40 @@ def read_frames(path: Path, frames: Sequence[int], *, case_id: str) -> tuple[nib
         CaseError: the file is damaged, is not 4-D, or has fewer frames.
     """
     try:
-        with path.open("rb") as file:
-            compressed = file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
-            file.seek(0)
-            stream: IO[bytes] = gzip.GzipFile(fileobj=file) if compressed else file  # type: ignore[assignment] # reads
-            header = nib.Nifti1Header.from_fileobj(stream, check=False)
-            shape, dtype = _checked(header, frames, path, case_id)
-            begin, size = int(header["vox_offset"]), int(np.prod(shape)) * dtype.itemsize
-            found: dict[int, NDArray[Any]] = {}
-            for frame in sorted(set(frames)):
-                stream.seek(begin + frame * size)
-                content = stream.read(size)
-                if len(content) < size:
-                    raise CaseError(case_id, f"{path.name} ends within its frame {frame}", _RESTORE)
-                found[frame] = np.frombuffer(content, dtype).reshape(shape, order="F")
-    except _DAMAGED as error:
-        reason = getattr(error, "strerror", None) or error
-        raise CaseError(case_id, f"{path.name} cannot be read ({reason})", _RESTORE) from None
-    return _of_one_frame(header, shape), [found[frame] for frame in frames]
+        with ImageOpener(str(path)) as stream:
+            header: Any = nib.Nifti1Header(stream.read(nib.Nifti1Header.sizeof_hdr), check=False)
+            shape = header.get_data_shape()
+            if int(header["sizeof_hdr"]) != header.sizeof_hdr or len(shape) != 4 or min(shape) < 1:
+                raise CaseError(case_id, path.name, got=f"the shape {shape}", expected="a cine of 4 axes", fix=_RESTORE)
+            if max(frames) >= shape[3]:
+                expected = f"frames 0 to {shape[3] - 1} of {path.name}"
+                raise CaseError(case_id, "frame", got=max(frames), expected=expected, fix="correct it in the sheet")
+            dtype, begin = header.get_data_dtype(), int(header["vox_offset"])
+            volumes = [fileslice(stream, (..., frame), shape, dtype, begin, "F") for frame in frames]
+    except CaseError:
+        raise
+    except DAMAGED as error:
+        raise CaseError(case_id, path.name, got=str(error), expected="a NIfTI-1 file", fix=_RESTORE) from None
+    header["dim"] = [3, *shape[:3], 1, 1, 1, 1]
+    header["pixdim"][4:] = 0
+    header["vox_offset"] = header.single_vox_offset
+    return header, volumes
 
 
-def _checked(
-    header: nib.Nifti1Header, frames: Sequence[int], path: Path, case_id: str
-) -> tuple[tuple[int, int, int], np.dtype[Any]]:
-    sizes = [int(size) for size in header["dim"]]
-    if int(header["sizeof_hdr"]) != header.sizeof_hdr or not header["magic"].item().startswith(b"n+1"):
-        raise CaseError(case_id, f"{path.name} is no NIfTI-1 file", _RESTORE)
-    if sizes[0] != 4 or min(sizes[1:5]) < 1:
-        shape = tuple(sizes[1 : 1 + max(0, min(sizes[0], 7))])
-        raise CaseError(case_id, f"{path.name} has the shape {shape}, expected a cine of four axes", _RESTORE)
-    if max(frames) >= sizes[4]:
-        problem = f"the information sheet gives frame {max(frames)} but {path.name} has {sizes[4]}, counted from 0"
-        raise CaseError(case_id, problem, "correct the frame numbers in the sheet")
-    try:
-        dtype = header.get_data_dtype()
-    except KeyError:
-        raise HeaderDataError(f"unknown data type {int(header['datatype'])}") from None
-    return (sizes[1], sizes[2], sizes[3]), dtype
-
-
-def _of_one_frame(header: nib.Nifti1Header, shape: tuple[int, int, int]) -> nib.Nifti1Header:
-    cut = header.copy()
-    cut["dim"] = [3, *shape, 1, 1, 1, 1]
-    cut["pixdim"][4:] = 0
-    cut["vox_offset"] = cut.single_vox_offset
-    return cut
-
-
-def _mapped(volume: NDArray[Any], header: nib.Nifti1Header, case_id: str, where: str) -> NDArray[np.uint8]:
+def _map_label(volume: NDArray[Any], header: Any, case_id: str, place: str) -> NDArray[np.uint8]:
     slope, intercept = (float(header[name]) for name in ("scl_slope", "scl_inter"))
     values = volume if slope == 0 or not np.isfinite([slope, intercept]).all() else volume * slope + intercept
-    label = np.zeros(volume.shape, dtype=np.uint8)
-    known = np.zeros(volume.shape, dtype=np.bool_)
-    for there, here in STORED_VALUES.items():
-        of_structure = np.abs(values - float(there)) <= 1e-3
-        label[of_structure] = here
-        known |= of_structure
-    if not known.all():
-        other = values[~known].flat[0]
-        found = f"its label holds the value {other:g} in {where}, known are 0 background, 1 LV, 2 MYO, 3 RV"
-        raise CaseError(case_id, found, "correct the label")
-    if not label.any():  # the masks of M&Ms are empty but in these two frames
-        raise CaseError(case_id, f"its label is empty in {where}", "correct the frame numbers in the sheet")
+    equal = [np.abs(values - float(stored)) <= 1e-3 for stored in STORED_VALUES]
+    label = np.select(equal, list(STORED_VALUES.values()), _UNKNOWN).astype(np.uint8)
+    if (label == _UNKNOWN).any():
+        found = f"the value {values[label == _UNKNOWN].flat[0]:g} {place}"
+        expected = "0 background, 1 LV, 2 MYO, 3 RV"
+        raise CaseError(case_id, "label", got=found, expected=expected, fix="correct the label")
+    if not label.any():  # the masks of M&Ms are empty in all other frames
+        fix = "correct the frame numbers in the sheet"
+        raise CaseError(case_id, "label", got=f"an empty one {place}", expected="all structures", fix=fix)
     return label
 
 
-def _is_newer(file: Path, source: Path) -> bool:
-    try:
-        return os.stat(file).st_mtime_ns >= os.stat(source).st_mtime_ns
-    except OSError:
-        return False
+def _is_up_to_date(file: Path, source: Path) -> bool:
+    return file.is_file() and file.stat().st_mtime_ns >= source.stat().st_mtime_ns

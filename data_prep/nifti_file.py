@@ -1,7 +1,6 @@
-"""Writing a NIfTI file whose bytes depend on nothing but its content."""
+"""NIfTI files whose bytes depend on their content alone."""
 
 import gzip
-import io
 from pathlib import Path
 
 import nibabel as nib
@@ -12,7 +11,7 @@ from uumamba.runtime.files import whole_file
 
 
 def write_nifti(path: Path, array: NDArray[np.generic], header: nib.Nifti1Header, *, compression: int) -> None:
-    """Write ``.nii.gz``, whole or absent; the header's fields go to disk as they are, which nibabel would correct.
+    """Write ``.nii.gz``, whole or absent, with the header's fields as given, which nibabel would correct.
 
     Args:
         path: the file.
@@ -21,10 +20,10 @@ def write_nifti(path: Path, array: NDArray[np.generic], header: nib.Nifti1Header
         compression: of gzip, 1 (fast) to 9 (small).
     """
     no_extension = bytes(4)
-    content = header.structarr.tobytes() + no_extension + array.tobytes(order="F")
-    compressed = io.BytesIO()
     # No name and no time in the gzip header, or equal phantoms would differ in bytes.
-    with gzip.GzipFile(filename="", mode="wb", fileobj=compressed, compresslevel=compression, mtime=0) as stream:
-        stream.write(content)
-    with whole_file(path) as unfinished:
-        unfinished.write_bytes(compressed.getvalue())
+    with (
+        whole_file(path) as unfinished,
+        unfinished.open("wb") as stored,
+        gzip.GzipFile("", "wb", compression, stored, mtime=0) as stream,
+    ):
+        stream.write(header.structarr.tobytes() + no_extension + array.tobytes(order="F"))

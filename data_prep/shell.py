@@ -1,4 +1,4 @@
-"""How a command of data_prep ends that goes on past cases which fail."""
+"""Exit codes and progress lines of the commands of data_prep."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 from uumamba.runtime.errors import EXIT_SOME_CASES_FAILED, EXIT_WRONG_USE, CaseError, UsageError
 
 
-def exit_code_of(work: Callable[[], Sequence[CaseError]]) -> int:
-    """Do the work, say on stderr what failed, and give the shell's code: 3 for some cases, 2 for a wrong use, else 0.
+def run_command(work: Callable[[], Sequence[CaseError]]) -> int:
+    """Do the work, print its errors on stderr, and return the exit code: 3 for some cases, 2 for wrong use, else 0.
 
     Args:
         work: returns an error for each case that failed, or raises UsageError.
 
     Example:
-        >>> exit_code_of(lambda: []), exit_code_of(lambda: [CaseError("a1", "its label is missing", "add it")])
+        >>> run_command(lambda: []), run_command(lambda: [CaseError("a1", "label", got=7, expected="0-3")])
         (0, 3)
     """
     try:
@@ -24,3 +24,18 @@ def exit_code_of(work: Callable[[], Sequence[CaseError]]) -> int:
     for error in errors:
         print(error, file=sys.stderr)
     return EXIT_SOME_CASES_FAILED if errors else 0
+
+
+def print_progress(what: str, *, every: int = 50) -> Callable[[int, int], None]:
+    """Return a callback that prints how many are done, once for every so many and at the end.
+
+    Example:
+        >>> print_progress("images")(50, 120)
+        images: 50 of 120
+    """
+
+    def advance(done: int, total: int) -> None:
+        if done % every == 0 or done == total:
+            print(f"{what}: {done} of {total}", flush=True)
+
+    return advance

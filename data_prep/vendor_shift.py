@@ -1,4 +1,4 @@
-"""ACDC as another vendor's scanner might show it: the same patients, files and labels, other images."""
+"""Copy of ACDC in the style of another vendor's scanner: same patients, files and labels, other images."""
 
 import argparse
 import re
@@ -8,14 +8,14 @@ from functools import partial
 from pathlib import Path
 
 from data_prep.acdc import read_acdc
-from data_prep.scan_files import files_below
-from data_prep.shell import exit_code_of
+from data_prep.raw_folder import check_outside_raw, list_files
+from data_prep.shell import print_progress, run_command
 from uumamba.data.shifted_scan import write_shifted
 from uumamba.data.vendor_styles import STYLES
-from uumamba.runtime.errors import CaseError, UsageError
+from uumamba.runtime.errors import CaseError, require
 from uumamba.runtime.files import whole_file
 
-_NOT_SHIFTED = re.compile(r"patient\d+_(4d|frame\d+)\.nii\.gz")
+_NOT_COPIED = re.compile(r"patient\d+_(4d|frame\d+)\.nii\.gz")
 
 
 def write_vendor_shift(
@@ -27,12 +27,11 @@ def write_vendor_shift(
     strength: float = 1.0,
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[CaseError]:
-    """Copy ACDC with every ED and ES image in one style, to test what a model holds against.
+    """Copy ACDC with every ED and ES image in one style, to test a model on another vendor.
 
-    Labels, ``Info.cfg`` and whatever else lies there are copied byte for byte; an image keeps its header byte for byte.
-    Cines (``*_4d.nii.gz``) and the images of cases that are refused are left out, as they would show the patient in the
-    old style. Preparing comes afterwards, as it would for a scan of that vendor, so an intensity normalisation meets
-    the style.
+    Labels, ``Info.cfg`` and all other files are copied byte for byte; an image keeps its header byte for byte. Cines
+    (``*_4d.nii.gz``) and the images of faulty cases are left out, as they would show the patient in the old style.
+    Preparing comes afterwards, as it would for a scan of that vendor, so an intensity normalisation sees the style.
 
     Args:
         raw: as for :func:`data_prep.acdc.read_acdc`; only read.
@@ -46,39 +45,32 @@ def write_vendor_shift(
         An error for each case that is left out of the copy, as ACDC's reader or its image says.
 
     Raises:
-        UsageError: there is no such style, the strength is not between 0 and 1, or ``out`` lies in ``raw``.
+        UsageError: there is no such style, the strength is not between 0 and 1, or ``out`` is inside of ``raw``.
     """
     raw, out = Path(raw), Path(out)
-    if style not in STYLES:
-        raise UsageError(f"There is no style {style!r}; give one of {', '.join(STYLES)}.")
-    if not 0.0 <= strength <= 1.0:
-        raise UsageError(f"The strength of a style lies between 0 and 1, got {strength:g}.")
-    if out.resolve().is_relative_to(raw.resolve()):
-        raise UsageError(f"{out} lies in the raw folder {raw}, which is never written to; choose another folder.")
+    require(style in STYLES, "style", got=style, expected=f"one of {', '.join(STYLES)}")
+    require(0.0 <= strength <= 1.0, "strength", got=strength, expected="a number from 0 to 1")
+    check_outside_raw(out, raw)
     manifest, errors = read_acdc(raw)
     images = {case.image: case.case_id for case in manifest.cases}
-    for path in files_below(raw):
-        if path in images:
-            continue
+    for path in list_files(raw):
         target = out / path.relative_to(raw)
-        if _NOT_SHIFTED.fullmatch(path.name):
+        if _NOT_COPIED.fullmatch(path.name):
             target.unlink(missing_ok=True)  # of an earlier call, when the case could be read
-            continue
-        with whole_file(target) as unfinished:
-            unfinished.write_bytes(path.read_bytes())
+        else:
+            with whole_file(target) as unfinished:
+                unfinished.write_bytes(path.read_bytes())
     for done, (path, case_id) in enumerate(images.items(), start=1):
-        target = out / path.relative_to(raw)
         try:
-            write_shifted(path, target, style, case_id=case_id, seed=seed, strength=strength)
-        except CaseError as fault:
-            target.unlink(missing_ok=True)
-            errors.append(fault)
+            write_shifted(path, out / path.relative_to(raw), style, case_id=case_id, seed=seed, strength=strength)
+        except CaseError as error:
+            errors.append(error)
         advance(done, len(images))
     return errors
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the copy from the shell; 3 is the exit code when some cases failed, 2 of a wrong use."""
+    """Write the copy from the shell; the exit code is 3 if some cases failed, 2 for wrong use."""
     parser = argparse.ArgumentParser(
         prog="python -m data_prep.vendor_shift",
         description="Copy ACDC with its images in the style of another scanner; labels stay byte for byte.",
@@ -90,13 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="another seed gives other draws (default: 0)")
     parser.add_argument("--strength", type=float, default=1.0, help="0 (none) to 1 (default: 1)")
     given = parser.parse_args(arguments)
-    options = {"seed": given.seed, "strength": given.strength, "advance": _say}
-    return exit_code_of(partial(write_vendor_shift, given.raw, given.out, given.style, **options))
-
-
-def _say(done: int, total: int) -> None:
-    if done % 50 == 0 or done == total:
-        print(f"images: {done} of {total}", flush=True)
+    options = {"seed": given.seed, "strength": given.strength, "advance": print_progress("images")}
+    return run_command(partial(write_vendor_shift, given.raw, given.out, given.style, **options))
 
 
 if __name__ == "__main__":

@@ -197,7 +197,7 @@ def train(
             force=force,
             ranks=ranks,
         )
-        if ranks.first:
+        if ranks.is_rank_zero:
             print_run_summary(out)
             _say("trained " + ", ".join(map(str, folders)))
 
@@ -373,7 +373,7 @@ def _joined(names: str) -> Iterator[tuple["Ranks", str]]:
     from uumamba.runtime.ranks import Place
 
     place, device = Place.from_environment(), resolve_devices(names)
-    from uumamba.runtime.rank_group import joined  # after the environment is read: see _is_one_of_several
+    from uumamba.runtime.rank_group import join_group  # after the environment is read: see _is_one_of_several
 
     if place.count > 1:
         import torch
@@ -382,7 +382,7 @@ def _joined(names: str) -> Iterator[tuple["Ranks", str]]:
             "," not in device, "--device", got=names, expected="cuda or cpu under torchrun, which trains one network"
         )
         device = place.device(device, found=torch.cuda.device_count())
-    with joined(device.partition(",")[0], place) as ranks:
+    with join_group(device.partition(",")[0], place) as ranks:
         yield ranks, device
 
 

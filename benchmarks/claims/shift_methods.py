@@ -13,7 +13,7 @@ from benchmarks.claims.training import Recipe
 from uumamba.data.prepared import PreparedFolder
 from uumamba.domain_generalization import UDIM, Probe, StylePerturbation, find_slow, upsampled
 from uumamba.domain_generalization.udim import Direction
-from uumamba.pipelines.slow_cases import case_answers
+from uumamba.pipelines.slow_cases import probe_cases
 from uumamba.training.schedule import constant
 
 PLAIN = "plain"
@@ -110,7 +110,7 @@ def slow_cases_twice(training: Sequence[str], prepared: Path, run: Run) -> Seque
     schedule = constant(recipe.optimizer, WARMUP + 1, WARMUP)
     probe = Probe()
     for epoch in range(PROBE_EPOCHS + 1):
-        answers = case_answers(
+        answers = probe_cases(
             recipe.net, folder, training, patch_size=config.training.patch_size, views=VIEWS, group_by="phase"
         )
         if probe.add(answers) or epoch == PROBE_EPOCHS:

@@ -25,8 +25,8 @@ from uumamba.domain_generalization import (
     USEFUL,
     SlowExamples,
     UpsampledSampler,
-    classification_answers,
     find_slow,
+    probe_classification,
 )
 from uumamba.runtime.seeds import generator_for
 
@@ -160,7 +160,7 @@ def _start(run: Run, data: Examples, lr: float) -> Callable[[], tuple[nn.Module,
 
 
 def _probe(run: Run, data: Examples, **answers: Any) -> USEFUL:
-    asked = partial(classification_answers, batches=[(data.images, data.labels)], **answers)
+    asked = partial(probe_classification, batches=[(data.images, data.labels)], **answers)
     return USEFUL(_start(run, data, PROBE_LR), asked, seed=run.seed, most_epochs=MOST_PROBE_EPOCHS)
 
 
@@ -201,7 +201,7 @@ def _by_logits(useful: USEFUL, found: SlowExamples, data: Examples) -> SlowExamp
     for epoch in range(found.epoch or 0):
         sampler.set_epoch(epoch)
         train_epoch(sampler)
-    return find_slow(classification_answers(net, [(data.images, data.labels)], space="logits"), seed=found.seed)
+    return find_slow(probe_classification(net, [(data.images, data.labels)], space="logits"), seed=found.seed)
 
 
 def _learning(run: Run, data: Examples) -> Measured:

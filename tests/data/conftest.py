@@ -1,5 +1,6 @@
-"""Small scans written by nibabel, with headers as they come, ACDC's quirk among them."""
+"""Small scans, DICOM series and prepared folders, written for each test."""
 
+import locale
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,8 +8,14 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK
 
+from uumamba.data.case import Case, Manifest
+from uumamba.data.geometry import find_geometry
+from uumamba.data.prepared import PreparedFolder, write_prepared
+from uumamba.data.preprocess import PreprocessRecipe
 from uumamba.data.warn import warn_of_acdc_spacing
+from uumamba.runtime.files import write_json
 
 STRUCTURES = {"RV": 1, "MYO": 2, "LV": 3}
 WriteScan = Callable[..., Path]
@@ -22,7 +29,7 @@ def structures() -> dict[str, int]:
 
 @pytest.fixture(autouse=True)
 def _acdc_warning_not_yet_given() -> Iterator[None]:
-    """Each test is a process of its own as far as the warning goes that is given once."""
+    """Let each test give the warning that a process gives once."""
     warn_of_acdc_spacing.cache_clear()
     yield
     warn_of_acdc_spacing.cache_clear()
@@ -51,6 +58,58 @@ def write_scan(tmp_path: Path) -> WriteScan:
         return tmp_path / name
 
     return write
+
+
+@pytest.fixture
+def write_series(tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """``write_series(image, positions_mm=..., uid=...)``: one DICOM file a plane, in the folder ``series``."""
+
+    def write(image: SimpleITK.Image, *, positions_mm: Sequence[float] | None = None, uid: str = "1.2.3") -> Path:
+        folder = tmp_path / "series"
+        folder.mkdir(exist_ok=True)
+        writer = SimpleITK.ImageFileWriter()
+        writer.KeepOriginalImageUIDOn()
+        columns = np.array(image.GetDirection()).reshape(3, 3)
+        for number in range(image.GetSize()[2]):
+            origin = np.array(image.TransformIndexToPhysicalPoint((0, 0, number)))
+            if positions_mm is not None:
+                origin[2] = positions_mm[number]
+            plane = image[:, :, number : number + 1]
+            tags = {
+                "0008|0060": "MR",
+                "0020|000e": uid,
+                "0020|000d": "1.2",
+                "0008|0018": f"{uid}.{number + 1}",
+                "0020|0032": "\\".join(map(str, origin)),
+                "0020|0037": "\\".join(map(str, columns[:, :2].T.ravel())),
+                "0020|0013": str(number),
+            }
+            for tag, value in tags.items():
+                plane.SetMetaData(tag, value)
+            writer.SetFileName(str(folder / f"{uid}-{number}.dcm"))
+            writer.Execute(plane)
+        return folder
+
+    before = locale.setlocale(locale.LC_ALL)
+    yield write
+    locale.setlocale(locale.LC_ALL, before)  # SimpleITK leaves the process in the C locale
+
+
+@pytest.fixture(scope="session")
+def prepare() -> Callable[[Path, dict[str, tuple[np.ndarray, np.ndarray]]], PreparedFolder]:
+    """``prepare(path, {case_id: (image, label)})``: a real prepared folder; images may have several channels."""
+
+    def prepare(path: Path, cases: dict[str, tuple[np.ndarray, np.ndarray]]) -> PreparedFolder:
+        listed = tuple(Case(name, name[0], f"centre-{name[0]}", path / f"{name}.nii.gz") for name in cases)
+        Manifest("test", "cine MRI", {"one": 1, "two": 2}, listed).write(path / "dataset.json")
+        write_json(path / "recipe.json", PreprocessRecipe(spacing_mm=(None, None, None)).to_json())
+        for name, (image, label) in cases.items():
+            geometry = find_geometry(label.shape[::-1], spacing_mm=(1.5, 1.5, 10.0))
+            write_prepared(path, name, image=image[:1], label=label, geometry=geometry, key="key")
+            np.save(path / "cases" / name / "image.npy", image.astype(np.float16), allow_pickle=False)
+        return PreparedFolder(path)
+
+    return prepare
 
 
 @pytest.fixture(scope="session")

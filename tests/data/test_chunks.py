@@ -1,4 +1,4 @@
-"""Large arrays in pieces give what the whole gives, whatever their order in memory."""
+"""Large arrays in pieces give the result of the whole, in any memory order."""
 
 import numpy as np
 import pytest
@@ -42,7 +42,8 @@ def test_values_far_apart_are_found_without_counting_between() -> None:
     assert values_of(np.array([-(2**31), 2**31 - 1], dtype=np.int32)).tolist() == [-(2**31), 2**31 - 1]
 
 
-def test_spans_cover_every_plane_once_and_hold_one_at_least() -> None:
-    assert list(spans(3, 10 * CHUNK_VOXELS)) == [(0, 1), (1, 2), (2, 3)]
-    assert list(spans(7, CHUNK_VOXELS)) == [(plane, plane + 1) for plane in range(7)]
-    assert list(spans(7, 1)) == [(0, 7)]
+@pytest.mark.parametrize("plane_voxels", [1, CHUNK_VOXELS // 3, 10 * CHUNK_VOXELS])
+def test_spans_cover_every_plane_once_and_hold_one_at_least(plane_voxels: int) -> None:
+    found = list(spans(7, plane_voxels))
+    assert [plane for first, last in found for plane in range(first, last)] == list(range(7))
+    assert found[0][1] == {1: 7, CHUNK_VOXELS // 3: 3}.get(plane_voxels, 1)

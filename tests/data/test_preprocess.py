@@ -1,7 +1,8 @@
-"""``restore`` undoes ``preprocess``: shape exactly, labels bit for bit at native spacing, else with a stated Dice."""
+"""``restore`` undoes ``preprocess``: bit for bit at native spacing, else by Dice."""
 
 import json
 from itertools import permutations, product
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -20,7 +21,6 @@ from uumamba.data.preprocess import (
     restore_probabilities,
 )
 from uumamba.data.warn import ScanWarning
-from uumamba.runtime.errors import CaseError
 
 KEPT = PreprocessRecipe(spacing_mm=(None, None, None))
 CARDIAC = PreprocessRecipe(spacing_mm=(None, 1.5, 1.5))
@@ -93,28 +93,27 @@ def test_at_native_spacing_labels_come_back_bit_for_bit(
     assert np.array_equal(restore_label(prepared, geometry), label)
 
 
-@pytest.mark.parametrize("spacing_mm", [(1.2, 1.2, 10.0), (1.56, 1.56, 10.0), (1.9, 1.9, 5.0)])
+@pytest.mark.parametrize("spacing_mm", [(1.2, 1.2, 10.0), (1.9, 1.9, 5.0)])
 def test_at_another_spacing_smooth_structures_come_back_with_dice_of_0_97(
     heart: tuple[np.ndarray, np.ndarray], spacing_mm: tuple[float, ...]
 ) -> None:
     image, label = heart
-    _, prepared, geometry = preprocess(image, spacing_mm=spacing_mm, recipe=CARDIAC, label=label)
+    array, prepared, geometry = preprocess(image, spacing_mm=spacing_mm, recipe=CARDIAC, label=label)
     assert prepared is not None
-    restored = restore_label(prepared, geometry)
-    decided = restore(one_hot(prepared, 4), geometry)
+    if spacing_mm[0] == 1.2:
+        # Cropped to 205 x 235 x 10, then 235 x 1.2 / 1.5 = 188 and 205 x 1.2 / 1.5 = 164.
+        assert (array.shape, array.dtype) == ((1, 10, 188, 164), np.float32)
+        np.testing.assert_allclose(geometry.prepared_spacing_mm, (10.0, 1.5, 1.5))
+    restored, decided = restore_label(prepared, geometry), restore(one_hot(prepared, 4), geometry)
     assert restored.shape == decided.shape == label.shape
-    for value in (1, 2, 3):
-        assert dice(restored == value, label == value) >= 0.97
-        assert dice(decided == value, label == value) >= 0.97
-
-
-def test_in_plane_and_through_plane_are_resampled_to_the_wanted_spacing(heart: tuple[np.ndarray, np.ndarray]) -> None:
-    image, _ = heart
-    array, _, geometry = preprocess(image, spacing_mm=(1.2, 1.2, 10.0), recipe=CARDIAC)
-    # Cropped to 205 x 235 x 10, then 235 x 1.2 / 1.5 = 188 and 205 x 1.2 / 1.5 = 164.
-    assert array.shape == (1, 10, 188, 164)
-    assert array.dtype == np.float32
-    np.testing.assert_allclose(geometry.prepared_spacing_mm, (10.0, 1.5, 1.5))
+    for value, found in product((1, 2, 3), (restored, decided)):
+        assert dice(found == value, label == value) >= 0.97
+    native = restore_probabilities(one_hot(prepared, 4), geometry)
+    assert (native.shape, native.dtype) == ((4, *label.shape), np.float32)
+    np.testing.assert_allclose(native.sum(axis=0), 1, atol=1e-5)
+    assert (native[0, :7] == 1).all()  # outside the crop
+    assert (native[1:, :7] == 0).all()
+    assert np.array_equal(native.argmax(axis=0), decided)
 
 
 def test_the_crop_is_the_box_of_what_is_not_zero_widened_to_the_label() -> None:
@@ -132,8 +131,7 @@ def test_the_crop_is_the_box_of_what_is_not_zero_widened_to_the_label() -> None:
 def test_zscore_gives_mean_0_and_variance_1_whatever_the_scale(heart: tuple[np.ndarray, np.ndarray]) -> None:
     image, _ = heart
     array = preprocess(image, spacing_mm=(1, 1, 8), recipe=KEPT)[0]
-    assert abs(array.mean(dtype=np.float64)) < 1e-4
-    assert abs(array.std(dtype=np.float64) - 1) < 1e-4
+    assert (array.mean(dtype=np.float64), array.std(dtype=np.float64)) == pytest.approx((0, 1), abs=1e-4)
     scaled = preprocess(image * 7.0, spacing_mm=(1, 1, 8), recipe=KEPT)[0]
     np.testing.assert_allclose(array, scaled, atol=1e-4)
 
@@ -150,7 +148,7 @@ def test_ct_is_normalised_by_the_data_sets_statistics() -> None:
     assert preprocess(scan, spacing_mm=(1, 1, 1), recipe=CT)[0].ravel().tolist() == [0, -6, 1, 10]
 
 
-def test_ct_is_cropped_to_what_is_denser_than_air_and_lung_widened_to_the_label() -> None:
+def test_ct_is_cropped_to_what_is_denser_than_air_and_lung_widened_to_the_label(refused: Any) -> None:
     scan = np.full((9, 8, 7), -1000, dtype=np.int16)
     scan[2:6, 1:5, 3:6] = -499  # lung and air are lighter than -500
     scan[3, 3, 4] = 40
@@ -159,7 +157,7 @@ def test_ct_is_cropped_to_what_is_denser_than_air_and_lung_widened_to_the_label(
     label[8, 2, 4] = 1
     geometry = preprocess(scan, spacing_mm=(1, 1, 1), recipe=CT, label=label)[2]
     assert geometry.cropped_shape == (3, 4, 7)
-    with pytest.raises(CaseError, match="p7: the image shows air alone; restore or leave out"):
+    with refused("image", got="air alone", case_id="p7"):
         preprocess(np.minimum(scan, -600), spacing_mm=(1, 1, 1), recipe=CT, case_id="p7")
 
 
@@ -173,16 +171,13 @@ def test_ct_stored_1024_too_high_with_padding_gives_the_array_of_the_scan_in_hou
     padded[:2] = -1024
     with pytest.warns(ScanWarning) as caught:
         found, _, geometry = preprocess(stored, spacing_mm=(1, 1, 1), recipe=CT, case_id="p7")
-    assert [str(each.message).split(";")[0] for each in caught] == [
-        "p7: its values lie 1024 above Hounsfield units (soft tissue at 1024)",
-        "p7: its padding of -3024 HU, below any air, is set to -1024.",
-    ]
+    assert len(caught) == 2  # of the shift and of the padding
     assert np.array_equal(found, preprocess(padded, spacing_mm=(1, 1, 1), recipe=CT)[0])
     assert np.array_equal(found, expected[..., -geometry.prepared_shape[2] :])
 
 
 @pytest.mark.parametrize("voxels", [1, 800])
-@pytest.mark.parametrize("recipe", [KEPT, CARDIAC, PreprocessRecipe((1.5, 1.1, 1.3)), PreprocessRecipe((9, 1.5, 1.5))])
+@pytest.mark.parametrize("recipe", [KEPT, PreprocessRecipe((1.5, 1.1, 1.3)), PreprocessRecipe((9, 1.5, 1.5))])
 def test_slabs_give_the_array_of_the_whole(
     small_scan: tuple[nib.Nifti1Image, nib.Nifti1Image],
     recipe: PreprocessRecipe,
@@ -208,93 +203,60 @@ def test_integers_as_stored_give_the_array_of_the_same_values_in_float() -> None
         assert np.array_equal(*arrays)
 
 
-def test_restored_probabilities_sum_to_one_and_are_background_outside_the_crop(
-    heart: tuple[np.ndarray, np.ndarray],
+@pytest.mark.parametrize(
+    ("value", "got"), [(0.0, "0 everywhere"), (5.0, "5 wherever it is not 0"), (np.nan, "NaN or infinity")]
+)
+def test_a_scan_without_content_or_contrast_or_with_nan_is_refused_by_name(
+    value: float, got: str, refused: Any
 ) -> None:
-    image, label = heart
-    _, prepared, geometry = preprocess(image, spacing_mm=(1.2, 1.2, 10.0), recipe=CARDIAC, label=label)
-    assert prepared is not None
-    native = restore_probabilities(one_hot(prepared, 4), geometry)
-    assert native.shape == (4, *label.shape)
-    assert native.dtype == np.float32
-    np.testing.assert_allclose(native.sum(axis=0), 1, atol=1e-5)
-    assert (native[0, :7] == 1).all()
-    assert (native[1:, :7] == 0).all()
-    assert np.array_equal(native.argmax(axis=0), restore(one_hot(prepared, 4), geometry))
+    with refused("image", got=got, case_id="p7"):
+        preprocess(np.full((4, 4, 4), value), spacing_mm=(1, 1, 1), recipe=KEPT, case_id="p7")
 
 
-def test_a_scan_without_content_or_contrast_or_with_nan_is_refused_by_name() -> None:
-    image = np.zeros((4, 4, 4))
-    with pytest.raises(CaseError, match="p7: every voxel of the image is 0"):
-        preprocess(image, spacing_mm=(1, 1, 1), recipe=KEPT, case_id="p7")
-    with pytest.raises(CaseError, match="p7: the image is constant"):
-        preprocess(image + 5, spacing_mm=(1, 1, 1), recipe=KEPT, case_id="p7")
-    image[1, 1, 1] = np.nan
-    with pytest.raises(CaseError, match="p7: the image holds NaN"):
-        preprocess(image, spacing_mm=(1, 1, 1), recipe=KEPT, case_id="p7")
-
-
-def test_what_cannot_be_restored_is_refused() -> None:
-    _, _, geometry = preprocess(np.arange(1.0, 25).reshape(2, 3, 4), spacing_mm=(1, 1, 1), recipe=KEPT)
-    with pytest.raises(ValueError, match=r"prepared grid is \(4, 3, 2\), got an array of \(2, 3, 4\)"):
-        restore_label(np.zeros((2, 3, 4), np.uint8), geometry)
-    with pytest.raises(ValueError, match="NaN or infinity"):
-        restore(np.full((2, 4, 3, 2), np.nan), geometry)
-    with pytest.raises(ValueError, match="at most 256 classes, got 257"):
-        restore(np.zeros((257, 4, 3, 2), np.float16), geometry)
-
-
-def test_image_and_label_of_different_shape_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"\(2, 3, 4\) and \(2, 3, 5\)"):
-        preprocess(np.ones((2, 3, 4)), spacing_mm=(1, 1, 1), recipe=KEPT, label=np.zeros((2, 3, 5), np.uint8))
+def test_wrong_shapes_scores_and_missing_parts_are_refused(refused: Any) -> None:
+    scan = np.arange(1.0, 25).reshape(2, 3, 4)
+    work = Preprocessing(scan, spacing_mm=(1, 1, 1), recipe=KEPT)
+    with refused("label", got=None):
+        work.label_slabs()
+    with refused("shape", got=(2, 3, 4)):
+        restore_label(np.zeros((2, 3, 4), np.uint8), work.geometry)
+    with refused("probabilities", got="NaN or infinity"):
+        restore(np.full((2, 4, 3, 2), np.nan), work.geometry)
+    with refused("probabilities", got="257 classes"):
+        restore(np.zeros((257, 4, 3, 2), np.float16), work.geometry)
+    with refused("label", got=(2, 3, 5)):
+        preprocess(scan, spacing_mm=(1, 1, 1), recipe=KEPT, label=np.zeros((2, 3, 5), np.uint8))
+    with refused("ct_statistics", got=None):
+        preprocess(scan, spacing_mm=(1, 1, 1), recipe=PreprocessRecipe((None, None, None), normalisation="ct"))
 
 
 @pytest.mark.parametrize(
-    ("wrong", "message"),
+    ("key", "got"),
     [
-        ({"spacing_mm": (None, -1.0, 1.0)}, "three positive numbers or None"),
-        ({"spacing_mm": (1.0, 1.0)}, "three positive numbers or None"),
-        ({"clip_percentiles": (99.0, 1.0)}, "rise within 0 and 100"),
-        ({"normalisation": "none"}, "'zscore' or 'ct', got 'none'"),
-        ({"ct_statistics": CtStatistics(-100, 300, 50, 25)}, "are for the normalisation 'ct', got 'zscore'"),
+        ("spacing_mm", (None, -1.0, 1.0)),
+        ("spacing_mm", (1.0, 1.0)),
+        ("clip_percentiles", (99.0, 1.0)),
+        ("normalisation", "none"),
+        ("ct_statistics", CtStatistics(-100, 300, 50, 25)),
     ],
 )
-def test_a_recipe_that_makes_no_sense_is_refused(wrong: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        PreprocessRecipe(**({"spacing_mm": (None, 1.5, 1.5)} | wrong))  # type: ignore[arg-type]  # wrong on purpose
-
-
-def test_a_recipe_whose_statistics_are_still_to_be_found_is_completed_and_prepares_nothing() -> None:
-    open_recipe = PreprocessRecipe((None, None, None), normalisation="ct")
-    assert not open_recipe.is_complete
-    assert CT.is_complete
-    assert CT.completes(open_recipe)
-    assert CT.completes(CT)
-    assert not open_recipe.completes(CT)
-    assert not CT.completes(PreprocessRecipe((1.0, 1.0, 1.0), normalisation="ct"))
-    with pytest.raises(ValueError, match="'ct' needs ct_statistics; preparing a data set finds them"):
-        preprocess(np.ones((2, 3, 4)), spacing_mm=(1, 1, 1), recipe=open_recipe)
-
-
-def test_planes_of_a_label_that_was_not_given_are_refused() -> None:
-    work = Preprocessing(np.arange(24).reshape(2, 3, 4), spacing_mm=(1, 1, 1), recipe=KEPT)
-    with pytest.raises(ValueError, match="given without a label"):
-        work.label_slabs()
-
-
-def test_a_recipe_that_was_stored_before_a_key_came_has_it_at_its_default() -> None:
-    stored = CARDIAC.to_json()
-    for key in ("ct_statistics", "clip_percentiles"):
-        assert PreprocessRecipe.from_json({name: value for name, value in stored.items() if name != key}) == CARDIAC
-
-
-def test_ct_statistics_that_make_no_sense_are_refused() -> None:
-    with pytest.raises(ValueError, match="a positive std_hu"):
+def test_an_invalid_recipe_is_refused(refused: Any, key: str, got: Any) -> None:
+    with refused(key, got=got):
+        PreprocessRecipe(**({"spacing_mm": (None, 1.5, 1.5)} | {key: got}))
+    with refused("ct_statistics"):
         CtStatistics(-100, 300, 50, 0)
 
 
-@pytest.mark.parametrize(
-    "recipe", [CARDIAC, PreprocessRecipe((1.0, 1.0, 1.0), "ct", ct_statistics=CtStatistics(-100, 300, 50, 25))]
-)
-def test_json_gives_an_equal_recipe(recipe: PreprocessRecipe) -> None:
-    assert PreprocessRecipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
+def test_a_recipe_whose_statistics_are_still_to_be_found_is_completed() -> None:
+    unfinished = PreprocessRecipe((None, None, None), normalisation="ct")
+    assert (unfinished.is_complete, CT.is_complete) == (False, True)
+    assert (CT.completes(unfinished), CT.completes(CT), unfinished.completes(CT)) == (True, True, False)
+    assert not CT.completes(PreprocessRecipe((1.0, 1.0, 1.0), normalisation="ct"))
+
+
+@pytest.mark.parametrize("recipe", [CARDIAC, CT])
+def test_json_gives_an_equal_recipe_and_a_key_that_came_later_is_at_its_default(recipe: PreprocessRecipe) -> None:
+    stored = json.loads(json.dumps(recipe.to_json()))
+    assert PreprocessRecipe.from_json(stored) == recipe
+    del stored["clip_percentiles"]
+    assert PreprocessRecipe.from_json(stored) == recipe

@@ -1,4 +1,4 @@
-"""Each style changes what it says, measured on an image of known parts, and nothing else."""
+"""Each style has its effect, measured on an image of known parts, and no other."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,6 @@ from uumamba.data.vendor_styles import STYLES, shift_style
 SPACING_MM = (8.0, 1.5, 1.25)
 SHAPE = (3, 96, 112)
 CASE = "patient001_frame01"
-DRAWN = [name for name in STYLES if name != "dark_blood"]  # its numbers are fixed
 
 
 def body():
@@ -46,29 +45,22 @@ def power_by_frequency(planes, low, high, *, axis):
 
 
 @pytest.mark.parametrize("name", STYLES)
-def test_without_strength_the_image_comes_back_bit_for_bit(name):
+def test_equal_arguments_give_equal_bytes_and_no_strength_the_image(name):
     image = body().astype(np.float32)
-    assert styled(name, image, strength=0.0).tobytes() == image.tobytes()
-
-
-@pytest.mark.parametrize("name", STYLES)
-def test_equal_arguments_give_equal_bytes_and_the_image_is_not_written_to(name):
-    image = body()
     image.flags.writeable = False
     assert styled(name, image).tobytes() == styled(name, image).tobytes()
-
-
-@pytest.mark.parametrize("name", DRAWN)
-def test_another_case_or_seed_is_drawn_anew(name):
-    same = styled(name)
-    assert not np.array_equal(same, styled(name, case_id="patient001_frame12"))
-    assert not np.array_equal(same, styled(name, seed=1))
+    assert styled(name, image, strength=0.0).tobytes() == image.tobytes()
+    for constant in (np.zeros((2, 3, 4)), np.full((2, 3, 4), 7, np.int16)):
+        np.testing.assert_array_equal(styled(name, constant), constant)
+    if name != "dark_blood":  # its numbers are fixed
+        assert not np.array_equal(styled(name, image), styled(name, image, case_id="patient001_frame12"))
+        assert not np.array_equal(styled(name, image), styled(name, image, seed=1))
 
 
 @pytest.mark.parametrize("name", STYLES)
 def test_more_strength_changes_more_and_little_strength_little(name):
     original = body()
-    changes = [np.sqrt(np.mean((styled(name, strength=s) - original) ** 2)) for s in (0.01, 0.3, 0.6, 1.0)]
+    changes = [np.sqrt(np.mean((styled(name, strength=s) - original) ** 2)) for s in (0.01, 0.4, 1.0)]
     assert changes == sorted(changes)
     # Coarser by a hundredth takes the outermost frequencies at once, which hold little.
     assert changes[0] < 0.05 * changes[-1] or (name == "coarse_matrix" and changes[0] < 0.2 * changes[-1])
@@ -76,21 +68,11 @@ def test_more_strength_changes_more_and_little_strength_little(name):
 
 
 @pytest.mark.parametrize("name", STYLES)
-def test_a_style_follows_the_scale_of_intensities(name):
+def test_a_style_follows_the_scale_of_intensities_and_the_order_of_axes(name):
     image = body()
     np.testing.assert_allclose(styled(name, 4 * image - 100), 4 * styled(name, image).astype(float) - 100, atol=0.05)
-
-
-@pytest.mark.parametrize("name", STYLES)
-def test_it_does_not_matter_which_axis_runs_through_plane(name):
-    moved = styled(name, np.moveaxis(body(), 0, 2), spacing_mm=(*SPACING_MM[1:], SPACING_MM[0]))
-    np.testing.assert_array_equal(np.moveaxis(moved, 2, 0), styled(name))
-
-
-@pytest.mark.parametrize("name", STYLES)
-@pytest.mark.parametrize("image", [np.zeros((2, 3, 4)), np.full((2, 3, 4), 7, np.int16)])
-def test_an_image_of_one_value_stays(name, image):
-    np.testing.assert_array_equal(styled(name, image), image)
+    moved = styled(name, np.moveaxis(image, 0, 2), spacing_mm=(*SPACING_MM[1:], SPACING_MM[0]))
+    np.testing.assert_array_equal(np.moveaxis(moved, 2, 0), styled(name, image))
 
 
 @pytest.mark.parametrize("name", STYLES)
@@ -99,30 +81,20 @@ def test_the_smallest_images_give_finite_ones(name, shape):
     assert np.isfinite(styled(name, np.arange(np.prod(shape), dtype=float).reshape(shape))).all()
 
 
-def test_the_coil_multiplies_any_image_by_the_same_smooth_field():
-    first, second = normalised(body()) + 0.5, normalised(body()[:, ::-1]) + 0.5
-    for image in (first, second):
-        image[0, 0, 0], image[-1] = 0, np.percentile(image, 99.5)  # both on the scale of 0 to white
-    fields = [
-        np.divide(styled("surface_coil", image), image, out=np.ones(SHAPE), where=image > 0.4)[:2]
-        for image in (first, second)
-    ]
-    np.testing.assert_allclose(fields[0][0, 1:], fields[1][0, 1:], rtol=1e-4)
-    log_field = np.log(fields[0][:, 1:])
-    assert log_field.max() - log_field.min() > np.log(1.5)
+def test_the_coil_multiplies_any_image_by_the_same_smooth_field_that_is_best_at_the_border():
+    images = [normalised(body()) + 0.5, normalised(body()[:, ::-1]) + 0.5, np.ones(SHAPE)]
+    for image in images:
+        image[0, 0, 0], image[-1] = 0, np.percentile(image, 99.5)  # all on the scale of 0 to white
+    fields = [np.log(styled("surface_coil", image)[:2, 1:] / image[:2, 1:]) for image in images]
+    for field in fields:
+        np.testing.assert_allclose(field, fields[2], atol=1e-4)
+    assert np.ptp(field) > np.log(1.5)
     # A neighbour differs by at most the steepest slope of -1.5 log(1 + d^2 / R^2), which is 1.5 / R at d = R.
-    assert np.abs(np.diff(log_field, axis=1)).max() <= 1.5 / 130 * SPACING_MM[1] * 1.001
-    assert np.abs(np.diff(log_field, axis=2)).max() <= 1.5 / 130 * SPACING_MM[2] * 1.001
-
-
-def test_the_coil_sees_the_side_it_lies_on_best():
-    image = np.full(SHAPE, 1.0)
-    image[0, 0, 0] = 0
-    for seed in range(4):
-        field = styled("surface_coil", image, seed=seed)[1]
-        y, x = np.unravel_index(field.argmax(), field.shape)
-        half = np.array(field.shape) / 2
-        assert np.hypot(*((np.array([y, x]) - half + 0.5) / half)) > 0.9  # on the ellipse through the edges' middles
+    for axis in (1, 2):
+        assert np.abs(np.diff(field, axis=axis)).max() <= 1.5 / 130 * SPACING_MM[axis] * 1.001
+    position = np.array(np.unravel_index(field[1].argmax(), field[1].shape)) + np.array([1, 0])
+    half = np.array(SHAPE[1:]) / 2
+    assert np.hypot(*((position - half + 0.5) / half)) > 0.9  # on the ellipse through the edges' middles
 
 
 def test_lifted_shadows_is_one_power_and_keeps_the_order_of_intensities():
@@ -130,9 +102,7 @@ def test_lifted_shadows_is_one_power_and_keeps_the_order_of_intensities():
     before, after = normalised(image), normalised(styled("lifted_shadows", image))
     inner = (before > 0.02) & (before < 0.9)
     powers = np.log(after[inner]) / np.log(before[inner])
-    assert powers.min() >= 0.4
-    assert powers.max() <= 0.55
-    assert np.ptp(powers) < 1e-3
+    assert 0.4 <= powers.min() <= powers.max() <= min(0.55, powers.min() + 1e-3)
     assert spearmanr(before.ravel(), after.ravel()).statistic > 0.9999
 
 
@@ -160,11 +130,8 @@ def test_a_coarse_matrix_has_no_frequency_above_its_resolution(axis):
     assert power_by_frequency(shifted, *within, axis=axis) > power_by_frequency(image, *within, axis=axis)
     kept = np.fft.fft2(image)[:, :8, :8]  # up to 7 / (96 * 1.5 mm) = 0.05 per mm
     np.testing.assert_allclose(np.fft.fft2(shifted)[:, :8, :8], kept, atol=0.01 * np.abs(kept).max())
-
-
-def test_an_axis_that_is_coarser_already_stays():
-    image = body()
-    np.testing.assert_allclose(styled("coarse_matrix", image, spacing_mm=(8.0, 5.0, 5.0)), image, atol=1e-3)
+    coarser = styled("coarse_matrix", image, spacing_mm=(8.0, 5.0, 5.0))
+    np.testing.assert_allclose(coarser, image, atol=1e-3)
 
 
 def test_a_fast_scan_has_coloured_noise_that_is_twice_as_strong_in_the_middle():
@@ -181,23 +148,19 @@ def test_a_fast_scan_has_coloured_noise_that_is_twice_as_strong_in_the_middle():
     # The amplitude is 1 / (1 + (4 mm * f)^2): at 0.03 and 0.235 per mm the power differs 3.4 times.
     expected = ((1 + (4 * 0.235) ** 2) / (1 + (4 * 0.03) ** 2)) ** 2
     assert low / high == pytest.approx(expected, rel=0.2)
-
-
-def test_noise_of_a_magnitude_is_never_negative():
-    image = np.zeros((4, 32, 32))
-    image[:, 8:24, 8:24] = 1
-    assert styled("fast_scan", image).min() >= 0
+    assert styled("fast_scan", np.pad(np.ones((4, 16, 16)), 8)).min() >= 0  # a magnitude
 
 
 @pytest.mark.parametrize(
-    ("image", "name", "changed", "problem"),
+    ("shape", "name", "strength", "key", "got"),
     [
-        (np.eye(3)[None], "siemens", {}, r"^There is no style 'siemens'; known are surface_coil, lifted_shadows, "),
-        (np.eye(3)[None], "fast_scan", {"strength": 1.5}, r"between 0 and 1, got 1\.5\.$"),
-        (np.eye(3)[None], "fast_scan", {"strength": float("nan")}, r"between 0 and 1, got nan\.$"),
-        (np.eye(3), "fast_scan", {}, r"needs three axes, got the shape \(3, 3\) and 3 spacings"),
+        ((1, 3, 3), "siemens", 1.0, "style", "siemens"),
+        ((1, 3, 3), "fast_scan", 1.5, "strength", 1.5),
+        ((1, 3, 3), "fast_scan", float("nan"), "strength", None),
+        ((3, 3), "fast_scan", 1.0, "image", (3, 3)),
     ],
 )
-def test_a_wrong_argument_is_refused(image, name, changed, problem):
-    with pytest.raises(ValueError, match=problem):
-        styled(name, image, **changed)
+def test_a_wrong_argument_is_refused(refused, shape, name, strength, key, got):
+    with refused(key) as error:
+        styled(name, np.ones(shape), strength=strength)
+    assert got in (None, error.value.got)

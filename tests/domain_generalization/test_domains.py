@@ -1,29 +1,24 @@
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+"""Splits, minibatches and held-out domains are keyed by trial, domain and step alone."""
+
+from itertools import islice
+from typing import Any
 
 import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from uumamba.domain_generalization import domain_batches, held_out_domains, require_domains, split_domain
-from uumamba.runtime.errors import UsageError
-
-PRINT_DRAWS = """
-import json, torch
-from torch.utils.data import TensorDataset
-from uumamba.domain_generalization import domain_batches, split_domain
-data = TensorDataset(torch.arange(50), torch.arange(50))
-inside = {domain: split_domain(data, domain=domain, trial_seed=4)[0] for domain in (1, 0)}
-drawn = [x.tolist() for x, _ in next(domain_batches(inside, batch_size=6, trial_seed=4))]
-print(json.dumps([inside[1].indices, inside[0].indices, *drawn]))
-"""
+from uumamba.domain_generalization import domain_batches, held_out_domains, split_domain
 
 
-def numbered(samples: int) -> TensorDataset:
-    return TensorDataset(torch.arange(samples), torch.arange(samples))
+def numbered(samples: int, first: int = 0) -> TensorDataset:
+    """Samples that are their own numbers, from ``first`` on, with labels that follow from them."""
+    numbers = torch.arange(first, first + samples)
+    return TensorDataset(numbers[:, None], numbers % 3)
+
+
+def drawn(steps: int, **options: int) -> list[list[list[int]]]:
+    batches = domain_batches({2: numbered(20), 5: numbered(30, 100)}, **{"batch_size": 4, **options})
+    return [[x[:, 0].tolist() for x, _ in minibatches] for minibatches in islice(batches, steps)]
 
 
 @pytest.mark.parametrize(("samples", "held"), [(10, 2), (14, 2), (15, 3), (1000, 200)])
@@ -33,54 +28,72 @@ def test_every_sample_is_on_one_side_of_the_split_and_a_fifth_is_held_out(sample
     assert len(outside) == held
 
 
-def test_splits_and_batches_are_the_same_in_every_process(repository: Path) -> None:
-    torch.manual_seed(5)
-    inside = {domain: split_domain(numbered(50), domain=domain, trial_seed=4)[0] for domain in (0, 1)}
-    first, second = (x.tolist() for x, _ in next(domain_batches(inside, batch_size=6, trial_seed=4)))
-    environment = {**os.environ, "PYTHONHASHSEED": "12345", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", PRINT_DRAWS]  # where the other domain is split first
-    done = subprocess.run(command, cwd=repository, env=environment, capture_output=True, encoding="utf-8")
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == [inside[1].indices, inside[0].indices, second, first]
-
-
-def test_domains_and_trials_split_differently_and_leave_the_global_generator_alone() -> None:
+def test_domains_and_trials_split_differently_in_any_order_and_leave_the_global_generator_alone() -> None:
     state = torch.get_rng_state()
-    splits = {
-        (domain, trial): tuple(split_domain(numbered(40), domain=domain, trial_seed=trial)[1].indices)
-        for domain in range(3)
-        for trial in range(3)
-    }
+    keys = [(domain, trial) for domain in range(3) for trial in range(3)]
+    splits, again = (
+        {(d, t): tuple(split_domain(numbered(40), domain=d, trial_seed=t)[1].indices) for d, t in order}
+        for order in (keys, keys[::-1])
+    )
+    assert splits == again
     assert len(set(splits.values())) == 9
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("holdout", [0.0, 1.0, -0.2, float("nan")])
-def test_a_holdout_out_of_range_is_refused(holdout: float) -> None:
-    with pytest.raises(UsageError, match="share above 0 and below 1"):
-        split_domain(numbered(10), domain=0, holdout=holdout)
+def test_each_minibatch_holds_samples_of_its_domain_with_their_labels_without_end() -> None:
+    batches = domain_batches({2: numbered(20), 5: numbered(30, 100)}, batch_size=4)
+    for minibatches in islice(batches, 40):  # 160 samples of domains of 20 and 30
+        for (x, y), first, last in zip(minibatches, (0, 100), (20, 130), strict=True):
+            assert x.shape == (4, 1)
+            assert ((first <= x) & (x < last)).all()
+            assert torch.equal(y, x[:, 0] % 3)
 
 
-def test_a_domain_too_small_to_split_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"Domain 7 has 4 samples, of which a holdout of 0.2 takes 0"):
-        split_domain(numbered(4), domain=7)
+def test_a_run_taken_up_again_gets_the_batches_that_it_would_have_got() -> None:
+    assert drawn(6)[4:] == drawn(2, first_step=4)
 
 
-@pytest.mark.parametrize("domains", [2, 5])
-def test_each_domain_is_left_out_once(domains: int) -> None:
-    assert held_out_domains(domains) == [(domain,) for domain in range(domains)]
+def test_neither_workers_nor_other_domains_change_a_domain_s_batches() -> None:
+    alone = [x[:, 0].tolist() for [(x, _)] in islice(domain_batches({5: numbered(30, 100)}, batch_size=4), 3)]
+    assert alone == [second for _, second in drawn(3)]
+    assert drawn(3, workers=1) == drawn(3)
 
 
-def test_cross_validation_leaves_every_pair_out_too() -> None:
+def test_trials_domains_and_steps_draw_differently_and_leave_the_global_generator_alone() -> None:
+    state = torch.get_rng_state()
+    first, other = drawn(20), drawn(20, trial_seed=1)
+    assert torch.equal(torch.get_rng_state(), state)
+    batches = [tuple(x) for run in (first, other) for step in run for x in step]
+    assert len(set(batches)) == len(batches)
+
+
+def test_every_sample_is_drawn_about_equally_often() -> None:
+    [(x, _)] = next(domain_batches({0: numbered(20)}, batch_size=2000))
+    # 2000 draws over 20 samples: 100 each, standard deviation below 10
+    assert (torch.bincount(x[:, 0], minlength=20) - 100).abs().max() < 40
+
+
+def test_each_domain_is_left_out_once_and_for_cross_validation_every_pair_too() -> None:
+    assert held_out_domains(5) == [(domain,) for domain in range(5)]
     runs = held_out_domains(5, cross_validation=True)
     assert len(runs) == len(set(runs)) == 5 + 5 * 4 // 2
     for test in range(5):
         assert sum(test in run for run in runs) == 5  # the runs that one test domain needs
 
 
-def test_too_few_domains_are_refused_with_the_sentence() -> None:
-    with pytest.raises(UsageError, match="Leaving one domain out needs at least 2 domains, got 1; add data of other"):
+def test_too_few_domains_or_samples_are_refused(refused: Any) -> None:
+    with refused("domains", got=1):
         held_out_domains(1)
-    with pytest.raises(UsageError, match="cross-validation needs at least 3 domains, got 2"):
+    with refused("domains", got=2):
         held_out_domains(2, cross_validation=True)
-    require_domains(2, "Comparing")
+    with refused("datasets", got="no domain"):
+        domain_batches({})
+    with refused("datasets", got="no sample in domain 3"):
+        domain_batches({3: numbered(0)})
+    with refused("batch_size", got=0):
+        domain_batches({0: numbered(5)}, batch_size=0)
+    with refused("holdout", got="0.2 of 4 samples in domain 7"):
+        split_domain(numbered(4), domain=7)
+    for holdout in (0.0, 1.0):
+        with refused("holdout", got=holdout):
+            split_domain(numbered(10), domain=0, holdout=holdout)

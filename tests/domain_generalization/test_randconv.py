@@ -1,4 +1,4 @@
-import copy
+from typing import Any
 
 import pytest
 import torch
@@ -12,13 +12,6 @@ SHAPES = [(2, 3, 9), (2, 3, 9, 8), (2, 3, 9, 8, 7)]
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-def test_it_is_the_identity_in_evaluation_mode_and_with_p_of_zero(shape: tuple[int, ...]) -> None:
-    images = torch.randn(shape)
-    assert RandConv(p=1.0).eval()(images) is images
-    assert RandConv(p=0.0)(images) is images
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -68,60 +61,20 @@ def test_kernels_keep_the_variance_of_white_noise(shape: tuple[int, ...], size: 
     assert abs(weights.mean().item()) < 4 * fan_in**-0.5 / len(weights) ** 0.5
 
 
-def test_every_kernel_size_is_drawn_alike_and_batches_are_convolved_at_the_rate_of_p() -> None:
-    augment = RandConv(p=0.4, generator=seeded())
-    images = torch.zeros(1, 1, 8, 8)
-    fired = sum(augment(images) is not images for _ in range(1000))
-    assert abs(fired - 400) < 62  # four standard deviations
-    sizes = [augment._kernel(images).shape[-1] for _ in range(1000)]
+def test_every_kernel_size_is_drawn_alike() -> None:
+    augment = RandConv(generator=seeded())
+    sizes = [augment._kernel(torch.zeros(1, 1, 8, 8)).shape[-1] for _ in range(1000)]
     assert {size: abs(sizes.count(size) - 250) < 55 for size in set(sizes)} == dict.fromkeys((1, 3, 5, 7), True)
 
 
-def test_equal_generators_draw_alike_and_leave_the_global_one_alone() -> None:
-    images = torch.randn(2, 1, 8, 8)
-    state = torch.get_rng_state()
-    first, second = (RandConv(generator=seeded(4)) for _ in range(2))
-    runs = [[augment(images) for _ in range(6)] for augment in (first, second)]
-    assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
-    assert torch.equal(torch.get_rng_state(), state)
-    assert torch.equal(copy.deepcopy(first)(images), first(images))
-
-
-def test_without_a_generator_torchs_own_seed_decides() -> None:
-    images = torch.randn(2, 1, 8, 8)
-    results = []
-    for seed in (1, 1, 2):
-        torch.manual_seed(seed)
-        results.append(RandConv(p=1.0)(images))
-    assert torch.equal(results[0], results[1])
-    assert not torch.equal(results[0], results[2])
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_it_keeps_the_kind_of_number_passes_gradients_on_and_has_no_parameters(dtype: torch.dtype) -> None:
-    images = torch.randn(2, 1, 8, 8, dtype=dtype, requires_grad=True)
-    augment = RandConv(p=1.0, generator=seeded())
-    result = augment(images)
-    result.sum().backward()
-    assert result.dtype == dtype
-    assert images.grad.isfinite().all()
-    assert not list(augment.parameters())
-    assert not augment.state_dict()
-
-
-@pytest.mark.parametrize("sizes", [(), (2,), (3, 0), (-1,)])
-def test_kernel_sizes_must_be_odd(sizes: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="kernel_sizes must be odd and at least one"):
+@pytest.mark.parametrize("sizes", [(), (2,), (3, -1)])
+def test_kernel_sizes_that_are_not_odd_are_refused(sizes: tuple[int, ...], refused: Any) -> None:
+    with refused("kernel_sizes", got=sizes):
         RandConv(kernel_sizes=sizes)
 
 
-def test_a_probability_out_of_range_and_images_without_spatial_axes_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"p is a probability from 0 to 1, got -0\.5"):
-        RandConv(p=-0.5)
-    with pytest.raises(ValueError, match=r"with 1 to 3 spatial axes, got shape \(4, 8\)"):
+def test_images_without_spatial_axes_or_of_integers_are_refused(refused: Any) -> None:
+    with refused("images", got=(4, 8)):
         RandConv()(torch.randn(4, 8))
-
-
-def test_images_that_are_not_floating_point_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"must be floating point and normalised, got torch\.uint8"):
-        RandConv(p=1.0)(torch.ones(2, 3, 8, 8, dtype=torch.uint8))  # a kernel in uint8 is 0 throughout
+    with refused("images", got=torch.uint8):  # a kernel in uint8 is 0 throughout
+        RandConv(p=1.0)(torch.ones(2, 3, 8, 8, dtype=torch.uint8))

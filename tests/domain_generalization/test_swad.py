@@ -1,20 +1,23 @@
+import math
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from uumamba.domain_generalization import SWAD
-from uumamba.runtime.errors import UsageError
+from uumamba.runtime.errors import UumambaError
 
 
 class Path(nn.Module):
-    """One weight that the test moves by hand."""
+    """One weight and one buffer that the test moves by hand."""
 
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+        self.register_buffer("latest", torch.zeros(()))
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.weight
@@ -64,60 +67,34 @@ def test_a_valley_by_hand(steps: int) -> None:
     assert swad.averaged().weight.item() == pytest.approx(sum(every) / len(every), rel=1e-12)
 
 
-def test_a_thousand_valleys_equal_the_papers_algorithm() -> None:
+def test_many_valleys_equal_the_papers_algorithm() -> None:
     draw = random.Random(1)
     found = set()
-    for _ in range(1000):
+    for _ in range(300):
         losses = [draw.uniform(0.5, 1.0) for _ in range(draw.randint(1, 14))]
-        n_converge = draw.randint(1, 4)
-        n_tolerance = draw.randint(1, 5)
-        ratio = draw.choice((0.0, 0.1, 0.3))
-        expected = valley(losses, n_converge, n_tolerance, ratio)
-        swad, _ = driven(losses, n_converge=n_converge, n_tolerance=n_tolerance, tolerance_ratio=ratio)
+        options = draw.randint(1, 4), draw.randint(1, 5), draw.choice((0.0, 0.1, 0.3))
+        expected = valley(losses, *options)
+        swad, _ = driven(losses, **dict(zip(("n_converge", "n_tolerance", "tolerance_ratio"), options, strict=True)))
         assert swad.steps == (None if expected is None else (expected[0] + 1, expected[1] + 1)), losses
         found.add((swad.steps is None, swad.finished))
     assert found == {(True, False), (False, False), (False, True)}
 
 
-def test_every_step_counts_alike_however_many_stand_between_validations() -> None:
-    net, swad = Path(), None
+def test_every_step_counts_alike_however_many_are_between_validations() -> None:
+    net = Path()
     swad = SWAD(net, n_converge=1)
-    weights = []
-    for count, loss in ((1, 0.5), (4, 0.5), (2, 0.5)):
-        for _ in range(count):
-            weights.append(float(len(weights) ** 2))
-            nn.init.constant_(net.weight, weights[-1])
-            swad.after_step(net)
-        swad.validated(loss)
-    assert swad.averaged().weight.item() == pytest.approx(sum(weights) / 7, rel=1e-12)
+    for step, is_validated in enumerate([True, False, False, False, True, False, True]):
+        nn.init.constant_(net.weight, step**2)
+        net.latest.fill_(step)
+        swad.after_step(net)
+        if is_validated:
+            swad.validated(0.5)
+    assert swad.averaged().latest == 6  # buffers are the latest
+    assert swad.averaged().weight.item() == pytest.approx(sum(step**2 for step in range(7)) / 7, rel=1e-12)
     assert swad.steps == (1, 7)
 
 
-def test_a_constant_network_averages_to_itself_and_is_not_touched() -> None:
-    net = nn.Linear(3, 2)
-    before = {name: value.clone() for name, value in net.state_dict().items()}
-    swad = SWAD(net)
-    for _ in range(6):
-        swad.after_step(net)
-        swad.validated(0.5)
-    averaged = swad.averaged()
-    for name, value in before.items():
-        assert torch.equal(net.state_dict()[name], value)
-        torch.testing.assert_close(averaged.state_dict()[name], value, rtol=1e-6, atol=0)
-    assert {id(p) for p in averaged.parameters()}.isdisjoint({id(p) for p in net.parameters()})
-
-
-def test_nothing_is_taken_in_after_the_end() -> None:
-    options = {"n_converge": 1, "n_tolerance": 1, "tolerance_ratio": 0.0}
-    ended, _ = driven([0.5, 0.6], **options)
-    longer, _ = driven([0.5, 0.6, 0.1, 0.1], **options)
-    assert ended.finished
-    assert longer.finished
-    assert ended.steps == longer.steps == (1, 1)
-    assert torch.equal(ended.averaged().weight, longer.averaged().weight)
-
-
-@pytest.mark.parametrize("stop", range(9))
+@pytest.mark.parametrize("stop", [0, 3, 6, 8])
 def test_a_run_taken_up_again_averages_as_one_that_never_stopped(stop: int) -> None:
     losses = [1.0, 0.8, 0.5, 0.6, 0.7, 0.9, 0.7, 0.9, 0.9]
     options = {"n_converge": 3, "n_tolerance": 2}
@@ -137,19 +114,15 @@ def test_a_run_taken_up_again_averages_as_one_that_never_stopped(stop: int) -> N
     assert torch.equal(stopped.averaged().weight, through.averaged().weight)
 
 
-def test_few_copies_wait_while_the_loss_stays_in_the_valley() -> None:
-    swad, _ = driven([0.5] * 40)
-    assert len(swad._waiting) == 0
-    swad, _ = driven([*[0.5] * 3, *[0.9] * 5])
-    assert len(swad._waiting) == 5
-    assert not swad.finished
+def test_a_loss_at_the_tolerance_is_in_the_valley() -> None:
+    assert driven([0.5, 0.5, 0.6], n_converge=1, tolerance_ratio=0.0)[0].steps == (1, 2)
 
 
 def test_a_loss_that_never_settles_gives_the_last_segment_with_a_warning() -> None:
     swad, segments = driven([0.9, 0.8, 0.7, 0.6], steps=2)
     assert swad.threshold is None
     assert swad.steps is None
-    with pytest.warns(UserWarning, match="did not settle: none was the lowest of the 3 that began with it"):
+    with pytest.warns(UserWarning, match="did not settle"):
         averaged = swad.averaged()
     assert averaged.weight.item() == pytest.approx(sum(segments[-1]) / 2)
 
@@ -170,16 +143,7 @@ def test_running_statistics_are_those_of_the_averaged_weights() -> None:
     torch.testing.assert_close(averaged[1].running_var, features.var(1).mean(0))
     torch.testing.assert_close(averaged[0].weight, torch.full((3, 2), 1.5))
     assert not torch.equal(net[1].running_mean, averaged[1].running_mean)
-
-
-@pytest.mark.parametrize("batches", [None, []])
-def test_batch_norms_without_batches_are_refused(batches: list[Tensor] | None) -> None:
-    net = nn.BatchNorm1d(2)
-    swad = SWAD(net, n_converge=1)
-    swad.after_step(net)
-    swad.validated(0.5)
-    with pytest.raises(UsageError, match="need running statistics of their own and there are no batches"):
-        swad.averaged(batches)
+    assert torch.equal(net[0].weight, torch.full((3, 2), 3.0))  # training can go on
 
 
 class Backbone(nn.Sequential):
@@ -233,15 +197,6 @@ def test_frozen_batch_norms_alone_need_no_batches_also_in_a_run_taken_up_again()
         assert not averaged[1].training
 
 
-def test_a_state_that_does_not_say_which_batch_norms_were_frozen_renews_them_all() -> None:
-    net, batch = nn.BatchNorm1d(2), torch.randn(8, 2)
-    swad, again = SWAD(net, n_converge=1), SWAD(net, n_converge=1)
-    swad.after_step(net)
-    swad.validated(0.5)
-    again.load_state_dict({name: value for name, value in swad.state_dict().items() if name != "trained"})
-    torch.testing.assert_close(again.averaged([batch]).running_mean, batch.mean(0))
-
-
 def test_a_loop_that_validates_before_it_tells_of_the_step_has_no_frozen_batch_norm() -> None:
     net = nn.BatchNorm1d(2)
     swad = SWAD(net, n_converge=1)
@@ -253,16 +208,28 @@ def test_a_loop_that_validates_before_it_tells_of_the_step_has_no_frozen_batch_n
     torch.testing.assert_close(swad.averaged([batch]).running_mean, batch.mean(0))
 
 
-def test_wrong_use_is_refused_with_a_sentence() -> None:
-    swad = SWAD(Path())
-    with pytest.raises(UsageError, match="no average yet; call validated"):
+def test_calls_out_of_order_and_batch_norms_without_batches_are_refused(refused: Any) -> None:
+    net = nn.BatchNorm1d(2)
+    swad = SWAD(net, n_converge=1)
+    with refused("averaged"):
         swad.averaged()
-    with pytest.raises(UsageError, match=r"call after_step\(net\) after each step"):
+    with refused("validated"):
         swad.validated(0.5)
-    for loss in ("nan", "inf", "-inf"):
-        with pytest.raises(ValueError, match=f"must be a finite number, got {loss}: training has diverged"):
-            swad.validated(float(loss))
-    with pytest.raises(ValueError, match="at least 1, got 0 and 6"):
-        SWAD(Path(), n_converge=0)
-    with pytest.raises(ValueError, match=r"tolerance_ratio must not be negative, got -0\.1"):
-        SWAD(Path(), tolerance_ratio=-0.1)
+    swad.after_step(net)
+    swad.validated(0.5)
+    for batches in (None, []):
+        with refused("batches"):
+            swad.averaged(batches)
+
+
+@pytest.mark.parametrize("options", [{"n_converge": 0}, {"n_tolerance": 0}, {"tolerance_ratio": -0.1}], ids=str)
+def test_options_out_of_range_are_refused(options: dict[str, Any], refused: Any) -> None:
+    ((key, value),) = options.items()
+    with refused(key, got=value):
+        SWAD(Path(), **options)
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_not_finite_is_refused(loss: float) -> None:
+    with pytest.raises(UumambaError, match="training has diverged"):
+        SWAD(Path()).validated(loss)

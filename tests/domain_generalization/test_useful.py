@@ -8,11 +8,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, TensorDataset
 
-from uumamba.domain_generalization import USEFUL, Answers, Probe, UpsampledSampler, classification_answers, find_slow
+from uumamba.domain_generalization import (
+    USEFUL,
+    Probe,
+    ProbeOutputs,
+    SlowExamples,
+    UpsampledSampler,
+    find_elbow,
+    find_slow,
+    probe_classification,
+)
 from uumamba.optim import SAM, Plain
 
 CLASSES, EACH = 4, 50
@@ -44,7 +54,7 @@ def training(image: Tensor, label: Tensor, *, dropout: float = 0.0, make: Any = 
 
 
 def useful_on(image: Tensor, label: Tensor, start: Start, **options: Any) -> USEFUL:
-    return USEFUL(start, partial(classification_answers, batches=[(image, label)]), **options)
+    return USEFUL(start, partial(probe_classification, batches=[(image, label)]), **options)
 
 
 def state_of(net: nn.Module) -> list[Tensor]:
@@ -67,7 +77,7 @@ def test_examples_without_the_easy_feature_are_found(make: Any) -> None:
         assert found.settings == {"most_epochs": 20, "slowing": 0.1, "factor": 2, "outputs": "probabilities"}
 
 
-def test_the_answers_that_are_split_are_those_at_the_knee() -> None:
+def test_the_outputs_that_are_split_are_those_at_the_elbow() -> None:
     image, label, _ = planted()
     useful = useful_on(image, label, training(image, label), seed=5)
     found = useful.find()
@@ -76,136 +86,105 @@ def test_the_answers_that_are_split_are_those_at_the_knee() -> None:
     for epoch in range(found.epoch or 0):
         sampler.set_epoch(epoch)
         train_epoch(sampler)
-    answers = classification_answers(net, [(image, label)])
-    assert answers.error == found.errors[found.epoch or 0]
-    again = find_slow(answers, seed=5)
+    outputs = probe_classification(net, [(image, label)])
+    assert outputs.error == found.errors[found.epoch or 0]
+    again = find_slow(outputs, seed=5)
     assert (again.slow, again.groups) == (found.slow, found.groups)  # to the last bit of the clusters' losses
 
 
 def test_every_start_has_the_same_weights_and_the_same_draws() -> None:
     image, label, _ = planted()
     useful = useful_on(image, label, training(image, label, dropout=0.3), seed=8)
-    first, _ = useful.restart()
-    initial = state_of(first)
+    initial = state_of(useful.restart()[0])
     found = useful.find()
     torch.rand(5)
+    assert useful.find() == found
     ends = []
     for _ in range(2):
         net, train_epoch = useful.restart()
         assert same(state_of(net), initial)
-        sampler = useful.sampler(found)
-        for epoch in range(2):
-            sampler.set_epoch(epoch)
-            train_epoch(sampler)
+        train_epoch(useful.sampler(found))
         ends.append(state_of(net))
     assert same(*ends)
-    assert not same(ends[0], initial)
-
-
-def test_a_seed_decides_everything() -> None:
-    image, label, _ = planted()
-    found = [useful_on(image, label, training(image, label), seed=seed).find() for seed in (1, 1, 2)]
-    assert found[0] == found[1]
-    assert found[0].errors != found[2].errors
-
-
-def test_what_the_pass_over_the_data_draws_does_not_change_what_a_seed_decides() -> None:
-    image, label, _ = planted()
-    start = training(image, label, dropout=0.3)
-    loader = DataLoader(TensorDataset(image, label), batch_size=len(label))  # draws a seed at each pass
-    found = [
-        USEFUL(start, partial(classification_answers, batches=batches), seed=1).find()
-        for batches in ([(image, label)], loader)
-    ]
-    assert found[0] == found[1]
+    assert useful_on(image, label, training(image, label, dropout=0.3), seed=9).find().errors != found.errors
 
 
 def test_a_pass_over_the_data_leaves_the_draws_of_python_numpy_and_torch_as_they_were() -> None:
     image, label, _ = planted()
 
-    def draws() -> list[float]:
+    def draws(*_: Any) -> list[float]:
         return [random.random(), float(np.random.rand()), float(torch.rand(()))]  # noqa: NPY002 the global one
 
-    def drawn_in_training(look: Callable[[], object]) -> list[list[float]]:
-        told: list[list[float]] = []
+    def draws_in_training(look: Callable[[nn.Module], object]) -> list[list[float]]:
+        found: list[list[float]] = []
 
         def start() -> tuple[nn.Module, Callable[[UpsampledSampler], None]]:
             net, train_epoch = training(image, label)()
-            return net, lambda sampler: (told.append(draws()), train_epoch(sampler))[1]
+            return net, lambda sampler: (found.append(draws()), train_epoch(sampler))[1]
 
-        def answers(net: nn.Module) -> Answers:
-            look()
-            return classification_answers(net, [(image, label)])
+        USEFUL(start, lambda net: (look(net), probe_classification(net, [(image, label)]))[1], seed=2).find()
+        return found
 
-        USEFUL(start, answers, seed=2).find()
-        return told
-
-    assert drawn_in_training(draws) == drawn_in_training(lambda: None)
+    assert draws_in_training(draws) == draws_in_training(lambda _: None)
 
 
 def test_with_nothing_slow_it_is_plain_training_bit_for_bit() -> None:
     image, label, _ = planted()
     start = training(image, label)
-    useful = USEFUL(start, lambda net: equal_answers(net, image, label), seed=3, most_epochs=4)
-    with pytest.warns(UserWarning, match="no class has slow examples, so nothing is shown twice.*class 0: all outputs"):
+    useful = USEFUL(start, lambda net: equal_outputs(net, image, label), seed=3, most_epochs=4)
+    with pytest.warns(UserWarning, match="no class has slow examples.*class 0: all outputs"):
         found = useful.find()
     assert found.slow == ()
     net, train_epoch = useful.restart()
-    plain_useful = useful_on(image, label, start, seed=3)
-    plain, train_plainly = plain_useful.restart()
-    for epoch in range(3):
-        for sampler, train in ((useful.sampler(found), train_epoch), (UpsampledSampler(200, seed=3), train_plainly)):
-            sampler.set_epoch(epoch)
-            train(sampler)
+    train_epoch(useful.sampler(found))
+    plain, train_plainly = useful_on(image, label, start, seed=3).restart()
+    train_plainly(UpsampledSampler(200, seed=3))
     assert same(state_of(net), state_of(plain))
 
 
-def equal_answers(net: nn.Module, image: Tensor, label: Tensor) -> Answers:
+def equal_outputs(net: nn.Module, image: Tensor, label: Tensor) -> ProbeOutputs:
     """A network's accuracy with outputs that tell no two examples apart."""
-    true = classification_answers(net, [(image, label)])
-    return Answers(torch.ones_like(true.vectors), torch.ones(200), label, true.error, true.fingerprint, CLASSES)
+    true = probe_classification(net, [(image, label)])
+    return ProbeOutputs(torch.ones_like(true.vectors), torch.ones(200), label, true.error, true.fingerprint, CLASSES)
 
 
-def test_slow_examples_are_trained_on_twice_an_epoch() -> None:
+def test_the_sampler_shows_slow_examples_as_often_as_factor_says_and_shares_with_replicas() -> None:
     image, label, _ = planted()
-    useful = useful_on(image, label, training(image, label))
-    found = useful.find()
-    shown = torch.bincount(torch.tensor(list(useful.sampler(found))), minlength=len(label))
-    assert [place for place, count in enumerate(shown) if count == 2] == list(found.slow)
-    assert set(shown.tolist()) == {1, 2}
-    shares = [useful.sampler(found, rank=rank, replicas=2) for rank in range(2)]
-    assert sum(map(len, shares)) - len(useful.sampler(found)) in (0, 1)
+    useful = useful_on(image, label, training(image, label), factor=3)
+    found = SlowExamples((2, 5), 8, (), 0, "")
+    assert sorted(useful.sampler(found)) == sorted([*range(8), 2, 5, 2, 5])
+    assert [len(useful.sampler(found, rank=rank, replicas=2)) for rank in range(2)] == [6, 6]
 
 
-def test_a_network_built_outside_start_is_noticed_at_the_restart() -> None:
+def test_a_network_built_outside_start_is_noticed_at_the_restart(refused: Any) -> None:
     image, label, _ = planted()
     net, train_epoch = training(image, label)()
     useful = useful_on(image, label, lambda: (net, train_epoch))
     useful.find()
-    with pytest.raises(ValueError, match="gave other initial weights than before, though the seed is the same"):
+    with refused("start"):
         useful.restart()
 
 
-def test_data_that_change_between_passes_are_noticed() -> None:
+def test_data_that_change_between_passes_are_noticed(refused: Any) -> None:
     image, label, _ = planted()
 
-    def shuffled(net: nn.Module) -> Answers:
+    def shuffled(net: nn.Module) -> ProbeOutputs:
         order = torch.randperm(len(label))
-        return classification_answers(net, [(image[order], label[order])])
+        return probe_classification(net, [(image[order], label[order])])
 
-    with pytest.raises(ValueError, match="the examples changed between two passes of the probe"):
+    with refused("batches"):
         USEFUL(training(image, label), shuffled).find()
 
 
 def test_an_error_that_never_slows_takes_the_last_epoch_and_says_so() -> None:
     image, label, _ = planted()
     useful = useful_on(image, label, training(image, label, lr=0.001), most_epochs=2)
-    with pytest.warns(UserWarning, match="did not slow within 2 epochs, so slow examples are those of the last"):
+    with pytest.warns(UserWarning, match="did not slow within 2 epochs"):
         found = useful.find()
     assert (found.epoch, len(found.errors)) == (2, 3)
 
 
-def test_a_probe_that_diverges_is_refused_after_the_epoch_in_which_it_did() -> None:
+def test_a_probe_that_diverges_is_refused_after_the_epoch_in_which_it_did(refused: Any) -> None:
     image, label, _ = planted()
     epochs: list[int] = []
 
@@ -213,30 +192,70 @@ def test_a_probe_that_diverges_is_refused_after_the_epoch_in_which_it_did() -> N
         net, train_epoch = training(image, label, lr=1e30)()
         return net, lambda sampler: (epochs.append(sampler.epoch), train_epoch(sampler))[1]
 
-    with pytest.raises(ValueError, match="of 200 examples are not finite, the first is example"):
+    with refused("outputs"):
         useful_on(image, label, start).find()
     assert epochs == [0]
 
 
-def test_a_probe_of_one_s_own_keeps_the_answers_of_the_knee() -> None:
-    probe = Probe()
-    for step, error in enumerate((0.9, 0.4, 0.1, 0.09, 0.01)):
-        outputs = torch.full((2, 2), float(step))
-        ended = probe.add(Answers(outputs, torch.zeros(2), torch.zeros(2, dtype=torch.long), error, "", 1))
-        assert ended == (step >= 3)
-    assert probe.answers is not None
-    assert (probe.epoch, probe.errors, float(probe.answers.vectors[0, 0])) == (3, [0.9, 0.4, 0.1, 0.09], 3.0)
+@pytest.mark.parametrize("options", [{"most_epochs": 1}, {"slowing": 1.0}, {"factor": 0}], ids=str)
+def test_numbers_out_of_range_are_refused(options: dict[str, Any], refused: Any) -> None:
+    image, label, _ = planted()
+    ((key, value),) = options.items()
+    with refused(key, got=value):
+        useful_on(image, label, training(image, label), **options)
 
 
 @pytest.mark.parametrize(
-    ("options", "complaint"),
+    ("errors", "elbow"),
     [
-        ({"most_epochs": 1}, "most_epochs must be at least 2 for a knee to be seen, got 1"),
-        ({"slowing": 1.0}, "slowing must lie between 0 and 1, got 1.0"),
-        ({"factor": 0}, "factor must be at least 1, got 0"),
+        ([0.9, 0.5, 0.2, 0.19], 3),  # 0.01 is less than a tenth of 0.4
+        ([0.9, 0.5, 0.2, 0.15], None),  # 0.05 is more
+        ([0.9, 0.5, 0.2, 0.15, 0.12], 4),
+        ([0.9, 0.1, 0.2], 2),  # an error that rises has slowed
+        ([0.9, 0.9, 0.899, 0.899, 0.4, 0.39], 5),  # nothing was learned before
+        ([0.9, 0.5], None),  # the first fall is the largest
+        ([0.9], None),
+        ([], None),
+        ([0.0, 0.0, 0.0], None),
     ],
 )
-def test_numbers_that_make_no_sense_are_refused(options: dict[str, Any], complaint: str) -> None:
-    image, label, _ = planted()
-    with pytest.raises(ValueError, match=complaint):
-        useful_on(image, label, training(image, label), **options)
+def test_the_elbow_is_the_first_epoch_of_slow_fall(errors: list[float], elbow: int | None) -> None:
+    assert find_elbow(errors) == elbow
+
+
+@given(st.lists(st.floats(0, 1), max_size=12), st.integers(0, 12))
+def test_later_epochs_never_change_an_elbow(errors: list[float], seen: int) -> None:
+    early = find_elbow(errors[:seen])
+    assert early is None or early == find_elbow(errors)
+
+
+@given(st.lists(st.integers(0, 1000), max_size=12))
+def test_the_elbow_does_not_depend_on_the_unit_of_the_error(errors: list[int]) -> None:
+    assert find_elbow([1024.0 * error for error in errors]) == find_elbow([float(error) for error in errors])
+
+
+def test_a_larger_share_is_reached_no_later() -> None:
+    errors = [2.0**-epoch for epoch in range(9)]  # each fall is half of the one before
+    # the fall in epoch t is 2^-t, in the first one's 2^-(t - 1)
+    assert [find_elbow(errors, slowing=share) for share in (0.6, 0.3, 0.1, 0.05)] == [2, 3, 5, 6]
+
+
+@pytest.mark.parametrize("options", [{"slowing": 0.0}, {"learned": 1.0}], ids=str)
+def test_a_share_out_of_range_and_an_error_that_is_not_finite_are_refused(
+    options: dict[str, float], refused: Any
+) -> None:
+    ((key, value),) = options.items()
+    with refused(key, got=value):
+        find_elbow([0.9, 0.5], **options)
+    with refused("errors"):
+        find_elbow([0.9, float("nan")])
+
+
+def test_a_probe_keeps_the_outputs_of_the_elbow() -> None:
+    probe = Probe()
+    for step, error in enumerate((0.9, 0.4, 0.1, 0.09, 0.01)):
+        vectors = torch.full((2, 2), float(step))
+        ended = probe.add(ProbeOutputs(vectors, torch.zeros(2), torch.zeros(2, dtype=torch.long), error, "", 1))
+        assert ended == (step >= 3)
+    assert probe.outputs is not None
+    assert (probe.epoch, probe.errors, float(probe.outputs.vectors[0, 0])) == (3, [0.9, 0.4, 0.1, 0.09], 3.0)

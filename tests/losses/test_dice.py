@@ -4,10 +4,8 @@ import pytest
 import torch
 from monai.losses import DiceLoss
 from torch import Tensor
-from torch.nn import functional as F
 
 from uumamba.losses import SoftDiceLoss
-from uumamba.losses.dice import overlap_sums
 
 Sample = Callable[..., tuple[Tensor, Tensor]]
 
@@ -60,63 +58,8 @@ def test_absent_class_has_the_dice_of_the_smoothing() -> None:
     torch.testing.assert_close(loss, torch.tensor(2 / 3))
 
 
-def test_ignored_voxels_count_in_no_sum(sample: Sample) -> None:
-    logits, label = sample(2, 6, 8, dtype=torch.float64)
-    ignored = label.clone()
-    ignored[..., 4:] = 255
-    cropped = SoftDiceLoss()(logits[..., :4], label[..., :4])
-    torch.testing.assert_close(SoftDiceLoss(ignore_label=255)(logits, ignored), cropped)
-
-
-def test_nothing_but_ignored_voxels_gives_zero() -> None:
-    label = torch.full((1, 1, 4, 4), 255)
-    assert SoftDiceLoss(ignore_label=255)(torch.zeros(1, 3, 4, 4), label) == 0
-
-
-def test_pooling_equals_one_large_sample(sample: Sample) -> None:
-    logits, label = sample(2, 4, 8)
-    pooled = SoftDiceLoss(batch_dice=True)(logits, label)
-    joined = SoftDiceLoss()(torch.cat(list(logits), 1)[None], torch.cat(list(label), 1)[None])
-    torch.testing.assert_close(pooled, joined)
-
-
-def test_gradient_is_right(sample: Sample) -> None:
-    logits, label = sample(2, 3, 4, dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda z: SoftDiceLoss()(z, label), logits)
-
-
 def test_sums_keep_their_digits_over_a_large_volume() -> None:
-    # one running float32 sum of 2**24 times 0.3 is 5 % off; the rows' sums are not
-    probabilities = torch.full((1, 1, 256, 256, 256), 0.3)
-    label = torch.zeros(1, 1, 256, 256, 256, dtype=torch.uint8)
-    intersection, total = overlap_sums(probabilities, label)
-    expected = 0.3 * 2**24
-    assert intersection.item() == pytest.approx(expected, rel=1e-5)
-    assert total.item() == pytest.approx(expected + 2**24, rel=1e-5)
-
-
-def test_label_dtype_does_not_matter(sample: Sample) -> None:
-    logits, label = sample(2, 4, 4)
-    assert SoftDiceLoss()(logits, label.to(torch.uint8)) == SoftDiceLoss()(logits, label)
-
-
-def test_it_is_float32_inside_under_autocast(sample: Sample) -> None:
-    logits, label = sample(2, 16, 16)
-    low = logits.detach().bfloat16()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = SoftDiceLoss()(low, label)
-    assert loss.dtype == torch.float32
-    torch.testing.assert_close(loss, SoftDiceLoss()(low.float(), label))
-
-
-def test_smooth_of_zero_is_refused() -> None:
-    with pytest.raises(ValueError, match="smooth must be positive, got 0"):
-        SoftDiceLoss(smooth=0)
-
-
-def test_one_hot_is_the_slow_reference_of_the_sums(sample: Sample) -> None:
-    logits, label = sample(2, 5, 6, dtype=torch.float64)
-    p, y = logits.softmax(1), F.one_hot(label[:, 0], 4).movedim(-1, 1)
-    intersection, total = overlap_sums(p, label)
-    torch.testing.assert_close(intersection, (p * y).sum((2, 3)))
-    torch.testing.assert_close(total, p.sum((2, 3)) + y.sum((2, 3)))
+    # one running float32 sum of 2**24 times 0.3 is 5 % off; sums of rows are not
+    logits = torch.tensor([0.7, 0.3]).log().reshape(1, 2, 1, 1, 1).expand(1, 2, 256, 256, 256)
+    label = torch.ones(1, 1, 256, 256, 256, dtype=torch.uint8)
+    assert SoftDiceLoss()(logits, label).item() == pytest.approx(1 - 2 * 0.3 / 1.3, rel=1e-5)

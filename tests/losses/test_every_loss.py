@@ -1,6 +1,8 @@
 """What all losses promise alike."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ from uumamba.losses import (
 )
 
 Sample = Callable[..., tuple[Tensor, Tensor]]
+Refused = Callable[..., AbstractContextManager[object]]
 
 LOSSES = {
     "dice": SoftDiceLoss,
@@ -34,6 +37,13 @@ LOSSES = {
     "uncertainty": lambda: UncertaintyWeightedLoss({"region": SoftDiceLoss(), "pixel": FocalLoss()}),
     "released code": ReleasedCodeLoss,
     "deep supervision": lambda: DeepSupervisionLoss(SoftDiceLoss()),
+}
+IGNORING: dict[str, Callable[..., nn.Module]] = {
+    "dice": SoftDiceLoss,
+    "cross entropy": CrossEntropyLoss,
+    "focal": FocalLoss,
+    "focal with alpha": partial(FocalLoss, alpha=0.3),
+    "focal by class": partial(FocalLoss, class_mean=True),
 }
 
 
@@ -79,18 +89,81 @@ def test_foreground_classes_may_be_renamed(name: str, sample: Sample) -> None:
     torch.testing.assert_close(loss(logits[:, swap], swap[label]), loss(logits, label))
 
 
-def test_a_label_without_its_channel_is_refused(loss: nn.Module, sample: Sample) -> None:
+def test_labels_of_any_integer_type_give_the_same_loss(loss: nn.Module, sample: Sample) -> None:
     logits, label = sample(2, 6, 6)
-    with pytest.raises(ValueError, match=r"label must be \(batch, 1, \*spatial\) .* got \(2, 6, 6\)"):
+    assert loss(logits, label.to(torch.uint8)) == loss(logits, label)
+
+
+def test_bfloat16_logits_are_summed_in_float32(loss: nn.Module, sample: Sample) -> None:
+    logits, label = sample(2, 16, 16)
+    low = logits.detach().bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = loss(low, label)
+    assert value.dtype == torch.float32
+    torch.testing.assert_close(value, loss(low.float(), label))
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES.keys() - {"released code"}))  # its focal term repeats torch's operators
+def test_gradients_equal_finite_differences(name: str, sample: Sample) -> None:
+    logits, label = sample(2, 3, 4, dtype=torch.float64)
+    loss = LOSSES[name]().double()
+    assert torch.autograd.gradcheck(lambda z: loss(z, label), logits)
+
+
+@pytest.mark.parametrize("name", IGNORING)
+def test_ignored_voxels_do_not_count(name: str, sample: Sample) -> None:
+    logits, label = sample(2, 6, 8, dtype=torch.float64)
+    ignored = label.clone()
+    ignored[..., 4:] = 255
+    cropped = IGNORING[name](ignore_label=None)(logits[..., :4], label[..., :4])
+    torch.testing.assert_close(IGNORING[name](ignore_label=255)(logits, ignored), cropped)
+
+
+@pytest.mark.parametrize("name", [*IGNORING, "centreline"])
+def test_only_ignored_voxels_give_zero_and_a_zero_gradient(name: str) -> None:
+    make = (IGNORING | {"centreline": SoftClDiceLoss})[name]
+    logits = torch.randn(1, 3, 4, 4, requires_grad=True)
+    value = make(ignore_label=255)(logits, torch.full((1, 1, 4, 4), 255))
+    value.backward()
+    assert value == 0
+    assert logits.grad is not None
+    assert not logits.grad.any()
+
+
+@pytest.mark.parametrize("make", [SoftDiceLoss, partial(SoftDiceLoss, include_background=True)])
+def test_a_pooled_batch_equals_one_large_sample(make: Callable[..., nn.Module], sample: Sample) -> None:
+    logits, label = sample(2, 4, 8)
+    joined = make()(torch.cat(list(logits), 1)[None], torch.cat(list(label), 1)[None])
+    torch.testing.assert_close(make(batch_dice=True)(logits, label), joined)
+
+
+def test_labels_and_logits_that_do_not_fit_are_refused(loss: nn.Module, sample: Sample, refused: Refused) -> None:
+    logits, label = sample(2, 6, 6)
+    with refused("label", got=(2, 6, 6)):
         loss(logits, label[:, 0])
-
-
-def test_a_label_of_floats_is_refused(loss: nn.Module, sample: Sample) -> None:
-    logits, label = sample(2, 6, 6)
-    with pytest.raises(TypeError, match=r"label must hold integer classes such as torch\.int64, got torch\.float32"):
+    with refused("label", got=torch.float32):
         loss(logits, label.float())
-
-
-def test_one_class_is_refused(loss: nn.Module) -> None:
-    with pytest.raises(ValueError, match="at least 2 classes, got shape"):
+    with refused("logits", got=(1, 1, 4, 4)):
         loss(torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4, dtype=torch.long))
+
+
+@pytest.mark.parametrize(
+    ("make", "key", "got"),
+    [
+        (SoftDiceLoss, "smooth", 0),
+        (SoftClDiceLoss, "smooth", 0.0),
+        (SoftClDiceLoss, "iterations", -1),
+        (SoftClDiceLoss, "vessels_of", "all"),
+        (FocalLoss, "gamma", -1.0),
+        (FocalLoss, "alpha", 1.5),
+        (FocalLoss, "alpha", (0.5, -1.0)),
+        (UncertaintyWeightedLoss, "losses", {}),
+        (SummedLoss, "losses", {}),
+        *((partial(DeepSupervisionLoss, CrossEntropyLoss()), "weights", each) for each in ((0, 0), (1, -1), ())),
+    ],
+)
+def test_arguments_out_of_range_are_refused(
+    make: Callable[..., nn.Module], key: str, got: object, refused: Refused
+) -> None:
+    with refused(key, got=got):
+        make(**{key: got})

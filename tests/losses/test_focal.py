@@ -53,8 +53,7 @@ def test_gamma_zero_without_alpha_is_the_cross_entropy(sample: Sample) -> None:
 
 def test_alpha_as_a_number_balances_background_and_foreground(sample: Sample) -> None:
     logits, label = sample(2, 5, 6)
-    assert FocalLoss(alpha=0.9)._alpha_of(3) == pytest.approx([0.1, 0.9, 0.9])
-    assert FocalLoss(alpha=0.9)(logits, label) != FocalLoss(alpha=0.1)(logits, label)
+    assert FocalLoss(alpha=0.9)(logits, label) == FocalLoss(alpha=[1 - 0.9, 0.9, 0.9, 0.9])(logits, label)
 
 
 def test_alpha_by_class_weighs_each_voxel_by_its_own(sample: Sample) -> None:
@@ -65,31 +64,9 @@ def test_alpha_by_class_weighs_each_voxel_by_its_own(sample: Sample) -> None:
     torch.testing.assert_close(FocalLoss(alpha=alpha.tolist())(logits, label), expected)
 
 
-def test_alpha_of_the_wrong_length_is_refused(sample: Sample) -> None:
-    with pytest.raises(ValueError, match="one weight for each of 4 classes, got 3"):
+def test_alpha_of_the_wrong_length_is_refused(sample: Sample, refused) -> None:
+    with refused("alpha", got=[1.0, 1.0, 1.0]):
         FocalLoss(alpha=[1.0, 1.0, 1.0])(*sample(1, 4, 4))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"gamma": -1.0}, "gamma must not be negative, got -1.0"),
-        ({"alpha": 1.5}, "alpha as one number must lie in"),
-        ({"alpha": (0.5, -1.0)}, "no negative class weight"),
-    ],
-)
-def test_arguments_out_of_range_are_refused(arguments: dict[str, float], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        FocalLoss(**arguments)
-
-
-def test_ignored_voxels_do_not_count(sample: Sample) -> None:
-    logits, label = sample(2, 5, 6)
-    ignored = label.clone()
-    ignored[..., 3:] = 255
-    for alpha in (None, 0.3):
-        cropped = FocalLoss(alpha=alpha)(logits[..., :3], label[..., :3])
-        torch.testing.assert_close(FocalLoss(alpha=alpha, ignore_label=255)(logits, ignored), cropped)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
@@ -99,20 +76,6 @@ def test_gradient_stays_finite_at_a_probability_of_one(perfect: Callable[..., Te
     FocalLoss(gamma=gamma)(logits, label).backward()
     assert logits.grad is not None
     assert torch.isfinite(logits.grad).all()
-
-
-def test_gradient_is_right(sample: Sample) -> None:
-    logits, label = sample(1, 3, 4, dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda z: FocalLoss(gamma=1.5, alpha=0.3)(z, label), logits)
-
-
-def test_it_is_float32_inside_under_autocast(sample: Sample) -> None:
-    logits, label = sample(2, 16, 16)
-    low = logits.detach().bfloat16()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = FocalLoss()(low, label)
-    assert loss.dtype == torch.float32
-    torch.testing.assert_close(loss, FocalLoss()(low.float(), label))
 
 
 def test_class_mean_by_hand() -> None:
@@ -137,13 +100,3 @@ def test_class_mean_is_the_mean_of_the_classes_taken_one_by_one(sample: Sample, 
     by_class = [voxels[label == value].mean() for value in range(4) if value != ignore_label]
     found = FocalLoss(class_mean=True, ignore_label=ignore_label)(logits, label)
     torch.testing.assert_close(found, torch.stack(by_class).mean())
-
-
-def test_class_mean_of_nothing_but_ignored_voxels_is_zero() -> None:
-    label = torch.full((1, 1, 4, 4), 255)
-    assert FocalLoss(class_mean=True, ignore_label=255)(torch.randn(1, 3, 4, 4), label) == 0
-
-
-def test_class_mean_has_the_right_gradient(sample: Sample) -> None:
-    logits, label = sample(2, 3, 4, dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda z: FocalLoss(class_mean=True)(z, label), logits)

@@ -1,4 +1,3 @@
-import math
 from collections.abc import Callable
 
 import numpy as np
@@ -14,11 +13,6 @@ def bar(start: int, stop: int, *, half_width: int = 1) -> np.ndarray:
     mask = np.zeros((9, 9, 30), bool)
     mask[4 - half_width : 5 + half_width, 4 - half_width : 5 + half_width, start:stop] = True
     return mask
-
-
-def test_cl_dice_of_equal_masks_is_one(tube: Draw) -> None:
-    mask = tube(length_mm=30, radius_mm=2.5, direction=(3, 2, 4), spacing_mm=(1, 1, 1))
-    assert cl_dice(mask, mask) == 1.0
 
 
 def test_cl_dice_is_the_harmonic_mean_of_precision_and_sensitivity() -> None:
@@ -41,12 +35,6 @@ def test_cl_dice_punishes_a_missed_branch_that_dice_hardly_sees() -> None:
     # The branch is 30 voxels of 1304, but more than half of the centreline's length: the axis has 26 voxels at most.
     assert dice_coefficient(label, label | branch) > 0.98
     assert cl_dice(label, label | branch) < 2 * 0.5 / 1.5
-
-
-def test_cl_dice_does_not_depend_on_which_is_which() -> None:
-    prediction, label = bar(2, 14, half_width=2), bar(8, 24)
-    assert 0 < cl_dice(prediction, label) < 1
-    assert cl_dice(prediction, label) == cl_dice(label, prediction)
 
 
 def half_astray(label: np.ndarray) -> np.ndarray:
@@ -84,22 +72,8 @@ def test_cl_dice_of_a_total_miss_is_zero() -> None:
     assert cl_dice(label, bar(20, 28)) == 0.0
 
 
-@pytest.mark.parametrize("shape", [(3, 4), (2, 3, 4)])
-def test_cl_dice_of_two_empty_masks_is_nan(shape: tuple[int, ...]) -> None:
-    assert math.isnan(cl_dice(np.zeros(shape, bool), np.zeros(shape, bool)))
-
-
 def test_cl_dice_of_single_voxels_is_whether_they_meet() -> None:
     one, other = np.zeros((3, 3), bool), np.zeros((3, 3), bool)
     one[0, 0] = other[0, 1] = True
     assert cl_dice(one, one) == 1.0
     assert cl_dice(one, other) == 0.0
-
-
-def test_cl_dice_refuses_masks_of_other_kinds() -> None:
-    with pytest.raises(TypeError, match="prediction must be a boolean array"):
-        cl_dice(np.ones((2, 2)), np.ones((2, 2), bool))
-    with pytest.raises(ValueError, match="must lie on one grid"):
-        cl_dice(np.ones((2, 2), bool), np.ones((2, 3), bool))
-    with pytest.raises(ValueError, match=r"prediction must have two or three axes, got shape \(4,\)"):
-        cl_dice(np.ones(4, bool), np.ones(4, bool))

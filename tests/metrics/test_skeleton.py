@@ -120,10 +120,3 @@ def test_the_mask_itself_is_left_as_it_was() -> None:
 def test_an_empty_mask_has_an_empty_skeleton() -> None:
     assert not skeletonize(np.zeros((3, 4, 5), bool)).any()
     assert not skeletonize(np.zeros((4, 5), bool)).any()
-
-
-def test_skeletonize_refuses_masks_of_other_kinds() -> None:
-    with pytest.raises(TypeError, match="mask must be a boolean array"):
-        skeletonize(np.ones((3, 3)))
-    with pytest.raises(ValueError, match=r"mask must have two or three axes, got shape \(2, 3, 4, 5\)"):
-        skeletonize(np.ones((2, 3, 4, 5), bool))

@@ -1,7 +1,5 @@
 """What the three surface metrics share: the definition of a surface, references, invariances and empty masks."""
 
-import itertools
-import math
 from collections.abc import Callable
 from functools import partial
 
@@ -26,7 +24,6 @@ METRICS = {
 }
 SPACING_MM = (0.7, 1.5, 10.0)
 masks = arrays(np.bool_, (4, 3, 3))
-every_metric = pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
 
 
 def two_blobs(shape: tuple[int, ...] = (14, 12, 9), *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -55,51 +52,6 @@ def test_a_surface_voxel_has_a_face_on_the_outside() -> None:
 def test_a_mask_that_the_field_of_view_cuts_off_ends_there() -> None:
     cube = np.ones((5, 5, 5), bool)
     assert surface_distances(cube, cube, spacing_mm=(1, 1, 1)).both.size == 2 * 98
-
-
-@every_metric
-def test_equal_masks_are_perfect(metric: Callable[..., float]) -> None:
-    mask, _ = two_blobs()
-    assert metric(mask, mask, spacing_mm=SPACING_MM) == (1.0 if metric is METRICS["nsd"] else 0.0)
-
-
-@every_metric
-def test_a_total_miss_is_infinitely_far_and_overlaps_nowhere(metric: Callable[..., float]) -> None:
-    mask, _ = two_blobs()
-    expected = 0.0 if metric is METRICS["nsd"] else math.inf
-    assert metric(mask, np.zeros_like(mask), spacing_mm=SPACING_MM) == expected
-    assert metric(np.zeros_like(mask), mask, spacing_mm=SPACING_MM) == expected
-
-
-@every_metric
-def test_two_empty_masks_are_nan(metric: Callable[..., float]) -> None:
-    empty = np.zeros((3, 4, 5), bool)
-    assert math.isnan(metric(empty, empty, spacing_mm=SPACING_MM))
-
-
-@every_metric
-def test_swapping_prediction_and_label_changes_nothing(metric: Callable[..., float]) -> None:
-    prediction, label = two_blobs()
-    swapped = metric(label, prediction, spacing_mm=SPACING_MM)
-    assert metric(prediction, label, spacing_mm=SPACING_MM) == pytest.approx(swapped, rel=1e-12)
-
-
-@every_metric
-@pytest.mark.parametrize("axes", list(itertools.permutations(range(3))))
-def test_permuting_the_axes_with_their_spacing_changes_nothing(
-    metric: Callable[..., float], axes: tuple[int, ...]
-) -> None:
-    prediction, label = two_blobs()
-    spacing_mm = [SPACING_MM[axis] for axis in axes]
-    permuted = metric(prediction.transpose(axes), label.transpose(axes), spacing_mm=spacing_mm)
-    assert permuted == pytest.approx(metric(prediction, label, spacing_mm=SPACING_MM), rel=1e-12)
-
-
-@every_metric
-def test_empty_space_around_both_masks_changes_nothing(metric: Callable[..., float]) -> None:
-    prediction, label = two_blobs()
-    padded = metric(np.pad(prediction, 3), np.pad(label, 3), spacing_mm=SPACING_MM)
-    assert padded == metric(prediction, label, spacing_mm=SPACING_MM)
 
 
 @pytest.mark.parametrize("name", ["hd95", "hd", "assd"])
@@ -142,16 +94,3 @@ def test_two_dimensional_masks_are_served_as_well() -> None:
     prediction, label = np.zeros((1, 9), bool), np.zeros((1, 9), bool)
     prediction[0, 0], label[0, 4] = True, True
     assert hausdorff_distance(prediction, label, spacing_mm=(1.0, 0.75)) == 3.0
-
-
-@every_metric
-def test_a_spacing_for_another_number_of_axes_is_refused(metric: Callable[..., float]) -> None:
-    mask, _ = two_blobs()
-    with pytest.raises(ValueError, match=r"one length an axis, got \(1.0, 1.0\) for 3 axes"):
-        metric(mask, mask, spacing_mm=(1.0, 1.0))
-
-
-@every_metric
-def test_masks_on_different_grids_are_refused(metric: Callable[..., float]) -> None:
-    with pytest.raises(ValueError, match="must lie on one grid"):
-        metric(np.zeros((2, 2), bool), np.zeros((2, 3), bool), spacing_mm=(1.0, 1.0))

@@ -161,12 +161,3 @@ def test_filling_cavities_leaves_tunnels_open(torus: Draw) -> None:
     bubble[middle, middle, middle + 7] = False
     assert betti_numbers(bubble) == (1, 1, 1)
     np.testing.assert_array_equal(fill_cavities(bubble), ring)
-
-
-def test_betti_numbers_refuse_masks_of_other_kinds() -> None:
-    with pytest.raises(TypeError, match="mask must be a boolean array"):
-        betti_numbers(np.ones((3, 3), np.uint8))
-    with pytest.raises(ValueError, match=r"mask must have two or three axes, got shape \(4,\)"):
-        betti_numbers(np.ones(4, bool))
-    with pytest.raises(ValueError, match="must lie on one grid"):
-        betti_errors(np.ones((2, 2), bool), np.ones((2, 3), bool))

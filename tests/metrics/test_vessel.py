@@ -2,7 +2,6 @@ import itertools
 from collections.abc import Callable
 
 import numpy as np
-import pytest
 
 from uumamba.metrics import betti_errors, centreline_length_error, cl_dice, vessel_scores
 
@@ -46,16 +45,3 @@ def test_a_ring_that_was_cut_open_has_lost_its_tunnel_and_little_else(torus: Cal
     # Three of about 50 voxels around are gone: the label's skeleton loses them, the prediction's none.
     assert 0.95 < found.cl_dice < 1
     assert -0.12 < found.length_error < 0
-
-
-@pytest.mark.parametrize(
-    ("prediction", "label", "sentence"),
-    [
-        (np.zeros((2, 2, 2), bool), np.zeros((2, 2, 3), bool), "must lie on one grid"),
-        (np.zeros((2,), bool), np.zeros((2,), bool), "prediction must have two or three axes"),
-        (np.zeros((2, 2), bool), np.zeros((2, 2), bool), "spacing_mm must give one length an axis"),
-    ],
-)
-def test_masks_that_do_not_fit_are_refused(prediction: np.ndarray, label: np.ndarray, sentence: str) -> None:
-    with pytest.raises(ValueError, match=sentence):
-        vessel_scores(prediction, label, spacing_mm=SPACING_MM)

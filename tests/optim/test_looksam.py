@@ -1,111 +1,77 @@
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.nn.utils import parameters_to_vector
 from torch.optim import SGD
 
 from uumamba.optim import AdaptiveTrigger, LookSAM
 
-Problem = Callable[..., tuple[nn.Module, list[tuple[Tensor, Tensor]]]]
-ByHand = tuple[Tensor, list[Callable[[Tensor], Tensor]]]
 LR, RHO, ALPHA = 0.05, 0.2, 0.7
 
 
-def descended(
-    weights: Tensor, gradients: list[Callable[[Tensor], Tensor]], climbs: Callable[[int, Tensor], bool]
-) -> tuple[Tensor, int]:
-    """The weights after all steps of the formula, and how many of them climbed."""
-    velocity, flatter, climbed = torch.zeros_like(weights), None, 0
+def descend(weights: Tensor, gradients: Any, climbs: Callable[[int, Tensor], bool]) -> Tensor:
+    """The weights after all steps of the paper's formula."""
+    velocity, orthogonal = torch.zeros_like(weights), None
     for step, gradient in enumerate(gradients):
         g = gradient(weights)
-        if climbs(step, g) or flatter is None:
-            g_s = gradient(weights + RHO * g / g.norm())
-            flatter = g_s - (g_s @ g) / (g @ g) * g
-            found, climbed = g_s, climbed + 1
+        if climbs(step, g) or orthogonal is None:
+            found = gradient(weights + RHO * g / g.norm())
+            orthogonal = found - (found @ g) / (g @ g) * g
         else:
-            found = g + ALPHA * g.norm() / flatter.norm() * flatter
+            found = g + ALPHA * g.norm() / orthogonal.norm() * orthogonal
         velocity = 0.9 * velocity + found
         weights = weights - LR * velocity
-    return weights, climbed
+    return weights
 
 
 @pytest.mark.parametrize("k", [1, 3, 5])
-def test_twenty_steps_equal_the_formula(problem: Problem, by_hand: ByHand, k: int) -> None:
-    expected, climbed = descended(*by_hand, lambda step, g: step % k == 0)
-    net, batches = problem(dtype=torch.float64)
-    optimizer = LookSAM(net.parameters(), partial(SGD, lr=LR, momentum=0.9), rho=RHO, alpha=ALPHA, k=k)
-    calls = []
-
-    def closure(x: Tensor, y: Tensor) -> Tensor:
-        calls.append(None)
-        return F.mse_loss(net(x), y)
-
-    for x, y in batches[:20]:
-        optimizer.step(partial(closure, x, y))
-    torch.testing.assert_close(parameters_to_vector(net.parameters()).detach(), expected, rtol=1e-9, atol=1e-12)
-    assert len(calls) == 20 + climbed == 20 + -(-20 // k)
+def test_twenty_steps_equal_the_formula(equals_formula: Any, k: int) -> None:
+    formula = partial(descend, climbs=lambda step, g: step % k == 0)
+    equals_formula(formula, partial(LookSAM, rho=RHO, alpha=ALPHA, k=k), partial(SGD, lr=LR, momentum=0.9))
 
 
-@pytest.mark.parametrize("scaler", [None, torch.amp.GradScaler("cpu", init_scale=2.0, growth_interval=3)])
-def test_a_trigger_decides_when_to_climb(
-    problem: Problem, by_hand: ByHand, scaler: torch.amp.GradScaler | None
-) -> None:
-    mean, variance = 0.0, 0.0
+@pytest.mark.parametrize("scale", [None, 2.0])
+def test_a_trigger_decides_when_to_climb(equals_formula: Any, scale: float | None) -> None:
+    mean, variance, verdicts = 0.0, 0.0, []
 
     def climbs(step: int, g: Tensor) -> bool:
         nonlocal mean, variance
         squared = float(g @ g)
         mean = 0.8 * mean + 0.2 * squared
         variance = 0.8 * variance + 0.2 * (squared - mean) ** 2
-        return squared >= mean + (0.5 - step / 20) * variance**0.5
+        verdicts.append(squared >= mean + (0.5 - step / 20) * variance**0.5)
+        return verdicts[-1]
 
-    expected, climbed = descended(*by_hand, climbs)
-    assert 3 < climbed < 17
-    net, batches = problem(dtype=torch.float64)
     trigger = AdaptiveTrigger(total_steps=20, start=0.5, end=-0.5, decay=0.8)
-    base = partial(SGD, lr=LR, momentum=0.9)
-    optimizer = LookSAM(net.parameters(), base, rho=RHO, alpha=ALPHA, trigger=trigger, scaler=scaler)
-    for x, y in batches[:20]:
-        optimizer.step(lambda x=x, y=y: F.mse_loss(net(x), y))
-    torch.testing.assert_close(parameters_to_vector(net.parameters()).detach(), expected, rtol=1e-9, atol=1e-12)
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=3) if scale else None
+    make = partial(LookSAM, rho=RHO, alpha=ALPHA, trigger=trigger, scaler=scaler)
+    equals_formula(partial(descend, climbs=climbs), make, partial(SGD, lr=LR, momentum=0.9))
+    assert 3 < sum(verdicts) < 17
 
 
-def test_the_first_step_climbs_whatever_the_trigger_says(problem: Problem) -> None:
-    # and so does the next where that climb fails, or there would be nothing to use again
-    net, batches = problem()
-    never = AdaptiveTrigger(total_steps=5, start=1e9, end=1e9)
-    optimizer, passes = LookSAM(net.parameters(), partial(SGD, lr=0.05), trigger=never), []
-    for step, (x, y) in enumerate(batches[:5]):
-        calls = []
-
-        def closure(x: Tensor = x, y: Tensor = y, step: int = step, calls: list[None] = calls) -> Tensor:
-            calls.append(None)
-            return F.mse_loss(net(x), y) * (float("nan") if step == 0 and len(calls) == 2 else 1.0)
-
-        optimizer.step(closure)
-        passes.append(len(calls))
-    assert passes == [2, 2, 1, 1, 1]
-
-
-def test_a_climb_that_failed_is_made_up_for(problem: Problem) -> None:
-    net, batches = problem()
-    optimizer = LookSAM(net.parameters(), partial(SGD, lr=0.05), k=4)
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"k": 4}, [2, 2, 1, 1, 1, 2, 1, 1]),
+        ({"trigger": AdaptiveTrigger(total_steps=5, start=1e9, end=1e9)}, [2, 2, 1, 1, 1, 1, 1, 1]),
+    ],
+    ids=["k", "a trigger that is never due"],
+)
+def test_the_first_step_climbs_and_the_next_where_that_failed(
+    training: Any, options: dict[str, Any], expected: list[int]
+) -> None:
+    run = training("LookSAM", **options)
     passes = []
-    for step, (x, y) in enumerate(batches[:8]):
-        calls = []
-
-        def closure(x: Tensor = x, y: Tensor = y, step: int = step, calls: list[None] = calls) -> Tensor:
-            calls.append(None)
-            return F.mse_loss(net(x), y) * (float("inf") if step == 0 and len(calls) == 2 else 1.0)
-
-        optimizer.step(closure)
-        passes.append(len(calls))
-    assert passes == [2, 2, 1, 1, 1, 2, 1, 1]
-    assert optimizer.skipped_steps == 1
+    for step, batch in enumerate(run.batches(8)):
+        run.step(
+            run.closure(batch, lambda call, logits, step=step: logits * (float("inf") if (step, call) == (0, 2) else 1))
+        )
+        passes.append(len(run.seen))
+    assert passes == expected
+    assert run.optimizer.skipped_steps == 1
 
 
 def test_rounding_is_not_made_a_direction() -> None:
@@ -116,17 +82,23 @@ def test_rounding_is_not_made_a_direction() -> None:
     before = weight.detach().clone()
     optimizer.step(lambda: weight.pow(2).sum())
     assert torch.equal(weight, before - 0.1 * 2 * before)
-    assert optimizer.state[weight]["flatter"].count_nonzero() == 0
 
 
-def test_micro_batches_count_as_steps_in_k(problem: Problem) -> None:
-    net, batches = problem(batches=4)
-    optimizer, calls = LookSAM(net.parameters(), partial(SGD, lr=0.05), k=5), []
-
-    def closure(x: Tensor, y: Tensor) -> Tensor:
-        calls.append(None)
-        return F.mse_loss(net(x), y)
-
+def test_micro_batches_count_as_steps_in_k(training: Any) -> None:
+    run, calls = training("LookSAM", k=5), 0
     for _ in range(5):
-        optimizer.step([partial(closure, x, y) for x, y in batches])
-    assert len(calls) == 24
+        run.step([run.closure(batch) for batch in run.batches(4)])
+        calls += len(run.seen)
+    assert calls == 24
+
+
+def test_steps_between_climbs_take_the_mean_gradient_of_micro_batches(training: Any) -> None:
+    base = partial(SGD, lr=0.1)
+    run, plain = training("LookSAM", base, k=9, alpha=0.0), training("Plain", base)
+    first, *batches = run.batches(4)
+    run.train([first])
+    plain.net.load_state_dict(run.net.state_dict())
+    for each in (run, plain):
+        each.step([each.closure(batch) for batch in batches])
+    assert len(run.seen) == 3
+    torch.testing.assert_close(run.weights, plain.weights, rtol=1e-12, atol=1e-14)

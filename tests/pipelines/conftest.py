@@ -127,7 +127,7 @@ def state_of() -> Callable[[Path], dict[str, Any]]:
     """``state_of(run)``: fold 0's last checkpoint without clock and configuration, comparable by ``==``."""
     from uumamba.runtime.tree import flatten
     from uumamba.training import read_checkpoint
-    from uumamba.training.progress import CLOCK_READINGS
+    from uumamba.training.run_state import CLOCK_READINGS
 
     def read(run: Path) -> dict[str, Any]:
         state = vars(read_checkpoint(run / "fold_0" / "last.safetensors"))

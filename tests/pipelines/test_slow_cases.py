@@ -17,12 +17,12 @@ import torch
 from torch import nn
 
 from uumamba.config import RunConfig
-from uumamba.data.case_views import case_views
+from uumamba.data.dataset import case_views
 from uumamba.data.prepared import PreparedFolder
-from uumamba.domain_generalization import Answers
+from uumamba.domain_generalization import ProbeOutputs
 from uumamba.pipelines import slow_cases
 from uumamba.pipelines.build import build_trainer
-from uumamba.pipelines.slow_cases import SLOW_CASES_NAME, PerViewNet, case_answers, training_case_ids
+from uumamba.pipelines.slow_cases import SLOW_CASES_NAME, PerViewNet, probe_cases, training_case_ids
 from uumamba.pipelines.split import split_cases
 from uumamba.pipelines.train import train
 from uumamba.runtime.errors import UsageError, UumambaError
@@ -61,10 +61,10 @@ def stored(run: Path) -> dict[str, Any]:
     return content
 
 
-def answers(error: float, cases: int) -> Answers:
-    """Answers of a training in which the later half of the cases is slow."""
+def outputs(error: float, cases: int) -> ProbeOutputs:
+    """ProbeOutputs of a training in which the later half of the cases is slow."""
     losses = torch.arange(cases).ge(cases // 2).double()
-    return Answers(losses[:, None], losses, torch.zeros(cases, dtype=torch.int64), error, "", 1)
+    return ProbeOutputs(losses[:, None], losses, torch.zeros(cases, dtype=torch.int64), error, "", 1)
 
 
 def test_views_are_always_the_same_contain_foreground_and_differ_from_each_other(folder: PreparedFolder) -> None:
@@ -97,7 +97,7 @@ def test_each_view_is_segmented_alone_by_the_finest_logits() -> None:
 def test_cases_are_grouped_by_phase_or_all_together(folder: PreparedFolder, refused: Refused) -> None:
     cases = folder.manifest.cases[:4]
     net = nn.Conv2d(1, 4, 1)
-    segment = partial(case_answers, net, folder, [case.case_id for case in cases], patch_size=(32, 32), views=2)
+    segment = partial(probe_cases, net, folder, [case.case_id for case in cases], patch_size=(32, 32), views=2)
     assert segment(group_by="phase").groups.tolist() == [["ED", "ES"].index(str(case.phase)) for case in cases]
     assert segment().groups.tolist() == [0] * 4
     assert net.training, "left as it was"
@@ -105,7 +105,7 @@ def test_cases_are_grouped_by_phase_or_all_together(folder: PreparedFolder, refu
     cases = tuple(replace(case, phase=None) for case in folder.manifest.cases)
     object.__setattr__(no_phase, "manifest", replace(folder.manifest, cases=cases))
     with refused("training.useful.group_by", got="phase"):
-        case_answers(net, no_phase, [cases[0].case_id], patch_size=(32, 32), views=1, group_by="phase")
+        probe_cases(net, no_phase, [cases[0].case_id], patch_size=(32, 32), views=1, group_by="phase")
 
 
 def test_the_file_has_the_slow_cases_of_each_phase_with_seed_and_settings(
@@ -152,15 +152,15 @@ def test_a_stopped_probe_stores_nothing_and_starts_anew(
     state_of: StateOf,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    look, run = slow_cases.case_answers, tmp_path / "run"
+    look, run = slow_cases.probe_cases, tmp_path / "run"
 
-    def look_and_stop(net: nn.Module, *args: Any, **options: Any) -> Answers:
+    def look_and_stop(net: nn.Module, *args: Any, **options: Any) -> ProbeOutputs:
         signal.raise_signal(signal.SIGTERM)
         return look(net, *args, **options)
 
     begin = partial(train, tiny_config(USEFUL), data=tiny_prepared, out=run, resume=True)
     with monkeypatch.context() as patch:
-        patch.setattr(slow_cases, "case_answers", look_and_stop)
+        patch.setattr(slow_cases, "probe_cases", look_and_stop)
         with pytest.raises(StoppedOnRequest):
             begin()
     assert not (run / "fold_0" / SLOW_CASES_NAME).exists()
@@ -195,7 +195,7 @@ def test_the_probe_ends_where_its_error_slows_and_reports_an_error_that_never_do
 
     def find(errors: list[float], name: str) -> dict[str, Any]:
         left, run = iter(errors), tmp_path / name
-        monkeypatch.setattr(slow_cases, "case_answers", lambda *_, **__: answers(next(left), len(training)))
+        monkeypatch.setattr(slow_cases, "probe_cases", lambda *_, **__: outputs(next(left), len(training)))
         options = {"run_dir": run / "fold_0", "build_probe": build, "say": said.append, "ranks": ALONE}
         assert training_case_ids(config, folder, training, **options) == [*training, *training[len(training) // 2 :]]
         return stored(run)
@@ -224,11 +224,11 @@ def test_answers_that_are_not_finite_or_all_alike_are_reported(
         say=said.append,
         ranks=ALONE,
     )
-    good = answers(0.5, len(training))
-    monkeypatch.setattr(slow_cases, "case_answers", lambda *_, **__: replace(good, losses=good.losses / 0))
+    good = outputs(0.5, len(training))
+    monkeypatch.setattr(slow_cases, "probe_cases", lambda *_, **__: replace(good, losses=good.losses / 0))
     with pytest.raises(UumambaError, match="learned nothing"):
         begin()
-    monkeypatch.setattr(slow_cases, "case_answers", lambda *_, **__: replace(good, vectors=good.vectors * 0))
+    monkeypatch.setattr(slow_cases, "probe_cases", lambda *_, **__: replace(good, vectors=good.vectors * 0))
     assert begin() == training
     assert any("this is plain training" in line for line in said)
 
@@ -268,10 +268,10 @@ def test_rank_0_finds_the_slow_cases_and_the_others_receive_them(
     class Second(Alone):
         rank, count, first = 1, 2, False
 
-        def first_alone(self, work: Callable[[], Any]) -> None:
+        def on_rank_zero(self, work: Callable[[], Any]) -> None:
             """Leave the work to rank 0."""
 
-        def from_first(self, tree: Any) -> Any:
+        def broadcast(self, tree: Any) -> Any:
             assert tree is None
             return [1]
 

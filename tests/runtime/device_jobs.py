@@ -32,7 +32,7 @@ def work(job: str, *, folder: Path, device: str, say: Callable[[str], None]) -> 
             while stop.asked is None:
                 time.sleep(0.01)
             (folder / f"{job}.stopped").touch()
-            stop.follow("with a checkpoint")
+            stop.raise_if_requested("with a checkpoint")
     if kind in ("error", "bug", "killed"):
         while not list(folder.glob("*.waits")):
             time.sleep(0.01)

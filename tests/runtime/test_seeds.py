@@ -1,4 +1,4 @@
-"""Seeds depend on their key alone."""
+"""Seeds depend on their key only."""
 
 import itertools
 import random
@@ -7,21 +7,19 @@ import numpy as np
 import pytest
 import torch
 
-from uumamba.runtime.seeds import draws_put_back, generator_for, key_to_seed, seed_everything
-
-
-def test_equal_keys_draw_equal_numbers() -> None:
-    assert torch.equal(
-        torch.rand(4, generator=generator_for(0, "x", 3)), torch.rand(4, generator=generator_for(0, "x", 3))
-    )
+from uumamba.runtime.seeds import generator_for, key_to_seed, preserve_random_state, seed_everything
 
 
 def test_ten_thousand_neighbouring_keys_give_ten_thousand_seeds() -> None:
-    seeds = {
-        key_to_seed(seed, epoch, index) for seed, epoch, index in itertools.product(range(10), range(10), range(100))
-    }
+    keys = list(itertools.product(range(10), range(10), range(100)))
+    seeds = {key_to_seed(*key) for key in keys}
+    assert seeds == {key_to_seed(*key) for key in keys}, "equal keys, equal seeds"
     assert len(seeds) == 10_000
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_parts_of_a_key_are_told_apart() -> None:
+    assert len({key_to_seed(1, 12), key_to_seed(11, 2), key_to_seed(112), key_to_seed("1", 1, 2)}) == 4
 
 
 def test_draws_of_neighbouring_keys_are_uniform_and_uncorrelated() -> None:
@@ -32,14 +30,14 @@ def test_draws_of_neighbouring_keys_are_uniform_and_uncorrelated() -> None:
     assert abs(lagged) < 5 / 4000**0.5
 
 
-def test_what_is_drawn_aside_changes_no_global_draw_also_where_it_fails() -> None:
+def test_draws_inside_the_block_change_no_later_draw_even_after_an_error() -> None:
     def draws() -> tuple[float, float, float]:
         return random.random(), float(np.random.rand()), float(torch.rand(()))  # noqa: NPY002 the global one
 
     seed_everything(3)
     expected = draws()
     seed_everything(3)
-    with pytest.raises(RuntimeError, match="on the way"), draws_put_back():
+    with pytest.raises(RuntimeError, match="midway"), preserve_random_state():
         draws()
-        raise RuntimeError("on the way")
+        raise RuntimeError("midway")
     assert draws() == expected

@@ -1,45 +1,49 @@
-"""A request to stop, and one within another."""
+"""A request to stop, also one inside another."""
 
 import signal
 
 import pytest
 
 from uumamba.runtime.errors import EXIT_STOPPED_RESUMABLE
+from uumamba.runtime.ranks import Alone
 from uumamba.runtime.stop import StoppedOnRequest, StopRequest
 
 
-def test_what_was_not_asked_is_not_followed() -> None:
+def test_a_request_is_raised_where_the_work_can_be_resumed() -> None:
     with StopRequest() as stop:
-        stop.follow("in the middle")
-
-
-def test_a_request_is_followed_where_the_work_can_be_resumed() -> None:
-    with StopRequest() as stop:
+        stop.raise_if_requested("before any signal")
         signal.raise_signal(signal.SIGTERM)
-        with pytest.raises(StoppedOnRequest, match=r"Stopped by SIGTERM in the middle\.") as stopped:
-            stop.follow("in the middle")
+        with pytest.raises(StoppedOnRequest, match=r"SIGTERM in the middle\.") as stopped:
+            stop.raise_if_requested("in the middle")
     assert stopped.value.exit_code == EXIT_STOPPED_RESUMABLE
 
 
-def test_what_an_inner_one_is_asked_the_outer_knows() -> None:
+def test_nested_requests_share_their_signals() -> None:
     with StopRequest() as outer:
         with StopRequest() as inner:
             signal.raise_signal(signal.SIGUSR1)
             assert inner.asked == "SIGUSR1"
         assert outer.asked == "SIGUSR1"
+        with StopRequest() as later:
+            assert later.asked == "SIGUSR1"
 
 
-def test_what_the_outer_was_asked_before_an_inner_one_knows() -> None:
-    with StopRequest():
-        signal.raise_signal(signal.SIGTERM)
-        with StopRequest() as inner:
-            assert inner.asked == "SIGTERM"
-
-
-def test_afterwards_a_new_request_is_not_asked_and_signals_are_as_before() -> None:
+def test_afterwards_signals_are_handled_as_before_and_a_new_request_starts_empty() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with StopRequest() as stop:
         signal.raise_signal(signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) == before
     with stop:
         assert stop.asked is None
+
+
+def test_a_signal_to_another_rank_stops_this_one() -> None:
+    class Second(Alone):
+        def reduce_max(self, number: int) -> int:
+            return max(number, signal.SIGUSR1.value)
+
+    stop = StopRequest()
+    stop.sync(Alone())
+    assert stop.asked is None
+    stop.sync(Second())
+    assert stop.asked == "SIGUSR1"

@@ -26,42 +26,35 @@ from uumamba.training.track_mlflow import MLflowTracker
 database = Path(sys.argv[1]) / "mlflow.db"
 rows = [{"epoch": epoch, "loss": 1.0 / (1 + epoch), "dice": None, "seconds": 5.0} for epoch in range(5)]
 
-def tracker(run="fold_0"):
-    return MLflowTracker(database, experiment="demo", run=run, parameters={"optim": {"rho": 0.05}, "name": "demo"})
+def track(done, new, run="fold_0", ends=True):
+    parameters = {"optim": {"rho": 0.05}, "name": "demo"}
+    tracker = MLflowTracker(database, experiment="demo", run=run, parameters=parameters)
+    tracker.begin(rows[:done], done=done, epochs=5)
+    for row in new:
+        tracker.epoch(row)
+    if ends:
+        tracker.end()
 
 def history():
     import mlflow
     client = mlflow.MlflowClient(f"sqlite:///{database}")
-    experiment = client.get_experiment_by_name("demo")
-    found = client.search_runs([experiment.experiment_id])
+    found = client.search_runs([client.get_experiment_by_name("demo").experiment_id])
     return [
         {
             "name": run.info.run_name, "status": run.info.status, "params": run.data.params, "id": run.info.run_id,
-            "tags": run.data.tags, "user": run.info.user_id,
+            "tags": run.data.tags, "metrics": sorted(run.data.metrics),
             "loss": [[each.step, each.value] for each in client.get_metric_history(run.info.run_id, "loss")],
-            "metrics": sorted(run.data.metrics),
         }
         for run in sorted(found, key=lambda run: run.info.run_name)
     ]
 
 stages = {}
-first = tracker()
-first.begin([], done=0, epochs=5)
-for row in rows[:3]:
-    first.epoch(row)
+track(0, rows[:3], ends=False)
 stages["killed"] = history()
-resumed = tracker()
-resumed.begin(rows[:4], done=4, epochs=5)  # epoch 4 stands in metrics.jsonl, and the kill came before MLflow was told
-resumed.epoch(rows[4])
-resumed.end()
+track(4, rows[4:])  # epoch 4 is in metrics.jsonl, and the kill came before MLflow got it
 stages["resumed"] = history()
-cut = tracker()
-cut.begin(rows[:2], done=2, epochs=5)
-cut.epoch(rows[2])
-cut.end()
-other = tracker("fold_1")
-other.begin(rows, done=5, epochs=5)
-other.end()
+track(2, rows[2:3])
+track(5, [], run="fold_1")
 stages["cut"] = history()
 from mlflow.telemetry import get_telemetry_client
 print(json.dumps({"stages": stages, "asked": asked, "telemetry": get_telemetry_client() is not None}))

@@ -1,40 +1,44 @@
-"""A run of a second in which everything has state; as a script it can be killed anywhere.
+"""A run of a second in which everything has state, and what must be equal after it was interrupted.
 
-Dropout draws from the global generator, batch norms keep statistics, SGD keeps momentum, the loss learns its weights,
+Dropout draws from the global generator, batch norm keeps statistics, SGD keeps momentum, the loss learns its weights,
 the rate falls, an average is kept, and the loader shuffles by the global generator when an epoch starts.
 """
 
-import sys
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
 from uumamba.losses import CrossEntropyLoss, SoftDiceLoss, UncertaintyWeightedLoss
 from uumamba.optim import SAM
 from uumamba.runtime.seeds import generator_for, seed_everything
-from uumamba.training import SupervisedObjective, Trainer, poly
-from uumamba.training import checkpoint as checkpoint_module
-from uumamba.training.run_folder import RunFolder
+from uumamba.runtime.tree import flatten
+from uumamba.training import RunLog, SupervisedObjective, Trainer, poly, read_checkpoint
+from uumamba.training.run_state import CLOCK_READINGS
 
 EPOCHS, BATCHES = 4, 5
+Batch = dict[str, Any]
 
 
-def shuffled_batches(epoch: int) -> Iterator[dict[str, torch.Tensor]]:
+class PulledPlugError(Exception):
+    """The process dies here."""
+
+
+def shuffled_batches(epoch: int) -> Iterator[Batch]:
     for index in torch.randperm(BATCHES).tolist():
         image = torch.randn(2, 1, 8, 8, generator=generator_for(epoch, index))
         yield {"image": image, "label": (image > 0).long() + (image > 1)}
 
 
-def noisy(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def noisy(batch: Batch) -> Batch:
     return batch | {"image": batch["image"] + 0.1 * torch.randn_like(batch["image"])}
 
 
-def share_right(net: nn.Module) -> dict[str, float]:
+def accuracy(net: nn.Module) -> dict[str, float]:
     image = torch.randn(4, 1, 8, 8, generator=generator_for("validation"))
     right = (net(image).argmax(dim=1, keepdim=True) == (image > 0).long() + (image > 1)).float()
     return {"dice": right.mean().item()}
@@ -54,7 +58,7 @@ def build_trainer(run_dir: Path | None, **options: Any) -> Trainer:
         "epochs": EPOCHS,
         "batches": shuffled_batches,
         "augment": noisy,
-        "validate": share_right,
+        "validate": accuracy,
         "scheduler": poly(optimizer, total_steps=EPOCHS * BATCHES),
         "ema_decay": 0.8,
         "run_dir": run_dir,
@@ -65,49 +69,48 @@ def build_trainer(run_dir: Path | None, **options: Any) -> Trainer:
     return Trainer(net, objective, optimizer, **defaults | options)
 
 
-def tell_steps(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    print("step", flush=True)
-    return noisy(batch)
+def pull_plug() -> None:
+    raise PulledPlugError
 
 
-def hang() -> None:
-    print("hangs", flush=True)
-    time.sleep(60)
+def act_before(trainer: Trainer, part: str, number: int, act: Callable[[], None]) -> Trainer:
+    """Call ``act`` just before the ``number``-th call of the trainer's ``part``, such as ``augment``."""
+    function, calls = getattr(trainer, part), iter(range(1, 10**6))
+
+    def counted(argument: Any) -> Any:
+        if next(calls) == number:
+            act()
+        return argument if function is None else function(argument)
+
+    setattr(trainer, part, counted)
+    return trainer
 
 
-def hang_half_written(save: Callable[..., None]) -> Callable[..., None]:
-    """The file of a save is cut in half, as if the disk had taken no more yet."""
-
-    def save_half(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
-        save(tensors, path, metadata=metadata)
-        with path.open("r+b") as stream:
-            stream.truncate(path.stat().st_size // 2)
-        hang()
-
-    return save_half
+def die(trainer: Trainer, part: str, number: int, *, resume: bool = False) -> None:
+    """Train until the process dies in the ``number``-th call of ``part``."""
+    with pytest.raises(PulledPlugError):
+        act_before(trainer, part, number, pull_plug).fit(resume=resume)
 
 
-def hang_after(function: Callable[..., None]) -> Callable[..., None]:
-    def and_hang(*arguments: Any) -> None:
-        function(*arguments)
-        hang()
-
-    return and_hang
-
-
-def main(run_dir: str, moment: str) -> None:
-    torch.set_num_threads(1)
-    if moment == "half written":
-        checkpoint_module.save_file = hang_half_written(checkpoint_module.save_file)
-    if moment == "last is previous":
-        RunFolder._keep_previous = hang_after(RunFolder._keep_previous)
-    if moment == "row is written":
-        from uumamba.training.run_log import RunLog
-
-        RunLog.append = hang_after(RunLog.append)
-    build_trainer(Path(run_dir), augment=tell_steps).fit(resume=True)
-    print("done", flush=True)
+def bits(path: Path) -> dict[str, Any]:
+    """Everything in a checkpoint but times, comparable by ``==``: tensors as bytes."""
+    checkpoint = vars(read_checkpoint(path))
+    for name in CLOCK_READINGS:
+        checkpoint["progress"].pop(name)
+    tensors, rest = flatten(checkpoint)
+    return {"rest": rest} | {
+        name: (tensor.dtype, tensor.shape, tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+        for name, tensor in tensors.items()
+    }
 
 
-if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2])
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    return RunLog(folder / "metrics.jsonl").rows()
+
+
+def assert_same_run(found: Path, expected: Path, *names: str) -> None:
+    """Equal checkpoints, bit for bit, and equal rows but for times."""
+    for name in names or ("last", "best"):
+        assert bits(found / f"{name}.safetensors") == bits(expected / f"{name}.safetensors"), name
+    timeless = [[row | {"seconds": None, "data_wait": None} for row in rows_of(folder)] for folder in (found, expected)]
+    assert timeless[0] == timeless[1]

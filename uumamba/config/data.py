@@ -91,7 +91,7 @@ class CtStatisticsConfig(Config):
 
     def build(self) -> Any:
         """Build the statistics."""
-        from uumamba.data.hounsfield import CtStatistics
+        from uumamba.data.recipe import CtStatistics
 
         return CtStatistics(**self.model_dump())
 

@@ -1,4 +1,7 @@
-"""Scans, cases, geometry and patches: the only floor that knows NIfTI, DICOM and MetaImage."""
+"""Scans, cases, geometry and patches.
+
+The only floor that knows NIfTI, DICOM and MetaImage.
+"""
 
 from typing import TYPE_CHECKING, Any
 
@@ -9,14 +12,7 @@ if TYPE_CHECKING:
     from uumamba.data.dataset import PatchDataset, batches
     from uumamba.data.geometry import Geometry
     from uumamba.data.prepared import PreparedCase, PreparedFolder
-    from uumamba.data.preprocess import (
-        CtStatistics,
-        PreprocessRecipe,
-        preprocess,
-        restore,
-        restore_label,
-        restore_probabilities,
-    )
+    from uumamba.data.preprocess import CtStatistics, PreprocessRecipe, restore, restore_label, restore_probabilities
     from uumamba.data.scan import Scan, check_same_grid, read_image, read_label, write_label
 
 __all__ = [
@@ -32,7 +28,6 @@ __all__ = [
     "Scan",
     "batches",
     "check_same_grid",
-    "preprocess",
     "read_image",
     "read_label",
     "restore",
@@ -43,11 +38,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for, so that reading a manifest loads neither torch nor nibabel."""
+    """Import a name on first use.
+
+    Reading a manifest loads neither torch nor nibabel.
+    """
     if name in __all__:
         from uumamba.data import augment, dataset, geometry, prepared, preprocess, scan
 
-        for module in (augment, dataset, geometry, prepared, preprocess, scan):
-            if hasattr(module, name):
-                return getattr(module, name)
+        modules = (augment, dataset, geometry, prepared, preprocess, scan)
+        return next(vars(module)[name] for module in modules if name in vars(module))
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

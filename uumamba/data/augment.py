@@ -1,4 +1,7 @@
-"""Augmentation of a whole batch in torch: all chances are drawn first, then applied."""
+"""Augmentation of a whole batch in torch.
+
+All parameters are drawn first, then applied.
+"""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -18,17 +21,19 @@ from uumamba.data.augmentation import (
     Mirror,
     Noise,
 )
-from uumamba.data.augmentation.draws import Range, draw_for_batch
+from uumamba.data.augmentation.parameters import Range, draw_for_batch
+from uumamba.runtime.errors import require
 from uumamba.types import Batch
 
 
 class Augment:
-    """nnU-Net's set of random changes, drawn per sample and applied batch-wise on the batch's device.
+    """Random changes of nnU-Net's set for a batch.
 
-    A pure function of the batch: every draw comes from a CPU generator keyed by the sample's ``batch["seed"]`` and the
-    transform's name. A sample comes out the same in any batch, at any place, after a resume and (up to rounding) on any
-    device; adding a transform does not shift another's draws. The batch that is passed in is not written to. With all
-    probabilities 0 and no mirror axes the patch comes back bit for bit.
+    They are drawn per sample and applied batch-wise on the batch's device. A pure function of the batch: every draw
+    comes from a CPU generator keyed by the sample's ``batch["seed"]`` and the transform's name. A sample comes out the
+    same in any batch, at any place, after a resume and (up to rounding) on any device; adding a transform does not
+    shift another's draws. The batch that is passed in is not written to. With all probabilities 0 and no mirror axes
+    the patch comes back bit for bit.
 
     Order: rotation with scaling and the crop to the patch, mirror, bias field, noise, blur, brightness, contrast, low
     resolution, inverted gamma, gamma. Images are expected normalised to about unit variance. For a flat 3-D patch
@@ -66,7 +71,7 @@ class Augment:
         gamma: range of the power.
 
     Raises:
-        ValueError: a probability or a range makes no sense, or the patch size has not two or three numbers.
+        UsageError: a probability, a range or the patch size is invalid.
 
     Example:
         >>> augment = Augment(patch_size=(24, 24), mirror_axes=(0, 1))
@@ -156,21 +161,25 @@ class Augment:
             A new batch whose image and label have the patch size.
 
         Raises:
-            ValueError: an entry is missing, or the image is smaller than the patch.
+            UsageError: an entry is missing, or the image is smaller than the patch.
         """
         return self.apply(batch, self.draw(batch))
 
     def draw(self, batch: Batch) -> dict[str, Drawn]:
-        """Which samples each transform changes, and how; nothing is computed on the image."""
-        if missing := {"image", "label", "seed"} - batch.keys():
-            raise ValueError(f"The batch to augment lacks {', '.join(sorted(missing))}; it has {', '.join(batch)}.")
+        """Draw each transform's samples and parameters; nothing is computed on the image."""
+        require(
+            {"image", "label", "seed"} <= batch.keys(),
+            "batch",
+            got=", ".join(batch),
+            expected="at least image, label and seed",
+        )
         seeds = torch.as_tensor(batch["seed"]).tolist()  # from a GPU in one copy, which alone is waited for
-        channels = batch["image"].shape[1]
         drawn = {
             spatial.name: draw_for_batch(spatial.name, seeds, spatial.draw) for spatial in (self.affine, self.mirror)
         }
         for transform in self.intensity:
-            drawn[transform.name] = draw_for_batch(transform.name, seeds, partial(transform.draw, channels=channels))
+            draw = partial(transform.draw, channels=batch["image"].shape[1])
+            drawn[transform.name] = draw_for_batch(transform.name, seeds, draw, probability=transform.probability)
         return drawn
 
     @torch.no_grad()

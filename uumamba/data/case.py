@@ -1,19 +1,23 @@
-"""Cases and the manifest that lists them: a superset of the Medical Segmentation Decathlon's ``dataset.json``."""
+"""Cases, and the manifest that lists them.
 
-import json
+The manifest is a superset of the Medical Segmentation Decathlon's ``dataset.json``.
+"""
+
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from uumamba.runtime.errors import UsageError
+from pydantic import AliasPath, BaseModel, ConfigDict, Field, TypeAdapter
+
+from uumamba.data.stored_json import read_json
+from uumamba.runtime.errors import require
 from uumamba.runtime.files import write_json
 
 Split = Literal["training", "test"]
 MANIFEST_NAME = "dataset.json"
-_OPTIONAL_FIELDS = ("fold", "phase", "group")
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,9 @@ class Case:
     group: str | None = None
     split: Split = "training"
 
+    # Strict: a fold that is the text "0" would be no case's fold, and the run would validate on nothing.
+    __pydantic_config__ = ConfigDict(strict=True)
+
 
 @dataclass(frozen=True)
 class Manifest:
@@ -57,6 +64,7 @@ class Manifest:
         cases: sorted by ``case_id`` on construction.
         reference: citation that the data ask for.
         licence: their licence.
+        extra: further keys of the file, kept as they are.
 
     Raises:
         UsageError: two cases share a ``case_id``, a ``case_id`` is not a plain file name, or a structure's value is not
@@ -73,8 +81,21 @@ class Manifest:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cases", tuple(sorted(self.cases, key=lambda case: case.case_id)))
-        _check_case_ids(self.name, self.cases)
-        _check_structures(self.name, self.structures)
+        for case_id, count in Counter(case.case_id for case in self.cases).items():
+            require(count == 1, f"{self.name}: case_id", got=case_id, expected=f"it once, not {count} times")
+            require(
+                case_id == Path(case_id).name and case_id not in {"", ".", ".."},
+                f"{self.name}: case_id",
+                got=case_id,
+                expected="a plain file name",
+            )
+        for structure, value in self.structures.items():
+            require(
+                isinstance(value, int) and 1 <= value <= 255,
+                f"{self.name}: labels.{structure}",
+                got=value,
+                expected="an integer from 1 to 255",
+            )
 
     def select(
         self,
@@ -85,7 +106,10 @@ class Manifest:
         domains: Collection[str] | None = None,
         case_ids: Collection[str] | None = None,
     ) -> tuple[Case, ...]:
-        """Cases of a split, of a fold (validation) or of every other fold (training), of some domains, or by name."""
+        """Select cases by split, fold, domain or name.
+
+        ``fold`` gives a fold's validation cases, ``without_fold`` its training cases.
+        """
         return tuple(
             case
             for case in self.cases
@@ -97,30 +121,27 @@ class Manifest:
         )
 
     def by_id(self, case_id: str) -> Case:
-        """The case of that id.
+        """Case with a given id.
 
         Raises:
-            UsageError: there is none.
+            UsageError: the manifest does not list it.
         """
-        for case in self.cases:
-            if case.case_id == case_id:
-                return case
-        raise UsageError(f"{self.name} has no case {case_id}; its dataset.json lists {len(self.cases)} others.")
+        found = [case for case in self.cases if case.case_id == case_id]
+        require(found, "case_id", got=case_id, expected=f"one of the {len(self.cases)} cases of {self.name}")
+        return found[0]
 
     def write(self, path: Path | str) -> None:
         """Write ``dataset.json``, whole or absent."""
-        path = Path(path)
-        folder = path.parent.resolve()
+        folder = Path(path).parent.resolve()
         listed = {
             split: [_to_entry(case, folder) for case in self.select(split=split)] for split in ("training", "test")
         }
-        labels = {"0": "background"} | {str(value): name for name, value in self.structures.items()}
         head = {
             "name": self.name,
             "reference": self.reference,
             "licence": self.licence,
             "modality": {"0": self.modality},
-            "labels": labels,
+            "labels": {"0": "background"} | {str(value): name for name, value in self.structures.items()},
             "numTraining": len(listed["training"]),
             "numTest": len(listed["test"]),
         }
@@ -135,86 +156,58 @@ class Manifest:
         """
         path = Path(path)
         path = path / MANIFEST_NAME if path.is_dir() else path
-        try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
-            folder = path.parent.resolve()
-            cases = tuple(
-                _from_entry(entry, folder, split) for split in ("training", "test") for entry in stored.get(split, [])
-            )
-            structures = {name: value for key, name in stored["labels"].items() if (value := _label_value(key)) != 0}
-            known = {"name", "reference", "licence", "modality", "labels", "numTraining", "numTest", "training", "test"}
-            return cls(
-                name=stored["name"],
-                modality=stored["modality"]["0"],
-                structures=structures,
-                cases=cases,
-                reference=stored.get("reference", ""),
-                licence=stored.get("licence", ""),
-                extra={key: value for key, value in stored.items() if key not in known},
-            )
-        except FileNotFoundError:
-            raise UsageError(f"There is no manifest at {path}; `uumamba prepare` writes one.") from None
-        except OSError as error:
-            raise UsageError(f"{path} cannot be read ({error.strerror}); give a manifest or its folder.") from None
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
-            raise UsageError(
-                f"{path} is not a data set manifest ({type(error).__name__}: {error}); "
-                "write it anew with `uumamba prepare`."
-            ) from None
+        stored = read_json(
+            path,
+            TypeAdapter(_ManifestFile),
+            expected="a data set manifest",
+            fix="give a manifest or its folder, or write one with `uumamba prepare`",
+        )
+        listed: tuple[tuple[Split, tuple[Case, ...]], ...] = (("training", stored.training), ("test", stored.test))
+        return cls(
+            name=stored.name,
+            modality=stored.modality,
+            structures={name: value for value, name in stored.labels.items() if value != 0},
+            cases=tuple(_absolute(case, path.parent.resolve(), split) for split, cases in listed for case in cases),
+            reference=stored.reference,
+            licence=stored.licence,
+            extra={
+                key: value for key, value in (stored.model_extra or {}).items() if key not in ("numTraining", "numTest")
+            },
+        )
 
 
-def _check_case_ids(name: str, cases: Iterable[Case]) -> None:
-    counts = Counter(case.case_id for case in cases)
-    for case_id, count in counts.items():
-        if count > 1:
-            raise UsageError(f"{name} lists the case {case_id} {count} times; case ids must be unique.")
-        if case_id != Path(case_id).name or case_id in {"", ".", ".."}:
-            raise UsageError(f"{name} lists the case id {case_id!r}, which is no plain file name; rename the case.")
+class _ManifestFile(BaseModel):
+    """Content of ``dataset.json``."""
 
+    model_config = ConfigDict(strict=True, extra="allow")
 
-def _check_structures(name: str, structures: Mapping[str, int]) -> None:
-    for structure, value in structures.items():
-        if not (isinstance(value, int) and 1 <= value <= 255):
-            raise UsageError(f"{name}: structures have the values 1 to 255, found {structure} {value}; correct it.")
-
-
-def _label_value(key: str) -> int:
-    try:
-        return int(key)
-    except ValueError:
-        raise TypeError(f"labels must be keyed by numbers, found {key!r}") from None
+    name: str
+    modality: str = Field(validation_alias=AliasPath("modality", "0"))
+    labels: dict[int, str]
+    reference: str = ""
+    licence: str = ""
+    training: tuple[Case, ...] = ()
+    test: tuple[Case, ...] = ()
 
 
 def _to_entry(case: Case, folder: Path) -> dict[str, Any]:
-    entry: dict[str, Any] = {"image": _relative(case.image, folder)}
-    if case.label is not None:
-        entry["label"] = _relative(case.label, folder)
-    entry |= {"case_id": case.case_id, "patient_id": case.patient_id, "domain": case.domain}
-    return entry | {name: getattr(case, name) for name in _OPTIONAL_FIELDS if getattr(case, name) is not None}
-
-
-def _from_entry(entry: Mapping[str, Any], folder: Path, split: Split) -> Case:
-    _check_types(entry)
-    label = entry.get("label")
-    return Case(
-        case_id=entry["case_id"],
-        patient_id=entry["patient_id"],
-        domain=entry["domain"],
-        image=Path(os.path.normpath(folder / entry["image"])),
-        label=None if label is None else Path(os.path.normpath(folder / label)),
-        split=split,
-        **{name: entry.get(name) for name in _OPTIONAL_FIELDS},
-    )
-
-
-def _check_types(entry: Mapping[str, Any]) -> None:
-    """A fold that is the text "0" would be no case's fold, and the run would validate on nothing."""
-    given = [name for name in ("label", *_OPTIONAL_FIELDS) if entry.get(name) is not None]
-    for name in ("case_id", "patient_id", "domain", "image", *given):
-        kind, value = (int if name == "fold" else str), entry[name]
-        if type(value) is not kind:
-            raise TypeError(f"{name} must be {kind.__name__}, found {value!r}")
+    entry = {
+        "image": _relative(case.image, folder),
+        "label": None if case.label is None else _relative(case.label, folder),
+        "case_id": case.case_id,
+        "patient_id": case.patient_id,
+        "domain": case.domain,
+        "fold": case.fold,
+        "phase": case.phase,
+        "group": case.group,
+    }
+    return {key: value for key, value in entry.items() if value is not None}
 
 
 def _relative(path: Path, folder: Path) -> str:
     return Path(os.path.relpath(path.resolve(), folder)).as_posix()
+
+
+def _absolute(case: Case, folder: Path, split: Split) -> Case:
+    image, label = (Path(os.path.normpath(folder / path)) for path in (case.image, case.label or ""))
+    return replace(case, image=image, label=label if case.label else None, split=split)

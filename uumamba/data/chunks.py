@@ -1,4 +1,7 @@
-"""Large arrays, a few million voxels at a time: no temporary as large as the volume."""
+"""Large arrays, a few million voxels at a time.
+
+No temporary is as large as the volume.
+"""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,7 +13,10 @@ CHUNK_VOXELS = 2**22
 
 
 def chunks(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    """Flat pieces of an array in the order in which it lies in memory; views where it lies there without gaps."""
+    """Yield flat pieces of an array in its memory order.
+
+    They are views where it is stored without gaps.
+    """
     flat = array.ravel(order="K")
     for start in range(0, flat.size, CHUNK_VOXELS):
         yield flat[start : start + CHUNK_VOXELS]
@@ -19,7 +25,9 @@ def chunks(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
 def converted(
     array: NDArray[Any], dtype: DTypeLike, change: Callable[[NDArray[Any]], NDArray[Any]] | None = None
 ) -> NDArray[Any]:
-    """A copy of another type, in the same order in memory, of what ``change`` makes of the values.
+    """Convert an array to another type, in the same memory order.
+
+    ``change`` is applied to the values.
 
     Example:
         >>> converted(np.array([0.5, 1.5]), np.uint8, lambda part: part * 2).tolist()
@@ -32,7 +40,9 @@ def converted(
 
 
 def spans(size: int, plane_voxels: int) -> Iterator[tuple[int, int]]:
-    """``(first, last)`` of the slabs, of about :data:`CHUNK_VOXELS` each, that a stack of planes is worked on in.
+    """Yield ``(first, last)`` of the slabs of a stack of planes.
+
+    Each has about :data:`CHUNK_VOXELS` voxels.
 
     Example:
         >>> list(spans(5, CHUNK_VOXELS // 2))
@@ -44,7 +54,7 @@ def spans(size: int, plane_voxels: int) -> Iterator[tuple[int, int]]:
 
 
 def values_of(array: NDArray[Any]) -> NDArray[Any]:
-    """The different values of an array, in rising order.
+    """Find the distinct values of an array, in rising order.
 
     Example:
         >>> values_of(np.array([[3, -1], [3, 0]], dtype=np.int16)).tolist()
@@ -55,13 +65,10 @@ def values_of(array: NDArray[Any]) -> NDArray[Any]:
     low, high = int(array.min()), int(array.max())
     if high - low >= 2**16:
         return np.unique(array)
-    # Counting takes a tenth of the time of sorting, and of most label maps nearly everything is 0.
-    counts = np.zeros(high - low + 1, dtype=np.int64)
-    zeros = array.size
+    is_present = np.zeros(high - low + 1, dtype=np.bool_)  # a tenth of the time of sorting
     for part in chunks(array):
-        rest = part[part != 0]
-        counts += np.bincount(rest.astype(np.int64) - low, minlength=len(counts))
-        zeros -= rest.size
-    if zeros:
-        counts[-low] = zeros
-    return np.flatnonzero(counts) + low
+        rest = part[part != 0]  # nearly everything is 0 in most label maps
+        is_present[rest.astype(np.int64) - low] = True
+        if rest.size < part.size:
+            is_present[-low] = True
+    return np.flatnonzero(is_present) + low

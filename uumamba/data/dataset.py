@@ -1,43 +1,62 @@
-"""Feeding: patches of prepared cases, each decided by its own key alone."""
+"""Random patches of prepared cases, each decided by its own key alone."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
-from uumamba.data.feeding import batches
-from uumamba.data.open_cases import OpenCases
+from uumamba.data.loader import Sample, batches
 from uumamba.data.patch import choose_start, read_window
 from uumamba.data.prepared import PreparedCase, PreparedFolder
-from uumamba.data.sampling import Sampling, holders_of
-from uumamba.data.worker_watch import tell_reading
-from uumamba.runtime.errors import CaseError, UsageError
+from uumamba.data.sampling import Sampling, cases_by_class
+from uumamba.data.worker_watch import report_reading
+from uumamba.runtime.errors import CaseError, require
 from uumamba.runtime.seeds import generator_for, key_to_seed
+from uumamba.types import Batch
 
-__all__ = ["PatchDataset", "batches"]
-
-Sample = dict[str, Any]
-Key = tuple[int, int]
-"""``(epoch, index)``; the index runs over all samples of the epoch, batch by batch."""
+__all__ = ["OpenCases", "PatchDataset", "batches", "case_views"]
 
 TRIES = 10
-"""How often a patch is drawn in the search for one that is not air."""
+"""Draws of a patch in the search for one that is not background."""
+
+MOST_OPEN = 200
+"""Cases that stay open; each holds two files open, of which a process may usually have 1024."""
+
+
+class OpenCases:
+    """Most recently used cases of a folder, kept open.
+
+    Opening a case costs more than reading a patch of it. Pickled for another process, it carries no open files: a
+    mapped array would be copied whole.
+
+    Args:
+        folder: of prepared cases.
+        most: number that stays open.
+    """
+
+    def __init__(self, folder: PreparedFolder, most: int = MOST_OPEN) -> None:
+        self.folder = folder
+        self._most = most
+        self.open = lru_cache(most)(folder.case)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return OpenCases, (self.folder, self._most)
 
 
 class PatchDataset(Dataset[Sample]):
-    """Random patches of prepared cases; the item ``(epoch, index)`` is the same whenever and wherever it is asked for.
+    """Random patches of prepared cases.
 
-    Every draw comes from a generator keyed by ``(seed, "patch", epoch, index)``, hence the same bytes for any number of
-    workers and after a resume. Each sample takes a case at random; the last ``round(batch_size x foreground_fraction)``
-    of each batch lie around a voxel of a foreground class of that case, each class being as likely as another (a case
-    without foreground gives a random patch); ``sampling`` changes that. A 2-D patch is one slice. Only the window is
-    read from the memory-mapped arrays. Outside the case the image continues with the smallest value in the window, the
-    label with 0.
+    The item ``(epoch, index)`` is the same in any order and any process. Every draw comes from a generator keyed by
+    ``(seed, "patch", epoch, index)``, hence the same bytes for any number of workers and after a resume. Each sample
+    takes a case at random; the last ``round(batch_size x foreground_fraction)`` of each batch are centred on a voxel of
+    a foreground class of that case, each class as likely as another (a case without foreground gives a random
+    patch); ``sampling`` changes that. A 2-D patch is one slice. Only the window is read from the memory-mapped arrays.
+    Outside the case the image continues with the smallest value in the window, the label with 0.
 
     Args:
         folder: the prepared folder.
@@ -45,14 +64,14 @@ class PatchDataset(Dataset[Sample]):
         patch_size: ``(Y, X)`` or ``(Z, Y, X)``.
         batch_size: samples a batch.
         batches_per_epoch: batches an epoch.
-        foreground_fraction: share of each batch that is sure to see foreground.
-        sampling: which samples those are and around which class they lie; see :class:`uumamba.data.sampling.Sampling`.
+        foreground_fraction: share of each batch that is centred on foreground.
+        sampling: choice of those samples and of their class; see :class:`uumamba.data.sampling.Sampling`.
         seed: the run's.
         margin: the window is this many times the patch (rounded up), so that a rotation finds image at its corners;
             the augmentation crops it to the patch.
 
     Raises:
-        UsageError: there are no cases, an unknown one, or a number makes no sense.
+        UsageError: there are no cases, an unknown one, or a number is out of range.
     """
 
     def __init__(
@@ -68,9 +87,25 @@ class PatchDataset(Dataset[Sample]):
         seed: int = 0,
         margin: float = 1.0,
     ) -> None:
-        _check(case_ids, patch_size, batch_size, batches_per_epoch, foreground_fraction, margin)
-        self.folder = folder
-        self.case = OpenCases(folder)
+        require(
+            case_ids, "case_ids", got="no cases", expected="at least one", fix="prepare some, or choose another fold"
+        )
+        require(
+            len(patch_size) in (2, 3) and min(patch_size) >= 1,
+            "patch_size",
+            got=tuple(patch_size),
+            expected="two or three positive numbers",
+        )
+        require(batch_size >= 1, "batch_size", got=batch_size, expected="at least 1")
+        require(batches_per_epoch >= 1, "batches_per_epoch", got=batches_per_epoch, expected="at least 1")
+        require(
+            0.0 <= foreground_fraction <= 1.0,
+            "foreground_fraction",
+            got=foreground_fraction,
+            expected="a number from 0 to 1",
+        )
+        require(margin >= 1.0, "margin", got=margin, expected="at least 1")
+        self.cases = OpenCases(folder)
         self.case_ids = tuple(case_ids)
         self.domains: Mapping[str, str] = {case_id: folder.manifest.by_id(case_id).domain for case_id in self.case_ids}
         self.patch_size = tuple(int(size) for size in patch_size)
@@ -78,17 +113,20 @@ class PatchDataset(Dataset[Sample]):
         self.batches_per_epoch = batches_per_epoch
         self.foreground_fraction = foreground_fraction
         self.sampling = Sampling() if sampling is None else sampling
-        self.holders: Mapping[int, tuple[str, ...]] = {}
+        self.cases_by_class: Mapping[int, tuple[str, ...]] = {}
         if self.sampling.classes == "of_data_set":
-            self.holders = holders_of({case_id: folder.case(case_id).locations for case_id in self.case_ids})
+            locations = {case_id: folder.case(case_id).locations for case_id in self.case_ids}
+            self.cases_by_class = cases_by_class(locations)
         self.seed = seed
         self.margin = margin
 
     def __len__(self) -> int:
         return self.batch_size * self.batches_per_epoch
 
-    def __getitem__(self, key: Key) -> Sample:
-        """The sample of a key.
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        """Read the sample of ``(epoch, index)``.
+
+        The index runs over all samples of the epoch, batch by batch.
 
         Returns:
             ``image`` ``(C, *window)`` float32, ``label`` ``(1, *window)`` int64, ``domain``, ``case_id``, and the
@@ -99,20 +137,22 @@ class PatchDataset(Dataset[Sample]):
         """
         epoch, index = key
         generator = generator_for(self.seed, "patch", epoch, index)
-        forced = self._is_forced(epoch, index)
-        value = self.sampling.draw_class(list(self.holders), generator) if forced and self.holders else None
-        case_ids = self.case_ids if value is None else self.holders[value]
+        is_forced = self._is_forced(epoch, index)
+        case_ids, value = self.case_ids, None
+        if is_forced and self.cases_by_class:
+            value = self.sampling.draw_class(list(self.cases_by_class), generator)
+            case_ids = self.case_ids if value is None else self.cases_by_class[value]
         case_id = case_ids[int(torch.randint(len(case_ids), (), generator=generator))]
-        tell_reading(case_id)
+        report_reading(case_id)
         try:
-            case = self.case(case_id)
-            centre = self._voxel_of(case, generator, value=value) if forced else None
+            case = self.cases.open(case_id)
+            centre = self._draw_centre(case, generator, value=value) if is_forced else None
             image, label = self._read(case, generator, centre=centre)
         except CaseError:
             raise
-        except Exception as error:  # whatever it was, the case must be named
+        except Exception as error:  # any fault of the files must name the case
             raise CaseError(
-                case_id, f"its prepared arrays cannot be read ({type(error).__name__}: {error})", "prepare it anew"
+                case_id, "image", got=f"{type(error).__name__}: {error}", expected="whole arrays", fix="prepare it anew"
             ) from error
         return {
             "image": image,
@@ -128,63 +168,69 @@ class PatchDataset(Dataset[Sample]):
             return float(drawn) < self.foreground_fraction
         return index % self.batch_size >= self.batch_size - round(self.batch_size * self.foreground_fraction)
 
-    def _voxel_of(self, case: PreparedCase, generator: Generator, *, value: int | None) -> tuple[int, ...] | None:
-        """A voxel of a class, or of one that is drawn; None where the case has none."""
+    def _draw_centre(self, case: PreparedCase, generator: Generator, *, value: int | None) -> tuple[int, ...] | None:
+        """Draw a voxel ``(z, y, x)`` of a class.
+
+        Without a class one is drawn; None where the case has none.
+        """
+        classes = case.locations[:, 0]
         if value is None:
-            value = self.sampling.draw_class(np.unique(case.locations[:, 0]).tolist(), generator)
-        return None if value is None else draw_voxel(case.locations, value, generator)
+            value = self.sampling.draw_class(np.unique(classes).tolist(), generator)
+        if value is None:
+            return None
+        rows = np.flatnonzero(classes == value)
+        row = rows[int(torch.randint(len(rows), (), generator=generator))]
+        return tuple(int(position) for position in case.locations[row, 1:])
 
     def _read(
         self, case: PreparedCase, generator: Generator, *, centre: tuple[int, ...] | None
     ) -> tuple[Tensor, Tensor]:
         # A 2-D patch is a 3-D one that is one slice thick.
-        flat = len(self.patch_size) == 2
-        patch = (1, *self.patch_size) if flat else self.patch_size
-        window = tuple(
-            length if flat and axis == 0 else math.ceil(length * self.margin) for axis, length in enumerate(patch)
-        )
+        is_flat = len(self.patch_size) == 2
+        patch = (1, *self.patch_size) if is_flat else self.patch_size
+        window = ((1,) if is_flat else ()) + tuple(math.ceil(length * self.margin) for length in self.patch_size)
         for _ in range(TRIES):
             start = choose_start(generator, size=patch, shape=case.label.shape, centre=centre)
-            start = tuple(
-                first - (wide - length) // 2 for first, wide, length in zip(start, window, patch, strict=True)
-            )
+            spare = ((wide - length) // 2 for wide, length in zip(window, patch, strict=True))
+            start = tuple(first - before for first, before in zip(start, spare, strict=True))
             pixels = read_window(case.image, start, window)
             if centre is not None or self.sampling.has_content(pixels):
                 break
         image = torch.from_numpy(pixels.astype(np.float32))
         label = torch.from_numpy(read_window(case.label, start, window, fill=0).astype(np.int64))[None]
-        return (image[:, 0], label[:, 0]) if flat else (image, label)
+        return (image[:, 0], label[:, 0]) if is_flat else (image, label)
 
 
-def draw_voxel(locations: NDArray[np.int32], value: int, generator: Generator) -> tuple[int, ...]:
-    """A voxel ``(z, y, x)`` of a class, from rows ``(class, z, y, x)`` that hold it.
+def case_views(
+    folder: PreparedFolder, case_ids: Sequence[str], *, patch_size: Sequence[int], views: int, seed: int = 0
+) -> Iterator[Batch]:
+    """Yield the same few patches of each case at every call.
 
-    Example:
-        >>> draw_voxel(np.array([[1, 0, 0, 0], [2, 7, 8, 9]], dtype=np.int32), 2, torch.Generator())
-        (7, 8, 9)
+    They are not augmented, and each is around a voxel of a foreground class. The patches are stacked along an axis of
+    their own: ``image`` ``(1, C, views, *patch_size)`` and ``label`` ``(1, 1, views, *patch_size)``; a case without
+    foreground shows random patches.
+
+    Args:
+        folder: the prepared folder.
+        case_ids: the cases, in order.
+        patch_size: ``(Y, X)``, which is one slice, or ``(Z, Y, X)``.
+        views: patches a case.
+        seed: key of their positions, with the case's id.
+
+    Raises:
+        UsageError: a number is out of range, or a case is not known.
+        CaseError: a case cannot be read.
     """
-    rows = np.flatnonzero(locations[:, 0] == value)
-    row = rows[int(torch.randint(len(rows), (), generator=generator))]
-    return tuple(int(position) for position in locations[row, 1:])
-
-
-def _check(
-    case_ids: Sequence[str],
-    patch_size: Sequence[int],
-    batch_size: int,
-    batches_per_epoch: int,
-    foreground_fraction: float,
-    margin: float,
-) -> None:
-    if not case_ids:
-        raise UsageError("There are no cases to take patches from; prepare some, or choose another fold.")
-    if len(patch_size) not in (2, 3) or min(patch_size) < 1:
-        raise UsageError(f"A patch size is two or three positive numbers, got {tuple(patch_size)}; correct it.")
-    if batch_size < 1 or batches_per_epoch < 1:
-        raise UsageError(
-            f"An epoch of {batches_per_epoch} batches of {batch_size} holds nothing; give both at least 1."
+    for case_id in case_ids:
+        dataset = PatchDataset(
+            folder,
+            [case_id],
+            patch_size=patch_size,
+            batch_size=views,
+            batches_per_epoch=1,
+            foreground_fraction=1.0,
+            seed=key_to_seed(seed, "views", case_id),
         )
-    if not 0.0 <= foreground_fraction <= 1.0:
-        raise UsageError(f"The foreground fraction {foreground_fraction} is not within 0 and 1; correct it.")
-    if not margin >= 1.0:
-        raise UsageError(f"The reading margin {margin} would cut the patch; give at least 1.")
+        samples = [dataset[0, index] for index in range(views)]
+        stacked = {name: torch.stack([sample[name] for sample in samples], dim=1)[None] for name in ("image", "label")}
+        yield {**stacked, "domain": [samples[0]["domain"]], "case_id": [case_id]}

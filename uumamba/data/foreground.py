@@ -1,4 +1,7 @@
-"""What Hounsfield units a data set's structures have: a sample of each case, kept on disk, and statistics over all."""
+"""Statistics of Hounsfield units over a data set's structures.
+
+A sample of each case is kept on disk.
+"""
 
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -9,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uumamba.data.case import Case
-from uumamba.data.draw import draw_ordinals, drawn_in_planes
-from uumamba.data.hounsfield import CtStatistics, find_shift, to_hounsfield
+from uumamba.data.locations import draw_in_planes
+from uumamba.data.normalise import find_shift, to_hounsfield
 from uumamba.data.prepared import hash_case
+from uumamba.data.recipe import CtStatistics
 from uumamba.data.scan import read_case
-from uumamba.runtime.errors import UsageError
+from uumamba.runtime.errors import require
 from uumamba.runtime.files import whole_file
 from uumamba.runtime.seeds import generator_for
 from uumamba.types import LabelMap
@@ -24,12 +28,14 @@ SAMPLE_VERSION = 1
 
 
 def keep_foreground(case: Case, *, folder: Path, structures: Mapping[str, int]) -> None:
-    """Store a case's sample in ``folder``, unless the one that stands there is of the same bytes and structures.
+    """Store a case's sample in ``folder``.
+
+    A stored one of the same bytes and structures is kept.
 
     Raises:
         CaseError: the case cannot be read, or lacks its label.
     """
-    path = _path(folder, case.case_id)
+    path = folder / f"{case.case_id}.npz"
     key = hash_case(case, {"sample": SAMPLE_VERSION, "structures": dict(sorted(structures.items()))})
     if _stored(path)[0] == key:
         return
@@ -40,69 +46,61 @@ def keep_foreground(case: Case, *, folder: Path, structures: Mapping[str, int]) 
 
 
 def statistics_of(case_ids: Iterable[str], *, folder: Path, clip_percentiles: tuple[float, float]) -> CtStatistics:
-    """Statistics over the stored samples of some cases; see :func:`find_ct_statistics`."""
-    samples = (_stored(_path(folder, case_id))[1] for case_id in sorted(case_ids))
-    return find_ct_statistics(samples, clip_percentiles=clip_percentiles)
-
-
-def sample_foreground(scan: NDArray[Any], label: LabelMap, *, case_id: str) -> NDArray[np.float32]:
-    """Hounsfield units of at most 20 000 labelled voxels, the same for the same case.
-
-    Args:
-        scan: native, as stored; one plane of its last axis is looked at a time.
-        label: on the same grid.
-        case_id: what the draw depends on.
-    """
-    shift = find_shift(scan, case_id=case_id)
-    counts = [int(np.count_nonzero(plane)) for plane in label.T]
-    ordinals = draw_ordinals(sum(counts), VOXELS_PER_CASE, generator_for(case_id, "foreground"))
-    planes = drawn_in_planes(counts, ordinals)
-    values = [scan.T[plane][label.T[plane] != 0][within] for plane, within in planes]
-    return to_hounsfield(np.concatenate([np.empty(0, dtype=scan.dtype), *values]), shift)
-
-
-def find_ct_statistics(
-    samples: Iterable[NDArray[np.float32]], *, clip_percentiles: tuple[float, float]
-) -> CtStatistics:
-    """Two percentiles, mean and standard deviation over samples of the cases' foreground.
+    """Compute percentiles, mean and standard deviation over stored samples.
 
     A case counts by its sample, so that a large structure in one scan does not outweigh the others. Mean and standard
     deviation are those of all values, not of the clipped ones.
 
     Args:
-        samples: one a case.
+        case_ids: cases with a stored sample.
+        folder: of the samples.
         clip_percentiles: lower and upper, from 0 to 100: the limits that scans will be clipped to.
 
     Raises:
-        UsageError: no voxel is labelled, or the two percentiles are one value.
-
-    Example:
-        >>> find_ct_statistics([np.array([0.0, 100.0], dtype=np.float32)], clip_percentiles=(0.5, 99.5)).mean_hu
-        50.0
+        UsageError: no voxel is labelled, or both percentiles have the same value.
     """
+    samples = (_stored(folder / f"{case_id}.npz")[1] for case_id in sorted(case_ids))
     values = np.concatenate([np.empty(0, dtype=np.float32), *samples])
-    if len(values) == 0:
-        raise _not_found("no voxel is labelled")
+    fix = "correct the labels of the data set, or set preprocess.ct_statistics"
+    require(len(values), "ct_statistics", got="0 labelled voxels", expected="labelled voxels", fix=fix)
     low, high = np.percentile(values, clip_percentiles)
-    if low >= high:
-        lower, upper = clip_percentiles
-        raise _not_found(f"both the percentile {lower:g} and the percentile {upper:g} of its voxels are {low:g} HU")
+    require(
+        low < high,
+        "ct_statistics",
+        got=f"{low:g} HU at both percentiles {clip_percentiles}",
+        expected="two values",
+        fix=fix,
+    )
     mean, std = values.mean(dtype=np.float64), values.std(dtype=np.float64)
     return CtStatistics(float(low), float(high), float(mean), float(std))
 
 
-def _not_found(found: str) -> UsageError:
-    return UsageError(f"CT statistics cannot be found: {found}; correct the data set, or give ct_statistics.")
+def sample_foreground(scan: NDArray[Any], label: LabelMap, *, case_id: str) -> NDArray[np.float32]:
+    """Draw at most 20 000 labelled voxels in Hounsfield units.
+
+    The same case always gives the same sample.
+
+    Args:
+        scan: native, as stored; read by planes of its last axis.
+        label: on the same grid.
+        case_id: key of the draw.
+    """
+    shift = find_shift(scan, case_id=case_id)
+    counts = [int(np.count_nonzero(plane)) for plane in label.T]
+    values = [
+        scan.T[plane][label.T[plane] != 0][within]
+        for plane, within in draw_in_planes(counts, VOXELS_PER_CASE, generator_for(case_id, "foreground"))
+    ]
+    return to_hounsfield(np.concatenate([np.empty(0, dtype=scan.dtype), *values]), shift)
 
 
 def _stored(path: Path) -> tuple[str, NDArray[np.float32]]:
-    """Key and values; an empty key where the file is missing or damaged."""
+    """Key and values of a stored sample.
+
+    The key is empty where the file is missing or damaged.
+    """
     try:
         with np.load(path, allow_pickle=False) as stored:
             return str(stored["key"]), stored["values"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return "", np.empty(0, dtype=np.float32)
-
-
-def _path(folder: Path, case_id: str) -> Path:
-    return folder / f"{case_id}.npz"

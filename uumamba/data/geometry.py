@@ -1,12 +1,18 @@
-"""Where a prepared array lies in its scan: orientation, crop and grid, each with its way back."""
+"""Geometry of a prepared array in its scan.
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+Orientation, crop and grid, each with its inverse.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
 from nibabel.orientations import io_orientation
 from numpy.typing import NDArray
+from pydantic import ConfigDict
+
+from uumamba.runtime.errors import require
 
 Values = TypeVar("Values", bound=np.generic)
 Box = tuple[tuple[int, int, int], tuple[int, int, int]]
@@ -15,16 +21,18 @@ _TIE = 1e-3  # spacings this close, relatively, count as equal
 
 @dataclass(frozen=True)
 class Geometry:
-    """What undoes a preparation: native grid, the turn to ``(Z, Y, X)``, the crop, the prepared grid.
+    """Record that inverts a preparation.
 
-    Spacings are in the order of their array's axes. The crop is in the oriented, uncropped grid.
+    It holds the native grid, the permutation to ``(Z, Y, X)``, the crop and the prepared grid. Stored as its fields'
+    plain values (``dataclasses.asdict``). Spacings are in the order of their array's axes. The crop is in the oriented,
+    uncropped grid.
 
     Args:
         native_shape: of the scan as stored.
         affine: 4 x 4, native voxel index to RAS+ millimetres, row by row.
         spacing_mm: of the native axes.
         axes: prepared axis ``i`` is native axis ``axes[i]``.
-        flips: whether prepared axis ``i`` runs against that native axis.
+        flips: True where prepared axis ``i`` runs against that native axis.
         crop_start: first voxel kept.
         crop_stop: first voxel no longer kept.
         oriented_spacing_mm: of the oriented axes.
@@ -43,24 +51,28 @@ class Geometry:
     prepared_spacing_mm: tuple[float, float, float]
     prepared_shape: tuple[int, int, int]
 
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
     @property
     def oriented_shape(self) -> tuple[int, int, int]:
-        """The uncropped shape in prepared axis order."""
+        """Uncropped shape in prepared axis order."""
         return _triple(self.native_shape[axis] for axis in self.axes)
 
     @property
     def cropped_shape(self) -> tuple[int, int, int]:
-        """The crop's shape before resampling."""
+        """Shape of the crop before resampling."""
         return _triple(stop - start for start, stop in zip(self.crop_start, self.crop_stop, strict=True))
 
     @property
     def crop(self) -> tuple[slice, slice, slice]:
-        """The crop as slices of an oriented array."""
-        z, y, x = map(slice, self.crop_start, self.crop_stop)
-        return z, y, x
+        """Crop as slices of an oriented array."""
+        return _triple(map(slice, self.crop_start, self.crop_stop))
 
     def orient(self, native: NDArray[Values]) -> NDArray[Values]:
-        """A view of an array on the native grid with its axes turned to ``(Z, Y, X)``; leading axes stay in front."""
+        """View a native array with its axes turned to ``(Z, Y, X)``.
+
+        Leading axes stay in front.
+        """
         leading = native.ndim - 3
         turned = native.transpose(*range(leading), *(leading + axis for axis in self.axes))
         return turned[_steps(self.flips)]
@@ -72,35 +84,30 @@ class Geometry:
         return oriented[_steps(self.flips)].transpose(*range(leading), *map(int, back))
 
     def with_crop(self, box: Box, *, target_spacing_mm: Sequence[float | None]) -> "Geometry":
-        """Crop to a box of the oriented grid, and choose the grid of about the wanted spacing that fills it exactly.
+        """Crop to a box, and choose the prepared grid.
 
-        None keeps an axis as it is.
+        The box is of the oriented grid; a grid of about the wanted spacing fills it exactly. None keeps an axis as it
+        is.
         """
         cropped = replace(self, crop_start=_triple(box[0]), crop_stop=_triple(box[1]))
         old, shape = self.oriented_spacing_mm, cropped.cropped_shape
-        size = _triple(map(_new_size, shape, old, target_spacing_mm))
+        size = _triple(
+            before if target_mm is None else max(1, round(before * mm / target_mm))
+            for before, mm, target_mm in zip(shape, old, target_spacing_mm, strict=True)
+        )
         spacing = (mm * before / after for mm, before, after in zip(old, shape, size, strict=True))
         return replace(cropped, prepared_shape=size, prepared_spacing_mm=_triple(spacing))
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain values; ``from_json`` gives an equal geometry."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> "Geometry":
-        """From :meth:`to_json`'s values, also after a round through JSON text."""
-        values = {name: tuple(value) for name, value in stored.items() if name != "affine"}
-        return cls(affine=tuple(map(tuple, stored["affine"])), **values)
 
 
 def find_geometry(
     native_shape: Sequence[int], *, spacing_mm: Sequence[float], affine: NDArray[np.float64] | None = None
 ) -> Geometry:
-    """The geometry of an uncropped scan on its own grid: which native axis becomes Z, Y and X.
+    """Find the native axes of Z, Y and X.
 
-    The native axes are matched to the nearest of R, A and S. The axis with the largest spacing cuts through the planes
-    and comes first; of equals the one nearest to S. The other two follow in the order S, A, R, so an axial scan becomes
-    (S, A, R) = ``(z, y, x)``. Without an affine, native axes count as R, A, S.
+    The result is the geometry of an uncropped scan on its own grid. The native axes are matched to the nearest of R, A
+    and S. The axis with the largest spacing cuts through the planes and comes first; of equals the one nearest to S.
+    The other two follow in the order S, A, R, so an axial scan becomes (S, A, R) = ``(z, y, x)``. Without an affine,
+    native axes count as R, A, S.
 
     Args:
         native_shape: three sizes.
@@ -108,21 +115,31 @@ def find_geometry(
         affine: 4 x 4, native voxel index to RAS+ millimetres.
 
     Raises:
-        ValueError: not three sizes or three positive spacings, or an affine that maps two axes onto one direction.
+        UsageError: not three sizes or three positive spacings, or an affine that maps two axes onto one direction.
 
     Example:
         >>> geometry = find_geometry((216, 256, 10), spacing_mm=(1.5, 1.5, 10.0), affine=np.diag([-1.5, -1.5, 10.0, 1]))
         >>> geometry.axes, geometry.flips
         ((2, 1, 0), (False, True, True))
     """
-    shape, spacing = _checked(native_shape, spacing_mm)
+    require(len(native_shape) == 3, "native_shape", got=tuple(native_shape), expected="three sizes")
+    require(
+        len(spacing_mm) == 3 and all(np.isfinite(mm) and mm > 0 for mm in spacing_mm),
+        "spacing_mm",
+        got=tuple(spacing_mm),
+        expected="three positive numbers",
+    )
+    shape, spacing = _triple(map(int, native_shape)), _triple(map(float, spacing_mm))
     matrix = np.diag([*spacing, 1.0]) if affine is None else np.asarray(affine, dtype=np.float64)
     orientation = io_orientation(matrix)
-    if matrix.shape != (4, 4) or np.isnan(orientation).any():
-        raise ValueError(f"An affine of 4 x 4 with three independent directions is needed, got {matrix.tolist()}.")
+    require(
+        matrix.shape == (4, 4) and not np.isnan(orientation).any(),
+        "affine",
+        got=matrix.tolist(),
+        expected="a 4 x 4 matrix with three independent directions",
+    )
     native_of = {int(canonical): axis for axis, (canonical, _) in enumerate(orientation)}
-    thickest = max(spacing)
-    through = max(c for c in range(3) if spacing[native_of[c]] >= thickest * (1 - _TIE))
+    through = max(c for c in range(3) if spacing[native_of[c]] >= max(spacing) * (1 - _TIE))
     order = [through, *(canonical for canonical in (2, 1, 0) if canonical != through)]
     axes = _triple(native_of[canonical] for canonical in order)
     oriented_spacing = _triple(spacing[axis] for axis in axes)
@@ -139,20 +156,6 @@ def find_geometry(
         prepared_spacing_mm=oriented_spacing,
         prepared_shape=oriented_shape,
     )
-
-
-def _checked(
-    native_shape: Sequence[int], spacing_mm: Sequence[float]
-) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
-    if len(native_shape) != 3:
-        raise ValueError(f"A scan has three axes, got the shape {tuple(native_shape)}.")
-    if len(spacing_mm) != 3 or not all(np.isfinite(mm) and mm > 0 for mm in spacing_mm):
-        raise ValueError(f"spacing_mm is three positive numbers, got {tuple(spacing_mm)}.")
-    return _triple(map(int, native_shape)), _triple(map(float, spacing_mm))
-
-
-def _new_size(size: int, spacing_mm: float, target_mm: float | None) -> int:
-    return size if target_mm is None else max(1, round(size * spacing_mm / target_mm))
 
 
 def _steps(flips: Sequence[bool]) -> tuple[Any, ...]:

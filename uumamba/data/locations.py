@@ -1,9 +1,14 @@
-"""Where structures lie: some voxels of each, for patches that shall see them."""
+"""Random voxels of structures.
+
+They are drawn plane by plane without a list of all of them.
+"""
+
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from uumamba.data.draw import draw_ordinals, drawn_in_planes
 from uumamba.runtime.seeds import generator_for
 from uumamba.types import LabelMap
 
@@ -11,7 +16,7 @@ LOCATIONS_PER_CLASS = 2000
 
 
 def count_values(label: LabelMap) -> NDArray[np.int64]:
-    """How many voxels of each plane have each value, ``(Z, 256)``.
+    """Count each plane's voxels of each value, ``(Z, 256)``.
 
     Example:
         >>> count_values(np.array([[[0, 3]], [[3, 3]]], dtype=np.uint8))[:, 3].tolist()
@@ -21,11 +26,13 @@ def count_values(label: LabelMap) -> NDArray[np.int64]:
 
 
 def sample_locations(label: LabelMap, *, case_id: str, counts: NDArray[np.int64] | None = None) -> NDArray[np.int32]:
-    """At most 2000 voxels of each foreground class, rows ``(class, z, y, x)``, the same for the same case.
+    """Draw at most 2000 voxels of each foreground class.
+
+    Rows are ``(class, z, y, x)``; the same case always gives the same ones.
 
     Args:
-        label: looked at plane by plane, so that it can lie on disk.
-        case_id: what the draw depends on.
+        label: read plane by plane, so that it can stay on disk.
+        case_id: key of the draw.
         counts: :func:`count_values`'s, where they are known.
 
     Example:
@@ -35,10 +42,37 @@ def sample_locations(label: LabelMap, *, case_id: str, counts: NDArray[np.int64]
     counts = count_values(label) if counts is None else counts
     rows = [np.empty((0, 4), dtype=np.int32)]
     for value in np.flatnonzero(counts[:, 1:].any(axis=0)) + 1:
-        total, generator = int(counts[:, value].sum()), generator_for(case_id, "locations", int(value))
-        ordinals = draw_ordinals(total, LOCATIONS_PER_CLASS, generator)
-        for plane, within in drawn_in_planes(counts[:, value], ordinals):
+        generator = generator_for(case_id, "locations", int(value))
+        for plane, within in draw_in_planes(counts[:, value], LOCATIONS_PER_CLASS, generator):
             y, x = np.divmod(np.flatnonzero(label[plane] == value)[within], label.shape[2])
             position = (np.full(len(within), value), np.full(len(within), plane), y, x)
             rows.append(np.stack(position, axis=1).astype(np.int32))
     return np.concatenate(rows)
+
+
+def draw_in_planes(
+    counts: Sequence[int] | NDArray[np.int64], wanted: int, generator: torch.Generator
+) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Draw voxels of a kind, each as likely as another.
+
+    Yields ``(plane, ordinals within it)``, both in rising order.
+
+    Args:
+        counts: number of such voxels in each plane.
+        wanted: number to draw; all are taken where there are no more.
+        generator: asked once, where there are more.
+
+    Example:
+        >>> planes = draw_in_planes([3, 0, 2], 9, torch.Generator())
+        >>> [(plane, ordinals.tolist()) for plane, ordinals in planes]
+        [(0, [0, 1, 2]), (2, [0, 1])]
+    """
+    ends = np.cumsum(counts)
+    total = int(ends[-1])
+    drawn = np.arange(min(total, wanted))
+    if total > wanted:
+        drawn = np.sort(torch.randperm(total, generator=generator)[:wanted].numpy())
+    for plane, (count, end) in enumerate(zip(counts, ends, strict=True)):
+        within = drawn[(drawn >= end - count) & (drawn < end)] - (end - count)
+        if len(within):
+            yield plane, within

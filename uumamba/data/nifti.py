@@ -1,12 +1,8 @@
-"""NIfTI files: bytes in, a checked header and array out; an array in, bytes with a given header out."""
+"""NIfTI files: read with a checked header, written with a given one."""
 
 import gzip
 import math
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,92 +12,87 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from uumamba.data.chunks import converted
-from uumamba.data.grid import displacement_voxels, nearest_orthogonal
+from uumamba.data.grid import MAX_VOLUME_BYTES, Affine, Scan, check_size, displacement_voxels
 from uumamba.data.warn import warn_of_acdc_spacing, warn_repaired
-from uumamba.runtime.errors import CaseError
-
-MAX_VOLUME_BYTES = 8 * 2**30
-"""The largest volume, uncompressed, that is read; a gzip bomb unpacks to no more than this."""
+from uumamba.runtime.errors import CaseError, require_case
+from uumamba.types import SpacingMm
 
 _GZIP_MAGIC = b"\x1f\x8b"
-_LONGEST_HEADER = 544
-_PIECE = 2**18  # read and unpacked at a time, so that a file is in memory once
+_LONGEST_HEADER = 540
+_HEADERS: dict[int, Any] = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
+_PIECE = 2**20  # read at a time, so that the voxels are in memory once
 _SLACK_BYTES = 2**20  # padding that some writers leave behind the voxels
 _SCALE_TOLERANCE = 1e-3
-_MILLIMETRES = {"mm": 1.0, "unknown": 1.0, "meter": 1000.0, "micron": 0.001}
+_MILLIMETRES = {1: 1000.0, 3: 0.001}  # by the code of the unit: metre and micron
 _RESTORE = "restore the file from its source"
 _CONVERT = "convert the scan anew from its source"
-
-
-@dataclass(frozen=True)
-class NiftiVolume:
-    """Voxels as stored (with the header's scaling applied), the physical affine, the spacing, and the header."""
-
-    array: NDArray[Any]
-    affine: NDArray[np.float64]
-    spacing_mm: tuple[float, float, float]
-    header: Any
+_CORRECT = "correct the header"
 
 
 def is_nifti_name(path: Path) -> bool:
-    """Whether the name ends as NIfTI files do."""
+    """Check for the suffix of a NIfTI file."""
     return path.name.lower().endswith((".nii", ".nii.gz"))
 
 
-def read_nifti(path: Path, *, case_id: str, max_bytes: int = MAX_VOLUME_BYTES) -> NiftiVolume:
-    """Read a single-file NIfTI-1 or -2, compressed or not, whatever its name says.
+def read_nifti(path: Path, *, case_id: str, max_bytes: int = MAX_VOLUME_BYTES) -> Scan:
+    """Read a single-file NIfTI-1 or -2.
 
-    A trailing axis of size 1 is dropped, a 2-D image gets a third axis of size 1.
+    Its scaling is applied; the suffix need not match the compression. A trailing axis of size 1 is dropped, a 2-D image
+    gets a third axis of size 1. Integers stay integers where the scaling allows.
 
     Raises:
-        CaseError: the file cannot be read, or anything in header or data is not as it must be.
+        CaseError: the file is unreadable, or its header or data break a rule.
     """
     try:
         with path.open("rb") as file:
             return _read(file, path, case_id, max_bytes)
-    except OSError as error:
-        raise CaseError(case_id, f"{path.name} cannot be read ({error.strerror})", _RESTORE) from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise CaseError(
+            case_id,
+            "file",
+            got=f"{path.name} ({getattr(error, 'strerror', None) or error})",
+            expected="a readable NIfTI file",
+            fix=_RESTORE,
+        ) from None
 
 
-def _read(file: BinaryIO, path: Path, case_id: str, max_bytes: int) -> NiftiVolume:
-    first = file.read(_PIECE)
-    if not first:
-        raise CaseError(case_id, f"{path.name} is empty (0 bytes)", _RESTORE)
-    compressed = first.startswith(_GZIP_MAGIC)
-    if compressed != path.name.lower().endswith(".gz"):
-        warn_repaired(
-            case_id, f"{path.name} is {'' if compressed else 'not '}compressed, against its name; read as it is"
-        )
-    rest = iter(partial(file.read, _PIECE), b"")
-    pieces = _unpacked(first, file, case_id, path) if compressed else chain([first], rest)
-    content = bytearray()
-    while len(content) < _LONGEST_HEADER and (piece := next(pieces, b"")):
-        content += piece
-    header = _parse_header(bytes(content[:_LONGEST_HEADER]), case_id, path)
-    shape = _checked_shape(header, case_id)
-    dtype = _checked_dtype(header, case_id)
-    offset = _checked_offset(header, case_id)
+def _read(file: BinaryIO, path: Path, case_id: str, max_bytes: int) -> Scan:
+    is_compressed = file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
+    file.seek(0)
+    stream: Any = gzip.GzipFile(fileobj=file) if is_compressed else file
+    header = _parse_header(stream.read(_LONGEST_HEADER), case_id, path)
+    if is_compressed != path.name.lower().endswith(".gz"):
+        warn_repaired(case_id, f"{path.name} is {'' if is_compressed else 'not '}compressed, against its name")
+    shape, dtype = _checked_shape(header, case_id), _checked_dtype(header, case_id)
+    stored = float(header["vox_offset"])
+    require_case(
+        0 <= stored < 2**31, case_id, "file", got=f"voxels from byte {stored:g} on", expected="0 or more", fix=_RESTORE
+    )
+    offset = max(int(stored), header.sizeof_hdr)
     end = offset + math.prod(shape) * dtype.itemsize
-    if end > max_bytes:
-        found = f"its header announces {end / 2**30:.1f} GiB, the limit is {max_bytes / 2**30:.1f}"
-        raise CaseError(case_id, found, "crop or downsample the scan")
-    for piece in pieces:
-        content += piece
-        if compressed and len(content) > end + _SLACK_BYTES:
-            found = f"{path.name} unpacks to far more than the volume that its header announces"
-            raise CaseError(case_id, found, _RESTORE)
-    if len(content) < end:
-        found = f"{path.name} ends after {len(content)} of {end} bytes"
-        raise CaseError(case_id, found, _RESTORE)
-    voxels = np.frombuffer(content, dtype, math.prod(shape), offset).reshape(shape, order="F")
+    check_size(end, case_id, max_bytes)
+    stream.seek(offset)
+    voxels = np.empty(math.prod(shape), dtype)
+    content, filled = voxels.data.cast("B"), 0
+    while count := stream.readinto(content[filled : filled + _PIECE]):
+        filled += count
+    behind = len(stream.read(_SLACK_BYTES + 1)) if is_compressed else 0  # reading to the end verifies the checksum
+    require_case(
+        offset + filled == end and behind <= _SLACK_BYTES,
+        case_id,
+        "file",
+        got=f"{path.name} with {offset + filled + behind} bytes",
+        expected=f"{end} bytes",
+        fix=_RESTORE,
+    )
     affine, spacing_mm = _physical_grid(header, case_id)
-    return NiftiVolume(_scaled(voxels, header, case_id), affine, spacing_mm, header)
+    return Scan(_scaled(voxels.reshape(shape, order="F"), header, case_id), affine, spacing_mm, header, path)
 
 
 def encode_label(label: NDArray[np.uint8], header: Any) -> bytes:
-    """A label map as a compressed NIfTI file with a scan's header: shape, matrices, codes, pixdim and units stay.
+    """Encode a label map as compressed NIfTI.
 
-    Equal labels give equal bytes.
+    The scan's shape, matrices, codes, pixdim and units are kept. Equal labels give equal bytes.
     """
     kept = header.copy()
     kept.set_data_dtype(np.uint8)
@@ -114,8 +105,11 @@ def encode_label(label: NDArray[np.uint8], header: Any) -> bytes:
     return gzip.compress(kept.binaryblock + no_extension + voxels, compresslevel=6, mtime=0)
 
 
-def new_header(shape: tuple[int, ...], affine: NDArray[np.float64]) -> Any:
-    """A NIfTI-1 header for a scan of another format: qform and sform hold its affine, in millimetres."""
+def new_header(shape: tuple[int, ...], affine: Affine) -> Any:
+    """Make a NIfTI-1 header for a scan of another format.
+
+    Its qform and sform hold the affine, in millimetres.
+    """
     header = nib.Nifti1Header()
     header.set_data_shape(shape)
     header.set_xyzt_units("mm")
@@ -124,66 +118,52 @@ def new_header(shape: tuple[int, ...], affine: NDArray[np.float64]) -> Any:
     return header
 
 
-def _unpacked(packed: bytes, file: BinaryIO, case_id: str, path: Path) -> Iterator[bytes]:
-    """What the members of a gzip file hold, a piece at a time, to its end; ``packed`` was read of it already.
-
-    Bytes behind the last member are left alone, as gzip does.
-    """
-    try:
-        while packed.startswith(_GZIP_MAGIC):
-            member = zlib.decompressobj(wbits=31)
-            while not member.eof:
-                piece = member.decompress(packed, _PIECE)
-                packed = member.unconsumed_tail or (b"" if member.eof else file.read(_PIECE))
-                if piece:
-                    yield piece
-                elif not packed and not member.eof:
-                    raise CaseError(case_id, f"{path.name} is cut off: its compressed data end early", _RESTORE)
-            packed = member.unused_data + (file.read(_PIECE) if len(member.unused_data) < len(_GZIP_MAGIC) else b"")
-    except zlib.error as error:
-        found = f"{path.name} is damaged: its compressed data cannot be unpacked ({error})"
-        raise CaseError(case_id, found, _RESTORE) from None
-
-
 def _parse_header(start: bytes, case_id: str, path: Path) -> Any:
-    not_nifti = CaseError(case_id, f"{path.name} is no NIfTI file", "give a NIfTI file, or name it by its format")
-    if len(start) < 4:
-        raise not_nifti
-    sizes = {int.from_bytes(start[:4], "little"), int.from_bytes(start[:4], "big")}
-    kind: Any = nib.Nifti1Header if 348 in sizes else nib.Nifti2Header if 540 in sizes else None
+    sizes = [int.from_bytes(start[:4], order) for order in ("little", "big")]
+    kind = next((_HEADERS[size] for size in sizes if size in _HEADERS and size <= len(start)), None)
     if kind is None:
-        raise not_nifti
-    if len(start) < kind.sizeof_hdr:
-        raise CaseError(case_id, f"{path.name} ends within its header ({len(start)} bytes)", _RESTORE)
+        raise CaseError(
+            case_id,
+            "file",
+            got=f"{path.name} without a NIfTI header in its first {len(start)} bytes",
+            expected="a NIfTI file",
+            fix="restore the file from its source, or name it by its format",
+        )
     header = kind(start[: kind.sizeof_hdr], check=False)  # extensions, of any length, are not read
-    if bytes(header["magic"]).rstrip(b"\0") != kind.single_magic.rstrip(b"\0"):
-        found = f"{path.name} has the NIfTI magic {bytes(header['magic'])!r}, expected {kind.single_magic!r}"
-        raise CaseError(case_id, found, "convert it to a single .nii.gz file")
+    magic, valid = (bytes(value).rstrip(b"\0") for value in (header["magic"], kind.single_magic))
+    require_case(
+        magic == valid,
+        case_id,
+        "file",
+        got=f"the magic {magic!r}",
+        expected=repr(valid),
+        fix="convert it to a single .nii.gz file",
+    )
     return header
 
 
-def _checked_shape(header: Any, case_id: str) -> tuple[int, int, int]:
+def _checked_shape(header: Any, case_id: str) -> tuple[int, ...]:
     count = int(header["dim"][0])
-    sizes = [int(size) for size in header["dim"][1 : count + 1]] if 1 <= count <= 7 else []
-    if not sizes or min(sizes) < 1:
-        raise CaseError(case_id, f"its header gives the sizes {header['dim'].tolist()}", _RESTORE)
-    if len(sizes) > 4 and max(sizes[4:]) > 1:
-        raise CaseError(case_id, f"it holds vectors or colours, its shape is {tuple(sizes)}", "give one scalar volume")
-    if len(sizes) > 3 and sizes[3] > 1:
-        found = f"it is 4-D, with {sizes[3]} frames of {tuple(sizes[:3])}"
-        raise CaseError(case_id, found, "pick one frame and save it as a 3-D scan")
+    sizes = tuple(int(size) for size in header["dim"][1 : count + 1]) if 1 <= count <= 7 else ()
+    require_case(
+        min(sizes, default=0) > 0,
+        case_id,
+        "shape",
+        got=header["dim"].tolist(),
+        expected="1 to 7 axes of 1 or more",
+        fix=_RESTORE,
+    )
+    require_case(
+        max(sizes[3:], default=1) == 1,
+        case_id,
+        "shape",
+        got=sizes,
+        expected="one 3-D volume of scalars",
+        fix="pick one frame or channel and save it as a 3-D scan",
+    )
     if len(sizes) > 3:
-        warn_repaired(case_id, f"its shape {tuple(sizes)} is taken as {tuple(sizes[:3])}")
-    first, second, third = [*sizes, 1, 1][:3]
-    return first, second, third
-
-
-def _checked_offset(header: Any, case_id: str) -> int:
-    """Where the voxels begin; a damaged header can hold any float there."""
-    stored = float(header["vox_offset"])
-    if not 0 <= stored < 2**31:
-        raise CaseError(case_id, f"its header puts the first voxel at byte {stored:g}", _RESTORE)
-    return max(int(stored), header.sizeof_hdr)
+        warn_repaired(case_id, f"its shape {sizes} is taken as {sizes[:3]}")
+    return (*sizes, 1, 1)[:3]
 
 
 def _checked_dtype(header: Any, case_id: str) -> np.dtype[Any]:
@@ -191,97 +171,151 @@ def _checked_dtype(header: Any, case_id: str) -> np.dtype[Any]:
         dtype = np.dtype(header.get_data_dtype())
     except (HeaderDataError, KeyError):
         raise CaseError(
-            case_id, f"its header names the unknown data type {int(header['datatype'])}", _RESTORE
+            case_id,
+            "dtype",
+            got=f"the unknown code {int(header['datatype'])}",
+            expected="a NIfTI data type",
+            fix=_RESTORE,
         ) from None
-    if dtype.kind not in "iuf":
-        raise CaseError(case_id, f"its voxels are {dtype}, not real numbers", "give one scalar volume")
+    require_case(
+        dtype.kind in "iuf",
+        case_id,
+        "dtype",
+        got=dtype,
+        expected="integers or real numbers",
+        fix="give one scalar volume",
+    )
     return dtype
 
 
 def _scaled(voxels: NDArray[Any], header: Any, case_id: str) -> NDArray[Any]:
-    """Apply slope and intercept; none where the slope is 0 or NaN, as the standard says and all of ACDC has it."""
+    """Apply slope and intercept.
+
+    There are none where the slope is 0 or NaN, by the standard and in all of ACDC.
+    """
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
     if slope == 0 or math.isnan(slope) or (slope == 1 and intercept == 0):
         return voxels
-    if not (math.isfinite(slope) and math.isfinite(intercept)):
-        raise CaseError(case_id, f"its intensities are scaled by {slope} and shifted by {intercept}", _CONVERT)
+    require_case(
+        math.isfinite(slope * intercept),
+        case_id,
+        "image",
+        got=f"a slope of {slope} and an intercept of {intercept}",
+        expected="finite numbers",
+        fix=_CONVERT,
+    )
     if voxels.dtype.kind == "f":
         return voxels * slope + intercept
     if slope == 1 and intercept.is_integer():
         shifted = int(voxels.min()) + int(intercept), int(voxels.max()) + int(intercept)
         if np.iinfo(np.int16).min <= shifted[0] and shifted[1] <= np.iinfo(np.int16).max:
             return converted(voxels, np.int16, lambda part: part.astype(np.int64) + int(intercept))
-    exact = 2.0 ** (8 * voxels.dtype.itemsize) * abs(slope) + abs(intercept) < float(np.finfo(np.float32).max)
-    return converted(voxels, np.float32 if exact else np.float64, lambda part: part * slope + intercept)
+    return converted(voxels, np.float32, lambda part: part * slope + intercept)
 
 
-def _physical_grid(header: Any, case_id: str) -> tuple[NDArray[np.float64], tuple[float, float, float]]:
-    """The affine in millimetres and the spacing: pixdim's, with which the affine must agree or be ACDC's."""
-    spacing = _checked_pixdim(header, case_id)
+def _physical_grid(header: Any, case_id: str) -> tuple[Affine, SpacingMm]:
+    """Affine in millimetres, and the spacing.
+
+    The spacing is pixdim's, with which the affine must agree or be ACDC's.
+    """
+    dimensions = int(header["dim"][0])
+    spacing = np.array(header["pixdim"][1:4], dtype=np.float64)
+    spacing[dimensions:] = 1.0
+    require_case(
+        np.isfinite(spacing).all() and spacing.min() > 0,
+        case_id,
+        "spacing_mm",
+        got=_listed(spacing),
+        expected="positive numbers",
+        fix=_CORRECT,
+    )
     affine = _agreed_affine(header, case_id)
     scale = np.linalg.norm(affine[:3, :3], axis=0)
-    if not np.isfinite(affine).all() or scale.min() == 0:
-        raise CaseError(case_id, f"its affine {affine.tolist()} maps no volume", _CONVERT)
-    spacing = np.where(np.arange(3) < int(header["dim"][0]), spacing, scale)  # a 2-D image has no third pixdim
+    require_case(
+        np.isfinite(affine).all() and scale.min() > 0,
+        case_id,
+        "affine",
+        got=affine.tolist(),
+        expected="finite, independent axes",
+        fix=_CONVERT,
+    )
+    spacing[dimensions:] = scale[dimensions:]  # a 2-D image has no third pixdim
     if not np.allclose(scale, spacing, rtol=_SCALE_TOLERANCE, atol=0):
-        if int(header["qform_code"]) != 0 or not np.allclose(scale, 1, rtol=0, atol=_SCALE_TOLERANCE):
-            found = f"its affine has the spacing {_shown(scale)} mm but pixdim says {_shown(spacing)} mm"
-            raise CaseError(case_id, found, "correct the header")
-        warn_of_acdc_spacing()
-    directions, angle_deg = nearest_orthogonal(affine[:3, :3] / scale)
-    if angle_deg > 1:
-        raise CaseError(
-            case_id, f"its axes are {angle_deg:.1f} degrees off a right angle", "resample it to a straight grid"
+        require_case(
+            int(header["qform_code"]) == 0 and np.allclose(scale, 1, rtol=0, atol=_SCALE_TOLERANCE),
+            case_id,
+            "spacing_mm",
+            got=_listed(spacing),
+            expected=f"{_listed(scale)}, the affine's spacing",
+            fix=_CORRECT,
         )
+        warn_of_acdc_spacing()
+    directions, angle_deg = _nearest_orthogonal(affine[:3, :3] / scale)
+    require_case(
+        angle_deg <= 1,
+        case_id,
+        "affine",
+        got=f"axes {angle_deg:.1f} degrees off a right angle",
+        expected="at most 1 degree",
+        fix="resample it to a straight grid",
+    )
     if angle_deg > 0.02:
         warn_repaired(case_id, f"its axes are {angle_deg:.2f} degrees off a right angle; taken as straight")
-    factor = _millimetres_per_unit(header, case_id)
+    factor = _MILLIMETRES.get(int(header["xyzt_units"]) % 8, 1.0)
+    if factor != 1.0:
+        warn_repaired(case_id, f"its unit of length is {factor:g} mm; converted to millimetres")
     physical = np.eye(4)
     physical[:3, :3] = (directions if angle_deg > 0.02 else affine[:3, :3] / scale) * spacing * factor
     physical[:3, 3] = affine[:3, 3] * factor
-    first, second, third = (float(mm) * factor for mm in spacing)
-    return physical, (first, second, third)
+    return physical, tuple(float(mm) * factor for mm in spacing)
 
 
-def _checked_pixdim(header: Any, case_id: str) -> NDArray[np.float64]:
-    spacing = np.array(header["pixdim"][1:4], dtype=np.float64)
-    spacing[int(header["dim"][0]) :] = 1.0
-    if not (np.isfinite(spacing).all() and spacing.min() > 0):
-        raise CaseError(case_id, f"its voxel spacing (pixdim) is {_shown(spacing)}", "correct the header")
-    return spacing
+def _agreed_affine(header: Any, case_id: str) -> Affine:
+    """Read the sform, else the qform.
 
-
-def _agreed_affine(header: Any, case_id: str) -> NDArray[np.float64]:
-    """The sform, else the qform; both must agree where both are coded."""
+    Both must agree where both are coded.
+    """
     sform = np.asarray(header.get_sform(), dtype=np.float64)
-    coded_s, coded_q = int(header["sform_code"]) > 0, int(header["qform_code"]) > 0
-    if not coded_q:
-        unit = np.allclose(np.linalg.norm(sform[:3, :3], axis=0), 1, rtol=0, atol=_SCALE_TOLERANCE)
-        if coded_s or unit:
-            return sform
-        raise CaseError(case_id, "neither its sform nor its qform is coded, so its orientation is unknown", _CONVERT)
+    has_sform, has_qform = int(header["sform_code"]) > 0, int(header["qform_code"]) > 0
+    if not has_qform:
+        require_case(
+            has_sform or np.allclose(np.linalg.norm(sform[:3, :3], axis=0), 1, rtol=0, atol=_SCALE_TOLERANCE),
+            case_id,
+            "affine",
+            got="sform_code 0, qform_code 0",
+            expected="a coded orientation",
+            fix=_CONVERT,
+        )
+        return sform
     try:
         qform = np.asarray(header.get_qform(), dtype=np.float64)
     except (HeaderDataError, ValueError) as error:
-        raise CaseError(case_id, f"its qform is no rotation ({error})", _CONVERT) from None
-    if not coded_s:
+        raise CaseError(case_id, "affine", got=f"a qform ({error})", expected="a rotation", fix=_CONVERT) from None
+    if not has_sform:
         return qform
-    sizes = (*header.get_data_shape(), 1, 1)[:3]
-    if np.isfinite(sform).all() and np.linalg.det(sform) != 0 and displacement_voxels(qform, sform, sizes) > 0.5:
-        raise CaseError(case_id, "its sform and qform place the scan differently", "correct the header")
+    if np.isfinite(sform).all() and np.linalg.det(sform) != 0:
+        apart = displacement_voxels(qform, sform, (*header.get_data_shape(), 1, 1)[:3])
+        require_case(
+            apart <= 0.5,
+            case_id,
+            "affine",
+            got=f"sform and qform {apart:.1f} voxels apart",
+            expected="at most half a voxel",
+            fix=_CORRECT,
+        )
     return sform
 
 
-def _millimetres_per_unit(header: Any, case_id: str) -> float:
-    try:
-        unit = header.get_xyzt_units()[0]
-    except KeyError:
-        unit = "unknown"
-    factor = _MILLIMETRES.get(unit, 1.0)
-    if factor != 1.0:
-        warn_repaired(case_id, f"its lengths are in the unit {unit}; converted to millimetres")
-    return factor
+def _nearest_orthogonal(directions: Affine) -> tuple[Affine, float]:
+    """Find the orthogonal matrix nearest to three unit columns.
+
+    The second value is their largest departure from a right angle in degrees.
+    """
+    cosines = directions.T @ directions
+    largest = float(np.abs(cosines[np.triu_indices(3, k=1)]).max())
+    left, _, right = np.linalg.svd(directions)
+    return left @ right, float(np.degrees(np.arcsin(min(largest, 1.0))))
 
 
-def _shown(spacing: NDArray[np.float64]) -> str:
+def _listed(spacing: NDArray[Any]) -> str:
     return " x ".join(f"{mm:.4g}" for mm in spacing)

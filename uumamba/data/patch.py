@@ -1,4 +1,4 @@
-"""Where a patch lies in a case, and reading just that."""
+"""Position of a patch in a case, and reading of just that window."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,20 +7,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from uumamba.runtime.errors import require
+
 
 def choose_start(
     generator: torch.Generator, *, size: Sequence[int], shape: Sequence[int], centre: Sequence[int] | None = None
 ) -> tuple[int, ...]:
-    """The first voxel of a patch: around a voxel, or anywhere.
+    """Choose the first voxel of a patch: around a voxel, or anywhere.
 
-    The patch stays inside the case where it fits, so it lies around ``centre`` as evenly as the case's border allows;
+    The patch stays inside the case where it fits, so it is centred on ``centre`` as far as the case's border allows;
     along an axis where it does not fit it is centred on the case, and its start is negative.
 
     Args:
         generator: asked once for each axis with a choice, when ``centre`` is None.
         size: the patch's, per axis.
         shape: the case's.
-        centre: a voxel that the patch shall hold.
+        centre: a voxel inside the patch.
 
     Example:
         >>> choose_start(torch.Generator(), size=(4, 4, 8), shape=(9, 9, 6), centre=(5, 0, 2))
@@ -40,7 +42,9 @@ def choose_start(
 def read_window(
     array: NDArray[Any], start: Sequence[int], size: Sequence[int], *, fill: float | None = None
 ) -> NDArray[Any]:
-    """A copy of a window over the last axes; only the part inside the array is read, and the rest is filled.
+    """Copy a window over the last axes.
+
+    Only the part inside the array is read, and the rest is filled.
 
     Args:
         array: possibly memory-mapped; leading axes beyond ``len(size)`` are channels and read whole.
@@ -49,7 +53,7 @@ def read_window(
         fill: value outside; None takes the smallest value that was read, channel by channel.
 
     Raises:
-        ValueError: the window lies wholly outside.
+        UsageError: the window is wholly outside.
 
     Example:
         >>> read_window(np.arange(6).reshape(2, 3), start=(-1, 1), size=(2, 3), fill=9).tolist()
@@ -58,8 +62,12 @@ def read_window(
     shape = array.shape[-len(size) :]
     first = [max(begin, 0) for begin in start]
     last = [min(begin + length, available) for begin, length, available in zip(start, size, shape, strict=True)]
-    if any(low >= high for low, high in zip(first, last, strict=True)):
-        raise ValueError(f"The window from {tuple(start)} of size {tuple(size)} misses an array of shape {shape}.")
+    require(
+        all(low < high for low, high in zip(first, last, strict=True)),
+        "start",
+        got=tuple(start),
+        expected=f"a window of size {tuple(size)} that meets the shape {shape}",
+    )
     source: tuple[Any, ...] = (..., *map(slice, first, last))
     inside = np.array(array[source])
     if inside.shape[-len(size) :] == tuple(size):

@@ -1,28 +1,30 @@
-"""Prepared cases on disk: arrays that are mapped, not loaded, and a JSON that says they are complete.
+"""Prepared cases on disk: memory-mapped arrays, and a JSON that marks them complete.
 
 ``PREPARED/dataset.json`` (manifest with raw paths), ``PREPARED/recipe.json``, where statistics of CT were found the
 samples ``PREPARED/foreground/<case_id>.npz``, and for each case
 ``PREPARED/cases/<case_id>/`` with ``image.npy`` (float16 ``(C, Z, Y, X)``), ``label.npy`` (uint8 ``(Z, Y, X)``),
-``locations.npy`` (int32 ``(n, 4)``) and ``case.json``. That last file is written last: a case without it is not there.
+``locations.npy`` (int32 ``(n, 4)``) and ``case.json``. That last file is written last: without it the case is absent.
 """
 
 import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from uumamba.data.case import MANIFEST_NAME, Case, Manifest
 from uumamba.data.geometry import Geometry
 from uumamba.data.locations import count_values, sample_locations
-from uumamba.data.preprocess import PreprocessRecipe
-from uumamba.runtime.errors import CaseError, UsageError
+from uumamba.data.recipe import PreprocessRecipe
+from uumamba.data.stored_json import read_json
+from uumamba.runtime.errors import CaseError, UsageError, require, require_case
 from uumamba.runtime.files import whole_file, write_json
 from uumamba.types import LabelMap
 
@@ -37,14 +39,14 @@ _PREPARE = "run `uumamba prepare` again"
 
 @dataclass(frozen=True)
 class PreparedCase:
-    """One prepared case; image and label are read-only maps of their files.
+    """One prepared case; image and label are read-only memory maps of their files.
 
     Args:
         case_id: its name.
         image: float16 ``(C, Z, Y, X)``.
         label: uint8 ``(Z, Y, X)``.
         locations: int32 ``(n, 4)``, rows ``(class, z, y, x)``: at most 2000 voxels of each foreground class.
-        geometry: the way back to the native grid.
+        geometry: inverse of the preparation, to the native grid.
     """
 
     case_id: str
@@ -54,9 +56,13 @@ class PreparedCase:
     geometry: Geometry
 
 
-@dataclass(frozen=True)
 class PreparedFolder:
     """A folder that ``uumamba prepare`` finished.
+
+    Attributes:
+        path: the folder.
+        manifest: its cases.
+        recipe: their preprocessing.
 
     Args:
         path: the folder.
@@ -65,18 +71,19 @@ class PreparedFolder:
         UsageError: nothing was prepared there, or preparing it was never finished.
     """
 
-    path: Path
-
     def __init__(self, path: Path | str) -> None:
-        object.__setattr__(self, "path", Path(path))
-        manifest, recipe = self.path / MANIFEST_NAME, self.path / RECIPE_NAME
-        if not (manifest.is_file() and recipe.is_file()):
-            raise UsageError(f"{self.path} holds no prepared cases; make them with `uumamba prepare`.")
-        object.__setattr__(self, "manifest", Manifest.read(manifest))
-        object.__setattr__(self, "recipe", _read_recipe(recipe))
-
-    manifest: Manifest
-    recipe: PreprocessRecipe
+        self.path = Path(path)
+        require(
+            all((self.path / name).is_file() for name in (MANIFEST_NAME, RECIPE_NAME)),
+            "prepared folder",
+            got=str(path),
+            expected="a folder of prepared cases",
+            fix="make them with `uumamba prepare`",
+        )
+        self.recipe = read_json(
+            self.path / RECIPE_NAME, TypeAdapter(PreprocessRecipe), expected="a preparation recipe", fix=_PREPARE
+        )
+        self.manifest = Manifest.read(self.path)
 
     def case(self, case_id: str) -> PreparedCase:
         """Open one case.
@@ -88,16 +95,16 @@ class PreparedFolder:
         return open_prepared(self.path, self.manifest.by_id(case_id).case_id)
 
     def sha256(self) -> str:
-        """Hash of what training depends on: each training case's fold and key (its files' bytes and the recipe).
+        """Hash what training depends on.
 
-        Where the folder or the raw scans lie does not matter. No array is read.
+        This is each training case's fold and key (its files' bytes and the recipe). Where the folder or the raw scans
+        lie does not matter. No array is read.
 
         Raises:
             CaseError: a case is not prepared.
         """
         cases = self.manifest.select(split="training")
-        stored = (_read_case_json(self.path / "cases" / case.case_id, case.case_id) for case in cases)
-        keys = [[case.case_id, case.fold, each.get("key")] for case, each in zip(cases, stored, strict=True)]
+        keys = [[case.case_id, case.fold, _read_case_file(self.path, case.case_id).key] for case in cases]
         return hashlib.sha256(json.dumps([self.manifest.name, keys]).encode()).hexdigest()
 
 
@@ -117,19 +124,19 @@ def write_prepared(
         case_id: names the case's own folder.
         image: ``(1, Z, Y, X)``, or its planes in order, any number at a time; stored as float16, which a normalised
             image fits.
-        label: ``(Z, Y, X)``, or its planes likewise.
+        label: ``(Z, Y, X)``, or its planes in order.
         geometry: from :func:`uumamba.data.preprocess.preprocess`.
         key: :func:`source_key`'s.
 
     Raises:
         CaseError: a value does not fit float16.
-        ValueError: the planes are fewer or more than the geometry's.
+        UsageError: the planes are fewer or more than the geometry's.
     """
     target = Path(folder) / "cases" / case_id
     (target / CASE_NAME).unlink(missing_ok=True)
     for leftover in target.glob(".unfinished-*"):  # of a process that was killed
         leftover.unlink()
-    _write_array(target / "image.npy", (_halved(slab, case_id) for slab in image), (1, *geometry.prepared_shape))
+    _write_array(target / "image.npy", (_as_float16(slab, case_id) for slab in image), (1, *geometry.prepared_shape))
     _write_array(target / "label.npy", label, geometry.prepared_shape)
     stored_label = _map_array(target, "label", case_id)
     counts = count_values(stored_label)
@@ -140,7 +147,7 @@ def write_prepared(
         "format": FORMAT_VERSION,
         "key": key,
         "label_voxels": {str(value): int(voxels[value]) for value in np.flatnonzero(voxels)},
-        "geometry": geometry.to_json(),
+        "geometry": asdict(geometry),
     }
     write_json(target / CASE_NAME, stored)
 
@@ -151,38 +158,44 @@ def open_prepared(folder: Path | str, case_id: str) -> PreparedCase:
     Raises:
         CaseError: it is not there, incomplete, of another format version, or damaged.
     """
+    geometry = _read_case_file(folder, case_id).geometry
     source = Path(folder) / "cases" / case_id
-    geometry = _geometry_of(_read_case_json(source, case_id), case_id)
     image, label = _map_array(source, "image", case_id), _map_array(source, "label", case_id)
-    if image.shape[1:] != geometry.prepared_shape or label.shape != geometry.prepared_shape:
-        found = f"its arrays have the shapes {image.shape} and {label.shape}, expected {geometry.prepared_shape}"
-        raise CaseError(case_id, found, _PREPARE)
+    found, shape = f"{image.shape} and {label.shape}", geometry.prepared_shape
+    require_case(
+        image.shape[1:] == shape and label.shape == shape,
+        case_id,
+        "shape",
+        got=found,
+        expected=f"the geometry's {shape}",
+        fix=_PREPARE,
+    )
     locations: NDArray[np.int32] = np.array(_map_array(source, "locations", case_id))
     return PreparedCase(case_id, image, label, locations, geometry)
 
 
-def is_prepared(folder: Path | str, case_id: str, *, key: str) -> bool:
-    """Whether the case is stored, whole, and made from this source and recipe."""
+def is_up_to_date(folder: Path | str, case: Case, *, recipe: PreprocessRecipe, structures: Mapping[str, int]) -> bool:
+    """Check that a case is stored whole and from its present files.
+
+    They are read only where the case is stored.
+
+    Raises:
+        CaseError: a file of the source cannot be read.
+    """
+    if not (Path(folder) / "cases" / case.case_id / CASE_NAME).is_file():
+        return False
+    key = source_key(case, recipe=recipe, structures=structures)
     try:
-        open_prepared(folder, case_id)
-        return bool(_read_case_json(Path(folder) / "cases" / case_id, case_id).get("key") == key)
+        open_prepared(folder, case.case_id)
+        return _read_case_file(folder, case.case_id).key == key
     except CaseError:
         return False
 
 
-def stands(folder: Path | str, case: Case, *, recipe: PreprocessRecipe, structures: Mapping[str, int]) -> bool:
-    """Whether a case is stored and made from its files as they are now; they are read only where it is stored at all.
-
-    Raises:
-        CaseError: a file cannot be read.
-    """
-    if not (Path(folder) / "cases" / case.case_id / CASE_NAME).is_file():
-        return False
-    return is_prepared(folder, case.case_id, key=source_key(case, recipe=recipe, structures=structures))
-
-
 def source_key(case: Case, *, recipe: PreprocessRecipe, structures: Mapping[str, int]) -> str:
-    """What a prepared case depends on, hashed: the bytes of its files, the recipe, the structures, the format version.
+    """Hash all that a prepared case depends on.
+
+    These are the bytes of its files, the recipe, the structures and the format version.
 
     Raises:
         CaseError: a file cannot be read.
@@ -192,7 +205,7 @@ def source_key(case: Case, *, recipe: PreprocessRecipe, structures: Mapping[str,
 
 
 def hash_case(case: Case, settings: Mapping[str, Any]) -> str:
-    """The bytes of a case's files and some settings, hashed.
+    """Hash the bytes of a case's files and some settings.
 
     Raises:
         CaseError: a file cannot be read.
@@ -204,14 +217,50 @@ def hash_case(case: Case, settings: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def _halved(slab: NDArray[np.float32], case_id: str) -> NDArray[np.float16]:
-    if slab.size and max(-slab.min(), slab.max()) > np.finfo(np.float16).max:
-        raise CaseError(case_id, "its normalised image exceeds float16's range", "check the recipe's normalisation")
+@dataclass(frozen=True)
+class _CaseFile:
+    """Content of ``case.json``, as far as it is read back."""
+
+    format: int
+    geometry: Geometry
+    key: str = ""
+
+
+_CASE_FILE = TypeAdapter(_CaseFile)
+
+
+def _read_case_file(folder: Path | str, case_id: str) -> _CaseFile:
+    path = Path(folder) / "cases" / case_id / CASE_NAME
+    try:
+        stored = read_json(path, _CASE_FILE, expected="a prepared case", fix=_PREPARE)
+    except UsageError as error:
+        raise CaseError(case_id, error.key, got=error.got, expected=error.expected, fix=error.fix) from None
+    require_case(
+        stored.format == FORMAT_VERSION,
+        case_id,
+        f"{path}: format",
+        got=stored.format,
+        expected=str(FORMAT_VERSION),
+        fix=_PREPARE,
+    )
+    return stored
+
+
+def _as_float16(slab: NDArray[np.float32], case_id: str) -> NDArray[np.float16]:
+    largest, limit = float(max(-slab.min(initial=0), slab.max(initial=0))), float(np.finfo(np.float16).max)
+    require_case(
+        largest <= limit,
+        case_id,
+        "image",
+        got=largest,
+        expected=f"at most {limit:g} once normalised (float16)",
+        fix="check the recipe's normalisation",
+    )
     return torch.from_numpy(np.ascontiguousarray(slab)).half().numpy()
 
 
 def _write_array(path: Path, slabs: Iterable[NDArray[Any]], shape: tuple[int, ...]) -> None:
-    """Write an array of which only some planes are there at a time, as ``np.save`` writes a whole one."""
+    """Write an array slab by slab, in the bytes that ``np.save`` writes."""
     written = 0
     with whole_file(path) as unfinished, unfinished.open("wb") as file:
         for slab in slabs:
@@ -220,50 +269,35 @@ def _write_array(path: Path, slabs: Iterable[NDArray[Any]], shape: tuple[int, ..
                 np.lib.format.write_array_header_1_0(file, header)
             file.write(np.ascontiguousarray(slab).data)
             written += slab.size
-        if written != math.prod(shape):
-            raise ValueError(f"{path.name} of the shape {shape} has {math.prod(shape)} voxels, got {written}.")
-
-
-def _read_recipe(path: Path) -> PreprocessRecipe:
-    try:
-        return PreprocessRecipe.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UsageError(f"{path} is no preparation recipe ({error}); {_PREPARE}.") from None
-
-
-def _read_case_json(source: Path, case_id: str) -> dict[str, Any]:
-    try:
-        stored = json.loads((source / CASE_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise CaseError(case_id, f"it is not prepared in {source.parent.parent}", _PREPARE) from None
-    if not isinstance(stored, dict) or stored.get("format") != FORMAT_VERSION:
-        raise CaseError(case_id, f"it was prepared in a format other than {FORMAT_VERSION}", _PREPARE)
-    return stored
-
-
-def _geometry_of(stored: Mapping[str, Any], case_id: str) -> Geometry:
-    try:
-        return Geometry.from_json(stored["geometry"])
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise CaseError(case_id, f"its prepared {CASE_NAME} is damaged", _PREPARE) from None
+        require(
+            written == math.prod(shape),
+            path.name,
+            got=f"{written} voxels",
+            expected=f"{math.prod(shape)} of the shape {shape}",
+        )
 
 
 def _map_array(source: Path, name: str, case_id: str) -> NDArray[Any]:
+    path = source / f"{name}.npy"
     try:
-        array: NDArray[Any] = np.load(source / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        raise CaseError(case_id, f"its prepared {name}.npy is missing or damaged", _PREPARE) from None
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise CaseError(case_id, str(path), got=str(error), expected="a whole array", fix=_PREPARE) from None
     return array
 
 
 def _digest_of(path: Path, case_id: str) -> bytes:
-    files = sorted(child for child in path.iterdir() if child.is_file()) if path.is_dir() else [path]
     digest = hashlib.sha256()
-    for file in files:
-        try:
+    try:
+        for file in sorted(child for child in path.iterdir() if child.is_file()) if path.is_dir() else [path]:
             with file.open("rb") as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
-        except OSError as error:
-            reason = error.strerror or type(error).__name__
-            raise CaseError(case_id, f"{file} cannot be read ({reason})", "restore the file") from None
+    except OSError as error:
+        raise CaseError(
+            case_id,
+            "file",
+            got=f"{error.filename} ({error.strerror})",
+            expected="a readable file",
+            fix="restore the file",
+        ) from None
     return digest.digest()

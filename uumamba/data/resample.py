@@ -1,10 +1,11 @@
-"""Changing an array's grid. Grids share their outer faces, as voxels are little boxes, not points.
+"""Resampling of images and label maps.
 
-A voxel of the new grid with centre :math:`i + 1/2` reads the old one at :math:`(i + 1/2) n_{old} / n_{new}`; beyond the
-outermost centres the edge value continues. An axis whose size stays is copied bit for bit.
+Grids share their outer faces, as voxels are boxes, not points. A voxel of the new grid with centre :math:`i + 1/2`
+reads the old one at :math:`(i + 1/2) n_{old} / n_{new}`; beyond the outermost centres the edge value continues. An axis
+whose size stays is copied bit for bit.
 
-The new planes come in slabs, and each slab reads no more than the old planes that it lies between, so that a volume
-neither has to be there as floats nor does its new self.
+The new planes come in slabs, and each slab reads only the old planes around it, so that neither the old volume as
+floats nor the new one needs to be in memory.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,7 +30,9 @@ _Kernel = Literal["bilinear", "bicubic"]
 
 
 def is_anisotropic(*spacings_mm: Sequence[float]) -> bool:
-    """Whether any of the grids has voxels over three times as long as wide, as nnU-Net decides.
+    """Check for voxels over three times as long as wide.
+
+    This is nnU-Net's rule; one such grid is enough.
 
     Example:
         >>> is_anisotropic((10.0, 1.5, 1.5)), is_anisotropic((3.0, 1.0, 1.0))
@@ -39,11 +42,12 @@ def is_anisotropic(*spacings_mm: Sequence[float]) -> bool:
 
 
 def image_slabs(read: ReadImage, old: Sequence[int], new: Sequence[int], *, anisotropic: bool) -> Iterator[Image]:
-    """Bring an image ``(Z, Y, X)`` to a shape: cubic in plane, and through the planes cubic or linear.
+    """Resample an image ``(Z, Y, X)`` to a shape.
 
-    Through anisotropic slices a cubic curve would ring between values that lie a centimetre apart, so it is linear
-    there. Downsampling is not smoothed beforehand: on ACDC at 1.5 mm smoothing moved the image that is resampled back
-    further from the scan (0.049 instead of 0.037 of its standard deviation) and the mean Dice of labels by 0.0003.
+    It is cubic in plane, and through the planes cubic or linear. Through anisotropic slices a cubic curve would ring
+    between values a centimetre apart, so it is linear there. Downsampling is not smoothed beforehand: on ACDC at 1.5 mm
+    smoothing moved the image that is resampled back further from the scan (0.049 instead of 0.037 of its standard
+    deviation) and the mean Dice of labels by 0.0003.
 
     The kernel is Keys' cubic convolution with a = -0.75. On ACDC at 1.5 mm it differs from a cubic B-spline by 0.014
     standard deviations of the image, and takes 5 ms a frame where SciPy's takes 69.
@@ -61,10 +65,10 @@ def image_slabs(read: ReadImage, old: Sequence[int], new: Sequence[int], *, anis
 
 
 def label_slabs(read: ReadLabel, old: Sequence[int], new: Sequence[int]) -> Iterator[LabelMap]:
-    """Bring a label map ``(Z, Y, X)`` to a shape: the value whose linearly resampled mask is the largest.
+    """Resample a label map ``(Z, Y, X)`` to a shape.
 
-    A tie goes to the smaller value. Only the values that a slab lies between are compared there, since no other could
-    be the largest; where there is one alone, it stands everywhere.
+    A voxel gets the value whose linearly resampled mask is the largest. A tie goes to the smaller value. In each slab
+    only the values of the old planes around it are compared.
 
     Yields:
         The new planes in order, ``(n, Y, X)`` at a time.
@@ -81,17 +85,11 @@ def label_slabs(read: ReadLabel, old: Sequence[int], new: Sequence[int]) -> Iter
         yield values[_largest(resampled)] if len(values) > 1 else np.full((span[1] - span[0], *new[1:]), values[0])
 
 
-def resample_image(image: Image, shape: Sequence[int], *, anisotropic: bool) -> Image:
-    """Bring an image ``(C, Z, Y, X)`` to a spatial shape as :func:`image_slabs` does."""
-    old, new = image.shape[1:], tuple(shape)
-    result = np.empty((len(image), *new), dtype=np.float32)
-    for each, target in zip(image, result, strict=True):
-        fill(target, image_slabs(_reader(each), old, new, anisotropic=anisotropic))
-    return result
-
-
 def resample_linear(maps: Image, shape: Sequence[int]) -> Image:
-    """Bring maps ``(K, Z, Y, X)`` to a spatial shape linearly; maps that sum to 1 still do."""
+    """Resample maps ``(K, Z, Y, X)`` linearly to a spatial shape.
+
+    Maps that sum to 1 still do.
+    """
     old, new = maps.shape[1:], tuple(shape)
     through = _Through(old[0], new[0], kernel="bilinear")
     result = np.empty((len(maps), *new), dtype=np.float32)
@@ -103,7 +101,9 @@ def resample_linear(maps: Image, shape: Sequence[int]) -> Image:
 
 
 def resample_label(label: LabelMap, shape: Sequence[int]) -> LabelMap:
-    """Bring a label map ``(Z, Y, X)`` to a shape as :func:`label_slabs` does. Equal shapes give an equal copy.
+    """Resample a whole label map as :func:`label_slabs` does.
+
+    Equal shapes give an equal copy.
 
     Example:
         >>> resample_label(np.array([[[0, 0, 5, 5]]], dtype=np.uint8), (1, 1, 8)).tolist()
@@ -115,7 +115,10 @@ def resample_label(label: LabelMap, shape: Sequence[int]) -> LabelMap:
 
 
 def resampled_argmax(maps: Sequence[NDArray[Any]] | NDArray[Any], shape: Sequence[int]) -> LabelMap:
-    """Index of the largest of some maps ``(Z, Y, X)`` after linear resampling to a shape; a tie goes to the first."""
+    """Find the index of the largest map after linear resampling.
+
+    The maps are ``(Z, Y, X)``; a tie goes to the first.
+    """
     old, new = maps[0].shape, tuple(shape)
     through = _Through(old[0], new[0], kernel="bilinear")
     result = np.empty(new, dtype=np.uint8)
@@ -128,7 +131,7 @@ def resampled_argmax(maps: Sequence[NDArray[Any]] | NDArray[Any], shape: Sequenc
 
 
 def fill(target: NDArray[np.generic], slabs: Iterable[NDArray[np.generic]]) -> None:
-    """Put slabs of planes into an array, one behind the other."""
+    """Copy slabs of planes into an array, one after the other."""
     first = 0
     for slab in slabs:
         target[first : first + len(slab)] = slab
@@ -138,7 +141,7 @@ def fill(target: NDArray[np.generic], slabs: Iterable[NDArray[np.generic]]) -> N
 class _Through:
     """Resampling through the planes, to any span of the new ones.
 
-    The weights are torch's own, read off the resampled identity, and are summed in the order of its kernel, so that a
+    The weights are torch's own, taken from the resampled identity, and are summed in the order of its kernel, so that a
     span equals that part of the whole resampled at once (of a cubic one all but the two outermost planes on each side,
     where two taps fall on one plane and a rounding differs).
     """
@@ -151,31 +154,32 @@ class _Through:
             self._taps = [[(int(tap), float(row[tap])) for tap in row.nonzero().ravel()] for row in weights]
 
     def sources(self, first: int, last: int) -> tuple[int, int]:
-        """The span of old planes that new ones are made of."""
+        """Find the span of old planes that new ones are made of."""
         if self.same:
             return first, last
         taps = [tap for row in self._taps[first:last] for tap, _ in row]
         return min(taps), max(taps) + 1
 
     def __call__(self, planes: Image, first: int, last: int) -> Image:
-        """New planes ``[first, last)`` of the old planes that :meth:`sources` names."""
+        """Compute new planes ``[first, last)`` from the old planes of :meth:`sources`."""
         if self.same:
             return planes
         source = torch.from_numpy(planes)
         low, _ = self.sources(first, last)
         result = torch.empty((last - first, *planes.shape[1:]))
         for target, row in zip(result, self._taps[first:last], strict=True):
-            ordered = [row[1], row[0], *row[2:]] if len(row) > 1 else row
-            (tap, weight), *others = ordered
+            (tap, weight), *others = [row[1], row[0], *row[2:]] if len(row) > 1 else row
             torch.mul(source[tap - low], weight, out=target)
             for tap, weight in others:
                 target.add_(source[tap - low], alpha=weight)
-        summed: Image = result.numpy()
-        return summed
+        return result.numpy()
 
 
 def _largest(maps: Iterable[Image]) -> LabelMap:
-    """Index of the largest of some maps, taken one by one, so that all of them never exist together."""
+    """Find the index of the largest map.
+
+    Maps are taken one by one, so that all of them never exist together.
+    """
     each = iter(maps)
     best = torch.from_numpy(next(each)).clone()
     index = torch.zeros(best.shape, dtype=torch.uint8)
@@ -183,16 +187,14 @@ def _largest(maps: Iterable[Image]) -> LabelMap:
         # Positions rise, so the larger one is the later; five times as fast as filling where it is better.
         torch.maximum(index, (candidate > best).view(torch.uint8) * position, out=index)
         torch.maximum(best, candidate, out=best)
-    largest: LabelMap = index.numpy()
-    return largest
+    return index.numpy()
 
 
 def _in_plane(planes: Image, size: Sequence[int], *, kernel: _Kernel) -> Image:
+    planes = np.ascontiguousarray(planes, dtype=np.float32)
     if planes.shape[1:] == tuple(size):
-        return np.ascontiguousarray(planes, dtype=np.float32)
-    tensor = torch.from_numpy(np.ascontiguousarray(planes, dtype=np.float32))[:, None]
-    resampled: Image = _interpolate(tensor, size, kernel)[:, 0].numpy()
-    return resampled
+        return planes
+    return _interpolate(torch.from_numpy(planes)[:, None], size, kernel)[:, 0].numpy()
 
 
 def _interpolate(tensor: Tensor, size: Sequence[int], kernel: _Kernel) -> Tensor:
@@ -200,9 +202,8 @@ def _interpolate(tensor: Tensor, size: Sequence[int], kernel: _Kernel) -> Tensor
 
 
 def _voxels_a_plane(old: Sequence[int], new: Sequence[int]) -> int:
-    """What one new plane takes at most: its own voxels, or those of the old planes that it stands for."""
+    """Count the voxels that one new plane takes at most.
+
+    These are its own, or those of its old planes.
+    """
     return max(old[1] * old[2] * -(-old[0] // new[0]), new[1] * new[2])
-
-
-def _reader(volume: Image) -> ReadImage:
-    return lambda first, last: volume[first:last]

@@ -1,5 +1,9 @@
-"""Which voxels a patch is taken around: how often foreground, of which class, and how much air is put up with."""
+"""Choice of a patch's centre.
 
+How often foreground, of which class, and how much background is allowed.
+"""
+
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -9,22 +13,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator
 
-from uumamba.runtime.errors import UsageError
+from uumamba.runtime.errors import require
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the samples of a batch are chosen; the defaults are nnU-Net's.
+    """Choice of the samples of a batch; the defaults are nnU-Net's.
 
     Args:
-        forced: which samples are sure to see foreground. ``"share"``: the last ``round(batch_size x fraction)`` of each
+        forced: samples that are centred on foreground. ``"share"``: the last ``round(batch_size x fraction)`` of each
             batch. ``"chance"``: each one with that probability; a batch of one needs it, as ``round(1 x 0.33)`` is 0.
         classes: ``"of_case"`` draws a case and then one of its classes; ``"of_data_set"`` a class and then one of the
             cases that hold it, so that a class that few scans show comes as often as one that all do.
-        class_weights: how often a class is drawn beside the others, by label value; 1 where it is not named, 0 for
-            never.
-        content_fraction: a random patch of which a smaller share rises above its smallest value, such as one of air
-            that was clipped, is drawn again, up to ten times; 0 takes any.
+        class_weights: relative rate of a class, by label value; 1 where it is not named, 0 for never.
+        content_fraction: a random patch of which a smaller share rises above its smallest value, such as one of
+            clipped air, is drawn again, up to ten times; 0 takes any.
 
     Raises:
         UsageError: a word is not known, or a number is out of range.
@@ -36,18 +39,27 @@ class Sampling:
     content_fraction: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.forced not in ("share", "chance") or self.classes not in ("of_case", "of_data_set"):
-            raise UsageError(
-                f"Samples are forced by share or chance, and classes of_case or of_data_set, got {self.forced} and "
-                f"{self.classes}; correct it."
-            )
-        if any(not 0 <= weight < float("inf") for weight in self.class_weights.values()):
-            raise UsageError(f"The class weights {dict(self.class_weights)} are not all finite and at least 0.")
-        if not 0.0 <= self.content_fraction < 1.0:
-            raise UsageError(f"The content fraction {self.content_fraction} is not within 0 and 1; correct it.")
+        require(self.forced in ("share", "chance"), "forced", got=self.forced, expected="share or chance")
+        require(
+            self.classes in ("of_case", "of_data_set"), "classes", got=self.classes, expected="of_case or of_data_set"
+        )
+        require(
+            all(0 <= weight < math.inf for weight in self.class_weights.values()),
+            "class_weights",
+            got=dict(self.class_weights),
+            expected="finite numbers of at least 0",
+        )
+        require(
+            0.0 <= self.content_fraction < 1.0,
+            "content_fraction",
+            got=self.content_fraction,
+            expected="at least 0 and below 1",
+        )
 
     def draw_class(self, classes: Sequence[int], generator: Generator) -> int | None:
-        """One of the classes, each as often as its weight says; None where there are none, or all weigh 0.
+        """Draw a class at the rate of its weight.
+
+        None where there are none, or all weigh 0.
 
         Example:
             >>> Sampling(class_weights={1: 0.0}).draw_class([1, 2], Generator())
@@ -56,12 +68,12 @@ class Sampling:
         if not self.class_weights:
             return classes[int(torch.randint(len(classes), (), generator=generator))] if len(classes) else None
         weights = torch.tensor([self.class_weights.get(int(value), 1.0) for value in classes], dtype=torch.float64)
-        if not weights.sum() > 0:
-            return None
-        return classes[int(torch.multinomial(weights, 1, generator=generator))]
+        return classes[int(torch.multinomial(weights, 1, generator=generator))] if weights.sum() > 0 else None
 
     def has_content(self, image: NDArray[Any]) -> bool:
-        """Whether enough of a window ``(channel, *spatial)`` rises above its smallest value, in any channel.
+        """Check that enough of a window rises above its smallest value.
+
+        The window is ``(channel, *spatial)``; any channel counts.
 
         Example:
             >>> Sampling(content_fraction=0.5).has_content(np.array([[0.0, 0.0, 1.0]]))
@@ -73,11 +85,14 @@ class Sampling:
         return float((image > lowest).any(axis=0).mean()) >= self.content_fraction
 
 
-def holders_of(locations: Mapping[str, NDArray[np.int32]]) -> dict[int, tuple[str, ...]]:
-    """Which cases hold each foreground class, from their locations ``(class, z, y, x)``.
+def cases_by_class(locations: Mapping[str, NDArray[np.int32]]) -> dict[int, tuple[str, ...]]:
+    """List the cases that hold each foreground class.
+
+    Locations are rows ``(class, z, y, x)``.
 
     Example:
-        >>> holders_of({"a": np.array([[2, 0, 0, 0]], np.int32), "b": np.array([[1, 0, 0, 0], [2, 0, 0, 0]], np.int32)})
+        >>> one, both = np.array([[2, 0, 0, 0]], np.int32), np.array([[1, 0, 0, 0], [2, 0, 0, 0]], np.int32)
+        >>> cases_by_class({"a": one, "b": both})
         {1: ('b',), 2: ('a', 'b')}
     """
     present = {case_id: set(map(int, np.unique(rows[:, 0]))) for case_id, rows in locations.items()}

@@ -1,10 +1,12 @@
-"""A copy of a NIfTI file in another scanner's style: other voxels, and not a byte of the header changed."""
+"""Copy of a NIfTI file in another scanner's style.
+
+Other voxels, the same header byte for byte.
+"""
 
 import gzip
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
@@ -33,15 +35,14 @@ def write_shifted(
 
     Raises:
         CaseError: the source cannot be read with certainty.
-        ValueError: there is no such style, or the strength is not between 0 and 1.
+        UsageError: there is no such style, or the strength is not between 0 and 1.
     """
     source, target = Path(source), Path(target)
     scan = read_nifti(source, case_id=case_id)
     content = source.read_bytes()
-    if content.startswith(_GZIP_MAGIC):
-        content = gzip.decompress(content)
+    content = gzip.decompress(content) if content.startswith(_GZIP_MAGIC) else content
     dtype = np.dtype(scan.header.get_data_dtype())
-    begin = max(int(scan.header["vox_offset"]), nib.Nifti1Header.sizeof_hdr)
+    begin = max(int(scan.header["vox_offset"]), scan.header.sizeof_hdr)
     end = begin + scan.array.size * dtype.itemsize
     stored = np.frombuffer(content[begin:end], dtype).reshape(scan.array.shape, order="F")
     shifted = shift_style(stored, style, case_id=case_id, spacing_mm=scan.spacing_mm, seed=seed, strength=strength)

@@ -1,4 +1,7 @@
-"""Structures that lie on one side of the patient, and the array axis along which a mirror exchanges the sides."""
+"""Structures on one side of the patient.
+
+A mirror along one array axis exchanges the sides.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,17 +11,17 @@ from nibabel.orientations import io_orientation
 
 from uumamba.data.case import Manifest
 from uumamba.data.geometry import Geometry
-from uumamba.runtime.errors import UsageError
+from uumamba.runtime.errors import require
 
 
 @dataclass(frozen=True)
 class Sides:
-    """What a manifest's ``sides`` and ``mirror_pairs`` say.
+    """Sides of a data set: its manifest's ``sides`` and ``mirror_pairs``.
 
     Args:
-        structures: names of those that lie on one side.
+        structures: names of the structures on one side.
         pairs: label values that a left/right mirror exchanges, the right one first.
-        unpaired: names of those on one side that have no partner on the other.
+        unpaired: names of structures on one side without a partner on the other.
     """
 
     structures: tuple[str, ...]
@@ -27,10 +30,10 @@ class Sides:
 
 
 def sides_of(manifest: Manifest) -> Sides | None:
-    """The sides of a data set, None where no structure has one.
+    """Read the sides of a data set; None where no structure has one.
 
     Raises:
-        UsageError: they name a structure that the manifest does not list, or one twice.
+        UsageError: sides or pairs name a structure that the manifest does not list, or one twice.
 
     Example:
         >>> extra = {"sides": {"R": "right", "L": "left", "LCC": "left"}, "mirror_pairs": [["R", "L"]]}
@@ -43,18 +46,24 @@ def sides_of(manifest: Manifest) -> Sides | None:
     names = (*sided, *(name for name in paired if name not in sided))
     if not names:
         return None
-    unknown = [name for name in names if name not in manifest.structures]
-    if unknown or len(set(paired)) != len(paired) or any(len(pair) != 2 for pair in pairs):
-        raise UsageError(
-            f"{manifest.name}: sides {sided} and mirror_pairs {pairs} must name its structures "
-            f"({', '.join(manifest.structures)}), a pair two of them and each at most once; correct its dataset.json."
-        )
-    values = tuple((manifest.structures[right], manifest.structures[left]) for right, left in pairs)
-    return Sides(names, values, tuple(name for name in names if name not in paired))
+    require(
+        set(names) <= manifest.structures.keys()
+        and len(set(paired)) == len(paired)
+        and all(len(pair) == 2 for pair in pairs),
+        f"{manifest.name}: sides, mirror_pairs",
+        got=f"{sided}, {pairs}",
+        expected=f"structures ({', '.join(manifest.structures)}), in pairs of two, each at most once",
+        fix="correct its dataset.json",
+    )
+    return Sides(
+        structures=names,
+        pairs=tuple((manifest.structures[right], manifest.structures[left]) for right, left in pairs),
+        unpaired=tuple(name for name in names if name not in paired),
+    )
 
 
 def left_right_axis(geometry: Geometry) -> int:
-    """The prepared axis that runs between the patient's left and right, in either direction.
+    """Find the prepared axis between the patient's left and right, in either direction.
 
     Example:
         >>> from uumamba.data.geometry import find_geometry
@@ -66,5 +75,8 @@ def left_right_axis(geometry: Geometry) -> int:
 
 
 def left_right_axes(geometries: Iterable[Geometry]) -> tuple[int, ...]:
-    """The prepared axes that run left to right in some case; more than one where scans are cut in different planes."""
+    """List the prepared axes that run left to right.
+
+    There are several where scans are cut in different planes.
+    """
     return tuple(sorted({left_right_axis(geometry) for geometry in geometries}))

@@ -1,15 +1,18 @@
-"""Warnings about scans that are read nevertheless: what was found and what was made of it."""
+"""Warnings about scans that are repaired while they are read."""
 
 import warnings
 from functools import cache
 
 
 class ScanWarning(UserWarning):
-    """A scan was repaired while it was read; the message names the case and the repair."""
+    """Warning of a repaired scan; the message names the case and the repair."""
 
 
 class AcdcSpacingWarning(ScanWarning):
-    """The spacing was taken from pixdim because the affine has unit scale, as in all of ACDC."""
+    """Warning of a spacing that was taken from pixdim.
+
+    The affine has unit scale, as in all of ACDC.
+    """
 
 
 def warn_repaired(case_id: str, repair: str) -> None:

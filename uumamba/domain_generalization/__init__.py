@@ -1,31 +1,37 @@
-"""Domain generalization: training on some domains so that the result holds on others."""
+"""Domain generalization: train on some domains for good results on others."""
 
 from uumamba.domain_generalization.algorithm import Algorithm
-from uumamba.domain_generalization.answers import Answers, classification_answers, fingerprint_of, segmentation_answers
-from uumamba.domain_generalization.batches import domain_batches
-from uumamba.domain_generalization.domains import held_out_domains, require_domains, split_domain
-from uumamba.domain_generalization.experiment import train_and_record
-from uumamba.domain_generalization.head_gradients import LinearHeadGradients, StackedGradients
-from uumamba.domain_generalization.inconsistency import gradient_norm, variance_gap
-from uumamba.domain_generalization.k_means import Clusters, k_means
-from uumamba.domain_generalization.knee import find_knee
+from uumamba.domain_generalization.clustering import find_slow, split_in_two
+from uumamba.domain_generalization.domains import domain_batches, held_out_domains, require_domains, split_domain
+from uumamba.domain_generalization.experiment import domain_scores, train_and_record
+from uumamba.domain_generalization.head import draw_voxels
+from uumamba.domain_generalization.inconsistency import LinearHeadGradients, gradient_norm, variance_gap
 from uumamba.domain_generalization.mixstyle import MixStyle
 from uumamba.domain_generalization.perturb import InputPerturbation, Perturbation, StylePerturbation
+from uumamba.domain_generalization.probe import (
+    ProbeOutputs,
+    fingerprint_batches,
+    probe_classification,
+    probe_segmentation,
+)
 from uumamba.domain_generalization.randconv import RandConv
-from uumamba.domain_generalization.scoring import domain_scores
 from uumamba.domain_generalization.selection import (
     Selection,
     leave_one_domain_out_validation,
     oracle,
     training_domain_validation,
 )
-from uumamba.domain_generalization.slow_examples import GroupSplit, SlowExamples, find_slow
-from uumamba.domain_generalization.slow_file import read_slow_examples, write_slow_examples
+from uumamba.domain_generalization.slow_examples import (
+    GroupSplit,
+    SlowExamples,
+    UpsampledSampler,
+    read_slow_examples,
+    upsampled,
+    write_slow_examples,
+)
 from uumamba.domain_generalization.swad import SWAD
 from uumamba.domain_generalization.udim import UDIM
-from uumamba.domain_generalization.upsampling import UpsampledSampler, upsampled
-from uumamba.domain_generalization.useful import USEFUL, Probe
-from uumamba.domain_generalization.voxels import stratified_voxels
+from uumamba.domain_generalization.useful import USEFUL, Probe, find_elbow
 from uumamba.types import Method
 
 __all__ = [
@@ -33,8 +39,6 @@ __all__ = [
     "UDIM",
     "USEFUL",
     "Algorithm",
-    "Answers",
-    "Clusters",
     "GroupSplit",
     "InputPerturbation",
     "LinearHeadGradients",
@@ -42,28 +46,28 @@ __all__ = [
     "MixStyle",
     "Perturbation",
     "Probe",
+    "ProbeOutputs",
     "RandConv",
     "Selection",
     "SlowExamples",
-    "StackedGradients",
     "StylePerturbation",
     "UpsampledSampler",
-    "classification_answers",
     "domain_batches",
     "domain_scores",
-    "find_knee",
+    "draw_voxels",
+    "find_elbow",
     "find_slow",
-    "fingerprint_of",
+    "fingerprint_batches",
     "gradient_norm",
     "held_out_domains",
-    "k_means",
     "leave_one_domain_out_validation",
     "oracle",
+    "probe_classification",
+    "probe_segmentation",
     "read_slow_examples",
     "require_domains",
-    "segmentation_answers",
     "split_domain",
-    "stratified_voxels",
+    "split_in_two",
     "train_and_record",
     "training_domain_validation",
     "upsampled",

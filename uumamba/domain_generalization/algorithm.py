@@ -1,4 +1,4 @@
-"""DomainBed's interface around any network, any optimizer of the family, and any method that adds to its step."""
+"""DomainBed's interface to any network, any optimizer of the family, and any method that adds to its step."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from uumamba.runtime.errors import UsageError
+from uumamba.runtime.errors import require
 from uumamba.types import Method
 
 Minibatches = Sequence[tuple[Tensor, Tensor]]
@@ -16,7 +16,7 @@ Minibatches = Sequence[tuple[Tensor, Tensor]]
 
 
 class Steps(Protocol):
-    """An optimizer whose ``step`` is a whole training step, as every one of :mod:`uumamba.optim` is."""
+    """Optimizer whose ``step`` is a whole training step, such as any of :mod:`uumamba.optim`."""
 
     def step(
         self,
@@ -24,20 +24,20 @@ class Steps(Protocol):
         ascent: None = None,
         at_weights: Callable[[], Tensor] | None = None,
     ) -> Tensor:
-        """Run one step and return the loss at the unclimbed weights."""
+        """Run one step and return the loss at the weights before it."""
 
 
 class Algorithm(nn.Module):
-    r"""A network, an optimizer and a method behind DomainBed's ``update`` and ``predict``.
+    r"""Network, optimizer and method behind DomainBed's ``update`` and ``predict``.
 
     One update is a step of the optimizer on all minibatches joined, with the gradient of the method's scalar A added:
 
     .. math:: L(w) = \mathrm{loss}\big(\mathrm{net}_w(x), y\big), \qquad
               \text{descend with}\ \ g_{\mathrm{optimizer}}(L) + \nabla A(w)
 
-    so any network, any member of the family and any method go together; without a method and with ``Plain`` it is
-    empirical risk minimisation, with ``SAM`` the SAM row of a table. Nothing is built here and nothing is copied.
-    Neither ``update`` nor ``predict`` changes the training mode.
+    so any network, any member of the family and any method can be combined; without a method and with ``Plain`` it is
+    empirical risk minimisation, with ``SAM`` the SAM row of a table. Nothing is built or copied here. Neither
+    ``update`` nor ``predict`` changes the training mode.
 
     Args:
         net: called as ``net(x)``. DomainBed's two parts are
@@ -48,8 +48,8 @@ class Algorithm(nn.Module):
         loss: called as ``loss(net(x), y)``.
 
     Raises:
-        UsageError: the optimizer's ``step`` takes no ``at_weights``; or, from ``update``, there is no minibatch, one
-            has as many inputs as no labels, or unlabelled data were passed.
+        UsageError: the optimizer's ``step`` takes no ``at_weights``; or, from ``update``, there is no minibatch, one is
+            empty or has another number of labels, or unlabelled data were passed.
 
     Example:
         >>> from functools import partial
@@ -82,29 +82,26 @@ class Algorithm(nn.Module):
         loss: Callable[[Any, Tensor], Tensor] = F.cross_entropy,
     ) -> None:
         super().__init__()
-        if "at_weights" not in inspect.signature(optimizer.step).parameters:
-            raise UsageError(
-                f"{type(optimizer).__name__}.step takes no at_weights; wrap it, as in "
-                "Plain(net.parameters(), partial(torch.optim.Adam, lr=5e-5)) of uumamba.optim."
-            )
+        fits = "at_weights" in inspect.signature(optimizer.step).parameters
+        fix = "wrap it: Plain(net.parameters(), partial(torch.optim.Adam, lr=5e-5)) of uumamba.optim"
+        require(fits, "optimizer", got=type(optimizer).__name__, expected="a step that takes at_weights", fix=fix)
         self.net = net
         self.optimizer = optimizer
         self.method = method
         self.loss = loss
 
     def update(self, minibatches: Minibatches, unlabeled: None = None) -> dict[str, float]:
-        """One training step.
+        """Run one training step.
 
         Args:
             minibatches: ``[(x, y), ...]``, one pair a training domain, each at least one sample long.
-            unlabeled: DomainBed's place for unlabelled data of test domains; nothing here adapts to them.
+            unlabeled: DomainBed's argument for unlabelled data of test domains; must be None.
 
         Returns:
             ``{"loss": ...}`` at the weights before the step, and ``"penalty"`` where the method added one.
         """
-        if unlabeled is not None:
-            raise UsageError("Unlabelled data of the test domains were passed, and no method here adapts to them.")
-        x, y, domains = _joined(minibatches)
+        require(unlabeled is None, "unlabeled", got=type(unlabeled).__name__, expected="None: no method adapts to it")
+        x, y, domains = _join(minibatches)
         scalar = None if self.method is None else self.method.at_weights(x, y, domains=domains)
         numbers: dict[str, Tensor] = {}
 
@@ -119,21 +116,19 @@ class Algorithm(nn.Module):
         return {name: float(number) for name, number in numbers.items()}
 
     def predict(self, x: Tensor) -> Tensor:
-        """The network's answer, logits for a classifier."""
+        """Return the network's output, logits for a classifier."""
         return self.net(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        """As :meth:`predict`."""
+        """Return :meth:`predict`'s output."""
         return self.predict(x)
 
 
-def _joined(minibatches: Minibatches) -> tuple[Tensor, Tensor, Tensor]:
-    """All inputs, all labels, and the number of each sample's minibatch."""
-    if not minibatches:
-        raise UsageError("An update needs at least one minibatch (x, y), got none.")
-    for domain, (x, y) in enumerate(minibatches):
-        if len(x) != len(y) or len(x) == 0:
-            raise UsageError(f"Minibatch {domain} has {len(x)} inputs and {len(y)} labels; give one label an input.")
+def _join(minibatches: Minibatches) -> tuple[Tensor, Tensor, Tensor]:
+    """Return all inputs, all labels, and the number of each sample's minibatch."""
+    sizes = [(len(x), len(y)) for x, y in minibatches]
+    fits = sizes and all(inputs == labels > 0 for inputs, labels in sizes)
+    require(fits, "minibatches", got=sizes, expected="pairs of as many inputs as labels, at least one")
     inputs, labels = torch.cat([x for x, _ in minibatches]), torch.cat([y for _, y in minibatches])
-    lengths = torch.tensor([len(x) for x, _ in minibatches], device=inputs.device)
+    lengths = torch.tensor([count for count, _ in sizes], device=inputs.device)
     return inputs, labels, torch.repeat_interleave(lengths)

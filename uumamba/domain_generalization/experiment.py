@@ -1,21 +1,26 @@
-"""One run of a leave-one-domain-out experiment: train on some domains, write down accuracy on all."""
+"""One run of a leave-one-domain-out experiment: train on some domains, record accuracy on all."""
 
 import math
 import warnings
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from itertools import islice
 from statistics import fmean
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
 
 from uumamba.domain_generalization.algorithm import Algorithm
-from uumamba.domain_generalization.batches import domain_batches
-from uumamba.domain_generalization.domains import split_domain
-from uumamba.domain_generalization.scoring import domain_scores
+from uumamba.domain_generalization.domains import domain_batches, split_domain
 from uumamba.domain_generalization.selection import Record
 from uumamba.domain_generalization.swad import SWAD
-from uumamba.runtime.errors import UsageError
+from uumamba.runtime.errors import require
+from uumamba.runtime.network import evaluating
+
+IGNORED = -100
+"""Label that torch's cross entropy ignores by default."""
 
 
 def train_and_record(
@@ -33,27 +38,27 @@ def train_and_record(
 ) -> list[Record]:
     """Train on the in splits of all domains but ``test_domains``, and record accuracy on every split.
 
-    Each domain is split by :func:`split_domain`; ``test_domains`` are scored and never trained on. A record is written
-    every ``record_every`` steps and after the last, a flat row that goes into a JSON line as it is::
+    Each domain is split by :func:`split_domain`; ``test_domains`` are scored and never trained on. There is a record
+    every ``record_every`` steps and after the last, a flat row that fits a JSON line::
 
         {"step": 300, "test_envs": [0], "trial_seed": 0, "setting": "", "loss": 0.41,
          "env0_in_acc": 0.83, "env0_out_acc": 0.81, "env0_out_loss": 0.62, "env1_in_acc": ...}
 
-    where ``loss`` and other numbers of ``update`` are means over the steps since the record before. In steps, each
+    where ``loss`` and other numbers of ``update`` are means over the steps since the last record. In steps, each
     module of ``algorithm`` is in the mode, training or evaluation, in which it was passed. A domain whose labels are
-    all -100 has scores of NaN, so one without labels can be held out.
+    all -100 has scores of NaN, so a domain without labels can be held out.
 
     Args:
-        algorithm: its weights are trained in place, on the device where they are.
+        algorithm: its weights are trained in place, on their device.
         domains: map-style datasets of samples ``(x, y)``; the number of a domain is its place here.
-        test_domains: numbers of the domains that are held out, at least one and not all.
+        test_domains: numbers of the held-out domains, at least one and not all.
         steps: at most; 5001 is DomainBed's.
         record_every: steps between records.
         batch_size: samples a domain and step.
         trial_seed: of splits and batches. The network's initial weights are the caller's.
-        holdout: share of each domain that is held out.
-        setting: the name of the hyper-parameters, which rules of selection choose among.
-        swad: averages the weights; it is told the mean ``out_loss`` of the training domains, and ends the run when the
+        holdout: held-out share of each domain.
+        setting: the name of the hyper-parameters, for the rules of selection.
+        swad: averages the weights; it gets the mean ``out_loss`` of the training domains, and ends the run when the
             valley has ended, or with a warning when that loss is not finite.
 
     Returns:
@@ -79,9 +84,11 @@ def train_and_record(
         Differs from the paper: a step counts when it is done, so the first record has trained weights; every draw is
         keyed by trial, domain and step.
     """
-    held = _checked(test_domains, len(domains))
-    if min(steps, record_every) < 1:
-        raise UsageError(f"steps and record_every must be at least 1, got {steps} and {record_every}.")
+    held = sorted({*test_domains})
+    fits = held and {*held} < {*range(len(domains))}
+    require(fits, "test_domains", got=held, expected=f"some, not all, of 0 to {len(domains) - 1}")
+    for key, count in (("steps", steps), ("record_every", record_every)):
+        require(count >= 1, key, got=count, expected="at least 1")
     splits = [
         split_domain(domain, domain=number, trial_seed=trial_seed, holdout=holdout)
         for number, domain in enumerate(domains)
@@ -94,7 +101,7 @@ def train_and_record(
     device = next((param.device for param in algorithm.parameters()), torch.device("cpu"))
     records: list[Record] = []
     seen: list[dict[str, float]] = []
-    for step, minibatches in enumerate(batches, start=1):
+    for step, minibatches in enumerate(islice(batches, steps), start=1):
         seen.append(algorithm.update([(x.to(device), y.to(device)) for x, y in minibatches]))
         if swad is not None:
             swad.after_step(algorithm.net)
@@ -105,20 +112,19 @@ def train_and_record(
             where = {"step": step, "test_envs": held, "trial_seed": trial_seed, "setting": setting}
             records.append(where | numbers | scores)
             seen = []
-            if swad is not None and _ends(swad, fmean(scores[f"env{number}_out_loss"] for number in training), step):
+            if swad is not None and _validate(
+                swad, fmean(scores[f"env{number}_out_loss"] for number in training), step
+            ):
                 break
-        if step == steps:
-            break
     return records
 
 
-def _ends(swad: SWAD, loss: float, step: int) -> bool:
-    """Tell it the validation loss; whether the run is over, its valley's end or its own."""
+def _validate(swad: SWAD, loss: float, step: int) -> bool:
+    """Pass on the validation loss and return if the run is over, by the end of the valley or by divergence."""
     if not math.isfinite(loss):
         warnings.warn(
-            f"The validation loss at step {step} is {loss}: training has diverged, or a domain that is trained on has "
-            "no labels, so the run ends here. SWAD keeps what it has averaged before; lower the learning rate, or hold "
-            "that domain out.",
+            f"The validation loss at step {step} is {loss}: training has diverged, or a training domain has no labels. "
+            "The run ends and SWAD keeps its average; lower the learning rate, or hold that domain out.",
             stacklevel=3,
         )
         return True
@@ -126,15 +132,53 @@ def _ends(swad: SWAD, loss: float, step: int) -> bool:
     return swad.finished
 
 
-def _checked(test_domains: Collection[int], domains: int) -> list[int]:
-    if not isinstance(test_domains, Iterable):
-        raise UsageError(
-            f"test_domains must be a list of domains' numbers, got {test_domains!r}; [0] holds out domain 0 alone."
-        )
-    held = sorted(set(test_domains))
-    if not held or not set(held) < set(range(domains)):
-        raise UsageError(
-            f"test_domains must be some of the {domains} domains 0 to {domains - 1} and leave at least one to train "
-            f"on, got {held}."
-        )
-    return held
+def domain_scores(
+    net: nn.Module,
+    in_splits: Mapping[int, Dataset[Any]],
+    out_splits: Mapping[int, Dataset[Any]],
+    *,
+    batch_size: int = 64,
+) -> dict[str, float]:
+    """Return ``env{i}_in_acc``, ``env{i}_out_acc`` and ``env{i}_out_loss`` (cross entropy) of every domain i.
+
+    The network runs in evaluation mode and without gradients; then each of its modules gets its mode back, so a frozen
+    one stays frozen. Labels may have axes: every pixel then counts as one. A label of -100, which torch's cross entropy
+    ignores, counts in no score, and scores of a split that has no other label are NaN.
+
+    Args:
+        net: ``net(x)`` returns logits ``(batch, classes, *spatial)``.
+        in_splits: the samples that are trained on, by the domain's number.
+        out_splits: the held-out samples.
+        batch_size: samples of a forward pass.
+
+    Raises:
+        UsageError: a split is empty.
+
+    Example:
+        >>> from torch.utils.data import TensorDataset
+        >>> split = TensorDataset(torch.eye(2), torch.tensor([0, 0]))
+        >>> domain_scores(nn.Identity(), {0: split}, {0: split})
+        {'env0_in_acc': 0.5, 'env0_out_acc': 0.5, 'env0_out_loss': 0.8132...}
+    """
+    found: dict[str, float] = {}
+    with evaluating(net):
+        for domain, split in in_splits.items():
+            found[f"env{domain}_in_acc"] = _score(net, split, batch_size, f"in_splits[{domain}]")[0]
+        for domain, split in out_splits.items():
+            accuracy, loss = _score(net, split, batch_size, f"out_splits[{domain}]")
+            found |= {f"env{domain}_out_acc": accuracy, f"env{domain}_out_loss": loss}
+    return found
+
+
+def _score(net: nn.Module, split: Dataset[Any], batch_size: int, name: str) -> tuple[float, float]:
+    """Return accuracy and mean cross entropy over the labels that count; NaN where none does."""
+    device = next((param.device for param in net.parameters()), torch.device("cpu"))
+    right, loss, labels, samples = 0, 0.0, 0, 0
+    for x, y in DataLoader(split, batch_size=batch_size, generator=torch.Generator()):
+        logits, y = net(x.to(device)), y.to(device)
+        right += int((logits.argmax(1) == y).sum())
+        loss += float(F.cross_entropy(logits, y, ignore_index=IGNORED, reduction="sum"))
+        labels += int((y != IGNORED).sum())
+        samples += len(x)
+    require(samples, name, got="no sample", expected="at least one")
+    return (right / labels, loss / labels) if labels else (math.nan, math.nan)

@@ -1,301 +1,215 @@
-"""The head of a network: which module turns features into logits, and what went in and came out of it."""
+"""Linear head of a network, found by its output, and the per-sample gradients in it."""
 
 import math
-import warnings
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
-from uumamba.domain_generalization.head_gradients import (
-    LinearHeadGradients,
-    PerSampleGradients,
-    StackedGradients,
-    check_logits,
-    is_linear,
-    voxels_last,
-)
-from uumamba.domain_generalization.untraced import draws_of_its_own, uncompiled, untraced, version_of, watched
-from uumamba.domain_generalization.voxels import stratified_voxels
-from uumamba.runtime.errors import UsageError
-from uumamba.runtime.network import bare_network, finest_logits
+from uumamba.domain_generalization.inconsistency import LinearHeadGradients
+from uumamba.domain_generalization.side_pass import run_with_copies
+from uumamba.runtime.errors import UsageError, require
+from uumamba.runtime.network import finest_logits
 
-OF_JIT = (
-    "a module of torch.jit can be neither watched nor taken apart as the head; let the last layer be as it was before "
-    "torch.jit.script or torch.jit.trace, and return what it gives."
-)
+Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
+FORWARDS = (nn.Linear.forward, nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward)
+LINEAR = "a plain nn.Linear or convolution of kernel 1 whose output the network returns as its logits"
 
 
 @dataclass
 class Head:
-    """A head in its network.
+    """Linear head of a network.
+
+    The head is found again in every pass, so it may be exchanged. A view, a cast or a copy of its output with the same
+    samples, voxels and classes is its output too.
 
     Args:
-        net: the network, without wrappers.
-        module: the head; None finds it at the first pass, as the innermost module whose output is the logits.
-        voxels_a_class: see :func:`stratified_voxels`.
+        net: the bare network.
+        module: the head; None takes the linear layer whose output is the finest logits.
+        voxels_a_class: see :func:`draw_voxels`.
         ignore_label: samples and voxels with this label are left out.
+
+    Raises:
+        UsageError: ``module`` is not linear; or, from a pass, a part of the network is compiled, or no linear layer
+            gives its logits.
     """
 
     net: nn.Module
     module: nn.Module | None = None
     voxels_a_class: int = 512
     ignore_label: int | None = None
-    _told: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        given = self.module
+        require(given is None or is_linear(given), "head", got=type(given).__name__, expected=LINEAR)
 
     def gradients(
-        self, halves: Tensor, label: Tensor, generator: Generator, members: list[list[int]]
-    ) -> list[tuple[PerSampleGradients, PerSampleGradients]]:
-        """Of images and of their perturbed copies, for each group of samples that has any voxel to look at.
+        self, halves: Tensor, label: Tensor, generator: Generator, groups: Sequence[list[int]]
+    ) -> list[tuple[LinearHeadGradients, LinearHeadGradients]]:
+        """Return the gradients of images and of their perturbed copies, for each group with a voxel that counts.
 
         Args:
             halves: the images, and after them a copy of each; one pass for both, so that batch norms see both.
             label: of the images: ``(batch,)``, ``(batch, *spatial)`` or ``(batch, 1, *spatial)``.
             generator: of the voxels.
-            members: indices of each group's images.
+            groups: indices of each group's images.
 
         Raises:
-            UsageError: there are fewer than two classes, or the label is not on the logits' grid or holds no classes.
+            UsageError: the label is not on the logits' grid or holds no classes.
         """
-        head, features, scores, logits = self._watched(halves)
-        by_voxel = voxels_last(head, scores)
-        check_logits(by_voxel)
-        label = _on_grid(label, by_voxel, logits)
-        if is_linear(head):
-            features, bias = voxels_last(head, features), getattr(head, "bias", None) is not None
-            return self._of_linear(features, by_voxel, label, generator, members, bias=bias)
-        found: list[tuple[PerSampleGradients, PerSampleGradients]] = []
-        for group in members:
-            rows = torch.tensor(group, device=label.device)
-            if self.ignore_label is not None:
-                rows = rows[(label[rows] != self.ignore_label).any(1)]
-            if not len(rows):
-                continue
-            classes = label[rows].long()
-            counted = classes if self.ignore_label is None else classes[classes != self.ignore_label]
-            _check_classes(counted, by_voxel.shape[-1])
-            source, target = (
-                StackedGradients.of(head, features[at], classes, ignore_label=self.ignore_label)
-                for at in (rows, rows + len(label))
-            )
-            found.append((source, target))
-        return found
-
-    def check(self, image: Tensor) -> None:
-        """What a step would be refused for, by a pass that leaves no trace.
-
-        Raises:
-            UsageError: the head is not known, does not give the logits, or gives fewer than two.
-        """
-        with torch.no_grad(), draws_of_its_own(image, self.net):
-            head, _, scores, _ = self._watched(image)
-        check_logits(voxels_last(head, scores))
-
-    def _watched(self, image: Tensor) -> tuple[nn.Module, Tensor, Tensor, Tensor]:
-        """The head, what went into it and came out, and the logits."""
-        head = self._found(image)
-        with watched(head) as calls, uncompiled(self.net, around=head):
-            logits = finest_logits(untraced(self.net, image))
-        if not calls:
-            raise UsageError(
-                f"The head, a {type(head).__name__}, was not called; name a module of the network, and none within "
-                "another that torch.compile made a graph of."
-            )
-        inputs, scores, version = calls[-1]
-        features: Any = next(iter(inputs), None)
-        head = bare_network(head)
-        for does, what in (("takes", features), ("gives", scores)):
-            if not isinstance(what, Tensor):
-                raise UsageError(
-                    f"The head, a {type(head).__name__}, {does} a {type(what).__name__}, and UDIM needs one that makes "
-                    "a tensor of logits from a tensor; name the layer that does."
-                )
-        _check_scores(head, scores, logits, changed=version_of(scores) != version)
-        if not is_linear(head):
-            self._check_other(head, inputs)
-        return head, features, scores, logits
-
-    def _of_linear(
-        self,
-        features: Tensor,
-        scores: Tensor,
-        label: Tensor,
-        generator: Generator,
-        members: list[list[int]],
-        *,
-        bias: bool,
-    ) -> list[tuple[PerSampleGradients, PerSampleGradients]]:
-        found: list[tuple[PerSampleGradients, PerSampleGradients]] = []
-        for group in members:
-            within, voxels = stratified_voxels(
+        features, logits, bias = self.forward(halves)
+        label = _flatten_label(label, logits)
+        found: list[tuple[LinearHeadGradients, LinearHeadGradients]] = []
+        for group in groups:
+            within, voxels = draw_voxels(
                 label[group], voxels_a_class=self.voxels_a_class, generator=generator, ignore_label=self.ignore_label
             )
             if not len(within):
                 continue
             rows = torch.tensor(group, device=label.device)[within]
-            _check_classes(label[rows, voxels], scores.shape[-1])
+            classes = label[rows, voxels]
+            _check_classes(classes, logits.shape[-1])
             source, target = (
-                LinearHeadGradients.of(scores[at, voxels], features[at, voxels], label[rows, voxels], bias=bias)
+                LinearHeadGradients.of(logits[at, voxels], features[at, voxels], classes, bias=bias)
                 for at in (rows, rows + len(label))
             )
             found.append((source, target))
         return found
 
-    def _found(self, image: Tensor) -> nn.Module:
-        if self.module is None:
-            self.module = find_head(self.net, image)
-        if isinstance(self.module, torch.jit.ScriptModule):
-            raise UsageError(f"The head, a {type(self.module).__name__}, cannot be one: {OF_JIT}")
-        return self.module
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, bool]:
+        """Return the head's input and output as ``(batch, voxels, channels)``, and if it has a bias.
 
-    def _check_other(self, head: nn.Module, inputs: list[Any]) -> None:
-        """Refuse what torch.func cannot take apart, and say once what it costs."""
-        name = type(head).__name__
-        if len(inputs) > 1:
-            raise UsageError(
-                f"The head, a {name}, is called with {len(inputs)} inputs, and the gradients of one that is not linear "
-                "are computed from its features; let it take the features alone, or name its last layer as head=."
-            )
-        if not any(param.requires_grad for param in head.parameters()):
-            raise UsageError(
-                f"The logits come out of a {name}, which has no weights that learn, so there are no gradients to "
-                "compare; let the network return the logits of its last layer, or name that layer as head= where what "
-                "follows passes them on unchanged."
-            )
-        mixing = next((module for module in head.modules() if _mixes_samples(module)), None)
-        if mixing is not None:
-            raise UsageError(
-                f"The head, a {name}, holds a {type(mixing).__name__} in training mode, whose output for a sample "
-                "depends on the others, so a sample has no gradient of its own; put it into evaluation mode, or end "
-                "the network with another layer."
-            )
-        if not self._told:
-            warnings.warn(
-                f"The head, a {name}, is not a linear layer or a convolution of kernel 1, so there is no closed form; "
-                "torch.func computes one gradient an image, in memory for as many copies of the head's weights as "
-                "there are images.",
-                stacklevel=2,
-            )
-        self._told = True
+        The pass changes no buffer.
+        """
+        whole = not any(_is_compiled(module) for module in self.net.modules())
+        fix = "compile the network as a whole, by torch.compile(net)"
+        require(whole, "net", got="a part that is compiled or scripted", expected="modules in eager mode", fix=fix)
+        calls: list[tuple[nn.Module, Tensor, Tensor, int]] = []
+
+        def keep(head: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+            calls.append((head, next(iter((*args, *kwargs.values()))), output, output._version))
+
+        heads = filter(is_linear, self.net.modules()) if self.module is None else [self.module]
+        handles = [head.register_forward_hook(keep, with_kwargs=True) for head in heads]
+        try:
+            logits = finest_logits(run_with_copies(self.net, partial(self.net, image)))
+        finally:
+            for handle in handles:
+                handle.remove()
+        for head, features, output, version in calls:
+            if output._version == version and _is_logits(head, output, logits):
+                scores = _voxels_last(head, output)
+                require(scores.shape[-1] > 1, "net", got="logits of one class", expected="two or more classes")
+                return _voxels_last(head, features), scores, head.bias is not None
+        got = "none of the network's layers" if self.module is None else type(self.module).__name__
+        raise UsageError("head", got=got, expected=LINEAR, fix="return the output of such a layer, or name it as head=")
 
 
-def _check_scores(head: nn.Module, scores: Tensor, logits: Tensor, *, changed: bool) -> None:
-    """Refuse logits that are not what the head gives, at every pass: a network may come to change it later."""
+def is_linear(head: nn.Module) -> bool:
+    """Return if one affine map gives each sample or voxel of the output from that of the input.
+
+    A layer whose forward pass is not torch's own does not count. A parametrized weight does.
+
+    Example:
+        >>> is_linear(nn.Conv3d(8, 4, 1)), is_linear(nn.Conv3d(8, 4, 3)), is_linear(nn.Sequential(nn.Linear(2, 2)))
+        (True, False, False)
+    """
+    if not isinstance(head, nn.Linear | Convolution) or getattr(head.forward, "__func__", None) not in FORWARDS:
+        return False
+    if isinstance(head, nn.Linear):
+        return True
+    is_unpadded = isinstance(head.padding, str) or not any(head.padding)
+    return is_unpadded and all(each == 1 for each in (*head.kernel_size, *head.stride, head.groups))
+
+
+def draw_voxels(
+    label: Tensor, *, voxels_a_class: int, generator: Generator, ignore_label: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Draw, from every image, at most so many voxels of each of its classes, without repetition.
+
+    Neither the size of a volume nor its background then decides. A class with fewer voxels gives all. Images of one
+    voxel are samples of a classifier, and all are taken. Nothing is left where everything is ignored.
+
+    Args:
+        label: classes, ``(batch, voxels)``.
+        voxels_a_class: the most of one class from one image.
+        generator: on the CPU; the draw is the same on every device.
+        ignore_label: voxels with this label are never taken.
+
+    Returns:
+        Indices of images and of voxels in them, ``(samples,)`` each.
+
+    Example:
+        >>> label = torch.tensor([[0, 0, 0, 0, 1, 2]])
+        >>> images, voxels = draw_voxels(label, voxels_a_class=2, generator=Generator().manual_seed(0))
+        >>> label[images, voxels]
+        tensor([0, 0, 1, 2])
+    """
+    if label.shape[1] == 1:
+        keep = torch.ones_like(label[:, 0], dtype=torch.bool) if ignore_label is None else label[:, 0] != ignore_label
+        images = keep.nonzero()[:, 0]
+        return images, torch.zeros_like(images)
+    nothing = label.new_zeros(0, dtype=torch.int64)
+    drawn = [(nothing, nothing), *_voxels_of_each_class(label, voxels_a_class, generator, ignore_label)]
+    images, voxels = (torch.cat(parts) for parts in zip(*drawn, strict=True))
+    return images, voxels
+
+
+def _voxels_of_each_class(
+    label: Tensor, voxels_a_class: int, generator: Generator, ignore_label: int | None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    for row, classes in enumerate(label):
+        for value in classes.unique().tolist():
+            if value == ignore_label:
+                continue
+            where = (classes == value).nonzero()[:, 0]
+            if len(where) > voxels_a_class:
+                where = where[torch.randperm(len(where), generator=generator)[:voxels_a_class].to(where.device)]
+            yield torch.full_like(where, row), where
+
+
+def _is_logits(head: nn.Module, output: Tensor, logits: Tensor) -> bool:
+    """Return if the head's output is the network's logits, entry by entry; NaN equals NaN."""
+    given = _voxels_last(head, output).to(logits.dtype)
     orders = [logits.movedim(1, -1).reshape(len(logits), -1, logits.shape[1])]
     if isinstance(head, nn.Linear) and logits.ndim > 2:
         orders.append(logits.flatten(1, -2))
-    given = None if changed or scores.ndim < 2 else voxels_last(head, scores).to(logits.dtype)
-    if given is not None and any(given.shape == order.shape and _equal(given, order) for order in orders):
-        return
-    name, shapes = type(head).__name__, f"(shapes {tuple(scores.shape)} and {tuple(logits.shape)})"
-    if not changed and scores.data_ptr() == logits.data_ptr() and scores.numel() == logits.numel():
-        raise UsageError(
-            f"The output of the head, a {name}, has the network's logits {shapes} in another order, so some would be "
-            "taken for those of other samples, voxels or classes; let the head have samples and voxels in the order of "
-            "the network's output, with the samples first and the classes next, or last for a linear layer."
-        )
-    raise UsageError(
-        f"The output of the head, a {name}, is not the network's logits {shapes}: something follows it. Name the "
-        "module that gives the logits, or let the network return what the head gives."
-    )
+    return any(given.shape == order.shape and _is_equal(given, order) for order in orders)
 
 
-def _equal(one: Tensor, other: Tensor) -> bool:
-    """Whether each entry is, where two that are not a number are; the same memory is not looked at."""
-    if (one.data_ptr(), one.stride()) == (other.data_ptr(), other.stride()):
-        return True
-    return bool(torch.where(one.isnan(), other.isnan(), one == other).all())
+def _is_equal(one: Tensor, other: Tensor) -> bool:
+    is_same_memory = (one.data_ptr(), one.stride()) == (other.data_ptr(), other.stride())
+    return is_same_memory or torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
 
 
-def _mixes_samples(module: nn.Module) -> bool:
-    """A norm with statistics of the batch, or running ones that a pass would move."""
-    if isinstance(module, _BatchNorm):
-        return module.training or module.running_mean is None
-    return isinstance(module, _NormBase) and module.training and module.running_mean is not None
+def _voxels_last(head: nn.Module, tensor: Tensor) -> Tensor:
+    """Reshape to ``(batch, voxels, channels)``; channels are last for ``nn.Linear``, on axis 1 for a convolution."""
+    last = tensor if isinstance(head, nn.Linear) else tensor.movedim(1, -1)
+    return last.reshape(last.shape[0], -1, last.shape[-1])
 
 
-def _on_grid(label: Tensor, scores: Tensor, logits: Tensor) -> Tensor:
-    """The label as ``(samples, voxels)``, of half the samples that there are scores of."""
-    shape = (len(label), math.prod(label.shape[1:]))
-    cure = "UDIM compares gradients of the cross entropy over classes; pass numbers of classes, such as label.argmax(1)"
-    if label.shape[1:] == logits.shape[1:]:
-        raise UsageError(
-            f"The label has one number a class, {tuple(label.shape)}, as soft or one-hot labels do. {cure}."
-        )
-    if shape != (len(scores) // 2, scores.shape[1]):
-        raise UsageError(
-            f"The head gives logits for {scores.shape[1]} voxels of {len(scores) // 2} samples and the label, as "
-            f"(samples, voxels), has shape {shape}; give a label of every voxel on the logits' grid."
-        )
-    if label.is_floating_point() and not torch.equal(label, label.round()):
-        raise UsageError(f"The label holds fractions or NaN, which are no classes. {cure} of soft ones.")
+def _flatten_label(label: Tensor, logits: Tensor) -> Tensor:
+    """Reshape the label to ``(samples, voxels)``, of half the samples that there are logits of."""
+    shape, expected = (len(label), math.prod(label.shape[1:])), (len(logits) // 2, logits.shape[1])
+    grid = f"{expected[0]} samples of {expected[1]} voxels, as the logits"
+    require(shape == expected, "label", got=tuple(label.shape), expected=grid, fix="pass class numbers, not one-hot")
     return label.reshape(shape)
 
 
 def _check_classes(label: Tensor, classes: int) -> None:
-    """Refuse in words what is an error of a kernel on an accelerator."""
-    if not label.numel():
-        return
+    """Raise a sentence in place of an accelerator's kernel error."""
     least, most = int(label.min()), int(label.max())
-    if least < 0 or most >= classes:
-        wrong = least if least < 0 else most
-        raise UsageError(
-            f"The label holds {wrong} and the logits are of the classes 0 to {classes - 1}; correct the label, or pass "
-            f"ignore_label={wrong} to leave out what has it."
-        )
+    wrong = least if least < 0 else most
+    fix = f"correct the label, or set ignore_label={wrong}"
+    require(least >= 0 and most < classes, "label", got=wrong, expected=f"classes 0 to {classes - 1}", fix=fix)
 
 
-@torch.no_grad()
-def find_head(net: nn.Module, image: Tensor) -> nn.Module:
-    """The innermost module whose output is the network's logits, by one pass.
-
-    Raises:
-        UsageError: no module's output is, or that of one of ``torch.jit``.
-
-    Example:
-        >>> find_head(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), torch.zeros(2, 2, 2))
-        Linear(in_features=4, out_features=3, bias=True)
-    """
-    seen: list[tuple[nn.Module, int, int]] = []
-
-    def keep(module: nn.Module, _: Any, output: Any) -> None:
-        if isinstance(output, Tensor):
-            seen.append((module, output.data_ptr(), output.numel()))
-
-    # Hooks on what a compiled module was made of are not always called, and scripted ones take none.
-    scripted = {module for module in net.modules() if isinstance(module, torch.jit.ScriptModule)}
-    hidden = {
-        part
-        for module in net.modules()
-        if bare_network(module) is not module
-        for part in bare_network(module).modules()
-    }
-    hidden |= scripted
-    parts = [module for module in net.modules() if module is not net and module not in hidden]
-    handles = [module.register_forward_hook(keep) for module in parts or {net} - scripted]
-    try:
-        # A resumed run looks again, and must not drop out other units for it.
-        with draws_of_its_own(image, net), uncompiled(net):
-            logits = finest_logits(untraced(net, image))
-    finally:
-        for handle in handles:
-            handle.remove()
-    # Memory may hold the logits in the place of something before them, so the last call counts, and of modules that
-    # pass on what a part of them gave, that part.
-    head: nn.Module | None = None
-    for module, where, size in reversed(seen):
-        is_logits = (where, size) == (logits.data_ptr(), logits.numel())
-        if is_logits and (head is None or module in head.modules()):
-            head = module
-        elif head is not None:
-            break
-    if head is not None:
-        return head
-    if scripted:
-        raise UsageError(f"The network's logits are the output of no layer outside torch.jit, and {OF_JIT}")
-    raise UsageError(
-        "The network's logits are not the output of one of its layers, so the head is not known; something follows "
-        "its last layer, or it is no module. Pass head=, the module whose output the network returns."
+def _is_compiled(module: nn.Module) -> bool:
+    return (
+        module._compiled_call_impl is not None
+        or hasattr(module, "_orig_mod")
+        or isinstance(module, torch.jit.ScriptModule)
     )

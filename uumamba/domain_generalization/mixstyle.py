@@ -1,14 +1,15 @@
-"""Feature statistics mixed between samples."""
+"""Mix of feature statistics between samples."""
 
 import torch
 from torch import Tensor, nn
 
 from uumamba.domain_generalization.domains import require_domains
-from uumamba.domain_generalization.draws import check_probability, device_of, uniform
+from uumamba.domain_generalization.uniform_draws import device_of, draw_uniform
+from uumamba.runtime.errors import require
 
 
 class MixStyle(nn.Module):
-    r"""Gives each sample's features a style between its own and another sample's.
+    r"""Layer that mixes the style of each sample's features with another sample's.
 
     With :math:`\mu` and :math:`\sigma` the mean and the standard deviation of each channel of a sample over its spatial
     axes, x' another sample of the batch and :math:`\lambda \sim \mathrm{Beta}(\alpha, \alpha)` for each sample:
@@ -16,10 +17,10 @@ class MixStyle(nn.Module):
     .. math:: \big(\lambda \sigma(x) + (1 - \lambda) \sigma(x')\big) \frac{x - \mu(x)}{\sigma(x)}
               + \lambda \mu(x) + (1 - \lambda) \mu(x')
 
-    To be put behind the first stages of a network, 2-D or 3-D. No gradient flows through the statistics. The identity
-    in evaluation mode, for a batch of one, and with probability 1 - p for the whole batch. A channel without spread,
-    such as a single voxel, takes the mean alone. Every pass draws anew, so the two passes of a climbing optimizer see
-    different styles, as they see different dropout.
+    Put it behind the first stages of a network, 2-D or 3-D. No gradient flows through the statistics. It is the
+    identity in evaluation mode, for a batch of one, and with probability 1 - p for the whole batch. A channel without
+    spread, such as a single voxel, takes the mean alone. Every pass draws anew, so the two passes of a sharpness-aware
+    optimizer have different styles, as they have different dropout.
 
     Args:
         p: probability that a batch is mixed.
@@ -28,9 +29,8 @@ class MixStyle(nn.Module):
         generator: of every draw; None: torch's global one. It is no part of the state.
 
     Raises:
-        ValueError: an option is out of range, the features have no spatial axis, or there is not one domain a
-            sample.
-        UsageError: domains were passed and all samples are of one.
+        UsageError: an option is out of range; or, from ``forward``, the features have no spatial axis, there is not one
+            domain a sample, or all samples are of one domain.
 
     Example:
         >>> features = torch.tensor([[[0.0, 2.0]], [[10.0, 16.0]]])  # two samples, one channel, two pixels
@@ -50,28 +50,22 @@ class MixStyle(nn.Module):
         self, *, p: float = 0.5, alpha: float = 0.1, eps: float = 1e-6, generator: torch.Generator | None = None
     ) -> None:
         super().__init__()
-        check_probability(p)
-        if not alpha > 0:
-            raise ValueError(f"alpha must be positive, got {alpha}")
-        if not eps >= 0:
-            raise ValueError(f"eps must not be negative, got {eps}")
+        require(0 <= p <= 1, "p", got=p, expected="a probability from 0 to 1")
+        require(alpha > 0, "alpha", got=alpha, expected="a positive number")
+        require(eps >= 0, "eps", got=eps, expected="at least 0")
         self.p, self.alpha, self.eps = p, alpha, eps
         self.generator = generator
 
     def forward(self, features: Tensor, domains: Tensor | None = None) -> Tensor:
-        """Features ``(batch, channels, *spatial)`` of the same shape; domains ``(batch)``, to mix across them alone."""
-        if features.ndim < 3:
-            raise ValueError(f"features must be (batch, channels, *spatial), got shape {tuple(features.shape)}")
+        """Mix features ``(batch, channels, *spatial)``; with domains ``(batch,)``, only across domains."""
+        require(features.ndim > 2, "features", got=tuple(features.shape), expected="(batch, channels, *spatial)")
         if not self.training or self.p == 0:
             return features
         if domains is not None:
-            if domains.shape != features.shape[:1]:
-                raise ValueError(
-                    f"domains must name one domain a sample, got shape {tuple(domains.shape)} for {len(features)} "
-                    "samples"
-                )
-            require_domains(len(domains.unique()), "Mixing styles across domains")
-        if len(features) < 2 or uniform(self.generator) >= self.p:
+            fits = domains.shape == features.shape[:1]
+            require(fits, "domains", got=tuple(domains.shape), expected=f"shape ({len(features)},), one a sample")
+            require_domains(len(domains.unique()), "mixing styles across domains")
+        if len(features) < 2 or draw_uniform(self.generator) >= self.p:
             return features
         partner = self._partners(len(features), domains).to(features.device)
         share = self._shares(len(features)).to(features).view(-1, *[1] * (features.ndim - 1))
@@ -91,10 +85,10 @@ class MixStyle(nn.Module):
         return torch.multinomial(others, 1, generator=self.generator)[:, 0]
 
     def _shares(self, samples: int) -> Tensor:
-        r"""Draws of Beta(alpha, alpha), of which torch's own takes no generator.
+        r"""Draw from Beta(alpha, alpha); torch's own distribution takes no generator.
 
-        They are x / (x + y) of two gamma variables. Small ones underflow, so their logarithms are drawn, as those of
-        shape alpha + 1, and of a uniform variable to the power of 1 / alpha.
+        A share is x / (x + y) of two gamma variables. Small ones underflow, so their logarithms are drawn: the sum of
+        the logarithms of a gamma variable of shape alpha + 1 and of a uniform one to the power of 1 / alpha.
         """
         device = device_of(self.generator)
         shape = torch.full((2, samples), self.alpha + 1, dtype=torch.float64, device=device)
@@ -104,5 +98,5 @@ class MixStyle(nn.Module):
         return torch.sigmoid(first - second)
 
     def extra_repr(self) -> str:
-        """What ``repr`` shows."""
+        """Return the options for ``repr``."""
         return f"p={self.p}, alpha={self.alpha}"

@@ -1,4 +1,4 @@
-"""Ways to change an image a little, each a few numbers a sample that an ascent can choose."""
+"""Small changes of an image, each by a few values per sample that an ascent can choose."""
 
 import math
 from collections.abc import Sequence
@@ -8,44 +8,42 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from uumamba.runtime.errors import UsageError
+from uumamba.runtime.errors import require
 
 StylePart = Literal["mean", "std", "gamma", "bias_field"]
 STYLE: tuple[StylePart, ...] = ("mean", "std", "gamma", "bias_field")
+POSITIVE = "a positive, finite number"
 
 
 class Perturbation(Protocol):
-    """A family of changes with a size.
+    """Changes of images, of a given size.
 
-    ``apply(image, values)`` must be differentiable in the values, and give the image for values of 0.
+    ``apply(image, values)`` is differentiable in the values and returns the image for values of 0.
     """
 
     def start(self, image: Tensor) -> Tensor:
-        """Values of 0 for each sample, ``(batch, ...)``."""
-        ...
+        """Return values of 0 for each sample, ``(batch, ...)``."""
 
     def apply(self, image: Tensor, values: Tensor) -> Tensor:
-        """The changed image."""
-        ...
+        """Return the changed image."""
 
     def length(self, image: Tensor) -> float:
-        """The Euclidean length of one sample's values."""
-        ...
+        """Return the Euclidean length of one sample's values."""
 
 
 @dataclass(frozen=True)
 class InputPerturbation:
-    r"""Adds to every entry of the input, within a ball: :math:`\tilde x_i = x_i + p_i`, :math:`\lVert p_i \rVert = r`.
+    r"""Additive change of every entry of the input: :math:`\tilde x_i = x_i + p_i`, :math:`\lVert p_i \rVert = r`.
 
     Exactly one of both sizes is given.
 
     Args:
         radius: r itself, :math:`\rho_x`, in the units of the input.
         rms: c in :math:`r = c \sqrt{n}` for n entries a sample, so that an entry changes by c in the root mean square
-            whatever the size; 0.02 to 0.1 for images of unit variance.
+            at any image size; 0.02 to 0.1 for images of unit variance.
 
     Raises:
-        ValueError: none or both are given, or the size is not positive.
+        UsageError: none or both are given, or the size is not positive.
 
     Example:
         >>> InputPerturbation(rms=0.05).length(torch.zeros(2, 1, 20, 20))
@@ -56,30 +54,30 @@ class InputPerturbation:
     rms: float | None = None
 
     def __post_init__(self) -> None:
-        given = [each for each in (self.radius, self.rms) if each is not None]
-        if len(given) != 1:
-            raise ValueError(f"give either radius or rms, got radius={self.radius} and rms={self.rms}")
-        check_size(given[0])
+        sizes = (self.radius, self.rms)
+        require(sizes.count(None) == 1, "radius, rms", got=sizes, expected="exactly one of both")
+        for key, size in (("radius", self.radius), ("rms", self.rms)):
+            require(size is None or 0 < size < math.inf, key, got=size, expected=POSITIVE)
 
     def start(self, image: Tensor) -> Tensor:
-        """A 0 for every entry."""
+        """Return zeros."""
         return torch.zeros_like(image)
 
     def apply(self, image: Tensor, values: Tensor) -> Tensor:
-        """The sum."""
+        """Return the sum."""
         return image + values
 
     def length(self, image: Tensor) -> float:
-        """``radius``, or ``rms`` times the root of the entries."""
+        """Return ``radius``, or ``rms`` times the root of the number of entries."""
         return self.radius if self.rms is None else self.rms * math.sqrt(image[0].numel())  # type: ignore[return-value]  # one of both is given
 
 
 @dataclass(frozen=True)
 class StylePerturbation:
-    r"""Changes how an image was taken and leaves what is in it: brightness, contrast, gamma, a smooth field.
+    r"""Change of an image's style, not of its anatomy: brightness, contrast, gamma, a smooth bias field.
 
-    For each sample, with :math:`m, s, a, b` the mean, standard deviation, least and greatest value of a channel and
-    values p, of which each part that is asked for is there,
+    For each sample, with :math:`m, s, a, b` the mean, standard deviation, minimum and maximum of a channel and values p
+    for each part in ``parts``,
 
     .. math::
         \text{gamma:}\quad & x \leftarrow x + (b - a) (t^{\exp p_\gamma} - t), \quad t = (x - a) / (b - a) \\
@@ -88,17 +86,17 @@ class StylePerturbation:
 
     Mean and standard deviation have a value for each channel, gamma one, and the field ``control_points`` along every
     axis, with :math:`B_j` the products of Bernstein polynomials: a Bezier surface, and with four points a cubic one, as
-    smooth as a coil's sensitivity. All are of order 1, so one length serves all. Statistics are those of the image and
-    are not differentiated. A channel of one value has no contrast and stays as it is.
+    smooth as a coil's sensitivity. All are of order 1, so one length suits all. Statistics are those of the image and
+    are not differentiated. A constant channel has no contrast and does not change.
 
     Args:
         radius: the Euclidean length of one sample's values.
-        parts: of ``"mean"``, ``"std"``, ``"gamma"`` and ``"bias_field"``.
+        parts: any of ``"mean"``, ``"std"``, ``"gamma"`` and ``"bias_field"``.
         control_points: of the field, along each axis; at least 2.
 
     Raises:
-        ValueError: the radius is not positive, a part is unknown or twice there, or there are too few points.
-        UsageError: the input has no spatial axes.
+        UsageError: the radius is not positive, a part is unknown or occurs twice, or there are too few points; or, from
+            :meth:`start`, the input has no spatial axes.
 
     Example:
         >>> brighter = StylePerturbation(0.5, parts=("mean",))
@@ -117,39 +115,36 @@ class StylePerturbation:
     control_points: int = 4
 
     def __post_init__(self) -> None:
-        check_size(self.radius)
-        unknown = [part for part in self.parts if part not in STYLE]
-        if unknown or not self.parts or len(set(self.parts)) != len(self.parts):
-            raise ValueError(f"parts must be different ones of {', '.join(STYLE)}, got {tuple(self.parts)}")
-        if self.control_points < 2:
-            raise ValueError(f"control_points must be at least 2, got {self.control_points}")
+        require(0 < self.radius < math.inf, "radius", got=self.radius, expected=POSITIVE)
+        parts = tuple(self.parts)
+        is_valid = parts and {*parts} <= {*STYLE} and len({*parts}) == len(parts)
+        require(is_valid, "parts", got=parts, expected=f"different ones of {', '.join(STYLE)}")
+        require(self.control_points >= 2, "control_points", got=self.control_points, expected="at least 2")
 
     def start(self, image: Tensor) -> Tensor:
-        """Zeros, ``(batch, values)``."""
-        if image.ndim < 3:
-            raise UsageError(
-                f"StylePerturbation changes images, (batch, channels, *spatial), got shape {tuple(image.shape)}; use "
-                "InputPerturbation for inputs without spatial axes."
-            )
+        """Return zeros, ``(batch, values)``."""
+        expected = "a batch of images (batch, channels, *spatial)"
+        fix = "use InputPerturbation for inputs without spatial axes"
+        require(image.ndim >= 3, "image", got=tuple(image.shape), expected=expected, fix=fix)
         return image.new_zeros(image.shape[0], sum(self._sizes(image)))
 
     def apply(self, image: Tensor, values: Tensor) -> Tensor:
-        """Gamma, then the field, then contrast and brightness."""
-        of = dict(zip(self.parts, values.split(self._sizes(image), 1), strict=True))
+        """Apply gamma, then the field, then contrast and brightness."""
+        part = dict(zip(self.parts, values.split(self._sizes(image), 1), strict=True))
         axes = tuple(range(2, image.ndim))
         std, mean = torch.std_mean(image, axes, correction=0, keepdim=True)
         least, spread = image.amin(axes, keepdim=True), image.amax(axes, keepdim=True) - image.amin(axes, keepdim=True)
-        if "gamma" in of:
+        if "gamma" in part:
             t = (image - least) / spread.clamp(min=torch.finfo(image.dtype).tiny)
-            image = image + spread * (t ** _beside(of["gamma"], image).exp() - t)
-        if "bias_field" in of:
-            image = least + (image - least) * self._field(of["bias_field"], image).exp()
-        if "std" in of:
-            image = mean + (image - mean) * _beside(of["std"], image).exp()
-        return image + _beside(of["mean"], image) * std if "mean" in of else image
+            image = image + spread * (t ** _beside(part["gamma"], image).exp() - t)
+        if "bias_field" in part:
+            image = least + (image - least) * self._field(part["bias_field"], image).exp()
+        if "std" in part:
+            image = mean + (image - mean) * _beside(part["std"], image).exp()
+        return image + _beside(part["mean"], image) * std if "mean" in part else image
 
     def length(self, image: Tensor) -> float:
-        """``radius``."""
+        """Return ``radius``."""
         return self.radius
 
     def _sizes(self, image: Tensor) -> list[int]:
@@ -158,25 +153,19 @@ class StylePerturbation:
         return [sizes[part] for part in self.parts]
 
     def _field(self, values: Tensor, image: Tensor) -> Tensor:
-        """``(batch, 1, *spatial)``."""
+        """Return the field's logarithm, ``(batch, 1, *spatial)``."""
         field = values.unflatten(1, (self.control_points,) * (image.ndim - 2))
-        with torch.autocast(image.device.type, enabled=False):  # its products have eight bits: steps in a field
+        with torch.autocast(image.device.type, enabled=False):  # products of eight bits would be steps in the field
             for length in image.shape[2:]:
                 # Each product turns the first axis of control points into a spatial one, the last.
                 field = torch.tensordot(field, bernstein(length, self.control_points, like=image), dims=([1], [0]))
         return field[:, None]
 
 
-def check_size(size: float) -> None:
-    """Refuse a size that is not positive and finite."""
-    if not (math.isfinite(size) and size > 0):
-        raise ValueError(f"the size of a perturbation must be positive and finite, got {size}")
-
-
 def bernstein(length: int, count: int, *, like: Tensor) -> Tensor:
-    r"""``count`` Bernstein polynomials at ``length`` places from 0 to 1, ``(count, length)``; they sum to 1.
+    r"""Return ``count`` Bernstein polynomials at ``length`` places from 0 to 1, ``(count, length)``.
 
-    .. math:: B_j(u) = \binom{n}{j} u^j (1 - u)^{n - j}, \qquad n = \mathrm{count} - 1
+    .. math:: B_j(u) = \binom{n}{j} u^j (1 - u)^{n - j}, \qquad n = \mathrm{count} - 1, \qquad \sum_j B_j = 1
 
     Example:
         >>> bernstein(3, 3, like=torch.zeros(()))
@@ -189,11 +178,11 @@ def bernstein(length: int, count: int, *, like: Tensor) -> Tensor:
     return torch.stack([math.comb(degree, j) * u**j * (1 - u) ** (degree - j) for j in range(count)])
 
 
-def to_length(direction: Tensor, length: float) -> Tensor:
-    """Each sample's direction at this Euclidean length; 0 stays 0.
+def scale_to_length(direction: Tensor, length: float) -> Tensor:
+    """Scale each sample's direction to this Euclidean length; 0 stays 0.
 
     Example:
-        >>> to_length(torch.tensor([[3.0, 4.0], [0.0, 0.0]]), 10.0)
+        >>> scale_to_length(torch.tensor([[3.0, 4.0], [0.0, 0.0]]), 10.0)
         tensor([[6., 8.],
                 [0., 0.]])
     """

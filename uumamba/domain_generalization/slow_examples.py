@@ -1,31 +1,34 @@
-"""Which examples a network learns slowly: in each class, the cluster of outputs with the higher loss."""
+"""Slow examples: their list, its file, and their upsampling."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch.utils.data import Sampler
 
-from uumamba.domain_generalization.answers import Answers
-from uumamba.domain_generalization.k_means import k_means
-from uumamba.runtime.seeds import key_to_seed
+from uumamba.runtime.errors import UsageError, require
+from uumamba.runtime.files import write_json
+from uumamba.runtime.seeds import generator_for
 
-EQUAL = 1e-6
-"""Outputs that differ by less, in that of the largest, are equal: batches of another size round differently."""
+T = TypeVar("T")
+
+FORMAT = "uumamba slow examples, 1"
 
 
 @dataclass(frozen=True)
 class GroupSplit:
-    """How one class (or another group) fell apart.
+    """Split of one class (or another group).
 
     Attributes:
         group: its number.
-        size: how many examples it has.
-        slow: how many of them are slow.
+        size: number of its examples.
+        slow: number of its slow examples.
         slow_loss: their mean loss; None where none is slow.
         fast_loss: the mean loss of the others; None where there are none.
-        note: why none is slow, or nothing.
+        note: the reason why none is slow, or empty.
     """
 
     group: int
@@ -38,17 +41,17 @@ class GroupSplit:
 
 @dataclass(frozen=True)
 class SlowExamples:
-    """The examples to be shown more than once, with all that an audit asks for.
+    """Examples to show more than once, with everything that an audit needs.
 
     Attributes:
         slow: their places in the data set, ascending.
         size: of the data set.
-        groups: how each class fell apart.
-        seed: of the clustering and of whatever trained the network.
-        fingerprint: of the data set; see :func:`fingerprint_of`.
-        epoch: how long the network had been trained, where a probe chose that.
+        groups: the split of each class.
+        seed: of the clustering and of the probe's training.
+        fingerprint: of the data set; see :func:`fingerprint_batches`.
+        epoch: epochs that the network had been trained, where a probe chose them.
         errors: the probe's training error before the first epoch and after each.
-        settings: other numbers that decided, as plain values.
+        settings: other options, as plain values.
     """
 
     slow: tuple[int, ...]
@@ -61,81 +64,144 @@ class SlowExamples:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
-def find_slow(answers: Answers, *, seed: int = 0) -> SlowExamples:
-    """Split the outputs of each class in two and take the half with the higher mean loss.
-
-    Clusters are k-means with k = 2, the best of ten descents, keyed by seed and class. A class has no slow example, and
-    its :class:`GroupSplit` says why, if it has no or one example, if all its outputs are equal to a millionth, or if
-    both clusters have the same loss.
-
-    Args:
-        answers: of a network trained for a few epochs; see :func:`classification_answers`.
-        seed: of the clustering.
+def write_slow_examples(path: Path | str, found: SlowExamples) -> None:
+    """Write a JSON file, whole or absent, for an audit and for :func:`read_slow_examples`.
 
     Raises:
-        ValueError: there is no example, or an output or a loss is not finite.
+        UsageError: nothing can be written there.
+    """
+    write_json(path, {"format": FORMAT} | asdict(found))
+
+
+def read_slow_examples(path: Path | str, *, size: int, fingerprint: str) -> SlowExamples:
+    """Read the file if it belongs to the current data set.
+
+    Args:
+        path: the file.
+        size: of the current data set.
+        fingerprint: of the current data set; see :func:`uumamba.domain_generalization.fingerprint_batches`.
+
+    Raises:
+        UsageError: there is no such file, it is damaged or of another kind, or it belongs to another data set.
 
     Example:
-        >>> outputs = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.4, 0.6], [0.1, 0.9]])
-        >>> losses = -outputs[range(4), [0, 0, 0, 1]].log()
-        >>> answers = Answers(outputs, losses, torch.tensor([0, 0, 0, 1]), 0.25, "", 2)
-        >>> found = find_slow(answers)
-        >>> found.slow, found.groups[1].note
-        ((2,), 'one example cannot be split')
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "slow.json"
+        >>> write_slow_examples(path, SlowExamples((1, 3), 4, (GroupSplit(0, 4, 2, 0.9, 0.1),), 0, "abc"))
+        >>> read_slow_examples(path, size=4, fingerprint="abc").slow
+        (1, 3)
+    """
+    expected, fix = f"a file of the format {FORMAT!r}", "find the slow examples again"
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        require(content.pop("format") == FORMAT, str(path), got="another format", expected=expected, fix=fix)
+        groups = tuple(GroupSplit(**each) for each in content.pop("groups"))
+        slow, errors = tuple(content.pop("slow")), tuple(content.pop("errors"))
+        found = SlowExamples(slow=slow, groups=groups, errors=errors, **content)
+    except FileNotFoundError:
+        raise UsageError(str(path), got="no file", expected=expected, fix="correct the path") from None
+    except (OSError, TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
+        raise UsageError(str(path), got=f"{type(error).__name__} ({error})", expected=expected, fix=fix) from None
+    is_sound = list(slow) == sorted({*slow}) and all(0 <= place < found.size for place in slow)
+    require(is_sound, str(path), got=list(slow), expected=f"ascending places below {found.size}", fix=fix)
+    is_same = (found.size, found.fingerprint) == (size, fingerprint)
+    got, here = (
+        f"{n} examples, fingerprint {text[:12]}" for n, text in ((found.size, found.fingerprint), (size, fingerprint))
+    )
+    require(is_same, str(path), got=got, expected=f"those of this data set, {here}", fix=fix)
+    return found
+
+
+def upsampled(items: Sequence[T], slow: Sequence[int], *, factor: int = 2) -> list[T]:
+    """Return the items, followed by ``factor`` - 1 copies of those at the places ``slow``.
+
+    With ``range(len(dataset))`` these are the indices of a ``torch.utils.data.Subset``, which any loader shuffles and
+    any distributed sampler splits like a data set of its own. With case ids, a data set draws its cases from them.
+
+    Args:
+        items: one for each example.
+        slow: places in ``items``, each at most once.
+        factor: occurrences of a slow one; 1 changes nothing.
+
+    Raises:
+        UsageError: a place is outside or occurs twice, or ``factor`` is less than 1.
+
+    Example:
+        >>> upsampled(range(5), [1, 3])
+        [0, 1, 2, 3, 4, 1, 3]
+        >>> upsampled(["case_a", "case_b"], [1])
+        ['case_a', 'case_b', 'case_b']
+    """
+    require(factor >= 1, "factor", got=factor, expected="at least 1")
+    fits = len({*slow}) == len(slow) and all(0 <= place < len(items) for place in slow)
+    require(fits, "slow", got=list(slow), expected=f"different places in 0 to {len(items) - 1}")
+    return [*items, *(items[place] for _ in range(factor - 1) for place in slow)]
+
+
+class UpsampledSampler(Sampler[int]):
+    """Sampler of every index once and the slow ones twice an epoch, in an order keyed by seed and epoch.
+
+    Call :meth:`set_epoch` before each epoch, or every epoch has the order of the first. Copies are shuffled with all
+    indices, so the two showings of a slow example are apart. With ``factor`` 1 or no slow example it is a plain random
+    sampler.
+
+    Several ``replicas`` share an epoch, each taking every n-th index. Where their number does not divide, the first
+    indices of the order are repeated, as by torch's ``DistributedSampler``: replicas that make different numbers of
+    steps would wait for each other for ever.
+
+    Args:
+        size: of the data set.
+        slow: the indices to repeat, each at most once; such as ``found.slow``.
+        factor: occurrences of a slow index in an epoch.
+        seed: of the order.
+        rank: of this replica.
+        replicas: number of processes that share an epoch.
+
+    Raises:
+        UsageError: an index is outside or occurs twice, or a number is out of range.
+
+    Example:
+        >>> sampler = UpsampledSampler(4, [2])
+        >>> sorted(sampler), len(sampler)
+        ([0, 1, 2, 2, 3], 5)
 
     References:
         Nguyen et al., *Changing the Training Data Distribution to Reduce Simplicity Bias Improves In-distribution
-        Generalization*, NeurIPS 2024, arXiv:2404.17768.
-        Differs from the paper: none; what happens where a class cannot be split is ours.
+        Generalization*, NeurIPS 2024, arXiv:2404.17768 (twice; more copies were worse).
+        Differs from the paper: none.
     """
-    check_answers(answers)
-    slow, groups = [], []
-    for group in range(answers.group_count):
-        members = (answers.groups == group).nonzero()[:, 0]
-        is_slow, split = _split(group, answers.vectors[members], answers.losses[members].double(), seed)
-        slow.extend(members[is_slow].tolist())
-        groups.append(split)
-    size, settings = len(answers.losses), {"outputs": answers.kind}
-    return SlowExamples(tuple(sorted(slow)), size, tuple(groups), seed, answers.fingerprint, settings=settings)
 
-
-def check_answers(answers: Answers) -> None:
-    """Refuse answers that say nothing.
-
-    Raises:
-        ValueError: there is no example, or an output or a loss is not finite.
-    """
-    if not len(answers.losses):
-        raise ValueError("there is no example to look for slow ones among")
-    finite = answers.losses.isfinite()
-    if finite.all():
-        finite = answers.vectors.isfinite().all(1)
-    if not finite.all():
-        bad = (~finite).nonzero()[:, 0].tolist()
-        raise ValueError(
-            f"the outputs of {len(bad)} of {len(finite)} examples are not finite, the first is example {bad[0]}: "
-            "either its image holds NaN, or the training diverged and needs a lower learning rate"
+    def __init__(
+        self,
+        size: int,
+        slow: Sequence[int] = (),
+        *,
+        factor: int = 2,
+        seed: int = 0,
+        rank: int = 0,
+        replicas: int = 1,
+    ) -> None:
+        require(0 <= rank < replicas, "rank", got=rank, expected=f"0 to {replicas - 1}")
+        self.indices = upsampled(range(size), slow, factor=factor)
+        require(
+            replicas <= len(self.indices),
+            "replicas",
+            got=replicas,
+            expected=f"at most {len(self.indices)}, one an index",
         )
+        self.seed, self.rank, self.replicas = seed, rank, replicas
+        self.epoch = 0
 
+    def set_epoch(self, epoch: int) -> None:
+        """Set the next epoch, which keys its order."""
+        self.epoch = epoch
 
-def _split(group: int, vectors: Tensor, losses: Tensor, seed: int) -> tuple[Tensor, GroupSplit]:
-    """Which members are slow, and how the group fell apart."""
-    none = torch.zeros(len(losses), dtype=torch.bool)
-    note = next(_reasons_against(vectors), "")
-    if not note:
-        is_slow = k_means(vectors, 2, seed=key_to_seed(seed, "slow examples", group)).assignment == 1
-        means = losses[~is_slow].mean(), losses[is_slow].mean()
-        if means[0] > means[1]:
-            is_slow, means = ~is_slow, means[::-1]
-        if means[0] != means[1]:
-            fast_loss, slow_loss = map(float, means)
-            return is_slow, GroupSplit(group, len(losses), int(is_slow.sum()), slow_loss, fast_loss)
-        note = "both clusters have the same loss"
-    return none, GroupSplit(group, len(losses), fast_loss=float(losses.mean()) if len(losses) else None, note=note)
+    def __len__(self) -> int:
+        """Return the number of indices of this replica in an epoch."""
+        return -(-len(self.indices) // self.replicas)
 
-
-def _reasons_against(vectors: Tensor) -> Iterator[str]:
-    if len(vectors) < 2:
-        yield "one example cannot be split" if len(vectors) else "no example"
-    elif float((vectors - vectors[0]).abs().max()) <= EQUAL * float(vectors.abs().max()):
-        yield "all outputs are equal"
+    def __iter__(self) -> Iterator[int]:
+        """Iterate over the indices of this replica for the epoch."""
+        order = torch.randperm(len(self.indices), generator=generator_for(self.seed, "order", self.epoch)).tolist()
+        order = (order + order[: self.replicas])[: len(self) * self.replicas]
+        return (self.indices[place] for place in order[self.rank :: self.replicas])

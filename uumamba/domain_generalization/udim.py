@@ -1,18 +1,18 @@
 """Unknown domain inconsistency minimisation."""
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from uumamba.domain_generalization.ascent import Ascent, SecondOrder
 from uumamba.domain_generalization.head import Head
 from uumamba.domain_generalization.inconsistency import gradient_norm, variance_gap
-from uumamba.domain_generalization.perturb import Perturbation, to_length
-from uumamba.runtime.errors import UsageError
+from uumamba.domain_generalization.input_ascent import InputAscent, SecondOrder
+from uumamba.domain_generalization.perturb import Perturbation, scale_to_length
+from uumamba.runtime.errors import require
 from uumamba.runtime.network import bare_network
 from uumamba.runtime.seeds import generator_for
 
@@ -21,71 +21,67 @@ Domains = Sequence[Any] | Tensor
 
 
 class UDIM:
-    r"""What a step of any optimizer of the family adds, so that the head is pulled alike on domains not seen yet.
+    r"""Penalty on how differently a crafted unknown domain pulls at the network's head.
 
     .. math::
         \tilde x = x + \rho_x \frac{\nabla_x J}{\lVert \nabla_x J \rVert_2}, \qquad
         J = L(\theta; x, y) + \rho\, \lVert \nabla_\theta L(\theta; x, y) \rVert_2, \qquad
         A = \lambda_1\, \mathrm{gap}(x, \tilde x) + \lambda_2\, \mathrm{norm}(\tilde x)
 
-    The unknown domain is made anew at every step: each sample after one step of ascent, of exactly the perturbation's
-    length, with its label. ``gap`` is :func:`variance_gap` and ``norm`` :func:`gradient_norm` of the cross entropy's
-    gradients in the head's weights, sample by sample, in closed form where the head is linear or a convolution of
-    kernel 1. Their gradient flows through the whole network, and the optimizer adds it, at the weights that it has not
-    climbed from, to its own descent: with SAM, ASAM, SAGM or any other member,
+    The unknown domain is crafted anew in every step: each sample, with its label, after one ascent step of exactly the
+    perturbation's length. ``gap`` is :func:`variance_gap` and ``norm`` :func:`gradient_norm` of the per-sample
+    gradients of the cross entropy in the head's weights, in closed form. Their gradient flows through the whole
+    network, and any optimizer of the family adds it at the weights before its ascent:
 
     ``loss = optimizer.step(closure, at_weights=udim.at_weights(image, label))``
 
     During the warm-up, and where both weights are 0, ``at_weights`` is None, nothing is drawn or computed, and the step
-    is the optimizer's own bit for bit. Otherwise a step takes one pass for J, a second backward pass, and a pass of
-    both halves together.
+    is the optimizer's own bit for bit. Otherwise a step adds one pass for J, a second backward pass, and a pass of
+    images and perturbed images together.
 
-    Segmentation. A sample is a voxel, and each image gives at most ``voxels_a_class`` of every class in it, so that
+    **Head.** An ``nn.Linear`` (or a subclass with its forward pass) or a convolution of kernel 1, whose output is the
+    network's finest logits. A linear layer on sequences has its classes last, and the network may return them on axis
+    1. Any other head is refused.
+
+    **Segmentation.** A sample is a voxel, and each image gives at most ``voxels_a_class`` of every class in it, so that
     neither memory nor background decide; labels are ``(batch, 1, *spatial)``, or without the 1. Radii are best given
-    by ``InputPerturbation(rms=...)``, or as a style, which leaves anatomy where it is. This is our extension.
+    by ``InputPerturbation(rms=...)``, or as a style, which leaves anatomy in place. This is our extension.
 
-    Domains. Given the samples' domains, both terms are computed for each on its own, and averaged over those in the
-    batch; so lambda means the same for any number of them.
+    **Domains.** Given the samples' domains, both terms are computed for each domain and averaged over the domains in
+    the batch; so lambda means the same for any number of them.
 
-    Edge cases. A sample without a slope stays as it is. A gradient that is not finite makes the penalty so, and the
-    optimizer skips the step. Running statistics and other buffers see none of these passes. Batch norms in training
-    mode see both halves as one batch, and so does a layer that mixes samples: :class:`MixStyle` gives some images the
-    style of perturbed ones, and the other way round. The ascent puts random generators back, torch's own and those that
-    are attributes of modules; the pass of both halves draws as a step's own does. A head that is not linear: see
-    ``head``. Under autocast, open it inside the closure and around the call of ``at_weights``'s result alike; moments
-    are computed in float32. With several ranks each takes its own samples.
+    **Edge cases.** A sample without an input gradient does not move. A gradient that is not finite makes the penalty
+    not finite, and the optimizer skips the step. No pass changes running statistics or other buffers. Batch norms in
+    training mode see images and perturbed images as one batch, and so does a layer that mixes samples, such as
+    :class:`MixStyle`. The ascent restores torch's global generators; a layer with a generator of its own draws anew in
+    each pass. Under autocast, open it inside the closure and around the call of ``at_weights``'s result; moments are
+    computed in float32. With several ranks each takes its own samples.
 
-    Compilation. A network that is compiled as a whole, and modules that are compiled in place, are run as they were
-    written where a pass needs a second derivative or looks at the head. Modules that ``torch.compile`` returned, within
-    a network, have no second derivative; see ``second_order``.
-
-    Activation checkpointing. It must be ``use_reentrant=False``. The backward pass of the penalty is the optimizer's,
-    and computes such layers again with the buffers themselves; the optimizer puts running statistics back afterwards if
-    it was given ``net=``, so give it that.
+    **Compilation and checkpointing.** The network may be compiled as a whole, by ``torch.compile(net)``: UDIM uses the
+    network inside. One with compiled or scripted parts is refused. Activation checkpointing must be
+    ``use_reentrant=False``; the optimizer then needs ``net=``, by which it restores the running statistics that the
+    recomputed layers change during its backward pass.
 
     Args:
-        net: the network that the optimizer trains; wrappers for data-parallel training and compilation are seen
-            through. It returns logits, or a list, finest first.
+        net: the network that the optimizer trains, also inside ``DistributedDataParallel`` or ``torch.compile``. It
+            returns logits, or a list of them, finest first.
         loss: called as ``loss(logits, label)``, with the list where the network returns one; the task's own.
         perturbation: :class:`InputPerturbation` or :class:`StylePerturbation`, with its length.
         lambda1: weight of the variance gap.
         lambda2: weight of the gradient norm.
-        rho: weight of the slope's length in J; the climber's own rho as a rule.
+        rho: weight of the gradient norm in J; as a rule the optimizer's own rho.
         warmup_steps: steps of the optimizer alone at the start.
-        direction: ``"random"`` is the control: the same length, along a direction that is drawn.
-        second_order: how the gradient of the slope's length is had; see :class:`Ascent`. A kernel or a compiled module
-            without a second derivative turns True to ``"finite_difference"``, with a warning.
-        head: the module that gives the logits, from one tensor; found at the first pass unless given. Classes are on
-            axis 1 of its output, or last for an ``nn.Linear`` and what descends from it. One that is not linear, or has
-            a forward pass of its own, has its gradients by torch.func, one an image, with a warning.
-        voxels_a_class: at most so many voxels of a class from an image.
+        direction: ``"random"`` is the control: the same length along a random direction.
+        second_order: way to the gradient of the gradient norm; see :class:`InputAscent`. A kernel without a second
+            derivative turns True to ``"finite_difference"``, with a warning.
+        head: the head; by default it is found in each pass.
+        voxels_a_class: the most voxels of a class from an image.
         ignore_label: samples or voxels with this label are left out.
         seed: of the voxels and of the random direction, with the step's number.
 
     Raises:
-        ValueError: an option is out of range.
-        UsageError: from the step: the input is not floating point or empty, the logits are not the head's output, or
-            label and logits do not fit.
+        UsageError: an option is out of range or the head is not linear; or, from the step, the input is empty or not
+            floating point, no linear head gives the logits, or label and logits do not fit.
 
     Example:
         >>> from torch.nn.functional import cross_entropy
@@ -123,33 +119,30 @@ class UDIM:
         ignore_label: int | None = None,
         seed: int = 0,
     ) -> None:
-        for name, value in (("lambda1", lambda1), ("lambda2", lambda2)):
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{name} must be finite and not negative, got {value}")
-        for name, count, least in (("warmup_steps", warmup_steps, 0), ("voxels_a_class", voxels_a_class, 1)):
-            if count < least:
-                raise ValueError(f"{name} must be at least {least}, got {count}")
-        if direction not in ("ascent", "random"):
-            raise ValueError(f'direction must be "ascent" or "random", got {direction!r}')
+        for key, weight in (("lambda1", lambda1), ("lambda2", lambda2)):
+            require(0 <= weight < math.inf, key, got=weight, expected="a finite number of at least 0")
+        require(warmup_steps >= 0, "warmup_steps", got=warmup_steps, expected="at least 0")
+        require(voxels_a_class >= 1, "voxels_a_class", got=voxels_a_class, expected="at least 1")
+        require(direction in ("ascent", "random"), "direction", got=direction, expected="ascent or random")
         self.net, self.loss, self.perturbation = net, loss, perturbation
         self.lambda1, self.lambda2 = lambda1, lambda2
         self.warmup_steps = warmup_steps
         self.direction = direction
         self.seed = seed
         self.steps = 0
-        self._told = torch.zeros(3)
-        self._ascent = Ascent(rho=rho, second_order=second_order)
+        self._sums = torch.zeros(3)
+        self._ascent = InputAscent(rho=rho, second_order=second_order)
         self._head = Head(bare_network(net), head, voxels_a_class=voxels_a_class, ignore_label=ignore_label)
 
     def at_weights(
         self, image: Tensor, label: Tensor, *, domains: Domains | None = None
     ) -> Callable[[], Tensor] | None:
-        """The scalar to add at a step's weights, for this batch; None in the warm-up. Once a step, which it counts.
+        """Return the penalty to add in a step on this batch; None in the warm-up. Call it once a step.
 
         Args:
             image: ``(batch, ...)``, floating point.
-            label: numbers of classes, ``(batch,)``, ``(batch, *spatial)`` or ``(batch, 1, *spatial)``.
-            domains: one a sample, anything that compares equal within a domain; None is one domain.
+            label: class numbers, ``(batch,)``, ``(batch, *spatial)`` or ``(batch, 1, *spatial)``.
+            domains: one a sample, names or numbers; None is one domain.
         """
         step, self.steps = self.steps, self.steps + 1
         if step < self.warmup_steps or self.lambda1 == self.lambda2 == 0:
@@ -157,20 +150,16 @@ class UDIM:
         return partial(self._penalty, image, label, domains, step)
 
     def perturbed(self, image: Tensor, label: Tensor, *, step: int | None = None) -> Tensor:
-        """The images of the unknown domain at the network's weights, without a gradient.
+        """Return the images of the unknown domain, without a gradient.
 
         Args:
             image: as for :meth:`at_weights`.
             label: as for :meth:`at_weights`.
-            step: keys the random direction; the coming one unless given.
+            step: keys the random direction; the next step by default.
         """
-        if not len(image):
-            raise UsageError("UDIM was given a batch without samples; leave out empty batches.")
-        if not image.is_floating_point():
-            raise UsageError(
-                f"UDIM moves its input along a gradient and cannot move {image.dtype}; give floating-point images, or "
-                "embeddings in place of tokens."
-            )
+        require(len(image), "image", got="no sample", expected="at least one")
+        fix = "pass embeddings in place of tokens"
+        require(image.is_floating_point(), "image", got=image.dtype, expected="a floating-point type", fix=fix)
         values = self.perturbation.start(image)
         if self.direction == "random":
             generator = generator_for(self.seed, "udim, direction", self.steps if step is None else step)
@@ -178,23 +167,23 @@ class UDIM:
         else:
             along = self._ascent.gradient(bare_network(self.net), partial(self._loss_at, image, label), values)
         with torch.no_grad():
-            return self.perturbation.apply(image, to_length(along, self.perturbation.length(image)))
+            return self.perturbation.apply(image, scale_to_length(along, self.perturbation.length(image)))
 
     def terms(
         self, image: Tensor, label: Tensor, *, domains: Domains | None = None, step: int | None = None
     ) -> dict[str, Tensor]:
-        """``variance_gap`` and ``gradient_norm`` of a batch at the network's weights, without their own.
+        """Return ``variance_gap`` and ``gradient_norm`` of a batch, without lambda1 and lambda2.
 
         Args:
             image: as for :meth:`at_weights`.
             label: as for :meth:`at_weights`.
             domains: as for :meth:`at_weights`.
-            step: keys what is drawn; the coming one unless given.
+            step: keys the random draws; the next step by default.
         """
         step = self.steps if step is None else step
         halves = torch.cat([image, self.perturbed(image, label, step=step)])
         generator = generator_for(self.seed, "udim, voxels", step)
-        found = self._head.gradients(halves, label, generator, members_of(domains, len(image)))
+        found = self._head.gradients(halves, label, generator, _group_by_domain(domains, len(image)))
         if not found:  # everything is ignored
             zero = sum(
                 (param.sum() * 0 for param in bare_network(self.net).parameters()), torch.zeros((), device=image.device)
@@ -205,24 +194,25 @@ class UDIM:
         return {"variance_gap": torch.stack(gaps).mean(), "gradient_norm": torch.stack(norms).mean()}
 
     def check(self, image: Tensor) -> None:
-        """Say at once what a step would be refused for, by one pass without a gradient that leaves no trace.
+        """Find the head now, by one pass that changes nothing.
 
         Args:
             image: ``(batch, ...)``, such as noise; one sample will do.
 
         Raises:
-            UsageError: the network's head is not known, does not give its logits, or gives fewer than two.
+            UsageError: no linear head gives the logits.
         """
-        self._head.check(image)
+        with torch.no_grad(), torch.random.fork_rng([image.device] if image.is_cuda else []):
+            self._head.forward(image)
 
     def numbers(self) -> dict[str, dict[str, float]]:
-        """Means since the last call, of this process, so that lambdas can be judged: ``{"udim": {...}}`` or nothing.
+        """Return the means since the last call, ``{"udim": {...}}``, or nothing before the first penalty.
 
-        ``variance_gap`` and ``gradient_norm``, without their weights, and the ``penalty`` with them. Steps where one is
-        not finite are left out. Read off the device here and nowhere else.
+        ``variance_gap`` and ``gradient_norm``, and the ``penalty`` weighted by lambda1 and lambda2, of this process.
+        Steps where one is not finite are left out. Only here are the values copied from the device.
         """
-        gap, norm, count = self._told.tolist()
-        self._told = torch.zeros(3)
+        gap, norm, count = self._sums.tolist()
+        self._sums = torch.zeros(3)
         if not count:
             return {}
         penalty = self.lambda1 * gap + self.lambda2 * norm
@@ -230,46 +220,33 @@ class UDIM:
         return {"udim": {name: each / count for name, each in sums.items()}}
 
     def state_dict(self) -> dict[str, Any]:
-        """How many steps were made, and what :meth:`numbers` would tell of."""
-        return {"steps": self.steps, "told": self._told.clone()}
+        """Return the number of steps and the sums of :meth:`numbers`."""
+        return {"steps": self.steps, "told": self._sums.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up where another run stopped, bit for bit."""
-        self.steps = state["steps"]
-        self._told = state["told"].clone() if "told" in state else torch.zeros(3)
+        """Continue where another run stopped, bit for bit."""
+        self.steps, self._sums = state["steps"], state["told"].clone()
 
     def _penalty(self, image: Tensor, label: Tensor, domains: Domains | None, step: int) -> Tensor:
         terms = self.terms(image, label, domains=domains, step=step)
-        self._tell(terms)
-        return self.lambda1 * terms["variance_gap"] + self.lambda2 * terms["gradient_norm"]
-
-    def _tell(self, terms: dict[str, Tensor]) -> None:
-        gap, norm = (terms[name].detach().float() for name in ("variance_gap", "gradient_norm"))
-        told = torch.stack([gap, norm, torch.ones_like(gap)])
-        self._told = self._told.to(gap.device) + torch.where(told.isfinite().all(), told, 0.0)
+        gap, norm = terms["variance_gap"], terms["gradient_norm"]
+        values = torch.stack([gap.detach().float(), norm.detach().float(), torch.ones((), device=gap.device)])
+        self._sums = self._sums.to(gap.device) + torch.where(values.isfinite().all(), values, 0.0)
+        return self.lambda1 * gap + self.lambda2 * norm
 
     def _loss_at(self, image: Tensor, label: Tensor, values: Tensor) -> Tensor:
         return self.loss(bare_network(self.net)(self.perturbation.apply(image, values)), label)
 
 
-def members_of(domains: Domains | None, samples: int) -> list[list[int]]:
-    """The samples of each domain, in the order of their first.
-
-    Raises:
-        ValueError: there is not one domain a sample, or one cannot be told from others.
-
-    Example:
-        >>> members_of(["B", "A", "B"], 3), members_of(None, 2)
-        ([[0, 2], [1]], [[0, 1]])
-    """
+def _group_by_domain(domains: Domains | None, samples: int) -> list[list[int]]:
+    """Return the indices of each domain's samples, in the order of the domains' first samples."""
     if domains is None:
         return [list(range(samples))]
     given = domains.flatten().tolist() if isinstance(domains, Tensor) else domains
     names = [each.item() if isinstance(each, Tensor) else each for each in given]
-    if len(names) != samples:
-        raise ValueError(f"domains must name one domain a sample, got {len(names)} for {samples} samples")
-    if not all(isinstance(name, Hashable) for name in names):
-        raise ValueError(f"domains must be names or numbers, got {names[0]!r}")
+    require(
+        len(names) == samples, "domains", got=f"{len(names)} domains", expected=f"one for each of {samples} samples"
+    )
     groups: dict[Any, list[int]] = {}
     for index, name in enumerate(names):
         groups.setdefault(name, []).append(index)

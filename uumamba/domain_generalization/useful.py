@@ -1,105 +1,147 @@
 """USEFUL: find the examples that a network learns slowly, show them twice, and train from scratch."""
 
+import hashlib
+import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import torch
 from torch import nn
 
-from uumamba.domain_generalization.answers import Answers
-from uumamba.domain_generalization.fingerprint import fingerprint_of_state
-from uumamba.domain_generalization.knee import find_knee
-from uumamba.domain_generalization.slow_examples import SlowExamples, check_answers, find_slow
-from uumamba.domain_generalization.upsampling import UpsampledSampler
-from uumamba.runtime.seeds import draws_put_back, key_to_seed, seed_everything
+from uumamba.domain_generalization.clustering import find_slow
+from uumamba.domain_generalization.probe import ProbeOutputs, check_outputs, tensor_bytes
+from uumamba.domain_generalization.slow_examples import SlowExamples, UpsampledSampler
+from uumamba.runtime.errors import require
+from uumamba.runtime.seeds import key_to_seed, preserve_random_state, seed_everything
 
 TrainEpoch = Callable[[UpsampledSampler], None]
 Start = Callable[[], tuple[nn.Module, TrainEpoch]]
-"""Builds a network, and a function that trains it for an epoch on the indices that a sampler yields."""
+"""Builds a network, and a function that trains it for an epoch on the indices of a sampler."""
+
+
+def find_elbow(errors: Sequence[float], *, slowing: float = 0.1, learned: float = 0.1) -> int | None:
+    r"""Find the first epoch in which the error falls by less than a share of its largest fall so far.
+
+    .. math:: t = \min \Big\{ t \ge 1 : e_{t-1} - e_t < s \cdot \max_{u \le t} (e_{u-1} - e_u)
+              \ \text{and}\ e_0 - e_t \ge \ell\, e_0 \Big\}
+
+    with s = ``slowing`` and :math:`\ell` = ``learned``, so that a plateau at the start is not taken for the end of the
+    fall. The elbow is known as soon as it is reached and does not depend on later errors. An error that rises has
+    slowed; the first epoch never has.
+
+    Args:
+        errors: the training error before the first epoch and after each.
+        slowing: the share of the largest fall below which the fall has slowed.
+        learned: the share of the first error that must be gone before a slowing counts.
+
+    Returns:
+        The number of epochs trained at the elbow, at least 2; None where it is not reached yet.
+
+    Raises:
+        UsageError: an error is not finite, or a share is not between 0 and 1.
+
+    Example:
+        >>> find_elbow([0.9, 0.5, 0.2, 0.19]), find_elbow([0.9, 0.5, 0.2])
+        (3, None)
+
+    References:
+        Nguyen et al., *Changing the Training Data Distribution to Reduce Simplicity Bias Improves In-distribution
+        Generalization*, NeurIPS 2024, arXiv:2404.17768.
+        Differs from the paper: it takes the epoch from which the decrease of the training error slows, by eye for each
+        data set (8 of 200 for CIFAR-10, 5 to 10 % elsewhere); the rule and its shares are ours.
+    """
+    for key, share in (("slowing", slowing), ("learned", learned)):
+        require(0 < share < 1, key, got=share, expected="a number between 0 and 1")
+    fix = "lower the probe's learning rate"
+    require(all(map(math.isfinite, errors)), "errors", got=list(errors), expected="finite numbers", fix=fix)
+    largest = 0.0
+    for epoch in range(1, len(errors)):
+        fall = errors[epoch - 1] - errors[epoch]
+        largest = max(largest, fall)
+        if fall < slowing * largest and errors[0] - errors[epoch] >= learned * errors[0]:
+            return epoch
+    return None
 
 
 class Probe:
-    """Watches a training until its error falls slowly, and keeps the answers of that moment.
+    """Follows a training until its error falls slowly, and keeps the outputs of that epoch.
 
     For loops of one's own; :class:`USEFUL` has one inside.
 
     Args:
-        slowing: see :func:`find_knee`.
+        slowing: see :func:`find_elbow`.
 
     Example:
-        >>> import torch
         >>> probe = Probe()
         >>> for error in (0.9, 0.5, 0.2, 0.19):
-        ...     outputs = torch.tensor([[error, 1 - error], [0.1, 0.9]])
-        ...     ended = probe.add(Answers(outputs, -outputs[:, 1].log(), torch.tensor([1, 1]), error, "", 2))
+        ...     vectors = torch.tensor([[error, 1 - error], [0.1, 0.9]])
+        ...     ended = probe.add(ProbeOutputs(vectors, -vectors[:, 1].log(), torch.tensor([1, 1]), error, "", 2))
         >>> ended, probe.epoch
         (True, 3)
 
     Attributes:
         errors: before the first epoch and after each.
-        epoch: the knee; None until it is reached.
-        answers: those at the knee, or the last ones until it is reached; None before the first.
+        epoch: of the elbow; None until it is reached.
+        outputs: at the elbow, or the last ones until it is reached; None before the first.
     """
 
     def __init__(self, *, slowing: float = 0.1) -> None:
         self.slowing = slowing
         self.errors: list[float] = []
         self.epoch: int | None = None
-        self.answers: Answers | None = None
+        self.outputs: ProbeOutputs | None = None
 
-    def add(self, answers: Answers) -> bool:
-        """Take the answers before the first epoch, then after each; True once the knee is reached.
+    def add(self, outputs: ProbeOutputs) -> bool:
+        """Take the outputs before the first epoch, then after each; return if the elbow is reached.
 
         Raises:
-            ValueError: an answer is not finite, or the data are not those of the last pass.
+            UsageError: an output is not finite, or the data are not those of the last pass.
         """
-        check_answers(answers)
-        if self.answers is not None and answers.fingerprint != self.answers.fingerprint:
-            raise ValueError(
-                "the examples changed between two passes of the probe: it must see them in the same order each time "
-                "(no shuffling, no dropped last batch) and without random augmentation"
-            )
+        check_outputs(outputs)
+        is_same = self.outputs is None or outputs.fingerprint == self.outputs.fingerprint
+        expected = "the same examples in the same order in every pass, without random augmentation"
+        require(is_same, "batches", got="other examples than in the last pass", expected=expected)
         if self.epoch is None:
-            self.errors.append(answers.error)
-            self.answers = answers
-            self.epoch = find_knee(self.errors, slowing=self.slowing)
+            self.errors.append(outputs.error)
+            self.outputs = outputs
+            self.epoch = find_elbow(self.errors, slowing=self.slowing)
         return self.epoch is not None
 
 
 class USEFUL:
-    r"""Trains a few epochs to see what is learned slowly, then again from scratch with those examples shown twice.
+    r"""Upsampling of slowly learned examples, found by a short training.
 
-    1. A probe: ``start()`` is trained on the original data until the epoch t in which its error falls slowly.
-    2. In each class the outputs at t are split by k-means (k = 2); the cluster with the higher mean loss is slow.
-    3. ``start()`` is called anew under the same seed and trained on every example once and every slow one
-       ``factor`` times an epoch.
+    1. Probe: train the result of ``start()`` on the original data until the epoch t in which its error falls slowly.
+    2. In each class, split the outputs at t by k-means (k = 2); the cluster with the higher mean loss is slow.
+    3. Call ``start()`` again under the same seed and train on every example once and every slow one ``factor`` times
+       an epoch.
 
     The cost is t epochs, a forward pass over the data before and after each of them, and then as many more steps an
     epoch as there are slow examples; a schedule by steps must count ``len(sampler)``.
 
-    Edge cases. An error that never slows within ``most_epochs`` leaves the probe's last epoch, with a warning. A data
-    set in which no class can be split (see :func:`find_slow`) has no slow examples, and what remains is plain training,
-    with a warning. With several processes let one find and the others read its file: sums in another order could
-    tell them other examples.
+    Edge cases. An error that never slows within ``most_epochs`` takes the probe's last epoch, with a warning. A data
+    set in which no class can be split (see :func:`find_slow`) has no slow examples, so the rest is plain training, with
+    a warning. With several processes let one find the examples and the others read its file: sums in another order
+    could give them other examples.
 
     Args:
         start: builds network and optimizer, and returns the network with a function that trains it for one epoch on
-            the indices of a sampler. It must build both anew at each call, from the global generators, which are
-            seeded before it is called, or from seeds of its own.
-        answers: the network's answers on the data set; see :func:`classification_answers`. What it draws from the
-            global generators changes no draw of the training.
+            the indices of a sampler. It must build both anew in each call, from the global generators, which are
+            seeded before the call, or from seeds of its own.
+        probe: the network's outputs on the data set; see :func:`probe_classification`. Its random draws change no draw
+            of the training.
         seed: of initialisation, order and clusters.
-        most_epochs: of the probe; a tenth of a run is what the paper spends.
-        slowing: the share of the largest fall of the error in an epoch below which the fall has slowed.
-        factor: how often a slow example is shown an epoch.
+        most_epochs: the most of the probe; the paper spends a tenth of a run.
+        slowing: the share of the error's largest fall in an epoch below which the fall has slowed.
+        factor: occurrences of a slow example in an epoch.
 
     Raises:
-        ValueError: a number makes no sense.
+        UsageError: a number is out of range.
 
     Example:
-        >>> import torch
         >>> from functools import partial
-        >>> from uumamba.domain_generalization import classification_answers
+        >>> from uumamba.domain_generalization import probe_classification
         >>> x, y = torch.randn(60, 5), torch.arange(60) % 3
         >>> x[range(60), y] += torch.where(torch.rand(60) < 0.9, 6.0, 0.5)  # a tenth lacks the easy feature
         >>> def start():
@@ -111,7 +153,7 @@ class USEFUL:
         ...             nn.functional.cross_entropy(net(x[ids]), y[ids]).backward()
         ...             optimizer.step()
         ...     return net, train_epoch
-        >>> useful = USEFUL(start, partial(classification_answers, batches=[(x, y)]), seed=0)
+        >>> useful = USEFUL(start, partial(probe_classification, batches=[(x, y)]), seed=0)
         >>> found = useful.find()
         >>> net, train_epoch = useful.restart()
         >>> sampler = useful.sampler(found)
@@ -124,46 +166,43 @@ class USEFUL:
     References:
         Nguyen et al., *Changing the Training Data Distribution to Reduce Simplicity Bias Improves In-distribution
         Generalization*, NeurIPS 2024, arXiv:2404.17768.
-        Differs from the paper: the epoch t is found by a rule (see :func:`find_knee`), not by eye; units other than
-        classified images are an extension of ours (see :func:`segmentation_answers`).
+        Differs from the paper: the epoch t is found by a rule (see :func:`find_elbow`), not by eye; units other than
+        classified images are an extension of ours (see :func:`probe_segmentation`).
     """
 
     def __init__(
         self,
         start: Start,
-        answers: Callable[[nn.Module], Answers],
+        probe: Callable[[nn.Module], ProbeOutputs],
         *,
         seed: int = 0,
         most_epochs: int = 20,
         slowing: float = 0.1,
         factor: int = 2,
     ) -> None:
-        if most_epochs < 2:
-            raise ValueError(f"most_epochs must be at least 2 for a knee to be seen, got {most_epochs}")
-        if not 0 < slowing < 1:
-            raise ValueError(f"slowing must lie between 0 and 1, got {slowing}")
-        if factor < 1:
-            raise ValueError(f"factor must be at least 1, got {factor}")
-        self.start, self.answers = start, answers
+        require(most_epochs >= 2, "most_epochs", got=most_epochs, expected="at least 2")
+        require(0 < slowing < 1, "slowing", got=slowing, expected="a number between 0 and 1")
+        require(factor >= 1, "factor", got=factor, expected="at least 1")
+        self.start, self.probe = start, probe
         self.seed, self.most_epochs, self.slowing, self.factor = seed, most_epochs, slowing, factor
-        self._initial: str | None = None
+        self._initial = ""
 
     def find(self) -> SlowExamples:
-        """Train the probe and tell the slow examples.
+        """Train the probe and find the slow examples.
 
         Raises:
-            ValueError: an answer is not finite, or the data changed between two passes.
+            UsageError: an output is not finite, or the data changed between two passes.
         """
         net, train_epoch = self.restart()
         probe = Probe(slowing=self.slowing)
-        answers = self._asked(net, 0)
-        probe.add(answers)
-        sampler = UpsampledSampler(len(answers.losses), seed=self.seed)
+        outputs = self._run_probe(net, 0)
+        probe.add(outputs)
+        sampler = UpsampledSampler(len(outputs.losses), seed=self.seed)
         for epoch in range(self.most_epochs):
             sampler.set_epoch(epoch)
             train_epoch(sampler)
-            answers = self._asked(net, epoch + 1)
-            if probe.add(answers):
+            outputs = self._run_probe(net, epoch + 1)
+            if probe.add(outputs):
                 break
         else:
             warnings.warn(
@@ -171,44 +210,41 @@ class USEFUL:
                 "last; give more epochs or a higher learning rate",
                 stacklevel=2,
             )
-        found = find_slow(answers, seed=self.seed)
+        found = find_slow(outputs, seed=self.seed)
         if not found.slow:
-            warnings.warn(
-                "no class has slow examples, so nothing is shown twice and this is plain training: "
-                + "; ".join(f"class {each.group}: {each.note}" for each in found.groups),
-                stacklevel=2,
-            )
+            notes = "; ".join(f"class {each.group}: {each.note}" for each in found.groups)
+            warnings.warn(f"no class has slow examples, so this is plain training: {notes}", stacklevel=2)
         settings = {"most_epochs": self.most_epochs, "slowing": self.slowing, "factor": self.factor} | found.settings
         epoch = self.most_epochs if probe.epoch is None else probe.epoch
         return replace(found, epoch=epoch, errors=tuple(probe.errors), settings=settings)
 
-    def _asked(self, net: nn.Module, epochs: int) -> Answers:
-        """The answers; a loader that draws its seed must not move the dropout of the epochs that follow."""
-        with draws_put_back({param.device for param in net.parameters()}):
-            seed_everything(key_to_seed(self.seed, "answers", epochs))  # else each pass shuffles alike, and unnoticed
-            return self.answers(net)
+    def _run_probe(self, net: nn.Module, epochs: int) -> ProbeOutputs:
+        """Return the outputs; a loader that draws its seed must not change the dropout of later epochs."""
+        with preserve_random_state({param.device for param in net.parameters()}):
+            seed_everything(key_to_seed(self.seed, "answers", epochs))  # else a shuffle would be the same in each pass
+            return self.probe(net)
 
     def restart(self) -> tuple[nn.Module, TrainEpoch]:
-        """A network as at the very start, and what trains it.
+        """Return a network with the first weights, and its training function.
 
         Seeds the global generators of Python, NumPy and torch.
 
         Raises:
-            ValueError: ``start()`` gave other weights than at an earlier call.
+            UsageError: ``start()`` returned other weights than in an earlier call.
         """
         seed_everything(self.seed)
         net, train_epoch = self.start()
-        initial = fingerprint_of_state(net.state_dict())
-        if self._initial not in (None, initial):
-            raise ValueError(
-                "start() gave other initial weights than before, though the seed is the same: build the network inside "
-                "it, and draw from the global generators or from a seed of your own"
-            )
+        tensors = {name: value for name, value in net.state_dict().items() if isinstance(value, torch.Tensor)}
+        named_bytes = (name.encode() + tensor_bytes(value) for name, value in tensors.items())
+        initial = hashlib.sha256(b"".join(named_bytes)).hexdigest()
+        is_same = self._initial in ("", initial)
+        fix = "build the network inside start(), from the global generators or a seed of its own"
+        require(is_same, "start", got="other initial weights", expected="the same for the same seed", fix=fix)
         self._initial = initial
         return net, train_epoch
 
     def sampler(self, found: SlowExamples, *, rank: int = 0, replicas: int = 1) -> UpsampledSampler:
-        """Every index once, every slow one ``factor`` times, in an order of this seed."""
+        """Return a sampler of every index once and every slow one ``factor`` times, in an order of this seed."""
         return UpsampledSampler(
             found.size, found.slow, factor=self.factor, seed=self.seed, rank=rank, replicas=replicas
         )

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from uumamba.inference.mirror import mirrored_mean
 from uumamba.inference.sliding_window import sliding_window
+from uumamba.runtime.autocast import Precision, autocast
 from uumamba.runtime.errors import CaseError, UsageError, UumambaError
 from uumamba.runtime.memory_format import lay_channels_last, to_channels_last
-from uumamba.runtime.memory_shortage import OutOfMemoryError, free_memory, is_out_of_memory, reason_of
-from uumamba.runtime.precision import Precision, autocast
+from uumamba.runtime.memory_shortage import OutOfMemoryError, free_memory, is_out_of_memory, summarize_error
 from uumamba.types import LabelMap
 
 Array = NDArray[Any]
@@ -183,7 +183,7 @@ class Predictor:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                reason = reason_of(error)
+                reason = summarize_error(error)
             # Only here the error is gone, and with it the frames that held its tensors.
             free_memory(self.device)
             warn(f"Memory ran out ({reason}): {self._take_less(image, reason)}.", MemoryWarning, stacklevel=2)

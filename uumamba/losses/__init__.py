@@ -1,4 +1,4 @@
-"""Segmentation losses ``loss(logits, label) -> scalar`` whose minimum is the perfect prediction."""
+"""Segmentation losses ``loss(logits, label) -> scalar``, smallest for a perfect prediction."""
 
 from uumamba.losses.cl_dice import SoftClDiceLoss
 from uumamba.losses.cross_entropy import CrossEntropyLoss

@@ -1,4 +1,4 @@
-"""The centreline term: soft clDice."""
+"""Soft clDice, the centreline term."""
 
 from typing import Literal
 
@@ -9,38 +9,38 @@ from torch.utils.checkpoint import checkpoint
 from uumamba.losses.cross_entropy import voxel_cross_entropy
 from uumamba.losses.inputs import check_inputs, full_precision, own_and_valid
 from uumamba.losses.soft_skeleton import soft_skeleton
+from uumamba.runtime.errors import require
 
 VesselsOf = Literal["union", "each"]
 
 
 class SoftClDiceLoss(nn.Module):
-    r"""One minus the soft centreline Dice, which asks that each mask hold the other's skeleton, however thick it is.
+    r"""One minus the soft centreline Dice: each mask should contain the other's skeleton.
 
     .. math:: L = 1 - \frac{2\,T_p\,T_s}{T_p + T_s}, \quad
         T_p = \frac{\sum_v S(p)_v\, y_v + s}{\sum_v S(p)_v + s}, \quad
         T_s = \frac{\sum_v S(y)_v\, p_v + s}{\sum_v S(y)_v + s}
 
-    with S the :func:`~uumamba.losses.soft_skeleton.soft_skeleton` and :math:`s` = ``smooth``. A gap of few voxels in a
-    thin vessel, which Dice hardly sees, costs its share of the length. It lies in [0, 1) and is 0 for a perfect
-    prediction. Where the label is empty :math:`T_s` is 1 and :math:`T_p` falls with every skeleton voxel predicted.
-    Predicting too thick costs nothing here: keep a region term beside it. Ignored voxels count as background on both
-    sides.
+    with S the :func:`~uumamba.losses.soft_skeleton.soft_skeleton` and :math:`s` = ``smooth``. A short gap in a thin
+    vessel, which hardly changes Dice, costs its share of the length. The loss lies in [0, 1) and is 0 for a perfect
+    prediction. With an empty label :math:`T_s` is 1 and :math:`T_p` falls with every predicted skeleton voxel. A
+    prediction that is too thick costs nothing, so combine the loss with a region term. Ignored voxels count as
+    background in both masks.
 
-    Memory beyond the logits, forward and backward together, in multiples of their bytes in float32, with n iterations
-    and K classes: :math:`(2n + 26)/K`, but at least 1.1, for ``"union"``; :math:`2 + (2n + 20)/K` for ``"each"``. As
-    the last of several terms it is done before the others' 2.1 are needed.
+    Peak memory beyond the logits, forward and backward together, in multiples of their bytes in float32, with n
+    iterations and K classes: :math:`(2n + 26)/K`, but at least 1.1, for ``"union"``; :math:`2 + (2n + 20)/K` for
+    ``"each"``.
 
     Args:
         iterations: at least the radius, in voxels, of the thickest vessel.
-        vessels_of: ``"union"`` compares all foreground as one tree, which is quick and keeps branches of different
-            classes connected; ``"each"`` compares every foreground class by itself and takes their mean, which takes
-            their number times as long, and half that again.
+        vessels_of: ``"union"`` compares all foreground as one tree, which is fast and keeps branches of different
+            classes connected; ``"each"`` averages over foreground classes, which takes 1.5 times their number as long.
         batch_dice: pool the voxels of the batch before the ratios.
-        smooth: added to numerators and denominators, in voxels.
+        smooth: added to numerators and denominators, in voxels; positive.
         ignore_label: voxels with this label count in no sum.
 
     Raises:
-        ValueError: an argument is out of range, or the shapes do not fit.
+        UsageError: an argument is out of range, or the shapes do not match.
 
     Example:
         >>> label = torch.zeros(1, 1, 5, 9, dtype=torch.long)
@@ -68,12 +68,9 @@ class SoftClDiceLoss(nn.Module):
         ignore_label: int | None = None,
     ) -> None:
         super().__init__()
-        if iterations < 0:
-            raise ValueError(f"iterations must not be negative, got {iterations}")
-        if vessels_of not in ("union", "each"):
-            raise ValueError(f"vessels_of must be 'union' or 'each', got {vessels_of!r}")
-        if not smooth > 0:
-            raise ValueError(f"smooth must be positive, got {smooth}: without it an empty skeleton is 0 / 0")
+        require(iterations >= 0, "iterations", got=iterations, expected="a number of at least 0")
+        require(vessels_of in ("union", "each"), "vessels_of", got=vessels_of, expected="union or each")
+        require(smooth > 0, "smooth", got=smooth, expected="a number above 0, as an empty skeleton would be 0 / 0")
         self.iterations = iterations
         self.vessels_of = vessels_of
         self.batch_dice = batch_dice
@@ -96,7 +93,7 @@ class SoftClDiceLoss(nn.Module):
         return 1 - (2 * precision * sensitivity / (precision + sensitivity)).mean()
 
     def _sums_by_class(self, logits: Tensor, own_class: Tensor, valid: Tensor | None) -> Tensor:
-        """``(batch, foreground classes, 4)``; the backward pass has one class at a time in memory."""
+        """Return ``(batch, foreground classes, 4)``; the backward pass holds one class at a time in memory."""
         classes = full_precision(logits).softmax(1).split(1, dim=1)
         return torch.stack(
             [
@@ -108,7 +105,7 @@ class SoftClDiceLoss(nn.Module):
         )
 
     def _sums(self, probability: Tensor, mask: Tensor, valid: Tensor | None) -> Tensor:
-        """Skeleton of the prediction inside the label and in all, of the label inside the prediction and in all."""
+        """Return voxels of the predicted skeleton inside the label and in all, then of the true skeleton likewise."""
         if valid is not None:
             probability = probability * valid
         skeleton = soft_skeleton(probability, iterations=self.iterations)
@@ -118,6 +115,6 @@ class SoftClDiceLoss(nn.Module):
 
 
 def _foreground(logits: Tensor) -> Tensor:
-    """Probability of any class but 0, ``(batch, 1, *spatial)``, exact near 0."""
+    """Return the probability of all classes but 0, ``(batch, 1, *spatial)``, exact near 0."""
     background = torch.zeros_like(logits[:, :1], dtype=torch.long)
     return -torch.expm1(-voxel_cross_entropy(logits, background, None))[:, None]

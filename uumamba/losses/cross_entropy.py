@@ -1,4 +1,4 @@
-"""The distribution term: cross entropy."""
+"""Cross entropy, the distribution term."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -8,21 +8,21 @@ from uumamba.losses.slabs import is_large
 from uumamba.losses.softmax_terms import voxel_nll
 
 NO_LABEL = -100
-"""Torch's own mark of a voxel to ignore."""
+"""Torch's label of ignored voxels."""
 
 
 class CrossEntropyLoss(nn.Module):
-    r"""Mean negative log probability of the true class, over all voxels that are not ignored.
+    r"""Mean negative log probability of the true class over all voxels that are not ignored.
 
     .. math:: L = -\frac{1}{|V|} \sum_v \log p_{y_v v}
 
-    It is 0 for a perfect prediction, and 0 (not NaN) when every voxel is ignored.
+    The loss is 0 for a perfect prediction, and 0 (not NaN) when all voxels are ignored.
 
     Args:
         ignore_label: voxels with this label do not count.
 
     Raises:
-        ValueError: the shapes do not fit.
+        UsageError: the shapes do not match.
 
     Example:
         >>> import torch
@@ -44,7 +44,7 @@ class CrossEntropyLoss(nn.Module):
 
 
 def voxel_cross_entropy(logits: Tensor, label: Tensor, ignore_label: int | None) -> Tensor:
-    r""":math:`-\log p_y` of each voxel, ``(batch, *spatial)`` in at least float32; 0 where ignored."""
+    r"""Return :math:`-\log p_y` of each voxel, ``(batch, *spatial)`` in at least float32; 0 where ignored."""
     if is_large(logits):
         return voxel_nll(logits, *own_and_valid(label, ignore_label))[:, 0]
     mark = NO_LABEL if ignore_label is None else ignore_label
@@ -52,7 +52,7 @@ def voxel_cross_entropy(logits: Tensor, label: Tensor, ignore_label: int | None)
 
 
 def mean_over_valid(values: Tensor, label: Tensor, ignore_label: int | None) -> Tensor:
-    """Mean of ``(batch, *spatial)`` values, those of ignored voxels being 0, over the others."""
+    """Average ``(batch, *spatial)`` values, which are 0 in ignored voxels, over all other voxels."""
     if ignore_label is None:
         return values.mean()
     return values.sum() / (label != ignore_label).sum().clamp_min(1)

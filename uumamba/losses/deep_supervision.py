@@ -1,10 +1,11 @@
-"""One loss on every scale that a network returns."""
+"""Deep supervision: one loss on every scale of a network's outputs."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from uumamba.runtime.errors import require
 from uumamba.types import Logits
 
 
@@ -13,18 +14,17 @@ class DeepSupervisionLoss(nn.Module):
 
     .. math:: L = \sum_i w_i \, \ell(z_i, y_i), \qquad w_i \propto 2^{-i}, \qquad \sum_i w_i = 1
 
-    Output 0 is the finest. Unless weights are given the coarsest of several outputs has weight 0; it is computed all
-    the same, so that its parameters have gradients (of 0), which data-parallel training needs. The label is brought to
-    each scale by nearest neighbour, so no class value is made up. A single tensor, as in evaluation, or a list of one
-    gets the loss itself.
+    Output 0 is the finest. By default the coarsest of several outputs has weight 0; it is computed all the same, since
+    data-parallel training needs its parameters' gradients (of 0). Labels are downsampled by nearest neighbour. For a
+    single tensor, as in evaluation, or a list of one the result is the loss itself.
 
     Args:
-        loss: called as ``loss(logits, label)`` on each scale, the finest last, so that what it remembers of its last
-            call is of the finest.
-        weights: one a scale, finest first; normalised to sum to 1.
+        loss: called as ``loss(logits, label)`` on each scale, the finest last, so that its ``last_terms`` belong to
+            the finest.
+        weights: one for each scale, finest first; normalised to sum to 1.
 
     Raises:
-        ValueError: weights are negative or sum to 0, or their number is not that of the outputs.
+        UsageError: weights are negative or sum to 0, or their number differs from that of the outputs.
 
     Example:
         >>> from uumamba.losses import CrossEntropyLoss
@@ -58,25 +58,23 @@ class DeepSupervisionLoss(nn.Module):
             return (1.0,)
         if self.scale_weights is None:
             return _normalised([0.5**scale for scale in range(scales - 1)] + [0.0])
-        if len(self.scale_weights) != scales:
-            raise ValueError(f"{len(self.scale_weights)} weights were given for {scales} outputs; give one an output")
+        given = len(self.scale_weights)
+        require(given == scales, "weights", got=self.scale_weights, expected=f"{scales} numbers, one for each output")
         return self.scale_weights
 
 
 def label_at(label: Tensor, size: Sequence[int]) -> Tensor:
-    """A label ``(batch, 1, *spatial)`` at a spatial size by nearest neighbour, voxel ``floor(i * old / new)`` an axis.
+    """Resize a label ``(batch, 1, *spatial)`` by nearest neighbour: voxel ``floor(i * old / new)`` along each axis.
 
     Raises:
-        ValueError: the label has another number of spatial axes.
+        UsageError: the label has another number of spatial axes.
 
     Example:
         >>> label_at(torch.tensor([[[0, 1, 2, 3]]]), (2,))
         tensor([[[0, 2]]])
     """
-    if label.ndim != len(size) + 2:
-        raise ValueError(
-            f"label must be (batch, 1, *spatial) with {len(size)} spatial axes as the logits, got {tuple(label.shape)}"
-        )
+    shape = tuple(label.shape)
+    require(len(shape) == len(size) + 2, "label", got=shape, expected=f"(batch, 1, *spatial) with {len(size)} axes")
     for axis, (old, new) in enumerate(zip(label.shape[2:], size, strict=True), start=2):
         if new != old:
             index = torch.arange(new, device=label.device) * old // new
@@ -86,6 +84,6 @@ def label_at(label: Tensor, size: Sequence[int]) -> Tensor:
 
 def _normalised(weights: Sequence[float]) -> tuple[float, ...]:
     total = float(sum(weights))
-    if min(weights, default=0) < 0 or not total > 0:
-        raise ValueError(f"weights must not be negative and must not all be 0, got {tuple(weights)}")
+    is_valid = min(weights, default=0) >= 0 and total > 0
+    require(is_valid, "weights", got=tuple(weights), expected="numbers of at least 0, not all 0")
     return tuple(weight / total for weight in weights)

@@ -1,4 +1,4 @@
-"""The region term: soft Dice."""
+"""Soft Dice, the region term."""
 
 import torch
 from torch import Tensor, nn
@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from uumamba.losses.inputs import check_inputs, full_precision, own_and_valid
 from uumamba.losses.slabs import is_large
 from uumamba.losses.softmax_terms import softmax_sums, sum_by_class
+from uumamba.runtime.errors import require
 
 
 class SoftDiceLoss(nn.Module):
@@ -13,20 +14,19 @@ class SoftDiceLoss(nn.Module):
 
     .. math:: L = 1 - \frac{1}{K} \sum_k \frac{2 \sum_v p_{kv} y_{kv} + s}{\sum_v p_{kv} + \sum_v y_{kv} + s}
 
-    with :math:`p` the softmax over classes and :math:`s` = ``smooth``. It lies in [0, 1) and is 0 for a perfect
-    prediction. A class that is absent from the label of a sample (of the whole batch with ``batch_dice``) has the Dice
-    :math:`s / (\sum_v p_{kv} + s)`: 1 when none of it is predicted, near 0 as soon as a few voxels are, and with hardly
-    a gradient there, so false alarms of absent classes are left to the cross entropy. A batch without a single valid
-    voxel gives 0.
+    with :math:`p` the softmax over classes and :math:`s` = ``smooth``. The loss lies in [0, 1) and is 0 for a perfect
+    prediction. A class that is absent from a sample's label (from the batch's with ``batch_dice``) has the Dice
+    :math:`s / (\sum_v p_{kv} + s)`: 1 when it is not predicted, near 0 and with almost no gradient as soon as a few
+    voxels are, so cross entropy must correct false positives of absent classes. A batch without valid voxels gives 0.
 
     Args:
-        batch_dice: pool the voxels of the batch before the ratio; steadier where samples lack classes.
-        include_background: count class 0 as well.
-        smooth: added to numerator and denominator, in voxels.
+        batch_dice: pool the voxels of the batch before the ratio; more stable where samples lack classes.
+        include_background: include class 0.
+        smooth: added to numerator and denominator, in voxels; positive.
         ignore_label: voxels with this label count in no sum.
 
     Raises:
-        ValueError: ``smooth`` is not positive, or the shapes do not fit.
+        UsageError: ``smooth`` is not positive, or the shapes do not match.
 
     Example:
         >>> label = torch.tensor([0, 1, 2, 2]).reshape(1, 1, 2, 2)
@@ -37,7 +37,7 @@ class SoftDiceLoss(nn.Module):
     References:
         Drozdzal et al., *The Importance of Skip Connections in Biomedical Image Segmentation*, 2016, arXiv:1608.04117.
         Isensee et al., *nnU-Net*, Nature Methods 18, 2021 (no background, smooth 1e-5, pooling over the batch).
-        Differs from the paper: 1 - Dice in place of -Dice, so that a learned weight cannot push it below any bound.
+        Differs from the paper: 1 - Dice instead of -Dice, so that the loss with a learned weight has a lower bound.
     """
 
     def __init__(
@@ -49,8 +49,7 @@ class SoftDiceLoss(nn.Module):
         ignore_label: int | None = None,
     ) -> None:
         super().__init__()
-        if not smooth > 0:
-            raise ValueError(f"smooth must be positive, got {smooth}: without it an absent class is 0 / 0")
+        require(smooth > 0, "smooth", got=smooth, expected="a number above 0, as an absent class would be 0 / 0")
         self.batch_dice = batch_dice
         self.include_background = include_background
         self.smooth = smooth
@@ -59,11 +58,13 @@ class SoftDiceLoss(nn.Module):
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
         """Loss of logits ``(batch, classes, *spatial)`` against a label ``(batch, 1, *spatial)``."""
         check_inputs(logits, label)
+        own_class, valid = own_and_valid(label, self.ignore_label)
         if is_large(logits):
-            intersection, total = _overlap_of_large(logits, label, ignore_label=self.ignore_label)
+            intersection, predicted = softmax_sums(logits, own_class, valid)
         else:
-            probabilities = full_precision(logits).softmax(1)
-            intersection, total = overlap_sums(probabilities, label, ignore_label=self.ignore_label)
+            intersection, predicted = _overlap_sums(full_precision(logits).softmax(1), own_class, valid)
+        counted = torch.ones_like(own_class, dtype=predicted.dtype) if valid is None else valid.to(predicted.dtype)
+        total = predicted + sum_by_class(counted, own_class, classes=logits.shape[1])
         if self.batch_dice:
             intersection, total = intersection.sum(0), total.sum(0)
         if not self.include_background:
@@ -72,28 +73,12 @@ class SoftDiceLoss(nn.Module):
         return 1 - dice.mean()
 
 
-def overlap_sums(probabilities: Tensor, label: Tensor, *, ignore_label: int | None = None) -> tuple[Tensor, Tensor]:
-    r"""For each sample and class :math:`\sum_v p y` and :math:`\sum_v p + \sum_v y`, both ``(batch, classes)``.
+def _overlap_sums(probabilities: Tensor, own_class: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
+    r"""Return :math:`\sum_v p y` and :math:`\sum_v p` of each sample and class, both ``(batch, classes)``.
 
-    The label is never blown up to one channel a class: each voxel adds the probability of its own class to that
-    class's bin.
+    Each voxel adds the probability of its own class to that class's bin, without a one-hot label.
     """
-    own_class, valid = own_and_valid(label, ignore_label)
     if valid is not None:
         probabilities = probabilities * valid
-    classes = probabilities.shape[1]
-    intersection = sum_by_class(probabilities.gather(1, own_class), own_class, classes=classes)
-    return intersection, probabilities.flatten(2).sum(2) + _volumes(own_class, valid, classes, probabilities.dtype)
-
-
-def _overlap_of_large(logits: Tensor, label: Tensor, *, ignore_label: int | None) -> tuple[Tensor, Tensor]:
-    """The same sums from logits, piece by piece."""
-    own_class, valid = own_and_valid(label, ignore_label)
-    intersection, predicted = softmax_sums(logits, own_class, valid)
-    return intersection, predicted + _volumes(own_class, valid, logits.shape[1], predicted.dtype)
-
-
-def _volumes(own_class: Tensor, valid: Tensor | None, classes: int, dtype: torch.dtype) -> Tensor:
-    """Valid voxels of each class, ``(batch, classes)``."""
-    counted = torch.ones_like(own_class, dtype=dtype) if valid is None else valid.to(dtype)
-    return sum_by_class(counted, own_class, classes=classes)
+    own = probabilities.gather(1, own_class)
+    return sum_by_class(own, own_class, classes=probabilities.shape[1]), probabilities.flatten(2).sum(2)

@@ -1,4 +1,4 @@
-"""The pixel term: focal loss."""
+"""Focal loss, the pixel term."""
 
 from collections.abc import Sequence
 
@@ -8,34 +8,35 @@ from torch import Tensor, nn
 from uumamba.losses.cross_entropy import mean_over_valid, voxel_cross_entropy
 from uumamba.losses.inputs import check_inputs, own_and_valid
 from uumamba.losses.softmax_terms import sum_by_class
+from uumamba.runtime.errors import require
 
 
 class FocalLoss(nn.Module):
-    r"""Cross entropy whose voxels count the less, the surer the network is of the true class.
+    r"""Cross entropy in which confidently correct voxels count less.
 
     .. math:: L = \frac{1}{|V|} \sum_v -\alpha_{y_v} (1 - p_{y_v v})^\gamma \log p_{y_v v}
 
-    with :math:`p` one softmax of the logits. It tends to 0 for a perfect prediction in any number of classes. With
-    ``gamma=0`` and no ``alpha`` it is the cross entropy. It is 0 when every voxel is ignored.
+    with :math:`p` the softmax of the logits. The loss tends to 0 for a perfect prediction in any number of classes, and
+    is 0 when all voxels are ignored. With ``gamma=0`` and no ``alpha`` it is the cross entropy.
 
-    With ``class_mean`` it is averaged within each class that the label of the batch holds, and then over those classes,
+    With ``class_mean`` it is averaged within each class present in the batch's label, and then over these classes,
 
     .. math:: L = \frac{1}{|C|} \sum_{c \in C} \frac{1}{|V_c|}
         \sum_{v \in V_c} -\alpha_c (1 - p_{cv})^\gamma \log p_{cv}
 
-    so a vessel of a few voxels counts as much as the background around it. Missed vessels then cost far more than false
-    ones, so keep a region term beside it.
+    so a vessel of a few voxels counts as much as the background. False negatives then cost far more than false
+    positives, so combine it with a region term.
 
     Args:
-        gamma: how fast sure voxels lose weight.
+        gamma: focusing exponent; larger values lower the weight of confident voxels more.
         alpha: class weights. ``None``: all 1. A number: 1 - alpha for the background, alpha for every other class.
-            A sequence: one weight a class.
-        class_mean: every class present counts alike, however few its voxels.
+            A sequence: one weight for each class.
+        class_mean: weight all present classes equally, whatever their number of voxels.
         ignore_label: voxels with this label do not count.
 
     Raises:
-        ValueError: ``gamma`` or ``alpha`` is out of range, ``alpha`` does not give one weight a class, or the shapes
-            do not fit.
+        UsageError: ``gamma`` or ``alpha`` is out of range, ``alpha`` has another number of classes, or the shapes do
+            not match.
 
     Example:
         >>> label = torch.ones(1, 1, 2, 2, dtype=torch.long)
@@ -44,8 +45,8 @@ class FocalLoss(nn.Module):
 
     References:
         Lin et al., *Focal Loss for Dense Object Detection*, ICCV 2017, arXiv:1708.02002.
-        Differs from the paper: softmax over classes in place of one sigmoid; the mean runs over all voxels, where the
-        paper divides by the number of foreground anchors.
+        Differs from the paper: softmax over classes instead of one sigmoid; the mean is over all voxels instead of the
+        number of foreground anchors.
     """
 
     def __init__(
@@ -57,12 +58,9 @@ class FocalLoss(nn.Module):
         ignore_label: int | None = None,
     ) -> None:
         super().__init__()
-        if not gamma >= 0:
-            raise ValueError(f"gamma must not be negative, got {gamma}")
-        if isinstance(alpha, int | float) and not 0 <= alpha <= 1:
-            raise ValueError(f"alpha as one number must lie in [0, 1], got {alpha}; pass one weight a class instead")
-        if isinstance(alpha, Sequence) and not all(weight >= 0 for weight in alpha):
-            raise ValueError(f"alpha must hold no negative class weight, got {tuple(alpha)}")
+        require(gamma >= 0, "gamma", got=gamma, expected="a number of at least 0")
+        is_valid = all(weight >= 0 for weight in alpha) if isinstance(alpha, Sequence) else 0 <= (alpha or 0) <= 1
+        require(is_valid, "alpha", got=alpha, expected="a number from 0 to 1, or a weight of at least 0 for each class")
         self.gamma = gamma
         self.alpha = alpha
         self.class_mean = class_mean
@@ -81,15 +79,16 @@ class FocalLoss(nn.Module):
 
     def _alpha_of(self, classes: int) -> list[float]:
         if isinstance(self.alpha, Sequence):
-            if len(self.alpha) != classes:
-                raise ValueError(f"alpha must give one weight for each of {classes} classes, got {len(self.alpha)}")
+            require(
+                len(self.alpha) == classes, "alpha", got=self.alpha, expected=f"{classes} weights, one for each class"
+            )
             return [float(weight) for weight in self.alpha]
-        assert self.alpha is not None  # the caller asks only when there is one
+        assert self.alpha is not None  # checked by the caller
         return [1 - self.alpha] + [self.alpha] * (classes - 1)
 
 
 def _class_weight(label: Tensor, weights: Sequence[float], *, dtype: torch.dtype) -> Tensor:
-    """Each voxel's weight, filled in class by class: a table would have to be copied to the accelerator first."""
+    """Return each voxel's class weight, filled class by class: a table would be copied to the accelerator first."""
     voxel_weight = torch.full_like(label[:, 0], weights[0], dtype=dtype)
     for index, weight in enumerate(weights):
         if weight != weights[0]:
@@ -98,7 +97,7 @@ def _class_weight(label: Tensor, weights: Sequence[float], *, dtype: torch.dtype
 
 
 def mean_over_classes(values: Tensor, label: Tensor, ignore_label: int | None, *, classes: int) -> Tensor:
-    """Mean over the classes present of the mean of each; values are ``(batch, *spatial)``, 0 where ignored."""
+    """Average ``(batch, *spatial)`` values, 0 where ignored, within each present class and then over classes."""
     own_class, valid = own_and_valid(label, ignore_label)
     counted = torch.ones_like(own_class, dtype=values.dtype) if valid is None else valid.to(values.dtype)
     sums, voxels = (sum_by_class(each, own_class, classes=classes).sum(0) for each in (values[:, None], counted))
@@ -106,6 +105,6 @@ def mean_over_classes(values: Tensor, label: Tensor, ignore_label: int | None, *
 
 
 def focal_weight(cross_entropy: Tensor, gamma: float) -> Tensor:
-    r""":math:`(1 - p)^\gamma` of each voxel from :math:`-\log p`, exact near p = 1, with a finite gradient at 1."""
+    r"""Return :math:`(1 - p)^\gamma` from :math:`-\log p`, exact near p = 1, with a finite gradient at 1."""
     miss = -torch.expm1(-cross_entropy)
     return miss.clamp_min(torch.finfo(miss.dtype).tiny) ** gamma

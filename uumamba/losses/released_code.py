@@ -1,4 +1,4 @@
-"""What the released UU-Mamba code really minimised, faults kept."""
+"""Loss of UU-Mamba's released code, with its faults."""
 
 import math
 
@@ -12,7 +12,7 @@ SMOOTH = 1e-5
 ALPHA = 0.5
 GAMMA = 2
 CONSTANT = 3 * math.log(2)
-r"""Three times :math:`\log(1 + s^2)` at s = 1, where the untrained weights of that code stay."""
+r"""Three times :math:`\log(1 + s^2)` at s = 1, the value of that code's untrained weights."""
 
 
 class ReleasedCodeLoss(nn.Module):
@@ -20,16 +20,16 @@ class ReleasedCodeLoss(nn.Module):
 
     .. math:: L = \tfrac12 (-\mathrm{Dice} + \mathrm{CE} + \mathrm{Focal}) + 3 \log 2
 
-    Use it to reproduce that code, not to train well. Its learnable weights are created anew after the optimizer has
-    been built, so they stay at 1; its focal term takes the softmax of probabilities, so :math:`p_y` cannot exceed
-    :math:`e / (e + K - 1)` and a perfect prediction in K = 4 classes still costs 0.10. The Dice term is pooled over the
-    batch or not, has no background and the smoothing 1e-5, and handles absent classes as :class:`SoftDiceLoss` does.
+    Use it to reproduce that code, not to train well. Its learnable weights are re-created after the optimizer is built,
+    so they stay at 1; its focal term takes the softmax of probabilities, so :math:`p_y` cannot exceed
+    :math:`e / (e + K - 1)` and a perfect prediction in K = 4 classes still costs 0.10. The Dice term has no background
+    and smoothing 1e-5, and handles absent classes as :class:`SoftDiceLoss` does.
 
     Args:
-        batch_dice: pool the voxels of the batch in the Dice term, as the plans of nnU-Net say.
+        batch_dice: pool the voxels of the batch in the Dice term, as nnU-Net's plans set it.
 
     Raises:
-        ValueError: the shapes do not fit.
+        UsageError: the shapes do not match.
 
     Example:
         >>> import torch
@@ -56,7 +56,7 @@ class ReleasedCodeLoss(nn.Module):
 
 
 def double_softmax_focal(logits: Tensor, label: Tensor) -> Tensor:
-    r"""The focal term of the released code: :math:`-\alpha (1 - q)^\gamma \log q`, averaged over voxels.
+    r"""Focal term of the released code: :math:`-\alpha (1 - q)^\gamma \log q`, averaged over voxels.
 
     With :math:`\tilde p` the softmax of the softmax, smoothed one-hot targets of s = 1e-5 and the sum of all
     :math:`\tilde p` being 1: :math:`q = (1 - s)\,\tilde p_y + \frac{s}{K - 1} (1 - \tilde p_y) + s`.

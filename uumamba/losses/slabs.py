@@ -1,32 +1,32 @@
-"""Large logits in pieces, so that no loss makes a second copy of one channel a class."""
+"""Slabs of large logits, so that no loss copies all channels at once."""
 
 from math import prod
 
 from torch import Tensor
 
 SLAB_VALUES = 2**18
-"""Values a piece on a CPU: 1 MB in float32, which its cache holds, so pieces are as fast as the whole."""
+"""Values of a slab on a CPU: 1 MB in float32, which fits the cache, so slabs are as fast as the whole."""
 
 ACCELERATOR_SLAB_VALUES = 2**22
-"""Elsewhere, where each piece costs kernel launches."""
+"""Values of a slab on an accelerator, where each slab costs kernel launches."""
 
 Slab = tuple[slice, slice, slice]
 
 
 def slab_values(logits: Tensor) -> int:
-    """Values a piece of logits on their device."""
+    """Return the values of a slab on the logits' device."""
     return SLAB_VALUES if logits.device.type == "cpu" else ACCELERATOR_SLAB_VALUES
 
 
 def is_large(logits: Tensor) -> bool:
-    """Whether logits are worth cutting: more than four pieces. Smaller ones go whole through torch's operators."""
+    """Whether logits have more than four slabs; smaller logits go through torch's operators as a whole."""
     return logits.numel() > 4 * slab_values(logits)
 
 
 def slabs(logits: Tensor) -> list[Slab]:
-    """Indices ``(batch, channel, first spatial axis)`` that cut logits ``(batch, classes, *spatial)`` into pieces.
+    """Return indices ``(batch, channel, first spatial axis)`` that cut logits into slabs.
 
-    They serve any tensor of that batch and grid, whatever its channels; a piece is at least one slice of one sample.
+    They apply to any tensor of that batch and grid, whatever its channels. A slab is at least one slice of one sample.
 
     Example:
         >>> import torch

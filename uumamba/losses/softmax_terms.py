@@ -1,7 +1,7 @@
-"""What losses need of a softmax, with one channel a class neither stored for the backward pass nor made at once.
+"""Sums over a softmax of large logits, slab by slab, without storing the softmax.
 
-Torch's operators keep a softmax of the logits' size for every term of a loss, and make up to three more in its backward
-pass. These two keep the logits themselves, which are there anyway, and recompute piece by piece.
+Torch's operators store a softmax of the logits' size for every loss term and make up to three more in the backward
+pass. These two functions store the logits alone and recompute slab by slab.
 """
 
 from typing import Any
@@ -15,12 +15,12 @@ from uumamba.losses.slabs import slabs
 
 
 def voxel_nll(logits: Tensor, own_class: Tensor, valid: Tensor | None) -> Tensor:
-    r""":math:`-\log p_y` of each voxel in at least float32, and 0 where it is not valid.
+    r"""Return :math:`-\log p_y` of each voxel in at least float32, and 0 where it is not valid.
 
     Args:
         logits: ``(batch, classes, *spatial)``.
-        own_class: int64 ``(batch, 1, *spatial)``, within the classes also where not valid.
-        valid: bool of that shape; None where all are.
+        own_class: class of each voxel, int64 ``(batch, 1, *spatial)``, valid or not.
+        valid: mask of that shape; None if all voxels are valid.
 
     Returns:
         ``(batch, 1, *spatial)``.
@@ -34,7 +34,9 @@ def voxel_nll(logits: Tensor, own_class: Tensor, valid: Tensor | None) -> Tensor
 
 
 def softmax_sums(logits: Tensor, own_class: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
-    r"""For each sample and class :math:`\sum_v p y` and :math:`\sum_v p` over valid voxels, both ``(batch, classes)``.
+    r"""Return :math:`\sum_v p y` and :math:`\sum_v p` of each sample and class over valid voxels.
+
+    Both have the shape ``(batch, classes)``.
 
     Arguments as for :func:`voxel_nll`.
 
@@ -47,10 +49,9 @@ def softmax_sums(logits: Tensor, own_class: Tensor, valid: Tensor | None) -> tup
 
 
 def sum_by_class(values: Tensor, own_class: Tensor, *, classes: int) -> Tensor:
-    """Sum of ``(batch, 1, *spatial)`` values over the voxels of each class, ``(batch, classes)``.
+    """Sum ``(batch, 1, *spatial)`` values over the voxels of each class: ``(batch, classes)``.
 
-    Bins are kept per row of the grid and added up afterwards, because a running float32 sum over a whole volume loses
-    digits and makes threads wait for one bin.
+    Bins are kept for each row of the grid and added up afterwards: a running float32 sum over a volume loses digits.
     """
     values, own_class = (tensor.reshape(tensor.shape[0], -1, tensor.shape[-1]) for tensor in (values, own_class))
     bins = values.new_zeros(*values.shape[:2], classes)
@@ -106,7 +107,7 @@ class _SoftmaxSums(Function):
         found = torch.empty_like(logits)
         for slab in slabs(logits):
             probabilities, label = full_precision(logits[slab]).softmax(1), own_class[slab]
-            # dL/dp is the sum's gradient of every class, and at the voxel's own class that of the overlap besides.
+            # dL/dp is the sum's gradient of each class, plus the overlap's gradient at the voxel's own class.
             by_class = grads[1][slab[0]].reshape(*grads[1][slab[0]].shape, *(1,) * (logits.ndim - 2))
             flat = label.flatten(1)
             at_own = probabilities.gather(1, label) * grads[0][slab[0]].gather(1, flat).reshape(label.shape)

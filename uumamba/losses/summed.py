@@ -1,19 +1,21 @@
-"""Losses added up with fixed weights, and the named terms that all joined losses share."""
+"""Sum of losses, and the named terms of all compound losses."""
 
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
+from uumamba.runtime.errors import require
+
 
 class NamedTerms(nn.Module):
-    """Losses by name; it remembers the last value of each for logging, without waiting for the device.
+    """Losses by name, with the last value of each for logging, without waiting for the device.
 
     Args:
         losses: named losses, each called as ``loss(logits, label)``.
 
     Raises:
-        ValueError: there are none.
+        UsageError: there are none.
 
     Example:
         >>> from uumamba.losses import CrossEntropyLoss
@@ -25,25 +27,24 @@ class NamedTerms(nn.Module):
 
     def __init__(self, losses: Mapping[str, nn.Module]) -> None:
         super().__init__()
-        if not losses:
-            raise ValueError('losses must hold at least one named loss, such as {"region": SoftDiceLoss()}, got none')
+        require(losses, "losses", got=losses, expected='at least one named loss, such as {"region": SoftDiceLoss()}')
         self.losses = nn.ModuleDict(dict(losses))
         self.last: dict[str, Tensor] = {}
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names, in the given order."""
+        """Names in the given order."""
         return tuple(self.losses)
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
-        """The value of every term, in at least float32, ``(terms,)``."""
+        """Return the value of every term, in at least float32, ``(terms,)``."""
         values = torch.stack([loss(logits, label) for loss in self.losses.values()])
         self.last = dict(zip(self.names, values.detach().unbind(), strict=True))
         return values
 
 
 class SummedLoss(nn.Module):
-    """The plain sum of named losses, such as nnU-Net's Dice + cross entropy.
+    """Unweighted sum of named losses, such as nnU-Net's Dice + cross entropy.
 
     After a call ``last_terms`` holds the detached value of each term, still on its device.
 
@@ -51,7 +52,7 @@ class SummedLoss(nn.Module):
         losses: named losses, each called as ``loss(logits, label)``.
 
     Raises:
-        ValueError: there are none.
+        UsageError: there are none.
 
     Example:
         >>> from uumamba.losses import CrossEntropyLoss, SoftDiceLoss
@@ -66,7 +67,7 @@ class SummedLoss(nn.Module):
 
     @property
     def last_terms(self) -> dict[str, Tensor]:
-        """Detached value of each term in the last call; reading a number from it is the caller's wait."""
+        """Detached value of each term in the last call, on the device of the loss."""
         return self.terms.last
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Losses whose weights are learned from their uncertainty."""
+"""Loss terms with weights learned from their uncertainty."""
 
 from collections.abc import Mapping
 
@@ -15,14 +15,13 @@ class UncertaintyWeightedLoss(nn.Module):
     .. math:: L = \sum_i \frac{e^{-\tau_i}}{2} L_i + \mathrm{softplus}(\tau_i)
                 = \sum_i \frac{1}{2\sigma_i^2} L_i + \log(1 + \sigma_i^2), \qquad \tau_i = \log \sigma_i^2
 
-    Each :math:`\tau_i` starts at 0 and is a parameter of this module: give ``loss.parameters()`` to the optimizer, in
-    a group without weight decay and with ``perturb=False``, or the weights never move. As long as every term is at
-    least 0 the sum is bounded below by 0; so a region term must be 1 - Dice, not -Dice. A term that stays at L pulls
-    its variance to :math:`\sigma^2 = (L + \sqrt{L^2 + 8L}) / 4`.
+    Each :math:`\tau_i` starts at 0 and is a parameter of this module: give ``loss.parameters()`` to the optimizer, in a
+    group without weight decay and with ``perturb=False``. The sum is bounded below by 0 as long as every term is at
+    least 0, so a region term must be 1 - Dice, not -Dice. A term that stays at L drives its variance to
+    :math:`\sigma^2 = (L + \sqrt{L^2 + 8L}) / 4`.
 
-    Memory: on large logits of 24 classes, Dice, cross entropy and focal loss together need 2.1 times the logits' bytes
-    beyond the logits, forward and backward, one of which is their gradient (5.0 by torch's operators). No term keeps or
-    makes one channel a class but in pieces, and each adds its gradient before the next one's is made.
+    Peak memory on large logits of 24 classes: Dice, cross entropy and focal loss together need 2.1 times the logits'
+    bytes beyond the logits, their gradient included (5.0 by torch's operators).
 
     After a call ``last_terms`` holds the detached value of each term, still on its device.
 
@@ -30,7 +29,7 @@ class UncertaintyWeightedLoss(nn.Module):
         losses: named terms, each called as ``term(logits, label)`` and never negative.
 
     Raises:
-        ValueError: there are none.
+        UsageError: there are none.
 
     Example:
         >>> from uumamba.losses import FocalLoss, SoftDiceLoss
@@ -43,7 +42,7 @@ class UncertaintyWeightedLoss(nn.Module):
     References:
         Liebel & Körner, *Auxiliary Tasks in Multi-task Learning*, 2018, arXiv:1805.06334 (this regulariser).
         Kendall, Gal & Cipolla, *Multi-Task Learning Using Uncertainty*, CVPR 2018, arXiv:1705.07115.
-        Differs from the paper: the log variance is the parameter, so the variance cannot reach 0 or change its sign.
+        Differs from the paper: the parameter is the log variance, so the variance stays positive.
     """
 
     def __init__(self, losses: Mapping[str, nn.Module]) -> None:
@@ -53,7 +52,7 @@ class UncertaintyWeightedLoss(nn.Module):
 
     @property
     def last_terms(self) -> dict[str, Tensor]:
-        """Detached value of each term in the last call; reading a number from it is the caller's wait."""
+        """Detached value of each term in the last call, on the device of the loss."""
         return self.terms.last
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
@@ -63,6 +62,6 @@ class UncertaintyWeightedLoss(nn.Module):
         return (weighted + F.softplus(self.log_variances)).sum()
 
     def weights(self) -> dict[str, float]:
-        r"""The weight :math:`e^{-\tau_i} / 2` of each term, for the log (on an accelerator this waits for it)."""
+        r"""Return the weight :math:`e^{-\tau_i} / 2` of each term; on an accelerator this waits for the device."""
         values = (0.5 * torch.exp(-self.log_variances.detach())).tolist()
         return dict(zip(self.terms.names, values, strict=True))

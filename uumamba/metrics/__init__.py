@@ -1,7 +1,7 @@
 """Metrics on one structure: boolean arrays in, a float out; spacing in array-axis order, in millimetres.
 
-A total miss (exactly one mask empty) is ``inf`` for distances and 0 for overlaps; two empty masks give NaN. What a miss
-is for the topology and the length of vessels stands at each of them.
+A total miss (exactly one mask empty) is ``inf`` for distances and 0 for overlaps; two empty masks give NaN. The metrics
+of a vessel's topology and length document their values for a miss.
 """
 
 from uumamba.metrics.average_surface_distance import average_surface_distance

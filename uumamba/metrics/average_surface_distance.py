@@ -1,4 +1,4 @@
-"""Average surface distance: how far two surfaces lie apart on the whole."""
+"""Average surface distance (ASSD)."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ def average_surface_distance(prediction: Mask, label: Mask, *, spacing_mm: Seque
     .. math:: \mathrm{ASSD} = \frac{\sum_{p \in \partial P} d(p, \partial L) + \sum_{l \in \partial L} d(l, \partial P)}
         {|\partial P| + |\partial L|}
 
-    Every surface voxel of either mask weighs the same (as in MONAI; MedPy averages the two directions' means).
+    Every surface voxel of either mask has the same weight (as in MONAI; MedPy averages the means of both directions).
     The surface is that of :func:`surface_distances`. One mask empty: ``inf``. Both empty: NaN.
 
     Args:
@@ -21,8 +21,7 @@ def average_surface_distance(prediction: Mask, label: Mask, *, spacing_mm: Seque
         spacing_mm: voxel edge lengths in the order of the array's axes.
 
     Raises:
-        TypeError: a mask is not boolean.
-        ValueError: the shapes differ, or the spacing does not fit the axes.
+        UsageError: a mask is not boolean, the shapes differ, or the spacing does not match the axes.
 
     Example:
         >>> import numpy as np
@@ -40,6 +39,6 @@ def average_surface_distance(prediction: Mask, label: Mask, *, spacing_mm: Seque
 
 
 def average_of(distances: SurfaceDistances) -> float:
-    """The same from distances already computed."""
+    """Average precomputed distances."""
     both = distances.both
     return float(both.mean()) if both.size else float("nan")

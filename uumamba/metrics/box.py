@@ -1,4 +1,4 @@
-"""The smallest box around a mask: most of a scan is empty, and work on the box costs what the structure does."""
+"""Bounding box of a mask, so that the cost of a metric follows the structure and not the scan."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from uumamba.types import Mask
 
 
 def bounding_box(mask: Mask) -> tuple[slice, ...]:
-    """Slices that cut out every true voxel and as little else as they can; empty ones where there is none.
+    """Return the smallest slices that contain every true voxel; empty slices for an empty mask.
 
     Args:
         mask: boolean array of any shape.
@@ -18,7 +18,7 @@ def bounding_box(mask: Mask) -> tuple[slice, ...]:
     box: list[slice] = []
     for axis in range(mask.ndim):
         others = tuple(other for other in range(mask.ndim) if other != axis)
-        # Cut as we go: each axis then sees only what the ones before it left over.
+        # Crop axis by axis, so that each axis scans only what the previous ones left.
         occupied = np.flatnonzero(mask[tuple(box)].any(axis=others))
         box.append(slice(int(occupied[0]), int(occupied[-1]) + 1) if occupied.size else slice(0, 0))
     return tuple(box)

@@ -1,31 +1,30 @@
-"""clDice: how much of each mask's centreline the other mask holds."""
+"""Centreline Dice (clDice)."""
 
 import numpy as np
 
-from uumamba.metrics.checks import check_flat_or_solid, check_pair
+from uumamba.metrics.mask_checks import check_2d_or_3d, check_pair
 from uumamba.metrics.skeleton import skeletonize
 from uumamba.types import Mask
 
 
 def cl_dice(prediction: Mask, label: Mask) -> float:
-    r"""Centreline Dice: 1 where each mask holds the other's whole skeleton, however thick the two are.
+    r"""Centreline Dice: 1 if each mask contains the other's skeleton, whatever their thickness.
 
     .. math:: \mathrm{clDice} = \frac{2\,T_p\,T_s}{T_p + T_s}, \quad
         T_p = \frac{|S_P \cap L|}{|S_P|}, \quad T_s = \frac{|S_L \cap P|}{|S_L|}
 
     :math:`S_P` and :math:`S_L` are the skeletons of prediction and label by
-    :func:`~uumamba.metrics.skeleton.skeletonize`; a skeleton that has the mask's topology is never empty unless the
-    mask is. Voxels count, so neither the spacing nor the direction of a vessel matters.
+    :func:`~uumamba.metrics.skeleton.skeletonize`, empty only for an empty mask. Voxels are counted, so the spacing does
+    not matter.
 
-    One mask empty, or no skeleton meets the other mask: 0. Both empty: NaN, as nothing was there to find.
+    One mask empty, or no skeleton voxel inside the other mask: 0. Both empty: NaN.
 
     Args:
         prediction: boolean array ``(Y, X)`` or ``(Z, Y, X)``, in any axis order.
         label: boolean array of the same shape.
 
     Raises:
-        TypeError: a mask is not boolean.
-        ValueError: the shapes differ, or have neither two nor three axes.
+        UsageError: a mask is not boolean, the shapes differ, or have neither two nor three axes.
 
     Example:
         >>> label = np.zeros((5, 12), bool)
@@ -41,14 +40,14 @@ def cl_dice(prediction: Mask, label: Mask) -> float:
         Differs from the paper: none for the metric; its loss replaces the skeleton by a soft one that can break.
     """
     check_pair(prediction, label)
-    check_flat_or_solid(prediction, "prediction")
+    check_2d_or_3d(prediction, "prediction")
     if not prediction.any() and not label.any():
         return float("nan")
     return cl_dice_of(prediction, label, skeletonize(prediction), skeletonize(label))
 
 
 def cl_dice_of(prediction: Mask, label: Mask, prediction_skeleton: Mask, label_skeleton: Mask) -> float:
-    """The same from skeletons already computed, one of which has a voxel."""
+    """Return clDice from precomputed skeletons, of which at least one is not empty."""
     precision = _share_inside(prediction_skeleton, label)
     sensitivity = _share_inside(label_skeleton, prediction)
     total = precision + sensitivity

@@ -1,8 +1,8 @@
-"""Dice: how much two masks overlap."""
+"""Dice coefficient."""
 
 import numpy as np
 
-from uumamba.metrics.checks import check_pair
+from uumamba.metrics.mask_checks import check_pair
 from uumamba.types import Mask
 
 
@@ -11,15 +11,14 @@ def dice_coefficient(prediction: Mask, label: Mask) -> float:
 
     .. math:: \mathrm{Dice} = \frac{2\,|P \cap L|}{|P| + |L|}
 
-    One mask empty: 0. Both empty: NaN, as nothing was there to find.
+    One mask empty: 0. Both empty: NaN.
 
     Args:
         prediction: boolean array of any shape.
         label: boolean array of the same shape.
 
     Raises:
-        TypeError: a mask is not boolean.
-        ValueError: the shapes differ.
+        UsageError: a mask is not boolean, or the shapes differ.
 
     Example:
         >>> dice_coefficient(np.array([True, True, False]), np.array([False, True, False]))

@@ -1,20 +1,21 @@
-"""Normalized surface Dice: the share of two surfaces that lies within a tolerance of each other."""
+"""Normalized surface Dice (NSD)."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
 from uumamba.metrics.surface import SurfaceDistances, surface_distances
+from uumamba.runtime.errors import require
 from uumamba.types import Mask
 
-# 3 x 0.1 is 0.30000000000000004: a surface exactly at the tolerance must not depend on rounding or axis order.
+# A surface exactly at the tolerance must not depend on rounding: 3 x 0.1 is 0.30000000000000004.
 _ROUNDING_MM = 1e-9
 
 
 def normalized_surface_dice(
     prediction: Mask, label: Mask, *, spacing_mm: Sequence[float], tolerance_mm: float
 ) -> float:
-    r"""Share of both surfaces that lies within ``tolerance_mm`` of the other one.
+    r"""Share of both surfaces within ``tolerance_mm`` of the other surface.
 
     .. math:: \mathrm{NSD}_\tau = \frac{|\{p \in \partial P : d(p, \partial L) \le \tau\}| +
         |\{l \in \partial L : d(l, \partial P) \le \tau\}|}{|\partial P| + |\partial L|}
@@ -25,11 +26,11 @@ def normalized_surface_dice(
         prediction: boolean array of any shape.
         label: boolean array of the same shape.
         spacing_mm: voxel edge lengths in the order of the array's axes.
-        tolerance_mm: a difference between two readers that counts as none.
+        tolerance_mm: largest distance that counts as agreement, such as the variation between readers.
 
     Raises:
-        TypeError: a mask is not boolean.
-        ValueError: the shapes differ, the spacing does not fit the axes, or the tolerance is negative.
+        UsageError: a mask is not boolean, the shapes differ, the spacing does not match the axes, or the tolerance is
+            negative.
 
     Example:
         >>> prediction, label = np.zeros((9, 4), bool), np.zeros((9, 4), bool)
@@ -42,7 +43,7 @@ def normalized_surface_dice(
     References:
         Nikolov et al., *Clinically Applicable Segmentation of Head and Neck Anatomy for Radiotherapy*,
         JMIR 23(7), 2021, arXiv:1809.04430.
-        Differs from the paper: surface voxels count, where the paper weights surface elements by their area.
+        Differs from the paper: surface voxels are counted, where the paper weights surface elements by their area.
     """
     return normalized_surface_dice_of(
         surface_distances(prediction, label, spacing_mm=spacing_mm), tolerance_mm=tolerance_mm
@@ -50,8 +51,7 @@ def normalized_surface_dice(
 
 
 def normalized_surface_dice_of(distances: SurfaceDistances, *, tolerance_mm: float) -> float:
-    """The same from distances already computed."""
-    if not tolerance_mm >= 0:
-        raise ValueError(f"tolerance_mm must be 0 or more, got {tolerance_mm}")
+    """Return the share of precomputed distances within the tolerance."""
+    require(tolerance_mm >= 0, "tolerance_mm", got=tolerance_mm, expected="a number of at least 0")
     both = distances.both
     return float(np.mean(both <= tolerance_mm + _ROUNDING_MM)) if both.size else float("nan")

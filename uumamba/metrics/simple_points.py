@@ -1,4 +1,4 @@
-"""Simple points: voxels whose removal leaves the number of parts, tunnels and cavities as it is."""
+"""Simple points: voxels whose removal preserves the topology."""
 
 import itertools
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 Codes = NDArray[np.uint32]
 
-# Bit 9 (dz + 1) + 3 (dy + 1) + (dx + 1) of a code stands for the neighbour at (dz, dy, dx); bit 13 is the voxel itself.
+# Bit 9 (dz + 1) + 3 (dy + 1) + (dx + 1) of a code is the neighbour at (dz, dy, dx); bit 13 is the voxel itself.
 OFFSETS = tuple(itertools.product((-1, 0, 1), repeat=3))
 CENTRE = OFFSETS.index((0, 0, 0))
 
@@ -20,7 +20,7 @@ def _bits_where(wanted: NDArray[np.bool_]) -> np.uint32:
 _DISTANCES = np.abs(OFFSETS).sum(axis=1)
 _FACES = _bits_where(_DISTANCES == 1)
 _FACES_AND_EDGES = _bits_where((_DISTANCES == 1) | (_DISTANCES == 2))
-# For each axis: its stride in bits, and which bits may step down or up it without wrapping round the cube.
+# For each axis: its stride in bits, and the bits that may step down or up without wrapping around the cube.
 _STEPS = tuple(
     (np.uint32(stride), _bits_where(along > -1), _bits_where(along < 1))
     for stride, along in zip((9, 3, 1), np.transpose(OFFSETS), strict=True)
@@ -28,15 +28,15 @@ _STEPS = tuple(
 
 
 def is_simple(codes: Codes) -> NDArray[np.bool_]:
-    """Which neighbourhoods belong to a simple point, with foreground joined by 26 neighbours and background by 6.
+    """Test neighbourhoods for simple points, with 26-connected foreground and 6-connected background.
 
-    A voxel is simple when its foreground neighbours hang together without it (26-connected in the cube around it) and
-    its background face neighbours do so as well (6-connected through the 18 neighbours that share a face or an edge).
-    Both are flood fills of a 27-voxel cube held in the bits of one integer, for all voxels at once. In a flat mask this
-    is the rule for 8 and 4 neighbours.
+    A voxel is simple if its foreground neighbours are connected without it (26-connected in the cube around it) and its
+    background face neighbours are connected as well (6-connected through the 18 neighbours that share a face or edge).
+    Both tests are flood fills of a 27-voxel cube in the bits of one integer, for all voxels at once. In a 2-D mask they
+    are the rule for 8 and 4 neighbours.
 
     Args:
-        codes: ``(n,)``, one 27-bit code a voxel; see ``OFFSETS``. The voxel's own bit must be unset.
+        codes: ``(n,)``, one 27-bit code for each voxel; see ``OFFSETS``. The voxel's own bit must be unset.
 
     Example:
         >>> left, right, next_to_right = 1 << 12, 1 << 14, 1 << 17
@@ -53,12 +53,12 @@ def is_simple(codes: Codes) -> NDArray[np.bool_]:
 
 
 def has_two_neighbours(codes: Codes) -> NDArray[np.bool_]:
-    """Which neighbourhoods hold at least two voxels; those of end points and of lone voxels do not."""
+    """Test neighbourhoods for at least two voxels, which end points and isolated voxels lack."""
     return (codes & (codes - np.uint32(1))) != 0
 
 
 def _is_one_part(inside: Codes, wanted: Codes, grow: Callable[[Codes], Codes]) -> NDArray[np.bool_]:
-    """Whether a flood from one wanted voxel that stays inside reaches every other; not so where none is wanted."""
+    """Whether a flood fill inside the mask connects all wanted voxels; false if there are none."""
     reached = wanted & (~wanted + np.uint32(1))
     while True:
         grown = grow(reached) & inside

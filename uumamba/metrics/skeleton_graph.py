@@ -1,4 +1,4 @@
-"""A skeleton as a graph: voxels joined to their neighbours, with just as many loops as the skeleton has tunnels."""
+"""Graph of a skeleton, with as many loops as the skeleton has tunnels."""
 
 import itertools
 from collections.abc import Sequence
@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 
 from uumamba.types import Mask
 
-# The half of the 26 neighbours that follow a voxel in array order, in array order: each pair is met once.
+# The 13 neighbours that follow a voxel in array order, so that each pair is visited once.
 _FORWARD = np.array([step for step in itertools.product((-1, 0, 1), repeat=3) if step > (0, 0, 0)])
 _NONE = -1
 
 
 @dataclass(frozen=True)
 class SkeletonGraph:
-    """Voxels of a skeleton and the edges that join them.
+    """Voxels of a skeleton and the edges between them.
 
     Args:
         points_mm: ``(n, 3)``, centres of the voxels.
@@ -28,33 +28,32 @@ class SkeletonGraph:
 
     @property
     def edge_lengths_mm(self) -> NDArray[np.float64]:
-        """``(m,)``, distance between the ends of each edge."""
+        """Length of each edge, ``(m,)``."""
         ends = self.points_mm[self.edges]
         lengths: NDArray[np.float64] = np.linalg.norm(ends[:, 0] - ends[:, 1], axis=1)
         return lengths
 
     @property
     def degrees(self) -> NDArray[np.intp]:
-        """``(n,)``, number of edges at each point: 1 at an end, 2 along a branch, 3 or more where branches meet."""
+        """Number of edges at each point, ``(n,)``: 1 at an end, 2 along a branch, 3 or more at a branch point."""
         return np.bincount(self.edges.reshape(-1), minlength=len(self.points_mm))
 
     @property
     def both_ways(self) -> NDArray[np.intp]:
-        """``(2, 2m)``, start and stop of each edge in either direction."""
+        """Start and stop of each edge in both directions, ``(2, 2m)``."""
         return np.concatenate([self.edges, self.edges[:, ::-1]]).T
 
 
 def skeleton_graph(skeleton: Mask, *, spacing_mm: Sequence[float]) -> SkeletonGraph:
-    """The shortest graph on a skeleton's voxels with its parts and its tunnels.
+    """Build the shortest graph on a skeleton's voxels with the same parts and tunnels.
 
-    Joining every two of 26 neighbours counts branch points twice: where three voxels touch each other a triangle
-    closes that is no loop of the vessel. Triangles generate all such false loops: voxels that are pairwise neighbours
-    share a corner, so the complex of 26 neighbours has the topology of the closed voxels. Of each independent sum of
-    triangles the longest edge is dropped. What stays has ``b0`` parts and ``b1`` loops exactly, and is the shortest
-    such graph.
+    Edges between all 26-neighbours would count branch points twice: three voxels that touch each other close a triangle
+    that is no loop of the vessel. Triangles generate all such false loops, since voxels that are pairwise neighbours
+    share a corner. The longest edge of each independent sum of triangles is removed. The result has exactly ``b0``
+    parts and ``b1`` loops, and is the shortest such graph.
 
     Args:
-        skeleton: boolean array ``(Z, Y, X)``, in any axis order; thin, or it takes long.
+        skeleton: boolean array ``(Z, Y, X)``, in any axis order; slow for thick masks.
         spacing_mm: voxel edge lengths in the order of the array's axes.
 
     Example:
@@ -66,7 +65,7 @@ def skeleton_graph(skeleton: Mask, *, spacing_mm: Sequence[float]) -> SkeletonGr
     References:
         Edelsbrunner, Letscher & Zomorodian, *Topological Persistence and Simplification*, Discrete & Computational
         Geometry 28, 2002.
-        Differs from the paper: only which edges triangles fill is kept of the pairing, not when.
+        Differs from the paper: of the pairing, only the edges that triangles fill are used.
     """
     voxels = np.argwhere(skeleton)
     table, edges = _forward_edges(voxels, skeleton.shape)
@@ -76,7 +75,7 @@ def skeleton_graph(skeleton: Mask, *, spacing_mm: Sequence[float]) -> SkeletonGr
 
 
 def _forward_edges(voxels: NDArray[np.intp], shape: tuple[int, ...]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """``(n, 13)`` number of the edge from a voxel along each forward step, or -1; and the edges ``(m, 2)``."""
+    """Return the edge from each voxel along each forward step, ``(n, 13)`` or -1, and the edges ``(m, 2)``."""
     strides = np.array([(shape[1] + 2) * (shape[2] + 2), shape[2] + 2, 1])
     keys = (voxels + 1) @ strides
     wanted = keys[:, None] + _FORWARD @ strides
@@ -89,7 +88,7 @@ def _forward_edges(voxels: NDArray[np.intp], shape: tuple[int, ...]) -> tuple[ND
 
 
 def _triangles(table: NDArray[np.intp], edges: NDArray[np.intp]) -> NDArray[np.intp]:
-    """``(t, 3)``, the edges of every three voxels that are neighbours of each other."""
+    """Return the edges of every three voxels that are pairwise neighbours, ``(t, 3)``."""
     numbers = {tuple(step): number for number, step in enumerate(_FORWARD.tolist())}
     found = [np.empty((0, 3), np.intp)]
     for (a, first), (b, second) in itertools.combinations(enumerate(_FORWARD), 2):
@@ -102,7 +101,7 @@ def _triangles(table: NDArray[np.intp], edges: NDArray[np.intp]) -> NDArray[np.i
 
 
 def _filled_edges(triangles: NDArray[np.intp], lengths_mm: NDArray[np.float64]) -> NDArray[np.intp]:
-    """The longest edge of each independent sum of triangles: Gaussian elimination over two elements."""
+    """Find the longest edge of each independent sum of triangles by Gaussian elimination over GF(2)."""
     order = np.argsort(lengths_mm, kind="stable")
     rank = np.argsort(order)
     sums: dict[int, set[int]] = {}

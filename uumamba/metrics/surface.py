@@ -1,4 +1,4 @@
-"""Distances between the surfaces of two masks: the one computation behind three metrics."""
+"""Surface distances, shared by three metrics."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from scipy.ndimage import binary_erosion
 from scipy.spatial import cKDTree
 
 from uumamba.metrics.box import bounding_box
-from uumamba.metrics.checks import check_pair, check_spacing
+from uumamba.metrics.mask_checks import check_pair, check_spacing
 from uumamba.types import Mask
 
 DistancesMm = NDArray[np.float64]
@@ -20,8 +20,8 @@ class SurfaceDistances:
     """Distance of each surface voxel of one mask to the nearest surface voxel of the other, in millimetres.
 
     Args:
-        prediction_to_label: one distance a surface voxel of the prediction; all ``inf`` where the label is empty.
-        label_to_prediction: one distance a surface voxel of the label; all ``inf`` where the prediction is empty.
+        prediction_to_label: one distance for each surface voxel of the prediction; ``inf`` if the label is empty.
+        label_to_prediction: one distance for each surface voxel of the label; ``inf`` if the prediction is empty.
     """
 
     prediction_to_label: DistancesMm
@@ -29,19 +29,19 @@ class SurfaceDistances:
 
     @property
     def both(self) -> DistancesMm:
-        """The distances of both directions in one array; empty where both masks are."""
+        """Distances of both directions in one array; empty if both masks are."""
         return np.concatenate([self.prediction_to_label, self.label_to_prediction])
 
 
 def surface_distances(prediction: Mask, label: Mask, *, spacing_mm: Sequence[float]) -> SurfaceDistances:
-    """Distances between the surfaces of two masks, in both directions.
+    """Compute the distances between the surfaces of two masks, in both directions.
 
-    The surface of a mask is the set of its voxels that share a face with a voxel outside it, taken at their centres;
-    what lies beyond the array is outside, so a mask cut off by the field of view ends there. This is the definition of
-    MedPy and MONAI. DeepMind's ``surface-distance`` weights marching-cubes elements by their area instead.
+    The surface of a mask consists of the centres of its voxels that share a face with a voxel outside the mask or with
+    the border of the array. This is the definition of MedPy and MONAI; DeepMind's ``surface-distance`` weights
+    marching-cubes elements by their area instead.
 
-    A nearest-neighbour tree finds the distances: on hearts (5000 surface voxels) it is as fast as a distance transform
-    of the cropped masks, on a ball of 84 000 surface voxels five times faster, and its memory follows the surface.
+    Distances come from a nearest-neighbour tree, which is as fast as a distance transform on hearts, faster on large
+    structures, and whose memory follows the surface.
 
     Args:
         prediction: boolean array of any shape.
@@ -49,8 +49,7 @@ def surface_distances(prediction: Mask, label: Mask, *, spacing_mm: Sequence[flo
         spacing_mm: voxel edge lengths in the order of the array's axes.
 
     Raises:
-        TypeError: a mask is not boolean.
-        ValueError: the shapes differ, or the spacing does not fit the axes.
+        UsageError: a mask is not boolean, the shapes differ, or the spacing does not match the axes.
 
     Example:
         >>> line = np.zeros((2, 8), bool)

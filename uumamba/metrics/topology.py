@@ -1,4 +1,4 @@
-"""Betti numbers: how many parts, tunnels and cavities a mask has."""
+"""Betti numbers: parts, tunnels and cavities of a mask."""
 
 import itertools
 
@@ -7,29 +7,25 @@ from numpy.typing import NDArray
 from scipy.ndimage import label as label_components
 
 from uumamba.metrics.box import bounding_box
-from uumamba.metrics.checks import check_flat_or_solid, check_pair
+from uumamba.metrics.mask_checks import check_2d_or_3d, check_pair
 from uumamba.types import Mask
 
 
 def betti_numbers(mask: Mask) -> tuple[int, ...]:
-    r"""Number of parts, of tunnels and (in three dimensions) of cavities: ``(b0, b1, b2)``, or ``(b0, b1)``.
+    r"""Count parts, tunnels and, in 3-D, cavities: ``(b0, b1, b2)`` or ``(b0, b1)``.
 
     .. math:: b_1 = b_0 + b_2 - \chi, \quad \chi = \sum_{d} (-1)^d\, n_d
 
-    Foreground voxels that share as little as a corner are joined (26 neighbours, 8 in two dimensions); background
-    voxels must share a face (6, or 4). Parts and cavities are counted as components, a cavity being background that the
-    outside does not reach. The Euler characteristic counts the cells :math:`n_d` (corners, edges, faces, cubes) of the
-    closed voxels; tunnels follow. In two dimensions a hole is a tunnel: :math:`b_1 = b_0 - \chi`.
-
-    What lies beyond the array is background. An empty mask has none of anything. A coronary tree in 512x512x300 voxels
-    takes 3 s on one core.
+    The foreground is 26-connected (8 in 2-D), the background 6-connected (4). Parts and cavities are connected
+    components; a cavity is background that is not connected to the outside. The Euler characteristic counts the cells
+    :math:`n_d` (corners, edges, faces, cubes) of the closed voxels and gives the tunnels. In 2-D a hole is a tunnel:
+    :math:`b_1 = b_0 - \chi`. Everything beyond the array is background. All numbers of an empty mask are 0.
 
     Args:
         mask: boolean array ``(Y, X)`` or ``(Z, Y, X)``, in any axis order.
 
     Raises:
-        TypeError: the mask is not boolean.
-        ValueError: it has neither two nor three axes.
+        UsageError: the mask is not boolean or has neither two nor three axes.
 
     Example:
         >>> ring = np.ones((3, 3), bool)
@@ -45,7 +41,7 @@ def betti_numbers(mask: Mask) -> tuple[int, ...]:
         Kong & Rosenfeld, *Digital Topology: Introduction and Survey*, CVGIP 48(3), 1989.
         Differs from the paper: none.
     """
-    check_flat_or_solid(mask)
+    check_2d_or_3d(mask)
     cut = mask[bounding_box(mask)]
     if cut.size == 0:
         return (0,) * mask.ndim
@@ -62,16 +58,15 @@ def betti_errors(prediction: Mask, label: Mask) -> tuple[float, ...]:
 
     .. math:: e_k = |b_k(P) - b_k(L)|
 
-    One mask empty: the other's Betti numbers, small as they may be: read them beside an overlap, which is 0 then. Both
-    empty: NaN for each, as for every metric here.
+    One mask empty: the other's Betti numbers, which may be small, so report an overlap as well. Both empty: NaN for
+    each.
 
     Args:
         prediction: boolean array ``(Y, X)`` or ``(Z, Y, X)``, in any axis order.
         label: boolean array of the same shape.
 
     Raises:
-        TypeError: a mask is not boolean.
-        ValueError: the shapes differ, or have neither two nor three axes.
+        UsageError: a mask is not boolean, the shapes differ, or have neither two nor three axes.
 
     Example:
         >>> label = np.ones((1, 7), bool)
@@ -82,10 +77,10 @@ def betti_errors(prediction: Mask, label: Mask) -> tuple[float, ...]:
 
     References:
         Hu, Li, Samaras & Chen, *Topology-Preserving Deep Image Segmentation*, NeurIPS 2019, arXiv:1906.05404.
-        Differs from the paper: each Betti number of the whole mask, where the paper averages over random patches.
+        Differs from the paper: Betti numbers of the whole mask instead of an average over random patches.
     """
     check_pair(prediction, label)
-    check_flat_or_solid(prediction, "prediction")
+    check_2d_or_3d(prediction, "prediction")
     if not prediction.any() and not label.any():
         return (float("nan"),) * prediction.ndim
     pairs = zip(betti_numbers(prediction), betti_numbers(label), strict=True)
@@ -93,7 +88,7 @@ def betti_errors(prediction: Mask, label: Mask) -> tuple[float, ...]:
 
 
 def fill_cavities(mask: Mask) -> Mask:
-    """The mask with its cavities set; a flat mask has none, for a hole in it is a tunnel.
+    """Fill the cavities of a mask; a 2-D mask has none, since a hole is a tunnel.
 
     Args:
         mask: boolean array ``(Y, X)`` or ``(Z, Y, X)``, in any axis order.
@@ -112,15 +107,15 @@ def fill_cavities(mask: Mask) -> Mask:
 
 
 def _background_components(mask: Mask) -> NDArray[np.int32]:
-    """Components of the background, padded by one voxel: 0 in the mask, 1 outside, more in cavities."""
+    """Label the background, padded by one voxel: 0 in the mask, 1 outside, larger values in cavities."""
     components: NDArray[np.int32] = label_components(~np.pad(mask, 1))[0]
     return components
 
 
 def _euler_characteristic(mask: Mask) -> int:
-    """Cells of the closed voxels, those of odd dimension counted negative.
+    """Count the cells of the closed voxels, negative for odd dimensions.
 
-    The cells that are thin along some axes lie between voxels there, and belong to the mask when either voxel does.
+    A cell that is thin along an axis lies between two voxels and belongs to the mask if either voxel does.
     """
     total = 0
     for thin in itertools.product((False, True), repeat=mask.ndim):

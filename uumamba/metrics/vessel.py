@@ -1,12 +1,12 @@
-"""What is measured on a vessel besides its overlap: centreline, topology and length, on skeletons made once."""
+"""Vessel scores: clDice, Betti errors and length error, from one skeleton of each mask."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from uumamba.metrics.box import bounding_box
 from uumamba.metrics.centreline import centreline_length_mm, centreline_length_of, length_error_of
-from uumamba.metrics.checks import check_flat_or_solid, check_pair, check_spacing
 from uumamba.metrics.cl_dice import cl_dice_of
+from uumamba.metrics.mask_checks import check_2d_or_3d, check_pair, check_spacing
 from uumamba.metrics.skeleton import skeletonize
 from uumamba.metrics.topology import betti_numbers
 from uumamba.types import Mask
@@ -28,12 +28,11 @@ class VesselScores:
 
 
 def vessel_scores(prediction: Mask, label: Mask, *, spacing_mm: Sequence[float]) -> VesselScores:
-    """The three scores of a vessel in about half the time that they take apart.
+    """Compute the three scores of a vessel in about half the time of three calls.
 
-    Each mask is thinned once, in the bounding box of both, and its cavities are counted once: where it has none, the
-    skeleton is that of the filled mask too. Empty masks follow the rule of each score: a total miss has clDice 0, the
-    other mask's Betti numbers, and the length error -1 (prediction empty) or ``inf`` (label empty); two empty masks
-    give NaN throughout.
+    Each mask is thinned once, in the bounding box of both, and its cavities are counted once. Empty masks follow the
+    rule of each score: a total miss has clDice 0, the other mask's Betti numbers, and the length error -1 (prediction
+    empty) or ``inf`` (label empty); two empty masks give NaN.
 
     Args:
         prediction: boolean array ``(Y, X)`` or ``(Z, Y, X)``, in any axis order.
@@ -41,8 +40,8 @@ def vessel_scores(prediction: Mask, label: Mask, *, spacing_mm: Sequence[float])
         spacing_mm: voxel edge lengths in the order of the array's axes.
 
     Raises:
-        TypeError: a mask is not boolean.
-        ValueError: the shapes differ, have neither two nor three axes, or the spacing does not fit them.
+        UsageError: a mask is not boolean, the shapes differ, have neither two nor three axes, or the spacing does not
+            match them.
 
     Example:
         >>> import numpy as np
@@ -54,7 +53,7 @@ def vessel_scores(prediction: Mask, label: Mask, *, spacing_mm: Sequence[float])
         VesselScores(cl_dice=0.9523809523809523, betti_errors=(1.0, 0.0, 0.0), length_error=-0.2)
     """
     check_pair(prediction, label)
-    check_flat_or_solid(prediction, "prediction")
+    check_2d_or_3d(prediction, "prediction")
     check_spacing(spacing_mm, prediction.ndim)
     box = bounding_box(prediction | label)
     prediction, label = prediction[box], label[box]
@@ -70,7 +69,7 @@ def vessel_scores(prediction: Mask, label: Mask, *, spacing_mm: Sequence[float])
 
 @dataclass(frozen=True)
 class _Vessel:
-    """What the scores need to know of one mask."""
+    """Skeleton, Betti numbers and length of one mask."""
 
     skeleton: Mask
     betti_numbers: tuple[int, ...]
@@ -78,7 +77,7 @@ class _Vessel:
 
     @classmethod
     def of(cls, mask: Mask, spacing_mm: Sequence[float]) -> "_Vessel | None":
-        """None of an empty mask."""
+        """Measure a mask; None if it is empty."""
         if not mask.any():
             return None
         betti, skeleton = betti_numbers(mask), skeletonize(mask)

@@ -1,49 +1,50 @@
-"""A second pass only where the slope is steep for this stage of training."""
+"""Second passes only in steps with a large gradient."""
 
 import math
 from dataclasses import dataclass
 
-from uumamba.optim.foreach import global_norm
 from uumamba.optim.rules import Slope
+from uumamba.optim.tensors import global_norm
+from uumamba.runtime.errors import require
 
 SEEN, MEAN, VARIANCE = "trigger_steps", "trigger_mean", "trigger_variance"
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptiveTrigger:
-    r"""Climbs only where the squared norm of the gradient is large among those of recent steps.
+    r"""Trigger of a climb by a squared gradient norm above recent ones.
 
     .. math:: \mu \leftarrow \delta \mu + (1 - \delta) \lVert g \rVert_2^2, \qquad
               s^2 \leftarrow \delta s^2 + (1 - \delta) (\lVert g \rVert_2^2 - \mu)^2, \qquad
               \lVert g \rVert_2^2 \ge \mu + c_t s
 
     with :math:`\delta` the ``decay``, both starting at 0, and :math:`c_t` going in a line from ``start`` to ``end``:
-    with 1 and -1 a climb is the exception at first and the rule towards the end. For :class:`LookSAM`'s ``trigger``,
+    with 1 and -1 few steps climb at first and most towards the end. For :class:`LookSAM`'s ``trigger``,
     or any rule's ``due``; the rule must be ``shared``, so that ranks decide alike.
 
     The norm is over perturbed parameters, in true units under a scaler. A gradient that is not finite neither climbs
     nor counts. The first step climbs, by the formula, for any ``start`` up to 3 and the default ``decay``. With several
-    closures and ``accumulation="micro"`` each of them is a step.
+    closures and ``accumulation="micro"`` each of them counts as a step.
 
     Args:
-        total_steps: those of the whole training; :math:`c_t` stays at ``end`` after them.
+        total_steps: steps of the whole training; :math:`c_t` stays at ``end`` after them.
         start: :math:`c_0`.
         end: :math:`c_t` after the last step.
         decay: of the mean and the variance.
 
     Raises:
-        ValueError: ``total_steps`` is not positive, or ``decay`` is not in [0, 1).
+        UsageError: ``total_steps`` is not positive, or ``decay`` is not in [0, 1).
 
     Example:
         >>> from functools import partial
         >>> import torch
         >>> from uumamba.optim import Rule, SharpnessAware
-        >>> from uumamba.optim.sam import along_gradient
+        >>> from uumamba.optim.sam import follow_gradient
         >>> weight = torch.nn.Parameter(torch.ones(2))
         >>> ae_sam = SharpnessAware(
         ...     [weight],
         ...     partial(torch.optim.SGD, lr=0.1),
-        ...     rule=Rule(climb=along_gradient, due=AdaptiveTrigger(total_steps=100), shared=True),
+        ...     rule=Rule(climb=follow_gradient, due=AdaptiveTrigger(total_steps=100), shared=True),
         ...     group_defaults={"rho": 0.05},
         ... )
         >>> ae_sam.step(lambda: (weight**2).sum())
@@ -60,13 +61,11 @@ class AdaptiveTrigger:
     decay: float = 0.9
 
     def __post_init__(self) -> None:
-        if not self.total_steps > 0:
-            raise ValueError(f"total_steps must be positive, got {self.total_steps}")
-        if not 0 <= self.decay < 1:
-            raise ValueError(f"decay must be in [0, 1), got {self.decay}")
+        require(self.total_steps > 0, "total_steps", got=self.total_steps, expected="a positive number")
+        require(0 <= self.decay < 1, "decay", got=self.decay, expected="a number in [0, 1)")
 
     def __call__(self, slope: Slope) -> bool:
-        """Whether this step climbs; counts it."""
+        """Count this step; True where it climbs."""
         norm, numbers = global_norm(slope.grads).item() / slope.scale(), slope.numbers
         steepness = norm * norm
         seen = numbers.get(SEEN, 0)

@@ -8,20 +8,21 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from uumamba.optim.engine import SharpnessAware
-from uumamba.optim.foreach import global_norm
-from uumamba.optim.options import EngineOptions
+from uumamba.optim.groups import EngineOptions
 from uumamba.optim.rules import Climb, Rule, Slope
+from uumamba.optim.tensors import global_norm
+from uumamba.runtime.errors import require
 
 
 class ASAM(SharpnessAware):
-    r"""SAM in a neighbourhood that scales with the weights, so that rescaling a network changes nothing.
+    r"""Adaptive SAM, whose neighbourhood scales with the weights.
 
     .. math:: \epsilon = \rho \frac{T_w^2\, g}{\lVert T_w g \rVert_2}, \qquad T_w = |w| + \eta
 
-    elementwise, with g the gradient at w; so :math:`\lVert T_w^{-1} \epsilon \rVert_2 = \rho`. Unless
-    ``normalize_bias``, :math:`T_w` is 1 for parameters with at most one axis: biases, and scales and shifts of norms.
-    The best ``rho`` depends on it: 0.5 is tuned without, 2.0 (with ``eta=0``) with it. Two passes a step; for edge
-    cases see :class:`SharpnessAware`.
+    elementwise, with g the gradient at w; so rescaling a network changes nothing, and :math:`\lVert T_w^{-1} \epsilon
+    \rVert_2 = \rho`. Unless ``normalize_bias``, :math:`T_w` is 1 for parameters with at most one axis: biases, and
+    scales and shifts of norms. The best ``rho`` depends on it: 0.5 is tuned without, 2.0 (with ``eta=0``) with it. Two
+    passes per step; for edge cases see :class:`SharpnessAware`.
 
     Args:
         params: parameters, named parameters or groups; a group may set ``rho`` or ``perturb=False``.
@@ -29,10 +30,10 @@ class ASAM(SharpnessAware):
         rho: radius of the neighbourhood in the scaled measure, for groups that set none.
         eta: added to :math:`|w|`, so that weights of 0 can move.
         normalize_bias: scale parameters with at most one axis as well.
-        engine: what every member takes, such as ``net`` and ``scaler``; see :class:`EngineOptions`.
+        engine: options of every member, such as ``net`` and ``scaler``; see :class:`EngineOptions`.
 
     Raises:
-        ValueError: ``rho`` or ``eta`` is negative, or ``rho`` is not finite.
+        UsageError: ``rho`` or ``eta`` is negative, or ``rho`` is not finite.
 
     Example:
         >>> from functools import partial
@@ -59,14 +60,13 @@ class ASAM(SharpnessAware):
         normalize_bias: bool = False,
         **engine: Unpack[EngineOptions],
     ) -> None:
-        if not eta >= 0:
-            raise ValueError(f"eta must not be negative, got {eta}")
-        climb = along_scaled_gradient(eta=eta, normalize_bias=normalize_bias)
+        require(eta >= 0, "eta", got=eta, expected="a number of at least 0")
+        climb = follow_scaled_gradient(eta=eta, normalize_bias=normalize_bias)
         super().__init__(params, base, rule=Rule(climb=climb), group_defaults={"rho": rho}, **engine)
 
 
-def along_scaled_gradient(*, eta: float, normalize_bias: bool) -> Climb:
-    r"""The rule with direction :math:`T_w^2 g` and length :math:`\lVert T_w g \rVert_2`."""
+def follow_scaled_gradient(*, eta: float, normalize_bias: bool) -> Climb:
+    r"""Make the climb along :math:`T_w^2 g` with length :math:`\lVert T_w g \rVert_2`."""
 
     def climb(slope: Slope) -> tuple[Sequence[Tensor], Tensor]:
         scaled, direction = list(slope.grads), list(slope.grads)

@@ -9,23 +9,24 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from uumamba.optim.engine import SharpnessAware
-from uumamba.optim.foreach import global_norm
-from uumamba.optim.options import EngineOptions
+from uumamba.optim.groups import EngineOptions
 from uumamba.optim.rules import Climb, Rule, Slope
+from uumamba.optim.tensors import global_norm
+from uumamba.runtime.errors import require
 
 MEAN = "gradient_mean"
 
 
 class FriendlySAM(SharpnessAware):
-    r"""SAM that climbs only along what is new in a batch, not along what all batches share.
+    r"""SAM that climbs along the gradient minus the mean of earlier ones.
 
     .. math:: d = g - \sigma m, \qquad m \leftarrow \lambda m + (1 - \lambda)\, g, \qquad
               \epsilon = \rho \frac{d}{\lVert d \rVert_2}
 
     with g the gradient at w, m its running mean and the norm over all perturbed parameters. In the first step m is g
-    and the climb SAM's. Two passes a step and one copy of the perturbed parameters.
+    and the climb SAM's. Two passes per step and one copy of the perturbed parameters.
 
-    Under a scaler m is kept in true units. A gradient that is not finite leaves it as it was. With several closures
+    Under a scaler m is kept in true units. A gradient that is not finite does not change it. With several closures
     and ``accumulation="micro"`` each of them counts in m. Ranks climb alike, along the averaged gradient. For other
     edge cases see :class:`SharpnessAware`.
 
@@ -33,12 +34,12 @@ class FriendlySAM(SharpnessAware):
         params: parameters, named parameters or groups; a group may set ``rho`` or ``perturb=False``.
         base: any callable from parameters to an optimizer.
         rho: radius of the neighbourhood, for groups that set none.
-        sigma: how much of the running mean is taken out; with 0 it is SAM.
+        sigma: share of the running mean that is subtracted; with 0 it is SAM.
         lam: decay of the running mean.
-        engine: what every member takes, such as ``net`` and ``scaler``; see :class:`EngineOptions`.
+        engine: options of every member, such as ``net`` and ``scaler``; see :class:`EngineOptions`.
 
     Raises:
-        ValueError: ``rho`` or ``sigma`` is negative, or ``lam`` is not in [0, 1).
+        UsageError: ``rho`` or ``sigma`` is negative, or ``lam`` is not in [0, 1).
 
     Example:
         >>> from functools import partial
@@ -54,9 +55,9 @@ class FriendlySAM(SharpnessAware):
         ([3.0, 0.0], [2.0, 1.0])
 
     References:
-        Li et al., *Friendly Sharpness-Aware Minimization*, CVPR 2024, arXiv:2403.12350.
-        Differs from the paper: as in the authors' code the mean of earlier steps is taken out, before it sees g; with
-        sigma 1 both directions are the same.
+        Li et al., *Friendly Sharpness-Aware Minimization*, CVPR 2024, arXiv:2403.12350. Differs from the paper: as in
+        the authors' code the mean of earlier steps is subtracted, before g enters it; with sigma 1 both directions are
+        the same.
     """
 
     def __init__(
@@ -69,16 +70,14 @@ class FriendlySAM(SharpnessAware):
         lam: float = 0.9,
         **engine: Unpack[EngineOptions],
     ) -> None:
-        if not sigma >= 0:
-            raise ValueError(f"sigma must not be negative, got {sigma}")
-        if not 0 <= lam < 1:
-            raise ValueError(f"lam must be in [0, 1), got {lam}")
-        rule = Rule(climb=along_what_is_new(sigma=sigma, lam=lam), shared=True)
+        require(sigma >= 0, "sigma", got=sigma, expected="a number of at least 0")
+        require(0 <= lam < 1, "lam", got=lam, expected="a number in [0, 1)")
+        rule = Rule(climb=follow_new_part(sigma=sigma, lam=lam), shared=True)
         super().__init__(params, base, rule=rule, group_defaults={"rho": rho}, **engine)
 
 
-def along_what_is_new(*, sigma: float, lam: float) -> Climb:
-    """The rule whose direction is the gradient without its running mean, and which keeps that mean."""
+def follow_new_part(*, sigma: float, lam: float) -> Climb:
+    """Make the climb along the gradient minus its running mean."""
 
     def climb(slope: Slope) -> tuple[Sequence[Tensor], Tensor]:
         scale, direction = slope.scale(), list(slope.grads)
@@ -91,7 +90,7 @@ def along_what_is_new(*, sigma: float, lam: float) -> Climb:
         length = global_norm(direction)
         if math.isfinite(length.item()):
             if known:
-                means = list(torch._foreach_mul(means, lam))  # new ones: a step that is repeated starts from the old
+                means = list(torch._foreach_mul(means, lam))  # new tensors: a step that is repeated starts from the old
                 torch._foreach_add_(means, grads, alpha=(1 - lam) / scale)
                 for index, mean in zip(known, means, strict=True):
                     slope.memory[slope.params[index]][MEAN] = mean

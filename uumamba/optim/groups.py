@@ -1,20 +1,59 @@
-"""Parameter groups that the family and its base share."""
+"""Arguments of every member: parameter groups, base, engine options."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Literal, TypedDict
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
+from uumamba.runtime.errors import require
+
 NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)  # the first is every batch and every instance norm
 
 
-def groups_of(params: Iterable[Any]) -> list[dict[str, Any]]:
-    """Parameters, named parameters or groups, as groups; the caller's dictionaries are left as they are."""
-    if isinstance(params, Tensor):
-        raise TypeError("params must be an iterable of parameters or of groups, got one tensor; pass [tensor]")
+class EngineOptions(TypedDict, total=False):
+    """Options of every member, beside its own arguments.
+
+    Attributes:
+        net: the network, bare or wrapped for data-parallel training. Running statistics then count each batch once, and
+            each rank climbs by itself (m-sharpness) and averages only the final gradient.
+        scaler: the fp16 gradient scaler. The step scales, unscales, skips and updates it; nobody else should.
+        max_grad_norm: bound of the final gradient's norm, over all groups together.
+        accumulation: with several closures, ``"micro"`` climbs anew for each of them and averages the gradients found
+            (smaller neighbourhoods of the batch, which usually generalise better; the default), ``"full"`` climbs once
+            along their mean gradient and runs all of them again there.
+        perturbation: with several ranks, ``"rank"`` lets each climb along its own gradient (the default), ``"global"``
+            all along the averaged one, as one big batch would, for one more message per step. Rules whose state must be
+            the same on every rank are always global.
+    """
+
+    net: nn.Module | None
+    scaler: torch.amp.GradScaler | None
+    max_grad_norm: float | None
+    accumulation: Literal["micro", "full"]
+    perturbation: Literal["rank", "global"]
+
+
+def check_options(max_grad_norm: float | None, accumulation: str, perturbation: str) -> None:
+    """Raise where an engine option is out of range."""
+    require(
+        max_grad_norm is None or max_grad_norm > 0,
+        "max_grad_norm",
+        got=max_grad_norm,
+        expected="a positive number or None",
+    )
+    require(accumulation in ("micro", "full"), "accumulation", got=accumulation, expected="micro or full")
+    require(perturbation in ("rank", "global"), "perturbation", got=perturbation, expected="rank or global")
+
+
+def make_groups(params: Iterable[Any]) -> list[dict[str, Any]]:
+    """Convert parameters, named parameters or groups to new groups."""
+    require(
+        not isinstance(params, Tensor), "params", got="one tensor", expected="an iterable of parameters or of groups"
+    )
     entries = list(params)
     if not entries or isinstance(entries[0], dict):
         return [dict(group) for group in entries]
@@ -22,47 +61,47 @@ def groups_of(params: Iterable[Any]) -> list[dict[str, Any]]:
 
 
 def make_base(base: Callable[..., Optimizer], groups: list[dict[str, Any]]) -> Optimizer:
-    """The optimizer that ``base`` makes of the groups.
+    """Make the base optimizer of the groups.
 
     Raises:
-        TypeError: ``base`` is no such callable.
-        ValueError: the optimizer holds other parameters than it was given.
+        UsageError: ``base`` is no callable that returns an optimizer of these parameters.
     """
-    cure = "pass a callable from parameters to an optimizer, such as partial(torch.optim.SGD, lr=0.1)"
-    if not callable(base):
-        raise TypeError(f"base must make an optimizer, got a {type(base).__name__}; {cure}")
-    made = base(groups)
-    if not isinstance(made, Optimizer):
-        raise TypeError(f"base must make an optimizer, it made a {type(made).__name__}; {cure}")
-    if _identities(made.param_groups) != _identities(groups):
-        raise ValueError(f"base made an optimizer of other parameters than it was given; {cure}")
+    made = base(groups) if callable(base) else base
+    require(
+        callable(base) and isinstance(made, Optimizer),
+        "base",
+        got=type(made).__name__,
+        expected="a callable from parameters to an optimizer",
+        fix="pass one such as partial(torch.optim.SGD, lr=0.1)",
+    )
+    require(
+        _list_ids(made.param_groups) == _list_ids(groups),
+        "base",
+        got="an optimizer of other parameters",
+        expected="one of the parameters it is called with",
+    )
     return made
 
 
 def check_groups(groups: Sequence[dict[str, Any]]) -> None:
-    """Refuse a radius that is negative or not a number.
-
-    Raises:
-        ValueError: the message names the group.
-    """
-    for index, group in enumerate(groups):
+    """Raise where a group's radius is negative or not finite."""
+    for group in groups:
         rho = group.get("rho", 0.0)
-        if not (math.isfinite(rho) and rho >= 0):
-            raise ValueError(f"rho must be finite and not negative, got {rho} in parameter group {index}")
+        require(math.isfinite(rho) and rho >= 0, "rho", got=rho, expected="a finite number of at least 0")
 
 
 def norm_layers_only(net: nn.Module) -> list[dict[str, Any]]:
-    """Two parameter groups with which any member of the family perturbs the norm layers and trains everything.
+    """Make two parameter groups of which only the norm layers are perturbed.
 
-    A norm layer is any of torch's batch, synchronised, instance, layer, group and RMS norms, and any module whose class
-    is called ``...Norm`` and that holds only parameters of at most one axis. The second group has ``perturb=False``,
-    so that every length of a climb is over the norm layers' parameters alone.
+    Everything is trained, by any member of the family. A norm layer is any of torch's batch, synchronised, instance,
+    layer, group and RMS norms, and any module whose class is called ``...Norm`` and that holds only parameters of at
+    most one axis. The second group has ``perturb=False``, so every length of a climb is over the norm layers alone.
 
     Args:
         net: bare, compiled or wrapped for data-parallel training.
 
     Raises:
-        ValueError: no norm layer has parameters.
+        UsageError: no norm layer has parameters.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.InstanceNorm2d(8, affine=True), nn.ReLU())
@@ -74,21 +113,23 @@ def norm_layers_only(net: nn.Module) -> list[dict[str, Any]]:
         arXiv:2306.04226.
         Differs from the paper: none.
     """
-    of_norms = {param: None for module in net.modules() if _is_norm(module) for param in module.parameters()}
-    if not of_norms:
-        raise ValueError(
-            f"{type(net).__name__} has no norm layer with parameters, so nothing would be perturbed; perturb all "
-            "parameters, or give its norm layers affine=True"
-        )
-    others = [param for param in net.parameters() if param not in of_norms]
-    return [{"params": list(of_norms)}, {"params": others, "perturb": False}]
+    norms = {param: None for module in net.modules() if _is_norm(module) for param in module.parameters()}
+    require(
+        norms,
+        "net",
+        got=type(net).__name__,
+        expected="a network with norm layers that have parameters",
+        fix="perturb all parameters, or give its norm layers affine=True",
+    )
+    others = [param for param in net.parameters() if param not in norms]
+    return [{"params": list(norms)}, {"params": others, "perturb": False}]
 
 
 def _is_norm(module: nn.Module) -> bool:
-    if isinstance(module, NORMS):
-        return True
-    return type(module).__name__.endswith("Norm") and all(param.ndim <= 1 for param in module.parameters())
+    return isinstance(module, NORMS) or (
+        type(module).__name__.endswith("Norm") and all(param.ndim <= 1 for param in module.parameters())
+    )
 
 
-def _identities(groups: Sequence[dict[str, Any]]) -> list[int]:
+def _list_ids(groups: Sequence[dict[str, Any]]) -> list[int]:
     return [id(param) for group in groups for param in group["params"]]

@@ -8,14 +8,15 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from uumamba.optim.engine import SharpnessAware
-from uumamba.optim.options import EngineOptions
-from uumamba.optim.projection import share_along
-from uumamba.optim.rules import Mix, Reach, Rule, Slope, to_radius
-from uumamba.optim.sam import along_gradient
+from uumamba.optim.groups import EngineOptions
+from uumamba.optim.rules import Mix, Reach, Rule, Slope, scale_to_radius
+from uumamba.optim.sam import follow_gradient
+from uumamba.optim.tensors import projection_factor
+from uumamba.runtime.errors import require
 
 
 class GSAM(SharpnessAware):
-    r"""SAM that also lowers the surrogate gap: how far the loss nearby lies above the loss itself.
+    r"""SAM that also lowers the gap between the loss nearby and here.
 
     .. math:: g_\perp = g - \frac{\langle g, g_p \rangle}{\lVert g_p \rVert_2^2}\, g_p, \qquad
               w \leftarrow \mathrm{base}(w,\ g_p - \alpha g_\perp)
@@ -29,7 +30,7 @@ class GSAM(SharpnessAware):
     .. math:: \rho_t = \rho_\min + (\rho - \rho_\min)\, \frac{\mathrm{lr} - \mathrm{lr}_\min}
               {\mathrm{lr}_\max - \mathrm{lr}_\min}
 
-    with the fraction kept between 0 and 1, as a warm-up may start below ``lr_min``. Two passes a step. With ``ascent``
+    with the fraction clamped to 0 to 1, as a warm-up may start below ``lr_min``. Two passes per step. With ``ascent``
     g is that loss's gradient in both formulas. For edge cases see :class:`SharpnessAware`.
 
     Args:
@@ -41,10 +42,10 @@ class GSAM(SharpnessAware):
         rho_min: radius at ``lr_min``; the radius is constant without.
         lr_max: learning rate at which the radius is ``rho``.
         lr_min: learning rate at which it is ``rho_min``.
-        engine: what every member takes, such as ``net`` and ``scaler``; see :class:`EngineOptions`.
+        engine: options of every member, such as ``net`` and ``scaler``; see :class:`EngineOptions`.
 
     Raises:
-        ValueError: ``rho`` or ``alpha`` is negative, ``rho_min`` is not between 0 and ``rho`` or is above a group's,
+        UsageError: ``rho`` or ``alpha`` is negative, ``rho_min`` is not between 0 and ``rho``,
             ``rho_min`` came without ``lr_max`` or the other way round, or ``lr_max`` is not above ``lr_min``.
 
     Example:
@@ -73,49 +74,47 @@ class GSAM(SharpnessAware):
         lr_min: float = 0.0,
         **engine: Unpack[EngineOptions],
     ) -> None:
-        if not alpha >= 0:
-            raise ValueError(f"alpha must not be negative, got {alpha}")
-        reach: Reach = to_radius
+        require(alpha >= 0, "alpha", got=alpha, expected="a number of at least 0")
+        require(
+            (rho_min is None) == (lr_max is None),
+            "rho_min",
+            got=rho_min,
+            expected=f"None or a number as for lr_max, which is {lr_max}",
+        )
+        reach: Reach = scale_to_radius
         if rho_min is not None and lr_max is not None:
-            if not 0 <= rho_min <= rho:
-                raise ValueError(f"rho_min must be between 0 and rho {rho}, got {rho_min}")
-            reach = with_learning_rate(rho_min=rho_min, lr_max=lr_max, lr_min=lr_min)
-        elif rho_min is not None or lr_max is not None:
-            raise ValueError(f"rho_min and lr_max belong together, got rho_min {rho_min} and lr_max {lr_max}")
-        rule = Rule(climb=along_gradient, reach=reach, mix=without_perpendicular(alpha=alpha))
+            require(0 <= rho_min <= rho, "rho_min", got=rho_min, expected=f"a number from 0 to rho {rho}")
+            reach = schedule_radius(rho_min=rho_min, lr_max=lr_max, lr_min=lr_min)
+        rule = Rule(climb=follow_gradient, reach=reach, mix=subtract_perpendicular(alpha=alpha))
         super().__init__(params, base, rule=rule, group_defaults={"rho": rho}, **engine)
-        for index, group in enumerate(self.param_groups):
-            if rho_min is not None and group["perturb"] and 0 < group["rho"] < rho_min:
-                raise ValueError(
-                    f"rho of parameter group {index} must be 0 or at least rho_min {rho_min}, "
-                    f"got {group['rho']}: its radius would grow as the learning rate falls"
-                )
 
 
-def with_learning_rate(*, rho_min: float, lr_max: float, lr_min: float) -> Reach:
-    """The reach whose radius falls from the group's rho to ``rho_min`` as its learning rate falls.
+def schedule_radius(*, rho_min: float, lr_max: float, lr_min: float) -> Reach:
+    """Make the reach whose radius falls to ``rho_min`` with the learning rate.
 
     Example:
-        >>> reach = with_learning_rate(rho_min=0.25, lr_max=1.0, lr_min=0.0)
+        >>> reach = schedule_radius(rho_min=0.25, lr_max=1.0, lr_min=0.0)
         >>> reach({"rho": 0.75, "lr": 0.5}, 1.0)
         0.5
     """
-    if not lr_max > lr_min:
-        raise ValueError(f"lr_max must be above lr_min, got {lr_max} and {lr_min}")
+    require(lr_max > lr_min, "lr_max", got=lr_max, expected=f"a number above lr_min {lr_min}")
 
     def reach(group: Mapping[str, Any], length: float) -> float:
         fraction = min(max((float(group["lr"]) - lr_min) / (lr_max - lr_min), 0.0), 1.0)
-        return to_radius({"rho": rho_min + (group["rho"] - rho_min) * fraction}, length)
+        return scale_to_radius({"rho": rho_min + (group["rho"] - rho_min) * fraction}, length)
 
     return reach
 
 
-def without_perpendicular(*, alpha: float) -> Mix:
-    r"""The mix :math:`g_p - \alpha g_\perp`, which is :math:`(1 + \alpha c)\, g_p - \alpha g`."""
+def subtract_perpendicular(*, alpha: float) -> Mix:
+    r"""Make the mix that subtracts the perpendicular part.
+
+    It is :math:`g_p - \alpha g_\perp`, computed as :math:`(1 + \alpha c)\, g_p - \alpha g`.
+    """
 
     def mix(slope: Slope, second: Sequence[Tensor]) -> Sequence[Tensor]:
         if second:
-            share = share_along(slope.grads, onto=second)
+            share = projection_factor(slope.grads, onto=second)
             torch._foreach_mul_(list(second), 1 + alpha * share)
             torch._foreach_add_(list(second), list(slope.grads), alpha=-alpha)
         return second

@@ -1,16 +1,16 @@
-"""Memory-efficient sharpness-aware training: close to the moving average of oneself."""
+"""Memory-efficient sharpness-aware training (MESA), with a moving average as teacher."""
 
 from torch import Tensor, nn, no_grad
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from uumamba.optim.outputs import logits_of
-from uumamba.optim.past_outputs import check_pull, learned_weights, softened_divergence
-from uumamba.runtime.network import bare_network
+from uumamba.optim.past import check_divergence_options, learned_weights, softened_divergence
+from uumamba.runtime.errors import require
+from uumamba.runtime.network import bare_network, finest_logits
 from uumamba.types import Batch
 
 
 class MESA(nn.Module):
-    r"""An objective whose trajectory stays flat: the loss, and the distance to a teacher that is the network's average.
+    r"""Objective of the loss and the divergence from a moving-average teacher.
 
     .. math::
         L = \mathrm{loss}(z, y) + \lambda \tau^2\, \mathrm{mean}\ \mathrm{KL}\big(\mathrm{softmax}(z' / \tau)
@@ -18,15 +18,15 @@ class MESA(nn.Module):
 
     with z the network's logits and z' those of the teacher w' for the same, already augmented input. The divergence is
     a sum over classes and a mean over samples and voxels, so one formula serves classification and segmentation; under
-    deep supervision it is that of the finest logits. One more forward pass a step, without gradient, and a copy of the
-    weights; with ``weight=0`` neither pass nor change.
+    deep supervision it uses the finest logits. One more forward pass per step, without gradient, and a copy of the
+    weights; with ``weight=0`` neither the pass nor a change.
 
-    The teacher runs in evaluation mode, as published: its answers must not depend on dropout or on which samples share
-    a batch, and its statistics, averaged with its weights, must not move by being asked. It moves in
-    :meth:`after_step` alone, so the second pass of a climber asks the same teacher; the trainer calls it, and elsewhere
-    ``optimizer.register_step_post_hook(lambda *_: objective.after_step(net))`` does. After the first step the teacher
-    is the network, and then it looks back about :math:`1 / (1 - d)` steps: 5000 by default, so lower ``decay`` for
-    short runs. Its weights require no gradient and are part of the state.
+    The teacher runs in evaluation mode, as published: its outputs must not depend on dropout or on the other samples of
+    a batch, and its statistics, averaged with its weights, must not change in a forward pass. It changes in
+    :meth:`after_step` alone, so both passes of a climbing optimizer see the same teacher; the trainer calls it, and
+    elsewhere ``optimizer.register_step_post_hook(lambda *_: objective.after_step(net))`` does. After the first step the
+    teacher is the network, and then it averages about :math:`1 / (1 - d)` steps: 5000 by default, so lower ``decay``
+    for short runs. Its weights require no gradient and are part of the state.
 
     Args:
         loss: called as ``loss(logits, label)``; its own parameters may learn.
@@ -37,7 +37,7 @@ class MESA(nn.Module):
         start_step: steps before the divergence counts; the teacher follows from the first.
 
     Raises:
-        ValueError: an option is out of range.
+        UsageError: an option is out of range.
 
     Example:
         >>> import torch
@@ -68,31 +68,31 @@ class MESA(nn.Module):
         start_step: int = 0,
     ) -> None:
         super().__init__()
-        check_pull(weight=weight, temperature=temperature)
-        if not 0 <= decay < 1:
-            raise ValueError(f"decay must be at least 0 and below 1, got {decay}")
-        if start_step < 0:
-            raise ValueError(f"start_step must not be negative, got {start_step}")
+        check_divergence_options(weight=weight, temperature=temperature)
+        require(0 <= decay < 1, "decay", got=decay, expected="a number in [0, 1)")
+        require(start_step >= 0, "start_step", got=start_step, expected="a number of at least 0")
         self.loss = loss
         self.weight, self.temperature, self.start_step = weight, temperature, start_step
         average = AveragedModel(bare_network(net), multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
         self.teacher = average.requires_grad_(False)
 
     def forward(self, net: nn.Module, batch: Batch) -> Tensor:
-        """Scalar of one batch with ``image`` and ``label``."""
+        """Compute the scalar of one batch with ``image`` and ``label``."""
         logits = net(batch["image"])
         loss: Tensor = self.loss(logits, batch["label"])
         if self.weight == 0 or (self.start_step and self.teacher.n_averaged < self.start_step):
             return loss
-        self.teacher.eval()  # whoever called train() on the objective
+        self.teacher.eval()  # train() on the objective reaches it too
         with no_grad():
-            past = logits_of(self.teacher(batch["image"]))
-        return loss + self.weight * softened_divergence(logits_of(logits), past, temperature=self.temperature).mean()
+            past = finest_logits(self.teacher(batch["image"]))
+        return (
+            loss + self.weight * softened_divergence(finest_logits(logits), past, temperature=self.temperature).mean()
+        )
 
     def after_step(self, net: nn.Module) -> None:
-        """Let the teacher follow the network; once after each optimizer step."""
+        """Update the teacher; to be called once after each optimizer step."""
         self.teacher.update_parameters(bare_network(net))
 
     def loss_weights(self) -> dict[str, float]:
-        """The learned weights of the loss; empty where it has none."""
+        """Read the learned weights of the loss; empty without any."""
         return learned_weights(self.loss)

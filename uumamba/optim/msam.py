@@ -7,30 +7,26 @@ from torch import Tensor
 from torch.optim import SGD, Optimizer
 
 from uumamba.optim.engine import SharpnessAware
-from uumamba.optim.options import EngineOptions
-from uumamba.optim.rules import Memory, Rule, to_radius
-from uumamba.runtime.errors import UsageError
+from uumamba.optim.groups import EngineOptions
+from uumamba.optim.rules import Memory, Rule, scale_to_radius
+from uumamba.runtime.errors import require
 
 MOMENTA = ("momentum_buffer", "exp_avg")
-CURE = (
-    "MSAM moves along the momentum of its base: take one that keeps it, such as partial(SGD, momentum=0.9) or AdamW, "
-    "give groups without momentum perturb=False, or take StaleSAM, which needs none."
-)
 
 
 class MSAM(SharpnessAware):
-    r"""SAM at the price of its base: the perturbation is along the momentum that the base keeps anyway.
+    r"""SAM in one pass: the perturbation is along the base's own momentum.
 
     .. math:: \epsilon = -\rho \frac{v}{\lVert v \rVert_2}, \qquad
               w \leftarrow \mathrm{base}(w, \nabla L(w + \epsilon))
 
     with v the base's momentum before the step (``momentum_buffer`` or ``exp_avg``) and the norm over all perturbed
-    parameters. The sign is the descent's: w is looked at where the momentum is about to carry it. One pass a step, and
-    the copy of the weights that every member keeps.
+    parameters. The sign is the descent's: the gradient is taken where the momentum is about to carry w. One pass per
+    step, and the copy of the weights that every member keeps.
 
     Between steps the weights are the unperturbed ones, so evaluation, averaging and checkpoints need nothing. The
     first step has no momentum and is the base's own. The loss returned and the running statistics of norms are those
-    at :math:`w + \epsilon`, where the only pass is. ``ascent`` is refused. For other edge cases see
+    of the only pass, at :math:`w + \epsilon`. ``ascent`` is refused. For other edge cases see
     :class:`SharpnessAware`.
 
     Args:
@@ -38,11 +34,11 @@ class MSAM(SharpnessAware):
         base: any callable from parameters to an optimizer that keeps a momentum.
         rho: length of the perturbation, for groups that set none; the authors' class takes 0.3, their example 3, where
             SAM has 0.2.
-        engine: what every member takes, such as ``net`` and ``scaler``; see :class:`EngineOptions`.
+        engine: options of every member, such as ``net`` and ``scaler``; see :class:`EngineOptions`.
 
     Raises:
-        ValueError: ``rho`` is negative or not finite.
-        UsageError: the base is SGD without momentum, or, in the second step, another that kept none.
+        UsageError: ``rho`` is negative or not finite.
+        UsageError: the base is SGD without momentum, or, in the second step, it has a state without one.
 
     Example:
         >>> import torch
@@ -68,39 +64,39 @@ class MSAM(SharpnessAware):
         rho: float = 0.3,
         **engine: Unpack[EngineOptions],
     ) -> None:
-        momentum = MomentumOfBase()
-        rule = Rule(lead=momentum.lead, reach=ahead, remember=momentum.remember)
+        rule = Rule(lead=follow_momentum, reach=negative_radius)
         super().__init__(params, base, rule=rule, group_defaults={"rho": rho}, **engine)
-        for index, group in enumerate(self.param_groups):
-            if isinstance(self.base, SGD) and group["momentum"] == 0 and group["perturb"] and group["rho"] != 0:
-                raise UsageError(f"The base is SGD with momentum 0 in parameter group {index}. {CURE}")
+        require(
+            not isinstance(self.base, SGD)
+            or all(group["momentum"] or not group["rho"] or not group["perturb"] for group in self.param_groups),
+            "base",
+            got="SGD with momentum 0",
+            expected="an optimizer with momentum",
+            fix="give groups without momentum perturb=False, or take StaleSAM",
+        )
 
 
-def ahead(group: Mapping[str, Any], length: float) -> float:
-    """The factor of a momentum, which is subtracted as in a descent."""
-    return -to_radius(group, length)
+def negative_radius(group: Mapping[str, Any], length: float) -> float:
+    """Return the negative factor, since a descent subtracts its momentum."""
+    return -scale_to_radius(group, length)
 
 
-class MomentumOfBase:
-    """Finds the base's momentum, and says so where a base that has stepped keeps none."""
+def follow_momentum(params: Sequence[Tensor], memory: Memory, base_memory: Memory) -> list[Tensor | None]:
+    """Find the base's momentum of each parameter; None before its first step.
 
-    def __init__(self) -> None:
-        self._stepped: dict[Tensor, None] = {}
+    Raises:
+        UsageError: the base keeps a state without one.
+    """
+    return [_find_momentum(base_memory.get(param, {})) for param in params]
 
-    def lead(self, params: Sequence[Tensor], memory: Memory, base_memory: Memory) -> list[Tensor | None]:
-        """The momentum of each parameter; None before the base's first step."""
-        return [self._momentum(param, base_memory.get(param, {})) for param in params]
 
-    def remember(self, params: Sequence[Tensor], memory: Memory) -> None:
-        """Note which parameters are about to step, and so should have a momentum from then on."""
-        self._stepped.update(dict.fromkeys(params))
-
-    def _momentum(self, param: Tensor, kept: Mapping[str, Any]) -> Tensor | None:
-        for key in MOMENTA:
-            if isinstance(kept.get(key), Tensor):
-                return kept[key]
-        if kept or param in self._stepped:
-            raise UsageError(
-                f"The base keeps none of {', '.join(MOMENTA)}, but {', '.join(map(str, kept)) or 'nothing'}. {CURE}"
-            )
-        return None
+def _find_momentum(state: Mapping[str, Any]) -> Tensor | None:
+    found = [state[key] for key in MOMENTA if isinstance(state.get(key), Tensor)]
+    require(
+        found or not state,
+        "base",
+        got=f"an optimizer that keeps {', '.join(map(str, state))}",
+        expected=f"one that keeps {' or '.join(MOMENTA)}",
+        fix="take SGD with momentum or AdamW, or StaleSAM",
+    )
+    return found[0] if found else None

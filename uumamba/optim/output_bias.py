@@ -1,4 +1,4 @@
-"""Output-bias forgetting: a loss to climb in place of the task's."""
+"""Output-bias forgetting: a loss to climb in place of the task's loss."""
 
 from typing import Any, Literal
 
@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from uumamba.optim.outputs import logits_and_label_of
+from uumamba.optim.passes import read_logits
+from uumamba.runtime.errors import UsageError, require
 
 
 class OutputBiasForgetting:
-    r"""Climbs to where the network has forgotten what its outputs are biased to, sure answers most of all.
+    r"""Loss to climb by which a network forgets its outputs' bias.
 
     For each sample, or each voxel, with K classes, probabilities p and the uniform distribution :math:`u = 1/K`
 
@@ -19,9 +20,10 @@ class OutputBiasForgetting:
         a = \gamma \max\Big(0, \frac{1 - \lambda / p_y}{1 - \lambda}\Big), \qquad
         \frac{\partial\, \mathrm{OBF}}{\partial z} = u - a\, p - (1 - a)\, y
 
-    where a is taken as a constant. Where the true class has at most the probability :math:`\lambda`, a is 0 and the
-    climb raises the loss; where it is certain, a is :math:`\gamma` and the climb leads to uniform outputs. The mean is
-    over samples or voxels. Only the climb changes: the step still descends with the task's loss.
+    where a is taken as a constant. Certain outputs are forgotten most. Where the true class has at most the probability
+    :math:`\lambda`, a is 0 and the climb raises the loss; where it is certain, a is :math:`\gamma` and the climb leads
+    to uniform outputs. The mean is over samples or voxels. Only the climb changes: the step still descends with the
+    task's loss.
 
     Edge cases. Everything ignored: 0, so no climb. Softmax needs one class a voxel; sigmoid also takes a label of 0
     and 1 in the logits' shape, where :math:`p_y` is the mean over its true outputs, and 0 without one.
@@ -31,15 +33,14 @@ class OutputBiasForgetting:
         gamma: the strength, from 0 to 1.
         uniform_probability: :math:`\lambda`, between 0 and 1; None is 1/K.
         always: a is :math:`\gamma` for every sample, sure or not.
-        form: what makes probabilities of logits, ``"softmax"`` with cross entropy or ``"sigmoid"`` with the binary one,
+        form: map of logits to probabilities, ``"softmax"`` with cross entropy or ``"sigmoid"`` with the binary one,
             summed over outputs.
         class_mean: mean over the voxels of each class of the label, then over the classes present, so that background
             does not drown the rest.
         ignore_label: samples or voxels with this label are left out.
 
     Raises:
-        ValueError: an option is out of range, or a call's logits and label do not fit; the message says what was found.
-        UsageError: the closure returned no logits and label.
+        UsageError: an option is out of range, the closure returned no logits and label, or they do not fit.
 
     Example:
         >>> from functools import partial
@@ -69,17 +70,14 @@ class OutputBiasForgetting:
         class_mean: bool = False,
         ignore_label: int | None = None,
     ) -> None:
-        if not 0 <= gamma <= 1:
-            raise ValueError(f"gamma must be from 0 to 1, got {gamma}")
-        if uniform_probability is not None and not 0 < uniform_probability < 1:
-            raise ValueError(
-                f"uniform_probability must lie between 0 and 1, got {uniform_probability}; None is 1 / classes, and "
-                "always=True forgets at full strength whatever the probability"
-            )
-        if always and uniform_probability is not None:
-            raise ValueError("with always=True no uniform_probability is used; give one of them")
-        if form not in ("softmax", "sigmoid"):
-            raise ValueError(f'form must be "softmax" or "sigmoid", got {form!r}')
+        require(0 <= gamma <= 1, "gamma", got=gamma, expected="a number from 0 to 1")
+        require(
+            uniform_probability is None or (0 < uniform_probability < 1 and not always),
+            "uniform_probability",
+            got=uniform_probability,
+            expected="a number between 0 and 1, or None for 1 / classes; None with always=True",
+        )
+        require(form in ("softmax", "sigmoid"), "form", got=form, expected="softmax or sigmoid")
         self.gamma = gamma
         self.uniform_probability = uniform_probability
         self.always = always
@@ -88,17 +86,22 @@ class OutputBiasForgetting:
         self.ignore_label = ignore_label
 
     def __call__(self, outputs: Any) -> Tensor:
-        """The scalar to climb.
+        """Compute the scalar to climb.
 
         Args:
             outputs: ``(logits, label)``: logits ``(batch, classes, *spatial)`` or a list of them, finest first; label
                 integers ``(batch, *spatial)`` or ``(batch, 1, *spatial)``, for sigmoid also 0 and 1 in the logits'
                 shape.
         """
-        logits, label = logits_and_label_of(outputs)
+        logits, label = _read_logits_and_label(outputs)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if self.form == "sigmoid" and label.shape == logits.shape and logits.shape[1] > 1:
-            self._check_outputs_apart()
+            require(
+                not self.class_mean and self.ignore_label is None,
+                "label",
+                got="a label of 0 and 1 in the logits' shape",
+                expected="integer labels with class_mean or ignore_label",
+            )
             return self._sigmoid(logits, label.to(logits.dtype)).mean()
         own, valid = self._own_and_valid(logits, label)
         softmax = self.form == "softmax"
@@ -114,7 +117,7 @@ class OutputBiasForgetting:
         return log_probabilities.mean(1) - (1 - a) * log_own
 
     def _sigmoid(self, logits: Tensor, label: Tensor) -> Tensor:
-        """The same of outputs that are each a probability, for a label of 0 and 1 in the logits' shape."""
+        """OBF of independent outputs, for zeros and ones in the logits' shape."""
         own = (logits.detach().sigmoid() * label).sum(1) / label.sum(1).clamp_min(1)
         a = self._strength(own, classes=logits.shape[1])
         towards_label = F.binary_cross_entropy_with_logits(logits, label, reduction="none").sum(1)
@@ -123,40 +126,40 @@ class OutputBiasForgetting:
         return (1 - a) * towards_label - towards_uniform
 
     def _strength(self, own_probability: Tensor, *, classes: int) -> Tensor:
-        """The factor a; a probability of 0 gives 0."""
+        """Compute the factor a; a probability of 0 gives 0."""
         if self.always:
             return torch.full_like(own_probability, self.gamma)
         lowest = 1 / classes if self.uniform_probability is None else self.uniform_probability
         return self.gamma * ((1 - lowest / own_probability) / (1 - lowest)).clamp_min(0)
 
     def _own_and_valid(self, logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-        """Class of each voxel, 0 where it is ignored, and which are not: both ``(batch, 1, *spatial)``."""
+        """Return classes, 0 where ignored, and a validity mask: ``(batch, 1, *spatial)``."""
         expected = (logits.shape[0], 1, *logits.shape[2:])
         if label.ndim == logits.ndim - 1:
             label = label.unsqueeze(1)
         if label.is_floating_point() or label.dtype == torch.bool or label.shape != expected or logits.shape[1] < 2:
-            raise ValueError(
-                f"output-bias forgetting needs integer labels of shape {expected}, with or without the 1, and at least "
-                f"2 classes; got {label.dtype} labels of shape {tuple(label.shape)} for logits of shape "
-                f"{tuple(logits.shape)}"
+            raise UsageError(
+                "label",
+                got=f"{label.dtype} of shape {tuple(label.shape)} for logits of shape {tuple(logits.shape)}",
+                expected=f"integers of shape {expected}, with or without the 1, of at least 2 classes",
             )
         valid = torch.ones_like(label, dtype=torch.bool) if self.ignore_label is None else label != self.ignore_label
         return label.long().masked_fill(~valid, 0), valid
 
     def _share(self, own: Tensor, valid: Tensor, *, classes: int) -> Tensor:
-        """Of each sample or voxel in the mean: 0 where ignored, 1 in all."""
+        """Return each voxel's weight in the mean, 0 where ignored."""
         if not self.class_mean:
             return valid / valid.sum().clamp_min(1)
         counts = torch.bincount(own[valid > 0], minlength=classes)
         return valid / (counts[own].clamp_min(1) * (counts > 0).sum().clamp_min(1))
 
-    def _check_outputs_apart(self) -> None:
-        if self.class_mean or self.ignore_label is not None:
-            raise ValueError(
-                "class_mean and ignore_label need one class a voxel, got a label of 0 and 1 in the logits' shape; "
-                "give integer labels, or leave them out"
-            )
-
 
 def _one_hot(own: Tensor, logits: Tensor) -> Tensor:
     return torch.zeros_like(logits, requires_grad=False).scatter_(1, own, 1.0)
+
+
+def _read_logits_and_label(outputs: Any) -> tuple[Tensor, Tensor]:
+    if not (isinstance(outputs, tuple) and len(outputs) == 2 and isinstance(outputs[1], Tensor)):
+        found = f"outputs of type {type(outputs).__name__} beside the loss"
+        raise UsageError("closure", got=found, expected="(loss, (logits, label))")
+    return read_logits(outputs), outputs[1]

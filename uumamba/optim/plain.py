@@ -1,4 +1,4 @@
-"""The base alone, behind the family's interface."""
+"""Plain training behind the family's interface."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, Unpack
@@ -6,18 +6,19 @@ from typing import Any, Unpack
 from torch.optim import Optimizer
 
 from uumamba.optim.engine import SharpnessAware
-from uumamba.optim.options import EngineOptions
+from uumamba.optim.groups import EngineOptions
 
 
 class Plain(SharpnessAware):
-    """One pass and one step of the base, so that a trainer never asks which optimizer it holds.
+    """Base optimizer alone: one pass and one step, behind the family's interface.
 
-    Scaling, clipping, the finite check, accumulation and ``at_weights`` are the engine's; ``ascent`` has no effect.
+    A trainer holds it like any other member. Scaling, clipping, the finite check, accumulation and ``at_weights`` are
+    the engine's; ``ascent`` has no effect.
 
     Args:
         params: parameters, named parameters or groups, as any torch optimizer takes them.
         base: any callable from parameters to an optimizer.
-        engine: what every member takes, such as ``net`` and ``scaler``; see :class:`EngineOptions`.
+        engine: options of every member, such as ``net`` and ``scaler``; see :class:`EngineOptions`.
 
     Example:
         >>> import torch

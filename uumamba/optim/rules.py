@@ -1,4 +1,4 @@
-"""What tells the members of the family apart: where to climb, how far, when, and which gradient to descend with."""
+"""Rules of the family's members: direction, radius, time and mix of gradients."""
 
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -9,25 +9,25 @@ import torch
 from torch import Tensor
 
 Memory = MutableMapping[Tensor, dict[str, Any]]
-"""What is kept by parameter from step to step, as in torch's ``optimizer.state``."""
+"""Values kept by parameter from step to step, as in torch's ``optimizer.state``."""
 
 
 @dataclass(frozen=True)
 class Slope:
-    """What a climb is decided from: the parameters to perturb, at the unclimbed weights.
+    """Gradients at the unclimbed weights, with the context of a rule.
 
     Attributes:
         params: parameters of groups with ``perturb=True`` that have a gradient.
         grads: the gradient of the loss to climb with respect to each. Under a scaler they carry its factor, which
             cancels in a direction divided by its length; a rule that keeps them over steps must divide by ``scale()``.
         groups: the parameter group of each.
-        outputs: what the closures returned beside the loss, one an accumulated closure.
+        outputs: the closures' outputs beside the loss, one per accumulated closure.
         memory: the optimizer's own state, by parameter; tensors kept here are saved with the optimizer. A rule puts a
             new tensor in place of an old one instead of changing it, so that a step can be repeated from the start.
         numbers: the rule's own numbers, saved with the optimizer.
-        scale: the scaler's factor, 1 without one. It is read from the device, so ask only where it is needed.
-        replay: runs the closures again at the weights that stand then, without gradients and without a trace in
-            running statistics, and returns their outputs.
+        scale: the scaler's factor, 1 without one. It is read from the device, so call it only where it is needed.
+        replay: runs the closures again at the current weights, without gradients and without counting in running
+            statistics, and returns their outputs.
     """
 
     params: Sequence[Tensor]
@@ -41,7 +41,7 @@ class Slope:
 
 
 Climb = Callable[[Slope], tuple[Sequence[Tensor], Tensor]]
-"""The direction to climb, one tensor a parameter, and its length: a scalar tensor in the rule's own measure."""
+"""The direction to climb, one tensor per parameter, and its length: a scalar tensor in the rule's own measure."""
 
 Lead = Callable[[Sequence[Tensor], Memory, Memory], Sequence[Tensor | None]]
 """``lead(params, memory, base_memory)``: a direction known before any pass; None for a parameter that has none yet."""
@@ -50,13 +50,13 @@ Reach = Callable[[Mapping[str, Any], float], float]
 """``reach(group, length)``: the factor of the direction, from the parameter group's options such as ``rho``."""
 
 Mix = Callable[[Slope, Sequence[Tensor]], Sequence[Tensor]]
-"""``mix(slope, second)``: the gradient to descend with, from those at the unclimbed and at the climbed weights."""
+"""``mix(slope, second)``: the gradient to descend with, from both gradients: at the unclimbed and climbed weights."""
 
 BeforeMix = Callable[[Slope, Sequence[Tensor]], None]
-"""``before_mix(slope, second)``: sees the gradients that are about to be mixed, and may change both in place."""
+"""``before_mix(slope, second)``: reads the gradients before they are mixed, and may change both in place."""
 
 Due = Callable[[Slope], bool]
-"""Whether this step climbs."""
+"""``due(slope)``: True in a step that climbs."""
 
 Remember = Callable[[Sequence[Tensor], Memory], None]
 """``remember(params, memory)``: called before the base's step, with the old weights and the final gradients in them."""
@@ -64,11 +64,13 @@ Remember = Callable[[Sequence[Tensor], Memory], None]
 TINY = float(torch.finfo(torch.float32).tiny)
 
 
-def to_radius(group: Mapping[str, Any], length: float) -> float:
-    """The factor that makes the perturbation ``rho`` long; where the slope is flat the direction is 0 anyway.
+def scale_to_radius(group: Mapping[str, Any], length: float) -> float:
+    """Return the factor that makes a perturbation ``rho`` long.
+
+    Where the slope is flat the direction is 0 in any case.
 
     Example:
-        >>> to_radius({"rho": 0.05}, 2.0)
+        >>> scale_to_radius({"rho": 0.05}, 2.0)
         0.025
     """
     return float(group["rho"]) / max(length, TINY)
@@ -76,14 +78,14 @@ def to_radius(group: Mapping[str, Any], length: float) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """One member of the family: what it does differently; the engine does the rest.
+    """One member of the family: its differences from the engine's plain step.
 
     Attributes:
         climb: the direction after a first pass; a rule without ``climb`` and ``lead`` never climbs.
         lead: the direction before any pass, so that a step has one pass only, at the climbed weights.
-        reach: how far.
+        reach: the length of the climb.
         mix: joins both gradients; without it the second alone is descended with.
-        due: decides after the first pass whether this step climbs; without it every step does.
+        due: decides after the first pass about climbing in this step; without it every step does.
         instead: the gradient to descend with in a step that does not climb; without it the first pass's.
         remember: keeps something of each step that is taken.
         shared: the rule keeps or decides something that must be the same on every rank, so the first gradient is
@@ -94,7 +96,7 @@ class Rule:
 
     climb: Climb | None = None
     lead: Lead | None = None
-    reach: Reach = to_radius
+    reach: Reach = scale_to_radius
     mix: Mix | None = None
     due: Due | None = None
     instead: Callable[[Slope], Sequence[Tensor]] | None = None
@@ -105,13 +107,12 @@ class Rule:
 
     @property
     def takes_ascent(self) -> bool:
-        """Whether another loss may be climbed than the one that is minimised."""
+        """True where another loss than the minimised one may be climbed."""
         return self.lead is None and self.due is None and not self.descends_with_first
 
 
-@torch.no_grad()
 def mix_gradients(mix: Mix, slope: Slope, hooks: Iterable[BeforeMix] = ()) -> None:
-    """Replace the gradient that each climbed parameter holds by its mix with the one it had before the climb."""
+    """Replace each climbed parameter's gradient by the mix of both gradients."""
     held = [index for index, param in enumerate(slope.params) if param.grad is not None]
     reached = replace(
         slope,

@@ -1,4 +1,4 @@
-"""Sharpness-aware training for free: close to one's own answers of some epochs ago."""
+"""Sharpness-aware training for free (SAF), with the network's outputs of earlier epochs."""
 
 from pathlib import Path
 from typing import Any
@@ -7,30 +7,30 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from uumamba.optim.outputs import logits_of
-from uumamba.optim.past_logits import PastLogits
-from uumamba.optim.past_outputs import check_pull, learned_weights, softened_divergence
-from uumamba.runtime.errors import UsageError
+from uumamba.optim.past import PastLogits, check_divergence_options, learned_weights, softened_divergence
+from uumamba.runtime.errors import UsageError, require
+from uumamba.runtime.network import finest_logits
 from uumamba.types import Batch
 
 
 class SAF(nn.Module):
-    r"""An objective for classification whose trajectory stays flat: the loss, and the distance to past answers.
+    r"""Objective for classification: the loss and the divergence from past outputs.
 
     .. math::
         L = \mathrm{loss}(z, y) + \lambda \tau^2\, \mathrm{mean}\ \mathrm{KL}\big(
             \mathrm{softmax}(z^{(e - l)} / \tau) \,\Vert\, \mathrm{softmax}(z / \tau)\big)
 
-    with z the logits of a sample now and :math:`z^{(e-l)}` those it had ``lag`` epochs ago, whatever its augmentation
-    was. One pass a step, and a float16 table of ``samples * (lag + 1) * (classes + 2)`` numbers. Batches carry
-    ``sample_id``, int64 ``(batch,)`` from 0, the same for a sample in every epoch. The trainer calls
-    :meth:`begin_epoch`; elsewhere the loop does.
+    with z a sample's logits now and :math:`z^{(e-l)}` its logits ``lag`` epochs ago, under any augmentation. The
+    divergence keeps the trajectory in flat regions. One pass per step, and a float16 table of ``samples * (lag + 1) *
+    (classes + 2)`` numbers. Batches carry ``sample_id``, int64 ``(batch,)`` from 0, the same for a sample in every
+    epoch. The trainer calls :meth:`begin_epoch`; elsewhere the loop does.
 
-    Edge cases. A sample whose row is not of the epoch asked for (not drawn then, not finite then, or overwritten by a
-    run that was killed) has no divergence, instead of a wrong one, and counts in the mean as 0. A sample has its first
-    answer of an epoch kept: the second pass of a climber, at other weights, and a sample that a sampler draws twice
-    change no row. ``objective.eval()`` gives the loss alone and keeps nothing. An epoch before the last one begins a
-    new run and an empty table; so does a run without :meth:`load_state_dict`, also where the file was there before.
+    Edge cases. A sample whose row is not of the requested epoch (not drawn then, not finite then, or overwritten by a
+    run that was killed) has no divergence, instead of a wrong one, and counts in the mean as 0. A sample keeps its
+    first output of an epoch: the second pass of a climbing optimizer, at other weights, and a sample that is drawn
+    twice change no row. ``objective.eval()`` gives the loss alone and keeps nothing. An epoch before the last one
+    begins a new run and an empty table; so does a run without :meth:`load_state_dict`, also where the file was there
+    before.
 
     Several processes: every rank gathers ids and logits of all and writes them all, so each has the whole table, and a
     reshuffling ``DistributedSampler`` finds every sample's past. Each rank maps a file of its own, ``saf.rank0.npy``
@@ -46,13 +46,12 @@ class SAF(nn.Module):
         temperature: :math:`\tau`.
         start_epoch: the first with a divergence, counted from 0.
         save_table: keep the table in ``state_dict``, so that resuming equals never stopping bit for bit. Without it a
-            resumed run goes on with the file's rows, as far as they are of the right epochs, or with none.
+            resumed run uses the file's rows that are of the right epochs, or none.
 
     Raises:
-        ValueError: an option is out of range.
-        UsageError: a call had logits of voxels, of another number of classes, no sample ids or ids out of range, or
-            came before :meth:`begin_epoch`; or the file is no such table.
-        UumambaError: the disk has too little room for the table.
+        UsageError: an option is out of range, or the file is no such table. A call had logits of voxels, of another
+            number of classes, no sample ids or ids out of range, or came before :meth:`begin_epoch`.
+        UumambaError: the disk has too little space for the table.
 
     Example:
         >>> net = nn.Linear(2, 3)
@@ -67,7 +66,7 @@ class SAF(nn.Module):
     References:
         Du et al., *Sharpness-Aware Training for Free*, NeurIPS 2022, arXiv:2205.14083.
         Differs from the paper: rows know their epoch; its code never exchanges them between processes, starts the
-        divergence one epoch after ``start_epoch``, and keeps the last answer of an epoch.
+        divergence one epoch after ``start_epoch``, and keeps the last output of an epoch.
     """
 
     def __init__(
@@ -84,50 +83,58 @@ class SAF(nn.Module):
         save_table: bool = True,
     ) -> None:
         super().__init__()
-        check_pull(weight=weight, temperature=temperature)
-        for name, value, least in (("samples", samples, 1), ("classes", classes, 2), ("lag", lag, 1)):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
-        if start_epoch < 0:
-            raise ValueError(f"start_epoch must not be negative, got {start_epoch}")
+        check_divergence_options(weight=weight, temperature=temperature)
+        for name, value, least in (
+            ("samples", samples, 1),
+            ("classes", classes, 2),
+            ("lag", lag, 1),
+            ("start_epoch", start_epoch, 0),
+        ):
+            require(value >= least, name, got=value, expected=f"a number of at least {least}")
         self.loss = loss
-        self.samples, self.classes, self.lag = samples, classes, lag
-        self.weight, self.temperature, self.start_epoch = weight, temperature, start_epoch
+        self.samples, self.classes, self.lag, self.start_epoch = samples, classes, lag, start_epoch
+        self.weight, self.temperature = weight, temperature
         self.save_table = save_table
         self.epoch: int | None = None
-        self._ranks = _ranks()
-        path = None if table is None else _of_this_rank(Path(table))
+        self._ranks = _count_ranks()
+        path = None if table is None else Path(table)
+        if path is not None and self._ranks > 1:
+            path = path.with_name(f"{path.stem}.rank{dist.get_rank()}{path.suffix}")
         self._past = PastLogits(samples=samples, classes=classes, epochs=lag + 1, path=path)
 
     def begin_epoch(self, epoch: int) -> None:
-        """Say which epoch the coming batches are of; once or more at its start, also where a run is resumed in it."""
-        if epoch < 0:
-            raise ValueError(f"epoch must not be negative, got {epoch}")
+        """Set the epoch of the coming batches.
+
+        To be called at the start of each, also where a run is resumed in one.
+        """
+        require(epoch >= 0, "epoch", got=epoch, expected="a number of at least 0")
         if self.epoch is None or epoch < self.epoch:
             self._past.clear()
         self.epoch = epoch
 
     def forward(self, net: nn.Module, batch: Batch) -> Tensor:
-        """Scalar of one batch with ``image``, ``label`` and ``sample_id``."""
-        logits = logits_of(net(batch["image"]))
+        """Compute the scalar of one batch with ``image``, ``label`` and ``sample_id``."""
+        logits = finest_logits(net(batch["image"]))
         self._check_logits(logits)
         loss: Tensor = self.loss(logits, batch["label"])
         if not self.training:
             return loss
-        ids, epoch = self._ids_of(batch, logits), self._epoch_begun()
-        self._keep(ids, logits.detach(), epoch)
-        if self.weight == 0 or epoch < self.start_epoch:
+        ids = self._read_ids(batch, logits)
+        if self.epoch is None:
+            raise UsageError("epoch", got=None, expected="objective.begin_epoch(epoch) at the start of each")
+        self._keep(ids, logits.detach(), self.epoch)
+        if self.weight == 0 or self.epoch < self.start_epoch:
             return loss
-        past, known = (found.to(logits.device) for found in self._past.read(ids.cpu(), epoch=epoch - self.lag))
+        past, known = (found.to(logits.device) for found in self._past.read(ids.cpu(), epoch=self.epoch - self.lag))
         divergence = softened_divergence(logits, past, temperature=self.temperature)
         return loss + self.weight * (divergence * known).mean()
 
     def get_extra_state(self) -> dict[str, Any]:
-        """The epoch, and the table unless it was left out."""
+        """Return the epoch, and the table unless ``save_table`` is False."""
         return {"epoch": self.epoch} | (self._past.state_dict() if self.save_table else {})
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Take up where another run stopped."""
+        """Load the epoch, and the table where the state has one."""
         self.epoch = state["epoch"]
         if "logits" in state:
             self._past.load_state_dict(state)
@@ -135,79 +142,58 @@ class SAF(nn.Module):
             self._past.forget_after(-1 if self.epoch is None else self.epoch)
 
     def loss_weights(self) -> dict[str, float]:
-        """The learned weights of the loss; empty where it has none."""
+        """Read the learned weights of the loss; empty without any."""
         return learned_weights(self.loss)
 
     def _keep(self, ids: Tensor, logits: Tensor, epoch: int) -> None:
-        """Write the rows of all ranks; they decide by what all of them hold, so all gather or none does."""
-        if _ranks() != self._ranks:
-            raise UsageError(
-                f"SAF was made with {self._ranks} processes and is called with {_ranks()}; make it after "
-                "init_process_group."
-            )
-        if self._ranks > 1:
-            counts = _counts(ids)
-            ids = _of_all_ranks(ids, counts)
-        rows = ids.cpu()
-        if self._past.holds(rows, epoch=epoch).all():
-            return
-        if self._ranks > 1:
-            logits = _of_all_ranks(logits, counts)
-        self._past.write(rows, logits.float().cpu(), epoch=epoch)
-
-    def _epoch_begun(self) -> int:
-        if self.epoch is None:
-            raise UsageError(
-                "SAF does not know the epoch; call objective.begin_epoch(epoch) when one starts, as the trainer does."
-            )
-        return self.epoch
+        """Write the rows of all ranks; all gather or none does."""
+        ranks = _count_ranks()
+        require(
+            ranks == self._ranks,
+            "ranks",
+            got=ranks,
+            expected=f"{self._ranks}, as when SAF was made",
+            fix="make SAF after init_process_group",
+        )
+        rows = _gather(ids.cpu())
+        if not self._past.holds(rows, epoch=epoch).all():
+            self._past.write(rows, _gather(logits.float().cpu()), epoch=epoch)
 
     def _check_logits(self, logits: Tensor) -> None:
-        if logits.ndim > 2:
-            raise UsageError(
-                f"SAF keeps the logits of whole samples and got logits of shape {tuple(logits.shape)}: a table of "
-                "every voxel would fill disks, and patches cut at random find no voxel again; use MESA, whose teacher "
-                "needs no table."
-            )
-        if logits.shape[1] != self.classes:
-            raise UsageError(f"SAF was made for {self.classes} classes and got {logits.shape[1]}; correct classes.")
+        shape = tuple(logits.shape)
+        require(
+            len(shape) == 2,
+            "net",
+            got=f"logits of shape {shape}",
+            expected="logits of whole samples, (batch, classes)",
+            fix="use MESA for voxels: its teacher needs no table, which every voxel of random patches would fill",
+        )
+        require(shape[1] == self.classes, "classes", got=self.classes, expected=f"{shape[1]}, as the network returns")
 
-    def _ids_of(self, batch: Batch, logits: Tensor) -> Tensor:
+    def _read_ids(self, batch: Batch, logits: Tensor) -> Tensor:
         ids = batch.get("sample_id")
         if not isinstance(ids, Tensor) or ids.dtype != torch.int64 or ids.shape != logits.shape[:1]:
-            found = f"{ids.dtype} of shape {tuple(ids.shape)}" if isinstance(ids, Tensor) else type(ids).__name__
             raise UsageError(
-                f'SAF finds past logits by batch["sample_id"], int64 of shape ({logits.shape[0]},), and got {found}; '
-                "let the data set return each sample's index."
+                "sample_id",
+                got=f"{ids.dtype} of shape {tuple(ids.shape)}" if isinstance(ids, Tensor) else ids,
+                expected=f"int64 of shape ({len(logits)},)",
+                fix="return each sample's index from the data set",
             )
-        if ids.numel() and not (ids.min() >= 0 and ids.max() < self.samples):
-            raise UsageError(
-                f"SAF was made for {self.samples} samples and got sample ids from {ids.min()} to {ids.max()}; give "
-                "samples as the size of the training set, and ids from 0."
-            )
+        wrong = ids[(ids < 0) | (ids >= self.samples)].tolist()
+        require(
+            not wrong, "sample_id", got=wrong, expected=f"ids from 0 to {self.samples - 1}, one per training sample"
+        )
         return ids
 
 
-def _ranks() -> int:
+def _count_ranks() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def _of_this_rank(path: Path) -> Path:
-    return path if _ranks() == 1 else path.with_name(f"{path.stem}.rank{dist.get_rank()}{path.suffix}")
-
-
-def _counts(rows: Tensor) -> list[int]:
-    """How many rows each rank has."""
-    mine = torch.tensor([rows.shape[0]], device=rows.device)
-    found = [torch.empty_like(mine) for _ in range(_ranks())]
-    dist.all_gather(found, mine)
-    return [int(count) for count in found]
-
-
-def _of_all_ranks(rows: Tensor, counts: list[int]) -> Tensor:
-    """The rows of every rank in order of rank, which need not have equally many."""
-    padded = rows.new_zeros(max(counts), *rows.shape[1:])
-    padded[: len(rows)] = rows
-    found = [torch.empty_like(padded) for _ in counts]
-    dist.all_gather(found, padded)
-    return torch.cat([part[:count] for part, count in zip(found, counts, strict=True)])
+def _gather(rows: Tensor) -> Tensor:
+    """Concatenate the rows of all ranks, which may differ in number."""
+    if _count_ranks() == 1:
+        return rows
+    found: list[Any] = [None] * _count_ranks()
+    dist.all_gather_object(found, rows)
+    return torch.cat(found)

@@ -8,31 +8,32 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from uumamba.optim.engine import SharpnessAware
-from uumamba.optim.foreach import global_norm
-from uumamba.optim.options import EngineOptions
-from uumamba.optim.rules import Reach, Rule, Slope, to_radius
+from uumamba.optim.groups import EngineOptions
+from uumamba.optim.rules import Reach, Rule, Slope, scale_to_radius
+from uumamba.optim.tensors import global_norm
+from uumamba.runtime.errors import require
 
 
 class SAGM(SharpnessAware):
-    r"""Lowers the loss, the loss nearby and, by keeping both gradients aligned, the gap between them.
+    r"""Sharpness-aware gradient matching: the mean of both gradients, kept aligned.
 
     .. math:: \epsilon = \Big(\frac{\rho}{\lVert g \rVert_2} - \alpha\Big) g, \qquad
               w \leftarrow \mathrm{base}\big(w,\ \tfrac{1}{2} (g + \nabla L(w + \epsilon))\big)
 
-    with g the gradient at w and the norm over all perturbed parameters; the others take the second gradient. Two passes
-    a step. Under a scaler :math:`\alpha g` is in true units. A group with ``rho`` 0 is not moved at all, by
-    :math:`\alpha` neither. ``ascent`` is refused: half of the step would descend with its gradient. For other edge
-    cases see :class:`SharpnessAware`.
+    with g the gradient at w and the norm over all perturbed parameters; the others take the second gradient. It lowers
+    the loss, the loss nearby and, as both gradients align, the gap between them. Two passes per step. Under a scaler
+    :math:`\alpha g` is in true units. A group with ``rho`` 0 is not moved, not even by :math:`\alpha`. ``ascent`` is
+    refused: half of the step would descend with its gradient. For other edge cases see :class:`SharpnessAware`.
 
     Args:
         params: parameters, named parameters or groups; a group may set ``rho`` or ``perturb=False``.
         base: any callable from parameters to an optimizer.
         rho: radius of the neighbourhood, for groups that set none.
-        alpha: how far the point looked at goes back along the gradient, as a learning rate would.
-        engine: what every member takes, such as ``net`` and ``scaler``; see :class:`EngineOptions`.
+        alpha: step back along the gradient from the climbed weights, like a learning rate.
+        engine: options of every member, such as ``net`` and ``scaler``; see :class:`EngineOptions`.
 
     Raises:
-        ValueError: ``rho`` or ``alpha`` is negative, or ``rho`` is not finite.
+        UsageError: ``rho`` or ``alpha`` is negative, or ``rho`` is not finite.
 
     Example:
         >>> from functools import partial
@@ -57,35 +58,34 @@ class SAGM(SharpnessAware):
         alpha: float = 0.001,
         **engine: Unpack[EngineOptions],
     ) -> None:
-        if not alpha >= 0:
-            raise ValueError(f"alpha must not be negative, got {alpha}")
+        require(alpha >= 0, "alpha", got=alpha, expected="a number of at least 0")
         rule = Rule(
-            climb=along_true_gradient,
-            reach=less_a_step_back(alpha=alpha),
-            mix=half_of_both,
+            climb=follow_unscaled_gradient,
+            reach=radius_minus_alpha(alpha=alpha),
+            mix=average_gradients,
             descends_with_first=True,
         )
         super().__init__(params, base, rule=rule, group_defaults={"rho": rho}, **engine)
 
 
-def along_true_gradient(slope: Slope) -> tuple[Sequence[Tensor], Tensor]:
-    """The gradient without the scaler's factor, and its norm."""
+def follow_unscaled_gradient(slope: Slope) -> tuple[Sequence[Tensor], Tensor]:
+    """Climb along the gradient without the scaler's factor."""
     scale = slope.scale()
     grads = slope.grads if scale == 1 or not slope.grads else torch._foreach_div(list(slope.grads), scale)
     return grads, global_norm(grads)
 
 
-def less_a_step_back(*, alpha: float) -> Reach:
-    r"""The factor :math:`\rho / l - \alpha`."""
+def radius_minus_alpha(*, alpha: float) -> Reach:
+    r"""Make the reach :math:`\rho / l - \alpha`."""
 
     def reach(group: Mapping[str, Any], length: float) -> float:
-        return to_radius(group, length) - alpha
+        return scale_to_radius(group, length) - alpha
 
     return reach
 
 
-def half_of_both(slope: Slope, second: Sequence[Tensor]) -> Sequence[Tensor]:
-    """The mean of the gradients at w and at the climbed weights."""
+def average_gradients(slope: Slope, second: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Average the gradients at w and at the climbed weights."""
     if second:
         torch._foreach_lerp_(list(second), list(slope.grads), 0.5)
     return second

@@ -7,27 +7,27 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from uumamba.optim.engine import SharpnessAware
-from uumamba.optim.foreach import global_norm
-from uumamba.optim.options import EngineOptions
+from uumamba.optim.groups import EngineOptions
 from uumamba.optim.rules import Rule, Slope
+from uumamba.optim.tensors import global_norm
 
 
 class SAM(SharpnessAware):
-    r"""Descends with the gradient of the worst point nearby, so that it settles in flat minima.
+    r"""Sharpness-aware minimisation: descent with the gradient of the worst point nearby.
 
     .. math:: \epsilon = \rho \frac{g}{\lVert g \rVert_2}, \qquad w \leftarrow \mathrm{base}(w, \nabla L(w + \epsilon))
 
-    with g the gradient at w and the norm over all perturbed parameters. Two passes a step. For ``rho=0``, flat slopes,
-    values that are not finite and several closures see :class:`SharpnessAware`.
+    with g the gradient at w and the norm over all perturbed parameters. It settles in flat minima. Two passes per
+    step. For ``rho=0``, flat slopes, values that are not finite and several closures see :class:`SharpnessAware`.
 
     Args:
         params: parameters, named parameters or groups; a group may set ``rho`` or ``perturb=False``.
         base: any callable from parameters to an optimizer.
         rho: radius of the neighbourhood, for groups that set none.
-        engine: what every member takes, such as ``net`` and ``scaler``; see :class:`EngineOptions`.
+        engine: options of every member, such as ``net`` and ``scaler``; see :class:`EngineOptions`.
 
     Raises:
-        ValueError: ``rho`` is negative or not finite.
+        UsageError: ``rho`` is negative or not finite.
 
     Example:
         >>> import torch
@@ -53,9 +53,9 @@ class SAM(SharpnessAware):
         rho: float = 0.05,
         **engine: Unpack[EngineOptions],
     ) -> None:
-        super().__init__(params, base, rule=Rule(climb=along_gradient), group_defaults={"rho": rho}, **engine)
+        super().__init__(params, base, rule=Rule(climb=follow_gradient), group_defaults={"rho": rho}, **engine)
 
 
-def along_gradient(slope: Slope) -> tuple[Sequence[Tensor], Tensor]:
-    """The gradient and its norm."""
+def follow_gradient(slope: Slope) -> tuple[Sequence[Tensor], Tensor]:
+    """Climb along the gradient; the length is its norm."""
     return slope.grads, global_norm(slope.grads)

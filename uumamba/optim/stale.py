@@ -8,33 +8,33 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from uumamba.optim.engine import SharpnessAware
-from uumamba.optim.options import EngineOptions
+from uumamba.optim.groups import EngineOptions
 from uumamba.optim.rules import Memory, Rule
 
 LAST = "last_gradient"
 
 
 class StaleSAM(SharpnessAware):
-    r"""SAM at the price of its base: the perturbation is along the gradient that the last step descended with.
+    r"""SAM in one pass: the perturbation is along the last step's gradient.
 
     .. math:: \epsilon_t = \rho \frac{g_{t-1}}{\lVert g_{t-1} \rVert_2}, \qquad
               g_t = \nabla L(w_t + \epsilon_t), \qquad w_{t+1} = \mathrm{base}(w_t, g_t)
 
-    with the norm over all perturbed parameters. One pass a step and one copy of the perturbed parameters, with any
+    with the norm over all perturbed parameters. One pass per step and one copy of the perturbed parameters, with any
     base.
 
-    The first step has no gradient to climb along and is the base's own; after a step that was skipped the one before
-    it counts. The loss returned and the running statistics of norms are those at :math:`w + \epsilon`, where the only
-    pass is. ``ascent`` is refused. For other edge cases see :class:`SharpnessAware`.
+    The first step has no gradient to climb along and is the base's own; a step that was skipped stores nothing. The
+    loss returned and the running statistics of norms are those of the only pass, at :math:`w + \epsilon`. ``ascent`` is
+    refused. For other edge cases see :class:`SharpnessAware`.
 
     Args:
         params: parameters, named parameters or groups; a group may set ``rho`` or ``perturb=False``.
         base: any callable from parameters to an optimizer.
         rho: radius of the neighbourhood, for groups that set none.
-        engine: what every member takes, such as ``net`` and ``scaler``; see :class:`EngineOptions`.
+        engine: options of every member, such as ``net`` and ``scaler``; see :class:`EngineOptions`.
 
     Raises:
-        ValueError: ``rho`` is negative or not finite.
+        UsageError: ``rho`` is negative or not finite.
 
     Example:
         >>> from functools import partial
@@ -59,18 +59,17 @@ class StaleSAM(SharpnessAware):
         rho: float = 0.05,
         **engine: Unpack[EngineOptions],
     ) -> None:
-        rule = Rule(lead=along_last_gradient, remember=keep_gradient)
+        rule = Rule(lead=follow_last_gradient, remember=store_gradient)
         super().__init__(params, base, rule=rule, group_defaults={"rho": rho}, **engine)
 
 
-def along_last_gradient(params: Sequence[Tensor], memory: Memory, base_memory: Memory) -> list[Tensor | None]:
-    """What was kept of the last step, if anything."""
+def follow_last_gradient(params: Sequence[Tensor], memory: Memory, base_memory: Memory) -> list[Tensor | None]:
+    """Return the stored gradients; None where a parameter has none yet."""
     return [memory.get(param, {}).get(LAST) for param in params]
 
 
-@torch.no_grad()
-def keep_gradient(params: Sequence[Tensor], memory: Memory) -> None:
-    """Copy the final gradients into buffers that are allocated once; a base may change them in place."""
+def store_gradient(params: Sequence[Tensor], memory: Memory) -> None:
+    """Copy the final gradients, since a base may change them in place."""
     grads = [param.grad for param in params if param.grad is not None]
     buffers = [memory.setdefault(param, {}) for param in params]
     for buffer, grad in zip(buffers, grads, strict=True):

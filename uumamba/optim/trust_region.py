@@ -1,17 +1,17 @@
-"""How far a network's outputs are from those it had before, or from those it gives for a shaken input."""
+"""Distance of a network's outputs from earlier or noisy ones."""
 
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+import math
+from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.hooks import RemovableHandle
 
-from uumamba.optim.backup import WeightBackup, forget_casts
+from uumamba.optim.restore import WeightBackup
 from uumamba.optim.rules import Memory, Slope
-from uumamba.runtime.errors import UsageError
+from uumamba.runtime.errors import require
 from uumamba.runtime.seeds import key_to_seed
 
 Form = Literal["softmax", "sigmoid"]
@@ -19,57 +19,56 @@ Form = Literal["softmax", "sigmoid"]
 
 @torch.no_grad()
 def divergence(reference: Tensor, logits: Tensor, *, form: Form = "softmax") -> Tensor:
-    r"""The Kullback-Leibler divergence of a network's answers from those of a reference.
+    r"""Kullback-Leibler divergence of a network's outputs from a reference.
 
     .. math:: \frac{1}{N} \sum_n \sum_c p_{nc} \log \frac{p_{nc}}{q_{nc}}, \qquad
               p = \mathrm{softmax}(\mathrm{reference}),\ q = \mathrm{softmax}(\mathrm{logits})
 
-    summed over classes and averaged over samples, voxels or tokens, so it depends neither on the batch's size nor on
-    how many there are. The sigmoid form takes each channel for a probability of its own and adds both its outcomes.
-    A class that the reference gives no probability, such as one masked by ``-inf``, counts 0. In float32 or better.
+    summed over classes and averaged over samples, voxels or tokens, so it depends neither on the batch size nor on the
+    number of voxels. The sigmoid form takes each channel for a probability of its own and adds both its outcomes.
+    A class to which the reference gives no probability, such as one masked by ``-inf``, adds 0. In float32 or better.
 
     Args:
         reference: logits ``(batch, classes, *spatial)``.
-        logits: those to compare, of the same shape.
-        form: what makes probabilities of logits.
+        logits: of the same shape, to compare with the reference.
+        form: maps logits to probabilities.
 
     Returns:
         A scalar without a gradient, not negative.
 
     Raises:
-        ValueError: shapes differ, or there is one class to take the softmax of.
+        UsageError: shapes differ, or there is one class to take the softmax of.
 
     Example:
         >>> certain, torn = torch.tensor([[100.0, 0.0]]), torch.tensor([[0.0, 0.0]])
         >>> divergence(certain, torn)  # log 2
         tensor(0.6931)
     """
-    if reference.shape != logits.shape or logits.ndim < 2:
-        raise ValueError(
-            f"the divergence compares logits of equal shapes (batch, classes, ...), got {tuple(reference.shape)} and "
-            f"{tuple(logits.shape)}"
-        )
-    if form == "softmax" and logits.shape[1] == 1:
-        raise ValueError('the softmax of one class is always 1; take form="sigmoid" for logits of one channel')
+    shape, found = tuple(reference.shape), tuple(logits.shape)
+    require(shape == found and len(shape) > 1, "logits", got=found, expected=f"(batch, classes, ...) like {shape}")
+    require(form != "softmax" or shape[1] > 1, "form", got=form, expected="sigmoid for logits of one channel")
     precision = torch.promote_types(torch.promote_types(reference.dtype, logits.dtype), torch.float32)
     then, now = reference.to(precision), logits.to(precision)
     if form == "softmax":
-        terms = _terms(then.log_softmax(1), now.log_softmax(1))
+        terms = _divergence_terms(then.log_softmax(1), now.log_softmax(1))
     else:
-        terms = _terms(F.logsigmoid(then), F.logsigmoid(now)) + _terms(F.logsigmoid(-then), F.logsigmoid(-now))
+        terms = _divergence_terms(F.logsigmoid(then), F.logsigmoid(now))
+        terms = terms + _divergence_terms(F.logsigmoid(-then), F.logsigmoid(-now))
     return terms.sum(1).mean().clamp_min(0)
 
 
-def _terms(log_then: Tensor, log_now: Tensor) -> Tensor:
+def _divergence_terms(log_then: Tensor, log_now: Tensor) -> Tensor:
     probability = log_then.exp()
     return torch.where(probability == 0, 0.0, probability * (log_then - log_now))
 
 
 class EarlierWeights:
-    """Keeps a copy of the weights in the optimizer's memory, and runs its closures under it again.
+    """Copy of earlier weights, under which closures can run again.
+
+    It is kept in the optimizer's memory, and so saved with it.
 
     Args:
-        follow: keep the weights of the step before; otherwise those before the first step, for good.
+        follow: keep the weights of the step before; otherwise the weights before the first step, for good.
     """
 
     NAME = "trusted"
@@ -77,133 +76,127 @@ class EarlierWeights:
     def __init__(self, *, follow: bool) -> None:
         self._follow = follow
 
-    @torch.no_grad()
     def keep(self, params: Sequence[Tensor], memory: Memory) -> None:
-        """Keep the weights that stand now; to be called before each update of them."""
-        known = [param for param in params if self.NAME in memory.get(param, {})]
-        if known and self._follow:
-            torch._foreach_copy_([memory[param][self.NAME] for param in known], known)
+        """Keep the current weights; to be called before each update of them."""
         for param in params:
             values = memory.setdefault(param, {})
-            if self.NAME not in values:
+            if self._follow or self.NAME not in values:
                 values[self.NAME] = param.detach().clone()
 
-    def outputs(self, slope: Slope, backup: WeightBackup) -> Sequence[Any]:
-        """What the closures return under the weights kept, or just returned where none are kept yet.
+    def run(self, slope: Slope, backup: WeightBackup) -> Sequence[Any]:
+        """Return the closures' outputs under the earlier weights.
+
+        These are their last outputs while none are kept.
 
         Args:
-            slope: at today's weights.
-            backup: holds those meanwhile; the engine's own will do, as nothing has climbed yet.
+            slope: at the current weights.
+            backup: holds the current weights meanwhile; the engine's own is free, as nothing has climbed yet.
         """
         kept = {param: values[self.NAME] for param, values in slope.memory.items() if self.NAME in values}
         if not kept:
             return slope.outputs
         with backup.restored_after(list(kept)):
-            with torch.no_grad():
-                torch._foreach_copy_(list(kept), list(kept.values()))
-            forget_casts()
+            torch._foreach_copy_(list(kept), list(kept.values()))
+            torch.clear_autocast_cache()
             return slope.replay()
 
 
 class InputNoise:
-    r"""Adds :math:`z \sim N(0, \sigma^2)` to what a network sees.
+    r"""Gaussian noise on a network's input or a submodule's output.
 
-    The noise comes from a generator of its own, keyed by seed, number of the draw and rank: nothing that training draws
-    is moved, and a resumed run draws what it would have drawn.
+    The noise :math:`z \sim N(0, \sigma^2)` comes from a generator of its own, keyed by seed, number of the draw and
+    rank: training draws the same numbers as without it, and a resumed run draws the same noise as one that never
+    stopped.
 
     Args:
-        net: its first floating-point input takes the noise.
+        net: its first floating-point input gets the noise.
         sigma: the standard deviation.
-        at: the output of this submodule takes it in place of the input, as an embedding of tokens should.
+        at: the output of this submodule gets it in place of the input, as an embedding of tokens should.
         seed: of the noise.
 
     Raises:
-        ValueError: ``sigma`` is not positive, or there is neither a network nor a submodule.
+        UsageError: ``sigma`` is not positive, or there is neither a network nor a submodule.
     """
 
     def __init__(self, net: nn.Module | None, *, sigma: float, at: nn.Module | None = None, seed: int = 0) -> None:
-        if not 0 < sigma < float("inf"):
-            raise ValueError(f"sigma must be positive and finite, got {sigma}")
-        if net is None and at is None:
-            raise ValueError("noise needs to know what takes it; pass net=, or the submodule as noise_at=")
-        self._net, self._at = net, at
-        self._sigma = sigma
-        self._seed = seed
+        require(0 < sigma < math.inf, "sigma", got=sigma, expected="a finite positive number")
+        require(net is not None or at is not None, "net", got=net, expected="the network, or a submodule as noise_at")
+        self._net, self._at, self._sigma, self._seed = net, at, sigma, seed
 
     @contextmanager
     def added(self, numbers: MutableMapping[str, float]) -> Iterator[None]:
-        """Every call inside is shaken.
+        """Add noise to every call inside.
 
         Args:
             numbers: where the draws are counted.
 
         Raises:
-            UsageError: nothing was called that could be shaken, or its input or output is no floating-point tensor.
+            UsageError: nothing that gets noise was called, or its input or output is no floating-point tensor.
         """
         numbers["draws"] = numbers.get("draws", 0) + 1
         rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
-        shake = _Shake(self._sigma, seed=key_to_seed(self._seed, "input noise", int(numbers["draws"]), rank))
-        handle = self._hook(shake)
+        noise = _Noise(self._sigma, seed=key_to_seed(self._seed, "input noise", int(numbers["draws"]), rank))
+        if self._at is not None:
+            handle = self._at.register_forward_hook(noise.add_to_output)
+        else:
+            assert self._net is not None  # the constructor's condition
+            handle = self._net.register_forward_pre_hook(noise.add_to_inputs, with_kwargs=True)
         try:
             yield
         finally:
             handle.remove()
-        if not shake.calls:
-            raise UsageError(
-                "The closure did not call the module whose input or output takes the noise, or called it where hooks "
-                "are not seen, as inside a compiled network; pass as net= or noise_at= a module that it calls."
-            )
-
-    def _hook(self, shake: "_Shake") -> RemovableHandle:
-        if self._at is not None:
-            return self._at.register_forward_hook(lambda module, args, output: shake.output(output))
-        assert self._net is not None  # the constructor saw to it
-        return self._net.register_forward_pre_hook(
-            lambda module, args, kwargs: shake.inputs(args, kwargs), with_kwargs=True
+        require(
+            noise.calls,
+            "net" if self._at is None else "noise_at",
+            got="a module that the closure does not call, or calls inside a compiled network",
+            expected="one that it calls where hooks run",
         )
 
-    def outputs(self, slope: Slope) -> Sequence[Any]:
-        """What the closures return for a shaken input."""
+    def run(self, slope: Slope) -> Sequence[Any]:
+        """Return the closures' outputs for a noisy input."""
         with self.added(slope.numbers):
             return slope.replay()
 
 
-class _Shake:
-    """The noise of one draw, for as many calls as there are."""
+class _Noise:
+    """Hooks that add one draw's noise to any number of calls."""
 
     def __init__(self, sigma: float, *, seed: int) -> None:
         self.calls = 0
-        self._sigma = sigma
-        self._seed = seed
+        self._sigma, self._seed = sigma, seed
         self._generators: dict[torch.device, torch.Generator] = {}
 
-    def inputs(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """A call's arguments, the first floating-point one shaken."""
-        for index, value in enumerate(args):
-            if _is_floating(value):
-                return (*args[:index], self._shaken(value), *args[index + 1 :]), dict(kwargs)
-        for name, value in kwargs.items():
-            if _is_floating(value):
-                return args, {**kwargs, name: self._shaken(value)}
-        raise UsageError(
-            "The network has no floating-point input that noise could be added to; pass as noise_at= the submodule "
-            "whose output takes it, such as the embedding."
+    def add_to_inputs(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Add noise to the first floating-point argument of a call."""
+        named: dict[Any, Any] = {**dict(enumerate(args)), **kwargs}
+        first = next((name for name, value in named.items() if _is_floating(value)), None)
+        require(
+            first is not None,
+            "net",
+            got=type(module).__name__,
+            expected="a network with a floating-point input",
+            fix="pass noise_at",
         )
+        named[first] = self._add(named[first])
+        return tuple(named.pop(index) for index in range(len(args))), named
 
-    def output(self, output: Any) -> Tensor:
-        """A submodule's output, shaken."""
-        if not _is_floating(output):
-            raise UsageError(
-                f"The output of noise_at must be one floating-point tensor, got a {type(output).__name__}; name a "
-                "submodule that returns one."
-            )
-        return self._shaken(output)
+    def add_to_output(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Tensor:
+        """Add noise to a submodule's output."""
+        require(
+            _is_floating(output),
+            "noise_at",
+            got=type(module).__name__,
+            expected="a submodule that returns one floating-point tensor",
+        )
+        return self._add(output)
 
-    def _shaken(self, value: Tensor) -> Tensor:
+    def _add(self, value: Tensor) -> Tensor:
         self.calls += 1
-        generator = self._generators.get(value.device)
-        if generator is None:
-            generator = self._generators[value.device] = torch.Generator(value.device).manual_seed(self._seed)
+        if value.device not in self._generators:
+            self._generators[value.device] = torch.Generator(value.device).manual_seed(self._seed)
+        generator = self._generators[value.device]
         noise = torch.randn(value.shape, generator=generator, device=value.device, dtype=value.dtype)
         return value + self._sigma * noise
 

@@ -11,8 +11,8 @@ from torch import nn
 from uumamba.config import RunConfig
 from uumamba.config.training import resolve_channels_last, resolve_precision
 from uumamba.data.dataset import PatchDataset, batches
+from uumamba.data.loader import BatchShare
 from uumamba.data.prepared import PreparedFolder
-from uumamba.data.share import BatchShare
 from uumamba.evaluation import mean_dice
 from uumamba.inference import Predictor
 from uumamba.metrics import dice_coefficient
@@ -25,7 +25,7 @@ from uumamba.runtime.errors import UsageError
 from uumamba.runtime.memory_format import lay_channels_last
 from uumamba.runtime.seeds import generator_for, seed_everything
 from uumamba.training import ALONE, Ranks, Trainer
-from uumamba.training.following import Follower
+from uumamba.training.callback_list import Callback
 from uumamba.types import Method
 
 Validate = Callable[[nn.Module], dict[str, float]]
@@ -41,7 +41,7 @@ def build_trainer(
     device: str = "cpu",
     cases: Sequence[str] | None = None,
     validate: Validate | None = None,
-    followers: Sequence[Follower] = (),
+    followers: Sequence[Callback] = (),
     progress: bool | None = None,
     log: Callable[[str], None] | None = None,
     ranks: Ranks = ALONE,

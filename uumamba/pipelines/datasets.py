@@ -256,6 +256,8 @@ def _read_mnms(raw: Path, frames: Path | str | None) -> Read:
         def advance(done: int, total: int) -> None:
             if done % _PATIENTS_A_LINE == 0 or done == total:
                 print(f"frames: {done} of {total} patients", file=sys.stderr)
-            stop.follow(f"after cutting the frames of {done} of {total} patients; run the same command to continue")
+            stop.raise_if_requested(
+                f"after cutting the frames of {done} of {total} patients; run the same command to continue"
+            )
 
         return data_prep.read_mnms(raw, frames=frames, advance=advance)

@@ -113,7 +113,7 @@ def calibrate_at_start(
         calibrate(bare_network(net).train(), ready, run=lambda network, batch: network(batch["image"]))
         return [_scale_of(each) for each in inputs]
 
-    found = ranks.from_first(ranks.first_alone(find_scales))
+    found = ranks.broadcast(ranks.on_rank_zero(find_scales))
     for each, before, now in zip(inputs, known, known if found is None else found, strict=True):
         scale = before or now
         if scale is not None:

@@ -76,7 +76,9 @@ def predict(
         out = make_folder(out)
         for case_id, path in track(list(cases.items()), description="predict", enabled=progress):
             done = len(written) + len(failures)
-            stop.follow(f"after predicting {done} of {len(cases)} cases; run the same command to predict them all")
+            stop.raise_if_requested(
+                f"after predicting {done} of {len(cases)} cases; run the same command to predict them all"
+            )
             try:
                 written.append(_predict_one(predictor, case_id, path, out, save_probabilities=save_probabilities))
             except CaseError as error:

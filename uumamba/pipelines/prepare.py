@@ -13,13 +13,13 @@ from rich.progress import Progress
 
 from uumamba.data.case import MANIFEST_NAME, Case, Manifest, Split
 from uumamba.data.foreground import keep_foreground, statistics_of
-from uumamba.data.prepared import FOREGROUND_NAME, RECIPE_NAME, source_key, stands, write_prepared
+from uumamba.data.prepared import FOREGROUND_NAME, RECIPE_NAME, is_up_to_date, source_key, write_prepared
 from uumamba.data.preprocess import Preprocessing, PreprocessRecipe
 from uumamba.data.scan import read_case
 from uumamba.pipelines.datasets import check_outside_raw, record_failures
 from uumamba.runtime.errors import CaseError
 from uumamba.runtime.files import make_folder, write_json
-from uumamba.runtime.locks import locked
+from uumamba.runtime.locks import lock_folder
 from uumamba.runtime.parallel_cases import each_case
 from uumamba.runtime.stop import StopRequest
 
@@ -78,7 +78,7 @@ def prepare(
     if raw is not None:
         check_outside_raw(Path(out), raw)
     out = make_folder(out)
-    with locked(out, doing="preparing"), StopRequest() as stop:
+    with lock_folder(out, doing="preparing"), StopRequest() as stop:
         stage = _Preparation(manifest, out, list(bad), stop, workers, progress)
         whole = recipe if recipe.is_complete else stage.find_statistics(recipe)
         prepared: list[str] = []
@@ -125,7 +125,7 @@ class _Preparation:
             if case.case_id in failed:
                 continue
             try:
-                if stands(self.out, case, recipe=recipe, structures=dict(self.manifest.structures)):
+                if is_up_to_date(self.out, case, recipe=recipe, structures=dict(self.manifest.structures)):
                     reused.append(case.case_id)
                 else:
                     stale.append(case)
@@ -150,7 +150,9 @@ class _Preparation:
                 bar.advance(task)
                 if not shows_bar and (count % _CASES_A_LINE == 0 or count == len(items)):
                     print(f"{name}: {count} of {len(items)} cases", file=sys.stderr)
-                self.stop.follow(f"after {doing} {count} of {len(items)} cases; run the same command to continue")
+                self.stop.raise_if_requested(
+                    f"after {doing} {count} of {len(items)} cases; run the same command to continue"
+                )
         return done
 
     def record_failures(self) -> list[CaseError]:

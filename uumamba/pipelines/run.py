@@ -111,7 +111,7 @@ def run(
             say(f"train: fold {fold}")
             return manifest, prepared
 
-        ready = ranks.first_alone(prepare_all)
+        ready = ranks.on_rank_zero(prepare_all)
         train(
             config,
             data=out / "prepared",

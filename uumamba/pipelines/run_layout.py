@@ -25,7 +25,7 @@ from uumamba.evaluation.tables import spread_table
 from uumamba.pipelines.split import ALL_CASES, FOLDS, folds_of, split_cases
 from uumamba.runtime.errors import require
 from uumamba.runtime.files import write_json
-from uumamba.training.following import Row
+from uumamba.training.callback_list import Row
 from uumamba.training.run_folder import LAST, PREVIOUS
 from uumamba.training.run_log import RunLog
 

@@ -11,22 +11,22 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from uumamba.config import RunConfig
-from uumamba.data.case_views import case_views
+from uumamba.data.dataset import case_views
 from uumamba.data.prepared import PreparedFolder
 from uumamba.domain_generalization import (
-    Answers,
     Probe,
+    ProbeOutputs,
     SlowExamples,
     find_slow,
+    probe_segmentation,
     read_slow_examples,
-    segmentation_answers,
     upsampled,
     write_slow_examples,
 )
 from uumamba.pipelines.run_layout import newest_checkpoint
 from uumamba.runtime.errors import UumambaError, require
-from uumamba.runtime.files import make_folder, room_for
-from uumamba.runtime.locks import locked
+from uumamba.runtime.files import make_folder, report_write_errors
+from uumamba.runtime.locks import lock_folder
 from uumamba.runtime.network import finest_logits
 from uumamba.runtime.stop import StopRequest
 from uumamba.training import Ranks, Trainer
@@ -53,7 +53,7 @@ class PerViewNet(nn.Module):
         return finest.unflatten(0, (len(image), -1)).movedim(1, 2)
 
 
-def case_answers(
+def probe_cases(
     net: nn.Module,
     folder: PreparedFolder,
     case_ids: Sequence[str],
@@ -61,8 +61,8 @@ def case_answers(
     patch_size: Sequence[int],
     views: int,
     group_by: GroupBy | None = None,
-) -> Answers:
-    """Segment fixed patches of each case; see :func:`uumamba.domain_generalization.segmentation_answers`.
+) -> ProbeOutputs:
+    """Segment fixed patches of each case; see :func:`uumamba.domain_generalization.probe_segmentation`.
 
     The patches are the same in every call, whatever the run's seed.
 
@@ -82,7 +82,7 @@ def case_answers(
     require(group_by is None or any(names), "training.useful.group_by", got=group_by, expected=expected)
     numbers = {name: number for number, name in enumerate(sorted({*names}, key=str))}
     shown = case_views(folder, case_ids, patch_size=patch_size, views=views)
-    return segmentation_answers(PerViewNet(net), shown, groups=[numbers[name] for name in names])
+    return probe_segmentation(PerViewNet(net), shown, groups=[numbers[name] for name in names])
 
 
 class SlowCases:
@@ -128,11 +128,11 @@ class SlowCases:
             found = self._read(Path(self.useful.index_file))
         else:
             make_folder(self.run_dir)
-            with locked(self.run_dir, doing="looking for slow cases"):
+            with lock_folder(self.run_dir, doing="looking for slow cases"):
                 found = self._probe(build_probe, say)
         cases = [self.training[place] for place in found.slow]
         found = replace(found, settings=found.settings | self._settings() | {"slow_cases": cases})
-        with room_for(self.path):
+        with report_write_errors(self.path):
             write_slow_examples(self.path, found)
         say(
             f"{len(cases)} of {len(self.training)} cases are learned slowly and shown {self.useful.factor} times "
@@ -159,7 +159,7 @@ class SlowCases:
         useful, probe, stop = self.useful, Probe(slowing=self.useful.slowing), StopRequest()
 
         def look(net: nn.Module) -> dict[str, float]:
-            answers = case_answers(
+            outputs = probe_cases(
                 net,
                 self.folder,
                 self.training,
@@ -168,15 +168,15 @@ class SlowCases:
                 group_by=useful.group_by,
             )
             try:
-                reached = probe.add(answers)
+                reached = probe.add(outputs)
             except ValueError as error:
                 raise UumambaError(f"The probe for slow cases learned nothing: {error}") from error
             if reached or len(probe.errors) > useful.most_epochs:  # the first error is that of the start
                 raise _ProbeOver
-            return {"dice": 1 - answers.error}
+            return {"dice": 1 - outputs.error}
 
         def stop_if_requested(*_: Any) -> None:
-            stop.follow("during the probe for slow cases, which starts anew with --resume")
+            stop.raise_if_requested("during the probe for slow cases, which starts anew with --resume")
 
         # Evaluated after each epoch, without the moving average, which would lag behind.
         training = self.config.training.model_copy(update={"validate_every": 1, "ema_decay": None})
@@ -194,8 +194,8 @@ class SlowCases:
                 f"the error of the probe did not slow within {epoch} epochs, so slow cases are those of the last; "
                 "increase training.useful.most_epochs"
             )
-        assert probe.answers is not None
-        found = find_slow(probe.answers, seed=self.config.seed)
+        assert probe.outputs is not None
+        found = find_slow(probe.outputs, seed=self.config.seed)
         if not found.slow:
             notes = "; ".join(f"group {each.group}: {each.note}" for each in found.groups)
             say(f"no group of cases has slow ones, so this is plain training: {notes}")
@@ -255,5 +255,5 @@ def training_case_ids(
     if useful is None:
         return list(training)
     cases = SlowCases(config, folder, training, run_dir)
-    found = ranks.first_alone(lambda: list(cases.find(build_probe, say, force=force).slow))
-    return upsampled(training, ranks.from_first(found), factor=useful.factor)
+    found = ranks.on_rank_zero(lambda: list(cases.find(build_probe, say, force=force).slow))
+    return upsampled(training, ranks.broadcast(found), factor=useful.factor)

@@ -30,7 +30,7 @@ from uumamba.runtime.errors import CaseError, UsageError, require
 from uumamba.runtime.stop import StopRequest
 from uumamba.training import ALONE, Ranks
 from uumamba.training.display import to_stderr
-from uumamba.training.run_folder import refuse_other_config
+from uumamba.training.run_folder import check_same_config
 
 
 def train(
@@ -81,12 +81,12 @@ def train(
     wanted, devices = wanted_folders(Path(out), fold=fold, seeds=seeds), device.split(",")
     expected = f"at most {len(wanted)}, one for each training"
     require(len(devices) <= len(wanted), "--device", got=device, expected=expected, fix="add --fold cv or --seeds")
-    ranks.first_alone(partial(check_start, config, wanted))
+    ranks.on_rank_zero(partial(check_start, config, wanted))
     folder = PreparedFolder(data)
     _check_prepared_for(config, folder)
     folds, domains = folds_of(fold), config.dataset.domains
     validate_split(folder.manifest, folds, domains, where=f"{folder.path}")
-    if ranks.first:
+    if ranks.is_rank_zero:
         _report_unused(folder.manifest, folds[0], domains)  # the same for every fold
     for name in folds:  # check the last fold, too, before the first is trained
         check_prepared_sides(config, folder, split_cases(folder.manifest, name, domains)[0])
@@ -100,10 +100,10 @@ def train(
             run_on_devices(begin, {each.title: each for each in wanted}, devices, say=to_stderr)
         else:
             for each in wanted:
-                stop.agree(ranks)
-                stop.follow(f"before {each.title}; continue with --resume")
+                stop.sync(ranks)
+                stop.raise_if_requested(f"before {each.title}; continue with --resume")
                 begin(each, device=device, ranks=ranks)
-    if ranks.first:
+    if ranks.is_rank_zero:
         write_run_summary(Path(out))
     return [each.path for each in wanted]
 
@@ -134,7 +134,7 @@ def check_same_run(config: RunConfig, run: Path) -> None:
         except (OSError, ValueError, KeyError, TypeError):
             continue  # a copy for people; the checkpoint's own is compared when training resumes
         current = with_seed(config, found.seed)
-        refuse_other_config(stored, current.as_json(), complete=partial(complete_run, current=current))
+        check_same_config(stored, current.as_json(), complete=partial(complete_run, current=current))
 
 
 def check_trainable(config: RunConfig, manifest: Manifest, bad: Sequence[CaseError], folds: Sequence[str]) -> None:
@@ -200,7 +200,7 @@ def _train_fold(
         init=init,
         device=device,
         cases=cases,
-        followers=(manifest, *trackers) if ranks.first else (),
+        followers=(manifest, *trackers) if ranks.is_rank_zero else (),
         progress=progress if say is None else False,
         log=say,
         ranks=ranks,

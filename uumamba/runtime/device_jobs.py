@@ -89,7 +89,7 @@ def run_on_devices(work: Work, jobs: Mapping[str, Any], devices: Sequence[str], 
                 free.append(ended.device)
                 done += _is_done(ended, stop)
         if done < len(jobs):
-            stop.follow(f"with {done} of {len(jobs)} done; continue with --resume")
+            stop.raise_if_requested(f"with {done} of {len(jobs)} done; continue with --resume")
 
 
 def _start(work: Work, name: str, job: Any, device: str, threads: int) -> _Running:

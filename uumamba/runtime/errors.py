@@ -116,6 +116,16 @@ def require(condition: object, key: str, *, got: object, expected: str, fix: str
         raise UsageError(key, got=got, expected=expected, fix=fix)
 
 
+def require_case(condition: object, case_id: str, key: str, *, got: object, expected: str, fix: str) -> None:
+    """Raise a :class:`CaseError` unless a condition is true.
+
+    Example:
+        >>> require_case(True, "patient001_frame01", "label", got=3, expected="0-3", fix="correct the label")
+    """
+    if not condition:
+        raise CaseError(case_id, key, got=got, expected=expected, fix=fix)
+
+
 def describe(key: str, *, got: object, expected: str, fix: str) -> str:
     """Format the parts of an error as ``key: got X, expected Y. Fix: Z.``"""
     if not expected:

@@ -1,4 +1,4 @@
-"""Writing files so that each is whole or absent, whenever the process dies."""
+"""Atomic file writes: each file is whole or absent, whenever the process dies."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from uumamba.runtime.errors import UsageError, UumambaError
+from uumamba.runtime.errors import UsageError, UumambaError, require
 
 
 @contextmanager
@@ -20,10 +20,10 @@ def whole_file(path: Path | str, *, before_replacing: Callable[[], None] | None 
 
     Args:
         path: the file.
-        before_replacing: called when all of the new file is on the disk and the old one still stands.
+        before_replacing: called when the new file is complete on the disk and the old one is still in place.
 
     Raises:
-        UsageError: the parent cannot be a folder to write in, ``path`` is a folder, or its name is too long.
+        UsageError: the parent cannot be a folder to write in, or ``path`` is a folder.
 
     Example:
         >>> import tempfile
@@ -35,8 +35,8 @@ def whole_file(path: Path | str, *, before_replacing: Callable[[], None] | None 
     """
     path = Path(path)
     make_folder(path.parent)
-    _refuse_folder(path)
-    # The end of the name alone, so that the longest name still fits with what stands before it.
+    require(not os.path.isdir(path), str(path), got="a folder", expected="the name of a file")
+    # Only the end of the name, so that even the longest name fits behind the prefix.
     unfinished = path.parent / f".unfinished-{os.getpid()}-{os.urandom(4).hex()}-{path.name[-50:]}"
     try:
         yield unfinished
@@ -50,8 +50,8 @@ def whole_file(path: Path | str, *, before_replacing: Callable[[], None] | None 
 
 
 @contextmanager
-def room_for(path: Path | str) -> Iterator[None]:
-    """Say in one sentence that a file could not be written, as on a full disk.
+def report_write_errors(path: Path | str) -> Iterator[None]:
+    """Turn an OSError, such as a full disk, into an error of one sentence.
 
     Raises:
         UumambaError: in place of any OSError.
@@ -64,25 +64,22 @@ def room_for(path: Path | str) -> Iterator[None]:
 
 
 def make_folder(path: Path | str) -> Path:
-    """Create a folder and its parents, or say in one sentence why nothing can be written there.
+    """Create a folder and its parents, and check that files can be written there.
 
     Raises:
-        UsageError: a part of the path is a regular file or leads nowhere, or the place is not writable.
+        UsageError: a part of the path is a file or a broken link, or the place is not writable.
     """
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):  # the one sure way to know; it has no name and leaves nothing
+        with tempfile.TemporaryFile(dir=path):  # the only reliable check; the file has no name and leaves nothing
             return path
     except OSError as error:
-        culprit = next(
-            (part for part in (path, *path.parents) if os.path.lexists(part) and not os.path.isdir(part)), None
-        )
-        if culprit is None:
-            reason = f"to write in ({error.strerror})"
-        else:
-            reason = f"because {culprit} {'is a file' if os.path.exists(culprit) else 'is a link that leads nowhere'}"
-        raise UsageError(f"{path} cannot be a folder {reason}; choose another output path.") from None
+        parts = (part for part in (path, *path.parents) if os.path.lexists(part) and not os.path.isdir(part))
+        found = next((f"{part}, which is no folder" for part in parts), error.strerror)
+        raise UsageError(
+            str(path), got=found, expected="a folder that can be written to", fix="choose another output path"
+        ) from None
 
 
 def write_json(path: Path | str, value: Any) -> None:
@@ -95,19 +92,10 @@ def write_text(path: Path | str, text: str) -> None:
     """Write UTF-8 text that is whole or absent.
 
     Raises:
-        UumambaError: it could not be written, as on a full disk.
+        UumambaError: it could not be written, for example because the disk is full.
     """
-    with room_for(path), whole_file(path) as unfinished:
+    with report_write_errors(path), whole_file(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
-
-
-def _refuse_folder(path: Path) -> None:
-    try:
-        if not path.is_dir():
-            return
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written ({error.strerror}); choose another output path.") from None
-    raise UsageError(f"{path} is a folder; give the name of a file.")
 
 
 def _synchronise(path: Path) -> None:

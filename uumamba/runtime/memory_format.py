@@ -1,4 +1,4 @@
-"""Tensors with their channels innermost, in 2-D and 3-D."""
+"""Channels-last memory layout in 2-D and 3-D."""
 
 import torch
 from torch import Tensor, nn
@@ -7,7 +7,7 @@ _FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def to_channels_last(tensor: Tensor) -> Tensor:
-    """The tensor with its second axis innermost in memory; as it is where it has not two or three spatial axes.
+    """Return a tensor with its second axis innermost in memory; unchanged unless it has two or three spatial axes.
 
     Example:
         >>> to_channels_last(torch.zeros(1, 2, 3, 4)).stride()
@@ -19,6 +19,6 @@ def to_channels_last(tensor: Tensor) -> Tensor:
 
 
 def lay_channels_last(net: nn.Module) -> None:
-    """Store weights of convolutions likewise, which makes their feature maps so; parameters stay the same objects."""
+    """Store convolution weights channels-last, so that feature maps are too; parameters stay the same objects."""
     for parameter in net.parameters():
         parameter.data = to_channels_last(parameter.data)

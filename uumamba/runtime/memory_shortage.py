@@ -1,4 +1,4 @@
-"""Memory that ran out, on a processor or an accelerator: how torch says so, and what gives some back."""
+"""Out-of-memory errors of CPUs and accelerators: recognise them, free memory."""
 
 import gc
 
@@ -15,15 +15,15 @@ NO_MEMORY = (
     "std::bad_alloc",
     "could not create a primitive",
 )
-"""What the messages of errors hold that torch raises as a plain RuntimeError; the last is oneDNN's without memory."""
+"""Parts of the messages of plain RuntimeErrors that mean out of memory; the last one is oneDNN's."""
 
 
 class OutOfMemoryError(UumambaError):
-    """What was to be computed does not fit into memory, and cannot be made to fit."""
+    """Work that does not fit into memory and cannot be split any further."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out.
+    """Return True if an error means that memory ran out.
 
     Example:
         >>> is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory.")), is_out_of_memory(RuntimeError("shapes"))
@@ -34,19 +34,18 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
 
 
-def reason_of(error: BaseException) -> str:
-    r"""The first line of what an error says, or what kind it is.
+def summarize_error(error: BaseException) -> str:
+    r"""Return the first line of an error's message, or its type where there is no message.
 
     Example:
-        >>> reason_of(MemoryError()), reason_of(RuntimeError("no room\nand much more"))
+        >>> summarize_error(MemoryError()), summarize_error(RuntimeError("no room\nand much more"))
         ('MemoryError', 'no room')
     """
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def free_memory(device: torch.device) -> None:
-    """Give back what nobody holds any more; called when the error is gone, and with it the frames that held tensors."""
+    """Free unreferenced tensors and CUDA's cache; call it after the error and its stack frames are gone."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""A progress bar on a terminal; nothing elsewhere, where a log would fill with it."""
+"""Progress bar on a terminal; nothing in a log."""
 
 import sys
 from collections.abc import Iterable, Sequence
@@ -8,7 +8,7 @@ Item = TypeVar("Item")
 
 
 def track(items: Sequence[Item], *, description: str, enabled: bool | None = None) -> Iterable[Item]:
-    """Iterate with a bar on stderr when it is a terminal (or when ``enabled``)."""
+    """Iterate with a bar on stderr if it is a terminal (or if ``enabled``)."""
     if not (sys.stderr.isatty() if enabled is None else enabled):
         return items
     from rich.console import Console

@@ -1,4 +1,4 @@
-"""What a process knows of the group that it trains in; alone it is the first of one."""
+"""Rank of a process in its training group; a single process is rank 0 of 1."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -7,85 +7,59 @@ from typing import Any, Protocol, TypeVar
 
 from torch import nn
 
-from uumamba.runtime.errors import UsageError
+from uumamba.runtime.errors import require
 
 T = TypeVar("T")
 
 
 class Ranks(Protocol):
-    """The processes that train one network together, as one of them sees them.
+    """The processes that train one network together, seen from one of them; the bodies are those of a single process.
 
-    All methods are for all ranks at once, in the same order: a rank that calls one waits until every other has.
+    Every method is collective: all ranks call it, in the same order, and each waits until the others have.
     """
 
-    rank: int
-    count: int
-
-    @property
-    def first(self) -> bool:
-        """Whether this rank is the one that writes files and talks to people."""
+    rank: int = 0
+    count: int = 1
+    is_rank_zero: bool = True
+    """True on the rank that writes files and prints."""
 
     def wrap(self, net: nn.Module) -> nn.Module:
-        """The network on its device, so wrapped that ranks average its gradients."""
-
-    def share_buffers(self, net: nn.Module) -> None:
-        """Give every rank the first one's running statistics."""
-
-    def largest(self, number: int) -> int:
-        """The largest of all ranks' numbers; of 0 and 1, whether any says so."""
-
-    def total(self, numbers: Sequence[float]) -> list[float]:
-        """Sums over ranks, number by number."""
-
-    def from_first(self, tree: Any) -> Any:
-        """The first rank's lists and dictionaries of tensors and plain values; the others' are not looked at."""
-
-    def gather(self, tree: Any) -> list[Any]:
-        """Every rank's lists and dictionaries of tensors and plain values, in the order of ranks."""
-
-    def first_alone(self, work: Callable[[], T]) -> T | None:
-        """What the first rank's work returns, and None on others, which wait as long as that takes."""
-
-
-class Alone:
-    """One process, which never waits.
-
-    Example:
-        >>> ranks = Alone()
-        >>> ranks.first, ranks.largest(3), ranks.gather("here")
-        (True, 3, ['here'])
-    """
-
-    rank = 0
-    count = 1
-    first = True
-
-    def wrap(self, net: nn.Module) -> nn.Module:
-        """The network itself."""
+        """Return the network, on its device, wrapped so that gradients are averaged over ranks."""
         return net
 
-    def share_buffers(self, net: nn.Module) -> None:
-        """There is nobody to share with."""
+    def broadcast_buffers(self, net: nn.Module) -> None:
+        """Copy rank 0's buffers, such as running statistics, to every rank."""
+        return
 
-    def largest(self, number: int) -> int:
-        """The number."""
+    def reduce_max(self, number: int) -> int:
+        """Return the largest number of all ranks."""
         return number
 
-    def total(self, numbers: Sequence[float]) -> list[float]:
-        """The numbers."""
+    def reduce_sum(self, numbers: Sequence[float]) -> list[float]:
+        """Return the sums over ranks, number by number, in double precision."""
         return list(numbers)
 
-    def from_first(self, tree: Any) -> Any:
-        """The tree."""
+    def broadcast(self, tree: Any) -> Any:
+        """Return rank 0's lists and dictionaries of tensors and plain values; those of other ranks are ignored."""
         return tree
 
     def gather(self, tree: Any) -> list[Any]:
-        """The tree, in a list."""
+        """Return every rank's lists and dictionaries of tensors and plain values, in the order of ranks."""
         return [tree]
 
-    def first_alone(self, work: Callable[[], T]) -> T | None:
-        """The work's result."""
+    def on_rank_zero(self, work: Callable[[], T]) -> T | None:
+        """Run ``work`` on rank 0 and return its result there, None elsewhere; the others wait for any time."""
         return work()
+
+
+class Alone(Ranks):
+    """Single process, which never waits.
+
+    Example:
+        >>> ranks = Alone()
+        >>> ranks.is_rank_zero, ranks.reduce_max(3), ranks.gather("here")
+        (True, 3, ['here'])
+    """
 
 
 ALONE = Alone()
@@ -93,12 +67,12 @@ ALONE = Alone()
 
 @dataclass(frozen=True)
 class Place:
-    """Who a process is among those that were started together.
+    """Rank of this process among those that were started together.
 
     Attributes:
-        rank: among all, from 0.
-        count: of all.
-        local_rank: among those on this machine, from 0.
+        rank: in the whole group, from 0.
+        count: processes in the group.
+        local_rank: on this machine, from 0.
     """
 
     rank: int = 0
@@ -107,12 +81,12 @@ class Place:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Place":
-        """What torchrun says in RANK, WORLD_SIZE and LOCAL_RANK; alone where RANK or WORLD_SIZE is not there.
+        """Read torchrun's RANK, WORLD_SIZE and LOCAL_RANK; a single process where RANK or WORLD_SIZE is missing.
 
-        These name a process and configure nothing, so they may be variables of the environment.
+        They identify a process and configure nothing, so they may be environment variables.
 
         Raises:
-            UsageError: they do not fit together.
+            UsageError: they contradict each other.
 
         Example:
             >>> Place.from_environment({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"})
@@ -120,25 +94,30 @@ class Place:
         """
         if "RANK" not in environment or "WORLD_SIZE" not in environment:
             return cls()
-        found = {name: environment.get(name, "") for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+        found = tuple(environment.get(name, "") for name in names)
         try:
-            place = cls(*map(int, found.values()))
+            place = cls(*map(int, found))
         except ValueError:
             place = cls(rank=-1)
-        if not (0 <= place.rank < place.count and place.local_rank >= 0):
-            words = ", ".join(f"{name}={value!r}" for name, value in found.items())
-            raise UsageError(f"{words} name no process of a group; start with torchrun, or unset RANK to train alone.")
+        require(
+            0 <= place.rank < place.count and place.local_rank >= 0,
+            ", ".join(names),
+            got=found,
+            expected="0 <= RANK < WORLD_SIZE",
+            fix="start with torchrun, or unset RANK to train in one process",
+        )
         return place
 
     def device(self, name: str, *, found: int) -> str:
-        """This process's own device, of those called ``name``: the processes of a machine take one each.
+        """Return this process's own device: the processes of one machine take one CUDA device each.
 
         Args:
             name: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
             found: CUDA devices on this machine.
 
         Raises:
-            UsageError: one device is named for all, or there are fewer than processes.
+            UsageError: one device is given to several processes, or there are fewer devices than processes.
 
         Example:
             >>> Place(rank=3, count=4, local_rank=1).device("cuda", found=2)
@@ -146,11 +125,12 @@ class Place:
         """
         if self.count == 1 or name == "cpu":
             return name
-        if name != "cuda":
-            raise UsageError(f"--device {name} is one device for {self.count} processes; give cuda, or leave it out.")
-        if self.local_rank >= found:
-            raise UsageError(
-                f"Process {self.local_rank + 1} of this machine has no CUDA device of its own, torch finds {found}; "
-                "start as many processes as devices (torchrun --nproc-per-node)."
-            )
+        require(name == "cuda", "--device", got=name, expected=f"cuda or no --device, with {self.count} processes")
+        require(
+            self.local_rank < found,
+            "LOCAL_RANK",
+            got=self.local_rank,
+            expected=f"a number below that of CUDA devices ({found})",
+            fix="start as many processes as there are devices (torchrun --nproc-per-node)",
+        )
         return f"cuda:{self.local_rank}"

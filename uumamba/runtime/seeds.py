@@ -1,9 +1,14 @@
-"""Seeds: every random draw comes from a generator keyed by what is drawn, not by what was drawn before."""
+"""Random numbers: seeds by key, and the states of the global generators.
+
+Every draw comes from a generator keyed by its subject, not by earlier draws; only network initialisation and dropout
+use the global generators.
+"""
 
 import hashlib
 import random
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,26 +30,26 @@ def key_to_seed(*key: int | str) -> int:
 
 
 def generator_for(*key: int | str) -> torch.Generator:
-    """A CPU generator seeded by ``key_to_seed(*key)``."""
+    """Return a CPU generator seeded by ``key_to_seed(*key)``."""
     return torch.Generator().manual_seed(key_to_seed(*key))
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python's, NumPy's and torch's global generators (used by network initialisation and dropout alone)."""
+    """Seed the global generators of Python, NumPy and torch."""
     random.seed(key_to_seed(seed, "python"))
     np.random.seed(key_to_seed(seed, "numpy") % 2**32)
     torch.manual_seed(key_to_seed(seed, "torch"))
 
 
 @contextmanager
-def draws_put_back(devices: Iterable[torch.device] = ()) -> Iterator[None]:
-    """Leaves Python's, NumPy's and torch's global generators as they were, whatever is drawn inside.
+def preserve_random_state(devices: Iterable[torch.device] = ()) -> Iterator[None]:
+    """Restore the global generators of Python, NumPy and torch after a block, also after an error.
 
     Args:
-        devices: of them, the CUDA ones' generators are put back too; the CPU's always is.
+        devices: CUDA devices among them are restored too; the CPU always is.
 
     Example:
-        >>> with draws_put_back():
+        >>> with preserve_random_state():
         ...     drawn = random.random(), np.random.rand(), torch.rand(1)
         >>> (random.random(), np.random.rand(), torch.rand(1)) == drawn
         True
@@ -56,3 +61,35 @@ def draws_put_back(devices: Iterable[torch.device] = ()) -> Iterator[None]:
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
+
+
+def get_random_state(device: torch.device) -> dict[str, Any]:
+    """Return the states of the generators of Python, NumPy, torch and ``device`` as tensors and plain values."""
+    version, words, gauss = random.getstate()
+    kind, keys, *position = np.random.get_state(legacy=True)
+    return {
+        "python": [version, torch.tensor(words, dtype=torch.int64), gauss],
+        "numpy": [kind, torch.from_numpy(np.asarray(keys, dtype=np.int64)), *position],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+    }
+
+
+def set_random_state(state: dict[str, Any], device: torch.device) -> None:
+    """Restore the generators to a state of :func:`get_random_state`; a CUDA state only on a CUDA device.
+
+    Example:
+        >>> cpu = torch.device("cpu")
+        >>> before = get_random_state(cpu)
+        >>> drawn = torch.rand(1), random.random(), np.random.rand()
+        >>> set_random_state(before, cpu)
+        >>> (torch.rand(1), random.random(), np.random.rand()) == drawn
+        True
+    """
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words.tolist()), gauss))
+    kind, keys, *position = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *position))
+    torch.set_rng_state(state["torch"])
+    if device.type == "cuda" and state["cuda"] is not None:
+        torch.cuda.set_rng_state(state["cuda"], device)

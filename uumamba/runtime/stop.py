@@ -1,8 +1,8 @@
-"""A cluster's request to stop: noticed at once, followed where the run can be resumed from."""
+"""Stop requests of a cluster: noted at once, obeyed where the work can be resumed."""
 
 import signal
 import threading
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 from uumamba.runtime.errors import EXIT_STOPPED_RESUMABLE, UumambaError
@@ -12,16 +12,16 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class StoppedOnRequest(UumambaError):
-    """The run stopped because it was told to, and can be resumed."""
+    """A run that stopped on request and can be resumed."""
 
     exit_code = EXIT_STOPPED_RESUMABLE
 
 
 class StopRequest:
-    """While entered, SIGTERM and SIGUSR1 set ``asked`` to their name in place of ending the process.
+    """Context in which SIGTERM and SIGUSR1 set ``asked`` to their name instead of ending the process.
 
-    Signals reach the main thread alone; elsewhere nothing is caught and ``asked`` stays None. A request that is entered
-    within another one begins with what that one was asked, and tells it what it is asked itself.
+    Signals reach the main thread only; elsewhere nothing is caught and ``asked`` stays None. A request inside another
+    one starts with the outer one's signal, and passes its own signals on to it.
 
     Example:
         >>> with StopRequest() as stop:
@@ -32,42 +32,40 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.asked: str | None = None
-        self._before: dict[signal.Signals, Any] = {}
+        self._handlers: dict[signal.Signals, Any] = {}
         self._outer: StopRequest | None = None
 
     def __enter__(self) -> "StopRequest":
-        self.asked = None
+        self.asked, self._outer = None, None
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._notice) for number in SIGNALS}
-            outer = getattr(self._before[signal.SIGTERM], "__self__", None)
-            self._outer = outer if isinstance(outer, StopRequest) else None
-            self.asked = None if self._outer is None else self._outer.asked
+            self._handlers = {number: signal.signal(number, self._note) for number in SIGNALS}
+            outer = getattr(self._handlers[signal.SIGTERM], "__self__", None)
+            if isinstance(outer, StopRequest):
+                self._outer, self.asked = outer, outer.asked
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        for number, handler in self._before.items():
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
-    def agree(self, ranks: Ranks) -> None:
-        """Let what any process of a group was asked hold for all of them."""
-        number = ranks.largest(0 if self.asked is None else signal.Signals[self.asked].value)
+    def sync(self, ranks: Ranks) -> None:
+        """Share a request to any process of a group with all of them."""
+        number = ranks.reduce_max(0 if self.asked is None else signal.Signals[self.asked].value)
         self.asked = signal.Signals(number).name if number else None
 
-    def follow(self, where: str) -> None:
-        """Stop here if that was asked for.
+    def raise_if_requested(self, where: str) -> None:
+        """Raise if a stop was requested.
 
         Args:
-            where: how far the work is and how to go on, without a full stop.
+            where: progress of the work and how to continue, without a full stop.
 
         Raises:
-            StoppedOnRequest: it was.
+            StoppedOnRequest: a signal came.
         """
         if self.asked is not None:
             raise StoppedOnRequest(f"Stopped by {self.asked} {where}.")
 
-    def _notice(self, number: int, frame: FrameType | None) -> None:
+    def _note(self, number: int, frame: FrameType | None) -> None:
         self.asked = signal.Signals(number).name
         if self._outer is not None:
-            self._outer._notice(number, frame)
+            self._outer._note(number, frame)

@@ -1,21 +1,23 @@
-"""Nested state as flat tensors and JSON, and back: what a file without pickle can hold."""
+"""Nested state as flat tensors and JSON values, for files without pickle."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
+from uumamba.runtime.errors import UsageError, require
+
 TENSOR, TUPLE, PAIRS = "$tensor", "$tuple", "$pairs"
 
 
 def flatten(tree: Any, name: str = "state") -> tuple[dict[str, Tensor], Any]:
-    """Tensors by their path, and the rest as JSON values that refer to them.
+    """Return the tensors by their path, and the rest as JSON values that refer to them.
 
-    Lists, tuples and dictionaries of any depth and with string or number keys come back from :func:`unflatten` as what
-    they were. Numbers must be Python's; a float that is not finite needs a JSON reader that knows it, as Python's does.
+    Lists, tuples and dictionaries of any depth, with string or number keys, come back from :func:`unflatten` with the
+    same types. Numbers must be Python's; a float that is not finite needs a JSON reader that knows it, like Python's.
 
     Raises:
-        TypeError: a part is neither of these nor a tensor, string, number, bool or None.
+        UsageError: a part is no tensor, string, number, bool or None, or two tensors have one path.
 
     Example:
         >>> import torch
@@ -32,7 +34,7 @@ def flatten(tree: Any, name: str = "state") -> tuple[dict[str, Tensor], Any]:
 
 
 def unflatten(tensors: Mapping[str, Tensor], rest: Any) -> Any:
-    """The tree that :func:`flatten` took apart."""
+    """Rebuild the tree from the two parts that :func:`flatten` returned."""
     if isinstance(rest, list):
         return [unflatten(tensors, value) for value in rest]
     if not isinstance(rest, dict):
@@ -40,15 +42,29 @@ def unflatten(tensors: Mapping[str, Tensor], rest: Any) -> Any:
     if TENSOR in rest:
         return tensors[rest[TENSOR]]
     if TUPLE in rest:
-        return tuple(unflatten(tensors, value) for value in rest[TUPLE])
+        return tuple(unflatten(tensors, rest[TUPLE]))
     pairs = rest[PAIRS] if PAIRS in rest else rest.items()
     return {key: unflatten(tensors, value) for key, value in pairs}
 
 
+def join_keys(values: Any, separator: str = ".", prefix: str = "") -> dict[str, Any]:
+    """Return the leaves of nested dictionaries by their joined keys; an empty dictionary is a leaf.
+
+    Example:
+        >>> join_keys({"optim": {"rho": 0.1}, "seed": 0})
+        {'optim.rho': 0.1, 'seed': 0}
+    """
+    if not isinstance(values, Mapping) or not values:
+        return {prefix: values}
+    leaves: dict[str, Any] = {}
+    for key, value in values.items():
+        leaves |= join_keys(value, separator, f"{prefix}{separator}{key}" if prefix else str(key))
+    return leaves
+
+
 def _take_apart(tree: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(tree, Tensor):
-        if path in tensors:
-            raise ValueError(f"two tensors are called {path}: a dictionary has a number and its text as keys")
+        require(path not in tensors, path, got="two tensors", expected="keys that differ as text")
         tensors[path] = tree
         return {TENSOR: path}
     if tree is None or isinstance(tree, str | bool | int | float):
@@ -60,4 +76,4 @@ def _take_apart(tree: Any, path: str, tensors: dict[str, Tensor]) -> Any:
         pairs = [[key, _take_apart(value, f"{path}/{key}", tensors)] for key, value in tree.items()]
         plain = all(isinstance(key, str) and not key.startswith("$") for key, _ in pairs)
         return dict(pairs) if plain else {PAIRS: pairs}
-    raise TypeError(f"{path} is a {type(tree).__name__}, which a checkpoint cannot hold; keep tensors and plain values")
+    raise UsageError(path, got=type(tree).__name__, expected="tensors and plain values in a checkpoint")

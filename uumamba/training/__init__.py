@@ -1,15 +1,15 @@
-"""From batches to weights: a trainer for any network, with checkpoints that survive a kill at any moment."""
+"""Training: a trainer for any network, with checkpoints that survive a kill at any moment."""
 
 from uumamba.runtime.ranks import ALONE, Ranks
 from uumamba.runtime.stop import StoppedOnRequest
 from uumamba.training.budget import Budget
 from uumamba.training.checkpoint import Checkpoint, DamagedCheckpointError, read_checkpoint, save_checkpoint
-from uumamba.training.feed import Feed
-from uumamba.training.objective import SupervisedObjective
+from uumamba.training.prefetcher import Prefetcher
 from uumamba.training.progress_plot import draw_progress
 from uumamba.training.run_folder import BEST, LAST, PREVIOUS
 from uumamba.training.run_log import RunLog
 from uumamba.training.schedule import by_budget, constant, cosine, make_schedule, poly
+from uumamba.training.supervised_objective import SupervisedObjective
 from uumamba.training.trainer import Trainer, TrainingDivergedError
 
 __all__ = [
@@ -20,7 +20,7 @@ __all__ = [
     "Budget",
     "Checkpoint",
     "DamagedCheckpointError",
-    "Feed",
+    "Prefetcher",
     "Ranks",
     "RunLog",
     "StoppedOnRequest",

@@ -1,30 +1,35 @@
-"""A training that ends in a stated time, whatever the device and however many calls it takes."""
+"""Time of a run: a budget that ends it, and the checkpoints that fall due."""
 
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from time import monotonic
+
+from torch.optim import Optimizer
+
+from uumamba.runtime.errors import require
+from uumamba.runtime.ranks import Ranks
 
 MARGIN = 1.25
-"""The last validation and checkpoint may take so many times as long as the longest so far."""
+"""Time kept for the last validation and checkpoint, in multiples of the longest so far."""
 
 UNKNOWN_SHARE = 0.05
-"""Of the time, kept for the last validation and checkpoint until one was measured."""
+"""Share of the budget kept for the last validation and checkpoint until one has been measured."""
 
 
 class Budget:
-    """The time that a training may take in all, in seconds of a clock that only goes forward.
+    """Total time of a training, in seconds of a monotonic clock.
 
-    Counted is the time between :meth:`begin` and now, and before it what earlier calls used up to their last
-    checkpoint: training, validation and saving, but not the start of a program. Enough is kept for a last validation
-    and checkpoint: 1.25 times the longest so far, 5 % of the whole before the first one is done.
+    It counts the time since :meth:`begin`, plus the time that earlier calls used up to their last checkpoint: training,
+    validation and saving, but not the start of a program. A part is kept for the last validation and checkpoint: 1.25
+    times the longest so far, or 5 % of the total before the first one is done.
 
     Args:
-        minutes: in all; infinite for none.
+        minutes: total time; infinite for no limit.
         clock: seconds.
 
     Raises:
-        ValueError: there is no time.
+        UsageError: ``minutes`` is not above 0.
 
     Example:
         >>> seconds = iter([100.0, 130.0, 157.0])
@@ -34,32 +39,36 @@ class Budget:
         (0.5263157894736842, True)
     """
 
-    def __init__(self, minutes: float = math.inf, *, clock: Callable[[], float] = monotonic) -> None:
-        if not minutes > 0:
-            raise ValueError(f"a budget must be more than 0 minutes, got {minutes}")
+    def __init__(self, minutes: float = math.inf, *, clock: Callable[[], float] = time.monotonic) -> None:
+        require(minutes > 0, "minutes", got=minutes, expected="a number above 0")
         self.total_s = 60.0 * minutes
         self.longest_s: dict[str, float] = {}
         self._clock = clock
         self._zero: float | None = None
 
     def begin(self, *, used_s: float = 0.0, longest_s: Mapping[str, float] | None = None) -> None:
-        """The clock runs from now on.
+        """Start the clock.
 
         Args:
-            used_s: by earlier calls.
-            longest_s: what they had in ``longest_s``.
+            used_s: time that earlier calls used.
+            longest_s: their ``longest_s``.
         """
         self._zero, self.longest_s = self._clock() - used_s, dict(longest_s or {})
 
     @property
     def is_limited(self) -> bool:
-        """Whether there is an end."""
+        """True if the budget is finite."""
         return math.isfinite(self.total_s)
 
     @property
     def used_s(self) -> float:
-        """Seconds used so far, 0 before it began."""
+        """Seconds used so far; 0 before the start."""
         return 0.0 if self._zero is None else self._clock() - self._zero
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until the end."""
+        return max(0.0, self.total_s - self.used_s)
 
     @property
     def closing_s(self) -> float:
@@ -69,29 +78,24 @@ class Budget:
 
     @property
     def for_steps_s(self) -> float:
-        """What there is for all but the last validation and checkpoint; never quite 0."""
+        """Seconds for everything before the last validation and checkpoint; never quite 0."""
         return max(self.total_s - self.closing_s, 1e-9) if self.is_limited else math.inf
 
     @property
     def share(self) -> float:
-        """How much of the time for steps is used, from 0 to 1."""
+        """Used share of the time for steps, from 0 to 1."""
         return min(1.0, self.used_s / self.for_steps_s)
 
     @property
     def is_over(self) -> bool:
-        """Whether it is time for the last validation."""
+        """True when the last validation is due."""
         return self.used_s >= self.for_steps_s
 
-    @property
-    def left_s(self) -> float:
-        """Seconds until the end."""
-        return max(0.0, self.total_s - self.used_s)
-
     def validates_now(self, *, due: bool) -> bool:
-        """Whether an epoch ends with a validation.
+        """Decide if an epoch ends with a validation.
 
-        The last one does, and under a limit the first, so that it is known how long that takes; one that is ``due``
-        does not where the last would no longer fit behind it.
+        The last one does, and under a limit the first, so that its duration is known; one that is ``due`` is left out
+        if the last validation would no longer fit behind it.
         """
         if not self.is_limited:
             return due
@@ -100,8 +104,45 @@ class Budget:
         return due and self.used_s + self.closing_s < self.for_steps_s
 
     @contextmanager
-    def taking(self, part: str) -> Iterator[None]:
-        """Around a validation or a checkpoint, of which the longest of its kind counts."""
+    def measure(self, part: str) -> Iterator[None]:
+        """Time a validation or a checkpoint and keep the longest of its kind."""
         began = self.used_s
         yield
         self.longest_s[part] = max(self.longest_s.get(part, 0.0), self.used_s - began)
+
+
+class Clock:
+    """Due checkpoints and the end of the budget, the same on all ranks.
+
+    Each rank has a clock of its own, so all are asked together: one that is due is due for all, and the learning rates,
+    which a budget derives from the time, are those of rank 0.
+
+    Args:
+        budget: of the run.
+        ranks: the processes that train together.
+        optimizer: its learning rates follow the budget.
+        save_every_minutes: None never makes a checkpoint due.
+    """
+
+    def __init__(self, budget: Budget, ranks: Ranks, optimizer: Optimizer, *, save_every_minutes: float | None) -> None:
+        self.is_over = self.save_is_due = False
+        self._budget = budget
+        self._ranks = ranks
+        self._optimizer = optimizer
+        self._seconds_between_saves = math.inf if save_every_minutes is None else 60 * save_every_minutes
+        self.note_save()
+
+    def note_save(self) -> None:
+        """Note that a checkpoint was written just now."""
+        self._saved = time.monotonic()
+
+    def update(self) -> None:
+        """Read the clocks of all ranks; a collective call."""
+        is_due = time.monotonic() - self._saved >= self._seconds_between_saves
+        groups = self._optimizer.param_groups
+        rates = [float(group["lr"]) * self._ranks.is_rank_zero for group in groups]
+        over, due, *rates = self._ranks.reduce_sum([float(self._budget.is_over), float(is_due), *rates])
+        self.is_over, self.save_is_due = over > 0, due > 0
+        if self._budget.is_limited and self._ranks.count > 1:
+            for group, rate in zip(groups, rates, strict=True):
+                group["lr"] = rate

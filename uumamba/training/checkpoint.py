@@ -1,4 +1,4 @@
-"""One file that holds everything a run needs to go on: safetensors and JSON, checked by a checksum, no pickle."""
+"""Checkpoint of a run in one file: safetensors and JSON with a checksum, no pickle."""
 
 import hashlib
 import json
@@ -12,8 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from uumamba.runtime.errors import UsageError, UumambaError
-from uumamba.runtime.files import room_for, whole_file
+from uumamba.runtime.errors import UumambaError, require
+from uumamba.runtime.files import report_write_errors, whole_file
 from uumamba.runtime.tree import flatten, unflatten
 
 FORMAT = "uumamba checkpoint 1"
@@ -25,18 +25,18 @@ class DamagedCheckpointError(UumambaError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The state of a run between two optimizer steps.
+    """State of a run between two optimizer steps.
 
     Attributes:
-        net: the network's state dict.
-        ema: that of its moving average; None where none is kept.
-        objective: that of the objective, such as learned loss weights; empty for a plain function.
-        optimizer: that of the optimizer, its base and scaler included.
-        scheduler: that of the learning rate's schedule; None without one.
+        net: state dict of the network.
+        ema: state dict of its moving average, if there is one.
+        objective: state dict of the objective, such as learned loss weights; empty for a plain function.
+        optimizer: state dict of the optimizer, its base and scaler included.
+        scheduler: state dict of the learning rate schedule, if there is one.
         random: states of the random generators; tensors stay on the CPU.
-        progress: epochs and steps done, best Dice, sums of the epoch under way.
+        progress: epochs and steps done, best Dice, sums of the current epoch.
         config: the run's resolved configuration, as JSON values.
-        method: the state of what a method adds to each step; empty without, and in files from before there were any.
+        method: state of a domain-generalization method; empty without one, and in files that are older than methods.
     """
 
     net: dict[str, Any]
@@ -57,65 +57,64 @@ def save_checkpoint(
 
     Args:
         path: the file, replaced in one move.
-        checkpoint: what to keep; its tensors are copied to the CPU, so tied ones are stored twice.
-        before_replacing: called when all of the new file is on the disk and the old one still stands.
+        checkpoint: its tensors are copied to the CPU, so tied ones are stored twice.
+        before_replacing: called when the new file is complete on the disk and the old one is still in place.
 
     Raises:
-        UumambaError: the disk is full or the file cannot be written; an old file is as it was.
-        TypeError: a part is neither tensor nor JSON value.
+        UumambaError: the disk is full or the file cannot be written; an old file is unchanged.
+        UsageError: a part is neither tensor nor JSON value.
     """
     tree = {each.name: getattr(checkpoint, each.name) for each in fields(Checkpoint)}
     tensors, rest = flatten(tree, "checkpoint")
     tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
     state = json.dumps(rest)
     metadata = {"format": FORMAT, "state": state, "sha256": _checksum(tensors, state)}
-    with room_for(path), whole_file(path, before_replacing=before_replacing) as unfinished:
+    with report_write_errors(path), whole_file(path, before_replacing=before_replacing) as unfinished:
         try:
             save_file(tensors, unfinished, metadata=metadata)
-        except SafetensorError as error:  # its only way to say that the disk is full
+        except SafetensorError as error:  # its only way to report a full disk
             raise OSError(str(error)) from error
 
 
 def read_checkpoint(path: Path | str, *, map_location: torch.device | str = "cpu") -> Checkpoint:
-    """Read a checkpoint and check that every byte is as it was written.
+    """Read a checkpoint and check every byte.
 
     Args:
         path: a file of :func:`save_checkpoint`.
-        map_location: where network, average and objective go; the rest stays on the CPU, from where optimizers fetch
+        map_location: device of network, average and objective; the rest stays on the CPU, from where optimizers move
             their state themselves.
 
     Raises:
-        UsageError: there is no such file, or it is not one of ours.
+        UsageError: there is no such file, or it is no checkpoint of ours.
         DamagedCheckpointError: it is truncated or altered.
     """
-    if not Path(path).is_file():
-        raise UsageError(f"There is no checkpoint {path}; train first, or give another path.")
+    path = Path(path)
+    require(path.is_file(), str(path), got="no file", expected="a checkpoint", fix="train first, or give another path")
+    is_ours, problem = path.suffix == ".safetensors", "its checksum does not fit its content"
     try:
-        tensors, metadata = _read(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        if Path(path).suffix != ".safetensors":
-            raise _not_ours(path) from None
-        raise _damaged(path, f"it cannot be read: {error}") from error
-    if not {"state", "sha256"} & metadata.keys():
-        raise _not_ours(path)
-    try:
-        checkpoint = Checkpoint(**unflatten(tensors, json.loads(metadata["state"])))
-    except (ValueError, KeyError, TypeError) as error:
-        raise _damaged(path, f"it cannot be read: {error}") from error
-    if metadata.get("format") != FORMAT or metadata.get("sha256") != _checksum(tensors, metadata["state"]):
-        raise _damaged(path, "its checksum does not fit its content")
-    return replace(
-        checkpoint,
-        net=_moved(checkpoint.net, map_location),
-        ema=None if checkpoint.ema is None else _moved(checkpoint.ema, map_location),
-        objective=_moved(checkpoint.objective, map_location),
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            is_ours = not metadata.keys().isdisjoint({"state", "sha256"})
+            names = file.keys()
+            tensors = {name: file.get_tensor(name) for name in names}
+        if metadata["format"] == FORMAT and metadata["sha256"] == _checksum(tensors, metadata["state"]):
+            checkpoint = Checkpoint(**unflatten(tensors, json.loads(metadata["state"])))
+            parts: dict[str, Any] = {
+                name: _move(getattr(checkpoint, name), map_location) for name in ("net", "ema", "objective")
+            }
+            return replace(checkpoint, **parts)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        problem = f"it cannot be read: {error}"
+    require(
+        is_ours,
+        str(path),
+        got="a file of another kind",
+        expected="a checkpoint of uumamba",
+        fix="give a run folder, a fold's folder, or the last.safetensors in it",
     )
-
-
-def _read(path: Path | str) -> tuple[dict[str, Tensor], Mapping[str, str]]:
-    with safe_open(path, framework="pt") as file:
-        names = file.keys()
-        return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+    raise DamagedCheckpointError(
+        f"The checkpoint {path} is damaged ({problem}); take previous.safetensors or best.safetensors beside it."
+    )
 
 
 def _checksum(tensors: Mapping[str, Tensor], state: str) -> str:
@@ -127,17 +126,7 @@ def _checksum(tensors: Mapping[str, Tensor], state: str) -> str:
     return digest.hexdigest()
 
 
-def _moved(state: Mapping[str, Any], device: torch.device | str) -> dict[str, Any]:
+def _move(state: Mapping[str, Any] | None, device: torch.device | str) -> dict[str, Any] | None:
+    if state is None:
+        return None
     return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in state.items()}
-
-
-def _not_ours(path: Path | str) -> UsageError:
-    return UsageError(
-        f"{path} is no checkpoint of uumamba; give a run folder, a fold's folder, or the last.safetensors in it."
-    )
-
-
-def _damaged(path: Path | str, problem: str) -> DamagedCheckpointError:
-    return DamagedCheckpointError(
-        f"The checkpoint {path} is damaged ({problem}); take previous.safetensors or best.safetensors beside it."
-    )

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from uumamba.runtime.files import room_for, whole_file
+from uumamba.runtime.files import report_write_errors, whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,56 +18,48 @@ FAINT = "#9aa5b1"
 COLOURS = ("#1f2933", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 
 LOWEST = 3
-"""Structures that are named where there are more than colours: those to look after."""
+"""Structures with a colour where there are more structures than colours: those with the lowest Dice."""
 
 
 def draw_progress(rows: Sequence[Row], path: Path | str) -> None:
     """Draw a run's rows into a PNG that is whole or absent; panels without numbers are left out.
 
     Args:
-        rows: of ``metrics.jsonl``; ``dice`` is drawn in black, every ``dice_<structure>`` in a colour of its
-            own; of more than six the lowest three, and the others grey.
+        rows: of ``metrics.jsonl``; ``dice`` is black, every ``dice_<structure>`` has a colour of its own; of more than
+            six structures only the lowest three, and the others are grey.
         path: the picture. Nothing is written where no row holds a number.
     """
-    # Imported here, because a run without a folder draws nothing; pyplot is not used, for its state is everybody's.
+    # Imported here, because a run without a folder draws nothing; not pyplot, whose state is global.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    panels = [(title, found) for title, found in _panels(rows).items() if found]
+    panels = {title: curves for title, curves in _panels(rows).items() if curves}
     if not panels:
         return
     across = min(2, len(panels))
     down = -(-len(panels) // across)
     figure = Figure(figsize=(5.2 * across, 3.1 * down), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
-    grid = figure.subplots(down, across, squeeze=False).flatten()
-    for axes, (title, found) in zip(grid, panels, strict=False):
-        _draw(axes, title, found)
-    for unused in grid[len(panels) :]:
-        unused.remove()
-    with room_for(path), whole_file(path) as unfinished:
+    for place, (title, curves) in enumerate(panels.items(), start=1):
+        _draw(figure.add_subplot(down, across, place), title, curves)
+    with report_write_errors(path), whole_file(path) as unfinished:
         figure.savefig(unfinished, format="png")
 
 
 def _panels(rows: Sequence[Row]) -> dict[str, Curves]:
-    """Curves by their panel's title."""
-    structures = dict.fromkeys(key for row in rows for key in row if key.startswith("dice_"))
-    weights = dict.fromkeys(name for row in rows for name in row.get("loss_weights") or {})
-    flat = [
-        dict(row) | {f"weight of {name}": value for name, value in (row.get("loss_weights") or {}).items()}
-        for row in rows
-    ]
-    dice = {"mean": "dice"} | {key.removeprefix("dice_"): key for key in structures}
+    """Return the curves of each panel by its title."""
+    weights = [{"epoch": row["epoch"]} | (row.get("loss_weights") or {}) for row in rows]
+    structures = {key.removeprefix("dice_"): key for row in rows for key in row if key.startswith("dice_")}
     return {
         "Training loss": _curves(rows, {"loss": "loss"}),
-        "Validation Dice": _curves(rows, dice),
+        "Validation Dice": _curves(rows, {"mean": "dice"} | structures),
         "Learning rate": _curves(rows, {"lr": "lr"}),
-        "Weights of the loss terms": _curves(flat, {name: f"weight of {name}" for name in weights}),
+        "Weights of the loss terms": _curves(weights, {key: key for row in weights for key in row if key != "epoch"}),
     }
 
 
 def _curves(rows: Sequence[Row], keys: Mapping[str, str]) -> Curves:
-    """``(epoch, value)`` where there is a value; epochs count from 1 for the reader."""
+    """Return points ``(epoch, value)`` by name; epochs count from 1 for the reader."""
     curves = {
         name: [(row["epoch"] + 1, row[key]) for row in rows if row.get(key) is not None] for name, key in keys.items()
     }
@@ -77,12 +69,12 @@ def _curves(rows: Sequence[Row], keys: Mapping[str, str]) -> Curves:
 def _draw(axes: "Axes", title: str, curves: Curves) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    named = _named(curves)
-    others = [name for name in curves if name not in named]
+    coloured = _coloured(curves)
+    others = [name for name in curves if name not in coloured]
     for name in others:
         label = f"{len(others)} others" if name == others[0] else None
         axes.plot(*zip(*curves[name], strict=True), color=FAINT, label=label, lw=0.8)
-    for colour, name in zip(COLOURS, named, strict=False):
+    for colour, name in zip(COLOURS, coloured, strict=False):
         width, marker = 2.2 if name == "mean" else 1.3, "." if len(curves[name]) < 40 else ""
         axes.plot(*zip(*curves[name], strict=True), color=colour, label=name, lw=width, marker=marker)
     axes.set_title(title, fontsize=10, loc="left", color=INK)
@@ -96,8 +88,8 @@ def _draw(axes: "Axes", title: str, curves: Curves) -> None:
         axes.legend(frameon=False, fontsize=8)
 
 
-def _named(curves: Curves) -> list[str]:
-    """The curves with a colour: all, or where there are more than colours the mean and those that end lowest."""
+def _coloured(curves: Curves) -> list[str]:
+    """Return the curves with a colour: all, or if there are too many the mean and those that end lowest."""
     if len(curves) <= len(COLOURS):
         return list(curves)
     lowest = sorted((name for name in curves if name != "mean"), key=lambda name: curves[name][-1][1])[:LOWEST]

@@ -1,13 +1,13 @@
-"""A run's folder: one process at a time, three checkpoints, and no crash that leaves it without one."""
+"""Run folder: one process at a time, three checkpoints, and one of them readable after any crash."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from uumamba.runtime.errors import UsageError
-from uumamba.runtime.files import make_folder, room_for, write_json
-from uumamba.runtime.locks import locked
+from uumamba.runtime.errors import require
+from uumamba.runtime.files import make_folder, write_json
+from uumamba.runtime.locks import lock_folder
 from uumamba.training.checkpoint import Checkpoint, DamagedCheckpointError, read_checkpoint, save_checkpoint
 from uumamba.training.run_log import RunLog
 
@@ -18,7 +18,7 @@ class RunFolder:
     """``last``, ``previous`` and ``best`` checkpoints, ``metrics.jsonl``, ``progress.png`` and ``config.json``.
 
     Args:
-        path: made where it is not there.
+        path: made if it does not exist.
 
     Raises:
         UsageError: it cannot be made.
@@ -31,32 +31,32 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep every other process out, and clear away what a killed one left unfinished.
+        """Keep every other process out, and remove the unfinished files of a killed one.
 
         Raises:
-            UsageError: another process is training here, or the folder may not be written to.
+            UsageError: another process trains here.
         """
-        with locked(self.path, doing="training"):
+        with lock_folder(self.path, doing="training"):
             for left_over in self.path.glob(".unfinished-*"):
                 left_over.unlink()
             yield
 
     def save(self, checkpoint: Checkpoint, *, best: bool = False) -> None:
-        """Write ``best`` if it is, then turn ``last`` into ``previous`` and write ``last``.
+        """Write ``best`` if asked, then rename ``last`` to ``previous`` and write ``last``.
 
-        In this order a kill between two of them repeats the epoch after a resume and writes the same ``best`` again.
+        In this order a run killed in between repeats the epoch when it is resumed, and writes the same ``best`` again.
         """
         if best:
             save_checkpoint(self.path / BEST, checkpoint)
         save_checkpoint(self.path / LAST, checkpoint, before_replacing=self._keep_previous)
 
     def latest(self, say: Callable[[str], None]) -> Checkpoint | None:
-        """The newest whole checkpoint, None where there never was one; what was damaged is said and set aside.
+        """Return the newest undamaged checkpoint, None if there never was one; report a damaged one and rename it.
 
         Raises:
-            DamagedCheckpointError: no whole one is left.
+            DamagedCheckpointError: all checkpoints are damaged.
         """
-        found = [self.path / name for name in (LAST, PREVIOUS) if (self.path / name).is_file()]
+        found = self._checkpoints()
         for path in found:
             try:
                 return read_checkpoint(path)
@@ -64,63 +64,61 @@ class RunFolder:
                 if path == found[-1]:
                     raise
                 say(f"{error} Going on from {PREVIOUS}; the damaged file is now {DAMAGED}.")
-                # Left in its place it would take the whole one's at the next save.
+                # Under its old name it would replace the undamaged one at the next save.
                 path.replace(self.path / DAMAGED)
         return None
 
     def has_checkpoint(self) -> bool:
-        """Whether a run was begun here."""
-        return any((self.path / name).is_file() for name in (LAST, PREVIOUS))
+        """Return True if a run was started here."""
+        return bool(self._checkpoints())
 
     def write_config(self, config: Any) -> None:
-        """Keep the configuration beside the checkpoints, for people."""
+        """Write the configuration beside the checkpoints, for people."""
         if config is not None:
-            with room_for(self.path / "config.json"):
-                write_json(self.path / "config.json", config)
+            write_json(self.path / "config.json", config)
+
+    def _checkpoints(self) -> list[Path]:
+        return [self.path / name for name in (LAST, PREVIOUS) if (self.path / name).is_file()]
 
     def _keep_previous(self) -> None:
         if (self.path / LAST).is_file():
             (self.path / LAST).replace(self.path / PREVIOUS)
 
 
-def refuse_other_config(stored: Any, given: Any, *, complete: Callable[[Any], Any] | None = None) -> None:
-    """Resuming under another configuration would make a run that no configuration describes.
+def check_same_config(stored: Any, given: Any, *, complete: Callable[[Any], Any] | None = None) -> None:
+    """Raise if a run would be resumed under another configuration, so that no configuration describes it.
 
     Args:
         stored: of the checkpoint.
-        given: of the run that would go on from it.
-        complete: adds to the stored one the keys that are new in the program, at their defaults.
+        given: of the run that would continue it.
+        complete: fills keys of the stored one that are new in the program with their defaults.
 
     Raises:
-        UsageError: they differ; the message lists where, as dotted keys.
+        UsageError: they differ; ``got`` has the values that differ by dotted key.
 
     Example:
-        >>> refuse_other_config({"optim": {"rho": 0.05}}, {"optim": {"rho": 0.1}})
+        >>> check_same_config({"optim": {"rho": 0.05}}, {"optim": {"rho": 0.1}})  # doctest: +ELLIPSIS
         Traceback (most recent call last):
             ...
-        uumamba.runtime.errors.UsageError: The run was begun with another configuration:
-          optim.rho: 0.05 there, 0.1 here
-        Resume with the old one, choose another folder, or go on all the same with --force (fit(force=True)).
+        uumamba.runtime.errors.UsageError: config: got {'optim.rho': 0.1}, expected {'optim.rho': 0.05} as ...
     """
-    before, now = _dotted(stored if complete is None else complete(stored)), _dotted(given)
-    absent = "absent"
-    different = [
-        f"\n  {key}: {before.get(key, absent)} there, {now.get(key, absent)} here"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key, absent) != now.get(key, absent)
-    ]
-    if different:
-        raise UsageError(
-            f"The run was begun with another configuration:{''.join(different)}\n"
-            "Resume with the old one, choose another folder, or go on all the same with --force (fit(force=True))."
-        )
+    differences = _find_differences(stored if complete is None else complete(stored), given, "")
+    old, new = ({key: pair[side] for key, pair in differences.items()} for side in (0, 1))
+    require(
+        not differences,
+        "config",
+        got=new,
+        expected=f"{old} as the run was begun",
+        fix="resume with that configuration, choose another folder, or go on with --force (fit(force=True))",
+    )
 
 
-def _dotted(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Leaves of nested dictionaries by their dotted key."""
-    if not isinstance(config, dict) or not config:
-        return {prefix or "config": config}
-    leaves: dict[str, Any] = {}
-    for key, value in config.items():
-        leaves |= _dotted(value, f"{prefix}.{key}" if prefix else str(key))
-    return leaves
+def _find_differences(old: Any, new: Any, key: str) -> dict[str, tuple[Any, Any]]:
+    """Return pairs of values that differ, by dotted key."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return {} if old == new else {key: (old, new)}
+    found: dict[str, tuple[Any, Any]] = {}
+    for name in sorted(old.keys() | new.keys()):
+        child = f"{key}.{name}" if key else name
+        found |= _find_differences(old.get(name, "absent"), new.get(name, "absent"), child)
+    return found

@@ -1,4 +1,4 @@
-"""``metrics.jsonl``: one row an epoch, whole after any crash."""
+"""``metrics.jsonl``: one row an epoch, readable after any crash."""
 
 import json
 import math
@@ -7,16 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from uumamba.runtime.files import room_for, write_text
+from uumamba.runtime.files import report_write_errors, write_text
 
 
 class RunLog:
     """Rows of numbers, one JSON object a line.
 
-    A number that is not finite is written as null. A row torn by a crash, and what follows it, does not count.
+    A number that is not finite is written as null. A row torn by a crash, and all that follows it, does not count.
 
     Args:
-        path: the file; absent means no rows.
+        path: the file; a missing one has no rows.
 
     Example:
         >>> import tempfile
@@ -34,22 +34,21 @@ class RunLog:
         self.path = Path(path)
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Add a row, which is on the disk when this returns.
+        """Add a row and synchronise it to the disk.
 
         Raises:
-            UumambaError: the disk is full; what was torn does not count as a row.
+            UumambaError: the disk is full; a torn row does not count.
         """
-        with room_for(self.path), self.path.open("a", encoding="utf-8") as stream:
+        with report_write_errors(self.path), self.path.open("a", encoding="utf-8") as stream:
             stream.write(_line(row))
             stream.flush()
             os.fsync(stream.fileno())
 
     def rows(self) -> list[dict[str, Any]]:
-        """Every whole row."""
-        if not self.path.exists():
-            return []
+        """Return every complete row."""
         rows: list[dict[str, Any]] = []
-        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
+        text = self.path.read_text(encoding="utf-8", errors="replace") if self.path.exists() else ""
+        for line in text.splitlines(keepends=True):
             try:
                 row = json.loads(line)
             except ValueError:
@@ -60,16 +59,15 @@ class RunLog:
         return rows
 
     def cut(self, *, epochs: int) -> None:
-        """Keep the rows of the first ``epochs`` epochs: what a checkpoint of that moment knows of."""
-        with room_for(self.path):
-            write_text(self.path, "".join(_line(row) for row in self.rows() if row["epoch"] < epochs))
+        """Keep only the rows of the first ``epochs`` epochs, which a checkpoint of that moment knows."""
+        write_text(self.path, "".join(_line(row) for row in self.rows() if row["epoch"] < epochs))
 
 
 def _line(row: Mapping[str, Any]) -> str:
-    return json.dumps(_finite(row), allow_nan=False) + "\n"
+    return json.dumps(_replace_infinite(row), allow_nan=False) + "\n"
 
 
-def _finite(value: Any) -> Any:
+def _replace_infinite(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _finite(entry) for key, entry in value.items()}
+        return {key: _replace_infinite(entry) for key, entry in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,18 +1,20 @@
-"""Learning rates over a run, as factors of each parameter group's own rate."""
+"""Learning rate schedules, as factors of each parameter group's own rate."""
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from uumamba.runtime.errors import UsageError, require
 from uumamba.training.budget import Budget
 
 ScheduleName = Literal["poly", "cosine", "constant", "budget"]
 
 WARMUP_SHARE = 0.1
-"""Of a budget's time: by then a warm-up ends, however few steps the device has managed."""
+"""Share of a budget's time after which a warm-up ends, however few steps were taken."""
 
 
 def poly(optimizer: Optimizer, total_steps: int, power: float = 0.9, warmup_steps: int = 0) -> LambdaLR:
@@ -30,7 +32,7 @@ def poly(optimizer: Optimizer, total_steps: int, power: float = 0.9, warmup_step
         warmup_steps: first steps, over which the rate rises linearly to the group's own.
 
     Raises:
-        ValueError: there are no steps, or the warm-up leaves none.
+        UsageError: there are no steps, or the warm-up leaves none.
 
     Example:
         >>> import torch
@@ -48,7 +50,7 @@ def poly(optimizer: Optimizer, total_steps: int, power: float = 0.9, warmup_step
         Chen et al., *DeepLab*, 2017, arXiv:1606.00915; nnU-Net's default with power 0.9.
         Differs from the paper: the warm-up, off by default.
     """
-    return _scheduled(optimizer, total_steps, warmup_steps, lambda fraction: (1.0 - fraction) ** power)
+    return _make(optimizer, total_steps, warmup_steps, lambda fraction: (1.0 - fraction) ** power)
 
 
 def cosine(optimizer: Optimizer, total_steps: int, warmup_steps: int = 0) -> LambdaLR:
@@ -61,28 +63,28 @@ def cosine(optimizer: Optimizer, total_steps: int, warmup_steps: int = 0) -> Lam
     References:
         Loshchilov & Hutter, *SGDR*, ICLR 2017, arXiv:1608.03983. Differs from the paper: no restarts.
     """
-    return _scheduled(optimizer, total_steps, warmup_steps, lambda fraction: 0.5 * (1.0 + math.cos(math.pi * fraction)))
+    return _make(optimizer, total_steps, warmup_steps, lambda fraction: 0.5 * (1.0 + math.cos(math.pi * fraction)))
 
 
 def constant(optimizer: Optimizer, total_steps: int, warmup_steps: int = 0) -> LambdaLR:
-    """The group's own rate after the warm-up of :func:`poly`; the rate does not fall at ``total_steps`` either."""
-    return _scheduled(optimizer, total_steps, warmup_steps, lambda fraction: 1.0)
+    """Constant rate of each group, after the warm-up of :func:`poly`; it does not fall at ``total_steps`` either."""
+    return _make(optimizer, total_steps, warmup_steps, lambda fraction: 1.0)
 
 
 def by_budget(
     optimizer: Optimizer, budget: Budget, total_steps: int, power: float = 0.9, warmup_steps: int = 0
 ) -> LambdaLR:
-    r"""The decay of :func:`poly` over the time of a budget, whatever the number of steps that fit into it.
+    r"""Polynomial decay over the time of a budget, whatever the number of steps that fit into it.
 
     .. math:: \eta = \eta_0 (1 - s)^p \min\left(1, \max\left(\frac{t + 1}{w}, \frac{s}{0.1}\right)\right), \qquad
               s = \max\left(\text{share of the time used}, \frac{t}{T}\right)
 
-    The rate reaches 0 with the end of the time for steps or with step T ``total_steps``, whichever is first. A warm-up
-    of w ``warmup_steps`` is over at the latest when a tenth of that is. A clock cannot be repeated: two runs of equal
-    seeds differ, and so does a resumed one from one that never stopped.
+    The rate reaches 0 at the end of the time for steps or at step T ``total_steps``, whichever is first. A warm-up of
+    w ``warmup_steps`` ends at the latest after a tenth of that. Time cannot be repeated: two runs with equal seeds
+    differ, and so does a resumed run from one that never stopped.
 
     Raises:
-        ValueError: there are no steps, or the warm-up leaves none.
+        UsageError: there are no steps, or the warm-up leaves none.
 
     References:
         Li, Yumer & Ramanan, *Budgeted Training*, ICLR 2020, arXiv:1905.04753.
@@ -107,24 +109,25 @@ def make_schedule(
     warmup_steps: int = 0,
     budget: Budget | None = None,
 ) -> LambdaLR:
-    """A schedule by its name; ``power`` is that of ``poly`` and ``budget``, and has no effect on the others.
+    """Make a schedule by its name; ``power`` is used by ``poly`` and ``budget`` only.
 
     Raises:
-        ValueError: the name is unknown, or is ``budget`` without one.
+        UsageError: the name is unknown, or is ``budget`` without a budget.
     """
     if name == "budget" and budget is not None:
         return by_budget(optimizer, budget, total_steps, power=power, warmup_steps=warmup_steps)
-    if name == "poly":
-        return poly(optimizer, total_steps, power=power, warmup_steps=warmup_steps)
-    if name == "cosine":
-        return cosine(optimizer, total_steps, warmup_steps=warmup_steps)
-    if name == "constant":
-        return constant(optimizer, total_steps, warmup_steps=warmup_steps)
-    raise ValueError(f"there is no schedule {name!r}; choose poly, cosine or constant, or budget with a budget")
+    known: dict[str, Callable[..., LambdaLR]] = {
+        "poly": partial(poly, power=power),
+        "cosine": cosine,
+        "constant": constant,
+    }
+    if name not in known:
+        raise UsageError("schedule", got=name, expected="poly, cosine or constant, or budget with a budget")
+    return known[name](optimizer, total_steps, warmup_steps=warmup_steps)
 
 
-def _scheduled(optimizer: Optimizer, total_steps: int, warmup_steps: int, decay: Callable[[float], float]) -> LambdaLR:
-    """``decay`` gets how much of the time after the warm-up is over, from 0 to 1."""
+def _make(optimizer: Optimizer, total_steps: int, warmup_steps: int, decay: Callable[[float], float]) -> LambdaLR:
+    """Make a schedule of ``decay(fraction of the steps after the warm-up)``."""
     _check_steps(total_steps, warmup_steps)
 
     def factor(step: int) -> float:
@@ -136,7 +139,6 @@ def _scheduled(optimizer: Optimizer, total_steps: int, warmup_steps: int, decay:
 
 
 def _check_steps(total_steps: int, warmup_steps: int) -> None:
-    if total_steps < 1 or not 0 <= warmup_steps < total_steps:
-        raise ValueError(
-            f"a schedule needs 0 <= warmup_steps < total_steps, got {warmup_steps} warm-up steps of {total_steps}"
-        )
+    require(total_steps >= 1, "total_steps", got=total_steps, expected="at least 1")
+    is_below = 0 <= warmup_steps < total_steps
+    require(is_below, "warmup_steps", got=warmup_steps, expected=f"0 or more, fewer than total_steps ({total_steps})")

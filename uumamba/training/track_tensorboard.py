@@ -1,21 +1,21 @@
-"""TensorBoard's event file, always equal to ``metrics.jsonl``."""
+"""TensorBoard event file, always equal to ``metrics.jsonl``."""
 
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from uumamba.training.following import Row, finished_at, scalars
+from uumamba.training.callback_list import Row, end_times, finite_scalars
 
 
 class TensorBoardTracker:
     """Scalars of every epoch for ``tensorboard --logdir RUN``.
 
-    An event file can only grow, so after a resume one that a kill left behind or ahead of the checkpoint cannot be put
-    right: it is written anew from the rows that count. A TensorBoard that is open is told to forget the old one.
+    An event file can only grow, so one that a kill left behind or ahead of the checkpoint cannot be corrected: a
+    resumed run writes it anew from the rows that count, and tells an open TensorBoard to forget the old one.
 
     Args:
-        folder: for event files alone; made when training begins.
+        folder: for event files only; made when training begins.
     """
 
     def __init__(self, folder: Path | str) -> None:
@@ -26,18 +26,16 @@ class TensorBoardTracker:
         self._writer: Any = None
 
     def begin(self, rows: Sequence[Row], *, done: int, epochs: int) -> None:
-        """Write the rows so far in place of what was there."""
+        """Replace earlier event files by the rows so far."""
         for old in self.folder.glob("events.out.tfevents.*"):
             old.unlink()
         self._writer = self._make_writer(str(self.folder), purge_step=0)
-        for row, moment in zip(rows, finished_at(rows, time.time()), strict=True):
+        for row, moment in zip(rows, end_times(rows, time.time()), strict=True):
             self._add(row, moment)
-        self._writer.flush()
 
     def epoch(self, row: Row) -> None:
-        """Add a row, which TensorBoard sees at once."""
+        """Add a row."""
         self._add(row, time.time())
-        self._writer.flush()
 
     def end(self) -> None:
         """Close the file."""
@@ -45,5 +43,6 @@ class TensorBoardTracker:
             self._writer.close()
 
     def _add(self, row: Row, moment: float) -> None:
-        for name, value in scalars(row).items():
+        for name, value in finite_scalars(row).items():
             self._writer.add_scalar(name, value, global_step=row["epoch"] + 1, walltime=moment)
+        self._writer.flush()

@@ -1,9 +1,9 @@
-"""The training loop: any network, any objective, any optimizer of the family, and a run that survives being killed."""
+"""Training loop for any network, objective and optimizer of the family; a killed run can be resumed."""
 
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,93 +13,92 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from uumamba.optim import SharpnessAware
-from uumamba.runtime.errors import UsageError, UumambaError
+from uumamba.runtime.autocast import Precision, autocast
+from uumamba.runtime.errors import UsageError, UumambaError, require
 from uumamba.runtime.memory_format import lay_channels_last
 from uumamba.runtime.network import bare_network
-from uumamba.runtime.precision import Precision, autocast
 from uumamba.runtime.ranks import ALONE, Ranks
 from uumamba.runtime.stop import StoppedOnRequest, StopRequest
-from uumamba.training.budget import Budget
+from uumamba.training.adaptive_microbatch import AdaptiveMicrobatch
+from uumamba.training.budget import Budget, Clock
+from uumamba.training.callback_list import Callback, CallbackList
+from uumamba.training.check_setup import check_setup
 from uumamba.training.checkpoint import Checkpoint
-from uumamba.training.checks import check_counts, check_minutes, check_optimizer, check_precision
-from uumamba.training.clock import Clock
-from uumamba.training.compiled import MayCompile
-from uumamba.training.display import LineDisplay, make_display, silent
-from uumamba.training.feed import Feed
-from uumamba.training.following import Follower, Following
+from uumamba.training.compiled_step import CompiledStep
+from uumamba.training.display import LineDisplay, make_display
 from uumamba.training.method_step import MethodStep
-from uumamba.training.out_of_memory import FittingSteps
-from uumamba.training.progress import EpochLoss
+from uumamba.training.prefetcher import Prefetcher
 from uumamba.training.progress_plot import draw_progress
-from uumamba.training.run_folder import RunFolder, refuse_other_config
-from uumamba.training.run_state import RunState, moving_average
+from uumamba.training.run_folder import RunFolder, check_same_config
+from uumamba.training.run_state import EpochLoss, RunState, make_moving_average
 from uumamba.types import Batch, Method, Objective
 
+RESUME = "--resume (fit(resume=True))"
 SECONDS_BETWEEN_PLOTS = 30.0  # drawing one takes about half a second
 
 
 class TrainingDivergedError(UumambaError):
-    """Loss or gradient was not finite for too many steps in a row."""
+    """Too many steps in a row whose loss or gradient was not finite."""
 
 
 class Trainer:
-    """Trains a network, and goes on after any interruption as if there had been none.
+    """Trains a network, and continues after any interruption as if there had been none.
 
-    Each object is built once by the caller and used as it is: the optimizer decides what a step is, the objective what
-    is minimised, and the trainer never asks which they are. It draws no random number itself; on a CPU the weights
-    after a resume equal those of a run that never stopped, bit for bit, provided that ``batches(epoch)`` depends on
-    nothing but the epoch and the global generators, whose states stand in the checkpoint.
+    Each object is built once by the caller and used as it is: the optimizer defines a step, the objective the loss, and
+    the trainer never branches on either. It draws no random number itself; on a CPU the weights after a resume equal
+    those of a run that never stopped, bit for bit, provided that ``batches(epoch)`` depends only on the epoch and the
+    global generators, whose states are part of the checkpoint.
 
     Edge cases. A step whose loss or gradient is not finite is skipped by the optimizer, left out of the mean loss and
-    counted; ``max_skipped_in_a_row`` of them end the run. One that runs out of memory is repeated in smaller pieces,
-    see :class:`FittingSteps <uumamba.training.out_of_memory.FittingSteps>`. SIGTERM and SIGUSR1 end the run after the
-    step under way, with a checkpoint. Validation runs without gradients on the moving average where there is one, and
-    ``best`` is kept by it.
+    counted; ``max_skipped_in_a_row`` of them end the run. A step that runs out of memory is repeated in micro-batches,
+    see :class:`AdaptiveMicrobatch <uumamba.training.adaptive_microbatch.AdaptiveMicrobatch>`. SIGTERM and SIGUSR1 end
+    the run after the current step, with a checkpoint. Validation runs without gradients on the moving average if there
+    is one, and decides about ``best``.
 
-    Several processes train together where ``ranks`` says so. Then ``net`` is ``ranks.wrap(net)`` here and in the
+    Several processes train together if ``ranks`` says so. Then ``net`` is ``ranks.wrap(net)`` here and in the
     optimizer, ``batches(epoch)`` gives this process's share, in an order that the global generators do not decide
-    (each process has numbers of its own), and ``validate`` is called in all of them. The first alone writes, shows and
-    holds the folder's lock; a signal to any stops all.
+    (each process has numbers of its own), and ``validate`` is called in all of them. Rank 0 alone writes, shows
+    progress and holds the folder's lock; a signal to any stops all.
 
     Args:
         net: the network; checkpoints hold it without wrappers.
-        objective: ``objective(net, batch) -> scalar``; as a module its state is kept and its parameters may learn.
-            Where it has ``begin_epoch(epoch)`` and ``after_step(net)``, they are called when an epoch starts or is
+        objective: ``objective(net, batch) -> scalar``; the state of a module is stored and its parameters may learn.
+            Its ``begin_epoch(epoch)`` and ``after_step(net)``, if there are any, are called when an epoch starts or is
             resumed, and after each optimizer step.
         optimizer: of :mod:`uumamba.optim`, holding every parameter of both that requires a gradient.
-        ascent: the scalar to climb in place of the loss, from what the objective returns beside it.
-        method: what is added to each step at the unclimbed weights, such as UDIM. It is asked once a step, for the
-            augmented batch's ``image``, ``label`` and, where there is one, ``domain``; its scalar is computed under the
-            run's autocast, and what it keeps over steps stands in the checkpoint.
+        ascent: computes the scalar to climb in place of the loss, from what the objective returns beside it.
+        method: adds a penalty to each step at the unclimbed weights, such as UDIM. It is called once a step with the
+            augmented batch's ``image``, ``label`` and, if given, ``domain``; its scalar is computed under the run's
+            autocast, and its state is part of the checkpoint.
         epochs: of the whole run; with a ``budget`` at most.
         batches: the batches of an epoch, given its number from 0.
         augment: a function from batch to batch, on the device.
-        read_ahead: read and augment the next batch in a thread while a step runs; see :class:`Feed` for when it may.
+        read_ahead: prefetch and augment the next batch in a thread; :class:`Prefetcher` says when this is allowed.
         validate: ``validate(net) -> {"dice": ..., ...}``, the higher the better, in evaluation mode.
         validate_every: epochs between validations; the last epoch is always validated.
         scheduler: stepped after every optimizer step.
-        budget: the time that the run may take; the epoch under way is cut short when it is over.
+        budget: total time of the run; the current epoch is cut short when it is over.
         ema_decay: keeps the moving average ``decay * average + (1 - decay) * weights``, updated every step.
         device: where the network trains.
         precision: of autocast, entered anew for every pass; ``"float16"`` needs an optimizer with a scaler.
-        channels_last: lay out weights and images with their channels innermost; on a CPU torch 2.13 can crash with it.
-        compiles: train through ``torch.compile``; where that fails, a sentence, and training goes on without.
-        max_skipped_in_a_row: end the run at so many steps in a row that were not finite.
-        samples_at_once: the most samples in one pass, the others of a batch in further ones; None is all of them.
-        save_every_minutes: also keep a checkpoint between two steps when so much time has gone since the last one, by a
-            clock that nobody can set; None keeps them at the ends of epochs alone.
+        channels_last: store weights and images channels-last; on a CPU torch 2.13 can crash with it.
+        compiles: train through ``torch.compile``; if that fails, say so and go on without.
+        max_skipped_in_a_row: end the run after so many steps in a row that were not finite.
+        samples_at_once: the most samples in one pass; larger batches are split into micro-batches. None is no limit.
+        save_every_minutes: also write a checkpoint between two steps when so much time has passed since the last one,
+            by a monotonic clock; None writes them at the ends of epochs only.
         run_dir: folder of checkpoints, ``metrics.jsonl`` and ``progress.png``; None keeps nothing.
-        config: JSON values kept in the checkpoints and compared when the run is resumed.
-        complete_config: adds to a checkpoint's configuration, before it is compared, what its program did not know yet.
-        followers: told of each epoch's row, such as trackers.
-        numbers: called when an epoch ends; what it returns is added to the row.
-        ranks: the processes that train together; alone unless given.
+        config: JSON values, stored in the checkpoints and compared when the run is resumed.
+        complete_config: fills keys of a checkpoint's configuration that are new in the program, before it is compared.
+        followers: callbacks that get each epoch's row, such as trackers.
+        numbers: called when an epoch ends; its numbers are added to the row.
+        ranks: the processes that train together; a single one unless given.
         progress: True a bar, False one line an epoch, None a bar on a terminal.
         log: called with each such line; stderr unless given.
 
     Raises:
-        UsageError: the optimizer is not of the family, lacks a parameter, or lacks a scaler for float16.
-        ValueError: a number makes no sense.
+        UsageError: the optimizer is not of the family, lacks a parameter, or lacks a scaler for float16; or a number is
+            out of range.
         TypeError: the configuration is not JSON.
 
     Example:
@@ -142,17 +141,23 @@ class Trainer:
         run_dir: Path | str | None = None,
         config: Any = None,
         complete_config: Callable[[Any], Any] | None = None,
-        followers: Sequence[Follower] = (),
+        followers: Sequence[Callback] = (),
         numbers: Callable[[], dict[str, Any]] | None = None,
         ranks: Ranks = ALONE,
         progress: bool | None = None,
         log: Callable[[str], None] | None = None,
     ) -> None:
-        check_optimizer(net, objective, optimizer)
-        check_precision(precision, optimizer)
-        check_counts(epochs=epochs, validate_every=validate_every, max_skipped_in_a_row=max_skipped_in_a_row)
-        check_counts(samples_at_once=1 if samples_at_once is None else samples_at_once)
-        check_minutes(save_every_minutes)
+        check_setup(
+            net,
+            objective,
+            optimizer,
+            precision=precision,
+            save_every_minutes=save_every_minutes,
+            epochs=epochs,
+            validate_every=validate_every,
+            max_skipped_in_a_row=max_skipped_in_a_row,
+            samples_at_once=1 if samples_at_once is None else samples_at_once,
+        )
         self.device = torch.device(device)
         self.wrapped = net.to(self.device)
         self.net = bare_network(net)
@@ -162,18 +167,21 @@ class Trainer:
         self.optimizer = optimizer
         self.ascent = ascent
         self.scheduler = scheduler
-        self.average = moving_average(self.net, ema_decay)
+        self.average = make_moving_average(self.net, ema_decay)
         self.epochs = epochs
         self.batches = batches
         self.augment = augment
-        self.feed = Feed(self.device, augment=self._augmented, read_ahead=read_ahead, channels_last=channels_last)
+        self.prefetcher = Prefetcher(
+            self.device, augment=self._augment, read_ahead=read_ahead, channels_last=channels_last
+        )
         self.validate = validate
         self.validate_every = validate_every
         self.precision = precision
+        self._autocast = partial(autocast, self.device, precision)
         self.max_skipped_in_a_row = max_skipped_in_a_row
         self.ranks = ranks
         self.is_kept = run_dir is not None
-        self.folder = RunFolder(run_dir) if run_dir is not None and ranks.first else None
+        self.folder = RunFolder(run_dir) if run_dir is not None and ranks.is_rank_zero else None
         self.config = json.loads(json.dumps(config))
         self.complete_config = complete_config
         self.numbers = numbers
@@ -190,39 +198,39 @@ class Trainer:
             method=None if method is None else MethodStep(method, entering=self._autocast),
         )
         if ranks.count > 1:
-            optimizer.register_step_post_hook(lambda *_: ranks.share_buffers(self.net))
-        self._display = make_display(progress, log) if ranks.first else LineDisplay(silent)
-        self._following = Following(followers, say=self._display.say)
-        self._fitting = FittingSteps(
-            self.state, self._objective_of, say=self._display.say, samples_at_once=samples_at_once
+            optimizer.register_step_post_hook(lambda *_: ranks.broadcast_buffers(self.net))
+        self._display = make_display(progress, log) if ranks.is_rank_zero else LineDisplay(lambda sentence: None)
+        self._callbacks = CallbackList(followers, say=self._display.say)
+        self._microbatch = AdaptiveMicrobatch(
+            self.state, self._compute_objective, say=self._display.say, samples_at_once=samples_at_once
         )
-        self._called = MayCompile(self.wrapped, enabled=compiles, say=self._display.say)
+        self._compiled = CompiledStep(self.wrapped, enabled=compiles, say=self._display.say)
         self._stop = StopRequest()
         self._epoch_began = time.monotonic()
         self._plotted = self._epoch_began
 
     def fit(self, *, resume: bool = False, force: bool = False) -> None:
-        """Train for the epochs that are left.
+        """Train for the remaining epochs.
 
         Args:
-            resume: go on from the folder's newest whole checkpoint; start where there is none.
-            force: go on although the configuration changed.
+            resume: continue from the folder's newest undamaged checkpoint; start if there is none.
+            force: continue although the configuration changed.
 
         Raises:
-            UsageError: a checkpoint stands there and ``resume`` is off, or the configuration is another one.
-            DamagedCheckpointError: there are checkpoints, and none is whole.
-            StoppedOnRequest: a signal asked for it; the run can be resumed.
-            TrainingDivergedError: nothing was finite for too long.
+            UsageError: the folder holds a checkpoint and ``resume`` is off, or the configuration is another one.
+            DamagedCheckpointError: all checkpoints are damaged.
+            StoppedOnRequest: a signal came; the run can be resumed.
+            TrainingDivergedError: too many steps in a row were not finite.
         """
         with self._guarded():
             self._begin(resume=resume, force=force)
             while not self._is_done():
                 epoch = self.state.progress.epochs_done
                 self._begin_epoch(epoch)
-                with self.feed.of(self.state.batches_left(self.batches, epoch)) as batches:
+                with self.prefetcher.prepare(self.state.remaining_batches(self.batches, epoch)) as batches:
                     for batch in batches:
                         self._take_step(batch)
-                        self.clock.look()
+                        self.clock.update()
                         self._stop_if_asked()
                         if self.clock.save_is_due:
                             self._save()
@@ -233,96 +241,88 @@ class Trainer:
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
-        """The display, the folder's lock, and a request to stop in place of an abrupt end."""
-        if not self.is_kept:
-            with self._display, self._following:
-                yield
-            return
+        """Enter the display, the folder's lock, the callbacks, and the stop request in place of an abrupt end."""
         lock = nullcontext() if self.folder is None else self.folder.locked()
-        with self._display, lock, self._following, self._stop:
+        with self._display, lock, self._callbacks, self._stop if self.is_kept else nullcontext():
             try:
                 yield
+            except StoppedOnRequest:
+                raise
             except Exception as error:
-                # A cluster signals the data loader's workers too, and their end may be noticed before the request is.
-                if self._stop.asked is None or isinstance(error, StoppedOnRequest):
-                    raise
-                raise StoppedOnRequest(
-                    f"Stopped by {self._stop.asked} ({error}); go on from the last checkpoint with --resume "
-                    "(fit(resume=True))."
-                ) from error
+                # A cluster signals the data loader's workers too, and their end may be noticed before the request.
+                self._stop.raise_if_requested(f"({error}); go on from the last checkpoint with {RESUME}")
+                raise
 
     def _begin(self, *, resume: bool, force: bool) -> None:
-        """Take up the folder's state, or start there."""
-        self.state.part_random_numbers()
-        if resume and not self.is_kept:
-            raise UsageError("There is nothing to resume from, since no run_dir was given; give the run's folder.")
+        """Restore the folder's state, or start a run there."""
+        self.state.seed_per_rank()
+        require(self.is_kept or not resume, "run_dir", got=None, expected="the folder of the run to resume")
         if resume:
             checkpoint = self._latest()
             if checkpoint is not None:
                 if not force:
-                    refuse_other_config(checkpoint.config, self.config, complete=self.complete_config)
+                    check_same_config(checkpoint.config, self.config, complete=self.complete_config)
                 self.state.restore(checkpoint)
         elif self.folder is not None and self.folder.has_checkpoint():
             raise UsageError(
-                f"{self.folder.path} holds a checkpoint already; go on from it with --resume (fit(resume=True)) or "
-                "choose another folder."
+                str(self.folder.path),
+                got="a checkpoint",
+                expected="a folder without one",
+                fix=f"continue it with {RESUME}, or choose another folder",
             )
-        done = self.state.progress.epochs_done
+        progress = self.state.progress
+        done, rows = progress.epochs_done, []
         if self.folder is not None:
             self.folder.log.cut(epochs=done)
             self.folder.write_config(self.config)
-        progress = self.state.progress
-        self._following.begin([] if self.folder is None else self.folder.log.rows(), done=done, epochs=self.epochs)
+            rows = self.folder.log.rows()
+        self._callbacks.begin(rows, done=done, epochs=self.epochs)
         self.budget.begin(used_s=progress.used_seconds, longest_s=progress.longest_seconds)
         self._display.begin(epochs=self.epochs, done=done, budget=self.budget)
         self.clock.note_save()
-        self.clock.look()
+        self.clock.update()
 
     def _latest(self) -> Checkpoint | None:
-        """The newest whole checkpoint, which the first rank reads for all."""
+        """Return the newest undamaged checkpoint, which rank 0 reads for all."""
         found = None if self.folder is None else self.folder.latest(self._display.say)
-        state = self.ranks.from_first(None if found is None else vars(found))
+        state = self.ranks.broadcast(None if found is None else vars(found))
         return None if state is None else Checkpoint(**state)
 
     def _is_done(self) -> bool:
-        """Whether no epoch is left, or no time for one; what was begun is ended first, and the last one validated."""
+        """Return True if no epoch or no time is left, and the last epoch is complete and validated."""
         progress = self.state.progress
         is_between = progress.is_validated and not progress.steps_in_epoch
         return progress.epochs_done == self.epochs or (is_between and self.clock.is_over)
 
     def _begin_epoch(self, epoch: int) -> None:
         progress = self.state.progress
-        self._epoch_began, self.feed.waited_s = time.monotonic() - progress.seconds, progress.waited_seconds
+        self._epoch_began, self.prefetcher.waited_s = time.monotonic() - progress.seconds, progress.waited_seconds
         self.net.train()
-        self._tell_objective("begin_epoch", epoch)
+        self._notify_objective("begin_epoch", epoch)
 
-    def _augmented(self, batch: Batch) -> Batch:
+    def _augment(self, batch: Batch) -> Batch:
         return batch if self.augment is None else self.augment(batch)
 
     def _take_step(self, batch: Batch) -> None:
         self.state.progress.lr = float(self.optimizer.param_groups[0]["lr"])
-        step = partial(self._fitting.step, batch, ascent=self.ascent)
-        loss = self._called.attempt(step, start=self._fitting.start)
+        step = partial(self._microbatch.step, batch, ascent=self.ascent)
+        loss = self._compiled.attempt(step, snapshot=self._microbatch.snapshot)
         if self.scheduler is not None:
             self.scheduler.step()
         if self.average is not None:
             self.average.update_parameters(self.net)
-        self._tell_objective("after_step", self.net)
+        self._notify_objective("after_step", self.net)
         self._count_step(loss)
 
-    def _objective_of(self, batch: Batch) -> Tensor | tuple[Tensor, Any]:
-        """One pass: autocast begins here, since its cached casts of weights must not outlive a climb."""
+    def _compute_objective(self, batch: Batch) -> Tensor | tuple[Tensor, Any]:
+        """Run one pass, in an autocast of its own, because cached casts of weights must not outlive a climb."""
         with self._autocast():
-            return self.objective(self._called.net, batch)
+            return self.objective(self._compiled.net, batch)
 
-    def _autocast(self) -> AbstractContextManager[object]:
-        return autocast(self.device, self.precision)
-
-    def _tell_objective(self, event: str, subject: Any) -> None:
-        """Call a method that not every objective has."""
-        method = getattr(self.objective, event, None)
-        if callable(method):
-            method(subject)
+    def _notify_objective(self, event: str, subject: Any) -> None:
+        """Call a hook of the objective, if it has it."""
+        if hasattr(self.objective, event):
+            getattr(self.objective, event)(subject)
 
     def _count_step(self, loss: Tensor) -> None:
         self.state.loss.add(loss)
@@ -330,7 +330,7 @@ class Trainer:
         progress = self.state.progress
         progress.steps_in_epoch += 1
         progress.steps_done += 1
-        progress.seconds, progress.waited_seconds = time.monotonic() - self._epoch_began, self.feed.waited_s
+        progress.seconds, progress.waited_seconds = time.monotonic() - self._epoch_began, self.prefetcher.waited_s
         progress.used_seconds = self.budget.used_s
         was_skipped = self.optimizer.skipped_steps > progress.skipped_steps
         progress.skipped_steps = self.optimizer.skipped_steps
@@ -344,24 +344,23 @@ class Trainer:
 
     def _validate(self, epoch: int) -> dict[str, float]:
         due = (epoch + 1) % self.validate_every == 0 or epoch + 1 == self.epochs
-        self.state.progress.is_validated = bool(self.ranks.largest(int(self.budget.validates_now(due=due))))
+        self.state.progress.is_validated = bool(self.ranks.reduce_max(int(self.budget.validates_now(due=due))))
         if not self.state.progress.is_validated:
             return {}
         net = self.net if self.average is None else self.average.module
         net.eval()
-        with self.budget.taking("validation"), torch.no_grad(), self._autocast():
+        with self.budget.measure("validation"), torch.no_grad(), self._autocast():
             found = {} if self.validate is None else self.validate(net)
-            scores = self.ranks.from_first({name: float(value) for name, value in found.items()})
-        if self.validate is not None and "dice" not in scores:
-            raise ValueError(f"validate(net) must return 'dice' among its scores, got {sorted(scores)}")
+            scores = self.ranks.broadcast({name: float(value) for name, value in found.items()})
+        if self.validate is not None:
+            require("dice" in scores, "validate", got=sorted(scores), expected="scores with 'dice' among them")
         return scores
 
     def _finish_epoch(self, epoch: int, scores: dict[str, float]) -> None:
-        """Write the epoch's row, then the checkpoint that knows of it."""
+        """Write the epoch's row, then the checkpoint that includes it."""
         progress = self.state.progress
-        if not progress.steps_in_epoch:
-            raise UsageError(f"batches({epoch}) gave no batch, so there is nothing to train on; correct it.")
-        loss_sum, loss_count = self.ranks.total(self.state.loss.read())
+        require(progress.steps_in_epoch, "batches", got=f"no batch in epoch {epoch}", expected="at least one")
+        loss_sum, loss_count = self.ranks.reduce_sum(self.state.loss.read())
         row: dict[str, Any] = {
             "epoch": epoch,
             "loss": loss_sum / loss_count if loss_count else None,
@@ -372,7 +371,7 @@ class Trainer:
             "seconds": round(time.monotonic() - self._epoch_began, 3),
         }
         loss_weights = getattr(self.objective, "loss_weights", None)
-        if callable(loss_weights):
+        if loss_weights is not None:
             row["loss_weights"] = loss_weights()
         if self.numbers is not None:
             row |= self.numbers()
@@ -388,36 +387,30 @@ class Trainer:
         self.state.loss = EpochLoss(self.device)
         if self.folder is not None:
             self.folder.log.append(row)
-        with self.budget.taking("saving"):
+        with self.budget.measure("saving"):
             self._save(best=best)
-        self.clock.look()
-        if self.folder is not None:
-            self._plot(self.folder, last=self._is_done())
-        self._display.epoch(row)
-        self._following.epoch(row)
-
-    def _plot(self, folder: RunFolder, *, last: bool) -> None:
-        if last or time.monotonic() - self._plotted > SECONDS_BETWEEN_PLOTS:
-            draw_progress(folder.log.rows(), folder.plot)
+        self.clock.update()
+        plot_is_due = self._is_done() or time.monotonic() - self._plotted > SECONDS_BETWEEN_PLOTS
+        if self.folder is not None and plot_is_due:
+            draw_progress(self.folder.log.rows(), self.folder.plot)
             self._plotted = time.monotonic()
+        self._display.epoch(row)
+        self._callbacks.epoch(row)
 
     def _save(self, *, best: bool = False) -> None:
-        """Write a checkpoint; every rank must come here, since it holds the random numbers of all."""
+        """Write a checkpoint; a collective call, because it holds the random states of all ranks."""
         if self.is_kept:
             checkpoint, folder = self.state.checkpoint(self.config), self.folder
-            # The others wait for it: one that stops after a save must not end the first while that still writes.
-            self.ranks.first_alone(lambda: None if folder is None else folder.save(checkpoint, best=best))
+            # The others wait: one that stops after a save must not end rank 0 while it still writes.
+            self.ranks.on_rank_zero(lambda: None if folder is None else folder.save(checkpoint, best=best))
         self.clock.note_save()
 
     def _stop_if_asked(self) -> None:
         if not self.is_kept or self._is_done():
             return
-        self._stop.agree(self.ranks)
-        if self._stop.asked is None:
-            return
-        if self.state.progress.steps_in_epoch:
+        self._stop.sync(self.ranks)
+        progress = self.state.progress
+        if self._stop.asked is not None and progress.steps_in_epoch:
             self._save()
-        raise StoppedOnRequest(
-            f"Stopped by {self._stop.asked} in epoch {self.state.progress.epochs_done + 1} after "
-            f"{self.state.progress.steps_in_epoch} steps, with a checkpoint; go on with --resume (fit(resume=True))."
-        )
+        where = f"in epoch {progress.epochs_done + 1} after {progress.steps_in_epoch} steps"
+        self._stop.raise_if_requested(f"{where}, with a checkpoint; go on with {RESUME}")

@@ -1,5 +1,22 @@
-"""``python -m data_prep.phantoms.aorta``."""
+"""Command ``python -m data_prep.phantoms.aorta OUT``."""
 
-from data_prep.phantoms.aorta.aorta_phantom import main
+import sys
+from collections.abc import Sequence
 
-main()
+from data_prep.phantoms.aorta.aorta_phantom import write_aorta_phantom
+from data_prep.phantoms.phantom_folder import run_phantom_command
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the aorta phantom from the shell; the exit code is 2 for wrong use."""
+    return run_phantom_command(
+        arguments,
+        write_aorta_phantom,
+        module="data_prep.phantoms.aorta",
+        description="Write CT angiographies of dissected aortas in AortaSeg24's layout, with exact labels.",
+        cases=30,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""What lies around the phantom's aorta: heart, lungs, bones, organs and veins, in a coarse picture of the trunk."""
+"""Surroundings of the phantom's aorta: heart, lungs, bones, organs and veins, at a coarse resolution."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ RIGHT, LEFT = 1, -1
 
 @dataclass(frozen=True)
 class Enhancement:
-    """CT numbers of what contrast agent and constitution change; ``aorta`` is the aorta's own."""
+    """CT numbers that contrast agent and constitution change."""
 
     aorta: float
     left_heart: float
@@ -34,7 +34,7 @@ class Enhancement:
 
 
 def draw_enhancement(rng: np.random.Generator) -> Enhancement:
-    """Anything from an early to a late arterial phase; the veins are always darker than the aorta."""
+    """Draw an early to late arterial phase; veins are always darker than the aorta."""
     aorta = rng.uniform(230, 460)
     return Enhancement(
         aorta=aorta,
@@ -52,10 +52,10 @@ def draw_enhancement(rng: np.random.Generator) -> Enhancement:
 
 
 class Trunk:
-    """A picture of the trunk that grows organ by organ.
+    """Image of the trunk, painted organ by organ.
 
     Coordinates are the body's, straightened so that the spine is the line x = y = 0, and gently folded so that no
-    outline is regular. Every paint mixes in as much of a tissue as its depth under the organ's surface says.
+    outline is regular. A tissue is mixed in by its depth under the organ's surface.
 
     Args:
         axes: world coordinates x, y, z, broadcasting over ``(z, y, x)``.
@@ -81,7 +81,7 @@ class Trunk:
         self.hu = np.full(self.x.shape, AIR_HU, dtype=np.float32)
 
     def paint(self, depth_mm: Field, hu: float | Field) -> None:
-        """Mix in a tissue where the depth under its surface is positive."""
+        """Mix in a tissue where its depth is positive."""
         here = np.nonzero(depth_mm.ravel() > -self.voxel_mm / 2)[0]
         share = np.minimum(depth_mm.ravel()[here] / self.voxel_mm + np.float32(0.5), 1)
         before = self.hu.ravel()[here]
@@ -89,7 +89,7 @@ class Trunk:
         self.hu.ravel()[here] = before + share * (wanted - before)
 
     def ball(self, centre: Point, half_axes: Point, axis: Point | None = None) -> Field:
-        """Depth in an ellipsoid; with an axis, one of revolution, with two half axes: along it and across."""
+        """Depth in an ellipsoid; with an axis, one of revolution with half axes along and across it."""
         x, y, z = (along - np.float32(at) for along, at in zip((self.x, self.y, self.z), centre, strict=True))
         a, b, *others = (np.float32(1 / half) for half in half_axes)
         if axis is None:
@@ -111,7 +111,7 @@ class Trunk:
 
 @dataclass(frozen=True)
 class Places:
-    """Points and levels of the vessels in the straightened body, by which organs are placed."""
+    """Points and levels of the vessels in the straightened body; organs are placed by them."""
 
     top: float
     celiac: float
@@ -124,12 +124,12 @@ class Places:
 
     @property
     def under_arch(self) -> NDArray[np.float64]:
-        """Where the pulmonary artery divides."""
+        """Fork of the pulmonary artery."""
         return np.array([-12.0, 0.55 * self.root[1] + 0.45 * self.arch_end[1], self.top - 47])
 
 
 def find_places(tree: Tree) -> Places:
-    """Look them up in the tree."""
+    """Find the places in a tree."""
     aorta = _straighten(tree, tree.vessel("Aorta").points_mm)
     after_root = aorta[int(np.argmax(aorta[:, 2])) :]
     at_t6 = after_root[int(np.argmin(np.abs(after_root[:, 2] - tree.heights["T6"])))]
@@ -153,7 +153,7 @@ def _straighten(tree: Tree, world_mm: NDArray[np.float64]) -> NDArray[np.float64
 
 
 def paint_trunk(trunk: Trunk, places: Places, enhancement: Enhancement, rng: np.random.Generator) -> None:
-    """All tissues but the arteries."""
+    """Paint all tissues but the arteries."""
     wall = _paint_wall(trunk, places, enhancement, rng)
     _paint_abdomen(trunk, places, enhancement, rng, wall)
     _paint_bones(trunk, enhancement, rng)
@@ -163,24 +163,21 @@ def paint_trunk(trunk: Trunk, places: Places, enhancement: Enhancement, rng: np.
 
 
 def _paint_wall(trunk: Trunk, places: Places, enhancement: Enhancement, rng: np.random.Generator) -> Field:
-    """Skin, fat, muscle, ribs and lungs; returns the depth under the inner side of the muscles."""
+    """Paint skin, fat, muscle, ribs and lungs; return the depth under the inner side of the muscles."""
     width, depth, fat_mm = rng.uniform(125, 155), rng.uniform(82, 108), rng.uniform(6, 20)
-    middle = depth - 66
-    radius = np.sqrt((trunk.x / np.float32(width)) ** 2 + ((trunk.y - np.float32(middle)) / np.float32(depth)) ** 2)
+    radius = np.sqrt((trunk.x / np.float32(width)) ** 2 + ((trunk.y - np.float32(depth - 66)) / np.float32(depth)) ** 2)
     under_skin = (1 - radius) * np.float32(depth)
     trunk.paint(under_skin, -100)
     trunk.paint(under_skin - np.float32(fat_mm), enhancement.muscle)
     shoulders = np.maximum(trunk.z - np.float32(places.top - 10), 0) ** 2 * np.float32(0.018)
     inside = under_skin - np.float32(fat_mm + 13)
     trunk.paint(inside, -95)
-    left_side = trunk.x < 0
-    domes = np.where(left_side, np.float32(places.dome - 12), np.float32(places.dome))
+    domes = np.where(trunk.x < 0, np.float32(places.dome - 12), np.float32(places.dome))
     beside = np.abs(trunk.x) - np.float32(62)
     roof = domes - (beside**2 + (trunk.y - np.float32(40)) ** 2) * np.float32(0.007)
     from_middle = np.abs(trunk.x + np.float32(4)) - np.float32(rng.uniform(30, 37))
-    ribs = np.sin((trunk.z + np.float32(0.45) * trunk.y) * np.float32(2 * np.pi / rng.uniform(20, 25))) - np.float32(
-        0.2
-    )
+    rib_number = (trunk.z + np.float32(0.45) * trunk.y) * np.float32(2 * np.pi / rng.uniform(20, 25))
+    ribs = np.sin(rib_number) - np.float32(0.2)
     chest = np.minimum(trunk.z - np.float32(places.dome - 60), 4 - np.abs(inside + np.float32(5.5)))
     trunk.paint(np.minimum(chest, ribs * 5), 0.6 * enhancement.cortex)
     lungs = np.minimum(np.minimum(inside - shoulders, from_middle), (trunk.z - roof) * np.float32(0.7))
@@ -220,17 +217,17 @@ def _paint_abdomen(
 def _paint_kidney(
     trunk: Trunk, side: int, hilum: NDArray[np.float64], enhancement: Enhancement, rng: np.random.Generator
 ) -> None:
-    centre = _beside(hilum, side * 15, -4, rng.uniform(-6, 6))
+    centre = np.add(hilum, (side * 15, -4, rng.uniform(-6, 6)))
     axis = (side * 0.25, -0.1, -1.0)
     kidney = trunk.ball(centre, (rng.uniform(42, 52), rng.uniform(23, 27)), axis)
     trunk.paint(kidney + 6, -105)
     trunk.paint(kidney, enhancement.kidney)
-    pelvis = trunk.ball(_beside(centre, -side * 12, 0, 0), (20, 11), axis)
+    pelvis = trunk.ball(np.add(centre, (-side * 12, 0, 0)), (20, 11), axis)
     trunk.paint(np.minimum(pelvis, kidney), -60)
 
 
 def _paint_bones(trunk: Trunk, enhancement: Enhancement, rng: np.random.Generator) -> None:
-    """Vertebrae with discs between them, sacrum, and the wings of the pelvis."""
+    """Paint vertebrae with discs between them, sacrum, and the wings of the pelvis."""
     count = trunk.z / np.float32(rng.uniform(27, 31)) * (1 + trunk.z * np.float32(0.0005)) + np.float32(rng.random())
     level = np.abs(count - np.rint(count)) * 28
     column = np.float32(17) - np.sqrt((trunk.x / np.float32(1.18)) ** 2 + trunk.y**2)
@@ -254,7 +251,7 @@ def _paint_bones(trunk: Trunk, enhancement: Enhancement, rng: np.random.Generato
 
 
 def _paint_veins(trunk: Trunk, places: Places, enhancement: Enhancement) -> None:
-    """The lower vena cava right of the aorta with its iliac and renal veins, the upper one with the brachiocephalic."""
+    """Paint the lower vena cava with iliac and renal veins, and the upper one with the brachiocephalic vein."""
     cava, atrium = (21.0, 25.0), _right_atrium(places)
     rods: list[tuple[Point, Point, float]] = [
         ((*cava, -4.0), (*cava, places.celiac + 20), 10.5),
@@ -281,21 +278,20 @@ def _right_atrium(places: Places) -> tuple[float, float, float]:
 
 
 def _paint_heart(trunk: Trunk, places: Places, enhancement: Enhancement, rng: np.random.Generator) -> None:
-    """Four chambers and the pulmonary artery; the apex points to the left, the left atrium's roof stands at T6."""
+    """Paint four chambers and the pulmonary artery; the apex points left, the left atrium's roof is at T6."""
     root, fork = places.root, places.under_arch
     apex = np.array([-0.68, 0.52, -0.5]) + rng.normal(0, 0.06, 3)
     apex /= np.linalg.norm(apex)
-    trunk.paint(trunk.ball(_beside(root, -8, 12, -38), (66, 48, 50)), -70)
+    trunk.paint(trunk.ball(np.add(root, (-8, 12, -38)), (66, 48, 50)), -70)
     behind = np.array([2.0, max(places.at_t6[1] + 34, 0.5 * (places.at_t6[1] + root[1]) + 6), places.t6 - 20])
     trunk.paint(trunk.ball(behind, (32, 17, 22)), enhancement.muscle)
     trunk.paint(trunk.ball(behind, (30, 15, 20)), enhancement.left_heart)
     trunk.paint(trunk.ball(_right_atrium(places), (22, 24, 30)), 0.9 * enhancement.right_heart)
-    chamber = trunk.ball(_beside(root, 2, 27, -36), (38, 20, 30))
-    outflow = trunk.rod(_beside(root, -12, 27, -22), _beside(fork, -2, 4, -2), 13)
-    for depth in (chamber, outflow):
-        trunk.paint(depth + 3, enhancement.muscle + 30)
-    for depth in (chamber, outflow):
-        trunk.paint(depth, enhancement.right_heart)
+    chamber = trunk.ball(np.add(root, (2, 27, -36)), (38, 20, 30))
+    outflow = trunk.rod(np.add(root, (-12, 27, -22)), np.add(fork, (-2, 4, -2)), 13)
+    for margin_mm, hu in ((3, enhancement.muscle + 30), (0, enhancement.right_heart)):
+        trunk.paint(chamber + margin_mm, hu)
+        trunk.paint(outflow + margin_mm, hu)
     middle = root + apex * rng.uniform(36, 42)
     trunk.paint(trunk.ball(middle, (53, 33), apex), enhancement.muscle + rng.uniform(30, 70))
     trunk.paint(trunk.ball(middle, (43, rng.uniform(19, 24)), apex), enhancement.left_heart)
@@ -303,14 +299,9 @@ def _paint_heart(trunk: Trunk, places: Places, enhancement: Enhancement, rng: np
         trunk.paint(trunk.rod(fork, end, 10.5), enhancement.right_heart)
 
 
-def _beside(point: NDArray[np.float64], right: float, front: float, head: float) -> NDArray[np.float64]:
-    return point + np.array([right, front, head])
-
-
 def _paint_airways(trunk: Trunk, places: Places) -> None:
     fork = np.array([6.0, places.arch_end[1] + 25, places.top - 34])
-    ends = (_beside(fork, 4, -4, 90), _beside(fork, 42, -6, -34), _beside(fork, -42, -8, -30))
-    for end, radius in zip(ends, (8.5, 6.5, 6.0), strict=True):
-        trunk.paint(trunk.rod(fork, end, radius + 1.8), 40)
-    for end, radius in zip(ends, (8.5, 6.5, 6.0), strict=True):
-        trunk.paint(trunk.rod(fork, end, radius), -960)
+    ends = (np.add(fork, (4, -4, 90)), np.add(fork, (42, -6, -34)), np.add(fork, (-42, -8, -30)))
+    for margin_mm, hu in ((1.8, 40), (0.0, -960)):
+        for end, radius in zip(ends, (8.5, 6.5, 6.0), strict=True):
+            trunk.paint(trunk.rod(fork, end, radius + margin_mm), hu)

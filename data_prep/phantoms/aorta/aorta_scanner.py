@@ -1,4 +1,4 @@
-"""The aorta phantom's scanner: from a tree of vessels to CT numbers and labels on a grid of 1 mm voxels."""
+"""Scanner of the aorta phantom: CT numbers and labels of a tree on a grid of 1 mm voxels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,9 @@ from scipy import ndimage
 
 from data_prep.phantoms.aorta.aorta_organs import Enhancement, Trunk, draw_enhancement, find_places, paint_trunk
 from data_prep.phantoms.aorta.aorta_tubes import Grid, Tube, draw_tube, join, label_of
-from data_prep.phantoms.aorta.aorta_vessels import Flap, Points, Tree, Vessel
+from data_prep.phantoms.aorta.aorta_vessels import Flap, Tree, Vessel
+from data_prep.phantoms.curves import Points
+from data_prep.phantoms.scanner_noise import draw_smooth_noise, to_hounsfield
 from uumamba.types import LabelMap
 
 LOWEST_HU, HIGHEST_HU = -1024, 1500
@@ -20,15 +22,15 @@ _TWIG_MM = 15.0
 
 @dataclass(frozen=True)
 class Exposure:
-    """How a subject is scanned.
+    """Settings of one subject's scan.
 
     Args:
         noise_hu: standard deviation of the noise.
         blur_mm: width of the point spread.
         texture_hu: unevenness of the tissues themselves.
         wall_mm: thickness of the arteries' walls, outside the label.
-        fading: share of the aorta's enhancement that is lost from the first to the last millimetre.
-        false_lumen: enhancement of the false lumen over that of the true one.
+        fading: share of the aorta's enhancement that is lost from its highest to its lowest point.
+        false_lumen: enhancement of the false lumen relative to the true one.
         calcifications: number of plaques in the aorta's wall.
     """
 
@@ -42,7 +44,7 @@ class Exposure:
 
 
 def draw_exposure(rng: np.random.Generator) -> Exposure:
-    """An exposure from clean to noisy."""
+    """Draw an exposure from clean to noisy."""
     return Exposure(
         noise_hu=rng.uniform(8, 26),
         blur_mm=rng.uniform(0.45, 0.8),
@@ -55,7 +57,7 @@ def draw_exposure(rng: np.random.Generator) -> Exposure:
 
 
 def scan(tree: Tree, rng: np.random.Generator) -> tuple[NDArray[np.int16], LabelMap, Grid]:
-    """Image in Hounsfield units and label, both ``(z, y, x)``, and the grid that they lie on."""
+    """Scan a subject: image in Hounsfield units and label, both ``(z, y, x)``, and their grid."""
     grid = draw_grid(tree, rng)
     exposure, enhancement = draw_exposure(rng), draw_enhancement(rng)
     tubes = [draw_tube(vessel, grid) for vessel in tree.vessels]
@@ -67,7 +69,7 @@ def scan(tree: Tree, rng: np.random.Generator) -> tuple[NDArray[np.int16], Label
 
 
 def draw_grid(tree: Tree, rng: np.random.Generator) -> Grid:
-    """A field of view around the vessels, with room to every side by chance; no vessel touches its border."""
+    """Draw a field of view around the vessels, with random room on every side."""
     low, high = (
         bound([bound(v.points_mm - sign * v.radii_mm[:, None], axis=0) for v in tree.vessels], axis=0)
         for bound, sign in ((np.min, 1), (np.max, -1))
@@ -83,14 +85,14 @@ def _scan_trunk(
 ) -> NDArray[np.float32]:
     trunk = Trunk(grid.axes(step=COARSE), tree.pose, COARSE / tree.pose.scale, rng)
     paint_trunk(trunk, find_places(tree), enhancement, rng)
-    grain = ndimage.gaussian_filter(rng.standard_normal(trunk.hu.shape, dtype=np.float32), 1.2)
+    grain = draw_smooth_noise(rng, trunk.hu.shape, 1.2)
     # Air has no texture.
     trunk.hu += grain * np.where(trunk.hu > -990, np.float32(exposure.texture_hu / grain.std()), np.float32(0))
     return np.ascontiguousarray(_refine(trunk.hu)[tuple(slice(size) for size in grid.shape)])
 
 
 def _refine(coarse: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Twice as many voxels along every axis, linearly between the centres of the coarse ones."""
+    """Double the resolution along every axis, linearly between the centres of coarse voxels."""
     for axis in range(3):
         before, after = (
             np.concatenate([coarse.take([edge], axis), part] if edge == 0 else [part, coarse.take([edge], axis)], axis)
@@ -136,13 +138,13 @@ def _mix(
     depth_mm: NDArray[np.float32],
     hu: NDArray[np.float32] | np.float32,
 ) -> None:
-    """Give voxels as much of a tissue as its surface, so far above their centres, covers of them."""
+    """Mix a tissue into voxels by the depth of their centres under its surface."""
     share = np.clip(depth_mm + np.float32(0.5), 0, 1)
     voxels[places] += share * (hu - voxels[places])
 
 
 def _draw_twigs(vessel: Vessel, rng: np.random.Generator) -> list[Vessel]:
-    """The two thinner vessels, outside the label, into which a branch divides where its label ends."""
+    """Draw the two thinner, unlabelled vessels into which a branch divides where its label ends."""
     end, heading, radius = vessel.points_mm[-1], vessel.tangents[-1], float(vessel.radii_mm[-1])
     sideways = np.cross(heading, rng.normal(size=3))
     sideways /= np.linalg.norm(sideways)
@@ -159,7 +161,7 @@ def _draw_twigs(vessel: Vessel, rng: np.random.Generator) -> list[Vessel]:
 def _paint_flap(
     image: NDArray[np.float32], flap: Flap, tube: Tube, union: NDArray[np.float32], grid: Grid, exposure: Exposure
 ) -> None:
-    """The false lumen's own enhancement, and the membrane before it."""
+    """Paint the false lumen's own enhancement and the membrane."""
     arc = tube.vessel.arc_mm
     along = arc[tube.nearest]
     z, y, x = np.nonzero((tube.depth_mm > -0.5) & (along > flap.start_mm) & (along < flap.stop_mm))
@@ -181,7 +183,7 @@ def _paint_flap(
 
 
 def _flap_normals(flap: Flap, aorta: Vessel) -> Points:
-    """The membrane's unit normal at every point of the centreline, in a frame that does not twist by itself."""
+    """Unit normal of the membrane at every point of the centreline, in a frame without twist of its own."""
     tangents = aorta.tangents
     frame = np.empty_like(tangents)
     frame[0] = np.cross(tangents[0], (0.0, 1.0, 0.0))
@@ -201,7 +203,7 @@ def _paint_plaques(
     exposure: Exposure,
     rng: np.random.Generator,
 ) -> None:
-    """Calcium in the wall, mostly in the abdomen, reaching a little into the lumen."""
+    """Paint calcium in the wall, mostly in the abdomen, reaching a little into the lumen."""
     aorta = tree.vessels[0]
     for _ in range(exposure.calcifications):
         number = int((len(aorta.points_mm) - 1) * rng.uniform(0.25, 1.0) ** 0.7)
@@ -216,8 +218,8 @@ def _paint_plaques(
 
 
 def _receive(image: NDArray[np.float32], exposure: Exposure, rng: np.random.Generator) -> NDArray[np.int16]:
-    """Point spread, noise that a reconstruction has smoothed a little, and whole Hounsfield units."""
+    """Apply the point spread and slightly smoothed noise, and round to whole Hounsfield units."""
     image = ndimage.gaussian_filter(image, exposure.blur_mm, truncate=3.0)
-    noise = ndimage.gaussian_filter(rng.standard_normal(image.shape, dtype=np.float32), (0.4, 0.6, 0.6), truncate=3.0)
+    noise = draw_smooth_noise(rng, image.shape, (0.4, 0.6, 0.6), truncate=3.0)
     image += noise * np.float32(exposure.noise_hu / noise[: min(40, len(noise))].std())
-    return np.clip(np.rint(image), LOWEST_HU, HIGHEST_HU).astype(np.int16)
+    return to_hounsfield(image, LOWEST_HU, HIGHEST_HU)

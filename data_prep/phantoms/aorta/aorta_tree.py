@@ -1,6 +1,7 @@
-"""Drawing the aorta phantom's vessels, anew for every subject: centrelines, diameters, 23 zones and branches."""
+"""Vessels of an aorta phantom's subject, drawn: centrelines, diameters, 23 zones and branches."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +10,6 @@ from scipy.interpolate import CubicSpline, PchipInterpolator
 from data_prep.phantoms.aorta.aorta_vessels import (
     AortaTruth,
     Flap,
-    Points,
     Pose,
     Tree,
     Vessel,
@@ -17,6 +17,7 @@ from data_prep.phantoms.aorta.aorta_vessels import (
     stay_apart,
     truth_of,
 )
+from data_prep.phantoms.curves import Points, arc_lengths, interpolate
 from uumamba.runtime.seeds import key_to_seed
 
 ZONE_3_MM = 20.0
@@ -25,7 +26,7 @@ DISSECTED_SHARE = 0.8
 
 
 def aorta_truth(number: int, seed: int = 0) -> AortaTruth:
-    """Centrelines, diameters and topology of a subject of ``write_aorta_phantom``.
+    """Draw a subject of the phantom again for its centrelines, diameters and topology.
 
     Args:
         number: of ``subjectNNN``.
@@ -40,12 +41,12 @@ def aorta_truth(number: int, seed: int = 0) -> AortaTruth:
 
 
 def subject_generator(number: int, seed: int) -> np.random.Generator:
-    """The generator that draws a subject, the tree first."""
+    """Random generator of a subject; it draws the tree first."""
     return np.random.default_rng(key_to_seed(seed, "aorta phantom", number))
 
 
 def draw_tree(rng: np.random.Generator) -> Tree:
-    """A subject's vessels; proposals in which two of them come too near are drawn again."""
+    """Draw a subject's vessels until no two of them are too near."""
     while True:
         tree = _propose(rng)
         if bends_gently(tree.vessels[0]) and stay_apart(tree.vessels):
@@ -57,7 +58,7 @@ def _propose(rng: np.random.Generator) -> Tree:
     bovine, dissected = bool(rng.random() < BOVINE_SHARE), bool(rng.random() < DISSECTED_SHARE)
     path = _draw_path(pose, rng)
     marks = _draw_marks(path, bovine, rng)
-    diameters = _draw_diameters(rng)
+    diameters = {name: float(rng.uniform(*bounds)) for name, bounds in _DIAMETERS_MM.items()}
     radii = _aortic_radii(marks, len(path), dissected, rng)
     starts = _zone_starts(marks, diameters, pose.scale, rng.uniform(0.37, 0.47))
     aorta = Vessel("Aorta", "", path, radii, tuple(f"Zone{number}" for number in range(10)), starts)
@@ -69,9 +70,12 @@ def _propose(rng: np.random.Generator) -> Tree:
 
 
 def _in_world(vessel: Vessel, pose: Pose) -> Vessel:
-    points, radii = pose.to_world(vessel.points_mm), pose.scale * vessel.radii_mm
-    starts = tuple(pose.scale * start for start in vessel.starts_mm)
-    return Vessel(vessel.name, vessel.parent, points, radii, vessel.parts, starts)
+    return replace(
+        vessel,
+        points_mm=pose.to_world(vessel.points_mm),
+        radii_mm=pose.scale * vessel.radii_mm,
+        starts_mm=tuple(pose.scale * start for start in vessel.starts_mm),
+    )
 
 
 def _draw_pose(rng: np.random.Generator) -> Pose:
@@ -93,7 +97,7 @@ def _rotation(axis: int, angle: float) -> NDArray[np.float64]:
 
 
 def _draw_path(pose: Pose, rng: np.random.Generator) -> Points:
-    """The aorta's centreline in the body's frame, from the root over the arch to the bifurcation, a point a mm."""
+    """Draw the aorta's centreline in the body's frame, from root to bifurcation, a point a millimetre."""
     top = rng.uniform(250, 298)
     rise, reach, swing = rng.uniform(30, 42), rng.uniform(64, 82), rng.uniform(0.35, 0.85)
     descent = _draw_descent(top - rise, pose, rng)
@@ -110,7 +114,7 @@ def _draw_path(pose: Pose, rng: np.random.Generator) -> Points:
 
 
 def _draw_descent(top: float, pose: Pose, rng: np.random.Generator) -> Points:
-    """Points from the end of the arch to the bifurcation, round the left of the spine to its front, and tortuous."""
+    """Draw a tortuous course from the arch to the bifurcation, round the left of the spine to its front."""
     z = np.linspace(top, 0, 9)
     share = z / top
     angle = np.deg2rad(rng.uniform(5, 20) + rng.uniform(45, 60) * share ** rng.uniform(0.7, 1.3))
@@ -124,18 +128,17 @@ def _draw_descent(top: float, pose: Pose, rng: np.random.Generator) -> Points:
 
 
 def _resample(points: Points) -> Points:
-    """A smooth curve through points, one point a millimetre."""
-    at = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
+    """Smooth curve through points, one point a millimetre."""
+    at = arc_lengths(points)
     fine = CubicSpline(at, points)(np.linspace(0, at[-1], 4000))
-    arc = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(fine, axis=0), axis=1))])
-    wanted = np.arange(0.0, arc[-1])
-    return np.stack([np.interp(wanted, arc, coordinate) for coordinate in fine.T], axis=1)
+    arc = arc_lengths(fine)
+    return interpolate(np.arange(0.0, arc[-1]), arc, fine)
 
 
 def _draw_marks(path: Points, bovine: bool, rng: np.random.Generator) -> dict[str, float]:
-    """Where branches leave the aorta, in millimetres from the root.
+    """Draw the origins of the branches, in millimetres from the root.
 
-    How far the three of the arch lie from its top makes its type: the further towards the root, the higher the type.
+    The distance of the arch's branches from its top makes its type: the closer to the root, the higher the type.
     """
     top = int(np.argmax(path[:, 2]))
     subclavian = top + rng.uniform(-6, 22)
@@ -172,16 +175,12 @@ _DIAMETERS_MM = {
 }
 
 
-def _draw_diameters(rng: np.random.Generator) -> dict[str, float]:
-    return {name: float(rng.uniform(*bounds)) for name, bounds in _DIAMETERS_MM.items()}
-
-
 def _zone_starts(
     marks: Mapping[str, float], diameters: Mapping[str, float], scale: float, t6_share: float
 ) -> tuple[float, ...]:
-    """Borders of the zones as the Society for Vascular Surgery sets them, by the near and far edges of the ostia.
+    """Borders of the zones by the Society for Vascular Surgery: near and far edges of the ostia.
 
-    T6 stands at a share of the way from zone 3 to the celiac artery.
+    T6 is at a share of the distance from zone 3 to the celiac artery.
     """
     below = {name: marks[name] + diameters[name] / 2 for name in diameters if name in marks}
     above = {name: marks[name] - diameters[name] / 2 for name in diameters if name in marks}
@@ -197,7 +196,7 @@ def _zone_starts(
 def _aortic_radii(
     marks: Mapping[str, float], points: int, dissected: bool, rng: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Radius at each point: sinus, ascending, arch, descending, abdominal; wider where dissected or an aneurysm is."""
+    """Draw the radius at each point, wider at dissections and aneurysms."""
     arch, loin = rng.uniform(12.2, 15.0), rng.uniform(7.8, 10.0)
     ascending, descending, celiac = arch * rng.uniform(1.05, 1.25), arch * rng.uniform(0.82, 0.98), loin * 1.2
     knots = {
@@ -251,7 +250,7 @@ def _draw_branch(
 
 
 def _draw_iliacs(aorta: Vessel, diameters: Mapping[str, float], rng: np.random.Generator) -> list[Vessel]:
-    """Common and external iliac artery of each side as one tube, then the internal ones."""
+    """Draw common and external iliac artery of each side as one tube, then the internal ones."""
     tubes, internals = [], []
     for side, right in (("R", 1), ("L", -1)):
         spread = right * rng.uniform(0.38, 0.58)
@@ -273,7 +272,7 @@ def _draw_iliacs(aorta: Vessel, diameters: Mapping[str, float], rng: np.random.G
 def _bend(
     start: Points, directions: Sequence[tuple[float, float, float]], length_mm: float, rng: np.random.Generator
 ) -> Points:
-    """A path of a point a millimetre that turns through directions, each a little off the given one."""
+    """Draw a path, a point a millimetre, that turns through directions, each a little off the given one."""
     wobble = rng.normal(0, 0.11, (len(directions), 3))
     steps = np.arange(round(length_mm)) + 0.5
     knots = np.linspace(0, length_mm, len(directions))

@@ -1,4 +1,4 @@
-"""Tubes on a grid: how deep each voxel of the aorta phantom lies in its vessels, and the label that follows."""
+"""Tubes on the grid of the aorta phantom: depth of each voxel in the vessels, and the label."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.aorta import STRUCTURES
-from data_prep.phantoms.aorta.aorta_vessels import Points, Tree, Vessel
+from data_prep.phantoms.aorta.aorta_vessels import Tree, Vessel
+from data_prep.phantoms.curves import Points
 from uumamba.types import LabelMap
 
 FILLET_MM = 4.0
@@ -20,7 +21,7 @@ _Box = tuple[slice, slice, slice]
 
 @dataclass(frozen=True)
 class Grid:
-    """A volume of 1 mm voxels, ``(z, y, x)``: x grows to the patient's left, y to the back, z to the head.
+    """Volume of 1 mm voxels, ``(z, y, x)``: x grows to the patient's left, y to the back, z to the head.
 
     Args:
         shape: ``(z, y, x)``.
@@ -63,7 +64,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Tube:
-    """A vessel in a box of the grid: depth under its surface in mm (negative outside), and the nearest point's number.
+    """Vessel in a box of the grid: depth under its surface in mm (negative outside) and nearest point.
 
     Both reach ``-OUTSIDE_MM`` beyond the surface.
     """
@@ -75,7 +76,7 @@ class Tube:
 
 
 def draw_tube(vessel: Vessel, grid: Grid) -> Tube:
-    """The vessel on the grid, cut flat at its ends but for an aorta's lower one, which is round.
+    """Draw a vessel on the grid, cut flat at its ends except for an aorta's lower one, which is round.
 
     Depth is the largest of ``radius - distance`` over the centreline's points. The round end lets the last zone reach
     as far down as the crotch of the iliac arteries.
@@ -101,7 +102,7 @@ def draw_tube(vessel: Vessel, grid: Grid) -> Tube:
 def _deepest(
     axes: Sequence[NDArray[np.float32]], points_mm: Points, radii_mm: NDArray[np.float64]
 ) -> tuple[NDArray[np.float32], NDArray[np.int16]]:
-    """The largest ``radius - distance`` over some points, and which of them has it."""
+    """The largest ``radius - distance`` over some points, and the number of that point."""
     shape = np.broadcast_shapes(*(axis.shape for axis in axes))
     best = np.full(shape, -np.inf, dtype=np.float32)
     which = np.zeros(shape, dtype=np.int16)
@@ -130,7 +131,7 @@ def _cut_flat(
 
 
 def join(tubes: Iterable[Tube], shape: tuple[int, int, int]) -> NDArray[np.float32]:
-    """Depth under the surface of all tubes together, crotches rounded; ``OUTSIDE_MM`` far from them."""
+    """Join tubes: depth under their common surface, crotches rounded; ``OUTSIDE_MM`` far from them."""
     union = np.full(shape, OUTSIDE_MM, dtype=np.float32)
     for tube in tubes:
         here = union[tube.box]
@@ -143,10 +144,10 @@ def join(tubes: Iterable[Tube], shape: tuple[int, int, int]) -> NDArray[np.float
 
 
 def label_of(tree: Tree, tubes: Sequence[Tube], union: NDArray[np.float32]) -> LabelMap:
-    """The structure of every voxel whose centre lies under the surface.
+    """Label the structure of every voxel whose centre is under the surface.
 
-    Within a vessel it is that one's part, whatever branches start there: the aorta comes first, then the tubes of the
-    common and external iliac arteries, then side branches, the deeper one where two of a rank overlap.
+    Where vessels overlap, the aorta wins, then the tubes of the common and external iliac arteries, then side branches,
+    and the deeper one of two of a rank.
     """
     label = np.zeros(union.shape, dtype=np.uint8)
     best = np.full(union.shape, -np.inf, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""What the aorta phantom is made of: vessels in world millimetres, and what is known of them."""
+"""Vessels of the aorta phantom in world millimetres, and their known truth."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,22 +7,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.aorta import STRUCTURES
-
-Points = NDArray[np.float64]
+from data_prep.phantoms.curves import Points, arc_lengths, total_length, unit_tangents
 
 GAP_MM = 3.0
-"""Vessels that have parted stay at least so far apart, so that no two of them fuse in the label."""
+"""Least distance of vessels that have parted, so that no two of them fuse in the label."""
 SLOWEST_PARTING_MM = 12
-"""Length of a vessel over which its gap from another grows from nothing to that."""
+"""Longest part of a vessel over which its gap to another grows from 0 to that."""
 BETTI_NUMBERS = (1, 0, 0)
 """Of the union of all structures: one tree without a loop and without a cavity."""
 SHARPEST_BEND = 0.85
-"""Curvature times radius may not exceed this."""
+"""Largest curvature times radius."""
 
 
 @dataclass(frozen=True)
 class Pose:
-    """How a body lies in the scanner: ``world = scale * rotation @ body + position``, RAS+ millimetres.
+    """Pose of a body in the scanner: ``world = scale * rotation @ body + position``, RAS+ millimetres.
 
     The body's frame has its origin in the spine at the height of the aorta's bifurcation, +x to the right, +y to the
     front and +z to the head; ``sway`` bends the spine sidewards and to the front, by height alone.
@@ -38,22 +37,22 @@ class Pose:
         return self.scale * points @ self.rotation.T + self.position
 
     def spine(self, z: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-        """Where the spine's axis lies at body heights: x and y."""
+        """Position of the spine's axis at body heights: x and y."""
         (side, side_from, side_mm), (depth, depth_from, depth_mm) = self.sway.tolist()
         return side * np.sin((z - side_from) / side_mm), depth * np.sin((z - depth_from) / depth_mm)
 
 
 @dataclass(frozen=True)
 class Vessel:
-    """A tube along points, cut into named parts; one voxel's part is that of the nearest point.
+    """Tube along points, cut into named parts; a voxel's part is that of the nearest point.
 
     Args:
         name: of the vessel; a side branch's is that of its only part.
-        parent: the vessel that it leaves, starting on that one's centreline; empty for the aorta.
+        parent: the vessel on whose centreline it starts; empty for the aorta.
         points_mm: ``(n, 3)``, about a millimetre apart.
         radii_mm: at the points.
         parts: names in :data:`data_prep.aorta.STRUCTURES`, from the start on.
-        starts_mm: where each part begins along the points.
+        starts_mm: start of each part along the points.
     """
 
     name: str
@@ -66,13 +65,12 @@ class Vessel:
     @property
     def arc_mm(self) -> NDArray[np.float64]:
         """Distance of every point from the first, along the centreline."""
-        return np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(self.points_mm, axis=0), axis=1))])
+        return arc_lengths(self.points_mm)
 
     @property
     def tangents(self) -> Points:
         """Unit direction of the centreline at every point."""
-        along = np.gradient(self.points_mm, axis=0)
-        return along / np.linalg.norm(along, axis=1, keepdims=True)
+        return unit_tangents(self.points_mm)
 
 
 @dataclass(frozen=True)
@@ -111,7 +109,7 @@ class Tree:
 
 @dataclass(frozen=True)
 class Segment:
-    """One of the 23 structures: its centreline in RAS+ millimetres and what it hangs on.
+    """One of the 23 structures: its centreline in RAS+ millimetres and its parent.
 
     A branch's centreline starts on that of its parent, inside the parent's lumen; the first zone has no parent.
     """
@@ -124,12 +122,12 @@ class Segment:
     @property
     def length_mm(self) -> float:
         """Length of the centreline."""
-        return float(np.linalg.norm(np.diff(self.points_mm, axis=0), axis=1).sum())
+        return total_length(self.points_mm)
 
 
 @dataclass(frozen=True)
 class AortaTruth:
-    """What is known of a phantom's aorta.
+    """Known truth of a phantom's aorta.
 
     Args:
         segments: by name, in the order of the label values.
@@ -150,14 +148,14 @@ class AortaTruth:
 
 
 def truth_of(tree: Tree) -> AortaTruth:
-    """The tree's vessels cut at the borders of the zones."""
+    """Cut the tree's vessels at the borders of the zones."""
     segments = [segment for vessel in tree.vessels for segment in _segments(vessel, tree)]
     ordered = {segment.name: segment for segment in sorted(segments, key=lambda found: STRUCTURES[found.name])}
     return AortaTruth(ordered, BETTI_NUMBERS, tree.flap is not None, tree.bovine)
 
 
 def _segments(vessel: Vessel, tree: Tree) -> list[Segment]:
-    """The vessel cut at the borders of its parts; neighbours share the point between them."""
+    """Cut a vessel at the borders of its parts; neighbours share the point between them."""
     cuts = [*np.searchsorted(vessel.arc_mm, vessel.starts_mm), len(vessel.points_mm) - 1]
     parent = _part_at(tree.vessel(vessel.parent), vessel.points_mm[0]) if vessel.parent else ""
     segments = []
@@ -174,13 +172,13 @@ def _part_at(vessel: Vessel, point_mm: Points) -> str:
 
 
 def bends_gently(aorta: Vessel) -> bool:
-    """Whether the aorta's wall does not fold on the inner side of a bend."""
+    """Tell if the aorta's wall does not fold on the inner side of a bend."""
     turns = np.linalg.norm(np.diff(aorta.tangents, axis=0), axis=1) / np.diff(aorta.arc_mm)
     return bool((turns * aorta.radii_mm[1:]).max() < SHARPEST_BEND)
 
 
 def stay_apart(vessels: Sequence[Vessel]) -> bool:
-    """Whether each vessel, once it has left an earlier one, keeps away from it."""
+    """Tell if each vessel, once it has left an earlier one, keeps away from it."""
     for number, later in enumerate(vessels):
         for earlier in vessels[:number]:
             between = np.linalg.norm(later.points_mm[::2, None] - earlier.points_mm[None, ::2], axis=2)

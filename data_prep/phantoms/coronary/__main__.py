@@ -1,7 +1,23 @@
-"""``python -m data_prep.phantoms.coronary``."""
+"""Command ``python -m data_prep.phantoms.coronary OUT``."""
 
 import sys
+from collections.abc import Sequence
 
-from data_prep.phantoms.coronary.coronary_phantom import main
+from data_prep.phantoms.coronary.coronary_phantom import write_coronary_phantom
+from data_prep.phantoms.phantom_folder import run_phantom_command
 
-sys.exit(main())
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the coronary phantom from the shell; the exit code is 2 for wrong use."""
+    return run_phantom_command(
+        arguments,
+        write_coronary_phantom,
+        module="data_prep.phantoms.coronary",
+        description="Write coronary CT angiographies in ImageCAS's layout, with exact labels.",
+        cases=40,
+        has_test_cases=True,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

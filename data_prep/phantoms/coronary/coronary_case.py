@@ -1,4 +1,4 @@
-"""One case of the coronary phantom before it is scanned, and what is therefore known of it."""
+"""Cases of the coronary phantom before they are scanned, and their known truth."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ from data_prep.phantoms.coronary.coronary_growth import Branch
 from data_prep.phantoms.coronary.coronary_heart import CoronaryHeart, draw_coronary_heart
 from data_prep.phantoms.coronary.coronary_lesions import Lesions, draw_lesions
 from data_prep.phantoms.coronary.coronary_scanner import WIDTHS, draw_grid, draw_label, draw_spacing, in_patient
-from data_prep.phantoms.coronary.coronary_tree import draw_tree, ends_and_branch_points
+from data_prep.phantoms.coronary.coronary_tree import draw_tree
 from uumamba.metrics import betti_numbers
 from uumamba.runtime.seeds import key_to_seed
 
@@ -20,27 +20,23 @@ _ATTEMPTS = 50
 
 @dataclass(frozen=True)
 class CoronaryTruth:
-    """What is known of one case without measuring it.
+    """Known truth of one case.
 
     Args:
         number: of the case.
         branches: centrelines in RAS+ millimetres, as the affine maps voxels, and diameters; parents before children.
         betti: number of parts, tunnels and cavities of the label.
-        free_ends: ends of vessels, the ostia among them.
-        branch_points: points where three or more vessels meet.
         affine: voxel indices to RAS+ millimetres.
         shape: of image and label.
         calcified: branches with plaques.
         stented: branches with a stent.
-        moving: branches that moved during the scan, whose labels show the middle of their way.
-        motion_mm: length of that way; 0 for none.
+        moving: branches that moved during the scan, whose labels show the middle of the motion.
+        motion_mm: length of the motion; 0 for none.
     """
 
     number: int
     branches: tuple[Branch, ...]
     betti: tuple[int, int, int]
-    free_ends: int
-    branch_points: int
     affine: NDArray[np.float64]
     shape: tuple[int, int, int]
     calcified: tuple[str, ...]
@@ -50,7 +46,7 @@ class CoronaryTruth:
 
     @property
     def length_mm(self) -> float:
-        """Of all centrelines together; each branch counts from the centreline of its parent."""
+        """Length of all centrelines together; each branch counts from the centreline of its parent."""
         return sum(branch.length_mm for branch in self.branches)
 
 
@@ -59,11 +55,11 @@ class Anatomy:
     """One case before it is scanned; branches are in the patient's frame (left, posterior, superior).
 
     Args:
-        heart: what the arteries run on.
+        heart: the surface of the arteries' courses.
         branches: the arteries.
-        lesions: what is wrong with them.
+        lesions: their lesions.
         grid: the field of view; the heart's middle is its 0.
-        table_mm: where that lies in the scanner.
+        table_mm: position of that middle in the scanner.
         label: 1 in the arteries.
         distances_mm: to the walls of the left tree and of the others.
     """
@@ -85,7 +81,7 @@ class Anatomy:
 
 
 def coronary_truth(number: int, *, seed: int = 0) -> CoronaryTruth:
-    """Centrelines, diameters and topology of a case of the phantom, drawn anew.
+    """Draw a case of the phantom again for its centrelines, diameters and topology.
 
     Diameters are those drawn; where branches meet, the label is wider by the rounding of the corner between them. A
     branch without parent starts at the aorta's wall, where its label is cut off; free ends are rounded, so the label
@@ -101,15 +97,15 @@ def coronary_truth(number: int, *, seed: int = 0) -> CoronaryTruth:
         ('LM', 'LM', (0, 0))
     """
     anatomy = draw_anatomy(number, seed)
-    branches = tuple(replace(b, centreline_mm=_to_ras(b.centreline_mm + anatomy.table_mm)) for b in anatomy.branches)
-    free_ends, branch_points = ends_and_branch_points(branches)
+    to_ras = (-1.0, -1.0, 1.0)
+    branches = tuple(
+        replace(branch, centreline_mm=(branch.centreline_mm + anatomy.table_mm) * to_ras) for branch in anatomy.branches
+    )
     lesions = anatomy.lesions
     return CoronaryTruth(
         number=number,
         branches=branches,
         betti=_expected_betti(branches),
-        free_ends=free_ends,
-        branch_points=branch_points,
         affine=anatomy.affine,
         shape=anatomy.grid.shape,
         calcified=tuple(sorted({name for name, _ in lesions.plaques})),
@@ -120,7 +116,7 @@ def coronary_truth(number: int, *, seed: int = 0) -> CoronaryTruth:
 
 
 def draw_anatomy(number: int, seed: int) -> Anatomy:
-    """The first of a row of drawn trees that has room, and whose label has the topology of its centrelines."""
+    """Draw trees until one has room and a label with the topology of its centrelines."""
     for attempt in range(_ATTEMPTS):
         rng = np.random.default_rng(key_to_seed(seed, "coronary phantom", number, attempt))
         heart = draw_coronary_heart(rng)
@@ -139,9 +135,5 @@ def draw_anatomy(number: int, seed: int) -> Anatomy:
 
 
 def _expected_betti(branches: Sequence[Branch]) -> tuple[int, int, int]:
-    """One part for each ostium; a tree has neither tunnels nor cavities."""
+    """Expect one part for each ostium; a tree has neither tunnels nor cavities."""
     return sum(branch.parent is None for branch in branches), 0, 0
-
-
-def _to_ras(points_mm: NDArray[np.float64]) -> NDArray[np.float64]:
-    return points_mm * (-1.0, -1.0, 1.0)

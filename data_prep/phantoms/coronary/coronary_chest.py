@@ -1,4 +1,4 @@
-"""The coronary phantom's chest in Hounsfield units: lungs, bones, organs, and a heart full of contrast agent."""
+"""Chest of the coronary phantom in Hounsfield units: lungs, bones, organs and heart."""
 
 from dataclasses import dataclass
 
@@ -6,6 +6,7 @@ import numpy as np
 
 from data_prep.phantoms.coronary.coronary_grid import Field, Grid, blend, coverage, distance_to_tubes, share_of_tube
 from data_prep.phantoms.coronary.coronary_heart import CoronaryHeart, Tube, swelling
+from data_prep.phantoms.curves import interpolate
 
 FAT_HU = -95.0
 _VEIN_WIDTH_MM = (1.4, 2.4)
@@ -13,7 +14,7 @@ _VEIN_WIDTH_MM = (1.4, 2.4)
 
 @dataclass(frozen=True)
 class Enhancement:
-    """Hounsfield units of what takes up contrast agent; each right room has less than the left ones, or as much.
+    """Hounsfield units of enhanced tissues; right rooms have at most as much as the left ones.
 
     Args:
         arteries: in the aorta, the left heart and the coronary arteries.
@@ -33,7 +34,7 @@ class Enhancement:
 
 
 def draw_enhancement(rng: np.random.Generator) -> Enhancement:
-    """Contrast agent that arrives early or late, and more or less of it."""
+    """Draw more or less contrast agent that arrives early or late."""
     arteries = rng.uniform(300, 560)
     return Enhancement(
         arteries=arteries,
@@ -46,7 +47,7 @@ def draw_enhancement(rng: np.random.Generator) -> Enhancement:
 
 
 def paint_chest(grid: Grid, heart: CoronaryHeart, enhancement: Enhancement, rng: np.random.Generator) -> Field:
-    """Everything but the arteries: lungs and their vessels, the chest wall, the organs around and the heart itself."""
+    """Paint all but the arteries: lungs with vessels, chest wall, organs around, and the heart itself."""
     hu = np.full(grid.shape, np.float32(enhancement.lung))
     _, depth_mm, height_mm = (float(mm) for mm in heart.reach_mm)
     _paint_lung_vessels(hu, grid, enhancement, rng)
@@ -58,12 +59,12 @@ def paint_chest(grid: Grid, heart: CoronaryHeart, enhancement: Enhancement, rng:
 
 
 def paint_aorta(hu: Field, grid: Grid, heart: CoronaryHeart, enhancement: Enhancement) -> None:
-    """The ascending aorta with its wall, over what is there; it has fat around it where it has left the heart."""
+    """Paint the ascending aorta with its wall, and fat around it outside of the heart."""
     _paint_trunk(hu, grid, heart, heart.aorta, enhancement.arteries)
 
 
 def coronary_veins(heart: CoronaryHeart, rng: np.random.Generator) -> list[Tube]:
-    """Veins beside the arteries, in the heart's frame: in the groove under the left atrium, and in both others."""
+    """Draw veins beside the arteries, in the heart's frame: one in each of the three grooves."""
     groove, front, back = heart.groove_degrees, heart.anterior_degrees, heart.posterior_degrees
     sheet = 1 + 2.2 / heart.radius_mm
     side = rng.choice([-1, 1], 2) * rng.uniform(9, 13, 2)
@@ -76,19 +77,19 @@ def coronary_veins(heart: CoronaryHeart, rng: np.random.Generator) -> list[Tube]
     for course in courses:
         corners = np.array([(*corner, sheet) for corner in course])
         steps = np.linspace(0, len(corners) - 1, 160)
-        places = np.stack([np.interp(steps, np.arange(len(corners)), column) for column in corners.T], axis=1)
+        places = interpolate(steps, np.arange(len(corners)), corners)
         radius = np.linspace(rng.uniform(*_VEIN_WIDTH_MM), 0.8, len(steps))
         tubes.append(Tube(heart.place(places), radius))
     return tubes
 
 
 def to_patient(tube: Tube, heart: CoronaryHeart) -> Tube:
-    """The same tube in the patient's frame, the heart's middle being 0."""
+    """Turn a tube into the patient's frame, the heart's middle being 0."""
     return Tube(tube.centreline_mm @ heart.to_patient.T, tube.radius_mm)
 
 
 def _paint_lung_vessels(hu: Field, grid: Grid, enhancement: Enhancement, rng: np.random.Generator) -> None:
-    """Arteries and veins of the lung: as bright as coronary arteries, but in air."""
+    """Paint arteries and veins of the lung: as bright as coronary arteries, but in air."""
     size = np.multiply(grid.shape, grid.spacing_mm)
     for _ in range(36):
         middle = np.array(grid.origin_mm) + rng.uniform(0, 1, 3) * size
@@ -102,7 +103,7 @@ def _paint_lung_vessels(hu: Field, grid: Grid, enhancement: Enhancement, rng: np
 
 
 def _paint_behind(hu: Field, grid: Grid, enhancement: Enhancement, depth_mm: float, rng: np.random.Generator) -> None:
-    """The descending aorta and the spine with its discs."""
+    """Paint the descending aorta and the spine with its discs."""
     x, y, z = grid.axes_mm()
     behind_mm = depth_mm + rng.uniform(10, 16)
     aorta_mm = np.hypot(x - np.float32(rng.uniform(0, 18)), y - np.float32(behind_mm)) - np.float32(rng.uniform(7, 9))
@@ -117,7 +118,7 @@ def _paint_behind(hu: Field, grid: Grid, enhancement: Enhancement, depth_mm: flo
 
 
 def _paint_below(hu: Field, grid: Grid, height_mm: float, rng: np.random.Generator) -> None:
-    """The diaphragm's dome: liver on the right, spleen or stomach on the left."""
+    """Paint the diaphragm's dome: liver on the right, spleen or stomach on the left."""
     x, y, z = grid.axes_mm()
     top_mm = -height_mm * rng.uniform(0.7, 0.95)
     bulge = np.float32(rng.uniform(0.004, 0.009)) * (np.square(x + 15) + np.square(y - 10))
@@ -128,7 +129,7 @@ def _paint_below(hu: Field, grid: Grid, height_mm: float, rng: np.random.Generat
 
 
 def _paint_front(hu: Field, grid: Grid, depth_mm: float, rng: np.random.Generator) -> None:
-    """The chest wall in front: fat and muscle, ribs that slope, and the breastbone."""
+    """Paint the chest wall in front: fat and muscle, sloping ribs, and the breastbone."""
     x, y, z = grid.axes_mm()
     wall_mm = y + np.float32(depth_mm + rng.uniform(2, 7)) - np.float32(0.004) * x * x
     wall_mm = np.broadcast_to(wall_mm, grid.shape)
@@ -144,7 +145,7 @@ def _paint_front(hu: Field, grid: Grid, depth_mm: float, rng: np.random.Generato
 
 
 def _paint_bone(hu: Field, grid: Grid, distance_mm: Field, rng: np.random.Generator) -> None:
-    """Marrow in a bright shell."""
+    """Paint marrow in a bright shell."""
     blend(hu, coverage(distance_mm, grid), rng.uniform(550, 950))
     blend(hu, coverage(distance_mm + np.float32(1.3), grid), rng.uniform(150, 280))
 
@@ -152,7 +153,7 @@ def _paint_bone(hu: Field, grid: Grid, distance_mm: Field, rng: np.random.Genera
 def _paint_heart(
     hu: Field, grid: Grid, heart: CoronaryHeart, enhancement: Enhancement, rng: np.random.Generator
 ) -> None:
-    """Fat, muscle, the four rooms, the great vessels and the veins."""
+    """Paint fat, muscle, the four rooms, the great vessels and the veins."""
     position = grid.rotated(heart.to_patient)
     depth_mm, way = _depth(position, heart)
     lean = rng.normal(size=3)
@@ -208,7 +209,7 @@ def _paint_rooms(
 
 
 def _paint_trunk(hu: Field, grid: Grid, heart: CoronaryHeart, tube: Tube, blood: float) -> None:
-    """A great vessel; its wall and the fat around it begin above the ventricles."""
+    """Paint a great vessel; its wall and the fat around it begin above the ventricles."""
     trunk_mm = distance_to_tubes(grid, [to_patient(tube, heart)], reach_mm=4.0)
     below_mm = np.float32(heart.groove_mm) - grid.rotated(heart.to_patient)[2]
     for margin_mm, value in ((2.2, FAT_HU), (1.0, 55.0)):
@@ -217,7 +218,7 @@ def _paint_trunk(hu: Field, grid: Grid, heart: CoronaryHeart, tube: Tube, blood:
 
 
 def _depth(position: list[Field], heart: CoronaryHeart) -> tuple[Field, list[Field]]:
-    """Height above the heart's surface in millimetres, nearly, and the direction from the middle."""
+    """Approximate height above the heart's surface in millimetres, and direction from the middle."""
     scaled = [axis / np.float32(half) for axis, half in zip(position, heart.half_axes_mm, strict=True)]
     distance = np.sqrt(scaled[0] ** 2 + scaled[1] ** 2 + scaled[2] ** 2) + np.float32(1e-4)
     way = [axis / distance for axis in scaled]
@@ -227,7 +228,7 @@ def _depth(position: list[Field], heart: CoronaryHeart) -> tuple[Field, list[Fie
 
 
 def _ellipsoid(position: list[Field], centre: tuple[float, ...], half_axes: tuple[np.float32, ...]) -> Field:
-    """Signed distance, nearly, to an ellipsoid's surface."""
+    """Approximate signed distance to an ellipsoid's surface."""
     scaled = [(axis - np.float32(at)) / half for axis, at, half in zip(position, centre, half_axes, strict=True)]
     distance = np.sqrt(scaled[0] ** 2 + scaled[1] ** 2 + scaled[2] ** 2)
     return (distance - 1) * np.float32(np.prod(half_axes) ** (1 / 3))

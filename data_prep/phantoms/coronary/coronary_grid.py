@@ -1,4 +1,4 @@
-"""The coronary phantom's voxels: where they lie, how far each is from a vessel, and how much of it a shape fills."""
+"""Voxels of the coronary phantom: positions, distances to vessels, and shares filled by a shape."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.phantoms.coronary.coronary_heart import Points, Tube
+from data_prep.phantoms.coronary.coronary_heart import Tube
+from data_prep.phantoms.curves import Points
 
 Field = NDArray[np.float32]
 """A number at each voxel: a signed distance in millimetres (negative inside) or Hounsfield units."""
@@ -14,7 +15,7 @@ Field = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Grid:
-    """Voxels along left, posterior and superior; ``origin_mm`` is the centre of the first, the heart's being 0."""
+    """Voxels along left, posterior and superior; ``origin_mm`` is the first one's centre from the heart's middle."""
 
     shape: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
@@ -44,7 +45,7 @@ class Grid:
         return Grid(shape, self.spacing_mm, (first, second, third))
 
     def box(self, points_mm: Points, margin_mm: float) -> tuple[slice, slice, slice]:
-        """The part of the grid that holds points with a margin; empty where they lie outside."""
+        """The part of the grid that holds points with a margin; empty if they are outside."""
         first = (points_mm.min(axis=0) - margin_mm - self.origin_mm) / self.spacing_mm
         last = (points_mm.max(axis=0) + margin_mm - self.origin_mm) / self.spacing_mm
         start = np.clip(np.ceil(first), 0, self.shape).astype(int)
@@ -58,14 +59,14 @@ def distance_to_tubes(grid: Grid, tubes: Sequence[Tube], *, reach_mm: float, fil
 
     .. math:: d(x) = \min_i \lVert x - p_i \rVert - r_i
 
-    over the points of a tube, which stand so close that the wall between two of them is off by less than 1 % of the
+    over the points of a tube, which are so close that the wall between two of them is off by less than 1 % of the
     spacing. Where tubes meet, the corner between them is rounded by a smooth minimum that adds at most a quarter of
     ``fillet_mm``: a wedge thinner than a voxel would leave holes in a label.
 
     Args:
         grid: the voxels.
         tubes: centrelines in the patient's frame.
-        reach_mm: larger distances read as this one.
+        reach_mm: largest distance; farther voxels have it, too.
         fillet_mm: difference of two distances from which on the smaller counts alone.
     """
     field = np.full(grid.shape, reach_mm, dtype=np.float32)
@@ -84,13 +85,13 @@ def share_of_tube(grid: Grid, tube: Tube) -> tuple[tuple[slice, slice, slice], F
 
 
 def coverage(distance_mm: Field, grid: Grid) -> Field:
-    """Share of each voxel that lies inside a wall at that signed distance, as if the wall were flat."""
+    """Share of each voxel inside a flat wall at a signed distance."""
     voxel_mm = np.float32(np.prod(grid.spacing_mm) ** (1 / 3))
     return np.clip(np.float32(0.5) - distance_mm / voxel_mm, 0, 1)
 
 
 def blend(hu: Field, share: Field, value: NDArray[np.floating] | float) -> None:
-    """Put a tissue into that share of each voxel, in place."""
+    """Fill a share of each voxel with a tissue, in place."""
     hu += share * (np.asarray(value, dtype=np.float32) - hu)
 
 

@@ -1,4 +1,4 @@
-"""A coronary tree as it grows: branches that wind over the heart as far as there is room for them."""
+"""Growth of a coronary tree: branches wind over the heart as far as there is room."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 from scipy.spatial import cKDTree
 
-from data_prep.phantoms.coronary.coronary_heart import CoronaryHeart, Points
+from data_prep.phantoms.coronary.coronary_heart import CoronaryHeart
+from data_prep.phantoms.curves import Points, arc_lengths, interpolate, total_length
 
 Lengths = NDArray[np.floating]
 """Millimetres at each point of a branch."""
@@ -42,12 +43,12 @@ class Branch:
 
     @property
     def length_mm(self) -> float:
-        """Of its centreline."""
-        return float(np.linalg.norm(np.diff(self.centreline_mm, axis=0), axis=1).sum())
+        """Length of its centreline."""
+        return total_length(self.centreline_mm)
 
 
 class NoRoom(Exception):
-    """A branch that no tree can do without has no room."""
+    """No room for a branch that every tree needs."""
 
 
 class GrowingTree:
@@ -79,7 +80,8 @@ class GrowingTree:
         """
         points = self._course(np.array(corners, dtype=float))
         if parent is not None:
-            points = points + self._miss(points, self.branches[parent].centreline_mm[at])
+            fade = np.exp(-np.arange(len(points)) * STEP_MM / 4)
+            points = points + fade[:, None] * (self.branches[parent].centreline_mm[at] - points[0])
         share = np.linspace(0, 1, len(points))
         ripple = 1 + 0.04 * np.sin(2 * np.pi * (share * self.rng.uniform(2, 5) + self.rng.random()))
         diameter = (diameters_mm[0] * (1 - share) + diameters_mm[1] * share) * ripple
@@ -91,20 +93,22 @@ class GrowingTree:
             raise NoRoom(name)
 
     def places(self, name: str) -> Points:
-        """The places of a branch's points."""
+        """Places of a branch's points on the heart."""
         return self.heart.locate(self.branches[name].centreline_mm)
 
     def _course(self, corners: Points) -> Points:
-        """A smooth winding curve through corners, in equal steps."""
-        chords = np.linalg.norm(np.diff(self.heart.place(corners), axis=0), axis=1)
-        along = np.concatenate([[0], np.cumsum(chords)])
+        """Draw a smooth winding curve through corners, in equal steps."""
+        along = arc_lengths(self.heart.place(corners))
         fine = np.linspace(0, along[-1], max(60, int(8 * along[-1])))
         places = PchipInterpolator(along, corners)(fine)
         places[:, :2] += self._winding(fine, along[-1]) / np.maximum(np.sin(np.radians(places[:, 1:2])), 0.4)
-        return equal_steps(self.heart.place(places))
+        points = self.heart.place(places)
+        along = arc_lengths(points)
+        steps = np.linspace(0, along[-1], max(2, round(along[-1] / STEP_MM) + 1))
+        return interpolate(steps, along, points)
 
     def _winding(self, along_mm: NDArray[np.float64], length_mm: float) -> Points:
-        """Sideways displacement in degrees, none at the start."""
+        """Draw a sideways displacement in degrees, none at the start."""
         ramp = np.clip(along_mm / 12, 0, 1)[:, None] if length_mm > 20 else np.zeros((len(along_mm), 1))
         waves = np.zeros((len(along_mm), 2))
         for _ in range(3):
@@ -113,14 +117,8 @@ class GrowingTree:
             waves += amplitude_mm * np.sin(2 * np.pi * along_mm[:, None] / wavelength + phase)
         return ramp * np.degrees(waves / self.heart.radius_mm)
 
-    @staticmethod
-    def _miss(points: Points, start: Points) -> Points:
-        """What moves the first point to ``start`` and dies away along the branch."""
-        fade = np.exp(-np.arange(len(points)) * STEP_MM / 4)
-        return fade[:, None] * (start - points[0])
-
     def _room(self, points: Points, radii: NDArray[np.float64], parent: str | None, at: int) -> int:
-        """Number of points before the first that comes too close to another vessel or back to the aorta."""
+        """Count the points before the first that is too close to another vessel or the aorta."""
         along_mm = np.arange(len(points)) * STEP_MM
         axis_mm, nearest = self._aorta.query(points)
         gap = axis_mm - self.heart.aorta.radius_mm[nearest] - radii
@@ -136,14 +134,7 @@ class GrowingTree:
         return int(np.argmax(bad)) if bad.any() else len(points)
 
 
-def equal_steps(points_mm: Points) -> Points:
-    """Points about 0.25 mm apart along a polyline, its ends kept."""
-    along = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(points_mm, axis=0), axis=1))])
-    steps = np.linspace(0, along[-1], max(2, round(along[-1] / STEP_MM) + 1))
-    return np.stack([np.interp(steps, along, axis) for axis in points_mm.T], axis=1)
-
-
 def _allowed_gap(along_mm: Lengths, reach_mm: Lengths | float, most_mm: float) -> Lengths:
-    """Gap to a vessel that the branch starts from: none until clear of it, then growing with the way."""
+    """Gap to the vessel that a branch starts from: none until clear of it, then growing with distance."""
     gap = np.minimum(most_mm, 0.35 * along_mm - 0.6 * reach_mm)
     return np.where(along_mm > 2 * reach_mm, gap, -np.inf)

@@ -1,4 +1,4 @@
-"""The coronary phantom's heart: its shape, its pose and the great vessels at its base."""
+"""Heart of the coronary phantom: shape, pose and the great vessels at its base."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,8 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import gaussian_filter1d
 from scipy.spatial.transform import Rotation
 
-Points = NDArray[np.float64]
-"""``(n, 3)``, millimetres in the heart's frame unless said otherwise."""
+from data_prep.phantoms.curves import Points, interpolate
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class CoronaryHeart:
 
     @property
     def radius_mm(self) -> float:
-        """Of a ball of its volume."""
+        """Radius of a ball of its volume."""
         return float(np.prod(self.half_axes_mm) ** (1 / 3))
 
     @property
@@ -59,7 +58,7 @@ class CoronaryHeart:
 
     @property
     def reach_mm(self) -> NDArray[np.float64]:
-        """How far the ellipsoid reaches from the middle along the patient's axes."""
+        """Extent of the ellipsoid from the middle along the patient's axes."""
         return np.linalg.norm(self.to_patient * self.half_axes_mm, axis=1)
 
     def place(self, places: Points) -> Points:
@@ -79,7 +78,7 @@ class CoronaryHeart:
         return np.stack([np.degrees(longitude), np.degrees(colatitude), height], axis=1)
 
     def ostium(self, longitude_degrees: float, height: float) -> Points:
-        """The point of the aorta's wall in a direction; ``height`` is that over the middle, in half axes."""
+        """Point of the aorta's wall in a direction; ``height`` above the middle is in half axes."""
         axis = self.aorta.centreline_mm
         at = int(np.argmin(np.abs(axis[:, 2] - height * self.half_axes_mm[2])))
         angle = np.radians(longitude_degrees)
@@ -91,7 +90,7 @@ class CoronaryHeart:
 
 
 def swelling(way: NDArray[np.floating], swellings: NDArray[np.float64]) -> NDArray[np.floating]:
-    """The surface's distance over that of the ellipsoid in unit directions ``(3, ...)``.
+    """Surface distance relative to the ellipsoid's in unit directions ``(3, ...)``.
 
     Even and odd bumps take turns, the cube and the square of the cosine to their direction.
     """
@@ -103,7 +102,7 @@ def swelling(way: NDArray[np.floating], swellings: NDArray[np.float64]) -> NDArr
 
 
 def draw_coronary_heart(rng: np.random.Generator) -> CoronaryHeart:
-    """A heart of 45 to 78 mm, about two thirds of an adult's, so that all of it fits a small field of view."""
+    """Draw a heart of 45 to 78 mm, about two thirds of an adult's, which fits a small field of view."""
     size = rng.uniform(0.85, 1.15)
     half_axes = np.array([27.0, 25.0, 34.0]) * size * rng.uniform(0.93, 1.07, 3)
     directions = rng.normal(size=(6, 3))
@@ -132,10 +131,10 @@ def draw_coronary_heart(rng: np.random.Generator) -> CoronaryHeart:
 def _tube(
     rng: np.random.Generator, half_axes_mm: NDArray[np.float64], corners: Sequence[ArrayLike], radius: float
 ) -> Tube:
-    """Through corners given in half axes, its radius in those along x."""
+    """Draw a vessel through corners in half axes; its radius is in half axes along x."""
     corners_mm = (np.array(corners) + rng.normal(0, 0.02, (len(corners), 3))) * half_axes_mm
     steps = np.linspace(0, len(corners) - 1, 100)
-    centreline = np.stack([np.interp(steps, np.arange(len(corners)), axis) for axis in corners_mm.T], axis=1)
+    centreline = interpolate(steps, np.arange(len(corners)), corners_mm)
     centreline = gaussian_filter1d(centreline, 6, axis=0, mode="nearest")
     radius_mm = radius * half_axes_mm[0] * rng.uniform(0.92, 1.1)
     return Tube(centreline, np.full(len(centreline), radius_mm))

@@ -1,4 +1,4 @@
-"""What is wrong with the coronary phantom's arteries: calcified plaques, stents, and motion during the scan."""
+"""Lesions of the coronary phantom's arteries: plaques, stents, and motion during the scan."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,8 +9,9 @@ from scipy import ndimage
 
 from data_prep.phantoms.coronary.coronary_grid import Field, Grid
 from data_prep.phantoms.coronary.coronary_growth import STEP_MM, Branch
-from data_prep.phantoms.coronary.coronary_heart import Points, Tube
+from data_prep.phantoms.coronary.coronary_heart import Tube
 from data_prep.phantoms.coronary.coronary_tree import left_tree
+from data_prep.phantoms.curves import Points, unit_tangents
 
 _STENTABLE = ("LAD", "LCx", "RCA")
 _RING_MM = 1.2
@@ -27,7 +28,7 @@ class Lesions:
         plaques: calcium by branch name, within the vessel's wall.
         stents: struts by branch name, points a tenth of a millimetre apart.
         moving: names of the branches that moved during the scan; the left tree, all others, or none.
-        motion_mm: their way.
+        motion_mm: vector of the motion.
     """
 
     plaques: tuple[tuple[str, Tube], ...]
@@ -37,7 +38,7 @@ class Lesions:
 
 
 def draw_lesions(branches: Sequence[Branch], rng: np.random.Generator) -> Lesions:
-    """Plaques in three cases of five, a stent in one of four, motion in one of four."""
+    """Draw plaques in three cases of five, a stent in one of four, motion in one of four."""
     named = {branch.name: branch for branch in branches}
     plaques: list[tuple[str, Tube]] = []
     if rng.random() < 0.6:
@@ -57,7 +58,7 @@ def draw_lesions(branches: Sequence[Branch], rng: np.random.Generator) -> Lesion
 
 
 def stent_hu(grid: Grid, struts_mm: Points) -> Field:
-    """Excess of struts that are much thinner than a voxel: their metal, shared among the eight voxels around."""
+    """Excess of struts much thinner than a voxel: their metal, shared among the eight voxels around."""
     place = (struts_mm - grid.origin_mm) / grid.spacing_mm
     below = np.floor(place).astype(int)
     rest = place - below
@@ -71,7 +72,7 @@ def stent_hu(grid: Grid, struts_mm: Points) -> Field:
 
 
 def moved(share: Field, motion_mm: NDArray[np.float64], grid: Grid) -> Field:
-    """Mean of a vessel's share of each voxel on its way, which has the vessel's true place in its middle."""
+    """Average a vessel's share of each voxel over its motion, whose middle is the true place."""
     found = ndimage.find_objects((share > 0).astype(np.uint8))
     result = np.zeros_like(share)
     if found:
@@ -87,7 +88,7 @@ def moved(share: Field, motion_mm: NDArray[np.float64], grid: Grid) -> Field:
 
 
 def _draw_plaque(branch: Branch, rng: np.random.Generator) -> Tube:
-    """A speck or a streak of calcium at the inside of the wall, nowhere beyond it."""
+    """Draw a speck or a streak of calcium at the inside of the wall, nowhere beyond it."""
     points = branch.centreline_mm
     length = min(len(points) - 4, round(rng.uniform(0.8, 6.0) / STEP_MM))
     start = int(rng.integers(2, len(points) - length - 1))
@@ -99,14 +100,13 @@ def _draw_plaque(branch: Branch, rng: np.random.Generator) -> Tube:
 
 
 def _draw_stent(branch: Branch, rng: np.random.Generator) -> Points:
-    """Zigzag rings inside the wall and bars that join them."""
+    """Draw zigzag rings inside the wall and bars that join them."""
     points, radii = branch.centreline_mm, 0.44 * branch.diameter_mm
     length = min(len(points) // 2, round(rng.uniform(9, 18) / STEP_MM))
     start = int(rng.integers(4, max(5, len(points) // 2 - length // 2)))
     part = slice(start, start + length)
     one, other = across(points[part], rng.normal(size=3))
-    along = np.gradient(points[part], axis=0)
-    along /= np.linalg.norm(along, axis=1, keepdims=True)
+    along = unit_tangents(points[part])
     angles = np.arange(0, 2 * np.pi, 0.1 / 1.6)
     struts = []
     for ring in range(2, length - 2, round(_RING_MM / STEP_MM)):
@@ -120,9 +120,8 @@ def _draw_stent(branch: Branch, rng: np.random.Generator) -> Points:
 
 
 def across(points_mm: Points, hint: NDArray[np.float64]) -> tuple[Points, Points]:
-    """Two unit directions across a line at each of its points, the first as near to ``hint`` as can be."""
-    along = np.gradient(points_mm, axis=0)
-    along /= np.linalg.norm(along, axis=1, keepdims=True)
+    """Two unit directions across a line at each of its points, the first as near to ``hint`` as possible."""
+    along = unit_tangents(points_mm)
     first = hint - (along @ hint)[:, None] * along
     first /= np.maximum(np.linalg.norm(first, axis=1, keepdims=True), 1e-9)
     return first, np.cross(along, first)

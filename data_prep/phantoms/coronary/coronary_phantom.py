@@ -1,13 +1,5 @@
-"""A phantom in ImageCAS's own layout: CT angiographies of coronary trees whose centrelines and topology are known."""
+"""Phantom in ImageCAS's layout: CT angiographies of coronary trees with known centrelines and topology."""
 
-import argparse
-import csv
-import io
-import multiprocessing
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
@@ -15,28 +7,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.nifti_file import write_nifti
-from data_prep.phantoms.coronary.coronary_case import CoronaryTruth, coronary_truth, draw_anatomy
+from data_prep.phantoms.coronary.coronary_case import draw_anatomy
 from data_prep.phantoms.coronary.coronary_chest import draw_enhancement
 from data_prep.phantoms.coronary.coronary_scanner import draw_protocol, scan
-from data_prep.scan_files import files_below
-from uumamba.runtime.errors import UsageError
+from data_prep.phantoms.phantom_folder import Order, Progress, check_counts, check_no_others, write_cases
+from data_prep.raw_folder import list_files
 from uumamba.runtime.files import make_folder, write_text
 from uumamba.runtime.seeds import key_to_seed
-
-__all__ = ["SHEET_NAME", "CoronaryTruth", "coronary_truth", "main", "write_coronary_phantom"]
 
 SHEET_NAME = "imageCAS_data_split.csv"
 _SHARD_SIZE = 200
 _SPLITS = ("Split-1", "Split-2", "Split-3", "Split-4")
-
-
-@dataclass(frozen=True)
-class _Order:
-    """One case to write."""
-
-    folder: Path
-    number: int
-    seed: int
 
 
 def write_coronary_phantom(
@@ -46,7 +27,7 @@ def write_coronary_phantom(
     seed: int = 0,
     test_cases: int = 0,
     workers: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = lambda written, total: None,
 ) -> Path:
     """Write phantom cases as ImageCAS unpacks: ``1-200/1.img.nii.gz``, ``1-200/1.label.nii.gz`` and so on.
 
@@ -57,10 +38,11 @@ def write_coronary_phantom(
     labelled vessel and bloom beyond it, some cases have a stent, and in some a tree moved. Pose, size, course,
     dominance and number of the branches, contrast, noise and field of view are drawn for each case.
 
-    ``imageCAS_data_split.csv`` stands beside the shards. In each of its four splits another fifth of the cases is for
+    ``imageCAS_data_split.csv`` is beside the shards. In each of its four splits another fifth of the cases is for
     validation, so that fold 0 has a fifth and :func:`data_prep.read_imagecas` deals the rest to four more; test cases
     are the same in all. Equal arguments give equal bytes, for any number of workers; a case does not change with the
-    number of cases. :func:`coronary_truth` tells what was drawn.
+    number of cases. :func:`data_prep.phantoms.coronary.coronary_case.coronary_truth` gives centrelines, diameters and
+    topology.
 
     Args:
         folder: gets shards and split sheet.
@@ -74,7 +56,7 @@ def write_coronary_phantom(
         The folder.
 
     Raises:
-        UsageError: no case is asked for, or the folder holds other cases already.
+        UsageError: a count is too small, or the folder holds other files already.
 
     Example:
         >>> import tempfile
@@ -83,20 +65,17 @@ def write_coronary_phantom(
         ['1-200/1.img.nii.gz', '1-200/1.label.nii.gz', 'imageCAS_data_split.csv']
     """
     folder = Path(folder)
-    if cases < 1 or test_cases < 0 or workers < 0:
-        found = f"cases={cases}, test_cases={test_cases}, workers={workers}"
-        raise UsageError(f"The phantom needs at least one case and no negative number, got {found}; correct it.")
-    orders = [_Order(folder / _shard(number), number, seed) for number in range(1, cases + test_cases + 1)]
-    _refuse_other_cases(folder, orders)
+    check_counts(cases=(cases, 1), test_cases=(test_cases, 0), workers=(workers, 0))
+    orders = [Order(folder / _shard(number), number, seed) for number in range(1, cases + test_cases + 1)]
+    own = [order.folder / f"{order.number}.{kind}.nii.gz" for order in orders for kind in ("img", "label")]
+    check_no_others(folder, list_files(folder), [*own, folder / SHEET_NAME])
     make_folder(folder)
     write_text(folder / SHEET_NAME, _split_sheet(cases, test_cases))
-    for written, _ in enumerate(_carry_out(orders, workers), start=1):
-        if progress is not None:
-            progress(written, len(orders))
+    write_cases(_write_case, orders, workers=workers, progress=progress)
     return folder
 
 
-def _write_case(order: _Order) -> None:
+def _write_case(order: Order) -> None:
     anatomy = draw_anatomy(order.number, order.seed)
     rng = np.random.default_rng(key_to_seed(order.seed, "coronary phantom image", order.number))
     enhancement, protocol = draw_enhancement(rng), draw_protocol(rng)
@@ -124,61 +103,15 @@ def _shard(number: int) -> str:
 
 
 def _split_sheet(cases: int, test_cases: int) -> str:
-    """One row a case; of five in a row one is for validation, the next one in the next split."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["FileName", *_SPLITS])
-    for number in range(1, cases + test_cases + 1):
-        writer.writerow([number, *(_partition(number, split, cases) for split in range(len(_SPLITS)))])
-    return text.getvalue()
+    """Give a row for each case; of five in a row one is for validation, the next one in the next split."""
+    rows = [
+        [str(number), *(_partition(number, split, cases) for split in range(len(_SPLITS)))]
+        for number in range(1, cases + test_cases + 1)
+    ]
+    return "".join(f"{','.join(row)}\n" for row in [["FileName", *_SPLITS], *rows])
 
 
 def _partition(number: int, split: int, cases: int) -> str:
     if number > cases:
         return "Testing"
     return "Validation" if number % 5 == (split + 1) % 5 and cases >= 5 else "Training"
-
-
-def _refuse_other_cases(folder: Path, orders: Sequence[_Order]) -> None:
-    own = {order.folder / f"{order.number}.{kind}.nii.gz" for order in orders for kind in ("img", "label")}
-    own.add(folder / SHEET_NAME)
-    others = [path for path in files_below(folder) if path not in own] if folder.is_dir() else []
-    if others:
-        raise UsageError(f"{folder} already holds {others[0].name} and perhaps more; give the phantom an empty folder.")
-
-
-def _carry_out(orders: Sequence[_Order], workers: int) -> Iterator[None]:
-    if workers < 2:
-        yield from map(_write_case, orders)
-        return
-    # Forking a process that has run torch can deadlock; a spawned one cannot.
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(_write_case, orders)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the phantom from the shell; 2 is the exit code of a wrong use."""
-    parser = argparse.ArgumentParser(
-        prog="python -m data_prep.phantoms.coronary",
-        description="Write coronary CT angiographies in ImageCAS's layout, with exact labels.",
-        epilog="Example: python -m data_prep.phantoms.coronary phantom/coronary --cases 40 --seed 0 --workers 2",
-    )
-    parser.add_argument("out", type=Path, help="folder to write; empty, or with the same phantom")
-    parser.add_argument("--cases", type=int, default=40, help="cases to train and validate with (default: 40)")
-    parser.add_argument("--seed", type=int, default=0, help="another seed gives other cases (default: 0)")
-    parser.add_argument("--test-cases", type=int, default=0, help="test cases, numbered on (default: 0)")
-    parser.add_argument("--workers", type=int, default=0, help="processes; 0 works in one (default: 0)")
-    given = parser.parse_args(arguments)
-    try:
-        write_coronary_phantom(
-            given.out,
-            cases=given.cases,
-            seed=given.seed,
-            test_cases=given.test_cases,
-            workers=given.workers,
-            progress=lambda written, total: print(f"case {written} of {total}", flush=True),
-        )
-    except UsageError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0

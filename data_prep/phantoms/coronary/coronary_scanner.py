@@ -1,4 +1,4 @@
-"""The coronary phantom's scanner: where the field of view lies, the label, and the image in Hounsfield units."""
+"""Scanner of the coronary phantom: field of view, label, and image in Hounsfield units."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +13,7 @@ from data_prep.phantoms.coronary.coronary_growth import Branch
 from data_prep.phantoms.coronary.coronary_heart import CoronaryHeart, Tube
 from data_prep.phantoms.coronary.coronary_lesions import Lesions, moved, stent_hu
 from data_prep.phantoms.coronary.coronary_tree import left_tree
+from data_prep.phantoms.scanner_noise import draw_smooth_noise, to_hounsfield
 
 SPACING_MM = (0.50, 0.60)
 """Range of a voxel's edges."""
@@ -23,16 +24,16 @@ _REACH_MM = 4.0
 
 @dataclass(frozen=True)
 class Protocol:
-    """How one case is scanned.
+    """Settings of one case's scan.
 
     Args:
         blur_mm: standard deviation of the point spread.
         noise_hu: standard deviation of the noise.
         texture_hu: the same of the tissue's own unevenness.
-        sheath_mm: fat between an artery and what it runs on.
+        sheath_mm: fat around an artery.
         artery_share: enhancement of the coronary arteries over that of the aorta.
         calcium_hu: of the plaques.
-        bloom: how much of a plaque's brightness is spread around it.
+        bloom: share of a plaque's brightness that is spread around it.
     """
 
     blur_mm: float
@@ -45,7 +46,7 @@ class Protocol:
 
 
 def draw_protocol(rng: np.random.Generator) -> Protocol:
-    """Kernels from soft to sharp, and doses from high to low."""
+    """Draw a kernel from soft to sharp and a dose from high to low."""
     return Protocol(
         blur_mm=rng.uniform(0.30, 0.45),
         noise_hu=rng.uniform(14, 34),
@@ -58,13 +59,13 @@ def draw_protocol(rng: np.random.Generator) -> Protocol:
 
 
 def draw_spacing(rng: np.random.Generator) -> tuple[float, float, float]:
-    """Square voxels in plane, planes a little nearer or farther."""
+    """Draw square pixels, and planes a little nearer or farther."""
     in_plane, through_plane = (round(float(mm), 4) for mm in rng.uniform(*SPACING_MM, 2))
     return in_plane, in_plane, through_plane
 
 
 def draw_grid(branches: Sequence[Branch], spacing_mm: tuple[float, float, float], rng: np.random.Generator) -> Grid:
-    """A field of view that holds all arteries, which lie anywhere in it."""
+    """Draw a field of view that holds all arteries, anywhere in it."""
     points = np.concatenate([branch.centreline_mm for branch in branches])
     low = points.min(axis=0) - rng.uniform(5, 18, 3)
     high = points.max(axis=0) + rng.uniform(5, 18, 3)
@@ -73,7 +74,7 @@ def draw_grid(branches: Sequence[Branch], spacing_mm: tuple[float, float, float]
 
 
 def draw_label(grid: Grid, branches: Sequence[Branch], heart: CoronaryHeart) -> tuple[NDArray[np.uint8], Field, Field]:
-    """The label, whose voxels have their centre in an artery and not in the aorta, and the distances behind it.
+    """Label voxels whose centre is in an artery and not in the aorta; give the distances, too.
 
     Returns:
         Label, distance to the wall of the trees that start with ``LM``, distance to that of the other ones; branches
@@ -104,7 +105,7 @@ def scan(
     protocol: Protocol,
     rng: np.random.Generator,
 ) -> NDArray[np.int16]:
-    """The image: whole Hounsfield units from -1024 on."""
+    """Scan a case: an image in whole Hounsfield units from -1024 on."""
     hu = paint_chest(grid, heart, enhancement, rng)
     nearest_mm = np.minimum(*distances_mm)
     blend(hu, coverage(nearest_mm - np.float32(protocol.sheath_mm), grid), FAT_HU)
@@ -117,7 +118,7 @@ def scan(
 
 
 def in_patient(branches: Sequence[Branch], heart: CoronaryHeart) -> tuple[Branch, ...]:
-    """The branches in the patient's frame."""
+    """Turn branches into the patient's frame."""
     return tuple(replace(branch, centreline_mm=branch.centreline_mm @ heart.to_patient.T) for branch in branches)
 
 
@@ -126,7 +127,7 @@ def _tube(branch: Branch) -> Tube:
 
 
 def _paint_lesions(hu: Field, grid: Grid, lesions: Lesions, protocol: Protocol) -> None:
-    """Calcium and metal, each with a halo: what is so dense looks wider than it is."""
+    """Paint calcium and metal, each with a halo: dense things look wider than they are."""
     for name, plaque in lesions.plaques:
         box, share = share_of_tube(grid, plaque)
         share = _seen(share, name, lesions, grid)
@@ -139,21 +140,21 @@ def _paint_lesions(hu: Field, grid: Grid, lesions: Lesions, protocol: Protocol) 
 
 
 def _seen(share: Field, name: str, lesions: Lesions, grid: Grid) -> Field:
-    """What the scanner sees of a thing on a branch, which may have moved."""
+    """Share of a thing on a branch as the scanner sees it, smeared if the branch moved."""
     return moved(share, lesions.motion_mm, grid) if name in lesions.moving else share
 
 
 def _detect(hu: Field, grid: Grid, protocol: Protocol, rng: np.random.Generator) -> NDArray[np.int16]:
-    """Point spread, uneven tissue, and noise as grainy as filtered back projection leaves it."""
+    """Apply the point spread, uneven tissue, and noise as grainy as after filtered back projection."""
     hu = _spread(hu, protocol.blur_mm, grid)
-    patches = ndimage.gaussian_filter(rng.standard_normal(grid.shape, dtype=np.float32), 3, truncate=2.5)
+    patches = draw_smooth_noise(rng, grid.shape, 3, truncate=2.5)
     lung = 1 + 3 * (hu < -500)
     hu += patches * np.float32(protocol.texture_hu / patches.std()) * lung.astype(np.float32)
     white = rng.standard_normal(grid.shape, dtype=np.float32)
     fine, coarse = (ndimage.gaussian_filter(white, voxels, truncate=3) for voxels in (0.6, 1.5))
     grain = fine - np.float32(0.7) * coarse
     hu += grain * np.float32(protocol.noise_hu / grain.std())
-    return np.clip(np.rint(hu), -1024, 3071).astype(np.int16)
+    return to_hounsfield(hu, -1024, 3071)
 
 
 def _spread(field: Field, deviation_mm: float, grid: Grid) -> Field:

@@ -1,6 +1,6 @@
-"""The coronary phantom's arteries: which branch leaves which, where it runs on the heart, and how wide it is."""
+"""Arteries of the coronary phantom: their branching, courses on the heart and diameters."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -11,13 +11,13 @@ from data_prep.phantoms.coronary.coronary_heart import CoronaryHeart
 def draw_tree(
     heart: CoronaryHeart, rng: np.random.Generator, *, widths_mm: tuple[float, float]
 ) -> tuple[Branch, ...] | None:
-    """Left and right coronary arteries with a few side branches each, or None where there was no room for them.
+    """Draw left and right coronary arteries with a few side branches each, or None if there is no room.
 
     Dominance, number, length and course of the branches are drawn. Arteries run over the heart's surface, taper, and
     keep 2 mm of fat between them wherever they do not meet; a side branch that would not ends before, or is left out.
 
     Args:
-        heart: on which they run.
+        heart: the surface of their courses.
         rng: for all draws.
         widths_mm: least and largest diameter.
 
@@ -47,21 +47,12 @@ def draw_tree(
 
 
 def left_tree(branches: Sequence[Branch]) -> frozenset[str]:
-    """Names of the left main and of all that grows from it; parents stand before their children."""
+    """Names of the left main and all its descendants; parents come before their children."""
     names = {"LM"}
     for branch in branches:
         if branch.parent in names:
             names.add(branch.name)
     return frozenset(names)
-
-
-def ends_and_branch_points(branches: Sequence[Branch]) -> tuple[int, int]:
-    """Number of free ends, the ostia among them, and of points where branches meet."""
-    points = {(branch.parent, branch.parent_index) for branch in branches if branch.parent is not None}
-    lengths = {branch.name: len(branch.centreline_mm) for branch in branches}
-    carried_on = {parent for parent, at in points if parent is not None and at == lengths[parent] - 1}
-    ostia = sum(branch.parent is None for branch in branches)
-    return ostia + len(branches) - len(carried_on), len(points)
 
 
 def _grow_left(tree: GrowingTree, scale: float, left_dominant: bool) -> None:
@@ -100,7 +91,7 @@ def _grow_right(tree: GrowingTree, scale: float, left_dominant: bool) -> None:
 
 
 def _grow_posterior(tree: GrowingTree, parent: str) -> None:
-    """The posterior descending artery, from whichever vessel reaches the posterior groove."""
+    """Grow the posterior descending artery, from the vessel that reaches the posterior groove."""
     heart, rng, sheet = tree.heart, tree.rng, tree.sheet
     places = tree.places(parent)
     away = np.abs((places[:, 0] - heart.posterior_degrees + 180) % 360 - 180)
@@ -115,10 +106,11 @@ def _grow_posterior(tree: GrowingTree, parent: str) -> None:
 
 
 def _grow_side(tree: GrowingTree, parent: str, prefix: str, number: int, way: Sequence[tuple[float, float]]) -> None:
-    """Side branches at spread positions; ``way`` is how far they go, in longitude and colatitude."""
+    """Grow side branches at spread positions; ``way`` holds their corners in longitude and colatitude."""
     rng, trunk = tree.rng, tree.branches[parent]
     places = tree.places(parent)
-    for count, share in enumerate(_spread(rng, number), start=1):
+    for part in range(number):
+        share = (part + rng.uniform(0.2, 0.8)) / number
         at = round((0.16 + 0.62 * share) * len(places))
         reach = rng.uniform(0.5, 1.0) * (1.15 - 0.5 * share)
         turn = rng.normal(0, 5)
@@ -127,16 +119,11 @@ def _grow_side(tree: GrowingTree, parent: str, prefix: str, number: int, way: Se
             sideways = longitude * reach + turn * step / len(way)
             corners.append((places[at, 0] + sideways, places[at, 1] + colatitude * reach, tree.sheet))
         width = min(0.85 * trunk.diameter_mm[at], rng.uniform(2.0, 2.7))
-        tree.grow(f"{prefix}{count}", corners, (width, 1.75), parent=parent, at=at)
-
-
-def _spread(rng: np.random.Generator, number: int) -> Iterator[float]:
-    """Increasing shares, one in each of ``number`` equal parts of 0 to 1."""
-    return ((part + rng.uniform(0.2, 0.8)) / number for part in range(number))
+        tree.grow(f"{prefix}{part + 1}", corners, (width, 1.75), parent=parent, at=at)
 
 
 def _grow_ramus(tree: GrowingTree) -> None:
-    """A third vessel between the two that the left main divides into."""
+    """Grow a third vessel between the two branches of the left main."""
     end = len(tree.branches["LM"].centreline_mm) - 1
     longitude, colatitude, _ = tree.places("LM")[end]
     corners = [(longitude + 2 * step, colatitude + 15 * step, tree.sheet) for step in range(5)]
@@ -144,7 +131,7 @@ def _grow_ramus(tree: GrowingTree) -> None:
 
 
 def _grow_conus(tree: GrowingTree, *, own_ostium: bool) -> None:
-    """The branch to the right ventricle's outflow, from the aorta itself in some hearts."""
+    """Grow the branch to the right ventricle's outflow, from the aorta itself in some hearts."""
     heart, rng, sheet = tree.heart, tree.rng, tree.sheet
     groove = heart.groove_degrees
     if own_ostium:

@@ -1,13 +1,13 @@
-"""What lies around the phantom's heart: chest wall, ribs, lung, vessels, diaphragm and the organs below it."""
+"""Surroundings of the phantom's heart: chest wall, ribs, lung, vessels, diaphragm and abdominal organs."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.phantoms.heart.heart_tissue import Tissue, Tissues
+from data_prep.phantoms.heart.heart_tissue import Millimetres, Tissue, Tissues, in_ellipse
 
-Millimetres = NDArray[np.float32]
+_ABDOMINAL = (Tissue.SPLEEN, Tissue.STOMACH, Tissue.FAT)
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,12 @@ class Body:
 
 
 def draw_body(rng: np.random.Generator, heart_radius_mm: float) -> Body:
-    """A trunk around a heart of that radius."""
+    """Draw a trunk around a heart of a given radius."""
     waves = np.empty((6, 5), dtype=np.float32)
     waves[:, 0] = rng.uniform(0.8, 3.0, 6)
     wave_numbers = 2 * np.pi / rng.uniform(45, 110, 6) * np.exp(1j * rng.uniform(0, 2 * np.pi, 6))
     waves[:, 1], waves[:, 2] = wave_numbers.real, wave_numbers.imag
-    waves[:, 3] = rng.normal(0, 2 * np.pi / 120, 6)
-    waves[:, 4] = rng.uniform(0, 2 * np.pi, 6)
+    waves[:, 3], waves[:, 4] = rng.normal(0, 2 * np.pi / 120, 6), rng.uniform(0, 2 * np.pi, 6)
     fat_mm, muscle_mm = rng.uniform(4, 22), rng.uniform(8, 16)
     return Body(
         front_mm=heart_radius_mm * rng.uniform(0.75, 1.1) + fat_mm + muscle_mm,
@@ -72,7 +71,7 @@ def draw_body(rng: np.random.Generator, heart_radius_mm: float) -> Body:
 
 
 def paint_body(x: Millimetres, y: Millimetres, z_mm: float, body: Body) -> Tissues:
-    """The tissues of one plane without the heart; ``z_mm`` grows from the heart's base to its apex."""
+    """Paint one plane without the heart; ``z_mm`` grows from the heart's base to its apex."""
     x, y = _fold(x, y, z_mm, body.waves)
     tissues = np.full(x.shape, Tissue.AIR, dtype=np.uint8)
     depth = np.minimum(x + np.float32(body.front_mm), np.float32(body.back_mm) - x) - y * y * np.float32(4e-4)
@@ -87,22 +86,18 @@ def paint_body(x: Millimetres, y: Millimetres, z_mm: float, body: Body) -> Tissu
     tissues[inside] = Tissue.LUNG
     tissues[below] = Tissue.LIVER
     for organ in body.organs:
-        at_home = inside & ~below if organ.tissue is Tissue.VESSEL else inside
-        at_home = below if organ.tissue in _ABDOMINAL else at_home
+        in_lung = inside & ~below if organ.tissue is Tissue.VESSEL else inside
+        at_home = below if organ.tissue in _ABDOMINAL else in_lung
         _paint_organ(tissues, x, y, z_mm, organ, at_home)
     return tissues
 
 
-_ABDOMINAL = frozenset({Tissue.SPLEEN, Tissue.STOMACH, Tissue.FAT})
-
-
 def _below_diaphragm(rng: np.random.Generator, heart_radius_mm: float) -> list[Organ]:
-    kinds = (Tissue.SPLEEN, Tissue.STOMACH, Tissue.FAT)
     organs = []
     for number in range(rng.integers(8, 14)):
         centre = (rng.uniform(-80, 90), -heart_radius_mm * rng.uniform(0.4, 0.9) - rng.uniform(0, 80))
         half_axes = (rng.uniform(8, 32), rng.uniform(6, 22))
-        tissue = kinds[number % len(kinds)]
+        tissue = _ABDOMINAL[number % len(_ABDOMINAL)]
         wall = rng.uniform(1.5, 3.5) if tissue is Tissue.STOMACH else 0.0
         organs.append(Organ(tissue, centre, half_axes, rng.uniform(0, np.pi), _drift(rng, 0.3), wall))
     return organs
@@ -110,8 +105,7 @@ def _below_diaphragm(rng: np.random.Generator, heart_radius_mm: float) -> list[O
 
 def _near_spine(rng: np.random.Generator, heart_radius_mm: float) -> list[Organ]:
     behind = heart_radius_mm * rng.uniform(1.1, 1.3)
-    aorta_mm, vertebra_mm = rng.uniform(8, 13), rng.uniform(15, 21)
-    height = rng.uniform(-20, 40)
+    aorta_mm, vertebra_mm, height = rng.uniform(8, 13), rng.uniform(15, 21), rng.uniform(-20, 40)
     vertebra = Organ(
         Tissue.MARROW, (behind + 35, height - 20), (vertebra_mm, vertebra_mm * 0.8), 0.0, _drift(rng, 0.1), 2.0
     )
@@ -135,13 +129,9 @@ def _paint_organ(
     cosine, sine = np.float32(np.cos(organ.angle)), np.float32(np.sin(organ.angle))
     along = cosine * from_centre_x + sine * from_centre_y
     across = cosine * from_centre_y - sine * from_centre_x
-    layers = [(0.0, organ.tissue)]
-    if organ.wall_mm > 0:
-        layers.insert(0, (organ.wall_mm, Tissue.THIN_WALL))
-    for margin_mm, tissue in layers:
-        half_along, half_across = (np.float32(half + margin_mm) for half in organ.half_axes_mm)
-        inside = (along / half_along) ** 2 + (across / half_across) ** 2 < 1
-        tissues[inside & at_home] = tissue
+    layers = ((organ.wall_mm, Tissue.THIN_WALL), (0.0, organ.tissue))
+    for margin_mm, tissue in layers[organ.wall_mm <= 0 :]:
+        tissues[in_ellipse(along, across, (0.0, 0.0), organ.half_axes_mm, margin_mm) & at_home] = tissue
 
 
 def _fold(x: Millimetres, y: Millimetres, z_mm: float, waves: NDArray[np.float32]) -> tuple[Millimetres, Millimetres]:

@@ -1,9 +1,5 @@
-"""A phantom in ACDC's own layout: beating two-ventricle hearts that nobody needs to download or may not share."""
+"""Phantom in ACDC's layout: beating hearts with two ventricles, for use without a download."""
 
-import multiprocessing
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
@@ -13,20 +9,11 @@ from numpy.typing import NDArray
 from data_prep.nifti_file import write_nifti
 from data_prep.phantoms.heart.heart_scanner import Scanner, draw_protocol
 from data_prep.phantoms.heart.heart_shape import HABITS, draw_heart, end_diastole, end_systole
-from uumamba.runtime.errors import UsageError
+from data_prep.phantoms.phantom_folder import Order, Progress, check_counts, check_no_others, write_cases
 from uumamba.runtime.files import make_folder, write_text
 from uumamba.runtime.seeds import key_to_seed
 
 GROUPS = tuple(HABITS)
-
-
-@dataclass(frozen=True)
-class _Order:
-    """One patient to write."""
-
-    folder: Path
-    number: int
-    seed: int
 
 
 def write_phantom(
@@ -36,12 +23,12 @@ def write_phantom(
     seed: int = 0,
     test_patients: int = 0,
     workers: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = lambda written, total: None,
 ) -> Path:
     """Write phantom patients as ACDC ships its own: ``training/patient001/patient001_frame01.nii.gz`` and so on.
 
     Each patient has an end-diastolic and an end-systolic frame, their labels (RV 1, MYO 2, LV 3) and ``Info.cfg``. The
-    headers repeat ACDC's: the sform has unit scale and the true spacing stands in pixdim alone. Diagnoses take turns
+    headers repeat ACDC's: the sform has unit scale, only pixdim has the true spacing. Diagnoses take turns
     and set the ejection fraction; pose, size, shape and contrast are drawn for each patient. Voxels average 2 x 2 x 4
     samples, slices are shifted by uneven breath-holds, the coil sees unevenly and the noise is Rician. Equal arguments
     give equal bytes, for any number of workers; a patient does not change with the number of patients.
@@ -58,7 +45,7 @@ def write_phantom(
         The folder.
 
     Raises:
-        UsageError: no patient is asked for, or the folder holds other patients already.
+        UsageError: a count is too small, or the folder holds other patients already.
 
     Example:
         >>> import tempfile
@@ -67,35 +54,16 @@ def write_phantom(
         ['.cfg', '.gz', '.gz', '.gz', '.gz']
     """
     folder = Path(folder)
-    if patients < 1 or test_patients < 0 or workers < 0:
-        found = f"patients={patients}, test_patients={test_patients}, workers={workers}"
-        raise UsageError(f"The phantom needs at least one patient and no negative number, got {found}; correct it.")
+    check_counts(patients=(patients, 1), test_patients=(test_patients, 0), workers=(workers, 0))
     splits = ["training"] * patients + ["testing"] * test_patients
-    orders = [_Order(folder / split, number, seed) for number, split in enumerate(splits, start=1)]
-    _refuse_other_patients(folder, orders)
-    for written, _ in enumerate(_carry_out(orders, workers), start=1):
-        if progress is not None:
-            progress(written, len(orders))
+    orders = [Order(folder / split, number, seed) for number, split in enumerate(splits, start=1)]
+    found = (path for split in ("training", "testing") for path in (folder / split).glob("*"))
+    check_no_others(folder, found, (order.folder / f"patient{order.number:03d}" for order in orders))
+    write_cases(_write_case, orders, workers=workers, progress=progress)
     return folder
 
 
-def _refuse_other_patients(folder: Path, orders: list[_Order]) -> None:
-    own = {order.folder / f"patient{order.number:03d}" for order in orders}
-    others = sorted(path for split in ("training", "testing") for path in (folder / split).glob("*") if path not in own)
-    if others:
-        raise UsageError(f"{folder} already holds {others[0].name} and perhaps more; give the phantom an empty folder.")
-
-
-def _carry_out(orders: list[_Order], workers: int) -> Iterator[None]:
-    if workers < 2:
-        yield from map(_write_patient, orders)
-        return
-    # Forking a process that has run torch can deadlock; a spawned one cannot.
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(_write_patient, orders)
-
-
-def _write_patient(order: _Order) -> None:
+def _write_case(order: Order) -> None:
     rng = np.random.default_rng(key_to_seed(order.seed, "phantom", order.number))
     group = GROUPS[(order.number - 1) % len(GROUPS)]
     heart = draw_heart(group, rng)
@@ -115,7 +83,7 @@ def _write_patient(order: _Order) -> None:
 
 
 def _draw_info(group: str, rng: np.random.Generator) -> tuple[dict[str, int], str]:
-    """Frame numbers and the text of ``Info.cfg``; one patient in six has its end diastole in a later frame."""
+    """Draw frame numbers and the text of ``Info.cfg``; one patient in six has its end diastole in a later frame."""
     diastole = int(rng.integers(2, 5)) if rng.random() < 1 / 6 else 1
     frames = {"ED": diastole, "ES": diastole + int(rng.integers(6, 15))}
     lines = {

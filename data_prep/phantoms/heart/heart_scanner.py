@@ -1,4 +1,4 @@
-"""The phantom's scanner: slices of finite thickness, a coil that does not see evenly, noise and breath-holds."""
+"""Scanner of the heart phantom: thick slices, an uneven coil, noise and breath-holds."""
 
 from dataclasses import dataclass
 
@@ -9,32 +9,33 @@ from scipy import ndimage
 from data_prep.phantoms.heart.heart_body import Body, draw_body, paint_body
 from data_prep.phantoms.heart.heart_painting import paint_heart
 from data_prep.phantoms.heart.heart_shape import Heart, Phase, extent_mm
-from data_prep.phantoms.heart.heart_tissue import LABEL_OF_TISSUE, Tissues, draw_brightness
+from data_prep.phantoms.heart.heart_tissue import LABEL_OF_TISSUE, draw_brightness
+from data_prep.phantoms.scanner_noise import draw_smooth_noise
 
 IN_PLANE_SAMPLES = 2
 THROUGH_PLANE_SAMPLES = 4
 SLICE_PROFILE = 0.75
-"""Thickness of a slice over the distance from one to the next; the rest is the gap between them."""
+"""Thickness of a slice relative to the distance between slices; the rest is a gap."""
 STORED_TYPES = ("float32", "int16", "uint8")
 STORED_TYPE_SHARES = (0.60, 0.32, 0.08)
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How one patient is scanned.
+    """Settings of one patient's scan.
 
     Args:
         shape: columns, rows and slices of the stored array.
         spacing_mm: of its axes.
         first_slice_mm: centre of the first slice, relative to the heart's end-diastolic base.
-        heart_at_mm: where the heart lies in the field of view, relative to its middle.
+        heart_at_mm: position of the heart in the field of view, relative to its middle.
         body_angle: rotation of the body in the image.
         septum_angle: rotation of the heart in the body.
         breath_hold_mm: in-plane shift of each slice, shared by all frames (a slice is scanned in one breath-hold).
         brightness: signal of each tissue.
         coil: coefficients of the sensitivity's logarithm in x, y, x^2, y^2 and xy over the field of view.
         noise: standard deviation of each of the two channels, relative to blood.
-        texture: the same of the tissue's own unevenness.
+        texture: standard deviation of the tissue's own unevenness.
         blur_pixels: width of the point spread.
         gain: stored value of blood.
         stored_type: of the array in the file.
@@ -59,7 +60,7 @@ class Protocol:
 
 
 def draw_protocol(heart: Heart, end_mm: float, rng: np.random.Generator) -> Protocol:
-    """A protocol that holds the whole heart, which lies anywhere and at any angle in the field of view."""
+    """Draw a protocol that shows the whole heart, anywhere and at any angle in the field of view."""
     slices, thickness, first_slice = _draw_slices(end_mm, rng)
     radius, _ = extent_mm(heart)
     pixel = round(rng.uniform(1.2, 1.9), 4)
@@ -87,7 +88,7 @@ def draw_protocol(heart: Heart, end_mm: float, rng: np.random.Generator) -> Prot
 
 
 def _draw_slices(end_mm: float, rng: np.random.Generator) -> tuple[int, float, float]:
-    """Number, thickness and first position of slices from above the base to just beyond the apex at ``end_mm``."""
+    """Draw number, thickness and first position of slices from above the base to just beyond the apex."""
     wanted = rng.integers(6, 12)
     thickness = float(np.clip(round(2 * end_mm / wanted) / 2, 5.0, 10.0))
     # The longest hearts need all 12 slices, so the first one then starts nearer to the base.
@@ -97,29 +98,27 @@ def _draw_slices(end_mm: float, rng: np.random.Generator) -> tuple[int, float, f
 
 
 class Scanner:
-    """One patient on the table: ``frame`` gives the image and the label of a phase."""
+    """Scanner with one patient; ``frame`` gives the image and the label of a phase."""
 
     def __init__(self, heart: Heart, protocol: Protocol, rng: np.random.Generator) -> None:
-        self.heart = heart
-        self.protocol = protocol
-        self.body = draw_body(rng, extent_mm(heart)[0])
-        grain = rng.standard_normal(protocol.shape, dtype=np.float32)
-        grain = ndimage.gaussian_filter(grain, (1.6, 1.6, 0))
+        self._protocol = protocol
+        body = draw_body(rng, extent_mm(heart)[0])
+        grain = draw_smooth_noise(rng, protocol.shape, (1.6, 1.6, 0))
         self._grain = 1 + np.float32(protocol.texture) * grain / grain.std()
-        self._planes = [_Plane(number, heart, self.body, protocol) for number in range(protocol.shape[2])]
+        self._planes = [_Plane(number, heart, body, protocol) for number in range(protocol.shape[2])]
 
     def frame(self, phase: Phase, rng: np.random.Generator) -> tuple[NDArray[np.generic], NDArray[np.uint8]]:
-        """The stored image and the label of a phase, both ``(columns, rows, slices)``."""
-        slices = [plane.scan(phase) for plane in self._planes]
-        signal = np.stack([signal for signal, _ in slices], axis=2)
-        label = np.stack([label for _, label in slices], axis=2)
-        image = _receive(signal * self._grain, self.protocol, rng)
-        order = slice(None, None, -1) if self.protocol.apex_first else slice(None)
+        """Scan a phase: the stored image and the label, both ``(columns, rows, slices)``."""
+        signal, label = (
+            np.stack(part, axis=2) for part in zip(*(plane.scan(phase) for plane in self._planes), strict=True)
+        )
+        image = _receive(signal * self._grain, self._protocol, rng)
+        order = slice(None, None, -1) if self._protocol.apex_first else slice(None)
         return image[:, :, order], label[:, :, order]
 
 
 class _Plane:
-    """One slice: its body is painted once, its heart for each phase, in a window of the plane and at several depths."""
+    """One slice: its body is painted once, its heart for each phase at several depths in a window."""
 
     def __init__(self, number: int, heart: Heart, body: Body, protocol: Protocol) -> None:
         centre_mm = protocol.first_slice_mm + number * protocol.spacing_mm[2]
@@ -137,15 +136,12 @@ class _Plane:
         self.v = np.ascontiguousarray(in_heart.imag[fine_window])
 
     def scan(self, phase: Phase) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """Mean signal of each voxel, and the structure that fills most of it."""
+        """Average each voxel's signal, and find the structure that fills most of it."""
         signal = self.signal.copy()
         label = np.zeros(signal.shape, dtype=np.uint8)
-        layers: list[Tissues] = []
-        for depth_mm in self.depths_mm:
-            tissues = self.tissues.copy()
+        stack = np.stack([self.tissues] * len(self.depths_mm))
+        for tissues, depth_mm in zip(stack, self.depths_mm, strict=True):
             paint_heart(tissues, self.u, self.v, depth_mm, phase)
-            layers.append(tissues)
-        stack = np.stack(layers)
         signal[self.window] = _pool(self.brightness[stack].mean(axis=0))
         structures = LABEL_OF_TISSUE[stack]
         shares = [_pool((structures == value).mean(axis=0, dtype=np.float32)) for value in range(4)]
@@ -155,18 +151,22 @@ class _Plane:
 
 def _sample_points(number: int, protocol: Protocol) -> NDArray[np.complex64]:
     """Body coordinates ``x + iy`` of the in-plane samples of a slice; the heart's middle is the origin."""
-    axes = []
-    for axis in (0, 1):
-        samples = np.arange(protocol.shape[axis] * IN_PLANE_SAMPLES) + 0.5
-        millimetres = samples * protocol.spacing_mm[axis] / IN_PLANE_SAMPLES
-        middle = protocol.shape[axis] * protocol.spacing_mm[axis] / 2
-        axes.append(millimetres - middle - protocol.heart_at_mm[axis] - protocol.breath_hold_mm[number, axis])
-    points = axes[0][:, None] + 1j * axes[1][None, :]
+    x, y = (
+        (np.arange(size * IN_PLANE_SAMPLES) + 0.5) * pixel / IN_PLANE_SAMPLES - size * pixel / 2 - heart - breath
+        for size, pixel, heart, breath in zip(
+            protocol.shape[:2],
+            protocol.spacing_mm[:2],
+            protocol.heart_at_mm,
+            protocol.breath_hold_mm[number],
+            strict=True,
+        )
+    )
+    points = x[:, None] + 1j * y[None, :]
     return (points * np.exp(-1j * protocol.body_angle)).astype(np.complex64)
 
 
 def _tremble(points: NDArray[np.complex64], body: Body) -> NDArray[np.complex64]:
-    """A gentle displacement that is the same at every depth and phase, so that areas keep their ratios nearly."""
+    """A gentle displacement, the same at every depth and phase, so that areas nearly keep their ratios."""
     moved = np.zeros_like(points)
     for number, (amplitude, along_x, along_y, _, start) in enumerate(body.waves):
         wave = np.float32(0.5 * amplitude) * np.sin(along_x * points.real + along_y * points.imag + start)
@@ -177,7 +177,7 @@ def _tremble(points: NDArray[np.complex64], body: Body) -> NDArray[np.complex64]
 def _window(
     points: NDArray[np.complex64], reach_mm: float, centre_u: float
 ) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """The part of a plane within reach of the heart, in voxels and in samples."""
+    """Slices of a plane within reach of the heart, in voxels and in samples."""
     near = np.abs(points - np.complex64(centre_u)) < reach_mm
     voxels, samples = [], []
     for axis in (0, 1):
@@ -194,7 +194,7 @@ def _pool(samples: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _receive(signal: NDArray[np.float32], protocol: Protocol, rng: np.random.Generator) -> NDArray[np.generic]:
-    """Coil sensitivity, point spread, Rician noise and storage in whole numbers, as ACDC's files have them."""
+    """Apply coil sensitivity, point spread and Rician noise, and round to whole numbers as in ACDC's files."""
     signal = ndimage.gaussian_filter(signal * _sensitivity(protocol), (protocol.blur_pixels, protocol.blur_pixels, 0))
     noise = np.float32(protocol.noise)
     real = signal + noise * rng.standard_normal(signal.shape, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""The phantom's heart: two ventricles, their sizes by diagnosis, and how these change over a beat."""
+"""Shape of the phantom's heart: two ventricles, their sizes by diagnosis and over a beat."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Habit:
-    """What is typical of a diagnosis: ejection fractions (0 to 1) and end-diastolic sizes."""
+    """Typical ejection fractions (0 to 1) and end-diastolic sizes of a diagnosis."""
 
     lv_ejection: float
     lv_ejection_sd: float
@@ -65,7 +65,7 @@ class Heart:
 
 @dataclass(frozen=True)
 class Phase:
-    """The sizes that change over the beat; ``base_mm`` is where the base has moved to, towards the apex."""
+    """Sizes that change over the beat; ``base_mm`` is how far the base has moved towards the apex."""
 
     heart: Heart
     base_mm: float
@@ -79,12 +79,12 @@ class Phase:
 
     @property
     def end_mm(self) -> float:
-        """Where the muscle of the apex ends."""
+        """End of the apex's muscle."""
         return self.base_mm + self.length_mm + self.apex_wall_mm
 
 
 def draw_heart(group: str, rng: np.random.Generator) -> Heart:
-    """A heart of a diagnosis; size varies by a factor of 0.82 to 1.22 and every proportion on its own.
+    """Draw a heart of a diagnosis; size varies by a factor of 0.82 to 1.22, every proportion on its own.
 
     A length beyond 100 mm is cut to it: 12 slices of 10 mm hold no longer heart.
     """
@@ -132,7 +132,7 @@ def end_diastole(heart: Heart) -> Phase:
 
 
 def end_systole(heart: Heart) -> Phase:
-    """The contracted heart: the cavity loses its ejection fraction, the muscle keeps its volume and so thickens.
+    """The contracted heart: the cavity loses its ejection fraction, the muscle keeps its volume and thickens.
 
     The base comes down towards the apex by up to a fifth of the length, which takes the most basal slices out of the
     ventricles, as in patients.

@@ -1,16 +1,18 @@
-"""The tissues of the phantom: which structure each belongs to and how bright it is."""
+"""Tissues of the heart phantom: their structures, their brightness, and ellipses of them."""
 
 from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
+Millimetres = NDArray[np.float32]
+"""A coordinate of each point of a plane."""
 Tissues = NDArray[np.uint8]
 """A ``Tissue`` at each point."""
 
 
 class Tissue(IntEnum):
-    """What a point of the phantom consists of."""
+    """Material at a point of the phantom."""
 
     AIR = 0
     LUNG = 1
@@ -38,7 +40,7 @@ LABEL_OF_TISSUE[[Tissue.LV_BLOOD, Tissue.PAPILLARY]] = 3
 
 
 def draw_brightness(rng: np.random.Generator) -> NDArray[np.float32]:
-    """Signal of each tissue, blood being about 1; ranges of blood, fat and organs overlap, as they do in cine MRI.
+    """Draw the signal of each tissue, blood being about 1; ranges overlap as in cine MRI.
 
     The myocardium has 0.24 to 0.56 of the blood's signal (ACDC's patients: 0.35 to 0.7 of the cavity's mean, which
     the dark papillary muscles lower).
@@ -65,3 +67,12 @@ def draw_brightness(rng: np.random.Generator) -> NDArray[np.float32]:
     brightness[Tissue.PAPILLARY] = myocardium * rng.uniform(0.95, 1.15)
     brightness[Tissue.RV_TRABECULA] = myocardium * rng.uniform(1.1, 1.5)
     return brightness.astype(np.float32)
+
+
+def in_ellipse(
+    u: Millimetres, v: Millimetres, centre: tuple[float, float], half_axes: tuple[float, float], margin_mm: float
+) -> NDArray[np.bool_]:
+    """Tell which points are in an ellipse along the axes whose half axes are longer by a margin."""
+    along = (u - np.float32(centre[0])) / np.float32(half_axes[0] + margin_mm)
+    across = (v - np.float32(centre[1])) / np.float32(half_axes[1] + margin_mm)
+    return along * along + across * across < 1

@@ -1,15 +1,13 @@
-"""The transforms of :class:`uumamba.data.augment.Augment`: each draws its parameters first, then applies them."""
+"""Transforms of :class:`uumamba.data.augment.Augment`.
+
+Each draws its parameters first, then applies them.
+"""
 
 from uumamba.data.augmentation.affine import Affine, default_rotation_deg, rotates_in_plane_only
-from uumamba.data.augmentation.bias_field import BiasField
-from uumamba.data.augmentation.blur import Blur
-from uumamba.data.augmentation.brightness import Brightness
-from uumamba.data.augmentation.contrast import Contrast
-from uumamba.data.augmentation.draws import Drawn, IntensityTransform, Values
-from uumamba.data.augmentation.gamma import Gamma
-from uumamba.data.augmentation.low_resolution import LowResolution
+from uumamba.data.augmentation.intensity import BiasField, Brightness, Contrast, Gamma, Noise
 from uumamba.data.augmentation.mirror import Mirror
-from uumamba.data.augmentation.noise import Noise
+from uumamba.data.augmentation.parameters import Drawn, IntensityTransform, Values
+from uumamba.data.augmentation.resolution import Blur, LowResolution
 
 __all__ = [
     "Affine",

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Generator, Tensor
 
-from uumamba.data.augmentation.draws import Drawn, Values, check_probability
+from uumamba.data.augmentation.parameters import Drawn, Values, check_probability
+from uumamba.runtime.errors import require
 
 
 class Mirror:
@@ -21,8 +22,8 @@ class Mirror:
         swaps: by axis, pairs of label values from 0 to 255 that a flip along it exchanges.
 
     Raises:
-        ValueError: an axis does not exist or is named twice, a swap's axis is not one of them, a label is exchanged
-            twice, or the probability makes no sense.
+        UsageError: an axis does not exist or is named twice, a swap's axis is not one of them, a label is exchanged
+            twice, or the probability is invalid.
     """
 
     name = "mirror"
@@ -35,46 +36,54 @@ class Mirror:
         probability: float = 0.5,
         swaps: Mapping[int, Sequence[tuple[int, int]]] | None = None,
     ) -> None:
-        if len(set(axes)) != len(axes) or any(axis not in range(dimensions) for axis in axes):
-            raise ValueError(f"mirror_axes must be distinct axes from 0 to {dimensions - 1}, got {tuple(axes)}.")
-        if not set(swaps or {}) <= set(axes):
-            raise ValueError(f"mirror_swaps must be of mirrored axes {tuple(axes)}, got axes {sorted(swaps or {})}.")
+        swaps = swaps or {}
+        require(
+            len(set(axes)) == len(axes) and set(axes) <= set(range(dimensions)),
+            "mirror_axes",
+            got=tuple(axes),
+            expected=f"distinct axes from 0 to {dimensions - 1}",
+        )
+        require(
+            swaps.keys() <= set(axes),
+            "mirror_swaps",
+            got=sorted(swaps),
+            expected=f"some of the mirrored axes {tuple(axes)}",
+        )
         self.axes = tuple(axes)
-        self.tables = {axis: _exchange(pairs) for axis, pairs in (swaps or {}).items()}
+        self.tables = {axis: _exchange_table(pairs) for axis, pairs in swaps.items()}
         self.probability = check_probability("mirror_probability", probability)
 
     def draw(self, generator: Generator) -> Values | None:
-        """``flip``, one truth value an axis of ``axes``, or None where no axis is flipped."""
+        """Draw the axes that are flipped.
+
+        ``flip`` has one truth value an axis of ``axes``; None where no axis is flipped.
+        """
         flip = torch.rand(len(self.axes), generator=generator) < self.probability
         return {"flip": flip} if flip.any() else None
 
     def apply(self, image: Tensor, label: Tensor, drawn: Drawn) -> tuple[Tensor, Tensor]:
-        """The batch with the drawn samples flipped; the given tensors are not written to."""
+        """Flip the drawn samples; the given tensors are not written to."""
         if not drawn:
             return image, label
-        return self._flip(image, drawn), self._swap(self._flip(label, drawn), drawn)
-
-    def _flip(self, array: Tensor, drawn: Drawn) -> Tensor:
-        flipped = array.clone()
+        image, label = image.clone(), label.clone()
         for row, flip in zip(drawn.rows, drawn.values["flip"].tolist(), strict=True):
-            dims = [1 + axis for axis, wanted in zip(self.axes, flip, strict=True) if wanted]
-            flipped[row] = array[row].flip(dims)
-        return flipped
-
-    def _swap(self, label: Tensor, drawn: Drawn) -> Tensor:
-        for axis, table in self.tables.items():
-            table, flips = table.to(label.device, label.dtype), drawn.values["flip"][:, self.axes.index(axis)].tolist()
-            for row, flipped in zip(drawn.rows, flips, strict=True):
-                if flipped:
-                    label[row] = table[label[row].long()]
-        return label
+            flipped = [axis for axis, wanted in zip(self.axes, flip, strict=True) if wanted]
+            for array in (image, label):
+                array[row] = array[row].flip([1 + axis for axis in flipped])
+            for axis in [axis for axis in flipped if axis in self.tables]:
+                label[row] = self.tables[axis].to(label)[label[row].long()]
+        return image, label
 
 
-def _exchange(pairs: Sequence[tuple[int, int]]) -> Tensor:
-    """A table of 256 label values with each pair exchanged."""
+def _exchange_table(pairs: Sequence[tuple[int, int]]) -> Tensor:
+    """Table of 256 label values with each pair exchanged."""
     named = [value for pair in pairs for value in pair]
-    if len(set(named)) != len(named) or any(value not in range(256) for value in named):
-        raise ValueError(f"mirror_swaps must exchange labels from 0 to 255, each once, got {tuple(pairs)}.")
+    require(
+        len(set(named)) == len(named) and set(named) <= set(range(256)),
+        "mirror_swaps",
+        got=tuple(pairs),
+        expected="pairs of labels from 0 to 255, each label once",
+    )
     table = torch.arange(256)
     for first, second in pairs:
         table[first], table[second] = second, first

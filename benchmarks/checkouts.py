@@ -1,0 +1,99 @@
+"""The code of another commit in a folder of its own, run by this environment's Python."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from benchmarks.result_file import ROOT
+
+SCAN, SCAN_SOURCES = "_scan_native*.so", ("setup.py", "uumamba/ops/native")
+
+
+class CommandFailed(Exception):
+    """A command ended with an error."""
+
+
+@contextmanager
+def checkout(commit: str | None, code: Path) -> Iterator[Path]:
+    """The files of a commit, or of the working tree, with ``configs/`` where an installation has it."""
+    if commit is None:
+        for name in git("ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0"):
+            if (ROOT / name).is_file():  # deleted files are listed, too
+                (code / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / name, code / name)
+    else:
+        git("worktree", "add", "--detach", str(code), commit)
+    try:
+        (code / "uumamba" / "configs").symlink_to(code / "configs")
+        yield code
+    finally:
+        if commit is not None:
+            git("worktree", "remove", "--force", str(code))
+
+
+def provide_native_scan(codes: Sequence[Path], *, commits: Sequence[str]) -> None:
+    """Copy the library of the scan into the checkouts, or build it in each where a commit has other sources.
+
+    Raises:
+        CommandFailed: it was built in some of them only, so that they would compute by different kernels.
+    """
+    built = list((ROOT / "uumamba" / "ops").glob(SCAN))
+    diff = ("git", "-C", str(ROOT), "diff", "--quiet")
+    is_same = all(subprocess.call([*diff, each, "--", *SCAN_SOURCES]) == 0 for each in commits)
+    for code in codes:
+        if built and is_same:
+            shutil.copy(built[0], code / "uumamba" / "ops")
+        else:
+            run_python(code, "setup.py", "--quiet", "build_ext", "--inplace")
+    if len({any((code / "uumamba").rglob(SCAN)) for code in codes}) > 1:
+        raise CommandFailed("native scan: got a library in one checkout, expected it in both. Fix: correct its build.")
+
+
+def check_packages(code: Path) -> None:
+    """Raise if Python takes a package from elsewhere, such as an editable installation."""
+    found = run_python(code, "-c", "import uumamba.configs, data_prep; print(uumamba.configs.__path__, data_prep)")
+    if found.count(str(code)) != 2:
+        raise CommandFailed(f"packages: got {found.strip()}, expected those in {code}. Fix: unset PYTHONSAFEPATH.")
+
+
+def run_python(code: Path, *words: object) -> str:
+    """Output of a Python that finds the packages of a checkout first and works on one thread of the processor.
+
+    Raises:
+        CommandFailed: the message ends with the end of the error output.
+    """
+    command = [sys.executable, *map(str, words)]
+    with subprocess.Popen(
+        command,
+        cwd=code,
+        env=os.environ | {"PYTHONPATH": str(code), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        start_new_session=True,
+    ) as process:
+        try:
+            output, errors = process.communicate()
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)  # its own processes, too: they would go on writing
+            raise
+    if process.returncode != 0:
+        raise CommandFailed(f"{' '.join(command)} ended with {process.returncode}\n{errors[-2000:]}")
+    return output
+
+
+def git(*words: str) -> str:
+    """Output of a git command in the project.
+
+    Raises:
+        CommandFailed: the message ends with git's own.
+    """
+    done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, encoding="utf-8")
+    if done.returncode != 0:
+        raise CommandFailed(f"git {' '.join(words)}: {done.stderr.strip()}")
+    return done.stdout.strip()

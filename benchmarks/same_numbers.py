@@ -1,0 +1,233 @@
+"""Eight tiny runs of two commits, compared bit for bit: the proof that a restructuring changes no number.
+
+    python -m benchmarks.same_numbers --against COMMIT
+
+Both commits work in this environment, on one thread, through the command lines of their own checkouts. Compared are the
+phantom and its prepared cases, the rows of metrics.jsonl and every tensor of last.safetensors. Then the newer code
+predicts with the older runs and resumes copies of them, and must give what the older code gives. The first row is the
+demo as a whole. Ends with an error that names the first difference.
+"""
+
+import argparse
+import gzip
+import hashlib
+import json
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from safetensors import deserialize
+
+from benchmarks.checkouts import CommandFailed, check_packages, checkout, git, provide_native_scan, run_python
+from benchmarks.result_file import write_result
+from benchmarks.scan import print_rows
+
+NET = ("features=[8, 16, 24]", "strides=[[1, 1], [2, 2], [2, 2]]", "encoder_blocks=[1, 1, 1]", "decoder_blocks=[1, 1]")
+LENGTH = ("epochs=4", "batches_per_epoch=5", "batch_size=4", "patch_size=[48, 48]", "validate_every=2")
+TINY = (
+    *(f"net.{each}" for each in NET),
+    *(f"training.{each}" for each in (*LENGTH, "precision=float32")),
+    "inference.precision=float32",
+)
+MORE_EPOCHS = ("--resume", "--force", "--set", "training.epochs=6")
+PATIENTS = 10  # of the 60 of the demo
+TIMES = {"seconds", "data_wait"}
+COMPARED = ("data", "losses", "weights", "predict", "resume")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: its changes of the demo's configuration, the run it starts from, and its processes."""
+
+    name: str
+    overrides: tuple[str, ...] = ()
+    init: str | None = None
+    ranks: int = 1
+
+
+ADAMW = "base: {name: AdamW, lr: 0.003}"
+UDIM = "name: UDIM, lambda1: 0.3, lambda2: 0.03, second_order: finite_difference, perturbation: {name: style}"
+RUNS = (
+    Run("SAM"),
+    Run("MESA", ("objective={name: MESA, decay: 0.9}",)),
+    Run("TRAM", (f"optim={{name: TRAM, {ADAMW}}}",)),
+    Run("UDIM", (f"domain_generalization={{{UDIM}}}",)),
+    Run("USEFUL", ("training.useful={most_epochs: 2, views: 2, group_by: phase}",)),
+    Run("GAQAT", (f"optim={{name: SAGM, {ADAMW}}}", "quantization={calibration_batches: 4, gaqat: {every: 5}}"), "SAM"),
+    Run("micro-batches", ("training.samples_at_once=2",)),
+    Run("two ranks", ranks=2),
+)
+QUICK = ("SAM", "UDIM", "GAQAT")
+
+
+@dataclass(frozen=True)
+class Side:
+    """One commit: its code, and the folder of everything that this code makes."""
+
+    code: Path
+    work: Path
+
+    def make_data(self) -> None:
+        """Run the demo, and prepare its first patients for all other runs."""
+        demo, raw = self.work / "demo", self.work / "raw"
+        run_python(self.code, "-m", "uumamba", "demo", "--out", demo, *settings(RUNS[0]))
+        for patient in sorted((demo / "raw" / "training").iterdir())[:PATIENTS]:
+            shutil.copytree(patient, raw / "training" / patient.name)
+        run_python(self.code, "-m", "uumamba", "prepare", "demo", "--raw", raw, "--out", self.work / "prepared")
+
+    def train(self, run: Run, data: Path, out: Path, *more: str) -> Path:
+        """Train fold 0, or resume it; returns the fold's folder."""
+        launcher = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={run.ranks}")
+        start = () if run.init is None else ("--init", self.work / "runs" / run.init)
+        words = ("train", "demo", "--data", data, "--out", out, "--device", "cpu", *start, *settings(run), *more)
+        run_python(self.code, *(launcher if run.ranks > 1 else ()), "-m", "uumamba", *words)
+        return out / "fold_0"
+
+    def predict(self, model: Path, data: Path) -> dict[str, str]:
+        """Predict the validation cases; returns the hashes of the label maps."""
+        out = self.work / "predictions" / model.name
+        words = ("predict", model, "--input", data, "--case-fold", 0, "--out", out, "--device", "cpu")
+        run_python(self.code, "-m", "uumamba", *words)
+        return files_of(out, "*.nii.gz")
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    """Compare, print, write; 1 when anything differs."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--against", required=True, metavar="COMMIT", help="the older commit")
+    parser.add_argument("--here", action="store_true", help="compare the working tree with it, in place of HEAD")
+    parser.add_argument("--json", type=Path, help="where the table goes")
+    parser.add_argument("--quick", action="store_true", help=f"the demo and {', '.join(QUICK)} alone")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="an empty folder for everything that is made")
+    options = parser.parse_args(given)
+    if options.keep is not None and options.keep.exists() and any(options.keep.iterdir()):
+        parser.error(f"--keep: got {options.keep}, which holds files, expected an empty folder")
+    runs = [run for run in RUNS if run.name in QUICK or not options.quick]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # not before the checkouts are removed
+    try:
+        older, head = (git("rev-parse", "--verify", f"{name}^{{commit}}") for name in (options.against, "HEAD"))
+        with (
+            tempfile.TemporaryDirectory(prefix="uumamba-same-") as temporary,
+            checkout(older, Path(temporary, "older")) as old_code,
+            checkout(None if options.here else head, Path(temporary, "newer")) as new_code,
+        ):
+            provide_native_scan((old_code, new_code), commits=(older, head))
+            work = Path(temporary, "made") if options.keep is None else options.keep.absolute()
+            rows, problems = compare_all(Side(old_code, work / "older"), Side(new_code, work / "newer"), runs)
+    except CommandFailed as error:
+        sys.exit(str(error))
+    print_rows(rows)
+    if options.json is not None:
+        about = f"Commit {older[:12]} and {'the working tree at ' if options.here else ''}{head[:12]}, bit for bit."
+        configs = [("demo", (*TINY, *run.overrides)) for run in runs]
+        write_result(options.json, rows, title="The same numbers", about=about, configs=configs)
+    print(*problems, sep="\n", file=sys.stderr)
+    return 1 if problems else 0
+
+
+def compare_all(older: Side, newer: Side, runs: Sequence[Run]) -> tuple[list[dict[str, Any]], list[str]]:
+    """One row a run, and a sentence for each difference; a command that fails ends its row."""
+    rows, problems = [], []
+    steps = {"demo": compare_demo(older, newer)} | {run.name: compare_run(run, older, newer) for run in runs}
+    for name, comparisons in steps.items():
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        row: dict[str, Any] = {"run": name} | dict.fromkeys(COMPARED, "-")
+        begin = perf_counter()
+        try:
+            for what, difference in comparisons:
+                row[what] = "differs" if difference else "equal"
+                problems += [f"{name}, {what}: {difference}"] if difference else []
+        except CommandFailed as error:
+            problems.append(f"{name}: {error}")
+        rows.append(row | {"seconds": round(perf_counter() - begin, 1)})
+    return rows, problems
+
+
+def compare_demo(older: Side, newer: Side) -> Iterator[tuple[str, str]]:
+    """The phantom and all prepared cases, then losses, weights, predictions and scores of the demo."""
+    for side in (older, newer):
+        check_packages(side.code)
+        side.make_data()
+    yield "data", difference(*(files_of(side.work, "*/raw/**/*", "**/prepared/**/*") for side in (older, newer)))
+    there, here = older.work / "demo", newer.work / "demo"
+    yield from compare_training(there / "run" / "fold_0", here / "run" / "fold_0")
+    predicted = ("predictions/*.nii.gz", "*.csv", "baselines.json")
+    yield "predict", difference(files_of(there, *predicted), files_of(here, *predicted))
+
+
+def compare_run(run: Run, older: Side, newer: Side) -> Iterator[tuple[str, str]]:
+    """Both trainings, then what the two make of the older one."""
+    there, here = (side.train(run, side.work / "prepared", side.work / "runs" / run.name) for side in (older, newer))
+    yield from compare_training(there, here)
+    data, trained = older.work / "prepared", there.parent
+    yield "predict", difference(older.predict(trained, data), newer.predict(trained, data))
+    copies = [shutil.copytree(trained, side.work / "resumed" / run.name) for side in (older, newer)]
+    folds = (older.train(run, data, copies[0], *MORE_EPOCHS), newer.train(run, data, copies[1], *MORE_EPOCHS))
+    yield "resume", difference(*(losses_of(fold) | tensors_of(fold) for fold in folds))
+
+
+def compare_training(there: Path, here: Path) -> Iterator[tuple[str, str]]:
+    """Losses and weights of two folders of a fold."""
+    yield "losses", difference(losses_of(there), losses_of(here))
+    yield "weights", difference(tensors_of(there), tensors_of(here))
+
+
+def difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """Number of entries that differ and the first of them; empty where all are equal.
+
+    Example:
+        >>> difference({"epoch 0, loss": 0.5, "epoch 1, loss": 0.25}, {"epoch 0, loss": 0.5, "epoch 1, loss": 0.75})
+        '1 of 2 differ, first epoch 1, loss: 0.25 there, 0.75 here (by 0.5)'
+    """
+    names = dict.fromkeys((*there, *here))
+    if not names:
+        return "nothing to compare"
+    pairs = {name: (there.get(name, "absent"), here.get(name, "absent")) for name in names}
+    different = [name for name, (old, new) in pairs.items() if repr(old) != repr(new)]  # 0.0 is not -0.0
+    if not different:
+        return ""
+    old, new = pairs[different[0]]
+    by = f" (by {new - old:.3g})" if isinstance(old, float) and isinstance(new, float) else ""
+    return f"{len(different)} of {len(names)} differ, first {different[0]}: {old} there, {new} here{by}"
+
+
+def losses_of(fold: Path) -> dict[str, Any]:
+    """Every number of ``metrics.jsonl`` but times."""
+    found: dict[str, Any] = {}
+    for row in map(json.loads, (fold / "metrics.jsonl").read_text(encoding="utf-8").splitlines()):
+        for key, value in row.items():
+            parts = {f"{key}.{part}": each for part, each in value.items()} if isinstance(value, dict) else {key: value}
+            found |= {f"epoch {row['epoch']}, {name}": each for name, each in parts.items() if name not in TIMES}
+    return found
+
+
+def tensors_of(fold: Path) -> dict[str, str]:
+    """Type, shape and hash of every tensor of the final checkpoint."""
+    found = deserialize((fold / "last.safetensors").read_bytes())  # type: ignore[no-untyped-call]
+    return {name: f"{each['dtype']} {each['shape']} {sha256(each['data'])}" for name, each in sorted(found)}
+
+
+def files_of(folder: Path, *patterns: str) -> dict[str, str]:
+    """Hash of every file's content, decompressed, by its path in the folder; locks left out."""
+    paths = sorted({path for each in patterns for path in folder.glob(each) if path.is_file() and path.name != ".lock"})
+    unpack = {".gz": gzip.decompress}
+    return {str(each.relative_to(folder)): sha256(unpack.get(each.suffix, bytes)(each.read_bytes())) for each in paths}
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def settings(run: Run) -> list[str]:
+    """The overrides as words of a command line."""
+    return [word for each in (*TINY, *run.overrides) for word in ("--set", each)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

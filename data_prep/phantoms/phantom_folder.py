@@ -1,0 +1,102 @@
+"""Writing the cases of a phantom: checks of the folder, worker processes, and the command."""
+
+import argparse
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_prep.shell import print_progress, run_command
+from uumamba.runtime.errors import CaseError, require
+from uumamba.runtime.parallel_cases import each_case
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Order:
+    """One case to write: the folder that gets it, its number, and the phantom's seed."""
+
+    folder: Path
+    number: int
+    seed: int
+
+
+def check_counts(**counts: tuple[int, int]) -> None:
+    """Raise if a count, given with its minimum, is too small.
+
+    Raises:
+        UsageError: it is.
+    """
+    for key, (count, least) in counts.items():
+        require(count >= least, key, got=count, expected=f"at least {least}")
+
+
+def check_no_others(folder: Path, found: Iterable[Path], own: Iterable[Path]) -> None:
+    """Raise if a folder holds files of another phantom.
+
+    Args:
+        folder: named in the error.
+        found: what it holds.
+        own: what this phantom will write.
+
+    Raises:
+        UsageError: some of ``found`` is not in ``own``.
+    """
+    others = sorted(set(found) - set(own))
+    expected = f"{folder} empty or with this phantom"
+    require(not others, "folder", got=others[0] if others else "", expected=expected, fix="choose an empty folder")
+
+
+def write_cases(write: Callable[[Order], None], orders: Sequence[Order], *, workers: int, progress: Progress) -> None:
+    """Write all cases, in this process or in workers.
+
+    Args:
+        write: writes one case; importable where there are workers.
+        orders: the cases.
+        workers: processes; fewer than 2 work in this one.
+        progress: called with the number of cases written and of all.
+    """
+    cases = {str(order.number): order for order in orders}
+    for written, (_, failed) in enumerate(each_case(write, cases, workers=workers if workers > 1 else 0), start=1):
+        if isinstance(failed, CaseError):
+            raise failed
+        progress(written, len(orders))
+
+
+def run_phantom_command(
+    arguments: Sequence[str] | None,
+    write: Callable[..., Path],
+    *,
+    module: str,
+    description: str,
+    cases: int,
+    has_test_cases: bool = False,
+) -> int:
+    """Write a phantom from the shell; the exit code is 2 for wrong use.
+
+    Args:
+        arguments: of the command; None takes the shell's.
+        write: called with the folder and the options.
+        module: run as ``python -m module``.
+        description: for the help.
+        cases: how many cases are written unless told otherwise.
+        has_test_cases: whether ``write`` knows ``test_cases``.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {module}",
+        description=description,
+        epilog=f"Example: python -m {module} phantom --cases {cases} --seed 0 --workers 2",
+    )
+    parser.add_argument("folder", metavar="out", type=Path, help="folder to write; empty, or with the same phantom")
+    parser.add_argument("--cases", type=int, default=cases, help=f"number of cases (default: {cases})")
+    parser.add_argument("--seed", type=int, default=0, help="another seed gives other cases (default: 0)")
+    parser.add_argument("--workers", type=int, default=0, help="processes; 0 works in this one (default: 0)")
+    if has_test_cases:
+        parser.add_argument("--test-cases", type=int, default=0, help="test cases beyond --cases (default: 0)")
+    options = vars(parser.parse_args(arguments))
+
+    def work() -> list[CaseError]:
+        write(**options, progress=print_progress("cases", every=1))
+        return []
+
+    return run_command(work)

@@ -1,0 +1,245 @@
+"""A batch that does not fit into memory is split, and the step is that of the whole batch."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from uumamba.optim import (
+    ASAM,
+    GSAM,
+    SAGM,
+    SAM,
+    TRAM,
+    AdaptiveTrigger,
+    FriendlySAM,
+    LookSAM,
+    OutputBiasForgetting,
+    Plain,
+    SharpnessAware,
+    StaleSAM,
+    engine,
+)
+from uumamba.runtime.memory_shortage import OutOfMemoryError
+from uumamba.runtime.seeds import generator_for
+from uumamba.training import Trainer, read_checkpoint
+from uumamba.training.adaptive_microbatch import split_batch
+
+SGD = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
+MEMBERS: dict[str, Callable[..., SharpnessAware]] = {
+    "Plain": Plain,
+    "SAM": partial(SAM, rho=0.3),
+    "ASAM": ASAM,
+    "GSAM": partial(GSAM, rho=0.3),
+    "FriendlySAM": partial(FriendlySAM, rho=0.3),
+    "LookSAM": partial(LookSAM, rho=0.3, k=2),
+    "triggered": partial(LookSAM, rho=0.3, trigger=AdaptiveTrigger(total_steps=6)),
+    "StaleSAM": partial(StaleSAM, rho=0.3),
+    "SAGM": partial(SAGM, rho=0.3),
+    "TRAM": TRAM,
+    "noisy TRAM": partial(TRAM, trust="noise"),
+}
+
+
+class SmallMemory:
+    """An objective with room for so many samples, which fails from the pass of a given number on."""
+
+    def __init__(self, samples: int = 100, *, from_pass: int = 0) -> None:
+        self.samples, self.from_pass = samples, from_pass
+        self.sizes: list[int] = []
+
+    def __call__(self, net: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        self.sizes.append(len(batch["image"]))
+        logits = net(batch["image"])
+        if len(batch["image"]) > self.samples and len(self.sizes) > self.from_pass:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        return F.cross_entropy(logits, batch["label"]), (logits, batch["label"])
+
+
+def batches(epoch: int, *, size: int) -> Iterator[dict[str, Tensor]]:
+    for index in range(3):
+        image = torch.randn(size, 4, generator=generator_for(epoch, index), dtype=torch.float64)
+        yield {"image": image, "label": (image[:, 0] > 0).long() + (image[:, 1] > 0), "case_id": ["a"] * size}
+
+
+def build(
+    make: Callable[..., SharpnessAware] = SAM,
+    samples: int = 100,
+    *,
+    objective: Any = None,
+    size: int = 4,
+    middle: tuple[nn.Module, ...] = (),
+    **options: Any,
+) -> Trainer:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 6), *middle, nn.Tanh(), nn.Linear(6, 3)).double()
+    defaults: dict[str, Any] = {"epochs": 2, "batches": partial(batches, size=size), "log": [].append}
+    optimizer = make(net.parameters(), SGD, net=net)
+    return Trainer(net, objective or SmallMemory(samples), optimizer, **defaults | options)
+
+
+def fitted(*arguments: Any, **options: Any) -> Trainer:
+    trainer = build(*arguments, **options)
+    trainer.fit()
+    return trainer
+
+
+def assert_same_step(whole: Trainer, parts: Trainer) -> None:
+    for one, other in zip(whole.net.parameters(), parts.net.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "fits"),
+    [
+        *((name, size, fits) for name in ("Plain", "SAM", "ASAM", "GSAM") for size, fits in ((4, 1), (5, 3), (7, 2))),
+        *((name, 4, 1) for name in ("FriendlySAM", "LookSAM", "triggered", "StaleSAM", "SAGM", "TRAM")),
+    ],
+)
+def test_a_step_in_micro_batches_is_that_of_the_whole_batch(name: str, size: int, fits: int) -> None:
+    parts = fitted(MEMBERS[name], fits, size=size)
+    assert max(parts.objective.sizes[4:]) <= fits, "only the first step tried more"
+    assert_same_step(fitted(MEMBERS[name], size, size=size), parts)
+
+
+def test_the_climb_of_another_loss_counts_samples_too() -> None:
+    """With parts of 2, 2 and 1 samples, where a mean over parts would count the last one twice."""
+    whole, parts = (fitted(partial(SAM, rho=0.5), fits, size=5, ascent=OutputBiasForgetting()) for fits in (5, 2))
+    assert_same_step(whole, parts)
+
+
+@pytest.mark.parametrize("failing_pass", range(4))
+@pytest.mark.parametrize("name", ["SAM", "FriendlySAM", "triggered", "noisy TRAM"])
+def test_a_repeated_step_starts_from_the_state_before_it_bit_for_bit(name: str, failing_pass: int) -> None:
+    """Weights, batch norm's statistics, what the rule remembers, dropout's numbers: as if it had been known before."""
+    middle = (nn.BatchNorm1d(6), nn.Dropout(0.3)), (nn.BatchNorm1d(6), nn.Dropout(0.3))
+    failed_at: list[int] = []
+
+    def note(sentence: str) -> None:
+        if "Memory" in sentence:
+            failed_at.append(failed.state.progress.steps_done)
+
+    failed = build(MEMBERS[name], objective=SmallMemory(2, from_pass=failing_pass), log=note, middle=middle[0])
+    failed.fit()
+
+    def foresee(batch: dict[str, Any]) -> dict[str, Any]:
+        if known.state.progress.steps_done == failed_at[0]:
+            known.state.progress.samples_at_once = 2
+        return batch
+
+    known = build(MEMBERS[name], augment=foresee, middle=middle[1])
+    known.fit()
+    states = [trainer.net.state_dict() | flat_memory(trainer.optimizer) for trainer in (failed, known)]
+    assert states[0].keys() == states[1].keys()
+    for key, value in states[0].items():
+        assert torch.equal(value, states[1][key]), key
+    assert failed.optimizer.numbers == known.optimizer.numbers
+
+
+def flat_memory(optimizer: SharpnessAware) -> dict[str, Tensor]:
+    state = optimizer.state_dict()
+    rows = {"memory": state["state"], "base": state["base"]["state"]}
+    return {
+        f"{kind}/{index}/{name}": value
+        for kind, entries in rows.items()
+        for index, values in entries.items()
+        for name, value in values.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def test_it_is_said_once_a_halving_and_remembered_in_the_checkpoint(tmp_path: Path) -> None:
+    said: list[str] = []
+    fitted(samples=1, epochs=1, run_dir=tmp_path, log=said.append)
+    memory = [sentence.partition(". ")[0] for sentence in said if "Memory" in sentence]
+    assert memory == [f"Memory ran out with {count} samples at once" for count in (4, 2)]
+    assert read_checkpoint(tmp_path / "last.safetensors").progress["samples_at_once"] == 1
+    resumed = build(samples=1, run_dir=tmp_path)
+    resumed.fit(resume=True)
+    assert set(resumed.objective.sizes) == {1}, "no batch was tried again as a whole"
+
+
+def test_samples_at_once_bounds_the_micro_batches_from_the_start() -> None:
+    trainer = fitted(samples=2, size=5, epochs=1, samples_at_once=2)
+    assert trainer.objective.sizes[:6] == [2, 2, 1, 2, 2, 1]
+    assert trainer.state.progress.samples_at_once is None, "it did not run out"
+
+
+class Greedy(torch.optim.SGD):
+    def step(self, closure: Any = None) -> None:
+        super().step()
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+
+
+def test_a_single_sample_or_an_update_that_does_not_fit_ends_the_run() -> None:
+    with pytest.raises(OutOfMemoryError, match=r"single sample of shape \(4,\) .*take a smaller patch"):
+        build(samples=0).fit()
+    trainer = build(lambda params, base, net: SAM(params, partial(Greedy, lr=0.1), net=net))
+    with pytest.raises(OutOfMemoryError, match="while the optimizer changed the weights"):
+        trainer.fit()
+    assert trainer.state.progress.samples_at_once is None
+
+
+def test_one_of_several_ranks_does_not_repeat_a_step_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in a group that the caller made and the run does not know."""
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    with pytest.raises(OutOfMemoryError, match=r"4 samples at a time .*--set training.samples_at_once=2,"):
+        build(samples=2).fit()
+
+
+def test_other_errors_pass_as_they_are() -> None:
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        build(objective=lambda net, batch: net(batch["image"][:, :2])).fit()
+
+
+def test_all_that_is_as_long_as_the_batch_is_split_and_nothing_else() -> None:
+    batch = {"image": torch.arange(10).view(5, 2), "case_id": list("abcde"), "weights": torch.ones(3), "epoch": 7}
+    parts = split_batch(batch, 5, at_once=3)
+    assert [part["case_id"] for part, _ in parts] == [["a", "b", "c"], ["d", "e"]]
+    assert torch.equal(torch.cat([part["image"] for part, _ in parts]), batch["image"])
+    assert all(part["weights"] is batch["weights"] and part["epoch"] == 7 for part, _ in parts)
+
+
+def test_a_gradient_that_was_unscaled_when_memory_ran_out_is_scaled_and_unscaled_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clip, failures = engine.clip_grads_with_norm_, [torch.OutOfMemoryError("CUDA out of memory.")]
+
+    def clip_without_room(*arguments: Any) -> None:
+        if failures:
+            raise failures.pop()
+        clip(*arguments)
+
+    def scaled() -> Trainer:
+        scaler = torch.amp.GradScaler("cpu", init_scale=256.0)
+        return fitted(partial(SAM, rho=0.3, scaler=scaler, max_grad_norm=0.5))
+
+    whole = scaled()
+    monkeypatch.setattr(engine, "clip_grads_with_norm_", clip_without_room)
+    failed = scaled()
+    assert failed.state.progress.samples_at_once == 2
+    assert failed.optimizer.scaler.get_scale() == whole.optimizer.scaler.get_scale()
+    assert_same_step(whole, failed)
+
+
+@pytest.mark.gpu
+def test_a_real_shortage_on_a_device_halves_the_batch() -> None:
+    device = torch.device("cuda")
+    total = torch.cuda.get_device_properties(device).total_memory
+    torch.cuda.set_per_process_memory_fraction(2e9 / total)
+    try:
+        net = nn.Sequential(nn.Linear(1000, 50_000), nn.ReLU(), nn.Linear(50_000, 2)).to(device)
+        batch = {"image": torch.randn(4096, 1000), "label": torch.zeros(4096, dtype=torch.int64)}
+        optimizer = Plain(net.parameters(), partial(torch.optim.SGD, lr=0.1))
+        options: dict[str, Any] = {"epochs": 1, "batches": lambda epoch: [batch], "device": device, "log": [].append}
+        trainer = Trainer(net, SmallMemory(10**6), optimizer, **options)
+        trainer.fit()
+        assert trainer.state.progress.samples_at_once in (2048, 1024, 512)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)

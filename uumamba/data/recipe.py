@@ -1,0 +1,125 @@
+"""Recipe of preprocessing: spacing, normalisation and CT statistics."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from pydantic import ConfigDict, TypeAdapter
+
+from uumamba.runtime.errors import require
+
+
+@dataclass(frozen=True)
+class CtStatistics:
+    """Statistics of a data set's foreground in Hounsfield units.
+
+    They make a normalisation that is the same for every scan.
+
+    Raises:
+        UsageError: the limits do not rise, or the standard deviation is not positive.
+    """
+
+    low_hu: float
+    high_hu: float
+    mean_hu: float
+    std_hu: float
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    def __post_init__(self) -> None:
+        require(
+            self.low_hu < self.high_hu and self.std_hu > 0,
+            "ct_statistics",
+            got=self,
+            expected="low_hu < high_hu and a positive std_hu",
+        )
+
+
+@dataclass(frozen=True)
+class PreprocessRecipe:
+    """Spacing and normalisation of prepared arrays.
+
+    Equal recipes give equal arrays.
+
+    Args:
+        spacing_mm: wanted spacing through the planes and along the two axes in plane; None keeps the scan's own.
+        normalisation: ``"zscore"`` clips each scan to its own percentiles, then gives it mean 0 and variance 1;
+            ``"ct"`` clips Hounsfield units to ``ct_statistics``, subtracts their mean and divides by their standard
+            deviation, alike for every scan.
+        clip_percentiles: lower and upper; of the crop for ``"zscore"``, for ``"ct"`` of the training cases' foreground,
+            where ``ct_statistics`` are to be found.
+        ct_statistics: for ``"ct"``; None leaves them to :func:`uumamba.pipelines.prepare.prepare`, which finds them in
+            the training cases.
+
+    Raises:
+        UsageError: a spacing is not positive, the percentiles are not in order, or statistics of CT are given for
+            another normalisation.
+
+    Example:
+        >>> PreprocessRecipe(spacing_mm=(None, 1.5, 1.5)).normalisation
+        'zscore'
+    """
+
+    spacing_mm: tuple[float | None, float | None, float | None]
+    normalisation: Literal["zscore", "ct"] = "zscore"
+    clip_percentiles: tuple[float, float] = (0.5, 99.5)
+    ct_statistics: CtStatistics | None = None
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    def __post_init__(self) -> None:
+        require(
+            len(self.spacing_mm) == 3 and all(mm is None or 0 < mm < math.inf for mm in self.spacing_mm),
+            "spacing_mm",
+            got=self.spacing_mm,
+            expected="three positive numbers or None",
+        )
+        low, high = self.clip_percentiles
+        require(
+            0 <= low < high <= 100,
+            "clip_percentiles",
+            got=self.clip_percentiles,
+            expected="two rising numbers from 0 to 100",
+        )
+        require(
+            self.normalisation in ("zscore", "ct"), "normalisation", got=self.normalisation, expected="'zscore' or 'ct'"
+        )
+        require(
+            self.normalisation == "ct" or self.ct_statistics is None,
+            "ct_statistics",
+            got=self.ct_statistics,
+            expected="None unless normalisation is 'ct'",
+        )
+
+    @property
+    def is_complete(self) -> bool:
+        """Ready to preprocess a scan: no statistics are left to be found."""
+        return self.normalisation != "ct" or self.ct_statistics is not None
+
+    def completes(self, wanted: "PreprocessRecipe") -> bool:
+        """Check for the wanted recipe, completed or not.
+
+        The statistics that it left to be found may have been added.
+
+        Example:
+            >>> wanted = PreprocessRecipe((None, None, None), normalisation="ct")
+            >>> replace(wanted, ct_statistics=CtStatistics(-100, 300, 50, 25)).completes(wanted)
+            True
+        """
+        return wanted in (self, replace(self, ct_statistics=None))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> "PreprocessRecipe":
+        """Read :meth:`to_json`'s values, also after JSON text.
+
+        Missing keys get defaults.
+
+        Raises:
+            ValueError: a key is unknown, or a value is of another kind.
+        """
+        return TypeAdapter(cls).validate_python(stored)

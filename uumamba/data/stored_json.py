@@ -1,0 +1,38 @@
+"""JSON files of ours, read back with every key checked."""
+
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from uumamba.runtime.errors import UsageError
+
+Stored = TypeVar("Stored")
+
+
+def read_json(path: Path, kind: TypeAdapter[Stored], *, expected: str, fix: str) -> Stored:
+    """Read a JSON file as a checked object.
+
+    Args:
+        path: the file.
+        kind: adapter of the class that the file stores.
+        expected: the file's content in a few words, for the error about a file that cannot be opened.
+        fix: advice for every error.
+
+    Raises:
+        UsageError: the file is missing, damaged, or holds another kind of value; the key is the path and the place in
+            it, such as ``dataset.json: training.0.fold``.
+    """
+    try:
+        return kind.validate_json(path.read_bytes())
+    except OSError as error:
+        raise UsageError(str(path), got=error.strerror, expected=expected, fix=fix) from None
+    except ValidationError as error:
+        first = error.errors()[0]
+    place = ".".join(map(str, first["loc"]))
+    found, valid = first["input"], first["msg"].removeprefix("Input should be ")
+    if first["type"] == "missing":
+        found, valid = "nothing", "a value"
+    elif not isinstance(found, str | int | float | None):
+        found = f"a {type(found).__name__}"
+    raise UsageError(f"{path}: {place}" if place else str(path), got=found, expected=valid, fix=fix)

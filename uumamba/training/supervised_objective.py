@@ -1,0 +1,39 @@
+"""Supervised objective: a loss of the network's output against the label."""
+
+from torch import Tensor, nn
+
+from uumamba.optim.past import learned_weights
+from uumamba.types import Batch, Logits
+
+
+class SupervisedObjective(nn.Module):
+    """``loss(net(batch["image"]), batch["label"])``, as a module so that the loss's parameters can learn.
+
+    Give ``objective.parameters()`` to the optimizer beside the network's, in a group with ``weight_decay=0`` and
+    ``perturb=False``.
+
+    Args:
+        loss: called as ``loss(logits, label)``; logits may be a list under deep supervision.
+        outputs: return ``(loss, (logits, label))``, for an optimizer that climbs another loss or compares outputs.
+
+    Example:
+        >>> import torch
+        >>> objective = SupervisedObjective(nn.MSELoss())
+        >>> objective(nn.Identity(), {"image": torch.ones(2), "label": torch.zeros(2)})
+        tensor(1.)
+    """
+
+    def __init__(self, loss: nn.Module, *, outputs: bool = False) -> None:
+        super().__init__()
+        self.loss = loss
+        self.outputs = outputs
+
+    def forward(self, net: nn.Module, batch: Batch) -> Tensor | tuple[Tensor, tuple[Logits, Tensor]]:
+        """Return the scalar loss of one batch, alone or with logits and label."""
+        logits, label = net(batch["image"]), batch["label"]
+        value: Tensor = self.loss(logits, label)
+        return (value, (logits, label)) if self.outputs else value
+
+    def loss_weights(self) -> dict[str, float]:
+        """Return the learned weights of the first part of the loss that has ``weights()``, else nothing."""
+        return learned_weights(self.loss)
