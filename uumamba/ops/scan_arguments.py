@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from functools import reduce
-from math import ceil
 
 import torch
 from torch import Tensor
@@ -68,7 +67,7 @@ class ScanArguments:
         The shape is (batch, saved, states, channels), the type float32.
         """
         batch, _, length = self.u.shape
-        shape = (batch, ceil(length / saved_every), *self.A.shape[::-1]) if keep else (0,)
+        shape = (batch, -(-length // saved_every), *self.A.shape[::-1]) if keep else (0,)
         return self.u.new_empty(shape, dtype=torch.float32)
 
     @property

@@ -49,8 +49,8 @@ def scan_operator(
         return forward(ScanArguments(*arguments[:9]), keep=arguments[9])
 
     def backward_of_every_input(grad_y: Tensor, grad_last_state: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-        *inputs, carries, delta_softplus = arguments
-        grads = backward(grad_y, grad_last_state, carries, ScanArguments(*inputs, delta_softplus=delta_softplus))
+        scan = ScanArguments(*arguments[:8], arguments[9])
+        grads = backward(grad_y, grad_last_state, arguments[8], scan)
         return tuple(grad_y.new_empty(0) if grad is None else grad for grad in grads)  # an operator returns no None
 
     run = torch.library.custom_op(f"uumamba::{name}_scan", run_forward, mutates_args=(), schema=_FORWARD)
