@@ -31,6 +31,12 @@ def test_there_are_at_most_as_many_values_as_the_bits_can_tell(
     assert rounded.tolist() == pytest.approx(expected)
 
 
+def test_ties_are_rounded_to_even_as_in_torch() -> None:
+    values, (low, high) = torch.arange(-8, 8, dtype=torch.float64) / 2, level_range(4)
+    expected = torch.fake_quantize_per_tensor_affine(values, 1.0, 0, low, high)
+    assert torch.equal(fake_quantize(values, torch.ones((), dtype=torch.float64), low, high), expected)
+
+
 @pytest.mark.parametrize("bits", BITS)
 def test_gradients_equal_torchs_learnable_fake_quantisation_outside_the_half_bins(bits: int) -> None:
     generator = torch.Generator().manual_seed(bits)
