@@ -1,4 +1,4 @@
-"""Small networks of every kind that one CPU core builds and runs in a moment."""
+"""Small networks of every kind."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ import torch
 
 from uumamba import nets
 
-NAMES = ("UMambaBot", "UMambaEnc", "ResEncUNet")
+NAMES = ("UMambaBot", "UMambaEnc", "ResEncUNet", "LegacyUMambaEnc", "LegacyUMambaBot")
 PATCH = {2: (16, 24), 3: (4, 16, 8)}
 STRIDES = {2: ((1, 1), (2, 2), (2, 2)), 3: ((1, 1, 1), (1, 2, 2), (2, 2, 2))}
 

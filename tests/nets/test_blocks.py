@@ -1,4 +1,4 @@
-"""The convolutional parts equal torch's own, and do not fail where those do."""
+"""Convolutional parts against torch's own."""
 
 import pytest
 import torch
@@ -10,7 +10,6 @@ from uumamba.nets.blocks import (
     InstanceNorm,
     ProjectionBlock,
     Upsample,
-    convolution,
     init_he,
     residual_stage,
 )
@@ -18,7 +17,6 @@ from uumamba.nets.blocks import (
 
 @pytest.mark.parametrize("shape", [(2, 5, 4, 6), (2, 5, 3, 4, 2)], ids=("2d", "3d"))
 def test_instance_norm_equals_torchs(shape):
-    torch.manual_seed(0)
     ours, features = InstanceNorm(5), torch.randn(shape) * 3 + 2
     nn.init.normal_(ours.weight), nn.init.normal_(ours.bias)
     theirs = (nn.InstanceNorm2d if len(shape) == 4 else nn.InstanceNorm3d)(5, affine=True)
@@ -33,9 +31,8 @@ def test_instance_norm_of_a_single_voxel_is_the_bias():
     torch.testing.assert_close(found, norm.bias.view(1, 3, 1, 1).expand(2, 3, 1, 1))
 
 
-@pytest.mark.parametrize("stride", [(2, 2), (1, 2), (3, 1), (1, 2, 2)], ids=str)
+@pytest.mark.parametrize("stride", [(3, 2), (1, 2, 2)], ids=str)
 def test_upsample_equals_repeating_voxels_and_then_convolving(stride):
-    torch.manual_seed(0)
     dims = len(stride)
     upsample, features = Upsample(dims, 6, 4, stride), torch.randn(2, 6, 3, 5, 2)[(..., 0)[: 4 - dims]]
     repeated = features
@@ -45,33 +42,23 @@ def test_upsample_equals_repeating_voxels_and_then_convolving(stride):
 
 
 def test_he_initialisation_touches_spatial_convolutions_alone():
-    torch.manual_seed(0)
-    spatial, sequence, linear = nn.Conv2d(64, 64, 3), nn.Conv1d(4, 4, 3), nn.Linear(4, 4)
-    before = [parameter.clone() for module in (sequence, linear) for parameter in module.parameters()]
-    for module in (spatial, sequence, linear):
-        module.apply(init_he)
-    after = [parameter for module in (sequence, linear) for parameter in module.parameters()]
-    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+    spatial, sequence = nn.Conv2d(64, 64, 3), nn.Conv1d(4, 4, 3)
+    before = sequence.weight.clone()
+    nn.ModuleList((spatial, sequence)).apply(init_he)
+    assert torch.equal(sequence.weight, before)
     assert (spatial.bias == 0).all()
     # He: variance 2 / ((1 + slope^2) fan_in), fan_in 64 * 9; 36864 draws, standard error of the variance 0.7 %.
     assert spatial.weight.var().item() == pytest.approx(2 / ((1 + 0.01**2) * 64 * 9), rel=0.03)
 
 
-def test_a_convolution_keeps_the_size_but_for_its_stride():
-    for kernel in ((1, 3), (5, 3), (3, 7)):
-        assert convolution(2, 1, 1, kernel)(torch.zeros(1, 1, 8, 12)).shape == (1, 1, 8, 12)
-        assert convolution(2, 1, 1, kernel, (1, 4))(torch.zeros(1, 1, 8, 12)).shape == (1, 1, 8, 3)
-
-
-def test_a_residual_stage_has_the_blocks_it_was_asked_for():
-    stage = residual_stage(2, 3, 5, (3, 3), blocks=3, stride=(2, 2))
+def test_a_residual_stage_has_the_blocks_kernels_and_stride_asked_for():
+    stage = residual_stage(2, 3, 5, (1, 7), blocks=3, stride=(2, 4))
     assert len(stage) == 3
-    assert stage(torch.zeros(1, 3, 8, 8)).shape == (1, 5, 4, 4)
+    assert stage(torch.zeros(1, 3, 8, 12)).shape == (1, 5, 4, 3)
 
 
 @pytest.mark.parametrize("kind", ["projection", "identity"])
 def test_residual_blocks_equal_their_formula_with_the_gradient_of_the_input(kind):
-    torch.manual_seed(0)
     x = torch.randn(2, 5, 6, 8, dtype=torch.float64, requires_grad=True)
 
     def normalised(features):

@@ -1,4 +1,4 @@
-"""The Mamba block equals the recurrence written out, and the layer keeps its promises about tokens and precision."""
+"""Mamba block against the recurrence written out; tokens and precision of the layer."""
 
 from math import ceil, log
 
@@ -33,9 +33,8 @@ def step_by_step(mamba, sequence):
     return torch.stack(results)
 
 
-@pytest.mark.parametrize("length", [1, 2, 17])
+@pytest.mark.parametrize("length", [1, 7])
 def test_mamba_equals_the_recurrence_step_by_step_with_its_gradients(length):
-    torch.manual_seed(0)
     mamba = Mamba(20, d_state=5, d_conv=3).double()
     sequence = torch.randn(2, length, 20, dtype=torch.float64, requires_grad=True)
     found, expected = mamba(sequence), step_by_step(mamba, sequence)
@@ -66,7 +65,6 @@ def test_mamba_has_the_names_and_shapes_of_mamba_ssm():
 
 
 def test_mamba_starts_with_step_sizes_from_0_001_to_0_1_and_rates_1_to_n():
-    torch.manual_seed(0)
     mamba = Mamba(512)
     steps = nn.functional.softplus(mamba.dt_proj.bias.detach())
     assert 0.999e-3 < steps.min() < 1.1e-3
@@ -78,40 +76,24 @@ def test_mamba_starts_with_step_sizes_from_0_001_to_0_1_and_rates_1_to_n():
     assert mamba.dt_proj.weight.abs().max() <= mamba.dt_rank**-0.5
 
 
-def test_mamba_is_causal():
-    torch.manual_seed(0)
-    mamba, sequence = Mamba(8).double(), torch.randn(1, 30, 8, dtype=torch.float64)
-    changed = sequence.clone()
-    changed[:, 20:] += 1
-    torch.testing.assert_close(mamba(sequence)[:, :20], mamba(changed)[:, :20], rtol=0, atol=0)
-    assert not torch.allclose(mamba(sequence)[:, 20:], mamba(changed)[:, 20:])
-
-
-def test_layer_is_mamba_of_the_normalised_voxels_in_raster_order_without_residual():
-    torch.manual_seed(0)
-    layer, features = MambaLayer(8), torch.randn(2, 8, 3, 5)
-    tokens = torch.stack([features[:, :, row, column] for row in range(3) for column in range(5)], dim=1)
-    expected = layer.mamba(layer.norm(tokens)).transpose(1, 2).reshape(2, 8, 3, 5)
+@pytest.mark.parametrize("channel_tokens", [False, True])
+def test_layer_is_mamba_of_the_normalised_tokens_in_raster_order_without_residual(channel_tokens):
+    layer, features = MambaLayer(15 if channel_tokens else 8, channel_tokens=channel_tokens), torch.randn(2, 8, 3, 5)
+    voxels = torch.stack([features[:, :, row, column] for row in range(3) for column in range(5)], dim=1)
+    mixed = layer.mamba(layer.norm(voxels.mT if channel_tokens else voxels))
+    expected = (mixed if channel_tokens else mixed.mT).reshape(2, 8, 3, 5)
     torch.testing.assert_close(layer(features), expected)
 
 
-def test_layer_with_channel_tokens_is_mamba_over_the_channels():
-    torch.manual_seed(0)
-    layer, features = MambaLayer(15, channel_tokens=True), torch.randn(2, 32, 3, 5)
-    expected = layer.mamba(layer.norm(features.reshape(2, 32, 15))).reshape(2, 32, 3, 5)
-    torch.testing.assert_close(layer(features), expected)
-
-
-@pytest.mark.parametrize(("channel_tokens", "axis"), [(False, "channels"), (True, "voxels")])
-def test_layer_refuses_a_feature_map_it_was_not_made_for(channel_tokens, axis):
-    with pytest.raises(ValueError, match=rf"made for feature maps of 7 {axis}; found \d+ in shape \(1, 8, 4, 4\)"):
+@pytest.mark.parametrize("channel_tokens", [False, True])
+def test_layer_refuses_a_feature_map_of_another_width(refused, channel_tokens):
+    with refused("features", got=(1, 8, 4, 4)):
         MambaLayer(7, channel_tokens=channel_tokens)(torch.zeros(1, 8, 4, 4))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("channel_tokens", [False, True])
-def test_layer_is_a_float32_island_under_autocast(dtype, channel_tokens):
-    torch.manual_seed(0)
+def test_layer_computes_in_float32_under_autocast(dtype, channel_tokens):
     layer, features = MambaLayer(16, channel_tokens=channel_tokens), torch.randn(1, 16, 4, 4).to(dtype)
     with torch.autocast("cpu", dtype):
         inside = layer(features)

@@ -1,4 +1,4 @@
-"""The native convolution equals torch's in float64, in every layout; where it cannot run, torch's own does."""
+"""Native convolution against torch's in float64, in every layout; torch's own where it cannot run."""
 
 import pytest
 import torch
@@ -37,8 +37,10 @@ def test_values_and_gradients_equal_torchs_convolution_in_float64(size, with_bia
         assert y.stride() == torch.empty_like(x).stride()
     found = [y, *torch.autograd.grad(y, inputs, grad)]
     right = [expected, *torch.autograd.grad(expected, exact, grad.double())]
+    # A result sums at most batch * length * taps products, of which each and silu add a few roundings.
+    bound = (size[0] * size[2] * size[3] + 16) * torch.finfo(torch.float32).eps / 2
     for one, other in zip(found, right, strict=True):
-        assert float((one.detach() - other.detach()).norm() / other.detach().norm()) < 1e-6
+        assert float((one.detach() - other.detach()).norm() / other.detach().norm()) < bound
 
 
 def test_without_the_extension_torch_computes_the_same(monkeypatch):
@@ -65,13 +67,15 @@ def test_operator_passes_torchs_own_checks():
 
 
 @pytest.mark.parametrize(
-    ("weight", "bias", "message"),
+    ("key", "shapes"),
     [
-        ((5, 4), None, r"weight should be \(channels, taps\).* found shapes \(5, 4\) and \(1, 6, 8\)"),
-        ((6, 1, 4), None, r"found shapes \(6, 1, 4\) and \(1, 6, 8\)"),
-        ((6, 4), (5,), r"bias should be \(6,\); found shape \(5,\)"),
+        ("weight", {"weight": (5, 4)}),
+        ("weight", {"weight": (6, 1, 4)}),
+        ("bias", {"bias": (5,)}),
+        ("x", {"x": (6, 8)}),
     ],
 )
-def test_wrong_shape_is_refused_with_what_was_expected_and_found(weight, bias, message):
-    with pytest.raises(ValueError, match=message):
-        causal_convolution(torch.zeros(1, 6, 8), torch.zeros(weight), None if bias is None else torch.zeros(bias))
+def test_wrong_shape_is_refused(refused, key, shapes):
+    shapes = {"x": (1, 6, 8), "weight": (6, 4), "bias": (6,)} | shapes
+    with refused(key, got=shapes[key]):
+        causal_convolution(**{name: torch.zeros(shape) for name, shape in shapes.items()})

@@ -19,7 +19,7 @@ from uumamba.config.optim import OptimConfig
 from uumamba.config.quantization import QuantizationConfig
 from uumamba.config.track import Tracker
 from uumamba.config.training import InferenceConfig, ScheduleConfig, TrainingConfig
-from uumamba.nets.topology import check_divisible
+from uumamba.nets.stages import check_divisible
 from uumamba.runtime.errors import UsageError, require
 
 if TYPE_CHECKING:

@@ -1,10 +1,10 @@
-"""Segmentation networks: U-Mamba in its two forms and the same network without Mamba, in 2-D and 3-D."""
+"""Segmentation networks in 2-D and 3-D: two U-Mambas and the same network without Mamba."""
 
 from uumamba.nets.coarse_to_fine import CoarseToFine
-from uumamba.nets.legacy import LegacyStages, LegacyUMambaBot, LegacyUMambaEnc
+from uumamba.nets.legacy import LegacyUMambaBot, LegacyUMambaEnc
 from uumamba.nets.mamba import Mamba, MambaLayer
 from uumamba.nets.official import load_official
-from uumamba.nets.topology import Stages
+from uumamba.nets.stages import LegacyStages, Stages
 from uumamba.nets.umamba import ResEncUNet, UMambaBot, UMambaEnc
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""The convolutional parts of the network: norm, the two residual blocks, and the upsampling."""
+"""Convolutional parts of the networks: norm, residual blocks and upsampling."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,7 @@ NEGATIVE_SLOPE = 0.01
 def convolution(
     spatial_dims: int, in_channels: int, out_channels: int, kernel_size: Sequence[int], stride: Sequence[int] = ()
 ) -> nn.Conv2d | nn.Conv3d:
-    """A convolution with bias that keeps the size but for its stride."""
+    """Return a convolution with bias whose padding keeps the size, up to its stride."""
     kind: Any = nn.Conv2d if spatial_dims == 2 else nn.Conv3d  # their tuples have fixed lengths that no type here has
     padding = tuple((size - 1) // 2 for size in kernel_size)
     made: nn.Conv2d | nn.Conv3d = kind(in_channels, out_channels, tuple(kernel_size), tuple(stride) or 1, padding)
@@ -21,17 +21,20 @@ def convolution(
 
 
 def init_he(module: nn.Module) -> None:
-    """He initialisation for a leaky ReLU of slope 0.01 on 2-D and 3-D convolutions alone; for ``module.apply``."""
-    if isinstance(module, nn.Conv2d | nn.Conv3d):
+    """Initialise a 2-D or 3-D convolution by He for a leaky ReLU; for ``module.apply``.
+
+    Transposed convolutions count too; every other module stays as it is.
+    """
+    if isinstance(module, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d):
         nn.init.kaiming_normal_(module.weight, a=NEGATIVE_SLOPE)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
 
 
 class InstanceNorm(nn.Module):
-    """Each channel of each sample to mean 0 and variance 1, then an affine map; 2-D and 3-D.
+    """Instance normalisation with an affine map, in 2-D and 3-D.
 
-    A single voxel has no variance: it becomes the bias, where torch's own module refuses.
+    A single voxel has no variance: it becomes the bias, where torch's own module raises.
 
     Example:
         >>> InstanceNorm(3)(torch.ones(1, 3, 1, 1)).flatten().tolist()
@@ -54,21 +57,32 @@ class InstanceNorm(nn.Module):
 
 
 class ConvNorm(nn.Module):
-    """A convolution and its norm; holds no activation."""
+    """Convolution and its norm, without an activation."""
 
-    def __init__(self, spatial_dims: int, channels: int, kernel_size: Sequence[int]) -> None:
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Sequence[int],
+        stride: Sequence[int] = (),
+        *,
+        bias: bool = True,
+    ) -> None:
         super().__init__()
-        self.conv = convolution(spatial_dims, channels, channels, kernel_size)
-        self.norm = InstanceNorm(channels)
+        self.conv = convolution(spatial_dims, in_channels, out_channels, kernel_size, stride)
+        if not bias:
+            self.conv.bias = None
+        self.norm = InstanceNorm(out_channels)
 
     def forward(self, features: Tensor) -> Tensor:
-        """``(batch, channels, *spatial)`` to the same."""
+        """``(batch, in_channels, *spatial)`` to ``(batch, out_channels, *spatial / stride)``."""
         normalised: Tensor = self.norm(self.conv(features))
         return normalised
 
 
 class ProjectionBlock(nn.Module):
-    """The residual block that changes width or size: two convolutions beside a 1x1 convolution of the input."""
+    """Residual block that changes width or size; its skip is a 1x1 convolution."""
 
     def __init__(
         self,
@@ -92,12 +106,12 @@ class ProjectionBlock(nn.Module):
 
 
 class IdentityBlock(nn.Module):
-    """The residual block that keeps width and size: two convolutions beside the input itself."""
+    """Residual block that keeps width and size; its skip is the input."""
 
     def __init__(self, spatial_dims: int, channels: int, kernel_size: Sequence[int]) -> None:
         super().__init__()
-        self.conv1 = ConvNorm(spatial_dims, channels, kernel_size)
-        self.conv2 = ConvNorm(spatial_dims, channels, kernel_size)
+        self.conv1 = ConvNorm(spatial_dims, channels, channels, kernel_size)
+        self.conv2 = ConvNorm(spatial_dims, channels, channels, kernel_size)
 
     def forward(self, features: Tensor) -> Tensor:
         """``(batch, channels, *spatial)`` to the same."""
@@ -113,16 +127,16 @@ def residual_stage(
     blocks: int,
     stride: Sequence[int] = (),
 ) -> nn.Sequential:
-    """A projection block, then identity blocks, ``blocks`` in all."""
+    """Return a projection block followed by identity blocks, ``blocks`` in all."""
     first = ProjectionBlock(spatial_dims, in_channels, out_channels, kernel_size, stride)
     rest = (IdentityBlock(spatial_dims, out_channels, kernel_size) for _ in range(blocks - 1))
     return nn.Sequential(first, *rest)
 
 
 class Upsample(nn.Module):
-    """Repeats each voxel ``stride`` times along each axis, then changes the width by a 1x1 convolution.
+    """Nearest-neighbour upsampling by ``stride`` and a 1x1 convolution that changes the width.
 
-    Computed the other way round, which gives the same values: a 1x1 convolution sees one voxel at a time.
+    The convolution comes first: it sees one voxel at a time, so the values are the same for less work.
     """
 
     def __init__(self, spatial_dims: int, in_channels: int, out_channels: int, stride: Sequence[int]) -> None:
@@ -136,5 +150,5 @@ class Upsample(nn.Module):
 
 
 def leaky_relu(features: Tensor) -> Tensor:
-    """The activation of the whole network; in place, as the sums and norms before it need no output of theirs."""
+    """Apply the activation of all networks in place; the sums and norms before it need no output for backward."""
     return F.leaky_relu(features, NEGATIVE_SLOPE, inplace=True)

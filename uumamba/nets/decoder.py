@@ -1,33 +1,47 @@
-"""The expanding half of the network, with a head for logits at each resolution."""
+"""Decoder of the U-Nets, with a head for logits at each resolution."""
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from uumamba.nets.blocks import Upsample, convolution, residual_stage
-from uumamba.nets.topology import Topology
+from uumamba.nets.stages import Topology
 
 
 class ResidualDecoder(nn.Module):
-    """Upsample, join the skip, refine: one stage a resolution, the deepest first.
+    """Upsampling, skip and residual stage at each resolution, the deepest first.
 
     Args:
         topology: widths, strides, kernels and block counts.
         out_channels: classes.
         deep_supervision: make a head at every stage and, in training mode, return the logits of all of them; otherwise
             the full-resolution head is the only one.
+        make_upsample: makes an upsampling from dimensions, widths and stride.
+        upsample_name: name of the upsamplings in the state dict.
+        make_stage: makes a stage as ``residual_stage`` does.
     """
 
-    def __init__(self, topology: Topology, out_channels: int, *, deep_supervision: bool) -> None:
+    def __init__(
+        self,
+        topology: Topology,
+        out_channels: int,
+        *,
+        deep_supervision: bool,
+        make_upsample: Callable[..., nn.Module] = Upsample,
+        upsample_name: str = "upsample_layers",
+        make_stage: Callable[..., nn.Sequential] = residual_stage,
+    ) -> None:
         super().__init__()
         dims, features, strides = topology.spatial_dims, topology.features, topology.strides
         # Stage s of the decoder works at the resolution of encoder stage levels[s].
         levels = range(len(features) - 1)[::-1]
         self.joins_skip = tuple(level > 0 or topology.full_resolution_skip for level in levels)
-        self.upsample_layers = nn.ModuleList(
-            Upsample(dims, features[level + 1], features[level], strides[level + 1]) for level in levels
-        )
+        self.upsample_name = upsample_name
+        upsample_layers = (make_upsample(dims, features[n + 1], features[n], strides[n + 1]) for n in levels)
+        self.add_module(upsample_name, nn.ModuleList(upsample_layers))
         self.stages = nn.ModuleList(
-            residual_stage(dims, (1 + joins) * features[level], features[level], topology.kernel_sizes[level], blocks=n)
+            make_stage(dims, (1 + joins) * features[level], features[level], topology.kernel_sizes[level], blocks=n)
             for level, joins, n in zip(levels, self.joins_skip, topology.decoder_blocks, strict=True)
         )
         self.deep_supervision = deep_supervision
@@ -40,11 +54,11 @@ class ResidualDecoder(nn.Module):
         )
 
     def forward(self, skips: list[Tensor]) -> Tensor | list[Tensor]:
-        """Logits from the encoder's features: a list, finest first, in training mode under deep supervision."""
+        """Return logits from the encoder's features: a list, finest first, in training with deep supervision."""
         features, *remaining = skips[::-1]
         every_head = self.training and self.deep_supervision
         logits = []
-        for stage, (upsample, refine) in enumerate(zip(self.upsample_layers, self.stages, strict=True)):
+        for stage, (upsample, refine) in enumerate(zip(getattr(self, self.upsample_name), self.stages, strict=True)):
             features = upsample(features)
             if self.joins_skip[stage]:
                 features = torch.cat((features, remaining[stage]), dim=1)

@@ -1,43 +1,50 @@
-"""The contracting half of the network."""
+"""Encoder of the U-Nets: residual stages of falling resolution."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 
 from torch import Tensor, nn
 
 from uumamba.nets.blocks import residual_stage
-from uumamba.nets.topology import Topology
+from uumamba.nets.stages import Topology
 
 
 class ResidualEncoder(nn.Module):
-    """A stem at full resolution, then one residual stage a resolution, each followed by its token mixer if it has one.
+    """Stem at full resolution, then one residual stage per resolution with an optional token mixer.
 
     Args:
         topology: widths, strides, kernels and block counts.
         in_channels: channels of the image.
-        mamba_layers: token mixers by stage; what one gives is both the skip and the next stage's input.
+        mamba_layers: token mixers by stage; the output of one is both the skip and the next stage's input.
+        make_stem: makes the stem as ``residual_stage`` makes a stage.
+        make_stage: makes the other stages.
     """
 
     def __init__(
-        self, topology: Topology, in_channels: int, mamba_layers: Mapping[int, nn.Module] | None = None
+        self,
+        topology: Topology,
+        in_channels: int,
+        mamba_layers: Mapping[int, nn.Module] | None = None,
+        *,
+        make_stem: Callable[..., nn.Sequential] = residual_stage,
+        make_stage: Callable[..., nn.Sequential] = residual_stage,
     ) -> None:
         super().__init__()
-        shape = topology
-        dims, features, kernels = shape.spatial_dims, shape.features, shape.kernel_sizes
+        dims, features, kernels = topology.spatial_dims, topology.features, topology.kernel_sizes
         self.stem = nn.Sequential()
-        if shape.stem_blocks:
-            self.stem = residual_stage(dims, in_channels, features[0], kernels[0], blocks=shape.stem_blocks)
-        widths = (features[0] if shape.stem_blocks else in_channels, *features)
+        if topology.stem_blocks:
+            self.stem = make_stem(dims, in_channels, features[0], kernels[0], blocks=topology.stem_blocks)
+        widths = pairwise((features[0] if topology.stem_blocks else in_channels, *features))
         self.stages = nn.ModuleList(
-            residual_stage(dims, *width, kernel, blocks=blocks, stride=stride)
+            make_stage(dims, *width, kernel, blocks=blocks, stride=stride)
             for width, kernel, blocks, stride in zip(
-                pairwise(widths), kernels, shape.encoder_blocks, shape.strides, strict=True
+                widths, kernels, topology.encoder_blocks, topology.strides, strict=True
             )
         )
         self.mamba_layers = nn.ModuleDict({str(stage): layer for stage, layer in (mamba_layers or {}).items()})
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """The features of every stage, full resolution first."""
+        """Return the features of every stage, full resolution first."""
         features, outputs = self.stem(image), []
         for stage, blocks in enumerate(self.stages):
             features = blocks(features)

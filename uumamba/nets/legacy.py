@@ -1,44 +1,27 @@
-"""The networks that UU-Mamba's weights were trained with: U-Mamba as it was before March 2024."""
+"""Networks of UU-Mamba's released weights: U-Mamba in its layout before March 2024."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from itertools import pairwise
-from typing import Any, Required, TypedDict, Unpack
+from functools import partial
+from typing import Any, Unpack
 
-import torch
 from torch import Tensor, nn
 
-from uumamba.nets.blocks import NEGATIVE_SLOPE, InstanceNorm, convolution, init_he, leaky_relu
+from uumamba.nets.blocks import NEGATIVE_SLOPE, ConvNorm, init_he, leaky_relu
+from uumamba.nets.decoder import ResidualDecoder
+from uumamba.nets.encoder import ResidualEncoder
 from uumamba.nets.mamba import MambaLayer
 from uumamba.nets.residual_unet import ResidualUNet
-from uumamba.nets.topology import PerAxis, Topology
-
-
-class LegacyStages(TypedDict, total=False):
-    """What describes the stages of a legacy network; only ``features`` and ``strides`` are required.
-
-    Attributes:
-        features: width of each stage, full resolution first.
-        strides: of each stage, one number or one an axis; 1 at the first.
-        kernel_sizes: one number for all (3), or of each stage, one number or one an axis; odd.
-        encoder_blocks: residual blocks of each stage; 2 when None.
-        decoder_blocks: of each decoder stage, the deepest first; 2 when None.
-    """
-
-    features: Required[Sequence[int]]
-    strides: Required[Sequence[PerAxis]]
-    kernel_sizes: int | Sequence[PerAxis]
-    encoder_blocks: Sequence[int] | None
-    decoder_blocks: Sequence[int] | None
+from uumamba.nets.stages import LegacyStages, Topology
 
 
 class LegacyUMambaEnc(ResidualUNet):
-    """A residual U-Net with Mamba over the voxels of every encoder stage: the layout of UU-Mamba's own weights.
+    """Residual U-Net with Mamba at every encoder stage, in the layout of UU-Mamba's weights.
 
-    Against ``UMambaEnc``: a stem of one convolution, residual blocks that pool their input where they shrink it,
-    transposed convolutions on the way up, as many blocks deep down as above, and voxels as tokens everywhere, so any
-    size that the strides divide will do. Parameters have the names and shapes of the released network, duplicates left
-    out. The second norm of every block starts at weight 0, so that each block starts as its skip.
+    Differences from ``UMambaEnc``: a stem of one convolution, residual blocks whose skip pools where they stride,
+    transposed convolutions in the decoder, as many blocks in deep stages as in others, and voxels as tokens everywhere,
+    so that any size works that the strides divide. Parameters have the names and shapes of the released network,
+    without its duplicates. The second norm of every block starts at weight 0, so that each block starts as its skip.
 
     Args:
         spatial_dims: 2 or 3.
@@ -49,7 +32,7 @@ class LegacyUMambaEnc(ResidualUNet):
             ``decoder_blocks``, each explained at ``LegacyStages``.
 
     Raises:
-        ValueError: when the stages do not agree with each other.
+        UsageError: the stages do not agree with each other.
 
     Example:
         >>> import torch
@@ -73,16 +56,19 @@ class LegacyUMambaEnc(ResidualUNet):
         **stages: Unpack[LegacyStages],
     ) -> None:
         topology = _topology(spatial_dims, **stages)
+        encoder = _encoder(topology, in_channels)
+        for stage, width in enumerate(topology.features):  # after the stages, so that random draws keep their order
+            encoder.mamba_layers[str(stage)] = MambaLayer(width)
         super().__init__(
             topology,
-            encoder=_Encoder(topology, in_channels, mixes=True),
-            decoder=_Decoder(topology, out_channels, deep_supervision=deep_supervision),
+            encoder=encoder,
+            decoder=_decoder(topology, out_channels, deep_supervision=deep_supervision),
             init=_init_as_released,
         )
 
 
 class LegacyUMambaBot(ResidualUNet):
-    """The older layout with one Mamba layer, on the bottleneck; arguments as for ``LegacyUMambaEnc``.
+    """Legacy layout with one Mamba layer, at the bottleneck; arguments as for ``LegacyUMambaEnc``.
 
     Example:
         >>> import torch
@@ -92,8 +78,8 @@ class LegacyUMambaBot(ResidualUNet):
 
     References:
         Ma, Li & Wang, *U-Mamba*, 2024, arXiv:2401.04722.
-        Differs from the released code: what that calls ``ln`` and ``mamba`` is ``mamba_layer.norm`` and
-        ``mamba_layer.mamba`` here, as in ``UMambaBot``; runs in full precision under autocast.
+        Differs from the released code: its ``ln`` and ``mamba`` are named ``mamba_layer.norm`` and
+        ``mamba_layer.mamba``, as in ``UMambaBot``; runs in full precision under autocast.
     """
 
     def __init__(
@@ -108,79 +94,15 @@ class LegacyUMambaBot(ResidualUNet):
         topology = _topology(spatial_dims, **stages)
         super().__init__(
             topology,
-            encoder=_Encoder(topology, in_channels, mixes=False),
+            encoder=_encoder(topology, in_channels),
             mamba_layer=MambaLayer(topology.features[-1]),
-            decoder=_Decoder(topology, out_channels, deep_supervision=deep_supervision),
+            decoder=_decoder(topology, out_channels, deep_supervision=deep_supervision),
             init=_init_as_released,
         )
 
 
-class _Encoder(nn.Module):
-    """A stem of one convolution, then a stage a resolution, each followed by Mamba if ``mixes``."""
-
-    def __init__(self, topology: Topology, in_channels: int, *, mixes: bool) -> None:
-        super().__init__()
-        shape = topology
-        stem = _conv_norm(shape.spatial_dims, in_channels, shape.features[0], shape.kernel_sizes[0])
-        self.stem = nn.Sequential(OrderedDict(convs=nn.Sequential(stem)))
-        widths = pairwise((shape.features[0], *shape.features))
-        self.stages = nn.ModuleList(
-            _stage(shape.spatial_dims, *width, kernel, blocks, stride)
-            for width, kernel, blocks, stride in zip(
-                widths, shape.kernel_sizes, shape.encoder_blocks, shape.strides, strict=True
-            )
-        )
-        self.mamba_layers = nn.ModuleList(MambaLayer(width) for width in shape.features) if mixes else None
-
-    def forward(self, image: Tensor) -> list[Tensor]:
-        """The features of every stage, full resolution first."""
-        features, outputs = leaky_relu(self.stem(image)), []
-        for stage, blocks in enumerate(self.stages):
-            features = blocks(features)
-            if self.mamba_layers is not None:
-                features = self.mamba_layers[stage](features)
-            outputs.append(features)
-        return outputs
-
-
-class _Decoder(nn.Module):
-    """Upsample by a transposed convolution, join the skip, refine: one stage a resolution, the deepest first."""
-
-    def __init__(self, topology: Topology, out_channels: int, *, deep_supervision: bool) -> None:
-        super().__init__()
-        dims, features, strides = topology.spatial_dims, topology.features, topology.strides
-        upsample: Any = nn.ConvTranspose2d if dims == 2 else nn.ConvTranspose3d
-        levels = range(len(features) - 1)[::-1]  # decoder stage s works at the resolution of encoder stage levels[s]
-        self.transpconvs = nn.ModuleList(
-            upsample(features[level + 1], features[level], strides[level + 1], strides[level + 1]) for level in levels
-        )
-        self.stages = nn.ModuleList(
-            _stage(dims, 2 * features[level], features[level], topology.kernel_sizes[level], blocks)
-            for level, blocks in zip(levels, topology.decoder_blocks, strict=True)
-        )
-        self.deep_supervision = deep_supervision
-        self.seg_layers = nn.ModuleDict(
-            {
-                str(stage): convolution(dims, features[level], out_channels, (1,) * dims)
-                for stage, level in enumerate(levels)
-                if deep_supervision or level == 0
-            }
-        )
-
-    def forward(self, skips: list[Tensor]) -> Tensor | list[Tensor]:
-        """Logits from the encoder's features: a list, finest first, in training mode under deep supervision."""
-        features, *remaining = skips[::-1]
-        every_head = self.training and self.deep_supervision
-        logits = []
-        for stage, (upsample, skip, refine) in enumerate(zip(self.transpconvs, remaining, self.stages, strict=True)):
-            features = refine(torch.cat((upsample(features), skip), dim=1))
-            if every_head or stage == len(self.stages) - 1:
-                logits.append(self.seg_layers[str(stage)](features))
-        return logits[::-1] if every_head else logits[0]
-
-
 class _Block(nn.Module):
-    """Two convolutions beside a skip that pools where they stride and projects where they change the width."""
+    """Residual block; its skip pools where the block strides and projects where the width changes."""
 
     def __init__(
         self,
@@ -191,46 +113,43 @@ class _Block(nn.Module):
         stride: Sequence[int] = (),
     ) -> None:
         super().__init__()
-        self.conv1 = _conv_norm(spatial_dims, in_channels, out_channels, kernel_size, stride)
-        self.conv2 = _conv_norm(spatial_dims, out_channels, out_channels, kernel_size)
+        self.conv1 = ConvNorm(spatial_dims, in_channels, out_channels, kernel_size, stride)
+        self.conv2 = ConvNorm(spatial_dims, out_channels, out_channels, kernel_size)
         self.skip = nn.Sequential()
         if any(step > 1 for step in stride):
             pool: Any = nn.AvgPool2d if spatial_dims == 2 else nn.AvgPool3d
             self.skip.append(pool(tuple(stride)))
         if in_channels != out_channels:
-            self.skip.append(_conv_norm(spatial_dims, in_channels, out_channels, (1,) * spatial_dims, bias=False))
+            self.skip.append(ConvNorm(spatial_dims, in_channels, out_channels, (1,) * spatial_dims, bias=False))
 
     def forward(self, features: Tensor) -> Tensor:
         """``(batch, in_channels, *spatial)`` to ``(batch, out_channels, *spatial / stride)``."""
         return leaky_relu(self.conv2(leaky_relu(self.conv1(features))) + self.skip(features))
 
 
-def _topology(
-    spatial_dims: int,
-    *,
-    features: Sequence[int],
-    strides: Sequence[PerAxis],
-    kernel_sizes: int | Sequence[PerAxis] = 3,
-    encoder_blocks: Sequence[int] | None = None,
-    decoder_blocks: Sequence[int] | None = None,
-) -> Topology:
-    return Topology.of(
-        spatial_dims,
-        features=features,
-        strides=strides,
-        kernel_sizes=kernel_sizes,
-        encoder_blocks=(2,) * len(features) if encoder_blocks is None else encoder_blocks,
-        decoder_blocks=(2,) * (len(features) - 1) if decoder_blocks is None else decoder_blocks,
-        stem_blocks=1,
-        full_resolution_skip=True,
-    )
+def _topology(spatial_dims: int, **stages: Unpack[LegacyStages]) -> Topology:
+    count = len(stages["features"])
+    if stages.get("encoder_blocks") is None:
+        stages["encoder_blocks"] = (2,) * count
+    if stages.get("decoder_blocks") is None:
+        stages["decoder_blocks"] = (2,) * (count - 1)
+    return Topology.build(spatial_dims, **stages, stem_blocks=1, full_resolution_skip=True)
 
 
-def _stage(
+def _make_stem(
+    spatial_dims: int, in_channels: int, out_channels: int, kernel_size: Sequence[int], *, blocks: int
+) -> nn.Sequential:
+    """Return one convolution with norm and activation; ``blocks`` is always 1."""
+    convs = nn.Sequential(ConvNorm(spatial_dims, in_channels, out_channels, kernel_size))
+    return nn.Sequential(OrderedDict(convs=convs, activation=nn.LeakyReLU(NEGATIVE_SLOPE, inplace=True)))
+
+
+def _make_stage(
     spatial_dims: int,
     in_channels: int,
     out_channels: int,
     kernel_size: Sequence[int],
+    *,
     blocks: int,
     stride: Sequence[int] = (),
 ) -> nn.Sequential:
@@ -239,26 +158,17 @@ def _stage(
     return nn.Sequential(OrderedDict(blocks=nn.Sequential(first, *rest)))
 
 
-def _conv_norm(
-    spatial_dims: int,
-    in_channels: int,
-    out_channels: int,
-    kernel_size: Sequence[int],
-    stride: Sequence[int] = (),
-    *,
-    bias: bool = True,
-) -> nn.Sequential:
-    conv = convolution(spatial_dims, in_channels, out_channels, kernel_size, stride)
-    if not bias:
-        conv.bias = None
-    return nn.Sequential(OrderedDict(conv=conv, norm=InstanceNorm(out_channels)))
+def _make_upsample(spatial_dims: int, in_channels: int, out_channels: int, stride: tuple[int, ...]) -> nn.Module:
+    kind: Any = nn.ConvTranspose2d if spatial_dims == 2 else nn.ConvTranspose3d
+    made: nn.Module = kind(in_channels, out_channels, stride, stride)
+    return made
+
+
+_encoder = partial(ResidualEncoder, make_stem=_make_stem, make_stage=_make_stage)
+_decoder = partial(ResidualDecoder, make_upsample=_make_upsample, upsample_name="transpconvs", make_stage=_make_stage)
 
 
 def _init_as_released(module: nn.Module) -> None:
     init_he(module)
-    if isinstance(module, nn.ConvTranspose2d | nn.ConvTranspose3d):
-        nn.init.kaiming_normal_(module.weight, a=NEGATIVE_SLOPE)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
     if isinstance(module, _Block):
-        nn.init.zeros_(module.conv2.get_parameter("norm.weight"))
+        nn.init.zeros_(module.conv2.norm.weight)

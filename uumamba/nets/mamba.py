@@ -1,4 +1,4 @@
-"""The Mamba block, and the layer that runs it over the voxels of a feature map."""
+"""Mamba block, and the layer that applies it to the voxels of a feature map."""
 
 from math import ceil, log
 
@@ -6,19 +6,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from uumamba.nets.precision import full_precision
 from uumamba.ops import causal_convolution, selective_scan
+from uumamba.runtime.errors import require
+from uumamba.runtime.precision import full_precision
 
 
 class Mamba(nn.Module):
-    r"""A gated selective state-space model over a sequence, with mamba_ssm's parameter names, shapes and start values.
+    r"""Gated selective state-space model with mamba_ssm's parameter names, shapes and initial values.
 
     .. math:: \text{out} = W_o\,\mathrm{scan}(\mathrm{silu}(\mathrm{conv}(x)), \Delta, A, B, C, D, z), \quad
               (x, z) = W_i\,\text{input}, \quad A = -\exp(\text{A\_log})
 
     where the step sizes, B and C are projections of the convolved x. Causal: position l sees positions up to l. The
-    bias of ``dt_proj`` enters only as the scan's ``delta_bias``, where it starts as the inverse softplus of step sizes
-    drawn log-uniformly from 0.001 to 0.1.
+    bias of ``dt_proj`` enters only as the scan's ``delta_bias``; it starts as the inverse softplus of step sizes drawn
+    log-uniformly from 0.001 to 0.1.
 
     Args:
         d_model: channels of the sequence.
@@ -58,7 +59,7 @@ class Mamba(nn.Module):
     def forward(self, sequence: Tensor) -> Tensor:
         """``(batch, length, d_model)`` to the same.
 
-        In memory the channels stay innermost all the way; every transpose is a view.
+        The channels stay innermost in memory; every transpose is a view.
         """
         # Two products rather than one cut in two, whose gradients would have to be joined by a copy.
         x, z = (F.linear(sequence, weight).mT for weight in self.in_proj.weight.chunk(2))
@@ -81,7 +82,7 @@ class Mamba(nn.Module):
 
 
 class MambaLayer(nn.Module):
-    """Replaces a feature map by Mamba of its normalised voxels, read in raster order; there is no residual path.
+    """Mamba over the normalised voxels of a feature map in raster order, without a residual path.
 
     Voxels are the sequence and channels its width, or with ``channel_tokens`` the other way round: then ``dim`` is the
     number of voxels, and only feature maps of exactly that many fit. Runs in the precision of its weights, whatever
@@ -92,7 +93,7 @@ class MambaLayer(nn.Module):
         channel_tokens: let channels be the sequence.
 
     Raises:
-        ValueError: from ``forward``, when the feature map does not have ``dim`` channels (or voxels).
+        UsageError: from ``forward``, if the feature map does not have ``dim`` channels (or voxels).
 
     Example:
         >>> MambaLayer(8)(torch.zeros(2, 8, 4, 4)).shape
@@ -115,12 +116,9 @@ class MambaLayer(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """``(batch, channels, *spatial)`` to the same, in the same memory format."""
         tokens = features.flatten(2) if self.channel_tokens else features.flatten(2).transpose(1, 2)
-        if tokens.shape[-1] != self.dim:
-            axis = "voxels" if self.channel_tokens else "channels"
-            raise ValueError(
-                f"this Mamba layer was made for feature maps of {self.dim} {axis}; found {tokens.shape[-1]} in shape "
-                f"{tuple(features.shape)}"
-            )
+        axis = "voxels" if self.channel_tokens else "channels"
+        expected = f"a feature map of {self.dim} {axis}"
+        require(tokens.shape[-1] == self.dim, "features", got=tuple(features.shape), expected=expected)
         with full_precision(features.device):
             mixed = self.mamba(self.norm(tokens.to(self.norm.weight.dtype)))
         mixed = mixed if self.channel_tokens else mixed.transpose(1, 2)
@@ -128,7 +126,7 @@ class MambaLayer(nn.Module):
 
 
 def _memory_format(features: Tensor) -> torch.memory_format:
-    """That of a map as the convolution before it left it; another one would make the next convolution convert."""
+    """Return the memory format of a feature map; another one would make the next convolution convert."""
     if features.is_contiguous():
         return torch.contiguous_format
     return {4: torch.channels_last, 5: torch.channels_last_3d}.get(features.ndim, torch.contiguous_format)

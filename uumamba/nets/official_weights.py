@@ -1,4 +1,4 @@
-"""What the state dict of a released network says about the network: its layout, widths, kernels and blocks."""
+"""Layout, widths, kernels and blocks of a released network, read from its state dict."""
 
 import re
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from uumamba.runtime.errors import UsageError
+from uumamba.runtime.errors import UsageError, require
 
 Weights = Mapping[str, Tensor]
 
@@ -19,7 +19,7 @@ class Found:
 
     Attributes:
         network: name of the class in ``uumamba.nets``.
-        arguments: what its constructor takes; ``strides`` only in the older layout, ``patch_size`` never.
+        arguments: of its constructor; ``strides`` only in the legacy layout, ``patch_size`` never.
     """
 
     network: str
@@ -27,56 +27,55 @@ class Found:
 
 
 def without_duplicates(weights: object) -> dict[str, Tensor]:
-    """Name every weight once, as our networks do.
+    """Return every weight once, under its name in our networks.
 
-    Wrappers' prefixes (``module.``, ``_orig_mod.``) are dropped; so are the second names that a released network gives
-    to the same weights (the decoder's reference to the encoder, ``all_modules`` of a block), once seen to be equal.
+    Prefixes of wrappers (``module.``, ``_orig_mod.``) are dropped, and so are a released network's second names of the
+    same weights (the decoder's reference to the encoder, ``all_modules`` of a block) after a check for equality.
 
     Raises:
-        UsageError: these are no named tensors, or two names of one weight disagree.
+        UsageError: the argument holds no named tensors, or two names of one weight have different values.
 
     Example:
         >>> weight = torch.ones(1)
         >>> list(without_duplicates({"encoder.a.conv.weight": weight, "decoder.encoder.a.conv.weight": weight}))
         ['encoder.a.conv.weight']
     """
+    expected = "a state dict of named tensors"
     if not isinstance(weights, Mapping) or not weights:
-        raise UsageError("the checkpoint should hold a state dict of named tensors; it does not.")
+        raise UsageError("weights", got="none", expected=expected)
     kept: dict[str, Tensor] = {}
-    first_name: dict[str, str] = {}
     for key, value in weights.items():
-        if not isinstance(value, Tensor) or value.layout != torch.strided or value.device.type != "cpu":
-            raise UsageError(f"the state dict should hold plain tensors; found {type(value).__name__} at {key!r}.")
-        name = _our_name(str(key))
-        if name not in kept:
-            kept[name], first_name[name] = value, key
-        elif not _equal(kept[name], value):
-            raise UsageError(
-                f"{first_name[name]} and {key} are two names of one weight but differ; the file was changed after "
-                "training, so get an unchanged one or remove one of the two."
-            )
+        if not isinstance(value, Tensor):
+            raise UsageError(f"weights.{key}", got=type(value).__name__, expected=expected)
+        first = kept.setdefault(_our_name(str(key)), value)
+        require(
+            _is_equal(first, value),
+            f"weights.{key}",
+            got="other values",
+            expected=f"those of {_our_name(str(key))}, the same weight",
+            fix="get a file that was not changed after training, or remove one of the two",
+        )
     return kept
 
 
 def recognise(weights: Weights) -> Found:
-    """Read layout, widths, kernels and block counts from names and shapes.
+    """Return the network and its constructor's arguments, read from names and shapes of weights.
 
     Args:
-        weights: as ``without_duplicates`` gives them.
+        weights: from ``without_duplicates``.
 
     Raises:
-        UsageError: this is no U-Mamba of either layout.
+        UsageError: the weights are of no U-Mamba of either layout.
     """
-    legacy = _has(weights, "decoder.transpconvs")
-    if not legacy and not _has(weights, "decoder.upsample_layers"):
-        raise UsageError(
-            "these are weights of no U-Mamba: neither decoder.upsample_layers (released since March 2024) nor "
-            f"decoder.transpconvs (before, and UU-Mamba) is there; found {', '.join(list(weights)[:3])} and so on."
-        )
+    legacy = _count(weights, "decoder.transpconvs") > 0
+    require(
+        legacy or _count(weights, "decoder.upsample_layers"),
+        "weights",
+        got=", ".join(list(weights)[:3]),
+        expected="decoder.upsample_layers (U-Mamba since March 2024) or decoder.transpconvs (before, and UU-Mamba)",
+    )
     blocks, first_conv = (".blocks", "conv1.conv") if legacy else ("", "conv1")
     stages = _count(weights, "encoder.stages")
-    if stages < 2:
-        raise UsageError(f"encoder.stages should hold 2 stages or more; found {stages}.")
     shapes = [_shape(weights, f"encoder.stages.{stage}{blocks}.0.{first_conv}.weight") for stage in range(stages)]
     arguments: dict[str, Any] = {
         "features": tuple(shape[0] for shape in shapes),
@@ -87,40 +86,26 @@ def recognise(weights: Weights) -> Found:
     heads = _shape(weights, f"decoder.seg_layers.{stages - 2}.weight")
     arguments |= {"spatial_dims": len(heads) - 2, "out_channels": heads[0]}
     arguments["deep_supervision"] = _count(weights, "decoder.seg_layers") == stages - 1
-    arguments |= _of_the_older_layout(weights, stages) if legacy else _of_the_current_layout(weights, stages)
-    return Found(_network(weights, legacy), arguments)
-
-
-def _of_the_older_layout(weights: Weights, stages: int) -> dict[str, Any]:
-    """A transposed convolution's kernel is its stride, and the first stage has none."""
-    steps = [_shape(weights, f"decoder.transpconvs.{stage}.weight")[2:] for stage in range(stages - 1)]
-    strides = ((1,) * len(steps[0]), *reversed(steps))
-    return {"strides": strides, "in_channels": _shape(weights, "encoder.stem.convs.0.conv.weight")[1]}
-
-
-def _of_the_current_layout(weights: Weights, stages: int) -> dict[str, Any]:
-    stem_blocks = _count(weights, "encoder.stem")
-    first = "encoder.stem.0.conv1.weight" if stem_blocks else "encoder.stages.0.0.conv1.weight"
-    width, joined = _shape(weights, f"decoder.stages.{stages - 2}.0.conv1.weight")[:2]
-    return {
-        "stem_blocks": stem_blocks,
-        "in_channels": _shape(weights, first)[1],
-        "full_resolution_skip": joined == 2 * width,
-    }
-
-
-def _network(weights: Weights, legacy: bool) -> str:
-    if _has(weights, "mamba_layer"):
-        return "LegacyUMambaBot" if legacy else "UMambaBot"
-    if _has(weights, "encoder.mamba_layers"):
-        return "LegacyUMambaEnc" if legacy else "UMambaEnc"
-    if not legacy:
-        return "ResEncUNet"
-    raise UsageError("these weights have the older layout but no Mamba layer, which is none of the released networks.")
+    if legacy:
+        # The kernel of a transposed convolution is its stride; the first stage has none.
+        steps = [_shape(weights, f"decoder.transpconvs.{stage}.weight")[2:] for stage in range(stages - 1)]
+        arguments["strides"] = ((1,) * len(steps[0]), *reversed(steps))
+        arguments["in_channels"] = _shape(weights, "encoder.stem.convs.0.conv.weight")[1]
+    else:
+        stem_blocks = arguments["stem_blocks"] = _count(weights, "encoder.stem")
+        first = "encoder.stem.0.conv1.weight" if stem_blocks else "encoder.stages.0.0.conv1.weight"
+        width, joined = _shape(weights, f"decoder.stages.{stages - 2}.0.conv1.weight")[:2]
+        arguments |= {"in_channels": _shape(weights, first)[1], "full_resolution_skip": joined == 2 * width}
+    kind = "ResEncUNet"
+    if any(key.startswith("mamba_layer.") for key in weights):
+        kind = "UMambaBot"
+    elif _count(weights, "encoder.mamba_layers"):
+        kind = "UMambaEnc"
+    return Found(f"Legacy{kind}" if legacy else kind, arguments)
 
 
 def _our_name(key: str) -> str:
-    """One name for the names that the released code gives to one weight.
+    """Return our name of a weight for any of its names in the released code.
 
     Example:
         >>> _our_name("module._orig_mod.decoder.encoder.stem.1.conv1.all_modules.0.weight")
@@ -136,25 +121,20 @@ def _our_name(key: str) -> str:
     return re.sub(r"\.all_modules\.(\d+)\.", lambda found: ".conv." if found[1] == "0" else ".norm.", name)
 
 
-def _equal(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors have the same values; a network that diverged may hold NaN."""
+def _is_equal(one: Tensor, other: Tensor) -> bool:
+    """Compare shape, type and values; NaN equals NaN, for a network that diverged."""
     if one.shape != other.shape or one.dtype != other.dtype:
         return False
-    return torch.equal(one, other) or torch.allclose(one.double(), other.double(), rtol=0, atol=0, equal_nan=True)
-
-
-def _has(weights: Weights, prefix: str) -> bool:
-    return any(key.startswith(f"{prefix}.") for key in weights)
+    return torch.equal(one, other) or torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
 
 
 def _count(weights: Weights, prefix: str) -> int:
-    """How many numbered parts stand under a prefix."""
+    """Count the numbered parts under a prefix."""
     rest = (key.removeprefix(f"{prefix}.").partition(".")[0] for key in weights if key.startswith(f"{prefix}."))
     return len({number for number in rest if number.isdigit()})
 
 
 def _shape(weights: Weights, key: str) -> tuple[int, ...]:
-    if key not in weights or weights[key].ndim not in (4, 5):
-        found = f"found shape {tuple(weights[key].shape)}" if key in weights else "it is missing"
-        raise UsageError(f"{key} should be a convolution's weight in 2-D or 3-D; {found}.")
-    return tuple(weights[key].shape)
+    shape = tuple(weights[key].shape) if key in weights else ()
+    require(len(shape) in (4, 5), f"weights.{key}", got=shape or "none", expected="a 2-D or 3-D convolution's weight")
+    return shape

@@ -1,23 +1,24 @@
-"""The network around the stages: encoder, optional mixer at the bottleneck, decoder."""
+"""U-Net of an encoder, an optional token mixer at the bottleneck, and a decoder."""
 
 from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
 from uumamba.nets.blocks import init_he
-from uumamba.nets.topology import Topology
+from uumamba.nets.stages import Topology
+from uumamba.runtime.errors import require
 
 
 class ResidualUNet(nn.Module):
-    """A U-Net of parts: what its networks put in is all that they vary.
+    """U-Net composed of parts; every network passes its own.
 
     Args:
         topology: widths, strides and blocks of the stages.
         encoder: image to the features of every stage, full resolution first.
-        mamba_layer: replaces the deepest features, where there is one.
+        mamba_layer: maps the deepest features; None for no such layer.
         decoder: those features to logits, or in training mode to a list, finest first.
-        fixed_patch: the one patch size that the weights allow; None where any will do.
-        init: applied to every module once all of them are there.
+        fixed_patch: the only patch size that fits the weights; None if any does.
+        init: applied to every module once the network is complete.
     """
 
     def __init__(
@@ -45,28 +46,29 @@ class ResidualUNet(nn.Module):
 
     @property
     def required_divisor(self) -> tuple[int, ...]:
-        """What the patch must be divisible by, an axis."""
+        """Divisor of the patch size on each axis."""
         return self.topology.required_divisor
 
     @property
     def minimum_patch(self) -> tuple[int, ...]:
-        """The smallest patch that leaves two bottleneck voxels; the only one, where the patch is baked in."""
+        """Smallest patch with two voxels at the bottleneck; the only patch where the weights fix it."""
         return self.fixed_patch or self.topology.minimum_patch
 
     def forward(self, image: Tensor) -> Tensor | list[Tensor]:
         """``(batch, in_channels, *spatial)`` to logits ``(batch, out_channels, *spatial)``, or a list, finest first.
 
         Raises:
-            ValueError: when the strides do not divide the spatial size, or it is not the one that is baked in.
+            UsageError: the strides do not divide the spatial size, or it is not the one that the weights fix.
         """
         size = tuple(image.shape[2:])
         self.topology.check_patch(size)
-        if self.fixed_patch not in (None, size):
-            raise ValueError(
-                f"this network's deep Mamba layers take channels as tokens, which bakes the patch size "
-                f"{self.fixed_patch} into its weights; found {size}. Feed patches of that size (a sliding window "
-                f"does), or build the network for the other size and train it"
-            )
+        require(
+            self.fixed_patch is None or size == self.fixed_patch,
+            "image",
+            got=size,
+            expected=f"{self.fixed_patch}, which the Mamba layers over channels fix",
+            fix="feed patches of that size (a sliding window does), or train a network for the other size",
+        )
         skips = self.encoder(image)
         if self.mamba_layer is not None:
             skips[-1] = self.mamba_layer(skips[-1])

@@ -1,4 +1,4 @@
-"""U-Mamba with Mamba at the bottleneck or in the encoder, and the same network without it as the control."""
+"""U-Mamba with Mamba at the bottleneck or in the encoder, and a control without it."""
 
 from collections.abc import Sequence
 from math import prod
@@ -8,11 +8,11 @@ from uumamba.nets.decoder import ResidualDecoder
 from uumamba.nets.encoder import ResidualEncoder
 from uumamba.nets.mamba import MambaLayer
 from uumamba.nets.residual_unet import ResidualUNet
-from uumamba.nets.topology import Stages, Topology
+from uumamba.nets.stages import Stages, Topology
 
 
 class ResEncUNet(ResidualUNet):
-    """U-Mamba without Mamba: the control that any claim for Mamba has to beat.
+    """U-Mamba without Mamba, the control for any claim about Mamba.
 
     Arguments as for ``UMambaBot``.
 
@@ -36,7 +36,7 @@ class ResEncUNet(ResidualUNet):
         deep_supervision: bool = True,
         **stages: Unpack[Stages],
     ) -> None:
-        topology = Topology.of(spatial_dims, **stages)
+        topology = Topology.build(spatial_dims, **stages)
         super().__init__(
             topology,
             encoder=ResidualEncoder(topology, in_channels),
@@ -45,10 +45,10 @@ class ResEncUNet(ResidualUNet):
 
 
 class UMambaBot(ResidualUNet):
-    """A residual U-Net whose bottleneck features are replaced by Mamba of themselves.
+    """Residual U-Net with a Mamba layer at the bottleneck.
 
-    Parameters have the names and shapes of the released 2024-03 networks, the duplicates of their checkpoints
-    (``decoder.encoder.*``, ``*.all_modules.*``) left out. Any size that the strides divide will do.
+    Parameters have the names and shapes of the released 2024-03 networks, without the duplicates of their checkpoints
+    (``decoder.encoder.*``, ``*.all_modules.*``). Any size works that the strides divide.
 
     Args:
         spatial_dims: 2 or 3.
@@ -59,7 +59,7 @@ class UMambaBot(ResidualUNet):
             ``decoder_blocks``, ``stem_blocks`` and ``full_resolution_skip``, each explained at ``Stages``.
 
     Raises:
-        ValueError: when the stages do not agree with each other.
+        UsageError: the stages do not agree with each other.
 
     Example:
         >>> import torch
@@ -85,7 +85,7 @@ class UMambaBot(ResidualUNet):
         deep_supervision: bool = True,
         **stages: Unpack[Stages],
     ) -> None:
-        topology = Topology.of(spatial_dims, **stages)
+        topology = Topology.build(spatial_dims, **stages)
         super().__init__(
             topology,
             mamba_layer=MambaLayer(topology.features[-1]),
@@ -95,17 +95,17 @@ class UMambaBot(ResidualUNet):
 
 
 class UMambaEnc(ResidualUNet):
-    """A residual U-Net with Mamba after its encoder stages: every stage in 3-D, every other one in 2-D.
+    """Residual U-Net with Mamba after every encoder stage (3-D) or every other one (2-D).
 
-    Where a feature map has no more voxels than channels, its channels become the tokens. Such a layer's weights hold
-    the number of voxels, so the network then works at ``patch_size`` alone (``fixed_patch`` says so, else it is None).
+    Where a feature map has no more voxels than channels, its channels become the tokens. The shapes of such a layer's
+    weights hold the number of voxels, so the network then only works at ``patch_size``, which ``fixed_patch`` names.
     Arguments as for ``UMambaBot``, and:
 
     Args:
-        patch_size: spatial size of the images it will see.
+        patch_size: spatial size of the images.
 
     Raises:
-        ValueError: when the stages do not agree with each other, or the strides do not divide the patch.
+        UsageError: the stages do not agree with each other, or the strides do not divide the patch.
 
     Example:
         >>> import torch
@@ -130,7 +130,7 @@ class UMambaEnc(ResidualUNet):
         deep_supervision: bool = True,
         **stages: Unpack[Stages],
     ) -> None:
-        topology = Topology.of(spatial_dims, **stages)
+        topology = Topology.build(spatial_dims, **stages)
         topology.check_patch(patch_size, "patch_size")
         layers = _encoder_mamba_layers(topology, patch_size)
         super().__init__(

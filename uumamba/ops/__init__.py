@@ -1,4 +1,4 @@
-"""The selective scan, one meaning with several backends, and the short convolution that goes before it."""
+"""Selective scan with several backends, and the short convolution before it."""
 
 from uumamba.ops.convolution import causal_convolution
 from uumamba.ops.scan_backends import automatic_backend, scan_backends, scan_problems

@@ -1,4 +1,4 @@
-"""The short causal convolution of the Mamba block, with its activation."""
+"""Short causal convolution of the Mamba block, with its activation."""
 
 import ctypes
 from ctypes import c_int32, c_int64, c_void_p
@@ -8,14 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from uumamba.ops.native_library import Rows, address, call, number_of, threads_for, unavailable
+from uumamba.ops.native_library import Rows, address, call, choose_threads, instruction_set_number, unavailable
 from uumamba.ops.scan_operator import skips_dispatcher
+from uumamba.runtime.errors import require
 
 _MOST_TAPS = 8  # kMostTaps of native/selective_scan.h
 
 
 def causal_convolution(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    r"""``silu`` of a depthwise convolution that looks back only.
+    r"""Apply a causal depthwise convolution and ``silu``.
 
     .. math:: y_l = \mathrm{silu}\Big(\text{bias} + \sum_k \text{weight}_k\\, x_{l - K + 1 + k}\Big)
 
@@ -29,7 +30,7 @@ def causal_convolution(x: Tensor, weight: Tensor, bias: Tensor | None = None) ->
         bias: ``(channels,)``.
 
     Raises:
-        ValueError: when weight or bias do not fit the channels of x.
+        UsageError: weight or bias do not fit the channels of x.
 
     Example:
         >>> x = torch.tensor([[[1.0, 2.0, 3.0]]])
@@ -37,16 +38,14 @@ def causal_convolution(x: Tensor, weight: Tensor, bias: Tensor | None = None) ->
         >>> y.round(decimals=2)
         tensor([[[10., 21., 32.]]])
     """
-    if weight.ndim != 2 or x.ndim != 3 or weight.shape[0] != x.shape[1]:
-        raise ValueError(
-            f"causal_convolution: weight should be (channels, taps) for x of (batch, channels, length); found shapes "
-            f"{tuple(weight.shape)} and {tuple(x.shape)}"
-        )
-    if bias is not None and tuple(bias.shape) != (x.shape[1],):
-        raise ValueError(f"causal_convolution: bias should be ({x.shape[1]},); found shape {tuple(bias.shape)}")
+    require(x.ndim == 3, "x", got=tuple(x.shape), expected="shape (batch, channels, length)")
+    fits = weight.ndim == 2 and weight.shape[0] == x.shape[1]
+    require(fits, "weight", got=tuple(weight.shape), expected=f"shape (channels, taps), {x.shape[1]} channels as in x")
+    if bias is not None:
+        require(bias.shape == x.shape[1:2], "bias", got=tuple(bias.shape), expected=f"shape ({x.shape[1]},)")
     types = {tensor.dtype for tensor in (x, weight, bias) if tensor is not None}
     ours = x.device.type == "cpu" and types == {torch.float32} and weight.shape[1] <= _MOST_TAPS
-    if ours and unavailable() is None and not torch.onnx.is_in_onnx_export():  # a runtime knows no operator of ours
+    if ours and unavailable() is None and not torch.onnx.is_in_onnx_export():  # an ONNX runtime has no operator of ours
         return (_forward if skips_dispatcher() else _native)(x, weight, bias)
     length, taps = x.shape[2], weight.shape[1]
     return F.silu(F.conv1d(x, weight[:, None], bias, padding=taps - 1, groups=x.shape[1])[..., :length])
@@ -61,10 +60,10 @@ class _Convolution(ctypes.Structure):
     )
 
     @classmethod
-    def of(cls, x: Tensor, weight: Tensor, bias: Tensor | None) -> "_Convolution":
-        """Weight and bias must be contiguous, and live as long as this is used."""
-        threads = threads_for(x.numel())
-        return cls(*x.shape, weight.shape[1], threads, number_of(None), Rows.of(x), address(weight), address(bias))
+    def describe(cls, x: Tensor, weight: Tensor, bias: Tensor | None) -> "_Convolution":
+        """Describe contiguous tensors, which must outlive the call."""
+        threads, best = choose_threads(x.numel()), instruction_set_number(None)
+        return cls(*x.shape, weight.shape[1], threads, best, Rows.describe(x), address(weight), address(bias))
 
 
 class _Gradients(ctypes.Structure):
@@ -74,7 +73,7 @@ class _Gradients(ctypes.Structure):
 def _forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     y, weight = torch.empty_like(x), weight.contiguous()
     bias = None if bias is None else bias.contiguous()
-    call("convolution_forward", _Convolution.of(x, weight, bias), Rows.of(y))
+    call("convolution_forward", _Convolution.describe(x, weight, bias), Rows.describe(y))
     return y
 
 
@@ -87,9 +86,9 @@ def _native_backward(grad_y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | N
     bias = None if bias is None else bias.contiguous()
     grads = torch.empty_like(x), torch.empty_like(weight), weight.new_empty(x.shape[1] if bias is not None else 0)
     gradients = _Gradients(
-        Rows.of(grad_y), Rows.of(grads[0]), address(grads[1]), None if bias is None else address(grads[2])
+        Rows.describe(grad_y), Rows.describe(grads[0]), address(grads[1]), None if bias is None else address(grads[2])
     )
-    call("convolution_backward", _Convolution.of(x, weight, bias), gradients)
+    call("convolution_backward", _Convolution.describe(x, weight, bias), gradients)
     return grads
 
 

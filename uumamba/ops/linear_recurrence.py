@@ -1,7 +1,7 @@
-r"""The recurrence ``h_l = a_l h_{l-1} + x_l`` over a sequence cut into chunks that are worked through side by side.
+r"""Recurrence ``h_l = a_l h_{l-1} + x_l`` over a sequence, in chunks that are computed side by side.
 
 The gradient of a linear recurrence is a linear recurrence that runs backwards, and the gradient of that one runs
-forwards again. The two functions here are each other's gradient, so they can be differentiated any number of times.
+forwards again. One function computes both directions, so it can be differentiated any number of times.
 
 Layout: ``(steps, chunks, *rest)``; element ``[t, k]`` is position ``k * steps + t`` of the sequence. A step of all
 chunks together is one contiguous row.
@@ -17,7 +17,7 @@ from torch.autograd import Function
 
 
 def linear_recurrence(a: Tensor, x: Tensor) -> Tensor:
-    """All states of ``h_l = a_l h_{l-1} + x_l`` from ``h_{-1} = 0``.
+    """Return all states of ``h_l = a_l h_{l-1} + x_l`` from ``h_{-1} = 0``.
 
     Three phases: each chunk from a zero state to its end, keeping only that end and the chunk's total decay; the
     state at the start of each chunk from those, one chunk after the other; each chunk again from its true start.
@@ -32,53 +32,39 @@ def linear_recurrence(a: Tensor, x: Tensor) -> Tensor:
         >>> linear_recurrence(a, x).t().flatten()               # 1, 1 + 1/2, 1 + 3/4, 1 + 7/8
         tensor([1.0000, 1.5000, 1.7500, 1.8750])
     """
-    states: Tensor = _Forwards.apply(a, x)  # type: ignore[no-untyped-call]  # torch's Function.apply has no types
+    states: Tensor = _Recurrence.apply(a, x, False)  # type: ignore[no-untyped-call]  # torch gives it no types
     return states
 
 
-class _Forwards(Function):
-    """``h_l = a_l h_{l-1} + x_l``."""
+class _Recurrence(Function):
+    """``h_l = a_l h_{l-1} + x_l``; with ``reverse`` ``g_l = a_{l+1} g_{l+1} + x_l`` from the end to the start."""
 
     @staticmethod
-    def forward(a: Tensor, x: Tensor) -> Tensor:
-        h = torch.empty_like(x)
-        _sweep(a.unbind(), x.unbind(), h.unbind(), range(a.shape[1]))
-        return h
+    def forward(a: Tensor, x: Tensor, reverse: bool) -> Tensor:
+        out = torch.empty_like(x)
+        if reverse:
+            after_chunk = torch.cat([a[0, 1:], torch.zeros_like(a[0, :1])])
+            decays = [after_chunk, *a.unbind()[:0:-1]]
+            _sweep(decays, x.unbind()[::-1], out.unbind()[::-1], range(a.shape[1])[::-1])
+        else:
+            _sweep(a.unbind(), x.unbind(), out.unbind(), range(a.shape[1]))
+        return out
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, bool], output: Tensor) -> None:
         ctx.save_for_backward(inputs[0], output)
+        ctx.reverse = inputs[2]
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        a, h = ctx.saved_tensors
-        g = _Backwards.apply(a, grad.contiguous())  # type: ignore[no-untyped-call]  # as above
-        return g * _previous(h), g
-
-
-class _Backwards(Function):
-    """``g_l = a_{l+1} g_{l+1} + x_l``, from the end of the sequence to its start."""
-
-    @staticmethod
-    def forward(a: Tensor, x: Tensor) -> Tensor:
-        g = torch.empty_like(x)
-        after_chunk = torch.cat([a[0, 1:], torch.zeros_like(a[0, :1])])
-        _sweep([after_chunk, *a.unbind()[:0:-1]], x.unbind()[::-1], g.unbind()[::-1], range(a.shape[1])[::-1])
-        return g
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[0], output)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        a, g = ctx.saved_tensors
-        w = _Forwards.apply(a, grad.contiguous())  # type: ignore[no-untyped-call]  # as above
-        return g * _previous(w), w
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        a, states = ctx.saved_tensors
+        gradient = _Recurrence.apply(a, grad.contiguous(), not ctx.reverse)  # type: ignore[no-untyped-call]  # as above
+        forwards, backwards = (gradient, states) if ctx.reverse else (states, gradient)
+        return backwards * _previous(forwards), gradient, None
 
 
 def _sweep(a: Sequence[Tensor], x: Sequence[Tensor], out: Sequence[Tensor], chunks: Sequence[int]) -> None:
-    """Write the states to ``out``; steps and chunks are taken in the order given, a row of all chunks at a time."""
+    """Write the states to ``out``, in the given order of steps and chunks, a row of all chunks at a time."""
     start = torch.zeros_like(x[0])
     if len(chunks) > 1:
         end, total_decay = x[0].clone(), a[0].clone()
@@ -93,6 +79,6 @@ def _sweep(a: Sequence[Tensor], x: Sequence[Tensor], out: Sequence[Tensor], chun
 
 
 def _previous(h: Tensor) -> Tensor:
-    """``h_{l-1}`` at every position, 0 before the first."""
+    """Return ``h_{l-1}`` at every position, 0 before the first."""
     before_chunk = torch.cat([torch.zeros_like(h[-1:, :1]), h[-1:, :-1]], dim=1)
     return torch.cat([before_chunk, h[:-1]])

@@ -1,4 +1,4 @@
-"""The C++ library of the scan, an optional part of an installation: found, loaded, called with plain structures."""
+"""C++ library of the scan, an optional part of an installation."""
 
 import ctypes
 from collections.abc import Callable
@@ -10,36 +10,38 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
+from uumamba.runtime.errors import UumambaError, require
+
 _INSTRUCTION_SETS = ("plain", "avx2", "avx512")  # numbered as in native/selective_scan.h
 # Exponentials below which a second thread costs more than it brings.
 _WORK_OF_A_THREAD = 2**16
 
 
 class Rows(ctypes.Structure):
-    """``Rows`` of native/selective_scan.h: a (batch, channel, length) tensor, or none."""
+    """``Rows`` of native/selective_scan.h: a (batch, channel, length) tensor, or no tensor."""
 
     _fields_ = (("data", c_void_p), ("batch", c_int64), ("channel", c_int64), ("length", c_int64))
 
     @classmethod
-    def of(cls, tensor: Tensor | None) -> "Rows":
-        """The tensor must live as long as it is used."""
+    def describe(cls, tensor: Tensor | None) -> "Rows":
+        """Describe a tensor, which must outlive the call."""
         return cls() if tensor is None else cls(tensor.data_ptr(), *tensor.stride())
 
 
 def address(tensor: Tensor | None) -> int | None:
-    """Where its values lie; None, a null pointer, without a tensor."""
+    """Return the address of the values; None, a null pointer, without a tensor."""
     return None if tensor is None else tensor.data_ptr()
 
 
 def _load() -> tuple[ctypes.CDLL | None, str]:
-    """The library, or None and why there is none."""
+    """Return the library, or None and the reason."""
     found = sorted(Path(__file__).parent.glob("_scan_native*.so"))
     if not found:
         return None, "its C++ extension was not built; install uumamba again where a C++ compiler is at hand"
     try:
         # The library names no OpenMP runtime: it finds torch's own, made visible here. A second one would start threads
         # of its own and spin against the first.
-        ctypes.CDLL(_openmp_of_torch(), mode=ctypes.RTLD_GLOBAL)
+        ctypes.CDLL(_find_openmp(), mode=ctypes.RTLD_GLOBAL)
         library = ctypes.CDLL(str(found[0]))
     except OSError as error:
         return None, f"its library does not load ({error})"
@@ -48,8 +50,8 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
     return library, ""
 
 
-def _openmp_of_torch() -> str:
-    """The runtime that torch's wheel brings, under whichever name; else the system's."""
+def _find_openmp() -> str:
+    """Return the OpenMP runtime of torch's wheel under any of its names, else the system's."""
     package = Path(torch.__file__).parent
     bundled = [*package.glob("lib/libgomp*"), *package.parent.glob("torch.libs/libgomp*")]
     return str(bundled[0]) if bundled else "libgomp.so.1"
@@ -59,12 +61,12 @@ _LIBRARY, _PROBLEM = _load()
 
 
 def unavailable() -> str | None:
-    """Why there is no library, or None when there is."""
+    """Return why there is no library; None if there is one."""
     return None if _LIBRARY is not None else _PROBLEM
 
 
 def instruction_sets() -> tuple[str, ...]:
-    """Those that the library has and this processor can run, the best last; none when there is no library.
+    """Return the instruction sets that this processor can run, the best last; none without a library.
 
     Example:
         >>> set(instruction_sets()) <= {"plain", "avx2", "avx512"}
@@ -73,22 +75,20 @@ def instruction_sets() -> tuple[str, ...]:
     return () if _LIBRARY is None else _INSTRUCTION_SETS[: _LIBRARY.uumamba_instruction_set() + 1]
 
 
-def number_of(instruction_set: str | None) -> int:
-    """What the library calls an instruction set; the best one when None.
+def instruction_set_number(instruction_set: str | None) -> int:
+    """Return the library's number of an instruction set; of the best one for None.
 
     Raises:
-        ValueError: when the library does not have it or this processor cannot run it.
+        UsageError: the library does not have it or this processor cannot run it.
     """
     known = instruction_sets()
-    if instruction_set is None:
-        return len(known) - 1
-    if instruction_set not in known:
-        raise ValueError(f"instruction_set should be one of {', '.join(known)}; found {instruction_set!r}")
-    return known.index(instruction_set)
+    chosen = instruction_set or known[-1]
+    require(chosen in known, "instruction_set", got=instruction_set, expected=f"one of {', '.join(known)}")
+    return known.index(chosen)
 
 
-def threads_for(exponentials: int) -> int:
-    """As many threads as torch uses, and fewer for little work."""
+def choose_threads(exponentials: int) -> int:
+    """Return torch's number of threads, or fewer for little work."""
     return min(torch.get_num_threads(), ceil(exponentials / _WORK_OF_A_THREAD))
 
 
@@ -96,7 +96,7 @@ def call(function: str, problem: ctypes.Structure, results: ctypes.Structure) ->
     """Run one function of the library.
 
     Raises:
-        MemoryError: when it found no memory for its work.
+        MemoryError: the library found no memory for its work.
     """
     run: Callable[..., int] = getattr(_LIBRARY, f"uumamba_{function}")
     if run(ctypes.byref(problem), ctypes.byref(results)):
@@ -104,15 +104,15 @@ def call(function: str, problem: ctypes.Structure, results: ctypes.Structure) ->
 
 
 def exp2_rate(threads: int, *, instruction_set: str | None = None, repeats: int = 20_000) -> float:
-    """Exponentials a second of the scan's own exp2 on values in the first-level cache: the limit to measure it by.
+    """Measure exponentials per second of the scan's exp2 in the first-level cache: the scan's limit.
 
     Raises:
-        RuntimeError: when there is no library.
+        UumambaError: there is no library.
     """
     if _LIBRARY is None:
-        raise RuntimeError(f"no native scan to measure: {_PROBLEM}")
+        raise UumambaError(f"no native scan to measure: {_PROBLEM}")
     count = 1024
     values = torch.full((threads, 2, count), -0.3)
     begin = perf_counter()
-    _LIBRARY.uumamba_exp2(values.data_ptr(), count, repeats, threads, number_of(instruction_set))
+    _LIBRARY.uumamba_exp2(values.data_ptr(), count, repeats, threads, instruction_set_number(instruction_set))
     return threads * count * repeats / (perf_counter() - begin)

@@ -1,4 +1,4 @@
-"""The arguments of one selective scan, checked once and handed to whichever backend runs it."""
+"""Arguments of one selective scan, checked once for every backend."""
 
 from dataclasses import dataclass
 from functools import reduce
@@ -6,14 +6,15 @@ from functools import reduce
 import torch
 from torch import Tensor
 
+from uumamba.runtime.errors import require
+
 
 @dataclass(frozen=True)
 class ScanArguments:
-    """What a backend is called with; ``selective_scan`` explains each.
+    """Arguments of a backend; ``selective_scan`` explains each.
 
     Raises:
-        TypeError: when a tensor is not floating point.
-        ValueError: when a shape or device does not fit that of ``u``.
+        UsageError: a tensor is not real floating point, or its shape or device does not fit that of ``u``.
     """
 
     u: Tensor
@@ -28,59 +29,71 @@ class ScanArguments:
     return_last_state: bool = False
 
     def __post_init__(self) -> None:
-        for name, tensor in self.tensors().items():
-            _check_kind(name, tensor, self.u.device)
-        if self.u.ndim != 3 or 0 in self.u.shape:
-            raise ValueError(_expected("u", "(batch, channels, length), none of them 0", self.u))
-        if self.A.ndim != 2 or self.A.shape[0] != self.u.shape[1]:
-            raise ValueError(_expected("A", f"(channels, states) with {self.u.shape[1]} channels as in u", self.A))
-        for name in ("delta", "z"):
-            _check_shape(name, self.tensors().get(name), tuple(self.u.shape), "(batch, channels, length)")
-        for name in ("D", "delta_bias"):
-            _check_shape(name, self.tensors().get(name), (self.u.shape[1],), "(channels,)")
-        _check_projection("B", self.B, self.u, self.A.shape[1])
-        _check_projection("C", self.C, self.u, self.A.shape[1])
+        tensors = self.tensors()
+        for name, tensor in tensors.items():
+            require(tensor.is_floating_point(), name, got=tensor.dtype, expected="a real floating-point type")
+            device = self.u.device
+            require(tensor.device == device, name, got=tensor.device, expected=f"{device}, the device of u")
+        _check_shape("u", self.u, self.u.ndim == 3 and 0 not in self.u.shape, "(batch, channels, length), none 0")
+        batch, channels, length = self.u.shape
+        _check_shape(
+            "A", self.A, self.A.ndim == 2 and self.A.shape[0] == channels, f"(channels, states), {channels} channels"
+        )
+        states = self.A.shape[1]
+        signal, vector = (batch, channels, length), (channels,)
+        shapes = {"u": signal, "delta": signal, "z": signal, "D": vector, "delta_bias": vector, "A": (channels, states)}
+        for name, shape in shapes.items():
+            if name in tensors:
+                _check_shape(name, tensors[name], tuple(tensors[name].shape) == shape, str(shape))
+        for name in ("B", "C"):
+            tensor = tensors[name]
+            groups = tensor.shape[1] if tensor.ndim == 4 else 1
+            forms = ((channels, states), (batch, states, length), (batch, groups, states, length))
+            fits = any(tuple(tensor.shape) == form for form in forms) and groups > 0 and channels % groups == 0
+            expected = f"{forms[0]}, {forms[1]} or (batch, groups, states, length) with groups that divide {channels}"
+            _check_shape(name, tensor, fits, expected)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every tensor that was given, by the name of its argument."""
-        names = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")
-        return {name: tensor for name in names if (tensor := getattr(self, name)) is not None}
+        """Return every tensor that was given, by the name of its argument."""
+        return {name: tensor for name, tensor in zip(TENSORS, self.every_tensor(), strict=True) if tensor is not None}
+
+    def every_tensor(self) -> tuple[Tensor | None, ...]:
+        """Return the eight tensors in the order of ``selective_scan``, None where not given."""
+        return self.u, self.delta, self.A, self.B, self.C, self.D, self.z, self.delta_bias
+
+    def empty_carries(self, saved_every: int, *, keep: bool) -> Tensor:
+        """Return memory for the states before every ``saved_every`` positions; empty unless ``keep``.
+
+        The shape is (batch, saved, states, channels), the type float32.
+        """
+        batch, _, length = self.u.shape
+        shape = (batch, -(-length // saved_every), *self.A.shape[::-1]) if keep else (0,)
+        return self.u.new_empty(shape, dtype=torch.float32)
 
     @property
     def arithmetic_dtype(self) -> torch.dtype:
-        """The widest type among the tensors, float32 at least."""
+        """Widest type among the tensors, at least float32."""
         return reduce(torch.promote_types, (tensor.dtype for tensor in self.tensors().values()), torch.float32)
 
 
-def _check_kind(name: str, tensor: Tensor, device: torch.device) -> None:
-    if not tensor.is_floating_point():
-        raise TypeError(f"selective_scan: {name} should be a real floating-point tensor; found {tensor.dtype}")
-    if tensor.device != device:
-        raise ValueError(f"selective_scan: {name} should be on {device} like u; found it on {tensor.device}")
+TENSORS = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")
 
 
-def _check_shape(name: str, tensor: Tensor | None, shape: tuple[int, ...], axes: str) -> None:
-    if tensor is not None and tuple(tensor.shape) != shape:
-        raise ValueError(_expected(name, f"{axes} = {shape}", tensor))
+def projection_strides(projection: Tensor) -> tuple[int, ...]:
+    """Return strides of B or C as (batch, group, state, step); an axis that its form lacks has stride 0.
+
+    In the form ``(channels, states)`` every channel is a group.
+    """
+    strides = projection.stride()
+    if projection.ndim == 2:
+        return (0, *strides, 0)
+    return (strides[0], 0, *strides[1:]) if projection.ndim == 3 else strides
 
 
-def _check_projection(name: str, tensor: Tensor, u: Tensor, states: int) -> None:
-    batch, channels, length = u.shape
-    if tensor.ndim == 4:
-        groups = tensor.shape[1]
-        if groups == 0 or channels % groups:
-            raise ValueError(
-                _expected(name, f"(batch, groups, states, length) with groups dividing {channels}", tensor)
-            )
-        _check_shape(name, tensor, (batch, groups, states, length), "(batch, groups, states, length)")
-    elif tensor.ndim == 3:
-        _check_shape(name, tensor, (batch, states, length), "(batch, states, length)")
-    elif tensor.ndim == 2:
-        _check_shape(name, tensor, (channels, states), "(channels, states)")
-    else:
-        axes = "(channels, states), (batch, states, length) or (batch, groups, states, length)"
-        raise ValueError(_expected(name, axes, tensor))
+def channels_per_group(projection: Tensor, channels: int) -> int:
+    """Return how many neighbouring channels a form of B or C serves together."""
+    return channels // projection.shape[1] if projection.ndim == 4 else channels
 
 
-def _expected(name: str, expected: str, found: Tensor) -> str:
-    return f"selective_scan: {name} should be {expected}; found shape {tuple(found.shape)}"
+def _check_shape(name: str, tensor: Tensor, fits: bool, expected: str) -> None:
+    require(fits, name, got=tuple(tensor.shape), expected=f"shape {expected}")

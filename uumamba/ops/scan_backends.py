@@ -1,4 +1,4 @@
-"""Every way to compute a selective scan: what runs it, why it may not run here, and which arguments it cannot take."""
+"""Backends of the selective scan: functions, availability and accepted arguments."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,13 +21,13 @@ def _runs_everywhere() -> None:
 
 @dataclass(frozen=True)
 class ScanBackend:
-    """One way to compute a selective scan.
+    """One implementation of the selective scan.
 
     Attributes:
         compute: arguments to ``(y, last_state)``.
-        unavailable: why it cannot run on this machine, or None.
-        device_type: where its tensors must be; anywhere when None.
-        float64: whether it can compute in float64.
+        unavailable: returns why it cannot run on this machine, or None.
+        device_type: device of its tensors; any when None.
+        float64: can compute in float64.
     """
 
     compute: ScanFunction
@@ -35,12 +35,12 @@ class ScanBackend:
     device_type: str | None = None
     float64: bool = False
 
-    def refuses(self, device_type: str, dtype: torch.dtype) -> str | None:
-        """Why it cannot compute in that type on such a device, or None."""
+    def find_problem(self, device_type: str, dtype: torch.dtype) -> str | None:
+        """Return why it cannot compute in a type on a device, or None."""
         if self.device_type not in (None, device_type):
-            return f"it runs on {self.device_type}, and u is on {device_type}"
+            return f"tensors on {self.device_type} only"
         if dtype == torch.float64 and not self.float64:
-            return 'it computes in float32, and float64 was given; use backend="torch"'
+            return 'float32 only; use backend="torch" for float64'
         return None
 
 
@@ -68,23 +68,23 @@ _AUTO = ("native", "triton", "mamba_ssm", "torch")
 
 
 def automatic_backend(device_type: str, dtype: torch.dtype) -> str:
-    """What ``backend="auto"`` takes for arithmetic in ``dtype`` on such a device; torch while it writes ONNX.
+    """Return the backend of ``backend="auto"`` for a type of arithmetic on a device; torch during ONNX export.
 
     Example:
         >>> automatic_backend("cpu", torch.float64)
         'torch'
     """
     if torch.onnx.is_in_onnx_export():
-        return "torch"  # a runtime knows no operator of ours
+        return "torch"  # an ONNX runtime has no operator of ours
     return next(
         name
         for name in _AUTO
-        if SCAN_BACKENDS[name].refuses(device_type, dtype) is None and SCAN_BACKENDS[name].unavailable() is None
+        if SCAN_BACKENDS[name].find_problem(device_type, dtype) is None and SCAN_BACKENDS[name].unavailable() is None
     )
 
 
 def scan_backends() -> tuple[str, ...]:
-    """The names of the backends that can run on this machine.
+    """Return the names of the backends that can run on this machine.
 
     Example:
         >>> {"reference", "torch"} <= set(scan_backends())
@@ -94,7 +94,7 @@ def scan_backends() -> tuple[str, ...]:
 
 
 def scan_problems() -> dict[str, str]:
-    """The names of the others, and why they cannot.
+    """Return the names of the other backends, with the reason why they cannot run.
 
     Example:
         >>> set(scan_problems()) | set(scan_backends()) == set(SCAN_BACKENDS)

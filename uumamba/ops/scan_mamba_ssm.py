@@ -1,4 +1,4 @@
-"""The upstream CUDA kernel of mamba_ssm, where its compiled extension is really there."""
+"""CUDA kernel of mamba_ssm, where its compiled extension is installed."""
 
 from importlib import import_module
 from importlib.util import find_spec
@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from uumamba.ops.scan_arguments import ScanArguments
+from uumamba.runtime.errors import require
 
 
 def unavailable() -> str | None:
-    """Why this backend cannot run here, or None. That ``mamba_ssm`` imports proves nothing: the extension has to."""
+    """Return why this backend cannot run here, or None; the compiled extension must import, not just mamba_ssm."""
     if not torch.cuda.is_available():
         return "no CUDA device was found"
     if find_spec("mamba_ssm") is None:
@@ -23,15 +24,19 @@ def unavailable() -> str | None:
 
 
 def mamba_ssm_scan(scan: ScanArguments) -> tuple[Tensor, Tensor]:
-    """``(y, last_state)``; upstream drops the gradient of the last state, so it comes detached.
+    """Return ``(y, last_state)``; upstream drops the gradient of the last state, so it comes detached.
 
     Raises:
-        ValueError: when the gradient of the last state would be needed.
+        UsageError: the gradient of the last state would be needed.
     """
-    if scan.return_last_state and torch.is_grad_enabled() and any(t.requires_grad for t in scan.tensors().values()):
-        raise ValueError(
-            "selective_scan: mamba_ssm drops the gradient of the last state; use another backend, or torch.no_grad()"
-        )
+    needs_gradient = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in scan.tensors().values())
+    require(
+        not (scan.return_last_state and needs_gradient),
+        "return_last_state",
+        got=True,
+        expected="False, as mamba_ssm drops the gradient of the last state",
+        fix="use another backend, or torch.no_grad()",
+    )
     function = import_module("mamba_ssm.ops.selective_scan_interface").selective_scan_fn
     A, D, delta_bias = (None if tensor is None else tensor.float() for tensor in (scan.A, scan.D, scan.delta_bias))
     delta, B, C, z = (

@@ -1,4 +1,4 @@
-"""A pair of scan kernels as a torch operator: with a gradient for autograd, and shapes for ``torch.compile``."""
+"""Torch operator of a pair of scan kernels, with a gradient and shapes for ``torch.compile``."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,44 +20,49 @@ _BACKWARD = (
 
 
 def skips_dispatcher() -> bool:
-    """Whether kernels may be called directly: in inference mode, outside ``torch.compile`` and ``torch.export``.
+    """Return whether kernels may be called directly: in inference mode, outside ``torch.compile``.
 
     The first call of a custom operator imports torch's compiler, a third of the time of a small prediction.
     """
-    return torch.is_inference_mode_enabled() and not torch.compiler.is_compiling()
+    # In this order: the compiler cannot trace a question about inference mode.
+    return not torch.compiler.is_compiling() and torch.is_inference_mode_enabled()
 
 
 def scan_operator(
     name: str, forward: Forward, backward: Backward, *, saved_every: int
 ) -> Callable[[ScanArguments], tuple[Tensor, Tensor]]:
-    """Register ``uumamba::<name>_scan`` and its gradient, and return what calls it: arguments to ``(y, last_state)``.
+    """Register ``uumamba::<name>_scan`` and its gradient; return a function that calls it.
 
     Args:
         name: of the backend.
-        forward: ``(u, delta, A, B, C, D, z, delta_bias, delta_softplus, keep)`` to ``(y, last_state, carries)``; y in
-            the type of u and the strides of ``empty_like(u)``, the other two in float32, ``carries`` (batch, saved,
-            states, channels), or empty unless ``keep``.
-        backward: ``(grad_y, grad_last_state, u, delta, A, B, C, D, z, delta_bias, carries, delta_softplus)`` to the
-            gradients of the eight tensors, None for those not given.
+        forward: ``(scan, keep=)`` to ``(y, last_state, carries)``; y in the type of u and the strides of
+            ``empty_like(u)``, the other two in float32, ``carries`` as ``ScanArguments.empty_carries``.
+        backward: ``(grad_y, grad_last_state, carries, scan)`` to the gradients of the eight tensors, None for those
+            not given.
         saved_every: positions between two states of ``carries``.
+
+    Returns:
+        Arguments to ``(y, last_state)``.
     """
 
-    def backward_of_every_input(*arguments: Any) -> tuple[Tensor, ...]:
-        absent = arguments[0].new_empty(0)  # an operator cannot return None
-        return tuple(absent.clone() if grad is None else grad for grad in backward(*arguments))
+    def run_forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+        return forward(ScanArguments(*arguments[:9]), keep=arguments[9])
 
-    run = torch.library.custom_op(f"uumamba::{name}_scan", forward, mutates_args=(), schema=_FORWARD)
+    def backward_of_every_input(grad_y: Tensor, grad_last_state: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+        scan = ScanArguments(*arguments[:8], arguments[9])
+        grads = backward(grad_y, grad_last_state, arguments[8], scan)
+        return tuple(grad_y.new_empty(0) if grad is None else grad for grad in grads)  # an operator returns no None
+
+    run = torch.library.custom_op(f"uumamba::{name}_scan", run_forward, mutates_args=(), schema=_FORWARD)
     run_backward = torch.library.custom_op(
         f"uumamba::{name}_scan_backward", backward_of_every_input, mutates_args=(), schema=_BACKWARD
     )
 
     @run.register_fake
     def _(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-        u, A, keep = arguments[0], arguments[2], arguments[-1]
-        batch, _, length = u.shape
-        kept = (batch, -(-length // saved_every), *A.shape[::-1]) if keep else (0,)
-        last_state, carries = (u.new_empty(shape, dtype=torch.float32) for shape in ((batch, *A.shape), kept))
-        return torch.empty_like(u), last_state, carries
+        scan, keep = ScanArguments(*arguments[:9]), arguments[9]
+        last_state = scan.u.new_empty((scan.u.shape[0], *scan.A.shape), dtype=torch.float32)
+        return torch.empty_like(scan.u), last_state, scan.empty_carries(saved_every, keep=keep)
 
     @run_backward.register_fake
     def _(grad_y: Tensor, grad_last_state: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
@@ -76,9 +81,11 @@ def scan_operator(
     run.register_autograd(gradient, setup_context=keep_inputs)
 
     def compute(scan: ScanArguments) -> tuple[Tensor, Tensor]:
-        inputs = (scan.u, scan.delta, scan.A, scan.B, scan.C, scan.D, scan.z, scan.delta_bias)
-        keep = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in inputs)
-        y, last_state, _ = (forward if skips_dispatcher() else run)(*inputs, scan.delta_softplus, keep)
+        keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in scan.tensors().values())
+        if skips_dispatcher():
+            y, last_state, _ = forward(scan, keep=keep)
+        else:
+            y, last_state, _ = run(*scan.every_tensor(), scan.delta_softplus, keep)
         return y, last_state
 
     return compute

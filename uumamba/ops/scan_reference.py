@@ -1,4 +1,4 @@
-"""The selective scan as its formula reads: one step after the other. Slow, and what every other backend must equal."""
+"""Reference of the selective scan: its formula, one step after the other, slow and obvious."""
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +8,7 @@ from uumamba.ops.scan_arguments import ScanArguments
 
 
 def reference_scan(scan: ScanArguments) -> tuple[Tensor, Tensor]:
-    """``(y, last_state)`` by a loop over the length; tensors are unbound first, so that its backward is linear too."""
+    """Return ``(y, last_state)`` by a loop; tensors are unbound first, so that backward is linear too."""
     u, delta, A = (tensor.to(scan.arithmetic_dtype) for tensor in (scan.u, scan.delta, scan.A))
     B, C = (_every_channel(tensor.to(scan.arithmetic_dtype), u) for tensor in (scan.B, scan.C))
     if scan.delta_bias is not None:
@@ -31,7 +31,7 @@ def reference_scan(scan: ScanArguments) -> tuple[Tensor, Tensor]:
 
 
 def _every_channel(projection: Tensor, u: Tensor) -> Tensor:
-    """B or C in whichever form as ``(batch, channels, states, length)``."""
+    """Return B or C in any form as ``(batch, channels, states, length)``."""
     batch, channels, length = u.shape
     if projection.ndim == 2:
         return projection[None, :, :, None].expand(batch, -1, -1, length)

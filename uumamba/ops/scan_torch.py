@@ -1,4 +1,4 @@
-"""The selective scan in plain torch: chunked, for any device and floating type, differentiable any number of times."""
+"""Selective scan in plain torch: chunked, on any device, differentiable any number of times."""
 
 from collections.abc import Iterator
 from math import ceil, gcd, sqrt
@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from uumamba.ops.linear_recurrence import linear_recurrence
-from uumamba.ops.scan_arguments import ScanArguments
+from uumamba.ops.scan_arguments import ScanArguments, channels_per_group
 
 # Elements (length x states x channels x rows of the batch) of one block, of which about eight arrays live at a time.
 # 2**22 and 2**23 took 2.2 and 1.4 s of CPU time forward and backward at length 57344 with 64 channels.
@@ -19,7 +19,7 @@ _STEP_ELEMENTS = 2**15
 
 
 def torch_scan(scan: ScanArguments) -> tuple[Tensor, Tensor]:
-    """``(y, last_state)``, a block of batch rows and channels at a time.
+    """Return ``(y, last_state)``, computed in blocks of batch rows and channels.
 
     Under autograd a block keeps only its inputs and is computed again in the backward pass, so memory grows with the
     inputs and not with ``channels x states x length``.
@@ -40,7 +40,7 @@ def torch_scan(scan: ScanArguments) -> tuple[Tensor, Tensor]:
 
 def _scan_blocks(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
     batch, channels, length = u.shape
-    shared = gcd(_channels_per_group(B, channels), _channels_per_group(C, channels))
+    shared = gcd(channels_per_group(B, channels), channels_per_group(C, channels))
     width = min(shared, max(1, _BLOCK_ELEMENTS // (length * A.shape[1])))
     height = max(1, _BLOCK_ELEMENTS // (length * A.shape[1] * width))
     tracked = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (u, delta, A, B, C))
@@ -65,14 +65,14 @@ def _recomputed(*part: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _scan_block(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
-    """One block whose channels share ``B`` and ``C``: ``(batch, states, length)``, or ``(channels, states)``.
+    """Compute one block whose channels share ``B`` and ``C``: ``(batch, states, length)``, or ``(channels, states)``.
 
     Axes inside: (steps, chunks, batch, states, channels), channels last, so that each row is one long vector.
     """
     batch, channels, length = u.shape
     rows = 1 if torch.onnx.is_in_onnx_export() else batch
     steps, chunks = _chunking(length, row=rows * A.numel())
-    # Padding has delta = 0: decay 1 and input 0, so that the state stands still to the end of the last chunk.
+    # Padding has delta = 0: decay 1 and input 0, so that the state does not change to the end of the last chunk.
     decay_rate, drive = (_time_major(tensor, steps, chunks).unsqueeze(-2) for tensor in (delta, delta * u))
     B, C = (_beside_channels(tensor, steps, chunks) for tensor in (B, C))
     states = linear_recurrence(torch.exp(decay_rate * A.t()), drive * B)
@@ -82,7 +82,7 @@ def _scan_block(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> tu
 
 
 def _chunking(length: int, *, row: int) -> tuple[int, int]:
-    """``(steps, chunks)`` that cover ``length``; few chunks when one position alone is a long enough row.
+    """Return ``(steps, chunks)`` that cover ``length``; few chunks where one position is a long enough row.
 
     The three phases take 2 steps + chunks operators, or steps operators when there is one chunk only.
 
@@ -96,29 +96,25 @@ def _chunking(length: int, *, row: int) -> tuple[int, int]:
 
 
 def _time_major(tensor: Tensor, steps: int, chunks: int) -> Tensor:
-    """``(batch, axis, length)`` as ``(steps, chunks, batch, axis)``, padded with zeros."""
+    """Reorder ``(batch, axis, length)`` as ``(steps, chunks, batch, axis)``, padded with zeros."""
     padded = F.pad(tensor, (0, steps * chunks - tensor.shape[-1]))
     return padded.unflatten(-1, (chunks, steps)).permute(3, 2, 0, 1).contiguous()
 
 
 def _beside_channels(projection: Tensor, steps: int, chunks: int) -> Tensor:
-    """A block's B or C, broadcastable to (steps, chunks, batch, states, channels)."""
+    """Return a block's B or C, broadcastable to (steps, chunks, batch, states, channels)."""
     if projection.ndim == 2:
         return projection.t()
     return _time_major(projection, steps, chunks).unsqueeze(-1)
 
 
 def _projection(tensor: Tensor, rows: slice, columns: slice, channels: int) -> Tensor:
-    """The part of B or C, in whichever of its forms, that a block of channels within one group sees."""
+    """Return the part of B or C, in any form, for a block of channels within one group."""
     if tensor.ndim == 2:
         return tensor[columns]
     if tensor.ndim == 3:
         return tensor[rows]
-    return tensor[rows, columns.start // _channels_per_group(tensor, channels)]
-
-
-def _channels_per_group(projection: Tensor, channels: int) -> int:
-    return channels // projection.shape[1] if projection.ndim == 4 else channels
+    return tensor[rows, columns.start // channels_per_group(tensor, channels)]
 
 
 def _slices(start: int, stop: int, width: int) -> Iterator[slice]:

@@ -1,4 +1,4 @@
-"""The selective scan in Triton kernels, for CUDA: split along the length, or in one pass for short inputs.
+"""Selective scan in Triton kernels for CUDA: split along the length, or in one pass if short.
 
 Arithmetic is float32. Nothing is added atomically, so two runs give the same bits. Inputs may have any strides; those
 with channels innermost, and B and C with states innermost, are read fastest. ``triton`` is imported at first use.
@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from uumamba.ops.scan_arguments import ScanArguments, channels_per_group, projection_strides
+
 # The kernels save the state before every 16 steps, so 16 states take as much room as u in float32.
 SAVED_EVERY = 16
 # How short and long a chunk may be. Between, it is as long as leaves 64 programs to a multiprocessor: registers let 8
@@ -22,12 +24,10 @@ _PROGRAMS_FOR_EACH = 64
 # Up to this length one launch instead of three is worth more than the parallelism of a split.
 _ONE_PASS_LENGTH = 512
 
-Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]
-
 
 @dataclass(frozen=True)
 class Plan:
-    """How a scan is cut into programs.
+    """Division of a scan into programs.
 
     Attributes:
         chunk_steps: steps of a program, a multiple of 16; in one pass not less than the length.
@@ -48,7 +48,7 @@ class Plan:
 
 
 def unavailable() -> str | None:
-    """Why this backend cannot run here, in one sentence; None when it can."""
+    """Return why this backend cannot run here, or None."""
     if find_spec("triton") is None:
         return "triton is not installed: pip install triton"
     if not torch.cuda.is_available():
@@ -56,27 +56,13 @@ def unavailable() -> str | None:
     return None
 
 
-def triton_forward(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    keep: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """``(y, last_state, carries)``; carries are the states before every 16 steps, and empty unless ``keep``.
-
-    ``y`` has the strides that ``torch.empty_like(u)`` gives.
-    """
-    scan = _Scan(u, delta, A, B, C, delta_bias, delta_softplus)
+def triton_forward(arguments: ScanArguments, *, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Return ``(y, last_state, carries)``; see ``scan_operator``."""
+    scan, u, D, z = _Scan(arguments), arguments.u, arguments.D, arguments.z
     y = torch.empty_like(u)
     states = scan.state_rows(scan.chunks + 1)
-    carries = scan.state_rows(-(-scan.length // SAVED_EVERY)) if keep else states.new_empty(0)
-    inputs = {"u": _signal(u), "delta": _signal(delta), "B": scan.B}
+    carries = arguments.empty_carries(SAVED_EVERY, keep=keep)
+    inputs = {"u": _signal(u), "delta": _signal(arguments.delta), "B": scan.B}
     with torch.cuda.device_of(u):
         states[:, 0] = 0
         if scan.chunks > 1:
@@ -92,21 +78,12 @@ def triton_forward(
 
 
 def triton_backward(
-    grad_y: Tensor,
-    grad_last_state: Tensor,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    carries: Tensor,
-    delta_softplus: bool,
-) -> Gradients:
-    """Gradients of ``u, delta, A, B, C, D, z, delta_bias``, each as ``torch.empty_like`` of it; None where it is."""
-    scan = _Scan(u, delta, A, B, C, delta_bias, delta_softplus)
+    grad_y: Tensor, grad_last_state: Tensor, carries: Tensor, arguments: ScanArguments
+) -> tuple[Tensor | None, ...]:
+    """Return gradients of the eight tensors, each as ``torch.empty_like`` of it; None where it is."""
+    scan = _Scan(arguments)
+    u, delta, A, B, C = arguments.u, arguments.delta, arguments.A, arguments.B, arguments.C
+    D, z, delta_bias = arguments.D, arguments.z, arguments.delta_bias
     if grad_y.stride() != u.stride():
         grad_y = torch.empty_like(u).copy_(grad_y)
     du, ddelta, dz = torch.empty_like(u), torch.empty_like(delta), None if z is None else torch.empty_like(z)
@@ -134,7 +111,7 @@ def triton_backward(
 
 
 def _plan(batch: int, channels: int, length: int, multiprocessors: int) -> Plan:
-    """One pass when that fills the device by itself or the input is short; chunks as long as fill it otherwise.
+    """Choose one pass if that fills the device or the input is short, else chunks that fill it.
 
     Example:
         >>> _plan(2, 64, 917_504, 132).chunk_steps, _plan(4, 512, 4480, 132).chunk_steps
@@ -153,31 +130,23 @@ def _plan(batch: int, channels: int, length: int, multiprocessors: int) -> Plan:
 
 
 class _Scan:
-    """What all kernels of one scan share."""
+    """Sizes, plan and arguments that all kernels of one scan share."""
 
-    def __init__(
-        self,
-        u: Tensor,
-        delta: Tensor,
-        A: Tensor,
-        B: Tensor,
-        C: Tensor,
-        delta_bias: Tensor | None,
-        delta_softplus: bool,
-    ) -> None:
+    def __init__(self, scan: ScanArguments) -> None:
         self.kernels = _kernels()
+        u, A = scan.u, scan.A
         self.u = u
         self.batch, self.channels, self.length = u.shape
         self.states = A.shape[1]
         multiprocessors = torch.cuda.get_device_properties(u.device).multi_processor_count if u.is_cuda else 1
         self.plan = _plan(self.batch, self.channels, self.length, multiprocessors)
         self.chunks = -(-self.length // self.plan.chunk_steps)
-        self.B, self.C = _projection(B, self.channels), _projection(C, self.channels)
+        self.B, self.C = _projection(scan.B, self.channels), _projection(scan.C, self.channels)
         self.band = gcd(self.B.width, self.C.width)
         self.A = {"A": A, "A_channel": A.stride(0), "A_state": A.stride(1)}
         self.common = {
             **self.A,
-            "bias": delta_bias,
+            "bias": scan.delta_bias,
             "chunks": self.chunks,
             "band": self.band,
             "channels": self.channels,
@@ -185,48 +154,48 @@ class _Scan:
             "states": self.states,
             "chunk_steps": self.plan.chunk_steps,
             "zero": 0,
-            "SOFTPLUS": delta_softplus,
+            "SOFTPLUS": scan.delta_softplus,
             "STATES": 1 << (self.states - 1).bit_length(),
         }
 
     def launch(self, kernel: Any, block: tuple[int, int], **arguments: Any) -> None:
         """Run a kernel of the first or third phase over blocks of so many channels."""
         flags = {f"{name}_FIXED": arguments[name].data.ndim == 2 for name in ("B", "C") if name in arguments}
-        blocks = self.blocks(block)
+        blocks = self.count_blocks(block)
         kernel[(self.batch * self.chunks * blocks,)](
             **self.common, **arguments, **flags, blocks=blocks, OUTER=block[0], INNER=block[1],
             num_warps=self.plan.warps,
         )  # fmt: skip
 
     def launch_carry(self, rows: Tensor, sums: Tensor, *, reverse: bool) -> None:
-        """Run the second phase, which turns each row of states into what it is after all chunks before it."""
+        """Run the second phase, which turns each row of states into the state after all chunks before it."""
         chunks, columns = self.plan.carry
         self.kernels.carry[(-(-self.channels * self.states // columns), self.batch)](
             rows=rows, sums=sums, **self.A, chunks=self.chunks, channels=self.channels, states=self.states,
             REVERSE=reverse, CHUNKS=chunks, COLUMNS=columns, num_warps=self.plan.carry_warps,
         )  # fmt: skip
 
-    def blocks(self, block: tuple[int, int]) -> int:
-        """How many blocks of channels there are, none of which reaches beyond its band."""
+    def count_blocks(self, block: tuple[int, int]) -> int:
+        """Return the number of blocks of channels, none of which reaches beyond its band."""
         return self.channels // self.band * -(-self.band // (block[0] * block[1]))
 
     def state_rows(self, count: int) -> Tensor:
-        """Room for so many states of every channel."""
+        """Return memory for ``count`` states of every channel."""
         return self.u.new_empty((self.batch, count, self.states, self.channels), dtype=torch.float32)
 
     def channel_rows(self, count: int) -> Tensor:
-        """Room for so many numbers of every channel."""
+        """Return memory for ``count`` numbers of every channel."""
         return self.u.new_empty((self.batch, count, self.channels), dtype=torch.float32)
 
     def projection_parts(self, projection: Tensor) -> Tensor:
-        """Room for the parts whose sum is the gradient of B or C."""
+        """Return memory for the parts whose sum is the gradient of B or C."""
         if projection.ndim == 2:
             return self.state_rows(self.chunks)
-        shape = (self.blocks(self.plan.backward), self.batch, self.length, self.states)
+        shape = (self.count_blocks(self.plan.backward), self.batch, self.length, self.states)
         return self.u.new_empty(shape, dtype=torch.float32)
 
     def projection_total(self, parts: Tensor, projection: Tensor) -> Tensor:
-        """The gradient of B or C from its parts."""
+        """Return the gradient of B or C from its parts."""
         total = torch.empty_like(projection)
         if projection.ndim == 2:
             return total.copy_(_total(parts).t())
@@ -236,7 +205,7 @@ class _Scan:
 
 
 def _total(parts: Tensor) -> Tensor:
-    """Parts summed over batch and chunks; float64, since float32 lost two digits over many chunks."""
+    """Sum parts over batch and chunks in float64, since float32 lost two digits over many chunks."""
     return parts.sum((0, 1), dtype=torch.float64)
 
 
@@ -245,13 +214,8 @@ def _signal(tensor: Tensor | None) -> Any:
 
 
 def _projection(tensor: Tensor, channels: int) -> Any:
-    if tensor.ndim == 2:
-        batch, group, state, step, width = 0, tensor.stride(0), tensor.stride(1), 0, channels
-    elif tensor.ndim == 3:
-        (batch, state, step), group, width = tensor.stride(), 0, channels
-    else:
-        (batch, group, state, step), width = tensor.stride(), channels // tensor.shape[1]
-    return _kernels().Projection(tensor, batch, group, state, step, width)
+    strides = projection_strides(tensor)
+    return _kernels().Projection(tensor, *strides, channels_per_group(tensor, channels))
 
 
 def _kernels() -> ModuleType:

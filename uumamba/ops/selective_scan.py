@@ -1,10 +1,10 @@
-"""The selective scan: one meaning, computed by whichever backend serves best."""
+"""Selective scan with one meaning and several backends."""
 
-import torch
 from torch import Tensor
 
 from uumamba.ops.scan_arguments import ScanArguments
-from uumamba.ops.scan_backends import SCAN_BACKENDS, ScanFunction, automatic_backend
+from uumamba.ops.scan_backends import SCAN_BACKENDS, automatic_backend
+from uumamba.runtime.errors import require
 
 
 def selective_scan(
@@ -20,7 +20,7 @@ def selective_scan(
     return_last_state: bool = False,
     backend: str = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
-    r"""A linear state-space model whose step size and projections change with the input.
+    r"""Compute a linear state-space model whose step size and projections change with the input.
 
     .. math::
         \Delta'_l &= \mathrm{softplus}(\Delta_l + \text{delta\_bias}) \\
@@ -29,7 +29,7 @@ def selective_scan(
 
     with softplus, bias, ``D`` and ``z`` only where given. Every channel has its own state of ``states`` numbers. With
     G groups, channel d reads group ``d // (channels / G)`` of B and C. Arithmetic is in the widest type given, float32
-    at least, whatever autocast says; ``y`` has the type of ``u``. Decay may be as strong as it likes: it ends in zeros.
+    at least, whatever autocast says; ``y`` has the type of ``u``. Any strength of decay is safe: it ends in zeros.
 
     Args:
         u: input, ``(batch, channels, length)``.
@@ -53,9 +53,8 @@ def selective_scan(
             * ``"auto"``: the first of these that can run here.
 
     Raises:
-        TypeError: when a tensor is not real floating point.
-        ValueError: when a shape or device does not fit that of ``u``, or the backend is unknown or cannot take these.
-        RuntimeError: when the backend cannot run on this machine.
+        UsageError: a tensor is not real floating point; its shape or device does not fit that of ``u``; or the backend
+            is unknown, cannot take these arguments or cannot run on this machine.
 
     Example:
         >>> import torch
@@ -73,20 +72,12 @@ def selective_scan(
     scan = ScanArguments(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state)
     device_type, dtype = u.device.type, scan.arithmetic_dtype
     if backend == "auto":
-        compute = SCAN_BACKENDS[automatic_backend(device_type, dtype)].compute
+        backend = automatic_backend(device_type, dtype)
     else:
-        compute = _compute_of(backend, device_type, dtype)
-    y, last_state = compute(scan)
+        known = ("auto", *SCAN_BACKENDS)
+        require(backend in known, "backend", got=backend, expected=f"one of {', '.join(known)}")
+        chosen = SCAN_BACKENDS[backend]
+        problem = chosen.find_problem(device_type, dtype) or chosen.unavailable()
+        require(not problem, "backend", got=backend, expected=f"one that can run here ({problem})", fix='use "auto"')
+    y, last_state = SCAN_BACKENDS[backend].compute(scan)
     return (y, last_state) if return_last_state else y
-
-
-def _compute_of(name: str, device_type: str, dtype: torch.dtype) -> ScanFunction:
-    backend = SCAN_BACKENDS.get(name)
-    if backend is None:
-        known = ", ".join(("auto", *SCAN_BACKENDS))
-        raise ValueError(f"selective_scan: backend should be one of {known}; found {name!r}")
-    if reason := backend.refuses(device_type, dtype):
-        raise ValueError(f"selective_scan: backend {name!r} cannot take these arguments: {reason}")
-    if reason := backend.unavailable():
-        raise RuntimeError(f"selective_scan: backend {name!r} cannot run here: {reason}")
-    return backend.compute

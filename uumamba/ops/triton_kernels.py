@@ -68,10 +68,9 @@ def chunk_ends(
 ):  # fmt: skip
     """First forward phase: the state each chunk ends in when it starts from zero, and the sum of its step sizes."""
     row, chunk, _, first, channel, present = _place(chunks, blocks, band, OUTER, INNER)
-    state = tl.arange(0, STATES)[None, :, None]
-    cell = state * channels + channel + zero
-    reach = tl.where(present, length, 0)
-    rate = _rates(A, A_channel, A_state, channel, present, state, states)
+    state, cell, reach, held, rate = _tile(
+        A, A_channel, A_state, channel, present, channels, length, states, zero, STATES
+    )
     shift = _per_channel(bias, channel, present)
     u_at, delta_at = _signal(u, row, channel), _signal(delta, row, channel)
     B_at, B_reach = _projection(B, row, first, channel, present, state, states, length, B_FIXED)
@@ -87,7 +86,7 @@ def chunk_ends(
         sizes, Bs = _split_four(size), _split_four(_load_four(B_at, step, B.step, B_reach))
         for i in tl.static_range(4):
             h = tl.exp2(rate * sizes[i]) * h + Bs[i] * drives[i]
-    tl.store(_chunk_row(rows, row, chunk + 1, chunks, channels, states, cell), h, present & (state < states))
+    tl.store(_chunk_row(rows, row, chunk + 1, chunks, channels, states, cell), h, held)
     tl.store(sums + (row * chunks + chunk) * channels + channel, tl.sum(total, axis=3), present)
 
 
@@ -100,10 +99,9 @@ def chunk_gradients(
 ):  # fmt: skip
     """First backward phase: what each chunk hands to the one before it when nothing comes from the one after it."""
     row, chunk, _, first, channel, present = _place(chunks, blocks, band, OUTER, INNER)
-    state = tl.arange(0, STATES)[None, :, None]
-    cell = state * channels + channel + zero
-    reach = tl.where(present, length, 0)
-    rate = _rates(A, A_channel, A_state, channel, present, state, states)
+    state, cell, reach, held, rate = _tile(
+        A, A_channel, A_state, channel, present, channels, length, states, zero, STATES
+    )
     shift = _per_channel(bias, channel, present)
     grad_at, delta_at = _signal(grad_y, row, channel), _signal(delta, row, channel)
     C_at, C_reach = _projection(C, row, first, channel, present, state, states, length, C_FIXED)
@@ -125,7 +123,7 @@ def chunk_gradients(
         for i in tl.static_range(3, -1, -1):
             passed = tl.exp2(rate * sizes[i]) * (Cs[i] * grads[i] + passed)
     place = _chunk_row(rows, row, chunk, chunks, channels, states, cell)
-    tl.store(place, passed, present & (state < states))
+    tl.store(place, passed, held)
     tl.store(sums + (row * chunks + chunk) * channels + channel, tl.sum(total, axis=3), present)
 
 
@@ -168,11 +166,9 @@ def outputs(
     With one chunk this is the whole scan; LAST says to write the state it ends in.
     """
     row, chunk, _, first, channel, present = _place(chunks, blocks, band, OUTER, INNER)
-    state = tl.arange(0, STATES)[None, :, None]
-    cell = state * channels + channel + zero
-    reach = tl.where(present, length, 0)
-    held = present & (state < states)
-    rate = _rates(A, A_channel, A_state, channel, present, state, states)
+    state, cell, reach, held, rate = _tile(
+        A, A_channel, A_state, channel, present, channels, length, states, zero, STATES
+    )
     shift, skip = _per_channel(bias, channel, present), _per_channel(D, channel, present)
     u_at, delta_at, y_at = _signal(u, row, channel), _signal(delta, row, channel), _signal(y, row, channel)
     B_at, B_reach = _projection(B, row, first, channel, present, state, states, length, B_FIXED)
@@ -219,11 +215,9 @@ def gradients(  # noqa: C901  # a loop over what stays in registers; parts of it
     backwards. exp2 is taken 1.75 times a step, and no state but the saved ones goes through memory.
     """
     row, chunk, block, first, channel, present = _place(chunks, blocks, band, OUTER, INNER)
-    state = tl.arange(0, STATES)[None, :, None]
-    cell = state * channels + channel + zero
-    reach = tl.where(present, length, 0)
-    held = present & (state < states)
-    rate = _rates(A, A_channel, A_state, channel, present, state, states)
+    state, cell, reach, held, rate = _tile(
+        A, A_channel, A_state, channel, present, channels, length, states, zero, STATES
+    )
     shift, skip = _per_channel(bias, channel, present), _per_channel(D, channel, present)
     u_at, delta_at, grad_at = _signal(u, row, channel), _signal(delta, row, channel), _signal(grad_y, row, channel)
     B_at, B_reach = _projection(B, row, first, channel, present, state, states, length, B_FIXED)
@@ -348,10 +342,12 @@ def _place(chunks, blocks, band, OUTER: tl.constexpr, INNER: tl.constexpr):
 
 
 @triton.jit
-def _rates(A, A_channel, A_state, channel, present, state, states):
-    """A of the tile in units of log 2."""
-    place = A + channel * A_channel + state * A_state
-    return tl.load(place, present & (state < states), other=0.0).to(tl.float32) * LOG2E
+def _tile(A, A_channel, A_state, channel, present, channels, length, states, zero, STATES: tl.constexpr):
+    """States of a tile, their place in a row of states, reach along the length, mask, and A in units of log 2."""
+    state = tl.arange(0, STATES)[None, :, None]
+    held = present & (state < states)
+    rate = tl.load(A + channel * A_channel + state * A_state, held, other=0.0).to(tl.float32) * LOG2E
+    return state, state * channels + channel + zero, tl.where(present, length, 0), held, rate
 
 
 @triton.jit

@@ -1,0 +1,181 @@
+"""Stages of a residual U-Net: widths, strides, kernels and block counts, checked once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil, prod
+from typing import Required, TypedDict
+
+from uumamba.runtime.errors import require
+
+PerAxis = int | Sequence[int]
+
+
+class LegacyStages(TypedDict, total=False):
+    """Stages of a legacy network, as a user writes them; only ``features`` and ``strides`` are required.
+
+    Attributes:
+        features: width of each stage, full resolution first.
+        strides: of each stage, one number or one per axis; 1 at the first.
+        kernel_sizes: one number for all (3), or of each stage, one number or one per axis; odd.
+        encoder_blocks: residual blocks of each stage; when None as released: 2, and in the current layout 1 in the
+            deeper half.
+        decoder_blocks: of each decoder stage, the deepest first; as released when None.
+    """
+
+    features: Required[Sequence[int]]
+    strides: Required[Sequence[PerAxis]]
+    kernel_sizes: int | Sequence[PerAxis]
+    encoder_blocks: Sequence[int] | None
+    decoder_blocks: Sequence[int] | None
+
+
+class Stages(LegacyStages, total=False):
+    """Stages of a network, as a user writes them; only ``features`` and ``strides`` are required.
+
+    Attributes:
+        stem_blocks: blocks before the first stage, at full resolution; as many as that stage has when None, and 0
+            for no stem, which about halves the encoder's work at full resolution.
+        full_resolution_skip: join the full-resolution features in the last decoder stage; as released when None,
+            which is yes in 3-D and no in 2-D.
+    """
+
+    stem_blocks: int | None
+    full_resolution_skip: bool | None
+
+
+@dataclass(frozen=True)
+class Topology:
+    """Stages from full resolution (0) to the bottleneck, with every default filled in.
+
+    ``Topology.build`` makes one from :class:`Stages`; it keeps and changes none of its arguments.
+    """
+
+    spatial_dims: int
+    features: tuple[int, ...]
+    strides: tuple[tuple[int, ...], ...]
+    kernel_sizes: tuple[tuple[int, ...], ...]
+    encoder_blocks: tuple[int, ...]
+    decoder_blocks: tuple[int, ...]
+    stem_blocks: int
+    full_resolution_skip: bool
+
+    @classmethod
+    def build(
+        cls,
+        spatial_dims: int,
+        *,
+        features: Sequence[int],
+        strides: Sequence[PerAxis],
+        kernel_sizes: int | Sequence[PerAxis] = 3,
+        encoder_blocks: Sequence[int] | None = None,
+        decoder_blocks: Sequence[int] | None = None,
+        stem_blocks: int | None = None,
+        full_resolution_skip: bool | None = None,
+    ) -> "Topology":
+        """Fill in the defaults of the released networks and check that the stages agree.
+
+        Raises:
+            UsageError: a stage is missing or superfluous, or a number is out of range.
+
+        Example:
+            >>> Topology.build(2, features=(32, 64, 128), strides=(1, 2, 2)).encoder_blocks
+            (2, 2, 1)
+        """
+        require(spatial_dims in (2, 3), "spatial_dims", got=spatial_dims, expected="2 or 3")
+        stages = len(features)
+        _check_counts("features", features, None)
+        kernels = (kernel_sizes,) * stages if isinstance(kernel_sizes, int) else kernel_sizes
+        # The released constructors put two blocks in the first half of the stages and one in the others.
+        released = tuple(2 if stage < ceil(stages / 2) else 1 for stage in range(stages))
+        encoder = released if encoder_blocks is None else tuple(encoder_blocks)
+        decoder = released[:-1] if decoder_blocks is None else tuple(decoder_blocks)
+        _check_counts("encoder_blocks", encoder, stages)
+        _check_counts("decoder_blocks", decoder, stages - 1)
+        stem_blocks = encoder[0] if stem_blocks is None else stem_blocks
+        require(stem_blocks >= 0, "stem_blocks", got=stem_blocks, expected="a number of at least 0 (no stem)")
+        topology = cls(
+            spatial_dims=spatial_dims,
+            features=tuple(features),
+            strides=_fill_axes("strides", strides, stages, spatial_dims),
+            kernel_sizes=_fill_axes("kernel_sizes", kernels, stages, spatial_dims),
+            encoder_blocks=encoder,
+            decoder_blocks=decoder,
+            stem_blocks=stem_blocks,
+            full_resolution_skip=spatial_dims == 3 if full_resolution_skip is None else full_resolution_skip,
+        )
+        odd = all(size % 2 for kernel in topology.kernel_sizes for size in kernel)
+        require(odd, "kernel_sizes", got=kernel_sizes, expected="odd numbers, which keep the size of the feature map")
+        first = topology.strides[0]
+        require(prod(first) == 1, "strides", got=strides, expected="1 at the first stage, the full resolution")
+        return topology
+
+    @property
+    def required_divisor(self) -> tuple[int, ...]:
+        """Divisor of the patch size on each axis: the product of the strides."""
+        return tuple(prod(axis) for axis in zip(*self.strides, strict=True))
+
+    @property
+    def minimum_patch(self) -> tuple[int, ...]:
+        """Smallest patch with two voxels at the bottleneck, so that its norms have a variance."""
+        *leading, last = self.required_divisor
+        return (*leading, 2 * last)
+
+    def check_patch(self, patch_size: Sequence[int], name: str = "image") -> None:
+        """Raise if the strides do not divide a spatial size.
+
+        Raises:
+            UsageError: the number of axes is wrong, or an axis is no multiple; the fix names the nearest sizes.
+        """
+        expected = f"{self.spatial_dims} spatial axes"
+        require(len(patch_size) == self.spatial_dims, name, got=tuple(patch_size), expected=expected)
+        check_divisible(patch_size, self.required_divisor, name=name)
+
+    def feature_map_sizes(self, patch_size: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+        """Return the spatial size of each stage's output.
+
+        Example:
+            >>> Topology.build(2, features=(8, 8), strides=(1, 2)).feature_map_sizes((6, 4))
+            ((6, 4), (3, 2))
+        """
+        sizes, size = [], tuple(patch_size)
+        for stride in self.strides:
+            size = tuple(length // step for length, step in zip(size, stride, strict=True))
+            sizes.append(size)
+        return tuple(sizes)
+
+
+def check_divisible(size: Sequence[int], divisor: Sequence[int], *, name: str = "image") -> None:
+    """Raise if a network's strides do not divide a spatial size.
+
+    Raises:
+        UsageError: the fix names the axis and the nearest valid sizes.
+
+    Example:
+        >>> check_divisible((96, 100), (8, 8), name="training.patch_size")
+        Traceback (most recent call last):
+        uumamba.runtime.errors.UsageError: training.patch_size: got (96, 100), expected multiples of (8, 8), the \
+product of the network's strides. Fix: pad, crop or set axis 1 to 96 or 104.
+    """
+    for axis, (length, unit) in enumerate(zip(size, divisor, strict=True)):
+        near = f"{length // unit * unit} or " if length > unit else ""
+        require(
+            length >= 1 and length % unit == 0,
+            name,
+            got=tuple(size),
+            expected=f"multiples of {tuple(divisor)}, the product of the network's strides",
+            fix=f"pad, crop or set axis {axis} to {near}{max(1, ceil(length / unit)) * unit}",
+        )
+
+
+def _check_counts(key: str, counts: Sequence[int], stages: int | None) -> None:
+    wanted = "2 or more numbers" if stages is None else f"{stages} numbers"
+    enough = len(counts) >= 2 if stages is None else len(counts) == stages
+    require(enough and min(counts) >= 1, key, got=tuple(counts), expected=f"{wanted} of at least 1, one per stage")
+
+
+def _fill_axes(key: str, given: Sequence[PerAxis], stages: int, spatial_dims: int) -> tuple[tuple[int, ...], ...]:
+    full = tuple((entry,) * spatial_dims if isinstance(entry, int) else tuple(entry) for entry in given)
+    fits = len(full) == stages and all(len(entry) == spatial_dims and min(entry) >= 1 for entry in full)
+    expected = f"one entry for each of the {stages} stages, of {spatial_dims} positive numbers"
+    require(fits, key, got=tuple(given), expected=expected)
+    return full
