@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from uumamba.inference.mirror import mirrored_mean
+from uumamba.inference.mirror_averaging import mirrored_mean
 from uumamba.inference.sliding_window import sliding_window
 from uumamba.runtime.errors import CaseError, UsageError, UumambaError
 from uumamba.runtime.memory_format import lay_channels_last, to_channels_last

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from uumamba.evaluation import EvaluationPair, ScoreRow, Scores, evaluate, summarise
+from uumamba.evaluation.html_report import Overlay, render_report
 from uumamba.evaluation.means import case_dice
 from uumamba.evaluation.overlays import OverlayCase
-from uumamba.evaluation.report import Overlay, render_report
 
 STRUCTURES = {"RV": 1, "MYO": 2, "LV": 3}
 VOID = {"meta", "img", "link", "br", "hr", "input"}
