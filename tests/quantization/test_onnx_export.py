@@ -1,4 +1,5 @@
 import logging
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,6 @@ from torch import Tensor, nn
 from uumamba.nets import ResEncUNet, UMambaBot
 from uumamba.ops import native_library
 from uumamba.quantization import calibrate, export_onnx, quantize_, quantized_layers
-from uumamba.runtime.errors import UsageError
 
 MakeNet = Callable[..., nn.Module]
 
@@ -32,16 +32,17 @@ def sequences() -> nn.Module:
 CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], dict[str, Any]]] = {
     "3 bits, a scale a channel": (perceptron, (64,), {"weight_bits": 3, "act_bits": 3, "per_channel": True}),
     "2 bits, convolutions": (convolutions, (1, 8, 8), {"weight_bits": 2, "act_bits": 2, "per_channel": True}),
-    "8 bits": (perceptron, (64,), {"weight_bits": 8, "act_bits": 8}),
     "a residual U-Net": (
         lambda: ResEncUNet(2, 1, 3, features=(4, 8), strides=(1, 2), deep_supervision=False),
         (1, 8, 8),
         {"weight_bits": 4, "act_bits": 4},
     ),
     "weights alone, on sequences": (sequences, (5, 64), {"weight_bits": 8, "act_bits": None}),
-    "channels of sequences": (sequences, (5, 64), {"weight_bits": 8, "act_bits": None, "per_channel": True}),
-    "sequences in 8 bits": (sequences, (5, 64), {"weight_bits": 8, "act_bits": 8}),
-    "weights alone": (perceptron, (64,), {"weight_bits": 4, "act_bits": None}),
+    "sequences in 8 bits, a scale a channel": (
+        sequences,
+        (5, 64),
+        {"weight_bits": 8, "act_bits": 8, "per_channel": True},
+    ),
 }
 
 
@@ -123,9 +124,9 @@ class CountsItsBatch(nn.Sequential):
 
 
 @pytest.mark.slow
-def test_a_network_whose_graph_is_for_one_batch_size_alone_is_refused_as_one_for_any(tmp_path: Path) -> None:
+def test_a_network_whose_graph_is_for_one_batch_size_is_refused_for_any(tmp_path: Path, refused: Any) -> None:
     net, x = quantize_(CountsItsBatch(nn.Linear(6, 3)), act_bits=None), torch.randn(2, 6)
-    with pytest.raises(UsageError, match=r"CountsItsBatch .*axis 0 of image is 2 in its graph.*dynamic_batch=False"):
+    with refused("dynamic_batch", got="a graph of CountsItsBatch with axis 0 of image is 2"):
         export_onnx(net, x, tmp_path / "net.onnx")
     assert list(tmp_path.iterdir()) == []
     path = export_onnx(net, x, tmp_path / "net.onnx", dynamic_batch=False)
@@ -148,8 +149,8 @@ QUESTIONS: dict[str, tuple[Callable[[int], bool], str]] = {
     "more than two": (lambda size: size > 2, "batch >= 3"),
     "less than eight": (lambda size: size < 8, "batch <= 7"),
     "odd": (lambda size: size % 2 == 1, r"Eq\(Mod\(batch, 2\), 1\)|Ne\(Mod\(batch, 2\), 0\)"),
-    "one": (lambda size: size == 1, "another answer to one sample"),
-    "more than one": (lambda size: size > 1, "another answer to one sample"),
+    "one": (lambda size: size == 1, "another output for one sample"),
+    "more than one": (lambda size: size > 1, "another output for one sample"),
 }
 
 
@@ -157,13 +158,14 @@ QUESTIONS: dict[str, tuple[Callable[[int], bool], str]] = {
 @pytest.mark.parametrize("act_bits", [None, 3])
 @pytest.mark.parametrize(("asks", "found"), QUESTIONS.values(), ids=QUESTIONS)
 def test_a_network_that_asks_for_the_number_of_samples_is_refused_as_one_for_any(
-    asks: Callable[[int], bool], found: str, act_bits: int | None, tmp_path: Path
+    asks: Callable[[int], bool], found: str, act_bits: int | None, tmp_path: Path, refused: Any
 ) -> None:
     net, x = quantize_(AsksForTheSize(asks), act_bits=act_bits), torch.rand(3, 6)
     if act_bits is not None:
         calibrate(net, [x])
-    with pytest.raises(UsageError, match=rf"AsksForTheSize .*({found}).*dynamic_batch=False"):
+    with refused("dynamic_batch") as error:
         export_onnx(net, x, tmp_path / "net.onnx")
+    assert re.search(found, error.value.got)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -185,9 +187,9 @@ class SubtractsTheSecond(nn.Sequential):
 
 
 @pytest.mark.slow
-def test_a_path_that_one_sample_cannot_take_is_refused(tmp_path: Path) -> None:
+def test_a_path_that_one_sample_cannot_take_is_refused(tmp_path: Path, refused: Any) -> None:
     net = quantize_(SubtractsTheSecond(nn.Linear(6, 3)), act_bits=None)
-    with pytest.raises(UsageError, match=r"SubtractsTheSecond .*another answer to one sample"):
+    with refused("dynamic_batch", got="a graph of SubtractsTheSecond with another output for one sample"):
         export_onnx(net, torch.rand(2, 6), tmp_path / "net.onnx")
 
 
@@ -217,7 +219,9 @@ class Excludes(nn.Sequential):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [Branches, HoldsAnOperatorOfOnnx, Excludes])
-def test_a_graph_that_torch_cannot_run_or_compare_in_full_is_written(kind: type[nn.Sequential], tmp_path: Path) -> None:
+def test_a_graph_with_branches_onnx_operators_or_infinities_is_written(
+    kind: type[nn.Sequential], tmp_path: Path
+) -> None:
     net, x = quantize_(kind(nn.Linear(6, 3)), act_bits=None), torch.rand(5, 6)
     path = export_onnx(net, x[:2], tmp_path / "net.onnx")
     for images in (x[:1], x, -x):
@@ -265,32 +269,26 @@ class Pairs(nn.Sequential):
         return super().forward(x).view(-1, 2, 3).sum(1)
 
 
-def test_a_network_that_fails_on_one_sample_is_refused_as_one_for_any(tmp_path: Path) -> None:
+def test_a_network_that_fails_on_one_sample_is_refused_as_one_for_any(tmp_path: Path, refused: Any) -> None:
     net = quantize_(Pairs(nn.Linear(6, 3)), act_bits=None)
-    with pytest.raises(UsageError, match=r"Pairs .*it fails on one sample \(shape .*dynamic_batch=False"):
+    with refused("dynamic_batch") as error:
         export_onnx(net, torch.zeros(2, 6), tmp_path / "net.onnx")
+    assert "an error for one sample (shape" in error.value.got
 
 
 @pytest.mark.slow
-def test_a_weight_norm_of_old_is_refused_with_its_cure(tmp_path: Path) -> None:
+def test_a_weight_norm_of_old_is_refused_and_removed_or_replaced_written(tmp_path: Path, refused: Any) -> None:
     net, x = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), torch.randn(2, 6)
     with pytest.warns(FutureWarning, match="deprecated"):
         nn.utils.weight_norm(net[0])
     quantize_(net, act_bits=None, overrides={"0": None})
     expected = net(x).detach()
-    with pytest.raises(UsageError, match=r"The weight of 0 is computed .*cannot be copied; undo it .*remove_weight_"):
+    with refused("0.weight"):
         export_onnx(net, x, tmp_path / "net.onnx")
     assert list(tmp_path.iterdir()) == []
     nn.utils.remove_weight_norm(net[0])
-    torch.testing.assert_close(run_onnx(export_onnx(net, x, tmp_path / "net.onnx"), x), expected)
     nn.utils.parametrizations.weight_norm(net[0])
     torch.testing.assert_close(run_onnx(export_onnx(net, x, tmp_path / "net.onnx"), x), expected)
-
-
-def test_input_and_output_of_one_name_are_refused(make_net: MakeNet, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="input_name and output_name are both 'x'"):
-        export_onnx(make_net(), torch.zeros(2, 6), tmp_path / "net.onnx", input_name="x", output_name="x")
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
@@ -325,31 +323,31 @@ class Doubles(nn.Sequential):
 
 
 @pytest.mark.slow
-def test_a_network_with_an_operation_that_onnx_lacks_is_refused(tmp_path: Path) -> None:
+def test_a_network_with_an_operation_that_onnx_lacks_is_refused(tmp_path: Path, refused: Any) -> None:
     net = quantize_(Doubles(nn.Linear(6, 3)), act_bits=None)
-    with pytest.raises(UsageError, match=r"Doubles cannot be written as ONNX: .*uumamba_tests.doubled"):
+    with refused("net") as error:
         export_onnx(net, torch.randn(2, 6), tmp_path / "net.onnx")
+    assert "uumamba_tests.doubled" in error.value.got
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_cannot_be_exported_is_refused_before_torch_tries(make_net: MakeNet, tmp_path: Path) -> None:
-    x = torch.zeros(2, 6)
-    with pytest.raises(UsageError, match="Nothing of this network is quantised"):
-        export_onnx(nn.Linear(6, 2), x, tmp_path / "net.onnx")
-    with pytest.raises(UsageError, match="input of 0 is to be quantised and has no scale yet"):
-        export_onnx(make_net(calibrated=False), x, tmp_path / "net.onnx")
-    with pytest.raises(UsageError, match=r"0.bias is torch.float64; export net.float\(\)"):
-        export_onnx(make_net().double(), x.double(), tmp_path / "net.onnx")
-    with pytest.raises(UsageError, match=r"example is torch.float16"):
-        export_onnx(make_net(), x.half(), tmp_path / "net.onnx")
-    assert list(tmp_path.iterdir()) == []
-    with pytest.raises(UsageError, match="not rounded before 3 more steps"):
-        export_onnx(make_net(act_bits=None, start_step=3), x, tmp_path / "net.onnx")
-
-
-def test_a_missing_package_is_named_with_its_cure(
-    make_net: MakeNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_cannot_be_exported_is_refused_before_torch_tries(
+    make_net: MakeNet, tmp_path: Path, refused: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    x, path = torch.zeros(2, 6), tmp_path / "net.onnx"
+    for key, net, example in [
+        ("net", nn.Linear(6, 2), x),
+        ("0.input", make_net(calibrated=False), x),
+        ("0.bias", make_net().double(), x.double()),
+        ("example", make_net(), x.half()),
+        ("0.weight", make_net(act_bits=None, start_step=3), x),
+    ]:
+        with refused(key):
+            export_onnx(net, example, path)
+    with refused("output_name", got="x"):
+        export_onnx(make_net(), x, path, input_name="x", output_name="x")
     monkeypatch.setattr("uumamba.quantization.onnx_export.find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=r'needs the package onnx; pip install "uumamba\[onnx\]"'):
-        export_onnx(make_net(), torch.zeros(2, 6), tmp_path / "net.onnx")
+    with refused("onnx") as error:
+        export_onnx(make_net(), x, path)
+    assert "uumamba[onnx]" in error.value.fix
+    assert list(tmp_path.iterdir()) == []
