@@ -9,7 +9,7 @@ from uumamba.evaluation import EvaluationPair, ScoreRow, Scores, evaluate, patie
 from uumamba.evaluation.tables import (
     domain_table,
     ejection_fraction_table,
-    sentence_on_sides,
+    describe_sides,
     summary_table,
     vessel_table,
 )
@@ -105,7 +105,7 @@ def test_twenty_three_zones_fit_eighty_columns() -> None:
 def test_sides_are_one_sentence(make_pair: Callable[..., EvaluationPair], structures: dict[str, int]) -> None:
     sides = summarise(two_zones(make_pair, structures, RV=10).rows).sides
     assert sides is not None
-    assert sentence_on_sides(sides) == "Left and right: none of 1 paired structures lies on its partner's side."
+    assert describe_sides(sides) == "Left and right: none of 1 paired structures lies on its partner's side."
 
 
 def test_the_table_by_domain_has_a_line_for_each_with_its_own_dice(cohort: tuple[ScoreRow, ...]) -> None:
