@@ -57,7 +57,7 @@ def _vessel_cards(summary: Summary) -> list[dict[str, str]]:
     tree, vessel = trees[0], trees[0].vessel
     cards = [_dice_card(tree)] if summary.whole_tree else []
     parts, tunnels = (format_number(error.mean, 1) for error in (vessel.betti0_error, vessel.betti1_error))
-    length, cl_dice_sd = vessel.length_error.percent, format_number(vessel.cl_dice.sd)
+    length = vessel.length_error.percent
     return [
         *cards,
         {

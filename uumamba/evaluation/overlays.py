@@ -129,8 +129,10 @@ class _Stack:
     @classmethod
     def from_case(cls, case: OverlayCase) -> "_Stack":
         order, flips = display_order(case.affine, case.spacing_mm)
-        arrays = (reorient(array, order, flips) for array in (case.image, case.prediction, case.label))
-        return cls(*arrays, case.spacing_mm[order[1]], case.spacing_mm[order[2]])
+        image, prediction, label = (
+            reorient(array, order, flips) for array in (case.image, case.prediction, case.label)
+        )
+        return cls(image, prediction, label, case.spacing_mm[order[1]], case.spacing_mm[order[2]])
 
     def representative_slices(self) -> list[int]:
         occupied = np.flatnonzero(((self.prediction > 0) | (self.label > 0)).any(axis=(1, 2)))

@@ -98,7 +98,7 @@ def _check(net: nn.Module, example: Tensor, input_name: str, output_name: str) -
             tensor.dtype == torch.float32 or not tensor.is_floating_point(),
             name,
             got=tensor.dtype,
-            expected=torch.float32,
+            expected="torch.float32",
             fix="export net.float() with a float32 example",
         )
     for name, module in net.named_modules():
