@@ -7,9 +7,9 @@ from rich.table import Table
 
 from uumamba.evaluation import EvaluationPair, ScoreRow, Scores, evaluate, patient_table, summarise
 from uumamba.evaluation.tables import (
+    describe_sides,
     domain_table,
     ejection_fraction_table,
-    describe_sides,
     summary_table,
     vessel_table,
 )

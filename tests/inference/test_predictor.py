@@ -119,7 +119,7 @@ def test_probabilities_that_are_not_finite_are_an_error_that_names_the_case(valu
 def test_a_network_that_diverged_is_not_blamed_on_the_image() -> None:
     net = nn.Conv2d(1, 2, 1)
     nn.init.constant_(net.weight, float("nan"))
-    with pytest.raises(UumambaError, match="not finite even for a blank image, so its training diverged") as error:
+    with pytest.raises(UumambaError, match="training diverged") as error:
         Predictor(net, patch_size=(8, 8))(np.ones((1, 9, 9)))
     assert not isinstance(error.value, CaseError)
 
