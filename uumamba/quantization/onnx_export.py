@@ -74,10 +74,10 @@ def export_onnx(
         if layer.weight is not None:
             _store_levels(layer)
     program = _export(copy, example, input_name, output_name, dynamic_batch=dynamic_batch)
+    if dynamic_batch:
+        check_any_batch(program, type(net).__name__, example[:1], answer)
     with whole_file(path) as unfinished:
         program.save(unfinished)
-        if dynamic_batch:
-            check_any_batch(program, unfinished, type(net).__name__, example[:1], answer)
     return Path(path)
 
 
