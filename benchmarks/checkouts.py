@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -66,21 +67,33 @@ def run_python(code: Path, *words: object) -> str:
     Raises:
         CommandFailed: the message ends with the end of the error output.
     """
-    own = {"PYTHONPATH": str(code), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, *map(str, words)]
-    done = subprocess.run(command, cwd=code, env=os.environ | own, capture_output=True, encoding="utf-8")
-    if done.returncode != 0:
-        raise CommandFailed(f"{' '.join(command)} ended with {done.returncode}\n{done.stderr[-2000:]}")
-    return done.stdout
+    with subprocess.Popen(
+        command,
+        cwd=code,
+        env=os.environ | {"PYTHONPATH": str(code), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        start_new_session=True,
+    ) as process:
+        try:
+            output, errors = process.communicate()
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)  # its own processes, too: they would go on writing
+            raise
+    if process.returncode != 0:
+        raise CommandFailed(f"{' '.join(command)} ended with {process.returncode}\n{errors[-2000:]}")
+    return output
 
 
 def git(*words: str) -> str:
     """Output of a git command in the project.
 
     Raises:
-        CommandFailed: the message is git's own.
+        CommandFailed: the message ends with git's own.
     """
     done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, encoding="utf-8")
     if done.returncode != 0:
-        raise CommandFailed(done.stderr.strip())
+        raise CommandFailed(f"git {' '.join(words)}: {done.stderr.strip()}")
     return done.stdout.strip()

@@ -44,7 +44,7 @@ from uumamba.pipelines.build import build_trainer
 from uumamba.pipelines.datasets import read_dataset
 from uumamba.pipelines.prepare import prepare
 from uumamba.pipelines.split import split_cases
-from uumamba.runtime.precision import autocast
+from uumamba.runtime.autocast import autocast
 from uumamba.training import Trainer
 from uumamba.types import Batch
 

@@ -47,9 +47,10 @@ def test_the_examples_without_a_trained_run_work(repository: Path) -> None:
 
 
 def test_each_command_of_data_prep_that_is_named_anywhere_helps_without_a_warning(repository: Path) -> None:
-    texts = [repository / page for page in PAGES] + sorted((repository / "data_prep").glob("*.py"))
+    texts = [repository / page for page in PAGES] + sorted((repository / "data_prep").rglob("*.py"))
     named = {name for text in texts for name in re.findall(r"python -m (data_prep(?:\.\w+)+)", text.read_text("utf-8"))}
-    assert {"data_prep.mnms", "data_prep.phantoms.coronary", "data_prep.vendor_shift"} <= named
+    phantoms = {"data_prep.phantoms.coronary", "data_prep.phantoms.aorta"}
+    assert {"data_prep.mnms", "data_prep.vendor_shift", *phantoms} <= named
     with ThreadPoolExecutor() as threads:
         helped = threads.map(lambda name: run(["-m", name, "--help"], repository), sorted(named))
         assert all(f"python -m {name}" in printed for name, printed in zip(sorted(named), helped, strict=True))

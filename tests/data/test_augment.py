@@ -76,6 +76,10 @@ def test_a_transform_changes_what_it_may_the_same_way_in_any_batch(option: str, 
     assert augmented["case_id"] == batch["case_id"]
     assert all(not torch.equal(*pair) for pair in zip(before["image"], augmented["image"], strict=True))
     assert torch.equal(augmented["label"], before["label"]) == (RATES[option] not in SPATIAL)
+    drawn = augment.draw(batch)
+    for transform in augment.intensity:
+        if drawn[transform.name]:
+            assert torch.equal(augmented["image"], transform.apply(batch["image"], drawn[transform.name].values))
     # Another place in another batch, beside another second channel, after other draws of torch's own generator.
     order = [4, 2, 0]
     other = {key: batch[key][order].clone() for key in ("image", "label", "seed")}

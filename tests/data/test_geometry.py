@@ -47,7 +47,9 @@ def test_the_axis_with_the_largest_spacing_comes_first(spacing_mm: tuple[float, 
 @pytest.mark.parametrize(("order", "signs"), ORIENTATIONS)
 def test_unorient_undoes_orient_in_every_orientation(order: tuple[int, ...], signs: tuple[int, ...]) -> None:
     native = np.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5)
-    geometry = find_geometry(native.shape[1:], spacing_mm=(2, 2, 2), affine=affine_of(order, signs, (2, 2, 2)))
+    spacing_mm = (2.0, 2.5, 2.25)
+    geometry = find_geometry(native.shape[1:], spacing_mm=spacing_mm, affine=affine_of(order, signs, spacing_mm))
+    assert geometry.oriented_spacing_mm == tuple(spacing_mm[axis] for axis in geometry.axes)
     oriented = geometry.orient(native)
     assert oriented.shape[1:] == geometry.oriented_shape
     assert np.array_equal(geometry.unorient(oriented), native)

@@ -204,6 +204,22 @@ def test_a_label_of_another_shape_type_or_name_is_not_written(
     assert [path.name for path in scan.path.parent.iterdir()] == ["a.nii.gz"]
 
 
+@pytest.mark.filterwarnings("ignore::uumamba.data.scan.AcdcSpacingWarning")
+@pytest.mark.parametrize("acdc", [True, False])
+def test_a_written_label_has_its_scans_header(write_scan: WriteScan, acdc: bool) -> None:
+    array = np.arange(7 * 6 * 5, dtype=np.int16).reshape(7, 6, 5)
+    path = write_scan("a.nii.gz", array, spacing_mm=(1.5, 1.25, 8), acdc=acdc, scl_slope=2.0, scl_inter=1.0)
+    label = np.random.default_rng(1).integers(0, 4, array.shape).astype(np.uint8)
+    write_label(path.with_name("out.nii.gz"), label, like=read_image(path))
+    before, after = nib.load(path), nib.load(path.with_name("out.nii.gz"))
+    assert after.get_data_dtype() == np.uint8
+    assert np.array_equal(np.asarray(after.dataobj), label)
+    assert np.array_equal(before.affine, after.affine)
+    assert np.array_equal(before.header.get_qform(), after.header.get_qform())
+    for field in ("qform_code", "sform_code", "pixdim", "srow_x", "srow_y", "srow_z", "xyzt_units", "dim"):
+        assert np.array_equal(before.header[field], after.header[field]), field
+
+
 # Real files.
 
 

@@ -296,9 +296,9 @@ LITTLE_MEMORY = """
 import re, resource
 from pathlib import Path
 import torch
-from uumamba.training.out_of_memory import FittingSteps
+from uumamba.training.adaptive_microbatch import AdaptiveMicrobatch
 torch.backends.mkldnn.set_flags(False)  # without room for its own code it may crash the process
-step = FittingSteps.step
+step = AdaptiveMicrobatch.step
 def step_in_little(self, batch, **how):
     used = 1024 * int(re.search(r"VmSize:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
     resource.setrlimit(resource.RLIMIT_AS, (used + 130 * 2**20, resource.RLIM_INFINITY))
@@ -306,7 +306,7 @@ def step_in_little(self, batch, **how):
         return step(self, batch, **how)
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-FittingSteps.step = step_in_little
+AdaptiveMicrobatch.step = step_in_little
 """
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -56,6 +57,18 @@ def test_the_model_of_a_fold_is_its_last_checkpoint_and_best_is_used_by_name(fol
         assert all(torch.equal(tensor, weights[name]) for name, tensor in net.state_dict().items())
     (best,) = load_predictor(fold / "best.safetensors").nets
     assert not any(tensor.any() for tensor in best.state_dict().values())
+
+
+def test_axes_that_training_did_not_mirror_are_never_averaged(fold: Path) -> None:
+    config = deepcopy(read_checkpoint(fold / "last.safetensors").config)
+    config["run"]["augment"]["mirror_axes"] = []
+    change(fold / "last.safetensors", config=config)
+    image = np.random.default_rng(0).random((40, 40, 2), dtype=np.float32)
+    plain, mirrored = (
+        load_predictor(fold, mirror=mirror)(image, spacing_mm=(3.0, 3.0, 8.0), probabilities=True).probabilities
+        for mirror in (False, True)
+    )
+    np.testing.assert_array_equal(plain, mirrored)
 
 
 def test_the_run_beneath_the_output_of_uumamba_run_is_found(tiny_run: Path, tmp_path: Path) -> None:

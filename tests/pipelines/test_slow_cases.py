@@ -268,10 +268,10 @@ def test_rank_0_finds_the_slow_cases_and_the_others_receive_them(
     class Second(Alone):
         rank, count, first = 1, 2, False
 
-        def first_alone(self, work: Callable[[], Any]) -> None:
+        def on_rank_zero(self, work: Callable[[], Any]) -> None:
             """Leave the work to rank 0."""
 
-        def from_first(self, tree: Any) -> Any:
+        def broadcast(self, tree: Any) -> Any:
             assert tree is None
             return [1]
 

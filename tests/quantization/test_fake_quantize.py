@@ -43,6 +43,12 @@ def test_values_and_gradients_equal_torchs_fake_quantization_outside_the_half_bi
     torch.testing.assert_close(ours[2].view_as(scale), theirs[2], rtol=1e-5, atol=540 * 4 * 128 * 2**-24 * factor)
 
 
+def test_ties_are_rounded_to_even_as_in_torch() -> None:
+    values, (low, high) = torch.arange(-8, 8, dtype=torch.float64) / 2, level_range(4)
+    expected = torch.fake_quantize_per_tensor_affine(values, 1.0, 0, low, high)
+    assert torch.equal(fake_quantize(values, torch.ones((), dtype=torch.float64), low, high), expected)
+
+
 def test_in_the_half_bin_above_the_range_the_value_counts_as_clipped() -> None:
     # 3 bits: levels -4 to 3. Torch rounds 3.03 to 3 first and so takes it as inside: dv = 1, ds = 3 - 3.03.
     value, scale = torch.tensor([3.03]), torch.tensor(1.0)

@@ -18,6 +18,10 @@ def test_ten_thousand_neighbouring_keys_give_ten_thousand_seeds() -> None:
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 
+def test_parts_of_a_key_are_told_apart() -> None:
+    assert len({key_to_seed(1, 12), key_to_seed(11, 2), key_to_seed(112), key_to_seed("1", 1, 2)}) == 4
+
+
 def test_draws_of_neighbouring_keys_are_uniform_and_uncorrelated() -> None:
     first = torch.stack([torch.rand(1, generator=generator_for(0, index)) for index in range(4000)]).squeeze()
     # A uniform variable's mean has standard error 1 / sqrt(12 n); five of them are allowed.

@@ -169,11 +169,11 @@ def test_the_moving_average_is_the_recurrence_and_is_what_is_validated_and_store
         seen.append(net.weight.item())
         return {"dice": 0.5}
 
-    trainer = multiply([1.0, 2.0, 3.0], tmp_path, validate=validate, ema_decay=0.5)
+    trainer = multiply([1.0, 2.0, 3.0], tmp_path, validate=validate, ema_decay=0.75)
     start = trainer.net.weight.item()
     trainer.fit()
     weights = [start - 0.1, start - 0.3, start - 0.6]
-    assert seen == [pytest.approx(0.5 * (0.5 * weights[0] + 0.5 * weights[1]) + 0.5 * weights[2], rel=1e-5)]
+    assert seen == [pytest.approx(0.75 * (0.75 * weights[0] + 0.25 * weights[1]) + 0.25 * weights[2], rel=1e-5)]
     best = read_checkpoint(tmp_path / "best.safetensors")
     assert best.ema is not None
     assert best.ema["weight"].item() == seen[0]

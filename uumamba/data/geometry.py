@@ -142,7 +142,8 @@ def find_geometry(
     through = max(c for c in range(3) if spacing[native_of[c]] >= max(spacing) * (1 - _TIE))
     order = [through, *(canonical for canonical in (2, 1, 0) if canonical != through)]
     axes = _triple(native_of[canonical] for canonical in order)
-    oriented_spacing, oriented_shape = (_triple(of[axis] for axis in axes) for of in (spacing, shape))
+    oriented_spacing = _triple(spacing[axis] for axis in axes)
+    oriented_shape = _triple(shape[axis] for axis in axes)
     return Geometry(
         native_shape=shape,
         affine=tuple(tuple(float(value) for value in row) for row in matrix),

@@ -107,7 +107,7 @@ class PreprocessRecipe:
             >>> replace(wanted, ct_statistics=CtStatistics(-100, 300, 50, 25)).completes(wanted)
             True
         """
-        return self == wanted or (not wanted.is_complete and replace(self, ct_statistics=None) == wanted)
+        return wanted in (self, replace(self, ct_statistics=None))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON."""

@@ -68,9 +68,7 @@ class Sampling:
         if not self.class_weights:
             return classes[int(torch.randint(len(classes), (), generator=generator))] if len(classes) else None
         weights = torch.tensor([self.class_weights.get(int(value), 1.0) for value in classes], dtype=torch.float64)
-        if not weights.sum() > 0:
-            return None
-        return classes[int(torch.multinomial(weights, 1, generator=generator))]
+        return classes[int(torch.multinomial(weights, 1, generator=generator))] if weights.sum() > 0 else None
 
     def has_content(self, image: NDArray[Any]) -> bool:
         """Check that enough of a window rises above its smallest value.

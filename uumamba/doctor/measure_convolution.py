@@ -8,7 +8,7 @@ from torch import nn
 
 from uumamba.config.training import resolve_precision
 from uumamba.doctor.stopwatch import median_seconds
-from uumamba.runtime.precision import Precision, autocast
+from uumamba.runtime.autocast import Precision, autocast
 
 # (batch, channels, Z, Y, X): a fine stage of a 3-D network, a third of a second on a slow core.
 SHAPES = {"cpu": (1, 16, 8, 48, 48), "cuda": (2, 32, 32, 128, 128)}

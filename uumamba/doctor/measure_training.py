@@ -17,8 +17,8 @@ from uumamba.config import RunConfig, read_config
 from uumamba.data.prepared import PreparedFolder
 from uumamba.doctor.measure_disk import DiskRate
 from uumamba.doctor.stopwatch import median_seconds
+from uumamba.runtime.autocast import autocast
 from uumamba.runtime.network import batch_to_device
-from uumamba.runtime.precision import autocast
 
 BATCHES = 8
 BYTES_A_VOXEL = 3

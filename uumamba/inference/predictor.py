@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from uumamba.inference.mirror_averaging import mirrored_mean
 from uumamba.inference.sliding_window import sliding_window
+from uumamba.runtime.autocast import Precision, autocast
 from uumamba.runtime.errors import CaseError, UumambaError, require
 from uumamba.runtime.memory_format import lay_channels_last, to_channels_last
 from uumamba.runtime.memory_shortage import OutOfMemoryError, free_memory, is_out_of_memory, summarize_error
-from uumamba.runtime.precision import Precision, autocast
 from uumamba.types import LabelMap
 
 Array = NDArray[Any]

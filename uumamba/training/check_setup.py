@@ -5,8 +5,8 @@ from typing import get_args
 from torch import nn
 
 from uumamba.optim import SharpnessAware
+from uumamba.runtime.autocast import Precision
 from uumamba.runtime.errors import require
-from uumamba.runtime.precision import Precision
 from uumamba.types import Objective
 
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from uumamba.optim import SharpnessAware
+from uumamba.runtime.autocast import Precision, autocast
 from uumamba.runtime.errors import UsageError, UumambaError, require
 from uumamba.runtime.memory_format import lay_channels_last
 from uumamba.runtime.network import bare_network
-from uumamba.runtime.precision import Precision, autocast
 from uumamba.runtime.ranks import ALONE, Ranks
 from uumamba.runtime.stop import StoppedOnRequest, StopRequest
 from uumamba.training.adaptive_microbatch import AdaptiveMicrobatch
