@@ -217,11 +217,18 @@ def test_heads_of_deep_supervision_are_calibrated_in_training_mode_alone(refused
     calibrate(net.train(), [x])
 
 
-def test_a_network_without_such_layers_or_quantized_before_is_refused(make_net: MakeNet, refused: Any) -> None:
+def test_networks_without_layers_quantized_before_or_without_a_start_step_are_refused(
+    make_net: MakeNet, refused: Any
+) -> None:
+    net = make_net()
     with refused("net", got="ReLU"):
         quantize_(nn.ReLU())
     with refused("net", got="a quantized Sequential"):
-        quantize_(make_net())
+        quantize_(net)
+    with refused("net", got="Sequential"):
+        count_steps(net, SGD(net.parameters(), lr=0.1))
+    with refused("net", got="Linear"):
+        calibrate(nn.Linear(2, 2), [])
 
 
 @pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated:FutureWarning")
@@ -250,11 +257,9 @@ def test_an_input_given_by_its_name_is_rounded_alike(block: bool) -> None:
 def test_calibration_takes_the_mean_over_all_batches_and_drops_the_sign_where_there_is_none(make_net: MakeNet) -> None:
     net, xs = make_net(calibrated=False, weight_bits=None), [torch.randn(n, 6) for n in (3, 9)]
     calibrate(net, xs)
-    first, second, third = (layer.input for layer in quantized_layers(net))
-    assert first is not None
-    assert second is not None
-    assert third is not None
-    assert [quantizer.levels for quantizer in (first, second, third)] == [(-128, 127), (0, 7), (-128, 127)]
+    quantizers: list[Any] = [layer.input for layer in quantized_layers(net)]
+    first, second, _ = quantizers
+    assert [quantizer.levels for quantizer in quantizers] == [(-128, 127), (0, 7), (-128, 127)]
     everything = torch.cat(xs)
     hidden = F.linear(everything, net[0].weight, net[0].bias).relu()
     assert first.scale.item() == pytest.approx(2 * everything.abs().mean().item() / 127**0.5)
@@ -280,11 +285,6 @@ def test_batches_without_a_scale_are_refused_and_leave_the_network_uncalibrated(
         calibrate(net, batches)
     with refused("0.input", got="no scale"):
         net(torch.ones(1, 6))
-
-
-def test_calibration_of_a_network_without_quantized_inputs_is_refused(refused: Any) -> None:
-    with refused("net", got="Linear"):
-        calibrate(nn.Linear(2, 2), [])
 
 
 def test_a_mamba_block_computes_with_rounded_projections_and_their_inputs() -> None:
@@ -349,21 +349,17 @@ def test_scales_learn_in_single_precision_at_least(dtype: torch.dtype, of_scales
     assert net(x).dtype == dtype
 
 
-def test_a_copy_has_scales_of_its_own(make_net: MakeNet) -> None:
-    net, x = make_net(), torch.randn(4, 6)
-    other, before = deepcopy(net), net(x)
-    with torch.no_grad():
-        for scale in quantizer_scales(other).values():
-            scale.mul_(3)
-    assert torch.equal(net(x), before)
-    assert not torch.allclose(other(x), before)
-
-
 def test_a_moving_average_takes_over_the_scales(make_net: MakeNet) -> None:
     net, x = make_net(), torch.randn(4, 6)
     average = AveragedModel(net, avg_fn=lambda old, new, count: (old + new) / 2)
-    average.update_parameters(net)  # the first takes over the weights
-    assert torch.equal(average(x), net(x))
+    average.update_parameters(net)  # the first copies the weights
+    expected = net(x)
+    assert torch.equal(average(x), expected)
+    with torch.no_grad():
+        for scale in quantizer_scales(net).values():
+            scale.mul_(3)
+    assert torch.equal(average(x), expected), "the copy has scales of its own"
+    assert not torch.allclose(net(x), expected)
 
 
 def test_a_state_dict_holds_all_that_an_uncalibrated_network_lacks(make_net: MakeNet) -> None:
@@ -464,12 +460,6 @@ def test_a_training_with_a_later_start_is_resumed_bit_for_bit(make_net: MakeNet,
     resumed.load_state_dict(saved[1])
     train(other, resumed, batches[stop:10])
     assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), other.state_dict().values(), strict=True))
-
-
-def test_counting_steps_is_refused_without_a_start_step(make_net: MakeNet, refused: Any) -> None:
-    net = make_net()
-    with refused("net", got="Sequential"):
-        count_steps(net, SGD(net.parameters(), lr=0.1))
 
 
 def test_an_activation_quantiser_divides_its_gradient_by_the_features_of_a_sample() -> None:
