@@ -64,8 +64,8 @@ def read_acdc(raw: Path | str) -> tuple[Manifest, list[CaseError]]:
         >>> manifest, errors = read_acdc(raw)
         >>> [(case.case_id, case.phase, case.group) for case in manifest.cases]
         [('patient001_frame01', 'ED', 'DCM')]
-        >>> print(errors[0].problem)
-        label: got no file, expected patient001_frame12_gt.nii.gz
+        >>> errors[0].key, errors[0].got, errors[0].expected
+        ('label', 'no file', 'patient001_frame12_gt.nii.gz')
 
     References:
         Bernard et al., IEEE TMI 37(11), 2018, doi 10.1109/TMI.2018.2837502.

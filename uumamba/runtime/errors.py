@@ -22,12 +22,30 @@ class EndedWithAnother(UumambaError):
         self.exit_code = exit_code
 
 
-class UsageError(UumambaError, ValueError):
+class InputError(UumambaError, ValueError):
+    """Wrong input, as fields: base of :class:`UsageError` and :class:`CaseError`."""
+
+    def __init__(self, key: str, *, got: object, expected: str, fix: str = "") -> None:
+        super().__init__(key, got, expected, fix)
+        self.key = key
+        self.got = got
+        self.expected = expected
+        self.fix = fix
+
+    def __str__(self) -> str:
+        shown = "''" if self.got == "" else self.got
+        return f"{self.key}: got {shown}, expected {self.expected}.{f' Fix: {self.fix}.' if self.fix else ''}"
+
+    def __reduce__(self) -> Any:  # by default an exception with keyword-only arguments cannot be unpickled
+        return _rebuild, (type(self), self.args), self.__dict__
+
+
+class UsageError(InputError):
     """Wrong option, argument, path or configuration.
 
     Args:
         key: the option, argument or path: ``"optim.rho"``, ``"--device"``, ``"rho"``.
-        got: the value found; a string is printed as it is, an empty one as ``''``.
+        got: the value found; an empty string is printed as ``''``.
         expected: valid values, without a full stop.
         fix: what to do, without a full stop; may be left out where ``expected`` says it all.
 
@@ -40,29 +58,16 @@ class UsageError(UumambaError, ValueError):
 
     exit_code = EXIT_WRONG_USE
 
-    def __init__(self, key: str, *, got: object = None, expected: str = "", fix: str = "") -> None:
-        super().__init__(key, got, expected, fix)
-        self.key = key
-        self.got = got
-        self.expected = expected
-        self.fix = fix
-
-    def __str__(self) -> str:
-        return describe(self.key, got=self.got, expected=self.expected, fix=self.fix)
-
     def within(self, section: str) -> "UsageError":
         """Return the same error with its key inside a section of the configuration: ``rho`` becomes ``optim.rho``.
 
         A key that already starts at the top level stays as it is.
         """
-        key = ".".join(filter(None, (section, self.key))) if not self.key.startswith(f"{section}.") else self.key
+        key = self.key if self.key.startswith(f"{section}.") else ".".join(filter(None, (section, self.key)))
         return UsageError(key, got=self.got, expected=self.expected, fix=self.fix)
 
-    def __reduce__(self) -> Any:
-        return _rebuild, (type(self), self.args), self.__dict__
 
-
-class CaseError(UumambaError, ValueError):
+class CaseError(InputError):
     """One case that breaks a rule; the other cases go on.
 
     Args:
@@ -77,33 +82,12 @@ class CaseError(UumambaError, ValueError):
         patient001_frame01: label: got value 7, expected 0-3. Fix: correct the label.
     """
 
-    def __init__(
-        self, case_id: str, key: str, cure: str = "", *, got: object = None, expected: str = "", fix: str = ""
-    ) -> None:
-        super().__init__(case_id, key, got, expected, fix)
+    def __init__(self, case_id: str, key: str, *, got: object, expected: str, fix: str) -> None:
+        super().__init__(key, got=got, expected=expected, fix=fix)
         self.case_id = case_id
-        self.key = key
-        self.got = got
-        self.expected = expected
-        self.fix = fix or cure
 
     def __str__(self) -> str:
-        if not self.expected:
-            return f"{self.case_id}: {self.key}; {self.fix}."
-        return f"{self.case_id}: {describe(self.key, got=self.got, expected=self.expected, fix=self.fix)}"
-
-    def __reduce__(self) -> Any:
-        return _rebuild, (type(self), self.args), self.__dict__
-
-    @property
-    def problem(self) -> str:
-        """Key, value found and valid values, without the case and the fix."""
-        return describe(self.key, got=self.got, expected=self.expected, fix="").removesuffix(".")
-
-    @property
-    def cure(self) -> str:
-        """The fix."""
-        return self.fix
+        return f"{self.case_id}: {super().__str__()}"
 
 
 def require(condition: object, key: str, *, got: object, expected: str, fix: str = "") -> None:
@@ -124,14 +108,6 @@ def require_case(condition: object, case_id: str, key: str, *, got: object, expe
     """
     if not condition:
         raise CaseError(case_id, key, got=got, expected=expected, fix=fix)
-
-
-def describe(key: str, *, got: object, expected: str, fix: str) -> str:
-    """Format the parts of an error as ``key: got X, expected Y. Fix: Z.``"""
-    if not expected:
-        return key
-    shown = got if isinstance(got, str) and got else repr(got) if isinstance(got, str) else str(got)
-    return f"{key}: got {shown}, expected {expected}.{f' Fix: {fix}.' if fix else ''}"
 
 
 def _rebuild(kind: type[Exception], args: tuple[Any, ...]) -> Exception:
