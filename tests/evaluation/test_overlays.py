@@ -1,5 +1,7 @@
 import io
-import itertools
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from uumamba.evaluation.overlays import (
     draw_overlay,
     pick_cases,
 )
+from uumamba.evaluation.projections import draw_projections
 
 ROW_MM, COLUMN_MM, SLICE_MM = 1.0, 2.0, 8.0
 RADIUS_MM = 30.0
@@ -40,13 +43,7 @@ def drawn_pixels(case: OverlayCase, colour: str) -> np.ndarray:
     return np.argwhere(np.abs(panel - np.array(to_rgb(colour))).max(axis=2) < 0.08)
 
 
-def test_a_round_outline_is_drawn_round_although_its_voxels_are_not_square() -> None:
-    pixels = drawn_pixels(disc_case(), COLOURS[0])
-    height, width = np.ptp(pixels, axis=0)
-    assert height == pytest.approx(width, rel=0.05)
-
-
-def test_the_outline_lies_on_the_edge_of_what_it_outlines() -> None:
+def test_the_outline_of_a_cylinder_is_round_and_on_its_edge_although_voxels_are_not_square() -> None:
     case = disc_case()
     pixels = drawn_pixels(case, COLOURS[0])
     picture = imread(io.BytesIO(draw_overlay(case, {"RV": 1})))
@@ -60,25 +57,20 @@ def test_the_outline_lies_on_the_edge_of_what_it_outlines() -> None:
     assert distances.max() < radius + voxel
 
 
-def test_a_stack_looks_the_same_however_its_axes_are_stored() -> None:
+@pytest.mark.parametrize("draw", [draw_overlay, partial(draw_projections, vessels=["RV"])], ids=["slices", "vessels"])
+def test_a_picture_is_the_same_however_the_axes_are_stored(draw: Callable[..., bytes]) -> None:
     rng = np.random.default_rng(0)
-    image, labels = rng.random((20, 24, 4)).astype(np.float32), rng.integers(0, 2, (20, 24, 4)).astype(np.uint8)
-    spacing_mm, affine = np.array([1.0, 1.5, 8.0]), np.diag([-1.0, -1.5, 8.0, 1.0])
-    expected = draw_overlay(OverlayCase("a", image, labels, labels, affine, tuple(spacing_mm)), {"RV": 1})
-    for axes in itertools.permutations(range(3)):
-        turned = OverlayCase(
-            "a",
-            image.transpose(axes),
-            labels.transpose(axes),
-            labels.transpose(axes),
-            affine[:, [*axes, 3]],
-            tuple(spacing_mm[list(axes)]),
-        )
-        assert draw_overlay(turned, {"RV": 1}) == expected
-    flipped = affine.copy()
-    flipped[0, 0] *= -1
-    mirrored = OverlayCase("a", image[::-1], labels[::-1], labels[::-1], flipped, tuple(spacing_mm))
-    assert draw_overlay(mirrored, {"RV": 1}) == expected
+    image, labels = rng.random((20, 24, 4)).astype(np.float32), np.zeros((20, 24, 4), np.uint8)
+    labels[3:9, 4:20, :3] = 1
+    affine, spacing_mm = np.diag([-1.0, -1.5, 8.0, 1.0]), (1.0, 1.5, 8.0)
+    expected = draw(OverlayCase("a", image, labels, labels, affine, spacing_mm), ONE)
+    for axes in ((1, 2, 0), (0, 2, 1)):
+        arrays = [array.transpose(axes) for array in (image, labels, labels)]
+        spacings = (spacing_mm[axes[0]], spacing_mm[axes[1]], spacing_mm[axes[2]])
+        assert draw(OverlayCase("a", *arrays, affine[:, [*axes, 3]], spacings), ONE) == expected
+    flipped = affine * np.array([-1, 1, 1, 1])
+    mirrored = OverlayCase("a", image[::-1], labels[::-1], labels[::-1], flipped, spacing_mm)
+    assert draw(mirrored, ONE) == expected
 
 
 def test_the_view_is_radiological() -> None:
@@ -88,17 +80,14 @@ def test_the_view_is_radiological() -> None:
     assert display_order(np.eye(4), (1.4, 1.4, 10.0)) == ((2, 1, 0), (1, 2))
     # Coronal slices: columns to the left, rows to the feet.
     assert display_order(np.eye(4), (1.4, 10.0, 1.4)) == ((1, 2, 0), (1, 2))
-
-
-def test_an_oblique_stack_is_turned_to_the_nearest_view() -> None:
-    angle = np.deg2rad(40)
-    affine = np.eye(4)
+    # An oblique stack is shown in the nearest view.
+    angle, affine = np.deg2rad(40), np.eye(4)
     affine[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
     assert display_order(affine, (1.0, 1.0, 10.0)) == ((2, 1, 0), (1, 2))
 
 
-def test_arrays_are_turned_from_head_to_feet_front_to_back_and_right_to_left() -> None:
-    # Stored towards left, back, head: only the last is turned round.
+def test_bodies_are_shown_from_head_to_feet_front_to_back_and_right_to_left() -> None:
+    # Stored towards left, back, head: only the last is flipped.
     assert body_order(np.diag([-1.0, -1.0, 1.0, 1.0])) == ((2, 1, 0), (0,))
     assert body_order(np.eye(4)) == ((2, 1, 0), (0, 1, 2))
 
@@ -107,23 +96,12 @@ def test_a_close_up_shows_60_mm_about_the_largest_part() -> None:
     case = disc_case()
     far = np.zeros_like(case.label)
     far[40:45, 50:60], far[10:11, 10:12] = 1, 1  # a part of 10 x 10 mm, and a speck
-    close = imread(
-        io.BytesIO(
-            draw_overlay(OverlayCase("a", case.image, far, far, case.affine, case.spacing_mm), ONE, close_up=True)
-        )
-    )
+    close = imread(io.BytesIO(draw_overlay(replace(case, prediction=far, label=far), ONE, close_up=True)))
     panel = close[:, : close.shape[0], :3]
     outline = np.argwhere(np.abs(panel - np.array(to_rgb(COLOURS[0]))).max(axis=2) < 0.08)
     # Its 10 mm are a sixth of the panel's 60, and it stands in the middle.
     assert np.ptp(outline, axis=0) == pytest.approx(close.shape[0] / 6, rel=0.1)
     assert outline.mean(axis=0) == pytest.approx(close.shape[0] / 2, rel=0.05)
-
-
-def test_a_close_up_of_nothing_shows_the_whole_slice() -> None:
-    case = disc_case()
-    nothing = np.zeros_like(case.label)
-    empty = OverlayCase("e", case.image, nothing, nothing, case.affine, case.spacing_mm)
-    assert draw_overlay(empty, ONE, close_up=True) == draw_overlay(empty, ONE)
 
 
 def test_structures_of_the_aorta_have_a_colour_each() -> None:
@@ -155,19 +133,11 @@ def test_a_mask_that_touches_the_edge_has_a_closed_border() -> None:
     np.testing.assert_array_equal(line[0], line[-1])
 
 
-def test_an_empty_prediction_is_drawn_without_outlines() -> None:
+def test_nothing_is_drawn_without_outlines_and_its_close_up_is_the_whole_slice() -> None:
     case = disc_case()
-    empty = OverlayCase(
-        "e", case.image, np.zeros_like(case.label), np.zeros_like(case.label), case.affine, case.spacing_mm
-    )
-    assert draw_overlay(empty, {"RV": 1}).startswith(b"\x89PNG")
+    empty = replace(case, image=np.full_like(case.image, 7), prediction=case.label)  # no contrast
     assert not len(drawn_pixels(empty, COLOURS[0]))
-
-
-def test_a_constant_image_is_drawn_without_a_warning() -> None:
-    case = disc_case()
-    flat = OverlayCase("f", np.full_like(case.image, 7), case.prediction, case.label, case.affine, case.spacing_mm)
-    assert draw_overlay(flat, {"RV": 1}).startswith(b"\x89PNG")
+    assert draw_overlay(empty, ONE, close_up=True) == draw_overlay(empty, ONE)
 
 
 def test_best_median_and_worst_case_are_picked_by_mean_dice(cohort: tuple[ScoreRow, ...]) -> None:

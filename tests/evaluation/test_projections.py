@@ -1,5 +1,4 @@
 import io
-import itertools
 
 import numpy as np
 import pytest
@@ -21,8 +20,8 @@ def tree() -> np.ndarray:
     return labels
 
 
-def case(prediction: np.ndarray, label: np.ndarray, *, affine: np.ndarray | None = None) -> OverlayCase:
-    affine = np.diag([*SPACING_MM, 1.0]) if affine is None else affine
+def case(prediction: np.ndarray, label: np.ndarray) -> OverlayCase:
+    affine = np.diag([*SPACING_MM, 1.0])
     return OverlayCase("a", np.zeros(label.shape, np.float32), prediction, label, affine, SPACING_MM)
 
 
@@ -35,46 +34,29 @@ def pixels(image: np.ndarray, colour: str) -> np.ndarray:
     return np.argwhere(np.abs(image - np.array(to_rgb(colour))).max(axis=2) < 0.02)
 
 
-def count(image: np.ndarray, colour: str) -> int:
-    return len(pixels(image, colour))
-
-
 def test_what_agrees_within_2_mm_has_no_red() -> None:
-    assert count(picture(case(tree(), np.roll(tree(), 2, axis=0))), APART_COLOUR) == 0
+    assert not len(pixels(picture(case(tree(), np.roll(tree(), 2, axis=0))), APART_COLOUR))
 
 
 def test_a_branch_that_was_missed_is_red_in_the_label_and_one_invented_in_the_prediction() -> None:
     trunk = tree()
     trunk[26:] = 0
     missed, invented = picture(case(trunk, tree())), picture(case(tree(), trunk))
-    assert count(missed, APART_COLOUR) == count(invented, APART_COLOUR) > 100
+    assert len(pixels(missed, APART_COLOUR)) == len(pixels(invented, APART_COLOUR)) > 100
     # The label is drawn above or to the left of the prediction.
-    rows = [
-        np.argwhere(np.abs(image - np.array(to_rgb(APART_COLOUR))).max(axis=2) < 0.02) for image in (missed, invented)
-    ]
+    rows = [pixels(image, APART_COLOUR) for image in (missed, invented)]
     assert (rows[0].mean(axis=0) < rows[1].mean(axis=0)).any()
 
 
 def test_a_prediction_of_nothing_leaves_the_whole_label_red() -> None:
     image = picture(case(np.zeros_like(tree()), tree()))
-    assert count(image, APART_COLOUR) > 100
-    assert count(image, COLOURS[0]) == 0
+    assert len(pixels(image, APART_COLOUR)) > 100
+    assert not len(pixels(image, COLOURS[0]))
 
 
 def test_two_empty_masks_are_drawn_without_a_warning() -> None:
     nothing = np.zeros_like(tree())
     assert draw_projections(case(nothing, nothing), VESSEL, ["coronary"]).startswith(b"\x89PNG")
-
-
-def test_projections_look_the_same_however_the_axes_are_stored() -> None:
-    affine = np.diag([*SPACING_MM, 1.0])
-    expected = draw_projections(case(tree(), tree()), VESSEL, ["coronary"])
-    for axes in itertools.permutations(range(3)):
-        labels, spacing_mm = tree().transpose(axes), tuple(SPACING_MM[axis] for axis in axes)
-        turned = OverlayCase("a", np.zeros(labels.shape), labels, labels, affine[:, [*axes, 3]], spacing_mm)
-        assert draw_projections(turned, VESSEL, ["coronary"]) == expected
-    flipped = np.diag([SPACING_MM[0], -SPACING_MM[1], SPACING_MM[2], 1.0])
-    assert draw_projections(case(tree()[:, ::-1], tree()[:, ::-1], affine=flipped), VESSEL, ["coronary"]) == expected
 
 
 @pytest.mark.parametrize(("view", "seen"), [(VIEWS[0], "front"), (VIEWS[1], "left"), (VIEWS[2], "feet")])

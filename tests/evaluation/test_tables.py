@@ -7,9 +7,9 @@ from rich.table import Table
 
 from uumamba.evaluation import EvaluationPair, ScoreRow, Scores, evaluate, patient_table, summarise
 from uumamba.evaluation.tables import (
+    describe_sides,
     domain_table,
     ejection_fraction_table,
-    sentence_on_sides,
     summary_table,
     vessel_table,
 )
@@ -45,25 +45,17 @@ def test_the_ejection_fraction_table_shows_prediction_and_label_by_group(cohort:
     assert ["NOR", "2", "50.0", "/", "55.0", "55.6", "/", "45.0"] in rendered(table)
 
 
-def test_without_groups_there_is_no_ejection_fraction_table(
-    make_pair: Callable[..., EvaluationPair], structures: dict[str, int]
-) -> None:
-    rows = evaluate([make_pair("a", {"LV": 5}, {"LV": 5}, phase="ED")], structures=structures).rows
-    assert ejection_fraction_table(patient_table(rows)) is None
-
-
-def test_undefined_means_are_a_dash(make_pair: Callable[..., EvaluationPair], structures: dict[str, int]) -> None:
-    lines = rendered(summary_table(evaluate([make_pair("a", {"LV": 5}, {"LV": 5})], structures=structures).rows))
-    assert lines[0] == ["1", "case", "of", "1", "patient"]
-    assert ["RV", "-", "-", "0", "0", "0"] in lines
-
-
-def test_cases_without_phases_have_no_column_of_them(
+def test_undefined_means_are_a_dash_and_unknown_phases_groups_and_vessels_have_no_column_or_table(
     make_pair: Callable[..., EvaluationPair], structures: dict[str, int]
 ) -> None:
     rows = evaluate([make_pair("a", {"LV": 5}, {"LV": 5})], structures=structures).rows
-    assert "phase" not in rendered(summary_table(rows))[2]
-    assert ["foreground", "1.000"] in rendered(summary_table(rows))
+    lines = rendered(summary_table(rows))
+    assert lines[0] == ["1", "case", "of", "1", "patient"]
+    assert "phase" not in lines[2]
+    assert ["RV", "-", "-", "0", "0", "0"] in lines
+    assert ["foreground", "1.000"] in lines
+    assert ejection_fraction_table(patient_table([replace(row, phase="ED") for row in rows])) is None
+    assert vessel_table(summarise(rows)) is None
 
 
 def two_zones(make_pair: Callable[..., EvaluationPair], structures: dict[str, int], **predicted: int) -> Scores:
@@ -85,10 +77,6 @@ def test_vessels_have_a_table_with_the_whole_tree_at_its_end(
     ]
 
 
-def test_without_vessels_there_is_no_table_of_them(cohort: tuple[ScoreRow, ...]) -> None:
-    assert vessel_table(summarise(cohort)) is None
-
-
 def test_twenty_three_zones_fit_eighty_columns() -> None:
     labels = np.repeat(np.arange(24, dtype=np.uint8), 60).reshape(24, 60)[:, :, None]
     zones = {f"InternalIlia{value:02d}": value for value in range(1, 24)}
@@ -105,7 +93,7 @@ def test_twenty_three_zones_fit_eighty_columns() -> None:
 def test_sides_are_one_sentence(make_pair: Callable[..., EvaluationPair], structures: dict[str, int]) -> None:
     sides = summarise(two_zones(make_pair, structures, RV=10).rows).sides
     assert sides is not None
-    assert sentence_on_sides(sides) == "Left and right: none of 1 paired structures lies on its partner's side."
+    assert describe_sides(sides) == "Left and right: none of 1 paired structures lies on its partner's side."
 
 
 def test_the_table_by_domain_has_a_line_for_each_with_its_own_dice(cohort: tuple[ScoreRow, ...]) -> None:

@@ -3,14 +3,10 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor
 
 from uumamba.quantization import fake_quantize
 from uumamba.quantization.levels import SMALLEST_SCALE, first_scale, level_range
-
-BITS = range(2, 9)
 
 
 def gradients(function: Any, values: Tensor, scale: Tensor, incoming: Tensor, *rest: Any, **how: Any) -> list[Tensor]:
@@ -19,62 +15,38 @@ def gradients(function: Any, values: Tensor, scale: Tensor, incoming: Tensor, *r
     return [output.detach(), *torch.autograd.grad(output, (values, scale), incoming)]
 
 
-@given(bits=st.sampled_from(BITS), signed=st.booleans(), scale=st.floats(0.01, 10), seed=st.integers(0, 99))
-def test_there_are_at_most_as_many_values_as_the_bits_can_tell(
-    bits: int, signed: bool, scale: float, seed: int
+@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("axis", [None, 0, 1])
+def test_values_and_gradients_equal_torchs_fake_quantization_outside_the_half_bins(
+    bits: int, signed: bool, axis: int | None
 ) -> None:
     low, high = level_range(bits, signed=signed)
-    values = torch.randn(500, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 3
-    rounded = fake_quantize(values, torch.tensor(scale, dtype=torch.float64), low, high)
-    assert len(rounded.unique()) <= 2**bits
-    expected = [scale * round(min(max(value / scale, low), high)) for value in values.tolist()]
-    assert rounded.tolist() == pytest.approx(expected)
+    generator = torch.Generator().manual_seed(bits)
+    ratio = torch.empty(3, 3, 60).uniform_(low - 3, high + 3, generator=generator)
+    # Torch rounds before it clips, so a value within half a level outside the range is inside there: moved away.
+    half_bin = ((ratio > high) & (ratio < high + 0.5)) | ((ratio < low) & (ratio > low - 0.5))
+    ratio = torch.where(half_bin, ratio.sign() * (high + 9), ratio)
+    scale = torch.tensor([0.25, 0.5, 2.0])  # powers of two: quotients and products are exact
+    shape = {None: (1,), 0: (3, 1, 1), 1: (1, 3, 1)}[axis]
+    scale = scale[:1] if axis is None else scale
+    values, incoming = ratio * scale.view(shape), torch.randn(ratio.shape, generator=generator)
+    factor = 1 / math.sqrt(values.numel() / scale.numel() * high)
+    ours = gradients(fake_quantize, values, scale.view(shape), incoming, low, high)
+    rest = (torch.zeros_like(scale), *([] if axis is None else [axis]), low, high, factor)
+    kind = "tensor" if axis is None else "channel"
+    theirs = gradients(getattr(torch, f"_fake_quantize_learnable_per_{kind}_affine"), values, scale, incoming, *rest)
+    assert len((ours[0] / scale.view(shape)).unique()) <= 2**bits
+    assert torch.equal(ours[0], theirs[0])
+    assert torch.equal(ours[1], theirs[1])
+    # Sums of at most 540 terms of at most 4 |level| each, in two orders.
+    torch.testing.assert_close(ours[2].view_as(scale), theirs[2], rtol=1e-5, atol=540 * 4 * 128 * 2**-24 * factor)
 
 
 def test_ties_are_rounded_to_even_as_in_torch() -> None:
     values, (low, high) = torch.arange(-8, 8, dtype=torch.float64) / 2, level_range(4)
     expected = torch.fake_quantize_per_tensor_affine(values, 1.0, 0, low, high)
     assert torch.equal(fake_quantize(values, torch.ones((), dtype=torch.float64), low, high), expected)
-
-
-@pytest.mark.parametrize("bits", BITS)
-def test_gradients_equal_torchs_learnable_fake_quantisation_outside_the_half_bins(bits: int) -> None:
-    generator = torch.Generator().manual_seed(bits)
-    low, high = level_range(bits)
-    ratio = torch.empty(4000, dtype=torch.float32).uniform_(low - 3, high + 3, generator=generator)
-    half_bin = ((ratio > high) & (ratio < high + 0.5)) | ((ratio < low) & (ratio > low - 0.5))
-    ratio = ratio[~half_bin]
-    scale, incoming = torch.tensor([0.3]), torch.randn(ratio.shape, generator=generator)
-    values = ratio * scale
-    factor = 1 / math.sqrt(values.numel() * high)
-    ours = gradients(fake_quantize, values, scale, incoming, low, high)
-    theirs = gradients(
-        torch._fake_quantize_learnable_per_tensor_affine, values, scale, incoming, torch.zeros(1), low, high, factor
-    )
-    for mine, other in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("axis", [0, 1])
-def test_channels_have_gradients_of_their_own_as_in_torch(axis: int) -> None:
-    generator = torch.Generator().manual_seed(axis)
-    low, high = level_range(3)
-    scale = torch.tensor([0.1, 0.2, 0.5])
-    shape = (3, 1, 1) if axis == 0 else (1, 3, 1)
-    levels = torch.randint(low, high + 1, (3, 3, 50), generator=generator)
-    values = (levels + torch.rand(levels.shape, generator=generator) * 0.8 - 0.4).clamp(low, high) * scale.view(shape)
-    values[..., 0] *= 9  # far outside, where it is not near 0
-    ratio = values / scale.view(shape)
-    values = torch.where((ratio > high) | (ratio < low), ratio.sign() * 9 * scale.view(shape), values)
-    incoming = torch.randn(values.shape, generator=generator)
-    factor = 1 / math.sqrt(150 * high)
-    ours = gradients(fake_quantize, values, scale.view(shape), incoming, low, high)
-    theirs = gradients(
-        torch._fake_quantize_learnable_per_channel_affine,
-        *(values, scale, incoming, torch.zeros(3), axis, low, high, factor),
-    )
-    for mine, other in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(mine.view_as(other), other, rtol=1e-5, atol=1e-5)
 
 
 def test_in_the_half_bin_above_the_range_the_value_counts_as_clipped() -> None:
@@ -90,12 +62,6 @@ def test_a_value_at_the_bound_is_inside() -> None:
     _, of_values, of_scale = gradients(fake_quantize, values, scale, torch.ones(2), -4, 3)
     assert of_values.tolist() == [1, 1]
     assert of_scale.item() == 0
-
-
-def test_rounding_twice_changes_nothing() -> None:
-    values, scale = torch.randn(500), torch.tensor(0.25)  # a power of two, so that the quotient is exact
-    once = fake_quantize(values, scale, -4, 3)
-    assert torch.equal(fake_quantize(once, scale, -4, 3), once)
 
 
 def test_the_gradient_of_the_scale_shrinks_with_the_features_of_a_sample_and_the_highest_level() -> None:
@@ -146,6 +112,6 @@ def test_the_first_scale_is_twice_the_mean_by_the_root_of_the_highest_level() ->
     assert first_scale(torch.zeros(3), 1).item() == pytest.approx(SMALLEST_SCALE)
 
 
-def test_whole_numbers_are_refused() -> None:
-    with pytest.raises(TypeError, match=r"must be floating point.*torch\.int64"):
+def test_whole_numbers_are_refused(refused: Any) -> None:
+    with refused("values", got=torch.int64):
         fake_quantize(torch.tensor([1, 2]), torch.tensor(0.5), -4, 3)

@@ -1,4 +1,4 @@
-"""From label maps to scores, a summary, the clinical table and a report: arrays and millimetres, no scan files."""
+"""Scores, summary, clinical table and report of label maps, from arrays and millimetres."""
 
 from uumamba.evaluation.clinical import PatientIndices, patient_table, why_no_patient_table, write_patients
 from uumamba.evaluation.means import MeanDice, mean_dice, mean_dice_of

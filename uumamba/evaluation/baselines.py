@@ -1,12 +1,13 @@
-"""What needs no network: a mean-shape atlas and an intensity threshold, fitted by grid search on training cases."""
+"""Baselines without a network: a mean-shape atlas and an intensity threshold."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from uumamba.runtime.errors import require
 from uumamba.types import LabelMap, Mask
 
 Image = NDArray[np.floating]
@@ -15,18 +16,18 @@ ATLAS_SHAPE = (16, 64, 64)
 
 
 class MeanShapeAtlas:
-    """The training labels' mean, laid over a new image by relative position alone.
+    """Mean of the training labels, placed on a new image by relative position.
 
-    Each label is resampled to one grid over its own extent and averaged to the share of each structure at each place.
-    Structure ``k`` is predicted where its share is the largest among structures and above a threshold. A grid search
-    chooses threshold, smoothing and in-plane scale for the best foreground mean Dice on the training cases. It knows
-    where hearts lie and nothing of the image.
+    Each label is resampled to one grid over its extent and averaged to the share of each structure at each place.
+    Structure ``k`` is predicted where its share is the largest of all structures and above a threshold. A grid search
+    chooses threshold, smoothing and in-plane scale for the best foreground mean Dice on the training cases. The atlas
+    knows the position of the heart, but does not read the image.
 
     Args:
         thresholds: shares to try.
         smoothings: standard deviations of a Gaussian on the atlas grid to try.
         scales: in-plane magnifications of the atlas about its centre to try.
-        search_cases: at most so many training cases, evenly spread, are predicted in the grid search.
+        search_cases: largest number of training cases, evenly spread, in the grid search.
 
     Example:
         >>> label = np.zeros((4, 32, 32), np.uint8)
@@ -53,15 +54,15 @@ class MeanShapeAtlas:
         """Average the labels and choose the parameters.
 
         Args:
-            images: arrays ``(Z, Y, X)``, or ``(C, Z, Y, X)``; only their shapes are looked at.
+            images: arrays ``(Z, Y, X)``, or ``(C, Z, Y, X)``; only their shapes are used.
             labels: arrays ``(Z, Y, X)`` with 0 for background and structures 1 to K.
 
         Raises:
-            ValueError: there are no cases, not as many images as labels, a shape differs, or no label has a structure.
+            UsageError: there is no case, numbers or shapes of images and labels differ, or no label has a structure.
         """
         structures = _check_cases(images, labels)
         mean = _mean_shares(labels, structures)
-        chosen = list(_evenly(range(len(labels)), self.search_cases))
+        chosen = _spread_evenly(len(labels), self.search_cases)
         best = -1.0
         for smoothing, scale in product(self.smoothings, self.scales):
             shares = _scale_in_plane(_smooth(mean, smoothing), scale)
@@ -76,23 +77,23 @@ class MeanShapeAtlas:
         return self
 
     def predict(self, image: Image) -> LabelMap:
-        """The label map ``(Z, Y, X)`` of an image of that shape, or of ``(C, Z, Y, X)``."""
+        """Predict the label map ``(Z, Y, X)`` of an image of that shape, or of ``(C, Z, Y, X)``."""
         return _largest_share(_place(self._shares, image.shape[-3:]), self._threshold)
 
 
 class IntensityThreshold:
-    """An intensity window a structure, within the region where the training labels had it, largest component kept.
+    """Intensity window of each structure within its region in the training labels, largest component only.
 
     For each structure a grid search over training cases chooses the window (between two quantiles of the structure's
-    intensities), the region (where the structure's share in the mean of the labels exceeds a threshold), and the width
-    of a Gaussian that is put on the image first, for the best Dice of that structure. A voxel claimed by several
-    structures goes to the one with the larger share there. Images must be normalised alike, as prepared ones are.
+    intensities), the region (where the structure's share in the mean label exceeds a threshold), and the width of a
+    Gaussian filter, for the best Dice of that structure. Of several structures at one voxel, the one with the largest
+    share is predicted. All images need the same normalisation, as prepared images have.
 
     Args:
         windows: pairs of quantiles to try.
-        regions: thresholds of the share to try; 0 is everywhere the structure was ever seen, negative everywhere.
+        regions: thresholds of the share to try; 0 is every place of the structure in a label, negative is everywhere.
         smoothings: standard deviations, in voxels in plane, to try.
-        search_cases: at most so many training cases, evenly spread, are tried in the grid search.
+        search_cases: largest number of training cases, evenly spread, in the grid search.
 
     Example:
         >>> label = np.zeros((4, 32, 32), np.uint8)
@@ -119,15 +120,15 @@ class IntensityThreshold:
         """Choose the parameters of each structure.
 
         Args:
-            images: arrays ``(Z, Y, X)``, or ``(C, Z, Y, X)`` of which the first channel is looked at.
+            images: arrays ``(Z, Y, X)``, or ``(C, Z, Y, X)`` of which the first channel is used.
             labels: arrays ``(Z, Y, X)`` with 0 for background and structures 1 to K.
 
         Raises:
-            ValueError: there are no cases, not as many images as labels, a shape differs, or no label has a structure.
+            UsageError: there is no case, numbers or shapes of images and labels differ, or no label has a structure.
         """
         structures = _check_cases(images, labels)
         self._shares = _mean_shares(labels, structures)
-        chosen = list(_evenly(range(len(labels)), self.search_cases))
+        chosen = _spread_evenly(len(labels), self.search_cases)
         placed = [_place(self._shares, labels[case].shape) for case in chosen]
         truths = [labels[case] for case in chosen]
         best = dict.fromkeys(range(1, structures + 1), -1.0)
@@ -141,14 +142,15 @@ class IntensityThreshold:
                 for window, region in product(self.windows, self.regions):
                     low, high = (float(bound) for bound in np.quantile(inside, window))
                     masks = [_claim(*pair, value, low, high, region) for pair in zip(smoothed, placed, strict=True)]
-                    dice = float(np.mean([_dice(*pair) for pair in _masks_of(masks, truths, value)]))
+                    dices = [_dice(mask, truth == value) for mask, truth in zip(masks, truths, strict=True)]
+                    dice = float(np.mean(dices))
                     if dice > best[value]:
                         best[value] = dice
                         self._parameters[value] = (smoothing, low, high, region)
         return self
 
     def predict(self, image: Image) -> LabelMap:
-        """The label map ``(Z, Y, X)`` of an image of that shape, or of ``(C, Z, Y, X)``."""
+        """Predict the label map ``(Z, Y, X)`` of an image of that shape, or of ``(C, Z, Y, X)``."""
         image = _first_channel(image)
         shares = _place(self._shares, image.shape)
         strongest = np.zeros(image.shape, dtype=np.float32)
@@ -162,22 +164,21 @@ class IntensityThreshold:
 
 
 def _check_cases(images: Sequence[Image], labels: Sequence[LabelMap]) -> int:
-    """The number of structures, after the arrays were found to fit."""
-    if not images or len(images) != len(labels):
-        raise ValueError(f"fit needs as many images as labels and at least one, got {len(images)} and {len(labels)}")
-    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
-        if label.ndim != 3 or image.shape[-3:] != label.shape:
-            raise ValueError(
-                f"case {number}: the image is {image.shape}, the label {label.shape}; expected equal (Z, Y, X)"
-            )
+    """Raise unless images and labels fit; return the number of structures."""
+    shapes = [image.shape[-3:] for image in images]
+    require(
+        images and shapes == [label.shape for label in labels],
+        "images",
+        got=shapes,
+        expected=f"the shapes (Z, Y, X) of the labels, {[label.shape for label in labels]}, and at least one",
+    )
     structures = max(int(label.max()) for label in labels)
-    if structures == 0:
-        raise ValueError(f"none of the {len(labels)} labels has a structure; every voxel is background")
+    require(structures, "labels", got="background only", expected="at least one structure")
     return structures
 
 
 def _mean_shares(labels: Sequence[LabelMap], structures: int) -> NDArray[np.float32]:
-    """Share of the cases in which each structure fills each place of the atlas grid, ``(K, *ATLAS_SHAPE)``."""
+    """Compute the share of cases with each structure at each place of the atlas grid, ``(K, *ATLAS_SHAPE)``."""
     total = np.zeros((structures, *ATLAS_SHAPE), dtype=np.float32)
     for label in labels:
         nearest = [
@@ -191,7 +192,7 @@ def _mean_shares(labels: Sequence[LabelMap], structures: int) -> NDArray[np.floa
 
 
 def _place(shares: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Interpolate the shares linearly at the voxels of an image, one axis after the other."""
+    """Interpolate the shares linearly at the voxels of an image, axis by axis."""
     for axis, length in enumerate(shape, start=1):
         size = shares.shape[axis]
         position = np.clip((np.arange(length) + 0.5) * size / length - 0.5, 0, size - 1)
@@ -240,19 +241,15 @@ def _blur_in_plane(image: Image, smoothing: float) -> Image:
     return ndimage.gaussian_filter(image, (0, smoothing, smoothing)) if smoothing else image
 
 
-def _masks_of(masks: Iterable[Mask], truths: Iterable[LabelMap], value: int) -> Iterator[tuple[Mask, Mask]]:
-    return ((mask, truth == value) for mask, truth in zip(masks, truths, strict=True))
-
-
 def _pooled_dice(predictions: Sequence[LabelMap], truths: Sequence[LabelMap], structures: int) -> float:
-    """Mean over all pairs of case and structure at once; a pair in which neither has the structure is left out of it.
+    """Compute the mean Dice over all pairs of case and structure in which either mask has voxels.
 
-    A rare structure weighs less here than in :func:`uumamba.evaluation.mean_dice`; it only ranks the grid's points.
+    A rare structure has less weight than in :func:`uumamba.evaluation.mean_dice`; this only ranks the points of a grid.
     """
     pairs = [
-        pair
+        (prediction == value, truth == value)
         for value in range(1, structures + 1)
-        for pair in _masks_of((p == value for p in predictions), truths, value)
+        for prediction, truth in zip(predictions, truths, strict=True)
     ]
     return float(np.mean([_dice(*pair) for pair in pairs if pair[0].any() or pair[1].any()]))
 
@@ -262,6 +259,7 @@ def _dice(prediction: Mask, truth: Mask) -> float:
     return 2 * int((prediction & truth).sum()) / total if total else 1.0
 
 
-def _evenly(items: Sequence[int], most: int) -> Iterator[int]:
-    number = min(len(items), most)
-    return (items[position * len(items) // number] for position in range(number))
+def _spread_evenly(count: int, most: int) -> list[int]:
+    """Return at most so many evenly spread indices."""
+    number = min(count, most)
+    return [position * count // number for position in range(number)]

@@ -1,18 +1,15 @@
 """Clinical indices of the ventricles, from predicted and labelled volumes, patient by patient."""
 
-import csv
-import io
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from uumamba.evaluation.scores import ScoreRow
-from uumamba.runtime.files import write_text
+from uumamba.evaluation.means import moments
+from uumamba.evaluation.scores import ScoreRow, write_csv
 
 PATIENTS_NAME = "patients.csv"
 MYOCARDIUM_G_PER_ML = 1.05
@@ -25,7 +22,7 @@ Volumes = Mapping[tuple[str, str], float]
 
 @dataclass(frozen=True)
 class PatientIndices:
-    """One patient's indices from the prediction and from the label, keyed as ``lv_edv_ml`` or ``rv_ef_percent``."""
+    """Indices of a patient from prediction and label, keyed as ``lv_edv_ml`` or ``rv_ef_percent``."""
 
     patient_id: str
     group: str | None
@@ -38,13 +35,12 @@ class PatientIndices:
 
 
 def clinical_indices(volumes: Volumes) -> dict[str, float]:
-    r"""End-diastolic, end-systolic and stroke volume and ejection fraction of each chamber, and left-ventricular mass.
+    r"""Compute volumes and ejection fraction of each chamber, and left-ventricular mass.
 
     .. math:: \mathrm{SV} = \mathrm{EDV} - \mathrm{ESV}, \quad \mathrm{EF} = 100\,\mathrm{SV} / \mathrm{EDV},
         \quad m = 1.05\,\mathrm{g/ml} \cdot V_\mathrm{MYO,ED}
 
-    A volume that is not given, and an EF with an EDV of 0, is NaN. A chamber or myocardium without any volume is left
-    out.
+    A missing volume is NaN, as is an EF with an EDV of 0. A chamber or myocardium without any volume is left out.
 
     Args:
         volumes: millilitres by ``(structure, phase)``; structures LV, RV, MYO, phases ED, ES.
@@ -73,7 +69,7 @@ def clinical_indices(volumes: Volumes) -> dict[str, float]:
 
 
 def why_no_patient_table(rows: Sequence[ScoreRow]) -> str | None:
-    """The sentence that stands in place of the clinical table, or None where there is one."""
+    """Return the reason why there is no clinical table, or None."""
     if not {row.phase for row in rows} & {"ED", "ES"}:
         return (
             "The clinical table is left out because the phases (ED, ES) are unknown; "
@@ -89,7 +85,7 @@ def why_no_patient_table(rows: Sequence[ScoreRow]) -> str | None:
 
 
 def patient_table(rows: Sequence[ScoreRow]) -> tuple[PatientIndices, ...]:
-    """Indices of every patient with a known phase, by id; empty where :func:`why_no_patient_table` gives a reason."""
+    """Return the indices of every patient with a known phase; empty if :func:`why_no_patient_table` has a reason."""
     if why_no_patient_table(rows):
         return ()
     patients = {row.patient_id: row.group for row in rows if row.phase in ("ED", "ES")}
@@ -99,28 +95,28 @@ def patient_table(rows: Sequence[ScoreRow]) -> tuple[PatientIndices, ...]:
 def write_patients(path: Path | str, patients: Sequence[PatientIndices]) -> None:
     """Write ``patients.csv``, whole or absent: each index from prediction, label, and their difference."""
     indices = index_names(patients)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        [
-            "patient_id",
-            "group",
-            *(column for name in indices for column in (name, f"{name}_label", f"{name}_difference")),
-        ]
-    )
+    columns = [column for name in indices for column in (name, f"{name}_label", f"{name}_difference")]
+    rows = []
     for patient in patients:
         numbers = ((patient.prediction[name], patient.label[name], patient.difference(name)) for name in indices)
-        writer.writerow([patient.patient_id, patient.group or "", *(value for three in numbers for value in three)])
-    write_text(path, text.getvalue())
+        rows.append([patient.patient_id, patient.group or "", *chain.from_iterable(numbers)])
+    write_csv(path, ["patient_id", "group", *columns], rows)
 
 
 def index_names(patients: Sequence[PatientIndices]) -> tuple[str, ...]:
-    """Names of the indices that the table holds, in their order."""
+    """Return the names of the indices in the table, in order."""
     return tuple(patients[0].prediction) if patients else ()
 
 
+def ejection_fractions(patients: Sequence[PatientIndices]) -> tuple[str, ...]:
+    """Return the index names of ejection fractions in the table."""
+    return tuple(name for name in index_names(patients) if name.endswith("_ef_percent"))
+
+
 def agreement(patients: Sequence[PatientIndices]) -> dict[str, dict[str, Any]]:
-    """Bland-Altman agreement of each index: bias, standard deviation and 95 % limits of prediction minus label.
+    """Compute the Bland-Altman agreement of each index, prediction minus label.
+
+    Bias, standard deviation and 95 % limits over patients with a finite difference.
 
     References:
         Bland & Altman, *Statistical Methods for Assessing Agreement Between Two Methods of Clinical Measurement*,
@@ -131,17 +127,16 @@ def agreement(patients: Sequence[PatientIndices]) -> dict[str, dict[str, Any]]:
 
 
 def group_means(patients: Sequence[PatientIndices]) -> dict[str, dict[str, Any]]:
-    """Mean ejection fractions of each diagnosis, from prediction and label; empty where no group is known."""
+    """Compute mean ejection fractions of each diagnosis; empty if no group is known."""
     groups = sorted({patient.group for patient in patients if patient.group is not None})
-    fractions = [name for name in index_names(patients) if name.endswith("_ef_percent")]
     table: dict[str, dict[str, Any]] = {}
     for group in groups:
         members = [patient for patient in patients if patient.group == group]
         table[group] = {"n_patients": len(members)}
-        for name in fractions:
+        for name in ejection_fractions(patients):
             table[group][name] = {
-                "prediction": _mean(patient.prediction[name] for patient in members),
-                "label": _mean(patient.label[name] for patient in members),
+                "prediction": moments(patient.prediction[name] for patient in members).mean,
+                "label": moments(patient.label[name] for patient in members).mean,
             }
     return table
 
@@ -153,13 +148,9 @@ def _patient(patient_id: str, group: str | None, rows: Iterable[ScoreRow]) -> Pa
     return PatientIndices(patient_id, group, clinical_indices(predicted), clinical_indices(labelled))
 
 
-def _agreement(differences: Iterable[float]) -> dict[str, Any]:
-    finite = [value for value in differences if math.isfinite(value)]
-    bias, sd = _mean(finite), float(np.std(finite, ddof=1)) if len(finite) > 1 else None
-    limits = None if bias is None or sd is None else [bias - 1.96 * sd, bias + 1.96 * sd]
-    return {"n": len(finite), "bias": bias, "sd": sd, "limits": limits, "mean_absolute": _mean(map(abs, finite))}
-
-
-def _mean(values: Iterable[float]) -> float | None:
-    finite = [value for value in values if math.isfinite(value)]
-    return float(np.mean(finite)) if finite else None
+def _agreement(differences: Sequence[float]) -> dict[str, Any]:
+    found, absolute = moments(differences), moments(map(abs, differences))
+    limits = None
+    if found.mean is not None and found.sd is not None:
+        limits = [found.mean - 1.96 * found.sd, found.mean + 1.96 * found.sd]
+    return {"n": found.n, "bias": found.mean, "sd": found.sd, "limits": limits, "mean_absolute": absolute.mean}

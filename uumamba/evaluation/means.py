@@ -1,4 +1,4 @@
-"""Means over cases and structures: one definition each, and one foreground Dice for the whole project."""
+"""Means over cases and structures, and the foreground Dice of the whole project."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -11,7 +11,7 @@ from uumamba.evaluation.scores import ScoreRow
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean, sample standard deviation and number of the finite values; None where they are undefined."""
+    """Mean, sample standard deviation and number of finite values; None if undefined."""
 
     mean: float | None
     sd: float | None
@@ -19,26 +19,26 @@ class Moments:
 
     @property
     def percent(self) -> "Moments":
-        """The same of a hundred times the values."""
+        """Moments of the values times 100."""
         mean, sd = (None if value is None else 100 * value for value in (self.mean, self.sd))
         return Moments(mean, sd, self.n)
 
 
 @dataclass(frozen=True)
 class MeanDice:
-    """Mean Dice of each structure over its cases, and the mean of those; None where no case has the structure."""
+    """Mean Dice of each structure and of the foreground; None if no case has the structure."""
 
     foreground: float | None
     structures: Mapping[str, float | None]
 
     def as_dict(self) -> dict[str, float]:
-        """``{"dice": foreground, "RV": ..., ...}``, with NaN for None."""
+        """Return ``{"dice": foreground, "RV": ..., ...}``, with NaN for None."""
         named = {"dice": self.foreground, **self.structures}
         return {name: math.nan if mean is None else mean for name, mean in named.items()}
 
 
 def moments(values: Iterable[float]) -> Moments:
-    """Moments of the finite values.
+    """Compute the moments of the finite values.
 
     Example:
         >>> moments([1.0, 3.0, float("inf"), float("nan")])
@@ -53,10 +53,10 @@ def moments(values: Iterable[float]) -> Moments:
 
 
 def mean_dice(scores: Mapping[str, Iterable[float]]) -> MeanDice:
-    """The one foreground mean: over structures, of each structure's mean over cases.
+    """Compute the foreground mean: over structures, of each structure's mean over cases.
 
-    A miss counts as 0. A case in which label and prediction both lack a structure (NaN) is in no mean, nor is a
-    structure that no case has. Structures weigh the same, however many cases have them.
+    A miss counts as 0. A case without the structure in label and prediction (NaN) is in no mean; neither is a structure
+    that no case has. All structures have the same weight, whatever their number of cases.
 
     Args:
         scores: Dice of each case, by structure.
@@ -71,20 +71,21 @@ def mean_dice(scores: Mapping[str, Iterable[float]]) -> MeanDice:
 
 
 def case_dice(rows: Iterable[ScoreRow]) -> dict[str, float]:
-    """Mean Dice over the structures of each case, to rank cases by; one whose structures are all absent is left out.
+    """Compute the mean Dice of each case over its structures; cases without any structure are left out.
 
-    Its mean over cases is another number than :func:`mean_dice` where a structure is absent from some cases.
+    The mean over cases differs from :func:`mean_dice` if a structure is absent from some cases.
     """
-    values: dict[str, list[float]] = {}
-    for row in rows:
-        if not math.isnan(row.dice):
-            values.setdefault(row.case_id, []).append(row.dice)
-    return {case_id: float(np.mean(scores)) for case_id, scores in values.items()}
+    means = {case_id: moments(scores).mean for case_id, scores in _dice_by("case_id", rows).items()}
+    return {case_id: mean for case_id, mean in means.items() if mean is not None}
 
 
 def mean_dice_of(rows: Iterable[ScoreRow]) -> MeanDice:
-    """The same from rows of ``scores.csv``."""
+    """Compute :func:`mean_dice` from rows of ``scores.csv``."""
+    return mean_dice(_dice_by("structure", rows))
+
+
+def _dice_by(field: str, rows: Iterable[ScoreRow]) -> dict[str, list[float]]:
     scores: dict[str, list[float]] = {}
     for row in rows:
-        scores.setdefault(row.structure, []).append(row.dice)
-    return mean_dice(scores)
+        scores.setdefault(getattr(row, field), []).append(row.dice)
+    return scores

@@ -1,4 +1,4 @@
-"""How an array is turned to be looked at: as slices in the radiological view, or as a body from head to feet."""
+"""Array orientation for display: radiological slices, or a body from head to feet."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,13 +8,13 @@ from uumamba.types import SpacingMm
 
 
 def display_order(affine: NDArray[np.float64], spacing_mm: SpacingMm) -> tuple[tuple[int, int, int], tuple[int, ...]]:
-    """How to turn a native array to ``(slice, row, column)`` for the radiological view.
+    """Return the axis order and flips from a native array to radiological ``(slice, row, column)``.
 
-    The slice axis is that of the largest spacing (of several, the one closest to head-foot). Columns run to the left
-    of the patient, rows to the back or the feet.
+    The slice axis has the largest spacing (of several, the one closest to head-foot). Columns run to the patient's
+    left, rows to the back or the feet.
 
     Returns:
-        The order of the native axes, and the turned axes to flip.
+        Order of the native axes, and reordered axes to flip.
 
     Example:
         >>> display_order(np.diag([1.0, 1.0, 1.0, 1.0]), (1.4, 1.4, 10.0))
@@ -29,10 +29,10 @@ def display_order(affine: NDArray[np.float64], spacing_mm: SpacingMm) -> tuple[t
 
 
 def body_order(affine: NDArray[np.float64]) -> tuple[tuple[int, int, int], tuple[int, ...]]:
-    """How to turn a native array to ``(z, y, x)``: head to feet, front to back, the patient's right to left.
+    """Return the order and flips to ``(z, y, x)``: head to feet, front to back, right to left.
 
     Returns:
-        The order of the native axes, and the turned axes to flip.
+        Order of the native axes, and reordered axes to flip.
 
     Example:
         >>> body_order(np.diag([-0.5, -0.5, 2.0, 1.0]))
@@ -45,7 +45,7 @@ def body_order(affine: NDArray[np.float64]) -> tuple[tuple[int, int, int], tuple
 
 
 def _closest_axes(affine: NDArray[np.float64]) -> tuple[NDArray[np.float64], dict[int, int]]:
-    """Unit directions of the native axes, and for each the world axis (x, y, z) that it comes closest to."""
+    """Return unit directions of the native axes, and the closest world axis (x, y, z) of each."""
     directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     worlds, natives = linear_sum_assignment(-np.abs(directions))
     return directions, {int(native): int(world) for world, native in zip(worlds, natives, strict=True)}

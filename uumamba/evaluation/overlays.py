@@ -1,8 +1,9 @@
-"""Overlays: outlines of prediction and label on three slices of a case, in true proportions."""
+"""Overlays: outlines of prediction and label on three slices, in true proportions."""
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,10 +16,10 @@ from uumamba.evaluation.orientation import display_order
 from uumamba.evaluation.scores import ScoreRow
 from uumamba.types import LabelMap, SpacingMm
 
-# Okabe & Ito's colours, told apart with every common colour vision; the first three stand out best on grey.
+# Okabe & Ito's colours for every common colour vision; the first three have the best contrast on grey.
 COLOURS = ("#56B4E9", "#E69F00", "#F0E442", "#009E73", "#CC79A7", "#D55E00", "#0072B2")
-# Where there are more structures: each is the colour of CIELAB (lightness 42 to 94, chroma above 28) that lies farthest
-# from all before it and from white; neighbours in the list differ by 34 units or more.
+# For more structures: each is the CIELAB colour (lightness 42 to 94, chroma above 28) with the largest distance from
+# white and all colours before it; neighbours in the list differ by 34 units or more.
 MORE_COLOURS = (
     "#870FFF", "#00FF00", "#FF1ED2", "#FF005A", "#9678FF", "#78692D", "#5AFF96", "#00FFFF", "#5AA500",
     "#FFA587", "#C3E196", "#A54B3C", "#C30078", "#FF0000", "#A5F01E", "#FF96FF", "#E1C3FF",
@@ -32,11 +33,11 @@ GAP_INCHES = 0.03
 
 @dataclass(frozen=True)
 class OverlayCase:
-    """What an overlay shows: one case on its native grid.
+    """One case on its native grid, for an overlay.
 
     Args:
-        case_id: the case.
-        image: native array, three axes.
+        case_id: name of the case.
+        image: native array with three axes.
         prediction: label map on the same grid.
         label: ground truth on the same grid.
         affine: 4x4, voxel to RAS+ millimetres.
@@ -52,15 +53,15 @@ class OverlayCase:
 
 
 def colours_of(structures: Sequence[str]) -> dict[str, str]:
-    """The colour of each structure, the same in every plot and overlay."""
+    """Return the colour of each structure, equal in all plots and overlays."""
     colours = COLOURS + MORE_COLOURS
     return {name: colours[index % len(colours)] for index, name in enumerate(structures)}
 
 
 def pick_cases(rows: Sequence[ScoreRow]) -> dict[str, str]:
-    """Case ids of the ``best``, ``median`` (the lower one of two) and ``worst`` case by mean Dice; ties go by id.
+    """Return the ``best``, ``median`` (lower of two) and ``worst`` case id by mean Dice; ties go by id.
 
-    With fewer than three cases the roles that would repeat a case are left out.
+    With fewer than three cases, roles that would repeat a case are left out.
     """
     scores = case_dice(rows)
     ranked = sorted(scores, key=lambda case_id: (scores[case_id], case_id))
@@ -75,40 +76,49 @@ def pick_cases(rows: Sequence[ScoreRow]) -> dict[str, str]:
 
 
 def draw_overlay(case: OverlayCase, structures: Mapping[str, int], *, close_up: bool = False) -> bytes:
-    """Draw three slices with the prediction's outlines solid and the label's dashed, as PNG.
+    """Draw three slices as PNG, with solid outlines of the prediction and dashed ones of the label.
 
-    Slices are taken through the axis of the largest spacing, at 20, 50 and 80 % of where prediction or label lie.
-    Left, posterior and inferior are to the right and below (the radiological view), as far as the affine is right. A
-    border that two structures share is drawn once, in the colour of the later one: the endocardium is the LV's.
+    Slices are perpendicular to the axis of the largest spacing, at 20, 50 and 80 % of the extent of prediction and
+    label. Left, posterior and inferior are to the right and below (the radiological view), if the affine is correct. A
+    border of two structures is drawn once, in the colour of the later one: the endocardium is the LV's.
 
     Args:
-        case: what to draw.
+        case: the case.
         structures: label value of each structure.
-        close_up: show 60 mm about each slice's largest part, as vessels need it, and not all that lies anywhere.
+        close_up: show 60 mm around the largest part of each slice, for vessels, instead of all parts.
     """
-    stack = _Stack.of(case)
-    indices = stack.representative_slices()
-    window = stack.window_mm()
+    stack = _Stack.from_case(case)
+    indices, window = stack.representative_slices(), stack.window_mm()
     width = len(indices) * (PANEL_INCHES + GAP_INCHES) - GAP_INCHES
     figure = Figure(figsize=(width, PANEL_INCHES), dpi=130, facecolor="black")
-    low, high = stack.grey_range(window)
+    grey = stack.grey_range(window)
     for position, index in enumerate(indices):
         left = position * (PANEL_INCHES + GAP_INCHES)
         axes = figure.add_axes((left / width, 0.0, PANEL_INCHES / width, 1.0))
-        _draw_slice(axes, stack, index, structures, grey=(low, high))
+        _draw_slice(axes, stack, index, structures, grey)
         left_mm, right_mm, top_mm, bottom_mm = stack.close_up_mm(index) if close_up else window
         axes.set_xlim(left_mm, right_mm)
         axes.set_ylim(bottom_mm, top_mm)
         text = f"slice {index + 1} of {len(stack.image)}"
         axes.text(0.03, 0.03, text, color="white", fontsize=9, transform=axes.transAxes)
+    return draw_png(figure, background="black")
+
+
+def draw_png(figure: Figure, *, background: str) -> bytes:
+    """Draw a figure as PNG."""
     with io.BytesIO() as stream:
-        figure.savefig(stream, format="png", facecolor="black")
+        figure.savefig(stream, format="png", facecolor=background)
         return stream.getvalue()
+
+
+def reorient(array: NDArray[Any], order: Sequence[int], flips: Sequence[int]) -> NDArray[Any]:
+    """Transpose and flip an array for display."""
+    return np.flip(np.transpose(array, order), tuple(flips))
 
 
 @dataclass(frozen=True)
 class _Stack:
-    """A case turned for display: arrays ``(slice, row, column)`` and the spacing of rows and columns."""
+    """Case in display order: arrays ``(slice, row, column)`` and the spacing of rows and columns."""
 
     image: NDArray[np.float32]
     prediction: LabelMap
@@ -117,10 +127,12 @@ class _Stack:
     column_mm: float
 
     @classmethod
-    def of(cls, case: OverlayCase) -> "_Stack":
+    def from_case(cls, case: OverlayCase) -> "_Stack":
         order, flips = display_order(case.affine, case.spacing_mm)
-        turned = [np.flip(np.transpose(array, order), flips) for array in (case.image, case.prediction, case.label)]
-        return cls(turned[0], turned[1], turned[2], case.spacing_mm[order[1]], case.spacing_mm[order[2]])
+        image, prediction, label = (
+            reorient(array, order, flips) for array in (case.image, case.prediction, case.label)
+        )
+        return cls(image, prediction, label, case.spacing_mm[order[1]], case.spacing_mm[order[2]])
 
     def representative_slices(self) -> list[int]:
         occupied = np.flatnonzero(((self.prediction > 0) | (self.label > 0)).any(axis=(1, 2)))
@@ -128,7 +140,7 @@ class _Stack:
         return sorted({round(first + fraction * (last - first)) for fraction in SLICE_FRACTIONS})
 
     def window_mm(self) -> tuple[float, float, float, float]:
-        """A square around prediction and label: left, right, top, bottom."""
+        """Return a square around prediction and label: left, right, top, bottom."""
         occupied = np.any((self.prediction > 0) | (self.label > 0), axis=0)
         rows, columns = (np.flatnonzero(np.any(occupied, axis=axis)) for axis in (1, 0))
         if not rows.size:
@@ -140,7 +152,7 @@ class _Stack:
         return middle_column - half, middle_column + half, middle_row - half, middle_row + half
 
     def close_up_mm(self, index: int) -> tuple[float, float, float, float]:
-        """A square about the largest connected part of prediction and label on one slice; else about all there is."""
+        """Return a square around the largest connected part on one slice, or around all slices' parts."""
         parts, number = ndimage.label((self.prediction[index] > 0) | (self.label[index] > 0))
         if not number:
             return self.window_mm()
@@ -158,24 +170,13 @@ class _Stack:
 
 
 def _draw_slice(
-    axes: Axes, stack: _Stack, index: int, structures: Mapping[str, int], *, grey: tuple[float, float]
+    axes: Axes, stack: _Stack, index: int, structures: Mapping[str, int], grey: tuple[float, float]
 ) -> None:
     rows, columns = stack.image.shape[1:]
-    extent = (
-        -0.5 * stack.column_mm,
-        (columns - 0.5) * stack.column_mm,
-        (rows - 0.5) * stack.row_mm,
-        -0.5 * stack.row_mm,
-    )
-    axes.imshow(
-        stack.image[index],
-        cmap="gray",
-        vmin=grey[0],
-        vmax=grey[1],
-        extent=extent,
-        interpolation="bilinear",
-        aspect="equal",
-    )
+    right, bottom = (columns - 0.5) * stack.column_mm, (rows - 0.5) * stack.row_mm
+    extent = (-0.5 * stack.column_mm, right, bottom, -0.5 * stack.row_mm)
+    style: dict[str, Any] = {"cmap": "gray", "interpolation": "bilinear", "aspect": "equal"}
+    axes.imshow(stack.image[index], vmin=grey[0], vmax=grey[1], extent=extent, **style)
     axes.set_axis_off()
     colours = colours_of(list(structures))
     scale = np.array([stack.column_mm, stack.row_mm])
@@ -186,10 +187,10 @@ def _draw_slice(
 
 
 def borders(labels: LabelMap, structures: Mapping[str, int]) -> Iterator[tuple[str, NDArray[np.float64]]]:
-    """Border lines of each structure of one slice, as ``(column, row)`` points in voxels; each border comes once.
+    """Yield border lines of each structure of a slice, as ``(column, row)`` points in voxels.
 
-    Lines run halfway between voxel centres. Two dashed lines on one border would fill each other's gaps, so the
-    structure that is listed later keeps it.
+    Lines run halfway between voxel centres. Two dashed lines on one border would fill each other's gaps, so it belongs
+    to the later structure only.
     """
     padded = np.pad(labels, 1)  # so that outlines close at the image's edge
     taken: list[int] = []
@@ -209,13 +210,13 @@ def _outlines(mask: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
 
 
 def _outer_values(padded: LabelMap, mask: NDArray[np.bool_], line: NDArray[np.float64]) -> LabelMap:
-    """The label on the far side of each point: a point lies between two voxels, one of them in the mask."""
+    """Return the label outside the mask at each point, which lies between two voxels."""
     low, high = np.floor(line).astype(int).T, np.ceil(line).astype(int).T
     inside_is_low = mask[low[1], low[0]]
     return np.where(inside_is_low, padded[high[1], high[0]], padded[low[1], low[0]])
 
 
 def _split(line: NDArray[np.float64], keep: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
-    """The runs of points that are kept, each of two points at least."""
+    """Return the runs of kept points with at least two points."""
     runs = np.split(np.arange(len(line)), np.flatnonzero(np.diff(keep.astype(np.int8))) + 1)
     return [line[run] for run in runs if keep[run[0]] and len(run) > 1]

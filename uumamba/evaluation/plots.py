@@ -1,6 +1,5 @@
-"""The report's plots, each as PNG bytes: Dice by structure, the training curve, agreement of ejection fractions."""
+"""Plots of the report as PNG: Dice by structure, training curves, ejection fractions."""
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,15 +10,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from uumamba.evaluation.clinical import PatientIndices, agreement
-from uumamba.evaluation.overlays import colours_of
+from uumamba.evaluation.overlays import colours_of, draw_png
 from uumamba.evaluation.scores import ScoreRow
 
 INK = "#1f2933"
 LINE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9")
-MOST_STANDING = 14
-"""More boxes than these would have names that run into each other, so they lie down."""
+MOST_UPRIGHT = 14
+"""With more boxes, names would overlap, so the boxes are horizontal."""
 MOST_NAMED = 8
-"""Curves with a legend; of more, as several seeds of five folds have, it would hide them."""
+"""Largest number of curves with a legend, which would hide more of them."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 STYLE: dict[Any, Any] = {
     "font.size": 10,
@@ -39,35 +38,35 @@ STYLE: dict[Any, Any] = {
 
 
 def plot_dice(rows: Sequence[ScoreRow]) -> bytes:
-    """One dot a case and a box of the quartiles, by structure and phase; the boxes lie down where they are many."""
+    """Plot a dot for each case and a box of the quartiles, by structure and phase."""
     structures = list(dict.fromkeys(row.structure for row in rows))
     colours = colours_of(structures)
     phases = sorted({row.phase or "" for row in rows})
     groups = [(structure, phase) for structure in structures for phase in phases]
     with mpl.rc_context(STYLE):
-        lying = len(groups) > MOST_STANDING
-        size = (9.0, 0.6 + 0.27 * len(groups)) if lying else (9.0, 3.6)
+        horizontal = len(groups) > MOST_UPRIGHT
+        size = (9.0, 0.6 + 0.27 * len(groups)) if horizontal else (9.0, 3.6)
         figure = Figure(figsize=size, dpi=130, layout="constrained")
         axes = figure.add_subplot()
         for position, (structure, phase) in enumerate(groups):
             values = [row.dice for row in rows if (row.structure, row.phase or "") == (structure, phase)]
-            _strip(axes, position, np.array(values), colours[structure], lying=lying)
-        if lying:
+            _strip(axes, position, np.array(values), colours[structure], horizontal=horizontal)
+        if horizontal:
             axes.set_yticks(range(len(groups)), [f"{structure} {phase}".strip() for structure, phase in groups])
             axes.set(ylim=(len(groups) - 0.4, -0.6), xlabel="Dice")
         else:
             axes.set_xticks(range(len(groups)), [f"{structure}\n{phase}".strip() for structure, phase in groups])
             axes.set(xlim=(-0.6, len(groups) - 0.4), ylabel="Dice")
-        axes.grid(visible=False, axis="y" if lying else "x")
-        return _png(figure)
+        axes.grid(visible=False, axis="y" if horizontal else "x")
+        return draw_png(figure, background="white")
 
 
 def plot_training(folds: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
-    """Training loss, validation Dice and learned loss weights against the epoch (from 1), one line a fold.
+    """Plot training loss, validation Dice and learned loss weights by epoch, one line for each fold.
 
     Args:
-        folds: each fold's ``metrics.jsonl``, one row an epoch, with ``loss``, ``dice`` where validated, and
-            ``loss_weights`` by term where they are learned. Panels without a number are left out.
+        folds: rows of each fold's ``metrics.jsonl``, one for each epoch, with ``loss``, ``dice`` if validated, and
+            ``loss_weights`` by term if learned. Panels without a number are left out.
     """
     terms = sorted({term for rows in folds.values() for row in rows for term in row.get("loss_weights") or {}})
     panels = {
@@ -86,11 +85,11 @@ def plot_training(folds: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
         figure = Figure(figsize=(9.0, 3.0), dpi=130, layout="constrained")
         for number, (title, curves) in enumerate(drawn.items(), start=1):
             _draw_curves(figure.add_subplot(1, len(drawn), number), title, curves)
-        return _png(figure)
+        return draw_png(figure, background="white")
 
 
 def plot_ejection_fraction(patients: Sequence[PatientIndices], index: str = "lv_ef_percent") -> bytes:
-    """Predicted against labelled ejection fraction, and their difference against their mean (Bland-Altman)."""
+    """Plot predicted against labelled ejection fraction, and the Bland-Altman differences."""
     groups = sorted({patient.group or "" for patient in patients})
     chamber = index[:2].upper()
     with mpl.rc_context(STYLE):
@@ -113,19 +112,19 @@ def plot_ejection_fraction(patients: Sequence[PatientIndices], index: str = "lv_
         )
         if groups != [""]:
             against.legend(frameon=False, fontsize=8, loc="upper left")
-        return _png(figure)
+        return draw_png(figure, background="white")
 
 
-def _strip(axes: Axes, position: int, values: np.ndarray, colour: str, *, lying: bool) -> None:
+def _strip(axes: Axes, position: int, values: np.ndarray, colour: str, *, horizontal: bool) -> None:
     values = np.sort(values[np.isfinite(values)])
     if not values.size:
         return
-    # Neighbours in rank go to opposite sides, so equal scores do not hide each other and nothing is drawn by chance.
+    # Neighbours in rank are on opposite sides: equal scores do not hide each other, without random jitter.
     aside = 0.16 * np.resize([-1.0, 0.4, -0.4, 1.0, 0.0], values.size)
     axes.boxplot(
         values,
         positions=[position],
-        orientation="horizontal" if lying else "vertical",
+        orientation="horizontal" if horizontal else "vertical",
         widths=0.62,
         showfliers=False,
         manage_ticks=False,
@@ -135,7 +134,7 @@ def _strip(axes: Axes, position: int, values: np.ndarray, colour: str, *, lying:
         whiskerprops={"color": "#7b8794"},
         capprops={"color": "#7b8794"},
     )
-    x, y = (values, position + aside) if lying else (position + aside, values)
+    x, y = (values, position + aside) if horizontal else (position + aside, values)
     axes.scatter(x, y, s=18, color=colour, edgecolors=INK, linewidths=0.4, zorder=3)
 
 
@@ -154,8 +153,9 @@ def _limits(axes: Axes, agreed: Mapping[str, Any]) -> None:
 
 
 def _points(rows: Sequence[Mapping[str, Any]], key: str) -> list[tuple[int, float]]:
-    """Epoch, counted from 1, and value, where there is one."""
-    return [(epoch, row[key]) for epoch, row in enumerate(rows, start=1) if _is_number(row.get(key))]
+    """Return epoch, counted from 1, and value of rows with a finite number."""
+    values = enumerate((row.get(key) for row in rows), start=1)
+    return [(epoch, value) for epoch, value in values if isinstance(value, int | float) and np.isfinite(value)]
 
 
 def _draw_curves(axes: Axes, title: str, curves: Mapping[str, Sequence[tuple[int, float]]]) -> None:
@@ -169,13 +169,3 @@ def _draw_curves(axes: Axes, title: str, curves: Mapping[str, Sequence[tuple[int
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
     if 1 < len(curves) <= MOST_NAMED:
         axes.legend(frameon=False, fontsize=8)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and bool(np.isfinite(value))
-
-
-def _png(figure: Figure) -> bytes:
-    with io.BytesIO() as stream:
-        figure.savefig(stream, format="png", facecolor="white")
-        return stream.getvalue()

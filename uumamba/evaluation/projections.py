@@ -1,8 +1,8 @@
-"""Projections: a vessel tree seen from three sides, label beside prediction, the nearest vessel in front."""
+"""Projections: a vessel tree from three sides, label beside prediction, nearest vessel in front."""
 
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.colors import to_rgb
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from uumamba.evaluation.orientation import body_order
-from uumamba.evaluation.overlays import OverlayCase, colours_of
+from uumamba.evaluation.overlays import OverlayCase, colours_of, draw_png, reorient
 from uumamba.evaluation.scoring import NSD_TOLERANCE_MM
 from uumamba.metrics.box import bounding_box
 from uumamba.types import LabelMap
@@ -20,7 +20,7 @@ FIGURE_INCHES = (10.3, 7.5)
 MARGIN_MM = 6.0
 GAP_MM = 4.0
 SHADE = 0.6
-"""How much darker the farthest voxel is than the nearest."""
+"""Relative darkening from the nearest to the farthest voxel."""
 APART_COLOUR = "#FF4B33"
 _APART = 255
 
@@ -31,44 +31,44 @@ Lengths = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class _View:
-    """A direction to look along: the axis of ``(z, y, x)`` that is seen end on, and which of its ends is near."""
+    """Viewing direction: axis of ``(z, y, x)`` along the rays, and which end is near."""
 
     name: str
     axis: int
     near_is_last: bool
 
 
-# Arrays run from head to feet, front to back, and the patient's right to left: left is on the right of each picture.
+# Arrays run from head to feet, front to back, right to left: the patient's left is on the right of each picture.
 VIEWS = (_View("from the front", 1, False), _View("from the left", 2, True), _View("from the feet", 0, True))
 
 
 def draw_projections(case: OverlayCase, structures: Mapping[str, int], vessels: Sequence[str]) -> bytes:
-    """Draw the vessels of label and prediction as seen from the front, the left and the feet, as PNG.
+    """Draw the vessels of label and prediction from the front, the left and the feet, as PNG.
 
-    Each ray shows the first vessel that it meets, the darker the farther away. Where there is one structure, parts of
-    the label that lie more than 2 mm from the prediction, and parts of the prediction that lie so far from the label,
-    shine through in red: what was missed stands in the label's picture, what was invented in the prediction's.
+    Each ray shows its first vessel, darker with distance. Of a single vessel, parts of the label more than 2 mm from
+    the prediction, and parts of the prediction more than 2 mm from the label, are red and hidden by nothing: misses in
+    the picture of the label, false positives in that of the prediction.
 
     Args:
-        case: native arrays; the image is not looked at.
+        case: native arrays; the image is not used.
         structures: label value of each structure, which chooses the colours.
-        vessels: those to draw.
+        vessels: names of the vessels to draw.
     """
-    label, prediction, spacing_mm = _turned(case, [structures[name] for name in vessels])
+    label, prediction, spacing_mm = _crop(case, [structures[name] for name in vessels])
     colours = {value: to_rgb(colours_of(list(structures))[name]) for name, value in structures.items()}
     if len(vessels) == 1:
         colours[_APART] = to_rgb(APART_COLOUR)
         label, prediction = (_mark_apart(*pair, spacing_mm) for pair in ((label, prediction), (prediction, label)))
     rows = [
-        [_Panel.of(labels, view, colours, spacing_mm, name=what) for view in VIEWS]
+        [_Panel.project(labels, view, colours, spacing_mm, name=what) for view in VIEWS]
         for what, labels in (("label", label), ("prediction", prediction))
     ]
-    return _draw(_best_layout(rows))
+    return _draw(rows)
 
 
 @dataclass(frozen=True)
 class _Panel:
-    """One picture with its name and its size."""
+    """Picture with name and size."""
 
     name: str
     picture: Picture
@@ -76,10 +76,10 @@ class _Panel:
     height_mm: float
 
     @classmethod
-    def of(
+    def project(
         cls, labels: LabelMap, view: _View, colours: Mapping[int, Colour], spacing_mm: Lengths, *, name: str
     ) -> "_Panel":
-        """What is seen of a label map from one side."""
+        """Project a label map along one direction."""
         row, column = (axis for axis in range(3) if axis != view.axis)
         height_mm, width_mm = (float(labels.shape[axis] * spacing_mm[axis]) for axis in (row, column))
         return cls(f"{name}, {view.name}", _project(labels, view, colours), width_mm, height_mm)
@@ -87,71 +87,65 @@ class _Panel:
 
 @dataclass(frozen=True)
 class _Layout:
-    """Rows of panels, each centred, all of one scale."""
+    """Rows of panels, each centred, at one scale."""
 
     rows: Sequence[Sequence[_Panel]]
 
     @property
     def width_mm(self) -> float:
-        return max(self.row_width_mm(row) for row in self.rows)
+        return max(_row_size_mm(row)[0] for row in self.rows)
 
     @property
     def height_mm(self) -> float:
-        return sum(self.row_height_mm(row) for row in self.rows) + GAP_MM * (len(self.rows) - 1)
+        return sum(_row_size_mm(row)[1] for row in self.rows) + GAP_MM * (len(self.rows) - 1)
 
     @property
-    def inches_a_mm(self) -> float:
-        """As large as the figure can hold."""
+    def inches_per_mm(self) -> float:
+        """Largest scale at which the figure holds all rows."""
         return min(FIGURE_INCHES[0] / self.width_mm, FIGURE_INCHES[1] / self.height_mm)
 
-    @staticmethod
-    def row_width_mm(row: Sequence[_Panel]) -> float:
-        return sum(panel.width_mm for panel in row) + GAP_MM * (len(row) - 1)
-
-    @staticmethod
-    def row_height_mm(row: Sequence[_Panel]) -> float:
-        return max(panel.height_mm for panel in row)
-
     def places_mm(self) -> Iterator[tuple[_Panel, float, float]]:
-        """Each panel with the distances of its left and lower edges from the figure's."""
+        """Yield each panel with its left and lower edge."""
         bottom_mm = self.height_mm
         for row in self.rows:
-            bottom_mm -= self.row_height_mm(row)
-            left_mm = (self.width_mm - self.row_width_mm(row)) / 2
+            row_width_mm, row_height_mm = _row_size_mm(row)
+            bottom_mm -= row_height_mm
+            left_mm = (self.width_mm - row_width_mm) / 2
             for panel in row:
-                yield panel, left_mm, bottom_mm + (self.row_height_mm(row) - panel.height_mm) / 2
+                yield panel, left_mm, bottom_mm + (row_height_mm - panel.height_mm) / 2
                 left_mm += panel.width_mm + GAP_MM
             bottom_mm -= GAP_MM
 
 
-def _best_layout(rows: Sequence[Sequence[_Panel]]) -> _Layout:
-    """A row for the label and one for the prediction, or each view's pair side by side: whichever is drawn larger."""
+def _row_size_mm(row: Sequence[_Panel]) -> tuple[float, float]:
+    width_mm = sum(panel.width_mm for panel in row) + GAP_MM * (len(row) - 1)
+    return width_mm, max(panel.height_mm for panel in row)
+
+
+def _draw(rows: Sequence[Sequence[_Panel]]) -> bytes:
+    """Draw label and prediction in a row each, or each view's pair side by side, in the layout of the larger scale."""
     pairs = [panel for both in zip(*rows, strict=True) for panel in both]
-    return max(_Layout(rows), _Layout([pairs]), key=lambda layout: layout.inches_a_mm)
-
-
-def _draw(layout: _Layout) -> bytes:
-    width_mm, height_mm, scale = layout.width_mm, layout.height_mm, layout.inches_a_mm
-    figure = Figure(figsize=(FIGURE_INCHES[0], scale * height_mm), dpi=130, facecolor="black")
-    margin_mm = (FIGURE_INCHES[0] / scale - width_mm) / 2
+    layout = max(_Layout(rows), _Layout([pairs]), key=lambda each: each.inches_per_mm)
+    whole_mm = (FIGURE_INCHES[0] / layout.inches_per_mm, layout.height_mm)
+    margin_mm = (whole_mm[0] - layout.width_mm) / 2
+    size = (FIGURE_INCHES[0], layout.inches_per_mm * layout.height_mm)
+    figure = Figure(figsize=size, dpi=130, facecolor="black")
+    background = {"facecolor": "black", "alpha": 0.6, "linewidth": 0, "pad": 1.5}
+    style: dict[str, Any] = {"color": "white", "fontsize": 9, "va": "top", "bbox": background}
     for panel, left_mm, bottom_mm in layout.places_mm():
         place_mm = (margin_mm + left_mm, bottom_mm, panel.width_mm, panel.height_mm)
-        whole_mm = (FIGURE_INCHES[0] / scale, height_mm) * 2
-        axes = figure.add_axes(tuple(np.divide(place_mm, whole_mm)))
+        axes = figure.add_axes(tuple(np.divide(place_mm, whole_mm * 2)))
         axes.imshow(panel.picture, interpolation="nearest", aspect="auto")
         axes.set_axis_off()
-        behind = {"facecolor": "black", "alpha": 0.6, "linewidth": 0, "pad": 1.5}
-        axes.text(0.02, 0.99, panel.name, color="white", fontsize=9, va="top", transform=axes.transAxes, bbox=behind)
-    with io.BytesIO() as stream:
-        figure.savefig(stream, format="png", facecolor="black")
-        return stream.getvalue()
+        axes.text(0.02, 0.99, panel.name, transform=axes.transAxes, **style)
+    return draw_png(figure, background="black")
 
 
-def _turned(case: OverlayCase, values: Sequence[int]) -> tuple[LabelMap, LabelMap, Lengths]:
-    """The vessels of label and prediction as ``(z, y, x)`` in the box around both, with a margin, and the spacing."""
+def _crop(case: OverlayCase, values: Sequence[int]) -> tuple[LabelMap, LabelMap, Lengths]:
+    """Return label and prediction ``(z, y, x)`` of the vessels in a common box with a margin, and the spacing."""
     order, flips = body_order(case.affine)
     spacing_mm = np.array([case.spacing_mm[axis] for axis in order])
-    turned = [np.flip(np.transpose(labels, order), flips) for labels in (case.label, case.prediction)]
+    turned = (reorient(labels, order, flips) for labels in (case.label, case.prediction))
     kept = [np.where(np.isin(labels, values), labels, 0) for labels in turned]
     box = bounding_box((kept[0] > 0) | (kept[1] > 0))
     margin = [(int(np.ceil(MARGIN_MM / length)),) * 2 for length in spacing_mm]
@@ -160,7 +154,7 @@ def _turned(case: OverlayCase, values: Sequence[int]) -> tuple[LabelMap, LabelMa
 
 
 def _mark_apart(labels: LabelMap, others: LabelMap, spacing_mm: Lengths) -> LabelMap:
-    """The labels, with another value where they lie farther than the tolerance from any voxel of the others."""
+    """Mark voxels of the labels farther than the tolerance from all voxels of the others."""
     voxels, targets = np.argwhere(labels), np.argwhere(others)
     if not len(targets):
         return np.where(labels, np.uint8(_APART), labels)
@@ -171,7 +165,7 @@ def _mark_apart(labels: LabelMap, others: LabelMap, spacing_mm: Lengths) -> Labe
 
 
 def _project(labels: LabelMap, view: _View, colours: Mapping[int, Colour]) -> Picture:
-    """The colour of the first vessel on each ray, shaded by its distance; what lies apart shines through."""
+    """Return the colour of the first vessel on each ray, shaded by distance; marked voxels are always visible."""
     if view.near_is_last:
         labels = np.flip(labels, view.axis)
     first = (labels > 0).argmax(axis=view.axis)

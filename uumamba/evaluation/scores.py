@@ -1,30 +1,31 @@
-"""Scores: one row for each case and structure, and the ``scores.csv`` that every other number is made from."""
+"""Rows of ``scores.csv``, one for each case and structure; all other numbers derive from them."""
 
 import csv
 import io
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
-from uumamba.runtime.errors import CaseError, UsageError
+from uumamba.runtime.errors import CaseError, UsageError, require
 from uumamba.runtime.files import write_text
 
 SCORES_NAME = "scores.csv"
 TREES_NAME = "trees.csv"
 WHOLE_TREE = "whole tree"
-"""The structure that the rows of ``trees.csv`` name: all vessels of a case taken together."""
+"""Structure name in ``trees.csv``: all vessels of a case together."""
 
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """Scores of one structure of one case; the fields are the columns of ``scores.csv``, in order.
+    """Scores of one structure of one case; fields are the columns of ``scores.csv``, in order.
 
-    ``volume_ml`` is the prediction's. A mask is empty exactly where its volume is 0, so misses can be counted from a
-    row. A total miss has Dice 0, NSD 0 and infinite distances; with both masks empty all four are NaN.
+    ``volume_ml`` is the prediction's. A mask is empty exactly if its volume is 0, so a row shows a miss. A total miss
+    has Dice 0, NSD 0 and infinite distances; with both masks empty all four are NaN.
 
-    The columns from ``cl_dice`` to ``length_error`` are those of :func:`uumamba.metrics.vessel_scores`, and None where
-    the structure is no vessel. ``partner`` is the same structure on the body's other side, None where there is none,
-    and ``partner_overlap_ml`` what the prediction shares with the partner's label.
+    The columns from ``cl_dice`` to ``length_error`` are those of :func:`uumamba.metrics.vessel_scores`, None for other
+    structures. ``partner`` is the same structure on the other side of the body, or None, and ``partner_overlap_ml`` the
+    overlap of the prediction with the partner's label.
     """
 
     case_id: str
@@ -49,22 +50,22 @@ class ScoreRow:
 
     @property
     def is_vessel(self) -> bool:
-        """Whether the vessel's columns are filled."""
+        """True if the vessel columns are filled."""
         return self.cl_dice is not None
 
     @property
     def lies_on_partner(self) -> bool:
-        """Whether the prediction shares more with the partner's label than with its own: left and right are swapped."""
+        """True if the prediction overlaps more with the partner's label: left and right are swapped."""
         if self.partner_overlap_ml is None:
             return False
         own_ml = self.dice * (self.volume_ml + self.label_volume_ml) / 2
-        # Overlaps are whole numbers of voxels, below 1e9 of them: a smaller difference is the formula's rounding.
+        # Overlaps are whole numbers of voxels below 1e9: a smaller difference is rounding error.
         return self.partner_overlap_ml > own_ml * (1 + 1e-9)
 
 
 @dataclass(frozen=True)
 class Scores:
-    """The rows of an evaluation, those of whole vessel trees, and the cases that could not be scored."""
+    """Rows of an evaluation, rows of whole vessel trees, and cases that could not be scored."""
 
     rows: tuple[ScoreRow, ...]
     failures: tuple[CaseError, ...] = ()
@@ -72,58 +73,49 @@ class Scores:
 
 
 COLUMNS = tuple(field.name for field in fields(ScoreRow))
+REQUIRED_COLUMNS = COLUMNS[:2] + COLUMNS[3:10]
+OPTIONAL_COLUMNS = COLUMNS[11:]
+"""Columns that tables of earlier versions may lack."""
 VESSEL_COLUMNS = ("cl_dice", "betti0_error", "betti1_error", "betti2_error", "length_error")
 
 
 def write_scores(path: Path | str, rows: Iterable[ScoreRow]) -> None:
     """Write ``scores.csv`` or ``trees.csv``, whole or absent; numbers read back bit for bit."""
+    write_csv(path, COLUMNS, (asdict(row).values() for row in rows))
+
+
+def write_csv(path: Path | str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
+    """Write a table with a header, whole or absent; None becomes an empty cell."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
+    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
     write_text(path, text.getvalue())
 
 
 def read_scores(path: Path | str) -> tuple[ScoreRow, ...]:
-    """Read a ``scores.csv`` or ``trees.csv``; columns after ``group`` may be absent, as in tables of earlier versions.
+    """Read ``scores.csv`` or ``trees.csv``; tables of earlier versions may lack the columns after ``group``.
 
     Raises:
-        UsageError: the file is missing, holds no row, or is not such a table.
+        UsageError: the file is missing, has no row, or is another table.
     """
-    path = Path(path)
+    expected, fix = "a table of scores with at least one row", "write it with `uumamba evaluate`"
     try:
-        with path.open(newline="", encoding="utf-8") as stream:
+        with Path(path).open(newline="", encoding="utf-8") as stream:
             rows = tuple(_parse(entry) for entry in csv.DictReader(stream))
     except FileNotFoundError:
-        raise UsageError(f"There are no scores at {path}; `uumamba evaluate` writes them.") from None
+        raise UsageError(str(path), got="no file", expected=expected, fix=fix) from None
     except (KeyError, ValueError, TypeError, IsADirectoryError) as error:
-        raise UsageError(
-            f"{path} is no table of scores ({type(error).__name__}: {error}); write it anew with `uumamba evaluate`."
-        ) from None
-    if not rows:
-        raise UsageError(f"{path} has no rows; score at least one case with `uumamba evaluate`.")
+        found = f"another file ({type(error).__name__}: {error})"
+        raise UsageError(str(path), got=found, expected=expected, fix=fix) from None
+    require(rows, str(path), got="no row", expected=expected, fix=fix)
     return rows
 
 
 def _parse(entry: Mapping[str, str]) -> ScoreRow:
-    return ScoreRow(
-        case_id=entry["case_id"],
-        patient_id=entry["patient_id"],
-        phase=entry["phase"] or None,
-        structure=entry["structure"],
-        dice=float(entry["dice"]),
-        hd95_mm=float(entry["hd95_mm"]),
-        nsd=float(entry["nsd"]),
-        volume_ml=float(entry["volume_ml"]),
-        label_volume_ml=float(entry["label_volume_ml"]),
-        assd_mm=float(entry["assd_mm"]),
-        group=entry["group"] or None,
-        partner=entry.get("partner") or None,
-        domain=entry.get("domain") or None,
-        **{name: _optional(entry.get(name)) for name in (*VESSEL_COLUMNS, "partner_overlap_ml")},
-    )
-
-
-def _optional(text: str | None) -> float | None:
-    """None of an empty cell, and of a column that the table was written without."""
-    return float(text) if text else None
+    cells: dict[str, Any] = {}
+    for field in fields(ScoreRow):
+        text = entry.get(field.name) if field.name in OPTIONAL_COLUMNS else entry[field.name]
+        cells[field.name] = (float if "float" in str(field.type) else str)(text) if text else None
+    missing = [name for name in REQUIRED_COLUMNS if cells[name] is None]
+    if missing:
+        raise ValueError(f"no {missing[0]}")
+    return ScoreRow(**cells)

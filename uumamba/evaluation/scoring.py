@@ -1,4 +1,4 @@
-"""Scoring: from pairs of label maps on one grid to rows of scores."""
+"""Scores of predictions against their labels on one grid."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,27 +13,28 @@ from uumamba.metrics import dice_coefficient, surface_distances, vessel_scores, 
 from uumamba.metrics.average_surface_distance import average_of
 from uumamba.metrics.hausdorff import hausdorff_of
 from uumamba.metrics.normalized_surface_dice import normalized_surface_dice_of
+from uumamba.runtime.errors import require, require_case
 from uumamba.types import LabelMap, Mask, SpacingMm
 
 NSD_TOLERANCE_MM = 2.0
-"""Tolerance of the ``nsd`` column: about one voxel in the plane of a cine MRI."""
+"""Tolerance of the ``nsd`` column: about one in-plane voxel of a cine MRI."""
 
 Box = tuple[slice, ...]
 
 
 @dataclass(frozen=True)
 class EvaluationPair:
-    """A prediction and its label on one native grid.
+    """Prediction and label on one native grid.
 
     Args:
-        case_id: names the rows.
-        patient_id: the unit of the clinical table.
-        prediction: label map, in the array's stored axis order.
-        label: ground truth, of the same shape.
+        case_id: the case, as named in the rows.
+        patient_id: the patient, for the clinical table.
+        prediction: label map in the stored axis order.
+        label: ground truth of the same shape.
         spacing_mm: voxel edge lengths in array-axis order.
-        phase: ``"ED"`` or ``"ES"`` where known.
-        group: diagnosis where known.
-        domain: vendor, centre or data set where known.
+        phase: ``"ED"`` or ``"ES"`` if known.
+        group: diagnosis if known.
+        domain: vendor, centre or data set if known.
     """
 
     case_id: str
@@ -55,22 +56,23 @@ def evaluate(
 ) -> Scores:
     """Score predictions against their labels: Dice, surface distances and volumes of each structure.
 
-    Vessels get clDice, Betti errors and the error of their centreline's length besides. Where there are several, they
-    are also scored as one, for a tree that is whole may well have its borders between zones in the wrong place. Those
-    rows are ``trees``, apart from the others, so that no mean over structures counts a structure twice.
+    Vessels also get clDice, Betti errors and the error of the centreline length. Several vessels are also scored as one
+    structure, because a complete tree may have wrong borders between its zones. These rows are ``trees``, separate from
+    the others, so that no mean over structures counts a voxel twice.
 
-    Pairs are taken one at a time, so an iterator that reads them from disk never holds more than one. Each structure is
-    scored in the box around it: on one core a coronary tree of 114 000 voxels in 512x512x275 takes 3 to 6 s, as large
-    as that box is, and the 23 zones of an aorta in 220x200x420 take 4 s.
+    Pairs are taken one at a time, so an iterator that reads from disk holds one pair. Each structure is scored in its
+    bounding box: on one core a coronary tree of 114 000 voxels in 512x512x275 takes 3 to 6 s, and the 23 zones of an
+    aorta in 220x200x420 take 4 s.
 
     Args:
         pairs: predictions with their labels, in any order; rows keep it.
         structures: label value of each structure, background left out.
-        vessel_structures: those that are vessels.
-        mirror_pairs: structures that a left/right mirrored scan would have exchanged.
+        vessel_structures: names of the vessels.
+        mirror_pairs: structures that exchange places in a left/right mirrored scan.
 
     Raises:
-        ValueError: a prediction and its label differ in shape, or a vessel or one of a pair is no structure.
+        UsageError: a vessel or a structure of a pair is not in ``structures``.
+        CaseError: a prediction and its label differ in shape.
 
     Example:
         >>> import numpy as np
@@ -82,15 +84,14 @@ def evaluate(
     """
     partners = {one: other for left, right in mirror_pairs for one, other in ((left, right), (right, left))}
     unknown = sorted({*vessel_structures, *partners} - structures.keys())
-    if unknown:
-        raise ValueError(f"{', '.join(unknown)} are named, but the structures are {', '.join(structures)}")
+    require(not unknown, "structures", got=", ".join(structures), expected=f"{', '.join(unknown)}, too")
     rows: list[ScoreRow] = []
     trees: list[ScoreRow] = []
     for pair in pairs:
         boxes = _boxes(pair)
         for structure, value in structures.items():
             row = _score(pair, boxes, structure, [value], is_vessel=structure in vessel_structures)
-            rows.append(_beside_partner(row, pair, boxes, structures, partners.get(structure)))
+            rows.append(_add_partner(row, pair, boxes, structures, partners.get(structure)))
         if len(vessel_structures) > 1:
             values = [structures[structure] for structure in vessel_structures]
             trees.append(_score(pair, boxes, WHOLE_TREE, values, is_vessel=True))
@@ -98,25 +99,30 @@ def evaluate(
 
 
 def _boxes(pair: EvaluationPair) -> dict[int, Box]:
-    """The smallest box around each value, in prediction and label together: found in one sweep of each."""
-    if pair.prediction.shape != pair.label.shape:
-        shapes = f"{pair.prediction.shape} and {pair.label.shape}"
-        raise ValueError(f"prediction and label must lie on one grid, got shapes {shapes}")
+    """Return the bounding box of each value in prediction and label together."""
+    require_case(
+        pair.prediction.shape == pair.label.shape,
+        pair.case_id,
+        "prediction",
+        got=f"shape {pair.prediction.shape}",
+        expected=f"the label's {pair.label.shape}",
+        fix="predict on the grid of the label",
+    )
     found = zip_longest(find_objects(pair.prediction), find_objects(pair.label))
-    return {value: _joined([box for box in both if box]) for value, both in enumerate(found, start=1) if any(both)}
+    return {value: _join_boxes([box for box in both if box]) for value, both in enumerate(found, start=1) if any(both)}
 
 
-def _joined(boxes: Sequence[Box]) -> Box:
+def _join_boxes(boxes: Sequence[Box]) -> Box:
     return tuple(slice(min(s.start for s in axis), max(s.stop for s in axis)) for axis in zip(*boxes, strict=True))
 
 
 def _score(
     pair: EvaluationPair, boxes: Mapping[int, Box], structure: str, values: Sequence[int], *, is_vessel: bool
 ) -> ScoreRow:
-    """Score the voxels of these values as one structure."""
+    """Score the voxels of all ``values`` as one structure."""
     around = [boxes[value] for value in values if value in boxes]
-    box = _joined(around) if around else (slice(0, 0),) * pair.label.ndim
-    prediction, label = (_mask_of(labels[box], values) for labels in (pair.prediction, pair.label))
+    box = _join_boxes(around) if around else (slice(0, 0),) * pair.label.ndim
+    prediction, label = (_select(labels[box], values) for labels in (pair.prediction, pair.label))
     distances = surface_distances(prediction, label, spacing_mm=pair.spacing_mm)
     return ScoreRow(
         case_id=pair.case_id,
@@ -135,7 +141,7 @@ def _score(
     )
 
 
-def _mask_of(labels: LabelMap, values: Sequence[int]) -> Mask:
+def _select(labels: LabelMap, values: Sequence[int]) -> Mask:
     return labels == values[0] if len(values) == 1 else np.isin(labels, values)
 
 
@@ -145,10 +151,10 @@ def _vessel_columns(prediction: Mask, label: Mask, spacing_mm: SpacingMm) -> dic
     return dict(zip(VESSEL_COLUMNS, scores, strict=True))
 
 
-def _beside_partner(
+def _add_partner(
     row: ScoreRow, pair: EvaluationPair, boxes: Mapping[int, Box], structures: Mapping[str, int], partner: str | None
 ) -> ScoreRow:
-    """The row with what its prediction shares with the label of its partner, where it has one."""
+    """Add the overlap of the prediction with the partner's label, if there is a partner."""
     if partner is None:
         return row
     box = boxes.get(structures[row.structure], (slice(0, 0),) * pair.label.ndim)

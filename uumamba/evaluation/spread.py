@@ -1,6 +1,6 @@
-"""How much validation Dice differs between trainings: over seeds, over folds, and over both."""
+"""Spread of the validation Dice over seeds, over folds, and over both."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,14 +12,14 @@ Training = tuple[int, str]
 
 @dataclass(frozen=True)
 class Spread:
-    """One score over trainings; standard deviations are those of a sample, None of fewer than two.
+    """Mean and sample standard deviations of a score over trainings; None of fewer than two.
 
     Attributes:
-        mean: over all trainings.
-        sd: over all trainings.
-        sd_over_seeds: of each seed's mean over its folds: what another seed would change.
-        sd_over_folds: of each fold's mean over its seeds: what other patients would change.
-        n: trainings that have the score.
+        mean: mean over all trainings.
+        sd: deviation over all trainings.
+        sd_over_seeds: deviation of each seed's mean over folds: the effect of another seed.
+        sd_over_folds: deviation of each fold's mean over seeds: the effect of other patients.
+        n: number of trainings with the score.
     """
 
     mean: float | None
@@ -29,12 +29,12 @@ class Spread:
     n: int
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """Return the fields for JSON."""
         return asdict(self)
 
 
 def spread(values: Mapping[Training, float]) -> Spread:
-    """The spread of one score.
+    """Compute the spread of one score.
 
     Example:
         >>> found = spread({(0, "0"): 0.5, (0, "1"): 0.25, (1, "0"): 0.75, (1, "1"): 0.5})
@@ -45,15 +45,14 @@ def spread(values: Mapping[Training, float]) -> Spread:
     return Spread(
         over_all.mean,
         over_all.sd,
-        _sd_of_means(values, lambda training: training[0]),
-        _sd_of_means(values, lambda training: training[1]),
+        _sd_of_means(values, 0),
+        _sd_of_means(values, 1),
         over_all.n,
     )
 
 
-def _sd_of_means(values: Mapping[Training, float], group_of: Callable[[Training], int | str]) -> float | None:
+def _sd_of_means(values: Mapping[Training, float], position: int) -> float | None:
     groups: dict[int | str, list[float]] = {}
     for training, value in values.items():
-        groups.setdefault(group_of(training), []).append(value)
-    means = (moments(group).mean for group in groups.values())
-    return moments(mean for mean in means if mean is not None).sd
+        groups.setdefault(training[position], []).append(value)
+    return moments(mean for group in groups.values() if (mean := moments(group).mean) is not None).sd

@@ -1,4 +1,4 @@
-"""The summary of scores: mean and spread for each structure and phase, with every miss counted."""
+"""Summary of scores: mean, spread and misses of each structure and phase."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -45,7 +45,7 @@ RULES: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class VesselSummary:
-    """The columns that vessels alone have."""
+    """Moments of the vessel columns."""
 
     cl_dice: Moments
     betti0_error: Moments
@@ -56,7 +56,7 @@ class VesselSummary:
 
 @dataclass(frozen=True)
 class SideSwap:
-    """A structure that was predicted where its partner on the body's other side is labelled."""
+    """Structure predicted at the label of its partner on the other side of the body."""
 
     case_id: str
     structure: str
@@ -68,7 +68,7 @@ class SideSwap:
 
 @dataclass(frozen=True)
 class StructureSummary:
-    """One structure in one phase (or in ``"all"``)."""
+    """Summary of one structure in one phase or in ``"all"``."""
 
     structure: str
     phase: str
@@ -85,7 +85,7 @@ class StructureSummary:
 
 @dataclass(frozen=True)
 class DomainSummary:
-    """The cases of one domain (vendor, centre or data set), over all phases."""
+    """Summary of one domain (vendor, centre or data set) over all phases."""
 
     domain: str
     n_cases: int
@@ -96,7 +96,7 @@ class DomainSummary:
 
 @dataclass(frozen=True)
 class SideSummary:
-    """How often a structure with a partner on the body's other side was found, and where it lay on that side."""
+    """Number of predicted structures with a left/right partner, and those on the wrong side."""
 
     n_checked: int
     swapped: tuple[SideSwap, ...]
@@ -104,7 +104,7 @@ class SideSummary:
 
 @dataclass(frozen=True)
 class Summary:
-    """What ``summary.json`` says of the rows of ``scores.csv`` and ``trees.csv``."""
+    """Summary of ``scores.csv`` and ``trees.csv``, as in ``summary.json``."""
 
     n_cases: int
     n_patients: int
@@ -115,24 +115,27 @@ class Summary:
     domains: tuple[DomainSummary, ...] = ()
 
     def overall(self) -> tuple[StructureSummary, ...]:
-        """The structures over all phases."""
+        """Return the structures over all phases."""
         return tuple(row for row in self.structures if row.phase == ALL_PHASES)
+
+    def vessels(self) -> tuple[StructureSummary, ...]:
+        """Return the vessels over all phases, and the whole tree last."""
+        return tuple(row for row in (*self.overall(), self.whole_tree) if row is not None and row.vessel is not None)
 
 
 def summarise(rows: Sequence[ScoreRow], trees: Sequence[ScoreRow] = ()) -> Summary:
     """Summarise rows by structure and phase; phase ``"all"`` takes every case.
 
-    Phases stand in the order ED, ES, then others by name. Where only one phase is known, or none, there is ``"all"``
-    alone. Where cases of several domains are scored, each domain is also summarised by itself.
+    Phases are in the order ED, ES, then others by name; with one known phase or none there is only ``"all"``. Each of
+    several domains is also summarised separately.
 
     Args:
-        rows: those of ``scores.csv``.
-        trees: those of ``trees.csv``; they are in no mean over structures.
+        rows: rows of ``scores.csv``.
+        trees: rows of ``trees.csv``; they are in no mean over structures.
     """
-    structures = _structures(rows)
     summaries = [
         _summarise_one(structure, phase, [row for row in rows if row.structure == structure])
-        for structure in structures
+        for structure in dict.fromkeys(row.structure for row in rows)
         for phase in (*_phases(rows), ALL_PHASES)
     ]
     return Summary(
@@ -153,40 +156,27 @@ def write_summary(
 
     Args:
         path: the file.
-        rows: those of ``scores.csv``.
-        trees: those of ``trees.csv``; every number here is made from both.
+        rows: rows of ``scores.csv``.
+        trees: rows of ``trees.csv``.
         failed: ids of cases that could not be scored.
     """
-    missing = why_no_patient_table(rows)
-    patients = patient_table(rows)
-    clinical: dict[str, Any] = {"left_out": missing} if missing else {}
-    if not missing:
-        clinical = {"agreement": agreement(patients), "groups": group_means(patients)}
+    missing, patients = why_no_patient_table(rows), patient_table(rows)
+    clinical: dict[str, Any] = {"agreement": agreement(patients), "groups": group_means(patients)}
+    clinical = {"left_out": missing} if missing else clinical
     write_json(
         path, asdict(summarise(rows, trees)) | {"clinical": clinical, "failed": sorted(failed), "rules": dict(RULES)}
     )
 
 
-def _structures(rows: Sequence[ScoreRow]) -> list[str]:
-    return list(dict.fromkeys(row.structure for row in rows))
-
-
 def _domains(rows: Sequence[ScoreRow]) -> tuple[DomainSummary, ...]:
-    """By name; none where one domain alone is known, which is what the whole summary is of."""
+    """Return the summary of each domain by name; empty for one domain, which the whole summary describes."""
     known = sorted({row.domain for row in rows if row.domain is not None})
-    return tuple(_of_domain(name, [row for row in rows if row.domain == name]) for name in known) if known[1:] else ()
-
-
-def _of_domain(domain: str, rows: Sequence[ScoreRow]) -> DomainSummary:
-    return DomainSummary(
-        domain=domain,
-        n_cases=len({row.case_id for row in rows}),
-        n_patients=len({row.patient_id for row in rows}),
-        foreground_dice=mean_dice_of(rows).foreground,
-        structures=tuple(
-            _summarise_one(structure, ALL_PHASES, [row for row in rows if row.structure == structure])
-            for structure in _structures(rows)
-        ),
+    if len(known) < 2:
+        return ()
+    alone = {name: summarise([row for row in rows if row.domain == name]) for name in known}
+    return tuple(
+        DomainSummary(name, each.n_cases, each.n_patients, each.foreground_dice, each.overall())
+        for name, each in alone.items()
     )
 
 
@@ -217,12 +207,12 @@ def _summarise_one(structure: str, phase: str, rows: Sequence[ScoreRow]) -> Stru
 def _summarise_vessel(rows: Sequence[ScoreRow]) -> VesselSummary | None:
     if not rows:
         return None
-    columns = {field.name: [getattr(row, field.name) for row in rows] for field in fields(VesselSummary)}
-    return VesselSummary(**{name: moments(v for v in values if v is not None) for name, values in columns.items()})
+    values = ([getattr(row, field.name) for row in rows] for field in fields(VesselSummary))
+    return VesselSummary(*(moments(value for value in column if value is not None) for column in values))
 
 
 def _sides(rows: Sequence[ScoreRow]) -> SideSummary | None:
-    """None where no structure has a partner."""
+    """Return None if no structure has a partner."""
     paired = [row for row in rows if row.partner is not None]
     if not paired:
         return None

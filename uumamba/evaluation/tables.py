@@ -1,52 +1,50 @@
-"""The summary for a terminal."""
+"""Summary tables for a terminal."""
 
 from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
 from uumamba.evaluation.cards import MOST_SIDE_BY_SIDE
-from uumamba.evaluation.clinical import PatientIndices, group_means
+from uumamba.evaluation.clinical import PatientIndices, ejection_fractions, group_means
 from uumamba.evaluation.means import Moments
 from uumamba.evaluation.scores import ScoreRow
 from uumamba.evaluation.spread import Spread
-from uumamba.evaluation.summary import ALL_PHASES, SideSummary, StructureSummary, Summary, summarise
+from uumamba.evaluation.summary import ALL_PHASES, SideSummary, Summary, summarise
 
 NOT_DEFINED = "-"
 
 
 def summary_table(rows: Sequence[ScoreRow]) -> Table:
-    """Dice, HD95 and counts by structure, and by phase where there are phases; the foreground mean stands at the foot.
+    """Build a table of Dice, HD95 and counts by structure and phase, with the foreground mean in its footer.
 
-    80 columns hold it.
+    It fits 80 columns.
 
     Args:
-        rows: those of ``scores.csv``.
+        rows: rows of ``scores.csv``.
     """
     summary = summarise(rows)
     title = f"{_count(summary.n_cases, 'case')} of {_count(summary.n_patients, 'patient')}"
     table = Table(title=title, title_justify="left", show_footer=True)
-    foreground = NOT_DEFINED if summary.foreground_dice is None else f"{summary.foreground_dice:.3f}"
     table.add_column("structure", footer="foreground", no_wrap=True)
     phased = any(row.phase != ALL_PHASES for row in summary.structures)
     if phased:
         table.add_column("phase", footer=ALL_PHASES, no_wrap=True)
-    table.add_column("Dice", footer=foreground, justify="right", no_wrap=True)
+    table.add_column("Dice", footer=_number(summary.foreground_dice, 3), justify="right", no_wrap=True)
     for heading in ("HD95, mm", "n", "missed", "spurious"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in summary.structures:
         name = [row.structure, row.phase] if phased else [row.structure]
-        table.add_row(*name, *_cells(row), end_section=phased and row.phase == ALL_PHASES)
+        scores = [_with_spread(row.dice, 3), _with_spread(row.hd95_mm, 1)]
+        counts = map(str, (row.dice.n, row.n_missed, row.n_spurious))
+        table.add_row(*name, *scores, *counts, end_section=phased and row.phase == ALL_PHASES)
     return table
 
 
 def domain_table(summary: Summary) -> Table:
-    """Mean Dice of each domain by itself, foreground first, then each structure's unless there are many."""
-    table = Table(title="Dice by domain", title_justify="left")
-    table.add_column("domain", no_wrap=True)
+    """Build a table of mean Dice by domain: foreground, then each structure unless there are many."""
     names = [row.structure for row in summary.overall()]
     names = names if len(names) <= MOST_SIDE_BY_SIDE else []
-    for heading in ("cases", "foreground", *names):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = _make_table("Dice by domain", "domain", "cases", "foreground", *names)
     for each in summary.domains:
         means = {row.structure: row.dice.mean for row in each.structures}
         cells = [_number(value, 3) for value in (each.foreground_dice, *(means.get(name) for name in names))]
@@ -55,17 +53,14 @@ def domain_table(summary: Summary) -> Table:
 
 
 def vessel_table(summary: Summary) -> Table | None:
-    """clDice, and how far off parts, tunnels, cavities (Betti numbers) and length are; None where there is no vessel.
+    """Build a table of clDice and errors of parts, tunnels, cavities (Betti numbers) and length.
 
-    The whole tree stands at the end.
+    The whole tree is the last row. None if there is no vessel.
     """
-    vessels = [row for row in (*summary.overall(), summary.whole_tree) if row is not None and row.vessel is not None]
+    vessels = summary.vessels()
     if not vessels:
         return None
-    table = Table(title="Vessels", title_justify="left")
-    table.add_column("structure", no_wrap=True)
-    for heading in ("clDice", "parts", "tunnels", "cavities", "length, %"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = _make_table("Vessels", "structure", "clDice", "parts", "tunnels", "cavities", "length, %")
     for number, row in enumerate(vessels):
         if row.vessel is not None:
             errors = (row.vessel.betti0_error, row.vessel.betti1_error, row.vessel.betti2_error)
@@ -76,23 +71,20 @@ def vessel_table(summary: Summary) -> Table | None:
 
 
 def spread_table(spreads: Mapping[str, Spread]) -> Table:
-    """Mean validation Dice over the trainings of a run, by structure, with the spread that is defined."""
+    """Build a table of mean validation Dice over the trainings of a run, with the defined spreads."""
     trainings = max(found.n for found in spreads.values())
-    table = Table(title=f"Validation Dice of {_count(trainings, 'training')}", title_justify="left")
-    table.add_column("structure", no_wrap=True)
     columns = {"Dice": "mean", "sd": "sd", "sd over seeds": "sd_over_seeds", "sd over folds": "sd_over_folds"}
     shown = {
         name: key for name, key in columns.items() if any(getattr(each, key) is not None for each in spreads.values())
     }
-    for name in shown:
-        table.add_column(name, justify="right", no_wrap=True)
+    table = _make_table(f"Validation Dice of {_count(trainings, 'training')}", "structure", *shown)
     for structure, found in spreads.items():
         table.add_row(structure, *(_number(getattr(found, key), 3) for key in shown.values()))
     return table
 
 
-def sentence_on_sides(sides: SideSummary) -> str:
-    """What was found of structures that lie where their partner on the body's other side is labelled."""
+def describe_sides(sides: SideSummary) -> str:
+    """Describe structures at the label of their partner on the other side of the body."""
     if not sides.swapped:
         return f"Left and right: none of {sides.n_checked} paired structures lies on its partner's side."
     found = "; ".join(map(str, sides.swapped))
@@ -100,10 +92,10 @@ def sentence_on_sides(sides: SideSummary) -> str:
 
 
 def ejection_fraction_table(patients: Sequence[PatientIndices]) -> Table | None:
-    """Mean ejection fraction of each diagnosis, from prediction and label; None where no group or chamber is known."""
+    """Build a table of mean ejection fractions by diagnosis; None if no group or chamber is known."""
     groups = group_means(patients)
-    chambers = [name for name in next(iter(groups.values()), {}) if name.endswith("_ef_percent")]
-    if not chambers:
+    chambers = ejection_fractions(patients)
+    if not groups or not chambers:
         return None
     table = Table(title="Ejection fraction, % (prediction / label)", title_justify="left")
     table.add_column("group")
@@ -117,10 +109,13 @@ def ejection_fraction_table(patients: Sequence[PatientIndices]) -> Table | None:
     return table
 
 
-def _cells(row: StructureSummary) -> list[str]:
-    misses = [str(row.n_missed), str(row.n_spurious)]
-    scores = [_with_spread(row.dice, 3), _with_spread(row.hd95_mm, 1)]
-    return [*scores, str(row.dice.n), *misses]
+def _make_table(title: str, first: str, *numbers: str) -> Table:
+    """Return an empty table with a column of names and columns of numbers."""
+    table = Table(title=title, title_justify="left")
+    table.add_column(first, no_wrap=True)
+    for heading in numbers:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
 
 
 def _with_spread(moments: Moments, digits: int) -> str:

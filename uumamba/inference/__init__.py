@@ -1,6 +1,6 @@
-"""From tensors to probabilities and label maps: sliding window, mirror averaging, several networks averaged."""
+"""Inference from tensors to label maps: sliding window, mirror averaging, ensembles."""
 
-from uumamba.inference.mirror import mirrored_mean
+from uumamba.inference.mirror_averaging import mirrored_mean
 from uumamba.inference.predictor import MemoryWarning, Prediction, Predictor
 from uumamba.inference.sliding_window import sliding_window
 

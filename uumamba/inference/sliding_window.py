@@ -1,4 +1,4 @@
-"""A network over an image larger than its patch: overlapping windows, blended by a Gaussian."""
+"""Sliding-window inference: overlapping windows, blended by a Gaussian."""
 
 import itertools
 import math
@@ -8,6 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from uumamba.runtime.errors import require
 
 Mode = Literal["constant", "gaussian"]
 SMALLEST_WEIGHT = 1e-3
@@ -25,35 +27,35 @@ def sliding_window(
     sigma_scale: float = 0.125,
     cval: float | None = None,
 ) -> Tensor:
-    r"""What ``net`` says of a whole image, as the weighted mean of overlapping windows.
+    r"""Apply ``net`` to a whole image as the weighted mean of overlapping windows.
 
     .. math:: \bar{y}(x) = \frac{\sum_i w(x - s_i)\, y_i(x - s_i)}{\sum_i w(x - s_i)}, \qquad
               w(u) = \max\Big(e^{-\sum_a u_a^2 / 2 (\sigma r_a)^2},\ \min_{u'} w(u'),\ 10^{-3}\Big)
 
-    with r the window's size, s its starts, u taken from the window's middle. Windows step by ``int(r (1 - overlap))``
-    and the last one ends at the border. Arguments are named, and results are, as those of MONAI's
-    ``sliding_window_inference``; without its many other options a single scan need not import it.
+    with r the window's size, s its starts, u measured from the window's centre. Windows step by
+    ``int(r (1 - overlap))`` and the last one ends at the border. Arguments and results are those of MONAI's
+    ``sliding_window_inference``, whose import a single scan avoids.
 
-    Edge cases. An axis shorter than the window is padded on both sides, and the result is cut back. A 2-D window over
-    a 3-D image takes each slice along the first spatial axis as an image of its own, in common batches. Blending is in
-    float32 on the image's device whatever the network returns, and memory beyond the image is (K + 1) times its
-    voxels. The mode of the network, training or evaluation, is left as it is.
+    Edge cases. An axis shorter than the window is padded on both sides, and the result is cropped. A 2-D window over a
+    3-D image takes each slice along the first spatial axis as a separate image, in common batches. Blending is in
+    float32 on the image's device for any type of the network's output, and needs (K + 1) times the memory of the image.
+    The training or evaluation mode of the network does not change.
 
     Args:
         image: ``(C, *S)``.
-        net: from ``(B, C, *roi_size)`` to ``(B, K, *roi_size)``, logits or probabilities; no list.
+        net: from ``(B, C, *roi_size)`` to a tensor ``(B, K, *roi_size)`` of logits or probabilities.
         roi_size: the window, ``(Y, X)`` or ``(Z, Y, X)``.
-        sw_batch_size: windows a call of ``net``.
+        sw_batch_size: windows for each call of ``net``.
         overlap: share of the window's length, at least 0 and below 1.
-        mode: ``"gaussian"`` trusts a window's middle most, ``"constant"`` all of it alike.
+        mode: ``"gaussian"`` gives the centre of a window the largest weight, ``"constant"`` all voxels the same.
         sigma_scale: standard deviation as a share of the window's length.
-        cval: value to pad with; the image's smallest unless given, as in training.
+        cval: padding value; the minimum of the image by default, as in training.
 
     Returns:
         ``(K, *S)`` float32.
 
     Raises:
-        ValueError: the image has no axis or slices for the window, an option is out of range, or ``net`` returns
+        UsageError: the image has no axis or slices for the window, an option is out of range, or ``net`` returns
             another shape.
 
     Example:
@@ -63,13 +65,13 @@ def sliding_window(
     roi = tuple(int(size) for size in roi_size)
     _check(image, roi, sw_batch_size, overlap, mode)
     images = image.movedim(1, 0) if len(roi) == image.ndim - 2 else image[None]
-    padded, inside = _pad_to(images, roi, float(image.min()) if cval is None else cval)
+    padded, inside = _pad(images, roi, float(image.min()) if cval is None else cval)
     weight = blending_weight(roi, mode=mode, sigma_scale=sigma_scale).to(image.device)
     blended, total = None, torch.zeros(padded.shape[2:], device=image.device)
     windows = list(window_starts(padded.shape[2:], roi, overlap))
     for start in windows:
         _window(total, start, roi).add_(weight)
-    for block in _blocks(itertools.product(range(len(padded)), windows), sw_batch_size):
+    for block in _batched(itertools.product(range(len(padded)), windows), sw_batch_size):
         found = net(torch.stack([_window(padded[index], start, roi) for index, start in block]))
         _check_output(found, len(block), roi)
         if blended is None:
@@ -82,7 +84,7 @@ def sliding_window(
 
 
 def window_starts(size: Sequence[int], roi_size: Sequence[int], overlap: float) -> Iterator[tuple[int, ...]]:
-    """First corners of windows that cover an image no smaller than them, the last axis fastest.
+    """Yield the first corners of windows that cover an image, the last axis fastest.
 
     Example:
         >>> list(window_starts((10,), (4,), overlap=0.5))
@@ -99,7 +101,7 @@ def window_starts(size: Sequence[int], roi_size: Sequence[int], overlap: float) 
 
 
 def blending_weight(roi_size: Sequence[int], *, mode: Mode, sigma_scale: float) -> Tensor:
-    """Weight of each voxel of a window, positive everywhere: a Gaussian around its middle, or 1.
+    """Return the positive weight of each voxel of a window: a Gaussian around its centre, or 1.
 
     Example:
         >>> weight = blending_weight((3,), mode="gaussian", sigma_scale=0.5)  # sigma is 1.5 voxels
@@ -115,8 +117,8 @@ def blending_weight(roi_size: Sequence[int], *, mode: Mode, sigma_scale: float) 
     return weight.clamp(min=max(weight.min().item(), SMALLEST_WEIGHT))
 
 
-def _pad_to(images: Tensor, roi: Sequence[int], value: float) -> tuple[Tensor, tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Images no smaller than the window, and where the originals start in them and how long they are."""
+def _pad(images: Tensor, roi: Sequence[int], value: float) -> tuple[Tensor, tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Pad images to the size of the window; return start and size of the originals in them, too."""
     size = tuple(images.shape[2:])
     missing = [max(0, window - length) for window, length in zip(roi, size, strict=True)]
     before = tuple(short // 2 for short in missing)
@@ -127,37 +129,33 @@ def _pad_to(images: Tensor, roi: Sequence[int], value: float) -> tuple[Tensor, t
 
 
 def _window(whole: Tensor, start: Sequence[int], roi: Sequence[int]) -> Tensor:
-    """A view of the last axes."""
+    """Return a view of a window along the last axes."""
     for axis, (first, length) in enumerate(zip(start, roi, strict=True), start=-len(roi)):
         whole = whole.narrow(axis, first, length)
     return whole
 
 
-def _blocks(windows: Iterable[tuple[int, tuple[int, ...]]], size: int) -> Iterator[list[tuple[int, tuple[int, ...]]]]:
+def _batched(windows: Iterable[tuple[int, tuple[int, ...]]], size: int) -> Iterator[list[tuple[int, tuple[int, ...]]]]:
     remaining = iter(windows)
     while block := list(itertools.islice(remaining, size)):
         yield block
 
 
 def _check(image: Tensor, roi: tuple[int, ...], sw_batch_size: int, overlap: float, mode: str) -> None:
-    if len(roi) not in (image.ndim - 1, image.ndim - 2) or not roi or min(roi) < 1 or 0 in image.shape:
-        raise ValueError(
-            f"roi_size needs a positive length for each spatial axis of an image (C, *S), or for all but the first, "
-            f"got {roi} for an image of shape {tuple(image.shape)}"
-        )
-    if sw_batch_size < 1 or not 0 <= overlap < 1:
-        raise ValueError(
-            f"sw_batch_size must be at least 1 and overlap in [0, 1), got sw_batch_size {sw_batch_size} and "
-            f"overlap {overlap}"
-        )
-    if mode not in ("constant", "gaussian"):
-        raise ValueError(f'mode must be "constant" or "gaussian", got {mode!r}')
+    fits = len(roi) in (image.ndim - 1, image.ndim - 2) and min(roi, default=0) >= 1 and 0 not in image.shape
+    axes = f"a positive length for each spatial axis (2-D: for the last two) of an image {tuple(image.shape)}"
+    require(fits, "roi_size", got=roi, expected=axes)
+    require(sw_batch_size >= 1, "sw_batch_size", got=sw_batch_size, expected="at least 1")
+    require(0 <= overlap < 1, "overlap", got=overlap, expected="at least 0 and below 1")
+    require(mode in ("constant", "gaussian"), "mode", got=mode, expected="constant or gaussian")
 
 
 def _check_output(found: object, count: int, roi: tuple[int, ...]) -> None:
     shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-    if not isinstance(found, Tensor) or found.shape[:1] + found.shape[2:] != (count, *roi):
-        raise ValueError(
-            f"net must return one tensor ({count}, classes, {', '.join(map(str, roi))}) for {count} windows, got "
-            f"{shape}; a network with deep supervision must be in evaluation mode"
-        )
+    require(
+        isinstance(found, Tensor) and found.shape[:1] + found.shape[2:] == (count, *roi),
+        "net",
+        got=shape,
+        expected=f"one tensor ({count}, classes, {', '.join(map(str, roi))})",
+        fix="call net.eval() if it has deep supervision",
+    )

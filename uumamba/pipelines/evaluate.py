@@ -24,9 +24,9 @@ from uumamba.evaluation.clinical import PATIENTS_NAME
 from uumamba.evaluation.scores import SCORES_NAME, TREES_NAME
 from uumamba.evaluation.summary import SUMMARY_NAME
 from uumamba.evaluation.tables import (
+    describe_sides,
     domain_table,
     ejection_fraction_table,
-    sentence_on_sides,
     summary_table,
     vessel_table,
 )
@@ -127,7 +127,7 @@ def print_summary(scores: Scores) -> None:
         summary_table(scores.rows),
         domain_table(summary) if summary.domains else None,
         vessels,
-        None if summary.sides is None else sentence_on_sides(summary.sides),
+        None if summary.sides is None else describe_sides(summary.sides),
         ejection_fraction_table(patients),
         why_no_patient_table(scores.rows) if vessels is None else None,
     ]

@@ -7,8 +7,8 @@ from typing import Any
 
 from uumamba.data.case import MANIFEST_NAME, Manifest
 from uumamba.data.scan import read_image, read_label
+from uumamba.evaluation.html_report import Overlay, render_report
 from uumamba.evaluation.overlays import OverlayCase, pick_cases
-from uumamba.evaluation.report import Overlay, render_report
 from uumamba.evaluation.scores import SCORES_NAME, TREES_NAME, ScoreRow, read_scores
 from uumamba.pipelines.datasets import FAILURES_NAME, find_predictions
 from uumamba.pipelines.run_layout import fold_folders, spread_of, validated_trainings

@@ -1,4 +1,4 @@
-"""Giving the activations of a quantised network their scales."""
+"""Initial scales for the activations of a quantized network."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -6,22 +6,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from uumamba.quantization.layers import candidates, quantized_layers
-from uumamba.quantization.overrides import called, leave_out, listed
+from uumamba.quantization.layers import find_layers, quantized_layers
+from uumamba.quantization.levels import level_range
+from uumamba.quantization.overrides import join_names, parameter_name, suggest_overrides
 from uumamba.quantization.quantizers import ActivationQuantizer
-from uumamba.runtime.errors import UsageError
+from uumamba.runtime.errors import require
 
 
 def calibrate(
     net: nn.Module, batches: Iterable[Any], *, run: Callable[[nn.Module, Any], Any] | None = None
 ) -> nn.Module:
-    r"""Set scale and range of every activation quantiser from what passes it.
+    r"""Set scale and range of every activation quantizer from a few batches.
 
-    The scale becomes :math:`s_0 = 2\,\mathrm{mean}|v| / \sqrt{Q_p}` over all batches; the range is without sign where
-    no value is negative. Meanwhile activations pass unrounded and weights as they stand. The network runs without
-    gradients in the mode it stands in: in evaluation mode batch norms and dropout do not notice, in training mode heads
-    that exist for training alone are reached. Scales that were there are replaced. Calibrate before a data-parallel
-    wrapper is put around, so that all ranks get the same.
+    The scale becomes :math:`s_0 = 2\,\mathrm{mean}|v| / \sqrt{Q_p}` over all batches; the range is unsigned if no
+    value is negative. During calibration, activations are not rounded and weights stay as they are. The network runs
+    without gradients in its current mode: evaluation mode leaves batch norms and dropout unchanged, training mode
+    reaches heads that exist for training only. Existing scales are replaced. Calibrate before the network is wrapped
+    for data-parallel training, so that all ranks get the same scales.
 
     Args:
         net: a network after :func:`uumamba.quantization.quantize_`.
@@ -32,8 +33,8 @@ def calibrate(
         The same network.
 
     Raises:
-        UsageError: quantised inputs are never reached, or one is zero throughout or not finite; or there is none; or
-            there is no batch, or one is a list or a mapping and there is no ``run``.
+        UsageError: a quantized input is not reached, zero everywhere or not finite; the network has no quantized
+            input; there is no batch; or a batch is a list or a mapping and there is no ``run``.
 
     Example:
         >>> from uumamba.quantization import quantize_
@@ -43,76 +44,75 @@ def calibrate(
         [(-128, 127), (0, 255)]
     """
     quantizers = {layer.name: layer.input for layer in quantized_layers(net) if layer.input is not None}
-    if not quantizers:
-        raise UsageError("No input of this network is quantised; call quantize_(net, act_bits=...) before calibrate.")
+    require(
+        quantizers,
+        "net",
+        got=type(net).__name__,
+        expected="a network with quantized inputs",
+        fix="call quantize_(net, act_bits=...) first",
+    )
     observers = {name: _Observer() for name in quantizers}
     for name, quantizer in quantizers.items():
-        quantizer.observer = observers[name]
-    any_batch = False
+        quantizer.observer = observers[name].see
+    is_empty = True
     try:
         with torch.no_grad():
             for batch in batches:
-                any_batch = True
-                net(_input(batch)) if run is None else run(net, batch)
+                is_empty = False
+                _run_on_input(net, batch) if run is None else run(net, batch)
     finally:
         for quantizer in quantizers.values():
             quantizer.observer = None
-    if not any_batch:
-        raise UsageError("There is no batch to calibrate on: batches is empty, or was used up by an earlier pass.")
-    _refuse_unreached([name for name, observer in observers.items() if not observer.count], list(candidates(net)))
+    require(not is_empty, "batches", got="no batch", expected="at least one", fix="pass a list and no used-up iterator")
+    unreached = [name for name, observer in observers.items() if not observer.count]
+    kept = suggest_overrides(unreached, list(find_layers(net)))
+    require(
+        not unreached,
+        "inputs without a value",
+        got=join_names(unreached),
+        expected="none",
+        fix="call net.train() before calibrate if only training runs these layers; if a weight is used without a call "
+        f"of its layer, as in nn.MultiheadAttention, build the network anew with {kept}",
+    )
     for name, observer in observers.items():
-        observer.refuse_if_useless(called(name))
+        require(
+            0 < observer.total < float("inf"),
+            parameter_name(name, "input"),
+            got="zeros only" if observer.total == 0 else "values that are not finite",
+            expected="finite values, not all zero",
+            fix="calibrate on batches of training data",
+        )
     for name, quantizer in quantizers.items():
-        observers[name].hand_over(quantizer)
+        observers[name].initialize(quantizer)
     return net
 
 
-def _input(batch: Any) -> Any:
-    """Refuse what loaders give beside inputs."""
-    if isinstance(batch, list | tuple | Mapping):
-        key = next(iter(batch), 0) if isinstance(batch, Mapping) else 0
-        raise UsageError(
-            f"A batch to calibrate on is a {type(batch).__name__} and not an input; say what the network is given, as "
-            f"in calibrate(net, batches, run=lambda net, batch: net(batch[{key!r}]))."
-        )
-    return batch
-
-
-def _refuse_unreached(unreached: list[str], names: list[str]) -> None:
-    """Say of which inputs no scale can be made as they were never seen, all at once."""
-    if unreached:
-        raise UsageError(
-            f"No batch reached the input of {listed([called(name) for name in unreached])}: either a branch did not "
-            "run in the mode that the network stands in, then call net.train() before calibrate; or a weight is used "
-            "without a call of its layer, as nn.MultiheadAttention does with out_proj, then build the network anew and "
-            f"leave it in full precision with quantize_(net, {leave_out(unreached, names)})."
-        )
+def _run_on_input(net: nn.Module, batch: Any) -> None:
+    key = next(iter(batch), 0) if isinstance(batch, Mapping) else 0
+    require(
+        not isinstance(batch, list | tuple | Mapping),
+        "batches",
+        got=type(batch).__name__,
+        expected="inputs of the network",
+        fix=f"pass run=lambda net, batch: net(batch[{key!r}])",
+    )
+    net(batch)
 
 
 class _Observer:
-    """Sums of what a quantiser is given."""
+    """Sums over the values that a quantizer receives."""
 
     def __init__(self) -> None:
         self.total, self.count, self.lowest = 0.0, 0, 0.0
 
     def see(self, values: Tensor) -> None:
-        if not values.numel():
-            return
-        self.total += float(values.abs().sum(dtype=torch.float64 if values.device.type == "cpu" else torch.float32))
-        self.count += values.numel()
-        self.lowest = min(self.lowest, float(values.min()))
+        if values.numel():
+            self.total += float(values.abs().sum(dtype=torch.float64 if values.device.type == "cpu" else torch.float32))
+            self.count += values.numel()
+            self.lowest = min(self.lowest, float(values.min()))
 
-    def refuse_if_useless(self, name: str) -> None:
-        """Say why no scale can be made of it."""
-        if not 0 < self.total < float("inf"):
-            raise UsageError(
-                f"The input of {name} is {'zero throughout' if self.total == 0 else 'not finite'} in the batches to "
-                "calibrate on, so it has no scale; pass batches of training data."
-            )
-
-    def hand_over(self, quantizer: ActivationQuantizer) -> None:
-        """Give the quantiser its range and scale."""
-        quantizer.set_scale(1.0, signed=self.lowest < 0)
-        assert quantizer.levels is not None  # just set
-        high = quantizer.levels[1]
-        quantizer.set_scale(2 * self.total / self.count / high**0.5, signed=self.lowest < 0)
+    def initialize(self, quantizer: ActivationQuantizer) -> None:
+        """Set range and scale of the quantizer."""
+        signed = self.lowest < 0
+        high = level_range(quantizer.bits, signed=signed)[1]
+        quantizer.set_scale(2 * self.total / self.count / high**0.5, signed=signed)

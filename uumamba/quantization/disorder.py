@@ -1,4 +1,4 @@
-"""How often a gradient changes its sign from step to step."""
+"""Sign changes of a gradient from step to step."""
 
 from dataclasses import dataclass
 
@@ -7,12 +7,12 @@ from torch import Tensor
 
 
 def gradient_disorder(gradients: Tensor) -> Tensor:
-    r"""The share of consecutive gradients whose signs differ.
+    r"""Return the share of consecutive gradients whose signs differ.
 
     .. math:: \delta = \frac{1}{K - 1} \sum_{t=2}^{K} 1[\mathrm{sgn}\, g_t \ne \mathrm{sgn}\, g_{t-1}]
 
-    1 for signs that alternate, 0 for a gradient that goes one way throughout, about one half for noise. Zeros and NaN
-    have no sign and are left out, from the count of steps too; NaN where fewer than two signs remain.
+    1 for alternating signs, 0 for a constant sign, about one half for noise. Zeros and NaN have no sign and are left
+    out, also from the number of steps; NaN if fewer than two signs remain.
 
     Args:
         gradients: ``(steps, *entries)``.
@@ -29,7 +29,7 @@ def gradient_disorder(gradients: Tensor) -> Tensor:
         arXiv:2412.05551.
         Differs from the paper: that gradients of 0 are left out is our reading.
     """
-    flips = SignFlips.of(gradients.new_zeros(gradients.shape[1:]))
+    flips = SignFlips.zeros(gradients.new_zeros(gradients.shape[1:]))
     for gradient in gradients:
         flips.count(gradient)
     return flips.disorder()
@@ -37,12 +37,12 @@ def gradient_disorder(gradients: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class SignFlips:
-    """What is counted of a window of gradients, entry by entry, in place.
+    """Sign counts over a window of gradients, by entry, updated in place.
 
     Attributes:
-        last: the last sign that was not 0; 0 before there was one.
-        flips: how often the sign was another than the last.
-        pairs: how often there were two signs to compare.
+        last: last sign that was not 0; 0 before the first.
+        flips: number of sign changes.
+        pairs: number of compared pairs of signs.
     """
 
     last: Tensor
@@ -50,12 +50,12 @@ class SignFlips:
     pairs: Tensor
 
     @classmethod
-    def of(cls, like: Tensor) -> "SignFlips":
-        """Nothing counted yet."""
+    def zeros(cls, like: Tensor) -> "SignFlips":
+        """Return counts of zero."""
         return cls(*(torch.zeros_like(like) for _ in range(3)))
 
     def count(self, gradient: Tensor) -> None:
-        """One more step."""
+        """Add the gradient of one step."""
         sign = gradient.sign().nan_to_num()
         both = (sign != 0) & (self.last != 0)
         self.flips.add_(both & (sign != self.last))
@@ -63,10 +63,10 @@ class SignFlips:
         self.last.copy_(torch.where(sign == 0, self.last, sign))
 
     def disorder(self) -> Tensor:
-        """Flips by pairs; NaN where there was none to compare."""
+        """Return flips over pairs; NaN without a pair."""
         return self.flips / self.pairs
 
     def clear(self) -> None:
-        """Begin a new window."""
+        """Reset for a new window."""
         for counted in (self.last, self.flips, self.pairs):
             counted.zero_()

@@ -1,4 +1,4 @@
-"""Rounding to multiples of a learned scale, with gradients for the values and for the scale."""
+"""Rounding to multiples of a learned scale, with gradients for values and scale."""
 
 import math
 from typing import Any
@@ -7,35 +7,36 @@ import torch
 from torch import Tensor
 
 from uumamba.quantization.levels import SMALLEST_SCALE
+from uumamba.runtime.errors import require
 
 
 def fake_quantize(values: Tensor, scale: Tensor, low: int, high: int, *, features: int | None = None) -> Tensor:
-    r"""Values rounded to whole multiples of a scale that learns.
+    r"""Round values to whole multiples of a learned scale.
 
     .. math:: \hat v = s \cdot \mathrm{round}\big(\mathrm{clamp}(v / s,\ Q_n,\ Q_p)\big)
 
-    Half-way cases go to the even level. Backward, with g the incoming gradient and N ``features``:
+    Ties round to the even level. Backward, with g the incoming gradient and N ``features``:
 
     .. math:: \frac{\partial L}{\partial v} = g\, 1[Q_n \le v/s \le Q_p], \qquad
               \frac{\partial L}{\partial s} = \frac{1}{\sqrt{N Q_p}} \sum g \cdot
               \begin{cases} \mathrm{round}(v/s) - v/s & Q_n \le v/s \le Q_p \\ Q_n \text{ or } Q_p & \text{outside}
               \end{cases}
 
-    Low-precision values are divided in the scale's own precision. A scale below 1e-7, so a negative one too, counts as
+    Low-precision values are divided in the scale's own precision. A scale below 1e-7, also a negative one, counts as
     1e-7 and keeps its gradient. NaN stays NaN; an infinite value becomes the outermost level.
 
     Args:
         values: any shape.
         scale: a scalar, or a shape that broadcasts to that of ``values``.
-        low: the lowest level, Qn.
-        high: the highest level, Qp.
-        features: how many values of one sample share a scale; all of them by default, as for weights.
+        low: lowest level, Qn.
+        high: highest level, Qp.
+        features: number of values of one sample that share a scale; all by default, as for weights.
 
     Returns:
-        The shape and type of ``values``.
+        Tensor of the shape and type of ``values``.
 
     Raises:
-        TypeError: the values are whole numbers, which could not hold multiples of the scale.
+        UsageError: the values are not floating point.
 
     Example:
         >>> scale = torch.tensor(0.5, requires_grad=True)
@@ -49,8 +50,7 @@ def fake_quantize(values: Tensor, scale: Tensor, low: int, high: int, *, feature
         Esser et al., *Learned Step Size Quantization*, ICLR 2020, arXiv:1902.08153.
         Differs from the paper: a value exactly at the lowest or highest level counts as inside the range.
     """
-    if not values.is_floating_point():
-        raise TypeError(f"values must be floating point to be rounded to multiples of a scale, got {values.dtype}")
+    require(values.is_floating_point(), "values", got=values.dtype, expected="a floating-point type")
     shared = values.numel() // max(scale.numel(), 1) if features is None else features
     factor = 1 / math.sqrt(max(shared, 1) * high)
     quantized: Tensor = _FakeQuantize.apply(values, scale, low, high, factor)  # type: ignore[no-untyped-call]  # torch's
@@ -58,7 +58,7 @@ def fake_quantize(values: Tensor, scale: Tensor, low: int, high: int, *, feature
 
 
 class _FakeQuantize(torch.autograd.Function):
-    """One node, so that forward values are exact multiples; straight-through terms added and subtracted are not."""
+    """Autograd node of the rounding; unlike added straight-through terms, it returns exact multiples."""
 
     @staticmethod
     def forward(values: Tensor, scale: Tensor, low: int, high: int, factor: float) -> Tensor:
@@ -76,10 +76,10 @@ class _FakeQuantize(torch.autograd.Function):
         ratio = values.to(scale.dtype) / scale.clamp(min=SMALLEST_SCALE)
         inside = (ratio >= ctx.low) & (ratio <= ctx.high)
         (gradient,) = incoming
-        of_values = gradient * inside if ctx.needs_input_grad[0] else None
-        of_scale = None
+        values_grad = gradient * inside if ctx.needs_input_grad[0] else None
+        scale_grad = None
         if ctx.needs_input_grad[1]:
             level = ratio.clamp(ctx.low, ctx.high).round()
             slope = torch.where(inside, level - ratio, level)
-            of_scale = (gradient.to(scale.dtype) * slope).sum_to_size(scale.shape) * ctx.factor
-        return of_values, of_scale, None, None, None
+            scale_grad = (gradient.to(scale.dtype) * slope).sum_to_size(scale.shape) * ctx.factor
+        return values_grad, scale_grad, None, None, None

@@ -1,35 +1,36 @@
-"""Which whole numbers a bit width has, and the scale that training starts from."""
+"""Levels of a bit width, and the initial scale."""
 
 import math
 
 from torch import Tensor
 
-from uumamba.runtime.errors import UsageError
+from uumamba.runtime.errors import require
 
 FEWEST_BITS, MOST_BITS = 2, 8
 SMALLEST_SCALE = 1e-7
-"""Below it a learned scale counts as this: the quotient by it stays finite, and it can grow again."""
+"""Lower bound of a learned scale: quotients stay finite, and the scale can grow again."""
 
 
-def check_bits(bits: int, what: str) -> None:
-    """Refuse a bit width outside 2 to 8.
+def check_bits(bits: int, key: str) -> None:
+    """Raise if a bit width is not a whole number from 2 to 8.
 
     Args:
         bits: the width.
-        what: whose it is, such as ``"weight_bits"``.
+        key: name of the option, such as ``"weight_bits"``.
 
     Raises:
-        UsageError: it is no such whole number.
+        UsageError: the width is out of range.
     """
-    if not isinstance(bits, int) or not FEWEST_BITS <= bits <= MOST_BITS:
-        raise UsageError(
-            f"{what} must be a whole number of bits from {FEWEST_BITS} to {MOST_BITS}, got {bits!r}; leave a layer in "
-            "full precision with None."
-        )
+    require(
+        isinstance(bits, int) and FEWEST_BITS <= bits <= MOST_BITS,
+        key,
+        got=bits,
+        expected=f"a whole number from {FEWEST_BITS} to {MOST_BITS}, or None for full precision",
+    )
 
 
 def level_range(bits: int, *, signed: bool = True) -> tuple[int, int]:
-    r"""Lowest and highest level: :math:`-2^{b-1}` and :math:`2^{b-1} - 1`, or 0 and :math:`2^b - 1` without sign.
+    r"""Return lowest and highest level: :math:`-2^{b-1}, 2^{b-1} - 1`, or unsigned :math:`0, 2^b - 1`.
 
     Example:
         >>> level_range(3), level_range(3, signed=False)
@@ -39,12 +40,12 @@ def level_range(bits: int, *, signed: bool = True) -> tuple[int, int]:
 
 
 def first_scale(values: Tensor, high: int, *, channel_axis: int | None = None) -> Tensor:
-    r"""Where a learned scale starts: :math:`s_0 = 2\,\mathrm{mean}|v| / \sqrt{Q_p}`.
+    r"""Return the initial scale, :math:`s_0 = 2\,\mathrm{mean}|v| / \sqrt{Q_p}`.
 
     Args:
-        values: what is to be quantised.
+        values: tensor to quantize.
         high: the highest level :math:`Q_p`.
-        channel_axis: one scale for each index of this axis; one for all without it.
+        channel_axis: one scale for each index of this axis; one scale for all if None.
 
     Returns:
         A scalar, or as many axes as ``values`` with 1 in all but ``channel_axis``. Zeros give

@@ -1,4 +1,4 @@
-"""A quantised network as ONNX, with integer weights and clipped ranges, as ONNX Runtime runs it."""
+"""ONNX export of a quantized network, with integer weights and clipped ranges."""
 
 import logging
 import warnings
@@ -12,15 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from uumamba.quantization.any_batch import for_one_size, refuse_other_batches
+from uumamba.quantization.dynamic_batch import check_any_batch, fixed_batch_error
 from uumamba.quantization.layers import QuantizedLayer, channel_axis, quantized_layers
-from uumamba.quantization.overrides import called
-from uumamba.quantization.packing import refuse_waiting
-from uumamba.runtime.errors import UsageError
+from uumamba.quantization.overrides import parameter_name
+from uumamba.quantization.packing import check_rounding
+from uumamba.runtime.errors import UsageError, require
 from uumamba.runtime.files import whole_file
 
 OPSET = 21
-_SAYS_WHAT_IT_SKIPS = "torch.onnx._internal.exporter._registration"
+_EXPORTER_LOGGER = "torch.onnx._internal.exporter._registration"
 
 
 def export_onnx(
@@ -32,34 +32,32 @@ def export_onnx(
     output_name: str = "logits",
     dynamic_batch: bool = True,
 ) -> Path:
-    """Write a network after :func:`uumamba.quantization.quantize_` as an ONNX file of opset 21.
+    """Write a quantized network as an ONNX file of opset 21.
 
-    Weights are stored as int8 levels with ``DequantizeLinear``; a quantised input becomes ``QuantizeLinear``, ``Clip``
-    to the levels of its bits, ``DequantizeLinear``, in int8. ONNX has no type of 3, 5, 6 or 7 bits, so every
-    level takes a byte here; :func:`packed_weights` stores as few as there are. The network is copied, in evaluation
-    mode, and left as it is. The file is whole or absent.
+    Weights are stored as int8 levels with ``DequantizeLinear``; a quantized input becomes ``QuantizeLinear``, ``Clip``
+    to the levels of its bits, and ``DequantizeLinear``, in int8. ONNX has no type of 3, 5, 6 or 7 bits, so every level
+    takes a byte here; :func:`packed_weights` stores b bits a level. The network is copied and exported in evaluation
+    mode, and stays unchanged. The file is whole or absent.
 
-    What a runtime computes between two quantisers differs from torch in the last bit of a float, which may push a value
-    that lies on the edge of two levels to the other one: rarely, and then by a whole level. The file is written so that
-    ONNX Runtime fuses no layer into an integer kernel, which would round biases: what is promised is the result, and
-    no speed.
+    Floats between two quantizers differ from torch's in the last bit, which moves a value at the edge of two levels to
+    the other one: rarely, but by a whole level. The file keeps ONNX Runtime from fusing layers into integer kernels,
+    which would round biases: the promise is the result, not speed.
 
     Args:
-        net: calibrated, and trained or not.
+        net: a network after :func:`uumamba.quantization.quantize_`, calibrated, trained or not.
         example: an input of one sample or more.
         path: the file to write.
-        input_name: of the input in the file.
-        output_name: of the output.
-        dynamic_batch: let any number of samples pass, along axis 0 of input and output; other axes are those of
-            ``example``. The graph is tried on one sample, and a network that treats one otherwise than several is
-            found where that moves its logits by a hundredth of their mean; not where the network itself writes other
-            operators of ONNX, with ``torch.onnx.ops.symbolic``.
+        input_name: name of the input in the file.
+        output_name: name of the output in the file.
+        dynamic_batch: allow any number of samples along axis 0 of input and output; other axes are those of
+            ``example``. ONNX Runtime runs the file on one sample: a network that computes another output for one sample
+            than for several is found if its logits differ by a hundredth of their mean.
 
     Raises:
-        UsageError: nothing is quantised, input and output have one name, the network or the example is not float32, a
-            weight is not rounded yet, or is one that torch cannot copy, an input has no scale, a package of the extra
-            ``onnx`` is missing, the network holds an operation that torch cannot write as ONNX, or ``dynamic_batch`` is
-            set and its graph is for some sizes of batch alone.
+        UsageError: nothing is quantized, input and output have the same name, network or example are not float32, a
+            weight is not rounded yet or cannot be copied, an input has no scale, a package of the extra ``onnx`` is
+            missing, ONNX lacks an operation of the network, or ``dynamic_batch`` is set and the graph holds for some
+            batch sizes only.
 
     Example:
         >>> import tempfile
@@ -70,14 +68,14 @@ def export_onnx(
     _check(net, example, input_name, output_name)
     copy = deepcopy(net).eval()
     with torch.no_grad():
-        copy(example)  # says in our words what no exporter could, such as a missing scale
-        answer = _answer_to_one(copy, example) if dynamic_batch else None
+        copy(example)  # raises errors with our keys, such as a missing scale, before the exporter does
+        answer = _run_one_sample(copy, example) if dynamic_batch else None
     for layer in quantized_layers(copy):
         if layer.weight is not None:
             _store_levels(layer)
-    program = _program(copy, example, input_name, output_name, dynamic_batch=dynamic_batch)
+    program = _export(copy, example, input_name, output_name, dynamic_batch=dynamic_batch)
     if dynamic_batch:
-        refuse_other_batches(program, type(net).__name__, example[:1], answer)
+        check_any_batch(program, type(net).__name__, example[:1], answer)
     with whole_file(path) as unfinished:
         program.save(unfinished)
     return Path(path)
@@ -85,44 +83,49 @@ def export_onnx(
 
 def _check(net: nn.Module, example: Tensor, input_name: str, output_name: str) -> None:
     layers = list(quantized_layers(net))
-    if not layers:
-        raise UsageError("Nothing of this network is quantised; call quantize_ first, or torch.onnx.export itself.")
-    refuse_waiting(layers)
-    if input_name == output_name:
-        raise UsageError(f"input_name and output_name are both {input_name!r}; no runtime loads that, name one anew.")
-    for name, tensor in (*net.named_parameters(), ("the example", example)):
-        if tensor.is_floating_point() and tensor.dtype != torch.float32:
-            raise UsageError(
-                f"ONNX scales levels in float32 and {name} is {tensor.dtype}; export net.float() with such an example."
-            )
-    _refuse_derived(net)
-
-
-def _refuse_derived(net: nn.Module) -> None:
-    """Torch copies no tensor that it computed with a gradient, which weight norm of old keeps from pass to pass."""
+    require(
+        layers,
+        "net",
+        got=type(net).__name__,
+        expected="a quantized network",
+        fix="call quantize_ first, or use torch.onnx.export",
+    )
+    for layer in layers:
+        check_rounding(layer)
+    require(input_name != output_name, "output_name", got=output_name, expected="another name than input_name")
+    for name, tensor in (*net.named_parameters(), ("example", example)):
+        require(
+            tensor.dtype == torch.float32 or not tensor.is_floating_point(),
+            name,
+            got=tensor.dtype,
+            expected="torch.float32",
+            fix="export net.float() with a float32 example",
+        )
     for name, module in net.named_modules():
-        derived = [key for key, value in vars(module).items() if isinstance(value, Tensor) and not value.is_leaf]
-        if derived:
-            raise UsageError(
-                f"The {derived[0]} of {called(name)} is computed from other parameters and kept beside them, as "
-                "weight_norm and spectral_norm of torch.nn.utils do, and such a network cannot be copied; undo it with "
-                "remove_weight_norm or remove_spectral_norm, or use those of torch.nn.utils.parametrizations."
+        for part, value in vars(module).items():
+            # Torch copies no tensor that has a gradient function, which the old weight norm stores in the module.
+            require(
+                not isinstance(value, Tensor) or value.is_leaf,
+                parameter_name(name, part),
+                got="a tensor computed from other parameters",
+                expected="a parameter, which can be copied",
+                fix="call remove_weight_norm or remove_spectral_norm, or use torch.nn.utils.parametrizations",
             )
 
 
-def _answer_to_one(net: nn.Module, example: Tensor) -> Any:
-    """What the network says of the first sample alone; refused where it cannot be asked."""
+def _run_one_sample(net: nn.Module, example: Tensor) -> Any:
     try:
         return net(example[:1])
     except RuntimeError as error:
-        raise for_one_size(type(net).__name__, f"it fails on one sample ({_first_cause(error)})") from error
+        found = f"an error for one sample ({_first_cause(error)})"
+        raise fixed_batch_error(type(net).__name__, found) from error
 
 
 class _Dequantize(nn.Module):
-    """Levels to the rounded weight, in the exported graph alone.
+    """Conversion of levels to the rounded weight, in the exported graph only.
 
-    The Max after it changes no result. It keeps ONNX Runtime from fusing it with a product of matrices, for which it
-    would round the other factor to 8 bits: by that the logits of a U-Mamba moved by a tenth of their spread.
+    The trailing Max changes no result. It keeps ONNX Runtime from fusing the node with a matrix product and rounding
+    the other factor to 8 bits, which moved the logits of a U-Mamba by a tenth of their spread.
     """
 
     scale: Tensor
@@ -137,7 +140,7 @@ class _Dequantize(nn.Module):
         self.register_buffer("zero", torch.zeros_like(self.scale, dtype=torch.int8))
 
     def forward(self, levels: Tensor) -> Tensor:
-        """The weight in float32."""
+        """Return the weight in float32."""
         inputs = (levels, self.scale, self.zero)
         as_weight: dict[str, Any] = {"dtype": torch.float32, "shape": levels.shape}
         weight = torch.onnx.ops.symbolic("DequantizeLinear", inputs, self.attributes, **as_weight)
@@ -145,23 +148,24 @@ class _Dequantize(nn.Module):
 
 
 def _store_levels(layer: QuantizedLayer) -> None:
-    """Put the int8 levels in the place of the weight, and a node that dequantises them before its uses."""
+    """Replace the weight by its int8 levels and a node that dequantizes them."""
     held: Any = layer.layer
-    assert layer.weight is not None  # the caller leaves out layers without one
+    assert layer.weight is not None  # the caller skips layers without one
     levels, scale = layer.weight.codes(layer.full_weight), layer.weight.used_scale()
-    steps = held.parametrizations.weight  # not removed and made anew: a copy shares its class with the network itself
+    steps = held.parametrizations.weight  # changed in place: the copy shares its class with the network
     del steps.original
     steps.register_buffer("original", levels)
     steps[list(steps).index(layer.weight)] = _Dequantize(scale, channel_axis(held), layer.weight.levels[0])
 
 
-def _program(net: nn.Module, example: Tensor, input_name: str, output_name: str, *, dynamic_batch: bool) -> Any:
-    for package in ("onnx", "onnxscript"):
-        if find_spec(package) is None:
-            raise UsageError(f'Writing ONNX needs the package {package}; pip install "uumamba[onnx]".')
+def _export(net: nn.Module, example: Tensor, input_name: str, output_name: str, *, dynamic_batch: bool) -> Any:
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        require(
+            find_spec(package), package, got=None, expected="an installed package", fix="pip install 'uumamba[onnx]'"
+        )
     shapes = ({0: torch.export.Dim("batch")},) if dynamic_batch else None
     if dynamic_batch and len(example) == 1:
-        example = torch.cat((example, example))  # torch takes a size of 1 for a constant
+        example = torch.cat((example, example))  # torch treats a size of 1 as constant
     names: dict[str, Any] = {"input_names": [input_name], "output_names": [output_name]}
     try:
         with _quiet():
@@ -169,14 +173,15 @@ def _program(net: nn.Module, example: Tensor, input_name: str, output_name: str,
                 net, (example,), opset_version=OPSET, dynamic_shapes=shapes, verbose=False, **names
             )
     except torch.onnx.OnnxExporterError as error:
-        raise UsageError(f"{type(net).__name__} cannot be written as ONNX: {_first_cause(error)}") from error
+        name = type(net).__name__
+        raise UsageError("net", got=f"{name}: {_first_cause(error)}", expected="operations that ONNX has") from error
     return program
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Torch's exporter warns of its own parts, and logs which of torchvision's it skips, whatever it is given."""
-    logger = logging.getLogger(_SAYS_WHAT_IT_SKIPS)
+    """Silence torch's exporter, which warns of its own parts and of skipped torchvision operators."""
+    logger = logging.getLogger(_EXPORTER_LOGGER)
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
@@ -188,7 +193,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _first_cause(error: BaseException) -> str:
-    """The first line of what went wrong at the bottom; torch's own message tells how to report a bug of torch."""
+    """Return the first line of the root cause; torch's own message explains how to report a bug."""
     while error.__cause__ is not None:
         error = error.__cause__
     return str(error).strip().partition("\n")[0]

@@ -1,85 +1,90 @@
-"""Widths of layers by patterns of their names, and how messages name layers and patterns."""
+"""Bit widths of layers by name patterns, and names of layers and patterns in messages."""
 
 import difflib
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
-from uumamba.runtime.errors import UsageError
+from uumamba.runtime.errors import require
 
 
-def width_of(name: str, default: int | None, overrides: Mapping[str, int | None]) -> int | None:
-    """That of the first pattern the name matches; ``default`` where it matches none."""
+def find_width(name: str, default: int | None, overrides: Mapping[str, int | None]) -> int | None:
+    """Return the width of the first pattern that matches a name, ``default`` if none does."""
     return next((width for pattern, width in overrides.items() if fnmatchcase(name, pattern)), default)
 
 
-def bits_of(
+def assign_bits(
     names: Sequence[str], bits: int | None, ends: int | None, overrides: Mapping[str, int | None]
 ) -> list[int | None]:
-    """The width of each layer: that of the first pattern it matches, else ``ends`` for first and last, else ``bits``.
+    """Return the width of each layer: of its first matching pattern, else ``ends`` for first and last, else ``bits``.
 
     Example:
-        >>> bits_of(["stem", "body.0", "body.1", "head"], 3, 8, {"body.*": 4, "head": None})
+        >>> assign_bits(["stem", "body.0", "body.1", "head"], 3, 8, {"body.*": 4, "head": None})
         [8, 4, 4, None]
     """
     defaults = [ends if ends is not None and index in (0, len(names) - 1) else bits for index in range(len(names))]
-    return [width_of(name, default, overrides) for name, default in zip(names, defaults, strict=True)]
+    return [find_width(name, default, overrides) for name, default in zip(names, defaults, strict=True)]
 
 
-def refuse_idle(overrides: Mapping[str, int | None], names: Sequence[str], others: Sequence[str]) -> None:
-    """Refuse a pattern that changes nothing.
+def check_overrides(overrides: Mapping[str, int | None], names: Sequence[str], others: Sequence[str]) -> None:
+    """Raise if a pattern has no effect.
 
     Args:
         overrides: widths by pattern.
-        names: of the layers that can be quantised.
-        others: names that may be left in full precision, and be given no bits.
+        names: layers that can be quantized.
+        others: modules that cannot; patterns with width None may match them.
 
     Raises:
-        UsageError: a pattern matches no layer; the message has the nearest names first.
+        UsageError: a pattern matches no layer; the message lists the closest names first.
     """
     for pattern, width in overrides.items():
-        if any(fnmatchcase(name, pattern) for name in (names if width is not None else [*names, *others])):
-            continue
         near = difflib.get_close_matches(pattern, names, n=5)
-        ordered = [*near, *(name for name in names if name not in near)]
-        raise UsageError(
-            f"overrides names {pattern!r}, which is no layer to quantise; there are "
-            f"{listed([name or repr(name) + ' (the network itself)' for name in ordered])}."
+        require(
+            any(fnmatchcase(name, pattern) for name in (names if width is not None else [*names, *others])),
+            "overrides",
+            got=pattern,
+            expected=f"layers to quantize: {join_names([*near, *(name for name in names if name not in near)])}",
         )
 
 
-def called(name: str) -> str:
-    """What a message calls a layer: its name; a layer that is the whole network has none."""
-    return name or "the network"
-
-
-def listed(names: Sequence[str], *, most: int = 5) -> str:
-    """The first few names, and how many others there are.
+def parameter_name(layer: str, part: str) -> str:
+    """Return the name of a layer's ``weight`` or ``input``; a layer that is the whole network has no name.
 
     Example:
-        >>> listed(["a", "b"]), listed(list("abcdefg"))
+        >>> parameter_name("head", "input"), parameter_name("", "weight")
+        ('head.input', 'weight')
+    """
+    return f"{layer}.{part}".removeprefix(".")
+
+
+def join_names(names: Sequence[str], *, most: int = 5) -> str:
+    """Join the first few names and the number of others; a network that is one layer has the empty name ``''``.
+
+    Example:
+        >>> join_names(["a", "b"]), join_names(list("abcdefg"))
         ('a, b', 'a, b, c, d, e and 2 others')
     """
     others = len(names) - most
-    return ", ".join(names[:most]) + (f" and {others} other{'s' * (others > 1)}" if others > 0 else "")
+    shown = ", ".join(name or "''" for name in names[:most])
+    return shown + (f" and {others} other{'s' * (others > 1)}" if others > 0 else "")
 
 
-def leave_out(chosen: Sequence[str], names: Sequence[str], *, most: int = 8) -> str:
-    """The ``overrides`` that leave some layers in full precision and no other of ``names``, as a user would write it.
+def suggest_overrides(chosen: Sequence[str], names: Sequence[str], *, most: int = 8) -> str:
+    """Return the ``overrides`` that keep the chosen layers in full precision and no others of ``names``.
 
     Example:
-        >>> leave_out(["a.out", "b.out", "head"], ["a.in", "a.out", "b.in", "b.out", "head"])
+        >>> suggest_overrides(["a.out", "b.out", "head"], ["a.in", "a.out", "b.in", "b.out", "head"])
         "overrides={'*.out': None, 'head': None}"
     """
     patterns, left = [], list(chosen)
     while left:
-        patterns.append(_widest(left[0], chosen, names))
+        patterns.append(_find_widest_pattern(left[0], chosen, names))
         left = [name for name in left[1:] if not fnmatchcase(name, patterns[-1])]
     items = [f"{pattern!r}: None" for pattern in patterns[:most]] + ["..."] * (len(patterns) > most)
     return f"overrides={{{', '.join(items)}}}"
 
 
-def _widest(name: str, chosen: Sequence[str], names: Sequence[str]) -> str:
-    """The pattern that matches a name and as many of the chosen as possible, and no other."""
+def _find_widest_pattern(name: str, chosen: Sequence[str], names: Sequence[str]) -> str:
+    """Return the pattern that matches a name, as many other chosen names as possible, and no name beside them."""
     parent, _, last = name.rpartition(".")
     matched = {
         pattern: [each for each in names if fnmatchcase(each, pattern)]

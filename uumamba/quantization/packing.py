@@ -1,28 +1,27 @@
-"""Weights stored in as many bits as they have."""
+"""Packed storage of rounded weights, b bits a level."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from uumamba.quantization.layers import QuantizedLayer, quantized_layers
 from uumamba.quantization.levels import level_range
-from uumamba.quantization.overrides import called
-from uumamba.runtime.errors import UsageError
+from uumamba.quantization.overrides import parameter_name
+from uumamba.runtime.errors import require
 
 
 @dataclass(frozen=True)
 class PackedWeight:
-    """A weight as a string of b-bit levels and its scale.
+    """Weight as packed b-bit levels and a scale.
 
     Attributes:
-        codes: bytes, uint8; each level as the distance from the lowest, least significant bit first, without gaps.
+        codes: uint8; levels counted from the lowest one, least significant bit first, without gaps.
         scale: a scalar, or a shape that broadcasts to that of the weight.
-        bits: of a level.
-        shape: of the weight.
-        dtype: of the weight; that of the scale where it is None.
+        bits: width of a level.
+        shape: shape of the weight.
+        dtype: type of the weight; None for that of the scale.
     """
 
     codes: Tensor
@@ -33,22 +32,22 @@ class PackedWeight:
 
     @property
     def nbytes(self) -> int:
-        """What codes and scale take."""
+        """Bytes of codes and scale."""
         return self.codes.nbytes + self.scale.nbytes
 
     def unpack(self) -> Tensor:
-        """The rounded weight, bit for bit that of the network it was packed from; every zero is positive."""
+        """Return the rounded weight, bit for bit equal to the packed network's; every zero is positive."""
         levels = unpack_bits(self.codes, bits=self.bits, count=self.shape.numel()) + level_range(self.bits)[0]
         weight = levels.view(self.shape).to(self.scale.dtype) * self.scale
         return weight.to(self.dtype or self.scale.dtype)
 
 
 def packed_weights(net: nn.Module) -> dict[str, PackedWeight]:
-    """Every rounded weight of a network after :func:`uumamba.quantization.quantize_`, by its layer's name.
+    """Return every rounded weight of a network after :func:`uumamba.quantization.quantize_`, by layer name.
 
     Raises:
-        UsageError: no weight is quantised, one still waits for its start, or another parametrization (weight or
-            spectral norm) was put on one beside its quantiser.
+        UsageError: no weight is quantized, a weight is not rounded before its ``start_step``, or a weight has another
+            parametrization (weight or spectral norm) beside its quantizer.
 
     Example:
         >>> from uumamba.quantization import quantize_
@@ -60,22 +59,27 @@ def packed_weights(net: nn.Module) -> dict[str, PackedWeight]:
         True
     """
     packed = {layer.name: _pack(layer) for layer in quantized_layers(net) if layer.weight is not None}
-    if not packed:
-        raise UsageError("No weight of this network is quantised; call quantize_(net, weight_bits=...) first.")
+    require(
+        packed,
+        "net",
+        got=type(net).__name__,
+        expected="a network with quantized weights",
+        fix="call quantize_(net, weight_bits=...) first",
+    )
     return packed
 
 
 def packed_bytes(net: nn.Module) -> int:
-    """What the rounded weights of a network take with their scales, packed.
+    """Return the bytes of all packed weights with their scales.
 
-    Whatever stays in full precision is not in it: biases and norms, layers that ``overrides`` left out, and matrices of
+    Parameters in full precision are not counted: biases and norms, layers excluded by ``overrides``, and matrices of
     attention, recurrent layers, ``Bilinear`` and embeddings.
     """
     return sum(packed.nbytes for packed in packed_weights(net).values())
 
 
 def pack_bits(levels: Tensor, *, bits: int) -> Tensor:
-    """Whole numbers from 0 to ``2**bits - 1`` as bytes without gaps; the last byte is filled up with zeros.
+    """Pack whole numbers from 0 to ``2**bits - 1`` into bytes without gaps; zeros fill the last byte.
 
     Example:
         >>> pack_bits(torch.tensor([1, 2, 3]), bits=3)  # 1 + 2 * 8 + (3 mod 4) * 64, and the rest
@@ -86,7 +90,7 @@ def pack_bits(levels: Tensor, *, bits: int) -> Tensor:
 
 
 def unpack_bits(packed: Tensor, *, bits: int, count: int) -> Tensor:
-    """The first ``count`` numbers that :func:`pack_bits` was given, int64.
+    """Return the first ``count`` numbers packed by :func:`pack_bits`, int64.
 
     Example:
         >>> unpack_bits(torch.tensor([209, 0], dtype=torch.uint8), bits=3, count=3)
@@ -96,39 +100,35 @@ def unpack_bits(packed: Tensor, *, bits: int, count: int) -> Tensor:
     return _join(digits.flatten()[: count * bits].view(count, bits))
 
 
+def check_rounding(layer: QuantizedLayer) -> None:
+    """Raise if the weight of a layer is not rounded before its ``start_step``.
+
+    Raises:
+        UsageError: the key is the name of the weight.
+    """
+    require(
+        layer.weight is None or not layer.weight.waits,
+        parameter_name(layer.name, "weight"),
+        got="full precision until start_step",
+        expected="a rounded weight",
+        fix="train until start_step, or call quantize_ without it",
+    )
+
+
 def _pack(layer: QuantizedLayer) -> PackedWeight:
-    quantizer, weight = layer.weight, layer.full_weight
-    assert quantizer is not None  # the caller leaves out layers without one
-    refuse_waiting([layer])
-    _refuse_later_steps(layer)
+    quantizer, weight, held = layer.weight, layer.full_weight, cast(Any, layer.layer)
+    assert quantizer is not None  # the caller skips layers without one
+    check_rounding(layer)
+    require(
+        len(held.parametrizations.weight) == 1,
+        parameter_name(layer.name, "weight"),
+        got=" and ".join(type(each).__name__ for each in held.parametrizations.weight),
+        expected="no parametrization beside WeightQuantizer",
+        fix=f"remove weight or spectral norm, or set overrides={{{layer.name!r}: None}}",
+    )
     levels = quantizer.codes(weight).to(torch.int64) - quantizer.levels[0]
     codes = pack_bits(levels, bits=quantizer.bits)
     return PackedWeight(codes, quantizer.used_scale(), quantizer.bits, weight.shape, weight.dtype)
-
-
-def refuse_waiting(layers: Sequence[QuantizedLayer]) -> None:
-    """Refuse to store levels of a weight that is not rounded yet.
-
-    Raises:
-        UsageError: the message names the layer.
-    """
-    for layer in layers:
-        if layer.weight is not None and layer.weight.waits:
-            raise UsageError(
-                f"The weight of {called(layer.name)} is not rounded before {layer.weight.steps_left} more steps; train "
-                "on, or quantise without start_step."
-            )
-
-
-def _refuse_later_steps(layer: QuantizedLayer) -> None:
-    """Levels and scale give back what the quantiser alone computes."""
-    held: Any = layer.layer
-    if len(held.parametrizations.weight) != 1:
-        raise UsageError(
-            f"The weight of {called(layer.name)} is rounded and also computed from other parameters, as weight norm "
-            "and spectral norm do; remove that first, or leave the layer in full precision with "
-            f"overrides={{{layer.name!r}: None}}."
-        )
 
 
 def _places(bits: int, device: torch.device) -> Tensor:
@@ -136,5 +136,5 @@ def _places(bits: int, device: torch.device) -> Tensor:
 
 
 def _join(digits: Tensor) -> Tensor:
-    """Rows of binary digits, least significant first, as numbers."""
+    """Convert rows of binary digits, least significant first, to numbers."""
     return digits.bitwise_left_shift(_places(digits.shape[1], digits.device)).sum(1)

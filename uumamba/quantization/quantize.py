@@ -1,4 +1,4 @@
-"""Quantising a network in place, and what an optimizer needs to know of it."""
+"""In-place quantization of a network, and its scales for an optimizer."""
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,16 +12,23 @@ from torch.utils.hooks import RemovableHandle
 from uumamba.quantization.layers import (
     INPUT,
     TRANSPOSED,
-    candidates,
     channel_axis,
-    other_matrices,
+    find_layers,
+    find_other_matrices,
     quantize_input,
     quantized_layers,
 )
 from uumamba.quantization.levels import check_bits
-from uumamba.quantization.overrides import bits_of, called, leave_out, listed, refuse_idle, width_of
+from uumamba.quantization.overrides import (
+    assign_bits,
+    check_overrides,
+    find_width,
+    join_names,
+    parameter_name,
+    suggest_overrides,
+)
 from uumamba.quantization.quantizers import WeightQuantizer
-from uumamba.runtime.errors import UsageError
+from uumamba.runtime.errors import require
 
 
 def quantize_(
@@ -34,44 +41,45 @@ def quantize_(
     overrides: Mapping[str, int | None] | None = None,
     start_step: int = 0,
 ) -> nn.Module:
-    """Make a network learn with rounded weights and activations, in place.
+    """Quantize weights and activations of a network in place, for training with rounded values.
 
-    Every ``Linear``, ``Conv1d`` to ``Conv3d`` and their transposed kinds gets a :class:`WeightQuantizer` as a
-    parametrization of ``weight``, wherever the weight is used, and an :class:`ActivationQuantizer` before its input.
-    Biases, norms and other parameters stay as they are; so do the matrices of attention (all but its ``out_proj``),
-    recurrent layers, ``Bilinear`` and embeddings, of which one warning tells. Weights keep their parameter objects;
-    scales are new parameters, so make the optimizer afterwards, with :func:`scale_groups` where scales shall not decay.
-    Start from trained weights, then :func:`uumamba.quantization.calibrate`.
+    Every ``Linear``, ``Conv1d`` to ``Conv3d`` and transposed convolution gets a :class:`WeightQuantizer` as a
+    parametrization of ``weight``, and an :class:`ActivationQuantizer` on its input. Biases, norms and other parameters
+    stay in full precision; so do the matrices of attention (except ``out_proj``), recurrent layers, ``Bilinear`` and
+    embeddings, with one warning. Weights keep their parameter objects; scales are new parameters, so make the optimizer
+    afterwards, with :func:`scale_groups` to exempt scales from weight decay. Start from trained weights, then call
+    :func:`uumamba.quantization.calibrate`.
 
-    Where several layers see the image or give the answer, name them: in our U-Nets the stem has two such convolutions
-    and deep supervision several heads, ``overrides={"encoder.stem.0.*": 8, "decoder.seg_layers.*": 8}``.
+    If several layers read the image or return logits, name them: our U-Nets have two such convolutions in the stem and
+    several heads under deep supervision, ``overrides={"encoder.stem.0.*": 8, "decoder.seg_layers.*": 8}``.
 
-    Mamba blocks, told by their parts, have all projections quantised; the depthwise convolution in them its weight
-    alone. With ``weight_bits=7, act_bits=None, per_channel=True, start_step=2000`` this is QT-DoG.
+    Mamba blocks are recognised by their parts. All their projections are quantized, and of the depthwise convolution
+    the weight only. ``weight_bits=7, act_bits=None, per_channel=True, start_step=2000`` is QT-DoG.
 
     Args:
         net: the network; changed.
-        weight_bits: 2 to 8; None leaves weights alone.
-        act_bits: 2 to 8; None leaves activations alone.
-        first_last_bits: of the first and the last layer in the order of ``net.named_modules()``, where they are
-            quantised at all, which is every layer of a network of one or two; None treats them as the others.
-        per_channel: a scale for each output channel of a weight; not for transposed convolutions of several groups,
-            no axis of whose weight holds the output channels. Activations always have one.
-        overrides: bits by name, with wildcards, for weight and activation alike; None leaves the layer in full
-            precision, and lets the warning pass over a module it would name. The first that matches counts.
-        start_step: weights pass as they are for so many optimizer steps; needs :func:`count_steps`.
+        weight_bits: 2 to 8; None keeps weights in full precision.
+        act_bits: 2 to 8; None keeps activations in full precision.
+        first_last_bits: width of the first and last layer in the order of ``net.named_modules()``, where they are
+            quantized at all; these are all layers of a network of one or two. None gives them the others' width.
+        per_channel: one scale for each output channel of a weight; not for transposed convolutions of several groups,
+            whose weight has no axis for all output channels. Activations always have one scale.
+        overrides: width of weight and activation by name, with wildcards; None keeps the layer in full precision, and
+            silences the warning for a module. The first match counts.
+        start_step: optimizer steps before weights are rounded; needs :func:`count_steps`.
 
     Returns:
         The same network.
 
     Raises:
-        UsageError: bits are outside 2 to 8, nothing is to be quantised, the network is quantised already, an override
-            matches no layer, activations shall wait, a weight has no values yet or is computed from other parameters
-            (weight or spectral norm), or a transposed convolution of several groups shall be rounded ``per_channel``.
+        UsageError: a width is outside 2 to 8, nothing would be quantized, the network is quantized already, an override
+            matches no layer, ``start_step`` is set with activations, a weight is not initialized or is computed from
+            other parameters (weight or spectral norm), or ``per_channel`` meets a transposed convolution of several
+            groups.
 
     Warns:
-        UserWarning: modules keep matrices in full precision that were not named in ``overrides``; not where weights are
-            left alone.
+        UserWarning: matrices of modules stay in full precision that ``overrides`` does not name; not if
+            ``weight_bits`` is None.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -88,21 +96,21 @@ def quantize_(
     """
     overrides = overrides or {}
     _check(net, weight_bits, act_bits, first_last_bits, overrides, start_step)
-    layers, others = candidates(net), other_matrices(net)
+    layers, others = find_layers(net), find_other_matrices(net)
     names = list(layers)
-    refuse_idle(overrides, names, list(others))
-    of_weights, of_inputs = (
-        [None] * len(names) if bits is None else bits_of(names, bits, first_last_bits, overrides)
+    check_overrides(overrides, names, list(others))
+    weight_widths, input_widths = (
+        [None] * len(names) if bits is None else assign_bits(names, bits, first_last_bits, overrides)
         for bits in (weight_bits, act_bits)
     )
-    if not any(width is not None for width in (*of_weights, *of_inputs)):
-        raise UsageError("The overrides leave every layer in full precision, so nothing would be quantised.")
-    rounded = {name: layer for (name, layer), width in zip(layers.items(), of_weights, strict=True) if width}
-    _refuse_other_weights(rounded)
-    if per_channel:
-        _refuse_mixed_channels(rounded, names)
-    _warn_of({name: each for name, each in others.items() if width_of(name, weight_bits, overrides)}, names)
-    for (name, layer), weight_width, input_width in zip(layers.items(), of_weights, of_inputs, strict=True):
+    require(any((*weight_widths, *input_widths)), "overrides", got=overrides, expected="at least one layer to quantize")
+    _check_weights(
+        {name: layer for (name, layer), width in zip(layers.items(), weight_widths, strict=True) if width},
+        names,
+        per_channel=per_channel,
+    )
+    _warn_of_others({name: each for name, each in others.items() if find_width(name, weight_bits, overrides)}, names)
+    for (name, layer), weight_width, input_width in zip(layers.items(), weight_widths, input_widths, strict=True):
         if weight_width is not None:
             axis = channel_axis(layer) if per_channel else None
             weight: Any = layer.weight
@@ -114,7 +122,7 @@ def quantize_(
 
 
 def quantizer_scales(net: nn.Module) -> dict[str, nn.Parameter]:
-    """The scales that learn, by the name of their layer and what they round; a layer's weight comes before its input.
+    """Return the learned scales by name of layer and part; a layer's weight comes before its input.
 
     Example:
         >>> list(quantizer_scales(quantize_(nn.Sequential(nn.Linear(2, 2)))))
@@ -122,14 +130,14 @@ def quantizer_scales(net: nn.Module) -> dict[str, nn.Parameter]:
     """
     found = {}
     for layer in quantized_layers(net):
-        for what, quantizer in (("weight", layer.weight), ("input", layer.input)):
+        for part, quantizer in (("weight", layer.weight), ("input", layer.input)):
             if quantizer is not None:
-                found[f"{layer.name}.{what}".removeprefix(".")] = quantizer.scale
+                found[parameter_name(layer.name, part)] = quantizer.scale
     return found
 
 
 def holds_scales(state: Iterable[str]) -> bool:
-    """Whether a ``state_dict``, or the names in it, is that of a quantised network.
+    """Return True for the ``state_dict`` of a quantized network, or its names.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(2, 2))
@@ -140,7 +148,7 @@ def holds_scales(state: Iterable[str]) -> bool:
 
 
 def scale_groups(net: nn.Module) -> list[dict[str, Any]]:
-    """Two parameter groups: everything but the scales, and the scales without weight decay.
+    """Return two parameter groups: all but the scales, and the scales without weight decay.
 
     Example:
         >>> [len(group["params"]) for group in scale_groups(quantize_(nn.Sequential(nn.Linear(2, 2))))]
@@ -153,12 +161,12 @@ def scale_groups(net: nn.Module) -> list[dict[str, Any]]:
 
 
 def count_steps(net: nn.Module, optimizer: Optimizer) -> RemovableHandle:
-    """Let every step of ``optimizer`` count for the weights that wait since ``quantize_(..., start_step=...)``.
+    """Count the steps of an optimizer for ``quantize_(..., start_step=...)``.
 
-    What is left to wait is part of the network's ``state_dict``; register anew after a checkpoint was loaded.
+    The remaining steps are part of the network's ``state_dict``; call this again after loading a checkpoint.
 
     Raises:
-        UsageError: no weight waits, and none did.
+        UsageError: the network was quantized without ``start_step``.
 
     Example:
         >>> import torch
@@ -176,8 +184,13 @@ def count_steps(net: nn.Module, optimizer: Optimizer) -> RemovableHandle:
         for layer in quantized_layers(net)
         if layer.weight is not None and layer.weight.steps_left is not None
     ]
-    if not waiting:
-        raise UsageError("No weight of this network waits; call quantize_(net, ..., start_step=...) first.")
+    require(
+        waiting,
+        "net",
+        got=type(net).__name__,
+        expected="a network quantized with start_step",
+        fix="call quantize_(net, ..., start_step=...) first",
+    )
 
     def count(*_: Any) -> None:
         for quantizer, weight in waiting:
@@ -186,39 +199,42 @@ def count_steps(net: nn.Module, optimizer: Optimizer) -> RemovableHandle:
     return optimizer.register_step_post_hook(count)
 
 
-def _refuse_other_weights(layers: Mapping[str, nn.Module]) -> None:
-    """Packing and export store a weight that is a parameter; one that another parametrization computes is not."""
+def _check_weights(layers: Mapping[str, nn.Module], names: Sequence[str], *, per_channel: bool) -> None:
+    """Raise if a weight is no parameter, which packing and export store, or has no axis of all output channels."""
     for name, layer in layers.items():
         weight: Any = getattr(layer, "weight", None)
-        if nn.parameter.is_lazy(weight):
-            raise UsageError(
-                f"The weight of {called(name)} has no shape yet; pass one batch through the network, then quantise."
-            )
-        if parametrize.is_parametrized(layer, "weight") or not isinstance(weight, nn.Parameter):
-            raise UsageError(
-                f"The weight of {called(name)} is computed from other parameters, as weight norm and spectral norm do; "
-                f"remove that first, or leave the layer in full precision with overrides={{{name!r}: None}}."
-            )
-
-
-def _refuse_mixed_channels(layers: Mapping[str, nn.Module], names: Sequence[str]) -> None:
-    """A quiet group would share its scales with a loud one, and be rounded to nothing."""
-    mixed = [name for name, layer in layers.items() if isinstance(layer, TRANSPOSED) and layer.groups > 1]
-    if mixed:
-        raise UsageError(
-            f"per_channel is a scale for each output channel, and no axis of the weight of {listed(mixed)} holds "
-            "those, as in any transposed convolution of several groups; leave it in full precision with "
-            f"{leave_out(mixed, names)}, or quantise without per_channel."
+        key = parameter_name(name, "weight")
+        require(
+            not nn.parameter.is_lazy(weight),
+            key,
+            got="no shape",
+            expected="an initialized weight",
+            fix="pass one batch through the network first",
         )
+        require(
+            isinstance(weight, nn.Parameter) and not parametrize.is_parametrized(layer, "weight"),
+            key,
+            got="a tensor computed from other parameters",
+            expected="a parameter",
+            fix=f"remove weight or spectral norm, or set overrides={{{name!r}: None}}",
+        )
+    mixed = [name for name, layer in layers.items() if isinstance(layer, TRANSPOSED) and layer.groups > 1]
+    require(
+        not (per_channel and mixed),  # a quiet group would share its scales with a loud one, and be rounded to nothing
+        "per_channel",
+        got=f"a transposed convolution of several groups: {join_names(mixed)}",
+        expected="weights with one axis for all output channels",
+        fix=f"set {suggest_overrides(mixed, names)}, or per_channel=False",
+    )
 
 
-def _warn_of(modules: Mapping[str, nn.Module], names: Sequence[str]) -> None:
-    """Say which modules keep matrices in full precision beside the layers of these names."""
+def _warn_of_others(modules: Mapping[str, nn.Module], names: Sequence[str]) -> None:
+    """Warn of modules with matrices in full precision."""
     if modules:
-        named = listed([f"{called(name)} ({type(module).__name__})" for name, module in modules.items()])
+        named = join_names([f"{name or 'the network'} ({type(module).__name__})" for name, module in modules.items()])
         warnings.warn(
-            f"Matrices of {named} stay in full precision: what is rounded are linear layers and convolutions. If that "
-            f"is meant, say so with {leave_out(list(modules), [*names, *modules])}.",
+            f"Matrices of {named} stay in full precision: only linear layers and convolutions are rounded. To silence "
+            f"this, set {suggest_overrides(list(modules), [*names, *modules])}.",
             stacklevel=3,
         )
 
@@ -232,17 +248,23 @@ def _check(
     start_step: int,
 ) -> None:
     widths = {"weight_bits": weight_bits, "act_bits": act_bits, "first_last_bits": first_last_bits}
-    for what, bits in (widths | {f"overrides[{name!r}]": bits for name, bits in overrides.items()}).items():
+    for key, bits in (widths | {f"overrides.{name}": bits for name, bits in overrides.items()}).items():
         if bits is not None:
-            check_bits(bits, what)
-    if weight_bits is None and act_bits is None:
-        raise UsageError("Neither weight_bits nor act_bits is given, so nothing would be quantised.")
-    if start_step < 0 or (start_step and (act_bits is not None or weight_bits is None)):
-        raise UsageError(
-            f"start_step={start_step} makes weights alone wait, for a number of steps that is not negative; give "
-            "weight_bits and act_bits=None."
-        )
-    if not candidates(net):
-        raise UsageError(f"{type(net).__name__} has no linear layer or convolution to quantise.")
-    if any(quantized_layers(net)):
-        raise UsageError("This network is quantised already; build it anew to quantise it otherwise.")
+            check_bits(bits, key)
+    nothing = weight_bits is None and act_bits is None
+    require(not nothing, "weight_bits", got=None, expected="2 to 8 bits here or in act_bits")
+    require(
+        start_step == 0 or (start_step > 0 and act_bits is None),
+        "start_step",
+        got=start_step,
+        expected="0, or above 0 with act_bits=None",
+    )
+    name = type(net).__name__
+    require(find_layers(net), "net", got=name, expected="a network with linear layers or convolutions")
+    require(
+        not any(quantized_layers(net)),
+        "net",
+        got=f"a quantized {name}",
+        expected="a network in full precision",
+        fix="build the network anew",
+    )

@@ -1,17 +1,19 @@
-"""The modules that hold a scale: one in place of a weight, one before a layer's input."""
+"""Modules with a learned scale, for a weight and for a layer's input."""
 
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from uumamba.quantization.fake_quantize import fake_quantize
 from uumamba.quantization.levels import SMALLEST_SCALE, check_bits, first_scale, level_range
-from uumamba.runtime.errors import UsageError
+from uumamba.quantization.overrides import parameter_name
+from uumamba.runtime.errors import require
 
 
 def scale_type(dtype: torch.dtype) -> torch.dtype:
-    """In which a scale of such values learns: single precision at least, as its steps are small.
+    """Return the type of a learned scale: single precision at least, as its steps are small.
 
     Example:
         >>> scale_type(torch.bfloat16), scale_type(torch.float64)
@@ -21,17 +23,17 @@ def scale_type(dtype: torch.dtype) -> torch.dtype:
 
 
 class WeightQuantizer(nn.Module):
-    r"""A parametrization that rounds a weight to at most :math:`2^b` levels of a learned scale.
+    r"""Parametrization that rounds a weight to at most :math:`2^b` levels of a learned scale.
 
-    The range is signed, :math:`-2^{b-1}` to :math:`2^{b-1} - 1`. With ``start_step`` the weight passes as it is until
-    so many steps were counted by :func:`uumamba.quantization.count_steps`; then the scale starts from the weight of
-    that moment. Until then it follows the weight, so that averages of the network have a scale that fits theirs.
+    The range is signed, :math:`-2^{b-1}` to :math:`2^{b-1} - 1`. With ``start_step``, the weight is not rounded during
+    that number of steps, which :func:`uumamba.quantization.count_steps` counts; then the scale starts from the current
+    weight. Until then the scale follows the weight, so that averages of the network have a scale that fits them.
 
     Args:
-        weight: what the scale starts from.
+        weight: tensor that the scale starts from.
         bits: 2 to 8.
-        channel_axis: one scale for each index of this axis; one for all without it.
-        start_step: optimizer steps to wait.
+        channel_axis: one scale for each index of this axis; one scale for all if None.
+        start_step: optimizer steps before rounding starts.
 
     Raises:
         UsageError: ``bits`` is outside 2 to 8.
@@ -44,7 +46,7 @@ class WeightQuantizer(nn.Module):
     References:
         Esser et al., *Learned Step Size Quantization*, ICLR 2020, arXiv:1902.08153.
         Javed et al., *QT-DoG: Quantization-aware Training for Domain Generalization*, ICML 2025, arXiv:2410.06020
-        (a start after so many steps).
+        (rounding starts after a number of steps).
         Differs from the papers: see :func:`uumamba.quantization.fake_quantize`.
     """
 
@@ -61,67 +63,60 @@ class WeightQuantizer(nn.Module):
         self.register_buffer("steps_left", torch.tensor(start_step) if start_step else None)
 
     def forward(self, weight: Tensor) -> Tensor:
-        """The weight rounded, or as it is while it waits; the same shape."""
+        """Return the weight, rounded after ``start_step``; same shape."""
         quantized = fake_quantize(weight, self.scale, *self.levels)
-        # Chosen on the device: nothing waits for it, and an average of the network follows its own counter.
+        # Selected on the device: no synchronisation, and an average of the network follows its own counter.
         return quantized if self.steps_left is None else torch.where(self.steps_left > 0, weight, quantized)
 
     @torch.no_grad()
     def codes(self, weight: Tensor) -> Tensor:
-        """The levels of the rounded weight, int8."""
+        """Return the levels of the rounded weight, int8."""
         return (weight.to(self.scale.dtype) / self.used_scale()).clamp(*self.levels).round().to(torch.int8)
 
     @property
     def waits(self) -> bool:
-        """Whether the weight still passes as it is."""
+        """True before rounding starts."""
         return self.steps_left is not None and bool(self.steps_left > 0)
 
     def used_scale(self) -> Tensor:
-        """The scale as it counts, without a gradient."""
+        """Return the scale, clamped from below, without a gradient."""
         return self.scale.detach().clamp(min=SMALLEST_SCALE)
 
     @torch.no_grad()
     def count_step(self, weight: Tensor) -> None:
-        """One optimizer step less to wait, up to which the scale follows ``weight``."""
+        """Count one optimizer step before rounding starts, and set the scale from ``weight``."""
         if self.steps_left is None or not self.waits:
             return
         self.steps_left -= 1
-        # The weight needs it at the last step alone. An average of the network, which nobody tells of that step, holds
-        # the average of all these scales by then, which is nearly the scale of its own weights.
+        # The network needs this at the last step only. Its moving average then holds the average of all these scales,
+        # which is nearly the scale of the averaged weights.
         self.scale.copy_(self._first_scale(weight))
 
     def extra_repr(self) -> str:
-        """What is printed of it."""
+        """Return the options for ``print``."""
         return f"bits={self.bits}" + ("" if self.channel_axis is None else f", channel_axis={self.channel_axis}")
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *rest)
-        _refuse_other_width(self.width, self.bits, prefix, rest[-1])
+        _check_width(self.width, self.bits, prefix, rest[-1])
 
     def _first_scale(self, weight: Tensor) -> Tensor:
         return first_scale(weight.to(scale_type(weight.dtype)), self.levels[1], channel_axis=self.channel_axis)
 
 
-class Observer(Protocol):
-    """Looks at what an activation quantiser is given while scales are calibrated."""
-
-    def see(self, values: Tensor) -> None:
-        """Take note of one batch."""
-
-
 class ActivationQuantizer(nn.Module):
-    r"""Rounds what goes into a layer to at most :math:`2^b` levels of a learned scale, one for the whole tensor.
+    r"""Quantizer that rounds a layer's input to at most :math:`2^b` levels of one learned scale.
 
     :func:`uumamba.quantization.calibrate` sets the scale and chooses the range: 0 to :math:`2^b - 1` for values that
-    are never negative (after a ReLU), else :math:`-2^{b-1}` to :math:`2^{b-1} - 1`. Before that a forward pass is
-    refused. A scale of 0 in a ``state_dict`` means not calibrated.
+    are never negative (after a ReLU), else :math:`-2^{b-1}` to :math:`2^{b-1} - 1`. A forward pass before that is an
+    error. A scale of 0 in a ``state_dict`` means not calibrated.
 
     Args:
         bits: 2 to 8.
-        name: of the layer, for messages.
+        name: name of the layer, for messages.
 
     Raises:
-        UsageError: ``bits`` is outside 2 to 8; or, from ``forward``, there is no scale yet.
+        UsageError: ``bits`` is outside 2 to 8; or, from ``forward``, the scale is not set.
 
     Example:
         >>> quantizer = ActivationQuantizer(bits=2)
@@ -131,13 +126,13 @@ class ActivationQuantizer(nn.Module):
 
     References:
         Esser et al., *Learned Step Size Quantization*, ICLR 2020, arXiv:1902.08153.
-        Differs from the paper: the scale starts from all batches of the calibration, not from the first of training.
+        Differs from the paper: the scale starts from all calibration batches, not from the first training batch.
     """
 
     width: Tensor
     signed: Tensor
 
-    def __init__(self, bits: int, *, name: str = "the layer") -> None:
+    def __init__(self, bits: int, *, name: str = "") -> None:
         super().__init__()
         check_bits(bits, "bits")
         self.bits, self.name = bits, name
@@ -145,41 +140,44 @@ class ActivationQuantizer(nn.Module):
         self.register_buffer("width", torch.tensor(bits))
         self.register_buffer("signed", torch.tensor(True))
         self.levels: tuple[int, int] | None = None
-        self.observer: Observer | None = None
+        self.observer: Callable[[Tensor], None] | None = None
 
     def forward(self, values: Tensor) -> Tensor:
-        """``(batch, *)`` rounded; the same shape."""
+        """Round ``(batch, *)``; same shape."""
         if self.observer is not None:
-            self.observer.see(values)
+            self.observer(values)
             return values
-        if self.levels is None:
-            raise UsageError(
-                f"The input of {self.name} is to be quantised and has no scale yet; run calibrate(net, batches) on a "
-                "few batches of training data, or load a checkpoint that holds the scales."
-            )
+        require(
+            self.levels,
+            parameter_name(self.name, "input"),
+            got="no scale",
+            expected="a calibrated scale",
+            fix="call calibrate(net, batches) with a few training batches, or load a checkpoint with scales",
+        )
+        assert self.levels is not None  # just checked
         if torch.onnx.is_in_onnx_export():
             return self._as_onnx(values, *self.levels)
         return fake_quantize(values, self.scale, *self.levels, features=values.numel() // max(len(values), 1))
 
     @torch.no_grad()
     def set_scale(self, scale: float, *, signed: bool) -> None:
-        """Give it a scale and a range."""
+        """Set scale and range."""
         self.scale.fill_(max(scale, SMALLEST_SCALE))
         self.signed.fill_(signed)
         self.levels = level_range(self.bits, signed=signed)
 
     def extra_repr(self) -> str:
-        """What is printed of it."""
+        """Return the options for ``print``."""
         return f"bits={self.bits}, levels={self.levels}"
 
     def _as_onnx(self, values: Tensor, low: int, high: int) -> Tensor:
         """Quantize, clip to the range of the bits, dequantize: ONNX has no type of 3, 5, 6 or 7 bits.
 
-        The Max before changes no result. It keeps ONNX Runtime from seeing a layer between two quantisers, whose bias
-        it would round: by that 7 of 64 samples of a 3-bit network had values on other levels. Without a sign too the
-        type is int8: uint8 times int8 overflows in its kernels for older processors.
+        The leading Max changes no result. It keeps ONNX Runtime from fusing a layer between two quantizers and rounding
+        its bias, which moved values of 7 of 64 samples of a 3-bit network to other levels. Unsigned values are int8,
+        too: uint8 times int8 overflows in ONNX Runtime's kernels for older processors.
         """
-        offset = min(0, 127 - high)  # -128 for the levels 0 to 255, which int8 holds no other way
+        offset = min(0, 127 - high)  # -128 for the levels 0 to 255, which int8 cannot hold otherwise
         scale = self.scale.detach().clamp(min=SMALLEST_SCALE)
         zero, least, most = (torch.tensor(level + offset, dtype=torch.int8) for level in (0, low, high))
         how: dict[str, Any] = {"dtype": torch.int8, "shape": values.shape}
@@ -191,12 +189,12 @@ class ActivationQuantizer(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *rest)
-        _refuse_other_width(self.width, self.bits, prefix, rest[-1])
+        _check_width(self.width, self.bits, prefix, rest[-1])
         self.levels = level_range(self.bits, signed=bool(self.signed)) if self.scale.detach() != 0 else None
 
 
-def _refuse_other_width(width: Tensor, bits: int, prefix: str, problems: list[str]) -> None:
-    """Note as a problem that a quantiser of ``bits`` was given the state of another width, and keep its own."""
+def _check_width(width: Tensor, bits: int, prefix: str, problems: list[str]) -> None:
+    """Report a ``state_dict`` of another width as a problem, and keep the quantizer's own width."""
     if int(width) != bits:
-        problems.append(f"{prefix.removesuffix('.')} has {bits} bits and was given the state of {int(width)}")
+        problems.append(f"{prefix.removesuffix('.')} has {bits} bits, the loaded state {int(width)}")
         width.fill_(bits)

@@ -1,4 +1,4 @@
-"""The report: one HTML file that needs nothing else, every number in it made from ``scores.csv``."""
+"""Report: one self-contained HTML file with numbers from ``scores.csv``."""
 
 import base64
 import math
@@ -9,12 +9,12 @@ from typing import Any
 
 from jinja2 import DictLoader, Environment, StrictUndefined
 
-from uumamba.evaluation.cards import MOST_SIDE_BY_SIDE, make_cards, number
+from uumamba.evaluation.cards import MOST_SIDE_BY_SIDE, format_number, make_cards
 from uumamba.evaluation.clinical import (
     PatientIndices,
     agreement,
+    ejection_fractions,
     group_means,
-    index_names,
     patient_table,
     why_no_patient_table,
 )
@@ -34,7 +34,7 @@ _UNITS = {"ml": "ml", "g": "g", "percent": "%"}
 
 @dataclass(frozen=True)
 class Overlay:
-    """A case to be looked at, and why: ``"best"``, ``"median"`` or ``"worst"``."""
+    """Case to draw, with its role: ``"best"``, ``"median"`` or ``"worst"``."""
 
     role: str
     case: OverlayCase
@@ -53,23 +53,22 @@ def render_report(
     failures: Sequence[Mapping[str, str]] = (),
     notes: Sequence[str] = (),
 ) -> str:
-    """Render the report as HTML, with pictures and style inside and nothing to fetch.
+    """Render the report as HTML with embedded pictures and style.
 
     Args:
-        rows: those of ``scores.csv``.
-        title: heading of the page.
-        trees: those of ``trees.csv``.
+        rows: rows of ``scores.csv``.
+        title: heading.
+        trees: rows of ``trees.csv``.
         structures: label value of each structure, for the overlays.
         overlays: cases to draw.
-        training: rows of ``metrics.jsonl`` of each fold.
-        spreads: of the validation Dice over folds and seeds, by structure; shown where there is more than one.
-        baselines: foreground ``"dice"`` and that of each structure, by the baseline's name.
-        failures: ``case_id``, ``key``, ``got``, ``expected`` and ``fix`` of the cases that could not be scored.
-        notes: sentences on what was left out, and on the data.
+        training: rows of each fold's ``metrics.jsonl``.
+        spreads: spread of the validation Dice over folds and seeds, by structure; shown for several trainings.
+        baselines: foreground ``"dice"`` and Dice of each structure, by name of the baseline.
+        failures: ``case_id``, ``key``, ``got``, ``expected`` and ``fix`` of cases that could not be scored.
+        notes: sentences on omitted parts and on the data.
     """
     summary, patients = summarise(rows, trees), patient_table(rows)
     names = [row.structure for row in summary.overall()]
-    vessels = [row for row in (*summary.overall(), summary.whole_tree) if row is not None and row.vessel is not None]
     return (
         _environment()
         .get_template(_TEMPLATE)
@@ -80,12 +79,12 @@ def render_report(
             many=len(names) > MOST_SIDE_BY_SIDE,
             phased=any(row.phase for row in rows),
             grouped=any(row.group for row in rows),
-            vessels=vessels,
+            vessels=summary.vessels(),
             whole_tree=WHOLE_TREE,
             colours=colours_of(names),
-            lead=_lead(summary),
+            lead=_write_lead(summary),
             cards=make_cards(summary, patients),
-            overlays=[_drawn(overlay, rows, structures or {}) for overlay in overlays],
+            overlays=[_draw_case(overlay, rows, structures or {}) for overlay in overlays],
             apart=APART_COLOUR,
             dice_plot=plot_dice(rows),
             cases=_cases(rows, {row.case_id: row for row in trees}),
@@ -93,7 +92,7 @@ def render_report(
             clinical=_clinical(patients),
             why_no_clinical=why_no_patient_table(rows),
             training_plot=plot_training(training) if training else None,
-            folds=_last_epochs(training or {}),
+            folds=_list_folds(training or {}),
             spreads={name: found for name, found in (spreads or {}).items() if found.n > 1},
             baselines=baselines or {},
             failures=failures,
@@ -112,7 +111,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "png": _data_uri}
+    environment.filters |= {"number": format_number, "png": _data_uri}
     return environment
 
 
@@ -120,17 +119,15 @@ def _data_uri(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
 
 
-def _lead(summary: Summary) -> str:
-    missed = sum(row.n_missed for row in summary.overall())
-    spurious = sum(row.n_spurious for row in summary.overall())
+def _write_lead(summary: Summary) -> str:
+    missed, spurious = (sum(getattr(row, count) for row in summary.overall()) for count in ("n_missed", "n_spurious"))
+    verdict = "Every structure that the labels hold was found, and no other"
     if missed or spurious:
         verdict = f"Missed entirely: {missed}; found where the label has none: {spurious}"
-    else:
-        verdict = "Every structure that the labels hold was found, and no other"
     return f"{summary.n_cases} cases of {summary.n_patients} patients. {verdict}."
 
 
-def _drawn(overlay: Overlay, rows: Sequence[ScoreRow], structures: Mapping[str, int]) -> dict[str, Any]:
+def _draw_case(overlay: Overlay, rows: Sequence[ScoreRow], structures: Mapping[str, int]) -> dict[str, Any]:
     own = [row for row in rows if row.case_id == overlay.case.case_id]
     vessels = [row.structure for row in own if row.is_vessel and row.structure in structures]
     return {
@@ -139,14 +136,14 @@ def _drawn(overlay: Overlay, rows: Sequence[ScoreRow], structures: Mapping[str, 
         "phase": own[0].phase,
         "group": own[0].group,
         "dice": case_dice(own).get(overlay.case.case_id),
-        "each": _each(own),
+        "each": _select_dice(own),
         "png": draw_overlay(overlay.case, structures, close_up=bool(vessels)),
         "projections": draw_projections(overlay.case, structures, vessels) if vessels else None,
     }
 
 
-def _each(rows: Sequence[ScoreRow]) -> list[tuple[str, float]]:
-    """Dice of each structure; of the lowest ones alone where there are many."""
+def _select_dice(rows: Sequence[ScoreRow]) -> list[tuple[str, float]]:
+    """Return the Dice of each structure; of many, the lowest ones only."""
     each = [(row.structure, row.dice) for row in rows]
     if len(each) <= MOST_SIDE_BY_SIDE:
         return each
@@ -155,7 +152,7 @@ def _each(rows: Sequence[ScoreRow]) -> list[tuple[str, float]]:
 
 
 def _cases(rows: Sequence[ScoreRow], trees: Mapping[str, ScoreRow]) -> list[dict[str, Any]]:
-    """One line a case, the lowest mean Dice first; cases without any structure come last."""
+    """Return one entry for each case, lowest mean Dice first, cases without any structure last."""
     means = case_dice(rows)
     lines = []
     for case_id in dict.fromkeys(row.case_id for row in rows):
@@ -168,7 +165,7 @@ def _cases(rows: Sequence[ScoreRow], trees: Mapping[str, ScoreRow]) -> list[dict
                 "group": first.group,
                 "dice": means.get(case_id),
                 "scores": scores,
-                "lowest": _each(own),
+                "lowest": _select_dice(own),
                 "missed": sum(row.volume_ml == 0 < row.label_volume_ml for row in own),
                 "tree": trees.get(case_id, own[0] if len(own) == 1 else None),
             }
@@ -180,29 +177,30 @@ def _clinical(patients: Sequence[PatientIndices]) -> dict[str, Any] | None:
     if not patients:
         return None
     agreed = agreement(patients)
-    fractions = [name for name in index_names(patients) if name.endswith("_ef_percent")]
-    drawable = [name for name in fractions if agreed[name]["n"]]
+    fractions = ejection_fractions(patients)
     return {
         "n_patients": len(patients),
-        "agreement": [{"name": _readable(name)} | values for name, values in agreed.items()],
+        "agreement": [{"name": _index_title(name)} | values for name, values in agreed.items()],
         "groups": group_means(patients),
         "fractions": fractions,
-        "plots": [(name[:2].upper(), plot_ejection_fraction(patients, name)) for name in drawable],
+        "plots": [
+            (name[:2].upper(), plot_ejection_fraction(patients, name)) for name in fractions if agreed[name]["n"]
+        ],
     }
 
 
-def _readable(index: str) -> str:
-    """``lv_edv_ml`` is read as ``LV EDV, ml``.
+def _index_title(index: str) -> str:
+    """Return the title of an index.
 
     Example:
-        >>> _readable("rv_ef_percent")
+        >>> _index_title("rv_ef_percent")
         'RV EF, %'
     """
     chamber, measure, unit = index.split("_")
     return f"{chamber.upper()} {measure if measure == 'mass' else measure.upper()}, {_UNITS[unit]}"
 
 
-def _last_epochs(training: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+def _list_folds(training: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
     lines = []
     for fold, rows in training.items():
         validated = [float(row["dice"]) for row in rows if isinstance(row.get("dice"), int | float)]
