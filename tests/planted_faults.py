@@ -181,8 +181,8 @@ FAULTS = (
     ),
     Fault(  # factors swapped in the second derivative
         "uumamba.ops.linear_recurrence",
-        old="return g * _previous(w), w",
-        new="return w * _previous(g), w",
+        old="return backwards * _previous(forwards), gradient, None",
+        new="return forwards * _previous(backwards), gradient, None",
         test_file="tests/ops/test_linear_recurrence.py",
     ),
     # data

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from uumamba.ops import causal_convolution, selective_scan
+from uumamba.runtime.autocast import full_precision
 from uumamba.runtime.errors import require
-from uumamba.runtime.precision import full_precision
 
 
 class Mamba(nn.Module):

@@ -49,7 +49,7 @@ def scan_operator(
         return forward(ScanArguments(*arguments[:9]), keep=arguments[9])
 
     def backward_of_every_input(grad_y: Tensor, grad_last_state: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-        scan = ScanArguments(*arguments[:8], arguments[9])
+        scan = ScanArguments(*(*arguments[:8], arguments[9]))
         grads = backward(grad_y, grad_last_state, arguments[8], scan)
         return tuple(grad_y.new_empty(0) if grad is None else grad for grad in grads)  # an operator returns no None
 
