@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable
 INPUTS := pyproject.toml setup.py constraints.txt uumamba/__init__.py $(wildcard uumamba/ops/native/*)
-PYTEST := $(BIN)/python -m pytest --durations=10
+# A process for each core, each with one thread.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --durations=10
 
 .PHONY: demo test slow lint types doctest check clean
 .DELETE_ON_ERROR:
