@@ -126,7 +126,7 @@ def _check_mirror(config: RunConfig, manifest: Manifest, sides: Sides | None, ax
         got=list(mirror_axes),
         expected=f"{[axis for axis in mirror_axes if axis not in mirrored[:1]]}, without the left/right axis, since "
         f"{', '.join(sides.structures)} have sides",
-        fix="or set augment.swap_sides=true" if sides.pairs else "",
+        fix="remove the axis, or set augment.swap_sides=true" if sides.pairs else "remove the axis",
     )
     require(
         not swap or (sides.pairs and mirrored and len(axes) == 1),

@@ -219,8 +219,14 @@ def _report_unused(manifest: Manifest, fold: str, domains: DomainsConfig | None)
 def _check_prepared_for(config: RunConfig, folder: PreparedFolder) -> None:
     """Raise if the cases were not prepared by the configuration, which prediction uses for new scans."""
     name, wanted = config.dataset.name, config.preprocess.build()
-    expected = f"{folder.manifest.name}, of which {folder.path} was prepared"
-    require(is_dataset(folder.manifest, name), "dataset.name", got=name, expected=expected, fix="or prepare again")
+    expected = f"{folder.manifest.name}, the data set of {folder.path}"
+    require(
+        is_dataset(folder.manifest, name),
+        "dataset.name",
+        got=name,
+        expected=expected,
+        fix="correct the key, or prepare again",
+    )
     if not folder.recipe.completes(wanted):
         there, here = folder.recipe.to_json(), wanted.to_json()
         different = [key for key in here if there[key] != here[key]]
@@ -228,5 +234,5 @@ def _check_prepared_for(config: RunConfig, folder: PreparedFolder) -> None:
             "preprocess",
             got={key: here[key] for key in different},
             expected=f"{ {key: there[key] for key in different} }, with which {folder.path} was prepared",
-            fix="or prepare again",
+            fix="correct the key, or prepare again",
         )
