@@ -1,4 +1,4 @@
-"""Shapes that stand for a word. Axes are ``(batch, channel, *spatial)``; spatial order is that of the stored array."""
+"""Type names of arrays, tensors and batches. Axes are ``(batch, channel, *spatial)`` in stored axis order."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -19,28 +19,28 @@ SpacingMm = tuple[float, ...]
 Mask = NDArray[np.bool_]
 LabelMap = NDArray[np.uint8]
 Objective = Callable[..., Tensor | tuple[Tensor, Any]]
-"""A method: ``objective(net, batch) -> scalar``. It owns neither the network nor the optimizer.
+"""Training loss as a function: ``objective(net, batch) -> scalar``. It owns neither the network nor the optimizer.
 
-It returns ``(scalar, (logits, label))`` for an optimizer that climbs another loss or measures a distance of answers.
+For an optimizer with an ascent loss or a trust region it returns ``(scalar, (logits, label))``.
 
-One that keeps something over steps may have ``begin_epoch(epoch)``, called at the start of each epoch and again where a
-run is resumed inside it, and ``after_step(net)``, called once after each step of the optimizer. What it keeps belongs
-into its ``state_dict``, as tensors and plain values.
+An objective with state may have ``begin_epoch(epoch)``, called at the start of each epoch and again when a run resumes
+within it, and ``after_step(net)``, called once after each optimizer step. Its state is part of its ``state_dict``, as
+tensors and plain values.
 """
 
 
 class Method(Protocol):
-    """What a domain-generalization method adds to the step of any optimizer, as ``UDIM`` does.
+    """Domain-generalization method that adds a term to each optimizer step, such as ``UDIM``.
 
-    One that keeps something over steps, such as their number, has ``state_dict()`` and ``load_state_dict(state)``, of
-    tensors and plain values. By them a trainer resumes it, and counts a step once that had to be taken again. One that
-    has ``numbers()`` tells by it, once an epoch, what the epoch's row of metrics says of it.
+    A method with state has ``state_dict()`` and ``load_state_dict(state)``, of tensors and plain values; a trainer
+    resumes by them, and counts a repeated step once. ``numbers()``, if present, returns the values to add to an epoch's
+    row of metrics.
     """
 
     def at_weights(
         self, image: Tensor, label: Tensor, *, domains: Sequence[Any] | Tensor | None
     ) -> Callable[[], Tensor] | None:
-        """The scalar whose gradient at the unclimbed weights is added; None adds nothing. Called once a step.
+        """Return the scalar whose gradient at the original weights is added; None adds nothing. Called once per step.
 
         Nothing is computed here: the scalar is, when it is called.
 

@@ -39,10 +39,10 @@ class Scan:
 
 
 def check_same_grid(image: Scan, label: Scan, *, case_id: str) -> None:
-    """Refuse an image and a label on different grids.
+    """Raise if an image and its label have different grids.
 
-    Their shapes differ, or a corner is more than half a voxel apart. A smaller shift gives a warning, and the label is
-    taken onto the grid of the image.
+    Grids differ if their shapes differ or a corner is more than half a voxel apart. A smaller shift gives a warning,
+    and the label's voxels are used on the image's grid, without resampling.
 
     Raises:
         CaseError: shapes or positions differ.
@@ -61,11 +61,13 @@ def check_same_grid(image: Scan, label: Scan, *, case_id: str) -> None:
         fix="resample the label to the image's grid, or correct its header",
     )
     if apart > 0.01:
-        warn_repaired(case_id, f"image and label are {apart:.2f} voxels apart; the label is moved onto the image")
+        warn_repaired(
+            case_id, f"image and label are {apart:.2f} voxels apart; the label's voxels are used on the image's grid"
+        )
 
 
 def check_size(announced: float, case_id: str, max_bytes: int) -> None:
-    """Refuse a volume whose header announces more bytes than allowed.
+    """Raise if a header announces more bytes than allowed.
 
     Raises:
         CaseError: it is larger.
@@ -83,7 +85,8 @@ def check_size(announced: float, case_id: str, max_bytes: int) -> None:
 def displacement_voxels(affine: Affine, other: Affine, shape: Sequence[int]) -> float:
     """Compute the largest displacement of a corner between two affines.
 
-    It is in voxels along an axis. Both maps are affine, so no voxel moves further than the furthest corner.
+    The result is in voxels, along the axis where it is largest. Both maps are affine, so no voxel moves further than
+    the furthest corner.
 
     Example:
         >>> shifted = np.diag([2.0, 2.0, 2.0, 1.0])

@@ -29,7 +29,7 @@ from uumamba.runtime.files import whole_file, write_json
 from uumamba.types import LabelMap
 
 FORMAT_VERSION = 1
-"""Raised whenever equal sources and recipe would give other arrays, so that old ones are prepared anew."""
+"""Increase it whenever equal sources and recipe would give other arrays, so that old ones are prepared again."""
 
 RECIPE_NAME = "recipe.json"
 FOREGROUND_NAME = "foreground"

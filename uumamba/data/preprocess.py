@@ -36,11 +36,11 @@ __all__ = [
 class Preprocessing:
     """Preprocessing of one scan.
 
-    The prepared planes are computed on demand, a slab at a time. Orient, crop to the content, clip and normalise,
-    resample. The 48 orientations in which one scan can be stored give one array. Normalisation comes before resampling.
-    Where the voxels of the old or new grid are over three times as long as wide, planes and the axis through them are
-    resampled differently (:func:`uumamba.data.resample.image_slabs`). Besides the given scan, memory holds slabs of a
-    few million voxels; ``"zscore"`` needs one float32 volume for a moment, to find the percentiles.
+    Steps, in order: orient, crop to the content, clip and normalise, resample. Planes are computed on demand, one slab
+    at a time. A scan stored in any of the 48 axis orders and directions gives the same array. Normalisation comes
+    before resampling. Where the voxels of the old or new grid are over three times as long as wide, planes and the axis
+    through them are resampled differently (:func:`uumamba.data.resample.image_slabs`). Besides the given scan, memory
+    holds slabs of a few million voxels; ``"zscore"`` needs one float32 volume for a moment, to find the percentiles.
 
     The content of an image is what is not 0; of CT, where air is not 0, it is what is denser than -500 HU, midway
     between lung and soft tissue: the box of the body and the table. Faults of the Hounsfield units are undone first

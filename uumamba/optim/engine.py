@@ -33,9 +33,10 @@ class SharpnessAware(Optimizer):
     .. math:: \epsilon = \mathrm{reach}(\rho, l)\, d(g), \qquad
               w \leftarrow \mathrm{base}\big(w,\ \mathrm{mix}(g, \nabla L(w + \epsilon)) + \nabla A(w)\big)
 
-    where A is ``at_weights``. A rule that knows its direction before any pass has one pass alone, at the climbed
-    weights. The base and this optimizer share ``param_groups``, so a scheduler may hold either.
-    Groups take ``perturb`` (False: not climbed, not counted in any length of a climb) and ``rho`` of their own.
+    where A is ``at_weights``. If a rule knows its direction before any pass (MSAM, StaleSAM), the step has a
+    single pass, at the perturbed weights. The base and this optimizer share ``param_groups``, so a scheduler may hold
+    either. A group may set ``perturb=False``, which excludes its weights from perturbation and norm, and its own
+    ``rho``.
 
     Edge cases. No climb, or rho 0 in every group: one pass, and the base's own step bit for bit. A gradient of 0:
     no perturbation. A gradient that is not finite in either pass: weights and the base's state do not change,
@@ -47,7 +48,7 @@ class SharpnessAware(Optimizer):
         base: any callable from parameters to an optimizer, such as ``partial(torch.optim.SGD, lr=0.1)``.
         rule: the member's differences; the default never climbs.
         group_defaults: options of groups that set none themselves, such as ``{"rho": 0.05}``.
-        net: see :class:`EngineOptions`, as for ``scaler``, ``max_grad_norm``, ``accumulation`` and ``perturbation``.
+        net: like ``scaler``, ``max_grad_norm``, ``accumulation`` and ``perturbation``, see :class:`EngineOptions`.
 
     Raises:
         UsageError: ``base`` is not a callable that returns an optimizer, or an option or a group's rho is out of range.
@@ -90,7 +91,7 @@ class SharpnessAware(Optimizer):
         self._before_mix: OrderedDict[int, BeforeMix] = OrderedDict()
 
     @torch.no_grad()
-    def step(  # type: ignore[override]  # torch's closure runs backward; the seam of this family is wider
+    def step(  # type: ignore[override]  # torch's closures return a float; these return tensors
         self,
         closure: Closure | Sequence[Closure],
         ascent: Ascent | None = None,
@@ -109,7 +110,8 @@ class SharpnessAware(Optimizer):
                 adds nothing, alone or in a list.
 
         Returns:
-            The loss at the unclimbed weights, detached; its mean over the closures of a list.
+            The loss of the first pass, detached; its mean over the closures of a list. For MSAM and StaleSAM the only
+            pass is at the perturbed weights.
 
         Raises:
             UsageError: a closure returned something else, its loss or the added scalar reaches no parameter, there is
@@ -201,8 +203,8 @@ class SharpnessAware(Optimizer):
                 gradients = _take_sum(params, gradients, share=len(block) / len(closures))
                 continue
             with self._backup.restored_after(slope.params):
-                # A first pass that is not finite makes the second one so. Every rank then sees it after averaging, and
-                # the scaler when it unscales, without a message of their own.
+                # If the first pass was not finite, the second gradient is multiplied by NaN, so that every rank and the
+                # scaler skip the step without further messages.
                 sound = 1.0 if self._move(slope, *rule.climb(slope)) else math.nan
                 if rule.mix is None:
                     del slope, first, outputs  # the second pass needs their memory
@@ -247,9 +249,9 @@ class SharpnessAware(Optimizer):
     def _move(self, slope: Slope, directions: Sequence[Tensor], length: Tensor) -> bool:
         """Climb unless the slope is not finite; return True where it climbed.
 
-        A factor of 0 would not stop it: 0 * inf is NaN. Reading the length is the one wait for the device before the
-        update. In return the climb is a single kernel that never stores the perturbation, and the gradient remains for
-        a mix.
+        Moving by a factor of 0 instead would write NaN into the weights: 0 * inf is NaN. Reading the length is the one
+        wait for the device before the update. In return the climb is a single kernel that never stores the
+        perturbation, and the gradient remains for a mix.
         """
         steepness = length.item()
         if not math.isfinite(steepness):
@@ -302,13 +304,13 @@ class SharpnessAware(Optimizer):
         optimizer.
 
         Raises:
-            UsageError: this member descends with one of them alone.
+            UsageError: this optimizer does not descend along the first gradient; only SAGM does.
         """
         require(
             self._rule.descends_with_first,
             "optimizer",
             got=type(self).__name__,
-            expected="one that descends with both of its gradients, such as SAGM",
+            expected="SAGM, whose update contains the first gradient",
         )
         handle = RemovableHandle(self._before_mix)
         self._before_mix[handle.id] = hook

@@ -83,7 +83,7 @@ class Rule:
     Attributes:
         climb: the direction after a first pass; a rule without ``climb`` and ``lead`` never climbs.
         lead: the direction before any pass, so that a step has one pass only, at the climbed weights.
-        reach: the length of the climb.
+        reach: the factor of the direction, from the group's options and the direction's length.
         mix: joins both gradients; without it the second alone is descended with.
         due: decides after the first pass about climbing in this step; without it every step does.
         instead: the gradient to descend with in a step that does not climb; without it the first pass's.
@@ -91,7 +91,8 @@ class Rule:
         shared: the rule keeps or decides something that must be the same on every rank, so the first gradient is
             averaged over ranks.
         during_first: a context for the first pass.
-        descends_with_first: the mix makes a descent of the first gradient, which then must be the loss's own.
+        descends_with_first: the update contains the first gradient, so it must be the loss's and no other ascent loss
+            is allowed.
     """
 
     climb: Climb | None = None
