@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable
 INPUTS := pyproject.toml setup.py constraints.txt uumamba/__init__.py $(wildcard uumamba/ops/native/*)
-# A process for each core, each with one thread.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --durations=10
+PYTEST := $(BIN)/python -m pytest --durations=10
+# A process for each core, each with one thread; not for slow tests, some of which kill processes.
+PARALLEL := OMP_NUM_THREADS=1 $(PYTEST) --numprocesses auto --dist loadfile
 
 .PHONY: demo test slow lint types doctest check clean
 .DELETE_ON_ERROR:
@@ -14,7 +15,7 @@ demo: $(VENV)/.installed
 	$(BIN)/uumamba demo $(ARGS)
 
 test: $(VENV)/.installed-test
-	$(PYTEST) $(ARGS)
+	$(PARALLEL) $(ARGS)
 
 slow: $(VENV)/.installed-test
 	$(PYTEST) -m slow $(ARGS)
@@ -27,7 +28,7 @@ types: $(VENV)/.installed-test
 	$(BIN)/python -m mypy
 
 doctest: $(VENV)/.installed-test
-	$(PYTEST) --doctest-modules uumamba data_prep $(ARGS)
+	$(PARALLEL) --doctest-modules uumamba data_prep $(ARGS)
 
 check:
 	.ci/run
