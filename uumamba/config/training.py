@@ -145,7 +145,7 @@ class TrainingConfig(Config):
             self.sampling.classes == "of_case",
             "sampling.classes",
             got=self.sampling.classes,
-            expected="of_case beside useful, as of_data_set draws all cases of a class equally often",
+            expected="of_case with training.useful, as of_data_set draws all cases of a class equally often",
             fix="set sampling.classes to of_case, or useful to null",
         )
         require(

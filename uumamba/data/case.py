@@ -82,7 +82,7 @@ class Manifest:
     def __post_init__(self) -> None:
         object.__setattr__(self, "cases", tuple(sorted(self.cases, key=lambda case: case.case_id)))
         for case_id, count in Counter(case.case_id for case in self.cases).items():
-            require(count == 1, f"{self.name}: case_id", got=case_id, expected=f"it once, not {count} times")
+            require(count == 1, f"{self.name}: case_id", got=case_id, expected=f"each case once, not {count} times")
             require(
                 case_id == Path(case_id).name and case_id not in {"", ".", ".."},
                 f"{self.name}: case_id",

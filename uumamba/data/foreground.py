@@ -62,7 +62,7 @@ def statistics_of(case_ids: Iterable[str], *, folder: Path, clip_percentiles: tu
     samples = (_stored(folder / f"{case_id}.npz")[1] for case_id in sorted(case_ids))
     values = np.concatenate([np.empty(0, dtype=np.float32), *samples])
     fix = "correct the labels of the data set, or set preprocess.ct_statistics"
-    require(len(values), "ct_statistics", got="0 labelled voxels", expected="labelled voxels", fix=fix)
+    require(len(values), "ct_statistics", got="0 labelled voxels", expected="at least 1", fix=fix)
     low, high = np.percentile(values, clip_percentiles)
     require(
         low < high,

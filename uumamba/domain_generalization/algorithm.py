@@ -100,7 +100,7 @@ class Algorithm(nn.Module):
         Returns:
             ``{"loss": ...}`` at the weights before the step, and ``"penalty"`` where the method added one.
         """
-        require(unlabeled is None, "unlabeled", got=type(unlabeled).__name__, expected="None: no method adapts to it")
+        require(unlabeled is None, "unlabeled", got=type(unlabeled).__name__, expected="None, as no method uses it")
         x, y, domains = _join(minibatches)
         scalar = None if self.method is None else self.method.at_weights(x, y, domains=domains)
         numbers: dict[str, Tensor] = {}

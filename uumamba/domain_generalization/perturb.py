@@ -55,7 +55,7 @@ class InputPerturbation:
 
     def __post_init__(self) -> None:
         sizes = (self.radius, self.rms)
-        require(sizes.count(None) == 1, "radius, rms", got=sizes, expected="exactly one of both")
+        require(sizes.count(None) == 1, "radius, rms", got=sizes, expected="either radius or rms")
         for key, size in (("radius", self.radius), ("rms", self.rms)):
             require(size is None or 0 < size < math.inf, key, got=size, expected=POSITIVE)
 

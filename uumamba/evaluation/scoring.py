@@ -84,7 +84,7 @@ def evaluate(
     """
     partners = {one: other for left, right in mirror_pairs for one, other in ((left, right), (right, left))}
     unknown = sorted({*vessel_structures, *partners} - structures.keys())
-    require(not unknown, "structures", got=", ".join(structures), expected=f"{', '.join(unknown)}, too")
+    require(not unknown, "structures", got=", ".join(structures), expected=f"also {', '.join(unknown)}")
     rows: list[ScoreRow] = []
     trees: list[ScoreRow] = []
     for pair in pairs:

@@ -74,7 +74,7 @@ def label_at(label: Tensor, size: Sequence[int]) -> Tensor:
         tensor([[[0, 2]]])
     """
     shape = tuple(label.shape)
-    require(len(shape) == len(size) + 2, "label", got=shape, expected=f"(batch, 1, *spatial) with {len(size)} axes")
+    require(len(shape) == len(size) + 2, "label", got=shape, expected=f"(batch, 1, {len(size)} spatial axes)")
     for axis, (old, new) in enumerate(zip(label.shape[2:], size, strict=True), start=2):
         if new != old:
             index = torch.arange(new, device=label.device) * old // new

@@ -124,7 +124,7 @@ def _complete_arguments(
 def _check_given_strides(given: Sequence[Any] | None, held: tuple[tuple[int, ...], ...]) -> None:
     if given is not None:
         full = tuple((each,) * len(held[0]) if isinstance(each, int) else tuple(each) for each in given)
-        require(full == held, "strides", got=full, expected=f"{held}, the strides of the weights", fix="leave it out")
+        require(full == held, "strides", got=full, expected=f"{held}, the strides of the weights", fix="remove strides")
 
 
 def _check_weights(net: Net, weights: Mapping[str, Tensor]) -> None:

@@ -155,7 +155,7 @@ class SharpnessAware(Optimizer):
         require(
             not scalars or any(gradient is not None for gradient in gradients),
             "at_weights",
-            got="a scalar that reaches none of the optimizer's parameters",
+            got="a scalar that does not depend on the optimizer's parameters",
             expected="one of the network that the optimizer trains",
             fix="make its method, such as UDIM, around that very network, not a copy",
         )

@@ -128,7 +128,7 @@ def read_labelled_cases(
         manifest = Manifest.read(labels)
     elif (files := _label_files(labels)) and not _holds_scans_too(files.values()):
         fix = "give a manifest, which has folds, splits and domains"
-        require(not filters, "--labels", got=labels, expected=f"a manifest with {', '.join(filters)}", fix=fix)
+        require(not filters, "--labels", got=labels, expected=f"a manifest, as {', '.join(filters)} is set", fix=fix)
         cases = tuple(Case(case_id, case_id, "", path, label=path) for case_id, path in files.items())
         manifest = Manifest(labels.name, "", {}, cases)
     else:

@@ -49,7 +49,10 @@ def load_initial_weights(
     """
     paths = checkpoint_paths(model)
     require(
-        len(paths) == 1, "--init", got=f"{model} with {len(paths)} folds", expected=f"one, such as {paths[0].parent}"
+        len(paths) == 1,
+        "--init",
+        got=f"{model} with {len(paths)} folds",
+        expected=f"one fold, such as {paths[0].parent}",
     )
     checkpoint = read_checkpoint(paths[0])
     source = _without_steps_left(checkpoint.ema if checkpoint.ema is not None else checkpoint.net)

@@ -113,7 +113,7 @@ def _validate_domains(manifest: Manifest, domains: DomainsConfig, *, where: str)
     raise UsageError(
         f"dataset.domains.{'train' if train else 'validate'}",
         got=f"{_join(known)} (all domains of {where})",
-        expected=f"one left to {empty} on",
+        expected=f"at least one domain left to {empty} on",
         fix=f"set dataset.domains.{empty}" + (" too, or leave dataset.domains null" if len(known) == 1 else ""),
     )
 

@@ -64,7 +64,7 @@ def join_keys(values: Any, separator: str = ".", prefix: str = "") -> dict[str, 
 
 def _take_apart(tree: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(tree, Tensor):
-        require(path not in tensors, path, got="two tensors", expected="keys that differ as text")
+        require(path not in tensors, path, got="two tensors", expected="keys that differ as text, not 1 and '1'")
         tensors[path] = tree
         return {TENSOR: path}
     if tree is None or isinstance(tree, str | bool | int | float):

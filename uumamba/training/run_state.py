@@ -210,8 +210,8 @@ def _load(name: str, load: Callable[[Any], Any], state: Any) -> None:
         raise UsageError(
             name,
             got=shorten(str(error), width=LONGEST_PROBLEM, placeholder=" ..."),
-            expected="a checkpoint that fits",
-            fix="build the one that the checkpoint was made with",
+            expected="the state of the checkpoint's own object",
+            fix="build the object with the checkpoint's configuration",
         ) from error
 
 

@@ -267,7 +267,7 @@ class Trainer:
             raise UsageError(
                 str(self.folder.path),
                 got="a checkpoint",
-                expected="a folder without one",
+                expected="a folder without a checkpoint",
                 fix=f"continue it with {RESUME}, or choose another folder",
             )
         progress = self.state.progress
