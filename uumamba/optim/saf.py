@@ -121,9 +121,7 @@ class SAF(nn.Module):
             return loss
         ids = self._read_ids(batch, logits)
         if self.epoch is None:
-            raise UsageError(
-                "epoch", got=None, expected="a call of objective.begin_epoch(epoch) at the start of each epoch"
-            )
+            raise UsageError("epoch", got=None, expected="objective.begin_epoch(epoch) before each epoch")
         self._keep(ids, logits.detach(), self.epoch)
         if self.weight == 0 or self.epoch < self.start_epoch:
             return loss

@@ -227,7 +227,7 @@ def _paint_kidney(
 
 
 def _paint_bones(trunk: Trunk, enhancement: Enhancement, rng: np.random.Generator) -> None:
-    """Paint vertebrae with discs between them, sacrum, and the wings of the pelvis."""
+    """Paint vertebrae, intervertebral discs, sacrum and iliac wings."""
     count = trunk.z / np.float32(rng.uniform(27, 31)) * (1 + trunk.z * np.float32(0.0005)) + np.float32(rng.random())
     level = np.abs(count - np.rint(count)) * 28
     column = np.float32(17) - np.sqrt((trunk.x / np.float32(1.18)) ** 2 + trunk.y**2)
@@ -251,7 +251,7 @@ def _paint_bones(trunk: Trunk, enhancement: Enhancement, rng: np.random.Generato
 
 
 def _paint_veins(trunk: Trunk, places: Places, enhancement: Enhancement) -> None:
-    """Paint the lower vena cava with iliac and renal veins, and the upper one with the brachiocephalic vein."""
+    """Paint the inferior vena cava with its veins, and the superior one."""
     cava, atrium = (21.0, 25.0), _right_atrium(places)
     rods: list[tuple[Point, Point, float]] = [
         ((*cava, -4.0), (*cava, places.celiac + 20), 10.5),

@@ -14,7 +14,7 @@ _VEIN_WIDTH_MM = (1.4, 2.4)
 
 @dataclass(frozen=True)
 class Enhancement:
-    """Hounsfield units of enhanced tissues; right rooms have at most as much as the left ones.
+    """Hounsfield units of enhanced tissues; right chambers have at most as much as the left ones.
 
     Args:
         arteries: in the aorta, the left heart and the coronary arteries.
@@ -129,7 +129,7 @@ def _paint_below(hu: Field, grid: Grid, height_mm: float, rng: np.random.Generat
 
 
 def _paint_front(hu: Field, grid: Grid, depth_mm: float, rng: np.random.Generator) -> None:
-    """Paint the chest wall in front: fat and muscle, sloping ribs, and the breastbone."""
+    """Paint the anterior chest wall: fat, muscle, ribs and sternum."""
     x, y, z = grid.axes_mm()
     wall_mm = y + np.float32(depth_mm + rng.uniform(2, 7)) - np.float32(0.004) * x * x
     wall_mm = np.broadcast_to(wall_mm, grid.shape)
@@ -139,8 +139,8 @@ def _paint_front(hu: Field, grid: Grid, depth_mm: float, rng: np.random.Generato
     rib_mm = np.hypot(height, wall_mm + 5) - np.float32(4.0)
     _paint_bone(hu, grid, rib_mm, rng)
     middle_mm = np.float32(rng.uniform(5, 20))
-    breastbone_mm = np.maximum(np.abs(x + middle_mm) - 14, np.abs(wall_mm + 5) - 4)
-    _paint_bone(hu, grid, breastbone_mm, rng)
+    sternum_mm = np.maximum(np.abs(x + middle_mm) - 14, np.abs(wall_mm + 5) - 4)
+    _paint_bone(hu, grid, sternum_mm, rng)
     blend(hu, coverage(wall_mm + 14, grid), FAT_HU)
 
 
@@ -153,7 +153,7 @@ def _paint_bone(hu: Field, grid: Grid, distance_mm: Field, rng: np.random.Genera
 def _paint_heart(
     hu: Field, grid: Grid, heart: CoronaryHeart, enhancement: Enhancement, rng: np.random.Generator
 ) -> None:
-    """Paint fat, muscle, the four rooms, the great vessels and the veins."""
+    """Paint fat, muscle, the four chambers, the great vessels and the veins."""
     position = grid.rotated(heart.to_patient)
     depth_mm, way = _depth(position, heart)
     lean = rng.normal(size=3)
@@ -166,12 +166,12 @@ def _paint_heart(
     groove_mm = np.abs(position[2] - np.float32(heart.groove_mm)) - np.float32(rng.uniform(1.5, 3.0))
     muscle_mm = np.maximum(depth_mm, np.minimum(-groove_mm, depth_mm + 4))
     blend(hu, coverage(muscle_mm, grid), enhancement.myocardium)
-    _paint_rooms(hu, grid, heart, enhancement, position, depth_mm, rng)
+    _paint_chambers(hu, grid, heart, enhancement, position, depth_mm, rng)
     _paint_trunk(hu, grid, heart, heart.pulmonary_artery, enhancement.right_ventricle)
     _paint_tubes(hu, grid, [to_patient(vein, heart) for vein in coronary_veins(heart, rng)], enhancement.veins)
 
 
-def _paint_rooms(
+def _paint_chambers(
     hu: Field,
     grid: Grid,
     heart: CoronaryHeart,

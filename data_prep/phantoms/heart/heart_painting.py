@@ -80,13 +80,13 @@ def _paint_atria(tissues: Tissues, u: Millimetres, v: Millimetres, phase: Phase)
     """Paint atria and aortic root: no thick ring and no crescent, so that the image shows where the base is."""
     heart = phase.heart
     size = phase.outer_radius_mm * heart.atrium_size
-    rooms = (
+    chambers = (
         ((-0.35 * size, 0.1 * size), (0.75 * size, 1.0 * size), Tissue.ATRIUM),
         ((0.95 * size + 0.4 * heart.rv_depth_mm, -0.35 * size), (0.75 * size, 0.8 * size), Tissue.ATRIUM),
         ((0.55 * size, 0.85 * size), (0.45 * size, 0.45 * size), Tissue.VESSEL),
     )
     for margin_mm, covering in ((2.0 + heart.fat_mm, Tissue.FAT), (2.0, Tissue.THIN_WALL), (0.0, None)):
-        for centre, half_axes, blood in rooms:
+        for centre, half_axes, blood in chambers:
             tissues[in_ellipse(u, v, centre, half_axes, margin_mm)] = blood if covering is None else covering
 
 
