@@ -29,7 +29,7 @@ _SCAN_NAME = re.compile(r"(?P<number>\d{1,9})\.(?P<kind>img|label)\.nii(\.gz)?",
 _SHEET_NAME = re.compile(r"imageCAS_data_split\.(csv|xlsx)", re.IGNORECASE)
 _NUMBER = re.compile(r"(?P<number>\d{1,9})(\.0+)?(\.img\.nii\.gz)?")
 _ARCHIVE = ".change2zip"
-_UNPACK = "unpack the archive of its shard anew"
+_UNPACK = "unpack the archive of its shard again"
 
 
 def read_imagecas(raw: Path | str, *, split: OfficialSplit = "Split-1") -> tuple[Manifest, list[CaseError]]:
@@ -71,7 +71,7 @@ def read_imagecas(raw: Path | str, *, split: OfficialSplit = "Split-1") -> tuple
         >>> [(case.case_id, case.split) for case in manifest.cases]
         [('imagecas0001', 'training')]
         >>> [str(error) for error in errors]
-        ['imagecas0002: label: got no file, expected 2.label.nii.gz. Fix: unpack the archive of its shard anew.']
+        ['imagecas0002: label: got no file, expected 2.label.nii.gz. Fix: unpack the archive of its shard again.']
 
     References:
         Zeng et al., Computerized Medical Imaging and Graphics 109, 102287, 2023, arXiv:2211.01607.

@@ -152,7 +152,11 @@ class PatchDataset(Dataset[Sample]):
             raise
         except Exception as error:  # any fault of the files must name the case
             raise CaseError(
-                case_id, "image", got=f"{type(error).__name__}: {error}", expected="whole arrays", fix="prepare it anew"
+                case_id,
+                "image",
+                got=f"{type(error).__name__}: {error}",
+                expected="whole arrays",
+                fix="prepare it again",
             ) from error
         return {
             "image": image,

@@ -25,7 +25,7 @@ _SLACK_BYTES = 2**20  # padding that some writers leave behind the voxels
 _SCALE_TOLERANCE = 1e-3
 _MILLIMETRES = {1: 1000.0, 3: 0.001}  # by the code of the unit: metre and micron
 _RESTORE = "restore the file from its source"
-_CONVERT = "convert the scan anew from its source"
+_CONVERT = "convert the scan again from its source"
 _CORRECT = "correct the header"
 
 

@@ -19,7 +19,7 @@ class MixStyle(nn.Module):
 
     Put it behind the first stages of a network, 2-D or 3-D. No gradient flows through the statistics. It is the
     identity in evaluation mode, for a batch of one, and with probability 1 - p for the whole batch. A channel without
-    spread, such as a single voxel, takes the mean alone. Every pass draws anew, so the two passes of a sharpness-aware
+    spread, such as a single voxel, takes the mean alone. Every pass draws again, so the two passes of a sharpness-aware
     optimizer have different styles, as they have different dropout.
 
     Args:

@@ -28,7 +28,7 @@ class UDIM:
         J = L(\theta; x, y) + \rho\, \lVert \nabla_\theta L(\theta; x, y) \rVert_2, \qquad
         A = \lambda_1\, \mathrm{gap}(x, \tilde x) + \lambda_2\, \mathrm{norm}(\tilde x)
 
-    The unknown domain is crafted anew in every step: each sample, with its label, after one ascent step of exactly the
+    The unknown domain is created in every step: each sample, with its label, after one ascent step of exactly the
     perturbation's length. ``gap`` is :func:`variance_gap` and ``norm`` :func:`gradient_norm` of the per-sample
     gradients of the cross entropy in the head's weights, in closed form. Their gradient flows through the whole
     network, and any optimizer of the family adds it at the weights before its ascent:
@@ -53,7 +53,7 @@ class UDIM:
     **Edge cases.** A sample without an input gradient does not move. A gradient that is not finite makes the penalty
     not finite, and the optimizer skips the step. No pass changes running statistics or other buffers. Batch norms in
     training mode see images and perturbed images as one batch, and so does a layer that mixes samples, such as
-    :class:`MixStyle`. The ascent restores torch's global generators; a layer with a generator of its own draws anew in
+    :class:`MixStyle`. The ascent restores torch's global generators; a layer with a generator of its own draws again in
     each pass. Under autocast, open it inside the closure and around the call of ``at_weights``'s result; moments are
     computed in float32. With several ranks each takes its own samples.
 

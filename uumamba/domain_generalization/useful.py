@@ -127,7 +127,7 @@ class USEFUL:
 
     Args:
         start: builds network and optimizer, and returns the network with a function that trains it for one epoch on
-            the indices of a sampler. It must build both anew in each call, from the global generators, which are
+            the indices of a sampler. It must build both again in each call, from the global generators, which are
             seeded before the call, or from seeds of its own.
         probe: the network's outputs on the data set; see :func:`probe_classification`. Its random draws change no draw
             of the training.

@@ -22,7 +22,7 @@ class EngineOptions(TypedDict, total=False):
             each rank climbs by itself (m-sharpness) and averages only the final gradient.
         scaler: the fp16 gradient scaler. The step scales, unscales, skips and updates it; nobody else should.
         max_grad_norm: bound of the final gradient's norm, over all groups together.
-        accumulation: with several closures, ``"micro"`` climbs anew for each of them and averages the gradients found
+        accumulation: with several closures, ``"micro"`` climbs again for each of them and averages the gradients found
             (smaller neighbourhoods of the batch, which usually generalise better; the default), ``"full"`` climbs once
             along their mean gradient and runs all of them again there.
         perturbation: with several ranks, ``"rank"`` lets each climb along its own gradient (the default), ``"global"``

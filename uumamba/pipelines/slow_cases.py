@@ -88,7 +88,7 @@ def probe_cases(
 class SlowCases:
     """Slow cases of one fold, by the ``training.useful`` of its configuration.
 
-    The fold's folder stores them in ``slow_cases.json``, written whole at the end: an interrupted probe starts anew,
+    The fold's folder stores them in ``slow_cases.json``, written whole at the end: an interrupted probe starts again,
     and a resumed training reads the file.
 
     Args:
@@ -176,7 +176,7 @@ class SlowCases:
             return {"dice": 1 - outputs.error}
 
         def stop_if_requested(*_: Any) -> None:
-            stop.raise_if_requested("during the probe for slow cases, which starts anew with --resume")
+            stop.raise_if_requested("during the probe for slow cases, which starts again with --resume")
 
         # Evaluated after each epoch, without the moving average, which would lag behind.
         training = self.config.training.model_copy(update={"validate_every": 1, "ema_decay": None})

@@ -88,7 +88,7 @@ def train(
     validate_split(folder.manifest, folds, domains, where=f"{folder.path}")
     if ranks.is_rank_zero:
         _report_unused(folder.manifest, folds[0], domains)  # the same for every fold
-    for name in folds:  # check the last fold, too, before the first is trained
+    for name in folds:  # also check the last fold before the first is trained
         check_prepared_sides(config, folder, split_cases(folder.manifest, name, domains)[0])
     if config.training.useful is not None:
         for each in wanted:

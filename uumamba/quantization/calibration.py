@@ -72,7 +72,7 @@ def calibrate(
         got=join_names(unreached),
         expected="none",
         fix="call net.train() before calibrate if only training runs these layers; if a weight is used without a call "
-        f"of its layer, as in nn.MultiheadAttention, build the network anew with {kept}",
+        f"of its layer, as in nn.MultiheadAttention, build the network again with {kept}",
     )
     for name, observer in observers.items():
         require(

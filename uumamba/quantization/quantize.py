@@ -266,5 +266,5 @@ def _check(
         "net",
         got=f"a quantized {name}",
         expected="a network in full precision",
-        fix="build the network anew",
+        fix="build the network again",
     )

@@ -29,7 +29,7 @@ class MethodStep:
 
     Args:
         method: its ``state_dict``, if it has one, is small; it is copied at each step.
-        entering: the context of its scalars, such as autocast, entered anew for each.
+        entering: the context of its scalars, such as autocast, entered again for each.
 
     Example:
         >>> import torch

@@ -12,7 +12,7 @@ class TensorBoardTracker:
     """Scalars of every epoch for ``tensorboard --logdir RUN``.
 
     An event file can only grow, so one that a kill left behind or ahead of the checkpoint cannot be corrected: a
-    resumed run writes it anew from the rows that count, and tells an open TensorBoard to forget the old one.
+    resumed run rewrites it from the rows that count, and tells an open TensorBoard to forget the old one.
 
     Args:
         folder: for event files only; made when training begins.

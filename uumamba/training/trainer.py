@@ -80,7 +80,7 @@ class Trainer:
         budget: total time of the run; the current epoch is cut short when it is over.
         ema_decay: keeps the moving average ``decay * average + (1 - decay) * weights``, updated every step.
         device: where the network trains.
-        precision: of autocast, entered anew for every pass; ``"float16"`` needs an optimizer with a scaler.
+        precision: of autocast, entered again for every pass; ``"float16"`` needs an optimizer with a scaler.
         channels_last: store weights and images channels-last; on a CPU torch 2.13 can crash with it.
         compiles: train through ``torch.compile``; if that fails, say so and go on without.
         max_skipped_in_a_row: end the run after so many steps in a row that were not finite.
