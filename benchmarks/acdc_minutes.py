@@ -32,7 +32,7 @@ from uumamba.config import RunConfig, read_config
 from uumamba.data.prepared import PreparedFolder
 from uumamba.quantization import holds_scales
 from uumamba.runtime.files import whole_file
-from uumamba.runtime.stop import StoppedOnRequest
+from uumamba.runtime.stop import StoppedOnRequest, StopRequest
 from uumamba.training import read_checkpoint
 from uumamba.training.run_log import RunLog
 
@@ -184,11 +184,12 @@ def stopped_after(minutes: float | None) -> Iterator[None]:
         return
     timer = threading.Timer(60 * minutes, os.kill, (os.getpid(), signal.SIGTERM))
     timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
+    with StopRequest():  # before the training catches the signal itself
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
 
 @contextmanager

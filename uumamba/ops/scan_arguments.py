@@ -48,9 +48,10 @@ class ScanArguments:
         for name in ("B", "C"):
             tensor = tensors[name]
             groups = tensor.shape[1] if tensor.ndim == 4 else 1
-            forms = ((channels, states), (batch, states, length), (batch, groups, states, length))
-            fits = any(tuple(tensor.shape) == form for form in forms) and groups > 0 and channels % groups == 0
-            expected = f"{forms[0]}, {forms[1]} or (batch, groups, states, length) with groups that divide {channels}"
+            # Looked up by their number of axes: comparing all forms would fix the batch size of an exported graph.
+            forms = {2: (channels, states), 3: (batch, states, length), 4: (batch, groups, states, length)}
+            fits = tuple(tensor.shape) == forms.get(tensor.ndim) and groups > 0 and channels % groups == 0
+            expected = f"{forms[2]}, {forms[3]} or (batch, groups, states, length) with groups that divide {channels}"
             _check_shape(name, tensor, fits, expected)
 
     def tensors(self) -> dict[str, Tensor]:
