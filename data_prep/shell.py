@@ -13,7 +13,8 @@ def run_command(work: Callable[[], Sequence[CaseError]]) -> int:
         work: returns an error for each case that failed, or raises UsageError.
 
     Example:
-        >>> run_command(lambda: []), run_command(lambda: [CaseError("a1", "label", got=7, expected="0-3")])
+        >>> error = CaseError("a1", "label", got=7, expected="0-3", fix="correct the label")
+        >>> run_command(lambda: []), run_command(lambda: [error])
         (0, 3)
     """
     try:
