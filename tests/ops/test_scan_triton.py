@@ -246,7 +246,8 @@ def test_kernels_equal_the_torch_backend_at_full_size(shape, order):
         return selective_scan(**scan.tensors(), delta_softplus=True, return_last_state=True, backend="torch")
 
     errors = relative_errors(scan(tensors, None), exact(tensors, by_torch))
-    assert {name: error for name, error in errors.items() if not error < rounding_bound(length, states=16)} == {}
+    # Decay ends an error's memory within about a hundred steps, so it does not grow with the length.
+    assert {name: error for name, error in errors.items() if not error < 1e-6} == {}
 
 
 if __name__ == "__main__":
