@@ -70,9 +70,14 @@ def test_a_killed_worker_raises_within_seconds() -> None:
     assert time.monotonic() - begin < 60
 
 
-def test_a_worker_that_dies_while_a_step_runs_is_noticed_at_the_next_batch_and_not_inside_the_step() -> None:
+def test_a_worker_that_dies_while_a_step_runs_is_noticed_at_the_next_batch_and_not_inside_the_step(
+    request: pytest.FixtureRequest,
+) -> None:
     """Torch's loader raises from a signal handler, wherever the process is."""
-    handler = signal.getsignal(signal.SIGCHLD)
+    # A torch loader of an earlier test in this process would have left its handler behind.
+    earlier, handler = signal.getsignal(signal.SIGCHLD), signal.SIG_DFL
+    request.addfinalizer(lambda: signal.signal(signal.SIGCHLD, earlier))
+    signal.signal(signal.SIGCHLD, handler)
     fed = batches(KeyedNoise(length=400), 0, workers=2)
     next(fed), next(fed)  # one of each worker, so that both have read a case
     assert signal.getsignal(signal.SIGCHLD) == handler
