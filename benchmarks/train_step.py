@@ -174,7 +174,7 @@ class Epochs:
 
 def fixed_batch(trainer: Trainer) -> Batch:
     """The first batch as a step gets it."""
-    with trainer.prefetcher.prepare(trainer.batches(0)) as batches:
+    with trainer.prefetcher.load(trainer.batches(0)) as batches:
         return next(batches)
 
 

@@ -1,4 +1,4 @@
-"""``progress.png`` is whole, has a panel for each kind of number, and uses no global state."""
+"""``progress.png`` is complete and has a panel per kind of number."""
 
 import importlib
 import sys
@@ -21,7 +21,7 @@ ROWS = [
 
 
 def size_of(picture: Path) -> tuple[int, int]:
-    """Width and height of a complete PNG, from its first chunk."""
+    """Read width and height of a complete PNG."""
     content = picture.read_bytes()
     assert content.startswith(b"\x89PNG\r\n\x1a\n")
     assert content.endswith(b"IEND\xaeB`\x82")

@@ -1,4 +1,4 @@
-"""The plain objective, also for optimizers that look at the network's outputs."""
+"""Supervised objective, also for optimizers that use the network's outputs."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -14,7 +14,7 @@ from uumamba.training import SupervisedObjective, Trainer
 
 
 def patches(epoch: int) -> Iterator[dict[str, Tensor]]:
-    """Images whose label is the sign of the pixel."""
+    """Yield images whose label is the sign of the pixel."""
     for index in range(6):
         image = torch.randn(2, 1, 6, 6, generator=generator_for("image", epoch, index))
         yield {"image": image, "label": (image > 0).long()}
@@ -33,7 +33,7 @@ def build(make: Any, *, outputs: bool = True, **options: Any) -> Trainer:
     return Trainer(net, objective, optimizer, batches=patches, log=[].append, **options)
 
 
-def test_it_returns_logits_and_label_if_asked_and_no_weights_of_a_plain_loss() -> None:
+def test_outputs_are_returned_on_request_and_a_plain_loss_has_no_weights() -> None:
     net, batch = nn.Conv2d(1, 2, 1), next(patches(0))
     alone = SupervisedObjective(PixelLoss())
     loss, (logits, label) = SupervisedObjective(PixelLoss(), outputs=True)(net, batch)
@@ -44,7 +44,7 @@ def test_it_returns_logits_and_label_if_asked_and_no_weights_of_a_plain_loss() -
 
 
 @pytest.mark.parametrize("make", [SAM, *(partial(TRAM, trust=trust) for trust in ("previous", "noise", "fisher"))])
-def test_it_trains_with_another_loss_to_climb(make: Any) -> None:
+def test_training_succeeds_with_an_ascent_loss(make: Any) -> None:
     trainer = build(make, epochs=5, ascent=OutputBiasForgetting(class_mean=True))
     trainer.fit()
     batch = next(patches(99))
@@ -52,7 +52,7 @@ def test_it_trains_with_another_loss_to_climb(make: Any) -> None:
     assert trainer.optimizer.skipped_steps == 0
 
 
-def test_the_ascent_is_what_is_climbed() -> None:
+def test_the_ascent_loss_determines_the_perturbation() -> None:
     found = []
     for ascent in (None, OutputBiasForgetting(), OutputBiasForgetting(always=True)):
         trainer = build(partial(SAM, rho=0.5), epochs=1, ascent=ascent)
