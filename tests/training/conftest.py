@@ -21,7 +21,6 @@ def plots() -> None:
 
 @pytest.fixture(scope="session")
 def unstopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of an uninterrupted tiny run."""
     folder = tmp_path_factory.mktemp("unstopped")
     build_trainer(folder).fit()
     return folder

@@ -93,7 +93,6 @@ def groups_of(net: nn.Module, objective: nn.Module) -> list[dict[str, Any]]:
 
 
 def train_members(folder: Path, ranks: Ranks) -> None:
-    """Train every member in one group."""
     for name in MEMBERS:
         build(name, ranks, run_dir=folder / name).fit()
 

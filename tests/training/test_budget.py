@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.training.tiny_run import rows_of
+from tests.training.tiny_run import PulledPlugError, rows_of
 from uumamba.optim import Plain
 from uumamba.training import Budget, Trainer, by_budget, read_checkpoint
 
@@ -99,9 +99,6 @@ def test_the_rate_follows_the_used_share_of_the_time(clock: FakeClock, minutes: 
 
 
 def test_the_used_time_of_killed_calls_adds_up(clock: FakeClock, tmp_path: Path) -> None:
-    class KilledError(Exception):
-        pass
-
     starts = []
     for steps in (37, 30, 10**6):
         trainer, began, until_s = build(clock, minutes=2.0, run_dir=tmp_path), len(clock.rates), clock.now_s + steps
@@ -112,12 +109,12 @@ def test_the_used_time_of_killed_calls_adds_up(clock: FakeClock, tmp_path: Path)
             update()
             if clock.now_s >= until_s:
                 trainer._save()  # a checkpoint that is due just before the kill
-                raise KilledError
+                raise PulledPlugError
 
         trainer.clock.update = update  # type: ignore[method-assign]
         try:
             trainer.fit(resume=True)
-        except KilledError:
+        except PulledPlugError:
             clock.now_s += 5000  # without training
         starts.append(1 - clock.rates[began] / LR)
     assert starts[1] == pytest.approx(37 / 115, abs=0.01)

@@ -25,7 +25,6 @@ def checkpoint(**parts: Any) -> Checkpoint:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Path of a small checkpoint."""
     save_checkpoint(tmp_path / "last.safetensors", checkpoint(net=WEIGHT, config={"name": "a"}))
     return tmp_path / "last.safetensors"
 

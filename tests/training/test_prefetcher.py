@@ -110,8 +110,6 @@ def test_an_error_in_the_block_closes_the_source(read_ahead: bool, error: type[B
 
 
 class SmallMemory:
-    """Augmentation that runs out of memory in the thread, or always."""
-
     def __init__(self, *, always: bool) -> None:
         self.always, self.failed = always, 0
 

@@ -6,21 +6,19 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from tests.forked_ranks import read_group
 from tests.training.rank_runs import BATCHES, EPOCHS, batches, build, build_random
-from tests.training.tiny_run import bits, rows_of
+from tests.training.tiny_run import bits, rows_of, without_domain
 from uumamba.runtime.ranks import Alone
 from uumamba.training import Checkpoint, read_checkpoint
 
 
 @pytest.fixture(scope="module")
 def groups(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folders of all runs by two ranks."""
     folder = tmp_path_factory.mktemp("groups")
     script = Path(__file__).with_name("rank_runs.py")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(repository)}
@@ -30,7 +28,6 @@ def groups(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def members(groups: Path) -> Path:
-    """Folders of every member's run."""
     codes, _, err = read_group(groups / "members")
     assert codes == [0, 0], err
     return groups / "members"
@@ -56,10 +53,7 @@ def test_two_ranks_with_half_a_batch_equal_one_process_with_the_whole(members: P
 
 def test_udims_penalty_compares_samples_of_one_domain(members: Path, tmp_path: Path) -> None:
     # Each rank has one domain and a single process has both; without domains UDIM would compare all samples.
-    def strip(batch: dict[str, Any]) -> dict[str, Any]:
-        return {key: value for key, value in batch.items() if key != "domain"}
-
-    build("udim", run_dir=tmp_path, augment=strip).fit()
+    build("udim", run_dir=tmp_path, augment=without_domain).fit()
     found, other = (read_checkpoint(folder / "last.safetensors") for folder in (members / "udim", tmp_path))
     assert found.method["steps"] == other.method["steps"] == EPOCHS * BATCHES
     with pytest.raises(AssertionError, match="not close"):

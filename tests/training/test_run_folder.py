@@ -13,7 +13,6 @@ from uumamba.training.run_folder import RunFolder
 
 @pytest.fixture
 def log(tmp_path: Path) -> RunLog:
-    """Log of two epochs."""
     log = RunLog(tmp_path / "metrics.jsonl")
     for epoch in range(2):
         log.append({"epoch": epoch})

@@ -104,6 +104,15 @@ def bits(path: Path) -> dict[str, Any]:
     }
 
 
+def without_domain(batch: Batch) -> Batch:
+    return {key: value for key, value in batch.items() if key != "domain"}
+
+
+def assert_same_weights(found: nn.Module, expected: nn.Module, tolerance: float = 0.0) -> None:
+    for one, other in zip(found.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
+
+
 def rows_of(folder: Path) -> list[dict[str, Any]]:
     return RunLog(folder / "metrics.jsonl").rows()
 

@@ -79,7 +79,7 @@ class MethodStep:
             self.method.load_state_dict(deepcopy(dict(state)))  # type: ignore[attr-defined]  # has a state_dict
 
     def numbers(self) -> dict[str, Any]:
-        """Return the method's numbers for an epoch's row, if it has any."""
+        """Return the method's numbers for an epoch's row."""
         return getattr(self.method, "numbers", dict)()
 
     def _scalar(self, scalar: Callable[[], Tensor], weight: float) -> Tensor:

@@ -85,7 +85,7 @@ def _draw(axes: "Axes", title: str, curves: Curves) -> None:
 def _coloured_names(curves: Curves) -> list[str]:
     """Return the names of the curves with a colour.
 
-    These are all, or if there are too many the mean and those with the lowest last value.
+    Of too many curves these are the mean and those with the lowest last value.
     """
     if len(curves) <= len(COLOURS):
         return list(curves)
