@@ -126,7 +126,6 @@ class Augment:
             scale=scale,
         )
         dimensions = len(self.affine.patch_size)
-        in_plane_only = self.affine.in_plane_only
         self.mirror = Mirror(
             dimensions=dimensions, axes=mirror_axes, probability=mirror_probability, swaps=mirror_swaps
         )
@@ -137,7 +136,7 @@ class Augment:
                 probability=blur_probability,
                 channel_probability=blur_channel_probability,
                 sigma_voxels=blur_sigma_voxels,
-                axes=2 if in_plane_only else dimensions,
+                axes=2 if self.affine.in_plane_only else dimensions,
             ),
             Brightness(probability=brightness_probability, multiplier=brightness),
             Contrast(probability=contrast_probability, multiplier=contrast),
@@ -145,7 +144,7 @@ class Augment:
                 probability=low_resolution_probability,
                 channel_probability=low_resolution_channel_probability,
                 zoom=low_resolution,
-                in_plane_only=in_plane_only,
+                in_plane_only=self.affine.in_plane_only,
             ),
             Gamma(probability=inverted_gamma_probability, gamma=gamma, inverted=True),
             Gamma(probability=gamma_probability, gamma=gamma),

@@ -1,7 +1,4 @@
-"""Readers of MetaImage, NRRD and DICOM through SimpleITK.
-
-SimpleITK is imported in the functions: the import takes a third of a second, and NIfTI does not need it.
-"""
+"""Readers of MetaImage, NRRD and DICOM through SimpleITK."""
 
 import locale
 from collections.abc import Sequence
@@ -24,16 +21,15 @@ def read_itk(path: Path, *, case_id: str, max_bytes: int) -> Scan:
     Raises:
         CaseError: the file is damaged, too large, or not one scalar volume.
     """
-    import SimpleITK
-
-    reader = SimpleITK.ImageFileReader()
+    sitk = _import_simple_itk()
+    reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
         reader.ReadImageInformation()
         _check_announced(reader, case_id, max_bytes)
-        return _to_scan(reader.Execute(), path, case_id)
+        return _to_scan(sitk, reader.Execute(), path, case_id)
     except RuntimeError as error:
-        raise _unreadable(path, error, case_id) from None
+        raise _make_read_error(path, error, case_id) from None
 
 
 def read_dicom_series(folder: Path, *, case_id: str, max_bytes: int) -> Scan:
@@ -42,11 +38,10 @@ def read_dicom_series(folder: Path, *, case_id: str, max_bytes: int) -> Scan:
     Raises:
         CaseError: the folder does not hold exactly one series, slices are missing or double, or a file is damaged.
     """
-    import SimpleITK
-
+    sitk = _import_simple_itk()
     before = locale.setlocale(locale.LC_ALL)  # ITK changes it to C, in which Python reads text as ASCII
     try:
-        series = SimpleITK.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+        series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
         require_case(
             len(series) == 1,
             case_id,
@@ -55,13 +50,20 @@ def read_dicom_series(folder: Path, *, case_id: str, max_bytes: int) -> Scan:
             expected="one series",
             fix="give a folder with one series, or a scan file",
         )
-        names = SimpleITK.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
-        _check_slices(names, case_id, max_bytes)
-        return _to_scan(SimpleITK.ReadImage(names), folder, case_id)
+        names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
+        _check_slices(sitk, names, case_id, max_bytes)
+        return _to_scan(sitk, sitk.ReadImage(names), folder, case_id)
     except RuntimeError as error:
-        raise _unreadable(folder, error, case_id) from None
+        raise _make_read_error(folder, error, case_id) from None
     finally:
         locale.setlocale(locale.LC_ALL, before)
+
+
+def _import_simple_itk() -> Any:
+    """Import SimpleITK on first use, because the import takes 0.3 s."""
+    import SimpleITK
+
+    return SimpleITK
 
 
 def _check_announced(reader: Any, case_id: str, max_bytes: int) -> None:
@@ -77,16 +79,14 @@ def _check_announced(reader: Any, case_id: str, max_bytes: int) -> None:
     check_size(float(np.prod([float(size) for size in reader.GetSize()])) * 8, case_id, max_bytes)
 
 
-def _check_slices(names: Sequence[str], case_id: str, max_bytes: int) -> None:
+def _check_slices(sitk: Any, names: Sequence[str], case_id: str, max_bytes: int) -> None:
     """Check that the slices of a series are equally spaced.
 
     SimpleITK's reader accepts missing and double slices without a warning.
     """
-    import SimpleITK
-
     positions = []
     for name in names:
-        reader = SimpleITK.ImageFileReader()
+        reader = sitk.ImageFileReader()
         reader.SetFileName(name)
         reader.ReadImageInformation()
         _check_announced(reader, case_id, max_bytes // len(names))
@@ -105,13 +105,11 @@ def _check_slices(names: Sequence[str], case_id: str, max_bytes: int) -> None:
     )
 
 
-def _to_scan(image: Any, path: Path, case_id: str) -> Scan:
-    import SimpleITK
-
+def _to_scan(sitk: Any, image: Any, path: Path, case_id: str) -> Scan:
     if image.GetDimension() == 4 and image.GetSize()[3] == 1:
-        image = SimpleITK.Extract(image, [*image.GetSize()[:3], 0])
+        image = sitk.Extract(image, [*image.GetSize()[:3], 0])
     if image.GetDimension() == 2:
-        image = SimpleITK.JoinSeries(image)
+        image = sitk.JoinSeries(image)
     require_case(
         image.GetDimension() == 3,
         case_id,
@@ -134,10 +132,10 @@ def _to_scan(image: Any, path: Path, case_id: str) -> Scan:
     lps[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * spacing
     lps[:3, 3] = image.GetOrigin()
     affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps
-    return Scan(SimpleITK.GetArrayFromImage(image).transpose(2, 1, 0), affine, tuple(map(float, spacing)), None, path)
+    return Scan(sitk.GetArrayFromImage(image).transpose(2, 1, 0), affine, tuple(map(float, spacing)), None, path)
 
 
-def _unreadable(path: Path, error: RuntimeError, case_id: str) -> CaseError:
+def _make_read_error(path: Path, error: RuntimeError, case_id: str) -> CaseError:
     """Make an error from the reason in ITK's message.
 
     The reason is on the last line, after paths.

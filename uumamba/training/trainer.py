@@ -363,8 +363,9 @@ class Trainer:
             "data_wait": round(progress.waited_seconds / max(progress.seconds, 1e-9), 4),
             "seconds": round(time.monotonic() - self._epoch_began, 3),
         }
-        if hasattr(self.objective, "loss_weights"):
-            row["loss_weights"] = self.objective.loss_weights()
+        loss_weights = getattr(self.objective, "loss_weights", None)
+        if loss_weights is not None:
+            row["loss_weights"] = loss_weights()
         row |= {} if self.numbers is None else self.numbers()
         row |= {} if self.state.method is None else self.state.method.numbers()
         dice = scores.get("dice", float("nan"))
