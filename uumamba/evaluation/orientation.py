@@ -1,4 +1,4 @@
-"""Array orientation for display: radiological slices, or a body from head to feet."""
+"""Array orientation for display: radiological slices, or head to feet."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,7 +8,7 @@ from uumamba.types import SpacingMm
 
 
 def display_order(affine: NDArray[np.float64], spacing_mm: SpacingMm) -> tuple[tuple[int, int, int], tuple[int, ...]]:
-    """Return the axis order and flips from a native array to radiological ``(slice, row, column)``.
+    """Return axis order and flips to radiological ``(slice, row, column)``.
 
     The slice axis has the largest spacing (of several, the one closest to head-foot). Columns run to the patient's
     left, rows to the back or the feet.
@@ -29,7 +29,9 @@ def display_order(affine: NDArray[np.float64], spacing_mm: SpacingMm) -> tuple[t
 
 
 def body_order(affine: NDArray[np.float64]) -> tuple[tuple[int, int, int], tuple[int, ...]]:
-    """Return the order and flips to ``(z, y, x)``: head to feet, front to back, right to left.
+    """Return axis order and flips to ``(z, y, x)``.
+
+    The reordered axes run from head to feet, from front to back and from right to left.
 
     Returns:
         Order of the native axes, and reordered axes to flip.
@@ -45,7 +47,10 @@ def body_order(affine: NDArray[np.float64]) -> tuple[tuple[int, int, int], tuple
 
 
 def _closest_axes(affine: NDArray[np.float64]) -> tuple[NDArray[np.float64], dict[int, int]]:
-    """Return unit directions of the native axes, and the closest world axis (x, y, z) of each."""
+    """Return the unit directions and the closest world axes of native axes.
+
+    Directions are the columns of a 3x3 matrix. World axes 0, 1, 2 are x, y, z; each belongs to one native axis.
+    """
     directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     worlds, natives = linear_sum_assignment(-np.abs(directions))
     return directions, {int(native): int(world) for world, native in zip(worlds, natives, strict=True)}
