@@ -56,7 +56,7 @@ def cohort(make_pair: MakePair) -> tuple[ScoreRow, ...]:
 
 @pytest.fixture(scope="session")
 def two_vendors(cohort: tuple[ScoreRow, ...]) -> tuple[ScoreRow, ...]:
-    """Cohort with patients a and b of vendor A, c of vendor D."""
+    """Cohort with patients a, b of vendor A, c of vendor D."""
     return tuple(replace(row, domain="D" if row.patient_id == "c" else "A") for row in cohort)
 
 

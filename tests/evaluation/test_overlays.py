@@ -14,8 +14,8 @@ from uumamba.evaluation.orientation import body_order, display_order
 from uumamba.evaluation.overlays import (
     STRUCTURE_COLOURS,
     OverlayCase,
+    assign_colours,
     borders,
-    colours_of,
     draw_overlay,
     pick_cases,
 )
@@ -119,7 +119,7 @@ def test_a_close_up_shows_60_mm_around_the_largest_part() -> None:
 
 
 def test_all_structures_of_the_aorta_have_different_colours() -> None:
-    assert len({*colours_of([f"zone {number}" for number in range(23)]).values()}) == 23
+    assert len({*assign_colours([f"zone {number}" for number in range(23)]).values()}) == 23
 
 
 def test_the_border_of_one_voxel_runs_halfway_to_its_neighbours() -> None:

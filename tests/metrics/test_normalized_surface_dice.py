@@ -1,14 +1,14 @@
 import numpy as np
 
 from uumamba.metrics import normalized_surface_dice
-from uumamba.metrics.normalized_surface_dice import normalized_surface_dice_of
+from uumamba.metrics.normalized_surface_dice import surface_dice_from_distances
 from uumamba.metrics.surface import SurfaceDistances
 
 
 def test_surface_dice_is_the_share_of_both_surfaces_within_the_tolerance() -> None:
     distances = SurfaceDistances(np.array([0.0, 1.0, 2.0]), np.array([5.0]))
     # Of four surface voxels two lie within 1 mm.
-    assert normalized_surface_dice_of(distances, tolerance_mm=1.0) == 0.5
+    assert surface_dice_from_distances(distances, tolerance_mm=1.0) == 0.5
 
 
 def test_a_surface_exactly_at_the_tolerance_counts_whatever_the_rounding() -> None:

@@ -18,7 +18,7 @@ from uumamba.evaluation.clinical import (
     why_no_patient_table,
 )
 from uumamba.evaluation.means import case_dice
-from uumamba.evaluation.overlays import OverlayCase, colours_of, draw_overlay
+from uumamba.evaluation.overlays import OverlayCase, assign_colours, draw_overlay
 from uumamba.evaluation.plots import plot_dice, plot_ejection_fraction, plot_training
 from uumamba.evaluation.projections import APART_COLOUR, draw_projections
 from uumamba.evaluation.scores import WHOLE_TREE, ScoreRow
@@ -79,7 +79,7 @@ def render_report(
             grouped=any(row.group for row in rows),
             vessels=summary.vessels(),
             whole_tree=WHOLE_TREE,
-            colours=colours_of(names),
+            colours=assign_colours(names),
             lead=_write_lead(summary),
             cards=make_cards(summary, patients),
             overlays=[_draw_case(overlay, rows, structures or {}) for overlay in overlays],

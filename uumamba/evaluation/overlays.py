@@ -55,7 +55,7 @@ class OverlayCase:
     spacing_mm: SpacingMm
 
 
-def colours_of(structures: Sequence[str]) -> dict[str, str]:
+def assign_colours(structures: Sequence[str]) -> dict[str, str]:
     """Return the colour of each structure, equal in all plots and overlays."""
     return {name: STRUCTURE_COLOURS[index % len(STRUCTURE_COLOURS)] for index, name in enumerate(structures)}
 
@@ -187,7 +187,7 @@ def _draw_slice(
     style: dict[str, Any] = {"cmap": "gray", "interpolation": "bilinear", "aspect": "equal"}
     axes.imshow(stack.image[index], vmin=grey[0], vmax=grey[1], extent=extent, **style)
     axes.set_axis_off()
-    colours, scale = colours_of(list(structures)), stack.pixel_mm[::-1]
+    colours, scale = assign_colours(list(structures)), stack.pixel_mm[::-1]
     for name, line in borders(stack.prediction[index], structures):
         axes.plot(*(line * scale).T, color=colours[name], linewidth=1.8)
     for _, line in borders(stack.label[index], structures):

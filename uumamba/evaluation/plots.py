@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from uumamba.evaluation.clinical import PatientIndices, agreement
-from uumamba.evaluation.overlays import colours_of, draw_png
+from uumamba.evaluation.overlays import assign_colours, draw_png
 from uumamba.evaluation.scores import ScoreRow
 
 TEXT_COLOUR = "#1f2933"
@@ -43,7 +43,7 @@ def plot_dice(rows: Sequence[ScoreRow]) -> bytes:
     Each case is a dot, and a box shows the quartiles.
     """
     structures = list(dict.fromkeys(row.structure for row in rows))
-    colours = colours_of(structures)
+    colours = assign_colours(structures)
     phases = sorted({row.phase or "" for row in rows})
     groups = [(structure, phase) for structure in structures for phase in phases]
     with mpl.rc_context(STYLE):

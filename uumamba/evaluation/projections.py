@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from uumamba.evaluation.orientation import body_order
-from uumamba.evaluation.overlays import OverlayCase, colours_of, draw_png, reorient
+from uumamba.evaluation.overlays import OverlayCase, assign_colours, draw_png, reorient
 from uumamba.evaluation.scoring import NSD_TOLERANCE_MM
 from uumamba.metrics.box import bounding_box
 from uumamba.types import LabelMap
@@ -62,7 +62,7 @@ def draw_projections(case: OverlayCase, structures: Mapping[str, int], vessels: 
         vessels: names of the vessels to draw.
     """
     label, prediction, spacing_mm = _crop_vessels(case, [structures[name] for name in vessels])
-    colours = {value: to_rgb(colours_of(list(structures))[name]) for name, value in structures.items()}
+    colours = {value: to_rgb(assign_colours(list(structures))[name]) for name, value in structures.items()}
     if len(vessels) == 1:
         colours[_APART] = to_rgb(APART_COLOUR)
         label, prediction = (_mark_apart(*pair, spacing_mm) for pair in ((label, prediction), (prediction, label)))

@@ -10,9 +10,9 @@ from scipy.ndimage import find_objects
 
 from uumamba.evaluation.scores import VESSEL_COLUMNS, WHOLE_TREE, ScoreRow, Scores
 from uumamba.metrics import dice_coefficient, surface_distances, vessel_scores, volume_ml
-from uumamba.metrics.average_surface_distance import average_of
-from uumamba.metrics.hausdorff import hausdorff_of
-from uumamba.metrics.normalized_surface_dice import normalized_surface_dice_of
+from uumamba.metrics.average_surface_distance import average_from_distances
+from uumamba.metrics.hausdorff import hausdorff_from_distances
+from uumamba.metrics.normalized_surface_dice import surface_dice_from_distances
 from uumamba.runtime.errors import require, require_case
 from uumamba.types import LabelMap, Mask, SpacingMm
 
@@ -146,11 +146,11 @@ def _score_structure(
         phase=pair.phase,
         structure=structure,
         dice=dice_coefficient(prediction, label),
-        hd95_mm=hausdorff_of(distances, percentile=95),
-        nsd=normalized_surface_dice_of(distances, tolerance_mm=NSD_TOLERANCE_MM),
+        hd95_mm=hausdorff_from_distances(distances, percentile=95),
+        nsd=surface_dice_from_distances(distances, tolerance_mm=NSD_TOLERANCE_MM),
         volume_ml=volume_ml(prediction, spacing_mm=pair.spacing_mm),
         label_volume_ml=volume_ml(label, spacing_mm=pair.spacing_mm),
-        assd_mm=average_of(distances),
+        assd_mm=average_from_distances(distances),
         group=pair.group,
         domain=pair.domain,
         **columns,

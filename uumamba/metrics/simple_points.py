@@ -53,12 +53,18 @@ def is_simple(codes: Codes) -> NDArray[np.bool_]:
 
 
 def has_two_neighbours(codes: Codes) -> NDArray[np.bool_]:
-    """Test neighbourhoods for at least two voxels, which end points and isolated voxels lack."""
+    """Test neighbourhoods for at least two voxels.
+
+    End points of a curve have one neighbour, isolated voxels none.
+    """
     return (codes & (codes - np.uint32(1))) != 0
 
 
 def _is_one_part(inside: Codes, wanted: Codes, grow: Callable[[Codes], Codes]) -> NDArray[np.bool_]:
-    """Whether a flood fill inside the mask connects all wanted voxels; false if there are none."""
+    """Test whether a flood fill inside the mask connects all wanted voxels.
+
+    Without any wanted voxel the result is false.
+    """
     reached = wanted & (~wanted + np.uint32(1))
     while True:
         grown = grow(reached) & inside
