@@ -10,14 +10,14 @@ from matplotlib.image import imread
 
 from uumamba.evaluation import ScoreRow
 from uumamba.evaluation.means import case_dice
-from uumamba.evaluation.orientation import body_order, display_order
+from uumamba.evaluation.orientation import find_body_order, find_display_order
 from uumamba.evaluation.overlays import (
     STRUCTURE_COLOURS,
     OverlayCase,
     assign_colours,
-    borders,
     draw_overlay,
     pick_cases,
+    trace_borders,
 )
 from uumamba.evaluation.projections import draw_projections
 
@@ -98,13 +98,13 @@ def oblique_affine(degrees: float) -> np.ndarray:
 def test_slices_are_shown_in_the_radiological_view(
     affine: np.ndarray, spacing_mm: tuple[float, ...], expected: tuple[tuple[int, ...], ...]
 ) -> None:
-    assert display_order(affine, spacing_mm) == expected
+    assert find_display_order(affine, spacing_mm) == expected
 
 
 def test_bodies_are_shown_from_head_to_feet_front_to_back_and_right_to_left() -> None:
     # Stored towards left, back, head: only the last axis is flipped.
-    assert body_order(np.diag([-1.0, -1.0, 1.0, 1.0])) == ((2, 1, 0), (0,))
-    assert body_order(np.eye(4)) == ((2, 1, 0), (0, 1, 2))
+    assert find_body_order(np.diag([-1.0, -1.0, 1.0, 1.0])) == ((2, 1, 0), (0,))
+    assert find_body_order(np.eye(4)) == ((2, 1, 0), (0, 1, 2))
 
 
 def test_a_close_up_shows_60_mm_around_the_largest_part() -> None:
@@ -125,7 +125,7 @@ def test_all_structures_of_the_aorta_have_different_colours() -> None:
 def test_the_border_of_one_voxel_runs_halfway_to_its_neighbours() -> None:
     labels = np.zeros((5, 5), np.uint8)
     labels[3, 1] = 1
-    ((name, line),) = borders(labels, ONE)
+    ((name, line),) = trace_borders(labels, ONE)
     assert name == "RV"
     assert {tuple(point) for point in line} == {(0.5, 3.0), (1.5, 3.0), (1.0, 2.5), (1.0, 3.5)}
 
@@ -133,14 +133,14 @@ def test_the_border_of_one_voxel_runs_halfway_to_its_neighbours() -> None:
 def test_a_common_border_is_drawn_once_for_the_later_structure() -> None:
     labels = np.ones((9, 9), np.uint8)
     labels[3:6, 3:6] = 2
-    lines = list(borders(labels, {"MYO": 1, "LV": 2}))
+    lines = list(trace_borders(labels, {"MYO": 1, "LV": 2}))
     assert [name for name, _ in lines] == ["LV", "MYO"]
     assert np.abs(lines[0][1] - 4.0).max() == 1.5
     assert np.abs(lines[1][1] - 4.0).max() == 4.5
 
 
 def test_a_mask_that_touches_the_edge_has_a_closed_border() -> None:
-    ((_, line),) = borders(np.ones((3, 4), np.uint8), ONE)
+    ((_, line),) = trace_borders(np.ones((3, 4), np.uint8), ONE)
     np.testing.assert_array_equal(line[0], line[-1])
 
 

@@ -6,7 +6,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
 from uumamba.evaluation.overlays import OverlayCase
-from uumamba.evaluation.projections import APART_COLOUR, VIEWS, _project, _View, draw_projections
+from uumamba.evaluation.projections import ERROR_COLOUR, VIEWS, _project, _View, draw_projections
 
 SPACING_MM = (0.5, 1.0, 2.0)
 TREE = np.zeros((60, 40, 20), np.uint8)
@@ -20,7 +20,7 @@ def red_pixels(prediction: np.ndarray, label: np.ndarray) -> np.ndarray:
     image, affine = np.zeros(label.shape, np.float32), np.diag([*SPACING_MM, 1.0])
     case = OverlayCase("a", image, prediction, label, affine, SPACING_MM)
     picture: np.ndarray = imread(io.BytesIO(draw_projections(case, {"coronary": 1}, ["coronary"])))
-    return np.argwhere(np.abs(picture[..., :3] - np.array(to_rgb(APART_COLOUR))).max(axis=2) < 0.02)
+    return np.argwhere(np.abs(picture[..., :3] - np.array(to_rgb(ERROR_COLOUR))).max(axis=2) < 0.02)
 
 
 @pytest.mark.parametrize(("prediction", "label"), [(TREE, np.roll(TREE, 2, axis=0)), (TREE, TREE), (NOTHING, NOTHING)])

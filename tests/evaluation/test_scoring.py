@@ -35,7 +35,7 @@ def test_a_tube_that_stops_early_has_a_negative_length_error() -> None:
     row = score(straight_tube(slices=16), straight_tube(slices=21))
     assert row.length_error == pytest.approx(-10 / 40)
     assert betti(row) == (0.0, 0.0, 0.0)
-    # Tubes of 3 x 3 voxels thin to their middle lines: all 16 voxels of one lie in the label, 16 of the 21 are found.
+    # Tubes of 3 x 3 voxels thin to their middle lines: 16 of 16 voxels are in the label, 16 of 21 in the prediction.
     assert row.cl_dice == pytest.approx(2 * (16 / 21) / (1 + 16 / 21))
 
 

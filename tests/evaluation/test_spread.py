@@ -1,4 +1,4 @@
-"""Spread of a score over seeds, over folds and over both."""
+"""Spread of a score over seeds, folds and all trainings."""
 
 import pytest
 from hypothesis import given

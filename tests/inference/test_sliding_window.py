@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from uumamba.inference import sliding_window
-from uumamba.inference.sliding_window import window_starts
+from uumamba.inference.sliding_window import find_window_starts
 
 
 def identity(x: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ def test_windows_cover_every_voxel_and_the_last_ends_at_the_border(data: st.Data
     window = data.draw(st.integers(1, 12))
     length = data.draw(st.integers(window, 60))
     overlap = data.draw(st.floats(0.0, 0.99))
-    starts = [start for (start,) in window_starts((length,), (window,), overlap)]
+    starts = [start for (start,) in find_window_starts((length,), (window,), overlap)]
     assert starts == sorted(set(starts))
     assert starts[0] == 0
     assert starts[-1] == length - window

@@ -75,7 +75,7 @@ def test_points_are_voxel_centres_in_millimetres() -> None:
     graph = skeleton_graph(pair, spacing_mm=(1, 2, 2))
     assert graph.points_mm.tolist() == [[0, 0, 0], [1, 2, 2]]
     assert graph.edge_lengths_mm.tolist() == [3.0]
-    assert graph.both_ways.tolist() == [[0, 1], [1, 0]]
+    assert graph.directed_edges.tolist() == [[0, 1], [1, 0]]
 
 
 def test_an_empty_skeleton_is_an_empty_graph() -> None:

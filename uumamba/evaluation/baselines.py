@@ -57,7 +57,7 @@ class MeanShapeAtlas:
             UsageError: there is no case, numbers or shapes of images and labels differ, or no label has a structure.
         """
         structures = _count_structures(images, labels)
-        mean = _mean_shares(labels, structures)
+        mean = _compute_mean_shares(labels, structures)
         searched = [labels[case] for case in _spread_evenly(len(labels), self.search_cases)]
         self.training_dice = -1.0
         for smoothing, scale in product(self.smoothings, self.scales):
@@ -66,7 +66,7 @@ class MeanShapeAtlas:
             resampled = [_resample_shares(shares, label.shape) for label in searched]
             for threshold in self.thresholds:
                 predictions = [_select_largest_share(each, threshold) for each in resampled]
-                dice = _pooled_dice(predictions, searched, structures)
+                dice = _compute_pooled_dice(predictions, searched, structures)
                 if dice > self.training_dice:
                     self.training_dice, self._shares = dice, shares
                     self.chosen = {"threshold": threshold, "smoothing": smoothing, "scale": scale}
@@ -120,7 +120,7 @@ class IntensityThreshold:
             UsageError: there is no case, numbers or shapes of images and labels differ, or no label has a structure.
         """
         structures = _count_structures(images, labels)
-        self._shares = _mean_shares(labels, structures)
+        self._shares = _compute_mean_shares(labels, structures)
         searched = _spread_evenly(len(labels), self.search_cases)
         resampled = [_resample_shares(self._shares, labels[case].shape) for case in searched]
         best = dict.fromkeys(range(1, structures + 1), -1.0)
@@ -175,7 +175,7 @@ def _count_structures(images: Sequence[ImageArray], labels: Sequence[LabelMap]) 
     return structures
 
 
-def _mean_shares(labels: Sequence[LabelMap], structures: int) -> NDArray[np.float32]:
+def _compute_mean_shares(labels: Sequence[LabelMap], structures: int) -> NDArray[np.float32]:
     """Compute each structure's share of cases on the atlas grid, ``(K, *ATLAS_SHAPE)``."""
     total = np.zeros((structures, *ATLAS_SHAPE), dtype=np.float32)
     for label in labels:
@@ -225,7 +225,7 @@ def _smooth_first_channel(image: ImageArray, smoothing: float) -> ImageArray:
     return ndimage.gaussian_filter(channel, (0, smoothing, smoothing))
 
 
-def _pooled_dice(predictions: Sequence[LabelMap], labels: Sequence[LabelMap], structures: int) -> float:
+def _compute_pooled_dice(predictions: Sequence[LabelMap], labels: Sequence[LabelMap], structures: int) -> float:
     """Compute the mean Dice over all pairs of case and structure.
 
     A pair of empty masks is left out. A rare structure has less weight than in :func:`uumamba.evaluation.mean_dice`;

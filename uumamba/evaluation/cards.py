@@ -38,7 +38,9 @@ def make_cards(summary: Summary, patients: Sequence[PatientIndices]) -> list[dic
     if not many:
         cards += [_make_dice_card(row) for row in structures]
     elif known := [row for row in structures if row.dice.mean is not None]:
-        cards.append(_make_dice_card(min(known, key=lambda row: row.dice.mean or 0.0)) | {"note": "the lowest of them"})
+        cards.append(
+            _make_dice_card(min(known, key=lambda row: row.dice.mean or 0.0)) | {"note": "lowest of all structures"}
+        )
     cards += _make_vessel_cards(summary)
     agreed = agreement(patients).get("lv_ef_percent")
     if agreed and agreed["limits"]:

@@ -112,7 +112,7 @@ def write_patients(path: Path | str, patients: Sequence[PatientIndices]) -> None
 
     Each index has three columns: prediction, label, and prediction minus label. The file is complete or absent.
     """
-    indices = index_names(patients)
+    indices = list_indices(patients)
     columns = [column for name in indices for column in (name, f"{name}_label", f"{name}_difference")]
     rows = []
     for patient in patients:
@@ -121,14 +121,14 @@ def write_patients(path: Path | str, patients: Sequence[PatientIndices]) -> None
     write_csv(path, ["patient_id", "group", *columns], rows)
 
 
-def index_names(patients: Sequence[PatientIndices]) -> tuple[str, ...]:
+def list_indices(patients: Sequence[PatientIndices]) -> tuple[str, ...]:
     """Return the names of the indices, in the order of the table."""
     return tuple(patients[0].prediction) if patients else ()
 
 
-def ejection_fractions(patients: Sequence[PatientIndices]) -> tuple[str, ...]:
+def list_ejection_fractions(patients: Sequence[PatientIndices]) -> tuple[str, ...]:
     """Return the names of the ejection fractions."""
-    return tuple(name for name in index_names(patients) if name.endswith("_ef_percent"))
+    return tuple(name for name in list_indices(patients) if name.endswith("_ef_percent"))
 
 
 def agreement(patients: Sequence[PatientIndices]) -> dict[str, dict[str, Any]]:
@@ -142,7 +142,9 @@ def agreement(patients: Sequence[PatientIndices]) -> dict[str, dict[str, Any]]:
         Lancet 327, 1986.
         Differs from the paper: none.
     """
-    return {name: _agreement([patient.difference(name) for patient in patients]) for name in index_names(patients)}
+    return {
+        name: _compute_agreement([patient.difference(name) for patient in patients]) for name in list_indices(patients)
+    }
 
 
 def group_means(patients: Sequence[PatientIndices]) -> dict[str, dict[str, Any]]:
@@ -159,13 +161,13 @@ def group_means(patients: Sequence[PatientIndices]) -> dict[str, dict[str, Any]]
                 "prediction": moments(patient.prediction[name] for patient in members).mean,
                 "label": moments(patient.label[name] for patient in members).mean,
             }
-            for name in ejection_fractions(patients)
+            for name in list_ejection_fractions(patients)
         }
         table[group] = {"n_patients": len(members), **means}
     return table
 
 
-def _agreement(differences: Sequence[float]) -> dict[str, Any]:
+def _compute_agreement(differences: Sequence[float]) -> dict[str, Any]:
     found, absolute = moments(differences), moments(map(abs, differences))
     limits = None
     if found.mean is not None and found.sd is not None:

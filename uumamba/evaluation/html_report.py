@@ -12,15 +12,15 @@ from uumamba.evaluation.cards import MOST_SIDE_BY_SIDE, format_number, make_card
 from uumamba.evaluation.clinical import (
     PatientIndices,
     agreement,
-    ejection_fractions,
     group_means,
+    list_ejection_fractions,
     patient_table,
     why_no_patient_table,
 )
 from uumamba.evaluation.means import case_dice
 from uumamba.evaluation.overlays import OverlayCase, assign_colours, draw_overlay
 from uumamba.evaluation.plots import plot_dice, plot_ejection_fraction, plot_training
-from uumamba.evaluation.projections import APART_COLOUR, draw_projections
+from uumamba.evaluation.projections import ERROR_COLOUR, draw_projections
 from uumamba.evaluation.scores import WHOLE_TREE, ScoreRow
 from uumamba.evaluation.spread import Spread
 from uumamba.evaluation.summary import RULES, Summary, summarise
@@ -83,7 +83,7 @@ def render_report(
             lead=_write_lead(summary),
             cards=make_cards(summary, patients),
             overlays=[_draw_case(overlay, rows, structures or {}) for overlay in overlays],
-            apart=APART_COLOUR,
+            error_colour=ERROR_COLOUR,
             dice_plot=plot_dice(rows),
             cases=_list_cases(rows, {row.case_id: row for row in trees}),
             lowest=LOWEST_CASES,
@@ -176,10 +176,10 @@ def _describe_patients(patients: Sequence[PatientIndices]) -> dict[str, Any] | N
     if not patients:
         return None
     agreed = agreement(patients)
-    fractions = ejection_fractions(patients)
+    fractions = list_ejection_fractions(patients)
     return {
         "n_patients": len(patients),
-        "agreement": [{"name": _index_title(name)} | values for name, values in agreed.items()],
+        "agreement": [{"name": _format_index(name)} | values for name, values in agreed.items()],
         "groups": group_means(patients),
         "fractions": fractions,
         "plots": [
@@ -188,11 +188,11 @@ def _describe_patients(patients: Sequence[PatientIndices]) -> dict[str, Any] | N
     }
 
 
-def _index_title(index: str) -> str:
+def _format_index(index: str) -> str:
     """Return the title of an index.
 
     Example:
-        >>> _index_title("rv_ef_percent")
+        >>> _format_index("rv_ef_percent")
         'RV EF, %'
     """
     chamber, measure, unit = index.split("_")

@@ -80,16 +80,16 @@ def case_dice(rows: Iterable[ScoreRow]) -> dict[str, float]:
     Cases without any structure are left out. The mean over cases differs from :func:`mean_dice` if some cases lack a
     structure.
     """
-    means = {case_id: moments(scores).mean for case_id, scores in _dice_by("case_id", rows).items()}
+    means = {case_id: moments(scores).mean for case_id, scores in _group_dice("case_id", rows).items()}
     return {case_id: mean for case_id, mean in means.items() if mean is not None}
 
 
 def mean_dice_of(rows: Iterable[ScoreRow]) -> MeanDice:
     """Compute :func:`mean_dice` from rows of ``scores.csv``."""
-    return mean_dice(_dice_by("structure", rows))
+    return mean_dice(_group_dice("structure", rows))
 
 
-def _dice_by(field: str, rows: Iterable[ScoreRow]) -> dict[str, list[float]]:
+def _group_dice(field: str, rows: Iterable[ScoreRow]) -> dict[str, list[float]]:
     scores: dict[str, list[float]] = {}
     for row in rows:
         scores.setdefault(getattr(row, field), []).append(row.dice)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from uumamba.evaluation.means import case_dice
-from uumamba.evaluation.orientation import display_order
+from uumamba.evaluation.orientation import find_display_order
 from uumamba.evaluation.scores import ScoreRow
 from uumamba.types import LabelMap, Mask, SpacingMm
 
@@ -89,7 +89,7 @@ def draw_overlay(case: OverlayCase, structures: Mapping[str, int], *, close_up: 
         close_up: show 60 mm around the largest part of each slice, for vessels, instead of all parts.
     """
     stack = _Stack.from_case(case)
-    indices, window = stack.representative_slices(), stack.window_mm()
+    indices, window = stack.select_slices(), stack.window_mm()
     width = len(indices) * (PANEL_INCHES + GAP_INCHES) - GAP_INCHES
     figure = Figure(figsize=(width, PANEL_INCHES), dpi=130, facecolor="black")
     grey = stack.grey_range(window)
@@ -131,14 +131,14 @@ class _Stack:
 
     @classmethod
     def from_case(cls, case: OverlayCase) -> "_Stack":
-        order, flips = display_order(case.affine, case.spacing_mm)
+        order, flips = find_display_order(case.affine, case.spacing_mm)
         image, prediction, label = (
             reorient(array, order, flips) for array in (case.image, case.prediction, case.label)
         )
         pixel_mm = np.array([case.spacing_mm[axis] for axis in order[1:]])
         return cls(image, prediction, label, (prediction > 0) | (label > 0), pixel_mm)
 
-    def representative_slices(self) -> list[int]:
+    def select_slices(self) -> list[int]:
         occupied = np.flatnonzero(self.mask.any(axis=(1, 2)))
         first, last = (occupied[0], occupied[-1]) if occupied.size else (0, len(self.image) - 1)
         return sorted({round(first + fraction * (last - first)) for fraction in SLICE_FRACTIONS})
@@ -151,7 +151,7 @@ class _Stack:
         plane = self.mask.any(axis=0)
         corners_mm = np.argwhere(plane if plane.any() else ~plane) * self.pixel_mm
         first_mm, last_mm = corners_mm.min(axis=0), corners_mm.max(axis=0)
-        return _square((first_mm + last_mm) / 2, float((last_mm - first_mm).max()) / 2 + WINDOW_MARGIN_MM)
+        return _make_square((first_mm + last_mm) / 2, float((last_mm - first_mm).max()) / 2 + WINDOW_MARGIN_MM)
 
     def close_up_mm(self, index: int) -> WindowMm:
         """Return a square around the largest connected part on one slice.
@@ -162,7 +162,7 @@ class _Stack:
         if not number:
             return self.window_mm()
         largest = int(np.bincount(parts.ravel())[1:].argmax()) + 1
-        return _square(np.array(ndimage.center_of_mass(parts == largest)) * self.pixel_mm, CLOSE_UP_MM / 2)
+        return _make_square(np.array(ndimage.center_of_mass(parts == largest)) * self.pixel_mm, CLOSE_UP_MM / 2)
 
     def grey_range(self, window: WindowMm) -> tuple[float, float]:
         left, right, top, bottom = window
@@ -173,7 +173,7 @@ class _Stack:
         return float(low), max(float(high), float(low) + 1e-6)
 
 
-def _square(centre_mm: NDArray[np.float64], half_mm: float) -> WindowMm:
+def _make_square(centre_mm: NDArray[np.float64], half_mm: float) -> WindowMm:
     row_mm, column_mm = centre_mm.tolist()
     return column_mm - half_mm, column_mm + half_mm, row_mm - half_mm, row_mm + half_mm
 
@@ -188,13 +188,13 @@ def _draw_slice(
     axes.imshow(stack.image[index], vmin=grey[0], vmax=grey[1], extent=extent, **style)
     axes.set_axis_off()
     colours, scale = assign_colours(list(structures)), stack.pixel_mm[::-1]
-    for name, line in borders(stack.prediction[index], structures):
+    for name, line in trace_borders(stack.prediction[index], structures):
         axes.plot(*(line * scale).T, color=colours[name], linewidth=1.8)
-    for _, line in borders(stack.label[index], structures):
+    for _, line in trace_borders(stack.label[index], structures):
         axes.plot(*(line * scale).T, color="white", linewidth=1.4, linestyle=(0, (3.5, 2.0)))
 
 
-def borders(labels: LabelMap, structures: Mapping[str, int]) -> Iterator[tuple[str, NDArray[np.float64]]]:
+def trace_borders(labels: LabelMap, structures: Mapping[str, int]) -> Iterator[tuple[str, NDArray[np.float64]]]:
     """Yield the border lines of each structure on a slice.
 
     A line consists of ``(column, row)`` points in voxels, halfway between voxel centres. Two dashed lines on one border
@@ -221,7 +221,7 @@ def _trace_outlines(mask: Mask) -> list[NDArray[np.float64]]:
 def _find_outer_values(padded: LabelMap, mask: Mask, line: NDArray[np.float64]) -> LabelMap:
     """Return the label outside the mask at each point of an outline.
 
-    Each point is halfway between a voxel of the mask and one outside.
+    Each point is halfway between a voxel of the mask and a voxel outside.
     """
     low, high = np.floor(line).astype(int).T, np.ceil(line).astype(int).T
     inside_is_low = mask[low[1], low[0]]

@@ -75,10 +75,10 @@ def plot_training(folds: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
     """
     terms = sorted({term for rows in folds.values() for row in rows for term in row.get("loss_weights") or {}})
     panels = {
-        "Training loss": {fold: _finite_points(rows, "loss") for fold, rows in folds.items()},
-        "Validation Dice": {fold: _finite_points(rows, "dice") for fold, rows in folds.items()},
+        "Training loss": {fold: _select_finite_points(rows, "loss") for fold, rows in folds.items()},
+        "Validation Dice": {fold: _select_finite_points(rows, "dice") for fold, rows in folds.items()},
         "Weights of the loss terms": {
-            term if len(folds) == 1 else f"{term}, {fold}": _finite_points(
+            term if len(folds) == 1 else f"{term}, {fold}": _select_finite_points(
                 [row.get("loss_weights") or {} for row in rows], term
             )
             for fold, rows in folds.items()
@@ -154,7 +154,7 @@ def _draw_dots_and_box(axes: Axes, position: int, values: np.ndarray, colour: st
     axes.scatter(x, y, s=18, color=colour, edgecolors=TEXT_COLOUR, linewidths=0.4, zorder=3)
 
 
-def _finite_points(rows: Sequence[Mapping[str, Any]], key: str) -> list[tuple[int, float]]:
+def _select_finite_points(rows: Sequence[Mapping[str, Any]], key: str) -> list[tuple[int, float]]:
     """Return ``(epoch, value)`` of each row with a finite number.
 
     Epochs are counted from 1.

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from uumamba.evaluation.orientation import body_order
+from uumamba.evaluation.orientation import find_body_order
 from uumamba.evaluation.overlays import OverlayCase, assign_colours, draw_png, reorient
 from uumamba.evaluation.scoring import NSD_TOLERANCE_MM
 from uumamba.metrics.box import bounding_box
@@ -21,17 +21,20 @@ VESSEL_MARGIN_MM = 6.0
 PANEL_GAP_MM = 4.0
 SHADE = 0.6
 """Relative darkening from the nearest to the farthest voxel."""
-APART_COLOUR = "#FF4B33"
-_APART = 255
+ERROR_COLOUR = "#FF4B33"
+_ERROR_VALUE = 255
 
 
 @dataclass(frozen=True)
 class _View:
-    """Viewing direction: axis of ``(z, y, x)`` along the rays, near end."""
+    """Viewing direction along an axis of ``(z, y, x)``.
+
+    ``is_reversed`` is true if the last index of the axis is the nearest.
+    """
 
     name: str
     axis: int
-    near_is_last: bool
+    is_reversed: bool
 
 
 # Arrays run from head to feet, front to back, right to left: the patient's left is on the right of each picture.
@@ -64,8 +67,8 @@ def draw_projections(case: OverlayCase, structures: Mapping[str, int], vessels: 
     label, prediction, spacing_mm = _crop_vessels(case, [structures[name] for name in vessels])
     colours = {value: to_rgb(assign_colours(list(structures))[name]) for name, value in structures.items()}
     if len(vessels) == 1:
-        colours[_APART] = to_rgb(APART_COLOUR)
-        label, prediction = (_mark_apart(*pair, spacing_mm) for pair in ((label, prediction), (prediction, label)))
+        colours[_ERROR_VALUE] = to_rgb(ERROR_COLOUR)
+        label, prediction = (_mark_errors(*pair, spacing_mm) for pair in ((label, prediction), (prediction, label)))
     palette = np.zeros((256, 3), np.float32)
     palette[list(colours)] = list(colours.values())
     maps = {"label": label, "prediction": prediction}
@@ -74,11 +77,12 @@ def draw_projections(case: OverlayCase, structures: Mapping[str, int], vessels: 
 
 
 def _crop_vessels(case: OverlayCase, values: Sequence[int]) -> tuple[LabelMap, LabelMap, NDArray[np.float64]]:
-    """Crop label and prediction to the vessels; return the spacing also.
+    """Return the vessels of label and prediction, and the spacing.
 
-    Both have axes ``(z, y, x)``, one box around the vessels of both with a margin, and 0 for all other structures.
+    Label maps have axes ``(z, y, x)`` and hold 0 for other structures. They are cropped to one box around all vessels,
+    with a margin.
     """
-    order, flips = body_order(case.affine)
+    order, flips = find_body_order(case.affine)
     spacing_mm = np.array([case.spacing_mm[axis] for axis in order])
     reordered = (reorient(labels, order, flips) for labels in (case.label, case.prediction))
     kept = [np.where(np.isin(labels, values), labels, 0) for labels in reordered]
@@ -88,14 +92,14 @@ def _crop_vessels(case: OverlayCase, values: Sequence[int]) -> tuple[LabelMap, L
     return label, prediction, spacing_mm
 
 
-def _mark_apart(labels: LabelMap, others: LabelMap, spacing_mm: NDArray[np.float64]) -> LabelMap:
+def _mark_errors(labels: LabelMap, others: LabelMap, spacing_mm: NDArray[np.float64]) -> LabelMap:
     """Mark voxels farther than the tolerance from all voxels of ``others``."""
     voxels, targets = np.argwhere(labels), np.argwhere(others)
     if not len(targets):
-        return np.where(labels, np.uint8(_APART), labels)
+        return np.where(labels, np.uint8(_ERROR_VALUE), labels)
     near = cKDTree(targets * spacing_mm).query(voxels * spacing_mm, distance_upper_bound=NSD_TOLERANCE_MM)[0]
     marked = labels.copy()
-    marked[tuple(voxels[np.isinf(near)].T)] = _APART
+    marked[tuple(voxels[np.isinf(near)].T)] = _ERROR_VALUE
     return marked
 
 
@@ -106,13 +110,13 @@ def _project(
 
     Marked voxels are always visible. ``palette`` holds the colour of each label value, ``(256, 3)``.
     """
-    if view.near_is_last:
+    if view.is_reversed:
         labels = np.flip(labels, view.axis)
     first = (labels > 0).argmax(axis=view.axis)
     value = np.take_along_axis(labels, np.expand_dims(first, view.axis), view.axis).squeeze(view.axis)
     light = 1 - SHADE * first / max(labels.shape[view.axis] - 1, 1)
     picture = (palette[value] * light[..., None]).astype(np.float32)
-    picture[(labels == _APART).any(axis=view.axis)] = palette[_APART]
+    picture[(labels == _ERROR_VALUE).any(axis=view.axis)] = palette[_ERROR_VALUE]
     return _Panel(f"{name}, {view.name}", picture, *np.delete(labels.shape * spacing_mm, view.axis).tolist())
 
 
@@ -125,8 +129,8 @@ def _draw_panels(rows: Sequence[Sequence[_Panel]]) -> bytes:
     pairs = [panel for pair in zip(*rows, strict=True) for panel in pair]
     grid = max(rows, [pairs], key=lambda grid: _fit_grid(grid)[0])
     inches_per_mm, widths_mm, heights_mm = _fit_grid(grid)
-    size = (FIGURE_INCHES[0], inches_per_mm * _with_gaps(heights_mm))
-    margin = (1 - inches_per_mm * _with_gaps(widths_mm) / size[0]) / 2
+    size = (FIGURE_INCHES[0], inches_per_mm * _add_gaps(heights_mm))
+    margin = (1 - inches_per_mm * _add_gaps(widths_mm) / size[0]) / 2
     figure = Figure(figsize=size, dpi=130, facecolor="black")
     cells = figure.subplots(
         len(heights_mm),
@@ -160,9 +164,9 @@ def _fit_grid(rows: Sequence[Sequence[_Panel]]) -> tuple[float, list[float], lis
     """
     widths_mm = [max(panel.width_mm for panel in column) for column in zip(*rows, strict=True)]
     heights_mm = [max(panel.height_mm for panel in row) for row in rows]
-    scale = min(FIGURE_INCHES[0] / _with_gaps(widths_mm), FIGURE_INCHES[1] / _with_gaps(heights_mm))
+    scale = min(FIGURE_INCHES[0] / _add_gaps(widths_mm), FIGURE_INCHES[1] / _add_gaps(heights_mm))
     return scale, widths_mm, heights_mm
 
 
-def _with_gaps(lengths_mm: Sequence[float]) -> float:
+def _add_gaps(lengths_mm: Sequence[float]) -> float:
     return sum(lengths_mm) + PANEL_GAP_MM * (len(lengths_mm) - 1)

@@ -62,9 +62,9 @@ class ScoreRow:
 
     @property
     def is_swapped(self) -> bool:
-        """Return whether left and right are swapped.
+        """Return whether the structure is swapped with its left/right partner.
 
-        They are if the prediction overlaps more with the partner's label than with its own.
+        Then the prediction overlaps more with the partner's label than with the structure's own label.
         """
         if self.partner_overlap_ml is None:
             return False
@@ -119,7 +119,7 @@ def read_scores(path: Path | str) -> tuple[ScoreRow, ...]:
     Raises:
         UsageError: the file is missing, has no row, or is another table.
     """
-    expected, fix = "a table of scores with at least one row", "write it with `uumamba evaluate`"
+    expected, fix = "a table of scores with at least one row", "write the table with `uumamba evaluate`"
     try:
         with Path(path).open(newline="", encoding="utf-8") as stream:
             rows = tuple(map(_parse_row, csv.DictReader(stream)))

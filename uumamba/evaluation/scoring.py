@@ -85,7 +85,9 @@ def evaluate(
     """
     partners = {one: other for left, right in mirror_pairs for one, other in ((left, right), (right, left))}
     unknown = sorted({*vessel_structures, *partners} - structures.keys())
-    require(not unknown, "structures", got=", ".join(structures), expected=f"names that include {', '.join(unknown)}")
+    require(
+        not unknown, "structures", got=", ".join(structures), expected=f"label values for {', '.join(unknown)} also"
+    )
     rows: list[ScoreRow] = []
     trees: list[ScoreRow] = []
     for pair in pairs:
@@ -130,7 +132,7 @@ def _score_structure(
 ) -> ScoreRow:
     """Score the voxels of all ``values`` as one structure.
 
-    ``partner`` is the name and label value of the same structure on the other side of the body, if there is one.
+    ``partner`` is name and label value of the same structure on the other side of the body.
     """
     around = [boxes[value] for value in values if value in boxes]
     box = _join_boxes(around) if around else (slice(0, 0),) * pair.label.ndim

@@ -1,4 +1,4 @@
-"""Spread of the validation Dice over seeds, over folds, and over both."""
+"""Spread of the validation Dice over seeds, folds and all trainings."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -44,11 +44,16 @@ def spread(values: Mapping[SeedAndFold, float]) -> Spread:
         (0.5, True, 4)
     """
     over_all = moments(values.values())
-    return Spread(over_all.mean, over_all.sd, _sd_of_means(values, 0), _sd_of_means(values, 1), over_all.n)
+    return Spread(
+        over_all.mean, over_all.sd, _compute_sd_of_means(values, 0), _compute_sd_of_means(values, 1), over_all.n
+    )
 
 
-def _sd_of_means(values: Mapping[SeedAndFold, float], position: int) -> float | None:
-    """Compute the deviation of the means by seed (0) or fold (1)."""
+def _compute_sd_of_means(values: Mapping[SeedAndFold, float], position: int) -> float | None:
+    """Compute the deviation of the means by seed (0) or fold (1).
+
+    ``position`` is that of seed or fold in the key of a training.
+    """
     groups: dict[int | str, list[float]] = {}
     for training, value in values.items():
         groups.setdefault(training[position], []).append(value)

@@ -125,7 +125,7 @@ def summarise(rows: Sequence[ScoreRow], trees: Sequence[ScoreRow] = ()) -> Summa
     summaries = [
         _summarise_one(structure, phase, [row for row in rows if row.structure == structure])
         for structure in dict.fromkeys(row.structure for row in rows)
-        for phase in (*_phases(rows), ALL_PHASES)
+        for phase in (*_list_phases(rows), ALL_PHASES)
     ]
     return Summary(
         n_cases=len({row.case_id for row in rows}),
@@ -172,7 +172,7 @@ def _summarise_domains(rows: Sequence[ScoreRow]) -> tuple[DomainSummary, ...]:
     )
 
 
-def _phases(rows: Sequence[ScoreRow]) -> list[str]:
+def _list_phases(rows: Sequence[ScoreRow]) -> list[str]:
     known = {row.phase for row in rows if row.phase is not None}
     return sorted(known, key=lambda phase: (phase not in ("ED", "ES"), phase)) if len(known) > 1 else []
 
@@ -188,15 +188,15 @@ def _summarise_one(structure: str, phase: str, rows: Sequence[ScoreRow]) -> Stru
         n_missed=masks.count((False, True)),
         n_spurious=masks.count((True, False)),
         n_both_empty=masks.count((False, False)),
-        dice=_column_moments(chosen, "dice"),
-        hd95_mm=_column_moments(chosen, "hd95_mm"),
-        nsd=_column_moments(chosen, "nsd"),
-        assd_mm=_column_moments(chosen, "assd_mm"),
-        vessel={column: _column_moments(vessels, column) for column in VESSEL_COLUMNS} if vessels else None,
+        dice=_compute_column_moments(chosen, "dice"),
+        hd95_mm=_compute_column_moments(chosen, "hd95_mm"),
+        nsd=_compute_column_moments(chosen, "nsd"),
+        assd_mm=_compute_column_moments(chosen, "assd_mm"),
+        vessel={column: _compute_column_moments(vessels, column) for column in VESSEL_COLUMNS} if vessels else None,
     )
 
 
-def _column_moments(rows: Sequence[ScoreRow], column: str) -> Moments:
+def _compute_column_moments(rows: Sequence[ScoreRow], column: str) -> Moments:
     return moments(value for row in rows if (value := getattr(row, column)) is not None)
 
 

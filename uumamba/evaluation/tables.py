@@ -6,7 +6,7 @@ from rich.console import JustifyMethod
 from rich.table import Table
 
 from uumamba.evaluation.cards import MOST_SIDE_BY_SIDE
-from uumamba.evaluation.clinical import PatientIndices, ejection_fractions, group_means
+from uumamba.evaluation.clinical import PatientIndices, group_means, list_ejection_fractions
 from uumamba.evaluation.means import Moments
 from uumamba.evaluation.scores import ScoreRow
 from uumamba.evaluation.spread import Spread
@@ -99,7 +99,7 @@ def ejection_fraction_table(patients: Sequence[PatientIndices]) -> Table | None:
 
     The result is None if no group or no chamber is known.
     """
-    groups, chambers = group_means(patients), ejection_fractions(patients)
+    groups, chambers = group_means(patients), list_ejection_fractions(patients)
     columns = ["patients", *(f"{name[:2].upper()} EF" for name in chambers)]
     table = _make_table("Ejection fraction, % (prediction / label)", ["group"], columns)
     for group, means in groups.items():

@@ -110,7 +110,7 @@ class Predictor:
         self.sw_batch_size = sw_batch_size
         self._blend_device = self.device
         self.precision = precision
-        self._predict_windows = mirrored_mean(self._mean_probabilities, mirror_axes, swaps=mirror_swaps)
+        self._predict_windows = mirrored_mean(self._average_probabilities, mirror_axes, swaps=mirror_swaps)
 
     @torch.inference_mode()
     def __call__(
@@ -223,7 +223,7 @@ class Predictor:
             f"{tuple(image.shape)} ({reason}); predict on a device with more memory, or train with a smaller patch."
         )
 
-    def _mean_probabilities(self, windows: Tensor) -> Tensor:
+    def _average_probabilities(self, windows: Tensor) -> Tensor:
         if self.channels_last:
             windows = to_channels_last(windows)
         total = self.nets[0](windows).float().softmax(dim=1)

@@ -68,40 +68,40 @@ def sliding_window(
     _check_options(image, roi, sw_batch_size, overlap, mode)
     images = image.movedim(1, 0) if len(roi) == image.ndim - 2 else image[None]
     padded, inside = _pad(images, roi, float(image.min()) if cval is None else cval)
-    weight = blending_weight(roi, mode=mode, sigma_scale=sigma_scale).to(image.device)
+    weight = compute_blending_weight(roi, mode=mode, sigma_scale=sigma_scale).to(image.device)
     blended, total = None, torch.zeros(padded.shape[2:], device=image.device)
-    starts = list(window_starts(padded.shape[2:], roi, overlap))
+    starts = list(find_window_starts(padded.shape[2:], roi, overlap))
     for start in starts:
-        _window(total, start, roi).add_(weight)
+        _view_window(total, start, roi).add_(weight)
     windows = list(itertools.product(range(len(padded)), starts))
     for first in range(0, len(windows), sw_batch_size):
         block = windows[first : first + sw_batch_size]
-        found = net(torch.stack([_window(padded[index], start, roi) for index, start in block]))
+        found = net(torch.stack([_view_window(padded[index], start, roi) for index, start in block]))
         require(
             isinstance(found, Tensor) and found.shape[:1] + found.shape[2:] == (len(block), *roi),
             "net",
             got=tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__,
             expected=f"one tensor of shape ({len(block)}, classes, {', '.join(map(str, roi))})",
-            fix="call net.eval() if it has deep supervision",
+            fix="call net.eval() for a network with deep supervision",
         )
         if blended is None:
             blended = torch.zeros(len(padded), found.shape[1], *padded.shape[2:], device=image.device)
         for (index, start), values in zip(block, found.float() * weight, strict=True):
-            _window(blended[index], start, roi).add_(values)
+            _view_window(blended[index], start, roi).add_(values)
     assert blended is not None  # there is at least one window
-    whole = _window(blended.div_(total), *inside)
-    return whole.movedim(0, 1) if len(roi) == image.ndim - 2 else whole[0]
+    result = _view_window(blended.div_(total), *inside)
+    return result.movedim(0, 1) if len(roi) == image.ndim - 2 else result[0]
 
 
-def window_starts(size: Sequence[int], roi_size: Sequence[int], overlap: float) -> Iterator[tuple[int, ...]]:
+def find_window_starts(size: Sequence[int], roi_size: Sequence[int], overlap: float) -> Iterator[tuple[int, ...]]:
     """Yield the first corners of windows that cover an image.
 
     The last axis changes fastest.
 
     Example:
-        >>> list(window_starts((10,), (4,), overlap=0.5))
+        >>> list(find_window_starts((10,), (4,), overlap=0.5))
         [(0,), (2,), (4,), (6,)]
-        >>> list(window_starts((9,), (4,), overlap=0.25))
+        >>> list(find_window_starts((9,), (4,), overlap=0.25))
         [(0,), (3,), (5,)]
     """
     axes = []
@@ -112,13 +112,13 @@ def window_starts(size: Sequence[int], roi_size: Sequence[int], overlap: float) 
     return itertools.product(*axes)
 
 
-def blending_weight(roi_size: Sequence[int], *, mode: Mode, sigma_scale: float) -> Tensor:
+def compute_blending_weight(roi_size: Sequence[int], *, mode: Mode, sigma_scale: float) -> Tensor:
     """Return the positive weight of each voxel of a window.
 
     The weight is a Gaussian around the centre of the window, or 1.
 
     Example:
-        >>> weight = blending_weight((3,), mode="gaussian", sigma_scale=0.5)  # sigma is 1.5 voxels
+        >>> weight = compute_blending_weight((3,), mode="gaussian", sigma_scale=0.5)  # sigma is 1.5 voxels
         >>> torch.allclose(weight, torch.tensor([-0.5 / 1.5**2, 0.0, -0.5 / 1.5**2]).exp())
         True
     """
@@ -143,11 +143,11 @@ def _pad(images: Tensor, roi: Sequence[int], value: float) -> tuple[Tensor, tupl
     return F.pad(images, list(itertools.chain(*reversed(pairs))), value=value), (before, size)
 
 
-def _window(whole: Tensor, start: Sequence[int], roi: Sequence[int]) -> Tensor:
+def _view_window(array: Tensor, start: Sequence[int], roi: Sequence[int]) -> Tensor:
     """Return a view of a window along the last axes."""
     for axis, (first, length) in enumerate(zip(start, roi, strict=True), start=-len(roi)):
-        whole = whole.narrow(axis, first, length)
-    return whole
+        array = array.narrow(axis, first, length)
+    return array
 
 
 def _check_options(image: Tensor, roi: tuple[int, ...], sw_batch_size: int, overlap: float, mode: str) -> None:

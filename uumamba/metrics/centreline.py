@@ -105,7 +105,7 @@ def length_from_skeleton(solid: Mask, skeleton: Mask, *, spacing_mm: Sequence[fl
         spacing_mm: voxel edge lengths in the order of the array's axes.
     """
     graph = skeleton_graph(skeleton, spacing_mm=spacing_mm)
-    beyond_mm = _beyond_ends_mm(solid, graph, spacing_mm)
+    beyond_mm = _measure_end_extensions_mm(solid, graph, spacing_mm)
     return float(_smooth(graph).edge_lengths_mm.sum() + beyond_mm.sum())
 
 
@@ -122,7 +122,7 @@ def error_from_lengths(found_mm: float | None, wanted_mm: float | None) -> float
 
 def _smooth(graph: SkeletonGraph) -> SkeletonGraph:
     """Smooth the points between ends and branch points, which stay fixed."""
-    starts, stops = graph.both_ways
+    starts, stops = graph.directed_edges
     between = graph.degrees == 2
     neighbours = stops[np.argsort(starts, kind="stable")][np.repeat(between, graph.degrees)].reshape(-1, 2)
     points_mm = graph.points_mm.copy()
@@ -131,7 +131,7 @@ def _smooth(graph: SkeletonGraph) -> SkeletonGraph:
     return SkeletonGraph(points_mm, graph.edges)
 
 
-def _beyond_ends_mm(solid: Mask, graph: SkeletonGraph, spacing_mm: Sequence[float]) -> NDArray[np.float64]:
+def _measure_end_extensions_mm(solid: Mask, graph: SkeletonGraph, spacing_mm: Sequence[float]) -> NDArray[np.float64]:
     """Compute the distance from each end to the mask's last voxel.
 
     The distance is measured along the direction of the branch, to the centre of the last voxel inside.
@@ -157,7 +157,7 @@ def _walk_inwards(graph: SkeletonGraph, ends: NDArray[np.intp]) -> NDArray[np.in
 
     On a shorter branch it is the branch point or the other end.
     """
-    starts, stops = graph.both_ways
+    starts, stops = graph.directed_edges
     sums = np.zeros(len(graph.points_mm), np.intp)
     np.add.at(sums, starts, stops)
     previous, current = ends, sums[ends]

@@ -48,12 +48,12 @@ def cl_dice_from_skeletons(prediction: Mask, label: Mask, prediction_skeleton: M
     """Compute clDice from precomputed skeletons; NaN if both are empty."""
     if not prediction_skeleton.any() and not label_skeleton.any():
         return float("nan")
-    precision = _share_inside(prediction_skeleton, label)
-    sensitivity = _share_inside(label_skeleton, prediction)
+    precision = _compute_share_inside(prediction_skeleton, label)
+    sensitivity = _compute_share_inside(label_skeleton, prediction)
     total = precision + sensitivity
     return 2 * precision * sensitivity / total if total else 0.0
 
 
-def _share_inside(skeleton: Mask, mask: Mask) -> float:
+def _compute_share_inside(skeleton: Mask, mask: Mask) -> float:
     size = int(np.count_nonzero(skeleton))
     return int(np.count_nonzero(skeleton & mask)) / size if size else 0.0

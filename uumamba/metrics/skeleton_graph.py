@@ -41,7 +41,7 @@ class SkeletonGraph:
         return np.bincount(self.edges.reshape(-1), minlength=len(self.points_mm))
 
     @property
-    def both_ways(self) -> NDArray[np.intp]:
+    def directed_edges(self) -> NDArray[np.intp]:
         """Start and stop of each edge in both directions, ``(2, 2m)``."""
         return np.concatenate([self.edges, self.edges[:, ::-1]]).T
 

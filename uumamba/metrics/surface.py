@@ -63,19 +63,19 @@ def surface_distances(prediction: Mask, label: Mask, *, spacing_mm: Sequence[flo
     check_pair(prediction, label)
     check_spacing(spacing_mm, prediction.ndim)
     box = bounding_box(prediction | label)
-    of_prediction = _surface_points_mm(prediction[box], spacing_mm)
-    of_label = _surface_points_mm(label[box], spacing_mm)
-    return SurfaceDistances(_nearest_mm(of_prediction, of_label), _nearest_mm(of_label, of_prediction))
+    of_prediction = _find_surface_points_mm(prediction[box], spacing_mm)
+    of_label = _find_surface_points_mm(label[box], spacing_mm)
+    return SurfaceDistances(_measure_nearest_mm(of_prediction, of_label), _measure_nearest_mm(of_label, of_prediction))
 
 
-def _surface_points_mm(mask: Mask, spacing_mm: Sequence[float]) -> NDArray[np.float64]:
+def _find_surface_points_mm(mask: Mask, spacing_mm: Sequence[float]) -> NDArray[np.float64]:
     if mask.size == 0:
         return np.empty((0, mask.ndim))
     surface = mask & ~binary_erosion(mask)
     return np.argwhere(surface).astype(np.float64) * np.asarray(spacing_mm, dtype=np.float64)
 
 
-def _nearest_mm(points: NDArray[np.float64], targets: NDArray[np.float64]) -> DistancesMm:
+def _measure_nearest_mm(points: NDArray[np.float64], targets: NDArray[np.float64]) -> DistancesMm:
     if not len(points) or not len(targets):
         return np.full(len(points), np.inf)
     return np.asarray(cKDTree(targets).query(points)[0], np.float64)

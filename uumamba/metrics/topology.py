@@ -48,7 +48,7 @@ def betti_numbers(mask: Mask) -> tuple[int, ...]:
     if cut.size == 0:
         return (0,) * mask.ndim
     parts = int(label_components(cut, np.ones((3,) * cut.ndim))[1])
-    euler = _euler_characteristic(cut)
+    euler = _compute_euler_characteristic(cut)
     if cut.ndim == 2:
         return parts, parts - euler
     cavities = int(_label_background(cut).max()) - 1
@@ -122,7 +122,7 @@ def _label_background(mask: Mask) -> NDArray[np.int32]:
     return np.asarray(label_components(~np.pad(mask, 1))[0], np.int32)
 
 
-def _euler_characteristic(mask: Mask) -> int:
+def _compute_euler_characteristic(mask: Mask) -> int:
     """Count the cells of the closed voxels, negative for odd dimensions.
 
     A cell that is thin along an axis is between two voxels and belongs to the mask if either voxel does.
