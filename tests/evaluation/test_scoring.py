@@ -67,7 +67,7 @@ def test_one_part_tunnel_or_cavity_too_many_is_a_betti_error(hole: Any, errors: 
     assert betti(score(other, tube)) == betti(score(tube, other)) == errors
 
 
-def test_a_vessel_that_is_missed_entirely_or_invented() -> None:
+def test_a_missed_a_spurious_and_an_absent_vessel_have_the_scores_of_an_empty_mask() -> None:
     tube, nothing = straight_tube(slices=21), np.zeros((9, 9, 24), bool)
     missed, invented, absent = score(nothing, tube), score(tube, nothing), score(nothing, nothing)
     assert (missed.cl_dice, betti(missed), missed.length_error) == (0.0, (1.0, 0.0, 0.0), -1.0)

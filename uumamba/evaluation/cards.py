@@ -13,7 +13,7 @@ MOST_SIDE_BY_SIDE = 6
 def format_number(value: float | None, digits: int = 3) -> str:
     """Format a number with typographic signs.
 
-    The minus sign is a true one; an undefined number is an en dash, an infinite one the infinity sign.
+    A minus sign is U+2212, an undefined number an en dash, an infinite number the infinity sign.
     """
     if value is None or math.isnan(value):
         return "–"

@@ -56,11 +56,11 @@ def moments(values: Iterable[float]) -> Moments:
 
 
 def mean_dice(scores: Mapping[str, Iterable[float]]) -> MeanDice:
-    """Compute the foreground mean: over structures, of each structure's mean over cases.
+    """Compute the mean Dice of the foreground and of each structure.
 
-    A miss counts as 0. A case with the structure neither in label nor in prediction (NaN) is in no mean, and a
-    structure that no case has is not in the foreground mean. All structures have the same weight, whatever their number
-    of cases.
+    The mean of a structure is over cases, that of the foreground over the means of the structures. A miss counts as 0.
+    A case with the structure neither in label nor in prediction (NaN) is in no mean, and a structure that no case has
+    is not in the foreground mean. All structures have the same weight, whatever their number of cases.
 
     Args:
         scores: Dice of each case, by structure.

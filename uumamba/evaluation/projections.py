@@ -56,7 +56,7 @@ def draw_projections(case: OverlayCase, structures: Mapping[str, int], vessels: 
 
     The views are from the front, from the left and from the feet. Each ray shows its first vessel, darker with
     distance. Of a single vessel, parts of the label more than 2 mm from the prediction, and parts of the prediction
-    more than 2 mm from the label, are red and hidden by nothing: misses in the picture of the label, false positives in
+    more than 2 mm from the label, are red and always visible: misses in the picture of the label, false positives in
     that of the prediction.
 
     Args:

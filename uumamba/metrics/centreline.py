@@ -16,7 +16,7 @@ from uumamba.types import Mask
 # The length of lines in random directions is 8 % too large without smoothing and 2 % too small with two rounds; more
 # rounds shrink rings.
 _SMOOTHING_ROUNDS = 2
-# Edges that give the direction of an end: the last edge alone is erratic; 4 to 10 edges give equal lengths within 2 %.
+# Number of edges that give the direction of an end: one edge is too few; 4 to 10 edges give equal lengths within 2 %.
 _DIRECTION_EDGES = 6
 
 
