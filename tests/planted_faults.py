@@ -213,8 +213,8 @@ FAULTS = (
     # inference
     Fault(  # weighted sum divided by the number of windows
         "uumamba.inference.sliding_window",
-        old="_window(total, start, roi).add_(weight)",
-        new="_window(total, start, roi).add_(1)",
+        old="_view_window(total, start, roi).add_(weight)",
+        new="_view_window(total, start, roi).add_(1)",
         test_file="tests/inference/test_sliding_window.py",
     ),
     Fault(  # missing softmax of all networks but the first

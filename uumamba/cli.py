@@ -212,17 +212,17 @@ def predict(
     ],
     out: Annotated[Path, typer.Option(help="Folder for the label maps.")],
     device: DeviceOption = "auto",
-    fold: Annotated[str | None, typer.Option(help="One fold's model; default: the average of all.")] = None,
+    fold: Annotated[str | None, typer.Option(help="Fold of the model; default: the average of all.")] = None,
     split: SplitOption = None,
-    case_fold: Annotated[int | None, typer.Option(help="Of a manifest, only this fold's cases.")] = None,
+    case_fold: Annotated[int | None, typer.Option(help="Fold of the cases of a manifest; default: all.")] = None,
     domain: DomainOption = None,
     mirror: Annotated[bool | None, typer.Option("--mirror/--no-mirror", help="Average over mirrored inputs.")] = None,
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Also store probabilities.")] = False,
 ) -> None:
     """Segment scans; each label map has its scan's own grid.
 
-    A fold's model is its final weights, last.safetensors. To use best.safetensors, chosen on the validation cases, pass
-    that file as MODEL.
+    --fold chooses the fold of the model, --case-fold the fold of the cases. A fold's model is its final weights,
+    last.safetensors. To use best.safetensors, chosen on the validation cases, pass that file as MODEL.
     """
     from uumamba.pipelines.predict import predict as predict_all
 
@@ -247,7 +247,7 @@ def evaluate(
     predictions: Annotated[Path, typer.Option(help="A folder of <case_id>.nii.gz, or a manifest.")],
     labels: Annotated[Path, typer.Option(help="A folder, a manifest, or a data set's own folder.")],
     out: Annotated[Path, typer.Option(help="Folder for scores.csv, summary.json and the like.")],
-    fold: Annotated[int | None, typer.Option(help="Of the labels' manifest, only this fold's cases.")] = None,
+    fold: Annotated[int | None, typer.Option(help="Fold of the cases of a manifest; default: all.")] = None,
     split: SplitOption = None,
     domain: DomainOption = None,
     vessels: Annotated[
@@ -256,7 +256,8 @@ def evaluate(
 ) -> None:
     """Score label maps: Dice, distances, volumes, and the clinical table; a missing prediction is an error.
 
-    Vessels (those of ImageCAS and AortaSeg24, or selected by --vessels) also get clDice, Betti and length errors.
+    --fold chooses the fold of the cases, as --case-fold of predict. Vessels (those of ImageCAS and AortaSeg24, or
+    selected by --vessels) also get clDice, Betti and length errors.
     """
     from uumamba.pipelines.evaluate import evaluate_folder, print_summary
 

@@ -71,7 +71,7 @@ def evaluate_folder(
         out: gets ``scores.csv``, ``summary.json``, ``trees.csv`` where there are several vessels, ``patients.csv``
             where phases are known, ``failures.json`` where a case failed, and ``frames/`` where the labels are M&Ms's
             whole cines.
-        fold: of a manifest's cases, only this fold's.
+        fold: fold of the cases of a manifest, which is ``case_fold`` in :func:`predict`; None selects all.
         split: of a manifest's cases, only this split's.
         domains: of a manifest's cases, only those of these domains.
         case_ids: only these cases.

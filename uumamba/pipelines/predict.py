@@ -50,9 +50,9 @@ def predict(
         out: gets ``<case_id>.nii.gz`` for each, on the input's grid with its header codes. A failed case has none, not
             even of an earlier call.
         device: torch's name of it.
-        fold: one fold's model of a run; None averages all folds.
+        fold: fold of the model; None averages the models of all folds of a run.
         split: of a manifest, only these cases.
-        case_fold: of a manifest, only this fold's cases.
+        case_fold: fold of the cases of a manifest, which is ``fold`` in :func:`evaluate_folder`; None selects all.
         domains: of a manifest, only the cases of these domains.
         case_ids: of a manifest, only these cases.
         mirror: average over mirrored inputs; None takes the run's configuration.
