@@ -1,8 +1,9 @@
-"""ACDC on two CPU cores: U-Mamba with SAM beside the control network and the plain optimizer, at the same budget.
+"""ACDC on two CPU cores: Dice of three variants at equal cost.
 
-Each variant is a whole ``uumamba run`` of ``acdc_cpu`` on fold 0 of the 100 training patients: raw scans to Dice on
-native grids. SAM makes two passes a step, so plain AdamW gets twice the steps. Variants that are finished are read, not
-run again, so that the table can grow one at a time.
+Compared are U-Mamba with SAM, the control network, and the plain optimizer. Each variant is a complete ``uumamba run``
+of ``acdc_cpu`` on fold 0 of the 100 training patients: raw scans to Dice on native grids. SAM makes two passes per
+step, so plain AdamW gets twice the steps. Finished variants are read, not run again, so that the table can grow one
+variant at a time.
 
     python -m benchmarks.acdc_cpu --raw ACDC/database --out runs/acdc_cpu --json benchmarks/results/acdc_cpu.json
 """
@@ -31,7 +32,7 @@ RECORD = "measured.json"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run what is missing and write the table."""
+    """Run the missing variants and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--raw", type=Path, required=True, help="ACDC as it was downloaded")
     parser.add_argument("--out", type=Path, required=True, help="a folder a variant")
@@ -77,7 +78,10 @@ def run_variant(
     config: str = CONFIG,
     before_report: Callable[[Path], None] = lambda out: None,
 ) -> None:
-    """The whole way, resumed where an earlier call stopped; beside it the commit, and the minutes of one go."""
+    """Run one variant from raw scans to report, or resume it.
+
+    The commit is stored next to the run, and the minutes if the run was not interrupted.
+    """
     from uumamba.pipelines.run import run
 
     in_one_go = not out.exists()
@@ -91,7 +95,10 @@ def run_variant(
 
 
 def record_of(folder: Path) -> dict[str, Any]:
-    """The commits that a run was made at and its minutes; both unknown of a run that somebody else began."""
+    """Read the commits and minutes that a run has stored.
+
+    A run without a record has an unknown commit and no minutes.
+    """
     if (folder / RECORD).is_file():
         stored: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         return stored
@@ -99,14 +106,14 @@ def record_of(folder: Path) -> dict[str, Any]:
 
 
 def refuse_another_run(folder: Path, overrides: tuple[str, ...], *, config: str = CONFIG) -> None:
-    """End the program where a finished run was made with another configuration than would be published."""
+    """Exit if a finished run used another configuration than the current one."""
     stored = json.loads((folder / "run" / "fold_0" / "config.json").read_text(encoding="utf-8"))["run"]
     if not still_fits(stored, read_config(config, overrides).as_json()):
         sys.exit(f"{folder} was run with another configuration than {config} is now; move it away and run it again.")
 
 
 def row_of(name: str, folder: Path) -> dict[str, Any]:
-    """Mean Dice from ``scores.csv``, minutes from the training log and the record."""
+    """Return a run's mean Dice, from its scores, and its minutes."""
     from uumamba.evaluation import mean_dice_of, read_scores
 
     dice = mean_dice_of(row for row in read_scores(folder / "scores.csv") if row.structure in STRUCTURES).as_dict()

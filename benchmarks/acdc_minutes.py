@@ -1,13 +1,14 @@
-"""ACDC within minutes that are stated beforehand, on a lent accelerator: Dice against minutes, the GPU's use, the wait.
+r"""ACDC on an accelerator within a given number of minutes.
 
     python -m benchmarks.acdc_minutes --prepared PREPARED --out RUN --minutes 25 --call-minutes 9 \
         --json benchmarks/results/acdc_minutes.json
 
-Trains fold 0 by `schedule: {name: budget}`, so the learning rate ends at 0 with the minutes. A loan that ends earlier
-is no matter: a call stops with a checkpoint and exit code 75 after --call-minutes, and the same command goes on. The
-last one predicts the validation cases into RUN/predictions, keeps the weights in float16 (RUN/weights.safetensors), and
-scores on the scans' own grids where the labels named in PREPARED/dataset.json are at hand. `--only-score` does that
-last part, on a machine that has them. Without an accelerator nothing is trained, and the table says so.
+The table shows Dice against minutes, the GPU's use, and the time waiting for data. Fold 0 is trained by `schedule:
+{name: budget}`, so the learning rate ends at 0 with the minutes. A call stops after --call-minutes with a checkpoint
+and exit code 75, and the same command continues, so a short loan of an accelerator is enough. The last call predicts
+the validation cases into RUN/predictions, writes the weights in float16 (RUN/weights.safetensors), and scores on the
+native grids if the labels named in PREPARED/dataset.json exist. `--only-score` repeats this scoring on a machine that
+has the labels. Without an accelerator nothing is trained, and the table reports "not measured".
 """
 
 import argparse
@@ -43,7 +44,7 @@ NOT_MEASURED = "not measured"
 
 
 def main(given: Sequence[str] | None = None) -> int:
-    """Train, predict, score, write; 75 when there is more to train."""
+    """Train, predict, score and write; return 75 if training must continue."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prepared", type=Path, help="ACDC, prepared by the configuration's recipe")
     parser.add_argument("--out", type=Path, help="the run's folder")
@@ -80,14 +81,14 @@ def main(given: Sequence[str] | None = None) -> int:
 
 
 def train(config: RunConfig, *, prepared: Path, out: Path, device: str) -> None:
-    """Fold 0, for what is left of the budget."""
+    """Train fold 0 for the rest of the budget."""
     from uumamba.pipelines.train import train
 
     train(config, data=prepared, out=out / "run", resume=True, device=device)
 
 
 def predict(out: Path, *, prepared: Path, device: str) -> None:
-    """The validation cases of fold 0, on their own grids."""
+    """Predict the validation cases of fold 0 on their native grids."""
     from uumamba.pipelines.predict import predict
 
     how: dict[str, Any] = {"fold": "0", "split": "training", "case_fold": 0}
@@ -95,7 +96,7 @@ def predict(out: Path, *, prepared: Path, device: str) -> None:
 
 
 def native_dice(out: Path, prepared: Path) -> float | None:
-    """Mean Dice of the predictions; None where the labels are not at hand."""
+    """Return the mean Dice of the predictions, None without labels."""
     from uumamba.evaluation import mean_dice_of
     from uumamba.pipelines.evaluate import evaluate_folder
 
@@ -107,9 +108,9 @@ def native_dice(out: Path, prepared: Path) -> float | None:
 
 
 def keep_weights(out: Path) -> float:
-    """Write the averaged weights in float16, and say how many megabytes they take.
+    """Write the averaged weights in float16 and return their size in MB.
 
-    A quantised network's stay as they are: halved, some would fall on other levels.
+    A quantized network's weights are not halved, because some would be rounded to other levels.
     """
     checkpoint = read_checkpoint(out / "run" / "fold_0" / "last.safetensors")
     weights = checkpoint.net if checkpoint.ema is None else checkpoint.ema
@@ -120,12 +121,15 @@ def keep_weights(out: Path) -> float:
 
 
 def halved(value: torch.Tensor) -> torch.Tensor:
-    """In float16; counts as they are."""
+    """Convert a floating-point tensor to float16; keep integer tensors."""
     return value.half().contiguous() if value.is_floating_point() else value
 
 
 def rows_of(fold: Path) -> list[dict[str, Any]]:
-    """A row a validation: minutes trained by then, Dice on the prepared grid, and since the row before it the rest."""
+    """Make a row per validation: minutes of training so far and Dice.
+
+    GPU use and time waiting for data are means since the previous row.
+    """
     rows, elapsed_s, first = [], 0.0, 0
     log, used = RunLog(fold / "metrics.jsonl").rows(), use_of(fold.parent.parent)
     for epoch, row in enumerate(log):
@@ -149,7 +153,6 @@ def row_of(
     wait: float | None = None,
     name: str = "on the prepared grid",
 ) -> dict[str, Any]:
-    """A row of the table."""
     return {
         "mean Dice of fold 0": name,
         "minutes": round(minutes, 1),
@@ -162,7 +165,7 @@ def row_of(
 def publish(
     rows: Sequence[Mapping[str, Any]], options: argparse.Namespace, overrides: Sequence[str], minutes: float
 ) -> int:
-    """Print the table, and write it where that was asked for."""
+    """Print the table, and write it if ``--json`` is given."""
     for row in rows:
         print(row)
     if options.json is not None:
@@ -178,7 +181,7 @@ def publish(
 
 @contextmanager
 def stopped_after(minutes: float | None) -> Iterator[None]:
-    """Ask this process to stop when the time of the call is over, as a cluster would."""
+    """Send SIGTERM to this process after some minutes, as a cluster would."""
     if minutes is None:
         yield
         return
@@ -194,7 +197,10 @@ def stopped_after(minutes: float | None) -> Iterator[None]:
 
 @contextmanager
 def gpu_watched(out: Path) -> Iterator[None]:
-    """Note every two seconds how busy the device is, beside the epoch under way; nothing without nvidia-smi."""
+    """Record the GPU's use and the current epoch every two seconds.
+
+    Nothing is recorded without nvidia-smi.
+    """
     over, program = threading.Event(), which("nvidia-smi")
 
     def watch() -> None:
@@ -220,7 +226,7 @@ def gpu_watched(out: Path) -> Iterator[None]:
 
 
 def use_of(out: Path) -> list[tuple[int, int]]:
-    """Epoch and percent of each note."""
+    """Read epoch and percent of each record."""
     path = out / "gpu.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     return [(note["epoch"], note["percent"]) for note in map(json.loads, lines)]

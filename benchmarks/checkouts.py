@@ -1,4 +1,4 @@
-"""The code of another commit in a folder of its own, run by this environment's Python."""
+"""Checkout of another commit, run by this environment's Python."""
 
 import os
 import shutil
@@ -15,12 +15,15 @@ SCAN, SCAN_SOURCES = "_scan_native*.so", ("setup.py", "uumamba/ops/native")
 
 
 class CommandFailed(Exception):
-    """A command ended with an error."""
+    """Failure of a command, with the end of its output."""
 
 
 @contextmanager
 def checkout(commit: str | None, code: Path) -> Iterator[Path]:
-    """The files of a commit, or of the working tree, with ``configs/`` where an installation has it."""
+    """Provide the files of a commit, or of the working tree.
+
+    ``configs/`` is linked into the package, as in an installation.
+    """
     if commit is None:
         for name in git("ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0"):
             if (ROOT / name).is_file():  # deleted files are listed, too
@@ -37,7 +40,9 @@ def checkout(commit: str | None, code: Path) -> Iterator[Path]:
 
 
 def provide_native_scan(codes: Sequence[Path], *, commits: Sequence[str]) -> None:
-    """Copy the library of the scan into the checkouts, or build it in each where a commit has other sources.
+    """Provide the native selective scan in each checkout.
+
+    The built library is copied if no commit changes its sources; otherwise each checkout builds its own.
 
     Raises:
         CommandFailed: it was built in some of them only, so that they would compute by different kernels.
@@ -55,14 +60,19 @@ def provide_native_scan(codes: Sequence[Path], *, commits: Sequence[str]) -> Non
 
 
 def check_packages(code: Path) -> None:
-    """Raise if Python takes a package from elsewhere, such as an editable installation."""
+    """Raise if Python imports a package from outside the checkout.
+
+    An editable installation may cause this.
+    """
     found = run_python(code, "-c", "import uumamba.configs, data_prep; print(uumamba.configs.__path__, data_prep)")
     if found.count(str(code)) != 2:
         raise CommandFailed(f"packages: got {found.strip()}, expected those in {code}. Fix: unset PYTHONSAFEPATH.")
 
 
 def run_python(code: Path, *words: object) -> str:
-    """Output of a Python that finds the packages of a checkout first and works on one thread of the processor.
+    """Run Python in a checkout on one CPU thread; return its output.
+
+    The checkout's packages come first on the import path.
 
     Raises:
         CommandFailed: the message ends with the end of the error output.
@@ -88,7 +98,7 @@ def run_python(code: Path, *words: object) -> str:
 
 
 def git(*words: str) -> str:
-    """Output of a git command in the project.
+    """Run git in the project and return its output.
 
     Raises:
         CommandFailed: the message ends with git's own.

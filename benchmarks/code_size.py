@@ -1,4 +1,4 @@
-"""Count statements, docstring lines and comment lines of the packages and of the tests.
+"""Count statements, docstring lines and comment lines of the project.
 
     python -m benchmarks.code_size [--root CHECKOUT] [--json FILE]
 
@@ -48,7 +48,7 @@ def _docstrings(nodes: Iterable[ast.AST]) -> Iterator[ast.stmt]:
 
 
 def main() -> None:
-    """Print a row for each part."""
+    """Print one row per part of the project."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--root", type=Path, default=Path(), help="a checkout")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")

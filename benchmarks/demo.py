@@ -1,4 +1,6 @@
-"""The demo beside its baselines: a phantom in ACDC's layout, from nothing to Dice on held-out patients.
+"""The demo and its baselines: Dice on held-out phantom patients.
+
+The phantom has ACDC's layout, and the run goes from writing the phantom to the report.
 
 python -m benchmarks.demo --out runs/demo --json benchmarks/results/demo.json
 """

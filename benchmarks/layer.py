@@ -1,9 +1,9 @@
-"""Speed and memory of the whole Mamba layer of a U-Mamba network, norm and projections included.
+"""Speed and memory of the Mamba layer, with norm and projections.
 
     python -m benchmarks.layer --json benchmarks/results/layer_cpu.json
 
-`ours` is what the networks run. `plain` is the same layer as it is usually written: one in-projection cut in two, the
-length innermost, torch's depthwise convolution, and then our scan or the torch one.
+`ours` is the layer of the networks. `plain` is the same layer as it is usually written: one in-projection split in two,
+the length axis innermost, torch's depthwise convolution, and then our selective scan or the torch backend's.
 """
 
 import argparse
@@ -30,7 +30,7 @@ QUICK_SHAPES = ((1, 32, 4, 16, 16), (8, 160, 8, 8))
 
 
 def main(given: Sequence[str] | None = None) -> None:
-    """Measure, print, write."""
+    """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--json", type=Path, help="where the table goes")
@@ -44,7 +44,7 @@ def main(given: Sequence[str] | None = None) -> None:
 
 
 def about() -> str:
-    """What the table shows."""
+    """Describe the table."""
     return (
         f"Shape is (batch, channels, feature map); medians of {REPEATS} in turn with {torch.get_num_threads()} "
         "threads. Ratio is the row's time in that of ours; peak_mb is the memory of forward and backward beyond the "
@@ -53,7 +53,7 @@ def about() -> str:
 
 
 def measure(shape: tuple[int, ...], device: str) -> Iterator[dict[str, Any]]:
-    """One row a way to write the layer and a pass."""
+    """Yield one row per implementation of the layer and pass."""
     torch.manual_seed(0)
     layer = MambaLayer(shape[1]).to(device)
     image = torch.randn(shape, device=device)
@@ -78,7 +78,7 @@ def measure(shape: tuple[int, ...], device: str) -> Iterator[dict[str, Any]]:
 
 
 def step(way: Callable[[Tensor], Tensor], image: Tensor, *, both: bool) -> None:
-    """One forward pass, or one forward and backward."""
+    """Run a forward pass, and a backward pass if ``both``."""
     with torch.set_grad_enabled(both):
         image = image.detach().requires_grad_(both)
         y = way(image)
@@ -87,7 +87,7 @@ def step(way: Callable[[Tensor], Tensor], image: Tensor, *, both: bool) -> None:
 
 
 def plain(layer: MambaLayer, backend: str, features: Tensor) -> Tensor:
-    """The layer's values, computed as usually written."""
+    """Compute the layer's output in the usual way."""
     block = layer.mamba
     sequence = layer.norm(features.flatten(2).mT)
     x, z = block.in_proj(sequence).mT.chunk(2, dim=1)

@@ -1,4 +1,4 @@
-"""Peak memory of one piece of work."""
+"""Peak memory of a function call."""
 
 import ctypes
 from collections.abc import Callable
@@ -8,9 +8,9 @@ import torch
 
 
 def peak_mb(work: Callable[[], object], device: str = "cpu") -> float:
-    """MiB that the work holds at its highest point beyond what was held before it.
+    """Measure a call's peak memory, in MiB above the previous use.
 
-    On the CPU it is the resident memory of the process, from Linux's own high-water mark.
+    On the CPU the measure is the resident memory of the process, from Linux's high-water mark.
     """
     work()  # libraries, thread pools and caches are not the work's
     if device == "cuda":

@@ -1,11 +1,11 @@
-"""The released networks beside ours: one set of weights, one image, equal logits at every head.
+"""Released networks and ours: equal logits from the same weights.
 
 python -m benchmarks.official_networks --official UU-Mamba --json benchmarks/results/official_networks.json
 
 DIR is a clone of github.com/tiffany9056/UU-Mamba, which holds both layouts, or of github.com/bowang-lab/U-Mamba, which
-holds the current one; their network files are run as they are. Beside them it takes ``pip install
-dynamic-network-architectures``. Their mamba_ssm, which needs a GPU, is replaced by Mamba written out in this file; of
-nnunetv2 only what the network files name at import is replaced, by nothing.
+holds the current layout. Their network files are run unchanged. They need ``pip install
+dynamic-network-architectures``. Their mamba_ssm needs a GPU and is replaced by the recurrence in this file. Of nnunetv2
+only the names imported by the network files are replaced, by empty modules.
 """
 
 import argparse
@@ -45,7 +45,7 @@ SMALL_PATCH = {2: (64, 96), 3: (8, 64, 96)}
 
 @dataclass(frozen=True)
 class Official:
-    """One released network file."""
+    """Network file of a released repository."""
 
     name: str
     file: str
@@ -54,7 +54,7 @@ class Official:
 
     @property
     def network(self) -> str:
-        """The class in the file."""
+        """Name of the class in the file."""
         return self.file.partition("_")[0]
 
 
@@ -71,7 +71,7 @@ OFFICIAL = (
 
 
 class WrittenOutMamba(nn.Module):
-    """Mamba as its paper has it, with mamba_ssm's parameters: one step of the recurrence after the other."""
+    """Mamba as in its paper: a sequential recurrence with mamba_ssm's parameters."""
 
     def __init__(self, d_model: int, d_state: int = 16, d_conv: int = 4, expand: int = 2) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class WrittenOutMamba(nn.Module):
         self.out_proj = nn.Linear(inner, d_model, bias=False)
 
     def forward(self, sequence: Tensor) -> Tensor:
-        """``(batch, length, d_model)`` to the same."""
+        """Map ``(batch, length, d_model)`` to the same shape."""
         x, z = self.in_proj(sequence).chunk(2, dim=-1)
         x = F.silu(self.conv1d(x.mT)[..., : x.shape[1]].mT)
         low_rank, B, C = self.x_proj(x).split((self.rank, self.states, self.states), dim=-1)
@@ -100,7 +100,7 @@ class WrittenOutMamba(nn.Module):
 
 
 def main() -> None:
-    """Compare every network that the clone holds and print the table; exit 1 where one differs."""
+    """Compare every network of the clone; exit 1 if any differs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--official", type=Path, metavar="DIR", help="a clone of UU-Mamba or U-Mamba")
     parser.add_argument("--json", type=Path, help="where the table goes")
@@ -124,7 +124,7 @@ def main() -> None:
 
 
 def about(quick: bool) -> str:
-    """What the table says, in words."""
+    """Describe the table."""
     width = "An eighth of ACDC's width" if quick else "ACDC's stages and widths"
     return (
         f"{width}, random weights, a random image. The released file's state dict was written as nnU-Net writes a "
@@ -136,7 +136,7 @@ def about(quick: bool) -> str:
 
 
 def official_sources(folder: Path | None) -> dict[Official, Path]:
-    """The network files of a clone, or an exit that says what to get."""
+    """Find the network files of a clone, or exit with instructions."""
     needs = (
         "needs --official DIR, a clone of the released code: git clone https://github.com/tiffany9056/UU-Mamba (both "
         "layouts) or https://github.com/bowang-lab/U-Mamba (the current one)"
@@ -156,7 +156,10 @@ def official_sources(folder: Path | None) -> dict[Official, Path]:
 
 
 def stand_in() -> None:
-    """Put modules where the released files import from; nothing of nnunetv2 is called when a network is built."""
+    """Install stand-in modules for the released files' imports.
+
+    Building a network calls no function of nnunetv2.
+    """
     names: dict[str, dict[str, Any]] = {
         "mamba_ssm": {"Mamba": WrittenOutMamba},
         "nnunetv2": {},
@@ -172,7 +175,10 @@ def stand_in() -> None:
 
 
 def build(official: Official, source: Path, patch: Sequence[int], base: int) -> nn.Module:
-    """A released network as nnU-Net's plans for ACDC have it built, at another patch and width."""
+    """Build a released network from nnU-Net's plans for ACDC.
+
+    The patch size and width are arguments.
+    """
     spec = importlib.util.spec_from_file_location(f"released_{official.name}", source)
     if spec is None or spec.loader is None:
         sys.exit(f"{source} is no Python file")
@@ -202,12 +208,12 @@ def build(official: Official, source: Path, patch: Sequence[int], base: int) -> 
 
 
 def features(spatial_dims: int, base: int) -> list[int]:
-    """Widths that double from stage to stage up to nnU-Net's limit, which is scaled with them."""
+    """Return widths that double per stage, up to nnU-Net's scaled limit."""
     return [min(base * 2**stage, WIDEST[spatial_dims] * base // 32) for stage in range(6)]
 
 
 def compare(official: Official, source: Path, *, base: int) -> dict[str, Any]:
-    """One row: the network's size, and how far the two outputs are apart."""
+    """Make one row: size of the network and difference of the outputs."""
     patch = SMALL_PATCH[official.spatial_dims]
     generator = generator_for(0, official.name)
     theirs = build(official, source, patch, base)
@@ -239,7 +245,10 @@ def compare(official: Official, source: Path, *, base: int) -> dict[str, Any]:
 
 
 def checkpoint(official: Official, net: nn.Module, patch: Sequence[int]) -> dict[str, Any]:
-    """What nnU-Net's trainer writes, NumPy's numbers in its log included."""
+    """Return a checkpoint in the form that nnU-Net's trainer writes.
+
+    Its log holds NumPy numbers.
+    """
     dims = official.spatial_dims
     name = "2d" if dims == 2 else "3d_fullres"
     stages = {"patch_size": list(patch), "pool_op_kernel_sizes": STRIDES[dims], "conv_kernel_sizes": KERNELS[dims]}
@@ -255,7 +264,10 @@ def checkpoint(official: Official, net: nn.Module, patch: Sequence[int]) -> dict
 
 
 def apart(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
-    """The largest difference over all heads, divided by the largest logit."""
+    """Return the largest relative difference over all heads.
+
+    Differences are divided by the largest logit; different shapes give infinity.
+    """
     if [each.shape for each in found] != [each.shape for each in expected]:
         return float("inf")
     largest = max(float(each.abs().max()) for each in expected)
@@ -263,7 +275,10 @@ def apart(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
 
 
 def write_facts(official: Official, source: Path, path: Path) -> None:
-    """Names and shapes of a released network's state dict for ACDC, duplicates included, without making the weights."""
+    """Write names and shapes of a released network's state dict for ACDC.
+
+    Duplicates are included. The network is built without memory for its weights.
+    """
     patch = ACDC_PATCH[official.spatial_dims]
     with torch.device("meta"):
         net = build(official, source, patch, 32)

@@ -1,16 +1,16 @@
-"""What a step of the sharpness-aware family costs beside the passes, and how many passes it makes.
+"""Cost of a sharpness-aware optimizer step, in time and passes.
 
     python -m benchmarks.optim_step --json benchmarks/results/optim_step.json
 
-Climb and restore: a whole ``step`` whose two passes only hand over gradients that were prepared, around a base that
-does nothing, less the same without a climb: ``Plain`` for ours (one pass less, which counts against us), and for the
-others the passes and the base alone. What is left is norm, copy of the weights, climb and restoring. `per tensor` is
-SAM as davda54/sam publishes it, written here from its algorithm: a loop over tensors, each cloned before it moves and
-replaced by its clone afterwards. `one vector` is what memory alone costs: norm, copy, climb and copy back, four kernels
-on one tensor of as many entries.
+Climb + restore: time of a complete ``step`` whose two passes only return prepared gradients, around a base that does
+nothing, minus the same without perturbing the weights. The subtracted step is ``Plain`` for ours (one pass less, which
+counts against ours), and the passes and base only for the others. The rest is norm, copy of the weights, perturbation
+and restoring. `per tensor` is SAM as davda54/sam publishes it, implemented here from the algorithm: a loop over
+tensors, each cloned before it moves and replaced by its clone afterwards. `one vector` is the cost of memory access:
+norm, copy, perturbation and copy back, four kernels on one tensor with as many entries.
 
-Passes: forward and backward passes of the network are counted, a teacher's among them, each in the time that it takes,
-and given in units of one forward and backward. Ends with an error when a claim of the project does not hold.
+Passes: forward and backward passes of the network, including those of a teacher. Each counts by its measured time, in
+units of one forward and backward pass. The exit code is 1 if a claim of the project does not hold.
 """
 
 import argparse
@@ -49,7 +49,7 @@ STEPS = 5  # a period of LookSAM(5)
 
 
 def main(given: Sequence[str] | None = None) -> int:
-    """Measure, print, write; 1 when a claim does not hold."""
+    """Measure, print and write; return 1 if a claim does not hold."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="where the table goes")
     parser.add_argument("--quick", action="store_true", help="few rounds and small patches, a minute or two")
@@ -75,7 +75,7 @@ def main(given: Sequence[str] | None = None) -> int:
 
 
 def about(batch: int, side: int, notes: Sequence[str]) -> str:
-    """What the table shows."""
+    """Describe the table."""
     peer = "; ".join(notes)
     return (
         f"Interleaved rounds with {torch.get_num_threads()} threads. Step: passes that only hand over prepared "
@@ -89,17 +89,18 @@ def about(batch: int, side: int, notes: Sequence[str]) -> str:
 
 
 class Still(Optimizer):
-    """A base that does nothing."""
+    """Base optimizer that does nothing."""
 
     def __init__(self, params: Any, **options: Any) -> None:
         super().__init__(params, {})
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]  # it returns no loss
-        """Leave the weights."""
+        """Leave the weights unchanged."""
+        pass
 
 
 class PerTensorSAM:
-    """SAM in the manner of davda54/sam: one tensor after the other, cloned, moved, and replaced by the clone."""
+    """SAM as in davda54/sam: a loop over tensors, cloned and restored."""
 
     def __init__(self, params: Sequence[nn.Parameter], rho: float = 0.05) -> None:
         self.params, self.rho = list(params), rho
@@ -108,7 +109,7 @@ class PerTensorSAM:
 
     @torch.no_grad()
     def step(self, closure: Callable[[], object]) -> None:
-        """Climb along the gradients that stand, run the closure there, come back, update."""
+        """Perturb along the current gradients, run the closure, restore and update."""
         norm = torch.stack([param.grad.norm(p=2) for param in self.params if param.grad is not None]).norm(p=2)
         scale = self.rho / (norm + 1e-12)
         for param in self.params:
@@ -124,12 +125,12 @@ class PerTensorSAM:
         self.zero_grad()
 
     def zero_grad(self) -> None:
-        """Hold no gradient."""
+        """Clear all gradients."""
         self.base.zero_grad()
 
 
 def climb_rows(name: str, shapes: Sequence[tuple[int, ...]], *, rounds: int) -> Iterator[dict[str, Any]]:
-    """A row a way for the whole step, and one for climb and restore alone."""
+    """Yield rows per implementation: the complete step, and perturbation only."""
     work = dict(climbs(shapes))
     seconds = time_in_rounds(work, rounds=rounds)
     alone = {
@@ -147,7 +148,10 @@ def climb_rows(name: str, shapes: Sequence[tuple[int, ...]], *, rounds: int) -> 
 
 
 def climbs(shapes: Sequence[tuple[int, ...]]) -> Iterator[tuple[str, Callable[[], object]]]:
-    """A step with trivial passes of each way, and the same passes and base without a climb."""
+    """Yield a step with trivial passes per implementation.
+
+    Each is followed by the same passes and base without perturbation.
+    """
     yield OURS, _our_step(SAM, shapes)
     yield f"{OURS}, no climb", _our_step(Plain, shapes)
     params, give = _prepared(shapes)
@@ -177,7 +181,7 @@ def _our_step(member: Callable[..., Any], shapes: Sequence[tuple[int, ...]]) -> 
 
 
 def _prepared(shapes: Sequence[tuple[int, ...]]) -> tuple[list[nn.Parameter], Callable[[], Tensor]]:
-    """Parameters, and a pass that gives them gradients made before."""
+    """Make parameters, and a pass that sets their prepared gradients."""
     draw = torch.Generator().manual_seed(0)
     params = [nn.Parameter(torch.randn(shape, generator=draw)) for shape in shapes]
     gradients = [torch.randn(shape, generator=draw) for shape in shapes]
@@ -205,20 +209,23 @@ def _no_climb(base: Optimizer, give: Callable[[], object]) -> None:
 
 @dataclass(frozen=True)
 class Passes:
-    """Seconds of a training forward, a forward without graph, and a backward pass."""
+    """Seconds of a training forward, a forward without graph, and a backward."""
 
     forward: float
     look: float
     backward: float
 
     def units(self, counts: Mapping[str, float]) -> float:
-        """Counted passes in units of one forward and backward."""
+        """Convert counted passes to units of one forward and backward."""
         total = sum(counts[name] * getattr(self, name) for name in ("forward", "look", "backward"))
         return total / (self.forward + self.backward)
 
 
 def pass_rows(batch: int, side: int, *, rounds: int) -> Iterator[dict[str, Any]]:
-    """Passes a step of every member, and the time of a step beside the base alone."""
+    """Yield passes and relative time of a step for every member.
+
+    The time is relative to the base optimizer.
+    """
     draw = torch.Generator().manual_seed(0)
     example = {
         "image": torch.randn(batch, 1, side, side, generator=draw),
@@ -249,7 +256,6 @@ def pass_rows(batch: int, side: int, *, rounds: int) -> Iterator[dict[str, Any]]
 def row(
     name: str, shape: str, seconds: Sequence[float], ratio_to: str, ratio: float, passes: float | None = None
 ) -> dict[str, Any]:
-    """One row of the table."""
     return {
         "name": name,
         "shape": shape,
@@ -263,7 +269,10 @@ def row(
 
 
 def count_passes(net: nn.Module) -> Counter[str]:
-    """Counts forward passes with and without a graph and backward passes, also those of copies of the network."""
+    """Count a network's forward and backward passes with hooks.
+
+    Forward passes with and without a graph are counted separately. Copies of the network are included.
+    """
     counts: Counter[str] = Counter()
 
     def came_back(_: Tensor) -> None:
@@ -282,7 +291,7 @@ def count_passes(net: nn.Module) -> Counter[str]:
 
 
 def seconds_of_passes(net: nn.Module, example: Mapping[str, Tensor], *, rounds: int) -> Passes:
-    """Medians of the three kinds."""
+    """Measure the median time of each kind of pass."""
     outputs: list[Tensor] = []
     loss = build_loss(read_config(CONFIG))
 
@@ -307,13 +316,13 @@ def _steps(recipe: Recipe, batch: dict[str, Tensor]) -> None:
 
 
 def umamba() -> nn.Module:
-    """The network of the configuration, untrained, in training mode."""
+    """Build the configuration's untrained network, in training mode."""
     torch.manual_seed(0)
     return build_net(read_config(CONFIG), classes=4)
 
 
 def broken_claims(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """What the project says and the rows do not show."""
+    """Yield a message per claim that the rows contradict."""
     for each in rows:
         part, _, name = each["name"].partition(", ")
         least = LEAST_RATIO.get(name)

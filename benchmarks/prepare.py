@@ -1,12 +1,13 @@
-"""Preparing a large CT and the 200 frames of ACDC, beside nnU-Net's preprocessing of the same files in the same run.
+"""Time and memory to prepare a large CT and ACDC, against nnU-Net.
 
     python -m benchmarks.prepare --acdc ACDC/database --json benchmarks/results/prepare.json
 
-The CT is made here: 512 x 512 x 600 voxels of 0.4 x 0.4 x 0.6 mm in int16 Hounsfield units, with a label, brought to
-0.5 mm. It fills its field of view, so that cropping spares nobody work. Statistics of CT are given to both, and ACDC
-goes to 1.5 mm in plane, as both do in 2-D. Every measurement is a process of its own; times begin when its imports are
-done, memory counts all of it. Rounds alternate, so that a slow spell of the machine meets both. Needs nnunetv2 (the
-extra `bench`); without it only ours is measured. Ends with an error when a claim of the project does not hold.
+nnU-Net preprocesses the same files in the same run. The CT is generated: 512 x 512 x 600 voxels of 0.4 x 0.4 x 0.6 mm
+in int16 Hounsfield units, with a label, resampled to 0.5 mm. It fills its field of view, so that cropping saves no
+work. Both tools get the same CT statistics, and resample ACDC's 200 frames to 1.5 mm in plane, as both do in 2-D. Each
+measurement is a process of its own; time begins after its imports, memory includes them. Rounds alternate, so that a
+slow period of the machine affects both. Needs nnunetv2 (the extra `bench`); without it only uumamba is measured. The
+exit code is 1 if a claim of the project does not hold.
 """
 
 import argparse
@@ -51,7 +52,7 @@ OURS, THEIRS = "uumamba", "nnU-Net"
 
 
 def main(given: Sequence[str] | None = None) -> int:
-    """Measure, print, write; 1 when a claim does not hold."""
+    """Measure, print and write; return 1 if a claim does not hold."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--acdc", type=Path, help="ACDC as it was downloaded; left out without it")
     parser.add_argument("--json", type=Path, help="where the table goes")
@@ -75,7 +76,7 @@ def main(given: Sequence[str] | None = None) -> int:
 
 
 def about(tools: Sequence[str], *, rounds: int) -> str:
-    """What the table shows."""
+    """Describe the table."""
     peer = f" nnU-Net is {version('nnunetv2')}, its `DefaultPreprocessor`." if THEIRS in tools else ""
     return (
         "The CT is a phantom of 0.4 x 0.4 x 0.6 mm with a label of three structures, brought to 0.5 mm in one process; "
@@ -86,7 +87,10 @@ def about(tools: Sequence[str], *, rounds: int) -> str:
 
 
 def data_sets(folder: Path, acdc: Path | None, *, quick: bool) -> Iterator[tuple[str, str, Manifest]]:
-    """Name, size and list of what there is to prepare: the volume, and ACDC where it is."""
+    """Yield name, size and manifest of each data set to prepare.
+
+    These are the CT volume, and ACDC if its folder is given.
+    """
     shape = QUICK_VOLUME if quick else VOLUME
     yield "CT", str(shape), write_volume(folder, shape)
     if acdc is not None:
@@ -100,7 +104,10 @@ def data_sets(folder: Path, acdc: Path | None, *, quick: bool) -> Iterator[tuple
 
 
 def write_volume(folder: Path, shape: tuple[int, int, int]) -> Manifest:
-    """Soft tissue with lungs, a spine, contrast in a winding aorta and two thin branches, and noise of 20 HU."""
+    """Write a CT phantom of a chest with aorta and branches.
+
+    It has soft tissue, lungs, a spine, contrast in the vessels, and noise of 20 HU.
+    """
     image = np.empty(shape, dtype=np.int16, order="F")
     label = np.zeros(shape, dtype=np.uint8, order="F")
     x, y = np.meshgrid(np.linspace(-1, 1, shape[0]), np.linspace(-1, 1, shape[1]), indexing="ij")
@@ -127,7 +134,7 @@ def write_volume(folder: Path, shape: tuple[int, int, int]) -> Manifest:
 def measure(
     name: str, shape: str, manifest: Manifest, tools: Sequence[str], folder: Path, *, rounds: int
 ) -> Iterator[dict[str, Any]]:
-    """One row a tool; rounds alternate."""
+    """Yield one row per tool; rounds alternate between the tools."""
     manifest.write(folder / f"{name}.json")
     found: dict[str, list[dict[str, float]]] = {tool: [] for tool in tools}
     for _ in range(rounds):
@@ -148,7 +155,10 @@ def measure(
 
 
 def in_child(tool: str, name: str, folder: Path) -> dict[str, float]:
-    """Seconds and peak memory of one preparation, in a process of its own."""
+    """Measure one preparation in a child process.
+
+    The result holds its seconds and peak memory.
+    """
     function = {OURS: "prepare_with_ours", THEIRS: "prepare_with_nnunet"}[tool]
     code = f"import sys; from benchmarks.prepare import {function}; {function}(*sys.argv[1:])"
     with tempfile.TemporaryDirectory(dir=folder) as out:
@@ -162,7 +172,7 @@ def in_child(tool: str, name: str, folder: Path) -> dict[str, float]:
 
 
 def prepare_with_ours(name: str, listed: str, out: str) -> None:
-    """Prepare a listed data set; prints seconds and peak memory."""
+    """Prepare a data set with uumamba; print seconds and peak memory."""
     import warnings
 
     from uumamba.config.data import PreprocessConfig
@@ -177,10 +187,10 @@ def prepare_with_ours(name: str, listed: str, out: str) -> None:
 
 
 def prepare_with_nnunet(name: str, listed: str, out: str) -> None:
-    """Prepare a listed data set with nnU-Net; prints seconds and peak memory.
+    """Prepare a data set with nnU-Net; print seconds and peak memory.
 
-    Its statistics, its target spacing and the size of its patches, which decides how it packs its files, would come
-    from its planning, which is not timed and so not run.
+    nnU-Net's planning is not timed and therefore not run. Its results (statistics, target spacing, and the patch size,
+    which decides how files are packed) are given.
     """
     preprocessing = import_module("nnunetv2.preprocessing.preprocessors.default_preprocessor")
     handling = import_module("nnunetv2.utilities.plans_handling.plans_handler")
@@ -212,7 +222,7 @@ def prepare_with_nnunet(name: str, listed: str, out: str) -> None:
 
 
 def plans_of(name: str) -> dict[str, Any]:
-    """Plans for the recipe of a data set, otherwise as nnU-Net's planner writes them."""
+    """Make nnU-Net's plans for the recipe of a data set."""
     ct = RECIPES[name].get("ct_statistics")
     names = {"low_hu": "percentile_00_5", "high_hu": "percentile_99_5", "mean_hu": "mean", "std_hu": "std"}
     spacing = [mm for mm in RECIPES[name]["spacing_mm"] if mm is not None]  # in 2-D the slices keep their own
@@ -243,7 +253,7 @@ def plans_of(name: str) -> dict[str, Any]:
 
 
 def broken_claims(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """What the project says and the rows do not show."""
+    """Yield a message per claim that the rows contradict."""
     for row in rows:
         tool, _, name = row["name"].partition(", ")
         if tool != OURS:
@@ -255,9 +265,10 @@ def broken_claims(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 
 def _say_measured(begin: float) -> None:
-    """Print the seconds since, and the largest peak of this process and of those that it has waited for, in MiB.
+    """Print the seconds since ``begin`` and the peak memory in MiB.
 
-    Linux counts a peak from the process that started one, so the own peak is read where it is not.
+    The peak is the largest of this process and of its finished children. Linux's value for a process includes the peak
+    of its parent, so the own peak is read from ``/proc``, where it does not.
     """
     seconds = perf_counter() - begin
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()

@@ -1,7 +1,7 @@
-"""Fill the README's tables from the JSON under ``benchmarks/results/``, so that no figure is typed.
+"""Generate the README's tables from the JSON under ``benchmarks/results/``.
 
-Run ``python -m benchmarks.readme_tables`` to write them, with ``--check`` only to say whether they are up to date. A
-table of many rows stands on the page of results alone, which holds them all; the README says where.
+Run ``python -m benchmarks.readme_tables`` to write the tables, with ``--check`` to report only whether they are up to
+date. Long tables are on the page of results only; the README links to them.
 """
 
 import argparse
@@ -19,7 +19,7 @@ LONGEST = 16  # rows of a table in the README
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the tables, or check them; returns the exit code."""
+    """Write the tables, or check them; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 when a table is out of date")
     parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def pages(readme: Path, page: Path, results: Mapping[Path, Mapping[str, Any]]) -> dict[Path, str]:
-    """The text of the README and of the page of results."""
+    """Return the text of the README and of the page of results."""
     text = readme.read_text(encoding="utf-8")
     if _marks("family")[0] in text:
         of_family = [result for path, result in results.items() if path.stem in SOURCES]
@@ -48,7 +48,7 @@ def pages(readme: Path, page: Path, results: Mapping[Path, Mapping[str, Any]]) -
 
 
 def fill(text: str, name: str, content: str) -> str:
-    """Put the content between the two markers of that name, each of which must stand once."""
+    """Replace the text between the two markers of a name."""
     begin, end = _marks(name)
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
         raise ValueError(f"the README must hold {begin} and, after it, {end}, once each")
@@ -61,7 +61,7 @@ def _marks(name: str) -> tuple[str, str]:
 
 
 def brief(path: Path, result: Mapping[str, Any]) -> str:
-    """The section, or where it stands when its table is long."""
+    """Return a result's section, or a link to its long table."""
     rows = len(result["rows"])
     if rows <= LONGEST:
         return section(path, result)
@@ -70,7 +70,7 @@ def brief(path: Path, result: Mapping[str, Any]) -> str:
 
 
 def anchor(title: str) -> str:
-    """The name that a heading gets as the target of a link.
+    """Return a heading's name as the target of a link.
 
     Example:
         >>> anchor("What methods claim, on digits")
@@ -80,7 +80,7 @@ def anchor(title: str) -> str:
 
 
 def section(path: Path, result: Mapping[str, Any]) -> str:
-    """Heading, what was measured, table, and where the numbers come from."""
+    """Return a result as heading, description, table and origin."""
     inside = path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name
     about = f"{result['about']}\n\n" if result.get("about") else ""
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
@@ -90,7 +90,7 @@ def section(path: Path, result: Mapping[str, Any]) -> str:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A Markdown table: a row each, a column a key."""
+    """Return rows as a Markdown table."""
     head = [str(key).replace("_", " ") for key in rows[0]]
     marks = ["--:" if all(_is_number(row[key]) for row in rows) else "---" for key in rows[0]]
     body = [[cell(value) for value in row.values()] for row in rows]
@@ -98,7 +98,10 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def cell(value: Any) -> str:
-    """A value as text: fractions with three significant digits, intervals as ``0.1 to 0.2``."""
+    """Format a table cell: fractions get three significant digits.
+
+    Intervals are written as ``0.1 to 0.2``.
+    """
     if value is None:
         return ""
     if isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""The JSON that a measurement leaves behind: what was measured, on what, with which versions and configuration."""
+"""JSON file of a measurement: rows, machine, versions and configuration."""
 
 import hashlib
 import json
@@ -28,7 +28,9 @@ def write_result(
     configs: Sequence[tuple[str, Sequence[str]]] = (),
     measured_at: str | None = None,
 ) -> None:
-    """Write rows with the machine, the versions, the commit and every configuration that was run, resolved and hashed.
+    """Write rows with machine, versions, commit and configurations.
+
+    Configurations are stored resolved and hashed.
 
     Args:
         path: the JSON file; under ``benchmarks/results/`` it becomes a table of the README.
@@ -64,22 +66,27 @@ def read_result(path: Path) -> dict[str, Any]:
 
 
 def changed_configs(result: Mapping[str, Any]) -> list[str]:
-    """Names of the configurations that no longer are what the result was measured with.
+    """Return the names of configurations that have changed since the measurement.
 
-    A result without the resolved configuration, of which the hash alone was kept, is held to the hash.
+    A result without a resolved configuration is compared by the hash.
     """
     return [" ".join([each["name"], *each["set"]]) for each in result.get("configs", []) if _is_changed(each)]
 
 
 def resolved_config(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """A configuration with its defaults: a changed default is a changed configuration."""
+    """Return a configuration with all defaults filled in.
+
+    A changed default therefore counts as a changed configuration.
+    """
     from uumamba.config import read_config
 
     return read_config(name, list(overrides)).as_json()
 
 
 def still_fits(stored: Any, now: Any) -> bool:
-    """Whether every stored key still has its value; a key that came later has a default that changes nothing.
+    """Return whether every stored key still has its value.
+
+    New keys are allowed: their defaults change nothing.
 
     Example:
         >>> still_fits({"a": {"b": 1}}, {"a": {"b": 1, "new": 2}}), still_fits({"a": 1, "gone": 2}, {"a": 1})
@@ -91,7 +98,7 @@ def still_fits(stored: Any, now: Any) -> bool:
 
 
 def sha256_of(resolved: Mapping[str, Any]) -> str:
-    """Hash of a resolved configuration."""
+    """Hash a resolved configuration."""
     return hashlib.sha256(json.dumps(resolved, sort_keys=True).encode()).hexdigest()
 
 
@@ -104,7 +111,7 @@ def _is_changed(each: Mapping[str, Any]) -> bool:
 
 
 def machine() -> str:
-    """Processor, cores that this process may use, accelerator and system, in one line."""
+    """Describe processor, usable cores, accelerator and system in one line."""
     import torch
 
     accelerator = torch.cuda.get_device_name() if torch.cuda.is_available() else "no accelerator"
@@ -112,14 +119,14 @@ def machine() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Python and the packages that a figure depends on."""
+    """Return the versions of Python and of the measured packages."""
     installed = {each.metadata["Name"].lower(): each.version for each in metadata.distributions()}
     found = {name: installed[name.lower()] for name in PACKAGES if name.lower() in installed}
     return {"python": platform.python_version()} | found
 
 
 def commit() -> str:
-    """The commit that was measured, marked when the working tree differs from it."""
+    """Return the current commit, marked as dirty if files differ from it."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
     done = subprocess.run(command, capture_output=True, encoding="utf-8")
     return done.stdout.strip() or "unknown"

@@ -1,11 +1,12 @@
-"""Eight tiny runs of two commits, compared bit for bit: the proof that a restructuring changes no number.
+"""Bitwise comparison of two commits on eight tiny runs.
 
     python -m benchmarks.same_numbers --against COMMIT
 
-Both commits work in this environment, on one thread, through the command lines of their own checkouts. Compared are the
-phantom and its prepared cases, the rows of metrics.jsonl and every tensor of last.safetensors. Then the newer code
-predicts with the older runs and resumes copies of them, and must give what the older code gives. The first row is the
-demo as a whole. Ends with an error that names the first difference.
+It proves that a restructuring changes no number. Both commits use this environment, one thread, and the command lines
+of their own checkouts. Compared are the phantom and its prepared cases, the rows of metrics.jsonl and every tensor of
+last.safetensors. Then the newer code predicts with the older runs and resumes copies of them, and must give the older
+code's results. The first row is the complete demo. The exit code is 1 if anything differs, and the first difference is
+printed.
 """
 
 import argparse
@@ -43,7 +44,10 @@ COMPARED = ("data", "losses", "weights", "predict", "resume")
 
 @dataclass(frozen=True)
 class Run:
-    """One training: its changes of the demo's configuration, the run it starts from, and its processes."""
+    """Training with changes of the demo's configuration.
+
+    ``init`` names the run that gives the initial weights, ``ranks`` the number of processes.
+    """
 
     name: str
     overrides: tuple[str, ...] = ()
@@ -68,13 +72,13 @@ QUICK = ("SAM", "UDIM", "GAQAT")
 
 @dataclass(frozen=True)
 class Side:
-    """One commit: its code, and the folder of everything that this code makes."""
+    """Checkout of one commit, and the folder for its results."""
 
     code: Path
     work: Path
 
     def make_data(self) -> None:
-        """Run the demo, and prepare its first patients for all other runs."""
+        """Run the demo; prepare its first patients for the other runs."""
         demo, raw = self.work / "demo", self.work / "raw"
         run_python(self.code, "-m", "uumamba", "demo", "--out", demo, *settings(RUNS[0]))
         for patient in sorted((demo / "raw" / "training").iterdir())[:PATIENTS]:
@@ -82,7 +86,7 @@ class Side:
         run_python(self.code, "-m", "uumamba", "prepare", "demo", "--raw", raw, "--out", self.work / "prepared")
 
     def train(self, run: Run, data: Path, out: Path, *more: str) -> Path:
-        """Train fold 0, or resume it; returns the fold's folder."""
+        """Train or resume fold 0; return the fold's folder."""
         launcher = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={run.ranks}")
         start = () if run.init is None else ("--init", self.work / "runs" / run.init)
         words = ("train", "demo", "--data", data, "--out", out, "--device", "cpu", *start, *settings(run), *more)
@@ -90,7 +94,7 @@ class Side:
         return out / "fold_0"
 
     def predict(self, model: Path, data: Path) -> dict[str, str]:
-        """Predict the validation cases; returns the hashes of the label maps."""
+        """Predict the validation cases; return the hashes of the label maps."""
         out = self.work / "predictions" / model.name
         words = ("predict", model, "--input", data, "--case-fold", 0, "--out", out, "--device", "cpu")
         run_python(self.code, "-m", "uumamba", *words)
@@ -98,7 +102,7 @@ class Side:
 
 
 def main(given: Sequence[str] | None = None) -> int:
-    """Compare, print, write; 1 when anything differs."""
+    """Compare, print and write; return 1 if anything differs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--against", required=True, metavar="COMMIT", help="the older commit")
     parser.add_argument("--here", action="store_true", help="compare the working tree with it, in place of HEAD")
@@ -132,7 +136,10 @@ def main(given: Sequence[str] | None = None) -> int:
 
 
 def compare_all(older: Side, newer: Side, runs: Sequence[Run]) -> tuple[list[dict[str, Any]], list[str]]:
-    """One row a run, and a sentence for each difference; a command that fails ends its row."""
+    """Return one row per run and a message per difference.
+
+    A command that fails ends its row.
+    """
     rows, problems = [], []
     steps = {"demo": compare_demo(older, newer)} | {run.name: compare_run(run, older, newer) for run in runs}
     for name, comparisons in steps.items():
@@ -150,7 +157,7 @@ def compare_all(older: Side, newer: Side, runs: Sequence[Run]) -> tuple[list[dic
 
 
 def compare_demo(older: Side, newer: Side) -> Iterator[tuple[str, str]]:
-    """The phantom and all prepared cases, then losses, weights, predictions and scores of the demo."""
+    """Compare the demo's data, losses, weights, predictions and scores."""
     for side in (older, newer):
         check_packages(side.code)
         side.make_data()
@@ -162,7 +169,7 @@ def compare_demo(older: Side, newer: Side) -> Iterator[tuple[str, str]]:
 
 
 def compare_run(run: Run, older: Side, newer: Side) -> Iterator[tuple[str, str]]:
-    """Both trainings, then what the two make of the older one."""
+    """Compare both trainings, then predictions and resumed copies of the older."""
     there, here = (side.train(run, side.work / "prepared", side.work / "runs" / run.name) for side in (older, newer))
     yield from compare_training(there, here)
     data, trained = older.work / "prepared", there.parent
@@ -173,13 +180,15 @@ def compare_run(run: Run, older: Side, newer: Side) -> Iterator[tuple[str, str]]
 
 
 def compare_training(there: Path, here: Path) -> Iterator[tuple[str, str]]:
-    """Losses and weights of two folders of a fold."""
+    """Compare losses and weights of two fold folders."""
     yield "losses", difference(losses_of(there), losses_of(here))
     yield "weights", difference(tensors_of(there), tensors_of(here))
 
 
 def difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """Number of entries that differ and the first of them; empty where all are equal.
+    """Describe the number of differing entries and the first of them.
+
+    The result is empty if all entries are equal.
 
     Example:
         >>> difference({"epoch 0, loss": 0.5, "epoch 1, loss": 0.25}, {"epoch 0, loss": 0.5, "epoch 1, loss": 0.75})
@@ -198,7 +207,7 @@ def difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
 
 
 def losses_of(fold: Path) -> dict[str, Any]:
-    """Every number of ``metrics.jsonl`` but times."""
+    """Read all numbers of ``metrics.jsonl`` except times."""
     found: dict[str, Any] = {}
     for row in map(json.loads, (fold / "metrics.jsonl").read_text(encoding="utf-8").splitlines()):
         for key, value in row.items():
@@ -208,13 +217,13 @@ def losses_of(fold: Path) -> dict[str, Any]:
 
 
 def tensors_of(fold: Path) -> dict[str, str]:
-    """Type, shape and hash of every tensor of the final checkpoint."""
+    """Return type, shape and hash of every tensor of the last checkpoint."""
     found = deserialize((fold / "last.safetensors").read_bytes())  # type: ignore[no-untyped-call]
     return {name: f"{each['dtype']} {each['shape']} {sha256(each['data'])}" for name, each in sorted(found)}
 
 
 def files_of(folder: Path, *patterns: str) -> dict[str, str]:
-    """Hash of every file's content, decompressed, by its path in the folder; locks left out."""
+    """Hash the decompressed content of every file except locks, by path."""
     paths = sorted({path for each in patterns for path in folder.glob(each) if path.is_file() and path.name != ".lock"})
     unpack = {".gz": gzip.decompress}
     return {str(each.relative_to(folder)): sha256(unpack.get(each.suffix, bytes)(each.read_bytes())) for each in paths}
@@ -225,7 +234,7 @@ def sha256(data: bytes) -> str:
 
 
 def settings(run: Run) -> list[str]:
-    """The overrides as words of a command line."""
+    """Return a run's overrides as command-line arguments."""
     return [word for each in (*TINY, *run.overrides) for word in ("--set", each)]
 
 

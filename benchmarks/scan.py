@@ -1,12 +1,12 @@
-"""Speed and memory of every backend of the selective scan, beside the limits of the machine measured in the same run.
+"""Speed and memory of every backend of the selective scan.
 
     python -m benchmarks.scan --json benchmarks/results/scan_cpu.json
     python -m benchmarks.scan --device cuda --json benchmarks/results/scan_cuda.json
 
-The Python loop is the reference backend: one step after the other, as the formula reads. The limit of the forward pass
-is the time of its exponentials alone, (states + 2) a position and channel with softplus, at the rate that the native
-scan's own exp2 reaches on values in the first-level cache; forward and backward together need (2 states + 5). Ends with
-an error when a claim of the project does not hold.
+The limits of the machine are measured in the same run. The Python loop is the reference backend: a sequential
+recurrence, as in the formula. The limit of the forward pass is the time of its exponentials, (states + 2) per position
+and channel with softplus, at the rate of the native scan's own exp2 on values in the first-level cache. Forward and
+backward together need (2 states + 5). The exit code is 1 if a claim of the project does not hold.
 """
 
 import argparse
@@ -36,7 +36,14 @@ REPEATS = 5
 
 @dataclass(frozen=True)
 class Claim:
-    """What the native backend has to reach at a shape: times the loop, and times the limit of exponentials."""
+    """Claims about the native backend at one shape.
+
+    Attributes:
+        times_the_loop: smallest speed-up over the Python loop.
+        times_the_limit: largest forward time, relative to the limit of exponentials.
+        torch_times_the_loop: smallest speed-up of the torch backend over the Python loop.
+        memory_of_tensors: largest peak memory, relative to inputs, output and gradients.
+    """
 
     times_the_loop: float
     times_the_limit: float = 2.2
@@ -48,7 +55,7 @@ CLAIMS: dict[tuple[int, ...], Claim] = {CPU_SHAPES[0]: Claim(200), CPU_SHAPES[1]
 
 
 def main(given: Sequence[str] | None = None) -> int:
-    """Measure, print, write; 1 when a claim does not hold."""
+    """Measure, print and write; return 1 if a claim does not hold."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--backend", action="append", choices=scan_backends(), help="only these; repeatable")
@@ -70,7 +77,7 @@ def main(given: Sequence[str] | None = None) -> int:
 
 
 def about(device: str, rate: float | None) -> str:
-    """What the table shows, with the limits that were measured in the run."""
+    """Describe the table and the measured limits of the machine."""
     limits = f"; exp2 {rate / 1e9:.2f} G/s" if rate is not None and device == "cpu" else ""
     return (
         f"Shape is (batch, channels, states, length), softplus, bias and skip on, no gate; medians of {REPEATS} in "
@@ -84,7 +91,10 @@ def about(device: str, rate: float | None) -> str:
 def measure(
     shape: tuple[int, ...], device: str, only: list[str] | None, rate: float | None
 ) -> Iterator[dict[str, Any]]:
-    """One row a backend, layout and pass; the loop, where it runs, is measured in the same turns."""
+    """Yield one row per backend, layout and pass.
+
+    The Python loop, if selected, is measured in the same rounds.
+    """
     cases = {}
     for name in only or _worth_timing(device):
         for layout in ("last", "first") if name in ("native", "triton") else ("last",):
@@ -113,7 +123,10 @@ def measure(
 
 
 def in_turn(cases: Mapping[Any, Callable[[], object]], device: str) -> dict[Any, list[float]]:
-    """Times of each, taken round by round so that a slow spell of the machine meets all."""
+    """Time each piece of work in alternating rounds.
+
+    A slow period of the machine then affects all of them. The first round is a warm-up.
+    """
     times: dict[Any, list[float]] = {key: [] for key in cases}
     for repeat in range(REPEATS + 1):
         for key, work in cases.items():
@@ -127,7 +140,10 @@ def in_turn(cases: Mapping[Any, Callable[[], object]], device: str) -> dict[Any,
 
 
 def arguments(shape: tuple[int, ...], device: str, layout: str) -> dict[str, Tensor]:
-    """Inputs as a trained layer has them: steps around 0.1, decay rates from 1 to the number of states."""
+    """Return inputs as in a trained layer.
+
+    Steps are around 0.1, decay rates go from 1 to the number of states.
+    """
     batch, channels, states, length = shape
     draw = torch.Generator().manual_seed(0)
     made = {name: torch.randn(batch, channels, length, generator=draw) for name in ("u", "delta")}
@@ -140,7 +156,7 @@ def arguments(shape: tuple[int, ...], device: str, layout: str) -> dict[str, Ten
 
 
 def run(backend: str, tensors: dict[str, Any], *, both: bool) -> None:
-    """One forward pass, or one forward and backward."""
+    """Run a forward pass, and a backward pass if ``both``."""
     with torch.set_grad_enabled(both):
         tracked = {name: tensor.detach().requires_grad_(both) for name, tensor in tensors.items()}
         y = selective_scan(**tracked, delta_softplus=True, backend=backend)
@@ -150,21 +166,21 @@ def run(backend: str, tensors: dict[str, Any], *, both: bool) -> None:
 
 
 def memory_mb(backend: str, shape: tuple[int, ...], device: str, layout: str) -> float:
-    """Peak of forward and backward, the inputs among it."""
+    """Measure the peak memory of forward and backward, inputs included."""
     tensors = arguments(shape, device, layout)
     held = sum(tensor.numel() for tensor in tensors.values()) * 4 / 2**20
     return held + peak_mb(partial(run, backend, tensors, both=True), device)
 
 
 def tensors_mb(shape: tuple[int, ...]) -> float:
-    """Inputs, output and all their gradients."""
+    """Compute the memory of inputs, output and their gradients."""
     batch, channels, states, length = shape
     inputs = 2 * batch * channels * length + 2 * batch * states * length + channels * (states + 2)
     return 2 * (inputs + batch * channels * length) * 4 / 2**20
 
 
 def copy_rate(device: str) -> float:
-    """Bytes a second read and written by a copy of 64 MB."""
+    """Measure the bytes per second moved by a 64 MB copy."""
     source = torch.zeros(2**24, device=device)
     target = torch.empty_like(source)
     times = in_turn({"copy": lambda: target.copy_(source)}, device)["copy"]
@@ -172,7 +188,7 @@ def copy_rate(device: str) -> float:
 
 
 def broken_claims(shape: tuple[int, ...], rows: list[dict[str, Any]]) -> Iterator[str]:
-    """What the project says of this shape and the rows do not show."""
+    """Yield a message per claim about this shape that the rows contradict."""
     claim = CLAIMS.get(shape)
     for row in rows:
         if claim is None or row["shape"] != str(shape) or row["layout"] != "last" or row["ratio"] is None:
@@ -197,7 +213,7 @@ def _shape(text: str) -> tuple[int, ...]:
 
 
 def print_rows(rows: list[dict[str, Any]]) -> None:
-    """As a table of aligned columns."""
+    """Print rows as aligned columns."""
     widths = {key: max(len(key), *(len(str(row[key])) for row in rows)) for key in rows[0]}
     for row in ({key: key for key in rows[0]}, *rows):
         print("  ".join(str(row[key]).ljust(width) for key, width in widths.items()))

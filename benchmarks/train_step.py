@@ -1,15 +1,14 @@
-"""A training step with all that feeds it, beside the bare passes of the same network, and fed as nnU-Net feeds one.
+"""Time of a complete training step, relative to its bare passes.
 
     python -m benchmarks.train_step --json benchmarks/results/train_step.json
 
 The step is the trainer's own: patches are read from prepared cases (a phantom, prepared here by the configuration's
-recipe), augmented, and learned from, with the optimizer, moving average, schedule and counting that the configuration
-asks for; another row reads a batch ahead in a thread where the trainer would not, or the other way round. Bare is the
-same network, loss and precision on one batch that never changes: forward and backward, as many as the optimizer makes
-in a step, and nothing else. The last rows are that same step, but each sample goes through the transforms that nnU-Net
-trains with (its own list, of batchgeneratorsv2), in this process or in two others. Rounds alternate, so that a slow
-spell of the machine meets all. Needs nnunetv2 (the extra `bench`); without it these are left out. Ends with an error
-when a claim of the project does not hold.
+recipe), augmented, and used for training, with the configuration's optimizer, moving average, schedule and logging.
+Another row inverts the trainer's choice to read a batch ahead in a thread. Bare passes are forward and backward passes
+of the same network, loss and precision on one constant batch, as many as the optimizer makes per step, and nothing
+else. In the last rows each sample goes through nnU-Net's training transforms (its own list, of batchgeneratorsv2), in
+this process or in two others. Rounds alternate, so that a slow period of the machine affects all rows. Needs nnunetv2
+(the extra `bench`); without it these rows are left out. The exit code is 1 if a claim of the project does not hold.
 """
 
 import argparse
@@ -56,7 +55,7 @@ WORKERS = 2
 
 
 def main(given: Sequence[str] | None = None) -> int:
-    """Measure, print, write; 1 when a claim does not hold."""
+    """Measure, print and write; return 1 if a claim does not hold."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default=CONFIG)
     parser.add_argument("--device", default="cpu")
@@ -84,7 +83,7 @@ def main(given: Sequence[str] | None = None) -> int:
 
 
 def about(config: RunConfig, device: str, *, steps: int, notes: Sequence[str]) -> str:
-    """What the table shows."""
+    """Describe the table."""
     training = config.training
     size = " x ".join(map(str, training.patch_size))
     peer = f" {THEIRS} is {version(THEIRS)}, with the list of nnU-Net {version('nnunetv2')}." if not notes else ""
@@ -99,7 +98,7 @@ def about(config: RunConfig, device: str, *, steps: int, notes: Sequence[str]) -
 
 
 def prepare_phantom(folder: Path, config: RunConfig) -> PreparedFolder:
-    """A phantom in ACDC's layout, prepared by the configuration's recipe."""
+    """Write a phantom in ACDC's layout and prepare it."""
     raw = write_phantom(folder / "raw", patients=PATIENTS)
     manifest, bad = read_dataset("phantom", raw)
     result = prepare(
@@ -111,7 +110,7 @@ def prepare_phantom(folder: Path, config: RunConfig) -> PreparedFolder:
 
 
 def measure(config: RunConfig, folder: PreparedFolder, *, device: str, steps: int, rounds: int) -> list[dict[str, Any]]:
-    """One row a way to feed a step."""
+    """Return one row per data pipeline of a step."""
     make = partial(build_trainer, config, folder, fold="0", run_dir=None, device=device, progress=False)
     other = make()
     other.prefetcher.read_ahead = not other.prefetcher.read_ahead
@@ -135,7 +134,13 @@ def measure(config: RunConfig, folder: PreparedFolder, *, device: str, steps: in
 def rows_of(
     seconds: Mapping[str, Sequence[float]], waited_s: Mapping[str, float], *, passes: int
 ) -> Iterator[dict[str, Any]]:
-    """Rows of the table, from seconds a step in each round and those for which a step waited for data."""
+    """Yield the table's rows from seconds per step.
+
+    Args:
+        seconds: seconds per step in each round, by name.
+        waited_s: seconds per step spent waiting for data, by name.
+        passes: forward passes per step.
+    """
     for name, each_ratio in ratios(seconds, BARE).items():
         yield {
             "name": name,
@@ -149,7 +154,7 @@ def rows_of(
 
 
 def broken_claims(rows: Sequence[Mapping[str, Any]], device: str) -> Iterator[str]:
-    """A sentence where the step takes longer than it may."""
+    """Yield a message if the step takes longer than claimed."""
     most = MOST[torch.device(device).type]
     found = next(row["ratio"] for row in rows if row["name"] == OURS)
     if found > most:
@@ -157,7 +162,10 @@ def broken_claims(rows: Sequence[Mapping[str, Any]], device: str) -> Iterator[st
 
 
 class Epochs:
-    """Trains one epoch a call, without validation and without a word; keeps for how long its steps waited for data."""
+    """Callable that trains one epoch, silently and without validation.
+
+    It records how long the steps of each epoch waited for data.
+    """
 
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
@@ -165,7 +173,7 @@ class Epochs:
         trainer.validate, trainer.epochs = None, 0
 
     def __call__(self) -> None:
-        """Train it."""
+        """Train one epoch."""
         self.trainer.epochs += 1
         with redirect_stderr(io.StringIO()):
             self.trainer.fit()
@@ -173,20 +181,23 @@ class Epochs:
 
 
 def fixed_batch(trainer: Trainer) -> Batch:
-    """The first batch as a step gets it."""
+    """Return the first batch as a step receives it."""
     with trainer.prefetcher.prepare(trainer.batches(0)) as batches:
         return next(batches)
 
 
 def passes_of(trainer: Trainer, batch: Batch) -> int:
-    """How many forward passes a step makes, each of which is followed by a backward pass."""
+    """Count the forward passes of a step.
+
+    Each is followed by a backward pass.
+    """
     counts = count_passes(trainer.net)
     trainer.optimizer.step(partial(trainer.objective, trainer.net, batch), ascent=trainer.ascent)
     return counts["forward"]
 
 
 def bare_passes(trainer: Trainer, batch: Batch, passes: int) -> None:
-    """Forward and backward, again and again from no gradient, at the weights as they are."""
+    """Repeat forward and backward passes at constant weights."""
     parameters = list(trainer.net.parameters())
     for _ in range(passes):
         for parameter in parameters:
@@ -200,7 +211,10 @@ def bare_passes(trainer: Trainer, batch: Batch, passes: int) -> None:
 
 
 def fed_by_nnunet(trainer: Trainer, config: RunConfig, folder: PreparedFolder, *, workers: int) -> Trainer:
-    """The same trainer on patches read as ours are, each through nnU-Net's transforms before they are joined."""
+    """Replace a trainer's augmentation by nnU-Net's transforms.
+
+    Patches are read as before; each goes through the transforms before the batch is collated.
+    """
     training, _ = split_cases(folder.manifest, "0")
     source = PatchDataset(
         folder,
@@ -218,7 +232,7 @@ def fed_by_nnunet(trainer: Trainer, config: RunConfig, folder: PreparedFolder, *
 
 
 class NnUNetSamples(Dataset[dict[str, Any]]):
-    """Samples of a data set, each changed by nnU-Net's own list of transforms, from image and label to the same."""
+    """Data set whose samples go through nnU-Net's training transforms."""
 
     def __init__(self, source: PatchDataset, config: RunConfig) -> None:
         with redirect_stdout(io.StringIO()):  # it says which of its environment variables are not set

@@ -1,8 +1,8 @@
-"""Coronary and aortic phantoms all the way: the network, the same without Mamba, and two baselines that know little.
+"""Coronary and aortic phantoms: the network, a control and two baselines.
 
-Each variant is a whole ``uumamba run`` of ``imagecas_cpu`` or ``aorta_cpu`` on a phantom in the data set's own layout,
-which is written first. Variants that are finished are read, not run again. Ends with an error when a claim of the
-project does not hold.
+The control is the same network without Mamba; the baselines use little knowledge of the images. Each variant is a
+complete ``uumamba run`` of ``imagecas_cpu`` or ``aorta_cpu`` on a phantom in the data set's own layout, which is
+written first. Finished variants are read, not run again. The exit code is 1 if a claim of the project does not hold.
 
     python -m benchmarks.vessels coronary --out runs/coronary --json benchmarks/results/coronary_phantom.json
 """
@@ -29,7 +29,7 @@ QUICK = ("training.epochs=2", "training.batches_per_epoch=4")
 
 @dataclass(frozen=True)
 class Phantom:
-    """A phantom, the configuration that is run on it, and how the table is headed."""
+    """Phantom with its configuration and the title of its table."""
 
     config: str
     title: str
@@ -38,7 +38,10 @@ class Phantom:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the phantom, run what is missing, write the table; 1 when a claim of the project does not hold."""
+    """Run the missing variants on the phantom and write the table.
+
+    The exit code is 1 if a claim does not hold.
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("phantom", choices=("coronary", "aorta"))
     parser.add_argument("--out", type=Path, required=True, help="gets the phantom and a folder a variant")
@@ -87,7 +90,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def broken_claims(phantom: str, rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """What the project says of its preset and of what the phantom gives away, and the rows do not show."""
+    """Yield a message per claim that the rows contradict.
+
+    Claims are about the preset, and about the difficulty of the phantom.
+    """
     ours, *others = rows
     for column, least in LEAST[phantom].items():
         if ours[column] is None or ours[column] < least:
@@ -101,7 +107,10 @@ def broken_claims(phantom: str, rows: Sequence[Mapping[str, Any]]) -> Iterator[s
 
 
 def row_of(name: str, folder: Path) -> dict[str, Any]:
-    """Means over the validation cases from ``scores.csv`` and ``trees.csv``, and the time from the record."""
+    """Return a run's means over validation cases and its minutes.
+
+    The means come from ``scores.csv`` and ``trees.csv``.
+    """
     from uumamba.evaluation import mean_dice_of, read_scores
     from uumamba.evaluation.means import moments
     from uumamba.evaluation.scores import TREES_NAME
@@ -144,11 +153,11 @@ def _write_baselines(out: Path) -> None:
 
 
 def _no_baselines(out: Path) -> None:
-    """Fitted beside the first variant alone: they know nothing of the network."""
+    pass
 
 
 def _baseline_rows(out: Path, *, like: dict[str, Any]) -> list[dict[str, Any]]:
-    """Rows of the baselines, as far as they are scored: Dice alone."""
+    """Read the rows of the baselines, which have Dice only."""
     found = sorted(out.glob("*/baselines.json"))
     measured = json.loads(found[0].read_text(encoding="utf-8")) if found else {}
     return [

@@ -1,4 +1,7 @@
-"""What the claims on ACDC share: the patients, the network and its feed, the cost of a step, a patient's score."""
+"""Parts that all claims on ACDC share.
+
+These are patients, network, training batches, cost of a step, and score of a patient.
+"""
 
 import argparse
 import json
@@ -44,13 +47,13 @@ Feed = Iterator[tuple[int, Batch]]
 
 @dataclass(frozen=True)
 class Start:
-    """What a method trains with, before it makes its recipe of it.
+    """Parts of a training before the method adds its own.
 
     Attributes:
-        net: the configuration's, initialised with the run's seed.
+        net: the configuration's network, initialised with the run's seed.
         loss: ``loss(logits, label)``; its parameters learn.
-        base: from parameters to an optimizer.
-        engine: what every optimizer of the family takes.
+        base: function from parameters to an optimizer.
+        engine: options that every optimizer of the family accepts.
     """
 
     net: nn.Module
@@ -62,9 +65,9 @@ class Start:
 def acdc_options(
     description: str | None, arguments: Sequence[str] | None, *, switches: Mapping[str, str] | None = None
 ) -> argparse.Namespace:
-    """What both benchmarks are told on the command line; a quick one has ``out/quick`` for its ``out``.
+    """Parse the command line of a benchmark on ACDC.
 
-    ``switches`` are one's own, off unless given, with what each does.
+    With ``--quick`` the folder ``out`` becomes ``out/quick``. ``switches`` are further flags with their help texts.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--acdc", type=Path, required=True, help="ACDC as it was downloaded; only read")
@@ -80,14 +83,17 @@ def acdc_options(
 
 
 def acdc_config(settings: Sequence[str] = ()) -> RunConfig:
-    """The configuration of ``acdc_cpu`` on the coarser grid, with further settings."""
+    """Read the configuration ``acdc_cpu`` on a coarser grid, with further settings."""
     return read_config(CONFIG, [*SETTINGS, *settings])
 
 
 def prepare_patients(
     raw: Path, out: Path, config: RunConfig, *, training: int, validation: int | None, workers: int = 2
 ) -> Path:
-    """Prepare some patients of ACDC's training set, in the folds that they have among all 100."""
+    """Prepare some of ACDC's training patients, with their folds kept.
+
+    Folds are those among all 100 patients.
+    """
     manifest, bad = read_acdc(raw)
     cases = manifest.select(split="training")
     chosen = {
@@ -100,7 +106,10 @@ def prepare_patients(
 
 
 def spread_over_groups(cases: Sequence[Case], count_wanted: int | None) -> list[str]:
-    """Patients in turn from each diagnosis, in order of their ids; all of them for None."""
+    """Select patients from each diagnosis in turn, in order of ids.
+
+    ``count_wanted`` None selects all patients.
+    """
     waiting: dict[str, list[str]] = {}
     for case in sorted(cases, key=lambda case: case.patient_id):
         queue = waiting.setdefault(case.group or "", [])
@@ -116,7 +125,7 @@ def spread_over_groups(cases: Sequence[Case], count_wanted: int | None) -> list[
 
 
 def acdc_start(config: RunConfig, prepared: Path, seed: int) -> Start:
-    """The configuration's network, loss and base."""
+    """Build the configuration's network, loss and base optimizer."""
     seed_everything(seed)
     net = build_net(config, classes=len(PreparedFolder(prepared).manifest.structures) + 1)
     clipped = {"max_grad_norm": config.optim.max_grad_norm}
@@ -124,7 +133,10 @@ def acdc_start(config: RunConfig, prepared: Path, seed: int) -> Start:
 
 
 def acdc_feed(config: RunConfig, prepared: Path, seed: int, *, cases: Sequence[str] | None = None) -> Feed:
-    """Augmented patches without end of the training cases, or of those that are given, one of them perhaps twice."""
+    """Yield augmented training batches without end.
+
+    ``cases`` selects the cases, by default those of the training split; a repeated case is drawn more often.
+    """
     folder = PreparedFolder(prepared)
     dataset = PatchDataset(
         folder,
@@ -142,7 +154,10 @@ def acdc_feed(config: RunConfig, prepared: Path, seed: int, *, cases: Sequence[s
 def step_seconds(
     path: Path, begin: Mapping[str, Callable[[], tuple[Recipe, Feed]]], *, rounds: int
 ) -> dict[str, list[float]]:
-    """Seconds of a step of each method on one thread, its batch and augmentation included; kept in a file."""
+    """Measure a step's seconds per method on one thread, or read them.
+
+    Reading and augmenting the batch are included. The result is stored in a file.
+    """
     if not path.is_file():
         say("acdc: what a step costs")
         torch.set_num_threads(1)
@@ -153,7 +168,10 @@ def step_seconds(
 
 
 def score_patients(net: nn.Module, prepared: Path) -> Measured:
-    """Dice of each validation patient: the mean over its frames of the mean over structures."""
+    """Return the Dice of each validation patient.
+
+    It is the mean over the patient's frames of the mean over structures.
+    """
     config, folder = acdc_config(), PreparedFolder(prepared)
     predictor = Predictor(net, patch_size=config.training.patch_size, overlap=0.25, sw_batch_size=8)
     frames: dict[str, list[float]] = {}
@@ -173,7 +191,7 @@ def claim_row_of(
     *,
     budget: str = "equal time",
 ) -> dict[str, Any]:
-    """A row whose pairs are patients, each the mean over seeds."""
+    """Make a row whose pairs are patients, averaged over seeds."""
     own, other = (mean_over_seeds([measured[run] for run in runs[name]]) for name in (claim.method, claim.control))
     if own.keys() != other.keys():
         raise ValueError(f"{claim.method} and {claim.control} were scored on different patients; use another --out")
@@ -183,7 +201,10 @@ def claim_row_of(
 
 
 def mean_over_seeds(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Each patient's mean; every seed has scored the same patients."""
+    """Average each patient's score over seeds.
+
+    Every seed must have scored the same patients.
+    """
     return {patient: fmean(each[patient] for each in scores) for patient in scores[0]}
 
 

@@ -1,15 +1,15 @@
-"""Does a heart model hold at another vendor's scanner? Trained on ACDC as it is, tested in five other styles.
+r"""Heart models trained on ACDC, tested in the styles of other scanners.
 
     python -m benchmarks.claims.acdc_vendor_shift --acdc ACDC/database --out runs/acdc_vendor_shift \
         --json benchmarks/results/acdc_vendor_shift.json
 
-24 patients to train on, the 20 of fold 0 to score, of the official training set alone. Their scans are shown as another
-scanner might show them (:mod:`uumamba.data.vendor_styles`), then prepared; no training sees such a style, and none is
-chosen by one. What a step costs is measured first and kept in OUT; the plain optimizer makes as many steps as five
-minutes hold, the others as many as its time buys. Two runs go at a time, a thread each, and a run that OUT holds is
-read, not run again. Scoring six styles takes almost as long as training: each method adds a quarter of an hour.
-A changed style or method needs another OUT. ``--equal-steps`` lets UDIM and its control make as many steps as SAM,
-whatever they cost, which takes an hour more.
+24 patients are used for training and the 20 of fold 0 for scoring, all from the official training set. Their scans are
+changed to five styles of other scanners (:mod:`uumamba.data.vendor_styles`) and then prepared. No training sees such a
+style, and no style selects a setting. The cost of a step is measured first and stored in OUT. The plain optimizer makes
+as many steps as fit into five minutes, the other methods as many as take the same time. Two runs work in parallel, with
+one thread each; a run stored in OUT is read, not run again. Scoring six styles takes almost as long as training: each
+method adds a quarter of an hour. A changed style or method needs another OUT. ``--equal-steps`` also runs UDIM and its
+control for as many steps as SAM, which takes an hour more.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -67,7 +67,10 @@ NOT_WORSE = 0.01
 
 @dataclass(frozen=True)
 class ShiftClaim:
-    """A claim about one style, or about the mean of all but the original, when both have the same of a budget."""
+    """Claim about one style, or about the mean of the shifted styles.
+
+    ``budget`` is the resource of which method and control get the same amount.
+    """
 
     claim: Claim
     style: str
@@ -75,7 +78,10 @@ class ShiftClaim:
 
 
 def claims() -> Iterator[ShiftClaim]:
-    """Every method beside the plain one: better in the mean of the styles and in each, and no worse in the original."""
+    """Yield the claims of every method against the plain optimizer.
+
+    Claimed are higher Dice in the mean of the styles and in each style, and no loss in the original style.
+    """
     for name, method in METHODS.items():
         if name == PLAIN:
             continue
@@ -87,7 +93,7 @@ def claims() -> Iterator[ShiftClaim]:
 
 
 def claims_at_equal_steps() -> Iterator[ShiftClaim]:
-    """UDIM against the SAM that it adds to, in each style, and against its control."""
+    """Yield UDIM's claims against SAM and its control at equal steps."""
     for style in (MEAN, *STYLES):
         yield _claim(UDIM_NAME, "SAM", style, budget=EQUAL_STEPS)
     yield _claim(UDIM_NAME, "SAM", ORIGINAL, margin=NOT_WORSE, budget=EQUAL_STEPS)
@@ -96,7 +102,7 @@ def claims_at_equal_steps() -> Iterator[ShiftClaim]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Prepare, measure what a step costs, run what is missing, write the table."""
+    """Prepare, measure the cost of steps, run missing runs, write."""
     switches = {"equal-steps": "also let UDIM and its control make SAM's steps"}
     options = acdc_options(__doc__, arguments, switches=switches)
     out = options.out
@@ -130,7 +136,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def plan(steps: int, cost: Mapping[str, Sequence[float]], *, seeds: int) -> dict[str, list[Run]]:
-    """The runs of each method, with as many steps as the plain one's time buys."""
+    """Plan each method's runs at equal time.
+
+    The number of steps is what the plain optimizer's time allows.
+    """
     afforded = {
         name: max(1, round(method.share * steps_for(steps, _mean_cost(name, cost)))) for name, method in METHODS.items()
     }
@@ -138,12 +147,15 @@ def plan(steps: int, cost: Mapping[str, Sequence[float]], *, seeds: int) -> dict
 
 
 def as_long_as_sam(runs: Mapping[str, Sequence[Run]]) -> dict[str, list[Run]]:
-    """SAM's runs as they are, and UDIM and its control for as many steps."""
+    """Plan UDIM and its control with SAM's number of steps.
+
+    SAM's own runs are included unchanged.
+    """
     return {name: [replace(each, method=name) for each in runs["SAM"]] for name in ("SAM", UDIM_NAME, RANDOM_DIRECTION)}
 
 
 def shift_training(run: Run, prepared: Path) -> tuple[Recipe, Feed]:
-    """The method's recipe and its augmented patches without end."""
+    """Return a method's recipe and its augmented training batches."""
     method = METHODS[run.method]
     config = acdc_config(method.settings)
     training, _ = split_cases(PreparedFolder(prepared).manifest, FOLD)
@@ -153,14 +165,17 @@ def shift_training(run: Run, prepared: Path) -> tuple[Recipe, Feed]:
 
 
 def shift_run(run: Run, *, prepared: Path, styles: Mapping[str, Path]) -> Measured:
-    """Train, and score each validation patient in every style."""
+    """Train, then score each validation patient in every style."""
     recipe, feed = shift_training(run, prepared)
     train(recipe, feed, steps=run.steps, warmup_steps=min(WARMUP, run.steps // 2))
     return {style: score_patients(recipe.net, folder) for style, folder in styles.items()}
 
 
 def shift_row(each: ShiftClaim, runs: Mapping[str, Sequence[Run]], measured: Mapping[Run, Measured]) -> dict[str, Any]:
-    """A row whose pairs are patients, each the mean over seeds, and over styles where the claim is about their mean."""
+    """Make a row whose pairs are patients, averaged over seeds.
+
+    A claim about the mean of the styles is also averaged over styles.
+    """
     of_style = {
         run: _scores(measured[run], each.style)
         for name in (each.claim.method, each.claim.control)
@@ -170,7 +185,7 @@ def shift_row(each: ShiftClaim, runs: Mapping[str, Sequence[Run]], measured: Map
 
 
 def about(prepared: Path, runs: Mapping[str, Sequence[Run]], *, equal_steps: bool) -> str:
-    """What was trained on what."""
+    """Describe training data, test data and settings."""
     training, validation = split_cases(PreparedFolder(prepared).manifest, FOLD)
     steps = ", ".join(f"{name} {each[0].steps}" for name, each in runs.items())
     with_more = f" At equal steps UDIM and its control make SAM's {runs['SAM'][0].steps}." if equal_steps else ""
@@ -189,7 +204,10 @@ def about(prepared: Path, runs: Mapping[str, Sequence[Run]], *, equal_steps: boo
 
 
 def _mean_cost(name: str, cost: Mapping[str, Sequence[float]]) -> list[float]:
-    """What a step costs over the whole of a run, a number a round; measured is a late one."""
+    """Return the average relative cost of a step over a run, per round.
+
+    Measured costs are those of late steps; a method may begin with cheaper steps.
+    """
     begins_as = METHODS[name].begins_as
     if begins_as is None:
         return list(cost[name])
@@ -202,7 +220,7 @@ def _claim(method: str, control: str, style: str, *, margin: float = 0.0, budget
 
 
 def _scores(measured: Measured, style: str) -> dict[str, float]:
-    """Each patient's Dice in a style, or its mean over all but the original."""
+    """Return each patient's Dice in a style or in the shifted styles' mean."""
     if style != MEAN:
         return measured[style]
     return {patient: fmean(measured[each][patient] for each in STYLES) for patient in measured[ORIGINAL]}

@@ -1,4 +1,8 @@
-"""Digits of which all but a tenth have a bar that gives their class away: which are learned slowly is known."""
+"""Digits with a class bar, a shortcut that makes most of them easy.
+
+All but a tenth of the images have a bar of pixels that shows the class. The images without a bar are learned slowly, so
+the slow examples are known.
+"""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,7 +19,10 @@ BAR_LESS, AMPLITUDE = 0.1, 3.0
 
 @dataclass(frozen=True)
 class Examples:
-    """Flat images ``(n, features)``, labels ``(n,)``, and which of them lack the bar ``(n,)``."""
+    """Flat images with labels and a mask of those without a bar.
+
+    The shapes are ``(n, features)``, ``(n,)`` and ``(n,)``.
+    """
 
     images: Tensor
     labels: Tensor
@@ -23,7 +30,7 @@ class Examples:
 
 
 def training_set(seed: int, *, bar: bool) -> Examples:
-    """All 997 images that are not for testing, in an order of the seed."""
+    """Return all 997 images outside the test set, shuffled by the seed."""
     split = split_of(seed)
     images = torch.cat([split.images, split.validation_images])
     labels = torch.cat([split.labels, split.validation_labels])
@@ -31,19 +38,25 @@ def training_set(seed: int, *, bar: bool) -> Examples:
 
 
 def held_out_set(seed: int, *, bar: bool) -> Examples:
-    """The same 800 images for every seed; which of them have a bar is drawn by it."""
+    """Return the 800 test images, the same for every seed.
+
+    The seed draws the images that have a bar.
+    """
     return _examples(*test_set(), seed, "test", bar=bar)
 
 
 def bar_net(features: int) -> nn.Module:
-    """A perceptron with two hidden layers, from the global generator."""
+    """Build a perceptron with two hidden layers from the global generator."""
     widths = (features, 128, 128)
     hidden = [part for pair in pairwise(widths) for part in (nn.Linear(*pair), nn.ReLU())]
     return nn.Sequential(*hidden, nn.Linear(widths[-1], CLASSES))
 
 
 def _examples(images: Tensor, labels: Tensor, seed: int, part: str, *, bar: bool) -> Examples:
-    """Ten more pixels, of which that of the class is lit, but for a tenth of the images; or no bar for any."""
+    """Append a bar of ten pixels to all but a tenth of the images.
+
+    The pixel of the class is lit. Without ``bar`` no image gets one.
+    """
     flat = images.flatten(1)
     if not bar:
         return Examples(flat, labels, torch.ones(len(labels), dtype=torch.bool))

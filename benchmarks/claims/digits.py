@@ -1,4 +1,7 @@
-"""scikit-learn's 1797 handwritten digits of 8 by 8: little to train on, much to test on, and the test set corrupted."""
+"""scikit-learn's 1797 handwritten digits of 8 by 8 pixels.
+
+The training set is small, the test set large, and the test set also exists in corrupted versions.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,7 +20,10 @@ TEST, TRAIN_A_CLASS = 800, 20
 
 @dataclass(frozen=True)
 class Split:
-    """Images ``(n, 1, 8, 8)`` from 0 to 1 with labels: a small training set of the seed, and the rest of the pool."""
+    """Training and validation images with labels.
+
+    Images are ``(n, 1, 8, 8)`` from 0 to 1. The seed draws a small training set; the rest of the pool validates.
+    """
 
     images: Tensor
     labels: Tensor
@@ -26,7 +32,10 @@ class Split:
 
 
 def split_of(seed: int) -> Split:
-    """20 training images a class drawn by the seed; the pool's other images validate. The test set is in neither."""
+    """Draw 20 training images per class; the rest of the pool validates.
+
+    Neither part contains images of the test set.
+    """
     images, labels = _all()
     pool = _order()[TEST:]
     pool = pool[torch.randperm(len(pool), generator=generator_for(seed, "digits, split"))]
@@ -36,13 +45,16 @@ def split_of(seed: int) -> Split:
 
 
 def test_set() -> tuple[Tensor, Tensor]:
-    """The same 800 images with labels for every seed."""
+    """Return the 800 test images with labels, the same for every seed."""
     images, labels = _all()
     return images[_order()[:TEST]], labels[_order()[:TEST]]
 
 
 def corrupted_test_sets() -> Iterator[tuple[str, int, Tensor]]:
-    """``(corruption, severity, images)`` for five corruptions at three severities, the same for every seed."""
+    """Yield ``(corruption, severity, images)``, the same for every seed.
+
+    There are five corruptions at three severities.
+    """
     images, _ = test_set()
     for name, (corrupt, severities) in CORRUPTIONS.items():
         for index, severity in enumerate(severities, start=1):
@@ -50,7 +62,10 @@ def corrupted_test_sets() -> Iterator[tuple[str, int, Tensor]]:
 
 
 def digit_net(seed: int) -> nn.Module:
-    """Three convolutions with batch norms, initialised by the seed alone."""
+    """Build a network of three convolutions with batch norms.
+
+    The seed determines its initialisation.
+    """
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
         return nn.Sequential(
@@ -82,7 +97,10 @@ def _contrast(images: Tensor, factor: float, _: torch.Generator) -> Tensor:
 
 
 def _shift(images: Tensor, pixels: float, generator: torch.Generator) -> Tensor:
-    """By so many pixels along one axis, drawn for each image; 0 comes in."""
+    """Translate each image by ``pixels`` along a random axis and direction.
+
+    Zeros fill the border.
+    """
     axes = torch.randint(2, (len(images),), generator=generator).tolist()
     signs = torch.randint(2, (len(images),), generator=generator).tolist()
     moved = torch.zeros_like(images)
@@ -94,7 +112,7 @@ def _shift(images: Tensor, pixels: float, generator: torch.Generator) -> Tensor:
 
 
 def _occlude(images: Tensor, size: float, generator: torch.Generator) -> Tensor:
-    """A black square at a place drawn for each image."""
+    """Set a square at a random position of each image to black."""
     images, side = images.clone(), int(size)
     corners = torch.randint(images.shape[-1] - side + 1, (len(images), 2), generator=generator).tolist()
     for image, (row, column) in zip(images, corners, strict=True):

@@ -1,4 +1,4 @@
-"""Paired intervals, and the verdict that follows from one."""
+"""Intervals of paired differences, and the verdict of an interval."""
 
 import math
 from collections.abc import Sequence
@@ -11,14 +11,16 @@ HOLDS, FAILS, UNDECIDED = "holds", "does not hold here", "not distinguishable"
 
 
 def paired_interval(differences: Sequence[float], *, level: float = 0.95) -> tuple[float, float]:
-    r"""Student's interval of the mean of paired differences, :math:`\bar d \pm t_{n-1}\, s / \sqrt n`.
+    r"""Compute Student's interval of the mean of paired differences.
+
+    The interval is :math:`\bar d \pm t_{n-1}\, s / \sqrt n`.
 
     Args:
-        differences: value minus control, one a pair: a seed, a patient, or a round of timing.
-        level: how often the interval holds the true mean, if differences are normal.
+        differences: value minus control, one per pair: a seed, a patient, or a round of timing.
+        level: probability that the interval contains the true mean, for normal differences.
 
     Raises:
-        ValueError: there are fewer than two.
+        ValueError: there are fewer than two pairs.
 
     Example:
         >>> low, high = paired_interval([1.0, 3.0])  # mean 2, s = sqrt(2), t = 12.706
@@ -35,12 +37,12 @@ def paired_interval(differences: Sequence[float], *, level: float = 0.95) -> tup
 
 
 def verdict(interval: tuple[float, float], better: Direction, *, margin: float = 0.0) -> str:
-    """Whether a difference goes where the claim says, from its interval alone.
+    """Return the verdict on a claim from the interval of its difference.
 
     Args:
         interval: of value minus control.
-        better: the direction that is claimed.
-        margin: how much in the wrong direction the claim still allows: 0 for "better than", more for "as good as".
+        better: the claimed direction.
+        margin: allowed difference in the wrong direction: 0 for "better than", more for "as good as".
 
     Example:
         >>> verdict((0.1, 0.3), "higher"), verdict((0.1, 0.3), "lower"), verdict((-0.1, 0.3), "higher", margin=0.2)

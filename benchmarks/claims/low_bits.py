@@ -1,4 +1,7 @@
-"""Trainings in few bits, on digits turned by angles: what each method does from the same trained network."""
+"""Quantization-aware trainings in few bits on rotated digits.
+
+All methods start from the same trained network.
+"""
 
 from collections.abc import Callable, Mapping
 from copy import deepcopy
@@ -45,11 +48,11 @@ CANDIDATES = torch.linspace(0.2, 2.0, 91)
 
 @dataclass(frozen=True)
 class Method:
-    """How the last third of a run is spent; without an optimizer nothing is trained there.
+    """Method for the last third of a run.
 
     Attributes:
-        optimizer: the class around Adam.
-        gaqat: arguments of GAQAT, where it is used.
+        optimizer: the optimizer class around Adam; None trains nothing in this part.
+        gaqat: options of GAQAT; None does not use it.
     """
 
     optimizer: Callable[..., SharpnessAware] | None = None
@@ -58,12 +61,12 @@ class Method:
 
 @dataclass
 class Frozen:
-    """Keeps the frozen fraction of each window."""
+    """Callback that records the frozen fraction of each window."""
 
     fractions: list[float] = field(default_factory=list)
 
     def __call__(self, window: Window) -> None:
-        """Take note of one."""
+        """Record one window."""
         self.fractions.append(window.frozen_fraction)
 
 
@@ -80,7 +83,7 @@ METHODS: Mapping[str, Method] = {
 
 
 def perform(run: Run) -> Measured:
-    """Train and measure one run; the same numbers whenever and in whichever process."""
+    """Train and measure one run, independent of process and time."""
     seed_everything(run.seed)
     if run.method == "full precision":
         return _measured(_trained(run.seed, run.steps))
@@ -100,9 +103,10 @@ def perform(run: Run) -> Measured:
 
 
 def fit_scales(net: nn.Module, images: Tensor) -> None:
-    """Give every quantiser the scale with the least squared error, among multiples of the one it has.
+    """Set every quantizer's scale to the candidate with the least squared error.
 
-    What PTQ would do that does not train: weights as they are, activations one layer after another.
+    Candidates are multiples of the current scale. This is post-training quantization (PTQ) without training: weights
+    keep their values, and activations are fitted layer by layer.
     """
     for layer in quantized_layers(net):
         if layer.weight is not None:
@@ -130,7 +134,7 @@ def _fit(quantizer: Any, values: Tensor) -> None:
 
 
 def _prepare(net: nn.Module, run: Run) -> None:
-    """Quantise and calibrate on four batches of the training set."""
+    """Quantize and calibrate on four batches of the training set."""
     quantize_(net, **SETTINGS[run.setting])
     training = training_set(run.seed)
     images = [batch["image"] for _, batch in islice(batches(training, run.seed, "calibration"), 4)]
@@ -141,14 +145,14 @@ def _prepare(net: nn.Module, run: Run) -> None:
 
 @cache
 def _trained(seed: int, steps: int) -> nn.Module:
-    """The network in full precision; once a process, the same in each."""
+    """Train in full precision; cached per process, deterministic."""
     net = perceptron(seed)
     _train(net, Plain(net.parameters(), partial(torch.optim.Adam, lr=LEARNING_RATE)), seed, steps, "full")
     return net.eval()
 
 
 def _started_late(run: Run) -> nn.Module:
-    """One training whose weights are rounded for its last third."""
+    """Train with quantized weights in the last third only."""
     net = quantize_(perceptron(run.seed), **SETTINGS[run.setting], start_step=round(run.steps * FULL_SHARE))
     optimizer = Plain(scale_groups(net), partial(torch.optim.Adam, lr=run.lr))
     count_steps(net, optimizer)

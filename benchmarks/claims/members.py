@@ -1,4 +1,4 @@
-"""The members of the sharpness-aware family, each as a recipe with the one number that is chosen for it."""
+"""Recipes of the sharpness-aware family, with one tuned number each."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,19 +16,18 @@ DOUBLED = (0.05, 0.1, 0.2, 0.4)
 
 @dataclass(frozen=True)
 class Member:
-    """How a method trains.
+    """Training method of the family.
 
     Attributes:
-        optimizer: the class around the base.
-        number: the argument that is chosen on validation data; None where there is none.
-        grid: what it is chosen from, in units of the argument; the first is the published default unless ``published``
-            says otherwise.
-        published: the number where none is chosen.
-        options: the optimizer's other arguments.
-        objective: makes the objective of loss, network and number; without it the loss alone, and the number is the
-            optimizer's.
-        ascent: makes the loss to climb.
-        only: which parameters climb, as groups; all without it.
+        optimizer: the class around the base optimizer.
+        number: name of the argument that is tuned on validation data; None if there is none.
+        grid: candidates for the number; the first is the published default unless ``published`` is given.
+        published: the number that is used without tuning.
+        options: other arguments of the optimizer.
+        objective: function of loss, network and number that makes the objective; None uses the loss, and the number is an
+            argument of the optimizer.
+        ascent: function that makes the loss for the ascent step.
+        only: function that returns parameter groups of which some are not perturbed; None perturbs all parameters.
     """
 
     optimizer: Callable[..., optim.SharpnessAware]
@@ -50,15 +49,15 @@ class Member:
         engine: Mapping[str, Any] | None = None,
         **extra: Any,
     ) -> Recipe:
-        """Everything for training ``net``.
+        """Make the complete recipe to train a network.
 
         Args:
             net: the network.
-            loss: ``loss(logits, label)``; its parameters learn, and neither decay nor climb.
-            base: from parameters to an optimizer.
-            value: the member's number; None takes the published one.
-            engine: what every optimizer of the family takes, such as ``max_grad_norm``.
-            extra: further arguments of the objective, or of the optimizer where the objective is the loss alone.
+            loss: ``loss(logits, label)``; its parameters learn, without weight decay and perturbation.
+            base: function from parameters to an optimizer.
+            value: the member's number; None uses the published number.
+            engine: options that every optimizer of the family accepts, such as ``max_grad_norm``.
+            extra: further arguments of the objective, or of the optimizer if the objective is the loss.
         """
         chosen = {} if self.number is None else {self.number: self.published if value is None else value}
         objective: nn.Module = SupervisedObjective(loss, outputs=True)

@@ -1,4 +1,7 @@
-"""Which runs decide the claims: what a step costs, which numbers are chosen, and both budgets for every seed."""
+"""Plan of the runs that decide the claims.
+
+It measures the cost of steps, tunes numbers, and runs both budgets for every seed.
+"""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,16 +40,16 @@ Trial = tuple[float, str, float | None]
 
 
 class Plan:
-    """The runs of every setting, in a folder that keeps what was measured.
+    """Runs of every setting, in a folder that stores their results.
 
     Args:
-        folder: gets ``runs.jsonl`` and a file of step times a setting.
-        quick: two seeds, an eighth of the steps, published numbers.
-        workers: processes.
+        folder: gets ``runs.jsonl`` and a file of step times per setting.
+        quick: use two seeds, an eighth of the steps, and published numbers.
+        workers: number of processes.
 
     Attributes:
-        lr: the base's learning rate that was chosen, a setting.
-        values: the number that was chosen for each method, a setting.
+        lr: the tuned learning rate of the base optimizer, per setting.
+        values: the tuned number of each method, per setting.
     """
 
     def __init__(self, folder: Path, *, quick: bool, workers: int) -> None:
@@ -56,11 +59,14 @@ class Plan:
         self._folder, self._quick, self._workers = folder, quick, workers
 
     def steps(self, setting: str) -> int:
-        """The base's."""
+        """Return the number of steps of the base optimizer."""
         return SETTINGS[setting].steps // (8 if self._quick else 1)
 
     def cost(self, setting: str) -> dict[str, list[float]]:
-        """Each method's time of a step in that of the base, a number a round; measured once for the folder."""
+        """Return each method's relative time per step, one number per round.
+
+        The times are measured once per folder; the base optimizer has 1.
+        """
         path = self._folder / f"step_time_{setting}.json"
         if not path.is_file():
             say(f"{setting}: what a step costs")
@@ -69,7 +75,10 @@ class Plan:
         return ratios(json.loads(path.read_text(encoding="utf-8")), "base")
 
     def choose(self, setting: str, cost: Cost) -> None:
-        """The base's rate, then each method's number with that rate, by the validation data of the tuning seeds."""
+        """Tune the base's learning rate, then each method's number.
+
+        Both are chosen by the validation data of the tuning seeds.
+        """
         spec = SETTINGS[setting]
         self.lr[setting] = spec.lrs[1]
         self.values[setting] = {}
@@ -86,7 +95,7 @@ class Plan:
             self.values[setting][name] = best_value({value: found[name, value] for value in grid}, spec.better)
 
     def measure(self, setting: str, cost: Cost) -> dict[str, dict[str, list[Measured]]]:
-        """By budget and method what each seed measured on test data, in order of seeds."""
+        """Return test results by budget and method, in order of seeds."""
         seeds = range(2 if self._quick else SEEDS[setting])
         steps = self.steps(setting)
         runs = {
@@ -103,12 +112,12 @@ class Plan:
         }
 
     def _final(self, setting: str, name: str, steps: int, seed: int) -> Run:
-        """A run with what was chosen, or else with what was published."""
+        """Make a run with the tuned numbers, or else the published ones."""
         value = self.values[setting].get(name, MEMBERS[name].published)
         return Run(setting, name, value, self.lr[setting], steps, seed, "test")
 
     def _try_out(self, setting: str, trials: Mapping[Trial, Any], cost: Cost) -> dict[Any, float]:
-        """The mean validation measure of each trial, by the trial's label."""
+        """Return the mean validation measure of each trial, by label."""
         seeds = range(FIRST_TUNING_SEED, FIRST_TUNING_SEED + TUNING_SEEDS[setting])
         runs = {
             label: [
@@ -125,7 +134,10 @@ class Plan:
 
 
 def _step_work(setting: str) -> Iterator[tuple[str, partial[None]]]:
-    """For each method, ten steps as in the middle of a training, on one thread."""
+    """Yield ten steps of each method, as in the middle of a training.
+
+    They run on one thread.
+    """
     torch.set_num_threads(1)
     for name in METHODS[setting]:
         run = Run(setting, name, MEMBERS[name].published, SETTINGS[setting].lrs[0], 0, FIRST_TUNING_SEED, "time")

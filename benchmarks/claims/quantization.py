@@ -1,9 +1,10 @@
-"""What low-bit training claims, on digits turned by angles, with every number but that of seeds fixed beforehand.
+"""Claims about low-bit training, tested on rotated digits.
 
     python -m benchmarks.claims.quantization --out runs/quantization --json benchmarks/results/quantization.json
 
-Every method starts from the same network, trained in full precision by the same seed, and has the same steps on the
-same batches. Test data choose nothing. Runs that OUT holds are read, not run again.
+Every method starts from the same network, trained in full precision with the same seed, and makes the same steps on the
+same batches. All settings except the number of seeds were fixed in advance, and test data select none. Runs stored in
+OUT are read, not run again.
 """
 
 import argparse
@@ -27,7 +28,7 @@ ABLATIONS = ("GAQAT, smooth", "GAQAT, always", "GAQAT, alternate")
 
 
 def _claims() -> Iterator[tuple[Claim, str]]:
-    """Claims with the setting of their control."""
+    """Yield each claim with the setting of its control."""
     for control in ("PTQ", "PTQ, least squares"):
         says = f"at least 8 points higher than {control}"
         yield Claim("LSQ", control, SEEN, "higher", margin=-POINTS, setting="2 bits", says=says), "2 bits"
@@ -49,7 +50,7 @@ CLAIMS = tuple(_claims())
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run what is missing, write the table."""
+    """Run the missing runs and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="a JSON line a run")
     parser.add_argument("--json", type=Path, help="where the table goes")
@@ -66,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def claim_rows(log: RunLog, *, steps: int, seeds: int, workers: int) -> Iterator[dict[str, Any]]:
-    """A row a claim; runs are made where they are missing, seed after seed."""
+    """Run the missing runs, seed by seed; yield a row per claim."""
     pairs = [
         (_runs_of(claim.method, claim.setting, steps, seeds), _runs_of(claim.control, setting, steps, seeds))
         for claim, setting in CLAIMS
@@ -88,7 +89,7 @@ def _value(measured: Measured, metric: str) -> float:
 
 
 def about(steps: int) -> str:
-    """What was trained on what, and with which numbers."""
+    """Describe data, training and settings."""
     full = round(steps * FULL_SHARE)
     angles = ", ".join(map(str, SOURCES))
     return (

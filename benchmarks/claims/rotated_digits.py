@@ -1,4 +1,4 @@
-"""Digits turned by four angles to train on, and by a fifth that is never trained on."""
+"""Digits rotated by four training angles and one unseen test angle."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,7 +27,10 @@ class TurnedDigits:
 
 @cache
 def training_set(seed: int) -> TurnedDigits:
-    """Every image outside the test set, turned by one of the source angles, which the seed draws."""
+    """Return every image outside the test set, rotated by a source angle.
+
+    The seed draws the angle of each image.
+    """
     split = digits.split_of(0)  # drawn and rest together are the same images for every seed
     images = torch.cat([split.images, split.validation_images])
     domains = torch.randint(len(SOURCES), (len(images),), generator=generator_for(seed, "turned digits"))
@@ -37,13 +40,16 @@ def training_set(seed: int) -> TurnedDigits:
 
 @cache
 def test_set(angle: int) -> TurnedDigits:
-    """The test set turned by one angle, the same for every seed."""
+    """Return the test set rotated by one angle, the same for every seed."""
     images, labels = digits.test_set()
     return TurnedDigits(_turned(images, angle), labels)
 
 
 def batches(training: TurnedDigits, seed: int, *key: str) -> Iterator[tuple[int, Batch]]:
-    """``(epoch, batch)`` without end, in an order keyed by seed, key and epoch."""
+    """Yield ``(epoch, batch)`` without end.
+
+    The order is keyed by seed, key and epoch.
+    """
     for epoch in count():
         order = torch.randperm(len(training.labels), generator=generator_for(seed, "turned digits", *key, epoch))
         for ids in order.split(BATCH):
@@ -51,7 +57,10 @@ def batches(training: TurnedDigits, seed: int, *key: str) -> Iterator[tuple[int,
 
 
 def perceptron(seed: int) -> nn.Sequential:
-    """Three hidden layers of 128, initialised by the seed alone."""
+    """Build a perceptron with three hidden layers of 128 units.
+
+    The seed determines its initialisation.
+    """
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
         layers: list[nn.Module] = []

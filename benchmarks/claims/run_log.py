@@ -1,4 +1,7 @@
-"""Runs that are done once: a JSON line each, taken up where an earlier call was stopped."""
+"""Log of finished runs, one JSON line each.
+
+A later call continues with the missing runs.
+"""
 
 import json
 import sys
@@ -19,16 +22,16 @@ Measured = dict[str, Any]
 
 @dataclass(frozen=True)
 class Run:
-    """One training: all that decides its outcome on one machine.
+    """Settings of one training that determine its result on one machine.
 
     Attributes:
         setting: the data and the network.
         method: a name of :data:`benchmarks.claims.members.MEMBERS`.
-        value: the method's own number, such as rho; None where it has none.
-        lr: the base's learning rate.
-        steps: how long.
+        value: the method's own number, such as rho; None if it has none.
+        lr: learning rate of the base optimizer.
+        steps: number of steps.
         seed: of data, initialisation and order.
-        measures: what is measured at the end: ``"validation"`` alone, or ``"test"`` with all the rest.
+        measures: results to measure: ``"validation"``, or ``"test"`` with all others.
     """
 
     setting: str
@@ -41,7 +44,7 @@ class Run:
 
 
 class RunLog:
-    """The finished runs of a folder, ``runs.jsonl``, and the commits that they were made at."""
+    """Finished runs of a folder, ``runs.jsonl``, with their commits."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "runs.jsonl"
@@ -54,13 +57,15 @@ class RunLog:
     def complete(
         self, runs: Iterable[Run], work: Callable[[Run], Measured], *, workers: int, threads: int = 1
     ) -> list[Measured]:
-        """What each run measured, in order; those not yet there are run, a line as each ends.
+        """Run the missing runs; return the results of all, in order.
+
+        A line is written when a run ends.
 
         Args:
-            runs: what is wanted; one that stands there already is read.
-            work: trains and measures; importable by name, as it goes to another process.
-            workers: processes.
-            threads: of torch, in each.
+            runs: the runs; a stored run is read.
+            work: function that trains and measures; importable by name, as it is called in another process.
+            workers: number of processes.
+            threads: number of torch's threads in each process.
         """
         runs = list(runs)
         missing = [run for run in dict.fromkeys(runs) if run not in self.measured]
@@ -96,7 +101,7 @@ class RunLog:
 
 
 def say(text: str) -> None:
-    """A line of progress."""
+    """Print a line of progress to stderr."""
     print(text, file=sys.stderr, flush=True)
 
 

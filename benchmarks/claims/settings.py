@@ -1,4 +1,7 @@
-"""The two settings in which claims are tried in minutes: digits from scratch, and text by fine-tuning."""
+"""Two settings for quick tests of claims: digits and text.
+
+Digits are trained from scratch, text is fine-tuned.
+"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -28,7 +31,7 @@ SHAKEN = ("TRAM, noise", "TRAM, fisher")
 
 @dataclass(frozen=True)
 class Setting:
-    """How long the base trains, with which rates to choose from, and on what a number is chosen."""
+    """Length of training, learning rates to try, and the selection measure."""
 
     steps: int
     lrs: tuple[float, ...]
@@ -43,12 +46,12 @@ SETTINGS: Mapping[str, Setting] = {
 
 
 def perform(run: Run) -> Measured:
-    """Train and measure one run; the same numbers whenever and in whichever process."""
+    """Train and measure one run, independent of process and time."""
     return {"digits": digits_run, "text": text_run}[run.setting](run)
 
 
 def digits_run(run: Run) -> Measured:
-    """The digit classifier on 200 images, from scratch."""
+    """Train the digit classifier on 200 images from scratch, and measure it."""
     split = digits.split_of(run.seed)
     recipe = digits_recipe(run)
     train(recipe, digit_batches(split, run.seed), steps=run.steps)
@@ -68,7 +71,7 @@ def digits_run(run: Run) -> Measured:
 
 
 def digits_recipe(run: Run) -> Recipe:
-    """SGD with momentum and weight decay under the run's method."""
+    """Make the recipe of a run on digits, around SGD with momentum."""
     seed_everything(run.seed)
     base = partial(torch.optim.SGD, lr=run.lr, momentum=0.9, weight_decay=5e-4)
     extra: dict[str, Any] = {}
@@ -78,7 +81,7 @@ def digits_recipe(run: Run) -> Recipe:
 
 
 def digit_batches(split: digits.Split, seed: int) -> Iterator[tuple[int, Batch]]:
-    """Batches without end, in an order keyed by seed and epoch."""
+    """Yield batches without end, in an order keyed by seed and epoch."""
     for epoch in count():
         order = torch.randperm(len(split.labels), generator=generator_for(seed, "digits, order", epoch))
         for ids in order.split(BATCH):
@@ -86,7 +89,10 @@ def digit_batches(split: digits.Split, seed: int) -> Iterator[tuple[int, Batch]]
 
 
 def text_run(run: Run) -> Measured:
-    """The language model, pre-trained on docstrings and code, fine-tuned on the language reference."""
+    """Fine-tune the language model on the language reference, and measure it.
+
+    The model is pre-trained on docstrings and code.
+    """
     recipe = text_recipe(run)
     train(recipe, text_batches(run.seed), steps=run.steps)
     name = "validation perplexity" if run.measures == "validation" else "own domain's perplexity"
@@ -99,7 +105,7 @@ def text_run(run: Run) -> Measured:
 
 
 def text_recipe(run: Run) -> Recipe:
-    """AdamW under the run's method, around the pre-trained network."""
+    """Make the recipe of a run on text, around AdamW."""
     seed_everything(run.seed)
     net = text.CharacterNet()
     net.load_state_dict(pretrained())
@@ -109,14 +115,17 @@ def text_recipe(run: Run) -> Recipe:
 
 
 def text_batches(seed: int) -> Iterator[tuple[int, Batch]]:
-    """Pieces of the language reference without end."""
+    """Yield batches of the language reference without end."""
     training, _ = text.domain("reference")
     return ((0, text.draw_batch(training, seed, "text", step)) for step in count())
 
 
 @cache
 def pretrained() -> dict[str, Tensor]:
-    """The weights after pre-training on the training parts of both other domains; once a process, the same in each."""
+    """Return the weights pre-trained on both other domains' training parts.
+
+    They are cached per process and deterministic.
+    """
     seed_everything(0)
     net = text.CharacterNet()
     corpora = [text.domain(name)[0] for name in OTHER_DOMAINS]

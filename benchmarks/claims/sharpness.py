@@ -1,12 +1,13 @@
-"""What the papers of the sharpness-aware family claim, on data that ships with scikit-learn and with Python.
+"""Claims of the sharpness-aware papers, tested on digits and text.
 
     python -m benchmarks.claims.sharpness --out runs/sharpness --json benchmarks/results/sharpness.json
 
-Every method trains from the same initialisation on the same batches as its control, seed by seed, once for as many
-steps as the base (equal epochs) and once for as many as the base's time buys (equal time). What a step costs is
-measured first, in interleaved rounds, and kept in OUT, so a run is a number of steps and no busy moment of the machine
-tilts it. The base's learning rate, and one number a method, are chosen from a grid on validation data of other seeds,
-with equal time; test data choose nothing. Runs that OUT holds are read, not run again.
+The data ship with scikit-learn and Python. Every method trains from the same initialisation on the same batches as its
+control, seed by seed: once for as many steps as the base optimizer (equal epochs), once for as many as fit into the
+base's time (equal time). The cost of a step is measured first, in alternating rounds, and stored in OUT, so a run is a
+number of steps and other work of the machine does not bias it. The base's learning rate, and one number per method, are
+chosen from a grid on validation data of other seeds, at equal time; test data select nothing. Runs stored in OUT are
+read, not run again.
 """
 
 import argparse
@@ -27,7 +28,7 @@ AS_GOOD = 0.005  # accuracy
 
 
 def _claims() -> Iterator[Claim]:
-    """One or more a method, as its paper has it."""
+    """Yield one or more claims per method, from its paper."""
     yield Claim("SAM", "base", EIGENVALUE, "lower")
     yield Claim("SAM", "base", ACCURACY, "higher")
     yield Claim("ASAM", "SAM", ACCURACY, "higher")
@@ -56,7 +57,7 @@ COSTS = {"LookSAM(5)": 1.25, "MSAM": 1.05, "StaleSAM": 1.05, "SAF": 1.1, "MESA":
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure what a step costs, choose numbers, run what is missing, write the table."""
+    """Measure costs, tune numbers, run missing runs, write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="a JSON line a run")
     parser.add_argument("--json", type=Path, help="where the table goes")
@@ -73,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def claim_rows(plan: Plan, setting: str) -> Iterator[dict[str, Any]]:
-    """The rows of a setting's claims, for each budget."""
+    """Yield the rows of a setting's claims, for each budget."""
     cost = plan.cost(setting)
     plan.choose(setting, cost)
     measured = plan.measure(setting, cost)
@@ -87,7 +88,10 @@ def claim_rows(plan: Plan, setting: str) -> Iterator[dict[str, Any]]:
 
 
 def cost_rows(cost: Mapping[str, Sequence[float]]) -> Iterator[dict[str, Any]]:
-    """Whether the cheap methods are as cheap as they say; a pair is a round of timing."""
+    """Yield the claims about the cost of a step.
+
+    A pair is a round of timing.
+    """
     for name, most in COSTS.items():
         sentence = f"at most {most:g} times the base's"
         claim = Claim(name, "base", TIME_A_STEP, "lower", margin=most - 1, says=sentence)
@@ -95,7 +99,7 @@ def cost_rows(cost: Mapping[str, Sequence[float]]) -> Iterator[dict[str, Any]]:
 
 
 def about(plan: Plan) -> str:
-    """What was trained on what, and with which numbers."""
+    """Describe data, training and settings."""
     numbers = "; ".join(f"{setting}: {', '.join(_chosen(plan, setting))}" for setting in plan.lr)
     return (
         "Differences are paired by seed (that of training set, initialisation and order; for the time of a step by "

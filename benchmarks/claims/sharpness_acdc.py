@@ -1,13 +1,13 @@
-"""Sharpness-aware methods beside the plain optimizer on ACDC, at equal time: 24 patients to train on, 20 to score.
+r"""Sharpness-aware methods and the plain optimizer on ACDC at equal time.
 
     python -m benchmarks.claims.sharpness_acdc --acdc ACDC/database --out runs/sharpness_acdc \
         --json benchmarks/results/sharpness_acdc.json
 
-The network and the augmentation are those of ``acdc_cpu`` on a coarser grid, so that five minutes on one core teach it
-something. What a step costs is measured first, in interleaved rounds, and kept in OUT; the plain optimizer makes as
-many steps as five minutes hold, the others as many as its time buys. Two runs go at a time, a thread each, and a run
-that OUT holds is read, not run again: 24 of them take about an hour and a half. Scored are the 20 validation patients
-of fold 0, of the official training set alone.
+Network and augmentation are those of ``acdc_cpu`` on a coarser grid, which is trainable in five minutes on one core.
+The cost of a step is measured first, in alternating rounds, and stored in OUT. The plain optimizer makes as many steps
+as fit into five minutes, the other methods as many as take the same time. Two runs work in parallel, with one thread
+each; a run stored in OUT is read, not run again. The 24 runs take about an hour and a half. 24 patients are used for
+training and the 20 validation patients of fold 0 for scoring, all from the official training set.
 """
 
 from collections.abc import Mapping, Sequence
@@ -58,7 +58,7 @@ CLAIMS = tuple(Claim(name, "base", "Dice of a patient", "higher", setting="ACDC"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Prepare, measure what a step costs, run what is missing, write the table."""
+    """Prepare, measure the cost of steps, run missing runs, write."""
     options = acdc_options(__doc__, arguments)
     out = options.out
     config = acdc_config()
@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def about(prepared: Path, runs: Mapping[str, Sequence[Run]]) -> str:
-    """What was trained on what."""
+    """Describe training data, test data and settings."""
     training, validation = split_cases(PreparedFolder(prepared).manifest, FOLD)
     steps = ", ".join(f"{name} {each[0].steps}" for name, each in runs.items())
     return (
@@ -109,14 +109,14 @@ def about(prepared: Path, runs: Mapping[str, Sequence[Run]]) -> str:
 
 
 def acdc_run(run: Run, *, prepared: Path) -> Measured:
-    """Train, and score each validation patient."""
+    """Train, then score each validation patient."""
     recipe, feed = acdc_training(run, prepared)
     train(recipe, feed, steps=run.steps, warmup_steps=min(WARMUP, run.steps // 2))
     return score_patients(recipe.net, prepared)
 
 
 def acdc_training(run: Run, prepared: Path) -> tuple[Recipe, Feed]:
-    """The configuration's network, loss and base under the run's method, and its augmented patches without end."""
+    """Return a method's recipe and its augmented training batches."""
     config = acdc_config()
     start = acdc_start(config, prepared, run.seed)
     recipe = MEMBERS[run.method].recipe(start.net, start.loss, start.base, run.value, engine=start.engine)

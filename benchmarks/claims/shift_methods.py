@@ -1,4 +1,7 @@
-"""The methods that train on ACDC's own style and are tested on others, each a row of one table."""
+"""Methods trained in ACDC's own style and tested in other styles.
+
+Each is a row of one table.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -56,17 +59,17 @@ tenth of the time of 1308 steps; that tenth is what ``share`` leaves out.
 
 @dataclass(frozen=True)
 class ShiftMethod:
-    """How a method trains.
+    """Training method for the test in other styles.
 
     Attributes:
-        recipe: network, objective and optimizer of what every method starts with, for the run's steps; there are 0 of
-            them where the cost of one is measured.
-        settings: of the configuration, beside the shared ones.
-        cases: the cases to feed, perhaps one twice, from those of the training split, the prepared folder and the run;
-            all of them without it. It may train a probe.
-        share: of the steps that the method's time buys, the rest having gone into ``cases``.
-        begins_as: a method whose steps it makes at first, at what they cost, and for which share of them.
-        controls: what it must be better than, beside the plain optimizer.
+        recipe: function from the common parts and the run's number of steps to a recipe; 0 steps when the cost of a step
+            is measured.
+        settings: changes of the common configuration.
+        cases: function from the training cases, the prepared folder and the run to the cases to train on, possibly
+            repeated; None uses all training cases. It may train a probe.
+        share: share of the affordable steps that remain after the time of ``cases``.
+        begins_as: method of the first steps, with their share; their cost is that method's.
+        controls: methods to be compared with, in addition to the plain optimizer.
     """
 
     recipe: Callable[[Start, int], Recipe]
@@ -78,12 +81,15 @@ class ShiftMethod:
 
 
 def member(name: str, start: Start, steps: int) -> Recipe:
-    """A member of the sharpness-aware family, with its published number."""
+    """Make the recipe of a sharpness-aware member with its published number."""
     return MEMBERS[name].recipe(start.net, start.loss, start.base, engine=start.engine)
 
 
 def udim(start: Start, steps: int, *, direction: Direction) -> Recipe:
-    """SAM, to which the inconsistency between a batch and its other style is added after the first steps."""
+    """Make the recipe of UDIM on SAM.
+
+    After a warm-up, the inconsistency between a batch and its perturbed style is added.
+    """
     recipe = member("SAM", start, steps)
     method = UDIM(
         recipe.net,
@@ -100,9 +106,10 @@ def udim(start: Start, steps: int, *, direction: Direction) -> Recipe:
 
 
 def slow_cases_twice(training: Sequence[str], prepared: Path, run: Run) -> Sequence[str]:
-    """The training cases, and once more those that a short training of the plain method has learned slowly.
+    """Return the training cases, with slowly learned cases repeated.
 
-    The probe starts as the run does, at a constant rate after the warm-up; it sees the original style alone.
+    A probe finds these cases: a short training of the plain method from the run's initialisation, at a constant rate
+    after the warm-up, in the original style only.
     """
     config, folder = acdc_config(), PreparedFolder(prepared)
     recipe = member("base", acdc_start(config, prepared, run.seed), 0)

@@ -1,4 +1,4 @@
-"""The validation patients of ACDC, prepared in each style of another scanner."""
+"""ACDC's validation patients in the styles of other scanners."""
 
 import json
 from collections.abc import Mapping
@@ -19,15 +19,15 @@ _MADE_OF = "style.json"
 
 
 def prepare_styles(prepared: Path, out: Path, config: RunConfig) -> dict[str, Path]:
-    """A prepared folder of the validation patients in each style, their own among them.
+    """Prepare the validation patients in each style and the original one.
 
-    The raw scan is shifted and then prepared, as a scan of that vendor would be. A folder that stands and was made by
-    the same style of the same patients is left alone.
+    The raw scan is shifted and then prepared, like a scan of that vendor. A folder made from the same style and
+    patients is kept.
 
     Args:
-        prepared: the prepared patients in their own style.
+        prepared: the prepared patients in their original style.
         out: gets ``<style>/``.
-        config: how to prepare.
+        config: configuration whose recipe is used.
     """
     manifest = PreparedFolder(prepared).manifest
     cases = manifest.select(fold=int(FOLD))

@@ -1,10 +1,11 @@
-"""What UDIM claims, on digits: one domain to train on, and corruptions and attacks that were never seen.
+"""Claims of UDIM on digits, with unseen corruptions and attacks.
 
     python -m benchmarks.claims.domain_generalization --only udim --out runs/domain_generalization
 
-Radius and weights stand here and are not chosen by these runs: they come from a sweep over other splits of the digits.
-Controls are SAM, and UDIM with random directions of the same length, which tells it from mere augmentation. All have
-the same split, initialisation and order of batches, seed by seed. Runs that OUT holds are read, not run again.
+Training uses one domain. Radius and weights are fixed here and not chosen by these runs: they come from a sweep over
+other splits of the digits. The controls are SAM, and UDIM with random directions of the same length, which separates
+its effect from augmentation. All have the same split, initialisation and order of batches, seed by seed. Runs stored in
+OUT are read, not run again.
 """
 
 import math
@@ -55,19 +56,19 @@ ABOUT = (
 
 
 def table(out: Path, *, quick: bool, workers: int) -> tuple[list[dict[str, Any]], str, set[str]]:
-    """The rows of UDIM's claims, what was measured in a few sentences, and at which commits.
+    """Return the rows of UDIM's claims, a description, and the commits.
 
     Args:
-        out: a folder that gets a line a run.
-        quick: two seeds, a quarter of the epochs.
-        workers: processes.
+        out: folder of the run log.
+        quick: use two seeds and a quarter of the epochs.
+        workers: number of processes.
     """
     log = RunLog(out)
     return list(claim_rows(log, quick=quick, workers=workers)), ABOUT, log.commits
 
 
 def claim_rows(log: RunLog, *, quick: bool, workers: int) -> Iterator[dict[str, Any]]:
-    """A row a claim."""
+    """Yield one row per claim."""
     epochs, seeds = (EPOCHS // 4, 2) if quick else (EPOCHS, SEEDS)
     steps = epochs * STEPS_AN_EPOCH
     runs = {name: [run_of(name, steps, seed) for seed in range(seeds)] for name in METHODS}
@@ -79,7 +80,7 @@ def claim_rows(log: RunLog, *, quick: bool, workers: int) -> Iterator[dict[str, 
 
 
 def perform(run: Run) -> Measured:
-    """Train and measure one run; the same numbers whenever and in whichever process."""
+    """Train and measure one run, independent of process and time."""
     split = unseen_digits.split_of(run.seed)
     net = trained(run, split.images, split.labels)
     images, labels = split.test_images, split.test_labels
@@ -94,7 +95,7 @@ def perform(run: Run) -> Measured:
 
 
 def trained(run: Run, images: Tensor, labels: Tensor) -> nn.Module:
-    """The network after its steps, in evaluation mode."""
+    """Train a network; return it in evaluation mode."""
     seed_everything(run.seed)
     net = unseen_digits.digit_perceptron()
     base = partial(torch.optim.Adam, lr=run.lr, weight_decay=1e-4)
@@ -107,7 +108,10 @@ def trained(run: Run, images: Tensor, labels: Tensor) -> nn.Module:
 
 
 def udim_of(net: nn.Module, method: str, *, weight: float = 0.0, warmup_steps: int = 0) -> UDIM:
-    """What a method's step adds; SAM's weight is 0."""
+    """Build the term that a method adds to a step.
+
+    The weight of SAM's term is 0.
+    """
     return UDIM(
         net,
         F.cross_entropy,
@@ -121,7 +125,10 @@ def udim_of(net: nn.Module, method: str, *, weight: float = 0.0, warmup_steps: i
 
 
 def batches(samples: int, seed: int) -> Iterator[Tensor]:
-    """Rows of each batch, epoch after epoch without end; the last of an epoch is smaller."""
+    """Yield the row indices of each batch without end.
+
+    The last batch of an epoch is smaller.
+    """
     epoch = 0
     while True:
         yield from torch.randperm(samples, generator=generator_for(seed, "unseen digits, order", epoch)).split(BATCH)
@@ -129,7 +136,7 @@ def batches(samples: int, seed: int) -> Iterator[Tensor]:
 
 
 def attacked(net: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """Images moved within a ball to where the loss is higher, by projected gradient ascent."""
+    """Perturb images within a ball by projected gradient ascent."""
     moved = torch.zeros_like(images)
     for _ in range(ATTACK_STEPS):
         moved.requires_grad_()
@@ -141,7 +148,7 @@ def attacked(net: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
 
 
 def run_of(method: str, steps: int, seed: int) -> Run:
-    """With the weight that is fixed above."""
+    """Make a run with the fixed weight."""
     return Run("unseen digits", method, None if method == SAM_ALONE else WEIGHT, LR, steps, seed, "test")
 
 

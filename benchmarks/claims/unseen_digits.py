@@ -1,4 +1,4 @@
-"""scikit-learn's digits as one domain, and the nine corruptions of them that no training has seen."""
+"""scikit-learn's digits as one domain, with nine unseen corruptions."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class Split:
 
 
 def split_of(seed: int) -> Split:
-    """60 % to train on and 40 % to test on, drawn by the seed."""
+    """Draw 60 % of the images for training and 40 % for testing."""
     images, labels = _all()
     order = torch.randperm(len(labels), generator=generator_for(seed, "unseen digits, split"))
     train, test = order[:TRAINING], order[TRAINING:]
@@ -33,13 +33,13 @@ def split_of(seed: int) -> Split:
 
 
 def corrupted(images: Tensor, seed: int) -> Iterator[tuple[str, Tensor]]:
-    """``(name, images)`` for each corruption, noise drawn by the seed."""
+    """Yield ``(name, images)`` for each corruption; the seed draws the noise."""
     for name, corrupt in CORRUPTIONS.items():
         yield name, corrupt(images, generator_for(seed, "unseen digits", name))
 
 
 def digit_perceptron() -> nn.Module:
-    """64-128-128-10 with ReLU, initialised by torch's generator."""
+    """Build a 64-128-128-10 perceptron with torch's generator."""
     return nn.Sequential(
         nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10)
     )
@@ -50,7 +50,7 @@ def _noise(sigma: float) -> Callable[[Tensor, Generator], Tensor]:
 
 
 def _impulses(images: Tensor, generator: Generator) -> Tensor:
-    """A fifth of the pixels black or white."""
+    """Set a fifth of the pixels to black or white."""
     hit = torch.rand(images.shape, generator=generator) < 0.2
     white = torch.rand(images.shape, generator=generator) < 0.5
     return torch.where(hit, white.to(images), images)
@@ -77,7 +77,7 @@ def _turned(degrees: float) -> Callable[[Tensor, Generator], Tensor]:
 
 
 def _shifted(images: Tensor, _: Generator) -> Tensor:
-    """Down by a pixel; 0 comes in."""
+    """Shift down by one pixel; zeros fill the border."""
     return torch.nn.functional.pad(images[:, :, :-1], (0, 0, 1, 0))
 
 

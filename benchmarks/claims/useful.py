@@ -1,11 +1,11 @@
-"""What USEFUL claims: that it finds the examples learned slowly, and that showing them twice helps.
+"""Claims of USEFUL: it finds slowly learned examples, and repeating them helps.
 
     python -m benchmarks.claims.domain_generalization --only useful --out runs/domain_generalization
 
-Digits of scikit-learn, once with a bar of ten pixels that gives the class away to nine tenths of training and test set
-alike, so that what is learned slowly is known, and once as they are. Every method starts from the same weights as its
-control, seed by seed; the control shows as many examples of each class twice, drawn at random. Nothing is chosen here:
-all settings were fixed on seeds from 1000 on. Runs that OUT holds are read, not run again.
+The data are scikit-learn's digits in two versions: unchanged, and with a bar of ten pixels that shows the class in nine
+tenths of training and test set, so that the slowly learned examples are known. Every method starts from the same
+weights as its control, seed by seed. The control repeats as many examples of each class, drawn at random. All settings
+were fixed on seeds from 1000 on; nothing is chosen here. Runs stored in OUT are read, not run again.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -47,7 +47,7 @@ TRAINED = ("base", "random copy", "USEFUL")
 
 
 def _claims() -> Iterator[tuple[Claim, str]]:
-    """What the paper has it, or this project of it, and what both sides had the same of."""
+    """Yield each claim, of the paper or of this project, with its budget."""
     for metric, bound in BOUNDS.items():
         yield Claim("USEFUL", "bound", metric, "higher", setting=BAR, says=f"higher than {bound:g}"), "a probe"
     yield Claim("USEFUL, logits", "USEFUL", PRECISION, "higher", margin=0.05, setting=BAR), "a probe"
@@ -65,12 +65,12 @@ CLAIMS = tuple(_claims())
 
 
 def table(out: Path, *, quick: bool, workers: int) -> tuple[list[dict[str, Any]], str, set[str]]:
-    """The rows, what was measured, and the commits at which.
+    """Return the rows of USEFUL's claims, a description, and the commits.
 
     Args:
-        out: folder that keeps the runs.
-        quick: three seeds in place of thirty.
-        workers: processes.
+        out: folder of the run log.
+        quick: use three seeds instead of thirty.
+        workers: number of processes.
     """
     log = RunLog(out)
     seeds = range(FIRST_SEED, FIRST_SEED + (3 if quick else SEEDS))
@@ -91,7 +91,7 @@ def _row(claim: Claim, budget: str, measured: Mapping[tuple[str, str], Sequence[
 
 
 def _values(measured: Mapping[tuple[str, str], Sequence[Measured]], claim: Claim, side: str) -> list[float]:
-    """The numbers of a side of a claim, one a seed."""
+    """Return the numbers of one side of a claim, one per seed."""
     if claim.metric in BOUNDS:
         found = [each.get(f"{claim.metric}, {side}") for each in measured[claim.setting, "probe"]]
         return [BOUNDS[claim.metric] if value is None else value for value in found]
@@ -101,7 +101,7 @@ def _values(measured: Mapping[tuple[str, str], Sequence[Measured]], claim: Claim
 
 
 def perform(run: Run) -> Measured:
-    """Train and measure one run; the same numbers whenever and in whichever process."""
+    """Train and measure one run, independent of process and time."""
     data = training_set(run.seed, bar=run.setting == BAR)
     if run.method == "probe":
         return _identification(run, data)
@@ -114,7 +114,7 @@ def perform(run: Run) -> Measured:
 
 
 def random_copy(labels: Tensor, slow: Sequence[int], seed: int) -> tuple[int, ...]:
-    """As many examples of each class as are slow there, drawn from the whole class."""
+    """Draw as many examples of each class as are slow in it."""
     counts = labels[list(slow)].bincount(minlength=int(labels.max()) + 1).tolist()
     drawn: list[int] = []
     for value, count in enumerate(counts):
@@ -125,9 +125,13 @@ def random_copy(labels: Tensor, slow: Sequence[int], seed: int) -> tuple[int, ..
 
 
 def learning_of(right: Tensor) -> tuple[Tensor, Tensor]:
-    """From whether each answer was right, ``(epochs, examples)``: the first right epoch from 1 on, forgetting events.
+    """Return each example's first correct epoch and its forgetting events.
 
-    An example never right is first right one epoch after the last; an event is a right answer followed by a wrong one.
+    An example that is never correct gets one epoch after the last. A forgetting event is a correct answer followed by a
+    wrong answer.
+
+    Args:
+        right: whether each answer is correct, ``(epochs, examples)``.
 
     Example:
         >>> learning_of(torch.tensor([[False, True, False], [True, False, False], [True, True, False]]))
@@ -139,7 +143,10 @@ def learning_of(right: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _start(run: Run, data: Examples, lr: float) -> Callable[[], tuple[nn.Module, Callable[[UpsampledSampler], None]]]:
-    """SGD whose rate falls to a tenth after half and after three quarters of the epochs."""
+    """Return a function that starts a training with SGD.
+
+    The learning rate falls to a tenth after half and after three quarters of the epochs.
+    """
 
     def start() -> tuple[nn.Module, Callable[[UpsampledSampler], None]]:
         net = bar_net(data.images.shape[1])
@@ -167,7 +174,7 @@ def _probe(run: Run, data: Examples, **answers: Any) -> USEFUL:
 def _trained(
     run: Run, data: Examples, slow: Sequence[int], after_epoch: Callable[[nn.Module], None] | None = None
 ) -> nn.Module:
-    """A network from the seed's weights, trained with some examples shown twice."""
+    """Train a network from the seed's weights, with some examples repeated."""
     net, train_epoch = USEFUL(_start(run, data, run.lr), never_asked, seed=run.seed).restart()
     sampler = UpsampledSampler(len(data.labels), slow, seed=run.seed)
     for epoch in range(run.steps):
@@ -179,12 +186,16 @@ def _trained(
 
 
 def never_asked(net: nn.Module) -> Any:
-    """Stands where no probe is made."""
+    """Raise, as a probe that must not be called."""
     raise AssertionError(net)
 
 
 def _identification(run: Run, data: Examples) -> Measured:
-    """How well the slow clusters are the examples without the bar, by probabilities and, at the same epoch, logits."""
+    """Measure recall and precision of the slow clusters.
+
+    The reference are the examples without a bar. Clusters are formed from probabilities and, at the same epoch, from
+    logits.
+    """
     useful = _probe(run, data)
     found = useful.find()
     measured: Measured = {"epoch": found.epoch, "slow share": len(found.slow) / found.size}
@@ -205,7 +216,10 @@ def _by_logits(useful: USEFUL, found: SlowExamples, data: Examples) -> SlowExamp
 
 
 def _learning(run: Run, data: Examples) -> Measured:
-    """When slow and fast examples are learned, and how often forgotten, in a training of another seed."""
+    """Measure when slow and fast examples are learned and forgotten.
+
+    The training has another seed than the probe.
+    """
     slow = torch.zeros(len(data.labels), dtype=torch.bool)
     found = _probe(run, data).find()
     slow[list(found.slow)] = True

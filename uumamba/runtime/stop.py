@@ -1,4 +1,7 @@
-"""Stop requests of a cluster: noted at once, obeyed where the work can be resumed."""
+"""Stop requests of a cluster.
+
+A request is noted at once and obeyed where the work can be resumed.
+"""
 
 import signal
 import threading
@@ -12,16 +15,17 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class StoppedOnRequest(UumambaError):
-    """A run that stopped on request and can be resumed."""
+    """End of a run on request; the run can be resumed."""
 
     exit_code = EXIT_STOPPED_RESUMABLE
 
 
 class StopRequest:
-    """Context in which SIGTERM and SIGUSR1 set ``asked`` to their name instead of ending the process.
+    """Context that records SIGTERM and SIGUSR1 instead of ending the process.
 
-    Signals reach the main thread only; elsewhere nothing is caught and ``asked`` stays None. A request inside another
-    one starts with the outer one's signal, and passes its own signals on to it.
+    ``asked`` is the name of the signal, or None. Signals reach the main thread only; in other threads nothing is
+    recorded. A nested request starts with the outer request's signal, and passes its own signals on to the outer
+    request.
 
     Example:
         >>> with StopRequest() as stop:
@@ -30,12 +34,11 @@ class StopRequest:
         'SIGUSR1'
     """
 
-    def __init__(self) -> None:
-        self.asked: str | None = None
-        self._handlers: dict[signal.Signals, Any] = {}
-        self._outer: StopRequest | None = None
+    asked: str | None = None
+    _outer: "StopRequest | None" = None
 
     def __enter__(self) -> "StopRequest":
+        self._handlers: dict[signal.Signals, Any] = {}
         self.asked, self._outer = None, None
         if threading.current_thread() is threading.main_thread():
             self._handlers = {number: signal.signal(number, self._note) for number in SIGNALS}
@@ -49,7 +52,7 @@ class StopRequest:
             signal.signal(number, handler)
 
     def sync(self, ranks: Ranks) -> None:
-        """Share a request to any process of a group with all of them."""
+        """Share a stop request of any rank with all ranks."""
         number = ranks.reduce_max(0 if self.asked is None else signal.Signals[self.asked].value)
         self.asked = signal.Signals(number).name if number else None
 
@@ -60,7 +63,7 @@ class StopRequest:
             where: progress of the work and how to continue, without a full stop.
 
         Raises:
-            StoppedOnRequest: a signal came.
+            StoppedOnRequest: a signal was received.
         """
         if self.asked is not None:
             raise StoppedOnRequest(f"Stopped by {self.asked} {where}.")
