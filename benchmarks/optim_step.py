@@ -96,7 +96,6 @@ class Still(Optimizer):
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]  # it returns no loss
         """Leave the weights unchanged."""
-        pass
 
 
 class PerTensorSAM:

@@ -204,7 +204,7 @@ def about(prepared: Path, runs: Mapping[str, Sequence[Run]], *, equal_steps: boo
 
 
 def _mean_cost(name: str, cost: Mapping[str, Sequence[float]]) -> list[float]:
-    """Return the average relative cost of a step over a run, per round.
+    """Average the relative cost of a step over a run, per round.
 
     Measured costs are those of late steps; a method may begin with cheaper steps.
     """
@@ -220,7 +220,10 @@ def _claim(method: str, control: str, style: str, *, margin: float = 0.0, budget
 
 
 def _scores(measured: Measured, style: str) -> dict[str, float]:
-    """Return each patient's Dice in a style or in the shifted styles' mean."""
+    """Return each patient's Dice in a style, or its mean over styles.
+
+    The mean excludes the original style.
+    """
     if style != MEAN:
         return measured[style]
     return {patient: fmean(measured[each][patient] for each in STYLES) for patient in measured[ORIGINAL]}

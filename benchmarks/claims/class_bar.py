@@ -1,4 +1,4 @@
-"""Digits with a class bar, a shortcut that makes most of them easy.
+"""Digits with a bar that shows the class in most images.
 
 All but a tenth of the images have a bar of pixels that shows the class. The images without a bar are learned slowly, so
 the slow examples are known.
@@ -53,7 +53,7 @@ def bar_net(features: int) -> nn.Module:
 
 
 def _examples(images: Tensor, labels: Tensor, seed: int, part: str, *, bar: bool) -> Examples:
-    """Append a bar of ten pixels to all but a tenth of the images.
+    """Append a class bar of ten pixels to nine tenths of the images.
 
     The pixel of the class is lit. Without ``bar`` no image gets one.
     """

@@ -24,8 +24,8 @@ class Member:
         grid: candidates for the number; the first is the published default unless ``published`` is given.
         published: the number that is used without tuning.
         options: other arguments of the optimizer.
-        objective: function of loss, network and number that makes the objective; None uses the loss, and the number is an
-            argument of the optimizer.
+        objective: function of loss, network and number that makes the objective; None uses the loss, and the number is
+            an argument of the optimizer.
         ascent: function that makes the loss for the ascent step.
         only: function that returns parameter groups of which some are not perturbed; None perturbs all parameters.
     """

@@ -134,7 +134,7 @@ class Plan:
 
 
 def _step_work(setting: str) -> Iterator[tuple[str, partial[None]]]:
-    """Yield ten steps of each method, as in the middle of a training.
+    """Yield ten steps of each method from the middle of a training.
 
     They run on one thread.
     """

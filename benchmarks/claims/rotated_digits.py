@@ -40,7 +40,10 @@ def training_set(seed: int) -> TurnedDigits:
 
 @cache
 def test_set(angle: int) -> TurnedDigits:
-    """Return the test set rotated by one angle, the same for every seed."""
+    """Return the test set, rotated by one angle.
+
+    It is the same for every seed.
+    """
     images, labels = digits.test_set()
     return TurnedDigits(_turned(images, angle), labels)
 

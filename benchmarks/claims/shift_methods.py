@@ -62,8 +62,8 @@ class ShiftMethod:
     """Training method for the test in other styles.
 
     Attributes:
-        recipe: function from the common parts and the run's number of steps to a recipe; 0 steps when the cost of a step
-            is measured.
+        recipe: function from the common parts and the run's number of steps to a recipe; the number is 0 when the cost
+            of a step is measured.
         settings: changes of the common configuration.
         cases: function from the training cases, the prepared folder and the run to the cases to train on, possibly
             repeated; None uses all training cases. It may train a probe.

@@ -25,7 +25,7 @@ class Split:
 
 
 def split_of(seed: int) -> Split:
-    """Draw 60 % of the images for training and 40 % for testing."""
+    """Draw 60 % of the images for training, the others for testing."""
     images, labels = _all()
     order = torch.randperm(len(labels), generator=generator_for(seed, "unseen digits, split"))
     train, test = order[:TRAINING], order[TRAINING:]

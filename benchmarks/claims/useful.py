@@ -47,7 +47,7 @@ TRAINED = ("base", "random copy", "USEFUL")
 
 
 def _claims() -> Iterator[tuple[Claim, str]]:
-    """Yield each claim, of the paper or of this project, with its budget."""
+    """Yield each claim with its budget."""
     for metric, bound in BOUNDS.items():
         yield Claim("USEFUL", "bound", metric, "higher", setting=BAR, says=f"higher than {bound:g}"), "a probe"
     yield Claim("USEFUL, logits", "USEFUL", PRECISION, "higher", margin=0.05, setting=BAR), "a probe"

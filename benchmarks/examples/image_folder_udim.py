@@ -1,4 +1,4 @@
-"""Train with UDIM on a folder of images, one folder a class: python -m benchmarks.examples.image_folder_udim FOLDER."""
+"""Training with UDIM on a folder of images, one subfolder per class."""
 
 import sys
 from functools import partial
