@@ -25,18 +25,18 @@ def checkout(commit: str | None, code: Path) -> Iterator[Path]:
     ``configs/`` is linked into the package, as in an installation.
     """
     if commit is None:
-        for name in git("ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0"):
-            if (ROOT / name).is_file():  # deleted files are listed, too
+        for name in run_git("ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0"):
+            if (ROOT / name).is_file():  # deleted files are also listed
                 (code / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / name, code / name)
     else:
-        git("worktree", "add", "--detach", str(code), commit)
+        run_git("worktree", "add", "--detach", str(code), commit)
     try:
         (code / "uumamba" / "configs").symlink_to(code / "configs")
         yield code
     finally:
         if commit is not None:
-            git("worktree", "remove", "--force", str(code))
+            run_git("worktree", "remove", "--force", str(code))
 
 
 def provide_native_scan(codes: Sequence[Path], *, commits: Sequence[str]) -> None:
@@ -45,7 +45,7 @@ def provide_native_scan(codes: Sequence[Path], *, commits: Sequence[str]) -> Non
     The built library is copied if no commit changes its sources; otherwise each checkout builds its own.
 
     Raises:
-        CommandFailed: it was built in some of them only, so that they would compute by different kernels.
+        CommandFailed: some checkouts have no library, so that the checkouts would use different kernels.
     """
     built = list((ROOT / "uumamba" / "ops").glob(SCAN))
     diff = ("git", "-C", str(ROOT), "diff", "--quiet")
@@ -56,7 +56,9 @@ def provide_native_scan(codes: Sequence[Path], *, commits: Sequence[str]) -> Non
         else:
             run_python(code, "setup.py", "--quiet", "build_ext", "--inplace")
     if len({any((code / "uumamba").rglob(SCAN)) for code in codes}) > 1:
-        raise CommandFailed("native scan: got a library in one checkout, expected it in both. Fix: correct its build.")
+        raise CommandFailed(
+            "native selective scan: got a library in one checkout, expected a library in both. Fix: correct the build."
+        )
 
 
 def check_packages(code: Path) -> None:
@@ -66,7 +68,7 @@ def check_packages(code: Path) -> None:
     """
     found = run_python(code, "-c", "import uumamba.configs, data_prep; print(uumamba.configs.__path__, data_prep)")
     if found.count(str(code)) != 2:
-        raise CommandFailed(f"packages: got {found.strip()}, expected those in {code}. Fix: unset PYTHONSAFEPATH.")
+        raise CommandFailed(f"packages: got {found.strip()}, expected packages in {code}. Fix: unset PYTHONSAFEPATH.")
 
 
 def run_python(code: Path, *words: object) -> str:
@@ -90,14 +92,14 @@ def run_python(code: Path, *words: object) -> str:
         try:
             output, errors = process.communicate()
         except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)  # its own processes, too: they would go on writing
+            os.killpg(process.pid, signal.SIGKILL)  # also its children, which would continue to write
             raise
     if process.returncode != 0:
         raise CommandFailed(f"{' '.join(command)} ended with {process.returncode}\n{errors[-2000:]}")
     return output
 
 
-def git(*words: str) -> str:
+def run_git(*words: str) -> str:
     """Run git in the project and return its output.
 
     Raises:

@@ -99,16 +99,16 @@ class WrittenOutMamba(nn.Module):
         return self.out_proj((torch.stack(outputs, dim=1) + self.D * x) * F.silu(z))
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     """Compare every network of the clone; exit 1 if any differs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--official", type=Path, metavar="DIR", help="a clone of UU-Mamba or U-Mamba")
-    parser.add_argument("--json", type=Path, help="where the table goes")
+    parser.add_argument("--json", type=Path, help="file for the table")
     parser.add_argument("--quick", action="store_true", help="an eighth of the width")
-    parser.add_argument("--facts", type=Path, metavar="DIR", help="write names and shapes of all weights there instead")
-    options = parser.parse_args()
-    sources = official_sources(options.official)
-    stand_in()
+    parser.add_argument("--facts", type=Path, metavar="DIR", help="only write names and shapes of all weights there")
+    options = parser.parse_args(given)
+    sources = find_sources(options.official)
+    install_stand_ins()
     if options.facts is not None:
         for official, source in sources.items():
             write_facts(official, source, options.facts / f"{official.name}.json")
@@ -118,12 +118,12 @@ def main() -> None:
         rows.append(compare(official, source, base=4 if options.quick else 32))
         print(rows[-1], flush=True)
     if options.json is not None:
-        write_result(options.json, rows, title="Released networks and ours", about=about(options.quick))
+        write_result(options.json, rows, title="Released networks and ours", about=describe_table(options.quick))
     if not all(row["equal"] for row in rows):
         sys.exit(1)
 
 
-def about(quick: bool) -> str:
+def describe_table(quick: bool) -> str:
     """Describe the table."""
     width = "An eighth of ACDC's width" if quick else "ACDC's stages and widths"
     return (
@@ -135,27 +135,24 @@ def about(quick: bool) -> str:
     )
 
 
-def official_sources(folder: Path | None) -> dict[Official, Path]:
+def find_sources(folder: Path | None) -> dict[Official, Path]:
     """Find the network files of a clone, or exit with instructions."""
-    needs = (
-        "needs --official DIR, a clone of the released code: git clone https://github.com/tiffany9056/UU-Mamba (both "
-        "layouts) or https://github.com/bowang-lab/U-Mamba (the current one)"
-    )
-    if folder is None:
-        sys.exit(f"This script {needs}.")
-    if importlib.util.find_spec("dynamic_network_architectures") is None:
-        sys.exit(
-            "The released networks are built from blocks of another package: pip install --no-deps "
-            "dynamic-network-architectures"
-        )
-    files = {path.stem: path for path in folder.glob("**/nnunetv2/nets/UMamba*.py")}
+    files = {} if folder is None else {path.stem: path for path in folder.glob("**/nnunetv2/nets/UMamba*.py")}
     found = {official: files[official.file] for official in OFFICIAL if official.file in files}
     if not found:
-        sys.exit(f"{folder} holds no nnunetv2/nets/UMamba*.py; this script {needs}.")
+        sys.exit(
+            f"--official: got {folder}, expected a folder with nnunetv2/nets/UMamba*.py. Fix: git clone "
+            "https://github.com/tiffany9056/UU-Mamba (both layouts) or https://github.com/bowang-lab/U-Mamba."
+        )
+    if importlib.util.find_spec("dynamic_network_architectures") is None:
+        sys.exit(
+            "dynamic_network_architectures: got no such package, expected the released networks' blocks. Fix: pip "
+            "install --no-deps dynamic-network-architectures."
+        )
     return found
 
 
-def stand_in() -> None:
+def install_stand_ins() -> None:
     """Install stand-in modules for the released files' imports.
 
     Building a network calls no function of nnunetv2.
@@ -174,14 +171,14 @@ def stand_in() -> None:
         sys.modules[name] = module
 
 
-def build(official: Official, source: Path, patch: Sequence[int], base: int) -> nn.Module:
+def build_official(official: Official, source: Path, patch: Sequence[int], base: int) -> nn.Module:
     """Build a released network from nnU-Net's plans for ACDC.
 
     The patch size and width are arguments.
     """
     spec = importlib.util.spec_from_file_location(f"released_{official.name}", source)
     if spec is None or spec.loader is None:
-        sys.exit(f"{source} is no Python file")
+        sys.exit(f"{source}: got no Python file, expected a released network. Fix: clone the repository again.")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     dims = official.spatial_dims
@@ -191,7 +188,7 @@ def build(official: Official, source: Path, patch: Sequence[int], base: int) -> 
             **({"input_size": list(patch)} if official.takes_patch else {}),
             input_channels=1,
             n_stages=6,
-            features_per_stage=features(dims, base),
+            features_per_stage=compute_widths(dims, base),
             conv_op=nn.Conv2d if dims == 2 else nn.Conv3d,
             kernel_sizes=[list(kernel) for kernel in KERNELS[dims]],
             strides=[list(stride) for stride in STRIDES[dims]],
@@ -207,7 +204,7 @@ def build(official: Official, source: Path, patch: Sequence[int], base: int) -> 
         )
 
 
-def features(spatial_dims: int, base: int) -> list[int]:
+def compute_widths(spatial_dims: int, base: int) -> list[int]:
     """Return widths that double per stage, up to nnU-Net's scaled limit."""
     return [min(base * 2**stage, WIDEST[spatial_dims] * base // 32) for stage in range(6)]
 
@@ -216,19 +213,19 @@ def compare(official: Official, source: Path, *, base: int) -> dict[str, Any]:
     """Make one row: size of the network and difference of the outputs."""
     patch = SMALL_PATCH[official.spatial_dims]
     generator = generator_for(0, official.name)
-    theirs = build(official, source, patch, base)
-    for parameter in theirs.parameters():  # so that no norm or skip is at a value that hides a mistake
+    theirs = build_official(official, source, patch, base)
+    for parameter in theirs.parameters():  # initial norms and skips could hide a mistake
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator) / max(1, parameter[0].numel()) ** 0.5
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "checkpoint_final.pth"
-        torch.save(checkpoint(official, theirs, patch), path)
-        ours = load_official(path).train()  # in training mode every head speaks
+        torch.save(make_checkpoint(official, theirs, patch), path)
+        ours = load_official(path).train()  # in training mode every head returns logits
     image = torch.randn(1, 1, *patch, generator=generator)
     with torch.no_grad():
         theirs_single, ours_single = theirs(image), ours(image)
         theirs_double, ours_double = theirs.double()(image.double()), ours.double()(image.double())
-    single, double = apart(ours_single, theirs_single), apart(ours_double, theirs_double)
-    rounding = apart(theirs_single, theirs_double)
+    single, double = measure_difference(ours_single, theirs_single), measure_difference(ours_double, theirs_double)
+    rounding = measure_difference(theirs_single, theirs_double)
     return {
         "network": f"{type(ours).__name__}, {official.spatial_dims}-D",
         "file": f"{official.file}.py",
@@ -244,7 +241,7 @@ def compare(official: Official, source: Path, *, base: int) -> dict[str, Any]:
     }
 
 
-def checkpoint(official: Official, net: nn.Module, patch: Sequence[int]) -> dict[str, Any]:
+def make_checkpoint(official: Official, net: nn.Module, patch: Sequence[int]) -> dict[str, Any]:
     """Return a checkpoint in the form that nnU-Net's trainer writes.
 
     Its log holds NumPy numbers.
@@ -263,7 +260,7 @@ def checkpoint(official: Official, net: nn.Module, patch: Sequence[int]) -> dict
     }
 
 
-def apart(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+def measure_difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     """Return the largest relative difference over all heads.
 
     Differences are divided by the largest logit; different shapes give infinity.
@@ -281,7 +278,7 @@ def write_facts(official: Official, source: Path, path: Path) -> None:
     """
     patch = ACDC_PATCH[official.spatial_dims]
     with torch.device("meta"):
-        net = build(official, source, patch, 32)
+        net = build_official(official, source, patch, 32)
     head = {
         "source": f"written by benchmarks/official_networks.py --facts from the state dict of {source.name}, "
         "duplicates included, for ACDC on the meta device",

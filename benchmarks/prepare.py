@@ -54,28 +54,28 @@ OURS, THEIRS = "uumamba", "nnU-Net"
 def main(given: Sequence[str] | None = None) -> int:
     """Measure, print and write; return 1 if a claim does not hold."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--acdc", type=Path, help="ACDC as it was downloaded; left out without it")
-    parser.add_argument("--json", type=Path, help="where the table goes")
+    parser.add_argument("--acdc", type=Path, help="the downloaded ACDC folder; without it only the CT is prepared")
+    parser.add_argument("--json", type=Path, help="file for the table")
     parser.add_argument("--quick", action="store_true", help="a small volume and few frames, one round")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     options = parser.parse_args(given)
     tools = [OURS, THEIRS] if find_spec("nnunetv2") else [OURS]
     if THEIRS not in tools:
-        print("nnU-Net not installed: left out")
+        print("nnU-Net is not installed and left out")
     rounds = 1 if options.quick else options.rounds
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="uumamba-prepare-") as folder:
-        for name, shape, manifest in data_sets(Path(folder), options.acdc, quick=options.quick):
+        for name, shape, manifest in list_data_sets(Path(folder), options.acdc, quick=options.quick):
             rows += measure(name, shape, manifest, tools, Path(folder), rounds=rounds)
     print_rows(rows)
     if options.json is not None:
-        write_result(options.json, rows, title="Preparing scans", about=about(tools, rounds=rounds))
-    broken = [] if options.quick else list(broken_claims(rows))
+        write_result(options.json, rows, title="Preparing scans", about=describe_table(tools, rounds=rounds))
+    broken = [] if options.quick else list(find_broken_claims(rows))
     print(*broken, sep="\n", file=sys.stderr)
     return 1 if broken else 0
 
 
-def about(tools: Sequence[str], *, rounds: int) -> str:
+def describe_table(tools: Sequence[str], *, rounds: int) -> str:
     """Describe the table."""
     peer = f" nnU-Net is {version('nnunetv2')}, its `DefaultPreprocessor`." if THEIRS in tools else ""
     return (
@@ -86,7 +86,7 @@ def about(tools: Sequence[str], *, rounds: int) -> str:
     )
 
 
-def data_sets(folder: Path, acdc: Path | None, *, quick: bool) -> Iterator[tuple[str, str, Manifest]]:
+def list_data_sets(folder: Path, acdc: Path | None, *, quick: bool) -> Iterator[tuple[str, str, Manifest]]:
     """Yield name, size and manifest of each data set to prepare.
 
     These are the CT volume, and ACDC if its folder is given.
@@ -98,7 +98,7 @@ def data_sets(folder: Path, acdc: Path | None, *, quick: bool) -> Iterator[tuple
 
         manifest, bad = read_acdc(acdc)
         if bad:
-            sys.exit(f"{acdc} is not whole: {bad[0]}")
+            sys.exit(f"--acdc: {bad[0]}")
         cases = manifest.select(split="training")[: QUICK_FRAMES if quick else None]
         yield "ACDC", f"{len(cases)} frames", replace(manifest, cases=cases)
 
@@ -139,7 +139,7 @@ def measure(
     found: dict[str, list[dict[str, float]]] = {tool: [] for tool in tools}
     for _ in range(rounds):
         for tool in tools:
-            found[tool].append(in_child(tool, name, folder))
+            found[tool].append(measure_in_process(tool, name, folder))
     seconds = {tool: [each["seconds"] for each in found[tool]] for tool in tools}
     for tool in tools:
         yield {
@@ -154,7 +154,7 @@ def measure(
         }
 
 
-def in_child(tool: str, name: str, folder: Path) -> dict[str, float]:
+def measure_in_process(tool: str, name: str, folder: Path) -> dict[str, float]:
     """Measure one preparation in a child process.
 
     The result holds its seconds and peak memory.
@@ -182,7 +182,7 @@ def prepare_with_ours(name: str, listed: str, out: str) -> None:
     recipe, manifest = PreprocessConfig(**RECIPES[name]).build(), Manifest.read(Path(listed))
     begin = perf_counter()
     result = prepare(manifest, recipe=recipe, out=Path(out) / "prepared", workers=PROCESSES[name])
-    _say_measured(begin)
+    _print_measurement(begin)
     assert not result.failures, result.failures
 
 
@@ -194,7 +194,7 @@ def prepare_with_nnunet(name: str, listed: str, out: str) -> None:
     """
     preprocessing = import_module("nnunetv2.preprocessing.preprocessors.default_preprocessor")
     handling = import_module("nnunetv2.utilities.plans_handling.plans_handler")
-    manifest, plans = Manifest.read(Path(listed)), plans_of(name)
+    manifest, plans = Manifest.read(Path(listed)), make_plans(name)
     folder = Path(out) / "nnUNet_preprocessed" / "Dataset001_Timed"
     (Path(out) / "nnUNet_raw" / folder.name).mkdir(parents=True)
     cases = {case.case_id: {"images": [str(case.image)], "label": str(case.label)} for case in manifest.cases}
@@ -218,14 +218,14 @@ def prepare_with_nnunet(name: str, listed: str, out: str) -> None:
             files = case["images"], case["label"]
             timed = manager.get_configuration("timed")
             preprocessor.run_case_save(str(folder / case_id), *files, manager, timed, data_set)
-    _say_measured(begin)
+    _print_measurement(begin)
 
 
-def plans_of(name: str) -> dict[str, Any]:
+def make_plans(name: str) -> dict[str, Any]:
     """Make nnU-Net's plans for the recipe of a data set."""
     ct = RECIPES[name].get("ct_statistics")
     names = {"low_hu": "percentile_00_5", "high_hu": "percentile_99_5", "mean_hu": "mean", "std_hu": "std"}
-    spacing = [mm for mm in RECIPES[name]["spacing_mm"] if mm is not None]  # in 2-D the slices keep their own
+    spacing = [mm for mm in RECIPES[name]["spacing_mm"] if mm is not None]  # in 2-D the spacing of the slices is kept
     configuration: dict[str, Any] = {
         "data_identifier": "timed",
         "preprocessor_name": "DefaultPreprocessor",
@@ -252,19 +252,19 @@ def plans_of(name: str) -> dict[str, Any]:
     }
 
 
-def broken_claims(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+def find_broken_claims(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     """Yield a message per claim that the rows contradict."""
     for row in rows:
         tool, _, name = row["name"].partition(", ")
         if tool != OURS:
             continue
         if row["ratio"] is not None and row["ratio"] < LEAST_TIMES[name]:
-            yield f"{name}: {row['ratio']} times as fast as nnU-Net, claimed {LEAST_TIMES[name]:g}"
+            yield f"{name}: {row['ratio']} times as fast as nnU-Net, claimed at least {LEAST_TIMES[name]:g}"
         if name == "CT" and row["peak_mb"] >= MOST_MB:
-            yield f"{name}: a peak of {row['peak_mb']} MiB, claimed under {MOST_MB}"
+            yield f"{name}: a peak of {row['peak_mb']} MiB, claimed below {MOST_MB}"
 
 
-def _say_measured(begin: float) -> None:
+def _print_measurement(begin: float) -> None:
     """Print the seconds since ``begin`` and the peak memory in MiB.
 
     The peak is the largest of this process and of its finished children. Linux's value for a process includes the peak

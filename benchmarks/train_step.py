@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.claims.equal_time import ratios, time_in_rounds
+from benchmarks.claims.equal_time import compute_ratios, time_in_rounds
 from benchmarks.optim_step import count_passes
 from benchmarks.result_file import write_result
 from benchmarks.scan import print_rows
@@ -59,8 +59,8 @@ def main(given: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default=CONFIG)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, help="of torch on a CPU; by default one a core")
-    parser.add_argument("--json", type=Path, help="where the table goes")
+    parser.add_argument("--threads", type=int, help="threads of torch on a CPU; by default one per core")
+    parser.add_argument("--json", type=Path, help="file for the table")
     parser.add_argument("--quick", action="store_true", help="few short rounds, a minute")
     options = parser.parse_args(given)
     if options.threads:
@@ -75,14 +75,14 @@ def main(given: Sequence[str] | None = None) -> int:
     notes = [] if find_spec("nnunetv2") else [f"{THEIRS} not installed (extra bench): left out"]
     print(*notes, sep="\n")
     if options.json is not None:
-        text = about(config, options.device, steps=steps, notes=notes)
+        text = describe_table(config, options.device, steps=steps, notes=notes)
         write_result(options.json, rows, title="A training step", about=text, configs=[(options.config, overrides)])
-    broken = [] if options.quick else list(broken_claims(rows, options.device))
+    broken = [] if options.quick else list(find_broken_claims(rows, options.device))
     print(*broken, sep="\n", file=sys.stderr)
     return 1 if broken else 0
 
 
-def about(config: RunConfig, device: str, *, steps: int, notes: Sequence[str]) -> str:
+def describe_table(config: RunConfig, device: str, *, steps: int, notes: Sequence[str]) -> str:
     """Describe the table."""
     training = config.training
     size = " x ".join(map(str, training.patch_size))
@@ -115,23 +115,23 @@ def measure(config: RunConfig, folder: PreparedFolder, *, device: str, steps: in
     other = make()
     other.prefetcher.read_ahead = not other.prefetcher.read_ahead
     fed = {
-        OURS: Epochs(make()),
-        f"{OURS}, {'reads ahead' if other.prefetcher.read_ahead else 'as asked'}": Epochs(other),
+        OURS: EpochRunner(make()),
+        f"{OURS}, {'reads ahead' if other.prefetcher.read_ahead else 'as asked'}": EpochRunner(other),
     }
     if find_spec("nnunetv2"):
         for workers in (0, WORKERS):
-            trainer = fed_by_nnunet(make(), config, folder, workers=workers)
-            fed[f"{THEIRS}, {workers} processes"] = Epochs(trainer)
+            trainer = feed_from_nnunet(make(), config, folder, workers=workers)
+            fed[f"{THEIRS}, {workers} processes"] = EpochRunner(trainer)
     still = make()
-    batch = fixed_batch(still)
-    passes = passes_of(still, batch)
-    work: dict[str, Callable[[], object]] = {BARE: partial(bare_passes, still, batch, steps * passes), **fed}
+    batch = load_first_batch(still)
+    passes = count_step_passes(still, batch)
+    work: dict[str, Callable[[], object]] = {BARE: partial(run_bare_passes, still, batch, steps * passes), **fed}
     seconds = {name: [each / steps for each in found] for name, found in time_in_rounds(work, rounds=rounds).items()}
     waited = {name: median(epochs.waited_s[1:]) / steps for name, epochs in fed.items()}
-    return list(rows_of(seconds, waited, passes=passes))
+    return list(make_rows(seconds, waited, passes=passes))
 
 
-def rows_of(
+def make_rows(
     seconds: Mapping[str, Sequence[float]], waited_s: Mapping[str, float], *, passes: int
 ) -> Iterator[dict[str, Any]]:
     """Yield the table's rows from seconds per step.
@@ -141,7 +141,7 @@ def rows_of(
         waited_s: seconds per step spent waiting for data, by name.
         passes: forward passes per step.
     """
-    for name, each_ratio in ratios(seconds, BARE).items():
+    for name, each_ratio in compute_ratios(seconds, BARE).items():
         yield {
             "name": name,
             "passes": passes,
@@ -153,7 +153,7 @@ def rows_of(
         }
 
 
-def broken_claims(rows: Sequence[Mapping[str, Any]], device: str) -> Iterator[str]:
+def find_broken_claims(rows: Sequence[Mapping[str, Any]], device: str) -> Iterator[str]:
     """Yield a message if the step takes longer than claimed."""
     most = MOST[torch.device(device).type]
     found = next(row["ratio"] for row in rows if row["name"] == OURS)
@@ -161,7 +161,7 @@ def broken_claims(rows: Sequence[Mapping[str, Any]], device: str) -> Iterator[st
         yield f"the training step takes {found} times its bare passes, claimed at most {most}"
 
 
-class Epochs:
+class EpochRunner:
     """Callable that trains one epoch, silently and without validation.
 
     It records how long the steps of each epoch waited for data.
@@ -180,13 +180,13 @@ class Epochs:
         self.waited_s.append(self.trainer.prefetcher.waited_s)
 
 
-def fixed_batch(trainer: Trainer) -> Batch:
+def load_first_batch(trainer: Trainer) -> Batch:
     """Return the first batch as a step receives it."""
     with trainer.prefetcher.prepare(trainer.batches(0)) as batches:
         return next(batches)
 
 
-def passes_of(trainer: Trainer, batch: Batch) -> int:
+def count_step_passes(trainer: Trainer, batch: Batch) -> int:
     """Count the forward passes of a step.
 
     Each is followed by a backward pass.
@@ -196,7 +196,7 @@ def passes_of(trainer: Trainer, batch: Batch) -> int:
     return counts["forward"]
 
 
-def bare_passes(trainer: Trainer, batch: Batch, passes: int) -> None:
+def run_bare_passes(trainer: Trainer, batch: Batch, passes: int) -> None:
     """Repeat forward and backward passes at constant weights."""
     parameters = list(trainer.net.parameters())
     for _ in range(passes):
@@ -210,7 +210,7 @@ def bare_passes(trainer: Trainer, batch: Batch, passes: int) -> None:
         torch.cuda.synchronize()
 
 
-def fed_by_nnunet(trainer: Trainer, config: RunConfig, folder: PreparedFolder, *, workers: int) -> Trainer:
+def feed_from_nnunet(trainer: Trainer, config: RunConfig, folder: PreparedFolder, *, workers: int) -> Trainer:
     """Replace a trainer's augmentation by nnU-Net's transforms.
 
     Patches are read as before; each goes through the transforms before the batch is collated.
@@ -226,7 +226,7 @@ def fed_by_nnunet(trainer: Trainer, config: RunConfig, folder: PreparedFolder, *
         seed=config.seed,
         margin=config.training.read_margin,
     )
-    trainer.batches = partial(_nnunet_batches, NnUNetSamples(source, config), workers=workers)
+    trainer.batches = partial(_make_nnunet_batches, NnUNetSamples(source, config), workers=workers)
     trainer.augment = None
     return trainer
 
@@ -235,7 +235,7 @@ class NnUNetSamples(Dataset[dict[str, Any]]):
     """Data set whose samples go through nnU-Net's training transforms."""
 
     def __init__(self, source: PatchDataset, config: RunConfig) -> None:
-        with redirect_stdout(io.StringIO()):  # it says which of its environment variables are not set
+        with redirect_stdout(io.StringIO()):  # nnU-Net prints a warning about environment variables
             trainer = import_module("nnunetv2.training.nnUNetTrainer.nnUNetTrainer").nnUNetTrainer
         patch_size = config.training.patch_size
         angles_deg = default_rotation_deg(patch_size)
@@ -257,7 +257,7 @@ class NnUNetSamples(Dataset[dict[str, Any]]):
         return sample | {"image": changed["image"], "label": changed["segmentation"].long()}
 
 
-def _nnunet_batches(samples: NnUNetSamples, epoch: int, *, workers: int) -> Iterator[Batch]:
+def _make_nnunet_batches(samples: NnUNetSamples, epoch: int, *, workers: int) -> Iterator[Batch]:
     keys = [(epoch, index) for index in range(len(samples))]
     loader = DataLoader(
         samples, batch_size=samples.source.batch_size, sampler=keys, num_workers=workers, collate_fn=collate

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.claims.claim_table import Claim, claim_row
+from benchmarks.claims.claim_table import Claim, make_claim_row
 from benchmarks.claims.equal_time import time_in_rounds
-from benchmarks.claims.run_log import Measured, Run, say
+from benchmarks.claims.run_log import Measured, Run, print_progress
 from benchmarks.claims.training import Base, Recipe
 from data_prep.acdc import read_acdc
 from uumamba.config import RunConfig, read_config
@@ -31,6 +31,7 @@ from uumamba.metrics import dice_coefficient
 from uumamba.pipelines.build import build_loss, build_net
 from uumamba.pipelines.prepare import prepare
 from uumamba.pipelines.split import split_cases
+from uumamba.runtime.errors import UsageError
 from uumamba.runtime.files import write_json
 from uumamba.runtime.seeds import seed_everything
 from uumamba.types import Batch
@@ -62,7 +63,7 @@ class Start:
     engine: Mapping[str, Any]
 
 
-def acdc_options(
+def parse_acdc_options(
     description: str | None, arguments: Sequence[str] | None, *, switches: Mapping[str, str] | None = None
 ) -> argparse.Namespace:
     """Parse the command line of a benchmark on ACDC.
@@ -70,19 +71,19 @@ def acdc_options(
     With ``--quick`` the folder ``out`` becomes ``out/quick``. ``switches`` are further flags with their help texts.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--acdc", type=Path, required=True, help="ACDC as it was downloaded; only read")
-    parser.add_argument("--out", type=Path, required=True, help="gets the prepared patients and a JSON line a run")
-    parser.add_argument("--json", type=Path, help="where the table goes")
-    parser.add_argument("--workers", type=int, default=2, help="runs at a time, a thread each")
+    parser.add_argument("--acdc", type=Path, required=True, help="the downloaded ACDC folder; only read")
+    parser.add_argument("--out", type=Path, required=True, help="gets the prepared patients and a JSON line per run")
+    parser.add_argument("--json", type=Path, help="file for the table")
+    parser.add_argument("--workers", type=int, default=2, help="number of parallel runs, with one thread each")
     parser.add_argument("--quick", action="store_true", help="few patients and steps, in OUT/quick")
-    for name, what in (switches or {}).items():
-        parser.add_argument(f"--{name}", action="store_true", help=what)
+    for name, text in (switches or {}).items():
+        parser.add_argument(f"--{name}", action="store_true", help=text)
     options = parser.parse_args(arguments)
     options.out = options.out / "quick" if options.quick else options.out
     return options
 
 
-def acdc_config(settings: Sequence[str] = ()) -> RunConfig:
+def read_acdc_config(settings: Sequence[str] = ()) -> RunConfig:
     """Read the configuration ``acdc_cpu`` on a coarser grid, with further settings."""
     return read_config(CONFIG, [*SETTINGS, *settings])
 
@@ -97,15 +98,15 @@ def prepare_patients(
     manifest, bad = read_acdc(raw)
     cases = manifest.select(split="training")
     chosen = {
-        *spread_over_groups([case for case in cases if case.fold != int(FOLD)], training),
-        *spread_over_groups([case for case in cases if case.fold == int(FOLD)], validation),
+        *select_over_groups([case for case in cases if case.fold != int(FOLD)], training),
+        *select_over_groups([case for case in cases if case.fold == int(FOLD)], validation),
     }
     some = replace(manifest, cases=tuple(case for case in cases if case.patient_id in chosen))
     prepare(some, bad, recipe=config.preprocess.build(), out=out, workers=workers, raw=raw)
     return out
 
 
-def spread_over_groups(cases: Sequence[Case], count_wanted: int | None) -> list[str]:
+def select_over_groups(cases: Sequence[Case], count_wanted: int | None) -> list[str]:
     """Select patients from each diagnosis in turn, in order of ids.
 
     ``count_wanted`` None selects all patients.
@@ -124,7 +125,7 @@ def spread_over_groups(cases: Sequence[Case], count_wanted: int | None) -> list[
     return order[:count_wanted]
 
 
-def acdc_start(config: RunConfig, prepared: Path, seed: int) -> Start:
+def make_start(config: RunConfig, prepared: Path, seed: int) -> Start:
     """Build the configuration's network, loss and base optimizer."""
     seed_everything(seed)
     net = build_net(config, classes=len(PreparedFolder(prepared).manifest.structures) + 1)
@@ -132,7 +133,7 @@ def acdc_start(config: RunConfig, prepared: Path, seed: int) -> Start:
     return Start(net, build_loss(config), config.optim.base.build(), clipped)
 
 
-def acdc_feed(config: RunConfig, prepared: Path, seed: int, *, cases: Sequence[str] | None = None) -> Feed:
+def make_feed(config: RunConfig, prepared: Path, seed: int, *, cases: Sequence[str] | None = None) -> Feed:
     """Yield augmented training batches without end.
 
     ``cases`` selects the cases, by default those of the training split; a repeated case is drawn more often.
@@ -151,7 +152,7 @@ def acdc_feed(config: RunConfig, prepared: Path, seed: int, *, cases: Sequence[s
     return ((epoch, augment(batch)) for epoch in count() for batch in batches(dataset, epoch))
 
 
-def step_seconds(
+def measure_step_seconds(
     path: Path, begin: Mapping[str, Callable[[], tuple[Recipe, Feed]]], *, rounds: int
 ) -> dict[str, list[float]]:
     """Measure a step's seconds per method on one thread, or read them.
@@ -159,9 +160,9 @@ def step_seconds(
     Reading and augmenting the batch are included. The result is stored in a file.
     """
     if not path.is_file():
-        say("acdc: what a step costs")
+        print_progress("acdc: measure the cost of a step")
         torch.set_num_threads(1)
-        found = time_in_rounds({name: _some_steps(*each()) for name, each in begin.items()}, rounds=rounds)
+        found = time_in_rounds({name: partial(_take_steps, *each()) for name, each in begin.items()}, rounds=rounds)
         write_json(path, {name: [each / STEPS_A_ROUND for each in times] for name, times in found.items()})
     stored: dict[str, list[float]] = json.loads(path.read_text(encoding="utf-8"))
     return stored
@@ -172,7 +173,7 @@ def score_patients(net: nn.Module, prepared: Path) -> Measured:
 
     It is the mean over the patient's frames of the mean over structures.
     """
-    config, folder = acdc_config(), PreparedFolder(prepared)
+    config, folder = read_acdc_config(), PreparedFolder(prepared)
     predictor = Predictor(net, patch_size=config.training.patch_size, overlap=0.25, sw_batch_size=8)
     frames: dict[str, list[float]] = {}
     for listed in folder.manifest.select(fold=int(FOLD)):
@@ -184,7 +185,7 @@ def score_patients(net: nn.Module, prepared: Path) -> Measured:
     return {patient: fmean(scores) for patient, scores in frames.items()}
 
 
-def claim_row_of(
+def make_patient_row(
     claim: Claim,
     runs: Mapping[str, Sequence[Run]],
     measured: Mapping[Run, Mapping[str, float]],
@@ -192,15 +193,20 @@ def claim_row_of(
     budget: str = "equal time",
 ) -> dict[str, Any]:
     """Make a row whose pairs are patients, averaged over seeds."""
-    own, other = (mean_over_seeds([measured[run] for run in runs[name]]) for name in (claim.method, claim.control))
+    own, other = (average_over_seeds([measured[run] for run in runs[name]]) for name in (claim.method, claim.control))
     if own.keys() != other.keys():
-        raise ValueError(f"{claim.method} and {claim.control} were scored on different patients; use another --out")
+        raise UsageError(
+            "--out",
+            got=f"different patients for {claim.method} and {claim.control}",
+            expected="runs scored on the same patients",
+            fix="use another folder",
+        )
     patients = sorted(own)
     values = [[scores[patient] for patient in patients] for scores in (own, other)]
-    return claim_row(claim, *values, budget=budget, seeds=len(runs[claim.method]))
+    return make_claim_row(claim, *values, budget=budget, seeds=len(runs[claim.method]))
 
 
-def mean_over_seeds(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
+def average_over_seeds(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Average each patient's score over seeds.
 
     Every seed must have scored the same patients.
@@ -208,12 +214,7 @@ def mean_over_seeds(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {patient: fmean(each[patient] for each in scores) for patient in scores[0]}
 
 
-def _some_steps(recipe: Recipe, feed: Feed) -> Callable[[], None]:
-    recipe.net.train()
-    return partial(_take_steps, recipe, feed)
-
-
 def _take_steps(recipe: Recipe, feed: Feed) -> None:
-    for _ in range(STEPS_A_ROUND):
-        _, batch = next(feed)
+    recipe.net.train()
+    for _, batch in islice(feed, STEPS_A_ROUND):
         recipe.step(batch)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from benchmarks.claims.intervals import Direction, paired_interval, verdict
+from benchmarks.claims.intervals import Direction, compute_interval, judge_interval
 
 Values = Sequence[float]
 
@@ -32,7 +32,7 @@ class Claim:
     setting: str = "digits"
     says: str = ""
 
-    def sentence(self) -> str:
+    def describe(self) -> str:
         """Describe the claim with its direction and margin."""
         if self.says:
             return self.says
@@ -41,7 +41,7 @@ class Claim:
         return f"not {'lower' if self.better == 'higher' else 'higher'} than {self.control} by {self.margin:g} or more"
 
 
-def claim_row(
+def make_claim_row(
     claim: Claim, values: Values, control_values: Values, *, budget: str, seeds: int | None = None
 ) -> dict[str, Any]:
     """Make one row of the table.
@@ -54,32 +54,32 @@ def claim_row(
         seeds: number of seeds, if a pair is not a seed.
     """
     differences = [own - other for own, other in zip(values, control_values, strict=True)]
-    interval = paired_interval(differences)
+    interval = compute_interval(differences)
     return {
         "method": claim.method,
-        "claim": claim.sentence(),
+        "claim": claim.describe(),
         "metric": f"{claim.setting}: {claim.metric}" if claim.setting else claim.metric,
         "budget": budget,
-        "value": rounded(fmean(values)),
+        "value": round_digits(fmean(values)),
         "control": claim.control,
-        "control_value": rounded(fmean(control_values)),
-        "difference": rounded(fmean(differences)),
-        "interval": [rounded(end) for end in interval],
+        "control_value": round_digits(fmean(control_values)),
+        "difference": round_digits(fmean(differences)),
+        "interval": [round_digits(end) for end in interval],
         "seeds": len(values) if seeds is None else seeds,
-        "verdict": verdict(interval, claim.better, margin=claim.margin),
+        "verdict": judge_interval(interval, claim.better, margin=claim.margin),
     }
 
 
-def rounded(value: float) -> float:
+def round_digits(value: float) -> float:
     """Round to five significant digits, more than any table shows."""
     return float(f"{value:.5g}")
 
 
-def best_value(found: Mapping[float, float], better: str) -> float:
+def find_best_value(found: Mapping[float, float], better: str) -> float:
     """Return the candidate with the best mean measure, the first of equals.
 
     Example:
-        >>> best_value({0.05: 0.9, 0.1: 0.95, 0.2: 0.95}, "higher")
+        >>> find_best_value({0.05: 0.9, 0.1: 0.95, 0.2: 0.95}, "higher")
         0.1
     """
     sign = 1 if better == "higher" else -1

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.claims.digits import CLASSES, split_of, test_set
+from benchmarks.claims.digits import CLASSES, draw_split, load_test_set
 from uumamba.runtime.seeds import generator_for
 
 BAR_LESS, AMPLITUDE = 0.1, 3.0
@@ -29,31 +29,33 @@ class Examples:
     bar_less: Tensor
 
 
-def training_set(seed: int, *, bar: bool) -> Examples:
+def make_training_set(seed: int, *, bar: bool) -> Examples:
     """Return all 997 images outside the test set, shuffled by the seed."""
-    split = split_of(seed)
+    split = draw_split(seed)
     images = torch.cat([split.images, split.validation_images])
     labels = torch.cat([split.labels, split.validation_labels])
-    return _examples(images, labels, seed, "training", bar=bar)
+    return _add_bar(images, labels, seed, "training", bar=bar)
 
 
-def held_out_set(seed: int, *, bar: bool) -> Examples:
+def make_test_set(seed: int, *, bar: bool) -> Examples:
     """Return the 800 test images, the same for every seed.
 
     The seed draws the images that have a bar.
     """
-    return _examples(*test_set(), seed, "test", bar=bar)
+    return _add_bar(*load_test_set(), seed, "test", bar=bar)
 
 
-def bar_net(features: int) -> nn.Module:
+def build_net(features: int) -> nn.Module:
     """Build a perceptron with two hidden layers from the global generator."""
     widths = (features, 128, 128)
     hidden = [part for pair in pairwise(widths) for part in (nn.Linear(*pair), nn.ReLU())]
     return nn.Sequential(*hidden, nn.Linear(widths[-1], CLASSES))
 
 
-def _examples(images: Tensor, labels: Tensor, seed: int, part: str, *, bar: bool) -> Examples:
-    """Append a class bar of ten pixels to nine tenths of the images.
+def _add_bar(images: Tensor, labels: Tensor, seed: int, part: str, *, bar: bool) -> Examples:
+    """Append a class bar of ten pixels to most of the images.
+
+    A tenth of the images gets none.
 
     The pixel of the class is lit. Without ``bar`` no image gets one.
     """

@@ -31,37 +31,37 @@ class Split:
     validation_labels: Tensor
 
 
-def split_of(seed: int) -> Split:
+def draw_split(seed: int) -> Split:
     """Draw 20 training images per class; the rest of the pool validates.
 
     Neither part contains images of the test set.
     """
-    images, labels = _all()
-    pool = _order()[TEST:]
+    images, labels = load_images()
+    pool = _draw_order()[TEST:]
     pool = pool[torch.randperm(len(pool), generator=generator_for(seed, "digits, split"))]
     drawn = torch.cat([pool[labels[pool] == value][:TRAIN_A_CLASS] for value in range(CLASSES)])
     rest = pool[~torch.isin(pool, drawn)]
     return Split(images[drawn], labels[drawn], images[rest], labels[rest])
 
 
-def test_set() -> tuple[Tensor, Tensor]:
+def load_test_set() -> tuple[Tensor, Tensor]:
     """Return the 800 test images with labels, the same for every seed."""
-    images, labels = _all()
-    return images[_order()[:TEST]], labels[_order()[:TEST]]
+    images, labels = load_images()
+    return images[_draw_order()[:TEST]], labels[_draw_order()[:TEST]]
 
 
-def corrupted_test_sets() -> Iterator[tuple[str, int, Tensor]]:
+def corrupt_test_set() -> Iterator[tuple[str, int, Tensor]]:
     """Yield ``(corruption, severity, images)``, the same for every seed.
 
     There are five corruptions at three severities.
     """
-    images, _ = test_set()
+    images, _ = load_test_set()
     for name, (corrupt, severities) in CORRUPTIONS.items():
         for index, severity in enumerate(severities, start=1):
             yield name, index, corrupt(images, severity, generator_for(0, "digits", name, index))
 
 
-def digit_net(seed: int) -> nn.Module:
+def build_digit_net(seed: int) -> nn.Module:
     """Build a network of three convolutions with batch norms.
 
     The seed determines its initialisation.
@@ -69,21 +69,21 @@ def digit_net(seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
         return nn.Sequential(
-            *_block(1, 16, stride=1),
-            *_block(16, 32, stride=1),
-            *_block(32, 32, stride=2),
+            *_make_block(1, 16, stride=1),
+            *_make_block(16, 32, stride=1),
+            *_make_block(32, 32, stride=2),
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
             nn.Linear(32, CLASSES),
         )
 
 
-def _block(channels: int, features: int, *, stride: int) -> tuple[nn.Module, ...]:
+def _make_block(channels: int, features: int, *, stride: int) -> tuple[nn.Module, ...]:
     convolution = nn.Conv2d(channels, features, 3, stride, padding=1, bias=False)
     return convolution, nn.BatchNorm2d(features), nn.ReLU()
 
 
-def _noise(images: Tensor, sigma: float, generator: torch.Generator) -> Tensor:
+def _add_noise(images: Tensor, sigma: float, generator: torch.Generator) -> Tensor:
     return (images + sigma * torch.randn(images.shape, generator=generator)).clamp(0, 1)
 
 
@@ -91,7 +91,7 @@ def _blur(images: Tensor, sigma: float, _: torch.Generator) -> Tensor:
     return torch.from_numpy(gaussian_filter(images.numpy(), (0, 0, sigma, sigma)))
 
 
-def _contrast(images: Tensor, factor: float, _: torch.Generator) -> Tensor:
+def _reduce_contrast(images: Tensor, factor: float, _: torch.Generator) -> Tensor:
     mean = images.mean((1, 2, 3), keepdim=True)
     return mean + factor * (images - mean)
 
@@ -121,16 +121,17 @@ def _occlude(images: Tensor, size: float, generator: torch.Generator) -> Tensor:
 
 
 CORRUPTIONS: dict[str, tuple[Callable[[Tensor, float, torch.Generator], Tensor], tuple[float, ...]]] = {
-    "noise": (_noise, (0.1, 0.2, 0.3)),
+    "noise": (_add_noise, (0.1, 0.2, 0.3)),
     "blur": (_blur, (0.5, 0.8, 1.1)),
-    "contrast": (_contrast, (0.6, 0.4, 0.25)),
+    "contrast": (_reduce_contrast, (0.6, 0.4, 0.25)),
     "shift": (_shift, (1, 2, 3)),
     "occlusion": (_occlude, (2, 3, 4)),
 }
 
 
 @cache
-def _all() -> tuple[Tensor, Tensor]:
+def load_images() -> tuple[Tensor, Tensor]:
+    """Return all images ``(n, 1, 8, 8)`` from 0 to 1, with labels."""
     from sklearn.datasets import load_digits  # type: ignore[import-untyped]  # it ships no types
 
     bunch = load_digits()
@@ -139,5 +140,5 @@ def _all() -> tuple[Tensor, Tensor]:
 
 
 @cache
-def _order() -> Tensor:
-    return torch.randperm(len(_all()[1]), generator=generator_for(0, "digits, test"))
+def _draw_order() -> Tensor:
+    return torch.randperm(len(load_images()[1]), generator=generator_for(0, "digits, test"))

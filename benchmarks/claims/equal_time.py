@@ -9,28 +9,37 @@ A run is then a number of steps, so it is deterministic, and a busy machine cann
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from time import perf_counter
+from typing import TypeVar
+
+import torch
+
+Key = TypeVar("Key")
 
 
-def time_in_rounds(work: Mapping[str, Callable[[], object]], *, rounds: int) -> dict[str, list[float]]:
+def time_in_rounds(
+    work: Mapping[Key, Callable[[], object]], *, rounds: int, device: str = "cpu"
+) -> dict[Key, list[float]]:
     """Time each piece of work in alternating rounds, in seconds.
 
     A slow period of the machine then affects all of them. An additional first round is a warm-up.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in work}
+    seconds: dict[Key, list[float]] = {name: [] for name in work}
     for index in range(rounds + 1):
         for name, each in work.items():
             begin = perf_counter()
             each()
+            if device == "cuda":
+                torch.cuda.synchronize()
             if index:
                 seconds[name].append(perf_counter() - begin)
     return seconds
 
 
-def ratios(seconds: Mapping[str, Sequence[float]], control: str) -> dict[str, list[float]]:
+def compute_ratios(seconds: Mapping[str, Sequence[float]], control: str) -> dict[str, list[float]]:
     """Divide each time by the control's time in the same round.
 
     Example:
-        >>> ratios({"base": [1.0, 2.0], "SAM": [2.0, 5.0]}, "base")["SAM"]
+        >>> compute_ratios({"base": [1.0, 2.0], "SAM": [2.0, 5.0]}, "base")["SAM"]
         [2.0, 2.5]
     """
     return {
@@ -39,13 +48,13 @@ def ratios(seconds: Mapping[str, Sequence[float]], control: str) -> dict[str, li
     }
 
 
-def steps_for(steps: int, round_ratios: Sequence[float]) -> int:
+def compute_steps(steps: int, round_ratios: Sequence[float]) -> int:
     """Return the number of steps that fit into the control's time.
 
     It follows from the median ratio and is at least 1.
 
     Example:
-        >>> steps_for(300, [1.9, 2.0, 9.0])
+        >>> compute_steps(300, [1.9, 2.0, 9.0])
         150
     """
     return max(1, round(steps / median(round_ratios)))

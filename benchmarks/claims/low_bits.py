@@ -15,7 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.claims.measures import accuracy
-from benchmarks.claims.rotated_digits import SOURCES, UNSEEN, batches, perceptron, test_set, training_set
+from benchmarks.claims.rotated_digits import (
+    SOURCES,
+    UNSEEN,
+    build_perceptron,
+    draw_batches,
+    make_test_set,
+    make_training_set,
+)
 from benchmarks.claims.run_log import Measured, Run
 from benchmarks.claims.training import Recipe, train
 from uumamba.optim import SAGM, Plain, SharpnessAware
@@ -33,7 +40,7 @@ from uumamba.runtime.seeds import seed_everything
 from uumamba.training import SupervisedObjective
 
 FULL_SHARE = 2 / 3
-"""Of a run's steps in full precision; the others are with rounded weights and activations."""
+"""Share of a run's steps in full precision; the other steps use quantized weights and activations."""
 LEARNING_RATE, WINDOWS = 1e-3, 6
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "2 bits": {"weight_bits": 2, "act_bits": 2, "first_last_bits": None},
@@ -60,7 +67,7 @@ class Method:
 
 
 @dataclass
-class Frozen:
+class FrozenFractions:
     """Callback that records the frozen fraction of each window."""
 
     fractions: list[float] = field(default_factory=list)
@@ -86,12 +93,12 @@ def perform(run: Run) -> Measured:
     """Train and measure one run, independent of process and time."""
     seed_everything(run.seed)
     if run.method == "full precision":
-        return _measured(_trained(run.seed, run.steps))
+        return _measure(_train_full_precision(run.seed, run.steps))
     if run.method == "QT-DoG":
-        return _measured(_started_late(run))
-    net = deepcopy(_trained(run.seed, round(run.steps * FULL_SHARE)))
-    _prepare(net, run)
-    method, frozen = METHODS[run.method], Frozen()
+        return _measure(_train_rounded_late(run))
+    net = deepcopy(_train_full_precision(run.seed, round(run.steps * FULL_SHARE)))
+    _quantize_network(net, run)
+    method, frozen = METHODS[run.method], FrozenFractions()
     if method.optimizer is not None:
         optimizer = method.optimizer(scale_groups(net), partial(torch.optim.Adam, lr=run.lr))
         steps = run.steps - round(run.steps * FULL_SHARE)
@@ -99,7 +106,7 @@ def perform(run: Run) -> Measured:
             GAQAT(optimizer, net, every=steps // WINDOWS, log=frozen, **method.gaqat)
         _train(net, optimizer, run.seed, steps, "rounded")
     fraction = {"frozen fraction": fmean(frozen.fractions)} if frozen.fractions else {}
-    return _measured(net.eval()) | fraction | {"weight bytes": packed_bytes(net)}
+    return _measure(net.eval()) | fraction | {"weight bytes": packed_bytes(net)}
 
 
 def fit_scales(net: nn.Module, images: Tensor) -> None:
@@ -110,13 +117,13 @@ def fit_scales(net: nn.Module, images: Tensor) -> None:
     """
     for layer in quantized_layers(net):
         if layer.weight is not None:
-            _fit(layer.weight, layer.full_weight.detach())
+            _fit_scale(layer.weight, layer.full_weight.detach())
         if layer.input is not None:
-            _fit(layer.input, _input_of(layer.input, net, images))
+            _fit_scale(layer.input, _record_input(layer.input, net, images))
 
 
 @torch.no_grad()
-def _input_of(quantizer: nn.Module, net: nn.Module, images: Tensor) -> Tensor:
+def _record_input(quantizer: nn.Module, net: nn.Module, images: Tensor) -> Tensor:
     seen: list[Tensor] = []
     with quantizer.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0])):
         net(images)
@@ -124,7 +131,7 @@ def _input_of(quantizer: nn.Module, net: nn.Module, images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _fit(quantizer: Any, values: Tensor) -> None:
+def _fit_scale(quantizer: Any, values: Tensor) -> None:
     tried = [(quantizer.scale * factor).clone() for factor in CANDIDATES]
     errors = []
     for scale in tried:
@@ -133,27 +140,27 @@ def _fit(quantizer: Any, values: Tensor) -> None:
     quantizer.scale.copy_(tried[errors.index(min(errors))])
 
 
-def _prepare(net: nn.Module, run: Run) -> None:
+def _quantize_network(net: nn.Module, run: Run) -> None:
     """Quantize and calibrate on four batches of the training set."""
     quantize_(net, **SETTINGS[run.setting])
-    training = training_set(run.seed)
-    images = [batch["image"] for _, batch in islice(batches(training, run.seed, "calibration"), 4)]
+    training = make_training_set(run.seed)
+    images = [batch["image"] for _, batch in islice(draw_batches(training, run.seed, "calibration"), 4)]
     calibrate(net.eval(), images)
     if run.method == "PTQ, least squares":
         fit_scales(net, torch.cat(images))
 
 
 @cache
-def _trained(seed: int, steps: int) -> nn.Module:
+def _train_full_precision(seed: int, steps: int) -> nn.Module:
     """Train in full precision; cached per process, deterministic."""
-    net = perceptron(seed)
+    net = build_perceptron(seed)
     _train(net, Plain(net.parameters(), partial(torch.optim.Adam, lr=LEARNING_RATE)), seed, steps, "full")
     return net.eval()
 
 
-def _started_late(run: Run) -> nn.Module:
+def _train_rounded_late(run: Run) -> nn.Module:
     """Train with quantized weights in the last third only."""
-    net = quantize_(perceptron(run.seed), **SETTINGS[run.setting], start_step=round(run.steps * FULL_SHARE))
+    net = quantize_(build_perceptron(run.seed), **SETTINGS[run.setting], start_step=round(run.steps * FULL_SHARE))
     optimizer = Plain(scale_groups(net), partial(torch.optim.Adam, lr=run.lr))
     count_steps(net, optimizer)
     _train(net, optimizer, run.seed, run.steps, "full")
@@ -162,10 +169,10 @@ def _started_late(run: Run) -> nn.Module:
 
 def _train(net: nn.Module, optimizer: SharpnessAware, seed: int, steps: int, key: str) -> None:
     recipe = Recipe(net, SupervisedObjective(nn.CrossEntropyLoss()), optimizer)
-    train(recipe, batches(training_set(seed), seed, key), steps=steps)
+    train(recipe, draw_batches(make_training_set(seed), seed, key), steps=steps)
 
 
-def _measured(net: nn.Module) -> Measured:
-    seen = [accuracy(net, test_set(angle).images, test_set(angle).labels) for angle in SOURCES]
-    unseen = test_set(UNSEEN)
+def _measure(net: nn.Module) -> Measured:
+    seen = [accuracy(net, make_test_set(angle).images, make_test_set(angle).labels) for angle in SOURCES]
+    unseen = make_test_set(UNSEEN)
     return {"seen angles": fmean(seen), "unseen angle": accuracy(net, unseen.images, unseen.labels)}

@@ -39,7 +39,7 @@ class Member:
     ascent: Callable[[], Any] | None = None
     only: Callable[[nn.Module], Any] | None = None
 
-    def recipe(
+    def build(
         self,
         net: nn.Module,
         loss: nn.Module,
@@ -73,35 +73,41 @@ class Member:
         return Recipe(net, objective, optimizer, None if self.ascent is None else self.ascent())
 
 
-def _climber(optimizer: Callable[..., optim.SharpnessAware], grid: tuple[float, ...] = DOUBLED, **rest: Any) -> Member:
+def _make_perturbing_member(
+    optimizer: Callable[..., optim.SharpnessAware], grid: tuple[float, ...] = DOUBLED, **rest: Any
+) -> Member:
     published = rest.pop("published", grid[0])
     return Member(optimizer, "rho", grid, published, rest.pop("options", {}), **rest)
 
 
-def _mesa(loss: nn.Module, net: nn.Module, **chosen: Any) -> nn.Module:
+def _make_mesa(loss: nn.Module, net: nn.Module, **chosen: Any) -> nn.Module:
     return optim.MESA(loss, net, **chosen)
 
 
-def _saf(loss: nn.Module, net: nn.Module, **chosen: Any) -> nn.Module:
+def _make_saf(loss: nn.Module, net: nn.Module, **chosen: Any) -> nn.Module:
     return optim.SAF(loss, **chosen)
 
 
 MEMBERS: dict[str, Member] = {
     "base": Member(optim.Plain),
-    "SAM": _climber(optim.SAM),
-    "ASAM": _climber(optim.ASAM, (0.5, 1.0, 2.0, 4.0)),
-    "GSAM": _climber(optim.GSAM, options={"alpha": 0.4}),
-    "FriendlySAM": _climber(optim.FriendlySAM),
-    "LookSAM(5)": _climber(optim.LookSAM, options={"k": 5}),
-    "MSAM": _climber(optim.MSAM, (0.3, 1.0, 3.0, 9.0)),
-    "StaleSAM": _climber(optim.StaleSAM),
-    "SAGM": _climber(optim.SAGM),
-    "TRAM, previous": _climber(optim.TRAM, (1.0, 4.0, 16.0, 64.0), options={"trust": "previous"}),
-    "TRAM, initial": _climber(optim.TRAM, (0.1, 0.3, 1.0, 3.0), published=1.0, options={"trust": "initial"}),
-    "TRAM, noise": _climber(optim.TRAM, (1.0, 4.0, 16.0, 64.0), options={"trust": "noise"}),
-    "TRAM, fisher": _climber(optim.TRAM, (0.5, 1.0, 2.0, 4.0), published=1.0, options={"trust": "fisher"}),
-    "OBF": _climber(optim.SAM, ascent=optim.OutputBiasForgetting),
-    "SAM, norms alone": _climber(optim.SAM, only=optim.norm_layers_only),
-    "SAF": Member(optim.Plain, "weight", (0.1, 0.3, 1.0, 3.0), 0.3, objective=_saf),
-    "MESA": Member(optim.Plain, "decay", (0.9, 0.97, 0.99, 0.9998), 0.9998, objective=_mesa),
+    "SAM": _make_perturbing_member(optim.SAM),
+    "ASAM": _make_perturbing_member(optim.ASAM, (0.5, 1.0, 2.0, 4.0)),
+    "GSAM": _make_perturbing_member(optim.GSAM, options={"alpha": 0.4}),
+    "FriendlySAM": _make_perturbing_member(optim.FriendlySAM),
+    "LookSAM(5)": _make_perturbing_member(optim.LookSAM, options={"k": 5}),
+    "MSAM": _make_perturbing_member(optim.MSAM, (0.3, 1.0, 3.0, 9.0)),
+    "StaleSAM": _make_perturbing_member(optim.StaleSAM),
+    "SAGM": _make_perturbing_member(optim.SAGM),
+    "TRAM, previous": _make_perturbing_member(optim.TRAM, (1.0, 4.0, 16.0, 64.0), options={"trust": "previous"}),
+    "TRAM, initial": _make_perturbing_member(
+        optim.TRAM, (0.1, 0.3, 1.0, 3.0), published=1.0, options={"trust": "initial"}
+    ),
+    "TRAM, noise": _make_perturbing_member(optim.TRAM, (1.0, 4.0, 16.0, 64.0), options={"trust": "noise"}),
+    "TRAM, fisher": _make_perturbing_member(
+        optim.TRAM, (0.5, 1.0, 2.0, 4.0), published=1.0, options={"trust": "fisher"}
+    ),
+    "OBF": _make_perturbing_member(optim.SAM, ascent=optim.OutputBiasForgetting),
+    "SAM, norms alone": _make_perturbing_member(optim.SAM, only=optim.norm_layers_only),
+    "SAF": Member(optim.Plain, "weight", (0.1, 0.3, 1.0, 3.0), 0.3, objective=_make_saf),
+    "MESA": Member(optim.Plain, "decay", (0.9, 0.97, 0.99, 0.9998), 0.9998, objective=_make_mesa),
 }

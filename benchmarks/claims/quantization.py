@@ -12,10 +12,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.claims.claim_table import Claim, claim_row
+from benchmarks.claims.claim_table import Claim, make_claim_row
 from benchmarks.claims.low_bits import FULL_SHARE, LEARNING_RATE, WINDOWS, perform
 from benchmarks.claims.rotated_digits import SOURCES, UNSEEN
-from benchmarks.claims.run_log import Measured, Run, RunLog, say
+from benchmarks.claims.run_log import Run, RunLog, print_progress
 from benchmarks.result_file import write_result
 from benchmarks.scan import print_rows
 
@@ -27,7 +27,7 @@ POINTS = 0.08
 ABLATIONS = ("GAQAT, smooth", "GAQAT, always", "GAQAT, alternate")
 
 
-def _claims() -> Iterator[tuple[Claim, str]]:
+def _list_claims() -> Iterator[tuple[Claim, str]]:
     """Yield each claim with the setting of its control."""
     for control in ("PTQ", "PTQ, least squares"):
         says = f"at least 8 points higher than {control}"
@@ -46,49 +46,47 @@ def _claims() -> Iterator[tuple[Claim, str]]:
     yield Claim(LATE, FULL, NEW, "higher", setting=ALONE), ""
 
 
-CLAIMS = tuple(_claims())
+CLAIMS = tuple(_list_claims())
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the missing runs and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="a JSON line a run")
-    parser.add_argument("--json", type=Path, help="where the table goes")
-    parser.add_argument("--workers", type=int, default=2, help="processes, a thread each")
-    parser.add_argument("--quick", action="store_true", help="two seeds and a quarter of the steps; in OUT/quick")
+    parser.add_argument("--out", type=Path, required=True, help="gets a JSON line per run")
+    parser.add_argument("--json", type=Path, help="file for the table")
+    parser.add_argument("--workers", type=int, default=2, help="number of processes, with one thread each")
+    parser.add_argument("--quick", action="store_true", help="two seeds and a quarter of the steps, in OUT/quick")
     options = parser.parse_args(arguments)
     log = RunLog(options.out / "quick" if options.quick else options.out)
     steps, seeds = (STEPS // 4, 2) if options.quick else (STEPS, SEEDS)
-    rows = list(claim_rows(log, steps=steps, seeds=seeds, workers=options.workers))
+    rows = list(make_claim_rows(log, steps=steps, seeds=seeds, workers=options.workers))
     print_rows(rows)
     if options.json is not None:
         title = "What low-bit training claims, on digits turned by angles"
-        write_result(options.json, rows, title=title, about=about(steps), measured_at=", ".join(sorted(log.commits)))
+        write_result(
+            options.json, rows, title=title, about=describe_table(steps), measured_at=", ".join(sorted(log.commits))
+        )
 
 
-def claim_rows(log: RunLog, *, steps: int, seeds: int, workers: int) -> Iterator[dict[str, Any]]:
+def make_claim_rows(log: RunLog, *, steps: int, seeds: int, workers: int) -> Iterator[dict[str, Any]]:
     """Run the missing runs, seed by seed; yield a row per claim."""
     pairs = [
-        (_runs_of(claim.method, claim.setting, steps, seeds), _runs_of(claim.control, setting, steps, seeds))
+        (_make_runs(claim.method, claim.setting, steps, seeds), _make_runs(claim.control, setting, steps, seeds))
         for claim, setting in CLAIMS
     ]
     wanted = dict.fromkeys(run for pair in pairs for runs in pair for run in runs)
-    say(f"{len(wanted)} runs to compare")
+    print_progress(f"{len(wanted)} runs to compare")
     log.complete(sorted(wanted, key=lambda run: run.seed), perform, workers=workers)
     for (claim, _), pair in zip(CLAIMS, pairs, strict=True):
-        values = [[_value(log.measured[run], claim.metric) for run in runs] for runs in pair]
-        yield claim_row(claim, *values, budget="equal steps")
+        values = [[float(log.measured[run][claim.metric]) for run in runs] for runs in pair]
+        yield make_claim_row(claim, *values, budget="equal steps")
 
 
-def _runs_of(method: str, setting: str, steps: int, seeds: int) -> list[Run]:
+def _make_runs(method: str, setting: str, steps: int, seeds: int) -> list[Run]:
     return [Run(setting, method, None, LEARNING_RATE, steps, seed, "test") for seed in range(seeds)]
 
 
-def _value(measured: Measured, metric: str) -> float:
-    return float(measured[metric])
-
-
-def about(steps: int) -> str:
+def describe_table(steps: int) -> str:
     """Describe data, training and settings."""
     full = round(steps * FULL_SHARE)
     angles = ", ".join(map(str, SOURCES))

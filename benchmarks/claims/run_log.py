@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.result_file import commit
+from benchmarks.result_file import describe_commit
 
 Measured = dict[str, Any]
 
@@ -75,36 +75,38 @@ class RunLog:
             try:
                 for count, done in enumerate(as_completed(under_way), start=1):
                     self._add(under_way[done], done.result())
-                    say(f"{_name(under_way[done])}: {count} of {len(missing)}, {time.monotonic() - begin:.0f} s")
+                    print_progress(
+                        f"{_describe_run(under_way[done])}: {count} of {len(missing)}, {time.monotonic() - begin:.0f} s"
+                    )
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
         return [self.measured[run] for run in runs]
 
     def _add(self, run: Run, measured: Measured) -> None:
-        line = {"run": asdict(run), "measured": measured, "commit": commit()}
+        line = {"run": asdict(run), "measured": measured, "commit": describe_commit()}
         with self.path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")
-        self._take(line)
+        self._store(line)
 
     def _read(self) -> None:
         text = self.path.read_text(encoding="utf-8")
-        whole = text[: text.rfind("\n") + 1]  # a call that was killed may have left half a line
+        whole = text[: text.rfind("\n") + 1]  # a killed call may have left an incomplete line
         if whole != text:
             self.path.write_text(whole, encoding="utf-8")
         for line in whole.splitlines():
-            self._take(json.loads(line))
+            self._store(json.loads(line))
 
-    def _take(self, line: Mapping[str, Any]) -> None:
+    def _store(self, line: Mapping[str, Any]) -> None:
         self.measured[Run(**line["run"])] = line["measured"]
         self.commits.add(line["commit"])
 
 
-def say(text: str) -> None:
+def print_progress(text: str) -> None:
     """Print a line of progress to stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
-def _name(run: Run) -> str:
+def _describe_run(run: Run) -> str:
     value = "" if run.value is None else f" {run.value:g}"
     return f"{run.setting}, {run.method}{value}, seed {run.seed}, {run.steps} steps"

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.claims.claim_table import Claim, claim_row
+from benchmarks.claims.claim_table import Claim, make_claim_row
 from benchmarks.claims.members import MEMBERS
 from benchmarks.claims.plan import TRAMS, Plan
 from benchmarks.claims.settings import GAP_RHO, SETTINGS
@@ -24,10 +24,10 @@ from benchmarks.scan import print_rows
 
 ACCURACY, CORRUPTED, EIGENVALUE = "test accuracy", "corruption accuracy", "largest eigenvalue"
 GAP, OTHERS, TIME_A_STEP = "surrogate gap", "other domains' perplexity", "time of a step, in that of the base"
-AS_GOOD = 0.005  # accuracy
+AS_GOOD = 0.005  # allowed loss of accuracy
 
 
-def _claims() -> Iterator[Claim]:
+def _list_claims() -> Iterator[Claim]:
     """Yield one or more claims per method, from its paper."""
     yield Claim("SAM", "base", EIGENVALUE, "lower")
     yield Claim("SAM", "base", ACCURACY, "higher")
@@ -51,43 +51,43 @@ def _claims() -> Iterator[Claim]:
         yield Claim(name, control, OTHERS, "lower", setting="text")
 
 
-CLAIMS = tuple(_claims())
+CLAIMS = tuple(_list_claims())
 COSTS = {"LookSAM(5)": 1.25, "MSAM": 1.05, "StaleSAM": 1.05, "SAF": 1.1, "MESA": 1.45}
-"""What a step may cost, in that of the base."""
+"""Largest claimed time of a step, relative to the base optimizer."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure costs, tune numbers, run missing runs, write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="a JSON line a run")
-    parser.add_argument("--json", type=Path, help="where the table goes")
-    parser.add_argument("--workers", type=int, default=2, help="processes, a thread each")
-    parser.add_argument("--quick", action="store_true", help="two seeds, few steps, published numbers; in OUT/quick")
+    parser.add_argument("--out", type=Path, required=True, help="gets a JSON line per run")
+    parser.add_argument("--json", type=Path, help="file for the table")
+    parser.add_argument("--workers", type=int, default=2, help="number of processes, with one thread each")
+    parser.add_argument("--quick", action="store_true", help="two seeds, few steps, published numbers, in OUT/quick")
     options = parser.parse_args(arguments)
     plan = Plan(options.out / "quick" if options.quick else options.out, quick=options.quick, workers=options.workers)
-    rows = [row for setting in SETTINGS for row in claim_rows(plan, setting)]
+    rows = [row for setting in SETTINGS for row in make_claim_rows(plan, setting)]
     print_rows(rows)
     if options.json is not None:
         commits = ", ".join(sorted(plan.log.commits))
         title = "What sharpness-aware methods claim, on digits and text"
-        write_result(options.json, rows, title=title, about=about(plan), measured_at=commits)
+        write_result(options.json, rows, title=title, about=describe_table(plan), measured_at=commits)
 
 
-def claim_rows(plan: Plan, setting: str) -> Iterator[dict[str, Any]]:
+def make_claim_rows(plan: Plan, setting: str) -> Iterator[dict[str, Any]]:
     """Yield the rows of a setting's claims, for each budget."""
-    cost = plan.cost(setting)
+    cost = plan.measure_cost(setting)
     plan.choose(setting, cost)
     measured = plan.measure(setting, cost)
     for claim in CLAIMS:
         for budget, found in measured.items():
             if claim.setting == setting:
                 values = [[each[claim.metric] for each in found[name]] for name in (claim.method, claim.control)]
-                yield claim_row(claim, *values, budget=budget)
+                yield make_claim_row(claim, *values, budget=budget)
     if setting == "digits":
-        yield from cost_rows(cost)
+        yield from make_cost_rows(cost)
 
 
-def cost_rows(cost: Mapping[str, Sequence[float]]) -> Iterator[dict[str, Any]]:
+def make_cost_rows(cost: Mapping[str, Sequence[float]]) -> Iterator[dict[str, Any]]:
     """Yield the claims about the cost of a step.
 
     A pair is a round of timing.
@@ -95,27 +95,28 @@ def cost_rows(cost: Mapping[str, Sequence[float]]) -> Iterator[dict[str, Any]]:
     for name, most in COSTS.items():
         sentence = f"at most {most:g} times the base's"
         claim = Claim(name, "base", TIME_A_STEP, "lower", margin=most - 1, says=sentence)
-        yield claim_row(claim, cost[name], cost["base"], budget="a step")
+        yield make_claim_row(claim, cost[name], cost["base"], budget="a step")
 
 
-def about(plan: Plan) -> str:
+def describe_table(plan: Plan) -> str:
     """Describe data, training and settings."""
-    numbers = "; ".join(f"{setting}: {', '.join(_chosen(plan, setting))}" for setting in plan.lr)
+    numbers = "; ".join(f"{setting}: {', '.join(_list_choices(plan, setting))}" for setting in plan.lr)
+    steps = {setting: plan.count_steps(setting) for setting in SETTINGS}
     return (
         "Differences are paired by seed (that of training set, initialisation and order; for the time of a step by "
         "round of timing), intervals are Student's at 95 %, and the verdict follows from the interval alone. Digits: "
         "scikit-learn's, 200 to train on and 800 to test on, a small convolutional network with batch norms from "
-        f"scratch, {plan.steps('digits')} steps of SGD; corruption accuracy is the mean over noise, blur, contrast, "
+        f"scratch, {steps['digits']} steps of SGD; corruption accuracy is the mean over noise, blur, contrast, "
         "shift and occlusion at three severities; eigenvalue (of the Hessian, by power iteration) and "
         f"surrogate gap (rho {GAP_RHO}) on the training set. Text: characters of what ships with Python, a small "
         "transformer pre-trained on docstrings and code of the standard library, fine-tuned on the language reference "
-        f"of pydoc for {plan.steps('text')} steps of AdamW and tested on held-out docstrings and code. With equal time "
+        f"of pydoc for {steps['text']} steps of AdamW and tested on held-out docstrings and code. With equal time "
         "a method makes as many steps as the base's time buys, by medians of interleaved rounds. Numbers chosen on "
         f"validation data of other seeds: {numbers}."
     )
 
 
-def _chosen(plan: Plan, setting: str) -> Iterable[str]:
+def _list_choices(plan: Plan, setting: str) -> Iterable[str]:
     yield f"learning rate {plan.lr[setting]:g}"
     for name, value in plan.values.get(setting, {}).items():
         yield f"{name} {MEMBERS[name].number} {value:g}"

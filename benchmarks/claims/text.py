@@ -25,7 +25,7 @@ HELD_OUT = 0.2
 
 
 @cache
-def domain(name: str) -> tuple[Tensor, Tensor]:
+def load_domain(name: str) -> tuple[Tensor, Tensor]:
     """Return the training and held-out characters of one domain, int64.
 
     Args:
@@ -33,7 +33,7 @@ def domain(name: str) -> tuple[Tensor, Tensor]:
             standard library's top-level modules, docstrings without their indentation, code without docstrings and
             comments. Every fifth topic or module is held out.
     """
-    parts = {"reference": _topics, "docstrings": _docstrings, "code": _code}[name]()
+    parts = {"reference": _read_topics, "docstrings": _read_docstrings, "code": _read_code}[name]()
     train: list[str] = []
     held_out: list[str] = []
     for index, part in enumerate(parts):
@@ -60,7 +60,7 @@ def draw_batch(text: Tensor, *key: int | str) -> dict[str, Tensor]:
     return {"image": pieces[:, :-1], "label": pieces[:, 1:]}
 
 
-def pieces_of(text: Tensor, *, count: int) -> tuple[Tensor, Tensor]:
+def cut_pieces(text: Tensor, *, count: int) -> tuple[Tensor, Tensor]:
     """Cut ``count`` pieces at even distances, with their successors."""
     starts = torch.linspace(0, len(text) - LENGTH - 1, count).long()
     pieces = text[starts[:, None] + torch.arange(LENGTH + 1)]
@@ -79,12 +79,12 @@ class CharacterNet(nn.Module):
         self.position = nn.Parameter(0.02 * torch.randn(LENGTH, WIDTH))
         self.blocks = nn.Sequential(*(Block() for _ in range(LAYERS)))
         self.norm = nn.LayerNorm(WIDTH)
-        self.answer = nn.Linear(WIDTH, CLASSES)
+        self.head = nn.Linear(WIDTH, CLASSES)
 
     def forward(self, characters: Tensor) -> Tensor:
         """Return the logits of each character's successor."""
         embedded = self.embedding(characters) + self.position[: characters.shape[1]]
-        logits: Tensor = self.answer(self.norm(self.blocks(embedded)))
+        logits: Tensor = self.head(self.norm(self.blocks(embedded)))
         return logits.mT
 
 
@@ -97,32 +97,32 @@ class Block(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.norms = nn.ModuleList(nn.LayerNorm(WIDTH) for _ in range(2))
-        self.attend, self.join = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
-        self.think = nn.Sequential(nn.Linear(WIDTH, 4 * WIDTH), nn.GELU(), nn.Linear(4 * WIDTH, WIDTH))
+        self.in_proj, self.out_proj = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.mlp = nn.Sequential(nn.Linear(WIDTH, 4 * WIDTH), nn.GELU(), nn.Linear(4 * WIDTH, WIDTH))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(batch, length, width)`` to the same shape."""
         batch, length, _ = x.shape
-        query, key, value = self.attend(self.norms[0](x)).view(batch, length, 3, HEADS, -1).permute(2, 0, 3, 1, 4)
-        seen = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-        x = x + self.join(seen.transpose(1, 2).reshape(x.shape))
-        thought: Tensor = self.think(self.norms[1](x))
-        return x + thought
+        query, key, value = self.in_proj(self.norms[0](x)).view(batch, length, 3, HEADS, -1).permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        x = x + self.out_proj(attended.transpose(1, 2).reshape(x.shape))
+        residual: Tensor = self.mlp(self.norms[1](x))
+        return x + residual
 
 
-def _topics() -> list[str]:
+def _read_topics() -> list[str]:
     return [pydoc_data.topics.topics[name] for name in sorted(pydoc_data.topics.topics)]
 
 
-def _docstrings() -> list[str]:
-    return ["\n\n".join(found) for tree in _modules() if (found := list(_docstrings_of(tree)))]
+def _read_docstrings() -> list[str]:
+    return ["\n\n".join(found) for tree in _parse_modules() if (found := list(_find_docstrings(tree)))]
 
 
-def _code() -> list[str]:
-    return [ast.unparse(_without_docstrings(tree)) for tree in _modules()]
+def _read_code() -> list[str]:
+    return [ast.unparse(_remove_docstrings(tree)) for tree in _parse_modules()]
 
 
-def _modules() -> Iterator[ast.Module]:
+def _parse_modules() -> Iterator[ast.Module]:
     """Parse the standard library's modules of medium size.
 
     No single module then dominates the text. Parsing removes comments.
@@ -132,13 +132,13 @@ def _modules() -> Iterator[ast.Module]:
             yield ast.parse(path.read_text(encoding="utf-8"))
 
 
-def _docstrings_of(tree: ast.Module) -> Iterator[str]:
+def _find_docstrings(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and (text := ast.get_docstring(node)):
             yield re.sub(r"\n{3,}", "\n\n", text)
 
 
-def _without_docstrings(tree: ast.Module) -> ast.Module:
+def _remove_docstrings(tree: ast.Module) -> ast.Module:
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
             node.body = node.body[1:] or [ast.Pass()]

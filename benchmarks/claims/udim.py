@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.claims import unseen_digits
-from benchmarks.claims.claim_table import Claim, claim_row
+from benchmarks.claims.claim_table import Claim, make_claim_row
 from benchmarks.claims.measures import accuracy
 from benchmarks.claims.run_log import Measured, Run, RunLog
 from uumamba.domain_generalization import UDIM, InputPerturbation
@@ -45,7 +45,7 @@ CLAIMS: tuple[tuple[Claim, float], ...] = (
     (Claim(OURS, CONTROL, CORRUPTED, "higher"), 1.0),
     (Claim(OURS, SAM_ALONE, CLEAN, "higher", margin=0.015), 1.0),
 )
-"""Each with the factor of the control's number that it is compared with."""
+"""Each claim, with the factor by which the control's number is multiplied."""
 ABOUT = (
     "scikit-learn's digits, 60 % to train on and 40 % to test on, drawn by the seed; a perceptron of two hidden layers "
     f"of 128, {EPOCHS} epochs of Adam under SAM, the first {WARMUP:.0%} without UDIM; radius {RADIUS} and both weights "
@@ -55,7 +55,7 @@ ABOUT = (
 )
 
 
-def table(out: Path, *, quick: bool, workers: int) -> tuple[list[dict[str, Any]], str, set[str]]:
+def make_table(out: Path, *, quick: bool, workers: int) -> tuple[list[dict[str, Any]], str, set[str]]:
     """Return the rows of UDIM's claims, a description, and the commits.
 
     Args:
@@ -64,50 +64,50 @@ def table(out: Path, *, quick: bool, workers: int) -> tuple[list[dict[str, Any]]
         workers: number of processes.
     """
     log = RunLog(out)
-    return list(claim_rows(log, quick=quick, workers=workers)), ABOUT, log.commits
+    return list(make_claim_rows(log, quick=quick, workers=workers)), ABOUT, log.commits
 
 
-def claim_rows(log: RunLog, *, quick: bool, workers: int) -> Iterator[dict[str, Any]]:
+def make_claim_rows(log: RunLog, *, quick: bool, workers: int) -> Iterator[dict[str, Any]]:
     """Yield one row per claim."""
     epochs, seeds = (EPOCHS // 4, 2) if quick else (EPOCHS, SEEDS)
     steps = epochs * STEPS_AN_EPOCH
-    runs = {name: [run_of(name, steps, seed) for seed in range(seeds)] for name in METHODS}
+    runs = {name: [make_run(name, steps, seed) for seed in range(seeds)] for name in METHODS}
     log.complete([each[seed] for seed in range(seeds) for each in runs.values()], perform, workers=workers)
     for claim, factor in CLAIMS:
         name = CONTROL if CONTROL in claim.control else SAM_ALONE
         own, other = ([log.measured[run][claim.metric] for run in runs[each]] for each in (OURS, name))
-        yield claim_row(claim, own, [factor * value for value in other], budget="equal epochs")
+        yield make_claim_row(claim, own, [factor * value for value in other], budget="equal epochs")
 
 
 def perform(run: Run) -> Measured:
     """Train and measure one run, independent of process and time."""
-    split = unseen_digits.split_of(run.seed)
-    net = trained(run, split.images, split.labels)
+    split = unseen_digits.draw_split(run.seed)
+    net = train_network(run, split.images, split.labels)
     images, labels = split.test_images, split.test_labels
-    gap = udim_of(net, OURS).terms(images, labels)["variance_gap"]
-    corrupted = [accuracy(net, each, labels) for _, each in unseen_digits.corrupted(images, run.seed)]
+    gap = build_udim(net, OURS).terms(images, labels)["variance_gap"]
+    corrupted = [accuracy(net, each, labels) for _, each in unseen_digits.corrupt_images(images, run.seed)]
     return {
         CLEAN: accuracy(net, images, labels),
         CORRUPTED: sum(corrupted) / len(corrupted),
-        ATTACKED: accuracy(net, attacked(net, images, labels), labels),
+        ATTACKED: accuracy(net, attack(net, images, labels), labels),
         INCONSISTENCY: float(gap.detach()),
     }
 
 
-def trained(run: Run, images: Tensor, labels: Tensor) -> nn.Module:
+def train_network(run: Run, images: Tensor, labels: Tensor) -> nn.Module:
     """Train a network; return it in evaluation mode."""
     seed_everything(run.seed)
-    net = unseen_digits.digit_perceptron()
+    net = unseen_digits.build_perceptron()
     base = partial(torch.optim.Adam, lr=run.lr, weight_decay=1e-4)
     optimizer = SAM(net.parameters(), base, rho=RHO, net=net)
-    udim = udim_of(net, run.method, weight=run.value or 0.0, warmup_steps=round(WARMUP * run.steps))
-    for rows in islice(batches(len(images), run.seed), run.steps):
+    udim = build_udim(net, run.method, weight=run.value or 0.0, warmup_steps=round(WARMUP * run.steps))
+    for rows in islice(draw_rows(len(images), run.seed), run.steps):
         added = udim.at_weights(images[rows], labels[rows])
-        optimizer.step(partial(_loss, net, images[rows], labels[rows]), at_weights=added)
+        optimizer.step(partial(_compute_loss, net, images[rows], labels[rows]), at_weights=added)
     return net.eval()
 
 
-def udim_of(net: nn.Module, method: str, *, weight: float = 0.0, warmup_steps: int = 0) -> UDIM:
+def build_udim(net: nn.Module, method: str, *, weight: float = 0.0, warmup_steps: int = 0) -> UDIM:
     """Build the term that a method adds to a step.
 
     The weight of SAM's term is 0.
@@ -124,7 +124,7 @@ def udim_of(net: nn.Module, method: str, *, weight: float = 0.0, warmup_steps: i
     )
 
 
-def batches(samples: int, seed: int) -> Iterator[Tensor]:
+def draw_rows(samples: int, seed: int) -> Iterator[Tensor]:
     """Yield the row indices of each batch without end.
 
     The last batch of an epoch is smaller.
@@ -135,27 +135,27 @@ def batches(samples: int, seed: int) -> Iterator[Tensor]:
         epoch += 1
 
 
-def attacked(net: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+def attack(net: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     """Perturb images within a ball by projected gradient ascent."""
     moved = torch.zeros_like(images)
     for _ in range(ATTACK_STEPS):
         moved.requires_grad_()
-        (slope,) = torch.autograd.grad(F.cross_entropy(net(images + moved), labels), moved)
+        (gradient,) = torch.autograd.grad(F.cross_entropy(net(images + moved), labels), moved)
         with torch.no_grad():
-            moved = moved + 2.5 * ATTACK_RADIUS / ATTACK_STEPS * slope / _lengths(slope)
-            moved = moved * (ATTACK_RADIUS / _lengths(moved)).clamp(max=1)
+            moved = moved + 2.5 * ATTACK_RADIUS / ATTACK_STEPS * gradient / _compute_lengths(gradient)
+            moved = moved * (ATTACK_RADIUS / _compute_lengths(moved)).clamp(max=1)
     return images + moved
 
 
-def run_of(method: str, steps: int, seed: int) -> Run:
+def make_run(method: str, steps: int, seed: int) -> Run:
     """Make a run with the fixed weight."""
     return Run("unseen digits", method, None if method == SAM_ALONE else WEIGHT, LR, steps, seed, "test")
 
 
-def _loss(net: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+def _compute_loss(net: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(net(images), labels)
 
 
-def _lengths(images: Tensor) -> Tensor:
+def _compute_lengths(images: Tensor) -> Tensor:
     lengths = images.flatten(1).norm(dim=1).clamp(min=torch.finfo(images.dtype).tiny)
     return lengths.view(-1, *(1,) * (images.ndim - 1))

@@ -36,6 +36,7 @@ class Ranks(Protocol):
 
     def broadcast_buffers(self, net: nn.Module) -> None:
         """Copy rank 0's buffers, such as running statistics, to every rank."""
+        return
 
     def reduce_max(self, number: int) -> int:
         """Return the largest number of all ranks."""
