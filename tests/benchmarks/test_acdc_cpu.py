@@ -1,4 +1,4 @@
-"""Tests of the published table of ACDC on two cores; nothing is trained."""
+"""Tests of the published table of ACDC on two cores."""
 
 import json
 from pathlib import Path

@@ -15,7 +15,7 @@ BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 
 @pytest.fixture
 def generate(tmp_path: Path) -> Callable[..., tuple[str, str]]:
-    """Write results by file name and generate the README and the page; return both texts."""
+    """Write results by file name; generate and return README and page."""
     readme, results = tmp_path / "README.md", tmp_path / "results"
     results.mkdir()
     readme.write_text(f"before\n<!-- family:begin -->\n<!-- family:end -->\n{BEGIN}\n{END}\nafter\n")
