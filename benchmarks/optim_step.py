@@ -134,16 +134,16 @@ def measure_perturbation(name: str, shapes: Sequence[tuple[int, ...]], *, rounds
     """Yield rows per implementation: the complete step, and perturbation only."""
     work = dict(make_steps(shapes))
     seconds = time_in_rounds(work, rounds=rounds)
-    alone = {
-        way: [whole - rest for whole, rest in zip(seconds[way], seconds[f"{way}, no perturbation"], strict=True)]
+    perturbation = {
+        way: [step - rest for step, rest in zip(seconds[way], seconds[f"{way}, no perturbation"], strict=True)]
         for way in seconds
         if not way.endswith(", no perturbation")
     }
-    if f"{PEER}, batched" in alone:
-        fastest = min((PEER, f"{PEER}, batched"), key=lambda way: median(alone[way]))
-        alone[PEER], seconds[PEER] = alone[fastest], seconds[fastest]
-        del alone[f"{PEER}, batched"]
-    for part, times in (("step", {way: seconds[way] for way in alone}), (CLIMB_RESTORE, alone)):
+    if f"{PEER}, batched" in perturbation:
+        fastest = min((PEER, f"{PEER}, batched"), key=lambda way: median(perturbation[way]))
+        perturbation[PEER], seconds[PEER] = perturbation[fastest], seconds[fastest]
+        del perturbation[f"{PEER}, batched"]
+    for part, times in (("step", {way: seconds[way] for way in perturbation}), (CLIMB_RESTORE, perturbation)):
         for way, each in times.items():
             yield make_row(f"{part}, {way}", name, each, OURS, median(each) / median(times[OURS]))
 

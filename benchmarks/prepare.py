@@ -45,7 +45,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "CT": {"spacing_mm": (0.5, 0.5, 0.5), "normalisation": "ct", "ct_statistics": STATISTICS},
     "ACDC": {"spacing_mm": (None, 1.5, 1.5)},
 }
-PROCESSES = {"CT": 0, "ACDC": 2}  # 0: no process beside the one that is measured, on as many cores as it will
+PROCESSES = {"CT": 0, "ACDC": 2}  # worker processes; 0 uses only the measured process, without a limit of threads
 LEAST_TIMES = {"CT": 2.0, "ACDC": 3.0}
 MOST_MB = 4096
 OURS, THEIRS = "uumamba", "nnU-Net"

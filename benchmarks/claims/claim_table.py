@@ -21,7 +21,7 @@ class Claim:
         better: direction in which the number moves if the claim is true.
         margin: allowed difference in the wrong direction: 0 for "better", more for "as good as".
         setting: the data and the network.
-        says: wording of the claim; derived from the other attributes if empty.
+        wording: text of the claim; derived from the other attributes if empty.
     """
 
     method: str
@@ -30,12 +30,12 @@ class Claim:
     better: Direction
     margin: float = 0.0
     setting: str = "digits"
-    says: str = ""
+    wording: str = ""
 
     def describe(self) -> str:
         """Describe the claim with its direction and margin."""
-        if self.says:
-            return self.says
+        if self.wording:
+            return self.wording
         if not self.margin:
             return f"{self.better} than {self.control}"
         return f"not {'lower' if self.better == 'higher' else 'higher'} than {self.control} by {self.margin:g} or more"

@@ -30,8 +30,8 @@ ABLATIONS = ("GAQAT, smooth", "GAQAT, always", "GAQAT, alternate")
 def _list_claims() -> Iterator[tuple[Claim, str]]:
     """Yield each claim with the setting of its control."""
     for control in ("PTQ", "PTQ, least squares"):
-        says = f"at least 8 points higher than {control}"
-        yield Claim("LSQ", control, SEEN, "higher", margin=-POINTS, setting="2 bits", says=says), "2 bits"
+        wording = f"at least 8 points higher than {control}"
+        yield Claim("LSQ", control, SEEN, "higher", margin=-POINTS, setting="2 bits", wording=wording), "2 bits"
         yield Claim("LSQ", control, SEEN, "higher", setting="3 bits"), "3 bits"
     for bits in ALL_LAYERS:
         for metric in (SEEN, NEW):
@@ -41,7 +41,7 @@ def _list_claims() -> Iterator[tuple[Claim, str]]:
     for name in ABLATIONS:
         yield Claim("GAQAT", name, NEW, "higher", setting="3 bits"), "3 bits"
     for fewer, more in (("2 bits", "4 bits"), ("2 bits, ends 8", "4 bits, ends 8")):
-        yield Claim("GAQAT", "GAQAT", FROZEN, "higher", setting=fewer, says=f"more than with {more}"), more
+        yield Claim("GAQAT", "GAQAT", FROZEN, "higher", setting=fewer, wording=f"more than with {more}"), more
     yield Claim("LSQ", FULL, SEEN, "higher", margin=0.01, setting="4 bits"), ""
     yield Claim(LATE, FULL, NEW, "higher", setting=ALONE), ""
 

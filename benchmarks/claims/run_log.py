@@ -91,10 +91,10 @@ class RunLog:
 
     def _read(self) -> None:
         text = self.path.read_text(encoding="utf-8")
-        whole = text[: text.rfind("\n") + 1]  # a killed call may have left an incomplete line
-        if whole != text:
-            self.path.write_text(whole, encoding="utf-8")
-        for line in whole.splitlines():
+        complete = text[: text.rfind("\n") + 1]  # a killed call may have left an incomplete line
+        if complete != text:
+            self.path.write_text(complete, encoding="utf-8")
+        for line in complete.splitlines():
             self._store(json.loads(line))
 
     def _store(self, line: Mapping[str, Any]) -> None:

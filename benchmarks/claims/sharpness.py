@@ -42,7 +42,7 @@ def _list_claims() -> Iterator[Claim]:
         yield Claim(name, "ASAM", CORRUPTED, "higher")
     yield Claim("OBF", "SAM", ACCURACY, "higher")
     yield Claim("OBF", "SAM", CORRUPTED, "higher")
-    yield Claim("OBF", "SAM", EIGENVALUE, "higher", says="at times sharper than SAM")
+    yield Claim("OBF", "SAM", EIGENVALUE, "higher", wording="at times sharper than SAM")
     yield Claim("SAM, norms alone", "SAM", ACCURACY, "higher")
     for name in ("SAF", "MESA"):
         yield Claim(name, "base", ACCURACY, "higher")
@@ -94,7 +94,7 @@ def make_cost_rows(cost: Mapping[str, Sequence[float]]) -> Iterator[dict[str, An
     """
     for name, most in COSTS.items():
         sentence = f"at most {most:g} times the base's"
-        claim = Claim(name, "base", TIME_A_STEP, "lower", margin=most - 1, says=sentence)
+        claim = Claim(name, "base", TIME_A_STEP, "lower", margin=most - 1, wording=sentence)
         yield make_claim_row(claim, cost[name], cost["base"], budget="a step")
 
 

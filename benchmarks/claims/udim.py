@@ -40,7 +40,7 @@ CORRUPTED, CLEAN = "corruption accuracy", "test accuracy"
 CLAIMS: tuple[tuple[Claim, float], ...] = (
     (Claim(OURS, f"0.2 x {SAM_ALONE}", INCONSISTENCY, "lower"), 0.2),
     (Claim(OURS, f"0.5 x {CONTROL}", INCONSISTENCY, "lower"), 0.5),
-    (Claim(OURS, SAM_ALONE, ATTACKED, "higher", margin=-0.1, says="at least 10 points above SAM"), 1.0),
+    (Claim(OURS, SAM_ALONE, ATTACKED, "higher", margin=-0.1, wording="at least 10 points above SAM"), 1.0),
     (Claim(OURS, SAM_ALONE, CORRUPTED, "higher"), 1.0),
     (Claim(OURS, CONTROL, CORRUPTED, "higher"), 1.0),
     (Claim(OURS, SAM_ALONE, CLEAN, "higher", margin=0.015), 1.0),

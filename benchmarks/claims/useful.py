@@ -49,7 +49,7 @@ TRAINED = ("base", "random copy", "USEFUL")
 def _list_claims() -> Iterator[tuple[Claim, str]]:
     """Yield each claim with its budget."""
     for metric, bound in BOUNDS.items():
-        yield Claim("USEFUL", "bound", metric, "higher", setting=BAR, says=f"higher than {bound:g}"), "a probe"
+        yield Claim("USEFUL", "bound", metric, "higher", setting=BAR, wording=f"higher than {bound:g}"), "a probe"
     yield Claim("USEFUL, logits", "USEFUL", PRECISION, "higher", margin=0.05, setting=BAR), "a probe"
     yield Claim("USEFUL", "random copy", SLOW_ERROR, "lower", setting=BAR), "equal steps"
     yield Claim("USEFUL", "random copy", SLOW_ERROR, "lower", margin=NO_WORSE, setting=BAR), "equal steps"

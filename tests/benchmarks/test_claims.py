@@ -69,20 +69,17 @@ def test_a_claim_describes_its_direction_and_margin() -> None:
     assert Claim("A", "B", "error", "lower", margin=0.1).describe() == "not higher than B by 0.1 or more"
 
 
-def test_numbers_are_tuned_in_the_direction_of_the_measure_and_steps_follow_from_the_median_round() -> None:
-    found = {0.05: 2.0, 0.1: 1.0, 0.2: 1.0}
-    assert (find_best_value(found, "higher"), find_best_value(found, "lower")) == (0.05, 0.1)
-    seconds = {"base": [1.0, 1.0, 2.0], "SAM": [2.0, 2.5, 4.0], "slow": [900.0, 900.0, 1800.0]}
-    ratios = compute_ratios(seconds, "base")
-    assert ratios["SAM"] == [2.0, 2.5, 2.0]
-    assert {name: compute_steps(240, each) for name, each in ratios.items()} == {"base": 240, "SAM": 120, "slow": 1}
+def test_a_measure_to_be_lowered_is_tuned_to_its_first_minimum() -> None:
+    assert find_best_value({0.05: 2.0, 0.1: 1.0, 0.2: 1.0}, "lower") == 0.1
 
 
-def test_rounds_alternate_and_the_first_is_not_counted() -> None:
+def test_rounds_alternate_after_a_warm_up_and_the_median_ratio_gives_the_steps() -> None:
     order: list[str] = []
     seconds = time_in_rounds({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=2)
     assert order == ["a", "b"] * 3
     assert {name: len(each) for name, each in seconds.items()} == {"a": 2, "b": 2}
+    ratios = compute_ratios({"base": [1.0, 1.0, 2.0], "SAM": [2.0, 2.5, 4.0], "slow": [900.0, 900.0, 1800.0]}, "base")
+    assert {name: compute_steps(240, each) for name, each in ratios.items()} == {"base": 240, "SAM": 120, "slow": 1}
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ class _Running:
     process: SpawnProcess
     connection: Connection
     outcome: _Outcome | None = None
-    asked_to_stop: bool = False
+    got_stop_request: bool = False
 
 
 def run_on_devices(work: Work, jobs: Mapping[str, Any], devices: Sequence[str], *, say: Callable[[str], None]) -> None:
@@ -88,7 +88,7 @@ def run_on_devices(work: Work, jobs: Mapping[str, Any], devices: Sequence[str], 
                 name = next(iter(waiting))
                 running.append(_start_job(work, name, waiting.pop(name), free.pop(0), threads))
             if stop.asked is not None:
-                _ask_to_stop(running)
+                _request_stop(running)
             for ended in _collect_ended(running, say):
                 running.remove(ended)
                 free.append(ended.device)
@@ -147,10 +147,10 @@ def _is_done(ended: _Running, stop: StopRequest) -> bool:
     raise error
 
 
-def _ask_to_stop(running: Sequence[_Running]) -> None:
+def _request_stop(running: Sequence[_Running]) -> None:
     for each in running:
-        if each.outcome is None and not each.asked_to_stop:
-            each.asked_to_stop = True
+        if each.outcome is None and not each.got_stop_request:
+            each.got_stop_request = True
             each.process.terminate()
 
 
@@ -160,7 +160,7 @@ def _end_all(running: list[_Running]) -> Iterator[None]:
     try:
         yield
     finally:
-        _ask_to_stop(running)
+        _request_stop(running)
         until = monotonic() + SECONDS_TO_END
         while running and monotonic() < until:
             for ended in _collect_ended(running, lambda sentence: None):

@@ -83,7 +83,7 @@ class Place:
     """Rank of this process among the processes started together.
 
     Attributes:
-        rank: in the whole group, from 0.
+        rank: in the group, from 0.
         count: number of processes in the group.
         local_rank: on this machine, from 0.
     """
