@@ -29,7 +29,7 @@ def work(job: str, *, folder: Path, device: str, say: Callable[[str], None]) -> 
     if kind == "wait":
         with StopRequest() as stop:
             (folder / f"{job}.waits").touch()
-            while stop.asked is None:
+            while stop.signal_name is None:
                 time.sleep(0.01)
             (folder / f"{job}.stopped").touch()
             stop.raise_if_requested("with a checkpoint")

@@ -80,7 +80,7 @@ def stop_after_training(folder: Path, ranks: Ranks) -> None:
     threading.Timer(0.5 if ranks.rank else 1.0, os.kill, (os.getpid(), signal.SIGUSR1)).start()
     if ranks.is_rank_zero:
         with StopRequest() as stop:
-            while stop.asked is None:
+            while stop.signal_name is None:
                 time.sleep(0.05)
             stop.raise_if_requested("in its work after training")
 

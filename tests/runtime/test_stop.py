@@ -19,7 +19,7 @@ def test_a_request_is_raised_when_checked_and_the_signal_handlers_are_restored()
     assert stopped.value.exit_code == EXIT_STOPPED_RESUMABLE
     assert signal.getsignal(signal.SIGTERM) == before
     with stop:
-        assert stop.asked is None, "a request starts empty"
+        assert stop.signal_name is None, "a request starts empty"
 
 
 def test_nested_requests_share_their_signals() -> None:
@@ -27,7 +27,7 @@ def test_nested_requests_share_their_signals() -> None:
         with StopRequest() as inner:
             signal.raise_signal(signal.SIGUSR1)
         with StopRequest() as later:
-            assert (inner.asked, outer.asked, later.asked) == ("SIGUSR1",) * 3
+            assert (inner.signal_name, outer.signal_name, later.signal_name) == ("SIGUSR1",) * 3
 
 
 def test_a_signal_to_another_rank_stops_this_one() -> None:
@@ -37,6 +37,6 @@ def test_a_signal_to_another_rank_stops_this_one() -> None:
 
     stop = StopRequest()
     stop.sync(Alone())
-    assert stop.asked is None
+    assert stop.signal_name is None
     stop.sync(Second())
-    assert stop.asked == "SIGUSR1"
+    assert stop.signal_name == "SIGUSR1"

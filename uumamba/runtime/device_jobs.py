@@ -83,11 +83,11 @@ def run_on_devices(work: Work, jobs: Mapping[str, Any], devices: Sequence[str], 
     waiting, free, running, done = dict(jobs), list(devices), list[_Running](), 0
     threads = max(1, torch.get_num_threads() // len(devices))
     with StopRequest() as stop, _end_all(running):
-        while (waiting and stop.asked is None) or running:
-            while waiting and free and stop.asked is None:
+        while (waiting and stop.signal_name is None) or running:
+            while waiting and free and stop.signal_name is None:
                 name = next(iter(waiting))
                 running.append(_start_job(work, name, waiting.pop(name), free.pop(0), threads))
-            if stop.asked is not None:
+            if stop.signal_name is not None:
                 _request_stop(running)
             for ended in _collect_ended(running, say):
                 running.remove(ended)
@@ -132,13 +132,15 @@ def _is_done(ended: _Running, stop: StopRequest) -> bool:
     outcome = ended.outcome
     if outcome is not None and outcome.exit_code == 0:
         return True
-    if stop.asked is not None:
+    if stop.signal_name is not None:
         return False
     if outcome is None:
         code = ended.process.exitcode or 0
         cause = f"by {signal.Signals(-code).name}" if code < 0 else f"with the exit code {code}"
-        text = f"its process on {ended.device} ended {cause}, often for lack of memory. Fix: continue with --resume."
-        outcome = _Outcome(text, EXIT_FAILED)
+        outcome = _Outcome(
+            f"its process on {ended.device} ended {cause}, often for lack of memory. Fix: continue with --resume.",
+            EXIT_FAILED,
+        )
     message = f"{ended.name}: {outcome.message}"
     if outcome.exit_code == EXIT_STOPPED_RESUMABLE:
         raise StoppedOnRequest(message)

@@ -85,8 +85,7 @@ def make_folder(path: Path | str) -> Path:
     except OSError as error:
         parts = (part for part in (path, *path.parents) if os.path.lexists(part) and not os.path.isdir(part))
         found = next((f"{part}, not a folder" for part in parts), error.strerror)
-        expected, fix = "a writable folder", "choose another output path"
-        raise UsageError(str(path), got=found, expected=expected, fix=fix) from None
+        raise UsageError(str(path), got=found, expected="a writable folder", fix="choose another output path") from None
 
 
 def write_json(path: Path | str, value: Any) -> None:

@@ -29,9 +29,8 @@ def is_out_of_memory(error: BaseException) -> bool:
         >>> is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory.")), is_out_of_memory(RuntimeError("shapes"))
         (True, False)
     """
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
+    is_unnamed = isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
+    return is_unnamed or isinstance(error, torch.OutOfMemoryError | MemoryError)
 
 
 def summarize_error(error: BaseException) -> str:

@@ -19,11 +19,8 @@ def bare_network(net: nn.Module) -> nn.Module:
         >>> bare_network(net) is net
         True
     """
-    while True:
-        inner = net.module if isinstance(net, DistributedDataParallel) else getattr(net, "_orig_mod", None)
-        if inner is None:
-            return net
-        net = inner
+    inner = net.module if isinstance(net, DistributedDataParallel) else getattr(net, "_orig_mod", None)
+    return net if inner is None else bare_network(inner)
 
 
 def finest_logits(outputs: Any) -> Tensor:

@@ -47,9 +47,16 @@ def each_case(
             killed: dict[str, CaseInput] = {}
             yield from _run_pool(work, {case_id: item}, killed, 1)
             if killed:
-                fix = "free memory or use fewer workers; 0 workers show the system's own error"
-                error = CaseError(case_id, "worker process", got="killed twice", expected="a result", fix=fix)
-                yield case_id, error
+                yield (
+                    case_id,
+                    CaseError(
+                        case_id,
+                        "worker process",
+                        got="killed twice",
+                        expected="a result",
+                        fix="free memory or use fewer workers; 0 workers show the system's own error",
+                    ),
+                )
         suspects.clear()
 
 

@@ -14,7 +14,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-from uumamba.runtime.errors import EXIT_FAILED, EndedWithAnother, UsageError, UumambaError
+from uumamba.runtime.errors import EXIT_FAILED, EndedWithAnother, UsageError
 from uumamba.runtime.memory_shortage import summarize_error
 from uumamba.runtime.rank_watch import REASON_S, SILENCE_S, RankLostError, RankWatch, leave_after_others
 from uumamba.runtime.ranks import ALONE, Place, Ranks
@@ -57,9 +57,12 @@ def join_group(device: str, place: Place | None = None, *, silence_s: float = SI
         torch.cuda.set_device(device)
     store, rank, count = _meet()
     own_store = PrefixStore("uumamba", store.clone())
-    backend = "cpu:gloo,cuda:nccl" if on_cuda else "gloo"
     dist.init_process_group(
-        backend, store=PrefixStore("torch", store), rank=rank, world_size=count, timeout=WAIT_AT_MOST
+        "cpu:gloo,cuda:nccl" if on_cuda else "gloo",
+        store=PrefixStore("torch", store),
+        rank=rank,
+        world_size=count,
+        timeout=WAIT_AT_MOST,
     )
     watch = RankWatch(own_store, rank=rank, count=count, silence_s=silence_s)
     group = Group(own_store, watch, rank=rank, count=count)
@@ -152,8 +155,7 @@ class Group:
             self._store.set(key, "done")
             return result
         while not self._store.check([key]):
-            error = self._watch.end_reason()
-            if error is not None:
+            if (error := self._watch.end_reason()) is not None:
                 raise error
             time.sleep(0.1)
         return None
@@ -204,8 +206,8 @@ def _error_to_report(error: BaseException, watch: RankWatch) -> BaseException:
             f"Another process of the group disappeared ({summarize_error(lost).rstrip('.')}), perhaps killed for lack "
             "of memory. Fix: continue from the last checkpoint with --resume."
         )
-    code = error.exit_code if isinstance(error, UumambaError) else EXIT_FAILED
-    return watch.end_group(str(error) or type(error).__name__, exit_code=code) or error
+    message = str(error) or type(error).__name__
+    return watch.end_group(message, exit_code=getattr(error, "exit_code", EXIT_FAILED)) or error
 
 
 def _connection_error(error: BaseException | None) -> RuntimeError | None:

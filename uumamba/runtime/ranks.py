@@ -138,9 +138,18 @@ class Place:
         """
         if self.count == 1 or name == "cpu":
             return name
-        fix = "leave --device out to train in several processes"
-        require(name == "cuda", "--device", got=name, expected="cuda, cpu or no device", fix=fix)
-        expected = f"a number below {found}, the number of CUDA devices"
-        fix = f"start {found} processes (torchrun --nproc-per-node)"
-        require(self.local_rank < found, "LOCAL_RANK", got=self.local_rank, expected=expected, fix=fix)
+        require(
+            name == "cuda",
+            "--device",
+            got=name,
+            expected=f"cuda or cpu with {self.count} processes",
+            fix="leave --device out",
+        )
+        require(
+            self.local_rank < found,
+            "LOCAL_RANK",
+            got=self.local_rank,
+            expected=f"a number below {found}, the number of CUDA devices",
+            fix="start one process per device (torchrun --nproc-per-node)",
+        )
         return f"cuda:{self.local_rank}"

@@ -27,8 +27,8 @@ def key_to_seed(*key: int | str) -> int:
         >>> key_to_seed(0, 1, 2) == key_to_seed(0, 12)
         False
     """
-    digest = hashlib.blake2b("/".join(map(str, key)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
+    digest = hashlib.blake2b("/".join(map(str, key)).encode(), digest_size=8)
+    return int.from_bytes(digest.digest(), "little") >> 1
 
 
 def generator_for(*key: int | str) -> torch.Generator:

@@ -23,28 +23,28 @@ class StoppedOnRequest(UumambaError):
 class StopRequest:
     """Context that records SIGTERM and SIGUSR1 instead of ending the process.
 
-    ``asked`` is the name of the signal, or None. Signals reach the main thread only; in other threads nothing is
-    recorded. A nested request starts with the outer request's signal, and passes its own signals on to the outer
-    request.
+    ``signal_name`` is the name of the received signal, or None. Signals reach the main thread only; in other threads
+    nothing is recorded. A nested request starts with the outer request's signal, and passes its own signals on to the
+    outer request.
 
     Example:
         >>> with StopRequest() as stop:
         ...     signal.raise_signal(signal.SIGUSR1)
-        ...     stop.asked
+        ...     stop.signal_name
         'SIGUSR1'
     """
 
-    asked: str | None = None
+    signal_name: str | None = None
     _outer: "StopRequest | None" = None
 
     def __enter__(self) -> "StopRequest":
         self._handlers: dict[signal.Signals, Any] = {}
-        self.asked, self._outer = None, None
+        self.signal_name, self._outer = None, None
         if threading.current_thread() is threading.main_thread():
             self._handlers = {number: signal.signal(number, self._note) for number in SIGNALS}
             outer = getattr(self._handlers[signal.SIGTERM], "__self__", None)
             if isinstance(outer, StopRequest):
-                self._outer, self.asked = outer, outer.asked
+                self._outer, self.signal_name = outer, outer.signal_name
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -53,8 +53,8 @@ class StopRequest:
 
     def sync(self, ranks: Ranks) -> None:
         """Share a stop request of any rank with all ranks."""
-        number = ranks.reduce_max(0 if self.asked is None else signal.Signals[self.asked].value)
-        self.asked = signal.Signals(number).name if number else None
+        number = ranks.reduce_max(0 if self.signal_name is None else signal.Signals[self.signal_name].value)
+        self.signal_name = signal.Signals(number).name if number else None
 
     def raise_if_requested(self, where: str) -> None:
         """Raise if a stop was requested.
@@ -65,10 +65,10 @@ class StopRequest:
         Raises:
             StoppedOnRequest: a signal was received.
         """
-        if self.asked is not None:
-            raise StoppedOnRequest(f"Stopped by {self.asked} {where}.")
+        if self.signal_name is not None:
+            raise StoppedOnRequest(f"Stopped by {self.signal_name} {where}.")
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.asked = signal.Signals(number).name
+        self.signal_name = signal.Signals(number).name
         if self._outer is not None:
             self._outer._note(number, frame)

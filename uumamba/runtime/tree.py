@@ -66,8 +66,13 @@ def join_keys(values: Any, separator: str = ".", prefix: str = "") -> dict[str, 
 
 def _take_apart(tree: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(tree, Tensor):
-        expected, fix = "one tensor per path", "use keys that differ as text, not 1 and '1'"
-        require(path not in tensors, path, got="two tensors", expected=expected, fix=fix)
+        require(
+            path not in tensors,
+            path,
+            got="two tensors",
+            expected="one tensor per path",
+            fix="use keys that differ as text, not 1 and '1'",
+        )
         tensors[path] = tree
         return {TENSOR: path}
     if tree is None or isinstance(tree, str | bool | int | float):
