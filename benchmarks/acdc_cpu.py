@@ -55,10 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(measured[name])
     if options.json is not None:
         about = (
-            "Mean Dice over the 40 frames (ED and ES) of the 20 validation patients of fold 0, on their own grids, of "
-            "one run each with seed 0. Minutes are those of training, its validation included, and of the whole way "
-            "from raw scans to report, where it went in one go; the machine had other work at times, so they compare "
-            "roughly. On ACDC differences of less than half a Dice point are noise."
+            "Mean Dice over the 40 frames (ED and ES) of the 20 validation patients of fold 0, on their native grids, "
+            "of one run each with seed 0. Minutes are those of training with its validation, and of the complete run "
+            "from raw scans to report unless it was interrupted. The machine had other work at times, so minutes "
+            "compare roughly. On ACDC differences of less than half a Dice point are noise."
         )
         write_result(
             options.json,

@@ -171,8 +171,8 @@ def publish(
     if options.json is not None:
         about = (
             f"{options.config} on fold 0 of the 100 training patients with a budget of {minutes:g} minutes, by "
-            "`python -m benchmarks.acdc_minutes`. Minutes are those of training, validation included; use and wait are "
-            "means since the row before. The aim is 0.91 on the scans' own grids within 25 minutes."
+            "`python -m benchmarks.acdc_minutes`. Minutes are those of training with validation; GPU use and waiting "
+            "time are means since the previous row. The aim is 0.91 on the native grids within 25 minutes."
         )
         title = "ACDC in minutes on an accelerator"
         write_result(options.json, rows, title=title, about=about, configs=[(options.config, overrides)])

@@ -39,8 +39,8 @@ def main(given: Sequence[str] | None = None) -> None:
         print(row)
     if options.json is not None:
         about = (
-            f"Mean Dice over the 24 frames of 12 phantom patients held out of 60, on their own grids. The whole way, "
-            f"phantom and report included, took {minutes:.1f} minutes. The baselines were fitted by grid search on the "
+            "Mean Dice over the 24 frames of 12 phantom patients held out of 60, on their native grids. The complete "
+            f"run with phantom and report took {minutes:.1f} minutes. The baselines were fitted by grid search on the "
             "training cases."
         )
         write_result(options.json, rows, title="The demo", about=about, configs=[("demo", overrides)])

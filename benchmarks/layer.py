@@ -47,9 +47,9 @@ def main(given: Sequence[str] | None = None) -> None:
 def describe_table() -> str:
     """Describe the table."""
     return (
-        f"Shape is (batch, channels, feature map); medians of {REPEATS} in turn with {torch.get_num_threads()} "
-        "threads. Ratio is the row's time in that of ours; peak_mb is the memory of forward and backward beyond the "
-        "input and the weights."
+        f"Shape is (batch, channels, feature map); medians of {REPEATS} alternating rounds with "
+        f"{torch.get_num_threads()} threads. Ratio is the row's time relative to `ours`; peak_mb is the memory of "
+        "forward and backward without input and weights."
     )
 
 

@@ -130,8 +130,8 @@ def describe_table(quick: bool) -> str:
         f"{width}, random weights, a random image. The released file's state dict was written as nnU-Net writes a "
         "checkpoint and read by load_official. Differences are the largest over all heads of deep supervision, divided "
         "by the largest logit. Rounding is the released network's own, its float32 against its float64. Equal means at "
-        f"most {TOLERANCE:g} in float64, and in float32 at most that or three times this rounding, which random "
-        "weights amplify from norm to norm. Mamba in the released network is the recurrence written out."
+        f"most {TOLERANCE:g} in float64, and in float32 at most this or three times the rounding, which random weights "
+        "amplify from norm to norm. Mamba in the released network is replaced by a sequential recurrence."
     )
 
 

@@ -80,12 +80,12 @@ def describe_table(batch: int, side: int, notes: Sequence[str]) -> str:
     """Describe the table."""
     peer = "; ".join(notes)
     return (
-        f"Interleaved rounds with {torch.get_num_threads()} threads. Step: passes that only hand over prepared "
-        "gradients, a base that does nothing; climb + restore: that less the same without a climb. `per tensor` is "
-        "davda54's published algorithm written anew, a clone and a loop over tensors; of the peer's two paths the "
-        "faster is shown. The ratio is the row's median in that of `ratio to`. Rows of passes: forward and backward "
-        f"passes a step, a teacher's or a repeated forward by its measured share, on the network of {CONFIG} with "
-        f"{batch} patches of {side} x {side}; times are of one step, medians over rounds of {STEPS}."
+        f"Alternating rounds with {torch.get_num_threads()} threads. Step: passes that only return prepared gradients, "
+        "and a base that does nothing; climb + restore: this time minus the same without perturbing the weights. `per "
+        "tensor` is davda54's published algorithm, reimplemented: a clone and a loop over tensors. The faster of the "
+        "peer's two implementations is shown. The ratio is the row's median divided by that of `ratio to`. Rows of "
+        "passes: forward and backward passes per step, those of a teacher by their measured time, on the network of "
+        f"{CONFIG} with {batch} patches of {side} x {side}; times are of one step, medians over rounds of {STEPS}."
         f"{' ' + peer + '.' if peer else ''}"
     )
 
@@ -281,18 +281,18 @@ def count_passes(net: nn.Module) -> Counter[str]:
     """
     counts: Counter[str] = Counter()
 
-    def came_back(_: Tensor) -> None:
+    def count_backward(_: Tensor) -> None:
         counts["backward"] += 1
 
-    def ran(module: nn.Module, args: Any, outputs: Any) -> None:
+    def count_forward(module: nn.Module, args: Any, outputs: Any) -> None:
         output = read_logits(outputs)  # one output shows whether the pass has a graph
         if output.requires_grad:
             counts["forward"] += 1
-            output.register_hook(came_back)
+            output.register_hook(count_backward)
         else:
             counts["no_grad"] += 1
 
-    net.register_forward_hook(ran)
+    net.register_forward_hook(count_forward)
     return counts
 
 
@@ -308,10 +308,10 @@ def time_passes(net: nn.Module, example: Mapping[str, Tensor], *, rounds: int) -
         outputs[0].backward()
 
     @torch.no_grad()
-    def look() -> None:
+    def run_without_graph() -> None:
         net(example["image"])
 
-    work: dict[str, Callable[[], object]] = {"forward": forward, "backward": backward, "no_grad": look}
+    work: dict[str, Callable[[], object]] = {"forward": forward, "backward": backward, "no_grad": run_without_graph}
     seconds = time_in_rounds(work, rounds=max(rounds, 5))
     return Passes(**{name: median(each) for name, each in seconds.items()})
 

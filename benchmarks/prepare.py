@@ -79,10 +79,10 @@ def describe_table(tools: Sequence[str], *, rounds: int) -> str:
     """Describe the table."""
     peer = f" nnU-Net is {version('nnunetv2')}, its `DefaultPreprocessor`." if THEIRS in tools else ""
     return (
-        "The CT is a phantom of 0.4 x 0.4 x 0.6 mm with a label of three structures, brought to 0.5 mm in one process; "
-        "ACDC's frames go to 1.5 mm in plane in two processes. From files to files, median of "
-        f"{rounds} in turn; the ratio is the time of nnU-Net in this one. Memory is the peak of the process, imports "
-        f"included, and of several the largest.{peer}"
+        "The CT is a phantom of 0.4 x 0.4 x 0.6 mm with a label of three structures, resampled to 0.5 mm in one "
+        "process; ACDC's frames are resampled to 1.5 mm in plane in two processes. Times are from files to files, "
+        f"medians of {rounds} alternating rounds; the ratio is nnU-Net's time divided by the row's. Memory is the "
+        f"largest peak of a process, with imports.{peer}"
     )
 
 

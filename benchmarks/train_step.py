@@ -91,8 +91,8 @@ def describe_table(config: RunConfig, device: str, *, steps: int, notes: Sequenc
     return (
         f"{config.net.name} of {config.name} with {config.optim.name} around {config.optim.base.name}, "
         f"{training.batch_size} patches of {size} of a phantom, {where}. Bare passes: forward and backward on one "
-        "batch, as many as the optimizer makes. The other rows are the trainer's whole steps, reading and augmentation "
-        f"included, where it says in how many processes beside. Times are of one step, medians over rounds of {steps}; "
+        "batch, as many as the optimizer makes. The other rows are the trainer's complete steps with reading and "
+        f"augmentation, in the named number of processes. Times are of one step, medians over rounds of {steps}; "
         f"the ratio is the median of the rounds' ratios.{peer}{''.join(f' {note}.' for note in notes)}"
     )
 

@@ -70,11 +70,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.json is not None:
         held_out = int(rows[0]["cases"])
         about = (
-            f"A phantom of {phantom.cases} cases in the data set's own layout, of which the {held_out} of fold 0 are "
-            "scored on their own grids; one run each with seed 0, from raw scans to report in the minutes that stand "
-            "there. Trees are the union of all structures; their length error is the mean over cases of the difference "
-            "in centreline length without its sign, as a share of the true one. The baselines were fitted by grid "
-            "search on the other cases. A run that was interrupted or resumed has no minutes."
+            f"A phantom of {phantom.cases} cases in the data set's own layout. The {held_out} cases of fold 0 are "
+            "scored on their native grids, in one run each with seed 0. Minutes are from raw scans to report; an "
+            "interrupted run has none. Trees are the union of all structures. Their length error is the mean "
+            "absolute difference in centreline length over cases, relative to the reference length. The baselines "
+            "were fitted by grid search on the other cases."
         )
         write_result(
             options.json,

@@ -196,12 +196,12 @@ def describe_table(prepared: Path, runs: Mapping[str, Sequence[Run]], *, equal_s
         f"Mean Dice of RV, MYO and LV over a patient's ED and ES frame, on the prepared grid, mean over "
         f"{len(runs[PLAIN])} seeds, in the style that is named; differences are paired by patient, intervals are "
         f"Student's over the {len(validation) // 2} validation patients of fold {FOLD} at 95 %, and the verdict "
-        f"follows from the interval alone. Trained in the original style on {len(training) // 2} patients of the other "
+        f"follows from the interval. Trained in the original style on {len(training) // 2} patients of the other "
         f"folds for the time of {runs[PLAIN][0].steps} steps of the plain optimizer ({SECONDS // 60} minutes on one "
-        f"core, augmentation included), which buys: {steps}.{with_more} Every method has nnU-Net's augmentation; the "
-        f"strong one has its transforms of intensity more often and further, and a bias field. UDIM perturbs the style "
-        f"by {STYLE_RADIUS:g}, on SAM, after {UDIM_WARMUP:.0%} of SAM alone (which costs what SAM does); lambda is "
-        f"{LAMBDA1:g} and {LAMBDA2:g}. USEFUL's probe takes a tenth of its time; its slow cases are fed twice. No "
+        f"core with augmentation), in steps: {steps}.{with_more} Every method has nnU-Net's augmentation; strong "
+        f"augmentation has more frequent and stronger intensity transforms, and a bias field. UDIM perturbs the style "
+        f"by {STYLE_RADIUS:g}, on SAM, after {UDIM_WARMUP:.0%} of the steps with SAM only (at SAM's cost); lambda is "
+        f"{LAMBDA1:g} and {LAMBDA2:g}. USEFUL's probe takes a tenth of its time; its slow cases are repeated once. No "
         f"method was tuned on a shifted style, and the styles are generated, not those of real vendors."
     )
 

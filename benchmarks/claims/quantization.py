@@ -92,14 +92,14 @@ def describe_table(steps: int) -> str:
     angles = ", ".join(map(str, SOURCES))
     return (
         "Differences are paired by seed (that of the angles, initialisation and order), intervals are Student's at "
-        "95 %, and the verdict follows from the interval alone. scikit-learn's digits, 997 to train on, each turned by "
-        f"one of {angles} degrees, and 800 to test on, turned by these and by {UNSEEN}, an angle never trained on; a "
+        "95 %, and the verdict follows from the interval. scikit-learn's digits, 997 to train on, each rotated by "
+        f"one of {angles} degrees, and 800 to test on, rotated by these and by {UNSEEN}, an unseen angle; a "
         f"network of four linear layers, {full} steps of Adam in full precision and {steps - full} rounded, learning "
         f"rate {LEARNING_RATE:g} falling along a cosine in each part; full precision has all {steps} steps in one. "
-        f"Weights and activations have the same bits, in all layers unless it says ends 8. PTQ has the scales that "
-        "training starts from, or those with the least squared error. SAGM rho 0.05, alpha 0.001; GAQAT r 0.3, "
-        f"{WINDOWS} windows; QT-DoG rounds weights to 7 bits for the last third. Numbers were fixed before any "
-        "run, but that of seeds: ten had left whether 2 bits gain 8 points untold, and 20 more were then run."
+        "Weights and activations have the same bits, in all layers except in rows with ends 8. PTQ has the initial "
+        "scales of training, or those with the least squared error. SAGM rho 0.05, alpha 0.001; GAQAT r 0.3, "
+        f"{WINDOWS} windows; QT-DoG rounds weights to 7 bits for the last third. All numbers were fixed before any "
+        "run, except that of seeds: ten seeds did not decide whether 2 bits gain 8 points, and 20 more were run."
     )
 
 

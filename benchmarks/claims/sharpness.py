@@ -104,14 +104,14 @@ def describe_table(plan: Plan) -> str:
     steps = {setting: plan.count_steps(setting) for setting in SETTINGS}
     return (
         "Differences are paired by seed (that of training set, initialisation and order; for the time of a step by "
-        "round of timing), intervals are Student's at 95 %, and the verdict follows from the interval alone. Digits: "
+        "round of timing), intervals are Student's at 95 %, and the verdict follows from the interval. Digits: "
         "scikit-learn's, 200 to train on and 800 to test on, a small convolutional network with batch norms from "
         f"scratch, {steps['digits']} steps of SGD; corruption accuracy is the mean over noise, blur, contrast, "
         "shift and occlusion at three severities; eigenvalue (of the Hessian, by power iteration) and "
         f"surrogate gap (rho {GAP_RHO}) on the training set. Text: characters of what ships with Python, a small "
         "transformer pre-trained on docstrings and code of the standard library, fine-tuned on the language reference "
         f"of pydoc for {steps['text']} steps of AdamW and tested on held-out docstrings and code. With equal time "
-        "a method makes as many steps as the base's time buys, by medians of interleaved rounds. Numbers chosen on "
+        "a method makes as many steps as fit into the base's time, by medians of alternating rounds. Numbers chosen on "
         f"validation data of other seeds: {numbers}."
     )
 

@@ -101,10 +101,10 @@ def describe_table(prepared: Path, runs: Mapping[str, Sequence[Run]]) -> str:
     return (
         f"Mean Dice of RV, MYO and LV over a patient's ED and ES frame, on the prepared grid, mean over "
         f"{len(runs['base'])} seeds; differences are paired by patient, intervals are Student's over the "
-        f"{len(validation) // 2} validation patients of fold {FOLD} at 95 %, and the verdict follows from the interval "
-        f"alone. Trained on {len(training) // 2} patients of the other folds for the time of {runs['base'][0].steps} "
-        f"steps of the plain optimizer ({SECONDS // 60} minutes on one core, augmentation included), which buys: "
-        f"{steps}. Numbers are the published ones, but MESA's decay is {VALUES['MESA']}. No moving average of weights."
+        f"{len(validation) // 2} validation patients of fold {FOLD} at 95 %, the verdict follows from the interval. "
+        f"Trained on {len(training) // 2} patients of the other folds for the time of {runs['base'][0].steps} "
+        f"steps of the plain optimizer ({SECONDS // 60} minutes on one core with augmentation), in steps: {steps}. "
+        f"Numbers are the published ones, except MESA's decay of {VALUES['MESA']}. No moving average of weights."
     )
 
 

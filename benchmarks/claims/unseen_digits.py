@@ -69,10 +69,10 @@ def _blur(images: Tensor, _: Generator) -> Tensor:
 
 
 def _make_rotation(degrees: float) -> Callable[[Tensor, Generator], Tensor]:
-    def turn(images: Tensor, _: Generator) -> Tensor:
+    def rotate(images: Tensor, _: Generator) -> Tensor:
         return torch.from_numpy(ndimage.rotate(images.numpy(), degrees, axes=(2, 3), reshape=False, order=1))
 
-    return turn
+    return rotate
 
 
 def _shift(images: Tensor, _: Generator) -> Tensor:

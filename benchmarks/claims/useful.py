@@ -222,11 +222,11 @@ def _measure_learning(run: Run, data: Examples) -> Measured:
     slow[list(found.slow)] = True
     right: list[Tensor] = []
 
-    def look(net: nn.Module) -> None:
+    def record_answers(net: nn.Module) -> None:
         with torch.no_grad():
             right.append(net(data.images).argmax(1) == data.labels)
 
-    _train(replace(run, seed=run.seed + OTHER_SEED), data, (), look)
+    _train(replace(run, seed=run.seed + OTHER_SEED), data, (), record_answers)
     first, forgotten = find_learning_epochs(torch.stack(right))
     measured: Measured = {"slow share": float(slow.double().mean()), "epoch": found.epoch}
     for name, which in (("slow examples", slow), ("fast examples", ~slow)):
@@ -245,12 +245,12 @@ def _describe_table(measured: Mapping[tuple[str, str], Sequence[Measured]]) -> s
     with_bar, without = (_describe_probes(measured[name]) for name in ((BAR, "probe"), (PLAIN, "learning")))
     return (
         "Differences are paired by seed (that of the bars, initialisation and order), intervals are Student's at 95 %, "
-        "and the verdict follows from the interval alone; bounds are fixed numbers. Scikit-learn's digits, 997 to "
+        "and the verdict follows from the interval; bounds are fixed numbers. Scikit-learn's digits, 997 to "
         "train on and 800 to test on; the bar of ten pixels with amplitude 3 marks the class of nine tenths of both. A "
         f"perceptron 128-128, SGD at {LR:g} (a tenth of it after half and three quarters), momentum {MOMENTUM:g}, "
         f"{EPOCHS} epochs; the probe at {PROBE_LR:g} ended after {with_bar} with the bar and {without} without. The "
-        "random copy has as many of each class. Slow and fast examples of plain digits are watched in a training whose "
-        "initialisation and order are of another seed than the probe's."
+        "random copy has as many examples of each class. Slow and fast examples of plain digits are measured in a "
+        "training with another seed of initialisation and order than the probe's."
     )
 
 

@@ -5,7 +5,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -20,34 +19,16 @@ from benchmarks.claims.shifted_patients import ORIGINAL, prepare_styles
 from uumamba.data.prepared import PreparedFolder
 from uumamba.data.vendor_styles import STYLES
 from uumamba.domain_generalization import UDIM
-from uumamba.runtime.seeds import key_to_seed
 
 CONFIG = read_acdc_config(["preprocess.spacing_mm=[null, 4.0, 4.0]"])
 HALF_WIDTH = 0.63531  # 12.7062 * 0.05 for differences of 0.2 and 0.1
 
 
-def write_patient(folder: Path) -> None:
-    """Write two noisy frames of a ring of myocardium around blood."""
-    folder.mkdir(parents=True)
-    (folder / "Info.cfg").write_text("ED: 1\nES: 2\nGroup: NOR\n")
-    y, x = np.mgrid[-1:1:80j, -1:1:72j]
-    for frame, radius in (("frame01", 0.5), ("frame02", 0.35)):
-        distance = np.hypot(y, x)
-        label = np.select([distance < radius, distance < 0.65, np.hypot(y, x - 0.8) < 0.3], [3, 2, 1], default=0)
-        generator = np.random.default_rng(key_to_seed(folder.name, frame))
-        image = np.array([20, 180, 60, 200])[label] + generator.integers(0, 20, label.shape)
-        for name, plane in ((frame, image.astype(np.int16)), (f"{frame}_gt", label.astype(np.uint8))):
-            volume = nib.Nifti1Image(np.stack([plane] * 2, axis=2), np.diag([-2.0, -2.0, 10.0, 1.0]))
-            nib.save(volume, folder / f"{folder.name}_{name}.nii.gz")
-
-
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Prepare two tiny patients for training and one for scoring."""
-    raw = tmp_path_factory.mktemp("shift") / "raw"
-    for number in range(1, 6):
-        write_patient(raw / "training" / f"patient00{number}")
-    return prepare_patients(raw, raw.with_name("prepared"), CONFIG, training=2, validation=1, workers=0)
+def prepared(phantom: PreparedFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prepare two phantom patients for training and one for scoring."""
+    raw, out = phantom.path.parent / "raw", tmp_path_factory.mktemp("shift") / "prepared"
+    return prepare_patients(raw, out, CONFIG, training=2, validation=1, workers=0)
 
 
 @pytest.fixture(scope="module")

@@ -55,7 +55,7 @@ def join_group(device: str, place: Place | None = None, *, silence_s: float = SI
     on_cuda = device.startswith("cuda")
     if on_cuda:
         torch.cuda.set_device(device)
-    store, rank, count = _meet()
+    store, rank, count = _find_store()
     own_store = PrefixStore("uumamba", store.clone())
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if on_cuda else "gloo",
@@ -71,7 +71,7 @@ def join_group(device: str, place: Place | None = None, *, silence_s: float = SI
             yield group
             group.on_rank_zero(lambda: None)  # rank 0 may work longer than the others, after training
     except BaseException as error:
-        reported = _error_to_report(error, watch)
+        reported = _select_error(error, watch)
         if reported is error:
             raise
         raise reported from error
@@ -81,7 +81,7 @@ def join_group(device: str, place: Place | None = None, *, silence_s: float = SI
     dist.destroy_process_group()  # not after an error: NCCL's may wait for a lost rank
 
 
-def _meet() -> tuple[Any, int, int]:
+def _find_store() -> tuple[Any, int, int]:
     try:
         return next(iter(rendezvous("env://", timeout=JOIN_WITHIN)))
     except (ValueError, RuntimeError) as error:
@@ -155,7 +155,7 @@ class Group:
             self._store.set(key, "done")
             return result
         while not self._store.check([key]):
-            if (error := self._watch.end_reason()) is not None:
+            if (error := self._watch.read_end_error()) is not None:
                 raise error
             time.sleep(0.1)
         return None
@@ -190,16 +190,16 @@ class Group:
         return message
 
 
-def _error_to_report(error: BaseException, watch: RankWatch) -> BaseException:
+def _select_error(error: BaseException, watch: RankWatch) -> BaseException:
     """Return the error that ends this rank.
 
     It is the rank's own error, unless another rank ended before.
     """
     if isinstance(error, EndedWithAnother):
         return error
-    lost = _connection_error(error)
+    lost = _find_connection_error(error)
     if lost is not None:
-        first = watch.end_reason(wait_s=REASON_S)
+        first = watch.read_end_error(wait_s=REASON_S)
         if first is not None:
             return first
         error = RankLostError(
@@ -210,7 +210,7 @@ def _error_to_report(error: BaseException, watch: RankWatch) -> BaseException:
     return watch.end_group(message, exit_code=getattr(error, "exit_code", EXIT_FAILED)) or error
 
 
-def _connection_error(error: BaseException | None) -> RuntimeError | None:
+def _find_connection_error(error: BaseException | None) -> RuntimeError | None:
     """Find torch's error about a lost connection in an error's causes."""
     while error is not None:
         if isinstance(error, RuntimeError) and (isinstance(error, dist.DistError) or "gloo" in str(error).lower()):

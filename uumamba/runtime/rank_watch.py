@@ -87,11 +87,11 @@ class RankWatch:
             if self._store.add("ended", 1) == 1:
                 self._store.set("reason", json.dumps(own))
                 return None
-            return self.end_reason(wait_s=REASON_S) or _make_error(**own)
+            return self.read_end_error(wait_s=REASON_S) or _make_error(**own)
         except RuntimeError:  # the store ended with its process, so no other rank can report
             return None
 
-    def end_reason(self, *, wait_s: float = 0.0) -> EndedWithAnother | None:
+    def read_end_error(self, *, wait_s: float = 0.0) -> EndedWithAnother | None:
         """Return the error that ended the group, the same on all ranks.
 
         None if the group has not ended within ``wait_s``.
@@ -126,7 +126,7 @@ class RankWatch:
         while not self._stopped.wait(min(BEAT_S, self._silence_s / 4)):
             beats += 1
             try:
-                error, now = self.end_reason(), self._exchange_beats(beats)
+                error, now = self.read_end_error(), self._exchange_beats(beats)
             except RuntimeError:
                 return RankLostError("the process that keeps the group's store has ended"), False
             if error is not None:
