@@ -34,7 +34,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Hide the better instruction sets, as on a processor that lacks them; the library itself has no such setting."""
+    """Hide newer instruction sets, as on a processor without them.
+
+    The library itself has no such setting.
+    """
     names, best = native_library._INSTRUCTION_SETS, config.getoption("--instruction-set")
     if best is not None:
         native_library._INSTRUCTION_SETS = names[: names.index(best) + 1]

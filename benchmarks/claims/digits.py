@@ -131,7 +131,7 @@ CORRUPTIONS: dict[str, tuple[Callable[[Tensor, float, torch.Generator], Tensor],
 
 @cache
 def load_images() -> tuple[Tensor, Tensor]:
-    """Load all images, ``(n, 1, 8, 8)`` from 0 to 1, and labels."""
+    """Load images ``(n, 1, 8, 8)`` from 0 to 1 and labels."""
     from sklearn.datasets import load_digits  # type: ignore[import-untyped]  # it ships no types
 
     bunch = load_digits()
