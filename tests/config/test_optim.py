@@ -15,7 +15,7 @@ from uumamba.config.optim import (
     OptimConfig,
     SAMConfig,
     SGDConfig,
-    fuses,
+    can_fuse,
     parameter_groups,
 )
 from uumamba.optim import AdaptiveTrigger, LookSAM, OutputBiasForgetting
@@ -183,5 +183,5 @@ def test_rho_zero_is_the_fused_base_bit_for_bit() -> None:
 
 def test_only_weights_on_a_real_device_are_fused() -> None:
     with torch.device("meta"):
-        assert not fuses(nn.Linear(2, 2))
-    assert fuses(nn.Linear(2, 2))
+        assert not can_fuse(nn.Linear(2, 2))
+    assert can_fuse(nn.Linear(2, 2))
