@@ -118,7 +118,7 @@ def test_a_config_rejects_an_ascent_exactly_where_the_optimizer_does(refused) ->
     for name in MEMBERS:
         optimizer = demo(f"name: {name}, {SGD}").optim.build(nn.Linear(2, 2), SupervisedObjective(nn.MSELoss()))
         # Only a private attribute shows what a rule takes; Plain never climbs, and so ignores an ascent.
-        assert (name in WITHOUT_ASCENT) == (name == "Plain" or not optimizer._rule.takes_ascent)
+        assert (name in WITHOUT_ASCENT) == (name == "Plain" or not optimizer._rule.accepts_ascent)
         if name in WITHOUT_ASCENT:
             with refused("optim.ascent", got="output_bias_forgetting"):
                 demo(f"name: {name}, {SGD}, {OBF}")

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 from torch.optim import SGD
 
-from uumamba.optim import AdaptiveTrigger, Rule, SharpnessAware, Slope
+from uumamba.optim import AdaptiveTrigger, Rule, SharpnessAware, FirstPass
 from uumamba.optim.sam import follow_gradient
 
 
-def slope(*entries: float, numbers: dict[str, float]) -> Slope:
-    return Slope([], [torch.tensor(entries, dtype=torch.float64)], numbers=numbers)
+def slope(*entries: float, numbers: dict[str, float]) -> FirstPass:
+    return FirstPass([], [torch.tensor(entries, dtype=torch.float64)], numbers=numbers)
 
 
 def test_the_first_three_steps_by_hand() -> None:
@@ -53,7 +53,7 @@ def test_sam_under_a_trigger_equals_the_formula(equals_formula: Any) -> None:
             weights = weights - 0.1 * (gradient(weights + 0.3 * g / g.norm()) if verdicts[-1] else g)
         return weights
 
-    rule = Rule(climb=follow_gradient, due=AdaptiveTrigger(total_steps=20), shared=True)
+    rule = Rule(direction=follow_gradient, is_due=AdaptiveTrigger(total_steps=20), is_shared=True)
     make = partial(SharpnessAware, rule=rule, group_defaults={"rho": 0.3})
     equals_formula(formula, make, partial(SGD, lr=0.1))
     assert 3 < sum(verdicts) < 20

@@ -602,7 +602,7 @@ def test_a_closure_that_ran_backward_is_refused_with_a_scaler_or_an_ascent(
     name: str, training: Any, refused: Any
 ) -> None:
     run = training(name, scaler=torch.amp.GradScaler("cpu") if name == "SAM" else None)
-    with refused("closure", got="one that ran backward itself"):
+    with refused("closure", got="a closure that ran backward itself"):
         run.step(torch_style(run, run.batches(1)[0]))
 
 

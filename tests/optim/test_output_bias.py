@@ -190,7 +190,7 @@ def test_outputs_without_a_label_are_refused(training: Any, refused: Any) -> Non
         loss, (logits, _) = run.closure(run.batches(1)[0])()
         return loss, logits
 
-    with refused("closure", got="outputs of type Tensor beside the loss"):
+    with refused("closure", got="a loss and outputs of type Tensor"):
         run.step(closure, ascent=OutputBiasForgetting())
 
 

@@ -14,7 +14,7 @@ from uumamba.optim.restore import SharedDraws, WeightBackup
 
 def check_restored(backup: WeightBackup, params: list[Tensor]) -> None:
     before = [param.detach().clone() for param in params]
-    with pytest.raises(RuntimeError, match="inside"), backup.restored_after(params), torch.no_grad():
+    with pytest.raises(RuntimeError, match="inside"), backup.restore_after(params), torch.no_grad():
         for param in params:
             param.mul_(3)
         raise RuntimeError("inside")
@@ -95,11 +95,11 @@ def test_a_pass_run_again_draws_the_same_numbers_and_uses_up_none(name: str) -> 
     torch.manual_seed(0)
     expected = [F.dropout(ones), torch.randperm(7), torch.rand(2, device=device), torch.rand(2)]
     torch.manual_seed(0)
-    with draws.recorded():
+    with draws.record():
         assert torch.equal(F.dropout(ones), expected[0])
         assert torch.equal(torch.randperm(7), expected[1])
     for _ in range(2):
-        with pytest.raises(RuntimeError, match="inside"), draws.repeated():
+        with pytest.raises(RuntimeError, match="inside"), draws.repeat():
             assert torch.equal(F.dropout(ones), expected[0])
             assert torch.equal(torch.randperm(7), expected[1])
             torch.rand(100, device=device)

@@ -15,7 +15,6 @@ from torch.optim import SGD
 from uumamba.losses import CrossEntropyLoss, SoftDiceLoss, UncertaintyWeightedLoss
 from uumamba.optim import SAF, SAM, Plain
 from uumamba.optim.past import PastLogits
-from uumamba.runtime.errors import UumambaError
 
 SAMPLES, CLASSES, EPOCHS = 11, 3, 8
 Batch = dict[str, Tensor]
@@ -283,10 +282,10 @@ def test_an_epoch_that_is_negative_or_was_never_begun_and_a_state_of_another_siz
         saf(lag=3).load_state_dict(saf().state_dict())
 
 
-def test_a_disk_without_the_room_is_named_with_bytes_needed_before_anything_is_written(tmp_path: Path) -> None:
-    samples, path = 10**12, tmp_path / "saf.npy"
-    with pytest.raises(UumambaError, match=rf"saf.npy needs {samples * 4 * (4 + 2 * 1000)} bytes"):
-        SAF(nn.CrossEntropyLoss(), samples=samples, classes=1000, table=path)
+def test_a_disk_with_too_little_space_is_rejected_before_anything_is_written(tmp_path: Path, refused: Any) -> None:
+    with refused("table") as error:
+        SAF(nn.CrossEntropyLoss(), samples=10**12, classes=1000, table=tmp_path / "saf.npy")
+    assert str(10**12 * 4 * (4 + 2 * 1000)) in error.value.expected
     assert list(tmp_path.iterdir()) == []
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from uumamba.optim import GSAM, SAGM, SAM, Plain, Slope
+from uumamba.optim import GSAM, SAGM, SAM, Plain, FirstPass
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.1])
@@ -47,9 +47,9 @@ def test_a_hook_gets_both_gradients_before_they_are_mixed_and_may_change_them() 
     optimizer = SAGM([weight], partial(SGD, lr=0.25), rho=1.0, alpha=0.125)
     seen = []
 
-    def without_first(slope: Slope, second: Sequence[Tensor]) -> None:
-        seen.append((slope.grads[0].item(), second[0].item()))
-        slope.grads[0].zero_()
+    def without_first(first: FirstPass, second: Sequence[Tensor]) -> None:
+        seen.append((first.grads[0].item(), second[0].item()))
+        first.grads[0].zero_()
 
     handle = optimizer.register_before_mix(without_first)
     optimizer.step(lambda: (weight**2).sum())  # gradient 4 at 2, 5 at 2 + 1 - 0.125 * 4
@@ -64,4 +64,4 @@ def test_a_hook_gets_both_gradients_before_they_are_mixed_and_may_change_them() 
 def test_a_hook_is_refused_where_a_step_does_not_descend_with_both(make: Callable[..., Any], refused: Any) -> None:
     optimizer = make([nn.Parameter(torch.ones(1))], partial(SGD, lr=0.1))
     with refused("optimizer", got=make.__name__):
-        optimizer.register_before_mix(lambda slope, second: None)
+        optimizer.register_before_mix(lambda first, second: None)

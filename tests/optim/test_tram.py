@@ -313,6 +313,6 @@ def test_a_closure_without_logits_is_refused_before_anything_changes(
 ) -> None:
     run = training(f"TRAM {measuring}")
     [batch], before = run.batches(1), run.weights
-    with refused("closure", got="outputs of type NoneType beside the loss"):
+    with refused("closure", got="a loss and outputs of type NoneType"):
         run.step(lambda: run.closure(batch)()[0])
     assert torch.equal(run.weights, before)

@@ -76,7 +76,7 @@ def test_noise_has_the_given_deviation_is_new_in_each_draw_and_the_same_for_each
     for seed in (0, 0, 1):
         noise, numbers = InputNoise(net, sigma=0.3, seed=seed), {}
         for _ in range(2):
-            with noise.added(numbers):
+            with noise.add(numbers):
                 seen += [net(x), net(x)]
     assert numbers == {"draws": 2}
     assert torch.equal(torch.get_rng_state(), before), "torch's own generator is not used"
@@ -94,7 +94,7 @@ def test_the_first_floating_point_input_gets_the_noise_wherever_it_stands() -> N
 
     net, mask, x = Net(), torch.ones(3, dtype=torch.long), torch.zeros(3)
     for call in (lambda: net(mask, x, x), lambda: net(mask, x=x, y=x), lambda: net(mask=mask, y=x, x=x)):
-        with InputNoise(net, sigma=0.1).added({}):
+        with InputNoise(net, sigma=0.1).add({}):
             found = call()
         assert torch.equal(found[0], mask)
         assert sorted([bool(found[1].any()), bool(found[2].any())]) == [False, True]
@@ -103,9 +103,9 @@ def test_the_first_floating_point_input_gets_the_noise_wherever_it_stands() -> N
 def test_an_embeddings_output_gets_the_noise_and_no_hook_is_left_behind() -> None:
     net, tokens = nn.Sequential(nn.Embedding(10, 6), nn.Linear(6, 3)), torch.tensor([[1, 2, 3]])
     clean, noise = net(tokens), InputNoise(None, sigma=0.1, at=net[0])
-    with noise.added({}):
+    with noise.add({}):
         assert not torch.equal(net(tokens), clean)
-    with pytest.raises(RuntimeError, match="inside"), noise.added({}):
+    with pytest.raises(RuntimeError, match="inside"), noise.add({}):
         raise RuntimeError("inside")
     assert torch.equal(net(tokens), clean)
 
@@ -114,7 +114,7 @@ def test_an_embeddings_output_gets_the_noise_and_no_hook_is_left_behind() -> Non
 def test_a_compiled_network_gets_the_noise() -> None:
     net, x = torch.compile(nn.Linear(3, 3), backend="eager"), torch.ones(2, 3)
     clean = net(x)
-    with InputNoise(net, sigma=0.1).added({}):
+    with InputNoise(net, sigma=0.1).add({}):
         assert not torch.equal(net(x), clean)
     assert torch.equal(net(x), clean)
 
@@ -125,7 +125,7 @@ def test_a_compiled_network_gets_the_noise() -> None:
     ids=["is not called", "has no such input", "returns a tuple"],
 )
 def test_noise_that_would_reach_nothing_is_refused(net: Any, at: Any, key: str, refused: Any) -> None:
-    with refused(key), InputNoise(net, sigma=0.1, at=at).added({}):
+    with refused(key), InputNoise(net, sigma=0.1, at=at).add({}):
         if isinstance(net, nn.Embedding):
             net(torch.tensor([1]))
         if at is not None:
