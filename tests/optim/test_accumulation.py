@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD
 
-from uumamba.optim import Rule, SharpnessAware, FirstPass
+from uumamba.optim import FirstPass, Rule, SharpnessAware
 from uumamba.optim.sam import follow_gradient
 
 LR, RHO = 0.1, 0.3

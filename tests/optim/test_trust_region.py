@@ -4,9 +4,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.distributions import Bernoulli, Categorical, kl_divergence
+from torch.distributions import Bernoulli, kl_divergence
 
+from tests.optim_members import torch_divergence
 from uumamba.optim import divergence
+from uumamba.optim.output_divergence import softened_divergence
 from uumamba.optim.trust_region import InputNoise
 
 SHAPES = {"samples": (6, 4), "tokens": (3, 4, 5), "voxels": (2, 4, 3, 2, 2)}
@@ -18,8 +20,9 @@ def pair(request: pytest.FixtureRequest) -> tuple[Tensor, Tensor]:
 
 
 def test_it_is_torchs_divergence_of_distributions(pair: tuple[Tensor, Tensor]) -> None:
-    then, now = (Categorical(logits=logits.movedim(1, -1)) for logits in pair)
-    torch.testing.assert_close(divergence(*pair), kl_divergence(then, now).mean())
+    torch.testing.assert_close(divergence(*pair), torch_divergence(*pair))
+    softened = softened_divergence(*pair, temperature=3.0).mean()
+    torch.testing.assert_close(softened, 9 * torch_divergence(*pair, temperature=3.0))
     then, now = (Bernoulli(logits=logits) for logits in pair)
     torch.testing.assert_close(divergence(*pair, form="sigmoid"), kl_divergence(then, now).sum(1).mean())
 
@@ -45,6 +48,9 @@ def test_it_depends_neither_on_the_batch_size_nor_on_classes_without_probability
     for masked in (-1e3, -torch.inf):
         padded = [torch.cat([logits, torch.full_like(logits, masked)], dim=1) for logits in pair]
         torch.testing.assert_close(divergence(*padded), expected)
+        now = padded[1].requires_grad_()
+        (gradient,) = torch.autograd.grad(softened_divergence(padded[0], now).sum(), now)
+        assert gradient.isfinite().all()
 
 
 def test_values_that_are_not_finite_are_not_hidden() -> None:
