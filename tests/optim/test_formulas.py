@@ -129,7 +129,10 @@ CASES: list[tuple[Any, Any, Any, float | None]] = [
 ]
 
 
-@pytest.mark.parametrize(("formula", "make", "base", "scale"), CASES)
+NAMES = [getattr(formula, "func", formula).__name__ for formula, *_ in CASES]
+
+
+@pytest.mark.parametrize(("formula", "make", "base", "scale"), CASES, ids=NAMES)
 def test_twenty_steps_equal_the_formula(formula: Any, make: Any, base: Any, scale: float | None) -> None:
     torch.manual_seed(7)
     net, other = (nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3)).double() for _ in "ab")
