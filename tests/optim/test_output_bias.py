@@ -23,7 +23,7 @@ def published_gradient(
     uniform_probability: float | None = None,
     always: bool = False,
 ) -> Tensor:
-    """Compute the paper's gradient, u - ap - (1 - a)y, per row."""
+    """Compute the paper's gradient, u - ap - (1 - a)y."""
     count, classes = z.shape
     found = torch.zeros(count, classes, dtype=torch.float64)
     smallest = 1 / classes if uniform_probability is None else uniform_probability

@@ -37,9 +37,8 @@ class DomainsConfig(Config):
 
     @model_validator(mode="after")
     def _check_keys(self) -> "DomainsConfig":
-        has_train_or_validate = self.train is not None or self.validated is not None
         require(
-            has_train_or_validate != (self.leave_out is not None),
+            (self.train is None and self.validated is None) != (self.leave_out is None),
             "",
             got=self._as_written(),
             expected="train, validate or both, or else leave_out",
