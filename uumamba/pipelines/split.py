@@ -97,16 +97,16 @@ def validate_split(manifest: Manifest, folds: Sequence[str], domains: DomainsCon
 
 def _sides(cases: Iterable[Case], domains: DomainsConfig | None) -> tuple[set[str], set[str]]:
     known = {case.domain for case in cases}
-    return (known, known) if domains is None else domains.sides(known)
+    return (known, known) if domains is None else domains.split_domains(known)
 
 
 def _validate_domains(manifest: Manifest, domains: DomainsConfig, *, where: str) -> None:
     known, unseen = ({case.domain for case in manifest.select(split=split)} for split in ("training", "test"))
-    if unknown := domains.named() - known:
+    if unknown := domains.names() - known:
         tests = unknown & unseen
         fix = f"score the test cases of {_join(tests)} with `uumamba predict --split test`" if tests else ""
         raise UsageError("dataset.domains", got=_join(unknown), expected=f"domains of {where}: {_join(known)}", fix=fix)
-    train, validate = domains.sides(known)
+    train, validate = domains.split_domains(known)
     if train and validate:
         return
     empty = "validate" if train else "train"

@@ -85,3 +85,12 @@ def batch_to_device(batch: Mapping[str, Any], device: torch.device | str) -> dic
     return {
         key: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value for key, value in batch.items()
     }
+
+
+def read_loss_weights(loss: nn.Module) -> dict[str, float]:
+    """Read a loss's learned weights; empty for a loss without ``weights()``."""
+    for module in loss.modules():
+        weights = getattr(module, "weights", None)
+        if callable(weights):
+            return {str(name): float(value) for name, value in weights().items()}
+    return {}
