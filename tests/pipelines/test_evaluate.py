@@ -105,7 +105,8 @@ def test_missing_predictions_are_named_and_nothing_is_written(
         (predictions / f"{name}.nii.gz").unlink()
     with pytest.raises(MissingPredictions) as error:
         evaluate_folder(predictions, manifest, tmp_path / "out")
-    assert (error.value.missing, error.value.exit_code) == (("p1_ES", "p2_ED"), 1)
+    assert (error.value.key, error.value.exit_code) == ("--predictions", 1)
+    assert error.value.got == f"{predictions} without p1_ES, p2_ED"
     assert not (tmp_path / "out").exists()
 
 

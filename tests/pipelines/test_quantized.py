@@ -21,7 +21,7 @@ from uumamba.data.dataset import PatchDataset, batches
 from uumamba.data.prepared import PreparedFolder
 from uumamba.pipelines import load_predictor
 from uumamba.pipelines.build import build_net, build_trainer
-from uumamba.pipelines.initial_weights import load_initial_weights
+from uumamba.pipelines.models import load_initial_weights
 from uumamba.pipelines.predict import predict
 from uumamba.pipelines.run import run as run_all
 from uumamba.pipelines.split import split_cases
@@ -182,7 +182,7 @@ def test_stopped_and_resumed_it_equals_a_run_that_never_stopped(
     steps: int,
 ) -> None:
     stop_after(steps, trainer_of(four_bits(), tmp_path, init=tiny_run))
-    monkeypatch.delattr("uumamba.pipelines.initial_weights.calibrate")  # scales come from the checkpoint
+    monkeypatch.delattr("uumamba.pipelines.build.calibrate")  # scales come from the checkpoint
     train(four_bits(), data=tiny_prepared, out=tmp_path, resume=True)
     assert state_of(tmp_path) == state_of(quantized[0])
 

@@ -19,7 +19,7 @@ from uumamba.data.case import Manifest
 from uumamba.data.scan import Scan, read_image
 from uumamba.pipelines.datasets import read_dataset
 from uumamba.pipelines.run import SomeCasesMissing, run
-from uumamba.runtime.errors import CaseError, UsageError, UumambaError
+from uumamba.runtime.errors import CaseError, UsageError
 from uumamba.runtime.stop import StoppedOnRequest
 from uumamba.training.checkpoint import read_checkpoint, save_checkpoint
 
@@ -156,12 +156,18 @@ def test_a_case_that_cannot_be_predicted_is_listed_everywhere_whatever_its_fold(
 
 
 def test_when_no_case_can_be_predicted_the_run_fails_without_scores(
-    finished: Path, tiny_raw: Path, tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Path,
+    tiny_raw: Path,
+    tiny_config: MakeConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    refused: Refused,
 ) -> None:
     monkeypatch.setattr("uumamba.pipelines.predict.read_image", unreadable())
     out = Path(shutil.copytree(finished, tmp_path / "out"))
-    with pytest.raises(UumambaError, match="No case could be scored"):
+    with refused("image", got="noise") as error:
         run(tiny_config(), raw=tiny_raw, out=out)
+    assert "all 2 failed cases in failures.json" in error.value.fix
     assert not (out / "scores.csv").exists()
 
 
@@ -176,8 +182,10 @@ def test_an_unusable_case_stops_the_run_unless_it_may_be_missing(
     other.label.unlink()
     broken.label.write_bytes(broken.label.read_bytes()[:200])
     bad = sorted((broken.case_id, other.case_id))
-    with pytest.raises(SomeCasesMissing, match=r"2 cases could not be prepared.*--allow-missing"):
-        run(tiny_config(), raw=raw, out=out)
+    said: list[str] = []
+    with pytest.raises(SomeCasesMissing, match=r"2 cases that cannot be prepared.*--allow-missing"):
+        run(tiny_config(), raw=raw, out=out, say=said.append)
+    assert [line.split(": ")[1] for line in said if line.startswith("failed: ")] == bad
     shutil.copytree(finished / "run", out / "run")  # so that nothing is trained again
     result = run(tiny_config(), raw=raw, out=out, allow_missing=True)
     assert sorted(failure.case_id for failure in result.failures) == failed_in(out / "prepared") == bad

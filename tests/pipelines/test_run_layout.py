@@ -124,6 +124,7 @@ def test_the_data_hash_depends_on_contents_and_folds_and_not_on_the_place(tiny_p
 def test_a_command_contains_only_the_last_part_of_a_path() -> None:
     given = ["/home/ada/bin/uumamba", "train", "/home/ada/my.yaml", "--out=/scratch/ada/a", "--set", "a.b=1/2"]
     assert command_line(given) == ["uumamba", "train", "my.yaml", "--out=a", "--set", "a.b=2"]
+    assert command_line(["/home/ada/uumamba/__main__.py", "demo"]) == ["uumamba", "demo"], "python -m uumamba"
     assert command_line(["/home/ada/notebook.py", "John", "Doe"]) is None
     assert command_line([]) is None
 

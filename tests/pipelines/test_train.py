@@ -93,7 +93,7 @@ def test_two_seeds_are_two_runs_that_are_resumed_and_averaged(
 
 def start(prepared: Path, out: Path, overrides: Sequence[str]) -> subprocess.Popen[str]:
     settings = [argument for override in overrides for argument in ("--set", override)]
-    command = [sys.executable, "-m", "uumamba.cli", "train", "demo", "--data", str(prepared), "--out", str(out)]
+    command = [sys.executable, "-m", "uumamba", "train", "demo", "--data", str(prepared), "--out", str(out)]
     return subprocess.Popen(
         [*command, *settings, *OPTIONS],
         stdout=subprocess.PIPE,
