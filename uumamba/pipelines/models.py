@@ -238,7 +238,7 @@ def _stored_config_of_all(checkpoints: Mapping[Path, Checkpoint]) -> dict[str, A
     for path, checkpoint in checkpoints.items():
         stored = checkpoint.config
         if not (isinstance(stored, dict) and {"run", "structures"} <= stored.keys()):
-            fix = "load its weights (read_checkpoint(path).net) into your network and pass that to a Predictor"
+            fix = "load read_checkpoint(path).net into your network, and build a Predictor of the network"
             raise UsageError("MODEL", got=path, expected="a checkpoint of uumamba train", fix=fix)
         first = first or stored
         # Compared again with defaults, since a fold trained by another version may lack a key.
