@@ -86,8 +86,8 @@ DomainOption = Annotated[
 ForceOption = Annotated[bool, typer.Option("--force", help="Resume although the configuration changed.")]
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(is_requested: bool) -> None:
+    if is_requested:
         typer.echo(f"uumamba {__version__}")
         raise typer.Exit
 

@@ -8,7 +8,7 @@ import pytest
 from tests.pipelines.run_files import Refused
 from uumamba.config.data import DatasetConfig
 from uumamba.data.case import Case, Manifest
-from uumamba.pipelines.datasets import DATASETS, failures_among, is_dataset, read_dataset
+from uumamba.pipelines.datasets import DATASETS, is_dataset, read_dataset, select_failures
 from uumamba.runtime.errors import CaseError, UsageError
 
 
@@ -57,4 +57,4 @@ def test_a_failure_is_in_its_patients_fold_and_of_an_unknown_patient_in_every_fo
     cases = tuple(Case(f"{name}_ED", name, "x", Path("image"), fold=fold) for name, fold in (("p1", 0), ("p10", 1)))
     manifest = Manifest("toy", "MRI", {"LV": 1}, cases)
     failure = CaseError(failed, "image", got="no voxels", expected="some", fix="scan again")
-    assert failures_among(manifest.select(fold=0), [failure], manifest=manifest) == [failure] * is_in_fold_0
+    assert select_failures(manifest.select(fold=0), [failure], manifest=manifest) == [failure] * is_in_fold_0

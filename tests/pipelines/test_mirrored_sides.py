@@ -201,12 +201,7 @@ def test_a_structure_with_a_side_and_no_partner_is_named(kidneys: Path, config: 
 )
 @pytest.mark.parametrize("bad", [False, True], ids=["all sound", "one cut"])
 def test_run_refuses_mirroring_and_classes_that_do_not_fit_the_structures_before_preparing(
-    overrides: tuple[str, ...],
-    cut: Spacing,
-    key: str | None,
-    bad: bool,
-    config: MakeConfig,
-    tmp_path: Path,
+    overrides: tuple[str, ...], cut: Spacing, key: str | None, bad: bool, config: MakeConfig, tmp_path: Path
 ) -> None:
     raw = tmp_path / "raw"
     cases = [write_kidneys(raw, f"subject00{number}", spacing_mm=cut) for number in range(1, 6)]

@@ -308,11 +308,7 @@ def test_quantized_initial_weights_keep_their_scales_and_missing_heads_are_calib
     ],
 )
 def test_initial_weights_in_other_bits_are_refused(
-    four_bits: MakeConfig,
-    quantized: tuple[Path, Trainer],
-    trainer_of: TrainerOf,
-    override: str,
-    refused: Refused,
+    four_bits: MakeConfig, quantized: tuple[Path, Trainer], trainer_of: TrainerOf, override: str, refused: Refused
 ) -> None:
     with refused("--init"):
         trainer_of(four_bits(override), init=quantized[0])

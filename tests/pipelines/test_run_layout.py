@@ -23,7 +23,7 @@ from uumamba.pipelines.run_layout import (
     fold_folders,
     git_commit,
     print_run_summary,
-    wanted_folders,
+    select_folders,
     write_run_summary,
 )
 from uumamba.pipelines.train import train
@@ -42,8 +42,8 @@ def touch(run: Path, *names: str) -> list[Path]:
 
 
 def test_one_seed_has_no_folder_and_each_of_several_has_one(tmp_path: Path) -> None:
-    assert [each.name for each in wanted_folders(tmp_path, fold="3")] == ["fold_3"]
-    assert [each.name for each in wanted_folders(tmp_path, fold="cv", seeds=[7, 1])] == [
+    assert [each.name for each in select_folders(tmp_path, fold="3")] == ["fold_3"]
+    assert [each.name for each in select_folders(tmp_path, fold="cv", seeds=[7, 1])] == [
         f"seed_{seed}/fold_{fold}" for seed in (7, 1) for fold in range(5)
     ]
 
@@ -70,7 +70,7 @@ def test_seeds_other_than_those_of_the_run_and_repeated_or_negative_ones_are_ref
 ) -> None:
     touch(tmp_path, *([found] if found else []))
     with refused("--seeds", got=seeds):
-        wanted_folders(tmp_path, fold="0", seeds=seeds)
+        select_folders(tmp_path, fold="0", seeds=seeds)
 
 
 # manifest.json

@@ -293,14 +293,16 @@ class WholeCaseValidation:
     def __call__(self, net: nn.Module) -> dict[str, float]:
         """Compute the mean Dice of each structure and of all."""
         predictor, ranks = self._build_predictor(net), self.ranks
-        shares = ranks.gather([self._dice_of(name, predictor) for name in self.case_ids[ranks.rank :: ranks.count]])
+        shares = ranks.gather(
+            [self._compute_dice(name, predictor) for name in self.case_ids[ranks.rank :: ranks.count]]
+        )
         # In the order of the cases, so that sums round as in one process.
         rows = [shares[index % ranks.count][index // ranks.count] for index in range(len(self.case_ids))]
         mean = mean_dice({name: [row[name] for row in rows] for name in self.structures})
         each = {f"dice_{name}": dice for name, dice in mean.structures.items() if dice is not None}
         return {"dice": mean.as_dict()["dice"]} | each
 
-    def _dice_of(self, case_id: str, predictor: Predictor) -> dict[str, float]:
+    def _compute_dice(self, case_id: str, predictor: Predictor) -> dict[str, float]:
         case = self.folder.case(case_id)
         prediction = predictor.prepared_probabilities(np.asarray(case.image), case_id=case_id).argmax(axis=0)
         label = np.asarray(case.label)

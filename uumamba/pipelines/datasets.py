@@ -139,7 +139,7 @@ def read_labelled_cases(
     labelled = tuple(case for case in selected if case.label is not None)
     selection = ", ".join(f"{name} {value}" for name, value in filters.items())
     require(labelled, "--labels", got=labels, expected=f"a case with a label{selection and ' of '}{selection}")
-    return replace(manifest, cases=labelled), failures_among(selected, errors, manifest=manifest)
+    return replace(manifest, cases=labelled), select_failures(selected, errors, manifest=manifest)
 
 
 def find_predictions(predictions: Path) -> dict[str, Path]:
@@ -159,7 +159,7 @@ def is_manifest(path: Path) -> bool:
     return path.suffix == ".json" or (path / MANIFEST_NAME).is_file()
 
 
-def suffix_of(path: Path) -> str:
+def image_suffix(path: Path) -> str:
     """Return the image suffix of a file name, such as ``.nii.gz``.
 
     The suffix of other files is empty.
@@ -167,9 +167,9 @@ def suffix_of(path: Path) -> str:
     return next((path.name[-len(suffix) :] for suffix in SUFFIXES if path.name.lower().endswith(suffix)), "")
 
 
-def volumes_in(folder: Path) -> list[Path]:
+def list_volumes(folder: Path) -> list[Path]:
     """List a folder's scans and label maps by name, without hidden files."""
-    return sorted(path for path in folder.iterdir() if suffix_of(path) and not path.name.startswith("."))
+    return sorted(path for path in folder.iterdir() if image_suffix(path) and not path.name.startswith("."))
 
 
 def add_case(found: dict[str, Path], case_id: str, path: Path) -> None:
@@ -194,7 +194,7 @@ def record_failures(out: Path, failures: Sequence[CaseError]) -> None:
     write_json(out / FAILURES_NAME, rows)
 
 
-def failures_among(selected: Iterable[Case], failures: Iterable[CaseError], *, manifest: Manifest) -> list[CaseError]:
+def select_failures(selected: Iterable[Case], failures: Iterable[CaseError], *, manifest: Manifest) -> list[CaseError]:
     """Select the failures of some cases' patients and of unknown patients.
 
     A patient is in one fold only, so the fold of a failed frame is the fold of the patient's other frames. A patient
@@ -205,8 +205,8 @@ def failures_among(selected: Iterable[Case], failures: Iterable[CaseError], *, m
         failures: their ids are those of a case, or of a patient without any readable case.
         manifest: every readable case.
     """
-    wanted = {case.patient_id for case in selected}
-    others = {case.patient_id for case in manifest.cases} - wanted
+    selected_patients = {case.patient_id for case in selected}
+    others = {case.patient_id for case in manifest.cases} - selected_patients
     patients = {case.case_id: case.patient_id for case in manifest.cases}
     return [
         failure
@@ -230,8 +230,8 @@ def _has_scans_and_labels(files: Iterable[Path]) -> bool:
 def _label_files(folder: Path) -> dict[str, Path]:
     require(folder.is_dir(), "label maps", got=folder, expected="a folder or a manifest (.json)")
     found: dict[str, Path] = {}
-    for path in volumes_in(folder):
-        add_case(found, path.name.removesuffix(suffix_of(path)), path)
+    for path in list_volumes(folder):
+        add_case(found, path.name.removesuffix(image_suffix(path)), path)
     return found
 
 

@@ -59,7 +59,7 @@ def load_predictor(
         >>> prediction = predictor(image, spacing_mm=(1.5, 1.5, 10.0))  # doctest: +SKIP
     """
     checkpoints = {path: read_checkpoint(path, map_location=device) for path in checkpoint_paths(model, fold=fold)}
-    stored = _stored_config_of_all(checkpoints)
+    stored = _find_shared_config(checkpoints)
     config = validate(stored["run"], source=str(next(iter(checkpoints))))
     structures: dict[str, int] = stored["structures"]
     classes = len(structures) + 1
@@ -232,7 +232,7 @@ def _checkpoints_by_fold(run: Path) -> dict[str, list[Path]]:
     return found
 
 
-def _stored_config_of_all(checkpoints: Mapping[Path, Checkpoint]) -> dict[str, Any]:
+def _find_shared_config(checkpoints: Mapping[Path, Checkpoint]) -> dict[str, Any]:
     """Return the first configuration after a check that all can be averaged."""
     first: dict[str, Any] = {}
     for path, checkpoint in checkpoints.items():

@@ -10,7 +10,7 @@ import numpy as np
 from uumamba.data.case import Case, Manifest, Split
 from uumamba.data.scan import read_image, write_label
 from uumamba.inference import Predictor
-from uumamba.pipelines.datasets import add_case, is_manifest, record_failures, suffix_of, volumes_in
+from uumamba.pipelines.datasets import add_case, image_suffix, is_manifest, list_volumes, record_failures
 from uumamba.pipelines.models import load_predictor
 from uumamba.runtime.errors import CaseError, require
 from uumamba.runtime.files import make_folder, whole_file
@@ -111,16 +111,16 @@ def find_inputs(
     return found
 
 
-def case_id_of(path: Path) -> str:
+def find_case_id(path: Path) -> str:
     """Return a scan's case id, its name without suffixes.
 
     These are the image suffix and nnU-Net's channel suffix ``_0000``.
 
     Example:
-        >>> case_id_of(Path("patient001_frame01_0000.nii.gz"))
+        >>> find_case_id(Path("patient001_frame01_0000.nii.gz"))
         'patient001_frame01'
     """
-    return path.name.removesuffix(suffix_of(path)).removesuffix("_0000")
+    return path.name.removesuffix(image_suffix(path)).removesuffix("_0000")
 
 
 def _find_scans(path: Path, select: Callable[[Manifest], Iterable[Case]]) -> list[tuple[str, Path]]:
@@ -128,8 +128,8 @@ def _find_scans(path: Path, select: Callable[[Manifest], Iterable[Case]]) -> lis
     if is_manifest(path):
         return [(case.case_id, case.image) for case in select(Manifest.read(path))]
     if not path.is_dir():
-        return [(case_id_of(path), path)]
-    volumes = [(case_id_of(volume), volume) for volume in volumes_in(path)]
+        return [(find_case_id(path), path)]
+    volumes = [(find_case_id(volume), volume) for volume in list_volumes(path)]
     no_scans = {f"{name}_gt" for name, _ in volumes} | {name for name, _ in volumes if name.endswith("_4d")}
     return [volume for volume in volumes if volume[0] not in no_scans] or [(path.resolve().name, path)]
 

@@ -8,13 +8,13 @@ from uumamba.config import RunConfig
 from uumamba.config.track import check_trackers
 from uumamba.data.case import Manifest
 from uumamba.evaluation import Scores
-from uumamba.pipelines.datasets import FRAMES_NAME, check_out_option, failures_among, read_dataset, record_failures
+from uumamba.pipelines.datasets import FRAMES_NAME, check_out_option, read_dataset, record_failures, select_failures
 from uumamba.pipelines.evaluate import evaluate_folder
 from uumamba.pipelines.predict import predict
 from uumamba.pipelines.prepare import PrepareResult, prepare
 from uumamba.pipelines.report import report
-from uumamba.pipelines.run_layout import wanted_folders
-from uumamba.pipelines.split import ALL_CASES, folds_of, split_cases
+from uumamba.pipelines.run_layout import select_folders
+from uumamba.pipelines.split import ALL_CASES, select_folds, split_cases
 from uumamba.pipelines.train import check_same_run, check_start, check_trainable, train
 from uumamba.runtime.errors import EXIT_SOME_CASES_FAILED, CaseError, InputError
 from uumamba.runtime.stop import StopRequest
@@ -85,17 +85,17 @@ def run(
         CaseError: the first failure where no case can be prepared or scored.
         StoppedOnRequest: a signal requested it; the same call continues there.
     """
-    out, scored = Path(out), folds_of(fold)
+    out, scored = Path(out), select_folds(fold)
     check_trackers(config.track)
     config.check()
-    wanted = wanted_folders(out / "run", fold=fold, seeds=seeds)
+    targets = select_folders(out / "run", fold=fold, seeds=seeds)
     with StopRequest():  # a request in one stage also ends all later ones
 
         def prepare_all() -> tuple[Manifest, PrepareResult]:
             check_out_option(out, raw)
             if not force:
                 check_same_run(config, out / "run")
-            check_start(config, wanted)
+            check_start(config, targets)
             manifest, bad = read_dataset(config.dataset.name, raw, frames=out / FRAMES_NAME)
             check_trainable(config, manifest, bad, scored)
             say(f"prepare: {len(manifest.select(split='training'))} cases of {manifest.name}")
@@ -126,7 +126,7 @@ def run(
             return RunResult(out, None, None, prepared.failures)
         say("predict: the validation cases of fold " + ", ".join(scored))
         case_ids = [case_id for name in scored for case_id in split_cases(manifest, name, config.dataset.domains)[1]]
-        missing = failures_among(manifest.select(case_ids=case_ids), prepared.failures, manifest=manifest)
+        missing = select_failures(manifest.select(case_ids=case_ids), prepared.failures, manifest=manifest)
         listed = Manifest.read(out / "prepared")
         chosen = {name: split_cases(listed, name, config.dataset.domains)[1] for name in scored}
         scores = _predict_and_score(out, chosen, missing=missing, device=device.partition(",")[0], progress=progress)

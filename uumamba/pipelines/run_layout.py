@@ -28,7 +28,7 @@ from uumamba.config import RunConfig
 from uumamba.data.prepared import PreparedFolder
 from uumamba.evaluation.spread import Spread, spread
 from uumamba.evaluation.tables import spread_table
-from uumamba.pipelines.split import ALL_CASES, FOLDS, folds_of, split_cases
+from uumamba.pipelines.split import ALL_CASES, FOLDS, select_folds, split_cases
 from uumamba.runtime.errors import require
 from uumamba.runtime.files import write_json
 from uumamba.training.callback_list import Row
@@ -86,14 +86,14 @@ def fold_folders(run: Path) -> list[FoldFolder]:
     return [found for found in possible if found.path.is_dir()]
 
 
-def wanted_folders(run: Path, *, fold: str, seeds: Sequence[int] | None = None) -> list[FoldFolder]:
+def select_folders(run: Path, *, fold: str, seeds: Sequence[int] | None = None) -> list[FoldFolder]:
     """List the fold folders that ``--fold`` and ``--seeds`` select.
 
     Raises:
         UsageError: the fold is unknown, a seed is repeated or negative, or ``--seeds`` is given for a run that was
             started without it, or missing for a run that was started with it.
     """
-    folds = folds_of(fold)
+    folds = select_folds(fold)
     if seeds is not None:
         valid = seeds and len(set(seeds)) == len(seeds) and min(seeds) >= 0
         require(valid, "--seeds", got=seeds, expected="different integers of at least 0")
@@ -209,7 +209,7 @@ def write_run_summary(run: Path) -> None:
     """
     trainings = validated_trainings(run)
     if trainings:
-        spreads = {name: found.as_dict() for name, found in spread_of(trainings).items()}
+        spreads = {name: found.as_dict() for name, found in compute_spreads(trainings).items()}
         write_json(run / RUN_SUMMARY_NAME, {"rule": RULE, "validation_dice": spreads, "trainings": trainings})
 
 
@@ -217,7 +217,7 @@ def print_run_summary(run: Path) -> None:
     """Print the spread of the validation Dice of several trainings."""
     trainings = validated_trainings(run)
     if len(trainings) > 1:
-        Console().print(spread_table(spread_of(trainings)))
+        Console().print(spread_table(compute_spreads(trainings)))
 
 
 def validated_trainings(run: Path) -> list[dict[str, Any]]:
@@ -235,7 +235,7 @@ def validated_trainings(run: Path) -> list[dict[str, Any]]:
     return found
 
 
-def spread_of(trainings: Sequence[Mapping[str, Any]]) -> dict[str, Spread]:
+def compute_spreads(trainings: Sequence[Mapping[str, Any]]) -> dict[str, Spread]:
     """Compute the spread of the mean Dice and of each structure's Dice.
 
     Args:

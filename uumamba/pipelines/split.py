@@ -12,7 +12,7 @@ ALL_CASES = "all"
 EVERY_FOLD = "cv"
 
 
-def folds_of(fold: str) -> tuple[str, ...]:
+def select_folds(fold: str) -> tuple[str, ...]:
     """List the folds that ``--fold`` selects.
 
     Raises:

@@ -19,12 +19,12 @@ from uumamba.pipelines.run_layout import (
     RunManifest,
     fold_folders,
     newest_checkpoint,
+    select_folders,
     stored_run,
-    wanted_folders,
     write_run_summary,
 )
 from uumamba.pipelines.slow_cases import SlowCases, training_case_ids
-from uumamba.pipelines.split import folds_of, split_cases, unused_cases, validate_split
+from uumamba.pipelines.split import select_folds, split_cases, unused_cases, validate_split
 from uumamba.runtime.device_jobs import run_on_devices
 from uumamba.runtime.errors import CaseError, require
 from uumamba.runtime.stop import StopRequest
@@ -79,37 +79,37 @@ def train(
     """
     check_trackers(config.track)
     config.check()
-    wanted, devices = wanted_folders(Path(out), fold=fold, seeds=seeds), device.split(",")
-    expected = f"at most one device per training, {len(wanted)}"
-    require(len(devices) <= len(wanted), "--device", got=device, expected=expected, fix="add --fold cv or --seeds")
-    ranks.on_rank_zero(partial(check_start, config, wanted))
+    targets, devices = select_folders(Path(out), fold=fold, seeds=seeds), device.split(",")
+    expected = f"at most one device per training, {len(targets)}"
+    require(len(devices) <= len(targets), "--device", got=device, expected=expected, fix="add --fold cv or --seeds")
+    ranks.on_rank_zero(partial(check_start, config, targets))
     folder = PreparedFolder(data)
     _check_prepared_for(config, folder)
-    folds, domains = folds_of(fold), config.dataset.domains
+    folds, domains = select_folds(fold), config.dataset.domains
     validate_split(folder.manifest, folds, domains, where=f"{folder.path}")
     if ranks.is_rank_zero:
         _report_unused(folder.manifest, folds[0], domains)  # the same for every fold
     for name in folds:  # every fold before the first is trained
         check_prepared_sides(config, folder, split_cases(folder.manifest, name, domains)[0])
     if config.training.useful is not None:
-        for each in wanted:
+        for each in targets:
             training = split_cases(folder.manifest, each.fold, domains)[0]
             SlowCases(config, folder, training, each.path).check_index()
     begin = partial(_train_fold, config=config, data=data, resume=resume, init=init, force=force, progress=progress)
     with StopRequest() as stop:
         if len(devices) > 1:
-            run_on_devices(begin, {each.title: each for each in wanted}, devices, say=to_stderr)
+            run_on_devices(begin, {each.title: each for each in targets}, devices, say=to_stderr)
         else:
-            for each in wanted:
+            for each in targets:
                 stop.sync(ranks)
                 stop.raise_if_requested(f"before {each.title}; continue with --resume")
                 begin(each, device=device, ranks=ranks)
     if ranks.is_rank_zero:
         write_run_summary(Path(out))
-    return [each.path for each in wanted]
+    return [each.path for each in targets]
 
 
-def check_start(config: RunConfig, wanted: Sequence[FoldFolder]) -> None:
+def check_start(config: RunConfig, targets: Sequence[FoldFolder]) -> None:
     """Raise if a new run ends before quantization or freezing starts.
 
     A run with any checkpoint is resumed with the settings of its start, in all its folds.
@@ -117,7 +117,7 @@ def check_start(config: RunConfig, wanted: Sequence[FoldFolder]) -> None:
     Raises:
         UsageError: the run is too short.
     """
-    if not any(newest_checkpoint(each.path) for each in wanted):
+    if not any(newest_checkpoint(each.path) for each in targets):
         config.check_takes_effect()
 
 
@@ -130,7 +130,7 @@ def check_same_run(config: RunConfig, run: Path) -> None:
         UsageError: the configurations differ.
     """
     for found in fold_folders(run):
-        stored, current = stored_run(found.path), with_seed(config, found.seed)
+        stored, current = stored_run(found.path), replace_seed(config, found.seed)
         if stored is not None and newest_checkpoint(found.path) is not None:
             check_same_config(stored, current.as_json(), complete=partial(complete_run, current=current))
 
@@ -158,7 +158,7 @@ def check_trainable(config: RunConfig, manifest: Manifest, bad: Sequence[CaseErr
         check_raw_sides(config, manifest, split_cases(manifest, name, domains)[0])
 
 
-def with_seed(config: RunConfig, seed: int | None) -> RunConfig:
+def replace_seed(config: RunConfig, seed: int | None) -> RunConfig:
     """Copy a configuration with another seed; None keeps the seed."""
     return config if seed is None else config.model_copy(update={"seed": seed})
 
@@ -180,7 +180,7 @@ def _train_fold(
 
     ``say`` replaces the progress bar where folds are trained in parallel.
     """
-    config, folder = with_seed(config, target.seed), PreparedFolder(data)
+    config, folder = replace_seed(config, target.seed), PreparedFolder(data)
     trackers = build_trackers(
         config.track, run=target.run, fold=target.name, experiment=config.name, parameters=config.as_json()
     )
@@ -223,14 +223,14 @@ def _check_prepared_for(config: RunConfig, folder: PreparedFolder) -> None:
 
     Prediction preprocesses new scans by the configuration.
     """
-    name, wanted = config.dataset.name, config.preprocess.build()
+    name, recipe = config.dataset.name, config.preprocess.build()
     fix = "correct the key, or prepare again"
     expected = f"{folder.manifest.name}, the data set of {folder.path}"
     require(is_dataset(folder.manifest, name), "dataset.name", got=name, expected=expected, fix=fix)
-    used, given = folder.recipe.to_json(), wanted.to_json()
+    used, given = folder.recipe.to_json(), recipe.to_json()
     different = [key for key in given if used[key] != given[key]]
     require(
-        folder.recipe.completes(wanted),
+        folder.recipe.completes(recipe),
         "preprocess",
         got={key: given[key] for key in different},
         expected=f"{ {key: used[key] for key in different} }, the recipe of {folder.path}",
