@@ -77,7 +77,7 @@ SeedsOption = Annotated[
 DevicesOption = Annotated[
     str, typer.Option(help="cpu, cuda, cuda:1, auto; several train folds in parallel: cuda:0,cuda:1.")
 ]
-DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, or auto (CUDA where there is one).")]
+DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, or auto (CUDA if available).")]
 WorkersOption = Annotated[int, typer.Option(min=0, help="Worker processes for preparing; 0 uses none.")]
 SplitOption = Annotated[Literal["training", "test"] | None, typer.Option(help="Only this split's cases of a manifest.")]
 DomainOption = Annotated[

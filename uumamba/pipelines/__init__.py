@@ -1,6 +1,6 @@
 """Verbs of the command line as functions.
 
-They print progress only.
+The functions print only progress.
 """
 
 from typing import Any

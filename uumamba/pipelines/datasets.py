@@ -44,7 +44,7 @@ def read_dataset(name: str, raw: Path | str, *, frames: Path | str | None = None
     M&Ms consists of cines with two labelled frames each. These frames are cut out once, into ``frames``, as copies with
     the label values of ACDC; a file is complete or absent. A second call skips frames that are newer than their cine.
     They take about 1.2 MB per patient where scans are like ACDC's, some 0.4 GB for the 320 labelled patients of M&Ms.
-    The folder must not be moved: a manifest lists the frames as its images and labels. No other data set needs it.
+    The folder must not be moved: a manifest lists the frames as its images and labels. No other data set needs them.
 
     Args:
         name: the data set's name in a configuration.

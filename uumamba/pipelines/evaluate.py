@@ -165,7 +165,7 @@ def _pairs(
 ) -> Iterator[EvaluationPair]:
     """Read one pair at a time; add unusable cases to the failures."""
     for number, case in enumerate(cases):
-        stop.raise_if_requested(f"after scoring {number} of {len(cases)} cases; run the same command to score them all")
+        stop.raise_if_requested(f"after scoring {number} of {len(cases)} cases; run the same command to score all")
         try:
             yield _read_pair(case, found[case.case_id], structures)
         except CaseError as error:

@@ -43,7 +43,7 @@ class MirroredSides:
     def swaps(self, patch_size: Sequence[int]) -> Swaps:
         """Return the swapped labels by axis of the patch.
 
-        Augmentation and mirror averaging use them.
+        Augmentation and mirror averaging use this mapping.
         """
         before = 3 - len(patch_size)
         return {axis - before: self.swapped for axis in self.left_right_axes if self.swapped and axis >= before}

@@ -49,7 +49,7 @@ def predict(
             named ``<scan>_gt`` next to their scan and ACDC's cines, ``*_4d``, are left out.
         out: gets ``<case_id>.nii.gz`` for each input, on its grid with its header codes. For a failed case the label
             map of an earlier call is removed.
-        device: torch's name of it.
+        device: name of the device in torch.
         fold: one fold's model of a run; None averages all folds.
         split: only this split's cases of a manifest.
         case_fold: only this fold's cases of a manifest.

@@ -113,4 +113,6 @@ def _read_json(path: Path, default: Any) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else default
     except ValueError as error:
-        raise UsageError(str(path), got=error, expected="a JSON file", fix="remove it, or run the verb again") from None
+        raise UsageError(
+            str(path), got=error, expected="a JSON file", fix="remove the file, or write it again"
+        ) from None

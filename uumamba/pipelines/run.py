@@ -69,7 +69,7 @@ def run(
             (no case is scored).
         seeds: train with each seed and average the predictions.
         workers: processes for preparing.
-        device: torch's name of it; several train folds in parallel, and the first one predicts.
+        device: name of the device in torch; several train folds in parallel, and the first one predicts.
         allow_missing: continue without the cases that cannot be prepared; the report lists them.
         force: resume although the configuration changed.
         progress: bars; None shows them on a terminal.
@@ -83,7 +83,7 @@ def run(
             new run would only start after the last step; no file is written.
         SomeCasesMissing: some cases cannot be prepared and ``allow_missing`` is off.
         CaseError: the first failure where no case can be prepared or scored.
-        StoppedOnRequest: a signal requested it; the same call continues there.
+        StoppedOnRequest: a stop was requested; the same call continues there.
     """
     out, scored = Path(out), select_folds(fold)
     check_trackers(config.track)
@@ -171,7 +171,7 @@ def _check_prepared(prepared: PrepareResult, allow_missing: bool, say: Callable[
             "--raw",
             got=f"{len(failures)} cases that cannot be prepared",
             expected="complete and readable cases",
-            fix="correct the cases, or leave them out with --allow-missing",
+            fix="correct the cases, or continue without these cases by --allow-missing",
         )
 
 

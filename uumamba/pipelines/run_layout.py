@@ -259,8 +259,8 @@ def _last_dice(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 def stored_run(folder: Path) -> dict[str, Any] | None:
     """Read ``run`` of a fold folder's ``config.json``.
 
-    None if the file is absent or damaged: it is a copy for people, and a resumed training compares the configuration in
-    its checkpoint.
+    None if the file is absent or damaged. The file is a copy for people: a resumed training compares the configuration
+    in the checkpoint.
     """
     return _read_section(folder / "config.json", "run", dict)
 

@@ -1,6 +1,6 @@
 """USEFUL for cases: slowly learned cases are drawn more often.
 
-A probe, a short training, finds them once per fold.
+A probe, which is a short training, finds slow cases once per fold.
 """
 
 import hashlib

@@ -60,7 +60,7 @@ def train(
         seeds: train every fold with each seed, in ``out/seed_S/fold_K``; None takes the configuration's seed.
         resume: continue from the last checkpoint if it exists; finished folds are kept.
         init: a model to start the network from: a run folder, a fold folder or a checkpoint file.
-        device: torch's name of it; several, such as ``"cuda:0,cuda:1"``, train one fold each in parallel.
+        device: name of the device in torch; several, such as ``"cuda:0,cuda:1"``, train one fold each in parallel.
         force: resume although the configuration changed.
         progress: a bar; None shows one on a terminal. Several devices print lines.
         ranks: the processes that train together; each makes this call on its own device.
@@ -75,7 +75,7 @@ def train(
             run would only start after the last step, a checkpoint exists and ``resume`` is off, a tracker is not
             installed, or there are more devices than trainings.
         JobFailedError: training failed on one of several devices.
-        StoppedOnRequest: a signal requested it; the run can be resumed.
+        StoppedOnRequest: a stop was requested; the run can be resumed.
     """
     check_trackers(config.track)
     config.check()
