@@ -52,5 +52,5 @@ def test_the_ascent_loss_determines_the_perturbation() -> None:
 
 
 def test_an_objective_without_logits_is_refused_by_an_optimizer_that_needs_them(refused: Any) -> None:
-    with refused("closure", got="outputs of type NoneType beside the loss"):
+    with refused("closure", got="a loss and outputs of type NoneType"):
         build(TRAM, epochs=1, outputs=False).fit()
