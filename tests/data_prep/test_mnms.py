@@ -210,7 +210,7 @@ def store_value_7(raw):
         (lambda raw: image_file(raw).write_bytes(b""), "A0S9V9_sa.nii.gz", None),
         (lambda raw: save_nifti(image_file(raw), cine("a")[..., 0]), "A0S9V9_sa.nii.gz", "the shape (6, 5, 3)"),
         (store_value_7, "label", "the value 7 in frame 2 (ES)"),
-        (change_row(es=1), "label", "an empty one in frame 1 (ES)"),
+        (change_row(es=1), "label", "no structure in frame 1 (ES)"),
         (change_row(es=4), "frame", 4),
         (change_row(es=0), "ES", "0"),
         (change_row(es="?"), "ES", "?"),
