@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from data_prep.aorta import STRUCTURES
-from data_prep.phantoms.aorta.aorta_tree import aorta_truth, draw_tree, subject_generator
-from data_prep.phantoms.aorta.aorta_vessels import GAP_MM, Vessel, stay_apart
+from data_prep.phantoms.aorta.aorta_tree import aorta_truth, draw_aorta_tree, make_generator
+from data_prep.phantoms.aorta.aorta_vessels import GAP_MM, Vessel, has_gaps
 
 SUBJECTS = range(1, 13)
 
@@ -17,7 +17,7 @@ def truths():
 
 @pytest.fixture(scope="module")
 def trees():
-    return [draw_tree(subject_generator(number, 0)) for number in SUBJECTS]
+    return [draw_aorta_tree(make_generator(number, 0)) for number in SUBJECTS]
 
 
 def tube(name, points, radius, parent=""):
@@ -77,7 +77,7 @@ def test_sides_are_the_patients_in_ras_coordinates(truths):
         assert middle["Celiac"][2] > middle["SMA"][2] > middle["Zone9"][2] > middle["Zone11L"][2]
 
 
-def test_vessels_that_have_parted_stay_apart(trees):
+def test_vessels_that_have_parted_has_gaps(trees):
     for earlier, later in (pair for tree in trees for pair in combinations(tree.vessels, 2)):
         between = np.linalg.norm(later.points_mm[:, None] - earlier.points_mm[None], axis=2)
         gaps = (between - later.radii_mm[:, None] - earlier.radii_mm[None]).min(axis=1)
@@ -95,7 +95,7 @@ def test_a_tube_that_comes_back_to_another_is_refused():
     beside = way, 0 * way + 7
 
     for (x, y), is_apart in ((leaving, True), (returning, False), (beside, False)):
-        assert stay_apart([straight, tube("B", np.stack([x, y, 0 * way], axis=1), 2, "A")]) == is_apart
+        assert has_gaps([straight, tube("B", np.stack([x, y, 0 * way], axis=1), 2, "A")]) == is_apart
 
 
 def test_subjects_differ_and_a_seed_repeats_them(truths):
