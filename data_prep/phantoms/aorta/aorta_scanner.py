@@ -128,9 +128,8 @@ def _paint_arteries(
     rng: np.random.Generator,
 ) -> None:
     twigs = [compute_depth(twig, grid) for vessel in tree.vessels[1:] for twig in _draw_twigs(vessel, rng)]
-    depth = join_depths(
-        [VesselDepth(tree.vessels[0], (slice(None),) * 3, union, np.zeros(0, np.int16)), *twigs], grid.shape
-    )
+    labelled = VesselDepth(tree.vessels[0], (slice(None),) * 3, union, np.zeros(0, np.int16))
+    depth = join_depths([labelled, *twigs], grid.shape)
     near = np.nonzero(depth.ravel() > -exposure.wall_mm - 0.5)[0]
     voxels, here = image.ravel(), depth.ravel()[near]
     heights = grid.axes()[2].ravel()[near // (grid.shape[1] * grid.shape[2])]

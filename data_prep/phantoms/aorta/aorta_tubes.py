@@ -59,7 +59,7 @@ class AortaGrid:
         )
 
     def bounding_box(self, points_mm: Points, margin_mm: float) -> _Box:
-        """Return the bounding box of points with a margin, clipped to the volume."""
+        """Return the points' bounding box with a margin, clipped to the volume."""
         low, high = points_mm.min(axis=0) - margin_mm, points_mm.max(axis=0) + margin_mm
         right, front, head = self.first_mm
         bounds = ((low[2] - head, high[2] - head), (front - high[1], front - low[1]), (right - high[0], right - low[0]))
