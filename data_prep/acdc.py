@@ -99,8 +99,7 @@ def _find_patients(raw: Path) -> dict[Split, list[Path]]:
 
 
 def _patient_folders(folder: Path) -> list[Path]:
-    entries = folder.iterdir() if folder.is_dir() else ()
-    return sorted(entry for entry in entries if _PATIENT_NAME.fullmatch(entry.name) and entry.is_dir())
+    return sorted(entry for entry in folder.glob("*") if _PATIENT_NAME.fullmatch(entry.name) and entry.is_dir())
 
 
 def _read_info(folder: Path, *, needs_group: bool) -> PatientInfo:

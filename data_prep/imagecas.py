@@ -106,7 +106,7 @@ def read_imagecas(raw: Path | str, *, split: OfficialSplit = "Split-1") -> tuple
 
 
 def _unpack_command(files: Iterable[Path]) -> str:
-    """Return the command that unpacks the archives, or an empty text without archives."""
+    """Return the command that unpacks archives, or an empty text."""
     archives = [path for path in files if path.suffix.lower() == _ARCHIVE]
     if not archives:
         return ""

@@ -110,7 +110,6 @@ def read_mnms(
     others = (
         error for error in (*repeated.values(), *faulty, *incomplete) if error.case_id.partition("_")[0] not in reported
     )
-    vendors = {case.domain: VENDORS[case.domain] for case in cases}
     manifest = Manifest(
         "M&Ms",
         "cine MRI",
@@ -118,7 +117,10 @@ def read_mnms(
         tuple(cases),
         reference=REFERENCE,
         licence=LICENCE,
-        extra={"domains": dict(sorted(vendors.items())), "test_parts": list(test)},
+        extra={
+            "domains": {letter: VENDORS[letter] for letter in sorted({case.domain for case in cases})},
+            "test_parts": list(test),
+        },
     )
     return manifest, sorted([*uncut, *others], key=lambda error: error.case_id)
 

@@ -29,7 +29,7 @@ _COMPRESSION = 4  # level 6 takes twice as long for 3 % less
 def cut_frames(
     raw: Path | str, out: Path | str, *, advance: Callable[[int, int], None] = lambda done, total: None
 ) -> list[CaseError]:
-    """Write the ED and ES frames of all labelled patients as 3-D files.
+    """Write the labelled frames (ED and ES) of M&Ms as 3-D files.
 
     ``out`` gets the information sheet and the folders of the download. A patient's folder holds
     ``A0S9V9_frame00.nii.gz``, with the voxels, matrices and pixdim of the cine, and ``A0S9V9_frame00_gt.nii.gz``
@@ -164,13 +164,18 @@ def _map_label(volume: NDArray[Any], header: Any, case_id: str, place: str) -> N
     values = volume if slope == 0 or not np.isfinite([slope, intercept]).all() else volume * slope + intercept
     equal = [np.abs(values - float(stored)) <= 1e-3 for stored in STORED_VALUES]
     label = np.select(equal, list(STORED_VALUES.values()), _UNKNOWN).astype(np.uint8)
-    unknown, key = values[label == _UNKNOWN].tolist(), "label"
+    unknown = values[label == _UNKNOWN].tolist()
     found = f"the value {unknown[0]:g} {place}" if unknown else ""
     expected = "0 background, 1 LV, 2 MYO, 3 RV"
-    require_case(not unknown, case_id, key, got=found, expected=expected, fix="correct the label")
-    # Label maps of M&Ms are empty in all other frames.
-    fix = "correct the frame numbers in the sheet"
-    require_case(label.any(), case_id, key, got=f"no structure {place}", expected="1 LV, 2 MYO and 3 RV", fix=fix)
+    require_case(not unknown, case_id, "label", got=found, expected=expected, fix="correct the label")
+    require_case(
+        label.any(),  # label maps of M&Ms are empty in all other frames
+        case_id,
+        "label",
+        got=f"no structure {place}",
+        expected="1 LV, 2 MYO and 3 RV",
+        fix="correct the frame numbers in the sheet",
+    )
     return label
 
 

@@ -27,8 +27,7 @@ def find_folder(raw: Path) -> Path:
 
 def list_patients(root: Path, part: str) -> list[Path]:
     """List the patient folders of a part, sorted by external code."""
-    entries = (root / part).glob("*")
-    return sorted(entry for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    return sorted(entry for entry in (root / part).glob("*") if entry.is_dir() and not entry.name.startswith("."))
 
 
 def find_absent(root: Path, listed: Iterable[str]) -> list[str]:

@@ -11,7 +11,7 @@ from uumamba.runtime.files import whole_file
 
 
 def new_header(array: NDArray[np.generic]) -> nib.Nifti1Header:
-    """Create the header of an array: its type and shape, no scaling, no pose."""
+    """Create a header of an array's type and shape, without scaling."""
     header = nib.Nifti1Header()
     header.set_data_dtype(array.dtype)
     header.set_data_shape(array.shape)

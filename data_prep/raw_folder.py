@@ -1,4 +1,4 @@
-"""Files of a raw data set, grouped by case, and the collection of case errors."""
+"""Files of a raw data set by case, and collected case errors."""
 
 import os
 import re
@@ -11,8 +11,6 @@ from uumamba.runtime.errors import CaseError, require, require_case
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
-Scans = Mapping[int, Mapping[str, Sequence[Path]]]
-"""Files by case number and kind; several files where a case is in several folders."""
 
 
 def list_files(folder: Path) -> list[Path]:
@@ -42,8 +40,10 @@ def list_files(folder: Path) -> list[Path]:
     return sorted(path for path in files if path.is_file())
 
 
-def group_scans(files: Iterable[Path], name: re.Pattern[str]) -> Scans:
+def group_scans(files: Iterable[Path], name: re.Pattern[str]) -> Mapping[int, Mapping[str, Sequence[Path]]]:
     """Group files by case number and kind.
+
+    A group has several files if a case is in several folders.
 
     Args:
         files: all files of the raw folder.

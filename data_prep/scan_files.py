@@ -1,4 +1,4 @@
-"""Voxel grids read from scan headers, and the grid check of image and label."""
+"""Voxel grids from scan headers, and the comparison of image and label."""
 
 import os
 import warnings

@@ -30,7 +30,9 @@ def run_command(work: Callable[[], Sequence[CaseError]]) -> int:
 
 
 def print_progress(what: str, *, every: int = 50) -> Callable[[int, int], None]:
-    """Return a progress callback that prints every n-th count and the last one.
+    """Return a progress callback that prints every n-th count.
+
+    The last count is always printed.
 
     Args:
         what: the plural noun to print, such as ``"images"``.

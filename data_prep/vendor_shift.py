@@ -1,4 +1,4 @@
-"""Copy of ACDC with its images in the style of another vendor's scanner."""
+"""Copy of ACDC with images in the style of another vendor."""
 
 import argparse
 import re

@@ -11,7 +11,7 @@ from data_prep.phantoms.aorta.aorta_scanner import scan_aorta
 from data_prep.phantoms.aorta.aorta_tree import draw_aorta_tree, make_generator
 from data_prep.phantoms.aorta.aorta_tubes import AortaGrid
 from data_prep.phantoms.phantom_folder import Order, Progress, check_counts, check_no_others, write_cases
-from uumamba.runtime.files import make_folder, whole_file
+from uumamba.runtime.files import whole_file
 
 
 def write_aorta_phantom(
@@ -34,7 +34,7 @@ def write_aorta_phantom(
     bifurcation. Four aortas in five have a dissection that starts beyond the left subclavian artery; both lumens and
     the flap between them belong to the zones. Pose, size, course, arch, aneurysms, enhancement and surrounding organs
     are drawn for each subject. One arch in five is bovine (innominate and left carotid artery share an ostium).
-    :func:`data_prep.phantoms.aorta.aorta_tree.aorta_truth` gives centrelines, diameters and topology.
+    :func:`data_prep.phantoms.aorta.aorta_tree.compute_aorta_truth` gives centrelines, diameters and topology.
 
     The field of view is limited to the aorta, about 155 x 150 x 435 voxels, which keeps training fast. Real scans are
     two to four times as wide, show the entire trunk, and have thinner branches. Subject numbers have gaps, as in the
@@ -80,13 +80,10 @@ def _list_files(order: Order) -> tuple[Path, Path]:
 
 
 def _write_case(order: Order) -> None:
-    paths = _list_files(order)
-    for path in paths:
-        make_folder(path.parent)
     rng = make_generator(order.number, order.seed)
     image, label, grid = scan_aorta(draw_aorta_tree(rng), rng)
-    _write_mha(paths[0], image, grid)
-    _write_mha(paths[1], label, grid)
+    for path, voxels in zip(_list_files(order), (image, label), strict=True):
+        _write_mha(path, voxels, grid)
 
 
 def _write_mha(path: Path, voxels: NDArray[np.generic], grid: AortaGrid) -> None:

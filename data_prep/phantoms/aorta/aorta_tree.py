@@ -25,7 +25,7 @@ BOVINE_SHARE = 0.2
 DISSECTED_SHARE = 0.8
 
 
-def aorta_truth(number: int, seed: int = 0) -> AortaTruth:
+def compute_aorta_truth(number: int, seed: int = 0) -> AortaTruth:
     """Recompute the ground truth of a subject: centrelines, diameters and topology.
 
     Args:
@@ -33,7 +33,7 @@ def aorta_truth(number: int, seed: int = 0) -> AortaTruth:
         seed: seed of the phantom.
 
     Example:
-        >>> truth = aorta_truth(1)
+        >>> truth = compute_aorta_truth(1)
         >>> truth.segments["RenalR"].parent, truth.betti_numbers
         ('Zone8', (1, 0, 0))
     """

@@ -79,7 +79,7 @@ class Anatomy:
         return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
 
 
-def coronary_truth(number: int, *, seed: int = 0) -> CoronaryTruth:
+def compute_coronary_truth(number: int, *, seed: int = 0) -> CoronaryTruth:
     """Recompute the ground truth of a case: centrelines, diameters and topology.
 
     At bifurcations the label is wider than the diameters, by the fillet between the branches. A branch without parent
@@ -91,7 +91,7 @@ def coronary_truth(number: int, *, seed: int = 0) -> CoronaryTruth:
         seed: seed of :func:`data_prep.phantoms.coronary.coronary_phantom.write_coronary_phantom`.
 
     Example:
-        >>> truth = coronary_truth(1)
+        >>> truth = compute_coronary_truth(1)
         >>> truth.branches[0].name, truth.branches[1].parent, truth.betti[1:]
         ('LM', 'LM', (0, 0))
     """

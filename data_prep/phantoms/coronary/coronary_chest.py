@@ -158,7 +158,7 @@ def _paint_heart_and_veins(
     hu: Field, grid: CoronaryGrid, heart: CoronaryHeart, enhancement: CoronaryEnhancement, rng: np.random.Generator
 ) -> None:
     """Paint fat, myocardium, chambers, pulmonary artery and coronary veins."""
-    position = grid.rotated(heart.to_patient)
+    position = grid.rotate_axes(heart.to_patient)
     depth_mm, way = _compute_height(position, heart)
     lean = rng.normal(size=3)
     lean *= 0.5 / np.linalg.norm(lean)
@@ -221,7 +221,7 @@ def paint_great_vessel(hu: Field, grid: CoronaryGrid, heart: CoronaryHeart, tube
     Wall and fat begin above the ventricles.
     """
     vessel_mm = compute_distance(grid, [rotate_to_patient(tube, heart)], limit_mm=4.0)
-    below_mm = np.float32(heart.groove_mm) - grid.rotated(heart.to_patient)[2]
+    below_mm = np.float32(heart.groove_mm) - grid.rotate_axes(heart.to_patient)[2]
     paint(
         hu,
         grid,

@@ -31,8 +31,8 @@ class CoronaryGrid:
             for axis, (size, step, origin) in enumerate(zip(self.shape, self.spacing_mm, self.origin_mm, strict=True))
         ]
 
-    def rotated(self, to_patient: NDArray[np.float64]) -> list[Field]:
-        """Compute the voxel centres in a rotated frame.
+    def rotate_axes(self, to_patient: NDArray[np.float64]) -> list[Field]:
+        """Compute the voxel centres in a rotate_axes frame.
 
         Args:
             to_patient: rotation from that frame to the patient's.

@@ -11,9 +11,6 @@ from scipy.spatial import cKDTree
 from data_prep.phantoms.coronary.coronary_heart import CoronaryHeart
 from data_prep.phantoms.curves import Points, arc_lengths, interpolate, total_length
 
-Lengths = NDArray[np.floating]
-"""Lengths in millimetres, one per point of a branch."""
-
 STEP_MM = 0.25
 LIFT_MM = 2.0
 """Height of the centrelines above the heart's surface."""
@@ -97,8 +94,7 @@ class GrowingTree:
             points = points + fade[:, None] * (self.branches[parent].centreline_mm[at] - points[0])
         share = np.linspace(0, 1, len(points))
         ripple = 1 + 0.04 * np.sin(2 * np.pi * (share * self.rng.uniform(2, 5) + self.rng.random()))
-        diameter = (diameters_mm[0] * (1 - share) + diameters_mm[1] * share) * ripple
-        diameter = np.clip(diameter, *self.widths_mm)
+        diameter = np.clip((diameters_mm[0] * (1 - share) + diameters_mm[1] * share) * ripple, *self.widths_mm)
         count = self._count_free_points(points, diameter / 2, parent, at)
         if count * STEP_MM >= (2 if name == "LM" else SHORTEST_MM):
             self.branches[name] = Branch(name, parent, at, points[:count], diameter[:count])
@@ -147,7 +143,9 @@ class GrowingTree:
         return int(np.argmax(bad)) if bad.any() else len(points)
 
 
-def _allowed_gap(along_mm: Lengths, radii_mm: Lengths | float, most_mm: float) -> Lengths:
+def _allowed_gap(
+    along_mm: NDArray[np.floating], radii_mm: NDArray[np.floating] | float, most_mm: float
+) -> NDArray[np.floating]:
     """Compute the smallest allowed gap between a branch and its parent.
 
     Args:

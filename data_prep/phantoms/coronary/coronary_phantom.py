@@ -10,7 +10,7 @@ from data_prep.phantoms.coronary.coronary_chest import draw_coronary_enhancement
 from data_prep.phantoms.coronary.coronary_scanner import draw_ct_protocol, scan_coronaries
 from data_prep.phantoms.phantom_folder import Order, Progress, check_counts, check_no_others, write_cases
 from data_prep.raw_folder import list_files
-from uumamba.runtime.files import make_folder, write_text
+from uumamba.runtime.files import write_text
 from uumamba.runtime.seeds import key_to_seed
 
 SHEET_NAME = "imageCAS_data_split.csv"
@@ -37,7 +37,7 @@ def write_coronary_phantom(
     have at most half that contrast. Plaques are within the labelled vessel and bloom beyond it. Some cases have a
     stent, and in some a tree moved during the scan. Pose, size, course, dominance and number of the branches, contrast,
     noise and field of view are drawn for each case.
-    :func:`data_prep.phantoms.coronary.coronary_case.coronary_truth` gives centrelines, diameters and topology.
+    :func:`data_prep.phantoms.coronary.coronary_case.compute_coronary_truth` gives centrelines, diameters and topology.
 
     The split sheet ``imageCAS_data_split.csv`` is in the same folder. Each of its four splits has another fifth of the
     cases for validation, which :func:`data_prep.read_imagecas` makes fold 0; the reader deals the other cases to folds
@@ -69,7 +69,6 @@ def write_coronary_phantom(
     orders = [Order(folder / _name_shard(number), number, seed) for number in range(1, cases + test_cases + 1)]
     own = [order.folder / f"{order.number}.{kind}.nii.gz" for order in orders for kind in ("img", "label")]
     check_no_others(folder, list_files(folder), [*own, folder / SHEET_NAME])
-    make_folder(folder)
     write_text(folder / SHEET_NAME, _format_split_sheet(cases, test_cases))
     write_cases(_write_case, orders, workers=workers, progress=progress)
     return folder
@@ -82,7 +81,6 @@ def _write_case(order: Order) -> None:
     image = scan_coronaries(
         anatomy.grid, anatomy.heart, anatomy.distances_mm, enhancement, anatomy.lesions, protocol, rng
     )
-    make_folder(order.folder)
     for kind, array in (("img", image), ("label", anatomy.label)):
         header = new_header(array)
         header.set_xyzt_units("mm")

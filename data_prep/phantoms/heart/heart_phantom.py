@@ -10,7 +10,7 @@ from data_prep.nifti_file import new_header, write_nifti
 from data_prep.phantoms.heart.heart_scanner import Scanner, draw_mri_protocol
 from data_prep.phantoms.heart.heart_shape import HABITS, draw_heart, end_diastole, end_systole
 from data_prep.phantoms.phantom_folder import Order, Progress, check_counts, check_no_others, write_cases
-from uumamba.runtime.files import make_folder, write_text
+from uumamba.runtime.files import write_text
 from uumamba.runtime.seeds import key_to_seed
 
 GROUPS = tuple(HABITS)
@@ -73,7 +73,7 @@ def _write_case(order: Order) -> None:
     scanner = Scanner(heart, protocol, rng)
     frames, info = _draw_info(group, rng)
     patient_id = f"patient{order.number:03d}"
-    patient = make_folder(order.folder / patient_id)
+    patient = order.folder / patient_id
     for name, phase in phases.items():
         for end, array in zip(("", "_gt"), scanner.scan_phase(phase, rng), strict=True):
             path = patient / f"{patient_id}_frame{frames[name]:02d}{end}.nii.gz"

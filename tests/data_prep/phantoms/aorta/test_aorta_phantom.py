@@ -6,7 +6,7 @@ from scipy import ndimage
 from data_prep import read_aorta
 from data_prep.aorta import MIRROR_PAIRS, STRUCTURES
 from data_prep.phantoms.aorta.aorta_phantom import write_aorta_phantom
-from data_prep.phantoms.aorta.aorta_tree import aorta_truth
+from data_prep.phantoms.aorta.aorta_tree import compute_aorta_truth
 from uumamba.data.scan import read_case
 
 
@@ -48,7 +48,7 @@ def test_images_have_the_range_and_size_of_a_trunk(scans):
 
 def test_world_coordinates_of_labels_are_those_of_the_truth(scans):
     for number, (_, label) in enumerate(scans, start=1):
-        truth = aorta_truth(number)
+        truth = compute_aorta_truth(number)
         for name, value in STRUCTURES.items():
             points = truth.segments[name].points_mm[len(truth.segments[name].points_mm) // 2 : -2]
             voxels = (np.linalg.inv(label.affine) @ np.c_[points, np.ones(len(points))].T)[:3]
@@ -72,11 +72,11 @@ def test_sides_are_the_patients_in_label_and_image(scans):
 
 
 def test_the_lumen_is_bright_and_a_dissected_aorta_has_two_enhancements(scans):
-    assert aorta_truth(1).dissected
+    assert compute_aorta_truth(1).dissected
     for number, (image, label) in enumerate(scans, start=1):
         arch = image.array[np.isin(label.array, [STRUCTURES[name] for name in ("Zone1", "Zone2", "LCC")])]
         assert 170 < np.median(arch) < 520
         assert np.percentile(arch, 10) > 80
         below = image.array[np.isin(label.array, [STRUCTURES[name] for name in ("Zone4", "Zone5")])]
         # The flap and blurred borders fill less than a quarter; a third is the darker lumen's.
-        assert not aorta_truth(number).dissected or np.percentile(below, 30) < 0.7 * np.median(arch)
+        assert not compute_aorta_truth(number).dissected or np.percentile(below, 30) < 0.7 * np.median(arch)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from data_prep.aorta import STRUCTURES
-from data_prep.phantoms.aorta.aorta_tree import aorta_truth, draw_aorta_tree, make_generator
+from data_prep.phantoms.aorta.aorta_tree import compute_aorta_truth, draw_aorta_tree, make_generator
 from data_prep.phantoms.aorta.aorta_vessels import GAP_MM, Vessel, has_gaps
 
 SUBJECTS = range(1, 13)
@@ -12,7 +12,7 @@ SUBJECTS = range(1, 13)
 
 @pytest.fixture(scope="module")
 def truths():
-    return [aorta_truth(number) for number in SUBJECTS]
+    return [compute_aorta_truth(number) for number in SUBJECTS]
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_a_tube_that_comes_back_to_another_is_refused():
 
 
 def test_subjects_differ_and_a_seed_repeats_them(truths):
-    again, other = aorta_truth(1), aorta_truth(1, seed=1)
+    again, other = compute_aorta_truth(1), compute_aorta_truth(1, seed=1)
 
     for name, segment in truths[0].segments.items():
         np.testing.assert_array_equal(segment.points_mm, again.segments[name].points_mm)

@@ -4,7 +4,7 @@ from scipy import ndimage
 
 from data_prep.aorta import STRUCTURES
 from data_prep.phantoms.aorta.aorta_scanner import draw_aorta_grid
-from data_prep.phantoms.aorta.aorta_tree import aorta_truth, draw_aorta_tree, make_generator
+from data_prep.phantoms.aorta.aorta_tree import compute_aorta_truth, draw_aorta_tree, make_generator
 from data_prep.phantoms.aorta.aorta_tubes import OUTSIDE_MM, AortaGrid, compute_depth, join_depths, label_vessels
 from data_prep.phantoms.aorta.aorta_vessels import Vessel
 from uumamba.metrics.centreline import centreline_length_mm
@@ -45,7 +45,7 @@ def pieces(label):
 
 @pytest.fixture(scope="module")
 def subject():
-    return (aorta_truth(2), *draw(2)[1:])
+    return (compute_aorta_truth(2), *draw(2)[1:])
 
 
 def test_axes_boxes_and_coarse_voxels_agree():

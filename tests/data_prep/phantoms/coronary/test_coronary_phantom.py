@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from data_prep import read_imagecas
-from data_prep.phantoms.coronary.coronary_case import coronary_truth
+from data_prep.phantoms.coronary.coronary_case import compute_coronary_truth
 from data_prep.phantoms.coronary.coronary_phantom import SHEET_NAME, write_coronary_phantom
 from tests.data_prep.raw_layouts import file_bytes
 
@@ -71,4 +71,4 @@ def test_arteries_are_a_small_bright_part_that_other_parts_outshine(coronary_raw
 
 
 def test_another_seed_gives_other_cases():
-    assert coronary_truth(1).length_mm != coronary_truth(1, seed=1).length_mm
+    assert compute_coronary_truth(1).length_mm != compute_coronary_truth(1, seed=1).length_mm

@@ -6,7 +6,7 @@ import pytest
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from data_prep.phantoms.coronary.coronary_case import coronary_truth, draw_anatomy
+from data_prep.phantoms.coronary.coronary_case import compute_coronary_truth, draw_anatomy
 from data_prep.phantoms.coronary.coronary_growth import GAP_MM, STEP_MM
 from uumamba.metrics import betti_numbers, centreline_length_mm
 
@@ -14,7 +14,7 @@ from uumamba.metrics import betti_numbers, centreline_length_mm
 @pytest.fixture(scope="module")
 def drawn():
     """Label and truth of a few cases."""
-    return [(draw_anatomy(number, 0).label, coronary_truth(number)) for number in range(1, 5)]
+    return [(draw_anatomy(number, 0).label, compute_coronary_truth(number)) for number in range(1, 5)]
 
 
 def spacing_of(truth):
@@ -40,7 +40,7 @@ def test_the_label_has_the_known_topology_and_length(drawn):
 def test_the_known_topology_holds_for_other_seeds():
     parts = set()
     for number in range(1, 13):
-        label, truth = draw_anatomy(number, 9).label, coronary_truth(number, seed=9)
+        label, truth = draw_anatomy(number, 9).label, compute_coronary_truth(number, seed=9)
         assert betti_numbers(label == 1) == truth.betti, number
         parts.add(truth.betti[0])
 
@@ -98,7 +98,7 @@ def test_vessels_that_do_not_meet_keep_fat_between_them(drawn):
 
 
 def test_trees_differ_in_dominance_branches_and_lesions():
-    truths = [coronary_truth(number) for number in range(1, 13)]
+    truths = [compute_coronary_truth(number) for number in range(1, 13)]
     parents = {branch.parent for truth in truths for branch in truth.branches if branch.name == "PDA"}
 
     assert parents == {"RCA", "LCx"}

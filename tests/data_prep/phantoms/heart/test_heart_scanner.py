@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from data_prep.phantoms.heart.heart_scanner import Scanner, _receive, draw_protocol
+from data_prep.phantoms.heart.heart_scanner import Scanner, acquire, draw_mri_protocol
 from data_prep.phantoms.heart.heart_shape import draw_heart, end_diastole, end_systole
 
 
@@ -18,11 +18,11 @@ def heart():
 
 @pytest.fixture(scope="module")
 def protocol(heart):
-    return replace(draw_protocol(heart, end_diastole(heart).end_mm, new_generator()), stored_type="float32")
+    return replace(draw_mri_protocol(heart, end_diastole(heart).end_mm, new_generator()), stored_type="float32")
 
 
 def frame(heart, protocol, phase):
-    return Scanner(heart, protocol, new_generator()).frame(phase, new_generator())
+    return Scanner(heart, protocol, new_generator()).scan_phase(phase, new_generator())
 
 
 def test_a_breath_hold_moves_image_and_label_of_its_slice_together(heart, protocol):
@@ -50,7 +50,7 @@ def test_the_phases_of_a_patient_share_background_and_differ_in_the_heart(heart,
     silent = replace(protocol, noise=0.0)
     scanner = Scanner(heart, silent, new_generator())
     (relaxed, label), (contracted, _) = (
-        scanner.frame(phase(heart), new_generator()) for phase in (end_diastole, end_systole)
+        scanner.scan_phase(phase(heart), new_generator()) for phase in (end_diastole, end_systole)
     )
 
     assert (relaxed[label == 3] != contracted[label == 3]).any()
@@ -72,7 +72,7 @@ def test_voxels_mix_the_tissues_they_hold_and_blood_is_brighter_than_muscle(hear
 def test_noise_in_air_is_rayleigh(protocol):
     noisy = replace(protocol, noise=0.05, gain=1000.0, coil=np.zeros(5))
 
-    image = _receive(np.zeros((*protocol.shape[:2], 8), np.float32), noisy, new_generator())
+    image = acquire(np.zeros((*protocol.shape[:2], 8), np.float32), noisy, new_generator())
 
     # The magnitude of two channels of standard deviation s has mean s sqrt(pi / 2).
     assert image.mean() == pytest.approx(50 * np.sqrt(np.pi / 2), rel=0.01)
@@ -82,7 +82,7 @@ def test_stored_values_are_whole_and_fit_their_type(protocol):
     bright = np.full((*protocol.shape[:2], 2), 5, np.float32)
 
     for stored_type, limit in (("uint8", 255), ("int16", 32767), ("float32", 32767)):
-        image = _receive(bright, replace(protocol, stored_type=stored_type, gain=1e5), new_generator())
+        image = acquire(bright, replace(protocol, stored_type=stored_type, gain=1e5), new_generator())
         assert image.dtype == stored_type
         assert image.max() == limit
         assert (image == np.rint(image)).all()
@@ -93,7 +93,7 @@ def test_protocols_cover_the_heart_from_base_to_apex():
         rng = np.random.default_rng(seed)
         heart = draw_heart(("DCM", "HCM", "MINF", "NOR", "RV")[seed % 5], rng)
         end_mm = end_diastole(heart).end_mm
-        protocol = draw_protocol(heart, end_mm, rng)
+        protocol = draw_mri_protocol(heart, end_mm, rng)
         thickness = protocol.spacing_mm[2]
         last_mm = protocol.first_slice_mm + (protocol.shape[2] - 1) * thickness
         assert protocol.first_slice_mm <= 0.3 * thickness
