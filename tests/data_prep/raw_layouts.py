@@ -37,7 +37,7 @@ def draw_image(seed, shape=SHAPE):
 
 
 def draw_label(highest, shape=SHAPE):
-    """Draw the values from 1 to the highest, each on n voxels for value n."""
+    """Draw n voxels of each value n up to the highest."""
     label = np.zeros(shape, np.uint8)
     for value in range(1, highest + 1):
         label[:value, 2, value] = value
@@ -174,7 +174,7 @@ class CisUnet(Aorta):
 
 
 def write_split_sheet(raw, splits):
-    """Write the partition of each case in Split-1 and, where given, in Split-2."""
+    """Write the partition of each case in Split-1 and Split-2."""
     lines = [f"{number},{','.join(given.split())}" for number, given in splits.items()]
     (raw / "imageCAS_data_split.csv").write_text("\n".join(["FileName,Split-1,Split-2", *lines]))
 

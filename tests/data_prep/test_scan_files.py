@@ -15,7 +15,7 @@ AFFINE = np.diag([0.4, 0.4, 0.5, 1.0])
 
 @pytest.fixture
 def pair(tmp_path):
-    """Save an image and its label; the label's shape and affine may be others."""
+    """Save an image and a label of another shape or affine."""
 
     def save(*, names=("a.nii.gz", "b.nii.gz"), shape=(6, 5, 4), label_shape=(6, 5, 4), label_affine=AFFINE):
         paths = [tmp_path / name for name in names]
@@ -77,16 +77,16 @@ def test_noise_and_flat_images_are_refused(pair, tmp_path):
     assert (error.key, error.got) == ("shape", (4, 4))
 
 
-def test_gzip_members_and_files_that_prepare_repairs_are_accepted(pair, tmp_path):
+def test_gzip_members_and_repairable_files_are_accepted(pair, tmp_path):
     plain, label = pair(names=("a.nii", "b.nii"), label_shape=(6, 5, 4, 1))
     content = plain.read_bytes()
     members = gzip.compress(content[:300]) + gzip.compress(content[300:])
-    for stored in (members, content):  # the second is not compressed, against its name
+    for stored in (members, content):  # the second file is not compressed, in spite of its name
         (tmp_path / "c.nii.gz").write_bytes(stored)
         check_scan_pair(tmp_path / "c.nii.gz", label, case_id="7")
 
 
-def test_the_voxels_of_a_whole_image_are_not_read(pair):
+def test_the_voxels_of_a_complete_image_are_not_read(pair):
     image, label = pair(shape=(40, 40, 40), label_shape=(40, 40, 40))
     stored = bytearray(image.read_bytes())
     middle = len(stored) // 2

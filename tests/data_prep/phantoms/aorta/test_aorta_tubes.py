@@ -20,7 +20,7 @@ def rod(radius=6, *, x=0.0, parent="Aorta"):
 
 
 def draw(number):
-    """A subject's tree, label and grid, without an image."""
+    """Draw a subject's tree, label and grid, without an image."""
     rng = make_generator(number, 0)
     tree = draw_aorta_tree(rng)
     grid = draw_aorta_grid(tree, rng)
@@ -29,13 +29,13 @@ def draw(number):
 
 
 def voxels_of(points_mm, grid):
-    """Indices (3, n) of the voxels that points lie in."""
+    """Compute the voxel indices ``(3, n)`` of points."""
     right, front, head = grid.first_mm
     return np.rint([points_mm[:, 2] - head, front - points_mm[:, 1], right - points_mm[:, 0]]).astype(int)
 
 
 def pieces(label):
-    """Number of components of each structure, joined by corners."""
+    """Count the 26-connected components of each structure."""
     boxes = ndimage.find_objects(label, max_label=23)
     return {
         name: 0 if box is None else ndimage.label(label[box] == value, np.ones((3, 3, 3)))[1]
@@ -65,7 +65,7 @@ def test_depth_in_a_straight_tube_is_radius_minus_distance():
     beside = np.broadcast_to((z > -8) & (z < 8), found.depth_mm.shape)
     expected = np.maximum(6 - np.sqrt(x * x + y * y), OUTSIDE_MM) + 0 * z
 
-    # Between points that lie a millimetre apart a surface voxel may be 0.02 mm off.
+    # Between points 1 mm apart, a surface voxel may be off by 0.02 mm.
     np.testing.assert_allclose(found.depth_mm[beside], expected[beside], atol=0.03)
 
 
@@ -98,7 +98,7 @@ def test_every_structure_is_one_piece_and_the_union_has_the_known_topology_and_l
     assert length_mm == pytest.approx(truth.length_mm, rel=0.08)
 
 
-def test_diameters_by_distance_transform_are_those_of_the_truth(subject):
+def test_diameters_by_distance_transform_agree_with_the_ground_truth(subject):
     truth, label, grid = subject
     for name, segment in truth.segments.items():
         # Clear of the parent's lumen and of the flat end.
@@ -108,12 +108,12 @@ def test_diameters_by_distance_transform_are_those_of_the_truth(subject):
         depth = ndimage.distance_transform_edt(label[box] > 0)
         at = voxels_of(points, grid) - np.array([[side.start] for side in box])
         found = ndimage.maximum_filter(depth, 3)[tuple(at)]
-        # Voxel centres lie within half a diagonal of the axis and, outside, of the surface, which nearly cancels.
+        # Voxel centres are within half a diagonal of the axis and of the surface, which nearly cancels.
         assert abs(np.median(found - radii)) < 0.6, name
 
 
 @pytest.mark.slow
-def test_labels_of_many_subjects_are_whole_trees():
+def test_labels_of_many_subjects_are_connected_trees():
     for number in range(1, 9):  # 2 s each
         label = draw(number)[1]
         assert betti_numbers(label > 0) == (1, 0, 0), number

@@ -17,24 +17,20 @@ from data_prep.phantoms.coronary.coronary_lesions import (
 GRID = CoronaryGrid((40, 44, 36), (0.5, 0.5, 0.6), (-10.0, -11.0, -10.8))
 
 
-def new_generator(seed=7):
-    return np.random.default_rng(seed)
-
-
 @pytest.fixture(scope="module")
 def heart():
-    return draw_coronary_heart(new_generator())
+    return draw_coronary_heart(np.random.default_rng(7))
 
 
 @pytest.fixture(scope="module")
 def straight():
-    """A vessel of 30 mm along z, 4 mm wide."""
+    """Create a vessel of 30 mm along z, 4 mm wide."""
     points = np.zeros((121, 3))
     points[:, 2] = np.linspace(-15, 15, 121)
     return Branch("LAD", None, 0, points, np.full(121, 4.0))
 
 
-def test_places_on_the_heart_are_found_again(heart):
+def test_locating_a_point_inverts_placing_it(heart):
     places = np.stack([np.linspace(-170, 170, 9), np.linspace(20, 160, 9), np.linspace(0.5, 1.1, 9)], axis=1)
 
     np.testing.assert_allclose(heart.locate(heart.place(places)), places, atol=1e-9)
@@ -47,7 +43,7 @@ def test_ostia_are_on_the_aortas_wall(heart):
 
 
 def test_the_apex_points_to_the_left_front_below_on_average():
-    apices = [draw_coronary_heart(new_generator(seed)).to_patient @ (0, 0, -1) for seed in range(60)]
+    apices = [draw_coronary_heart(np.random.default_rng(seed)).to_patient @ (0, 0, -1) for seed in range(60)]
 
     # Left, posterior and superior.
     assert np.all(np.mean(apices, axis=0) * (1, -1, -1) > (0.3, 0.2, 0.4))
@@ -63,7 +59,7 @@ def test_the_distance_to_a_ball_and_to_a_straight_tube_is_exact():
     points[:, 2] = np.linspace(-50, 50, 400)
     tube = Tube(points, np.full(400, 3.0))
     expected = np.broadcast_to(np.minimum(np.hypot(x, y) - 3, 3), GRID.shape)
-    # A point every quarter of a millimetre: half that way beside a radius of 3 mm is off by 0.0026 mm at the wall.
+    # Points 0.25 mm apart: halfway between two points, a wall at 3 mm is off by 0.0026 mm.
     found = compute_distance(GRID, [tube], limit_mm=3.0)
     near_wall = np.abs(expected) < 1
     np.testing.assert_allclose(found[near_wall], expected[near_wall], atol=0.005)
@@ -90,14 +86,14 @@ def test_the_shares_of_a_ball_add_up_to_its_volume():
 
 def test_plaques_stay_within_the_wall(straight):
     for seed in range(20):
-        plaque = _draw_plaque(straight, new_generator(seed))
+        _, plaque = _draw_plaque(straight, np.random.default_rng(seed))
         beside = np.hypot(plaque.centreline_mm[:, 0], plaque.centreline_mm[:, 1])
         assert (beside + plaque.radius_mm <= 2.0).all()
         assert (beside > 0).all()
 
 
 def test_struts_stay_within_the_wall_and_keep_their_metal(straight):
-    struts = _draw_stent(straight, new_generator())
+    _, struts = _draw_stent(straight, np.random.default_rng(7))
     assert np.hypot(struts[:, 0], struts[:, 1]).max() <= 0.44 * 4 + 1e-9
 
     inside = struts[np.abs(struts[:, 2]) < 9]
@@ -119,6 +115,6 @@ def test_motion_smears_a_vessel_about_its_place():
 
 
 def test_veins_have_at_most_half_of_the_arteries_contrast():
-    drawn = [draw_coronary_enhancement(new_generator(seed)) for seed in range(100)]
+    drawn = [draw_coronary_enhancement(np.random.default_rng(seed)) for seed in range(100)]
 
     assert all(each.veins <= 0.5 * each.arteries and each.right_ventricle <= each.arteries for each in drawn)

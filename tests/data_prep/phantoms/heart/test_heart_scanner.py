@@ -39,7 +39,7 @@ def test_a_breath_hold_moves_image_and_label_of_its_slice_together(heart, protoc
     stored = label.shape[2] - 1 - 3 if protocol.apex_first else 3
     assert changed.tolist() == [stored]
     rolled = np.roll(label[:, :, stored], (2, -1), axis=(0, 1))
-    # A sample that lies on an outline to within rounding may fall on either side.
+    # Rounding may move a sample on an outline to either side.
     assert np.mean(moved_label[:, :, stored] != rolled) < 1e-3
     inner = np.s_[8:-8, 8:-8]
     difference = np.abs(moved_image[:, :, stored] - np.roll(image[:, :, stored], (2, -1), axis=(0, 1)))[inner]
@@ -49,22 +49,22 @@ def test_a_breath_hold_moves_image_and_label_of_its_slice_together(heart, protoc
 def test_the_phases_of_a_patient_share_background_and_differ_in_the_heart(heart, protocol):
     silent = replace(protocol, noise=0.0)
     scanner = Scanner(heart, silent, new_generator())
-    (relaxed, label), (contracted, _) = (
+    (diastole, label), (systole, _) = (
         scanner.scan_phase(phase(heart), new_generator()) for phase in (end_diastole, end_systole)
     )
 
-    assert (relaxed[label == 3] != contracted[label == 3]).any()
-    assert np.mean(relaxed == contracted) > 0.5
+    assert (diastole[label == 3] != systole[label == 3]).any()
+    assert np.mean(diastole == systole) > 0.5
 
 
-def test_voxels_mix_the_tissues_they_hold_and_blood_is_brighter_than_muscle(heart, protocol):
+def test_voxels_mix_their_tissues_and_blood_is_brighter_than_myocardium(heart, protocol):
     clean = replace(protocol, noise=0.0, texture=0.0, coil=np.zeros(5), blur_pixels=0.0, gain=1000.0)
     image, label = frame(heart, clean, end_diastole(heart))
     pure = np.rint(1000 * protocol.brightness)
 
     assert min(np.median(image[label == blood]) for blood in (1, 3)) > 1.3 * np.median(image[label == 2])
     in_heart = image[label > 0]
-    # 2 x 2 samples in plane and 4 through the slice: shares are sixteenths, so mixtures outnumber the tissues by far.
+    # 2 x 2 samples in plane and 4 through the slice: shares are sixteenths, so there are more mixtures than tissues.
     assert len(np.unique(in_heart)) > 10 * len(pure)
     assert 0.1 < np.mean(~np.isin(in_heart, pure)) < 0.7
 
@@ -78,7 +78,7 @@ def test_noise_in_air_is_rayleigh(protocol):
     assert image.mean() == pytest.approx(50 * np.sqrt(np.pi / 2), rel=0.01)
 
 
-def test_stored_values_are_whole_and_fit_their_type(protocol):
+def test_stored_values_are_integers_in_the_range_of_their_type(protocol):
     bright = np.full((*protocol.shape[:2], 2), 5, np.float32)
 
     for stored_type, limit in (("uint8", 255), ("int16", 32767), ("float32", 32767)):
