@@ -1,6 +1,5 @@
 """Tiny data sets in the layouts of the public ones."""
 
-import itertools
 from pathlib import Path
 
 import nibabel as nib
@@ -55,6 +54,9 @@ class Layout:
     test_number = 99
     cases_per_file = 1
 
+    def patient_id(self, number):
+        return self.patient.format(number)
+
     def write(self, raw, count):
         for number in (*range(1, count + 1), self.test_number):
             self.write_patient(raw, number)
@@ -79,11 +81,8 @@ class Layout:
 
 
 class Acdc(Layout):
-    name, read_raw, highest = "acdc", read_acdc, 3
+    name, read_raw, highest, patient = "acdc", read_acdc, 3, "patient{:03d}"
     structures = HEART
-
-    def patient_id(self, number):
-        return f"patient{number:03d}"
 
     def files(self, raw, number):
         folder = raw / ("testing" if number == self.test_number else "training") / self.patient_id(number)
@@ -99,13 +98,9 @@ class Acdc(Layout):
 
 
 class Mnms(Layout):
-    name, read_raw, highest = "mnms", read_mnms, 3
+    name, read_raw, highest, patient = "mnms", read_mnms, 3, "A{}"
     structures = HEART
-    ed, es = 0, 2
-    cases_per_file = 2
-
-    def patient_id(self, number):
-        return f"A{number}"
+    ed, es, cases_per_file = 0, 2, 2
 
     def files(self, raw, number):
         folder = raw / ("Testing" if number == self.test_number else "Training/Labeled") / self.patient_id(number)
@@ -128,17 +123,12 @@ class Mnms(Layout):
         write_mnms_sheet(raw, [(self.patient_id(number), vendor, self.ed, self.es) for number, vendor in rows])
 
     def read(self, raw, scratch):
-        return read_mnms(
-            raw, frames=next(scratch / f"{at}" for at in itertools.count() if not (scratch / f"{at}").exists())
-        )
+        return read_mnms(raw, frames=scratch / f"{len([*scratch.glob('[0-9]')])}")
 
 
 class ImageCas(Layout):
-    name, read_raw, highest = "imagecas", read_imagecas, 1
+    name, read_raw, highest, patient = "imagecas", read_imagecas, 1, "imagecas{:04d}"
     structures = CORONARY
-
-    def patient_id(self, number):
-        return f"imagecas{number:04d}"
 
     def files(self, raw, number):
         shard = raw / ("1-4" if number < 5 else "5-200")
@@ -149,11 +139,8 @@ class ImageCas(Layout):
 
 
 class Aorta(Layout):
-    name, read_raw, highest, save = "aorta", read_aorta, 23, staticmethod(save_mha)
-    structures = STRUCTURES
-
-    def patient_id(self, number):
-        return f"subject{number:03d}"
+    name, read_raw, highest, patient = "aorta", read_aorta, 23, "subject{:03d}"
+    structures, save = STRUCTURES, staticmethod(save_mha)
 
     def files(self, raw, number):
         name = self.patient_id(number)

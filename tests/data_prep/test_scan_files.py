@@ -39,23 +39,11 @@ def assert_refused(image, label):
     return error.value
 
 
-def test_a_pair_on_one_grid_is_accepted(pair):
+def test_a_label_on_the_grid_is_accepted_to_within_half_a_voxel(pair):
     check_scan_pair(*pair(), case_id="7")
     check_scan_pair(*pair(names=("a.nii", "b.nii.gz"), label_affine=shifted(0.4)), case_id="7")
     check_scan_pair(pair()[0], None, case_id="7")
-
-
-@pytest.mark.parametrize(
-    "label",
-    [
-        {"label_shape": (6, 5, 3)},
-        {"label_affine": shifted(0.6)},
-        {"label_affine": shifted(40)},
-        {"label_affine": AFFINE @ np.diag([-1, 1, 1, 1])},
-    ],
-)
-def test_a_label_on_another_grid_is_refused(pair, label):
-    assert_refused(*pair(**label))
+    assert_refused(*pair(label_affine=shifted(0.6)))
 
 
 @pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.99])
@@ -67,11 +55,7 @@ def test_a_cut_file_is_refused_by_its_length(pair, share, names):
         assert_refused(*paths)
 
 
-def test_noise_and_flat_images_are_refused(pair, tmp_path):
-    _, label = pair()
-    for name in ("a.nii.gz", "c.mha"):
-        (tmp_path / name).write_bytes(b"noise" * 200)
-        assert_refused(tmp_path / name, label)
+def test_a_flat_image_is_refused(tmp_path):
     SimpleITK.WriteImage(SimpleITK.Image(4, 4, SimpleITK.sitkInt16), tmp_path / "flat.mha")
     error = assert_refused(tmp_path / "flat.mha", None)
     assert (error.key, error.got) == ("shape", (4, 4))

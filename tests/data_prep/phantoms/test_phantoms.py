@@ -65,10 +65,8 @@ def test_neither_an_atlas_nor_a_threshold_finds_the_structures_of_other_cases(na
 
 
 def test_equal_seeds_give_equal_bytes_for_any_other_cases_and_other_seeds_give_other_bytes(name, raw, tmp_path):
-    (single, other), several = (
-        [file_bytes(WRITERS[name](tmp_path / f"{seed}", **{CASES[name]: 1}, seed=seed)) for seed in (0, 1)],
-        file_bytes(raw),
-    )
+    single, other = (file_bytes(WRITERS[name](tmp_path / f"{seed}", **{CASES[name]: 1}, seed=seed)) for seed in (0, 1))
+    several = file_bytes(raw)
     single.pop(SHEET_NAME, None)
 
     assert len(single) == {"heart": 5, "coronary": 2, "aorta": 2}[name]

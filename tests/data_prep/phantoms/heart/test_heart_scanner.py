@@ -7,22 +7,20 @@ from data_prep.phantoms.heart.heart_scanner import Scanner, acquire, draw_mri_pr
 from data_prep.phantoms.heart.heart_shape import draw_heart, end_diastole, end_systole
 
 
-def new_generator():
-    return np.random.default_rng(7)
-
-
 @pytest.fixture(scope="module")
 def heart():
-    return draw_heart("NOR", new_generator())
+    return draw_heart("NOR", np.random.default_rng(7))
 
 
 @pytest.fixture(scope="module")
 def protocol(heart):
-    return replace(draw_mri_protocol(heart, end_diastole(heart).end_mm, new_generator()), stored_type="float32")
+    return replace(
+        draw_mri_protocol(heart, end_diastole(heart).end_mm, np.random.default_rng(7)), stored_type="float32"
+    )
 
 
 def frame(heart, protocol, phase):
-    return Scanner(heart, protocol, new_generator()).scan_phase(phase, new_generator())
+    return Scanner(heart, protocol, np.random.default_rng(7)).scan_phase(phase, np.random.default_rng(7))
 
 
 def test_a_breath_hold_moves_image_and_label_of_its_slice_together(heart, protocol):
@@ -48,9 +46,9 @@ def test_a_breath_hold_moves_image_and_label_of_its_slice_together(heart, protoc
 
 def test_the_phases_of_a_patient_share_background_and_differ_in_the_heart(heart, protocol):
     silent = replace(protocol, noise=0.0)
-    scanner = Scanner(heart, silent, new_generator())
+    scanner = Scanner(heart, silent, np.random.default_rng(7))
     (diastole, label), (systole, _) = (
-        scanner.scan_phase(phase(heart), new_generator()) for phase in (end_diastole, end_systole)
+        scanner.scan_phase(phase(heart), np.random.default_rng(7)) for phase in (end_diastole, end_systole)
     )
 
     assert (diastole[label == 3] != systole[label == 3]).any()
@@ -72,7 +70,7 @@ def test_voxels_mix_their_tissues_and_blood_is_brighter_than_myocardium(heart, p
 def test_noise_in_air_is_rayleigh(protocol):
     noisy = replace(protocol, noise=0.05, gain=1000.0, coil=np.zeros(5))
 
-    image = acquire(np.zeros((*protocol.shape[:2], 8), np.float32), noisy, new_generator())
+    image = acquire(np.zeros((*protocol.shape[:2], 8), np.float32), noisy, np.random.default_rng(7))
 
     # The magnitude of two channels of standard deviation s has mean s sqrt(pi / 2).
     assert image.mean() == pytest.approx(50 * np.sqrt(np.pi / 2), rel=0.01)
@@ -82,7 +80,7 @@ def test_stored_values_are_integers_in_the_range_of_their_type(protocol):
     bright = np.full((*protocol.shape[:2], 2), 5, np.float32)
 
     for stored_type, limit in (("uint8", 255), ("int16", 32767), ("float32", 32767)):
-        image = acquire(bright, replace(protocol, stored_type=stored_type, gain=1e5), new_generator())
+        image = acquire(bright, replace(protocol, stored_type=stored_type, gain=1e5), np.random.default_rng(7))
         assert image.dtype == stored_type
         assert image.max() == limit
         assert (image == np.rint(image)).all()

@@ -64,9 +64,7 @@ def test_myocardium_surrounds_the_cavity_in_every_plane(heart):
 
 
 def test_papillary_muscles_are_part_of_the_labelled_cavity(heart):
-    phase = end_diastole(heart)
-
-    assert (paint(phase, 0.5 * phase.length_mm) == Tissue.PAPILLARY).any()
+    assert (paint(end_diastole(heart), 0.5 * heart.lv_length_mm) == Tissue.PAPILLARY).any()
     assert LABEL_OF_TISSUE[Tissue.PAPILLARY] == LABEL_OF_TISSUE[Tissue.LV_BLOOD] == 3
 
 
