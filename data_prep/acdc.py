@@ -77,7 +77,7 @@ def read_acdc(raw: Path | str) -> tuple[Manifest, list[CaseError]]:
         infos, unreadable = collect(partial(_read_info, needs_group=split == "training"), folders)
         folds = assign_folds({info.folder.name: info.group for info in infos if info.group and split == "training"})
         frames = ((info, phase, split, folds.get(info.folder.name)) for info in infos for phase in PHASES)
-        found, incomplete = collect(lambda frame: _frame_case(*frame), frames)
+        found, incomplete = collect(lambda frame: _make_frame_case(*frame), frames)
         cases += found
         errors += sorted([*unreadable, *incomplete], key=lambda error: error.case_id)
     manifest = Manifest("ACDC", "cine MRI", dict(STRUCTURES), tuple(cases), reference=REFERENCE, licence=LICENCE)
@@ -87,18 +87,18 @@ def read_acdc(raw: Path | str) -> tuple[Manifest, list[CaseError]]:
 def _find_patients(raw: Path) -> dict[Split, list[Path]]:
     for root in (raw / "database", raw):
         patients: dict[Split, list[Path]] = {
-            "training": _patient_folders(root / "training"),
-            "test": _patient_folders(root / "testing"),
+            "training": _list_patient_folders(root / "training"),
+            "test": _list_patient_folders(root / "testing"),
         }
         if any(patients.values()):
             return patients
     # A folder of patients. A folder named testing is never used for training.
-    patients = {"test" if raw.resolve().name == "testing" else "training": _patient_folders(raw)}
+    patients = {"test" if raw.resolve().name == "testing" else "training": _list_patient_folders(raw)}
     require(any(patients.values()), "raw", got=raw, expected=_LAYOUT)
     return patients
 
 
-def _patient_folders(folder: Path) -> list[Path]:
+def _list_patient_folders(folder: Path) -> list[Path]:
     return sorted(entry for entry in folder.glob("*") if _PATIENT_NAME.fullmatch(entry.name) and entry.is_dir())
 
 
@@ -120,7 +120,7 @@ def _read_info(folder: Path, *, needs_group: bool) -> PatientInfo:
             folder.name,
             phase,
             got=number,
-            expected="a whole number from 1 on",
+            expected="an integer of at least 1",
             fix=f"write the frame number of {phase} into Info.cfg, such as '{phase}: 1'",
         )
     require_case(
@@ -137,7 +137,7 @@ def _read_info(folder: Path, *, needs_group: bool) -> PatientInfo:
     return PatientInfo(folder, {phase: int(number) for phase, number in frames.items()}, group)
 
 
-def _frame_case(info: PatientInfo, phase: str, split: Split, fold: int | None) -> Case:
+def _make_frame_case(info: PatientInfo, phase: str, split: Split, fold: int | None) -> Case:
     patient_id = info.folder.name
     case_id = f"{patient_id}_frame{info.frames[phase]:02d}"
     image, label = info.folder / f"{case_id}.nii.gz", info.folder / f"{case_id}_gt.nii.gz"

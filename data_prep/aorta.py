@@ -114,7 +114,7 @@ def read_aorta(raw: Path | str) -> tuple[Manifest, list[CaseError]]:
     """
     scans = group_scans(list_files(Path(raw)), _SCAN_NAME)
     require(scans, "raw", got=raw, expected=_LAYOUT)
-    folds = assign_folds({_case_id(number): "" for number in scans if number <= LAST_TRAINING_SUBJECT})
+    folds = assign_folds({_format_case_id(number): "" for number in scans if number <= LAST_TRAINING_SUBJECT})
     cases, errors = collect(lambda number: _make_case(number, scans[number], folds), sorted(scans))
     manifest = Manifest(
         "AortaSeg24",
@@ -129,7 +129,7 @@ def read_aorta(raw: Path | str) -> tuple[Manifest, list[CaseError]]:
 
 
 def _make_case(number: int, files: Mapping[str, Sequence[Path]], folds: Mapping[str, int]) -> Case:
-    case_id = _case_id(number)
+    case_id = _format_case_id(number)
     split: Split = "training" if number <= LAST_TRAINING_SUBJECT else "test"
     image = select_single_file(case_id, "image", files.get("cta", ()), name=f"{case_id}_CTA.mha", fix=_RESTORE)
     label = None
@@ -147,5 +147,5 @@ def _make_case(number: int, files: Mapping[str, Sequence[Path]], folds: Mapping[
     )
 
 
-def _case_id(number: int) -> str:
+def _format_case_id(number: int) -> str:
     return f"subject{number:03d}"

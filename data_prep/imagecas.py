@@ -79,7 +79,7 @@ def read_imagecas(raw: Path | str, *, split: OfficialSplit = "Split-1") -> tuple
     """
     files = list_files(Path(raw))
     scans = group_scans(files, _SCAN_NAME)
-    require(scans, "raw", got=raw, expected=_LAYOUT, fix=_unpack_command(files))
+    require(scans, "raw", got=raw, expected=_LAYOUT, fix=_format_unpack_command(files))
     partitions = _read_partitions(_find_sheet(Path(raw), files), split)
     require(
         not partitions.keys().isdisjoint(scans),
@@ -92,7 +92,7 @@ def read_imagecas(raw: Path | str, *, split: OfficialSplit = "Split-1") -> tuple
     cases, errors = collect(
         lambda number: _make_case(number, scans[number], partitions.get(number, ""), folds, split), sorted(scans)
     )
-    errors += _missing_cases(number for number in partitions if number not in scans)
+    errors += _report_missing_cases(number for number in partitions if number not in scans)
     manifest = Manifest(
         "ImageCAS",
         "CT angiography",
@@ -105,7 +105,7 @@ def read_imagecas(raw: Path | str, *, split: OfficialSplit = "Split-1") -> tuple
     return manifest, sorted(errors, key=lambda error: error.case_id)
 
 
-def _unpack_command(files: Iterable[Path]) -> str:
+def _format_unpack_command(files: Iterable[Path]) -> str:
     """Return the command that unpacks archives, or an empty text."""
     archives = [path for path in files if path.suffix.lower() == _ARCHIVE]
     if not archives:
@@ -114,11 +114,11 @@ def _unpack_command(files: Iterable[Path]) -> str:
     return f"unpack the {len(archives)} archives with 7-Zip, as in `mv {last} {packed} && 7z x {packed}`"
 
 
-def _missing_cases(numbers: Iterable[int]) -> Iterator[CaseError]:
+def _report_missing_cases(numbers: Iterable[int]) -> Iterator[CaseError]:
     """Yield one error for each run of consecutive case numbers."""
     fix = "unpack the archive of the shard with 7-Zip, or remove the rows from the sheet"
     for _, run in groupby(enumerate(sorted(numbers)), key=lambda pair: pair[1] - pair[0]):
-        ids = [_case_id(number) for _, number in run]
+        ids = [_format_case_id(number) for _, number in run]
         name = ids[0] if len(ids) == 1 else f"{ids[0]}-{ids[-1][-4:]}"
         yield CaseError(name, "image", got="no file", expected=f"{len(ids)} case(s) of the split sheet", fix=fix)
 
@@ -126,7 +126,7 @@ def _missing_cases(numbers: Iterable[int]) -> Iterator[CaseError]:
 def _make_case(
     number: int, files: Mapping[str, Sequence[Path]], partition: str, folds: Mapping[str, int], split: OfficialSplit
 ) -> Case:
-    case_id = _case_id(number)
+    case_id = _format_case_id(number)
     image, label = (
         select_single_file(case_id, key, files.get(kind, ()), name=f"{number}.{kind}.nii.gz", fix=_UNPACK)
         for key, kind in (("image", "img"), ("label", "label"))
@@ -153,7 +153,7 @@ def _make_case(
 
 def _assign_official_folds(partitions: Mapping[int, str]) -> dict[str, int]:
     training, validation = (
-        {_case_id(number): "" for number, given in partitions.items() if given == partition}
+        {_format_case_id(number): "" for number, given in partitions.items() if given == partition}
         for partition in ("training", "validation")
     )
     if not validation:
@@ -162,7 +162,7 @@ def _assign_official_folds(partitions: Mapping[int, str]) -> dict[str, int]:
     return dealt | dict.fromkeys(validation, 0)
 
 
-def _case_id(number: int) -> str:
+def _format_case_id(number: int) -> str:
     return f"imagecas{number:04d}"
 
 

@@ -9,8 +9,16 @@ from pathlib import Path
 from data_prep.acdc import STRUCTURES
 from data_prep.folds import assign_folds
 from data_prep.mnms_frames import cut_frames
-from data_prep.mnms_layout import PARTS, find_folder, find_repeated, frame_files, frame_id, holds_cines, list_patients
-from data_prep.mnms_sheet import VENDORS, SheetRow, find_sheet, labelled_frames, read_sheet
+from data_prep.mnms_layout import (
+    PARTS,
+    find_folder,
+    find_repeated,
+    format_frame_id,
+    holds_cines,
+    list_frame_files,
+    list_patients,
+)
+from data_prep.mnms_sheet import VENDORS, SheetRow, find_sheet, parse_frames, read_sheet
 from data_prep.raw_folder import check_file, collect
 from data_prep.scan_files import check_scan_pair
 from data_prep.shell import print_progress, run_command
@@ -99,13 +107,13 @@ def read_mnms(
     ]
     dealt = [patient.name for patient in list_patients(listed, TRAINING) if patient.name in rows]
     folds = assign_folds({name: f"{rows[name].vendor} {rows[name].pathology}" for name in dealt})
-    numbered, faulty = collect(lambda patient: (patient, labelled_frames(patient.name, rows.get(patient.name))), found)
+    numbered, faulty = collect(lambda patient: (patient, parse_frames(patient.name, rows.get(patient.name))), found)
     labelled = (
         (patient, rows[patient.name], phase, frame, folds.get(patient.name))
         for patient, numbers in numbered
         for phase, frame in numbers.items()
     )
-    cases, incomplete = collect(lambda frame: _frame_case(*frame), labelled)
+    cases, incomplete = collect(lambda frame: _make_frame_case(*frame), labelled)
     reported = {error.case_id for error in uncut}
     others = (
         error for error in (*repeated.values(), *faulty, *incomplete) if error.case_id.partition("_")[0] not in reported
@@ -125,9 +133,9 @@ def read_mnms(
     return manifest, sorted([*uncut, *others], key=lambda error: error.case_id)
 
 
-def _frame_case(patient: Path, row: SheetRow, phase: str, frame: int, fold: int | None) -> Case:
-    case_id = frame_id(patient.name, frame)
-    image, label = frame_files(patient, frame)
+def _make_frame_case(patient: Path, row: SheetRow, phase: str, frame: int, fold: int | None) -> Case:
+    case_id = format_frame_id(patient.name, frame)
+    image, label = list_frame_files(patient, frame)
     for key, path in (("image", image), ("label", label)):
         check_file(path, case_id=case_id, key=key, fix="cut the frames again from the M&Ms download")
     check_scan_pair(image, label, case_id=case_id)

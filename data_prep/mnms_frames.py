@@ -10,8 +10,16 @@ from nibabel.fileslice import fileslice
 from nibabel.openers import ImageOpener
 from numpy.typing import NDArray
 
-from data_prep.mnms_layout import PARTS, cine_files, find_absent, find_folder, find_repeated, frame_files, list_patients
-from data_prep.mnms_sheet import SheetRow, find_sheet, labelled_frames, read_sheet
+from data_prep.mnms_layout import (
+    PARTS,
+    find_absent,
+    find_folder,
+    find_repeated,
+    list_cine_files,
+    list_frame_files,
+    list_patients,
+)
+from data_prep.mnms_sheet import SheetRow, find_sheet, parse_frames, read_sheet
 from data_prep.nifti_file import write_nifti
 from data_prep.raw_folder import check_file, check_output_folder
 from data_prep.scan_files import DAMAGED
@@ -88,12 +96,12 @@ def _cut_patient(patient: Path, target: Path, row: SheetRow | None) -> None:
 
     If a frame is faulty, all frames of the patient are removed, including those of an earlier call.
     """
-    sources = dict(zip(("image", "label"), cine_files(patient), strict=True))
+    sources = dict(zip(("image", "label"), list_cine_files(patient), strict=True))
     try:
-        numbers = labelled_frames(patient.name, row)
+        numbers = parse_frames(patient.name, row)
         for key, source in sources.items():
             check_file(source, case_id=patient.name, key=key, fix=_RESTORE)
-        paths = [frame_files(target, number) for number in numbers.values()]
+        paths = [list_frame_files(target, number) for number in numbers.values()]
         if all(
             _is_up_to_date(file, source) for pair in paths for file, source in zip(pair, sources.values(), strict=True)
         ):

@@ -58,22 +58,22 @@ def find_repeated(root: Path) -> dict[str, CaseError]:
     }
 
 
-def cine_files(patient: Path) -> tuple[Path, Path]:
+def list_cine_files(patient: Path) -> tuple[Path, Path]:
     """Return the paths of a patient's 4-D image and label."""
     return patient / f"{patient.name}_sa.nii.gz", patient / f"{patient.name}_sa_gt.nii.gz"
 
 
-def frame_files(patient: Path, frame: int) -> tuple[Path, Path]:
+def list_frame_files(patient: Path, frame: int) -> tuple[Path, Path]:
     """Return the paths of a cut frame's 3-D image and label."""
-    case_id = frame_id(patient.name, frame)
+    case_id = format_frame_id(patient.name, frame)
     return patient / f"{case_id}.nii.gz", patient / f"{case_id}_gt.nii.gz"
 
 
-def frame_id(patient_id: str, frame: int) -> str:
+def format_frame_id(patient_id: str, frame: int) -> str:
     """Return the case id of a frame, counted from 0.
 
     Example:
-        >>> frame_id("A0S9V9", 9)
+        >>> format_frame_id("A0S9V9", 9)
         'A0S9V9_frame09'
     """
     return f"{patient_id}_frame{frame:02d}"
@@ -81,4 +81,4 @@ def frame_id(patient_id: str, frame: int) -> str:
 
 def holds_cines(root: Path) -> bool:
     """Return whether some patient has a 4-D cine, as in the download."""
-    return any(cine_files(patient)[0].is_file() for part in PARTS for patient in list_patients(root, part))
+    return any(list_cine_files(patient)[0].is_file() for part in PARTS for patient in list_patients(root, part))

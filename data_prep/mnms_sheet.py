@@ -75,7 +75,7 @@ def read_sheet(sheet: Path) -> dict[str, SheetRow]:
     return found
 
 
-def labelled_frames(patient_id: str, row: SheetRow | None) -> dict[str, int]:
+def parse_frames(patient_id: str, row: SheetRow | None) -> dict[str, int]:
     """Check a patient's row and return the frame number of each phase.
 
     Raises:
@@ -90,7 +90,7 @@ def labelled_frames(patient_id: str, row: SheetRow | None) -> dict[str, int]:
     for phase, text in row.frames.items():
         match = _FRAME.fullmatch(text)
         if match is None or int(match["number"]) in numbers.values():
-            expected = "a whole number from 0 on" if match is None else "another frame than ED"
+            expected = "an integer of at least 0" if match is None else "another frame than ED"
             fix = f"write the number of the {phase} frame, counted from 0, into the sheet"
             raise CaseError(patient_id, phase, got=text, expected=expected, fix=fix)
         numbers[phase] = int(match["number"])

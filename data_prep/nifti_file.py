@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from uumamba.runtime.files import whole_file
 
 
-def new_header(array: NDArray[np.generic]) -> nib.Nifti1Header:
+def make_header(array: NDArray[np.generic]) -> nib.Nifti1Header:
     """Create a header of an array's type and shape, without scaling."""
     header = nib.Nifti1Header()
     header.set_data_dtype(array.dtype)

@@ -63,11 +63,13 @@ def read_grid(path: Path, *, case_id: str) -> Scan:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ScanWarning)
-        shape, affine, spacing_mm = _nifti_grid(path, case_id) if is_nifti_name(path) else _itk_grid(path, case_id)
+        shape, affine, spacing_mm = (
+            _read_nifti_grid(path, case_id) if is_nifti_name(path) else _read_itk_grid(path, case_id)
+        )
     return Scan(np.broadcast_to(np.uint8(0), shape), affine, spacing_mm, None, path)
 
 
-def _nifti_grid(path: Path, case_id: str) -> _Grid:
+def _read_nifti_grid(path: Path, case_id: str) -> _Grid:
     try:
         with ImageOpener(str(path)) as stream:
             header: Any = nib.Nifti1Header(stream.read(nib.Nifti1Header.sizeof_hdr), check=False)
@@ -97,7 +99,7 @@ def _is_complete(path: Path, header: Any) -> bool:
     return announced == expected % 2**32 if path.suffix.lower() == ".gz" else length >= expected
 
 
-def _itk_grid(path: Path, case_id: str) -> _Grid:
+def _read_itk_grid(path: Path, case_id: str) -> _Grid:
     import SimpleITK  # slow to import, and not needed for NIfTI
 
     reader: Any = SimpleITK.ImageFileReader()  # type: ignore[no-untyped-call]

@@ -33,7 +33,7 @@ def read_rows(path: Path, *, sheet: str) -> list[list[str]]:
         [['FileName', 'Split-1'], ['1', 'Training']]
     """
     try:
-        return _csv_rows(path) if path.suffix.lower() == ".csv" else _workbook_rows(path, sheet)
+        return _read_csv(path) if path.suffix.lower() == ".csv" else _read_workbook(path, sheet)
     except UsageError:
         raise
     except _DAMAGED as error:
@@ -42,13 +42,13 @@ def read_rows(path: Path, *, sheet: str) -> list[list[str]]:
         raise UsageError(str(path), got=got, expected="a CSV file or workbook", fix=fix) from None
 
 
-def _csv_rows(path: Path) -> list[list[str]]:
+def _read_csv(path: Path) -> list[list[str]]:
     text = path.read_text(encoding="utf-8-sig")
     delimiter = ";" if text.count(";") > text.count(",") else ","
     return list(csv.reader(text.splitlines(), delimiter=delimiter))
 
 
-def _workbook_rows(path: Path, sheet: str) -> list[list[str]]:
+def _read_workbook(path: Path, sheet: str) -> list[list[str]]:
     try:
         from openpyxl import load_workbook
     except ImportError:

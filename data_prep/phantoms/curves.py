@@ -9,22 +9,22 @@ Points = NDArray[np.float64]
 """``(n, 3)``, in millimetres."""
 
 
-def arc_lengths(points: Points) -> NDArray[np.float64]:
+def compute_arc_lengths(points: Points) -> NDArray[np.float64]:
     """Compute the arc length of every point.
 
     Example:
-        >>> arc_lengths(np.array([[0.0, 0, 0], [3, 4, 0], [3, 4, 2]])).tolist()
+        >>> compute_arc_lengths(np.array([[0.0, 0, 0], [3, 4, 0], [3, 4, 2]])).tolist()
         [0.0, 5.0, 7.0]
     """
     return np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
 
 
-def total_length(points: Points) -> float:
+def compute_length(points: Points) -> float:
     """Compute the length of a polyline."""
     return float(np.linalg.norm(np.diff(points, axis=0), axis=1).sum())
 
 
-def unit_tangents(points: Points) -> Points:
+def compute_tangents(points: Points) -> Points:
     """Compute the unit tangent at every point."""
     along = np.gradient(points, axis=0)
     return along / np.linalg.norm(along, axis=1, keepdims=True)

@@ -26,6 +26,6 @@ def draw_smooth_noise(
     return ndimage.gaussian_filter(rng.standard_normal(shape, dtype=np.float32), sigma, truncate=truncate)
 
 
-def to_hounsfield(image: Field, lowest: int, highest: int) -> NDArray[np.int16]:
+def round_to_hounsfield(image: Field, lowest: int, highest: int) -> NDArray[np.int16]:
     """Round and clip an image to integers of the scanner's range."""
     return np.clip(np.rint(image), lowest, highest).astype(np.int16)

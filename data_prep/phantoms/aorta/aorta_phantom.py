@@ -82,8 +82,9 @@ def _list_files(order: Order) -> tuple[Path, Path]:
 def _write_case(order: Order) -> None:
     rng = make_generator(order.number, order.seed)
     image, label, grid = scan_aorta(draw_aorta_tree(rng), rng)
-    for path, voxels in zip(_list_files(order), (image, label), strict=True):
-        _write_mha(path, voxels, grid)
+    image_path, label_path = _list_files(order)
+    _write_mha(image_path, image, grid)
+    _write_mha(label_path, label, grid)
 
 
 def _write_mha(path: Path, voxels: NDArray[np.generic], grid: AortaGrid) -> None:

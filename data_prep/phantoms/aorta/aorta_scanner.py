@@ -17,7 +17,7 @@ from data_prep.phantoms.aorta.aorta_organs import (
 from data_prep.phantoms.aorta.aorta_tubes import AortaGrid, VesselDepth, compute_depth, join_depths, label_vessels
 from data_prep.phantoms.aorta.aorta_vessels import Flap, Tree, Vessel
 from data_prep.phantoms.curves import Points
-from data_prep.phantoms.scanner_noise import Field, draw_smooth_noise, to_hounsfield
+from data_prep.phantoms.scanner_noise import Field, draw_smooth_noise, round_to_hounsfield
 from uumamba.types import LabelMap
 
 LOWEST_HU, HIGHEST_HU = -1024, 1500
@@ -182,7 +182,7 @@ def _paint_flap(image: Field, flap: Flap, tube: VesselDepth, union: Field, grid:
     along = arc[tube.nearest]
     z, y, x = np.nonzero((tube.depth_mm > -0.5) & (along > flap.start_mm) & (along < flap.stop_mm))
     number = tube.nearest[z, y, x]
-    centres, normals = tube.vessel.points_mm[number], _flap_normals(flap, tube.vessel)[number]
+    centres, normals = tube.vessel.points_mm[number], _compute_flap_normals(flap, tube.vessel)[number]
     places = zip(grid.axes(tube.box), (x, y, z), range(3), strict=True)
     across = sum((axis.ravel()[at] - centres[:, way]) * normals[:, way] for axis, at, way in places)
     from_end = np.minimum(arc[number] - flap.start_mm, flap.stop_mm - arc[number])
@@ -198,7 +198,7 @@ def _paint_flap(image: Field, flap: Flap, tube: VesselDepth, union: Field, grid:
     window[z, y, x] = voxels + in_flap * (50 - voxels)
 
 
-def _flap_normals(flap: Flap, aorta: Vessel) -> Points:
+def _compute_flap_normals(flap: Flap, aorta: Vessel) -> Points:
     """Compute the membrane's unit normal at every point of the centreline.
 
     Its angle is measured in a parallel-transport frame, which does not twist.
@@ -241,4 +241,4 @@ def _detect(image: Field, exposure: Exposure, rng: np.random.Generator) -> NDArr
     image = ndimage.gaussian_filter(image, exposure.blur_mm, truncate=3.0)
     noise = draw_smooth_noise(rng, image.shape, (0.4, 0.6, 0.6), truncate=3.0)
     image += noise * np.float32(exposure.noise_hu / noise[: min(40, len(noise))].std())
-    return to_hounsfield(image, LOWEST_HU, HIGHEST_HU)
+    return round_to_hounsfield(image, LOWEST_HU, HIGHEST_HU)

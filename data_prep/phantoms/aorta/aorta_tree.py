@@ -17,7 +17,7 @@ from data_prep.phantoms.aorta.aorta_vessels import (
     has_gaps,
     has_smooth_bends,
 )
-from data_prep.phantoms.curves import Points, arc_lengths, interpolate
+from data_prep.phantoms.curves import Points, compute_arc_lengths, interpolate
 from uumamba.runtime.seeds import key_to_seed
 
 ZONE_3_MM = 20.0
@@ -59,17 +59,17 @@ def _draw_candidate(rng: np.random.Generator) -> Tree:
     path = _draw_path(pose, rng)
     marks = _draw_marks(path, bovine, rng)
     diameters = {name: float(rng.uniform(*bounds)) for name, bounds in _DIAMETERS_MM.items()}
-    radii = _aortic_radii(marks, len(path), dissected, rng)
-    starts = _zone_starts(marks, diameters, pose.scale, rng.uniform(0.37, 0.47))
+    radii = _draw_aortic_radii(marks, len(path), dissected, rng)
+    starts = _compute_zone_starts(marks, diameters, pose.scale, rng.uniform(0.37, 0.47))
     aorta = Vessel("Aorta", "", path, radii, tuple(f"Zone{number}" for number in range(10)), starts)
     branches = [_draw_branch(name, aorta, marks, diameters, rng) for name in _DIRECTIONS]
     vessels = (aorta, *_draw_iliacs(aorta, diameters, rng), *branches)
     heights = {name: float(path[round(at), 2]) for name, at in marks.items()} | {"T6": float(path[round(starts[5]), 2])}
     flap = _draw_flap(marks, pose.scale, rng) if dissected else None
-    return Tree(tuple(_to_world(vessel, pose) for vessel in vessels), pose, flap, bovine, heights)
+    return Tree(tuple(_transform_to_world(vessel, pose) for vessel in vessels), pose, flap, bovine, heights)
 
 
-def _to_world(vessel: Vessel, pose: Pose) -> Vessel:
+def _transform_to_world(vessel: Vessel, pose: Pose) -> Vessel:
     return replace(
         vessel,
         points_mm=pose.to_world(vessel.points_mm),
@@ -80,7 +80,7 @@ def _to_world(vessel: Vessel, pose: Pose) -> Vessel:
 
 def _draw_pose(rng: np.random.Generator) -> Pose:
     nod, lean, turn = np.deg2rad(rng.uniform(-1, 1, 3) * (9, 7, 12))
-    rotation = _rotation_matrix(0, nod) @ _rotation_matrix(1, lean) @ _rotation_matrix(2, turn)
+    rotation = _make_rotation(0, nod) @ _make_rotation(1, lean) @ _make_rotation(2, turn)
     sideways = (rng.uniform(-9, 9), rng.uniform(-100, 300), rng.uniform(55, 90))
     # The spine curves backwards in the chest and forwards in the loin.
     forwards = (-rng.uniform(2, 13), rng.uniform(60, 140), rng.uniform(60, 90))
@@ -88,7 +88,7 @@ def _draw_pose(rng: np.random.Generator) -> Pose:
     return Pose(rng.uniform(0.88, 1.08), rotation, position, np.array([sideways, forwards]))
 
 
-def _rotation_matrix(axis: int, angle: float) -> NDArray[np.float64]:
+def _make_rotation(axis: int, angle: float) -> NDArray[np.float64]:
     first, second = (other for other in range(3) if other != axis)
     rotation = np.eye(3)
     rotation[first, first] = rotation[second, second] = np.cos(angle)
@@ -102,9 +102,9 @@ def _draw_path(pose: Pose, rng: np.random.Generator) -> Points:
     It is in the body's frame, with one point per millimetre.
     """
     top = rng.uniform(250, 298)
-    rise, reach, swing = rng.uniform(30, 42), rng.uniform(64, 82), rng.uniform(0.35, 0.85)
+    rise, span, swing = rng.uniform(30, 42), rng.uniform(64, 82), rng.uniform(0.35, 0.85)
     descent = _draw_descent(top - rise, pose, rng)
-    across = reach * np.array([np.sin(swing), np.cos(swing), 0.0])
+    across = span * np.array([np.sin(swing), np.cos(swing), 0.0])
     middle = descent[0] + across / 2
     angles = np.linspace(0, np.pi, 7)[:-1, None]
     skew = rng.uniform(-0.15, 0.15)
@@ -135,9 +135,9 @@ def _draw_descent(top: float, pose: Pose, rng: np.random.Generator) -> Points:
 
 def _resample(points: Points) -> Points:
     """Interpolate points by a smooth curve with one point per millimetre."""
-    at = arc_lengths(points)
+    at = compute_arc_lengths(points)
     fine = CubicSpline(at, points)(np.linspace(0, at[-1], 4000))
-    arc = arc_lengths(fine)
+    arc = compute_arc_lengths(fine)
     return interpolate(np.arange(0.0, arc[-1]), arc, fine)
 
 
@@ -182,7 +182,7 @@ _DIAMETERS_MM = {
 }
 
 
-def _zone_starts(
+def _compute_zone_starts(
     marks: Mapping[str, float], diameters: Mapping[str, float], scale: float, t6_share: float
 ) -> tuple[float, ...]:
     """Compute the zone borders of the Society for Vascular Surgery.
@@ -201,7 +201,7 @@ def _zone_starts(
     )  # fmt: skip
 
 
-def _aortic_radii(
+def _draw_aortic_radii(
     marks: Mapping[str, float], points: int, dissected: bool, rng: np.random.Generator
 ) -> NDArray[np.float64]:
     """Draw the radius at each point, wider at dissections and aneurysms."""
@@ -214,15 +214,15 @@ def _aortic_radii(
     at = np.arange(points, dtype=np.float64)
     radii = PchipInterpolator(sorted(knots), [knots[place] for place in sorted(knots)])(at)
     if dissected:
-        radii *= 1 + rng.uniform(0.05, 0.3) * _gaussian(at, marks["LSA"] + rng.uniform(40, 70), 35.0)
+        radii *= 1 + rng.uniform(0.05, 0.3) * _evaluate_gaussian(at, marks["LSA"] + rng.uniform(40, 70), 35.0)
     if rng.random() < 0.35:
-        radii *= 1 + rng.uniform(0.4, 0.8) * _gaussian(at, points - rng.uniform(28, 38), rng.uniform(11, 14))
+        radii *= 1 + rng.uniform(0.4, 0.8) * _evaluate_gaussian(at, points - rng.uniform(28, 38), rng.uniform(11, 14))
     if rng.random() < 0.25:
-        radii *= 1 + rng.uniform(0.1, 0.25) * _gaussian(at, marks["Innominate"] - 25, 18.0)
+        radii *= 1 + rng.uniform(0.1, 0.25) * _evaluate_gaussian(at, marks["Innominate"] - 25, 18.0)
     return radii
 
 
-def _gaussian(at: NDArray[np.float64], centre: float, width: float) -> NDArray[np.float64]:
+def _evaluate_gaussian(at: NDArray[np.float64], centre: float, width: float) -> NDArray[np.float64]:
     return np.exp(-(((at - centre) / width) ** 2) / 2)
 
 

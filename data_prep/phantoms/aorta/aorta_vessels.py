@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.aorta import STRUCTURES
-from data_prep.phantoms.curves import Points, arc_lengths, total_length, unit_tangents
+from data_prep.phantoms.curves import Points, compute_arc_lengths, compute_length, compute_tangents
 
 GAP_MM = 3.0
 """Minimum gap between vessels behind their bifurcation; closer vessels would fuse in the label."""
@@ -66,12 +66,12 @@ class Vessel:
     @property
     def arc_mm(self) -> NDArray[np.float64]:
         """Arc length of every centreline point."""
-        return arc_lengths(self.points_mm)
+        return compute_arc_lengths(self.points_mm)
 
     @property
     def tangents(self) -> Points:
         """Unit tangent of the centreline at every point."""
-        return unit_tangents(self.points_mm)
+        return compute_tangents(self.points_mm)
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class Segment:
     @property
     def length_mm(self) -> float:
         """Length of the centreline."""
-        return total_length(self.points_mm)
+        return compute_length(self.points_mm)
 
 
 @dataclass(frozen=True)

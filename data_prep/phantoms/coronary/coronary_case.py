@@ -103,7 +103,7 @@ def compute_coronary_truth(number: int, *, seed: int = 0) -> CoronaryTruth:
     lesions = anatomy.lesions
     return CoronaryTruth(
         branches=branches,
-        betti=_expected_betti(branches),
+        betti=_compute_expected_betti(branches),
         affine=anatomy.affine,
         shape=anatomy.grid.shape,
         calcified=tuple(sorted({name for name, _ in lesions.plaques})),
@@ -127,13 +127,13 @@ def draw_anatomy(number: int, seed: int) -> Anatomy:
         branches = tuple(replace(each, centreline_mm=each.centreline_mm @ heart.to_patient.T) for each in tree)
         grid = draw_coronary_grid(branches, spacing_mm, rng)
         label, left_mm, right_mm = draw_label(grid, branches, heart)
-        if betti_numbers(label.astype(bool)) == _expected_betti(branches):
+        if betti_numbers(label.astype(bool)) == _compute_expected_betti(branches):
             lesions = draw_lesions(branches, rng)
             table_mm = rng.uniform((-40, -230, -1800), (40, -120, 1800))
             return Anatomy(heart, branches, lesions, grid, table_mm, label, (left_mm, right_mm))
     raise RuntimeError(f"no coronary tree was found for case {number} of seed {seed} in {_ATTEMPTS} attempts")
 
 
-def _expected_betti(branches: Sequence[Branch]) -> tuple[int, int, int]:
+def _compute_expected_betti(branches: Sequence[Branch]) -> tuple[int, int, int]:
     """Count one part per ostium; a tree has neither tunnels nor cavities."""
     return sum(branch.parent is None for branch in branches), 0, 0

@@ -192,7 +192,7 @@ def _paint_chambers(
     x, y, z = position
     wall_mm = np.float32(rng.uniform(5.5, 8.0))
     half_axes = (np.float32(0.52 * a), np.float32(0.6 * b), np.float32(0.72 * c))
-    ventricle_mm = _distance_to_ellipsoid(position, (0.28 * a, 0.04 * b, -0.12 * c), half_axes)
+    ventricle_mm = _compute_ellipsoid_distance(position, (0.28 * a, 0.04 * b, -0.12 * c), half_axes)
     ventricle_mm = np.maximum(ventricle_mm, depth_mm + wall_mm)
     above_mm = z - np.float32(heart.groove_mm)
     left_ventricle_mm = np.maximum(ventricle_mm, above_mm + 1)
@@ -244,7 +244,7 @@ def _compute_height(position: list[Field], heart: CoronaryHeart) -> tuple[Field,
     return radius_mm * (1 - surface / distance), way
 
 
-def _distance_to_ellipsoid(
+def _compute_ellipsoid_distance(
     position: list[Field], centre: tuple[float, ...], half_axes: tuple[np.float32, ...]
 ) -> Field:
     """Compute the approximate signed distance to an ellipsoid's surface."""

@@ -81,7 +81,9 @@ def compute_distance(grid: CoronaryGrid, tubes: Sequence[Tube], *, limit_mm: flo
     for tube in tubes:
         box = grid.bounding_box(tube.centreline_mm, float(tube.radius_mm.max()) + limit_mm)
         if field[box].size:
-            field[box] = _smooth_minimum(field[box], _distance_to_tube(grid, tube, box, limit_mm), fillet_mm)
+            field[box] = _compute_smooth_minimum(
+                field[box], _compute_tube_distance(grid, tube, box, limit_mm), fillet_mm
+            )
     return field
 
 
@@ -122,7 +124,7 @@ def paint(hu: Field, grid: CoronaryGrid, *layers: tuple[Field, NDArray[np.floati
         blend(hu, compute_share(distance_mm, grid), value)
 
 
-def _distance_to_tube(grid: CoronaryGrid, tube: Tube, box: tuple[slice, slice, slice], limit_mm: float) -> Field:
+def _compute_tube_distance(grid: CoronaryGrid, tube: Tube, box: tuple[slice, slice, slice], limit_mm: float) -> Field:
     local = grid.crop(box)
     field = np.full(local.shape, limit_mm, dtype=np.float32)
     axes = local.axes_mm()
@@ -138,7 +140,7 @@ def _distance_to_tube(grid: CoronaryGrid, tube: Tube, box: tuple[slice, slice, s
     return field
 
 
-def _smooth_minimum(one: Field, other: Field, fillet_mm: float) -> Field:
+def _compute_smooth_minimum(one: Field, other: Field, fillet_mm: float) -> Field:
     least = np.minimum(one, other)
     if fillet_mm > 0:
         overlap = np.maximum(np.float32(fillet_mm) - np.abs(one - other), 0)

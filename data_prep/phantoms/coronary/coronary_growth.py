@@ -9,7 +9,7 @@ from scipy.interpolate import PchipInterpolator
 from scipy.spatial import cKDTree
 
 from data_prep.phantoms.coronary.coronary_heart import CoronaryHeart
-from data_prep.phantoms.curves import Points, arc_lengths, interpolate, total_length
+from data_prep.phantoms.curves import Points, compute_arc_lengths, compute_length, interpolate
 
 STEP_MM = 0.25
 LIFT_MM = 2.0
@@ -41,7 +41,7 @@ class Branch:
     @property
     def length_mm(self) -> float:
         """Length of the centreline."""
-        return total_length(self.centreline_mm)
+        return compute_length(self.centreline_mm)
 
 
 class NoSpaceError(Exception):
@@ -107,12 +107,12 @@ class GrowingTree:
 
     def _draw_course(self, corners: Points) -> Points:
         """Draw a smooth winding curve through corners, in equal steps."""
-        along = arc_lengths(self.heart.place(corners))
+        along = compute_arc_lengths(self.heart.place(corners))
         fine = np.linspace(0, along[-1], max(60, int(8 * along[-1])))
         places = PchipInterpolator(along, corners)(fine)
         places[:, :2] += self._draw_winding(fine, along[-1]) / np.maximum(np.sin(np.radians(places[:, 1:2])), 0.4)
         points = self.heart.place(places)
-        along = arc_lengths(points)
+        along = compute_arc_lengths(points)
         steps = np.linspace(0, along[-1], max(2, round(along[-1] / STEP_MM) + 1))
         return interpolate(steps, along, points)
 
@@ -131,19 +131,19 @@ class GrowingTree:
         along_mm = np.arange(len(points)) * STEP_MM
         axis_mm, nearest = self._aorta.query(points)
         gap = axis_mm - self.heart.aorta.radius_mm[nearest] - radii
-        allowed = _allowed_gap(along_mm, radii[0], GAP_MM) if parent is None else np.full(len(points), GAP_MM)
+        allowed = _compute_allowed_gap(along_mm, radii[0], GAP_MM) if parent is None else np.full(len(points), GAP_MM)
         bad = gap < allowed
         for other in self.branches.values():
             distance, nearest = cKDTree(other.centreline_mm).query(points)
             gap = distance - other.diameter_mm[nearest] / 2 - radii
             if other.name == parent or (parent is not None and (other.parent, other.parent_index) == (parent, at)):
-                bad |= gap < _allowed_gap(along_mm, radii[0] + other.diameter_mm[nearest] / 2, GAP_MM)
+                bad |= gap < _compute_allowed_gap(along_mm, radii[0] + other.diameter_mm[nearest] / 2, GAP_MM)
             else:
                 bad |= gap < GAP_MM
         return int(np.argmax(bad)) if bad.any() else len(points)
 
 
-def _allowed_gap(
+def _compute_allowed_gap(
     along_mm: NDArray[np.floating], radii_mm: NDArray[np.floating] | float, most_mm: float
 ) -> NDArray[np.floating]:
     """Compute the smallest allowed gap between a branch and its parent.

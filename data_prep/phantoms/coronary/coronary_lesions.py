@@ -11,7 +11,7 @@ from data_prep.phantoms.coronary.coronary_grid import CoronaryGrid
 from data_prep.phantoms.coronary.coronary_growth import STEP_MM, Branch
 from data_prep.phantoms.coronary.coronary_heart import Tube
 from data_prep.phantoms.coronary.coronary_tree import left_tree
-from data_prep.phantoms.curves import Points, unit_tangents
+from data_prep.phantoms.curves import Points, compute_tangents
 from data_prep.phantoms.scanner_noise import Field
 
 _STENTABLE = ("LAD", "LCx", "RCA")
@@ -120,7 +120,7 @@ def _draw_stent(branch: Branch, rng: np.random.Generator) -> tuple[str, Points]:
     start = int(rng.integers(4, max(5, len(points) // 2 - length // 2)))
     part = slice(start, start + length)
     one, other = compute_normals(points[part], rng.normal(size=3))
-    along = unit_tangents(points[part])
+    along = compute_tangents(points[part])
     angles = np.arange(0, 2 * np.pi, 0.1 / 1.6)
     struts = []
     for ring in range(2, length - 2, round(_RING_MM / STEP_MM)):
@@ -138,7 +138,7 @@ def compute_normals(points_mm: Points, hint: NDArray[np.float64]) -> tuple[Point
 
     The first normal is as close to the direction ``hint`` as possible.
     """
-    along = unit_tangents(points_mm)
+    along = compute_tangents(points_mm)
     first = hint - (along @ hint)[:, None] * along
     first /= np.maximum(np.linalg.norm(first, axis=1, keepdims=True), 1e-9)
     return first, np.cross(along, first)

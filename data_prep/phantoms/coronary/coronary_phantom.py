@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.nifti_file import new_header, write_nifti
+from data_prep.nifti_file import make_header, write_nifti
 from data_prep.phantoms.coronary.coronary_case import draw_anatomy
 from data_prep.phantoms.coronary.coronary_chest import draw_coronary_enhancement
 from data_prep.phantoms.coronary.coronary_scanner import draw_ct_protocol, scan_coronaries
@@ -82,7 +82,7 @@ def _write_case(order: Order) -> None:
         anatomy.grid, anatomy.heart, anatomy.distances_mm, enhancement, anatomy.lesions, protocol, rng
     )
     for kind, array in (("img", image), ("label", anatomy.label)):
-        header = new_header(array)
+        header = make_header(array)
         header.set_xyzt_units("mm")
         header.set_qform(anatomy.affine, code="scanner")
         header.set_sform(anatomy.affine, code="scanner")

@@ -26,7 +26,7 @@ from data_prep.phantoms.coronary.coronary_growth import Branch
 from data_prep.phantoms.coronary.coronary_heart import CoronaryHeart, Tube
 from data_prep.phantoms.coronary.coronary_lesions import Lesions, average_motion, paint_stent
 from data_prep.phantoms.coronary.coronary_tree import left_tree
-from data_prep.phantoms.scanner_noise import Field, draw_smooth_noise, to_hounsfield
+from data_prep.phantoms.scanner_noise import Field, draw_smooth_noise, round_to_hounsfield
 
 SPACING_MM = (0.50, 0.60)
 """Range of a voxel's edges."""
@@ -168,7 +168,7 @@ def _detect(hu: Field, grid: CoronaryGrid, protocol: CtProtocol, rng: np.random.
     fine, coarse = (ndimage.gaussian_filter(white, voxels, truncate=3) for voxels in (0.6, 1.5))
     grain = fine - np.float32(0.7) * coarse
     hu += grain * np.float32(protocol.noise_hu / grain.std())
-    return to_hounsfield(hu, -1024, 3071)
+    return round_to_hounsfield(hu, -1024, 3071)
 
 
 def _blur(field: Field, deviation_mm: float, grid: CoronaryGrid) -> Field:

@@ -124,12 +124,12 @@ def _grow_side(tree: GrowingTree, parent: str, prefix: str, number: int, way: Se
     for part in range(number):
         share = (part + rng.uniform(0.2, 0.8)) / number
         at = round((0.16 + 0.62 * share) * len(places))
-        reach = rng.uniform(0.5, 1.0) * (1.15 - 0.5 * share)
+        stretch = rng.uniform(0.5, 1.0) * (1.15 - 0.5 * share)
         turn = rng.normal(0, 5)
         corners = [tuple(places[at])]
         for step, (longitude, colatitude) in enumerate(way, start=1):
-            sideways = longitude * reach + turn * step / len(way)
-            corners.append((places[at, 0] + sideways, places[at, 1] + colatitude * reach, tree.sheet))
+            sideways = longitude * stretch + turn * step / len(way)
+            corners.append((places[at, 0] + sideways, places[at, 1] + colatitude * stretch, tree.sheet))
         width = min(0.85 * trunk.diameter_mm[at], rng.uniform(2.0, 2.7))
         tree.grow(f"{prefix}{part + 1}", corners, (width, 1.75), parent=parent, at=at)
 

@@ -24,7 +24,9 @@ def paint_heart(tissues: Tissues, u: Millimetres, v: Millimetres, z_mm: float, p
         _paint_atria(tissues, u, v, phase)
     elif z_mm < phase.end_mm:
         depth = z_mm - phase.base_mm
-        outer = phase.outer_radius_mm * _relative_radius(depth, phase.length_mm + phase.apex_wall_mm, heart.taper)
+        outer = phase.outer_radius_mm * _compute_relative_radius(
+            depth, phase.length_mm + phase.apex_wall_mm, heart.taper
+        )
         _paint_right_ventricle(tissues, u, v, depth, outer, phase)
         _paint_left_ventricle(tissues, u, v, depth, outer, phase)
 
@@ -33,14 +35,14 @@ def _paint_left_ventricle(
     tissues: Tissues, u: Millimetres, v: Millimetres, depth: float, outer: float, phase: Phase
 ) -> None:
     heart = phase.heart
-    radius, direction = _to_polar(u, v)
+    radius, direction = _convert_to_polar(u, v)
     outline = outer * _compute_outline(direction, heart, scar=0.0)
     tissues[radius < outline] = Tissue.MYOCARDIUM
-    level = _relative_radius(depth, phase.length_mm, heart.taper)
+    level = _compute_relative_radius(depth, phase.length_mm, heart.taper)
     if level == 0:
         return
     inner = phase.cavity_radius_mm * level
-    radius_in, direction_in = _to_polar(u + np.float32(heart.septal_bulge_mm * level), v)
+    radius_in, direction_in = _convert_to_polar(u + np.float32(heart.septal_bulge_mm * level), v)
     cavity = radius_in < inner * _compute_outline(direction_in, heart, scar=phase.scar)
     cavity &= radius < outline - np.float32(2.5)
     tissues[cavity] = Tissue.LV_BLOOD
@@ -57,10 +59,10 @@ def _paint_right_ventricle(
     They are ellipses, of which the left ventricle, painted later, leaves a crescent.
     """
     heart = phase.heart
-    radius, direction = _to_polar(u, v)
+    radius, direction = _convert_to_polar(u, v)
     on_fatty_side = (direction * np.conj(np.complex64(heart.fat_direction))).real > 0
     tissues[on_fatty_side & (radius < outer + heart.fat_mm)] = Tissue.FAT
-    level = _relative_radius(depth, heart.rv_length * phase.length_mm, 2.8)
+    level = _compute_relative_radius(depth, heart.rv_length * phase.length_mm, 2.8)
     if level == 0:
         return
     near, far = 0.2 * outer, outer + phase.rv_depth_mm * level
@@ -113,7 +115,7 @@ def _paint_discs(
         tissues[region & (square < np.float32((size * radius_mm) ** 2))] = tissue
 
 
-def _to_polar(u: Millimetres, v: Millimetres) -> tuple[Millimetres, NDArray[np.complex64]]:
+def _convert_to_polar(u: Millimetres, v: Millimetres) -> tuple[Millimetres, NDArray[np.complex64]]:
     """Convert points to distance from the axis and unit complex direction.
 
     The powers of the direction are the harmonics of the angle.
@@ -131,11 +133,11 @@ def _compute_outline(direction: NDArray[np.complex64], heart: Heart, *, scar: fl
     Its mean square is 1, which preserves the area.
     """
     around = np.exp(1j * np.linspace(0, 2 * np.pi, 256, endpoint=False)).astype(np.complex64)
-    mean_square = np.mean(_unscaled_outline(around, heart, scar) ** 2)
-    return _unscaled_outline(direction, heart, scar) / np.float32(mean_square**0.5)
+    mean_square = np.mean(_compute_unscaled_outline(around, heart, scar) ** 2)
+    return _compute_unscaled_outline(direction, heart, scar) / np.float32(mean_square**0.5)
 
 
-def _unscaled_outline(direction: NDArray[np.complex64], heart: Heart, scar: float) -> NDArray[np.float32]:
+def _compute_unscaled_outline(direction: NDArray[np.complex64], heart: Heart, scar: float) -> NDArray[np.float32]:
     second, third = (np.complex64(amplitude) for amplitude in heart.harmonics)
     outline = 1 + ((third * direction + second) * direction * direction).real
     if scar:
@@ -144,7 +146,7 @@ def _unscaled_outline(direction: NDArray[np.complex64], heart: Heart, scar: floa
     return outline.astype(np.float32)
 
 
-def _relative_radius(depth_mm: float, length_mm: float, taper: float) -> float:
+def _compute_relative_radius(depth_mm: float, length_mm: float, taper: float) -> float:
     """Compute the radius at a depth relative to the base.
 
     It is 0 at the apex and beyond.

@@ -6,9 +6,9 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.nifti_file import new_header, write_nifti
+from data_prep.nifti_file import make_header, write_nifti
 from data_prep.phantoms.heart.heart_scanner import Scanner, draw_mri_protocol
-from data_prep.phantoms.heart.heart_shape import HABITS, draw_heart, end_diastole, end_systole
+from data_prep.phantoms.heart.heart_shape import HABITS, compute_end_diastole, compute_end_systole, draw_heart
 from data_prep.phantoms.phantom_folder import Order, Progress, check_counts, check_no_others, write_cases
 from uumamba.runtime.files import write_text
 from uumamba.runtime.seeds import key_to_seed
@@ -68,7 +68,7 @@ def _write_case(order: Order) -> None:
     rng = np.random.default_rng(key_to_seed(order.seed, "phantom", order.number))
     group = GROUPS[(order.number - 1) % len(GROUPS)]
     heart = draw_heart(group, rng)
-    phases = {"ED": end_diastole(heart), "ES": end_systole(heart)}
+    phases = {"ED": compute_end_diastole(heart), "ES": compute_end_systole(heart)}
     protocol = draw_mri_protocol(heart, phases["ED"].end_mm, rng)
     scanner = Scanner(heart, protocol, rng)
     frames, info = _draw_info(group, rng)
@@ -103,7 +103,7 @@ def _make_acdc_header(array: NDArray[np.generic], spacing_mm: tuple[float, ...])
 
     qform_code is 0, sform_code is 2 with ``diag(-1, -1, 1)``, and pixdim has the true spacing.
     """
-    header = new_header(array)
+    header = make_header(array)
     header["pixdim"] = (1, *spacing_mm, 1, 1, 1, 1)
     header["quatern_d"] = 1
     header["sform_code"] = 2

@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from data_prep.phantoms.heart.heart_body import Body, draw_body, paint_body
 from data_prep.phantoms.heart.heart_painting import paint_heart
-from data_prep.phantoms.heart.heart_shape import Heart, Phase, extent_mm
+from data_prep.phantoms.heart.heart_shape import Heart, Phase, compute_bounding_circle
 from data_prep.phantoms.heart.heart_tissue import LABEL_OF_TISSUE, draw_brightness
 from data_prep.phantoms.scanner_noise import draw_smooth_noise
 
@@ -65,7 +65,7 @@ def draw_mri_protocol(heart: Heart, end_mm: float, rng: np.random.Generator) -> 
     Position and angle of the heart in the image are random.
     """
     slices, thickness, first_slice = _draw_slices(end_mm, rng)
-    radius, _ = extent_mm(heart)
+    radius, _ = compute_bounding_circle(heart)
     pixel = round(rng.uniform(1.2, 1.9), 4)
     smallest = max(110, int(np.ceil(2 * (radius + 12) / pixel)))
     columns, rows = (int(size) for size in rng.integers(min(smallest, 160), 161, 2))
@@ -115,7 +115,7 @@ class Scanner:
 
     def __init__(self, heart: Heart, protocol: MriProtocol, rng: np.random.Generator) -> None:
         self._protocol = protocol
-        body = draw_body(rng, extent_mm(heart)[0])
+        body = draw_body(rng, compute_bounding_circle(heart)[0])
         grain = draw_smooth_noise(rng, protocol.shape, (1.6, 1.6, 0))
         self._grain = 1 + np.float32(protocol.texture) * grain / grain.std()
         self._planes = [_Plane(number, heart, body, protocol) for number in range(protocol.shape[2])]
@@ -149,8 +149,9 @@ class _Plane:
         tissues = paint_body(in_body.real, in_body.imag, centre_mm, body)
         self.signal = _average_samples(self.brightness[tissues])
         in_heart = in_body * np.complex64(np.exp(-1j * protocol.septum_angle))
-        in_heart = in_heart + _compute_displacement(in_heart, body) + np.complex64(extent_mm(heart)[1])
-        self.window, fine_window = _find_window(in_heart, 1.25 * extent_mm(heart)[0] + 25, extent_mm(heart)[1])
+        radius_mm, centre_u = compute_bounding_circle(heart)
+        in_heart = in_heart + _compute_displacement(in_heart, body) + np.complex64(centre_u)
+        self.window, fine_window = _find_window(in_heart, 1.25 * radius_mm + 25, centre_u)
         self.tissues = tissues[fine_window]
         self.u = np.ascontiguousarray(in_heart.real[fine_window])
         self.v = np.ascontiguousarray(in_heart.imag[fine_window])
@@ -224,7 +225,9 @@ def acquire(signal: NDArray[np.float32], protocol: MriProtocol, rng: np.random.G
 
     The result is rounded to integers, as in ACDC's files.
     """
-    signal = ndimage.gaussian_filter(signal * _sensitivity(protocol), (protocol.blur_pixels, protocol.blur_pixels, 0))
+    signal = ndimage.gaussian_filter(
+        signal * _compute_sensitivity(protocol), (protocol.blur_pixels, protocol.blur_pixels, 0)
+    )
     noise = np.float32(protocol.noise)
     real = signal + noise * rng.standard_normal(signal.shape, dtype=np.float32)
     imaginary = noise * rng.standard_normal(signal.shape, dtype=np.float32)
@@ -233,7 +236,7 @@ def acquire(signal: NDArray[np.float32], protocol: MriProtocol, rng: np.random.G
     return np.minimum(stored, limit).astype(protocol.stored_type)
 
 
-def _sensitivity(protocol: MriProtocol) -> NDArray[np.float32]:
+def _compute_sensitivity(protocol: MriProtocol) -> NDArray[np.float32]:
     x = np.linspace(-1, 1, protocol.shape[0])[:, None]
     y = np.linspace(-1, 1, protocol.shape[1])[None, :]
     logarithm = sum(

@@ -110,18 +110,20 @@ def draw_heart(group: str, rng: np.random.Generator) -> Heart:
         rv_tilt=rng.uniform(-0.35, 0.35),
         taper=rng.uniform(2.0, 3.2),
         harmonics=(flattening + _draw_amplitude(rng, 0.05), _draw_amplitude(rng, 0.025)),
-        scar_direction=_to_direction(rng.uniform(-np.pi, np.pi)),
+        scar_direction=_make_direction(rng.uniform(-np.pi, np.pi)),
         septal_bulge_mm=habit.septal_bulge_mm * rng.uniform(0.4, 1.4),
         lean=(rng.uniform(-0.2, 0.2), rng.uniform(-0.2, 0.2)),
-        papillary=tuple((_to_direction(angle + rng.normal(0, 0.25)), rng.uniform(0.15, 0.24)) for angle in (2.1, -2.1)),
-        trabeculae=tuple((_to_direction(rng.uniform(-np.pi, np.pi)), rng.uniform(0.05, 0.10)) for _ in range(5)),
-        fat_direction=_to_direction(rng.uniform(-0.9, 0.9)),
+        papillary=tuple(
+            (_make_direction(angle + rng.normal(0, 0.25)), rng.uniform(0.15, 0.24)) for angle in (2.1, -2.1)
+        ),
+        trabeculae=tuple((_make_direction(rng.uniform(-np.pi, np.pi)), rng.uniform(0.05, 0.10)) for _ in range(5)),
+        fat_direction=_make_direction(rng.uniform(-0.9, 0.9)),
         fat_mm=rng.uniform(1.0, 7.0),
         atrium_size=rng.uniform(0.75, 1.0),
     )
 
 
-def end_diastole(heart: Heart) -> Phase:
+def compute_end_diastole(heart: Heart) -> Phase:
     """Compute the sizes at end-diastole."""
     return Phase(
         heart=heart,
@@ -136,14 +138,14 @@ def end_diastole(heart: Heart) -> Phase:
     )
 
 
-def end_systole(heart: Heart) -> Phase:
+def compute_end_systole(heart: Heart) -> Phase:
     """Compute the sizes at end-systole.
 
     The cavity's volume decreases by the ejection fraction; the myocardium keeps its volume and thickens. The base moves
     towards the apex by up to a fifth of the length, so that the most basal slices no longer show the ventricles, as in
     patients.
     """
-    before = end_diastole(heart)
+    before = compute_end_diastole(heart)
     length = before.length_mm * (1 - 0.24 * heart.lv_ejection)
     cavity = before.cavity_radius_mm**2 * before.length_mm * (1 - heart.lv_ejection)
     myocardium = before.outer_radius_mm**2 * (before.length_mm + before.apex_wall_mm)
@@ -164,7 +166,7 @@ def end_systole(heart: Heart) -> Phase:
     )
 
 
-def extent_mm(heart: Heart) -> tuple[float, float]:
+def compute_bounding_circle(heart: Heart) -> tuple[float, float]:
     """Compute the heart's bounding circle at its base.
 
     Returns:
@@ -175,9 +177,9 @@ def extent_mm(heart: Heart) -> tuple[float, float]:
     return (septal_end + outer) / 2, (septal_end - outer) / 2
 
 
-def _to_direction(angle: float) -> complex:
+def _make_direction(angle: float) -> complex:
     return complex(np.cos(angle), np.sin(angle))
 
 
 def _draw_amplitude(rng: np.random.Generator, largest: float) -> complex:
-    return rng.uniform(0, largest) * _to_direction(rng.uniform(-np.pi, np.pi))
+    return rng.uniform(0, largest) * _make_direction(rng.uniform(-np.pi, np.pi))

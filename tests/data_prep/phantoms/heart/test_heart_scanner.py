@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from data_prep.phantoms.heart.heart_scanner import Scanner, acquire, draw_mri_protocol
-from data_prep.phantoms.heart.heart_shape import draw_heart, end_diastole, end_systole
+from data_prep.phantoms.heart.heart_shape import compute_end_diastole, compute_end_systole, draw_heart
 
 
 @pytest.fixture(scope="module")
@@ -14,9 +14,8 @@ def heart():
 
 @pytest.fixture(scope="module")
 def protocol(heart):
-    return replace(
-        draw_mri_protocol(heart, end_diastole(heart).end_mm, np.random.default_rng(7)), stored_type="float32"
-    )
+    drawn = draw_mri_protocol(heart, compute_end_diastole(heart).end_mm, np.random.default_rng(7))
+    return replace(drawn, stored_type="float32")
 
 
 def frame(heart, protocol, phase):
@@ -29,9 +28,9 @@ def test_a_breath_hold_moves_image_and_label_of_its_slice_together(heart, protoc
     )
     moved_mm = np.zeros_like(protocol.breath_hold_mm)
     moved_mm[3] = 2 * protocol.spacing_mm[0], -protocol.spacing_mm[1]
-    image, label = frame(heart, still, end_diastole(heart))
+    image, label = frame(heart, still, compute_end_diastole(heart))
 
-    moved_image, moved_label = frame(heart, replace(still, breath_hold_mm=moved_mm), end_diastole(heart))
+    moved_image, moved_label = frame(heart, replace(still, breath_hold_mm=moved_mm), compute_end_diastole(heart))
     changed = np.flatnonzero((moved_label != label).any(axis=(0, 1)))
 
     stored = label.shape[2] - 1 - 3 if protocol.apex_first else 3
@@ -47,9 +46,8 @@ def test_a_breath_hold_moves_image_and_label_of_its_slice_together(heart, protoc
 def test_the_phases_of_a_patient_share_background_and_differ_in_the_heart(heart, protocol):
     silent = replace(protocol, noise=0.0)
     scanner = Scanner(heart, silent, np.random.default_rng(7))
-    (diastole, label), (systole, _) = (
-        scanner.scan_phase(phase(heart), np.random.default_rng(7)) for phase in (end_diastole, end_systole)
-    )
+    phases = compute_end_diastole(heart), compute_end_systole(heart)
+    (diastole, label), (systole, _) = (scanner.scan_phase(phase, np.random.default_rng(7)) for phase in phases)
 
     assert (diastole[label == 3] != systole[label == 3]).any()
     assert np.mean(diastole == systole) > 0.5
@@ -57,7 +55,7 @@ def test_the_phases_of_a_patient_share_background_and_differ_in_the_heart(heart,
 
 def test_voxels_mix_their_tissues_and_blood_is_brighter_than_myocardium(heart, protocol):
     clean = replace(protocol, noise=0.0, texture=0.0, coil=np.zeros(5), blur_pixels=0.0, gain=1000.0)
-    image, label = frame(heart, clean, end_diastole(heart))
+    image, label = frame(heart, clean, compute_end_diastole(heart))
     pure = np.rint(1000 * protocol.brightness)
 
     assert min(np.median(image[label == blood]) for blood in (1, 3)) > 1.3 * np.median(image[label == 2])
@@ -90,7 +88,7 @@ def test_protocols_cover_the_heart_from_base_to_apex():
     for seed in range(100):
         rng = np.random.default_rng(seed)
         heart = draw_heart(("DCM", "HCM", "MINF", "NOR", "RV")[seed % 5], rng)
-        end_mm = end_diastole(heart).end_mm
+        end_mm = compute_end_diastole(heart).end_mm
         protocol = draw_mri_protocol(heart, end_mm, rng)
         thickness = protocol.spacing_mm[2]
         last_mm = protocol.first_slice_mm + (protocol.shape[2] - 1) * thickness

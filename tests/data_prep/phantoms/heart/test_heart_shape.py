@@ -5,7 +5,9 @@ import pytest
 from scipy.ndimage import binary_dilation
 
 from data_prep.phantoms.heart.heart_painting import paint_heart
-from data_prep.phantoms.heart.heart_shape import HABITS, draw_heart, end_diastole, end_systole, extent_mm
+from data_prep.phantoms.heart.heart_shape import HABITS, compute_bounding_circle, draw_heart
+from data_prep.phantoms.heart.heart_shape import compute_end_diastole as end_diastole
+from data_prep.phantoms.heart.heart_shape import compute_end_systole as end_systole
 from data_prep.phantoms.heart.heart_tissue import LABEL_OF_TISSUE, Tissue
 
 STEP_MM = 0.5
@@ -80,7 +82,7 @@ def test_infarcted_myocardium_is_thin_at_the_scar_in_both_phases():
 
 
 def test_the_bounding_circle_fits_the_heart_at_its_base(heart):
-    radius, centre_u = extent_mm(heart)
+    radius, centre_u = compute_bounding_circle(heart)
     labelled = LABEL_OF_TISSUE[paint(end_diastole(replace(heart, lean=(0.0, 0.0))), 0.5)] > 0
 
     distance = np.hypot(U - centre_u, V)[labelled].max()
