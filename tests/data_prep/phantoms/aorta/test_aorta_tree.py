@@ -92,9 +92,9 @@ def test_a_vessel_that_returns_to_another_is_refused():
     straight = tube("A", np.stack([way, 0 * way, 0 * way], axis=1), 3)
     leaving = 20 + 0 * way, way
     returning = 20 + way / 2, 30 * np.sin(way * np.pi / 59)
-    beside = way, 0 * way + 7
+    parallel = way, 0 * way + 7
 
-    for (x, y), is_apart in ((leaving, True), (returning, False), (beside, False)):
+    for (x, y), is_apart in ((leaving, True), (returning, False), (parallel, False)):
         assert has_gaps([straight, tube("B", np.stack([x, y, 0 * way], axis=1), 2, "A")]) == is_apart
 
 

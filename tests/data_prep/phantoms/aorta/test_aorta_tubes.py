@@ -28,7 +28,7 @@ def draw(number):
     return tree, label_vessels(tree, tubes, join_depths(tubes, grid.shape)), grid
 
 
-def voxels_of(points_mm, grid):
+def find_voxels(points_mm, grid):
     """Compute the voxel indices ``(3, n)`` of points."""
     right, front, head = grid.first_mm
     return np.rint([points_mm[:, 2] - head, front - points_mm[:, 1], right - points_mm[:, 0]]).astype(int)
@@ -62,11 +62,11 @@ def test_axes_boxes_and_coarse_voxels_agree():
 def test_depth_in_a_straight_tube_is_radius_minus_distance():
     found = compute_depth(rod(), GRID)
     x, y, z = GRID.axes(found.box)
-    beside = np.broadcast_to((z > -8) & (z < 8), found.depth_mm.shape)
+    inner = np.broadcast_to((z > -8) & (z < 8), found.depth_mm.shape)
     expected = np.maximum(6 - np.sqrt(x * x + y * y), OUTSIDE_MM) + 0 * z
 
     # Between points 1 mm apart, a surface voxel may be off by 0.02 mm.
-    np.testing.assert_allclose(found.depth_mm[beside], expected[beside], atol=0.03)
+    np.testing.assert_allclose(found.depth_mm[inner], expected[inner], atol=0.03)
 
 
 def test_a_branch_ends_flat_and_the_aorta_ends_round():
@@ -106,7 +106,7 @@ def test_diameters_by_distance_transform_agree_with_the_ground_truth(subject):
         points, radii = segment.points_mm[inner], segment.diameters_mm[inner] / 2
         box = grid.bounding_box(points, radii.max() + 3)
         depth = ndimage.distance_transform_edt(label[box] > 0)
-        at = voxels_of(points, grid) - np.array([[side.start] for side in box])
+        at = find_voxels(points, grid) - np.array([[side.start] for side in box])
         found = ndimage.maximum_filter(depth, 3)[tuple(at)]
         # Voxel centres are within half a diagonal of the axis and of the surface, which nearly cancels.
         assert abs(np.median(found - radii)) < 0.6, name

@@ -87,9 +87,9 @@ def test_the_shares_of_a_ball_add_up_to_its_volume():
 def test_plaques_stay_within_the_wall(straight):
     for seed in range(20):
         _, plaque = _draw_plaque(straight, np.random.default_rng(seed))
-        beside = np.hypot(plaque.centreline_mm[:, 0], plaque.centreline_mm[:, 1])
-        assert (beside + plaque.radius_mm <= 2.0).all()
-        assert (beside > 0).all()
+        off_axis = np.hypot(plaque.centreline_mm[:, 0], plaque.centreline_mm[:, 1])
+        assert (off_axis + plaque.radius_mm <= 2.0).all()
+        assert (off_axis > 0).all()
 
 
 def test_struts_stay_within_the_wall_and_keep_their_metal(straight):

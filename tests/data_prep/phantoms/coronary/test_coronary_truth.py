@@ -17,11 +17,11 @@ def drawn():
     return [(draw_anatomy(number, 0).label, compute_coronary_truth(number)) for number in range(1, 5)]
 
 
-def spacing_of(truth):
+def measure_spacing(truth):
     return np.linalg.norm(truth.affine[:3, :3], axis=0)
 
 
-def voxels_of(points_mm, truth):
+def find_voxels(points_mm, truth):
     return tuple(np.rint(nib.affines.apply_affine(np.linalg.inv(truth.affine), points_mm)).astype(int).T)
 
 
@@ -32,7 +32,7 @@ def test_the_label_has_the_known_topology_and_length(drawn):
         parents = {branch.parent for branch in truth.branches}
         # Free ends are rounded off with their radius; the left main ends where its branches start.
         caps_mm = sum(b.diameter_mm[-1] / 2 for b in truth.branches if not (b.name == "LM" and b.name in parents))
-        measured_mm = centreline_length_mm(label == 1, spacing_mm=tuple(spacing_of(truth)))
+        measured_mm = centreline_length_mm(label == 1, spacing_mm=tuple(measure_spacing(truth)))
         assert measured_mm == pytest.approx(truth.length_mm + caps_mm, rel=0.05)
 
 
@@ -50,7 +50,7 @@ def test_the_known_topology_holds_for_other_seeds():
 
 def test_diameters_measured_in_the_label_are_within_half_a_voxel_of_the_known_ones(drawn):
     for label, truth in drawn:
-        spacing = spacing_of(truth)
+        spacing = measure_spacing(truth)
         to_background = ndimage.distance_transform_edt(label, sampling=spacing)
         # The voxel nearest to a centreline is up to half a diagonal away from it.
         widest = ndimage.maximum_filter(to_background, 3)
@@ -58,13 +58,13 @@ def test_diameters_measured_in_the_label_are_within_half_a_voxel_of_the_known_on
         differences = []
         for branch in truth.branches:
             start = round(1.0 / STEP_MM) if branch.parent is None else 0
-            assert label[voxels_of(branch.centreline_mm[start:], truth)].all(), branch.name
+            assert label[find_voxels(branch.centreline_mm[start:], truth)].all(), branch.name
             others = np.concatenate([other.centreline_mm for other in truth.branches if other is not branch])
             clear = cKDTree(others).query(branch.centreline_mm)[0] > reach_mm
             ends = round(1.5 * branch.diameter_mm.max() / STEP_MM)
             clear[:ends] = clear[-ends:] = False
             # The nearest background voxel is just behind the wall.
-            measured = 2 * widest[voxels_of(branch.centreline_mm[clear], truth)]
+            measured = 2 * widest[find_voxels(branch.centreline_mm[clear], truth)]
             differences.append((measured - branch.diameter_mm[clear]) / spacing.mean())
         difference = np.concatenate(differences)
         assert len(difference) > 200
@@ -74,7 +74,7 @@ def test_diameters_measured_in_the_label_are_within_half_a_voxel_of_the_known_on
 
 def test_vessels_are_3_to_8_voxels_wide_taper_and_start_on_their_parent(drawn):
     for _, truth in drawn:
-        spacing = spacing_of(truth)
+        spacing = measure_spacing(truth)
         named = {branch.name: branch for branch in truth.branches}
         for branch in truth.branches:
             assert 3 * spacing.max() <= branch.diameter_mm.min() <= branch.diameter_mm.max() <= 8 * spacing.min()
