@@ -18,7 +18,7 @@ def available(monkeypatch):
 
     def change(name, is_available):
         problem = None if is_available else "taken away"
-        monkeypatch.setitem(SCAN_BACKENDS, name, replace(SCAN_BACKENDS[name], unavailable=lambda: problem))
+        monkeypatch.setitem(SCAN_BACKENDS, name, replace(SCAN_BACKENDS[name], find_missing=lambda: problem))
 
     return change
 
@@ -66,9 +66,9 @@ def test_mamba_ssm_without_its_compiled_extension_is_not_enough(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(scan_mamba_ssm, "find_spec", lambda name: name)
     monkeypatch.setitem(sys.modules, "selective_scan_cuda", None)
-    assert "selective_scan_cuda" in scan_mamba_ssm.unavailable()
+    assert "selective_scan_cuda" in scan_mamba_ssm.find_missing_mamba_ssm()
     monkeypatch.setitem(sys.modules, "selective_scan_cuda", ModuleType("selective_scan_cuda"))
-    assert scan_mamba_ssm.unavailable() is None
+    assert scan_mamba_ssm.find_missing_mamba_ssm() is None
 
 
 def test_mamba_ssm_refuses_a_last_state_whose_gradient_it_would_drop(scan_arguments, refused):

@@ -18,7 +18,7 @@ needs_library = pytest.mark.skipif(not instruction_sets(), reason="no C++ compil
 
 @pytest.mark.skipif(shutil.which("c++") is None and shutil.which("g++") is None, reason="no C++ compiler")
 def test_with_a_compiler_at_hand_the_extension_was_built_and_loads():
-    assert native_library.unavailable() is None
+    assert native_library.find_missing_library() is None
 
 
 @needs_library

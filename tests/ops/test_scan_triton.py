@@ -144,7 +144,7 @@ def layout() -> dict[str, Any]:
     y, last_state, carries = scan_triton.triton_forward(inputs, keep=False)
     kept = scan_triton.triton_forward(inputs, keep=True)[2]
     channels, states = tensors["A"].shape
-    shape = (2, -(-tensors["u"].shape[2] // scan_triton.SAVED_EVERY), states, channels)
+    shape = (2, -(-tensors["u"].shape[2] // scan_triton.STEPS_PER_CARRY), states, channels)
     return {
         "y is laid out as empty_like(u)": y.stride() == torch.empty_like(tensors["u"]).stride(),
         "last_state is contiguous": last_state.is_contiguous() and last_state.dtype == torch.float32,
