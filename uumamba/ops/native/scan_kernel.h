@@ -618,7 +618,7 @@ void sum_weights(float *to, const double *from, int64_t rows, int64_t size) {
 // dB or dC of one group and batch row, one part per task. The tasks of a group and batch row are consecutive.
 struct Partials {
     const float *data;
-    int64_t tasks, first, size, which;  // number of tasks; first task; floats of dB or dC of one task; 0 for dB, 1 for dC
+    int64_t tasks, first, size, which;  // count; index; floats of dB or dC of one task; 0 for dB, 1 for dC
 
     Partials(const Scan &s, const Plan &p, const float *data, int64_t which, const Projection &to, int64_t batch,
              int64_t group)
