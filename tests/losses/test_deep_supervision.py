@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from uumamba.losses import CrossEntropyLoss, DeepSupervisionLoss, SoftDiceLoss, UncertaintyWeightedLoss
-from uumamba.losses.deep_supervision import label_at
+from uumamba.losses.deep_supervision import resize_label
 
 Sample = Callable[..., tuple[Tensor, Tensor]]
 
@@ -67,7 +67,7 @@ def test_what_the_loss_remembers_is_of_the_finest(pyramid: tuple[list[Tensor], T
 def test_labels_are_downsampled_as_torchs_nearest(old: tuple[int, ...], new: tuple[int, ...]) -> None:
     label = torch.randint(0, 5, (2, 1, *old))
     expected = F.interpolate(label.float(), size=new, mode="nearest").long()
-    assert torch.equal(label_at(label, new), expected)
+    assert torch.equal(resize_label(label, new), expected)
 
 
 def test_another_number_of_weights_than_outputs_is_refused(pyramid: tuple[list[Tensor], Tensor], refused) -> None:

@@ -13,8 +13,8 @@ import torch
 
 from uumamba import nets
 from uumamba.nets import load_official
-from uumamba.nets.official_weights import recognise, without_duplicates
-from uumamba.nets.safe_reading import read_checkpoint
+from uumamba.nets.official_weights import recognise, remove_duplicates
+from uumamba.nets.safe_reading import read_weights_file
 
 FACTS = sorted((Path(__file__).parent / "facts" / "released").glob("*.json"))
 KINDS = ("UMambaBot", "UMambaEnc", "ResEncUNet", "LegacyUMambaEnc", "LegacyUMambaBot")
@@ -91,7 +91,7 @@ def image_for(net):
 def test_released_names_and_shapes_are_recognised_and_rebuilt_one_to_one(path):
     facts = json.loads(path.read_text(encoding="utf-8"))
     # A name's shape, expanded from one number, holds no memory.
-    weights = without_duplicates({key: torch.zeros(()).expand(shape) for key, shape in facts["shapes"].items()})
+    weights = remove_duplicates({key: torch.zeros(()).expand(shape) for key, shape in facts["shapes"].items()})
     found = recognise(weights)
     layout, variant, _ = path.stem.split("_")
     assert found.network == f"{'Legacy' if layout == 'legacy' else ''}UMamba{variant.title()}"
@@ -139,7 +139,7 @@ def test_torchs_older_file_format_is_read(saved):
 
 
 def test_weights_that_share_memory_in_the_file_are_apart_in_the_network(saved):
-    weights = without_duplicates(as_released(small_net("UMambaBot", 2)))
+    weights = remove_duplicates(as_released(small_net("UMambaBot", 2)))
     weights["encoder.stem.0.norm1.weight"] = weights["encoder.stem.0.norm2.weight"]
     loaded = load_official(saved(weights), strides=STRIDES[2])
     assert len({weight.data_ptr() for weight in loaded.parameters()}) == len(list(loaded.parameters()))
@@ -311,6 +311,6 @@ def test_a_cut_checkpoint_and_one_of_other_objects_are_refused(saved, refused):
 
 def test_numpys_numbers_are_read_as_pythons(saved):
     kinds = (np.float64, np.float32, np.float16, np.int64, np.int8, np.uint32, np.bool_)
-    numbers = read_checkpoint(saved([kind(1) for kind in kinds] + [np.array(-2.5, dtype=">f8")[()]]))
+    numbers = read_weights_file(saved([kind(1) for kind in kinds] + [np.array(-2.5, dtype=">f8")[()]]))
     assert numbers == [1.0, 1.0, 1.0, 1, 1, 1, True, -2.5]
     assert {type(number) for number in numbers} == {float, int, bool}

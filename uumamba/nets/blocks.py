@@ -1,5 +1,6 @@
 """Convolutional parts of the networks: norm, residual blocks and upsampling."""
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
@@ -60,8 +61,8 @@ class InstanceNorm(nn.Module):
         return torch.instance_norm(features, self.weight, self.bias, None, None, True, 0.0, self.eps, True)
 
 
-class ConvNorm(nn.Module):
-    """Convolution and its norm, without an activation."""
+class ConvNorm(nn.Sequential):
+    """Convolution and norm, without an activation."""
 
     def __init__(
         self,
@@ -73,16 +74,10 @@ class ConvNorm(nn.Module):
         *,
         bias: bool = True,
     ) -> None:
-        super().__init__()
-        self.conv = convolution(spatial_dims, in_channels, out_channels, kernel_size, stride)
+        conv = convolution(spatial_dims, in_channels, out_channels, kernel_size, stride)
         if not bias:
-            self.conv.bias = None
-        self.norm = InstanceNorm(out_channels)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """``(batch, in_channels, *spatial)`` to ``(batch, out_channels, *spatial / stride)``."""
-        normalised: Tensor = self.norm(self.conv(features))
-        return normalised
+            conv.bias = None
+        super().__init__(OrderedDict(conv=conv, norm=InstanceNorm(out_channels)))
 
 
 class ProjectionBlock(nn.Module):

@@ -49,16 +49,15 @@ class CoarseToFine(nn.Module):
     def __init__(self, coarse: ResidualUNet, fine: ResidualUNet, *, factor: Sequence[int]) -> None:
         super().__init__()
         dims = coarse.spatial_dims
-        require(fine.spatial_dims == dims, "fine", got=f"{fine.spatial_dims}-D", expected=f"a {dims}-D network, as coarse")
+        require(
+            fine.spatial_dims == dims, "fine", got=f"{fine.spatial_dims}-D", expected=f"a {dims}-D network, as coarse"
+        )
         fits = len(factor) == dims and min(factor) >= 1
         require(fits, "factor", got=tuple(factor), expected=f"{dims} numbers of at least 1, one per axis")
+        self.spatial_dims = dims
         self.coarse = coarse
         self.fine = fine
         self.factor = tuple(factor)
-
-    @property
-    def spatial_dims(self) -> int:
-        return self.fine.spatial_dims
 
     @property
     def required_divisor(self) -> tuple[int, ...]:

@@ -33,15 +33,12 @@ class ResidualUNet(nn.Module):
     ) -> None:
         super().__init__()
         self.topology = topology
+        self.spatial_dims = topology.spatial_dims
         self.fixed_patch = None if fixed_patch is None else tuple(fixed_patch)
         self.encoder = encoder
         self.mamba_layer = mamba_layer
         self.decoder = decoder
         self.apply(init)
-
-    @property
-    def spatial_dims(self) -> int:
-        return self.topology.spatial_dims
 
     @property
     def required_divisor(self) -> tuple[int, ...]:

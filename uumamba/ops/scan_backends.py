@@ -12,8 +12,6 @@ from uumamba.ops.scan_operator import scan_operator
 from uumamba.ops.scan_reference import reference_scan
 from uumamba.ops.scan_torch import torch_scan
 
-ScanFunction = Callable[[ScanArguments], tuple[Tensor, Tensor]]
-
 
 def _find_nothing_missing() -> None:
     return None
@@ -30,7 +28,7 @@ class ScanBackend:
         supports_float64: whether arithmetic in float64 is possible.
     """
 
-    compute: ScanFunction
+    compute: Callable[[ScanArguments], tuple[Tensor, Tensor]]
     find_missing: Callable[[], str | None] = _find_nothing_missing
     device_type: str | None = None
     supports_float64: bool = False

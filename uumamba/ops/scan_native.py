@@ -62,7 +62,7 @@ def native_forward(
         instruction_set: one of ``instruction_sets()``; None for the best.
         spans: pieces of the length that are computed in parallel; 0 for a choice by the number of threads.
     """
-    problem, held = _describe_scan(scan, instruction_set, spans)
+    problem, _described = _describe_scan(scan, instruction_set, spans)
     y = torch.empty_like(scan.u, dtype=torch.float32)
     last_state = y.new_empty((y.shape[0], *scan.A.shape))
     carries = scan.empty_carries(STEPS_PER_CARRY, keep=keep)
@@ -71,7 +71,6 @@ def native_forward(
         problem,
         _Outputs(Rows.describe(y), get_pointer(last_state), get_pointer(carries) if keep else None),
     )
-    del held
     return y.to(scan.u.dtype), last_state, carries
 
 
@@ -85,7 +84,7 @@ def native_backward(
     spans: int = 0,
 ) -> tuple[Tensor | None, ...]:
     """Return the gradients of the eight tensors; see ``scan_operator``."""
-    problem, held = _describe_scan(scan, instruction_set, spans)
+    problem, _described = _describe_scan(scan, instruction_set, spans)
     grad_y, grad_last_state = grad_y.float(), grad_last_state.float().contiguous()
     grads = {
         name: torch.empty_like(
@@ -102,7 +101,6 @@ def native_backward(
             Rows.describe(grad_y), get_pointer(grad_last_state), get_pointer(carries), *_describe_tensors(grads)
         ),
     )
-    del held
     tensors = zip(TENSORS, scan.every_tensor(), strict=True)
     return tuple(None if tensor is None else grads[name].to(tensor.dtype) for name, tensor in tensors)
 
@@ -112,7 +110,7 @@ def _describe_scan(
 ) -> tuple[_ScanFields, dict[str, Tensor]]:
     """Return a scan as the library's structure, and the described tensors.
 
-    The tensors must outlive the call.
+    The described tensors must outlive the call.
     """
     held = {
         name: tensor.float().contiguous() if name in _CONTIGUOUS else tensor.float()

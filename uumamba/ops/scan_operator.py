@@ -8,9 +8,6 @@ from torch import Tensor
 
 from uumamba.ops.scan_arguments import ScanArguments
 
-Forward = Callable[..., tuple[Tensor, Tensor, Tensor]]
-Backward = Callable[..., tuple[Tensor | None, ...]]
-
 _INPUTS = "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias"
 _FORWARD_SCHEMA = f"({_INPUTS}, bool delta_softplus, bool keep) -> (Tensor, Tensor, Tensor)"
 _BACKWARD_SCHEMA = (
@@ -30,7 +27,11 @@ def can_skip_dispatcher() -> bool:
 
 
 def scan_operator(
-    name: str, forward: Forward, backward: Backward, *, saved_every: int
+    name: str,
+    forward: Callable[..., tuple[Tensor, Tensor, Tensor]],
+    backward: Callable[..., tuple[Tensor | None, ...]],
+    *,
+    saved_every: int,
 ) -> Callable[[ScanArguments], tuple[Tensor, Tensor]]:
     """Register ``uumamba::<name>_scan`` and its gradient; return a caller.
 

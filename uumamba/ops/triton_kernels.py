@@ -190,8 +190,8 @@ def outputs(
         step = start + group * 4
         if carries is not None:  # noqa: SIM102  # the compiler knows this condition, but not the one below
             if step % 16 == 0:
-                saved = tl.cdiv(length, 16)
-                tl.store(_state_pointers(carries, row, saved, step // 16, channels, states, offset), h, valid)
+                pointers = _state_pointers(carries, row, tl.cdiv(length, 16), step // 16, channels, states, offset)
+                tl.store(pointers, h, valid)
         u_tile = _load_four(u_at, step, u.step, limit)
         size = _step_sizes(_load_four(delta_at, step, delta.step, limit) + shift, step, limit, SOFTPLUS)
         sizes, drives = _split_four(size), _split_four(size * u_tile)
