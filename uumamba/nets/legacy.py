@@ -178,4 +178,4 @@ _make_decoder = partial(
 def _init_as_released(module: nn.Module) -> None:
     init_he(module)
     if isinstance(module, _LegacyBlock):
-        nn.init.zeros_(module.conv2.norm.weight)
+        nn.init.zeros_(module.conv2.get_parameter("norm.weight"))
