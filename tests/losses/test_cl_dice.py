@@ -65,8 +65,8 @@ def test_value_and_gradient_for_two_classes_equal_monais(
         iter_=iterations, include_background=False, to_onehot_y=True, softmax=True, smooth=1e-300
     )
     for vessels_of in ("union", "each"):
-        ours = SoftClDiceLoss(iterations=iterations, vessels_of=vessels_of)
-        found, expected = ours(logits, label), monai(logits, label)
+        loss = SoftClDiceLoss(iterations=iterations, vessels_of=vessels_of)
+        found, expected = loss(logits, label), monai(logits, label)
         torch.testing.assert_close(found, expected)
         (gradient,), (monais,) = (torch.autograd.grad(value, logits) for value in (found, expected))
         torch.testing.assert_close(gradient, monais)

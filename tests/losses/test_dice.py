@@ -33,8 +33,8 @@ def test_value_and_gradient_equal_monais(
         smooth_nr=1e-5,
         smooth_dr=1e-5,
     )
-    ours = SoftDiceLoss(batch_dice=batch_dice, include_background=include_background)
-    values = [loss(logits, label) for loss in (ours, monai)]
+    loss = SoftDiceLoss(batch_dice=batch_dice, include_background=include_background)
+    values = [each(logits, label) for each in (loss, monai)]
     gradients = [torch.autograd.grad(value, logits)[0] for value in values]
     torch.testing.assert_close(values[0], values[1])
     torch.testing.assert_close(gradients[0], gradients[1])

@@ -44,13 +44,13 @@ def test_skeleton_equals_the_formula_with_scipys_morphology(shape: tuple[int, ..
 
 @pytest.mark.parametrize("shape", [(2, 3, 8, 11), (2, 2, 6, 7, 5)])
 def test_value_and_gradient_equal_monais(shape: tuple[int, ...]) -> None:
-    ours, monais = values(shape).requires_grad_(), values(shape).requires_grad_()
-    found, expected = soft_skeleton(ours, iterations=3), soft_skel(monais, 3)
+    image, monai_image = values(shape).requires_grad_(), values(shape).requires_grad_()
+    found, expected = soft_skeleton(image, iterations=3), soft_skel(monai_image, 3)
     torch.testing.assert_close(found, expected)
     weights = values(shape, seed=1)
     (found * weights).sum().backward()
     (expected * weights).sum().backward()
-    torch.testing.assert_close(ours.grad, monais.grad)
+    torch.testing.assert_close(image.grad, monai_image.grad)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 4, 5), (1, 1, 3, 4, 2)])

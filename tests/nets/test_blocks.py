@@ -5,14 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from uumamba.nets.blocks import (
-    IdentityBlock,
-    InstanceNorm,
-    ProjectionBlock,
-    Upsample,
-    init_he,
-    residual_stage,
-)
+from uumamba.nets.blocks import IdentityBlock, InstanceNorm, ProjectionBlock, Upsample, init_he, residual_stage
 
 
 @pytest.mark.parametrize("shape", [(2, 5, 4, 6), (2, 5, 3, 4, 2)], ids=("2d", "3d"))
@@ -47,7 +40,7 @@ def test_he_initialisation_changes_only_spatial_convolutions():
     nn.ModuleList((spatial, sequence)).apply(init_he)
     assert torch.equal(sequence.weight, before)
     assert (spatial.bias == 0).all()
-    # He: variance 2 / ((1 + slope^2) fan_in), fan_in 64 * 9; 36864 draws, standard error of the variance 0.7 %.
+    # He: variance 2 / ((1 + 0.01^2) fan_in), fan_in 64 * 9; 36864 draws, standard error of the variance 0.7 %.
     assert spatial.weight.var().item() == pytest.approx(2 / ((1 + 0.01**2) * 64 * 9), rel=0.03)
 
 

@@ -204,16 +204,16 @@ def test_autocast_does_not_change_the_result(scan_arguments):
 
 def test_autograd_saves_only_the_inputs(scan_arguments):
     arguments = scan_arguments(batch=1, channels=32, states=32, length=256, optional=(), requires_grad=True)
-    held = 0
+    saved = 0
 
     def count(tensor):
-        nonlocal held
-        held += tensor.numel()
+        nonlocal saved
+        saved += tensor.numel()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         selective_scan(**arguments)
-    assert held <= sum(tensor.numel() for tensor in arguments.values()) < 32 * 32 * 256 / 4
+    assert saved <= sum(tensor.numel() for tensor in arguments.values()) < 32 * 32 * 256 / 4
 
 
 @pytest.mark.parametrize(

@@ -130,8 +130,12 @@ class Topology:
             UsageError: the number of axes is wrong, or the strides do not divide an axis; the fix gives the
                 nearest sizes.
         """
-        expected = f"{self.spatial_dims} spatial axes"
-        require(len(patch_size) == self.spatial_dims, name, got=tuple(patch_size), expected=expected)
+        require(
+            len(patch_size) == self.spatial_dims,
+            name,
+            got=tuple(patch_size),
+            expected=f"{self.spatial_dims} spatial axes",
+        )
         check_divisible(patch_size, self.required_divisor, name=name)
 
     def feature_map_sizes(self, patch_size: Sequence[int]) -> tuple[tuple[int, ...], ...]:

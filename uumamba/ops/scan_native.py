@@ -112,14 +112,14 @@ def _describe_scan(
 
     The described tensors must outlive the call.
     """
-    held = {
+    described = {
         name: tensor.float().contiguous() if name in _CONTIGUOUS else tensor.float()
         for name, tensor in scan.tensors().items()
     }
     (batch, channels, length), states = scan.u.shape, scan.A.shape[1]
     threads, number = choose_threads(batch * scan.A.numel() * length), choose_instruction_set(instruction_set)
     sizes = (batch, channels, states, length, scan.delta_softplus, threads, spans, number)
-    return _ScanFields(*sizes, *_describe_tensors(held)), held
+    return _ScanFields(*sizes, *_describe_tensors(described)), described
 
 
 def _describe_tensors(tensors: dict[str, Tensor]) -> Iterator[Rows | _ProjectionFields | int | None]:
