@@ -1,3 +1,3 @@
-"""U-Mamba segmentation of hearts and vessels, sharpness-aware training, and the methods beside them."""
+"""Segmentation of hearts and vessels with U-Mamba, sharpness-aware optimizers and related methods."""
 
 __version__ = "0.1.0"
