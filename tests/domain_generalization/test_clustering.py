@@ -127,7 +127,7 @@ def test_cases_that_are_segmented_badly_are_slow_in_each_phase() -> None:
 def test_outputs_that_are_not_finite_and_none_are_refused(where: str, refused: Any) -> None:
     outputs, _ = two_sorts()
     getattr(outputs, where)[17] = float("nan")
-    with refused("outputs", got="values that are not finite, of example 17 first"):
+    with refused("outputs", got="NaN or infinite values, first in example 17"):
         find_slow(outputs)
     with refused("outputs", got="no example"):
         find_slow(outputs_of(torch.zeros(0, 2), torch.zeros(0), torch.zeros(0, dtype=torch.long), group_count=2))

@@ -44,7 +44,7 @@ def sets(request: pytest.FixtureRequest) -> Sets:
 
 
 def closed_form(head: nn.Linear, features: Tensor, label: Tensor) -> LinearHeadGradients:
-    return LinearHeadGradients.of(head(features), features, label, bias=head.bias is not None)
+    return LinearHeadGradients.from_logits(head(features), features, label, bias=head.bias is not None)
 
 
 def test_the_closed_form_and_its_moments_equal_torch_func(sets: Sets) -> None:
@@ -92,7 +92,7 @@ def test_a_shift_of_the_mean_counts_as_variance_about_the_source() -> None:
 
 def test_the_gradient_norm_divides_each_tensor_by_its_own_entries() -> None:
     # One sample, e = (-1/2, 1/2), h = (3, 4): ||G_W||^2 = 1/2 * 25 over 4 entries, ||G_b||^2 = 1/2 over 2.
-    found = LinearHeadGradients.of(torch.zeros(1, 2), torch.tensor([[3.0, 4.0]]), torch.tensor([0]))
+    found = LinearHeadGradients.from_logits(torch.zeros(1, 2), torch.tensor([[3.0, 4.0]]), torch.tensor([0]))
     assert gradient_norm(found) == 12.5 / 4 + 0.5 / 2
 
 
@@ -105,5 +105,7 @@ def test_moments_of_many_voxels_need_no_gradient_of_each() -> None:
 
 
 def test_half_precision_is_computed_in_float32() -> None:
-    found = LinearHeadGradients.of(torch.randn(4, 3).bfloat16(), torch.randn(4, 2).bfloat16(), torch.arange(4) % 3)
+    found = LinearHeadGradients.from_logits(
+        torch.randn(4, 3).bfloat16(), torch.randn(4, 2).bfloat16(), torch.arange(4) % 3
+    )
     assert found.second_moment().dtype == gradient_norm(found).dtype == torch.float32

@@ -56,7 +56,7 @@ def test_with_domains_every_partner_is_of_another_domain() -> None:
 def test_shares_are_beta_distributed(alpha: float) -> None:
     from scipy.stats import beta, kstest
 
-    shares = MixStyle(alpha=alpha, generator=seeded())._shares(4000)
+    shares = MixStyle(alpha=alpha, generator=seeded())._draw_shares(4000)
     assert kstest(shares.numpy(), beta(alpha, alpha).cdf).pvalue > 0.01
 
 

@@ -132,7 +132,7 @@ def test_with_nothing_slow_it_is_plain_training_bit_for_bit() -> None:
     image, label, _ = planted()
     start = training(image, label)
     useful = USEFUL(start, lambda net: equal_outputs(net, image, label), seed=3, most_epochs=4)
-    with pytest.warns(UserWarning, match="no class has slow examples.*class 0: all outputs"):
+    with pytest.warns(UserWarning, match="No class has slow examples.*class 0: all outputs"):
         found = useful.find()
     assert found.slow == ()
     net, train_epoch = useful.restart()
@@ -179,7 +179,7 @@ def test_data_that_change_between_passes_are_noticed(refused: Any) -> None:
 def test_an_error_that_never_slows_takes_the_last_epoch_and_says_so() -> None:
     image, label, _ = planted()
     useful = useful_on(image, label, training(image, label, lr=0.001), most_epochs=2)
-    with pytest.warns(UserWarning, match="did not slow within 2 epochs"):
+    with pytest.warns(UserWarning, match="no elbow within 2 epochs"):
         found = useful.find()
     assert (found.epoch, len(found.errors)) == (2, 3)
 

@@ -274,7 +274,7 @@ def test_calibration_takes_the_mean_over_all_batches_and_drops_the_sign_where_th
         ([{"image": torch.ones(2, 6)}], "batches", "dict"),
         ([torch.zeros(0, 6)], "inputs without a value", "0, 2, 4"),
         ([torch.zeros(2, 6)], "0.input", "zeros only"),
-        ([torch.full((2, 6), torch.nan)], "0.input", "values that are not finite"),
+        ([torch.full((2, 6), torch.nan)], "0.input", "NaN or infinite values"),
     ],
 )
 def test_batches_without_a_scale_are_refused_and_leave_the_network_uncalibrated(
@@ -438,7 +438,7 @@ def test_an_average_of_weights_that_waited_has_nearly_the_scales_of_its_own_weig
     optimizer.register_step_post_hook(lambda *_: average.update_parameters(net))
     train(net, optimizer, [(x, 20 * x[:, :3]) for x, _ in batches])  # which weights grow for
     for layer in quantized_layers(average.module):
-        assert not layer.weight.waits
+        assert not layer.weight.is_delayed
         mean = layer.full_weight.abs().mean(*([1, True] if per_channel else []))
         torch.testing.assert_close(layer.weight.scale, 2 * mean / 3**0.5, rtol=0.1, atol=0)
 
