@@ -226,7 +226,7 @@ def _warn_if_unfinished(config: RunConfig, checkpoint: Checkpoint, net: nn.Modul
         warnings.warn(text, stacklevel=3)
     if config.quantization is None:
         return
-    if any(layer.weight is not None and layer.weight.waits for layer in quantized_layers(net)):
+    if any(layer.weight is not None and layer.weight.is_delayed for layer in quantized_layers(net)):
         text = (
             f"{path} predicts in full precision, since quantization starts at step {config.quantization.start_step} of "
             "training; take a later checkpoint, or continue with `uumamba train --resume`."
