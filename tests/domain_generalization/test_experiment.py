@@ -167,18 +167,6 @@ def test_a_run_that_diverges_under_swad_ends_with_a_warning_and_its_records() ->
     assert swad.steps == (1, 4)
 
 
-@pytest.mark.parametrize("held", [[], [0, 1, 2], [3], [-1]])
-def test_wrong_test_domains_are_refused(held: list[int], refused: Any) -> None:
-    with refused("test_domains", got=held):
-        train_and_record(algorithm(Plain), rotated_digits()[:3], test_domains=held, steps=1)
-
-
-@pytest.mark.parametrize("key", ["steps", "record_every"])
-def test_counts_that_are_not_positive_are_refused(key: str, refused: Any) -> None:
-    with refused(key, got=0):
-        train_and_record(algorithm(Plain), rotated_digits()[:3], test_domains=[0], **{key: 0})
-
-
 LOGITS = torch.tensor([[2.0, 0.0], [0.0, 2.0], [2.0, 0.0]])
 
 

@@ -1,6 +1,5 @@
 """Input gradient of loss and gradient norm: by two backward passes, by differences, and with kernels that allow one."""
 
-import math
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -228,12 +227,3 @@ def test_a_loss_without_an_input_gradient_or_a_network_that_learns_nothing_is_re
             ascent.gradient(net, blind, values)
     with refused("net"):
         ascent.gradient(net.requires_grad_(False), loss_at, values)
-
-
-@pytest.mark.parametrize(
-    "options", [{"rho": -1.0}, {"rho": math.inf}, {"second_order": "newton"}, {"second_order": 1}], ids=str
-)
-def test_options_out_of_range_are_refused(options: dict[str, Any], refused: Any) -> None:
-    ((key, value),) = options.items()
-    with refused(key, got=value):
-        InputAscent(**{"rho": RHO} | options)

@@ -84,13 +84,6 @@ def test_flat_channels_and_single_voxels_stay_finite() -> None:
     assert ((mixed >= 0) & (mixed <= 10)).all()
 
 
-@pytest.mark.parametrize("options", [{"alpha": 0.0}, {"eps": -1.0}], ids=str)
-def test_options_out_of_range_are_refused(options: dict[str, float], refused: Any) -> None:
-    ((key, value),) = options.items()
-    with refused(key, got=value):
-        MixStyle(**options)
-
-
 def test_features_and_domains_that_do_not_fit_are_refused(refused: Any) -> None:
     styles = MixStyle(p=1.0)
     with refused("features", got=(4, 8)):

@@ -96,20 +96,6 @@ def test_an_input_perturbation_takes_exactly_one_size(sizes: tuple[Any, Any], re
         InputPerturbation(*sizes)
 
 
-@pytest.mark.parametrize("size", [0.0, -1.0, math.inf])
-def test_a_size_is_positive_and_finite(size: float, refused: Any) -> None:
-    for make, key in ((InputPerturbation, "radius"), (StylePerturbation, "radius"), (InputPerturbation, "rms")):
-        with refused(key, got=size):
-            make(**{key: size})
-
-
-@pytest.mark.parametrize(
-    ("key", "value"), [("parts", ()), ("parts", ("hue",)), ("parts", ("mean", "mean")), ("control_points", 1)]
-)
-def test_options_of_a_style_out_of_range_and_inputs_that_are_no_image_are_refused(
-    key: str, value: Any, refused: Any
-) -> None:
-    with refused(key, got=value):
-        StylePerturbation(0.5, **{key: value})
+def test_a_style_of_inputs_without_spatial_axes_is_refused(refused: Any) -> None:
     with refused("image", got=(4, 10)):
         StylePerturbation(0.5).start(torch.zeros(4, 10))

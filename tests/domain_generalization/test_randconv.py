@@ -67,12 +67,6 @@ def test_every_kernel_size_is_drawn_alike() -> None:
     assert {size: abs(sizes.count(size) - 250) < 55 for size in set(sizes)} == dict.fromkeys((1, 3, 5, 7), True)
 
 
-@pytest.mark.parametrize("sizes", [(), (2,), (3, -1)])
-def test_kernel_sizes_that_are_not_odd_are_refused(sizes: tuple[int, ...], refused: Any) -> None:
-    with refused("kernel_sizes", got=sizes):
-        RandConv(kernel_sizes=sizes)
-
-
 def test_images_without_spatial_axes_or_of_integers_are_refused(refused: Any) -> None:
     with refused("images", got=(4, 8)):
         RandConv()(torch.randn(4, 8))

@@ -52,9 +52,3 @@ def test_it_keeps_the_type_passes_gradients_on_and_has_no_state(layer: Any, dtyp
     assert changed.dtype == dtype
     assert batch.grad.isfinite().all()
     assert not net.state_dict()
-
-
-@pytest.mark.parametrize("p", [-0.5, 1.5])
-def test_a_probability_out_of_range_is_refused(layer: Any, p: float, refused: Any) -> None:
-    with refused("p", got=p):
-        layer(p=p)

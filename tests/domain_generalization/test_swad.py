@@ -221,13 +221,6 @@ def test_calls_out_of_order_and_batch_norms_without_batches_are_refused(refused:
             swad.averaged(batches)
 
 
-@pytest.mark.parametrize("options", [{"n_converge": 0}, {"n_tolerance": 0}, {"tolerance_ratio": -0.1}], ids=str)
-def test_options_out_of_range_are_refused(options: dict[str, Any], refused: Any) -> None:
-    ((key, value),) = options.items()
-    with refused(key, got=value):
-        SWAD(Path(), **options)
-
-
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
 def test_a_loss_that_is_not_finite_is_refused(loss: float, refused: Any) -> None:
     with refused("loss"):

@@ -1,6 +1,5 @@
 """UDIM: steps that it does not change, the penalty that it adds, and the images of the unknown domain."""
 
-import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -239,25 +238,6 @@ def test_a_wrapped_or_compiled_network_takes_the_same_steps(batches: Batches, wr
     found = trained(wrapped, batches[:2], udim=udim_of(wrapped, lambda1=10.0))
     for one, expected in zip(found, trained(other, batches[:2], udim=udim_of(other, lambda1=10.0)), strict=True):
         torch.testing.assert_close(one, expected)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"lambda1": -1.0},
-        {"lambda2": math.inf},
-        {"rho": -0.1},
-        {"warmup_steps": -1},
-        {"voxels_a_class": 0},
-        {"direction": "down"},
-        {"second_order": "exact"},
-    ],
-    ids=str,
-)
-def test_options_out_of_range_are_refused(options: dict[str, Any], refused: Any) -> None:
-    ((key, value),) = options.items()
-    with refused(key, got=value):
-        udim_of(net_of(), **options)
 
 
 def test_inputs_and_domains_that_do_not_fit_are_refused(batches: Batches, refused: Any) -> None:

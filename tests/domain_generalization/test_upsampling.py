@@ -1,9 +1,7 @@
 """Every index comes once and a slow one twice, shuffled, shared by processes, or as a list that any data set takes."""
 
 from collections import Counter
-from typing import Any
 
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -69,19 +67,3 @@ def test_torch_s_own_samplers_take_the_longer_list_as_a_data_set() -> None:
     assert Counter(int(each) for (batch,) in shuffled for each in batch) == TWICE
     theirs = [DistributedSampler(data, num_replicas=2, rank=rank) for rank in range(2)]
     assert [len(UpsampledSampler(10, SLOW, replicas=2, rank=rank)) for rank in range(2)] == [*map(len, theirs)]
-
-
-@pytest.mark.parametrize(
-    ("given", "key"),
-    [
-        ({"slow": [10]}, "slow"),
-        ({"slow": [-1]}, "slow"),
-        ({"slow": [1, 1]}, "slow"),
-        ({"factor": 0}, "factor"),
-        ({"rank": 2, "replicas": 2}, "rank"),
-        ({"replicas": 11}, "replicas"),
-    ],
-)
-def test_numbers_out_of_range_are_refused(given: dict[str, Any], key: str, refused: Any) -> None:
-    with refused(key, got=given[key]):
-        UpsampledSampler(10, **given)

@@ -197,14 +197,6 @@ def test_a_probe_that_diverges_is_refused_after_the_epoch_in_which_it_did(refuse
     assert epochs == [0]
 
 
-@pytest.mark.parametrize("options", [{"most_epochs": 1}, {"slowing": 1.0}, {"factor": 0}], ids=str)
-def test_numbers_out_of_range_are_refused(options: dict[str, Any], refused: Any) -> None:
-    image, label, _ = planted()
-    ((key, value),) = options.items()
-    with refused(key, got=value):
-        useful_on(image, label, training(image, label), **options)
-
-
 @pytest.mark.parametrize(
     ("errors", "elbow"),
     [
@@ -240,13 +232,7 @@ def test_a_larger_share_is_reached_no_later() -> None:
     assert [find_elbow(errors, slowing=share) for share in (0.6, 0.3, 0.1, 0.05)] == [2, 3, 5, 6]
 
 
-@pytest.mark.parametrize("options", [{"slowing": 0.0}, {"learned": 1.0}], ids=str)
-def test_a_share_out_of_range_and_an_error_that_is_not_finite_are_refused(
-    options: dict[str, float], refused: Any
-) -> None:
-    ((key, value),) = options.items()
-    with refused(key, got=value):
-        find_elbow([0.9, 0.5], **options)
+def test_an_error_that_is_not_finite_is_refused(refused: Any) -> None:
     with refused("errors"):
         find_elbow([0.9, float("nan")])
 
