@@ -34,6 +34,7 @@ DOMAINS = [TensorDataset(torch.zeros(10, 2), torch.zeros(10, dtype=torch.long)) 
 NET = nn.Linear(2, 2)
 ALGORITHM = Algorithm(NET, Plain(NET.parameters(), partial(torch.optim.SGD, lr=0.1)))
 style = partial(StylePerturbation, 0.5)
+udim = partial(UDIM, NET, cross_entropy, InputPerturbation(0.3))
 run = partial(train_and_record, ALGORITHM, DOMAINS)
 
 WRONG: list[tuple[Callable[..., Any], str, list[Any]]] = [
@@ -49,18 +50,13 @@ WRONG: list[tuple[Callable[..., Any], str, list[Any]]] = [
     (style, "control_points", [1]),
     (InputAscent, "rho", [-1.0, math.inf]),
     (partial(InputAscent, rho=0.05), "second_order", ["newton", 1]),
-    *(
-        (partial(UDIM, NET, cross_entropy, InputPerturbation(0.3)), key, [value])
-        for key, value in {
-            "lambda1": -1.0,
-            "lambda2": math.inf,
-            "rho": -0.1,
-            "warmup_steps": -1,
-            "voxels_a_class": 0,
-            "direction": "down",
-            "second_order": "exact",
-        }.items()
-    ),
+    (udim, "lambda1", [-1.0]),
+    (udim, "lambda2", [math.inf]),
+    (udim, "rho", [-0.1]),
+    (udim, "warmup_steps", [-1]),
+    (udim, "voxels_a_class", [0]),
+    (udim, "direction", ["down"]),
+    (udim, "second_order", ["exact"]),
     (partial(SWAD, NET), "n_converge", [0]),
     (partial(SWAD, NET), "n_tolerance", [0]),
     (partial(SWAD, NET), "tolerance_ratio", [-0.1]),
