@@ -60,7 +60,7 @@ def test_shares_are_beta_distributed(alpha: float) -> None:
     assert kstest(shares.numpy(), beta(alpha, alpha).cdf).pvalue > 0.01
 
 
-def test_gradients_pass_the_features_and_not_their_statistics() -> None:
+def test_gradients_flow_through_features_but_not_through_statistics() -> None:
     features = torch.randn(3, 2, 5, dtype=torch.float64, requires_grad=True)
     styles = MixStyle(p=1.0, generator=seeded())
     mixed = styles(features)
@@ -70,7 +70,7 @@ def test_gradients_pass_the_features_and_not_their_statistics() -> None:
     torch.testing.assert_close(gradient, scale[..., None].expand_as(gradient), rtol=1e-4, atol=1e-4)
 
 
-def test_flat_channels_and_single_voxels_stay_finite() -> None:
+def test_constant_channels_and_single_voxels_stay_finite() -> None:
     features = torch.zeros(4, 1, 3, 3)
     features[0] = torch.randn(3, 3)
     features.requires_grad_()

@@ -34,7 +34,7 @@ def test_the_result_is_one_convolution_with_zeros_around_and_without_bias(shape:
 
 
 def kernel_of(augment: RandConv, axes: int, size: int) -> Tensor:
-    """The kernel read off the answers to single voxels, one channel at a time."""
+    """The kernel from the responses to single voxels, channel by channel."""
     impulses = torch.zeros(3, 3, *[2 * size + 1] * axes, dtype=torch.float64)
     for channel in range(3):
         impulses[(channel, channel, *[size] * axes)] = 1
@@ -61,7 +61,7 @@ def test_kernels_keep_the_variance_of_white_noise(shape: tuple[int, ...], size: 
     assert abs(weights.mean().item()) < 4 * fan_in**-0.5 / len(weights) ** 0.5
 
 
-def test_every_kernel_size_is_drawn_alike() -> None:
+def test_every_kernel_size_has_the_same_probability() -> None:
     augment = RandConv(generator=seeded())
     sizes = [augment._draw_kernel(torch.zeros(1, 1, 8, 8)).shape[-1] for _ in range(1000)]
     assert {size: abs(sizes.count(size) - 250) < 55 for size in set(sizes)} == dict.fromkeys((1, 3, 5, 7), True)

@@ -49,8 +49,8 @@ def test_ties_are_rounded_to_even_as_in_torch() -> None:
     assert torch.equal(fake_quantize(values, torch.ones((), dtype=torch.float64), low, high), expected)
 
 
-def test_in_the_half_bin_above_the_range_the_value_counts_as_clipped() -> None:
-    # 3 bits: levels -4 to 3. Torch rounds 3.03 to 3 first and so takes it as inside: dv = 1, ds = 3 - 3.03.
+def test_a_value_in_the_half_bin_above_the_range_is_clipped() -> None:
+    # 3 bits: levels -4 to 3. Torch rounds 3.03 to 3 before the comparison, so there dv = 1, ds = 3 - 3.03.
     value, scale = torch.tensor([3.03]), torch.tensor(1.0)
     _, of_value, of_scale = gradients(fake_quantize, value, scale, torch.ones(1), -4, 3, features=1)
     assert of_value.item() == 0
@@ -77,18 +77,18 @@ def test_values_keep_their_type_and_the_scale_its_own(dtype: torch.dtype) -> Non
     rounded, of_values, of_scale = gradients(fake_quantize, values, scale, torch.ones(50, dtype=dtype), -4, 3)
     assert (rounded.dtype, of_values.dtype, of_scale.dtype) == (dtype, dtype, torch.float32)
     assert len(rounded.unique()) <= 8
-    values = torch.randn(5000).to(dtype)  # their quotients are not rounded to their own type before they are to levels
+    values = torch.randn(5000).to(dtype)  # quotients are not rounded to this type before they are rounded to levels
     exact = fake_quantize(values.to(torch.promote_types(dtype, torch.float32)), scale, -128, 127)
     assert torch.equal(fake_quantize(values, scale, -128, 127), exact.to(dtype))
 
 
-def test_nan_stays_and_infinity_becomes_the_outermost_level() -> None:
+def test_nan_stays_and_infinity_becomes_the_lowest_or_highest_level() -> None:
     rounded = fake_quantize(torch.tensor([float("nan"), float("inf"), -float("inf")]), torch.tensor(0.5), -4, 3)
     assert rounded.isnan().tolist() == [True, False, False]
     assert rounded[1:].tolist() == [1.5, -2.0]
 
 
-def test_a_scale_that_fell_below_zero_counts_as_the_smallest_and_can_rise_again() -> None:
+def test_a_negative_scale_is_replaced_by_the_smallest_and_keeps_its_gradient() -> None:
     values, scale = torch.tensor([1.0]), torch.tensor(-0.1)
     rounded, _, of_scale = gradients(fake_quantize, values, scale, -torch.ones(1), -4, 3, features=1)
     assert rounded.item() == pytest.approx(3 * SMALLEST_SCALE)
@@ -101,7 +101,7 @@ def test_gradients_can_be_differentiated_again() -> None:
     rounded = fake_quantize(values, scale, -4, 3, features=1)
     (of_scale,) = torch.autograd.grad(rounded.sum(), scale, create_graph=True)
     (again,) = torch.autograd.grad(of_scale, values)
-    # inside, the slope is round(v/s) - v/s, whose derivative in v is -1/s; outside it is constant
+    # Inside the range the gradient is round(v/s) - v/s with the derivative -1/s in v; outside it is constant.
     torch.testing.assert_close(again, torch.tensor([-2.0, -2.0, 0.0]) / math.sqrt(3))
 
 
@@ -112,6 +112,6 @@ def test_the_first_scale_is_twice_the_mean_by_the_root_of_the_highest_level() ->
     assert first_scale(torch.zeros(3), 1).item() == pytest.approx(SMALLEST_SCALE)
 
 
-def test_whole_numbers_are_refused(refused: Any) -> None:
+def test_integer_values_are_refused(refused: Any) -> None:
     with refused("values", got=torch.int64):
         fake_quantize(torch.tensor([1, 2]), torch.tensor(0.5), -4, 3)
