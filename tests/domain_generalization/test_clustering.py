@@ -1,4 +1,4 @@
-"""K-means finds the best partition; the cluster with the higher loss is slow."""
+"""K-means finds the best partition; clusters of higher loss are slow."""
 
 from itertools import product
 from typing import Any
@@ -52,7 +52,7 @@ def outputs_of(vectors: Tensor, losses: Tensor, groups: Tensor, *, group_count: 
 
 
 def two_sorts(*, seed: int = 0, classes: int = 6) -> tuple[ProbeOutputs, set[int]]:
-    """Outputs with two clusters per class; the smaller is slow in every second class."""
+    """Outputs with two clusters per class, the smaller slow in even classes."""
     generator = torch.Generator().manual_seed(seed)
     groups = torch.arange(classes).repeat_interleave(30)[torch.randperm(30 * classes, generator=generator)]
     small = torch.rand(len(groups), generator=generator) < 0.25

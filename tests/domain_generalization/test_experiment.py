@@ -32,7 +32,7 @@ ANGLES = (0, 15, 30, 45, 60, 75)
 
 @cache
 def rotated_digits() -> tuple[TensorDataset, ...]:
-    """Six domains with a sixth of the images each, rotated by one angle."""
+    """Six domains of different images, each rotated by its angle."""
     bunch = load_digits()
     order = torch.randperm(len(bunch.target), generator=generator_for(0, "rotated digits")).numpy()
     domains = []

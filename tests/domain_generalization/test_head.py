@@ -1,4 +1,4 @@
-"""A linear head is detected by its output; every other head is refused."""
+"""A linear head is detected by its output; other heads are refused."""
 
 from collections.abc import Callable
 from typing import Any
@@ -34,7 +34,7 @@ class HeadNet(nn.Module):
 
 
 class Supervised(nn.Module):
-    """Two heads; the finest head is first in the output, last in the pass."""
+    """Two heads, the finest first in the output and computed last."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -151,11 +151,6 @@ def test_logits_in_another_order_than_the_head_s_output_are_refused(change: Any,
         udim_of(net).terms(torch.randn(4, 4, 5), torch.randint(3, (4, 4)))
 
 
-def test_a_head_that_is_not_called_is_refused(refused: Refused) -> None:
-    with refused("head", got="Linear"):
-        udim_of(nn.Linear(5, 3), head=nn.Linear(5, 3)).check(torch.randn(2, 5))
-
-
 def test_the_head_is_detected_again_in_every_pass(refused: Refused) -> None:
     net, x, y = HeadNet(nn.Linear(5, 3)), torch.randn(4, 5), torch.randint(3, (4,))
     udim = udim_of(net)
@@ -183,7 +178,9 @@ def test_a_network_with_compiled_parts_is_refused(compile_part: Callable[..., No
         udim_of(net).check(torch.randn(2, 5))
 
 
-def test_logits_of_one_class_or_none_are_refused(refused: Refused) -> None:
+def test_an_unused_head_and_outputs_without_two_classes_are_refused(refused: Refused) -> None:
+    with refused("head", got="Linear"):
+        udim_of(nn.Linear(5, 3), head=nn.Linear(5, 3)).check(torch.randn(2, 5))
     with refused("net", got="logits of one class"):
         udim_of(HeadNet(nn.Linear(5, 1))).check(torch.randn(2, 5))
     with refused("net"):

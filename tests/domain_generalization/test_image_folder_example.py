@@ -11,7 +11,7 @@ EXAMPLE = Path("benchmarks", "examples", "image_folder_udim.py")
 
 
 def write_images(folder: Path, *, each: int) -> None:
-    """Write images of rows, columns and discs in many sizes and file formats."""
+    """Write images of rows, columns and discs in many file formats."""
     draw = np.random.default_rng(0)
     for name in ("columns", "discs", "rows"):
         for index in range(each):

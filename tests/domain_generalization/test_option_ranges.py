@@ -1,4 +1,4 @@
-"""Contract of all options: a value out of range raises an error with the option's name and the value."""
+"""A value out of range raises an error with the option's name."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Outputs of a network in evaluation mode, with the fingerprint of the data."""
+"""Network outputs in evaluation mode, and the fingerprint of the data."""
 
 import math
 from functools import partial
@@ -120,7 +120,7 @@ def test_no_batch_and_outputs_without_logits_are_refused(probe: Any, refused: An
 
 
 def segmented() -> tuple[Tensor, Tensor]:
-    """Three units of four voxels and three classes; class 2 is in the last unit only."""
+    """Three units of four voxels; only the last has class 2."""
     label = torch.tensor([[0, 0, 1, 1], [0, 0, 0, 1], [0, 1, 2, 2]]).reshape(3, 1, 2, 2)
     return torch.randn(3, 3, 2, 2, generator=torch.Generator().manual_seed(2)), label
 

@@ -39,22 +39,18 @@ PAIRS = [
 ]
 
 
-def test_training_domain_validation_by_hand() -> None:
-    # means of domains 1 and 2: 0.65, 0.70, 0.85, 0.825
-    found = training_domain_validation([*ALONE, *PAIRS], test_domain=0)
-    assert found == Selection("training-domain validation", False, 0, "", 300, pytest.approx(0.85), 0.60)
-
-
-def test_the_oracle_takes_the_last_step_and_is_marked() -> None:
-    found = oracle([*ALONE, *PAIRS], test_domain=0)
-    assert found == Selection("oracle (test-domain validation)", True, 0, "", 400, 0.45, 0.40)
-    assert str(found).startswith("domain 0, oracle (test-domain validation): 0.400")
-
-
-def test_leave_one_domain_out_validation_by_hand() -> None:
-    # means of the left-out domains' accuracies: 0.55, 0.75, 0.45, 0.15
-    found = leave_one_domain_out_validation([*ALONE, *PAIRS], test_domain=0)
-    assert found == Selection("leave-one-domain-out cross-validation", False, 0, "", 200, pytest.approx(0.75), 0.80)
+@pytest.mark.parametrize(
+    ("rule", "name", "step", "validation", "test"),
+    [  # means over domains 1 and 2: out splits 0.65, 0.70, 0.85, 0.825; held out in turn 0.55, 0.75, 0.45, 0.15
+        (training_domain_validation, "training-domain validation", 300, 0.85, 0.60),
+        (leave_one_domain_out_validation, "leave-one-domain-out cross-validation", 200, 0.75, 0.80),
+        (oracle, "oracle (test-domain validation)", 400, 0.45, 0.40),  # the last step
+    ],
+)
+def test_each_rule_selects_the_step_by_hand(rule: Any, name: str, step: int, validation: float, test: float) -> None:
+    found = rule([*ALONE, *PAIRS], test_domain=0)
+    assert found == Selection(name, rule is oracle, 0, "", step, pytest.approx(validation), test)
+    assert str(found).startswith(f"domain 0, {name}: {test:.3f}")
 
 
 @pytest.mark.parametrize("split", ["in", "out"])

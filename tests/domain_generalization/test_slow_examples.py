@@ -1,4 +1,4 @@
-"""The file of slow examples: round trip, and refusal of wrong or damaged files."""
+"""File of slow examples: round trip, and refusal of wrong files."""
 
 import json
 from dataclasses import replace
@@ -48,7 +48,9 @@ def test_a_number_without_json_form_keeps_the_old_file(path: Path) -> None:
 
 
 @pytest.mark.parametrize("other", [{"size": 5}, {"fingerprint": "b" * 64}], ids=str)
-def test_another_data_set_is_refused(path: Path, other: dict[str, Any], refused: Any) -> None:
+def test_a_missing_file_and_another_data_set_are_refused(path: Path, other: dict[str, Any], refused: Any) -> None:
+    with refused("missing.json", got="no file"):
+        read(Path("missing.json"))
     with refused(str(path), got=f"6 examples, fingerprint {'a' * 12}"):
         read(path, **other)
 
@@ -74,8 +76,3 @@ def test_a_changed_or_incomplete_file_is_refused(path: Path, change: dict[str, A
     path.write_text(change if isinstance(change, str) else json.dumps(json.loads(path.read_text()) | change))
     with refused(str(path)):
         read(path)
-
-
-def test_an_absent_file_is_refused(tmp_path: Path, refused: Any) -> None:
-    with refused(str(tmp_path / "absent.json"), got="no file"):
-        read(tmp_path / "absent.json")

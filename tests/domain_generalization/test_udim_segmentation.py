@@ -95,10 +95,6 @@ def test_a_step_with_ignored_voxels_only_has_no_penalty() -> None:
     image, label = scans(2)
     udim = UDIM(net, lambda logits, _: logits.square().mean(), InputPerturbation(0.1), ignore_label=255)
     added = udim.at_weights(image, torch.full_like(label, 255))
-    SAM(net.parameters(), SGD).step(partial(loss_of, net, image, label), at_weights=added)
-    SAM(other.parameters(), SGD).step(partial(loss_of, other, image, label))
+    SAM(net.parameters(), SGD).step(lambda: voxel_loss(net(image), label), at_weights=added)
+    SAM(other.parameters(), SGD).step(lambda: voxel_loss(other(image), label))
     assert torch.equal(net.weight, other.weight)
-
-
-def loss_of(net: nn.Module, image: Tensor, label: Tensor) -> Tensor:
-    return voxel_loss(net(image), label)

@@ -1,4 +1,4 @@
-"""Every index occurs once per epoch and every slow index twice, over all replicas."""
+"""Every index occurs once per epoch, every slow index twice."""
 
 from collections import Counter
 

@@ -30,7 +30,7 @@ Start = Callable[[], tuple[nn.Module, Callable[[UpsampledSampler], None]]]
 
 
 def planted(seed: int = 0) -> tuple[Tensor, Tensor, set[int]]:
-    """A strong feature that a tenth of each class lacks, a weak feature, and the tenth."""
+    """Images, labels and the tenth of examples without the strong feature."""
     generator = torch.Generator().manual_seed(seed)
     label = torch.arange(CLASSES).repeat_interleave(EACH)
     lacking = torch.arange(len(label)) % 10 == 3

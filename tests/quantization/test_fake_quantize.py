@@ -49,19 +49,12 @@ def test_ties_are_rounded_to_even_as_in_torch() -> None:
     assert torch.equal(fake_quantize(values, torch.ones((), dtype=torch.float64), low, high), expected)
 
 
-def test_a_value_in_the_half_bin_above_the_range_is_clipped() -> None:
+def test_a_value_above_the_highest_level_is_clipped_and_a_value_at_a_bound_is_not() -> None:
     # 3 bits: levels -4 to 3. Torch rounds 3.03 to 3 before the comparison, so there dv = 1, ds = 3 - 3.03.
-    value, scale = torch.tensor([3.03]), torch.tensor(1.0)
-    _, of_value, of_scale = gradients(fake_quantize, value, scale, torch.ones(1), -4, 3, features=1)
-    assert of_value.item() == 0
-    assert of_scale.item() == pytest.approx(3 / math.sqrt(3))
-
-
-def test_a_value_at_the_bound_is_inside() -> None:
-    values, scale = torch.tensor([-4.0, 3.0]), torch.tensor(1.0)
-    _, of_values, of_scale = gradients(fake_quantize, values, scale, torch.ones(2), -4, 3)
-    assert of_values.tolist() == [1, 1]
-    assert of_scale.item() == 0
+    values, scale = torch.tensor([3.03, -4.0, 3.0]), torch.tensor(1.0)
+    _, values_grad, scale_grad = gradients(fake_quantize, values, scale, torch.ones(3), -4, 3, features=1)
+    assert values_grad.tolist() == [0, 1, 1]
+    assert scale_grad.item() == pytest.approx(3 / math.sqrt(3))
 
 
 def test_the_gradient_of_the_scale_shrinks_with_the_features_of_a_sample_and_the_highest_level() -> None:
@@ -74,8 +67,8 @@ def test_the_gradient_of_the_scale_shrinks_with_the_features_of_a_sample_and_the
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_values_keep_their_type_and_the_scale_its_own(dtype: torch.dtype) -> None:
     values, scale = torch.randn(50).to(dtype), torch.tensor(0.1)
-    rounded, of_values, of_scale = gradients(fake_quantize, values, scale, torch.ones(50, dtype=dtype), -4, 3)
-    assert (rounded.dtype, of_values.dtype, of_scale.dtype) == (dtype, dtype, torch.float32)
+    rounded, values_grad, scale_grad = gradients(fake_quantize, values, scale, torch.ones(50, dtype=dtype), -4, 3)
+    assert (rounded.dtype, values_grad.dtype, scale_grad.dtype) == (dtype, dtype, torch.float32)
     assert len(rounded.unique()) <= 8
     values = torch.randn(5000).to(dtype)  # quotients are not rounded to this type before they are rounded to levels
     exact = fake_quantize(values.to(torch.promote_types(dtype, torch.float32)), scale, -128, 127)
@@ -90,17 +83,17 @@ def test_nan_stays_and_infinity_becomes_the_lowest_or_highest_level() -> None:
 
 def test_a_negative_scale_is_replaced_by_the_smallest_and_keeps_its_gradient() -> None:
     values, scale = torch.tensor([1.0]), torch.tensor(-0.1)
-    rounded, _, of_scale = gradients(fake_quantize, values, scale, -torch.ones(1), -4, 3, features=1)
+    rounded, _, scale_grad = gradients(fake_quantize, values, scale, -torch.ones(1), -4, 3, features=1)
     assert rounded.item() == pytest.approx(3 * SMALLEST_SCALE)
-    assert of_scale.item() == pytest.approx(-3 / math.sqrt(3))  # descent raises it
+    assert scale_grad.item() == pytest.approx(-3 / math.sqrt(3))  # descent raises it
 
 
 def test_gradients_can_be_differentiated_again() -> None:
     values = torch.tensor([0.6, -1.3, 9.0], requires_grad=True)
     scale = torch.tensor(0.5, requires_grad=True)
     rounded = fake_quantize(values, scale, -4, 3, features=1)
-    (of_scale,) = torch.autograd.grad(rounded.sum(), scale, create_graph=True)
-    (again,) = torch.autograd.grad(of_scale, values)
+    (scale_grad,) = torch.autograd.grad(rounded.sum(), scale, create_graph=True)
+    (again,) = torch.autograd.grad(scale_grad, values)
     # Inside the range the gradient is round(v/s) - v/s with the derivative -1/s in v; outside it is constant.
     torch.testing.assert_close(again, torch.tensor([-2.0, -2.0, 0.0]) / math.sqrt(3))
 

@@ -70,7 +70,7 @@ def run_onnx(path: Path, images: Tensor) -> Tensor:
 
 
 def check_graph(path: Path, net: nn.Module) -> None:
-    """Check that weights are int8 levels in range and quantized inputs are clipped."""
+    """Check for int8 weight levels in range and clipped quantized inputs."""
     import onnx
 
     model = onnx.load(path)
@@ -106,7 +106,7 @@ def doubled_if(condition: Callable[[int], bool]) -> nn.Module:
 
 
 class Encoder(nn.Module):
-    """Network with a layer of torch that has its own branch for a batch of one."""
+    """Network with a torch layer that branches on the batch size."""
 
     def __init__(self, part: nn.Module) -> None:
         super().__init__()
@@ -115,6 +115,10 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         encoded = self.part(self.first(x))
         return self.last((encoded[0] if isinstance(encoded, tuple) else encoded).mean(1))
+
+
+def mask_first_class(logits: Tensor) -> Tensor:
+    return logits.masked_fill(torch.tensor([True, False, False]), -torch.inf)
 
 
 def branch(logits: Tensor) -> Any:
@@ -138,11 +142,7 @@ FOR_ANY_SIZE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = 
     "a condition that every size fulfils": (lambda: doubled_if(lambda size: size > 0), (6,), 3),
     "a branch on values": (lambda: ChangedLogits(branch), (6,), 2),
     "an operator of ONNX": (lambda: ChangedLogits(relu_of_onnx), (6,), 2),
-    "an infinity": (
-        lambda: ChangedLogits(lambda x: x.masked_fill(torch.tensor([True, False, False]), -torch.inf)),
-        (6,),
-        2,
-    ),
+    "an infinity": (lambda: ChangedLogits(mask_first_class), (6,), 2),
     "LSTM": (lambda: Encoder(nn.LSTM(16, 16, batch_first=True)), (4, 6), 1),
     "transformer": (lambda: Encoder(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)), (4, 6), 3),
 }
@@ -245,12 +245,9 @@ doubled.register_fake(torch.empty_like)
 
 @pytest.mark.slow
 def test_a_network_with_an_operation_that_onnx_lacks_is_refused(tmp_path: Path, refused: Any) -> None:
+    net = quantize_(ChangedLogits(lambda logits: doubled(logits)), act_bits=None)
     with refused("net") as error:
-        export_onnx(
-            quantize_(ChangedLogits(lambda logits: doubled(logits)), act_bits=None),
-            torch.randn(2, 6),
-            tmp_path / "net.onnx",
-        )
+        export_onnx(net, torch.randn(2, 6), tmp_path / "net.onnx")
     assert "uumamba_tests.doubled" in error.value.got
     assert list(tmp_path.iterdir()) == []
 
