@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from uumamba.ops import native_library
 from uumamba.runtime.errors import CaseError, UsageError
 from uumamba.runtime.seeds import seed_everything
 
@@ -22,6 +23,18 @@ settings.load_profile("uumamba")
 REPOSITORY = Path(__file__).resolve().parents[1]
 REAL_DATA = REPOSITORY.parent / "shared" / "data"
 ALLOWED_SKIPS = ("accelerator", "browser", "real data")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    names = native_library._INSTRUCTION_SETS
+    parser.addoption("--instruction-set", choices=names, help="best instruction set that the native scan may use")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide the better instruction sets, as on a processor that lacks them; the library itself has no such setting."""
+    names, best = native_library._INSTRUCTION_SETS, config.getoption("--instruction-set")
+    if best is not None:
+        native_library._INSTRUCTION_SETS = names[: names.index(best) + 1]
 
 
 @pytest.fixture(scope="session")
