@@ -118,9 +118,9 @@ def numerical(net: CubeNet, loss_at: Callable[[Tensor], Tensor], values: Tensor)
     for index in range(values.numel()):
         ends = []
         for sign in (1, -1):
-            moved = values.clone()
-            moved.view(-1)[index] += sign * 1e-5
-            ends.append(sharpness_aware_loss(net, loss_at, moved))
+            shifted = values.clone()
+            shifted.view(-1)[index] += sign * 1e-5
+            ends.append(sharpness_aware_loss(net, loss_at, shifted))
         found.view(-1)[index] = (ends[0] - ends[1]) / 2e-5
     return found
 
@@ -182,9 +182,9 @@ def test_a_shortage_of_memory_is_no_missing_derivative() -> None:
     def fail(_: Tensor) -> None:
         raise torch.OutOfMemoryError
 
-    def short_of_memory(moved: Tensor) -> Tensor:
-        passes.append(moved)
-        loss = loss_at(moved)
+    def short_of_memory(values: Tensor) -> Tensor:
+        passes.append(values)
+        loss = loss_at(values)
         loss.register_hook(fail)
         return loss
 
@@ -222,7 +222,7 @@ def test_a_flat_loss_has_gradient_zero(way: Any) -> None:
 def test_a_loss_without_an_input_gradient_or_a_network_that_learns_nothing_is_refused(way: Any, refused: Any) -> None:
     net, loss_at, values = problem(CubeNet(lambda x: x**3))
     ascent = InputAscent(rho=RHO, second_order=way)
-    for blind in (lambda moved: loss_at(moved).detach(), lambda moved: net.first.weight.sum()):
+    for blind in (lambda values: loss_at(values).detach(), lambda values: net.first.weight.sum()):
         with refused("loss", got="no gradient in the network's input"):
             ascent.gradient(net, blind, values)
     with refused("net"):

@@ -61,9 +61,11 @@ def test_mean_and_std_change_in_units_of_the_standard_deviation(image: Tensor) -
 
 def test_gamma_is_a_power_within_an_unchanged_range(image: Tensor) -> None:
     changed = one_part("gamma").apply(image, torch.full((3, 1), math.log(2)))
-    flat, moved = image.flatten(2), changed.flatten(2)
+    flat, flat_changed = image.flatten(2), changed.flatten(2)
     low, high = flat.amin(2, keepdim=True), flat.amax(2, keepdim=True)
-    torch.testing.assert_close((moved - low) / (high - low), ((flat - low) / (high - low)) ** 2, rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        (flat_changed - low) / (high - low), ((flat - low) / (high - low)) ** 2, rtol=0, atol=1e-5
+    )
 
 
 def test_a_bias_field_is_smooth_multiplicative_and_the_same_for_all_channels() -> None:

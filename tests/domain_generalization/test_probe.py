@@ -52,14 +52,14 @@ def test_batches_of_any_size_and_kind_give_the_same_outputs(size: int) -> None:
 
 def test_another_order_value_type_or_label_is_another_fingerprint() -> None:
     images, labels = images_and_labels()
-    moved = images.clone()
-    moved[7, 2] += 1e-6
+    changed_images = images.clone()
+    changed_images[7, 2] += 1e-6
     relabelled = labels.clone()
     relabelled[3] = (relabelled[3] + 1) % 3
     variants = [
         (images, labels),
         (images.flip(0), labels.flip(0)),
-        (moved, labels),
+        (changed_images, labels),
         (images.double(), labels),
         (images[:, :, None], labels),
         (images, relabelled),

@@ -24,7 +24,7 @@ def test_values_and_gradients_equal_torchs_fake_quantization_outside_the_half_bi
     low, high = level_range(bits, signed=signed)
     generator = torch.Generator().manual_seed(bits)
     ratio = torch.empty(3, 3, 60).uniform_(low - 3, high + 3, generator=generator)
-    # Torch rounds before it clips, so a value within half a level outside the range is inside there: moved away.
+    # Torch rounds before it clips, so a value within half a level outside the range is inside there; avoid such values.
     half_bin = ((ratio > high) & (ratio < high + 0.5)) | ((ratio < low) & (ratio > low - 0.5))
     ratio = torch.where(half_bin, ratio.sign() * (high + 9), ratio)
     scale = torch.tensor([0.25, 0.5, 2.0])  # powers of two: quotients and products are exact

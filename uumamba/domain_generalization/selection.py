@@ -117,7 +117,7 @@ def leave_one_domain_out_validation(records: Iterable[Record], *, test_domain: i
         candidates,
         "records",
         got="no setting and step with all runs",
-        expected=f"runs without domain {test_domain}, alone and with each other domain, recorded at the same steps",
+        expected=f"a run with test_envs [{test_domain}], and one with each other domain, at the same steps",
         fix="train all runs of held_out_domains(n, cross_validation=True)",
     )
     return _best(CROSS, test_domain, candidates)

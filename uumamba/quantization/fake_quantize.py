@@ -11,7 +11,7 @@ from uumamba.runtime.errors import require
 
 
 def fake_quantize(values: Tensor, scale: Tensor, low: int, high: int, *, features: int | None = None) -> Tensor:
-    r"""Round values to whole multiples of a learned scale.
+    r"""Round values to integer multiples of a learned scale.
 
     .. math:: \hat v = s \cdot \mathrm{round}\big(\mathrm{clamp}(v / s,\ Q_n,\ Q_p)\big)
 
