@@ -1,1 +1,4 @@
-"""One script a claim or speed figure; full runs are committed under ``results/`` and fill the README's tables."""
+"""Scripts that measure speed or test published claims, one each.
+
+Full runs are committed under ``results/`` and fill the README's tables.
+"""

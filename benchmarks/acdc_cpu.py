@@ -1,8 +1,9 @@
-"""ACDC on two CPU cores: U-Mamba with SAM beside the control network and the plain optimizer, at the same budget.
+"""ACDC on two CPU cores: Dice of three variants at equal cost.
 
-Each variant is a whole ``uumamba run`` of ``acdc_cpu`` on fold 0 of the 100 training patients: raw scans to Dice on
-native grids. SAM makes two passes a step, so plain AdamW gets twice the steps. Variants that are finished are read, not
-run again, so that the table can grow one at a time.
+Compared are U-Mamba with SAM, the control network, and the plain optimizer. Each variant is a complete ``uumamba run``
+of ``acdc_cpu`` on fold 0 of the 100 training patients: raw scans to Dice on native grids. SAM makes two passes per
+step, so plain AdamW gets twice the steps. Finished variants are read, not run again, so that the table can grow one
+variant at a time.
 
     python -m benchmarks.acdc_cpu --raw ACDC/database --out runs/acdc_cpu --json benchmarks/results/acdc_cpu.json
 """
@@ -15,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.result_file import commit, still_fits, write_result
+from benchmarks.result_file import describe_commit, is_compatible, write_result
 from uumamba.config import read_config
 from uumamba.runtime.files import write_json
 
@@ -31,13 +32,13 @@ RECORD = "measured.json"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run what is missing and write the table."""
+    """Run the missing variants and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--raw", type=Path, required=True, help="ACDC as it was downloaded")
-    parser.add_argument("--out", type=Path, required=True, help="a folder a variant")
-    parser.add_argument("--json", type=Path, help="where the table goes")
-    parser.add_argument("--only", action="append", choices=VARIANTS, help="run this variant; repeatable")
-    parser.add_argument("--quick", action="store_true", help="two epochs each in OUT/quick, to see that it works")
+    parser.add_argument("--raw", type=Path, required=True, help="the downloaded ACDC folder")
+    parser.add_argument("--out", type=Path, required=True, help="gets one folder per variant")
+    parser.add_argument("--json", type=Path, help="file for the table")
+    parser.add_argument("--only", action="append", choices=VARIANTS, help="run only this variant; repeatable")
+    parser.add_argument("--quick", action="store_true", help="two epochs per variant in OUT/quick, as a test")
     options = parser.parse_args(arguments)
     quick = ("training.epochs=2",) if options.quick else ()
     measured, commits = {}, set()
@@ -48,16 +49,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
             continue
         if not finished:
             run_variant((*overrides, *quick), raw=options.raw, out=folder)
-        refuse_another_run(folder, (*overrides, *quick))
-        measured[name] = row_of(name, folder)
-        commits.update(record_of(folder)["commits"])
+        require_same_configuration(folder, (*overrides, *quick))
+        measured[name] = summarize_run(name, folder)
+        commits.update(read_record(folder)["commits"])
         print(measured[name])
     if options.json is not None:
         about = (
-            "Mean Dice over the 40 frames (ED and ES) of the 20 validation patients of fold 0, on their own grids, of "
-            "one run each with seed 0. Minutes are those of training, its validation included, and of the whole way "
-            "from raw scans to report, where it went in one go; the machine had other work at times, so they compare "
-            "roughly. On ACDC differences of less than half a Dice point are noise."
+            "Mean Dice over the 40 frames (ED and ES) of the 20 validation patients of fold 0, on their native grids, "
+            "of one run each with seed 0. Minutes are those of training with its validation, and of the complete run "
+            "from raw scans to report unless it was interrupted. The machine had other work at times, so minutes "
+            "compare roughly. On ACDC differences of less than half a Dice point are noise."
         )
         write_result(
             options.json,
@@ -75,13 +76,16 @@ def run_variant(
     raw: Path,
     out: Path,
     config: str = CONFIG,
-    before_report: Callable[[Path], None] = lambda out: None,
+    before_report: Callable[[Path], None] = lambda _: None,
 ) -> None:
-    """The whole way, resumed where an earlier call stopped; beside it the commit, and the minutes of one go."""
+    """Run one variant from raw scans to report, or resume it.
+
+    The commit is stored next to the run, and the minutes if the run was not interrupted.
+    """
     from uumamba.pipelines.run import run
 
     in_one_go = not out.exists()
-    commits = sorted({*record_of(out)["commits"], commit()})
+    commits = sorted({*read_record(out)["commits"], describe_commit()})
     write_json(out / RECORD, {"commits": commits, "minutes": None})
     begin = time.perf_counter()
     run(read_config(config, overrides), raw=raw, out=out, workers=2, say=print, before_report=before_report)
@@ -90,29 +94,34 @@ def run_variant(
         write_json(out / RECORD, {"commits": commits, "minutes": round(minutes, 1)})
 
 
-def record_of(folder: Path) -> dict[str, Any]:
-    """The commits that a run was made at and its minutes; both unknown of a run that somebody else began."""
+def read_record(folder: Path) -> dict[str, Any]:
+    """Read the commits and minutes that a run has stored.
+
+    A run without a record has an unknown commit and no minutes.
+    """
     if (folder / RECORD).is_file():
         stored: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         return stored
     return {"commits": ["unknown"] if folder.exists() else [], "minutes": None}
 
 
-def refuse_another_run(folder: Path, overrides: tuple[str, ...], *, config: str = CONFIG) -> None:
-    """End the program where a finished run was made with another configuration than would be published."""
+def require_same_configuration(folder: Path, overrides: tuple[str, ...], *, config: str = CONFIG) -> None:
+    """Exit if a finished run used another configuration than the current one."""
     stored = json.loads((folder / "run" / "fold_0" / "config.json").read_text(encoding="utf-8"))["run"]
-    if not still_fits(stored, read_config(config, overrides).as_json()):
-        sys.exit(f"{folder} was run with another configuration than {config} is now; move it away and run it again.")
+    if not is_compatible(stored, read_config(config, overrides).as_json()):
+        sys.exit(
+            f"{folder}: got another configuration, expected the current {config}. Fix: move the folder and run again."
+        )
 
 
-def row_of(name: str, folder: Path) -> dict[str, Any]:
-    """Mean Dice from ``scores.csv``, minutes from the training log and the record."""
+def summarize_run(name: str, folder: Path) -> dict[str, Any]:
+    """Return a run's mean Dice, from its scores, and its minutes."""
     from uumamba.evaluation import mean_dice_of, read_scores
 
     dice = mean_dice_of(row for row in read_scores(folder / "scores.csv") if row.structure in STRUCTURES).as_dict()
     log = (folder / "run" / "fold_0" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     seconds = sum(json.loads(line)["seconds"] for line in log)
-    minutes = record_of(folder)["minutes"]
+    minutes = read_record(folder)["minutes"]
     return {
         "network, optimizer": name,
         "mean Dice": round(dice["dice"], 4),

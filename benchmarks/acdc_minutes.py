@@ -1,13 +1,14 @@
-"""ACDC within minutes that are stated beforehand, on a lent accelerator: Dice against minutes, the GPU's use, the wait.
+r"""ACDC on an accelerator within a given number of minutes.
 
     python -m benchmarks.acdc_minutes --prepared PREPARED --out RUN --minutes 25 --call-minutes 9 \
         --json benchmarks/results/acdc_minutes.json
 
-Trains fold 0 by `schedule: {name: budget}`, so the learning rate ends at 0 with the minutes. A loan that ends earlier
-is no matter: a call stops with a checkpoint and exit code 75 after --call-minutes, and the same command goes on. The
-last one predicts the validation cases into RUN/predictions, keeps the weights in float16 (RUN/weights.safetensors), and
-scores on the scans' own grids where the labels named in PREPARED/dataset.json are at hand. `--only-score` does that
-last part, on a machine that has them. Without an accelerator nothing is trained, and the table says so.
+The table shows Dice against minutes, the GPU's use, and the time waiting for data. Fold 0 is trained by `schedule:
+{name: budget}`, so the learning rate ends at 0 with the minutes. A call stops after --call-minutes with a checkpoint
+and exit code 75, and the same command continues, so a short loan of an accelerator is enough. The last call predicts
+the validation cases into RUN/predictions, writes the weights in float16 (RUN/weights.safetensors), and scores on the
+native grids if the labels named in PREPARED/dataset.json exist. `--only-score` repeats this scoring on a machine that
+has the labels. Without an accelerator nothing is trained, and the table reports "not measured".
 """
 
 import argparse
@@ -43,59 +44,59 @@ NOT_MEASURED = "not measured"
 
 
 def main(given: Sequence[str] | None = None) -> int:
-    """Train, predict, score, write; 75 when there is more to train."""
+    """Train, predict, score and write; return 75 if training must continue."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prepared", type=Path, help="ACDC, prepared by the configuration's recipe")
     parser.add_argument("--out", type=Path, help="the run's folder")
     parser.add_argument("--config", default=CONFIG)
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--minutes", type=float, default=25.0, help="of training in all")
-    parser.add_argument("--call-minutes", type=float, help="stop this call after so many, with a checkpoint")
+    parser.add_argument("--minutes", type=float, default=25.0, help="total minutes of training")
+    parser.add_argument("--call-minutes", type=float, help="minutes after which this call stops with a checkpoint")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--only-score", action="store_true", help="score predictions that are there")
-    parser.add_argument("--quick", action="store_true", help="a tenth of a minute, to see that it works")
-    parser.add_argument("--json", type=Path, help="where the table goes")
+    parser.add_argument("--only-score", action="store_true", help="score the existing predictions")
+    parser.add_argument("--quick", action="store_true", help="a tenth of a minute, as a test")
+    parser.add_argument("--json", type=Path, help="file for the table")
     options = parser.parse_args(given)
     minutes = 0.1 if options.quick else options.minutes
     overrides = (*options.overrides, f"schedule={{name: budget, minutes: {minutes}}}")
     config = read_config(options.config, overrides)
     if options.device.startswith("cuda") and not torch.cuda.is_available() and not options.only_score:
-        print("There is no accelerator here, so nothing is trained.", file=sys.stderr)
-        return publish([row_of(minutes=minutes)], options, overrides, minutes)
+        print("No accelerator found: nothing is trained.", file=sys.stderr)
+        return publish([make_row(minutes=minutes)], options, overrides, minutes)
     if options.prepared is None or options.out is None:
-        parser.error("--prepared and --out are needed to train and to score")
+        parser.error("--prepared, --out: got none, expected both to train or score. Fix: give both options.")
     if not options.only_score:
         try:
-            with stopped_after(options.call_minutes), gpu_watched(options.out):
+            with stop_after(options.call_minutes), record_gpu_use(options.out):
                 train(config, prepared=options.prepared, out=options.out, device=options.device)
         except StoppedOnRequest as stopped:
             print(stopped, file=sys.stderr)
             return stopped.exit_code
         predict(options.out, prepared=options.prepared, device=options.device)
-        print(f"weights: {keep_weights(options.out):.1f} MB (at most {LARGEST_MB} to ship)")
-    rows = rows_of(options.out / "run" / "fold_0")
-    native = native_dice(options.out, options.prepared)
-    rows.append(row_of(minutes=minutes, dice=native, name="on the scans' own grids"))
+        print(f"weights: {write_weights(options.out):.1f} MB (at most {LARGEST_MB} to ship)")
+    rows = summarize_validations(options.out / "run" / "fold_0")
+    native = compute_native_dice(options.out, options.prepared)
+    rows.append(make_row(minutes=minutes, dice=native, name="on the scans' own grids"))
     return publish(rows, options, overrides, minutes)
 
 
 def train(config: RunConfig, *, prepared: Path, out: Path, device: str) -> None:
-    """Fold 0, for what is left of the budget."""
+    """Train fold 0 for the rest of the budget."""
     from uumamba.pipelines.train import train
 
     train(config, data=prepared, out=out / "run", resume=True, device=device)
 
 
 def predict(out: Path, *, prepared: Path, device: str) -> None:
-    """The validation cases of fold 0, on their own grids."""
+    """Predict the validation cases of fold 0 on their native grids."""
     from uumamba.pipelines.predict import predict
 
     how: dict[str, Any] = {"fold": "0", "split": "training", "case_fold": 0}
     predict(out / "run", [prepared], out=out / "predictions", device=device, **how)
 
 
-def native_dice(out: Path, prepared: Path) -> float | None:
-    """Mean Dice of the predictions; None where the labels are not at hand."""
+def compute_native_dice(out: Path, prepared: Path) -> float | None:
+    """Return the mean Dice of the predictions, None without labels."""
     from uumamba.evaluation import mean_dice_of
     from uumamba.pipelines.evaluate import evaluate_folder
 
@@ -106,28 +107,31 @@ def native_dice(out: Path, prepared: Path) -> float | None:
     return float(mean_dice_of(scores.rows).as_dict()["dice"])
 
 
-def keep_weights(out: Path) -> float:
-    """Write the averaged weights in float16, and say how many megabytes they take.
+def write_weights(out: Path) -> float:
+    """Write the averaged weights in float16 and return their size in MB.
 
-    A quantised network's stay as they are: halved, some would fall on other levels.
+    A quantized network's weights are not halved, because some would be rounded to other levels.
     """
     checkpoint = read_checkpoint(out / "run" / "fold_0" / "last.safetensors")
     weights = checkpoint.net if checkpoint.ema is None else checkpoint.ema
-    path, kept = out / "weights.safetensors", torch.Tensor.contiguous if holds_scales(weights) else halved
+    path, kept = out / "weights.safetensors", torch.Tensor.contiguous if holds_scales(weights) else convert_to_half
     with whole_file(path) as unfinished:
         save_file({name: kept(value) for name, value in weights.items()}, unfinished)
     return path.stat().st_size / 1e6
 
 
-def halved(value: torch.Tensor) -> torch.Tensor:
-    """In float16; counts as they are."""
+def convert_to_half(value: torch.Tensor) -> torch.Tensor:
+    """Convert a floating-point tensor to float16; keep integer tensors."""
     return value.half().contiguous() if value.is_floating_point() else value
 
 
-def rows_of(fold: Path) -> list[dict[str, Any]]:
-    """A row a validation: minutes trained by then, Dice on the prepared grid, and since the row before it the rest."""
+def summarize_validations(fold: Path) -> list[dict[str, Any]]:
+    """Make a row per validation: minutes of training so far and Dice.
+
+    GPU use and time waiting for data are means since the previous row.
+    """
     rows, elapsed_s, first = [], 0.0, 0
-    log, used = RunLog(fold / "metrics.jsonl").rows(), use_of(fold.parent.parent)
+    log, used = RunLog(fold / "metrics.jsonl").rows(), read_gpu_use(fold.parent.parent)
     for epoch, row in enumerate(log):
         elapsed_s += row["seconds"]
         if row.get("dice") is None:
@@ -135,13 +139,13 @@ def rows_of(fold: Path) -> list[dict[str, Any]]:
         found = [percent for at, percent in used if first <= at <= epoch]
         waited = fmean(each["data_wait"] for each in log[first : epoch + 1])
         rows.append(
-            row_of(minutes=elapsed_s / 60, dice=row["dice"], use=fmean(found) if found else None, wait=100 * waited)
+            make_row(minutes=elapsed_s / 60, dice=row["dice"], use=fmean(found) if found else None, wait=100 * waited)
         )
         first = epoch + 1
     return rows
 
 
-def row_of(
+def make_row(
     *,
     minutes: float,
     dice: float | None = None,
@@ -149,7 +153,6 @@ def row_of(
     wait: float | None = None,
     name: str = "on the prepared grid",
 ) -> dict[str, Any]:
-    """A row of the table."""
     return {
         "mean Dice of fold 0": name,
         "minutes": round(minutes, 1),
@@ -162,14 +165,14 @@ def row_of(
 def publish(
     rows: Sequence[Mapping[str, Any]], options: argparse.Namespace, overrides: Sequence[str], minutes: float
 ) -> int:
-    """Print the table, and write it where that was asked for."""
+    """Print the table, and write it if ``--json`` is given."""
     for row in rows:
         print(row)
     if options.json is not None:
         about = (
             f"{options.config} on fold 0 of the 100 training patients with a budget of {minutes:g} minutes, by "
-            "`python -m benchmarks.acdc_minutes`. Minutes are those of training, validation included; use and wait are "
-            "means since the row before. The aim is 0.91 on the scans' own grids within 25 minutes."
+            "`python -m benchmarks.acdc_minutes`. Minutes are those of training with validation; GPU use and waiting "
+            "time are means since the previous row. The aim is 0.91 on the native grids within 25 minutes."
         )
         title = "ACDC in minutes on an accelerator"
         write_result(options.json, rows, title=title, about=about, configs=[(options.config, overrides)])
@@ -177,14 +180,14 @@ def publish(
 
 
 @contextmanager
-def stopped_after(minutes: float | None) -> Iterator[None]:
-    """Ask this process to stop when the time of the call is over, as a cluster would."""
+def stop_after(minutes: float | None) -> Iterator[None]:
+    """Send SIGTERM to this process after some minutes, as a cluster would."""
     if minutes is None:
         yield
         return
     timer = threading.Timer(60 * minutes, os.kill, (os.getpid(), signal.SIGTERM))
     timer.daemon = True
-    with StopRequest():  # before the training catches the signal itself
+    with StopRequest():  # for signals before the training handles them itself
         timer.start()
         try:
             yield
@@ -193,8 +196,11 @@ def stopped_after(minutes: float | None) -> Iterator[None]:
 
 
 @contextmanager
-def gpu_watched(out: Path) -> Iterator[None]:
-    """Note every two seconds how busy the device is, beside the epoch under way; nothing without nvidia-smi."""
+def record_gpu_use(out: Path) -> Iterator[None]:
+    """Record the GPU's use and the current epoch every two seconds.
+
+    Nothing is recorded without nvidia-smi.
+    """
     over, program = threading.Event(), which("nvidia-smi")
 
     def watch() -> None:
@@ -202,11 +208,10 @@ def gpu_watched(out: Path) -> Iterator[None]:
         query = [str(program), "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
         with (out / "gpu.jsonl").open("a", encoding="utf-8") as notes:
             while not over.wait(SAMPLE_EVERY_S):
-                said = subprocess.run(query, capture_output=True, encoding="utf-8", check=False).stdout.split()
+                output = subprocess.run(query, capture_output=True, encoding="utf-8", check=False).stdout.split()
                 epoch = len(RunLog(out / "run" / "fold_0" / "metrics.jsonl").rows())
-                if said and said[0].isdigit():
-                    note = {"epoch": epoch, "percent": int(said[0])}
-                    print(json.dumps(note), file=notes, flush=True)
+                if output and output[0].isdigit():
+                    print(json.dumps({"epoch": epoch, "percent": int(output[0])}), file=notes, flush=True)
 
     thread = threading.Thread(target=watch, daemon=True)
     if program is not None:
@@ -219,8 +224,8 @@ def gpu_watched(out: Path) -> Iterator[None]:
             thread.join()
 
 
-def use_of(out: Path) -> list[tuple[int, int]]:
-    """Epoch and percent of each note."""
+def read_gpu_use(out: Path) -> list[tuple[int, int]]:
+    """Read epoch and percent of each record."""
     path = out / "gpu.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     return [(note["epoch"], note["percent"]) for note in map(json.loads, lines)]

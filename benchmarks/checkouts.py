@@ -1,4 +1,4 @@
-"""The code of another commit in a folder of its own, run by this environment's Python."""
+"""Checkout of another commit, run by this environment's Python."""
 
 import os
 import shutil
@@ -15,32 +15,37 @@ SCAN, SCAN_SOURCES = "_scan_native*.so", ("setup.py", "uumamba/ops/native")
 
 
 class CommandFailed(Exception):
-    """A command ended with an error."""
+    """Failure of a command, with the end of its output."""
 
 
 @contextmanager
 def checkout(commit: str | None, code: Path) -> Iterator[Path]:
-    """The files of a commit, or of the working tree, with ``configs/`` where an installation has it."""
+    """Provide the files of a commit, or of the working tree.
+
+    ``configs/`` is linked into the package, as in an installation.
+    """
     if commit is None:
-        for name in git("ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0"):
-            if (ROOT / name).is_file():  # deleted files are listed, too
+        for name in run_git("ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0"):
+            if (ROOT / name).is_file():  # deleted files are also listed
                 (code / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / name, code / name)
     else:
-        git("worktree", "add", "--detach", str(code), commit)
+        run_git("worktree", "add", "--detach", str(code), commit)
     try:
         (code / "uumamba" / "configs").symlink_to(code / "configs")
         yield code
     finally:
         if commit is not None:
-            git("worktree", "remove", "--force", str(code))
+            run_git("worktree", "remove", "--force", str(code))
 
 
 def provide_native_scan(codes: Sequence[Path], *, commits: Sequence[str]) -> None:
-    """Copy the library of the scan into the checkouts, or build it in each where a commit has other sources.
+    """Provide the native selective scan in each checkout.
+
+    The built library is copied if no commit changes its sources; otherwise each checkout builds its own.
 
     Raises:
-        CommandFailed: it was built in some of them only, so that they would compute by different kernels.
+        CommandFailed: some checkouts have no library, so that the checkouts would use different kernels.
     """
     built = list((ROOT / "uumamba" / "ops").glob(SCAN))
     diff = ("git", "-C", str(ROOT), "diff", "--quiet")
@@ -51,18 +56,25 @@ def provide_native_scan(codes: Sequence[Path], *, commits: Sequence[str]) -> Non
         else:
             run_python(code, "setup.py", "--quiet", "build_ext", "--inplace")
     if len({any((code / "uumamba").rglob(SCAN)) for code in codes}) > 1:
-        raise CommandFailed("native scan: got a library in one checkout, expected it in both. Fix: correct its build.")
+        raise CommandFailed(
+            "native selective scan: got a library in one checkout, expected a library in both. Fix: correct the build."
+        )
 
 
 def check_packages(code: Path) -> None:
-    """Raise if Python takes a package from elsewhere, such as an editable installation."""
+    """Raise if Python imports a package from outside the checkout.
+
+    An editable installation may cause this.
+    """
     found = run_python(code, "-c", "import uumamba.configs, data_prep; print(uumamba.configs.__path__, data_prep)")
     if found.count(str(code)) != 2:
-        raise CommandFailed(f"packages: got {found.strip()}, expected those in {code}. Fix: unset PYTHONSAFEPATH.")
+        raise CommandFailed(f"packages: got {found.strip()}, expected packages in {code}. Fix: unset PYTHONSAFEPATH.")
 
 
 def run_python(code: Path, *words: object) -> str:
-    """Output of a Python that finds the packages of a checkout first and works on one thread of the processor.
+    """Run Python in a checkout on one CPU thread; return its output.
+
+    The checkout's packages come first on the import path.
 
     Raises:
         CommandFailed: the message ends with the end of the error output.
@@ -80,15 +92,15 @@ def run_python(code: Path, *words: object) -> str:
         try:
             output, errors = process.communicate()
         except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)  # its own processes, too: they would go on writing
+            os.killpg(process.pid, signal.SIGKILL)  # also its children, which would continue to write
             raise
     if process.returncode != 0:
         raise CommandFailed(f"{' '.join(command)} ended with {process.returncode}\n{errors[-2000:]}")
     return output
 
 
-def git(*words: str) -> str:
-    """Output of a git command in the project.
+def run_git(*words: str) -> str:
+    """Run git in the project and return its output.
 
     Raises:
         CommandFailed: the message ends with git's own.

@@ -1,4 +1,4 @@
-"""Count statements, docstring lines and comment lines of the packages and of the tests.
+"""Count statements, docstring lines and comment lines of the project.
 
     python -m benchmarks.code_size [--root CHECKOUT] [--json FILE]
 
@@ -11,7 +11,7 @@ import io
 import json
 import tokenize
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 PARTS = {"packages": ("uumamba", "data_prep"), "tests": ("tests",), "benchmarks": ("benchmarks",)}
@@ -31,7 +31,7 @@ def measure(files: Iterable[Path]) -> dict[str, int]:
     for file in files:
         text = file.read_text(encoding="utf-8")
         nodes = list(ast.walk(ast.parse(text)))
-        docstrings = list(_docstrings(nodes))
+        docstrings = list(_find_docstrings(nodes))
         total["files"] += 1
         total["lines"] += len(text.splitlines())
         total["statements"] += sum(isinstance(node, ast.stmt) for node in nodes) - len(docstrings)
@@ -41,18 +41,18 @@ def measure(files: Iterable[Path]) -> dict[str, int]:
     return dict(total)
 
 
-def _docstrings(nodes: Iterable[ast.AST]) -> Iterator[ast.stmt]:
+def _find_docstrings(nodes: Iterable[ast.AST]) -> Iterator[ast.stmt]:
     for node in nodes:
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             yield from node.body[: ast.get_docstring(node, clean=False) is not None]
 
 
-def main() -> None:
-    """Print a row for each part."""
+def main(given: Sequence[str] | None = None) -> None:
+    """Print one row per part of the project."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--root", type=Path, default=Path(), help="a checkout")
+    parser.add_argument("--root", type=Path, default=Path(), help="folder of a checkout")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(given)
     rows = {}
     for part, folders in PARTS.items():
         rows[part] = measure(sorted(file for folder in folders for file in (arguments.root / folder).rglob("*.py")))

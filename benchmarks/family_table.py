@@ -1,8 +1,8 @@
-"""The README's table of the sharpness-aware family: what each member does beside what was measured of it.
+"""The README's table of sharpness-aware optimizers: description, cost and claims.
 
-Costs come from ``optim_step.json``, claims from the results that test what the members' own papers claim. Where a
-member stands beside other methods, on another vendor's scanner for one, its rows are no claim of its paper's. A member
-in several forms (``TRAM, previous``; ``LookSAM(5)``) takes its cost from the first and counts the claims of all.
+Costs come from ``optim_step.json``, claims from the results that test the members' own papers. Results where a member
+is only a comparison, such as the other vendor's scanner, are not counted. A member with several forms (``TRAM,
+previous``; ``LookSAM(5)``) takes its cost from the first form and counts the claims of all forms.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,31 +29,33 @@ WORDS: Mapping[str, tuple[str, int | str, str]] = {
 VERDICTS = ("holds", "not distinguishable", "does not hold here")
 
 
-def family_rows(results: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """A row a member, of the results that :data:`SOURCES` names."""
+def make_family_rows(results: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield one row per member, from the results named in :data:`SOURCES`."""
     rows = [row for result in results for row in result["rows"]]
     for member, (name, copies, words) in WORDS.items():
-        steps = [row for row in rows if "passes" in row and _is_of(str(row["name"]).removeprefix("step, "), member)]
+        steps = [
+            row for row in rows if "passes" in row and _is_form_of(str(row["name"]).removeprefix("step, "), member)
+        ]
         costs = [row for row in steps if row["passes"] is not None]
-        claims = [row for row in rows if "verdict" in row and _is_of(str(row["method"]), member)]
+        claims = [row for row in rows if "verdict" in row and _is_form_of(str(row["method"]), member)]
         yield {
             "name": name,
             "passes a step": costs[0]["passes"] if costs else None,
             "time of a step": costs[0]["ratio"] if costs else None,
             "copies of the weights": copies,
-            "claims, equal epochs": _counts(claims, "equal epochs"),
-            "claims, equal time": _counts(claims, "equal time"),
+            "claims, equal epochs": _count_verdicts(claims, "equal epochs"),
+            "claims, equal time": _count_verdicts(claims, "equal time"),
             "what it does, and when to take it": words,
         }
 
 
-def _is_of(name: str, member: str) -> bool:
-    """Whether a row's name is the member's or one of its forms'."""
+def _is_form_of(name: str, member: str) -> bool:
+    """Return whether a row's name is the member's or of its form."""
     others = WORDS.keys() - {member}
     return name == member or (name not in others and name.startswith((f"{member},", f"{member}(")))
 
 
-def _counts(claims: Sequence[Mapping[str, Any]], budget: str) -> str | None:
-    """How many claims hold, are not distinguishable and do not hold."""
+def _count_verdicts(claims: Sequence[Mapping[str, Any]], budget: str) -> str | None:
+    """Format the number of claims for each verdict, None without claims."""
     found = [row["verdict"] for row in claims if row["budget"] == budget]
     return " / ".join(str(found.count(verdict)) for verdict in VERDICTS) if found else None

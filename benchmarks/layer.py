@@ -1,9 +1,9 @@
-"""Speed and memory of the whole Mamba layer of a U-Mamba network, norm and projections included.
+"""Speed and memory of the Mamba layer, with norm and projections.
 
     python -m benchmarks.layer --json benchmarks/results/layer_cpu.json
 
-`ours` is what the networks run. `plain` is the same layer as it is usually written: one in-projection cut in two, the
-length innermost, torch's depthwise convolution, and then our scan or the torch one.
+`ours` is the layer of the networks. `plain` is the same layer as it is usually written: one in-projection split in two,
+the length axis innermost, torch's depthwise convolution, and then our selective scan or the torch backend's.
 """
 
 import argparse
@@ -17,9 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.memory import peak_mb
+from benchmarks.claims.equal_time import time_in_rounds
+from benchmarks.memory import measure_peak_mb
 from benchmarks.result_file import write_result
-from benchmarks.scan import REPEATS, in_turn, print_rows
+from benchmarks.scan import BOTH, REPEATS, print_rows
 from uumamba.nets.mamba import MambaLayer
 from uumamba.ops import automatic_backend, selective_scan
 
@@ -30,55 +31,57 @@ QUICK_SHAPES = ((1, 32, 4, 16, 16), (8, 160, 8, 8))
 
 
 def main(given: Sequence[str] | None = None) -> None:
-    """Measure, print, write."""
+    """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--json", type=Path, help="where the table goes")
+    parser.add_argument("--json", type=Path, help="file for the table")
     parser.add_argument("--quick", action="store_true", help="small shapes, a few seconds")
     options = parser.parse_args(given)
     shapes = QUICK_SHAPES if options.quick else {"cpu": CPU_SHAPES, "cuda": CUDA_SHAPES}[options.device]
     rows = [row for shape in shapes for row in measure(shape, options.device)]
     print_rows(rows)
     if options.json is not None:
-        write_result(options.json, rows, title=f"Mamba layer, {options.device}", about=about())
+        write_result(options.json, rows, title=f"Mamba layer, {options.device}", about=describe_table())
 
 
-def about() -> str:
-    """What the table shows."""
+def describe_table() -> str:
+    """Describe the table."""
     return (
-        f"Shape is (batch, channels, feature map); medians of {REPEATS} in turn with {torch.get_num_threads()} "
-        "threads. Ratio is the row's time in that of ours; peak_mb is the memory of forward and backward beyond the "
-        "input and the weights."
+        f"Shape is (batch, channels, feature map); medians of {REPEATS} alternating rounds with "
+        f"{torch.get_num_threads()} threads. Ratio is the row's time relative to `ours`; peak_mb is the memory of "
+        "forward and backward without input and weights."
     )
 
 
 def measure(shape: tuple[int, ...], device: str) -> Iterator[dict[str, Any]]:
-    """One row a way to write the layer and a pass."""
+    """Yield one row per implementation of the layer and pass."""
     torch.manual_seed(0)
     layer = MambaLayer(shape[1]).to(device)
     image = torch.randn(shape, device=device)
     scan = automatic_backend(device, torch.float32)
     ways: dict[str, Callable[[Tensor], Tensor]] = {
         "ours": layer,
-        f"plain, {scan} scan": partial(plain, layer, scan),
-        "plain, torch scan": partial(plain, layer, "torch"),
+        f"plain, {scan} scan": partial(compute_plain, layer, scan),
+        "plain, torch scan": partial(compute_plain, layer, "torch"),
     }
-    work = {(name, both): partial(step, way, image, both=both) for name, way in ways.items() for both in (False, True)}
-    times = in_turn(work, device)
+    work = {
+        (name, both): partial(run_passes, way, image, both=both) for name, way in ways.items() for both in (False, True)
+    }
+    times = time_in_rounds(work, rounds=REPEATS, device=device)
     for (name, both), each in times.items():
         yield {
             "name": name,
             "shape": str(shape),
-            "pass": "forward + backward" if both else "forward",
+            "pass": BOTH if both else "forward",
             "median_s": round(median(each), 5),
             "min_s": round(min(each), 5),
-            "peak_mb": round(peak_mb(work[name, both], device), 1) if both else None,
+            "peak_mb": round(measure_peak_mb(work[name, both], device), 1) if both else None,
             "ratio": round(median(each) / median(times["ours", both]), 2),
         }
 
 
-def step(way: Callable[[Tensor], Tensor], image: Tensor, *, both: bool) -> None:
-    """One forward pass, or one forward and backward."""
+def run_passes(way: Callable[[Tensor], Tensor], image: Tensor, *, both: bool) -> None:
+    """Run a forward pass, and a backward pass if ``both``."""
     with torch.set_grad_enabled(both):
         image = image.detach().requires_grad_(both)
         y = way(image)
@@ -86,8 +89,8 @@ def step(way: Callable[[Tensor], Tensor], image: Tensor, *, both: bool) -> None:
             y.backward(y.detach())
 
 
-def plain(layer: MambaLayer, backend: str, features: Tensor) -> Tensor:
-    """The layer's values, computed as usually written."""
+def compute_plain(layer: MambaLayer, backend: str, features: Tensor) -> Tensor:
+    """Compute the layer's output in the usual way."""
     block = layer.mamba
     sequence = layer.norm(features.flatten(2).mT)
     x, z = block.in_proj(sequence).mT.chunk(2, dim=1)

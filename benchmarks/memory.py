@@ -1,4 +1,4 @@
-"""Peak memory of one piece of work."""
+"""Peak memory of a function call."""
 
 import ctypes
 from collections.abc import Callable
@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 
 
-def peak_mb(work: Callable[[], object], device: str = "cpu") -> float:
-    """MiB that the work holds at its highest point beyond what was held before it.
+def measure_peak_mb(work: Callable[[], object], device: str = "cpu") -> float:
+    """Measure a call's peak memory, in MiB above the previous use.
 
-    On the CPU it is the resident memory of the process, from Linux's own high-water mark.
+    On the CPU the measure is the resident memory of the process, from Linux's high-water mark.
     """
-    work()  # libraries, thread pools and caches are not the work's
+    work()  # the first call loads libraries and fills thread pools and caches
     if device == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -20,13 +20,13 @@ def peak_mb(work: Callable[[], object], device: str = "cpu") -> float:
         work()
         torch.cuda.synchronize()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
-    ctypes.CDLL(None).malloc_trim(0)  # what a first run freed stays resident, and a second one would seem to need none
+    ctypes.CDLL(None).malloc_trim(0)  # freed memory stays resident, and the second call would reuse it
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    held = _status_mb("VmRSS")
+    held = _read_status_mb("VmRSS")
     work()
-    return _status_mb("VmHWM") - held
+    return _read_status_mb("VmHWM") - held
 
 
-def _status_mb(key: str) -> float:
+def _read_status_mb(key: str) -> float:
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(key + ":")) / 1024

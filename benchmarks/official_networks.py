@@ -1,11 +1,11 @@
-"""The released networks beside ours: one set of weights, one image, equal logits at every head.
+"""Released networks and ours: equal logits from the same weights.
 
 python -m benchmarks.official_networks --official UU-Mamba --json benchmarks/results/official_networks.json
 
 DIR is a clone of github.com/tiffany9056/UU-Mamba, which holds both layouts, or of github.com/bowang-lab/U-Mamba, which
-holds the current one; their network files are run as they are. Beside them it takes ``pip install
-dynamic-network-architectures``. Their mamba_ssm, which needs a GPU, is replaced by Mamba written out in this file; of
-nnunetv2 only what the network files name at import is replaced, by nothing.
+holds the current layout. Their network files are run unchanged. They need ``pip install
+dynamic-network-architectures``. Their mamba_ssm needs a GPU and is replaced by the recurrence in this file. Of nnunetv2
+only the names imported by the network files are replaced, by empty modules.
 """
 
 import argparse
@@ -45,7 +45,7 @@ SMALL_PATCH = {2: (64, 96), 3: (8, 64, 96)}
 
 @dataclass(frozen=True)
 class Official:
-    """One released network file."""
+    """Network file of a released repository."""
 
     name: str
     file: str
@@ -54,7 +54,7 @@ class Official:
 
     @property
     def network(self) -> str:
-        """The class in the file."""
+        """Name of the class in the file."""
         return self.file.partition("_")[0]
 
 
@@ -71,7 +71,7 @@ OFFICIAL = (
 
 
 class WrittenOutMamba(nn.Module):
-    """Mamba as its paper has it, with mamba_ssm's parameters: one step of the recurrence after the other."""
+    """Mamba as in its paper: a sequential recurrence with mamba_ssm's parameters."""
 
     def __init__(self, d_model: int, d_state: int = 16, d_conv: int = 4, expand: int = 2) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class WrittenOutMamba(nn.Module):
         self.out_proj = nn.Linear(inner, d_model, bias=False)
 
     def forward(self, sequence: Tensor) -> Tensor:
-        """``(batch, length, d_model)`` to the same."""
+        """Map ``(batch, length, d_model)`` to the same shape."""
         x, z = self.in_proj(sequence).chunk(2, dim=-1)
         x = F.silu(self.conv1d(x.mT)[..., : x.shape[1]].mT)
         low_rank, B, C = self.x_proj(x).split((self.rank, self.states, self.states), dim=-1)
@@ -99,16 +99,16 @@ class WrittenOutMamba(nn.Module):
         return self.out_proj((torch.stack(outputs, dim=1) + self.D * x) * F.silu(z))
 
 
-def main() -> None:
-    """Compare every network that the clone holds and print the table; exit 1 where one differs."""
+def main(given: Sequence[str] | None = None) -> None:
+    """Compare every network of the clone; exit 1 if any differs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--official", type=Path, metavar="DIR", help="a clone of UU-Mamba or U-Mamba")
-    parser.add_argument("--json", type=Path, help="where the table goes")
+    parser.add_argument("--json", type=Path, help="file for the table")
     parser.add_argument("--quick", action="store_true", help="an eighth of the width")
-    parser.add_argument("--facts", type=Path, metavar="DIR", help="write names and shapes of all weights there instead")
-    options = parser.parse_args()
-    sources = official_sources(options.official)
-    stand_in()
+    parser.add_argument("--facts", type=Path, metavar="DIR", help="only write names and shapes of all weights there")
+    options = parser.parse_args(given)
+    sources = find_sources(options.official)
+    install_stand_ins()
     if options.facts is not None:
         for official, source in sources.items():
             write_facts(official, source, options.facts / f"{official.name}.json")
@@ -118,45 +118,45 @@ def main() -> None:
         rows.append(compare(official, source, base=4 if options.quick else 32))
         print(rows[-1], flush=True)
     if options.json is not None:
-        write_result(options.json, rows, title="Released networks and ours", about=about(options.quick))
+        write_result(options.json, rows, title="Released networks and ours", about=describe_table(options.quick))
     if not all(row["equal"] for row in rows):
         sys.exit(1)
 
 
-def about(quick: bool) -> str:
-    """What the table says, in words."""
+def describe_table(quick: bool) -> str:
+    """Describe the table."""
     width = "An eighth of ACDC's width" if quick else "ACDC's stages and widths"
     return (
         f"{width}, random weights, a random image. The released file's state dict was written as nnU-Net writes a "
         "checkpoint and read by load_official. Differences are the largest over all heads of deep supervision, divided "
         "by the largest logit. Rounding is the released network's own, its float32 against its float64. Equal means at "
-        f"most {TOLERANCE:g} in float64, and in float32 at most that or three times this rounding, which random "
-        "weights amplify from norm to norm. Mamba in the released network is the recurrence written out."
+        f"most {TOLERANCE:g} in float64, and in float32 at most this or three times the rounding, which random weights "
+        "amplify from norm to norm. Mamba in the released network is replaced by a sequential recurrence."
     )
 
 
-def official_sources(folder: Path | None) -> dict[Official, Path]:
-    """The network files of a clone, or an exit that says what to get."""
-    needs = (
-        "needs --official DIR, a clone of the released code: git clone https://github.com/tiffany9056/UU-Mamba (both "
-        "layouts) or https://github.com/bowang-lab/U-Mamba (the current one)"
-    )
-    if folder is None:
-        sys.exit(f"This script {needs}.")
-    if importlib.util.find_spec("dynamic_network_architectures") is None:
-        sys.exit(
-            "The released networks are built from blocks of another package: pip install --no-deps "
-            "dynamic-network-architectures"
-        )
-    files = {path.stem: path for path in folder.glob("**/nnunetv2/nets/UMamba*.py")}
+def find_sources(folder: Path | None) -> dict[Official, Path]:
+    """Find the network files of a clone, or exit with instructions."""
+    files = {} if folder is None else {path.stem: path for path in folder.glob("**/nnunetv2/nets/UMamba*.py")}
     found = {official: files[official.file] for official in OFFICIAL if official.file in files}
     if not found:
-        sys.exit(f"{folder} holds no nnunetv2/nets/UMamba*.py; this script {needs}.")
+        sys.exit(
+            f"--official: got {folder}, expected a folder with nnunetv2/nets/UMamba*.py. Fix: git clone "
+            "https://github.com/tiffany9056/UU-Mamba (both layouts) or https://github.com/bowang-lab/U-Mamba."
+        )
+    if importlib.util.find_spec("dynamic_network_architectures") is None:
+        sys.exit(
+            "dynamic_network_architectures: got no such package, expected the released networks' blocks. Fix: pip "
+            "install --no-deps dynamic-network-architectures."
+        )
     return found
 
 
-def stand_in() -> None:
-    """Put modules where the released files import from; nothing of nnunetv2 is called when a network is built."""
+def install_stand_ins() -> None:
+    """Install stand-in modules for the released files' imports.
+
+    Building a network calls no function of nnunetv2.
+    """
     names: dict[str, dict[str, Any]] = {
         "mamba_ssm": {"Mamba": WrittenOutMamba},
         "nnunetv2": {},
@@ -171,11 +171,14 @@ def stand_in() -> None:
         sys.modules[name] = module
 
 
-def build(official: Official, source: Path, patch: Sequence[int], base: int) -> nn.Module:
-    """A released network as nnU-Net's plans for ACDC have it built, at another patch and width."""
+def build_official(official: Official, source: Path, patch: Sequence[int], base: int) -> nn.Module:
+    """Build a released network from nnU-Net's plans for ACDC.
+
+    The patch size and width are arguments.
+    """
     spec = importlib.util.spec_from_file_location(f"released_{official.name}", source)
     if spec is None or spec.loader is None:
-        sys.exit(f"{source} is no Python file")
+        sys.exit(f"{source}: got no Python file, expected a released network. Fix: clone the repository again.")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     dims = official.spatial_dims
@@ -185,7 +188,7 @@ def build(official: Official, source: Path, patch: Sequence[int], base: int) -> 
             **({"input_size": list(patch)} if official.takes_patch else {}),
             input_channels=1,
             n_stages=6,
-            features_per_stage=features(dims, base),
+            features_per_stage=compute_widths(dims, base),
             conv_op=nn.Conv2d if dims == 2 else nn.Conv3d,
             kernel_sizes=[list(kernel) for kernel in KERNELS[dims]],
             strides=[list(stride) for stride in STRIDES[dims]],
@@ -201,28 +204,28 @@ def build(official: Official, source: Path, patch: Sequence[int], base: int) -> 
         )
 
 
-def features(spatial_dims: int, base: int) -> list[int]:
-    """Widths that double from stage to stage up to nnU-Net's limit, which is scaled with them."""
+def compute_widths(spatial_dims: int, base: int) -> list[int]:
+    """Return widths that double per stage, up to nnU-Net's scaled limit."""
     return [min(base * 2**stage, WIDEST[spatial_dims] * base // 32) for stage in range(6)]
 
 
 def compare(official: Official, source: Path, *, base: int) -> dict[str, Any]:
-    """One row: the network's size, and how far the two outputs are apart."""
+    """Make one row: size of the network and difference of the outputs."""
     patch = SMALL_PATCH[official.spatial_dims]
     generator = generator_for(0, official.name)
-    theirs = build(official, source, patch, base)
-    for parameter in theirs.parameters():  # so that no norm or skip is at a value that hides a mistake
+    theirs = build_official(official, source, patch, base)
+    for parameter in theirs.parameters():  # initial norms and skips could hide a mistake
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator) / max(1, parameter[0].numel()) ** 0.5
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "checkpoint_final.pth"
-        torch.save(checkpoint(official, theirs, patch), path)
-        ours = load_official(path).train()  # in training mode every head speaks
+        torch.save(make_checkpoint(official, theirs, patch), path)
+        ours = load_official(path).train()  # in training mode every head returns logits
     image = torch.randn(1, 1, *patch, generator=generator)
     with torch.no_grad():
         theirs_single, ours_single = theirs(image), ours(image)
         theirs_double, ours_double = theirs.double()(image.double()), ours.double()(image.double())
-    single, double = apart(ours_single, theirs_single), apart(ours_double, theirs_double)
-    rounding = apart(theirs_single, theirs_double)
+    single, double = measure_difference(ours_single, theirs_single), measure_difference(ours_double, theirs_double)
+    rounding = measure_difference(theirs_single, theirs_double)
     return {
         "network": f"{type(ours).__name__}, {official.spatial_dims}-D",
         "file": f"{official.file}.py",
@@ -238,8 +241,11 @@ def compare(official: Official, source: Path, *, base: int) -> dict[str, Any]:
     }
 
 
-def checkpoint(official: Official, net: nn.Module, patch: Sequence[int]) -> dict[str, Any]:
-    """What nnU-Net's trainer writes, NumPy's numbers in its log included."""
+def make_checkpoint(official: Official, net: nn.Module, patch: Sequence[int]) -> dict[str, Any]:
+    """Return a checkpoint in the form that nnU-Net's trainer writes.
+
+    Its log holds NumPy numbers.
+    """
     dims = official.spatial_dims
     name = "2d" if dims == 2 else "3d_fullres"
     stages = {"patch_size": list(patch), "pool_op_kernel_sizes": STRIDES[dims], "conv_kernel_sizes": KERNELS[dims]}
@@ -254,8 +260,11 @@ def checkpoint(official: Official, net: nn.Module, patch: Sequence[int]) -> dict
     }
 
 
-def apart(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
-    """The largest difference over all heads, divided by the largest logit."""
+def measure_difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    """Return the largest relative difference over all heads.
+
+    Differences are divided by the largest logit; different shapes give infinity.
+    """
     if [each.shape for each in found] != [each.shape for each in expected]:
         return float("inf")
     largest = max(float(each.abs().max()) for each in expected)
@@ -263,10 +272,13 @@ def apart(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
 
 
 def write_facts(official: Official, source: Path, path: Path) -> None:
-    """Names and shapes of a released network's state dict for ACDC, duplicates included, without making the weights."""
+    """Write names and shapes of a released network's state dict for ACDC.
+
+    Duplicates are included. The network is built without memory for its weights.
+    """
     patch = ACDC_PATCH[official.spatial_dims]
     with torch.device("meta"):
-        net = build(official, source, patch, 32)
+        net = build_official(official, source, patch, 32)
     head = {
         "source": f"written by benchmarks/official_networks.py --facts from the state dict of {source.name}, "
         "duplicates included, for ACDC on the meta device",

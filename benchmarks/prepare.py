@@ -1,12 +1,13 @@
-"""Preparing a large CT and the 200 frames of ACDC, beside nnU-Net's preprocessing of the same files in the same run.
+"""Time and memory to prepare a large CT and ACDC, against nnU-Net.
 
     python -m benchmarks.prepare --acdc ACDC/database --json benchmarks/results/prepare.json
 
-The CT is made here: 512 x 512 x 600 voxels of 0.4 x 0.4 x 0.6 mm in int16 Hounsfield units, with a label, brought to
-0.5 mm. It fills its field of view, so that cropping spares nobody work. Statistics of CT are given to both, and ACDC
-goes to 1.5 mm in plane, as both do in 2-D. Every measurement is a process of its own; times begin when its imports are
-done, memory counts all of it. Rounds alternate, so that a slow spell of the machine meets both. Needs nnunetv2 (the
-extra `bench`); without it only ours is measured. Ends with an error when a claim of the project does not hold.
+nnU-Net preprocesses the same files in the same run. The CT is generated: 512 x 512 x 600 voxels of 0.4 x 0.4 x 0.6 mm
+in int16 Hounsfield units, with a label, resampled to 0.5 mm. It fills its field of view, so that cropping saves no
+work. Both tools get the same CT statistics, and resample ACDC's 200 frames to 1.5 mm in plane, as both do in 2-D. Each
+measurement is a process of its own; time begins after its imports, memory includes them. Rounds alternate, so that a
+slow period of the machine affects both. Needs nnunetv2 (the extra `bench`); without it only uumamba is measured. The
+exit code is 1 if a claim of the project does not hold.
 """
 
 import argparse
@@ -44,49 +45,52 @@ RECIPES: dict[str, dict[str, Any]] = {
     "CT": {"spacing_mm": (0.5, 0.5, 0.5), "normalisation": "ct", "ct_statistics": STATISTICS},
     "ACDC": {"spacing_mm": (None, 1.5, 1.5)},
 }
-PROCESSES = {"CT": 0, "ACDC": 2}  # 0: no process beside the one that is measured, on as many cores as it will
+PROCESSES = {"CT": 0, "ACDC": 2}  # worker processes; 0 uses only the measured process, without a limit of threads
 LEAST_TIMES = {"CT": 2.0, "ACDC": 3.0}
 MOST_MB = 4096
 OURS, THEIRS = "uumamba", "nnU-Net"
 
 
 def main(given: Sequence[str] | None = None) -> int:
-    """Measure, print, write; 1 when a claim does not hold."""
+    """Measure, print and write; return 1 if a claim does not hold."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--acdc", type=Path, help="ACDC as it was downloaded; left out without it")
-    parser.add_argument("--json", type=Path, help="where the table goes")
+    parser.add_argument("--acdc", type=Path, help="the downloaded ACDC folder; without it only the CT is prepared")
+    parser.add_argument("--json", type=Path, help="file for the table")
     parser.add_argument("--quick", action="store_true", help="a small volume and few frames, one round")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     options = parser.parse_args(given)
     tools = [OURS, THEIRS] if find_spec("nnunetv2") else [OURS]
     if THEIRS not in tools:
-        print("nnU-Net not installed: left out")
+        print("nnU-Net is not installed and left out")
     rounds = 1 if options.quick else options.rounds
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="uumamba-prepare-") as folder:
-        for name, shape, manifest in data_sets(Path(folder), options.acdc, quick=options.quick):
+        for name, shape, manifest in list_data_sets(Path(folder), options.acdc, quick=options.quick):
             rows += measure(name, shape, manifest, tools, Path(folder), rounds=rounds)
     print_rows(rows)
     if options.json is not None:
-        write_result(options.json, rows, title="Preparing scans", about=about(tools, rounds=rounds))
-    broken = [] if options.quick else list(broken_claims(rows))
+        write_result(options.json, rows, title="Preparing scans", about=describe_table(tools, rounds=rounds))
+    broken = [] if options.quick else list(find_broken_claims(rows))
     print(*broken, sep="\n", file=sys.stderr)
     return 1 if broken else 0
 
 
-def about(tools: Sequence[str], *, rounds: int) -> str:
-    """What the table shows."""
+def describe_table(tools: Sequence[str], *, rounds: int) -> str:
+    """Describe the table."""
     peer = f" nnU-Net is {version('nnunetv2')}, its `DefaultPreprocessor`." if THEIRS in tools else ""
     return (
-        "The CT is a phantom of 0.4 x 0.4 x 0.6 mm with a label of three structures, brought to 0.5 mm in one process; "
-        "ACDC's frames go to 1.5 mm in plane in two processes. From files to files, median of "
-        f"{rounds} in turn; the ratio is the time of nnU-Net in this one. Memory is the peak of the process, imports "
-        f"included, and of several the largest.{peer}"
+        "The CT is a phantom of 0.4 x 0.4 x 0.6 mm with a label of three structures, resampled to 0.5 mm in one "
+        "process; ACDC's frames are resampled to 1.5 mm in plane in two processes. Times are from files to files, "
+        f"medians of {rounds} alternating rounds; the ratio is nnU-Net's time divided by the row's. Memory is the "
+        f"largest peak of a process, with imports.{peer}"
     )
 
 
-def data_sets(folder: Path, acdc: Path | None, *, quick: bool) -> Iterator[tuple[str, str, Manifest]]:
-    """Name, size and list of what there is to prepare: the volume, and ACDC where it is."""
+def list_data_sets(folder: Path, acdc: Path | None, *, quick: bool) -> Iterator[tuple[str, str, Manifest]]:
+    """Yield name, size and manifest of each data set to prepare.
+
+    These are the CT volume, and ACDC if its folder is given.
+    """
     shape = QUICK_VOLUME if quick else VOLUME
     yield "CT", str(shape), write_volume(folder, shape)
     if acdc is not None:
@@ -94,13 +98,16 @@ def data_sets(folder: Path, acdc: Path | None, *, quick: bool) -> Iterator[tuple
 
         manifest, bad = read_acdc(acdc)
         if bad:
-            sys.exit(f"{acdc} is not whole: {bad[0]}")
+            sys.exit(f"--acdc: {bad[0]}")
         cases = manifest.select(split="training")[: QUICK_FRAMES if quick else None]
         yield "ACDC", f"{len(cases)} frames", replace(manifest, cases=cases)
 
 
 def write_volume(folder: Path, shape: tuple[int, int, int]) -> Manifest:
-    """Soft tissue with lungs, a spine, contrast in a winding aorta and two thin branches, and noise of 20 HU."""
+    """Write a CT phantom of a chest with aorta and branches.
+
+    It has soft tissue, lungs, a spine, contrast in the vessels, and noise of 20 HU.
+    """
     image = np.empty(shape, dtype=np.int16, order="F")
     label = np.zeros(shape, dtype=np.uint8, order="F")
     x, y = np.meshgrid(np.linspace(-1, 1, shape[0]), np.linspace(-1, 1, shape[1]), indexing="ij")
@@ -127,12 +134,12 @@ def write_volume(folder: Path, shape: tuple[int, int, int]) -> Manifest:
 def measure(
     name: str, shape: str, manifest: Manifest, tools: Sequence[str], folder: Path, *, rounds: int
 ) -> Iterator[dict[str, Any]]:
-    """One row a tool; rounds alternate."""
+    """Yield one row per tool; rounds alternate between the tools."""
     manifest.write(folder / f"{name}.json")
     found: dict[str, list[dict[str, float]]] = {tool: [] for tool in tools}
     for _ in range(rounds):
         for tool in tools:
-            found[tool].append(in_child(tool, name, folder))
+            found[tool].append(measure_in_process(tool, name, folder))
     seconds = {tool: [each["seconds"] for each in found[tool]] for tool in tools}
     for tool in tools:
         yield {
@@ -147,8 +154,11 @@ def measure(
         }
 
 
-def in_child(tool: str, name: str, folder: Path) -> dict[str, float]:
-    """Seconds and peak memory of one preparation, in a process of its own."""
+def measure_in_process(tool: str, name: str, folder: Path) -> dict[str, float]:
+    """Measure one preparation in a child process.
+
+    The result holds its seconds and peak memory.
+    """
     function = {OURS: "prepare_with_ours", THEIRS: "prepare_with_nnunet"}[tool]
     code = f"import sys; from benchmarks.prepare import {function}; {function}(*sys.argv[1:])"
     with tempfile.TemporaryDirectory(dir=folder) as out:
@@ -162,7 +172,7 @@ def in_child(tool: str, name: str, folder: Path) -> dict[str, float]:
 
 
 def prepare_with_ours(name: str, listed: str, out: str) -> None:
-    """Prepare a listed data set; prints seconds and peak memory."""
+    """Prepare a data set with uumamba; print seconds and peak memory."""
     import warnings
 
     from uumamba.config.data import PreprocessConfig
@@ -172,19 +182,19 @@ def prepare_with_ours(name: str, listed: str, out: str) -> None:
     recipe, manifest = PreprocessConfig(**RECIPES[name]).build(), Manifest.read(Path(listed))
     begin = perf_counter()
     result = prepare(manifest, recipe=recipe, out=Path(out) / "prepared", workers=PROCESSES[name])
-    _say_measured(begin)
+    _print_measurement(begin)
     assert not result.failures, result.failures
 
 
 def prepare_with_nnunet(name: str, listed: str, out: str) -> None:
-    """Prepare a listed data set with nnU-Net; prints seconds and peak memory.
+    """Prepare a data set with nnU-Net; print seconds and peak memory.
 
-    Its statistics, its target spacing and the size of its patches, which decides how it packs its files, would come
-    from its planning, which is not timed and so not run.
+    nnU-Net's planning is not timed and therefore not run. Its results (statistics, target spacing, and the patch size,
+    which decides how files are packed) are given.
     """
     preprocessing = import_module("nnunetv2.preprocessing.preprocessors.default_preprocessor")
     handling = import_module("nnunetv2.utilities.plans_handling.plans_handler")
-    manifest, plans = Manifest.read(Path(listed)), plans_of(name)
+    manifest, plans = Manifest.read(Path(listed)), make_plans(name)
     folder = Path(out) / "nnUNet_preprocessed" / "Dataset001_Timed"
     (Path(out) / "nnUNet_raw" / folder.name).mkdir(parents=True)
     cases = {case.case_id: {"images": [str(case.image)], "label": str(case.label)} for case in manifest.cases}
@@ -208,14 +218,14 @@ def prepare_with_nnunet(name: str, listed: str, out: str) -> None:
             files = case["images"], case["label"]
             timed = manager.get_configuration("timed")
             preprocessor.run_case_save(str(folder / case_id), *files, manager, timed, data_set)
-    _say_measured(begin)
+    _print_measurement(begin)
 
 
-def plans_of(name: str) -> dict[str, Any]:
-    """Plans for the recipe of a data set, otherwise as nnU-Net's planner writes them."""
+def make_plans(name: str) -> dict[str, Any]:
+    """Make nnU-Net's plans for the recipe of a data set."""
     ct = RECIPES[name].get("ct_statistics")
     names = {"low_hu": "percentile_00_5", "high_hu": "percentile_99_5", "mean_hu": "mean", "std_hu": "std"}
-    spacing = [mm for mm in RECIPES[name]["spacing_mm"] if mm is not None]  # in 2-D the slices keep their own
+    spacing = [mm for mm in RECIPES[name]["spacing_mm"] if mm is not None]  # in 2-D the spacing of the slices is kept
     configuration: dict[str, Any] = {
         "data_identifier": "timed",
         "preprocessor_name": "DefaultPreprocessor",
@@ -242,22 +252,23 @@ def plans_of(name: str) -> dict[str, Any]:
     }
 
 
-def broken_claims(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """What the project says and the rows do not show."""
+def find_broken_claims(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Yield a message per claim that the rows contradict."""
     for row in rows:
         tool, _, name = row["name"].partition(", ")
         if tool != OURS:
             continue
         if row["ratio"] is not None and row["ratio"] < LEAST_TIMES[name]:
-            yield f"{name}: {row['ratio']} times as fast as nnU-Net, claimed {LEAST_TIMES[name]:g}"
+            yield f"{name}: {row['ratio']} times as fast as nnU-Net, claimed at least {LEAST_TIMES[name]:g}"
         if name == "CT" and row["peak_mb"] >= MOST_MB:
-            yield f"{name}: a peak of {row['peak_mb']} MiB, claimed under {MOST_MB}"
+            yield f"{name}: a peak of {row['peak_mb']} MiB, claimed below {MOST_MB}"
 
 
-def _say_measured(begin: float) -> None:
-    """Print the seconds since, and the largest peak of this process and of those that it has waited for, in MiB.
+def _print_measurement(begin: float) -> None:
+    """Print the seconds since ``begin`` and the peak memory in MiB.
 
-    Linux counts a peak from the process that started one, so the own peak is read where it is not.
+    The peak is the largest of this process and of its finished children. Linux's value for a process includes the peak
+    of its parent, so the own peak is read from ``/proc``, where it does not.
     """
     seconds = perf_counter() - begin
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()

@@ -1,33 +1,35 @@
-"""Fill the README's tables from the JSON under ``benchmarks/results/``, so that no figure is typed.
+"""Generate the README's tables from the JSON under ``benchmarks/results/``.
 
-Run ``python -m benchmarks.readme_tables`` to write them, with ``--check`` only to say whether they are up to date. A
-table of many rows stands on the page of results alone, which holds them all; the README says where.
+Run ``python -m benchmarks.readme_tables`` to write the tables, with ``--check`` to report only whether they are up to
+date. Long tables are on the page of results only; the README links to them.
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.family_table import SOURCES, family_rows
-from benchmarks.result_file import RESULTS, ROOT, changed_configs, read_result
+from benchmarks.family_table import SOURCES, make_family_rows
+from benchmarks.result_file import RESULTS, ROOT, find_changed_configs, read_result
+from uumamba.runtime.errors import require
 from uumamba.runtime.files import write_text
 
-PAGE = "README.md"  # beside the results, so that whoever opens the folder sees it
+PAGE = "README.md"  # in the folder of the results, so that GitHub shows it there
 LONGEST = 16  # rows of a table in the README
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the tables, or check them; returns the exit code."""
+    """Write the tables, or check them; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 when a table is out of date")
+    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if a table is out of date")
     parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
     results = {path: read_result(path) for path in sorted(options.results.rglob("*.json"))}
-    problems = [f"{path}: {name} has changed since; measure again" for path, name in _changed(results)]
-    for path, text in pages(options.readme, options.results / PAGE, results).items():
+    problems = [f"{path}: {name} has changed since; measure again" for path, name in _find_changed(results)]
+    for path, text in make_pages(options.readme, options.results / PAGE, results).items():
         if not options.check:
             write_text(path, text)
         elif not path.exists() or path.read_text(encoding="utf-8") != text:
@@ -36,69 +38,73 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if problems else 0
 
 
-def pages(readme: Path, page: Path, results: Mapping[Path, Mapping[str, Any]]) -> dict[Path, str]:
-    """The text of the README and of the page of results."""
+def make_pages(readme: Path, page: Path, results: Mapping[Path, Mapping[str, Any]]) -> dict[Path, str]:
+    """Return the text of the README and of the page of results."""
     text = readme.read_text(encoding="utf-8")
-    if _marks("family")[0] in text:
+    if _make_markers("family")[0] in text:
         of_family = [result for path, result in results.items() if path.stem in SOURCES]
-        text = fill(text, "family", f"\n{table(list(family_rows(of_family)))}\n")
-    text = fill(text, "results", "\n".join(brief(path, result) for path, result in results.items()))
+        text = fill_markers(text, "family", f"\n{format_table(list(make_family_rows(of_family)))}\n")
+    text = fill_markers(text, "results", "\n".join(format_brief(path, result) for path, result in results.items()))
     head = "# Measurements\n\nWritten by `python -m benchmarks.readme_tables` from the files beside this page.\n"
-    return {readme: text, page: head + "\n".join(section(path, result) for path, result in results.items())}
+    return {readme: text, page: head + "\n".join(format_section(path, result) for path, result in results.items())}
 
 
-def fill(text: str, name: str, content: str) -> str:
-    """Put the content between the two markers of that name, each of which must stand once."""
-    begin, end = _marks(name)
-    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
-        raise ValueError(f"the README must hold {begin} and, after it, {end}, once each")
+def fill_markers(text: str, name: str, content: str) -> str:
+    """Replace the text between the two markers of a name."""
+    begin, end = _make_markers(name)
+    found = [mark for mark in re.findall("<!-- .*? -->", text) if mark in (begin, end)]
+    expected, fix = f"{begin} and then {end}, once each", "correct the markers in the README"
+    require(found == [begin, end], "README markers", got=" ".join(found), expected=expected, fix=fix)
     before, after = text[: text.index(begin)], text[text.index(end) :]
     return f"{before}{begin}\n{content}{after}"
 
 
-def _marks(name: str) -> tuple[str, str]:
+def _make_markers(name: str) -> tuple[str, str]:
     return f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
 
 
-def brief(path: Path, result: Mapping[str, Any]) -> str:
-    """The section, or where it stands when its table is long."""
+def format_brief(path: Path, result: Mapping[str, Any]) -> str:
+    """Return a result's section, or a link to its long table."""
     rows = len(result["rows"])
     if rows <= LONGEST:
-        return section(path, result)
+        return format_section(path, result)
     title = str(result.get("title") or path.stem)
-    return f"\n### {title}\n\n[{rows} rows on the page of results](benchmarks/results/{PAGE}#{anchor(title)}).\n\n"
+    return f"\n### {title}\n\n[{rows} rows on the page of results](benchmarks/results/{PAGE}#{make_anchor(title)}).\n\n"
 
 
-def anchor(title: str) -> str:
-    """The name that a heading gets as the target of a link.
+def make_anchor(title: str) -> str:
+    """Return a heading's name as the target of a link.
 
     Example:
-        >>> anchor("What methods claim, on digits")
+        >>> make_anchor("What methods claim, on digits")
         'what-methods-claim-on-digits'
     """
     return "".join(mark for mark in title.lower().replace(" ", "-") if mark.isalnum() or mark in "-_")
 
 
-def section(path: Path, result: Mapping[str, Any]) -> str:
-    """Heading, what was measured, table, and where the numbers come from."""
+def format_section(path: Path, result: Mapping[str, Any]) -> str:
+    """Return a result as heading, description, table and origin."""
     inside = path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name
     about = f"{result['about']}\n\n" if result.get("about") else ""
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     commit = f"; commit {result['commit']}" if result.get("commit") else ""
     origin = f"Measured on {result['machine']}; {versions}{commit}. Source: `{inside}`."
-    return f"\n### {result.get('title') or path.stem}\n\n{about}{table(result['rows'])}\n{origin}\n\n"
+    return f"\n### {result.get('title') or path.stem}\n\n{about}{format_table(result['rows'])}\n{origin}\n\n"
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A Markdown table: a row each, a column a key."""
+def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows as a Markdown table."""
     head = [str(key).replace("_", " ") for key in rows[0]]
     marks = ["--:" if all(_is_number(row[key]) for row in rows) else "---" for key in rows[0]]
-    body = [[cell(value) for value in row.values()] for row in rows]
+    body = [[format_cell(value) for value in row.values()] for row in rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in (head, marks, *body))
 
 
-def cell(value: Any) -> str:
-    """A value as text: fractions with three significant digits, intervals as ``0.1 to 0.2``."""
+def format_cell(value: Any) -> str:
+    """Format a table cell: fractions get three significant digits.
+
+    Intervals are written as ``0.1 to 0.2``.
+    """
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -106,7 +112,7 @@ def cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.0f}" if abs(value) >= 1000 else f"{value:#.3g}".removesuffix(".")
     if isinstance(value, list):
-        return (" to " if len(value) == 2 else ", ").join(map(cell, value))
+        return (" to " if len(value) == 2 else ", ").join(map(format_cell, value))
     return str(value).replace("|", "\\|")
 
 
@@ -114,8 +120,8 @@ def _is_number(value: Any) -> bool:
     return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
-def _changed(results: Mapping[Path, Mapping[str, Any]]) -> list[tuple[Path, str]]:
-    return [(path, name) for path, result in results.items() for name in changed_configs(result)]
+def _find_changed(results: Mapping[Path, Mapping[str, Any]]) -> list[tuple[Path, str]]:
+    return [(path, name) for path, result in results.items() for name in find_changed_configs(result)]
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""Eight tiny runs of two commits, compared bit for bit: the proof that a restructuring changes no number.
+"""Bitwise comparison of two commits on eight tiny runs.
 
     python -m benchmarks.same_numbers --against COMMIT
 
-Both commits work in this environment, on one thread, through the command lines of their own checkouts. Compared are the
-phantom and its prepared cases, the rows of metrics.jsonl and every tensor of last.safetensors. Then the newer code
-predicts with the older runs and resumes copies of them, and must give what the older code gives. The first row is the
-demo as a whole. Ends with an error that names the first difference.
+It proves that a restructuring changes no number. Both commits use this environment, one thread, and the command lines
+of their own checkouts. Compared are the phantom and its prepared cases, the rows of metrics.jsonl and every tensor of
+last.safetensors. Then the newer code predicts with the older runs and resumes copies of them, and must give the older
+code's results. The first row is the complete demo. The exit code is 1 if anything differs, and the first difference is
+printed.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from typing import Any
 
 from safetensors import deserialize
 
-from benchmarks.checkouts import CommandFailed, check_packages, checkout, git, provide_native_scan, run_python
+from benchmarks.checkouts import CommandFailed, check_packages, checkout, provide_native_scan, run_git, run_python
 from benchmarks.result_file import write_result
 from benchmarks.scan import print_rows
 
@@ -43,7 +44,10 @@ COMPARED = ("data", "losses", "weights", "predict", "resume")
 
 @dataclass(frozen=True)
 class Run:
-    """One training: its changes of the demo's configuration, the run it starts from, and its processes."""
+    """Training with changes of the demo's configuration.
+
+    ``init`` names the run that gives the initial weights, ``ranks`` the number of processes.
+    """
 
     name: str
     overrides: tuple[str, ...] = ()
@@ -68,50 +72,50 @@ QUICK = ("SAM", "UDIM", "GAQAT")
 
 @dataclass(frozen=True)
 class Side:
-    """One commit: its code, and the folder of everything that this code makes."""
+    """Checkout of one commit, and the folder for its results."""
 
     code: Path
     work: Path
 
     def make_data(self) -> None:
-        """Run the demo, and prepare its first patients for all other runs."""
+        """Run the demo; prepare its first patients for the other runs."""
         demo, raw = self.work / "demo", self.work / "raw"
-        run_python(self.code, "-m", "uumamba", "demo", "--out", demo, *settings(RUNS[0]))
+        run_python(self.code, "-m", "uumamba", "demo", "--out", demo, *make_arguments(RUNS[0]))
         for patient in sorted((demo / "raw" / "training").iterdir())[:PATIENTS]:
             shutil.copytree(patient, raw / "training" / patient.name)
         run_python(self.code, "-m", "uumamba", "prepare", "demo", "--raw", raw, "--out", self.work / "prepared")
 
     def train(self, run: Run, data: Path, out: Path, *more: str) -> Path:
-        """Train fold 0, or resume it; returns the fold's folder."""
+        """Train or resume fold 0; return the fold's folder."""
         launcher = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={run.ranks}")
         start = () if run.init is None else ("--init", self.work / "runs" / run.init)
-        words = ("train", "demo", "--data", data, "--out", out, "--device", "cpu", *start, *settings(run), *more)
+        words = ("train", "demo", "--data", data, "--out", out, "--device", "cpu", *start, *make_arguments(run), *more)
         run_python(self.code, *(launcher if run.ranks > 1 else ()), "-m", "uumamba", *words)
         return out / "fold_0"
 
     def predict(self, model: Path, data: Path) -> dict[str, str]:
-        """Predict the validation cases; returns the hashes of the label maps."""
+        """Predict the validation cases; return the hashes of the label maps."""
         out = self.work / "predictions" / model.name
         words = ("predict", model, "--input", data, "--case-fold", 0, "--out", out, "--device", "cpu")
         run_python(self.code, "-m", "uumamba", *words)
-        return files_of(out, "*.nii.gz")
+        return hash_files(out, "*.nii.gz")
 
 
 def main(given: Sequence[str] | None = None) -> int:
-    """Compare, print, write; 1 when anything differs."""
+    """Compare, print and write; return 1 if anything differs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--against", required=True, metavar="COMMIT", help="the older commit")
-    parser.add_argument("--here", action="store_true", help="compare the working tree with it, in place of HEAD")
-    parser.add_argument("--json", type=Path, help="where the table goes")
-    parser.add_argument("--quick", action="store_true", help=f"the demo and {', '.join(QUICK)} alone")
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="an empty folder for everything that is made")
+    parser.add_argument("--here", action="store_true", help="compare the working tree instead of HEAD")
+    parser.add_argument("--json", type=Path, help="file for the table")
+    parser.add_argument("--quick", action="store_true", help=f"only the demo and {', '.join(QUICK)}")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="empty folder for all results")
     options = parser.parse_args(given)
     if options.keep is not None and options.keep.exists() and any(options.keep.iterdir()):
-        parser.error(f"--keep: got {options.keep}, which holds files, expected an empty folder")
+        parser.error(f"--keep: got files in {options.keep}, expected an empty folder. Fix: choose another folder.")
     runs = [run for run in RUNS if run.name in QUICK or not options.quick]
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # not before the checkouts are removed
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # exit through the cleanup of the checkouts
     try:
-        older, head = (git("rev-parse", "--verify", f"{name}^{{commit}}") for name in (options.against, "HEAD"))
+        older, head = (run_git("rev-parse", "--verify", f"{name}^{{commit}}") for name in (options.against, "HEAD"))
         with (
             tempfile.TemporaryDirectory(prefix="uumamba-same-") as temporary,
             checkout(older, Path(temporary, "older")) as old_code,
@@ -132,7 +136,10 @@ def main(given: Sequence[str] | None = None) -> int:
 
 
 def compare_all(older: Side, newer: Side, runs: Sequence[Run]) -> tuple[list[dict[str, Any]], list[str]]:
-    """One row a run, and a sentence for each difference; a command that fails ends its row."""
+    """Return one row per run and a message per difference.
+
+    A command that fails ends its row.
+    """
     rows, problems = [], []
     steps = {"demo": compare_demo(older, newer)} | {run.name: compare_run(run, older, newer) for run in runs}
     for name, comparisons in steps.items():
@@ -150,40 +157,45 @@ def compare_all(older: Side, newer: Side, runs: Sequence[Run]) -> tuple[list[dic
 
 
 def compare_demo(older: Side, newer: Side) -> Iterator[tuple[str, str]]:
-    """The phantom and all prepared cases, then losses, weights, predictions and scores of the demo."""
+    """Compare the demo's data, losses, weights, predictions and scores."""
     for side in (older, newer):
         check_packages(side.code)
         side.make_data()
-    yield "data", difference(*(files_of(side.work, "*/raw/**/*", "**/prepared/**/*") for side in (older, newer)))
+    yield (
+        "data",
+        describe_difference(*(hash_files(side.work, "*/raw/**/*", "**/prepared/**/*") for side in (older, newer))),
+    )
     there, here = older.work / "demo", newer.work / "demo"
     yield from compare_training(there / "run" / "fold_0", here / "run" / "fold_0")
     predicted = ("predictions/*.nii.gz", "*.csv", "baselines.json")
-    yield "predict", difference(files_of(there, *predicted), files_of(here, *predicted))
+    yield "predict", describe_difference(hash_files(there, *predicted), hash_files(here, *predicted))
 
 
 def compare_run(run: Run, older: Side, newer: Side) -> Iterator[tuple[str, str]]:
-    """Both trainings, then what the two make of the older one."""
+    """Compare both trainings, then predictions and resumed copies of the older."""
     there, here = (side.train(run, side.work / "prepared", side.work / "runs" / run.name) for side in (older, newer))
     yield from compare_training(there, here)
     data, trained = older.work / "prepared", there.parent
-    yield "predict", difference(older.predict(trained, data), newer.predict(trained, data))
+    yield "predict", describe_difference(older.predict(trained, data), newer.predict(trained, data))
     copies = [shutil.copytree(trained, side.work / "resumed" / run.name) for side in (older, newer)]
     folds = (older.train(run, data, copies[0], *MORE_EPOCHS), newer.train(run, data, copies[1], *MORE_EPOCHS))
-    yield "resume", difference(*(losses_of(fold) | tensors_of(fold) for fold in folds))
+    yield "resume", describe_difference(*(read_losses(fold) | hash_tensors(fold) for fold in folds))
 
 
 def compare_training(there: Path, here: Path) -> Iterator[tuple[str, str]]:
-    """Losses and weights of two folders of a fold."""
-    yield "losses", difference(losses_of(there), losses_of(here))
-    yield "weights", difference(tensors_of(there), tensors_of(here))
+    """Compare losses and weights of two fold folders."""
+    yield "losses", describe_difference(read_losses(there), read_losses(here))
+    yield "weights", describe_difference(hash_tensors(there), hash_tensors(here))
 
 
-def difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """Number of entries that differ and the first of them; empty where all are equal.
+def describe_difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """Describe the number of differing entries and the first of them.
+
+    The result is empty if all entries are equal.
 
     Example:
-        >>> difference({"epoch 0, loss": 0.5, "epoch 1, loss": 0.25}, {"epoch 0, loss": 0.5, "epoch 1, loss": 0.75})
-        '1 of 2 differ, first epoch 1, loss: 0.25 there, 0.75 here (by 0.5)'
+        >>> describe_difference({"epoch 0, loss": 0.5, "epoch 1, loss": 0.25}, {"epoch 0, loss": 0.5})
+        '1 of 2 differ, first epoch 1, loss: 0.25 in the older, absent in the newer'
     """
     names = dict.fromkeys((*there, *here))
     if not names:
@@ -194,11 +206,11 @@ def difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
         return ""
     old, new = pairs[different[0]]
     by = f" (by {new - old:.3g})" if isinstance(old, float) and isinstance(new, float) else ""
-    return f"{len(different)} of {len(names)} differ, first {different[0]}: {old} there, {new} here{by}"
+    return f"{len(different)} of {len(names)} differ, first {different[0]}: {old} in the older, {new} in the newer{by}"
 
 
-def losses_of(fold: Path) -> dict[str, Any]:
-    """Every number of ``metrics.jsonl`` but times."""
+def read_losses(fold: Path) -> dict[str, Any]:
+    """Read all numbers of ``metrics.jsonl`` except times."""
     found: dict[str, Any] = {}
     for row in map(json.loads, (fold / "metrics.jsonl").read_text(encoding="utf-8").splitlines()):
         for key, value in row.items():
@@ -207,25 +219,27 @@ def losses_of(fold: Path) -> dict[str, Any]:
     return found
 
 
-def tensors_of(fold: Path) -> dict[str, str]:
-    """Type, shape and hash of every tensor of the final checkpoint."""
+def hash_tensors(fold: Path) -> dict[str, str]:
+    """Return type, shape and hash of every tensor of the last checkpoint."""
     found = deserialize((fold / "last.safetensors").read_bytes())  # type: ignore[no-untyped-call]
-    return {name: f"{each['dtype']} {each['shape']} {sha256(each['data'])}" for name, each in sorted(found)}
+    return {name: f"{each['dtype']} {each['shape']} {hash_bytes(each['data'])}" for name, each in sorted(found)}
 
 
-def files_of(folder: Path, *patterns: str) -> dict[str, str]:
-    """Hash of every file's content, decompressed, by its path in the folder; locks left out."""
+def hash_files(folder: Path, *patterns: str) -> dict[str, str]:
+    """Hash the decompressed content of every file except locks, by path."""
     paths = sorted({path for each in patterns for path in folder.glob(each) if path.is_file() and path.name != ".lock"})
     unpack = {".gz": gzip.decompress}
-    return {str(each.relative_to(folder)): sha256(unpack.get(each.suffix, bytes)(each.read_bytes())) for each in paths}
+    return {
+        str(each.relative_to(folder)): hash_bytes(unpack.get(each.suffix, bytes)(each.read_bytes())) for each in paths
+    }
 
 
-def sha256(data: bytes) -> str:
+def hash_bytes(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def settings(run: Run) -> list[str]:
-    """The overrides as words of a command line."""
+def make_arguments(run: Run) -> list[str]:
+    """Return a run's overrides as command-line arguments."""
     return [word for each in (*TINY, *run.overrides) for word in ("--set", each)]
 
 

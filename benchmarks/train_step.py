@@ -1,15 +1,14 @@
-"""A training step with all that feeds it, beside the bare passes of the same network, and fed as nnU-Net feeds one.
+"""Time of a complete training step, relative to its bare passes.
 
     python -m benchmarks.train_step --json benchmarks/results/train_step.json
 
 The step is the trainer's own: patches are read from prepared cases (a phantom, prepared here by the configuration's
-recipe), augmented, and learned from, with the optimizer, moving average, schedule and counting that the configuration
-asks for; another row reads a batch ahead in a thread where the trainer would not, or the other way round. Bare is the
-same network, loss and precision on one batch that never changes: forward and backward, as many as the optimizer makes
-in a step, and nothing else. The last rows are that same step, but each sample goes through the transforms that nnU-Net
-trains with (its own list, of batchgeneratorsv2), in this process or in two others. Rounds alternate, so that a slow
-spell of the machine meets all. Needs nnunetv2 (the extra `bench`); without it these are left out. Ends with an error
-when a claim of the project does not hold.
+recipe), augmented, and used for training, with the configuration's optimizer, moving average, schedule and logging.
+Another row inverts the trainer's choice to read a batch ahead in a thread. Bare passes are forward and backward passes
+of the same network, loss and precision on one constant batch, as many as the optimizer makes per step, and nothing
+else. In the last rows each sample goes through nnU-Net's training transforms (its own list, of batchgeneratorsv2), in
+this process or in two others. Rounds alternate, so that a slow period of the machine affects all rows. Needs nnunetv2
+(the extra `bench`); without it these rows are left out. The exit code is 1 if a claim of the project does not hold.
 """
 
 import argparse
@@ -30,7 +29,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.claims.equal_time import ratios, time_in_rounds
+from benchmarks.claims.equal_time import compute_ratios, time_in_rounds
 from benchmarks.optim_step import count_passes
 from benchmarks.result_file import write_result
 from benchmarks.scan import print_rows
@@ -56,12 +55,12 @@ WORKERS = 2
 
 
 def main(given: Sequence[str] | None = None) -> int:
-    """Measure, print, write; 1 when a claim does not hold."""
+    """Measure, print and write; return 1 if a claim does not hold."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default=CONFIG)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, help="of torch on a CPU; by default one a core")
-    parser.add_argument("--json", type=Path, help="where the table goes")
+    parser.add_argument("--threads", type=int, help="threads of torch on a CPU; by default one per core")
+    parser.add_argument("--json", type=Path, help="file for the table")
     parser.add_argument("--quick", action="store_true", help="few short rounds, a minute")
     options = parser.parse_args(given)
     if options.threads:
@@ -76,15 +75,15 @@ def main(given: Sequence[str] | None = None) -> int:
     notes = [] if find_spec("nnunetv2") else [f"{THEIRS} not installed (extra bench): left out"]
     print(*notes, sep="\n")
     if options.json is not None:
-        text = about(config, options.device, steps=steps, notes=notes)
+        text = describe_table(config, options.device, steps=steps, notes=notes)
         write_result(options.json, rows, title="A training step", about=text, configs=[(options.config, overrides)])
-    broken = [] if options.quick else list(broken_claims(rows, options.device))
+    broken = [] if options.quick else list(find_broken_claims(rows, options.device))
     print(*broken, sep="\n", file=sys.stderr)
     return 1 if broken else 0
 
 
-def about(config: RunConfig, device: str, *, steps: int, notes: Sequence[str]) -> str:
-    """What the table shows."""
+def describe_table(config: RunConfig, device: str, *, steps: int, notes: Sequence[str]) -> str:
+    """Describe the table."""
     training = config.training
     size = " x ".join(map(str, training.patch_size))
     peer = f" {THEIRS} is {version(THEIRS)}, with the list of nnU-Net {version('nnunetv2')}." if not notes else ""
@@ -92,14 +91,14 @@ def about(config: RunConfig, device: str, *, steps: int, notes: Sequence[str]) -
     return (
         f"{config.net.name} of {config.name} with {config.optim.name} around {config.optim.base.name}, "
         f"{training.batch_size} patches of {size} of a phantom, {where}. Bare passes: forward and backward on one "
-        "batch, as many as the optimizer makes. The other rows are the trainer's whole steps, reading and augmentation "
-        f"included, where it says in how many processes beside. Times are of one step, medians over rounds of {steps}; "
+        "batch, as many as the optimizer makes. The other rows are the trainer's complete steps with reading and "
+        f"augmentation, in the named number of processes. Times are of one step, medians over rounds of {steps}; "
         f"the ratio is the median of the rounds' ratios.{peer}{''.join(f' {note}.' for note in notes)}"
     )
 
 
 def prepare_phantom(folder: Path, config: RunConfig) -> PreparedFolder:
-    """A phantom in ACDC's layout, prepared by the configuration's recipe."""
+    """Write a phantom in ACDC's layout and prepare it."""
     raw = write_phantom(folder / "raw", patients=PATIENTS)
     manifest, bad = read_dataset("phantom", raw)
     result = prepare(
@@ -111,32 +110,38 @@ def prepare_phantom(folder: Path, config: RunConfig) -> PreparedFolder:
 
 
 def measure(config: RunConfig, folder: PreparedFolder, *, device: str, steps: int, rounds: int) -> list[dict[str, Any]]:
-    """One row a way to feed a step."""
+    """Return one row per data pipeline of a step."""
     make = partial(build_trainer, config, folder, fold="0", run_dir=None, device=device, progress=False)
     other = make()
     other.prefetcher.read_ahead = not other.prefetcher.read_ahead
     fed = {
-        OURS: Epochs(make()),
-        f"{OURS}, {'reads ahead' if other.prefetcher.read_ahead else 'as asked'}": Epochs(other),
+        OURS: EpochRunner(make()),
+        f"{OURS}, {'reads ahead' if other.prefetcher.read_ahead else 'as asked'}": EpochRunner(other),
     }
     if find_spec("nnunetv2"):
         for workers in (0, WORKERS):
-            trainer = fed_by_nnunet(make(), config, folder, workers=workers)
-            fed[f"{THEIRS}, {workers} processes"] = Epochs(trainer)
+            trainer = feed_from_nnunet(make(), config, folder, workers=workers)
+            fed[f"{THEIRS}, {workers} processes"] = EpochRunner(trainer)
     still = make()
-    batch = fixed_batch(still)
-    passes = passes_of(still, batch)
-    work: dict[str, Callable[[], object]] = {BARE: partial(bare_passes, still, batch, steps * passes), **fed}
+    batch = load_first_batch(still)
+    passes = count_step_passes(still, batch)
+    work: dict[str, Callable[[], object]] = {BARE: partial(run_bare_passes, still, batch, steps * passes), **fed}
     seconds = {name: [each / steps for each in found] for name, found in time_in_rounds(work, rounds=rounds).items()}
     waited = {name: median(epochs.waited_s[1:]) / steps for name, epochs in fed.items()}
-    return list(rows_of(seconds, waited, passes=passes))
+    return list(make_rows(seconds, waited, passes=passes))
 
 
-def rows_of(
+def make_rows(
     seconds: Mapping[str, Sequence[float]], waited_s: Mapping[str, float], *, passes: int
 ) -> Iterator[dict[str, Any]]:
-    """Rows of the table, from seconds a step in each round and those for which a step waited for data."""
-    for name, each_ratio in ratios(seconds, BARE).items():
+    """Yield the table's rows from seconds per step.
+
+    Args:
+        seconds: seconds per step in each round, by name.
+        waited_s: seconds per step spent waiting for data, by name.
+        passes: forward passes per step.
+    """
+    for name, each_ratio in compute_ratios(seconds, BARE).items():
         yield {
             "name": name,
             "passes": passes,
@@ -148,16 +153,19 @@ def rows_of(
         }
 
 
-def broken_claims(rows: Sequence[Mapping[str, Any]], device: str) -> Iterator[str]:
-    """A sentence where the step takes longer than it may."""
+def find_broken_claims(rows: Sequence[Mapping[str, Any]], device: str) -> Iterator[str]:
+    """Yield a message if the step takes longer than claimed."""
     most = MOST[torch.device(device).type]
     found = next(row["ratio"] for row in rows if row["name"] == OURS)
     if found > most:
         yield f"the training step takes {found} times its bare passes, claimed at most {most}"
 
 
-class Epochs:
-    """Trains one epoch a call, without validation and without a word; keeps for how long its steps waited for data."""
+class EpochRunner:
+    """Callable that trains one epoch, silently and without validation.
+
+    It records how long the steps of each epoch waited for data.
+    """
 
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
@@ -165,28 +173,31 @@ class Epochs:
         trainer.validate, trainer.epochs = None, 0
 
     def __call__(self) -> None:
-        """Train it."""
+        """Train one epoch."""
         self.trainer.epochs += 1
         with redirect_stderr(io.StringIO()):
             self.trainer.fit()
         self.waited_s.append(self.trainer.prefetcher.waited_s)
 
 
-def fixed_batch(trainer: Trainer) -> Batch:
-    """The first batch as a step gets it."""
+def load_first_batch(trainer: Trainer) -> Batch:
+    """Return the first batch as a step receives it."""
     with trainer.prefetcher.prepare(trainer.batches(0)) as batches:
         return next(batches)
 
 
-def passes_of(trainer: Trainer, batch: Batch) -> int:
-    """How many forward passes a step makes, each of which is followed by a backward pass."""
+def count_step_passes(trainer: Trainer, batch: Batch) -> int:
+    """Count the forward passes of a step.
+
+    Each is followed by a backward pass.
+    """
     counts = count_passes(trainer.net)
     trainer.optimizer.step(partial(trainer.objective, trainer.net, batch), ascent=trainer.ascent)
     return counts["forward"]
 
 
-def bare_passes(trainer: Trainer, batch: Batch, passes: int) -> None:
-    """Forward and backward, again and again from no gradient, at the weights as they are."""
+def run_bare_passes(trainer: Trainer, batch: Batch, passes: int) -> None:
+    """Repeat forward and backward passes at constant weights."""
     parameters = list(trainer.net.parameters())
     for _ in range(passes):
         for parameter in parameters:
@@ -199,8 +210,11 @@ def bare_passes(trainer: Trainer, batch: Batch, passes: int) -> None:
         torch.cuda.synchronize()
 
 
-def fed_by_nnunet(trainer: Trainer, config: RunConfig, folder: PreparedFolder, *, workers: int) -> Trainer:
-    """The same trainer on patches read as ours are, each through nnU-Net's transforms before they are joined."""
+def feed_from_nnunet(trainer: Trainer, config: RunConfig, folder: PreparedFolder, *, workers: int) -> Trainer:
+    """Replace a trainer's augmentation by nnU-Net's transforms.
+
+    Patches are read as before; each goes through the transforms before the batch is collated.
+    """
     training, _ = split_cases(folder.manifest, "0")
     source = PatchDataset(
         folder,
@@ -212,16 +226,16 @@ def fed_by_nnunet(trainer: Trainer, config: RunConfig, folder: PreparedFolder, *
         seed=config.seed,
         margin=config.training.read_margin,
     )
-    trainer.batches = partial(_nnunet_batches, NnUNetSamples(source, config), workers=workers)
+    trainer.batches = partial(_make_nnunet_batches, NnUNetSamples(source, config), workers=workers)
     trainer.augment = None
     return trainer
 
 
 class NnUNetSamples(Dataset[dict[str, Any]]):
-    """Samples of a data set, each changed by nnU-Net's own list of transforms, from image and label to the same."""
+    """Data set whose samples go through nnU-Net's training transforms."""
 
     def __init__(self, source: PatchDataset, config: RunConfig) -> None:
-        with redirect_stdout(io.StringIO()):  # it says which of its environment variables are not set
+        with redirect_stdout(io.StringIO()):  # nnU-Net prints a warning about environment variables
             trainer = import_module("nnunetv2.training.nnUNetTrainer.nnUNetTrainer").nnUNetTrainer
         patch_size = config.training.patch_size
         angles_deg = default_rotation_deg(patch_size)
@@ -243,7 +257,7 @@ class NnUNetSamples(Dataset[dict[str, Any]]):
         return sample | {"image": changed["image"], "label": changed["segmentation"].long()}
 
 
-def _nnunet_batches(samples: NnUNetSamples, epoch: int, *, workers: int) -> Iterator[Batch]:
+def _make_nnunet_batches(samples: NnUNetSamples, epoch: int, *, workers: int) -> Iterator[Batch]:
     keys = [(epoch, index) for index in range(len(samples))]
     loader = DataLoader(
         samples, batch_size=samples.source.batch_size, sampler=keys, num_workers=workers, collate_fn=collate

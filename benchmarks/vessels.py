@@ -1,8 +1,8 @@
-"""Coronary and aortic phantoms all the way: the network, the same without Mamba, and two baselines that know little.
+"""Coronary and aortic phantoms: the network, a control and two baselines.
 
-Each variant is a whole ``uumamba run`` of ``imagecas_cpu`` or ``aorta_cpu`` on a phantom in the data set's own layout,
-which is written first. Variants that are finished are read, not run again. Ends with an error when a claim of the
-project does not hold.
+The control is the same network without Mamba; the baselines use little knowledge of the images. Each variant is a
+complete ``uumamba run`` of ``imagecas_cpu`` or ``aorta_cpu`` on a phantom in the data set's own layout, which is
+written first. Finished variants are read, not run again. The exit code is 1 if a claim of the project does not hold.
 
     python -m benchmarks.vessels coronary --out runs/coronary --json benchmarks/results/coronary_phantom.json
 """
@@ -16,20 +16,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.acdc_cpu import record_of, refuse_another_run, run_variant
+from benchmarks.acdc_cpu import read_record, require_same_configuration, run_variant
 from benchmarks.result_file import write_result
 
 VARIANTS: dict[str, tuple[str, ...]] = {"UMambaBot, AdamW": (), "ResEncUNet, AdamW": ("net.name=ResEncUNet",)}
 LEAST = {"coronary": {"mean Dice": 0.80, "tree clDice": 0.85}, "aorta": {"mean Dice": 0.65}}
 MOST = {"coronary": {"minutes": 20}, "aorta": {"minutes": 45, "sides swapped": 0}}
 GIVEN_AWAY = {"coronary": 0.6, "aorta": 0.4}
-"""Mean Dice that the baselines stay under, or the phantom would ask for little."""
+"""Upper limit of the baselines' mean Dice; above it the phantom would be too easy."""
 QUICK = ("training.epochs=2", "training.batches_per_epoch=4")
 
 
 @dataclass(frozen=True)
 class Phantom:
-    """A phantom, the configuration that is run on it, and how the table is headed."""
+    """Phantom with its configuration and the title of its table."""
 
     config: str
     title: str
@@ -38,15 +38,18 @@ class Phantom:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the phantom, run what is missing, write the table; 1 when a claim of the project does not hold."""
+    """Run the missing variants on the phantom and write the table.
+
+    The exit code is 1 if a claim does not hold.
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("phantom", choices=("coronary", "aorta"))
-    parser.add_argument("--out", type=Path, required=True, help="gets the phantom and a folder a variant")
-    parser.add_argument("--json", type=Path, help="where the table goes")
-    parser.add_argument("--only", action="append", choices=VARIANTS, help="run this variant; repeatable")
-    parser.add_argument("--quick", action="store_true", help="ten cases, a few steps, to see that it works")
+    parser.add_argument("--out", type=Path, required=True, help="gets the phantom and one folder per variant")
+    parser.add_argument("--json", type=Path, help="file for the table")
+    parser.add_argument("--only", action="append", choices=VARIANTS, help="run only this variant; repeatable")
+    parser.add_argument("--quick", action="store_true", help="ten cases and few steps, as a test")
     options = parser.parse_args(arguments)
-    phantom, quick = _phantom(options.phantom), QUICK if options.quick else ()
+    phantom, quick = _get_phantom(options.phantom), QUICK if options.quick else ()
     raw = options.out / "raw"
     phantom.write(raw, cases=10 if options.quick else phantom.cases, workers=2)
     rows: list[dict[str, Any]] = []
@@ -56,22 +59,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not (folder / "summary.json").is_file():
             if options.only is not None and name not in options.only:
                 continue
-            baselines = _write_baselines if not rows else _no_baselines
-            run_variant((*overrides, *quick), raw=raw, out=folder, config=phantom.config, before_report=baselines)
-        refuse_another_run(folder, (*overrides, *quick), config=phantom.config)
-        rows.append(row_of(name, folder))
+            baselines = {} if rows else {"before_report": _write_baselines}  # they do not depend on the network
+            run_variant((*overrides, *quick), raw=raw, out=folder, config=phantom.config, **baselines)
+        require_same_configuration(folder, (*overrides, *quick), config=phantom.config)
+        rows.append(summarize_run(name, folder))
         ran.append((phantom.config, (*overrides, *quick)))
-        commits.update(record_of(folder)["commits"])
+        commits.update(read_record(folder)["commits"])
         print(rows[-1])
-    rows += _baseline_rows(options.out, like=rows[0])
+    rows += _read_baselines(options.out, like=rows[0])
     if options.json is not None:
         held_out = int(rows[0]["cases"])
         about = (
-            f"A phantom of {phantom.cases} cases in the data set's own layout, of which the {held_out} of fold 0 are "
-            "scored on their own grids; one run each with seed 0, from raw scans to report in the minutes that stand "
-            "there. Trees are the union of all structures; their length error is the mean over cases of the difference "
-            "in centreline length without its sign, as a share of the true one. The baselines were fitted by grid "
-            "search on the other cases. A run that was interrupted or resumed has no minutes."
+            f"A phantom of {phantom.cases} cases in the data set's own layout. The {held_out} cases of fold 0 are "
+            "scored on their native grids, in one run each with seed 0. Minutes are from raw scans to report; an "
+            "interrupted run has none. Trees are the union of all structures. Their length error is the mean "
+            "absolute difference in centreline length over cases, relative to the reference length. The baselines "
+            "were fitted by grid search on the other cases."
         )
         write_result(
             options.json,
@@ -81,27 +84,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
             configs=ran,
             measured_at=", ".join(sorted(commits)),
         )
-    broken = [] if options.quick else list(broken_claims(options.phantom, rows))
+    broken = [] if options.quick else list(find_broken_claims(options.phantom, rows))
     print(*broken, sep="\n", end="\n" if broken else "", file=sys.stderr)
     return 1 if broken else 0
 
 
-def broken_claims(phantom: str, rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """What the project says of its preset and of what the phantom gives away, and the rows do not show."""
+def find_broken_claims(phantom: str, rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield a message per claim that the rows contradict.
+
+    Claims are about the preset, and about the difficulty of the phantom.
+    """
     ours, *others = rows
     for column, least in LEAST[phantom].items():
         if ours[column] is None or ours[column] < least:
             yield f"{ours['method']}: {column} is {ours[column]}, claimed at least {least:g}"
     for column, most in MOST[phantom].items():
         if ours[column] is not None and ours[column] > most:
-            yield f"{ours['method']}: {column} {ours[column]}, claimed at most {most:g}"
+            yield f"{ours['method']}: {column} is {ours[column]}, claimed at most {most:g}"
     for row in others:
-        if row["tree clDice"] is None and row["mean Dice"] >= GIVEN_AWAY[phantom]:  # a baseline has Dice alone
+        if row["tree clDice"] is None and row["mean Dice"] >= GIVEN_AWAY[phantom]:  # a baseline has only Dice
             yield f"{row['method']}: mean Dice is {row['mean Dice']}, claimed below {GIVEN_AWAY[phantom]:g}"
 
 
-def row_of(name: str, folder: Path) -> dict[str, Any]:
-    """Means over the validation cases from ``scores.csv`` and ``trees.csv``, and the time from the record."""
+def summarize_run(name: str, folder: Path) -> dict[str, Any]:
+    """Return a run's means over validation cases and its minutes.
+
+    The means come from ``scores.csv`` and ``trees.csv``.
+    """
     from uumamba.evaluation import mean_dice_of, read_scores
     from uumamba.evaluation.means import moments
     from uumamba.evaluation.scores import TREES_NAME
@@ -118,16 +127,16 @@ def row_of(name: str, folder: Path) -> dict[str, Any]:
         "method": name,
         "mean Dice": round(dice.foreground or 0.0, 4),
         "lowest structure": round(min(value for value in dice.structures.values() if value is not None), 4),
-        "tree clDice": _rounded(cl_dice),
-        "tree length error": _rounded(length),
-        "parts wrong": _rounded(parts),
+        "tree clDice": _round_or_none(cl_dice),
+        "tree length error": _round_or_none(length),
+        "parts wrong": _round_or_none(parts),
         "sides swapped": len((summary.get("sides") or {"swapped": []})["swapped"]),
         "cases": len({row.case_id for row in scores}),
-        "minutes": record_of(folder)["minutes"],
+        "minutes": read_record(folder)["minutes"],
     }
 
 
-def _phantom(name: str) -> Phantom:
+def _get_phantom(name: str) -> Phantom:
     if name == "coronary":
         from data_prep.phantoms.coronary.coronary_phantom import write_coronary_phantom
 
@@ -143,12 +152,8 @@ def _write_baselines(out: Path) -> None:
     write_baselines(out, say=print)
 
 
-def _no_baselines(out: Path) -> None:
-    """Fitted beside the first variant alone: they know nothing of the network."""
-
-
-def _baseline_rows(out: Path, *, like: dict[str, Any]) -> list[dict[str, Any]]:
-    """Rows of the baselines, as far as they are scored: Dice alone."""
+def _read_baselines(out: Path, *, like: dict[str, Any]) -> list[dict[str, Any]]:
+    """Read the rows of the baselines, which have Dice only."""
     found = sorted(out.glob("*/baselines.json"))
     measured = json.loads(found[0].read_text(encoding="utf-8")) if found else {}
     return [
@@ -163,7 +168,7 @@ def _baseline_rows(out: Path, *, like: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _rounded(value: float | None) -> float | None:
+def _round_or_none(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
 
 

@@ -1,4 +1,7 @@
-"""What every test shares: fixed seeds, derandomised hypothesis, where real data lie, and which skips are allowed."""
+"""Configuration and fixtures of all tests.
+
+Seeds are fixed, hypothesis is derandomised, and only some reasons for skips are allowed.
+"""
 
 import os
 from collections import Counter
@@ -31,7 +34,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Hide the better instruction sets, as on a processor that lacks them; the library itself has no such setting."""
+    """Hide newer instruction sets, as on a processor without them.
+
+    The library itself has no such setting.
+    """
     names, best = native_library._INSTRUCTION_SETS, config.getoption("--instruction-set")
     if best is not None:
         native_library._INSTRUCTION_SETS = names[: names.index(best) + 1]
@@ -39,13 +45,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def repository() -> Path:
-    """The root of the working tree."""
+    """Return the root of the working tree."""
     return REPOSITORY
 
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder of real scans; the test is skipped where there is none."""
+    """Return the folder of real scans; skip the test without one."""
     if not REAL_DATA.is_dir():
         pytest.skip(f"real data: {REAL_DATA} is absent")
     return REAL_DATA
@@ -53,7 +59,10 @@ def real_data() -> Path:
 
 @pytest.fixture(scope="session")
 def acdc_raw(real_data: Path) -> Path:
-    """The 100 public training patients of ACDC in their own layout; the test is skipped where they are absent."""
+    """Return the 100 public training patients of ACDC.
+
+    They have ACDC's own layout. The test is skipped without them.
+    """
     folder = real_data / "acdc"
     if not folder.is_dir():
         pytest.skip(f"real data: {folder} is absent")
@@ -70,9 +79,10 @@ def _refused(key: str, got: Any = ANY, *, case_id: Any = ANY) -> Iterator[pytest
 
 @pytest.fixture(scope="session")
 def refused() -> Callable[..., AbstractContextManager[pytest.ExceptionInfo[UsageError | CaseError]]]:
-    """Assert that a block raises an error of ours with this key and, where given, this value and case.
+    """Assert that a block raises a UsageError or CaseError with this key.
 
-    The sentence is free to improve: ``with refused("rho", got=-1): SAM(params, base, rho=-1)``.
+    Value and case are compared if given. The text may change: ``with refused("rho", got=-1): SAM(params, base,
+    rho=-1)``.
     """
     return _refused
 
@@ -100,7 +110,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """End with 1 when a test was skipped for anything but an accelerator, a browser or absent real data."""
+    """Fail the session if a test was skipped for another reason."""
     reporter = session.config.pluginmanager.getplugin("terminalreporter")
     if reporter and not all(map(_allowed, _skip_reasons(reporter))):
         session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED

@@ -1,4 +1,7 @@
-"""Groups of forked processes: torch is imported once for all; used by scripts, never inside pytest itself."""
+"""Groups of forked processes that import torch only once.
+
+Scripts use them, never pytest itself.
+"""
 
 import json
 import os
@@ -21,7 +24,7 @@ RANKS, WITHIN_S = 2, 100.0
 
 
 def run_groups(folder: Path, jobs: Mapping[str, Job]) -> None:
-    """Run each job in a group of two ranks, all groups at once.
+    """Run each job in a group of two ranks, all in parallel.
 
     Each job's folder gets its ranks' output as ``rank_0.out`` and ``rank_0.err``, and ``ends.json`` with the exit code
     and the time of the end of each.
@@ -53,7 +56,7 @@ def run_groups(folder: Path, jobs: Mapping[str, Job]) -> None:
 
 
 def read_group(folder: Path) -> tuple[list[int], list[str], str]:
-    """Exit codes and outputs of a job's ranks, and the errors of all."""
+    """Return the exit codes, outputs and joined errors of a job's ranks."""
     codes = [code for code, _ in json.loads((folder / "ends.json").read_text(encoding="utf-8"))]
     out, err = (
         [(folder / f"rank_{rank}.{kind}").read_text(encoding="utf-8") for rank in range(RANKS)]

@@ -105,15 +105,15 @@ FAULTS = (
     ),
     Fault(  # one scaling too few
         "uumamba.optim.ASAM",
-        old="scaled[index], direction[index] = first, second",
-        new="scaled[index], direction[index] = first, first",
-        test_file="tests/optim/test_asam.py",
+        old="scaled[index], direction[index] = one, two",
+        new="scaled[index], direction[index] = one, one",
+        test_file="tests/optim/test_formulas.py",
     ),
     Fault(  # running mean in the scaler's units
         "uumamba.optim.FriendlySAM",
         old="torch._foreach_add_(means, grads, alpha=(1 - lam) / scale)",
         new="torch._foreach_add_(means, grads, alpha=1 - lam)",
-        test_file="tests/optim/test_friendly.py",
+        test_file="tests/optim/test_formulas.py",
     ),
     # metrics
     Fault(  # directions pooled before the percentile
@@ -213,8 +213,8 @@ FAULTS = (
     # inference
     Fault(  # weighted sum divided by the number of windows
         "uumamba.inference.sliding_window",
-        old="_window(total, start, roi).add_(weight)",
-        new="_window(total, start, roi).add_(1)",
+        old="_view_window(total, start, roi).add_(weight)",
+        new="_view_window(total, start, roi).add_(1)",
         test_file="tests/inference/test_sliding_window.py",
     ),
     Fault(  # missing softmax of all networks but the first
@@ -260,7 +260,7 @@ FAULTS = (
         "uumamba.config.optim",
         old='groups.append({"params": own, "weight_decay": 0.0, "perturb": False})',
         new='groups.append({"params": own, "perturb": False})',
-        test_file="tests/config/test_learning.py::test_the_loss_weights_neither_climb_nor_decay",
+        test_file="tests/config/test_learning.py::test_the_loss_weights_are_neither_perturbed_nor_decayed",
     ),
     Fault(  # epochs taken for steps
         "uumamba.config.training",

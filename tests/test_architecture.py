@@ -1,4 +1,7 @@
-"""Imports go down only, read from the syntax trees, inside functions too; and names and numbers of files."""
+"""Tests of the import rules, from the syntax trees of all modules.
+
+Imports inside functions count. Also tested are names and numbers of files.
+"""
 
 import ast
 import graphlib
@@ -9,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-FLOORS = (
+LAYERS = (
     ("runtime", "types"),
     ("ops",),
     ("nets", "losses", "optim", "metrics", "domain_generalization", "quantization", "federated", "unlearning"),
@@ -22,10 +25,10 @@ FLOORS = (
     ("cli",),
     ("__main__",),
 )
-FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-GROUND = {*FLOORS[0], *FLOORS[1]}
-TORCH_ONLY = {*FLOORS[2]} - {"metrics"}
-ALLOWED_BELOW = dict.fromkeys(TORCH_ONLY, GROUND) | {"data_prep": GROUND | {"data", "metrics"}}
+LAYER_OF = {package: layer for layer, packages in enumerate(LAYERS) for package in packages}
+LOWEST = {*LAYERS[0], *LAYERS[1]}
+TORCH_ONLY = {*LAYERS[2]} - {"metrics"}
+ALLOWED_BELOW = dict.fromkeys(TORCH_ONLY, LOWEST) | {"data_prep": LOWEST | {"data", "metrics"}}
 FORBIDDEN_BELOW = {("training", "data"), ("inference", "data")}
 ONLY_IMPORTED_BY = {"data_prep": {"pipelines", "doctor"}, "config": {"pipelines", "doctor", "cli"}}
 ONLY_KNOWN_TO = {
@@ -50,43 +53,48 @@ class Import:
         return f"{self.file}:{self.line}: {self.importer} imports {self.target}"
 
 
-SAME_NAME_ALLOWED = {"__init__", "__main__", "dice", "cl_dice"}
+SHARED_NAMES = {"__init__", "__main__", "dice", "cl_dice"}
 """Package files, and terms that a loss and a metric share."""
-MOST_PIPELINE_FILES = 16
+MAX_PIPELINE_FILES = 16
 
 
 @pytest.fixture(scope="module")
-def house(repository: Path) -> "House":
-    return House(repository)
+def codebase(repository: Path) -> "Codebase":
+    return Codebase(repository)
 
 
-def test_imports_go_down_only(house: "House") -> None:
-    assert list(violations(house)) == []
+def test_imports_go_down_only(codebase: "Codebase") -> None:
+    assert list(find_violations(codebase)) == []
 
 
-def test_no_modules_import_each_other_in_a_circle(house: "House") -> None:
-    assert circle(house) is None
+def test_no_modules_import_each_other_in_a_cycle(codebase: "Codebase") -> None:
+    assert find_cycle(codebase) is None
 
 
-def test_the_walk_sees_every_module_and_its_imports(house: "House") -> None:
-    assert {"uumamba", "uumamba.runtime.errors", "uumamba.runtime.files", "uumamba.data.case"} <= house.modules.keys()
-    edges = {(found.importer, found.target) for found in house.imports}
+def test_the_walk_sees_every_module_and_its_imports(codebase: "Codebase") -> None:
+    assert {
+        "uumamba",
+        "uumamba.runtime.errors",
+        "uumamba.runtime.files",
+        "uumamba.data.case",
+    } <= codebase.modules.keys()
+    edges = {(found.importer, found.target) for found in codebase.imports}
     assert ("uumamba.data.case", "uumamba.runtime.files") in edges
     assert ("uumamba.runtime.files", "uumamba.runtime.errors") in edges
 
 
-def test_no_two_files_share_a_name(house: "House") -> None:
+def test_no_two_files_share_a_name(codebase: "Codebase") -> None:
     files: dict[str, list[str]] = {}
-    for file in house.modules.values():
-        files.setdefault(file.stem, []).append(file.relative_to(house.root).as_posix())
-    shared = {name: paths for name, paths in files.items() if len(paths) > 1 and name not in SAME_NAME_ALLOWED}
+    for file in codebase.modules.values():
+        files.setdefault(file.stem, []).append(file.relative_to(codebase.root).as_posix())
+    shared = {name: paths for name, paths in files.items() if len(paths) > 1 and name not in SHARED_NAMES}
     assert shared == {}
 
 
-def test_pipelines_has_one_file_a_verb_and_few_others(repository: Path) -> None:
+def test_pipelines_has_one_file_per_verb_and_few_others(repository: Path) -> None:
     files = {file.stem for file in (repository / "uumamba" / "pipelines").glob("*.py")}
     assert {"prepare", "train", "predict", "evaluate", "report", "run", "demo"} <= files
-    assert len(files) <= MOST_PIPELINE_FILES
+    assert len(files) <= MAX_PIPELINE_FILES
 
 
 @pytest.mark.parametrize(
@@ -107,24 +115,24 @@ def test_pipelines_has_one_file_a_verb_and_few_others(repository: Path) -> None:
         ("uumamba/data/planted.py", "import tests.conftest", "which is no part of the packages"),
         ("uumamba/runtime/errors.py", "import uumamba.ops", "runtime may not import ops"),
         ("uumamba/__init__.py", "import uumamba.runtime.errors", "uumamba/__init__.py may import nothing"),
-        ("uumamba/attic/planted.py", "import math", "attic is on no floor"),
+        ("uumamba/attic/planted.py", "import math", "attic is in no layer"),
         ("data_prep/planted.py", "import uumamba.pipelines", "data_prep may not import pipelines"),
         ("data_prep/planted.py", "import uumamba.nets", "data_prep may not import nets"),
     ],
 )
 def test_a_planted_violation_is_found(tmp_path: Path, file: str, line: str, complaint: str) -> None:
     plant(tmp_path / file, line)
-    found = list(violations(House(tmp_path)))
+    found = list(find_violations(Codebase(tmp_path)))
     assert any(complaint in each for each in found), found
 
 
-def test_a_planted_circle_is_found(tmp_path: Path) -> None:
+def test_a_planted_cycle_is_found(tmp_path: Path) -> None:
     plant(tmp_path / "uumamba/data/planted_a.py", "from uumamba.data import planted_b")
     plant(tmp_path / "uumamba/data/planted_b.py", "def later():\n    from uumamba.data.planted_a import thing")
-    assert set(circle(House(tmp_path)) or ()) == {"uumamba.data.planted_a", "uumamba.data.planted_b"}
+    assert set(find_cycle(Codebase(tmp_path)) or ()) == {"uumamba.data.planted_a", "uumamba.data.planted_b"}
 
 
-class House:
+class Codebase:
     """Modules of the two packages below a folder, and their imports."""
 
     def __init__(self, root: Path) -> None:
@@ -133,26 +141,26 @@ class House:
         self.modules = {
             ".".join(file.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): file for file in files
         }
-        self.imports = list(imports_of(self.modules))
+        self.imports = list(find_imports(self.modules))
 
 
-def violations(house: House) -> Iterator[str]:
-    """Yield every broken rule, as one sentence with file and line."""
-    for module in house.modules:
-        if module != "uumamba" and room_of(module) not in FLOOR_OF:
-            yield f"{module}: {room_of(module)} is on no floor; give it one in design and test"
-    for found in house.imports:
-        complaint = complaint_about(found)
+def find_violations(codebase: Codebase) -> Iterator[str]:
+    """Yield every broken rule as a message with file and line."""
+    for module in codebase.modules:
+        if module != "uumamba" and find_package(module) not in LAYER_OF:
+            yield f"{module}: {find_package(module)} is in no layer; add it to LAYERS"
+    for found in codebase.imports:
+        complaint = find_violation(found)
         if complaint:
             yield f"{found}; {complaint}"
 
 
-def complaint_about(found: Import) -> str | None:
+def find_violation(found: Import) -> str | None:
     """Name the rule that an import breaks, or None."""
-    importer, target = room_of(found.importer), room_of(found.target)
+    importer, target = find_package(found.importer), find_package(found.target)
     top = found.target.partition(".")[0]
     if top in {"uumamba", "data_prep"}:
-        return complaint_about_own(found.importer, importer, found.target, target)
+        return find_own_violation(found.importer, importer, found.target, target)
     if top in {"tests", "benchmarks", "configs"}:
         return f"{importer} may not import {top}, which is no part of the packages"
     if importer not in ONLY_KNOWN_TO.get(top, {importer}):
@@ -160,33 +168,36 @@ def complaint_about(found: Import) -> str | None:
     if top == "monai" and not found.inside_function:
         return "monai only inside a function: importing it costs about four seconds"
     if importer in TORCH_ONLY and top not in sys.stdlib_module_names | {"torch", "numpy", "scipy"}:
-        return f"{importer} may import torch, numpy and scipy only, besides the ground and the standard library"
+        return f"{importer} may import torch, numpy and scipy only, the lowest packages and the standard library"
     return None
 
 
-def complaint_about_own(importing_module: str, importer: str, imported_module: str, target: str) -> str | None:
-    """Name the rule that an import of one of our own modules breaks, or None."""
+def find_own_violation(importing_module: str, importer: str, imported_module: str, target: str) -> str | None:
+    """Name the rule that an import between our modules breaks, or None."""
     if importing_module == "uumamba":
         return "uumamba/__init__.py may import nothing of ours"
     if imported_module == "uumamba" or importer == target:
         return None
-    below = FLOOR_OF.get(target, len(FLOORS)) < FLOOR_OF.get(importer, -1)
+    below = LAYER_OF.get(target, len(LAYERS)) < LAYER_OF.get(importer, -1)
     allowed = target in ALLOWED_BELOW.get(importer, {target}) and importer in ONLY_IMPORTED_BY.get(target, {importer})
     if below and allowed and (importer, target) not in FORBIDDEN_BELOW:
         return None
     return f"{importer} may not import {target}"
 
 
-def room_of(module: str) -> str:
-    """Name a module's room: ``optim`` of ``uumamba.optim.sam``, ``data_prep`` of ``data_prep.acdc``."""
+def find_package(module: str) -> str:
+    """Return a module's package: ``optim`` for ``uumamba.optim.sam``.
+
+    It is ``data_prep`` for ``data_prep.acdc``.
+    """
     parts = module.split(".")
     return parts[1] if parts[0] == "uumamba" and len(parts) > 1 else parts[0]
 
 
-def circle(house: House) -> list[str] | None:
-    """Find modules that import each other in a circle."""
-    graph: dict[str, set[str]] = {module: set() for module in house.modules}
-    for found in house.imports:
+def find_cycle(codebase: Codebase) -> list[str] | None:
+    """Find modules that import each other in a cycle."""
+    graph: dict[str, set[str]] = {module: set() for module in codebase.modules}
+    for found in codebase.imports:
         if found.target in graph and found.target != found.importer:
             graph[found.importer].add(found.target)
     try:
@@ -196,7 +207,7 @@ def circle(house: House) -> list[str] | None:
     return None
 
 
-def imports_of(modules: dict[str, Path]) -> Iterator[Import]:
+def find_imports(modules: dict[str, Path]) -> Iterator[Import]:
     """Yield every import of every module, anywhere in the file."""
     functions = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
     for module, file in modules.items():
@@ -205,12 +216,15 @@ def imports_of(modules: dict[str, Path]) -> Iterator[Import]:
         inside = {id(node) for body in bodies for node in ast.walk(body)}
         package = module if file.name == "__init__.py" else module.rpartition(".")[0]
         for node in ast.walk(tree):
-            for target in targets_of(node, package, modules):
+            for target in find_targets(node, package, modules):
                 yield Import(file, node.lineno, module, target, id(node) in inside)
 
 
-def targets_of(node: ast.AST, package: str, modules: dict[str, Path]) -> Iterator[str]:
-    """Yield the modules that one statement imports: ``from uumamba import data`` is ``uumamba.data``."""
+def find_targets(node: ast.AST, package: str, modules: dict[str, Path]) -> Iterator[str]:
+    """Yield the modules that a statement imports.
+
+    ``from uumamba import data`` imports ``uumamba.data``.
+    """
     if isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
@@ -218,14 +232,14 @@ def targets_of(node: ast.AST, package: str, modules: dict[str, Path]) -> Iterato
         source = ".".join(filter(None, (base, node.module)))
         for alias in node.names:
             whole = f"{source}.{alias.name}"
-            is_module = whole in modules or (source == "uumamba" and alias.name in FLOOR_OF)
+            is_module = whole in modules or (source == "uumamba" and alias.name in LAYER_OF)
             yield whole if is_module else source
     elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
         yield from (name.value for name in node.args[:1] if isinstance(name, ast.Constant))
 
 
 def plant(file: Path, line: str) -> None:
-    """Add lines to a module of an empty house, or make it."""
+    """Append lines to a module, which is created if absent."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a", encoding="utf-8") as stream:
         stream.write(f"\n{line}\n")

@@ -1,4 +1,4 @@
-"""Command line: quick, helpful, and one or two lines with the right exit code for each bad input."""
+"""Command line: quick help, short errors and exit codes."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ Command = Callable[..., tuple[int, str]]
 
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str]) -> Command:
-    """``command("prepare", ...)``: exit code, and everything on stderr."""
+    """``command("prepare", ...)``: exit code and stderr."""
 
     def run(*arguments: object) -> tuple[int, str]:
         capsys.readouterr()
@@ -135,7 +135,7 @@ def test_wrong_use_ends_with_2_and_the_key_before_anything_is_made(
     assert not (tmp_path / "out").exists()
 
 
-def test_an_output_beneath_a_regular_file_and_an_unknown_split_are_wrong_use(
+def test_an_output_that_is_a_file_and_an_unknown_split_are_wrong_use(
     patient: Path, command: Command, tmp_path: Path
 ) -> None:
     (tmp_path / "out").touch()
@@ -166,7 +166,7 @@ def test_a_missing_prediction_is_an_error_that_names_it(patient: Path, command: 
 
 
 @pytest.mark.parametrize("place", [0, 1, 6])
-def test_debug_raises_the_error_wherever_it_stands(place: int, tmp_path: Path) -> None:
+def test_debug_raises_the_error_before_and_after_a_verb(place: int, tmp_path: Path) -> None:
     arguments = [str(word) for word in options_of("prepare", tmp_path)]
     arguments.insert(place, "--debug")
     with pytest.raises(UsageError):
@@ -181,7 +181,7 @@ def test_seeds_and_devices_are_lists(refused: Any) -> None:
         resolve_devices("cpu,gpu")
 
 
-def test_the_keyboard_stops_a_verb_with_one_line_that_says_how_to_continue(
+def test_a_keyboard_interrupt_ends_a_verb_with_one_line_on_how_to_continue(
     command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def interrupted(*_: object) -> None:

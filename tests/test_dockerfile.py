@@ -1,4 +1,7 @@
-"""The Dockerfile as text, and its install and entry commands run in an empty virtual environment."""
+"""Tests of the Dockerfile's text and of its commands.
+
+The commands run in an empty virtual environment.
+"""
 
 import json
 import os
@@ -16,7 +19,10 @@ import pytest
 
 @dataclass(frozen=True)
 class Instruction:
-    """One instruction of a Dockerfile, with the number of its stage (0 is before the first FROM)."""
+    """Instruction of a Dockerfile with its stage.
+
+    Stage 0 is before the first FROM.
+    """
 
     stage: int
     name: str
@@ -30,7 +36,7 @@ def instructions(repository: Path) -> list[Instruction]:
 
 @pytest.fixture(scope="module")
 def copied(instructions: list[Instruction]) -> list[str]:
-    """What the first stage copies from the build context."""
+    """List the paths that the first stage copies from the build context."""
     copies = [each.argument.split() for each in instructions if each.name == "COPY"]
     return [source for words in copies if not words[0].startswith("--from=") for source in words[:-1]]
 
@@ -101,7 +107,10 @@ def test_the_install_and_entry_commands_work_in_an_empty_environment(
 
 
 def parse(text: str) -> list[Instruction]:
-    """The instructions of a Dockerfile, comments left out and continued lines joined."""
+    """Parse the instructions of a Dockerfile.
+
+    Comments are removed and continued lines joined.
+    """
     lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     joined = re.sub(r"\s*\\\n\s*", " ", "\n".join(lines))
     found: list[Instruction] = []
@@ -113,7 +122,7 @@ def parse(text: str) -> list[Instruction]:
 
 
 def copy(repository: Path, target: Path, sources: list[str]) -> None:
-    """The build context, as the Dockerfile's COPY lines make it."""
+    """Copy the build context as the Dockerfile's COPY lines do."""
     target.mkdir()
     for source in sources:
         if (repository / source).is_dir():
@@ -123,7 +132,7 @@ def copy(repository: Path, target: Path, sources: list[str]) -> None:
 
 
 def run(command: list[str], *, cwd: Path, env: dict[str, str]) -> str:
-    """Run a command that must end with 0, and return what it printed."""
+    """Run a command that must succeed; return its output."""
     done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout

@@ -1,4 +1,4 @@
-"""Generic rooms serve someone without medical code: they load and run with the medical packages blocked."""
+"""Tests that generic packages work without the medical dependencies."""
 
 import json
 import subprocess
@@ -7,13 +7,13 @@ import textwrap
 from pathlib import Path
 
 MEDICAL = ("monai", "nibabel", "SimpleITK", "mamba_ssm", "causal_conv1d", "pydicom")
-TORCH_ONLY_ROOMS = (
+TORCH_ONLY = (
     *("ops", "nets", "losses", "optim"),
     *("domain_generalization", "quantization", "federated", "unlearning"),
 )
-GENERIC_ROOMS = (*TORCH_ONLY_ROOMS, "metrics", "training", "inference")
+GENERIC = (*TORCH_ONLY, "metrics", "training", "inference")
 LOADED_AT_FIRST_USE = ("uumamba.ops.triton_kernels",)
-"""Kernels are loaded when the first scan on a GPU needs them."""
+"""Kernels are loaded by the first selective scan on a GPU."""
 
 SCRIPT = """
 import importlib, json, sys
@@ -47,30 +47,33 @@ assert optimizer.step(lambda: loss(net(image), label)).isfinite()
 """
 
 
-def modules_of(root: Path, rooms: tuple[str, ...]) -> list[str]:
-    """List the dotted names of every module in the rooms that exist."""
-    files = [file for room in rooms for file in sorted((root / "uumamba" / room).rglob("*.py"))]
+def list_modules(root: Path, packages: tuple[str, ...]) -> list[str]:
+    """List the dotted names of every module in some packages."""
+    files = [file for folder in packages for file in sorted((root / "uumamba" / folder).rglob("*.py"))]
     names = (".".join(file.relative_to(root).with_suffix("").parts).removesuffix(".__init__") for file in files)
     return [name for name in names if name not in LOADED_AT_FIRST_USE]
 
 
-def load_rooms(root: Path, *, then: str = "") -> tuple[list[str], str]:
-    """Load the generic rooms in a fresh interpreter; return packages beside torch, and errors."""
-    torch_only, generic = (modules_of(root, rooms) for rooms in (TORCH_ONLY_ROOMS, GENERIC_ROOMS))
+def load_packages(root: Path, *, then: str = "") -> tuple[list[str], str]:
+    """Load the generic packages in a new interpreter.
+
+    Return the loaded packages other than torch, and the errors.
+    """
+    torch_only, generic = (list_modules(root, packages) for packages in (TORCH_ONLY, GENERIC))
     script = textwrap.dedent(SCRIPT.format(medical=MEDICAL, torch_only=torch_only, generic=generic)) + then
     done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, encoding="utf-8")
     return json.loads(done.stdout or "[]"), done.stderr
 
 
-def test_generic_rooms_load_and_train_with_torch_alone(repository: Path) -> None:
-    assert {"uumamba.nets", "uumamba.losses", "uumamba.optim"} <= set(modules_of(repository, GENERIC_ROOMS))
-    assert load_rooms(repository, then=TRAIN_ONE_STEP) == ([], "")
+def test_generic_packages_load_and_train_with_torch_only(repository: Path) -> None:
+    assert {"uumamba.nets", "uumamba.losses", "uumamba.optim"} <= set(list_modules(repository, GENERIC))
+    assert load_packages(repository, then=TRAIN_ONE_STEP) == ([], "")
 
 
 def test_planted_imports_are_found(tmp_path: Path) -> None:
-    for room, package in (("", "math"), ("optim", "scipy"), ("training", "SimpleITK")):
-        (tmp_path / "uumamba" / room).mkdir()
-        (tmp_path / "uumamba" / room / "__init__.py").write_text(f"import {package}")
-    beside_torch, errors = load_rooms(tmp_path)
-    assert "scipy" in beside_torch
+    for folder, package in (("", "math"), ("optim", "scipy"), ("training", "SimpleITK")):
+        (tmp_path / "uumamba" / folder).mkdir()
+        (tmp_path / "uumamba" / folder / "__init__.py").write_text(f"import {package}")
+    others, errors = load_packages(tmp_path)
+    assert "scipy" in others
     assert "SimpleITK is blocked" in errors

@@ -1,4 +1,4 @@
-"""Contents of an install: from a wheel in an empty virtual environment, and from an editable install."""
+"""Tests of the contents of a wheel and of an editable install."""
 
 import json
 import os
@@ -24,7 +24,7 @@ def test_every_folder_of_modules_is_a_package(repository: Path) -> None:
 
 @pytest.fixture(scope="module")
 def source(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sources without anything that an earlier build left behind."""
+    """Copy the sources without results of earlier builds."""
     folder = tmp_path_factory.mktemp("source")
     for name in PROJECT_FILES:
         shutil.copy(repository / name, folder / name)
@@ -43,7 +43,10 @@ def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=["wheel", "editable"])
 def installed(request: pytest.FixtureRequest, source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Python of an empty environment that holds uumamba alone and borrows its dependencies by a path entry."""
+    """Return the Python of an environment that holds only uumamba.
+
+    Dependencies are available through a path entry.
+    """
     folder = tmp_path_factory.mktemp(request.param)
     run(sys.executable, "-m", "venv", "--without-pip", str(folder), cwd=folder)
     python = folder / "bin" / "python"
@@ -104,7 +107,7 @@ print(json.dumps([uumamba.__file__, data_prep.__file__, names, "torch" in sys.mo
 
 
 def run(*command: str, cwd: Path) -> str:
-    """Run a command that must end with 0, and return what it printed."""
+    """Run a command that must succeed; return its output."""
     done = subprocess.run(command, cwd=cwd, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout

@@ -1,4 +1,7 @@
-"""Packages never read a pickle, run code from data, use the network or obey environment variables."""
+"""Tests that the packages read no pickle and run no data.
+
+They also use no network and no environment variables for configuration.
+"""
 
 import ast
 from collections.abc import Iterator
@@ -35,15 +38,15 @@ CONSTANTS = "a dictionary of constants"
 REQUIRED_KEYWORDS = {"torch.load": ("weights_only", True), "numpy.load": ("allow_pickle", False)}
 
 
-def sources(root: Path) -> list[Path]:
+def list_sources(root: Path) -> list[Path]:
     """List every Python file of the wheel."""
     return sorted(file for package in ("uumamba", "data_prep", "configs") for file in (root / package).rglob("*.py"))
 
 
 def test_the_packages_keep_every_promise(repository: Path) -> None:
-    files = sources(repository)
+    files = list_sources(repository)
     assert repository / "uumamba" / "runtime" / "files.py" in files
-    assert [complaint for file in files for complaint in broken_promises(file)] == []
+    assert [complaint for file in files for complaint in find_breaches(file)] == []
 
 
 @pytest.mark.parametrize(
@@ -77,7 +80,7 @@ def test_the_packages_keep_every_promise(repository: Path) -> None:
 def test_a_planted_breach_is_found(tmp_path: Path, source: str, complaint: str) -> None:
     file = tmp_path / "planted.py"
     file.write_text(source)
-    assert any(complaint in found for found in broken_promises(file)), list(broken_promises(file))
+    assert any(complaint in found for found in find_breaches(file)), list(find_breaches(file))
 
 
 @pytest.mark.parametrize(
@@ -98,34 +101,34 @@ def test_a_planted_breach_is_found(tmp_path: Path, source: str, complaint: str) 
 def test_code_that_only_looks_like_a_breach_passes(tmp_path: Path, source: str) -> None:
     file = tmp_path / "innocent.py"
     file.write_text(source)
-    assert list(broken_promises(file)) == []
+    assert list(find_breaches(file)) == []
 
 
-def broken_promises(file: Path) -> Iterator[str]:
-    """Yield every forbidden import, call and read in a file, with its line."""
+def find_breaches(file: Path) -> Iterator[str]:
+    """Yield every forbidden import, call and read of a file."""
     tree = ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
-    names = dict(imported_names(tree)) | dict.fromkeys(tables_of_constants(tree), CONSTANTS)
+    names = dict(find_imported_names(tree)) | dict.fromkeys(find_constant_tables(tree), CONSTANTS)
     for node in ast.walk(tree):
-        for complaint in complaints_about(node, names):
+        for complaint in find_node_breaches(node, names):
             yield f"{file}:{node.lineno}: {complaint}"
 
 
-def complaints_about(node: ast.AST, names: dict[str, str]) -> Iterator[str]:
+def find_node_breaches(node: ast.AST, names: dict[str, str]) -> Iterator[str]:
     """Yield the breaches of one node of the syntax tree."""
     if isinstance(node, ast.Import | ast.ImportFrom):
-        yield from complaints_about_import(node)
+        yield from find_import_breaches(node)
     elif isinstance(node, ast.Call):
-        yield from complaints_about_call(node, names)
+        yield from find_call_breaches(node, names)
     elif (
         isinstance(node, ast.Subscript)
         and isinstance(node.ctx, ast.Load)
-        and full_name(node.value, names) == ENVIRONMENT
+        and resolve_name(node.value, names) == ENVIRONMENT
     ):
         yield "os.environ: environment variables configure nothing"
 
 
-def complaints_about_import(node: ast.Import | ast.ImportFrom) -> Iterator[str]:
-    """Yield imports of modules that read pickles, run code or use the network."""
+def find_import_breaches(node: ast.Import | ast.ImportFrom) -> Iterator[str]:
+    """Yield forbidden imports: pickle readers, code execution, network."""
     if isinstance(node, ast.Import):
         modules = [alias.name for alias in node.names]
     else:
@@ -136,9 +139,9 @@ def complaints_about_import(node: ast.Import | ast.ImportFrom) -> Iterator[str]:
                 yield f"{module}: {reason}"
 
 
-def complaints_about_call(node: ast.Call, names: dict[str, str]) -> Iterator[str]:
-    """Yield a call that is forbidden, or lacks the keyword that makes it safe."""
-    called = full_name(node.func, names)
+def find_call_breaches(node: ast.Call, names: dict[str, str]) -> Iterator[str]:
+    """Yield forbidden calls, and calls without their required keyword."""
+    called = resolve_name(node.func, names)
     keywords = {keyword.arg: keyword.value for keyword in node.keywords}
     if isinstance(node.func, ast.Name) and called in FORBIDDEN_BUILTINS:
         yield f"{called}: no code from data"
@@ -151,7 +154,7 @@ def complaints_about_call(node: ast.Call, names: dict[str, str]) -> Iterator[str
             yield f"{called}: needs {keyword}={value}"
     if called == "importlib.import_module":
         path = node.args[0]
-        is_listed = isinstance(path, ast.Subscript) and full_name(path.value, names) == CONSTANTS
+        is_listed = isinstance(path, ast.Subscript) and resolve_name(path.value, names) == CONSTANTS
         if not (isinstance(path, ast.Constant) or is_listed):
             yield f"{called}: no import paths from data"
     shell = keywords.get("shell")
@@ -159,7 +162,7 @@ def complaints_about_call(node: ast.Call, names: dict[str, str]) -> Iterator[str
         yield f"{called}: no shell"
 
 
-def imported_names(tree: ast.Module) -> Iterator[tuple[str, str]]:
+def find_imported_names(tree: ast.Module) -> Iterator[tuple[str, str]]:
     """Yield local and full name of every import: ``np`` is ``numpy``."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -170,15 +173,15 @@ def imported_names(tree: ast.Module) -> Iterator[tuple[str, str]]:
                 yield alias.asname or alias.name, f"{node.module}.{alias.name}"
 
 
-def tables_of_constants(tree: ast.Module) -> Iterator[str]:
-    """Yield the names of the module's dictionaries whose values are all written down in it."""
+def find_constant_tables(tree: ast.Module) -> Iterator[str]:
+    """Yield the names of a module's dictionaries of constants."""
     for node in tree.body:
         values = node.value.values if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict) else [None]
         if all(isinstance(value, ast.Constant) for value in values):
             yield from (target.id for target in node.targets if isinstance(target, ast.Name))
 
 
-def full_name(node: ast.AST, names: dict[str, str]) -> str:
+def resolve_name(node: ast.AST, names: dict[str, str]) -> str:
     """Return ``numpy.load`` for ``np.load``; empty for anything but a plain dotted name."""
     parts = []
     while isinstance(node, ast.Attribute):

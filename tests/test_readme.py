@@ -1,4 +1,4 @@
-"""The README lists the command line's verbs, its links exist, its examples run."""
+"""Tests of the README: verbs, links and examples."""
 
 import json
 import re
@@ -57,7 +57,7 @@ def test_each_command_of_data_prep_that_is_named_anywhere_helps_without_a_warnin
 
 
 def run(arguments: list[str], repository: Path) -> str:
-    """Run Python, with warnings as errors, in one silent process; return its output."""
+    """Run Python in a process without warnings; return its output."""
     command = [sys.executable, "-W", "error", *arguments]
     done = subprocess.run(command, cwd=repository, capture_output=True, encoding="utf-8")
     assert (done.returncode, done.stderr) == (0, ""), arguments

@@ -1,4 +1,7 @@
-"""A skip may not hide a broken test: only an accelerator, a browser or real data may be missing."""
+"""Tests of the allowed reasons for skipped tests.
+
+They are a missing accelerator, browser or real data.
+"""
 
 from pathlib import Path
 

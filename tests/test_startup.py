@@ -1,4 +1,4 @@
-"""Start-up stays cheap: reading a configuration and predicting load no compiler and build nothing to validate."""
+"""Imports of reading a configuration and of prediction."""
 
 import subprocess
 import sys

@@ -1,4 +1,7 @@
-"""Command line: verbs only. Heavy imports are inside the verbs, so that ``--help`` is quick."""
+"""Verbs of the command line.
+
+Heavy imports are inside the verbs, so that ``--help`` is quick.
+"""
 
 import sys
 import warnings
@@ -27,13 +30,16 @@ if TYPE_CHECKING:
 
 
 class StoppedByKeyboard(UumambaError):
-    """Interruption by Ctrl-C, with the exit code of shells."""
+    """Interruption by Ctrl-C, with the shell's exit code for SIGINT."""
 
     exit_code = 130
 
 
 class Verbs(TyperGroup):
-    """Verbs that report an interruption, which typer catches before ``main`` and would end silently."""
+    """Group of verbs that reports an interruption by the keyboard.
+
+    Typer catches a KeyboardInterrupt before ``main`` and would end without a message.
+    """
 
     def invoke(self, ctx: Any) -> Any:
         """Run the verb.
@@ -45,7 +51,7 @@ class Verbs(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             raise StoppedByKeyboard(
-                "Stopped by the keyboard; finished work is kept. Run the same command to continue, train with --resume."
+                "Stopped by the keyboard; finished work is kept. Run the same command to continue (train: --resume)."
             ) from None
 
 
@@ -64,26 +70,24 @@ ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML fi
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key: optim.rho=0.1. Repeatable.")
 ]
-FoldOption = Annotated[str, typer.Option(metavar="0-4|all|cv", help="One fold, every case, or the five in turn.")]
+FoldOption = Annotated[str, typer.Option(metavar="0-4|all|cv", help="One fold, all cases, or the five folds.")]
 SeedsOption = Annotated[
-    str | None, typer.Option(metavar="0,1,2", help="Train once with each of these seeds; default: the config's seed.")
+    str | None, typer.Option(metavar="0,1,2", help="Train once with each seed; default: the config's seed.")
 ]
 DevicesOption = Annotated[
     str, typer.Option(help="cpu, cuda, cuda:1, auto; several train folds in parallel: cuda:0,cuda:1.")
 ]
-DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, or auto (CUDA where there is one).")]
-WorkersOption = Annotated[int, typer.Option(min=0, help="Processes for preparing; 0 uses this one.")]
-SplitOption = Annotated[
-    Literal["training", "test"] | None, typer.Option(help="Of a manifest, only this split's cases.")
-]
+DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, or auto (CUDA if available).")]
+WorkersOption = Annotated[int, typer.Option(min=0, help="Worker processes for preparing; 0 uses none.")]
+SplitOption = Annotated[Literal["training", "test"] | None, typer.Option(help="Only this split's cases of a manifest.")]
 DomainOption = Annotated[
-    list[str] | None, typer.Option(help="Of a manifest, only this domain's (vendor's) cases. Repeatable.")
+    list[str] | None, typer.Option(help="Only this domain's (vendor's) cases of a manifest. Repeatable.")
 ]
 ForceOption = Annotated[bool, typer.Option("--force", help="Resume although the configuration changed.")]
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(is_requested: bool) -> None:
+    if is_requested:
         typer.echo(f"uumamba {__version__}")
         raise typer.Exit
 
@@ -93,7 +97,9 @@ def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error; also after a verb.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show a traceback with an error; before or after a verb.")
+    ] = False,
 ) -> None:
     """U-Mamba segmentation of hearts and vessels."""
 
@@ -108,17 +114,20 @@ def run(
     overrides: SetOption = None,
     workers: WorkersOption = 2,
     device: DevicesOption = "auto",
-    allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Continue without unusable cases.")] = False,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Continue without cases that cannot be prepared.")
+    ] = False,
     force: ForceOption = False,
 ) -> None:
-    """Prepare, train, predict, evaluate and report; continues after an interruption.
+    """Prepare, train, predict, evaluate and report.
 
-    The scores are those of the final weights, not of best.safetensors, which was chosen on the scored cases.
+    The same command continues after an interruption. The scores are those of the final weights, not of
+    best.safetensors, since that was chosen on the scored cases.
     """
     from uumamba.config import read_config
     from uumamba.pipelines.run import run as run_all
 
-    with _joined(device) as (ranks, own_device):
+    with _join_ranks(device) as (ranks, own_device):
         result = run_all(
             read_config(config, overrides or ()),
             raw=raw,
@@ -133,7 +142,7 @@ def run(
             say=_say,
         )
     _show_scores(result)
-    _end(result.failures, done=1)
+    _report_failures(result.failures, done=1)
 
 
 @app.command(epilog="Example: uumamba prepare acdc_cpu --raw ACDC/database --out prepared")
@@ -144,9 +153,10 @@ def prepare(
     overrides: SetOption = None,
     workers: WorkersOption = 2,
 ) -> None:
-    """Crop, resample, normalise and store every training case; safe to stop and repeat.
+    """Crop, resample, normalise and store every training case.
 
-    For whole cines, as in M&Ms, the labelled frames are first cut out into OUT/frames.
+    The same command continues after an interruption. The labelled frames of cines, as in M&Ms, are first cut out into
+    OUT/frames.
     """
     from uumamba.config import read_config
     from uumamba.pipelines.datasets import FRAMES_NAME, read_dataset
@@ -157,12 +167,12 @@ def prepare(
     manifest, bad = read_dataset(settings.dataset.name, raw, frames=out / FRAMES_NAME)
     result = prepare_all(manifest, bad, recipe=settings.preprocess.build(), out=out, raw=raw, workers=workers)
     _say(f"{len(result.prepared)} cases prepared, {len(result.reused)} reused, in {out}")
-    _end(result.failures, done=len(result.prepared) + len(result.reused))
+    _report_failures(result.failures, done=len(result.prepared) + len(result.reused))
 
 
 @app.command(
     epilog="Example: uumamba train acdc_cpu --data prepared --out runs/acdc --fold cv --resume\n\n"
-    "A fold on each device: uumamba train acdc_2d --data prepared --out runs/acdc --fold cv --device cuda:0,cuda:1\n\n"
+    "One fold per device: uumamba train acdc_2d --data prepared --out runs/acdc --fold cv --device cuda:0,cuda:1\n\n"
     "In a stated time: uumamba train acdc_2d --data prepared --out runs/lent --resume --set 'schedule={name: budget, "
     "minutes: 25}'\n\n"
     "In two processes: torchrun --nproc-per-node 2 -m uumamba train acdc_3d --data prepared --out runs/acdc --resume"
@@ -170,7 +180,7 @@ def prepare(
 def train(
     config: ConfigArgument,
     data: Annotated[Path, typer.Option(help="A prepared folder.")],
-    out: Annotated[Path, typer.Option(help="The run's folder.")],
+    out: Annotated[Path, typer.Option(help="The run folder.")],
     overrides: SetOption = None,
     fold: FoldOption = "0",
     seeds: SeedsOption = None,
@@ -179,12 +189,15 @@ def train(
     device: DevicesOption = "auto",
     force: ForceOption = False,
 ) -> None:
-    """Train one fold, all cases, or the five folds, in turn or in parallel on several devices."""
+    """Train one fold, all cases, or the five folds.
+
+    Several devices train folds in parallel.
+    """
     from uumamba.config import read_config
     from uumamba.pipelines.run_layout import print_run_summary
     from uumamba.pipelines.train import train as train_folds
 
-    with _joined(device) as (ranks, own_device):
+    with _join_ranks(device) as (ranks, own_device):
         folders = train_folds(
             read_config(config, overrides or ()),
             data=data,
@@ -205,24 +218,28 @@ def train(
 @app.command(epilog="Example: uumamba predict runs/acdc --input scan.nii.gz --input other/ --out predictions")
 def predict(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Output of run or train, a fold's folder or a checkpoint.")
+        Path, typer.Argument(metavar="MODEL", help="Output folder of run or train, a fold folder or a checkpoint file.")
     ],
     inputs: Annotated[
-        list[Path], typer.Option("--input", help="NIfTI, MHA, a folder of them, a DICOM folder, a manifest.")
+        list[Path],
+        typer.Option(
+            "--input", help="A NIfTI or MHA file, a folder of these, a DICOM folder, or a manifest. Repeatable."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the label maps.")],
     device: DeviceOption = "auto",
-    fold: Annotated[str | None, typer.Option(help="One fold's model; default: the average of all.")] = None,
+    fold: Annotated[str | None, typer.Option(help="Fold of the model; default: the average of all.")] = None,
     split: SplitOption = None,
-    case_fold: Annotated[int | None, typer.Option(help="Of a manifest, only this fold's cases.")] = None,
+    case_fold: Annotated[int | None, typer.Option(help="Fold of the cases of a manifest; default: all.")] = None,
     domain: DomainOption = None,
     mirror: Annotated[bool | None, typer.Option("--mirror/--no-mirror", help="Average over mirrored inputs.")] = None,
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Also store probabilities.")] = False,
 ) -> None:
-    """Segment scans; each label map has its scan's own grid.
+    """Segment scans; a label map has the grid of its scan.
 
-    A fold's model is its final weights, last.safetensors. To use best.safetensors, chosen on the validation cases, pass
-    that file as MODEL.
+    --fold chooses the fold of the model, --case-fold the fold of the cases. The model of a fold folder is
+    last.safetensors, the final weights. To use best.safetensors, which was chosen on the validation cases, pass that
+    file as MODEL.
     """
     from uumamba.pipelines.predict import predict as predict_all
 
@@ -239,38 +256,41 @@ def predict(
         save_probabilities=probabilities,
     )
     _say(f"{len(result.written)} label maps in {out}")
-    _end(result.failures, done=len(result.written))
+    _report_failures(result.failures, done=len(result.written))
 
 
 @app.command(epilog="Example: uumamba evaluate --predictions predictions --labels prepared/dataset.json --out scores")
 def evaluate(
     predictions: Annotated[Path, typer.Option(help="A folder of <case_id>.nii.gz, or a manifest.")],
-    labels: Annotated[Path, typer.Option(help="A folder, a manifest, or a data set's own folder.")],
-    out: Annotated[Path, typer.Option(help="Folder for scores.csv, summary.json and the like.")],
-    fold: Annotated[int | None, typer.Option(help="Of the labels' manifest, only this fold's cases.")] = None,
+    labels: Annotated[Path, typer.Option(help="A folder of <case_id>.nii.gz, a manifest, or a public data set.")],
+    out: Annotated[Path, typer.Option(help="Folder for scores.csv, summary.json and other tables.")],
+    fold: Annotated[int | None, typer.Option(help="Fold of the cases of a manifest; default: all.")] = None,
     split: SplitOption = None,
     domain: DomainOption = None,
     vessels: Annotated[
         list[str] | None, typer.Option(metavar="NAME|all", help="Also clDice, Betti and length errors. Repeatable.")
     ] = None,
 ) -> None:
-    """Score label maps: Dice, distances, volumes, and the clinical table; a missing prediction is an error.
+    """Score label maps by Dice, distances, volumes and clinical measures.
 
-    Vessels (those of ImageCAS and AortaSeg24, or selected by --vessels) also get clDice, Betti and length errors.
+    --fold chooses the fold of the cases, as --case-fold of predict. A missing prediction is an error. Vessels (those
+    of ImageCAS and AortaSeg24, or selected by --vessels) also get clDice, Betti and length errors.
     """
     from uumamba.pipelines.evaluate import evaluate_folder, print_summary
 
     scores = evaluate_folder(predictions, labels, out, fold=fold, split=split, domains=domain, vessels=vessels)
     print_summary(scores)
-    _end(scores.failures, done=len(scores.rows))
+    _report_failures(scores.failures, done=len(scores.rows))
 
 
 @app.command(epilog="Example: uumamba report runs/acdc --out report.html")
 def report(
-    run_or_scores: Annotated[Path, typer.Argument(metavar="RUN_OR_SCORES", help="A run's output, or a scores.csv.")],
+    run_or_scores: Annotated[
+        Path, typer.Argument(metavar="RUN_OR_SCORES", help="Output folder of run or evaluate, or a scores.csv.")
+    ],
     out: Annotated[Path, typer.Option(help="The HTML file.")],
 ) -> None:
-    """Write one offline HTML with tables, curves and overlays."""
+    """Write one offline HTML file with tables, curves and overlays."""
     from uumamba.pipelines.report import report as write_report
 
     write_report(run_or_scores, out)
@@ -284,7 +304,7 @@ def demo(
     overrides: SetOption = None,
     workers: WorkersOption = 2,
 ) -> None:
-    """Run all stages on a phantom in ACDC's layout, in minutes on two cores."""
+    """Run all stages on a phantom, in minutes on two cores."""
     from uumamba.config import read_config
     from uumamba.pipelines.demo import demo as run_demo
 
@@ -294,47 +314,39 @@ def demo(
 
 @app.command(epilog="Example: uumamba doctor --folder prepared")
 def doctor(
-    folder: Annotated[Path, typer.Option(help="Folder of the prepared cases; its disk is measured.")] = (Path()),
+    folder: Annotated[Path, typer.Option(help="Folder for prepared cases; its disk is measured.")] = (Path()),
 ) -> None:
-    """Show the machine, its scan backends and why one is used, the speed of its parts, and the limit of training."""
+    """Show the machine, its scan backends, and the limit of training."""
     from uumamba.doctor.examine import examine
 
     examine(folder)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line: an error that the user can fix is one or two lines and an exit code."""
+    """Run the command line and end with an exit code.
+
+    An error that the user can fix is shown in one or two lines, without a traceback.
+    """
     given = list(sys.argv[1:] if arguments is None else arguments)
     warnings.showwarning = _show_warning
     try:
-        _run(given)
-    except SystemExit as end:
-        if _is_one_of_several():
-            from uumamba.runtime.process_end import end_process
-
-            end_process(end.code if isinstance(end.code, int) else 0)
-        raise
-
-
-def _run(given: Sequence[str]) -> None:
-    try:
-        app([argument for argument in given if argument != "--debug"])  # also accepted after the verb
+        app([argument for argument in given if argument != "--debug"])  # accepted before and after the verb
+        code = 0
     except UumambaError as error:
         if "--debug" in given:
             raise
-        if isinstance(error, EndedWithAnother):  # which has reported the reason
-            raise SystemExit(error.exit_code) from None
-        typer.echo(f"uumamba: {error}", err=True)
-        raise SystemExit(error.exit_code) from None
+        if not isinstance(error, EndedWithAnother):  # the other process has reported the reason
+            typer.echo(f"uumamba: {error}", err=True)
+        code = error.exit_code
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 0
+    if "uumamba.runtime.rank_group" in sys.modules:
+        from uumamba.runtime.process_end import end_process
+        from uumamba.runtime.ranks import Place
 
-
-def _is_one_of_several() -> bool:
-    """Return whether this process joined others that torchrun or a cluster started."""
-    if "uumamba.runtime.rank_group" not in sys.modules:
-        return False
-    from uumamba.runtime.ranks import Place
-
-    return Place.from_environment().count > 1
+        if Place.from_environment().count > 1:
+            end_process(code)
+    raise SystemExit(code)
 
 
 def _say(sentence: str) -> None:
@@ -364,34 +376,31 @@ def parse_seeds(given: str | None) -> list[int] | None:
     try:
         return None if given is None else [int(seed) for seed in given.split(",")]
     except ValueError:
-        raise UsageError("--seeds", got=given, expected="numbers such as 0,1,2") from None
+        raise UsageError("--seeds", got=given, expected="integers separated by commas, such as 0,1,2") from None
 
 
 @contextmanager
-def _joined(names: str) -> Iterator[tuple["Ranks", str]]:
-    """Join the processes that torchrun started, each with its own device; without torchrun this one is alone."""
+def _join_ranks(names: str) -> Iterator[tuple["Ranks", str]]:
+    """Join the processes that torchrun started; yield ranks and device.
+
+    Without torchrun this is the only process.
+    """
     from uumamba.runtime.ranks import Place
 
     place, device = Place.from_environment(), resolve_devices(names)
-    from uumamba.runtime.rank_group import join_group  # after the environment is read: see _is_one_of_several
+    from uumamba.runtime.rank_group import join_group  # after the environment was read, since ``main`` checks for it
 
     if place.count > 1:
         import torch
 
-        require(
-            "," not in device, "--device", got=names, expected="cuda or cpu under torchrun, which trains one network"
-        )
+        require("," not in device, "--device", got=names, expected="cuda or cpu, one device per process of torchrun")
         device = place.device(device, found=torch.cuda.device_count())
     with join_group(device.partition(",")[0], place) as ranks:
         yield ranks, device
 
 
-def _end(failures: Sequence[CaseError], *, done: int) -> None:
+def _report_failures(failures: Sequence[CaseError], *, done: int) -> None:
     for failure in failures:
         typer.echo(f"uumamba: failed: {failure}", err=True)
     if failures:
         raise typer.Exit(EXIT_SOME_CASES_FAILED if done else EXIT_FAILED)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,1 +1,4 @@
-"""What papers claim of a method, measured: one script a family, every verdict computed from an interval."""
+"""Experiments that test the claims of papers, one script per family.
+
+Every verdict is computed from an interval.
+"""

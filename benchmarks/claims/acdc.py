@@ -1,11 +1,14 @@
-"""What the claims on ACDC share: the patients, the network and its feed, the cost of a step, a patient's score."""
+"""Parts that all claims on ACDC share.
+
+These are patients, network, training batches, cost of a step, and score of a patient.
+"""
 
 import argparse
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -14,9 +17,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.claims.claim_table import Claim, claim_row
+from benchmarks.claims.claim_table import Claim, make_claim_row
 from benchmarks.claims.equal_time import time_in_rounds
-from benchmarks.claims.run_log import Measured, Run, say
+from benchmarks.claims.run_log import Measured, Run, print_progress
 from benchmarks.claims.training import Base, Recipe
 from data_prep.acdc import read_acdc
 from uumamba.config import RunConfig, read_config
@@ -28,6 +31,7 @@ from uumamba.metrics import dice_coefficient
 from uumamba.pipelines.build import build_loss, build_net
 from uumamba.pipelines.prepare import prepare
 from uumamba.pipelines.split import split_cases
+from uumamba.runtime.errors import UsageError
 from uumamba.runtime.files import write_json
 from uumamba.runtime.seeds import seed_everything
 from uumamba.types import Batch
@@ -44,13 +48,13 @@ Feed = Iterator[tuple[int, Batch]]
 
 @dataclass(frozen=True)
 class Start:
-    """What a method trains with, before it makes its recipe of it.
+    """Parts of a training before the method adds its own.
 
     Attributes:
-        net: the configuration's, initialised with the run's seed.
+        net: the configuration's network, initialised with the run's seed.
         loss: ``loss(logits, label)``; its parameters learn.
-        base: from parameters to an optimizer.
-        engine: what every optimizer of the family takes.
+        base: function from parameters to an optimizer.
+        engine: options that every optimizer of the family accepts.
     """
 
     net: nn.Module
@@ -59,48 +63,54 @@ class Start:
     engine: Mapping[str, Any]
 
 
-def acdc_options(
+def parse_acdc_options(
     description: str | None, arguments: Sequence[str] | None, *, switches: Mapping[str, str] | None = None
 ) -> argparse.Namespace:
-    """What both benchmarks are told on the command line; a quick one has ``out/quick`` for its ``out``.
+    """Parse the command line of a benchmark on ACDC.
 
-    ``switches`` are one's own, off unless given, with what each does.
+    With ``--quick`` the folder ``out`` becomes ``out/quick``. ``switches`` are further flags with their help texts.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--acdc", type=Path, required=True, help="ACDC as it was downloaded; only read")
-    parser.add_argument("--out", type=Path, required=True, help="gets the prepared patients and a JSON line a run")
-    parser.add_argument("--json", type=Path, help="where the table goes")
-    parser.add_argument("--workers", type=int, default=2, help="runs at a time, a thread each")
+    parser.add_argument("--acdc", type=Path, required=True, help="the downloaded ACDC folder; only read")
+    parser.add_argument("--out", type=Path, required=True, help="gets the prepared patients and a JSON line per run")
+    parser.add_argument("--json", type=Path, help="file for the table")
+    parser.add_argument("--workers", type=int, default=2, help="number of parallel runs, with one thread each")
     parser.add_argument("--quick", action="store_true", help="few patients and steps, in OUT/quick")
-    for name, what in (switches or {}).items():
-        parser.add_argument(f"--{name}", action="store_true", help=what)
+    for name, text in (switches or {}).items():
+        parser.add_argument(f"--{name}", action="store_true", help=text)
     options = parser.parse_args(arguments)
     options.out = options.out / "quick" if options.quick else options.out
     return options
 
 
-def acdc_config(settings: Sequence[str] = ()) -> RunConfig:
-    """The configuration of ``acdc_cpu`` on the coarser grid, with further settings."""
+def read_acdc_config(settings: Sequence[str] = ()) -> RunConfig:
+    """Read the configuration ``acdc_cpu`` on a coarser grid, with further settings."""
     return read_config(CONFIG, [*SETTINGS, *settings])
 
 
 def prepare_patients(
     raw: Path, out: Path, config: RunConfig, *, training: int, validation: int | None, workers: int = 2
 ) -> Path:
-    """Prepare some patients of ACDC's training set, in the folds that they have among all 100."""
+    """Prepare some of ACDC's training patients, with their folds kept.
+
+    Folds are those among all 100 patients.
+    """
     manifest, bad = read_acdc(raw)
     cases = manifest.select(split="training")
     chosen = {
-        *spread_over_groups([case for case in cases if case.fold != int(FOLD)], training),
-        *spread_over_groups([case for case in cases if case.fold == int(FOLD)], validation),
+        *select_over_groups([case for case in cases if case.fold != int(FOLD)], training),
+        *select_over_groups([case for case in cases if case.fold == int(FOLD)], validation),
     }
     some = replace(manifest, cases=tuple(case for case in cases if case.patient_id in chosen))
     prepare(some, bad, recipe=config.preprocess.build(), out=out, workers=workers, raw=raw)
     return out
 
 
-def spread_over_groups(cases: Sequence[Case], count_wanted: int | None) -> list[str]:
-    """Patients in turn from each diagnosis, in order of their ids; all of them for None."""
+def select_over_groups(cases: Sequence[Case], count_wanted: int | None) -> list[str]:
+    """Select patients from each diagnosis in turn, in order of ids.
+
+    ``count_wanted`` None selects all patients.
+    """
     waiting: dict[str, list[str]] = {}
     for case in sorted(cases, key=lambda case: case.patient_id):
         queue = waiting.setdefault(case.group or "", [])
@@ -115,16 +125,19 @@ def spread_over_groups(cases: Sequence[Case], count_wanted: int | None) -> list[
     return order[:count_wanted]
 
 
-def acdc_start(config: RunConfig, prepared: Path, seed: int) -> Start:
-    """The configuration's network, loss and base."""
+def make_start(config: RunConfig, prepared: Path, seed: int) -> Start:
+    """Build the configuration's network, loss and base optimizer."""
     seed_everything(seed)
     net = build_net(config, classes=len(PreparedFolder(prepared).manifest.structures) + 1)
     clipped = {"max_grad_norm": config.optim.max_grad_norm}
     return Start(net, build_loss(config), config.optim.base.build(), clipped)
 
 
-def acdc_feed(config: RunConfig, prepared: Path, seed: int, *, cases: Sequence[str] | None = None) -> Feed:
-    """Augmented patches without end of the training cases, or of those that are given, one of them perhaps twice."""
+def make_feed(config: RunConfig, prepared: Path, seed: int, *, cases: Sequence[str] | None = None) -> Feed:
+    """Yield augmented training batches without end.
+
+    ``cases`` selects the cases, by default those of the training split; a repeated case is drawn more often.
+    """
     folder = PreparedFolder(prepared)
     dataset = PatchDataset(
         folder,
@@ -139,22 +152,28 @@ def acdc_feed(config: RunConfig, prepared: Path, seed: int, *, cases: Sequence[s
     return ((epoch, augment(batch)) for epoch in count() for batch in batches(dataset, epoch))
 
 
-def step_seconds(
+def measure_step_seconds(
     path: Path, begin: Mapping[str, Callable[[], tuple[Recipe, Feed]]], *, rounds: int
 ) -> dict[str, list[float]]:
-    """Seconds of a step of each method on one thread, its batch and augmentation included; kept in a file."""
+    """Measure a step's seconds per method on one thread, or read them.
+
+    Reading and augmenting the batch are included. The result is stored in a file.
+    """
     if not path.is_file():
-        say("acdc: what a step costs")
+        print_progress("acdc: measure the cost of a step")
         torch.set_num_threads(1)
-        found = time_in_rounds({name: _some_steps(*each()) for name, each in begin.items()}, rounds=rounds)
+        found = time_in_rounds({name: partial(_take_steps, *each()) for name, each in begin.items()}, rounds=rounds)
         write_json(path, {name: [each / STEPS_A_ROUND for each in times] for name, times in found.items()})
     stored: dict[str, list[float]] = json.loads(path.read_text(encoding="utf-8"))
     return stored
 
 
 def score_patients(net: nn.Module, prepared: Path) -> Measured:
-    """Dice of each validation patient: the mean over its frames of the mean over structures."""
-    config, folder = acdc_config(), PreparedFolder(prepared)
+    """Return the Dice of each validation patient.
+
+    It is the mean over the patient's frames of the mean over structures.
+    """
+    config, folder = read_acdc_config(), PreparedFolder(prepared)
     predictor = Predictor(net, patch_size=config.training.patch_size, overlap=0.25, sw_batch_size=8)
     frames: dict[str, list[float]] = {}
     for listed in folder.manifest.select(fold=int(FOLD)):
@@ -166,33 +185,36 @@ def score_patients(net: nn.Module, prepared: Path) -> Measured:
     return {patient: fmean(scores) for patient, scores in frames.items()}
 
 
-def claim_row_of(
+def make_patient_row(
     claim: Claim,
     runs: Mapping[str, Sequence[Run]],
     measured: Mapping[Run, Mapping[str, float]],
     *,
     budget: str = "equal time",
 ) -> dict[str, Any]:
-    """A row whose pairs are patients, each the mean over seeds."""
-    own, other = (mean_over_seeds([measured[run] for run in runs[name]]) for name in (claim.method, claim.control))
+    """Make a row whose pairs are patients, averaged over seeds."""
+    own, other = (average_over_seeds([measured[run] for run in runs[name]]) for name in (claim.method, claim.control))
     if own.keys() != other.keys():
-        raise ValueError(f"{claim.method} and {claim.control} were scored on different patients; use another --out")
+        raise UsageError(
+            "--out",
+            got=f"different patients for {claim.method} and {claim.control}",
+            expected="runs scored on the same patients",
+            fix="use another folder",
+        )
     patients = sorted(own)
     values = [[scores[patient] for patient in patients] for scores in (own, other)]
-    return claim_row(claim, *values, budget=budget, seeds=len(runs[claim.method]))
+    return make_claim_row(claim, *values, budget=budget, seeds=len(runs[claim.method]))
 
 
-def mean_over_seeds(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Each patient's mean; every seed has scored the same patients."""
+def average_over_seeds(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Average each patient's score over seeds.
+
+    Every seed must have scored the same patients.
+    """
     return {patient: fmean(each[patient] for each in scores) for patient in scores[0]}
 
 
-def _some_steps(recipe: Recipe, feed: Feed) -> Callable[[], None]:
-    recipe.net.train()
-    return partial(_take_steps, recipe, feed)
-
-
 def _take_steps(recipe: Recipe, feed: Feed) -> None:
-    for _ in range(STEPS_A_ROUND):
-        _, batch = next(feed)
+    recipe.net.train()
+    for _, batch in islice(feed, STEPS_A_ROUND):
         recipe.step(batch)

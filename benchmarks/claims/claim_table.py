@@ -1,27 +1,27 @@
-"""From runs to rows: what a paper claims, what was measured, and the verdict that the interval gives."""
+"""Table rows of claims: claim, measured values, interval and verdict."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from benchmarks.claims.intervals import Direction, paired_interval, verdict
+from benchmarks.claims.intervals import Direction, compute_interval, judge_interval
 
 Values = Sequence[float]
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence of a paper that a number can decide.
+    """Statement of a paper that one number can decide.
 
     Attributes:
-        method: whose claim it is.
-        control: what it is compared with.
-        metric: the name of the number.
-        better: where the number goes if the claim is true.
-        margin: how far in the wrong direction still counts: 0 for "better", more for "as good as".
+        method: the method that the claim is about.
+        control: the method that it is compared with.
+        metric: name of the number.
+        better: direction in which the number moves if the claim is true.
+        margin: allowed difference in the wrong direction: 0 for "better", more for "as good as".
         setting: the data and the network.
-        says: the sentence; made of the other attributes where empty.
+        wording: text of the claim; derived from the other attributes if empty.
     """
 
     method: str
@@ -30,56 +30,56 @@ class Claim:
     better: Direction
     margin: float = 0.0
     setting: str = "digits"
-    says: str = ""
+    wording: str = ""
 
-    def sentence(self) -> str:
-        """What is claimed, with the direction and the margin that decide it."""
-        if self.says:
-            return self.says
+    def describe(self) -> str:
+        """Describe the claim with its direction and margin."""
+        if self.wording:
+            return self.wording
         if not self.margin:
             return f"{self.better} than {self.control}"
         return f"not {'lower' if self.better == 'higher' else 'higher'} than {self.control} by {self.margin:g} or more"
 
 
-def claim_row(
+def make_claim_row(
     claim: Claim, values: Values, control_values: Values, *, budget: str, seeds: int | None = None
 ) -> dict[str, Any]:
-    """One row of the table.
+    """Make one row of the table.
 
     Args:
-        claim: what is claimed.
-        values: the method's numbers, one a seed (or patient, or round of timing).
-        control_values: the control's for the same seeds.
-        budget: what both had the same of.
-        seeds: how many there were, where a pair is no seed.
+        claim: the claim.
+        values: the method's numbers, one per seed (or patient, or round of timing).
+        control_values: the control's numbers for the same seeds.
+        budget: the resource of which method and control got the same amount.
+        seeds: number of seeds, if a pair is not a seed.
     """
     differences = [own - other for own, other in zip(values, control_values, strict=True)]
-    interval = paired_interval(differences)
+    interval = compute_interval(differences)
     return {
         "method": claim.method,
-        "claim": claim.sentence(),
+        "claim": claim.describe(),
         "metric": f"{claim.setting}: {claim.metric}" if claim.setting else claim.metric,
         "budget": budget,
-        "value": rounded(fmean(values)),
+        "value": round_digits(fmean(values)),
         "control": claim.control,
-        "control_value": rounded(fmean(control_values)),
-        "difference": rounded(fmean(differences)),
-        "interval": [rounded(end) for end in interval],
+        "control_value": round_digits(fmean(control_values)),
+        "difference": round_digits(fmean(differences)),
+        "interval": [round_digits(end) for end in interval],
         "seeds": len(values) if seeds is None else seeds,
-        "verdict": verdict(interval, claim.better, margin=claim.margin),
+        "verdict": judge_interval(interval, claim.better, margin=claim.margin),
     }
 
 
-def rounded(value: float) -> float:
-    """To five significant digits: more than any table shows, and short to read in the file."""
+def round_digits(value: float) -> float:
+    """Round to five significant digits, more than any table shows."""
     return float(f"{value:.5g}")
 
 
-def best_value(found: Mapping[float, float], better: str) -> float:
-    """The number whose mean measure is best; the first of equals.
+def find_best_value(found: Mapping[float, float], better: str) -> float:
+    """Return the candidate with the best mean measure, the first of equals.
 
     Example:
-        >>> best_value({0.05: 0.9, 0.1: 0.95, 0.2: 0.95}, "higher")
+        >>> find_best_value({0.05: 0.9, 0.1: 0.95, 0.2: 0.95}, "higher")
         0.1
     """
     sign = 1 if better == "higher" else -1

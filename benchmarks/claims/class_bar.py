@@ -1,4 +1,8 @@
-"""Digits of which all but a tenth have a bar that gives their class away: which are learned slowly is known."""
+"""Digits with a bar that shows the class in most images.
+
+All but a tenth of the images have a bar of pixels that shows the class. The images without a bar are learned slowly, so
+the slow examples are known.
+"""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -7,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.claims.digits import CLASSES, split_of, test_set
+from benchmarks.claims.digits import CLASSES, draw_split, load_test_set
 from uumamba.runtime.seeds import generator_for
 
 BAR_LESS, AMPLITUDE = 0.1, 3.0
@@ -15,35 +19,46 @@ BAR_LESS, AMPLITUDE = 0.1, 3.0
 
 @dataclass(frozen=True)
 class Examples:
-    """Flat images ``(n, features)``, labels ``(n,)``, and which of them lack the bar ``(n,)``."""
+    """Flat images with labels and a mask of those without a bar.
+
+    The shapes are ``(n, features)``, ``(n,)`` and ``(n,)``.
+    """
 
     images: Tensor
     labels: Tensor
     bar_less: Tensor
 
 
-def training_set(seed: int, *, bar: bool) -> Examples:
-    """All 997 images that are not for testing, in an order of the seed."""
-    split = split_of(seed)
+def make_training_set(seed: int, *, bar: bool) -> Examples:
+    """Return all 997 images outside the test set, shuffled by the seed."""
+    split = draw_split(seed)
     images = torch.cat([split.images, split.validation_images])
     labels = torch.cat([split.labels, split.validation_labels])
-    return _examples(images, labels, seed, "training", bar=bar)
+    return _add_bar(images, labels, seed, "training", bar=bar)
 
 
-def held_out_set(seed: int, *, bar: bool) -> Examples:
-    """The same 800 images for every seed; which of them have a bar is drawn by it."""
-    return _examples(*test_set(), seed, "test", bar=bar)
+def make_test_set(seed: int, *, bar: bool) -> Examples:
+    """Return the 800 test images, the same for every seed.
+
+    The seed draws the images that have a bar.
+    """
+    return _add_bar(*load_test_set(), seed, "test", bar=bar)
 
 
-def bar_net(features: int) -> nn.Module:
-    """A perceptron with two hidden layers, from the global generator."""
+def build_net(features: int) -> nn.Module:
+    """Build a perceptron with two hidden layers from the global generator."""
     widths = (features, 128, 128)
     hidden = [part for pair in pairwise(widths) for part in (nn.Linear(*pair), nn.ReLU())]
     return nn.Sequential(*hidden, nn.Linear(widths[-1], CLASSES))
 
 
-def _examples(images: Tensor, labels: Tensor, seed: int, part: str, *, bar: bool) -> Examples:
-    """Ten more pixels, of which that of the class is lit, but for a tenth of the images; or no bar for any."""
+def _add_bar(images: Tensor, labels: Tensor, seed: int, part: str, *, bar: bool) -> Examples:
+    """Append a class bar of ten pixels to most of the images.
+
+    A tenth of the images gets none.
+
+    The pixel of the class is lit. Without ``bar`` no image gets one.
+    """
     flat = images.flatten(1)
     if not bar:
         return Examples(flat, labels, torch.ones(len(labels), dtype=torch.bool))

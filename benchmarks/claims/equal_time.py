@@ -1,4 +1,7 @@
-"""Equal wall time by arithmetic: what a step costs is measured once, and decides how many steps a method gets.
+"""Equal wall time, converted to numbers of steps.
+
+The cost of a step is measured once and decides the number of steps of a method. A run is then deterministic, and other
+work of the machine cannot favour a method.
 
 A run is then a number of steps, so it is deterministic, and a busy machine cannot favour whoever ran at another time.
 """
@@ -6,25 +9,37 @@ A run is then a number of steps, so it is deterministic, and a busy machine cann
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from time import perf_counter
+from typing import TypeVar
+
+import torch
+
+Key = TypeVar("Key")
 
 
-def time_in_rounds(work: Mapping[str, Callable[[], object]], *, rounds: int) -> dict[str, list[float]]:
-    """Seconds of each piece of work, round by round so that a slow spell meets all; a first round warms up."""
-    seconds: dict[str, list[float]] = {name: [] for name in work}
+def time_in_rounds(
+    work: Mapping[Key, Callable[[], object]], *, rounds: int, device: str = "cpu"
+) -> dict[Key, list[float]]:
+    """Time each piece of work in alternating rounds, in seconds.
+
+    A slow period of the machine then affects all of them. An additional first round is a warm-up.
+    """
+    seconds: dict[Key, list[float]] = {name: [] for name in work}
     for index in range(rounds + 1):
         for name, each in work.items():
             begin = perf_counter()
             each()
+            if device == "cuda":
+                torch.cuda.synchronize()
             if index:
                 seconds[name].append(perf_counter() - begin)
     return seconds
 
 
-def ratios(seconds: Mapping[str, Sequence[float]], control: str) -> dict[str, list[float]]:
-    """Each round's time in that of the control in the same round.
+def compute_ratios(seconds: Mapping[str, Sequence[float]], control: str) -> dict[str, list[float]]:
+    """Divide each time by the control's time in the same round.
 
     Example:
-        >>> ratios({"base": [1.0, 2.0], "SAM": [2.0, 5.0]}, "base")["SAM"]
+        >>> compute_ratios({"base": [1.0, 2.0], "SAM": [2.0, 5.0]}, "base")["SAM"]
         [2.0, 2.5]
     """
     return {
@@ -33,11 +48,13 @@ def ratios(seconds: Mapping[str, Sequence[float]], control: str) -> dict[str, li
     }
 
 
-def steps_for(steps: int, round_ratios: Sequence[float]) -> int:
-    """How many steps of a method the control's time buys, by the median ratio; at least one.
+def compute_steps(steps: int, round_ratios: Sequence[float]) -> int:
+    """Return the number of steps that fit into the control's time.
+
+    It follows from the median ratio and is at least 1.
 
     Example:
-        >>> steps_for(300, [1.9, 2.0, 9.0])
+        >>> compute_steps(300, [1.9, 2.0, 9.0])
         150
     """
     return max(1, round(steps / median(round_ratios)))

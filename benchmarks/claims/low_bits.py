@@ -1,4 +1,7 @@
-"""Trainings in few bits, on digits turned by angles: what each method does from the same trained network."""
+"""Quantization-aware trainings in few bits on rotated digits.
+
+All methods start from the same trained network.
+"""
 
 from collections.abc import Callable, Mapping
 from copy import deepcopy
@@ -12,7 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.claims.measures import accuracy
-from benchmarks.claims.rotated_digits import SOURCES, UNSEEN, batches, perceptron, test_set, training_set
+from benchmarks.claims.rotated_digits import (
+    SOURCES,
+    UNSEEN,
+    build_perceptron,
+    draw_batches,
+    make_test_set,
+    make_training_set,
+)
 from benchmarks.claims.run_log import Measured, Run
 from benchmarks.claims.training import Recipe, train
 from uumamba.optim import SAGM, Plain, SharpnessAware
@@ -30,7 +40,7 @@ from uumamba.runtime.seeds import seed_everything
 from uumamba.training import SupervisedObjective
 
 FULL_SHARE = 2 / 3
-"""Of a run's steps in full precision; the others are with rounded weights and activations."""
+"""Share of a run's steps in full precision; the other steps use quantized weights and activations."""
 LEARNING_RATE, WINDOWS = 1e-3, 6
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "2 bits": {"weight_bits": 2, "act_bits": 2, "first_last_bits": None},
@@ -45,11 +55,11 @@ CANDIDATES = torch.linspace(0.2, 2.0, 91)
 
 @dataclass(frozen=True)
 class Method:
-    """How the last third of a run is spent; without an optimizer nothing is trained there.
+    """Method for the last third of a run.
 
     Attributes:
-        optimizer: the class around Adam.
-        gaqat: arguments of GAQAT, where it is used.
+        optimizer: the optimizer class around Adam; None trains nothing in this part.
+        gaqat: options of GAQAT; None does not use it.
     """
 
     optimizer: Callable[..., SharpnessAware] | None = None
@@ -57,13 +67,13 @@ class Method:
 
 
 @dataclass
-class Frozen:
-    """Keeps the frozen fraction of each window."""
+class FrozenFractions:
+    """Callback that records the frozen fraction of each window."""
 
     fractions: list[float] = field(default_factory=list)
 
     def __call__(self, window: Window) -> None:
-        """Take note of one."""
+        """Record one window."""
         self.fractions.append(window.frozen_fraction)
 
 
@@ -80,15 +90,15 @@ METHODS: Mapping[str, Method] = {
 
 
 def perform(run: Run) -> Measured:
-    """Train and measure one run; the same numbers whenever and in whichever process."""
+    """Train and measure one run, independent of process and time."""
     seed_everything(run.seed)
     if run.method == "full precision":
-        return _measured(_trained(run.seed, run.steps))
+        return _measure(_train_full_precision(run.seed, run.steps))
     if run.method == "QT-DoG":
-        return _measured(_started_late(run))
-    net = deepcopy(_trained(run.seed, round(run.steps * FULL_SHARE)))
-    _prepare(net, run)
-    method, frozen = METHODS[run.method], Frozen()
+        return _measure(_train_rounded_late(run))
+    net = deepcopy(_train_full_precision(run.seed, round(run.steps * FULL_SHARE)))
+    _quantize_network(net, run)
+    method, frozen = METHODS[run.method], FrozenFractions()
     if method.optimizer is not None:
         optimizer = method.optimizer(scale_groups(net), partial(torch.optim.Adam, lr=run.lr))
         steps = run.steps - round(run.steps * FULL_SHARE)
@@ -96,23 +106,24 @@ def perform(run: Run) -> Measured:
             GAQAT(optimizer, net, every=steps // WINDOWS, log=frozen, **method.gaqat)
         _train(net, optimizer, run.seed, steps, "rounded")
     fraction = {"frozen fraction": fmean(frozen.fractions)} if frozen.fractions else {}
-    return _measured(net.eval()) | fraction | {"weight bytes": packed_bytes(net)}
+    return _measure(net.eval()) | fraction | {"weight bytes": packed_bytes(net)}
 
 
 def fit_scales(net: nn.Module, images: Tensor) -> None:
-    """Give every quantiser the scale with the least squared error, among multiples of the one it has.
+    """Set every quantizer's scale to the candidate with the least squared error.
 
-    What PTQ would do that does not train: weights as they are, activations one layer after another.
+    Candidates are multiples of the current scale. This is post-training quantization (PTQ) without training: weights
+    keep their values, and activations are fitted layer by layer.
     """
     for layer in quantized_layers(net):
         if layer.weight is not None:
-            _fit(layer.weight, layer.full_weight.detach())
+            _fit_scale(layer.weight, layer.full_weight.detach())
         if layer.input is not None:
-            _fit(layer.input, _input_of(layer.input, net, images))
+            _fit_scale(layer.input, _record_input(layer.input, net, images))
 
 
 @torch.no_grad()
-def _input_of(quantizer: nn.Module, net: nn.Module, images: Tensor) -> Tensor:
+def _record_input(quantizer: nn.Module, net: nn.Module, images: Tensor) -> Tensor:
     seen: list[Tensor] = []
     with quantizer.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0])):
         net(images)
@@ -120,7 +131,7 @@ def _input_of(quantizer: nn.Module, net: nn.Module, images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _fit(quantizer: Any, values: Tensor) -> None:
+def _fit_scale(quantizer: Any, values: Tensor) -> None:
     tried = [(quantizer.scale * factor).clone() for factor in CANDIDATES]
     errors = []
     for scale in tried:
@@ -129,27 +140,27 @@ def _fit(quantizer: Any, values: Tensor) -> None:
     quantizer.scale.copy_(tried[errors.index(min(errors))])
 
 
-def _prepare(net: nn.Module, run: Run) -> None:
-    """Quantise and calibrate on four batches of the training set."""
+def _quantize_network(net: nn.Module, run: Run) -> None:
+    """Quantize and calibrate on four batches of the training set."""
     quantize_(net, **SETTINGS[run.setting])
-    training = training_set(run.seed)
-    images = [batch["image"] for _, batch in islice(batches(training, run.seed, "calibration"), 4)]
+    training = make_training_set(run.seed)
+    images = [batch["image"] for _, batch in islice(draw_batches(training, run.seed, "calibration"), 4)]
     calibrate(net.eval(), images)
     if run.method == "PTQ, least squares":
         fit_scales(net, torch.cat(images))
 
 
 @cache
-def _trained(seed: int, steps: int) -> nn.Module:
-    """The network in full precision; once a process, the same in each."""
-    net = perceptron(seed)
+def _train_full_precision(seed: int, steps: int) -> nn.Module:
+    """Train in full precision; cached per process, deterministic."""
+    net = build_perceptron(seed)
     _train(net, Plain(net.parameters(), partial(torch.optim.Adam, lr=LEARNING_RATE)), seed, steps, "full")
     return net.eval()
 
 
-def _started_late(run: Run) -> nn.Module:
-    """One training whose weights are rounded for its last third."""
-    net = quantize_(perceptron(run.seed), **SETTINGS[run.setting], start_step=round(run.steps * FULL_SHARE))
+def _train_rounded_late(run: Run) -> nn.Module:
+    """Train with quantized weights in the last third only."""
+    net = quantize_(build_perceptron(run.seed), **SETTINGS[run.setting], start_step=round(run.steps * FULL_SHARE))
     optimizer = Plain(scale_groups(net), partial(torch.optim.Adam, lr=run.lr))
     count_steps(net, optimizer)
     _train(net, optimizer, run.seed, run.steps, "full")
@@ -158,10 +169,10 @@ def _started_late(run: Run) -> nn.Module:
 
 def _train(net: nn.Module, optimizer: SharpnessAware, seed: int, steps: int, key: str) -> None:
     recipe = Recipe(net, SupervisedObjective(nn.CrossEntropyLoss()), optimizer)
-    train(recipe, batches(training_set(seed), seed, key), steps=steps)
+    train(recipe, draw_batches(make_training_set(seed), seed, key), steps=steps)
 
 
-def _measured(net: nn.Module) -> Measured:
-    seen = [accuracy(net, test_set(angle).images, test_set(angle).labels) for angle in SOURCES]
-    unseen = test_set(UNSEEN)
+def _measure(net: nn.Module) -> Measured:
+    seen = [accuracy(net, make_test_set(angle).images, make_test_set(angle).labels) for angle in SOURCES]
+    unseen = make_test_set(UNSEEN)
     return {"seen angles": fmean(seen), "unseen angle": accuracy(net, unseen.images, unseen.labels)}

@@ -1,4 +1,4 @@
-"""What is measured of a trained network: how sharp its minimum is and how well it does on what it has not seen."""
+"""Measures of a trained network: sharpness of its minimum and accuracy."""
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -13,18 +13,18 @@ Loss = Callable[[nn.Module], Tensor]
 def largest_eigenvalue(
     net: nn.Module, loss: Loss, *, iterations: int = 100, tolerance: float = 1e-3, seed: int = 0
 ) -> float:
-    r"""The eigenvalue of largest magnitude of the Hessian of ``loss(net)`` in the network's parameters.
+    r"""Compute the eigenvalue of largest magnitude of the loss Hessian.
 
-    Power iteration :math:`v \leftarrow Hv / \lVert Hv \rVert` with products :math:`Hv` by a second backward pass, until
-    :math:`v^\top H v` changes by less than ``tolerance`` of itself. In the network's own precision: in float64 its
-    convolutions took three times as long, and six digits were the same. The network is copied, in evaluation mode, and
-    left as it is.
+    The Hessian is that of ``loss(net)`` in the network's parameters. Power iteration :math:`v \leftarrow Hv / \lVert Hv
+    \rVert` with products :math:`Hv` by a second backward pass, until :math:`v^\top H v` changes by less than
+    ``tolerance`` of itself. It runs in the network's own precision: in float64 convolutions took three times as long,
+    with the same six digits. The network is copied, in evaluation mode, and not changed.
 
     Args:
         net: the network.
-        loss: scalar of a network.
-        iterations: products at most.
-        tolerance: relative change at which to stop.
+        loss: function from a network to a scalar.
+        iterations: largest number of products.
+        tolerance: relative change that ends the iteration.
         seed: of the first direction.
     """
     net = deepcopy(net).eval()
@@ -44,9 +44,10 @@ def largest_eigenvalue(
 
 
 def surrogate_gap(net: nn.Module, loss: Loss, *, rho: float) -> float:
-    r"""How much the loss rises at distance ``rho`` along its gradient, :math:`L(w + \rho g / \lVert g \rVert) - L(w)`.
+    r"""Compute the rise of the loss at distance ``rho`` along its gradient.
 
-    The network is copied, in evaluation mode, and left as it is.
+    The rise is :math:`L(w + \rho g / \lVert g \rVert) - L(w)`. The network is copied, in evaluation mode, and not
+    changed.
     """
     net = deepcopy(net).eval()
     params: list[Tensor] = [param for param in net.parameters() if param.requires_grad]
@@ -60,13 +61,19 @@ def surrogate_gap(net: nn.Module, loss: Loss, *, rho: float) -> float:
 
 @torch.no_grad()
 def accuracy(net: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Share of images whose most likely class is the label; the network must be in evaluation mode."""
+    """Compute the share of images whose most likely class is the label.
+
+    The network must be in evaluation mode.
+    """
     return float((net(images).argmax(1) == labels).double().mean())
 
 
 @torch.no_grad()
 def perplexity(net: nn.Module, tokens: Tensor, labels: Tensor) -> float:
-    r"""The exponential of the mean cross entropy of a token, at logits ``(batch, classes, length)``."""
+    """Compute the exponential of the mean cross entropy per token.
+
+    The logits are ``(batch, classes, length)``.
+    """
     parts = zip(tokens.split(256), labels.split(256), strict=True)
     total = sum(float(F.cross_entropy(net(each), label, reduction="sum")) for each, label in parts)
     return float(torch.tensor(total / labels.numel(), dtype=torch.float64).exp())

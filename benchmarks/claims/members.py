@@ -1,4 +1,4 @@
-"""The members of the sharpness-aware family, each as a recipe with the one number that is chosen for it."""
+"""Recipes of the sharpness-aware family, with one tuned number each."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,19 +16,18 @@ DOUBLED = (0.05, 0.1, 0.2, 0.4)
 
 @dataclass(frozen=True)
 class Member:
-    """How a method trains.
+    """Training method of the family.
 
     Attributes:
-        optimizer: the class around the base.
-        number: the argument that is chosen on validation data; None where there is none.
-        grid: what it is chosen from, in units of the argument; the first is the published default unless ``published``
-            says otherwise.
-        published: the number where none is chosen.
-        options: the optimizer's other arguments.
-        objective: makes the objective of loss, network and number; without it the loss alone, and the number is the
-            optimizer's.
-        ascent: makes the loss to climb.
-        only: which parameters climb, as groups; all without it.
+        optimizer: the class around the base optimizer.
+        number: name of the argument that is tuned on validation data; None if there is none.
+        grid: candidates for the number; the first is the published default unless ``published`` is given.
+        published: the number that is used without tuning.
+        options: other arguments of the optimizer.
+        objective: function of loss, network and number that makes the objective; None uses the loss, and the number is
+            an argument of the optimizer.
+        ascent: function that makes the loss for the ascent step.
+        only: function that returns parameter groups of which some are not perturbed; None perturbs all parameters.
     """
 
     optimizer: Callable[..., optim.SharpnessAware]
@@ -40,7 +39,7 @@ class Member:
     ascent: Callable[[], Any] | None = None
     only: Callable[[nn.Module], Any] | None = None
 
-    def recipe(
+    def build(
         self,
         net: nn.Module,
         loss: nn.Module,
@@ -50,15 +49,15 @@ class Member:
         engine: Mapping[str, Any] | None = None,
         **extra: Any,
     ) -> Recipe:
-        """Everything for training ``net``.
+        """Make the complete recipe to train a network.
 
         Args:
             net: the network.
-            loss: ``loss(logits, label)``; its parameters learn, and neither decay nor climb.
-            base: from parameters to an optimizer.
-            value: the member's number; None takes the published one.
-            engine: what every optimizer of the family takes, such as ``max_grad_norm``.
-            extra: further arguments of the objective, or of the optimizer where the objective is the loss alone.
+            loss: ``loss(logits, label)``; its parameters learn, without weight decay and perturbation.
+            base: function from parameters to an optimizer.
+            value: the member's number; None uses the published number.
+            engine: options that every optimizer of the family accepts, such as ``max_grad_norm``.
+            extra: further arguments of the objective, or of the optimizer if the objective is the loss.
         """
         chosen = {} if self.number is None else {self.number: self.published if value is None else value}
         objective: nn.Module = SupervisedObjective(loss, outputs=True)
@@ -74,35 +73,41 @@ class Member:
         return Recipe(net, objective, optimizer, None if self.ascent is None else self.ascent())
 
 
-def _climber(optimizer: Callable[..., optim.SharpnessAware], grid: tuple[float, ...] = DOUBLED, **rest: Any) -> Member:
+def _make_perturbing_member(
+    optimizer: Callable[..., optim.SharpnessAware], grid: tuple[float, ...] = DOUBLED, **rest: Any
+) -> Member:
     published = rest.pop("published", grid[0])
     return Member(optimizer, "rho", grid, published, rest.pop("options", {}), **rest)
 
 
-def _mesa(loss: nn.Module, net: nn.Module, **chosen: Any) -> nn.Module:
+def _make_mesa(loss: nn.Module, net: nn.Module, **chosen: Any) -> nn.Module:
     return optim.MESA(loss, net, **chosen)
 
 
-def _saf(loss: nn.Module, net: nn.Module, **chosen: Any) -> nn.Module:
+def _make_saf(loss: nn.Module, net: nn.Module, **chosen: Any) -> nn.Module:
     return optim.SAF(loss, **chosen)
 
 
 MEMBERS: dict[str, Member] = {
     "base": Member(optim.Plain),
-    "SAM": _climber(optim.SAM),
-    "ASAM": _climber(optim.ASAM, (0.5, 1.0, 2.0, 4.0)),
-    "GSAM": _climber(optim.GSAM, options={"alpha": 0.4}),
-    "FriendlySAM": _climber(optim.FriendlySAM),
-    "LookSAM(5)": _climber(optim.LookSAM, options={"k": 5}),
-    "MSAM": _climber(optim.MSAM, (0.3, 1.0, 3.0, 9.0)),
-    "StaleSAM": _climber(optim.StaleSAM),
-    "SAGM": _climber(optim.SAGM),
-    "TRAM, previous": _climber(optim.TRAM, (1.0, 4.0, 16.0, 64.0), options={"trust": "previous"}),
-    "TRAM, initial": _climber(optim.TRAM, (0.1, 0.3, 1.0, 3.0), published=1.0, options={"trust": "initial"}),
-    "TRAM, noise": _climber(optim.TRAM, (1.0, 4.0, 16.0, 64.0), options={"trust": "noise"}),
-    "TRAM, fisher": _climber(optim.TRAM, (0.5, 1.0, 2.0, 4.0), published=1.0, options={"trust": "fisher"}),
-    "OBF": _climber(optim.SAM, ascent=optim.OutputBiasForgetting),
-    "SAM, norms alone": _climber(optim.SAM, only=optim.norm_layers_only),
-    "SAF": Member(optim.Plain, "weight", (0.1, 0.3, 1.0, 3.0), 0.3, objective=_saf),
-    "MESA": Member(optim.Plain, "decay", (0.9, 0.97, 0.99, 0.9998), 0.9998, objective=_mesa),
+    "SAM": _make_perturbing_member(optim.SAM),
+    "ASAM": _make_perturbing_member(optim.ASAM, (0.5, 1.0, 2.0, 4.0)),
+    "GSAM": _make_perturbing_member(optim.GSAM, options={"alpha": 0.4}),
+    "FriendlySAM": _make_perturbing_member(optim.FriendlySAM),
+    "LookSAM(5)": _make_perturbing_member(optim.LookSAM, options={"k": 5}),
+    "MSAM": _make_perturbing_member(optim.MSAM, (0.3, 1.0, 3.0, 9.0)),
+    "StaleSAM": _make_perturbing_member(optim.StaleSAM),
+    "SAGM": _make_perturbing_member(optim.SAGM),
+    "TRAM, previous": _make_perturbing_member(optim.TRAM, (1.0, 4.0, 16.0, 64.0), options={"trust": "previous"}),
+    "TRAM, initial": _make_perturbing_member(
+        optim.TRAM, (0.1, 0.3, 1.0, 3.0), published=1.0, options={"trust": "initial"}
+    ),
+    "TRAM, noise": _make_perturbing_member(optim.TRAM, (1.0, 4.0, 16.0, 64.0), options={"trust": "noise"}),
+    "TRAM, fisher": _make_perturbing_member(
+        optim.TRAM, (0.5, 1.0, 2.0, 4.0), published=1.0, options={"trust": "fisher"}
+    ),
+    "OBF": _make_perturbing_member(optim.SAM, ascent=optim.OutputBiasForgetting),
+    "SAM, norms alone": _make_perturbing_member(optim.SAM, only=optim.norm_layers_only),
+    "SAF": Member(optim.Plain, "weight", (0.1, 0.3, 1.0, 3.0), 0.3, objective=_make_saf),
+    "MESA": Member(optim.Plain, "decay", (0.9, 0.97, 0.99, 0.9998), 0.9998, objective=_make_mesa),
 }

@@ -1,4 +1,7 @@
-"""Which runs decide the claims: what a step costs, which numbers are chosen, and both budgets for every seed."""
+"""Plan of the runs that decide the claims.
+
+It measures the cost of steps, tunes numbers, and runs both budgets for every seed.
+"""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,12 +13,19 @@ from typing import Any
 
 import torch
 
-from benchmarks.claims.claim_table import best_value
-from benchmarks.claims.digits import split_of
-from benchmarks.claims.equal_time import ratios, steps_for, time_in_rounds
+from benchmarks.claims.claim_table import find_best_value
+from benchmarks.claims.digits import draw_split
+from benchmarks.claims.equal_time import compute_ratios, compute_steps, time_in_rounds
 from benchmarks.claims.members import MEMBERS
-from benchmarks.claims.run_log import Measured, Run, RunLog, say
-from benchmarks.claims.settings import SETTINGS, digit_batches, digits_recipe, perform, text_batches, text_recipe
+from benchmarks.claims.run_log import Measured, Run, RunLog, print_progress
+from benchmarks.claims.settings import (
+    SETTINGS,
+    draw_digit_batches,
+    draw_text_batches,
+    make_digits_recipe,
+    make_text_recipe,
+    perform,
+)
 from benchmarks.claims.training import Recipe
 from uumamba.runtime.files import write_json
 from uumamba.types import Batch
@@ -29,24 +39,24 @@ METHODS = {"digits": tuple(MEMBERS), "text": ("base", "SAM", "ASAM", *TRAMS)}
 STEPS_A_ROUND = 10  # two periods of LookSAM(5)
 ROUNDS = {"digits": 15, "text": 5}
 LATE_EPOCH = 100
-"""Objectives that look back begin to do so after some epochs; what they cost is measured in this one."""
+"""Epoch whose cost is measured; objectives with a history are then in full use."""
 
 Cost = Mapping[str, Sequence[float]]
 Trial = tuple[float, str, float | None]
-"""A learning rate, a method, and its number."""
+"""Learning rate, method, and the method's number."""
 
 
 class Plan:
-    """The runs of every setting, in a folder that keeps what was measured.
+    """Runs of every setting, in a folder that stores their results.
 
     Args:
-        folder: gets ``runs.jsonl`` and a file of step times a setting.
-        quick: two seeds, an eighth of the steps, published numbers.
-        workers: processes.
+        folder: gets ``runs.jsonl`` and a file of step times per setting.
+        quick: use two seeds, an eighth of the steps, and published numbers.
+        workers: number of processes.
 
     Attributes:
-        lr: the base's learning rate that was chosen, a setting.
-        values: the number that was chosen for each method, a setting.
+        lr: the tuned learning rate of the base optimizer, per setting.
+        values: the tuned number of each method, per setting.
     """
 
     def __init__(self, folder: Path, *, quick: bool, workers: int) -> None:
@@ -55,84 +65,93 @@ class Plan:
         self.values: dict[str, dict[str, float]] = {}
         self._folder, self._quick, self._workers = folder, quick, workers
 
-    def steps(self, setting: str) -> int:
-        """The base's."""
+    def count_steps(self, setting: str) -> int:
+        """Return the number of steps of the base optimizer."""
         return SETTINGS[setting].steps // (8 if self._quick else 1)
 
-    def cost(self, setting: str) -> dict[str, list[float]]:
-        """Each method's time of a step in that of the base, a number a round; measured once for the folder."""
+    def measure_cost(self, setting: str) -> dict[str, list[float]]:
+        """Return each method's relative time per step, one number per round.
+
+        The times are measured once per folder; the base optimizer has 1.
+        """
         path = self._folder / f"step_time_{setting}.json"
         if not path.is_file():
-            say(f"{setting}: what a step costs")
+            print_progress(f"{setting}: measure the cost of a step")
             rounds = 3 if self._quick else ROUNDS[setting]
-            write_json(path, time_in_rounds(dict(_step_work(setting)), rounds=rounds))
-        return ratios(json.loads(path.read_text(encoding="utf-8")), "base")
+            write_json(path, time_in_rounds(dict(_make_step_work(setting)), rounds=rounds))
+        return compute_ratios(json.loads(path.read_text(encoding="utf-8")), "base")
 
     def choose(self, setting: str, cost: Cost) -> None:
-        """The base's rate, then each method's number with that rate, by the validation data of the tuning seeds."""
+        """Tune the base's learning rate, then each method's number.
+
+        Both are chosen by the validation data of the tuning seeds.
+        """
         spec = SETTINGS[setting]
         self.lr[setting] = spec.lrs[1]
         self.values[setting] = {}
         if self._quick:
             return
         rates: dict[Trial, float] = {(rate, "base", None): rate for rate in spec.lrs}
-        self.lr[setting] = best_value(self._try_out(setting, rates, cost), spec.better)
+        self.lr[setting] = find_best_value(self._evaluate_trials(setting, rates, cost), spec.better)
         grids = {name: MEMBERS[name].grid for name in METHODS[setting] if MEMBERS[name].grid}
         numbers: dict[Trial, tuple[str, float]] = {
             (self.lr[setting], name, value): (name, value) for name, grid in grids.items() for value in grid
         }
-        found = self._try_out(setting, numbers, cost)
+        found = self._evaluate_trials(setting, numbers, cost)
         for name, grid in grids.items():
-            self.values[setting][name] = best_value({value: found[name, value] for value in grid}, spec.better)
+            self.values[setting][name] = find_best_value({value: found[name, value] for value in grid}, spec.better)
 
     def measure(self, setting: str, cost: Cost) -> dict[str, dict[str, list[Measured]]]:
-        """By budget and method what each seed measured on test data, in order of seeds."""
+        """Return test results by budget and method, in order of seeds."""
         seeds = range(2 if self._quick else SEEDS[setting])
-        steps = self.steps(setting)
+        steps = self.count_steps(setting)
         runs = {
-            (budget, name): [self._final(setting, name, length, seed) for seed in seeds]
+            (budget, name): [self._make_final_run(setting, name, length, seed) for seed in seeds]
             for name in METHODS[setting]
-            for budget, length in ((EPOCHS, steps), (TIME, steps_for(steps, cost[name])))
+            for budget, length in ((EPOCHS, steps), (TIME, compute_steps(steps, cost[name])))
         }
         by_seed = [runs[key][index] for index in range(len(seeds)) for key in runs]
-        say(f"{setting}: {len(set(by_seed))} runs to compare")
+        print_progress(f"{setting}: {len(set(by_seed))} runs to compare")
         self.log.complete(by_seed, perform, workers=self._workers)
         return {
             budget: {name: [self.log.measured[run] for run in runs[budget, name]] for name in METHODS[setting]}
             for budget in (EPOCHS, TIME)
         }
 
-    def _final(self, setting: str, name: str, steps: int, seed: int) -> Run:
-        """A run with what was chosen, or else with what was published."""
+    def _make_final_run(self, setting: str, name: str, steps: int, seed: int) -> Run:
+        """Make a run with the tuned numbers, or else the published ones."""
         value = self.values[setting].get(name, MEMBERS[name].published)
         return Run(setting, name, value, self.lr[setting], steps, seed, "test")
 
-    def _try_out(self, setting: str, trials: Mapping[Trial, Any], cost: Cost) -> dict[Any, float]:
-        """The mean validation measure of each trial, by the trial's label."""
+    def _evaluate_trials(self, setting: str, trials: Mapping[Trial, Any], cost: Cost) -> dict[Any, float]:
+        """Return the mean validation measure of each trial, by label."""
         seeds = range(FIRST_TUNING_SEED, FIRST_TUNING_SEED + TUNING_SEEDS[setting])
         runs = {
             label: [
-                Run(setting, name, value, lr, steps_for(self.steps(setting), cost[name]), seed, "validation")
+                Run(setting, name, value, lr, compute_steps(self.count_steps(setting), cost[name]), seed, "validation")
                 for seed in seeds
             ]
             for (lr, name, value), label in trials.items()
         }
         every = [run for each in runs.values() for run in each]
-        say(f"{setting}: {len(every)} runs to choose by")
+        print_progress(f"{setting}: {len(every)} runs to tune with")
         self.log.complete(every, perform, workers=self._workers)
         by = SETTINGS[setting].chosen_by
         return {label: fmean(self.log.measured[run][by] for run in each) for label, each in runs.items()}
 
 
-def _step_work(setting: str) -> Iterator[tuple[str, partial[None]]]:
-    """For each method, ten steps as in the middle of a training, on one thread."""
+def _make_step_work(setting: str) -> Iterator[tuple[str, partial[None]]]:
+    """Yield ten steps of each method from the middle of a training.
+
+    They run on one thread.
+    """
     torch.set_num_threads(1)
     for name in METHODS[setting]:
         run = Run(setting, name, MEMBERS[name].published, SETTINGS[setting].lrs[0], 0, FIRST_TUNING_SEED, "time")
         if setting == "digits":
-            recipe, batches = digits_recipe(run), digit_batches(split_of(run.seed), run.seed)
+            recipe, batches = make_digits_recipe(run), draw_digit_batches(draw_split(run.seed), run.seed)
         else:
-            recipe, batches = text_recipe(run), text_batches(run.seed)
+            recipe, batches = make_text_recipe(run), draw_text_batches(run.seed)
         recipe.begin_epoch(LATE_EPOCH)
         recipe.net.train()
         yield name, partial(_take_steps, recipe, [batch for _, batch in islice(batches, STEPS_A_ROUND)])

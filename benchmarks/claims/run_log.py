@@ -1,4 +1,7 @@
-"""Runs that are done once: a JSON line each, taken up where an earlier call was stopped."""
+"""Log of finished runs, one JSON line each.
+
+A later call continues with the missing runs.
+"""
 
 import json
 import sys
@@ -12,23 +15,23 @@ from typing import Any
 
 import torch
 
-from benchmarks.result_file import commit
+from benchmarks.result_file import describe_commit
 
 Measured = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training: all that decides its outcome on one machine.
+    """Settings of one training that determine its result on one machine.
 
     Attributes:
         setting: the data and the network.
         method: a name of :data:`benchmarks.claims.members.MEMBERS`.
-        value: the method's own number, such as rho; None where it has none.
-        lr: the base's learning rate.
-        steps: how long.
+        value: the method's own number, such as rho; None if it has none.
+        lr: learning rate of the base optimizer.
+        steps: number of steps.
         seed: of data, initialisation and order.
-        measures: what is measured at the end: ``"validation"`` alone, or ``"test"`` with all the rest.
+        measures: results to measure: ``"validation"``, or ``"test"`` with all others.
     """
 
     setting: str
@@ -41,7 +44,7 @@ class Run:
 
 
 class RunLog:
-    """The finished runs of a folder, ``runs.jsonl``, and the commits that they were made at."""
+    """Finished runs of a folder, ``runs.jsonl``, with their commits."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "runs.jsonl"
@@ -54,13 +57,15 @@ class RunLog:
     def complete(
         self, runs: Iterable[Run], work: Callable[[Run], Measured], *, workers: int, threads: int = 1
     ) -> list[Measured]:
-        """What each run measured, in order; those not yet there are run, a line as each ends.
+        """Run the missing runs; return the results of all, in order.
+
+        A line is written when a run ends.
 
         Args:
-            runs: what is wanted; one that stands there already is read.
-            work: trains and measures; importable by name, as it goes to another process.
-            workers: processes.
-            threads: of torch, in each.
+            runs: the runs; a stored run is read.
+            work: function that trains and measures; importable by name, as it is called in another process.
+            workers: number of processes.
+            threads: number of torch's threads in each process.
         """
         runs = list(runs)
         missing = [run for run in dict.fromkeys(runs) if run not in self.measured]
@@ -70,36 +75,38 @@ class RunLog:
             try:
                 for count, done in enumerate(as_completed(under_way), start=1):
                     self._add(under_way[done], done.result())
-                    say(f"{_name(under_way[done])}: {count} of {len(missing)}, {time.monotonic() - begin:.0f} s")
+                    print_progress(
+                        f"{_describe_run(under_way[done])}: {count} of {len(missing)}, {time.monotonic() - begin:.0f} s"
+                    )
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
         return [self.measured[run] for run in runs]
 
     def _add(self, run: Run, measured: Measured) -> None:
-        line = {"run": asdict(run), "measured": measured, "commit": commit()}
+        line = {"run": asdict(run), "measured": measured, "commit": describe_commit()}
         with self.path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")
-        self._take(line)
+        self._store(line)
 
     def _read(self) -> None:
         text = self.path.read_text(encoding="utf-8")
-        whole = text[: text.rfind("\n") + 1]  # a call that was killed may have left half a line
-        if whole != text:
-            self.path.write_text(whole, encoding="utf-8")
-        for line in whole.splitlines():
-            self._take(json.loads(line))
+        complete = text[: text.rfind("\n") + 1]  # a killed call may have left an incomplete line
+        if complete != text:
+            self.path.write_text(complete, encoding="utf-8")
+        for line in complete.splitlines():
+            self._store(json.loads(line))
 
-    def _take(self, line: Mapping[str, Any]) -> None:
+    def _store(self, line: Mapping[str, Any]) -> None:
         self.measured[Run(**line["run"])] = line["measured"]
         self.commits.add(line["commit"])
 
 
-def say(text: str) -> None:
-    """A line of progress."""
+def print_progress(text: str) -> None:
+    """Print a line of progress to stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
-def _name(run: Run) -> str:
+def _describe_run(run: Run) -> str:
     value = "" if run.value is None else f" {run.value:g}"
     return f"{run.setting}, {run.method}{value}, seed {run.seed}, {run.steps} steps"

@@ -1,4 +1,7 @@
-"""The two settings in which claims are tried in minutes: digits from scratch, and text by fine-tuning."""
+"""Two settings for quick tests of claims: digits and text.
+
+Digits are trained from scratch, text is fine-tuned.
+"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,13 +25,13 @@ GAP_RHO = 0.05
 BATCH = 25
 OTHER_DOMAINS = ("docstrings", "code")
 PRETRAINING_STEPS = 600
-SHAKEN = ("TRAM, noise", "TRAM, fisher")
-"""Methods that add noise, which characters cannot take and their embeddings can."""
+WITH_NOISE = ("TRAM, noise", "TRAM, fisher")
+"""Methods that add noise; it is added to the embeddings, as characters are discrete."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """How long the base trains, with which rates to choose from, and on what a number is chosen."""
+    """Length of training, learning rates to try, and the selection measure."""
 
     steps: int
     lrs: tuple[float, ...]
@@ -43,21 +46,21 @@ SETTINGS: Mapping[str, Setting] = {
 
 
 def perform(run: Run) -> Measured:
-    """Train and measure one run; the same numbers whenever and in whichever process."""
-    return {"digits": digits_run, "text": text_run}[run.setting](run)
+    """Train and measure one run, independent of process and time."""
+    return {"digits": run_digits, "text": run_text}[run.setting](run)
 
 
-def digits_run(run: Run) -> Measured:
-    """The digit classifier on 200 images, from scratch."""
-    split = digits.split_of(run.seed)
-    recipe = digits_recipe(run)
-    train(recipe, digit_batches(split, run.seed), steps=run.steps)
+def run_digits(run: Run) -> Measured:
+    """Train the digit classifier on 200 images from scratch, and measure it."""
+    split = digits.draw_split(run.seed)
+    recipe = make_digits_recipe(run)
+    train(recipe, draw_digit_batches(split, run.seed), steps=run.steps)
     net = recipe.net
     if run.measures == "validation":
         return {"validation accuracy": accuracy(net, split.validation_images, split.validation_labels)}
-    images, labels = digits.test_set()
-    corrupted = [accuracy(net, each, labels) for _, _, each in digits.corrupted_test_sets()]
-    on_training_set = partial(_cross_entropy, images=split.images, labels=split.labels)
+    images, labels = digits.load_test_set()
+    corrupted = [accuracy(net, each, labels) for _, _, each in digits.corrupt_test_set()]
+    on_training_set = partial(_compute_loss, images=split.images, labels=split.labels)
     return {
         "test accuracy": accuracy(net, images, labels),
         "corruption accuracy": sum(corrupted) / len(corrupted),
@@ -67,68 +70,74 @@ def digits_run(run: Run) -> Measured:
     }
 
 
-def digits_recipe(run: Run) -> Recipe:
-    """SGD with momentum and weight decay under the run's method."""
+def make_digits_recipe(run: Run) -> Recipe:
+    """Make the recipe of a run on digits, around SGD with momentum."""
     seed_everything(run.seed)
     base = partial(torch.optim.SGD, lr=run.lr, momentum=0.9, weight_decay=5e-4)
     extra: dict[str, Any] = {}
     if run.method == "SAF":
         extra = {"samples": digits.CLASSES * digits.TRAIN_A_CLASS, "classes": digits.CLASSES}
-    return MEMBERS[run.method].recipe(digits.digit_net(run.seed), nn.CrossEntropyLoss(), base, run.value, **extra)
+    return MEMBERS[run.method].build(digits.build_digit_net(run.seed), nn.CrossEntropyLoss(), base, run.value, **extra)
 
 
-def digit_batches(split: digits.Split, seed: int) -> Iterator[tuple[int, Batch]]:
-    """Batches without end, in an order keyed by seed and epoch."""
+def draw_digit_batches(split: digits.Split, seed: int) -> Iterator[tuple[int, Batch]]:
+    """Yield batches without end, in an order keyed by seed and epoch."""
     for epoch in count():
         order = torch.randperm(len(split.labels), generator=generator_for(seed, "digits, order", epoch))
         for ids in order.split(BATCH):
             yield epoch, {"image": split.images[ids], "label": split.labels[ids], "sample_id": ids}
 
 
-def text_run(run: Run) -> Measured:
-    """The language model, pre-trained on docstrings and code, fine-tuned on the language reference."""
-    recipe = text_recipe(run)
-    train(recipe, text_batches(run.seed), steps=run.steps)
+def run_text(run: Run) -> Measured:
+    """Fine-tune the language model on the language reference, and measure it.
+
+    The model is pre-trained on docstrings and code.
+    """
+    recipe = make_text_recipe(run)
+    train(recipe, draw_text_batches(run.seed), steps=run.steps)
     name = "validation perplexity" if run.measures == "validation" else "own domain's perplexity"
-    measured = {name: _perplexity_of(recipe.net, "reference")}
+    measured = {name: _measure_perplexity(recipe.net, "reference")}
     if run.measures == "validation":
         return measured
-    others = {f"perplexity of {other}": _perplexity_of(recipe.net, other) for other in OTHER_DOMAINS}
+    others = {f"perplexity of {other}": _measure_perplexity(recipe.net, other) for other in OTHER_DOMAINS}
     mean = torch.tensor(list(others.values()), dtype=torch.float64).log().mean().exp()
     return measured | others | {"other domains' perplexity": float(mean)}
 
 
-def text_recipe(run: Run) -> Recipe:
-    """AdamW under the run's method, around the pre-trained network."""
+def make_text_recipe(run: Run) -> Recipe:
+    """Make the recipe of a run on text, around AdamW."""
     seed_everything(run.seed)
     net = text.CharacterNet()
-    net.load_state_dict(pretrained())
-    extra: dict[str, Any] = {"noise_at": net.embedding} if run.method in SHAKEN else {}
+    net.load_state_dict(pretrain())
+    extra: dict[str, Any] = {"noise_at": net.embedding} if run.method in WITH_NOISE else {}
     base = partial(torch.optim.AdamW, lr=run.lr)
-    return MEMBERS[run.method].recipe(net, nn.CrossEntropyLoss(), base, run.value, **extra)
+    return MEMBERS[run.method].build(net, nn.CrossEntropyLoss(), base, run.value, **extra)
 
 
-def text_batches(seed: int) -> Iterator[tuple[int, Batch]]:
-    """Pieces of the language reference without end."""
-    training, _ = text.domain("reference")
+def draw_text_batches(seed: int) -> Iterator[tuple[int, Batch]]:
+    """Yield batches of the language reference without end."""
+    training, _ = text.load_domain("reference")
     return ((0, text.draw_batch(training, seed, "text", step)) for step in count())
 
 
 @cache
-def pretrained() -> dict[str, Tensor]:
-    """The weights after pre-training on the training parts of both other domains; once a process, the same in each."""
+def pretrain() -> dict[str, Tensor]:
+    """Return the weights pre-trained on both other domains' training parts.
+
+    They are cached per process and deterministic.
+    """
     seed_everything(0)
     net = text.CharacterNet()
-    corpora = [text.domain(name)[0] for name in OTHER_DOMAINS]
+    corpora = [text.load_domain(name)[0] for name in OTHER_DOMAINS]
     base = partial(torch.optim.AdamW, lr=3e-3)
     pieces = ((0, text.draw_batch(corpora[step % 2], "pre-training", step)) for step in count())
-    train(MEMBERS["base"].recipe(net, nn.CrossEntropyLoss(), base), pieces, steps=PRETRAINING_STEPS, warmup_steps=20)
+    train(MEMBERS["base"].build(net, nn.CrossEntropyLoss(), base), pieces, steps=PRETRAINING_STEPS, warmup_steps=20)
     return net.state_dict()
 
 
-def _perplexity_of(net: nn.Module, domain: str) -> float:
-    return perplexity(net, *text.pieces_of(text.domain(domain)[1], count=512))
+def _measure_perplexity(net: nn.Module, domain: str) -> float:
+    return perplexity(net, *text.cut_pieces(text.load_domain(domain)[1], count=512))
 
 
-def _cross_entropy(net: nn.Module, *, images: Tensor, labels: Tensor) -> Tensor:
+def _compute_loss(net: nn.Module, *, images: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(net(images), labels)

@@ -1,4 +1,7 @@
-"""The methods that train on ACDC's own style and are tested on others, each a row of one table."""
+"""Methods trained in ACDC's own style and tested in other styles.
+
+Each is a row of one table.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -6,9 +9,9 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from benchmarks.claims.acdc import WARMUP, Start, acdc_config, acdc_feed, acdc_start
+from benchmarks.claims.acdc import WARMUP, Start, make_feed, make_start, read_acdc_config
 from benchmarks.claims.members import MEMBERS
-from benchmarks.claims.run_log import Run, say
+from benchmarks.claims.run_log import Run, print_progress
 from benchmarks.claims.training import Recipe
 from uumamba.data.prepared import PreparedFolder
 from uumamba.domain_generalization import UDIM, Probe, StylePerturbation, find_slow, upsampled
@@ -37,36 +40,36 @@ STRONG = (
     "augment.gamma=[0.4, 2.0]",
     "augment.inverted_gamma_probability=0.3",
 )
-"""The augmentation of intensities, more often and further than nnU-Net's; fixed before any result was seen."""
+"""Intensity augmentation, more frequent and stronger than nnU-Net's; fixed before any result was known."""
 STYLE_RADIUS, LAMBDA1, LAMBDA2, UDIM_WARMUP = 0.5, 1.0, 0.1, 0.2
-"""UDIM's numbers, fixed before any shifted style was scored, and its share of steps of SAM alone.
+"""UDIM's numbers and the share of its warm-up steps with SAM only, fixed before any shifted style was scored.
 
-A small radius, as with a large one a random direction does as well (digits, ten seeds). At 60, 120 and 180 steps of SAM
-on the training patients the gradients of gap and norm at that radius were 0.2 to 1.1 and 2.3 to 4.8 long, that of the
-loss 0.7 to 1.0: with these weights each term pulls with a quarter of the loss's strength to its whole. The warm-up is
-that of UDIM's scripts for PACS.
+The radius is small, because a random direction works as well at a large radius (digits, ten seeds). At 60, 120 and 180
+steps of SAM on the training patients the gradients of gap and norm at this radius had norms of 0.2 to 1.1 and 2.3 to
+4.8, the gradient of the loss 0.7 to 1.0. With these weights each term's gradient has a quarter to the full norm of the
+loss's. The warm-up is that of UDIM's scripts for PACS.
 """
 PROBE_EPOCHS, PROBE_EPOCH, VIEWS = 4, 0.016, 3
-"""USEFUL's probe: epochs at most, the share of the run's steps in each, and patches a case to judge by.
+"""USEFUL's probe: largest number of epochs, share of the run's steps per epoch, and patches per case.
 
-Its five looks at all 48 cases take as long as 50 steps, measured, so with 75 steps of training it takes less than a
-tenth of the time of 1308 steps; that tenth is what ``share`` leaves out.
+Its five predictions of all 48 cases take as long as 50 steps (measured). With 75 steps of training the probe takes less
+than a tenth of the time of 1308 steps, and ``share`` subtracts that tenth.
 """
 
 
 @dataclass(frozen=True)
 class ShiftMethod:
-    """How a method trains.
+    """Training method for the test in other styles.
 
     Attributes:
-        recipe: network, objective and optimizer of what every method starts with, for the run's steps; there are 0 of
-            them where the cost of one is measured.
-        settings: of the configuration, beside the shared ones.
-        cases: the cases to feed, perhaps one twice, from those of the training split, the prepared folder and the run;
-            all of them without it. It may train a probe.
-        share: of the steps that the method's time buys, the rest having gone into ``cases``.
-        begins_as: a method whose steps it makes at first, at what they cost, and for which share of them.
-        controls: what it must be better than, beside the plain optimizer.
+        recipe: function from the common parts and the run's number of steps to a recipe; the number is 0 when the cost
+            of a step is measured.
+        settings: changes of the common configuration.
+        cases: function from the training cases, the prepared folder and the run to the cases to train on, possibly
+            repeated; None uses all training cases. It may train a probe.
+        share: share of the affordable steps that remain after the time of ``cases``.
+        begins_as: method of the first steps, with their share; their cost is that method's.
+        controls: methods to be compared with, in addition to the plain optimizer.
     """
 
     recipe: Callable[[Start, int], Recipe]
@@ -77,14 +80,17 @@ class ShiftMethod:
     controls: Sequence[str] = ()
 
 
-def member(name: str, start: Start, steps: int) -> Recipe:
-    """A member of the sharpness-aware family, with its published number."""
-    return MEMBERS[name].recipe(start.net, start.loss, start.base, engine=start.engine)
+def make_member_recipe(name: str, start: Start, steps: int) -> Recipe:
+    """Make the recipe of a sharpness-aware member with its published number."""
+    return MEMBERS[name].build(start.net, start.loss, start.base, engine=start.engine)
 
 
-def udim(start: Start, steps: int, *, direction: Direction) -> Recipe:
-    """SAM, to which the inconsistency between a batch and its other style is added after the first steps."""
-    recipe = member("SAM", start, steps)
+def make_udim_recipe(start: Start, steps: int, *, direction: Direction) -> Recipe:
+    """Make the recipe of UDIM on SAM.
+
+    After a warm-up, the inconsistency between a batch and its perturbed style is added.
+    """
+    recipe = make_member_recipe("SAM", start, steps)
     method = UDIM(
         recipe.net,
         start.loss,
@@ -99,14 +105,15 @@ def udim(start: Start, steps: int, *, direction: Direction) -> Recipe:
     return replace(recipe, method=method)
 
 
-def slow_cases_twice(training: Sequence[str], prepared: Path, run: Run) -> Sequence[str]:
-    """The training cases, and once more those that a short training of the plain method has learned slowly.
+def repeat_slow_cases(training: Sequence[str], prepared: Path, run: Run) -> Sequence[str]:
+    """Return the training cases, with slowly learned cases repeated.
 
-    The probe starts as the run does, at a constant rate after the warm-up; it sees the original style alone.
+    A probe finds these cases: a short training of the plain method from the run's initialisation, at a constant rate
+    after the warm-up, in the original style only.
     """
-    config, folder = acdc_config(), PreparedFolder(prepared)
-    recipe = member("base", acdc_start(config, prepared, run.seed), 0)
-    feed = acdc_feed(config, prepared, run.seed, cases=training)
+    config, folder = read_acdc_config(), PreparedFolder(prepared)
+    recipe = make_member_recipe("base", make_start(config, prepared, run.seed), 0)
+    feed = make_feed(config, prepared, run.seed, cases=training)
     schedule = constant(recipe.optimizer, WARMUP + 1, WARMUP)
     probe = Probe()
     for epoch in range(PROBE_EPOCHS + 1):
@@ -120,18 +127,22 @@ def slow_cases_twice(training: Sequence[str], prepared: Path, run: Run) -> Seque
             recipe.step(batch)
             schedule.step()
     found = find_slow(answers, seed=run.seed)
-    say(f"acdc: the probe's errors {[round(each, 3) for each in probe.errors]}, {len(found.slow)} slow of {found.size}")
+    print_progress(
+        f"acdc: the probe's errors {[round(each, 3) for each in probe.errors]}, {len(found.slow)} slow of {found.size}"
+    )
     return upsampled(training, found.slow)
 
 
 METHODS: Mapping[str, ShiftMethod] = {
-    PLAIN: ShiftMethod(partial(member, "base")),
-    "strong augmentation": ShiftMethod(partial(member, "base"), settings=STRONG),
-    "SAM": ShiftMethod(partial(member, "SAM")),
+    PLAIN: ShiftMethod(partial(make_member_recipe, "base")),
+    "strong augmentation": ShiftMethod(partial(make_member_recipe, "base"), settings=STRONG),
+    "SAM": ShiftMethod(partial(make_member_recipe, "SAM")),
     UDIM_NAME: ShiftMethod(
-        partial(udim, direction="ascent"), begins_as=("SAM", UDIM_WARMUP), controls=("SAM", RANDOM_DIRECTION)
+        partial(make_udim_recipe, direction="ascent"),
+        begins_as=("SAM", UDIM_WARMUP),
+        controls=("SAM", RANDOM_DIRECTION),
     ),
-    RANDOM_DIRECTION: ShiftMethod(partial(udim, direction="random"), begins_as=("SAM", UDIM_WARMUP)),
-    "USEFUL": ShiftMethod(partial(member, "base"), cases=slow_cases_twice, share=0.9),
+    RANDOM_DIRECTION: ShiftMethod(partial(make_udim_recipe, direction="random"), begins_as=("SAM", UDIM_WARMUP)),
+    "USEFUL": ShiftMethod(partial(make_member_recipe, "base"), cases=repeat_slow_cases, share=0.9),
 }
-"""Every method by name, the plain one first."""
+"""Every method by name, the plain optimizer first."""

@@ -1,4 +1,4 @@
-"""The validation patients of ACDC, prepared in each style of another scanner."""
+"""ACDC's validation patients in the styles of other scanners."""
 
 import json
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.claims.acdc import FOLD
-from benchmarks.claims.run_log import say
+from benchmarks.claims.run_log import print_progress
 from uumamba.config import RunConfig
 from uumamba.data.prepared import PreparedFolder
 from uumamba.data.shifted_scan import write_shifted
@@ -19,15 +19,15 @@ _MADE_OF = "style.json"
 
 
 def prepare_styles(prepared: Path, out: Path, config: RunConfig) -> dict[str, Path]:
-    """A prepared folder of the validation patients in each style, their own among them.
+    """Prepare the validation patients in each style and the original one.
 
-    The raw scan is shifted and then prepared, as a scan of that vendor would be. A folder that stands and was made by
-    the same style of the same patients is left alone.
+    The raw scan is shifted and then prepared, like a scan of that vendor. A folder made from the same style and
+    patients is kept.
 
     Args:
-        prepared: the prepared patients in their own style.
+        prepared: the prepared patients in their original style.
         out: gets ``<style>/``.
-        config: how to prepare.
+        config: configuration whose recipe is used.
     """
     manifest = PreparedFolder(prepared).manifest
     cases = manifest.select(fold=int(FOLD))
@@ -35,9 +35,9 @@ def prepare_styles(prepared: Path, out: Path, config: RunConfig) -> dict[str, Pa
     for name, effect in STYLES.items():
         folder = folders[name] = out / name
         made_of = {"effect": repr(effect), "images": {case.case_id: str(case.image) for case in cases}}
-        if _stands(folder, made_of):
+        if _is_up_to_date(folder, made_of):
             continue
-        say(f"acdc: {len(cases)} scans as {name}")
+        print_progress(f"acdc: {len(cases)} scans as {name}")
         shifted = []
         for case in cases:
             image = folder / "scans" / f"{case.case_id}.nii.gz"
@@ -48,7 +48,7 @@ def prepare_styles(prepared: Path, out: Path, config: RunConfig) -> dict[str, Pa
     return folders
 
 
-def _stands(folder: Path, made_of: Mapping[str, object]) -> bool:
+def _is_up_to_date(folder: Path, made_of: Mapping[str, object]) -> bool:
     try:
         return bool(json.loads((folder / _MADE_OF).read_text(encoding="utf-8")) == made_of)
     except (OSError, ValueError):

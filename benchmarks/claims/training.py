@@ -1,4 +1,7 @@
-"""A training as a notebook would write it: a network, an objective, an optimizer of the family, so many steps."""
+"""Minimal training loop: network, objective, optimizer and steps.
+
+It is written as in a notebook.
+"""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -18,7 +21,7 @@ Base = Callable[..., Optimizer]
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that a step needs."""
+    """Parts of a training step."""
 
     net: nn.Module
     objective: nn.Module
@@ -27,21 +30,24 @@ class Recipe:
     method: Method | None = None
 
     def step(self, batch: Batch) -> Tensor:
-        """One training step; its loss."""
+        """Make one training step and return its loss."""
         closure, added = partial(self.objective, self.net, batch), None
         if self.method is not None:
             added = self.method.at_weights(batch["image"], batch["label"], domains=batch.get("domain"))
         return self.optimizer.step(closure, ascent=self.ascent, at_weights=added)
 
     def begin_epoch(self, epoch: int) -> None:
-        """Tell an objective that counts epochs."""
+        """Pass the epoch to an objective that uses it."""
         begin: Any = getattr(self.objective, "begin_epoch", None)
         if begin is not None:
             begin(epoch)
 
 
 def train(recipe: Recipe, batches: Iterable[tuple[int, Batch]], *, steps: int, warmup_steps: int = 0) -> None:
-    """So many steps over ``(epoch, batch)``, the learning rate falling to 0 along a cosine."""
+    """Train for ``steps`` steps over ``(epoch, batch)``.
+
+    The learning rate falls to 0 along a cosine.
+    """
     schedule = cosine(recipe.optimizer, steps, warmup_steps)
     recipe.net.train()
     epoch_before = None

@@ -1,4 +1,4 @@
-"""What a run adds to its steps, by name: built with the run's own numbers, or refused when it is read."""
+"""Domain-generalization methods of a configuration."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ NETWORKS = {
 
 
 def small(*overrides: str) -> RunConfig:
-    """The demo's run with the smallest of its networks."""
+    """Read the demo's run with a small network."""
     return read_config("demo", [*SMALL, *overrides])
 
 
@@ -68,7 +68,7 @@ def test_udim_gets_its_options_and_the_run_s_seed_and_steps() -> None:
 
 
 @pytest.mark.parametrize("size", [{"rms": 0.1}, {"radius": 2.0}])
-def test_the_input_itself_may_be_perturbed(size: dict[str, float]) -> None:
+def test_the_perturbation_may_be_one_of_the_input(size: dict[str, float]) -> None:
     name, value = next(iter(size.items()))
     udim = built(small(f"domain_generalization={{name: UDIM, perturbation: {{name: input, {name}: {value}}}}}"))
     assert udim.perturbation == InputPerturbation(**size)
@@ -96,8 +96,7 @@ def test_two_ranks_draw_different_directions() -> None:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_every_network_of_a_configuration_has_a_head_that_udim_knows_in_closed_form(name: str) -> None:
-    """A head that is not linear would be refused; a list of logits gives its finest."""
+def test_every_network_of_a_configuration_has_a_linear_head_for_udim(name: str) -> None:
     first_order = "domain_generalization.second_order=false"
     config = read_config("demo", [*NETWORKS[name], "training.patch_size=[64,64]", STYLE, first_order])
     net, loss = build_net(config, classes=3).train(), build_loss(config)
@@ -115,7 +114,7 @@ def test_every_network_of_a_configuration_has_a_head_that_udim_knows_in_closed_f
 
 
 class Rectified(nn.Module):
-    """A network that changes what its last layer gives."""
+    """Network that changes the output of its last layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -133,7 +132,7 @@ def test_a_network_without_a_linear_head_is_refused_before_the_first_step(net: n
         build_method(small(STYLE), net, nn.Identity())
 
 
-def test_looking_at_the_network_leaves_no_trace() -> None:
+def test_building_the_method_changes_neither_network_nor_random_state() -> None:
     net = nn.Sequential(nn.Conv2d(1, 4, 1), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Conv2d(4, 3, 1))
     before = torch.get_rng_state(), {name: value.clone() for name, value in net.state_dict().items()}
     build_method(small(STYLE), net, nn.Identity())

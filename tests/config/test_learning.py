@@ -1,7 +1,7 @@
-"""Every parameter that should learn moves: each shipped run, built by its config, after one step.
+"""One step of each shipped run changes every parameter.
 
-The released UU-Mamba code re-created its loss after the optimizer had taken the first one's parameters, and no test saw
-it. Here each config's objects are built once, and every parameter must be held, reached and moved.
+The released UU-Mamba code made its loss again after the optimizer had the first loss's parameters, and no test failed.
+Here each config's objects are built once. Every parameter must be in the optimizer, get a gradient and change.
 """
 
 import pytest
@@ -17,7 +17,7 @@ CLASSES = 4
 
 
 def smallest(name: str) -> RunConfig:
-    """The run with batch 1, at most 8 features a stage, and the smallest patch with two bottleneck voxels."""
+    """Read the run with batch 1, few features and the smallest patch."""
     config = read_config(name)
     divisor = config.net.divisor()
     parts = {"net.coarse": config.net.coarse, "net.fine": config.net.fine} if name == "aorta_coarse_to_fine" else {}
@@ -37,13 +37,13 @@ def batch_of(config: RunConfig) -> dict[str, torch.Tensor]:
 
 
 def net_of(config: RunConfig) -> nn.Module:
-    """The network that is trained, in the run's bits."""
+    """Build the trained network with the run's bit widths."""
     net = build_net(config, classes=CLASSES)
     return net if config.quantization is None else config.quantization.build(net)
 
 
 def excepted(net: nn.Module) -> dict[str, str]:
-    """Parameters that rightly get no gradient, with the reason."""
+    """Find parameters that get no gradient by design, with the reason."""
     reasons = {}
     modules = dict(net.named_modules())
     for name, _ in net.named_parameters():
@@ -53,7 +53,7 @@ def excepted(net: nn.Module) -> dict[str, str]:
             f"{parent}.{sibling}" in modules for sibling in ("norm", own.replace("conv", "norm"))
         )
         if kind == "bias" and norm_follows and not isinstance(modules[owner], nn.Conv1d):
-            reasons[name] = "an instance norm follows, which subtracts the bias again"
+            reasons[name] = "the instance norm after it subtracts the bias"
     coarsest = "coarse.decoder.seg_layers.0." if "coarse" in modules else "decoder.seg_layers.0."
     if sum("decoder.seg_layers." in name for name, _ in net.named_parameters()) > 2:
         reasons |= {
@@ -65,7 +65,7 @@ def excepted(net: nn.Module) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", shipped_configs())
-def test_every_parameter_of_net_and_loss_is_held_reached_and_moved(name: str) -> None:
+def test_every_parameter_of_net_and_loss_gets_a_gradient_and_changes(name: str) -> None:
     config = smallest(name)
     torch.manual_seed(0)
     net, objective = net_of(config).train(), SupervisedObjective(build_loss(config))
@@ -93,15 +93,7 @@ def test_every_parameter_of_net_and_loss_is_held_reached_and_moved(name: str) ->
 
 
 @pytest.mark.parametrize("name", shipped_configs())
-def test_every_shipped_network_is_built_at_full_size(name: str) -> None:
-    config = read_config(name)
-    with torch.device("meta"):
-        net = net_of(config)
-    assert sum(parameter.numel() for parameter in net.parameters()) > 0
-
-
-@pytest.mark.parametrize("name", shipped_configs())
-def test_the_loss_weights_neither_climb_nor_decay(name: str) -> None:
+def test_the_loss_weights_are_neither_perturbed_nor_decayed(name: str) -> None:
     config = smallest(name)
     with torch.device("meta"):
         net = net_of(config)

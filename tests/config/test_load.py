@@ -35,7 +35,7 @@ def test_a_written_config_reads_back_equal(tmp_path: Path) -> None:
     assert read_config(path) == config == validate(config.as_json(), source="stored")
 
 
-def test_keys_that_came_later_have_defaults_that_change_nothing() -> None:
+def test_later_keys_have_defaults_that_change_nothing() -> None:
     stored = read_config("demo").as_json()
     for key in ("domain_generalization", "quantization", "objective"):
         del stored[key]
@@ -66,10 +66,10 @@ def test_an_override_is_applied_before_validation() -> None:
         ("dataset.domains={xyz: [A]}", "dataset.domains.xyz", "one of train, validate, leave_out"),
         ("dataset.domains={validated: [A]}", "dataset.domains.validated", "validate"),
         (f"optim={{name: Plain, {SGD}, xyz: 1}}", "optim.xyz", "one of name, base, max_grad_norm, ascent"),
-        (f"optim={{name: Plain, {SGD}, perturb: all}}", "optim.perturb", "it in optim"),
-        ("gaqat={every: 5}", "gaqat", "it in quantization"),
-        ("rho=0.1", "rho", "it in domain_generalization or in optim"),
-        ("training.quantization={}", "training.quantization", "it at the top level"),
+        (f"optim={{name: Plain, {SGD}, perturb: all}}", "optim.perturb", "perturb in optim"),
+        ("gaqat={every: 5}", "gaqat", "gaqat in quantization"),
+        ("rho=0.1", "rho", "rho in domain_generalization or in optim"),
+        ("training.quantization={}", "training.quantization", "quantization at the top level"),
     ],
 )
 def test_an_unknown_key_is_refused_with_the_nearest_valid_one(refused, override, key, nearest) -> None:
@@ -120,7 +120,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_valid_one(refused, override,
         ([INPUT], "domain_generalization.perturbation.rms", None),
     ],
 )
-def test_a_wrong_value_is_refused_when_it_is_read(refused, overrides, key, got) -> None:
+def test_a_wrong_value_is_rejected_when_the_configuration_is_read(refused, overrides, key, got) -> None:
     with refused(key) as error:
         read_config("demo", overrides)
     assert got is None or error.value.got == got
@@ -152,7 +152,7 @@ def test_a_wrong_value_is_refused_when_it_is_read(refused, overrides, key, got) 
         ([STYLE, "domain_generalization.perturbation.parts=[mean,mean]"], "domain_generalization"),
     ],
 )
-def test_what_a_constructor_rejects_is_refused_before_anything_is_written(overrides, key) -> None:
+def test_values_that_a_constructor_rejects_are_rejected_by_the_check(overrides, key) -> None:
     config = read_config("demo", overrides)
     with pytest.raises(UsageError) as error:
         config.check()
@@ -199,7 +199,7 @@ def test_a_file_that_cannot_be_read_is_refused(refused, tmp_path: Path) -> None:
     assert "demo" in error.value.expected
 
 
-def test_the_presets_of_a_study_differ_in_what_their_names_say() -> None:
+def test_the_presets_of_a_study_differ_only_in_the_named_sections() -> None:
     names = ("acdc_cpu", "acdc_dg_strong", "acdc_dg_sam", "acdc_dg_udim")
     plain, strong, sam, udim = (read_config(name).as_json() for name in names)
     changed = [

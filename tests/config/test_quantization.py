@@ -1,4 +1,4 @@
-"""A run in few bits: the options of the library under the same names, and what does not go together is refused."""
+"""Low-bit runs: options, and combinations that are rejected."""
 
 from functools import partial
 from typing import Any
@@ -44,7 +44,7 @@ def waiting(steps: int, gaqat: str = "null") -> str:
         (waiting(400, "{every: 200, mode: alternate}"), "gaqat.every", 200),
     ],
 )
-def test_what_starts_after_the_last_step_is_refused(refused, quantization, key, got, schedule) -> None:
+def test_a_start_after_the_last_step_is_rejected(refused, quantization, key, got, schedule) -> None:
     config = demo(quantization, SAGM, *schedule)  # 600 steps
     with refused(f"quantization.{key}", got=got):
         config.check_takes_effect()
@@ -62,7 +62,7 @@ def test_what_starts_after_the_last_step_is_refused(refused, quantization, key, 
         "{gaqat: {every: 999, mode: never}}",
     ],
 )
-def test_what_the_last_step_reaches_or_needs_no_window_is_taken(quantization: str) -> None:
+def test_a_start_before_the_last_step_or_a_mode_without_window_is_accepted(quantization: str) -> None:
     demo(quantization, SAGM).check_takes_effect()
 
 
@@ -70,7 +70,7 @@ def test_what_the_last_step_reaches_or_needs_no_window_is_taken(quantization: st
     ("mode", "threshold"), [("task", 0.5), ("smooth", 1.0), ("task", 1.1), ("alternate", 0.3), ("always", 0.3)]
 )
 @pytest.mark.parametrize("every", [2, 3, 4])
-def test_a_run_is_taken_from_the_length_on_at_which_gaqat_changes_it(every: int, mode: Any, threshold: float) -> None:
+def test_the_shortest_accepted_run_is_the_first_that_gaqat_changes(every: int, mode: Any, threshold: float) -> None:
     gaqat = GAQATConfig(every=every, threshold=threshold, mode=mode)
     for start_step in range(8):
         with_it = QuantizationConfig(weight_bits=2, act_bits=None, start_step=start_step, gaqat=gaqat)
@@ -83,7 +83,7 @@ def test_a_run_is_taken_from_the_length_on_at_which_gaqat_changes_it(every: int,
 
 
 def scales_by_step(quantization: QuantizationConfig) -> list[torch.Tensor]:
-    """The scale after each of twenty steps so small that its gradient never changes its sign."""
+    """Return the scale after each of twenty steps without a sign change."""
     torch.manual_seed(0)
     net, x, found = quantization.build(nn.Linear(3, 2)), torch.randn(4, 3), []
     optimizer = optim.SAGM(net.parameters(), partial(torch.optim.SGD, lr=1e-4), rho=0.01)
@@ -104,24 +104,8 @@ def test_an_override_of_a_layers_bits_reaches_it() -> None:
     assert all(layer.input is None for layer in layers)
 
 
-@pytest.mark.parametrize("nothing", ["None", "null"])
-def test_full_precision_is_asked_for_in_the_words_of_python_and_of_yaml(nothing: str) -> None:
-    for name in ("weight_bits", "act_bits", "first_last_bits"):
-        config = demo(f"{{{name}: {nothing}}}")
-        assert getattr(config.quantization, name) is None
-
-
-def test_a_layer_is_left_out_in_the_words_of_python_and_of_yaml() -> None:
-    for nothing in ("None", "null"):
-        config = demo(f"{{weight_bits: 3, act_bits: null, overrides: {{'decoder.*': {nothing}}}}}")
-        assert config.quantization.overrides == {"decoder.*": None}
-        names = [layer.name for layer in quantized_layers(config.quantization.build(build_net(config, classes=4)))]
-        assert names
-        assert not any(name.startswith("decoder.") for name in names)
-
-
 @pytest.mark.parametrize("perturb", ["all", "norm_layers"])
-def test_scales_do_not_decay_and_all_else_is_as_without_them(perturb: str) -> None:
+def test_scales_are_not_decayed_and_other_groups_do_not_change(perturb: str) -> None:
     config = demo("{}", SAGM, f"optim.perturb={perturb}", "optim.base.weight_decay=0.3")
     net, objective = build_net(config, classes=4), SupervisedObjective(build_loss(config))
     before = [len(group["params"]) for group in parameter_groups(net, objective, perturb=perturb)]
@@ -132,11 +116,6 @@ def test_scales_do_not_decay_and_all_else_is_as_without_them(perturb: str) -> No
     assert scales == {param for group in own for param in group["params"]}, "nothing else is in their group"
     assert [(group["weight_decay"], group["perturb"]) for group in own] == [(0.0, perturb == "all")]
     assert [len(group["params"]) for group in found if not scales & set(group["params"])] == before
-
-
-def test_groups_of_a_network_in_full_precision_are_as_before() -> None:
-    net = nn.Linear(2, 2)
-    assert parameter_groups(net, nn.Identity()) == [{"params": [net.weight, net.bias]}]
 
 
 def test_steps_are_counted_and_gaqat_is_attached_to_the_optimizer() -> None:
@@ -150,3 +129,14 @@ def test_steps_are_counted_and_gaqat_is_attached_to_the_optimizer() -> None:
         optimizer.step(lambda: net(torch.randn(4, 3)).square().sum())
         assert int(net.parametrizations.weight[0].steps_left) == left
         assert gaqat.frozen_fraction == frozen, "everything, after a window of two steps"
+
+
+@pytest.mark.parametrize("nothing", ["None", "null"])
+def test_none_of_python_and_null_of_yaml_mean_full_precision(nothing: str) -> None:
+    widths = ", ".join(f"{name}: {nothing}" for name in ("act_bits", "first_last_bits"))
+    config = demo(f"{{weight_bits: 3, {widths}, overrides: {{'decoder.*': {nothing}}}}}")
+    assert (config.quantization.act_bits, config.quantization.first_last_bits) == (None, None)
+    assert demo(f"{{weight_bits: {nothing}}}").quantization.weight_bits is None
+    names = [layer.name for layer in quantized_layers(config.quantization.build(build_net(config, classes=4)))]
+    assert names
+    assert not any(name.startswith("decoder.") for name in names)

@@ -1,4 +1,4 @@
-"""The doctor reports which backend runs, why others do not, and the limit of training."""
+"""Doctor: backends, reasons against others, and the limit of training."""
 
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ def test_every_backend_is_either_timed_or_explained() -> None:
     assert [name for name, scan in found.items() if scan.automatic] == [automatic_backend(DEVICE, torch.float32)]
 
 
-def test_the_verb_prints_backend_reasons_rates_and_limit_and_leaves_no_file(tmp_path: Path) -> None:
+def test_the_verb_prints_backends_rates_and_the_limit_and_leaves_no_file(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["doctor", "--folder", str(tmp_path)], env={"COLUMNS": "200"})
     assert result.exit_code == 0, result.output
     printed = result.stdout.replace("\n", " ")
@@ -54,13 +54,13 @@ def test_the_verb_prints_backend_reasons_rates_and_limit_and_leaves_no_file(tmp_
 
 
 @pytest.mark.parametrize("folder", ["absent", "file"])
-def test_a_folder_that_is_none_is_refused(tmp_path: Path, folder: str, refused: Any) -> None:
+def test_a_path_that_is_no_folder_is_refused(tmp_path: Path, folder: str, refused: Any) -> None:
     (tmp_path / "file").touch()
     with refused("--folder", got=tmp_path / folder):
         doctor.examine(tmp_path / folder)
 
 
-def test_a_slow_autocast_is_named_with_the_fix_where_it_would_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_autocast_is_reported_with_a_fix_if_precision_auto_selects_it(monkeypatch: pytest.MonkeyPatch) -> None:
     slow, fix = {"float32": 0.01, "bfloat16": 0.04}, "training.precision=float32"
     monkeypatch.setattr(measure_convolution, "resolve_precision", lambda precision, device: "bfloat16")
     assert fix in advice(slow, "cuda")

@@ -1,6 +1,8 @@
-"""A small cohort of known volumes, scored by the real functions."""
+"""Label maps of known volumes and their scores."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,33 +20,26 @@ def structures() -> dict[str, int]:
 
 @pytest.fixture(scope="session")
 def make_pair() -> MakePair:
-    """A pair with as many millilitres of each structure as asked for: voxels of 1 ml, laid out one after another."""
+    """Factory of pairs with given millilitres of each structure.
+
+    Voxels of 1 ml fill one slab for each structure, from its first voxel on.
+    """
 
     def make(
-        case_id: str,
-        predicted: Mapping[str, int],
-        labelled: Mapping[str, int],
-        *,
-        patient_id: str | None = None,
-        phase: str | None = None,
-        group: str | None = None,
+        case_id: str, predicted: Mapping[str, int], labelled: Mapping[str, int], *, patient_id: str = "", **given: Any
     ) -> EvaluationPair:
-        return EvaluationPair(
-            case_id=case_id,
-            patient_id=patient_id or case_id,
-            prediction=label_map(predicted),
-            label=label_map(labelled),
-            spacing_mm=(10.0, 10.0, 10.0),
-            phase=phase,
-            group=group,
-        )
+        maps = fill_slabs(predicted), fill_slabs(labelled)
+        return EvaluationPair(case_id, patient_id or case_id, *maps, (10.0, 10.0, 10.0), **given)
 
     return make
 
 
 @pytest.fixture(scope="session")
 def cohort(make_pair: MakePair) -> tuple[ScoreRow, ...]:
-    """Three patients at ED and ES; label EFs of the LV are 60, 50 and 20 %, one RV is missed and one is invented."""
+    """Three patients at ED and ES.
+
+    The label EFs of the LV are 60, 50 and 20 %. One RV is missed, and one is predicted where the label has none.
+    """
     ml = dict
     pairs = [
         make_pair(
@@ -59,8 +54,14 @@ def cohort(make_pair: MakePair) -> tuple[ScoreRow, ...]:
     return evaluate(pairs, structures=STRUCTURES).rows
 
 
-def label_map(volumes_ml: Mapping[str, int]) -> np.ndarray:
-    """RV fills the first of three slabs, MYO the second, LV the third, each from its beginning."""
+@pytest.fixture(scope="session")
+def two_vendors(cohort: tuple[ScoreRow, ...]) -> tuple[ScoreRow, ...]:
+    """Cohort with patients a, b of vendor A, c of vendor D."""
+    return tuple(replace(row, domain="D" if row.patient_id == "c" else "A") for row in cohort)
+
+
+def fill_slabs(volumes_ml: Mapping[str, int]) -> np.ndarray:
+    """Label map of three slabs, of RV, MYO and LV."""
     labels = np.zeros((3, 10, 10), np.uint8)
     for name, volume in volumes_ml.items():
         slab = labels[STRUCTURES[name] - 1].reshape(-1)

@@ -2,6 +2,7 @@ import csv
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,8 +17,10 @@ from uumamba.evaluation import (
 )
 from uumamba.evaluation.clinical import agreement, clinical_indices, group_means
 
+MakePair = Callable[..., EvaluationPair]
 
-def test_indices_of_hand_made_volumes() -> None:
+
+def test_indices_follow_from_volumes_by_hand() -> None:
     volumes = {("LV", "ED"): 150.0, ("LV", "ES"): 60.0, ("RV", "ED"): 160.0, ("RV", "ES"): 80.0, ("MYO", "ED"): 100.0}
     assert clinical_indices(volumes) == {
         "lv_edv_ml": 150.0,
@@ -32,17 +35,19 @@ def test_indices_of_hand_made_volumes() -> None:
     }
 
 
-def test_indices_of_missing_phases_and_an_ejection_fraction_of_nothing_are_nan() -> None:
+def test_indices_of_a_missing_phase_and_the_ejection_fraction_of_an_empty_ventricle_are_nan() -> None:
     indices = clinical_indices({("LV", "ED"): 150.0, ("MYO", "ES"): 90.0})
     assert indices["lv_edv_ml"] == 150.0
     assert all(math.isnan(indices[name]) for name in ("lv_esv_ml", "lv_sv_ml", "lv_ef_percent", "lv_mass_g"))
     assert math.isnan(clinical_indices({("LV", "ED"): 0.0, ("LV", "ES"): 0.0})["lv_ef_percent"])
 
 
-def test_the_table_has_each_patient_from_prediction_and_label(cohort: tuple[ScoreRow, ...]) -> None:
-    patients = {patient.patient_id: patient for patient in patient_table(cohort)}
-    assert list(patients) == ["a", "b", "c"]
-    assert [patients[name].label["lv_ef_percent"] for name in "abc"] == [60.0, 50.0, 20.0]
+def test_the_table_has_each_patient_of_known_phase_from_prediction_and_label(
+    cohort: tuple[ScoreRow, ...], make_pair: MakePair, structures: dict[str, int]
+) -> None:
+    of_unknown_phase = evaluate([make_pair("z", {"LV": 1}, {"LV": 1})], structures=structures).rows
+    patients = {patient.patient_id: patient for patient in patient_table(cohort + of_unknown_phase)}
+    assert {name: patient.label["lv_ef_percent"] for name, patient in patients.items()} == {"a": 60, "b": 50, "c": 20}
     assert patients["a"].prediction["lv_ef_percent"] == 50.0
     assert patients["a"].difference("lv_ef_percent") == -10.0
     assert patients["b"].label["lv_mass_g"] == pytest.approx(1.05 * 70)
@@ -57,8 +62,8 @@ def test_the_table_has_each_patient_from_prediction_and_label(cohort: tuple[Scor
         (2, "LV", "ED", "patient p has 2 cases of phase ED"),
     ],
 )
-def test_there_is_a_reason_in_place_of_a_table_of_guesses(
-    cases: int, structure: str, phase: str | None, reason: str, make_pair: Callable[..., EvaluationPair]
+def test_a_missing_table_has_a_reason(
+    cases: int, structure: str, phase: str | None, reason: str, make_pair: MakePair
 ) -> None:
     pairs = [make_pair(f"p_{number}", {}, {}, patient_id="p", phase=phase) for number in range(cases)]
     rows = evaluate(pairs, structures={structure: 1}).rows
@@ -66,37 +71,25 @@ def test_there_is_a_reason_in_place_of_a_table_of_guesses(
     assert patient_table(rows) == ()
 
 
-def test_a_patient_of_unknown_phase_has_no_line_and_the_others_do(
-    cohort: tuple[ScoreRow, ...], make_pair: Callable[..., EvaluationPair], structures: dict[str, int]
+# Differences 1 and 3: mean 2, sample variance ((1 - 2)^2 + (3 - 2)^2) / 1 = 2.
+LIMITS = pytest.approx([2 - 1.96 * math.sqrt(2), 2 + 1.96 * math.sqrt(2)])
+
+
+@pytest.mark.parametrize(
+    ("differences", "expected"),
+    [
+        ((1.0, 3.0), {"n": 2, "bias": 2.0, "sd": pytest.approx(math.sqrt(2)), "limits": LIMITS, "mean_absolute": 2.0}),
+        ((1.0, math.nan), {"n": 1, "bias": 1.0, "sd": None, "limits": None, "mean_absolute": 1.0}),
+    ],
+)
+def test_agreement_is_over_patients_with_a_finite_difference(
+    differences: tuple[float, ...], expected: dict[str, Any]
 ) -> None:
-    rows = evaluate([make_pair("z", {"LV": 1}, {"LV": 1})], structures=structures).rows
-    assert [patient.patient_id for patient in patient_table(cohort + rows)] == ["a", "b", "c"]
+    patients = [PatientIndices(str(d), None, {"lv_ef_percent": 50.0 + d}, {"lv_ef_percent": 50.0}) for d in differences]
+    assert agreement(patients)["lv_ef_percent"] == expected
 
 
-def test_agreement_of_hand_made_differences() -> None:
-    patients = [PatientIndices(str(n), None, {"lv_ef_percent": 50.0 + n}, {"lv_ef_percent": 50.0}) for n in (1, 3)]
-    agreed = agreement(patients)["lv_ef_percent"]
-    # Differences 1 and 3: mean 2, sample variance ((1 - 2)^2 + (3 - 2)^2) / 1 = 2.
-    assert agreed["bias"] == 2.0
-    assert agreed["sd"] == pytest.approx(math.sqrt(2))
-    assert agreed["limits"] == pytest.approx([2 - 1.96 * math.sqrt(2), 2 + 1.96 * math.sqrt(2)])
-    assert agreed["mean_absolute"] == 2.0
-    assert agreed["n"] == 2
-
-
-def test_agreement_leaves_undefined_indices_out_and_counts_the_rest() -> None:
-    label = {"lv_ef_percent": 50.0}
-    patients = [PatientIndices(str(value), None, {"lv_ef_percent": value}, label) for value in (51.0, math.nan)]
-    assert agreement(patients)["lv_ef_percent"] == {
-        "n": 1,
-        "bias": 1.0,
-        "sd": None,
-        "limits": None,
-        "mean_absolute": 1.0,
-    }
-
-
-def test_ejection_fractions_by_group(cohort: tuple[ScoreRow, ...]) -> None:
+def test_ejection_fractions_are_averaged_by_group(cohort: tuple[ScoreRow, ...]) -> None:
     groups = group_means(patient_table(cohort))
     assert list(groups) == ["DCM", "NOR"]
     assert groups["NOR"]["n_patients"] == 2

@@ -10,14 +10,14 @@ from matplotlib.image import imread
 
 from uumamba.evaluation import ScoreRow
 from uumamba.evaluation.means import case_dice
-from uumamba.evaluation.orientation import body_order, display_order
+from uumamba.evaluation.orientation import find_body_order, find_display_order
 from uumamba.evaluation.overlays import (
-    COLOURS,
+    STRUCTURE_COLOURS,
     OverlayCase,
-    borders,
-    colours_of,
+    assign_colours,
     draw_overlay,
     pick_cases,
+    trace_borders,
 )
 from uumamba.evaluation.projections import draw_projections
 
@@ -27,38 +27,41 @@ ONE = {"RV": 1}
 
 
 def disc_case() -> OverlayCase:
-    """A bright cylinder of 30 mm radius, stored (column, row, slice) towards left, back and feet as ACDC is."""
+    """Prediction of a bright cylinder of 30 mm radius, without a label.
+
+    As in ACDC, the axes are (column, row, slice) towards left, back and feet.
+    """
     columns, rows = np.meshgrid(np.arange(60) * COLUMN_MM - 60, np.arange(120) * ROW_MM - 60, indexing="ij")
     disc = np.repeat((np.hypot(columns, rows) < RADIUS_MM)[:, :, None], 5, axis=2)
     affine = np.diag([-COLUMN_MM, -ROW_MM, -SLICE_MM, 1.0])
     spacing_mm = (COLUMN_MM, ROW_MM, SLICE_MM)
-    label = disc.astype(np.uint8)
-    return OverlayCase("disc", disc.astype(np.float32), label, np.zeros_like(label), affine, spacing_mm)
+    prediction = disc.astype(np.uint8)
+    return OverlayCase("disc", disc.astype(np.float32), prediction, np.zeros_like(prediction), affine, spacing_mm)
 
 
-def drawn_pixels(case: OverlayCase, colour: str) -> np.ndarray:
-    """Rows and columns of the pixels of one colour in the first of the panels."""
-    picture = imread(io.BytesIO(draw_overlay(case, {"RV": 1})))
-    panel = picture[:, : picture.shape[0], :3]
-    return np.argwhere(np.abs(panel - np.array(to_rgb(colour))).max(axis=2) < 0.08)
+def first_panel(case: OverlayCase, *, close_up: bool = False) -> np.ndarray:
+    picture = imread(io.BytesIO(draw_overlay(case, ONE, close_up=close_up)))
+    return picture[:, : picture.shape[0], :3]
+
+
+def outline_pixels(panel: np.ndarray) -> np.ndarray:
+    """Rows and columns of the pixels in the first structure's colour."""
+    return np.argwhere(np.abs(panel - np.array(to_rgb(STRUCTURE_COLOURS[0]))).max(axis=2) < 0.08)
 
 
 def test_the_outline_of_a_cylinder_is_round_and_on_its_edge_although_voxels_are_not_square() -> None:
-    case = disc_case()
-    pixels = drawn_pixels(case, COLOURS[0])
-    picture = imread(io.BytesIO(draw_overlay(case, {"RV": 1})))
-    # The image itself is the truth: the cylinder is white, all else black.
-    brightness = picture[:, : picture.shape[0], :3].mean(axis=2)
-    bright = np.argwhere(brightness > 0.9)
+    panel = first_panel(disc_case())
+    # The image shows the cylinder itself: it is white, all else black.
+    bright = np.argwhere(panel.mean(axis=2) > 0.9)
     centre, radius = np.median(bright, axis=0), np.sqrt(len(bright) / np.pi)
-    distances = np.hypot(*(pixels - centre).T)
+    distances = np.hypot(*(outline_pixels(panel) - centre).T)
     voxel = radius * COLUMN_MM / RADIUS_MM
     assert distances.min() > radius - voxel
     assert distances.max() < radius + voxel
 
 
 @pytest.mark.parametrize("draw", [draw_overlay, partial(draw_projections, vessels=["RV"])], ids=["slices", "vessels"])
-def test_a_picture_is_the_same_however_the_axes_are_stored(draw: Callable[..., bytes]) -> None:
+def test_a_picture_does_not_depend_on_the_stored_order_of_axes(draw: Callable[..., bytes]) -> None:
     rng = np.random.default_rng(0)
     image, labels = rng.random((20, 24, 4)).astype(np.float32), np.zeros((20, 24, 4), np.uint8)
     labels[3:9, 4:20, :3] = 1
@@ -73,70 +76,78 @@ def test_a_picture_is_the_same_however_the_axes_are_stored(draw: Callable[..., b
     assert draw(mirrored, ONE) == expected
 
 
-def test_the_view_is_radiological() -> None:
-    # Stored towards left, back, head: nothing is flipped in the plane.
-    assert display_order(np.diag([-1.0, -1.0, 1.0, 1.0]), (1.4, 1.4, 10.0)) == ((2, 1, 0), ())
-    # Stored towards right, front, head: both are.
-    assert display_order(np.eye(4), (1.4, 1.4, 10.0)) == ((2, 1, 0), (1, 2))
-    # Coronal slices: columns to the left, rows to the feet.
-    assert display_order(np.eye(4), (1.4, 10.0, 1.4)) == ((1, 2, 0), (1, 2))
-    # An oblique stack is shown in the nearest view.
-    angle, affine = np.deg2rad(40), np.eye(4)
+def oblique_affine(degrees: float) -> np.ndarray:
+    angle, affine = np.deg2rad(degrees), np.eye(4)
     affine[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
-    assert display_order(affine, (1.0, 1.0, 10.0)) == ((2, 1, 0), (1, 2))
+    return affine
+
+
+@pytest.mark.parametrize(
+    ("affine", "spacing_mm", "expected"),
+    [
+        # Stored towards left, back, head: nothing is flipped in the plane.
+        (np.diag([-1.0, -1.0, 1.0, 1.0]), (1.4, 1.4, 10.0), ((2, 1, 0), ())),
+        # Stored towards right, front, head: both in-plane axes are flipped.
+        (np.eye(4), (1.4, 1.4, 10.0), ((2, 1, 0), (1, 2))),
+        # Coronal slices: columns to the left, rows to the feet.
+        (np.eye(4), (1.4, 10.0, 1.4), ((1, 2, 0), (1, 2))),
+        # An oblique stack is shown in the nearest view.
+        (oblique_affine(40), (1.0, 1.0, 10.0), ((2, 1, 0), (1, 2))),
+    ],
+)
+def test_slices_are_shown_in_the_radiological_view(
+    affine: np.ndarray, spacing_mm: tuple[float, ...], expected: tuple[tuple[int, ...], ...]
+) -> None:
+    assert find_display_order(affine, spacing_mm) == expected
 
 
 def test_bodies_are_shown_from_head_to_feet_front_to_back_and_right_to_left() -> None:
-    # Stored towards left, back, head: only the last is flipped.
-    assert body_order(np.diag([-1.0, -1.0, 1.0, 1.0])) == ((2, 1, 0), (0,))
-    assert body_order(np.eye(4)) == ((2, 1, 0), (0, 1, 2))
+    # Stored towards left, back, head: only the last axis is flipped.
+    assert find_body_order(np.diag([-1.0, -1.0, 1.0, 1.0])) == ((2, 1, 0), (0,))
+    assert find_body_order(np.eye(4)) == ((2, 1, 0), (0, 1, 2))
 
 
-def test_a_close_up_shows_60_mm_about_the_largest_part() -> None:
+def test_a_close_up_shows_60_mm_around_the_largest_part() -> None:
     case = disc_case()
-    far = np.zeros_like(case.label)
-    far[40:45, 50:60], far[10:11, 10:12] = 1, 1  # a part of 10 x 10 mm, and a speck
-    close = imread(io.BytesIO(draw_overlay(replace(case, prediction=far, label=far), ONE, close_up=True)))
-    panel = close[:, : close.shape[0], :3]
-    outline = np.argwhere(np.abs(panel - np.array(to_rgb(COLOURS[0]))).max(axis=2) < 0.08)
-    # Its 10 mm are a sixth of the panel's 60, and it stands in the middle.
-    assert np.ptp(outline, axis=0) == pytest.approx(close.shape[0] / 6, rel=0.1)
-    assert outline.mean(axis=0) == pytest.approx(close.shape[0] / 2, rel=0.05)
+    parts = np.zeros_like(case.label)
+    parts[40:45, 50:60], parts[10:11, 10:12] = 1, 1  # a part of 10 x 10 mm, and a smaller one
+    panel = first_panel(replace(case, prediction=parts, label=parts), close_up=True)
+    outline = outline_pixels(panel)
+    # The 10 mm of the part are a sixth of the panel's 60 mm, in the middle of the panel.
+    assert np.ptp(outline, axis=0) == pytest.approx(len(panel) / 6, rel=0.1)
+    assert outline.mean(axis=0) == pytest.approx(len(panel) / 2, rel=0.05)
 
 
-def test_structures_of_the_aorta_have_a_colour_each() -> None:
-    names = [f"zone {number}" for number in range(23)]
-    colours = colours_of(names)
-    assert len({*colours.values()}) == 23
-    assert [colours[name] for name in names[:7]] == list(COLOURS)
+def test_all_structures_of_the_aorta_have_different_colours() -> None:
+    assert len({*assign_colours([f"zone {number}" for number in range(23)]).values()}) == 23
 
 
 def test_the_border_of_one_voxel_runs_halfway_to_its_neighbours() -> None:
     labels = np.zeros((5, 5), np.uint8)
     labels[3, 1] = 1
-    ((name, line),) = borders(labels, {"RV": 1})
+    ((name, line),) = trace_borders(labels, ONE)
     assert name == "RV"
     assert {tuple(point) for point in line} == {(0.5, 3.0), (1.5, 3.0), (1.0, 2.5), (1.0, 3.5)}
 
 
-def test_a_shared_border_is_drawn_once_for_the_structure_listed_later() -> None:
+def test_a_common_border_is_drawn_once_for_the_later_structure() -> None:
     labels = np.ones((9, 9), np.uint8)
     labels[3:6, 3:6] = 2
-    lines = list(borders(labels, {"MYO": 1, "LV": 2}))
+    lines = list(trace_borders(labels, {"MYO": 1, "LV": 2}))
     assert [name for name, _ in lines] == ["LV", "MYO"]
     assert np.abs(lines[0][1] - 4.0).max() == 1.5
     assert np.abs(lines[1][1] - 4.0).max() == 4.5
 
 
 def test_a_mask_that_touches_the_edge_has_a_closed_border() -> None:
-    ((_, line),) = borders(np.ones((3, 4), np.uint8), {"RV": 1})
+    ((_, line),) = trace_borders(np.ones((3, 4), np.uint8), ONE)
     np.testing.assert_array_equal(line[0], line[-1])
 
 
-def test_nothing_is_drawn_without_outlines_and_its_close_up_is_the_whole_slice() -> None:
+def test_empty_masks_have_no_outline_and_a_close_up_of_the_slice() -> None:
     case = disc_case()
     empty = replace(case, image=np.full_like(case.image, 7), prediction=case.label)  # no contrast
-    assert not len(drawn_pixels(empty, COLOURS[0]))
+    assert not len(outline_pixels(first_panel(empty)))
     assert draw_overlay(empty, ONE, close_up=True) == draw_overlay(empty, ONE)
 
 
@@ -147,9 +158,8 @@ def test_best_median_and_worst_case_are_picked_by_mean_dice(cohort: tuple[ScoreR
     assert ranked[0][1] in {"b_1", "c_8"}
 
 
-def test_fewer_than_three_cases_are_not_shown_twice(cohort: tuple[ScoreRow, ...]) -> None:
-    one = [row for row in cohort if row.case_id == "a_1"]
-    two = [row for row in cohort if row.case_id in {"a_1", "b_7"}]
-    assert pick_cases(one) == {"best": "a_1"}
-    assert pick_cases(two) == {"best": "b_7", "worst": "a_1"}
-    assert pick_cases([]) == {}
+@pytest.mark.parametrize(
+    ("case_ids", "picked"), [({"a_1"}, {"best": "a_1"}), ({"a_1", "b_7"}, {"best": "b_7", "worst": "a_1"}), ({}, {})]
+)
+def test_no_case_is_picked_twice(case_ids: set[str], picked: dict[str, str], cohort: tuple[ScoreRow, ...]) -> None:
+    assert pick_cases([row for row in cohort if row.case_id in case_ids]) == picked

@@ -26,7 +26,7 @@ def test_a_plot_of_undefined_values_is_drawn_without_a_warning(
     assert plot(cohort).startswith(b"\x89PNG")
 
 
-def test_the_dice_plot_depends_on_the_scores_alone_and_grows_with_many_structures(cohort: tuple[ScoreRow, ...]) -> None:
+def test_the_dice_plot_is_deterministic_and_taller_for_many_structures(cohort: tuple[ScoreRow, ...]) -> None:
     absent = [replace(row, dice=math.nan) if row.structure == "RV" else row for row in cohort]
     many = [replace(row, structure=f"{row.structure}{copy}") for row in cohort for copy in range(4)]
     assert plot_dice(cohort) == plot_dice(cohort) != plot_dice(absent)

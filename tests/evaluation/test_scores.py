@@ -1,6 +1,7 @@
 import csv
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from uumamba.evaluation import EvaluationPair, ScoreRow, evaluate, read_scores, 
 from uumamba.evaluation.scores import COLUMNS
 
 HEAD = ["case_id", "patient_id", "phase", "structure", "dice", "hd95_mm", "nsd", "volume_ml", "label_volume_ml"]
+ADDED = ["assd_mm", "group", "cl_dice", "betti0_error", "betti1_error", "betti2_error", "length_error"]
+SIDES_AND_DOMAIN = ["partner", "partner_overlap_ml", "domain"]
 
 
 def test_there_is_one_row_for_each_case_and_structure_in_order(
@@ -20,38 +23,37 @@ def test_there_is_one_row_for_each_case_and_structure_in_order(
     assert [(row.case_id, row.structure) for row in cohort] == [(case, name) for case in cases for name in structures]
 
 
-def test_volumes_and_dice_of_hand_made_masks(cohort: tuple[ScoreRow, ...]) -> None:
+def test_volumes_dice_and_distance_follow_from_the_masks_by_hand(cohort: tuple[ScoreRow, ...]) -> None:
     row = cohort[0]
-    assert (row.volume_ml, row.label_volume_ml) == (90.0, 100.0)
-    assert row.dice == 2 * 90 / (90 + 100)
-    # The label's last row of ten voxels is missing: each lies one voxel, 10 mm, from the prediction.
+    assert (row.volume_ml, row.label_volume_ml, row.dice) == (90.0, 100.0, 2 * 90 / (90 + 100))
+    # The label's last row of ten voxels is missing: each is one voxel, 10 mm, from the prediction.
     assert row.hd95_mm == 10.0
 
 
-def test_a_missed_structure_has_dice_0_and_infinite_distance(cohort: tuple[ScoreRow, ...]) -> None:
-    missed = next(row for row in cohort if row.case_id == "b_1" and row.structure == "RV")
-    assert (missed.dice, missed.nsd, missed.hd95_mm, missed.assd_mm) == (0.0, 0.0, math.inf, math.inf)
-    assert (missed.volume_ml, missed.label_volume_ml) == (0.0, 100.0)
-
-
-def test_a_structure_absent_from_both_is_nan_and_still_has_its_row(
-    make_pair: Callable[..., EvaluationPair], structures: dict[str, int]
+@pytest.mark.parametrize(
+    ("predicted", "labelled", "expected"),
+    [
+        (10, 10, (1.0, 1.0, 0.0, 0.0, 10.0, 10.0)),
+        (0, 10, (0.0, 0.0, math.inf, math.inf, 0.0, 10.0)),
+        (0, 0, (math.nan, math.nan, math.nan, math.nan, 0.0, 0.0)),
+    ],
+)
+def test_a_perfect_a_missed_and_an_absent_structure_have_their_row(
+    predicted: int, labelled: int, expected: tuple[float, ...], make_pair: Callable[..., EvaluationPair]
 ) -> None:
-    rows = evaluate([make_pair("a", {"LV": 10}, {"LV": 10})], structures=structures).rows
-    absent = next(row for row in rows if row.structure == "MYO")
-    assert (rows[2].dice, rows[2].hd95_mm, rows[2].nsd, rows[2].assd_mm) == (1.0, 0.0, 1.0, 0.0)
-    assert all(math.isnan(value) for value in (absent.dice, absent.hd95_mm, absent.nsd, absent.assd_mm))
-    assert absent.volume_ml == absent.label_volume_ml == 0.0
+    (row,) = evaluate([make_pair("a", {"LV": predicted}, {"LV": labelled})], structures={"LV": 3}).rows
+    found = (row.dice, row.nsd, row.hd95_mm, row.assd_mm, row.volume_ml, row.label_volume_ml)
+    np.testing.assert_array_equal(found, expected)
 
 
-def test_pairs_are_taken_one_at_a_time(make_pair: Callable[..., EvaluationPair], structures: dict[str, int]) -> None:
-    alive: list[str] = []
+def test_pairs_are_read_one_at_a_time(make_pair: Callable[..., EvaluationPair], structures: dict[str, int]) -> None:
+    read: list[str] = []
 
     def pairs() -> Iterator[EvaluationPair]:
         for name in ("a", "b"):
-            alive.append(name)
+            read.append(name)
             yield make_pair(name, {"LV": 1}, {"LV": 1})
-            assert alive == ["a", "b"][: len(alive)]
+            assert read == ["a", "b"][: len(read)]
 
     assert len(evaluate(pairs(), structures=structures).rows) == 6
 
@@ -62,25 +64,51 @@ def test_a_pair_on_two_grids_is_refused(structures: dict[str, int], refused: Any
         evaluate([pair], structures=structures)
 
 
-def test_scores_csv_opens_with_the_columns_of_the_design(cohort: tuple[ScoreRow, ...], tmp_path: Path) -> None:
+def test_scores_csv_has_the_columns_of_the_design_in_order(cohort: tuple[ScoreRow, ...], tmp_path: Path) -> None:
     write_scores(tmp_path / "scores.csv", cohort)
     with (tmp_path / "scores.csv").open() as stream:
-        assert next(csv.reader(stream))[: len(HEAD)] == HEAD
+        assert next(csv.reader(stream)) == HEAD + ADDED + SIDES_AND_DOMAIN == list(COLUMNS)
 
 
-def test_scores_read_back_bit_for_bit(cohort: tuple[ScoreRow, ...], tmp_path: Path) -> None:
-    rows = (*cohort, ScoreRow("n", 'p,"q"\n', None, "LV", math.nan, math.inf, 1 / 3, 0.1, 2e-9, math.nan, None))
+def test_scores_read_back_bit_for_bit(two_vendors: tuple[ScoreRow, ...], tmp_path: Path) -> None:
+    odd = ScoreRow("n", 'p,"q"\n', None, "LV", math.nan, math.inf, 1 / 3, 0.1, 2e-9, math.nan, None)
+    vessel = replace(odd, cl_dice=0.5, betti0_error=1.0, betti1_error=math.nan, length_error=-1 / 3)
+    rows = (*two_vendors, odd, vessel, replace(odd, partner="RV", partner_overlap_ml=0.3))
     write_scores(tmp_path / "scores.csv", rows)
     assert repr(read_scores(tmp_path / "scores.csv")) == repr(rows)
 
 
+@pytest.mark.parametrize("columns", [len(HEAD) + 2, len(COLUMNS) - 1])
+def test_tables_of_earlier_versions_may_lack_columns(
+    columns: int, cohort: tuple[ScoreRow, ...], tmp_path: Path
+) -> None:
+    write_scores(tmp_path / "scores.csv", cohort)
+    with (tmp_path / "scores.csv").open(newline="") as stream:
+        table = [line[:columns] for line in csv.reader(stream)]
+    with (tmp_path / "older.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows(table)
+    assert repr(read_scores(tmp_path / "older.csv")) == repr(cohort)
+
+
+CELLS = ["a", "a", "", "LV", "1", "1", "1", "1", "1", "1", ""]
+
+
 @pytest.mark.parametrize(
-    "text", [None, "case_id,dice\na,1\n", "\x00", ",".join(HEAD) + "\na,a,,LV,good,1,1,1,1\n", ",".join(COLUMNS)]
+    "table",
+    [
+        None,
+        [["case_id", "dice"], ["a", "1"]],
+        [["\x00"]],
+        [COLUMNS],
+        [COLUMNS, [*CELLS[:4], "good", *CELLS[5:]]],
+        *([COLUMNS, [*CELLS[:place], "", *CELLS[place + 1 :]]] for place in (0, 1, 3, 4, 9)),
+        [COLUMNS[:10], CELLS[:10]],
+    ],
 )
-def test_a_missing_empty_or_other_table_is_refused(text: str | None, tmp_path: Path, refused: Any) -> None:
+def test_a_missing_empty_or_other_table_is_refused(table: list[list[str]] | None, tmp_path: Path, refused: Any) -> None:
     path = tmp_path / "scores.csv"
-    if text is not None:
-        path.write_text(text)
+    if table is not None:
+        path.write_text("\n".join(map(",".join, table)))
     with refused(str(path)) as error:
         read_scores(path)
     assert "uumamba evaluate" in error.value.fix

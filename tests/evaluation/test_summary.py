@@ -5,10 +5,11 @@ import statistics
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from uumamba.evaluation import EvaluationPair, ScoreRow, evaluate, read_scores, summarise, write_scores, write_summary
+from uumamba.evaluation import EvaluationPair, ScoreRow, evaluate, summarise, write_scores, write_summary
 from uumamba.evaluation.summary import StructureSummary
 
 
@@ -16,22 +17,26 @@ def pick(rows: tuple[StructureSummary, ...], structure: str, phase: str) -> Stru
     return next(row for row in rows if (row.structure, row.phase) == (structure, phase))
 
 
-def test_misses_and_inventions_are_counted_apart(cohort: tuple[ScoreRow, ...]) -> None:
+def written_summary(path: Path, rows: tuple[ScoreRow, ...], **options: Any) -> dict[str, Any]:
+    write_summary(path, rows, **options)
+    stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return stored
+
+
+def test_missed_and_spurious_structures_are_counted(cohort: tuple[ScoreRow, ...]) -> None:
     rv = {row.phase: row for row in summarise(cohort).structures if row.structure == "RV"}
     counts = {name: (row.n_cases, row.n_missed, row.n_spurious, row.n_both_empty) for name, row in rv.items()}
     assert counts == {"ED": (3, 1, 0, 0), "ES": (3, 0, 1, 0), "all": (6, 1, 1, 0)}
 
 
-def test_a_miss_counts_as_0_in_dice_and_stays_out_of_the_mean_distance(cohort: tuple[ScoreRow, ...]) -> None:
+def test_a_miss_has_dice_0_in_the_mean_and_is_not_in_the_mean_distance(cohort: tuple[ScoreRow, ...]) -> None:
     rv_at_ed = pick(summarise(cohort).structures, "RV", "ED")
     # Dice of a, b, c: 180/190, 0 (missed), 1. Distances: 10, infinite, 0.
-    assert rv_at_ed.dice.mean == pytest.approx((180 / 190 + 0 + 1) / 3)
-    assert rv_at_ed.dice.n == 3
-    assert rv_at_ed.hd95_mm.mean == pytest.approx(5.0)
-    assert rv_at_ed.hd95_mm.n == 2
+    assert (rv_at_ed.dice.mean, rv_at_ed.dice.n) == (pytest.approx((180 / 190 + 0 + 1) / 3), 3)
+    assert (rv_at_ed.hd95_mm.mean, rv_at_ed.hd95_mm.n) == (pytest.approx(5.0), 2)
 
 
-def test_a_structure_absent_from_both_is_counted_and_in_no_mean(
+def test_a_structure_absent_from_prediction_and_label_is_counted_and_in_no_mean(
     make_pair: Callable[..., EvaluationPair], structures: dict[str, int]
 ) -> None:
     pairs = [make_pair("a", {"LV": 5}, {"LV": 5}), make_pair("b", {"LV": 5, "RV": 4}, {"LV": 5, "RV": 4})]
@@ -42,17 +47,16 @@ def test_a_structure_absent_from_both_is_counted_and_in_no_mean(
     assert summary.foreground_dice == 1.0
 
 
-def test_phases_come_in_the_order_of_the_heartbeat_and_then_all(cohort: tuple[ScoreRow, ...]) -> None:
-    assert [row.phase for row in summarise(cohort).structures if row.structure == "LV"] == ["ED", "ES", "all"]
-    at_ed = [row for row in cohort if row.phase == "ED"]
-    assert {row.phase for row in summarise(at_ed).structures} == {"all"}
-    assert (summarise(cohort).n_cases, summarise(cohort).n_patients) == (6, 3)
+def test_phases_are_end_diastole_then_end_systole_then_all(cohort: tuple[ScoreRow, ...]) -> None:
+    summary = summarise(cohort)
+    assert [row.phase for row in summary.structures if row.structure == "LV"] == ["ED", "ES", "all"]
+    assert (summary.n_cases, summary.n_patients) == (6, 3)
+    assert {row.phase for row in summarise([row for row in cohort if row.phase == "ED"]).structures} == {"all"}
 
 
 def test_summary_json_recomputes_from_scores_csv(cohort: tuple[ScoreRow, ...], tmp_path: Path) -> None:
     write_scores(tmp_path / "scores.csv", cohort)
-    write_summary(tmp_path / "summary.json", cohort)
-    stored = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
+    stored = written_summary(tmp_path / "summary.json", cohort)
     with (tmp_path / "scores.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     assert len(stored["structures"]) == 9
@@ -67,46 +71,26 @@ def test_summary_json_recomputes_from_scores_csv(cohort: tuple[ScoreRow, ...], t
     assert stored["foreground_dice"] == pytest.approx(statistics.mean(means), rel=1e-12)
 
 
-def test_summary_json_writes_the_empty_mask_rule_down(cohort: tuple[ScoreRow, ...], tmp_path: Path) -> None:
-    write_summary(tmp_path / "summary.json", cohort, failed=["z", "y"])
-    stored = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
+def test_summary_json_holds_rules_failures_and_clinical_means(cohort: tuple[ScoreRow, ...], tmp_path: Path) -> None:
+    stored = written_summary(tmp_path / "summary.json", cohort, failed=["z", "y"])
     assert "Exactly one mask empty is a total miss" in stored["rules"]["empty_masks"]
     assert stored["failed"] == ["y", "z"]
     assert stored["clinical"]["groups"]["DCM"]["lv_ef_percent"]["label"] == 20.0
 
 
-def test_summary_json_says_why_it_has_no_clinical_part(
+def test_summary_json_gives_the_reason_for_a_missing_clinical_part(
     make_pair: Callable[..., EvaluationPair], structures: dict[str, int], tmp_path: Path
 ) -> None:
-    write_summary(tmp_path / "summary.json", evaluate([make_pair("a", {}, {})], structures=structures).rows)
-    stored = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
+    rows = evaluate([make_pair("a", {}, {})], structures=structures).rows
+    stored = written_summary(tmp_path / "summary.json", rows)
     assert list(stored["clinical"]) == ["left_out"]
     assert stored["foreground_dice"] is None
 
 
-@pytest.fixture
-def of_vendors(cohort: tuple[ScoreRow, ...]) -> tuple[ScoreRow, ...]:
-    """Patients a and b of vendor A, c of vendor D."""
-    return tuple(replace(row, domain="D" if row.patient_id == "c" else "A") for row in cohort)
-
-
-def test_each_of_several_domains_is_summarised_as_if_it_were_alone(of_vendors: tuple[ScoreRow, ...]) -> None:
-    summary = summarise(of_vendors)
+def test_each_of_several_domains_has_the_summary_of_its_own_rows(two_vendors: tuple[ScoreRow, ...]) -> None:
+    summary = summarise(two_vendors)
     assert [(each.domain, each.n_cases, each.n_patients) for each in summary.domains] == [("A", 4, 2), ("D", 2, 1)]
     for each in summary.domains:
-        alone = summarise([row for row in of_vendors if row.domain == each.domain])
-        assert (each.foreground_dice, each.structures) == (alone.foreground_dice, alone.overall())
-        assert alone.domains == ()
-    assert replace(summary, domains=()) == summarise([replace(row, domain=None) for row in of_vendors])
-
-
-def test_the_domain_is_read_back_and_absent_from_an_older_table(
-    of_vendors: tuple[ScoreRow, ...], tmp_path: Path
-) -> None:
-    path = tmp_path / "scores.csv"
-    write_scores(path, of_vendors)
-    assert read_scores(path) == of_vendors
-    lines = path.read_text(encoding="utf-8").splitlines()
-    assert lines[0].endswith(",domain")
-    path.write_text("\n".join(line.rpartition(",")[0] for line in lines), encoding="utf-8")
-    assert {row.domain for row in read_scores(path)} == {None}
+        own = summarise([row for row in two_vendors if row.domain == each.domain])
+        assert (each.foreground_dice, each.structures, own.domains) == (own.foreground_dice, own.overall(), ())
+    assert replace(summary, domains=()) == summarise([replace(row, domain=None) for row in two_vendors])

@@ -15,21 +15,21 @@ from uumamba.evaluation.tables import (
 )
 
 
-def text(table: Table) -> list[str]:
-    """The lines on a terminal of 80 columns."""
+def render_lines(table: Table) -> list[str]:
+    """Lines on a terminal of 80 columns."""
     console = Console(width=80)
     with console.capture() as capture:
         console.print(table)
     return capture.get().splitlines()
 
 
-def rendered(table: Table) -> list[list[str]]:
-    """The words of each line, without the frame."""
-    return [line.replace("│", " ").replace("┃", " ").split() for line in text(table)]
+def render_words(table: Table) -> list[list[str]]:
+    """Words of each line, without the frame."""
+    return [line.replace("│", " ").replace("┃", " ").split() for line in render_lines(table)]
 
 
 def test_the_summary_table_shows_every_structure_and_phase_with_its_misses(cohort: tuple[ScoreRow, ...]) -> None:
-    lines = rendered(summary_table(cohort))
+    lines = render_words(summary_table(cohort))
     assert lines[0] == ["6", "cases", "of", "3", "patients"]
     # Dice of RV at ED: 180/190, 0 and 1.
     at_ed = next(line for line in lines if line[:2] == ["RV", "ED"])
@@ -42,14 +42,14 @@ def test_the_summary_table_shows_every_structure_and_phase_with_its_misses(cohor
 def test_the_ejection_fraction_table_shows_prediction_and_label_by_group(cohort: tuple[ScoreRow, ...]) -> None:
     table = ejection_fraction_table(patient_table(cohort))
     assert table is not None
-    assert ["NOR", "2", "50.0", "/", "55.0", "55.6", "/", "45.0"] in rendered(table)
+    assert ["NOR", "2", "50.0", "/", "55.0", "55.6", "/", "45.0"] in render_words(table)
 
 
-def test_undefined_means_are_a_dash_and_unknown_phases_groups_and_vessels_have_no_column_or_table(
+def test_undefined_means_are_a_dash_and_unknown_phases_groups_and_vessels_are_left_out(
     make_pair: Callable[..., EvaluationPair], structures: dict[str, int]
 ) -> None:
     rows = evaluate([make_pair("a", {"LV": 5}, {"LV": 5})], structures=structures).rows
-    lines = rendered(summary_table(rows))
+    lines = render_words(summary_table(rows))
     assert lines[0] == ["1", "case", "of", "1", "patient"]
     assert "phase" not in lines[2]
     assert ["RV", "-", "-", "0", "0", "0"] in lines
@@ -63,14 +63,14 @@ def two_zones(make_pair: Callable[..., EvaluationPair], structures: dict[str, in
     return evaluate([pair], structures=structures, vessel_structures=["RV", "LV"], mirror_pairs=[("RV", "LV")])
 
 
-def test_vessels_have_a_table_with_the_whole_tree_at_its_end(
+def test_the_table_of_vessels_ends_with_the_whole_tree(
     make_pair: Callable[..., EvaluationPair], structures: dict[str, int]
 ) -> None:
     scores = two_zones(make_pair, structures, RV=10)
     table = vessel_table(summarise(scores.rows, scores.trees))
     assert table is not None
     # Ten voxels in a row each, in two slabs that do not touch: the label has two parts, of which one was found.
-    assert [line for line in rendered(table) if line[-1:] in (["0.0"], ["-100.0"], ["-50.0"])] == [
+    assert [line for line in render_words(table) if line[-1:] in (["0.0"], ["-100.0"], ["-50.0"])] == [
         ["RV", "1.000", "0.0", "0.0", "0.0", "0.0"],
         ["LV", "0.000", "1.0", "0.0", "0.0", "-100.0"],
         ["whole", "tree", "0.667", "1.0", "0.0", "0.0", "-50.0"],
@@ -85,23 +85,24 @@ def test_twenty_three_zones_fit_eighty_columns() -> None:
     summary = summarise(scores.rows, scores.trees)
     for table in (summary_table(scores.rows), vessel_table(summary)):
         assert table is not None
-        assert max(len(line) for line in text(table)) <= 80
-        assert not any("…" in line for line in text(table))
-        assert {name for line in text(table) for name in zones if name in line} == {*zones}
+        assert max(len(line) for line in render_lines(table)) <= 80
+        assert not any("…" in line for line in render_lines(table))
+        assert {name for line in render_lines(table) for name in zones if name in line} == {*zones}
 
 
-def test_sides_are_one_sentence(make_pair: Callable[..., EvaluationPair], structures: dict[str, int]) -> None:
+def test_sides_without_a_swap_are_described_in_one_sentence(
+    make_pair: Callable[..., EvaluationPair], structures: dict[str, int]
+) -> None:
     sides = summarise(two_zones(make_pair, structures, RV=10).rows).sides
     assert sides is not None
-    assert describe_sides(sides) == "Left and right: none of 1 paired structures lies on its partner's side."
+    assert describe_sides(sides) == "Left and right: none of 1 paired structures is swapped."
 
 
-def test_the_table_by_domain_has_a_line_for_each_with_its_own_dice(cohort: tuple[ScoreRow, ...]) -> None:
-    rows = [replace(row, domain="D" if row.patient_id == "c" else "A") for row in cohort]
-    summary = summarise(rows)
-    lines = rendered(domain_table(summary))
+def test_the_table_by_domain_has_a_line_for_each_domain(two_vendors: tuple[ScoreRow, ...]) -> None:
+    summary = summarise(two_vendors)
+    lines = render_words(domain_table(summary))
     assert ["domain", "cases", "foreground", "RV", "MYO", "LV"] in lines
     # RV of vendor D: right at ED, invented at ES.
     last = summary.domains[1]
     assert ["D", "2", f"{last.foreground_dice:.3f}", "0.500", "1.000", f"{last.structures[2].dice.mean:.3f}"] in lines
-    assert max(map(len, text(domain_table(summary)))) <= 80
+    assert max(map(len, render_lines(domain_table(summary)))) <= 80

@@ -1,6 +1,7 @@
-"""Averaging over mirrored inputs: all combinations of the given axes, and no other."""
+"""Mirror averaging over all combinations of the given axes."""
 
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -9,25 +10,20 @@ from torch import Tensor
 from uumamba.inference import mirrored_mean
 
 
-def test_no_axes_is_the_function_itself() -> None:
+def test_without_axes_the_function_itself_is_returned() -> None:
     assert mirrored_mean(torch.sigmoid, ()) is torch.sigmoid
 
 
 @pytest.mark.parametrize("axes", [(0,), (1,), (0, 1), (1, 0)])
-def test_the_mean_is_over_every_combination_of_the_axes_and_no_other(axes: tuple[int, ...]) -> None:
+def test_the_mean_is_over_every_combination_of_the_axes(axes: tuple[int, ...]) -> None:
     ramp = torch.arange(12.0).reshape(3, 4)
-    seen: list[Tensor] = []
-
-    def predict(x: Tensor) -> Tensor:
-        seen.append(x)
-        return x * ramp
-
+    predict = Mock(side_effect=lambda x: x * ramp)
     x = torch.randn(1, 1, 3, 4)
     found = mirrored_mean(predict, axes)(x)
     rows = [ramp, ramp.flip(0)] if 0 in axes else [ramp]
-    both = [turned for row in rows for turned in ([row, row.flip(1)] if 1 in axes else [row])]
-    torch.testing.assert_close(found, x * torch.stack(both).mean(dim=0))
-    assert len(seen) == 2 ** len(axes)
+    flipped = [each for row in rows for each in ([row, row.flip(1)] if 1 in axes else [row])]
+    torch.testing.assert_close(found, x * torch.stack(flipped).mean(dim=0))
+    assert predict.call_count == 2 ** len(axes)
 
 
 def test_the_mean_does_not_change_when_the_input_is_mirrored() -> None:
@@ -37,22 +33,22 @@ def test_the_mean_does_not_change_when_the_input_is_mirrored() -> None:
     torch.testing.assert_close(predict(x.flip(2)), predict(x).flip(2))
 
 
-def by_side(x: Tensor) -> Tensor:
-    """A network that knows sides: class 1 where the left half is bright, 2 where the right one is, 0 elsewhere."""
+def classify_by_side(x: Tensor) -> Tensor:
+    """Class 1 for bright voxels on the left, 2 on the right."""
     bright = (x > 0.5).float()
     half = x.shape[-1] // 2
     left = torch.cat([bright[..., :half], torch.zeros_like(bright[..., half:])], -1)
     return torch.cat([1 - bright, left, bright - left], 1)
 
 
-def test_swaps_give_back_to_each_side_its_own_class() -> None:
+def test_swaps_restore_the_class_of_each_side() -> None:
     x = torch.rand(2, 1, 6, 8)
-    torch.testing.assert_close(mirrored_mean(by_side, (0, 1), swaps={1: [(1, 2)]})(x), by_side(x))
-    confused = mirrored_mean(by_side, (0, 1))(x)  # without them half of each side goes to the other
-    assert confused[:, 1:][by_side(x)[:, 1:] == 1].unique().tolist() == [0.5]
+    torch.testing.assert_close(mirrored_mean(classify_by_side, (0, 1), swaps={1: [(1, 2)]})(x), classify_by_side(x))
+    confused = mirrored_mean(classify_by_side, (0, 1))(x)  # without swaps, each side has half the probability
+    assert confused[:, 1:][classify_by_side(x)[:, 1:] == 1].unique().tolist() == [0.5]
 
 
-def test_two_axes_with_the_same_swap_undo_each_other() -> None:
+def test_two_flips_with_the_same_swap_cancel() -> None:
     x = torch.randn(1, 3, 4, 4)
     both = mirrored_mean(torch.sigmoid, (0, 1), swaps={0: [(0, 2)], 1: [(0, 2)]})(x)
     swapped = torch.sigmoid(x)[:, [2, 1, 0]]
@@ -63,6 +59,6 @@ def test_two_axes_with_the_same_swap_undo_each_other() -> None:
     ("axes", "swaps", "key", "got"),
     [((-1,), None, "axes", (-1,)), ((0, 0), None, "axes", (0, 0)), ((0,), {1: [(0, 1)]}, "swaps", [1])],
 )
-def test_axes_and_swaps_that_do_not_fit_are_refused(axes: Any, swaps: Any, key: str, got: Any, refused: Any) -> None:
+def test_wrong_axes_and_swaps_are_refused(axes: Any, swaps: Any, key: str, got: Any, refused: Any) -> None:
     with refused(key, got=got):
         mirrored_mean(torch.sigmoid, axes, swaps=swaps)

@@ -1,4 +1,4 @@
-"""A slow, obvious reference for every surface metric: all pairs of surface voxels, one loop each."""
+"""Masks, and reference surface distances over all pairs of voxels."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ Distances = tuple[list[float], list[float]]
 
 @pytest.fixture(scope="session")
 def distances_by_all_pairs() -> Callable[[np.ndarray, np.ndarray, Sequence[float]], Distances]:
-    """Distances from each surface voxel to the other surface, prediction's first."""
+    """Distances from each surface voxel to the other surface, in both directions."""
 
     def distances(prediction: np.ndarray, label: np.ndarray, spacing_mm: Sequence[float]) -> Distances:
         of_prediction, of_label = surface_voxels(prediction), surface_voxels(label)
@@ -43,18 +43,18 @@ def nearest(points: list[tuple[int, ...]], targets: list[tuple[int, ...]], spaci
 
 @pytest.fixture(scope="session")
 def tube() -> Callable[..., np.ndarray]:
-    """A straight round tube with flat ends, from voxel centre to voxel centre at the grid's distances."""
+    """Draw a straight round tube with flat ends at voxel centres."""
 
     def draw(
         *, length_mm: float, radius_mm: float, direction: Sequence[float], spacing_mm: Sequence[float]
     ) -> np.ndarray:
-        way = np.asarray(direction) / np.linalg.norm(direction)
+        unit = np.asarray(direction) / np.linalg.norm(direction)
         margin_mm = radius_mm + 2 * max(spacing_mm)
-        start_mm = margin_mm + np.maximum(-way * length_mm, 0)
-        shape = np.ceil((np.abs(way) * length_mm + 2 * margin_mm) / spacing_mm).astype(int) + 1
+        start_mm = margin_mm + np.maximum(-unit * length_mm, 0)
+        shape = np.ceil((np.abs(unit) * length_mm + 2 * margin_mm) / spacing_mm).astype(int) + 1
         points_mm = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1) * spacing_mm - start_mm
-        along_mm = points_mm @ way
-        across_mm = np.linalg.norm(points_mm - along_mm[..., None] * way, axis=-1)
+        along_mm = points_mm @ unit
+        across_mm = np.linalg.norm(points_mm - along_mm[..., None] * unit, axis=-1)
         rounding_mm = 1e-9
         inside = (along_mm >= -rounding_mm) & (along_mm <= length_mm + rounding_mm)
         return inside & (across_mm <= radius_mm + rounding_mm)
@@ -64,7 +64,7 @@ def tube() -> Callable[..., np.ndarray]:
 
 @pytest.fixture(scope="session")
 def torus() -> Callable[..., np.ndarray]:
-    """A solid ring around the first axis; one hole through it, nothing inside it."""
+    """Draw a solid torus around the first axis."""
 
     def draw(*, ring_radius: float, tube_radius: float) -> np.ndarray:
         half = int(np.ceil(ring_radius + tube_radius)) + 1
@@ -72,3 +72,13 @@ def torus() -> Callable[..., np.ndarray]:
         return np.hypot(np.hypot(y, x) - ring_radius, z) <= tube_radius
 
     return draw
+
+
+@pytest.fixture(scope="session")
+def two_blobs() -> tuple[np.ndarray, np.ndarray]:
+    """Two ellipsoids with ragged borders that overlap in part."""
+    shape = (14, 12, 9)
+    noise = np.random.default_rng(0).normal(scale=0.1, size=(2, *shape))
+    grid = np.stack(np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij"))
+    offset = np.array([0.25, 0.0, -0.1]).reshape(3, 1, 1, 1)
+    return np.linalg.norm(grid, axis=0) + noise[0] < 0.6, np.linalg.norm(grid - offset, axis=0) + noise[1] < 0.55

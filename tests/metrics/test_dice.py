@@ -8,7 +8,7 @@ def test_dice_of_disjoint_masks_is_zero() -> None:
     assert dice_coefficient(mask, ~mask) == 0.0
 
 
-def test_dice_of_shifted_cubes_is_the_share_that_overlaps() -> None:
+def test_dice_of_shifted_cubes_is_the_share_of_overlap() -> None:
     prediction, label = np.zeros((8, 8, 8), bool), np.zeros((8, 8, 8), bool)
     prediction[1:5, 2:6, 2:6] = True
     label[2:6, 2:6, 2:6] = True

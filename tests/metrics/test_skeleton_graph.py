@@ -14,8 +14,8 @@ SPACING_MM = (0.5, 0.7, 1.3)
 noise = arrays(np.bool_, st.tuples(*[st.integers(1, 5)] * 3), elements=st.booleans(), fill=st.nothing())
 
 
-def parts_of(graph: SkeletonGraph) -> int:
-    """Number of connected parts of a graph."""
+def count_parts(graph: SkeletonGraph) -> int:
+    """Count the connected parts of a graph."""
     n = len(graph.points_mm)
     if n == 0:
         return 0
@@ -24,7 +24,7 @@ def parts_of(graph: SkeletonGraph) -> int:
 
 
 def shortest_tree_mm(mask: np.ndarray) -> float:
-    """Length of the minimum spanning forest over all pairs of 26 neighbours."""
+    """Length of the minimum spanning forest over all 26-neighbours."""
     voxels = np.argwhere(mask)
     if len(voxels) == 0:
         return 0.0
@@ -34,11 +34,11 @@ def shortest_tree_mm(mask: np.ndarray) -> float:
 
 
 @given(noise)
-def test_the_graph_has_the_masks_parts_and_as_many_loops_as_it_has_tunnels(mask: np.ndarray) -> None:
+def test_the_graph_has_one_part_for_each_part_and_one_loop_for_each_tunnel(mask: np.ndarray) -> None:
     graph = skeleton_graph(mask, spacing_mm=SPACING_MM)
     parts, tunnels, _ = betti_numbers(mask)
     assert len(graph.points_mm) == mask.sum()
-    assert parts_of(graph) == parts
+    assert count_parts(graph) == parts
     assert len(graph.edges) - len(graph.points_mm) + parts == tunnels
 
 
@@ -69,13 +69,13 @@ def test_a_ring_around_one_voxel_keeps_its_loop() -> None:
     assert graph.degrees.tolist() == [2, 2, 2, 2]
 
 
-def test_points_lie_at_voxel_centres_in_millimetres() -> None:
+def test_points_are_voxel_centres_in_millimetres() -> None:
     pair = np.zeros((2, 2, 2), bool)
     pair[0, 0, 0] = pair[1, 1, 1] = True
     graph = skeleton_graph(pair, spacing_mm=(1, 2, 2))
     assert graph.points_mm.tolist() == [[0, 0, 0], [1, 2, 2]]
     assert graph.edge_lengths_mm.tolist() == [3.0]
-    assert graph.both_ways.tolist() == [[0, 1], [1, 0]]
+    assert graph.directed_edges.tolist() == [[0, 1], [1, 0]]
 
 
 def test_an_empty_skeleton_is_an_empty_graph() -> None:

@@ -1,4 +1,4 @@
-"""Betti numbers of shapes that can be counted by hand, and of all others by linear algebra."""
+"""Betti numbers, counted by hand or computed by linear algebra."""
 
 import itertools
 import math
@@ -21,9 +21,10 @@ noise = st.one_of(
 
 
 def betti_numbers_by_ranks(mask: np.ndarray) -> tuple[int, ...]:
-    """Homology from its definition: boundary matrices of the closed voxels' cells, with ranks over two elements.
+    """Compute Betti numbers from their definition.
 
-    Cells lie on a grid of twice the resolution: odd coordinates span a voxel, even ones lie between two.
+    They follow from the ranks, over two elements, of the boundary matrices of the closed voxels' cells. Cells are on a
+    grid of twice the resolution: odd coordinates are inside a voxel, even ones between two voxels.
     """
     cells: set[tuple[int, ...]] = set()
     for voxel in np.argwhere(mask):
@@ -53,23 +54,12 @@ def test_betti_numbers_equal_the_homology_of_the_closed_voxels(mask: np.ndarray)
     assert betti_numbers(mask) == betti_numbers_by_ranks(mask)
 
 
-def test_a_torus_is_one_part_with_one_tunnel(torus: Draw) -> None:
-    assert betti_numbers(torus(ring_radius=7, tube_radius=2.5)) == (1, 1, 0)
-
-
-def test_the_skin_of_a_torus_has_two_tunnels_and_a_cavity(torus: Draw) -> None:
+def test_a_torus_has_one_tunnel_and_its_surface_two_tunnels_and_a_cavity(torus: Draw) -> None:
     skin = torus(ring_radius=8, tube_radius=4)
+    assert betti_numbers(skin) == (1, 1, 0)
     inner = torus(ring_radius=8, tube_radius=2)
     skin[2:-2, 2:-2, 2:-2] &= ~inner
     assert betti_numbers(skin) == (1, 2, 1)
-
-
-def test_a_branching_vessel_is_one_part_without_tunnel_or_cavity() -> None:
-    branch = np.zeros((3, 9, 9), bool)
-    branch[1, 4, :5] = True
-    for step in range(4):
-        branch[1, 4 - step, 4 + step] = branch[1, 4 + step, 4 + step] = True
-    assert betti_numbers(branch) == (1, 0, 0)
 
 
 def test_two_vessels_are_two_parts() -> None:
@@ -95,7 +85,7 @@ def test_a_frame_of_a_cube_has_five_tunnels() -> None:
     assert betti_numbers(frame) == (1, 5, 0)
 
 
-def test_foreground_is_joined_by_corners_and_background_by_faces() -> None:
+def test_foreground_is_connected_by_corners_and_background_by_faces() -> None:
     diagonal = np.zeros((2, 2, 2), bool)
     diagonal[0, 0, 0] = diagonal[1, 1, 1] = True
     assert betti_numbers(diagonal) == (1, 0, 0)
@@ -105,7 +95,7 @@ def test_foreground_is_joined_by_corners_and_background_by_faces() -> None:
     assert betti_numbers(octahedron) == (1, 0, 1)
 
 
-def test_a_hole_in_a_flat_mask_is_a_tunnel_in_two_and_in_three_dimensions() -> None:
+def test_a_hole_in_a_flat_mask_is_a_tunnel_in_2d_and_3d() -> None:
     eight = np.ones((3, 5), bool)
     eight[1, 1] = eight[1, 3] = False
     assert betti_numbers(eight) == (1, 2)
@@ -125,7 +115,7 @@ def test_an_empty_mask_has_no_parts() -> None:
     assert betti_numbers(np.zeros((3, 4), bool)) == (0, 0)
 
 
-def test_betti_errors_are_absolute_differences_either_way(torus: Draw) -> None:
+def test_betti_errors_are_absolute_differences(torus: Draw) -> None:
     ring = torus(ring_radius=7, tube_radius=2)
     pieces = ring.copy()
     pieces[:, ring.shape[1] // 2] = False
@@ -133,11 +123,7 @@ def test_betti_errors_are_absolute_differences_either_way(torus: Draw) -> None:
     assert betti_errors(pieces, ring) == (1.0, 1.0, 0.0)
     assert betti_errors(ring, pieces) == (1.0, 1.0, 0.0)
     assert betti_errors(ring, ring) == (0.0, 0.0, 0.0)
-
-
-def test_betti_errors_of_a_total_miss_are_the_labels_own_numbers(torus: Draw) -> None:
-    ring = torus(ring_radius=7, tube_radius=2)
-    assert betti_errors(np.zeros_like(ring), ring) == (1.0, 1.0, 0.0)
+    assert betti_errors(np.zeros_like(ring), ring) == (1.0, 1.0, 0.0), "the numbers of the label for a total miss"
 
 
 @pytest.mark.parametrize("shape", [(3, 4), (2, 3, 4)])
@@ -148,7 +134,7 @@ def test_betti_errors_of_two_empty_masks_are_nan(shape: tuple[int, ...]) -> None
 
 
 @given(arrays(np.bool_, (4, 4, 4), elements=st.booleans(), fill=st.nothing()))
-def test_filling_cavities_adds_voxels_until_there_are_none(mask: np.ndarray) -> None:
+def test_filling_cavities_adds_voxels_until_no_cavity_is_left(mask: np.ndarray) -> None:
     filled = fill_cavities(mask)
     assert not (mask & ~filled).any()
     assert np.array_equal(filled, mask) == (betti_numbers(mask)[2] == 0)

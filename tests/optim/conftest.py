@@ -1,6 +1,6 @@
-"""Members of the family, and the small network and batches that they are tried on."""
+"""Fixtures of the family: members, and a small network that they train."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -10,61 +10,30 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
+from torch.nn.utils import parameters_to_vector
 from torch.optim import SGD, Optimizer
 
-from uumamba.optim import (
-    ASAM,
-    GSAM,
-    MESA,
-    MSAM,
-    SAF,
-    SAGM,
-    SAM,
-    TRAM,
-    AdaptiveTrigger,
-    FriendlySAM,
-    LookSAM,
-    OutputBiasForgetting,
-    Plain,
-    SharpnessAware,
-    StaleSAM,
-    norm_layers_only,
-)
+from tests.optim_members import OPTIMIZERS
+from uumamba.optim import MESA, SAF, SAM, OutputBiasForgetting, SharpnessAware, norm_layers_only
 
 MOMENTUM = partial(SGD, lr=0.05, momentum=0.9)
 Batch = dict[str, Tensor]
-Make = Callable[..., SharpnessAware]
 Spoil = Callable[[int, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Member:
-    """One way to train, and its forward passes in a step that follows others."""
+    """Way to train, with the passes of a later step."""
 
-    make: Make
+    make: Callable[..., SharpnessAware]
     passes: int = 2
     ascent: Any = None
     groups: Callable[[nn.Module], Any] = nn.Module.parameters
     objective: Callable[[nn.Module], nn.Module | None] = lambda net: None
 
 
-ALWAYS = AdaptiveTrigger(total_steps=5, start=-1e9, end=-1e9)
-MEMBERS = {
-    "Plain": Member(Plain, passes=1),
-    "SAM": Member(SAM),
-    "ASAM": Member(ASAM),
-    "GSAM": Member(GSAM),
-    "FriendlySAM": Member(FriendlySAM),
-    "LookSAM": Member(partial(LookSAM, k=2)),
-    "LookSAM triggered": Member(partial(LookSAM, trigger=ALWAYS)),
-    "MSAM": Member(MSAM, passes=1),
-    "StaleSAM": Member(StaleSAM, passes=1),
-    "SAGM": Member(SAGM),
-    "TRAM previous": Member(partial(TRAM, trust="previous"), passes=3),
-    "TRAM initial": Member(partial(TRAM, trust="initial"), passes=3),
-    "TRAM noise": Member(partial(TRAM, trust="noise"), passes=3),
-    "TRAM fisher": Member(partial(TRAM, trust="fisher")),
+PASSES = {"Plain": 1, "MSAM": 1, "StaleSAM": 1, "TRAM previous": 3, "TRAM initial": 3, "TRAM noise": 3}
+MEMBERS = {name: Member(make, passes=PASSES.get(name, 2)) for name, make in OPTIMIZERS.items()} | {
     "norm layers only": Member(SAM, groups=norm_layers_only),
     "output-bias forgetting": Member(SAM, ascent=OutputBiasForgetting()),
     "MESA": Member(SAM, objective=lambda net: MESA(nn.CrossEntropyLoss(), net, decay=0.8)),
@@ -73,7 +42,7 @@ MEMBERS = {
 
 
 class Training:
-    """A small network and a member of the family around a base.
+    """Small network and a member of the family around a base.
 
     ``spoil(call, logits)`` may change the logits of each call of a closure, counted from 1, or raise.
     """
@@ -105,7 +74,7 @@ class Training:
         return parameters_to_vector(self.net.parameters()).detach().clone()
 
     def batches(self, number: int) -> list[Batch]:
-        """The same batches each time."""
+        """Draw the same batches in each call."""
         generator = torch.Generator().manual_seed(8)
         return [
             {
@@ -117,7 +86,7 @@ class Training:
         ]
 
     def closure(self, batch: Batch, spoil: Spoil = lambda call, logits: logits) -> Callable[[], Any]:
-        """A pass over a batch; the weights of each call are kept in ``seen``."""
+        """Make a pass over a batch; it stores its weights in ``seen``."""
         calls = count(1)
 
         def forward(image: Tensor) -> Tensor:
@@ -133,7 +102,7 @@ class Training:
         return closure
 
     def step(self, closure: Any, **options: Any) -> Tensor:
-        """One step, whose passes are kept in ``seen``; for MESA and SAF it ends an epoch."""
+        """Take one step, which is an epoch of its own for SAF."""
         self.seen.clear()
         if isinstance(self.objective, SAF):
             self.objective.begin_epoch(0 if self.objective.epoch is None else self.objective.epoch + 1)
@@ -143,7 +112,7 @@ class Training:
         return loss
 
     def train(self, batches: list[Batch]) -> list[Tensor]:
-        """One step a batch."""
+        """Take one step per batch."""
         return [self.step(self.closure(batch)) for batch in batches]
 
 
@@ -153,12 +122,6 @@ def training() -> type[Training]:
     return Training
 
 
-@pytest.fixture
-def members() -> dict[str, Member]:
-    """Every way to train that the contract knows."""
-    return MEMBERS
-
-
 @pytest.fixture(params=MEMBERS)
 def member(request: pytest.FixtureRequest) -> str:
     """Every member of the family, by name."""
@@ -166,41 +129,6 @@ def member(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(params=[name for name in MEMBERS if name != "Plain"])
-def climber(request: pytest.FixtureRequest) -> str:
+def sharpness_aware(request: pytest.FixtureRequest) -> str:
     """Every member that perturbs the weights, by name."""
     return request.param
-
-
-Gradient = Callable[[Tensor], Tensor]
-Formula = Callable[[Tensor, Iterator[Gradient]], Tensor]
-
-
-@pytest.fixture
-def equals_formula() -> Callable[..., SharpnessAware]:
-    """Assert that 20 steps of an optimizer give the weights of a formula, in float64.
-
-    The formula gets the weights as one vector and, for each step, the gradient as a function of such a vector.
-    """
-
-    def check(formula: Formula, make: Make, base: Callable[..., Optimizer], *, rtol: float = 1e-9) -> SharpnessAware:
-        torch.manual_seed(7)
-        net, other = (nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3)).double() for _ in "ab")
-        other.load_state_dict(net.state_dict())
-        batches = [(torch.randn(6, 5).double(), torch.randn(6, 3).double()) for _ in range(20)]
-
-        def gradient(x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
-            vector_to_parameters(weights, other.parameters())
-            found = torch.autograd.grad(F.mse_loss(other(x), y), list(other.parameters()))
-            return torch.cat([part.flatten() for part in found])
-
-        start = parameters_to_vector(other.parameters()).detach()
-        expected = formula(start, (partial(gradient, x, y) for x, y in batches))
-        optimizer = make(net.parameters(), base)
-        for x, y in batches:
-            optimizer.step(lambda x=x, y=y: F.mse_loss(net(x), y))
-        torch.testing.assert_close(
-            parameters_to_vector(net.parameters()).detach(), expected, rtol=rtol, atol=rtol / 100
-        )
-        return optimizer
-
-    return check

@@ -1,7 +1,8 @@
-"""Run by test_distributed.py: two gloo ranks, and one process on both ranks' batches, train by every scenario.
+"""Training by two gloo ranks, and by one process on both batches.
 
-A rank that climbs by itself is one micro-batch of the one process, and ranks that climb alike are its full
-accumulation; both have a closed form in test_accumulation.py.
+test_distributed.py runs this file. A rank that perturbs along its own gradient equals one micro-batch of the one
+process, and ranks that perturb along the mean gradient equal its full accumulation. Both have a closed form in
+test_accumulation.py.
 """
 
 import sys
@@ -20,49 +21,28 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD
 from torch.utils.data.distributed import DistributedSampler
 
-from uumamba.optim import (
-    ASAM,
-    GSAM,
-    MSAM,
-    SAF,
-    SAGM,
-    SAM,
-    TRAM,
-    AdaptiveTrigger,
-    FriendlySAM,
-    LookSAM,
-    Plain,
-    StaleSAM,
-)
+from tests.optim_members import OPTIMIZERS
+from uumamba.optim import SAF, SAM, AdaptiveTrigger, LookSAM, Plain
 from uumamba.runtime.errors import UsageError
 from uumamba.runtime.process_end import end_process
 
 RANKS, STEPS, SAMPLES, EPOCHS = 2, 4, 11, 6
 TRIGGER = AdaptiveTrigger(total_steps=3, start=-9.0, end=9.0)
-# A member, the accumulation of one process that equals two ranks, micro-batches per rank, and options.
+GLOBAL = {"accumulation": "full", "perturbation": "global"}
+# Accumulation of one process that equals two ranks; empty for noise, which differs between ranks.
+EQUAL_TO = {"FriendlySAM": "full", "LookSAM": "full", "LookSAM triggered": "full", "TRAM noise": "", "TRAM fisher": ""}
+# An optimizer, the accumulation of one process, micro-batches per rank, and options.
 SCENARIOS: dict[str, tuple[Callable[..., Any], str, int, dict[str, Any]]] = {
-    "Plain": (Plain, "micro", 1, {}),
-    "SAM": (SAM, "micro", 1, {}),
-    "SAM, micro-batches": (SAM, "micro", 2, {}),
-    "SAM, global": (SAM, "full", 2, {"accumulation": "full", "perturbation": "global"}),
-    "ASAM": (ASAM, "micro", 1, {}),
-    "GSAM": (GSAM, "micro", 1, {}),
-    "SAGM": (SAGM, "micro", 1, {}),
-    "FriendlySAM": (FriendlySAM, "full", 1, {}),
-    "LookSAM": (partial(LookSAM, k=2), "full", 1, {}),
+    **{name: (make, EQUAL_TO.get(name, "micro"), 1, {}) for name, make in OPTIMIZERS.items()},
     "LookSAM triggered": (partial(LookSAM, trigger=TRIGGER), "full", 1, {}),
-    "MSAM": (MSAM, "micro", 1, {}),
-    "StaleSAM": (StaleSAM, "micro", 1, {}),
-    "TRAM previous": (TRAM, "micro", 1, {}),
-    "TRAM previous, global": (TRAM, "full", 2, {"accumulation": "full", "perturbation": "global"}),
-    "TRAM initial": (partial(TRAM, trust="initial"), "micro", 1, {}),
-    "TRAM noise": (partial(TRAM, trust="noise"), "", 1, {}),
-    "TRAM fisher": (partial(TRAM, trust="fisher"), "", 1, {}),
+    "SAM, micro-batches": (SAM, "micro", 2, {}),
+    "SAM, global": (SAM, "full", 2, GLOBAL),
+    "TRAM previous, global": (OPTIMIZERS["TRAM previous"], "full", 2, GLOBAL),
 }
 
 
 class Net(nn.Module):
-    """A network, and a number outside of the wrapper that learns from every rank."""
+    """Network with a learned number outside the wrapper."""
 
     def __init__(self, *, wrapped: bool, views: bool) -> None:
         super().__init__()
@@ -93,7 +73,7 @@ class Net(nn.Module):
 
 
 def train(name: str, ranks: range, *, wrapped: bool, views: bool = False) -> dict[str, Tensor]:
-    """The content of a network after steps on the batches of some ranks."""
+    """Train on the batches of some ranks and return the network's state."""
     make, accumulation, micros, options = SCENARIOS[name]
     net = Net(wrapped=wrapped, views=views)
     if not wrapped:
@@ -106,7 +86,7 @@ def train(name: str, ranks: range, *, wrapped: bool, views: bool = False) -> dic
 
 
 def train_with_one_broken_rank(rank: int) -> dict[str, Tensor]:
-    """One good step, and one whose first pass is not finite on rank 1 alone."""
+    """Take a finite step, then one with infinite loss on rank 1."""
     net, scaler = Net(wrapped=True, views=False), torch.amp.GradScaler("cpu", init_scale=16.0)
     base = partial(SGD, lr=0.3, momentum=0.9)
     optimizer = SAM(net.groups(), base, rho=0.2, net=net.net, scaler=scaler)
@@ -125,7 +105,10 @@ def train_with_one_broken_rank(rank: int) -> dict[str, Tensor]:
 
 
 def train_by_saf(ranks: range, table: Path, *, wrapped: bool) -> dict[str, Tensor]:
-    """Eleven samples for two ranks, dealt out anew every epoch: the sampler gives one of them out twice."""
+    """Train on eleven samples, reshuffled between two ranks every epoch.
+
+    The sampler gives one sample to both ranks.
+    """
     generator = torch.Generator().manual_seed(8)
     image = torch.randn(SAMPLES, 4, generator=generator, dtype=torch.float64)
     label = torch.randint(3, (SAMPLES,), generator=generator)
@@ -151,7 +134,7 @@ def train_by_saf(ranks: range, table: Path, *, wrapped: bool) -> dict[str, Tenso
 
 
 def gather_uneven_batches(rank: int) -> dict[str, Tensor]:
-    """Rank 0 has two samples and rank 1 three; the output of each is its number."""
+    """Gather two samples of rank 0 and three of rank 1."""
     objective = SAF(nn.CrossEntropyLoss(), samples=SAMPLES, classes=2)
     objective.begin_epoch(0)
     ids = torch.tensor([0, 1] if rank == 0 else [2, 3, 4])
@@ -162,7 +145,7 @@ def gather_uneven_batches(rank: int) -> dict[str, Tensor]:
 
 
 def find_refused_keys(early: SAF) -> str:
-    """Keys of the errors that only several ranks raise."""
+    """Return the keys of errors that only several ranks raise."""
     net = Net(wrapped=True, views=False)
     optimizer = Plain(net.groups(), partial(SGD, lr=0.1), net=net.net)
 

@@ -10,15 +10,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD
 
-from uumamba.optim import Rule, SharpnessAware, Slope
+from uumamba.optim import FirstPass, Rule, SharpnessAware
 from uumamba.optim.sam import follow_gradient
 
 LR, RHO = 0.1, 0.3
 Weights = dict[str, Tensor]
 
 
-def average(slope: Slope, second: Sequence[Tensor]) -> list[Tensor]:
-    return [(one + two) / 2 for one, two in zip(slope.grads, second, strict=True)]
+def average(first: FirstPass, second: Sequence[Tensor]) -> list[Tensor]:
+    return [(one + two) / 2 for one, two in zip(first.grads, second, strict=True)]
 
 
 def mean(gradients: Sequence[Weights]) -> Weights:
@@ -49,7 +49,7 @@ def test_a_step_over_three_micro_batches_has_its_closed_form(
     optimizer = SharpnessAware(
         net.parameters(),
         partial(SGD, lr=LR),
-        rule=Rule(climb=follow_gradient, mix=mix),
+        rule=Rule(direction=follow_gradient, mix=mix),
         group_defaults={"rho": RHO},
         accumulation=accumulation,
     )

@@ -1,6 +1,7 @@
 """Promises of every member of the family, around every base."""
 
 import copy
+import math
 import pickle
 import warnings
 import weakref
@@ -15,11 +16,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD, AdamW, Optimizer, lr_scheduler
 
+from tests.optim_members import OPTIMIZERS
 from uumamba import optim
 from uumamba.optim import (
     ASAM,
     GSAM,
+    MESA,
     MSAM,
+    SAF,
     SAGM,
     SAM,
     TRAM,
@@ -40,7 +44,7 @@ BASES = {
     "Lion of another package": partial(pytorch_optimizer.Lion, lr=0.01),
 }
 OBJECTIVES = ("MESA", "SAF")
-LEADERS = ("MSAM", "StaleSAM")
+ONE_PASS = ("MSAM", "StaleSAM")
 MEASURING = ("TRAM previous", "TRAM initial", "TRAM noise")
 LAYER_NORM = partial(nn.LayerNorm, 8)
 
@@ -59,44 +63,50 @@ def two_groups(net: nn.Module) -> list[dict[str, Any]]:
     return [first, {"params": net[3].parameters(), "lr": 0.02, "perturb": False}]
 
 
-def test_every_exported_member_is_under_this_contract(members: Any) -> None:
-    made = {getattr(member.make, "func", member.make) for member in members.values()}
+def test_every_exported_optimizer_is_in_the_table() -> None:
+    made = {getattr(make, "func", make) for make in OPTIMIZERS.values()}
     exported = {getattr(optim, name) for name in optim.__all__}
     classes = {each for each in exported if isinstance(each, type) and issubclass(each, optim.SharpnessAware)}
     assert classes - {optim.SharpnessAware} == made
 
 
-def test_rho_of_zero_is_the_base_bit_for_bit(member: str, base: Callable[..., Optimizer], training: Any) -> None:
+@pytest.mark.parametrize("bound", [None, 0.1])
+def test_rho_of_zero_is_the_base_bit_for_bit(
+    member: str, base: Callable[..., Optimizer], bound: float | None, training: Any
+) -> None:
     if member in OBJECTIVES:
-        return  # another loss; their files test that a weight of 0 is the loss alone
-    ours = training(member, base, dtype=torch.float32, middle=dropout, **({} if member == "Plain" else {"rho": 0.0}))
+        return  # another loss; their files test a weight of 0
+    options = {"max_grad_norm": bound} | ({} if member == "Plain" else {"rho": 0.0})
+    ours = training(member, base, dtype=torch.float32, middle=dropout, **options)
     theirs = training("Plain", base, dtype=torch.float32, middle=dropout)
-    reference = base(theirs.net.parameters())
+    reference = base(ours.member.groups(theirs.net))
     torch.manual_seed(0)
     ours.train(ours.batches(6))
     torch.manual_seed(0)
     for batch in theirs.batches(6):
         reference.zero_grad()
         F.cross_entropy(theirs.net(batch["image"]), batch["label"]).backward()
+        if bound is not None:
+            nn.utils.clip_grad_norm_([param for group in reference.param_groups for param in group["params"]], bound)
         reference.step()
     assert torch.equal(ours.weights, theirs.weights)
 
 
-def test_tiny_rho_is_nearly_the_base(climber: str, training: Any) -> None:
+def test_tiny_rho_is_nearly_the_base(sharpness_aware: str, training: Any) -> None:
     # rho of 0 is a shortcut; LookSAM and SAGM differ from the base by a part without rho, 0 with alpha 0
-    if climber in OBJECTIVES:
+    if sharpness_aware in OBJECTIVES:
         return
-    alpha = {"alpha": 0.0} if climber.startswith(("LookSAM", "SAGM")) else {}
-    near, plain = training(climber, rho=1e-9, **alpha), training("Plain")
+    alpha = {"alpha": 0.0} if sharpness_aware.startswith(("LookSAM", "SAGM")) else {}
+    near, plain = training(sharpness_aware, rho=1e-9, **alpha), training("Plain")
     near.train(near.batches(10))
     plain.train(plain.batches(10))
-    assert not torch.equal(near.weights, plain.weights), "it did climb"
+    assert not torch.equal(near.weights, plain.weights), "weights were perturbed"
     # ten steps whose gradients differ by about rho
     torch.testing.assert_close(near.weights, plain.weights, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_it_learns_also_in_bfloat16_and_restores_bit_for_bit(member: str, dtype: torch.dtype, training: Any) -> None:
+def test_members_learn_and_restore_weights_bit_for_bit(member: str, dtype: torch.dtype, training: Any) -> None:
     run = training(member, max_grad_norm=1.0, dtype=dtype)
     [batch] = run.batches(1)
     first, *_, last = run.train([batch] * 12)
@@ -111,7 +121,7 @@ def test_it_learns_also_in_bfloat16_and_restores_bit_for_bit(member: str, dtype:
     assert [param.data_ptr() for param in run.net.parameters()] == addresses, "weights keep their storage"
 
 
-def test_it_returns_the_first_loss_and_takes_as_few_passes_as_promised(member: str, training: Any) -> None:
+def test_a_step_returns_the_first_loss_and_takes_the_promised_number_of_passes(member: str, training: Any) -> None:
     run = training(member)
     *earlier, batch = run.batches(5)
     run.train(earlier)
@@ -119,11 +129,11 @@ def test_it_returns_the_first_loss_and_takes_as_few_passes_as_promised(member: s
     loss = run.step(run.closure(batch))
     assert len(run.seen) == run.member.passes
     assert not loss.requires_grad
-    if member not in (*OBJECTIVES, *LEADERS, "TRAM fisher"):
+    if member not in (*OBJECTIVES, *ONE_PASS, "TRAM fisher"):
         assert loss == F.cross_entropy(copied(batch["image"]), batch["label"])
 
 
-def test_a_pass_that_raises_leaves_the_weights(member: str, training: Any) -> None:
+def test_a_pass_that_raises_does_not_change_the_weights(member: str, training: Any) -> None:
     run = training(member)
     *earlier, batch = run.batches(5)
     run.train(earlier)
@@ -140,7 +150,7 @@ def test_a_pass_that_raises_leaves_the_weights(member: str, training: Any) -> No
         assert torch.equal(run.weights, before)
         torch.testing.assert_close(run.optimizer.base.state_dict()["state"], state, rtol=0, atol=0)
         assert not run.net._forward_pre_hooks
-    assert member == "Plain" or not torch.equal(run.seen[-1], before), "the last pass is at the climbed weights"
+    assert member == "Plain" or not torch.equal(run.seen[-1], before), "the last pass is at the perturbed weights"
 
 
 @pytest.mark.parametrize(("value", "scaled"), [(float("nan"), False), (float("inf"), True)])
@@ -167,10 +177,7 @@ def test_a_pass_that_is_not_finite_skips_the_step(member: str, value: float, sca
         assert not torch.equal(run.weights, before)
 
 
-def test_a_loss_that_is_not_finite_skips_the_whole_step_although_its_gradient_is_finite(
-    member: str, training: Any
-) -> None:
-    """A cross entropy of a class with logit -inf is such a loss."""
+def test_a_loss_that_is_not_finite_skips_the_step_although_its_gradient_is_finite(member: str, training: Any) -> None:
     run = training(member)
     batches = run.batches(3)
     run.train(batches[:1])
@@ -235,7 +242,7 @@ def test_a_copy_trains_on_as_the_original_and_apart_from_it(member: str, trainin
         assert twin.optimizer.param_groups is twin.optimizer.base.param_groups
 
 
-def test_parameters_without_a_gradient_are_left_alone(member: str, training: Any) -> None:
+def test_parameters_without_a_gradient_do_not_change(member: str, training: Any) -> None:
     def with_unused(net: nn.Module) -> list[dict[str, Any]]:
         used = list(net.parameters())
         net.unused, net.frozen = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2), requires_grad=False)
@@ -250,8 +257,13 @@ def test_parameters_without_a_gradient_are_left_alone(member: str, training: Any
     assert (run.weights != before).sum() == 100
 
 
-def test_only_norm_layers_are_climbed_where_asked_and_everything_learns(climber: str, training: Any) -> None:
-    run = training(climber, middle=LAYER_NORM, groups=norm_layers_only, **({} if "TRAM" in climber else {"rho": 0.3}))
+def test_norm_layers_only_perturbs_norm_layers_and_trains_all_parameters(sharpness_aware: str, training: Any) -> None:
+    run = training(
+        sharpness_aware,
+        middle=LAYER_NORM,
+        groups=norm_layers_only,
+        **({} if "TRAM" in sharpness_aware else {"rho": 0.3}),
+    )
     *earlier, batch = run.batches(5)
     start = run.weights
     run.train(earlier)
@@ -262,12 +274,12 @@ def test_only_norm_layers_are_climbed_where_asked_and_everything_learns(climber:
     assert moved[norms].any()
     assert not moved[~norms].any()
     assert (run.weights != start).all()
-    if not climber.startswith(("ASAM", "SAGM", "TRAM")):  # their lengths are in other measures
-        assert moved.norm().item() == pytest.approx(0.3, rel=1e-9), "the norm is over norm layers alone"
+    if not sharpness_aware.startswith(("ASAM", "SAGM", "TRAM")):  # their lengths are in other measures
+        assert moved.norm().item() == pytest.approx(0.3, rel=1e-9), "the norm is over norm layers only"
 
 
 class ThreeAlike(nn.Module):
-    """Logits in which three parameters play the same part."""
+    """Logits that depend on three parameters in the same way."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -277,12 +289,18 @@ class ThreeAlike(nn.Module):
         return x @ (self.near + self.far + self.fixed).T
 
 
-def test_groups_have_their_own_rho_and_learning_rate(climber: str, training: Any) -> None:
+def test_groups_have_their_own_rho_and_learning_rate(sharpness_aware: str, training: Any) -> None:
     def groups(net: ThreeAlike) -> list[dict[str, Any]]:
         far, fixed = {"params": [net.far], "rho": 0.2}, {"params": [net.fixed], "rho": 0.0, "lr": 0.1}
         return [{"params": [net.near]}, far, fixed]
 
-    run = training(climber, net=ThreeAlike(), groups=groups, rho=0.1, **({"alpha": 0.0} if climber == "SAGM" else {}))
+    run = training(
+        sharpness_aware,
+        net=ThreeAlike(),
+        groups=groups,
+        rho=0.1,
+        **({"alpha": 0.0} if sharpness_aware == "SAGM" else {}),
+    )
     *earlier, batch = run.batches(5)
     run.train(earlier)
     before = run.weights
@@ -296,11 +314,15 @@ def test_groups_have_their_own_rho_and_learning_rate(climber: str, training: Any
     assert not fixed.any()
 
 
-def test_only_the_final_gradient_is_clipped(climber: str, training: Any) -> None:
+def test_only_the_final_gradient_is_clipped(sharpness_aware: str, training: Any) -> None:
     nearly_none = 1e-12  # of momentum, which MSAM needs
     base = partial(SGD, lr=1.0, momentum=nearly_none)
     run = training(
-        climber, base, max_grad_norm=1e-3, rho=5.0, **({"min_distance": 1.0} if climber in MEASURING else {})
+        sharpness_aware,
+        base,
+        max_grad_norm=1e-3,
+        rho=5.0,
+        **({"min_distance": 1.0} if sharpness_aware in MEASURING else {}),
     )
     *earlier, batch = run.batches(5)
     run.train(earlier)
@@ -310,22 +332,9 @@ def test_only_the_final_gradient_is_clipped(climber: str, training: Any) -> None
     assert (run.seen[-1] - before).norm() > 1e-3
 
 
-def test_plain_clips_as_torch_does(base: Callable[..., Optimizer], training: Any) -> None:
-    ours, theirs = (training("Plain", base, dtype=torch.float32, max_grad_norm=0.1) for _ in "ab")
-    ours.train(ours.batches(10))
-    reference = base(theirs.net.parameters())
-    for batch in theirs.batches(10):
-        reference.zero_grad()
-        F.cross_entropy(theirs.net(batch["image"]), batch["label"]).backward()
-        nn.utils.clip_grad_norm_(theirs.net.parameters(), 0.1)
-        reference.step()
-    assert torch.equal(ours.weights, theirs.weights)
-
-
 @pytest.mark.parametrize("factor", [0.0, 1e-44])
-def test_a_flat_slope_gives_no_nan(climber: str, factor: float, training: Any) -> None:
-    """Zero, and at the edge of float32."""
-    run = training(climber, dtype=torch.float32)
+def test_a_gradient_of_zero_gives_no_nan(sharpness_aware: str, factor: float, training: Any) -> None:
+    run = training(sharpness_aware, dtype=torch.float32)
     before = run.weights
     for batch in run.batches(3):
         run.step(run.closure(batch, lambda call, logits: logits * factor))
@@ -334,8 +343,8 @@ def test_a_flat_slope_gives_no_nan(climber: str, factor: float, training: Any) -
 
 
 @pytest.mark.parametrize("accumulation", ["micro", "full"])
-def test_one_closure_in_a_list_is_that_closure(climber: str, accumulation: str, training: Any) -> None:
-    runs = [training(climber), training(climber, accumulation=accumulation)]
+def test_one_closure_in_a_list_is_that_closure(sharpness_aware: str, accumulation: str, training: Any) -> None:
+    runs = [training(sharpness_aware), training(sharpness_aware, accumulation=accumulation)]
     for batch in runs[0].batches(4):
         runs[0].step(runs[0].closure(batch))
         runs[1].step([runs[1].closure(batch)])
@@ -359,9 +368,9 @@ def penalty(net: nn.Module, image: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("accumulation", ["micro", "full"])
 def test_running_statistics_count_each_batch_once(member: str, accumulation: str, training: Any) -> None:
-    # a learning rate of 0 keeps the activations of both runs alike, and a tiny rho those of one that climbs ahead
+    # a learning rate of 0 keeps the activations of both runs alike, and a tiny rho those of members with one pass
     cumulative = partial(nn.BatchNorm1d, 8, momentum=None)
-    small = {"sigma": 1e-9} if "TRAM" in member else {"rho": 1e-9} if member in LEADERS else {}
+    small = {"sigma": 1e-9} if "TRAM" in member else {"rho": 1e-9} if member in ONE_PASS else {}
     options = {"noise": {"min_distance": 1.0}}.get(member.removeprefix("TRAM "), {}) | small
     still = partial(SGD, lr=0.0, momentum=0.9)
     run = training(member, still, middle=cumulative, accumulation=accumulation, **options)
@@ -389,7 +398,7 @@ def test_a_scaled_run_equals_an_unscaled_one_bit_for_bit(member: str, training: 
 
 
 def torch_style(run: Any, batch: Any) -> Callable[[], Any]:
-    """A closure that also runs backward, as torch's own optimizers need it."""
+    """Make a closure that also runs backward, as for torch's optimizers."""
     inner = run.closure(batch)
 
     def closure() -> Any:
@@ -403,7 +412,7 @@ def torch_style(run: Any, batch: Any) -> Callable[[], Any]:
 
 def test_a_torch_style_closure_is_accepted(member: str, training: Any) -> None:
     if member in (*MEASURING, "output-bias forgetting"):
-        return  # a pass without gradients, and another loss to climb, are not for such closures
+        return  # such closures fit neither passes without gradients nor ascent losses
     ours, torchs = training(member), training(member)
     first, second, third = ours.batches(3)
     for run, make in ((ours, type(ours).closure), (torchs, torch_style)):
@@ -413,8 +422,8 @@ def test_a_torch_style_closure_is_accepted(member: str, training: Any) -> None:
 
 
 @pytest.mark.parametrize("scaled", [False, True])
-def test_at_weights_adds_a_gradient_at_the_unclimbed_weights(member: str, scaled: bool, training: Any) -> None:
-    """One scalar and several, of which None adds nothing and not each reaches all parameters."""
+def test_at_weights_adds_a_gradient_at_the_original_weights(member: str, scaled: bool, training: Any) -> None:
+    # Scalars are None, one, or a list with None; not every scalar depends on all parameters.
     results = []
     for number in range(4):
         run = training(member, scaler=torch.amp.GradScaler("cpu", init_scale=64.0) if scaled else None)
@@ -442,12 +451,12 @@ def test_at_weights_adds_a_gradient_at_the_unclimbed_weights(member: str, scaled
     assert torch.equal(results[0][2], results[1][2])
     torch.testing.assert_close(results[2][2], results[3][2], rtol=1e-12, atol=1e-14)
     start = results[0][1]
-    slope = 2 * start + torch.cat([4 * start[:40] ** 3, torch.zeros(60, dtype=torch.float64)])
-    torch.testing.assert_close(results[2][0], results[0][0] - 0.05 * slope)  # the first step has no momentum yet
+    gradient = 2 * start + torch.cat([4 * start[:40] ** 3, torch.zeros(60, dtype=torch.float64)])
+    torch.testing.assert_close(results[2][0], results[0][0] - 0.05 * gradient)  # the first step has no momentum yet
 
 
 @pytest.mark.parametrize("name", ["SAM", "ASAM", "GSAM", "FriendlySAM", "TRAM noise", "norm layers only"])
-def test_another_loss_is_climbed_and_the_loss_descended(name: str, training: Any) -> None:
+def test_an_ascent_loss_is_perturbed_along_and_the_loss_descended(name: str, training: Any) -> None:
     def against(outputs: tuple[Tensor, Tensor]) -> Tensor:
         return -F.cross_entropy(*outputs)
 
@@ -464,8 +473,10 @@ def test_another_loss_is_climbed_and_the_loss_descended(name: str, training: Any
     for param, at in zip(run.net.parameters(), run.seen[-1].split([40, 8, 8, 8, 32, 4]), strict=True):
         with torch.no_grad():
             param.copy_(at.view_as(param))
-    slope = torch.autograd.grad(F.cross_entropy(run.net(batch["image"]), batch["label"]), list(run.net.parameters()))
-    expected = before - 0.05 * torch.cat([part.flatten() for part in slope])
+    gradients = torch.autograd.grad(
+        F.cross_entropy(run.net(batch["image"]), batch["label"]), list(run.net.parameters())
+    )
+    expected = before - 0.05 * torch.cat([part.flatten() for part in gradients])
     after = before - 0.05 * torch.cat(
         [run.optimizer.base.state[p]["momentum_buffer"].flatten() for p in run.net.parameters()]
     )
@@ -473,7 +484,7 @@ def test_another_loss_is_climbed_and_the_loss_descended(name: str, training: Any
 
 
 @pytest.mark.parametrize("name", ["LookSAM", "LookSAM triggered", "MSAM", "StaleSAM", "SAGM"])
-def test_another_loss_to_climb_is_refused_where_its_gradient_would_be_descended(
+def test_an_ascent_loss_is_rejected_if_the_step_would_descend_with_its_gradient(
     name: str, training: Any, refused: Any
 ) -> None:
     run, ascent = training(name), len
@@ -483,7 +494,7 @@ def test_another_loss_to_climb_is_refused_where_its_gradient_would_be_descended(
     assert torch.equal(run.weights, before)
 
 
-def test_it_is_an_optimizer_whose_groups_are_the_bases(member: str, training: Any) -> None:
+def test_a_member_is_an_optimizer_that_shares_the_groups_of_its_base(member: str, training: Any) -> None:
     given = [{"params": [nn.Parameter(torch.ones(2, 2))]}]
     optimizer = training(member, groups=lambda net: given).optimizer
     assert isinstance(optimizer, Optimizer)
@@ -521,7 +532,7 @@ def test_an_outer_autocast_keeps_no_copies_of_other_weights(make: Any) -> None:
     def closure() -> tuple[Tensor, Tensor]:
         logits = net(x)
         outputs.append(logits.detach().float())
-        # SAM's first step is skipped: the base's step does not clear autocast's copies of the climbed weights
+        # SAM's first step is skipped: the base's step does not clear autocast's copies of the perturbed weights
         factor = float("inf") if make is not TRAM and len(outputs) == 2 else 1.0
         return F.cross_entropy(logits.float(), torch.arange(4)) * factor, logits
 
@@ -530,14 +541,14 @@ def test_an_outer_autocast_keeps_no_copies_of_other_weights(make: Any) -> None:
         optimizer.step(closure)
         optimizer.step(closure)
     if make is TRAM:
-        first, unclimbed, earlier, climbed = outputs[0], outputs[2], outputs[3], outputs[4]
+        first, original, earlier, perturbed = outputs[0], outputs[2], outputs[3], outputs[4]
         assert torch.equal(earlier, first), "the weights of the step before"
-        assert not torch.equal(earlier, unclimbed)
+        assert not torch.equal(earlier, original)
     else:
-        first, climbed, unclimbed, _ = outputs
-        assert torch.equal(unclimbed, first), "the restored weights"
-        assert (climbed - first).norm().item() == pytest.approx(2.0, rel=0.02)
-    assert not torch.equal(climbed, unclimbed)
+        first, perturbed, original, _ = outputs
+        assert torch.equal(original, first), "the restored weights"
+        assert (perturbed - first).norm().item() == pytest.approx(2.0, rel=0.02)
+    assert not torch.equal(perturbed, original)
 
 
 @pytest.mark.slow
@@ -558,7 +569,7 @@ def test_a_compiled_network_trains_alike(name: str, training: Any) -> None:
         torch.testing.assert_close(found, expected)
 
 
-def test_the_graph_of_one_added_scalar_is_gone_before_the_next_is_computed() -> None:
+def test_the_graph_of_an_added_scalar_is_freed_before_the_next_is_computed() -> None:
     weight = nn.Parameter(torch.ones(3))
     alive: list[weakref.ref[Tensor]] = []
     left: list[int] = []
@@ -590,7 +601,7 @@ def test_a_disabled_scaler_is_none(training: Any) -> None:
     ids=["none", "number", "matrix", "detached", "elsewhere", "at_weights elsewhere"],
 )
 @pytest.mark.parametrize("make", [Plain, SAM, MSAM])
-def test_a_closure_of_no_use_is_refused(make: Any, key: str, closure: Any, options: Any, refused: Any) -> None:
+def test_a_closure_without_a_loss_is_rejected(make: Any, key: str, closure: Any, options: Any, refused: Any) -> None:
     weight = nn.Parameter(torch.ones(2, 2))
     with refused(key):
         make([weight], MOMENTUM).step(closure(weight), **options)
@@ -598,28 +609,31 @@ def test_a_closure_of_no_use_is_refused(make: Any, key: str, closure: Any, optio
 
 
 @pytest.mark.parametrize("name", ["SAM", "output-bias forgetting"])
-def test_a_closure_that_ran_backward_is_refused_with_a_scaler_or_an_ascent(
+def test_a_closure_that_ran_backward_is_rejected_with_a_scaler_or_an_ascent(
     name: str, training: Any, refused: Any
 ) -> None:
     run = training(name, scaler=torch.amp.GradScaler("cpu") if name == "SAM" else None)
-    with refused("closure", got="one that ran backward itself"):
+    with refused("closure", got="a closure that ran backward itself"):
         run.step(torch_style(run, run.batches(1)[0]))
 
 
-def test_a_state_of_torchs_own_is_refused(refused: Any) -> None:
+def test_a_state_of_a_torch_optimizer_is_rejected(refused: Any) -> None:
     weight = nn.Parameter(torch.ones(2))
     with refused("state_dict", got="keys state, param_groups"):
         SAM([weight], MOMENTUM).load_state_dict(SGD([weight], lr=0.1).state_dict())
 
 
 @pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
-def test_a_radius_out_of_range_is_refused(climber: str, value: float, training: Any) -> None:
+def test_a_radius_out_of_range_is_rejected(sharpness_aware: str, value: float, training: Any) -> None:
     with pytest.raises(UsageError) as error:
-        training(climber, rho=value)
+        training(sharpness_aware, rho=value)
     assert (error.value.key, repr(error.value.got)) == ("rho", repr(value))
 
 
 WEIGHT = nn.Parameter(torch.ones(2, 2))
+MAKE_MESA = partial(MESA, nn.CrossEntropyLoss(), nn.Linear(1, 2))
+MAKE_SAF = partial(SAF, nn.CrossEntropyLoss(), samples=1, classes=2)
+WITHOUT_PARAMS = (AdaptiveTrigger, OutputBiasForgetting, MAKE_MESA, MAKE_SAF)
 
 
 @pytest.mark.parametrize(
@@ -657,15 +671,27 @@ WEIGHT = nn.Parameter(torch.ones(2, 2))
         (partial(TRAM, trust="fisher"), "gamma", 0.0, None),
         (AdaptiveTrigger, "total_steps", 0, {}),
         (AdaptiveTrigger, "decay", 1.0, {"total_steps": 9, "decay": 1.0}),
+        (MAKE_MESA, "weight", -1.0, {}),
+        (MAKE_MESA, "weight", math.inf, {}),
+        (MAKE_MESA, "temperature", 0.0, {}),
+        (MAKE_MESA, "decay", 1.0, {}),
+        (MAKE_MESA, "decay", -0.1, {}),
+        (MAKE_MESA, "start_step", -1, {}),
+        (MAKE_SAF, "samples", 0, {}),
+        (MAKE_SAF, "classes", 1, {}),
+        (MAKE_SAF, "lag", 0, {}),
+        (MAKE_SAF, "weight", -1.0, {}),
+        (MAKE_SAF, "temperature", math.inf, {}),
+        (MAKE_SAF, "start_epoch", -1, {}),
         (OutputBiasForgetting, "gamma", -0.1, {}),
         (OutputBiasForgetting, "uniform_probability", 1.0, {}),
         (OutputBiasForgetting, "uniform_probability", 0.5, {"always": True, "uniform_probability": 0.5}),
         (OutputBiasForgetting, "form", "linear", {}),
     ],
 )
-def test_arguments_of_no_use_are_refused(
+def test_arguments_out_of_range_are_rejected(
     make: Callable[..., Any], key: str, value: Any, options: dict[str, Any] | None, refused: Any
 ) -> None:
-    needed = {} if make in (AdaptiveTrigger, OutputBiasForgetting) else {"params": [WEIGHT], "base": MOMENTUM}
+    needed = {} if make in WITHOUT_PARAMS else {"params": [WEIGHT], "base": MOMENTUM}
     with refused(key, got=value):
         make(**(needed | (options or {key: value})))

@@ -1,4 +1,4 @@
-"""Two real gloo ranks equal one process on both ranks' batches, for every member."""
+"""Two gloo ranks equal one process on both ranks' batches."""
 
 import subprocess
 import sys
@@ -9,17 +9,16 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from tests.optim.ranks import SCENARIOS
+
 pytestmark = pytest.mark.slow
 RANKS = range(2)
-EQUAL = (
-    *("Plain", "SAM", "SAM, micro-batches", "SAM, global", "ASAM", "GSAM", "SAGM", "FriendlySAM"),
-    *("LookSAM", "LookSAM triggered", "MSAM", "StaleSAM", "TRAM previous", "TRAM previous, global", "TRAM initial"),
-)
+EQUAL = [name for name, (_, accumulation, _, _) in SCENARIOS.items() if accumulation]
 
 
 @pytest.fixture(scope="module")
 def stored(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder in which two ranks and one process left their weights after each scenario."""
+    """Folder with the weights of both ranks and of one process."""
     folder = tmp_path_factory.mktemp("ranks")
     command = [sys.executable, str(repository / "tests" / "optim" / "ranks.py"), str(folder)]
     environment = {"PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1", "PATH": ""}
@@ -69,7 +68,7 @@ def test_one_rank_that_is_not_finite_makes_both_skip(stored: Path) -> None:
         assert content["scale"] == 8, "both scalers back off from 16"
 
 
-def test_saf_ranks_that_swap_samples_hold_the_table_and_weights_of_one_process(stored: Path) -> None:
+def test_saf_ranks_that_exchange_samples_have_the_table_and_weights_of_one_process(stored: Path) -> None:
     both, ranks = load_file(stored / "SAF-both.safetensors"), load(stored, "SAF")
     torch.testing.assert_close(torch.stack([rank["losses"] for rank in ranks]).mean(0), both["losses"])
     for content in ranks:

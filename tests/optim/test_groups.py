@@ -8,7 +8,7 @@ from uumamba.optim import norm_layers_only
 
 
 class ScaleNorm(nn.Module):
-    """A norm of someone's own, with a number and a vector."""
+    """Custom norm with a scalar and a vector."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -16,7 +16,7 @@ class ScaleNorm(nn.Module):
 
 
 class PreNorm(nn.Module):
-    """Not a norm, though called so: it holds a layer as well."""
+    """Module called a norm that also holds a layer."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -14,7 +14,7 @@ from uumamba.optim.restore import SharedDraws, WeightBackup
 
 def check_restored(backup: WeightBackup, params: list[Tensor]) -> None:
     before = [param.detach().clone() for param in params]
-    with pytest.raises(RuntimeError, match="inside"), backup.restored_after(params), torch.no_grad():
+    with pytest.raises(RuntimeError, match="inside"), backup.restore_after(params), torch.no_grad():
         for param in params:
             param.mul_(3)
         raise RuntimeError("inside")
@@ -22,7 +22,7 @@ def check_restored(backup: WeightBackup, params: list[Tensor]) -> None:
 
 
 def some_weights() -> list[Tensor]:
-    """Of every shape and order of axes that networks have: empty, scalar, transposed, channels last, three types."""
+    """Make weights of every shape, axis order and type of networks."""
     return [
         nn.Parameter(torch.randn(7, 5)),
         nn.Parameter(torch.randn(())),
@@ -35,7 +35,7 @@ def some_weights() -> list[Tensor]:
     ]
 
 
-def test_weights_of_every_layout_come_back_bit_for_bit_also_beside_others() -> None:
+def test_weights_of_every_layout_are_restored_bit_for_bit_in_any_selection() -> None:
     weights, backup = some_weights(), WeightBackup()
     for chosen in (weights, weights[:4], weights[2:], weights, weights[::2]):
         check_restored(backup, chosen)
@@ -51,7 +51,7 @@ def test_buffers_are_allocated_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_a_network_cast_between_two_climbs_comes_back_in_its_new_type(dtype: torch.dtype) -> None:
+def test_a_network_cast_between_two_steps_is_restored_in_its_new_type(dtype: torch.dtype) -> None:
     net, backup = nn.Linear(5, 3), WeightBackup()
     params: list[Tensor] = list(net.parameters())
     check_restored(backup, params)
@@ -89,17 +89,17 @@ def test_frozen_statistics_stay_also_nested_after_an_error_and_a_batch_that_is_n
 
 
 @pytest.mark.parametrize("name", ["cpu", pytest.param("cuda:0", marks=pytest.mark.gpu)])
-def test_a_pass_run_again_draws_the_same_numbers_and_uses_up_none(name: str) -> None:
+def test_a_repeated_pass_draws_the_same_numbers_and_restores_the_generators(name: str) -> None:
     device = torch.device(name)
     draws, ones = SharedDraws(lambda: {device}), torch.ones(1000, device=device)
     torch.manual_seed(0)
     expected = [F.dropout(ones), torch.randperm(7), torch.rand(2, device=device), torch.rand(2)]
     torch.manual_seed(0)
-    with draws.recorded():
+    with draws.record():
         assert torch.equal(F.dropout(ones), expected[0])
         assert torch.equal(torch.randperm(7), expected[1])
     for _ in range(2):
-        with pytest.raises(RuntimeError, match="inside"), draws.repeated():
+        with pytest.raises(RuntimeError, match="inside"), draws.repeat():
             assert torch.equal(F.dropout(ones), expected[0])
             assert torch.equal(torch.randperm(7), expected[1])
             torch.rand(100, device=device)

@@ -1,4 +1,4 @@
-"""TRAM in its four forms against the paper's equations, written out by hand in float64."""
+"""TRAM in its four forms against the paper's equations, in float64."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -11,7 +11,8 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.optim import SGD
 
-from uumamba.optim import TRAM, OutputBiasForgetting
+from tests.optim_members import torch_divergence
+from uumamba.optim import TRAM
 
 Batch = dict[str, Tensor]
 Weights = dict[str, Tensor]
@@ -36,15 +37,10 @@ def flat(weights: Weights) -> Tensor:
 
 
 def inputs_seen(net: nn.Module) -> list[Tensor]:
-    """The list to which each call of the network adds its input, noise included."""
+    """Return a list that collects the inputs of the network."""
     seen: list[Tensor] = []
     net.register_forward_hook(lambda module, args, output: seen.append(args[0].detach().clone()))
     return seen
-
-
-def hand_divergence(then: Tensor, now: Tensor) -> Tensor:
-    p, q = (logits.exp() / logits.exp().sum(1, keepdim=True) for logits in (then, now))
-    return (p * (p.log() - q.log())).sum(1).mean()
 
 
 def hand_gradient(net: nn.Module, weights: Weights, batches: Sequence[Batch]) -> Weights:
@@ -54,10 +50,10 @@ def hand_gradient(net: nn.Module, weights: Weights, batches: Sequence[Batch]) ->
     return dict(zip(leaves, found, strict=True))
 
 
-def hand_climb(
+def hand_perturbed(
     trust: str, net: nn.Module, weights: Weights, earlier: Weights, batches: Sequence[Batch], noisy: Sequence[Tensor]
 ) -> Weights:
-    """The climbed weights of one block of micro-batches."""
+    """Compute the perturbed weights of one block of micro-batches."""
     if trust == "fisher":
         g = hand_gradient(net, weights, [batch | {"image": x} for x, batch in zip(noisy, batches, strict=True)])
         inverse = {name: 1 / (1 + ETA * g[name] ** 2) for name in g}
@@ -67,7 +63,7 @@ def hand_climb(
     for batch, x in zip(batches, noisy, strict=True):
         other = (weights, x) if trust == "noise" else (earlier, batch["image"])
         now = functional_call(net, weights, (batch["image"],))
-        distances.append(hand_divergence(functional_call(net, *other), now))
+        distances.append(torch_divergence(functional_call(net, *other), now))
     d = torch.stack(distances).mean().detach()
     g = hand_gradient(net, weights, batches)
     length = sum(((weights[name].abs() * g[name]) ** 2).sum() for name in g) ** 0.5
@@ -77,15 +73,20 @@ def hand_climb(
 def hand_training(
     trust: str, net: nn.Module, steps: Sequence[Sequence[Sequence[Batch]]], noisy: Iterator[Sequence[Tensor]]
 ) -> Weights:
-    """The weights after SGD with momentum; a step is a list of blocks that climb together, a block one of batches."""
+    """Compute the weights after SGD with momentum.
+
+    A step is a list of blocks, and a block a list of batches with one perturbation.
+    """
     weights = weights_of(net)
     first = earlier = weights
     velocity = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     for blocks in steps:
         found = []
         for block in blocks:
-            climbed = hand_climb(trust, net, weights, earlier if trust == "previous" else first, block, next(noisy))
-            found.append(hand_gradient(net, climbed, block))
+            perturbed = hand_perturbed(
+                trust, net, weights, earlier if trust == "previous" else first, block, next(noisy)
+            )
+            found.append(hand_gradient(net, perturbed, block))
         mean = {name: torch.stack([gradient[name] for gradient in found]).mean(0) for name in weights}
         velocity = {name: MOMENTUM * velocity[name] + mean[name] for name in weights}
         earlier, weights = weights, {name: weights[name] - LR * velocity[name] for name in weights}
@@ -93,7 +94,7 @@ def hand_training(
 
 
 def noisy_inputs(trust: str, seen: Sequence[Tensor], size: int) -> Iterator[Sequence[Tensor]]:
-    """The inputs with noise, of each block of so many batches; any others where the form adds none."""
+    """Yield the noisy inputs of each block of micro-batches."""
     passes, which = {"noise": (3, 1), "fisher": (2, 0)}.get(trust, (1, 0))
     for start in range(0, len(seen), passes * size):
         yield seen[start + which * size : start + (which + 1) * size]
@@ -116,7 +117,7 @@ def test_ten_steps_equal_the_papers_equations(training: Any, trust: str, micros:
 
 
 def take_steps(training: Any, trust: str, number: int = 3, **options: Any) -> tuple[Any, list[Tensor], Tensor]:
-    """A run, the outputs of its last step's passes, and that step's perturbation."""
+    """Return a run, and outputs and perturbation of its last step."""
     run, outputs = training("TRAM previous", BASE, trust=trust, sigma=SIGMA, middle=LAYER_NORM, **options), []
     for batch in run.batches(number):
         outputs.clear()
@@ -127,7 +128,7 @@ def take_steps(training: Any, trust: str, number: int = 3, **options: Any) -> tu
 def test_the_perturbation_is_as_long_as_the_distance(training: Any, measuring: str) -> None:
     run, outputs, eps = take_steps(training, measuring)
     w = run.seen[0]
-    d = hand_divergence(outputs[1], outputs[0])
+    d = torch_divergence(outputs[1], outputs[0])
     assert d > 1e-4
     assert (eps[w != 0] / w[w != 0]).norm().item() == pytest.approx(d.item(), rel=1e-7)
     assert run.optimizer.distance == pytest.approx(d.item(), rel=1e-9)
@@ -135,7 +136,7 @@ def test_the_perturbation_is_as_long_as_the_distance(training: Any, measuring: s
 
 @pytest.mark.parametrize(("trust", "step"), [("previous", 1), ("initial", 0)])
 def test_the_earlier_weights_are_those_before_the_last_or_the_first_step(training: Any, trust: str, step: int) -> None:
-    """And not those before weights were loaded."""
+    # They are not the weights at construction, before others are loaded.
     run, before = training("TRAM previous", trust=trust), []
     with torch.no_grad():
         run.net[0].weight.mul_(2)
@@ -179,28 +180,13 @@ def test_pixels_are_learned_from_as_a_batch_of_samples_would_be() -> None:
     torch.testing.assert_close(*results, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("trust", "first", "later"),
-    [("previous", (2, 2), (3, 2)), ("initial", (2, 2), (3, 2)), ("noise", (3, 2), (3, 2)), ("fisher", (2, 2), (2, 2))],
-)
-def test_it_takes_as_many_passes_as_the_paper_says(training: Any, trust: str, first: Any, later: Any) -> None:
-    run, counts = training(f"TRAM {trust}"), {"forward": 0, "backward": 0}
-    run.net.register_forward_hook(lambda *_: counts.update(forward=counts["forward"] + 1))
-    run.net.register_full_backward_hook(lambda *_: counts.update(backward=counts["backward"] + 1))
-    for index, batch in enumerate(run.batches(3)):
-        counts.update(forward=0, backward=0)
-        batch["image"].requires_grad_()  # or torch's backward hook is not called at the first layer
-        run.step(run.closure(batch))
-        assert (counts["forward"], counts["backward"]) == (later if index else first)
-
-
-def test_both_passes_drop_out_the_same_units(training: Any, measuring: str) -> None:
+def test_dropout_is_the_same_in_both_passes(training: Any, measuring: str) -> None:
     # with other masks, the distance of equal weights would be far from 0
     run = training(f"TRAM {measuring}", partial(SGD, lr=0.0), middle=partial(nn.Dropout, 0.5), sigma=1e-9)
     for batch in run.batches(2):
         run.step(run.closure(batch))
         assert run.optimizer.distance < 1e-12
-    assert hand_divergence(*(run.net(batch["image"]) for _ in range(2))) > 1e-3
+    assert torch_divergence(*(run.net(batch["image"]) for _ in range(2))) > 1e-3
 
 
 @pytest.mark.parametrize("trust", FORMS)
@@ -213,7 +199,7 @@ def test_training_draws_the_numbers_that_it_draws_without_the_third_pass(trainin
     assert torch.equal(*states)
 
 
-def test_groups_that_do_not_climb_count_in_the_distance_alone(training: Any) -> None:
+def test_groups_without_perturbation_count_only_in_the_distance(training: Any) -> None:
     def groups(net: nn.Module) -> list[dict[str, Any]]:
         still = {"params": [*net[1].parameters(), *net[3].parameters()], "perturb": False}
         return [{"params": [net[0].weight]}, {"params": [net[0].bias], "rho": 3.0}, still]
@@ -224,7 +210,7 @@ def test_groups_that_do_not_climb_count_in_the_distance_alone(training: Any) -> 
         for parts in (seen.split([40, 8, 8, 8, 32, 4]) for seen in run.seen[:2])
     )
     assert not torch.equal(then["3.weight"], now["3.weight"]), "the network of the step before is the whole one"
-    d, batch = hand_divergence(outputs[1], outputs[0]), run.batches(2)[1]
+    d, batch = torch_divergence(outputs[1], outputs[0]), run.batches(2)[1]
     torch.testing.assert_close(outputs[1], functional_call(run.net, then, (batch["image"],)))
     g = hand_gradient(run.net, now, [batch])
     length = sum(((now[name] * g[name]) ** 2).sum() for name in ("0.weight", "0.bias")) ** 0.5
@@ -245,11 +231,11 @@ def test_only_the_second_pass_gets_the_noise(training: Any) -> None:
     seen = inputs_seen(run.net)
     run.train(batches)
     for index, batch in enumerate(batches):
-        clean, noisy, climbed = seen[3 * index : 3 * index + 3]
+        clean, noisy, perturbed = seen[3 * index : 3 * index + 3]
         assert torch.equal(clean, batch["image"])
-        assert torch.equal(climbed, batch["image"])
+        assert torch.equal(perturbed, batch["image"])
         assert (noisy - clean).std().item() == pytest.approx(SIGMA, rel=0.5)
-    assert not torch.allclose(seen[1] - seen[0], seen[4] - seen[3]), "each step draws anew"
+    assert not torch.allclose(seen[1] - seen[0], seen[4] - seen[3]), "each step draws new noise"
 
 
 def test_the_fisher_form_returns_the_loss_at_the_noisy_input(training: Any) -> None:
@@ -284,7 +270,7 @@ def test_channels_may_be_probabilities_of_their_own(training: Any) -> None:
 
 
 @pytest.mark.parametrize("wrap", [lambda z: z, lambda z: (z, torch.zeros(6)), lambda z: ([z, z[:1]], torch.zeros(6))])
-def test_logits_alone_and_the_finest_beside_a_label_serve(training: Any, wrap: Any) -> None:
+def test_a_closure_may_return_logits_with_or_without_a_label(training: Any, wrap: Any) -> None:
     run, expected = training("TRAM previous"), training("TRAM previous")
     expected.train(expected.batches(3))
     for batch in run.batches(3):
@@ -297,22 +283,11 @@ def test_logits_alone_and_the_finest_beside_a_label_serve(training: Any, wrap: A
     assert torch.equal(run.weights, expected.weights)
 
 
-def test_output_bias_forgetting_may_be_climbed(training: Any) -> None:
-    run, ascent = training("TRAM noise", middle=LAYER_NORM), OutputBiasForgetting()
-    [batch], w = run.batches(1), weights_of(run.net)
-    run.step(run.closure(batch), ascent=ascent)
-    leaves = {name: weight.clone().requires_grad_() for name, weight in w.items()}
-    target = ascent((functional_call(run.net, leaves, (batch["image"],)), batch["label"]))
-    g = torch.cat([part.flatten() for part in torch.autograd.grad(target, list(leaves.values()))])
-    direction = flat(w) ** 2 * g
-    assert F.cosine_similarity(run.seen[-1] - run.seen[0], direction, dim=0).item() == pytest.approx(1, abs=1e-9)
-
-
-def test_a_closure_without_logits_is_refused_before_anything_changes(
+def test_a_closure_without_logits_is_rejected_before_the_weights_change(
     training: Any, measuring: str, refused: Any
 ) -> None:
     run = training(f"TRAM {measuring}")
     [batch], before = run.batches(1), run.weights
-    with refused("closure", got="outputs of type NoneType beside the loss"):
+    with refused("closure", got="a loss and outputs of type NoneType"):
         run.step(lambda: run.closure(batch)()[0])
     assert torch.equal(run.weights, before)

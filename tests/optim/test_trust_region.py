@@ -4,9 +4,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.distributions import Bernoulli, Categorical, kl_divergence
+from torch.distributions import Bernoulli, kl_divergence
 
+from tests.optim_members import torch_divergence
 from uumamba.optim import divergence
+from uumamba.optim.output_divergence import softened_divergence
 from uumamba.optim.trust_region import InputNoise
 
 SHAPES = {"samples": (6, 4), "tokens": (3, 4, 5), "voxels": (2, 4, 3, 2, 2)}
@@ -18,8 +20,9 @@ def pair(request: pytest.FixtureRequest) -> tuple[Tensor, Tensor]:
 
 
 def test_it_is_torchs_divergence_of_distributions(pair: tuple[Tensor, Tensor]) -> None:
-    then, now = (Categorical(logits=logits.movedim(1, -1)) for logits in pair)
-    torch.testing.assert_close(divergence(*pair), kl_divergence(then, now).mean())
+    torch.testing.assert_close(divergence(*pair), torch_divergence(*pair))
+    softened = softened_divergence(*pair, temperature=3.0).mean()
+    torch.testing.assert_close(softened, 9 * torch_divergence(*pair, temperature=3.0))
     then, now = (Bernoulli(logits=logits) for logits in pair)
     torch.testing.assert_close(divergence(*pair, form="sigmoid"), kl_divergence(then, now).sum(1).mean())
 
@@ -45,6 +48,9 @@ def test_it_depends_neither_on_the_batch_size_nor_on_classes_without_probability
     for masked in (-1e3, -torch.inf):
         padded = [torch.cat([logits, torch.full_like(logits, masked)], dim=1) for logits in pair]
         torch.testing.assert_close(divergence(*padded), expected)
+        now = padded[1].requires_grad_()
+        (gradient,) = torch.autograd.grad(softened_divergence(padded[0], now).sum(), now)
+        assert gradient.isfinite().all()
 
 
 def test_values_that_are_not_finite_are_not_hidden() -> None:
@@ -76,7 +82,7 @@ def test_noise_has_the_given_deviation_is_new_in_each_draw_and_the_same_for_each
     for seed in (0, 0, 1):
         noise, numbers = InputNoise(net, sigma=0.3, seed=seed), {}
         for _ in range(2):
-            with noise.added(numbers):
+            with noise.add(numbers):
                 seen += [net(x), net(x)]
     assert numbers == {"draws": 2}
     assert torch.equal(torch.get_rng_state(), before), "torch's own generator is not used"
@@ -94,7 +100,7 @@ def test_the_first_floating_point_input_gets_the_noise_wherever_it_stands() -> N
 
     net, mask, x = Net(), torch.ones(3, dtype=torch.long), torch.zeros(3)
     for call in (lambda: net(mask, x, x), lambda: net(mask, x=x, y=x), lambda: net(mask=mask, y=x, x=x)):
-        with InputNoise(net, sigma=0.1).added({}):
+        with InputNoise(net, sigma=0.1).add({}):
             found = call()
         assert torch.equal(found[0], mask)
         assert sorted([bool(found[1].any()), bool(found[2].any())]) == [False, True]
@@ -103,9 +109,9 @@ def test_the_first_floating_point_input_gets_the_noise_wherever_it_stands() -> N
 def test_an_embeddings_output_gets_the_noise_and_no_hook_is_left_behind() -> None:
     net, tokens = nn.Sequential(nn.Embedding(10, 6), nn.Linear(6, 3)), torch.tensor([[1, 2, 3]])
     clean, noise = net(tokens), InputNoise(None, sigma=0.1, at=net[0])
-    with noise.added({}):
+    with noise.add({}):
         assert not torch.equal(net(tokens), clean)
-    with pytest.raises(RuntimeError, match="inside"), noise.added({}):
+    with pytest.raises(RuntimeError, match="inside"), noise.add({}):
         raise RuntimeError("inside")
     assert torch.equal(net(tokens), clean)
 
@@ -114,7 +120,7 @@ def test_an_embeddings_output_gets_the_noise_and_no_hook_is_left_behind() -> Non
 def test_a_compiled_network_gets_the_noise() -> None:
     net, x = torch.compile(nn.Linear(3, 3), backend="eager"), torch.ones(2, 3)
     clean = net(x)
-    with InputNoise(net, sigma=0.1).added({}):
+    with InputNoise(net, sigma=0.1).add({}):
         assert not torch.equal(net(x), clean)
     assert torch.equal(net(x), clean)
 
@@ -125,7 +131,7 @@ def test_a_compiled_network_gets_the_noise() -> None:
     ids=["is not called", "has no such input", "returns a tuple"],
 )
 def test_noise_that_would_reach_nothing_is_refused(net: Any, at: Any, key: str, refused: Any) -> None:
-    with refused(key), InputNoise(net, sigma=0.1, at=at).added({}):
+    with refused(key), InputNoise(net, sigma=0.1, at=at).add({}):
         if isinstance(net, nn.Embedding):
             net(torch.tensor([1]))
         if at is not None:

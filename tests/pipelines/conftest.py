@@ -1,15 +1,16 @@
-"""A tiny phantom, prepared and trained once for all tests."""
+"""Tiny phantom, prepared and trained once for all tests."""
 
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.pipelines.run_files import MakeConfig, StateOf, last_of
 from uumamba.config import RunConfig, read_config
 
 TINY = (
@@ -35,7 +36,7 @@ def tiny_overrides() -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="session")
-def tiny_config() -> Callable[..., RunConfig]:
+def tiny_config() -> MakeConfig:
     """``tiny_config("training.ema_decay=0.9", ...)``: the demo's run reduced to seconds."""
 
     def read(*overrides: str) -> RunConfig:
@@ -46,7 +47,7 @@ def tiny_config() -> Callable[..., RunConfig]:
 
 @pytest.fixture(scope="session")
 def tiny_raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five training patients, one a fold, and a test patient of the phantom, in ACDC's layout."""
+    """Phantom of five training patients, one per fold, and a test patient."""
     from data_prep.phantoms.heart.heart_phantom import write_phantom
 
     folder = tmp_path_factory.mktemp("phantom")
@@ -55,9 +56,7 @@ def tiny_raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_prepared(
-    tiny_raw: Path, tiny_config: Callable[..., RunConfig], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def tiny_prepared(tiny_raw: Path, tiny_config: MakeConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Prepared cases of the phantom."""
     from uumamba.pipelines.datasets import read_dataset
     from uumamba.pipelines.prepare import prepare
@@ -70,9 +69,7 @@ def tiny_prepared(
 
 
 @pytest.fixture(scope="session")
-def tiny_run(
-    tiny_prepared: Path, tiny_config: Callable[..., RunConfig], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def tiny_run(tiny_prepared: Path, tiny_config: MakeConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Fold 0, trained for two short epochs."""
     from uumamba.pipelines.train import train
 
@@ -82,13 +79,13 @@ def tiny_run(
 
 
 class ForkedCli:
-    """``uumamba`` in real processes that start at once."""
+    """``uumamba`` in child processes without start-up time."""
 
     def __init__(self) -> None:
         environment = os.environ | {
             "OMP_NUM_THREADS": "1",
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-            "MALLOC_MMAP_THRESHOLD_": "1000000",  # freed tensors give their memory back, for where that is short
+            "MALLOC_MMAP_THRESHOLD_": "1000000",  # freed tensors return their memory to the system
         }
         command = [sys.executable, str(Path(__file__).with_name("forked_cli.py"))]
         self._server = subprocess.Popen(
@@ -96,26 +93,29 @@ class ForkedCli:
         )
 
     def start(self, *arguments: str, stderr: Path, **code: str) -> int:
-        """Return the process id; ``before`` and ``after`` are Python to run in it around the verb."""
-        return self._ask(arguments=arguments, stderr=str(stderr), **code)
+        """Start a verb; return its process id.
+
+        ``before`` and ``after`` are Python code to run in the process around the verb.
+        """
+        return self._request(arguments=arguments, stderr=str(stderr), **code)
 
     def wait(self, pid: int, *, seconds: float = 120) -> int | None:
-        """Return the exit code, negative for a signal; None where it runs longer."""
-        return self._ask(wait=pid, seconds=seconds)
+        """Return the exit code, negative for a signal; None if still running."""
+        return self._request(wait=pid, seconds=seconds)
 
     def run(self, *arguments: str, stderr: Path, **code: str) -> int | None:
         """Return the exit code."""
         return self.wait(self.start(*arguments, stderr=stderr, **code))
 
     def close(self) -> None:
-        """End the process that forks them."""
+        """End the process that forks the verbs."""
         assert self._server.stdin is not None
         self._server.stdin.close()
         self._server.wait()
         assert self._server.stdout is not None
         self._server.stdout.close()
 
-    def _ask(self, **request: Any) -> Any:
+    def _request(self, **request: Any) -> Any:
         assert self._server.stdin is not None
         assert self._server.stdout is not None
         print(json.dumps(request), file=self._server.stdin, flush=True)
@@ -123,14 +123,16 @@ class ForkedCli:
 
 
 @pytest.fixture(scope="session")
-def state_of() -> Callable[[Path], dict[str, Any]]:
-    """``state_of(run)``: fold 0's last checkpoint without clock and configuration, comparable by ``==``."""
+def state_of() -> StateOf:
+    """``state_of(run)``: fold 0's last checkpoint as comparable values.
+
+    Clock and configuration are left out.
+    """
     from uumamba.runtime.tree import flatten
-    from uumamba.training import read_checkpoint
     from uumamba.training.run_state import CLOCK_READINGS
 
     def read(run: Path) -> dict[str, Any]:
-        state = vars(read_checkpoint(run / "fold_0" / "last.safetensors"))
+        state = vars(last_of(run))
         for name in CLOCK_READINGS:
             del state["progress"][name]
         del state["config"]

@@ -1,9 +1,10 @@
-"""The command line in real processes that start at once: forked from this one, which has imported everything already.
+"""Server that forks processes of the command line after all imports.
 
-Reads one JSON object a line and answers each with one: ``{"arguments": [...], "stderr": PATH, "before": CODE}`` starts
-``uumamba`` with these arguments, after some code that prepares the fault, and gives its process id (``"after"`` is code
-to run at its end, where only that process sees what there is);
-``{"wait": PID, "seconds": S}`` gives its exit code, negative for a signal, or null while it still runs.
+Each line of stdin is a JSON request, each line of stdout its JSON answer.
+``{"arguments": [...], "stderr": PATH, "before": CODE, "after": CODE}`` starts ``uumamba`` with these arguments and
+answers with its process id. The code before the verb plants the fault; the code after it can read what only that
+process sees, such as its mounts. ``{"wait": PID, "seconds": S}`` answers with the exit code, negative for a signal, or
+null while the process runs.
 """
 
 import ctypes
@@ -21,7 +22,7 @@ import torch
 
 import uumamba.cli
 
-WHAT_TRAINING_LOADS = (
+IMPORTS_OF_TRAINING = (
     "matplotlib.backends.backend_agg",
     "torch._dynamo",
     "uumamba.config",
@@ -33,7 +34,10 @@ NEW_MOUNTS, NEW_USER = 0x00020000, 0x10000000
 
 
 def mount(folder: str, *options: str) -> None:
-    """A tmpfs of this process's own on a folder; the process ends where the system does not permit one."""
+    """Mount a tmpfs on a folder, visible to this process only.
+
+    The process ends where the system does not permit a mount.
+    """
     libc, user = ctypes.CDLL(None, use_errno=True), os.getuid()
     if libc.unshare(NEW_MOUNTS | (NEW_USER if user else 0)):
         os._exit(NO_PERMISSION)
@@ -46,7 +50,7 @@ def mount(folder: str, *options: str) -> None:
 
 
 def obey_permissions() -> None:
-    """Take from root what lets it write where the permissions say no."""
+    """Remove root's capability to write against file permissions."""
     libc, header, data = ctypes.CDLL(None), (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
     libc.capget(header, data)
     data[0] &= ~0b10  # the effective CAP_DAC_OVERRIDE
@@ -57,7 +61,7 @@ FAULTS = {"mount": mount, "obey_permissions": obey_permissions}
 
 
 def run(arguments: list[str], stderr: str, before: str = "", after: str = "") -> None:
-    """The child's life, which ends with its parent's."""
+    """Run the verb in the forked child, which ends with its parent."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
     for number, path in ((0, os.devnull), (1, os.devnull), (2, stderr)):
         os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC * (number == 2), 0o600), number)
@@ -78,7 +82,7 @@ def run(arguments: list[str], stderr: str, before: str = "", after: str = "") ->
 
 
 def wait(pid: int, seconds: float) -> int | None:
-    """The exit code of a child, None where it runs longer."""
+    """Return the exit code of a child, None if it runs longer."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         found, status = os.waitpid(pid, os.WNOHANG)
@@ -90,7 +94,7 @@ def wait(pid: int, seconds: float) -> int | None:
 
 def main() -> None:
     torch.set_num_threads(1)
-    for name in WHAT_TRAINING_LOADS:
+    for name in IMPORTS_OF_TRAINING:
         import_module(name)
     for line in sys.stdin:
         request: dict[str, Any] = json.loads(line)

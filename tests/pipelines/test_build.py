@@ -1,6 +1,5 @@
-"""Validation on whole cases, shared by several processes."""
+"""Validation on complete cases, shared by several processes."""
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -9,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from uumamba.config import RunConfig
+from tests.pipelines.run_files import MakeConfig
 from uumamba.data.prepared import PreparedFolder
 from uumamba.pipelines.build import WholeCaseValidation, build_net
 from uumamba.runtime.ranks import Alone
 
 
-class OneOf(Alone):
-    """Rank in a thread: ranks exchange values in memory."""
+class ThreadRank(Alone):
+    """Rank in a thread; ranks exchange values in memory."""
 
     def __init__(self, rank: int, table: list[Any], barrier: Barrier) -> None:
         self.rank, self.count, self.table, self.barrier = rank, len(table), table, barrier
@@ -28,8 +27,8 @@ class OneOf(Alone):
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_ranks_find_the_dice_of_one_process_to_the_last_bit(
-    tiny_prepared: Path, tiny_config: Callable[..., RunConfig], count: int
+def test_several_ranks_compute_the_dice_of_one_process_bit_for_bit(
+    tiny_prepared: Path, tiny_config: MakeConfig, count: int
 ) -> None:
     folder, config = PreparedFolder(tiny_prepared), tiny_config()
     net = build_net(config, classes=4).eval()
@@ -37,7 +36,7 @@ def test_ranks_find_the_dice_of_one_process_to_the_last_bit(
     validation = partial(WholeCaseValidation, config, folder, ids, device="cpu")
     table, barrier = [None] * count, Barrier(count)
     with ThreadPoolExecutor(count) as threads:
-        ranks = [OneOf(rank, table, barrier) for rank in range(count)]
+        ranks = [ThreadRank(rank, table, barrier) for rank in range(count)]
         found = list(threads.map(lambda rank: validation(ranks=rank)(net), ranks))
     assert found == [validation()(net)] * count
     assert found[0]["dice"] > 0

@@ -1,4 +1,4 @@
-"""UDIM over a whole training by configuration: it learns, resumes, and its control is another run."""
+"""UDIM in a complete training: log, warm-up, resume and controls."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 
-from uumamba.config import RunConfig
+from tests.pipelines.run_files import MakeConfig, StateOf, last_of, rows_of
 from uumamba.domain_generalization import UDIM
 from uumamba.pipelines.train import train
-from uumamba.training import RunLog, read_checkpoint
 
 UDIM_KEYS = (
     "domain_generalization={name: UDIM, lambda1: 10, lambda2: 0.1, warmup_fraction: 0.5, voxels_a_class: 64,"
@@ -18,19 +17,17 @@ UDIM_KEYS = (
     "training.validate_every=2",
 )
 STEPS = 6
-"""Of two epochs, the first of which is the warm-up."""
+"""Number of steps in two epochs; the first epoch is the warm-up."""
 Train = Callable[..., Path]
 
 
-class PulledPlugError(Exception):
-    """Death of the process."""
+class KilledError(Exception):
+    """Stand-in for a kill of the process."""
 
 
 @pytest.fixture(scope="module")
-def trained(
-    tiny_prepared: Path, tiny_config: Callable[..., RunConfig], tmp_path_factory: pytest.TempPathFactory
-) -> Train:
-    """``trained("optim.rho=0.1", ...)``: the folder of a tiny run with UDIM in its second half."""
+def trained(tiny_prepared: Path, tiny_config: MakeConfig, tmp_path_factory: pytest.TempPathFactory) -> Train:
+    """``trained("optim.rho=0.1", ...)``: run folder with UDIM after a warm-up."""
     known: dict[tuple[str, ...], Path] = {}
 
     def run(*overrides: str, out: Path | None = None, resume: bool = False) -> Path:
@@ -44,12 +41,12 @@ def trained(
 
 
 def column(run: Path, name: str) -> list[Any]:
-    return [row.get(name) for row in RunLog(run / "fold_0" / "metrics.jsonl").rows()]
+    return [row.get(name) for row in rows_of(run)]
 
 
 def test_a_run_with_udim_counts_its_steps_and_logs_what_it_adds(trained: Train) -> None:
     run = trained()
-    assert read_checkpoint(run / "fold_0" / "last.safetensors").method["steps"] == STEPS
+    assert last_of(run).method["steps"] == STEPS
     warm_up, added = column(run, "udim")
     assert warm_up is None
     assert added["gradient_norm"] > 0
@@ -57,33 +54,28 @@ def test_a_run_with_udim_counts_its_steps_and_logs_what_it_adds(trained: Train) 
 
 
 @pytest.mark.parametrize("override", ["domain_generalization=null", "domain_generalization.direction=random"])
-def test_the_warm_up_is_sam_bit_for_bit_and_the_rest_is_not(trained: Train, override: str) -> None:
-    """The same holds for the random control."""
-    ours, other = column(trained(), "loss"), column(trained(override), "loss")
-    assert ours[0] == other[0]
-    assert ours[1] != other[1]
+def test_only_the_warm_up_equals_sam_and_the_random_control_bit_for_bit(trained: Train, override: str) -> None:
+    udim, control = column(trained(), "loss"), column(trained(override), "loss")
+    assert udim[0] == control[0]
+    assert udim[1] != control[1]
 
 
 @pytest.mark.parametrize("step", [2, 4], ids=["in the warm-up", "after it"])
-def test_killed_and_resumed_it_equals_a_run_that_never_stopped(
-    trained: Train,
-    step: int,
-    state_of: Callable[[Path], dict[str, Any]],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+def test_a_killed_and_resumed_run_equals_one_that_never_stopped(
+    trained: Train, step: int, state_of: StateOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at_weights = UDIM.at_weights
 
-    def die(self: UDIM, *arguments: Any, **options: Any) -> Any:
+    def end_at_step(self: UDIM, *arguments: Any, **options: Any) -> Any:
         if self.steps == step:
-            raise PulledPlugError
+            raise KilledError
         return at_weights(self, *arguments, **options)
 
-    with monkeypatch.context() as plug:
-        plug.setattr(UDIM, "at_weights", die)
-        with pytest.raises(PulledPlugError):
+    with monkeypatch.context() as patch:
+        patch.setattr(UDIM, "at_weights", end_at_step)
+        with pytest.raises(KilledError):
             trained(out=tmp_path)
-    assert read_checkpoint(tmp_path / "fold_0" / "last.safetensors").method["steps"] == step
+    assert last_of(tmp_path).method["steps"] == step
     trained(out=tmp_path, resume=True)
     assert state_of(tmp_path) == state_of(trained())
     for name in ("loss", "udim"):
@@ -97,6 +89,6 @@ def test_udim_few_bits_and_slow_cases_work_together(trained: Train) -> None:
         "training.useful={most_epochs: 2, views: 1}",
     )
     assert column(run, "loss")[-1] < column(run, "loss")[0]
-    checkpoint = read_checkpoint(run / "fold_0" / "last.safetensors")
+    checkpoint = last_of(run)
     assert checkpoint.method["steps"] == STEPS
     assert all(float(value) > 0 for name, value in checkpoint.net.items() if name.endswith("input_quantizer.scale"))

@@ -1,16 +1,15 @@
-"""Scores of label maps in files: accepted predictions and labels, vessels, and refusals."""
+"""Scores of label maps: accepted files, vessels and refusals."""
 
 import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK
 
+from tests.pipelines.run_files import Refused, failed_in, read_json, save_nifti
 from uumamba.data.case import Case, Manifest
 from uumamba.evaluation import read_scores
 from uumamba.pipelines.datasets import read_dataset
@@ -18,7 +17,6 @@ from uumamba.pipelines.evaluate import MissingPredictions, evaluate_folder, prin
 from uumamba.pipelines.report import report
 from uumamba.runtime.errors import CaseError, UsageError
 
-Refused = Callable[..., Any]
 STRUCTURES = {"RV": 1, "MYO": 2, "LV": 3}
 # Voxels of 2 x 2 x 10 mm are 0.04 ml. LV: 500 voxels at ED and 200 at ES are 20 and 8 ml, so the EF is 60 %.
 SPACING_MM = (2.0, 2.0, 10.0)
@@ -35,13 +33,7 @@ def label_map(phase: str) -> np.ndarray:
 def save(path: Path, labels: np.ndarray, *, shift_mm: float = 0.0) -> Path:
     affine = np.diag([*SPACING_MM, 1.0])
     affine[0, 3] = shift_mm
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(labels, affine), path)
-    return path
-
-
-def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+    return save_nifti(path, labels, affine)
 
 
 def names_in(folder: Path) -> set[str]:
@@ -50,7 +42,7 @@ def names_in(folder: Path) -> set[str]:
 
 @pytest.fixture
 def manifest(tmp_path: Path) -> Path:
-    """Two patients at ED and ES, the first in fold 0, the second in fold 1."""
+    """Patients of folds 0 and 1 at ED and ES."""
     cases = []
     for fold, (patient, group) in enumerate((("p1", "NOR"), ("p2", "DCM"))):
         for phase in ("ED", "ES"):
@@ -64,7 +56,7 @@ def manifest(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def predictions(manifest: Path, tmp_path: Path) -> Path:
-    """A folder of perfect predictions, one file a case."""
+    """Folder of perfect predictions, one file per case."""
     for case in Manifest.read(manifest).cases:
         save(tmp_path / "predictions" / f"{case.case_id}.nii.gz", label_map(str(case.phase)))
     return tmp_path / "predictions"
@@ -105,7 +97,8 @@ def test_missing_predictions_are_named_and_nothing_is_written(
         (predictions / f"{name}.nii.gz").unlink()
     with pytest.raises(MissingPredictions) as error:
         evaluate_folder(predictions, manifest, tmp_path / "out")
-    assert (error.value.missing, error.value.exit_code) == (("p1_ES", "p2_ED"), 1)
+    assert (error.value.key, error.value.exit_code) == ("--predictions", 1)
+    assert error.value.got == f"{predictions} without p1_ES, p2_ED"
     assert not (tmp_path / "out").exists()
 
 
@@ -118,30 +111,23 @@ SPOIL: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("fault", SPOIL)
-def test_a_prediction_that_does_not_fit_fails_alone_until_it_is_mended(
+def test_a_prediction_that_does_not_fit_fails_without_the_others_until_it_is_corrected(
     fault: str, manifest: Path, predictions: Path, tmp_path: Path
 ) -> None:
     path, out = predictions / "p1_ES.nii.gz", tmp_path / "out"
-    whole = path.read_bytes()
+    sound = path.read_bytes()
     SPOIL[fault](path)
     scores = evaluate_folder(predictions, manifest, out)
     [failure] = scores.failures
     assert failure.case_id == "p1_ES"
     assert "prediction p1_ES.nii.gz" in failure.key
     assert {row.case_id for row in scores.rows} == {"p1_ED", "p2_ED", "p2_ES"}
-    assert read_json(out / "failures.json") == [
-        {
-            "case_id": "p1_ES",
-            "key": failure.key,
-            "got": str(failure.got),
-            "expected": failure.expected,
-            "fix": failure.fix,
-        }
-    ]
+    fields = {name: getattr(failure, name) for name in ("case_id", "key", "expected", "fix")}
+    assert read_json(out / "failures.json") == [fields | {"got": str(failure.got)}]
     if fault == "shape":
         assert failure.got == (29, 24, 4)
     assert read_json(out / "summary.json")["failed"] == ["p1_ES"]
-    path.write_bytes(whole)
+    path.write_bytes(sound)
     evaluate_folder(predictions, manifest, out)
     assert not (out / "failures.json").exists()
 
@@ -156,10 +142,10 @@ def test_a_case_that_failed_before_needs_no_prediction_and_is_listed(
     assert "p1_ES" not in {row.case_id for row in scores.rows}
     summary = read_json(tmp_path / "out" / "summary.json")
     assert (summary["n_cases"], summary["failed"]) == (3, ["p1_ES", "p3_ED"])
-    assert [entry["case_id"] for entry in read_json(tmp_path / "out" / "failures.json")] == ["p1_ES", "p3_ED"]
+    assert failed_in(tmp_path / "out") == ["p1_ES", "p3_ED"]
 
 
-def test_when_no_case_can_be_scored_only_the_failures_stay(
+def test_when_no_case_can_be_scored_only_the_failures_are_written(
     manifest: Path, predictions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     evaluate_folder(predictions, manifest, tmp_path / "out")
@@ -185,8 +171,8 @@ def test_folders_of_label_maps_are_scored_without_a_clinical_table(
     assert [row.structure for row in named.rows[:3]] == ["RV", "MYO", "LV"]
 
 
-def test_a_fold_of_acdcs_own_folder_leaves_out_the_faults_of_the_others(tmp_path: Path) -> None:
-    """Five patients of one group are in five folds; one frame of each has no label."""
+def test_a_fold_of_the_raw_acdc_folder_has_only_its_own_failures(tmp_path: Path) -> None:
+    """Write five patients, one per fold, each with an unlabelled frame."""
     raw, predicted = tmp_path / "raw" / "training", tmp_path / "predictions"
     for number in range(1, 6):
         patient = f"patient{number:03d}"
@@ -213,7 +199,7 @@ def test_a_case_without_a_label_is_not_scored(manifest: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("labels", ["nowhere", "empty", "raw", "file.txt"])
-def test_labels_that_are_none_are_refused(labels: str, predictions: Path, tmp_path: Path, refused: Refused) -> None:
+def test_a_path_without_labels_is_refused(labels: str, predictions: Path, tmp_path: Path, refused: Refused) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "raw" / "below").mkdir(parents=True)
     (tmp_path / "file.txt").touch()
@@ -222,7 +208,7 @@ def test_labels_that_are_none_are_refused(labels: str, predictions: Path, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
-def test_cases_and_predictions_that_are_not_there_are_refused(
+def test_missing_cases_and_predictions_and_two_files_of_a_case_are_refused(
     manifest: Path, predictions: Path, tmp_path: Path, refused: Refused
 ) -> None:
     with refused("--predictions", got=tmp_path / "nowhere"):
@@ -275,7 +261,7 @@ def save_mha(path: Path, labels: np.ndarray) -> None:
 
 @pytest.fixture
 def imagecas(tmp_path: Path) -> Path:
-    """ImageCAS as it unpacks, with predictions beside it: case 1 is fold 0, 2 trains, 3 is a test case."""
+    """Raw folder of ImageCAS with predictions; case 3 is a test case."""
     raw = tmp_path / "imagecas"
     for number in (1, 2, 3):
         save(raw / "1-200" / f"{number}.img.nii.gz", tube() * 100)
@@ -296,7 +282,7 @@ def test_folds_and_splits_of_imagecas_are_those_of_its_sheet(
     assert names_in(tmp_path / "out") == {"scores.csv", "summary.json"}
 
 
-def test_an_unpacked_shard_is_a_data_set_and_says_what_it_lacks(imagecas: Path, tmp_path: Path) -> None:
+def test_an_unpacked_shard_is_a_data_set_and_without_its_sheet_refused(imagecas: Path, tmp_path: Path) -> None:
     shard = imagecas / "1-200"
     sheet = (imagecas / "imageCAS_data_split.csv").rename(shard / "imageCAS_data_split.csv")
     scores = evaluate_folder(tmp_path / "vessels", shard, tmp_path / "out", fold=0)
@@ -307,7 +293,7 @@ def test_an_unpacked_shard_is_a_data_set_and_says_what_it_lacks(imagecas: Path, 
 
 
 def aorta(*, right: int, left: int) -> np.ndarray:
-    """Make a straight Zone9 with a renal artery, 15 right and 16 left, on either side of it."""
+    """Make a straight Zone9 with two renal arteries of these label values."""
     labels = np.zeros((25, 9, 9), np.uint8)
     labels[11:14, 3:6, 1:8] = 17
     labels[2:11, 4, 4], labels[14:23, 4, 4] = right, left
@@ -317,7 +303,7 @@ def aorta(*, right: int, left: int) -> np.ndarray:
 def test_swapped_sides_and_the_tree_of_all_zones_reach_files_terminal_and_report(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The second of two subjects of AortaSeg24 is predicted with left and right swapped."""
+    """Predict the second subject of AortaSeg24 with left and right swapped."""
     raw, out = tmp_path / "aorta", tmp_path / "run"
     for number, (right, left) in ((1, (15, 16)), (7, (16, 15))):
         save_mha(raw / "images" / f"subject{number:03d}_CTA.mha", aorta(right=15, left=16) * 10)
@@ -329,7 +315,7 @@ def test_swapped_sides_and_the_tree_of_all_zones_reach_files_terminal_and_report
     sides = read_json(out / "summary.json")["sides"]
     assert (sides["n_checked"], {each["case_id"] for each in sides["swapped"]}) == (4, {"subject007"})
     trees = [(row.case_id, row.structure, row.dice) for row in read_scores(out / "trees.csv")]
-    assert trees == [("subject001", "whole tree", 1.0), ("subject007", "whole tree", 1.0)], "names do not matter"
+    assert trees == [("subject001", "whole tree", 1.0), ("subject007", "whole tree", 1.0)], "a tree has no names"
     print_summary(scores)
     printed = " ".join(capsys.readouterr().out.split())
     assert "2 of 4 paired structures are swapped" in printed

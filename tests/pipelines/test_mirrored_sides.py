@@ -1,4 +1,4 @@
-"""Left and right in training and averaging: no mirrored side under its old name."""
+"""Left/right mirroring in training and averaging: labels are swapped or mirroring refused."""
 
 import warnings
 from collections.abc import Callable
@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pytest
 import torch
 
+from tests.pipelines.run_files import MakeConfig, Refused, last_of, save_nifti
 from uumamba.config import RunConfig, read_config
 from uumamba.data.case import Case, Manifest
 from uumamba.data.prepared import PreparedFolder
@@ -23,15 +23,13 @@ from uumamba.pipelines.prepare import prepare
 from uumamba.pipelines.run import run
 from uumamba.pipelines.train import train
 from uumamba.runtime.errors import UsageError
-from uumamba.training.checkpoint import read_checkpoint
 
 AXIAL, SAGITTAL = (2.0, 2.0, 4.0), (4.0, 2.0, 2.0)
 PAIRS = {"sides": {"RenalR": "right", "RenalL": "left"}, "mirror_pairs": [["RenalR", "RenalL"]]}
 CHANCES = ("rotation", "scale", "noise", "blur", "brightness", "contrast", "low_resolution", "gamma", "inverted_gamma")
 QUIET = (*(f"augment.{name}_probability=0" for name in CHANCES), "augment.mirror_probability=1")
 SWAP = "augment.swap_sides=true"
-Make = Callable[..., RunConfig]
-Refused = Callable[..., Any]
+Spacing = tuple[float, float, float]
 
 
 def mirror(*axes: int) -> str:
@@ -39,7 +37,7 @@ def mirror(*axes: int) -> str:
 
 
 @pytest.fixture(scope="module")
-def config(tiny_overrides: tuple[str, ...]) -> Make:
+def config(tiny_overrides: tuple[str, ...]) -> MakeConfig:
     """``config("augment.mirror_axes=[1]", ...)``: a small 2-D run on the two kidneys."""
 
     def make(*overrides: str) -> RunConfig:
@@ -49,8 +47,11 @@ def config(tiny_overrides: tuple[str, ...]) -> Make:
     return make
 
 
-def write_kidneys(folder: Path, name: str, *, spacing_mm: tuple[float, float, float]) -> Case:
-    """Write a scan with a bright block on each side, stored so that its first axis runs to the patient's right."""
+def write_kidneys(folder: Path, name: str, *, spacing_mm: Spacing) -> Case:
+    """Write a scan with a bright block on each side.
+
+    Its first axis points to the patient's right.
+    """
     shape = (6, 32, 32) if spacing_mm == SAGITTAL else (32, 32, 6)
     label = np.zeros(shape, dtype=np.uint8)
     block = slice(10, 20)
@@ -58,13 +59,12 @@ def write_kidneys(folder: Path, name: str, *, spacing_mm: tuple[float, float, fl
     label[right, block, 1:5], label[left, block, 1:5] = 1, 2
     image = np.random.default_rng(len(name)).normal(100, 10, shape) + 300 * (label > 0)
     for kind, array in (("CTA", image.astype(np.int16)), ("label", label)):
-        nib.save(nib.Nifti1Image(array, np.diag([*spacing_mm, 1.0])), folder / f"{name}_{kind}.nii.gz")
+        save_nifti(folder / f"{name}_{kind}.nii.gz", array, spacing_mm)
     fold = int(name[-1]) if name[-1].isdigit() else 1
     return Case(name, name, "x", folder / f"{name}_CTA.nii.gz", folder / f"{name}_label.nii.gz", fold=fold)
 
 
-def prepared(folder: Path, *cuts: tuple[float, float, float], extra: dict[str, object]) -> Path:
-    (folder / "raw").mkdir()
+def prepared(folder: Path, *cuts: Spacing, extra: dict[str, object]) -> Path:
     cases = tuple(write_kidneys(folder / "raw", f"case{i}", spacing_mm=cut) for i, cut in enumerate(cuts))
     manifest = Manifest("AortaSeg24", "CT", {"RenalR": 1, "RenalL": 2}, cases, extra=extra)
     recipe = read_config("demo", ["preprocess.spacing_mm=[null,null,null]"]).preprocess.build()
@@ -80,20 +80,20 @@ def kidneys(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sagittal and four axial scans."""
+    """One sagittal and four prepared axial scans."""
     return prepared(tmp_path_factory.mktemp("mixed"), SAGITTAL, AXIAL, AXIAL, AXIAL, AXIAL, extra=PAIRS)
 
 
 @pytest.fixture(scope="module")
-def swapping_run(kidneys: Path, config: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fold trained with mirrored patches whose labels were swapped."""
+def swapping_run(kidneys: Path, config: MakeConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run with mirrored patches and swapped labels."""
     folder = tmp_path_factory.mktemp("run")
     train(config(mirror(0, 1), SWAP), data=kidneys, out=folder)
     return folder
 
 
 def test_mirroring_left_and_right_is_refused_before_anything_is_made(
-    kidneys: Path, config: Make, tmp_path: Path, refused: Refused
+    kidneys: Path, config: MakeConfig, tmp_path: Path, refused: Refused
 ) -> None:
     with refused("augment.mirror_axes", got=[0, 1]) as error:
         train(config(mirror(0, 1)), data=kidneys, out=tmp_path / "run")
@@ -103,16 +103,15 @@ def test_mirroring_left_and_right_is_refused_before_anything_is_made(
 
 
 def test_the_checkpoint_states_axes_and_swapped_labels(
-    kidneys: Path, swapping_run: Path, config: Make, tmp_path: Path
+    kidneys: Path, swapping_run: Path, config: MakeConfig, tmp_path: Path
 ) -> None:
-    (fold,) = train(config(mirror(0)), data=kidneys, out=tmp_path / "run")
-    for folder, swapped in ((fold, []), (swapping_run / "fold_0", [[1, 2]])):
-        stored = read_checkpoint(folder / "last.safetensors").config
-        assert stored["sides"] == {"left_right_axes": [2], "swapped": swapped}
+    train(config(mirror(0)), data=kidneys, out=tmp_path)
+    for folder, swapped in ((tmp_path, []), (swapping_run, [[1, 2]])):
+        assert last_of(folder).config["sides"] == {"left_right_axes": [2], "swapped": swapped}
 
 
 @pytest.mark.parametrize("swap", [True, False])
-def test_a_mirrored_patch_has_each_side_under_its_own_name(kidneys: Path, config: Make, swap: bool) -> None:
+def test_a_mirrored_patch_has_the_label_of_each_side_swapped(kidneys: Path, config: MakeConfig, swap: bool) -> None:
     quiet = config(mirror(0, 1), SWAP, "training.foreground_fraction=1", *QUIET)
     trainer = build_trainer(quiet, PreparedFolder(kidneys), fold="0", run_dir=None)
     assert trainer.augment is not None
@@ -128,21 +127,21 @@ def test_a_mirrored_patch_has_each_side_under_its_own_name(kidneys: Path, config
                 assert len(sides) == (1 if swap else 2)
 
 
-def test_averaging_returns_each_side_its_own_probability(swapping_run: Path) -> None:
+def test_mirror_averaging_swaps_the_probabilities_of_the_sides(swapping_run: Path) -> None:
     image = np.random.default_rng(0).normal(100, 50, (32, 32, 6)).astype(np.float32)
     plain, mirrored = load_predictor(swapping_run, mirror=False), load_predictor(swapping_run, mirror=True)
 
-    def segment(predictor: object, flips: tuple[int, ...]) -> np.ndarray:
-        found = predictor(np.flip(image, flips).copy(), spacing_mm=AXIAL, probabilities=True).probabilities  # type: ignore[operator]  # a Predictor
+    def segment(predictor: Any, flips: tuple[int, ...]) -> np.ndarray:
+        found = predictor(np.flip(image, flips).copy(), spacing_mm=AXIAL, probabilities=True).probabilities
         found = np.flip(found, tuple(axis + 1 for axis in flips))
-        return found[[0, 2, 1]] if 0 in flips else found  # native axis 0 runs to the right
+        return found[[0, 2, 1]] if 0 in flips else found  # native axis 0 points to the right
 
     expected = np.mean([segment(plain, flips) for flips in ((), (0,), (1,), (0, 1))], axis=0)
     np.testing.assert_allclose(segment(mirrored, ()), expected, atol=1e-4)
-    assert np.abs(expected - expected[[0, 2, 1]]).max() > 1e-3, "the swap is visible"
+    assert np.abs(expected - expected[[0, 2, 1]]).max() > 1e-3, "the classes differ"
 
 
-def test_a_scan_cut_in_another_plane_than_training_is_refused(swapping_run: Path, tmp_path: Path) -> None:
+def test_a_scan_with_slices_of_another_orientation_than_training_fails(swapping_run: Path, tmp_path: Path) -> None:
     write_kidneys(tmp_path, "same", spacing_mm=AXIAL)
     write_kidneys(tmp_path, "other", spacing_mm=SAGITTAL)
     scans = [tmp_path / f"{name}_CTA.nii.gz" for name in ("same", "other")]
@@ -152,8 +151,8 @@ def test_a_scan_cut_in_another_plane_than_training_is_refused(swapping_run: Path
     assert (failure.case_id, failure.key, failure.got) == ("other_CTA", "left/right axis", 0)
 
 
-def test_cases_cut_in_different_planes_forbid_both_axes_and_every_swap(
-    mixed: Path, config: Make, refused: Refused
+def test_training_slices_of_two_orientations_forbid_both_axes_and_every_swap(
+    mixed: Path, config: MakeConfig, refused: Refused
 ) -> None:
     check = partial(check_prepared_sides, folder=PreparedFolder(mixed), case_ids=["case0", "case1"])
     found = check(config(mirror(0)))
@@ -166,7 +165,7 @@ def test_cases_cut_in_different_planes_forbid_both_axes_and_every_swap(
 
 
 def test_a_swap_without_a_mirror_or_without_sides_is_refused(
-    kidneys: Path, config: Make, tiny_prepared: Path, tiny_config: Make, refused: Refused
+    kidneys: Path, config: MakeConfig, tiny_prepared: Path, tiny_config: MakeConfig, refused: Refused
 ) -> None:
     with refused("augment.swap_sides"):
         check_prepared_sides(config(mirror(0), SWAP), PreparedFolder(kidneys), ["case0"])
@@ -174,7 +173,7 @@ def test_a_swap_without_a_mirror_or_without_sides_is_refused(
         train(tiny_config(SWAP), data=tiny_prepared, out="never made")
 
 
-def test_a_structure_on_one_side_without_a_partner_is_named(kidneys: Path, config: Make, refused: Refused) -> None:
+def test_a_structure_with_a_side_and_no_partner_is_named(kidneys: Path, config: MakeConfig, refused: Refused) -> None:
     folder = PreparedFolder(kidneys)
     alone = replace(folder.manifest, extra={"sides": {"RenalR": "right"}})
     object.__setattr__(folder, "manifest", alone)
@@ -201,16 +200,10 @@ def test_a_structure_on_one_side_without_a_partner_is_named(kidneys: Path, confi
     ],
 )
 @pytest.mark.parametrize("bad", [False, True], ids=["all sound", "one cut"])
-def test_run_refuses_what_the_structures_forbid_before_any_scan_is_read(
-    overrides: tuple[str, ...],
-    cut: tuple[float, float, float],
-    key: str | None,
-    bad: bool,
-    config: Make,
-    tmp_path: Path,
+def test_run_refuses_mirroring_and_classes_that_do_not_fit_the_structures_before_preparing(
+    overrides: tuple[str, ...], cut: Spacing, key: str | None, bad: bool, config: MakeConfig, tmp_path: Path
 ) -> None:
     raw = tmp_path / "raw"
-    raw.mkdir()
     cases = [write_kidneys(raw, f"subject00{number}", spacing_mm=cut) for number in range(1, 6)]
     if bad:
         cases[0].image.write_bytes(b"")
@@ -220,7 +213,7 @@ def test_run_refuses_what_the_structures_forbid_before_any_scan_is_read(
     assert not (tmp_path / "out").exists()
 
 
-def test_raw_headers_give_the_result_of_prepared_scans(mixed: Path, config: Make, tmp_path: Path) -> None:
+def test_raw_headers_give_the_result_of_prepared_scans(mixed: Path, config: MakeConfig, tmp_path: Path) -> None:
     folder = PreparedFolder(mixed)
     for axis in (0, 1):
         for swap in ("true", "false"):
@@ -228,7 +221,7 @@ def test_raw_headers_give_the_result_of_prepared_scans(mixed: Path, config: Make
             for cases in (["case0"], ["case1"], ["case0", "case1"]):
                 raw = error_of(partial(check_raw_sides, wanted, folder.manifest, cases))
                 assert raw == error_of(partial(check_prepared_sides, wanted, folder, cases))
-    # An unreadable header forbids nothing.
+    # A case with an unreadable header is left to preparing.
     (tmp_path / "cut.nii.gz").write_bytes(b"cut")
     cut = replace(folder.manifest.by_id("case1"), image=tmp_path / "cut.nii.gz")
     manifest = replace(folder.manifest, cases=(folder.manifest.by_id("case0"), cut))
@@ -245,16 +238,16 @@ def error_of(check: Callable[[], object]) -> str:
 
 
 def test_an_error_of_the_second_fold_comes_before_the_first_is_trained(
-    mixed: Path, config: Make, tmp_path: Path, refused: Refused
+    mixed: Path, config: MakeConfig, tmp_path: Path, refused: Refused
 ) -> None:
     swapping = config(mirror(1), SWAP)
-    assert check_prepared_sides(swapping, PreparedFolder(mixed), ["case1", "case2"]) is not None, "fold 0 alone"
+    assert check_prepared_sides(swapping, PreparedFolder(mixed), ["case1", "case2"]) is not None, "fold 0"
     with refused("augment.swap_sides"):
         train(swapping, data=mixed, out=tmp_path / "run", fold="cv")
     assert not (tmp_path / "run").exists()
 
 
-def test_a_heart_may_be_mirrored_along_every_axis(tiny_prepared: Path, tiny_config: Make) -> None:
+def test_a_heart_may_be_mirrored_along_every_axis(tiny_prepared: Path, tiny_config: MakeConfig) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert check_prepared_sides(tiny_config(), PreparedFolder(tiny_prepared), ["patient001_frame01"]) is None

@@ -1,12 +1,9 @@
-"""M&Ms as it is downloaded, generated small: whole cines to scores by the command line, vendor by vendor."""
+"""Small M&Ms download: cines to scores by vendor, on the command line."""
 
 import csv
-import json
 import os
 import shutil
 import signal
-from collections.abc import Callable
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,8 +12,8 @@ import numpy as np
 import pytest
 
 import data_prep.mnms_frames
+from tests.pipelines.run_files import MakeConfig, Refused, contents, read_json, set_options
 from uumamba.cli import main
-from uumamba.config import RunConfig
 from uumamba.data.case import Manifest
 from uumamba.data.prepared import PreparedFolder
 from uumamba.pipelines.datasets import read_dataset
@@ -25,13 +22,11 @@ from uumamba.pipelines.train import check_same_run, train
 from uumamba.runtime.errors import UsageError
 from uumamba.runtime.stop import StoppedOnRequest
 
-MakeConfig = Callable[..., RunConfig]
-Refused = Callable[..., Any]
 SHEET = "211230_M&Ms_Dataset_information_diagnosis_opendataset.csv"
 SHAPE, FRAMES = (40, 36, 3), 4
 SPACING_MM = (3.0, 3.0, 10.0)
-MNMS = "dataset.name=mnms"
-# Code, part, vendor, ED, ES. The cine's masks are empty but in those two frames.
+SHORT = ("dataset.name=mnms", "training.patch_size=[32,32]", "augment.mirror_axes=[]", "training.epochs=1")
+# Code, part, vendor, ED, ES. Only these two frames of a cine are labelled.
 PATIENTS = (
     *((f"A{n}", "Training/Labeled", "A", 0, 2) for n in range(5)),
     *((f"B{n}", "Training/Labeled", "B", 3, 1) for n in range(5)),
@@ -62,7 +57,7 @@ def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
 
 
 def heart(vendor: str) -> np.ndarray:
-    """Make a label of 1 LV, 2 MYO, 3 RV as in M&Ms; the hearts of vendors differ in size."""
+    """Make a label of LV, MYO and RV with a vendor's size."""
     y, x = np.mgrid[: SHAPE[0], : SHAPE[1]]
     size = 5 + "ABCD".index(vendor)
     from_lv, from_rv = np.hypot(y - 20, x - 22), np.hypot(y - 20, x - 8)
@@ -82,55 +77,44 @@ def save(path: Path, array: np.ndarray) -> None:
 def write_mnms(raw: Path) -> Path:
     brightness = np.array([60, 200, 120, 180])
     lines = [",External code,VendorName,Vendor,Centre,ED,ES,Age,Pathology,Sex,Height,Weight"]
-    for at, (code, part, vendor, ed, es) in enumerate(PATIENTS):
-        there = heart(vendor)
-        noise = np.random.default_rng(at).normal(0, 5, (*SHAPE, FRAMES))
-        image, label = brightness[there][..., None] + noise, np.zeros((*SHAPE, FRAMES), np.uint8)
-        label[..., ed] = label[..., es] = there
+    for number, (code, part, vendor, ed, es) in enumerate(PATIENTS):
+        structures = heart(vendor)
+        noise = np.random.default_rng(number).normal(0, 5, (*SHAPE, FRAMES))
+        image, label = brightness[structures][..., None] + noise, np.zeros((*SHAPE, FRAMES), np.uint8)
+        label[..., ed] = label[..., es] = structures
         save(raw / part / code / f"{code}_sa.nii.gz", image.astype(np.int16))
         if part != "Training/Unlabeled":
             save(raw / part / code / f"{code}_sa_gt.nii.gz", label)
-        lines.append(f"{at},{code},x,{vendor},1,{ed},{es},44,NOR,F,1,1")
+        lines.append(f"{number},{code},x,{vendor},1,{ed},{es},44,NOR,F,1,1")
     (raw / SHEET).write_text("\n".join(lines) + "\n")
     return raw
 
 
 @pytest.fixture(scope="module")
 def mnms(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Nobody writes to it."""
+    """Download that no test changes."""
     return write_mnms(tmp_path_factory.mktemp("download") / "OpenDataset")
 
 
 @pytest.fixture
 def own_mnms(mnms: Path, tmp_path: Path) -> Path:
-    """A copy to spoil."""
+    """Copy of the download, to be spoiled."""
     return Path(shutil.copytree(mnms, tmp_path / "OpenDataset"))
 
 
 @pytest.fixture(scope="module")
 def settings(tiny_overrides: tuple[str, ...]) -> list[str]:
-    """As ``--set`` options."""
-    small = ("training.patch_size=[32,32]", "augment.mirror_axes=[]", "training.epochs=1")
-    return [word for each in (*tiny_overrides, MNMS, *small) for word in ("--set", each)]
+    """``--set`` options of a short run."""
+    return set_options(*tiny_overrides, *SHORT)
 
 
 @pytest.fixture(scope="module")
-def prepared(mnms: Path, tiny_config: MakeConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def prepared(mnms: Path, settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The download after ``uumamba prepare``."""
     out = tmp_path_factory.mktemp("mnms") / "prepared"
     with pytest.raises(SystemExit, match="0"):
-        main(["prepare", "demo", "--raw", str(mnms), "--out", str(out), "--workers", "0", *_as_set(tiny_config)])
+        main(["prepare", "demo", "--raw", str(mnms), "--out", str(out), "--workers", "0", *settings])
     return out
-
-
-def _as_set(tiny_config: MakeConfig) -> list[str]:
-    spacing = list(tiny_config().preprocess.spacing_mm)
-    return ["--set", MNMS, "--set", f"preprocess.spacing_mm={json.dumps(spacing)}"]
-
-
-def digests(folder: Path) -> dict[Path, str]:
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    return {path.relative_to(folder): sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def rows_of(scores: Path) -> list[dict[str, str]]:
@@ -138,10 +122,10 @@ def rows_of(scores: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def test_the_whole_way_from_the_download_to_dice_by_vendor(
+def test_the_verbs_lead_from_the_download_to_dice_by_vendor(
     mnms: Path, settings: list[str], command: Command, tmp_path: Path
 ) -> None:
-    before = digests(mnms)
+    before = contents(mnms)
     data, trained, predicted = (tmp_path / name for name in ("prepared", "run", "predictions"))
     prepare = ["prepare", "demo", "--raw", mnms, "--out", data, "--workers", 0, *settings]
     code, _, said = command(*prepare)
@@ -153,7 +137,7 @@ def test_the_whole_way_from_the_download_to_dice_by_vendor(
     assert len(stamps) == 4 * 13
     code, _, said = command(*prepare)
     assert (code, said.splitlines()[-1]) == (0, f"0 cases prepared, 20 reused, in {data}")
-    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps, "no frame is cut again"
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps, "frames are reused"
 
     options = ["--data", data, "--out", trained, "--device", "cpu", *settings]
     code, _, said = command("train", "demo", *options, "--set", "dataset.domains={train: [A], validate: [A]}")
@@ -172,42 +156,43 @@ def test_the_whole_way_from_the_download_to_dice_by_vendor(
         assert "Dice by domain" in shown
     assert rows_of(of_prepared) == rows_of(of_download)
     assert {row["case_id"]: row["domain"] for row in rows_of(of_prepared)} == domains
-    summary = json.loads((of_prepared / "summary.json").read_text(encoding="utf-8"))
+    summary = read_json(of_prepared / "summary.json")
     counts = [(each["domain"], each["n_cases"], each["n_patients"]) for each in summary["domains"]]
     assert counts == [("A", 2, 1), ("D", 2, 1)]
-    assert digests(mnms) == before
+    assert contents(mnms) == before
 
     options = ["--predictions", predicted, "--out", of_prepared, "--split", "test", "--domain"]
     code, shown, _ = command("evaluate", "--labels", data, *options, "D")
     assert (code, {row["patient_id"] for row in rows_of(of_prepared)}) == (0, {"D8"})
-    assert "Dice by domain" not in shown, "there is nothing to compare"
+    assert "Dice by domain" not in shown, "one domain only"
     for labels, domain in ((data, "E"), (predicted, "D")):
         code, _, said = command("evaluate", "--labels", labels, *options, domain)
         assert (code, said.startswith(f"uumamba: --labels: got {labels}, expected ")) == (2, True)
 
 
-def test_a_run_of_one_command_leaves_a_vendor_out_and_scores_all_of_it(
+def test_a_run_that_leaves_a_vendor_out_scores_all_of_its_patients(
     mnms: Path, tiny_config: MakeConfig, tmp_path: Path
 ) -> None:
-    quick = (MNMS, "training.patch_size=[32,32]", "augment.mirror_axes=[]", "training.epochs=1")
-    config = tiny_config(*quick, "dataset.domains={leave_out: B}")
+    config = tiny_config(*SHORT, "dataset.domains={leave_out: B}")
     result = run(config, raw=mnms, out=tmp_path)
     assert result.scores is not None
     assert {(row.patient_id, row.domain) for row in result.scores.rows} == {(f"B{n}", "B") for n in range(5)}
     fold = tmp_path / "run" / "fold_0"
-    [start] = json.loads((fold / "manifest.json").read_text(encoding="utf-8"))["starts"]
+    [start] = read_json(fold / "manifest.json")["starts"]
     assert start["cases"] == {"training": {"A": 10}, "validation": {"B": 10}}
-    stored = json.loads((fold / "config.json").read_text(encoding="utf-8"))["run"]["dataset"]
-    assert stored == {"name": "mnms", "domains": {"train": None, "validate": None, "leave_out": "B"}}
+    assert read_json(fold / "config.json")["run"]["dataset"] == {
+        "name": "mnms",
+        "domains": {"train": None, "validate": None, "leave_out": "B"},
+    }
     check_same_run(config, tmp_path / "run")
     with pytest.raises(UsageError, match=r"dataset\.domains\.leave_out"):
-        check_same_run(tiny_config(*quick, "dataset.domains={leave_out: A}"), tmp_path / "run")
+        check_same_run(tiny_config(*SHORT, "dataset.domains={leave_out: A}"), tmp_path / "run")
 
 
 def test_an_unknown_vendor_is_refused_before_anything_is_made(
     mnms: Path, prepared: Path, tiny_config: MakeConfig, tmp_path: Path, refused: Refused
 ) -> None:
-    config = tiny_config(MNMS, "dataset.domains={leave_out: D}")
+    config = tiny_config(*SHORT, "dataset.domains={leave_out: D}")
     with refused("dataset.domains", got="D"):
         run(config, raw=mnms, out=tmp_path / "out")
     assert not (tmp_path / "out" / "prepared").exists()
@@ -264,7 +249,7 @@ def without_column(raw: Path) -> None:
 
 
 def spoil_three(raw: Path) -> None:
-    """Spoil a sheet's number, a label and a scan."""
+    """Spoil one sheet entry, one label and one scan."""
     (raw / SHEET).write_text((raw / SHEET).read_text().replace(",A1,x,A,1,0,2,", ",A1,x,A,1,,2,"))
     path = raw / "Training/Labeled/A2/A2_sa_gt.nii.gz"
     label = np.asarray(nib.load(path).dataobj).copy()
@@ -287,7 +272,7 @@ def test_a_bad_download_is_reported_by_patient_and_the_others_are_prepared(
 
 
 def test_frames_are_not_cut_into_the_download(own_mnms: Path, settings: list[str], command: Command) -> None:
-    before = digests(own_mnms)
+    before = contents(own_mnms)
     for out in (own_mnms, own_mnms / "Training"):
         assert command("prepare", "demo", "--raw", own_mnms, "--out", out, *settings)[0] == 2
-    assert digests(own_mnms) == before
+    assert contents(own_mnms) == before

@@ -1,8 +1,7 @@
-"""Trained models: checkpoints of a run, their averages, and configurations that an older version stored."""
+"""Trained models: checkpoints, averages and configurations of older versions."""
 
 import json
 import shutil
-from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from uumamba.config import RunConfig, read_config
+from tests.pipelines.run_files import LAST, MakeConfig, Refused, read_json
+from uumamba.config import read_config
 from uumamba.data.preprocess import CtStatistics, PreprocessRecipe
 from uumamba.pipelines import load_predictor
 from uumamba.pipelines.models import checkpoint_paths, complete_config
@@ -20,8 +20,6 @@ from uumamba.pipelines.train import check_same_run, train
 from uumamba.runtime.errors import UsageError
 from uumamba.training.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 
-MakeConfig = Callable[..., RunConfig]
-Refused = Callable[..., Any]
 NEW_KEYS = (
     "augment.swap_sides",
     "training.sampling",
@@ -43,7 +41,7 @@ def change(path: Path, **parts: object) -> Checkpoint:
 
 @pytest.fixture
 def fold(tiny_run: Path, tmp_path: Path) -> Path:
-    """A copy of a trained fold's folder."""
+    """Copy of a fold folder."""
     return Path(shutil.copytree(tiny_run / "fold_0", tmp_path / "own" / "fold_0"))
 
 
@@ -71,16 +69,16 @@ def test_axes_that_training_did_not_mirror_are_never_averaged(fold: Path) -> Non
     np.testing.assert_array_equal(plain, mirrored)
 
 
-def test_the_run_beneath_the_output_of_uumamba_run_is_found(tiny_run: Path, tmp_path: Path) -> None:
+def test_the_run_folder_in_an_output_folder_is_found(tiny_run: Path, tmp_path: Path) -> None:
     (tmp_path / "run").symlink_to(tiny_run)
-    assert checkpoint_paths(tmp_path) == [tmp_path / "run" / "fold_0" / "last.safetensors"]
+    assert checkpoint_paths(tmp_path) == [tmp_path / "run" / LAST]
     assert checkpoint_paths(tmp_path, fold="0") == checkpoint_paths(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("model", "fold"), [("", "*"), ("", "cv"), ("", "3"), ("fold_0", "3"), ("fold_0/last.safetensors", "0")]
 )
-def test_a_fold_that_cannot_be_chosen_is_refused(tiny_run: Path, model: str, fold: str, refused: Refused) -> None:
+def test_an_unknown_or_untrained_fold_is_refused(tiny_run: Path, model: str, fold: str, refused: Refused) -> None:
     with refused("--fold", got=fold):
         checkpoint_paths(tiny_run / model, fold=fold)
 
@@ -110,14 +108,14 @@ def test_weights_of_another_network_are_refused_in_one_line(fold: Path, refused:
 
 
 def without(config: dict[str, Any], *keys: str) -> dict[str, Any]:
-    """Copy a configuration without dotted keys, as a version that did not know them stored it."""
+    """Copy a configuration without dotted keys, as an older version stored it."""
     older = deepcopy(config)
     for key in keys:
         *parents, last = key.split(".")
-        place = older
+        section = older
         for parent in parents:
-            place = place[parent]
-        place.pop(last, None)
+            section = section[parent]
+        section.pop(last, None)
     return older
 
 
@@ -129,7 +127,7 @@ def store(fold: Path, config: dict[str, Any]) -> None:
 
 @pytest.fixture
 def old_run(fold: Path) -> Path:
-    """The tiny run as a version without ``NEW_KEYS`` stored it."""
+    """Tiny run as stored by a version without ``NEW_KEYS``."""
     config = read_checkpoint(fold / "last.safetensors").config
     store(fold, config | {"run": without(config["run"], *NEW_KEYS)})
     return fold.parent
@@ -139,7 +137,7 @@ def test_a_run_of_an_older_version_is_resumed_while_new_keys_have_their_default(
     old_run: Path, tiny_prepared: Path, tiny_config: MakeConfig
 ) -> None:
     stored, now = old_run / "fold_0" / "config.json", tiny_config().as_json()
-    assert json.loads(stored.read_text(encoding="utf-8"))["run"] == without(now, *NEW_KEYS) != now
+    assert read_json(stored)["run"] == without(now, *NEW_KEYS) != now
     other = tiny_config("training.sampling.forced=chance")
     for check in (
         lambda: check_same_run(other, old_run),
@@ -150,7 +148,7 @@ def test_a_run_of_an_older_version_is_resumed_while_new_keys_have_their_default(
         assert "training.sampling.forced" in str(error.value)
     check_same_run(tiny_config(), old_run)
     train(tiny_config(), data=tiny_prepared, out=old_run, resume=True)
-    assert json.loads(stored.read_text(encoding="utf-8"))["run"] == now
+    assert read_json(stored)["run"] == now
 
 
 def test_folds_of_an_older_and_a_newer_version_are_averaged(old_run: Path, tiny_run: Path, refused: Refused) -> None:
@@ -163,8 +161,8 @@ def test_folds_of_an_older_and_a_newer_version_are_averaged(old_run: Path, tiny_
 
 
 def test_readable_parts_are_completed_and_others_returned_unchanged() -> None:
-    gone = read_config("demo").as_json() | {"colour": "red"}
-    for stored in ({"run": gone, "recipe": {"spacing": 1}}, {"run": None, "fold": "0"}, None):
+    removed = read_config("demo").as_json() | {"colour": "red"}
+    for stored in ({"run": removed, "recipe": {"spacing": 1}}, {"run": None, "fold": "0"}, None):
         assert complete_config(stored) == stored
     recipe = PreprocessRecipe((1.0, 1.0, 1.0), "ct", ct_statistics=CtStatistics(-100, 300, 50, 25))
     complete = json.loads(json.dumps(recipe.to_json()))

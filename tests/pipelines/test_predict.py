@@ -1,7 +1,5 @@
-"""Label maps of scans: input files, grids, and files that are never replaced."""
+"""Prediction: input files, grids, and files that are never replaced."""
 
-import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,20 +10,17 @@ import pytest
 import SimpleITK
 import torch
 
+from tests.pipelines.run_files import Refused, failed_in, last_of, save_nifti
 from uumamba.data.case import Case, Manifest
 from uumamba.pipelines.predict import find_inputs, predict
 from uumamba.runtime.errors import CaseError, UumambaError
-from uumamba.training.checkpoint import read_checkpoint, save_checkpoint
-
-Refused = Callable[..., Any]
+from uumamba.training.checkpoint import save_checkpoint
 
 
 def save_scan(path: Path, *, value: int | None = None) -> Path:
     shape = (40, 44, 3)
     voxels = np.random.default_rng(0).integers(1, 900, shape) if value is None else np.full(shape, value)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(voxels.astype(np.int16), np.diag([3.0, 3.0, 8.0, 1.0])), path)
-    return path
+    return save_nifti(path, voxels.astype(np.int16), (3.0, 3.0, 8.0))
 
 
 def test_a_scan_is_never_replaced_by_its_label_map(tmp_path: Path, refused: Refused) -> None:
@@ -59,8 +54,7 @@ def test_a_failed_case_is_listed_and_keeps_no_old_prediction(tiny_run: Path, tmp
             (tmp_path / "out" / f"{name}{suffix}").write_bytes(b"old")
     result = predict(tiny_run, scans, out=tmp_path / "out")
     assert [failure.case_id for failure in result.failures] == ["black", "blank"]
-    listed = json.loads((tmp_path / "out" / "failures.json").read_text(encoding="utf-8"))
-    assert [entry["case_id"] for entry in listed] == ["black", "blank"]
+    assert failed_in(tmp_path / "out") == ["black", "blank"]
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"good.nii.gz", "failures.json"}
     assert result.written[0].read_bytes() != b"old"
 
@@ -80,10 +74,10 @@ def test_of_an_acdc_patients_folder_only_the_frames_are_scans(tmp_path: Path) ->
     assert list(find_inputs([patient / "patient001_frame01_gt.nii.gz"])) == ["patient001_frame01_gt"], "by its name"
 
 
-def test_a_diverged_model_ends_the_call_and_is_no_cases_error(tiny_run: Path, tmp_path: Path) -> None:
-    checkpoint = read_checkpoint(tiny_run / "fold_0" / "last.safetensors")
-    lost = {name: torch.full_like(tensor, torch.nan) for name, tensor in checkpoint.net.items()}
-    save_checkpoint(tmp_path / "last.safetensors", replace(checkpoint, net=lost, ema=None))
+def test_a_diverged_model_ends_the_call_with_no_error_of_a_case(tiny_run: Path, tmp_path: Path) -> None:
+    checkpoint = last_of(tiny_run)
+    diverged = {name: torch.full_like(tensor, torch.nan) for name, tensor in checkpoint.net.items()}
+    save_checkpoint(tmp_path / "last.safetensors", replace(checkpoint, net=diverged, ema=None))
     with pytest.raises(UumambaError) as error:
         predict(tmp_path / "last.safetensors", [save_scan(tmp_path / "scan.nii.gz")], out=tmp_path / "out")
     assert not isinstance(error.value, CaseError)

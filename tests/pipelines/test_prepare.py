@@ -1,7 +1,6 @@
-"""Preparing MRI: safe to kill and run again, stale cases are prepared again, a bad case leaves the others alone."""
+"""Preparation of MRI: kills, stale cases and bad cases."""
 
 import gzip
-import json
 import os
 import shutil
 import signal
@@ -19,7 +18,7 @@ import numpy as np
 import pytest
 
 from data_prep.acdc import read_acdc
-from uumamba.config import RunConfig
+from tests.pipelines.run_files import MakeConfig, Refused, contents, failed_in, read_json
 from uumamba.data.case import Case, Manifest
 from uumamba.data.prepared import PreparedFolder, open_prepared, write_prepared
 from uumamba.data.preprocess import PreprocessRecipe, restore_label
@@ -33,13 +32,12 @@ from uumamba.runtime.stop import StoppedOnRequest
 
 RECIPE, COARSE = PreprocessRecipe((None, 1.5, 1.5)), PreprocessRecipe((None, 2.0, 2.0))
 MakeRaw = Callable[..., Manifest]
-Refused = Callable[..., Any]
 AFFINE = np.diag([1.25, 1.25, 8, 1])
 
 
 @pytest.fixture
 def make_raw(tmp_path: Path) -> MakeRaw:
-    """``make_raw(cases=4, acdc=False, tests=0)``: scans of random noise with a box of each structure."""
+    """``make_raw(cases=4, acdc=False, tests=0)``: noise with a box of each structure."""
 
     def write(path: Path, array: np.ndarray, acdc: bool) -> Path:
         image = nib.Nifti1Image(array, np.diag([-1.0, -1, 1, 1]) if acdc else AFFINE)
@@ -57,29 +55,18 @@ def make_raw(tmp_path: Path) -> MakeRaw:
             for value in (1, 2, 3):
                 label[5 * value : 5 * value + 4, 8:20, 1:3] = value
             image = write(raw / f"p{number}.nii.gz", generator.integers(1, 900, shape).astype(np.int16), acdc)
-            truth = write(raw / f"p{number}_gt.nii.gz", label, acdc)
+            reference = write(raw / f"p{number}_gt.nii.gz", label, acdc)
             split: Any = "training" if number < cases else "test"
-            listed.append(Case(f"p{number}", f"p{number}", "here", image, truth, split=split))
+            listed.append(Case(f"p{number}", f"p{number}", "here", image, reference, split=split))
         return Manifest("toy", "MRI", {"RV": 1, "MYO": 2, "LV": 3}, tuple(listed))
 
     return make
 
 
-def content(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
-def cut(path: Path, *, bytes_left: int = 500) -> bytes:
-    """Cut a file off; return its whole content."""
-    whole = path.read_bytes()
-    path.write_bytes(whole[:bytes_left])
-    return whole
-
-
 def test_prepared_cases_are_listed_with_test_cases_that_are_never_opened(make_raw: MakeRaw, tmp_path: Path) -> None:
     manifest = make_raw(3, tests=1)
     manifest.by_id("p3").image.write_bytes(b"")
-    before = content(tmp_path / "raw")
+    before = contents(tmp_path / "raw")
     result = prepare(manifest, recipe=RECIPE, out=tmp_path / "out")
     assert (result.prepared, result.reused, result.failures) == (("p0", "p1", "p2"), (), ())
     folder = PreparedFolder(tmp_path / "out")
@@ -90,7 +77,7 @@ def test_prepared_cases_are_listed_with_test_cases_that_are_never_opened(make_ra
     assert restore_label(np.asarray(case.label), case.geometry).shape == (24, 28, 4)
     assert not (tmp_path / "out" / "failures.json").exists()
     assert not (tmp_path / "out" / "cases" / "p3").exists()
-    assert content(tmp_path / "raw") == before
+    assert contents(tmp_path / "raw") == before
 
 
 def test_a_second_call_prepares_only_stale_and_damaged_cases(make_raw: MakeRaw, tmp_path: Path) -> None:
@@ -100,11 +87,11 @@ def test_a_second_call_prepares_only_stale_and_damaged_cases(make_raw: MakeRaw, 
     before = {path: path.stat().st_mtime_ns for path in (out / "cases").rglob("*.*")}
     assert (again().prepared, again().reused) == ((), ("p0", "p1", "p2"))
     assert before == {path: path.stat().st_mtime_ns for path in (out / "cases").rglob("*.*")}
-    whole = content(out)
+    complete = contents(out)
     (out / "cases" / "p0" / "case.json").write_text('{"format": 1}')
     (out / "cases" / "p1" / "image.npy").write_bytes(b"")
     assert again().prepared == ("p0", "p1")
-    assert content(out) == whole
+    assert contents(out) == complete
     source = manifest.by_id("p1").image
     voxels = bytearray(gzip.decompress(source.read_bytes()))
     voxels[-1] ^= 1
@@ -115,7 +102,7 @@ def test_a_second_call_prepares_only_stale_and_damaged_cases(make_raw: MakeRaw, 
 
 
 @pytest.mark.filterwarnings("error::uumamba.data.warn.AcdcSpacingWarning")
-def test_interrupted_under_another_recipe_the_folder_is_unfinished(make_raw: MakeRaw, tmp_path: Path) -> None:
+def test_a_folder_interrupted_with_another_recipe_is_unfinished(make_raw: MakeRaw, tmp_path: Path) -> None:
     manifest = make_raw(2, acdc=True)
     warn_of_acdc_spacing.cache_clear()
     with pytest.warns(AcdcSpacingWarning):
@@ -127,9 +114,11 @@ def test_interrupted_under_another_recipe_the_folder_is_unfinished(make_raw: Mak
         PreparedFolder(tmp_path / "out")
 
 
-def test_bad_cases_are_listed_and_join_when_they_are_mended(make_raw: MakeRaw, tmp_path: Path) -> None:
+def test_bad_cases_are_listed_and_prepared_after_their_correction(make_raw: MakeRaw, tmp_path: Path) -> None:
     manifest, out = make_raw(5), tmp_path / "out"
-    whole = cut(manifest.by_id("p1").image)
+    scan = manifest.by_id("p1").image
+    sound = scan.read_bytes()
+    scan.write_bytes(sound[:500])
     for name, array in (("p2", np.full((24, 28, 4), 7, np.uint8)), ("p4", np.zeros((24, 28, 3), np.uint8))):
         nib.save(nib.Nifti1Image(array, AFFINE), manifest.by_id(name).label)
     unlabelled = Case("p5", "p5", "here", manifest.by_id("p0").image)
@@ -139,32 +128,26 @@ def test_bad_cases_are_listed_and_join_when_they_are_mended(make_raw: MakeRaw, t
     assert result.prepared == ("p0", "p3")
     failed = ["p1", "p2", "p4", "p5", "p9"]
     assert [failure.case_id for failure in result.failures] == failed
-    listed = json.loads((out / "failures.json").read_text(encoding="utf-8"))
-    assert [entry["case_id"] for entry in listed] == failed
-    assert listed[-1] == {
-        "case_id": "p9",
-        "key": "Info.cfg",
-        "got": "no file",
-        "expected": "Info.cfg",
-        "fix": "restore it",
-    }
+    assert failed_in(out) == failed
+    fields = {"key": "Info.cfg", "got": "no file", "expected": "Info.cfg", "fix": "restore it"}
+    assert read_json(out / "failures.json")[-1] == {"case_id": "p9"} | fields
     assert [case.case_id for case in PreparedFolder(out).manifest.cases] == ["p0", "p3"]
-    manifest.by_id("p1").image.write_bytes(whole)
-    sound = Manifest("toy", "MRI", manifest.structures, manifest.select(case_ids=["p0", "p1", "p3"]))
-    assert prepare(sound, recipe=RECIPE, out=out).prepared == ("p1",)
+    scan.write_bytes(sound)
+    corrected = Manifest("toy", "MRI", manifest.structures, manifest.select(case_ids=["p0", "p1", "p3"]))
+    assert prepare(corrected, recipe=RECIPE, out=out).prepared == ("p1",)
     assert not (out / "failures.json").exists()
-    for case in sound.cases:
+    for case in corrected.cases:
         case.image.write_bytes(b"")
-    assert prepare(sound, recipe=RECIPE, out=out).prepared == ()
+    assert prepare(corrected, recipe=RECIPE, out=out).prepared == ()
     with pytest.raises(UsageError):
         PreparedFolder(out)
 
 
-def test_an_output_below_a_file_or_in_the_raw_folder_is_refused(
+def test_an_output_in_a_file_or_in_the_raw_folder_is_refused(
     make_raw: MakeRaw, tmp_path: Path, refused: Refused
 ) -> None:
     manifest, raw = make_raw(1), tmp_path / "raw"
-    before = content(raw)
+    before = contents(raw)
     (tmp_path / "file").touch()
     with pytest.raises(UsageError):
         prepare(manifest, recipe=RECIPE, out=tmp_path / "file" / "out")
@@ -172,7 +155,7 @@ def test_an_output_below_a_file_or_in_the_raw_folder_is_refused(
     for out in (raw, raw / "deep" / "prepared", tmp_path / "link" / "prepared"):
         with refused("--out", got=out):
             prepare(manifest, recipe=RECIPE, out=out, raw=raw)
-    assert content(raw) == before
+    assert contents(raw) == before
 
 
 def test_a_second_process_is_refused_and_deletes_nothing(make_raw: MakeRaw, tmp_path: Path) -> None:
@@ -193,7 +176,7 @@ def test_a_second_process_is_refused_and_deletes_nothing(make_raw: MakeRaw, tmp_
     assert not unfinished.exists()
 
 
-def test_a_stop_request_ends_it_after_the_case_and_the_next_call_continues(
+def test_a_stop_request_ends_preparing_after_a_case_and_the_next_call_continues(
     make_raw: MakeRaw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def write_and_stop(*arguments: Any, **options: Any) -> None:
@@ -214,8 +197,8 @@ def test_a_stop_request_ends_it_after_the_case_and_the_next_call_continues(
 # Killing.
 
 
-def test_after_a_kill_the_next_call_gives_the_result_of_no_kill(
-    forked_cli: Any, tiny_raw: Path, tiny_prepared: Path, tiny_config: Callable[..., RunConfig], tmp_path: Path
+def test_after_a_kill_the_next_call_gives_the_result_of_an_uninterrupted_one(
+    forked_cli: Any, tiny_raw: Path, tiny_prepared: Path, tiny_config: MakeConfig, tmp_path: Path
 ) -> None:
     out, recipe = tmp_path / "killed", tiny_config().preprocess.build()
     half_written = out / "cases" / "patient005_frame15" / ".unfinished-1-image.npy"
@@ -234,11 +217,11 @@ def test_after_a_kill_the_next_call_gives_the_result_of_no_kill(
     result = prepare(manifest, bad, recipe=recipe, out=out)
     assert len(result.reused) >= 2
     assert len(result.prepared) + len(result.reused) == 10
-    assert content(out / "cases") == content(tiny_prepared / "cases")
+    assert contents(out / "cases") == contents(tiny_prepared / "cases")
     assert PreparedFolder(out).manifest == PreparedFolder(tiny_prepared).manifest
 
 
-def test_a_killed_workers_case_is_named_the_others_continue_and_other_errors_are_raised() -> None:
+def test_the_case_of_a_killed_worker_fails_the_others_continue_and_other_errors_are_raised() -> None:
     work = {"good1": partial(int, 1), "bad": partial(signal.raise_signal, signal.SIGKILL), "good2": partial(int, 2)}
     results = dict(each_case(call, work, workers=2))
     assert (results["good1"], results["good2"]) == (1, 2)

@@ -1,6 +1,5 @@
-"""Preparing CT: its statistics, known faults planted in real scans, and memory far below a volume of floats."""
+"""Preparation of CT: statistics, faults planted in real scans, and memory."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 import SimpleITK
 
+from tests.pipelines.run_files import contents, failed_in
 from uumamba.cli import main
 from uumamba.data.case import Case, Manifest
 from uumamba.data.prepared import PreparedFolder, open_prepared
@@ -40,7 +40,10 @@ def save(path: Path, array: np.ndarray, *, acdc: bool = False) -> None:
 
 @pytest.fixture
 def make_ct(tmp_path: Path) -> MakeCt:
-    """``make_ct(cases=4)``: air, tissue of 40 HU and a vessel whose contrast rises by 20 HU from case to case."""
+    """``make_ct(cases=4)``: air, tissue and a vessel.
+
+    The tissue has 40 HU, the vessel 300 HU and 20 HU more from case to case.
+    """
 
     def make(cases: int = 4, *, acdc: bool = False) -> Manifest:
         folder = tmp_path / "raw"
@@ -63,16 +66,8 @@ def make_ct(tmp_path: Path) -> MakeCt:
     return make
 
 
-def content(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
-def failed_in(folder: Path) -> list[str]:
-    return [entry["case_id"] for entry in json.loads((folder / "failures.json").read_text(encoding="utf-8"))]
-
-
 def foreground_of(manifest: Manifest) -> np.ndarray:
-    """All labelled values of the training cases."""
+    """Collect the HU of all labelled voxels of the training cases."""
     pairs = [
         [np.asarray(nib.load(path).dataobj) for path in (case.image, case.label)]
         for case in manifest.select(split="training")
@@ -99,9 +94,9 @@ def test_statistics_are_those_of_the_training_cases_foreground_of_every_fold(mak
     assert geometry.cropped_shape == (14, 16, 18), "the tissue, without the air around it"
     assert np.array_equal(folder.case("c2").image, array.astype(np.float16))
     # A second call samples and prepares nothing.
-    before = content(tmp_path / "out")
+    before = contents(tmp_path / "out")
     assert prepare(manifest, recipe=OPEN, out=tmp_path / "out").reused == ("c0", "c1", "c2", "c3")
-    assert content(tmp_path / "out") == before
+    assert contents(tmp_path / "out") == before
 
 
 def test_ct_is_clipped_to_the_percentiles_of_the_recipe(make_ct: MakeCt, tmp_path: Path) -> None:
@@ -118,9 +113,7 @@ def test_ct_is_clipped_to_the_percentiles_of_the_recipe(make_ct: MakeCt, tmp_pat
     assert folder.case("c3").image.max() == pytest.approx(brightest, abs=1e-3)  # float16 has 11 bits
 
 
-def test_two_workers_give_the_statistics_bytes_failures_and_one_warning_of_none(
-    make_ct: MakeCt, tmp_path: Path
-) -> None:
+def test_two_workers_give_the_files_failures_and_single_warning_of_no_worker(make_ct: MakeCt, tmp_path: Path) -> None:
     manifest = make_ct(acdc=True)
     cut = manifest.by_id("c1").image
     cut.write_bytes(cut.read_bytes()[:500])
@@ -131,7 +124,7 @@ def test_two_workers_give_the_statistics_bytes_failures_and_one_warning_of_none(
         assert len(caught) == 1
         assert result.prepared == ("c0", "c2", "c3")
         assert [failure.case_id for failure in result.failures] == ["c1"]
-    assert content(tmp_path / "0") == content(tmp_path / "2")
+    assert contents(tmp_path / "0") == contents(tmp_path / "2")
     assert open_prepared(tmp_path / "2", "c0").geometry.spacing_mm == pytest.approx(SPACING_MM)
 
 
@@ -186,7 +179,7 @@ def test_without_foreground_in_any_case_there_are_no_statistics_and_failures_are
 
 @pytest.mark.parametrize("keep", ["part of the header", "the header and half of the voxels"])
 @pytest.mark.parametrize("verb", [("prepare",), ("run", "--allow-missing", "--device", "cpu")], ids=" ".join)
-def test_a_user_whose_every_ct_is_cut_is_told_of_each(
+def test_when_every_ct_is_truncated_the_verb_ends_with_1_and_lists_each_case(
     verb: tuple[str, ...], keep: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     raw, out = tmp_path / "raw", tmp_path / "out"
@@ -196,8 +189,8 @@ def test_a_user_whose_every_ct_is_cut_is_told_of_each(
         for kind, image in (("CTA", volume), ("label", SimpleITK.Cast(volume > 0, SimpleITK.sitkUInt8))):
             SimpleITK.WriteImage(image, raw / f"subject00{number}_{kind}.mha")
         path = raw / f"subject00{number}_CTA.mha"
-        whole = path.read_bytes()
-        path.write_bytes(whole[:40] if keep.startswith("part") else whole[: len(whole) - 8 * 9 * 10])
+        sound = path.read_bytes()
+        path.write_bytes(sound[:40] if keep.startswith("part") else sound[: len(sound) - 8 * 9 * 10])
     with pytest.raises(SystemExit) as ended:
         main([*verb, "aorta_cpu", "--raw", str(raw), "--out", str(out), "--workers", "0"])
     assert ended.value.code == 1
@@ -208,12 +201,12 @@ def test_a_user_whose_every_ct_is_cut_is_told_of_each(
     assert not (folder / "dataset.json").exists()
 
 
-# Faults, each planted in a real scan; the sound case is prepared all the same.
+# Faults, each planted in a real scan; the case without a fault is prepared.
 
 
 @pytest.fixture
 def aorta(real_data: Path, tmp_path: Path) -> tuple[Path, Path]:
-    """Copies of a real arterial CT crop and of its aorta."""
+    """Copies of a real arterial CT crop and of its aorta label."""
     folder = real_data / "totalsegmentator" / "aorta_dissection"
     if not folder.is_dir():
         pytest.skip(f"real data: {folder} is absent")
@@ -223,8 +216,8 @@ def aorta(real_data: Path, tmp_path: Path) -> tuple[Path, Path]:
     return paths
 
 
-def changed(path: Path, change: Callable[[np.ndarray], np.ndarray], affine: np.ndarray | None = None) -> Path:
-    """Write a copy of a scan with other voxels, or on another grid."""
+def write_changed(path: Path, change: Callable[[np.ndarray], np.ndarray], affine: np.ndarray | None = None) -> Path:
+    """Write a copy of a scan with other voxels or another affine."""
     image = nib.load(path)
     assert isinstance(image, nib.Nifti1Image)
     target = path.with_name(f"changed_{path.name}")
@@ -232,8 +225,8 @@ def changed(path: Path, change: Callable[[np.ndarray], np.ndarray], affine: np.n
     return target
 
 
-def failed(out: Path, sound: tuple[Path, Path], image: Path, label: Path, **structures: int) -> bool:
-    """Prepare a sound case and a changed one; return whether the changed one failed."""
+def fails(out: Path, sound: tuple[Path, Path], image: Path, label: Path, **structures: int) -> bool:
+    """Return whether a changed case fails next to a sound one."""
     cases = Case("sound", "a", "here", *sound), Case("changed", "b", "here", image, label)
     result = prepare(Manifest("toy", "CT", structures or {"aorta": 1}, cases), recipe=GIVEN, out=out)
     assert "sound" in result.prepared
@@ -241,26 +234,26 @@ def failed(out: Path, sound: tuple[Path, Path], image: Path, label: Path, **stru
     return bool(result.failures)
 
 
-def same_arrays(out: Path) -> bool:
+def has_equal_arrays(out: Path) -> bool:
     sound, other = open_prepared(out, "sound"), open_prepared(out, "changed")
     return np.array_equal(sound.image, other.image) and np.array_equal(sound.label, other.label)
 
 
 def test_a_real_crop_is_prepared_with_its_label_in_place(aorta: tuple[Path, Path], tmp_path: Path) -> None:
-    assert not failed(tmp_path / "out", aorta, *aorta)
+    assert not fails(tmp_path / "out", aorta, *aorta)
     case = open_prepared(tmp_path / "out", "sound")
     label = read_label(aorta[1], structures={"aorta": 1}).array
     restored = restore_label(np.asarray(case.label), case.geometry)
     assert 2 * np.count_nonzero(restored & label) / (np.count_nonzero(restored) + np.count_nonzero(label)) > 0.93
-    # The aorta is full of contrast, and 250 HU became 0.
+    # The aorta has contrast agent, and 250 HU became 0.
     assert -1 < np.median(case.image[0][case.label == 1]) < 2.5
 
 
 def test_values_1024_too_high_are_shifted_back(aorta: tuple[Path, Path], tmp_path: Path) -> None:
-    stored = changed(aorta[0], lambda scan: np.maximum(scan.astype(np.int32) + 1024, 0).astype(np.uint16))
+    stored = write_changed(aorta[0], lambda scan: np.maximum(scan.astype(np.int32) + 1024, 0).astype(np.uint16))
     with pytest.warns(ScanWarning, match="1024"):
-        assert not failed(tmp_path / "out", aorta, stored, aorta[1])
-    assert same_arrays(tmp_path / "out")
+        assert not fails(tmp_path / "out", aorta, stored, aorta[1])
+    assert has_equal_arrays(tmp_path / "out")
 
 
 def test_padding_of_3024_below_0_becomes_air(aorta: tuple[Path, Path], tmp_path: Path) -> None:
@@ -270,12 +263,12 @@ def test_padding_of_3024_below_0_becomes_air(aorta: tuple[Path, Path], tmp_path:
             scan[:9, :9] = value
             return scan
 
-        return changed(aorta[0], pad)
+        return write_changed(aorta[0], pad)
 
     sound = padded(-1024).rename(tmp_path / "air.nii.gz"), aorta[1]
     with pytest.warns(ScanWarning, match="-3024"):
-        assert not failed(tmp_path / "out", sound, padded(-3024), aorta[1])
-    assert same_arrays(tmp_path / "out")
+        assert not fails(tmp_path / "out", sound, padded(-3024), aorta[1])
+    assert has_equal_arrays(tmp_path / "out")
 
 
 @pytest.mark.parametrize(("value", "dtype"), [(24, "uint8"), (1000, "int16"), (-1, "int16")])
@@ -287,8 +280,8 @@ def test_swapped_image_and_label_and_a_label_value_out_of_range_are_refused(
         spoilt[60, 60, 80] = value
         return spoilt
 
-    assert failed(tmp_path / "out", aorta, aorta[0], changed(aorta[1], spoil))
-    assert failed(tmp_path / "swapped", aorta, aorta[1], aorta[0])
+    assert fails(tmp_path / "out", aorta, aorta[0], write_changed(aorta[1], spoil))
+    assert fails(tmp_path / "swapped", aorta, aorta[1], aorta[0])
 
 
 def test_a_label_on_the_mirrored_grid_is_refused(aorta: tuple[Path, Path], tmp_path: Path) -> None:
@@ -296,12 +289,12 @@ def test_a_label_on_the_mirrored_grid_is_refused(aorta: tuple[Path, Path], tmp_p
     assert isinstance(image, nib.Nifti1Image)
     mirrored = image.affine @ np.diag([-1.0, 1, 1, 1])
     mirrored[:3, 3] = image.affine[:3, 3] + image.affine[:3, 0] * (image.shape[0] - 1)
-    assert failed(tmp_path / "out", aorta, aorta[0], changed(aorta[1], lambda label: label, mirrored))
-    # Turned with its affine, the label is where it was; the image must be turned, too.
-    turned = changed(aorta[1], lambda label: label[::-1], mirrored)
-    assert failed(tmp_path / "again", aorta, aorta[0], turned)
-    assert not failed(tmp_path / "both", aorta, changed(aorta[0], lambda scan: scan[::-1], mirrored), turned)
-    assert same_arrays(tmp_path / "both")
+    assert fails(tmp_path / "out", aorta, aorta[0], write_changed(aorta[1], lambda label: label, mirrored))
+    # Flipped voxels with the flipped affine keep their place, but image and label must have one grid.
+    turned = write_changed(aorta[1], lambda label: label[::-1], mirrored)
+    assert fails(tmp_path / "again", aorta, aorta[0], turned)
+    assert not fails(tmp_path / "both", aorta, write_changed(aorta[0], lambda scan: scan[::-1], mirrored), turned)
+    assert has_equal_arrays(tmp_path / "both")
 
 
 def test_a_real_series_without_a_slice_and_a_label_stored_flipped_are_refused(
@@ -312,14 +305,14 @@ def test_a_real_series_without_a_slice_and_a_label_stored_flipped_are_refused(
     if not source.is_dir():
         pytest.skip(f"real data: {source} is absent")
     structures = {f"s{value}": value for value in range(1, 118)}
-    assert failed(tmp_path / "flipped", aorta, source, label, **structures)
+    assert fails(tmp_path / "flipped", aorta, source, label, **structures)
     for gap in (9, 0):
         series = tmp_path / f"without_{gap}"
         series.mkdir()
         for number, path in enumerate(sorted(source.iterdir())):
             if number != gap:
                 shutil.copyfile(path, series / path.name)
-        assert failed(tmp_path / f"out_{gap}", aorta, series, label, **structures)
+        assert fails(tmp_path / f"out_{gap}", aorta, series, label, **structures)
 
 
 # Memory.
@@ -346,12 +339,12 @@ def work():
 
 print(peak_mb(work))
 """
-# Arrays return their memory when they are freed. The C library's own threshold grows while a process runs, and then
-# freed arrays stay: 4.4 to 6.4 bytes a voxel from run to run, with this 4.0 in every one.
-GIVEN_BACK = {"MALLOC_MMAP_THRESHOLD_": str(2**16)}
+# Freed arrays return their memory to the system. The C library's default threshold grows while a process runs, and
+# then freed arrays stay in its memory: 4.4 to 6.4 bytes per voxel from run to run, with this setting always 4.0.
+RETURN_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**16)}
 
 
-def test_preparing_holds_what_is_stored_and_some_slabs(tmp_path: Path, repository: Path) -> None:
+def test_preparing_needs_memory_for_the_stored_arrays_and_some_slabs(tmp_path: Path, repository: Path) -> None:
     processes = {}
     for planes in (16, 144):
         shape = (192, 192, planes)
@@ -362,7 +355,7 @@ def test_preparing_holds_what_is_stored_and_some_slabs(tmp_path: Path, repositor
         listed = tmp_path / f"{planes}.json"
         Manifest("toy", "CT", {"aorta": 1}, (Case("c", "c", "here", *paths),)).write(listed)
         command = [sys.executable, "-c", MEASURED, str(listed)]
-        environment = os.environ | {"PYTHONPATH": str(repository)} | GIVEN_BACK
+        environment = os.environ | {"PYTHONPATH": str(repository)} | RETURN_FREED_MEMORY
         pipe = subprocess.PIPE
         processes[planes] = subprocess.Popen(
             command, cwd=repository, env=environment, stdout=pipe, stderr=pipe, text=True
@@ -373,6 +366,6 @@ def test_preparing_holds_what_is_stored_and_some_slabs(tmp_path: Path, repositor
         assert process.returncode == 0, errors
         peaks[planes] = float(printed)
     voxels = 192 * 192 * (144 - 16) / 2**20
-    # int16 and uint8 as they are stored are 3 bytes a voxel, and the buffer that grows while a file is unpacked an
-    # eighth more; one volume of float32 would be 4 on top.
+    # The stored int16 and uint8 are 3 bytes per voxel, and the growing buffer of unpacking adds an eighth; a volume of
+    # float32 would add 4 bytes per voxel.
     assert peaks[144] - peaks[16] < 4.5 * voxels

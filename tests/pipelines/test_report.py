@@ -1,44 +1,36 @@
-"""Report of a run's folder, and of a table of scores alone."""
+"""Report of a run and of a table of scores."""
 
 import json
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pytest
 
+from tests.pipelines.run_files import Refused, save_nifti
 from uumamba.data.case import Case, Manifest
 from uumamba.pipelines.datasets import record_failures
 from uumamba.pipelines.evaluate import evaluate_folder
 from uumamba.pipelines.report import report
 from uumamba.runtime.errors import CaseError, UsageError
 
-Refused = Callable[..., Any]
 STRUCTURES = {"RV": 1, "MYO": 2, "LV": 3}
-
-
-def save(path: Path, array: np.ndarray) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(array, np.diag([-1.5, -1.5, 8.0, 1.0])), path)
-    return path
+AFFINE_MM = (-1.5, -1.5, 8.0)
 
 
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run's output folder: two patients at ED and ES, predictions shifted by 0, 1, 2 and 3 voxels."""
+    """Output folder with predictions shifted by 0 to 3 voxels."""
     out, cases = tmp_path_factory.mktemp("run"), []
     labels = np.zeros((40, 40, 4), np.uint8)
     labels[8:16, 12:28, 1:], labels[18:30, 12:28, 1:], labels[21:27, 15:25, 1:] = 1, 2, 3
     image = np.random.default_rng(0).random(labels.shape).astype(np.float32) + labels
     for number, (patient, phase) in enumerate((("p1", "ED"), ("p1", "ES"), ("p2", "ED"), ("p2", "ES"))):
         case_id = f"{patient}_{phase}"
-        scan = save(out / "raw" / f"{case_id}.nii.gz", image)
-        label = save(out / "raw" / f"{case_id}_gt.nii.gz", labels)
-        save(out / "predictions" / f"{case_id}.nii.gz", np.roll(labels, number, axis=0))
+        scan = save_nifti(out / "raw" / f"{case_id}.nii.gz", image, AFFINE_MM)
+        label = save_nifti(out / "raw" / f"{case_id}_gt.nii.gz", labels, AFFINE_MM)
+        save_nifti(out / "predictions" / f"{case_id}.nii.gz", np.roll(labels, number, axis=0), AFFINE_MM)
         cases.append(Case(case_id, patient, "x", scan, label, fold=0, phase=phase, group="NOR"))
     reference, licence = "Someone et al., 2020", "CC0"
     manifest = Manifest("Toy hearts", "MR", STRUCTURES, tuple(cases), reference=reference, licence=licence)
@@ -53,7 +45,7 @@ def run(evaluated: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(evaluated, tmp_path / "out"))
 
 
-def test_the_report_shows_everything_that_is_beside_the_scores(run: Path, tmp_path: Path) -> None:
+def test_the_report_shows_every_file_in_the_folder_of_the_scores(run: Path, tmp_path: Path) -> None:
     rows = [{"epoch": e, "loss": 1 / (e + 1), "dice": 0.1 * e, "seconds": 3.0} for e in range(5)]
     text = "".join(json.dumps(row) + "\n" for row in rows)
     for fold, unfinished in (("fold_0", 10), ("fold_1", 0)):  # fold 0 was killed while it wrote its last row
@@ -78,7 +70,7 @@ def test_the_report_shows_everything_that_is_beside_the_scores(run: Path, tmp_pa
     assert report(run, tmp_path / "again.html").read_text(encoding="utf-8") == html
 
 
-def test_scores_alone_give_a_report_that_says_what_it_lacks(run: Path, tmp_path: Path) -> None:
+def test_a_report_of_only_scores_has_notes_on_missing_parts(run: Path, tmp_path: Path) -> None:
     (tmp_path / "alone").mkdir()
     scores = Path(shutil.copy(run / "scores.csv", tmp_path / "alone"))
     html = report(scores, tmp_path / "report.html").read_text(encoding="utf-8")
@@ -96,9 +88,7 @@ def test_a_case_that_cannot_be_drawn_is_named_and_the_others_are_drawn(run: Path
 @pytest.mark.parametrize(
     ("name", "text"), [("baselines.json", "{"), ("failures.json", '[{"case_id": "a", "problem": "b", "cure": "c"}]')]
 )
-def test_a_file_that_cannot_be_shown_is_refused(
-    name: str, text: str, run: Path, tmp_path: Path, refused: Refused
-) -> None:
+def test_a_damaged_or_old_file_is_refused(name: str, text: str, run: Path, tmp_path: Path, refused: Refused) -> None:
     (run / name).write_text(text)
     with refused(str(run / name)):
         report(run, tmp_path / "report.html")

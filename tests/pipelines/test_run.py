@@ -1,51 +1,37 @@
-"""All stages joined, on a tiny phantom: output, resume, refusals."""
+"""All stages of a run on a tiny phantom: output, resume, refusals."""
 
 import csv
-import json
 import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from uumamba.config import RunConfig
+from tests.pipelines.run_files import LAST, MakeConfig, Refused, contents, failed_in, last_of, read_json
 from uumamba.data.case import Manifest
 from uumamba.data.scan import Scan, read_image
 from uumamba.pipelines.datasets import read_dataset
 from uumamba.pipelines.run import SomeCasesMissing, run
-from uumamba.runtime.errors import CaseError, UsageError, UumambaError
+from uumamba.runtime.errors import CaseError, UsageError
 from uumamba.runtime.stop import StoppedOnRequest
-from uumamba.training.checkpoint import read_checkpoint, save_checkpoint
-
-MakeConfig = Callable[..., RunConfig]
-Refused = Callable[..., Any]
-
-
-def digests(folder: Path) -> dict[Path, str]:
-    return {path: sha256(path.read_bytes()).hexdigest() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
-def failed_in(folder: Path) -> list[str]:
-    return sorted(entry["case_id"] for entry in json.loads((folder / "failures.json").read_text(encoding="utf-8")))
+from uumamba.training.checkpoint import save_checkpoint
 
 
 @pytest.fixture(scope="module")
-def raw_before(tiny_raw: Path) -> dict[Path, str]:
-    """Checksums of the raw folder before any run."""
-    return digests(tiny_raw)
+def raw_before(tiny_raw: Path) -> dict[Path, bytes]:
+    """Contents of the raw folder before any run."""
+    return contents(tiny_raw)
 
 
 @pytest.fixture(scope="module")
 def finished(
     tiny_raw: Path, raw_before: object, tiny_config: MakeConfig, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    out = tmp_path_factory.mktemp("whole")
+    out = tmp_path_factory.mktemp("finished")
     run(tiny_config(), raw=tiny_raw, out=out)
     return out
 
@@ -69,17 +55,17 @@ def test_run_makes_every_file_and_scores_only_the_validation_cases_of_fold_0(fin
 
 
 def test_a_second_call_reuses_cases_and_weights_and_gives_the_same_scores(
-    finished: Path, tiny_raw: Path, raw_before: dict[Path, str], tiny_config: MakeConfig
+    finished: Path, tiny_raw: Path, raw_before: dict[Path, bytes], tiny_config: MakeConfig
 ) -> None:
-    kept = [finished / "scores.csv", finished / "run" / "fold_0" / "last.safetensors"]
+    kept = [finished / "scores.csv", finished / "run" / LAST]
     before = [path.read_bytes() for path in kept]
     run(tiny_config(), raw=tiny_raw, out=finished)
     assert [path.read_bytes() for path in kept] == before
-    assert digests(tiny_raw) == raw_before, "the raw folder is never written to"
+    assert contents(tiny_raw) == raw_before, "the raw folder is never written to"
 
 
 def test_unknown_and_empty_folds_and_an_output_in_the_raw_folder_are_refused_before_anything_is_made(
-    tiny_raw: Path, raw_before: dict[Path, str], tiny_config: MakeConfig, tmp_path: Path, refused: Refused
+    tiny_raw: Path, raw_before: dict[Path, bytes], tiny_config: MakeConfig, tmp_path: Path, refused: Refused
 ) -> None:
     out = tmp_path / "out"
     with refused("--fold", got="7"):
@@ -87,7 +73,7 @@ def test_unknown_and_empty_folds_and_an_output_in_the_raw_folder_are_refused_bef
     inside = tiny_raw / "training" / "out"
     with refused("--out", got=inside):
         run(tiny_config(), raw=tiny_raw, out=inside)
-    assert digests(tiny_raw) == raw_before
+    assert contents(tiny_raw) == raw_before
     one = tmp_path / "raw" / "training" / "patient001"
     shutil.copytree(tiny_raw / "training" / "patient001", one)
     with refused("--fold"):
@@ -99,18 +85,18 @@ def test_unknown_and_empty_folds_and_an_output_in_the_raw_folder_are_refused_bef
 def test_another_configuration_is_refused_before_anything_is_changed(
     fold: str, finished: Path, tiny_raw: Path, tiny_config: MakeConfig
 ) -> None:
-    before = digests(finished)
+    before = contents(finished)
     other = tiny_config("preprocess.spacing_mm=[null,4.0,4.0]")
     with pytest.raises(UsageError, match=r"preprocess\.spacing_mm"):
         run(other, raw=tiny_raw, out=finished, fold=fold)
-    assert digests(finished) == before
+    assert contents(finished) == before
 
 
 @pytest.mark.parametrize(
     ("stage", "where"),
     [("prepare", "before fold 0"), ("train", "before fold 0"), ("predict", "after predicting 0 of 2")],
 )
-def test_a_stop_request_is_followed_in_every_stage(
+def test_a_stop_request_ends_a_run_in_every_stage(
     stage: str, where: str, finished: Path, tiny_raw: Path, tiny_config: MakeConfig, tmp_path: Path
 ) -> None:
     def stop(sentence: str) -> None:
@@ -139,7 +125,7 @@ def test_a_case_that_cannot_be_predicted_is_listed_everywhere_whatever_its_fold(
     finished: Path, tiny_raw: Path, tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = Path(shutil.copytree(finished, tmp_path / "out"))
-    trained = read_checkpoint(out / "run" / "fold_0" / "last.safetensors")
+    trained = last_of(out / "run")
     for fold in ("1", "2", "3", "4"):  # with the weights of fold 0
         (out / "run" / f"fold_{fold}").mkdir()
         own = replace(trained, config=trained.config | {"fold": fold})
@@ -149,23 +135,29 @@ def test_a_case_that_cannot_be_predicted_is_listed_everywhere_whatever_its_fold(
     monkeypatch.setattr("uumamba.pipelines.predict.read_image", unreadable(*bad))
     result = run(tiny_config(), raw=tiny_raw, out=out, fold="cv")
     assert sorted(failure.case_id for failure in result.failures) == bad
-    assert failed_in(out) == failed_in(out / "predictions") == bad
-    summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+    assert sorted(failed_in(out)) == sorted(failed_in(out / "predictions")) == bad
+    summary = read_json(out / "summary.json")
     assert (summary["n_cases"], summary["failed"]) == (8, bad)
     assert all(f"<strong>{name}</strong>: image: got noise" in (out / "report.html").read_text() for name in bad)
 
 
 def test_when_no_case_can_be_predicted_the_run_fails_without_scores(
-    finished: Path, tiny_raw: Path, tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Path,
+    tiny_raw: Path,
+    tiny_config: MakeConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    refused: Refused,
 ) -> None:
     monkeypatch.setattr("uumamba.pipelines.predict.read_image", unreadable())
     out = Path(shutil.copytree(finished, tmp_path / "out"))
-    with pytest.raises(UumambaError, match="No case could be scored"):
+    with refused("image", got="noise") as error:
         run(tiny_config(), raw=tiny_raw, out=out)
+    assert "all 2 failed cases in failures.json" in error.value.fix
     assert not (out / "scores.csv").exists()
 
 
-def test_an_unusable_case_stops_the_run_unless_it_may_be_missing(
+def test_an_unusable_case_ends_the_run_unless_missing_cases_are_allowed(
     finished: Path, tiny_raw: Path, tiny_config: MakeConfig, tmp_path: Path
 ) -> None:
     raw, out = Path(shutil.copytree(tiny_raw, tmp_path / "raw")), tmp_path / "out"
@@ -176,12 +168,14 @@ def test_an_unusable_case_stops_the_run_unless_it_may_be_missing(
     other.label.unlink()
     broken.label.write_bytes(broken.label.read_bytes()[:200])
     bad = sorted((broken.case_id, other.case_id))
-    with pytest.raises(SomeCasesMissing, match=r"2 cases could not be prepared.*--allow-missing"):
-        run(tiny_config(), raw=raw, out=out)
+    said: list[str] = []
+    with pytest.raises(SomeCasesMissing, match=r"2 cases that cannot be prepared.*--allow-missing"):
+        run(tiny_config(), raw=raw, out=out, say=said.append)
+    assert [line.split(": ")[1] for line in said if line.startswith("failed: ")] == bad
     shutil.copytree(finished / "run", out / "run")  # so that nothing is trained again
     result = run(tiny_config(), raw=raw, out=out, allow_missing=True)
     assert sorted(failure.case_id for failure in result.failures) == failed_in(out / "prepared") == bad
-    summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+    summary = read_json(out / "summary.json")
     assert (summary["n_cases"], summary["failed"]) == (1, [broken.case_id]), "of fold 0, which is scored"
     assert result.report is not None
     html = result.report.read_text(encoding="utf-8")

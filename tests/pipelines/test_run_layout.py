@@ -1,9 +1,9 @@
-"""Folders of folds and seeds, and the manifest and summary of a run."""
+"""Fold folders, manifest and summary of a run."""
 
 import json
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from uumamba.config import RunConfig
+from tests.pipelines.run_files import MakeConfig, Refused, read_json
 from uumamba.data.prepared import PreparedFolder
 from uumamba.evaluation import EvaluationPair, evaluate, write_scores
 from uumamba.evaluation.scores import SCORES_NAME
@@ -23,16 +23,13 @@ from uumamba.pipelines.run_layout import (
     fold_folders,
     git_commit,
     print_run_summary,
-    wanted_folders,
+    select_folders,
     write_run_summary,
 )
 from uumamba.pipelines.train import train
 from uumamba.runtime.errors import CaseError, UsageError
 from uumamba.runtime.files import write_json
 from uumamba.training import RunLog
-
-MakeConfig = Callable[..., RunConfig]
-Refused = Callable[..., Any]
 
 
 def touch(run: Path, *names: str) -> list[Path]:
@@ -44,9 +41,9 @@ def touch(run: Path, *names: str) -> list[Path]:
     return paths
 
 
-def test_one_seed_is_in_the_run_and_several_each_in_a_folder(tmp_path: Path) -> None:
-    assert [each.name for each in wanted_folders(tmp_path, fold="3")] == ["fold_3"]
-    assert [each.name for each in wanted_folders(tmp_path, fold="cv", seeds=[7, 1])] == [
+def test_one_seed_has_no_folder_and_each_of_several_has_one(tmp_path: Path) -> None:
+    assert [each.name for each in select_folders(tmp_path, fold="3")] == ["fold_3"]
+    assert [each.name for each in select_folders(tmp_path, fold="cv", seeds=[7, 1])] == [
         f"seed_{seed}/fold_{fold}" for seed in (7, 1) for fold in range(5)
     ]
 
@@ -68,12 +65,12 @@ def test_every_seed_of_a_fold_is_averaged_and_a_seed_is_a_run_of_its_own(tmp_pat
 @pytest.mark.parametrize(
     ("found", "seeds"), [("fold_0", [0, 1]), ("seed_3/fold_0", None), (None, []), (None, [1, 1]), (None, [-1, 0])]
 )
-def test_seeds_that_do_not_fit_the_run_or_are_no_different_numbers_are_refused(
+def test_seeds_other_than_those_of_the_run_and_repeated_or_negative_ones_are_refused(
     tmp_path: Path, found: str | None, seeds: list[int] | None, refused: Refused
 ) -> None:
     touch(tmp_path, *([found] if found else []))
     with refused("--seeds", got=seeds):
-        wanted_folders(tmp_path, fold="0", seeds=seeds)
+        select_folders(tmp_path, fold="0", seeds=seeds)
 
 
 # manifest.json
@@ -87,11 +84,11 @@ def test_a_start_and_a_resume_are_an_entry_each_and_a_finished_run_gets_none(
     manifest = RunManifest(path, tiny_config(), PreparedFolder(tiny_prepared), fold="0", device="cpu")
     for done in range(3):
         manifest.begin([{"epoch": epoch} for epoch in range(done)], done=done, epochs=2)
-    starts = json.loads(path.read_text())["starts"]
+    starts = read_json(path)["starts"]
     assert [(entry["epochs_done"], entry["epochs"]) for entry in starts] == [(0, 2), (1, 2)]
 
 
-def test_an_entry_describes_the_run_without_paths_and_a_refused_run_leaves_it(
+def test_an_entry_describes_the_run_without_paths_and_a_refused_run_adds_none(
     tiny_run: Path, tiny_prepared: Path, tiny_config: MakeConfig
 ) -> None:
     path = tiny_run / "fold_0" / "manifest.json"
@@ -109,7 +106,7 @@ def test_an_entry_describes_the_run_without_paths_and_a_refused_run_leaves_it(
     assert path.read_text() == text
 
 
-def test_the_data_hash_depends_on_contents_and_folds_and_not_on_the_place(tiny_prepared: Path, tmp_path: Path) -> None:
+def test_the_hash_of_the_data_depends_on_contents_and_not_on_the_folder(tiny_prepared: Path, tmp_path: Path) -> None:
     original = PreparedFolder(tiny_prepared).sha256()
     moved = shutil.copytree(tiny_prepared, tmp_path / "moved")
     assert PreparedFolder(moved).sha256() == original
@@ -124,6 +121,7 @@ def test_the_data_hash_depends_on_contents_and_folds_and_not_on_the_place(tiny_p
 def test_a_command_contains_only_the_last_part_of_a_path() -> None:
     given = ["/home/ada/bin/uumamba", "train", "/home/ada/my.yaml", "--out=/scratch/ada/a", "--set", "a.b=1/2"]
     assert command_line(given) == ["uumamba", "train", "my.yaml", "--out=a", "--set", "a.b=2"]
+    assert command_line(["/home/ada/uumamba/__main__.py", "demo"]) == ["uumamba", "demo"], "python -m uumamba"
     assert command_line(["/home/ada/notebook.py", "John", "Doe"]) is None
     assert command_line([]) is None
 
@@ -145,7 +143,7 @@ def test_the_commit_is_that_of_the_code_and_shows_changed_files(tmp_path: Path) 
     assert git_commit(package) == {"commit": git("rev-parse", "HEAD"), "modified": False}
     (package / "__init__.py").write_text("changed = True\n")
     assert git_commit(package) == {"commit": git("rev-parse", "HEAD"), "modified": True}
-    assert git_commit(installed) is None, "an environment inside a clone is not that clone's code"
+    assert git_commit(installed) is None, "an environment inside a clone is not tracked"
     assert git_commit(tmp_path) is None
 
 
@@ -160,7 +158,7 @@ def log(run: Path, place: str, *rows: Mapping[str, Any]) -> None:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """Two seeds of two folds; the last validation counts, also where a later epoch had none."""
+    """Run of two seeds and two folds."""
     run = tmp_path / "run"
     log(run, "seed_0/fold_0", {"dice": 0.9, "dice_RV": 0.9}, {"dice": 0.4, "dice_RV": 0.3}, {"dice": None})
     log(run, "seed_0/fold_1", {"dice": 0.6, "dice_RV": 0.5})
@@ -172,7 +170,7 @@ def run(tmp_path: Path) -> Path:
 
 def test_the_last_validation_of_each_training_is_summarised(run: Path) -> None:
     write_run_summary(run)
-    summary = json.loads((run / "summary.json").read_text())
+    summary = read_json(run / "summary.json")
     found = [(each["seed"], each["fold"], each["epochs"]) for each in summary["trainings"]]
     assert found == [(0, "0", 3), (0, "1", 1), (1, "0", 1), (1, "1", 1)]
     mean, rv = summary["validation_dice"]["mean"], summary["validation_dice"]["RV"]
@@ -181,14 +179,14 @@ def test_the_last_validation_of_each_training_is_summarised(run: Path) -> None:
     assert (rv["n"], rv["mean"]) == (3, pytest.approx(0.5)), "a fold without the structure is in no mean"
 
 
-def test_the_seed_of_a_run_of_one_is_its_configurations_and_no_validation_gives_no_summary(tmp_path: Path) -> None:
+def test_a_run_without_seeds_has_its_configurations_seed_and_without_validation_no_summary(tmp_path: Path) -> None:
     log(tmp_path, "fold_all", {"dice": None})
     write_run_summary(tmp_path)
     assert not (tmp_path / "summary.json").exists()
     log(tmp_path, "fold_0", {"dice": 0.5})
     write_json(tmp_path / "fold_0" / "config.json", {"run": {"seed": 17}})
     write_run_summary(tmp_path)
-    assert json.loads((tmp_path / "summary.json").read_text())["trainings"][0]["seed"] == 17
+    assert read_json(tmp_path / "summary.json")["trainings"][0]["seed"] == 17
 
 
 def test_the_terminal_shows_the_spread_of_several_trainings_only(

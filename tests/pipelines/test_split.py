@@ -1,22 +1,22 @@
 """Train/validation splits by fold and by domain."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.pipelines.run_files import Refused
 from uumamba.config.data import DomainsConfig
 from uumamba.data.case import Case, Manifest
 from uumamba.pipelines.split import FOLDS, split_cases, unused_cases, validate_split
 
-Refused = Callable[..., Any]
 BOTH = DomainsConfig(train=("A", "B"), validate=("A", "B"))
 
 
 def manifest_of(domains: str, *, test: str = "", patients: int = 5) -> Manifest:
-    """Make a patient a fold of each domain, with two cases, and a patient of each test domain."""
+    """Make a patient per fold of each domain and per test domain."""
     cases = [
         Case(f"{domain}{fold}_{phase}", f"{domain}{fold}", domain, Path("x"), fold=fold, phase=phase)
         for domain, fold, phase in product(domains, range(patients), ("ED", "ES"))
@@ -30,7 +30,7 @@ def domains_of(manifest: Manifest, case_ids: Sequence[str]) -> dict[str, int]:
     return {domain: found.count(domain) for domain in sorted(set(found))}
 
 
-def test_without_domains_every_training_case_is_on_one_side_by_its_fold() -> None:
+def test_without_domains_training_cases_are_split_by_fold() -> None:
     manifest = manifest_of("AB", test="AB")
     for fold in FOLDS:
         training, validation = split_cases(manifest, fold)
@@ -38,7 +38,7 @@ def test_without_domains_every_training_case_is_on_one_side_by_its_fold() -> Non
         assert training == [case.case_id for case in manifest.select(split="training", without_fold=int(fold))]
     assert split_cases(manifest, "all") == ([case.case_id for case in manifest.select(split="training")], [])
     for fold in (*FOLDS, "all"):
-        assert split_cases(manifest, fold, BOTH) == split_cases(manifest, fold), "all domains on both sides"
+        assert split_cases(manifest, fold, BOTH) == split_cases(manifest, fold), "all domains for both"
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_without_domains_every_training_case_is_on_one_side_by_its_fold() -> Non
         ({"train": ["A", "B"], "validate": ["B", "C"]}, "2", {"A": 10, "B": 8}, {"B": 2, "C": 10}, {}),
     ],
 )
-def test_cases_of_a_domain_are_on_its_sides_and_divided_by_the_fold_where_these_are_both(
+def test_domains_train_or_validate_with_all_cases_and_those_for_both_are_split_by_fold(
     given: dict[str, Any], fold: str, training: dict[str, int], validation: dict[str, int], unused: dict[str, int]
 ) -> None:
     manifest, domains = manifest_of("ABC", test="ABCD"), DomainsConfig(**given)
@@ -79,7 +79,7 @@ def test_cases_of_a_domain_are_on_its_sides_and_divided_by_the_fold_where_these_
         ("AB", {"validate": ["B", "A"]}, "dataset.domains.validate", "A, B (all domains of M&Ms)"),
     ],
 )
-def test_domains_that_cannot_be_divided_are_refused(
+def test_unknown_domains_and_a_split_without_one_side_are_refused(
     there: str, given: dict[str, Any], key: str, got: str, refused: Refused
 ) -> None:
     with refused(key, got=got) as error:
@@ -96,7 +96,7 @@ def test_a_patient_in_two_domains_is_never_trained_and_validated_on(refused: Ref
 
 
 @pytest.mark.parametrize("given", [{"leave_out": "B"}, {"train": ("A",), "validate": ("A", "B")}])
-def test_a_cross_validation_whose_folds_would_score_the_same_cases_is_refused(
+def test_a_cross_validation_with_the_same_validation_cases_in_every_fold_is_refused(
     given: dict[str, Any], refused: Refused
 ) -> None:
     domains = DomainsConfig.model_validate(given)

@@ -1,20 +1,20 @@
-"""Training of folds and seeds, in turn and in parallel: refusals, stop requests, resume."""
+"""Training of folds and seeds: refusals, stop requests, resume, parallel devices."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from uumamba.config import RunConfig
+from tests.pipelines.run_files import LAST, MakeConfig, Refused, last_of, read_json, train_arguments
 from uumamba.pipelines import load_predictor
 from uumamba.pipelines.build import WholeCaseValidation
 from uumamba.pipelines.train import check_same_run, train
@@ -22,8 +22,6 @@ from uumamba.runtime.errors import EXIT_STOPPED_RESUMABLE, UsageError
 from uumamba.runtime.stop import StoppedOnRequest
 from uumamba.training import RunLog, read_checkpoint
 
-MakeConfig = Callable[..., RunConfig]
-Refused = Callable[..., Any]
 OPTIONS = ("--seeds", "0,1", "--device", "cpu,cpu", "--resume")
 
 
@@ -51,7 +49,7 @@ def test_unfit_cases_folds_and_devices_are_refused_before_anything_is_made(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_stop_request_in_a_folds_last_validation_stops_before_the_next_fold(
+def test_a_stop_request_in_the_last_validation_of_a_fold_stops_before_the_next_fold(
     tiny_prepared: Path, tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     validate = WholeCaseValidation.__call__
@@ -64,7 +62,7 @@ def test_a_stop_request_in_a_folds_last_validation_stops_before_the_next_fold(
     with pytest.raises(StoppedOnRequest, match="SIGTERM before fold 1"):
         train(tiny_config("training.epochs=1"), data=tiny_prepared, out=tmp_path / "run", fold="cv")
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["fold_0"]
-    assert (tmp_path / "run" / "fold_0" / "last.safetensors").is_file()
+    assert (tmp_path / "run" / LAST).is_file()
 
 
 def test_two_seeds_are_two_runs_that_are_resumed_and_averaged(
@@ -75,27 +73,52 @@ def test_two_seeds_are_two_runs_that_are_resumed_and_averaged(
     assert [folder.relative_to(tmp_path).as_posix() for folder in folders] == ["seed_0/fold_0", "seed_1/fold_0"]
     weights = [read_checkpoint(folder / "last.safetensors") for folder in (*folders, tiny_run / "fold_0")]
     assert [stored.config["run"]["seed"] for stored in weights] == [0, 1, 0]
-    assert all(torch.equal(weights[0].net[name], value) for name, value in weights[2].net.items()), "seed 0 is seed 0"
+    assert all(torch.equal(weights[0].net[name], value) for name, value in weights[2].net.items()), (
+        "seed 0 is the default"
+    )
     assert not all(torch.equal(weights[1].net[name], value) for name, value in weights[2].net.items())
     assert len(load_predictor(tmp_path).nets) == 2
-    summary = json.loads((tmp_path / "summary.json").read_text())
-    assert [each["seed"] for each in summary["trainings"]] == [0, 1]
+    assert [each["seed"] for each in read_json(tmp_path / "summary.json")["trainings"]] == [0, 1]
     before = {path: path.read_bytes() for path in tmp_path.glob("seed_*/fold_0/[lm]*")}
     assert train(tiny_config(), **options) == folders
-    assert {path: path.read_bytes() for path in before} == before, "finished folds stay as they are"
+    assert {path: path.read_bytes() for path in before} == before, "finished folds are not changed"
     check_same_run(tiny_config(), tmp_path)
     with pytest.raises(UsageError, match=r"optim\.rho"):
         check_same_run(tiny_config("optim.rho=0.1"), tmp_path)
 
 
-# In parallel.
+@pytest.mark.slow
+def test_the_prediction_of_five_folds_is_the_mean_of_their_probabilities(
+    tiny_prepared: Path, tiny_config: MakeConfig, tmp_path: Path
+) -> None:
+    folders = train(tiny_config("training.epochs=1"), data=tiny_prepared, out=tmp_path / "run", fold="cv")
+    assert [folder.name for folder in folders] == [f"fold_{fold}" for fold in range(5)]
+    image = np.random.default_rng(0).random((40, 44, 5), dtype=np.float32)
+    together, *each = (
+        load_predictor(model)(image, spacing_mm=(2.0, 2.0, 8.0), probabilities=True).probabilities
+        for model in (tmp_path / "run", *folders)
+    )
+    np.testing.assert_allclose(together, np.mean(each, axis=0), atol=1e-5)
 
 
-def start(prepared: Path, out: Path, overrides: Sequence[str]) -> subprocess.Popen[str]:
-    settings = [argument for override in overrides for argument in ("--set", override)]
-    command = [sys.executable, "-m", "uumamba.cli", "train", "demo", "--data", str(prepared), "--out", str(out)]
+def test_fine_tuning_starts_from_the_average_of_the_given_weights(
+    tiny_run: Path, tiny_prepared: Path, tiny_config: MakeConfig, tmp_path: Path
+) -> None:
+    still = tiny_config("optim.base.lr=1e-30", "optim.base.weight_decay=0", "training.epochs=1")
+    train(still, data=tiny_prepared, out=tmp_path, init=str(tiny_run))
+    before, after = last_of(tiny_run), last_of(tmp_path).net
+    assert before.ema is not None
+    assert any(not torch.equal(before.ema[name], value) for name, value in before.net.items())
+    for name, value in after.items():
+        torch.testing.assert_close(value, before.ema[name])
+
+
+# Parallel devices.
+
+
+def start(prepared: Path, out: Path, overrides: tuple[str, ...]) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [*command, *settings, *OPTIONS],
+        [sys.executable, "-m", "uumamba", *train_arguments(prepared, out, overrides, *OPTIONS)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         encoding="utf-8",
@@ -105,7 +128,10 @@ def start(prepared: Path, out: Path, overrides: Sequence[str]) -> subprocess.Pop
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """One thread as in the parallel trainings: sums of several threads round differently."""
+    """Limit torch to one thread, as in the parallel trainings.
+
+    Sums of several threads round differently.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -114,7 +140,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
-def test_parallel_trainings_are_stopped_resumed_refused_and_equal_those_in_turn(
+def test_parallel_trainings_stop_resume_and_equal_trainings_one_after_the_other(
     tiny_prepared: Path, tiny_config: MakeConfig, tiny_overrides: tuple[str, ...], tmp_path: Path
 ) -> None:
     parallel, overrides = tmp_path / "parallel", (*tiny_overrides, "training.epochs=4")
@@ -131,12 +157,9 @@ def test_parallel_trainings_are_stopped_resumed_refused_and_equal_those_in_turn(
     assert process.returncode == 0, said
     assert "seed 1, fold 0: epoch 4/4" in said
     assert "Validation Dice of 2 trainings" in said
-    train(tiny_config("training.epochs=4"), data=tiny_prepared, out=tmp_path / "turn", seeds=(0, 1))
-    for name in ("seed_0", "seed_1"):
-        one, other = (
-            read_checkpoint(tmp_path / place / name / "fold_0" / "last.safetensors").net
-            for place in ("parallel", "turn")
-        )
+    train(tiny_config("training.epochs=4"), data=tiny_prepared, out=tmp_path / "one by one", seeds=(0, 1))
+    for seed in ("seed_0", "seed_1"):
+        one, other = (last_of(tmp_path / run / seed).net for run in ("parallel", "one by one"))
         assert all(torch.equal(one[key], value) for key, value in other.items())
     process = start(tiny_prepared, parallel, (*overrides, "optim.rho=0.1"))
     said, _ = process.communicate(timeout=120)

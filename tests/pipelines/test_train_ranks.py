@@ -1,4 +1,4 @@
-"""Training in several processes, started by SLURM's script, alone, and by torchrun."""
+"""Training in several processes of SLURM and torchrun."""
 
 import json
 import os
@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from uumamba.training.checkpoint import read_checkpoint
-from uumamba.training.run_log import RunLog
+from tests.pipelines.run_files import last_of, rows_of, train_arguments
 
 pytestmark = pytest.mark.slow
 
@@ -27,10 +26,10 @@ LEARNS_SOMETHING = (
     "training.validate_every=4",
     "training.ema_decay=0.9",
 )
-"""Two processes take one's steps but for rounding, so that a training this short compares."""
+"""Two processes make the steps of one except for rounding, so that results of a short training agree."""
 
 SAGM = "optim={name: SAGM, perturbation: %s, base: {name: SGD, lr: 0.01}}"
-"""SGD: Adam makes a step of full length of a gradient that is only rounding, so its runs drift apart."""
+"""SGD, since Adam makes a full step for a gradient that is only rounding, so that runs diverge."""
 FOUR_BITS = "quantization={weight_bits: 4, act_bits: 4, calibration_batches: 2, gaqat: {every: 3, threshold: 0.6}}"
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 SCHEDULER = {
@@ -53,9 +52,8 @@ if [ "$1" = show ]; then echo localhost; fi
 """Stand-ins for a cluster's commands: srun starts tasks, passes signals on, and ends with the largest code."""
 
 
-def command(prepared: Path, out: Path, overrides: tuple[str, ...]) -> list[str]:
-    settings = [argument for override in overrides for argument in ("--set", override)]
-    return ["-m", "uumamba", "train", "demo", "--data", str(prepared), "--out", str(out), "--resume", *settings]
+def command(prepared: Path, run: Path, overrides: tuple[str, ...]) -> list[str]:
+    return ["-m", "uumamba", *train_arguments(prepared, run, overrides, "--resume")]
 
 
 def start(arguments: list[str], folder: Path, **environment: str) -> subprocess.Popen[bytes]:
@@ -70,13 +68,13 @@ def finish(process: subprocess.Popen[bytes], folder: Path) -> tuple[int, str]:
     return code, (folder / "errors.txt").read_text(encoding="utf-8")
 
 
-def wait_for_rows(log: RunLog, rows: int, process: subprocess.Popen[bytes]) -> None:
-    while len(log.rows()) < rows and process.poll() is None:
+def wait_for_rows(run: Path, rows: int, process: subprocess.Popen[bytes]) -> None:
+    while len(rows_of(run)) < rows and process.poll() is None:
         time.sleep(0.05)
 
 
 def slurm_script(repository: Path, folder: Path, arguments: list[str]) -> Path:
-    """Write README's script with this test's command, and the commands of a cluster beside it."""
+    """Write README's script with this test's command, and stand-ins for SLURM's commands."""
     text = re.search(r"```bash\n(#!/bin/bash\n#SBATCH.*?)```", (repository / "README.md").read_text("utf-8"), re.DOTALL)
     assert text is not None
     words = " ".join(f'"{word}"' for word in [sys.executable, *arguments])
@@ -89,44 +87,42 @@ def slurm_script(repository: Path, folder: Path, arguments: list[str]) -> Path:
     return folder / "slurm.sh"
 
 
-def test_a_run_goes_on_with_two_processes_then_one_then_two_to_the_same_dice(
+def test_a_run_resumed_with_two_processes_then_one_then_two_ends_with_the_same_dice(
     repository: Path, tiny_prepared: Path, tiny_overrides: tuple[str, ...], tmp_path: Path
 ) -> None:
-    overrides = (*tiny_overrides, *LEARNS_SOMETHING)
-    folder = tmp_path / "shared" / "fold_0"
-    log = RunLog(folder / "metrics.jsonl")
-    arguments = command(tiny_prepared, tmp_path / "shared", overrides)
+    overrides, run = (*tiny_overrides, *LEARNS_SOMETHING), tmp_path / "shared"
+    arguments = command(tiny_prepared, run, overrides)
 
     script = slurm_script(repository, tmp_path, arguments)
     job = {"SLURM_NTASKS": "2", "SLURM_JOB_NODELIST": "here", "SLURM_JOB_ID": "41"}
     path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
     process = start(["bash", str(script)], tmp_path, PATH=path, **job)
-    wait_for_rows(log, 1, process)
+    wait_for_rows(run, 1, process)
     assert process.poll() is None, finish(process, tmp_path)
     os.kill(int((tmp_path / "srun.pid").read_text(encoding="utf-8")), signal.SIGUSR1)  # as --signal does
     code, said = finish(process, tmp_path)
     assert code == 75, said
     assert said.count("Stopped by SIGUSR1") == 1
     assert "requeue 41" in (tmp_path / "scontrol.log").read_text(encoding="utf-8")
-    assert not any(name.startswith("module.") for name in read_checkpoint(folder / "last.safetensors").net)
+    assert not any(name.startswith("module.") for name in last_of(run).net)
 
     process = start([sys.executable, *arguments], tmp_path)
-    wait_for_rows(log, 2, process)
+    wait_for_rows(run, 2, process)
     process.terminate()
     code, said = finish(process, tmp_path)
     assert code == 75, said
 
     code, said = finish(start([*TORCHRUN, *arguments], tmp_path), tmp_path)
     assert code == 0, said
-    assert said.count("trained ") == 1, "one process speaks"
-    assert [row["epoch"] for row in log.rows()] == list(range(4))
+    assert said.count("trained ") == 1, "one process prints"
+    assert [row["epoch"] for row in rows_of(run)] == list(range(4))
 
     alone = command(tiny_prepared, tmp_path / "alone", overrides)
     code, said = finish(start([sys.executable, *alone], tmp_path), tmp_path)
     assert code == 0, said
-    shared, whole = log.rows()[-1], RunLog(tmp_path / "alone" / "fold_0" / "metrics.jsonl").rows()[-1]
-    assert shared["dice"] == pytest.approx(whole["dice"], abs=0.02), json.dumps([shared, whole])
-    assert whole["dice"] > 0.2, "there is something to compare"
+    shared, single = rows_of(run)[-1], rows_of(tmp_path / "alone")[-1]
+    assert shared["dice"] == pytest.approx(single["dice"], abs=0.02), json.dumps([shared, single])
+    assert single["dice"] > 0.2, "the network has learned"
 
 
 @pytest.mark.parametrize(
@@ -139,7 +135,7 @@ def test_a_run_goes_on_with_two_processes_then_one_then_two_to_the_same_dice(
 def test_an_error_of_all_ranks_is_reported_once(
     tiny_prepared: Path, tiny_overrides: tuple[str, ...], tmp_path: Path, overrides: tuple[str, ...], words: str
 ) -> None:
-    """A batch must be divisible by the ranks, and scales are frozen by gradients of all ranks."""
+    """Choose an indivisible batch, and scales frozen by one rank's gradients."""
     arguments = command(tiny_prepared, tmp_path / "run", (*tiny_overrides, *overrides))
     code, said = finish(start([*TORCHRUN, *arguments], tmp_path), tmp_path)
     assert code == 1, "torchrun's"
@@ -148,10 +144,8 @@ def test_an_error_of_all_ranks_is_reported_once(
     assert words in said
 
 
-def test_a_process_of_several_keeps_its_exit_code_where_the_interpreters_teardown_would_abort_it(
-    tmp_path: Path,
-) -> None:
-    # What a thread of gloo may do to it, about once in a hundred runs: an object that aborts where it is torn down.
+def test_a_process_of_several_keeps_its_exit_code_where_the_interpreters_teardown_aborts(tmp_path: Path) -> None:
+    # A thread of gloo may abort the teardown, about once in a hundred runs; here an object does at its deletion.
     (tmp_path / "sitecustomize.py").write_text(
         "import os, sys\nclass Late:\n    def __del__(self, abort=os.abort): abort()\nsys.late = Late()\n",
         encoding="utf-8",
@@ -187,8 +181,8 @@ def test_two_processes_train_in_four_bits_as_one_does(
         arguments = command(tiny_prepared, tmp_path / name, overrides)
         code, said = finish(start([*launcher, *arguments], tmp_path), tmp_path)
         assert code == 0, said
-        rows.append(RunLog(tmp_path / name / "fold_0" / "metrics.jsonl").rows())
-        state = read_checkpoint(tmp_path / name / "fold_0" / "last.safetensors").net
+        rows.append(rows_of(tmp_path / name))
+        state = last_of(tmp_path / name).net
         scales.append({key: float(value) for key, value in state.items() if key.endswith("input_quantizer.scale")})
     assert scales[0] == pytest.approx(scales[1], rel=0.05)
     for shared, alone in zip(*rows, strict=True):

@@ -1,7 +1,7 @@
-"""Program of jobs on devices, to be run and signalled: ``python device_jobs.py FOLDER JOB...``, two in parallel.
+"""Program with jobs on devices: ``python device_jobs.py FOLDER JOB...``.
 
-A job ``wait`` runs until it gets a stop request and then leaves its name in the folder, as a training leaves a
-checkpoint; ``error``, ``bug`` and ``killed`` end otherwise once another job is waiting.
+Two jobs run in parallel. A job ``wait`` runs until it gets a stop request and then leaves its name in the folder, as a
+training leaves a checkpoint; ``error``, ``bug`` and ``killed`` fail in the named way once another job is waiting.
 """
 
 import os
@@ -29,7 +29,7 @@ def work(job: str, *, folder: Path, device: str, say: Callable[[str], None]) -> 
     if kind == "wait":
         with StopRequest() as stop:
             (folder / f"{job}.waits").touch()
-            while stop.asked is None:
+            while stop.signal_name is None:
                 time.sleep(0.01)
             (folder / f"{job}.stopped").touch()
             stop.raise_if_requested("with a checkpoint")

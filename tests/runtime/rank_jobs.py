@@ -1,4 +1,7 @@
-"""Jobs of two ranks that end in every way a group can end; run by test_rank_group.py in a process of its own."""
+"""Jobs of two ranks, one for each way to end a group.
+
+test_rank_group.py runs them in a child process.
+"""
 
 import os
 import signal
@@ -21,14 +24,14 @@ TREE = {"weights": [torch.arange(3.0), torch.ones(2, 1, dtype=torch.bfloat16)], 
 
 
 def work(ranks: Ranks) -> None:
-    """Collective calls, as training makes them, until the group ends."""
+    """Call collectives, as training does, until the group ends."""
     while True:
         ranks.reduce_sum([1.0])
         time.sleep(0.02)
 
 
 def succeed(folder: Path, ranks: Ranks) -> None:
-    """Every collective call once."""
+    """Make every collective call once."""
     tree = TREE if ranks.is_rank_zero else None
     found = ranks.broadcast(tree)
     assert found["epoch"] == 3
@@ -46,7 +49,7 @@ def succeed(folder: Path, ranks: Ranks) -> None:
 
 
 def fail(folder: Path, ranks: Ranks) -> None:
-    """Rank 1 finds something bad in its data."""
+    """Raise an error in rank 1, as for bad data."""
     if ranks.rank == 1:
         raise UumambaError("patient007: its label holds 9; correct it.")
     work(ranks)
@@ -61,7 +64,7 @@ def fail_on_rank_zero(folder: Path, ranks: Ranks) -> None:
 
 
 def disappear(folder: Path, ranks: Ranks, *, number: signal.Signals) -> None:
-    """Rank 1 is killed, or frozen."""
+    """Kill or freeze rank 1."""
     if ranks.rank == 1:
         time.sleep(0.3)
         print(time.time(), flush=True)
@@ -70,11 +73,14 @@ def disappear(folder: Path, ranks: Ranks, *, number: signal.Signals) -> None:
 
 
 def stop_after_training(folder: Path, ranks: Ranks) -> None:
-    """Rank 0 goes on alone, as when it predicts; rank 1, which waits for it, gets the signal first."""
+    """Signal both ranks while only rank 0 still works, as in prediction.
+
+    Rank 1, which waits for rank 0, gets the signal first.
+    """
     threading.Timer(0.5 if ranks.rank else 1.0, os.kill, (os.getpid(), signal.SIGUSR1)).start()
     if ranks.is_rank_zero:
         with StopRequest() as stop:
-            while stop.asked is None:
+            while stop.signal_name is None:
                 time.sleep(0.05)
             stop.raise_if_requested("in its work after training")
 

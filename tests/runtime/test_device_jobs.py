@@ -1,4 +1,4 @@
-"""Jobs on several devices, in real processes: errors, kills and stop requests reach all of them."""
+"""Tests of jobs on several devices, in real processes."""
 
 import os
 import signal
@@ -38,36 +38,34 @@ def is_alive(began: Path) -> bool:
     return True
 
 
-def test_the_first_error_ends_the_others_with_its_message_and_exit_code(tmp_path: Path) -> None:
-    process = start(tmp_path, "wait-1", "error-1", "later-1")
+@pytest.mark.parametrize(
+    ("job", "code", "message"),
+    [
+        ("error", EXIT_WRONG_USE, "JobFailedError: error: --data: got nothing"),
+        pytest.param("bug", EXIT_FAILED, "bug: ZeroDivisionError: a bug", marks=pytest.mark.slow),
+        pytest.param("killed", EXIT_FAILED, "killed: its process", marks=pytest.mark.slow),
+    ],
+)
+def test_the_first_failure_stops_the_others_with_its_message_and_exit_code(
+    tmp_path: Path, job: str, code: int, message: str
+) -> None:
+    process = start(tmp_path, "wait", job, "later")
     said, _ = process.communicate(timeout=120)
-    assert process.returncode == EXIT_WRONG_USE
-    assert "wait-1: on cpu with 1 threads" in said, "the two threads are shared out"
-    assert said.splitlines()[-1].startswith("JobFailedError: error-1: --data: got nothing")
-    assert (tmp_path / "wait-1.stopped").exists(), "it got a request and was not killed"
-    assert not (tmp_path / "later-1.began").exists()
-    assert not is_alive(tmp_path / "wait-1.began")
+    assert process.returncode == code
+    assert "wait: on cpu with 1 threads" in said, "the two jobs share two threads"
+    assert message in said.splitlines()[-1]
+    assert (tmp_path / "wait.stopped").exists(), "the other job got a stop request and was not killed"
+    assert not (tmp_path / "later.began").exists()
+    assert not is_alive(tmp_path / "wait.began")
 
 
 @pytest.mark.slow
-def test_every_job_is_done_and_its_sentences_have_its_name(tmp_path: Path) -> None:
+def test_every_job_is_done_and_its_messages_have_its_name(tmp_path: Path) -> None:
     process = start(tmp_path, "a", "warn-1", "b")
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 0, said
     lines = [f"{name}: on cpu with 1 threads" for name in ("a", "b", "warn-1")]
     assert sorted(said.splitlines()) == [*lines, "warn-1: warning: something is odd"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("job", "message"), [("bug", "bug: ZeroDivisionError: a bug"), ("killed", "killed: its process")]
-)
-def test_a_bug_and_a_kill_are_failures_too(tmp_path: Path, job: str, message: str) -> None:
-    process = start(tmp_path, "wait", job)
-    said, _ = process.communicate(timeout=120)
-    assert process.returncode == EXIT_FAILED
-    assert message in said
-    assert (tmp_path / "wait.stopped").exists()
 
 
 @pytest.mark.slow
@@ -78,7 +76,7 @@ def test_a_bug_and_a_kill_are_failures_too(tmp_path: Path, job: str, message: st
         ("wait-2", signal.SIGUSR1, "wait-2: Stopped by SIGUSR1 with a checkpoint."),
     ],
 )
-def test_a_stop_request_to_the_first_process_or_to_one_job_stops_all(
+def test_a_stop_request_to_the_parent_process_or_to_one_job_stops_all(
     tmp_path: Path, target: str, number: signal.Signals, message: str
 ) -> None:
     process = start_waiting(tmp_path, "later")
@@ -92,12 +90,12 @@ def test_a_stop_request_to_the_first_process_or_to_one_job_stops_all(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_no_process_outlives_the_first_one(tmp_path: Path, number: signal.Signals) -> None:
+def test_no_job_outlives_the_parent_process(tmp_path: Path, number: signal.Signals) -> None:
     process = start_waiting(tmp_path)
     process.send_signal(number)
     process.communicate(timeout=60)
     until = time.monotonic() + 30
     while any(is_alive(tmp_path / f"{name}.began") for name in ("wait-1", "wait-2")):
-        assert time.monotonic() < until, "they are left behind"
+        assert time.monotonic() < until, "a job's process has not ended"
         time.sleep(0.05)
-    assert all((tmp_path / f"{name}.stopped").exists() for name in ("wait-1", "wait-2")), "and they could save"
+    assert all((tmp_path / f"{name}.stopped").exists() for name in ("wait-1", "wait-2")), "both jobs saved their state"

@@ -1,4 +1,4 @@
-"""Devices by name, among those that torch finds."""
+"""Tests of device names."""
 
 from typing import Any
 
@@ -8,23 +8,19 @@ import torch
 from uumamba.runtime.devices import resolve_device, resolve_devices
 
 
-@pytest.fixture
-def two_cuda_devices(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-
-
-@pytest.mark.usefixtures("two_cuda_devices")
-def test_names_stand_for_devices_that_are_there(refused: Any) -> None:
-    assert resolve_devices("auto, cpu,cuda,cuda:0,cuda:1") == "cuda,cpu,cuda,cuda:0,cuda:1"
-    for name in ("cuda:2", "cuda:x", "tpu", ""):
-        with refused("--device", got=name):
-            resolve_device(name)
-
-
-def test_without_cuda_auto_is_the_cpu(monkeypatch: pytest.MonkeyPatch, refused: Any) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert resolve_device("auto") == "cpu"
-    for name in ("cuda", "cuda:0"):
+@pytest.mark.parametrize(
+    ("count", "names", "resolved", "absent"),
+    [
+        (2, "auto, cpu,cuda,cuda:0,cuda:1", "cuda,cpu,cuda,cuda:0,cuda:1", ("cuda:2", "cuda:x", "tpu", "")),
+        (0, "auto", "cpu", ("cuda", "cuda:0")),
+    ],
+)
+def test_only_devices_of_this_machine_are_resolved(
+    monkeypatch: pytest.MonkeyPatch, refused: Any, count: int, names: str, resolved: str, absent: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    assert resolve_devices(names) == resolved
+    for name in absent:
         with refused("--device", got=name):
             resolve_device(name)

@@ -1,6 +1,7 @@
-"""Errors carry their parts, print them in one form, and cross process borders."""
+"""Tests of the error classes and guards."""
 
 import pickle
+from typing import Any
 
 import pytest
 
@@ -20,15 +21,15 @@ def test_an_error_is_a_value_error_and_keeps_its_parts_when_pickled(error: Input
     assert (again.exit_code, again.got) == (error.exit_code, error.got)
 
 
-def test_guards_raise_only_where_the_condition_is_false() -> None:
+def test_guards_raise_only_if_the_condition_is_false(refused: Any) -> None:
     require(True, "rho", got=1, expected="a number")
-    require_case([0], "a", "label", got=1, expected="a number", fix="mend it")
-    with pytest.raises(UsageError):
+    require_case([0], "a", "label", got=1, expected="a number", fix="correct it")
+    with refused("rho", got=""):
         require("", "rho", got="", expected="a name")
-    with pytest.raises(CaseError):
-        require_case(None, "a", "label", got=1, expected="a number", fix="mend it")
+    with refused("label", got=1, case_id="a"):
+        require_case(None, "a", "label", got=1, expected="a number", fix="correct it")
 
 
-def test_a_section_is_put_before_a_key_once() -> None:
+def test_a_section_is_prefixed_to_a_key_once() -> None:
     assert ERRORS[0].within("optim").within("optim").key == "optim.rho"
     assert UsageError("", got=1, expected="a range").within("augment.scale").key == "augment.scale"

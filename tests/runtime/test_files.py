@@ -1,4 +1,4 @@
-"""Files are whole or absent."""
+"""Tests of atomic file writes."""
 
 import errno
 import os
@@ -27,16 +27,15 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
 
 
 def test_the_old_file_stays_until_the_new_one_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some file systems report a full disk only at fsync."""
     target, called = tmp_path / "a", []
 
-    def fail(descriptor: int) -> None:
+    def fail(descriptor: int) -> None:  # some file systems report a full disk only at fsync
         raise OSError(errno.ENOSPC, "No space left on device")
 
     target.write_text("old")
     monkeypatch.setattr(os, "fsync", fail)
     with (
-        pytest.raises(UumambaError, match=r"/a could not be written \(No space left on device\)"),
+        pytest.raises(UumambaError, match=r"/a could not be written: No space left on device\."),
         report_write_errors(target),
         whole_file(target, before_replacing=lambda: called.append("renamed")) as unfinished,
     ):
@@ -47,14 +46,14 @@ def test_the_old_file_stays_until_the_new_one_is_on_the_disk(tmp_path: Path, mon
 
 
 @pytest.mark.parametrize("place", ["file/deeper/still", "link/deeper", "loop", "/proc/foo", "a" * 300])
-def test_a_place_that_cannot_be_a_folder_is_refused(place: str, tmp_path: Path, refused: Any) -> None:
+def test_a_path_that_cannot_be_a_folder_is_refused(place: str, tmp_path: Path, refused: Any) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     with refused(str(tmp_path / place)) as error:
         make_folder(tmp_path / place)
     culprit = place.split("/")[0]
-    assert culprit not in {"file", "link", "loop"} or f"{tmp_path / culprit}, which is no folder" == error.value.got
+    assert culprit not in {"file", "link", "loop"} or f"{tmp_path / culprit}, not a folder" == error.value.got
 
 
 def test_a_read_only_folder_is_refused(tmp_path_factory: pytest.TempPathFactory, refused: Any) -> None:
@@ -66,21 +65,21 @@ def test_a_read_only_folder_is_refused(tmp_path_factory: pytest.TempPathFactory,
         make_folder(folder)
 
 
-def test_make_folder_leaves_no_file_and_a_folder_is_no_file(tmp_path: Path, refused: Any) -> None:
+def test_make_folder_leaves_no_file_and_no_file_replaces_a_folder(tmp_path: Path, refused: Any) -> None:
     assert list(make_folder(tmp_path / "new").iterdir()) == []
     with refused(str(tmp_path), got="a folder"):
         write_text(tmp_path, "text")
 
 
-def test_the_longest_name_can_be_written_and_a_longer_one_is_an_error_of_ours(tmp_path: Path) -> None:
+def test_a_name_of_255_characters_can_be_written_and_a_longer_name_is_refused(tmp_path: Path) -> None:
     write_text(tmp_path / ("a" * 255), "text")
-    with pytest.raises(UumambaError, match=r"could not be written \(File name too long\)"):
+    with pytest.raises(UumambaError, match=r"could not be written: File name too long\."):
         write_text(tmp_path / ("a" * 300), "text")
 
 
 @contextmanager
 def unprivileged() -> Iterator[None]:
-    """Become the user nobody if the tests run as root, whom no permission stops."""
+    """Become the user nobody, because permissions do not bind root."""
     user = os.geteuid()
     if user == 0:
         os.seteuid(65534)

@@ -1,4 +1,4 @@
-"""One process at a time in a folder."""
+"""Tests of the folder lock."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ with open(sys.argv[1], "a+") as stream:
 TRY = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'a+'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
 
 
-def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path: Path, refused: Any) -> None:
+def test_a_second_process_is_refused_until_the_first_has_ended(tmp_path: Path, refused: Any) -> None:
     path = tmp_path / ".lock"
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "encoding": "utf-8"}
     with subprocess.Popen([sys.executable, "-c", HOLD, str(path)], **pipes) as other:

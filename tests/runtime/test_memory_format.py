@@ -1,4 +1,4 @@
-"""Channels-last: the values and the parameters stay, the order in memory changes."""
+"""Tests of the channels-last layout."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from uumamba.runtime.memory_format import lay_channels_last, to_channels_last
 
 
 @pytest.mark.parametrize(("shape", "strides"), [((2, 3, 4, 5), (60, 1, 15, 3)), ((1, 2, 3, 4, 5), (120, 1, 40, 10, 2))])
-def test_the_channel_becomes_the_innermost_axis_and_no_value_changes(
+def test_the_channel_axis_becomes_innermost_and_no_value_changes(
     shape: tuple[int, ...], strides: tuple[int, ...]
 ) -> None:
     tensor = torch.randn(shape)

@@ -1,4 +1,4 @@
-"""Which errors mean that memory ran out."""
+"""Tests of out-of-memory detection."""
 
 import pytest
 
@@ -19,5 +19,5 @@ from uumamba.runtime.memory_shortage import is_out_of_memory
         (ValueError("out of memory"), False),
     ],
 )
-def test_what_counts_as_out_of_memory(error: Exception, expected: bool) -> None:
+def test_out_of_memory_errors_are_recognised_by_type_and_message(error: Exception, expected: bool) -> None:
     assert is_out_of_memory(error) == expected

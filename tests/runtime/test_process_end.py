@@ -1,4 +1,4 @@
-"""How a process of a group ends."""
+"""Tests of the exit of a group's process."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Groups of real processes over gloo: however one rank ends, all end, and one says why."""
+"""Tests of groups of real processes over gloo."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from uumamba.runtime.rank_group import join_group
 
 @pytest.fixture(scope="module")
 def groups(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folders of all jobs, which ran at once."""
+    """Run all jobs at the same time; return their parent folder."""
     folder = tmp_path_factory.mktemp("groups")
     script = Path(__file__).with_name("rank_jobs.py")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(repository)}
@@ -35,7 +35,7 @@ def groups(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("stopped", [75, 75], "Stopped by SIGUSR1 in its work after training."),
     ],
 )
-def test_every_rank_ends_with_the_first_ones_code_and_the_reason_is_said_once(
+def test_every_rank_ends_with_the_first_ranks_exit_code_and_the_reason_is_printed_once(
     groups: Path, job: str, codes: list[int], message: str
 ) -> None:
     found, out, err = read_group(groups / job)
@@ -53,7 +53,7 @@ def test_a_lost_rank_ends_the_other_within_a_minute(groups: Path, job: str) -> N
     assert 0 < ended - float(lost) < 60
 
 
-def test_a_group_without_a_meeting_point_is_refused(monkeypatch: pytest.MonkeyPatch, refused: Any) -> None:
+def test_a_group_without_an_address_is_refused(monkeypatch: pytest.MonkeyPatch, refused: Any) -> None:
     for name in ("MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():

@@ -1,4 +1,4 @@
-"""Rank of a process, by torchrun's variables."""
+"""Tests of a process's rank and device."""
 
 from typing import Any
 
@@ -12,12 +12,11 @@ def test_a_single_process_is_rank_zero_of_one() -> None:
     net = torch.nn.Linear(1, 1)
     assert (ALONE.rank, ALONE.count, ALONE.is_rank_zero) == (0, 1, True)
     assert ALONE.wrap(net) is net
-    assert ALONE.on_rank_zero(lambda: 5) == 5
-    assert ALONE.reduce_sum([1.0, 2.0]) == [1.0, 2.0]
-    assert ALONE.broadcast("tree") == "tree"
+    results = ALONE.on_rank_zero(lambda: 5), ALONE.reduce_sum([1.0, 2.0]), ALONE.broadcast("tree")
+    assert results == (5, [1.0, 2.0], "tree")
 
 
-def test_torchruns_variables_place_a_process_on_its_own_device(refused: Any) -> None:
+def test_torchruns_variables_give_a_process_its_rank_and_device(refused: Any) -> None:
     assert Place.from_environment({}) == Place.from_environment({"WORLD_SIZE": "4"}) == Place(0, 1, 0)
     place = Place.from_environment({"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"})
     assert place == Place(rank=5, count=8, local_rank=1)

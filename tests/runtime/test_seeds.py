@@ -1,4 +1,4 @@
-"""Seeds depend on their key only."""
+"""Tests of seeds by key and of the global random state."""
 
 import itertools
 import random
@@ -16,18 +16,15 @@ def test_ten_thousand_neighbouring_keys_give_ten_thousand_seeds() -> None:
     assert seeds == {key_to_seed(*key) for key in keys}, "equal keys, equal seeds"
     assert len(seeds) == 10_000
     assert all(0 <= seed < 2**63 for seed in seeds)
-
-
-def test_parts_of_a_key_are_told_apart() -> None:
-    assert len({key_to_seed(1, 12), key_to_seed(11, 2), key_to_seed(112), key_to_seed("1", 1, 2)}) == 4
+    joined = {key_to_seed(*key) for key in ((1, 12), (11, 2), (112,), ("1", 1, 2))}
+    assert len(joined) == 4, "parts of a key are separated"
 
 
 def test_draws_of_neighbouring_keys_are_uniform_and_uncorrelated() -> None:
     first = torch.stack([torch.rand(1, generator=generator_for(0, index)) for index in range(4000)]).squeeze()
     # A uniform variable's mean has standard error 1 / sqrt(12 n); five of them are allowed.
     assert abs(first.mean() - 0.5) < 5 / (12 * 4000) ** 0.5
-    lagged = torch.corrcoef(torch.stack([first[:-1], first[1:]]))[0, 1]
-    assert abs(lagged) < 5 / 4000**0.5
+    assert abs(torch.corrcoef(torch.stack([first[:-1], first[1:]]))[0, 1]) < 5 / 4000**0.5
 
 
 def test_draws_inside_the_block_change_no_later_draw_even_after_an_error() -> None:

@@ -1,4 +1,4 @@
-"""A request to stop, also one inside another."""
+"""Tests of stop requests, also nested."""
 
 import signal
 
@@ -9,32 +9,25 @@ from uumamba.runtime.ranks import Alone
 from uumamba.runtime.stop import StoppedOnRequest, StopRequest
 
 
-def test_a_request_is_raised_where_the_work_can_be_resumed() -> None:
+def test_a_request_is_raised_when_checked_and_the_signal_handlers_are_restored() -> None:
+    before = signal.getsignal(signal.SIGTERM)
     with StopRequest() as stop:
         stop.raise_if_requested("before any signal")
         signal.raise_signal(signal.SIGTERM)
         with pytest.raises(StoppedOnRequest, match=r"SIGTERM in the middle\.") as stopped:
             stop.raise_if_requested("in the middle")
     assert stopped.value.exit_code == EXIT_STOPPED_RESUMABLE
+    assert signal.getsignal(signal.SIGTERM) == before
+    with stop:
+        assert stop.signal_name is None, "a request starts empty"
 
 
 def test_nested_requests_share_their_signals() -> None:
     with StopRequest() as outer:
         with StopRequest() as inner:
             signal.raise_signal(signal.SIGUSR1)
-            assert inner.asked == "SIGUSR1"
-        assert outer.asked == "SIGUSR1"
         with StopRequest() as later:
-            assert later.asked == "SIGUSR1"
-
-
-def test_afterwards_signals_are_handled_as_before_and_a_new_request_starts_empty() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    with StopRequest() as stop:
-        signal.raise_signal(signal.SIGTERM)
-    assert signal.getsignal(signal.SIGTERM) == before
-    with stop:
-        assert stop.asked is None
+            assert (inner.signal_name, outer.signal_name, later.signal_name) == ("SIGUSR1",) * 3
 
 
 def test_a_signal_to_another_rank_stops_this_one() -> None:
@@ -44,6 +37,6 @@ def test_a_signal_to_another_rank_stops_this_one() -> None:
 
     stop = StopRequest()
     stop.sync(Alone())
-    assert stop.asked is None
+    assert stop.signal_name is None
     stop.sync(Second())
-    assert stop.asked == "SIGUSR1"
+    assert stop.signal_name == "SIGUSR1"

@@ -1,4 +1,4 @@
-"""Nested state becomes flat tensors and JSON, and comes back."""
+"""Tests of nested state as flat tensors and JSON."""
 
 import json
 from typing import Any
@@ -34,7 +34,7 @@ def test_any_tree_of_plain_values_comes_back_through_json(tree: Any) -> None:
         ({0: torch.ones(1), "0": torch.ones(1)}, "state/0", "two tensors"),
     ],
 )
-def test_what_cannot_be_stored_is_refused_by_its_path(tree: Any, key: str, got: str, refused: Any) -> None:
+def test_a_value_that_cannot_be_stored_is_refused_with_its_path(tree: Any, key: str, got: str, refused: Any) -> None:
     with refused(key, got=got):
         flatten(tree)
 

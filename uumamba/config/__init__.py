@@ -1,4 +1,4 @@
-"""Configurations: from YAML or a checkpoint to validated values, and by ``build()`` to objects."""
+"""Validated configurations of a run, and the objects that they build."""
 
 from uumamba.config.load import read_config, shipped_configs
 from uumamba.config.run_config import RunConfig

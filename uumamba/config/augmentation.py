@@ -1,16 +1,17 @@
 """Augmentation: probabilities and ranges."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator, Field, NonNegativeInt
 
 from uumamba.config.base import Config
+from uumamba.data.augment import Augment
 from uumamba.runtime.errors import require
 
 
 def _check_order(bounds: tuple[float, float]) -> tuple[float, float]:
-    require(bounds[0] <= bounds[1], "", got=bounds, expected="a lower and an upper end, in this order")
+    require(bounds[0] <= bounds[1], "", got=bounds, expected="a lower and an upper bound, in this order")
     return bounds
 
 
@@ -21,8 +22,8 @@ Range = Annotated[tuple[float, float], AfterValidator(_check_order)]
 class AugmentConfig(Config):
     """Arguments of :class:`uumamba.data.Augment`; the defaults are nnU-Net's.
 
-    ``swap_sides`` allows mirroring left and right although structures have sides: the labels of the data set's
-    ``mirror_pairs`` are swapped in training, and swapped back when mirrored predictions are averaged.
+    ``swap_sides`` allows left-right mirroring for data sets with left and right structures: the labels of the data
+    set's ``mirror_pairs`` are swapped in training, and swapped back when mirrored predictions are averaged.
     """
 
     rotation_probability: Probability = 0.2
@@ -52,9 +53,12 @@ class AugmentConfig(Config):
 
     def build(
         self, *, patch_size: tuple[int, ...], mirror_swaps: Mapping[int, Sequence[tuple[int, int]]] | None = None
-    ) -> Any:
-        """Build the augmentation; ``mirror_swaps`` are the label pairs of the data set to swap along each axis."""
-        from uumamba.data.augment import Augment
+    ) -> Augment:
+        """Build the augmentation.
 
-        arguments = self.model_dump(exclude={"swap_sides"})
-        return Augment(patch_size=patch_size, mirror_swaps=mirror_swaps, **arguments)
+        Args:
+            patch_size: in voxels, one number per axis.
+            mirror_swaps: label pairs of the data set to swap, by mirrored axis.
+        """
+        options = self.model_dump(exclude={"swap_sides"})
+        return Augment(patch_size=patch_size, mirror_swaps=mirror_swaps, **options)

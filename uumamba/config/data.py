@@ -6,12 +6,13 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, PositiveFloat, model_serializer, model_validator
 
 from uumamba.config.base import Config
+from uumamba.data.recipe import CtStatistics, PreprocessRecipe
 from uumamba.runtime.errors import require
 
 
 def _check_names(names: tuple[str, ...]) -> tuple[str, ...]:
-    distinct = names and len(set(names)) == len(names) and all(names)
-    require(distinct, "", got=names, expected="one or more domains, each once")
+    is_valid = names and len(set(names)) == len(names) and all(names)
+    require(is_valid, "", got=names, expected="one or more domains, each once")
     return names
 
 
@@ -19,15 +20,15 @@ Names = Annotated[tuple[str, ...], AfterValidator(_check_names)]
 
 
 class DomainsConfig(Config):
-    """Domains (vendors, centres) to train and to validate on.
+    """Domains (vendors, centres) for training and for validation.
 
-    ``{train: [A], validate: [B]}``; with only one of the two keys, the other side gets all other domains, and
-    ``{leave_out: B}`` is short for ``{validate: [B]}``. A domain on one side contributes all its training cases,
-    whatever their fold; a domain on both sides is split by fold, as without this key. Test cases are never used.
+    ``{train: [A], validate: [B]}``; with only one of the two keys, the other one gets all other domains, and
+    ``{leave_out: B}`` is short for ``{validate: [B]}``. A domain under one key contributes all its training cases,
+    whatever their fold; a domain under both keys is split by fold, as without this section. Test cases are never used.
 
-    A domain that is only validated on shows in the curve and selects ``best.safetensors``; the weights that a run
+    A domain for validation only appears in the curve and selects ``best.safetensors``; the weights that a run
     predicts with, ``last.safetensors``, do not depend on it. CT statistics come from all training cases, including
-    those of a domain that is left out.
+    the cases of a domain that is left out.
     """
 
     train: Names | None = None
@@ -36,9 +37,8 @@ class DomainsConfig(Config):
 
     @model_validator(mode="after")
     def _check_keys(self) -> "DomainsConfig":
-        has_sides = self.train is not None or self.validated is not None
         require(
-            has_sides != (self.leave_out is not None),
+            (self.train is None and self.validated is None) != (self.leave_out is None),
             "",
             got=self._as_written(),
             expected="train, validate or both, or else leave_out",
@@ -50,16 +50,16 @@ class DomainsConfig(Config):
     def _as_written(self) -> dict[str, Any]:
         return {"train": self.train, "validate": self.validated, "leave_out": self.leave_out}
 
-    def named(self) -> set[str]:
-        """Return every domain that is named."""
+    def names(self) -> set[str]:
+        """Return every domain that the section names."""
         return {*(self.train or ()), *(self.validated or ()), *filter(None, [self.leave_out])}
 
-    def sides(self, known: Collection[str]) -> tuple[set[str], set[str]]:
-        """Split the known domains into those to train and those to validate on.
+    def split_domains(self, known: Collection[str]) -> tuple[set[str], set[str]]:
+        """Split the known domains into training and validation domains.
 
         Example:
-            >>> trained, validated = DomainsConfig(leave_out="B").sides({"A", "B", "C"})
-            >>> sorted(trained), sorted(validated)
+            >>> train, validate = DomainsConfig(leave_out="B").split_domains({"A", "B", "C"})
+            >>> sorted(train), sorted(validate)
             (['A', 'C'], ['B'])
         """
         validated = self.validated if self.leave_out is None else (self.leave_out,)
@@ -70,9 +70,9 @@ class DomainsConfig(Config):
 
 
 class DatasetConfig(Config):
-    """Layout of the raw folder, and the domains to train and to validate on.
+    """Name of the raw folder's layout, and an optional split by domain.
 
-    ``imagecas`` is its Split-1. Without ``domains`` the fold alone splits the cases.
+    ``imagecas`` is its Split-1. Without ``domains`` only the fold splits the cases.
     """
 
     name: Literal[
@@ -89,17 +89,14 @@ class CtStatisticsConfig(Config):
     mean_hu: float
     std_hu: float
 
-    def build(self) -> Any:
-        """Build the statistics."""
-        from uumamba.data.recipe import CtStatistics
-
+    def build(self) -> CtStatistics:
         return CtStatistics(**self.model_dump())
 
 
 class PreprocessConfig(Config):
     """Resampling and normalisation of scans; see :class:`uumamba.data.PreprocessRecipe`.
 
-    For ``ct`` the statistics may be left out: as nnU-Net does, ``uumamba prepare`` computes them in the foreground of
+    For ``ct`` the statistics are optional: as nnU-Net does, ``uumamba prepare`` computes them in the foreground of
     the training cases of all folds, with ``clip_percentiles`` as limits, and stores them in ``recipe.json``.
     """
 
@@ -108,10 +105,8 @@ class PreprocessConfig(Config):
     clip_percentiles: tuple[float, float] = (0.5, 99.5)
     ct_statistics: CtStatisticsConfig | None = None
 
-    def build(self) -> Any:
-        """Build the recipe; without statistics where ``uumamba prepare`` is to compute them."""
-        from uumamba.data.preprocess import PreprocessRecipe
-
+    def build(self) -> PreprocessRecipe:
+        """Build the recipe; it lacks the statistics that ``uumamba prepare`` computes."""
         statistics = None if self.ct_statistics is None else self.ct_statistics.build()
         recipe = PreprocessRecipe(**{**self.model_dump(), "ct_statistics": statistics})
         require(

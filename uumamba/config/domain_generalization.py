@@ -12,26 +12,23 @@ from uumamba.runtime.errors import require
 from uumamba.runtime.seeds import key_to_seed
 
 if TYPE_CHECKING:
-    from uumamba.domain_generalization import UDIM, InputPerturbation, StylePerturbation
+    from uumamba.domain_generalization import UDIM
 
 
 class StylePerturbationConfig(Config):
-    """Perturbation of the image's style: mean, contrast, gamma and a smooth bias field."""
+    """Perturbation of an image's style: mean, contrast, gamma and bias field."""
 
     name: Literal["style"]
     radius: PositiveFloat = 0.5
     parts: tuple[Literal["mean", "std", "gamma", "bias_field"], ...] = ("mean", "std", "gamma", "bias_field")
     control_points: int = Field(4, ge=2)
 
-    def build(self) -> "StylePerturbation":
-        """Build the perturbation."""
-        from uumamba.domain_generalization import StylePerturbation
-
-        return StylePerturbation(**self.model_dump(exclude={"name"}))
-
 
 class InputPerturbationConfig(Config):
-    """Perturbation of each voxel, of root mean square ``rms`` or of norm ``radius`` over an image."""
+    """Perturbation of every voxel of an image.
+
+    Its size is either ``rms``, a root mean square per voxel, or ``radius``, a norm over the image.
+    """
 
     name: Literal["input"]
     rms: PositiveFloat | None = None
@@ -42,12 +39,6 @@ class InputPerturbationConfig(Config):
         require((self.rms is None) != (self.radius is None), "rms", got=self.rms, expected="either rms or radius")
         return self
 
-    def build(self) -> "InputPerturbation":
-        """Build the perturbation."""
-        from uumamba.domain_generalization import InputPerturbation
-
-        return InputPerturbation(**self.model_dump(exclude={"name"}))
-
 
 PerturbationConfig = Annotated[StylePerturbationConfig | InputPerturbationConfig, Field(discriminator="name")]
 
@@ -55,7 +46,8 @@ PerturbationConfig = Annotated[StylePerturbationConfig | InputPerturbationConfig
 class UDIMConfig(Config):
     """Unknown domain inconsistency minimisation; see :class:`uumamba.domain_generalization.UDIM`.
 
-    ``rho`` null takes the optimizer's, or 0 where it has none. ``warmup_fraction`` is a share of the run's steps.
+    ``rho`` null takes the optimizer's, or 0 for an optimizer without ``rho``. ``warmup_fraction`` is a share of the
+    run's steps.
     """
 
     name: Literal["UDIM"]
@@ -84,22 +76,23 @@ class UDIMConfig(Config):
         Args:
             net: the trained network.
             loss: the run's loss, with its current learned weights.
-            optim: gives the default of ``rho``.
-            schedule: gives, with ``training``, the number of steps.
-            training: gives, with ``schedule``, the number of steps.
+            optim: optimizer with the default of ``rho``.
+            schedule: its name; the number of steps of a ``budget`` is unknown.
+            training: numbers of epochs and of batches per epoch, which give the length of the warm-up.
             seed: the run's seed.
             rank: rank of this process; ranks draw different directions.
 
         Raises:
             UsageError: the warm-up is a share of a budget, whose number of steps is unknown.
         """
-        from uumamba.domain_generalization import UDIM
+        from uumamba.domain_generalization import UDIM, InputPerturbation, StylePerturbation
 
+        make = {"style": StylePerturbation, "input": InputPerturbation}[self.perturbation.name]
         options = self.model_dump(exclude={"name", "perturbation", "rho", "warmup_fraction"})
         return UDIM(
             net,
             loss,
-            self.perturbation.build(),
+            make(**self.perturbation.model_dump(exclude={"name"})),
             rho=getattr(optim, "rho", 0.0) if self.rho is None else self.rho,
             warmup_steps=self._warmup_steps(schedule, training),
             seed=seed if rank == 0 else key_to_seed(seed, "rank", rank),
@@ -111,10 +104,7 @@ class UDIMConfig(Config):
             not self.warmup_fraction or schedule.name != "budget",
             "warmup_fraction",
             got=self.warmup_fraction,
-            expected="0 with schedule.name budget, whose number of steps is unknown",
+            expected="0 with schedule.name budget",
             fix="set domain_generalization.warmup_fraction to 0, or schedule.name to poly, cosine or constant",
         )
         return round(self.warmup_fraction * training.epochs * training.batches_per_epoch)
-
-
-DomainGeneralizationConfig = UDIMConfig

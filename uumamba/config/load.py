@@ -1,16 +1,19 @@
-"""Read a YAML file, a shipped name or a stored dictionary into a validated ``RunConfig``."""
+"""Validated configurations from YAML files, shipped names or stored dictionaries."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from uumamba.config.run_config import RunConfig
 from uumamba.runtime.errors import UsageError, require
+
+_Sections = dict[tuple[str, ...], tuple[str, type[BaseModel]]]
 
 
 def shipped_configs() -> list[str]:
@@ -20,14 +23,14 @@ def shipped_configs() -> list[str]:
 
 
 def read_config(config: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read a run's configuration; nothing is built (see :meth:`RunConfig.check`).
+    """Read a run's configuration without building a part; see :meth:`RunConfig.check`.
 
     Args:
         config: a YAML file, or the name of a shipped configuration, such as ``acdc_cpu``.
-        overrides: ``"optim.rho=0.1"`` and the like, applied before validation; values are YAML.
+        overrides: such as ``"optim.rho=0.1"``, applied before validation; values are YAML.
 
     Raises:
-        UsageError: no such file or name, a YAML error, an unknown key, a value out of range.
+        UsageError: the file or name does not exist, is no valid YAML, or has an unknown key or a wrong value.
 
     Example:
         >>> read_config("demo", ["optim.rho=0.1"]).optim.rho
@@ -38,14 +41,14 @@ def read_config(config: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
         stored = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError) as error:  # an impossible date is a ValueError
         raise UsageError(source, got=" ".join(str(error).split()), expected="valid YAML") from None
-    require(isinstance(stored, dict), source, got=type(stored).__name__, expected="a mapping of a run's keys")
+    require(isinstance(stored, dict), source, got=type(stored).__name__, expected="a mapping with the keys of a run")
     for override in overrides:
         _apply(stored, override)
     return validate(stored, source=source)
 
 
 def validate(stored: Mapping[str, Any], *, source: str) -> RunConfig:
-    """Validate the values of a configuration.
+    """Validate the keys and values of a configuration.
 
     Args:
         stored: the keys of a run.
@@ -57,7 +60,7 @@ def validate(stored: Mapping[str, Any], *, source: str) -> RunConfig:
     try:
         return RunConfig.model_validate(stored)
     except ValidationError as error:
-        raise _first_error(error, stored, source) from None
+        raise _convert_first(error, source) from None
 
 
 def _read_text(config: Path | str) -> tuple[str, str]:
@@ -90,83 +93,73 @@ def _apply(stored: dict[str, Any], override: str) -> None:
     section = stored
     for parent in parents:
         section = section.setdefault(parent, {})
-        require(isinstance(section, dict), "--set", got=override, expected=f"a group of keys at {parent}, not a value")
+        require(isinstance(section, dict), "--set", got=override, expected=f"a key of a section, unlike {parent}")
     try:
         section[last] = yaml.safe_load(value)
     except (yaml.YAMLError, ValueError):
         raise UsageError("--set", got=override, expected="a value in valid YAML") from None
 
 
-def _first_error(error: ValidationError, stored: Mapping[str, Any], source: str) -> UsageError:
-    """Turn the first of pydantic's errors into ours."""
+def _convert_first(error: ValidationError, source: str) -> UsageError:
+    """Convert the first of pydantic's errors to a ``UsageError``."""
     first, *others = error.errors(include_url=False)
-    key = ".".join(str(part) for part in first["loc"] if not _is_union_tag(part, stored, first["loc"]))
+    location = [str(part) for part in first["loc"]]
+    sections = dict(_list_sections(RunConfig))
+    depth = max(depth for depth in range(len(location) + 1) if tuple(location[:depth]) in sections)
+    section, model = sections[tuple(location[:depth])]
+    key = ".".join([*filter(None, [section]), *location[depth:]])
     fix = f"correct {source}{f'; {len(others)} more keys are wrong' if others else ''}"
     context = first.get("ctx", {})
     match first["type"]:
         case "extra_forbidden":
-            return UsageError(key, got="an unknown key", expected=_nearest(first), fix=fix)
+            return UsageError(key, got="an unknown key", expected=_suggest(location[-1], model, sections), fix=fix)
         case "missing":
             return UsageError(key, got="nothing", expected="a value", fix=fix)
         case "union_tag_invalid":
             return UsageError(f"{key}.name", got=context["tag"], expected=f"one of {context['expected_tags']}", fix=fix)
         case "value_error" if isinstance(context["error"], UsageError):
             return context["error"].within(key)
-    return UsageError(key, got=first.get("input"), expected=_expected(first["msg"]), fix=fix)
+    return UsageError(key, got=first.get("input"), expected=_shorten(first["msg"]), fix=fix)
 
 
-def _expected(message: str) -> str:
+def _shorten(message: str) -> str:
     message = message.removeprefix("Value error, ").removeprefix("Input should be ")
-    return message[0].lower() + message[1:]
+    return f"{'a number ' if message.startswith(('greater', 'less')) else ''}{message[0].lower()}{message[1:]}"
 
 
-def _is_union_tag(part: Any, stored: Mapping[str, Any], location: Sequence[Any]) -> bool:
-    """Whether a part of pydantic's location is the tag of a union (``optim.SAM.rho``) and not a YAML key."""
-    section: Any = stored
-    for step in location[: location.index(part)]:
-        section = section.get(step, section) if isinstance(section, Mapping) else section
-    return isinstance(section, Mapping) and section.get("name") == part
+def _suggest(key: str, model: type[BaseModel], sections: _Sections) -> str:
+    """Describe valid keys: similar ones, or sections with the key, or all."""
+    own = list(_list_keys(model))
+    similar = difflib.get_close_matches(key, own, n=1, cutoff=0.8)
+    similar = similar or [name for name in own if len(key) > 2 and (key in name or name in key)]
+    known = sorted(
+        {f"in {name}" if name else "at the top level" for name, each in sections.values() if key in _list_keys(each)}
+    )
+    if not similar and known:
+        return f"{key} {' or '.join(known)}"
+    return " or ".join(similar or difflib.get_close_matches(key, own, n=1) or [f"one of {', '.join(own)}"])
 
 
-def _nearest(problem: Any) -> str:
-    """Similar keys of the same section, otherwise the section that has the key, otherwise all keys of the section."""
-    *section, key = map(str, problem["loc"])
-    own = list(dict.fromkeys(name for model in _models_at(section) for name in _fields(model)))
-    near = difflib.get_close_matches(key, own, n=1, cutoff=0.8)
-    near = near or [name for name in own if len(key) > 2 and (key in name or name in key)]
-    known = _known_keys(RunConfig)
-    if not near and key in known:
-        return f"it {' or '.join(sorted(known[key]))}"
-    return " or ".join(near or difflib.get_close_matches(key, own, n=1) or [f"one of {', '.join(own)}"])
+def _list_sections(model: type[BaseModel], location: tuple[str, ...] = (), section: str = "") -> Iterator[Any]:
+    """Yield the location, YAML key and model of each section.
+
+    Locations are those of pydantic's errors, in which the name of a union's member follows the key:
+    ``("optim", "SAM")`` is the section ``optim``.
+    """
+    yield location, (section, model)
+    for key, field in _list_keys(model).items():
+        for inner in _find_models(field.annotation):
+            names = get_args(inner.model_fields["name"].annotation) if field.discriminator else [None]
+            for name in names:
+                place = (*location, key) if name is None else (*location, key, name)
+                yield from _list_sections(inner, place, f"{section}.{key}".removeprefix("."))
 
 
-def _models_at(section: Sequence[str]) -> list[type[BaseModel]]:
-    """The models that a section of pydantic's location may mean; several only in a union without a tag."""
-    models: list[type[BaseModel]] = [RunConfig]
-    for step in section:
-        inner = [part for each in models if step in _fields(each) for part in _models_in(_fields(each)[step])]
-        tagged = [each for each in models if "name" in _fields(each) and step in get_args(_fields(each)["name"])]
-        models = inner or tagged or models
-    return models
+def _list_keys(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    return {field.alias or name: field for name, field in model.model_fields.items()}
 
 
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
+def _find_models(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [model for part in get_args(annotation) for model in _models_in(part)]
-
-
-def _fields(model: type[BaseModel]) -> dict[str, Any]:
-    """Annotation of each field, by its YAML key."""
-    return {field.alias or name: field.annotation for name, field in model.model_fields.items()}
-
-
-def _known_keys(annotation: Any, section: str = "") -> dict[str, set[str]]:
-    """Every key of a run's configuration, with the sections that have it."""
-    known: dict[str, set[str]] = {}
-    for model in _models_in(annotation):
-        for name, part in _fields(model).items():
-            known.setdefault(name, set()).add(f"in {section}" if section else "at the top level")
-            for key, sections in _known_keys(part, f"{section}.{name}".removeprefix(".")).items():
-                known.setdefault(key, set()).update(sections)
-    return known
+    return [model for part in get_args(annotation) for model in _find_models(part)]

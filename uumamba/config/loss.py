@@ -6,6 +6,15 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, model_validator
 from torch import nn
 
 from uumamba.config.base import Config
+from uumamba.losses import (
+    CrossEntropyLoss,
+    FocalLoss,
+    ReleasedCodeLoss,
+    SoftClDiceLoss,
+    SoftDiceLoss,
+    SummedLoss,
+    UncertaintyWeightedLoss,
+)
 from uumamba.runtime.errors import require
 
 TermName = Literal["region", "distribution", "pixel", "pixel_by_class", "centreline"]
@@ -13,7 +22,7 @@ RELEASED_TERMS: tuple[TermName, ...] = ("region", "distribution", "pixel")
 
 
 class UncertaintyWeightedConfig(Config):
-    """Loss terms with learned weights; the log uses the same names.
+    """Loss terms with learned weights, logged under the same names.
 
     ``region`` is Dice, ``distribution`` cross entropy, ``pixel`` focal, ``pixel_by_class`` focal averaged over classes,
     ``centreline`` clDice. ``mode: released_code`` is the loss of UU-Mamba's released trainer: three terms with fixed
@@ -41,15 +50,11 @@ class UncertaintyWeightedConfig(Config):
 
     def build(self) -> nn.Module:
         """Build the loss of the finest logits."""
-        from uumamba.losses import ReleasedCodeLoss, UncertaintyWeightedLoss
-
         if self.mode == "released_code":
             return ReleasedCodeLoss(batch_dice=self.batch_dice)
         return UncertaintyWeightedLoss({name: self._term(name) for name in self.terms})
 
     def _term(self, name: TermName) -> nn.Module:
-        from uumamba.losses import CrossEntropyLoss, FocalLoss, SoftClDiceLoss, SoftDiceLoss
-
         match name:
             case "region":
                 return SoftDiceLoss(batch_dice=self.batch_dice)
@@ -72,9 +77,6 @@ class DiceCrossEntropyConfig(Config):
     batch_dice: bool = True
 
     def build(self) -> nn.Module:
-        """Build the loss of the finest logits."""
-        from uumamba.losses import CrossEntropyLoss, SoftDiceLoss, SummedLoss
-
         return SummedLoss({"region": SoftDiceLoss(batch_dice=self.batch_dice), "distribution": CrossEntropyLoss()})
 
 

@@ -1,17 +1,16 @@
-"""Networks by name: ours, the control without Mamba, and MONAI's as baselines."""
+"""Networks by name: U-Mamba, a control without Mamba, and MONAI's baselines."""
 
 from collections.abc import Sequence
 from math import lcm, prod
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import nn
 
+from uumamba import nets
 from uumamba.config.base import Config
+from uumamba.nets.residual_unet import ResidualUNet
 from uumamba.runtime.errors import require
-
-if TYPE_CHECKING:
-    from uumamba.nets.residual_unet import ResidualUNet
 
 
 class ResidualUNetConfig(Config):
@@ -35,19 +34,15 @@ class ResidualUNetConfig(Config):
             fits and set(self.strides[0]) == {1},
             "strides",
             got=self.strides,
-            expected=f"{len(self.features)} stages, as features has, of {self.spatial_dims} numbers each, the first "
-            "all ones",
+            expected=f"{len(self.features)} stages, as in features, of {self.spatial_dims} numbers each, first all 1",
         )
         return self
 
     def divisor(self) -> tuple[int, ...]:
-        """Product of the strides along each axis, which must divide the patch."""
+        """Return the divisor of the patch size along each axis."""
         return _product(self.strides)
 
-    def build(self, *, in_channels: int, out_channels: int, patch_size: Sequence[int]) -> "ResidualUNet":
-        """Build the network."""
-        from uumamba import nets
-
+    def build(self, *, in_channels: int, out_channels: int, patch_size: Sequence[int]) -> ResidualUNet:
         arguments: dict[str, Any] = self.model_dump(exclude={"name"}, exclude_none=True)
         arguments |= {"in_channels": in_channels, "out_channels": out_channels}
         if self.name == "UMambaEnc":
@@ -57,7 +52,10 @@ class ResidualUNetConfig(Config):
 
 
 class CoarseToFineConfig(Config):
-    """Cascade: a coarse network on the downsampled image feeds its prediction to a fine one."""
+    """Cascade of a coarse and a fine network.
+
+    The coarse network sees the image downsampled by ``factor`` and feeds its prediction to the fine network.
+    """
 
     name: Literal["CoarseToFine"]
     coarse: ResidualUNetConfig
@@ -70,41 +68,36 @@ class CoarseToFineConfig(Config):
             self.coarse.spatial_dims == self.fine.spatial_dims == len(self.factor),
             "factor",
             got=self.factor,
-            expected="as many numbers as the spatial_dims of both coarse and fine",
+            expected="one number per axis, with the same spatial_dims of coarse and fine",
         )
         return self
 
     @property
     def spatial_dims(self) -> int:
-        """2 or 3."""
         return self.fine.spatial_dims
 
     def divisor(self) -> tuple[int, ...]:
-        """Smallest multiple of both networks' divisors along each axis."""
+        """Return the least common multiple of both networks' divisors per axis."""
         pairs = zip(self.factor, self.coarse.divisor(), self.fine.divisor(), strict=True)
         return tuple(lcm(step * coarse, fine) for step, coarse, fine in pairs)
 
     def build(self, *, in_channels: int, out_channels: int, patch_size: Sequence[int]) -> nn.Module:
-        """Build both networks, joined."""
-        from uumamba.nets import CoarseToFine
-
         small = [size // step for size, step in zip(patch_size, self.factor, strict=True)]
         coarse = self.coarse.build(in_channels=in_channels, out_channels=out_channels, patch_size=small)
         fine = self.fine.build(in_channels=in_channels + out_channels, out_channels=out_channels, patch_size=patch_size)
-        return CoarseToFine(coarse, fine, factor=self.factor)
+        return nets.CoarseToFine(coarse, fine, factor=self.factor)
 
 
 class MonaiNetConfig(Config):
-    """A network of MONAI; the fields are its arguments."""
+    """Network of MONAI; the fields are its arguments."""
 
     name: str
     spatial_dims: Literal[2, 3]
 
     def build(self, *, in_channels: int, out_channels: int, patch_size: Sequence[int]) -> nn.Module:
-        """Build the network."""
-        from monai.networks import nets
+        from monai.networks import nets as monai_nets
 
-        net: nn.Module = getattr(nets, self.name)(
+        net: nn.Module = getattr(monai_nets, self.name)(
             in_channels=in_channels, out_channels=out_channels, **self._arguments(tuple(patch_size))
         )
         return net
@@ -122,7 +115,6 @@ class SegResNetConfig(MonaiNetConfig):
     blocks_up: tuple[PositiveInt, ...] = (1, 1, 1)
 
     def divisor(self) -> tuple[int, ...]:
-        """Downsampling along each axis, which must divide the patch."""
         return (2 ** (len(self.blocks_down) - 1),) * self.spatial_dims
 
 
@@ -139,11 +131,10 @@ class DynUNetConfig(MonaiNetConfig):
         stages = len(self.features)
         for key in ("strides", "kernel_sizes"):
             value = getattr(self, key)
-            require(len(value) == stages, key, got=value, expected=f"{stages} stages, as features has")
+            require(len(value) == stages, key, got=value, expected=f"{stages} stages, as in features")
         return self
 
     def divisor(self) -> tuple[int, ...]:
-        """Product of the strides along each axis, which must divide the patch."""
         return _product(self.strides)
 
     def _arguments(self, patch_size: tuple[int, ...]) -> dict[str, Any]:
@@ -166,8 +157,7 @@ class UNETRConfig(MonaiNetConfig):
     num_heads: PositiveInt = 12
 
     def divisor(self) -> tuple[int, ...]:
-        """Edge of a token along each axis, which must divide the patch."""
-        return (16,) * self.spatial_dims
+        return (16,) * self.spatial_dims  # edge of a token
 
     def _arguments(self, patch_size: tuple[int, ...]) -> dict[str, Any]:
         return super()._arguments(patch_size) | {"img_size": patch_size}
@@ -181,7 +171,6 @@ class SwinUNETRConfig(MonaiNetConfig):
     use_v2: bool = False
 
     def divisor(self) -> tuple[int, ...]:
-        """Downsampling along each axis, which must divide the patch."""
         return (32,) * self.spatial_dims
 
 

@@ -1,26 +1,36 @@
-"""Optimizers by name: a base of torch, and the sharpness-aware rule around it."""
+"""Optimizers by name: a base of torch and a sharpness-aware rule."""
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import SGD, AdamW, Optimizer
 
+from uumamba import optim
 from uumamba.config.base import Config
 from uumamba.runtime.errors import require
 
-if TYPE_CHECKING:
-    from uumamba.optim import AdaptiveTrigger, OutputBiasForgetting
-    from uumamba.optim.engine import SharpnessAware
-
-Perturbed = Literal["all", "norm_layers"]
-Perturbation = Literal["rank", "global"]
+PerturbedWeights = Literal["all", "norm_layers"]
 
 
-class SGDConfig(Config):
-    """Stochastic gradient descent, nnU-Net's defaults."""
+class BaseConfig(Config):
+    """Options of a base optimizer of torch."""
+
+    name: str
+
+    def build(self, *, fused: bool = False) -> Callable[..., Optimizer]:
+        """Build a callable from parameters to the optimizer.
+
+        ``fused`` updates all parameters in one kernel.
+        """
+        make = {"SGD": SGD, "AdamW": AdamW}[self.name]
+        return partial(make, **self.model_dump(exclude={"name"}), fused=fused or None)
+
+
+class SGDConfig(BaseConfig):
+    """Stochastic gradient descent with nnU-Net's defaults."""
 
     name: Literal["SGD"]
     lr: PositiveFloat = 0.01
@@ -28,14 +38,8 @@ class SGDConfig(Config):
     nesterov: bool = True
     weight_decay: NonNegativeFloat = 3e-5
 
-    def build(self, *, fused: bool = False) -> Callable[..., Optimizer]:
-        """Build a callable from parameters to the optimizer; ``fused`` updates all of them in one kernel."""
-        from torch.optim import SGD
 
-        return partial(SGD, **self.model_dump(exclude={"name"}), fused=fused or None)
-
-
-class AdamWConfig(Config):
+class AdamWConfig(BaseConfig):
     """Adam with decoupled weight decay."""
 
     name: Literal["AdamW"]
@@ -43,18 +47,9 @@ class AdamWConfig(Config):
     betas: tuple[NonNegativeFloat, NonNegativeFloat] = (0.9, 0.999)
     weight_decay: NonNegativeFloat = 1e-2
 
-    def build(self, *, fused: bool = False) -> Callable[..., Optimizer]:
-        """Build a callable from parameters to the optimizer; ``fused`` updates all of them in one kernel."""
-        from torch.optim import AdamW
-
-        return partial(AdamW, **self.model_dump(exclude={"name"}), fused=fused or None)
-
-
-BaseConfig = Annotated[SGDConfig | AdamWConfig, Field(discriminator="name")]
-
 
 class OutputBiasForgettingConfig(Config):
-    """Ascent loss that forgets the outputs' bias; see :class:`uumamba.optim.OutputBiasForgetting`."""
+    """Loss to perturb along; see :class:`uumamba.optim.OutputBiasForgetting`."""
 
     name: Literal["output_bias_forgetting"]
     gamma: float = Field(1.0, ge=0, le=1)
@@ -64,79 +59,67 @@ class OutputBiasForgettingConfig(Config):
     class_mean: bool = False
     ignore_label: NonNegativeInt | None = None
 
-    def build(self) -> "OutputBiasForgetting":
-        """Build the function from logits and label to the scalar to climb."""
-        from uumamba.optim import OutputBiasForgetting
-
-        return OutputBiasForgetting(**self.model_dump(exclude={"name"}))
+    def build(self) -> optim.OutputBiasForgetting:
+        return optim.OutputBiasForgetting(**self.model_dump(exclude={"name"}))
 
 
-AscentConfig = OutputBiasForgettingConfig
-
-WITHOUT_ASCENT = {
-    "Plain": "never climbs",
-    "MSAM": "climbs along its momentum, before its only pass",
-    "StaleSAM": "climbs along the last step's gradient, before its only pass",
-    "LookSAM": "descends with the first pass's gradient in most steps",
-    "SAGM": "descends with the first pass's gradient too",
-}
-"""Optimizers that cannot climb another loss, each with the reason."""
+WITHOUT_ASCENT = ("Plain", "MSAM", "StaleSAM", "LookSAM", "SAGM")
+"""Optimizers without an ascent step along the first gradient, or whose update contains that gradient."""
 
 
-class FamilyConfig(Config):
-    """Options of every optimizer: its base, gradient clipping, and the loss to climb."""
+class OptimizerConfig(Config):
+    """Options of every optimizer: base, gradient clipping and ascent loss."""
 
     name: str
-    base: BaseConfig
+    base: SGDConfig | AdamWConfig = Field(discriminator="name")
     max_grad_norm: PositiveFloat | None = 12.0
-    ascent: AscentConfig | None = None
+    ascent: OutputBiasForgettingConfig | None = None
 
     @model_validator(mode="after")
-    def _check_ascent(self) -> "FamilyConfig":
+    def _check_ascent(self) -> "OptimizerConfig":
         require(
             self.ascent is None or self.name not in WITHOUT_ASCENT,
             "ascent",
             got=self.ascent and self.ascent.name,
-            expected=f"nothing, as {self.name} {WITHOUT_ASCENT.get(self.name)}",
-            fix="leave ascent out, or take an optimizer with an ascent pass, such as SAM or ASAM",
+            expected=f"none with {self.name}",
+            fix="leave ascent out, or take an optimizer such as SAM or ASAM",
         )
         return self
 
     @property
     def needs_logits(self) -> bool:
-        """Whether the objective must return logits and label beside the loss."""
+        """Return whether the objective must return logits and label with the loss."""
         return self.ascent is not None
 
     def build_ascent(self) -> Callable[[Any], Tensor] | None:
-        """Build the function from logits and label to the scalar to climb; None climbs the loss itself."""
+        """Build the ascent loss of logits and label; None without one."""
         return None if self.ascent is None else self.ascent.build()
 
-    def build(self, net: nn.Module, objective: nn.Module, **engine: Any) -> "SharpnessAware":
+    def build(self, net: nn.Module, objective: nn.Module, **engine: Any) -> optim.SharpnessAware:
         """Build the optimizer of the network's and the objective's parameters."""
-        from uumamba import optim
-
-        make: Callable[..., SharpnessAware] = getattr(optim, self.name)
-        arguments = {key: _built(value) for key, value in self if key not in ("name", "base", "ascent", "perturb")}
-        base = self.base.build(fused=fuses(net))
+        make: Callable[..., optim.SharpnessAware] = getattr(optim, self.name)
+        options = {key: value for key, value in self if key not in ("name", "base", "ascent", "perturb", "trigger")}
+        if trigger := getattr(self, "trigger", None):
+            options["trigger"] = trigger.build()
         groups = parameter_groups(net, objective, perturb=getattr(self, "perturb", "all"))
-        return make(groups, base=base, **arguments, **({"net": net} | engine))
+        return make(groups, base=self.base.build(fused=can_fuse(net)), **options, **({"net": net} | engine))
 
 
-class PlainConfig(FamilyConfig):
-    """The base optimizer alone."""
+class PlainConfig(OptimizerConfig):
+    """Base optimizer without perturbation."""
 
     name: Literal["Plain"]
 
 
-class SharpnessAwareConfig(FamilyConfig):
+class SharpnessAwareConfig(OptimizerConfig):
     """Options of every optimizer that perturbs weights.
 
-    ``perturb`` selects all weights of the network or those of its norm layers (SAM-ON); with several ranks, each climbs
-    along its own gradient (``rank``) or all along the averaged one (``global``).
+    ``perturb`` selects all weights of the network or only the weights of its norm layers (SAM-ON). With several ranks,
+    each rank perturbs along its own gradient (``rank``) or all ranks along the averaged gradient (``global``).
     """
 
-    perturb: Perturbed = "all"
-    perturbation: Perturbation = "rank"
+    perturb: PerturbedWeights = "all"
+    perturbation: Literal["rank", "global"] = "rank"
 
 
 class SAMConfig(SharpnessAwareConfig):
@@ -156,7 +139,7 @@ class ASAMConfig(SharpnessAwareConfig):
 
 
 class TRAMConfig(SharpnessAwareConfig):
-    """Adaptive SAM whose radius is the distance that the network's outputs have moved."""
+    """Adaptive SAM whose radius is the divergence of the network's outputs."""
 
     name: Literal["TRAM"]
     trust: Literal["previous", "initial", "noise", "fisher"] = "previous"
@@ -170,12 +153,14 @@ class TRAMConfig(SharpnessAwareConfig):
 
     @property
     def needs_logits(self) -> bool:
-        """Whether the trust region compares logits, or an ascent needs them."""
         return self.ascent is not None or self.trust != "fisher"
 
 
 class GSAMConfig(SharpnessAwareConfig):
-    """SAM plus the surrogate gap; with ``rho_min`` and ``lr_max`` the radius follows the learning rate."""
+    """SAM that also minimises the surrogate gap.
+
+    With ``rho_min`` and ``lr_max`` the radius follows the learning rate.
+    """
 
     name: Literal["GSAM"]
     rho: NonNegativeFloat = 0.05
@@ -186,7 +171,7 @@ class GSAMConfig(SharpnessAwareConfig):
 
 
 class FriendlySAMConfig(SharpnessAwareConfig):
-    """SAM that climbs along the batch-specific part of the gradient."""
+    """SAM along the batch-specific part of the gradient."""
 
     name: Literal["FriendlySAM"]
     rho: NonNegativeFloat = 0.05
@@ -195,22 +180,19 @@ class FriendlySAMConfig(SharpnessAwareConfig):
 
 
 class AdaptiveTriggerConfig(Config):
-    """Trigger of LookSAM: climb where the gradient is large for this stage of the training."""
+    """Trigger of LookSAM's ascent step; see :class:`uumamba.optim.AdaptiveTrigger`."""
 
     total_steps: PositiveInt
     start: float = 1.0
     end: float = -1.0
     decay: float = Field(0.9, ge=0, lt=1)
 
-    def build(self) -> "AdaptiveTrigger":
-        """Build the trigger."""
-        from uumamba.optim import AdaptiveTrigger
-
-        return AdaptiveTrigger(**self.model_dump())
+    def build(self) -> optim.AdaptiveTrigger:
+        return optim.AdaptiveTrigger(**self.model_dump())
 
 
 class LookSAMConfig(SharpnessAwareConfig):
-    """SAM with a second pass every ``k`` steps, or when the trigger fires."""
+    """SAM with a second pass every ``k`` steps or by a trigger."""
 
     name: Literal["LookSAM"]
     rho: NonNegativeFloat = 0.05
@@ -256,21 +238,22 @@ OptimConfig = Annotated[
 ]
 
 
-def parameter_groups(net: nn.Module, objective: nn.Module, *, perturb: Perturbed = "all") -> list[dict[str, Any]]:
+def parameter_groups(
+    net: nn.Module, objective: nn.Module, *, perturb: PerturbedWeights = "all"
+) -> list[dict[str, Any]]:
     """Group the parameters of network and objective for the optimizer.
 
-    The objective's parameters neither decay nor climb, and scales of a quantized network do not decay. With
-    ``norm_layers`` the network has two groups, of which the norm layers alone climb. Frozen parameters are left out.
+    The objective's parameters are neither decayed nor perturbed, and scales of a quantized network are not decayed.
+    With ``norm_layers`` the network has two groups, of which only the norm layers are perturbed. Frozen parameters are
+    left out.
 
     Raises:
         UsageError: the network has no norm layer with parameters.
     """
-    groups: list[dict[str, Any]] = [{"params": _trainable(net.parameters())}]
+    groups: list[dict[str, Any]] = [{"params": net.parameters()}]
     if perturb == "norm_layers":
-        from uumamba.optim import norm_layers_only
-
-        groups = [group | {"params": _trainable(group["params"])} for group in norm_layers_only(net)]
-    groups = _separate_scales(groups, net)
+        groups = optim.norm_layers_only(net)
+    groups = _separate_scales([group | {"params": _trainable(group["params"])} for group in groups], net)
     own = _trainable(objective.parameters())
     if own:
         groups.append({"params": own, "weight_decay": 0.0, "perturb": False})
@@ -278,7 +261,7 @@ def parameter_groups(net: nn.Module, objective: nn.Module, *, perturb: Perturbed
 
 
 def _separate_scales(groups: list[dict[str, Any]], net: nn.Module) -> list[dict[str, Any]]:
-    """Split each group that holds scales of quantizers in two, the second without weight decay."""
+    """Split each group's quantizer scales into a group without weight decay."""
     from uumamba.quantization import quantizer_scales
 
     scales = set(quantizer_scales(net).values())
@@ -295,15 +278,12 @@ def _trainable(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
     return [parameter for parameter in parameters if parameter.requires_grad]
 
 
-def _built(value: Any) -> Any:
-    return value.build() if isinstance(value, AdaptiveTriggerConfig) else value
+def can_fuse(net: nn.Module) -> bool:
+    """Return whether torch can update the network's weights in one fused kernel.
 
-
-def fuses(net: nn.Module) -> bool:
-    """Whether torch can update the network's weights in one fused kernel.
-
-    Only contiguous floating-point weights on CPU or CUDA: with channels last, gradients of a 1x1 kernel have other
-    strides than the kernel, which fused updates reject. On one core it takes about a third of the time.
+    The weights must be contiguous, of floating point, and on CPU or CUDA: with channels last, gradients of a 1x1 kernel
+    have other strides than the kernel, which fused updates reject. On one core the fused update takes a third of the
+    time.
     """
     return all(
         value.device.type in ("cpu", "cuda") and value.is_floating_point() and value.is_contiguous()

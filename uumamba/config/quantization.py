@@ -17,16 +17,16 @@ Width = Annotated[int | None, BeforeValidator(lambda bits: None if bits == "None
 
 
 class GAQATConfig(Config):
-    """Freezing of scale gradients, window by window; see :class:`uumamba.quantization.GAQAT`."""
+    """Freezing of scale gradients per window; see :class:`uumamba.quantization.GAQAT`."""
 
     every: PositiveInt = 50
     threshold: NonNegativeFloat = 0.3
     mode: Literal["task", "smooth", "always", "never", "alternate"] = "task"
 
-    def first_effect(self, start_step: int) -> int:
-        """First step, counted from 1, whose result GAQAT can change.
+    def find_first_effect(self, start_step: int) -> int:
+        """Return the first step, counted from 1, that GAQAT can change.
 
-        Before ``start_step`` scales have no gradient, so there is none to freeze and no sign to compare.
+        Before ``start_step`` scales have no gradient, so there is no gradient to freeze and no sign to compare.
         """
         if self.mode in ("always", "never"):
             return start_step + 1
@@ -37,17 +37,12 @@ class GAQATConfig(Config):
             before = -(-(start_step + 2) // self.every) * self.every
         return before + 1
 
-    def build(self, optimizer: Any, net: nn.Module) -> "GAQAT":
-        """Build GAQAT, attached to the optimizer, which keeps its state."""
-        from uumamba.quantization import GAQAT
-
-        return GAQAT(optimizer, net, **self.model_dump())
-
 
 class QuantizationConfig(Config):
-    """Weights and activations of 2 to 8 bits with learned scales; see :func:`uumamba.quantization.quantize_`.
+    """Low-bit weights and activations; see :func:`uumamba.quantization.quantize_`.
 
-    Activation scales are initialised from ``calibration_batches`` training batches.
+    Both have 2 to 8 bits and learned scales. Activation scales are initialised from ``calibration_batches`` training
+    batches.
     """
 
     weight_bits: Width = 4
@@ -68,7 +63,7 @@ class QuantizationConfig(Config):
             batches_per_epoch: optimizer steps of an epoch.
 
         Raises:
-            UsageError: the objective is MESA, whose averaged teacher would average bit widths; calibration takes more
+            UsageError: the objective is MESA, whose averaged teacher would average bit widths; calibration needs more
                 batches than an epoch has; or GAQAT has another optimizer than SAGM.
         """
         require(
@@ -98,23 +93,22 @@ class QuantizationConfig(Config):
         """Raise if ``start_step`` or ``gaqat.every`` exceeds the number of training steps.
 
         Raises:
-            UsageError: nothing would be trained with quantized weights, or no scale would be frozen.
+            UsageError: the training would end before the first quantized step, or before the first frozen scale.
         """
-        length = f"the training's {steps} steps"
         require(
             self.start_step < steps,
             "start_step",
             got=self.start_step,
-            expected=f"fewer than {length}",
-            fix="set quantization.start_step lower or train longer",
+            expected=f"a number below the {steps} steps of the training",
+            fix="lower quantization.start_step, or train longer",
         )
-        first = 0 if self.gaqat is None else self.gaqat.first_effect(self.start_step)
+        first = 0 if self.gaqat is None else self.gaqat.find_first_effect(self.start_step)
         require(
             first <= steps,
             "gaqat.every",
             got=self.gaqat and self.gaqat.every,
-            expected=f"freezing that starts within {length} and not at step {first}",
-            fix="set quantization.start_step or quantization.gaqat.every lower, or train longer",
+            expected=f"a first frozen step, now {first}, within the {steps} steps of the training",
+            fix="lower quantization.start_step or quantization.gaqat.every, or train longer",
         )
 
     def build(self, net: nn.Module) -> nn.Module:
@@ -124,13 +118,13 @@ class QuantizationConfig(Config):
         return quantize_(net, **self.model_dump(exclude={"calibration_batches", "gaqat"}))
 
     def attach(self, optimizer: Any, net: nn.Module) -> "GAQAT | None":
-        """Attach the step counter of ``start_step`` and GAQAT to the optimizer.
+        """Attach GAQAT and the step counter of ``start_step`` to the optimizer.
 
         Raises:
             UsageError: GAQAT with several ranks, whose local gradients would freeze different scales.
         """
-        from uumamba.quantization import count_steps
+        from uumamba.quantization import GAQAT, count_steps
 
         if self.start_step:
             count_steps(net, optimizer)
-        return None if self.gaqat is None else self.gaqat.build(optimizer, net)
+        return None if self.gaqat is None else GAQAT(optimizer, net, **self.gaqat.model_dump())

@@ -1,4 +1,4 @@
-"""The configuration of one run, from raw scans to the report."""
+"""Configuration of one run, from raw scans to the report."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from torch import nn
 from uumamba.config.augmentation import AugmentConfig
 from uumamba.config.base import Config
 from uumamba.config.data import DatasetConfig, PreprocessConfig
-from uumamba.config.domain_generalization import DomainGeneralizationConfig
+from uumamba.config.domain_generalization import UDIMConfig
 from uumamba.config.loss import LossConfig
 from uumamba.config.net import NetConfig
 from uumamba.config.objectives import ObjectiveConfig, SupervisedConfig
@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
 
 class RunConfig(Config):
-    """Everything that decides a run's result; stored in the run's folder and in each checkpoint."""
+    """Every option that changes a run's result.
+
+    The configuration is stored in the run's folder and in each checkpoint.
+    """
 
     name: str
     seed: NonNegativeInt = 0
@@ -38,7 +41,7 @@ class RunConfig(Config):
     quantization: QuantizationConfig | None = None
     objective: ObjectiveConfig = SupervisedConfig()
     optim: OptimConfig
-    domain_generalization: DomainGeneralizationConfig | None = None
+    domain_generalization: UDIMConfig | None = None
     schedule: ScheduleConfig = ScheduleConfig()
     training: TrainingConfig
     augment: AugmentConfig = AugmentConfig()
@@ -53,13 +56,13 @@ class RunConfig(Config):
             len(patch_size) == dimensions,
             "training.patch_size",
             got=patch_size,
-            expected=f"{dimensions} numbers, as net.spatial_dims is {dimensions}",
+            expected=f"{dimensions} numbers, as in net.spatial_dims",
         )
         require(
             all(axis < dimensions for axis in mirror_axes),
             "augment.mirror_axes",
             got=mirror_axes,
-            expected=f"axes below {dimensions}, as net.spatial_dims is {dimensions}",
+            expected=f"axes below net.spatial_dims, {dimensions}",
         )
         check_divisible(patch_size, self.net.divisor(), name="training.patch_size")
         return self
@@ -73,9 +76,10 @@ class RunConfig(Config):
         return self
 
     def check(self) -> None:
-        """Build every part once, without memory for weights, so that wrong values are found before scans are prepared.
+        """Build every part once, to find wrong values before scans are prepared.
 
-        MONAI's SwinUNETR is built with memory: its constructor reads values of a tensor, which the meta device lacks.
+        Networks are built on the meta device, without memory for weights. MONAI's SwinUNETR is built on the CPU: its
+        constructor reads values of a tensor, which the meta device lacks.
 
         Raises:
             UsageError: a constructor rejects a value; the key names the part.
@@ -109,9 +113,9 @@ class RunConfig(Config):
             )
 
     def check_takes_effect(self) -> None:
-        """Raise if quantization or scale freezing would only start after the last step.
+        """Raise if quantization or scale freezing would start after the last step.
 
-        It applies to new runs alone: a stored run that does so can be resumed and predicts.
+        The check is for new runs only: a stored run of this kind can be resumed and predicts.
 
         Raises:
             UsageError: ``start_step`` or ``gaqat.every`` exceeds the number of steps; of a budget, the largest number.
@@ -121,7 +125,7 @@ class RunConfig(Config):
                 self.quantization.check_takes_effect(self.training.epochs * self.training.batches_per_epoch)
 
     def build_method(self, net: nn.Module, loss: nn.Module, *, rank: int = 0) -> "UDIM | None":
-        """Build the domain-generalization method of this rank, if the run has one."""
+        """Build the run's domain-generalization method for this rank; None without a method."""
         if self.domain_generalization is None:
             return None
         return self.domain_generalization.build(
@@ -129,17 +133,20 @@ class RunConfig(Config):
         )
 
     def as_json(self) -> dict[str, Any]:
-        """Dump the resolved configuration as plain values."""
+        """Dump the resolved configuration as JSON values."""
         stored: dict[str, Any] = self.model_dump(mode="json")
         return stored
 
 
 @contextmanager
 def _within(section: str) -> Iterator[None]:
-    """Prefix the key of an error with its section; errors of torch and MONAI get the section as key."""
+    """Prefix the key of an error with its section.
+
+    Errors of torch and MONAI get the section as key.
+    """
     try:
         yield
     except UsageError as error:
         raise error.within(section) from None
     except ValueError as error:
-        raise UsageError(section, got=str(error).rstrip("."), expected="values that its constructor accepts") from None
+        raise UsageError(section, got=str(error).rstrip("."), expected="values for its constructor") from None

@@ -1,4 +1,4 @@
-"""Trackers: TensorBoard and MLflow beside the run's own files."""
+"""Trackers: TensorBoard and MLflow, in addition to the run's own files."""
 
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
@@ -12,17 +12,17 @@ if TYPE_CHECKING:
 
 Tracker = Literal["tensorboard", "mlflow"]
 PACKAGES = {"tensorboard": ("tensorboard",), "mlflow": ("mlflow", "sqlalchemy", "alembic")}
-"""Packages that each tracker imports; mlflow-skinny lacks the last two of MLflow's."""
+"""Packages that each tracker imports; mlflow-skinny lacks MLflow's last two."""
 
 
 def build_trackers(
     names: Sequence[Tracker], *, run: Path, fold: str, experiment: str, parameters: Mapping[str, Any]
 ) -> "list[Callback]":
-    """Build the trackers of a fold, each once; they write into the run's folder.
+    """Build the trackers of a fold, each once.
 
     Args:
         names: trackers of the configuration.
-        run: the run's folder; its folds share one MLflow database.
+        run: the run's folder, in which trackers write; its folds share one MLflow database.
         fold: the fold's path in the run's folder.
         experiment: name of the MLflow experiment; each fold is an MLflow run.
         parameters: logged by MLflow.
@@ -41,7 +41,7 @@ def build_trackers(
 
 
 def check_trackers(names: Sequence[Tracker]) -> None:
-    """Raise if a tracker's packages are not installed; none of them is imported.
+    """Raise if a tracker's packages are not installed, without importing them.
 
     Raises:
         UsageError: a package is not installed.
@@ -52,6 +52,6 @@ def check_trackers(names: Sequence[Tracker]) -> None:
             not missing,
             "track",
             got=name,
-            expected=f"a tracker whose packages are installed, without {', '.join(missing)}",
+            expected=f"installed packages, missing: {', '.join(missing)}",
             fix=f"pip install 'uumamba[track]', or leave {name} out",
         )

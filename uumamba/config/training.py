@@ -1,25 +1,27 @@
 """Training length, sampling, precision and schedule, and inference options."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from uumamba.config.base import Config
+from uumamba.data.sampling import Sampling
 from uumamba.runtime.errors import require
-
-if TYPE_CHECKING:
-    from torch.optim import Optimizer
-    from torch.optim.lr_scheduler import LRScheduler
-
-    from uumamba.data.sampling import Sampling
-    from uumamba.training.budget import Budget
+from uumamba.training.budget import Budget
+from uumamba.training.schedule import make_schedule
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 class ScheduleConfig(Config):
-    """Learning rate schedule over the steps, or over the minutes of a ``budget``, after which training ends."""
+    """Learning rate schedule over the steps of a training.
+
+    ``budget`` schedules over ``minutes`` instead, after which training ends.
+    """
 
     name: Literal["poly", "cosine", "constant", "budget"] = "poly"
     power: PositiveFloat = 0.9
@@ -32,33 +34,29 @@ class ScheduleConfig(Config):
             (self.name == "budget") == (self.minutes is not None),
             "minutes",
             got=self.minutes,
-            expected="a number for name budget, none for other names",
+            expected="a number for name budget, null for other names",
             fix="set schedule={name: budget, minutes: 25}, or leave minutes out",
         )
         return self
 
-    def build_budget(self) -> "Budget | None":
+    def build_budget(self) -> Budget | None:
         """Build the time budget; None without ``minutes``."""
-        from uumamba.training.budget import Budget
-
         return None if self.minutes is None else Budget(self.minutes)
 
     def build(
-        self, optimizer: "Optimizer", *, epochs: int, batches_per_epoch: int, budget: "Budget | None" = None
-    ) -> "LRScheduler":
-        """Build the schedule of a training of at most that length.
+        self, optimizer: Optimizer, *, epochs: int, batches_per_epoch: int, budget: Budget | None = None
+    ) -> LRScheduler:
+        """Build the schedule of a training of at most ``epochs``.
 
         Raises:
             UsageError: the warm-up takes all epochs.
         """
-        from uumamba.training.schedule import make_schedule
-
         require(
             self.warmup_epochs < epochs,
             "warmup_epochs",
             got=self.warmup_epochs,
-            expected=f"fewer than training.epochs, {epochs}",
-            fix="set schedule.warmup_epochs lower or train longer",
+            expected=f"a number below training.epochs, {epochs}",
+            fix="lower schedule.warmup_epochs, or train longer",
         )
         return make_schedule(
             optimizer,
@@ -71,21 +69,19 @@ class ScheduleConfig(Config):
 
 
 class SamplingConfig(Config):
-    """Sampling of patches; see :class:`uumamba.data.sampling.Sampling`, classes by name."""
+    """Sampling of patches, classes by name; see :class:`uumamba.data.sampling.Sampling`."""
 
     forced: Literal["share", "chance"] = "share"
     classes: Literal["of_case", "of_data_set"] = "of_case"
     class_weights: dict[str, NonNegativeFloat] = Field(default_factory=dict)
     content_fraction: float = Field(0.0, ge=0.0, lt=1.0)
 
-    def build(self, *, structures: Mapping[str, int]) -> "Sampling":
+    def build(self, *, structures: Mapping[str, int]) -> Sampling:
         """Build the sampling for a data set with these label values.
 
         Raises:
             UsageError: ``class_weights`` has a structure that the data set lacks.
         """
-        from uumamba.data.sampling import Sampling
-
         require(
             self.class_weights.keys() <= structures.keys(),
             "training.sampling.class_weights",
@@ -101,11 +97,12 @@ class SamplingConfig(Config):
 
 
 class UsefulConfig(Config):
-    """USEFUL: a short probe run finds the cases that are learned slowly, and training shows them ``factor`` times.
+    """USEFUL: show cases that are learned slowly ``factor`` times.
 
-    The probe trains the same run until its error on ``views`` fixed patches of every training case falls by less than
-    ``slowing`` of its largest fall in an epoch, or for ``most_epochs``. Slow cases are the worse of two clusters (of
-    each group of ``group_by`` if given). An ``index_file`` of an earlier run of the same cases replaces the probe.
+    A short probe finds these cases. It trains the same run until its error on ``views`` fixed patches of every training
+    case falls by less than ``slowing`` of its largest fall per epoch, or for ``most_epochs``. Slow cases are the worse
+    of two clusters (of each group of ``group_by`` if given). An ``index_file`` of an earlier run of the same cases
+    replaces the probe.
     """
 
     most_epochs: int = Field(10, ge=2)
@@ -145,7 +142,7 @@ class TrainingConfig(Config):
             self.sampling.classes == "of_case",
             "sampling.classes",
             got=self.sampling.classes,
-            expected="of_case with training.useful, as of_data_set draws all cases of a class equally often",
+            expected="of_case with training.useful",
             fix="set sampling.classes to of_case, or useful to null",
         )
         require(
@@ -159,7 +156,10 @@ class TrainingConfig(Config):
 
 
 class InferenceConfig(Config):
-    """Sliding window and mirror averaging."""
+    """Sliding window and mirror averaging.
+
+    ``windows_at_once`` is the sliding-window batch size.
+    """
 
     overlap: float = Field(0.5, ge=0.0, lt=1.0)
     mirror: bool = False
@@ -168,7 +168,7 @@ class InferenceConfig(Config):
 
 
 def resolve_precision(precision: Precision, device: str) -> Literal["float32", "bfloat16", "float16"]:
-    """Resolve ``auto`` to bfloat16 where the device multiplies it natively, and to float32 elsewhere.
+    """Resolve ``auto`` to bfloat16 on devices with native support, else to float32.
 
     Example:
         >>> resolve_precision("float32", "cpu")
@@ -176,8 +176,6 @@ def resolve_precision(precision: Precision, device: str) -> Literal["float32", "
     """
     if precision != "auto":
         return precision
-    import torch
-
     if device.startswith("cuda"):
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     capable = torch.cpu.get_capabilities()
@@ -185,9 +183,10 @@ def resolve_precision(precision: Precision, device: str) -> Literal["float32", "
 
 
 def resolve_channels_last(channels_last: bool | Literal["auto"], device: str) -> bool:
-    """Resolve ``auto`` to the channels-first layout, which was the faster one wherever it was measured.
+    """Resolve ``auto`` to the channels-first layout, the faster one in every measurement.
 
-    On CUDA, torch's instance norm converts every map back to channels first, so the gain depends on the network.
+    On CUDA, torch's instance norm converts every feature map back to channels first, so the gain depends on the
+    network.
 
     Raises:
         UsageError: channels last on a CPU, where torch 2.13 writes past its memory in the backward pass of a strided
@@ -201,6 +200,6 @@ def resolve_channels_last(channels_last: bool | Literal["auto"], device: str) ->
         not (channels_last is True and device.startswith("cpu")),
         "training.channels_last",
         got=channels_last,
-        expected="auto or false on a CPU, where torch's backward pass can crash",
+        expected="auto or false on a CPU, for safety of torch's backward pass",
     )
     return channels_last is True

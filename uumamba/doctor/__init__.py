@@ -1,1 +1,1 @@
-"""Report of what this machine has, how fast its parts are, and what will limit training."""
+"""Report of the machine, its speed, and the limit of training."""

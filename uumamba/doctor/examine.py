@@ -1,6 +1,5 @@
-"""Report of the machine, the scan backends, the speed of its parts, and the limit of training."""
+"""Report of the machine, its scan backends and the limit of training."""
 
-import os
 import platform
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -18,8 +17,9 @@ from uumamba.doctor.measure_training import TrainingRate, measure_training, verd
 from uumamba.doctor.stopwatch import REPEATS, median_seconds
 from uumamba.ops import automatic_backend, scan_backends, scan_problems, selective_scan
 from uumamba.ops.native_library import instruction_sets
+from uumamba.pipelines.run_layout import count_cores, describe_accelerator
 
-# (batch, channels, states, length): a Mamba layer in the middle of a U-Mamba network, small enough for the slowest.
+# (batch, channels, states, length): a Mamba layer in the middle of a U-Mamba network, small enough for any backend.
 _SHAPE = (1, 128, 16, 2048)
 
 
@@ -28,11 +28,11 @@ class BackendExamination:
     """One scan backend on this machine.
 
     Attributes:
-        name: as ``selective_scan`` takes it.
-        automatic: whether ``backend="auto"`` selects it, on the fastest device of this machine and in float32.
-        problem: reason why it cannot run, or None.
-        forward_ms: median time of a forward pass, where it can run.
-        both_ms: the same with the backward pass.
+        name: ``backend`` of ``selective_scan``.
+        automatic: whether ``backend="auto"`` selects this backend, on the fastest device of this machine in float32.
+        problem: reason why the backend cannot run, or None.
+        forward_ms: median time of a forward pass, if the backend can run.
+        both_ms: median time of forward and backward pass together.
     """
 
     name: str
@@ -43,13 +43,15 @@ class BackendExamination:
 
 
 def examine(folder: Path | str = ".") -> None:
-    """Print the machine, its scan backends, and the rates that limit training; takes about 15 seconds.
+    """Print the machine, its scan backends and its limit of training.
+
+    This takes about 15 seconds.
 
     Args:
-        folder: a folder of the disk to measure, with a file that is removed.
+        folder: a folder of the disk to measure, where a file is written and removed.
 
     Raises:
-        UsageError: nothing can be written there.
+        UsageError: no file can be written there.
     """
     console = Console()
     disk = measure_disk(folder)  # first, since it may raise
@@ -63,25 +65,25 @@ def examine(folder: Path | str = ".") -> None:
     batch, channels, states, length = _SHAPE
     console.print(
         f"Medians of {REPEATS} for {channels} channels of {states} states at length {length}, batch {batch}, float32. "
-        "Networks use the one marked auto.",
+        "Networks use the backend marked auto.",
         highlight=False,
     )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rate = measure_training(device)
-    console.print(rate_table(rate, disk, folder))
+    console.print(_rate_table(rate, disk, folder))
     console.print(advice(time_convolutions(device), device), highlight=False)
-    console.print(verdict(rate, disk, cores=_cores()), style="bold", highlight=False)
+    console.print(verdict(rate, disk, cores=count_cores()), style="bold", highlight=False)
 
 
-def rate_table(rate: TrainingRate, disk: DiskRate, folder: Path | str) -> Table:
-    """Build a table of the rates of data and training steps, per second."""
-    table = Table("", Column("a second", justify="right"), "how it was measured", box=SIMPLE)
+def _rate_table(rate: TrainingRate, disk: DiskRate, folder: Path | str) -> Table:
+    """Build a table of data rates and training steps per second."""
+    table = Table("", Column("per second", justify="right"), "measured with", box=SIMPLE)
     where = Path(folder).resolve().name or str(folder)
     for row in (
         ("disk, written", f"{disk.write_mb_per_s:.0f} MB", f"a file in {where}, synchronised"),
-        ("disk, read", f"{disk.read_mb_per_s:.0f} MB", "the same file, not from memory where the system allows"),
-        ("patches read", f"{rate.batch_size / rate.read_s:.0f}", "one process, prepared phantom in memory"),
-        ("patches augmented", f"{rate.batch_size / rate.augment_s:.0f}", f"in batches on {rate.device}"),
+        ("disk, read", f"{disk.read_mb_per_s:.0f} MB", "the same file, without the system's cache where possible"),
+        ("patches read", f"{rate.batch_size / rate.read_s:.0f}", "one process, a prepared phantom in memory"),
+        ("patches augmented", f"{rate.batch_size / rate.augment_s:.0f}", f"batches on {rate.device}"),
         ("training steps", f"{1 / rate.step_s:.3g}", f"the demo's {rate.what}"),
     ):
         table.add_row(*row)
@@ -89,36 +91,35 @@ def rate_table(rate: TrainingRate, disk: DiskRate, folder: Path | str) -> Table:
 
 
 def machine() -> dict[str, str]:
-    """Describe versions and hardware, a line each.
+    """Describe versions and hardware, one line each.
 
     Example:
         >>> "torch" in machine()
         True
     """
-    cuda = torch.cuda.is_available()
     return {
         "uumamba": version("uumamba"),
         "Python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
         "torch": f"{torch.__version__}, {torch.get_num_threads()} threads",
-        "processor": f"{_cores()} cores, {torch.backends.cpu.get_cpu_capability()} (native scan: "
+        "processor": f"{count_cores()} cores, {torch.backends.cpu.get_cpu_capability()} (native scan: "
         f"{', '.join(instruction_sets()) or 'absent'})",
-        "accelerator": f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}" if cuda else "none found by torch",
+        "accelerator": describe_accelerator("cuda") if torch.cuda.is_available() else "none found by torch",
     }
 
 
 def examine_scans() -> list[BackendExamination]:
-    """Time every scan backend that can run; takes a few seconds."""
+    """Time every scan backend that can run, in a few seconds."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     chosen = automatic_backend(device, torch.float32)
-    problems = scan_problems()
-    found = []
-    for name in (*scan_backends(), *problems):
-        times = (None, None) if name in problems else _times(name, "cpu" if name == "native" else device)
-        found.append(BackendExamination(name, name == chosen, problems.get(name), *times))
-    return found
+    timed = [
+        BackendExamination(name, name == chosen, None, *_time_scan(name, "cpu" if name == "native" else device))
+        for name in scan_backends()
+    ]
+    return timed + [BackendExamination(name, name == chosen, problem) for name, problem in scan_problems().items()]
 
 
-def _times(name: str, device: str) -> tuple[float, float]:
+def _time_scan(name: str, device: str) -> tuple[float, float]:
+    """Time the forward pass, and forward and backward together, in milliseconds."""
     batch, channels, states, length = _SHAPE
     draw = torch.Generator().manual_seed(0)
     u, delta = (torch.randn(batch, channels, length, generator=draw) for _ in range(2))
@@ -126,14 +127,10 @@ def _times(name: str, device: str) -> tuple[float, float]:
     A = -torch.ones(channels, states)
     u, delta, A, B, C = (tensor.to(device).requires_grad_() for tensor in (u, delta, A, B, C))
 
-    def both() -> None:
+    def run_scan() -> None:
         y = selective_scan(u, delta, A, B, C, delta_softplus=True, backend=name)
         assert isinstance(y, Tensor)
         if y.requires_grad:
             torch.autograd.grad(y.sum(), (u, delta, A, B, C))
 
-    return 1e3 * median_seconds(torch.no_grad()(both)), 1e3 * median_seconds(both)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 1e3 * median_seconds(torch.no_grad()(run_scan)), 1e3 * median_seconds(run_scan)

@@ -1,4 +1,4 @@
-"""Speed of writing and reading a folder's disk."""
+"""Write and read rate of a folder's disk."""
 
 import os
 import tempfile
@@ -15,12 +15,12 @@ _MB = 10**6
 
 @dataclass(frozen=True)
 class DiskRate:
-    """Rates in millions of bytes a second.
+    """Rates in millions of bytes per second.
 
     Attributes:
-        write_mb_per_s: synchronised to the disk.
-        read_mb_per_s: without the system's cache; where it cannot be bypassed, as in a folder in memory, this is
-            memory's rate.
+        write_mb_per_s: writing, synchronised to the disk.
+        read_mb_per_s: reading without the system's cache. In a folder in memory, where the cache cannot be bypassed,
+            this is the rate of memory.
     """
 
     write_mb_per_s: float
@@ -28,13 +28,15 @@ class DiskRate:
 
 
 def measure_disk(folder: Path | str) -> DiskRate:
-    """Write a file of at most 64 MB within two seconds, read it back and remove it.
+    """Measure the rates of writing and reading one file.
+
+    At most 64 MB are written, for at most two seconds. The file is removed.
 
     Raises:
         UsageError: the folder is missing, full, or may not be written to.
     """
     folder = Path(folder)
-    require(folder.is_dir(), "--folder", got=folder, expected="a folder that exists")
+    require(folder.is_dir(), "--folder", got=folder, expected="an existing folder")
     block = os.urandom(_MB)  # some file systems compress zeros
     try:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".uumamba-doctor-", buffering=0) as file:
@@ -43,7 +45,7 @@ def measure_disk(folder: Path | str) -> DiskRate:
                 file.write(block)
                 written += 1
                 if written % 16 == 0:
-                    os.fsync(file.fileno())  # otherwise all of it stays in memory until the time is up
+                    os.fsync(file.fileno())  # otherwise the data stay in memory until the time is over
             os.fsync(file.fileno())
             write_s = perf_counter() - begin
             if hasattr(os, "posix_fadvise"):
@@ -54,6 +56,6 @@ def measure_disk(folder: Path | str) -> DiskRate:
                 pass
             read_s = perf_counter() - begin
     except OSError as error:
-        expected = f"a folder that can be written to ({error.strerror})"
-        raise UsageError("--folder", got=folder, expected=expected) from None
+        got = f"{folder} ({error.strerror})"
+        raise UsageError("--folder", got=got, expected="a folder with write permission and space") from None
     return DiskRate(written / write_s, written / read_s)

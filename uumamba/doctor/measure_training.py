@@ -1,4 +1,4 @@
-"""Speed of reading, augmenting and training, on a phantom patient and the network of the demo."""
+"""Time of reading, augmenting and training with the demo's network."""
 
 import tempfile
 import warnings
@@ -21,21 +21,21 @@ from uumamba.runtime.autocast import autocast
 from uumamba.runtime.network import batch_to_device
 
 BATCHES = 8
-BYTES_A_VOXEL = 3
+BYTES_PER_VOXEL = 3
 """A prepared case is a float16 image and an 8-bit label."""
 
 
 @dataclass(frozen=True)
 class TrainingRate:
-    """Seconds a batch, and the kind of batches.
+    """Seconds per batch, and a description of the batches.
 
     Attributes:
-        read_s: reading its patches in one process, from files in memory.
-        augment_s: augmenting it on the training device.
-        step_s: the whole step of the network and its optimizer.
-        megabytes: of the planes that contain its patches.
-        batch_size: number of its patches.
-        what: network, optimizer and patch, for a reader.
+        read_s: time of reading a batch's patches in one process, from files in memory.
+        augment_s: time of augmenting a batch on the training device.
+        step_s: time of one step of the optimizer.
+        megabytes: size of the planes with a batch's patches.
+        batch_size: number of patches per batch.
+        what: network, optimizer and patch size in words.
         device: the training device.
     """
 
@@ -47,13 +47,12 @@ class TrainingRate:
     what: str
     device: str
 
-    def on_disk_s(self, disk: DiskRate) -> float:
-        """Time to read a batch that is not in memory, in seconds."""
-        return self.megabytes / disk.read_mb_per_s
-
 
 def measure_training(device: str) -> TrainingRate:
-    """Prepare a phantom patient in a temporary folder and time the demo's training on it; a few seconds."""
+    """Time the demo's training on a phantom patient.
+
+    The patient is prepared in a temporary folder. This takes a few seconds.
+    """
     from uumamba.pipelines.build import build_trainer
 
     config = read_config("demo")
@@ -82,7 +81,7 @@ def measure_training(device: str) -> TrainingRate:
         read_s,
         augment_s,
         step_s,
-        megabytes=size * plane * BYTES_A_VOXEL / 1e6,
+        megabytes=size * plane * BYTES_PER_VOXEL / 1e6,
         batch_size=size,
         what=f"{config.net.name} with {config.optim.name}, {size} patches of {patch}",
         device=device,
@@ -90,19 +89,21 @@ def measure_training(device: str) -> TrainingRate:
 
 
 def verdict(rate: TrainingRate, disk: DiskRate, *, cores: int) -> str:
-    """Name the limit of a training like the demo's: the data, the disk, the processor or the accelerator.
+    """Describe the part that limits a training like the demo's.
+
+    This is the data, the disk, the processor or the accelerator.
 
     Example:
         >>> rate = TrainingRate(0.004, 0.001, 0.02, 0.2, 8, "UMambaBot", "cuda")
         >>> verdict(rate, DiskRate(500.0, 1000.0), cores=8)
-        'The accelerator will limit training: a step takes it 21.0 ms, and a process reads its batch in 4.0 ms.'
+        'The accelerator will limit training: a step takes 21.0 ms, and a process reads a batch in 4.0 ms.'
     """
     computing = rate.augment_s + rate.step_s
-    step, read, disk_s = 1e3 * computing, 1e3 * rate.read_s, rate.on_disk_s(disk)
+    step, read, disk_s = 1e3 * computing, 1e3 * rate.read_s, rate.megabytes / disk.read_mb_per_s
     if disk_s > max(rate.read_s, computing):
         return (
-            f"The disk will limit training wherever the prepared cases do not fit into memory: a batch takes it "
-            f"{1e3 * disk_s:.1f} ms, a step {step:.1f} ms; put them on a faster disk."
+            f"The disk will limit training if the prepared cases do not fit into memory: reading a batch takes "
+            f"{1e3 * disk_s:.1f} ms, a step {step:.1f} ms; store the cases on a faster disk."
         )
     if rate.read_s > computing:
         workers = ceil(rate.read_s / computing)
@@ -113,11 +114,11 @@ def verdict(rate: TrainingRate, disk: DiskRate, *, cores: int) -> str:
         )
     if rate.device.startswith("cuda"):
         return (
-            f"The accelerator will limit training: a step takes it {step:.1f} ms, and a process reads its batch in "
+            f"The accelerator will limit training: a step takes {step:.1f} ms, and a process reads a batch in "
             f"{read:.1f} ms."
         )
     return (
-        f"The processor will limit training: of a step's {step + read:.0f} ms the network takes "
+        f"The processor will limit training: of the {step + read:.0f} ms per step the network takes "
         f"{1e3 * rate.step_s:.0f}, augmenting {1e3 * rate.augment_s:.0f} and reading {read:.0f}."
     )
 
@@ -127,7 +128,7 @@ def _prepared_phantom(config: RunConfig, folder: Path) -> PreparedFolder:
     from uumamba.pipelines.datasets import read_dataset
     from uumamba.pipelines.prepare import prepare
 
-    # Without lines and warnings about this patient, which means nothing to the user.
+    # Without output and warnings about this patient, which the user did not choose.
     with redirect_stderr(StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         write_phantom(folder / "raw", patients=1, seed=0, workers=0)

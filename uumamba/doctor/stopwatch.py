@@ -1,4 +1,4 @@
-"""Timing of work on a processor or an accelerator, within a budget."""
+"""Median time of work on a processor or an accelerator."""
 
 from collections.abc import Callable
 from statistics import median
@@ -10,7 +10,9 @@ REPEATS = 5
 
 
 def median_seconds(work: Callable[[], object], *, repeats: int = REPEATS, at_most_s: float = 1.0) -> float:
-    """Measure the median time after one warm-up; fewer repeats, at least one, when the time is used up.
+    """Measure the median time of ``work`` after one warm-up, in seconds.
+
+    After ``at_most_s`` seconds no repeat is added; there is at least one.
 
     Example:
         >>> done = []

@@ -1,4 +1,4 @@
-"""Scores, summary, clinical table and report of label maps, from arrays and millimetres."""
+"""Scores, summaries, clinical indices and reports of label maps."""
 
 from uumamba.evaluation.clinical import PatientIndices, patient_table, why_no_patient_table, write_patients
 from uumamba.evaluation.means import MeanDice, mean_dice, mean_dice_of

@@ -1,27 +1,31 @@
 """Baselines without a network: a mean-shape atlas and an intensity threshold."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from uumamba.evaluation.means import moments
+from uumamba.metrics import dice_coefficient
 from uumamba.runtime.errors import require
 from uumamba.types import LabelMap, Mask
 
-Image = NDArray[np.floating]
+ImageArray = NDArray[np.floating]
 
 ATLAS_SHAPE = (16, 64, 64)
 
 
+@dataclass(kw_only=True, eq=False)
 class MeanShapeAtlas:
-    """Mean of the training labels, placed on a new image by relative position.
+    """Mean of the training labels, resampled to the grid of an image.
 
-    Each label is resampled to one grid over its extent and averaged to the share of each structure at each place.
-    Structure ``k`` is predicted where its share is the largest of all structures and above a threshold. A grid search
-    chooses threshold, smoothing and in-plane scale for the best foreground mean Dice on the training cases. The atlas
-    knows the position of the heart, but does not read the image.
+    Each label is resampled to one atlas grid over its extent. Their mean is the share of cases with each structure at
+    each voxel of the atlas. Structure ``k`` is predicted where its share is the largest of all structures and above a
+    threshold. A grid search chooses threshold, smoothing and in-plane scale for the best foreground mean Dice on the
+    training cases. The atlas knows the position of the heart, but does not read the image.
 
     Args:
         thresholds: shares to try.
@@ -37,20 +41,12 @@ class MeanShapeAtlas:
         True
     """
 
-    def __init__(
-        self,
-        *,
-        thresholds: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.5),
-        smoothings: Sequence[float] = (0.0, 2.0, 4.0),
-        scales: Sequence[float] = (0.8, 1.0, 1.25),
-        search_cases: int = 20,
-    ) -> None:
-        self.thresholds = thresholds
-        self.smoothings = smoothings
-        self.scales = scales
-        self.search_cases = search_cases
+    thresholds: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.5)
+    smoothings: Sequence[float] = (0.0, 2.0, 4.0)
+    scales: Sequence[float] = (0.8, 1.0, 1.25)
+    search_cases: int = 20
 
-    def fit(self, images: Sequence[Image], labels: Sequence[LabelMap]) -> "MeanShapeAtlas":
+    def fit(self, images: Sequence[ImageArray], labels: Sequence[LabelMap]) -> "MeanShapeAtlas":
         """Average the labels and choose the parameters.
 
         Args:
@@ -60,29 +56,34 @@ class MeanShapeAtlas:
         Raises:
             UsageError: there is no case, numbers or shapes of images and labels differ, or no label has a structure.
         """
-        structures = _check_cases(images, labels)
-        mean = _mean_shares(labels, structures)
-        chosen = _spread_evenly(len(labels), self.search_cases)
-        best = -1.0
+        structures = _count_structures(images, labels)
+        mean = _compute_mean_shares(labels, structures)
+        searched = [labels[case] for case in _spread_evenly(len(labels), self.search_cases)]
+        self.training_dice = -1.0
         for smoothing, scale in product(self.smoothings, self.scales):
-            shares = _scale_in_plane(_smooth(mean, smoothing), scale)
-            placed = [_place(shares, labels[case].shape) for case in chosen]
+            smoothed = ndimage.gaussian_filter(mean, (0, smoothing / 2, smoothing, smoothing))
+            shares = _scale_in_plane(smoothed, scale)
+            resampled = [_resample_shares(shares, label.shape) for label in searched]
             for threshold in self.thresholds:
-                predictions = [_largest_share(here, threshold) for here in placed]
-                dice = _pooled_dice(predictions, [labels[case] for case in chosen], structures)
-                if dice > best:
-                    best, self._shares, self._threshold = dice, shares, threshold
+                predictions = [_select_largest_share(each, threshold) for each in resampled]
+                dice = _compute_pooled_dice(predictions, searched, structures)
+                if dice > self.training_dice:
+                    self.training_dice, self._shares = dice, shares
                     self.chosen = {"threshold": threshold, "smoothing": smoothing, "scale": scale}
-        self.training_dice = best
         return self
 
-    def predict(self, image: Image) -> LabelMap:
-        """Predict the label map ``(Z, Y, X)`` of an image of that shape, or of ``(C, Z, Y, X)``."""
-        return _largest_share(_place(self._shares, image.shape[-3:]), self._threshold)
+    def predict(self, image: ImageArray) -> LabelMap:
+        """Predict a label map ``(Z, Y, X)``.
+
+        Args:
+            image: array ``(Z, Y, X)``, or ``(C, Z, Y, X)``; only its shape is used.
+        """
+        return _select_largest_share(_resample_shares(self._shares, image.shape[-3:]), self.chosen["threshold"])
 
 
+@dataclass(kw_only=True, eq=False)
 class IntensityThreshold:
-    """Intensity window of each structure within its region in the training labels, largest component only.
+    """Largest component of each structure's intensity window within its region.
 
     For each structure a grid search over training cases chooses the window (between two quantiles of the structure's
     intensities), the region (where the structure's share in the mean label exceeds a threshold), and the width of a
@@ -103,20 +104,12 @@ class IntensityThreshold:
         True
     """
 
-    def __init__(
-        self,
-        *,
-        windows: Sequence[tuple[float, float]] = ((0.02, 0.98), (0.05, 0.95), (0.15, 0.85), (0.25, 0.75), (0.15, 1.0)),
-        regions: Sequence[float] = (-1.0, 0.02, 0.1, 0.25),
-        smoothings: Sequence[float] = (0.0, 1.5),
-        search_cases: int = 24,
-    ) -> None:
-        self.windows = windows
-        self.regions = regions
-        self.smoothings = smoothings
-        self.search_cases = search_cases
+    windows: Sequence[tuple[float, float]] = ((0.02, 0.98), (0.05, 0.95), (0.15, 0.85), (0.25, 0.75), (0.15, 1.0))
+    regions: Sequence[float] = (-1.0, 0.02, 0.1, 0.25)
+    smoothings: Sequence[float] = (0.0, 1.5)
+    search_cases: int = 24
 
-    def fit(self, images: Sequence[Image], labels: Sequence[LabelMap]) -> "IntensityThreshold":
+    def fit(self, images: Sequence[ImageArray], labels: Sequence[LabelMap]) -> "IntensityThreshold":
         """Choose the parameters of each structure.
 
         Args:
@@ -126,59 +119,64 @@ class IntensityThreshold:
         Raises:
             UsageError: there is no case, numbers or shapes of images and labels differ, or no label has a structure.
         """
-        structures = _check_cases(images, labels)
-        self._shares = _mean_shares(labels, structures)
-        chosen = _spread_evenly(len(labels), self.search_cases)
-        placed = [_place(self._shares, labels[case].shape) for case in chosen]
-        truths = [labels[case] for case in chosen]
+        structures = _count_structures(images, labels)
+        self._shares = _compute_mean_shares(labels, structures)
+        searched = _spread_evenly(len(labels), self.search_cases)
+        resampled = [_resample_shares(self._shares, labels[case].shape) for case in searched]
         best = dict.fromkeys(range(1, structures + 1), -1.0)
         self._parameters: dict[int, tuple[float, float, float, float]] = {}
         for smoothing in self.smoothings:
-            smoothed = [_blur_in_plane(_first_channel(images[case]), smoothing) for case in chosen]
+            smoothed = [_smooth_first_channel(images[case], smoothing) for case in searched]
             for value in best:
-                inside = np.concatenate([image[truth == value] for image, truth in zip(smoothed, truths, strict=True)])
+                masks = [labels[case] == value for case in searched]
+                inside = np.concatenate([image[mask] for image, mask in zip(smoothed, masks, strict=True)])
                 if not inside.size:
                     continue
                 for window, region in product(self.windows, self.regions):
                     low, high = (float(bound) for bound in np.quantile(inside, window))
-                    masks = [_claim(*pair, value, low, high, region) for pair in zip(smoothed, placed, strict=True)]
-                    dices = [_dice(mask, truth == value) for mask, truth in zip(masks, truths, strict=True)]
-                    dice = float(np.mean(dices))
+                    dices = [
+                        dice_coefficient(_segment(image, shares[value - 1], low, high, region), mask)
+                        for image, shares, mask in zip(smoothed, resampled, masks, strict=True)
+                    ]
+                    dice = float(np.mean(np.nan_to_num(dices, nan=1.0)))
                     if dice > best[value]:
                         best[value] = dice
                         self._parameters[value] = (smoothing, low, high, region)
         return self
 
-    def predict(self, image: Image) -> LabelMap:
-        """Predict the label map ``(Z, Y, X)`` of an image of that shape, or of ``(C, Z, Y, X)``."""
-        image = _first_channel(image)
-        shares = _place(self._shares, image.shape)
-        strongest = np.zeros(image.shape, dtype=np.float32)
-        label = np.zeros(image.shape, dtype=np.uint8)
+    def predict(self, image: ImageArray) -> LabelMap:
+        """Predict a label map ``(Z, Y, X)``.
+
+        Args:
+            image: array ``(Z, Y, X)``, or ``(C, Z, Y, X)`` of which the first channel is used.
+        """
+        label = np.zeros(image.shape[-3:], dtype=np.uint8)
+        largest = np.zeros(label.shape, dtype=np.float32)
+        shares = _resample_shares(self._shares, label.shape)
         for value, (smoothing, low, high, region) in self._parameters.items():
-            claimed = _claim(_blur_in_plane(image, smoothing), shares, value, low, high, region)
-            won = claimed & (shares[value - 1] >= strongest)
-            label[won] = value
-            strongest[won] = shares[value - 1][won]
+            share = shares[value - 1]
+            mask = _segment(_smooth_first_channel(image, smoothing), share, low, high, region) & (share >= largest)
+            label[mask] = value
+            largest[mask] = share[mask]
         return label
 
 
-def _check_cases(images: Sequence[Image], labels: Sequence[LabelMap]) -> int:
-    """Raise unless images and labels fit; return the number of structures."""
+def _count_structures(images: Sequence[ImageArray], labels: Sequence[LabelMap]) -> int:
+    """Count the structures; raise unless images and labels have the same shapes."""
     shapes = [image.shape[-3:] for image in images]
     require(
         images and shapes == [label.shape for label in labels],
         "images",
         got=shapes,
-        expected=f"the shapes (Z, Y, X) of the labels, {[label.shape for label in labels]}, and at least one",
+        expected=f"at least one image, with the shapes (Z, Y, X) of the labels, {[label.shape for label in labels]}",
     )
     structures = max(int(label.max()) for label in labels)
     require(structures, "labels", got="background only", expected="at least one structure")
     return structures
 
 
-def _mean_shares(labels: Sequence[LabelMap], structures: int) -> NDArray[np.float32]:
-    """Compute the share of cases with each structure at each place of the atlas grid, ``(K, *ATLAS_SHAPE)``."""
+def _compute_mean_shares(labels: Sequence[LabelMap], structures: int) -> NDArray[np.float32]:
+    """Compute each structure's share of cases on the atlas grid, ``(K, *ATLAS_SHAPE)``."""
     total = np.zeros((structures, *ATLAS_SHAPE), dtype=np.float32)
     for label in labels:
         nearest = [
@@ -191,8 +189,8 @@ def _mean_shares(labels: Sequence[LabelMap], structures: int) -> NDArray[np.floa
     return total / np.float32(len(labels))
 
 
-def _place(shares: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Interpolate the shares linearly at the voxels of an image, axis by axis."""
+def _resample_shares(shares: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Interpolate the shares linearly at the voxels of an image."""
     for axis, length in enumerate(shape, start=1):
         size = shares.shape[axis]
         position = np.clip((np.arange(length) + 0.5) * size / length - 0.5, 0, size - 1)
@@ -203,63 +201,45 @@ def _place(shares: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.fl
     return shares
 
 
-def _smooth(shares: NDArray[np.float32], smoothing: float) -> NDArray[np.float32]:
-    return ndimage.gaussian_filter(shares, (0, smoothing / 2, smoothing, smoothing))
-
-
 def _scale_in_plane(shares: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
-    if scale == 1:
-        return shares
     matrix = np.array([1, 1, 1 / scale, 1 / scale])
     centre = (np.array(shares.shape) - 1) / 2
     return ndimage.affine_transform(shares, matrix, offset=centre * (1 - matrix), order=1)
 
 
-def _largest_share(shares: NDArray[np.float32], threshold: float) -> LabelMap:
-    winner = shares.argmax(axis=0)
-    return np.where(shares.max(axis=0) > threshold, winner + 1, 0).astype(np.uint8)
+def _select_largest_share(shares: NDArray[np.float32], threshold: float) -> LabelMap:
+    return np.where(shares.max(axis=0) > threshold, shares.argmax(axis=0) + 1, 0).astype(np.uint8)
 
 
-def _claim(image: Image, shares: NDArray[np.float32], value: int, low: float, high: float, region: float) -> Mask:
-    return _largest_component((image >= low) & (image <= high) & (shares[value - 1] > region))
-
-
-def _largest_component(mask: Mask) -> Mask:
+def _segment(image: ImageArray, share: NDArray[np.float32], low: float, high: float, region: float) -> Mask:
+    """Return the largest component of an intensity window within a region."""
+    mask = (image >= low) & (image <= high) & (share > region)
     components, number = ndimage.label(mask)
     if number < 2:
         return mask
-    sizes = np.bincount(components.ravel())
-    sizes[0] = 0
-    return components == sizes.argmax()
+    return components == np.bincount(components[mask]).argmax()
 
 
-def _first_channel(image: Image) -> Image:
-    return np.asarray(image[0] if image.ndim == 4 else image, dtype=np.float32)
+def _smooth_first_channel(image: ImageArray, smoothing: float) -> ImageArray:
+    channel = np.asarray(image[0] if image.ndim == 4 else image, dtype=np.float32)
+    return ndimage.gaussian_filter(channel, (0, smoothing, smoothing))
 
 
-def _blur_in_plane(image: Image, smoothing: float) -> Image:
-    return ndimage.gaussian_filter(image, (0, smoothing, smoothing)) if smoothing else image
+def _compute_pooled_dice(predictions: Sequence[LabelMap], labels: Sequence[LabelMap], structures: int) -> float:
+    """Compute the mean Dice over all pairs of case and structure.
 
-
-def _pooled_dice(predictions: Sequence[LabelMap], truths: Sequence[LabelMap], structures: int) -> float:
-    """Compute the mean Dice over all pairs of case and structure in which either mask has voxels.
-
-    A rare structure has less weight than in :func:`uumamba.evaluation.mean_dice`; this only ranks the points of a grid.
+    A pair of empty masks is left out. A rare structure has less weight than in :func:`uumamba.evaluation.mean_dice`;
+    this mean only ranks the points of a grid.
     """
-    pairs = [
-        (prediction == value, truth == value)
+    dices = (
+        dice_coefficient(prediction == value, label == value)
         for value in range(1, structures + 1)
-        for prediction, truth in zip(predictions, truths, strict=True)
-    ]
-    return float(np.mean([_dice(*pair) for pair in pairs if pair[0].any() or pair[1].any()]))
-
-
-def _dice(prediction: Mask, truth: Mask) -> float:
-    total = int(prediction.sum()) + int(truth.sum())
-    return 2 * int((prediction & truth).sum()) / total if total else 1.0
+        for prediction, label in zip(predictions, labels, strict=True)
+    )
+    return moments(dices).mean or 0.0
 
 
 def _spread_evenly(count: int, most: int) -> list[int]:
-    """Return at most so many evenly spread indices."""
+    """Return at most ``most`` evenly spread indices below ``count``."""
     number = min(count, most)
     return [position * count // number for position in range(number)]

@@ -1,8 +1,8 @@
-"""Clinical indices of the ventricles, from predicted and labelled volumes, patient by patient."""
+"""Clinical indices of each patient's ventricles, from predicted and labelled volumes."""
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -22,7 +22,10 @@ Volumes = Mapping[tuple[str, str], float]
 
 @dataclass(frozen=True)
 class PatientIndices:
-    """Indices of a patient from prediction and label, keyed as ``lv_edv_ml`` or ``rv_ef_percent``."""
+    """Clinical indices of a patient, from prediction and from label.
+
+    Keys are the names of :func:`clinical_indices`, such as ``lv_edv_ml`` or ``rv_ef_percent``.
+    """
 
     patient_id: str
     group: str | None
@@ -30,7 +33,7 @@ class PatientIndices:
     label: Mapping[str, float]
 
     def difference(self, index: str) -> float:
-        """Prediction minus label."""
+        """Return prediction minus label."""
         return self.prediction[index] - self.label[index]
 
 
@@ -69,7 +72,10 @@ def clinical_indices(volumes: Volumes) -> dict[str, float]:
 
 
 def why_no_patient_table(rows: Sequence[ScoreRow]) -> str | None:
-    """Return the reason why there is no clinical table, or None."""
+    """Return the reason for a missing clinical table, or None.
+
+    The table needs phases ED or ES, a chamber LV or RV, and at most one case of each patient and phase.
+    """
     if not {row.phase for row in rows} & {"ED", "ES"}:
         return (
             "The clinical table is left out because the phases (ED, ES) are unknown; "
@@ -85,16 +91,28 @@ def why_no_patient_table(rows: Sequence[ScoreRow]) -> str | None:
 
 
 def patient_table(rows: Sequence[ScoreRow]) -> tuple[PatientIndices, ...]:
-    """Return the indices of every patient with a known phase; empty if :func:`why_no_patient_table` has a reason."""
+    """Compute the indices of every patient with a known phase.
+
+    The result is sorted by patient, and empty if :func:`why_no_patient_table` returns a reason.
+    """
     if why_no_patient_table(rows):
         return ()
     patients = {row.patient_id: row.group for row in rows if row.phase in ("ED", "ES")}
-    return tuple(_patient(patient_id, patients[patient_id], rows) for patient_id in sorted(patients))
+    table = []
+    for patient_id, group in sorted(patients.items(), key=lambda item: item[0]):
+        own = [row for row in rows if row.patient_id == patient_id and row.phase]
+        predicted = {(row.structure, str(row.phase)): row.volume_ml for row in own}
+        labelled = {(row.structure, str(row.phase)): row.label_volume_ml for row in own}
+        table.append(PatientIndices(patient_id, group, clinical_indices(predicted), clinical_indices(labelled)))
+    return tuple(table)
 
 
 def write_patients(path: Path | str, patients: Sequence[PatientIndices]) -> None:
-    """Write ``patients.csv``, whole or absent: each index from prediction, label, and their difference."""
-    indices = index_names(patients)
+    """Write ``patients.csv``.
+
+    Each index has three columns: prediction, label, and prediction minus label. The file is complete or absent.
+    """
+    indices = list_indices(patients)
     columns = [column for name in indices for column in (name, f"{name}_label", f"{name}_difference")]
     rows = []
     for patient in patients:
@@ -103,52 +121,53 @@ def write_patients(path: Path | str, patients: Sequence[PatientIndices]) -> None
     write_csv(path, ["patient_id", "group", *columns], rows)
 
 
-def index_names(patients: Sequence[PatientIndices]) -> tuple[str, ...]:
-    """Return the names of the indices in the table, in order."""
+def list_indices(patients: Sequence[PatientIndices]) -> tuple[str, ...]:
+    """Return the names of the indices, in the order of the table."""
     return tuple(patients[0].prediction) if patients else ()
 
 
-def ejection_fractions(patients: Sequence[PatientIndices]) -> tuple[str, ...]:
-    """Return the index names of ejection fractions in the table."""
-    return tuple(name for name in index_names(patients) if name.endswith("_ef_percent"))
+def list_ejection_fractions(patients: Sequence[PatientIndices]) -> tuple[str, ...]:
+    """Return the names of the ejection fractions."""
+    return tuple(name for name in list_indices(patients) if name.endswith("_ef_percent"))
 
 
 def agreement(patients: Sequence[PatientIndices]) -> dict[str, dict[str, Any]]:
     """Compute the Bland-Altman agreement of each index, prediction minus label.
 
-    Bias, standard deviation and 95 % limits over patients with a finite difference.
+    Bias, standard deviation, 95 % limits of agreement and mean absolute difference, over patients with a finite
+    difference.
 
     References:
         Bland & Altman, *Statistical Methods for Assessing Agreement Between Two Methods of Clinical Measurement*,
         Lancet 327, 1986.
         Differs from the paper: none.
     """
-    return {name: _agreement([patient.difference(name) for patient in patients]) for name in index_names(patients)}
+    return {
+        name: _compute_agreement([patient.difference(name) for patient in patients]) for name in list_indices(patients)
+    }
 
 
 def group_means(patients: Sequence[PatientIndices]) -> dict[str, dict[str, Any]]:
-    """Compute mean ejection fractions of each diagnosis; empty if no group is known."""
+    """Compute the mean ejection fractions of each diagnosis.
+
+    The result is empty if no group is known.
+    """
     groups = sorted({patient.group for patient in patients if patient.group is not None})
     table: dict[str, dict[str, Any]] = {}
     for group in groups:
         members = [patient for patient in patients if patient.group == group]
-        table[group] = {"n_patients": len(members)}
-        for name in ejection_fractions(patients):
-            table[group][name] = {
+        means = {
+            name: {
                 "prediction": moments(patient.prediction[name] for patient in members).mean,
                 "label": moments(patient.label[name] for patient in members).mean,
             }
+            for name in list_ejection_fractions(patients)
+        }
+        table[group] = {"n_patients": len(members), **means}
     return table
 
 
-def _patient(patient_id: str, group: str | None, rows: Iterable[ScoreRow]) -> PatientIndices:
-    own = [row for row in rows if row.patient_id == patient_id]
-    predicted = {(row.structure, row.phase): row.volume_ml for row in own if row.phase}
-    labelled = {(row.structure, row.phase): row.label_volume_ml for row in own if row.phase}
-    return PatientIndices(patient_id, group, clinical_indices(predicted), clinical_indices(labelled))
-
-
-def _agreement(differences: Sequence[float]) -> dict[str, Any]:
+def _compute_agreement(differences: Sequence[float]) -> dict[str, Any]:
     found, absolute = moments(differences), moments(map(abs, differences))
     limits = None
     if found.mean is not None and found.sd is not None:

@@ -4,37 +4,35 @@ import base64
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import Any
 
-from jinja2 import DictLoader, Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from uumamba.evaluation.cards import MOST_SIDE_BY_SIDE, format_number, make_cards
 from uumamba.evaluation.clinical import (
     PatientIndices,
     agreement,
-    ejection_fractions,
     group_means,
+    list_ejection_fractions,
     patient_table,
     why_no_patient_table,
 )
 from uumamba.evaluation.means import case_dice
-from uumamba.evaluation.overlays import OverlayCase, colours_of, draw_overlay
+from uumamba.evaluation.overlays import OverlayCase, assign_colours, draw_overlay
 from uumamba.evaluation.plots import plot_dice, plot_ejection_fraction, plot_training
-from uumamba.evaluation.projections import APART_COLOUR, draw_projections
+from uumamba.evaluation.projections import ERROR_COLOUR, draw_projections
 from uumamba.evaluation.scores import WHOLE_TREE, ScoreRow
 from uumamba.evaluation.spread import Spread
 from uumamba.evaluation.summary import RULES, Summary, summarise
 
 LOWEST_CASES = 5
 LOWEST_STRUCTURES = 3
-_TEMPLATE = "report.html.j2"
 _UNITS = {"ml": "ml", "g": "g", "percent": "%"}
 
 
 @dataclass(frozen=True)
 class Overlay:
-    """Case to draw, with its role: ``"best"``, ``"median"`` or ``"worst"``."""
+    """Case to draw, and its role: ``"best"``, ``"median"`` or ``"worst"``."""
 
     role: str
     case: OverlayCase
@@ -65,13 +63,13 @@ def render_report(
         spreads: spread of the validation Dice over folds and seeds, by structure; shown for several trainings.
         baselines: foreground ``"dice"`` and Dice of each structure, by name of the baseline.
         failures: ``case_id``, ``key``, ``got``, ``expected`` and ``fix`` of cases that could not be scored.
-        notes: sentences on omitted parts and on the data.
+        notes: sentences on missing parts and on the data.
     """
     summary, patients = summarise(rows, trees), patient_table(rows)
     names = [row.structure for row in summary.overall()]
     return (
-        _environment()
-        .get_template(_TEMPLATE)
+        _make_environment()
+        .get_template("report.html.j2")
         .render(
             title=title,
             summary=summary,
@@ -81,15 +79,15 @@ def render_report(
             grouped=any(row.group for row in rows),
             vessels=summary.vessels(),
             whole_tree=WHOLE_TREE,
-            colours=colours_of(names),
+            colours=assign_colours(names),
             lead=_write_lead(summary),
             cards=make_cards(summary, patients),
             overlays=[_draw_case(overlay, rows, structures or {}) for overlay in overlays],
-            apart=APART_COLOUR,
+            error_colour=ERROR_COLOUR,
             dice_plot=plot_dice(rows),
-            cases=_cases(rows, {row.case_id: row for row in trees}),
+            cases=_list_cases(rows, {row.case_id: row for row in trees}),
             lowest=LOWEST_CASES,
-            clinical=_clinical(patients),
+            clinical=_describe_patients(patients),
             why_no_clinical=why_no_patient_table(rows),
             training_plot=plot_training(training) if training else None,
             folds=_list_folds(training or {}),
@@ -102,28 +100,27 @@ def render_report(
     )
 
 
-def _environment() -> Environment:
-    template = files("uumamba.evaluation").joinpath("templates", _TEMPLATE).read_text(encoding="utf-8")
+def _make_environment() -> Environment:
     environment = Environment(
-        loader=DictLoader({_TEMPLATE: template}),
+        loader=PackageLoader("uumamba.evaluation"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": format_number, "png": _data_uri}
+    environment.filters |= {"number": format_number, "png": _format_data_uri}
     return environment
 
 
-def _data_uri(png: bytes) -> str:
+def _format_data_uri(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
 
 
 def _write_lead(summary: Summary) -> str:
     missed, spurious = (sum(getattr(row, count) for row in summary.overall()) for count in ("n_missed", "n_spurious"))
-    verdict = "Every structure that the labels hold was found, and no other"
-    if missed or spurious:
-        verdict = f"Missed entirely: {missed}; found where the label has none: {spurious}"
+    verdict = f"Missed entirely: {missed}; found where the label has none: {spurious}"
+    if not missed and not spurious:
+        verdict = "Every labelled structure was found, and no other"
     return f"{summary.n_cases} cases of {summary.n_patients} patients. {verdict}."
 
 
@@ -143,7 +140,7 @@ def _draw_case(overlay: Overlay, rows: Sequence[ScoreRow], structures: Mapping[s
 
 
 def _select_dice(rows: Sequence[ScoreRow]) -> list[tuple[str, float]]:
-    """Return the Dice of each structure; of many, the lowest ones only."""
+    """Return the Dice of each structure; of many, only the lowest."""
     each = [(row.structure, row.dice) for row in rows]
     if len(each) <= MOST_SIDE_BY_SIDE:
         return each
@@ -151,20 +148,22 @@ def _select_dice(rows: Sequence[ScoreRow]) -> list[tuple[str, float]]:
     return sorted(known, key=lambda pair: pair[1])[:LOWEST_STRUCTURES]
 
 
-def _cases(rows: Sequence[ScoreRow], trees: Mapping[str, ScoreRow]) -> list[dict[str, Any]]:
-    """Return one entry for each case, lowest mean Dice first, cases without any structure last."""
+def _list_cases(rows: Sequence[ScoreRow], trees: Mapping[str, ScoreRow]) -> list[dict[str, Any]]:
+    """Return one table line for each case, lowest mean Dice first.
+
+    Cases without any structure are last.
+    """
     means = case_dice(rows)
     lines = []
     for case_id in dict.fromkeys(row.case_id for row in rows):
         own = [row for row in rows if row.case_id == case_id]
-        first, scores = own[0], {row.structure: row for row in own}
         lines.append(
             {
                 "case_id": case_id,
-                "phase": first.phase,
-                "group": first.group,
+                "phase": own[0].phase,
+                "group": own[0].group,
                 "dice": means.get(case_id),
-                "scores": scores,
+                "scores": {row.structure: row for row in own},
                 "lowest": _select_dice(own),
                 "missed": sum(row.volume_ml == 0 < row.label_volume_ml for row in own),
                 "tree": trees.get(case_id, own[0] if len(own) == 1 else None),
@@ -173,14 +172,14 @@ def _cases(rows: Sequence[ScoreRow], trees: Mapping[str, ScoreRow]) -> list[dict
     return sorted(lines, key=lambda line: (line["dice"] is None, line["dice"] or 0.0, line["case_id"]))
 
 
-def _clinical(patients: Sequence[PatientIndices]) -> dict[str, Any] | None:
+def _describe_patients(patients: Sequence[PatientIndices]) -> dict[str, Any] | None:
     if not patients:
         return None
     agreed = agreement(patients)
-    fractions = ejection_fractions(patients)
+    fractions = list_ejection_fractions(patients)
     return {
         "n_patients": len(patients),
-        "agreement": [{"name": _index_title(name)} | values for name, values in agreed.items()],
+        "agreement": [{"name": _format_index(name)} | values for name, values in agreed.items()],
         "groups": group_means(patients),
         "fractions": fractions,
         "plots": [
@@ -189,11 +188,11 @@ def _clinical(patients: Sequence[PatientIndices]) -> dict[str, Any] | None:
     }
 
 
-def _index_title(index: str) -> str:
+def _format_index(index: str) -> str:
     """Return the title of an index.
 
     Example:
-        >>> _index_title("rv_ef_percent")
+        >>> _format_index("rv_ef_percent")
         'RV EF, %'
     """
     chamber, measure, unit = index.split("_")
@@ -201,16 +200,13 @@ def _index_title(index: str) -> str:
 
 
 def _list_folds(training: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    lines = []
-    for fold, rows in training.items():
-        validated = [float(row["dice"]) for row in rows if isinstance(row.get("dice"), int | float)]
-        lines.append(
-            {
-                "fold": fold,
-                "epochs": len(rows),
-                "loss": rows[-1].get("loss") if rows else None,
-                "best_dice": max(validated, default=None),
-                "minutes": sum(float(row.get("seconds") or 0.0) for row in rows) / 60,
-            }
-        )
-    return lines
+    return [
+        {
+            "fold": fold,
+            "epochs": len(rows),
+            "loss": rows[-1].get("loss") if rows else None,
+            "best_dice": max((row["dice"] for row in rows if isinstance(row.get("dice"), int | float)), default=None),
+            "minutes": sum(float(row.get("seconds") or 0.0) for row in rows) / 60,
+        }
+        for fold, rows in training.items()
+    ]

@@ -1,4 +1,4 @@
-"""Means over cases and structures, and the foreground Dice of the whole project."""
+"""Means over cases and structures, and the foreground Dice."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -26,13 +26,16 @@ class Moments:
 
 @dataclass(frozen=True)
 class MeanDice:
-    """Mean Dice of each structure and of the foreground; None if no case has the structure."""
+    """Mean Dice of the foreground and of each structure.
+
+    A mean is None if no case has the structure.
+    """
 
     foreground: float | None
     structures: Mapping[str, float | None]
 
     def as_dict(self) -> dict[str, float]:
-        """Return ``{"dice": foreground, "RV": ..., ...}``, with NaN for None."""
+        """Return ``{"dice": foreground, "RV": ..., ...}``; NaN replaces None."""
         named = {"dice": self.foreground, **self.structures}
         return {name: math.nan if mean is None else mean for name, mean in named.items()}
 
@@ -53,10 +56,11 @@ def moments(values: Iterable[float]) -> Moments:
 
 
 def mean_dice(scores: Mapping[str, Iterable[float]]) -> MeanDice:
-    """Compute the foreground mean: over structures, of each structure's mean over cases.
+    """Compute the mean Dice of the foreground and of each structure.
 
-    A miss counts as 0. A case without the structure in label and prediction (NaN) is in no mean; neither is a structure
-    that no case has. All structures have the same weight, whatever their number of cases.
+    The mean of a structure is over cases, that of the foreground over the means of the structures. A miss counts as 0.
+    A case with the structure neither in label nor in prediction (NaN) is in no mean, and a structure that no case has
+    is not in the foreground mean. All structures have the same weight, whatever their number of cases.
 
     Args:
         scores: Dice of each case, by structure.
@@ -71,20 +75,21 @@ def mean_dice(scores: Mapping[str, Iterable[float]]) -> MeanDice:
 
 
 def case_dice(rows: Iterable[ScoreRow]) -> dict[str, float]:
-    """Compute the mean Dice of each case over its structures; cases without any structure are left out.
+    """Compute the mean Dice of each case over its structures.
 
-    The mean over cases differs from :func:`mean_dice` if a structure is absent from some cases.
+    Cases without any structure are left out. The mean over cases differs from :func:`mean_dice` if some cases lack a
+    structure.
     """
-    means = {case_id: moments(scores).mean for case_id, scores in _dice_by("case_id", rows).items()}
+    means = {case_id: moments(scores).mean for case_id, scores in _group_dice("case_id", rows).items()}
     return {case_id: mean for case_id, mean in means.items() if mean is not None}
 
 
 def mean_dice_of(rows: Iterable[ScoreRow]) -> MeanDice:
     """Compute :func:`mean_dice` from rows of ``scores.csv``."""
-    return mean_dice(_dice_by("structure", rows))
+    return mean_dice(_group_dice("structure", rows))
 
 
-def _dice_by(field: str, rows: Iterable[ScoreRow]) -> dict[str, list[float]]:
+def _group_dice(field: str, rows: Iterable[ScoreRow]) -> dict[str, list[float]]:
     scores: dict[str, list[float]] = {}
     for row in rows:
         scores.setdefault(getattr(row, field), []).append(row.dice)

@@ -12,23 +12,26 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from uumamba.evaluation.means import case_dice
-from uumamba.evaluation.orientation import display_order
+from uumamba.evaluation.orientation import find_display_order
 from uumamba.evaluation.scores import ScoreRow
-from uumamba.types import LabelMap, SpacingMm
+from uumamba.types import LabelMap, Mask, SpacingMm
 
-# Okabe & Ito's colours for every common colour vision; the first three have the best contrast on grey.
-COLOURS = ("#56B4E9", "#E69F00", "#F0E442", "#009E73", "#CC79A7", "#D55E00", "#0072B2")
-# For more structures: each is the CIELAB colour (lightness 42 to 94, chroma above 28) with the largest distance from
-# white and all colours before it; neighbours in the list differ by 34 units or more.
-MORE_COLOURS = (
+# The first seven are Okabe & Ito's colours for every common colour vision, those with the best contrast on grey first.
+# Each of the others is the CIELAB colour (lightness 42 to 94, chroma above 28) with the largest distance from white and
+# all colours before it; neighbours in the list differ by 34 units or more.
+STRUCTURE_COLOURS = (
+    "#56B4E9", "#E69F00", "#F0E442", "#009E73", "#CC79A7", "#D55E00", "#0072B2",
     "#870FFF", "#00FF00", "#FF1ED2", "#FF005A", "#9678FF", "#78692D", "#5AFF96", "#00FFFF", "#5AA500",
     "#FFA587", "#C3E196", "#A54B3C", "#C30078", "#FF0000", "#A5F01E", "#FF96FF", "#E1C3FF",
 )  # fmt: skip
 SLICE_FRACTIONS = (0.2, 0.5, 0.8)
-MARGIN_MM = 18.0
+WINDOW_MARGIN_MM = 18.0
 CLOSE_UP_MM = 60.0
 PANEL_INCHES = 3.4
 GAP_INCHES = 0.03
+
+WindowMm = tuple[float, float, float, float]
+"""Left, right, top and bottom edge of a part of a slice, in millimetres."""
 
 
 @dataclass(frozen=True)
@@ -52,35 +55,33 @@ class OverlayCase:
     spacing_mm: SpacingMm
 
 
-def colours_of(structures: Sequence[str]) -> dict[str, str]:
+def assign_colours(structures: Sequence[str]) -> dict[str, str]:
     """Return the colour of each structure, equal in all plots and overlays."""
-    colours = COLOURS + MORE_COLOURS
-    return {name: colours[index % len(colours)] for index, name in enumerate(structures)}
+    return {name: STRUCTURE_COLOURS[index % len(STRUCTURE_COLOURS)] for index, name in enumerate(structures)}
 
 
 def pick_cases(rows: Sequence[ScoreRow]) -> dict[str, str]:
-    """Return the ``best``, ``median`` (lower of two) and ``worst`` case id by mean Dice; ties go by id.
+    """Return the ids of the best, median and worst case by role.
 
-    With fewer than three cases, roles that would repeat a case are left out.
+    Cases are ranked by mean Dice, equal ones by id; of an even number the median is the lower of two. With fewer than
+    three cases, roles that would repeat a case are left out.
     """
     scores = case_dice(rows)
     ranked = sorted(scores, key=lambda case_id: (scores[case_id], case_id))
-    if not ranked:
-        return {}
-    roles = {"best": ranked[-1], "median": ranked[(len(ranked) - 1) // 2], "worst": ranked[0]}
-    seen: dict[str, str] = {}
-    for role in ("best", "worst", "median"):
-        if roles[role] not in seen.values():
-            seen[role] = roles[role]
-    return {role: seen[role] for role in roles if role in seen}
+    picked: dict[str, str] = {}
+    for role, rank in (("best", -1), ("worst", 0), ("median", (len(ranked) - 1) // 2)):
+        if ranked and ranked[rank] not in picked.values():
+            picked[role] = ranked[rank]
+    return {role: picked[role] for role in ("best", "median", "worst") if role in picked}
 
 
 def draw_overlay(case: OverlayCase, structures: Mapping[str, int], *, close_up: bool = False) -> bytes:
-    """Draw three slices as PNG, with solid outlines of the prediction and dashed ones of the label.
+    """Draw outlines of prediction and label on three slices, as PNG.
 
-    Slices are perpendicular to the axis of the largest spacing, at 20, 50 and 80 % of the extent of prediction and
-    label. Left, posterior and inferior are to the right and below (the radiological view), if the affine is correct. A
-    border of two structures is drawn once, in the colour of the later one: the endocardium is the LV's.
+    Outlines of the prediction are solid, those of the label dashed. Slices are perpendicular to the axis of the largest
+    spacing, at 20, 50 and 80 % of the extent of prediction and label. Left, posterior and inferior are to the right and
+    below (the radiological view), if the affine is correct. A border of two structures is drawn once, in the colour of
+    the later one: the endocardium is the LV's.
 
     Args:
         case: the case.
@@ -88,7 +89,7 @@ def draw_overlay(case: OverlayCase, structures: Mapping[str, int], *, close_up: 
         close_up: show 60 mm around the largest part of each slice, for vessels, instead of all parts.
     """
     stack = _Stack.from_case(case)
-    indices, window = stack.representative_slices(), stack.window_mm()
+    indices, window = stack.select_slices(), stack.window_mm()
     width = len(indices) * (PANEL_INCHES + GAP_INCHES) - GAP_INCHES
     figure = Figure(figsize=(width, PANEL_INCHES), dpi=130, facecolor="black")
     grey = stack.grey_range(window)
@@ -97,8 +98,7 @@ def draw_overlay(case: OverlayCase, structures: Mapping[str, int], *, close_up: 
         axes = figure.add_axes((left / width, 0.0, PANEL_INCHES / width, 1.0))
         _draw_slice(axes, stack, index, structures, grey)
         left_mm, right_mm, top_mm, bottom_mm = stack.close_up_mm(index) if close_up else window
-        axes.set_xlim(left_mm, right_mm)
-        axes.set_ylim(bottom_mm, top_mm)
+        axes.set(xlim=(left_mm, right_mm), ylim=(bottom_mm, top_mm))
         text = f"slice {index + 1} of {len(stack.image)}"
         axes.text(0.03, 0.03, text, color="white", fontsize=9, transform=axes.transAxes)
     return draw_png(figure, background="black")
@@ -118,105 +118,111 @@ def reorient(array: NDArray[Any], order: Sequence[int], flips: Sequence[int]) ->
 
 @dataclass(frozen=True)
 class _Stack:
-    """Case in display order: arrays ``(slice, row, column)`` and the spacing of rows and columns."""
+    """Case in display order, as arrays ``(slice, row, column)``.
+
+    ``mask`` is true in prediction or label; ``pixel_mm`` is the spacing of rows and columns.
+    """
 
     image: NDArray[np.float32]
     prediction: LabelMap
     label: LabelMap
-    row_mm: float
-    column_mm: float
+    mask: Mask
+    pixel_mm: NDArray[np.float64]
 
     @classmethod
     def from_case(cls, case: OverlayCase) -> "_Stack":
-        order, flips = display_order(case.affine, case.spacing_mm)
+        order, flips = find_display_order(case.affine, case.spacing_mm)
         image, prediction, label = (
             reorient(array, order, flips) for array in (case.image, case.prediction, case.label)
         )
-        return cls(image, prediction, label, case.spacing_mm[order[1]], case.spacing_mm[order[2]])
+        pixel_mm = np.array([case.spacing_mm[axis] for axis in order[1:]])
+        return cls(image, prediction, label, (prediction > 0) | (label > 0), pixel_mm)
 
-    def representative_slices(self) -> list[int]:
-        occupied = np.flatnonzero(((self.prediction > 0) | (self.label > 0)).any(axis=(1, 2)))
+    def select_slices(self) -> list[int]:
+        occupied = np.flatnonzero(self.mask.any(axis=(1, 2)))
         first, last = (occupied[0], occupied[-1]) if occupied.size else (0, len(self.image) - 1)
         return sorted({round(first + fraction * (last - first)) for fraction in SLICE_FRACTIONS})
 
-    def window_mm(self) -> tuple[float, float, float, float]:
-        """Return a square around prediction and label: left, right, top, bottom."""
-        occupied = np.any((self.prediction > 0) | (self.label > 0), axis=0)
-        rows, columns = (np.flatnonzero(np.any(occupied, axis=axis)) for axis in (1, 0))
-        if not rows.size:
-            rows, columns = np.arange(occupied.shape[0]), np.arange(occupied.shape[1])
-        top, bottom = rows[0] * self.row_mm, rows[-1] * self.row_mm
-        left, right = columns[0] * self.column_mm, columns[-1] * self.column_mm
-        half = max(bottom - top, right - left) / 2 + MARGIN_MM
-        middle_row, middle_column = (top + bottom) / 2, (left + right) / 2
-        return middle_column - half, middle_column + half, middle_row - half, middle_row + half
+    def window_mm(self) -> WindowMm:
+        """Return a square with a margin around prediction and label.
 
-    def close_up_mm(self, index: int) -> tuple[float, float, float, float]:
-        """Return a square around the largest connected part on one slice, or around all slices' parts."""
-        parts, number = ndimage.label((self.prediction[index] > 0) | (self.label[index] > 0))
+        Without any voxel, the square is around the slice.
+        """
+        plane = self.mask.any(axis=0)
+        corners_mm = np.argwhere(plane if plane.any() else ~plane) * self.pixel_mm
+        first_mm, last_mm = corners_mm.min(axis=0), corners_mm.max(axis=0)
+        return _make_square((first_mm + last_mm) / 2, float((last_mm - first_mm).max()) / 2 + WINDOW_MARGIN_MM)
+
+    def close_up_mm(self, index: int) -> WindowMm:
+        """Return a square around the largest connected part on one slice.
+
+        Without any part on the slice, the result is that of :meth:`window_mm`.
+        """
+        parts, number = ndimage.label(self.mask[index])
         if not number:
             return self.window_mm()
         largest = int(np.bincount(parts.ravel())[1:].argmax()) + 1
-        row, column = (float(middle) for middle in ndimage.center_of_mass(parts == largest))
-        x_mm, y_mm, half = column * self.column_mm, row * self.row_mm, CLOSE_UP_MM / 2
-        return x_mm - half, x_mm + half, y_mm - half, y_mm + half
+        return _make_square(np.array(ndimage.center_of_mass(parts == largest)) * self.pixel_mm, CLOSE_UP_MM / 2)
 
-    def grey_range(self, window: tuple[float, float, float, float]) -> tuple[float, float]:
+    def grey_range(self, window: WindowMm) -> tuple[float, float]:
         left, right, top, bottom = window
-        rows = slice(max(int(top / self.row_mm), 0), int(bottom / self.row_mm) + 1)
-        columns = slice(max(int(left / self.column_mm), 0), int(right / self.column_mm) + 1)
+        row_mm, column_mm = self.pixel_mm
+        rows = slice(max(int(top / row_mm), 0), int(bottom / row_mm) + 1)
+        columns = slice(max(int(left / column_mm), 0), int(right / column_mm) + 1)
         low, high = np.nanpercentile(self.image[:, rows, columns], (0.5, 99.5))
         return float(low), max(float(high), float(low) + 1e-6)
+
+
+def _make_square(centre_mm: NDArray[np.float64], half_mm: float) -> WindowMm:
+    row_mm, column_mm = centre_mm.tolist()
+    return column_mm - half_mm, column_mm + half_mm, row_mm - half_mm, row_mm + half_mm
 
 
 def _draw_slice(
     axes: Axes, stack: _Stack, index: int, structures: Mapping[str, int], grey: tuple[float, float]
 ) -> None:
+    row_mm, column_mm = stack.pixel_mm
     rows, columns = stack.image.shape[1:]
-    right, bottom = (columns - 0.5) * stack.column_mm, (rows - 0.5) * stack.row_mm
-    extent = (-0.5 * stack.column_mm, right, bottom, -0.5 * stack.row_mm)
+    extent = (-0.5 * column_mm, (columns - 0.5) * column_mm, (rows - 0.5) * row_mm, -0.5 * row_mm)
     style: dict[str, Any] = {"cmap": "gray", "interpolation": "bilinear", "aspect": "equal"}
     axes.imshow(stack.image[index], vmin=grey[0], vmax=grey[1], extent=extent, **style)
     axes.set_axis_off()
-    colours = colours_of(list(structures))
-    scale = np.array([stack.column_mm, stack.row_mm])
-    for name, line in borders(stack.prediction[index], structures):
+    colours, scale = assign_colours(list(structures)), stack.pixel_mm[::-1]
+    for name, line in trace_borders(stack.prediction[index], structures):
         axes.plot(*(line * scale).T, color=colours[name], linewidth=1.8)
-    for _, line in borders(stack.label[index], structures):
+    for _, line in trace_borders(stack.label[index], structures):
         axes.plot(*(line * scale).T, color="white", linewidth=1.4, linestyle=(0, (3.5, 2.0)))
 
 
-def borders(labels: LabelMap, structures: Mapping[str, int]) -> Iterator[tuple[str, NDArray[np.float64]]]:
-    """Yield border lines of each structure of a slice, as ``(column, row)`` points in voxels.
+def trace_borders(labels: LabelMap, structures: Mapping[str, int]) -> Iterator[tuple[str, NDArray[np.float64]]]:
+    """Yield the border lines of each structure on a slice.
 
-    Lines run halfway between voxel centres. Two dashed lines on one border would fill each other's gaps, so it belongs
-    to the later structure only.
+    A line consists of ``(column, row)`` points in voxels, halfway between voxel centres. Two dashed lines on one border
+    would fill each other's gaps, so a common border belongs to the later structure only.
     """
     padded = np.pad(labels, 1)  # so that outlines close at the image's edge
-    taken: list[int] = []
+    drawn: list[int] = []
     for name, value in reversed(list(structures.items())):
         mask = padded == value
-        for line in _outlines(mask):
-            for piece in _split(line, np.isin(_outer_values(padded, mask, line), taken, invert=True)):
-                yield name, piece - 1
-        taken.append(value)
+        for line in _trace_outlines(mask):
+            is_new = np.isin(_find_outer_values(padded, mask, line), drawn, invert=True)
+            runs = np.split(np.arange(len(line)), np.flatnonzero(np.diff(is_new.astype(np.int8))) + 1)
+            yield from ((name, line[run] - 1) for run in runs if is_new[run[0]] and len(run) > 1)
+        drawn.append(value)
 
 
-def _outlines(mask: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
+def _trace_outlines(mask: Mask) -> list[NDArray[np.float64]]:
     if not mask.any():
         return []
     axes = Figure().add_subplot()  # never drawn: matplotlib traces contours only on axes
     return [np.asarray(line) for line in axes.contour(mask.astype(np.float32), levels=[0.5]).allsegs[0]]
 
 
-def _outer_values(padded: LabelMap, mask: NDArray[np.bool_], line: NDArray[np.float64]) -> LabelMap:
-    """Return the label outside the mask at each point, which lies between two voxels."""
+def _find_outer_values(padded: LabelMap, mask: Mask, line: NDArray[np.float64]) -> LabelMap:
+    """Return the label outside the mask at each point of an outline.
+
+    Each point is halfway between a voxel of the mask and a voxel outside.
+    """
     low, high = np.floor(line).astype(int).T, np.ceil(line).astype(int).T
     inside_is_low = mask[low[1], low[0]]
     return np.where(inside_is_low, padded[high[1], high[0]], padded[low[1], low[0]])
-
-
-def _split(line: NDArray[np.float64], keep: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
-    """Return the runs of kept points with at least two points."""
-    runs = np.split(np.arange(len(line)), np.flatnonzero(np.diff(keep.astype(np.int8))) + 1)
-    return [line[run] for run in runs if keep[run[0]] and len(run) > 1]

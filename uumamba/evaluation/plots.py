@@ -1,4 +1,4 @@
-"""Plots of the report as PNG: Dice by structure, training curves, ejection fractions."""
+"""Plots of the report: Dice by structure, training curves, ejection fractions."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from uumamba.evaluation.clinical import PatientIndices, agreement
-from uumamba.evaluation.overlays import colours_of, draw_png
+from uumamba.evaluation.overlays import assign_colours, draw_png
 from uumamba.evaluation.scores import ScoreRow
 
-INK = "#1f2933"
+TEXT_COLOUR = "#1f2933"
 LINE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9")
 MOST_UPRIGHT = 14
 """With more boxes, names would overlap, so the boxes are horizontal."""
@@ -23,46 +23,51 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.edgecolor": "#9aa5b1",
-    "axes.labelcolor": INK,
+    "axes.labelcolor": TEXT_COLOUR,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
     "grid.color": "#e4e7eb",
     "axes.axisbelow": True,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
+    "text.color": TEXT_COLOUR,
+    "xtick.color": TEXT_COLOUR,
+    "ytick.color": TEXT_COLOUR,
     "axes.titlesize": 11,
     "axes.titlelocation": "left",
 }
 
 
 def plot_dice(rows: Sequence[ScoreRow]) -> bytes:
-    """Plot a dot for each case and a box of the quartiles, by structure and phase."""
+    """Plot Dice by structure and phase, as PNG.
+
+    Each case is a dot, and a box shows the quartiles.
+    """
     structures = list(dict.fromkeys(row.structure for row in rows))
-    colours = colours_of(structures)
+    colours = assign_colours(structures)
     phases = sorted({row.phase or "" for row in rows})
     groups = [(structure, phase) for structure in structures for phase in phases]
     with mpl.rc_context(STYLE):
         horizontal = len(groups) > MOST_UPRIGHT
-        size = (9.0, 0.6 + 0.27 * len(groups)) if horizontal else (9.0, 3.6)
-        figure = Figure(figsize=size, dpi=130, layout="constrained")
+        height = 0.6 + 0.27 * len(groups) if horizontal else 3.6
+        figure = Figure(figsize=(9.0, height), dpi=130, layout="constrained")
         axes = figure.add_subplot()
         for position, (structure, phase) in enumerate(groups):
             values = [row.dice for row in rows if (row.structure, row.phase or "") == (structure, phase)]
-            _strip(axes, position, np.array(values), colours[structure], horizontal=horizontal)
+            _draw_dots_and_box(axes, position, np.array(values), colours[structure], horizontal=horizontal)
+        ticks = range(len(groups))
+        names = [(" " if horizontal else "\n").join(group).strip() for group in groups]
         if horizontal:
-            axes.set_yticks(range(len(groups)), [f"{structure} {phase}".strip() for structure, phase in groups])
-            axes.set(ylim=(len(groups) - 0.4, -0.6), xlabel="Dice")
+            axes.set(yticks=ticks, yticklabels=names, ylim=(len(groups) - 0.4, -0.6), xlabel="Dice")
         else:
-            axes.set_xticks(range(len(groups)), [f"{structure}\n{phase}".strip() for structure, phase in groups])
-            axes.set(xlim=(-0.6, len(groups) - 0.4), ylabel="Dice")
+            axes.set(xticks=ticks, xticklabels=names, xlim=(-0.6, len(groups) - 0.4), ylabel="Dice")
         axes.grid(visible=False, axis="y" if horizontal else "x")
         return draw_png(figure, background="white")
 
 
 def plot_training(folds: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
-    """Plot training loss, validation Dice and learned loss weights by epoch, one line for each fold.
+    """Plot training loss, validation Dice and learned loss weights, as PNG.
+
+    Each fold has one line over the epochs.
 
     Args:
         folds: rows of each fold's ``metrics.jsonl``, one for each epoch, with ``loss``, ``dice`` if validated, and
@@ -70,10 +75,10 @@ def plot_training(folds: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
     """
     terms = sorted({term for rows in folds.values() for row in rows for term in row.get("loss_weights") or {}})
     panels = {
-        "Training loss": {fold: _points(rows, "loss") for fold, rows in folds.items()},
-        "Validation Dice": {fold: _points(rows, "dice") for fold, rows in folds.items()},
+        "Training loss": {fold: _select_finite_points(rows, "loss") for fold, rows in folds.items()},
+        "Validation Dice": {fold: _select_finite_points(rows, "dice") for fold, rows in folds.items()},
         "Weights of the loss terms": {
-            term if len(folds) == 1 else f"{term}, {fold}": _points(
+            term if len(folds) == 1 else f"{term}, {fold}": _select_finite_points(
                 [row.get("loss_weights") or {} for row in rows], term
             )
             for fold, rows in folds.items()
@@ -89,7 +94,10 @@ def plot_training(folds: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
 
 
 def plot_ejection_fraction(patients: Sequence[PatientIndices], index: str = "lv_ef_percent") -> bytes:
-    """Plot predicted against labelled ejection fraction, and the Bland-Altman differences."""
+    """Plot predicted against labelled ejection fractions, as PNG.
+
+    A second panel shows their differences against their means, with bias and 95 % limits (Bland-Altman).
+    """
     groups = sorted({patient.group or "" for patient in patients})
     chamber = index[:2].upper()
     with mpl.rc_context(STYLE):
@@ -102,11 +110,19 @@ def plot_ejection_fraction(patients: Sequence[PatientIndices], index: str = "lv_
             style = {"marker": MARKERS[number % 7], "color": LINE_COLOURS[number % 5], "label": group, "alpha": 0.85}
             against.scatter(label, prediction, s=26, linewidths=0, **style)
             differences.scatter((label + prediction) / 2, prediction - label, s=26, linewidths=0, **style)
-        _identity_line(against)
+        low, high = min(*against.get_xlim(), *against.get_ylim()), max(*against.get_xlim(), *against.get_ylim())
+        against.plot([low, high], [low, high], color="#9aa5b1", linewidth=1, zorder=0)
         against.set(
-            xlabel=f"{chamber} EF from the label, %", ylabel="from the prediction, %", title="Prediction and label"
+            aspect="equal",
+            xlabel=f"{chamber} EF from the label, %",
+            ylabel="from the prediction, %",
+            title="Prediction and label",
         )
-        _limits(differences, agreement(patients)[index])
+        agreed = agreement(patients)[index]
+        if agreed["limits"]:
+            differences.axhline(agreed["bias"], color=TEXT_COLOUR, linewidth=1.2)
+        for limit in agreed["limits"] or ():
+            differences.axhline(limit, color=TEXT_COLOUR, linewidth=1, linestyle="dashed")
         differences.set(
             xlabel="mean of both, %", ylabel="prediction - label, points", title="Difference (Bland-Altman)"
         )
@@ -115,7 +131,7 @@ def plot_ejection_fraction(patients: Sequence[PatientIndices], index: str = "lv_
         return draw_png(figure, background="white")
 
 
-def _strip(axes: Axes, position: int, values: np.ndarray, colour: str, *, horizontal: bool) -> None:
+def _draw_dots_and_box(axes: Axes, position: int, values: np.ndarray, colour: str, *, horizontal: bool) -> None:
     values = np.sort(values[np.isfinite(values)])
     if not values.size:
         return
@@ -130,30 +146,19 @@ def _strip(axes: Axes, position: int, values: np.ndarray, colour: str, *, horizo
         manage_ticks=False,
         patch_artist=True,
         boxprops={"facecolor": "#f5f7fa", "edgecolor": "#7b8794"},
-        medianprops={"color": INK, "linewidth": 1.6},
+        medianprops={"color": TEXT_COLOUR, "linewidth": 1.6},
         whiskerprops={"color": "#7b8794"},
         capprops={"color": "#7b8794"},
     )
     x, y = (values, position + aside) if horizontal else (position + aside, values)
-    axes.scatter(x, y, s=18, color=colour, edgecolors=INK, linewidths=0.4, zorder=3)
+    axes.scatter(x, y, s=18, color=colour, edgecolors=TEXT_COLOUR, linewidths=0.4, zorder=3)
 
 
-def _identity_line(axes: Axes) -> None:
-    low, high = min(axes.get_xlim()[0], axes.get_ylim()[0]), max(axes.get_xlim()[1], axes.get_ylim()[1])
-    axes.plot([low, high], [low, high], color="#9aa5b1", linewidth=1, zorder=0)
-    axes.set_aspect("equal")
+def _select_finite_points(rows: Sequence[Mapping[str, Any]], key: str) -> list[tuple[int, float]]:
+    """Return ``(epoch, value)`` of each row with a finite number.
 
-
-def _limits(axes: Axes, agreed: Mapping[str, Any]) -> None:
-    if agreed["limits"] is None:
-        return
-    axes.axhline(agreed["bias"], color=INK, linewidth=1.2)
-    for limit in agreed["limits"]:
-        axes.axhline(limit, color=INK, linewidth=1, linestyle="dashed")
-
-
-def _points(rows: Sequence[Mapping[str, Any]], key: str) -> list[tuple[int, float]]:
-    """Return epoch, counted from 1, and value of rows with a finite number."""
+    Epochs are counted from 1.
+    """
     values = enumerate((row.get(key) for row in rows), start=1)
     return [(epoch, value) for epoch, value in values if isinstance(value, int | float) and np.isfinite(value)]
 
@@ -164,8 +169,7 @@ def _draw_curves(axes: Axes, title: str, curves: Mapping[str, Sequence[tuple[int
             epochs, values = zip(*points, strict=True)
             marker = "." if len(points) < 40 else ""
             axes.plot(epochs, values, color=LINE_COLOURS[index % 5], label=name, marker=marker)
-    axes.set_title(title)
-    axes.set_xlabel("epoch")
+    axes.set(title=title, xlabel="epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
     if 1 < len(curves) <= MOST_NAMED:
         axes.legend(frameon=False, fontsize=8)

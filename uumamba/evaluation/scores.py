@@ -1,4 +1,7 @@
-"""Rows of ``scores.csv``, one for each case and structure; all other numbers derive from them."""
+"""Rows of ``scores.csv``, one for each case and structure.
+
+All other numbers of an evaluation derive from them.
+"""
 
 import csv
 import io
@@ -18,7 +21,11 @@ WHOLE_TREE = "whole tree"
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """Scores of one structure of one case; fields are the columns of ``scores.csv``, in order.
+    """Scores of one structure of one case.
+
+    This class is the only declaration of the columns of ``scores.csv``: one column for each field, in order. A type
+    without None makes the cell mandatory. A field with a default may be absent from tables of earlier versions, so a
+    new metric is a new last field, ``float | None = None``.
 
     ``volume_ml`` is the prediction's. A mask is empty exactly if its volume is 0, so a row shows a miss. A total miss
     has Dice 0, NSD 0 and infinite distances; with both masks empty all four are NaN.
@@ -50,22 +57,31 @@ class ScoreRow:
 
     @property
     def is_vessel(self) -> bool:
-        """True if the vessel columns are filled."""
+        """Return whether the vessel columns are filled."""
         return self.cl_dice is not None
 
     @property
-    def lies_on_partner(self) -> bool:
-        """True if the prediction overlaps more with the partner's label: left and right are swapped."""
+    def is_swapped(self) -> bool:
+        """Return whether the structure is swapped with its left/right partner.
+
+        Then the prediction overlaps more with the partner's label than with the structure's own label.
+        """
         if self.partner_overlap_ml is None:
             return False
         own_ml = self.dice * (self.volume_ml + self.label_volume_ml) / 2
-        # Overlaps are whole numbers of voxels below 1e9: a smaller difference is rounding error.
+        # Overlaps are integer numbers of voxels below 1e9: a smaller difference is rounding error.
         return self.partner_overlap_ml > own_ml * (1 + 1e-9)
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Rows of an evaluation, rows of whole vessel trees, and cases that could not be scored."""
+    """Result of an evaluation: rows, failures and rows of vessel trees.
+
+    Args:
+        rows: one for each case and structure.
+        failures: cases that could not be scored.
+        trees: one for each case with several vessels, which are scored as one structure.
+    """
 
     rows: tuple[ScoreRow, ...]
     failures: tuple[CaseError, ...] = ()
@@ -73,34 +89,40 @@ class Scores:
 
 
 COLUMNS = tuple(field.name for field in fields(ScoreRow))
-REQUIRED_COLUMNS = COLUMNS[:2] + COLUMNS[3:10]
-OPTIONAL_COLUMNS = COLUMNS[11:]
-"""Columns that tables of earlier versions may lack."""
 VESSEL_COLUMNS = ("cl_dice", "betti0_error", "betti1_error", "betti2_error", "length_error")
+"""Columns of vessels only, in the order of :class:`uumamba.metrics.VesselScores`."""
 
 
 def write_scores(path: Path | str, rows: Iterable[ScoreRow]) -> None:
-    """Write ``scores.csv`` or ``trees.csv``, whole or absent; numbers read back bit for bit."""
+    """Write ``scores.csv`` or ``trees.csv``.
+
+    The file is complete or absent. :func:`read_scores` returns the same numbers bit for bit.
+    """
     write_csv(path, COLUMNS, (asdict(row).values() for row in rows))
 
 
 def write_csv(path: Path | str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
-    """Write a table with a header, whole or absent; None becomes an empty cell."""
+    """Write a table with a header; None becomes an empty cell.
+
+    The file is complete or absent.
+    """
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([columns, *rows])
     write_text(path, text.getvalue())
 
 
 def read_scores(path: Path | str) -> tuple[ScoreRow, ...]:
-    """Read ``scores.csv`` or ``trees.csv``; tables of earlier versions may lack the columns after ``group``.
+    """Read ``scores.csv`` or ``trees.csv``.
+
+    Tables of earlier versions may lack the columns after ``group``.
 
     Raises:
         UsageError: the file is missing, has no row, or is another table.
     """
-    expected, fix = "a table of scores with at least one row", "write it with `uumamba evaluate`"
+    expected, fix = "a table of scores with at least one row", "write the table with `uumamba evaluate`"
     try:
         with Path(path).open(newline="", encoding="utf-8") as stream:
-            rows = tuple(_parse(entry) for entry in csv.DictReader(stream))
+            rows = tuple(map(_parse_row, csv.DictReader(stream)))
     except FileNotFoundError:
         raise UsageError(str(path), got="no file", expected=expected, fix=fix) from None
     except (KeyError, ValueError, TypeError, IsADirectoryError) as error:
@@ -110,12 +132,11 @@ def read_scores(path: Path | str) -> tuple[ScoreRow, ...]:
     return rows
 
 
-def _parse(entry: Mapping[str, str]) -> ScoreRow:
+def _parse_row(entry: Mapping[str, str]) -> ScoreRow:
     cells: dict[str, Any] = {}
     for field in fields(ScoreRow):
-        text = entry.get(field.name) if field.name in OPTIONAL_COLUMNS else entry[field.name]
+        text = entry.get(field.name) if field.default is None else entry[field.name]
+        if not text and "None" not in str(field.type):
+            raise ValueError(f"empty {field.name}")
         cells[field.name] = (float if "float" in str(field.type) else str)(text) if text else None
-    missing = [name for name in REQUIRED_COLUMNS if cells[name] is None]
-    if missing:
-        raise ValueError(f"no {missing[0]}")
     return ScoreRow(**cells)

@@ -1,7 +1,7 @@
 """Scores of predictions against their labels on one grid."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
@@ -10,16 +10,16 @@ from scipy.ndimage import find_objects
 
 from uumamba.evaluation.scores import VESSEL_COLUMNS, WHOLE_TREE, ScoreRow, Scores
 from uumamba.metrics import dice_coefficient, surface_distances, vessel_scores, volume_ml
-from uumamba.metrics.average_surface_distance import average_of
-from uumamba.metrics.hausdorff import hausdorff_of
-from uumamba.metrics.normalized_surface_dice import normalized_surface_dice_of
+from uumamba.metrics.average_surface_distance import average_from_distances
+from uumamba.metrics.hausdorff import hausdorff_from_distances
+from uumamba.metrics.normalized_surface_dice import surface_dice_from_distances
 from uumamba.runtime.errors import require, require_case
 from uumamba.types import LabelMap, Mask, SpacingMm
 
 NSD_TOLERANCE_MM = 2.0
 """Tolerance of the ``nsd`` column: about one in-plane voxel of a cine MRI."""
 
-Box = tuple[slice, ...]
+Slices = tuple[slice, ...]
 
 
 @dataclass(frozen=True)
@@ -54,19 +54,20 @@ def evaluate(
     vessel_structures: Collection[str] = (),
     mirror_pairs: Iterable[tuple[str, str]] = (),
 ) -> Scores:
-    """Score predictions against their labels: Dice, surface distances and volumes of each structure.
+    """Score predictions against their labels.
 
-    Vessels also get clDice, Betti errors and the error of the centreline length. Several vessels are also scored as one
-    structure, because a complete tree may have wrong borders between its zones. These rows are ``trees``, separate from
-    the others, so that no mean over structures counts a voxel twice.
+    Each structure gets Dice, surface distances and volumes. Vessels also get clDice, Betti errors and the error of the
+    centreline length. Several vessels are also scored as one structure, because a complete tree may have wrong borders
+    between its zones. These rows are ``trees``, separate from the others, so that no mean over structures counts a
+    voxel twice.
 
-    Pairs are taken one at a time, so an iterator that reads from disk holds one pair. Each structure is scored in its
-    bounding box: on one core a coronary tree of 114 000 voxels in 512x512x275 takes 3 to 6 s, and the 23 zones of an
-    aorta in 220x200x420 take 4 s.
+    Pairs are read one at a time, so an iterator that reads from disk holds one pair in memory. Each structure is scored
+    in its bounding box: on one core a coronary tree of 114 000 voxels in 512x512x275 takes 3 to 6 s, and the 23 zones
+    of an aorta in 220x200x420 take 4 s.
 
     Args:
-        pairs: predictions with their labels, in any order; rows keep it.
-        structures: label value of each structure, background left out.
+        pairs: predictions with their labels, in any order; rows have the same order.
+        structures: label value of each structure, without the background.
         vessel_structures: names of the vessels.
         mirror_pairs: structures that exchange places in a left/right mirrored scan.
 
@@ -84,45 +85,62 @@ def evaluate(
     """
     partners = {one: other for left, right in mirror_pairs for one, other in ((left, right), (right, left))}
     unknown = sorted({*vessel_structures, *partners} - structures.keys())
-    require(not unknown, "structures", got=", ".join(structures), expected=f"also {', '.join(unknown)}")
+    require(
+        not unknown, "structures", got=", ".join(structures), expected=f"label values for {', '.join(unknown)} also"
+    )
     rows: list[ScoreRow] = []
     trees: list[ScoreRow] = []
     for pair in pairs:
-        boxes = _boxes(pair)
+        boxes = _find_boxes(pair)
         for structure, value in structures.items():
-            row = _score(pair, boxes, structure, [value], is_vessel=structure in vessel_structures)
-            rows.append(_add_partner(row, pair, boxes, structures, partners.get(structure)))
+            partner = partners.get(structure)
+            mirrored = None if partner is None else (partner, structures[partner])
+            is_vessel = structure in vessel_structures
+            rows.append(_score_structure(pair, boxes, structure, [value], is_vessel=is_vessel, partner=mirrored))
         if len(vessel_structures) > 1:
             values = [structures[structure] for structure in vessel_structures]
-            trees.append(_score(pair, boxes, WHOLE_TREE, values, is_vessel=True))
+            trees.append(_score_structure(pair, boxes, WHOLE_TREE, values, is_vessel=True))
     return Scores(tuple(rows), trees=tuple(trees))
 
 
-def _boxes(pair: EvaluationPair) -> dict[int, Box]:
+def _find_boxes(pair: EvaluationPair) -> dict[int, Slices]:
     """Return the bounding box of each value in prediction and label together."""
     require_case(
         pair.prediction.shape == pair.label.shape,
         pair.case_id,
         "prediction",
         got=f"shape {pair.prediction.shape}",
-        expected=f"the label's {pair.label.shape}",
+        expected=f"the label's shape {pair.label.shape}",
         fix="predict on the grid of the label",
     )
     found = zip_longest(find_objects(pair.prediction), find_objects(pair.label))
     return {value: _join_boxes([box for box in both if box]) for value, both in enumerate(found, start=1) if any(both)}
 
 
-def _join_boxes(boxes: Sequence[Box]) -> Box:
+def _join_boxes(boxes: Sequence[Slices]) -> Slices:
     return tuple(slice(min(s.start for s in axis), max(s.stop for s in axis)) for axis in zip(*boxes, strict=True))
 
 
-def _score(
-    pair: EvaluationPair, boxes: Mapping[int, Box], structure: str, values: Sequence[int], *, is_vessel: bool
+def _score_structure(
+    pair: EvaluationPair,
+    boxes: Mapping[int, Slices],
+    structure: str,
+    values: Sequence[int],
+    *,
+    is_vessel: bool,
+    partner: tuple[str, int] | None = None,
 ) -> ScoreRow:
-    """Score the voxels of all ``values`` as one structure."""
+    """Score the voxels of all ``values`` as one structure.
+
+    ``partner`` is name and label value of the same structure on the other side of the body.
+    """
     around = [boxes[value] for value in values if value in boxes]
     box = _join_boxes(around) if around else (slice(0, 0),) * pair.label.ndim
     prediction, label = (_select(labels[box], values) for labels in (pair.prediction, pair.label))
+    columns = _score_vessel(prediction, label, pair.spacing_mm) if is_vessel else {}
+    if partner is not None:
+        shared = prediction & (pair.label[box] == partner[1])
+        columns |= {"partner": partner[0], "partner_overlap_ml": volume_ml(shared, spacing_mm=pair.spacing_mm)}
     distances = surface_distances(prediction, label, spacing_mm=pair.spacing_mm)
     return ScoreRow(
         case_id=pair.case_id,
@@ -130,14 +148,14 @@ def _score(
         phase=pair.phase,
         structure=structure,
         dice=dice_coefficient(prediction, label),
-        hd95_mm=hausdorff_of(distances, percentile=95),
-        nsd=normalized_surface_dice_of(distances, tolerance_mm=NSD_TOLERANCE_MM),
+        hd95_mm=hausdorff_from_distances(distances, percentile=95),
+        nsd=surface_dice_from_distances(distances, tolerance_mm=NSD_TOLERANCE_MM),
         volume_ml=volume_ml(prediction, spacing_mm=pair.spacing_mm),
         label_volume_ml=volume_ml(label, spacing_mm=pair.spacing_mm),
-        assd_mm=average_of(distances),
+        assd_mm=average_from_distances(distances),
         group=pair.group,
         domain=pair.domain,
-        **(_vessel_columns(prediction, label, pair.spacing_mm) if is_vessel else {}),
+        **columns,
     )
 
 
@@ -145,18 +163,7 @@ def _select(labels: LabelMap, values: Sequence[int]) -> Mask:
     return labels == values[0] if len(values) == 1 else np.isin(labels, values)
 
 
-def _vessel_columns(prediction: Mask, label: Mask, spacing_mm: SpacingMm) -> dict[str, Any]:
+def _score_vessel(prediction: Mask, label: Mask, spacing_mm: SpacingMm) -> dict[str, Any]:
     found = vessel_scores(prediction, label, spacing_mm=spacing_mm)
     scores = (found.cl_dice, *found.betti_errors, *(None,) * (3 - label.ndim), found.length_error)
     return dict(zip(VESSEL_COLUMNS, scores, strict=True))
-
-
-def _add_partner(
-    row: ScoreRow, pair: EvaluationPair, boxes: Mapping[int, Box], structures: Mapping[str, int], partner: str | None
-) -> ScoreRow:
-    """Add the overlap of the prediction with the partner's label, if there is a partner."""
-    if partner is None:
-        return row
-    box = boxes.get(structures[row.structure], (slice(0, 0),) * pair.label.ndim)
-    shared = (pair.prediction[box] == structures[row.structure]) & (pair.label[box] == structures[partner])
-    return replace(row, partner=partner, partner_overlap_ml=volume_ml(shared, spacing_mm=pair.spacing_mm))

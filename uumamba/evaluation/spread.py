@@ -1,4 +1,4 @@
-"""Spread of the validation Dice over seeds, over folds, and over both."""
+"""Spread of the validation Dice over seeds, folds and all trainings."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -6,13 +6,15 @@ from typing import Any
 
 from uumamba.evaluation.means import moments
 
-Training = tuple[int, str]
-"""Seed and fold."""
+SeedAndFold = tuple[int, str]
+"""Seed and fold of one training."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean and sample standard deviations of a score over trainings; None of fewer than two.
+    """Mean and sample standard deviations of a score over trainings.
+
+    The mean of no value and a deviation of fewer than two values are None.
 
     Attributes:
         mean: mean over all trainings.
@@ -33,7 +35,7 @@ class Spread:
         return asdict(self)
 
 
-def spread(values: Mapping[Training, float]) -> Spread:
+def spread(values: Mapping[SeedAndFold, float]) -> Spread:
     """Compute the spread of one score.
 
     Example:
@@ -43,15 +45,15 @@ def spread(values: Mapping[Training, float]) -> Spread:
     """
     over_all = moments(values.values())
     return Spread(
-        over_all.mean,
-        over_all.sd,
-        _sd_of_means(values, 0),
-        _sd_of_means(values, 1),
-        over_all.n,
+        over_all.mean, over_all.sd, _compute_sd_of_means(values, 0), _compute_sd_of_means(values, 1), over_all.n
     )
 
 
-def _sd_of_means(values: Mapping[Training, float], position: int) -> float | None:
+def _compute_sd_of_means(values: Mapping[SeedAndFold, float], position: int) -> float | None:
+    """Compute the deviation of the means by seed (0) or fold (1).
+
+    ``position`` is that of seed or fold in the key of a training.
+    """
     groups: dict[int | str, list[float]] = {}
     for training, value in values.items():
         groups.setdefault(training[position], []).append(value)

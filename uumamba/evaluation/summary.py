@@ -1,13 +1,13 @@
 """Summary of scores: mean, spread and misses of each structure and phase."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from uumamba.evaluation.clinical import agreement, group_means, patient_table, why_no_patient_table
 from uumamba.evaluation.means import Moments, mean_dice_of, moments
-from uumamba.evaluation.scores import TREES_NAME, WHOLE_TREE, ScoreRow
+from uumamba.evaluation.scores import TREES_NAME, VESSEL_COLUMNS, WHOLE_TREE, ScoreRow
 from uumamba.evaluation.scoring import NSD_TOLERANCE_MM
 from uumamba.runtime.files import write_json
 
@@ -15,28 +15,28 @@ SUMMARY_NAME = "summary.json"
 ALL_PHASES = "all"
 RULES: Mapping[str, str] = {
     "empty_masks": (
-        "Exactly one mask empty is a total miss: Dice and NSD are 0, distances infinite. n_missed counts labels with "
-        "voxels that the prediction lacks, n_spurious predictions of what the label lacks. Both masks empty: NaN, in "
-        "no mean, counted in n_both_empty."
+        "Exactly one mask empty is a total miss: Dice and NSD are 0, distances infinite. n_missed counts empty "
+        "predictions of a labelled structure, n_spurious predictions of a structure without a label. Both masks empty: "
+        "NaN, in no mean, counted in n_both_empty."
     ),
     "means": (
         "Mean and sample standard deviation over cases; n is the number of cases in them. Dice and NSD include misses "
-        "as 0. Distances are averaged where they are finite, so read them together with n_missed and n_spurious. A "
+        "as 0. Only finite distances are averaged, so read them together with n_missed and n_spurious. A "
         "patient scored at ED and ES counts twice in phase 'all'."
     ),
     "foreground_dice": "Mean over structures of each structure's mean Dice over all cases.",
     "vessels": (
-        "clDice by skeletons of one voxel's width that keep the topology. Betti errors are absolute differences in the "
-        "number of parts (0), tunnels (1) and cavities (2), foreground joined by 26 neighbours. The length error is "
-        "how much longer the prediction's centreline is than the label's, as a share of the label's: negative is too "
-        "short. A total miss has clDice 0, the other mask's own Betti numbers as errors (little: read them together "
-        "with n_missed), and the length error -1, or infinity where the label is empty, which is in no mean. The "
-        "length of a zone that is no longer than it is wide says little. Where there are several vessels, the whole "
-        f"tree is all of them as one mask; its rows stand in {TREES_NAME}, and in no mean over structures."
+        "clDice uses skeletons of one voxel's width with the topology of the mask. Betti errors are absolute "
+        "differences in the number of parts (0), tunnels (1) and cavities (2); the foreground is 26-connected. The "
+        "length error is the difference of the centreline lengths, prediction minus label, as a share of the label's "
+        "length: a negative error is a prediction that is too short. A total miss has clDice 0, the other mask's Betti "
+        "numbers as errors (small, so read them together with n_missed), and the length error -1, or infinity if the "
+        "label is empty; infinity is in no mean. The length of a zone that is as wide as long means little. The whole "
+        f"tree is all vessels as one mask; its rows are in {TREES_NAME} and in no mean over structures."
     ),
     "sides": (
-        "A structure lies on its partner's side where its prediction shares more voxels with the label of the same "
-        "structure on the other side of the body than with its own label."
+        "The partner of a structure is the same structure on the other side of the body. A structure is swapped if its "
+        "prediction shares more voxels with the partner's label than with its own label."
     ),
     "surface": "Surface voxels share a face with the outside; HD95 is the greater of the two directed percentiles.",
     "nsd": f"Normalized surface Dice with a tolerance of {NSD_TOLERANCE_MM:g} mm.",
@@ -44,31 +44,20 @@ RULES: Mapping[str, str] = {
 
 
 @dataclass(frozen=True)
-class VesselSummary:
-    """Moments of the vessel columns."""
-
-    cl_dice: Moments
-    betti0_error: Moments
-    betti1_error: Moments
-    betti2_error: Moments
-    length_error: Moments
-
-
-@dataclass(frozen=True)
 class SideSwap:
-    """Structure predicted at the label of its partner on the other side of the body."""
+    """Structure whose prediction is at the label of its left/right partner."""
 
     case_id: str
     structure: str
     partner: str
 
-    def __str__(self) -> str:
-        return f"{self.case_id}: {self.structure} lies where {self.partner} is labelled"
-
 
 @dataclass(frozen=True)
 class StructureSummary:
-    """Summary of one structure in one phase or in ``"all"``."""
+    """Summary of one structure in one phase or in ``"all"``.
+
+    ``vessel`` holds the moments of the vessel columns by name, and is None for other structures.
+    """
 
     structure: str
     phase: str
@@ -80,7 +69,7 @@ class StructureSummary:
     hd95_mm: Moments
     nsd: Moments
     assd_mm: Moments
-    vessel: VesselSummary | None = None
+    vessel: Mapping[str, Moments] | None = None
 
 
 @dataclass(frozen=True)
@@ -96,7 +85,7 @@ class DomainSummary:
 
 @dataclass(frozen=True)
 class SideSummary:
-    """Number of predicted structures with a left/right partner, and those on the wrong side."""
+    """Predicted structures with a left/right partner: their number and the swapped ones."""
 
     n_checked: int
     swapped: tuple[SideSwap, ...]
@@ -124,10 +113,10 @@ class Summary:
 
 
 def summarise(rows: Sequence[ScoreRow], trees: Sequence[ScoreRow] = ()) -> Summary:
-    """Summarise rows by structure and phase; phase ``"all"`` takes every case.
+    """Summarise rows by structure and phase.
 
-    Phases are in the order ED, ES, then others by name; with one known phase or none there is only ``"all"``. Each of
-    several domains is also summarised separately.
+    Phase ``"all"`` holds every case. Phases are in the order ED, ES, then others by name; with one known phase or none
+    there is only ``"all"``. Each of several domains is also summarised separately.
 
     Args:
         rows: rows of ``scores.csv``.
@@ -136,7 +125,7 @@ def summarise(rows: Sequence[ScoreRow], trees: Sequence[ScoreRow] = ()) -> Summa
     summaries = [
         _summarise_one(structure, phase, [row for row in rows if row.structure == structure])
         for structure in dict.fromkeys(row.structure for row in rows)
-        for phase in (*_phases(rows), ALL_PHASES)
+        for phase in (*_list_phases(rows), ALL_PHASES)
     ]
     return Summary(
         n_cases=len({row.case_id for row in rows}),
@@ -144,15 +133,15 @@ def summarise(rows: Sequence[ScoreRow], trees: Sequence[ScoreRow] = ()) -> Summa
         foreground_dice=mean_dice_of(rows).foreground,
         structures=tuple(summaries),
         whole_tree=_summarise_one(WHOLE_TREE, ALL_PHASES, trees) if trees else None,
-        sides=_sides(rows),
-        domains=_domains(rows),
+        sides=_summarise_sides(rows),
+        domains=_summarise_domains(rows),
     )
 
 
 def write_summary(
     path: Path | str, rows: Sequence[ScoreRow], *, trees: Sequence[ScoreRow] = (), failed: Iterable[str] = ()
 ) -> None:
-    """Write ``summary.json``: the summary, agreement of the clinical indices, and the rules behind them.
+    """Write ``summary.json``: summary, agreement of the clinical indices, and rules.
 
     Args:
         path: the file.
@@ -168,27 +157,30 @@ def write_summary(
     )
 
 
-def _domains(rows: Sequence[ScoreRow]) -> tuple[DomainSummary, ...]:
-    """Return the summary of each domain by name; empty for one domain, which the whole summary describes."""
+def _summarise_domains(rows: Sequence[ScoreRow]) -> tuple[DomainSummary, ...]:
+    """Summarise each of several domains, in order of their names.
+
+    A single domain has no summary of its own.
+    """
     known = sorted({row.domain for row in rows if row.domain is not None})
     if len(known) < 2:
         return ()
-    alone = {name: summarise([row for row in rows if row.domain == name]) for name in known}
+    summaries = {name: summarise([row for row in rows if row.domain == name]) for name in known}
     return tuple(
         DomainSummary(name, each.n_cases, each.n_patients, each.foreground_dice, each.overall())
-        for name, each in alone.items()
+        for name, each in summaries.items()
     )
 
 
-def _phases(rows: Sequence[ScoreRow]) -> list[str]:
+def _list_phases(rows: Sequence[ScoreRow]) -> list[str]:
     known = {row.phase for row in rows if row.phase is not None}
     return sorted(known, key=lambda phase: (phase not in ("ED", "ES"), phase)) if len(known) > 1 else []
 
 
 def _summarise_one(structure: str, phase: str, rows: Sequence[ScoreRow]) -> StructureSummary:
     chosen = [row for row in rows if phase in (ALL_PHASES, row.phase)]
-    found, there = [row.volume_ml > 0 for row in chosen], [row.label_volume_ml > 0 for row in chosen]
-    masks = list(zip(found, there, strict=True))
+    vessels = [row for row in chosen if row.is_vessel]
+    masks = [(row.volume_ml > 0, row.label_volume_ml > 0) for row in chosen]
     return StructureSummary(
         structure=structure,
         phase=phase,
@@ -196,25 +188,22 @@ def _summarise_one(structure: str, phase: str, rows: Sequence[ScoreRow]) -> Stru
         n_missed=masks.count((False, True)),
         n_spurious=masks.count((True, False)),
         n_both_empty=masks.count((False, False)),
-        dice=moments(row.dice for row in chosen),
-        hd95_mm=moments(row.hd95_mm for row in chosen),
-        nsd=moments(row.nsd for row in chosen),
-        assd_mm=moments(row.assd_mm for row in chosen),
-        vessel=_summarise_vessel([row for row in chosen if row.is_vessel]),
+        dice=_compute_column_moments(chosen, "dice"),
+        hd95_mm=_compute_column_moments(chosen, "hd95_mm"),
+        nsd=_compute_column_moments(chosen, "nsd"),
+        assd_mm=_compute_column_moments(chosen, "assd_mm"),
+        vessel={column: _compute_column_moments(vessels, column) for column in VESSEL_COLUMNS} if vessels else None,
     )
 
 
-def _summarise_vessel(rows: Sequence[ScoreRow]) -> VesselSummary | None:
-    if not rows:
-        return None
-    values = ([getattr(row, field.name) for row in rows] for field in fields(VesselSummary))
-    return VesselSummary(*(moments(value for value in column if value is not None) for column in values))
+def _compute_column_moments(rows: Sequence[ScoreRow], column: str) -> Moments:
+    return moments(value for row in rows if (value := getattr(row, column)) is not None)
 
 
-def _sides(rows: Sequence[ScoreRow]) -> SideSummary | None:
-    """Return None if no structure has a partner."""
+def _summarise_sides(rows: Sequence[ScoreRow]) -> SideSummary | None:
+    """Count and list swapped structures; None if no structure has a partner."""
     paired = [row for row in rows if row.partner is not None]
     if not paired:
         return None
-    swapped = (SideSwap(row.case_id, row.structure, str(row.partner)) for row in paired if row.lies_on_partner)
+    swapped = (SideSwap(row.case_id, row.structure, str(row.partner)) for row in paired if row.is_swapped)
     return SideSummary(n_checked=sum(row.volume_ml > 0 for row in paired), swapped=tuple(swapped))

@@ -1,4 +1,4 @@
-"""Prediction with trained networks, from an image to a label map on its grid."""
+"""Prediction of label maps with trained networks."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from uumamba.inference.mirror_averaging import mirrored_mean
 from uumamba.inference.sliding_window import sliding_window
 from uumamba.runtime.autocast import Precision, autocast
-from uumamba.runtime.errors import CaseError, UumambaError, require
+from uumamba.runtime.errors import require, require_case
 from uumamba.runtime.memory_format import lay_channels_last, to_channels_last
 from uumamba.runtime.memory_shortage import OutOfMemoryError, free_memory, is_out_of_memory, summarize_error
 from uumamba.types import LabelMap
@@ -45,29 +45,29 @@ class Predictor:
 
     over networks and mirrored inputs in each window, before windows are blended; the label is the restored argmax.
 
-    If memory runs out, the batch of windows is halved, and at one window blending moves to the CPU, for this and all
-    later images, with a :class:`MemoryWarning`. The label is the same.
+    If memory runs out, the number of windows in a batch is halved. With one window in a batch, blending moves to the
+    CPU. Both apply to this and all later images, with a :class:`MemoryWarning`. The label is the same.
 
     Args:
         nets: one network or several with the same input and classes; moved to ``device`` and evaluation mode.
-        patch_size: the window, ``(Y, X)`` for 2-D networks on slices, or ``(Z, Y, X)``.
+        patch_size: size of the window, ``(Y, X)`` for 2-D networks on slices, or ``(Z, Y, X)``.
         preprocess: ``preprocess(image, spacing_mm=..., affine=..., case_id=...) -> (array (C, *S), geometry)``; by
             default the image is the array.
         restore: ``restore(probabilities (K, *S), geometry) -> label`` uint8 on the image's grid; by default the argmax.
-        restore_probabilities: ``(probabilities, geometry) -> (K, *grid)``; needed for probabilities with
+        restore_probabilities: ``(probabilities, geometry) -> (K, *grid)``; necessary for probabilities with
             ``preprocess``.
-        structures: label value of each structure; checked against the networks' classes.
+        structures: label value of each structure; compared with the number of the networks' classes.
         mirror_axes: spatial axes of the patch for mirror averaging; only axes that training mirrored.
         mirror_swaps: pairs of classes that a flip exchanges, by axis.
         overlap: overlap of neighbouring windows.
         sw_batch_size: windows for each call of a network.
         device: device of the networks.
         precision: precision of autocast; blending is always in float32.
-        channels_last: keep 2-D feature maps channels last. On two CPU cores a 2-D UMambaBot took 0.33 of its time in
+        channels_last: store 2-D feature maps channels last. On two CPU cores a 2-D UMambaBot took 0.33 of its time in
             float32 with 24, 48, ... features, 1.06 with 16, 32, ...; in bfloat16 0.71 and 0.87.
 
     Raises:
-        UsageError: there is no network, or a mirrored axis is no axis of the patch.
+        UsageError: there is no network, or a mirrored axis is not an axis of the patch.
 
     Example:
         >>> predictor = Predictor(nn.Conv2d(1, 3, kernel_size=1), patch_size=(16, 16))
@@ -110,7 +110,7 @@ class Predictor:
         self.sw_batch_size = sw_batch_size
         self._blend_device = self.device
         self.precision = precision
-        self._predict_windows = mirrored_mean(self._mean_probabilities, mirror_axes, swaps=mirror_swaps)
+        self._predict_windows = mirrored_mean(self._average_probabilities, mirror_axes, swaps=mirror_swaps)
 
     @torch.inference_mode()
     def __call__(
@@ -125,23 +125,23 @@ class Predictor:
         """Segment one image.
 
         Args:
-            image: the native array, as ``preprocess`` takes it; ``(C, *S)`` without one.
+            image: the native array, the input of ``preprocess``; ``(C, *S)`` without ``preprocess``.
             spacing_mm: voxel size in the order of the image's axes.
             affine: affine of the image to RAS+ millimetres.
-            probabilities: return probabilities, too, of K times the size of the image in float32.
+            probabilities: also return probabilities, in float32, K times the size of the image.
             case_id: name of the case for errors.
 
         Raises:
             CaseError: the probabilities of this image are not finite.
-            UumambaError: the probabilities of a blank image are not finite either.
             OutOfMemoryError: a single window does not fit into memory.
-            UsageError: the networks have too few classes for the structures, or ``restore_probabilities`` is missing.
+            UsageError: the probabilities of a blank image are not finite either, the networks have too few classes for
+                the structures, or ``restore_probabilities`` is missing.
         """
         require(
             not probabilities or self.preprocess is None or self.restore_probabilities is not None,
             "restore_probabilities",
             got=None,
-            expected="a function, for probabilities on the grid of the image",
+            expected="a function to restore probabilities to the grid of the image",
         )
         array, geometry = image, None
         if self.preprocess is not None:
@@ -158,9 +158,9 @@ class Predictor:
 
         Raises:
             CaseError: the probabilities are not finite.
-            UumambaError: the probabilities of a blank image are not finite either.
             OutOfMemoryError: a single window does not fit into memory.
-            UsageError: the networks have too few classes for the structures.
+            UsageError: the probabilities of a blank image are not finite either, or the networks have too few classes
+                for the structures.
         """
         blended = self._blend(torch.as_tensor(np.ascontiguousarray(array, dtype=np.float32)))
         needed = max((self.structures or {}).values(), default=0) + 1
@@ -170,43 +170,48 @@ class Predictor:
             got=self.structures,
             expected=f"values below {len(blended)}, the network's number of classes",
         )
-        if not blended.isfinite().all():
-            self._check_weights(channels=len(array))
-            raise CaseError(
-                case_id,
-                "probabilities",
-                got="NaN or infinity",
-                expected="finite numbers",
-                fix="look for NaN or extreme values in the image, or predict in float32",
-            )
-        found: NDArray[np.float32] = blended.cpu().numpy()
-        return found
+        is_finite = bool(blended.isfinite().all())
+        if not is_finite:
+            self._check_blank_image(channels=len(array))
+        require_case(
+            is_finite,
+            case_id,
+            "probabilities",
+            got="NaN or infinity",
+            expected="finite numbers",
+            fix="remove NaN and extreme values from the image, or predict in float32",
+        )
+        return np.asarray(blended.cpu(), np.float32)
 
     def _blend(self, image: Tensor) -> Tensor:
-        """Blend windows on the device, or in smaller parts if memory runs out."""
+        """Blend the probabilities of all windows.
+
+        If memory runs out, the need for memory is reduced for this and all later images.
+        """
         while True:
             try:
-                return self._attempt(image.to(self._blend_device))
+                with autocast(self.device, self.precision):
+                    return sliding_window(
+                        image.to(self._blend_device),
+                        lambda windows: self._predict_windows(windows.to(self.device)).to(windows.device),
+                        roi_size=self.patch_size,
+                        sw_batch_size=self.sw_batch_size,
+                        overlap=self.overlap,
+                    )
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
                 reason = summarize_error(error)
-            # Outside the handler, the error is gone, and with it the frames that held its tensors.
+            # Outside the handler, the error and the stack frames that held its tensors no longer exist.
             free_memory(self.device)
             warn(f"Memory ran out ({reason}): {self._reduce_memory(image, reason)}.", MemoryWarning, stacklevel=2)
 
-    def _attempt(self, image: Tensor) -> Tensor:
-        with autocast(self.device, self.precision):
-            return sliding_window(
-                image,
-                lambda windows: self._predict_windows(windows.to(self.device)).to(windows.device),
-                roi_size=self.patch_size,
-                sw_batch_size=self.sw_batch_size,
-                overlap=self.overlap,
-            )
-
     def _reduce_memory(self, image: Tensor, reason: str) -> str:
-        """Reduce the need for memory from now on, and describe how."""
+        """Reduce the need for memory, and describe the change.
+
+        Raises:
+            OutOfMemoryError: windows are already in batches of one, and blended on the CPU.
+        """
         if self.sw_batch_size > 1:
             self.sw_batch_size = (self.sw_batch_size + 1) // 2
             return f"from here on the network gets {self.sw_batch_size} windows at a time"
@@ -218,7 +223,7 @@ class Predictor:
             f"{tuple(image.shape)} ({reason}); predict on a device with more memory, or train with a smaller patch."
         )
 
-    def _mean_probabilities(self, windows: Tensor) -> Tensor:
+    def _average_probabilities(self, windows: Tensor) -> Tensor:
         if self.channels_last:
             windows = to_channels_last(windows)
         total = self.nets[0](windows).float().softmax(dim=1)
@@ -226,13 +231,17 @@ class Predictor:
             total += net(windows).float().softmax(dim=1)
         return total / len(self.nets)
 
-    def _check_weights(self, *, channels: int) -> None:
-        """Raise if the network diverged, which fails on every image, also a blank one."""
+    def _check_blank_image(self, *, channels: int) -> None:
+        """Raise if the probabilities of a blank image are not finite.
+
+        Then the weights are at fault, not the image.
+        """
         blank = torch.zeros((1, channels, *self.patch_size), device=self.device)
         with torch.no_grad(), autocast(self.device, self.precision):
-            if self._predict_windows(blank).isfinite().all():
-                return
-        raise UumambaError(
-            "The network's probabilities are not finite even for a blank image: its training diverged. Train it again "
-            "with a lower learning rate, or predict in float32."
-        )
+            require(
+                self._predict_windows(blank).isfinite().all(),
+                "nets",
+                got="NaN or infinity for a blank image",
+                expected="finite probabilities",
+                fix="train again with a lower learning rate, or predict in float32",
+            )

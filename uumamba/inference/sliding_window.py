@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -27,24 +27,26 @@ def sliding_window(
     sigma_scale: float = 0.125,
     cval: float | None = None,
 ) -> Tensor:
-    r"""Apply ``net`` to a whole image as the weighted mean of overlapping windows.
+    r"""Apply a network to an image in overlapping windows.
+
+    The result is the weighted mean of the windows' outputs.
 
     .. math:: \bar{y}(x) = \frac{\sum_i w(x - s_i)\, y_i(x - s_i)}{\sum_i w(x - s_i)}, \qquad
               w(u) = \max\Big(e^{-\sum_a u_a^2 / 2 (\sigma r_a)^2},\ \min_{u'} w(u'),\ 10^{-3}\Big)
 
-    with r the window's size, s its starts, u measured from the window's centre. Windows step by
-    ``int(r (1 - overlap))`` and the last one ends at the border. Arguments and results are those of MONAI's
+    with the size r and the starts s of the windows, and u measured from a window's centre. The stride is
+    ``int(r (1 - overlap))``, and the last window ends at the border. Arguments and results are those of MONAI's
     ``sliding_window_inference``, whose import a single scan avoids.
 
-    Edge cases. An axis shorter than the window is padded on both sides, and the result is cropped. A 2-D window over a
-    3-D image takes each slice along the first spatial axis as a separate image, in common batches. Blending is in
+    Edge cases. An axis shorter than the window is padded on both sides, and the result is cropped. With a 2-D window,
+    each slice of a 3-D image along the first spatial axis is a separate image, in common batches. Blending is in
     float32 on the image's device for any type of the network's output, and needs (K + 1) times the memory of the image.
     The training or evaluation mode of the network does not change.
 
     Args:
         image: ``(C, *S)``.
         net: from ``(B, C, *roi_size)`` to a tensor ``(B, K, *roi_size)`` of logits or probabilities.
-        roi_size: the window, ``(Y, X)`` or ``(Z, Y, X)``.
+        roi_size: size of the window, ``(Y, X)`` or ``(Z, Y, X)``.
         sw_batch_size: windows for each call of ``net``.
         overlap: share of the window's length, at least 0 and below 1.
         mode: ``"gaussian"`` gives the centre of a window the largest weight, ``"constant"`` all voxels the same.
@@ -55,41 +57,51 @@ def sliding_window(
         ``(K, *S)`` float32.
 
     Raises:
-        UsageError: the image has no axis or slices for the window, an option is out of range, or ``net`` returns
-            another shape.
+        UsageError: the axes of image and window do not match, an option is out of range, or ``net`` returns another
+            shape.
 
     Example:
         >>> sliding_window(torch.ones(1, 5, 40, 30), lambda x: x.repeat(1, 2, 1, 1), roi_size=(16, 16)).shape
         torch.Size([2, 5, 40, 30])
     """
     roi = tuple(int(size) for size in roi_size)
-    _check(image, roi, sw_batch_size, overlap, mode)
+    _check_options(image, roi, sw_batch_size, overlap, mode)
     images = image.movedim(1, 0) if len(roi) == image.ndim - 2 else image[None]
     padded, inside = _pad(images, roi, float(image.min()) if cval is None else cval)
-    weight = blending_weight(roi, mode=mode, sigma_scale=sigma_scale).to(image.device)
+    weight = compute_blending_weight(roi, mode=mode, sigma_scale=sigma_scale).to(image.device)
     blended, total = None, torch.zeros(padded.shape[2:], device=image.device)
-    windows = list(window_starts(padded.shape[2:], roi, overlap))
-    for start in windows:
-        _window(total, start, roi).add_(weight)
-    for block in _batched(itertools.product(range(len(padded)), windows), sw_batch_size):
-        found = net(torch.stack([_window(padded[index], start, roi) for index, start in block]))
-        _check_output(found, len(block), roi)
+    starts = list(find_window_starts(padded.shape[2:], roi, overlap))
+    for start in starts:
+        _view_window(total, start, roi).add_(weight)
+    windows = list(itertools.product(range(len(padded)), starts))
+    for first in range(0, len(windows), sw_batch_size):
+        block = windows[first : first + sw_batch_size]
+        found = net(torch.stack([_view_window(padded[index], start, roi) for index, start in block]))
+        require(
+            isinstance(found, Tensor) and found.shape[:1] + found.shape[2:] == (len(block), *roi),
+            "net",
+            got=tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__,
+            expected=f"one tensor of shape ({len(block)}, classes, {', '.join(map(str, roi))})",
+            fix="call net.eval() for a network with deep supervision",
+        )
         if blended is None:
             blended = torch.zeros(len(padded), found.shape[1], *padded.shape[2:], device=image.device)
         for (index, start), values in zip(block, found.float() * weight, strict=True):
-            _window(blended[index], start, roi).add_(values)
+            _view_window(blended[index], start, roi).add_(values)
     assert blended is not None  # there is at least one window
-    whole = _window(blended.div_(total), *inside)
-    return whole.movedim(0, 1) if len(roi) == image.ndim - 2 else whole[0]
+    result = _view_window(blended.div_(total), *inside)
+    return result.movedim(0, 1) if len(roi) == image.ndim - 2 else result[0]
 
 
-def window_starts(size: Sequence[int], roi_size: Sequence[int], overlap: float) -> Iterator[tuple[int, ...]]:
-    """Yield the first corners of windows that cover an image, the last axis fastest.
+def find_window_starts(size: Sequence[int], roi_size: Sequence[int], overlap: float) -> Iterator[tuple[int, ...]]:
+    """Yield the first corners of windows that cover an image.
+
+    The last axis changes fastest.
 
     Example:
-        >>> list(window_starts((10,), (4,), overlap=0.5))
+        >>> list(find_window_starts((10,), (4,), overlap=0.5))
         [(0,), (2,), (4,), (6,)]
-        >>> list(window_starts((9,), (4,), overlap=0.25))
+        >>> list(find_window_starts((9,), (4,), overlap=0.25))
         [(0,), (3,), (5,)]
     """
     axes = []
@@ -100,11 +112,13 @@ def window_starts(size: Sequence[int], roi_size: Sequence[int], overlap: float) 
     return itertools.product(*axes)
 
 
-def blending_weight(roi_size: Sequence[int], *, mode: Mode, sigma_scale: float) -> Tensor:
-    """Return the positive weight of each voxel of a window: a Gaussian around its centre, or 1.
+def compute_blending_weight(roi_size: Sequence[int], *, mode: Mode, sigma_scale: float) -> Tensor:
+    """Return the positive weight of each voxel of a window.
+
+    The weight is a Gaussian around the centre of the window, or 1.
 
     Example:
-        >>> weight = blending_weight((3,), mode="gaussian", sigma_scale=0.5)  # sigma is 1.5 voxels
+        >>> weight = compute_blending_weight((3,), mode="gaussian", sigma_scale=0.5)  # sigma is 1.5 voxels
         >>> torch.allclose(weight, torch.tensor([-0.5 / 1.5**2, 0.0, -0.5 / 1.5**2]).exp())
         True
     """
@@ -118,44 +132,31 @@ def blending_weight(roi_size: Sequence[int], *, mode: Mode, sigma_scale: float) 
 
 
 def _pad(images: Tensor, roi: Sequence[int], value: float) -> tuple[Tensor, tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Pad images to the size of the window; return start and size of the originals in them, too."""
+    """Pad images to the size of the window.
+
+    Also returned are start and size of the originals in the padded images.
+    """
     size = tuple(images.shape[2:])
     missing = [max(0, window - length) for window, length in zip(roi, size, strict=True)]
     before = tuple(short // 2 for short in missing)
-    if not any(missing):
-        return images, (before, size)
     pairs = [(first, short - first) for first, short in zip(before, missing, strict=True)]
     return F.pad(images, list(itertools.chain(*reversed(pairs))), value=value), (before, size)
 
 
-def _window(whole: Tensor, start: Sequence[int], roi: Sequence[int]) -> Tensor:
+def _view_window(array: Tensor, start: Sequence[int], roi: Sequence[int]) -> Tensor:
     """Return a view of a window along the last axes."""
     for axis, (first, length) in enumerate(zip(start, roi, strict=True), start=-len(roi)):
-        whole = whole.narrow(axis, first, length)
-    return whole
+        array = array.narrow(axis, first, length)
+    return array
 
 
-def _batched(windows: Iterable[tuple[int, tuple[int, ...]]], size: int) -> Iterator[list[tuple[int, tuple[int, ...]]]]:
-    remaining = iter(windows)
-    while block := list(itertools.islice(remaining, size)):
-        yield block
-
-
-def _check(image: Tensor, roi: tuple[int, ...], sw_batch_size: int, overlap: float, mode: str) -> None:
-    fits = len(roi) in (image.ndim - 1, image.ndim - 2) and min(roi, default=0) >= 1 and 0 not in image.shape
-    axes = f"a positive length for each spatial axis (2-D: for the last two) of an image {tuple(image.shape)}"
-    require(fits, "roi_size", got=roi, expected=axes)
-    require(sw_batch_size >= 1, "sw_batch_size", got=sw_batch_size, expected="at least 1")
-    require(0 <= overlap < 1, "overlap", got=overlap, expected="at least 0 and below 1")
-    require(mode in ("constant", "gaussian"), "mode", got=mode, expected="constant or gaussian")
-
-
-def _check_output(found: object, count: int, roi: tuple[int, ...]) -> None:
-    shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+def _check_options(image: Tensor, roi: tuple[int, ...], sw_batch_size: int, overlap: float, mode: str) -> None:
     require(
-        isinstance(found, Tensor) and found.shape[:1] + found.shape[2:] == (count, *roi),
-        "net",
-        got=shape,
-        expected=f"one tensor ({count}, classes, {', '.join(map(str, roi))})",
-        fix="call net.eval() if it has deep supervision",
+        len(roi) in (image.ndim - 1, image.ndim - 2) and min(roi, default=0) >= 1 and 0 not in image.shape,
+        "roi_size",
+        got=roi,
+        expected=f"positive lengths of all or the last two spatial axes of an image {tuple(image.shape)}",
     )
+    require(sw_batch_size >= 1, "sw_batch_size", got=sw_batch_size, expected="1 or more")
+    require(0 <= overlap < 1, "overlap", got=overlap, expected="a share of at least 0 and below 1")
+    require(mode in ("constant", "gaussian"), "mode", got=mode, expected="one of constant, gaussian")

@@ -1,7 +1,9 @@
-"""Metrics on one structure: boolean arrays in, a float out; spacing in array-axis order, in millimetres.
+"""Metrics on one structure, from boolean arrays.
 
-A total miss (exactly one mask empty) is ``inf`` for distances and 0 for overlaps; two empty masks give NaN. The metrics
-of a vessel's topology and length document their values for a miss.
+The result is a float; the spacing is in millimetres, in array-axis order.
+
+A total miss (exactly one mask empty) is ``inf`` for distances and 0 for overlaps; two empty masks give NaN. Metrics of
+a vessel's topology and length document their own values for a miss.
 """
 
 from uumamba.metrics.average_surface_distance import average_surface_distance

@@ -35,10 +35,10 @@ def average_surface_distance(prediction: Mask, label: Mask, *, spacing_mm: Seque
         IEEE TMI 28(8), 2009.
         Differs from the paper: none.
     """
-    return average_of(surface_distances(prediction, label, spacing_mm=spacing_mm))
+    return average_from_distances(surface_distances(prediction, label, spacing_mm=spacing_mm))
 
 
-def average_of(distances: SurfaceDistances) -> float:
-    """Average precomputed distances."""
+def average_from_distances(distances: SurfaceDistances) -> float:
+    """Compute the average surface distance from precomputed distances."""
     both = distances.both
     return float(both.mean()) if both.size else float("nan")

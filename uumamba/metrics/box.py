@@ -1,4 +1,7 @@
-"""Bounding box of a mask, so that the cost of a metric follows the structure and not the scan."""
+"""Bounding box of a mask.
+
+The cost of a metric in a box depends on the size of the structure, not on that of the scan.
+"""
 
 import numpy as np
 
@@ -6,7 +9,9 @@ from uumamba.types import Mask
 
 
 def bounding_box(mask: Mask) -> tuple[slice, ...]:
-    """Return the smallest slices that contain every true voxel; empty slices for an empty mask.
+    """Return the smallest slices that contain every true voxel.
+
+    The slices of an empty mask are empty.
 
     Args:
         mask: boolean array of any shape.
@@ -18,7 +23,7 @@ def bounding_box(mask: Mask) -> tuple[slice, ...]:
     box: list[slice] = []
     for axis in range(mask.ndim):
         others = tuple(other for other in range(mask.ndim) if other != axis)
-        # Crop axis by axis, so that each axis scans only what the previous ones left.
+        # Crop axis by axis: each axis scans only the slices that the previous axes kept.
         occupied = np.flatnonzero(mask[tuple(box)].any(axis=others))
         box.append(slice(int(occupied[0]), int(occupied[-1]) + 1) if occupied.size else slice(0, 0))
     return tuple(box)

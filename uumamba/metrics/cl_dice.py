@@ -8,14 +8,14 @@ from uumamba.types import Mask
 
 
 def cl_dice(prediction: Mask, label: Mask) -> float:
-    r"""Centreline Dice: 1 if each mask contains the other's skeleton, whatever their thickness.
+    r"""Centreline Dice: 1 if each mask contains the other's skeleton.
 
     .. math:: \mathrm{clDice} = \frac{2\,T_p\,T_s}{T_p + T_s}, \quad
         T_p = \frac{|S_P \cap L|}{|S_P|}, \quad T_s = \frac{|S_L \cap P|}{|S_L|}
 
     :math:`S_P` and :math:`S_L` are the skeletons of prediction and label by
-    :func:`~uumamba.metrics.skeleton.skeletonize`, empty only for an empty mask. Voxels are counted, so the spacing does
-    not matter.
+    :func:`~uumamba.metrics.skeleton.skeletonize`, empty only for an empty mask. Voxels are counted, so neither the
+    spacing nor the thickness matters.
 
     One mask empty, or no skeleton voxel inside the other mask: 0. Both empty: NaN.
 
@@ -41,19 +41,19 @@ def cl_dice(prediction: Mask, label: Mask) -> float:
     """
     check_pair(prediction, label)
     check_2d_or_3d(prediction, "prediction")
-    if not prediction.any() and not label.any():
+    return cl_dice_from_skeletons(prediction, label, skeletonize(prediction), skeletonize(label))
+
+
+def cl_dice_from_skeletons(prediction: Mask, label: Mask, prediction_skeleton: Mask, label_skeleton: Mask) -> float:
+    """Compute clDice from precomputed skeletons; NaN if both are empty."""
+    if not prediction_skeleton.any() and not label_skeleton.any():
         return float("nan")
-    return cl_dice_of(prediction, label, skeletonize(prediction), skeletonize(label))
-
-
-def cl_dice_of(prediction: Mask, label: Mask, prediction_skeleton: Mask, label_skeleton: Mask) -> float:
-    """Return clDice from precomputed skeletons, of which at least one is not empty."""
-    precision = _share_inside(prediction_skeleton, label)
-    sensitivity = _share_inside(label_skeleton, prediction)
+    precision = _compute_share_inside(prediction_skeleton, label)
+    sensitivity = _compute_share_inside(label_skeleton, prediction)
     total = precision + sensitivity
     return 2 * precision * sensitivity / total if total else 0.0
 
 
-def _share_inside(skeleton: Mask, mask: Mask) -> float:
+def _compute_share_inside(skeleton: Mask, mask: Mask) -> float:
     size = int(np.count_nonzero(skeleton))
     return int(np.count_nonzero(skeleton & mask)) / size if size else 0.0

@@ -7,7 +7,7 @@ from uumamba.types import Mask
 
 
 def dice_coefficient(prediction: Mask, label: Mask) -> float:
-    r"""Overlap of two masks, 1 for equal ones and 0 for disjoint ones.
+    r"""Overlap of two masks: 1 if equal, 0 if disjoint.
 
     .. math:: \mathrm{Dice} = \frac{2\,|P \cap L|}{|P| + |L|}
 

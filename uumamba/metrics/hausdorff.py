@@ -12,7 +12,9 @@ from uumamba.types import Mask
 def hausdorff_distance(
     prediction: Mask, label: Mask, *, spacing_mm: Sequence[float], percentile: float = 95.0
 ) -> float:
-    r"""Percentile of the distances between two surfaces, in millimetres; 100 is the Hausdorff distance.
+    r"""Percentile of the distances between two surfaces, in millimetres.
+
+    Percentile 100 is the Hausdorff distance.
 
     .. math:: \mathrm{HD}_q = \max\left(Q_q\{d(p, \partial L) : p \in \partial P\},
         Q_q\{d(l, \partial P) : l \in \partial L\}\right)
@@ -43,11 +45,11 @@ def hausdorff_distance(
         Huttenlocher, Klanderman & Rucklidge, *Comparing Images Using the Hausdorff Distance*, IEEE TPAMI 15(9), 1993.
         Differs from the paper: a percentile instead of the rank, and surfaces instead of point sets.
     """
-    return hausdorff_of(surface_distances(prediction, label, spacing_mm=spacing_mm), percentile=percentile)
+    return hausdorff_from_distances(surface_distances(prediction, label, spacing_mm=spacing_mm), percentile=percentile)
 
 
-def hausdorff_of(distances: SurfaceDistances, *, percentile: float = 95.0) -> float:
-    """Return the percentile of precomputed distances."""
+def hausdorff_from_distances(distances: SurfaceDistances, *, percentile: float = 95.0) -> float:
+    """Compute the larger percentile of both directions from precomputed distances."""
     require(0 <= percentile <= 100, "percentile", got=percentile, expected="a number from 0 to 100")
     if not distances.both.size:
         return float("nan")

@@ -37,13 +37,15 @@ def check_mask(mask: Mask, name: str = "mask") -> None:
 
 
 def check_2d_or_3d(mask: Mask, name: str = "mask") -> None:
-    """Raise unless a mask is a boolean array of two or three axes, for which topology is defined here.
+    """Raise unless a mask is boolean, with two or three axes.
+
+    Betti numbers, skeletons and centrelines are defined for such masks only.
 
     Raises:
         UsageError: another type, or another number of axes.
     """
     check_mask(mask, name)
-    require(mask.ndim in (2, 3), name, got=mask.shape, expected="two or three axes")
+    require(mask.ndim in (2, 3), name, got=mask.shape, expected="a shape with two or three axes")
 
 
 def check_spacing(spacing_mm: Sequence[float], dimensions: int) -> None:

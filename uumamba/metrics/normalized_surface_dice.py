@@ -45,13 +45,13 @@ def normalized_surface_dice(
         JMIR 23(7), 2021, arXiv:1809.04430.
         Differs from the paper: surface voxels are counted, where the paper weights surface elements by their area.
     """
-    return normalized_surface_dice_of(
+    return surface_dice_from_distances(
         surface_distances(prediction, label, spacing_mm=spacing_mm), tolerance_mm=tolerance_mm
     )
 
 
-def normalized_surface_dice_of(distances: SurfaceDistances, *, tolerance_mm: float) -> float:
-    """Return the share of precomputed distances within the tolerance."""
-    require(tolerance_mm >= 0, "tolerance_mm", got=tolerance_mm, expected="a number of at least 0")
+def surface_dice_from_distances(distances: SurfaceDistances, *, tolerance_mm: float) -> float:
+    """Compute the normalized surface Dice from precomputed distances."""
+    require(tolerance_mm >= 0, "tolerance_mm", got=tolerance_mm, expected="a number of 0 or more")
     both = distances.both
     return float(np.mean(both <= tolerance_mm + _ROUNDING_MM)) if both.size else float("nan")

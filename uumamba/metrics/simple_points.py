@@ -13,16 +13,16 @@ OFFSETS = tuple(itertools.product((-1, 0, 1), repeat=3))
 CENTRE = OFFSETS.index((0, 0, 0))
 
 
-def _bits_where(wanted: NDArray[np.bool_]) -> np.uint32:
+def _encode_bits(wanted: NDArray[np.bool_]) -> np.uint32:
     return np.uint32(sum(1 << int(bit) for bit in np.flatnonzero(wanted)))
 
 
 _DISTANCES = np.abs(OFFSETS).sum(axis=1)
-_FACES = _bits_where(_DISTANCES == 1)
-_FACES_AND_EDGES = _bits_where((_DISTANCES == 1) | (_DISTANCES == 2))
+_FACES = _encode_bits(_DISTANCES == 1)
+_FACES_AND_EDGES = _encode_bits((_DISTANCES == 1) | (_DISTANCES == 2))
 # For each axis: its stride in bits, and the bits that may step down or up without wrapping around the cube.
 _STEPS = tuple(
-    (np.uint32(stride), _bits_where(along > -1), _bits_where(along < 1))
+    (np.uint32(stride), _encode_bits(along > -1), _encode_bits(along < 1))
     for stride, along in zip((9, 3, 1), np.transpose(OFFSETS), strict=True)
 )
 
@@ -49,16 +49,22 @@ def is_simple(codes: Codes) -> NDArray[np.bool_]:
         Differs from the paper: none.
     """
     background = ~codes & _FACES_AND_EDGES
-    return _is_one_part(codes, codes, _grow_by_26) & _is_one_part(background, background & _FACES, _grow_by_6)
+    return _is_connected(codes, codes, _grow_by_26) & _is_connected(background, background & _FACES, _grow_by_6)
 
 
 def has_two_neighbours(codes: Codes) -> NDArray[np.bool_]:
-    """Test neighbourhoods for at least two voxels, which end points and isolated voxels lack."""
+    """Test neighbourhoods for at least two voxels.
+
+    End points of a curve have one neighbour, isolated voxels none.
+    """
     return (codes & (codes - np.uint32(1))) != 0
 
 
-def _is_one_part(inside: Codes, wanted: Codes, grow: Callable[[Codes], Codes]) -> NDArray[np.bool_]:
-    """Whether a flood fill inside the mask connects all wanted voxels; false if there are none."""
+def _is_connected(inside: Codes, wanted: Codes, grow: Callable[[Codes], Codes]) -> NDArray[np.bool_]:
+    """Test whether a flood fill inside the mask connects all wanted voxels.
+
+    Without any wanted voxel the result is false.
+    """
     reached = wanted & (~wanted + np.uint32(1))
     while True:
         grown = grow(reached) & inside

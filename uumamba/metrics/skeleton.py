@@ -14,7 +14,7 @@ Positions = NDArray[np.intp]
 
 
 def skeletonize(mask: Mask) -> Mask:
-    """Thin a mask to curves of one voxel's width with the same topology.
+    """Thin a mask to curves of one voxel's width and equal topology.
 
     Layers are removed from each of the six sides in turn (four in 2-D) until nothing changes. A border voxel of a side
     is removed if it is *simple* (:func:`~uumamba.metrics.simple_points.is_simple`) and not the end of a curve.
@@ -23,7 +23,7 @@ def skeletonize(mask: Mask) -> Mask:
 
     The Betti numbers of skeleton and mask are equal, with 26-connected foreground (8 in 2-D) and 6-connected background
     (4). The skeleton of a thick structure may end about one radius early, a ball becomes a few voxels, and a cavity
-    keeps a closed shell. For even widths the skeleton lies half a voxel to one side, so the skeleton of a flipped mask
+    keeps a closed shell. For even widths the skeleton is half a voxel off the middle, so the skeleton of a flipped mask
     may differ by a voxel. An empty mask has an empty skeleton.
 
     Only border voxels in the bounding box are visited, which is several times as fast as scikit-image 0.26.
@@ -60,33 +60,41 @@ def skeletonize(mask: Mask) -> Mask:
 
 
 def _thin(mask: Mask) -> Mask:
-    """Thin a mask of three axes; an axis of length 1 has no sides."""
+    """Thin a mask of three axes.
+
+    Layers are removed from both sides of each axis longer than 1.
+    """
     volume = np.ascontiguousarray(np.pad(mask, 1), np.uint8)  # otherwise the flat view below would be a copy
     strides = (volume.shape[1] * volume.shape[2], volume.shape[2], 1)
     sides = [sign * stride for stride, n in zip(strides, mask.shape, strict=True) if n > 1 for sign in (-1, 1)]
     flat = volume.reshape(-1)
     steps = np.array(OFFSETS) @ np.array(strides)
-    left, before = np.flatnonzero(flat), -1
-    while left.size != before:
-        before = left.size
+    remaining, previous_size = np.flatnonzero(flat), -1
+    while remaining.size != previous_size:
+        previous_size = remaining.size
         for side in sides:
-            border = left[flat[left + side] == 0]
-            for turn in _turns(_removable(flat, border, steps, ends_stay=True), volume.shape):
-                flat[_removable(flat, turn, steps, ends_stay=False)] = 0
-            left = left[flat[left] != 0]
+            border = remaining[flat[remaining + side] == 0]
+            for group in _group_by_parity(_select_removable(flat, border, steps, keeps_ends=True), volume.shape):
+                flat[_select_removable(flat, group, steps, keeps_ends=False)] = 0
+            remaining = remaining[flat[remaining] != 0]
     return volume[1:-1, 1:-1, 1:-1].astype(bool)
 
 
-def _removable(flat: NDArray[np.uint8], positions: Positions, steps: Positions, *, ends_stay: bool) -> Positions:
-    """Select the voxels whose removal preserves the topology and, with ``ends_stay``, shortens no curve."""
-    codes = _neighbourhoods(flat, positions, steps)
-    if ends_stay:
+def _select_removable(
+    flat: NDArray[np.uint8], positions: Positions, steps: Positions, *, keeps_ends: bool
+) -> Positions:
+    """Select the voxels whose removal preserves the topology.
+
+    With ``keeps_ends``, the ends of curves are not selected.
+    """
+    codes = _encode_neighbourhoods(flat, positions, steps)
+    if keeps_ends:
         inner = has_two_neighbours(codes)
         positions, codes = positions[inner], codes[inner]
     return positions[is_simple(codes)]
 
 
-def _neighbourhoods(flat: NDArray[np.uint8], positions: Positions, steps: Positions) -> Codes:
+def _encode_neighbourhoods(flat: NDArray[np.uint8], positions: Positions, steps: Positions) -> Codes:
     codes = np.zeros(positions.shape, np.uint32)
     for bit, step in enumerate(steps):
         if bit != CENTRE:
@@ -94,8 +102,11 @@ def _neighbourhoods(flat: NDArray[np.uint8], positions: Positions, steps: Positi
     return codes
 
 
-def _turns(positions: Positions, shape: tuple[int, ...]) -> Iterator[Positions]:
-    """Yield eight groups by the parity of coordinates; voxels of one group are never neighbours."""
+def _group_by_parity(positions: Positions, shape: tuple[int, ...]) -> Iterator[Positions]:
+    """Yield eight groups of voxels by the parity of their coordinates.
+
+    Voxels of one group are never neighbours.
+    """
     z, y, x = np.unravel_index(positions, shape)
     parity = (z & 1) << 2 | (y & 1) << 1 | x & 1
     for group in range(8):

@@ -1,4 +1,4 @@
-"""Graph of a skeleton, with as many loops as the skeleton has tunnels."""
+"""Graph of a skeleton, with one loop for each tunnel."""
 
 import itertools
 from collections.abc import Sequence
@@ -30,27 +30,29 @@ class SkeletonGraph:
     def edge_lengths_mm(self) -> NDArray[np.float64]:
         """Length of each edge, ``(m,)``."""
         ends = self.points_mm[self.edges]
-        lengths: NDArray[np.float64] = np.linalg.norm(ends[:, 0] - ends[:, 1], axis=1)
-        return lengths
+        return np.asarray(np.linalg.norm(ends[:, 0] - ends[:, 1], axis=1), np.float64)
 
     @property
     def degrees(self) -> NDArray[np.intp]:
-        """Number of edges at each point, ``(n,)``: 1 at an end, 2 along a branch, 3 or more at a branch point."""
+        """Number of edges at each point, ``(n,)``.
+
+        An end has one edge, a point along a branch two, a branch point three or more.
+        """
         return np.bincount(self.edges.reshape(-1), minlength=len(self.points_mm))
 
     @property
-    def both_ways(self) -> NDArray[np.intp]:
+    def directed_edges(self) -> NDArray[np.intp]:
         """Start and stop of each edge in both directions, ``(2, 2m)``."""
         return np.concatenate([self.edges, self.edges[:, ::-1]]).T
 
 
 def skeleton_graph(skeleton: Mask, *, spacing_mm: Sequence[float]) -> SkeletonGraph:
-    """Build the shortest graph on a skeleton's voxels with the same parts and tunnels.
+    """Build the shortest graph with a skeleton's parts and tunnels.
 
-    Edges between all 26-neighbours would count branch points twice: three voxels that touch each other close a triangle
-    that is no loop of the vessel. Triangles generate all such false loops, since voxels that are pairwise neighbours
-    share a corner. The longest edge of each independent sum of triangles is removed. The result has exactly ``b0``
-    parts and ``b1`` loops, and is the shortest such graph.
+    Its points are the voxels of the skeleton. Edges between all 26-neighbours would count branch points twice: three
+    voxels that touch each other close a triangle that is no loop of the vessel. Triangles generate all such false
+    loops, since voxels that are pairwise neighbours have a common corner. The longest edge of each independent sum of
+    triangles is removed. The result has exactly ``b0`` parts and ``b1`` loops, and is the shortest such graph.
 
     Args:
         skeleton: boolean array ``(Z, Y, X)``, in any axis order; slow for thick masks.
@@ -68,14 +70,18 @@ def skeleton_graph(skeleton: Mask, *, spacing_mm: Sequence[float]) -> SkeletonGr
         Differs from the paper: of the pairing, only the edges that triangles fill are used.
     """
     voxels = np.argwhere(skeleton)
-    table, edges = _forward_edges(voxels, skeleton.shape)
+    table, edges = _list_edges(voxels, skeleton.shape)
     graph = SkeletonGraph(voxels.astype(np.float64) * np.asarray(spacing_mm), edges)
-    filled = _filled_edges(_triangles(table, edges), graph.edge_lengths_mm)
+    filled = _find_filled_edges(_list_triangles(table, edges), graph.edge_lengths_mm)
     return SkeletonGraph(graph.points_mm, np.delete(edges, filled, axis=0))
 
 
-def _forward_edges(voxels: NDArray[np.intp], shape: tuple[int, ...]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return the edge from each voxel along each forward step, ``(n, 13)`` or -1, and the edges ``(m, 2)``."""
+def _list_edges(voxels: NDArray[np.intp], shape: tuple[int, ...]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return the edges between neighbouring voxels, as table and list.
+
+    The table ``(n, 13)`` holds the number of the edge from each voxel along each forward step, or -1; the list
+    ``(m, 2)`` holds the two voxels of each edge.
+    """
     strides = np.array([(shape[1] + 2) * (shape[2] + 2), shape[2] + 2, 1])
     keys = (voxels + 1) @ strides
     wanted = keys[:, None] + _FORWARD @ strides
@@ -87,8 +93,11 @@ def _forward_edges(voxels: NDArray[np.intp], shape: tuple[int, ...]) -> tuple[ND
     return table, np.stack([starts, nearest[joined]], axis=1)
 
 
-def _triangles(table: NDArray[np.intp], edges: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Return the edges of every three voxels that are pairwise neighbours, ``(t, 3)``."""
+def _list_triangles(table: NDArray[np.intp], edges: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Return the edges of all triangles, ``(t, 3)``.
+
+    A triangle is three voxels that are pairwise neighbours.
+    """
     numbers = {tuple(step): number for number, step in enumerate(_FORWARD.tolist())}
     found = [np.empty((0, 3), np.intp)]
     for (a, first), (b, second) in itertools.combinations(enumerate(_FORWARD), 2):
@@ -100,8 +109,11 @@ def _triangles(table: NDArray[np.intp], edges: NDArray[np.intp]) -> NDArray[np.i
     return np.concatenate(found)
 
 
-def _filled_edges(triangles: NDArray[np.intp], lengths_mm: NDArray[np.float64]) -> NDArray[np.intp]:
-    """Find the longest edge of each independent sum of triangles by Gaussian elimination over GF(2)."""
+def _find_filled_edges(triangles: NDArray[np.intp], lengths_mm: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Find the longest edge of each independent sum of triangles.
+
+    The sums come from Gaussian elimination over GF(2).
+    """
     order = np.argsort(lengths_mm, kind="stable")
     rank = np.argsort(order)
     sums: dict[int, set[int]] = {}

@@ -17,7 +17,9 @@ DistancesMm = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class SurfaceDistances:
-    """Distance of each surface voxel of one mask to the nearest surface voxel of the other, in millimetres.
+    """Distances between the surfaces of two masks, in millimetres.
+
+    A distance is that of a surface voxel to the nearest surface voxel of the other mask.
 
     Args:
         prediction_to_label: one distance for each surface voxel of the prediction; ``inf`` if the label is empty.
@@ -29,7 +31,7 @@ class SurfaceDistances:
 
     @property
     def both(self) -> DistancesMm:
-        """Distances of both directions in one array; empty if both masks are."""
+        """Distances of both directions in one array; empty for two empty masks."""
         return np.concatenate([self.prediction_to_label, self.label_to_prediction])
 
 
@@ -40,8 +42,8 @@ def surface_distances(prediction: Mask, label: Mask, *, spacing_mm: Sequence[flo
     the border of the array. This is the definition of MedPy and MONAI; DeepMind's ``surface-distance`` weights
     marching-cubes elements by their area instead.
 
-    Distances come from a nearest-neighbour tree, which is as fast as a distance transform on hearts, faster on large
-    structures, and whose memory follows the surface.
+    Distances come from a nearest-neighbour tree. It is as fast as a distance transform on hearts and faster on large
+    structures, and its memory depends on the size of the surface.
 
     Args:
         prediction: boolean array of any shape.
@@ -61,20 +63,19 @@ def surface_distances(prediction: Mask, label: Mask, *, spacing_mm: Sequence[flo
     check_pair(prediction, label)
     check_spacing(spacing_mm, prediction.ndim)
     box = bounding_box(prediction | label)
-    of_prediction = _surface_points_mm(prediction[box], spacing_mm)
-    of_label = _surface_points_mm(label[box], spacing_mm)
-    return SurfaceDistances(_nearest_mm(of_prediction, of_label), _nearest_mm(of_label, of_prediction))
+    of_prediction = _find_surface_points_mm(prediction[box], spacing_mm)
+    of_label = _find_surface_points_mm(label[box], spacing_mm)
+    return SurfaceDistances(_measure_nearest_mm(of_prediction, of_label), _measure_nearest_mm(of_label, of_prediction))
 
 
-def _surface_points_mm(mask: Mask, spacing_mm: Sequence[float]) -> NDArray[np.float64]:
+def _find_surface_points_mm(mask: Mask, spacing_mm: Sequence[float]) -> NDArray[np.float64]:
     if mask.size == 0:
         return np.empty((0, mask.ndim))
     surface = mask & ~binary_erosion(mask)
     return np.argwhere(surface).astype(np.float64) * np.asarray(spacing_mm, dtype=np.float64)
 
 
-def _nearest_mm(points: NDArray[np.float64], targets: NDArray[np.float64]) -> DistancesMm:
+def _measure_nearest_mm(points: NDArray[np.float64], targets: NDArray[np.float64]) -> DistancesMm:
     if not len(points) or not len(targets):
         return np.full(len(points), np.inf)
-    distances: DistancesMm = cKDTree(targets).query(points)[0]
-    return distances
+    return np.asarray(cKDTree(targets).query(points)[0], np.float64)

@@ -12,14 +12,16 @@ from uumamba.types import Mask
 
 
 def betti_numbers(mask: Mask) -> tuple[int, ...]:
-    r"""Count parts, tunnels and, in 3-D, cavities: ``(b0, b1, b2)`` or ``(b0, b1)``.
+    r"""Count the parts, tunnels and cavities of a mask.
+
+    The result is ``(b0, b1, b2)``, or ``(b0, b1)`` in 2-D.
 
     .. math:: b_1 = b_0 + b_2 - \chi, \quad \chi = \sum_{d} (-1)^d\, n_d
 
     The foreground is 26-connected (8 in 2-D), the background 6-connected (4). Parts and cavities are connected
     components; a cavity is background that is not connected to the outside. The Euler characteristic counts the cells
     :math:`n_d` (corners, edges, faces, cubes) of the closed voxels and gives the tunnels. In 2-D a hole is a tunnel:
-    :math:`b_1 = b_0 - \chi`. Everything beyond the array is background. All numbers of an empty mask are 0.
+    :math:`b_1 = b_0 - \chi`. Outside the array is background. All numbers of an empty mask are 0.
 
     Args:
         mask: boolean array ``(Y, X)`` or ``(Z, Y, X)``, in any axis order.
@@ -46,10 +48,10 @@ def betti_numbers(mask: Mask) -> tuple[int, ...]:
     if cut.size == 0:
         return (0,) * mask.ndim
     parts = int(label_components(cut, np.ones((3,) * cut.ndim))[1])
-    euler = _euler_characteristic(cut)
+    euler = _compute_euler_characteristic(cut)
     if cut.ndim == 2:
         return parts, parts - euler
-    cavities = int(_background_components(cut).max()) - 1
+    cavities = int(_label_background(cut).max()) - 1
     return parts, parts + cavities - euler, cavities
 
 
@@ -81,14 +83,20 @@ def betti_errors(prediction: Mask, label: Mask) -> tuple[float, ...]:
     """
     check_pair(prediction, label)
     check_2d_or_3d(prediction, "prediction")
-    if not prediction.any() and not label.any():
-        return (float("nan"),) * prediction.ndim
-    pairs = zip(betti_numbers(prediction), betti_numbers(label), strict=True)
-    return tuple(float(abs(found - wanted)) for found, wanted in pairs)
+    return errors_from_betti_numbers(betti_numbers(prediction), betti_numbers(label))
+
+
+def errors_from_betti_numbers(found: tuple[int, ...], wanted: tuple[int, ...]) -> tuple[float, ...]:
+    """Compute Betti errors from precomputed numbers; NaN for two empty masks."""
+    if found[0] == wanted[0] == 0:
+        return (float("nan"),) * len(found)
+    return tuple(float(abs(a - b)) for a, b in zip(found, wanted, strict=True))
 
 
 def fill_cavities(mask: Mask) -> Mask:
-    """Fill the cavities of a mask; a 2-D mask has none, since a hole is a tunnel.
+    """Fill the cavities of a mask.
+
+    A 2-D mask has none, since a hole is a tunnel.
 
     Args:
         mask: boolean array ``(Y, X)`` or ``(Z, Y, X)``, in any axis order.
@@ -102,20 +110,22 @@ def fill_cavities(mask: Mask) -> Mask:
     filled = mask.copy()
     box = bounding_box(mask)
     if mask.ndim == 3 and filled[box].size:
-        filled[box] = _background_components(filled[box])[1:-1, 1:-1, 1:-1] != 1
+        filled[box] = _label_background(filled[box])[1:-1, 1:-1, 1:-1] != 1
     return filled
 
 
-def _background_components(mask: Mask) -> NDArray[np.int32]:
-    """Label the background, padded by one voxel: 0 in the mask, 1 outside, larger values in cavities."""
-    components: NDArray[np.int32] = label_components(~np.pad(mask, 1))[0]
-    return components
+def _label_background(mask: Mask) -> NDArray[np.int32]:
+    """Label the connected components of the background, padded by one voxel.
+
+    Labels are 0 in the mask, 1 outside, and larger in cavities.
+    """
+    return np.asarray(label_components(~np.pad(mask, 1))[0], np.int32)
 
 
-def _euler_characteristic(mask: Mask) -> int:
+def _compute_euler_characteristic(mask: Mask) -> int:
     """Count the cells of the closed voxels, negative for odd dimensions.
 
-    A cell that is thin along an axis lies between two voxels and belongs to the mask if either voxel does.
+    A cell that is thin along an axis is between two voxels and belongs to the mask if either voxel does.
     """
     total = 0
     for thin in itertools.product((False, True), repeat=mask.ndim):

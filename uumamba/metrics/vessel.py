@@ -1,14 +1,14 @@
-"""Vessel scores: clDice, Betti errors and length error, from one skeleton of each mask."""
+"""Vessel scores: clDice, Betti errors and length error."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from uumamba.metrics.box import bounding_box
-from uumamba.metrics.centreline import centreline_length_mm, centreline_length_of, length_error_of
-from uumamba.metrics.cl_dice import cl_dice_of
+from uumamba.metrics.centreline import centreline_length_mm, error_from_lengths, length_from_skeleton
+from uumamba.metrics.cl_dice import cl_dice_from_skeletons
 from uumamba.metrics.mask_checks import check_2d_or_3d, check_pair, check_spacing
 from uumamba.metrics.skeleton import skeletonize
-from uumamba.metrics.topology import betti_numbers
+from uumamba.metrics.topology import betti_numbers, errors_from_betti_numbers
 from uumamba.types import Mask
 
 
@@ -28,11 +28,11 @@ class VesselScores:
 
 
 def vessel_scores(prediction: Mask, label: Mask, *, spacing_mm: Sequence[float]) -> VesselScores:
-    """Compute the three scores of a vessel in about half the time of three calls.
+    """Compute the three scores of a vessel at once.
 
-    Each mask is thinned once, in the bounding box of both, and its cavities are counted once. Empty masks follow the
-    rule of each score: a total miss has clDice 0, the other mask's Betti numbers, and the length error -1 (prediction
-    empty) or ``inf`` (label empty); two empty masks give NaN.
+    The time is about half that of three calls. Each mask is thinned once, in the bounding box of both, and its cavities
+    are counted once. Empty masks follow the rule of each score: a total miss has clDice 0, the other mask's Betti
+    numbers, and the length error -1 (prediction empty) or ``inf`` (label empty); two empty masks give NaN.
 
     Args:
         prediction: boolean array ``(Y, X)`` or ``(Z, Y, X)``, in any axis order.
@@ -57,45 +57,23 @@ def vessel_scores(prediction: Mask, label: Mask, *, spacing_mm: Sequence[float])
     check_spacing(spacing_mm, prediction.ndim)
     box = bounding_box(prediction | label)
     prediction, label = prediction[box], label[box]
-    found, wanted = _Vessel.of(prediction, spacing_mm), _Vessel.of(label, spacing_mm)
-    if found is None or wanted is None:
-        return _scores_of_a_miss(found, wanted, prediction.ndim)
+    skeleton, betti, length_mm = _measure_vessel(prediction, spacing_mm)
+    label_skeleton, label_betti, label_length_mm = _measure_vessel(label, spacing_mm)
     return VesselScores(
-        cl_dice=cl_dice_of(prediction, label, found.skeleton, wanted.skeleton),
-        betti_errors=_differences(found.betti_numbers, wanted.betti_numbers),
-        length_error=length_error_of(found.length_mm, wanted.length_mm),
+        cl_dice=cl_dice_from_skeletons(prediction, label, skeleton, label_skeleton),
+        betti_errors=errors_from_betti_numbers(betti, label_betti),
+        length_error=error_from_lengths(length_mm, label_length_mm),
     )
 
 
-@dataclass(frozen=True)
-class _Vessel:
-    """Skeleton, Betti numbers and length of one mask."""
+def _measure_vessel(mask: Mask, spacing_mm: Sequence[float]) -> tuple[Mask, tuple[int, ...], float | None]:
+    """Return skeleton, Betti numbers and centreline length of a mask.
 
-    skeleton: Mask
-    betti_numbers: tuple[int, ...]
-    length_mm: float
-
-    @classmethod
-    def of(cls, mask: Mask, spacing_mm: Sequence[float]) -> "_Vessel | None":
-        """Measure a mask; None if it is empty."""
-        if not mask.any():
-            return None
-        betti, skeleton = betti_numbers(mask), skeletonize(mask)
-        if mask.ndim == 3 and betti[2] == 0:
-            length_mm = centreline_length_of(mask, skeleton, spacing_mm=spacing_mm)
-        else:
-            length_mm = centreline_length_mm(mask, spacing_mm=spacing_mm)
-        return cls(skeleton, betti, length_mm)
-
-
-def _scores_of_a_miss(found: _Vessel | None, wanted: _Vessel | None, dimensions: int) -> VesselScores:
-    nothing = (0,) * dimensions
-    if found is not None:
-        return VesselScores(0.0, _differences(found.betti_numbers, nothing), float("inf"))
-    if wanted is not None:
-        return VesselScores(0.0, _differences(nothing, wanted.betti_numbers), -1.0)
-    return VesselScores(float("nan"), (float("nan"),) * dimensions, float("nan"))
-
-
-def _differences(found: Sequence[int], wanted: Sequence[int]) -> tuple[float, ...]:
-    return tuple(float(abs(a - b)) for a, b in zip(found, wanted, strict=True))
+    The length of an empty mask is None.
+    """
+    skeleton, betti = skeletonize(mask), betti_numbers(mask)
+    if not mask.any():
+        return skeleton, betti, None
+    if mask.ndim == 3 and betti[2] == 0:
+        return skeleton, betti, length_from_skeleton(mask, skeleton, spacing_mm=spacing_mm)
+    return skeleton, betti, centreline_length_mm(mask, spacing_mm=spacing_mm)

@@ -1,4 +1,4 @@
-"""Sharpness-aware optimizers around any base, whose ``step(closure)`` is a whole training step."""
+"""Sharpness-aware optimizers around any base optimizer."""
 
 from uumamba.optim.adaptive_trigger import AdaptiveTrigger
 from uumamba.optim.asam import ASAM
@@ -10,15 +10,15 @@ from uumamba.optim.looksam import LookSAM
 from uumamba.optim.mesa import MESA
 from uumamba.optim.msam import MSAM
 from uumamba.optim.output_bias import OutputBiasForgetting
+from uumamba.optim.output_divergence import divergence
 from uumamba.optim.plain import Plain
 from uumamba.optim.restore import frozen_running_statistics
-from uumamba.optim.rules import BeforeMix, Climb, Lead, Mix, Reach, Rule, Slope
+from uumamba.optim.rules import BeforeMix, Direction, EarlyDirection, Factor, FirstPass, Mix, Rule
 from uumamba.optim.saf import SAF
 from uumamba.optim.sagm import SAGM
 from uumamba.optim.sam import SAM
 from uumamba.optim.stale import StaleSAM
 from uumamba.optim.tram import TRAM
-from uumamba.optim.trust_region import divergence
 
 __all__ = [
     "ASAM",
@@ -31,18 +31,18 @@ __all__ = [
     "TRAM",
     "AdaptiveTrigger",
     "BeforeMix",
-    "Climb",
+    "Direction",
+    "EarlyDirection",
     "EngineOptions",
+    "Factor",
+    "FirstPass",
     "FriendlySAM",
-    "Lead",
     "LookSAM",
     "Mix",
     "OutputBiasForgetting",
     "Plain",
-    "Reach",
     "Rule",
     "SharpnessAware",
-    "Slope",
     "StaleSAM",
     "divergence",
     "frozen_running_statistics",

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from uumamba.optim.rules import Slope
+from uumamba.optim.rules import FirstPass
 from uumamba.optim.tensors import global_norm
 from uumamba.runtime.errors import require
 
@@ -12,25 +12,25 @@ SEEN, MEAN, VARIANCE = "trigger_steps", "trigger_mean", "trigger_variance"
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptiveTrigger:
-    r"""Trigger of a climb by a squared gradient norm above recent ones.
+    r"""Trigger of a second pass by a large gradient norm.
 
     .. math:: \mu \leftarrow \delta \mu + (1 - \delta) \lVert g \rVert_2^2, \qquad
               s^2 \leftarrow \delta s^2 + (1 - \delta) (\lVert g \rVert_2^2 - \mu)^2, \qquad
               \lVert g \rVert_2^2 \ge \mu + c_t s
 
-    with :math:`\delta` the ``decay``, both starting at 0, and :math:`c_t` going in a line from ``start`` to ``end``:
-    with 1 and -1 few steps climb at first and most towards the end. For :class:`LookSAM`'s ``trigger``,
-    or any rule's ``due``; the rule must be ``shared``, so that ranks decide alike.
+    with :math:`\delta` the ``decay``, :math:`\mu` and s starting at 0, and :math:`c_t` linear from ``start`` to
+    ``end``: with 1 and -1 few steps have a second pass at first, and most steps towards the end. For :class:`LookSAM`'s
+    ``trigger``, or any rule's ``is_due``; the rule must set ``is_shared``, so that all ranks decide the same.
 
-    The norm is over perturbed parameters, in true units under a scaler. A gradient that is not finite neither climbs
-    nor counts. The first step climbs, by the formula, for any ``start`` up to 3 and the default ``decay``. With several
-    closures and ``accumulation="micro"`` each of them counts as a step.
+    The norm is over perturbed parameters, in true units under a scaler. A gradient that is not finite does not fire
+    the trigger and does not count. The first step fires, by the formula, for any ``start`` up to 3 and the default
+    ``decay``. With several closures and ``accumulation="micro"`` each closure counts as a step.
 
     Args:
-        total_steps: steps of the whole training; :math:`c_t` stays at ``end`` after them.
+        total_steps: number of training steps; :math:`c_t` stays at ``end`` afterwards.
         start: :math:`c_0`.
         end: :math:`c_t` after the last step.
-        decay: of the mean and the variance.
+        decay: decay of the mean and the variance.
 
     Raises:
         UsageError: ``total_steps`` is not positive, or ``decay`` is not in [0, 1).
@@ -44,7 +44,7 @@ class AdaptiveTrigger:
         >>> ae_sam = SharpnessAware(
         ...     [weight],
         ...     partial(torch.optim.SGD, lr=0.1),
-        ...     rule=Rule(climb=follow_gradient, due=AdaptiveTrigger(total_steps=100), shared=True),
+        ...     rule=Rule(direction=follow_gradient, is_due=AdaptiveTrigger(total_steps=100), is_shared=True),
         ...     group_defaults={"rho": 0.05},
         ... )
         >>> ae_sam.step(lambda: (weight**2).sum())
@@ -61,20 +61,20 @@ class AdaptiveTrigger:
     decay: float = 0.9
 
     def __post_init__(self) -> None:
-        require(self.total_steps > 0, "total_steps", got=self.total_steps, expected="a positive number")
+        require(self.total_steps > 0, "total_steps", got=self.total_steps, expected="a number above 0")
         require(0 <= self.decay < 1, "decay", got=self.decay, expected="a number in [0, 1)")
 
-    def __call__(self, slope: Slope) -> bool:
-        """Count this step; True where it climbs."""
-        norm, numbers = global_norm(slope.grads).item() / slope.scale(), slope.numbers
-        steepness = norm * norm
+    def __call__(self, first: FirstPass) -> bool:
+        """Count this step and return whether it has a second pass."""
+        norm, numbers = global_norm(first.grads).item() / first.scale(), first.numbers
+        squared = norm * norm
         seen = numbers.get(SEEN, 0)
-        mean = self.decay * numbers.get(MEAN, 0.0) + (1 - self.decay) * steepness
-        off = steepness - mean
+        mean = self.decay * numbers.get(MEAN, 0.0) + (1 - self.decay) * squared
+        off = squared - mean
         variance = self.decay * numbers.get(VARIANCE, 0.0) + (1 - self.decay) * off * off
         if not math.isfinite(variance):
             return False
         numbers.update({SEEN: seen + 1, MEAN: mean, VARIANCE: variance})
         done = min(seen / self.total_steps, 1.0)
         threshold = self.start + (self.end - self.start) * done
-        return steepness >= mean + threshold * math.sqrt(variance)
+        return squared >= mean + threshold * math.sqrt(variance)

@@ -1,16 +1,15 @@
 """Friendly sharpness-aware minimisation."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Unpack
+from collections.abc import Sequence
+from typing import Unpack
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from uumamba.optim.engine import SharpnessAware
-from uumamba.optim.groups import EngineOptions
-from uumamba.optim.rules import Climb, Rule, Slope
+from uumamba.optim.groups import BaseFactory, EngineOptions, Params
+from uumamba.optim.rules import Direction, FirstPass, Rule
 from uumamba.optim.tensors import global_norm
 from uumamba.runtime.errors import require
 
@@ -18,23 +17,23 @@ MEAN = "gradient_mean"
 
 
 class FriendlySAM(SharpnessAware):
-    r"""SAM that climbs along the gradient minus the mean of earlier ones.
+    r"""SAM along the gradient minus the running mean of earlier gradients.
 
     .. math:: d = g - \sigma m, \qquad m \leftarrow \lambda m + (1 - \lambda)\, g, \qquad
               \epsilon = \rho \frac{d}{\lVert d \rVert_2}
 
     with g the gradient at w, m its running mean and the norm over all perturbed parameters. In the first step m is g
-    and the climb SAM's. Two passes per step and one copy of the perturbed parameters.
+    and the perturbation SAM's. Two passes per step and one copy of the perturbed parameters.
 
     Under a scaler m is kept in true units. A gradient that is not finite does not change it. With several closures
-    and ``accumulation="micro"`` each of them counts in m. Ranks climb alike, along the averaged gradient. For other
-    edge cases see :class:`SharpnessAware`.
+    and ``accumulation="micro"`` each closure counts in m. All ranks perturb along the averaged gradient. For other edge
+    cases see :class:`SharpnessAware`.
 
     Args:
         params: parameters, named parameters or groups; a group may set ``rho`` or ``perturb=False``.
         base: any callable from parameters to an optimizer.
-        rho: radius of the neighbourhood, for groups that set none.
-        sigma: share of the running mean that is subtracted; with 0 it is SAM.
+        rho: default radius of the neighbourhood.
+        sigma: share of the running mean to subtract; 0 gives SAM.
         lam: decay of the running mean.
         engine: options of every member, such as ``net`` and ``scaler``; see :class:`EngineOptions`.
 
@@ -45,25 +44,25 @@ class FriendlySAM(SharpnessAware):
         >>> from functools import partial
         >>> weight = torch.nn.Parameter(torch.tensor([2.0, 0.0]))
         >>> optimizer = FriendlySAM([weight], partial(torch.optim.SGD, lr=0.0), rho=1.0)
-        >>> climbed = []
-        >>> def closure(slope):
-        ...     climbed.append(weight.tolist())
-        ...     return weight @ torch.tensor(slope)
-        >>> for slope in ([1.0, 0.0], [1.0, 3.0]):  # the second batch shares the first's slope
-        ...     _ = optimizer.step(lambda slope=slope: closure(slope))
-        >>> climbed[1], climbed[3]
+        >>> weights = []
+        >>> def closure(gradient):
+        ...     weights.append(weight.tolist())
+        ...     return weight @ torch.tensor(gradient)
+        >>> for gradient in ([1.0, 0.0], [1.0, 3.0]):  # the second gradient contains the first
+        ...     _ = optimizer.step(lambda gradient=gradient: closure(gradient))
+        >>> weights[1], weights[3]  # perturbed
         ([3.0, 0.0], [2.0, 1.0])
 
     References:
         Li et al., *Friendly Sharpness-Aware Minimization*, CVPR 2024, arXiv:2403.12350. Differs from the paper: as in
-        the authors' code the mean of earlier steps is subtracted, before g enters it; with sigma 1 both directions are
-        the same.
+        the authors' code the mean of earlier steps is subtracted, before g enters the mean; with sigma 1 both
+        directions are the same.
     """
 
     def __init__(
         self,
-        params: Iterable[Any],
-        base: Callable[..., Optimizer],
+        params: Params,
+        base: BaseFactory,
         *,
         rho: float = 0.05,
         sigma: float = 1.0,
@@ -72,30 +71,30 @@ class FriendlySAM(SharpnessAware):
     ) -> None:
         require(sigma >= 0, "sigma", got=sigma, expected="a number of at least 0")
         require(0 <= lam < 1, "lam", got=lam, expected="a number in [0, 1)")
-        rule = Rule(climb=follow_new_part(sigma=sigma, lam=lam), shared=True)
+        rule = Rule(direction=subtract_running_mean(sigma=sigma, lam=lam), is_shared=True)
         super().__init__(params, base, rule=rule, group_defaults={"rho": rho}, **engine)
 
 
-def follow_new_part(*, sigma: float, lam: float) -> Climb:
-    """Make the climb along the gradient minus its running mean."""
+def subtract_running_mean(*, sigma: float, lam: float) -> Direction:
+    """Make the direction of the gradient minus its running mean."""
 
-    def climb(slope: Slope) -> tuple[Sequence[Tensor], Tensor]:
-        scale, direction = slope.scale(), list(slope.grads)
-        known = [index for index, param in enumerate(slope.params) if MEAN in slope.memory.get(param, {})]
-        means = [slope.memory[slope.params[index]][MEAN] for index in known]
-        grads = [slope.grads[index] for index in known]
+    def find_direction(first: FirstPass) -> tuple[Sequence[Tensor], Tensor]:
+        scale, direction = first.scale(), list(first.grads)
+        known = [index for index, param in enumerate(first.params) if MEAN in first.memory.get(param, {})]
+        means = [first.memory[first.params[index]][MEAN] for index in known]
+        grads = [first.grads[index] for index in known]
         if known:
             for index, new in zip(known, torch._foreach_sub(grads, means, alpha=sigma * scale), strict=True):
                 direction[index] = new
         length = global_norm(direction)
         if math.isfinite(length.item()):
             if known:
-                means = list(torch._foreach_mul(means, lam))  # new tensors: a step that is repeated starts from the old
+                means = list(torch._foreach_mul(means, lam))  # new tensors: a repeated step starts from the old ones
                 torch._foreach_add_(means, grads, alpha=(1 - lam) / scale)
                 for index, mean in zip(known, means, strict=True):
-                    slope.memory[slope.params[index]][MEAN] = mean
+                    first.memory[first.params[index]][MEAN] = mean
             for index in set(range(len(direction))) - set(known):
-                slope.memory.setdefault(slope.params[index], {})[MEAN] = slope.grads[index] / scale
+                first.memory.setdefault(first.params[index], {})[MEAN] = first.grads[index] / scale
         return direction, length
 
-    return climb
+    return find_direction

@@ -12,22 +12,24 @@ from torch.optim import Optimizer
 from uumamba.runtime.errors import require
 
 NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)  # the first is every batch and every instance norm
+Params = Iterable[Any]  # parameters, named parameters or groups
+BaseFactory = Callable[..., Optimizer]
 
 
 class EngineOptions(TypedDict, total=False):
-    """Options of every member, beside its own arguments.
+    """Options of every member, in addition to its own arguments.
 
     Attributes:
         net: the network, bare or wrapped for data-parallel training. Running statistics then count each batch once, and
-            each rank climbs by itself (m-sharpness) and averages only the final gradient.
-        scaler: the fp16 gradient scaler. The step scales, unscales, skips and updates it; nobody else should.
+            each rank perturbs along its own gradient (m-sharpness) and averages only the final gradient.
+        scaler: the fp16 gradient scaler. The step scales, unscales, skips and updates; the caller must not.
         max_grad_norm: bound of the final gradient's norm, over all groups together.
-        accumulation: with several closures, ``"micro"`` climbs again for each of them and averages the gradients found
-            (smaller neighbourhoods of the batch, which usually generalise better; the default), ``"full"`` climbs once
-            along their mean gradient and runs all of them again there.
-        perturbation: with several ranks, ``"rank"`` lets each climb along its own gradient (the default), ``"global"``
-            all along the averaged one, as one big batch would, for one more message per step. Rules whose state must be
-            the same on every rank are always global.
+        accumulation: with several closures, ``"micro"`` perturbs for each closure and averages the perturbed gradients
+            (smaller neighbourhoods of the batch, which usually generalise better; the default), ``"full"`` perturbs
+            once along the closures' mean gradient and runs all closures again there.
+        perturbation: with several ranks, ``"rank"`` perturbs each rank along its own gradient (the default),
+            ``"global"`` perturbs all ranks along the averaged gradient, as one big batch would, for one more all-reduce
+            per step. Rules whose state must be the same on every rank are always global.
     """
 
     net: nn.Module | None
@@ -38,18 +40,18 @@ class EngineOptions(TypedDict, total=False):
 
 
 def check_options(max_grad_norm: float | None, accumulation: str, perturbation: str) -> None:
-    """Raise where an engine option is out of range."""
+    """Raise if an engine option is out of range."""
     require(
         max_grad_norm is None or max_grad_norm > 0,
         "max_grad_norm",
         got=max_grad_norm,
-        expected="a positive number or None",
+        expected="a number above 0 or None",
     )
     require(accumulation in ("micro", "full"), "accumulation", got=accumulation, expected="micro or full")
     require(perturbation in ("rank", "global"), "perturbation", got=perturbation, expected="rank or global")
 
 
-def make_groups(params: Iterable[Any]) -> list[dict[str, Any]]:
+def make_groups(params: Params) -> list[dict[str, Any]]:
     """Convert parameters, named parameters or groups to new groups."""
     require(
         not isinstance(params, Tensor), "params", got="one tensor", expected="an iterable of parameters or of groups"
@@ -60,11 +62,11 @@ def make_groups(params: Iterable[Any]) -> list[dict[str, Any]]:
     return [{"params": entries}]
 
 
-def make_base(base: Callable[..., Optimizer], groups: list[dict[str, Any]]) -> Optimizer:
+def make_base(base: BaseFactory, groups: list[dict[str, Any]]) -> Optimizer:
     """Make the base optimizer of the groups.
 
     Raises:
-        UsageError: ``base`` is no callable that returns an optimizer of these parameters.
+        UsageError: ``base`` is no callable, or returns no optimizer of these parameters.
     """
     made = base(groups) if callable(base) else base
     require(
@@ -72,30 +74,30 @@ def make_base(base: Callable[..., Optimizer], groups: list[dict[str, Any]]) -> O
         "base",
         got=type(made).__name__,
         expected="a callable from parameters to an optimizer",
-        fix="pass one such as partial(torch.optim.SGD, lr=0.1)",
+        fix="pass a callable such as partial(torch.optim.SGD, lr=0.1)",
     )
     require(
         _list_ids(made.param_groups) == _list_ids(groups),
         "base",
         got="an optimizer of other parameters",
-        expected="one of the parameters it is called with",
+        expected="an optimizer of the parameters in its argument",
     )
     return made
 
 
 def check_groups(groups: Sequence[dict[str, Any]]) -> None:
-    """Raise where a group's radius is negative or not finite."""
+    """Raise if a group's radius is negative or not finite."""
     for group in groups:
         rho = group.get("rho", 0.0)
         require(math.isfinite(rho) and rho >= 0, "rho", got=rho, expected="a finite number of at least 0")
 
 
 def norm_layers_only(net: nn.Module) -> list[dict[str, Any]]:
-    """Make two parameter groups of which only the norm layers are perturbed.
+    """Make two parameter groups, of which only the norm layers are perturbed.
 
-    Everything is trained, by any member of the family. A norm layer is any of torch's batch, synchronised, instance,
-    layer, group and RMS norms, and any module whose class is called ``...Norm`` and that holds only parameters of at
-    most one axis. The second group has ``perturb=False``, so every length of a climb is over the norm layers alone.
+    Both groups are trained, by any member of the family. A norm layer is any of torch's batch, synchronised, instance,
+    layer, group and RMS norms, and any module whose class is called ``...Norm`` and whose parameters have at most one
+    axis. The second group has ``perturb=False``, so the length of a perturbation is over the norm layers only.
 
     Args:
         net: bare, compiled or wrapped for data-parallel training.
@@ -118,8 +120,8 @@ def norm_layers_only(net: nn.Module) -> list[dict[str, Any]]:
         norms,
         "net",
         got=type(net).__name__,
-        expected="a network with norm layers that have parameters",
-        fix="perturb all parameters, or give its norm layers affine=True",
+        expected="a network with parameters in norm layers",
+        fix="perturb all parameters, or give the norm layers affine=True",
     )
     others = [param for param in net.parameters() if param not in norms]
     return [{"params": list(norms)}, {"params": others, "perturb": False}]

@@ -1,71 +1,69 @@
-"""Sharpness-aware minimisation that also closes the surrogate gap."""
+"""Sharpness-aware minimisation that also minimises the surrogate gap."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from uumamba.optim.engine import SharpnessAware
-from uumamba.optim.groups import EngineOptions
-from uumamba.optim.rules import Mix, Reach, Rule, Slope, scale_to_radius
+from uumamba.optim.groups import BaseFactory, EngineOptions, Params
+from uumamba.optim.rules import Factor, FirstPass, Mix, Rule, scale_to_radius
 from uumamba.optim.sam import follow_gradient
 from uumamba.optim.tensors import projection_factor
 from uumamba.runtime.errors import require
 
 
 class GSAM(SharpnessAware):
-    r"""SAM that also lowers the gap between the loss nearby and here.
+    r"""SAM that also minimises the gap between perturbed and original loss.
 
     .. math:: g_\perp = g - \frac{\langle g, g_p \rangle}{\lVert g_p \rVert_2^2}\, g_p, \qquad
               w \leftarrow \mathrm{base}(w,\ g_p - \alpha g_\perp)
 
-    with g the gradient at w, :math:`g_p` the one at :math:`w + \epsilon` and SAM's :math:`\epsilon`. Subtracting the
-    part of g that is perpendicular to :math:`g_p` climbs on the loss itself and leaves the loss nearby, to first order,
-    as low as it is. Products and norms are over all perturbed parameters; the others take :math:`g_p`.
+    with g the gradient at w, :math:`g_p` the gradient at :math:`w + \epsilon` and SAM's :math:`\epsilon`. Subtracting
+    the part of g that is perpendicular to :math:`g_p` raises the original loss and leaves the perturbed loss unchanged
+    to first order. Products and norms are over all perturbed parameters; the others take :math:`g_p`.
 
     The radius is ``rho``, or follows each group's learning rate:
 
     .. math:: \rho_t = \rho_\min + (\rho - \rho_\min)\, \frac{\mathrm{lr} - \mathrm{lr}_\min}
               {\mathrm{lr}_\max - \mathrm{lr}_\min}
 
-    with the fraction clamped to 0 to 1, as a warm-up may start below ``lr_min``. Two passes per step. With ``ascent``
-    g is that loss's gradient in both formulas. For edge cases see :class:`SharpnessAware`.
+    with the fraction clamped to [0, 1], as a warm-up may start below ``lr_min``. Two passes per step. With ``ascent``
+    g is the ascent loss's gradient in both formulas. For edge cases see :class:`SharpnessAware`.
 
     Args:
         params: parameters, named parameters or groups; a group may set ``rho`` or ``perturb=False``.
         base: any callable from parameters to an optimizer.
-        rho: radius of the neighbourhood, for groups that set none; with ``rho_min`` the largest.
-        alpha: share of the perpendicular part; with 0 it is SAM. The authors' class has no default; 0.4 is that of
-            their example.
-        rho_min: radius at ``lr_min``; the radius is constant without.
+        rho: default radius of the neighbourhood; with ``rho_min`` the largest radius.
+        alpha: share of the perpendicular part; 0 gives SAM. The authors' class has no default; their example has 0.4.
+        rho_min: radius at ``lr_min``; None: a constant radius.
         lr_max: learning rate at which the radius is ``rho``.
-        lr_min: learning rate at which it is ``rho_min``.
+        lr_min: learning rate at which the radius is ``rho_min``.
         engine: options of every member, such as ``net`` and ``scaler``; see :class:`EngineOptions`.
 
     Raises:
         UsageError: ``rho`` or ``alpha`` is negative, ``rho_min`` is not between 0 and ``rho``,
-            ``rho_min`` came without ``lr_max`` or the other way round, or ``lr_max`` is not above ``lr_min``.
+            only one of ``rho_min`` and ``lr_max`` is given, or ``lr_max`` is not above ``lr_min``.
 
     Example:
         >>> from functools import partial
         >>> weight = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
         >>> optimizer = GSAM([weight], partial(torch.optim.SGD, lr=0.25), rho=5.0, alpha=0.4)
-        >>> optimizer.step(lambda: weight.prod())  # gradients (4, 3), and (7, 7) at (7, 7); across (0.5, -0.5)
+        >>> optimizer.step(lambda: weight.prod())  # gradients (4, 3), and (7, 7) at (7, 7); perpendicular (0.5, -0.5)
         tensor(12.)
         >>> weight.data
         tensor([1.3000, 2.2000])
 
     References:
         Zhuang et al., *Surrogate Gap Minimization Improves Sharpness-Aware Training*, ICLR 2022, arXiv:2203.08065.
-        Differs from the paper: weight decay acts through the base at w and so is not part of the slope.
+        Differs from the paper: weight decay acts through the base at w and so is not part of the gradient.
     """
 
     def __init__(
         self,
-        params: Iterable[Any],
-        base: Callable[..., Optimizer],
+        params: Params,
+        base: BaseFactory,
         *,
         rho: float = 0.05,
         alpha: float = 0.4,
@@ -79,44 +77,44 @@ class GSAM(SharpnessAware):
             (rho_min is None) == (lr_max is None),
             "rho_min",
             got=rho_min,
-            expected=f"None or a number as for lr_max, which is {lr_max}",
+            expected="a number with lr_max, or None without lr_max",
         )
-        reach: Reach = scale_to_radius
+        factor: Factor = scale_to_radius
         if rho_min is not None and lr_max is not None:
             require(0 <= rho_min <= rho, "rho_min", got=rho_min, expected=f"a number from 0 to rho {rho}")
-            reach = schedule_radius(rho_min=rho_min, lr_max=lr_max, lr_min=lr_min)
-        rule = Rule(climb=follow_gradient, reach=reach, mix=subtract_perpendicular(alpha=alpha))
+            factor = schedule_radius(rho_min=rho_min, lr_max=lr_max, lr_min=lr_min)
+        rule = Rule(direction=follow_gradient, factor=factor, mix=subtract_perpendicular(alpha=alpha))
         super().__init__(params, base, rule=rule, group_defaults={"rho": rho}, **engine)
 
 
-def schedule_radius(*, rho_min: float, lr_max: float, lr_min: float) -> Reach:
-    """Make the reach whose radius falls to ``rho_min`` with the learning rate.
+def schedule_radius(*, rho_min: float, lr_max: float, lr_min: float) -> Factor:
+    """Make the factor whose radius falls to ``rho_min`` with the learning rate.
 
     Example:
-        >>> reach = schedule_radius(rho_min=0.25, lr_max=1.0, lr_min=0.0)
-        >>> reach({"rho": 0.75, "lr": 0.5}, 1.0)
+        >>> find_factor = schedule_radius(rho_min=0.25, lr_max=1.0, lr_min=0.0)
+        >>> find_factor({"rho": 0.75, "lr": 0.5}, 1.0)
         0.5
     """
     require(lr_max > lr_min, "lr_max", got=lr_max, expected=f"a number above lr_min {lr_min}")
 
-    def reach(group: Mapping[str, Any], length: float) -> float:
+    def find_factor(group: Mapping[str, Any], length: float) -> float:
         fraction = min(max((float(group["lr"]) - lr_min) / (lr_max - lr_min), 0.0), 1.0)
         return scale_to_radius({"rho": rho_min + (group["rho"] - rho_min) * fraction}, length)
 
-    return reach
+    return find_factor
 
 
 def subtract_perpendicular(*, alpha: float) -> Mix:
     r"""Make the mix that subtracts the perpendicular part.
 
-    It is :math:`g_p - \alpha g_\perp`, computed as :math:`(1 + \alpha c)\, g_p - \alpha g`.
+    The mix :math:`g_p - \alpha g_\perp` is computed as :math:`(1 + \alpha c)\, g_p - \alpha g`.
     """
 
-    def mix(slope: Slope, second: Sequence[Tensor]) -> Sequence[Tensor]:
+    def mix(first: FirstPass, second: Sequence[Tensor]) -> Sequence[Tensor]:
         if second:
-            share = projection_factor(slope.grads, onto=second)
+            share = projection_factor(first.grads, onto=second)
             torch._foreach_mul_(list(second), 1 + alpha * share)
-            torch._foreach_add_(list(second), list(slope.grads), alpha=-alpha)
+            torch._foreach_add_(list(second), list(first.grads), alpha=-alpha)
         return second
 
     return mix

@@ -3,38 +3,38 @@
 from torch import Tensor, nn, no_grad
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from uumamba.optim.past import check_divergence_options, learned_weights, softened_divergence
+from uumamba.optim.output_divergence import check_divergence_options, softened_divergence
 from uumamba.runtime.errors import require
-from uumamba.runtime.network import bare_network, finest_logits
+from uumamba.runtime.network import bare_network, finest_logits, read_loss_weights
 from uumamba.types import Batch
 
 
 class MESA(nn.Module):
-    r"""Objective of the loss and the divergence from a moving-average teacher.
+    r"""Loss plus divergence from a moving-average teacher.
 
     .. math::
         L = \mathrm{loss}(z, y) + \lambda \tau^2\, \mathrm{mean}\ \mathrm{KL}\big(\mathrm{softmax}(z' / \tau)
             \,\Vert\, \mathrm{softmax}(z / \tau)\big), \qquad w' \leftarrow d\, w' + (1 - d)\, w
 
-    with z the network's logits and z' those of the teacher w' for the same, already augmented input. The divergence is
-    a sum over classes and a mean over samples and voxels, so one formula serves classification and segmentation; under
-    deep supervision it uses the finest logits. One more forward pass per step, without gradient, and a copy of the
-    weights; with ``weight=0`` neither the pass nor a change.
+    with z the network's logits and z' the logits of the teacher w' for the same, already augmented input. The
+    divergence is a sum over classes and a mean over samples and voxels, so one formula is for classification and
+    segmentation; under deep supervision it uses the finest logits. One more forward pass per step, without gradient,
+    and a copy of the weights; with ``weight=0`` there is no such pass and no change of the loss.
 
     The teacher runs in evaluation mode, as published: its outputs must not depend on dropout or on the other samples of
-    a batch, and its statistics, averaged with its weights, must not change in a forward pass. It changes in
-    :meth:`after_step` alone, so both passes of a climbing optimizer see the same teacher; the trainer calls it, and
-    elsewhere ``optimizer.register_step_post_hook(lambda *_: objective.after_step(net))`` does. After the first step the
-    teacher is the network, and then it averages about :math:`1 / (1 - d)` steps: 5000 by default, so lower ``decay``
-    for short runs. Its weights require no gradient and are part of the state.
+    a batch, and its statistics, averaged with its weights, must not change in a forward pass. It changes only in
+    :meth:`after_step`, so both passes of a sharpness-aware optimizer have the same teacher. The trainer calls this
+    method; other loops can use ``optimizer.register_step_post_hook(lambda *_: objective.after_step(net))``. After the
+    first step the teacher is the network, and then it averages about :math:`1 / (1 - d)` steps: 5000 by default, so
+    lower ``decay`` for short runs. Its weights require no gradient and are part of the state.
 
     Args:
         loss: called as ``loss(logits, label)``; its own parameters may learn.
-        net: the network; wrapped for data-parallel training or compiled it is unwrapped for the copy.
+        net: the network; a data-parallel wrapper and a compiled network are unwrapped for the copy.
         weight: :math:`\lambda`.
         temperature: :math:`\tau`.
         decay: d, at least 0 and below 1.
-        start_step: steps before the divergence counts; the teacher follows from the first.
+        start_step: steps before the divergence counts; the teacher averages from the first step.
 
     Raises:
         UsageError: an option is out of range.
@@ -77,22 +77,21 @@ class MESA(nn.Module):
         self.teacher = average.requires_grad_(False)
 
     def forward(self, net: nn.Module, batch: Batch) -> Tensor:
-        """Compute the scalar of one batch with ``image`` and ``label``."""
+        """Compute the loss of one batch with ``image`` and ``label``."""
         logits = net(batch["image"])
         loss: Tensor = self.loss(logits, batch["label"])
         if self.weight == 0 or (self.start_step and self.teacher.n_averaged < self.start_step):
             return loss
-        self.teacher.eval()  # train() on the objective reaches it too
+        self.teacher.eval()  # train() on the objective also sets the teacher's mode
         with no_grad():
             past = finest_logits(self.teacher(batch["image"]))
-        return (
-            loss + self.weight * softened_divergence(finest_logits(logits), past, temperature=self.temperature).mean()
-        )
+        divergence = softened_divergence(past, finest_logits(logits), temperature=self.temperature)
+        return loss + self.weight * divergence.mean()
 
     def after_step(self, net: nn.Module) -> None:
         """Update the teacher; to be called once after each optimizer step."""
         self.teacher.update_parameters(bare_network(net))
 
     def loss_weights(self) -> dict[str, float]:
-        """Read the learned weights of the loss; empty without any."""
-        return learned_weights(self.loss)
+        """Read the loss's learned weights; empty for a loss without them."""
+        return read_loss_weights(self.loss)

@@ -1,13 +1,13 @@
-"""Sharpness-aware minimisation along the base's own momentum, in one pass."""
+"""Sharpness-aware minimisation along the base's momentum, in one pass."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
 from torch import Tensor
-from torch.optim import SGD, Optimizer
+from torch.optim import SGD
 
 from uumamba.optim.engine import SharpnessAware
-from uumamba.optim.groups import EngineOptions
+from uumamba.optim.groups import BaseFactory, EngineOptions, Params
 from uumamba.optim.rules import Memory, Rule, scale_to_radius
 from uumamba.runtime.errors import require
 
@@ -15,30 +15,29 @@ MOMENTA = ("momentum_buffer", "exp_avg")
 
 
 class MSAM(SharpnessAware):
-    r"""SAM in one pass: the perturbation is along the base's own momentum.
+    r"""SAM in one pass, perturbed along the base's momentum.
 
     .. math:: \epsilon = -\rho \frac{v}{\lVert v \rVert_2}, \qquad
               w \leftarrow \mathrm{base}(w, \nabla L(w + \epsilon))
 
     with v the base's momentum before the step (``momentum_buffer`` or ``exp_avg``) and the norm over all perturbed
-    parameters. The sign is the descent's: the gradient is taken where the momentum is about to carry w. One pass per
-    step, and the copy of the weights that every member keeps.
+    parameters. The sign is that of the descent: the gradient is taken at the weights to which the momentum moves w. One
+    pass per step, and the copy of the weights that every member keeps.
 
-    Between steps the weights are the unperturbed ones, so evaluation, averaging and checkpoints need nothing. The
-    first step has no momentum and is the base's own. The loss returned and the running statistics of norms are those
-    of the only pass, at :math:`w + \epsilon`. ``ascent`` is refused. For other edge cases see
+    Between steps the weights are the original ones, so evaluation, averaging and checkpoints need no restoring. The
+    first step has no momentum and is the base's own. The returned loss and the running statistics of norms are those
+    of the only pass, at :math:`w + \epsilon`. ``ascent`` is rejected. For other edge cases see
     :class:`SharpnessAware`.
 
     Args:
         params: parameters, named parameters or groups; a group may set ``rho`` or ``perturb=False``.
         base: any callable from parameters to an optimizer that keeps a momentum.
-        rho: length of the perturbation, for groups that set none; the authors' class takes 0.3, their example 3, where
-            SAM has 0.2.
+        rho: default length of the perturbation; the authors' class has 0.3, their example 3, with 0.2 for SAM.
         engine: options of every member, such as ``net`` and ``scaler``; see :class:`EngineOptions`.
 
     Raises:
         UsageError: ``rho`` is negative or not finite.
-        UsageError: the base is SGD without momentum, or, in the second step, it has a state without one.
+        UsageError: the base is SGD without momentum, or its state has no momentum in the second step.
 
     Example:
         >>> import torch
@@ -58,13 +57,13 @@ class MSAM(SharpnessAware):
 
     def __init__(
         self,
-        params: Iterable[Any],
-        base: Callable[..., Optimizer],
+        params: Params,
+        base: BaseFactory,
         *,
         rho: float = 0.3,
         **engine: Unpack[EngineOptions],
     ) -> None:
-        rule = Rule(lead=follow_momentum, reach=negative_radius)
+        rule = Rule(early_direction=find_momenta, factor=negate_radius)
         super().__init__(params, base, rule=rule, group_defaults={"rho": rho}, **engine)
         require(
             not isinstance(self.base, SGD)
@@ -76,16 +75,16 @@ class MSAM(SharpnessAware):
         )
 
 
-def negative_radius(group: Mapping[str, Any], length: float) -> float:
-    """Return the negative factor, since a descent subtracts its momentum."""
+def negate_radius(group: Mapping[str, Any], length: float) -> float:
+    """Return the negative factor, since a descent subtracts the momentum."""
     return -scale_to_radius(group, length)
 
 
-def follow_momentum(params: Sequence[Tensor], memory: Memory, base_memory: Memory) -> list[Tensor | None]:
-    """Find the base's momentum of each parameter; None before its first step.
+def find_momenta(params: Sequence[Tensor], memory: Memory, base_memory: Memory) -> list[Tensor | None]:
+    """Find the base's momentum of each parameter; None before the first step.
 
     Raises:
-        UsageError: the base keeps a state without one.
+        UsageError: the base keeps a state without momentum.
     """
     return [_find_momentum(base_memory.get(param, {})) for param in params]
 
@@ -95,8 +94,8 @@ def _find_momentum(state: Mapping[str, Any]) -> Tensor | None:
     require(
         found or not state,
         "base",
-        got=f"an optimizer that keeps {', '.join(map(str, state))}",
-        expected=f"one that keeps {' or '.join(MOMENTA)}",
+        got=f"an optimizer with the state {', '.join(map(str, state))}",
+        expected=f"an optimizer with the state {' or '.join(MOMENTA)}",
         fix="take SGD with momentum or AdamW, or StaleSAM",
     )
     return found[0] if found else None

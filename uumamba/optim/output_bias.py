@@ -1,4 +1,4 @@
-"""Output-bias forgetting: a loss to climb in place of the task's loss."""
+"""Output-bias forgetting: an ascent loss in place of the task's loss."""
 
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ from uumamba.runtime.errors import UsageError, require
 
 
 class OutputBiasForgetting:
-    r"""Loss to climb by which a network forgets its outputs' bias.
+    r"""Ascent loss that makes a network forget its outputs' bias.
 
     For each sample, or each voxel, with K classes, probabilities p and the uniform distribution :math:`u = 1/K`
 
@@ -20,27 +20,27 @@ class OutputBiasForgetting:
         a = \gamma \max\Big(0, \frac{1 - \lambda / p_y}{1 - \lambda}\Big), \qquad
         \frac{\partial\, \mathrm{OBF}}{\partial z} = u - a\, p - (1 - a)\, y
 
-    where a is taken as a constant. Certain outputs are forgotten most. Where the true class has at most the probability
-    :math:`\lambda`, a is 0 and the climb raises the loss; where it is certain, a is :math:`\gamma` and the climb leads
-    to uniform outputs. The mean is over samples or voxels. Only the climb changes: the step still descends with the
-    task's loss.
+    where a is a constant without gradient. Certain outputs are forgotten most. If the true class has at most the
+    probability :math:`\lambda`, a is 0 and the ascent step raises the loss; if the true class is certain, a is
+    :math:`\gamma` and the ascent step leads to uniform outputs. The mean is over samples or voxels. Only the ascent
+    step changes: the step still descends with the task's loss.
 
-    Edge cases. Everything ignored: 0, so no climb. Softmax needs one class a voxel; sigmoid also takes a label of 0
-    and 1 in the logits' shape, where :math:`p_y` is the mean over its true outputs, and 0 without one.
+    Edge cases. All voxels ignored: 0, so no perturbation. Softmax needs one class per voxel; sigmoid also takes a label
+    of 0 and 1 in the logits' shape, with :math:`p_y` the mean over the true outputs, and 0 without a true output.
     Deep supervision: the finest logits. Half precision: computed in float32.
 
     Args:
-        gamma: the strength, from 0 to 1.
+        gamma: strength, from 0 to 1.
         uniform_probability: :math:`\lambda`, between 0 and 1; None is 1/K.
-        always: a is :math:`\gamma` for every sample, sure or not.
+        always: a is :math:`\gamma` for every sample, certain or not.
         form: map of logits to probabilities, ``"softmax"`` with cross entropy or ``"sigmoid"`` with the binary one,
             summed over outputs.
-        class_mean: mean over the voxels of each class of the label, then over the classes present, so that background
-            does not drown the rest.
-        ignore_label: samples or voxels with this label are left out.
+        class_mean: mean over the voxels of each class of the label, then over the present classes, so that background
+            does not dominate.
+        ignore_label: label of samples or voxels to leave out.
 
     Raises:
-        UsageError: an option is out of range, the closure returned no logits and label, or they do not fit.
+        UsageError: an option is out of range, or the closure returned no logits and label that fit each other.
 
     Example:
         >>> from functools import partial
@@ -57,7 +57,7 @@ class OutputBiasForgetting:
         Vani et al., *Forget Sharpness: Perturbed Forgetting of Model Biases Within SAM Dynamics*, ICML 2024,
         arXiv:2406.06700.
         Differs from the paper: voxels, labels to ignore and the mean over classes; the published code takes the sigmoid
-        form also for networks trained with softmax, and here softmax is the default.
+        form also for networks trained with softmax; here softmax is the default.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class OutputBiasForgetting:
         self.ignore_label = ignore_label
 
     def __call__(self, outputs: Any) -> Tensor:
-        """Compute the scalar to climb.
+        """Compute the ascent loss.
 
         Args:
             outputs: ``(logits, label)``: logits ``(batch, classes, *spatial)`` or a list of them, finest first; label
@@ -102,38 +102,41 @@ class OutputBiasForgetting:
                 got="a label of 0 and 1 in the logits' shape",
                 expected="integer labels with class_mean or ignore_label",
             )
-            return self._sigmoid(logits, label.to(logits.dtype)).mean()
-        own, valid = self._own_and_valid(logits, label)
-        softmax = self.form == "softmax"
-        forgetting = self._softmax(logits, own) if softmax else self._sigmoid(logits, _one_hot(own, logits))
-        share = self._share(own[:, 0], valid[:, 0].to(logits.dtype), classes=logits.shape[1])
+            return self._forget_sigmoid(logits, label.to(logits.dtype)).mean()
+        own, valid = self._read_classes(logits, label)
+        if self.form == "softmax":
+            forgetting = self._forget_softmax(logits, own)
+        else:
+            one_hot = torch.zeros_like(logits, requires_grad=False).scatter_(1, own, 1.0)
+            forgetting = self._forget_sigmoid(logits, one_hot)
+        share = self._weigh(own[:, 0], valid[:, 0].to(logits.dtype), classes=logits.shape[1])
         return (forgetting * share).sum()
 
-    def _softmax(self, logits: Tensor, own: Tensor) -> Tensor:
-        """OBF of each sample or voxel, ``(batch, *spatial)``."""
+    def _forget_softmax(self, logits: Tensor, own: Tensor) -> Tensor:
+        """Compute OBF of each sample or voxel, ``(batch, *spatial)``."""
         log_probabilities = logits.log_softmax(1)
         log_own = log_probabilities.gather(1, own)[:, 0]
-        a = self._strength(log_own.detach().exp(), classes=logits.shape[1])
+        a = self._find_strength(log_own.detach().exp(), classes=logits.shape[1])
         return log_probabilities.mean(1) - (1 - a) * log_own
 
-    def _sigmoid(self, logits: Tensor, label: Tensor) -> Tensor:
-        """OBF of independent outputs, for zeros and ones in the logits' shape."""
+    def _forget_sigmoid(self, logits: Tensor, label: Tensor) -> Tensor:
+        """Compute OBF of independent outputs, for labels of 0 and 1."""
         own = (logits.detach().sigmoid() * label).sum(1) / label.sum(1).clamp_min(1)
-        a = self._strength(own, classes=logits.shape[1])
+        a = self._find_strength(own, classes=logits.shape[1])
         towards_label = F.binary_cross_entropy_with_logits(logits, label, reduction="none").sum(1)
         uniform = torch.full_like(logits, 1 / logits.shape[1])
         towards_uniform = F.binary_cross_entropy_with_logits(logits, uniform, reduction="none").sum(1)
         return (1 - a) * towards_label - towards_uniform
 
-    def _strength(self, own_probability: Tensor, *, classes: int) -> Tensor:
+    def _find_strength(self, own_probability: Tensor, *, classes: int) -> Tensor:
         """Compute the factor a; a probability of 0 gives 0."""
         if self.always:
             return torch.full_like(own_probability, self.gamma)
         lowest = 1 / classes if self.uniform_probability is None else self.uniform_probability
         return self.gamma * ((1 - lowest / own_probability) / (1 - lowest)).clamp_min(0)
 
-    def _own_and_valid(self, logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-        """Return classes, 0 where ignored, and a validity mask: ``(batch, 1, *spatial)``."""
+    def _read_classes(self, logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        """Return classes (0 if ignored) and a validity mask, ``(batch, 1, *spatial)``."""
         expected = (logits.shape[0], 1, *logits.shape[2:])
         if label.ndim == logits.ndim - 1:
             label = label.unsqueeze(1)
@@ -141,25 +144,21 @@ class OutputBiasForgetting:
             raise UsageError(
                 "label",
                 got=f"{label.dtype} of shape {tuple(label.shape)} for logits of shape {tuple(logits.shape)}",
-                expected=f"integers of shape {expected}, with or without the 1, of at least 2 classes",
+                expected=f"integers of shape {expected}, with or without the 1, and at least 2 classes",
             )
         valid = torch.ones_like(label, dtype=torch.bool) if self.ignore_label is None else label != self.ignore_label
         return label.long().masked_fill(~valid, 0), valid
 
-    def _share(self, own: Tensor, valid: Tensor, *, classes: int) -> Tensor:
-        """Return each voxel's weight in the mean, 0 where ignored."""
+    def _weigh(self, own: Tensor, valid: Tensor, *, classes: int) -> Tensor:
+        """Return each voxel's weight in the mean; 0 for an ignored voxel."""
         if not self.class_mean:
             return valid / valid.sum().clamp_min(1)
         counts = torch.bincount(own[valid > 0], minlength=classes)
         return valid / (counts[own].clamp_min(1) * (counts > 0).sum().clamp_min(1))
 
 
-def _one_hot(own: Tensor, logits: Tensor) -> Tensor:
-    return torch.zeros_like(logits, requires_grad=False).scatter_(1, own, 1.0)
-
-
 def _read_logits_and_label(outputs: Any) -> tuple[Tensor, Tensor]:
     if not (isinstance(outputs, tuple) and len(outputs) == 2 and isinstance(outputs[1], Tensor)):
-        found = f"outputs of type {type(outputs).__name__} beside the loss"
+        found = f"a loss and outputs of type {type(outputs).__name__}"
         raise UsageError("closure", got=found, expected="(loss, (logits, label))")
     return read_logits(outputs), outputs[1]

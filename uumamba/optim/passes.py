@@ -1,4 +1,4 @@
-"""Forward and backward passes of closures: scaled, synchronised, counted in running statistics."""
+"""Forward and backward passes of closures."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -12,18 +12,15 @@ from torch.nn.parallel import DistributedDataParallel
 from uumamba.optim.restore import frozen_running_statistics
 from uumamba.optim.tensors import add_gradients, put_gradients, take_gradients
 from uumamba.runtime.errors import UsageError, require
+from uumamba.runtime.network import finest_logits
 
+# Arguments of SharpnessAware.step, which documents them.
 Closure = Callable[[], Tensor | tuple[Tensor, Any]]
-"""Runs the forward pass and returns the loss, or ``(loss, outputs)``."""
-
 Ascent = Callable[[Any], Tensor]
-"""The scalar to climb, from the outputs of the closure."""
-
 AtWeights = Callable[[], Tensor] | Sequence[Callable[[], Tensor] | None]
-"""Returns a scalar to add; several are added up, one graph at a time, and None in a list adds nothing."""
 
-# Detached losses, outputs (None without) and gradients of some closures.
-Found = tuple[list[Tensor], list[Any], list[Tensor | None]]
+# Detached losses, outputs (None for a closure without) and summed gradients of some closures.
+PassResults = tuple[list[Tensor], list[Any], list[Tensor | None]]
 
 
 @dataclass(frozen=True)
@@ -31,9 +28,9 @@ class Passes:
     """Passes of closures through one network.
 
     Attributes:
-        net: the network, if known: its running statistics are guarded, and its ``no_sync`` is used.
-        scaler: multiplies losses before the backward pass; None where there is none or it is disabled.
-        params: the optimizer's parameters that require a gradient; between calls they hold none.
+        net: the network, if known: its running statistics are restored, and its ``no_sync`` is used.
+        scaler: multiplies losses before the backward pass; None without an enabled scaler.
+        params: the optimizer's parameters that require a gradient; between calls their gradients are None.
     """
 
     net: nn.Module | None
@@ -49,15 +46,15 @@ class Passes:
         ascent: Ascent | None = None,
         synchronise: bool = False,
         count_statistics: bool = False,
-    ) -> Found:
-        """Run closures forward and backward and add up their gradients.
+    ) -> PassResults:
+        """Run closures forward and backward and accumulate their gradients.
 
         Args:
             closures: each returns the loss, or ``(loss, outputs)``, and may have run the backward pass itself.
             gradients: earlier gradients, to which the new ones are added.
             share: factor of the new gradients.
-            ascent: scalar of the outputs whose gradient is taken in place of the loss's.
-            synchronise: let a data-parallel wrapper average the sum over ranks, in the last pass.
+            ascent: scalar of the outputs whose gradient replaces the loss's gradient.
+            synchronise: let a data-parallel wrapper all-reduce the sum over ranks, in the last pass.
             count_statistics: let running statistics count these batches.
 
         Returns:
@@ -68,7 +65,7 @@ class Passes:
         for index, closure in enumerate(closures, start=1):
             with (
                 nullcontext() if count_statistics else frozen_running_statistics(self.net),
-                nullcontext() if synchronise and index == len(closures) else self._unsynchronised(),
+                nullcontext() if synchronise and index == len(closures) else self._no_sync(),
                 torch.enable_grad(),
             ):
                 loss, output = self._run(closure, gradients, share=share, ascent=ascent)
@@ -79,8 +76,11 @@ class Passes:
 
     @torch.no_grad()
     def replay(self, closures: Sequence[Closure]) -> list[Any]:
-        """Return the outputs of forward passes without gradients, counted statistics or synchronisation."""
-        with frozen_running_statistics(self.net), self._unsynchronised():
+        """Return the outputs of forward passes.
+
+        The passes compute no gradient, change no running statistics and are not synchronised.
+        """
+        with frozen_running_statistics(self.net), self._no_sync():
             return [_split_result(closure())[1] for closure in closures]
 
     def _run(
@@ -98,37 +98,37 @@ class Passes:
                 expected="a loss that depends on the parameters, computed outside torch.no_grad",
             )
             put_gradients(self.params, gradients)
-            # 0 * inf is NaN: a loss that is not finite gives such gradients, which the finite check sees on every rank.
+            # 0 * inf is NaN: a loss that is not finite gives NaN gradients, which the finite check sees on every rank.
             target = target * (share + 0 * target.detach())
             (target if self.scaler is None else self.scaler.scale(target)).backward()
         return loss.detach(), output
 
     def _accept_gradients(self, gradients: Sequence[Tensor | None], *, share: float, ascent: Ascent | None) -> None:
-        """Add up the gradients of a torch-style closure, which ran backward itself."""
+        """Accumulate gradients of a torch-style closure, which ran backward itself."""
         wrapped = isinstance(self.net, DistributedDataParallel)
         require(
             self.scaler is None and ascent is None and not (wrapped and any(found is not None for found in gradients)),
             "closure",
-            got="one that ran backward itself",
-            expected="one that leaves it to the step, as a scaler, an ascent and sums over ranks need it",
+            got="a closure that ran backward itself",
+            expected="a closure without a backward pass, with a scaler, an ascent or sums over ranks",
             fix="return the loss without calling backward",
         )
         if share != 1:
             torch._foreach_mul_([param.grad for param in self.params if param.grad is not None], share)
         add_gradients(self.params, gradients)
 
-    def _unsynchronised(self) -> AbstractContextManager[Any]:
-        """Keep a data-parallel wrapper from averaging gradients."""
+    def _no_sync(self) -> AbstractContextManager[Any]:
+        """Keep a data-parallel wrapper from all-reducing gradients."""
         no_sync = getattr(self.net, "no_sync", None)
         return nullcontext() if no_sync is None else no_sync()
 
 
 def _split_result(result: Any) -> tuple[Tensor, Any]:
-    """Return the loss and the outputs that a closure returned."""
+    """Split a closure's result into the loss and the outputs."""
     loss, outputs = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         found = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else loss
-        raise UsageError("closure", got=found, expected="the loss as a scalar tensor, or (loss, outputs)")
+        raise UsageError("closure", got=found, expected="a scalar loss tensor, or (loss, outputs)")
     return loss, outputs
 
 
@@ -139,19 +139,17 @@ def read_logits(outputs: Any) -> Tensor:
         outputs: logits, ``(logits, label)``, or either with a list of logits, finest first.
 
     Raises:
-        UsageError: there are none.
+        UsageError: the outputs hold no logits.
 
     Example:
         >>> read_logits(([torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 4, 4)], torch.zeros(2, 8, 8))).shape
         torch.Size([2, 3, 8, 8])
     """
-    logits = outputs[0] if isinstance(outputs, tuple) and outputs else outputs
-    if isinstance(logits, list) and logits:
-        logits = logits[0]
-    if not isinstance(logits, Tensor) or logits.ndim < 2:
+    try:
+        return finest_logits(outputs[0] if isinstance(outputs, tuple) and outputs else outputs)
+    except UsageError:
         raise UsageError(
             "closure",
-            got=f"outputs of type {type(outputs).__name__} beside the loss",
+            got=f"a loss and outputs of type {type(outputs).__name__}",
             expected="(loss, logits) or (loss, (logits, label)), logits of shape (batch, classes, ...)",
-        )
-    return logits
+        ) from None

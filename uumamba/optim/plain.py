@@ -1,19 +1,16 @@
 """Plain training behind the family's interface."""
 
-from collections.abc import Callable, Iterable
-from typing import Any, Unpack
-
-from torch.optim import Optimizer
+from typing import Unpack
 
 from uumamba.optim.engine import SharpnessAware
-from uumamba.optim.groups import EngineOptions
+from uumamba.optim.groups import BaseFactory, EngineOptions, Params
 
 
 class Plain(SharpnessAware):
-    """Base optimizer alone: one pass and one step, behind the family's interface.
+    """Base optimizer without perturbation, behind the family's interface.
 
-    A trainer holds it like any other member. Scaling, clipping, the finite check, accumulation and ``at_weights`` are
-    the engine's; ``ascent`` has no effect.
+    One pass per step. A trainer uses it like any other member. Scaling, clipping, the finite check, accumulation and
+    ``at_weights`` are the engine's; ``ascent`` has no effect.
 
     Args:
         params: parameters, named parameters or groups, as any torch optimizer takes them.
@@ -31,5 +28,5 @@ class Plain(SharpnessAware):
         tensor([1.])
     """
 
-    def __init__(self, params: Iterable[Any], base: Callable[..., Optimizer], **engine: Unpack[EngineOptions]) -> None:
+    def __init__(self, params: Params, base: BaseFactory, **engine: Unpack[EngineOptions]) -> None:
         super().__init__(params, base, **engine)

@@ -1,4 +1,4 @@
-"""State that a second pass restores: weights, running statistics, random numbers."""
+"""Restoring of weights, running statistics and random numbers after a pass."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ class WeightBackup:
 
     Example:
         >>> weight, backup = torch.nn.Parameter(torch.tensor([0.1])), WeightBackup()
-        >>> with backup.restored_after([weight]), torch.no_grad():
+        >>> with backup.restore_after([weight]), torch.no_grad():
         ...     _ = weight.add_(1)
         >>> weight.item() == torch.tensor(0.1).item()
         True
@@ -27,12 +27,12 @@ class WeightBackup:
         self._buffers: list[Tensor] = []
 
     @contextmanager
-    def restored_after(self, params: Sequence[Tensor]) -> Iterator[None]:
+    def restore_after(self, params: Sequence[Tensor]) -> Iterator[None]:
         """Copy the weights and restore them bit for bit after the block.
 
-        They are restored also when the block raises. Weights are copied in place, never replaced, so views of them in a
-        data-parallel wrapper or a captured graph stay valid. Subtracting the perturbation instead would leave 0.4 % of
-        float32 entries one rounding off.
+        Weights are also restored when the block raises. They are copied in place, never replaced, so views of weights
+        in a data-parallel wrapper or a captured graph stay valid. Subtracting the perturbation instead would leave
+        0.4 % of float32 entries one rounding off.
         """
         params = list(params)
         buffers = self._allocate(params)
@@ -41,18 +41,19 @@ class WeightBackup:
             yield
         finally:
             _copy(params, buffers)
-            torch.clear_autocast_cache()  # in an outer autocast, low-precision copies outlive a change of the weights
+            torch.clear_autocast_cache()  # an outer autocast keeps low-precision copies of the weights
 
     def _allocate(self, params: list[Tensor]) -> list[Tensor]:
-        """Return the last call's buffers if they fit, otherwise new ones."""
-        kinds = [*map(attrgetter("dtype"), params), *map(Tensor.get_device, params)]  # a cast network keeps its objects
+        """Return the last call's buffers if they fit, otherwise new buffers."""
+        # Casting a network to another type keeps the identity of its parameters.
+        kinds = [*map(attrgetter("dtype"), params), *map(Tensor.get_device, params)]
         if len(params) != len(self._params) or not all(map(is_, params, self._params)) or kinds != self._kinds:
             self._params, self._kinds, self._buffers = params, kinds, _buffers_like(params)
         return self._buffers
 
 
 def _buffers_like(params: Sequence[Tensor]) -> list[Tensor]:
-    """Allocate buffers in one piece per type and device, which halves copying."""
+    """Allocate one piece of memory per type and device, which halves copying."""
     alike: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
     for param in params:
         alike.setdefault((param.dtype, param.device), []).append(param)
@@ -61,7 +62,7 @@ def _buffers_like(params: Sequence[Tensor]) -> list[Tensor]:
         sizes = [param.numel() for param in members]
         piece = torch.empty(sum(sizes), dtype=dtype, device=device)
         for param, part in zip(members, piece.split(sizes), strict=True):
-            strides = torch.empty_like(param, device="meta").stride()  # of a dense tensor with the same order of axes
+            strides = torch.empty_like(param, device="meta").stride()  # of a dense tensor with the same axis order
             buffers[param] = part.as_strided(param.shape, strides)
     return [buffers[param] for param in params]
 
@@ -76,9 +77,9 @@ def _copy(targets: list[Tensor], sources: list[Tensor]) -> None:
 def frozen_running_statistics(net: nn.Module | None) -> Iterator[None]:
     """Run forward passes in training mode without a change of running statistics.
 
-    Every module with a ``running_mean`` is covered: batch norms, synchronised ones, and instance norms that track.
-    Values are copied and restored, so nesting is harmless, ``momentum=None`` (a cumulative average) counts its batches
-    right, and a batch that is not finite leaves no trace. ``None`` does nothing.
+    Every module with a ``running_mean`` is covered: batch norms, synchronised batch norms, and instance norms that
+    track statistics. Values are copied and restored, so blocks may be nested, ``momentum=None`` (a cumulative average)
+    counts its batches correctly, and a batch that is not finite changes nothing. ``None`` does nothing.
 
     Example:
         >>> norm = nn.BatchNorm1d(1)
@@ -97,7 +98,7 @@ def frozen_running_statistics(net: nn.Module | None) -> Iterator[None]:
 
 
 def running_statistics(net: nn.Module) -> list[Tensor]:
-    """Running means, variances and batch counts of a network, not copied."""
+    """Return running means, variances and batch counts of a network, not copied."""
     return [getattr(*found) for found in _find_statistics(net)]
 
 
@@ -112,20 +113,19 @@ def _find_statistics(net: nn.Module) -> list[tuple[nn.Module, str]]:
 
 
 class SharedDraws:
-    """Random numbers of a first pass, drawn again by a second one.
+    """Random numbers of a first pass, drawn again in a second pass.
 
     Both passes draw the same numbers from torch's global generators, so dropout makes no difference between their
-    outputs. The second pass restores those generators, so training continues with the numbers that it would draw
-    without it.
+    outputs. The second pass restores the generators, so training continues with the same numbers as without that pass.
 
     Args:
-        devices: called at each first pass for the CUDA devices that may draw; the CPU always counts.
+        devices: called at each first pass; returns the devices that may draw, in addition to the CPU.
 
     Example:
         >>> draws = SharedDraws(lambda: [])
-        >>> with draws.recorded():
+        >>> with draws.record():
         ...     first = torch.rand(2)
-        >>> with draws.repeated():
+        >>> with draws.repeat():
         ...     second = torch.rand(2)
         >>> torch.equal(first, second)
         True
@@ -137,15 +137,15 @@ class SharedDraws:
         self._cuda: dict[torch.device, Tensor] = {}
 
     @contextmanager
-    def recorded(self) -> Iterator[None]:
+    def record(self) -> Iterator[None]:
         """Record the generators' states before the first pass."""
         self._cpu = torch.get_rng_state()
         self._cuda = {device: torch.cuda.get_rng_state(device) for device in self._devices() if device.type == "cuda"}
         yield
 
     @contextmanager
-    def repeated(self) -> Iterator[None]:
-        """Run the second pass; restore the generators, also when it raises."""
+    def repeat(self) -> Iterator[None]:
+        """Repeat the numbers in the second pass; restore the generators afterwards."""
         with torch.random.fork_rng(list(self._cuda)):
             torch.set_rng_state(self._cpu)
             for device, state in self._cuda.items():

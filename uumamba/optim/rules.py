@@ -8,24 +8,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from uumamba.optim.tensors import put_gradients
+
 Memory = MutableMapping[Tensor, dict[str, Any]]
 """Values kept by parameter from step to step, as in torch's ``optimizer.state``."""
 
 
 @dataclass(frozen=True)
-class Slope:
-    """Gradients at the unclimbed weights, with the context of a rule.
+class FirstPass:
+    """Gradients at the original weights, with the context of a rule.
 
     Attributes:
         params: parameters of groups with ``perturb=True`` that have a gradient.
-        grads: the gradient of the loss to climb with respect to each. Under a scaler they carry its factor, which
+        grads: gradient of the ascent loss with respect to each parameter. Under a scaler they carry its factor, which
             cancels in a direction divided by its length; a rule that keeps them over steps must divide by ``scale()``.
-        groups: the parameter group of each.
-        outputs: the closures' outputs beside the loss, one per accumulated closure.
-        memory: the optimizer's own state, by parameter; tensors kept here are saved with the optimizer. A rule puts a
-            new tensor in place of an old one instead of changing it, so that a step can be repeated from the start.
+        groups: the parameter group of each parameter.
+        outputs: the closures' outputs without the loss, one per accumulated closure.
+        memory: the optimizer's own state, by parameter; tensors kept here are saved with the optimizer. A rule replaces
+            an old tensor by a new one instead of changing it, so that a step can be repeated from the start.
         numbers: the rule's own numbers, saved with the optimizer.
-        scale: the scaler's factor, 1 without one. It is read from the device, so call it only where it is needed.
+        scale: the scaler's factor, 1 without a scaler. It is read from the device, so call it only if needed.
         replay: runs the closures again at the current weights, without gradients and without counting in running
             statistics, and returns their outputs.
     """
@@ -40,26 +42,12 @@ class Slope:
     replay: Callable[[], Sequence[Any]] = tuple
 
 
-Climb = Callable[[Slope], tuple[Sequence[Tensor], Tensor]]
-"""The direction to climb, one tensor per parameter, and its length: a scalar tensor in the rule's own measure."""
-
-Lead = Callable[[Sequence[Tensor], Memory, Memory], Sequence[Tensor | None]]
-"""``lead(params, memory, base_memory)``: a direction known before any pass; None for a parameter that has none yet."""
-
-Reach = Callable[[Mapping[str, Any], float], float]
-"""``reach(group, length)``: the factor of the direction, from the parameter group's options such as ``rho``."""
-
-Mix = Callable[[Slope, Sequence[Tensor]], Sequence[Tensor]]
-"""``mix(slope, second)``: the gradient to descend with, from both gradients: at the unclimbed and climbed weights."""
-
-BeforeMix = Callable[[Slope, Sequence[Tensor]], None]
-"""``before_mix(slope, second)``: reads the gradients before they are mixed, and may change both in place."""
-
-Due = Callable[[Slope], bool]
-"""``due(slope)``: True in a step that climbs."""
-
-Remember = Callable[[Sequence[Tensor], Memory], None]
-"""``remember(params, memory)``: called before the base's step, with the old weights and the final gradients in them."""
+Direction = Callable[[FirstPass], tuple[Sequence[Tensor], Tensor]]
+EarlyDirection = Callable[[Sequence[Tensor], Memory, Memory], Sequence[Tensor | None]]
+Factor = Callable[[Mapping[str, Any], float], float]
+Mix = Callable[[FirstPass, Sequence[Tensor]], Sequence[Tensor]]
+BeforeMix = Callable[[FirstPass, Sequence[Tensor]], None]
+IsDue = Callable[[FirstPass], bool]
 
 TINY = float(torch.finfo(torch.float32).tiny)
 
@@ -67,7 +55,7 @@ TINY = float(torch.finfo(torch.float32).tiny)
 def scale_to_radius(group: Mapping[str, Any], length: float) -> float:
     """Return the factor that makes a perturbation ``rho`` long.
 
-    Where the slope is flat the direction is 0 in any case.
+    For a gradient of 0 the perturbation is 0 with any factor.
 
     Example:
         >>> scale_to_radius({"rho": 0.05}, 2.0)
@@ -78,51 +66,56 @@ def scale_to_radius(group: Mapping[str, Any], length: float) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """One member of the family: its differences from the engine's plain step.
+    """Differences of a member from the engine's plain step.
 
     Attributes:
-        climb: the direction after a first pass; a rule without ``climb`` and ``lead`` never climbs.
-        lead: the direction before any pass, so that a step has one pass only, at the climbed weights.
-        reach: the factor of the direction, from the group's options and the direction's length.
-        mix: joins both gradients; without it the second alone is descended with.
-        due: decides after the first pass about climbing in this step; without it every step does.
-        instead: the gradient to descend with in a step that does not climb; without it the first pass's.
-        remember: keeps something of each step that is taken.
-        shared: the rule keeps or decides something that must be the same on every rank, so the first gradient is
+        direction: ``direction(first)`` after a first pass returns the direction of the perturbation, one tensor per
+            parameter, and its length, a scalar tensor in the rule's own measure.
+        early_direction: ``early_direction(params, memory, base_memory)`` returns the direction before any pass, None
+            for a parameter without one, so that a step has a single pass, at the perturbed weights.
+        factor: ``factor(group, length)`` returns the factor of the direction, from the parameter group's options such
+            as ``rho``.
+        mix: ``mix(first, second)`` returns the gradient to descend with, from the gradients at the original and at the
+            perturbed weights; by default the second one.
+        is_due: ``is_due(first)`` returns whether the step perturbs; by default every step does.
+        undue_gradient: ``undue_gradient(first)`` returns the gradient to descend with in a step that does not perturb;
+            by default the first pass's.
+        remember: ``remember(params, memory)`` is called before the base's step, with the old weights and the final
+            gradients in the parameters.
+        is_shared: the rule keeps or decides something that must be the same on every rank, so the first gradient is
             averaged over ranks.
-        during_first: a context for the first pass.
-        descends_with_first: the update contains the first gradient, so it must be the loss's and no other ascent loss
-            is allowed.
+        first_pass_context: a context for the first pass.
+        uses_first_gradient: the update contains the first gradient, so it must be the training loss's gradient, and an
+            ascent loss is rejected.
     """
 
-    climb: Climb | None = None
-    lead: Lead | None = None
-    reach: Reach = scale_to_radius
+    direction: Direction | None = None
+    early_direction: EarlyDirection | None = None
+    factor: Factor = scale_to_radius
     mix: Mix | None = None
-    due: Due | None = None
-    instead: Callable[[Slope], Sequence[Tensor]] | None = None
-    remember: Remember | None = None
-    shared: bool = False
-    during_first: Callable[[], AbstractContextManager[Any]] = nullcontext
-    descends_with_first: bool = False
+    is_due: IsDue | None = None
+    undue_gradient: Callable[[FirstPass], Sequence[Tensor]] | None = None
+    remember: Callable[[Sequence[Tensor], Memory], None] | None = None
+    is_shared: bool = False
+    first_pass_context: Callable[[], AbstractContextManager[Any]] = nullcontext
+    uses_first_gradient: bool = False
 
     @property
-    def takes_ascent(self) -> bool:
-        """True where another loss than the minimised one may be climbed."""
-        return self.lead is None and self.due is None and not self.descends_with_first
+    def accepts_ascent(self) -> bool:
+        """Return whether the perturbation may follow another loss than the training loss."""
+        return self.early_direction is None and self.is_due is None and not self.uses_first_gradient
 
 
-def mix_gradients(mix: Mix, slope: Slope, hooks: Iterable[BeforeMix] = ()) -> None:
-    """Replace each climbed parameter's gradient by the mix of both gradients."""
-    held = [index for index, param in enumerate(slope.params) if param.grad is not None]
-    reached = replace(
-        slope,
-        params=[slope.params[index] for index in held],
-        grads=[slope.grads[index] for index in held],
-        groups=[slope.groups[index] for index in held],
+def mix_gradients(mix: Mix, first: FirstPass, hooks: Iterable[BeforeMix] = ()) -> None:
+    """Replace each perturbed parameter's gradient by the mix of both gradients."""
+    held = [index for index, param in enumerate(first.params) if param.grad is not None]
+    first = replace(
+        first,
+        params=[first.params[index] for index in held],
+        grads=[first.grads[index] for index in held],
+        groups=[first.groups[index] for index in held],
     )
-    second = [param.grad for param in reached.params if param.grad is not None]
+    second = [param.grad for param in first.params if param.grad is not None]
     for hook in hooks:
-        hook(reached, second)
-    for param, mixed in zip(reached.params, mix(reached, second), strict=True):
-        param.grad = mixed
+        hook(first, second)
+    put_gradients(first.params, mix(first, second))

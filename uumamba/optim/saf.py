@@ -1,4 +1,4 @@
-"""Sharpness-aware training for free (SAF), with the network's outputs of earlier epochs."""
+"""Sharpness-aware training for free (SAF), with outputs of earlier epochs."""
 
 from pathlib import Path
 from typing import Any
@@ -7,51 +7,51 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from uumamba.optim.past import PastLogits, check_divergence_options, learned_weights, softened_divergence
+from uumamba.optim.output_divergence import check_divergence_options, softened_divergence
+from uumamba.optim.past import PastLogits
 from uumamba.runtime.errors import UsageError, require
-from uumamba.runtime.network import finest_logits
+from uumamba.runtime.network import finest_logits, read_loss_weights
 from uumamba.types import Batch
 
 
 class SAF(nn.Module):
-    r"""Objective for classification: the loss and the divergence from past outputs.
+    r"""Loss plus divergence from past outputs, for classification.
 
     .. math::
         L = \mathrm{loss}(z, y) + \lambda \tau^2\, \mathrm{mean}\ \mathrm{KL}\big(
             \mathrm{softmax}(z^{(e - l)} / \tau) \,\Vert\, \mathrm{softmax}(z / \tau)\big)
 
-    with z a sample's logits now and :math:`z^{(e-l)}` its logits ``lag`` epochs ago, under any augmentation. The
+    with z a sample's current logits and :math:`z^{(e-l)}` its logits ``lag`` epochs ago, under any augmentation. The
     divergence keeps the trajectory in flat regions. One pass per step, and a float16 table of ``samples * (lag + 1) *
-    (classes + 2)`` numbers. Batches carry ``sample_id``, int64 ``(batch,)`` from 0, the same for a sample in every
-    epoch. The trainer calls :meth:`begin_epoch`; elsewhere the loop does.
+    (classes + 2)`` numbers. Batches have ``sample_id``, int64 ``(batch,)`` from 0, the same for a sample in every
+    epoch. The trainer calls :meth:`begin_epoch`; other loops must call it.
 
     Edge cases. A sample whose row is not of the requested epoch (not drawn then, not finite then, or overwritten by a
-    run that was killed) has no divergence, instead of a wrong one, and counts in the mean as 0. A sample keeps its
-    first output of an epoch: the second pass of a climbing optimizer, at other weights, and a sample that is drawn
-    twice change no row. ``objective.eval()`` gives the loss alone and keeps nothing. An epoch before the last one
-    begins a new run and an empty table; so does a run without :meth:`load_state_dict`, also where the file was there
-    before.
+    run that was killed) has no divergence and counts in the mean as 0. A sample keeps its first output of an epoch: the
+    second pass of a sharpness-aware optimizer, at perturbed weights, and a sample that is drawn twice change no row.
+    ``objective.eval()`` returns the loss without divergence and stores nothing. An epoch before the last one begins a
+    new run with an empty table. So does a run without :meth:`load_state_dict`, also with an existing file.
 
-    Several processes: every rank gathers ids and logits of all and writes them all, so each has the whole table, and a
-    reshuffling ``DistributedSampler`` finds every sample's past. Each rank maps a file of its own, ``saf.rank0.npy``
-    for ``saf.npy``; make the objective after ``init_process_group``.
+    Several processes: every rank gathers and writes the ids and logits of all ranks, so each rank has the complete
+    table, and a reshuffling ``DistributedSampler`` finds every sample's past. Each rank maps a file of its own,
+    ``saf.rank0.npy`` for ``saf.npy``; make the objective after ``init_process_group``.
 
     Args:
         loss: called as ``loss(logits, label)``; its own parameters may learn.
         samples: size of the training set; ids are below it.
-        classes: logits a sample.
-        table: file to map the table from, where it outgrows memory; None keeps it there.
+        classes: logits per sample.
+        table: file of a memory-mapped table, for a table larger than memory; None keeps the table in memory.
         lag: epochs to look back, at least 1.
         weight: :math:`\lambda`.
         temperature: :math:`\tau`.
-        start_epoch: the first with a divergence, counted from 0.
-        save_table: keep the table in ``state_dict``, so that resuming equals never stopping bit for bit. Without it a
-            resumed run uses the file's rows that are of the right epochs, or none.
+        start_epoch: first epoch with a divergence, counted from 0.
+        save_table: keep the table in ``state_dict``, so that a resumed run equals an uninterrupted run bit for bit. If
+            False, a resumed run uses the file's rows of the right epochs, if any.
 
     Raises:
-        UsageError: an option is out of range, or the file is no such table. A call had logits of voxels, of another
-            number of classes, no sample ids or ids out of range, or came before :meth:`begin_epoch`.
-        UumambaError: the disk has too little space for the table.
+        UsageError: an option is out of range, the file is no such table, or the disk has too little space for it. A
+            call had logits of voxels or of another number of classes, no sample ids or ids out of range, or came before
+            :meth:`begin_epoch`.
 
     Example:
         >>> net = nn.Linear(2, 3)
@@ -65,8 +65,8 @@ class SAF(nn.Module):
 
     References:
         Du et al., *Sharpness-Aware Training for Free*, NeurIPS 2022, arXiv:2205.14083.
-        Differs from the paper: rows know their epoch; its code never exchanges them between processes, starts the
-        divergence one epoch after ``start_epoch``, and keeps the last output of an epoch.
+        Differs from the paper: rows store their epoch; the published code never exchanges rows between processes,
+        starts the divergence one epoch after ``start_epoch``, and keeps the last output of an epoch.
     """
 
     def __init__(
@@ -103,9 +103,9 @@ class SAF(nn.Module):
         self._past = PastLogits(samples=samples, classes=classes, epochs=lag + 1, path=path)
 
     def begin_epoch(self, epoch: int) -> None:
-        """Set the epoch of the coming batches.
+        """Set the epoch of the next batches.
 
-        To be called at the start of each, also where a run is resumed in one.
+        To be called at the start of each epoch, and after a run is resumed within an epoch.
         """
         require(epoch >= 0, "epoch", got=epoch, expected="a number of at least 0")
         if self.epoch is None or epoch < self.epoch:
@@ -113,7 +113,7 @@ class SAF(nn.Module):
         self.epoch = epoch
 
     def forward(self, net: nn.Module, batch: Batch) -> Tensor:
-        """Compute the scalar of one batch with ``image``, ``label`` and ``sample_id``."""
+        """Compute the loss of one batch with ``image``, ``label`` and ``sample_id``."""
         logits = finest_logits(net(batch["image"]))
         self._check_logits(logits)
         loss: Tensor = self.loss(logits, batch["label"])
@@ -121,12 +121,14 @@ class SAF(nn.Module):
             return loss
         ids = self._read_ids(batch, logits)
         if self.epoch is None:
-            raise UsageError("epoch", got=None, expected="objective.begin_epoch(epoch) before each epoch")
-        self._keep(ids, logits.detach(), self.epoch)
+            raise UsageError(
+                "epoch", got=None, expected="an epoch", fix="call objective.begin_epoch(epoch) before each epoch"
+            )
+        self._write_rows(ids, logits.detach(), self.epoch)
         if self.weight == 0 or self.epoch < self.start_epoch:
             return loss
         past, known = (found.to(logits.device) for found in self._past.read(ids.cpu(), epoch=self.epoch - self.lag))
-        divergence = softened_divergence(logits, past, temperature=self.temperature)
+        divergence = softened_divergence(past, logits, temperature=self.temperature)
         return loss + self.weight * (divergence * known).mean()
 
     def get_extra_state(self) -> dict[str, Any]:
@@ -134,7 +136,7 @@ class SAF(nn.Module):
         return {"epoch": self.epoch} | (self._past.state_dict() if self.save_table else {})
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Load the epoch, and the table where the state has one."""
+        """Load the epoch, and the table if the state has one."""
         self.epoch = state["epoch"]
         if "logits" in state:
             self._past.load_state_dict(state)
@@ -142,17 +144,17 @@ class SAF(nn.Module):
             self._past.forget_after(-1 if self.epoch is None else self.epoch)
 
     def loss_weights(self) -> dict[str, float]:
-        """Read the learned weights of the loss; empty without any."""
-        return learned_weights(self.loss)
+        """Read the loss's learned weights; empty for a loss without them."""
+        return read_loss_weights(self.loss)
 
-    def _keep(self, ids: Tensor, logits: Tensor, epoch: int) -> None:
-        """Write the rows of all ranks; all gather or none does."""
+    def _write_rows(self, ids: Tensor, logits: Tensor, epoch: int) -> None:
+        """Write the rows of all ranks; either all ranks gather or none."""
         ranks = _count_ranks()
         require(
             ranks == self._ranks,
             "ranks",
             got=ranks,
-            expected=f"{self._ranks}, as when SAF was made",
+            expected=f"the number of ranks at SAF's construction, {self._ranks}",
             fix="make SAF after init_process_group",
         )
         rows = _gather(ids.cpu())
@@ -165,10 +167,10 @@ class SAF(nn.Module):
             len(shape) == 2,
             "net",
             got=f"logits of shape {shape}",
-            expected="logits of whole samples, (batch, classes)",
-            fix="use MESA for voxels: its teacher needs no table, which every voxel of random patches would fill",
+            expected="logits of shape (batch, classes)",
+            fix="use MESA for voxels, which needs no table",
         )
-        require(shape[1] == self.classes, "classes", got=self.classes, expected=f"{shape[1]}, as the network returns")
+        require(shape[1] == self.classes, "classes", got=self.classes, expected=f"the network's {shape[1]} classes")
 
     def _read_ids(self, batch: Batch, logits: Tensor) -> Tensor:
         ids = batch.get("sample_id")

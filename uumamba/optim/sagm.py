@@ -1,35 +1,35 @@
 """Sharpness-aware gradient matching."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from uumamba.optim.engine import SharpnessAware
-from uumamba.optim.groups import EngineOptions
-from uumamba.optim.rules import Reach, Rule, Slope, scale_to_radius
+from uumamba.optim.groups import BaseFactory, EngineOptions, Params
+from uumamba.optim.rules import Factor, FirstPass, Rule, scale_to_radius
 from uumamba.optim.tensors import global_norm
 from uumamba.runtime.errors import require
 
 
 class SAGM(SharpnessAware):
-    r"""Sharpness-aware gradient matching: the mean of both gradients, kept aligned.
+    r"""Sharpness-aware gradient matching: descent with the mean of both gradients.
 
     .. math:: \epsilon = \Big(\frac{\rho}{\lVert g \rVert_2} - \alpha\Big) g, \qquad
               w \leftarrow \mathrm{base}\big(w,\ \tfrac{1}{2} (g + \nabla L(w + \epsilon))\big)
 
-    with g the gradient at w and the norm over all perturbed parameters; the others take the second gradient. It lowers
-    the loss, the loss nearby and, as both gradients align, the gap between them. Two passes per step. Under a scaler
-    :math:`\alpha g` is in true units. A group with ``rho`` 0 is not moved, not even by :math:`\alpha`. ``ascent`` is
-    refused: half of the step would descend with its gradient. For other edge cases see :class:`SharpnessAware`.
+    with g the gradient at w and the norm over all perturbed parameters; the others take the second gradient. The step
+    lowers the original loss, the perturbed loss and, as both gradients align, the gap between them. Two passes per
+    step. Under a scaler :math:`\alpha g` is in true units. A group with ``rho`` 0 is not perturbed, not even by
+    :math:`\alpha`. ``ascent`` is rejected: half of the step would descend with its gradient. For other edge cases see
+    :class:`SharpnessAware`.
 
     Args:
         params: parameters, named parameters or groups; a group may set ``rho`` or ``perturb=False``.
         base: any callable from parameters to an optimizer.
-        rho: radius of the neighbourhood, for groups that set none.
-        alpha: step back along the gradient from the climbed weights, like a learning rate.
+        rho: default radius of the neighbourhood.
+        alpha: step back along the gradient from the perturbed weights, like a learning rate.
         engine: options of every member, such as ``net`` and ``scaler``; see :class:`EngineOptions`.
 
     Raises:
@@ -46,13 +46,13 @@ class SAGM(SharpnessAware):
 
     References:
         Wang et al., *Sharpness-Aware Gradient Matching for Domain Generalization*, CVPR 2023, arXiv:2303.10353.
-        Differs from the paper: weight decay acts through the base at w and so is not part of the slope.
+        Differs from the paper: weight decay acts through the base at w and so is not part of the gradient.
     """
 
     def __init__(
         self,
-        params: Iterable[Any],
-        base: Callable[..., Optimizer],
+        params: Params,
+        base: BaseFactory,
         *,
         rho: float = 0.05,
         alpha: float = 0.001,
@@ -60,32 +60,32 @@ class SAGM(SharpnessAware):
     ) -> None:
         require(alpha >= 0, "alpha", got=alpha, expected="a number of at least 0")
         rule = Rule(
-            climb=follow_unscaled_gradient,
-            reach=radius_minus_alpha(alpha=alpha),
+            direction=follow_unscaled_gradient,
+            factor=subtract_alpha(alpha=alpha),
             mix=average_gradients,
-            descends_with_first=True,
+            uses_first_gradient=True,
         )
         super().__init__(params, base, rule=rule, group_defaults={"rho": rho}, **engine)
 
 
-def follow_unscaled_gradient(slope: Slope) -> tuple[Sequence[Tensor], Tensor]:
-    """Climb along the gradient without the scaler's factor."""
-    scale = slope.scale()
-    grads = slope.grads if scale == 1 or not slope.grads else torch._foreach_div(list(slope.grads), scale)
+def follow_unscaled_gradient(first: FirstPass) -> tuple[Sequence[Tensor], Tensor]:
+    """Return the gradient without the scaler's factor, and its norm."""
+    scale = first.scale()
+    grads = first.grads if scale == 1 or not first.grads else torch._foreach_div(list(first.grads), scale)
     return grads, global_norm(grads)
 
 
-def radius_minus_alpha(*, alpha: float) -> Reach:
-    r"""Make the reach :math:`\rho / l - \alpha`."""
+def subtract_alpha(*, alpha: float) -> Factor:
+    r"""Make the factor :math:`\rho / l - \alpha`."""
 
-    def reach(group: Mapping[str, Any], length: float) -> float:
+    def find_factor(group: Mapping[str, Any], length: float) -> float:
         return scale_to_radius(group, length) - alpha
 
-    return reach
+    return find_factor
 
 
-def average_gradients(slope: Slope, second: Sequence[Tensor]) -> Sequence[Tensor]:
-    """Average the gradients at w and at the climbed weights."""
+def average_gradients(first: FirstPass, second: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Average the gradients at the original and at the perturbed weights."""
     if second:
-        torch._foreach_lerp_(list(second), list(slope.grads), 0.5)
+        torch._foreach_lerp_(list(second), list(first.grads), 0.5)
     return second

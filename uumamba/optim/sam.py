@@ -1,29 +1,28 @@
 """Sharpness-aware minimisation."""
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Unpack
+from collections.abc import Sequence
+from typing import Unpack
 
 from torch import Tensor
-from torch.optim import Optimizer
 
 from uumamba.optim.engine import SharpnessAware
-from uumamba.optim.groups import EngineOptions
-from uumamba.optim.rules import Rule, Slope
+from uumamba.optim.groups import BaseFactory, EngineOptions, Params
+from uumamba.optim.rules import FirstPass, Rule
 from uumamba.optim.tensors import global_norm
 
 
 class SAM(SharpnessAware):
-    r"""Sharpness-aware minimisation: descent with the gradient of the worst point nearby.
+    r"""Sharpness-aware minimisation: descent with the gradient at perturbed weights.
 
     .. math:: \epsilon = \rho \frac{g}{\lVert g \rVert_2}, \qquad w \leftarrow \mathrm{base}(w, \nabla L(w + \epsilon))
 
-    with g the gradient at w and the norm over all perturbed parameters. It settles in flat minima. Two passes per
-    step. For ``rho=0``, flat slopes, values that are not finite and several closures see :class:`SharpnessAware`.
+    with g the gradient at w and the norm over all perturbed parameters. It converges to flat minima. Two passes per
+    step. For ``rho=0``, gradients of 0, values that are not finite and several closures see :class:`SharpnessAware`.
 
     Args:
         params: parameters, named parameters or groups; a group may set ``rho`` or ``perturb=False``.
         base: any callable from parameters to an optimizer.
-        rho: radius of the neighbourhood, for groups that set none.
+        rho: default radius of the neighbourhood.
         engine: options of every member, such as ``net`` and ``scaler``; see :class:`EngineOptions`.
 
     Raises:
@@ -42,20 +41,20 @@ class SAM(SharpnessAware):
     References:
         Foret et al., *Sharpness-Aware Minimization for Efficiently Improving Generalization*, ICLR 2021,
         arXiv:2010.01412.
-        Differs from the paper: weight decay acts through the base at w and so is not part of the slope.
+        Differs from the paper: weight decay acts through the base at w and so is not part of the gradient.
     """
 
     def __init__(
         self,
-        params: Iterable[Any],
-        base: Callable[..., Optimizer],
+        params: Params,
+        base: BaseFactory,
         *,
         rho: float = 0.05,
         **engine: Unpack[EngineOptions],
     ) -> None:
-        super().__init__(params, base, rule=Rule(climb=follow_gradient), group_defaults={"rho": rho}, **engine)
+        super().__init__(params, base, rule=Rule(direction=follow_gradient), group_defaults={"rho": rho}, **engine)
 
 
-def follow_gradient(slope: Slope) -> tuple[Sequence[Tensor], Tensor]:
-    """Climb along the gradient; the length is its norm."""
-    return slope.grads, global_norm(slope.grads)
+def follow_gradient(first: FirstPass) -> tuple[Sequence[Tensor], Tensor]:
+    """Return the gradient and its norm."""
+    return first.grads, global_norm(first.grads)

@@ -1,21 +1,20 @@
 """Sharpness-aware minimisation along the last step's gradient, in one pass."""
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Unpack
+from collections.abc import Sequence
+from typing import Unpack
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from uumamba.optim.engine import SharpnessAware
-from uumamba.optim.groups import EngineOptions
+from uumamba.optim.groups import BaseFactory, EngineOptions, Params
 from uumamba.optim.rules import Memory, Rule
 
 LAST = "last_gradient"
 
 
 class StaleSAM(SharpnessAware):
-    r"""SAM in one pass: the perturbation is along the last step's gradient.
+    r"""SAM in one pass, perturbed along the last step's gradient.
 
     .. math:: \epsilon_t = \rho \frac{g_{t-1}}{\lVert g_{t-1} \rVert_2}, \qquad
               g_t = \nabla L(w_t + \epsilon_t), \qquad w_{t+1} = \mathrm{base}(w_t, g_t)
@@ -23,14 +22,14 @@ class StaleSAM(SharpnessAware):
     with the norm over all perturbed parameters. One pass per step and one copy of the perturbed parameters, with any
     base.
 
-    The first step has no gradient to climb along and is the base's own; a step that was skipped stores nothing. The
-    loss returned and the running statistics of norms are those of the only pass, at :math:`w + \epsilon`. ``ascent`` is
-    refused. For other edge cases see :class:`SharpnessAware`.
+    The first step has no direction and is the base's own; a skipped step stores nothing. The returned loss and the
+    running statistics of norms are those of the only pass, at :math:`w + \epsilon`. ``ascent`` is rejected. For other
+    edge cases see :class:`SharpnessAware`.
 
     Args:
         params: parameters, named parameters or groups; a group may set ``rho`` or ``perturb=False``.
         base: any callable from parameters to an optimizer.
-        rho: radius of the neighbourhood, for groups that set none.
+        rho: default radius of the neighbourhood.
         engine: options of every member, such as ``net`` and ``scaler``; see :class:`EngineOptions`.
 
     Raises:
@@ -47,28 +46,28 @@ class StaleSAM(SharpnessAware):
 
     References:
         The direction is that of *Asynchronous Sharpness-Aware Minimization*, 2025, arXiv:2503.11147.
-        Differs from the paper: there a second device computes the last weights' own gradient meanwhile; here it is the
-        gradient that the last step found at the climbed weights, at no cost.
+        Differs from the paper: in the paper a second device computes the gradient at the last weights; here it is the
+        last step's gradient at the perturbed weights, at no cost.
     """
 
     def __init__(
         self,
-        params: Iterable[Any],
-        base: Callable[..., Optimizer],
+        params: Params,
+        base: BaseFactory,
         *,
         rho: float = 0.05,
         **engine: Unpack[EngineOptions],
     ) -> None:
-        rule = Rule(lead=follow_last_gradient, remember=store_gradient)
+        rule = Rule(early_direction=find_last_gradients, remember=store_gradients)
         super().__init__(params, base, rule=rule, group_defaults={"rho": rho}, **engine)
 
 
-def follow_last_gradient(params: Sequence[Tensor], memory: Memory, base_memory: Memory) -> list[Tensor | None]:
-    """Return the stored gradients; None where a parameter has none yet."""
+def find_last_gradients(params: Sequence[Tensor], memory: Memory, base_memory: Memory) -> list[Tensor | None]:
+    """Return the stored gradients; None for a parameter without one."""
     return [memory.get(param, {}).get(LAST) for param in params]
 
 
-def store_gradient(params: Sequence[Tensor], memory: Memory) -> None:
+def store_gradients(params: Sequence[Tensor], memory: Memory) -> None:
     """Copy the final gradients, since a base may change them in place."""
     grads = [param.grad for param in params if param.grad is not None]
     buffers = [memory.setdefault(param, {}) for param in params]

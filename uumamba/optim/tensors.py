@@ -1,4 +1,4 @@
-"""Norms, projections and gradients of lists of tensors, in a few kernels."""
+"""Norms, projections and gradients of lists of tensors."""
 
 from collections.abc import Sequence
 
@@ -8,22 +8,22 @@ from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 from torch.distributed import all_reduce, get_world_size
 from torch.nn.parallel import DistributedDataParallel
 
-SMALL = 1024  # entries of a tensor that is copied in less time than its own kernel takes to start on a processor
+SMALL = 1024  # entries; copying a smaller tensor takes less time than starting a kernel on a CPU
 
 
 def global_norm(tensors: Sequence[Tensor], *, join_small: bool = True) -> Tensor:
     """Euclidean norm over all entries of all tensors.
 
-    It is 0 for an empty list. An entry that is not finite makes the norm not finite, and so do finite entries whose
-    squares overflow.
+    The norm of an empty list is 0. An entry that is not finite makes the norm not finite, and so do finite entries
+    whose squares overflow.
 
     Args:
         tensors: of any shapes, devices and floating-point types.
-        join_small: concatenate small CPU tensors first, which takes half the time. Without it float32 norms are bit
-            for bit the norms that torch clips by.
+        join_small: concatenate small CPU tensors first, which takes half the time. If False, float32 norms are bit for
+            bit the norms of torch's gradient clipping.
 
     Returns:
-        A scalar tensor in float32, or in float64 where a tensor is.
+        A scalar tensor in float32, or in float64 if any tensor is float64.
 
     Example:
         >>> global_norm([torch.tensor([3.0]), torch.tensor([[0.0, 4.0]])])
@@ -51,8 +51,8 @@ def projection_factor(tensors: Sequence[Tensor], onto: Sequence[Tensor]) -> floa
 
     .. math:: c = \langle a, b \rangle / \lVert b \rVert_2^2
 
-    It is 0 where ``onto`` is 0. Products are made one tensor at a time, which needs no third copy of all gradients,
-    and added in at least float32.
+    The factor is 0 if ``onto`` is 0. Products are computed one tensor at a time, without a third copy of all gradients,
+    and accumulated in at least float32.
 
     Args:
         tensors: a, one tensor per parameter.
@@ -85,7 +85,7 @@ def put_gradients(params: Sequence[Tensor], gradients: Sequence[Tensor | None]) 
 
 
 def add_gradients(params: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
-    """Add each gradient to its parameter's; None adds nothing."""
+    """Add each gradient to its parameter's gradient; None adds nothing."""
     held: list[Tensor] = []
     added: list[Tensor] = []
     for param, gradient in zip(params, gradients, strict=True):
@@ -102,8 +102,8 @@ def add_gradients(params: Sequence[Tensor], gradients: Sequence[Tensor | None]) 
 def average_over_ranks(net: nn.Module | None, gradients: Sequence[Tensor]) -> None:
     """Replace gradients by their mean over the ranks of a wrapped network.
 
-    One message per floating-point type. Every rank must hold gradients of the same parameters. Nothing is done for a
-    network that is not wrapped in ``DistributedDataParallel``.
+    One all-reduce per floating-point type. Every rank must hold gradients of the same parameters. Without
+    ``DistributedDataParallel`` around the network the gradients do not change.
     """
     if not isinstance(net, DistributedDataParallel):
         return

@@ -1,4 +1,7 @@
-"""Verbs of the command line as functions; nothing is printed here but progress."""
+"""Verbs of the command line as functions.
+
+The functions print only progress.
+"""
 
 from typing import Any
 
@@ -6,7 +9,7 @@ __all__ = ["load_predictor"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import ``load_predictor`` on first use, so that ``import uumamba.pipelines`` costs nothing."""
+    """Import ``load_predictor`` on first use; ``import uumamba.pipelines`` stays quick."""
     if name == "load_predictor":
         from uumamba.pipelines.models import load_predictor
 

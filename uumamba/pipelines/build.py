@@ -1,14 +1,17 @@
-"""Every object of a training, built once from a run's configuration and joined to a Trainer."""
+"""Trainer of one fold, built from a run's configuration."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from uumamba.config import RunConfig
+from uumamba.config.quantization import QuantizationConfig
 from uumamba.config.training import resolve_channels_last, resolve_precision
 from uumamba.data.dataset import PatchDataset, batches
 from uumamba.data.loader import BatchShare
@@ -16,17 +19,19 @@ from uumamba.data.prepared import PreparedFolder
 from uumamba.evaluation import mean_dice
 from uumamba.inference import Predictor
 from uumamba.metrics import dice_coefficient
-from uumamba.pipelines.initial_weights import attach_quantization, calibrate_at_start, load_initial_weights
+from uumamba.optim import SharpnessAware
 from uumamba.pipelines.mirrored_sides import check_prepared_sides
-from uumamba.pipelines.models import complete_config, stored_config
+from uumamba.pipelines.models import complete_config, load_initial_weights, stored_config
 from uumamba.pipelines.run_layout import newest_checkpoint
 from uumamba.pipelines.split import split_cases
+from uumamba.quantization import ActivationQuantizer, calibrate, quantized_layers
 from uumamba.runtime.errors import UsageError
 from uumamba.runtime.memory_format import lay_channels_last
+from uumamba.runtime.network import bare_network, batch_to_device
 from uumamba.runtime.seeds import generator_for, seed_everything
 from uumamba.training import ALONE, Ranks, Trainer
 from uumamba.training.callback_list import Callback
-from uumamba.types import Method
+from uumamba.types import Batch, Method
 
 Validate = Callable[[nn.Module], dict[str, float]]
 
@@ -46,9 +51,21 @@ def build_trainer(
     log: Callable[[str], None] | None = None,
     ranks: Ranks = ALONE,
 ) -> Trainer:
-    """Build every object of a fold's training once, and join them.
+    """Build every object of a fold's training once, for a Trainer.
 
-    ``cases`` replaces the fold's training cases, and ``validate`` the validation after an epoch.
+    Args:
+        config: the run.
+        folder: the prepared cases.
+        fold: ``"0"`` to ``"4"`` or ``"all"``.
+        run_dir: the fold folder; None stores nothing.
+        init: a model whose weights the network starts from.
+        device: torch's name of the training device.
+        cases: training cases in place of the fold's.
+        validate: validation after an epoch in place of the fold's.
+        followers: callbacks that get each epoch's row.
+        progress: a bar; None shows one on a terminal.
+        log: called with each line of progress.
+        ranks: the processes that train together.
     """
     training, validation = split_cases(folder.manifest, fold, config.dataset.domains)
     structures = dict(folder.manifest.structures)
@@ -83,15 +100,14 @@ def build_trainer(
         margin=config.training.read_margin,
     )
     augment = config.augment.build(patch_size=config.training.patch_size, mirror_swaps=swaps)
-    numbers = None
+    figures = None
     if quantization is not None:
         first = batches(dataset, 0)
         calibrate_at_start(net, quantization, first, augment=augment, device=device, run_dir=run_dir, ranks=ranks)
-        numbers = attach_quantization(quantization, optimizer, net)
+        figures = attach_quantization(quantization, optimizer, net)
     if validate is None and validation:
         validate = WholeCaseValidation(config, folder, validation, device=device, ranks=ranks)
     budget = config.schedule.build_budget()
-    share = BatchShare(dataset, rank=ranks.rank, ranks=ranks.count)
     return Trainer(
         net,
         objective,
@@ -99,7 +115,11 @@ def build_trainer(
         ascent=config.optim.build_ascent(),
         method=build_method(config, net, loss, device=device, rank=ranks.rank, run_dir=run_dir),
         epochs=config.training.epochs,
-        batches=partial(batches, share, workers=config.training.workers),
+        batches=partial(
+            batches,
+            BatchShare(dataset, rank=ranks.rank, ranks=ranks.count),
+            workers=config.training.workers,
+        ),
         augment=augment,
         read_ahead=device.startswith("cuda"),  # on a CPU the thread would take a core from the training
         validate=validate,
@@ -123,7 +143,7 @@ def build_trainer(
         config=stored_config(config, folder, fold=fold, sides=sides),
         complete_config=partial(complete_config, current=config),
         followers=followers,
-        numbers=numbers,
+        numbers=figures,
         ranks=ranks,
         progress=progress,
         log=log,
@@ -131,12 +151,12 @@ def build_trainer(
 
 
 def build_net(config: RunConfig, *, classes: int) -> nn.Module:
-    """Build the run's network, freshly initialised."""
+    """Build the run's network with random initial weights."""
     return config.net.build(in_channels=1, out_channels=classes, patch_size=config.training.patch_size)
 
 
 def build_loss(config: RunConfig) -> nn.Module:
-    """Build the run's loss, wrapped for deep supervision (a single output passes through unchanged)."""
+    """Build the run's loss for deep supervision or a single output."""
     from uumamba.losses import DeepSupervisionLoss
 
     return DeepSupervisionLoss(config.loss.build())
@@ -151,18 +171,18 @@ def build_method(
     rank: int = 0,
     run_dir: Path | None = None,
 ) -> Method | None:
-    """Build the domain-generalization method, if any, after a check that it fits the network.
+    """Build the run's domain-generalization method; None without one.
 
-    A run that continues from a checkpoint was checked at its start. A network with quantized activations would have
-    no scales for the check before its checkpoint is read.
+    The method is checked against the network only at the start of a run. A resumed run was checked then, and its
+    quantized activations have no scales before the checkpoint is read.
 
     Args:
         config: the run.
         net: the trained network.
         loss: the same object as in the objective, since its weights learn.
-        device: of both.
+        device: of the network and the loss.
         rank: of this process.
-        run_dir: the fold's folder, if any.
+        run_dir: the fold folder, if any.
 
     Raises:
         UsageError: the method cannot train this network.
@@ -174,24 +194,85 @@ def build_method(
     try:
         method.check(noise.to(device))
     except UsageError as error:
-        expected = f"a network that {type(method).__name__} can train ({str(error).removesuffix('.')})"
+        expected = f"a network for {type(method).__name__} ({str(error).removesuffix('.')})"
         raise UsageError("net.name", got=config.net.name, expected=expected) from error
     return method
 
 
-class WholeCaseValidation:
-    """Dice of a network on whole prepared cases: ``validate(net) -> {"dice": mean, "dice_RV": ..., ...}``.
+def calibrate_at_start(
+    net: nn.Module,
+    quantization: QuantizationConfig,
+    batches: Iterable[Batch],
+    *,
+    augment: Callable[[Batch], Batch],
+    device: str,
+    run_dir: Path | None,
+    ranks: Ranks = ALONE,
+) -> None:
+    """Calibrate the activations' scales on the first batches of a run.
 
-    Each case is segmented by the sliding window without mirroring, and its Dice a structure is computed on the prepared
-    grid. A structure that is absent from label and prediction does not count. The final scores, on the native grid,
-    are those of ``uumamba evaluate``.
+    A resumed run has the scales of its checkpoint. Scales that were copied with initial weights are kept. Rank 0 uses
+    batches of full size and broadcasts its scales. The network runs in training mode, so that heads of deep supervision
+    are used, without autocast.
+    """
+    inputs = [layer.input for layer in quantized_layers(net) if layer.input is not None]
+    copied = [_scale_of(each) for each in inputs]
+    if None not in copied:
+        return
+
+    def find_scales() -> list[tuple[float, bool] | None]:
+        if run_dir is not None and newest_checkpoint(run_dir) is not None:
+            return copied
+        ready = (augment(batch_to_device(batch, device)) for batch in islice(batches, quantization.calibration_batches))
+        calibrate(bare_network(net).train(), ready, run=lambda network, batch: network(batch["image"]))
+        return [_scale_of(each) for each in inputs]
+
+    found = ranks.broadcast(ranks.on_rank_zero(find_scales))
+    for each, before, now in zip(inputs, copied, found, strict=True):
+        if scale := before or now:
+            each.set_scale(scale[0], signed=scale[1])
+
+
+def attach_quantization(
+    quantization: QuantizationConfig, optimizer: SharpnessAware, net: nn.Module
+) -> Callable[[], dict[str, Any]]:
+    """Attach GAQAT to the optimizer; return a function for an epoch's figures."""
+    gaqat = quantization.attach(optimizer, bare_network(net))
+
+    def figures() -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        weights = [layer.weight for layer in quantized_layers(bare_network(net))]
+        left = [int(each.steps_left) for each in weights if each is not None and each.steps_left is not None]
+        if any(left):
+            found["quantization"] = {"steps_left": max(left)}
+        if gaqat is not None:
+            found["gaqat"] = {"frozen_fraction": gaqat.frozen_fraction}
+            if gaqat.disorder:
+                every = torch.cat([each.flatten() for each in gaqat.disorder.values()])
+                found["gaqat"]["disorder"] = float(every.nanmean())
+        return found
+
+    return figures
+
+
+def _scale_of(quantizer: ActivationQuantizer) -> tuple[float, bool] | None:
+    """Return scale and sign; None before calibration."""
+    return None if quantizer.levels is None else (float(quantizer.scale.detach()), bool(quantizer.signed))
+
+
+class WholeCaseValidation:
+    """Validation by the Dice of complete prepared cases.
+
+    ``validate(net)`` returns ``{"dice": mean, "dice_RV": ..., ...}``. Each case is segmented by the sliding window
+    without mirroring, and its Dice per structure is computed on the prepared grid. A structure that is absent from
+    label and prediction does not count. ``uumamba evaluate`` computes the final scores on the native grid.
 
     Args:
         config: the run.
         folder: prepared cases.
         case_ids: the validation cases.
         device: of the network.
-        ranks: the processes that train together; each takes a share of the cases, and the scores are those of all.
+        ranks: the processes that train together; each segments a share of the cases, and all return the same scores.
     """
 
     def __init__(
@@ -212,15 +293,16 @@ class WholeCaseValidation:
     def __call__(self, net: nn.Module) -> dict[str, float]:
         """Compute the mean Dice of each structure and of all."""
         predictor, ranks = self._build_predictor(net), self.ranks
-        own = [self._dice_of(case_id, predictor) for case_id in self.case_ids[ranks.rank :: ranks.count]]
-        shares = ranks.gather(own)
+        shares = ranks.gather(
+            [self._compute_dice(name, predictor) for name in self.case_ids[ranks.rank :: ranks.count]]
+        )
         # In the order of the cases, so that sums round as in one process.
         rows = [shares[index % ranks.count][index // ranks.count] for index in range(len(self.case_ids))]
         mean = mean_dice({name: [row[name] for row in rows] for name in self.structures})
         each = {f"dice_{name}": dice for name, dice in mean.structures.items() if dice is not None}
         return {"dice": mean.as_dict()["dice"]} | each
 
-    def _dice_of(self, case_id: str, predictor: Predictor) -> dict[str, float]:
+    def _compute_dice(self, case_id: str, predictor: Predictor) -> dict[str, float]:
         case = self.folder.case(case_id)
         prediction = predictor.prepared_probabilities(np.asarray(case.image), case_id=case_id).argmax(axis=0)
         label = np.asarray(case.label)

@@ -1,4 +1,4 @@
-"""Cases of a public data set's own folder, of a manifest, or of a folder of label maps, and those that failed."""
+"""Cases of public data sets, manifests and folders, and failed cases."""
 
 import re
 import sys
@@ -18,8 +18,9 @@ Read = tuple[Manifest, list[CaseError]]
 DATASETS = ("acdc", "phantom", "imagecas", "imagecas_split2", "imagecas_split3", "imagecas_split4", "aorta", "mnms")
 
 FAILURES_NAME = "failures.json"
+FAILURE_KEYS = ("case_id", "key", "got", "expected", "fix")
 FRAMES_NAME = "frames"
-"""Subfolder of an output for the labelled frames that are cut out of whole cines."""
+"""Subfolder of an output for the labelled frames that are cut out of cines."""
 SUFFIXES = (".nii.gz", ".nii", *ITK_SUFFIXES)
 LAYOUTS = {
     "acdc": r"(.*/)?patient\d+(/.*)?",
@@ -27,12 +28,12 @@ LAYOUTS = {
     "aorta": r"(?i)(.*/)?subject\d+_(CTA|label)\.(mha|nii|nii\.gz)",
     "mnms": r"(.*/)?(Training/(Labeled|Unlabeled)|Validation|Testing)/.*",
 }
-"""Paths that identify the layout of a data set's own folder; the phantoms have these layouts too."""
+"""Patterns of paths by data set; one path that matches identifies the layout. Phantoms have these layouts also."""
 
-_PATIENTS_A_LINE = 50
+_PATIENTS_PER_LINE = 50
 _NAMES = {"imagecas": "ImageCAS", "aorta": "AortaSeg24", "mnms": "M&Ms"}
-"""Name in the manifest, where the configuration's differs by more than case."""
-# Predictions may have the names of scans, but no labels beside them.
+"""Data set's name in the manifest, where the name in the configuration differs by more than case."""
+# A folder of predictions may have the names of scans; only a data set has scans and labels.
 _SCAN = re.compile(r"\d+\.img\.nii(\.gz)?|subject\d+_CTA\.(mha|nii|nii\.gz)", re.IGNORECASE)
 _LABEL = re.compile(r"\d+\.label\.nii(\.gz)?|subject\d+_label\.(mha|nii|nii\.gz)", re.IGNORECASE)
 
@@ -40,25 +41,25 @@ _LABEL = re.compile(r"\d+\.label\.nii(\.gz)?|subject\d+_label\.(mha|nii|nii\.gz)
 def read_dataset(name: str, raw: Path | str, *, frames: Path | str | None = None) -> Read:
     """Read a raw folder in a public data set's layout.
 
-    M&Ms consists of whole cines, of which two frames are labelled. These frames are cut out once, into ``frames``:
-    copies with the label values of ACDC, each file whole or absent. A second call skips frames that are newer than
-    their cine. They take about 1.2 MB a patient where scans are like ACDC's, some 0.4 GB for the 320 labelled patients
-    of M&Ms, and must stay in place: a manifest lists them as its images and labels. No other data set needs the folder.
+    M&Ms consists of cines with two labelled frames each. These frames are cut out once, into ``frames``, as copies with
+    the label values of ACDC; a file is complete or absent. A second call skips frames that are newer than their cine.
+    They take about 1.2 MB per patient where scans are like ACDC's, some 0.4 GB for the 320 labelled patients of M&Ms.
+    The folder must not be moved: a manifest lists the frames as its images and labels. No other data set needs them.
 
     Args:
-        name: as a configuration names it.
+        name: the data set's name in a configuration.
         raw: the folder as its owner ships it, only read; of M&Ms also a folder of frames.
-        frames: outside of ``raw``; None refuses whole cines.
+        frames: a folder outside of ``raw``; with None, cines raise.
 
     Returns:
         The manifest of the complete cases, and an error for each other case.
 
     Raises:
-        UsageError: the folder is missing or holds no case of that layout; ``frames`` is inside it, cannot be written,
-            or is needed and not given.
-        StoppedOnRequest: a signal requested it while frames were cut; the next call continues there.
+        UsageError: the folder is missing or has no case of that layout; ``frames`` is inside it, cannot be written, or
+            is needed and not given.
+        StoppedOnRequest: a stop was requested while frames were cut; the next call continues.
     """
-    require(name in DATASETS, "dataset.name", got=name, expected=", ".join(DATASETS))
+    require(name in DATASETS, "dataset.name", got=name, expected=f"one of {', '.join(DATASETS)}")
     raw, split = Path(raw), _official_split(name)
     require(raw.is_dir(), "--raw", got=raw, expected=f"the folder of the {name} data set")
     if split is not None:
@@ -69,7 +70,7 @@ def read_dataset(name: str, raw: Path | str, *, frames: Path | str | None = None
 
 
 def is_dataset(manifest: Manifest, name: str) -> bool:
-    """Return whether a manifest belongs to a data set, including its official split.
+    """Return whether a manifest's name and official split are a data set's.
 
     Example:
         >>> is_dataset(Manifest("ImageCAS", "CT", {}, (), extra={"official_split": "Split-2"}), "imagecas")
@@ -80,8 +81,8 @@ def is_dataset(manifest: Manifest, name: str) -> bool:
     return manifest.name.lower() == listed.lower() and same_split
 
 
-def check_outside_raw(out: Path, raw: Path | str) -> None:
-    """Raise if an output is inside the raw folder, which is never written to.
+def check_out_option(out: Path, raw: Path | str) -> None:
+    """Raise if ``--out`` is inside the raw folder.
 
     Raises:
         UsageError: ``out`` is the raw folder or inside it.
@@ -101,47 +102,48 @@ def read_labelled_cases(
 ) -> Read:
     """Read the cases to score, each with a label.
 
-    A folder of label maps has neither patients nor phases: each file is a case and its own patient, and the manifest's
+    A folder of label maps has neither patients nor phases: each file is one case of one patient, and the manifest's
     ``structures`` are empty.
 
     Args:
-        labels: a manifest or its folder, a folder of ``<case_id>.nii.gz``, or ACDC's, ImageCAS's (with its Split-1),
-            AortaSeg24's or M&Ms's own folder.
+        labels: a manifest or its folder, a folder of ``<case_id>.nii.gz``, or the raw folder of ACDC, ImageCAS (with
+            its Split-1), AortaSeg24 or M&Ms.
         fold: only this fold's cases.
         split: only this split's cases.
         domains: only the cases of these domains.
         case_ids: only these cases.
-        frames: output folder for M&Ms's labelled frames; None refuses its whole cines.
+        frames: output folder for the labelled frames of M&Ms; with None, its cines raise.
 
     Returns:
         The cases, and an error for each incomplete case of a raw folder, unless its patient is in another fold or
         split.
 
     Raises:
-        UsageError: there is nothing to score, or a fold, split or domain is given for a folder without these.
+        UsageError: no case has a label, or a fold, split or domain is given for a folder of label maps.
     """
     require(labels.exists(), "--labels", got=labels, expected="a folder of label maps, a manifest or a data set")
-    given = {"fold": fold, "split": split, "domains": domains}
-    filters = {name: value for name, value in given.items() if value is not None}
+    filters = {
+        name: value for name, value in (("fold", fold), ("split", split), ("domains", domains)) if value is not None
+    }
     errors: list[CaseError] = []
     if is_manifest(labels):
         manifest = Manifest.read(labels)
-    elif (files := _label_files(labels)) and not _holds_scans_too(files.values()):
-        fix = "give a manifest, which has folds, splits and domains"
-        require(not filters, "--labels", got=labels, expected=f"a manifest, as {', '.join(filters)} is set", fix=fix)
+    elif (files := _label_files(labels)) and not _has_scans_and_labels(files.values()):
+        fix = "give a manifest, or remove these options"
+        require(not filters, "--labels", got=labels, expected=f"a manifest with {', '.join(filters)}", fix=fix)
         cases = tuple(Case(case_id, case_id, "", path, label=path) for case_id, path in files.items())
         manifest = Manifest(labels.name, "", {}, cases)
     else:
         manifest, errors = _read_raw(labels, frames)
     selected = manifest.select(split=split, fold=fold, domains=domains, case_ids=case_ids)
     labelled = tuple(case for case in selected if case.label is not None)
-    of = ", ".join(f"{name} {value}" for name, value in filters.items())
-    require(labelled, "--labels", got=labels, expected=f"a case with a label{of and ' of '}{of}")
-    return replace(manifest, cases=labelled), failures_among(selected, errors, manifest=manifest)
+    selection = ", ".join(f"{name} {value}" for name, value in filters.items())
+    require(labelled, "--labels", got=labels, expected=f"a case with a label{selection and ' of '}{selection}")
+    return replace(manifest, cases=labelled), select_failures(selected, errors, manifest=manifest)
 
 
 def find_predictions(predictions: Path) -> dict[str, Path]:
-    """Find the label map of each case: the files of a folder, or the labels of a manifest.
+    """Find each case's label map in a folder or manifest.
 
     Raises:
         UsageError: the path does not exist.
@@ -153,54 +155,58 @@ def find_predictions(predictions: Path) -> dict[str, Path]:
 
 
 def is_manifest(path: Path) -> bool:
-    """Return whether a path is a manifest: any ``.json``, or a folder with a ``dataset.json``."""
+    """Return whether a path is a ``.json`` or has a ``dataset.json``."""
     return path.suffix == ".json" or (path / MANIFEST_NAME).is_file()
 
 
-def suffix_of(path: Path) -> str:
-    """Suffix of a scan's or label map's name, ``.nii.gz`` in one piece; empty for other files."""
+def image_suffix(path: Path) -> str:
+    """Return the image suffix of a file name, such as ``.nii.gz``.
+
+    The suffix of other files is empty.
+    """
     return next((path.name[-len(suffix) :] for suffix in SUFFIXES if path.name.lower().endswith(suffix)), "")
 
 
-def volumes_in(folder: Path) -> list[Path]:
-    """List scans and label maps of a folder by name, without hidden files."""
-    return sorted(path for path in folder.iterdir() if suffix_of(path) and not path.name.startswith("."))
+def list_volumes(folder: Path) -> list[Path]:
+    """List a folder's scans and label maps by name, without hidden files."""
+    return sorted(path for path in folder.iterdir() if image_suffix(path) and not path.name.startswith("."))
 
 
 def add_case(found: dict[str, Path], case_id: str, path: Path) -> None:
-    """Add a case's file, or raise if the case has another one already.
+    """Add a case's file to ``found``.
 
     Raises:
         UsageError: two files have one case id.
     """
-    known = found.setdefault(case_id, path)
-    require(known == path, case_id, got=f"{known} and {path}", expected="one file", fix="rename one of them")
+    first = found.setdefault(case_id, path)
+    require(first == path, case_id, got=f"{first} and {path}", expected="one file", fix="rename one file")
 
 
 def record_failures(out: Path, failures: Sequence[CaseError]) -> None:
-    """Write ``failures.json``: case, key, value found, valid values, fix; without failures remove an old one."""
-    if failures:
-        rows = [
-            {"case_id": e.case_id, "key": e.key, "got": str(e.got), "expected": e.expected, "fix": e.fix}
-            for e in failures
-        ]
-        write_json(out / FAILURES_NAME, rows)
-    else:
+    """Write ``failures.json``: the fields of each error, by case.
+
+    Without failures an old file is removed.
+    """
+    if not failures:
         (out / FAILURES_NAME).unlink(missing_ok=True)
+        return
+    rows = [{key: getattr(failure, key) for key in FAILURE_KEYS} | {"got": str(failure.got)} for failure in failures]
+    write_json(out / FAILURES_NAME, rows)
 
 
-def failures_among(selected: Iterable[Case], failures: Iterable[CaseError], *, manifest: Manifest) -> list[CaseError]:
-    """Select the failures of some cases' patients, and of patients with unknown fold and split.
+def select_failures(selected: Iterable[Case], failures: Iterable[CaseError], *, manifest: Manifest) -> list[CaseError]:
+    """Select the failures of some cases' patients and of unknown patients.
 
-    A patient is in one fold only, so the fold of a failed frame is that of the patient's other frames.
+    A patient is in one fold only, so the fold of a failed frame is the fold of the patient's other frames. A patient
+    without any readable case is in no known fold or split.
 
     Args:
         selected: cases of the manifest.
-        failures: with the id of a case, or of a patient without any readable case.
-        manifest: every known case.
+        failures: their ids are those of a case, or of a patient without any readable case.
+        manifest: every readable case.
     """
-    wanted = {case.patient_id for case in selected}
-    others = {case.patient_id for case in manifest.cases} - wanted
+    selected_patients = {case.patient_id for case in selected}
+    others = {case.patient_id for case in manifest.cases} - selected_patients
     patients = {case.case_id: case.patient_id for case in manifest.cases}
     return [
         failure
@@ -211,12 +217,12 @@ def failures_among(selected: Iterable[Case], failures: Iterable[CaseError], *, m
 
 
 def _official_split(name: str) -> Any:
-    """Split of ImageCAS by a data set's name, None for other data sets."""
+    """Return the official split of ImageCAS; None for other data sets."""
     base, _, number = name.partition("_split")
     return f"Split-{number or 1}" if base == "imagecas" else None
 
 
-def _holds_scans_too(files: Iterable[Path]) -> bool:
+def _has_scans_and_labels(files: Iterable[Path]) -> bool:
     names = [path.name for path in files]
     return any(map(_SCAN.fullmatch, names)) and any(map(_LABEL.fullmatch, names))
 
@@ -224,8 +230,8 @@ def _holds_scans_too(files: Iterable[Path]) -> bool:
 def _label_files(folder: Path) -> dict[str, Path]:
     require(folder.is_dir(), "label maps", got=folder, expected="a folder or a manifest (.json)")
     found: dict[str, Path] = {}
-    for path in volumes_in(folder):
-        add_case(found, path.name.removesuffix(suffix_of(path)), path)
+    for path in list_volumes(folder):
+        add_case(found, path.name.removesuffix(image_suffix(path)), path)
     return found
 
 
@@ -234,14 +240,15 @@ def _read_raw(folder: Path, frames: Path | None) -> Read:
     for name, pattern in LAYOUTS.items():
         if any(map(re.compile(pattern).fullmatch, paths)):
             return read_dataset(name, folder, frames=frames)
-    expected = (
-        "<case_id>.nii.gz, dataset.json, or the folder of ACDC, ImageCAS, AortaSeg24 or M&Ms as it was downloaded"
-    )
+    expected = "<case_id>.nii.gz, dataset.json, or the downloaded folder of ACDC, ImageCAS, AortaSeg24 or M&Ms"
     raise UsageError("--labels", got=folder, expected=expected)
 
 
 def _read_phantom(raw: Path) -> Read:
-    """Read the phantom, which has ACDC's layout but no real patients: ACDC's citation and licence do not apply."""
+    """Read the phantom, without ACDC's citation and licence.
+
+    The phantom has ACDC's layout but no real patients.
+    """
     manifest, errors = data_prep.read_acdc(raw)
     return replace(manifest, name="phantom", reference="", licence=""), errors
 
@@ -254,7 +261,7 @@ def _read_mnms(raw: Path, frames: Path | str | None) -> Read:
     with StopRequest() as stop:
 
         def advance(done: int, total: int) -> None:
-            if done % _PATIENTS_A_LINE == 0 or done == total:
+            if done % _PATIENTS_PER_LINE == 0 or done == total:
                 print(f"frames: {done} of {total} patients", file=sys.stderr)
             stop.raise_if_requested(
                 f"after cutting the frames of {done} of {total} patients; run the same command to continue"

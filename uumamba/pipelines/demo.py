@@ -1,4 +1,4 @@
-"""All stages of a run on a phantom in ACDC's own layout, in minutes on two cores."""
+"""All stages of a run on a phantom with ACDC's layout."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -30,13 +30,15 @@ def demo(
     progress: bool | None = None,
     say: Callable[[str], None] = lambda sentence: None,
 ) -> RunResult:
-    """Make the phantom, run all stages on it, and score two baselines besides the network.
+    """Run all stages on a phantom and score two baselines.
+
+    This takes minutes on two processor cores.
 
     Args:
-        config: the run; ``demo`` is shipped for this.
+        config: the run; the shipped configuration is ``demo``.
         out: gets the phantom in ``raw/`` and the output of :func:`uumamba.pipelines.run.run`.
-        patients: phantom patients; a fifth of them is held out.
-        workers: processes for making and preparing.
+        patients: number of phantom patients; a fifth of them is held out.
+        workers: processes for writing the phantom and for preparing.
         progress: bars; None shows them on a terminal.
         say: called with a sentence at each stage.
     """
@@ -58,9 +60,10 @@ def demo(
 
 
 def write_baselines(out: Path, *, say: Callable[[str], None] = lambda sentence: None) -> None:
-    """Fit two baselines on the training cases, score them on the validation cases, write ``baselines.json``.
+    """Write ``baselines.json``: validation Dice of an atlas and a threshold.
 
-    Both are fitted by grid search on prepared arrays and scored on native grids, as the network is.
+    Both baselines are fitted to the training cases by grid search on prepared arrays. They are scored on native grids,
+    as the network is.
     """
     folder = PreparedFolder(out / "prepared")
     training, validation = folder.manifest.select(without_fold=0), folder.manifest.select(fold=0)
@@ -70,15 +73,18 @@ def write_baselines(out: Path, *, say: Callable[[str], None] = lambda sentence: 
     rows = {}
     for name, baseline in (("mean-shape atlas", MeanShapeAtlas()), ("intensity threshold", IntensityThreshold())):
         baseline.fit(images, labels)
-        rows[name] = score_on_native_grids(baseline.predict, folder, validation)
+        rows[name] = _score_on_native_grids(baseline.predict, folder, validation)
         say(f"baseline, {name}: mean Dice {rows[name]['dice']:.3f}")
     write_json(out / "baselines.json", rows)
 
 
-def score_on_native_grids(
+def _score_on_native_grids(
     segment: Callable[[np.ndarray], np.ndarray], folder: PreparedFolder, cases: Sequence[Case]
 ) -> dict[str, float]:
-    """Compute the mean Dice a structure, and over all, of a function from a prepared image to a label map."""
+    """Compute the mean Dice of each structure and of all.
+
+    ``segment`` maps a prepared image to its label map.
+    """
     structures = folder.manifest.structures
     scores: dict[str, list[float]] = {name: [] for name in structures}
     for case in cases:

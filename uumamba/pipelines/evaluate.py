@@ -1,4 +1,4 @@
-"""Scores of label maps: tables of cases and patients, a summary, and a table on the terminal."""
+"""Scores of label maps, in files and on the terminal."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -31,22 +31,16 @@ from uumamba.evaluation.tables import (
     vessel_table,
 )
 from uumamba.pipelines.datasets import FRAMES_NAME, find_predictions, read_labelled_cases, record_failures
-from uumamba.runtime.errors import CaseError, UumambaError, require
+from uumamba.runtime.errors import CaseError, InputError, require, require_case
 from uumamba.runtime.files import make_folder
 from uumamba.runtime.stop import StopRequest
 
-__all__ = ["MissingPredictions", "evaluate_folder", "print_summary", "summary_table"]
 
+class MissingPredictions(InputError):
+    """Labelled cases without a prediction.
 
-class MissingPredictions(UumambaError):
-    """Labelled cases without a prediction; a score of the others alone would be too high."""
-
-    def __init__(self, missing: Sequence[str], predictions: Path) -> None:
-        super().__init__(
-            f"{len(missing)} labelled cases have no prediction in {predictions}: {', '.join(missing)}; "
-            "predict them, or choose the cases to score by --fold or --split."
-        )
-        self.missing = tuple(missing)
+    The mean score of the other cases would be too high.
+    """
 
 
 def evaluate_folder(
@@ -66,29 +60,28 @@ def evaluate_folder(
 
     Args:
         predictions: a folder of ``<case_id>.nii.gz``, or a manifest, whose labels are then the predictions.
-        labels: a folder of ``<case_id>.nii.gz``, a manifest, or ACDC's, ImageCAS's, AortaSeg24's or M&Ms's own
-            folder. Cases without a label are not scored.
-        out: gets ``scores.csv``, ``summary.json``, ``trees.csv`` where there are several vessels, ``patients.csv``
-            where phases are known, ``failures.json`` where a case failed, and ``frames/`` where the labels are M&Ms's
-            whole cines.
-        fold: of a manifest's cases, only this fold's.
-        split: of a manifest's cases, only this split's.
-        domains: of a manifest's cases, only those of these domains.
+        labels: a folder of ``<case_id>.nii.gz``, a manifest, or the raw folder of ACDC, ImageCAS, AortaSeg24 or M&Ms.
+            Cases without a label are not scored.
+        out: gets ``scores.csv``, ``summary.json``, ``trees.csv`` for several vessels, ``patients.csv`` where phases are
+            known, ``failures.json`` where a case failed, and ``frames/`` where the labels are the cines of M&Ms.
+        fold: fold of the cases of a manifest, which is ``case_fold`` in :func:`predict`; None selects all.
+        split: only this split's cases of a manifest.
+        domains: only the cases of these domains of a manifest.
         case_ids: only these cases.
         structures: label value of each structure; None takes the manifest's, and without a manifest every value in the
             files, as ``label_1`` and so on.
-        vessels: structures that get clDice, Betti and length errors, or ``["all"]``; None takes those with a name of
-            ImageCAS's or AortaSeg24's vessels.
-        failed: cases that failed in earlier stages: they need no prediction and join the failures.
+        vessels: structures that get clDice, Betti and length errors, or ``["all"]``; None takes the structures with the
+            name of a vessel in ImageCAS or AortaSeg24.
+        failed: failures of earlier stages: these cases need no prediction and are added to the failures.
 
     Returns:
         The scores, and an error for each case with unusable files. If all are unusable, only ``failures.json`` is
         written, and scores of an earlier call are removed.
 
     Raises:
-        MissingPredictions: a labelled case has no prediction; nothing but ``frames/`` is written.
-        UsageError: there is nothing to score, or one of ``vessels`` is no structure.
-        StoppedOnRequest: a signal requested it.
+        MissingPredictions: a labelled case has no prediction; nothing except ``frames/`` is written.
+        UsageError: no case has a label, or one of ``vessels`` is no structure.
+        StoppedOnRequest: a stop was requested.
     """
     predictions, out = Path(predictions), Path(out)
     manifest, incomplete = read_labelled_cases(
@@ -99,7 +92,12 @@ def evaluate_folder(
     cases = [case for case in manifest.cases if case.case_id not in known]
     missing = [case.case_id for case in cases if case.case_id not in found]
     if missing:
-        raise MissingPredictions(missing, predictions)
+        raise MissingPredictions(
+            "--predictions",
+            got=f"{predictions} without {', '.join(missing)}",
+            expected="a label map of every labelled case",
+            fix="predict these cases, or select the cases to score by --fold or --split",
+        )
     out = make_folder(out)
     failures = [*failed, *incomplete]
     with StopRequest() as stop:
@@ -116,7 +114,10 @@ def evaluate_folder(
 
 
 def print_summary(scores: Scores) -> None:
-    """Print the summary by structure and phase, with vessels, sides, and ejection fractions where known."""
+    """Print the scores' summary by structure and phase.
+
+    Domains, vessels, swapped sides and ejection fractions are added where known.
+    """
     console = Console()
     if not scores.rows:
         console.print("No case could be scored.")
@@ -137,7 +138,7 @@ def print_summary(scores: Scores) -> None:
 
 
 def _vessels(selected: Collection[str] | None, structures: Mapping[str, int]) -> tuple[str, ...]:
-    """List the structures that are scored as vessels, in the order of the structures."""
+    """List the structures scored as vessels, in the manifest's order."""
     from data_prep import aorta, imagecas
 
     if selected is None:
@@ -145,12 +146,12 @@ def _vessels(selected: Collection[str] | None, structures: Mapping[str, int]) ->
     if set(selected) == {"all"}:
         return tuple(structures)
     unknown = sorted(set(selected) - structures.keys())
-    require(not unknown, "--vessels", got=", ".join(unknown), expected=f"all, or some of {', '.join(structures)}")
+    require(not unknown, "--vessels", got=", ".join(unknown), expected=f"all, or any of {', '.join(structures)}")
     return tuple(name for name in structures if name in selected)
 
 
 def _mirror_pairs(manifest: Manifest, structures: Iterable[str]) -> list[tuple[str, str]]:
-    """List the manifest's pairs of structures that a left/right mirrored scan would have swapped."""
+    """List the manifest's left/right pairs among the scored structures."""
     pairs = [(right, left) for right, left in manifest.extra.get("mirror_pairs", [])]
     return [pair for pair in pairs if {*pair} <= {*structures}]
 
@@ -162,9 +163,9 @@ def _pairs(
     failures: list[CaseError],
     stop: StopRequest,
 ) -> Iterator[EvaluationPair]:
-    """Read one pair at a time; unusable cases join the failures."""
+    """Read one pair at a time; add unusable cases to the failures."""
     for number, case in enumerate(cases):
-        stop.raise_if_requested(f"after scoring {number} of {len(cases)} cases; run the same command to score them all")
+        stop.raise_if_requested(f"after scoring {number} of {len(cases)} cases; run the same command to score all")
         try:
             yield _read_pair(case, found[case.case_id], structures)
         except CaseError as error:
@@ -188,28 +189,28 @@ def _read_pair(case: Case, path: Path, structures: Mapping[str, int]) -> Evaluat
 
 
 def _read_prediction(case_id: str, path: Path, label: Scan, structures: Mapping[str, int]) -> Scan:
-    """Read a prediction; the key of an error is ``prediction``."""
+    """Read a prediction on its label's grid; errors name the prediction."""
     try:
         prediction = read_label(path, structures=structures, case_id=case_id)
     except CaseError as error:
         key = f"prediction {path.name}: {error.key}"
         raise CaseError(case_id, key, got=error.got, expected=error.expected, fix=error.fix) from None
-    shapes, fix = (label.array.shape, prediction.array.shape), "predict the labelled scan, on its own grid"
-    if shapes[0] != shapes[1]:
-        expected = f"{shapes[0]} of the label"
-        raise CaseError(case_id, f"shape of prediction {path.name}", got=shapes[1], expected=expected, fix=fix)
+    fix, expected = "predict the labelled scan", f"the label's shape {label.array.shape}"
+    shape, key = prediction.array.shape, f"shape of prediction {path.name}"
+    require_case(shape == label.array.shape, case_id, key, got=shape, expected=expected, fix=fix)
     try:
         check_same_grid(label, prediction, case_id=case_id)
     except CaseError as error:
-        got = str(error).removeprefix(f"{case_id}: ").removesuffix(".")
-        raise CaseError(
-            case_id, f"grid of prediction {path.name}", got=got, expected="the grid of the label", fix=fix
-        ) from None
+        key, got = f"grid of prediction {path.name}", str(error).removeprefix(f"{case_id}: ").removesuffix(".")
+        raise CaseError(case_id, key, got=got, expected="the label's grid", fix=fix) from None
     return prediction
 
 
 def _structures_in_files(cases: Sequence[Case], found: Mapping[str, Path]) -> dict[str, int]:
-    """Collect the label values of all files; an unreadable file is reported when it is scored."""
+    """Collect the label values of all readable files.
+
+    An unreadable file is reported when it is scored.
+    """
     anything = {f"label_{value}": value for value in range(1, 256)}
     values: set[int] = set()
     for case in cases:
@@ -222,7 +223,7 @@ def _structures_in_files(cases: Sequence[Case], found: Mapping[str, Path]) -> di
 
 
 def _write(out: Path, scores: Scores) -> None:
-    """Write the files of the scores, and remove those of an earlier call."""
+    """Write the scores' files and remove those of an earlier call."""
     record_failures(out, scores.failures)
     for name in (SCORES_NAME, TREES_NAME, SUMMARY_NAME, PATIENTS_NAME):
         (out / name).unlink(missing_ok=True)

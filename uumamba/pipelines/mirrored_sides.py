@@ -1,4 +1,7 @@
-"""Left/right mirroring of structures with sides: refused, unless it swaps their labels too."""
+"""Left/right mirroring of structures with sides.
+
+In a mirrored patch a left kidney looks like a right one, so its label must become that of the right kidney.
+"""
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,10 +13,10 @@ from uumamba.data.case import Manifest
 from uumamba.data.geometry import Geometry, find_geometry
 from uumamba.data.prepared import PreparedFolder
 from uumamba.data.sides import Sides, left_right_axes, left_right_axis, sides_of
-from uumamba.runtime.errors import CaseError, require
+from uumamba.runtime.errors import require, require_case
 
 Swaps = dict[int, tuple[tuple[int, int], ...]]
-"""Label values that a mirror along a spatial axis of the patch swaps, by axis."""
+"""Pairs of label values to swap in a mirrored patch, by spatial axis of the patch."""
 
 
 @dataclass(frozen=True)
@@ -21,15 +24,15 @@ class MirroredSides:
     """Left/right axes and swapped labels of a run, stored in its checkpoints.
 
     Args:
-        left_right_axes: prepared axes that run left to right in the training cases.
-        swapped: label values that a mirror along that axis swaps; empty where there is none.
+        left_right_axes: prepared axes from left to right in the training cases.
+        swapped: pairs of label values to swap in a patch that is mirrored along a left/right axis; may be empty.
     """
 
     left_right_axes: tuple[int, ...]
     swapped: tuple[tuple[int, int], ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Convert to plain values."""
+        """Convert to JSON values."""
         return {"left_right_axes": list(self.left_right_axes), "swapped": [list(pair) for pair in self.swapped]}
 
     @classmethod
@@ -38,34 +41,41 @@ class MirroredSides:
         return cls(tuple(stored["left_right_axes"]), tuple((first, second) for first, second in stored["swapped"]))
 
     def swaps(self, patch_size: Sequence[int]) -> Swaps:
-        """Swapped labels by axis of the patch, for augmentation and averaging."""
+        """Return the swapped labels by axis of the patch.
+
+        Augmentation and mirror averaging use this mapping.
+        """
         before = 3 - len(patch_size)
         return {axis - before: self.swapped for axis in self.left_right_axes if self.swapped and axis >= before}
 
     def check(self, geometry: Geometry, *, case_id: str) -> None:
-        """Raise if a scan's left/right axis differs from that of training: the network could not tell the sides.
+        """Raise if a scan's left/right axis differs from training.
+
+        The network could not tell left from right.
 
         Raises:
-            CaseError: its slices have another orientation.
+            CaseError: the slices have another orientation.
         """
-        axis = left_right_axis(geometry)
-        if axis not in self.left_right_axes:
-            expected = f"{_join(self.left_right_axes)} as in training, since the structures have sides"
-            fix = "resample the scan to slices of the training's orientation"
-            raise CaseError(case_id, "left/right axis", got=axis, expected=expected, fix=fix)
+        axis, expected = left_right_axis(geometry), f"{_join_axes(self.left_right_axes)}, as in training"
+        fix = "resample the scan to slices of the training's orientation"
+        require_case(axis in self.left_right_axes, case_id, "left/right axis", got=axis, expected=expected, fix=fix)
 
 
 def check_prepared_sides(config: RunConfig, folder: PreparedFolder, case_ids: Sequence[str]) -> MirroredSides | None:
-    """Check a run's mirroring against its structures' sides; None where no structure has a side.
+    """Check a run's mirroring against its structures' sides.
 
     Args:
         config: the run.
         folder: the prepared cases.
         case_ids: the training cases.
 
+    Returns:
+        Axes and swapped labels; None if no structure has a side.
+
     Raises:
-        UsageError: a patch would be mirrored left to right without a swap of labels, or a swap is impossible: the data
-            set lists no pairs, that axis is not mirrored, or the orientation of its slices varies.
+        UsageError: a patch would be mirrored left to right without a swap of labels, or a swap is impossible because
+            the data set has no left/right pairs, the left/right axis is not mirrored, or the slices' orientation
+            varies.
     """
     sides = sides_of(folder.manifest)
     axes = () if sides is None else left_right_axes(folder.case(case_id).geometry for case_id in case_ids)
@@ -76,15 +86,17 @@ def check_prepared_sides(config: RunConfig, folder: PreparedFolder, case_ids: Se
         return MirroredSides(axes, ())
     if sides.unpaired:
         warnings.warn(
-            f"Mirrored patches swap the labels of {len(sides.pairs)} pairs; {', '.join(sides.unpaired)} have a side "
-            "and no partner and keep their label.",
+            f"Mirrored patches swap the labels of {len(sides.pairs)} pairs, not those of {', '.join(sides.unpaired)}, "
+            "since these structures have a side but no partner.",
             stacklevel=1,  # this line, so that it is shown once for all folds
         )
     return MirroredSides(axes, sides.pairs)
 
 
 def check_raw_sides(config: RunConfig, manifest: Manifest, case_ids: Sequence[str]) -> None:
-    """Check mirroring by the headers of raw scans, with the result of :func:`check_prepared_sides`.
+    """Check a run's mirroring by the headers of raw scans.
+
+    The errors are those of :func:`check_prepared_sides`.
 
     Args:
         config: the run.
@@ -92,7 +104,7 @@ def check_raw_sides(config: RunConfig, manifest: Manifest, case_ids: Sequence[st
         case_ids: the training cases; a case with an unreadable header is left to preparing, which reports it.
 
     Raises:
-        UsageError: as :func:`check_prepared_sides`.
+        UsageError: mirroring does not fit the structures' sides.
     """
     sides = sides_of(manifest)
     axes = () if sides is None else left_right_axes(_geometries(manifest, case_ids))
@@ -114,28 +126,27 @@ def _geometries(manifest: Manifest, case_ids: Sequence[str]) -> Iterator[Geometr
 def _check_mirror(config: RunConfig, manifest: Manifest, sides: Sides | None, axes: Sequence[int]) -> None:
     swap, mirror_axes = config.augment.swap_sides, config.augment.mirror_axes
     if sides is None:
-        require(
-            not swap, "augment.swap_sides", got=swap, expected=f"false: {manifest.name} has no structure with sides"
-        )
+        expected = f"false with {manifest.name}, a data set without left and right structures"
+        require(not swap, "augment.swap_sides", got=swap, expected=expected)
         return
-    of_patch = [axis - (3 - config.net.spatial_dims) for axis in axes]
-    mirrored = [axis for axis in of_patch if axis in mirror_axes]
+    patch_axes = [axis - (3 - config.net.spatial_dims) for axis in axes]
+    mirrored = [axis for axis in patch_axes if axis in mirror_axes]
     require(
         swap or not mirrored,
         "augment.mirror_axes",
         got=list(mirror_axes),
-        expected=f"{[axis for axis in mirror_axes if axis not in mirrored[:1]]}, without the left/right axis, since "
-        f"{', '.join(sides.structures)} have sides",
+        expected=f"{[axis for axis in mirror_axes if axis not in mirrored[:1]]}, without the left/right axis of "
+        f"{', '.join(sides.structures)}",
         fix="remove the axis, or set augment.swap_sides=true" if sides.pairs else "remove the axis",
     )
     require(
         not swap or (sides.pairs and mirrored and len(axes) == 1),
         "augment.swap_sides",
-        got=f"true with {len(sides.pairs)} mirror_pairs of {manifest.name}, left/right along axis {_join(of_patch)} of "
-        f"the patch and augment.mirror_axes {list(mirror_axes)}",
-        expected="pairs and one left/right axis that is mirrored",
+        got=f"true with {len(sides.pairs)} mirror_pairs of {manifest.name}, left/right patch axis "
+        f"{_join_axes(patch_axes)} and augment.mirror_axes {list(mirror_axes)}",
+        expected="true only with mirror_pairs and one left/right axis in augment.mirror_axes",
     )
 
 
-def _join(axes: Sequence[int]) -> str:
+def _join_axes(axes: Sequence[int]) -> str:
     return " and ".join(map(str, axes))

@@ -1,8 +1,12 @@
-"""Trained models: the Predictor of a run, a fold's folder or a checkpoint, and the configuration that it stores."""
+"""Trained models: predictors, initial weights and stored configurations.
+
+A model is an output folder of ``uumamba run``, a run folder, a fold folder or a checkpoint file.
+"""
 
 import json
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from textwrap import shorten
@@ -19,46 +23,47 @@ from uumamba.data.preprocess import PreprocessRecipe, preprocess, restore, resto
 from uumamba.inference import Predictor
 from uumamba.pipelines.mirrored_sides import MirroredSides
 from uumamba.pipelines.run_layout import fold_folders, newest_checkpoint
-from uumamba.pipelines.split import ALL_CASES, FOLDS, check_fold_name
+from uumamba.pipelines.split import ALL_CASES, FOLDS
+from uumamba.quantization import holds_scales, quantized_layers
 from uumamba.runtime.errors import UsageError, require
 from uumamba.training.checkpoint import Checkpoint, read_checkpoint
 from uumamba.training.run_folder import BEST, LAST
 
+HEADS = "seg_layers"
+WEIGHT, QUANTIZER = "parametrizations.weight.original", "parametrizations.weight.0."
+STEPS_LEFT = f"{QUANTIZER}steps_left"
 FREE = ("workers", "save_every_minutes")
-"""Keys of ``training`` without effect on the result, which may change when a run continues."""
+"""Keys of ``training`` without effect on the result; they may change when a run is resumed."""
 
 
 def load_predictor(
     model: Path | str, *, device: str = "cpu", fold: str | None = None, mirror: bool | None = None
 ) -> Predictor:
-    """Load the Predictor of a run, which averages every fold and seed.
+    """Load a model's predictor, the mean of its folds and seeds.
 
-    A folder's model is its ``last.safetensors``: the final weights. ``best.safetensors`` was chosen on the validation
-    cases, so its scores on them are too high; pass that file to use it.
+    A fold folder's model is its ``last.safetensors``: the final weights. ``best.safetensors`` was chosen on the
+    validation cases, so its scores on them are too high; pass that file to use it.
 
     Args:
-        model: the output of ``uumamba run``, a run folder, a fold's folder or a checkpoint file.
-        device: where to predict.
+        model: output folder of ``uumamba run``, run folder, fold folder or checkpoint file.
+        device: device for prediction.
         fold: one fold of a run instead of all.
         mirror: average over the axes that training mirrored; None takes the run's configuration.
 
     Raises:
-        UsageError: there is no checkpoint or none of that fold, the folds belong to different runs, or a checkpoint was
-            not made by ``uumamba train``.
+        UsageError: the model has no checkpoint or none of that fold, the folds belong to different runs, or a
+            checkpoint was not made by ``uumamba train``.
 
     Example:
         >>> predictor = load_predictor("runs/acdc")  # doctest: +SKIP
         >>> prediction = predictor(image, spacing_mm=(1.5, 1.5, 10.0))  # doctest: +SKIP
     """
     checkpoints = {path: read_checkpoint(path, map_location=device) for path in checkpoint_paths(model, fold=fold)}
-    stored = _stored_config_of_all(checkpoints)
+    stored = _find_shared_config(checkpoints)
     config = validate(stored["run"], source=str(next(iter(checkpoints))))
     structures: dict[str, int] = stored["structures"]
-    nets = []
-    for path, checkpoint in checkpoints.items():
-        net = _trained_net(config, checkpoint, path, classes=len(structures) + 1)
-        _warn_if_unfinished(config, checkpoint, net, path)
-        nets.append(net.to(device))
+    classes = len(structures) + 1
+    nets = [_load_net(config, checkpoint, path, classes=classes).to(device) for path, checkpoint in checkpoints.items()]
     recipe = PreprocessRecipe.from_json(stored["recipe"]) if "recipe" in stored else config.preprocess.build()
     averages = config.inference.mirror if mirror is None else mirror
     sides = MirroredSides.from_json(stored["sides"]) if "sides" in stored else None
@@ -78,32 +83,92 @@ def load_predictor(
     )
 
 
-def checkpoint_paths(model: Path | str, *, fold: str | None = None) -> list[Path]:
-    """List the checkpoints of a run folder (one a fold and seed), of a fold's folder, or the file itself.
+def load_initial_weights(
+    net: nn.Module, model: Path | str, *, quantize: Callable[[nn.Module], Any] | None = None
+) -> list[str]:
+    """Copy a trained model's weights into a network of the same architecture.
+
+    Segmentation heads with another number of classes keep their random initial weights, with one warning. Any other
+    difference raises, since a half-loaded network trains worse than a new one. The number of steps until quantization
+    starts is not copied. Weights that were not quantized yet count as weights in full precision.
 
     Args:
-        model: as :func:`load_predictor` takes it.
+        net: newly initialised; changed.
+        model: a model of one fold.
+        quantize: called once with a network that shall be quantized: after weights in full precision were copied, so
+            that scales start from them, or before quantized weights are copied with their scales.
+
+    Returns:
+        Names of the weights that keep their initial values.
+
+    Raises:
+        UsageError: the model has no checkpoint, several folds, another architecture, or other bit widths.
+    """
+    paths = checkpoint_paths(model)
+    require(
+        len(paths) == 1,
+        "--init",
+        got=f"{model} with {len(paths)} folds",
+        expected=f"a model of one fold, such as {paths[0].parent}",
+    )
+    source = _drop_steps_left(_prediction_weights(read_checkpoint(paths[0])))
+    is_quantized = holds_scales(source)
+    expected = "weights in full precision, or the same quantization in this run"
+    require(quantize or not is_quantized, "--init", got=f"{model} (quantized)", expected=expected)
+    if quantize is not None and is_quantized:
+        quantize(net)
+    target = {name: value for name, value in net.state_dict().items() if not name.endswith(STEPS_LEFT)}
+    shapes = [{name: tuple(value.shape) for name, value in state.items()} for state in (source, target)]
+    names = sorted(shapes[0].keys() | shapes[1].keys())
+    different = [name for name in names if shapes[0].get(name) != shapes[1].get(name)]
+    for name in different:
+        require(
+            HEADS in name and not _is_part_of_one_head(name, source, target),
+            "--init",
+            got=f"{model} with {name} of shape {shapes[0].get(name)}",
+            expected=f"the shape {shapes[1].get(name)}",
+            fix="use the same net and quantization settings",
+        )
+    if different:
+        warnings.warn(f"--init {model}: the heads {', '.join(different)} start fresh (other classes).", stacklevel=2)
+    scales = [name.replace(WEIGHT, f"{QUANTIZER}scale") for name in different if name.endswith(WEIGHT)]
+    initial = {*different, *scales}
+    try:
+        net.load_state_dict({name: source[name] for name in source if name not in initial}, strict=False)
+    except RuntimeError as error:
+        got = f"{model} ({shorten(str(error), width=240, placeholder=' ...')})"
+        expected = "weights in full precision or in the bit widths of this run"
+        raise UsageError("--init", got=got, expected=expected) from None
+    if quantize is not None and not is_quantized:
+        quantize(net)
+    return different
+
+
+def checkpoint_paths(model: Path | str, *, fold: str | None = None) -> list[Path]:
+    """List a model's checkpoints: one per fold and seed.
+
+    Args:
+        model: output folder of ``uumamba run``, run folder, fold folder or checkpoint file.
         fold: only this fold of a run.
 
     Raises:
-        UsageError: there is none, or the fold is unknown, not trained, or chosen of a single fold's model.
+        UsageError: the model has no checkpoint, or the fold is unknown, not trained, or selected of a single fold's
+            model.
     """
     model = Path(model)
-    if fold is not None:
-        check_fold_name(fold, (*FOLDS, ALL_CASES))
+    known = (*FOLDS, ALL_CASES)
+    require(fold is None or fold in known, "--fold", got=fold, expected=f"one of {', '.join(known)}")
     folds = _checkpoints_by_fold(model) or _checkpoints_by_fold(model / "run")
     if not folds:
         path = model if model.is_file() else newest_checkpoint(model)
         if path is None:
-            fix = "train it first" if model.exists() else ""
-            raise UsageError(
-                "MODEL", got=model, expected=f"a run, a fold's folder with {LAST} or a checkpoint", fix=fix
-            )
-        require(fold is None, "--fold", got=fold, expected=f"none, since {model} is the model of one fold")
+            fix = "train it first" if model.exists() else "correct the path"
+            expected = f"a run folder, a fold folder with {LAST} or a checkpoint file"
+            raise UsageError("MODEL", got=model, expected=expected, fix=fix)
+        require(fold is None, "--fold", got=fold, expected=f"no fold with {model}, the model of one fold")
         return [path]
-    require(
-        fold is None or fold in folds, "--fold", got=fold, expected=f"a trained fold of {model}: {', '.join(folds)}"
-    )
+    expected = f"a trained fold of {model}: {', '.join(folds)}"
+    require(fold is None or fold in folds, "--fold", got=fold, expected=expected)
     return [path for name, paths in folds.items() if fold in (None, name) for path in paths]
 
 
@@ -120,31 +185,32 @@ def stored_config(
         "licence": manifest.licence,
         "reference": manifest.reference,
     }
-    if not config.preprocess.build().is_complete:  # its statistics were found in these cases
-        stored["recipe"] = _recipe_as_read(folder.recipe)
+    if not config.preprocess.build().is_complete:  # its statistics were computed from these cases
+        stored["recipe"] = recipe_to_json(folder.recipe)
     return stored if sides is None else stored | {"sides": sides.to_json()}
 
 
 def complete_config(stored: Any, *, current: RunConfig | None = None) -> Any:
     """Fill missing keys of a stored configuration with defaults.
 
-    A part that cannot be read, for example because it has a key that was removed since, is returned unchanged.
+    A part that cannot be read, for example because of a key that was removed since, is returned unchanged.
 
     Args:
         stored: the configuration of a checkpoint.
-        current: of a run that continues it; the keys without effect on the result are taken from here.
+        current: configuration of the run that resumes; it gives the keys without effect on the result.
     """
     if not isinstance(stored, Mapping):
         return stored
-    complete: dict[str, Callable[[Any], Any]] = {
-        "run": partial(complete_run, current=current),
-        "recipe": _complete_recipe,
-    }
-    return {key: complete[key](value) if key in complete else value for key, value in stored.items()}
+    complete = dict(stored)
+    if "run" in stored:
+        complete["run"] = complete_run(stored["run"], current=current)
+    with suppress(AttributeError, KeyError, TypeError, ValueError):
+        complete["recipe"] = recipe_to_json(PreprocessRecipe.from_json(stored["recipe"]))
+    return complete
 
 
 def complete_run(stored: Any, *, current: RunConfig | None = None) -> Any:
-    """Fill missing keys of the ``run`` of a stored configuration with defaults."""
+    """Fill missing keys of a stored configuration's ``run`` with defaults."""
     try:
         run = validate(stored, source="a checkpoint").as_json()
     except UsageError:
@@ -153,15 +219,8 @@ def complete_run(stored: Any, *, current: RunConfig | None = None) -> Any:
     return run | {"training": run["training"] | free}
 
 
-def _complete_recipe(stored: Any) -> Any:
-    try:
-        return _recipe_as_read(PreprocessRecipe.from_json(stored))
-    except (AttributeError, TypeError, ValueError):
-        return stored
-
-
-def _recipe_as_read(recipe: PreprocessRecipe) -> Any:
-    """Convert a recipe to what JSON text returns: lists in place of tuples."""
+def recipe_to_json(recipe: PreprocessRecipe) -> Any:
+    """Convert a recipe to JSON values: lists in place of tuples."""
     return json.loads(json.dumps(recipe.to_json()))
 
 
@@ -173,65 +232,93 @@ def _checkpoints_by_fold(run: Path) -> dict[str, list[Path]]:
     return found
 
 
-def _stored_config_of_all(checkpoints: Mapping[Path, Checkpoint]) -> dict[str, Any]:
-    """Return the first checkpoint's configuration, if all can be averaged with it."""
+def _find_shared_config(checkpoints: Mapping[Path, Checkpoint]) -> dict[str, Any]:
+    """Return the first configuration after a check that all can be averaged."""
     first: dict[str, Any] = {}
     for path, checkpoint in checkpoints.items():
         stored = checkpoint.config
         if not (isinstance(stored, dict) and {"run", "structures"} <= stored.keys()):
-            fix = "load its weights (read_checkpoint(path).net) into your network and pass that to a Predictor"
+            fix = "load read_checkpoint(path).net into your network, and build a Predictor of the network"
             raise UsageError("MODEL", got=path, expected="a checkpoint of uumamba train", fix=fix)
         first = first or stored
-        # A key may be missing because the fold was trained by another version.
+        # Compared again with defaults, since a fold trained by another version may lack a key.
         require(
             _prediction_parts(stored) == _prediction_parts(first)
             or _prediction_parts(complete_config(stored)) == _prediction_parts(complete_config(first)),
             "MODEL",
             got=path,
-            expected=f"the network, preparation and structures of {next(iter(checkpoints))}, to be averaged with it",
+            expected=f"the network, preparation and structures of {next(iter(checkpoints))}",
             fix="predict with one fold",
         )
     return first
 
 
 def _prediction_parts(stored: Mapping[str, Any]) -> list[Any]:
-    """List the parts that folds must share to be averaged."""
+    """List the parts of a configuration that averaged folds must share."""
     run = [stored["run"].get(part) for part in ("net", "preprocess", "training", "quantization")]
     return [*run, *(stored.get(key) for key in ("structures", "sides", "recipe"))]
 
 
-def _trained_net(config: RunConfig, checkpoint: Checkpoint, path: Path, *, classes: int) -> nn.Module:
-    """Build a checkpoint's network, with its averaged weights where training kept an average."""
-    with torch.random.fork_rng(devices=[]):  # the fresh weights are replaced; keep the caller's random state
+def _load_net(config: RunConfig, checkpoint: Checkpoint, path: Path, *, classes: int) -> nn.Module:
+    """Build a checkpoint's network with its weights for prediction."""
+    with torch.random.fork_rng(devices=[]):  # the initial weights are replaced; keep the caller's random state
         net = config.net.build(in_channels=1, out_channels=classes, patch_size=config.training.patch_size)
         if config.quantization is not None:
             config.quantization.build(net)
     try:
-        net.load_state_dict(checkpoint.ema if checkpoint.ema is not None else checkpoint.net)
+        net.load_state_dict(_prediction_weights(checkpoint))
     except RuntimeError as error:
         got = shorten(str(error), width=240, placeholder=" ...")
-        raise UsageError(
-            str(path), got=got, expected="the weights of its own configuration", fix="train again"
-        ) from None
+        expected = "the weights of the network in its configuration"
+        raise UsageError(str(path), got=got, expected=expected, fix="train again") from None
+    _warn_if_unfinished(config, checkpoint, net, path)
     return net.eval()
 
 
-def _warn_if_unfinished(config: RunConfig, checkpoint: Checkpoint, net: nn.Module, path: Path) -> None:
-    """Warn of missing epochs and of weights that are not quantized yet; ``best`` may be of any epoch."""
-    from uumamba.quantization import quantized_layers
+def _prediction_weights(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return the moving average of the weights, or without one the weights."""
+    return checkpoint.ema if checkpoint.ema is not None else checkpoint.net
 
+
+def _warn_if_unfinished(config: RunConfig, checkpoint: Checkpoint, net: nn.Module, path: Path) -> None:
+    """Warn of missing epochs and of weights that are not quantized yet.
+
+    ``best`` may be of any epoch.
+    """
     done, epochs = checkpoint.progress["epochs_done"], config.training.epochs
     if done < epochs and path.name != BEST:
-        text = f"{path} has done {done} of {epochs} epochs; finish it with `uumamba train --resume`."
-        warnings.warn(text, stacklevel=3)
-    if config.quantization is None:
-        return
-    if any(layer.weight is not None and layer.weight.is_delayed for layer in quantized_layers(net)):
-        text = (
-            f"{path} predicts in full precision, since quantization starts at step {config.quantization.start_step} of "
-            "training; take a later checkpoint, or continue with `uumamba train --resume`."
+        warnings.warn(
+            f"{path} has done {done} of {epochs} epochs; finish the training with `uumamba train --resume`.",
+            stacklevel=2,
         )
-        warnings.warn(text, stacklevel=3)
+    if any(layer.weight is not None and layer.weight.is_delayed for layer in quantized_layers(net)):
+        warnings.warn(
+            f"{path} predicts in full precision, since it was saved before the first step with quantization; use a "
+            "later checkpoint, or continue with `uumamba train --resume`.",
+            stacklevel=2,
+        )
+
+
+def _drop_steps_left(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Drop the numbers of steps until quantization.
+
+    Weights with steps left are in full precision; their unused scales are also dropped.
+    """
+    if any(name.endswith(STEPS_LEFT) and left > 0 for name, left in state.items()):
+        return {name.replace(WEIGHT, "weight"): value for name, value in state.items() if QUANTIZER not in name}
+    return {name: value for name, value in state.items() if not name.endswith(STEPS_LEFT)}
+
+
+def _is_part_of_one_head(name: str, source: Mapping[str, Any], target: Mapping[str, Any]) -> bool:
+    """Return whether two networks share a head but not this part.
+
+    This is so where only one network is quantized.
+    """
+    if name in source and name in target:
+        return False
+    parts = name.split(".")
+    head = ".".join(parts[: parts.index(HEADS) + 2]) + "."
+    return all(any(other.startswith(head) for other in state) for state in (source, target))
 
 
 def _preprocess(

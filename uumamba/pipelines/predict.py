@@ -1,4 +1,4 @@
-"""Label maps of scans, on their own grids."""
+"""Prediction of label maps on the grids of their scans."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import numpy as np
 from uumamba.data.case import Case, Manifest, Split
 from uumamba.data.scan import read_image, write_label
 from uumamba.inference import Predictor
-from uumamba.pipelines.datasets import add_case, is_manifest, record_failures, suffix_of, volumes_in
+from uumamba.pipelines.datasets import add_case, image_suffix, is_manifest, list_volumes, record_failures
 from uumamba.pipelines.models import load_predictor
 from uumamba.runtime.errors import CaseError, require
 from uumamba.runtime.files import make_folder, whole_file
@@ -44,17 +44,17 @@ def predict(
     """Segment scans with a trained model.
 
     Args:
-        model: the output of ``uumamba run``, a run folder, a fold's folder or a checkpoint.
+        model: output folder of ``uumamba run``, run folder, fold folder or checkpoint file.
         inputs: NIfTI or MHA files, folders of them, DICOM folders, or manifests (``.json``). Of a folder, label maps
-            named ``<scan>_gt`` beside their scan and ACDC's cines, ``*_4d``, are left out.
-        out: gets ``<case_id>.nii.gz`` for each, on the input's grid with its header codes. A failed case has none, not
-            even of an earlier call.
-        device: torch's name of it.
-        fold: one fold's model of a run; None averages all folds.
-        split: of a manifest, only these cases.
-        case_fold: of a manifest, only this fold's cases.
-        domains: of a manifest, only the cases of these domains.
-        case_ids: of a manifest, only these cases.
+            named ``<scan>_gt`` next to their scan and ACDC's cines, ``*_4d``, are left out.
+        out: gets ``<case_id>.nii.gz`` for each input, on its grid with its header codes. For a failed case the label
+            map of an earlier call is removed.
+        device: name of the device in torch.
+        fold: fold of the model; None averages the models of all folds of a run.
+        split: only this split's cases of a manifest.
+        case_fold: fold of the cases of a manifest, which is ``case_fold`` in :func:`predict`; None selects all.
+        domains: only the cases of these domains of a manifest.
+        case_ids: only these cases of a manifest.
         mirror: average over mirrored inputs; None takes the run's configuration.
         save_probabilities: also write ``<case_id>.probabilities.npy`` (float16, ``(class, *native)``).
         progress: a bar; None shows one on a terminal.
@@ -65,7 +65,7 @@ def predict(
     Raises:
         UsageError: there is no model or no input, two inputs have one case id, or a label map would replace an input,
             or an image or label of a manifest.
-        StoppedOnRequest: a signal requested it.
+        StoppedOnRequest: a stop was requested.
     """
     cases = find_inputs(inputs, split=split, fold=case_fold, domains=domains, case_ids=case_ids)
     _check_inputs_kept(cases, inputs, Path(out))
@@ -77,7 +77,7 @@ def predict(
         for case_id, path in track(list(cases.items()), description="predict", enabled=progress):
             done = len(written) + len(failures)
             stop.raise_if_requested(
-                f"after predicting {done} of {len(cases)} cases; run the same command to predict them all"
+                f"after predicting {done} of {len(cases)} cases; run the same command to predict all"
             )
             try:
                 written.append(_predict_one(predictor, case_id, path, out, save_probabilities=save_probabilities))
@@ -95,7 +95,9 @@ def find_inputs(
     domains: Collection[str] | None = None,
     case_ids: Collection[str] | None = None,
 ) -> dict[str, Path]:
-    """Find case id and path of every input scan; of a manifest, only of the selected cases.
+    """Find the case id and path of every input scan.
+
+    Of a manifest, only the selected cases are inputs.
 
     Raises:
         UsageError: a path is missing, nothing is found, or two scans share a case id.
@@ -103,42 +105,44 @@ def find_inputs(
     found: dict[str, Path] = {}
     select = partial(Manifest.select, split=split, fold=fold, domains=domains, case_ids=case_ids)
     for path in map(Path, inputs):
-        for case_id, scan in _scans_of(path, select):
+        for case_id, scan in _find_scans(path, select):
             add_case(found, case_id, scan)
     require(found, "--input", got="no scan", expected="NIfTI or MHA files, folders of them, or a manifest")
     return found
 
 
-def case_id_of(path: Path) -> str:
-    """Case id of a scan: its name without the image suffix and without nnU-Net's channel suffix ``_0000``.
+def find_case_id(path: Path) -> str:
+    """Return a scan's case id, its name without suffixes.
+
+    These are the image suffix and nnU-Net's channel suffix ``_0000``.
 
     Example:
-        >>> case_id_of(Path("patient001_frame01_0000.nii.gz"))
+        >>> find_case_id(Path("patient001_frame01_0000.nii.gz"))
         'patient001_frame01'
     """
-    return path.name.removesuffix(suffix_of(path)).removesuffix("_0000")
+    return path.name.removesuffix(image_suffix(path)).removesuffix("_0000")
 
 
-def _scans_of(path: Path, select: Callable[[Manifest], Iterable[Case]]) -> list[tuple[str, Path]]:
+def _find_scans(path: Path, select: Callable[[Manifest], Iterable[Case]]) -> list[tuple[str, Path]]:
     require(path.exists(), "--input", got=path, expected="a scan, a folder of scans or a manifest")
     if is_manifest(path):
         return [(case.case_id, case.image) for case in select(Manifest.read(path))]
     if not path.is_dir():
-        return [(case_id_of(path), path)]
-    volumes = [(case_id_of(volume), volume) for volume in volumes_in(path)]
+        return [(find_case_id(path), path)]
+    volumes = [(find_case_id(volume), volume) for volume in list_volumes(path)]
     no_scans = {f"{name}_gt" for name, _ in volumes} | {name for name, _ in volumes if name.endswith("_4d")}
     return [volume for volume in volumes if volume[0] not in no_scans] or [(path.resolve().name, path)]
 
 
 def _check_inputs_kept(cases: Mapping[str, Path], inputs: Iterable[Path | str], out: Path) -> None:
-    """Raise, before any prediction, if a label map would replace an input file."""
+    """Raise if a label map would replace an input file."""
     given = {path.resolve() for path in cases.values()}
     for path in filter(is_manifest, map(Path, inputs)):
         for case in Manifest.read(path).cases:
             given |= {file.resolve() for file in (case.image, case.label) if file is not None}
     for case_id in cases:
         target = out / f"{case_id}.nii.gz"
-        expected = f"a folder where {target.name} replaces no input"
+        expected = f"a folder without the input {target.name}"
         require(target.resolve() not in given, "--out", got=out, expected=expected)
 
 

@@ -1,4 +1,4 @@
-"""Prepared cases from a manifest of raw scans; safe to kill and to run again."""
+"""Preparation of a manifest's raw scans; a killed call can be repeated."""
 
 import json
 import sys
@@ -16,21 +16,21 @@ from uumamba.data.foreground import keep_foreground, statistics_of
 from uumamba.data.prepared import FOREGROUND_NAME, RECIPE_NAME, is_up_to_date, source_key, write_prepared
 from uumamba.data.preprocess import Preprocessing, PreprocessRecipe
 from uumamba.data.scan import read_case
-from uumamba.pipelines.datasets import check_outside_raw, record_failures
+from uumamba.pipelines.datasets import check_out_option, record_failures
 from uumamba.runtime.errors import CaseError
 from uumamba.runtime.files import make_folder, write_json
 from uumamba.runtime.locks import lock_folder
 from uumamba.runtime.parallel_cases import each_case
 from uumamba.runtime.stop import StopRequest
 
-_CASES_A_LINE = 50
+_CASES_PER_LINE = 50
 _Warned = tuple[tuple[type[Warning], str], ...]
-"""Category and text of each warning about a case, returned by the worker, whose own warnings nobody sees."""
+"""Category and text of each warning about a case; a worker process returns them, since it shows no warning."""
 
 
 @dataclass(frozen=True)
 class PrepareResult:
-    """Ids of the cases prepared now and of those reused, and the failed cases."""
+    """Ids of the newly prepared and the reused cases, and the failures."""
 
     prepared: tuple[str, ...]
     reused: tuple[str, ...]
@@ -48,45 +48,45 @@ def prepare(
     split: Split = "training",
     progress: bool | None = None,
 ) -> PrepareResult:
-    """Prepare every case of a split and list the data set.
+    """Prepare every case of a split and write the data set's manifest.
 
     A case that was made from the same bytes by the same recipe is up to date and is reused. Whenever the process dies,
-    every case is whole or absent, and ``dataset.json``, written last, appears when all are whole. It lists the prepared
-    cases and those of the other split with their raw paths, without failed cases.
+    every case is complete or absent. ``dataset.json`` is written last, when all cases are complete. It lists the
+    prepared cases and those of the other split with their raw paths, without failed cases.
 
-    For a recipe without CT statistics, every training case is read once before, those of all folds, as nnU-Net does:
-    the validation cases add to four numbers and reveal no label. Samples of their foreground are stored in
+    A recipe may lack CT statistics. Then every training case is read once before, of all folds, as in nnU-Net: the
+    validation cases contribute to four numbers and reveal no label. Samples of their foreground are stored in
     ``foreground/``, so that the next call reads only changed cases, and the stored recipe has the statistics. A new or
-    changed case changes the statistics, and with them every prepared case. Where no training case can be read, there
-    are none: every case is a failure, and a recipe of an earlier call stays as it is.
+    changed case changes the statistics and makes every prepared case stale. Without any readable training case there
+    are no statistics: every case is a failure, and the recipe of an earlier call is kept.
 
     Args:
         manifest: the data set.
-        bad: cases that its reader refused; they join the failures.
-        recipe: how to preprocess.
+        bad: failed cases of its reader; they are added to the failures.
+        recipe: the preprocessing.
         out: gets ``dataset.json``, ``recipe.json``, ``cases/``, and ``failures.json`` where a case failed.
-        workers: processes; 0 works in this one. More need an importable main module, as every spawned process does.
-        raw: the data set's own folder; ``out`` may not be inside it.
-        split: test cases are listed but not read, unless requested here.
-        progress: a bar; None shows one on a terminal, and elsewhere a line every 50 cases.
+        workers: number of worker processes, which need an importable main module; 0 uses this process.
+        raw: the raw folder; ``out`` may not be inside it.
+        split: the split to prepare; cases of the other split are listed but not read.
+        progress: a bar; None shows one on a terminal, and elsewhere a line per 50 cases.
 
     Raises:
-        UsageError: the output cannot be a folder, is inside the raw one, another process is preparing there, or CT
-            statistics cannot be found because no training case has foreground.
-        StoppedOnRequest: a signal requested it; the next call continues there.
+        UsageError: the output cannot be a folder, is inside the raw folder, another process is preparing there, or CT
+            statistics are undefined because no training case has foreground.
+        StoppedOnRequest: a stop was requested; the next call continues.
     """
     if raw is not None:
-        check_outside_raw(Path(out), raw)
+        check_out_option(Path(out), raw)
     out = make_folder(out)
     with lock_folder(out, doing="preparing"), StopRequest() as stop:
         stage = _Preparation(manifest, out, list(bad), stop, workers, progress)
-        whole = recipe if recipe.is_complete else stage.find_statistics(recipe)
+        complete = recipe if recipe.is_complete else stage.add_statistics(recipe)
         prepared: list[str] = []
         reused: list[str] = []
-        if whole is not None:
-            _write_recipe(out, whole)
-            stale, reused = stage.split_stale(whole, split)
-            prepare_one = partial(_prepare_case, out=out, recipe=whole, structures=dict(manifest.structures))
+        if complete is not None:
+            _write_recipe(out, complete)
+            stale, reused = stage.split_stale(complete, split)
+            prepare_one = partial(_prepare_case, out=out, recipe=complete, structures=dict(manifest.structures))
             prepared = stage.work_on(stale, prepare_one, name="prepare", doing="preparing")
         failures = stage.record_failures()
         _write_manifest(out, manifest, split, {*prepared, *reused})
@@ -95,7 +95,7 @@ def prepare(
 
 @dataclass
 class _Preparation:
-    """Cases, settings and failures of one call."""
+    """Cases, settings and failures of one call of :func:`prepare`."""
 
     manifest: Manifest
     out: Path
@@ -105,19 +105,25 @@ class _Preparation:
     progress: bool | None
     warned: set[tuple[type[Warning], str]] = field(default_factory=set)
 
-    def find_statistics(self, recipe: PreprocessRecipe) -> PreprocessRecipe | None:
-        """Add statistics of the training cases' foreground to a recipe; None where no case can be read."""
+    def add_statistics(self, recipe: PreprocessRecipe) -> PreprocessRecipe | None:
+        """Add the training cases' foreground statistics to a recipe.
+
+        None if no case can be read.
+        """
         folder = self.out / FOREGROUND_NAME
         sample = partial(keep_foreground, folder=folder, structures=dict(self.manifest.structures))
         sampled = self.work_on(self.manifest.select(split="training"), sample, name="sample", doing="sampling")
         if self.failures and not sampled:
             return None
-        self.record_failures()  # before an error about missing foreground: the failed cases may be the ones with some
+        self.record_failures()  # before an error about missing foreground: a failed case may have foreground
         found = statistics_of(sampled, folder=folder, clip_percentiles=recipe.clip_percentiles)
         return replace(recipe, ct_statistics=found)
 
     def split_stale(self, recipe: PreprocessRecipe, split: Split) -> tuple[list[Case], list[str]]:
-        """Split the readable cases into stale ones and the ids of those up to date; the others join the failures."""
+        """Return the stale cases and the ids of those up to date.
+
+        Unreadable cases are added to the failures.
+        """
         failed = {failure.case_id for failure in self.failures}
         stale: list[Case] = []
         reused: list[str] = []
@@ -134,7 +140,10 @@ class _Preparation:
         return stale, reused
 
     def work_on(self, cases: Sequence[Case], work: Callable[[Case], object], *, name: str, doing: str) -> list[str]:
-        """Work on each case; return the ids of the successes, errors of the others join the failures."""
+        """Call ``work`` on each case; return the ids of the successful ones.
+
+        Other cases are added to the failures.
+        """
         done: list[str] = []
         items = {case.case_id: case for case in cases}
         shows_bar = sys.stderr.isatty() if self.progress is None else self.progress
@@ -148,7 +157,7 @@ class _Preparation:
                     done.append(case_id)
                     self._warn_once(outcome)
                 bar.advance(task)
-                if not shows_bar and (count % _CASES_A_LINE == 0 or count == len(items)):
+                if not shows_bar and (count % _CASES_PER_LINE == 0 or count == len(items)):
                     print(f"{name}: {count} of {len(items)} cases", file=sys.stderr)
                 self.stop.raise_if_requested(
                     f"after {doing} {count} of {len(items)} cases; run the same command to continue"
@@ -156,13 +165,13 @@ class _Preparation:
         return done
 
     def record_failures(self) -> list[CaseError]:
-        """Write ``failures.json``, sorted; return the sorted failures."""
+        """Write ``failures.json``; return the failures sorted by case."""
         ordered = sorted(self.failures, key=lambda failure: failure.case_id)
         record_failures(self.out, ordered)
         return ordered
 
     def _warn_once(self, warned: _Warned) -> None:
-        """Repeat the workers' warnings, each text once: every worker reads ACDC's headers for a first time."""
+        """Show a worker's warnings, each text once for all workers."""
         for category, text in warned:
             if (category, text) not in self.warned:
                 self.warned.add((category, text))
@@ -198,7 +207,10 @@ def _prepare_case(case: Case, *, out: Path, recipe: PreprocessRecipe, structures
 
 
 def _write_recipe(out: Path, recipe: PreprocessRecipe) -> None:
-    """Store the recipe; after a change the folder is unfinished until every case is prepared again."""
+    """Store the recipe; remove the manifest if the recipe changed.
+
+    The folder is then unfinished until every case is prepared again.
+    """
     path, stored = out / RECIPE_NAME, json.loads(json.dumps(recipe.to_json()))
     try:
         unchanged = json.loads(path.read_text(encoding="utf-8")) == stored
@@ -209,9 +221,9 @@ def _write_recipe(out: Path, recipe: PreprocessRecipe) -> None:
         write_json(path, stored)
 
 
-def _write_manifest(out: Path, manifest: Manifest, split: Split, whole: Set[str]) -> None:
-    if not whole:
+def _write_manifest(out: Path, manifest: Manifest, split: Split, case_ids: Set[str]) -> None:
+    if not case_ids:
         (out / MANIFEST_NAME).unlink(missing_ok=True)
         return
-    kept = tuple(case for case in manifest.cases if case.split != split or case.case_id in whole)
+    kept = tuple(case for case in manifest.cases if case.split != split or case.case_id in case_ids)
     replace(manifest, cases=kept).write(out / MANIFEST_NAME)

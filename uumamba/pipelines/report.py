@@ -1,4 +1,4 @@
-"""HTML report of a ``scores.csv`` and the files beside it: predictions, manifest, training rows, baselines."""
+"""HTML report of scores and the files in their folder."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -10,22 +10,22 @@ from uumamba.data.scan import read_image, read_label
 from uumamba.evaluation.html_report import Overlay, render_report
 from uumamba.evaluation.overlays import OverlayCase, pick_cases
 from uumamba.evaluation.scores import SCORES_NAME, TREES_NAME, ScoreRow, read_scores
-from uumamba.pipelines.datasets import FAILURES_NAME, find_predictions
-from uumamba.pipelines.run_layout import fold_folders, spread_of, validated_trainings
-from uumamba.runtime.errors import CaseError, UsageError, require
+from uumamba.pipelines.datasets import FAILURE_KEYS, FAILURES_NAME, find_predictions
+from uumamba.pipelines.run_layout import compute_spreads, fold_folders, validated_trainings
+from uumamba.runtime.errors import CaseError, UsageError, require, require_case
 from uumamba.runtime.files import write_text
 from uumamba.training.run_log import RunLog
 
 HTML_SUFFIXES = (".html", ".htm")
-FAILURE_KEYS = {"case_id", "key", "got", "expected", "fix"}
 
 
 def report(run_or_scores: Path | str, out: Path | str) -> Path:
-    """Write the report of a run, or of its scores alone.
+    """Write the report of a run or of a ``scores.csv``.
 
-    Beside ``scores.csv`` it looks for ``trees.csv`` (several vessels as one), ``prepared/dataset.json`` and
-    ``predictions/`` (overlays), ``metrics.jsonl`` of each fold and seed in ``run/`` (training curves, and how their
-    Dice spreads), ``baselines.json`` and ``failures.json``. Missing files are left out, and the report says so.
+    In the folder of ``scores.csv`` these files are optional: ``trees.csv`` (several vessels as one),
+    ``prepared/dataset.json`` and ``predictions/`` (overlays), ``metrics.jsonl`` of each fold and seed in ``run/``
+    (training curves and the spread of their Dice), ``baselines.json`` and ``failures.json``. The report has a note on
+    missing overlays and curves.
 
     Args:
         run_or_scores: the output folder of ``uumamba run`` or ``uumamba evaluate``, or a ``scores.csv``.
@@ -35,10 +35,10 @@ def report(run_or_scores: Path | str, out: Path | str) -> Path:
         The file.
 
     Raises:
-        UsageError: ``out`` is no HTML file, there are no scores, or a file beside them has another content.
+        UsageError: ``out`` is no HTML file, there are no scores, or a file in their folder has another content.
     """
     out = Path(out)
-    require(out.suffix.lower() in HTML_SUFFIXES, "--out", got=out, expected="a name that ends in .html")
+    require(out.suffix.lower() in HTML_SUFFIXES, "--out", got=out, expected="a file name with the suffix .html")
     scores = Path(run_or_scores)
     scores = scores / SCORES_NAME if scores.is_dir() else scores
     rows, folder = read_scores(scores), scores.parent
@@ -48,13 +48,15 @@ def report(run_or_scores: Path | str, out: Path | str) -> Path:
     found = fold_folders(folder / "run")
     training = {each.title: log for each in found if (log := RunLog(each.path / "metrics.jsonl").rows())}
     if not training:
-        notes.append("There is no training curve because no run/fold_*/metrics.jsonl is beside the scores.")
+        notes.append("There is no training curve because the scores' folder has no run/fold_*/metrics.jsonl.")
+    origin = (("Data", manifest.reference), ("Licence of the data", manifest.licence)) if manifest else ()
+    notes += [f"{name}: {text}." for name, text in origin if text]
     failures = _read_json(folder / FAILURES_NAME, [])
     require(
-        all(row.keys() >= FAILURE_KEYS for row in failures),
+        all(row.keys() >= {*FAILURE_KEYS} for row in failures),
         str(folder / FAILURES_NAME),
         got="rows of an earlier version",
-        expected=f"rows with {', '.join(sorted(FAILURE_KEYS))}",
+        expected=f"rows with {', '.join(FAILURE_KEYS)}",
         fix="evaluate again",
     )
     html = render_report(
@@ -64,27 +66,20 @@ def report(run_or_scores: Path | str, out: Path | str) -> Path:
         structures=manifest.structures if manifest else None,
         overlays=overlays,
         training=training,
-        spreads=spread_of(validated_trainings(folder / "run")),
+        spreads=compute_spreads(validated_trainings(folder / "run")),
         baselines=_read_json(folder / "baselines.json", {}),
         failures=failures,
-        notes=notes + _origin(manifest),
+        notes=notes,
     )
     write_text(out, html)
     return out
 
 
-def _origin(manifest: Manifest | None) -> list[str]:
-    if manifest is None:
-        return []
-    parts = (("Data", manifest.reference), ("Licence of the data", manifest.licence))
-    return [f"{what}: {text}." for what, text in parts if text]
-
-
 def _overlays(folder: Path, manifest: Manifest | None, rows: Sequence[ScoreRow]) -> tuple[list[Overlay], list[str]]:
-    """Overlays of the cases to draw, and a note for each that cannot be drawn."""
+    """Load the cases to draw; return a note for each missing one."""
     predictions = folder / "predictions"
     if manifest is None or not predictions.is_dir():
-        return [], ["There are no overlays because prepared/dataset.json and predictions/ are not beside the scores."]
+        return [], ["There are no overlays because the scores' folder has no prepared/dataset.json and predictions/."]
     found = find_predictions(predictions)
     drawn, notes = [], []
     for role, case_id in pick_cases(rows).items():
@@ -100,19 +95,24 @@ def _load_case(manifest: Manifest, found: Mapping[str, Path], case_id: str) -> O
     fix = "make the scores and the report from one run"
     if case.label is None or case_id not in found:
         missing = "label" if case.label is None else "prediction"
-        raise CaseError(case_id, missing, got="no file", expected="the file that was scored", fix=fix)
+        raise CaseError(case_id, missing, got="no file", expected="the scored file", fix=fix)
     image = read_image(case.image, case_id=case_id)
     label = read_label(case.label, structures=manifest.structures, case_id=case_id)
     prediction = read_label(found[case_id], structures=manifest.structures, case_id=case_id)
-    shapes = image.array.shape, label.array.shape, prediction.array.shape
-    if len(set(shapes)) > 1:
-        expected = "one shape of image, label and prediction"
-        raise CaseError(case_id, "shape", got=shapes, expected=expected, fix="predict the case again")
+    shapes, expected = (image.array.shape, label.array.shape, prediction.array.shape), "one shape of all three"
+    require_case(len({*shapes}) == 1, case_id, "shape", got=shapes, expected=expected, fix="predict the case again")
     return OverlayCase(case_id, image.array, prediction.array, label.array, image.affine, image.spacing_mm)
 
 
 def _read_json(path: Path, default: Any) -> Any:
+    """Read an optional JSON file.
+
+    Raises:
+        UsageError: the file is damaged.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else default
     except ValueError as error:
-        raise UsageError(str(path), got=error, expected="JSON", fix="remove the file or write it again") from None
+        raise UsageError(
+            str(path), got=error, expected="a JSON file", fix="remove the file, or write it again"
+        ) from None

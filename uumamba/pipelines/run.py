@@ -1,48 +1,40 @@
-"""All stages of a run: raw scans to prepared cases, weights, predictions, scores and a report."""
+"""All stages of a run, from raw scans to a report."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from uumamba.config import RunConfig
 from uumamba.config.track import check_trackers
 from uumamba.data.case import Manifest
 from uumamba.evaluation import Scores
-from uumamba.pipelines.datasets import FRAMES_NAME, check_outside_raw, failures_among, read_dataset, record_failures
+from uumamba.pipelines.datasets import FRAMES_NAME, check_out_option, read_dataset, record_failures, select_failures
 from uumamba.pipelines.evaluate import evaluate_folder
 from uumamba.pipelines.predict import predict
 from uumamba.pipelines.prepare import PrepareResult, prepare
 from uumamba.pipelines.report import report
-from uumamba.pipelines.run_layout import wanted_folders
-from uumamba.pipelines.split import ALL_CASES, folds_of, split_cases
+from uumamba.pipelines.run_layout import select_folders
+from uumamba.pipelines.split import ALL_CASES, select_folds, split_cases
 from uumamba.pipelines.train import check_same_run, check_start, check_trainable, train
-from uumamba.runtime.errors import EXIT_SOME_CASES_FAILED, CaseError, UumambaError
+from uumamba.runtime.errors import EXIT_SOME_CASES_FAILED, CaseError, InputError
 from uumamba.runtime.stop import StopRequest
 from uumamba.training import ALONE, Ranks
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """Output of a run, and the cases without a score."""
+    """Output of a run, and the failed cases."""
 
     out: Path
     report: Path | None
     scores: Scores | None
-    failures: tuple[CaseError, ...] = field(default=())
+    failures: tuple[CaseError, ...] = ()
 
 
-class SomeCasesMissing(UumambaError):
-    """Cases that could not be prepared, in a run without ``--allow-missing``."""
+class SomeCasesMissing(InputError):
+    """Failed preparation of cases in a run without ``--allow-missing``."""
 
     exit_code = EXIT_SOME_CASES_FAILED
-
-    def __init__(self, failures: tuple[CaseError, ...]) -> None:
-        first = "".join(f"\n  {error}" for error in failures[:5])
-        more = f"\n  and {len(failures) - 5} more (prepared/failures.json)" if len(failures) > 5 else ""
-        super().__init__(
-            f"{len(failures)} cases could not be prepared; correct them, or leave them out with --allow-missing:"
-            f"{first}{more}"
-        )
 
 
 def run(
@@ -61,53 +53,55 @@ def run(
     say: Callable[[str], None] = lambda sentence: None,
     before_report: Callable[[Path], None] = lambda out: None,
 ) -> RunResult:
-    """Prepare, train, predict the validation cases, evaluate and report; continue an interrupted call.
+    """Prepare, train, predict the validation cases, evaluate and report.
 
-    Prepared cases are reused while their source and recipe are the same, training resumes from its last checkpoint,
-    and predictions, scores and report are made again. Test cases are neither prepared nor scored. Of a data set of
-    whole cines the labelled frames are cut out once, into ``frames/``; :func:`read_dataset` states their size.
+    The same call continues an interrupted one: prepared cases are reused while their source and recipe are the same,
+    training resumes from its last checkpoint, and predictions, scores and report are made again. Test cases are neither
+    prepared nor scored. The labelled frames of cines are cut out once, into ``prepared/frames/``;
+    :func:`read_dataset` gives their size.
 
     Args:
         config: the run.
         raw: the data set as its owner ships it; never written to.
-        out: gets ``prepared/``, ``run/``, ``predictions/``, ``scores.csv``, ``summary.json``, ``report.html``.
+        out: the output folder; it gets ``prepared/``, ``run/``, ``predictions/``, ``scores.csv``, ``summary.json`` and
+            ``report.html``.
         fold: ``"0"`` to ``"4"``, ``"cv"`` (each case is scored by the fold that did not train on it), or ``"all"``
-            (nothing is left to score).
-        seeds: trains with each of them; their predictions are averaged.
+            (no case is scored).
+        seeds: train with each seed and average the predictions.
         workers: processes for preparing.
-        device: torch's name of it; several train folds in parallel, and the first of them predicts.
-        allow_missing: continue without the cases that could not be prepared; they are listed as not scored.
+        device: name of the device in torch; several train folds in parallel, and the first one predicts.
+        allow_missing: continue without the cases that cannot be prepared; the report lists them.
         force: resume although the configuration changed.
         progress: bars; None shows them on a terminal.
-        ranks: the processes that train together; rank 0 does everything else, and the others return then.
+        ranks: the processes that train together; rank 0 runs all other stages, and the other ranks return.
         say: called with a sentence at each stage.
         before_report: called with ``out`` between scores and report.
 
     Raises:
         UsageError: the fold is unknown or has no cases, ``out`` is inside ``raw``, the run was started with another
-            configuration, or this one cannot be trained on the data set's structures or, in a new run, would only
-            start quantization or freezing after the last step; nothing is made or changed.
-        UumambaError: some cases could not be prepared and ``allow_missing`` is off, or no case could be prepared or
-            scored.
-        StoppedOnRequest: a signal requested it; the same call continues there.
+            configuration, the structures cannot be trained with this configuration, or quantization or freezing of a
+            new run would only start after the last step; no file is written.
+        SomeCasesMissing: some cases cannot be prepared and ``allow_missing`` is off.
+        CaseError: the first failure where no case can be prepared or scored.
+        StoppedOnRequest: a stop was requested; the same call continues there.
     """
-    out, scored = Path(out), folds_of(fold)
+    out, scored = Path(out), select_folds(fold)
     check_trackers(config.track)
     config.check()
-    wanted = wanted_folders(out / "run", fold=fold, seeds=seeds)
-    with StopRequest():  # a request in any stage holds for all later ones
+    targets = select_folders(out / "run", fold=fold, seeds=seeds)
+    with StopRequest():  # a request in one stage also ends all later ones
 
         def prepare_all() -> tuple[Manifest, PrepareResult]:
-            check_outside_raw(out, raw)
+            check_out_option(out, raw)
             if not force:
                 check_same_run(config, out / "run")
-            check_start(config, wanted)
+            check_start(config, targets)
             manifest, bad = read_dataset(config.dataset.name, raw, frames=out / FRAMES_NAME)
             check_trainable(config, manifest, bad, scored)
             say(f"prepare: {len(manifest.select(split='training'))} cases of {manifest.name}")
             recipe, folder = config.preprocess.build(), out / "prepared"
             prepared = prepare(manifest, bad, recipe=recipe, out=folder, workers=workers, raw=raw, progress=progress)
-            _check_prepared(prepared, allow_missing)
+            _check_prepared(prepared, allow_missing, say)
             say(f"train: fold {fold}")
             return manifest, prepared
 
@@ -128,15 +122,14 @@ def run(
             return RunResult(out, None, None)
         manifest, prepared = ready
         if fold == ALL_CASES:
-            say("fold all trains on every case, so none is left to score; predict other scans with this run.")
+            say("fold all trains on every case, so no case is scored; predict other scans with this run.")
             return RunResult(out, None, None, prepared.failures)
         say("predict: the validation cases of fold " + ", ".join(scored))
         case_ids = [case_id for name in scored for case_id in split_cases(manifest, name, config.dataset.domains)[1]]
-        missing = failures_among(manifest.select(case_ids=case_ids), prepared.failures, manifest=manifest)
-        whole = Manifest.read(out / "prepared")
-        chosen = {name: split_cases(whole, name, config.dataset.domains)[1] for name in scored}
-        first = device.partition(",")[0]
-        scores = _predict_and_score(out, chosen, missing=missing, device=first, progress=progress)
+        missing = select_failures(manifest.select(case_ids=case_ids), prepared.failures, manifest=manifest)
+        listed = Manifest.read(out / "prepared")
+        chosen = {name: split_cases(listed, name, config.dataset.domains)[1] for name in scored}
+        scores = _predict_and_score(out, chosen, missing=missing, device=device.partition(",")[0], progress=progress)
         before_report(out)
         report(out, out / "report.html")
     others = [failure for failure in prepared.failures if failure not in missing]
@@ -146,7 +139,7 @@ def run(
 def _predict_and_score(
     out: Path, chosen: Mapping[str, Sequence[str]], *, missing: Sequence[CaseError], device: str, progress: bool | None
 ) -> Scores:
-    """Predict each fold's validation cases by its own model and score them."""
+    """Predict and score each fold's validation cases with its model."""
     failures: list[CaseError] = []
     for name, case_ids in chosen.items():
         failures += predict(
@@ -158,20 +151,32 @@ def _predict_and_score(
             case_ids=case_ids,
             progress=progress,
         ).failures
-    record_failures(out / "predictions", failures)  # of all folds: each call wrote its own
+    record_failures(out / "predictions", failures)  # of all folds: each call wrote one fold's
     scored = {case_id for case_ids in chosen.values() for case_id in case_ids}
     failed = [*missing, *failures]
     scores = evaluate_folder(out / "predictions", out / "prepared", out, case_ids=scored, failed=failed)
     if not scores.rows:
-        raise UumambaError(f"No case could be scored; the first failure is {scores.failures[0]}")
+        raise _error_of_all(scores.failures, "failures.json")
     return scores
 
 
-def _check_prepared(prepared: PrepareResult, allow_missing: bool) -> None:
+def _check_prepared(prepared: PrepareResult, allow_missing: bool, say: Callable[[str], None]) -> None:
     failures = prepared.failures
     if failures and not (prepared.prepared or prepared.reused):
-        raise UumambaError(
-            f"No case could be prepared; the first of {len(failures)} in prepared/failures.json is {failures[0]}"
-        )
+        raise _error_of_all(failures, "prepared/failures.json")
     if failures and not allow_missing:
-        raise SomeCasesMissing(failures)
+        for failure in failures:
+            say(f"failed: {failure}")
+        raise SomeCasesMissing(
+            "--raw",
+            got=f"{len(failures)} cases that cannot be prepared",
+            expected="complete and readable cases",
+            fix="correct the cases, or continue without these cases by --allow-missing",
+        )
+
+
+def _error_of_all(failures: Sequence[CaseError], listed: str) -> CaseError:
+    """Return the first failure; its fix names the file with all failures."""
+    first = failures[0]
+    fix = f"{first.fix}, and correct all {len(failures)} failed cases in {listed}"
+    return CaseError(first.case_id, first.key, got=first.got, expected=first.expected, fix=fix)

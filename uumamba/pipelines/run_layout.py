@@ -1,4 +1,10 @@
-"""Fold folders of a run, ``fold_K`` or ``seed_S/fold_K``, and its ``manifest.json`` and ``summary.json``."""
+"""Files of a run: fold folders, ``manifest.json`` and ``summary.json``.
+
+- Output folder: ``--out`` of ``uumamba run``; its run folder is ``run``.
+- Run folder: ``--out`` of ``uumamba train``, with the fold folders and ``summary.json``.
+- Fold folder: ``fold_K``, or ``seed_S/fold_K`` in a run with several seeds, with the checkpoints, ``metrics.jsonl``,
+  ``config.json`` and ``manifest.json`` of one training.
+"""
 
 import hashlib
 import json
@@ -13,7 +19,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from rich.console import Console
@@ -22,15 +28,15 @@ from uumamba.config import RunConfig
 from uumamba.data.prepared import PreparedFolder
 from uumamba.evaluation.spread import Spread, spread
 from uumamba.evaluation.tables import spread_table
-from uumamba.pipelines.split import ALL_CASES, FOLDS, folds_of, split_cases
+from uumamba.pipelines.split import ALL_CASES, FOLDS, select_folds, split_cases
 from uumamba.runtime.errors import require
 from uumamba.runtime.files import write_json
 from uumamba.training.callback_list import Row
 from uumamba.training.run_folder import LAST, PREVIOUS
 from uumamba.training.run_log import RunLog
 
-MANIFEST_NAME = "manifest.json"
-SUMMARY_NAME = "summary.json"
+Section = TypeVar("Section")
+RUN_MANIFEST_NAME, RUN_SUMMARY_NAME = "manifest.json", "summary.json"
 PACKAGES = ("uumamba", "torch", "monai", "numpy", "scipy", "nibabel", "SimpleITK", "safetensors", "triton", "mamba-ssm")
 RULE = (
     "Each training's last validation, that of its final weights, on the prepared grid; standard deviations are those "
@@ -40,12 +46,12 @@ RULE = (
 
 @dataclass(frozen=True)
 class FoldFolder:
-    """Folder of a fold in a run.
+    """Fold folder of a run.
 
     Args:
-        run: the run's folder.
+        run: the run folder.
         fold: ``"0"`` to ``"4"`` or ``"all"``.
-        seed: of a run with several seeds; None where the configuration's own is the only one.
+        seed: one of several seeds; None where the configuration's seed is the only one.
 
     Example:
         >>> FoldFolder(Path("runs/acdc"), "2", seed=1).path.as_posix()
@@ -58,64 +64,67 @@ class FoldFolder:
 
     @property
     def path(self) -> Path:
-        """Path of the folder."""
+        """Path of the fold folder."""
         return self.run / self.name
 
     @property
     def name(self) -> str:
-        """Path within the run: ``fold_2``, ``seed_1/fold_2``."""
+        """Path within the run folder: ``fold_2``, ``seed_1/fold_2``."""
         return f"fold_{self.fold}" if self.seed is None else f"seed_{self.seed}/fold_{self.fold}"
 
     @property
     def title(self) -> str:
-        """Name for a reader: ``fold 2``, ``seed 1, fold 2``."""
+        """Name in messages: ``fold 2``, ``seed 1, fold 2``."""
         return self.name.replace("_", " ").replace("/", ", ")
 
 
 def fold_folders(run: Path) -> list[FoldFolder]:
-    """List the fold folders of a run: seed by seed, fold by fold."""
-    numbers = (folder.name.removeprefix("seed_") for folder in run.glob("seed_*"))
-    seeds = sorted(int(number) for number in numbers if number.isdecimal())
+    """List the existing fold folders of a run, by seed and fold."""
+    names = (folder.name.removeprefix("seed_") for folder in run.glob("seed_*"))
+    seeds = sorted(int(name) for name in names if name.isdecimal())
     possible = (FoldFolder(run, fold, seed) for seed in (None, *seeds) for fold in (*FOLDS, ALL_CASES))
     return [found for found in possible if found.path.is_dir()]
 
 
-def wanted_folders(run: Path, *, fold: str, seeds: Sequence[int] | None = None) -> list[FoldFolder]:
-    """List the folders that ``--fold`` and ``--seeds`` select.
+def select_folders(run: Path, *, fold: str, seeds: Sequence[int] | None = None) -> list[FoldFolder]:
+    """List the fold folders that ``--fold`` and ``--seeds`` select.
 
     Raises:
-        UsageError: the fold is unknown, a seed is repeated or negative, or the run was started without ``--seeds``
-            where several are given, or with them where none is.
+        UsageError: the fold is unknown, a seed is repeated or negative, or ``--seeds`` is given for a run that was
+            started without it, or missing for a run that was started with it.
     """
-    folds = folds_of(fold)
+    folds = select_folds(fold)
     if seeds is not None:
         valid = seeds and len(set(seeds)) == len(seeds) and min(seeds) >= 0
-        require(valid, "--seeds", got=seeds, expected="different numbers of at least 0")
+        require(valid, "--seeds", got=seeds, expected="different integers of at least 0")
     for found in fold_folders(run):
-        started = "without --seeds" if found.seed is None else "with --seeds"
         require(
             (found.seed is None) == (seeds is None),
             "--seeds",
             got=seeds,
-            expected=f"a call {started}, as the one that made {found.path}",
-            fix="choose another folder, or the options of the first call",
+            expected=f"{'no seeds' if found.seed is None else 'seeds'}, as at the start of {found.path}",
+            fix="choose another run folder, or repeat the options of the first call",
         )
     return [FoldFolder(run, name, seed) for seed in ((None,) if seeds is None else seeds) for name in folds]
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """Find ``last``, or ``previous`` where a kill left no ``last``; None before the first checkpoint."""
+    """Find a fold folder's newest checkpoint; None before the first one.
+
+    This is ``last``, or ``previous`` where a kill left no ``last``.
+    """
     return next((folder / name for name in (LAST, PREVIOUS) if (folder / name).is_file()), None)
 
 
 class RunManifest:
-    """Callback that adds an entry to ``manifest.json`` whenever training starts or continues.
+    """Callback that adds an entry to ``manifest.json`` at each start.
 
-    The file names no user, no machine and no patient: of every path only the last part. A finished run gets no entry.
+    A resume is also a start; a finished training gets no entry. The file names no user, no machine and no patient:
+    paths are shortened to their last part.
 
     Args:
         path: the file.
-        config: of the run.
+        config: the run's configuration.
         folder: the prepared cases.
         fold: the trained fold.
         device: the training device.
@@ -127,18 +136,15 @@ class RunManifest:
         self._fold, self._device = fold, device
 
     def begin(self, rows: Sequence[Row], *, done: int, epochs: int) -> None:
-        """Add the entry."""
+        """Add an entry."""
         if done < epochs:
             entry = {"started": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", "epochs_done": done, "epochs": epochs}
-            starts = _read_json(self.path).get("starts")
-            before = starts if isinstance(starts, list) else []
-            write_json(self.path, {"starts": [*before, entry | self._describe_run()]})
+            starts = _read_section(self.path, "starts", list) or []
+            write_json(self.path, {"starts": [*starts, entry | self._describe_run()]})
 
-    def epoch(self, row: Row) -> None:
-        """Change nothing."""
+    def epoch(self, row: Row) -> None: ...  # noqa: D102 the file has no rows
 
-    def end(self) -> None:
-        """Change nothing."""
+    def end(self) -> None: ...  # noqa: D102
 
     def _describe_run(self) -> dict[str, Any]:
         config = json.dumps(self._config.as_json(), sort_keys=True)
@@ -155,71 +161,86 @@ class RunManifest:
         }
 
     def _count_cases(self) -> dict[str, dict[str, int]]:
-        """Count the cases of each domain for training and for validation."""
+        """Count the training and the validation cases of each domain."""
         manifest = self._folder.manifest
-        chosen = split_cases(manifest, self._fold, self._config.dataset.domains)
-        counts = (Counter(case.domain for case in manifest.select(case_ids=ids)) for ids in chosen)
-        return {
-            side: dict(sorted(count.items())) for side, count in zip(("training", "validation"), counts, strict=True)
-        }
+        counted = {}
+        for use, ids in zip(
+            ("training", "validation"), split_cases(manifest, self._fold, self._config.dataset.domains), strict=True
+        ):
+            counted[use] = dict(sorted(Counter(case.domain for case in manifest.select(case_ids=ids)).items()))
+        return counted
 
 
 def command_line(argv: Sequence[str]) -> list[str] | None:
-    """Shorten each path of a command to its last part; None for a program other than uumamba.
+    """Shorten a command's paths to their last parts; None for another program.
+
+    Args:
+        argv: program and arguments; the program is ``uumamba``, or ``uumamba/__main__.py`` of ``python -m uumamba``.
 
     Example:
         >>> command_line(["/home/ada/bin/uumamba", "train", "demo", "--data=/home/ada/prepared", "--out", "runs/demo"])
         ['uumamba', 'train', 'demo', '--data=prepared', '--out', 'demo']
     """
-    shortened = [_shorten(argument) for argument in argv]
-    return shortened if shortened and shortened[0] in ("uumamba", "cli.py") else None
+    program = argv[0].removesuffix("/__main__.py") if argv else ""
+    return [_shorten(argument) for argument in (program, *argv[1:])] if Path(program).name == "uumamba" else None
 
 
 def git_commit(folder: Path) -> dict[str, Any] | None:
-    """Commit of the clone with a folder's code, and whether its files differ from it; None outside of a clone.
+    """Return the git commit of a folder's code.
 
-    Code that the clone does not track, as that of an environment inside it, has no commit.
+    The result is None outside of a clone.
+    ``modified`` is true if files differ from the commit. Code that the clone does not track, such as that of a virtual
+    environment inside it, has no commit.
     """
     try:
-        if _git(folder, "ls-files", "--error-unmatch", "__init__.py") is None:
-            return None
-        described = _git(folder, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+        tracked = _git(folder, "ls-files", "--error-unmatch", "__init__.py")
+        described = tracked and _git(folder, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     except OSError:  # there is no git
         return None
-    if described is None:
+    if not described:
         return None
     return {"commit": described.removesuffix("-dirty"), "modified": described.endswith("-dirty")}
 
 
 def write_run_summary(run: Path) -> None:
-    """Write ``summary.json``: the validation Dice of every fold and seed, and its spread; nothing without any."""
+    """Write ``summary.json``: validation Dice per fold and seed, and its spread.
+
+    Without any validated training nothing is written.
+    """
     trainings = validated_trainings(run)
     if trainings:
-        spreads = spread_of(trainings)
-        stored = {"rule": RULE, "validation_dice": {name: found.as_dict() for name, found in spreads.items()}}
-        write_json(run / SUMMARY_NAME, stored | {"trainings": trainings})
+        spreads = {name: found.as_dict() for name, found in compute_spreads(trainings).items()}
+        write_json(run / RUN_SUMMARY_NAME, {"rule": RULE, "validation_dice": spreads, "trainings": trainings})
 
 
 def print_run_summary(run: Path) -> None:
-    """Print the table of a run with more than one training."""
+    """Print the spread of the validation Dice of several trainings."""
     trainings = validated_trainings(run)
     if len(trainings) > 1:
-        Console().print(spread_table(spread_of(trainings)))
+        Console().print(spread_table(compute_spreads(trainings)))
 
 
 def validated_trainings(run: Path) -> list[dict[str, Any]]:
-    """Seed, fold, epochs done and last validation Dice of each validated training of a run."""
+    """List the trainings of a run with a validation Dice.
+
+    Returns:
+        Seed, fold, number of epochs and last validation Dice of each.
+    """
     found = []
     for folder in fold_folders(run):
         rows = RunLog(folder.path / "metrics.jsonl").rows()
         if dice := _last_dice(rows):
-            seed = folder.seed if folder.seed is not None else _seed_of_config(folder.path)
+            seed = folder.seed if folder.seed is not None else (stored_run(folder.path) or {}).get("seed", 0)
             found.append({"seed": seed, "fold": folder.fold, "epochs": rows[-1]["epoch"] + 1, "dice": dice})
     return found
 
 
-def spread_of(trainings: Sequence[Mapping[str, Any]]) -> dict[str, Spread]:
-    """Spread of the mean Dice and of each structure's, by name."""
+def compute_spreads(trainings: Sequence[Mapping[str, Any]]) -> dict[str, Spread]:
+    """Compute the spread of the mean Dice and of each structure's Dice.
+
+    Args:
+        trainings: those of :func:`validated_trainings`.
+    """
     names = dict.fromkeys(name for training in trainings for name in training["dice"])
     return {
         name: spread({(each["seed"], each["fold"]): each["dice"][name] for each in trainings if name in each["dice"]})
@@ -228,28 +249,32 @@ def spread_of(trainings: Sequence[Mapping[str, Any]]) -> dict[str, Spread]:
 
 
 def _last_dice(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """``{"mean": ..., "RV": ...}`` of the last validated row."""
+    """Return ``{"mean": ..., "RV": ...}`` of the last validated epoch."""
     row: Mapping[str, Any] = next((row for row in reversed(rows) if row.get("dice") is not None), {})
-    dice = {key.removeprefix("dice_"): value for key, value in row.items() if key.startswith("dice_")}
-    dice = {"mean": row.get("dice")} | dice
+    by_structure = {key.removeprefix("dice_"): value for key, value in row.items() if key.startswith("dice_")}
+    dice = {"mean": row.get("dice")} | by_structure
     return {name: value for name, value in dice.items() if value is not None and math.isfinite(value)}
 
 
-def _seed_of_config(folder: Path) -> int:
-    stored = _read_json(folder / "config.json")
-    try:
-        return int(stored["run"]["seed"])
-    except (KeyError, TypeError):
-        return 0
+def stored_run(folder: Path) -> dict[str, Any] | None:
+    """Read ``run`` of a fold folder's ``config.json``.
+
+    None if the file is absent or damaged. The file is a copy for people: a resumed training compares the configuration
+    in the checkpoint.
+    """
+    return _read_section(folder / "config.json", "run", dict)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; empty where the file is absent or damaged."""
+def _read_section(path: Path, key: str, kind: type[Section]) -> Section | None:
+    """Read one value of a JSON object.
+
+    None if the file or the value is absent, damaged or of another type.
+    """
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return stored if isinstance(stored, dict) else {}
+        found = json.loads(path.read_text(encoding="utf-8"))[key]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if isinstance(found, kind) else None
 
 
 def _shorten(argument: str) -> str:
@@ -275,18 +300,27 @@ def _versions() -> dict[str, str]:
 
 
 def _machine(device: str) -> dict[str, Any]:
-    cuda = device.startswith("cuda")
     return {
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "processor": processor_name(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "processor": _processor_name(),
+        "cores": count_cores(),
         "device": device,
-        "accelerator": f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}" if cuda else None,
+        "accelerator": describe_accelerator(device) if device.startswith("cuda") else None,
     }
 
 
-def processor_name() -> str:
-    """Name of the processor, as far as the system gives it."""
+def count_cores() -> int:
+    """Count the processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def describe_accelerator(device: str) -> str:
+    """Return the name of a CUDA device and the CUDA version."""
+    return f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}"
+
+
+def _processor_name() -> str:
+    """Return the processor's name, or its architecture without a name."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

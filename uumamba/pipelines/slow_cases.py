@@ -1,4 +1,7 @@
-"""USEFUL for cases: those that a probe learns slowly, found once a fold, are shown more often."""
+"""USEFUL for cases: slowly learned cases are drawn more often.
+
+A probe, which is a short training, finds slow cases once per fold.
+"""
 
 import hashlib
 import json
@@ -24,7 +27,7 @@ from uumamba.domain_generalization import (
     write_slow_examples,
 )
 from uumamba.pipelines.run_layout import newest_checkpoint
-from uumamba.runtime.errors import UumambaError, require
+from uumamba.runtime.errors import UsageError, require
 from uumamba.runtime.files import make_folder, report_write_errors
 from uumamba.runtime.locks import lock_folder
 from uumamba.runtime.network import finest_logits
@@ -37,10 +40,10 @@ Say = Callable[[str], None]
 
 
 class PerViewNet(nn.Module):
-    """Network for ``(batch, channels, views, *patch)`` that segments every view separately.
+    """Network for ``(batch, channels, views, *patch)``, applied to each view.
 
     Args:
-        net: patches to logits, or to a list of them, finest first.
+        net: maps patches to logits, or to a list of logits, finest first.
     """
 
     def __init__(self, net: nn.Module) -> None:
@@ -48,7 +51,7 @@ class PerViewNet(nn.Module):
         self.net = net
 
     def forward(self, image: Tensor) -> Tensor:
-        """Logits ``(batch, classes, views, *patch)``."""
+        """Return the finest logits ``(batch, classes, views, *patch)``."""
         finest = finest_logits(self.net(image.movedim(2, 1).flatten(0, 1)))
         return finest.unflatten(0, (len(image), -1)).movedim(1, 2)
 
@@ -62,40 +65,41 @@ def probe_cases(
     views: int,
     group_by: GroupBy | None = None,
 ) -> ProbeOutputs:
-    """Segment fixed patches of each case; see :func:`uumamba.domain_generalization.probe_segmentation`.
+    """Segment fixed patches of each case.
 
-    The patches are the same in every call, whatever the run's seed.
+    The patches are the same in every call and for every seed. For the result see
+    :func:`uumamba.domain_generalization.probe_segmentation`.
 
     Args:
-        net: patches to logits.
+        net: maps patches to logits.
         folder: the prepared folder.
         case_ids: the cases, in order.
-        patch_size: of the patches.
-        views: patches a case.
-        group_by: slow cases are found within each phase, domain or group; None looks among all together.
+        patch_size: size of the patches.
+        views: number of patches per case.
+        group_by: slow cases are found within each phase, domain or group; None makes one group of all cases.
 
     Raises:
-        UsageError: no case has what they are to be grouped by.
+        UsageError: no case has a value of ``group_by``.
     """
     names = [None if group_by is None else getattr(folder.manifest.by_id(case_id), group_by) for case_id in case_ids]
-    expected = f"null, since no case of {folder.manifest.name} has a {group_by}"
+    expected = f"null or a property of the cases of {folder.manifest.name}"
     require(group_by is None or any(names), "training.useful.group_by", got=group_by, expected=expected)
-    numbers = {name: number for number, name in enumerate(sorted({*names}, key=str))}
-    shown = case_views(folder, case_ids, patch_size=patch_size, views=views)
-    return probe_segmentation(PerViewNet(net), shown, groups=[numbers[name] for name in names])
+    groups = sorted({*names}, key=str)
+    views_of_cases = case_views(folder, case_ids, patch_size=patch_size, views=views)
+    return probe_segmentation(PerViewNet(net), views_of_cases, groups=[groups.index(name) for name in names])
 
 
 class SlowCases:
-    """Slow cases of one fold, by the ``training.useful`` of its configuration.
+    """Slow cases of one fold by ``training.useful`` of its configuration.
 
-    The fold's folder stores them in ``slow_cases.json``, written whole at the end: an interrupted probe starts again,
-    and a resumed training reads the file.
+    They are stored in ``slow_cases.json`` of the fold folder when the probe ends. An interrupted probe starts again; a
+    resumed training reads the file.
 
     Args:
         config: the run, with ``training.useful``.
         folder: the prepared cases.
         training: the fold's training cases, in order.
-        run_dir: the fold's folder.
+        run_dir: the fold folder.
     """
 
     def __init__(self, config: RunConfig, folder: PreparedFolder, training: Sequence[str], run_dir: Path) -> None:
@@ -105,51 +109,53 @@ class SlowCases:
         self.path = run_dir / SLOW_CASES_NAME
 
     def check_index(self) -> None:
-        """Raise early if an index file is missing, damaged, or of other cases.
+        """Raise before training if the configured index file is unusable.
 
         Raises:
-            UsageError: the fold could not use it.
+            UsageError: the file is missing, damaged, or of other cases.
         """
         if self.useful.index_file is not None and not self.path.is_file():
             self._read(Path(self.useful.index_file))
 
     def find(self, build_probe: Callable[..., Trainer], say: Say, *, force: bool = False) -> SlowExamples:
-        """Read the slow cases of the fold, or find and store them; see :func:`training_case_ids`."""
+        """Read the slow cases of the fold, or find and store them.
+
+        For the arguments see :func:`training_case_ids`.
+        """
         if self.path.is_file():
-            return self._read_own(say, force=force)
+            return self._read_stored(say, force=force)
         require(
             newest_checkpoint(self.run_dir) is None,
             str(self.path),
             got="no file",
-            expected="the slow cases that the checkpoint in this folder was trained with",
-            fix="put the file back, or train in another folder",
+            expected="the slow cases of the checkpoint in this folder",
+            fix="restore the file, or train in another folder",
         )
         if self.useful.index_file is not None:
             found = self._read(Path(self.useful.index_file))
         else:
             make_folder(self.run_dir)
-            with lock_folder(self.run_dir, doing="looking for slow cases"):
+            with lock_folder(self.run_dir, doing="finding slow cases"):
                 found = self._probe(build_probe, say)
         cases = [self.training[place] for place in found.slow]
         found = replace(found, settings=found.settings | self._settings() | {"slow_cases": cases})
         with report_write_errors(self.path):
             write_slow_examples(self.path, found)
         say(
-            f"{len(cases)} of {len(self.training)} cases are learned slowly and shown {self.useful.factor} times "
-            f"({self.path.name})"
+            f"{len(cases)} of {len(self.training)} cases are learned slowly and drawn {self.useful.factor} times as "
+            f"often ({self.path.name})"
         )
         return found
 
-    def _read_own(self, say: Say, *, force: bool) -> SlowExamples:
-        found, asked = self._read(self.path), self._settings()
-        before = {key: found.settings.get(key) for key in asked}
-        different = {key: value for key, value in before.items() if value != asked[key]}
+    def _read_stored(self, say: Say, *, force: bool) -> SlowExamples:
+        found, settings = self._read(self.path), self._settings()
+        different = {key: found.settings.get(key) for key in settings if found.settings.get(key) != settings[key]}
         require(
             force or not different,
             "training.useful",
-            got={key: asked[key] for key in different},
-            expected=f"{different}, with which {self.path} was made",
-            fix="correct it, delete the file if there is no checkpoint, or keep these cases with --force",
+            got={key: settings[key] for key in different},
+            expected=f"{different}, the settings of {self.path}",
+            fix="correct the settings, delete the file if there is no checkpoint, or keep its cases with --force",
         )
         if different:
             say(f"continuing with the slow cases of {self.path.name}, found with other settings: {different}")
@@ -158,7 +164,7 @@ class SlowCases:
     def _probe(self, build_probe: Callable[..., Trainer], say: Say) -> SlowExamples:
         useful, probe, stop = self.useful, Probe(slowing=self.useful.slowing), StopRequest()
 
-        def look(net: nn.Module) -> dict[str, float]:
+        def evaluate(net: nn.Module) -> dict[str, float]:
             outputs = probe_cases(
                 net,
                 self.folder,
@@ -168,56 +174,63 @@ class SlowCases:
                 group_by=useful.group_by,
             )
             try:
-                reached = probe.add(outputs)
-            except ValueError as error:
-                raise UumambaError(f"The probe for slow cases learned nothing: {error}") from error
-            if reached or len(probe.errors) > useful.most_epochs:  # the first error is that of the start
-                raise _ProbeOver
+                elbow_reached = probe.add(outputs)
+            except UsageError as error:
+                got, fix = (
+                    f"a probe with {error.key} {error.got}",
+                    "lower the learning rate, or set training.useful=null",
+                )
+                raise UsageError("training.useful", got=got, expected=error.expected, fix=fix) from error
+            if elbow_reached or len(probe.errors) > useful.most_epochs:  # the first error is that of the start
+                raise _ProbeEnd
             return {"dice": 1 - outputs.error}
 
         def stop_if_requested(*_: Any) -> None:
             stop.raise_if_requested("during the probe for slow cases, which starts again with --resume")
 
-        # Evaluated after each epoch, without the moving average, which would lag behind.
+        # Evaluated after each epoch; the moving average would lag behind.
         training = self.config.training.model_copy(update={"validate_every": 1, "ema_decay": None})
         config = self.config.model_copy(update={"training": training})
         trainer = build_probe(
-            config, validate=look, progress=False, log=lambda line: say(f"probe for slow cases, {line}")
+            config, validate=evaluate, progress=False, log=lambda line: say(f"probe for slow cases, {line}")
         )
         trainer.optimizer.register_step_post_hook(stop_if_requested)
-        with stop, suppress(_ProbeOver):
-            look(trainer.net)
+        with stop, suppress(_ProbeEnd):
+            evaluate(trainer.net)
             trainer.fit()
         epoch = useful.most_epochs if probe.epoch is None else probe.epoch
         if probe.epoch is None:
             say(
-                f"the error of the probe did not slow within {epoch} epochs, so slow cases are those of the last; "
+                f"the error of the probe did not slow within {epoch} epochs, so the last epoch gives the slow cases; "
                 "increase training.useful.most_epochs"
             )
         assert probe.outputs is not None
         found = find_slow(probe.outputs, seed=self.config.seed)
         if not found.slow:
             notes = "; ".join(f"group {each.group}: {each.note}" for each in found.groups)
-            say(f"no group of cases has slow ones, so this is plain training: {notes}")
+            say(f"no group has slow cases, so this is plain training: {notes}")
         return replace(found, epoch=epoch, errors=tuple(probe.errors), fingerprint=self._fingerprint())
 
     def _read(self, path: Path) -> SlowExamples:
         return read_slow_examples(path, size=len(self.training), fingerprint=self._fingerprint())
 
     def _fingerprint(self) -> str:
-        """Hash of the prepared data set and of the training cases' ids; no array is read."""
+        """Hash the prepared data set and the training cases' ids.
+
+        No array is read.
+        """
         return hashlib.sha256(json.dumps([self.folder.sha256(), list(self.training)]).encode()).hexdigest()
 
     def _settings(self) -> dict[str, Any]:
-        """Settings that a stored file must have been made with."""
+        """Return the settings that a stored file must have."""
         if self.useful.index_file is not None:
             return {"index_file": Path(self.useful.index_file).name}
-        asked = self.useful.model_dump(mode="json", include={"most_epochs", "slowing", "group_by", "views"})
-        return {"seed": self.config.seed, "patch_size": list(self.config.training.patch_size), **asked}
+        probe = self.useful.model_dump(mode="json", include={"most_epochs", "slowing", "group_by", "views"})
+        return {"seed": self.config.seed, "patch_size": list(self.config.training.patch_size), **probe}
 
 
-class _ProbeOver(Exception):
-    """End of the probe: its error slowed, or its epochs are over."""
+class _ProbeEnd(Exception):
+    """End of the probe: the elbow, or the last of its epochs."""
 
 
 def training_case_ids(
@@ -231,25 +244,24 @@ def training_case_ids(
     ranks: Ranks,
     force: bool = False,
 ) -> list[str]:
-    """List the training cases, and the slow ones once more (or ``factor - 1`` times).
+    """List the training cases, with slow cases ``factor`` times.
 
-    Of several ranks, rank 0 finds them, alone, and the others wait.
+    Rank 0 finds the slow cases and broadcasts them.
 
     Args:
         config: the run.
         folder: the prepared cases.
         training: the fold's training cases, in order.
-        run_dir: the fold's folder.
-        build_probe: makes a trainer of a configuration that stores nothing, with ``validate`` in place of its own.
-        say: called with what was found.
+        run_dir: the fold folder.
+        build_probe: builds a trainer without a folder; its ``validate`` replaces the fold's validation.
+        say: called with a sentence on the result.
         ranks: the processes that train together.
-        force: use a stored file that was found with other settings, and report it.
+        force: use and report a stored file with other settings.
 
     Raises:
-        UsageError: the file of slow cases is of other data or was found with other settings, or it is missing although
-            there is a checkpoint.
-        UumambaError: the probe diverged.
-        StoppedOnRequest: a signal requested it.
+        UsageError: the file of slow cases is of other data or other settings, or missing although there is a
+            checkpoint; or the probe diverged.
+        StoppedOnRequest: a stop was requested.
     """
     useful = config.training.useful
     if useful is None:

@@ -1,1 +1,4 @@
-"""The ground room: errors, files, seeds, stop requests, locks, ranks, devices; what any room above may use."""
+"""Lowest package: errors, files, seeds, stop requests, locks, ranks and devices.
+
+Every other package may import from it; it imports none of them.
+"""

@@ -22,7 +22,9 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[object]:
-    """Return a context without autocast on ``device``; does nothing on a device without autocast (``meta``).
+    """Return a context that disables autocast on ``device``.
+
+    It does nothing on a device without autocast, such as ``meta``.
 
     Example:
         >>> with torch.autocast("cpu", torch.bfloat16), full_precision(torch.device("cpu")):

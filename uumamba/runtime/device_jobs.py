@@ -1,4 +1,7 @@
-"""Jobs on several devices in parallel: one process a job, and the first error ends the others."""
+"""Jobs on several devices in parallel, one process per job.
+
+The first error ends all jobs.
+"""
 
 import multiprocessing
 import os
@@ -9,7 +12,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from time import monotonic
@@ -21,20 +23,19 @@ from uumamba.runtime.errors import EXIT_FAILED, EXIT_STOPPED_RESUMABLE, UumambaE
 from uumamba.runtime.stop import StoppedOnRequest, StopRequest
 
 SECONDS_TO_END = 60.0
-"""Time for the other jobs to write a checkpoint after one has failed; then they are killed."""
+"""Time for the other jobs to write a checkpoint after a failure, before they are killed."""
 _POLL_SECONDS = 0.2
 
 
 Work = Callable[..., None]
-"""Function ``work(job, *, device, say)`` that does one job; picklable, so no lambda. ``say`` shows a sentence."""
+"""Function ``work(job, *, device, say)`` that does one job; picklable, so no lambda. ``say`` prints a message."""
 
 
 class JobFailedError(UumambaError):
-    """Failure of a job on one of several devices, with the exit code that the job alone would have."""
+    """Failure of a job on one of several devices.
 
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
+    Its exit code is the one that the job would have in a single process.
+    """
 
 
 @dataclass
@@ -48,42 +49,46 @@ class _Outcome:
 
 @dataclass
 class _Running:
-    """Process of a job."""
+    """Process of a job, and the connection to it."""
 
     name: str
     device: str
     process: SpawnProcess
     connection: Connection
     outcome: _Outcome | None = None
-    asked_to_stop: bool = False
+    got_stop_request: bool = False
 
 
 def run_on_devices(work: Work, jobs: Mapping[str, Any], devices: Sequence[str], *, say: Callable[[str], None]) -> None:
-    """Run every job in a process of its own, as many in parallel as there are devices; they share the cores.
+    """Run each job in its own process, one job per device.
 
-    When one fails, the others get a stop request like a cluster's (SIGTERM), so that resumable work keeps its state;
-    after 60 seconds they are killed. A stop request to this process, and Ctrl-C, are passed on to all jobs, and all end
-    when this process dies.
+    The processes share the CPU cores.
+
+    The processes share the CPU cores.
+
+    When a job fails, the others get a stop request like a cluster's (SIGTERM), so that resumable work keeps its state;
+    after 60 seconds they are killed. A stop request to this process, and Ctrl-C, are passed on to all jobs. All jobs
+    end when this process ends.
 
     Args:
-        work: called in the processes.
+        work: called in the child processes.
         jobs: by a name for the user, in order.
-        devices: torch's names; one listed twice runs two jobs in parallel.
-        say: called with the jobs' sentences, after their name.
+        devices: torch's names; a device listed twice runs two jobs in parallel.
+        say: called with each message of a job, after the job's name.
 
     Raises:
         JobFailedError: a job failed, or its process was killed.
-        StoppedOnRequest: this process or one of the others received a stop request.
+        StoppedOnRequest: this process or a job's process received a stop request.
     """
     waiting, free, running, done = dict(jobs), list(devices), list[_Running](), 0
     threads = max(1, torch.get_num_threads() // len(devices))
     with StopRequest() as stop, _end_all(running):
-        while (waiting and stop.asked is None) or running:
-            while waiting and free and stop.asked is None:
+        while (waiting and stop.signal_name is None) or running:
+            while waiting and free and stop.signal_name is None:
                 name = next(iter(waiting))
-                running.append(_start(work, name, waiting.pop(name), free.pop(0), threads))
-            if stop.asked is not None:
-                _ask_to_stop(running)
+                running.append(_start_job(work, name, waiting.pop(name), free.pop(0), threads))
+            if stop.signal_name is not None:
+                _request_stop(running)
             for ended in _collect_ended(running, say):
                 running.remove(ended)
                 free.append(ended.device)
@@ -92,21 +97,20 @@ def run_on_devices(work: Work, jobs: Mapping[str, Any], devices: Sequence[str], 
             stop.raise_if_requested(f"with {done} of {len(jobs)} done; continue with --resume")
 
 
-def _start(work: Work, name: str, job: Any, device: str, threads: int) -> _Running:
+def _start_job(work: Work, name: str, job: Any, device: str, threads: int) -> _Running:
     context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_run_job, args=(work, job, device, threads, theirs), name=name)
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_run_job, args=(work, job, device, threads, sender), name=name)
     process.start()
-    theirs.close()  # so that the pipe ends when the process dies
-    return _Running(name, device, process, ours)
+    sender.close()  # so that the pipe ends when the process ends
+    return _Running(name, device, process, receiver)
 
 
 def _collect_ended(running: Sequence[_Running], say: Callable[[str], None]) -> list[_Running]:
-    """Pass on the jobs' sentences; return the processes that have ended."""
+    """Forward the jobs' messages; return the processes that have ended."""
     ended = []
-    by_connection = {each.connection: each for each in running}
-    for ready in wait(list(by_connection), timeout=_POLL_SECONDS):
-        each = by_connection[ready]  # type: ignore[index]  # wait returns what it was given
+    ready = wait([each.connection for each in running], timeout=_POLL_SECONDS)
+    for each in [each for each in running if each.connection in ready]:
         try:
             message = each.connection.recv()
         except EOFError:
@@ -121,40 +125,44 @@ def _collect_ended(running: Sequence[_Running], say: Callable[[str], None]) -> l
 
 
 def _is_done(ended: _Running, stop: StopRequest) -> bool:
-    """Return whether a job is done, False if it was stopped on request; a failure raises."""
+    """Return whether a job is done, or raise its error.
+
+    A job that was stopped on request is not done and raises no error.
+    """
     outcome = ended.outcome
     if outcome is not None and outcome.exit_code == 0:
         return True
-    if stop.asked is not None:
+    if stop.signal_name is not None:
         return False
     if outcome is None:
         code = ended.process.exitcode or 0
-        how = f"by {signal.Signals(-code).name}" if code < 0 else f"with the exit code {code}"
-        text = f"its process on {ended.device} was ended {how}, often for lack of memory; continue with --resume."
-        outcome = _Outcome(text, EXIT_FAILED)
+        cause = f"by {signal.Signals(-code).name}" if code < 0 else f"with the exit code {code}"
+        outcome = _Outcome(
+            f"its process on {ended.device} ended {cause}, often for lack of memory. Fix: continue with --resume.",
+            EXIT_FAILED,
+        )
     message = f"{ended.name}: {outcome.message}"
     if outcome.exit_code == EXIT_STOPPED_RESUMABLE:
         raise StoppedOnRequest(message)
-    error = JobFailedError(message, outcome.exit_code)
-    if outcome.notes:
-        error.add_note(outcome.notes)
+    error = JobFailedError(message, exit_code=outcome.exit_code)
+    error.add_note(outcome.notes)
     raise error
 
 
-def _ask_to_stop(running: Sequence[_Running]) -> None:
+def _request_stop(running: Sequence[_Running]) -> None:
     for each in running:
-        if each.outcome is None and not each.asked_to_stop:
-            each.asked_to_stop = True
+        if each.outcome is None and not each.got_stop_request:
+            each.got_stop_request = True
             each.process.terminate()
 
 
 @contextmanager
 def _end_all(running: list[_Running]) -> Iterator[None]:
-    """Leave no process behind, however the block ends."""
+    """Stop all remaining processes when the block ends."""
     try:
         yield
     finally:
-        _ask_to_stop(running)
+        _request_stop(running)
         until = monotonic() + SECONDS_TO_END
         while running and monotonic() < until:
             for ended in _collect_ended(running, lambda sentence: None):
@@ -165,34 +173,29 @@ def _end_all(running: list[_Running]) -> Iterator[None]:
 
 
 def _run_job(work: Work, job: Any, device: str, threads: int, connection: Connection) -> None:
-    """Do one job in its own process; send its error as text."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the first one passes it on
-    _stop_with_parent()
+    """Do one job in a child process; send its error as text."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the parent process passes it on
+    threading.Thread(target=_stop_after_parent, daemon=True).start()
     torch.set_num_threads(threads)
-    say = partial(_send, connection)
+
+    def say(message: str | _Outcome) -> None:
+        with suppress(BrokenPipeError):  # the parent process has ended, and this process gets a stop request
+            connection.send(message)
+
     warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
     outcome = _Outcome()
     try:
         work(job, device=device, say=say)
     except UumambaError as error:
         outcome = _Outcome(str(error), error.exit_code, traceback.format_exc())
-    except Exception as error:  # noqa: BLE001 sent to the first process, which raises it
+    except Exception as error:  # noqa: BLE001 sent to the parent process, which raises it
         outcome = _Outcome(f"{type(error).__name__}: {error}", EXIT_FAILED, traceback.format_exc())
     say(outcome)
 
 
-def _send(connection: Connection, message: str | _Outcome) -> None:
-    with suppress(BrokenPipeError):  # the first process is gone, and this one is about to be stopped
-        connection.send(message)
-
-
-def _stop_with_parent() -> None:
-    """Stop as on a request when the parent process dies."""
+def _stop_after_parent() -> None:
+    """Request a stop of this process when the parent process ends."""
     parent = multiprocessing.parent_process()
-
-    def stop_after_parent() -> None:
-        if parent is not None:
-            parent.join()
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=stop_after_parent, daemon=True).start()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)

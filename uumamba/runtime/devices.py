@@ -1,4 +1,4 @@
-"""Choice of the device that a verb computes on."""
+"""Choice of a command's device."""
 
 import re
 
@@ -6,12 +6,12 @@ from uumamba.runtime.errors import UsageError
 
 
 def resolve_device(name: str) -> str:
-    """Return the device that ``--device`` stands for, if this machine has it.
+    """Resolve ``--device`` to a device that this machine has.
 
     Torch is imported only where its devices have to be counted.
 
     Args:
-        name: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, or ``"auto"`` for CUDA where there is any.
+        name: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, or ``"auto"`` for CUDA if available, else the CPU.
 
     Raises:
         UsageError: an unknown name, or a device that torch does not find.
@@ -29,10 +29,10 @@ def resolve_device(name: str) -> str:
         return "cuda" if count else "cpu"
     known = re.fullmatch(r"cuda(?::(\d+))?", name)
     if known is None:
-        raise UsageError("--device", got=name, expected="cpu, cuda, cuda:1 or auto")
+        raise UsageError("--device", got=name, expected="cpu, cuda, cuda:1 or auto", fix="choose one of these")
     if int(known[1] or 0) >= count:
-        found = f"one of the {count} CUDA devices that torch finds" if count else "cpu: torch finds no CUDA device"
-        raise UsageError("--device", got=name, expected=found)
+        found = f"cpu or a CUDA device up to cuda:{count - 1}" if count else "cpu, as torch finds no CUDA device"
+        raise UsageError("--device", got=name, expected=found, fix="use --device auto")
     return name
 
 

@@ -1,4 +1,7 @@
-"""Errors that a user can cause and fix, each with the exit code of the command line."""
+"""Errors that a user can cause and fix.
+
+Each has the exit code of the command line.
+"""
 
 from typing import Any
 
@@ -9,21 +12,28 @@ EXIT_STOPPED_RESUMABLE = 75
 
 
 class UumambaError(Exception):
-    """Base of all our errors; the command line shows it in one or two lines, without a traceback."""
+    """Base class of all errors of uumamba.
+
+    The command line shows the message in one or two lines, without a traceback.
+    """
 
     exit_code = EXIT_FAILED
 
+    def __init__(self, *args: object, exit_code: int | None = None) -> None:
+        super().__init__(*args)
+        if exit_code is not None:
+            self.exit_code = exit_code
+
 
 class EndedWithAnother(UumambaError):
-    """Error of a process whose group ended because of another process, which has already reported the reason."""
+    """Error of a process whose group was ended by another process.
 
-    def __init__(self, message: str, *, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
+    The other process has already reported the reason.
+    """
 
 
 class InputError(UumambaError, ValueError):
-    """Wrong input, as fields: base of :class:`UsageError` and :class:`CaseError`."""
+    """Base of :class:`UsageError` and :class:`CaseError`, with the parts as fields."""
 
     def __init__(self, key: str, *, got: object, expected: str, fix: str = "") -> None:
         super().__init__(key, got, expected, fix)
@@ -37,7 +47,7 @@ class InputError(UumambaError, ValueError):
         return f"{self.key}: got {shown}, expected {self.expected}.{f' Fix: {self.fix}.' if self.fix else ''}"
 
     def __reduce__(self) -> Any:  # by default an exception with keyword-only arguments cannot be unpickled
-        return _rebuild, (type(self), self.args), self.__dict__
+        return Exception.__new__, (type(self), *self.args), self.__dict__
 
 
 class UsageError(InputError):
@@ -47,7 +57,7 @@ class UsageError(InputError):
         key: the option, argument or path: ``"optim.rho"``, ``"--device"``, ``"rho"``.
         got: the value found; an empty string is printed as ``''``.
         expected: valid values, without a full stop.
-        fix: what to do, without a full stop; may be left out where ``expected`` says it all.
+        fix: what to do, without a full stop; optional if ``expected`` is enough.
 
     Example:
         >>> print(UsageError("rho", got=-1, expected="a number of at least 0"))
@@ -59,7 +69,9 @@ class UsageError(InputError):
     exit_code = EXIT_WRONG_USE
 
     def within(self, section: str) -> "UsageError":
-        """Return the same error with its key inside a section of the configuration: ``rho`` becomes ``optim.rho``.
+        """Return the same error with its key inside a configuration section.
+
+        In the section ``optim`` the key ``rho`` becomes ``optim.rho``.
 
         A key that already starts at the top level stays as it is.
         """
@@ -68,7 +80,7 @@ class UsageError(InputError):
 
 
 class CaseError(InputError):
-    """One case that breaks a rule; the other cases go on.
+    """Error in one case; the other cases are processed.
 
     Args:
         case_id: the case, as named in the manifest or by its file.
@@ -108,7 +120,3 @@ def require_case(condition: object, case_id: str, key: str, *, got: object, expe
     """
     if not condition:
         raise CaseError(case_id, key, got=got, expected=expected, fix=fix)
-
-
-def _rebuild(kind: type[Exception], args: tuple[Any, ...]) -> Exception:
-    return kind.__new__(kind, *args)

@@ -1,4 +1,7 @@
-"""Atomic file writes: each file is whole or absent, whenever the process dies."""
+"""Atomic file writes.
+
+A file is complete or absent, whenever the process ends.
+"""
 
 import json
 import os
@@ -13,17 +16,19 @@ from uumamba.runtime.errors import UsageError, UumambaError, require
 
 @contextmanager
 def whole_file(path: Path | str, *, before_replacing: Callable[[], None] | None = None) -> Iterator[Path]:
-    """Yield a temporary path in the same folder; on success it replaces ``path``, on failure it is removed.
+    """Write a file atomically: yield a temporary path in the same folder.
+
+    On success the temporary file replaces ``path``; on failure it is removed.
 
     The temporary name keeps every suffix of ``path`` (``.nii.gz`` decides how writers encode). The content is
     synchronised to disk before the rename and the folder after it, so a power cut leaves the old file or the new one.
 
     Args:
         path: the file.
-        before_replacing: called when the new file is complete on the disk and the old one is still in place.
+        before_replacing: called when the new file is complete on the disk and the old file is still in place.
 
     Raises:
-        UsageError: the parent cannot be a folder to write in, or ``path`` is a folder.
+        UsageError: the parent is no writable folder, or ``path`` is a folder.
 
     Example:
         >>> import tempfile
@@ -35,8 +40,8 @@ def whole_file(path: Path | str, *, before_replacing: Callable[[], None] | None 
     """
     path = Path(path)
     make_folder(path.parent)
-    require(not os.path.isdir(path), str(path), got="a folder", expected="the name of a file")
-    # Only the end of the name, so that even the longest name fits behind the prefix.
+    require(not os.path.isdir(path), str(path), got="a folder", expected="a file name", fix="choose another name")
+    # The end of the name only, so that even the longest name fits with the prefix.
     unfinished = path.parent / f".unfinished-{os.getpid()}-{os.urandom(4).hex()}-{path.name[-50:]}"
     try:
         yield unfinished
@@ -51,7 +56,9 @@ def whole_file(path: Path | str, *, before_replacing: Callable[[], None] | None 
 
 @contextmanager
 def report_write_errors(path: Path | str) -> Iterator[None]:
-    """Turn an OSError, such as a full disk, into an error of one sentence.
+    """Turn an OSError into a UumambaError with the path and reason.
+
+    An example is a full disk.
 
     Raises:
         UumambaError: in place of any OSError.
@@ -59,40 +66,42 @@ def report_write_errors(path: Path | str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or error
-        raise UumambaError(f"{path} could not be written ({reason}); make room or choose another folder.") from error
+        raise UumambaError(
+            f"{path} could not be written: {error.strerror or error}. Fix: free disk space or use another path."
+        ) from error
 
 
 def make_folder(path: Path | str) -> Path:
-    """Create a folder and its parents, and check that files can be written there.
+    """Create a writable folder and its parents.
 
     Raises:
-        UsageError: a part of the path is a file or a broken link, or the place is not writable.
+        UsageError: a part of the path is a file or a broken link, or the folder is not writable.
     """
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):  # the only reliable check; the file has no name and leaves nothing
+        with tempfile.TemporaryFile(dir=path):  # the only reliable check; the file has no name
             return path
     except OSError as error:
         parts = (part for part in (path, *path.parents) if os.path.lexists(part) and not os.path.isdir(part))
-        found = next((f"{part}, which is no folder" for part in parts), error.strerror)
-        raise UsageError(
-            str(path), got=found, expected="a folder that can be written to", fix="choose another output path"
-        ) from None
+        found = next((f"{part}, not a folder" for part in parts), error.strerror)
+        raise UsageError(str(path), got=found, expected="a writable folder", fix="choose another output path") from None
 
 
 def write_json(path: Path | str, value: Any) -> None:
-    """Write JSON that is whole or absent: two-space indent, keys in the given order, final newline, NaN refused."""
+    """Write a JSON file atomically.
+
+    Two spaces of indent, keys in the given order, a final newline; NaN is refused.
+    """
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_text(path, text)
 
 
 def write_text(path: Path | str, text: str) -> None:
-    """Write UTF-8 text that is whole or absent.
+    """Write a UTF-8 text file atomically.
 
     Raises:
-        UumambaError: it could not be written, for example because the disk is full.
+        UumambaError: the file could not be written, for example because the disk is full.
     """
     with report_write_errors(path), whole_file(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")

@@ -7,7 +7,9 @@ _FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def to_channels_last(tensor: Tensor) -> Tensor:
-    """Return a tensor with its second axis innermost in memory; unchanged unless it has two or three spatial axes.
+    """Return a tensor in channels-last memory layout.
+
+    The second axis becomes the innermost. A tensor without two or three spatial axes is returned unchanged.
 
     Example:
         >>> to_channels_last(torch.zeros(1, 2, 3, 4)).stride()
@@ -19,6 +21,9 @@ def to_channels_last(tensor: Tensor) -> Tensor:
 
 
 def lay_channels_last(net: nn.Module) -> None:
-    """Store convolution weights channels-last, so that feature maps are too; parameters stay the same objects."""
+    """Store a network's convolution weights in channels-last layout.
+
+    Feature maps then have the same layout. The parameters stay the same objects.
+    """
     for parameter in net.parameters():
         parameter.data = to_channels_last(parameter.data)

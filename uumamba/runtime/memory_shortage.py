@@ -1,4 +1,4 @@
-"""Out-of-memory errors of CPUs and accelerators: recognise them, free memory."""
+"""Out-of-memory errors of CPUs and accelerators: detection and recovery."""
 
 import gc
 
@@ -15,27 +15,28 @@ NO_MEMORY = (
     "std::bad_alloc",
     "could not create a primitive",
 )
-"""Parts of the messages of plain RuntimeErrors that mean out of memory; the last one is oneDNN's."""
+"""Message parts of RuntimeErrors that mean out of memory; the last entry is oneDNN's."""
 
 
 class OutOfMemoryError(UumambaError):
-    """Work that does not fit into memory and cannot be split any further."""
+    """Work that exceeds the memory and cannot be split further."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return True if an error means that memory ran out.
+    """Return whether an error means that memory ran out.
 
     Example:
         >>> is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory.")), is_out_of_memory(RuntimeError("shapes"))
         (True, False)
     """
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
+    is_unnamed = isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
+    return is_unnamed or isinstance(error, torch.OutOfMemoryError | MemoryError)
 
 
 def summarize_error(error: BaseException) -> str:
-    r"""Return the first line of an error's message, or its type where there is no message.
+    r"""Return the first line of an error's message.
+
+    An error without a message gives its type.
 
     Example:
         >>> summarize_error(MemoryError()), summarize_error(RuntimeError("no room\nand much more"))
@@ -45,7 +46,10 @@ def summarize_error(error: BaseException) -> str:
 
 
 def free_memory(device: torch.device) -> None:
-    """Free unreferenced tensors and CUDA's cache; call it after the error and its stack frames are gone."""
+    """Free unreferenced tensors and CUDA's cache.
+
+    Call it outside the ``except`` block: the error's stack frames keep tensors alive.
+    """
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""Helpers for any network: unwrap it, evaluate it, read its finest logits, move its batches."""
+"""Helpers for any network: unwrap, evaluate, read logits, move batches."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from uumamba.runtime.errors import UsageError
+from uumamba.runtime.errors import require
 
 
 def bare_network(net: nn.Module) -> nn.Module:
@@ -19,15 +19,14 @@ def bare_network(net: nn.Module) -> nn.Module:
         >>> bare_network(net) is net
         True
     """
-    while True:
-        inner = net.module if isinstance(net, DistributedDataParallel) else getattr(net, "_orig_mod", None)
-        if inner is None:
-            return net
-        net = inner
+    inner = net.module if isinstance(net, DistributedDataParallel) else getattr(net, "_orig_mod", None)
+    return net if inner is None else bare_network(inner)
 
 
 def finest_logits(outputs: Any) -> Tensor:
-    """Return the logits of a network's output; the first of a list or tuple under deep supervision.
+    """Return the finest logits of a network's output.
+
+    Under deep supervision these are the first of a list or tuple.
 
     Args:
         outputs: ``(batch, classes, *spatial)``, or a list or tuple of such tensors, finest first.
@@ -39,19 +38,22 @@ def finest_logits(outputs: Any) -> Tensor:
         >>> finest_logits([torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 4, 4)]).shape
         torch.Size([2, 3, 8, 8])
     """
-    logits = outputs[0] if isinstance(outputs, list | tuple) and outputs else outputs
-    if not isinstance(logits, Tensor) or logits.ndim < 2:
-        raise UsageError(
-            "net",
-            got=f"an output of type {type(outputs).__name__}",
-            expected="logits of shape (batch, classes, ...), or a list of them, finest first",
-        )
+    logits: Tensor = outputs[0] if isinstance(outputs, list | tuple) and outputs else outputs
+    require(
+        isinstance(logits, Tensor) and logits.ndim >= 2,
+        "net",
+        got=f"an output of type {type(outputs).__name__}",
+        expected="logits of shape (batch, classes, ...) or a list of logits, finest first",
+        fix="return logits from forward",
+    )
     return logits
 
 
 @contextmanager
 def evaluating(net: nn.Module) -> Iterator[None]:
-    """Run a block in evaluation mode without gradients; each module's mode is restored afterwards.
+    """Run a block in evaluation mode without gradients.
+
+    Each module's mode is restored afterwards.
 
     Example:
         >>> net = nn.Dropout()
@@ -72,7 +74,9 @@ def evaluating(net: nn.Module) -> Iterator[None]:
 
 
 def batch_to_device(batch: Mapping[str, Any], device: torch.device | str) -> dict[str, Any]:
-    """Move the tensors of a batch to a device, without blocking where memory is pinned; other values stay.
+    """Move the tensors of a batch to a device.
+
+    Copies from pinned memory do not block. Other values are kept.
 
     Example:
         >>> batch_to_device({"image": torch.zeros(1), "case_id": ["a"]}, "cpu")
@@ -81,3 +85,12 @@ def batch_to_device(batch: Mapping[str, Any], device: torch.device | str) -> dic
     return {
         key: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value for key, value in batch.items()
     }
+
+
+def read_loss_weights(loss: nn.Module) -> dict[str, float]:
+    """Read a loss's learned weights; empty for a loss without ``weights()``."""
+    for module in loss.modules():
+        weights = getattr(module, "weights", None)
+        if callable(weights):
+            return {str(name): float(value) for name, value in weights().items()}
+    return {}

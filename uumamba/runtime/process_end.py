@@ -1,4 +1,4 @@
-"""Exit of a process that trained in a group."""
+"""Exit of a process of a training group."""
 
 import atexit
 import os

@@ -4,11 +4,14 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
-Item = TypeVar("Item")
+T = TypeVar("T")
 
 
-def track(items: Sequence[Item], *, description: str, enabled: bool | None = None) -> Iterable[Item]:
-    """Iterate with a bar on stderr if it is a terminal (or if ``enabled``)."""
+def track(items: Sequence[T], *, description: str, enabled: bool | None = None) -> Iterable[T]:
+    """Iterate over items with a progress bar on stderr.
+
+    By default the bar appears only on a terminal; ``enabled`` overrides this.
+    """
     if not (sys.stderr.isatty() if enabled is None else enabled):
         return items
     from rich.console import Console

@@ -1,4 +1,4 @@
-"""Training group of the processes that torchrun starts: join it, work in it, end with it."""
+"""Group of the training processes that torchrun starts."""
 
 import json
 import time
@@ -14,7 +14,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-from uumamba.runtime.errors import EXIT_FAILED, EndedWithAnother, UsageError, UumambaError
+from uumamba.runtime.errors import EXIT_FAILED, EndedWithAnother, UsageError
 from uumamba.runtime.memory_shortage import summarize_error
 from uumamba.runtime.rank_watch import REASON_S, SILENCE_S, RankLostError, RankWatch, leave_after_others
 from uumamba.runtime.ranks import ALONE, Place, Ranks
@@ -25,26 +25,28 @@ T = TypeVar("T")
 
 JOIN_WITHIN = timedelta(minutes=5)
 WAIT_AT_MOST = timedelta(hours=1)
-"""For a live but slow rank, such as one that validates a large scan; a lost rank is noticed sooner."""
+"""Time limit of a collective call: enough for a slow rank that validates a large scan."""
 
 
 @contextmanager
 def join_group(device: str, place: Place | None = None, *, silence_s: float = SILENCE_S) -> Iterator[Ranks]:
-    """Join this process's group until the block ends on every rank; a single process gets :data:`ALONE`.
+    """Join this process's training group for the duration of the block.
 
-    A rank that leaves the block by an error ends the group: the first error is raised as it is, and within a minute
-    all other ranks, wherever they are, raise :class:`EndedWithAnother` with its exit code. If a rank disappears
-    (killed, or its machine failed), one of the others raises :class:`RankLostError`.
+    The block ends on every rank together. A single process gets :data:`ALONE`.
+
+    A rank that leaves the block by an error ends the group. Its error is raised unchanged, and within a minute all
+    other ranks raise :class:`EndedWithAnother` with the same exit code. If a rank disappears (killed, or its machine
+    failed), one of the others raises :class:`RankLostError`.
 
     Args:
         device: of this process; ranks on CUDA devices use NCCL, others gloo.
-        place: this process in the group; None reads it from torchrun's variables.
-        silence_s: a rank without a heartbeat for so long counts as lost.
+        place: rank of this process; None reads torchrun's variables.
+        silence_s: time without a heartbeat after which a rank is lost.
 
     Raises:
         EndedWithAnother: another rank failed and reports the reason.
         RankLostError: another rank disappeared.
-        UsageError: torchrun's variables name no meeting point, or some process did not come within five minutes.
+        UsageError: torchrun's variables hold no address, or a process did not join within five minutes.
     """
     place = Place.from_environment() if place is None else place
     if place.count == 1:
@@ -53,21 +55,23 @@ def join_group(device: str, place: Place | None = None, *, silence_s: float = SI
     on_cuda = device.startswith("cuda")
     if on_cuda:
         torch.cuda.set_device(device)
-    store, rank, count = _meet()
+    store, rank, count = _find_store()
     own_store = PrefixStore("uumamba", store.clone())
-    backend = "cpu:gloo,cuda:nccl" if on_cuda else "gloo"
     dist.init_process_group(
-        backend, store=PrefixStore("torch", store), rank=rank, world_size=count, timeout=WAIT_AT_MOST
+        "cpu:gloo,cuda:nccl" if on_cuda else "gloo",
+        store=PrefixStore("torch", store),
+        rank=rank,
+        world_size=count,
+        timeout=WAIT_AT_MOST,
     )
     watch = RankWatch(own_store, rank=rank, count=count, silence_s=silence_s)
-    watch.start()
     group = Group(own_store, watch, rank=rank, count=count)
     try:
         with StopRequest():  # a rank that waits for rank 0's work must not die of a signal that rank 0 obeys later
             yield group
-            group.on_rank_zero(lambda: None)  # which may go on alone after training
+            group.on_rank_zero(lambda: None)  # rank 0 may work longer than the others, after training
     except BaseException as error:
-        reported = _error_to_report(error, watch)
+        reported = _select_error(error, watch)
         if reported is error:
             raise
         raise reported from error
@@ -77,7 +81,7 @@ def join_group(device: str, place: Place | None = None, *, silence_s: float = SI
     dist.destroy_process_group()  # not after an error: NCCL's may wait for a lost rank
 
 
-def _meet() -> tuple[Any, int, int]:
+def _find_store() -> tuple[Any, int, int]:
     try:
         return next(iter(rendezvous("env://", timeout=JOIN_WITHIN)))
     except (ValueError, RuntimeError) as error:
@@ -85,18 +89,20 @@ def _meet() -> tuple[Any, int, int]:
             "MASTER_ADDR, MASTER_PORT",
             got=summarize_error(error),
             expected="an address that all processes of the group reach",
-            fix="start all with torchrun",
+            fix="start all processes with torchrun",
         ) from error
 
 
 class Group:
-    """One process among several; control messages go through the CPU, gradients through the device.
+    """One rank of a training group of several processes.
+
+    Control messages use the CPU, gradients the device.
 
     Args:
-        store: where a rank waits for another rank's work of any length.
-        watch: ends this waiting when the other rank is lost.
+        store: holds a key for each work of rank 0 that is done.
+        watch: ends a wait for rank 0 when that rank is lost.
         rank: of this process.
-        count: processes in the group.
+        count: number of processes in the group.
     """
 
     def __init__(self, store: Store, watch: RankWatch, *, rank: int, count: int) -> None:
@@ -138,7 +144,10 @@ class Group:
         return [self._send(rank, tree) for rank in range(self.count)]
 
     def on_rank_zero(self, work: Callable[[], T]) -> T | None:
-        """Run ``work`` on rank 0; the others poll until it is done, or until a rank has ended the group."""
+        """Run ``work`` on rank 0 while the other ranks wait.
+
+        They poll the store until the work is done or a rank has ended the group.
+        """
         self._stages += 1
         key = f"stage/{self._stages}"
         if self.is_rank_zero:
@@ -146,14 +155,16 @@ class Group:
             self._store.set(key, "done")
             return result
         while not self._store.check([key]):
-            error = self._watch.end_reason()
-            if error is not None:
+            if (error := self._watch.read_end_error()) is not None:
                 raise error
             time.sleep(0.1)
         return None
 
     def _send(self, source: int, tree: Any) -> Any:
-        """Broadcast one rank's tree: plain values as JSON, then each tensor's bytes; no pickle."""
+        """Broadcast one rank's tree: plain values as JSON, tensors as bytes.
+
+        No pickle is used.
+        """
         if source != self.rank:
             header = json.loads(bytes(self._send_bytes(source).tolist()))
             tensors = {
@@ -170,7 +181,7 @@ class Group:
         return tree
 
     def _send_bytes(self, source: int, message: Tensor | None = None) -> Tensor:
-        """Broadcast the bytes of one rank; the others give None."""
+        """Broadcast the bytes of one rank; the other ranks pass None."""
         length = torch.tensor([0 if message is None else len(message)])
         dist.broadcast(length, src=source)
         message = torch.empty(int(length), dtype=torch.uint8) if message is None else message
@@ -179,25 +190,28 @@ class Group:
         return message
 
 
-def _error_to_report(error: BaseException, watch: RankWatch) -> BaseException:
-    """Return the error that ends this rank: its own, unless another rank ended before."""
+def _select_error(error: BaseException, watch: RankWatch) -> BaseException:
+    """Return the error that ends this rank.
+
+    It is the rank's own error, unless another rank ended before.
+    """
     if isinstance(error, EndedWithAnother):
         return error
-    lost = _connection_error(error)
+    lost = _find_connection_error(error)
     if lost is not None:
-        first = watch.end_reason(wait_s=REASON_S)
+        first = watch.read_end_error(wait_s=REASON_S)
         if first is not None:
             return first
         error = RankLostError(
             f"Another process of the group disappeared ({summarize_error(lost).rstrip('.')}), perhaps killed for lack "
-            "of memory; go on from the last checkpoint with --resume."
+            "of memory. Fix: continue from the last checkpoint with --resume."
         )
-    code = error.exit_code if isinstance(error, UumambaError) else EXIT_FAILED
-    return watch.end_group(str(error) or type(error).__name__, exit_code=code) or error
+    message = str(error) or type(error).__name__
+    return watch.end_group(message, exit_code=getattr(error, "exit_code", EXIT_FAILED)) or error
 
 
-def _connection_error(error: BaseException | None) -> RuntimeError | None:
-    """Return torch's error about a lost connection among an error and its causes."""
+def _find_connection_error(error: BaseException | None) -> RuntimeError | None:
+    """Find torch's error about a lost connection in an error's causes."""
     while error is not None:
         if isinstance(error, RuntimeError) and (isinstance(error, dist.DistError) or "gloo" in str(error).lower()):
             return error

@@ -1,4 +1,7 @@
-"""Heartbeats of a training group: a lost rank is noticed within a minute, and one rank reports why."""
+"""Heartbeats of a training group.
+
+A lost rank is noticed within a minute, and one rank reports the reason.
+"""
 
 import json
 import os
@@ -17,36 +20,36 @@ BEAT_S = 2.0
 """Time between two heartbeats."""
 
 SILENCE_S = 40.0
-"""A rank without a heartbeat for so long counts as lost; a save that holds Python's lock must take less."""
+"""Time without a heartbeat after which a rank is lost; longer than any save that holds Python's lock."""
 
 GRACE_S = 10.0
-"""Time for a rank to end by itself before it is ended."""
+"""Time for a rank to end by itself before its process is ended."""
 
 LEAVE_WITHIN_S = BEAT_S + GRACE_S + 3.0
-"""Time that rank 0 gives the others to leave: their watch reads the reason in it, and ends them."""
+"""Time that rank 0 waits for the others to leave; enough for their watch to read the reason and end them."""
 
 REASON_S = 2.0
-"""Time that a rank without connection waits for another rank's reason, which is written before that process ends."""
+"""Time that a rank with a lost connection waits for another rank's reason."""
 
 
 class RankLostError(UumambaError):
-    """A process of the group that disappeared without a reason."""
+    """Process of the group that disappeared without a reason."""
 
 
 class RankWatch:
-    """Heartbeats and one reason for the end, in a store that every rank can reach.
+    """Heartbeat thread of one rank, over a store that all ranks share.
 
-    Each rank increments its own number every two seconds and watches that of the next rank. This thread goes on
-    whatever blocks the main thread, for example a collective that waits for a dead machine, and ends the process if the
+    Each rank increments its own number every two seconds and watches the number of the next rank. The thread works
+    whatever blocks the main thread, for example a collective that waits for a dead machine. It ends the process if the
     group has ended and the main thread has not.
 
     Args:
-        store: for this thread and the main thread only; waiting for a key blocks all other users of a store.
+        store: a connection for this thread and the main thread only, since waiting for a key blocks its other users.
         rank: of this process.
-        count: processes in the group.
-        silence_s: a rank without a heartbeat for so long is lost.
+        count: number of processes in the group.
+        silence_s: time without a heartbeat after which a rank is lost.
         grace_s: time for this rank to end by itself, once the group has ended.
-        end: ends the process with an exit code, from the thread.
+        end: function that ends the process with an exit code; called in the thread.
     """
 
     def __init__(
@@ -67,29 +70,32 @@ class RankWatch:
         self._end = end
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="rank watch", daemon=True)
-
-    def start(self) -> None:
-        """Send heartbeats from now on, and watch the other rank's."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop watching: the group's work is over for this rank."""
+        """Stop the thread, because this rank has finished the group's work."""
         self._stopped.set()
         self._thread.join(timeout=GRACE_S)
 
     def end_group(self, message: str, *, exit_code: int) -> EndedWithAnother | None:
-        """End the group; return None on the first rank to do so, which reports it, else the first rank's error."""
+        """End the group; return None on the first rank that does so.
+
+        That rank reports the error. Every later rank gets the first rank's error.
+        """
         own: dict[str, Any] = {"rank": self._rank, "exit_code": exit_code, "message": message}
         try:
             if self._store.add("ended", 1) == 1:
                 self._store.set("reason", json.dumps(own))
                 return None
-            return self.end_reason(wait_s=REASON_S) or _make_error(**own)
-        except RuntimeError:  # the store died with the process that kept it, so nobody else can report
+            return self.read_end_error(wait_s=REASON_S) or _make_error(**own)
+        except RuntimeError:  # the store ended with its process, so no other rank can report
             return None
 
-    def end_reason(self, *, wait_s: float = 0.0) -> EndedWithAnother | None:
-        """Return the error that ended the group, the same on all ranks, if there is one within ``wait_s``."""
+    def read_end_error(self, *, wait_s: float = 0.0) -> EndedWithAnother | None:
+        """Return the error that ended the group, the same on all ranks.
+
+        None if the group has not ended within ``wait_s``.
+        """
         deadline = time.monotonic() + wait_s
         with suppress(RuntimeError):
             while not self._store.check(["reason"]):
@@ -101,7 +107,7 @@ class RankWatch:
 
     def _run(self) -> None:
         error, is_reported = self._wait_for_end()
-        # Usually the main thread has noticed too, and ends with an error of its own.
+        # Usually the main thread has also noticed, and ends with its own error.
         if error is None or self._stopped.wait(self._grace_s):
             return
         if not is_reported:
@@ -110,14 +116,19 @@ class RankWatch:
         self._end(error.exit_code)
 
     def _wait_for_end(self) -> tuple[UumambaError | None, bool]:
-        """Return the error that ended the group, and True if a rank reports it; None when this rank has left."""
+        """Return the group's final error, and whether a rank reports it.
+
+        The error is None when this rank has left the group.
+
+        The error is None when this rank has left the group.
+        """
         last, heard, beats = b"", time.monotonic(), 0
         while not self._stopped.wait(min(BEAT_S, self._silence_s / 4)):
             beats += 1
             try:
-                error, now = self.end_reason(), self._exchange_beats(beats)
+                error, now = self.read_end_error(), self._exchange_beats(beats)
             except RuntimeError:
-                return RankLostError("the process that kept the group together is gone"), False
+                return RankLostError("the process that keeps the group's store has ended"), False
             if error is not None:
                 return error, True
             if now != last:
@@ -131,16 +142,19 @@ class RankWatch:
         return None, False
 
     def _exchange_beats(self, beats: int) -> bytes:
-        """Write the own heartbeat and return the watched rank's; empty before its first."""
+        """Write this rank's heartbeat and return the watched rank's.
+
+        The result is empty before that rank's first heartbeat.
+        """
         self._store.set(f"alive/{self._rank}", str(beats))
         key = f"alive/{self._watched}"
         return self._store.get(key) if self._store.check([key]) else b""
 
 
 def leave_after_others(store: Store, *, rank: int, count: int) -> None:
-    """Leave a group that has ended; rank 0, which may keep the store, waits until the others have left.
+    """Leave a group that has ended; rank 0 leaves last.
 
-    Without the store they could not read the reason, and would end as if they had been killed.
+    Rank 0 may keep the store. Without the store the others could not read the reason, and would end as if killed.
     """
     if rank > 0:
         _count_as_left(store)
@@ -161,4 +175,4 @@ def _make_error(*, rank: int, exit_code: int, message: str) -> EndedWithAnother:
 
 
 def _report(error: UumambaError) -> None:
-    print(f"uumamba: Stopped, {error}; go on with --resume.", file=sys.stderr, flush=True)
+    print(f"uumamba: Stopped, {error}; continue with --resume.", file=sys.stderr, flush=True)

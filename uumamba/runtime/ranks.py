@@ -1,4 +1,7 @@
-"""Rank of a process in its training group; a single process is rank 0 of 1."""
+"""Rank of a process in its training group.
+
+A single process is rank 0 of 1.
+"""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -13,18 +16,22 @@ T = TypeVar("T")
 
 
 class Ranks(Protocol):
-    """The processes that train one network together, seen from one of them; the bodies are those of a single process.
+    """Collective calls of the processes that train one network together.
 
-    Every method is collective: all ranks call it, in the same order, and each waits until the others have.
+    The bodies in this protocol are those of a single process. Every method is collective: all ranks call it, in the
+    same order, and each waits until the others have called it.
     """
 
     rank: int = 0
     count: int = 1
     is_rank_zero: bool = True
-    """True on the rank that writes files and prints."""
+    """Whether this is the rank that writes files and prints."""
 
     def wrap(self, net: nn.Module) -> nn.Module:
-        """Return the network, on its device, wrapped so that gradients are averaged over ranks."""
+        """Return the network wrapped to average gradients over ranks.
+
+        The network must be on its device.
+        """
         return net
 
     def broadcast_buffers(self, net: nn.Module) -> None:
@@ -40,20 +47,26 @@ class Ranks(Protocol):
         return list(numbers)
 
     def broadcast(self, tree: Any) -> Any:
-        """Return rank 0's lists and dictionaries of tensors and plain values; those of other ranks are ignored."""
+        """Return rank 0's tree on every rank.
+
+        A tree is made of lists and dictionaries of tensors and plain values. Trees of other ranks are ignored.
+        """
         return tree
 
     def gather(self, tree: Any) -> list[Any]:
-        """Return every rank's lists and dictionaries of tensors and plain values, in the order of ranks."""
+        """Return the trees of all ranks, in order of ranks."""
         return [tree]
 
     def on_rank_zero(self, work: Callable[[], T]) -> T | None:
-        """Run ``work`` on rank 0 and return its result there, None elsewhere; the others wait for any time."""
+        """Run ``work`` on rank 0 and return its result there.
+
+        The other ranks wait without a time limit and get None.
+        """
         return work()
 
 
 class Alone(Ranks):
-    """Single process, which never waits.
+    """Single process: collective calls return at once.
 
     Example:
         >>> ranks = Alone()
@@ -67,11 +80,11 @@ ALONE = Alone()
 
 @dataclass(frozen=True)
 class Place:
-    """Rank of this process among those that were started together.
+    """Rank of this process among the processes started together.
 
     Attributes:
-        rank: in the whole group, from 0.
-        count: processes in the group.
+        rank: in the group, from 0.
+        count: number of processes in the group.
         local_rank: on this machine, from 0.
     """
 
@@ -81,12 +94,12 @@ class Place:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Place":
-        """Read torchrun's RANK, WORLD_SIZE and LOCAL_RANK; a single process where RANK or WORLD_SIZE is missing.
+        """Read torchrun's RANK, WORLD_SIZE and LOCAL_RANK.
 
-        They identify a process and configure nothing, so they may be environment variables.
+        Without RANK or WORLD_SIZE the process is a single one. The variables identify a process and configure nothing.
 
         Raises:
-            UsageError: they contradict each other.
+            UsageError: the variables contradict each other.
 
         Example:
             >>> Place.from_environment({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"})
@@ -110,14 +123,14 @@ class Place:
         return place
 
     def device(self, name: str, *, found: int) -> str:
-        """Return this process's own device: the processes of one machine take one CUDA device each.
+        """Return this process's device, one CUDA device per process.
 
         Args:
             name: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
-            found: CUDA devices on this machine.
+            found: number of CUDA devices on this machine.
 
         Raises:
-            UsageError: one device is given to several processes, or there are fewer devices than processes.
+            UsageError: one device is given for several processes, or there are fewer devices than processes.
 
         Example:
             >>> Place(rank=3, count=4, local_rank=1).device("cuda", found=2)
@@ -125,12 +138,18 @@ class Place:
         """
         if self.count == 1 or name == "cpu":
             return name
-        require(name == "cuda", "--device", got=name, expected=f"cuda or no --device, with {self.count} processes")
+        require(
+            name == "cuda",
+            "--device",
+            got=name,
+            expected=f"cuda or cpu with {self.count} processes",
+            fix="leave --device out",
+        )
         require(
             self.local_rank < found,
             "LOCAL_RANK",
             got=self.local_rank,
-            expected=f"a number below that of CUDA devices ({found})",
-            fix="start as many processes as there are devices (torchrun --nproc-per-node)",
+            expected=f"a number below {found}, the number of CUDA devices",
+            fix="start one process per device (torchrun --nproc-per-node)",
         )
         return f"cuda:{self.local_rank}"

@@ -15,7 +15,9 @@ import torch
 
 
 def key_to_seed(*key: int | str) -> int:
-    """Hash a key, such as ``(seed, epoch, sample_index)``, to a seed in ``[0, 2**63)``.
+    """Hash a key to a seed in ``[0, 2**63)``.
+
+    An example of a key is ``(seed, epoch, sample_index)``.
 
     Equal keys give equal seeds on every machine and Python version; neighbouring keys give unrelated ones.
 
@@ -25,8 +27,8 @@ def key_to_seed(*key: int | str) -> int:
         >>> key_to_seed(0, 1, 2) == key_to_seed(0, 12)
         False
     """
-    digest = hashlib.blake2b("/".join(map(str, key)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
+    digest = hashlib.blake2b("/".join(map(str, key)).encode(), digest_size=8)
+    return int.from_bytes(digest.digest(), "little") >> 1
 
 
 def generator_for(*key: int | str) -> torch.Generator:
@@ -43,7 +45,9 @@ def seed_everything(seed: int) -> None:
 
 @contextmanager
 def preserve_random_state(devices: Iterable[torch.device] = ()) -> Iterator[None]:
-    """Restore the global generators of Python, NumPy and torch after a block, also after an error.
+    """Run a block and restore the global random generators afterwards.
+
+    These are the generators of Python, NumPy and torch; they are restored also after an error.
 
     Args:
         devices: CUDA devices among them are restored too; the CPU always is.
@@ -54,17 +58,19 @@ def preserve_random_state(devices: Iterable[torch.device] = ()) -> Iterator[None
         >>> (random.random(), np.random.rand(), torch.rand(1)) == drawn
         True
     """
-    python, numpy = random.getstate(), np.random.get_state()
+    state = get_random_state(torch.device("cpu"))
     try:
         with torch.random.fork_rng([device for device in devices if device.type == "cuda"]):
             yield
     finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
+        set_random_state(state, torch.device("cpu"))
 
 
 def get_random_state(device: torch.device) -> dict[str, Any]:
-    """Return the states of the generators of Python, NumPy, torch and ``device`` as tensors and plain values."""
+    """Return the state of all random generators.
+
+    These are the generators of Python, NumPy, torch and ``device``. The state holds tensors and plain values.
+    """
     version, words, gauss = random.getstate()
     kind, keys, *position = np.random.get_state(legacy=True)
     return {
@@ -76,7 +82,9 @@ def get_random_state(device: torch.device) -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any], device: torch.device) -> None:
-    """Restore the generators to a state of :func:`get_random_state`; a CUDA state only on a CUDA device.
+    """Restore all random generators to a stored state.
+
+    A CUDA state is restored on a CUDA device only.
 
     Example:
         >>> cpu = torch.device("cpu")

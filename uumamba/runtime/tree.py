@@ -11,13 +11,13 @@ TENSOR, TUPLE, PAIRS = "$tensor", "$tuple", "$pairs"
 
 
 def flatten(tree: Any, name: str = "state") -> tuple[dict[str, Tensor], Any]:
-    """Return the tensors by their path, and the rest as JSON values that refer to them.
+    """Split nested state into tensors by path and JSON values.
 
     Lists, tuples and dictionaries of any depth, with string or number keys, come back from :func:`unflatten` with the
-    same types. Numbers must be Python's; a float that is not finite needs a JSON reader that knows it, like Python's.
+    same types. Numbers must be Python's. A float that is not finite needs a JSON reader that accepts it, like Python's.
 
     Raises:
-        UsageError: a part is no tensor, string, number, bool or None, or two tensors have one path.
+        UsageError: a part is no tensor, string, number, bool or None, or two tensors have the same path.
 
     Example:
         >>> import torch
@@ -34,7 +34,7 @@ def flatten(tree: Any, name: str = "state") -> tuple[dict[str, Tensor], Any]:
 
 
 def unflatten(tensors: Mapping[str, Tensor], rest: Any) -> Any:
-    """Rebuild the tree from the two parts that :func:`flatten` returned."""
+    """Rebuild the tree from the two results of :func:`flatten`."""
     if isinstance(rest, list):
         return [unflatten(tensors, value) for value in rest]
     if not isinstance(rest, dict):
@@ -48,7 +48,9 @@ def unflatten(tensors: Mapping[str, Tensor], rest: Any) -> Any:
 
 
 def join_keys(values: Any, separator: str = ".", prefix: str = "") -> dict[str, Any]:
-    """Return the leaves of nested dictionaries by their joined keys; an empty dictionary is a leaf.
+    """Flatten nested dictionaries to leaves with joined keys.
+
+    An empty dictionary is a leaf.
 
     Example:
         >>> join_keys({"optim": {"rho": 0.1}, "seed": 0})
@@ -64,7 +66,13 @@ def join_keys(values: Any, separator: str = ".", prefix: str = "") -> dict[str, 
 
 def _take_apart(tree: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(tree, Tensor):
-        require(path not in tensors, path, got="two tensors", expected="keys that differ as text, not 1 and '1'")
+        require(
+            path not in tensors,
+            path,
+            got="two tensors",
+            expected="one tensor per path",
+            fix="use keys that differ as text, not 1 and '1'",
+        )
         tensors[path] = tree
         return {TENSOR: path}
     if tree is None or isinstance(tree, str | bool | int | float):
@@ -76,4 +84,6 @@ def _take_apart(tree: Any, path: str, tensors: dict[str, Tensor]) -> Any:
         pairs = [[key, _take_apart(value, f"{path}/{key}", tensors)] for key, value in tree.items()]
         plain = all(isinstance(key, str) and not key.startswith("$") for key, _ in pairs)
         return dict(pairs) if plain else {PAIRS: pairs}
-    raise UsageError(path, got=type(tree).__name__, expected="tensors and plain values in a checkpoint")
+    raise UsageError(
+        path, got=type(tree).__name__, expected="a tensor or plain value", fix="convert the value before it is stored"
+    )

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from uumamba.optim.past import learned_weights
+from uumamba.runtime.network import read_loss_weights
 from uumamba.types import Batch, Logits
 
 
@@ -36,4 +36,4 @@ class SupervisedObjective(nn.Module):
 
     def loss_weights(self) -> dict[str, float]:
         """Return the learned weights of the first part of the loss that has ``weights()``, else nothing."""
-        return learned_weights(self.loss)
+        return read_loss_weights(self.loss)

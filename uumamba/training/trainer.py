@@ -410,7 +410,7 @@ class Trainer:
             return
         self._stop.sync(self.ranks)
         progress = self.state.progress
-        if self._stop.asked is not None and progress.steps_in_epoch:
+        if self._stop.signal_name is not None and progress.steps_in_epoch:
             self._save()
         where = f"in epoch {progress.epochs_done + 1} after {progress.steps_in_epoch} steps"
         self._stop.raise_if_requested(f"{where}, with a checkpoint; go on with {RESUME}")
