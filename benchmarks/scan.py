@@ -25,7 +25,7 @@ from benchmarks.claims.equal_time import time_in_rounds
 from benchmarks.memory import measure_peak_mb
 from benchmarks.result_file import write_result
 from uumamba.ops import scan_backends, selective_scan
-from uumamba.ops.native_library import exp2_rate, unavailable
+from uumamba.ops.native_library import find_missing_library, measure_exp2_rate
 
 CPU_SHAPES = ((1, 64, 16, 57344), (1, 512, 16, 1792))
 # The stages of U-Mamba in 3-D for ACDC, two patches of 16 x 256 x 224 and four of 20 x 256 x 224.
@@ -71,7 +71,7 @@ def main(given: Sequence[str] | None = None) -> int:
     shapes = options.shape or (
         QUICK_SHAPES if options.quick else {"cpu": CPU_SHAPES, "cuda": CUDA_SHAPES}[options.device]
     )
-    rate = exp2_rate(torch.get_num_threads(), repeats=100_000) if unavailable() is None else None
+    rate = None if find_missing_library() else measure_exp2_rate(torch.get_num_threads(), repeats=100_000)
     rows = [row for shape in shapes for row in measure(shape, options.device, options.backend, rate)]
     print_rows(rows)
     if options.json is not None:

@@ -1,4 +1,4 @@
-"""Readers of public data sets, one module each, and phantoms in their layouts."""
+"""Readers of public data sets, and phantoms in the same layouts."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,10 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a function's module on first use, so that ``python -m data_prep.mnms`` does not load it twice."""
+    """Import a public function on first use.
+
+    An import here would load :mod:`data_prep.mnms` twice under ``python -m data_prep.mnms``.
+    """
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

@@ -1,4 +1,4 @@
-"""Reader of ACDC, the Automated Cardiac Diagnosis Challenge, in its official layout."""
+"""Reader of ACDC, the Automated Cardiac Diagnosis Challenge."""
 
 import re
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from pathlib import Path
 from data_prep.folds import assign_folds
 from data_prep.raw_folder import check_file, collect
 from uumamba.data.case import Case, Manifest, Split
-from uumamba.runtime.errors import CaseError, require
+from uumamba.runtime.errors import CaseError, require, require_case
 
 STRUCTURES: Mapping[str, int] = {"RV": 1, "MYO": 2, "LV": 3}
 PHASES = ("ED", "ES")
@@ -29,7 +29,7 @@ _RESTORE = "restore the patient's folder from the ACDC download"
 
 @dataclass(frozen=True)
 class PatientInfo:
-    """Content of a patient's ``Info.cfg``: the frame number of each phase, and the diagnosis."""
+    """Frame number of each phase, and diagnosis, from a patient's ``Info.cfg``."""
 
     folder: Path
     frames: Mapping[str, int]
@@ -37,14 +37,15 @@ class PatientInfo:
 
 
 def read_acdc(raw: Path | str) -> tuple[Manifest, list[CaseError]]:
-    r"""List ACDC's end-diastolic and end-systolic frames as cases, with patient-grouped folds stratified by diagnosis.
+    r"""List the end-diastolic and end-systolic frames of ACDC as cases.
 
-    Only names and ``Info.cfg`` are read, no image. A ``case_id`` is ``patient001_frame01``; the cine ``*_4d.nii.gz``
-    is left out. Cases of ``testing/`` get ``split="test"`` and no fold, and need neither label nor group. A patient or
-    case with a fault is left out and reported; the folds of the others do not change as long as its group can be read.
+    Folds are grouped by patient and stratified by diagnosis. Only names and ``Info.cfg`` are read, no image. A
+    ``case_id`` is ``patient001_frame01``; the cine ``*_4d.nii.gz`` is left out. Cases of ``testing/`` get
+    ``split="test"`` and no fold, and need neither label nor group. A faulty patient or case is left out and reported;
+    the folds of the others do not change as long as its group can be read.
 
     Args:
-        raw: the folder that holds ``training/`` and perhaps ``testing/``, the one above with a ``database/`` level, or
+        raw: the folder that holds ``training/`` and perhaps ``testing/``, its parent with a ``database/`` level, or
             ``training/`` itself.
 
     Returns:
@@ -76,7 +77,7 @@ def read_acdc(raw: Path | str) -> tuple[Manifest, list[CaseError]]:
         infos, unreadable = collect(partial(_read_info, needs_group=split == "training"), folders)
         folds = assign_folds({info.folder.name: info.group for info in infos if info.group and split == "training"})
         frames = ((info, phase, split, folds.get(info.folder.name)) for info in infos for phase in PHASES)
-        found, incomplete = collect(lambda frame: _frame_case(*frame), frames)
+        found, incomplete = collect(lambda frame: _make_frame_case(*frame), frames)
         cases += found
         errors += sorted([*unreadable, *incomplete], key=lambda error: error.case_id)
     manifest = Manifest("ACDC", "cine MRI", dict(STRUCTURES), tuple(cases), reference=REFERENCE, licence=LICENCE)
@@ -86,24 +87,26 @@ def read_acdc(raw: Path | str) -> tuple[Manifest, list[CaseError]]:
 def _find_patients(raw: Path) -> dict[Split, list[Path]]:
     for root in (raw / "database", raw):
         patients: dict[Split, list[Path]] = {
-            "training": _patient_folders(root / "training"),
-            "test": _patient_folders(root / "testing"),
+            "training": _list_patient_folders(root / "training"),
+            "test": _list_patient_folders(root / "testing"),
         }
         if any(patients.values()):
             return patients
-    # A folder of patients itself; one named testing is never trained on.
-    patients = {"test" if raw.resolve().name == "testing" else "training": _patient_folders(raw)}
+    # A folder of patients. A folder named testing is never used for training.
+    patients = {"test" if raw.resolve().name == "testing" else "training": _list_patient_folders(raw)}
     require(any(patients.values()), "raw", got=raw, expected=_LAYOUT)
     return patients
 
 
-def _patient_folders(folder: Path) -> list[Path]:
-    entries = folder.iterdir() if folder.is_dir() else ()
-    return sorted(entry for entry in entries if _PATIENT_NAME.fullmatch(entry.name) and entry.is_dir())
+def _list_patient_folders(folder: Path) -> list[Path]:
+    return sorted(entry for entry in folder.glob("*") if _PATIENT_NAME.fullmatch(entry.name) and entry.is_dir())
 
 
 def _read_info(folder: Path, *, needs_group: bool) -> PatientInfo:
-    """Read a patient's ``Info.cfg``: lines of ``Key: value``, in any order, with any line ends."""
+    """Read a patient's ``Info.cfg``.
+
+    Lines are ``Key: value``, in any order, with any line ends.
+    """
     try:
         text = (folder / "Info.cfg").read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -112,19 +115,29 @@ def _read_info(folder: Path, *, needs_group: bool) -> PatientInfo:
     values = {key.strip(): value.strip() for key, colon, value in pairs if colon}
     frames = {phase: values.get(phase, "") for phase in PHASES}
     for phase, number in frames.items():
-        if not re.fullmatch(r"0*[1-9][0-9]*", number):
-            fix = f"write the frame number of {phase} into Info.cfg, such as '{phase}: 1'"
-            raise CaseError(folder.name, phase, got=number, expected="a whole number from 1 on", fix=fix)
-    if int(frames["ED"]) == int(frames["ES"]):
-        fix = "correct the frame numbers in Info.cfg"
-        raise CaseError(folder.name, "ES", got=frames["ES"], expected="another frame than ED", fix=fix)
-    if needs_group and not values.get("Group"):
-        fix = "add its diagnosis to Info.cfg, such as 'Group: NOR'"
-        raise CaseError(folder.name, "Group", got="", expected="a diagnosis", fix=fix)
-    return PatientInfo(folder, {phase: int(number) for phase, number in frames.items()}, values.get("Group") or None)
+        require_case(
+            re.fullmatch(r"0*[1-9][0-9]*", number),
+            folder.name,
+            phase,
+            got=number,
+            expected="an integer of at least 1",
+            fix=f"write the frame number of {phase} into Info.cfg, such as '{phase}: 1'",
+        )
+    require_case(
+        int(frames["ED"]) != int(frames["ES"]),
+        folder.name,
+        "ES",
+        got=frames["ES"],
+        expected="another frame than ED",
+        fix="correct the frame numbers in Info.cfg",
+    )
+    fix = "add the patient's diagnosis to Info.cfg, such as 'Group: NOR'"
+    group = values.get("Group") or None
+    require_case(group or not needs_group, folder.name, "Group", got="", expected="a diagnosis", fix=fix)
+    return PatientInfo(folder, {phase: int(number) for phase, number in frames.items()}, group)
 
 
-def _frame_case(info: PatientInfo, phase: str, split: Split, fold: int | None) -> Case:
+def _make_frame_case(info: PatientInfo, phase: str, split: Split, fold: int | None) -> Case:
     patient_id = info.folder.name
     case_id = f"{patient_id}_frame{info.frames[phase]:02d}"
     image, label = info.folder / f"{case_id}.nii.gz", info.folder / f"{case_id}_gt.nii.gz"

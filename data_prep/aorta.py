@@ -1,4 +1,4 @@
-"""Reader of AortaSeg24, the aorta in 23 branches and zones, in its official layout or CIS-UNet's."""
+"""Reader of AortaSeg24: CT angiographies with 23 aortic branches and zones."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 from data_prep.folds import assign_folds
-from data_prep.raw_folder import collect, group_scans, list_files, only_file
-from data_prep.scan_files import check_pair
+from data_prep.raw_folder import collect, group_scans, list_files, select_single_file
+from data_prep.scan_files import check_scan_pair
 from uumamba.data.case import Case, Manifest, Split
 from uumamba.runtime.errors import CaseError, require
 
@@ -42,7 +42,7 @@ MIRROR_PAIRS: Sequence[tuple[str, str]] = (
     ("InternalIliacR", "InternalIliacL"),
     ("Zone11R", "Zone11L"),
 )
-"""Structures whose labels a left/right mirrored scan has to exchange, right one first."""
+"""Pairs of lateral structures (right, left), whose labels a left/right mirror exchanges."""
 
 SIDES: Mapping[str, Literal["right", "left"]] = {
     **{right: "right" for right, _ in MIRROR_PAIRS},
@@ -50,7 +50,7 @@ SIDES: Mapping[str, Literal["right", "left"]] = {
     "LCC": "left",
     "LSA": "left",
 }
-"""The patient's side of every lateral structure; the two from the arch have no partner."""
+"""The patient's side of each lateral structure; LCC and LSA have no partner."""
 
 LAST_TRAINING_SUBJECT = 40
 REFERENCE = (
@@ -65,28 +65,28 @@ _LAYOUT = (
     "a folder with images/subject001_CTA.mha, masks/subject001_label.mha and so on, as in the challenge's download"
 )
 _SCAN_NAME = re.compile(r"subject(?P<number>\d{1,9})_(?P<kind>CTA|label)(\.mha|\.nii|\.nii\.gz)", re.IGNORECASE)
-_RESTORE = "restore it from the challenge's download"
+_RESTORE = "restore the file from the download"
 
 
 def read_aorta(raw: Path | str) -> tuple[Manifest, list[CaseError]]:
-    """List AortaSeg24's public cases, the last ones as a test set, the others in folds.
+    """List the public cases of AortaSeg24.
 
     Subjects are found by name, ``subject001_CTA.mha`` with ``subject001_label.mha``, or CIS-UNet's
     ``Subject001_CTA.nii.gz`` with ``Subject001_Label.nii.gz``, in any subfolders; their numbers have gaps. The case
     is ``subject001``. Test cases need no label.
 
-    The challenge keeps its own test labels, so subjects from 041 on are the test set, as in the code released with
-    UU-Mamba. That code trains on 001 to 043 and tests on 041 to 053; here 041 to 043 are tested on only.
+    The challenge does not publish its test labels. Subjects from 041 on are therefore the test set, as in the code
+    released with UU-Mamba. That code trains on 001 to 043 and tests on 041 to 053; here 041 to 043 are test cases only.
 
-    Ten structures have a side by name, and the arch turns one way: no patient looks like a left/right mirrored scan.
-    The manifest's ``extra`` gives their ``sides``, and the ``mirror_pairs`` whose labels such a scan has to exchange;
-    neither training nor averaging should mirror along that axis.
+    Ten structures have a side by name, and the arch turns to the left: a left/right mirrored scan resembles no patient.
+    The manifest's ``extra`` gives the ``sides`` of these structures, and the ``mirror_pairs`` whose labels a mirror
+    exchanges; neither augmentation nor test-time averaging should mirror along that axis.
 
-    Headers are read, voxels are not: a case with a damaged image, or a label on another grid, is left out and reported,
-    as is a case whose other file is missing or found twice.
+    Headers are read, voxels are not. A case is left out and reported if its image is damaged, its label has another
+    grid, or one of its files is missing or found twice.
 
     Args:
-        raw: the folder that holds ``images/`` and ``masks/``, or any folder above.
+        raw: the folder that holds ``images/`` and ``masks/``, or a parent folder.
 
     Returns:
         The manifest, and one error for each case left out.
@@ -105,7 +105,7 @@ def read_aorta(raw: Path | str) -> tuple[Manifest, list[CaseError]]:
         >>> [(case.case_id, case.split) for case in manifest.cases]
         [('subject007', 'training')]
         >>> print(errors[0])
-        subject009: label: got no file, expected subject009_label.mha. Fix: restore it from the challenge's download.
+        subject009: label: got no file, expected subject009_label.mha. Fix: restore the file from the download.
         >>> manifest.extra["mirror_pairs"][0]
         ['RenalR', 'RenalL']
 
@@ -114,7 +114,7 @@ def read_aorta(raw: Path | str) -> tuple[Manifest, list[CaseError]]:
     """
     scans = group_scans(list_files(Path(raw)), _SCAN_NAME)
     require(scans, "raw", got=raw, expected=_LAYOUT)
-    folds = assign_folds({_case_id(number): "" for number in scans if number <= LAST_TRAINING_SUBJECT})
+    folds = assign_folds({_format_case_id(number): "" for number in scans if number <= LAST_TRAINING_SUBJECT})
     cases, errors = collect(lambda number: _make_case(number, scans[number], folds), sorted(scans))
     manifest = Manifest(
         "AortaSeg24",
@@ -129,13 +129,13 @@ def read_aorta(raw: Path | str) -> tuple[Manifest, list[CaseError]]:
 
 
 def _make_case(number: int, files: Mapping[str, Sequence[Path]], folds: Mapping[str, int]) -> Case:
-    case_id = _case_id(number)
+    case_id = _format_case_id(number)
     split: Split = "training" if number <= LAST_TRAINING_SUBJECT else "test"
-    image = only_file(case_id, "image", files.get("cta", ()), name=f"{case_id}_CTA.mha", fix=_RESTORE)
+    image = select_single_file(case_id, "image", files.get("cta", ()), name=f"{case_id}_CTA.mha", fix=_RESTORE)
     label = None
     if "label" in files or split == "training":
-        label = only_file(case_id, "label", files.get("label", ()), name=f"{case_id}_label.mha", fix=_RESTORE)
-    check_pair(image, label, case_id=case_id)
+        label = select_single_file(case_id, "label", files.get("label", ()), name=f"{case_id}_label.mha", fix=_RESTORE)
+    check_scan_pair(image, label, case_id=case_id)
     return Case(
         case_id=case_id,
         patient_id=case_id,
@@ -147,5 +147,5 @@ def _make_case(number: int, files: Mapping[str, Sequence[Path]], folds: Mapping[
     )
 
 
-def _case_id(number: int) -> str:
+def _format_case_id(number: int) -> str:
     return f"subject{number:03d}"

@@ -7,16 +7,15 @@ from uumamba.runtime.seeds import key_to_seed
 
 
 def assign_folds(groups: Mapping[str, str], folds: int = 5, *, seed: int = 0) -> dict[str, int]:
-    """Assign each patient a validation fold, ``0`` to ``folds - 1``, stratified by group.
+    """Assign each patient a validation fold, stratified by group.
 
-    Groups are taken in alphabetical order. Within one the sorted patient ids are shuffled by a hash of
-    ``(seed, patient_id)``, so that the order in which patients were found does not matter, and dealt to the folds in
-    turn; the next group starts at the fold after the last one used. Two folds therefore differ by at most one patient,
-    in each group and in all. Equal input gives equal folds on every machine.
+    Folds are numbered from 0 to ``folds - 1``. Patients are sorted by group, then by a hash of ``(seed, patient_id)``,
+    and dealt to the folds in turn. The sizes of two folds therefore differ by at most one patient, in each group and
+    in total. The order of the input does not matter: equal input gives equal folds on every machine.
 
     Args:
         groups: diagnosis, or another group, of each patient id.
-        folds: number of folds; with fewer patients than folds some stay empty.
+        folds: number of folds; with fewer patients than folds, some folds stay empty.
         seed: another seed gives another split.
 
     Raises:

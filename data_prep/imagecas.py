@@ -1,4 +1,4 @@
-"""Reader of ImageCAS, a thousand coronary CT angiographies in shards, with its official splits."""
+"""Reader of ImageCAS: a thousand coronary CT angiographies with official splits."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Literal
 
 from data_prep.folds import assign_folds
-from data_prep.raw_folder import collect, group_scans, list_files, only_file
-from data_prep.scan_files import check_pair
+from data_prep.raw_folder import collect, group_scans, list_files, select_single_file
+from data_prep.scan_files import check_scan_pair
 from data_prep.spreadsheet import read_rows
 from uumamba.data.case import Case, Manifest
-from uumamba.runtime.errors import CaseError, require
+from uumamba.runtime.errors import CaseError, require, require_case
 
 OfficialSplit = Literal["Split-1", "Split-2", "Split-3", "Split-4"]
 SHEET = "v2-latest"
-PARTITIONS = ("training", "validation", "test")
 STRUCTURES: Mapping[str, int] = {"coronary": 1}
 REFERENCE = (
     "A. Zeng, C. Wu, G. Lin, W. Xie et al., ImageCAS: A Large-Scale Dataset and Benchmark for Coronary Artery "
@@ -29,24 +28,26 @@ _SCAN_NAME = re.compile(r"(?P<number>\d{1,9})\.(?P<kind>img|label)\.nii(\.gz)?",
 _SHEET_NAME = re.compile(r"imageCAS_data_split\.(csv|xlsx)", re.IGNORECASE)
 _NUMBER = re.compile(r"(?P<number>\d{1,9})(\.0+)?(\.img\.nii\.gz)?")
 _ARCHIVE = ".change2zip"
-_UNPACK = "unpack the archive of its shard again"
+_UNPACK = "unpack the archive of the shard again"
+_PARTITION_STARTS = {"train": "training", "val": "validation", "test": "test"}
 
 
 def read_imagecas(raw: Path | str, *, split: OfficialSplit = "Split-1") -> tuple[Manifest, list[CaseError]]:
-    r"""List ImageCAS's cases with one of the official splits.
+    r"""List the cases of ImageCAS with one of the official splits.
 
     Shards, or any other subfolders, are searched for ``<n>.img.nii.gz`` and ``<n>.label.nii.gz``; the case is
-    ``imagecas0001`` for ``<n>`` = 1. The split is read from ``imageCAS_data_split.xlsx``, sheet ``v2-latest`` (``v1``
-    has ids that no file bears), or from a file of the same columns named ``imageCAS_data_split.csv``, which wins. A
-    test case gets ``split="test"``. The official validation cases are fold 0, so that fold 0 trains and validates
-    exactly as published; the training cases are dealt to folds 1 to 4. Where the sheet has no validation case, all
-    folds are dealt. Folds come from the sheet alone and do not change when a case is lost.
+    ``imagecas0001`` for ``<n>`` = 1. The split is read from ``imageCAS_data_split.csv`` or, where there is no such
+    file, from ``imageCAS_data_split.xlsx``, sheet ``v2-latest`` (the ids of sheet ``v1`` belong to no file). A test
+    case gets ``split="test"``. The official validation cases are fold 0, so that fold 0 trains and validates exactly
+    as published; the training cases are dealt to folds 1 to 4. If the sheet has no validation case, the training cases
+    are dealt to all folds. Folds depend on the sheet only and do not change when a case is missing.
 
-    Kaggle ships each shard as a split zip archive, ``1-200.z01`` ... ``1-200.change2zip``, which 7-Zip unpacks once
-    the last part is renamed to ``1-200.zip``; archives are not read here.
+    Kaggle ships each shard as a split zip archive, ``1-200.z01`` ... ``1-200.change2zip``. 7-Zip unpacks it after the
+    last part is renamed to ``1-200.zip``; archives are not read here.
 
-    Headers are read, voxels are not: a case with a damaged image, or a label on another grid, is left out and reported,
-    as are a case whose other file is missing, a case outside the sheet, and cases of the sheet without files.
+    Headers are read, voxels are not. A case is left out and reported if its image is damaged, its label has another
+    grid, one of its files is missing, or the sheet does not list it. Cases of the sheet without files are also
+    reported.
 
     Args:
         raw: the folder that holds the shards and the split sheet, at any depth.
@@ -56,8 +57,8 @@ def read_imagecas(raw: Path | str, *, split: OfficialSplit = "Split-1") -> tuple
         The manifest, and one error for each case or run of cases left out.
 
     Raises:
-        UsageError: the folder is missing or holds no unpacked case, the sheet is missing or cannot be read, or it
-            lists none of the cases.
+        UsageError: the folder is missing or holds no unpacked case, or the sheet is missing, cannot be read, or lists
+            none of the cases.
 
     Example:
         >>> import tempfile, nibabel, numpy
@@ -71,14 +72,14 @@ def read_imagecas(raw: Path | str, *, split: OfficialSplit = "Split-1") -> tuple
         >>> [(case.case_id, case.split) for case in manifest.cases]
         [('imagecas0001', 'training')]
         >>> [str(error) for error in errors]
-        ['imagecas0002: label: got no file, expected 2.label.nii.gz. Fix: unpack the archive of its shard again.']
+        ['imagecas0002: label: got no file, expected 2.label.nii.gz. Fix: unpack the archive of the shard again.']
 
     References:
         Zeng et al., Computerized Medical Imaging and Graphics 109, 102287, 2023, arXiv:2211.01607.
     """
     files = list_files(Path(raw))
     scans = group_scans(files, _SCAN_NAME)
-    require(scans, "raw", got=raw, expected=_LAYOUT, fix=_unpack_command(files))
+    require(scans, "raw", got=raw, expected=_LAYOUT, fix=_format_unpack_command(files))
     partitions = _read_partitions(_find_sheet(Path(raw), files), split)
     require(
         not partitions.keys().isdisjoint(scans),
@@ -91,7 +92,7 @@ def read_imagecas(raw: Path | str, *, split: OfficialSplit = "Split-1") -> tuple
     cases, errors = collect(
         lambda number: _make_case(number, scans[number], partitions.get(number, ""), folds, split), sorted(scans)
     )
-    errors += _missing_cases(number for number in partitions if number not in scans)
+    errors += _report_missing_cases(number for number in partitions if number not in scans)
     manifest = Manifest(
         "ImageCAS",
         "CT angiography",
@@ -104,8 +105,8 @@ def read_imagecas(raw: Path | str, *, split: OfficialSplit = "Split-1") -> tuple
     return manifest, sorted(errors, key=lambda error: error.case_id)
 
 
-def _unpack_command(files: Iterable[Path]) -> str:
-    """Name the command for archives that are still packed; empty where there are none."""
+def _format_unpack_command(files: Iterable[Path]) -> str:
+    """Return the command that unpacks archives, or an empty text."""
     archives = [path for path in files if path.suffix.lower() == _ARCHIVE]
     if not archives:
         return ""
@@ -113,28 +114,32 @@ def _unpack_command(files: Iterable[Path]) -> str:
     return f"unpack the {len(archives)} archives with 7-Zip, as in `mv {last} {packed} && 7z x {packed}`"
 
 
-def _missing_cases(numbers: Iterable[int]) -> Iterator[CaseError]:
-    """Give one error for each run of consecutive cases of the sheet without files."""
+def _report_missing_cases(numbers: Iterable[int]) -> Iterator[CaseError]:
+    """Yield one error for each run of consecutive case numbers."""
+    fix = "unpack the archive of the shard with 7-Zip, or remove the rows from the sheet"
     for _, run in groupby(enumerate(sorted(numbers)), key=lambda pair: pair[1] - pair[0]):
-        ids = [_case_id(number) for _, number in run]
+        ids = [_format_case_id(number) for _, number in run]
         name = ids[0] if len(ids) == 1 else f"{ids[0]}-{ids[-1][-4:]}"
-        expected = f"{len(ids)} case(s) of the split sheet"
-        fix = "unpack the archive of the shard with 7-Zip, or take the rows out of the sheet"
-        yield CaseError(name, "image", got="no file", expected=expected, fix=fix)
+        yield CaseError(name, "image", got="no file", expected=f"{len(ids)} case(s) of the split sheet", fix=fix)
 
 
 def _make_case(
     number: int, files: Mapping[str, Sequence[Path]], partition: str, folds: Mapping[str, int], split: OfficialSplit
 ) -> Case:
-    case_id = _case_id(number)
+    case_id = _format_case_id(number)
     image, label = (
-        only_file(case_id, key, files.get(kind, ()), name=f"{number}.{kind}.nii.gz", fix=_UNPACK)
+        select_single_file(case_id, key, files.get(kind, ()), name=f"{number}.{kind}.nii.gz", fix=_UNPACK)
         for key, kind in (("image", "img"), ("label", "label"))
     )
-    if partition not in PARTITIONS:
-        fix = f"correct the row of {number} in the split sheet, or move the files away"
-        raise CaseError(case_id, split, got=partition, expected="Training, Validation or Testing", fix=fix)
-    check_pair(image, label, case_id=case_id)
+    require_case(
+        partition in _PARTITION_STARTS.values(),
+        case_id,
+        split,
+        got=partition,
+        expected="Training, Validation or Testing",
+        fix=f"correct the row of {number} in the split sheet, or move the files away",
+    )
+    check_scan_pair(image, label, case_id=case_id)
     return Case(
         case_id=case_id,
         patient_id=case_id,
@@ -148,7 +153,7 @@ def _make_case(
 
 def _assign_official_folds(partitions: Mapping[int, str]) -> dict[str, int]:
     training, validation = (
-        {_case_id(number): "" for number, given in partitions.items() if given == partition}
+        {_format_case_id(number): "" for number, given in partitions.items() if given == partition}
         for partition in ("training", "validation")
     )
     if not validation:
@@ -157,15 +162,17 @@ def _assign_official_folds(partitions: Mapping[int, str]) -> dict[str, int]:
     return dealt | dict.fromkeys(validation, 0)
 
 
-def _case_id(number: int) -> str:
+def _format_case_id(number: int) -> str:
     return f"imagecas{number:04d}"
 
 
 def _find_sheet(raw: Path, files: Iterable[Path]) -> Path:
-    """Find the split sheet among the files of a raw folder: the uppermost one, and of two a CSV file.
+    """Find the split sheet among the files of a raw folder.
+
+    Of several sheets the uppermost one is taken, and of two in one folder the CSV file.
 
     Raises:
-        UsageError: there is none.
+        UsageError: the folder has no split sheet.
     """
     sheets = [path for path in files if _SHEET_NAME.fullmatch(path.name)]
     require(
@@ -173,19 +180,19 @@ def _find_sheet(raw: Path, files: Iterable[Path]) -> Path:
         "split sheet",
         got=raw,
         expected="imageCAS_data_split.xlsx, or .csv with the columns FileName and Split-1, in the folder",
-        fix="put the sheet of the Kaggle download there",
+        fix="copy the sheet of the Kaggle download into the folder",
     )
     return min(sheets, key=lambda path: (len(path.parts), path.suffix.lower(), path))
 
 
 def _read_partitions(sheet: Path, split: OfficialSplit) -> dict[int, str]:
-    """Read each case's partition: ``training``, ``validation``, ``test``, or another text unchanged.
+    """Read the partition of each case from the split sheet.
 
-    The row that names the columns may follow a title, as in the official workbook; the first named column holds the
-    case numbers.
+    A partition is ``training``, ``validation``, ``test``, or another text unchanged. The row of column names may follow
+    a title, as in the official workbook; the first named column holds the case numbers.
 
     Raises:
-        UsageError: the sheet cannot be read, has no such column, or lists no case, or one twice.
+        UsageError: the sheet cannot be read, has no column of that split, lists no case, or lists a case twice.
     """
     rows = [[cell.strip() for cell in row] for row in read_rows(sheet, sheet=SHEET)]
     while rows and split not in rows[0]:
@@ -199,11 +206,8 @@ def _read_partitions(sheet: Path, split: OfficialSplit) -> dict[int, str]:
         if len(row) > first and (match := _NUMBER.fullmatch(row[first])):
             number = int(match["number"])
             require(number not in partitions, str(sheet), got=f"case {number} twice", expected="one row for each case")
-            partitions[number] = _partition(row[column] if len(row) > column else "")
+            text = row[column] if len(row) > column else ""
+            known = (name for start, name in _PARTITION_STARTS.items() if text.lower().startswith(start))
+            partitions[number] = next(known, text)
     require(partitions, str(sheet), got="no case", expected=f"case numbers in the column {heading[first]}")
     return partitions
-
-
-def _partition(text: str) -> str:
-    known = {"train": "training", "val": "validation", "test": "test"}
-    return next((partition for start, partition in known.items() if text.lower().startswith(start)), text)

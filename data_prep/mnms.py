@@ -1,22 +1,30 @@
-"""Reader of M&Ms, hearts of several centres, vendors and diseases, in its official layout."""
+"""Reader of M&Ms: cardiac cine MRI of several centres, vendors and diseases."""
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from data_prep.acdc import STRUCTURES
 from data_prep.folds import assign_folds
 from data_prep.mnms_frames import cut_frames
-from data_prep.mnms_layout import PARTS, find_folder, find_repeated, frame_files, frame_id, holds_cines, list_patients
-from data_prep.mnms_sheet import VENDORS, SheetRow, find_sheet, labelled_frames, read_sheet
+from data_prep.mnms_layout import (
+    PARTS,
+    find_folder,
+    find_repeated,
+    format_frame_id,
+    holds_cines,
+    list_frame_files,
+    list_patients,
+)
+from data_prep.mnms_sheet import VENDORS, SheetRow, find_sheet, parse_frames, read_sheet
 from data_prep.raw_folder import check_file, collect
-from data_prep.scan_files import check_pair
+from data_prep.scan_files import check_scan_pair
 from data_prep.shell import print_progress, run_command
 from uumamba.data.case import Case, Manifest
 from uumamba.runtime.errors import CaseError, require
 
-STRUCTURES: Mapping[str, int] = {"RV": 1, "MYO": 2, "LV": 3}
 TRAINING = "Training/Labeled"
 REFERENCE = (
     "V. M. Campello, P. Gkontra, C. Izquierdo, C. Martin-Isla et al., Multi-Centre, Multi-Vendor and Multi-Disease "
@@ -24,8 +32,6 @@ REFERENCE = (
     "doi 10.1109/TMI.2021.3090082"
 )
 LICENCE = "as agreed to on registration at https://www.ub.edu/mnms"
-
-_CUT_AGAIN = "cut the frames again from the M&Ms download"
 
 
 def read_mnms(
@@ -35,33 +41,33 @@ def read_mnms(
     test: Sequence[str] = ("Testing",),
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Manifest, list[CaseError]]:
-    r"""List the end-diastolic and end-systolic frames of M&Ms as cases, the vendor as the domain.
+    r"""List the end-diastolic and end-systolic frames of M&Ms as cases.
 
     The download has a 4-D cine and a 4-D label for each patient, with label values in another order than ACDC's.
-    Cases are 3-D and of ACDC's order (1 RV, 2 MYO, 3 LV), so the frames are cut out of the cines once, by
-    :func:`data_prep.mnms_frames.cut_frames`; a ``case_id`` is ``A0S9V9_frame09``, counted from 0 as in the sheet. A
-    model of ACDC is thereby scored on M&Ms as it is, and the reverse.
+    Cases are 3-D with ACDC's label values (1 RV, 2 MYO, 3 LV), so that a model of ACDC can be scored on M&Ms and the
+    reverse. :func:`data_prep.mnms_frames.cut_frames` cuts the frames out of the cines once. A ``case_id`` is
+    ``A0S9V9_frame09``; frames count from 0 as in the sheet. The domain of a case is the letter of its vendor; the
+    manifest's ``domains`` gives the vendors' names.
 
-    The patients of ``Training/Labeled`` (vendors A and B) are dealt to the folds, stratified by vendor and diagnosis:
-    a checkpoint is then chosen by the vendors that it was trained on. ``Testing`` (A to D) is the test split;
-    ``Validation`` also has patients of the unseen vendors, so it is left out unless ``test`` names it.
-    ``Training/Unlabeled`` is left out. Domains are the sheet's letters; the manifest's ``domains`` gives their names.
+    The patients of ``Training/Labeled`` (vendors A and B) are dealt to the folds, stratified by vendor and diagnosis.
+    ``Testing`` (A to D) is the test split. ``Validation`` also has patients of vendors C and D, so it is left out
+    unless ``test`` names it: checkpoints are chosen on the training vendors. ``Training/Unlabeled`` is left out.
 
-    Headers are read, voxels are not. A patient or case with a fault is left out and reported, as is one with a folder
-    in several parts; the folds of the others do not change, unless the sheet's row is at fault.
+    Headers are read, voxels are not. A faulty patient or case, or a patient with folders in several parts, is left out
+    and reported. The folds of the others do not change, unless the sheet's row is faulty.
 
     Args:
         raw: a folder of frames; with ``frames``, the download.
-        frames: folder of the frames that are cut from the download, outside of it.
-        test: the parts of the download that make up the test split.
-        advance: called with the patients done and their number, while frames are cut.
+        frames: folder for the frames cut from the download, outside of it.
+        test: parts of the download that form the test split.
+        advance: called with the number of patients done and of all, while frames are cut.
 
     Returns:
         The manifest, and one error for each patient or case left out.
 
     Raises:
-        UsageError: the folder is missing, holds no patient or no information sheet, or holds whole cines and
-            ``frames`` does not say where their frames go; the sheet cannot be read; ``test`` names no such part.
+        UsageError: the folder is missing, holds no patient or no information sheet, or holds cines without ``frames``
+            given; the sheet cannot be read; ``test`` names an unknown part.
 
     Example:
         >>> import tempfile, nibabel, numpy
@@ -83,12 +89,12 @@ def read_mnms(
     require(not unknown, "test", got=", ".join(unknown), expected=f"some of {', '.join(PARTS[1:])}")
     uncut = [] if frames is None else cut_frames(raw, frames, advance=advance)
     root = find_folder(Path(raw if frames is None else frames))
-    listed = find_folder(Path(raw))  # frames of a patient who is no longer in the download are no case
+    listed = find_folder(Path(raw))  # old frames of a patient missing from the download are no case
     require(
         not holds_cines(root),
         "frames",
         got=frames,
-        expected=f"a folder for the labelled frames of the cines in {raw}",
+        expected=f"a folder for the labelled frames cut from the cines in {raw}",
         fix=f"run `python -m data_prep.mnms {raw} FRAMES` and read FRAMES",
     )
     rows = read_sheet(find_sheet(root))
@@ -101,18 +107,17 @@ def read_mnms(
     ]
     dealt = [patient.name for patient in list_patients(listed, TRAINING) if patient.name in rows]
     folds = assign_folds({name: f"{rows[name].vendor} {rows[name].pathology}" for name in dealt})
-    numbered, faulty = collect(lambda patient: (patient, labelled_frames(patient.name, rows.get(patient.name))), found)
+    numbered, faulty = collect(lambda patient: (patient, parse_frames(patient.name, rows.get(patient.name))), found)
     labelled = (
         (patient, rows[patient.name], phase, frame, folds.get(patient.name))
         for patient, numbers in numbered
         for phase, frame in numbers.items()
     )
-    cases, incomplete = collect(lambda frame: _frame_case(*frame), labelled)
+    cases, incomplete = collect(lambda frame: _make_frame_case(*frame), labelled)
     reported = {error.case_id for error in uncut}
     others = (
         error for error in (*repeated.values(), *faulty, *incomplete) if error.case_id.partition("_")[0] not in reported
     )
-    vendors = {case.domain: VENDORS[case.domain] for case in cases}
     manifest = Manifest(
         "M&Ms",
         "cine MRI",
@@ -120,17 +125,20 @@ def read_mnms(
         tuple(cases),
         reference=REFERENCE,
         licence=LICENCE,
-        extra={"domains": dict(sorted(vendors.items())), "test_parts": list(test)},
+        extra={
+            "domains": {letter: VENDORS[letter] for letter in sorted({case.domain for case in cases})},
+            "test_parts": list(test),
+        },
     )
     return manifest, sorted([*uncut, *others], key=lambda error: error.case_id)
 
 
-def _frame_case(patient: Path, row: SheetRow, phase: str, frame: int, fold: int | None) -> Case:
-    case_id = frame_id(patient.name, frame)
-    image, label = frame_files(patient, frame)
-    check_file(image, case_id=case_id, key="image", fix=_CUT_AGAIN)
-    check_file(label, case_id=case_id, key="label", fix=_CUT_AGAIN)
-    check_pair(image, label, case_id=case_id)
+def _make_frame_case(patient: Path, row: SheetRow, phase: str, frame: int, fold: int | None) -> Case:
+    case_id = format_frame_id(patient.name, frame)
+    image, label = list_frame_files(patient, frame)
+    for key, path in (("image", image), ("label", label)):
+        check_file(path, case_id=case_id, key=key, fix="cut the frames again from the M&Ms download")
+    check_scan_pair(image, label, case_id=case_id)
     return Case(
         case_id=case_id,
         patient_id=patient.name,
@@ -145,7 +153,7 @@ def _frame_case(patient: Path, row: SheetRow, phase: str, frame: int, fold: int 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Cut the frames from the shell; the exit code is 3 if some patients failed, 2 for wrong use."""
+    """Cut the frames from the shell, and return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m data_prep.mnms",
         description="Cut the ED and ES frames out of the cines of M&Ms, with label values in ACDC's order.",

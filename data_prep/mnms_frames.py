@@ -1,4 +1,4 @@
-"""Labelled frames of the 4-D cines of M&Ms as 3-D files, with label values in ACDC's order."""
+"""Labelled frames of M&Ms cines as 3-D files with ACDC's label values."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -10,18 +10,26 @@ from nibabel.fileslice import fileslice
 from nibabel.openers import ImageOpener
 from numpy.typing import NDArray
 
-from data_prep.mnms_layout import PARTS, cine_files, find_absent, find_folder, find_repeated, frame_files, list_patients
-from data_prep.mnms_sheet import SheetRow, find_sheet, labelled_frames, read_sheet
+from data_prep.mnms_layout import (
+    PARTS,
+    find_absent,
+    find_folder,
+    find_repeated,
+    list_cine_files,
+    list_frame_files,
+    list_patients,
+)
+from data_prep.mnms_sheet import SheetRow, find_sheet, parse_frames, read_sheet
 from data_prep.nifti_file import write_nifti
-from data_prep.raw_folder import check_file, check_outside_raw
+from data_prep.raw_folder import check_file, check_output_folder
 from data_prep.scan_files import DAMAGED
-from uumamba.runtime.errors import CaseError
+from uumamba.runtime.errors import CaseError, require_case
 from uumamba.runtime.files import make_folder, whole_file
 
 STORED_VALUES: Mapping[int, int] = {0: 0, 1: 3, 2: 2, 3: 1}
-"""Value here (ACDC's: 1 RV, 2 MYO, 3 LV) of each value of M&Ms (1 LV, 2 MYO, 3 RV)."""
+"""ACDC's label value (1 RV, 2 MYO, 3 LV) of each value of M&Ms (1 LV, 2 MYO, 3 RV)."""
 
-_RESTORE = "restore it from the M&Ms download"
+_RESTORE = "restore the file from the M&Ms download"
 _UNKNOWN = 255
 _COMPRESSION = 4  # level 6 takes twice as long for 3 % less
 
@@ -29,41 +37,42 @@ _COMPRESSION = 4  # level 6 takes twice as long for 3 % less
 def cut_frames(
     raw: Path | str, out: Path | str, *, advance: Callable[[int, int], None] = lambda done, total: None
 ) -> list[CaseError]:
-    """Write the ED and ES frame of each labelled patient of M&Ms as 3-D files, label values mapped to ACDC's.
+    """Write the labelled frames (ED and ES) of M&Ms as 3-D files.
 
-    ``OUT`` gets the folders of the download, in each patient's ``A0S9V9_frame00.nii.gz`` with the voxels, matrices and
-    pixdim of the cine, and ``A0S9V9_frame00_gt.nii.gz`` (uint8; 1 RV, 2 MYO, 3 LV), and the information sheet. Frames
-    count from 0, as the sheet does. Frames that are newer than their cine are kept, so that the call can be stopped and
-    repeated; equal cines give equal bytes. ``Training/Unlabeled`` is left out.
+    ``out`` gets the information sheet and the folders of the download. A patient's folder holds
+    ``A0S9V9_frame00.nii.gz``, with the voxels, matrices and pixdim of the cine, and ``A0S9V9_frame00_gt.nii.gz``
+    (uint8; 1 RV, 2 MYO, 3 LV). Frames count from 0, as in the sheet. Frames newer than their cine are kept, so that the
+    call can be stopped and repeated; equal cines give equal bytes. ``Training/Unlabeled`` is left out.
 
     Args:
-        raw: the download: the folder with ``Training/``, ``Validation/`` and ``Testing/``, or the one above.
-        out: where the frames go.
-        advance: called with the patients done and their number.
+        raw: the folder with ``Training/``, ``Validation/`` and ``Testing/``, or its parent.
+        out: folder for the frames.
+        advance: called with the number of patients done and of all.
 
     Returns:
         An error for each patient whose frames could not be cut.
 
     Raises:
-        UsageError: ``raw`` holds no patient or no information sheet, or ``out`` is inside of it or cannot be written.
+        UsageError: ``raw`` holds no patient or no information sheet, or ``out`` is inside of ``raw`` or cannot be
+            written.
     """
     raw, out = Path(raw), Path(out)
-    check_outside_raw(out, raw)
+    check_output_folder(out, raw)
     root = find_folder(raw)
     sheet = find_sheet(root)
     rows = read_sheet(sheet)
     with whole_file(out / sheet.name) as unfinished:
         unfinished.write_bytes(sheet.read_bytes())
     patients = [(part, patient) for part in PARTS for patient in list_patients(root, part)]
-    fix = f"{_RESTORE}, or take the row out of the sheet"
-    errors = [
-        CaseError(name, "folder", got="none", expected="one, as the information sheet lists it", fix=fix)
-        for name in find_absent(root, rows)
-    ]
+    fix = "restore the folder from the M&Ms download, or remove the row from the sheet"
+    expected = "a folder of each patient in the information sheet"
     repeated = find_repeated(root)
-    errors += repeated.values()
+    errors = [
+        *(CaseError(name, "folder", got="none", expected=expected, fix=fix) for name in find_absent(root, rows)),
+        *repeated.values(),
+    ]
     for done, (part, patient) in enumerate(patients, start=1):
-        target = make_folder(out / part / patient.name)  # even if not whole: folds are dealt to all folders
+        target = make_folder(out / part / patient.name)  # also for a faulty patient: folds are dealt to all folders
         try:
             if patient.name not in repeated:
                 _cut_patient(patient, target, rows.get(patient.name))
@@ -75,7 +84,7 @@ def cut_frames(
 
 
 def _remove_empty(out: Path, kept: Collection[Path]) -> None:
-    """Remove empty folders of patients that are no longer part of the download."""
+    """Remove empty folders of patients missing from the download."""
     for part in PARTS:
         for patient in list_patients(out, part):
             if patient not in kept and not any(patient.iterdir()):
@@ -83,13 +92,16 @@ def _remove_empty(out: Path, kept: Collection[Path]) -> None:
 
 
 def _cut_patient(patient: Path, target: Path, row: SheetRow | None) -> None:
-    """Write both frames with their labels; where one is faulty, remove all, those of an earlier call too."""
-    sources = dict(zip(("image", "label"), cine_files(patient), strict=True))
+    """Write both frames of a patient with their labels.
+
+    If a frame is faulty, all frames of the patient are removed, including those of an earlier call.
+    """
+    sources = dict(zip(("image", "label"), list_cine_files(patient), strict=True))
     try:
-        numbers = labelled_frames(patient.name, row)
+        numbers = parse_frames(patient.name, row)
         for key, source in sources.items():
             check_file(source, case_id=patient.name, key=key, fix=_RESTORE)
-        paths = [frame_files(target, number) for number in numbers.values()]
+        paths = [list_frame_files(target, number) for number in numbers.values()]
         if all(
             _is_up_to_date(file, source) for pair in paths for file, source in zip(pair, sources.values(), strict=True)
         ):
@@ -113,14 +125,17 @@ def _cut_patient(patient: Path, target: Path, row: SheetRow | None) -> None:
 
 
 def read_frames(path: Path, frames: Sequence[int], *, case_id: str) -> tuple[Any, list[NDArray[Any]]]:
-    """Read some frames of a 4-D NIfTI file as stored, and the header of one such frame.
+    """Read some frames of a 4-D NIfTI file.
 
     Other frames are not held in memory.
 
     Args:
         path: ``.nii``, compressed or not.
-        frames: their numbers, from 0, in any order.
+        frames: frame numbers, from 0, in any order.
         case_id: named in errors.
+
+    Returns:
+        The header of a 3-D frame, and the voxels of each frame as stored.
 
     Raises:
         CaseError: the file is damaged, is not 4-D, or has fewer frames.
@@ -129,11 +144,17 @@ def read_frames(path: Path, frames: Sequence[int], *, case_id: str) -> tuple[Any
         with ImageOpener(str(path)) as stream:
             header: Any = nib.Nifti1Header(stream.read(nib.Nifti1Header.sizeof_hdr), check=False)
             shape = header.get_data_shape()
-            if int(header["sizeof_hdr"]) != header.sizeof_hdr or len(shape) != 4 or min(shape) < 1:
-                raise CaseError(case_id, path.name, got=f"the shape {shape}", expected="a cine of 4 axes", fix=_RESTORE)
-            if max(frames) >= shape[3]:
-                expected = f"frames 0 to {shape[3] - 1} of {path.name}"
-                raise CaseError(case_id, "frame", got=max(frames), expected=expected, fix="correct it in the sheet")
+            is_cine = int(header["sizeof_hdr"]) == header.sizeof_hdr and len(shape) == 4 and min(shape) >= 1
+            found, expected = f"the shape {shape}", "a cine of 4 axes"
+            require_case(is_cine, case_id, path.name, got=found, expected=expected, fix=_RESTORE)
+            require_case(
+                max(frames) < shape[3],
+                case_id,
+                "frame",
+                got=max(frames),
+                expected=f"one of the frames 0 to {shape[3] - 1} of {path.name}",
+                fix="correct the frame number in the sheet",
+            )
             dtype, begin = header.get_data_dtype(), int(header["vox_offset"])
             volumes = [fileslice(stream, (..., frame), shape, dtype, begin, "F") for frame in frames]
     except CaseError:
@@ -151,13 +172,18 @@ def _map_label(volume: NDArray[Any], header: Any, case_id: str, place: str) -> N
     values = volume if slope == 0 or not np.isfinite([slope, intercept]).all() else volume * slope + intercept
     equal = [np.abs(values - float(stored)) <= 1e-3 for stored in STORED_VALUES]
     label = np.select(equal, list(STORED_VALUES.values()), _UNKNOWN).astype(np.uint8)
-    if (label == _UNKNOWN).any():
-        found = f"the value {values[label == _UNKNOWN].flat[0]:g} {place}"
-        expected = "0 background, 1 LV, 2 MYO, 3 RV"
-        raise CaseError(case_id, "label", got=found, expected=expected, fix="correct the label")
-    if not label.any():  # the masks of M&Ms are empty in all other frames
-        fix = "correct the frame numbers in the sheet"
-        raise CaseError(case_id, "label", got=f"an empty one {place}", expected="all structures", fix=fix)
+    unknown = values[label == _UNKNOWN].tolist()
+    found = f"the value {unknown[0]:g} {place}" if unknown else ""
+    expected = "0 background, 1 LV, 2 MYO, 3 RV"
+    require_case(not unknown, case_id, "label", got=found, expected=expected, fix="correct the label")
+    require_case(
+        label.any(),  # label maps of M&Ms are empty in all other frames
+        case_id,
+        "label",
+        got=f"no structure {place}",
+        expected="1 LV, 2 MYO and 3 RV",
+        fix="correct the frame numbers in the sheet",
+    )
     return label
 
 

@@ -1,14 +1,14 @@
-"""Information sheet of M&Ms: vendor, diagnosis and the two labelled frames of each patient."""
+"""Information sheet of M&Ms: vendor, diagnosis and labelled frames of each patient."""
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_prep.acdc import PHASES
 from data_prep.spreadsheet import read_rows
-from uumamba.runtime.errors import CaseError, UsageError, require
+from uumamba.runtime.errors import CaseError, UsageError, require, require_case
 
-PHASES = ("ED", "ES")
 REQUIRED = ("External code", "Vendor", *PHASES)
 VENDORS: Mapping[str, str] = {"A": "Siemens", "B": "Philips", "C": "GE", "D": "Canon"}
 
@@ -17,7 +17,7 @@ _FRAME = re.compile(r"(?P<number>\d{1,4})(\.0+)?")
 
 @dataclass(frozen=True)
 class SheetRow:
-    """Cells of one patient, as text; empty where the sheet has no such column.
+    """Cells of one patient as text, empty where the column is missing.
 
     Attributes:
         vendor: the letter A to D.
@@ -31,12 +31,13 @@ class SheetRow:
 
 
 def find_sheet(root: Path) -> Path:
-    """Find the information sheet: a CSV file of the folder of parts or the one above, of several the last by name.
+    """Find the information sheet, a CSV file.
 
-    Another table, and one that cannot be read, may be beside it.
+    It is searched in the folder of the parts, then in its parent. Of several sheets in a folder the last by name is
+    taken; other tables and unreadable files are skipped.
 
     Raises:
-        UsageError: neither folder holds one that can be read.
+        UsageError: neither folder holds a readable information sheet.
     """
     unreadable: list[UsageError] = []
     for path in (path for folder in (root, root.parent) for path in sorted(folder.glob("*.csv"), reverse=True)):
@@ -48,7 +49,7 @@ def find_sheet(root: Path) -> Path:
         if rows and REQUIRED[0] in (cell.strip() for cell in rows[0]):
             return path
     expected = f"a CSV file with the columns {', '.join(REQUIRED)}"
-    fix = "put 211230_M&Ms_Dataset_information_diagnosis_opendataset.csv of the M&Ms download there"
+    fix = "copy 211230_M&Ms_Dataset_information_diagnosis_opendataset.csv of the M&Ms download into the folder"
     raise unreadable[0] if unreadable else UsageError("information sheet", got=root, expected=expected, fix=fix)
 
 
@@ -56,7 +57,7 @@ def read_sheet(sheet: Path) -> dict[str, SheetRow]:
     """Read each patient's row, by external code.
 
     Raises:
-        UsageError: the sheet cannot be read, lacks a column, or lists no patient, or one twice.
+        UsageError: the sheet cannot be read, lacks a column, lists no patient, or lists a patient twice.
     """
     heading, *rows = read_rows(sheet, sheet="") or [[]]
     column = {name.strip(): at for at, name in enumerate(heading) if name.strip()}
@@ -74,23 +75,22 @@ def read_sheet(sheet: Path) -> dict[str, SheetRow]:
     return found
 
 
-def labelled_frames(patient_id: str, row: SheetRow | None) -> dict[str, int]:
-    """Check a patient's row and return the frame number of each phase, counted from 0.
+def parse_frames(patient_id: str, row: SheetRow | None) -> dict[str, int]:
+    """Check a patient's row and return the frame number of each phase.
 
     Raises:
-        CaseError: the sheet does not list the patient, gives no vendor of M&Ms, or no two frame numbers.
+        CaseError: the sheet does not list the patient, names no vendor of M&Ms, or gives no two frame numbers.
     """
     if row is None:
-        fix = f"add a row for {patient_id}, or move its folder away"
+        fix = f"add a row for {patient_id}, or remove the patient's folder"
         raise CaseError(patient_id, "information sheet", got="no row", expected="one row", fix=fix)
-    if row.vendor not in VENDORS:
-        fix = "write the letter of its vendor into the sheet"
-        raise CaseError(patient_id, "Vendor", got=row.vendor, expected="A, B, C or D", fix=fix)
+    fix = "write the letter of the vendor into the sheet"
+    require_case(row.vendor in VENDORS, patient_id, "Vendor", got=row.vendor, expected="A, B, C or D", fix=fix)
     numbers: dict[str, int] = {}
     for phase, text in row.frames.items():
         match = _FRAME.fullmatch(text)
         if match is None or int(match["number"]) in numbers.values():
-            expected = "a whole number from 0 on" if match is None else "another frame than ED"
+            expected = "an integer of at least 0" if match is None else "another frame than ED"
             fix = f"write the number of the {phase} frame, counted from 0, into the sheet"
             raise CaseError(patient_id, phase, got=text, expected=expected, fix=fix)
         numbers[phase] = int(match["number"])

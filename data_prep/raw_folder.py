@@ -1,4 +1,4 @@
-"""Raw folders of public data sets: their files, scans by number, and cases with a fault left out."""
+"""Files of a raw data set by case, and collected case errors."""
 
 import os
 import re
@@ -7,19 +7,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from uumamba.runtime.errors import CaseError, require
+from uumamba.runtime.errors import CaseError, require, require_case
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
-Scans = Mapping[int, Mapping[str, Sequence[Path]]]
-"""Files by case number and kind; more than one where a case is found in several folders."""
 
 
 def list_files(folder: Path) -> list[Path]:
-    """List every regular file of a folder and its subfolders, sorted, without hidden names.
+    """List the files of a folder tree, sorted, without hidden names.
 
-    Links to folders are followed, since shards of a large data set may be on other disks; a folder that is reached
-    twice is listed once.
+    Links to folders are followed, since shards of a large data set may be on other disks. A folder with several links
+    is listed once.
 
     Example:
         >>> import tempfile
@@ -42,12 +40,14 @@ def list_files(folder: Path) -> list[Path]:
     return sorted(path for path in files if path.is_file())
 
 
-def group_scans(files: Iterable[Path], name: re.Pattern[str]) -> Scans:
+def group_scans(files: Iterable[Path], name: re.Pattern[str]) -> Mapping[int, Mapping[str, Sequence[Path]]]:
     """Group files by case number and kind.
+
+    A group has several files if a case is in several folders.
 
     Args:
         files: all files of the raw folder.
-        name: matches a scan's file name; its groups are ``number`` and ``kind``.
+        name: pattern of a scan's file name, with the groups ``number`` and ``kind``.
     """
     scans: dict[int, dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
     for path in files:
@@ -57,12 +57,18 @@ def group_scans(files: Iterable[Path], name: re.Pattern[str]) -> Scans:
 
 
 def check_file(path: Path, *, case_id: str, key: str, fix: str) -> None:
-    """Raise a CaseError if a case's file is missing; ``key`` is ``"image"`` or ``"label"``."""
-    if not path.is_file():
-        raise CaseError(case_id, key, got="no file", expected=path.name, fix=fix)
+    """Raise a CaseError if a file of a case is missing.
+
+    Args:
+        path: the file.
+        case_id: named in the error.
+        key: ``"image"`` or ``"label"``.
+        fix: remedy for a missing file.
+    """
+    require_case(path.is_file(), case_id, key, got="no file", expected=path.name, fix=fix)
 
 
-def only_file(case_id: str, key: str, paths: Sequence[Path], *, name: str, fix: str) -> Path:
+def select_single_file(case_id: str, key: str, paths: Sequence[Path], *, name: str, fix: str) -> Path:
     """Return the single file of a case.
 
     Args:
@@ -70,22 +76,19 @@ def only_file(case_id: str, key: str, paths: Sequence[Path], *, name: str, fix: 
         key: ``"image"`` or ``"label"``.
         paths: files found.
         name: file name expected.
-        fix: what to do where there is none.
+        fix: remedy for a missing file.
 
     Raises:
-        CaseError: there is none, or more than one.
+        CaseError: there is no file, or more than one.
     """
-    if not paths:
-        raise CaseError(case_id, key, got="no file", expected=name, fix=fix)
-    if len(paths) > 1:
-        raise CaseError(
-            case_id, key, got=f"{paths[0]} and {paths[1]}", expected="one file", fix="move one of them away"
-        )
+    require_case(paths, case_id, key, got="no file", expected=name, fix=fix)
+    found = " and ".join(str(path) for path in paths[:2])
+    require_case(len(paths) == 1, case_id, key, got=found, expected="one file", fix="move one of the two files away")
     return paths[0]
 
 
 def collect(make: Callable[[Item], Made], items: Iterable[Item]) -> tuple[list[Made], list[CaseError]]:
-    """Apply a function to each item; collect its CaseErrors and go on with the others."""
+    """Apply a function to each item and collect its results and CaseErrors."""
     made: list[Made] = []
     errors: list[CaseError] = []
     for item in items:
@@ -96,11 +99,11 @@ def collect(make: Callable[[Item], Made], items: Iterable[Item]) -> tuple[list[M
     return made, errors
 
 
-def check_outside_raw(out: Path, raw: Path) -> None:
+def check_output_folder(out: Path, raw: Path) -> None:
     """Raise if an output folder is the raw folder or inside it.
 
     Raises:
-        UsageError: it is; the raw folder is never written to.
+        UsageError: ``out`` is inside ``raw``, which is only read.
     """
-    inside = out.resolve().is_relative_to(raw.resolve())
-    require(not inside, "out", got=out, expected=f"a folder outside of {raw}, which is only read")
+    is_inside = out.resolve().is_relative_to(raw.resolve())
+    require(not is_inside, "out", got=out, expected=f"a folder outside of the raw folder {raw}")

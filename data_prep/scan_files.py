@@ -1,4 +1,4 @@
-"""Grids of scans by their headers alone, and the check that image and label share one."""
+"""Voxel grids from scan headers, and the comparison of image and label."""
 
 import os
 import warnings
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from uumamba.data.nifti import is_nifti_name, read_nifti
 from uumamba.data.scan import Scan, check_same_grid
 from uumamba.data.warn import ScanWarning
-from uumamba.runtime.errors import CaseError
+from uumamba.runtime.errors import CaseError, require_case
 
 DAMAGED = (
     HeaderDataError, HeaderTypeError, WrapStructError,
@@ -27,16 +27,16 @@ DAMAGED = (
 _Grid = tuple[tuple[int, ...], NDArray[np.float64], tuple[float, ...]]
 
 
-def check_pair(image: Path, label: Path | None, *, case_id: str) -> None:
-    """Raise if a scan is damaged or its label has another grid, without reading voxels.
+def check_scan_pair(image: Path, label: Path | None, *, case_id: str) -> None:
+    """Raise if a scan is damaged or its label has another grid.
 
-    Only headers are read, and of a compressed NIfTI file the length that its last bytes announce; a file that looks
-    damaged by them is then read in full, so that the verdict is the reader's own. The rule for grids is that of
-    :func:`uumamba.data.check_same_grid`; smaller repairs are warned of when the scan is prepared.
+    Only headers are read and, of a compressed NIfTI file, the uncompressed length in its last bytes. If these indicate
+    damage, the file is read in full, so that the error is that of the reader. Grids are compared by
+    :func:`uumamba.data.check_same_grid`; warnings of smaller repairs appear when the scan is prepared.
 
     Args:
         image: NIfTI, or any format of :mod:`uumamba.data.itk`.
-        label: the same, or None where there is none.
+        label: label map in one of these formats, or None.
         case_id: named in errors.
 
     Raises:
@@ -50,22 +50,26 @@ def check_pair(image: Path, label: Path | None, *, case_id: str) -> None:
 
 
 def read_grid(path: Path, *, case_id: str) -> Scan:
-    """Read shape, affine and spacing from a scan's header; the array is a placeholder without memory.
+    """Read shape, affine and spacing from a scan's header.
+
+    The array of the returned scan is a placeholder without memory.
 
     Args:
         path: NIfTI, or any format of :mod:`uumamba.data.itk`.
         case_id: named in errors.
 
     Raises:
-        CaseError: the header cannot be read, or is not that of a whole volume.
+        CaseError: the header cannot be read, or does not describe a 3-D volume.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ScanWarning)
-        shape, affine, spacing_mm = _nifti_grid(path, case_id) if is_nifti_name(path) else _itk_grid(path, case_id)
+        shape, affine, spacing_mm = (
+            _read_nifti_grid(path, case_id) if is_nifti_name(path) else _read_itk_grid(path, case_id)
+        )
     return Scan(np.broadcast_to(np.uint8(0), shape), affine, spacing_mm, None, path)
 
 
-def _nifti_grid(path: Path, case_id: str) -> _Grid:
+def _read_nifti_grid(path: Path, case_id: str) -> _Grid:
     try:
         with ImageOpener(str(path)) as stream:
             header: Any = nib.Nifti1Header(stream.read(nib.Nifti1Header.sizeof_hdr), check=False)
@@ -83,7 +87,10 @@ def _nifti_grid(path: Path, case_id: str) -> _Grid:
 
 
 def _is_complete(path: Path, header: Any) -> bool:
-    """Compare a file's length with its header; a gzip file ends with its length modulo 2 ** 32."""
+    """Return whether a file has the length that its header requires.
+
+    A gzip file ends with its uncompressed length modulo 2 ** 32.
+    """
     voxels = int(np.prod(header.get_data_shape(), dtype=np.int64))
     expected = int(header["vox_offset"]) + voxels * header.get_data_dtype().itemsize
     with path.open("rb") as stored:
@@ -92,8 +99,8 @@ def _is_complete(path: Path, header: Any) -> bool:
     return announced == expected % 2**32 if path.suffix.lower() == ".gz" else length >= expected
 
 
-def _itk_grid(path: Path, case_id: str) -> _Grid:
-    import SimpleITK  # NIfTI does without
+def _read_itk_grid(path: Path, case_id: str) -> _Grid:
+    import SimpleITK  # slow to import, and not needed for NIfTI
 
     reader: Any = SimpleITK.ImageFileReader()  # type: ignore[no-untyped-call]
     reader.SetFileName(str(path))
@@ -104,11 +111,11 @@ def _itk_grid(path: Path, case_id: str) -> _Grid:
         raise CaseError(
             case_id, "header", got=found, expected="a readable scan", fix="restore the file from the download"
         ) from None
-    if reader.GetDimension() != 3:
-        raise CaseError(
-            case_id, "shape", got=reader.GetSize(), expected=f"three axes in {path.name}", fix="give a 3-D scan"
-        )
+    size = reader.GetSize()
+    require_case(
+        len(size) == 3, case_id, "shape", got=size, expected=f"three axes in {path.name}", fix="give a 3-D scan"
+    )
     lps = np.eye(4)
     lps[:3, :3] = np.array(reader.GetDirection()).reshape(3, 3) * np.array(reader.GetSpacing())
     lps[:3, 3] = reader.GetOrigin()
-    return reader.GetSize(), np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps, reader.GetSpacing()
+    return size, np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps, reader.GetSpacing()

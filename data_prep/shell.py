@@ -7,7 +7,9 @@ from uumamba.runtime.errors import EXIT_SOME_CASES_FAILED, EXIT_WRONG_USE, CaseE
 
 
 def run_command(work: Callable[[], Sequence[CaseError]]) -> int:
-    """Do the work, print its errors on stderr, and return the exit code: 3 for some cases, 2 for wrong use, else 0.
+    """Run a command's function and return the exit code.
+
+    The code is 0 for success, 3 if some cases failed, 2 for wrong use. Errors are printed on stderr.
 
     Args:
         work: returns an error for each case that failed, or raises UsageError.
@@ -28,7 +30,13 @@ def run_command(work: Callable[[], Sequence[CaseError]]) -> int:
 
 
 def print_progress(what: str, *, every: int = 50) -> Callable[[int, int], None]:
-    """Return a callback that prints how many are done, once for every so many and at the end.
+    """Return a progress callback that prints every n-th count.
+
+    The last count is always printed.
+
+    Args:
+        what: the plural noun to print, such as ``"images"``.
+        every: n.
 
     Example:
         >>> print_progress("images")(50, 120)

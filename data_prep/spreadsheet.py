@@ -1,4 +1,4 @@
-"""Rows of a spreadsheet as text: CSV, or one sheet of an Excel workbook."""
+"""Spreadsheet rows as text, from CSV or one sheet of a workbook."""
 
 import csv
 import warnings
@@ -7,20 +7,20 @@ from typing import Any
 from xml.etree.ElementTree import ParseError
 from zipfile import BadZipFile
 
-from uumamba.runtime.errors import UsageError
+from uumamba.runtime.errors import UsageError, require
 
 _DAMAGED = (OSError, EOFError, LookupError, TypeError, ValueError, csv.Error, BadZipFile, ParseError)
 
 
 def read_rows(path: Path, *, sheet: str) -> list[list[str]]:
-    r"""Read all rows of a CSV file, or of one sheet of a workbook, as text.
+    r"""Read the rows of a CSV file or of a workbook's sheet.
 
     An empty cell is an empty text; dates and formulas give their last value. A CSV file is UTF-8, separated by commas
-    or, as some Excels export it, semicolons.
+    or semicolons (some Excel versions export semicolons).
 
     Args:
         path: ``.csv`` or ``.xlsx``.
-        sheet: sheet of the workbook; a CSV file has only one.
+        sheet: sheet of the workbook; ignored for a CSV file.
 
     Raises:
         UsageError: the file cannot be read, the workbook has no such sheet, or openpyxl is not installed.
@@ -33,30 +33,34 @@ def read_rows(path: Path, *, sheet: str) -> list[list[str]]:
         [['FileName', 'Split-1'], ['1', 'Training']]
     """
     try:
-        return _csv_rows(path) if path.suffix.lower() == ".csv" else _workbook_rows(path, sheet)
+        return _read_csv(path) if path.suffix.lower() == ".csv" else _read_workbook(path, sheet)
     except UsageError:
         raise
     except _DAMAGED as error:
-        fix = "restore it from the download, or save it as CSV in UTF-8"
+        fix = "restore the file from the download, or save it as CSV in UTF-8"
         got = f"{type(error).__name__}: {error}"
         raise UsageError(str(path), got=got, expected="a CSV file or workbook", fix=fix) from None
 
 
-def _csv_rows(path: Path) -> list[list[str]]:
+def _read_csv(path: Path) -> list[list[str]]:
     text = path.read_text(encoding="utf-8-sig")
     delimiter = ";" if text.count(";") > text.count(",") else ","
     return list(csv.reader(text.splitlines(), delimiter=delimiter))
 
 
-def _workbook_rows(path: Path, sheet: str) -> list[list[str]]:
+def _read_workbook(path: Path, sheet: str) -> list[list[str]]:
     try:
         from openpyxl import load_workbook
     except ImportError:
         fix = "run pip install 'uumamba[mnms]', or save the sheet as CSV"
-        raise UsageError("openpyxl", got="not installed", expected=f"installed, to read {path}", fix=fix) from None
-    with warnings.catch_warnings(action="ignore"):  # of formats that Excel knows and openpyxl drops
+        raise UsageError("openpyxl", got="not installed", expected=f"the reader of {path}", fix=fix) from None
+    with warnings.catch_warnings(action="ignore"):  # openpyxl drops some of Excel's formats
         book: Any = load_workbook(path, read_only=True, data_only=True)
-        if sheet not in book.sheetnames:
-            names = f"the sheets {', '.join(book.sheetnames)}"
-            raise UsageError(str(path), got=names, expected=f"a sheet {sheet}", fix="restore it from the download")
+        require(
+            sheet in book.sheetnames,
+            str(path),
+            got=f"the sheets {', '.join(book.sheetnames)}",
+            expected=f"a sheet {sheet}",
+            fix="restore the file from the download",
+        )
         return [["" if cell is None else str(cell) for cell in row] for row in book[sheet].values]

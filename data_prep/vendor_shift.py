@@ -1,4 +1,4 @@
-"""Copy of ACDC in the style of another vendor's scanner: same patients, files and labels, other images."""
+"""Copy of ACDC with images in the style of another vendor."""
 
 import argparse
 import re
@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from data_prep.acdc import read_acdc
-from data_prep.raw_folder import check_outside_raw, list_files
+from data_prep.raw_folder import check_output_folder, list_files
 from data_prep.shell import print_progress, run_command
 from uumamba.data.shifted_scan import write_shifted
 from uumamba.data.vendor_styles import STYLES
@@ -27,36 +27,37 @@ def write_vendor_shift(
     strength: float = 1.0,
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[CaseError]:
-    """Copy ACDC with every ED and ES image in one style, to test a model on another vendor.
+    """Copy ACDC with every ED and ES image in one vendor style.
 
-    Labels, ``Info.cfg`` and all other files are copied byte for byte; an image keeps its header byte for byte. Cines
-    (``*_4d.nii.gz``) and the images of faulty cases are left out, as they would show the patient in the old style.
-    Preparing comes afterwards, as it would for a scan of that vendor, so an intensity normalisation sees the style.
+    The copy tests a model on another vendor. Labels, ``Info.cfg`` and all other files are copied byte for byte, and so
+    is the header of each image. Cines (``*_4d.nii.gz``) and the images of faulty cases are left out, since they would
+    show the patient in the original style. Prepare the copy afterwards, so that intensity normalisation is applied to
+    the shifted images.
 
     Args:
-        raw: as for :func:`data_prep.acdc.read_acdc`; only read.
-        out: gets the copy, in the same layout.
+        raw: raw folder, see :func:`data_prep.acdc.read_acdc`; only read.
+        out: folder for the copy, in the same layout.
         style: a name of :data:`uumamba.data.vendor_styles.STYLES`.
-        seed: another one gives other draws.
-        strength: 0, an exact copy, to 1.
-        advance: called with the images done and their number.
+        seed: another seed gives other draws.
+        strength: from 0 (an exact copy) to 1.
+        advance: called with the number of images done and of all.
 
     Returns:
-        An error for each case that is left out of the copy, as ACDC's reader or its image says.
+        An error for each case left out, from ACDC's reader or from its image.
 
     Raises:
-        UsageError: there is no such style, the strength is not between 0 and 1, or ``out`` is inside of ``raw``.
+        UsageError: the style is unknown, the strength is not between 0 and 1, or ``out`` is inside of ``raw``.
     """
     raw, out = Path(raw), Path(out)
     require(style in STYLES, "style", got=style, expected=f"one of {', '.join(STYLES)}")
     require(0.0 <= strength <= 1.0, "strength", got=strength, expected="a number from 0 to 1")
-    check_outside_raw(out, raw)
+    check_output_folder(out, raw)
     manifest, errors = read_acdc(raw)
     images = {case.image: case.case_id for case in manifest.cases}
     for path in list_files(raw):
         target = out / path.relative_to(raw)
         if _NOT_COPIED.fullmatch(path.name):
-            target.unlink(missing_ok=True)  # of an earlier call, when the case could be read
+            target.unlink(missing_ok=True)  # left by an earlier call
         else:
             with whole_file(target) as unfinished:
                 unfinished.write_bytes(path.read_bytes())
@@ -70,20 +71,19 @@ def write_vendor_shift(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the copy from the shell; the exit code is 3 if some cases failed, 2 for wrong use."""
+    """Write the copy from the shell, and return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m data_prep.vendor_shift",
         description="Copy ACDC with its images in the style of another scanner; labels stay byte for byte.",
         epilog="Example: python -m data_prep.vendor_shift ACDC/database acdc_dark_blood --style dark_blood",
     )
-    parser.add_argument("raw", type=Path, help="ACDC as it was downloaded; only read")
+    parser.add_argument("raw", type=Path, help="downloaded ACDC folder; only read")
     parser.add_argument("out", type=Path, help="folder for the copy")
     parser.add_argument("--style", required=True, choices=STYLES)
     parser.add_argument("--seed", type=int, default=0, help="another seed gives other draws (default: 0)")
     parser.add_argument("--strength", type=float, default=1.0, help="0 (none) to 1 (default: 1)")
-    given = parser.parse_args(arguments)
-    options = {"seed": given.seed, "strength": given.strength, "advance": print_progress("images")}
-    return run_command(partial(write_vendor_shift, given.raw, given.out, given.style, **options))
+    options = vars(parser.parse_args(arguments))
+    return run_command(partial(write_vendor_shift, **options, advance=print_progress("images")))
 
 
 if __name__ == "__main__":

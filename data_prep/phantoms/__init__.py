@@ -1,1 +1,1 @@
-"""Synthetic scans with exact labels, in the layouts of the public data sets."""
+"""Synthetic scans with exact labels, in the layouts of public data sets."""

@@ -1,4 +1,4 @@
-"""Writing the cases of a phantom: checks of the folder, worker processes, and the command."""
+"""Writer of phantom cases: folder checks, worker processes and command line."""
 
 import argparse
 from collections.abc import Callable, Iterable, Sequence
@@ -14,7 +14,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Order:
-    """One case to write: the folder that gets it, its number, and the phantom's seed."""
+    """One case to write: its folder, its number and the phantom's seed."""
 
     folder: Path
     number: int
@@ -22,10 +22,13 @@ class Order:
 
 
 def check_counts(**counts: tuple[int, int]) -> None:
-    """Raise if a count, given with its minimum, is too small.
+    """Raise if a count is below its minimum.
+
+    Args:
+        counts: count and minimum, by the name of the argument.
 
     Raises:
-        UsageError: it is.
+        UsageError: a count is too small.
     """
     for key, (count, least) in counts.items():
         require(count >= least, key, got=count, expected=f"at least {least}")
@@ -36,14 +39,14 @@ def check_no_others(folder: Path, found: Iterable[Path], own: Iterable[Path]) ->
 
     Args:
         folder: named in the error.
-        found: what it holds.
-        own: what this phantom will write.
+        found: paths in the folder.
+        own: paths that this phantom will write.
 
     Raises:
-        UsageError: some of ``found`` is not in ``own``.
+        UsageError: some of ``found`` are not in ``own``.
     """
     others = sorted(set(found) - set(own))
-    expected = f"{folder} empty or with this phantom"
+    expected = f"only files of this phantom in {folder}"
     require(not others, "folder", got=others[0] if others else "", expected=expected, fix="choose an empty folder")
 
 
@@ -51,9 +54,9 @@ def write_cases(write: Callable[[Order], None], orders: Sequence[Order], *, work
     """Write all cases, in this process or in workers.
 
     Args:
-        write: writes one case; importable where there are workers.
+        write: function that writes one case; workers need an importable one.
         orders: the cases.
-        workers: processes; fewer than 2 work in this one.
+        workers: number of worker processes; below 2, this process is used.
         progress: called with the number of cases written and of all.
     """
     cases = {str(order.number): order for order in orders}
@@ -64,35 +67,35 @@ def write_cases(write: Callable[[Order], None], orders: Sequence[Order], *, work
 
 
 def run_phantom_command(
-    arguments: Sequence[str] | None,
     write: Callable[..., Path],
+    arguments: Sequence[str] | None = None,
     *,
     module: str,
     description: str,
     cases: int,
     has_test_cases: bool = False,
 ) -> int:
-    """Write a phantom from the shell; the exit code is 2 for wrong use.
+    """Write a phantom from the shell, and return the exit code.
 
     Args:
-        arguments: of the command; None takes the shell's.
         write: called with the folder and the options.
-        module: run as ``python -m module``.
-        description: for the help.
-        cases: how many cases are written unless told otherwise.
-        has_test_cases: whether ``write`` knows ``test_cases``.
+        arguments: arguments of the command; None for those of the shell.
+        module: name for ``python -m``.
+        description: first sentence of the help.
+        cases: default number of cases.
+        has_test_cases: whether ``write`` takes ``test_cases``.
     """
     parser = argparse.ArgumentParser(
         prog=f"python -m {module}",
         description=description,
         epilog=f"Example: python -m {module} phantom --cases {cases} --seed 0 --workers 2",
     )
-    parser.add_argument("folder", metavar="out", type=Path, help="folder to write; empty, or with the same phantom")
+    parser.add_argument("folder", metavar="out", type=Path, help="output folder; empty, or with the same phantom")
     parser.add_argument("--cases", type=int, default=cases, help=f"number of cases (default: {cases})")
     parser.add_argument("--seed", type=int, default=0, help="another seed gives other cases (default: 0)")
-    parser.add_argument("--workers", type=int, default=0, help="processes; 0 works in this one (default: 0)")
+    parser.add_argument("--workers", type=int, default=0, help="worker processes; 0 uses this process (default: 0)")
     if has_test_cases:
-        parser.add_argument("--test-cases", type=int, default=0, help="test cases beyond --cases (default: 0)")
+        parser.add_argument("--test-cases", type=int, default=0, help="further cases for the test set (default: 0)")
     options = vars(parser.parse_args(arguments))
 
     def work() -> list[CaseError]:

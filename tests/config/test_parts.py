@@ -86,8 +86,8 @@ def test_terms_are_chosen_and_logged_by_name() -> None:
     loss = read_config("demo", [f"loss.terms={terms}", "loss.centreline_iterations=3"]).loss.build()
     loss(torch.randn(1, 3, 8, 8), torch.randint(0, 3, (1, 1, 8, 8)))
     assert list(loss.weights()) == list(loss.last_terms) == terms
-    assert loss.terms.losses["centreline"].iterations == 3
-    assert loss.terms.losses["pixel_by_class"].class_mean
+    assert loss.losses["centreline"].iterations == 3
+    assert loss.losses["pixel_by_class"].class_mean
 
 
 def test_ct_statistics_are_given_or_left_to_be_found() -> None:

@@ -1,6 +1,5 @@
-"""Tiny data sets in the exact layouts of their owners: patients 1, 2, ... of training and one of test."""
+"""Tiny data sets in the layouts of the public ones."""
 
-import itertools
 from pathlib import Path
 
 import nibabel as nib
@@ -26,14 +25,10 @@ def save_nifti(path, voxels, affine=AFFINE, *, slope=None):
 
 
 def save_mha(path, voxels, affine=AFFINE):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = SimpleITK.GetImageFromArray(voxels.T)
-    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
-    spacing_mm = np.linalg.norm(lps[:3, :3], axis=0)
-    image.SetSpacing(spacing_mm.tolist())
-    image.SetDirection((lps[:3, :3] / spacing_mm).ravel().tolist())
-    image.SetOrigin(lps[:3, 3].tolist())
-    SimpleITK.WriteImage(image, path)
+    nifti = path.with_suffix(".nii")
+    save_nifti(nifti, voxels, affine)
+    SimpleITK.WriteImage(SimpleITK.ReadImage(nifti), path)
+    nifti.unlink()
 
 
 def draw_image(seed, shape=SHAPE):
@@ -41,7 +36,7 @@ def draw_image(seed, shape=SHAPE):
 
 
 def draw_label(highest, shape=SHAPE):
-    """All values from 0 to the highest, each as many times as its value along a line."""
+    """Draw n voxels of each value n up to the highest."""
     label = np.zeros(shape, np.uint8)
     for value in range(1, highest + 1):
         label[:value, 2, value] = value
@@ -49,11 +44,18 @@ def draw_label(highest, shape=SHAPE):
 
 
 class Layout:
-    """One data set; ``write(raw, number)`` adds a patient, ``finish(raw, count)`` the sheet of all."""
+    """Data set with training patients 1, 2, ... and one test patient.
+
+    ``write_patient`` adds a patient, ``finish`` the sheet of all patients.
+    """
 
     read_raw: object
     save = staticmethod(save_nifti)
     test_number = 99
+    cases_per_file = 1
+
+    def patient_id(self, number):
+        return self.patient.format(number)
 
     def write(self, raw, count):
         for number in (*range(1, count + 1), self.test_number):
@@ -79,11 +81,8 @@ class Layout:
 
 
 class Acdc(Layout):
-    name, read_raw, highest = "acdc", read_acdc, 3
+    name, read_raw, highest, patient = "acdc", read_acdc, 3, "patient{:03d}"
     structures = HEART
-
-    def patient_id(self, number):
-        return f"patient{number:03d}"
 
     def files(self, raw, number):
         folder = raw / ("testing" if number == self.test_number else "training") / self.patient_id(number)
@@ -94,17 +93,14 @@ class Acdc(Layout):
         super().write_patient(raw, number)
         folder = self.files(raw, number)["image"][0].parent
         info = info or f"ED: 1\nES: 12\nGroup: {('DCM', 'NOR')[number % 2]}\n"
-        (folder / "Info.cfg").write_bytes(info.encode())
+        (folder / "Info.cfg").write_bytes(info if isinstance(info, bytes) else info.encode())
         (folder / f"{folder.name}_4d.nii.gz").touch()
 
 
 class Mnms(Layout):
-    name, read_raw, highest = "mnms", read_mnms, 3
+    name, read_raw, highest, patient = "mnms", read_mnms, 3, "A{}"
     structures = HEART
-    ed, es = 0, 2
-
-    def patient_id(self, number):
-        return f"A{number}"
+    ed, es, cases_per_file = 0, 2, 2
 
     def files(self, raw, number):
         folder = raw / ("Testing" if number == self.test_number else "Training/Labeled") / self.patient_id(number)
@@ -117,7 +113,7 @@ class Mnms(Layout):
         super().write_image(raw, number, shape=(*shape, 4))
 
     def write_label(self, raw, number, *, affine=AFFINE, shape=SHAPE):
-        """Empty but in the two labelled frames."""
+        """Write a label map that is empty except in the labelled frames."""
         cine = np.zeros((*shape, 4), np.uint8)
         cine[..., [self.ed, self.es]] = draw_label(3, shape)[..., None]
         save_nifti(self.files(raw, number)["label"][0], cine, affine)
@@ -127,17 +123,12 @@ class Mnms(Layout):
         write_mnms_sheet(raw, [(self.patient_id(number), vendor, self.ed, self.es) for number, vendor in rows])
 
     def read(self, raw, scratch):
-        return read_mnms(
-            raw, frames=next(scratch / f"{at}" for at in itertools.count() if not (scratch / f"{at}").exists())
-        )
+        return read_mnms(raw, frames=scratch / f"{len([*scratch.glob('[0-9]')])}")
 
 
 class ImageCas(Layout):
-    name, read_raw, highest = "imagecas", read_imagecas, 1
+    name, read_raw, highest, patient = "imagecas", read_imagecas, 1, "imagecas{:04d}"
     structures = CORONARY
-
-    def patient_id(self, number):
-        return f"imagecas{number:04d}"
 
     def files(self, raw, number):
         shard = raw / ("1-4" if number < 5 else "5-200")
@@ -148,11 +139,8 @@ class ImageCas(Layout):
 
 
 class Aorta(Layout):
-    name, read_raw, highest, save = "aorta", read_aorta, 23, staticmethod(save_mha)
-    structures = STRUCTURES
-
-    def patient_id(self, number):
-        return f"subject{number:03d}"
+    name, read_raw, highest, patient = "aorta", read_aorta, 23, "subject{:03d}"
+    structures, save = STRUCTURES, staticmethod(save_mha)
 
     def files(self, raw, number):
         name = self.patient_id(number)
@@ -160,7 +148,7 @@ class Aorta(Layout):
 
 
 class CisUnet(Aorta):
-    """AortaSeg24 as CIS-UNet ships it."""
+    """AortaSeg24 in the layout of CIS-UNet."""
 
     save = staticmethod(save_nifti)
 
@@ -173,7 +161,7 @@ class CisUnet(Aorta):
 
 
 def write_split_sheet(raw, splits):
-    """Each case's partition in Split-1 and, where a second word is given, in Split-2."""
+    """Write the partition of each case in Split-1 and Split-2."""
     lines = [f"{number},{','.join(given.split())}" for number, given in splits.items()]
     (raw / "imageCAS_data_split.csv").write_text("\n".join(["FileName,Split-1,Split-2", *lines]))
 
@@ -191,6 +179,13 @@ def write_workbook(path, sheets):
 def write_mnms_sheet(raw, rows, *, name=MNMS_SHEET):
     lines = [f"{at},{code},any,{vendor},1,{ed},{es},44,NOR" for at, (code, vendor, ed, es) in enumerate(rows)]
     (raw / name).write_text("\n".join([",External code,VendorName,Vendor,Centre,ED,ES,Age,Pathology", *lines]))
+
+
+def read_all(read, raw, **options):
+    """Read a data set without faults."""
+    manifest, errors = read(raw, **options)
+    assert errors == []
+    return manifest
 
 
 def case_ids(manifest, **which):

@@ -1,9 +1,9 @@
-"""M&Ms: 4-D cines, labels in their own order, the information sheet, and frames that are cut once."""
+"""M&Ms: 4-D cines and labels, the information sheet, and cut frames."""
 
 import gzip
 import os
 import shutil
-from dataclasses import dataclass, replace
+from collections import namedtuple
 
 import nibabel as nib
 import numpy as np
@@ -11,22 +11,23 @@ import pytest
 
 from data_prep.mnms import main, read_mnms
 from data_prep.mnms_frames import cut_frames, read_frames
-from tests.data_prep.raw_layouts import AFFINE, MNMS_SHEET, Mnms, case_ids, file_bytes, save_nifti, write_mnms_sheet
+from tests.data_prep.raw_layouts import (
+    AFFINE,
+    MNMS_SHEET,
+    Mnms,
+    case_ids,
+    file_bytes,
+    read_all,
+    save_nifti,
+    write_mnms_sheet,
+)
 from uumamba.data.scan import read_image, read_label
 from uumamba.pipelines.datasets import is_dataset, read_dataset
 
 SHAPE, FRAMES = (6, 5, 3), 4
 
 
-@dataclass(frozen=True)
-class Patient:
-    code: str
-    part: str
-    vendor: str
-    ed: int = 0
-    es: int = 2
-
-
+Patient = namedtuple("Patient", "code part vendor ed es", defaults=(0, 2))
 PATIENTS = (
     Patient("A0S9V9", "Training/Labeled", "A"),
     Patient("A1D0Q7", "Training/Labeled", "B", 3, 1),
@@ -38,13 +39,13 @@ PATIENTS = (
 
 
 def cine(code):
-    """Intensities that name their frame and voxel."""
+    """Draw intensities that differ between patients, frames and voxels."""
     generator = np.random.default_rng(sum(code.encode()))
     return generator.integers(0, 500, (*SHAPE, FRAMES)).astype(np.int16)
 
 
 def cine_label(patient):
-    """Empty but in the two frames: 1 LV, 2 MYO, 3 RV side by side, as many voxels as their value."""
+    """Draw n voxels of each value n in both labelled frames."""
     label = np.zeros((*SHAPE, FRAMES), np.uint8)
     for frame in (patient.ed, patient.es):
         for value in (1, 2, 3):
@@ -74,9 +75,8 @@ def frames(tmp_path):
 
 
 def test_cases_are_both_frames_of_the_labelled_patients_with_the_vendor_as_domain(raw, frames):
-    manifest, errors = read_mnms(raw, frames=frames)
+    manifest = read_all(read_mnms, raw, frames=frames)
 
-    assert errors == []
     assert case_ids(manifest, split="training") == [
         *("A0S9V9_frame00", "A0S9V9_frame02", "A1D0Q7_frame01", "A1D0Q7_frame03"),
         *("B9O3A3_frame00", "B9O3A3_frame02"),
@@ -98,7 +98,6 @@ def test_a_frame_is_that_of_the_cine_bit_for_bit_with_labels_in_the_order_of_acd
     np.testing.assert_array_equal(scan.array, cine("A0S9V9")[..., 2])
     np.testing.assert_allclose(scan.affine, AFFINE, atol=1e-6)
     assert nib.load(case.image).shape == SHAPE
-    # There 1 LV, 2 MYO, 3 RV, as many voxels as their value.
     assert [np.count_nonzero(label == manifest.structures[name]) for name in ("LV", "MYO", "RV")] == [1, 2, 3]
     assert (label[1, 0, 1], label[2, 0, 1], label[3, 0, 1]) == (3, 2, 1)
 
@@ -116,9 +115,8 @@ def test_another_way_of_storing_a_label_means_the_same(raw, frames, tmp_path):
 def test_every_fold_has_as_many_patients_of_each_vendor(tmp_path, frames):
     Mnms().write(tmp_path / "raw", 10)
 
-    manifest, errors = read_mnms(tmp_path / "raw", frames=frames)
+    manifest = read_all(read_mnms, tmp_path / "raw", frames=frames)
 
-    assert errors == []
     for fold in range(5):
         assert [case.domain for case in manifest.select(fold=fold)].count("A") == 2
 
@@ -157,7 +155,7 @@ def test_frames_are_kept_until_their_cine_changes(raw, frames):
     np.testing.assert_array_equal(np.asarray(nib.load(path).dataobj), cine("another")[..., 1])
 
 
-def test_a_configuration_reads_a_folder_of_frames_and_asks_for_it_in_place_of_the_download(raw, frames, refused):
+def test_a_configuration_reads_a_folder_of_frames_and_refuses_the_download_without_one(raw, frames, refused):
     expected = read_mnms(raw, frames=frames)
 
     assert read_dataset("mnms", frames) == expected
@@ -166,17 +164,16 @@ def test_a_configuration_reads_a_folder_of_frames_and_asks_for_it_in_place_of_th
     assert f"`python -m data_prep.mnms {raw} FRAMES`" in error.value.fix
 
 
-def test_the_folder_above_and_a_sheet_beside_the_data_and_other_tables_are_found(raw, frames):
+def test_the_parent_folder_and_a_sheet_in_it_next_to_other_tables_are_found(raw, frames):
     (raw / MNMS_SHEET).rename(raw.parent / MNMS_SHEET)
     (raw.parent / "notes.csv").write_text("a,b\n1,2\n")
     (raw.parent / "zz_notes.csv").write_text("Qualit\u00e9\n", encoding="latin-1")  # cannot be read
 
     assert cut_frames(raw.parent, frames) == []
-    manifest, errors = read_mnms(frames)
-    assert (len(manifest.cases), errors) == (8, [])
+    assert len(read_all(read_mnms, frames).cases) == 8
 
 
-def test_an_older_sheet_with_fewer_columns_will_do_and_the_latest_wins(raw, frames):
+def test_an_older_sheet_with_fewer_columns_is_read_and_the_latest_takes_precedence(raw, frames):
     (raw / "201014_M&Ms_Dataset_Information_-_opendataset.csv").write_text("External code,Vendor,ED,ES\nA0S9V9,A,9,9")
     assert cut_frames(raw, frames) == []
     rows = "\n".join(f"{each.code},{each.vendor},0,2" for each in PATIENTS)
@@ -193,7 +190,7 @@ def label_file(raw):
 
 
 def change_row(**fields):
-    return lambda raw: write_sheet(raw, [replace(PATIENTS[0], **fields), *PATIENTS[1:]])
+    return lambda raw: write_sheet(raw, [PATIENTS[0]._replace(**fields), *PATIENTS[1:]])
 
 
 def store_value_7(raw):
@@ -210,7 +207,7 @@ def store_value_7(raw):
         (lambda raw: image_file(raw).write_bytes(b""), "A0S9V9_sa.nii.gz", None),
         (lambda raw: save_nifti(image_file(raw), cine("a")[..., 0]), "A0S9V9_sa.nii.gz", "the shape (6, 5, 3)"),
         (store_value_7, "label", "the value 7 in frame 2 (ES)"),
-        (change_row(es=1), "label", "an empty one in frame 1 (ES)"),
+        (change_row(es=1), "label", "no structure in frame 1 (ES)"),
         (change_row(es=4), "frame", 4),
         (change_row(es=0), "ES", "0"),
         (change_row(es="?"), "ES", "?"),
@@ -224,24 +221,24 @@ def test_a_faulty_patient_is_reported_by_name_and_the_others_keep_their_folds(ra
     whole, _ = read_mnms(raw, frames=frames)
     spoil(raw)
     for path in image_file(raw).parent.glob("*.nii.gz"):
-        os.utime(path, ns=(2**62, 2**62))  # newer than the frames that were cut of it
+        os.utime(path, ns=(2**62, 2**62))  # newer than the cut frames
 
     manifest, (error,) = read_mnms(raw, frames=frames)
 
     assert (error.case_id, error.key) == ("A0S9V9", key)
     assert error.got == got or got is None
     others = [(case.case_id, case.fold) for case in whole.cases if case.patient_id != "A0S9V9"]
-    if key not in ("information sheet", "Vendor"):  # by which patients are dealt
+    if key not in ("information sheet", "Vendor"):  # these rows determine the folds
         assert [(case.case_id, case.fold) for case in manifest.cases] == others
 
 
-def test_a_patient_of_the_sheet_without_a_folder_is_reported_where_the_download_is_whole(raw, frames):
+def test_a_patient_of_the_sheet_without_a_folder_is_reported_if_the_download_is_complete(raw, frames):
     write_sheet(raw, [*PATIENTS, Patient("Z9Z9Z9", "Testing", "C")])
     _, (error,) = read_mnms(raw, frames=frames)
     assert (error.case_id, error.key) == ("Z9Z9Z9", "folder")
 
     (raw / "Validation").rename(raw / ".Validation")
-    assert read_mnms(raw, frames=frames)[1] == []
+    read_all(read_mnms, raw, frames=frames)
 
 
 @pytest.mark.parametrize(
@@ -275,8 +272,7 @@ def test_a_patient_in_two_parts_is_left_out_with_both_folders_named_and_the_othe
     whole, _ = read_mnms(raw, frames=frames)
     shutil.copytree(raw / "Training/Labeled/A0S9V9", raw / part / "A0S9V9")
 
-    for folder, found in ((raw, read_mnms(raw, frames=frames)), (frames, read_mnms(frames))):
-        manifest, (error,) = found
+    for folder, (manifest, (error,)) in ((raw, read_mnms(raw, frames=frames)), (frames, read_mnms(frames))):
         places = f"{folder}/Training/Labeled/A0S9V9 and {folder}/{part}/A0S9V9"
         assert (error.case_id, error.key, error.got) == ("A0S9V9", "part", places)
         others = [(case.case_id, case.fold) for case in whole.cases if case.patient_id != "A0S9V9"]
@@ -296,7 +292,7 @@ def test_a_missing_frame_is_reported(raw, frames):
     assert (error.case_id, error.key, error.got) == ("E4W8Z7_frame03", "label", "no file")
 
 
-def test_frames_of_a_real_cine_are_those_that_its_owner_cut(acdc_raw):
+def test_frames_of_a_real_cine_equal_the_frames_of_the_download(acdc_raw):
     patient = acdc_raw / "training" / "patient090"
     _, volumes = read_frames(patient / "patient090_4d.nii.gz", [10, 3], case_id="patient090")
     for volume, number in zip(volumes, (11, 4), strict=True):  # ACDC counts from 1

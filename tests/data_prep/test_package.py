@@ -1,4 +1,4 @@
-"""The package gives its readers when they are asked for, and costs nothing before."""
+"""Lazy import of the package's public functions."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ import pytest
 import data_prep
 
 
-def test_every_public_name_is_there_and_the_package_alone_loads_none_of_its_modules():
+def test_every_public_name_exists_and_importing_the_package_loads_none_of_its_modules():
     assert all(callable(getattr(data_prep, name)) for name in data_prep.__all__)
     assert set(data_prep.__all__) <= set(dir(data_prep))
     with pytest.raises(AttributeError, match="read_nothing"):

@@ -1,4 +1,4 @@
-"""What every reader of a public data set promises."""
+"""Promises of all readers of public data sets."""
 
 import os
 from collections import Counter
@@ -104,6 +104,7 @@ def test_a_faulty_case_is_named_and_the_others_keep_their_folds(layout, raw, tmp
         assert [(error.key, error.got) for error in errors] == [(fault.removeprefix("no "), "no file")]
     lost = {case.case_id for case in whole.cases} - {case.case_id for case in manifest.cases}
     assert {case_id.partition("_")[0] for case_id in lost} == {layout.patient_id(3)}
+    assert len(lost) == layout.cases_per_file
     assert [(case.case_id, case.fold) for case in manifest.cases] == [
         (case.case_id, case.fold) for case in whole.cases if case.case_id not in lost
     ]

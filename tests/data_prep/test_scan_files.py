@@ -6,7 +6,7 @@ import pytest
 import SimpleITK
 
 from data_prep.raw_folder import list_files
-from data_prep.scan_files import check_pair
+from data_prep.scan_files import check_scan_pair
 from tests.data_prep.raw_layouts import draw_image, save_nifti
 from uumamba.runtime.errors import CaseError
 
@@ -15,7 +15,7 @@ AFFINE = np.diag([0.4, 0.4, 0.5, 1.0])
 
 @pytest.fixture
 def pair(tmp_path):
-    """Save an image and its label; the label's shape and affine may be others."""
+    """Save an image and a label of another shape or affine."""
 
     def save(*, names=("a.nii.gz", "b.nii.gz"), shape=(6, 5, 4), label_shape=(6, 5, 4), label_affine=AFFINE):
         paths = [tmp_path / name for name in names]
@@ -32,30 +32,18 @@ def shifted(voxels):
     return affine
 
 
-def check_refused(image, label):
+def assert_refused(image, label):
     with pytest.raises(CaseError) as error:
-        check_pair(image, label, case_id="7")
+        check_scan_pair(image, label, case_id="7")
     assert error.value.case_id == "7"
     return error.value
 
 
-def test_a_pair_on_one_grid_is_accepted(pair):
-    check_pair(*pair(), case_id="7")
-    check_pair(*pair(names=("a.nii", "b.nii.gz"), label_affine=shifted(0.4)), case_id="7")
-    check_pair(pair()[0], None, case_id="7")
-
-
-@pytest.mark.parametrize(
-    "label",
-    [
-        {"label_shape": (6, 5, 3)},
-        {"label_affine": shifted(0.6)},
-        {"label_affine": shifted(40)},
-        {"label_affine": AFFINE @ np.diag([-1, 1, 1, 1])},
-    ],
-)
-def test_a_label_on_another_grid_is_refused(pair, label):
-    check_refused(*pair(**label))
+def test_a_label_on_the_grid_is_accepted_to_within_half_a_voxel(pair):
+    check_scan_pair(*pair(), case_id="7")
+    check_scan_pair(*pair(names=("a.nii", "b.nii.gz"), label_affine=shifted(0.4)), case_id="7")
+    check_scan_pair(pair()[0], None, case_id="7")
+    assert_refused(*pair(label_affine=shifted(0.6)))
 
 
 @pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.99])
@@ -64,36 +52,32 @@ def test_a_cut_file_is_refused_by_its_length(pair, share, names):
     for which in (0, 1):
         paths = pair(names=names)
         os.truncate(paths[which], int(share * paths[which].stat().st_size))
-        check_refused(*paths)
+        assert_refused(*paths)
 
 
-def test_noise_and_flat_images_are_refused(pair, tmp_path):
-    _, label = pair()
-    for name in ("a.nii.gz", "c.mha"):
-        (tmp_path / name).write_bytes(b"noise" * 200)
-        check_refused(tmp_path / name, label)
+def test_a_flat_image_is_refused(tmp_path):
     SimpleITK.WriteImage(SimpleITK.Image(4, 4, SimpleITK.sitkInt16), tmp_path / "flat.mha")
-    error = check_refused(tmp_path / "flat.mha", None)
+    error = assert_refused(tmp_path / "flat.mha", None)
     assert (error.key, error.got) == ("shape", (4, 4))
 
 
-def test_gzip_members_and_files_that_prepare_repairs_are_accepted(pair, tmp_path):
+def test_gzip_members_and_repairable_files_are_accepted(pair, tmp_path):
     plain, label = pair(names=("a.nii", "b.nii"), label_shape=(6, 5, 4, 1))
     content = plain.read_bytes()
     members = gzip.compress(content[:300]) + gzip.compress(content[300:])
-    for stored in (members, content):  # the second is not compressed, against its name
+    for stored in (members, content):  # the second file is not compressed, in spite of its name
         (tmp_path / "c.nii.gz").write_bytes(stored)
-        check_pair(tmp_path / "c.nii.gz", label, case_id="7")
+        check_scan_pair(tmp_path / "c.nii.gz", label, case_id="7")
 
 
-def test_the_voxels_of_a_whole_image_are_not_read(pair):
+def test_the_voxels_of_a_complete_image_are_not_read(pair):
     image, label = pair(shape=(40, 40, 40), label_shape=(40, 40, 40))
     stored = bytearray(image.read_bytes())
     middle = len(stored) // 2
     stored[middle : middle + 64] = bytes(64)
     image.write_bytes(stored)
 
-    check_pair(image, label, case_id="7")
+    check_scan_pair(image, label, case_id="7")
 
 
 def test_metaimage_and_nifti_of_one_grid_are_accepted(pair, tmp_path):
@@ -101,8 +85,8 @@ def test_metaimage_and_nifti_of_one_grid_are_accepted(pair, tmp_path):
     other, nifti = pair(label_affine=oblique)
     SimpleITK.WriteImage(SimpleITK.ReadImage(nifti), tmp_path / "a.mha")
 
-    check_pair(tmp_path / "a.mha", nifti, case_id="7")
-    check_refused(tmp_path / "a.mha", other)
+    check_scan_pair(tmp_path / "a.mha", nifti, case_id="7")
+    assert_refused(tmp_path / "a.mha", other)
 
 
 def test_linked_folders_are_followed_once_and_hidden_names_left_out(tmp_path):

@@ -1,4 +1,4 @@
-"""Logits and labels that the losses are tried on."""
+"""Logits and labels for tests of the losses."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 @pytest.fixture
 def sample() -> Callable[..., tuple[Tensor, Tensor]]:
-    """Random logits and a label in which every class is present in every sample."""
+    """Draw logits and a label with every class in every sample."""
 
     def make(*shape: int, classes: int = 4, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
         generator = torch.Generator().manual_seed(1)
@@ -25,9 +25,9 @@ def sample() -> Callable[..., tuple[Tensor, Tensor]]:
 
 @pytest.fixture
 def perfect() -> Callable[..., Tensor]:
-    """Logits that are as sure as asked of the label's class."""
+    """Make logits of a perfect prediction with given confidence."""
 
-    def make(label: Tensor, *, classes: int, sureness: float = 200.0) -> Tensor:
-        return sureness * F.one_hot(label[:, 0], classes).movedim(-1, 1).float()
+    def make(label: Tensor, *, classes: int, confidence: float = 200.0) -> Tensor:
+        return confidence * F.one_hot(label[:, 0], classes).movedim(-1, 1).float()
 
     return make

@@ -1,4 +1,4 @@
-"""What all losses promise alike."""
+"""Contract of all losses."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -52,8 +52,8 @@ def loss(request: pytest.FixtureRequest) -> nn.Module:
     return LOSSES[request.param]()
 
 
-def test_neither_pass_waits_for_the_device(loss: nn.Module) -> None:
-    # a meta tensor has no data: any copy to the host, any .item() and any shape that depends on values fails
+def test_forward_and_backward_do_not_wait_for_the_device(loss: nn.Module) -> None:
+    # A meta tensor has no data: copies to the host, .item() and shapes that depend on values raise.
     logits = torch.empty(2, 4, 8, 8, device="meta", requires_grad=True)
     label = torch.empty(2, 1, 8, 8, device="meta", dtype=torch.long)
     loss.to("meta")(logits, label).backward()
@@ -61,7 +61,9 @@ def test_neither_pass_waits_for_the_device(loss: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("shape", [(2, 9), (2, 8, 9), (2, 4, 5, 6)])
-def test_one_class_serves_every_number_of_axes(loss: nn.Module, sample: Sample, shape: tuple[int, ...]) -> None:
+def test_loss_and_gradient_are_finite_for_any_number_of_axes(
+    loss: nn.Module, sample: Sample, shape: tuple[int, ...]
+) -> None:
     logits, label = sample(*shape)
     value = loss(logits, label)
     value.backward()
@@ -72,24 +74,26 @@ def test_one_class_serves_every_number_of_axes(loss: nn.Module, sample: Sample, 
     assert logits.grad.any()
 
 
-def test_a_perfect_prediction_is_the_minimum(loss: nn.Module, sample: Sample, perfect: Callable[..., Tensor]) -> None:
+def test_a_perfect_prediction_has_the_smallest_loss(
+    loss: nn.Module, sample: Sample, perfect: Callable[..., Tensor]
+) -> None:
     _, label = sample(2, 6, 6)
     best = loss(perfect(label, classes=4), label)
     generator = torch.Generator().manual_seed(3)
     for scale in (0.0, 0.3, 3.0, 30.0):
-        other = perfect(label, classes=4, sureness=5.0) + scale * torch.randn(2, 4, 6, 6, generator=generator)
+        other = perfect(label, classes=4, confidence=5.0) + scale * torch.randn(2, 4, 6, 6, generator=generator)
         assert loss(other, label) >= best
 
 
 @pytest.mark.parametrize("name", sorted(LOSSES.keys() - {"focal by class"}))
-def test_foreground_classes_may_be_renamed(name: str, sample: Sample) -> None:
+def test_a_permutation_of_foreground_classes_does_not_change_the_loss(name: str, sample: Sample) -> None:
     logits, label = sample(2, 6, 6)
     swap = torch.tensor([0, 2, 1, 3])
     loss = LOSSES[name]()
     torch.testing.assert_close(loss(logits[:, swap], swap[label]), loss(logits, label))
 
 
-def test_labels_of_any_integer_type_give_the_same_loss(loss: nn.Module, sample: Sample) -> None:
+def test_labels_of_any_integer_type_have_the_same_loss(loss: nn.Module, sample: Sample) -> None:
     logits, label = sample(2, 6, 6)
     assert loss(logits, label.to(torch.uint8)) == loss(logits, label)
 
@@ -103,7 +107,7 @@ def test_bfloat16_logits_are_summed_in_float32(loss: nn.Module, sample: Sample) 
     torch.testing.assert_close(value, loss(low.float(), label))
 
 
-@pytest.mark.parametrize("name", sorted(LOSSES.keys() - {"released code"}))  # its focal term repeats torch's operators
+@pytest.mark.parametrize("name", sorted(LOSSES.keys() - {"released code"}))  # consists of torch's operators
 def test_gradients_equal_finite_differences(name: str, sample: Sample) -> None:
     logits, label = sample(2, 3, 4, dtype=torch.float64)
     loss = LOSSES[name]().double()
@@ -111,7 +115,7 @@ def test_gradients_equal_finite_differences(name: str, sample: Sample) -> None:
 
 
 @pytest.mark.parametrize("name", IGNORING)
-def test_ignored_voxels_do_not_count(name: str, sample: Sample) -> None:
+def test_loss_with_ignored_voxels_equals_that_of_the_other_voxels(name: str, sample: Sample) -> None:
     logits, label = sample(2, 6, 8, dtype=torch.float64)
     ignored = label.clone()
     ignored[..., 4:] = 255
@@ -120,7 +124,7 @@ def test_ignored_voxels_do_not_count(name: str, sample: Sample) -> None:
 
 
 @pytest.mark.parametrize("name", [*IGNORING, "centreline"])
-def test_only_ignored_voxels_give_zero_and_a_zero_gradient(name: str) -> None:
+def test_loss_and_gradient_are_zero_if_all_voxels_are_ignored(name: str) -> None:
     make = (IGNORING | {"centreline": SoftClDiceLoss})[name]
     logits = torch.randn(1, 3, 4, 4, requires_grad=True)
     value = make(ignore_label=255)(logits, torch.full((1, 1, 4, 4), 255))

@@ -26,10 +26,10 @@ def focal_by_one_hot(p: Tensor, y: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("batch_dice", [False, True])
-def test_it_is_half_of_three_terms_plus_the_constant(sample: Sample, batch_dice: bool) -> None:
+def test_loss_is_half_the_three_terms_plus_the_constant(sample: Sample, batch_dice: bool) -> None:
     logits, label = sample(3, 6, 7, dtype=torch.float64)
     p, y = logits.softmax(1), F.one_hot(label[:, 0], 4).movedim(-1, 1).double()
-    # 0.5 / s**2 * L + ln(1 + s**2) with the s = 1 that no optimizer held
+    # 0.5 / s**2 * L + ln(1 + s**2) with s = 1, which no optimizer changes
     terms = [
         -dice_by_one_hot(p, y, batch_dice=batch_dice),
         F.cross_entropy(logits, label[:, 0]),
@@ -44,21 +44,23 @@ def test_it_is_half_of_three_terms_plus_the_constant(sample: Sample, batch_dice:
 
 
 @pytest.mark.parametrize("classes", [2, 4, 24])
-def test_its_focal_term_has_the_floor_of_a_double_softmax(perfect: Callable[..., Tensor], classes: int) -> None:
+def test_focal_term_of_a_perfect_prediction_is_that_of_a_double_softmax(
+    perfect: Callable[..., Tensor], classes: int
+) -> None:
     label = torch.arange(classes).reshape(1, 1, 1, classes)
-    ceiling = math.e / (math.e + classes - 1)
-    floor = 0.5 * (1 - ceiling) ** 2 * -math.log(ceiling)
-    assert double_softmax_focal(perfect(label, classes=classes), label).item() == pytest.approx(floor, rel=1e-3)
+    largest = math.e / (math.e + classes - 1)
+    smallest = 0.5 * (1 - largest) ** 2 * -math.log(largest)
+    assert double_softmax_focal(perfect(label, classes=classes), label).item() == pytest.approx(smallest, rel=1e-3)
 
 
-def test_its_minimum_is_the_perfect_prediction_and_below_the_constant(perfect: Callable[..., Tensor]) -> None:
+def test_a_perfect_prediction_has_the_smallest_loss(perfect: Callable[..., Tensor]) -> None:
     label = torch.tensor([0, 1, 2, 3]).reshape(1, 1, 2, 2)
     best = ReleasedCodeLoss()(perfect(label, classes=4), label)
-    ceiling = math.e / (math.e + 3)
-    floor = 0.5 * (1 - ceiling) ** 2 * -math.log(ceiling)
-    assert best.item() == pytest.approx(0.5 * (-1 + 0 + floor) + 3 * math.log(2), rel=1e-3)
+    largest = math.e / (math.e + 3)
+    smallest = 0.5 * (1 - largest) ** 2 * -math.log(largest)
+    assert best.item() == pytest.approx(0.5 * (-1 + 0 + smallest) + 3 * math.log(2), rel=1e-3)
     assert ReleasedCodeLoss()(perfect(label.flip(-1), classes=4), label) > best
 
 
-def test_nothing_in_it_learns() -> None:
+def test_loss_has_no_parameters() -> None:
     assert list(ReleasedCodeLoss().parameters()) == []

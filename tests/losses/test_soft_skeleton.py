@@ -1,4 +1,4 @@
-"""The skeleton that has a gradient: against scipy's morphology, MONAI's, and torch's own differentiation."""
+"""Soft skeleton against scipy, MONAI and finite differences."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,10 @@ def values(shape: tuple[int, ...], *, seed: int = 0) -> Tensor:
 
 
 def by_scipy(image: NDArray[np.float64], iterations: int) -> NDArray[np.float64]:
-    """The formula with grey morphology: a cross for erosion, a box for dilation, nothing beyond the border."""
+    """Compute the formula with scipy's grey morphology.
+
+    Erosion has a cross, dilation a box; voxels outside the image are excluded.
+    """
     cross = ndimage.generate_binary_structure(image.ndim, 1)
     box = np.ones((3,) * image.ndim, dtype=bool)
     rest = np.ones_like(image)
@@ -32,7 +35,7 @@ def by_scipy(image: NDArray[np.float64], iterations: int) -> NDArray[np.float64]
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("iterations", [0, 1, 4])
-def test_it_is_the_formula_with_scipys_morphology(shape: tuple[int, ...], iterations: int) -> None:
+def test_skeleton_equals_the_formula_with_scipys_morphology(shape: tuple[int, ...], iterations: int) -> None:
     image = values(shape)
     found = soft_skeleton(image, iterations=iterations)
     for each, expected in zip(found.flatten(0, 1), image.flatten(0, 1), strict=True):
@@ -41,24 +44,24 @@ def test_it_is_the_formula_with_scipys_morphology(shape: tuple[int, ...], iterat
 
 @pytest.mark.parametrize("shape", [(2, 3, 8, 11), (2, 2, 6, 7, 5)])
 def test_value_and_gradient_equal_monais(shape: tuple[int, ...]) -> None:
-    ours, monais = values(shape).requires_grad_(), values(shape).requires_grad_()
-    found, expected = soft_skeleton(ours, iterations=3), soft_skel(monais, 3)
+    image, monai_image = values(shape).requires_grad_(), values(shape).requires_grad_()
+    found, expected = soft_skeleton(image, iterations=3), soft_skel(monai_image, 3)
     torch.testing.assert_close(found, expected)
     weights = values(shape, seed=1)
     (found * weights).sum().backward()
     (expected * weights).sum().backward()
-    torch.testing.assert_close(ours.grad, monais.grad)
+    torch.testing.assert_close(image.grad, monai_image.grad)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 4, 5), (1, 1, 3, 4, 2)])
-def test_gradient_and_its_gradient_are_right(shape: tuple[int, ...]) -> None:
+def test_first_and_second_gradients_equal_finite_differences(shape: tuple[int, ...]) -> None:
     image = values(shape).requires_grad_()
     assert torch.autograd.gradcheck(lambda each: soft_skeleton(each, iterations=2), image)
     assert torch.autograd.gradgradcheck(lambda each: soft_skeleton(each, iterations=2), image)
 
 
 def test_equal_neighbours_share_the_gradient() -> None:
-    # the bar's middle voxel is 1 - 0.5 above its opening; the erosion that took 0.5 had two candidates of that value
+    # The middle voxel is 1 - 0.5 above its opening; the erosion to 0.5 has two neighbours of this value.
     image = torch.tensor([0.5, 1.0, 0.5], dtype=torch.float64).reshape(1, 1, 3).requires_grad_()
     soft_skeleton(image, iterations=0).sum().backward()
     assert image.grad is not None
@@ -66,14 +69,14 @@ def test_equal_neighbours_share_the_gradient() -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_mask_has_the_skeleton_of_its_ones(shape: tuple[int, ...]) -> None:
+def test_skeleton_of_a_mask_equals_that_of_its_values(shape: tuple[int, ...]) -> None:
     mask = values(shape) > 0.3
     found = soft_skeleton(mask, iterations=3)
     assert found.dtype == torch.bool
     assert torch.equal(found, soft_skeleton(mask.double(), iterations=3) > 0)
 
 
-def test_a_tube_keeps_its_axis_only_with_enough_iterations() -> None:
+def test_the_axis_of_a_tube_needs_as_many_iterations_as_its_radius() -> None:
     y, x = torch.meshgrid(torch.arange(-8, 9), torch.arange(-8, 9), indexing="ij")
     tube = ((y**2 + x**2) <= 25).expand(1, 1, 12, 17, 17)  # radius 5 along the first axis
     assert soft_skeleton(tube, iterations=5)[..., 8, 8].all()

@@ -35,21 +35,21 @@ def total_at(values: list[float], taus: list[float]) -> Tensor:
     return loss(torch.zeros(()), torch.zeros(()))
 
 
-def test_it_starts_as_half_the_sum_plus_ln_2_a_term(three_terms: UncertaintyWeightedLoss, sample: Sample) -> None:
+def test_initial_loss_is_half_the_sum_plus_ln_2_per_term(three_terms: UncertaintyWeightedLoss, sample: Sample) -> None:
     logits, label = sample(2, 8, 8)
     terms = [loss(logits, label) for loss in (SoftDiceLoss(), CrossEntropyLoss(), FocalLoss(gamma=2.0))]
     torch.testing.assert_close(three_terms(logits, label), 0.5 * sum(terms) + 3 * math.log(2))
 
 
 @pytest.mark.parametrize("tau", [-2.0, 0.3, 4.0])
-def test_it_equals_the_formula_in_sigma(tau: float) -> None:
+def test_loss_equals_the_formula_in_sigma(tau: float) -> None:
     variance = math.exp(tau)
     expected = 0.5 / variance * 0.7 + math.log(1 + variance)
     assert total_at([0.7], [tau]).item() == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("value", [0.01, 0.1, 0.5, 1.0, 3.0])
-def test_a_constant_term_pulls_its_variance_to_the_fixed_point(value: float) -> None:
+def test_variance_of_a_constant_term_converges_to_the_fixed_point(value: float) -> None:
     loss = UncertaintyWeightedLoss({"only": Constant(value)}).double()
     optimizer = torch.optim.LBFGS(loss.parameters(), max_iter=200, tolerance_grad=1e-12, line_search_fn="strong_wolfe")
 
@@ -66,27 +66,12 @@ def test_a_constant_term_pulls_its_variance_to_the_fixed_point(value: float) -> 
 
 
 @given(st.lists(st.tuples(st.floats(0, 100, width=32), st.floats(-60, 60, width=32)), min_size=1, max_size=4))
-def test_it_is_bounded_below_by_zero(terms: list[tuple[float, float]]) -> None:
-    total = total_at([value for value, _ in terms], [tau for _, tau in terms])
-    assert total >= 0
+def test_loss_is_never_negative(terms: list[tuple[float, float]]) -> None:
+    values, taus = zip(*terms, strict=True)
+    assert total_at(list(values), list(taus)) >= 0
 
 
-def test_minus_dice_would_have_no_bound_and_one_minus_dice_has() -> None:
-    assert total_at([-0.9], [-60.0]) < -1e20
-    assert total_at([1 - 0.9], [-60.0]) > 0
-
-
-def test_a_learned_weight_is_larger_for_a_smaller_term() -> None:
-    loss = UncertaintyWeightedLoss({"large": Constant(2.0), "small": Constant(0.1)})
-    optimizer = torch.optim.SGD(loss.parameters(), lr=0.2)
-    for _ in range(50):
-        optimizer.zero_grad()
-        loss(torch.zeros(()), torch.zeros(())).backward()
-        optimizer.step()
-    assert loss.weights()["small"] > 0.5 > loss.weights()["large"]
-
-
-def test_the_weights_are_in_the_state(three_terms: UncertaintyWeightedLoss) -> None:
+def test_state_dict_restores_the_weights(three_terms: UncertaintyWeightedLoss) -> None:
     with torch.no_grad():
         three_terms.log_variances.copy_(torch.tensor([-1.0, 0.0, 1.0]))
     other = UncertaintyWeightedLoss(
@@ -97,7 +82,7 @@ def test_the_weights_are_in_the_state(three_terms: UncertaintyWeightedLoss) -> N
     assert list(other.weights()) == ["region", "distribution", "pixel"]
 
 
-def test_the_last_terms_are_detached_tensors(three_terms: UncertaintyWeightedLoss, sample: Sample) -> None:
+def test_last_terms_are_detached_values(three_terms: UncertaintyWeightedLoss, sample: Sample) -> None:
     logits, label = sample(2, 8, 8)
     three_terms(logits, label)
     assert list(three_terms.last_terms) == ["region", "distribution", "pixel"]

@@ -24,7 +24,10 @@ def spatial_dims(request) -> int:
 
 @pytest.fixture
 def small_net() -> Callable[..., torch.nn.Module]:
-    """A net with widths 4, 6, 8, two input channels and three classes, always from the same seed."""
+    """Build a network with widths 4, 6, 8 from a fixed seed.
+
+    It has two input channels and three classes.
+    """
 
     def build(name: str, spatial_dims: int, **options: object) -> torch.nn.Module:
         arguments = {"features": (4, 6, 8), "strides": STRIDES[spatial_dims]} | options

@@ -5,23 +5,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from uumamba.nets.blocks import (
-    IdentityBlock,
-    InstanceNorm,
-    ProjectionBlock,
-    Upsample,
-    init_he,
-    residual_stage,
-)
+from uumamba.nets.blocks import IdentityBlock, InstanceNorm, ProjectionBlock, Upsample, init_he, residual_stage
 
 
 @pytest.mark.parametrize("shape", [(2, 5, 4, 6), (2, 5, 3, 4, 2)], ids=("2d", "3d"))
-def test_instance_norm_equals_torchs(shape):
-    ours, features = InstanceNorm(5), torch.randn(shape) * 3 + 2
-    nn.init.normal_(ours.weight), nn.init.normal_(ours.bias)
-    theirs = (nn.InstanceNorm2d if len(shape) == 4 else nn.InstanceNorm3d)(5, affine=True)
-    theirs.load_state_dict(ours.state_dict())
-    torch.testing.assert_close(ours(features), theirs(features))
+def test_instance_norm_equals_torchs_instance_norm(shape):
+    norm, features = InstanceNorm(5), torch.randn(shape) * 3 + 2
+    nn.init.normal_(norm.weight), nn.init.normal_(norm.bias)
+    expected = (nn.InstanceNorm2d if len(shape) == 4 else nn.InstanceNorm3d)(5, affine=True)
+    expected.load_state_dict(norm.state_dict())
+    torch.testing.assert_close(norm(features), expected(features))
 
 
 def test_instance_norm_of_a_single_voxel_is_the_bias():
@@ -32,7 +25,7 @@ def test_instance_norm_of_a_single_voxel_is_the_bias():
 
 
 @pytest.mark.parametrize("stride", [(3, 2), (1, 2, 2)], ids=str)
-def test_upsample_equals_repeating_voxels_and_then_convolving(stride):
+def test_upsample_equals_a_convolution_of_repeated_voxels(stride):
     dims = len(stride)
     upsample, features = Upsample(dims, 6, 4, stride), torch.randn(2, 6, 3, 5, 2)[(..., 0)[: 4 - dims]]
     repeated = features
@@ -41,24 +34,24 @@ def test_upsample_equals_repeating_voxels_and_then_convolving(stride):
     torch.testing.assert_close(upsample(features), upsample.conv(repeated))
 
 
-def test_he_initialisation_touches_spatial_convolutions_alone():
+def test_he_initialisation_changes_only_spatial_convolutions():
     spatial, sequence = nn.Conv2d(64, 64, 3), nn.Conv1d(4, 4, 3)
     before = sequence.weight.clone()
     nn.ModuleList((spatial, sequence)).apply(init_he)
     assert torch.equal(sequence.weight, before)
     assert (spatial.bias == 0).all()
-    # He: variance 2 / ((1 + slope^2) fan_in), fan_in 64 * 9; 36864 draws, standard error of the variance 0.7 %.
+    # He: variance 2 / ((1 + 0.01^2) fan_in), fan_in 64 * 9; 36864 draws, standard error of the variance 0.7 %.
     assert spatial.weight.var().item() == pytest.approx(2 / ((1 + 0.01**2) * 64 * 9), rel=0.03)
 
 
-def test_a_residual_stage_has_the_blocks_kernels_and_stride_asked_for():
+def test_residual_stage_has_the_given_blocks_and_stride():
     stage = residual_stage(2, 3, 5, (1, 7), blocks=3, stride=(2, 4))
     assert len(stage) == 3
     assert stage(torch.zeros(1, 3, 8, 12)).shape == (1, 5, 4, 3)
 
 
 @pytest.mark.parametrize("kind", ["projection", "identity"])
-def test_residual_blocks_equal_their_formula_with_the_gradient_of_the_input(kind):
+def test_residual_blocks_and_their_gradients_equal_the_formula(kind):
     x = torch.randn(2, 5, 6, 8, dtype=torch.float64, requires_grad=True)
 
     def normalised(features):

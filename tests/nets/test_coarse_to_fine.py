@@ -1,4 +1,4 @@
-"""Cascade: the fine network sees the coarse prediction of the same place, and both learn."""
+"""Cascade: input of the fine network, outputs and gradients."""
 
 import pytest
 import torch
@@ -22,14 +22,14 @@ def image() -> Tensor:
     return torch.randn(2, 1, 8, 16, 16)
 
 
-def test_cascade_is_the_fine_network_of_image_and_coarse_prediction(net: CoarseToFine, image: Tensor) -> None:
+def test_fine_network_gets_the_image_and_the_coarse_prediction(net: CoarseToFine, image: Tensor) -> None:
     net, image = net.eval().double(), image.double()
     small = image.unfold(3, 2, 2).unfold(4, 2, 2).mean((-1, -2))  # blocks of 1 x 2 x 2 voxels
-    answer = F.interpolate(net.coarse(small).softmax(1), (8, 16, 16), mode="trilinear", align_corners=False)
-    torch.testing.assert_close(net(image), net.fine(torch.cat((image, answer), 1)))
+    prediction = F.interpolate(net.coarse(small).softmax(1), (8, 16, 16), mode="trilinear", align_corners=False)
+    torch.testing.assert_close(net(image), net.fine(torch.cat((image, prediction), 1)))
 
 
-def test_coarse_logits_come_second_in_training_and_the_finest_alone_teach_both(net: CoarseToFine, image: Tensor):
+def test_coarse_logits_are_second_and_the_finest_have_gradients_in_both_networks(net: CoarseToFine, image: Tensor):
     logits = net.train()(image)
     assert [tuple(each.shape[2:]) for each in logits] == [(8, 16, 16), (8, 8, 8), (4, 8, 8), (4, 4, 4)]
     logits[0].square().mean().backward()

@@ -1,4 +1,4 @@
-"""A compiled network gives the same output: forward and backward traced, run without generated code."""
+"""Compiled networks: traced forward and backward equal the original."""
 
 import pytest
 import torch

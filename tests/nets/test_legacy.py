@@ -1,4 +1,7 @@
-"""Blocks of the legacy layout; its keys and shapes are checked in ``test_official.py``."""
+"""Blocks of the legacy layout.
+
+Names and shapes of weights are tested in ``test_official.py``.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +13,7 @@ def test_every_stage_has_two_blocks_by_default(small_net, name):
         assert (topology.encoder_blocks, topology.decoder_blocks) == ((2, 2, 2), (2, 2))
 
 
-def test_block_adds_to_its_convolutions_the_pooled_and_projected_input(small_net):
+def test_strided_block_equals_its_formula(small_net):
     block = small_net("LegacyUMambaEnc", 2).double().encoder.stages[1].blocks[0]
     for weight in block.parameters():
         torch.nn.init.normal_(weight)
@@ -25,7 +28,7 @@ def test_block_adds_to_its_convolutions_the_pooled_and_projected_input(small_net
     torch.testing.assert_close(block(features), F.leaky_relu(norm(inner, block.conv2) + skip, 0.01))
 
 
-def test_every_block_starts_as_its_skip_alone(small_net):
+def test_initial_block_equals_its_skip(small_net):
     block = small_net("LegacyUMambaEnc", 2).encoder.stages[1].blocks[1]
     features = torch.randn(1, 6, 4, 4)
     torch.testing.assert_close(block(features), F.leaky_relu(features, 0.01))

@@ -1,6 +1,6 @@
-"""Mamba block against the recurrence written out; tokens and precision of the layer."""
+"""Mamba block against its recurrence; tokens and precision of the layer."""
 
-from math import ceil, log
+from math import log
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from uumamba.nets import Mamba, MambaLayer
 
 
 def step_by_step(mamba, sequence):
-    """One sample and one position at a time, from the paper's formulas and nothing of the module's own code."""
+    """Compute the paper's formulas for one position at a time."""
     silu, softplus = (lambda v: v / (1 + torch.exp(-v))), (lambda v: torch.log(1 + torch.exp(v)))
     width, rank, states = mamba.conv1d.weight.shape[-1], mamba.dt_proj.weight.shape[1], mamba.A_log.shape[1]
     inner = mamba.D.shape[0]
@@ -34,7 +34,7 @@ def step_by_step(mamba, sequence):
 
 
 @pytest.mark.parametrize("length", [1, 7])
-def test_mamba_equals_the_recurrence_step_by_step_with_its_gradients(length):
+def test_mamba_and_its_gradients_equal_the_recurrence(length):
     mamba = Mamba(20, d_state=5, d_conv=3).double()
     sequence = torch.randn(2, length, 20, dtype=torch.float64, requires_grad=True)
     found, expected = mamba(sequence), step_by_step(mamba, sequence)
@@ -49,27 +49,12 @@ def test_mamba_equals_the_recurrence_step_by_step_with_its_gradients(length):
         torch.testing.assert_close(one, other)
 
 
-def test_mamba_has_the_names_and_shapes_of_mamba_ssm():
-    d, inner, rank, states = 40, 80, ceil(40 / 16), 16
-    assert {name: tuple(value.shape) for name, value in Mamba(d).state_dict().items()} == {
-        "A_log": (inner, states),
-        "D": (inner,),
-        "in_proj.weight": (2 * inner, d),
-        "conv1d.weight": (inner, 1, 4),
-        "conv1d.bias": (inner,),
-        "x_proj.weight": (rank + 2 * states, inner),
-        "dt_proj.weight": (inner, rank),
-        "dt_proj.bias": (inner,),
-        "out_proj.weight": (d, inner),
-    }
-
-
-def test_mamba_starts_with_step_sizes_from_0_001_to_0_1_and_rates_1_to_n():
+def test_initial_step_sizes_are_from_0_001_to_0_1_and_rates_from_1_to_n():
     mamba = Mamba(512)
     steps = nn.functional.softplus(mamba.dt_proj.bias.detach())
     assert 0.999e-3 < steps.min() < 1.1e-3
     assert 0.09 < steps.max() < 0.1001
-    # The logarithm of a log-uniform draw has the middle of its range as mean: 1024 draws, standard error 0.04.
+    # The mean logarithm of log-uniform draws is the middle of the range: 1024 draws, standard error 0.04.
     assert abs(steps.log().mean() - (log(1e-3) + log(0.1)) / 2) < 0.16
     torch.testing.assert_close(mamba.A_log.exp(), torch.arange(1.0, 17).expand(1024, 16))
     assert (mamba.D == 1).all()
@@ -77,7 +62,7 @@ def test_mamba_starts_with_step_sizes_from_0_001_to_0_1_and_rates_1_to_n():
 
 
 @pytest.mark.parametrize("channel_tokens", [False, True])
-def test_layer_is_mamba_of_the_normalised_tokens_in_raster_order_without_residual(channel_tokens):
+def test_layer_equals_mamba_of_the_normalised_tokens_in_raster_order(channel_tokens):
     layer, features = MambaLayer(15 if channel_tokens else 8, channel_tokens=channel_tokens), torch.randn(2, 8, 3, 5)
     voxels = torch.stack([features[:, :, row, column] for row in range(3) for column in range(5)], dim=1)
     mixed = layer.mamba(layer.norm(voxels.mT if channel_tokens else voxels))

@@ -1,4 +1,4 @@
-"""Promises of every network: sizes, heads, gradients, layouts and precision."""
+"""Contract of all networks: sizes, heads, gradients, layouts and precision."""
 
 import copy
 import re
@@ -8,7 +8,7 @@ import torch
 
 from uumamba import nets
 
-# InstanceNorm subtracts the mean, and with it any constant that the convolution before it added.
+# InstanceNorm subtracts the mean, and with it the bias of the convolution before it.
 BIAS_BEFORE_NORM = re.compile(
     r"(stem|stages\.\d+)\.\d+\.(conv[12]|conv[12]\.conv)\.bias|(stem\.convs\.0|blocks\.\d+\.conv[12])\.conv\.bias"
 )
@@ -36,7 +36,7 @@ def test_network_without_deep_supervision_has_one_head_with_the_same_name(small_
 def test_every_parameter_gets_a_finite_nonzero_gradient(small_net, small_image, name, spatial_dims):
     net = small_net(name, spatial_dims).double()
     for key, weight in net.named_parameters():
-        if key.endswith("conv2.norm.weight"):  # starts at zero in legacy networks: no gradient before it
+        if key.endswith("conv2.norm.weight"):  # initially zero in legacy networks, so layers before it have no gradient
             torch.nn.init.ones_(weight)
     logits = net(small_image(spatial_dims).double())
     sum(output.softmax(1)[:, 0].square().mean() for output in logits).backward()
@@ -53,11 +53,13 @@ def test_smallest_patch_at_batch_one_trains(small_net, small_image, name, spatia
     assert all(parameter.grad.isfinite().all() for parameter in net.parameters())
 
 
-def test_every_size_works_that_the_strides_divide_and_no_other(small_net, small_image, name, spatial_dims, refused):
+def test_only_sizes_that_the_strides_divide_are_allowed(small_net, small_image, name, spatial_dims, refused):
     net = small_net(name, spatial_dims).eval()
     assert net.required_divisor == ((4, 4) if spatial_dims == 2 else (2, 4, 4))
     if name == "UMambaEnc":
-        net = small_net(name, spatial_dims, features=(2, 2, 2)).eval()  # fewer channels than voxels everywhere
+        net = small_net(
+            name, spatial_dims, features=(2, 2, 2)
+        ).eval()  # all feature maps have fewer channels than voxels
         assert net.fixed_patch is None
     for factors in ((1, 2, 3), (3, 1, 2), *(() if name == "UMambaEnc" else ((1, 1, 1),))):
         size = tuple(f * d for f, d in zip(factors[:spatial_dims], net.required_divisor, strict=True))
@@ -115,7 +117,7 @@ def test_unknown_argument_is_refused(small_net, name):
 
 
 def test_second_gradients_flow_through_the_whole_network(small_net, small_image):
-    """Methods that differentiate a gradient (sharpness, invariance penalties) need it."""
+    """Sharpness and invariance penalties differentiate a gradient."""
     net = small_net("UMambaBot", 2, deep_supervision=False).double()
     weights = dict(net.named_parameters())
     grads = torch.autograd.grad(net(small_image(2).double()).square().mean(), list(weights.values()), create_graph=True)

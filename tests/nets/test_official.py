@@ -1,4 +1,4 @@
-"""Released checkpoints become our networks from plain data alone; a hostile file runs nothing."""
+"""Released checkpoints: recognition, plans and safe reading."""
 
 import json
 import pickle
@@ -13,8 +13,8 @@ import torch
 
 from uumamba import nets
 from uumamba.nets import load_official
-from uumamba.nets.official_weights import recognise, without_duplicates
-from uumamba.nets.safe_reading import read_checkpoint
+from uumamba.nets.official_weights import recognise, remove_duplicates
+from uumamba.nets.safe_reading import read_weights_file
 
 FACTS = sorted((Path(__file__).parent / "facts" / "released").glob("*.json"))
 KINDS = ("UMambaBot", "UMambaEnc", "ResEncUNet", "LegacyUMambaEnc", "LegacyUMambaBot")
@@ -25,7 +25,10 @@ PATCH = {2: [8, 16], 3: [4, 8, 16]}
 
 
 def small_net(name, spatial_dims):
-    """Widths 4, 6, 10: with the patch above, the last stage of UMambaEnc has 8 voxels in 2-D, fewer than channels."""
+    """Build a network with widths 4, 6, 10.
+
+    In 2-D the last stage of UMambaEnc has 8 voxels, fewer than channels.
+    """
     arguments = {"features": [4, 6, 10], "strides": STRIDES[spatial_dims], "kernel_sizes": KERNELS[spatial_dims]}
     if name == "UMambaEnc":
         arguments["patch_size"] = PATCH[spatial_dims]
@@ -34,7 +37,7 @@ def small_net(name, spatial_dims):
 
 
 def as_released(net):
-    """The state dict with the second names that the released code gives: the decoder's encoder, a block's list."""
+    """Return the state dict with the duplicate names of the released code."""
     names = OrderedDict()
     for key, value in net.state_dict().items():
         if "LegacyUMambaBot" in type(net).__name__:
@@ -58,7 +61,7 @@ def plans_for(spatial_dims, **changes):
 
 
 def trainer_checkpoint(net, *, weights=None, plans=None, configuration=None):
-    """What nnU-Net's trainer writes, NumPy's numbers and a device included."""
+    """Return a checkpoint of nnU-Net's trainer, with NumPy numbers and a device."""
     return {
         "network_weights": as_released(net) if weights is None else weights,
         "optimizer_state": {"state": {0: {"momentum_buffer": torch.zeros(2)}}, "param_groups": [{"lr": 0.01}]},
@@ -88,10 +91,10 @@ def image_for(net):
 
 
 @pytest.mark.parametrize("path", FACTS, ids=lambda path: path.stem)
-def test_released_names_and_shapes_are_recognised_and_rebuilt_one_to_one(path):
+def test_network_of_released_names_and_shapes_is_recognised(path):
     facts = json.loads(path.read_text(encoding="utf-8"))
-    # A name's shape, expanded from one number, holds no memory.
-    weights = without_duplicates({key: torch.zeros(()).expand(shape) for key, shape in facts["shapes"].items()})
+    # An expanded number needs no memory for its shape.
+    weights = remove_duplicates({key: torch.zeros(()).expand(shape) for key, shape in facts["shapes"].items()})
     found = recognise(weights)
     layout, variant, _ = path.stem.split("_")
     assert found.network == f"{'Legacy' if layout == 'legacy' else ''}UMamba{variant.title()}"
@@ -110,11 +113,13 @@ def test_released_names_and_shapes_are_recognised_and_rebuilt_one_to_one(path):
         assert facts["parameters"] / 1e6 == pytest.approx(published[path.stem], abs=0.05)
 
 
+@pytest.mark.parametrize("is_zip", [True, False], ids=["zip file", "older format"])
 @pytest.mark.parametrize("spatial_dims", [2, 3])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_trainers_checkpoint_gives_the_same_network(saved, kind, spatial_dims):
+def test_checkpoint_of_the_trainer_gives_the_same_network(saved, kind, spatial_dims, is_zip):
     net = small_net(kind, spatial_dims)
-    path, before = saved(trainer_checkpoint(net)), torch.get_rng_state()
+    path = saved(trainer_checkpoint(net), _use_new_zipfile_serialization=is_zip)
+    before = torch.get_rng_state()
     loaded = load_official(path)
     assert torch.equal(torch.get_rng_state(), before)
     assert type(loaded) is type(net)
@@ -124,7 +129,7 @@ def test_a_trainers_checkpoint_gives_the_same_network(saved, kind, spatial_dims)
 
 
 @pytest.mark.parametrize("prefix", ["", "module._orig_mod."])
-def test_a_bare_state_dict_of_half_weights_and_its_wrappers_prefixes_are_read(saved, prefix):
+def test_state_dict_with_half_weights_and_wrapper_prefixes_is_read(saved, prefix):
     net = small_net("UMambaBot", 2)
     weights = {prefix + key: value.half() for key, value in as_released(net).items()}
     loaded = load_official(saved(weights), strides=STRIDES[2])
@@ -132,21 +137,15 @@ def test_a_bare_state_dict_of_half_weights_and_its_wrappers_prefixes_are_read(sa
     assert {(weight.dtype, weight.requires_grad) for weight in loaded.parameters()} == {(torch.float32, True)}
 
 
-def test_torchs_older_file_format_is_read(saved):
-    net = small_net("LegacyUMambaEnc", 2)
-    loaded = load_official(saved(trainer_checkpoint(net), _use_new_zipfile_serialization=False))
-    assert torch.equal(loaded(image_for(net)), net(image_for(net)))
-
-
-def test_weights_that_share_memory_in_the_file_are_apart_in_the_network(saved):
-    weights = without_duplicates(as_released(small_net("UMambaBot", 2)))
+def test_weights_with_shared_memory_in_the_file_are_separate_in_the_network(saved):
+    weights = remove_duplicates(as_released(small_net("UMambaBot", 2)))
     weights["encoder.stem.0.norm1.weight"] = weights["encoder.stem.0.norm2.weight"]
     loaded = load_official(saved(weights), strides=STRIDES[2])
     assert len({weight.data_ptr() for weight in loaded.parameters()}) == len(list(loaded.parameters()))
 
 
 @pytest.mark.parametrize("kind", ["LegacyUMambaEnc", "LegacyUMambaBot"])
-def test_legacy_layout_needs_nothing_beside_its_weights_and_refuses_other_strides(saved, refused, kind):
+def test_legacy_layout_needs_only_its_weights_and_refuses_other_strides(saved, refused, kind):
     net = small_net(kind, 3)
     path = saved(as_released(net))
     assert load_official(path).topology == load_official(path, strides=STRIDES[3]).topology == net.topology
@@ -154,20 +153,16 @@ def test_legacy_layout_needs_nothing_beside_its_weights_and_refuses_other_stride
         load_official(path, strides=(1, 2, (1, 2, 2)))
 
 
-def newer(spatial_dims):
-    kwargs = {"strides": STRIDES[spatial_dims], "kernel_sizes": KERNELS[spatial_dims], "features_per_stage": [4, 6, 10]}
-    architecture = {"network_class_name": "a.b.PlainConvUNet", "arch_kwargs": kwargs}
-    return {"configurations": {"2d": {"patch_size": PATCH[spatial_dims], "architecture": architecture}}}
+NEWER_STAGES = {"strides": STRIDES[2], "kernel_sizes": KERNELS[2], "features_per_stage": [4, 6, 10]}
+PLANS = {
+    "2.1": plans_for(2),
+    "2.3": {"configurations": {"2d": {"patch_size": PATCH[2], "architecture": {"arch_kwargs": NEWER_STAGES}}}},
+    "inherited": {"configurations": plans_for(2)["configurations"] | {"larger_batch": {"inherits_from": "2d"}}},
+}
 
 
-def inheriting(spatial_dims):
-    parent = plans_for(spatial_dims)["configurations"]
-    (name,) = parent
-    return {"configurations": parent | {"larger_batch": {"batch_size": 4, "inherits_from": name}}}
-
-
-@pytest.mark.parametrize("plans", [plans_for(2), newer(2), inheriting(2)], ids=["2.1", "2.3", "inherited"])
-def test_plans_come_from_an_argument_a_file_or_the_checkpoint(saved, tmp_path, plans):
+@pytest.mark.parametrize("plans", PLANS.values(), ids=PLANS)
+def test_plans_are_read_from_an_argument_a_file_or_the_checkpoint(saved, tmp_path, plans):
     net = small_net("UMambaEnc", 2)
     bare, file = saved(as_released(net)), tmp_path / "plans.json"
     file.write_text(json.dumps(plans), encoding="utf-8")
@@ -181,7 +176,7 @@ def test_arguments_have_precedence_over_plans(saved):
     assert load_official(path, patch_size=PATCH[2]).fixed_patch == tuple(PATCH[2])
 
 
-def test_configuration_with_the_weights_kernels_is_taken_and_several_need_a_name(saved, refused):
+def test_configuration_is_selected_by_its_kernels_or_by_name(saved, refused):
     path = saved(as_released(small_net("UMambaBot", 3)))
     plans = {"configurations": plans_for(2)["configurations"] | plans_for(3)["configurations"]}
     assert load_official(path, plans).required_divisor == (2, 4, 4)
@@ -227,7 +222,7 @@ def test_weights_of_another_patch_size_are_refused_with_both_shapes(saved, refus
         load_official(path, strides=STRIDES[2], patch_size=(8, 10))
 
 
-def test_weights_of_a_run_that_diverged_are_still_loaded(saved):
+def test_nan_weights_of_a_diverged_training_are_loaded(saved):
     net = small_net("UMambaBot", 2)
     weights = {key: value.clone().fill_(float("nan")) for key, value in as_released(net).items()}
     assert load_official(saved(weights), strides=STRIDES[2])(image_for(net)).isnan().all()
@@ -257,8 +252,8 @@ def test_weights_of_another_network_are_refused_by_name(saved, refused, change, 
         load_official(path, strides=STRIDES[2])
 
 
-class Hostile:
-    """Opened by an ordinary unpickler, it copies a file onto the canary."""
+class Malicious:
+    """Object that overwrites a file if it is unpickled."""
 
     def __init__(self, source, canary):
         self.paths = str(source), str(canary)
@@ -268,11 +263,11 @@ class Hostile:
 
 
 @pytest.mark.parametrize("form", ["zip", "older", 0, 2, 5])
-def test_a_malicious_pickle_is_refused_without_being_run(tmp_path, refused, form):
+def test_a_malicious_file_is_refused_and_its_code_does_not_run(tmp_path, refused, form):
     path, poison, canary = (tmp_path / name for name in ("checkpoint_final.pth", "poison.txt", "canary.txt"))
     poison.write_text("dead", encoding="utf-8")
     canary.write_text("alive", encoding="utf-8")
-    content = {"network_weights": OrderedDict(a=torch.zeros(1)), "init_args": Hostile(poison, canary)}
+    content = {"network_weights": OrderedDict(a=torch.zeros(1)), "init_args": Malicious(poison, canary)}
     if isinstance(form, str):
         torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
     else:
@@ -281,7 +276,7 @@ def test_a_malicious_pickle_is_refused_without_being_run(tmp_path, refused, form
         load_official(path)
     assert canary.read_text(encoding="utf-8") == "alive"
     assert "shutil.copyfile" in error.value.got or form in (0, 5)
-    # The attack is a true one: without the guard it works.
+    # Without the safe reader the file overwrites the canary.
     if isinstance(form, str):
         torch.load(path, weights_only=False)
     else:
@@ -299,7 +294,7 @@ def test_a_damaged_file_is_refused(tmp_path, refused, content):
         load_official(path)
 
 
-def test_a_cut_checkpoint_and_one_of_other_objects_are_refused(saved, refused):
+def test_truncated_checkpoints_and_other_objects_are_refused(saved, refused):
     path = saved(trainer_checkpoint(small_net("UMambaBot", 2)))
     path.write_bytes(path.read_bytes()[:-1000])
     with refused(str(path)):
@@ -309,8 +304,8 @@ def test_a_cut_checkpoint_and_one_of_other_objects_are_refused(saved, refused):
     assert "pathlib" in error.value.got
 
 
-def test_numpys_numbers_are_read_as_pythons(saved):
+def test_numpy_numbers_become_python_numbers(saved):
     kinds = (np.float64, np.float32, np.float16, np.int64, np.int8, np.uint32, np.bool_)
-    numbers = read_checkpoint(saved([kind(1) for kind in kinds] + [np.array(-2.5, dtype=">f8")[()]]))
+    numbers = read_weights_file(saved([kind(1) for kind in kinds] + [np.array(-2.5, dtype=">f8")[()]]))
     assert numbers == [1.0, 1.0, 1.0, 1, 1, 1, True, -2.5]
     assert {type(number) for number in numbers} == {float, int, bool}

@@ -1,4 +1,4 @@
-"""Defaults of the released networks, and refusal of stages that do not agree."""
+"""Defaults of the released networks and validation of stages."""
 
 import pytest
 
@@ -55,7 +55,7 @@ def test_divisor_and_minimum_patch_follow_the_strides():
         ("stem_blocks", -1),
     ],
 )
-def test_stages_that_do_not_agree_are_refused(refused, key, value):
+def test_invalid_stages_are_refused(refused, key, value):
     with refused(key, got=value):
         topology(**{key: value})
 

@@ -1,4 +1,4 @@
-"""U-Mamba and its control: released keys and shapes, place and tokens of the Mamba layers."""
+"""U-Mamba and its control: released weights, positions of Mamba layers."""
 
 import json
 from pathlib import Path
@@ -37,7 +37,7 @@ def test_mamba_layers_are_where_the_released_networks_have_them():
     assert stages(2, 7) == [0, 2, 4, 6]
 
 
-def test_channels_become_tokens_where_there_are_no_more_voxels_than_channels():
+def test_channels_are_the_tokens_of_feature_maps_with_few_voxels():
     arguments = {"features": (4, 8, 8), "strides": (1, 2, 2)}
     with torch.device("meta"):
         layers = UMambaEnc(3, 1, 2, **arguments, patch_size=(8, 8, 8)).encoder.mamba_layers
@@ -47,7 +47,7 @@ def test_channels_become_tokens_where_there_are_no_more_voxels_than_channels():
     assert wider.fixed_patch is None
 
 
-def test_patch_size_other_than_the_one_that_weights_fix_is_refused(small_net, small_image, refused):
+def test_a_patch_size_other_than_the_fixed_one_is_refused(small_net, small_image, refused):
     net = small_net("UMambaEnc", 2, patch_size=(8, 8))
     assert net.fixed_patch == (8, 8)
     with refused("image", got=(8, 16)):
@@ -56,24 +56,24 @@ def test_patch_size_other_than_the_one_that_weights_fix_is_refused(small_net, sm
         small_net("UMambaEnc", 2, patch_size=(8, 10))
 
 
-def test_2d_network_uses_full_resolution_features_only_when_asked(small_net, small_image):
-    """A change of the finest skip alone must reach the logits, or must not."""
-    for asked in (False, True):
-        net = small_net("ResEncUNet", 2, full_resolution_skip=asked).eval()
+def test_full_resolution_skip_is_optional(small_net, small_image):
+    """The finest skip changes the logits only with the option."""
+    for has_skip in (False, True):
+        net = small_net("ResEncUNet", 2, full_resolution_skip=has_skip).eval()
         skips = net.encoder(small_image(2))
         before = net.decoder(skips)
         after = net.decoder([skips[0] + 1, *skips[1:]])
-        assert torch.equal(before, after) == (not asked)
+        assert torch.equal(before, after) == (not has_skip)
 
 
 @pytest.mark.parametrize("name", ["UMambaBot", "UMambaEnc", "ResEncUNet"])
-def test_network_without_stem_reads_the_image_in_its_first_stage(small_net, small_image, name):
+def test_network_without_stem_has_the_image_as_input_of_its_first_stage(small_net, small_image, name):
     net = small_net(name, 2, stem_blocks=0).eval()
     assert not any(key.startswith("encoder.stem") for key in net.state_dict())
     assert net(small_image(2)).shape == (2, 3, 16, 24)
 
 
-def test_bottleneck_mixer_is_all_that_bot_adds_to_the_control(small_net, small_image):
+def test_bottleneck_layer_is_the_only_difference_of_bot_and_control(small_net, small_image):
     bot, control = small_net("UMambaBot", 2).eval(), small_net("ResEncUNet", 2).eval()
     control.load_state_dict({key: value for key, value in bot.state_dict().items() if "mamba_layer" not in key})
     skips = bot.encoder(small_image(2))

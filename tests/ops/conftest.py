@@ -1,4 +1,4 @@
-"""Arguments of a selective scan of any shape, drawn from a fixed seed."""
+"""Random arguments of a selective scan, from a fixed seed."""
 
 from collections.abc import Callable
 

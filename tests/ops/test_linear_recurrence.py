@@ -1,4 +1,4 @@
-"""The recurrence equals a loop, forwards and through its gradients."""
+"""Linear recurrence against a loop and finite differences."""
 
 import pytest
 import torch
@@ -7,13 +7,15 @@ from uumamba.ops.linear_recurrence import linear_recurrence
 
 
 def in_chunks(sequence, steps):
-    """``(length, ...)`` as ``(steps, chunks, ...)``."""
+    """Reorder ``(length, ...)`` as ``(steps, chunks, ...)``."""
     return sequence.unflatten(0, (-1, steps)).transpose(0, 1).contiguous()
 
 
+@pytest.mark.parametrize("decay", [None, 0.0, 1.0], ids=["random decay", "decay 0", "decay 1"])
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 6, 12])
-def test_recurrence_equals_a_loop_however_it_is_chunked(steps):
+def test_recurrence_equals_a_loop_for_any_chunks(steps, decay):
     a, x = torch.rand(2, 12, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    a = a if decay is None else torch.full_like(a, decay)
     state, expected = torch.zeros(5, dtype=torch.float64), []
     for a_l, x_l in zip(a, x, strict=True):
         state = a_l * state + x_l
@@ -28,14 +30,3 @@ def test_first_and_second_gradients_equal_finite_differences(steps, chunks):
     inputs = tuple(torch.rand(steps, chunks, 2, dtype=torch.float64, generator=draw).requires_grad_() for _ in range(2))
     assert torch.autograd.gradcheck(linear_recurrence, inputs)
     assert torch.autograd.gradgradcheck(linear_recurrence, inputs)
-
-
-def test_zero_decay_returns_the_input():
-    x = torch.arange(12.0).view(3, 4)
-    torch.testing.assert_close(linear_recurrence(torch.zeros_like(x), x), x, rtol=0, atol=0)
-
-
-def test_no_decay_is_a_running_sum():
-    x = torch.arange(12.0)
-    found = linear_recurrence(torch.ones(3, 4), in_chunks(x, 3)).transpose(0, 1).flatten()
-    torch.testing.assert_close(found, x.cumsum(0), rtol=0, atol=0)

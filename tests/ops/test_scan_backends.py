@@ -1,4 +1,4 @@
-"""Choice of the backend, and reasons of those that cannot run."""
+"""Automatic choice of the backend and missing requirements."""
 
 import sys
 from dataclasses import replace
@@ -14,11 +14,11 @@ from uumamba.ops.scan_backends import SCAN_BACKENDS
 
 @pytest.fixture
 def available(monkeypatch):
-    """Make a backend available or not."""
+    """Make a backend available or unavailable."""
 
     def change(name, is_available):
-        problem = None if is_available else "taken away"
-        monkeypatch.setitem(SCAN_BACKENDS, name, replace(SCAN_BACKENDS[name], unavailable=lambda: problem))
+        problem = None if is_available else "removed by the test"
+        monkeypatch.setitem(SCAN_BACKENDS, name, replace(SCAN_BACKENDS[name], find_missing=lambda: problem))
 
     return change
 
@@ -41,7 +41,7 @@ def test_automatic_choice_follows_device_type_and_availability(available, device
     assert automatic_backend(device, dtype) == expected
 
 
-def test_every_backend_either_runs_here_or_says_why_not():
+def test_every_backend_either_runs_or_has_a_reason():
     assert sorted([*scan_backends(), *scan_problems()]) == sorted(SCAN_BACKENDS)
     assert set(SCAN_BACKENDS) == {"reference", "torch", "native", "triton", "mamba_ssm"}
 
@@ -50,28 +50,28 @@ def test_every_backend_either_runs_here_or_says_why_not():
     ("backend", "is_available", "dtype"),
     [
         ("native", False, torch.float32),
-        ("native", True, torch.float64),  # computes in float32
+        ("native", True, torch.float64),  # computes only in float32
         ("triton", True, torch.float32),  # tensors are on the CPU
         ("cuda", None, torch.float32),
     ],
 )
-def test_backend_that_cannot_serve_is_refused(scan_arguments, available, refused, backend, is_available, dtype):
+def test_unusable_backend_is_refused(scan_arguments, available, refused, backend, is_available, dtype):
     if is_available is not None:
         available(backend, is_available)
     with refused("backend", got=backend):
         selective_scan(**scan_arguments(dtype=dtype), backend=backend)
 
 
-def test_mamba_ssm_without_its_compiled_extension_is_not_enough(monkeypatch):
+def test_mamba_ssm_needs_its_compiled_extension(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(scan_mamba_ssm, "find_spec", lambda name: name)
     monkeypatch.setitem(sys.modules, "selective_scan_cuda", None)
-    assert "selective_scan_cuda" in scan_mamba_ssm.unavailable()
+    assert "selective_scan_cuda" in scan_mamba_ssm.find_missing_mamba_ssm()
     monkeypatch.setitem(sys.modules, "selective_scan_cuda", ModuleType("selective_scan_cuda"))
-    assert scan_mamba_ssm.unavailable() is None
+    assert scan_mamba_ssm.find_missing_mamba_ssm() is None
 
 
-def test_mamba_ssm_refuses_a_last_state_whose_gradient_it_would_drop(scan_arguments, refused):
+def test_mamba_ssm_refuses_a_last_state_with_a_gradient(scan_arguments, refused):
     scan = ScanArguments(**scan_arguments(requires_grad=True), return_last_state=True)
     with refused("return_last_state", got=True):
         scan_mamba_ssm.mamba_ssm_scan(scan)

@@ -1,7 +1,7 @@
-"""Triton scan against the reference: in Triton's interpreter on tiny shapes, at full size with a GPU.
+"""Triton scan against the reference, in Triton's interpreter or on a GPU.
 
-Triton chooses the interpreter at its import, so this file runs itself in one process of its own, which prints the
-relative L2 error of every result of every case, as a share of the rounding bound.
+Triton selects the interpreter when it is imported, so this file runs itself in a separate process. The process prints
+the relative L2 error of every result of every case, divided by the rounding bound.
 """
 
 import json
@@ -22,7 +22,7 @@ from uumamba.ops.scan_triton import Plan
 
 OPTIONAL = ("D", "z", "delta_bias")
 NAMES = ("u", "delta", "A", "B", "C", *OPTIONAL)
-# Two channels in a thread and several blocks; chunks of 16 and 32 steps, or one pass.
+# Two channels per thread and several blocks; chunks of 16 and 32 steps, or one pass.
 SPLIT = Plan(chunk_steps=16, forward=(1, 4), backward=(2, 2), carry=(2, 16))
 LONG_SPLIT = Plan(chunk_steps=32, forward=(2, 4), backward=(2, 4), carry=(4, 32))
 ONE_PASS = Plan(chunk_steps=336, forward=(1, 8), backward=(2, 4))
@@ -45,14 +45,14 @@ def arguments(
     made = {
         name: torch.randn(shapes[name], generator=draw) for name in NAMES if name not in OPTIONAL or name in optional
     }
-    # Decaying states only: without softplus a negative step grows beyond float32.
+    # Only decaying states: without softplus, a negative step size grows beyond float32.
     return {name: tensor.abs() if "delta" in name else tensor for name, tensor in made.items()} | {
         "A": -made["A"].exp()
     }
 
 
 def channels_last(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Each sequence inside a wider tensor with channels innermost, as a projection of both leaves it."""
+    """Make every sequence a part of a wider tensor with channels innermost."""
     wide = {
         name: torch.cat([tensor, tensor], dim=-2).mT.contiguous().mT
         for name, tensor in tensors.items()
@@ -62,7 +62,10 @@ def channels_last(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def scan(tensors: dict[str, Tensor], plan: Plan | None, softplus: bool = True) -> dict[str, Tensor]:
-    """Values and gradients by the kernels, with weights on y and the last state that are the same for all."""
+    """Compute values and gradients with the kernels.
+
+    The gradients are of a weighted sum of y and the last state, with fixed weights.
+    """
     if plan is not None:
         scan_triton._plan = lambda *_: plan
     inputs = ScanArguments(**tensors, delta_softplus=softplus)
@@ -74,7 +77,7 @@ def scan(tensors: dict[str, Tensor], plan: Plan | None, softplus: bool = True) -
 
 
 def exact(tensors: dict[str, Tensor], compute: Callable[..., Any], softplus: bool = True) -> dict[str, Tensor]:
-    """The same by another scan under autograd, in float64."""
+    """Compute the same results with another scan and autograd in float64."""
     exact = {name: tensor.detach().double().requires_grad_() for name, tensor in tensors.items()}
     y, last_state = compute(ScanArguments(**exact, delta_softplus=softplus))
     grads = torch.autograd.grad((y, last_state), list(exact.values()), weights(y, last_state))
@@ -87,9 +90,10 @@ def weights(*tensors: Tensor) -> list[Tensor]:
 
 
 def rounding_bound(length: int = 17, states: int = 3) -> float:
-    """Return the relative error of float32: one rounding for each operation on the longest path.
+    """Return a bound of the relative error in float32.
 
-    A step rounds its decay, its product and its sum; the states are summed once; softplus and exponentials add a few.
+    It is one rounding per operation on the longest path. A step rounds decay, product and sum; the states are summed
+    once; softplus and exponentials add a few roundings.
     """
     return (3 * length + states + 8) * torch.finfo(torch.float32).eps / 2
 
@@ -105,7 +109,7 @@ def relative_errors(found: dict[str, Tensor], expected: dict[str, Tensor]) -> di
 def against_reference(plan: Plan, softplus: bool = True, strided: bool = False, **shape: Any) -> Case:
     def case() -> dict[str, Any]:
         tensors = arguments(**shape)
-        tensors["delta"] -= 4 * softplus  # so that steps become about 0.03, as in a trained model
+        tensors["delta"] -= 4 * softplus  # so that step sizes are about 0.03, as in a trained model
         found = scan(channels_last(tensors) if strided else tensors, plan, softplus)
         errors = relative_errors(found, exact(tensors, reference_scan, softplus))
         return {
@@ -144,7 +148,7 @@ def layout() -> dict[str, Any]:
     y, last_state, carries = scan_triton.triton_forward(inputs, keep=False)
     kept = scan_triton.triton_forward(inputs, keep=True)[2]
     channels, states = tensors["A"].shape
-    shape = (2, -(-tensors["u"].shape[2] // scan_triton.SAVED_EVERY), states, channels)
+    shape = (2, -(-tensors["u"].shape[2] // scan_triton.STEPS_PER_CARRY), states, channels)
     return {
         "y is laid out as empty_like(u)": y.stride() == torch.empty_like(tensors["u"]).stride(),
         "last_state is contiguous": last_state.is_contiguous() and last_state.dtype == torch.float32,
@@ -152,12 +156,12 @@ def layout() -> dict[str, Any]:
     }
 
 
-# Every flag and form in both plans, one step, whole and cut chunks, and more chunks than one tile of the carry.
+# Every flag and form in both plans, one step, complete and partial chunks, more chunks than one tile of the carry.
 ACCURACY: dict[str, Case] = {
-    "split, no flags, whole chunks": against_reference(SPLIT, False, optional=(), length=32),
+    "split, no flags, complete chunks": against_reference(SPLIT, False, optional=(), length=32),
     "split, all flags": against_reference(SPLIT),
     "split, z, 1 state": against_reference(SPLIT, optional=("z",), states=1),
-    "split, B and C constant, blocks cut": against_reference(
+    "split, B and C constant, partial blocks": against_reference(
         SPLIT, False, optional=("D", "delta_bias"), channels=5, B="constant", C="constant"
     ),
     "split, B and C grouped": against_reference(SPLIT, B="grouped", C="grouped", channels=6),
@@ -165,7 +169,7 @@ ACCURACY: dict[str, Case] = {
     "split, channels last, batch": against_reference(LONG_SPLIT, strided=True, batch=2, length=34, states=2),
     "split, 1 step": against_reference(SPLIT, length=1),
     "one pass, no flags": against_reference(ONE_PASS, optional=(), length=15),
-    "one pass, all flags, blocks cut": against_reference(ONE_PASS, False, channels=9),
+    "one pass, all flags, partial blocks": against_reference(ONE_PASS, False, channels=9),
     "one pass, B grouped": against_reference(ONE_PASS, strided=True, B="grouped", channels=4),
     "one pass, C constant": against_reference(ONE_PASS, C="constant"),
 }
@@ -181,7 +185,7 @@ def interpreted() -> dict[str, dict[str, Any]]:
     return json.loads(done.stdout)
 
 
-linux = pytest.mark.skipif(sys.platform != "linux", reason="accelerator: triton is made for Linux alone")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="accelerator: triton exists only for Linux")
 
 
 @linux
@@ -204,7 +208,7 @@ def test_two_runs_give_the_same_bits(interpreted):
 
 @linux
 def test_half_types_are_computed_in_float32_and_returned_in_their_own(interpreted):
-    unit = torch.finfo(torch.bfloat16).eps  # the interpreter may cut where a device rounds
+    unit = torch.finfo(torch.bfloat16).eps  # the interpreter may truncate where a device rounds
     errors = interpreted["half"]["errors"]
     assert interpreted["half"]["types"] == ["torch.bfloat16"]
     assert errors.pop("last_state") == 0
@@ -212,7 +216,7 @@ def test_half_types_are_computed_in_float32_and_returned_in_their_own(interprete
 
 
 @linux
-def test_results_are_laid_out_as_the_operator_promises(interpreted):
+def test_results_have_the_layout_of_the_operator(interpreted):
     assert all(interpreted["layout"].values()), interpreted["layout"]
 
 
@@ -225,7 +229,7 @@ def test_kernels_are_imported_at_first_use_only(interpreted):
     ("shape", "chunks"),
     [((2, 64, 917_504), 3584), ((4, 640, 1120), 18), ((2, 560, 320), 1), ((64, 5000, 100_000), 1), ((1, 1, 1), 1)],
 )
-def test_plan_splits_what_is_long_and_would_leave_multiprocessors_idle(shape, chunks):
+def test_plan_splits_long_scans_that_do_not_fill_the_device(shape, chunks):
     plan = scan_triton._plan(*shape, multiprocessors=132)
     assert -(-shape[-1] // plan.chunk_steps) == chunks
     assert plan.chunk_steps % 16 == 0
@@ -246,7 +250,7 @@ def test_kernels_equal_the_torch_backend_at_full_size(shape, order):
         return selective_scan(**scan.tensors(), delta_softplus=True, return_last_state=True, backend="torch")
 
     errors = relative_errors(scan(tensors, None), exact(tensors, by_torch))
-    # Decay ends an error's memory within about a hundred steps, so it does not grow with the length.
+    # States decay within about a hundred steps, so the error does not grow with the length.
     assert {name: error for name, error in errors.items() if not error < 1e-6} == {}
 
 

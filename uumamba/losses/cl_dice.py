@@ -7,37 +7,37 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from uumamba.losses.cross_entropy import voxel_cross_entropy
-from uumamba.losses.inputs import check_inputs, full_precision, own_and_valid
+from uumamba.losses.inputs import check_inputs, split_ignored, upcast_half
 from uumamba.losses.soft_skeleton import soft_skeleton
 from uumamba.runtime.errors import require
 
-VesselsOf = Literal["union", "each"]
-
 
 class SoftClDiceLoss(nn.Module):
-    r"""One minus the soft centreline Dice: each mask should contain the other's skeleton.
+    r"""One minus the soft centreline Dice.
+
+    It measures how much of each mask's skeleton the other mask contains.
 
     .. math:: L = 1 - \frac{2\,T_p\,T_s}{T_p + T_s}, \quad
         T_p = \frac{\sum_v S(p)_v\, y_v + s}{\sum_v S(p)_v + s}, \quad
         T_s = \frac{\sum_v S(y)_v\, p_v + s}{\sum_v S(y)_v + s}
 
-    with S the :func:`~uumamba.losses.soft_skeleton.soft_skeleton` and :math:`s` = ``smooth``. A short gap in a thin
-    vessel, which hardly changes Dice, costs its share of the length. The loss lies in [0, 1) and is 0 for a perfect
-    prediction. With an empty label :math:`T_s` is 1 and :math:`T_p` falls with every predicted skeleton voxel. A
-    prediction that is too thick costs nothing, so combine the loss with a region term. Ignored voxels count as
-    background in both masks.
+    S is the :func:`~uumamba.losses.soft_skeleton.soft_skeleton` and :math:`s` = ``smooth``. A short gap in a thin
+    vessel hardly changes Dice, but increases this loss by its share of the length. The loss is in [0, 1) and 0 for a
+    perfect prediction. With an empty label :math:`T_s` is 1, and :math:`T_p` decreases with every predicted skeleton
+    voxel. A prediction that is too thick does not increase the loss, so combine it with a region term. Ignored voxels
+    are background in both masks.
 
-    Peak memory beyond the logits, forward and backward together, in multiples of their bytes in float32, with n
-    iterations and K classes: :math:`(2n + 26)/K`, but at least 1.1, for ``"union"``; :math:`2 + (2n + 20)/K` for
+    Peak memory of the forward and backward pass in addition to the logits, in multiples of their bytes in float32, with
+    n iterations and K classes: :math:`(2n + 26)/K`, but at least 1.1, for ``"union"``; :math:`2 + (2n + 20)/K` for
     ``"each"``.
 
     Args:
         iterations: at least the radius, in voxels, of the thickest vessel.
-        vessels_of: ``"union"`` compares all foreground as one tree, which is fast and keeps branches of different
-            classes connected; ``"each"`` averages over foreground classes, which takes 1.5 times their number as long.
-        batch_dice: pool the voxels of the batch before the ratios.
-        smooth: added to numerators and denominators, in voxels; positive.
-        ignore_label: voxels with this label count in no sum.
+        vessels_of: ``"union"`` compares the complete foreground, which is fast and keeps branches of different classes
+            connected; ``"each"`` averages over foreground classes, which takes 1.5 times as long per class.
+        batch_dice: sum over the voxels of the batch before the ratios.
+        smooth: positive term in numerators and denominators, in voxels.
+        ignore_label: label of voxels that are excluded from all sums.
 
     Raises:
         UsageError: an argument is out of range, or the shapes do not match.
@@ -54,15 +54,15 @@ class SoftClDiceLoss(nn.Module):
     References:
         Shit et al., *clDice: a Novel Topology-Preserving Loss Function for Tubular Structure Segmentation*, CVPR 2021,
         arXiv:2003.07311.
-        Differs from the paper: several classes are joined or averaged; the paper has one. MONAI's SoftclDiceLoss sums
-        classes before the ratios and adds 1e-4 to the harmonic mean's denominator.
+        Differs from the paper: several classes are joined or averaged; the paper has one class. MONAI's SoftclDiceLoss
+        sums over classes before the ratios and adds 1e-4 to the harmonic mean's denominator.
     """
 
     def __init__(
         self,
         *,
         iterations: int = 5,
-        vessels_of: VesselsOf = "union",
+        vessels_of: Literal["union", "each"] = "union",
         batch_dice: bool = False,
         smooth: float = 1.0,
         ignore_label: int | None = None,
@@ -70,7 +70,7 @@ class SoftClDiceLoss(nn.Module):
         super().__init__()
         require(iterations >= 0, "iterations", got=iterations, expected="a number of at least 0")
         require(vessels_of in ("union", "each"), "vessels_of", got=vessels_of, expected="union or each")
-        require(smooth > 0, "smooth", got=smooth, expected="a number above 0, as an empty skeleton would be 0 / 0")
+        require(smooth > 0, "smooth", got=smooth, expected="a number above 0")
         self.iterations = iterations
         self.vessels_of = vessels_of
         self.batch_dice = batch_dice
@@ -80,11 +80,11 @@ class SoftClDiceLoss(nn.Module):
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
         """Loss of logits ``(batch, classes, *spatial)`` against a label ``(batch, 1, *spatial)``."""
         check_inputs(logits, label)
-        own_class, valid = own_and_valid(label, self.ignore_label)
+        own_class, valid = split_ignored(label, self.ignore_label)
         if self.vessels_of == "union":
-            sums = self._sums(_foreground(logits), own_class > 0, valid)[:, None]
+            sums = self._sum_voxels(_foreground(logits), own_class > 0, valid)[:, None]
         else:
-            sums = self._sums_by_class(logits, own_class, valid)
+            sums = self._sum_by_class(logits, own_class, valid)
         if self.batch_dice:
             sums = sums.sum(0)
         inside, predicted, found, true = sums.unbind(-1)
@@ -92,29 +92,38 @@ class SoftClDiceLoss(nn.Module):
         sensitivity = (found + self.smooth) / (true + self.smooth)
         return 1 - (2 * precision * sensitivity / (precision + sensitivity)).mean()
 
-    def _sums_by_class(self, logits: Tensor, own_class: Tensor, valid: Tensor | None) -> Tensor:
-        """Return ``(batch, foreground classes, 4)``; the backward pass holds one class at a time in memory."""
-        classes = full_precision(logits).softmax(1).split(1, dim=1)
+    def _sum_by_class(self, logits: Tensor, own_class: Tensor, valid: Tensor | None) -> Tensor:
+        """Return the sums of every foreground class, ``(batch, classes, 4)``.
+
+        The backward pass keeps one class at a time in memory.
+        """
+        classes = upcast_half(logits).softmax(1).split(1, dim=1)
         return torch.stack(
             [
-                checkpoint(self._sums, each, own_class == value, valid, use_reentrant=False, preserve_rng_state=False)
+                checkpoint(
+                    self._sum_voxels, each, own_class == value, valid, use_reentrant=False, preserve_rng_state=False
+                )
                 for value, each in enumerate(classes)
                 if value
             ],
             dim=1,
         )
 
-    def _sums(self, probability: Tensor, mask: Tensor, valid: Tensor | None) -> Tensor:
-        """Return voxels of the predicted skeleton inside the label and in all, then of the true skeleton likewise."""
+    def _sum_voxels(self, probability: Tensor, mask: Tensor, valid: Tensor | None) -> Tensor:
+        """Return the four sums of the loss, ``(batch, 4)``.
+
+        They are the voxels of the predicted skeleton inside the label and in total, then the voxels of the label's
+        skeleton inside the prediction and in total.
+        """
         if valid is not None:
             probability = probability * valid
         skeleton = soft_skeleton(probability, iterations=self.iterations)
         true = soft_skeleton(mask, iterations=self.iterations)
-        every = (skeleton * mask, skeleton, probability * true, true.to(skeleton.dtype))
-        return torch.stack([each.flatten(1).sum(1) for each in every], dim=-1)
+        terms = (skeleton * mask, skeleton, probability * true, true.to(skeleton.dtype))
+        return torch.stack([each.flatten(1).sum(1) for each in terms], dim=-1)
 
 
 def _foreground(logits: Tensor) -> Tensor:
-    """Return the probability of all classes but 0, ``(batch, 1, *spatial)``, exact near 0."""
+    """Return the foreground probability ``(batch, 1, *spatial)``, exact near 0."""
     background = torch.zeros_like(logits[:, :1], dtype=torch.long)
     return -torch.expm1(-voxel_cross_entropy(logits, background, None))[:, None]

@@ -3,23 +3,21 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from uumamba.losses.inputs import check_inputs, full_precision, own_and_valid
+from uumamba.losses.inputs import check_inputs, split_ignored, upcast_half
 from uumamba.losses.slabs import is_large
 from uumamba.losses.softmax_terms import voxel_nll
 
-NO_LABEL = -100
-"""Torch's label of ignored voxels."""
-
 
 class CrossEntropyLoss(nn.Module):
-    r"""Mean negative log probability of the true class over all voxels that are not ignored.
+    r"""Mean negative log probability of the true class.
 
     .. math:: L = -\frac{1}{|V|} \sum_v \log p_{y_v v}
 
-    The loss is 0 for a perfect prediction, and 0 (not NaN) when all voxels are ignored.
+    The mean is over the set V of voxels that are not ignored. The loss is 0 for a perfect prediction, and 0 (not NaN)
+    if all voxels are ignored.
 
     Args:
-        ignore_label: voxels with this label do not count.
+        ignore_label: label of voxels that are ignored.
 
     Raises:
         UsageError: the shapes do not match.
@@ -44,15 +42,21 @@ class CrossEntropyLoss(nn.Module):
 
 
 def voxel_cross_entropy(logits: Tensor, label: Tensor, ignore_label: int | None) -> Tensor:
-    r"""Return :math:`-\log p_y` of each voxel, ``(batch, *spatial)`` in at least float32; 0 where ignored."""
+    r"""Return :math:`-\log p_y` of each voxel, 0 where ignored.
+
+    The result is ``(batch, *spatial)`` in at least float32.
+    """
     if is_large(logits):
-        return voxel_nll(logits, *own_and_valid(label, ignore_label))[:, 0]
-    mark = NO_LABEL if ignore_label is None else ignore_label
-    return F.cross_entropy(full_precision(logits), label[:, 0].long(), reduction="none", ignore_index=mark)
+        return voxel_nll(logits, *split_ignored(label, ignore_label))[:, 0]
+    mark = -100 if ignore_label is None else ignore_label  # -100: torch's default, never a class
+    return F.cross_entropy(upcast_half(logits), label[:, 0].long(), reduction="none", ignore_index=mark)
 
 
 def mean_over_valid(values: Tensor, label: Tensor, ignore_label: int | None) -> Tensor:
-    """Average ``(batch, *spatial)`` values, which are 0 in ignored voxels, over all other voxels."""
+    """Average ``(batch, *spatial)`` values over valid voxels.
+
+    The values of ignored voxels must be 0.
+    """
     if ignore_label is None:
         return values.mean()
     return values.sum() / (label != ignore_label).sum().clamp_min(1)

@@ -1,4 +1,4 @@
-"""Deep supervision: one loss on every scale of a network's outputs."""
+"""Deep supervision: one loss at every scale of a network's outputs."""
 
 from collections.abc import Sequence
 
@@ -10,21 +10,21 @@ from uumamba.types import Logits
 
 
 class DeepSupervisionLoss(nn.Module):
-    r"""Weighted sum of one loss over the outputs of a deeply supervised network.
+    r"""Weighted sum of one loss over outputs of several scales.
 
     .. math:: L = \sum_i w_i \, \ell(z_i, y_i), \qquad w_i \propto 2^{-i}, \qquad \sum_i w_i = 1
 
-    Output 0 is the finest. By default the coarsest of several outputs has weight 0; it is computed all the same, since
-    data-parallel training needs its parameters' gradients (of 0). Labels are downsampled by nearest neighbour. For a
-    single tensor, as in evaluation, or a list of one the result is the loss itself.
+    Output 0 is the finest. By default the coarsest of several outputs has weight 0; its loss is still computed, because
+    data-parallel training needs gradients (of 0) for its parameters. Labels are downsampled by nearest neighbour. For a
+    single tensor, as in evaluation, or a list of one tensor the result is the loss itself.
 
     Args:
-        loss: called as ``loss(logits, label)`` on each scale, the finest last, so that its ``last_terms`` belong to
+        loss: called as ``loss(logits, label)`` at each scale, the finest last, so that its ``last_terms`` belong to
             the finest.
-        weights: one for each scale, finest first; normalised to sum to 1.
+        weights: one weight per scale, finest first; they are normalised to the sum 1.
 
     Raises:
-        UsageError: weights are negative or sum to 0, or their number differs from that of the outputs.
+        UsageError: weights are negative or all 0, or the numbers of weights and outputs differ.
 
     Example:
         >>> from uumamba.losses import CrossEntropyLoss
@@ -41,40 +41,45 @@ class DeepSupervisionLoss(nn.Module):
     def __init__(self, loss: nn.Module, weights: Sequence[float] | None = None) -> None:
         super().__init__()
         self.loss = loss
-        self.scale_weights = None if weights is None else _normalised(weights)
+        self.scale_weights = None if weights is None else _normalise(weights)
 
     def forward(self, logits: Logits, label: Tensor) -> Tensor:
-        """Loss of one ``(batch, classes, *spatial)`` or a list, finest first, against ``(batch, 1, *spatial)``."""
+        """Return the loss of one output or a list, finest first.
+
+        Outputs are ``(batch, classes, *spatial)``, the label is ``(batch, 1, *spatial)``.
+        """
         outputs = [logits] if isinstance(logits, Tensor) else list(logits)
-        weights = self._weights_of(len(outputs))
+        weights = self._choose_weights(len(outputs))
         terms = [
-            weight * self.loss(output, label_at(label, output.shape[2:]))
+            weight * self.loss(output, resize_label(label, output.shape[2:]))
             for weight, output in reversed(list(zip(weights, outputs, strict=True)))
         ]
         return torch.stack(terms).sum()
 
-    def _weights_of(self, scales: int) -> tuple[float, ...]:
+    def _choose_weights(self, scales: int) -> tuple[float, ...]:
         if scales == 1:
             return (1.0,)
         if self.scale_weights is None:
-            return _normalised([0.5**scale for scale in range(scales - 1)] + [0.0])
+            return _normalise([0.5**scale for scale in range(scales - 1)] + [0.0])
         given = len(self.scale_weights)
-        require(given == scales, "weights", got=self.scale_weights, expected=f"{scales} numbers, one for each output")
+        require(given == scales, "weights", got=self.scale_weights, expected=f"{scales} numbers, one per output")
         return self.scale_weights
 
 
-def label_at(label: Tensor, size: Sequence[int]) -> Tensor:
-    """Resize a label ``(batch, 1, *spatial)`` by nearest neighbour: voxel ``floor(i * old / new)`` along each axis.
+def resize_label(label: Tensor, size: Sequence[int]) -> Tensor:
+    """Resize a label ``(batch, 1, *spatial)`` by nearest neighbour.
+
+    Voxel i along an axis is the old voxel ``floor(i * old / new)``.
 
     Raises:
-        UsageError: the label has another number of spatial axes.
+        UsageError: label and size have different numbers of spatial axes.
 
     Example:
-        >>> label_at(torch.tensor([[[0, 1, 2, 3]]]), (2,))
+        >>> resize_label(torch.tensor([[[0, 1, 2, 3]]]), (2,))
         tensor([[[0, 2]]])
     """
     shape = tuple(label.shape)
-    require(len(shape) == len(size) + 2, "label", got=shape, expected=f"(batch, 1, {len(size)} spatial axes)")
+    require(len(shape) == len(size) + 2, "label", got=shape, expected=f"the shape (batch, 1, {len(size)} spatial axes)")
     for axis, (old, new) in enumerate(zip(label.shape[2:], size, strict=True), start=2):
         if new != old:
             index = torch.arange(new, device=label.device) * old // new
@@ -82,7 +87,7 @@ def label_at(label: Tensor, size: Sequence[int]) -> Tensor:
     return label
 
 
-def _normalised(weights: Sequence[float]) -> tuple[float, ...]:
+def _normalise(weights: Sequence[float]) -> tuple[float, ...]:
     total = float(sum(weights))
     is_valid = min(weights, default=0) >= 0 and total > 0
     require(is_valid, "weights", got=tuple(weights), expected="numbers of at least 0, not all 0")

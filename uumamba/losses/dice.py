@@ -3,27 +3,28 @@
 import torch
 from torch import Tensor, nn
 
-from uumamba.losses.inputs import check_inputs, full_precision, own_and_valid
+from uumamba.losses.inputs import check_inputs, split_ignored, upcast_half
 from uumamba.losses.slabs import is_large
 from uumamba.losses.softmax_terms import softmax_sums, sum_by_class
 from uumamba.runtime.errors import require
 
 
 class SoftDiceLoss(nn.Module):
-    r"""One minus the mean soft Dice over classes (and over samples, unless they are pooled).
+    r"""One minus the mean soft Dice over classes and samples.
 
     .. math:: L = 1 - \frac{1}{K} \sum_k \frac{2 \sum_v p_{kv} y_{kv} + s}{\sum_v p_{kv} + \sum_v y_{kv} + s}
 
-    with :math:`p` the softmax over classes and :math:`s` = ``smooth``. The loss lies in [0, 1) and is 0 for a perfect
-    prediction. A class that is absent from a sample's label (from the batch's with ``batch_dice``) has the Dice
-    :math:`s / (\sum_v p_{kv} + s)`: 1 when it is not predicted, near 0 and with almost no gradient as soon as a few
-    voxels are, so cross entropy must correct false positives of absent classes. A batch without valid voxels gives 0.
+    :math:`p` is the softmax over classes and :math:`s` = ``smooth``. The loss is in [0, 1) and 0 for a perfect
+    prediction. A class that is absent from the label of a sample (with ``batch_dice`` of the batch) has the Dice
+    :math:`s / (\sum_v p_{kv} + s)`. It is 1 if the class is not predicted, and near 0 with almost no gradient if the
+    class is predicted in a few voxels. So combine the loss with cross entropy, which corrects these false positives.
+    A batch without valid voxels has the loss 0.
 
     Args:
-        batch_dice: pool the voxels of the batch before the ratio; more stable where samples lack classes.
+        batch_dice: sum over the voxels of the batch before the ratio; more stable if samples lack classes.
         include_background: include class 0.
-        smooth: added to numerator and denominator, in voxels; positive.
-        ignore_label: voxels with this label count in no sum.
+        smooth: positive term in numerator and denominator, in voxels.
+        ignore_label: label of voxels that are excluded from all sums.
 
     Raises:
         UsageError: ``smooth`` is not positive, or the shapes do not match.
@@ -36,7 +37,7 @@ class SoftDiceLoss(nn.Module):
 
     References:
         Drozdzal et al., *The Importance of Skip Connections in Biomedical Image Segmentation*, 2016, arXiv:1608.04117.
-        Isensee et al., *nnU-Net*, Nature Methods 18, 2021 (no background, smooth 1e-5, pooling over the batch).
+        Isensee et al., *nnU-Net*, Nature Methods 18, 2021 (no background, smooth 1e-5, sums over the batch).
         Differs from the paper: 1 - Dice instead of -Dice, so that the loss with a learned weight has a lower bound.
     """
 
@@ -49,7 +50,7 @@ class SoftDiceLoss(nn.Module):
         ignore_label: int | None = None,
     ) -> None:
         super().__init__()
-        require(smooth > 0, "smooth", got=smooth, expected="a number above 0, as an absent class would be 0 / 0")
+        require(smooth > 0, "smooth", got=smooth, expected="a number above 0")
         self.batch_dice = batch_dice
         self.include_background = include_background
         self.smooth = smooth
@@ -58,11 +59,11 @@ class SoftDiceLoss(nn.Module):
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
         """Loss of logits ``(batch, classes, *spatial)`` against a label ``(batch, 1, *spatial)``."""
         check_inputs(logits, label)
-        own_class, valid = own_and_valid(label, self.ignore_label)
+        own_class, valid = split_ignored(label, self.ignore_label)
         if is_large(logits):
             intersection, predicted = softmax_sums(logits, own_class, valid)
         else:
-            intersection, predicted = _overlap_sums(full_precision(logits).softmax(1), own_class, valid)
+            intersection, predicted = _overlap_sums(upcast_half(logits).softmax(1), own_class, valid)
         counted = torch.ones_like(own_class, dtype=predicted.dtype) if valid is None else valid.to(predicted.dtype)
         total = predicted + sum_by_class(counted, own_class, classes=logits.shape[1])
         if self.batch_dice:
@@ -74,9 +75,9 @@ class SoftDiceLoss(nn.Module):
 
 
 def _overlap_sums(probabilities: Tensor, own_class: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
-    r"""Return :math:`\sum_v p y` and :math:`\sum_v p` of each sample and class, both ``(batch, classes)``.
+    r"""Return :math:`\sum_v p y` and :math:`\sum_v p`, both ``(batch, classes)``.
 
-    Each voxel adds the probability of its own class to that class's bin, without a one-hot label.
+    The first sum adds each voxel's probability of its class to the bin of the class. No one-hot label is needed.
     """
     if valid is not None:
         probabilities = probabilities * valid

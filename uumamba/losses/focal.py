@@ -6,37 +6,37 @@ import torch
 from torch import Tensor, nn
 
 from uumamba.losses.cross_entropy import mean_over_valid, voxel_cross_entropy
-from uumamba.losses.inputs import check_inputs, own_and_valid
+from uumamba.losses.inputs import check_inputs, split_ignored
 from uumamba.losses.softmax_terms import sum_by_class
 from uumamba.runtime.errors import require
 
 
 class FocalLoss(nn.Module):
-    r"""Cross entropy in which confidently correct voxels count less.
+    r"""Cross entropy with lower weights for confidently correct voxels.
 
     .. math:: L = \frac{1}{|V|} \sum_v -\alpha_{y_v} (1 - p_{y_v v})^\gamma \log p_{y_v v}
 
-    with :math:`p` the softmax of the logits. The loss tends to 0 for a perfect prediction in any number of classes, and
-    is 0 when all voxels are ignored. With ``gamma=0`` and no ``alpha`` it is the cross entropy.
+    :math:`p` is the softmax of the logits. The loss tends to 0 for a perfect prediction in any number of classes. It is
+    0 if all voxels are ignored. With ``gamma=0`` and without ``alpha`` it is the cross entropy.
 
-    With ``class_mean`` it is averaged within each class present in the batch's label, and then over these classes,
+    With ``class_mean`` the loss is averaged within each class of the batch's label, and then over these classes C:
 
     .. math:: L = \frac{1}{|C|} \sum_{c \in C} \frac{1}{|V_c|}
         \sum_{v \in V_c} -\alpha_c (1 - p_{cv})^\gamma \log p_{cv}
 
-    so a vessel of a few voxels counts as much as the background. False negatives then cost far more than false
-    positives, so combine it with a region term.
+    So a vessel of a few voxels has the weight of the background. False negatives then increase the loss much more than
+    false positives, so combine it with a region term.
 
     Args:
-        gamma: focusing exponent; larger values lower the weight of confident voxels more.
+        gamma: focusing exponent; larger values reduce the weight of confident voxels more.
         alpha: class weights. ``None``: all 1. A number: 1 - alpha for the background, alpha for every other class.
-            A sequence: one weight for each class.
-        class_mean: weight all present classes equally, whatever their number of voxels.
-        ignore_label: voxels with this label do not count.
+            A sequence: one weight per class.
+        class_mean: give all present classes the same weight, independent of their number of voxels.
+        ignore_label: label of voxels that are ignored.
 
     Raises:
-        UsageError: ``gamma`` or ``alpha`` is out of range, ``alpha`` has another number of classes, or the shapes do
-            not match.
+        UsageError: ``gamma`` or ``alpha`` is out of range, the numbers of ``alpha`` and classes differ, or the shapes
+            do not match.
 
     Example:
         >>> label = torch.ones(1, 1, 2, 2, dtype=torch.long)
@@ -60,7 +60,7 @@ class FocalLoss(nn.Module):
         super().__init__()
         require(gamma >= 0, "gamma", got=gamma, expected="a number of at least 0")
         is_valid = all(weight >= 0 for weight in alpha) if isinstance(alpha, Sequence) else 0 <= (alpha or 0) <= 1
-        require(is_valid, "alpha", got=alpha, expected="a number from 0 to 1, or a weight of at least 0 for each class")
+        require(is_valid, "alpha", got=alpha, expected="a number from 0 to 1, or weights of at least 0")
         self.gamma = gamma
         self.alpha = alpha
         self.class_mean = class_mean
@@ -70,25 +70,31 @@ class FocalLoss(nn.Module):
         """Loss of logits ``(batch, classes, *spatial)`` against a label ``(batch, 1, *spatial)``."""
         check_inputs(logits, label)
         cross_entropy = voxel_cross_entropy(logits, label, self.ignore_label)
-        focal = focal_weight(cross_entropy, self.gamma) * cross_entropy
+        focal = compute_focal_weight(cross_entropy, self.gamma) * cross_entropy
         if self.alpha is not None:
-            focal = focal * _class_weight(label, self._alpha_of(logits.shape[1]), dtype=focal.dtype)
+            focal = focal * _weigh_voxels(label, _list_alpha(self.alpha, logits.shape[1]), dtype=focal.dtype)
         if self.class_mean:
             return mean_over_classes(focal, label, self.ignore_label, classes=logits.shape[1])
         return mean_over_valid(focal, label, self.ignore_label)
 
-    def _alpha_of(self, classes: int) -> list[float]:
-        if isinstance(self.alpha, Sequence):
-            require(
-                len(self.alpha) == classes, "alpha", got=self.alpha, expected=f"{classes} weights, one for each class"
-            )
-            return [float(weight) for weight in self.alpha]
-        assert self.alpha is not None  # checked by the caller
-        return [1 - self.alpha] + [self.alpha] * (classes - 1)
+
+def _list_alpha(alpha: float | Sequence[float], classes: int) -> list[float]:
+    """Return one weight per class.
+
+    Raises:
+        UsageError: the number of weights differs from the number of classes.
+    """
+    if not isinstance(alpha, Sequence):
+        return [1 - alpha] + [alpha] * (classes - 1)
+    require(len(alpha) == classes, "alpha", got=alpha, expected=f"{classes} weights, one per class")
+    return [float(weight) for weight in alpha]
 
 
-def _class_weight(label: Tensor, weights: Sequence[float], *, dtype: torch.dtype) -> Tensor:
-    """Return each voxel's class weight, filled class by class: a table would be copied to the accelerator first."""
+def _weigh_voxels(label: Tensor, weights: Sequence[float], *, dtype: torch.dtype) -> Tensor:
+    """Return each voxel's class weight.
+
+    The weights are filled in class by class: a table of weights would have to be copied to the accelerator.
+    """
     voxel_weight = torch.full_like(label[:, 0], weights[0], dtype=dtype)
     for index, weight in enumerate(weights):
         if weight != weights[0]:
@@ -97,14 +103,20 @@ def _class_weight(label: Tensor, weights: Sequence[float], *, dtype: torch.dtype
 
 
 def mean_over_classes(values: Tensor, label: Tensor, ignore_label: int | None, *, classes: int) -> Tensor:
-    """Average ``(batch, *spatial)`` values, 0 where ignored, within each present class and then over classes."""
-    own_class, valid = own_and_valid(label, ignore_label)
+    """Average ``(batch, *spatial)`` values per class, then over classes.
+
+    Only classes in the label are included. The values of ignored voxels must be 0.
+    """
+    own_class, valid = split_ignored(label, ignore_label)
     counted = torch.ones_like(own_class, dtype=values.dtype) if valid is None else valid.to(values.dtype)
     sums, voxels = (sum_by_class(each, own_class, classes=classes).sum(0) for each in (values[:, None], counted))
     return (sums / voxels.clamp_min(1)).sum() / (voxels > 0).sum().clamp_min(1)
 
 
-def focal_weight(cross_entropy: Tensor, gamma: float) -> Tensor:
-    r"""Return :math:`(1 - p)^\gamma` from :math:`-\log p`, exact near p = 1, with a finite gradient at 1."""
+def compute_focal_weight(cross_entropy: Tensor, gamma: float) -> Tensor:
+    r"""Return :math:`(1 - p)^\gamma` from :math:`-\log p`.
+
+    The result is exact near p = 1 and has a finite gradient at 1.
+    """
     miss = -torch.expm1(-cross_entropy)
     return miss.clamp_min(torch.finfo(miss.dtype).tiny) ** gamma

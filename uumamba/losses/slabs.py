@@ -1,32 +1,33 @@
-"""Slabs of large logits, so that no loss copies all channels at once."""
+"""Slabs of large logits, to avoid copies of all channels."""
 
 from math import prod
 
 from torch import Tensor
 
+# Values of a slab on a CPU: 1 MB in float32, which fits into the cache.
 SLAB_VALUES = 2**18
-"""Values of a slab on a CPU: 1 MB in float32, which fits the cache, so slabs are as fast as the whole."""
-
+# Values of a slab on an accelerator: larger, because each slab needs kernel launches.
 ACCELERATOR_SLAB_VALUES = 2**22
-"""Values of a slab on an accelerator, where each slab costs kernel launches."""
-
-Slab = tuple[slice, slice, slice]
 
 
 def slab_values(logits: Tensor) -> int:
-    """Return the values of a slab on the logits' device."""
+    """Return the number of values of a slab on the logits' device."""
     return SLAB_VALUES if logits.device.type == "cpu" else ACCELERATOR_SLAB_VALUES
 
 
 def is_large(logits: Tensor) -> bool:
-    """Whether logits have more than four slabs; smaller logits go through torch's operators as a whole."""
+    """Return whether logits have more than four slabs.
+
+    Smaller logits are processed by torch's operators without slabs.
+    """
     return logits.numel() > 4 * slab_values(logits)
 
 
-def slabs(logits: Tensor) -> list[Slab]:
-    """Return indices ``(batch, channel, first spatial axis)`` that cut logits into slabs.
+def slabs(logits: Tensor) -> list[tuple[slice, slice, slice]]:
+    """Return indices ``(batch, channel, first spatial axis)`` of all slabs.
 
-    They apply to any tensor of that batch and grid, whatever its channels. A slab is at least one slice of one sample.
+    The indices are valid for any tensor of this batch and grid, with any channels. A slab is at least one slice of one
+    sample.
 
     Example:
         >>> import torch

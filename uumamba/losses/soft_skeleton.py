@@ -1,6 +1,6 @@
 """Differentiable skeleton by repeated erosion and opening."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import reduce
 from typing import Any
 
@@ -12,18 +12,18 @@ Pick = Callable[[Tensor, Tensor], Tensor]
 
 
 def soft_skeleton(image: Tensor, *, iterations: int) -> Tensor:
-    r"""Return the soft skeleton of values in [0, 1], or the skeleton of a mask.
+    r"""Compute the soft skeleton of an image or mask.
 
     .. math:: I_0 = I, \quad I_{i+1} = \mathrm{erode}(I_i), \quad
         E_i = \max(I_i - \mathrm{dilate}(I_{i+1}), 0), \quad S = 1 - \prod_{i=0}^{k} (1 - E_i)
 
-    Erosion is the minimum over a voxel and its neighbours along the axes, dilation the maximum over all neighbours;
-    voxels outside the image are excluded. A structure of radius r voxels vanishes after about r erosions, so fewer
-    iterations leave the middle of a thick vessel without skeleton. Unlike a true skeleton the result may be
-    disconnected.
+    Values are in [0, 1]. Erosion is the minimum over a voxel and its neighbours along the axes, dilation the maximum
+    over all neighbours; voxels outside the image are excluded. A structure of radius r voxels vanishes after about r
+    erosions, so with fewer iterations the middle of a thick vessel has no skeleton. Unlike an exact skeleton the result
+    may be disconnected.
 
-    The backward pass recomputes each iteration from its two stored images: at most 2k + 21 copies of the image in all,
-    where MONAI's soft_skel keeps 180 for k = 5.
+    The backward pass recomputes each iteration from its two stored images: at most 2k + 21 copies of the image are in
+    memory. MONAI's soft_skel needs 180 for k = 5.
 
     Args:
         image: ``(batch, channel, *spatial)``, floating or bool.
@@ -41,14 +41,14 @@ def soft_skeleton(image: Tensor, *, iterations: int) -> Tensor:
 
     References:
         Shit et al., *clDice: a Novel Topology-Preserving Loss Function for Tubular Structure Segmentation*, CVPR 2021,
-        arXiv:2003.07311. Differs from the paper: where neighbours are equal they share the gradient.
+        arXiv:2003.07311. Differs from the paper: equal neighbours share the gradient.
     """
     skeleton = torch.zeros_like(image)
     for _ in range(iterations + 1):
         if image.dtype == torch.bool:
             image, skeleton = _mask_step(image, skeleton)
         else:
-            image, skeleton = _SoftStep.apply(image, skeleton)  # type: ignore[no-untyped-call]  # torch types it so
+            image, skeleton = _SoftStep.apply(image, skeleton)  # type: ignore[no-untyped-call]  # torch does not type apply
     return skeleton
 
 
@@ -58,7 +58,10 @@ def _mask_step(image: Tensor, skeleton: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _SoftStep(Function):
-    """One iteration: the eroded image, and the skeleton plus the voxels that the opening removes."""
+    """One iteration: the eroded image and the updated skeleton.
+
+    The voxels that the opening removes are added to the skeleton.
+    """
 
     @staticmethod
     def forward(image: Tensor, skeleton: Tensor) -> tuple[Tensor, Tensor]:
@@ -73,39 +76,38 @@ class _SoftStep(Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
         image, skeleton = ctx.saved_tensors
-        by_axis = [_of_three(image, axis, torch.minimum) for axis in range(2, image.ndim)]
-        eroded = _smallest(by_axis)
+        by_axis = [_pick_of_three(image, axis, torch.minimum) for axis in range(2, image.ndim)]
+        eroded = reduce(torch.minimum, by_axis)
         steps = [eroded]
         for axis in range(2, image.ndim):
-            steps.append(_of_three(steps[-1], axis, torch.maximum))
+            steps.append(_pick_of_three(steps[-1], axis, torch.maximum))
         removed = (image - steps[-1]).relu()
         grad_image = grads[1] * (1 - skeleton) * (removed > 0)
         grad_dilated = -grad_image
         for axis in reversed(range(2, image.ndim)):
-            grad_dilated = _grad_of_three(steps[axis - 2], steps.pop(), grad_dilated, axis)
+            grad_dilated = _backpropagate_pick(steps[axis - 2], steps.pop(), grad_dilated, axis)
         picked = [(each == eroded).to(image.dtype) for each in by_axis]
         grad_eroded = (grads[0] + grad_dilated) / reduce(torch.add, picked)
         for axis, each in enumerate(by_axis, start=2):
-            grad_image = grad_image + _grad_of_three(image, each, grad_eroded * picked[axis - 2], axis)
+            grad_image = grad_image + _backpropagate_pick(image, each, grad_eroded * picked[axis - 2], axis)
         return grad_image, grads[1] * (1 - removed)
 
 
 def _erode(image: Tensor, smaller: Pick) -> Tensor:
-    return _smallest([_of_three(image, axis, smaller) for axis in range(2, image.ndim)], smaller)
-
-
-def _smallest(images: Sequence[Tensor], smaller: Pick = torch.minimum) -> Tensor:
-    return reduce(smaller, images)
+    return reduce(smaller, [_pick_of_three(image, axis, smaller) for axis in range(2, image.ndim)])
 
 
 def _dilate(image: Tensor, larger: Pick) -> Tensor:
     for axis in range(2, image.ndim):
-        image = _of_three(image, axis, larger)
+        image = _pick_of_three(image, axis, larger)
     return image
 
 
-def _of_three(image: Tensor, axis: int, pick: Pick) -> Tensor:
-    """Apply ``pick`` to each voxel and its neighbours along an axis; faster than pooling, which stores indices."""
+def _pick_of_three(image: Tensor, axis: int, pick: Pick) -> Tensor:
+    """Apply ``pick`` to each voxel and its neighbours along an axis.
+
+    Pooling would be slower, because it stores indices.
+    """
     length = image.shape[axis]
     if length == 1:
         return image
@@ -114,8 +116,8 @@ def _of_three(image: Tensor, axis: int, pick: Pick) -> Tensor:
     return torch.cat([pairs.narrow(axis, 0, 1), middle, pairs.narrow(axis, length - 2, 1)], axis)
 
 
-def _grad_of_three(image: Tensor, picked: Tensor, grad: Tensor, axis: int) -> Tensor:
-    """Backpropagate through :func:`_of_three`; equal voxels share the gradient."""
+def _backpropagate_pick(image: Tensor, picked: Tensor, grad: Tensor, axis: int) -> Tensor:
+    """Backpropagate through :func:`_pick_of_three`; equal voxels share the gradient."""
     length = image.shape[axis]
     if length == 1:
         return grad

@@ -1,7 +1,7 @@
-"""Sums over a softmax of large logits, slab by slab, without storing the softmax.
+"""Sums over a softmax of large logits, computed slab by slab.
 
-Torch's operators store a softmax of the logits' size for every loss term and make up to three more in the backward
-pass. These two functions store the logits alone and recompute slab by slab.
+Torch's operators store a softmax of the logits' size for every loss term and allocate up to three more in the backward
+pass. The two functions of this module store only the logits and recompute the softmax slab by slab.
 """
 
 from typing import Any
@@ -10,48 +10,47 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from uumamba.losses.inputs import full_precision
+from uumamba.losses.inputs import upcast_half
 from uumamba.losses.slabs import slabs
 
 
 def voxel_nll(logits: Tensor, own_class: Tensor, valid: Tensor | None) -> Tensor:
-    r"""Return :math:`-\log p_y` of each voxel in at least float32, and 0 where it is not valid.
+    r"""Return :math:`-\log p_y` of each voxel, 0 where not valid.
 
     Args:
         logits: ``(batch, classes, *spatial)``.
-        own_class: class of each voxel, int64 ``(batch, 1, *spatial)``, valid or not.
-        valid: mask of that shape; None if all voxels are valid.
+        own_class: class of each voxel, int64 ``(batch, 1, *spatial)``; a class also in voxels that are not valid.
+        valid: mask of this shape; None if all voxels are valid.
 
     Returns:
-        ``(batch, 1, *spatial)``.
+        ``(batch, 1, *spatial)`` in at least float32.
 
     Example:
         >>> voxel_nll(torch.zeros(1, 4, 2), torch.ones(1, 1, 2, dtype=torch.long), None)  # ln 4
         tensor([[[1.3863, 1.3863]]])
     """
-    found: Tensor = _VoxelNll.apply(logits, own_class, valid)  # type: ignore[no-untyped-call]  # torch types it so
+    found: Tensor = _VoxelNll.apply(logits, own_class, valid)  # type: ignore[no-untyped-call]  # torch does not type apply
     return found
 
 
 def softmax_sums(logits: Tensor, own_class: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
-    r"""Return :math:`\sum_v p y` and :math:`\sum_v p` of each sample and class over valid voxels.
+    r"""Return :math:`\sum_v p y` and :math:`\sum_v p` over valid voxels.
 
-    Both have the shape ``(batch, classes)``.
-
-    Arguments as for :func:`voxel_nll`.
+    Both sums are ``(batch, classes)``. Arguments as for :func:`voxel_nll`.
 
     Example:
         >>> softmax_sums(torch.zeros(1, 4, 2), torch.ones(1, 1, 2, dtype=torch.long), None)
         (tensor([[0.0000, 0.5000, 0.0000, 0.0000]]), tensor([[0.5000, 0.5000, 0.5000, 0.5000]]))
     """
-    found: tuple[Tensor, Tensor] = _SoftmaxSums.apply(logits, own_class, valid)  # type: ignore[no-untyped-call]  # same
+    found: tuple[Tensor, Tensor] = _SoftmaxSums.apply(logits, own_class, valid)  # type: ignore[no-untyped-call]  # as above
     return found
 
 
 def sum_by_class(values: Tensor, own_class: Tensor, *, classes: int) -> Tensor:
-    """Sum ``(batch, 1, *spatial)`` values over the voxels of each class: ``(batch, classes)``.
+    """Sum values over the voxels of each class.
 
-    Bins are kept for each row of the grid and added up afterwards: a running float32 sum over a volume loses digits.
+    Values are ``(batch, 1, *spatial)``, sums ``(batch, classes)``. Each row of the grid has its own bins, which are
+    summed afterwards: a single float32 sum over a volume loses digits.
     """
     values, own_class = (tensor.reshape(tensor.shape[0], -1, tensor.shape[-1]) for tensor in (values, own_class))
     bins = values.new_zeros(*values.shape[:2], classes)
@@ -61,9 +60,9 @@ def sum_by_class(values: Tensor, own_class: Tensor, *, classes: int) -> Tensor:
 class _VoxelNll(Function):
     @staticmethod
     def forward(logits: Tensor, own_class: Tensor, valid: Tensor | None) -> Tensor:
-        found = torch.empty_like(own_class, dtype=full_precision(logits[:0]).dtype)
+        found = torch.empty_like(own_class, dtype=upcast_half(logits[:0]).dtype)
         for slab in slabs(logits):
-            log_probabilities = full_precision(logits[slab]).log_softmax(1)
+            log_probabilities = upcast_half(logits[slab]).log_softmax(1)
             found[slab] = -log_probabilities.gather(1, own_class[slab])
         return found if valid is None else found * valid
 
@@ -77,7 +76,7 @@ class _VoxelNll(Function):
         grad = grads[0] if valid is None else grads[0] * valid
         found = torch.empty_like(logits)
         for slab in slabs(logits):
-            share = full_precision(logits[slab]).softmax(1) * grad[slab]
+            share = upcast_half(logits[slab]).softmax(1) * grad[slab]
             found[slab] = share.scatter_add(1, own_class[slab], -grad[slab])
         return found, None, None
 
@@ -86,10 +85,10 @@ class _SoftmaxSums(Function):
     @staticmethod
     def forward(logits: Tensor, own_class: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
         classes = logits.shape[1]
-        own = torch.zeros(logits.shape[:2], dtype=full_precision(logits[:0]).dtype, device=logits.device)
+        own = torch.zeros(logits.shape[:2], dtype=upcast_half(logits[:0]).dtype, device=logits.device)
         total = torch.zeros_like(own)
         for slab in slabs(logits):
-            probabilities = full_precision(logits[slab]).softmax(1)
+            probabilities = upcast_half(logits[slab]).softmax(1)
             if valid is not None:
                 probabilities = probabilities * valid[slab]
             label = own_class[slab]
@@ -106,8 +105,8 @@ class _SoftmaxSums(Function):
         logits, own_class, valid = ctx.saved_tensors
         found = torch.empty_like(logits)
         for slab in slabs(logits):
-            probabilities, label = full_precision(logits[slab]).softmax(1), own_class[slab]
-            # dL/dp is the sum's gradient of each class, plus the overlap's gradient at the voxel's own class.
+            probabilities, label = upcast_half(logits[slab]).softmax(1), own_class[slab]
+            # dL/dp is the gradient of the class's sum, plus, for the voxel's own class, the gradient of its overlap.
             by_class = grads[1][slab[0]].reshape(*grads[1][slab[0]].shape, *(1,) * (logits.ndim - 2))
             flat = label.flatten(1)
             at_own = probabilities.gather(1, label) * grads[0][slab[0]].gather(1, flat).reshape(label.shape)

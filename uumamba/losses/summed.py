@@ -1,4 +1,4 @@
-"""Sum of losses, and the named terms of all compound losses."""
+"""Sum of losses, and the base class of all compound losses."""
 
 from collections.abc import Mapping
 
@@ -8,20 +8,24 @@ from torch import Tensor, nn
 from uumamba.runtime.errors import require
 
 
-class NamedTerms(nn.Module):
-    """Losses by name, with the last value of each for logging, without waiting for the device.
+class CompoundLoss(nn.Module):
+    """Base class of losses with several named terms.
+
+    Attributes:
+        losses: the losses by name.
+        last_terms: detached value of each term in the last call, on the device of the loss.
 
     Args:
         losses: named losses, each called as ``loss(logits, label)``.
 
     Raises:
-        UsageError: there are none.
+        UsageError: there are no losses.
 
     Example:
         >>> from uumamba.losses import CrossEntropyLoss
-        >>> terms = NamedTerms({"distribution": CrossEntropyLoss()})
-        >>> _ = terms(torch.zeros(1, 2, 4, 4), torch.zeros(1, 1, 4, 4, dtype=torch.long))
-        >>> terms.last
+        >>> loss = CompoundLoss({"distribution": CrossEntropyLoss()})
+        >>> _ = loss.compute_terms(torch.zeros(1, 2, 4, 4), torch.zeros(1, 1, 4, 4, dtype=torch.long))
+        >>> loss.last_terms
         {'distribution': tensor(0.6931)}
     """
 
@@ -29,30 +33,28 @@ class NamedTerms(nn.Module):
         super().__init__()
         require(losses, "losses", got=losses, expected='at least one named loss, such as {"region": SoftDiceLoss()}')
         self.losses = nn.ModuleDict(dict(losses))
-        self.last: dict[str, Tensor] = {}
+        self.last_terms: dict[str, Tensor] = {}
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names in the given order."""
-        return tuple(self.losses)
+    def compute_terms(self, logits: Tensor, label: Tensor) -> Tensor:
+        """Return the value of every term, ``(terms,)`` in at least float32.
 
-    def forward(self, logits: Tensor, label: Tensor) -> Tensor:
-        """Return the value of every term, in at least float32, ``(terms,)``."""
+        The values are also stored in ``last_terms``, without waiting for the device.
+        """
         values = torch.stack([loss(logits, label) for loss in self.losses.values()])
-        self.last = dict(zip(self.names, values.detach().unbind(), strict=True))
+        self.last_terms = dict(zip(self.losses, values.detach().unbind(), strict=True))
         return values
 
 
-class SummedLoss(nn.Module):
+class SummedLoss(CompoundLoss):
     """Unweighted sum of named losses, such as nnU-Net's Dice + cross entropy.
 
-    After a call ``last_terms`` holds the detached value of each term, still on its device.
+    After a call ``last_terms`` contains the detached value of each term, on the device of the loss.
 
     Args:
         losses: named losses, each called as ``loss(logits, label)``.
 
     Raises:
-        UsageError: there are none.
+        UsageError: there are no losses.
 
     Example:
         >>> from uumamba.losses import CrossEntropyLoss, SoftDiceLoss
@@ -61,16 +63,6 @@ class SummedLoss(nn.Module):
         torch.Size([])
     """
 
-    def __init__(self, losses: Mapping[str, nn.Module]) -> None:
-        super().__init__()
-        self.terms = NamedTerms(losses)
-
-    @property
-    def last_terms(self) -> dict[str, Tensor]:
-        """Detached value of each term in the last call, on the device of the loss."""
-        return self.terms.last
-
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
         """Loss of logits ``(batch, classes, *spatial)`` against a label ``(batch, 1, *spatial)``."""
-        total: Tensor = self.terms(logits, label).sum()
-        return total
+        return self.compute_terms(logits, label).sum()

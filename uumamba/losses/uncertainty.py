@@ -6,30 +6,30 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from uumamba.losses.summed import NamedTerms
+from uumamba.losses.summed import CompoundLoss
 
 
-class UncertaintyWeightedLoss(nn.Module):
-    r"""Sum of losses whose weights are learned.
+class UncertaintyWeightedLoss(CompoundLoss):
+    r"""Sum of losses with learned weights.
 
     .. math:: L = \sum_i \frac{e^{-\tau_i}}{2} L_i + \mathrm{softplus}(\tau_i)
                 = \sum_i \frac{1}{2\sigma_i^2} L_i + \log(1 + \sigma_i^2), \qquad \tau_i = \log \sigma_i^2
 
-    Each :math:`\tau_i` starts at 0 and is a parameter of this module: give ``loss.parameters()`` to the optimizer, in a
-    group without weight decay and with ``perturb=False``. The sum is bounded below by 0 as long as every term is at
-    least 0, so a region term must be 1 - Dice, not -Dice. A term that stays at L drives its variance to
+    Each :math:`\tau_i` is a parameter of this module with the initial value 0. Give ``loss.parameters()`` to the
+    optimizer, in a group without weight decay and with ``perturb=False``. The sum has the lower bound 0 if every term
+    is at least 0, so a region term must be 1 - Dice, not -Dice. For a constant term L the variance converges to
     :math:`\sigma^2 = (L + \sqrt{L^2 + 8L}) / 4`.
 
-    Peak memory on large logits of 24 classes: Dice, cross entropy and focal loss together need 2.1 times the logits'
-    bytes beyond the logits, their gradient included (5.0 by torch's operators).
+    Peak memory for large logits of 24 classes: Dice, cross entropy and focal loss together need 2.1 times the bytes of
+    the logits in addition to them, including their gradient (5.0 times with torch's operators).
 
-    After a call ``last_terms`` holds the detached value of each term, still on its device.
+    After a call ``last_terms`` contains the detached value of each term, on the device of the loss.
 
     Args:
-        losses: named terms, each called as ``term(logits, label)`` and never negative.
+        losses: named losses, each called as ``loss(logits, label)`` and never negative.
 
     Raises:
-        UsageError: there are none.
+        UsageError: there are no losses.
 
     Example:
         >>> from uumamba.losses import FocalLoss, SoftDiceLoss
@@ -46,22 +46,19 @@ class UncertaintyWeightedLoss(nn.Module):
     """
 
     def __init__(self, losses: Mapping[str, nn.Module]) -> None:
-        super().__init__()
-        self.terms = NamedTerms(losses)
+        super().__init__(losses)
         self.log_variances = nn.Parameter(torch.zeros(len(losses)))
-
-    @property
-    def last_terms(self) -> dict[str, Tensor]:
-        """Detached value of each term in the last call, on the device of the loss."""
-        return self.terms.last
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
         """Loss of logits ``(batch, classes, *spatial)`` against a label ``(batch, 1, *spatial)``."""
-        values = self.terms(logits, label)
+        values = self.compute_terms(logits, label)
         weighted = 0.5 * torch.exp(-self.log_variances) * values
         return (weighted + F.softplus(self.log_variances)).sum()
 
     def weights(self) -> dict[str, float]:
-        r"""Return the weight :math:`e^{-\tau_i} / 2` of each term; on an accelerator this waits for the device."""
+        r"""Return the weight :math:`e^{-\tau_i} / 2` of each term.
+
+        On an accelerator the call waits for the device.
+        """
         values = (0.5 * torch.exp(-self.log_variances.detach())).tolist()
-        return dict(zip(self.terms.names, values, strict=True))
+        return dict(zip(self.losses, values, strict=True))

@@ -1,4 +1,4 @@
-"""Segmentation networks in 2-D and 3-D: two U-Mambas and the same network without Mamba."""
+"""Segmentation networks in 2-D and 3-D, with and without Mamba."""
 
 from uumamba.nets.coarse_to_fine import CoarseToFine
 from uumamba.nets.legacy import LegacyUMambaBot, LegacyUMambaEnc

@@ -8,27 +8,29 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from uumamba.nets.residual_unet import ResidualUNet
-from uumamba.nets.stages import check_divisible
+from uumamba.nets.stages import check_divisible, smallest_patch
 from uumamba.runtime.errors import require
 
 
 class CoarseToFine(nn.Module):
-    r"""Cascade: a coarse network on the downsampled image feeds its prediction to a fine one.
+    r"""Cascade of a coarse and a fine network, trained together.
+
+    The coarse network predicts on the downsampled image. The fine network gets the image and this prediction.
 
     .. math:: c = g(\mathrm{pool}_k(x)), \qquad z = f(x \oplus \mathrm{upsample}_k(\mathrm{softmax}(c)))
 
-    For classes that differ by their location, such as the zones of an aorta: the coarse network sees a patch large
-    enough to tell the location, at :math:`k^{-3}` of the work, and the fine network draws the borders. Both train
-    together. With deep supervision the coarse network's own logits come second in the list, so that
-    ``DeepSupervisionLoss`` gives them half the weight of the finest.
+    Use it for classes that differ by location, such as the zones of an aorta. The coarse network sees a patch large
+    enough to determine the location, at :math:`k^{-3}` of the work, and the fine network determines the borders. With
+    deep supervision the coarse logits are second in the list, so ``DeepSupervisionLoss`` gives them half the weight of
+    the finest logits.
 
     Args:
         coarse: from the image's channels to classes.
         fine: from the image's channels and classes together to classes.
-        factor: downsampling of the coarse network's image, per axis.
+        factor: downsampling of the coarse network's image, one number per axis.
 
     Raises:
-        UsageError: the networks differ in their number of axes, or the factor has another number or one below 1.
+        UsageError: the networks differ in their number of axes, or ``factor`` is not one positive number per axis.
 
     Example:
         >>> from uumamba.nets import ResEncUNet, UMambaBot
@@ -40,24 +42,22 @@ class CoarseToFine(nn.Module):
         (4, 4)
 
     References:
-        Isensee et al., *nnU-Net*, Nature Methods 18, 2021 (the cascade). Differs from the paper: trained together and
-        not one after the other, and the fine network gets probabilities, not labels.
+        Isensee et al., *nnU-Net*, Nature Methods 18, 2021 (the cascade). Differs from the paper: both networks are
+        trained together, not one after the other, and the fine network gets probabilities, not labels.
     """
 
     def __init__(self, coarse: ResidualUNet, fine: ResidualUNet, *, factor: Sequence[int]) -> None:
         super().__init__()
         dims = coarse.spatial_dims
-        require(fine.spatial_dims == dims, "fine", got=f"{fine.spatial_dims}-D", expected=f"{dims}-D as coarse")
+        require(
+            fine.spatial_dims == dims, "fine", got=f"{fine.spatial_dims}-D", expected=f"a {dims}-D network, as coarse"
+        )
         fits = len(factor) == dims and min(factor) >= 1
-        require(fits, "factor", got=tuple(factor), expected=f"{dims} numbers of at least 1")
+        require(fits, "factor", got=tuple(factor), expected=f"{dims} numbers of at least 1, one per axis")
+        self.spatial_dims = dims
         self.coarse = coarse
         self.fine = fine
         self.factor = tuple(factor)
-
-    @property
-    def spatial_dims(self) -> int:
-        """2 or 3."""
-        return self.fine.spatial_dims
 
     @property
     def required_divisor(self) -> tuple[int, ...]:
@@ -68,11 +68,10 @@ class CoarseToFine(nn.Module):
     @property
     def minimum_patch(self) -> tuple[int, ...]:
         """Smallest patch with two bottleneck voxels in both networks."""
-        *leading, last = self.required_divisor
-        return (*leading, 2 * last)
+        return smallest_patch(self.required_divisor)
 
     def forward(self, image: Tensor) -> Tensor | list[Tensor]:
-        """``(batch, in_channels, *spatial)`` to logits ``(batch, out_channels, *spatial)``, or a list, finest first.
+        """Return logits, or in training a list, finest first.
 
         Raises:
             UsageError: strides and factor do not divide the spatial size.

@@ -10,16 +10,16 @@ from uumamba.nets.stages import Topology
 
 
 class ResidualDecoder(nn.Module):
-    """Upsampling, skip and residual stage at each resolution, the deepest first.
+    """Decoder with upsampling, skip and residual stage at each resolution.
 
     Args:
         topology: widths, strides, kernels and block counts.
         out_channels: classes.
-        deep_supervision: make a head at every stage and, in training mode, return the logits of all of them; otherwise
-            the full-resolution head is the only one.
-        make_upsample: makes an upsampling from dimensions, widths and stride.
+        deep_supervision: build a head at every stage; in training mode the logits of all heads are returned. Otherwise
+            there is only the full-resolution head.
+        make_upsample: builds an upsampling from dimensions, widths and stride.
         upsample_name: name of the upsamplings in the state dict.
-        make_stage: makes a stage as ``residual_stage`` does.
+        make_stage: builds a stage, as ``residual_stage`` does.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class ResidualDecoder(nn.Module):
     ) -> None:
         super().__init__()
         dims, features, strides = topology.spatial_dims, topology.features, topology.strides
-        # Stage s of the decoder works at the resolution of encoder stage levels[s].
+        # Decoder stage s has the resolution of encoder stage levels[s]; the deepest is first.
         levels = range(len(features) - 1)[::-1]
         self.joins_skip = tuple(level > 0 or topology.full_resolution_skip for level in levels)
         self.upsample_name = upsample_name
@@ -54,7 +54,10 @@ class ResidualDecoder(nn.Module):
         )
 
     def forward(self, skips: list[Tensor]) -> Tensor | list[Tensor]:
-        """Return logits from the encoder's features: a list, finest first, in training with deep supervision."""
+        """Return logits from the encoder's features.
+
+        In training with deep supervision the result is a list, finest first.
+        """
         features, *remaining = skips[::-1]
         every_head = self.training and self.deep_supervision
         logits = []

@@ -1,4 +1,4 @@
-"""Encoder of the U-Nets: residual stages of falling resolution."""
+"""Encoder of the U-Nets: residual stages of decreasing resolution."""
 
 from collections.abc import Callable, Mapping
 from itertools import pairwise
@@ -10,14 +10,16 @@ from uumamba.nets.stages import Topology
 
 
 class ResidualEncoder(nn.Module):
-    """Stem at full resolution, then one residual stage per resolution with an optional token mixer.
+    """Stem at full resolution, then one residual stage per resolution.
+
+    A token mixer may follow each stage.
 
     Args:
         topology: widths, strides, kernels and block counts.
         in_channels: channels of the image.
-        mamba_layers: token mixers by stage; the output of one is both the skip and the next stage's input.
-        make_stem: makes the stem as ``residual_stage`` makes a stage.
-        make_stage: makes the other stages.
+        mamba_layers: token mixers by stage; the output of a mixer is the skip and the input of the next stage.
+        make_stem: builds the stem, as ``residual_stage`` builds a stage.
+        make_stage: builds the other stages.
     """
 
     def __init__(

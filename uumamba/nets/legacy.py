@@ -1,4 +1,4 @@
-"""Networks of UU-Mamba's released weights: U-Mamba in its layout before March 2024."""
+"""Networks of UU-Mamba's weights: U-Mamba's layout before March 2024."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -16,23 +16,23 @@ from uumamba.nets.stages import LegacyStages, Topology
 
 
 class LegacyUMambaEnc(ResidualUNet):
-    """Residual U-Net with Mamba at every encoder stage, in the layout of UU-Mamba's weights.
+    """Residual U-Net with Mamba at every encoder stage, legacy layout.
 
-    Differences from ``UMambaEnc``: a stem of one convolution, residual blocks whose skip pools where they stride,
-    transposed convolutions in the decoder, as many blocks in deep stages as in others, and voxels as tokens everywhere,
-    so that any size works that the strides divide. Parameters have the names and shapes of the released network,
-    without its duplicates. The second norm of every block starts at weight 0, so that each block starts as its skip.
+    Differences from ``UMambaEnc``: the stem is one convolution; the skip of a strided residual block is a pooling; the
+    decoder has transposed convolutions; all stages have equally many blocks; tokens are always voxels, so the strides
+    only have to divide the image size. Parameters have the names and shapes of the released network, without its
+    duplicates. The second norm of every block has the initial weight 0, so each block is its skip at first.
 
     Args:
         spatial_dims: 2 or 3.
         in_channels: channels of the image.
-        out_channels: classes, background among them.
-        deep_supervision: in training mode return the logits of every decoder stage, finest first.
+        out_channels: number of classes, including the background.
+        deep_supervision: in training mode, return the logits of every decoder stage, finest first.
         **stages: ``features`` and ``strides`` of the stages, and optionally ``kernel_sizes``, ``encoder_blocks`` and
-            ``decoder_blocks``, each explained at ``LegacyStages``.
+            ``decoder_blocks``, as explained at ``LegacyStages``.
 
     Raises:
-        UsageError: the stages do not agree with each other.
+        UsageError: the arguments of the stages do not fit each other.
 
     Example:
         >>> import torch
@@ -42,8 +42,8 @@ class LegacyUMambaEnc(ResidualUNet):
 
     References:
         Tsai et al., *UU-Mamba*, 2024, arXiv:2405.17496; Ma, Li & Wang, *U-Mamba*, 2024, arXiv:2401.04722.
-        Differs from the released code: bfloat16 input of a Mamba layer is cast as float16 is, and a bottleneck of one
-        voxel is accepted.
+        Differs from the released code: bfloat16 input of a Mamba layer is also cast, and a bottleneck of one voxel is
+        allowed.
     """
 
     def __init__(
@@ -55,20 +55,22 @@ class LegacyUMambaEnc(ResidualUNet):
         deep_supervision: bool = True,
         **stages: Unpack[LegacyStages],
     ) -> None:
-        topology = _topology(spatial_dims, **stages)
-        encoder = _encoder(topology, in_channels)
-        for stage, width in enumerate(topology.features):  # after the stages, so that random draws keep their order
+        topology = _build_topology(spatial_dims, **stages)
+        encoder = _make_encoder(topology, in_channels)
+        for stage, width in enumerate(topology.features):  # after the stages, as the order of random draws requires
             encoder.mamba_layers[str(stage)] = MambaLayer(width)
         super().__init__(
             topology,
             encoder=encoder,
-            decoder=_decoder(topology, out_channels, deep_supervision=deep_supervision),
+            decoder=_make_decoder(topology, out_channels, deep_supervision=deep_supervision),
             init=_init_as_released,
         )
 
 
 class LegacyUMambaBot(ResidualUNet):
-    """Legacy layout with one Mamba layer, at the bottleneck; arguments as for ``LegacyUMambaEnc``.
+    """Residual U-Net with Mamba at the bottleneck, legacy layout.
+
+    Arguments as for ``LegacyUMambaEnc``.
 
     Example:
         >>> import torch
@@ -79,7 +81,7 @@ class LegacyUMambaBot(ResidualUNet):
     References:
         Ma, Li & Wang, *U-Mamba*, 2024, arXiv:2401.04722.
         Differs from the released code: its ``ln`` and ``mamba`` are named ``mamba_layer.norm`` and
-        ``mamba_layer.mamba``, as in ``UMambaBot``; runs in full precision under autocast.
+        ``mamba_layer.mamba``, as in ``UMambaBot``; under autocast the layer computes in full precision.
     """
 
     def __init__(
@@ -91,18 +93,21 @@ class LegacyUMambaBot(ResidualUNet):
         deep_supervision: bool = True,
         **stages: Unpack[LegacyStages],
     ) -> None:
-        topology = _topology(spatial_dims, **stages)
+        topology = _build_topology(spatial_dims, **stages)
         super().__init__(
             topology,
-            encoder=_encoder(topology, in_channels),
+            encoder=_make_encoder(topology, in_channels),
             mamba_layer=MambaLayer(topology.features[-1]),
-            decoder=_decoder(topology, out_channels, deep_supervision=deep_supervision),
+            decoder=_make_decoder(topology, out_channels, deep_supervision=deep_supervision),
             init=_init_as_released,
         )
 
 
-class _Block(nn.Module):
-    """Residual block; its skip pools where the block strides and projects where the width changes."""
+class _LegacyBlock(nn.Module):
+    """Residual block with pooling and projection in its skip.
+
+    A strided block pools; a block that changes the width projects.
+    """
 
     def __init__(
         self,
@@ -127,7 +132,7 @@ class _Block(nn.Module):
         return leaky_relu(self.conv2(leaky_relu(self.conv1(features))) + self.skip(features))
 
 
-def _topology(spatial_dims: int, **stages: Unpack[LegacyStages]) -> Topology:
+def _build_topology(spatial_dims: int, **stages: Unpack[LegacyStages]) -> Topology:
     count = len(stages["features"])
     if stages.get("encoder_blocks") is None:
         stages["encoder_blocks"] = (2,) * count
@@ -139,7 +144,7 @@ def _topology(spatial_dims: int, **stages: Unpack[LegacyStages]) -> Topology:
 def _make_stem(
     spatial_dims: int, in_channels: int, out_channels: int, kernel_size: Sequence[int], *, blocks: int
 ) -> nn.Sequential:
-    """Return one convolution with norm and activation; ``blocks`` is always 1."""
+    """Return a convolution with norm and activation; ``blocks`` is always 1."""
     convs = nn.Sequential(ConvNorm(spatial_dims, in_channels, out_channels, kernel_size))
     return nn.Sequential(OrderedDict(convs=convs, activation=nn.LeakyReLU(NEGATIVE_SLOPE, inplace=True)))
 
@@ -153,8 +158,8 @@ def _make_stage(
     blocks: int,
     stride: Sequence[int] = (),
 ) -> nn.Sequential:
-    first = _Block(spatial_dims, in_channels, out_channels, kernel_size, stride)
-    rest = (_Block(spatial_dims, out_channels, out_channels, kernel_size) for _ in range(blocks - 1))
+    first = _LegacyBlock(spatial_dims, in_channels, out_channels, kernel_size, stride)
+    rest = (_LegacyBlock(spatial_dims, out_channels, out_channels, kernel_size) for _ in range(blocks - 1))
     return nn.Sequential(OrderedDict(blocks=nn.Sequential(first, *rest)))
 
 
@@ -164,11 +169,13 @@ def _make_upsample(spatial_dims: int, in_channels: int, out_channels: int, strid
     return made
 
 
-_encoder = partial(ResidualEncoder, make_stem=_make_stem, make_stage=_make_stage)
-_decoder = partial(ResidualDecoder, make_upsample=_make_upsample, upsample_name="transpconvs", make_stage=_make_stage)
+_make_encoder = partial(ResidualEncoder, make_stem=_make_stem, make_stage=_make_stage)
+_make_decoder = partial(
+    ResidualDecoder, make_upsample=_make_upsample, upsample_name="transpconvs", make_stage=_make_stage
+)
 
 
 def _init_as_released(module: nn.Module) -> None:
     init_he(module)
-    if isinstance(module, _Block):
-        nn.init.zeros_(module.conv2.norm.weight)
+    if isinstance(module, _LegacyBlock):
+        nn.init.zeros_(module.conv2.get_parameter("norm.weight"))

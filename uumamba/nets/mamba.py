@@ -1,4 +1,4 @@
-"""Mamba block, and the layer that applies it to the voxels of a feature map."""
+"""Mamba block, and its layer for feature maps."""
 
 from math import ceil, log
 
@@ -12,20 +12,20 @@ from uumamba.runtime.errors import require
 
 
 class Mamba(nn.Module):
-    r"""Gated selective state-space model with mamba_ssm's parameter names, shapes and initial values.
+    r"""Gated selective state-space model, compatible with mamba_ssm.
 
     .. math:: \text{out} = W_o\,\mathrm{scan}(\mathrm{silu}(\mathrm{conv}(x)), \Delta, A, B, C, D, z), \quad
               (x, z) = W_i\,\text{input}, \quad A = -\exp(\text{A\_log})
 
-    where the step sizes, B and C are projections of the convolved x. Causal: position l sees positions up to l. The
-    bias of ``dt_proj`` enters only as the scan's ``delta_bias``; it starts as the inverse softplus of step sizes drawn
-    log-uniformly from 0.001 to 0.1.
+    The step sizes, B and C are projections of the convolved x. The block is causal: the output at position l depends on
+    positions up to l. Parameters have mamba_ssm's names, shapes and initial values. The bias of ``dt_proj`` is only the
+    ``delta_bias`` of the scan; its initial values are the inverse softplus of step sizes, log-uniform in [0.001, 0.1].
 
     Args:
         d_model: channels of the sequence.
-        d_state: states a channel.
+        d_state: states per channel.
         d_conv: width of the causal depthwise convolution.
-        expand: inner channels are ``expand * d_model``.
+        expand: ratio of inner channels to ``d_model``.
 
     Example:
         >>> Mamba(8)(torch.zeros(2, 5, 8)).shape
@@ -48,20 +48,17 @@ class Mamba(nn.Module):
         self.A_log = nn.Parameter(torch.arange(1.0, d_state + 1).log().repeat(self.d_inner, 1))
         self.D = nn.Parameter(torch.ones(self.d_inner))
         self.out_proj = nn.Linear(self.d_inner, d_model, bias=False)
-        self._init_step_sizes(smallest=1e-3, largest=0.1, floor=1e-4)
-
-    def _init_step_sizes(self, *, smallest: float, largest: float, floor: float) -> None:
         nn.init.uniform_(self.dt_proj.weight, -(self.dt_rank**-0.5), self.dt_rank**-0.5)
-        steps = torch.exp(torch.empty(self.d_inner).uniform_(log(smallest), log(largest))).clamp(min=floor)
+        steps = torch.exp(torch.empty(self.d_inner).uniform_(log(1e-3), log(0.1)))
         with torch.no_grad():
             self.dt_proj.bias.copy_(steps + torch.log(-torch.expm1(-steps)))
 
     def forward(self, sequence: Tensor) -> Tensor:
         """``(batch, length, d_model)`` to the same.
 
-        The channels stay innermost in memory; every transpose is a view.
+        Channels are innermost in memory; every transpose is a view.
         """
-        # Two products rather than one cut in two, whose gradients would have to be joined by a copy.
+        # Two products: the gradients of a single product would need a copy to be joined.
         x, z = (F.linear(sequence, weight).mT for weight in self.in_proj.weight.chunk(2))
         x = causal_convolution(x, self.conv1d.weight[:, 0], self.conv1d.bias)
         delta, B, C = self.x_proj(x.mT).split((self.dt_rank, self.d_state, self.d_state), dim=-1)
@@ -82,18 +79,19 @@ class Mamba(nn.Module):
 
 
 class MambaLayer(nn.Module):
-    """Mamba over the normalised voxels of a feature map in raster order, without a residual path.
+    """Layer norm and Mamba over the voxels of a feature map.
 
-    Voxels are the sequence and channels its width, or with ``channel_tokens`` the other way round: then ``dim`` is the
-    number of voxels, and only feature maps of exactly that many fit. Runs in the precision of its weights, whatever
-    autocast says around it, because the scan's decays do not survive half precision; the output has the input's type.
+    Voxels in raster order are the sequence and channels its width. With ``channel_tokens`` it is the reverse: then
+    ``dim`` is the number of voxels, and all feature maps must have this number. There is no residual path. The layer
+    computes in the precision of its weights, also under autocast, because the scan's decays need it; the output has the
+    type of the input.
 
     Args:
-        dim: width of the sequence: channels, or voxels with ``channel_tokens``.
-        channel_tokens: let channels be the sequence.
+        dim: width of the sequence: number of channels, or of voxels with ``channel_tokens``.
+        channel_tokens: use channels as the sequence.
 
     Raises:
-        UsageError: from ``forward``, if the feature map does not have ``dim`` channels (or voxels).
+        UsageError: in ``forward``, if the feature map does not have ``dim`` channels (or voxels).
 
     Example:
         >>> MambaLayer(8)(torch.zeros(2, 8, 4, 4)).shape
@@ -103,7 +101,7 @@ class MambaLayer(nn.Module):
 
     References:
         Ma, Li & Wang, *U-Mamba*, 2024, arXiv:2401.04722.
-        Differs from the released code: bfloat16 input is cast in every variant, not in some.
+        Differs from the released code: bfloat16 input is cast in every variant.
     """
 
     def __init__(self, dim: int, *, channel_tokens: bool = False) -> None:
@@ -126,7 +124,10 @@ class MambaLayer(nn.Module):
 
 
 def _memory_format(features: Tensor) -> torch.memory_format:
-    """Return the memory format of a feature map; another one would make the next convolution convert."""
+    """Return the memory format of a feature map.
+
+    With another format the next convolution would convert its input.
+    """
     if features.is_contiguous():
         return torch.contiguous_format
     return {4: torch.channels_last, 5: torch.channels_last_3d}.get(features.ndim, torch.contiguous_format)

@@ -1,4 +1,4 @@
-"""nnU-Net's plans: strides and patch size, which weights do not hold."""
+"""Strides and patch size from nnU-Net's plans."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,8 +12,8 @@ Sizes = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
-class Planned:
-    """One configuration of the plans; ``patch_size`` is None where the plans have none."""
+class PlansConfiguration:
+    """One configuration of the plans; ``patch_size`` may be missing."""
 
     strides: Sizes
     kernel_sizes: Sizes
@@ -21,12 +21,12 @@ class Planned:
 
 
 def read_plans(plans: Mapping[str, Any] | Path | str) -> Mapping[str, Any]:
-    """Return plans as a mapping, read from nnU-Net's ``plans.json`` if a path is given.
+    """Return plans as a mapping, or read them from a file.
 
     Raises:
-        UsageError: the file is missing or is not the JSON of nnU-Net v2's plans.
+        UsageError: the file is missing or does not contain plans of nnU-Net v2 as JSON.
     """
-    expected = "the plans.json that nnU-Net v2 trained with"
+    expected = "the plans of a training with nnU-Net v2"
     content: Any = plans
     if not isinstance(plans, Mapping):
         try:
@@ -44,17 +44,17 @@ def select_configuration(
     *,
     configuration: str | None = None,
     trained_configuration: str | None = None,
-) -> Planned:
-    """Return the configuration whose kernels the weights have.
+) -> PlansConfiguration:
+    """Return the configuration with the kernels of the weights.
 
     Args:
-        plans: of nnU-Net v2, with ``pool_op_kernel_sizes`` or, since 2.3, ``architecture.arch_kwargs.strides``.
-        kernel_sizes: of each stage, from the weights.
-        configuration: its name, from the user.
-        trained_configuration: its name, from the checkpoint; ignored where these plans do not have it.
+        plans: plans of nnU-Net v2, with ``pool_op_kernel_sizes`` or, since 2.3, ``architecture.arch_kwargs.strides``.
+        kernel_sizes: kernel of each stage, from the weights.
+        configuration: name of the configuration, from the user.
+        trained_configuration: its name in the checkpoint; ignored if the plans do not contain it.
 
     Raises:
-        UsageError: no configuration fits, or several that differ.
+        UsageError: no configuration fits, or several different configurations fit.
 
     Example:
         >>> two_stages = {"pool_op_kernel_sizes": [[1, 1], [2, 2]], "conv_kernel_sizes": [[3, 3], [3, 3]]}
@@ -73,15 +73,22 @@ def select_configuration(
         "plans",
         got=f"other kernels in {', '.join(candidates)}",
         expected=f"the kernels of the weights, {wanted}",
-        fix="give the plans and configuration that this network was trained with",
+        fix="give the plans and configuration of the training",
     )
-    same = len({(each.strides, each.patch_size) for each in fitting.values()}) == 1
-    require(same, "configuration", got=None, expected=f"one of {', '.join(fitting)}, which all fit these weights")
+    require(
+        len({(each.strides, each.patch_size) for each in fitting.values()}) == 1,
+        "configuration",
+        got=None,
+        expected=f"one of {', '.join(fitting)} (all fit the weights)",
+    )
     return next(iter(fitting.values()))
 
 
-def _read_configuration(configurations: Mapping[str, Any], name: str) -> Planned | None:
-    """Return a configuration, or None where it describes no network (such as preprocessing alone)."""
+def _read_configuration(configurations: Mapping[str, Any], name: str) -> PlansConfiguration | None:
+    """Return a configuration, or None if it describes no network.
+
+    A configuration may contain only preprocessing, for example.
+    """
     found = _fill_inherited(configurations, name)
     newer = found.get("architecture", {}).get("arch_kwargs", {})
     strides = newer.get("strides", found.get("pool_op_kernel_sizes"))
@@ -89,7 +96,7 @@ def _read_configuration(configurations: Mapping[str, Any], name: str) -> Planned
     if strides is None or kernels is None:
         return None
     patch_size = found.get("patch_size")
-    return Planned(
+    return PlansConfiguration(
         strides=tuple(map(tuple, strides)),
         kernel_sizes=tuple(map(tuple, kernels)),
         patch_size=None if patch_size is None else tuple(patch_size),
@@ -97,7 +104,7 @@ def _read_configuration(configurations: Mapping[str, Any], name: str) -> Planned
 
 
 def _fill_inherited(configurations: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """Return a configuration completed by the one that its ``inherits_from`` names, and so on."""
+    """Return a configuration with all entries that it inherits."""
     known = ", ".join(configurations)
     require(name in configurations, "plans", got=f"inherits_from: {name}", expected=f"one of {known}")
     parent = configurations[name].get("inherits_from")

@@ -1,4 +1,4 @@
-"""Layout, widths, kernels and blocks of a released network, read from its state dict."""
+"""Recognition of a released network by its state dict."""
 
 import re
 from collections.abc import Mapping
@@ -14,30 +14,30 @@ Weights = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Found:
-    """A network recognised from its weights.
+class RecognisedNetwork:
+    """Class and constructor arguments of a network, read from its weights.
 
     Attributes:
         network: name of the class in ``uumamba.nets``.
-        arguments: of its constructor; ``strides`` only in the legacy layout, ``patch_size`` never.
+        arguments: arguments of the constructor; ``strides`` only in the legacy layout, ``patch_size`` never.
     """
 
     network: str
     arguments: dict[str, Any]
 
 
-def without_duplicates(weights: object) -> dict[str, Tensor]:
-    """Return every weight once, under its name in our networks.
+def remove_duplicates(weights: object) -> dict[str, Tensor]:
+    """Return every weight once, under its name in ``uumamba.nets``.
 
-    Prefixes of wrappers (``module.``, ``_orig_mod.``) are dropped, and so are a released network's second names of the
-    same weights (the decoder's reference to the encoder, ``all_modules`` of a block) after a check for equality.
+    Prefixes of wrappers (``module.``, ``_orig_mod.``) are removed. A released network has several names for some
+    weights (the decoder's reference to the encoder, ``all_modules`` of a block); their values must be equal.
 
     Raises:
-        UsageError: the argument holds no named tensors, or two names of one weight have different values.
+        UsageError: the argument has no named tensors, or the values for two names of a weight differ.
 
     Example:
         >>> weight = torch.ones(1)
-        >>> list(without_duplicates({"encoder.a.conv.weight": weight, "decoder.encoder.a.conv.weight": weight}))
+        >>> list(remove_duplicates({"encoder.a.conv.weight": weight, "decoder.encoder.a.conv.weight": weight}))
         ['encoder.a.conv.weight']
     """
     expected = "a state dict of named tensors"
@@ -47,94 +47,102 @@ def without_duplicates(weights: object) -> dict[str, Tensor]:
     for key, value in weights.items():
         if not isinstance(value, Tensor):
             raise UsageError(f"weights.{key}", got=type(value).__name__, expected=expected)
-        first = kept.setdefault(_our_name(str(key)), value)
+        name = _translate_name(str(key))
         require(
-            _is_equal(first, value),
+            _has_equal_values(kept.setdefault(name, value), value),
             f"weights.{key}",
             got="other values",
-            expected=f"those of {_our_name(str(key))}, the same weight",
-            fix="get a file that was not changed after training, or remove one of the two",
+            expected=f"the values of {name}, another name of this weight",
+            fix="load an unchanged file, or remove one of the two weights",
         )
     return kept
 
 
-def recognise(weights: Weights) -> Found:
-    """Return the network and its constructor's arguments, read from names and shapes of weights.
+def recognise(weights: Weights) -> RecognisedNetwork:
+    """Determine network and constructor arguments from the weights.
+
+    The names and shapes of the weights are sufficient.
 
     Args:
-        weights: from ``without_duplicates``.
+        weights: result of ``remove_duplicates``.
 
     Raises:
-        UsageError: the weights are of no U-Mamba of either layout.
+        UsageError: the weights do not belong to a U-Mamba of either layout.
     """
-    legacy = _count(weights, "decoder.transpconvs") > 0
+    legacy = _count_parts(weights, "decoder.transpconvs") > 0
     require(
-        legacy or _count(weights, "decoder.upsample_layers"),
+        legacy or _count_parts(weights, "decoder.upsample_layers"),
         "weights",
         got=", ".join(list(weights)[:3]),
-        expected="decoder.upsample_layers (U-Mamba since March 2024) or decoder.transpconvs (before, and UU-Mamba)",
+        expected="weights named decoder.upsample_layers (U-Mamba) or decoder.transpconvs (UU-Mamba)",
     )
     blocks, first_conv = (".blocks", "conv1.conv") if legacy else ("", "conv1")
-    stages = _count(weights, "encoder.stages")
-    shapes = [_shape(weights, f"encoder.stages.{stage}{blocks}.0.{first_conv}.weight") for stage in range(stages)]
+    stages = _count_parts(weights, "encoder.stages")
+    shapes = [_read_shape(weights, f"encoder.stages.{stage}{blocks}.0.{first_conv}.weight") for stage in range(stages)]
     arguments: dict[str, Any] = {
         "features": tuple(shape[0] for shape in shapes),
         "kernel_sizes": tuple(shape[2:] for shape in shapes),
-        "encoder_blocks": tuple(_count(weights, f"encoder.stages.{stage}{blocks}") for stage in range(stages)),
-        "decoder_blocks": tuple(_count(weights, f"decoder.stages.{stage}{blocks}") for stage in range(stages - 1)),
+        "encoder_blocks": tuple(_count_parts(weights, f"encoder.stages.{stage}{blocks}") for stage in range(stages)),
+        "decoder_blocks": tuple(
+            _count_parts(weights, f"decoder.stages.{stage}{blocks}") for stage in range(stages - 1)
+        ),
     }
-    heads = _shape(weights, f"decoder.seg_layers.{stages - 2}.weight")
+    heads = _read_shape(weights, f"decoder.seg_layers.{stages - 2}.weight")
     arguments |= {"spatial_dims": len(heads) - 2, "out_channels": heads[0]}
-    arguments["deep_supervision"] = _count(weights, "decoder.seg_layers") == stages - 1
+    arguments["deep_supervision"] = _count_parts(weights, "decoder.seg_layers") == stages - 1
     if legacy:
-        # The kernel of a transposed convolution is its stride; the first stage has none.
-        steps = [_shape(weights, f"decoder.transpconvs.{stage}.weight")[2:] for stage in range(stages - 1)]
+        # The kernel of a transposed convolution equals its stride; the first stage has stride 1.
+        steps = [_read_shape(weights, f"decoder.transpconvs.{stage}.weight")[2:] for stage in range(stages - 1)]
         arguments["strides"] = ((1,) * len(steps[0]), *reversed(steps))
-        arguments["in_channels"] = _shape(weights, "encoder.stem.convs.0.conv.weight")[1]
+        arguments["in_channels"] = _read_shape(weights, "encoder.stem.convs.0.conv.weight")[1]
     else:
-        stem_blocks = arguments["stem_blocks"] = _count(weights, "encoder.stem")
+        stem_blocks = arguments["stem_blocks"] = _count_parts(weights, "encoder.stem")
         first = "encoder.stem.0.conv1.weight" if stem_blocks else "encoder.stages.0.0.conv1.weight"
-        width, joined = _shape(weights, f"decoder.stages.{stages - 2}.0.conv1.weight")[:2]
-        arguments |= {"in_channels": _shape(weights, first)[1], "full_resolution_skip": joined == 2 * width}
+        width, joined = _read_shape(weights, f"decoder.stages.{stages - 2}.0.conv1.weight")[:2]
+        arguments |= {"in_channels": _read_shape(weights, first)[1], "full_resolution_skip": joined == 2 * width}
     kind = "ResEncUNet"
     if any(key.startswith("mamba_layer.") for key in weights):
         kind = "UMambaBot"
-    elif _count(weights, "encoder.mamba_layers"):
+    elif _count_parts(weights, "encoder.mamba_layers"):
         kind = "UMambaEnc"
-    return Found(f"Legacy{kind}" if legacy else kind, arguments)
+    return RecognisedNetwork(f"Legacy{kind}" if legacy else kind, arguments)
 
 
-def _our_name(key: str) -> str:
-    """Return our name of a weight for any of its names in the released code.
+def _translate_name(key: str) -> str:
+    """Translate a weight's name from the released code to ``uumamba.nets``.
 
     Example:
-        >>> _our_name("module._orig_mod.decoder.encoder.stem.1.conv1.all_modules.0.weight")
+        >>> _translate_name("module._orig_mod.decoder.encoder.stem.1.conv1.all_modules.0.weight")
         'encoder.stem.1.conv1.conv.weight'
-        >>> _our_name("ln.weight"), _our_name("mamba.D")
+        >>> _translate_name("ln.weight"), _translate_name("mamba.D")
         ('mamba_layer.norm.weight', 'mamba_layer.mamba.D')
     """
     name = re.sub(r"^(module\.)+", "", key.replace("_orig_mod.", ""))
     name = re.sub(r"^decoder\.encoder\.", "encoder.", name)
-    name = re.sub(r"^ln\.", "mamba_layer.norm.", name)  # the older layout's bottleneck
+    name = re.sub(r"^ln\.", "mamba_layer.norm.", name)  # bottleneck of the legacy layout
     name = re.sub(r"^mamba\.", "mamba_layer.mamba.", name)
-    # A block lists its convolution first, then dropout if any, which has no weights, then the norm.
+    # A block contains its convolution, optionally dropout, which has no weights, and its norm, in this order.
     return re.sub(r"\.all_modules\.(\d+)\.", lambda found: ".conv." if found[1] == "0" else ".norm.", name)
 
 
-def _is_equal(one: Tensor, other: Tensor) -> bool:
-    """Compare shape, type and values; NaN equals NaN, for a network that diverged."""
-    if one.shape != other.shape or one.dtype != other.dtype:
-        return False
-    return torch.equal(one, other) or torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
+def _has_equal_values(one: Tensor, other: Tensor) -> bool:
+    """Compare shape, type and values; NaN equals NaN.
+
+    The weights of a diverged network are NaN.
+    """
+    same_kind = one.shape == other.shape and one.dtype == other.dtype
+    return same_kind and torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
 
 
-def _count(weights: Weights, prefix: str) -> int:
+def _count_parts(weights: Weights, prefix: str) -> int:
     """Count the numbered parts under a prefix."""
     rest = (key.removeprefix(f"{prefix}.").partition(".")[0] for key in weights if key.startswith(f"{prefix}."))
     return len({number for number in rest if number.isdigit()})
 
 
-def _shape(weights: Weights, key: str) -> tuple[int, ...]:
+def _read_shape(weights: Weights, key: str) -> tuple[int, ...]:
     shape = tuple(weights[key].shape) if key in weights else ()
-    require(len(shape) in (4, 5), f"weights.{key}", got=shape or "none", expected="a 2-D or 3-D convolution's weight")
+    require(
+        len(shape) in (4, 5), f"weights.{key}", got=shape or "none", expected="the weight of a 2-D or 3-D convolution"
+    )
     return shape

@@ -1,4 +1,4 @@
-"""U-Net of an encoder, an optional token mixer at the bottleneck, and a decoder."""
+"""U-Net composed of encoder, optional bottleneck mixer and decoder."""
 
 from collections.abc import Callable, Sequence
 
@@ -10,15 +10,15 @@ from uumamba.runtime.errors import require
 
 
 class ResidualUNet(nn.Module):
-    """U-Net composed of parts; every network passes its own.
+    """Base class of all U-Nets here, composed of given parts.
 
     Args:
         topology: widths, strides and blocks of the stages.
         encoder: image to the features of every stage, full resolution first.
-        mamba_layer: maps the deepest features; None for no such layer.
-        decoder: those features to logits, or in training mode to a list, finest first.
-        fixed_patch: the only patch size that fits the weights; None if any does.
-        init: applied to every module once the network is complete.
+        mamba_layer: token mixer of the deepest features, or None.
+        decoder: features to logits, or in training mode to a list, finest first.
+        fixed_patch: the only patch size that fits the weights; None if any size fits.
+        init: initialisation, applied to every module of the complete network.
     """
 
     def __init__(
@@ -33,16 +33,12 @@ class ResidualUNet(nn.Module):
     ) -> None:
         super().__init__()
         self.topology = topology
+        self.spatial_dims = topology.spatial_dims
         self.fixed_patch = None if fixed_patch is None else tuple(fixed_patch)
         self.encoder = encoder
         self.mamba_layer = mamba_layer
         self.decoder = decoder
         self.apply(init)
-
-    @property
-    def spatial_dims(self) -> int:
-        """2 or 3."""
-        return self.topology.spatial_dims
 
     @property
     def required_divisor(self) -> tuple[int, ...]:
@@ -51,14 +47,14 @@ class ResidualUNet(nn.Module):
 
     @property
     def minimum_patch(self) -> tuple[int, ...]:
-        """Smallest patch with two voxels at the bottleneck; the only patch where the weights fix it."""
+        """Fixed patch, else the smallest with two bottleneck voxels."""
         return self.fixed_patch or self.topology.minimum_patch
 
     def forward(self, image: Tensor) -> Tensor | list[Tensor]:
-        """``(batch, in_channels, *spatial)`` to logits ``(batch, out_channels, *spatial)``, or a list, finest first.
+        """Return logits ``(batch, out_channels, *spatial)``, or a list, finest first.
 
         Raises:
-            UsageError: the strides do not divide the spatial size, or it is not the one that the weights fix.
+            UsageError: the strides do not divide the spatial size, or it differs from ``fixed_patch``.
         """
         size = tuple(image.shape[2:])
         self.topology.check_patch(size)
@@ -66,8 +62,8 @@ class ResidualUNet(nn.Module):
             self.fixed_patch is None or size == self.fixed_patch,
             "image",
             got=size,
-            expected=f"{self.fixed_patch}, which the Mamba layers over channels fix",
-            fix="feed patches of that size (a sliding window does), or train a network for the other size",
+            expected=f"{self.fixed_patch}, the patch size of the Mamba layers over channels",
+            fix="use a sliding window with this patch size, or train a network for the other size",
         )
         skips = self.encoder(image)
         if self.mamba_layer is not None:

@@ -1,4 +1,4 @@
-"""Stages of a residual U-Net: widths, strides, kernels and block counts, checked once."""
+"""Stages of a residual U-Net: widths, strides, kernels and block counts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,15 +11,17 @@ PerAxis = int | Sequence[int]
 
 
 class LegacyStages(TypedDict, total=False):
-    """Stages of a legacy network, as a user writes them; only ``features`` and ``strides`` are required.
+    """Stages of a legacy network, as constructor arguments.
+
+    Only ``features`` and ``strides`` are required.
 
     Attributes:
         features: width of each stage, full resolution first.
-        strides: of each stage, one number or one per axis; 1 at the first.
-        kernel_sizes: one number for all (3), or of each stage, one number or one per axis; odd.
-        encoder_blocks: residual blocks of each stage; when None as released: 2, and in the current layout 1 in the
-            deeper half.
-        decoder_blocks: of each decoder stage, the deepest first; as released when None.
+        strides: stride of each stage, one number or one per axis; 1 for the first stage.
+        kernel_sizes: one odd number for all stages (by default 3), or for each stage one number or one per axis.
+        encoder_blocks: residual blocks of each stage. None: as in the released networks, 2; in the current layout 1 in
+            the deeper half.
+        decoder_blocks: residual blocks of each decoder stage, the deepest first. None: as in the released networks.
     """
 
     features: Required[Sequence[int]]
@@ -30,13 +32,15 @@ class LegacyStages(TypedDict, total=False):
 
 
 class Stages(LegacyStages, total=False):
-    """Stages of a network, as a user writes them; only ``features`` and ``strides`` are required.
+    """Stages of a network, as constructor arguments.
+
+    Only ``features`` and ``strides`` are required.
 
     Attributes:
-        stem_blocks: blocks before the first stage, at full resolution; as many as that stage has when None, and 0
-            for no stem, which about halves the encoder's work at full resolution.
-        full_resolution_skip: join the full-resolution features in the last decoder stage; as released when None,
-            which is yes in 3-D and no in 2-D.
+        stem_blocks: blocks before the first stage, at full resolution. None: as many as the first stage has. 0: no
+            stem, about half of the encoder's work at full resolution.
+        full_resolution_skip: join the full-resolution features in the last decoder stage. None: as in the released
+            networks, true in 3-D and false in 2-D.
     """
 
     stem_blocks: int | None
@@ -45,9 +49,9 @@ class Stages(LegacyStages, total=False):
 
 @dataclass(frozen=True)
 class Topology:
-    """Stages from full resolution (0) to the bottleneck, with every default filled in.
+    """Complete description of the stages, from full resolution to the bottleneck.
 
-    ``Topology.build`` makes one from :class:`Stages`; it keeps and changes none of its arguments.
+    ``Topology.build`` creates it from :class:`Stages`. The arguments are copied and not changed.
     """
 
     spatial_dims: int
@@ -72,10 +76,10 @@ class Topology:
         stem_blocks: int | None = None,
         full_resolution_skip: bool | None = None,
     ) -> "Topology":
-        """Fill in the defaults of the released networks and check that the stages agree.
+        """Fill in the released defaults and validate the stages.
 
         Raises:
-            UsageError: a stage is missing or superfluous, or a number is out of range.
+            UsageError: an argument has the wrong number of stages, or a number is out of range.
 
         Example:
             >>> Topology.build(2, features=(32, 64, 128), strides=(1, 2, 2)).encoder_blocks
@@ -85,14 +89,14 @@ class Topology:
         stages = len(features)
         _check_counts("features", features, None)
         kernels = (kernel_sizes,) * stages if isinstance(kernel_sizes, int) else kernel_sizes
-        # The released constructors put two blocks in the first half of the stages and one in the others.
+        # The released networks have two blocks in each stage of the first half and one in the others.
         released = tuple(2 if stage < ceil(stages / 2) else 1 for stage in range(stages))
         encoder = released if encoder_blocks is None else tuple(encoder_blocks)
         decoder = released[:-1] if decoder_blocks is None else tuple(decoder_blocks)
         _check_counts("encoder_blocks", encoder, stages)
         _check_counts("decoder_blocks", decoder, stages - 1)
         stem_blocks = encoder[0] if stem_blocks is None else stem_blocks
-        require(stem_blocks >= 0, "stem_blocks", got=stem_blocks, expected="a number of at least 0 (no stem)")
+        require(stem_blocks >= 0, "stem_blocks", got=stem_blocks, expected="a number of at least 0")
         topology = cls(
             spatial_dims=spatial_dims,
             features=tuple(features),
@@ -104,30 +108,34 @@ class Topology:
             full_resolution_skip=spatial_dims == 3 if full_resolution_skip is None else full_resolution_skip,
         )
         odd = all(size % 2 for kernel in topology.kernel_sizes for size in kernel)
-        require(odd, "kernel_sizes", got=kernel_sizes, expected="odd numbers, which keep the size of the feature map")
+        require(odd, "kernel_sizes", got=kernel_sizes, expected="odd numbers")
         first = topology.strides[0]
-        require(prod(first) == 1, "strides", got=strides, expected="1 at the first stage, the full resolution")
+        require(prod(first) == 1, "strides", got=strides, expected="the stride 1 at the first stage")
         return topology
 
     @property
     def required_divisor(self) -> tuple[int, ...]:
-        """Divisor of the patch size on each axis: the product of the strides."""
+        """Product of the strides on each axis; it divides the patch size."""
         return tuple(prod(axis) for axis in zip(*self.strides, strict=True))
 
     @property
     def minimum_patch(self) -> tuple[int, ...]:
-        """Smallest patch with two voxels at the bottleneck, so that its norms have a variance."""
-        *leading, last = self.required_divisor
-        return (*leading, 2 * last)
+        """Smallest patch with two voxels at the bottleneck."""
+        return smallest_patch(self.required_divisor)
 
     def check_patch(self, patch_size: Sequence[int], name: str = "image") -> None:
         """Raise if the strides do not divide a spatial size.
 
         Raises:
-            UsageError: the number of axes is wrong, or an axis is no multiple; the fix names the nearest sizes.
+            UsageError: the number of axes is wrong, or the strides do not divide an axis; the fix gives the
+                nearest sizes.
         """
-        expected = f"{self.spatial_dims} spatial axes"
-        require(len(patch_size) == self.spatial_dims, name, got=tuple(patch_size), expected=expected)
+        require(
+            len(patch_size) == self.spatial_dims,
+            name,
+            got=tuple(patch_size),
+            expected=f"{self.spatial_dims} spatial axes",
+        )
         check_divisible(patch_size, self.required_divisor, name=name)
 
     def feature_map_sizes(self, patch_size: Sequence[int]) -> tuple[tuple[int, ...], ...]:
@@ -144,11 +152,24 @@ class Topology:
         return tuple(sizes)
 
 
+def smallest_patch(divisor: Sequence[int]) -> tuple[int, ...]:
+    """Return the smallest patch with two voxels at the bottleneck.
+
+    The norm of a single voxel has no variance.
+
+    Example:
+        >>> smallest_patch((4, 8))
+        (4, 16)
+    """
+    *leading, last = divisor
+    return (*leading, 2 * last)
+
+
 def check_divisible(size: Sequence[int], divisor: Sequence[int], *, name: str = "image") -> None:
     """Raise if a network's strides do not divide a spatial size.
 
     Raises:
-        UsageError: the fix names the axis and the nearest valid sizes.
+        UsageError: an axis is not divisible; the fix gives the axis and the nearest valid sizes.
 
     Example:
         >>> check_divisible((96, 100), (8, 8), name="training.patch_size")

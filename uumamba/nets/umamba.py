@@ -1,4 +1,4 @@
-"""U-Mamba with Mamba at the bottleneck or in the encoder, and a control without it."""
+"""U-Mamba networks, and the same network without Mamba as control."""
 
 from collections.abc import Sequence
 from math import prod
@@ -12,7 +12,7 @@ from uumamba.nets.stages import Stages, Topology
 
 
 class ResEncUNet(ResidualUNet):
-    """U-Mamba without Mamba, the control for any claim about Mamba.
+    """U-Mamba without Mamba, the control for experiments on Mamba.
 
     Arguments as for ``UMambaBot``.
 
@@ -47,19 +47,19 @@ class ResEncUNet(ResidualUNet):
 class UMambaBot(ResidualUNet):
     """Residual U-Net with a Mamba layer at the bottleneck.
 
-    Parameters have the names and shapes of the released 2024-03 networks, without the duplicates of their checkpoints
-    (``decoder.encoder.*``, ``*.all_modules.*``). Any size works that the strides divide.
+    Parameters have the names and shapes of the released 2024-03 networks, without the duplicates in their checkpoints
+    (``decoder.encoder.*``, ``*.all_modules.*``). The strides must divide the image size.
 
     Args:
         spatial_dims: 2 or 3.
         in_channels: channels of the image.
-        out_channels: classes, background among them.
-        deep_supervision: in training mode return the logits of every decoder stage, finest first.
+        out_channels: number of classes, including the background.
+        deep_supervision: in training mode, return the logits of every decoder stage, finest first.
         **stages: ``features`` and ``strides`` of the stages, and optionally ``kernel_sizes``, ``encoder_blocks``,
-            ``decoder_blocks``, ``stem_blocks`` and ``full_resolution_skip``, each explained at ``Stages``.
+            ``decoder_blocks``, ``stem_blocks`` and ``full_resolution_skip``, as explained at ``Stages``.
 
     Raises:
-        UsageError: the stages do not agree with each other.
+        UsageError: the arguments of the stages do not fit each other.
 
     Example:
         >>> import torch
@@ -73,7 +73,7 @@ class UMambaBot(ResidualUNet):
         Ma, Li & Wang, *U-Mamba*, 2024, arXiv:2401.04722.
         Differs from the paper: upsampling is nearest-neighbour and a 1x1 convolution, as in the released code since
         2024-03, and not a transposed convolution. Differs from the released code: the 1x1 convolution comes before
-        the upsampling (same values, less work), and a bottleneck of one voxel is accepted.
+        the upsampling (same values, less work), and a bottleneck of one voxel is allowed.
     """
 
     def __init__(
@@ -95,17 +95,17 @@ class UMambaBot(ResidualUNet):
 
 
 class UMambaEnc(ResidualUNet):
-    """Residual U-Net with Mamba after every encoder stage (3-D) or every other one (2-D).
+    """Residual U-Net with Mamba in the encoder.
 
-    Where a feature map has no more voxels than channels, its channels become the tokens. The shapes of such a layer's
-    weights hold the number of voxels, so the network then only works at ``patch_size``, which ``fixed_patch`` names.
-    Arguments as for ``UMambaBot``, and:
+    Mamba follows every encoder stage in 3-D and every second one in 2-D. If a feature map has at most as many voxels as
+    channels, its channels are the tokens. The weights of such a layer depend on the number of voxels, so the network
+    only accepts ``patch_size``, and ``fixed_patch`` is set. Arguments as for ``UMambaBot``, and:
 
     Args:
         patch_size: spatial size of the images.
 
     Raises:
-        UsageError: the stages do not agree with each other, or the strides do not divide the patch.
+        UsageError: the arguments of the stages do not fit each other, or the strides do not divide the patch.
 
     Example:
         >>> import torch
@@ -117,8 +117,6 @@ class UMambaEnc(ResidualUNet):
         Ma, Li & Wang, *U-Mamba*, 2024, arXiv:2401.04722.
         Differs from the paper and the released code: as for ``UMambaBot``.
     """
-
-    encoder: ResidualEncoder
 
     def __init__(
         self,
@@ -145,7 +143,7 @@ def _encoder_mamba_layers(topology: Topology, patch_size: Sequence[int]) -> dict
     stages = len(topology.features)
     layers = {}
     for stage, size in enumerate(topology.feature_map_sizes(patch_size)):
-        # Counted from the bottleneck, so that the deepest stage always has one.
+        # In 2-D counted from the bottleneck, so that the deepest stage always has a layer.
         if topology.spatial_dims == 3 or (stages - 1 - stage) % 2 == 0:
             voxels, channels = prod(size), topology.features[stage]
             layers[stage] = MambaLayer(min(voxels, channels), channel_tokens=voxels <= channels)

@@ -8,8 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from uumamba.ops.native_library import Rows, address, call, choose_threads, instruction_set_number, unavailable
-from uumamba.ops.scan_operator import skips_dispatcher
+from uumamba.ops.native_library import (
+    Rows,
+    call_library,
+    choose_instruction_set,
+    choose_threads,
+    find_missing_library,
+    get_pointer,
+)
+from uumamba.ops.scan_operator import can_skip_dispatcher
 from uumamba.runtime.errors import require
 
 _MOST_TAPS = 8  # kMostTaps of native/selective_scan.h
@@ -20,9 +27,9 @@ def causal_convolution(x: Tensor, weight: Tensor, bias: Tensor | None = None) ->
 
     .. math:: y_l = \mathrm{silu}\Big(\text{bias} + \sum_k \text{weight}_k\\, x_{l - K + 1 + k}\Big)
 
-    for each channel on its own, positions before the first being 0. On the CPU in float32, where the C++ extension was
-    built, both passes are one sweep over x in the layout that it has; elsewhere, and in a graph that becomes ONNX, it
-    is torch's convolution.
+    Each channel has its own filter. Positions before the first are 0. In float32 on the CPU, with the C++ extension,
+    the forward and the backward pass each read x once, in its own memory layout. Otherwise, and in an exported ONNX
+    graph, torch's convolution computes the result.
 
     Args:
         x: ``(batch, channels, length)``, any strides.
@@ -38,15 +45,16 @@ def causal_convolution(x: Tensor, weight: Tensor, bias: Tensor | None = None) ->
         >>> y.round(decimals=2)
         tensor([[[10., 21., 32.]]])
     """
-    require(x.ndim == 3, "x", got=tuple(x.shape), expected="shape (batch, channels, length)")
+    require(x.ndim == 3, "x", got=tuple(x.shape), expected="the shape (batch, channels, length)")
     fits = weight.ndim == 2 and weight.shape[0] == x.shape[1]
-    require(fits, "weight", got=tuple(weight.shape), expected=f"shape (channels, taps), {x.shape[1]} channels as in x")
+    require(fits, "weight", got=tuple(weight.shape), expected=f"the shape ({x.shape[1]}, taps), with the channels of x")
     if bias is not None:
-        require(bias.shape == x.shape[1:2], "bias", got=tuple(bias.shape), expected=f"shape ({x.shape[1]},)")
+        require(bias.shape == x.shape[1:2], "bias", got=tuple(bias.shape), expected=f"the shape ({x.shape[1]},)")
     types = {tensor.dtype for tensor in (x, weight, bias) if tensor is not None}
-    ours = x.device.type == "cpu" and types == {torch.float32} and weight.shape[1] <= _MOST_TAPS
-    if ours and unavailable() is None and not torch.onnx.is_in_onnx_export():  # an ONNX runtime has no operator of ours
-        return (_forward if skips_dispatcher() else _native)(x, weight, bias)
+    fits = x.device.type == "cpu" and types == {torch.float32} and weight.shape[1] <= _MOST_TAPS
+    # ONNX runtimes do not have the custom operator.
+    if fits and find_missing_library() is None and not torch.onnx.is_in_onnx_export():
+        return (_forward if can_skip_dispatcher() else _native)(x, weight, bias)
     length, taps = x.shape[2], weight.shape[1]
     return F.silu(F.conv1d(x, weight[:, None], bias, padding=taps - 1, groups=x.shape[1])[..., :length])
 
@@ -62,34 +70,22 @@ class _Convolution(ctypes.Structure):
     @classmethod
     def describe(cls, x: Tensor, weight: Tensor, bias: Tensor | None) -> "_Convolution":
         """Describe contiguous tensors, which must outlive the call."""
-        threads, best = choose_threads(x.numel()), instruction_set_number(None)
-        return cls(*x.shape, weight.shape[1], threads, best, Rows.describe(x), address(weight), address(bias))
+        threads, best = choose_threads(x.numel()), choose_instruction_set(None)
+        return cls(*x.shape, weight.shape[1], threads, best, Rows.describe(x), get_pointer(weight), get_pointer(bias))
 
 
-class _Gradients(ctypes.Structure):
+class _ConvolutionGradients(ctypes.Structure):
     _fields_ = (("y", Rows), ("x", Rows), ("weight", c_void_p), ("bias", c_void_p))
 
 
 def _forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     y, weight = torch.empty_like(x), weight.contiguous()
     bias = None if bias is None else bias.contiguous()
-    call("convolution_forward", _Convolution.describe(x, weight, bias), Rows.describe(y))
+    call_library("convolution_forward", _Convolution.describe(x, weight, bias), Rows.describe(y))
     return y
 
 
 _native = torch.library.custom_op("uumamba::native_convolution", _forward, mutates_args=())
-
-
-@torch.library.custom_op("uumamba::native_convolution_backward", mutates_args=())
-def _native_backward(grad_y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    weight = weight.contiguous()
-    bias = None if bias is None else bias.contiguous()
-    grads = torch.empty_like(x), torch.empty_like(weight), weight.new_empty(x.shape[1] if bias is not None else 0)
-    gradients = _Gradients(
-        Rows.describe(grad_y), Rows.describe(grads[0]), address(grads[1]), None if bias is None else address(grads[2])
-    )
-    call("convolution_backward", _Convolution.describe(x, weight, bias), gradients)
-    return grads
 
 
 @_native.register_fake
@@ -97,20 +93,32 @@ def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.empty_like(x)
 
 
-@_native_backward.register_fake
-def _(grad_y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    grad_weight = weight.new_empty(weight.shape)
-    return torch.empty_like(x), grad_weight, weight.new_empty(x.shape[1] if bias is not None else 0)
+def _empty_gradients(grad_y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Return memory for the gradients of x, weight and bias."""
+    return torch.empty_like(x), weight.new_empty(weight.shape), weight.new_empty(0 if bias is None else x.shape[1])
+
+
+@torch.library.custom_op("uumamba::native_convolution_backward", mutates_args=())
+def _native_backward(grad_y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    weight = weight.contiguous()
+    bias = None if bias is None else bias.contiguous()
+    grads = _empty_gradients(grad_y, x, weight, bias)
+    pointers = (get_pointer(grads[1]), None if bias is None else get_pointer(grads[2]))
+    gradients = _ConvolutionGradients(Rows.describe(grad_y), Rows.describe(grads[0]), *pointers)
+    call_library("convolution_backward", _Convolution.describe(x, weight, bias), gradients)
+    return grads
+
+
+_native_backward.register_fake(_empty_gradients)
 
 
 def _keep_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
 
 
-def _gradient(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-    x, weight, bias = ctx.saved_tensors
-    grad_x, grad_weight, grad_bias = _native_backward(grad_y, x, weight, bias)
-    return grad_x, grad_weight, None if bias is None else grad_bias
+def _backpropagate(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+    grad_x, grad_weight, grad_bias = _native_backward(grad_y, *ctx.saved_tensors)
+    return grad_x, grad_weight, None if ctx.saved_tensors[2] is None else grad_bias
 
 
-_native.register_autograd(_gradient, setup_context=_keep_inputs)
+_native.register_autograd(_backpropagate, setup_context=_keep_inputs)

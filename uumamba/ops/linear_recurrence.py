@@ -1,10 +1,10 @@
-r"""Recurrence ``h_l = a_l h_{l-1} + x_l`` over a sequence, in chunks that are computed side by side.
+r"""Linear recurrence ``h_l = a_l h_{l-1} + x_l``, computed in parallel chunks.
 
-The gradient of a linear recurrence is a linear recurrence that runs backwards, and the gradient of that one runs
-forwards again. One function computes both directions, so it can be differentiated any number of times.
+The gradient of a linear recurrence is a linear recurrence in the opposite direction. One autograd function computes
+both directions, so the recurrence can be differentiated any number of times.
 
-Layout: ``(steps, chunks, *rest)``; element ``[t, k]`` is position ``k * steps + t`` of the sequence. A step of all
-chunks together is one contiguous row.
+Layout: ``(steps, chunks, *rest)``; element ``[t, k]`` is position ``k * steps + t`` of the sequence. The same step of
+all chunks is one contiguous row.
 """
 
 from collections.abc import Sequence
@@ -17,11 +17,13 @@ from torch.autograd import Function
 
 
 def linear_recurrence(a: Tensor, x: Tensor) -> Tensor:
-    """Return all states of ``h_l = a_l h_{l-1} + x_l`` from ``h_{-1} = 0``.
+    r"""Return all states of the recurrence, which starts from zero.
 
-    Three phases: each chunk from a zero state to its end, keeping only that end and the chunk's total decay; the
-    state at the start of each chunk from those, one chunk after the other; each chunk again from its true start.
-    Decays are only ever multiplied, never divided by, so strong decay gives zeros and not NaN.
+    .. math:: h_l = a_l h_{l-1} + x_l, \qquad h_{-1} = 0
+
+    Three phases. First: compute the end state of each chunk from a zero start, and the product of its decays. Second:
+    compute the start state of each chunk from these, one chunk after the other. Third: compute each chunk again from
+    its start state. There is no division by a decay, so strong decay gives zeros and not NaN.
 
     Args:
         a: decays, ``(steps, chunks, *rest)``.
@@ -32,12 +34,15 @@ def linear_recurrence(a: Tensor, x: Tensor) -> Tensor:
         >>> linear_recurrence(a, x).t().flatten()               # 1, 1 + 1/2, 1 + 3/4, 1 + 7/8
         tensor([1.0000, 1.5000, 1.7500, 1.8750])
     """
-    states: Tensor = _Recurrence.apply(a, x, False)  # type: ignore[no-untyped-call]  # torch gives it no types
+    states: Tensor = _Recurrence.apply(a, x, False)  # type: ignore[no-untyped-call]  # torch does not type apply
     return states
 
 
 class _Recurrence(Function):
-    """``h_l = a_l h_{l-1} + x_l``; with ``reverse`` ``g_l = a_{l+1} g_{l+1} + x_l`` from the end to the start."""
+    """Recurrence in both directions.
+
+    Forward ``h_l = a_l h_{l-1} + x_l``, with ``reverse`` ``g_l = a_{l+1} g_{l+1} + x_l``.
+    """
 
     @staticmethod
     def forward(a: Tensor, x: Tensor, reverse: bool) -> Tensor:
@@ -64,7 +69,7 @@ class _Recurrence(Function):
 
 
 def _sweep(a: Sequence[Tensor], x: Sequence[Tensor], out: Sequence[Tensor], chunks: Sequence[int]) -> None:
-    """Write the states to ``out``, in the given order of steps and chunks, a row of all chunks at a time."""
+    """Write all states to ``out``, in the given order."""
     start = torch.zeros_like(x[0])
     if len(chunks) > 1:
         end, total_decay = x[0].clone(), a[0].clone()

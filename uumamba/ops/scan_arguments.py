@@ -1,4 +1,4 @@
-"""Arguments of one selective scan, checked once for every backend."""
+"""Arguments of a selective scan and their checks, shared by all backends."""
 
 from dataclasses import dataclass
 from functools import reduce
@@ -8,10 +8,12 @@ from torch import Tensor
 
 from uumamba.runtime.errors import require
 
+TENSORS = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")
+
 
 @dataclass(frozen=True)
 class ScanArguments:
-    """Arguments of a backend; ``selective_scan`` explains each.
+    """Arguments of a backend, as explained at ``selective_scan``.
 
     Raises:
         UsageError: a tensor is not real floating point, or its shape or device does not fit that of ``u``.
@@ -34,38 +36,39 @@ class ScanArguments:
             require(tensor.is_floating_point(), name, got=tensor.dtype, expected="a real floating-point type")
             device = self.u.device
             require(tensor.device == device, name, got=tensor.device, expected=f"{device}, the device of u")
-        _check_shape("u", self.u, self.u.ndim == 3 and 0 not in self.u.shape, "(batch, channels, length), none 0")
+        expected = "(batch, channels, length) without a 0"
+        _check_shape("u", self.u, self.u.ndim == 3 and 0 not in self.u.shape, expected)
         batch, channels, length = self.u.shape
-        _check_shape(
-            "A", self.A, self.A.ndim == 2 and self.A.shape[0] == channels, f"(channels, states), {channels} channels"
-        )
+        _check_shape("A", self.A, self.A.ndim == 2 and self.A.shape[0] == channels, f"({channels}, states)")
         states = self.A.shape[1]
-        signal, vector = (batch, channels, length), (channels,)
-        shapes = {"u": signal, "delta": signal, "z": signal, "D": vector, "delta_bias": vector, "A": (channels, states)}
+        shapes = dict.fromkeys(("delta", "z"), (batch, channels, length)) | dict.fromkeys(
+            ("D", "delta_bias"), (channels,)
+        )
         for name, shape in shapes.items():
             if name in tensors:
                 _check_shape(name, tensors[name], tuple(tensors[name].shape) == shape, str(shape))
         for name in ("B", "C"):
             tensor = tensors[name]
             groups = tensor.shape[1] if tensor.ndim == 4 else 1
-            # Looked up by their number of axes: comparing all forms would fix the batch size of an exported graph.
+            # One form by its number of axes: a comparison with all forms would fix the batch size of an exported graph.
             forms = {2: (channels, states), 3: (batch, states, length), 4: (batch, groups, states, length)}
             fits = tuple(tensor.shape) == forms.get(tensor.ndim) and groups > 0 and channels % groups == 0
-            expected = f"{forms[2]}, {forms[3]} or (batch, groups, states, length) with groups that divide {channels}"
+            expected = f"{forms[2]}, {forms[3]} or (batch, groups, states, length) where groups divides {channels}"
             _check_shape(name, tensor, fits, expected)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return every tensor that was given, by the name of its argument."""
+        """Return the given tensors by argument name."""
         return {name: tensor for name, tensor in zip(TENSORS, self.every_tensor(), strict=True) if tensor is not None}
 
     def every_tensor(self) -> tuple[Tensor | None, ...]:
-        """Return the eight tensors in the order of ``selective_scan``, None where not given."""
+        """Return the eight tensor arguments in order, None where not given."""
         return self.u, self.delta, self.A, self.B, self.C, self.D, self.z, self.delta_bias
 
     def empty_carries(self, saved_every: int, *, keep: bool) -> Tensor:
-        """Return memory for the states before every ``saved_every`` positions; empty unless ``keep``.
+        """Return memory for the saved states of the backward pass.
 
-        The shape is (batch, saved, states, channels), the type float32.
+        A state is saved before every ``saved_every`` positions. The shape is (batch, saved, states, channels), the type
+        float32. Without ``keep`` the tensor is empty.
         """
         batch, _, length = self.u.shape
         shape = (batch, -(-length // saved_every), *self.A.shape[::-1]) if keep else (0,)
@@ -77,24 +80,19 @@ class ScanArguments:
         return reduce(torch.promote_types, (tensor.dtype for tensor in self.tensors().values()), torch.float32)
 
 
-TENSORS = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")
-
-
 def projection_strides(projection: Tensor) -> tuple[int, ...]:
-    """Return strides of B or C as (batch, group, state, step); an axis that its form lacks has stride 0.
+    """Return strides of B or C as (batch, group, state, step).
 
-    In the form ``(channels, states)`` every channel is a group.
+    A missing axis has stride 0. In the form ``(channels, states)`` every channel is a group.
     """
     strides = projection.stride()
-    if projection.ndim == 2:
-        return (0, *strides, 0)
-    return (strides[0], 0, *strides[1:]) if projection.ndim == 3 else strides
+    return {2: (0, *strides, 0), 3: (strides[0], 0, *strides[1:]), 4: strides}[projection.ndim]
 
 
 def channels_per_group(projection: Tensor, channels: int) -> int:
-    """Return how many neighbouring channels a form of B or C serves together."""
+    """Return how many neighbouring channels share a group of B or C."""
     return channels // projection.shape[1] if projection.ndim == 4 else channels
 
 
 def _check_shape(name: str, tensor: Tensor, fits: bool, expected: str) -> None:
-    require(fits, name, got=tuple(tensor.shape), expected=f"shape {expected}")
+    require(fits, name, got=tuple(tensor.shape), expected=f"the shape {expected}")

@@ -1,4 +1,4 @@
-"""Backends of the selective scan: functions, availability and accepted arguments."""
+"""Backends of the selective scan, their requirements and the automatic choice."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,10 +12,8 @@ from uumamba.ops.scan_operator import scan_operator
 from uumamba.ops.scan_reference import reference_scan
 from uumamba.ops.scan_torch import torch_scan
 
-ScanFunction = Callable[[ScanArguments], tuple[Tensor, Tensor]]
 
-
-def _runs_everywhere() -> None:
+def _find_nothing_missing() -> None:
     return None
 
 
@@ -25,62 +23,64 @@ class ScanBackend:
 
     Attributes:
         compute: arguments to ``(y, last_state)``.
-        unavailable: returns why it cannot run on this machine, or None.
-        device_type: device of its tensors; any when None.
-        float64: can compute in float64.
+        find_missing: returns the missing requirement on this machine, or None.
+        device_type: type of device of the tensors; None for any.
+        supports_float64: whether arithmetic in float64 is possible.
     """
 
-    compute: ScanFunction
-    unavailable: Callable[[], str | None] = _runs_everywhere
+    compute: Callable[[ScanArguments], tuple[Tensor, Tensor]]
+    find_missing: Callable[[], str | None] = _find_nothing_missing
     device_type: str | None = None
-    float64: bool = False
+    supports_float64: bool = False
 
     def find_problem(self, device_type: str, dtype: torch.dtype) -> str | None:
-        """Return why it cannot compute in a type on a device, or None."""
+        """Return why the backend cannot compute; None if it can."""
         if self.device_type not in (None, device_type):
             return f"tensors on {self.device_type} only"
-        if dtype == torch.float64 and not self.float64:
+        if dtype == torch.float64 and not self.supports_float64:
             return 'float32 only; use backend="torch" for float64'
-        return None
+        return self.find_missing()
 
 
 SCAN_BACKENDS = {
-    "reference": ScanBackend(reference_scan, float64=True),
-    "torch": ScanBackend(torch_scan, float64=True),
+    "reference": ScanBackend(reference_scan, supports_float64=True),
+    "torch": ScanBackend(torch_scan, supports_float64=True),
     "native": ScanBackend(
         scan_operator(
-            "native", scan_native.native_forward, scan_native.native_backward, saved_every=scan_native.SAVED_EVERY
+            "native", scan_native.native_forward, scan_native.native_backward, saved_every=scan_native.STEPS_PER_CARRY
         ),
-        native_library.unavailable,
+        native_library.find_missing_library,
         device_type="cpu",
     ),
     "triton": ScanBackend(
         scan_operator(
-            "triton", scan_triton.triton_forward, scan_triton.triton_backward, saved_every=scan_triton.SAVED_EVERY
+            "triton", scan_triton.triton_forward, scan_triton.triton_backward, saved_every=scan_triton.STEPS_PER_CARRY
         ),
-        scan_triton.unavailable,
+        scan_triton.find_missing_triton,
         device_type="cuda",
     ),
-    "mamba_ssm": ScanBackend(scan_mamba_ssm.mamba_ssm_scan, scan_mamba_ssm.unavailable, device_type="cuda"),
+    "mamba_ssm": ScanBackend(scan_mamba_ssm.mamba_ssm_scan, scan_mamba_ssm.find_missing_mamba_ssm, device_type="cuda"),
 }
-# In the order of preference; each runs on its own device, and torch everywhere.
+# Order of preference. The first three each need one type of device; torch runs on any.
 _AUTO = ("native", "triton", "mamba_ssm", "torch")
 
 
 def automatic_backend(device_type: str, dtype: torch.dtype) -> str:
-    """Return the backend of ``backend="auto"`` for a type of arithmetic on a device; torch during ONNX export.
+    """Return the backend that ``backend="auto"`` selects.
+
+    During an ONNX export the backend is ``torch``.
+
+    Args:
+        device_type: type of device of the tensors, such as ``cpu``.
+        dtype: type of the arithmetic.
 
     Example:
         >>> automatic_backend("cpu", torch.float64)
         'torch'
     """
     if torch.onnx.is_in_onnx_export():
-        return "torch"  # an ONNX runtime has no operator of ours
-    return next(
-        name
-        for name in _AUTO
-        if SCAN_BACKENDS[name].find_problem(device_type, dtype) is None and SCAN_BACKENDS[name].unavailable() is None
-    )
+        return "torch"  # ONNX runtimes do not have the custom operators
+    return next(name for name in _AUTO if SCAN_BACKENDS[name].find_problem(device_type, dtype) is None)
 
 
 def scan_backends() -> tuple[str, ...]:
@@ -90,14 +90,14 @@ def scan_backends() -> tuple[str, ...]:
         >>> {"reference", "torch"} <= set(scan_backends())
         True
     """
-    return tuple(name for name, backend in SCAN_BACKENDS.items() if backend.unavailable() is None)
+    return tuple(name for name, backend in SCAN_BACKENDS.items() if backend.find_missing() is None)
 
 
 def scan_problems() -> dict[str, str]:
-    """Return the names of the other backends, with the reason why they cannot run.
+    """Return the reason for each backend that cannot run on this machine.
 
     Example:
         >>> set(scan_problems()) | set(scan_backends()) == set(SCAN_BACKENDS)
         True
     """
-    return {name: problem for name, backend in SCAN_BACKENDS.items() if (problem := backend.unavailable())}
+    return {name: problem for name, backend in SCAN_BACKENDS.items() if (problem := backend.find_missing())}

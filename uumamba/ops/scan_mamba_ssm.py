@@ -1,4 +1,4 @@
-"""CUDA kernel of mamba_ssm, where its compiled extension is installed."""
+"""Selective scan by the CUDA kernel of mamba_ssm, an optional package."""
 
 from importlib import import_module
 from importlib.util import find_spec
@@ -10,8 +10,11 @@ from uumamba.ops.scan_arguments import ScanArguments
 from uumamba.runtime.errors import require
 
 
-def unavailable() -> str | None:
-    """Return why this backend cannot run here, or None; the compiled extension must import, not just mamba_ssm."""
+def find_missing_mamba_ssm() -> str | None:
+    """Return the missing requirement of this backend; None if it can run.
+
+    The package is also installed without its compiled extension, so the extension is imported.
+    """
     if not torch.cuda.is_available():
         return "no CUDA device was found"
     if find_spec("mamba_ssm") is None:
@@ -24,18 +27,20 @@ def unavailable() -> str | None:
 
 
 def mamba_ssm_scan(scan: ScanArguments) -> tuple[Tensor, Tensor]:
-    """Return ``(y, last_state)``; upstream drops the gradient of the last state, so it comes detached.
+    """Return ``(y, last_state)``, the last state without gradient.
+
+    mamba_ssm drops the gradient of the last state, so the state is detached.
 
     Raises:
-        UsageError: the gradient of the last state would be needed.
+        UsageError: the last state is requested and needs a gradient.
     """
     needs_gradient = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in scan.tensors().values())
     require(
         not (scan.return_last_state and needs_gradient),
         "return_last_state",
         got=True,
-        expected="False, as mamba_ssm drops the gradient of the last state",
-        fix="use another backend, or torch.no_grad()",
+        expected="False for tensors with a gradient",
+        fix="choose another backend or call the scan in torch.no_grad()",
     )
     function = import_module("mamba_ssm.ops.selective_scan_interface").selective_scan_fn
     A, D, delta_bias = (None if tensor is None else tensor.float() for tensor in (scan.A, scan.D, scan.delta_bias))

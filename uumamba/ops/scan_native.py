@@ -1,6 +1,6 @@
-"""Selective scan in C++ for the CPU, described in ``native/scan_kernel.h``.
+"""Selective scan in C++ for the CPU; see ``native/scan_kernel.h``.
 
-Channels fill vectors; threads share channels, batch and, where those are few, the length.
+One vector holds neighbouring channels. Threads divide channels and batch; if there are too few, also the length.
 """
 
 import ctypes
@@ -10,14 +10,14 @@ from ctypes import c_int32, c_int64, c_void_p
 import torch
 from torch import Tensor
 
-from uumamba.ops.native_library import Rows, address, call, choose_threads, instruction_set_number
+from uumamba.ops.native_library import Rows, call_library, choose_instruction_set, choose_threads, get_pointer
 from uumamba.ops.scan_arguments import TENSORS, ScanArguments, projection_strides
 
-SAVED_EVERY = 32  # positions between two states kept for the backward pass: kCheckpointSteps of the library
+STEPS_PER_CARRY = 32  # kCheckpointSteps of the library: positions between two states saved for the backward pass
 _CONTIGUOUS = ("A", "D", "delta_bias")
 
 
-class _Projection(ctypes.Structure):
+class _ProjectionFields(ctypes.Structure):
     _fields_ = (
         ("data", c_void_p),
         *((axis, c_int64) for axis in ("batch", "group", "state", "length", "groups")),
@@ -26,12 +26,12 @@ class _Projection(ctypes.Structure):
 
 _TENSOR_FIELDS = (
     *((name, Rows) for name in ("u", "delta", "z")),
-    *((name, _Projection) for name in ("B", "C")),
+    *((name, _ProjectionFields) for name in ("B", "C")),
     *((name, c_void_p) for name in _CONTIGUOUS),
 )
 
 
-class _Scan(ctypes.Structure):
+class _ScanFields(ctypes.Structure):
     _fields_ = (
         *((name, c_int64) for name in ("batch", "channels", "states", "length")),
         *((name, c_int32) for name in ("softplus", "threads", "spans", "instruction_set")),
@@ -43,7 +43,7 @@ class _Outputs(ctypes.Structure):
     _fields_ = (("y", Rows), ("last_state", c_void_p), ("carries", c_void_p))
 
 
-class _Gradients(ctypes.Structure):
+class _ScanGradients(ctypes.Structure):
     _fields_ = (
         ("y", Rows),
         *((name, c_void_p) for name in ("last_state", "carries")),
@@ -58,16 +58,19 @@ def native_forward(
 
     Args:
         scan: arguments on the CPU.
-        keep: return the states before every ``SAVED_EVERY`` positions, (batch, saved, states, channels).
-        instruction_set: one of ``instruction_sets()``; the best when None.
-        spans: pieces that the length is cut into; 0 leaves it to the number of threads.
+        keep: save the states for the backward pass in ``carries``, (batch, saved, states, channels).
+        instruction_set: one of ``instruction_sets()``; None for the best.
+        spans: pieces of the length that are computed in parallel; 0 for a choice by the number of threads.
     """
-    problem, held = _describe_scan(scan, instruction_set, spans)
+    problem, _described = _describe_scan(scan, instruction_set, spans)
     y = torch.empty_like(scan.u, dtype=torch.float32)
     last_state = y.new_empty((y.shape[0], *scan.A.shape))
-    carries = scan.empty_carries(SAVED_EVERY, keep=keep)
-    call("scan_forward", problem, _Outputs(Rows.describe(y), address(last_state), address(carries) if keep else None))
-    del held
+    carries = scan.empty_carries(STEPS_PER_CARRY, keep=keep)
+    call_library(
+        "scan_forward",
+        problem,
+        _Outputs(Rows.describe(y), get_pointer(last_state), get_pointer(carries) if keep else None),
+    )
     return y.to(scan.u.dtype), last_state, carries
 
 
@@ -80,8 +83,8 @@ def native_backward(
     instruction_set: str | None = None,
     spans: int = 0,
 ) -> tuple[Tensor | None, ...]:
-    """Return gradients of the eight tensors from those of y and the last state; see ``scan_operator``."""
-    problem, held = _describe_scan(scan, instruction_set, spans)
+    """Return the gradients of the eight tensors; see ``scan_operator``."""
+    problem, _described = _describe_scan(scan, instruction_set, spans)
     grad_y, grad_last_state = grad_y.float(), grad_last_state.float().contiguous()
     grads = {
         name: torch.empty_like(
@@ -91,35 +94,41 @@ def native_backward(
         )
         for name, tensor in scan.tensors().items()
     }
-    call(
+    call_library(
         "scan_backward",
         problem,
-        _Gradients(Rows.describe(grad_y), address(grad_last_state), address(carries), *_describe_tensors(grads)),
+        _ScanGradients(
+            Rows.describe(grad_y), get_pointer(grad_last_state), get_pointer(carries), *_describe_tensors(grads)
+        ),
     )
-    del held
-    given = {name: grads[name].to(tensor.dtype) for name, tensor in scan.tensors().items()}
-    return tuple(given.get(name) for name in TENSORS)
+    tensors = zip(TENSORS, scan.every_tensor(), strict=True)
+    return tuple(None if tensor is None else grads[name].to(tensor.dtype) for name, tensor in tensors)
 
 
-def _describe_scan(scan: ScanArguments, instruction_set: str | None, spans: int) -> tuple[_Scan, dict[str, Tensor]]:
-    """Return the library's description of a scan, and the tensors that must outlive the call."""
-    held = {
+def _describe_scan(
+    scan: ScanArguments, instruction_set: str | None, spans: int
+) -> tuple[_ScanFields, dict[str, Tensor]]:
+    """Return a scan as the library's structure, and the described tensors.
+
+    The described tensors must outlive the call.
+    """
+    described = {
         name: tensor.float().contiguous() if name in _CONTIGUOUS else tensor.float()
         for name, tensor in scan.tensors().items()
     }
     (batch, channels, length), states = scan.u.shape, scan.A.shape[1]
-    threads, number = choose_threads(batch * scan.A.numel() * length), instruction_set_number(instruction_set)
+    threads, number = choose_threads(batch * scan.A.numel() * length), choose_instruction_set(instruction_set)
     sizes = (batch, channels, states, length, scan.delta_softplus, threads, spans, number)
-    return _Scan(*sizes, *_describe_tensors(held)), held
+    return _ScanFields(*sizes, *_describe_tensors(described)), described
 
 
-def _describe_tensors(tensors: dict[str, Tensor]) -> Iterator[Rows | _Projection | int | None]:
-    """Describe the scan's tensors, or their gradients, in the order of the library's structures."""
+def _describe_tensors(tensors: dict[str, Tensor]) -> Iterator[Rows | _ProjectionFields | int | None]:
+    """Yield tensors or gradients in the field order of the library's structures."""
     for name in ("u", "delta", "z"):
         yield Rows.describe(tensors.get(name))
     for name in ("B", "C"):
         tensor = tensors[name]
         groups = {2: tensor.shape[0], 3: 1, 4: tensor.shape[1]}[tensor.ndim]
-        yield _Projection(tensor.data_ptr(), *projection_strides(tensor), groups)
+        yield _ProjectionFields(tensor.data_ptr(), *projection_strides(tensor), groups)
     for name in _CONTIGUOUS:
-        yield address(tensors.get(name))
+        yield get_pointer(tensors.get(name))

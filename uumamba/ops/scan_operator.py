@@ -1,4 +1,4 @@
-"""Torch operator of a pair of scan kernels, with a gradient and shapes for ``torch.compile``."""
+"""Torch operator of a pair of scan kernels, for autograd and ``torch.compile``."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,63 +8,65 @@ from torch import Tensor
 
 from uumamba.ops.scan_arguments import ScanArguments
 
-Forward = Callable[..., tuple[Tensor, Tensor, Tensor]]
-Backward = Callable[..., tuple[Tensor | None, ...]]
-
 _INPUTS = "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias"
-_FORWARD = f"({_INPUTS}, bool delta_softplus, bool keep) -> (Tensor, Tensor, Tensor)"
-_BACKWARD = (
+_FORWARD_SCHEMA = f"({_INPUTS}, bool delta_softplus, bool keep) -> (Tensor, Tensor, Tensor)"
+_BACKWARD_SCHEMA = (
     f"(Tensor grad_y, Tensor grad_last_state, {_INPUTS}, Tensor carries, bool delta_softplus)"
     f" -> ({', '.join(['Tensor'] * 8)})"
 )
 
 
-def skips_dispatcher() -> bool:
-    """Return whether kernels may be called directly: in inference mode, outside ``torch.compile``.
+def can_skip_dispatcher() -> bool:
+    """Return whether kernels may be called directly, without torch's dispatcher.
 
-    The first call of a custom operator imports torch's compiler, a third of the time of a small prediction.
+    This holds in inference mode outside ``torch.compile``. The first call of a custom operator imports torch's
+    compiler, which takes a third of the time of a small prediction.
     """
-    # In this order: the compiler cannot trace a question about inference mode.
+    # In this order: the compiler cannot trace is_inference_mode_enabled.
     return not torch.compiler.is_compiling() and torch.is_inference_mode_enabled()
 
 
 def scan_operator(
-    name: str, forward: Forward, backward: Backward, *, saved_every: int
+    name: str,
+    forward: Callable[..., tuple[Tensor, Tensor, Tensor]],
+    backward: Callable[..., tuple[Tensor | None, ...]],
+    *,
+    saved_every: int,
 ) -> Callable[[ScanArguments], tuple[Tensor, Tensor]]:
-    """Register ``uumamba::<name>_scan`` and its gradient; return a function that calls it.
+    """Register ``uumamba::<name>_scan`` and its gradient; return a caller.
 
     Args:
-        name: of the backend.
-        forward: ``(scan, keep=)`` to ``(y, last_state, carries)``; y in the type of u and the strides of
-            ``empty_like(u)``, the other two in float32, ``carries`` as ``ScanArguments.empty_carries``.
-        backward: ``(grad_y, grad_last_state, carries, scan)`` to the gradients of the eight tensors, None for those
-            not given.
+        name: name of the backend.
+        forward: ``(scan, keep=)`` to ``(y, last_state, carries)``. y has the type of u and the strides of
+            ``empty_like(u)``; the other two are float32, ``carries`` as ``ScanArguments.empty_carries``.
+        backward: ``(grad_y, grad_last_state, carries, scan)`` to the gradients of the eight tensors; None for a tensor
+            that is not given.
         saved_every: positions between two states of ``carries``.
 
     Returns:
-        Arguments to ``(y, last_state)``.
+        A function from arguments to ``(y, last_state)``.
     """
 
     def run_forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
         return forward(ScanArguments(*arguments[:9]), keep=arguments[9])
 
-    def backward_of_every_input(grad_y: Tensor, grad_last_state: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    def run_backward(grad_y: Tensor, grad_last_state: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
         scan = ScanArguments(*(*arguments[:8], arguments[9]))
         grads = backward(grad_y, grad_last_state, arguments[8], scan)
-        return tuple(grad_y.new_empty(0) if grad is None else grad for grad in grads)  # an operator returns no None
+        return tuple(grad_y.new_empty(0) if grad is None else grad for grad in grads)  # an operator cannot return None
 
-    run = torch.library.custom_op(f"uumamba::{name}_scan", run_forward, mutates_args=(), schema=_FORWARD)
-    run_backward = torch.library.custom_op(
-        f"uumamba::{name}_scan_backward", backward_of_every_input, mutates_args=(), schema=_BACKWARD
+    operator = torch.library.custom_op(f"uumamba::{name}_scan", run_forward, mutates_args=(), schema=_FORWARD_SCHEMA)
+    backward_operator = torch.library.custom_op(
+        f"uumamba::{name}_scan_backward", run_backward, mutates_args=(), schema=_BACKWARD_SCHEMA
     )
 
-    @run.register_fake
+    @operator.register_fake
     def _(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
         scan, keep = ScanArguments(*arguments[:9]), arguments[9]
         last_state = scan.u.new_empty((scan.u.shape[0], *scan.A.shape), dtype=torch.float32)
         return torch.empty_like(scan.u), last_state, scan.empty_carries(saved_every, keep=keep)
 
-    @run_backward.register_fake
+    @backward_operator.register_fake
     def _(grad_y: Tensor, grad_last_state: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
         return tuple(grad_y.new_empty(0) if tensor is None else torch.empty_like(tensor) for tensor in arguments[:8])
 
@@ -72,20 +74,19 @@ def scan_operator(
         ctx.save_for_backward(*inputs[:8], output[2])
         ctx.delta_softplus = inputs[8]
 
-    def gradient(ctx: Any, grad_y: Tensor, grad_last_state: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    def backpropagate(ctx: Any, grad_y: Tensor, grad_last_state: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         inputs = ctx.saved_tensors
-        grads = run_backward(grad_y, grad_last_state, *inputs, ctx.delta_softplus)
+        grads = backward_operator(grad_y, grad_last_state, *inputs, ctx.delta_softplus)
         given = (grad if tensor is not None else None for grad, tensor in zip(grads, inputs[:8], strict=True))
         return (*given, None, None)
 
-    run.register_autograd(gradient, setup_context=keep_inputs)
+    operator.register_autograd(backpropagate, setup_context=keep_inputs)
 
     def compute(scan: ScanArguments) -> tuple[Tensor, Tensor]:
         keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in scan.tensors().values())
-        if skips_dispatcher():
-            y, last_state, _ = forward(scan, keep=keep)
-        else:
-            y, last_state, _ = run(*scan.every_tensor(), scan.delta_softplus, keep)
+        if can_skip_dispatcher():
+            return forward(scan, keep=keep)[:2]
+        y, last_state, _ = operator(*scan.every_tensor(), scan.delta_softplus, keep)
         return y, last_state
 
     return compute

@@ -1,4 +1,4 @@
-"""Reference of the selective scan: its formula, one step after the other, slow and obvious."""
+"""Reference of the selective scan: the formula in a loop over positions."""
 
 import torch
 import torch.nn.functional as F
@@ -8,29 +8,43 @@ from uumamba.ops.scan_arguments import ScanArguments
 
 
 def reference_scan(scan: ScanArguments) -> tuple[Tensor, Tensor]:
-    """Return ``(y, last_state)`` by a loop; tensors are unbound first, so that backward is linear too."""
-    u, delta, A = (tensor.to(scan.arithmetic_dtype) for tensor in (scan.u, scan.delta, scan.A))
-    B, C = (_every_channel(tensor.to(scan.arithmetic_dtype), u) for tensor in (scan.B, scan.C))
-    if scan.delta_bias is not None:
-        delta = delta + scan.delta_bias[:, None]
-    if scan.delta_softplus:
-        delta = F.softplus(delta)
+    """Return ``(y, last_state)``, computed position by position.
 
+    Tensors are unbound before the loop, so the time of the backward pass is also linear in the length.
+    """
+    u, delta, A, B, C = prepare_inputs(scan)
+    B, C = (_expand_channels(tensor, u) for tensor in (B, C))
     state = u.new_zeros(u.shape[0], *A.shape)
     outputs = []
     for u_t, delta_t, B_t, C_t in zip(u.unbind(-1), delta.unbind(-1), B.unbind(-1), C.unbind(-1), strict=True):
         state = torch.exp(delta_t[..., None] * A) * state + (delta_t * u_t)[..., None] * B_t
         outputs.append((C_t * state).sum(-1))
-    y = torch.stack(outputs, dim=-1)
+    return apply_skip_and_gate(scan, torch.stack(outputs, dim=-1), u), state
 
+
+def prepare_inputs(scan: ScanArguments) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return u, step sizes after bias and softplus, A, B and C.
+
+    All have the type of the arithmetic.
+    """
+    u, delta, A, B, C = (tensor.to(scan.arithmetic_dtype) for tensor in (scan.u, scan.delta, scan.A, scan.B, scan.C))
+    if scan.delta_bias is not None:
+        delta = delta + scan.delta_bias.to(delta.dtype)[:, None]
+    if scan.delta_softplus:
+        delta = F.softplus(delta)
+    return u, delta, A, B, C
+
+
+def apply_skip_and_gate(scan: ScanArguments, y: Tensor, u: Tensor) -> Tensor:
+    """Return ``(y + D u) silu(z)`` in the type of ``scan.u``."""
     if scan.D is not None:
-        y = y + scan.D[:, None] * u
+        y = y + scan.D.to(y.dtype)[:, None] * u
     if scan.z is not None:
         y = y * F.silu(scan.z.to(y.dtype))
-    return y.to(scan.u.dtype), state
+    return y.to(scan.u.dtype)
 
 
-def _every_channel(projection: Tensor, u: Tensor) -> Tensor:
+def _expand_channels(projection: Tensor, u: Tensor) -> Tensor:
     """Return B or C in any form as ``(batch, channels, states, length)``."""
     batch, channels, length = u.shape
     if projection.ndim == 2:

@@ -1,4 +1,7 @@
-"""Selective scan in plain torch: chunked, on any device, differentiable any number of times."""
+"""Selective scan in plain torch, on any device.
+
+The scan runs in chunks and can be differentiated any number of times.
+"""
 
 from collections.abc import Iterator
 from math import ceil, gcd, sqrt
@@ -10,71 +13,57 @@ from torch.utils.checkpoint import checkpoint
 
 from uumamba.ops.linear_recurrence import linear_recurrence
 from uumamba.ops.scan_arguments import ScanArguments, channels_per_group
+from uumamba.ops.scan_reference import apply_skip_and_gate, prepare_inputs
 
-# Elements (length x states x channels x rows of the batch) of one block, of which about eight arrays live at a time.
-# 2**22 and 2**23 took 2.2 and 1.4 s of CPU time forward and backward at length 57344 with 64 channels.
+# Elements (length x states x channels x rows of the batch) of one block. About eight arrays of this size exist at a
+# time. 2**22 and 2**23 took 2.2 and 1.4 s of CPU time, forward and backward, at length 57344 with 64 channels.
 _BLOCK_ELEMENTS = 2**23
-# Below this many elements a step, the overhead of an operator outweighs its arithmetic, and more chunks pay.
+# With fewer elements per step, the overhead of an operator exceeds its arithmetic, and more chunks are faster.
 _STEP_ELEMENTS = 2**15
 
 
 def torch_scan(scan: ScanArguments) -> tuple[Tensor, Tensor]:
     """Return ``(y, last_state)``, computed in blocks of batch rows and channels.
 
-    Under autograd a block keeps only its inputs and is computed again in the backward pass, so memory grows with the
-    inputs and not with ``channels x states x length``.
+    Under autograd a block stores only its inputs, and the backward pass computes the block again. So memory grows with
+    the inputs and not with ``channels x states x length``.
     """
-    u, delta, A, B, C = (tensor.to(scan.arithmetic_dtype) for tensor in (scan.u, scan.delta, scan.A, scan.B, scan.C))
-    if scan.delta_bias is not None:
-        delta = delta + scan.delta_bias.to(delta.dtype)[:, None]
-    if scan.delta_softplus:
-        delta = F.softplus(delta)
-
-    y, last_state = _scan_blocks(u, delta, A, B, C)
-    if scan.D is not None:
-        y = y + scan.D.to(y.dtype)[:, None] * u
-    if scan.z is not None:
-        y = y * F.silu(scan.z.to(y.dtype))
-    return y.to(scan.u.dtype), last_state
-
-
-def _scan_blocks(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
+    u, delta, A, B, C = prepare_inputs(scan)
     batch, channels, length = u.shape
     shared = gcd(channels_per_group(B, channels), channels_per_group(C, channels))
     width = min(shared, max(1, _BLOCK_ELEMENTS // (length * A.shape[1])))
     height = max(1, _BLOCK_ELEMENTS // (length * A.shape[1] * width))
-    tracked = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (u, delta, A, B, C))
+    needs_gradient = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (u, delta, A, B, C))
 
     bands = []
-    # A graph in a file is for any batch, which must not be counted then.
+    # An exported graph must not depend on the batch size, so its batch is one block.
     for rows in [slice(None)] if torch.onnx.is_in_onnx_export() else _slices(0, batch, height):
         blocks = []
         for group in range(0, channels, shared):
             for columns in _slices(group, group + shared, width):
-                B_part, C_part = (_projection(tensor, rows, columns, channels) for tensor in (B, C))
+                B_part, C_part = (_select_projection(tensor, rows, columns, channels) for tensor in (B, C))
                 part = (u[rows, columns], delta[rows, columns], A[columns], B_part, C_part)
-                blocks.append(_recomputed(*part) if tracked else _scan_block(*part))
+                if needs_gradient:
+                    blocks.append(checkpoint(_scan_block, *part, use_reentrant=False, preserve_rng_state=False))
+                else:
+                    blocks.append(_scan_block(*part))
         bands.append([torch.cat(parts, dim=1) for parts in zip(*blocks, strict=True)])
     y, last_state = (torch.cat(parts) for parts in zip(*bands, strict=True))
-    return y, last_state
-
-
-def _recomputed(*part: Tensor) -> tuple[Tensor, Tensor]:
-    result: tuple[Tensor, Tensor] = checkpoint(_scan_block, *part, use_reentrant=False, preserve_rng_state=False)
-    return result
+    return apply_skip_and_gate(scan, y, u), last_state
 
 
 def _scan_block(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute one block whose channels share ``B`` and ``C``: ``(batch, states, length)``, or ``(channels, states)``.
+    """Compute a block of channels that share ``B`` and ``C``.
 
-    Axes inside: (steps, chunks, batch, states, channels), channels last, so that each row is one long vector.
+    B and C are ``(batch, states, length)`` or ``(channels, states)``. The axes of the recurrence are (steps, chunks,
+    batch, states, channels), with channels last, so that each row is one long vector.
     """
     batch, channels, length = u.shape
     rows = 1 if torch.onnx.is_in_onnx_export() else batch
     steps, chunks = _chunking(length, row=rows * A.numel())
     # Padding has delta = 0: decay 1 and input 0, so that the state does not change to the end of the last chunk.
     decay_rate, drive = (_time_major(tensor, steps, chunks).unsqueeze(-2) for tensor in (delta, delta * u))
-    B, C = (_beside_channels(tensor, steps, chunks) for tensor in (B, C))
+    B, C = (tensor.t() if tensor.ndim == 2 else _time_major(tensor, steps, chunks).unsqueeze(-1) for tensor in (B, C))
     states = linear_recurrence(torch.exp(decay_rate * A.t()), drive * B)
     y = (states * C).sum(-2)
     y = y.permute(2, 3, 1, 0).reshape(batch, channels, -1)[..., :length]
@@ -82,9 +71,9 @@ def _scan_block(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> tu
 
 
 def _chunking(length: int, *, row: int) -> tuple[int, int]:
-    """Return ``(steps, chunks)`` that cover ``length``; few chunks where one position is a long enough row.
+    """Return ``(steps, chunks)`` that cover ``length``.
 
-    The three phases take 2 steps + chunks operators, or steps operators when there is one chunk only.
+    The recurrence calls 2 steps + chunks operators, or steps operators for a single chunk. Long rows need few chunks.
 
     Example:
         >>> _chunking(48, row=16), _chunking(48, row=2**15)
@@ -101,15 +90,8 @@ def _time_major(tensor: Tensor, steps: int, chunks: int) -> Tensor:
     return padded.unflatten(-1, (chunks, steps)).permute(3, 2, 0, 1).contiguous()
 
 
-def _beside_channels(projection: Tensor, steps: int, chunks: int) -> Tensor:
-    """Return a block's B or C, broadcastable to (steps, chunks, batch, states, channels)."""
-    if projection.ndim == 2:
-        return projection.t()
-    return _time_major(projection, steps, chunks).unsqueeze(-1)
-
-
-def _projection(tensor: Tensor, rows: slice, columns: slice, channels: int) -> Tensor:
-    """Return the part of B or C, in any form, for a block of channels within one group."""
+def _select_projection(tensor: Tensor, rows: slice, columns: slice, channels: int) -> Tensor:
+    """Return the part of B or C for a block of channels."""
     if tensor.ndim == 2:
         return tensor[columns]
     if tensor.ndim == 3:

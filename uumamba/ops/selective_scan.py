@@ -1,4 +1,4 @@
-"""Selective scan with one meaning and several backends."""
+"""Selective scan of Mamba, with one interface to all backends."""
 
 from torch import Tensor
 
@@ -20,16 +20,16 @@ def selective_scan(
     return_last_state: bool = False,
     backend: str = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
-    r"""Compute a linear state-space model whose step size and projections change with the input.
+    r"""Compute a state-space model with input-dependent step sizes and projections.
 
     .. math::
         \Delta'_l &= \mathrm{softplus}(\Delta_l + \text{delta\_bias}) \\
         h_l &= \exp(\Delta'_l A)\, h_{l-1} + \Delta'_l B_l u_l, \qquad h_0 = 0 \\
         y_l &= (\langle C_l, h_l\rangle + D u_l)\,\mathrm{silu}(z_l)
 
-    with softplus, bias, ``D`` and ``z`` only where given. Every channel has its own state of ``states`` numbers. With
-    G groups, channel d reads group ``d // (channels / G)`` of B and C. Arithmetic is in the widest type given, float32
-    at least, whatever autocast says; ``y`` has the type of ``u``. Any strength of decay is safe: it ends in zeros.
+    Softplus, bias, ``D`` and ``z`` are optional. Every channel has its own state of ``states`` numbers. With G groups,
+    channel d reads group ``d // (channels / G)`` of B and C. The arithmetic has the widest type of the tensors, at
+    least float32, also under autocast; ``y`` has the type of ``u``. Strong decay gives zeros, never NaN.
 
     Args:
         u: input, ``(batch, channels, length)``.
@@ -40,21 +40,21 @@ def selective_scan(
         D: skip weight, ``(channels,)``.
         z: gate, as ``u``.
         delta_bias: added to ``delta`` before softplus, ``(channels,)``.
-        delta_softplus: pass step sizes through softplus.
+        delta_softplus: apply softplus to the step sizes.
         return_last_state: also return the state after the last position, ``(batch, channels, states)``, in the type
             of the arithmetic.
         backend: one of
 
-            * ``"native"``: C++ on the CPU, where the extension was built; float32.
-            * ``"triton"``: our CUDA kernel, which splits the length; float32.
-            * ``"mamba_ssm"``: the upstream CUDA kernel, where it is installed; no gradient of the last state.
-            * ``"torch"``: chunked, on any device, in float64 too; the only one that can be differentiated twice.
-            * ``"reference"``: a slow loop to test against.
-            * ``"auto"``: the first of these that can run here.
+            * ``"native"``: C++ on the CPU, if the extension is built; float32.
+            * ``"triton"``: Triton kernels on CUDA, parallel along the length; float32.
+            * ``"mamba_ssm"``: the CUDA kernel of mamba_ssm, if installed; no gradient of the last state.
+            * ``"torch"``: torch operators on any device, also in float64; the fastest with second derivatives.
+            * ``"reference"``: a slow loop, for tests.
+            * ``"auto"``: the first of these that can run on this machine.
 
     Raises:
-        UsageError: a tensor is not real floating point; its shape or device does not fit that of ``u``; or the backend
-            is unknown, cannot take these arguments or cannot run on this machine.
+        UsageError: a tensor is not real floating point, or its shape or device does not fit that of ``u``; the backend
+            is unknown, does not accept these arguments or cannot run on this machine.
 
     Example:
         >>> import torch
@@ -65,19 +65,16 @@ def selective_scan(
 
     References:
         Gu & Dao, *Mamba: Linear-Time Sequence Modeling with Selective State Spaces*, 2023, arXiv:2312.00752.
-        Differs from the paper: none in meaning; as in mamba_ssm's ``selective_scan_fn``, B is scaled by the step size
-        itself (Euler) and not by the exact zero-order hold. Unlike there, the gradient of the last state is not
-        dropped, and complex A is not supported.
+        Differs from the paper: as in mamba_ssm's ``selective_scan_fn``, B is multiplied by the step size (Euler) and
+        not by the exact zero-order hold. Unlike in mamba_ssm, the last state has a gradient, and A is real.
     """
     scan = ScanArguments(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state)
     device_type, dtype = u.device.type, scan.arithmetic_dtype
-    if backend == "auto":
-        backend = automatic_backend(device_type, dtype)
-    else:
-        known = ("auto", *SCAN_BACKENDS)
-        require(backend in known, "backend", got=backend, expected=f"one of {', '.join(known)}")
-        chosen = SCAN_BACKENDS[backend]
-        problem = chosen.find_problem(device_type, dtype) or chosen.unavailable()
-        require(not problem, "backend", got=backend, expected=f"one that can run here ({problem})", fix='use "auto"')
-    y, last_state = SCAN_BACKENDS[backend].compute(scan)
+    known = ("auto", *SCAN_BACKENDS)
+    require(backend in known, "backend", got=backend, expected=f"one of {', '.join(known)}")
+    chosen = SCAN_BACKENDS[automatic_backend(device_type, dtype) if backend == "auto" else backend]
+    problem = chosen.find_problem(device_type, dtype)
+    expected = f"a usable backend ({backend}: {problem})"
+    require(problem is None, "backend", got=backend, expected=expected, fix='use "auto"')
+    y, last_state = chosen.compute(scan)
     return (y, last_state) if return_last_state else y

@@ -1,4 +1,4 @@
-"""Scanner of the aorta phantom: CT numbers and labels of a tree on a grid of 1 mm voxels."""
+"""CT scanner of the aorta phantom, with voxels of 1 mm."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,16 +7,22 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from data_prep.phantoms.aorta.aorta_organs import Enhancement, Trunk, draw_enhancement, find_places, paint_trunk
-from data_prep.phantoms.aorta.aorta_tubes import Grid, Tube, draw_tube, join, label_of
+from data_prep.phantoms.aorta.aorta_organs import (
+    AortaEnhancement,
+    Trunk,
+    draw_aorta_enhancement,
+    find_places,
+    paint_trunk,
+)
+from data_prep.phantoms.aorta.aorta_tubes import AortaGrid, VesselDepth, compute_depth, join_depths, label_vessels
 from data_prep.phantoms.aorta.aorta_vessels import Flap, Tree, Vessel
 from data_prep.phantoms.curves import Points
-from data_prep.phantoms.scanner_noise import draw_smooth_noise, to_hounsfield
+from data_prep.phantoms.scanner_noise import Field, draw_smooth_noise, round_to_hounsfield
 from uumamba.types import LabelMap
 
 LOWEST_HU, HIGHEST_HU = -1024, 1500
 COARSE = 2
-"""Voxels along the edge of a cube in which organs are painted; vessels are painted voxel by voxel."""
+"""Edge in voxels of the coarse cubes that organs are painted in; vessels are painted at full resolution."""
 _TWIG_MM = 15.0
 
 
@@ -26,10 +32,10 @@ class Exposure:
 
     Args:
         noise_hu: standard deviation of the noise.
-        blur_mm: width of the point spread.
-        texture_hu: unevenness of the tissues themselves.
-        wall_mm: thickness of the arteries' walls, outside the label.
-        fading: share of the aorta's enhancement that is lost from its highest to its lowest point.
+        blur_mm: standard deviation of the point spread function.
+        texture_hu: standard deviation of the tissue texture.
+        wall_mm: thickness of the arterial walls, outside the label.
+        fading: share of the aorta's enhancement lost from its highest to its lowest point.
         false_lumen: enhancement of the false lumen relative to the true one.
         calcifications: number of plaques in the aorta's wall.
     """
@@ -56,43 +62,47 @@ def draw_exposure(rng: np.random.Generator) -> Exposure:
     )
 
 
-def scan(tree: Tree, rng: np.random.Generator) -> tuple[NDArray[np.int16], LabelMap, Grid]:
-    """Scan a subject: image in Hounsfield units and label, both ``(z, y, x)``, and their grid."""
-    grid = draw_grid(tree, rng)
-    exposure, enhancement = draw_exposure(rng), draw_enhancement(rng)
-    tubes = [draw_tube(vessel, grid) for vessel in tree.vessels]
-    union = join(tubes, grid.shape)
-    label = label_of(tree, tubes, union)
+def scan_aorta(tree: Tree, rng: np.random.Generator) -> tuple[NDArray[np.int16], LabelMap, AortaGrid]:
+    """Scan a subject.
+
+    Returns:
+        The image in Hounsfield units and the label, both ``(z, y, x)``, and their grid.
+    """
+    grid = draw_aorta_grid(tree, rng)
+    exposure, enhancement = draw_exposure(rng), draw_aorta_enhancement(rng)
+    tubes = [compute_depth(vessel, grid) for vessel in tree.vessels]
+    union = join_depths(tubes, grid.shape)
+    label = label_vessels(tree, tubes, union)
     image = _scan_trunk(tree, grid, exposure, enhancement, rng)
     _paint_arteries(image, tree, tubes, union, grid, exposure, enhancement, rng)
-    return _receive(image, exposure, rng), label, grid
+    return _detect(image, exposure, rng), label, grid
 
 
-def draw_grid(tree: Tree, rng: np.random.Generator) -> Grid:
-    """Draw a field of view around the vessels, with random room on every side."""
+def draw_aorta_grid(tree: Tree, rng: np.random.Generator) -> AortaGrid:
+    """Draw a field of view around the vessels, with random margins."""
     low, high = (
         bound([bound(v.points_mm - sign * v.radii_mm[:, None], axis=0) for v in tree.vessels], axis=0)
         for bound, sign in ((np.min, 1), (np.max, -1))
     )
-    room = np.array([(12, 52), (10, 44), (4, 26)])
-    low, high = low - rng.uniform(*room.T), high + rng.uniform(*room.T)
+    margins_mm = np.array([(12, 52), (10, 44), (4, 26)])
+    low, high = low - rng.uniform(*margins_mm.T), high + rng.uniform(*margins_mm.T)
     x, y, z = (int(size) for size in np.ceil(high - low) + 1)
-    return Grid((z, y, x), (round(high[0], 2), round(high[1], 2), round(low[2], 2)))
+    return AortaGrid((z, y, x), (round(high[0], 2), round(high[1], 2), round(low[2], 2)))
 
 
 def _scan_trunk(
-    tree: Tree, grid: Grid, exposure: Exposure, enhancement: Enhancement, rng: np.random.Generator
-) -> NDArray[np.float32]:
+    tree: Tree, grid: AortaGrid, exposure: Exposure, enhancement: AortaEnhancement, rng: np.random.Generator
+) -> Field:
     trunk = Trunk(grid.axes(step=COARSE), tree.pose, COARSE / tree.pose.scale, rng)
     paint_trunk(trunk, find_places(tree), enhancement, rng)
     grain = draw_smooth_noise(rng, trunk.hu.shape, 1.2)
     # Air has no texture.
     trunk.hu += grain * np.where(trunk.hu > -990, np.float32(exposure.texture_hu / grain.std()), np.float32(0))
-    return np.ascontiguousarray(_refine(trunk.hu)[tuple(slice(size) for size in grid.shape)])
+    return np.ascontiguousarray(_upsample(trunk.hu)[tuple(slice(size) for size in grid.shape)])
 
 
-def _refine(coarse: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Double the resolution along every axis, linearly between the centres of coarse voxels."""
+def _upsample(coarse: Field) -> Field:
+    """Double the resolution along every axis by linear interpolation."""
     for axis in range(3):
         before, after = (
             np.concatenate([coarse.take([edge], axis), part] if edge == 0 else [part, coarse.take([edge], axis)], axis)
@@ -108,43 +118,51 @@ def _refine(coarse: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _paint_arteries(
-    image: NDArray[np.float32],
+    image: Field,
     tree: Tree,
-    tubes: Sequence[Tube],
-    union: NDArray[np.float32],
-    grid: Grid,
+    tubes: Sequence[VesselDepth],
+    union: Field,
+    grid: AortaGrid,
     exposure: Exposure,
-    enhancement: Enhancement,
+    enhancement: AortaEnhancement,
     rng: np.random.Generator,
 ) -> None:
-    twigs = [draw_tube(twig, grid) for vessel in tree.vessels[1:] for twig in _draw_twigs(vessel, rng)]
-    depth = join([Tube(tree.vessels[0], (slice(None),) * 3, union, np.zeros(0, np.int16)), *twigs], grid.shape)
+    twigs = [compute_depth(twig, grid) for vessel in tree.vessels[1:] for twig in _draw_twigs(vessel, rng)]
+    labelled = VesselDepth(tree.vessels[0], (slice(None),) * 3, union, np.zeros(0, np.int16))
+    depth = join_depths([labelled, *twigs], grid.shape)
     near = np.nonzero(depth.ravel() > -exposure.wall_mm - 0.5)[0]
     voxels, here = image.ravel(), depth.ravel()[near]
     heights = grid.axes()[2].ravel()[near // (grid.shape[1] * grid.shape[2])]
     lowest, highest = (float(bound(tree.vessels[0].points_mm[:, 2])) for bound in (np.min, np.max))
     level = np.clip((highest - heights) / (highest - lowest), 0, 1.3)
     blood = np.float32(enhancement.aorta) * (1 - np.float32(exposure.fading) * level)
-    _mix(voxels, near, here + np.float32(exposure.wall_mm), np.float32(45))
-    _mix(voxels, near, here, blood)
+    _blend(voxels, near, here + np.float32(exposure.wall_mm), np.float32(45))
+    _blend(voxels, near, here, blood)
     if tree.flap is not None:
         _paint_flap(image, tree.flap, tubes[0], union, grid, exposure)
     _paint_plaques(image, tree, union, grid, exposure, rng)
 
 
-def _mix(
-    voxels: NDArray[np.float32],
+def _blend(
+    voxels: Field,
     places: NDArray[np.intp],
-    depth_mm: NDArray[np.float32],
-    hu: NDArray[np.float32] | np.float32,
+    depth_mm: Field,
+    hu: Field | np.float32,
 ) -> None:
-    """Mix a tissue into voxels by the depth of their centres under its surface."""
+    """Blend a tissue into voxels.
+
+    Args:
+        voxels: image, flattened, changed in place.
+        places: indices of the voxels.
+        depth_mm: depth of the voxels' centres under the tissue's surface.
+        hu: Hounsfield units of the tissue.
+    """
     share = np.clip(depth_mm + np.float32(0.5), 0, 1)
     voxels[places] += share * (hu - voxels[places])
 
 
 def _draw_twigs(vessel: Vessel, rng: np.random.Generator) -> list[Vessel]:
-    """Draw the two thinner, unlabelled vessels into which a branch divides where its label ends."""
+    """Draw the two thinner, unlabelled vessels at the end of a branch."""
     end, heading, radius = vessel.points_mm[-1], vessel.tangents[-1], float(vessel.radii_mm[-1])
     sideways = np.cross(heading, rng.normal(size=3))
     sideways /= np.linalg.norm(sideways)
@@ -158,15 +176,13 @@ def _draw_twigs(vessel: Vessel, rng: np.random.Generator) -> list[Vessel]:
     return twigs
 
 
-def _paint_flap(
-    image: NDArray[np.float32], flap: Flap, tube: Tube, union: NDArray[np.float32], grid: Grid, exposure: Exposure
-) -> None:
-    """Paint the false lumen's own enhancement and the membrane."""
+def _paint_flap(image: Field, flap: Flap, tube: VesselDepth, union: Field, grid: AortaGrid, exposure: Exposure) -> None:
+    """Paint the false lumen and the membrane of a dissection."""
     arc = tube.vessel.arc_mm
     along = arc[tube.nearest]
     z, y, x = np.nonzero((tube.depth_mm > -0.5) & (along > flap.start_mm) & (along < flap.stop_mm))
     number = tube.nearest[z, y, x]
-    centres, normals = tube.vessel.points_mm[number], _flap_normals(flap, tube.vessel)[number]
+    centres, normals = tube.vessel.points_mm[number], _compute_flap_normals(flap, tube.vessel)[number]
     places = zip(grid.axes(tube.box), (x, y, z), range(3), strict=True)
     across = sum((axis.ravel()[at] - centres[:, way]) * normals[:, way] for axis, at, way in places)
     from_end = np.minimum(arc[number] - flap.start_mm, flap.stop_mm - arc[number])
@@ -182,8 +198,11 @@ def _paint_flap(
     window[z, y, x] = voxels + in_flap * (50 - voxels)
 
 
-def _flap_normals(flap: Flap, aorta: Vessel) -> Points:
-    """Unit normal of the membrane at every point of the centreline, in a frame without twist of its own."""
+def _compute_flap_normals(flap: Flap, aorta: Vessel) -> Points:
+    """Compute the membrane's unit normal at every point of the centreline.
+
+    Its angle is measured in a parallel-transport frame, which does not twist.
+    """
     tangents = aorta.tangents
     frame = np.empty_like(tangents)
     frame[0] = np.cross(tangents[0], (0.0, 1.0, 0.0))
@@ -196,30 +215,30 @@ def _flap_normals(flap: Flap, aorta: Vessel) -> Points:
 
 
 def _paint_plaques(
-    image: NDArray[np.float32],
+    image: Field,
     tree: Tree,
-    union: NDArray[np.float32],
-    grid: Grid,
+    union: Field,
+    grid: AortaGrid,
     exposure: Exposure,
     rng: np.random.Generator,
 ) -> None:
-    """Paint calcium in the wall, mostly in the abdomen, reaching a little into the lumen."""
+    """Paint calcified plaques in the aorta's wall, mostly in the abdomen."""
     aorta = tree.vessels[0]
     for _ in range(exposure.calcifications):
         number = int((len(aorta.points_mm) - 1) * rng.uniform(0.25, 1.0) ** 0.7)
         way = np.cross(aorta.tangents[number], rng.normal(size=3))
         centre = aorta.points_mm[number] + aorta.radii_mm[number] * way / np.linalg.norm(way)
         radius, hu = rng.uniform(1.5, 4.5), rng.uniform(450, 1100)
-        box = grid.box_around(centre[None], radius + 1)
+        box = grid.bounding_box(centre[None], radius + 1)
         x, y, z = (axis - np.float32(m) for axis, m in zip(grid.axes(box), centre, strict=True))
         depth = np.float32(radius) - np.sqrt(x * x + y * y + z * z)
         depth = np.minimum(depth, np.float32(1.2) - np.abs(union[box]))
         image[box] += np.clip(depth + np.float32(0.5), 0, 1) * (np.float32(hu) - image[box])
 
 
-def _receive(image: NDArray[np.float32], exposure: Exposure, rng: np.random.Generator) -> NDArray[np.int16]:
-    """Apply the point spread and slightly smoothed noise, and round to whole Hounsfield units."""
+def _detect(image: Field, exposure: Exposure, rng: np.random.Generator) -> NDArray[np.int16]:
+    """Apply point spread and noise, and round to integers."""
     image = ndimage.gaussian_filter(image, exposure.blur_mm, truncate=3.0)
     noise = draw_smooth_noise(rng, image.shape, (0.4, 0.6, 0.6), truncate=3.0)
     image += noise * np.float32(exposure.noise_hu / noise[: min(40, len(noise))].std())
-    return to_hounsfield(image, LOWEST_HU, HIGHEST_HU)
+    return round_to_hounsfield(image, LOWEST_HU, HIGHEST_HU)

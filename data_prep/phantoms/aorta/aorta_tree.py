@@ -1,4 +1,4 @@
-"""Vessels of an aorta phantom's subject, drawn: centrelines, diameters, 23 zones and branches."""
+"""Random vessels of the aorta phantom: centrelines, diameters, zones and branches."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,11 +13,11 @@ from data_prep.phantoms.aorta.aorta_vessels import (
     Pose,
     Tree,
     Vessel,
-    bends_gently,
-    stay_apart,
-    truth_of,
+    derive_truth,
+    has_gaps,
+    has_smooth_bends,
 )
-from data_prep.phantoms.curves import Points, arc_lengths, interpolate
+from data_prep.phantoms.curves import Points, compute_arc_lengths, interpolate
 from uumamba.runtime.seeds import key_to_seed
 
 ZONE_3_MM = 20.0
@@ -25,51 +25,51 @@ BOVINE_SHARE = 0.2
 DISSECTED_SHARE = 0.8
 
 
-def aorta_truth(number: int, seed: int = 0) -> AortaTruth:
-    """Draw a subject of the phantom again for its centrelines, diameters and topology.
+def compute_aorta_truth(number: int, seed: int = 0) -> AortaTruth:
+    """Recompute the ground truth of a subject: centrelines, diameters and topology.
 
     Args:
-        number: of ``subjectNNN``.
-        seed: the phantom's.
+        number: number NNN of ``subjectNNN``.
+        seed: seed of the phantom.
 
     Example:
-        >>> truth = aorta_truth(1)
+        >>> truth = compute_aorta_truth(1)
         >>> truth.segments["RenalR"].parent, truth.betti_numbers
         ('Zone8', (1, 0, 0))
     """
-    return truth_of(draw_tree(subject_generator(number, seed)))
+    return derive_truth(draw_aorta_tree(make_generator(number, seed)))
 
 
-def subject_generator(number: int, seed: int) -> np.random.Generator:
-    """Random generator of a subject; it draws the tree first."""
+def make_generator(number: int, seed: int) -> np.random.Generator:
+    """Create the random generator of a subject, which draws the tree first."""
     return np.random.default_rng(key_to_seed(seed, "aorta phantom", number))
 
 
-def draw_tree(rng: np.random.Generator) -> Tree:
-    """Draw a subject's vessels until no two of them are too near."""
+def draw_aorta_tree(rng: np.random.Generator) -> Tree:
+    """Draw a subject's vessels, again if two vessels are too close."""
     while True:
-        tree = _propose(rng)
-        if bends_gently(tree.vessels[0]) and stay_apart(tree.vessels):
+        tree = _draw_candidate(rng)
+        if has_smooth_bends(tree.vessels[0]) and has_gaps(tree.vessels):
             return tree
 
 
-def _propose(rng: np.random.Generator) -> Tree:
+def _draw_candidate(rng: np.random.Generator) -> Tree:
     pose = _draw_pose(rng)
     bovine, dissected = bool(rng.random() < BOVINE_SHARE), bool(rng.random() < DISSECTED_SHARE)
     path = _draw_path(pose, rng)
     marks = _draw_marks(path, bovine, rng)
     diameters = {name: float(rng.uniform(*bounds)) for name, bounds in _DIAMETERS_MM.items()}
-    radii = _aortic_radii(marks, len(path), dissected, rng)
-    starts = _zone_starts(marks, diameters, pose.scale, rng.uniform(0.37, 0.47))
+    radii = _draw_aortic_radii(marks, len(path), dissected, rng)
+    starts = _compute_zone_starts(marks, diameters, pose.scale, rng.uniform(0.37, 0.47))
     aorta = Vessel("Aorta", "", path, radii, tuple(f"Zone{number}" for number in range(10)), starts)
     branches = [_draw_branch(name, aorta, marks, diameters, rng) for name in _DIRECTIONS]
     vessels = (aorta, *_draw_iliacs(aorta, diameters, rng), *branches)
     heights = {name: float(path[round(at), 2]) for name, at in marks.items()} | {"T6": float(path[round(starts[5]), 2])}
     flap = _draw_flap(marks, pose.scale, rng) if dissected else None
-    return Tree(tuple(_in_world(vessel, pose) for vessel in vessels), pose, flap, bovine, heights)
+    return Tree(tuple(_transform_to_world(vessel, pose) for vessel in vessels), pose, flap, bovine, heights)
 
 
-def _in_world(vessel: Vessel, pose: Pose) -> Vessel:
+def _transform_to_world(vessel: Vessel, pose: Pose) -> Vessel:
     return replace(
         vessel,
         points_mm=pose.to_world(vessel.points_mm),
@@ -80,15 +80,15 @@ def _in_world(vessel: Vessel, pose: Pose) -> Vessel:
 
 def _draw_pose(rng: np.random.Generator) -> Pose:
     nod, lean, turn = np.deg2rad(rng.uniform(-1, 1, 3) * (9, 7, 12))
-    rotation = _rotation(0, nod) @ _rotation(1, lean) @ _rotation(2, turn)
+    rotation = _make_rotation(0, nod) @ _make_rotation(1, lean) @ _make_rotation(2, turn)
     sideways = (rng.uniform(-9, 9), rng.uniform(-100, 300), rng.uniform(55, 90))
-    # Chest backwards and loin forwards, more or less.
+    # The spine curves backwards in the chest and forwards in the loin.
     forwards = (-rng.uniform(2, 13), rng.uniform(60, 140), rng.uniform(60, 90))
     position = rng.uniform((-60, -60, -260), (60, 60, -140))
     return Pose(rng.uniform(0.88, 1.08), rotation, position, np.array([sideways, forwards]))
 
 
-def _rotation(axis: int, angle: float) -> NDArray[np.float64]:
+def _make_rotation(axis: int, angle: float) -> NDArray[np.float64]:
     first, second = (other for other in range(3) if other != axis)
     rotation = np.eye(3)
     rotation[first, first] = rotation[second, second] = np.cos(angle)
@@ -97,11 +97,14 @@ def _rotation(axis: int, angle: float) -> NDArray[np.float64]:
 
 
 def _draw_path(pose: Pose, rng: np.random.Generator) -> Points:
-    """Draw the aorta's centreline in the body's frame, from root to bifurcation, a point a millimetre."""
+    """Draw the aorta's centreline from root to bifurcation.
+
+    It is in the body's frame, with one point per millimetre.
+    """
     top = rng.uniform(250, 298)
-    rise, reach, swing = rng.uniform(30, 42), rng.uniform(64, 82), rng.uniform(0.35, 0.85)
+    rise, span, swing = rng.uniform(30, 42), rng.uniform(64, 82), rng.uniform(0.35, 0.85)
     descent = _draw_descent(top - rise, pose, rng)
-    across = reach * np.array([np.sin(swing), np.cos(swing), 0.0])
+    across = span * np.array([np.sin(swing), np.cos(swing), 0.0])
     middle = descent[0] + across / 2
     angles = np.linspace(0, np.pi, 7)[:-1, None]
     skew = rng.uniform(-0.15, 0.15)
@@ -114,7 +117,10 @@ def _draw_path(pose: Pose, rng: np.random.Generator) -> Points:
 
 
 def _draw_descent(top: float, pose: Pose, rng: np.random.Generator) -> Points:
-    """Draw a tortuous course from the arch to the bifurcation, round the left of the spine to its front."""
+    """Draw a tortuous course from the arch to the bifurcation.
+
+    It passes the spine on the left and ends in front of it.
+    """
     z = np.linspace(top, 0, 9)
     share = z / top
     angle = np.deg2rad(rng.uniform(5, 20) + rng.uniform(45, 60) * share ** rng.uniform(0.7, 1.3))
@@ -128,17 +134,18 @@ def _draw_descent(top: float, pose: Pose, rng: np.random.Generator) -> Points:
 
 
 def _resample(points: Points) -> Points:
-    """Smooth curve through points, one point a millimetre."""
-    at = arc_lengths(points)
+    """Interpolate points by a smooth curve with one point per millimetre."""
+    at = compute_arc_lengths(points)
     fine = CubicSpline(at, points)(np.linspace(0, at[-1], 4000))
-    arc = arc_lengths(fine)
+    arc = compute_arc_lengths(fine)
     return interpolate(np.arange(0.0, arc[-1]), arc, fine)
 
 
 def _draw_marks(path: Points, bovine: bool, rng: np.random.Generator) -> dict[str, float]:
     """Draw the origins of the branches, in millimetres from the root.
 
-    The distance of the arch's branches from its top makes its type: the closer to the root, the higher the type.
+    The distance of the arch's branches from its top determines the type of the arch: the closer to the root, the
+    higher the type.
     """
     top = int(np.argmax(path[:, 2]))
     subclavian = top + rng.uniform(-6, 22)
@@ -175,12 +182,13 @@ _DIAMETERS_MM = {
 }
 
 
-def _zone_starts(
+def _compute_zone_starts(
     marks: Mapping[str, float], diameters: Mapping[str, float], scale: float, t6_share: float
 ) -> tuple[float, ...]:
-    """Borders of the zones by the Society for Vascular Surgery: near and far edges of the ostia.
+    """Compute the zone borders of the Society for Vascular Surgery.
 
-    T6 is at a share of the distance from zone 3 to the celiac artery.
+    Borders are the near and far edges of the ostia. T6 is at the share ``t6_share`` of the distance from zone 3 to the
+    celiac artery.
     """
     below = {name: marks[name] + diameters[name] / 2 for name in diameters if name in marks}
     above = {name: marks[name] - diameters[name] / 2 for name in diameters if name in marks}
@@ -193,7 +201,7 @@ def _zone_starts(
     )  # fmt: skip
 
 
-def _aortic_radii(
+def _draw_aortic_radii(
     marks: Mapping[str, float], points: int, dissected: bool, rng: np.random.Generator
 ) -> NDArray[np.float64]:
     """Draw the radius at each point, wider at dissections and aneurysms."""
@@ -206,20 +214,20 @@ def _aortic_radii(
     at = np.arange(points, dtype=np.float64)
     radii = PchipInterpolator(sorted(knots), [knots[place] for place in sorted(knots)])(at)
     if dissected:
-        radii *= 1 + rng.uniform(0.05, 0.3) * _bump(at, marks["LSA"] + rng.uniform(40, 70), 35.0)
+        radii *= 1 + rng.uniform(0.05, 0.3) * _evaluate_gaussian(at, marks["LSA"] + rng.uniform(40, 70), 35.0)
     if rng.random() < 0.35:
-        radii *= 1 + rng.uniform(0.4, 0.8) * _bump(at, points - rng.uniform(28, 38), rng.uniform(11, 14))
+        radii *= 1 + rng.uniform(0.4, 0.8) * _evaluate_gaussian(at, points - rng.uniform(28, 38), rng.uniform(11, 14))
     if rng.random() < 0.25:
-        radii *= 1 + rng.uniform(0.1, 0.25) * _bump(at, marks["Innominate"] - 25, 18.0)
+        radii *= 1 + rng.uniform(0.1, 0.25) * _evaluate_gaussian(at, marks["Innominate"] - 25, 18.0)
     return radii
 
 
-def _bump(at: NDArray[np.float64], centre: float, width: float) -> NDArray[np.float64]:
+def _evaluate_gaussian(at: NDArray[np.float64], centre: float, width: float) -> NDArray[np.float64]:
     return np.exp(-(((at - centre) / width) ** 2) / 2)
 
 
 _DIRECTIONS: Mapping[str, tuple[tuple[float, float, float], ...]] = {
-    # Right, front, head; turned through as the branch goes on.
+    # Directions (right, front, head) along the course of each branch.
     "Innominate": ((0.25, 0.25, 1.0), (0.55, 0.1, 1.0), (0.7, -0.1, 1.0)),
     "LCC": ((-0.05, 0.1, 1.0), (-0.2, 0.15, 1.0), (0.0, 0.05, 1.0)),
     "LSA": ((-0.25, -0.15, 1.0), (-0.35, -0.25, 1.0), (-0.9, -0.1, 0.7)),
@@ -244,35 +252,41 @@ def _draw_branch(
 ) -> Vessel:
     start = round(marks[name])
     length = aorta.radii_mm[start] + rng.uniform(*_LENGTHS_MM[name])
-    points = _bend(aorta.points_mm[start], _DIRECTIONS[name], length, rng)
+    points = _draw_course(aorta.points_mm[start], _DIRECTIONS[name], length, rng)
     radii = diameters[name] / 2 * np.linspace(1.0, rng.uniform(0.9, 1.0), len(points))
     return Vessel(name, "Aorta", points, radii, (name,), (0.0,))
 
 
 def _draw_iliacs(aorta: Vessel, diameters: Mapping[str, float], rng: np.random.Generator) -> list[Vessel]:
-    """Draw common and external iliac artery of each side as one tube, then the internal ones."""
+    """Draw the iliac arteries of both sides.
+
+    Common and external artery of a side are one tube; the internal arteries are last.
+    """
     tubes, internals = [], []
     for side, right in (("R", 1), ("L", -1)):
         spread = right * rng.uniform(0.38, 0.58)
         common = round(rng.uniform(42, 56))
         outwards = [(spread, 0.0, -1.0), (spread, -0.35, -1.0), (spread, -0.2, -1.0)]
         onwards = [*outwards, (0.9 * spread, 0.45, -1.0), (0.8 * spread, 0.7, -1.0), (0.4 * spread, 0.5, -1.0)]
-        points = _bend(aorta.points_mm[-1], onwards, common + rng.uniform(50, 66), rng)
+        points = _draw_course(aorta.points_mm[-1], onwards, common + rng.uniform(50, 66), rng)
         wide, narrow = diameters["Zone10"] / 2, diameters["Zone11"] / 2
         radii = np.interp(np.arange(len(points)), [0, common - 8, common + 6], [wide, wide, narrow])
         iliac, internal = f"Iliac{side}", f"InternalIliac{side}"
         tubes.append(Vessel(iliac, "Aorta", points, radii, (f"Zone10{side}", f"Zone11{side}"), (0.0, common + 2.0)))
         directions = [(-0.1 * right, -1.0, -0.6), (-0.05 * right, -0.8, -1.0), (0.1 * right, -0.4, -1.0)]
-        inner = _bend(points[common], directions, wide + rng.uniform(28, 38), rng)
+        inner = _draw_course(points[common], directions, wide + rng.uniform(28, 38), rng)
         thickness = diameters["InternalIliac"] / 2 * np.linspace(1.0, 0.92, len(inner))
         internals.append(Vessel(internal, iliac, inner, thickness, (internal,), (0.0,)))
     return [*tubes, *internals]
 
 
-def _bend(
+def _draw_course(
     start: Points, directions: Sequence[tuple[float, float, float]], length_mm: float, rng: np.random.Generator
 ) -> Points:
-    """Draw a path, a point a millimetre, that turns through directions, each a little off the given one."""
+    """Draw a path that turns through the given directions, each with noise.
+
+    It has one point per millimetre.
+    """
     wobble = rng.normal(0, 0.11, (len(directions), 3))
     steps = np.arange(round(length_mm)) + 0.5
     knots = np.linspace(0, length_mm, len(directions))

@@ -1,4 +1,4 @@
-"""Tubes on the grid of the aorta phantom: depth of each voxel in the vessels, and the label."""
+"""Vessels of the aorta phantom on the voxel grid, and their label."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,19 +9,22 @@ from numpy.typing import NDArray
 from data_prep.aorta import STRUCTURES
 from data_prep.phantoms.aorta.aorta_vessels import Tree, Vessel
 from data_prep.phantoms.curves import Points
+from data_prep.phantoms.scanner_noise import Field
 from uumamba.types import LabelMap
 
 FILLET_MM = 4.0
-"""Crotches between vessels are rounded: gaps of less than half of this are filled."""
+"""Size of the fillets at bifurcations, which fill gaps narrower than half of it."""
 OUTSIDE_MM = -8.0
-"""Depth of voxels that are far from every vessel."""
+"""Depth of voxels far from every vessel."""
 _CHUNK_POINTS = 8
 _Box = tuple[slice, slice, slice]
 
 
 @dataclass(frozen=True)
-class Grid:
-    """Volume of 1 mm voxels, ``(z, y, x)``: x grows to the patient's left, y to the back, z to the head.
+class AortaGrid:
+    """Volume of 1 mm voxels, ``(z, y, x)``.
+
+    x grows to the patient's left, y to the back, z to the head.
 
     Args:
         shape: ``(z, y, x)``.
@@ -31,10 +34,15 @@ class Grid:
     shape: tuple[int, int, int]
     first_mm: tuple[float, float, float]
 
-    def axes(self, box: _Box | None = None, *, step: int = 1) -> tuple[NDArray[np.float32], ...]:
-        """World coordinates x, y, z of voxel centres, shaped to broadcast over ``(z, y, x)``.
+    def axes(self, box: _Box | None = None, *, step: int = 1) -> tuple[Field, ...]:
+        """Compute world coordinates x, y, z of voxel centres.
 
-        With a step, those of cubes of as many voxels an edge; the last ones may reach beyond the volume.
+        Args:
+            box: part of the grid; None for all of it.
+            step: edge in voxels of the cubes whose centres are returned; the last cubes may extend beyond the volume.
+
+        Returns:
+            Three arrays that broadcast over ``(z, y, x)``.
         """
         z, y, x = (np.arange(-(-size // step)) for size in self.shape)
         if box is not None:
@@ -50,8 +58,8 @@ class Grid:
             )
         )
 
-    def box_around(self, points_mm: Points, margin_mm: float) -> _Box:
-        """The voxels within a margin of the points' bounding box, cut to the volume."""
+    def bounding_box(self, points_mm: Points, margin_mm: float) -> _Box:
+        """Return the points' bounding box with a margin, clipped to the volume."""
         low, high = points_mm.min(axis=0) - margin_mm, points_mm.max(axis=0) + margin_mm
         right, front, head = self.first_mm
         bounds = ((low[2] - head, high[2] - head), (front - high[1], front - low[1]), (right - high[0], right - low[0]))
@@ -63,46 +71,53 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class Tube:
-    """Vessel in a box of the grid: depth under its surface in mm (negative outside) and nearest point.
+class VesselDepth:
+    """Depth map of a vessel in a box of the grid.
 
-    Both reach ``-OUTSIDE_MM`` beyond the surface.
+    Both arrays extend ``-OUTSIDE_MM`` beyond the surface.
+
+    Args:
+        vessel: the vessel.
+        box: part of the grid.
+        depth_mm: depth of each voxel under the vessel's surface, negative outside.
+        nearest: index of the centreline point that gives the depth.
     """
 
     vessel: Vessel
     box: _Box
-    depth_mm: NDArray[np.float32]
+    depth_mm: Field
     nearest: NDArray[np.int16]
 
 
-def draw_tube(vessel: Vessel, grid: Grid) -> Tube:
-    """Draw a vessel on the grid, cut flat at its ends except for an aorta's lower one, which is round.
+def compute_depth(vessel: Vessel, grid: AortaGrid) -> VesselDepth:
+    """Compute the depth map of a vessel on the grid.
 
-    Depth is the largest of ``radius - distance`` over the centreline's points. The round end lets the last zone reach
-    as far down as the crotch of the iliac arteries.
+    Depth is the largest of ``radius - distance`` over the centreline's points. The ends are cut flat, except for the
+    start of a branch, inside its parent, and the lower end of the aorta: rounded, the last zone extends to the
+    bifurcation of the iliac arteries.
     """
-    reach = -OUTSIDE_MM
-    box = grid.box_around(vessel.points_mm, float(vessel.radii_mm.max()) + reach)
+    margin_mm = -OUTSIDE_MM
+    box = grid.bounding_box(vessel.points_mm, float(vessel.radii_mm.max()) + margin_mm)
     shape = tuple(side.stop - side.start for side in box)
     depth = np.full(shape, OUTSIDE_MM, dtype=np.float32)
     nearest = np.zeros(shape, dtype=np.int16)
     for first in range(0, len(vessel.points_mm), _CHUNK_POINTS):
         chunk = slice(first, first + _CHUNK_POINTS)
         points, radii = vessel.points_mm[chunk], vessel.radii_mm[chunk]
-        near = grid.box_around(points, float(radii.max()) + reach)
+        near = grid.bounding_box(points, float(radii.max()) + margin_mm)
         local = tuple(slice(n.start - b.start, n.stop - b.start) for n, b in zip(near, box, strict=True))
-        deepest, which = _deepest(grid.axes(near), points, radii)
+        deepest, which = _find_deepest(grid.axes(near), points, radii)
         won = deepest > depth[local]
         depth[local][won] = deepest[won]
         nearest[local][won] = which[won] + first
     _cut_flat(depth, nearest, grid.axes(box), vessel)
-    return Tube(vessel, box, depth, nearest)
+    return VesselDepth(vessel, box, depth, nearest)
 
 
-def _deepest(
-    axes: Sequence[NDArray[np.float32]], points_mm: Points, radii_mm: NDArray[np.float64]
-) -> tuple[NDArray[np.float32], NDArray[np.int16]]:
-    """The largest ``radius - distance`` over some points, and the number of that point."""
+def _find_deepest(
+    axes: Sequence[Field], points_mm: Points, radii_mm: NDArray[np.float64]
+) -> tuple[Field, NDArray[np.int16]]:
+    """Compute the largest ``radius - distance`` over points, and its point's index."""
     shape = np.broadcast_shapes(*(axis.shape for axis in axes))
     best = np.full(shape, -np.inf, dtype=np.float32)
     which = np.zeros(shape, dtype=np.int16)
@@ -115,9 +130,7 @@ def _deepest(
     return best, which
 
 
-def _cut_flat(
-    depth: NDArray[np.float32], nearest: NDArray[np.int16], axes: Sequence[NDArray[np.float32]], vessel: Vessel
-) -> None:
+def _cut_flat(depth: Field, nearest: NDArray[np.int16], axes: Sequence[Field], vessel: Vessel) -> None:
     last = len(vessel.points_mm) - 1
     for end, outwards in ((0, -1.0), (last, 1.0)):
         if (end == 0) == bool(vessel.parent):
@@ -130,24 +143,28 @@ def _cut_flat(
         depth[here] = np.minimum(depth[here], -beyond)
 
 
-def join(tubes: Iterable[Tube], shape: tuple[int, int, int]) -> NDArray[np.float32]:
-    """Join tubes: depth under their common surface, crotches rounded; ``OUTSIDE_MM`` far from them."""
+def join_depths(tubes: Iterable[VesselDepth], shape: tuple[int, int, int]) -> Field:
+    """Join depth maps, with fillets at bifurcations.
+
+    Returns:
+        Depth under the common surface, ``OUTSIDE_MM`` far from it.
+    """
     union = np.full(shape, OUTSIDE_MM, dtype=np.float32)
     for tube in tubes:
         here = union[tube.box]
         overlap = np.maximum(np.float32(FILLET_MM) - np.abs(here - tube.depth_mm), 0)
         rounded = overlap * overlap * np.float32(0.25 / FILLET_MM)
-        # Where neither is near, both have the same depth and nothing is to be rounded.
+        # Far from both vessels the depths are equal, but there is no corner.
         rounded[np.minimum(here, tube.depth_mm) <= OUTSIDE_MM] = 0
         union[tube.box] = np.maximum(here, tube.depth_mm) + rounded
     return union
 
 
-def label_of(tree: Tree, tubes: Sequence[Tube], union: NDArray[np.float32]) -> LabelMap:
-    """Label the structure of every voxel whose centre is under the surface.
+def label_vessels(tree: Tree, tubes: Sequence[VesselDepth], union: Field) -> LabelMap:
+    """Label every voxel whose centre is under the joint surface.
 
-    Where vessels overlap, the aorta wins, then the tubes of the common and external iliac arteries, then side branches,
-    and the deeper one of two of a rank.
+    Where vessels overlap, the aorta takes precedence, then common and external iliac arteries, then side branches.
+    Between two vessels of one rank the deeper one takes precedence.
     """
     label = np.zeros(union.shape, dtype=np.uint8)
     best = np.full(union.shape, -np.inf, dtype=np.float32)

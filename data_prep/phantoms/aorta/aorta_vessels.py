@@ -1,4 +1,4 @@
-"""Vessels of the aorta phantom in world millimetres, and their known truth."""
+"""Vessels of the aorta phantom in world millimetres, and their ground truth."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,24 +7,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.aorta import STRUCTURES
-from data_prep.phantoms.curves import Points, arc_lengths, total_length, unit_tangents
+from data_prep.phantoms.curves import Points, compute_arc_lengths, compute_length, compute_tangents
 
 GAP_MM = 3.0
-"""Least distance of vessels that have parted, so that no two of them fuse in the label."""
-SLOWEST_PARTING_MM = 12
-"""Longest part of a vessel over which its gap to another grows from 0 to that."""
-BETTI_NUMBERS = (1, 0, 0)
-"""Of the union of all structures: one tree without a loop and without a cavity."""
+"""Minimum gap between vessels behind their bifurcation; closer vessels would fuse in the label."""
+LONGEST_BIFURCATION_MM = 12
+"""Maximum length of a vessel over which its gap to another grows from 0 to ``GAP_MM``."""
 SHARPEST_BEND = 0.85
-"""Largest curvature times radius."""
+"""Maximum of curvature times radius."""
 
 
 @dataclass(frozen=True)
 class Pose:
-    """Pose of a body in the scanner: ``world = scale * rotation @ body + position``, RAS+ millimetres.
+    """Pose of a body in the scanner.
 
-    The body's frame has its origin in the spine at the height of the aorta's bifurcation, +x to the right, +y to the
-    front and +z to the head; ``sway`` bends the spine sidewards and to the front, by height alone.
+    ``world = scale * rotation @ body + position``, in RAS+ millimetres. The origin of the body's frame is in the spine
+    at the height of the aorta's bifurcation, +x to the right, +y to the front and +z to the head. ``sway`` bends the
+    spine sideways and to the front, as a function of height.
     """
 
     scale: float
@@ -33,26 +32,28 @@ class Pose:
     sway: NDArray[np.float64]
 
     def to_world(self, points: Points) -> Points:
-        """World coordinates of body points ``(n, 3)``."""
+        """Transform body points ``(n, 3)`` to world coordinates."""
         return self.scale * points @ self.rotation.T + self.position
 
     def spine(self, z: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-        """Position of the spine's axis at body heights: x and y."""
+        """Compute x and y of the spine's axis at body heights."""
         (side, side_from, side_mm), (depth, depth_from, depth_mm) = self.sway.tolist()
         return side * np.sin((z - side_from) / side_mm), depth * np.sin((z - depth_from) / depth_mm)
 
 
 @dataclass(frozen=True)
 class Vessel:
-    """Tube along points, cut into named parts; a voxel's part is that of the nearest point.
+    """VesselDepth along a centreline, divided into named structures.
+
+    A voxel belongs to the structure of the nearest centreline point.
 
     Args:
-        name: of the vessel; a side branch's is that of its only part.
-        parent: the vessel on whose centreline it starts; empty for the aorta.
-        points_mm: ``(n, 3)``, about a millimetre apart.
-        radii_mm: at the points.
-        parts: names in :data:`data_prep.aorta.STRUCTURES`, from the start on.
-        starts_mm: start of each part along the points.
+        name: name of the vessel; of a side branch, also that of its only structure.
+        parent: vessel on whose centreline this one starts; empty for the aorta.
+        points_mm: centreline ``(n, 3)``, points about a millimetre apart.
+        radii_mm: radius at each point.
+        parts: structures in :data:`data_prep.aorta.STRUCTURES`, in order along the centreline.
+        starts_mm: arc length at which each structure starts.
     """
 
     name: str
@@ -64,21 +65,21 @@ class Vessel:
 
     @property
     def arc_mm(self) -> NDArray[np.float64]:
-        """Distance of every point from the first, along the centreline."""
-        return arc_lengths(self.points_mm)
+        """Arc length of every centreline point."""
+        return compute_arc_lengths(self.points_mm)
 
     @property
     def tangents(self) -> Points:
-        """Unit direction of the centreline at every point."""
-        return unit_tangents(self.points_mm)
+        """Unit tangent of the centreline at every point."""
+        return compute_tangents(self.points_mm)
 
 
 @dataclass(frozen=True)
 class Flap:
-    """The membrane between the true and the false lumen of a dissection, winding down within the aorta.
+    """Helical membrane between the true and the false lumen of a dissection.
 
-    At a distance ``s`` along the aorta it is the plane at ``offset`` radii from the centreline, its normal at the angle
-    ``angle + twist * (s - start_mm)``; towards both ends it moves to the wall.
+    At arc length ``s`` of the aorta the membrane is a plane at ``offset`` radii from the centreline, with its normal at
+    the angle ``angle + twist * (s - start_mm)``. Towards both ends the membrane moves to the wall.
     """
 
     start_mm: float
@@ -91,9 +92,10 @@ class Flap:
 
 @dataclass(frozen=True)
 class Tree:
-    """All vessels of a subject in world millimetres, the aorta first and each parent before its branches.
+    """All vessels of a subject in world millimetres.
 
-    ``heights`` names levels of the body's frame that other organs are placed by; ``radii`` are in that frame too.
+    The aorta is first, and each parent precedes its branches. ``heights`` are named levels in the body's frame, by
+    which other organs are placed.
     """
 
     vessels: tuple[Vessel, ...]
@@ -103,15 +105,15 @@ class Tree:
     heights: Mapping[str, float]
 
     def vessel(self, name: str) -> Vessel:
-        """The vessel of that name."""
+        """Return the vessel with a name."""
         return next(vessel for vessel in self.vessels if vessel.name == name)
 
 
 @dataclass(frozen=True)
 class Segment:
-    """One of the 23 structures: its centreline in RAS+ millimetres and its parent.
+    """Centreline in RAS+ millimetres and parent of one structure.
 
-    A branch's centreline starts on that of its parent, inside the parent's lumen; the first zone has no parent.
+    The centreline of a branch starts on its parent's, inside the parent's lumen. The first zone has no parent.
     """
 
     name: str
@@ -122,42 +124,42 @@ class Segment:
     @property
     def length_mm(self) -> float:
         """Length of the centreline."""
-        return total_length(self.points_mm)
+        return compute_length(self.points_mm)
 
 
 @dataclass(frozen=True)
 class AortaTruth:
-    """Known truth of a phantom's aorta.
+    """Ground truth of a phantom's aorta.
 
     Args:
-        segments: by name, in the order of the label values.
-        betti_numbers: of the union of all structures: parts, tunnels and cavities.
+        segments: structures by name, in the order of the label values.
         dissected: whether a flap divides the lumen.
         bovine: whether innominate and left carotid artery share an ostium.
+        betti_numbers: numbers of parts, tunnels and cavities in the union of all structures, which is one tree.
     """
 
     segments: Mapping[str, Segment]
-    betti_numbers: tuple[int, int, int]
     dissected: bool
     bovine: bool
+    betti_numbers: tuple[int, int, int] = (1, 0, 0)
 
     @property
     def length_mm(self) -> float:
-        """Length of all centrelines together."""
+        """Total length of the centrelines."""
         return sum(segment.length_mm for segment in self.segments.values())
 
 
-def truth_of(tree: Tree) -> AortaTruth:
-    """Cut the tree's vessels at the borders of the zones."""
-    segments = [segment for vessel in tree.vessels for segment in _segments(vessel, tree)]
+def derive_truth(tree: Tree) -> AortaTruth:
+    """Derive the ground truth by cutting the vessels into structures."""
+    segments = [segment for vessel in tree.vessels for segment in _cut_vessel(vessel, tree)]
     ordered = {segment.name: segment for segment in sorted(segments, key=lambda found: STRUCTURES[found.name])}
-    return AortaTruth(ordered, BETTI_NUMBERS, tree.flap is not None, tree.bovine)
+    return AortaTruth(ordered, tree.flap is not None, tree.bovine)
 
 
-def _segments(vessel: Vessel, tree: Tree) -> list[Segment]:
-    """Cut a vessel at the borders of its parts; neighbours share the point between them."""
+def _cut_vessel(vessel: Vessel, tree: Tree) -> list[Segment]:
+    """Cut a vessel into its structures; neighbours share the point between them."""
     cuts = [*np.searchsorted(vessel.arc_mm, vessel.starts_mm), len(vessel.points_mm) - 1]
-    parent = _part_at(tree.vessel(vessel.parent), vessel.points_mm[0]) if vessel.parent else ""
+    parent = _find_part(tree.vessel(vessel.parent), vessel.points_mm[0]) if vessel.parent else ""
     segments = []
     for part, first, last in zip(vessel.parts, cuts[:-1], cuts[1:], strict=True):
         here = slice(int(first), int(last) + 1)
@@ -166,26 +168,26 @@ def _segments(vessel: Vessel, tree: Tree) -> list[Segment]:
     return segments
 
 
-def _part_at(vessel: Vessel, point_mm: Points) -> str:
+def _find_part(vessel: Vessel, point_mm: Points) -> str:
     nearest = int(np.argmin(np.linalg.norm(vessel.points_mm - point_mm, axis=1)))
     return vessel.parts[int(np.searchsorted(vessel.starts_mm, vessel.arc_mm[nearest], side="right")) - 1]
 
 
-def bends_gently(aorta: Vessel) -> bool:
-    """Tell if the aorta's wall does not fold on the inner side of a bend."""
+def has_smooth_bends(aorta: Vessel) -> bool:
+    """Return whether the aorta's wall is free of folds at inner bends."""
     turns = np.linalg.norm(np.diff(aorta.tangents, axis=0), axis=1) / np.diff(aorta.arc_mm)
     return bool((turns * aorta.radii_mm[1:]).max() < SHARPEST_BEND)
 
 
-def stay_apart(vessels: Sequence[Vessel]) -> bool:
-    """Tell if each vessel, once it has left an earlier one, keeps away from it."""
+def has_gaps(vessels: Sequence[Vessel]) -> bool:
+    """Return whether vessels keep their gaps behind each bifurcation."""
     for number, later in enumerate(vessels):
         for earlier in vessels[:number]:
             between = np.linalg.norm(later.points_mm[::2, None] - earlier.points_mm[None, ::2], axis=2)
             gaps = (between - later.radii_mm[::2, None] - earlier.radii_mm[None, ::2]).min(axis=1)
-            # A crotch that opens slowly, or opens and closes again, would leave a tunnel where it is rounded.
-            apart = gaps > np.linspace(0.5, GAP_MM, 6)[:, None]
-            slow = np.count_nonzero(apart[0]) - np.count_nonzero(apart[-1]) > SLOWEST_PARTING_MM / 2
-            if slow or not apart[:, -1].all() or (apart[:, :-1] & ~apart[:, 1:]).any():
+            # The fillet of a gap that opens slowly, or opens and closes again, would leave a tunnel in the label.
+            is_apart = gaps > np.linspace(0.5, GAP_MM, 6)[:, None]
+            is_slow = np.count_nonzero(is_apart[0]) - np.count_nonzero(is_apart[-1]) > LONGEST_BIFURCATION_MM / 2
+            if is_slow or not is_apart[:, -1].all() or (is_apart[:, :-1] & ~is_apart[:, 1:]).any():
                 return False
     return True

@@ -1,22 +1,19 @@
 """Command ``python -m data_prep.phantoms.coronary OUT``."""
 
 import sys
-from collections.abc import Sequence
+from functools import partial
 
 from data_prep.phantoms.coronary.coronary_phantom import write_coronary_phantom
 from data_prep.phantoms.phantom_folder import run_phantom_command
 
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the coronary phantom from the shell; the exit code is 2 for wrong use."""
-    return run_phantom_command(
-        arguments,
-        write_coronary_phantom,
-        module="data_prep.phantoms.coronary",
-        description="Write coronary CT angiographies in ImageCAS's layout, with exact labels.",
-        cases=40,
-        has_test_cases=True,
-    )
+main = partial(
+    run_phantom_command,
+    write_coronary_phantom,
+    module="data_prep.phantoms.coronary",
+    description="Write coronary CT angiographies in ImageCAS's layout, with exact labels.",
+    cases=40,
+    has_test_cases=True,
+)
 
 
 if __name__ == "__main__":

@@ -1,28 +1,29 @@
-"""Chest of the coronary phantom in Hounsfield units: lungs, bones, organs and heart."""
+"""Chest of the coronary phantom: lungs, bones, organs and heart."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from data_prep.phantoms.coronary.coronary_grid import Field, Grid, blend, coverage, distance_to_tubes, share_of_tube
-from data_prep.phantoms.coronary.coronary_heart import CoronaryHeart, Tube, swelling
+from data_prep.phantoms.coronary.coronary_grid import CoronaryGrid, blend, compute_distance, compute_tube_share, paint
+from data_prep.phantoms.coronary.coronary_heart import CoronaryHeart, Tube, compute_swelling
 from data_prep.phantoms.curves import interpolate
+from data_prep.phantoms.scanner_noise import Field
 
 FAT_HU = -95.0
 _VEIN_WIDTH_MM = (1.4, 2.4)
 
 
 @dataclass(frozen=True)
-class Enhancement:
-    """Hounsfield units of enhanced tissues; right chambers have at most as much as the left ones.
+class CoronaryEnhancement:
+    """Hounsfield units of enhanced tissues.
 
     Args:
-        arteries: in the aorta, the left heart and the coronary arteries.
-        right_ventricle: in it and in the pulmonary artery.
-        right_atrium: in it.
-        veins: in the coronary veins, at most half of the arteries'.
-        myocardium: in the muscle.
-        lung: in the lung between its vessels.
+        arteries: aorta, left heart and coronary arteries.
+        right_ventricle: right ventricle and pulmonary artery, at most as bright as the arteries.
+        right_atrium: right atrium, at most as bright as the arteries.
+        veins: coronary veins, at most half as bright as the arteries.
+        myocardium: myocardium.
+        lung: lung tissue between its vessels.
     """
 
     arteries: float
@@ -33,10 +34,10 @@ class Enhancement:
     lung: float
 
 
-def draw_enhancement(rng: np.random.Generator) -> Enhancement:
-    """Draw more or less contrast agent that arrives early or late."""
+def draw_coronary_enhancement(rng: np.random.Generator) -> CoronaryEnhancement:
+    """Draw amount and timing of the contrast agent."""
     arteries = rng.uniform(300, 560)
-    return Enhancement(
+    return CoronaryEnhancement(
         arteries=arteries,
         right_ventricle=arteries * rng.uniform(0.3, 1.0),
         right_atrium=arteries * rng.uniform(0.3, 1.0),
@@ -46,25 +47,22 @@ def draw_enhancement(rng: np.random.Generator) -> Enhancement:
     )
 
 
-def paint_chest(grid: Grid, heart: CoronaryHeart, enhancement: Enhancement, rng: np.random.Generator) -> Field:
-    """Paint all but the arteries: lungs with vessels, chest wall, organs around, and the heart itself."""
+def paint_chest(
+    grid: CoronaryGrid, heart: CoronaryHeart, enhancement: CoronaryEnhancement, rng: np.random.Generator
+) -> Field:
+    """Paint all organs except the arteries."""
     hu = np.full(grid.shape, np.float32(enhancement.lung))
-    _, depth_mm, height_mm = (float(mm) for mm in heart.reach_mm)
+    _, depth_mm, height_mm = (float(mm) for mm in heart.extent_mm)
     _paint_lung_vessels(hu, grid, enhancement, rng)
     _paint_behind(hu, grid, enhancement, depth_mm, rng)
     _paint_below(hu, grid, height_mm, rng)
     _paint_front(hu, grid, depth_mm, rng)
-    _paint_heart(hu, grid, heart, enhancement, rng)
+    _paint_heart_and_veins(hu, grid, heart, enhancement, rng)
     return hu
 
 
-def paint_aorta(hu: Field, grid: Grid, heart: CoronaryHeart, enhancement: Enhancement) -> None:
-    """Paint the ascending aorta with its wall, and fat around it outside of the heart."""
-    _paint_trunk(hu, grid, heart, heart.aorta, enhancement.arteries)
-
-
-def coronary_veins(heart: CoronaryHeart, rng: np.random.Generator) -> list[Tube]:
-    """Draw veins beside the arteries, in the heart's frame: one in each of the three grooves."""
+def draw_veins(heart: CoronaryHeart, rng: np.random.Generator) -> list[Tube]:
+    """Draw one coronary vein per groove, in the heart's frame."""
     groove, front, back = heart.groove_degrees, heart.anterior_degrees, heart.posterior_degrees
     sheet = 1 + 2.2 / heart.radius_mm
     side = rng.choice([-1, 1], 2) * rng.uniform(9, 13, 2)
@@ -83,13 +81,15 @@ def coronary_veins(heart: CoronaryHeart, rng: np.random.Generator) -> list[Tube]
     return tubes
 
 
-def to_patient(tube: Tube, heart: CoronaryHeart) -> Tube:
-    """Turn a tube into the patient's frame, the heart's middle being 0."""
+def rotate_to_patient(tube: Tube, heart: CoronaryHeart) -> Tube:
+    """Rotate a tube to the patient's frame about the heart's centre."""
     return Tube(tube.centreline_mm @ heart.to_patient.T, tube.radius_mm)
 
 
-def _paint_lung_vessels(hu: Field, grid: Grid, enhancement: Enhancement, rng: np.random.Generator) -> None:
-    """Paint arteries and veins of the lung: as bright as coronary arteries, but in air."""
+def _paint_lung_vessels(
+    hu: Field, grid: CoronaryGrid, enhancement: CoronaryEnhancement, rng: np.random.Generator
+) -> None:
+    """Paint pulmonary vessels, as bright as coronary arteries but in air."""
     size = np.multiply(grid.shape, grid.spacing_mm)
     for _ in range(36):
         middle = np.array(grid.origin_mm) + rng.uniform(0, 1, 3) * size
@@ -98,84 +98,92 @@ def _paint_lung_vessels(hu: Field, grid: Grid, enhancement: Enhancement, rng: np
         share = np.linspace(-1, 1, 60)[:, None]
         points = middle + share * half + np.sin(2.5 * share) * rng.normal(0, 3, 3)
         tube = Tube(points, np.linspace(rng.uniform(0.8, 2.8), 0.6, len(points)))
-        blood = enhancement.arteries * rng.uniform(0.5, 1.0)
-        _paint_tubes(hu, grid, [tube], blood)
+        _paint_tubes(hu, grid, [tube], enhancement.arteries * rng.uniform(0.5, 1.0))
 
 
-def _paint_behind(hu: Field, grid: Grid, enhancement: Enhancement, depth_mm: float, rng: np.random.Generator) -> None:
-    """Paint the descending aorta and the spine with its discs."""
+def _paint_behind(
+    hu: Field, grid: CoronaryGrid, enhancement: CoronaryEnhancement, depth_mm: float, rng: np.random.Generator
+) -> None:
+    """Paint the descending aorta, the spine and its discs."""
     x, y, z = grid.axes_mm()
     behind_mm = depth_mm + rng.uniform(10, 16)
     aorta_mm = np.hypot(x - np.float32(rng.uniform(0, 18)), y - np.float32(behind_mm)) - np.float32(rng.uniform(7, 9))
     spine_mm = np.hypot(x + np.float32(rng.uniform(8, 22)), y - np.float32(behind_mm + 12)) - np.float32(13)
     spine_mm, aorta_mm = (np.broadcast_to(distance, grid.shape) for distance in (spine_mm, aorta_mm))
-    soft_mm = np.minimum(spine_mm - 6, aorta_mm - 2.5)
-    blend(hu, coverage(soft_mm, grid), 40)
-    _paint_bone(hu, grid, spine_mm, rng)
+    spine = _layer_bone(spine_mm, rng)
     disc_mm = np.abs(np.mod(z + np.float32(rng.uniform(0, 26)), 26) - 13) - 2.5
-    blend(hu, coverage(np.maximum(spine_mm, disc_mm), grid), 80)
-    blend(hu, coverage(aorta_mm, grid), enhancement.arteries * rng.uniform(0.92, 1.0))
+    paint(
+        hu,
+        grid,
+        (np.minimum(spine_mm - 6, aorta_mm - 2.5), 40),
+        *spine,
+        (np.maximum(spine_mm, disc_mm), 80),
+        (aorta_mm, enhancement.arteries * rng.uniform(0.92, 1.0)),
+    )
 
 
-def _paint_below(hu: Field, grid: Grid, height_mm: float, rng: np.random.Generator) -> None:
-    """Paint the diaphragm's dome: liver on the right, spleen or stomach on the left."""
+def _paint_below(hu: Field, grid: CoronaryGrid, height_mm: float, rng: np.random.Generator) -> None:
+    """Paint the organs below the diaphragm.
+
+    The liver is on the right, spleen or stomach on the left.
+    """
     x, y, z = grid.axes_mm()
     top_mm = -height_mm * rng.uniform(0.7, 0.95)
     bulge = np.float32(rng.uniform(0.004, 0.009)) * (np.square(x + 15) + np.square(y - 10))
     dome_mm = z - np.float32(top_mm) + bulge
     liver = np.float32(rng.uniform(90, 130))
     left = np.clip((x - np.float32(rng.uniform(5, 25))) / 4, 0, 1)
-    blend(hu, coverage(dome_mm, grid), liver + left * (np.float32(rng.uniform(20, 160)) - liver))
+    paint(hu, grid, (dome_mm, liver + left * (np.float32(rng.uniform(20, 160)) - liver)))
 
 
-def _paint_front(hu: Field, grid: Grid, depth_mm: float, rng: np.random.Generator) -> None:
+def _paint_front(hu: Field, grid: CoronaryGrid, depth_mm: float, rng: np.random.Generator) -> None:
     """Paint the anterior chest wall: fat, muscle, ribs and sternum."""
     x, y, z = grid.axes_mm()
     wall_mm = y + np.float32(depth_mm + rng.uniform(2, 7)) - np.float32(0.004) * x * x
     wall_mm = np.broadcast_to(wall_mm, grid.shape)
-    blend(hu, coverage(wall_mm, grid), 45)
     slope = x * np.float32(rng.uniform(0.2, 0.5))
     height = np.abs(np.mod(z + np.abs(slope) + np.float32(rng.uniform(0, 22)), 22) - 11)
-    rib_mm = np.hypot(height, wall_mm + 5) - np.float32(4.0)
-    _paint_bone(hu, grid, rib_mm, rng)
+    ribs = _layer_bone(np.hypot(height, wall_mm + 5) - np.float32(4.0), rng)
     middle_mm = np.float32(rng.uniform(5, 20))
-    sternum_mm = np.maximum(np.abs(x + middle_mm) - 14, np.abs(wall_mm + 5) - 4)
-    _paint_bone(hu, grid, sternum_mm, rng)
-    blend(hu, coverage(wall_mm + 14, grid), FAT_HU)
+    sternum = _layer_bone(np.maximum(np.abs(x + middle_mm) - 14, np.abs(wall_mm + 5) - 4), rng)
+    paint(hu, grid, (wall_mm, 45), *ribs, *sternum, (wall_mm + 14, FAT_HU))
 
 
-def _paint_bone(hu: Field, grid: Grid, distance_mm: Field, rng: np.random.Generator) -> None:
-    """Paint marrow in a bright shell."""
-    blend(hu, coverage(distance_mm, grid), rng.uniform(550, 950))
-    blend(hu, coverage(distance_mm + np.float32(1.3), grid), rng.uniform(150, 280))
+def _layer_bone(distance_mm: Field, rng: np.random.Generator) -> tuple[tuple[Field, float], tuple[Field, float]]:
+    """Draw the layers of a bone: bright cortex and marrow inside."""
+    return (distance_mm, rng.uniform(550, 950)), (distance_mm + np.float32(1.3), rng.uniform(150, 280))
 
 
-def _paint_heart(
-    hu: Field, grid: Grid, heart: CoronaryHeart, enhancement: Enhancement, rng: np.random.Generator
+def _paint_heart_and_veins(
+    hu: Field, grid: CoronaryGrid, heart: CoronaryHeart, enhancement: CoronaryEnhancement, rng: np.random.Generator
 ) -> None:
-    """Paint fat, muscle, the four chambers, the great vessels and the veins."""
-    position = grid.rotated(heart.to_patient)
-    depth_mm, way = _depth(position, heart)
+    """Paint fat, myocardium, chambers, pulmonary artery and coronary veins."""
+    position = grid.rotate_axes(heart.to_patient)
+    depth_mm, way = _compute_height(position, heart)
     lean = rng.normal(size=3)
     lean *= 0.5 / np.linalg.norm(lean)
     leaning = 1 + sum(np.float32(share) * axis for share, axis in zip(lean, way, strict=True))
     fat_mm = np.float32(rng.uniform(3.2, 6.0)) * leaning
-    blend(hu, coverage(depth_mm - fat_mm - np.float32(0.7), grid), 35)
-    blend(hu, coverage(depth_mm - fat_mm, grid), FAT_HU)
     # Fat fills the groove between atria and ventricles.
     groove_mm = np.abs(position[2] - np.float32(heart.groove_mm)) - np.float32(rng.uniform(1.5, 3.0))
-    muscle_mm = np.maximum(depth_mm, np.minimum(-groove_mm, depth_mm + 4))
-    blend(hu, coverage(muscle_mm, grid), enhancement.myocardium)
+    myocardium_mm = np.maximum(depth_mm, np.minimum(-groove_mm, depth_mm + 4))
+    paint(
+        hu,
+        grid,
+        (depth_mm - fat_mm - np.float32(0.7), 35),
+        (depth_mm - fat_mm, FAT_HU),
+        (myocardium_mm, enhancement.myocardium),
+    )
     _paint_chambers(hu, grid, heart, enhancement, position, depth_mm, rng)
-    _paint_trunk(hu, grid, heart, heart.pulmonary_artery, enhancement.right_ventricle)
-    _paint_tubes(hu, grid, [to_patient(vein, heart) for vein in coronary_veins(heart, rng)], enhancement.veins)
+    paint_great_vessel(hu, grid, heart, heart.pulmonary_artery, enhancement.right_ventricle)
+    _paint_tubes(hu, grid, [rotate_to_patient(vein, heart) for vein in draw_veins(heart, rng)], enhancement.veins)
 
 
 def _paint_chambers(
     hu: Field,
-    grid: Grid,
+    grid: CoronaryGrid,
     heart: CoronaryHeart,
-    enhancement: Enhancement,
+    enhancement: CoronaryEnhancement,
     position: list[Field],
     depth_mm: Field,
     rng: np.random.Generator,
@@ -184,7 +192,7 @@ def _paint_chambers(
     x, y, z = position
     wall_mm = np.float32(rng.uniform(5.5, 8.0))
     half_axes = (np.float32(0.52 * a), np.float32(0.6 * b), np.float32(0.72 * c))
-    ventricle_mm = _ellipsoid(position, (0.28 * a, 0.04 * b, -0.12 * c), half_axes)
+    ventricle_mm = _compute_ellipsoid_distance(position, (0.28 * a, 0.04 * b, -0.12 * c), half_axes)
     ventricle_mm = np.maximum(ventricle_mm, depth_mm + wall_mm)
     above_mm = z - np.float32(heart.groove_mm)
     left_ventricle_mm = np.maximum(ventricle_mm, above_mm + 1)
@@ -194,47 +202,58 @@ def _paint_chambers(
     across = x * np.float32(np.cos(side)) + y * np.float32(np.sin(side)) - np.float32(0.05 * a)
     right_ventricle_mm = np.maximum(right_ventricle_mm, across)
     atria_mm = np.maximum(depth_mm + np.float32(2.2), 3 - above_mm)
-    for distance_mm, blood in (
+    chambers = (
         (left_ventricle_mm, enhancement.arteries * rng.uniform(0.95, 1.03)),
         (right_ventricle_mm, enhancement.right_ventricle),
         (np.maximum(atria_mm, 1.2 - across), enhancement.arteries * rng.uniform(0.97, 1.06)),
         (np.maximum(atria_mm, across + np.float32(1.2)), enhancement.right_atrium),
-    ):
-        blend(hu, coverage(distance_mm, grid), blood)
+    )
     papillary_mm = np.hypot(x - np.float32(0.35 * a), y - np.float32(rng.uniform(-0.25, 0.3) * b)) - np.float32(0.1 * a)
     papillary_mm = np.maximum(
         np.maximum(papillary_mm, np.abs(z + np.float32(0.3 * c)) - np.float32(0.2 * c)), ventricle_mm
     )
-    blend(hu, coverage(papillary_mm, grid), enhancement.myocardium)
+    paint(hu, grid, *chambers, (papillary_mm, enhancement.myocardium))
 
 
-def _paint_trunk(hu: Field, grid: Grid, heart: CoronaryHeart, tube: Tube, blood: float) -> None:
-    """Paint a great vessel; its wall and the fat around it begin above the ventricles."""
-    trunk_mm = distance_to_tubes(grid, [to_patient(tube, heart)], reach_mm=4.0)
-    below_mm = np.float32(heart.groove_mm) - grid.rotated(heart.to_patient)[2]
-    for margin_mm, value in ((2.2, FAT_HU), (1.0, 55.0)):
-        blend(hu, coverage(np.maximum(trunk_mm - np.float32(margin_mm), below_mm), grid), value)
-    blend(hu, coverage(trunk_mm, grid), blood)
+def paint_great_vessel(hu: Field, grid: CoronaryGrid, heart: CoronaryHeart, tube: Tube, blood: float) -> None:
+    """Paint a great vessel with its wall and the fat around.
+
+    Wall and fat begin above the ventricles.
+    """
+    vessel_mm = compute_distance(grid, [rotate_to_patient(tube, heart)], limit_mm=4.0)
+    below_mm = np.float32(heart.groove_mm) - grid.rotate_axes(heart.to_patient)[2]
+    paint(
+        hu,
+        grid,
+        (np.maximum(vessel_mm - np.float32(2.2), below_mm), FAT_HU),
+        (np.maximum(vessel_mm - np.float32(1.0), below_mm), 55.0),
+        (vessel_mm, blood),
+    )
 
 
-def _depth(position: list[Field], heart: CoronaryHeart) -> tuple[Field, list[Field]]:
-    """Approximate height above the heart's surface in millimetres, and direction from the middle."""
+def _compute_height(position: list[Field], heart: CoronaryHeart) -> tuple[Field, list[Field]]:
+    """Compute height above the heart's surface, and direction from its centre.
+
+    The height in millimetres is approximate.
+    """
     scaled = [axis / np.float32(half) for axis, half in zip(position, heart.half_axes_mm, strict=True)]
     distance = np.sqrt(scaled[0] ** 2 + scaled[1] ** 2 + scaled[2] ** 2) + np.float32(1e-4)
     way = [axis / distance for axis in scaled]
     radius_mm = np.sqrt(position[0] ** 2 + position[1] ** 2 + position[2] ** 2)
-    surface = swelling(np.stack(way), heart.swellings)
+    surface = compute_swelling(np.stack(way), heart.swellings)
     return radius_mm * (1 - surface / distance), way
 
 
-def _ellipsoid(position: list[Field], centre: tuple[float, ...], half_axes: tuple[np.float32, ...]) -> Field:
-    """Approximate signed distance to an ellipsoid's surface."""
+def _compute_ellipsoid_distance(
+    position: list[Field], centre: tuple[float, ...], half_axes: tuple[np.float32, ...]
+) -> Field:
+    """Compute the approximate signed distance to an ellipsoid's surface."""
     scaled = [(axis - np.float32(at)) / half for axis, at, half in zip(position, centre, half_axes, strict=True)]
     distance = np.sqrt(scaled[0] ** 2 + scaled[1] ** 2 + scaled[2] ** 2)
     return (distance - 1) * np.float32(np.prod(half_axes) ** (1 / 3))
 
 
-def _paint_tubes(hu: Field, grid: Grid, tubes: list[Tube], value: float) -> None:
+def _paint_tubes(hu: Field, grid: CoronaryGrid, tubes: list[Tube], value: float) -> None:
     for tube in tubes:
-        box, share = share_of_tube(grid, tube)
+        box, share = compute_tube_share(grid, tube)
         blend(hu[box], share, value)

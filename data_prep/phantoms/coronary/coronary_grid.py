@@ -1,4 +1,4 @@
-"""Voxels of the coronary phantom: positions, distances to vessels, and shares filled by a shape."""
+"""Voxel grid of the coronary phantom: positions, distances and partial volumes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,21 +8,22 @@ from numpy.typing import NDArray
 
 from data_prep.phantoms.coronary.coronary_heart import Tube
 from data_prep.phantoms.curves import Points
-
-Field = NDArray[np.float32]
-"""A number at each voxel: a signed distance in millimetres (negative inside) or Hounsfield units."""
+from data_prep.phantoms.scanner_noise import Field
 
 
 @dataclass(frozen=True)
-class Grid:
-    """Voxels along left, posterior and superior; ``origin_mm`` is the first one's centre from the heart's middle."""
+class CoronaryGrid:
+    """Voxels along left, posterior and superior.
+
+    ``origin_mm`` is the centre of the first voxel, relative to the heart's centre.
+    """
 
     shape: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
     origin_mm: tuple[float, float, float]
 
     def axes_mm(self) -> list[Field]:
-        """Coordinates of the voxel centres along each axis, shaped to broadcast."""
+        """Compute the voxel centres along each axis, shaped to broadcast."""
         return [
             (origin + step * np.arange(size))
             .astype(np.float32)
@@ -30,22 +31,29 @@ class Grid:
             for axis, (size, step, origin) in enumerate(zip(self.shape, self.spacing_mm, self.origin_mm, strict=True))
         ]
 
-    def rotated(self, to_patient: NDArray[np.float64]) -> list[Field]:
-        """Coordinates of the voxel centres in a frame that ``to_patient`` turns into the patient's."""
+    def rotate_axes(self, to_patient: NDArray[np.float64]) -> list[Field]:
+        """Compute the voxel centres in a rotate_axes frame.
+
+        Args:
+            to_patient: rotation from that frame to the patient's.
+        """
         axes, turn = self.axes_mm(), to_patient.astype(np.float32)
         return [axes[0] * turn[0, own] + axes[1] * turn[1, own] + axes[2] * turn[2, own] for own in range(3)]
 
-    def part(self, box: tuple[slice, slice, slice]) -> "Grid":
-        """The voxels of a box."""
+    def crop(self, box: tuple[slice, slice, slice]) -> "CoronaryGrid":
+        """Return the grid of a box."""
         x, y, z = box
         shape = (x.stop - x.start, y.stop - y.start, z.stop - z.start)
         first, second, third = (
             origin + step * cut.start for origin, step, cut in zip(self.origin_mm, self.spacing_mm, box, strict=True)
         )
-        return Grid(shape, self.spacing_mm, (first, second, third))
+        return CoronaryGrid(shape, self.spacing_mm, (first, second, third))
 
-    def box(self, points_mm: Points, margin_mm: float) -> tuple[slice, slice, slice]:
-        """The part of the grid that holds points with a margin; empty if they are outside."""
+    def bounding_box(self, points_mm: Points, margin_mm: float) -> tuple[slice, slice, slice]:
+        """Return the points' bounding box with a margin, clipped to the grid.
+
+        The box of points outside of the grid is empty.
+        """
         first = (points_mm.min(axis=0) - margin_mm - self.origin_mm) / self.spacing_mm
         last = (points_mm.max(axis=0) + margin_mm - self.origin_mm) / self.spacing_mm
         start = np.clip(np.ceil(first), 0, self.shape).astype(int)
@@ -54,53 +62,74 @@ class Grid:
         return low, mid, high
 
 
-def distance_to_tubes(grid: Grid, tubes: Sequence[Tube], *, reach_mm: float, fillet_mm: float = 0.0) -> Field:
-    r"""Signed distance from each voxel centre to the wall of the nearest tube, as far as ``reach_mm``.
+def compute_distance(grid: CoronaryGrid, tubes: Sequence[Tube], *, limit_mm: float, fillet_mm: float = 0.0) -> Field:
+    r"""Compute the signed distance from each voxel centre to the nearest wall.
 
     .. math:: d(x) = \min_i \lVert x - p_i \rVert - r_i
 
-    over the points of a tube, which are so close that the wall between two of them is off by less than 1 % of the
-    spacing. Where tubes meet, the corner between them is rounded by a smooth minimum that adds at most a quarter of
-    ``fillet_mm``: a wedge thinner than a voxel would leave holes in a label.
+    over the points of a tube, which are so dense that the wall between two points is off by less than 1 % of the
+    spacing. The corner between two tubes is rounded by a smooth minimum, which lowers the distance by at most a quarter
+    of ``fillet_mm``: a wedge thinner than a voxel would leave holes in a label.
 
     Args:
         grid: the voxels.
-        tubes: centrelines in the patient's frame.
-        reach_mm: largest distance; farther voxels have it, too.
-        fillet_mm: difference of two distances from which on the smaller counts alone.
+        tubes: tubes in the patient's frame.
+        limit_mm: largest distance, to which all others are clipped.
+        fillet_mm: difference of two distances above which the smaller one is not changed.
     """
-    field = np.full(grid.shape, reach_mm, dtype=np.float32)
+    field = np.full(grid.shape, limit_mm, dtype=np.float32)
     for tube in tubes:
-        box = grid.box(tube.centreline_mm, float(tube.radius_mm.max()) + reach_mm)
+        box = grid.bounding_box(tube.centreline_mm, float(tube.radius_mm.max()) + limit_mm)
         if field[box].size:
-            field[box] = _smooth_minimum(field[box], _distance_to_tube(grid, tube, box, reach_mm), fillet_mm)
+            field[box] = _compute_smooth_minimum(
+                field[box], _compute_tube_distance(grid, tube, box, limit_mm), fillet_mm
+            )
     return field
 
 
-def share_of_tube(grid: Grid, tube: Tube) -> tuple[tuple[slice, slice, slice], Field]:
-    """The part of the grid around a tube, and the share of each of its voxels that the tube fills."""
-    box = grid.box(tube.centreline_mm, float(tube.radius_mm.max()) + 2.0)
-    part = grid.part(box)
-    return box, coverage(distance_to_tubes(part, [tube], reach_mm=1.0), part)
+def compute_tube_share(grid: CoronaryGrid, tube: Tube) -> tuple[tuple[slice, slice, slice], Field]:
+    """Compute the share of each voxel that a tube fills.
+
+    Returns:
+        A box around the tube, and the shares of its voxels.
+    """
+    box = grid.bounding_box(tube.centreline_mm, float(tube.radius_mm.max()) + 2.0)
+    part = grid.crop(box)
+    return box, compute_share(compute_distance(part, [tube], limit_mm=1.0), part)
 
 
-def coverage(distance_mm: Field, grid: Grid) -> Field:
-    """Share of each voxel inside a flat wall at a signed distance."""
+def compute_share(distance_mm: Field, grid: CoronaryGrid) -> Field:
+    """Compute the share of each voxel inside a wall (partial volume).
+
+    The wall is treated as flat within a voxel.
+    """
     voxel_mm = np.float32(np.prod(grid.spacing_mm) ** (1 / 3))
     return np.clip(np.float32(0.5) - distance_mm / voxel_mm, 0, 1)
 
 
 def blend(hu: Field, share: Field, value: NDArray[np.floating] | float) -> None:
-    """Fill a share of each voxel with a tissue, in place."""
+    """Blend a share of a tissue into each voxel, in place."""
     hu += share * (np.asarray(value, dtype=np.float32) - hu)
 
 
-def _distance_to_tube(grid: Grid, tube: Tube, box: tuple[slice, slice, slice], reach_mm: float) -> Field:
-    local = grid.part(box)
-    field = np.full(local.shape, reach_mm, dtype=np.float32)
+def paint(hu: Field, grid: CoronaryGrid, *layers: tuple[Field, NDArray[np.floating] | float]) -> None:
+    """Blend tissues into the image, one over the other.
+
+    Args:
+        hu: the image, changed in place.
+        grid: voxels of the image.
+        layers: signed distance to the tissue's surface (negative inside), and Hounsfield units.
+    """
+    for distance_mm, value in layers:
+        blend(hu, compute_share(distance_mm, grid), value)
+
+
+def _compute_tube_distance(grid: CoronaryGrid, tube: Tube, box: tuple[slice, slice, slice], limit_mm: float) -> Field:
+    local = grid.crop(box)
+    field = np.full(local.shape, limit_mm, dtype=np.float32)
     axes = local.axes_mm()
     for point, radius in zip(tube.centreline_mm, tube.radius_mm, strict=True):
-        near = local.box(point[None], radius + reach_mm)
+        near = local.bounding_box(point[None], radius + limit_mm)
         part = field[near]
         if part.size:
             x, y, z = (
@@ -111,7 +140,7 @@ def _distance_to_tube(grid: Grid, tube: Tube, box: tuple[slice, slice, slice], r
     return field
 
 
-def _smooth_minimum(one: Field, other: Field, fillet_mm: float) -> Field:
+def _compute_smooth_minimum(one: Field, other: Field, fillet_mm: float) -> Field:
     least = np.minimum(one, other)
     if fillet_mm > 0:
         overlap = np.maximum(np.float32(fillet_mm) - np.abs(one - other), 0)

@@ -1,4 +1,4 @@
-"""Growth of a coronary tree: branches wind over the heart as far as there is room."""
+"""Growth of a coronary tree on the heart's surface."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,28 +9,25 @@ from scipy.interpolate import PchipInterpolator
 from scipy.spatial import cKDTree
 
 from data_prep.phantoms.coronary.coronary_heart import CoronaryHeart
-from data_prep.phantoms.curves import Points, arc_lengths, interpolate, total_length
-
-Lengths = NDArray[np.floating]
-"""Millimetres at each point of a branch."""
+from data_prep.phantoms.curves import Points, compute_arc_lengths, compute_length, interpolate
 
 STEP_MM = 0.25
 LIFT_MM = 2.0
 """Height of the centrelines above the heart's surface."""
 GAP_MM = 2.0
-"""Least fat between two vessels that do not meet."""
+"""Minimum of fat between vessels, except at bifurcations."""
 SHORTEST_MM = 9.0
-"""A branch that would be shorter is left out."""
+"""Minimum length of a branch; shorter ones are left out."""
 
 
 @dataclass(frozen=True)
 class Branch:
-    """One vessel: a centreline of points 0.25 mm apart and the diameter at each.
+    """Centreline of one artery, with points 0.25 mm apart, and its diameters.
 
     Args:
-        name: ``"LAD"``, ``"D1"`` and so on, unique in its tree.
-        parent: the branch on whose centreline it starts; None where it starts at the aorta.
-        parent_index: the point of the parent that is its first one.
+        name: ``"LAD"``, ``"D1"`` and so on, unique in a tree.
+        parent: branch on whose centreline this one starts; None for a start at the aorta.
+        parent_index: index of the parent's point at which the branch starts.
         centreline_mm: ``(n, 3)``.
         diameter_mm: ``(n,)``.
     """
@@ -43,16 +40,22 @@ class Branch:
 
     @property
     def length_mm(self) -> float:
-        """Length of its centreline."""
-        return total_length(self.centreline_mm)
+        """Length of the centreline."""
+        return compute_length(self.centreline_mm)
 
 
-class NoRoom(Exception):
-    """No room for a branch that every tree needs."""
+class NoSpaceError(Exception):
+    """Lack of space for a main artery."""
 
 
 class GrowingTree:
-    """A tree as it grows; ``widths_mm`` are the least and largest diameter."""
+    """Coronary tree under construction.
+
+    Args:
+        heart: the heart.
+        widths_mm: smallest and largest diameter.
+        rng: generator of all draws.
+    """
 
     def __init__(self, heart: CoronaryHeart, widths_mm: tuple[float, float], rng: np.random.Generator) -> None:
         self.heart = heart
@@ -60,8 +63,7 @@ class GrowingTree:
         self.rng = rng
         self.branches: dict[str, Branch] = {}
         self.sheet = 1 + LIFT_MM / heart.radius_mm
-        aorta = heart.aorta
-        self._aorta = cKDTree(aorta.centreline_mm)
+        self._aorta = cKDTree(heart.aorta.centreline_mm)
 
     def grow(
         self,
@@ -73,42 +75,49 @@ class GrowingTree:
         at: int = 0,
         needed: bool = False,
     ) -> None:
-        """Add a branch through corners (places of the heart) as far as there is room.
+        """Add a branch through corners, cut where the space ends.
+
+        Args:
+            name: name of the branch.
+            corners: places on the heart (see :class:`CoronaryHeart`).
+            diameters_mm: diameter at the start and at the end.
+            parent: name of the parent; None for a start at the aorta.
+            at: index of the parent's point at which the branch starts.
+            needed: whether a tree without the branch is invalid.
 
         Raises:
-            NoRoom: there is no room for a needed one.
+            NoSpaceError: a needed branch does not fit.
         """
-        points = self._course(np.array(corners, dtype=float))
+        points = self._draw_course(np.array(corners, dtype=float))
         if parent is not None:
             fade = np.exp(-np.arange(len(points)) * STEP_MM / 4)
             points = points + fade[:, None] * (self.branches[parent].centreline_mm[at] - points[0])
         share = np.linspace(0, 1, len(points))
         ripple = 1 + 0.04 * np.sin(2 * np.pi * (share * self.rng.uniform(2, 5) + self.rng.random()))
-        diameter = (diameters_mm[0] * (1 - share) + diameters_mm[1] * share) * ripple
-        diameter = np.clip(diameter, *self.widths_mm)
-        room = self._room(points, diameter / 2, parent, at)
-        if room * STEP_MM >= (2 if name == "LM" else SHORTEST_MM):
-            self.branches[name] = Branch(name, parent, at, points[:room], diameter[:room])
+        diameter = np.clip((diameters_mm[0] * (1 - share) + diameters_mm[1] * share) * ripple, *self.widths_mm)
+        count = self._count_free_points(points, diameter / 2, parent, at)
+        if count * STEP_MM >= (2 if name == "LM" else SHORTEST_MM):
+            self.branches[name] = Branch(name, parent, at, points[:count], diameter[:count])
         elif needed:
-            raise NoRoom(name)
+            raise NoSpaceError(name)
 
     def places(self, name: str) -> Points:
-        """Places of a branch's points on the heart."""
+        """Compute the places of a branch's points on the heart."""
         return self.heart.locate(self.branches[name].centreline_mm)
 
-    def _course(self, corners: Points) -> Points:
+    def _draw_course(self, corners: Points) -> Points:
         """Draw a smooth winding curve through corners, in equal steps."""
-        along = arc_lengths(self.heart.place(corners))
+        along = compute_arc_lengths(self.heart.place(corners))
         fine = np.linspace(0, along[-1], max(60, int(8 * along[-1])))
         places = PchipInterpolator(along, corners)(fine)
-        places[:, :2] += self._winding(fine, along[-1]) / np.maximum(np.sin(np.radians(places[:, 1:2])), 0.4)
+        places[:, :2] += self._draw_winding(fine, along[-1]) / np.maximum(np.sin(np.radians(places[:, 1:2])), 0.4)
         points = self.heart.place(places)
-        along = arc_lengths(points)
+        along = compute_arc_lengths(points)
         steps = np.linspace(0, along[-1], max(2, round(along[-1] / STEP_MM) + 1))
         return interpolate(steps, along, points)
 
-    def _winding(self, along_mm: NDArray[np.float64], length_mm: float) -> Points:
-        """Draw a sideways displacement in degrees, none at the start."""
+    def _draw_winding(self, along_mm: NDArray[np.float64], length_mm: float) -> Points:
+        """Draw a lateral displacement in degrees, 0 at the start."""
         ramp = np.clip(along_mm / 12, 0, 1)[:, None] if length_mm > 20 else np.zeros((len(along_mm), 1))
         waves = np.zeros((len(along_mm), 2))
         for _ in range(3):
@@ -117,24 +126,32 @@ class GrowingTree:
             waves += amplitude_mm * np.sin(2 * np.pi * along_mm[:, None] / wavelength + phase)
         return ramp * np.degrees(waves / self.heart.radius_mm)
 
-    def _room(self, points: Points, radii: NDArray[np.float64], parent: str | None, at: int) -> int:
-        """Count the points before the first that is too close to another vessel or the aorta."""
+    def _count_free_points(self, points: Points, radii: NDArray[np.float64], parent: str | None, at: int) -> int:
+        """Count the points before the first one too close to a vessel."""
         along_mm = np.arange(len(points)) * STEP_MM
         axis_mm, nearest = self._aorta.query(points)
         gap = axis_mm - self.heart.aorta.radius_mm[nearest] - radii
-        allowed = _allowed_gap(along_mm, radii[0], GAP_MM) if parent is None else np.full(len(points), GAP_MM)
+        allowed = _compute_allowed_gap(along_mm, radii[0], GAP_MM) if parent is None else np.full(len(points), GAP_MM)
         bad = gap < allowed
         for other in self.branches.values():
             distance, nearest = cKDTree(other.centreline_mm).query(points)
             gap = distance - other.diameter_mm[nearest] / 2 - radii
             if other.name == parent or (parent is not None and (other.parent, other.parent_index) == (parent, at)):
-                bad |= gap < _allowed_gap(along_mm, radii[0] + other.diameter_mm[nearest] / 2, GAP_MM)
+                bad |= gap < _compute_allowed_gap(along_mm, radii[0] + other.diameter_mm[nearest] / 2, GAP_MM)
             else:
                 bad |= gap < GAP_MM
         return int(np.argmax(bad)) if bad.any() else len(points)
 
 
-def _allowed_gap(along_mm: Lengths, reach_mm: Lengths | float, most_mm: float) -> Lengths:
-    """Gap to the vessel that a branch starts from: none until clear of it, then growing with distance."""
-    gap = np.minimum(most_mm, 0.35 * along_mm - 0.6 * reach_mm)
-    return np.where(along_mm > 2 * reach_mm, gap, -np.inf)
+def _compute_allowed_gap(
+    along_mm: NDArray[np.floating], radii_mm: NDArray[np.floating] | float, most_mm: float
+) -> NDArray[np.floating]:
+    """Compute the smallest allowed gap between a branch and its parent.
+
+    Args:
+        along_mm: arc length of the branch's points; close to the parent no gap is required.
+        radii_mm: sum of both radii.
+        most_mm: required gap far from the start.
+    """
+    gap = np.minimum(most_mm, 0.35 * along_mm - 0.6 * radii_mm)
+    return np.where(along_mm > 2 * radii_mm, gap, -np.inf)

@@ -1,4 +1,4 @@
-"""Heart of the coronary phantom: shape, pose and the great vessels at its base."""
+"""Heart of the coronary phantom: shape, pose and great vessels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from data_prep.phantoms.curves import Points, interpolate
 
 @dataclass(frozen=True)
 class Tube:
-    """A vessel with round cross-sections: radii along a centreline, both ends rounded off."""
+    """Tube with round cross-sections and rounded ends."""
 
     centreline_mm: Points
     radius_mm: NDArray[np.float64]
@@ -21,20 +21,21 @@ class Tube:
 
 @dataclass(frozen=True)
 class CoronaryHeart:
-    """A heart at rest, in a frame with its middle as origin, +x left, +y posterior and +z from the apex to the base.
+    """Motionless heart in its own frame.
 
-    Its surface is an ellipsoid with swellings. Places on it have a longitude (0 left, 90 posterior, 180 right, -90
-    anterior), a colatitude (0 the base, 180 the apex) and a height: 1 on the surface, less inside.
+    The origin is the heart's centre; +x is left, +y posterior, +z from the apex to the base. The surface is an
+    ellipsoid with swellings. A place on the heart has a longitude (0 left, 90 posterior, 180 right, -90 anterior), a
+    colatitude (0 base, 180 apex) and a height (1 on the surface, less inside).
 
     Args:
-        half_axes_mm: of the ellipsoid, along x, y and z.
-        swellings: a direction and an amplitude each.
+        half_axes_mm: half axes of the ellipsoid along x, y and z.
+        swellings: direction and amplitude of each swelling, ``(n, 4)``.
         to_patient: rotation from the heart's frame to the patient's (left, posterior, superior).
         groove_degrees: colatitude of the groove between atria and ventricles.
         anterior_degrees: longitude of the anterior groove between the ventricles.
-        posterior_degrees: longitude of the posterior one.
-        aorta: from the left ventricle's outflow upwards.
-        pulmonary_artery: from the right ventricle's outflow upwards.
+        posterior_degrees: longitude of the posterior groove between the ventricles.
+        aorta: ascending aorta, from the left ventricle's outflow tract.
+        pulmonary_artery: pulmonary trunk, from the right ventricle's outflow tract.
     """
 
     half_axes_mm: NDArray[np.float64]
@@ -48,7 +49,7 @@ class CoronaryHeart:
 
     @property
     def radius_mm(self) -> float:
-        """Radius of a ball of its volume."""
+        """Radius of the ball with the ellipsoid's volume."""
         return float(np.prod(self.half_axes_mm) ** (1 / 3))
 
     @property
@@ -57,28 +58,33 @@ class CoronaryHeart:
         return float(self.half_axes_mm[2] * np.cos(np.radians(self.groove_degrees)))
 
     @property
-    def reach_mm(self) -> NDArray[np.float64]:
-        """Extent of the ellipsoid from the middle along the patient's axes."""
+    def extent_mm(self) -> NDArray[np.float64]:
+        """Extent of the ellipsoid from its centre along the patient's axes."""
         return np.linalg.norm(self.to_patient * self.half_axes_mm, axis=1)
 
     def place(self, places: Points) -> Points:
-        """Points of longitudes and colatitudes in degrees and heights."""
+        """Convert places (longitude, colatitude, height) to points."""
         longitude, colatitude, height = np.radians(places[:, 0]), np.radians(places[:, 1]), places[:, 2]
         ring = np.sin(colatitude)
         way = np.stack([ring * np.cos(longitude), ring * np.sin(longitude), np.cos(colatitude)], axis=1)
-        return way * (height * swelling(way.T, self.swellings))[:, None] * self.half_axes_mm
+        return way * (height * compute_swelling(way.T, self.swellings))[:, None] * self.half_axes_mm
 
     def locate(self, points_mm: Points) -> Points:
-        """Undo :meth:`place`; longitudes from -180 to 180."""
+        """Convert points to places, with longitudes from -180 to 180."""
         scaled = points_mm / self.half_axes_mm
         distance = np.linalg.norm(scaled, axis=1)
         way = scaled / distance[:, None]
-        height = distance / swelling(way.T, self.swellings)
+        height = distance / compute_swelling(way.T, self.swellings)
         longitude, colatitude = np.arctan2(way[:, 1], way[:, 0]), np.arccos(way[:, 2])
         return np.stack([np.degrees(longitude), np.degrees(colatitude), height], axis=1)
 
     def ostium(self, longitude_degrees: float, height: float) -> Points:
-        """Point of the aorta's wall in a direction; ``height`` above the middle is in half axes."""
+        """Find the point of the aorta's wall in a direction.
+
+        Args:
+            longitude_degrees: the direction.
+            height: height above the heart's centre, in half axes.
+        """
         axis = self.aorta.centreline_mm
         at = int(np.argmin(np.abs(axis[:, 2] - height * self.half_axes_mm[2])))
         angle = np.radians(longitude_degrees)
@@ -89,10 +95,14 @@ class CoronaryHeart:
         return axis[at] + self.aorta.radius_mm[at] * outwards / np.linalg.norm(outwards)
 
 
-def swelling(way: NDArray[np.floating], swellings: NDArray[np.float64]) -> NDArray[np.floating]:
-    """Surface distance relative to the ellipsoid's in unit directions ``(3, ...)``.
+def compute_swelling(way: NDArray[np.floating], swellings: NDArray[np.float64]) -> NDArray[np.floating]:
+    """Compute the heart's radius relative to its ellipsoid's.
 
-    Even and odd bumps take turns, the cube and the square of the cosine to their direction.
+    Swellings are alternately even and odd: the square and the cube of the cosine to their direction.
+
+    Args:
+        way: unit directions ``(3, ...)``.
+        swellings: direction and amplitude of each swelling, ``(n, 4)``.
     """
     total = np.ones_like(way[0])
     for number, (x, y, z, amplitude) in enumerate(swellings.astype(way.dtype)):
@@ -102,13 +112,16 @@ def swelling(way: NDArray[np.floating], swellings: NDArray[np.float64]) -> NDArr
 
 
 def draw_coronary_heart(rng: np.random.Generator) -> CoronaryHeart:
-    """Draw a heart of 45 to 78 mm, about two thirds of an adult's, which fits a small field of view."""
+    """Draw a heart of 45 to 78 mm.
+
+    This is about two thirds of an adult heart, and fits a small field of view.
+    """
     size = rng.uniform(0.85, 1.15)
     half_axes = np.array([27.0, 25.0, 34.0]) * size * rng.uniform(0.93, 1.07, 3)
     directions = rng.normal(size=(6, 3))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     swellings = np.column_stack([directions, rng.uniform(-0.07, 0.07, 6)])
-    # Turned about its axis, then the apex swung to the front (about x) and to the left (about y).
+    # Rotation about the heart's axis, then of the apex to the front (about x) and to the left (about y).
     turns = rng.normal((0, -28, -40), (20, 12, 14))
     to_patient = Rotation.from_euler("zxy", turns, degrees=True).as_matrix()
     # Great vessels leave along the heart's axis and bend upwards.
@@ -131,7 +144,14 @@ def draw_coronary_heart(rng: np.random.Generator) -> CoronaryHeart:
 def _tube(
     rng: np.random.Generator, half_axes_mm: NDArray[np.float64], corners: Sequence[ArrayLike], radius: float
 ) -> Tube:
-    """Draw a vessel through corners in half axes; its radius is in half axes along x."""
+    """Draw a great vessel through corners.
+
+    Args:
+        rng: generator of all draws.
+        half_axes_mm: unit of the corners.
+        corners: corners of the course.
+        radius: radius in half axes along x.
+    """
     corners_mm = (np.array(corners) + rng.normal(0, 0.02, (len(corners), 3))) * half_axes_mm
     steps = np.linspace(0, len(corners) - 1, 100)
     centreline = interpolate(steps, np.arange(len(corners)), corners_mm)

@@ -1,38 +1,38 @@
-"""Arteries of the coronary phantom: their branching, courses on the heart and diameters."""
+"""Random coronary arteries: branching, courses on the heart and diameters."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from data_prep.phantoms.coronary.coronary_growth import STEP_MM, Branch, GrowingTree, NoRoom
+from data_prep.phantoms.coronary.coronary_growth import STEP_MM, Branch, GrowingTree
 from data_prep.phantoms.coronary.coronary_heart import CoronaryHeart
 
 
-def draw_tree(
+def draw_coronary_tree(
     heart: CoronaryHeart, rng: np.random.Generator, *, widths_mm: tuple[float, float]
-) -> tuple[Branch, ...] | None:
-    """Draw left and right coronary arteries with a few side branches each, or None if there is no room.
+) -> tuple[Branch, ...]:
+    """Draw left and right coronary arteries with a few side branches each.
 
-    Dominance, number, length and course of the branches are drawn. Arteries run over the heart's surface, taper, and
-    keep 2 mm of fat between them wherever they do not meet; a side branch that would not ends before, or is left out.
+    Dominance, number, length and course of the branches are drawn. Arteries follow the heart's surface, taper, and have
+    at least 2 mm of fat between them except at bifurcations. A side branch without that space is shortened or left out.
 
     Args:
-        heart: the surface of their courses.
-        rng: for all draws.
-        widths_mm: least and largest diameter.
+        heart: the heart.
+        rng: generator of all draws.
+        widths_mm: smallest and largest diameter.
 
     Returns:
         The branches in the heart's frame, parents before children.
+
+    Raises:
+        NoSpaceError: a main artery does not fit.
     """
     tree = GrowingTree(heart, widths_mm, rng)
     scale = rng.uniform(0.85, 1.1)
     left_dominant = rng.random() < 0.25
-    try:
-        _grow_left(tree, scale, left_dominant)
-        _grow_right(tree, scale, left_dominant)
-        _grow_posterior(tree, "LCx" if left_dominant else "RCA")
-    except NoRoom:
-        return None
+    _grow_left(tree, scale, left_dominant)
+    _grow_right(tree, scale, left_dominant)
+    _grow_posterior(tree, "LCx" if left_dominant else "RCA")
     for parent, prefix, most, way in (
         ("LAD", "D", 3, ((10, 9), (24, 24), (32, 42), (36, 62))),
         ("LCx", "OM", 3, ((3, 15), (6, 34), (4, 55), (2, 75))),
@@ -47,7 +47,11 @@ def draw_tree(
 
 
 def left_tree(branches: Sequence[Branch]) -> frozenset[str]:
-    """Names of the left main and all its descendants; parents come before their children."""
+    """Return the names of the left main artery and its descendants.
+
+    Args:
+        branches: branches of a tree, parents before children.
+    """
     names = {"LM"}
     for branch in branches:
         if branch.parent in names:
@@ -91,7 +95,7 @@ def _grow_right(tree: GrowingTree, scale: float, left_dominant: bool) -> None:
 
 
 def _grow_posterior(tree: GrowingTree, parent: str) -> None:
-    """Grow the posterior descending artery, from the vessel that reaches the posterior groove."""
+    """Grow the posterior descending artery from the dominant vessel."""
     heart, rng, sheet = tree.heart, tree.rng, tree.sheet
     places = tree.places(parent)
     away = np.abs((places[:, 0] - heart.posterior_degrees + 180) % 360 - 180)
@@ -106,24 +110,32 @@ def _grow_posterior(tree: GrowingTree, parent: str) -> None:
 
 
 def _grow_side(tree: GrowingTree, parent: str, prefix: str, number: int, way: Sequence[tuple[float, float]]) -> None:
-    """Grow side branches at spread positions; ``way`` holds their corners in longitude and colatitude."""
+    """Grow side branches along a parent.
+
+    Args:
+        tree: gets the branches.
+        parent: name of the parent.
+        prefix: names are ``D1``, ``D2`` and so on for the prefix ``D``.
+        number: number of branches.
+        way: corners of their courses, as offsets of longitude and colatitude in degrees.
+    """
     rng, trunk = tree.rng, tree.branches[parent]
     places = tree.places(parent)
     for part in range(number):
         share = (part + rng.uniform(0.2, 0.8)) / number
         at = round((0.16 + 0.62 * share) * len(places))
-        reach = rng.uniform(0.5, 1.0) * (1.15 - 0.5 * share)
+        stretch = rng.uniform(0.5, 1.0) * (1.15 - 0.5 * share)
         turn = rng.normal(0, 5)
         corners = [tuple(places[at])]
         for step, (longitude, colatitude) in enumerate(way, start=1):
-            sideways = longitude * reach + turn * step / len(way)
-            corners.append((places[at, 0] + sideways, places[at, 1] + colatitude * reach, tree.sheet))
+            sideways = longitude * stretch + turn * step / len(way)
+            corners.append((places[at, 0] + sideways, places[at, 1] + colatitude * stretch, tree.sheet))
         width = min(0.85 * trunk.diameter_mm[at], rng.uniform(2.0, 2.7))
         tree.grow(f"{prefix}{part + 1}", corners, (width, 1.75), parent=parent, at=at)
 
 
 def _grow_ramus(tree: GrowingTree) -> None:
-    """Grow a third vessel between the two branches of the left main."""
+    """Grow the ramus intermedius between both branches of the left main artery."""
     end = len(tree.branches["LM"].centreline_mm) - 1
     longitude, colatitude, _ = tree.places("LM")[end]
     corners = [(longitude + 2 * step, colatitude + 15 * step, tree.sheet) for step in range(5)]
@@ -131,7 +143,7 @@ def _grow_ramus(tree: GrowingTree) -> None:
 
 
 def _grow_conus(tree: GrowingTree, *, own_ostium: bool) -> None:
-    """Grow the branch to the right ventricle's outflow, from the aorta itself in some hearts."""
+    """Grow the conus branch from the right coronary artery or the aorta."""
     heart, rng, sheet = tree.heart, tree.rng, tree.sheet
     groove = heart.groove_degrees
     if own_ostium:

@@ -1,4 +1,4 @@
-"""Phantom in ACDC's layout: beating hearts with two ventricles, for use without a download."""
+"""Phantom in ACDC's layout: beating hearts with two ventricles."""
 
 from pathlib import Path
 
@@ -6,11 +6,11 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.nifti_file import write_nifti
-from data_prep.phantoms.heart.heart_scanner import Scanner, draw_protocol
-from data_prep.phantoms.heart.heart_shape import HABITS, draw_heart, end_diastole, end_systole
+from data_prep.nifti_file import make_header, write_nifti
+from data_prep.phantoms.heart.heart_scanner import Scanner, draw_mri_protocol
+from data_prep.phantoms.heart.heart_shape import HABITS, compute_end_diastole, compute_end_systole, draw_heart
 from data_prep.phantoms.phantom_folder import Order, Progress, check_counts, check_no_others, write_cases
-from uumamba.runtime.files import make_folder, write_text
+from uumamba.runtime.files import write_text
 from uumamba.runtime.seeds import key_to_seed
 
 GROUPS = tuple(HABITS)
@@ -25,27 +25,28 @@ def write_phantom(
     workers: int = 0,
     progress: Progress = lambda written, total: None,
 ) -> Path:
-    """Write phantom patients as ACDC ships its own: ``training/patient001/patient001_frame01.nii.gz`` and so on.
+    """Write phantom patients in ACDC's layout.
 
-    Each patient has an end-diastolic and an end-systolic frame, their labels (RV 1, MYO 2, LV 3) and ``Info.cfg``. The
-    headers repeat ACDC's: the sform has unit scale, only pixdim has the true spacing. Diagnoses take turns
-    and set the ejection fraction; pose, size, shape and contrast are drawn for each patient. Voxels average 2 x 2 x 4
-    samples, slices are shifted by uneven breath-holds, the coil sees unevenly and the noise is Rician. Equal arguments
-    give equal bytes, for any number of workers; a patient does not change with the number of patients.
+    Files are ``training/patient001/patient001_frame01.nii.gz`` and so on. Each patient has an end-diastolic and an
+    end-systolic frame, their labels (RV 1, MYO 2, LV 3) and ``Info.cfg``. The headers equal ACDC's: the sform has unit
+    scale, only pixdim has the true spacing. Diagnoses alternate and determine the ejection fraction; pose, size, shape
+    and contrast are drawn for each patient. Voxels average 2 x 2 x 4 samples, breath-holds shift the slices, the coil
+    sensitivity is uneven and the noise is Rician. Equal arguments give equal bytes, for any number of workers; a
+    patient does not change with the number of patients.
 
     Args:
         folder: gets ``training/`` and, with test patients, ``testing/``.
         patients: number of training patients.
         seed: another seed gives other patients.
-        test_patients: number of patients of ``testing/``, numbered on from the training patients.
-        workers: processes; 0 works in this one. More need an importable main module, as every spawned process.
+        test_patients: number of patients of ``testing/``, numbered after the training patients.
+        workers: number of worker processes; 0 uses this process. Workers need an importable main module.
         progress: called with the number of patients written and of all.
 
     Returns:
         The folder.
 
     Raises:
-        UsageError: a count is too small, or the folder holds other patients already.
+        UsageError: a count is too small, or the folder holds other patients.
 
     Example:
         >>> import tempfile
@@ -67,23 +68,24 @@ def _write_case(order: Order) -> None:
     rng = np.random.default_rng(key_to_seed(order.seed, "phantom", order.number))
     group = GROUPS[(order.number - 1) % len(GROUPS)]
     heart = draw_heart(group, rng)
-    relaxed = end_diastole(heart)
-    protocol = draw_protocol(heart, relaxed.end_mm, rng)
+    phases = {"ED": compute_end_diastole(heart), "ES": compute_end_systole(heart)}
+    protocol = draw_mri_protocol(heart, phases["ED"].end_mm, rng)
     scanner = Scanner(heart, protocol, rng)
-    phases = {"ED": relaxed, "ES": end_systole(heart)}
     frames, info = _draw_info(group, rng)
     patient_id = f"patient{order.number:03d}"
-    patient = make_folder(order.folder / patient_id)
+    patient = order.folder / patient_id
     for name, phase in phases.items():
-        image, label = scanner.frame(phase, rng)
-        stem = f"{patient_id}_frame{frames[name]:02d}"
-        _write_nifti(patient / f"{stem}.nii.gz", image, protocol.spacing_mm)
-        _write_nifti(patient / f"{stem}_gt.nii.gz", label, protocol.spacing_mm)
+        for end, array in zip(("", "_gt"), scanner.scan_phase(phase, rng), strict=True):
+            path = patient / f"{patient_id}_frame{frames[name]:02d}{end}.nii.gz"
+            write_nifti(path, array, _make_acdc_header(array, protocol.spacing_mm), compression=4)
     write_text(patient / "Info.cfg", info)
 
 
 def _draw_info(group: str, rng: np.random.Generator) -> tuple[dict[str, int], str]:
-    """Draw frame numbers and the text of ``Info.cfg``; one patient in six has its end diastole in a later frame."""
+    """Draw frame numbers and the text of ``Info.cfg``.
+
+    In one patient of six, end-diastole is not the first frame.
+    """
     diastole = int(rng.integers(2, 5)) if rng.random() < 1 / 6 else 1
     frames = {"ED": diastole, "ES": diastole + int(rng.integers(6, 15))}
     lines = {
@@ -96,21 +98,14 @@ def _draw_info(group: str, rng: np.random.Generator) -> tuple[dict[str, int], st
     return frames, "".join(f"{key}: {value}\n" for key, value in lines.items())
 
 
-def acdc_header(shape: tuple[int, ...], spacing_mm: tuple[float, ...], stored_type: str) -> nib.Nifti1Header:
-    """A NIfTI header as ACDC's files have it: qform_code 0, sform_code 2 with ``diag(-1, -1, 1)``, true pixdim."""
-    header = nib.Nifti1Header()
-    header.set_data_dtype(np.dtype(stored_type))
-    header.set_data_shape(shape)
+def _make_acdc_header(array: NDArray[np.generic], spacing_mm: tuple[float, ...]) -> nib.Nifti1Header:
+    """Create a NIfTI header like those of ACDC.
+
+    qform_code is 0, sform_code is 2 with ``diag(-1, -1, 1)``, and pixdim has the true spacing.
+    """
+    header = make_header(array)
     header["pixdim"] = (1, *spacing_mm, 1, 1, 1, 1)
     header["quatern_d"] = 1
     header["sform_code"] = 2
     header["srow_x"], header["srow_y"], header["srow_z"] = (-1, -0.0, 0, 0), (-0.0, -1, 0, 0), (0, 0, 1, 0)
-    # What nibabel shows as NaN after loading is 1 and 0 on ACDC's disk.
-    header["scl_slope"], header["scl_inter"] = 1, 0
-    header["vox_offset"] = 352
     return header
-
-
-def _write_nifti(path: Path, array: NDArray[np.generic], spacing_mm: tuple[float, ...]) -> None:
-    header = acdc_header(array.shape, spacing_mm, str(array.dtype))
-    write_nifti(path, array, header, compression=4)

@@ -1,4 +1,4 @@
-"""Scanner of the heart phantom: thick slices, an uneven coil, noise and breath-holds."""
+"""MRI scanner of the heart phantom: slices, coil, noise and breath-holds."""
 
 from dataclasses import dataclass
 
@@ -8,37 +8,37 @@ from scipy import ndimage
 
 from data_prep.phantoms.heart.heart_body import Body, draw_body, paint_body
 from data_prep.phantoms.heart.heart_painting import paint_heart
-from data_prep.phantoms.heart.heart_shape import Heart, Phase, extent_mm
+from data_prep.phantoms.heart.heart_shape import Heart, Phase, compute_bounding_circle
 from data_prep.phantoms.heart.heart_tissue import LABEL_OF_TISSUE, draw_brightness
 from data_prep.phantoms.scanner_noise import draw_smooth_noise
 
 IN_PLANE_SAMPLES = 2
 THROUGH_PLANE_SAMPLES = 4
 SLICE_PROFILE = 0.75
-"""Thickness of a slice relative to the distance between slices; the rest is a gap."""
+"""Thickness of a slice relative to the distance between slices."""
 STORED_TYPES = ("float32", "int16", "uint8")
 STORED_TYPE_SHARES = (0.60, 0.32, 0.08)
 
 
 @dataclass(frozen=True)
-class Protocol:
+class MriProtocol:
     """Settings of one patient's scan.
 
     Args:
         shape: columns, rows and slices of the stored array.
-        spacing_mm: of its axes.
+        spacing_mm: voxel spacing along these axes.
         first_slice_mm: centre of the first slice, relative to the heart's end-diastolic base.
-        heart_at_mm: position of the heart in the field of view, relative to its middle.
+        heart_at_mm: position of the heart relative to the centre of the field of view.
         body_angle: rotation of the body in the image.
         septum_angle: rotation of the heart in the body.
         breath_hold_mm: in-plane shift of each slice, shared by all frames (a slice is scanned in one breath-hold).
         brightness: signal of each tissue.
-        coil: coefficients of the sensitivity's logarithm in x, y, x^2, y^2 and xy over the field of view.
+        coil: coefficients of the log sensitivity in x, y, x^2, y^2 and xy over the field of view.
         noise: standard deviation of each of the two channels, relative to blood.
-        texture: standard deviation of the tissue's own unevenness.
-        blur_pixels: width of the point spread.
+        texture: standard deviation of the tissue texture.
+        blur_pixels: standard deviation of the point spread function.
         gain: stored value of blood.
-        stored_type: of the array in the file.
+        stored_type: data type of the array in the file.
         apex_first: whether the first stored slice is the most apical.
     """
 
@@ -59,20 +59,23 @@ class Protocol:
     apex_first: bool
 
 
-def draw_protocol(heart: Heart, end_mm: float, rng: np.random.Generator) -> Protocol:
-    """Draw a protocol that shows the whole heart, anywhere and at any angle in the field of view."""
+def draw_mri_protocol(heart: Heart, end_mm: float, rng: np.random.Generator) -> MriProtocol:
+    """Draw a protocol whose field of view covers the heart.
+
+    Position and angle of the heart in the image are random.
+    """
     slices, thickness, first_slice = _draw_slices(end_mm, rng)
-    radius, _ = extent_mm(heart)
+    radius, _ = compute_bounding_circle(heart)
     pixel = round(rng.uniform(1.2, 1.9), 4)
     smallest = max(110, int(np.ceil(2 * (radius + 12) / pixel)))
     columns, rows = (int(size) for size in rng.integers(min(smallest, 160), 161, 2))
-    room = [max(0.0, size * pixel / 2 - radius - 8) for size in (columns, rows)]
+    margins = [max(0.0, size * pixel / 2 - radius - 8) for size in (columns, rows)]
     stored_type = str(rng.choice(STORED_TYPES, p=STORED_TYPE_SHARES))
-    return Protocol(
+    return MriProtocol(
         shape=(columns, rows, slices),
         spacing_mm=(pixel, pixel, thickness),
         first_slice_mm=first_slice,
-        heart_at_mm=(rng.uniform(-room[0], room[0]), rng.uniform(-room[1], room[1])),
+        heart_at_mm=(rng.uniform(-margins[0], margins[0]), rng.uniform(-margins[1], margins[1])),
         body_angle=rng.uniform(-np.pi, np.pi),
         septum_angle=np.pi + rng.uniform(-0.7, 0.7),
         breath_hold_mm=np.clip(rng.normal(0, 1.3, (slices, 2)), -3.5, 3.5),
@@ -88,69 +91,90 @@ def draw_protocol(heart: Heart, end_mm: float, rng: np.random.Generator) -> Prot
 
 
 def _draw_slices(end_mm: float, rng: np.random.Generator) -> tuple[int, float, float]:
-    """Draw number, thickness and first position of slices from above the base to just beyond the apex."""
+    """Draw slices from above the base to just beyond the apex.
+
+    Returns:
+        Number of slices, distance between slices, and position of the first slice, in millimetres.
+    """
     wanted = rng.integers(6, 12)
     thickness = float(np.clip(round(2 * end_mm / wanted) / 2, 5.0, 10.0))
-    # The longest hearts need all 12 slices, so the first one then starts nearer to the base.
+    # The longest hearts need 12 slices, and a first slice closer to the base.
     first_slice = max(-thickness * rng.uniform(-0.3, 1.0), end_mm - 12 * thickness)
     slices = int(np.ceil((end_mm - first_slice) / thickness)) + int(rng.integers(0, 2))
     return int(np.clip(slices, 6, 12)), thickness, float(first_slice)
 
 
 class Scanner:
-    """Scanner with one patient; ``frame`` gives the image and the label of a phase."""
+    """Scanner with one patient.
 
-    def __init__(self, heart: Heart, protocol: Protocol, rng: np.random.Generator) -> None:
+    Args:
+        heart: the patient's heart.
+        protocol: settings of the scan.
+        rng: generator of the body and the tissue texture.
+    """
+
+    def __init__(self, heart: Heart, protocol: MriProtocol, rng: np.random.Generator) -> None:
         self._protocol = protocol
-        body = draw_body(rng, extent_mm(heart)[0])
+        body = draw_body(rng, compute_bounding_circle(heart)[0])
         grain = draw_smooth_noise(rng, protocol.shape, (1.6, 1.6, 0))
         self._grain = 1 + np.float32(protocol.texture) * grain / grain.std()
         self._planes = [_Plane(number, heart, body, protocol) for number in range(protocol.shape[2])]
 
-    def frame(self, phase: Phase, rng: np.random.Generator) -> tuple[NDArray[np.generic], NDArray[np.uint8]]:
-        """Scan a phase: the stored image and the label, both ``(columns, rows, slices)``."""
+    def scan_phase(self, phase: Phase, rng: np.random.Generator) -> tuple[NDArray[np.generic], NDArray[np.uint8]]:
+        """Scan a phase.
+
+        Returns:
+            The stored image and the label, both ``(columns, rows, slices)``.
+        """
         signal, label = (
             np.stack(part, axis=2) for part in zip(*(plane.scan(phase) for plane in self._planes), strict=True)
         )
-        image = _receive(signal * self._grain, self._protocol, rng)
+        image = acquire(signal * self._grain, self._protocol, rng)
         order = slice(None, None, -1) if self._protocol.apex_first else slice(None)
         return image[:, :, order], label[:, :, order]
 
 
 class _Plane:
-    """One slice: its body is painted once, its heart for each phase at several depths in a window."""
+    """One slice.
 
-    def __init__(self, number: int, heart: Heart, body: Body, protocol: Protocol) -> None:
+    The body is painted once; the heart is painted for each phase, in a window and at several depths.
+    """
+
+    def __init__(self, number: int, heart: Heart, body: Body, protocol: MriProtocol) -> None:
         centre_mm = protocol.first_slice_mm + number * protocol.spacing_mm[2]
         offsets = (np.arange(THROUGH_PLANE_SAMPLES) + 0.5) / THROUGH_PLANE_SAMPLES - 0.5
         self.depths_mm = [float(depth) for depth in centre_mm + SLICE_PROFILE * protocol.spacing_mm[2] * offsets]
         self.brightness = protocol.brightness
         in_body = _sample_points(number, protocol)
         tissues = paint_body(in_body.real, in_body.imag, centre_mm, body)
-        self.signal = _pool(self.brightness[tissues])
+        self.signal = _average_samples(self.brightness[tissues])
         in_heart = in_body * np.complex64(np.exp(-1j * protocol.septum_angle))
-        in_heart = in_heart + _tremble(in_heart, body) + np.complex64(extent_mm(heart)[1])
-        self.window, fine_window = _window(in_heart, 1.25 * extent_mm(heart)[0] + 25, extent_mm(heart)[1])
+        radius_mm, centre_u = compute_bounding_circle(heart)
+        in_heart = in_heart + _compute_displacement(in_heart, body) + np.complex64(centre_u)
+        self.window, fine_window = _find_window(in_heart, 1.25 * radius_mm + 25, centre_u)
         self.tissues = tissues[fine_window]
         self.u = np.ascontiguousarray(in_heart.real[fine_window])
         self.v = np.ascontiguousarray(in_heart.imag[fine_window])
 
     def scan(self, phase: Phase) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """Average each voxel's signal, and find the structure that fills most of it."""
+        """Compute each voxel's mean signal and most frequent structure."""
         signal = self.signal.copy()
         label = np.zeros(signal.shape, dtype=np.uint8)
         stack = np.stack([self.tissues] * len(self.depths_mm))
         for tissues, depth_mm in zip(stack, self.depths_mm, strict=True):
             paint_heart(tissues, self.u, self.v, depth_mm, phase)
-        signal[self.window] = _pool(self.brightness[stack].mean(axis=0))
+        signal[self.window] = _average_samples(self.brightness[stack].mean(axis=0))
         structures = LABEL_OF_TISSUE[stack]
-        shares = [_pool((structures == value).mean(axis=0, dtype=np.float32)) for value in range(4)]
+        shares = [_average_samples((structures == value).mean(axis=0, dtype=np.float32)) for value in range(4)]
         label[self.window] = np.argmax(shares, axis=0)
         return signal, label
 
 
-def _sample_points(number: int, protocol: Protocol) -> NDArray[np.complex64]:
-    """Body coordinates ``x + iy`` of the in-plane samples of a slice; the heart's middle is the origin."""
+def _sample_points(number: int, protocol: MriProtocol) -> NDArray[np.complex64]:
+    """Compute body coordinates ``x + iy`` of a slice's in-plane samples.
+
+    The origin is the heart's centre.
+    """
     x, y = (
         (np.arange(size * IN_PLANE_SAMPLES) + 0.5) * pixel / IN_PLANE_SAMPLES - size * pixel / 2 - heart - breath
         for size, pixel, heart, breath in zip(
@@ -165,8 +189,11 @@ def _sample_points(number: int, protocol: Protocol) -> NDArray[np.complex64]:
     return (points * np.exp(-1j * protocol.body_angle)).astype(np.complex64)
 
 
-def _tremble(points: NDArray[np.complex64], body: Body) -> NDArray[np.complex64]:
-    """A gentle displacement, the same at every depth and phase, so that areas nearly keep their ratios."""
+def _compute_displacement(points: NDArray[np.complex64], body: Body) -> NDArray[np.complex64]:
+    """Compute a smooth displacement of the heart.
+
+    It is equal at all depths and phases, which nearly preserves the ratios of areas.
+    """
     moved = np.zeros_like(points)
     for number, (amplitude, along_x, along_y, _, start) in enumerate(body.waves):
         wave = np.float32(0.5 * amplitude) * np.sin(along_x * points.real + along_y * points.imag + start)
@@ -174,11 +201,11 @@ def _tremble(points: NDArray[np.complex64], body: Body) -> NDArray[np.complex64]
     return moved
 
 
-def _window(
-    points: NDArray[np.complex64], reach_mm: float, centre_u: float
+def _find_window(
+    points: NDArray[np.complex64], radius_mm: float, centre_u: float
 ) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """Slices of a plane within reach of the heart, in voxels and in samples."""
-    near = np.abs(points - np.complex64(centre_u)) < reach_mm
+    """Find the window around the heart, in voxels and in samples."""
+    near = np.abs(points - np.complex64(centre_u)) < radius_mm
     voxels, samples = [], []
     for axis in (0, 1):
         hits = np.flatnonzero(near.any(axis=1 - axis))
@@ -188,14 +215,19 @@ def _window(
     return tuple(voxels), tuple(samples)
 
 
-def _pool(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+def _average_samples(samples: NDArray[np.float32]) -> NDArray[np.float32]:
     columns, rows = (size // IN_PLANE_SAMPLES for size in samples.shape)
     return samples.reshape(columns, IN_PLANE_SAMPLES, rows, IN_PLANE_SAMPLES).mean(axis=(1, 3))
 
 
-def _receive(signal: NDArray[np.float32], protocol: Protocol, rng: np.random.Generator) -> NDArray[np.generic]:
-    """Apply coil sensitivity, point spread and Rician noise, and round to whole numbers as in ACDC's files."""
-    signal = ndimage.gaussian_filter(signal * _sensitivity(protocol), (protocol.blur_pixels, protocol.blur_pixels, 0))
+def acquire(signal: NDArray[np.float32], protocol: MriProtocol, rng: np.random.Generator) -> NDArray[np.generic]:
+    """Apply coil sensitivity, point spread and Rician noise.
+
+    The result is rounded to integers, as in ACDC's files.
+    """
+    signal = ndimage.gaussian_filter(
+        signal * _compute_sensitivity(protocol), (protocol.blur_pixels, protocol.blur_pixels, 0)
+    )
     noise = np.float32(protocol.noise)
     real = signal + noise * rng.standard_normal(signal.shape, dtype=np.float32)
     imaginary = noise * rng.standard_normal(signal.shape, dtype=np.float32)
@@ -204,7 +236,7 @@ def _receive(signal: NDArray[np.float32], protocol: Protocol, rng: np.random.Gen
     return np.minimum(stored, limit).astype(protocol.stored_type)
 
 
-def _sensitivity(protocol: Protocol) -> NDArray[np.float32]:
+def _compute_sensitivity(protocol: MriProtocol) -> NDArray[np.float32]:
     x = np.linspace(-1, 1, protocol.shape[0])[:, None]
     y = np.linspace(-1, 1, protocol.shape[1])[None, :]
     logarithm = sum(

@@ -1,4 +1,4 @@
-"""Shape of the phantom's heart: two ventricles, their sizes by diagnosis and over a beat."""
+"""Shape of the phantom's ventricles, by diagnosis and phase."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,10 +33,11 @@ HABITS: Mapping[str, Habit] = {
 
 @dataclass(frozen=True)
 class Heart:
-    """One patient's heart at end diastole; its frame has the middle of the base as origin and +u towards the septum.
+    """One patient's heart at end-diastole.
 
-    Outlines are ``radius * level(z) * (1 + harmonics(angle))``, ``level`` falling from 1 at the base to 0 at the apex
-    as ``(1 - (z / length) ** taper) ** 0.5``, so that a cavity's volume is ``pi radius^2 length taper / (taper + 1)``.
+    The origin of its frame is the centre of the base; +u points to the septum. Outlines are
+    ``radius * level(z) * (1 + harmonics(angle))``, where ``level`` decreases from 1 at the base to 0 at the apex as
+    ``(1 - (z / length) ** taper) ** 0.5``: a cavity's volume is ``pi radius^2 length taper / (taper + 1)``.
     ``harmonics`` are the complex amplitudes of orders 2 and 3 of the angle.
     """
 
@@ -48,7 +49,7 @@ class Heart:
     lv_length_mm: float
     rv_depth_mm: float
     rv_width: float
-    rv_reach: float
+    rv_length: float
     rv_wall_mm: float
     rv_tilt: float
     taper: float
@@ -65,7 +66,10 @@ class Heart:
 
 @dataclass(frozen=True)
 class Phase:
-    """Sizes that change over the beat; ``base_mm`` is how far the base has moved towards the apex."""
+    """Sizes that change over the cardiac cycle.
+
+    ``base_mm`` is the displacement of the base towards the apex.
+    """
 
     heart: Heart
     base_mm: float
@@ -79,14 +83,15 @@ class Phase:
 
     @property
     def end_mm(self) -> float:
-        """End of the apex's muscle."""
+        """Position of the outer apex along the long axis."""
         return self.base_mm + self.length_mm + self.apex_wall_mm
 
 
 def draw_heart(group: str, rng: np.random.Generator) -> Heart:
-    """Draw a heart of a diagnosis; size varies by a factor of 0.82 to 1.22, every proportion on its own.
+    """Draw a heart of a diagnosis.
 
-    A length beyond 100 mm is cut to it: 12 slices of 10 mm hold no longer heart.
+    Size varies by a factor of 0.82 to 1.22, and proportions vary independently. The length is limited to 100 mm, since
+    12 slices of 10 mm cover no longer heart.
     """
     habit = HABITS[group]
     size = rng.uniform(0.82, 1.22)
@@ -100,24 +105,26 @@ def draw_heart(group: str, rng: np.random.Generator) -> Heart:
         lv_length_mm=min(100.0, habit.lv_length_mm * size * rng.uniform(0.9, 1.1)),
         rv_depth_mm=habit.rv_depth_mm * size * rng.uniform(0.8, 1.2),
         rv_width=rng.uniform(0.95, 1.25),
-        rv_reach=rng.uniform(0.78, 0.93),
+        rv_length=rng.uniform(0.78, 0.93),
         rv_wall_mm=rng.uniform(2.0, 3.2),
         rv_tilt=rng.uniform(-0.35, 0.35),
         taper=rng.uniform(2.0, 3.2),
-        harmonics=(flattening + _small(rng, 0.05), _small(rng, 0.025)),
-        scar_direction=_direction(rng.uniform(-np.pi, np.pi)),
+        harmonics=(flattening + _draw_amplitude(rng, 0.05), _draw_amplitude(rng, 0.025)),
+        scar_direction=_make_direction(rng.uniform(-np.pi, np.pi)),
         septal_bulge_mm=habit.septal_bulge_mm * rng.uniform(0.4, 1.4),
         lean=(rng.uniform(-0.2, 0.2), rng.uniform(-0.2, 0.2)),
-        papillary=tuple((_direction(angle + rng.normal(0, 0.25)), rng.uniform(0.15, 0.24)) for angle in (2.1, -2.1)),
-        trabeculae=tuple((_direction(rng.uniform(-np.pi, np.pi)), rng.uniform(0.05, 0.10)) for _ in range(5)),
-        fat_direction=_direction(rng.uniform(-0.9, 0.9)),
+        papillary=tuple(
+            (_make_direction(angle + rng.normal(0, 0.25)), rng.uniform(0.15, 0.24)) for angle in (2.1, -2.1)
+        ),
+        trabeculae=tuple((_make_direction(rng.uniform(-np.pi, np.pi)), rng.uniform(0.05, 0.10)) for _ in range(5)),
+        fat_direction=_make_direction(rng.uniform(-0.9, 0.9)),
         fat_mm=rng.uniform(1.0, 7.0),
         atrium_size=rng.uniform(0.75, 1.0),
     )
 
 
-def end_diastole(heart: Heart) -> Phase:
-    """The relaxed heart."""
+def compute_end_diastole(heart: Heart) -> Phase:
+    """Compute the sizes at end-diastole."""
     return Phase(
         heart=heart,
         base_mm=0.0,
@@ -131,43 +138,48 @@ def end_diastole(heart: Heart) -> Phase:
     )
 
 
-def end_systole(heart: Heart) -> Phase:
-    """The contracted heart: the cavity loses its ejection fraction, the muscle keeps its volume and thickens.
+def compute_end_systole(heart: Heart) -> Phase:
+    """Compute the sizes at end-systole.
 
-    The base comes down towards the apex by up to a fifth of the length, which takes the most basal slices out of the
-    ventricles, as in patients.
+    The cavity's volume decreases by the ejection fraction; the myocardium keeps its volume and thickens. The base moves
+    towards the apex by up to a fifth of the length, so that the most basal slices no longer show the ventricles, as in
+    patients.
     """
-    relaxed = end_diastole(heart)
-    length = relaxed.length_mm * (1 - 0.24 * heart.lv_ejection)
-    cavity = relaxed.cavity_radius_mm**2 * relaxed.length_mm * (1 - heart.lv_ejection)
-    muscle = relaxed.outer_radius_mm**2 * (relaxed.length_mm + relaxed.apex_wall_mm)
-    muscle -= relaxed.cavity_radius_mm**2 * relaxed.length_mm
-    apex_wall = relaxed.apex_wall_mm * 1.2
-    outer_radius = ((cavity + muscle) / (length + apex_wall)) ** 0.5
-    depth = relaxed.outer_radius_mm + relaxed.rv_depth_mm * (1 - 0.75 * heart.rv_ejection) - outer_radius
+    before = compute_end_diastole(heart)
+    length = before.length_mm * (1 - 0.24 * heart.lv_ejection)
+    cavity = before.cavity_radius_mm**2 * before.length_mm * (1 - heart.lv_ejection)
+    myocardium = before.outer_radius_mm**2 * (before.length_mm + before.apex_wall_mm)
+    myocardium -= before.cavity_radius_mm**2 * before.length_mm
+    apex_wall = before.apex_wall_mm * 1.2
+    outer_radius = ((cavity + myocardium) / (length + apex_wall)) ** 0.5
+    depth = before.outer_radius_mm + before.rv_depth_mm * (1 - 0.75 * heart.rv_ejection) - outer_radius
     return Phase(
         heart=heart,
-        base_mm=relaxed.length_mm - length,
+        base_mm=before.length_mm - length,
         length_mm=length,
         cavity_radius_mm=(cavity / length) ** 0.5,
         outer_radius_mm=outer_radius,
         apex_wall_mm=apex_wall,
-        rv_depth_mm=max(depth, 0.25 * relaxed.rv_depth_mm),
-        rv_width=relaxed.rv_width * (1 - 0.25 * heart.rv_ejection),
-        scar=relaxed.scar * 1.5,
+        rv_depth_mm=max(depth, 0.25 * before.rv_depth_mm),
+        rv_width=before.rv_width * (1 - 0.25 * heart.rv_ejection),
+        scar=before.scar * 1.5,
     )
 
 
-def extent_mm(heart: Heart) -> tuple[float, float]:
-    """Radius of the circle that holds the heart at its base, and the ``u`` of its centre."""
+def compute_bounding_circle(heart: Heart) -> tuple[float, float]:
+    """Compute the heart's bounding circle at its base.
+
+    Returns:
+        Radius of the circle, and ``u`` of its centre.
+    """
     outer = (heart.lv_radius_mm + heart.wall_mm) * 1.06
     septal_end = outer + heart.rv_depth_mm + heart.rv_wall_mm
     return (septal_end + outer) / 2, (septal_end - outer) / 2
 
 
-def _direction(angle: float) -> complex:
+def _make_direction(angle: float) -> complex:
     return complex(np.cos(angle), np.sin(angle))
 
 
-def _small(rng: np.random.Generator, amplitude: float) -> complex:
-    return rng.uniform(0, amplitude) * _direction(rng.uniform(-np.pi, np.pi))
+def _draw_amplitude(rng: np.random.Generator, largest: float) -> complex:
+    return rng.uniform(0, largest) * _make_direction(rng.uniform(-np.pi, np.pi))

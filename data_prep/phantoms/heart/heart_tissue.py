@@ -1,4 +1,4 @@
-"""Tissues of the heart phantom: their structures, their brightness, and ellipses of them."""
+"""Tissues of the heart phantom, with their labels and brightness."""
 
 from enum import IntEnum
 
@@ -12,7 +12,7 @@ Tissues = NDArray[np.uint8]
 
 
 class Tissue(IntEnum):
-    """Material at a point of the phantom."""
+    """Tissue at a point of the phantom."""
 
     AIR = 0
     LUNG = 1
@@ -35,15 +35,15 @@ class Tissue(IntEnum):
 LABEL_OF_TISSUE = np.zeros(len(Tissue), dtype=np.uint8)
 LABEL_OF_TISSUE[[Tissue.RV_BLOOD, Tissue.RV_TRABECULA]] = 1
 LABEL_OF_TISSUE[Tissue.MYOCARDIUM] = 2
-# ACDC's annotators count the papillary muscles to the cavity.
+# In ACDC's labels the papillary muscles are part of the cavity.
 LABEL_OF_TISSUE[[Tissue.LV_BLOOD, Tissue.PAPILLARY]] = 3
 
 
 def draw_brightness(rng: np.random.Generator) -> NDArray[np.float32]:
-    """Draw the signal of each tissue, blood being about 1; ranges overlap as in cine MRI.
+    """Draw the signal of each tissue, relative to blood.
 
-    The myocardium has 0.24 to 0.56 of the blood's signal (ACDC's patients: 0.35 to 0.7 of the cavity's mean, which
-    the dark papillary muscles lower).
+    Ranges overlap as in cine MRI. The myocardium has 0.24 to 0.56 of the blood's signal (in ACDC 0.35 to 0.7 of the
+    cavity's mean, which includes the dark papillary muscles).
     """
     myocardium = rng.uniform(0.24, 0.56)
     ranges = {
@@ -69,10 +69,18 @@ def draw_brightness(rng: np.random.Generator) -> NDArray[np.float32]:
     return brightness.astype(np.float32)
 
 
-def in_ellipse(
+def is_in_ellipse(
     u: Millimetres, v: Millimetres, centre: tuple[float, float], half_axes: tuple[float, float], margin_mm: float
 ) -> NDArray[np.bool_]:
-    """Tell which points are in an ellipse along the axes whose half axes are longer by a margin."""
+    """Return whether each point is in an axis-aligned ellipse.
+
+    Args:
+        u: first coordinate of the points.
+        v: second coordinate of the points.
+        centre: centre of the ellipse.
+        half_axes: half axes of the ellipse.
+        margin_mm: added to the half axes.
+    """
     along = (u - np.float32(centre[0])) / np.float32(half_axes[0] + margin_mm)
     across = (v - np.float32(centre[1])) / np.float32(half_axes[1] + margin_mm)
     return along * along + across * across < 1

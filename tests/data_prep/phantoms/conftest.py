@@ -7,6 +7,16 @@ import pytest
 from data_prep import write_phantom
 from data_prep.phantoms.aorta.aorta_phantom import write_aorta_phantom
 from data_prep.phantoms.coronary.coronary_phantom import write_coronary_phantom
+from data_prep.phantoms.phantom_folder import Order
+
+
+@pytest.fixture
+def orders(monkeypatch: pytest.MonkeyPatch) -> list[Order]:
+    """Record the ordered cases instead of writing them."""
+    recorded: list[Order] = []
+    for name in ("coronary", "aorta"):
+        monkeypatch.setattr(f"data_prep.phantoms.{name}.{name}_phantom._write_case", recorded.append)
+    return recorded
 
 
 @pytest.fixture(scope="session")

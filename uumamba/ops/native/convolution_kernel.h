@@ -1,6 +1,6 @@
-// The causal depthwise convolution of the Mamba block with its activation, forward and backward, for one instruction
-// set. Include once a translation unit, with CONVOLUTION_FORWARD and CONVOLUTION_BACKWARD naming the functions it
-// defines.
+// Causal depthwise convolution of the Mamba block with its activation, forward and backward, for one instruction set.
+// Include this file once per translation unit; CONVOLUTION_FORWARD and CONVOLUTION_BACKWARD are the names of the
+// functions that it defines.
 #include <string.h>
 
 #include "tiles.h"
@@ -8,7 +8,7 @@
 namespace {
 
 constexpr int kPiece = 64;              // positions of a tile
-constexpr int64_t kPiecesPerTask = 16;  // sums over a task are added in a fixed order, whatever the threads
+constexpr int64_t kPiecesPerTask = 16;  // sums of tasks are added in a fixed order for any number of threads
 constexpr int kHalo = kMostTaps - 1;
 
 struct ConvolutionTask {
@@ -33,7 +33,7 @@ struct Taps {
     }
 };
 
-// Positions `from` to `to` of x, which may lie before the first or beyond the last and are 0 there.
+// Load positions `from` to `to` of x. Positions before the first or after the last are 0.
 void load_around(float *tile, const Convolution &c, const Rows &rows, int64_t batch, int64_t channel, int64_t lanes,
                  int64_t from, int64_t to) {
     const int64_t first = from < 0 ? 0 : from, last = least(to, c.length);
@@ -43,7 +43,7 @@ void load_around(float *tile, const Convolution &c, const Rows &rows, int64_t ba
     if (done < to) memset(tile + (done - from) * LANES, 0, (to - done) * LANES * sizeof(float));
 }
 
-// What goes into the activation at a position, whose taps begin at `x`.
+// Input of the activation at one position; `x` is the position of its first tap.
 inline Vec convolve(const Taps &taps, const float *x, int64_t count) {
     Vec sum = taps.bias;
     for (int64_t k = 0; k < count; ++k) sum += taps.weight[k] * load(x + k * LANES);
@@ -73,11 +73,11 @@ int32_t convolution_forward(const Convolution &c, const Rows &y) {
     return 0;
 }
 
-// Gradients of one piece; those of weight and bias are added to `sums`, (taps + 1, LANES).
+// Gradients of one piece. Gradients of weight and bias are added to `sums`, (taps + 1, LANES).
 void convolution_piece(const Convolution &c, const ConvolutionGradients &g, const Taps &taps, int64_t batch,
                        int64_t channel, int64_t lanes, int64_t from, int64_t steps, double *sums) {
     alignas(64) float x[(kPiece + 2 * kHalo) * LANES], inner[(kPiece + kHalo) * LANES], out[kPiece * LANES];
-    const int64_t before = c.taps - 1, reach = steps + before;  // positions whose outputs see this piece
+    const int64_t before = c.taps - 1, reach = steps + before;  // number of outputs that depend on this piece
     load_around(x, c, c.x, batch, channel, lanes, from - before, from + reach);
     load_around(inner, c, g.y, batch, channel, lanes, from, from + reach);
     for (int64_t l = 0; l < reach; ++l) {

@@ -1,4 +1,4 @@
-// Chooses the kernel by the number that the caller gives; which numbers this processor can run is told apart.
+// Calls the kernel of the given instruction set. uumamba_instruction_set returns the best set of this processor.
 #include "selective_scan.h"
 
 #define DECLARE(name)                                                                       \

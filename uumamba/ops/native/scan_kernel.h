@@ -1,15 +1,15 @@
-// The selective scan, forward and backward, for one instruction set. Include once a translation unit, with
-// SCAN_FORWARD, SCAN_BACKWARD and SCAN_EXP2 naming the three functions that it defines.
+// Selective scan, forward and backward, for one instruction set. Include this file once per translation unit;
+// SCAN_FORWARD, SCAN_BACKWARD and SCAN_EXP2 are the names of the three functions that it defines.
 //
-// A vector holds one state of LANES neighbouring channels, so no sum runs across a vector until y, dB and dC. The
-// length is worked through in tiles of kCheckpointSteps positions whose rows stay in the first-level cache; within a
-// tile each group of kUnroll states is swept on its own, its decays and states in registers. Tiles are loaded from any
-// strides: channels side by side are read as they stand, positions side by side are transposed in registers.
+// A vector holds one state of LANES neighbouring channels, so only y, dB and dC need sums across a vector. The length
+// is processed in tiles of kCheckpointSteps positions, whose rows stay in the first-level cache. Within a tile, each
+// group of kUnroll states is computed separately, with decays and states in registers. Tiles are loaded from any
+// strides: contiguous channels are read directly, contiguous positions are transposed in registers.
 //
-// One task is a batch row and a few blocks of LANES channels that read the same B and C, so that dB and dC are summed
-// over those blocks lane by lane and across lanes only once a tile. With fewer tasks than a third of the threads the
-// length is cut into spans too: end states from zero, carries from span to span, and each span again from its true
-// start.
+// One task is a batch row and a few blocks of LANES channels that read the same B and C. So dB and dC are summed over
+// these blocks lane by lane, and across lanes only once per tile. With fewer tasks than a third of the threads, the
+// length is also divided into spans: first the end states of all spans from zero, then the start state of each span,
+// then each span from its start state.
 #include <omp.h>
 #include <string.h>
 
@@ -29,9 +29,9 @@ inline int64_t gcd(int64_t a, int64_t b) { return b == 0 ? a : gcd(b, a % b); }
 
 struct Plan {
     int64_t shared;         // neighbouring channels that read the same B and C
-    int64_t blocks;         // vectors of them
-    int64_t task_blocks;    // of which a task takes so many
-    int64_t tasks_per_run;  // a run is one set of shared channels
+    int64_t blocks;         // vectors of these channels
+    int64_t task_blocks;    // vectors per task
+    int64_t tasks_per_run;  // a run is the channels that share B and C
     int64_t tasks;
     int64_t spans, span_length;
     int64_t padded_states;
@@ -74,8 +74,8 @@ struct Task {
 
 // ---- tiles
 
-// Cache lines that the next tile will need, one asked for at each step of the sweeps over this one: rows lie kilobytes
-// apart, which no prefetcher follows, and asked for all at once they would wait for each other.
+// Cache lines of the next tile, prefetched one per step of the current tile. Rows are kilobytes apart, which hardware
+// prefetchers do not follow; if all lines were requested at once, they would delay each other.
 struct Wanted {
     static constexpr int kMost = 4 * kSteps;
     const float *lines[kMost];
@@ -98,14 +98,14 @@ struct Wanted {
         count = 0;
         for (const float *&line : lines) line = harmless;
     }
-    // Of the sweep that begins with state n.
+    // Lines to prefetch while the states from n on are computed.
     const float *const *of(int64_t n) const { return lines + n / kUnroll % (kMost / kSteps) * kSteps; }
 
  private:
     int count = 0;
 };
 
-// B or C of some positions as (steps, padded states).
+// Load B or C of some positions as (steps, padded states).
 void load_projection(float *tile, const Projection &from, int64_t batch, int64_t group, int64_t position,
                      int64_t states, int64_t steps, int64_t padded) {
     const float *base = from.data + batch * from.batch + group * from.group + position * from.length;
@@ -113,7 +113,7 @@ void load_projection(float *tile, const Projection &from, int64_t batch, int64_t
         load_tile(tile + n, base + n * from.state, from.state, from.length, least(LANES, states - n), steps, padded);
 }
 
-// A column of one number a channel, or of `states` numbers a channel, as rows of LANES.
+// Load `numbers` numbers per channel as rows of LANES.
 void load_channels(float *tile, const float *from, int64_t channel, int64_t lanes, int64_t numbers) {
     load_tile(tile, from + channel * numbers, numbers, 1, lanes, numbers);
 }
@@ -157,10 +157,10 @@ struct Workspace {
     }
 };
 
-// ---- what both passes share
+// ---- parts of both passes
 
-// Step sizes of a tile after bias and softplus, and drive = delta u. Before softplus they stay in `raw` where it is
-// given.
+// Load the step sizes of a tile, after bias and softplus, and drive = delta u. `raw`, if given, receives the step sizes
+// before softplus.
 void load_steps(const Scan &s, const Task &task, Workspace &w, int64_t block, int64_t position, int64_t steps,
                 float *raw) {
     const int64_t channel = task.channel + block * LANES, lanes = task.lanes(block);
@@ -169,7 +169,7 @@ void load_steps(const Scan &s, const Task &task, Workspace &w, int64_t block, in
     alignas(64) float bias_row[LANES] = {};
     if (s.delta_bias) memcpy(bias_row, s.delta_bias + channel, lanes * sizeof(float));
     const Vec bias = load(bias_row);
-    // Four at a time; what lies beyond the last step is computed too and never read.
+    // Four steps at a time; steps after the last are computed but never read.
     for (int64_t l = 0; l < steps * LANES; l += 4 * LANES) {
         Vec delta[4];
         for (int k = 0; k < 4; ++k) delta[k] = load(w.delta + l + k * LANES) + bias;
@@ -192,7 +192,7 @@ void load_decay_rates(const Scan &s, const Task &task, Workspace &w) {
     }
 }
 
-// (states, LANES) beside each other, from or to a (states, channels) array.
+// Copy contiguous (states, LANES) from or to a (states, channels) array.
 void copy_states_in(float *column, const float *from, int64_t pitch, int64_t states, int64_t lanes) {
     load_tile(column, from, 1, pitch, lanes, states);
 }
@@ -205,7 +205,8 @@ float *checkpoint(const Scan &s, const float *carries, const Task &task, int64_t
     return const_cast<float *>(carries) + row * s.states * s.channels + task.channel + block * LANES;
 }
 
-// What the next block of this tile, or the first one of the next tile (`towards` positions on), will read.
+// Collect the cache lines of the next block of this tile, or of the first block of the next tile, `towards` positions
+// away.
 void want_next(const Task &task, Workspace &w, std::initializer_list<const Rows *> inputs, int64_t block,
                int64_t position, int64_t towards, int64_t from, int64_t to) {
     const bool last = block + 1 == task.blocks;
@@ -218,7 +219,7 @@ void want_next(const Task &task, Workspace &w, std::initializer_list<const Rows 
 
 // ---- forward
 
-// `Unroll` states of one block over a tile; with Output their part of y is added to w.y.
+// Compute `Unroll` states of one block over a tile; with Output their part of y is added to w.y.
 template <int Unroll, bool Output>
 __attribute__((always_inline)) inline void sweep(Workspace &w, const float *rates, float *state, int64_t n,
                                                  int64_t padded, int64_t steps) {
@@ -261,7 +262,7 @@ void finish_outputs(const Scan &s, const Task &task, Workspace &w, int64_t block
         for (int64_t l = 0; l < steps * LANES; l += LANES) store(w.y + l, load(w.y + l) + skip * load(w.u + l));
     }
     if (s.z.data) {
-        load_rows(w.drive, s.z, task.batch, channel, position, lanes, steps);  // drive has been used up
+        load_rows(w.drive, s.z, task.batch, channel, position, lanes, steps);  // drive is not needed any more
         for (int64_t l = 0; l < steps * LANES; l += LANES) {
             const Vec z = load(w.drive + l);
             store(w.y + l, load(w.y + l) * z * sigmoid(z));
@@ -270,8 +271,8 @@ void finish_outputs(const Scan &s, const Task &task, Workspace &w, int64_t block
     store_rows(w.y, out, task.batch, channel, position, lanes, steps);
 }
 
-// One span of a task from w.state, which is left at the end of it. Without outputs only that state is wanted, and
-// `total`, the sum of step sizes, a row a block.
+// Compute one span of a task from w.state, which becomes the state at its end. Without outputs only this state is
+// computed, and `total`, the sum of step sizes, one row per block.
 void forward_span(const Scan &s, const Plan &p, const Task &task, Workspace &w, int64_t from, int64_t to,
                   const ScanOutputs *out, float *total) {
     load_decay_rates(s, task, w);
@@ -302,8 +303,8 @@ void forward_span(const Scan &s, const Plan &p, const Task &task, Workspace &w, 
     }
 }
 
-// Replaces the states that the spans end with when they begin at 0 by those that they truly begin with; `running` is
-// that of the first one taken. Arrays are (spans, task blocks, states, LANES); totals (spans, task blocks, LANES).
+// Replace the end states of spans that start from 0 by the start states of the spans; `running` is the start state of
+// the first span. Arrays are (spans, task blocks, states, LANES); totals (spans, task blocks, LANES).
 void carry_between_spans(const Scan &s, const Plan &p, const Task &task, Workspace &w, float *running, float *ends,
                          const float *totals, bool forwards) {
     load_decay_rates(s, task, w);
@@ -327,7 +328,7 @@ void write_last_state(const Scan &s, const Task &task, const Workspace &w, float
     }
 }
 
-// Per-thread workspaces, and the states and sums between spans.
+// Workspaces of all threads, and the states and sums between spans.
 struct Scratch {
     Block memory, between;
     Workspace *at(Workspace &w, const Scan &s, const Plan &p, bool backward, int64_t bytes) const {
@@ -384,11 +385,11 @@ int32_t forward(const Scan &s, const ScanOutputs &out) {
 
 // ---- backward
 //
-// With dy the gradient before the gate, carry the gradient of a state that reaches it from later positions, and
-// G = dy C + carry the gradient of h:
+// dy is the gradient before the gate, carry the gradient of a state from later positions, G = dy C + carry the gradient
+// of h:
 //   dC += dy h;  dB += G drive;  ddrive += G B;  carry' = a G;  q = carry' h_before;  ddelta += q A;  dA += q delta
 
-// A tile of `Unroll` states forwards again, keeping decays and states; with Gate also y, which dz needs.
+// Compute `Unroll` states of a tile again and store decays and states; with Gate also y, which dz needs.
 template <int Unroll, bool Gate>
 __attribute__((always_inline)) inline void recompute(Workspace &w, const float *rates, int64_t n, int64_t padded,
                                                      int64_t steps) {
@@ -416,7 +417,7 @@ __attribute__((always_inline)) inline void recompute(Workspace &w, const float *
     }
 }
 
-// The same tile backwards. With First, grad_B and grad_C are set, else added to.
+// Gradients of the same tile, last step first. With First, grad_B and grad_C are overwritten, else added to.
 template <int Unroll, bool First>
 __attribute__((always_inline)) inline void retrace(Workspace &w, const float *rates, float *carries, double *grad_A,
                                                    int64_t n, int64_t padded, int64_t steps) {
@@ -462,7 +463,7 @@ inline void both_ways(const Scan &s, const Plan &p, Workspace &w, int64_t block,
         retrace<Unroll, false>(w, rates, w.carry + column, w.grad_A + column, n, p.padded_states, steps);
 }
 
-// The gradient of y before the gate into w.grad. The gate's own gradient needs y and comes afterwards.
+// Load the gradient of y before the gate into w.grad. The gradient of the gate needs y and is computed later.
 void load_gradient(const Scan &s, const ScanGradients &g, const Task &task, Workspace &w, int64_t block,
                    int64_t position, int64_t steps) {
     const int64_t channel = task.channel + block * LANES, lanes = task.lanes(block);
@@ -479,7 +480,7 @@ void load_gradient(const Scan &s, const ScanGradients &g, const Task &task, Work
 void store_gate_gradient(const ScanGradients &g, const Task &task, Workspace &w, int64_t block, int64_t position,
                          int64_t steps, Vec skip) {
     const int64_t channel = task.channel + block * LANES, lanes = task.lanes(block);
-    load_rows(w.decays, g.y, task.batch, channel, position, lanes, steps);  // decays have been used up
+    load_rows(w.decays, g.y, task.batch, channel, position, lanes, steps);  // decays are not needed any more
     for (int64_t l = 0; l < steps * LANES; l += LANES) {
         const Vec z = load(w.z + l), open = sigmoid(z);
         const Vec y = load(w.y + l) + skip * load(w.u + l);
@@ -498,7 +499,7 @@ void finish_gradients(const Scan &s, const ScanGradients &g, const Task &task, W
     Vec sum_D = {}, sum_bias = {};
     for (int64_t l = 0; l < steps * LANES; l += LANES) {
         const Vec grad = load(w.grad + l), u = load(w.u + l), grad_drive = load(w.grad_drive + l);
-        Vec grad_delta = load(w.grad_delta + l) * kLn2 + grad_drive * u;  // the decay rates carry a factor log2(e)
+        Vec grad_delta = load(w.grad_delta + l) * kLn2 + grad_drive * u;  // the decay rates contain a factor log2(e)
         if (s.softplus) grad_delta *= sigmoid(load(w.raw + l));
         sum_D += grad * u;
         sum_bias += grad_delta;
@@ -511,7 +512,7 @@ void finish_gradients(const Scan &s, const ScanGradients &g, const Task &task, W
     store_rows(w.grad_delta, g.delta, task.batch, channel, position, lanes, steps);
 }
 
-// Sums over lanes of (states, steps, LANES) into `to`, (states, length) of one task.
+// Sum (states, steps, LANES) over lanes into `to`, (states, length) of one task.
 void sum_projection_gradient(const float *sums, float *to, int64_t states, int64_t length, int64_t position,
                              int64_t steps) {
     for (int64_t n = 0; n < states; ++n) {
@@ -528,7 +529,7 @@ void sum_projection_gradient(const float *sums, float *to, int64_t states, int64
     }
 }
 
-// Only the carry that a span hands to the one before, and its sum of step sizes.
+// Compute only the carry of a span to the previous span, and its sum of step sizes.
 void backward_carry(const Scan &s, const ScanGradients &g, const Plan &p, const Task &task, Workspace &w, int64_t from,
                     int64_t to, float *total) {
     load_decay_rates(s, task, w);
@@ -555,8 +556,8 @@ void backward_carry(const Scan &s, const ScanGradients &g, const Plan &p, const 
     }
 }
 
-// One span of a task from the carry in w.carry, last tile first. Sums are left in w.grad_A, grad_D and grad_bias, and
-// those of dB and dC in `partial`, (2, states, length) of one task.
+// Compute one span of a task from the carry in w.carry, last tile first. The sums are in w.grad_A, grad_D and grad_bias
+// at the end, those of dB and dC in `partial`, (2, states, length) of one task.
 void backward_span(const Scan &s, const ScanGradients &g, const Plan &p, const Task &task, Workspace &w, int64_t from,
                    int64_t to, float *partial) {
     load_decay_rates(s, task, w);
@@ -565,7 +566,7 @@ void backward_span(const Scan &s, const ScanGradients &g, const Plan &p, const T
     memset(w.grad_bias, 0, p.task_blocks * LANES * sizeof(double));
     for (int64_t position = from + (to - from - 1) / kSteps * kSteps; position >= from; position -= kSteps) {
         const int64_t steps = least(kSteps, to - position);
-        if (steps % LANES != 0) {  // whole vectors are summed below
+        if (steps % LANES != 0) {  // the sums below read full vectors
             memset(w.grad_B, 0, s.states * kSteps * LANES * sizeof(float));
             memset(w.grad_C, 0, s.states * kSteps * LANES * sizeof(float));
         }
@@ -588,7 +589,7 @@ void backward_span(const Scan &s, const ScanGradients &g, const Plan &p, const T
     }
 }
 
-// Gradients of the weights, (batch x spans, channels, ...) in double, still to be summed over their first axis.
+// Parts of the gradients of the weights, (batch x spans, channels, ...) in double, to be summed over their first axis.
 struct WeightSums {
     double *A, *D, *bias;
     void add(const Scan &s, const Plan &p, const Task &task, const Workspace &w, int64_t span) const {
@@ -614,10 +615,10 @@ void sum_weights(float *to, const double *from, int64_t rows, int64_t size) {
     }
 }
 
-// The tasks whose channels read one group of B or C in one batch row are neighbours.
+// dB or dC of one group and batch row, one part per task. The tasks of a group and batch row are consecutive.
 struct Partials {
     const float *data;
-    int64_t tasks, first, size, which;  // of the group; of the row; floats of one task's half; 0 for dB, 1 for dC
+    int64_t tasks, first, size, which;  // count; index; floats of dB or dC of one task; 0 for dB, 1 for dC
 
     Partials(const Scan &s, const Plan &p, const float *data, int64_t which, const Projection &to, int64_t batch,
              int64_t group)
@@ -629,7 +630,7 @@ struct Partials {
     const float *of(int64_t task) const { return data + ((first + task) * 2 + which) * size; }
 };
 
-// dB or dC with a length axis: the sum over the tasks, in a fixed order.
+// Sum dB or dC with a length axis over the tasks, in a fixed order.
 void sum_projections(const Scan &s, const Plan &p, const float *partial, int64_t which, const Projection &to) {
     const int64_t tiles = ceil_div(s.length, kSteps);
 #pragma omp parallel for num_threads(s.threads) collapse(3)
@@ -652,7 +653,7 @@ void sum_projections(const Scan &s, const Plan &p, const float *partial, int64_t
     }
 }
 
-// The same for the form that has neither batch nor length: those are summed over too.
+// Sum dB or dC in the form without batch and length also over batch and length.
 void sum_constant_projections(const Scan &s, const Plan &p, const float *partial, int64_t which, const Projection &to) {
 #pragma omp parallel for num_threads(s.threads) collapse(2)
     for (int64_t group = 0; group < to.groups; ++group) {
@@ -759,7 +760,7 @@ void SCAN_EXP2(float *values, int64_t count, int64_t repeats, int32_t threads) {
                 exp2<4>(four);
                 for (int k = 0; k < 4; ++k) store_unaligned(own + count + i + k * LANES, four[k]);
             }
-            asm volatile("" ::: "memory");  // or the compiler sees that each repeat does the same
+            asm volatile("" ::: "memory");  // prevents the compiler from removing equal repeats
         }
     }
 }

@@ -1,4 +1,4 @@
-// Compiled for what every processor of the architecture has.
+// Compiled for the base instruction set of the architecture.
 #define SCAN_FORWARD scan_forward_plain
 #define SCAN_BACKWARD scan_backward_plain
 #define SCAN_EXP2 scan_exp2_plain

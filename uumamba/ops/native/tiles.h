@@ -1,4 +1,4 @@
-// Pieces of (batch, channel, length) arrays as (steps, LANES) rows beside each other, and memory to hold them.
+// Tiles: pieces of (batch, channel, length) arrays as contiguous (steps, LANES) rows; and their memory.
 #pragma once
 #include <stdlib.h>
 
@@ -10,7 +10,7 @@ namespace {
 inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Rows at `from[lane * across + step * along]`; lanes beyond `lanes` become 0.
+// Load rows from `from[lane * across + step * along]`; the values of lanes from `lanes` on are 0.
 void load_tile(float *tile, const float *from, int64_t across, int64_t along, int64_t lanes, int64_t steps,
                int64_t pitch = LANES) {
     int64_t done = 0;
@@ -58,7 +58,7 @@ inline void store_rows(const float *tile, const Rows &rows, int64_t batch, int64
     store_tile(tile, to, rows.channel, rows.length, lanes, steps);
 }
 
-// Whatever a call allocates; freed with it.
+// Memory of one call, freed by the destructor.
 struct Block {
     char *data = nullptr;
     bool allocate(int64_t bytes) {

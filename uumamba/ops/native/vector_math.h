@@ -1,5 +1,5 @@
-// A vector of one float for each of LANES channels, and the few functions of it that a scan needs. Everything is in an
-// unnamed namespace: each instruction set compiles its own, and the linker must never pick one for another.
+// Vectors of one float for each of LANES channels, and the functions of the scan. All code is in an unnamed namespace:
+// each instruction set compiles its own version, and the linker must not exchange them.
 #pragma once
 #include <cstdint>
 #ifdef __AVX512F__
@@ -24,9 +24,9 @@ inline void store(float *to, Vec value) { *reinterpret_cast<Vec *>(to) = value; 
 inline Vec load_unaligned(const float *from) { return *reinterpret_cast<const Unaligned *>(from); }
 inline void store_unaligned(float *to, Vec value) { *reinterpret_cast<Unaligned *>(to) = value; }
 
-// 2 ** t of `Count` vectors, with a relative error of 8e-8: t = n + f with n the nearest integer, and a polynomial of
-// degree 6 for 2 ** f (minimax, its own error 2e-9, exactly 1 at 0 so that a step of size 0 leaves the state as it is).
-// Several at a time, step by step together: one alone is a chain of ten dependent operations that leaves units idle.
+// 2 ** t of `Count` vectors, with a relative error of 8e-8. t = n + f with n the nearest integer; 2 ** f is a minimax
+// polynomial of degree 6 with an error of 2e-9. It is exactly 1 at 0, so a step of size 0 does not change the state.
+// Several vectors are computed together: the ten dependent operations of a single vector would leave units idle.
 template <int Count>
 __attribute__((always_inline)) inline void exp2(Vec *t) {
     constexpr float coefficients[] = {0x1.5f3e54p-10f, 0x1.3b2d4cp-7f, 0x1.c6aee8p-5f,
@@ -35,14 +35,14 @@ __attribute__((always_inline)) inline void exp2(Vec *t) {
 #ifdef __AVX512F__
     for (int k = 0; k < Count; ++k) f[k] = _mm512_reduce_ps(t[k], _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 #else
-    const Vec magic = splat(12582912.0f);  // 1.5 * 2 ** 23: the sum's low bits are the nearest integer
+    const Vec magic = splat(12582912.0f);  // 1.5 * 2 ** 23: the low bits of the sum are the nearest integer
     for (int k = 0; k < Count; ++k) f[k] = t[k] - ((t[k] + magic) - magic);
 #endif
     for (int k = 0; k < Count; ++k) p[k] = splat(0x1.41fbbap-13f);
     for (const float coefficient : coefficients)
         for (int k = 0; k < Count; ++k) p[k] = p[k] * f[k] + coefficient;
 #ifdef __AVX512F__
-    for (int k = 0; k < Count; ++k) t[k] = _mm512_scalef_ps(p[k], t[k] - f[k]);  // to 0 and to infinity by itself
+    for (int k = 0; k < Count; ++k) t[k] = _mm512_scalef_ps(p[k], t[k] - f[k]);  // also gives 0 and infinity
 #else
     for (int k = 0; k < Count; ++k) {
         const IntVec power = reinterpret_cast<IntVec>(t[k] + magic) << 23;
@@ -83,7 +83,7 @@ inline Vec sigmoid(Vec x) {
     return (x < 0.0f ? w : splat(1.0f)) / (w + 1.0f);
 }
 
-// One step of a butterfly: lanes whose bit `Bit` is 0 of a and b side by side, and lanes whose bit is 1.
+// One step of a butterfly: `low` joins the lanes of a and b whose bit `Bit` is 0, `high` those whose bit is 1.
 template <int Bit>
 struct Butterfly {
     static IntVec index(bool high) {

@@ -3,23 +3,13 @@ from collections import Counter
 
 import nibabel as nib
 import numpy as np
-import pytest
 
 from data_prep import read_imagecas
-from data_prep.phantoms.coronary.coronary_case import coronary_truth
 from data_prep.phantoms.coronary.coronary_phantom import SHEET_NAME, write_coronary_phantom
 from tests.data_prep.raw_layouts import file_bytes
 
 
-@pytest.fixture
-def orders(monkeypatch):
-    """Cases that are ordered and not written."""
-    written = []
-    monkeypatch.setattr("data_prep.phantoms.coronary.coronary_phantom._write_case", written.append)
-    return written
-
-
-def test_files_are_named_as_imagecas_names_them_in_shards_of_200_cases(coronary_raw, tmp_path, orders):
+def test_files_have_imagecas_names_in_shards_of_200_cases(coronary_raw, tmp_path, orders):
     names = {f"1-200/{number}.{kind}.nii.gz" for number in range(1, 6) for kind in ("img", "label")}
     assert set(file_bytes(coronary_raw)) == names | {SHEET_NAME}
 
@@ -58,7 +48,7 @@ def test_images_are_hounsfield_units_with_the_headers_of_a_ct_series(coronary_ra
     assert len(origins) == 5
 
 
-def test_arteries_are_a_small_bright_part_that_other_parts_outshine(coronary_raw):
+def test_arteries_are_a_small_share_of_the_bright_voxels(coronary_raw):
     for case in read_imagecas(coronary_raw)[0].cases:
         hu, label = (np.asarray(nib.load(path).dataobj) for path in (case.image, case.label))
         arteries = hu[label == 1]
@@ -66,9 +56,5 @@ def test_arteries_are_a_small_bright_part_that_other_parts_outshine(coronary_raw
 
         assert 0.001 < label.mean() < 0.02
         assert np.median(arteries) > 180
-        # Of all voxels as bright as an artery, few belong to one.
+        # Few voxels with the brightness of an artery belong to one.
         assert np.mean(label[bright]) < 0.25
-
-
-def test_another_seed_gives_other_cases():
-    assert coronary_truth(1).length_mm != coronary_truth(1, seed=1).length_mm
