@@ -12,7 +12,7 @@ from uumamba.config import RunConfig
 from uumamba.data.case import Manifest
 from uumamba.data.geometry import Geometry, find_geometry
 from uumamba.data.prepared import PreparedFolder
-from uumamba.data.sides import Sides, left_right_axes, left_right_axis, sides_of
+from uumamba.data.sides import Sides, left_right_axes, left_right_axis, read_sides
 from uumamba.runtime.errors import require, require_case
 
 Swaps = dict[int, tuple[tuple[int, int], ...]]
@@ -77,7 +77,7 @@ def check_prepared_sides(config: RunConfig, folder: PreparedFolder, case_ids: Se
             the data set has no left/right pairs, the left/right axis is not mirrored, or the slices' orientation
             varies.
     """
-    sides = sides_of(folder.manifest)
+    sides = read_sides(folder.manifest)
     axes = () if sides is None else left_right_axes(folder.case(case_id).geometry for case_id in case_ids)
     _check_mirror(config, folder.manifest, sides, axes)
     if sides is None:
@@ -106,7 +106,7 @@ def check_raw_sides(config: RunConfig, manifest: Manifest, case_ids: Sequence[st
     Raises:
         UsageError: mirroring does not fit the structures' sides.
     """
-    sides = sides_of(manifest)
+    sides = read_sides(manifest)
     axes = () if sides is None else left_right_axes(_geometries(manifest, case_ids))
     if sides is None or axes:
         _check_mirror(config, manifest, sides, axes)

@@ -203,7 +203,7 @@ def _train_fold(
         init=init,
         device=device,
         cases=cases,
-        followers=(manifest, *trackers) if ranks.is_rank_zero else (),
+        callbacks=(manifest, *trackers) if ranks.is_rank_zero else (),
         progress=progress if say is None else False,
         log=say,
         ranks=ranks,
