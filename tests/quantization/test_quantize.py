@@ -206,7 +206,7 @@ def test_calibration_names_all_inputs_without_values_and_suggests_overrides(refu
 
 
 def test_heads_of_deep_supervision_are_calibrated_in_training_mode_only(refused: Any) -> None:
-    net, x = UMambaBot(2, 1, 3, features=(4, 8, 8, 8), strides=(1, 2, 2, 2)), torch.randn(2, 1, 8, 8)
+    net, x = UMambaBot(2, 1, 3, features=(4, 8, 8, 8), strides=(1, 2, 2, 2)), torch.randn(2, 1, 16, 16)
     quantize_(net)
     with refused("inputs without a value", got="decoder.seg_layers.0, decoder.seg_layers.1") as error:
         calibrate(net.eval(), [x])
