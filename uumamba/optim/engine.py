@@ -297,13 +297,15 @@ class SharpnessAware(Optimizer):
         optimizer.
 
         Raises:
-            UsageError: the update of this optimizer does not contain the first gradient; only SAGM's does.
+            UsageError: this optimizer does not mix the training loss's gradient at the original weights with the one at
+                the perturbed weights; only SAGM does.
         """
         require(
-            self._rule.uses_first_gradient,
+            self._rule.mixes_task_gradient,
             "optimizer",
             got=type(self).__name__,
-            expected="an optimizer with the first gradient in its update, such as SAGM",
+            expected="an optimizer that mixes the training loss's gradient into its update",
+            fix="choose SAGM",
         )
         handle = RemovableHandle(self._before_mix)
         self._before_mix[handle.id] = hook

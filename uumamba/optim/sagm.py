@@ -63,7 +63,7 @@ class SAGM(SharpnessAware):
             direction=follow_unscaled_gradient,
             factor=subtract_alpha(alpha=alpha),
             mix=average_gradients,
-            uses_first_gradient=True,
+            mixes_task_gradient=True,
         )
         super().__init__(params, base, rule=rule, group_defaults={"rho": rho}, **engine)
 
