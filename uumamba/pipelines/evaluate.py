@@ -189,7 +189,10 @@ def _read_pair(case: Case, path: Path, structures: Mapping[str, int]) -> Evaluat
 
 
 def _read_prediction(case_id: str, path: Path, label: Scan, structures: Mapping[str, int]) -> Scan:
-    """Read a prediction on its label's grid; errors name the prediction."""
+    """Read a prediction and check that its grid is the label's.
+
+    Errors name the prediction file.
+    """
     try:
         prediction = read_label(path, structures=structures, case_id=case_id)
     except CaseError as error:
