@@ -204,8 +204,8 @@ def _read_prediction(case_id: str, path: Path, label: Scan, structures: Mapping[
     try:
         check_same_grid(label, prediction, case_id=case_id)
     except CaseError as error:
-        key, got = f"grid of prediction {path.name}", str(error).removeprefix(f"{case_id}: ").removesuffix(".")
-        raise CaseError(case_id, key, got=got, expected="the label's grid", fix=fix) from None
+        key, expected = f"grid of prediction {path.name}", "at most half a voxel to the label's grid"
+        raise CaseError(case_id, key, got=error.got, expected=expected, fix=fix) from None
     return prediction
 
 
