@@ -36,7 +36,7 @@ class FriendlySAM(SharpnessAware):
         rho: default radius of the neighbourhood.
         sigma: share of the running mean to subtract; 0 gives SAM.
         lam: decay of the running mean.
-        engine: options of every member, such as ``net`` and ``scaler``; see :class:`EngineOptions`.
+        engine: options of every optimizer of uumamba.optim, such as ``net`` and ``scaler``; see :class:`EngineOptions`.
 
     Raises:
         UsageError: ``rho`` or ``sigma`` is negative, or ``lam`` is not in [0, 1).

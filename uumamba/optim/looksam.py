@@ -46,7 +46,7 @@ class LookSAM(SharpnessAware):
         k: steps from one second pass to the next.
         alpha: length of the added part, relative to the gradient's length.
         trigger: decides about the second pass, in place of ``k``; the first step has one in any case.
-        engine: options of every member, such as ``net`` and ``scaler``; see :class:`EngineOptions`.
+        engine: options of every optimizer of uumamba.optim, such as ``net`` and ``scaler``; see :class:`EngineOptions`.
 
     Raises:
         UsageError: ``rho`` or ``alpha`` is negative, or ``k`` is below 1.

@@ -1,4 +1,4 @@
-"""Rules of the family's members: direction, radius, time and mix of gradients."""
+"""Rules of the optimizers: direction, radius, time and mix of gradients."""
 
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -66,7 +66,7 @@ def scale_to_radius(group: Mapping[str, Any], length: float) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """Differences of a member from the engine's plain step.
+    """Differences of an optimizer from the engine's plain step.
 
     Attributes:
         direction: ``direction(first)`` after a first pass returns the direction of the perturbation, one tensor per
@@ -102,7 +102,7 @@ class Rule:
 
     @property
     def accepts_ascent(self) -> bool:
-        """Return whether the perturbation may follow another loss than the training loss."""
+        """Return whether the perturbation may follow a different loss."""
         return self.early_direction is None and self.is_due is None and not self.mixes_task_gradient
 
 

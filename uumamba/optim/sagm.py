@@ -30,7 +30,7 @@ class SAGM(SharpnessAware):
         base: any callable from parameters to an optimizer.
         rho: default radius of the neighbourhood.
         alpha: step back along the gradient from the perturbed weights, like a learning rate.
-        engine: options of every member, such as ``net`` and ``scaler``; see :class:`EngineOptions`.
+        engine: options of every optimizer of uumamba.optim, such as ``net`` and ``scaler``; see :class:`EngineOptions`.
 
     Raises:
         UsageError: ``rho`` or ``alpha`` is negative, or ``rho`` is not finite.
