@@ -99,7 +99,7 @@ def test_the_terms_of_every_linear_head_equal_their_definitions_by_voxel(
         net(image)
     features = [h if isinstance(head, nn.Linear) else h.movedim(1, -1) for h in inputs]
     gap, norm = terms_by_definition(*(gradients_by_definition(head, h.flatten(0, -2), y.flatten()) for h in features))
-    torch.testing.assert_close(found, {"variance_gap": gap, "mean_squared_gradient": norm})
+    torch.testing.assert_close(found, {"variance_gap": gap, "gradient_norm": norm})
     assert torch.autograd.grad(found["variance_gap"], next(net.parameters()))[0].any()
 
 
@@ -156,7 +156,7 @@ def test_the_head_is_detected_again_in_every_pass(refused: Refused) -> None:
     udim = udim_of(net)
     udim.terms(x, y)
     net.head = nn.Linear(5, 3)
-    assert udim.terms(x, y)["mean_squared_gradient"] > 0
+    assert udim.terms(x, y)["gradient_norm"] > 0
     net.change = lambda logits: 2 * logits
     with refused("head"):
         udim.terms(x, y)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from uumamba.domain_generalization import LinearHeadGradients, mean_squared_gradient, variance_gap
+from uumamba.domain_generalization import LinearHeadGradients, gradient_norm, variance_gap
 
 SAMPLES, CLASSES, WIDTH = 12, 5, 7
 Sets = tuple[nn.Linear, Tensor, Tensor, Tensor]
@@ -47,7 +47,7 @@ def test_both_terms_and_their_gradients_equal_the_definitions(
     head, source, target, label = sets
     expected = terms_by_definition(*(gradients_by_definition(head, each, label) for each in (source, target)))
     found = [closed_form(head, each, label) for each in (source, target)]
-    for terms in zip((variance_gap(*found), mean_squared_gradient(found[1])), expected, strict=True):
+    for terms in zip((variance_gap(*found), gradient_norm(found[1])), expected, strict=True):
         inputs = [source, target, head.weight]
         torch.testing.assert_close(*terms)
         torch.testing.assert_close(
@@ -65,10 +65,10 @@ def test_a_shift_of_the_mean_counts_as_variance_about_the_source() -> None:
     assert variance_gap(source, source) == 0
 
 
-def test_the_mean_squared_gradient_divides_each_tensor_by_its_own_entries() -> None:
+def test_the_gradient_norm_divides_each_tensor_by_its_own_entries() -> None:
     # One sample, e = (-1/2, 1/2), h = (3, 4): ||G_W||^2 = 1/2 * 25 over 4 entries, ||G_b||^2 = 1/2 over 2.
     found = LinearHeadGradients.from_logits(torch.zeros(1, 2), torch.tensor([[3.0, 4.0]]), torch.tensor([0]))
-    assert mean_squared_gradient(found) == 12.5 / 4 + 0.5 / 2
+    assert gradient_norm(found) == 12.5 / 4 + 0.5 / 2
 
 
 def test_moments_of_many_voxels_need_no_gradient_of_each() -> None:
@@ -83,4 +83,4 @@ def test_half_precision_is_computed_in_float32() -> None:
     found = LinearHeadGradients.from_logits(
         torch.randn(4, 3).bfloat16(), torch.randn(4, 2).bfloat16(), torch.arange(4) % 3
     )
-    assert found.second_moment().dtype == mean_squared_gradient(found).dtype == torch.float32
+    assert found.second_moment().dtype == gradient_norm(found).dtype == torch.float32

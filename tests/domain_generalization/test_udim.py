@@ -71,8 +71,7 @@ def test_a_step_adds_the_gradient_of_both_terms_at_the_original_weights(batches:
     net, other = (net_of(dtype=torch.float64) for _ in range(2))
     udim = udim_of(net, lambda1=70.0, lambda2=0.9)
     terms = udim_of(other).terms(x, y)
-    penalty = 70 * terms["variance_gap"] + 0.9 * terms["mean_squared_gradient"]
-    added = torch.autograd.grad(penalty, list(other.parameters()))
+    added = torch.autograd.grad(70 * terms["variance_gap"] + 0.9 * terms["gradient_norm"], list(other.parameters()))
     found, without = train(net, [(x, y)], make=make, udim=udim), train(other, [(x, y)], make=make)
     expected = [own - 0.1 * gradient for own, gradient in zip(without, added, strict=True)]  # 0.1: learning rate
     torch.testing.assert_close(found, expected)
@@ -199,7 +198,7 @@ def test_under_autocast_a_style_changes_an_image_as_in_float32(axes: int, second
     for enabled in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             found.append(udim.perturbed(image, label, step=0))
-            assert udim.terms(image, label, step=0)["mean_squared_gradient"] > 0
+            assert udim.terms(image, label, step=0)["gradient_norm"] > 0
     assert found[1].dtype == torch.float32
     assert (found[1] - found[0]).norm() < 0.02 * (found[0] - image).norm()
 
@@ -250,9 +249,8 @@ def test_numbers_are_means_over_finite_steps_since_the_last_call(batches: Batche
     resumed = udim_of(net, lambda1=3.0, lambda2=2.0)
     resumed.load_state_dict(udim.state_dict())
     found = udim.numbers()["udim"]
-    names = ("variance_gap", "mean_squared_gradient")
-    gap, norm = (sum(float(each[name].detach()) for each in expected) / 2 for name in names)
-    assert found == pytest.approx({"variance_gap": gap, "mean_squared_gradient": norm, "penalty": 3 * gap + 2 * norm})
+    gap, norm = (sum(float(each[name].detach()) for each in expected) / 2 for name in ("variance_gap", "gradient_norm"))
+    assert found == pytest.approx({"variance_gap": gap, "gradient_norm": norm, "penalty": 3 * gap + 2 * norm})
     assert resumed.numbers()["udim"] == found
     assert udim.numbers() == {}
 

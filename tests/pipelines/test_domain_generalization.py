@@ -49,8 +49,8 @@ def test_a_run_with_udim_counts_its_steps_and_logs_what_it_adds(trained: Train) 
     assert last_of(run).method["steps"] == STEPS
     warm_up, added = column(run, "udim")
     assert warm_up is None
-    assert added["mean_squared_gradient"] > 0
-    assert added["penalty"] == pytest.approx(10 * added["variance_gap"] + 0.1 * added["mean_squared_gradient"])
+    assert added["gradient_norm"] > 0
+    assert added["penalty"] == pytest.approx(10 * added["variance_gap"] + 0.1 * added["gradient_norm"])
 
 
 @pytest.mark.parametrize("override", ["domain_generalization=null", "domain_generalization.direction=random"])

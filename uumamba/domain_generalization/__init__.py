@@ -5,7 +5,7 @@ from uumamba.domain_generalization.clustering import find_slow, split_in_two
 from uumamba.domain_generalization.domains import domain_batches, held_out_domains, require_domains, split_domain
 from uumamba.domain_generalization.experiment import domain_scores, train_and_record
 from uumamba.domain_generalization.head import draw_voxels
-from uumamba.domain_generalization.inconsistency import LinearHeadGradients, mean_squared_gradient, variance_gap
+from uumamba.domain_generalization.inconsistency import LinearHeadGradients, gradient_norm, variance_gap
 from uumamba.domain_generalization.mixstyle import MixStyle
 from uumamba.domain_generalization.perturb import InputPerturbation, Perturbation, StylePerturbation
 from uumamba.domain_generalization.probe import (
@@ -58,9 +58,9 @@ __all__ = [
     "find_elbow",
     "find_slow",
     "fingerprint_batches",
+    "gradient_norm",
     "held_out_domains",
     "leave_one_domain_out_validation",
-    "mean_squared_gradient",
     "oracle",
     "probe_classification",
     "probe_segmentation",

@@ -107,7 +107,7 @@ def variance_gap(source: LinearHeadGradients, target: LinearHeadGradients) -> Te
     return gap.square().mean() / 4
 
 
-def mean_squared_gradient(target: LinearHeadGradients) -> Tensor:
+def gradient_norm(target: LinearHeadGradients) -> Tensor:
     r"""Return the mean squared gradient norm per tensor entry, a scalar.
 
     .. math:: \sum_{p \in \{W, b\}} \frac{\mathrm{mean}_i \lVert G^p_i(\tilde x) \rVert_2^2}{\dim p}
@@ -117,7 +117,7 @@ def mean_squared_gradient(target: LinearHeadGradients) -> Tensor:
 
     Example:
         >>> target = LinearHeadGradients(torch.tensor([[2.0]]), torch.tensor([[1.5, 2.0]]))  # weight (3, 4), bias 2
-        >>> mean_squared_gradient(target)  # 25 / 2 + 4
+        >>> gradient_norm(target)  # 25 / 2 + 4
         tensor(16.5000)
     """
     squares = target.features.square().sum(1) / target.features.shape[1]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from uumamba.domain_generalization.head import Head
-from uumamba.domain_generalization.inconsistency import mean_squared_gradient, variance_gap
+from uumamba.domain_generalization.inconsistency import gradient_norm, variance_gap
 from uumamba.domain_generalization.input_ascent import InputAscent, SecondOrder
 from uumamba.domain_generalization.perturb import Perturbation, scale_to_length
 from uumamba.runtime.errors import require
@@ -29,9 +29,9 @@ class UDIM:
         A = \lambda_1\, \mathrm{gap}(x, \tilde x) + \lambda_2\, \mathrm{norm}(\tilde x)
 
     Every step perturbs each sample by one ascent step of exactly the perturbation's length; the perturbed samples with
-    their labels are the unknown domain. ``gap`` is :func:`variance_gap` and ``norm`` is :func:`mean_squared_gradient`
-    of the per-sample gradients of the cross entropy in the head's weights, in closed form. The gradient of A flows
-    through the complete network. Any optimizer of :mod:`uumamba.optim` adds this gradient at its original weights:
+    their labels are the unknown domain. ``gap`` is :func:`variance_gap` and ``norm`` is :func:`gradient_norm` of the
+    per-sample gradients of the cross entropy in the head's weights, in closed form. The gradient of A flows through the
+    complete network. Any optimizer of :mod:`uumamba.optim` adds this gradient at its original weights:
 
     ``loss = optimizer.step(closure, at_weights=udim.at_weights(image, label))``
 
@@ -180,7 +180,7 @@ class UDIM:
     def terms(
         self, image: Tensor, label: Tensor, *, domains: Domains | None = None, step: int | None = None
     ) -> dict[str, Tensor]:
-        """Return ``variance_gap`` and ``mean_squared_gradient`` of a batch, without lambdas.
+        """Return ``variance_gap`` and ``gradient_norm`` of a batch, without lambdas.
 
         Args:
             image: as for :meth:`at_weights`.
@@ -196,10 +196,10 @@ class UDIM:
             zero = sum(
                 (param.sum() * 0 for param in bare_network(self.net).parameters()), torch.zeros((), device=image.device)
             )
-            return {"variance_gap": zero, "mean_squared_gradient": zero}
+            return {"variance_gap": zero, "gradient_norm": zero}
         gaps = [variance_gap(source, target) for source, target in pairs]
-        norms = [mean_squared_gradient(target) for _, target in pairs]
-        return {"variance_gap": torch.stack(gaps).mean(), "mean_squared_gradient": torch.stack(norms).mean()}
+        norms = [gradient_norm(target) for _, target in pairs]
+        return {"variance_gap": torch.stack(gaps).mean(), "gradient_norm": torch.stack(norms).mean()}
 
     def check(self, image: Tensor) -> None:
         """Raise if a pass without side effects finds no linear head.
@@ -216,16 +216,16 @@ class UDIM:
     def numbers(self) -> dict[str, dict[str, float]]:
         """Return the means since the last call, ``{"udim": {...}}``.
 
-        The means are ``variance_gap``, ``mean_squared_gradient`` and the ``penalty`` weighted by lambda1 and lambda2,
-        of this process. Steps with values that are not finite are left out. The result is empty without a penalty. Only
-        this method copies values from the device.
+        The means are ``variance_gap``, ``gradient_norm`` and the ``penalty`` weighted by lambda1 and lambda2, of this
+        process. Steps with values that are not finite are left out. The result is empty without a penalty. Only this
+        method copies values from the device.
         """
         gap, norm, count = self._sums.tolist()
         self._sums = torch.zeros(3)
         if not count:
             return {}
         penalty = self.lambda1 * gap + self.lambda2 * norm
-        sums = {"variance_gap": gap, "mean_squared_gradient": norm, "penalty": penalty}
+        sums = {"variance_gap": gap, "gradient_norm": norm, "penalty": penalty}
         return {"udim": {name: each / count for name, each in sums.items()}}
 
     def state_dict(self) -> dict[str, Any]:
@@ -238,7 +238,7 @@ class UDIM:
 
     def _penalty(self, image: Tensor, label: Tensor, domains: Domains | None, step: int) -> Tensor:
         terms = self.terms(image, label, domains=domains, step=step)
-        gap, norm = terms["variance_gap"], terms["mean_squared_gradient"]
+        gap, norm = terms["variance_gap"], terms["gradient_norm"]
         values = torch.stack([gap.detach().float(), norm.detach().float(), torch.ones((), device=gap.device)])
         self._sums = self._sums.to(gap.device) + torch.where(values.isfinite().all(), values, 0.0)
         return self.lambda1 * gap + self.lambda2 * norm
