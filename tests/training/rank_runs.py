@@ -15,6 +15,7 @@ import torch._dynamo  # here, so that what an optimizer imports late is imported
 from torch import nn
 
 from tests.forked_ranks import run_groups
+from tests.training.flat_trainer import make_trainer
 from uumamba.domain_generalization import UDIM, StylePerturbation
 from uumamba.losses import CrossEntropyLoss, FocalLoss, UncertaintyWeightedLoss
 from uumamba.optim import MESA, SAM, LookSAM, Plain
@@ -67,10 +68,10 @@ def build(name: str, ranks: Ranks = ALONE, **options: Any) -> Trainer:
         "ranks": ranks,
         "log": [].append,
     }
-    return Trainer(net, objective, optimizer, **defaults | options)
+    return make_trainer(net, objective, optimizer, **defaults | options)
 
 
-def build_random(run_dir: Path, ranks: Ranks = ALONE, **options: Any) -> Trainer:
+def build_random(run_dir: Path, ranks: Ranks = ALONE, *, make_schedule: Any = None, **options: Any) -> Trainer:
     """Build a run with dropout and batch norm."""
     seed_everything(0)
     bare = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Dropout(0.3), nn.Conv2d(4, 2, 1))
@@ -84,7 +85,9 @@ def build_random(run_dir: Path, ranks: Ranks = ALONE, **options: Any) -> Trainer
         "ranks": ranks,
         "log": [].append,
     }
-    return Trainer(net, objective, SAM(groups_of(net, objective), SGD, rho=0.1, net=net), **defaults | options)
+    optimizer = SAM(groups_of(net, objective), SGD, rho=0.1, net=net)
+    scheduler = None if make_schedule is None else make_schedule(optimizer)
+    return make_trainer(net, objective, optimizer, scheduler=scheduler, **defaults | options)
 
 
 def groups_of(net: nn.Module, objective: nn.Module) -> list[dict[str, Any]]:
@@ -110,7 +113,7 @@ def stop(folder: Path, ranks: Ranks, *, save_s: float = 0.0) -> None:
             signal.raise_signal(signal.SIGTERM)
         return batch
 
-    trainer.augment = augment
+    trainer.prefetcher.augment = augment
     if trainer.folder is not None:
         save = trainer.folder.save
 
@@ -126,8 +129,8 @@ def train_by_budget(folder: Path, ranks: Ranks) -> None:
     """Train with clocks of different pace, and write each rank's learning rates."""
     rates: list[float] = []
     budget = Budget(1.0, clock=lambda: (100 + ranks.rank) * time.monotonic())
-    trainer = build_random(folder / "run", ranks, budget=budget, epochs=1000)
-    trainer.state.scheduler = by_budget(trainer.optimizer, budget, total_steps=10**9, power=1.0)
+    schedule = partial(by_budget, budget=budget, total_steps=10**9, power=1.0)
+    trainer = build_random(folder / "run", ranks, make_schedule=schedule, epochs=1000)
     trainer.optimizer.register_step_pre_hook(lambda *_: rates.append(trainer.optimizer.param_groups[0]["lr"]))
     trainer.fit()
     (folder / f"rates_{ranks.rank}.json").write_text(json.dumps(rates), encoding="utf-8")

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,18 +18,28 @@ from uumamba.data.prepared import PreparedFolder
 from uumamba.evaluation import mean_dice
 from uumamba.inference import Predictor
 from uumamba.metrics import dice_coefficient
-from uumamba.optim import SharpnessAware
 from uumamba.pipelines.mirrored_sides import check_prepared_sides
 from uumamba.pipelines.models import complete_config, load_initial_weights, stored_config
 from uumamba.pipelines.run_layout import newest_checkpoint
 from uumamba.pipelines.split import split_cases
-from uumamba.quantization import ActivationQuantizer, calibrate, quantized_layers
+from uumamba.quantization import GAQAT, ActivationQuantizer, calibrate, quantized_layers
 from uumamba.runtime.errors import UsageError
 from uumamba.runtime.memory_format import lay_channels_last
 from uumamba.runtime.network import bare_network, batch_to_device
+from uumamba.runtime.observer import Observer, Row, RunView
 from uumamba.runtime.seeds import generator_for, seed_everything
-from uumamba.training import ALONE, Ranks, Trainer
-from uumamba.training.callback_list import Callback
+from uumamba.training import (
+    ALONE,
+    Execution,
+    MovingAverage,
+    Prefetcher,
+    Ranks,
+    RunFolder,
+    StepOptions,
+    Trainer,
+    Validation,
+    standard_observers,
+)
 from uumamba.types import Batch, Method
 
 Validate = Callable[[nn.Module], dict[str, float]]
@@ -46,9 +55,7 @@ def build_trainer(
     device: str = "cpu",
     cases: Sequence[str] | None = None,
     validate: Validate | None = None,
-    callbacks: Sequence[Callback] = (),
-    progress: bool | None = None,
-    log: Callable[[str], None] | None = None,
+    observers: Sequence[Observer] | None = None,
     ranks: Ranks = ALONE,
 ) -> Trainer:
     """Build every object of a fold's training once, for a Trainer.
@@ -62,9 +69,7 @@ def build_trainer(
         device: torch's name of the training device.
         cases: training cases in place of the fold's.
         validate: validation after an epoch in place of the fold's.
-        callbacks: callbacks that get each epoch's row.
-        progress: a bar; None shows one on a terminal.
-        log: called with each line of progress.
+        observers: display, plot, trackers and others; None for those of the Trainer.
         ranks: the processes that train together.
     """
     training, validation = split_cases(folder.manifest, fold, config.dataset.domains)
@@ -100,53 +105,52 @@ def build_trainer(
         margin=config.training.read_margin,
     )
     augment = config.augment.build(patch_size=config.training.patch_size, mirror_swaps=swaps)
-    figures = None
+    observers = standard_observers() if observers is None else observers
     if quantization is not None:
         first = batches(dataset, 0)
         calibrate_at_start(net, quantization, first, augment=augment, device=device, run_dir=run_dir, ranks=ranks)
-        figures = attach_quantization(quantization, optimizer, net)
+        counters = QuantizationCounters(net, quantization.attach(optimizer, bare_network(net)))
+        observers = (counters, *observers)
     if validate is None and validation:
         validate = WholeCaseValidation(config, folder, validation, device=device, ranks=ranks)
-    budget = config.schedule.build_budget()
+    share, training_options = BatchShare(dataset, rank=ranks.rank, ranks=ranks.count), config.training
     return Trainer(
         net,
         objective,
         optimizer,
-        ascent=config.optim.build_ascent(),
-        method=build_method(config, net, loss, device=device, rank=ranks.rank, run_dir=run_dir),
-        epochs=config.training.epochs,
-        batches=partial(
-            batches,
-            BatchShare(dataset, rank=ranks.rank, ranks=ranks.count),
-            workers=config.training.workers,
+        batches=Prefetcher(
+            partial(batches, share, workers=training_options.workers),
+            augment=augment,
+            read_ahead=device.startswith("cuda"),  # on a CPU the thread would take a core from the training
         ),
-        augment=augment,
-        read_ahead=device.startswith("cuda"),  # on a CPU the thread would take a core from the training
-        validate=validate,
-        validate_every=config.training.validate_every,
-        scheduler=config.schedule.build(
-            optimizer,
-            epochs=config.training.epochs,
-            batches_per_epoch=config.training.batches_per_epoch,
-            budget=budget,
+        epochs=training_options.epochs,
+        step=StepOptions(
+            ascent=config.optim.build_ascent(),
+            method=build_method(config, net, loss, device=device, rank=ranks.rank, run_dir=run_dir),
+            samples_at_once=training_options.samples_at_once,
+            max_skipped_in_a_row=training_options.max_skipped_in_a_row,
         ),
-        budget=budget,
-        ema_decay=config.training.ema_decay,
-        device=device,
-        precision=precision,
-        channels_last=channels_last,
-        compiles=config.training.compile,
-        max_skipped_in_a_row=config.training.max_skipped_in_a_row,
-        samples_at_once=config.training.samples_at_once,
-        save_every_minutes=config.training.save_every_minutes,
-        run_dir=run_dir,
-        config=stored_config(config, folder, fold=fold, sides=sides),
-        complete_config=partial(complete_config, current=config),
-        callbacks=callbacks,
-        numbers=figures,
-        ranks=ranks,
-        progress=progress,
-        log=log,
+        execution=Execution(
+            device=device,
+            precision=precision,
+            channels_last=channels_last,
+            compiles=training_options.compile,
+            ranks=ranks,
+        ),
+        schedule=config.schedule.build(
+            optimizer, epochs=training_options.epochs, batches_per_epoch=training_options.batches_per_epoch
+        ),
+        average=None if training_options.ema_decay is None else MovingAverage(net, training_options.ema_decay),
+        validation=None if validate is None else Validation(validate, every=training_options.validate_every),
+        folder=None
+        if run_dir is None
+        else RunFolder(
+            run_dir,
+            config=stored_config(config, folder, fold=fold, sides=sides),
+            complete_config=partial(complete_config, current=config),
+            save_every_minutes=training_options.save_every_minutes,
+        ),
+        observers=observers,
     )
 
 
@@ -233,26 +237,28 @@ def calibrate_at_start(
             each.set_scale(scale[0], signed=scale[1])
 
 
-def attach_quantization(
-    quantization: QuantizationConfig, optimizer: SharpnessAware, net: nn.Module
-) -> Callable[[], dict[str, Any]]:
-    """Attach GAQAT to the optimizer; return a function for an epoch's figures."""
-    gaqat = quantization.attach(optimizer, bare_network(net))
+class QuantizationCounters(Observer):
+    """Counters of quantization in each epoch's row: steps left, frozen scales, disorder.
 
-    def figures() -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        weights = [layer.weight for layer in quantized_layers(bare_network(net))]
+    Args:
+        net: the quantized network.
+        gaqat: the freezing of scales, if any.
+    """
+
+    def __init__(self, net: nn.Module, gaqat: GAQAT | None) -> None:
+        self.net, self.gaqat = bare_network(net), gaqat
+
+    def on_epoch_end(self, run: RunView, row: Row) -> None:
+        """Add the counters that have begun to move."""
+        weights = [layer.weight for layer in quantized_layers(self.net)]
         left = [int(each.steps_left) for each in weights if each is not None and each.steps_left is not None]
         if any(left):
-            found["quantization"] = {"steps_left": max(left)}
-        if gaqat is not None:
-            found["gaqat"] = {"frozen_fraction": gaqat.frozen_fraction}
-            if gaqat.disorder:
-                every = torch.cat([each.flatten() for each in gaqat.disorder.values()])
-                found["gaqat"]["disorder"] = float(every.nanmean())
-        return found
-
-    return figures
+            row["quantization"] = {"steps_left": max(left)}
+        if self.gaqat is not None:
+            row["gaqat"] = {"frozen_fraction": self.gaqat.frozen_fraction}
+            if self.gaqat.disorder:
+                every = torch.cat([each.flatten() for each in self.gaqat.disorder.values()])
+                row["gaqat"]["disorder"] = float(every.nanmean())
 
 
 def _scale_of(quantizer: ActivationQuantizer) -> tuple[float, bool] | None:

@@ -27,9 +27,9 @@ from uumamba.pipelines.slow_cases import SlowCases, training_case_ids
 from uumamba.pipelines.split import select_folds, split_cases, unused_cases, validate_split
 from uumamba.runtime.device_jobs import run_on_devices
 from uumamba.runtime.errors import CaseError, require
+from uumamba.runtime.observer import to_stderr
 from uumamba.runtime.stop import StopRequest
-from uumamba.training import ALONE, Ranks
-from uumamba.training.display import to_stderr
+from uumamba.training import ALONE, Ranks, standard_observers
 from uumamba.training.run_folder import check_same_config
 
 
@@ -203,9 +203,7 @@ def _train_fold(
         init=init,
         device=device,
         cases=cases,
-        callbacks=(manifest, *trackers) if ranks.is_rank_zero else (),
-        progress=progress if say is None else False,
-        log=say,
+        observers=(*standard_observers(progress=progress if say is None else False, log=say), manifest, *trackers),
         ranks=ranks,
     )
     trainer.fit(resume=resume, force=force)
