@@ -20,6 +20,7 @@ from uumamba.domain_generalization import UDIM, StylePerturbation
 from uumamba.losses import CrossEntropyLoss, FocalLoss, UncertaintyWeightedLoss
 from uumamba.optim import MESA, SAM, LookSAM, Plain
 from uumamba.runtime import rank_group, rank_watch
+from uumamba.runtime.observer import Observer, Row, RunView
 from uumamba.runtime.rank_watch import RankWatch
 from uumamba.runtime.ranks import Ranks
 from uumamba.runtime.seeds import generator_for, seed_everything
@@ -125,6 +126,37 @@ def stop(folder: Path, ranks: Ranks, *, save_s: float = 0.0) -> None:
     trainer.fit()
 
 
+class Broken(Observer):
+    """Observer that fails in one step on one rank."""
+
+    rank_zero_only = False
+
+    def __init__(self, ranks: Ranks, *, on_rank: int, at_step: int) -> None:
+        self.fails, self.steps, self.at_step = ranks.rank == on_rank, 0, at_step
+
+    def on_step(self, run: RunView) -> None:
+        self.steps += 1
+        if self.fails and self.steps == self.at_step:
+            raise OSError("no space left")
+
+
+class BrokenTracker(Observer):
+    """Tracker, display and plot of rank 0 that fail after the first epoch."""
+
+    def on_epoch_saved(self, run: RunView, row: Row) -> None:
+        raise OSError("no space left")
+
+
+def train_observed(folder: Path, ranks: Ranks) -> None:
+    """Train with observers that fail on rank 0, on rank 1, and in a display on rank 0."""
+
+    def broken_log(sentence: str) -> None:
+        raise OSError("the terminal is closed")
+
+    broken = (Broken(ranks, on_rank=0, at_step=2), Broken(ranks, on_rank=1, at_step=3), BrokenTracker())
+    build_random(folder / "run", ranks, observers=broken, log=broken_log).fit(resume=True)
+
+
 def train_by_budget(folder: Path, ranks: Ranks) -> None:
     """Train with clocks of different pace, and write each rank's learning rates."""
     rates: list[float] = []
@@ -142,6 +174,7 @@ if __name__ == "__main__":
     rank_watch.LEAVE_WITHIN_S, grace_s = 3.0, 1.0
     rank_group.RankWatch = partial(RankWatch, grace_s=grace_s)  # type: ignore[misc,assignment]
     slow_disk = partial(stop, save_s=2 * (grace_s + rank_watch.BEAT_S))  # longer than an ended group's process may live
-    run_groups(root, {"members": train_members, "whole": train, "stopped": stop, "slow disk": slow_disk})
+    jobs = {"members": train_members, "whole": train, "stopped": stop, "slow disk": slow_disk}
+    run_groups(root, jobs | {"observed": train_observed})
     shutil.copytree(root / "stopped" / "run", root / "resumed" / "run")
     run_groups(root, {"resumed": train, "budget": train_by_budget})
