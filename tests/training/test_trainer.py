@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,19 @@ from uumamba.nets import UMambaBot
 from uumamba.optim import SAM, Plain
 from uumamba.runtime.observer import Observer, RunView
 from uumamba.runtime.seeds import generator_for
-from uumamba.training import SupervisedObjective, Trainer, TrainingDivergedError, poly, read_checkpoint
+from uumamba.training import (
+    Execution,
+    MovingAverage,
+    Prefetcher,
+    RunFolder,
+    StepOptions,
+    SupervisedObjective,
+    Trainer,
+    TrainingDivergedError,
+    Validation,
+    poly,
+    read_checkpoint,
+)
 
 DIGITS = 10
 SGD = partial(torch.optim.SGD, lr=0.1)
@@ -267,3 +280,18 @@ def test_a_step_reads_only_the_norms_of_gradient_and_perturbation(make: Any, per
         return counted.reads
 
     assert reads(5) - reads(2) == 3 * per_step
+
+
+def test_the_trainer_takes_twelve_arguments_and_no_option_object_more_than_five() -> None:
+    assert len(signature(Trainer).parameters) <= 12
+    for options in (StepOptions, Execution, Validation, MovingAverage, RunFolder, Prefetcher):
+        assert len(signature(options).parameters) <= 5, options
+
+
+def test_the_simple_case_needs_five_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    net = nn.Linear(64, DIGITS)
+    optimizer = Plain(net.parameters(), SGD)
+    objective = SupervisedObjective(nn.CrossEntropyLoss())
+    batches = [{"image": torch.randn(4, 64), "label": torch.arange(4)}]
+    Trainer(net, objective, optimizer, batches=lambda epoch: batches, epochs=2).fit()
+    assert capsys.readouterr().err.count("epoch") == 2
