@@ -160,7 +160,7 @@ def train_observed(folder: Path, ranks: Ranks) -> None:
 def train_by_budget(folder: Path, ranks: Ranks) -> None:
     """Train with clocks of different pace, and write each rank's learning rates."""
     rates: list[float] = []
-    budget = Budget(1.0, clock=lambda: (100 + ranks.rank) * time.monotonic())
+    budget = Budget(3.0, clock=lambda: (100 + ranks.rank) * time.monotonic())
     schedule = partial(by_budget, budget=budget, total_steps=10**9, power=1.0)
     trainer = build_random(folder / "run", ranks, make_schedule=schedule, epochs=1000)
     trainer.optimizer.register_step_pre_hook(lambda *_: rates.append(trainer.optimizer.param_groups[0]["lr"]))
