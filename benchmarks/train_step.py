@@ -111,7 +111,7 @@ def prepare_phantom(folder: Path, config: RunConfig) -> PreparedFolder:
 
 def measure(config: RunConfig, folder: PreparedFolder, *, device: str, steps: int, rounds: int) -> list[dict[str, Any]]:
     """Return one row per data pipeline of a step."""
-    make = partial(build_trainer, config, folder, fold="0", run_dir=None, device=device, progress=False)
+    make = partial(build_trainer, config, folder, fold="0", run_dir=None, device=device)
     other = make()
     other.prefetcher.read_ahead = not other.prefetcher.read_ahead
     fed = {
@@ -170,7 +170,7 @@ class EpochRunner:
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
         self.waited_s: list[float] = []
-        trainer.validate, trainer.epochs = None, 0
+        trainer.validation, trainer.epochs = None, 0
 
     def __call__(self) -> None:
         """Train one epoch."""
@@ -182,7 +182,7 @@ class EpochRunner:
 
 def load_first_batch(trainer: Trainer) -> Batch:
     """Return the first batch as a step receives it."""
-    with trainer.prefetcher.load(trainer.batches(0)) as batches:
+    with trainer.prefetcher.load(trainer.prefetcher.batches(0)) as batches:
         return next(batches)
 
 
@@ -192,7 +192,7 @@ def count_step_passes(trainer: Trainer, batch: Batch) -> int:
     Each is followed by a backward pass.
     """
     counts = count_passes(trainer.net)
-    trainer.optimizer.step(partial(trainer.objective, trainer.net, batch), ascent=trainer.ascent)
+    trainer.optimizer.step(partial(trainer.objective, trainer.net, batch), ascent=trainer.step_options.ascent)
     return counts["forward"]
 
 
@@ -202,7 +202,7 @@ def run_bare_passes(trainer: Trainer, batch: Batch, passes: int) -> None:
     for _ in range(passes):
         for parameter in parameters:
             parameter.grad = None
-        with autocast(trainer.device, trainer.precision):
+        with autocast(trainer.device, trainer.execution.precision):
             loss = trainer.objective(trainer.net, batch)
         loss = loss[0] if isinstance(loss, tuple) else loss
         loss.backward()
@@ -226,8 +226,8 @@ def feed_from_nnunet(trainer: Trainer, config: RunConfig, folder: PreparedFolder
         seed=config.seed,
         margin=config.training.read_margin,
     )
-    trainer.batches = partial(_make_nnunet_batches, NnUNetSamples(source, config), workers=workers)
-    trainer.augment = None
+    trainer.prefetcher.batches = partial(_make_nnunet_batches, NnUNetSamples(source, config), workers=workers)
+    trainer.prefetcher.augment = None
     return trainer
 
 

@@ -27,18 +27,17 @@ Objective = Callable[..., Tensor | tuple[Tensor, Any]]
 An objective owns neither the network nor the optimizer. For an optimizer with an ascent loss or a trust region it
 returns ``(scalar, (logits, label))``.
 
-An objective with state may have ``begin_epoch(epoch)``, called at the start of each epoch and again when a run resumes
-within the epoch, and ``after_step(net)``, called once after each optimizer step. The state is part of its
-``state_dict``, as tensors and plain values.
+An objective that follows the training, such as MESA with its teacher, is also a
+:class:`uumamba.runtime.observer.Observer`. Its state is part of its own ``state_dict``, as tensors and plain values.
 """
 
 
 class Method(Protocol):
     """Domain-generalization method with a term per optimizer step, such as ``UDIM``.
 
-    A method with state has ``state_dict()`` and ``load_state_dict(state)``, of tensors and plain values. A trainer uses
-    them to resume and to count a repeated step once. ``numbers()``, if present, returns the values to add to an epoch's
-    row of metrics.
+    A class that inherits from this one has no state by default. A trainer uses the state, of tensors and plain values,
+    to resume and to count a repeated step once. A method that adds values to an epoch's row of metrics is also a
+    :class:`uumamba.runtime.observer.Observer`.
     """
 
     def at_weights(
@@ -56,3 +55,14 @@ class Method(Protocol):
                 where unknown.
         """
         ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state, empty by default.
+
+        It is copied at each step, so it should be small.
+        """
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state that is not empty."""
+        return

@@ -9,6 +9,7 @@ from torch import nn
 from benchmarks.claims.training import Base, Recipe
 from uumamba import optim
 from uumamba.config.optim import parameter_groups
+from uumamba.runtime.observer import Observer, RunView
 from uumamba.training import SupervisedObjective
 
 DOUBLED = (0.05, 0.1, 0.2, 0.4)
@@ -67,9 +68,8 @@ class Member:
         if self.only is not None:
             groups[:1] = self.only(net)
         optimizer = self.optimizer(groups, base, net=net, **self.options, **chosen, **extra, **(engine or {}))
-        after: Any = getattr(objective, "after_step", None)
-        if after is not None:
-            optimizer.register_step_post_hook(lambda *_: after(net))
+        if isinstance(objective, Observer):
+            optimizer.register_step_post_hook(lambda *_: objective.on_step(RunView(net=net)))
         return Recipe(net, objective, optimizer, None if self.ascent is None else self.ascent())
 
 

@@ -6,13 +6,13 @@ It is written as in a notebook.
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from uumamba.optim import SharpnessAware
 from uumamba.optim.passes import Ascent
+from uumamba.runtime.observer import Observer, RunView
 from uumamba.training.schedule import cosine
 from uumamba.types import Batch, Method
 
@@ -38,9 +38,8 @@ class Recipe:
 
     def begin_epoch(self, epoch: int) -> None:
         """Pass the epoch to an objective that uses it."""
-        begin: Any = getattr(self.objective, "begin_epoch", None)
-        if begin is not None:
-            begin(epoch)
+        if isinstance(self.objective, Observer):
+            self.objective.on_epoch_start(RunView(net=self.net, epochs_done=epoch))
 
 
 def train(recipe: Recipe, batches: Iterable[tuple[int, Batch]], *, steps: int, warmup_steps: int = 0) -> None:

@@ -71,7 +71,7 @@ def test_every_member_makes_the_claimed_passes(monkeypatch: pytest.MonkeyPatch) 
 
 
 Config = Callable[..., RunConfig]
-build = partial(build_trainer, fold="0", run_dir=None, progress=False)
+build = partial(build_trainer, fold="0", run_dir=None)
 
 
 @pytest.mark.parametrize(("optim", "passes"), [("SAM", 2), ("Plain", 1)])

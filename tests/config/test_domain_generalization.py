@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from uumamba.config import RunConfig, read_config
 from uumamba.domain_generalization import UDIM, InputPerturbation, StylePerturbation
-from uumamba.pipelines.build import build_loss, build_method, build_net
+from uumamba.pipelines.build import build_loss, build_net, check_method
 from uumamba.runtime.errors import UsageError
 
 STYLE = "domain_generalization={name: UDIM, perturbation: {name: style}}"
@@ -38,7 +38,7 @@ def small(*overrides: str) -> RunConfig:
 
 def built(config: RunConfig, **where: Any) -> UDIM:
     net = build_net(config, classes=3)
-    found = build_method(config, net, build_loss(config), **where)
+    found = config.build_method(net, build_loss(config), **where)
     assert isinstance(found, UDIM)
     return found
 
@@ -46,7 +46,7 @@ def built(config: RunConfig, **where: Any) -> UDIM:
 def test_a_run_without_a_method_adds_nothing() -> None:
     config = read_config("demo")
     assert config.as_json()["domain_generalization"] is None
-    assert build_method(config, nn.Identity(), nn.Identity()) is None
+    assert config.build_method(nn.Identity(), nn.Identity()) is None
 
 
 def test_udim_gets_its_options_and_the_run_s_seed_and_steps() -> None:
@@ -100,8 +100,9 @@ def test_every_network_of_a_configuration_has_a_linear_head_for_udim(name: str) 
     first_order = "domain_generalization.second_order=false"
     config = read_config("demo", [*NETWORKS[name], "training.patch_size=[64,64]", STYLE, first_order])
     net, loss = build_net(config, classes=3).train(), build_loss(config)
-    udim = build_method(config, net, loss)
+    udim = config.build_method(net, loss)
     assert udim is not None
+    check_method(config, udim)
     udim.warmup_steps = 0
     generator = torch.Generator().manual_seed(0)
     image = torch.randn(2, 1, 64, 64, generator=generator)
@@ -128,14 +129,20 @@ class Rectified(nn.Module):
     "net", [Rectified(), nn.Sequential(nn.Conv2d(1, 3, 3, padding=1))], ids=["changed", "kernel 3"]
 )
 def test_a_network_without_a_linear_head_is_refused_before_the_first_step(net: nn.Module) -> None:
+    config = small(STYLE)
+    method = config.build_method(net, nn.Identity())
+    assert method is not None
     with pytest.raises(UsageError, match="head"):
-        build_method(small(STYLE), net, nn.Identity())
+        check_method(config, method)
 
 
-def test_building_the_method_changes_neither_network_nor_random_state() -> None:
+def test_checking_the_method_changes_neither_network_nor_random_state() -> None:
     net = nn.Sequential(nn.Conv2d(1, 4, 1), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Conv2d(4, 3, 1))
     before = torch.get_rng_state(), {name: value.clone() for name, value in net.state_dict().items()}
-    build_method(small(STYLE), net, nn.Identity())
+    config = small(STYLE)
+    method = config.build_method(net, nn.Identity())
+    assert method is not None
+    check_method(config, method)
     assert torch.equal(torch.get_rng_state(), before[0])
     assert all(torch.equal(value, before[1][name]) for name, value in net.state_dict().items())
 

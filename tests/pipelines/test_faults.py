@@ -156,7 +156,7 @@ def test_a_checkpoint_with_a_flipped_byte_is_set_aside_and_the_previous_one_is_r
     last.write_bytes(content)
     code, said = runs.run(run, "--resume")
     assert code == 0
-    assert re.search(r"last\.safetensors .*previous\.safetensors", said)
+    assert re.search(r"last\.safetensors: .*previous\.safetensors", said)
     assert (run / "fold_0" / "damaged.safetensors").read_bytes() == bytes(content), "set aside, not deleted"
     assert state_of(run) == state_of(faultless)
 
@@ -298,17 +298,17 @@ LITTLE_MEMORY = """
 import re, resource
 from pathlib import Path
 import torch
-from uumamba.training.adaptive_microbatch import AdaptiveMicrobatch
+from uumamba.training.repeatable_step import RepeatableStep
 torch.backends.mkldnn.set_flags(False)  # without memory for its compiled code it may crash the process
-step = AdaptiveMicrobatch.step
-def step_in_little(self, batch, **how):
+take = RepeatableStep.take
+def take_in_little(self, batch):
     used = 1024 * int(re.search(r"VmSize:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
     resource.setrlimit(resource.RLIMIT_AS, (used + 130 * 2**20, resource.RLIM_INFINITY))
     try:
-        return step(self, batch, **how)
+        return take(self, batch)
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-AdaptiveMicrobatch.step = step_in_little
+RepeatableStep.take = take_in_little
 """
 
 

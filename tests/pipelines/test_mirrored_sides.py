@@ -114,11 +114,12 @@ def test_the_checkpoint_states_axes_and_swapped_labels(
 def test_a_mirrored_patch_has_the_label_of_each_side_swapped(kidneys: Path, config: MakeConfig, swap: bool) -> None:
     quiet = config(mirror(0, 1), SWAP, "training.foreground_fraction=1", *QUIET)
     trainer = build_trainer(quiet, PreparedFolder(kidneys), fold="0", run_dir=None)
-    assert trainer.augment is not None
+    augment = trainer.prefetcher.augment
+    assert augment is not None
     if not swap:  # the control: the same mirror without the swap
-        trainer.augment.mirror.tables = {}  # type: ignore[attr-defined]  # an Augment
-    for batch in trainer.batches(0):
-        mirrored = trainer.augment(batch)
+        augment.mirror.tables = {}  # type: ignore[attr-defined]  # an Augment
+    for batch in trainer.prefetcher.batches(0):
+        mirrored = augment(batch)
         assert torch.equal(mirrored["image"], batch["image"].flip(2, 3))
         for before, after in zip(batch["label"], mirrored["label"], strict=True):
             assert set(before.unique().tolist()) == {0, 1, 2}

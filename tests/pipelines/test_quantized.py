@@ -21,7 +21,7 @@ from uumamba.config import RunConfig
 from uumamba.data.dataset import PatchDataset, batches
 from uumamba.data.prepared import PreparedFolder
 from uumamba.pipelines import load_predictor
-from uumamba.pipelines.build import build_net, build_trainer
+from uumamba.pipelines.build import build_net, build_trainer, calibrate_at_start
 from uumamba.pipelines.models import load_initial_weights
 from uumamba.pipelines.predict import predict
 from uumamba.pipelines.run import run as run_all
@@ -65,7 +65,10 @@ def trainer_of(tiny_prepared: Path) -> TrainerOf:
 
     def build(config: RunConfig, run: Path | None = None, *, init: Path | None = None) -> Trainer:
         given = {"init": None if init is None else str(init), "run_dir": None if run is None else run / "fold_0"}
-        return build_trainer(config, PreparedFolder(tiny_prepared), fold="0", progress=False, log=[].append, **given)
+        folder = PreparedFolder(tiny_prepared)
+        trainer = build_trainer(config, folder, fold="0", observers=(), **given)
+        calibrate_at_start(trainer, config, folder, split_cases(folder.manifest, "0")[0])
+        return trainer
 
     return build
 
@@ -91,14 +94,14 @@ def waiting(start_at: MakeConfig, trainer_of: TrainerOf, tmp_path_factory: pytes
 
 
 def stop_after(steps: int, trainer: Trainer) -> None:
-    augment, calls = trainer.augment, iter(range(1, 100))
+    augment, calls = trainer.prefetcher.augment, iter(range(1, 100))
 
     def augment_and_stop(batch: Any) -> Any:
         if next(calls) == steps:
             os.kill(os.getpid(), signal.SIGTERM)
         return augment(batch)
 
-    trainer.augment = augment_and_stop
+    trainer.prefetcher.augment = augment_and_stop
     with pytest.raises(StoppedOnRequest):
         trainer.fit()
 

@@ -29,6 +29,7 @@ from uumamba.pipelines.run_layout import (
 from uumamba.pipelines.train import train
 from uumamba.runtime.errors import CaseError, UsageError
 from uumamba.runtime.files import write_json
+from uumamba.runtime.observer import RunView
 from uumamba.training import RunLog
 
 
@@ -83,7 +84,7 @@ def test_a_start_and_a_resume_are_an_entry_each_and_a_finished_run_gets_none(
     path.write_text('{"starts": 3')  # a damaged file is replaced
     manifest = RunManifest(path, tiny_config(), PreparedFolder(tiny_prepared), fold="0", device="cpu")
     for done in range(3):
-        manifest.begin([{"epoch": epoch} for epoch in range(done)], done=done, epochs=2)
+        manifest.on_start(RunView(epochs_done=done, epochs=2))
     starts = read_json(path)["starts"]
     assert [(entry["epochs_done"], entry["epochs"]) for entry in starts] == [(0, 2), (1, 2)]
 

@@ -17,7 +17,7 @@ from torch import nn
 from tests.pipelines.run_files import LAST, MakeConfig, Refused, last_of, read_json, train_arguments
 from uumamba.pipelines import load_predictor
 from uumamba.pipelines.build import WholeCaseValidation
-from uumamba.pipelines.train import check_same_run, train
+from uumamba.pipelines.train import BEFORE_FIT, check_same_run, train
 from uumamba.runtime.errors import EXIT_STOPPED_RESUMABLE, UsageError
 from uumamba.runtime.stop import StoppedOnRequest
 from uumamba.training import RunLog, read_checkpoint
@@ -166,3 +166,7 @@ def test_parallel_trainings_stop_resume_and_equal_trainings_one_after_the_other(
     assert process.returncode == 2
     assert "optim.rho" in said
     assert "Traceback" not in said
+
+
+def test_the_steps_before_fit_are_named_and_in_order() -> None:
+    assert list(BEFORE_FIT) == ["find slow cases", "build", "calibrate", "check the method"]

@@ -11,7 +11,7 @@ from tests.training.tiny_run import build_trainer
 def _no_plots(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw only for tests that use the fixture ``plots`` (drawing is slow)."""
     if "plots" not in request.fixturenames:
-        monkeypatch.setattr("uumamba.training.trainer.draw_progress", lambda rows, path: None)
+        monkeypatch.setattr("uumamba.training.progress_plot.draw_progress", lambda rows, path: None)
 
 
 @pytest.fixture

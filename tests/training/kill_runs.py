@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from tests.training.tiny_run import Batch, build_trainer, noisy
-from uumamba.training import RunLog, checkpoint, trainer
+from uumamba.training import RunLog, checkpoint, progress_plot
 from uumamba.training.run_folder import RunFolder
 
 
@@ -87,7 +87,7 @@ def train(folder: Path, moment: str = "never", *, line: str = "", count: int = -
 
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
-    trainer.draw_progress = lambda rows, path: None
+    progress_plot.draw_progress = lambda rows, path: None
     build_trainer(folder / "whole").fit()  # here, so that what torch imports late is imported once for all
     chosen = folder / "chosen"
     assert train(chosen, line="step", count=8, wait_s=0.003) == -9

@@ -15,10 +15,12 @@ import torch._dynamo  # here, so that what an optimizer imports late is imported
 from torch import nn
 
 from tests.forked_ranks import run_groups
+from tests.training.flat_trainer import make_trainer
 from uumamba.domain_generalization import UDIM, StylePerturbation
 from uumamba.losses import CrossEntropyLoss, FocalLoss, UncertaintyWeightedLoss
 from uumamba.optim import MESA, SAM, LookSAM, Plain
 from uumamba.runtime import rank_group, rank_watch
+from uumamba.runtime.observer import Observer, Row, RunView
 from uumamba.runtime.rank_watch import RankWatch
 from uumamba.runtime.ranks import Ranks
 from uumamba.runtime.seeds import generator_for, seed_everything
@@ -67,10 +69,10 @@ def build(name: str, ranks: Ranks = ALONE, **options: Any) -> Trainer:
         "ranks": ranks,
         "log": [].append,
     }
-    return Trainer(net, objective, optimizer, **defaults | options)
+    return make_trainer(net, objective, optimizer, **defaults | options)
 
 
-def build_random(run_dir: Path, ranks: Ranks = ALONE, **options: Any) -> Trainer:
+def build_random(run_dir: Path, ranks: Ranks = ALONE, *, make_schedule: Any = None, **options: Any) -> Trainer:
     """Build a run with dropout and batch norm."""
     seed_everything(0)
     bare = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Dropout(0.3), nn.Conv2d(4, 2, 1))
@@ -84,7 +86,9 @@ def build_random(run_dir: Path, ranks: Ranks = ALONE, **options: Any) -> Trainer
         "ranks": ranks,
         "log": [].append,
     }
-    return Trainer(net, objective, SAM(groups_of(net, objective), SGD, rho=0.1, net=net), **defaults | options)
+    optimizer = SAM(groups_of(net, objective), SGD, rho=0.1, net=net)
+    scheduler = None if make_schedule is None else make_schedule(optimizer)
+    return make_trainer(net, objective, optimizer, scheduler=scheduler, **defaults | options)
 
 
 def groups_of(net: nn.Module, objective: nn.Module) -> list[dict[str, Any]]:
@@ -110,7 +114,7 @@ def stop(folder: Path, ranks: Ranks, *, save_s: float = 0.0) -> None:
             signal.raise_signal(signal.SIGTERM)
         return batch
 
-    trainer.augment = augment
+    trainer.prefetcher.augment = augment
     if trainer.folder is not None:
         save = trainer.folder.save
 
@@ -122,12 +126,43 @@ def stop(folder: Path, ranks: Ranks, *, save_s: float = 0.0) -> None:
     trainer.fit()
 
 
+class Broken(Observer):
+    """Observer that fails in one step on one rank."""
+
+    rank_zero_only = False
+
+    def __init__(self, ranks: Ranks, *, on_rank: int, at_step: int) -> None:
+        self.fails, self.steps, self.at_step = ranks.rank == on_rank, 0, at_step
+
+    def on_step(self, run: RunView) -> None:
+        self.steps += 1
+        if self.fails and self.steps == self.at_step:
+            raise OSError("no space left")
+
+
+class BrokenTracker(Observer):
+    """Tracker, display and plot of rank 0 that fail after the first epoch."""
+
+    def on_epoch_saved(self, run: RunView, row: Row) -> None:
+        raise OSError("no space left")
+
+
+def train_observed(folder: Path, ranks: Ranks) -> None:
+    """Train with observers that fail on rank 0, on rank 1, and in a display on rank 0."""
+
+    def broken_log(sentence: str) -> None:
+        raise OSError("the terminal is closed")
+
+    broken = (Broken(ranks, on_rank=0, at_step=2), Broken(ranks, on_rank=1, at_step=3), BrokenTracker())
+    build_random(folder / "run", ranks, observers=broken, log=broken_log).fit(resume=True)
+
+
 def train_by_budget(folder: Path, ranks: Ranks) -> None:
     """Train with clocks of different pace, and write each rank's learning rates."""
     rates: list[float] = []
-    budget = Budget(1.0, clock=lambda: (100 + ranks.rank) * time.monotonic())
-    trainer = build_random(folder / "run", ranks, budget=budget, epochs=1000)
-    trainer.state.scheduler = by_budget(trainer.optimizer, budget, total_steps=10**9, power=1.0)
+    budget = Budget(3.0, clock=lambda: (100 + ranks.rank) * time.monotonic())
+    schedule = partial(by_budget, budget=budget, total_steps=10**9, power=1.0)
+    trainer = build_random(folder / "run", ranks, make_schedule=schedule, epochs=1000)
     trainer.optimizer.register_step_pre_hook(lambda *_: rates.append(trainer.optimizer.param_groups[0]["lr"]))
     trainer.fit()
     (folder / f"rates_{ranks.rank}.json").write_text(json.dumps(rates), encoding="utf-8")
@@ -139,6 +174,7 @@ if __name__ == "__main__":
     rank_watch.LEAVE_WITHIN_S, grace_s = 3.0, 1.0
     rank_group.RankWatch = partial(RankWatch, grace_s=grace_s)  # type: ignore[misc,assignment]
     slow_disk = partial(stop, save_s=2 * (grace_s + rank_watch.BEAT_S))  # longer than an ended group's process may live
-    run_groups(root, {"members": train_members, "whole": train, "stopped": stop, "slow disk": slow_disk})
+    jobs = {"members": train_members, "whole": train, "stopped": stop, "slow disk": slow_disk}
+    run_groups(root, jobs | {"observed": train_observed})
     shutil.copytree(root / "stopped" / "run", root / "resumed" / "run")
     run_groups(root, {"resumed": train, "budget": train_by_budget})

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.training.flat_trainer import make_trainer
 from tests.training.tiny_run import PulledPlugError, rows_of
 from uumamba.optim import Plain
 from uumamba.training import Budget, Trainer, by_budget, read_checkpoint
@@ -58,15 +59,14 @@ def build(
             clock.rates.append(optimizer.param_groups[0]["lr"])
             yield {"image": torch.ones(1, 1)}
 
-    defaults: dict[str, Any] = {"validate": clock.validate, "validate_every": 5, "log": [].append}
-    return Trainer(
+    defaults: dict[str, Any] = {"validate": clock.validate, "every": 5, "log": [].append}
+    return make_trainer(
         net,
         lambda net, batch: net(batch["image"]).square().sum(),
         optimizer,
         epochs=epochs,
         batches=batches,
         scheduler=by_budget(optimizer, budget, total_steps=epochs * steps_an_epoch, power=1.0),
-        budget=budget,
         run_dir=run_dir,
         **defaults | options,
     )
@@ -152,7 +152,7 @@ def test_a_due_validation_is_skipped_if_no_time_would_be_left_for_the_last(clock
 
     # Of 60 s, the first epoch takes 10 + 10 and 12.5 are reserved, so 47.5 are for steps. A validation at 30 s ends in
     # time, at 40 s; at 50 s there is no time for two.
-    build(clock, minutes=1.0, validate=validate, validate_every=1).fit()
+    build(clock, minutes=1.0, validate=validate, every=1).fit()
     assert validated == [10.0, 30.0, 48.0]
 
 

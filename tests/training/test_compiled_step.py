@@ -8,18 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.training.flat_trainer import make_trainer
 from uumamba.losses import CrossEntropyLoss
 from uumamba.optim import SAM
 from uumamba.runtime.memory_shortage import OutOfMemoryError
 from uumamba.training import SupervisedObjective, Trainer, read_checkpoint
-from uumamba.training.compiled_step import CompiledStep
-from uumamba.training.snapshot import Snapshot
 
 SGD = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
-
-
-def empty_snapshot() -> Snapshot:
-    return Snapshot([], SAM([nn.Parameter(torch.zeros(1))], SGD), torch.device("cpu"))
 
 
 class FailsInPass:
@@ -42,7 +37,7 @@ def build(run_dir: Path | None = None, **options: Any) -> Trainer:
     image = torch.randn(2, 1, 16, 16)
     batch = {"image": image, "label": (image > 0).long() + (image > 1)}
     defaults: dict[str, Any] = {"epochs": 2, "ema_decay": 0.5, "log": [].append}
-    return Trainer(
+    return make_trainer(
         net,
         SupervisedObjective(CrossEntropyLoss()),
         SAM(net.parameters(), SGD, rho=0.05, net=net),
@@ -81,7 +76,7 @@ def test_a_step_that_fails_in_the_compiler_is_repeated_without_it_bit_for_bit(
         batch = {"image": image, "label": (image[..., 1:-1, 1:-1] > 0).long()}
         optimizer = SAM(net.parameters(), SGD, rho=0.3, net=net)
         given: dict[str, Any] = {"epochs": 1, "batches": lambda epoch: [batch] * 2, "log": said.append}
-        Trainer(net, SupervisedObjective(CrossEntropyLoss()), optimizer, **given | options).fit()
+        make_trainer(net, SupervisedObjective(CrossEntropyLoss()), optimizer, **given | options).fit()
         return net.state_dict()
 
     said: list[str] = []
@@ -101,20 +96,45 @@ def test_an_error_of_the_plain_network_is_raised_and_a_lack_of_memory_not_repeat
     monkeypatch: pytest.MonkeyPatch, error: type[Exception], steps: int
 ) -> None:
     monkeypatch.setattr(torch, "compile", lambda net: nn.Sequential(net))
-    compiled = CompiledStep(nn.Identity(), enabled=True, say=pytest.fail)
     tried: list[int] = []
 
-    def step() -> Tensor:
+    def objective(net: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         tried.append(1)
         raise error("the label has a class too many")
 
-    with pytest.raises(error, match="a class too many"):
-        compiled.attempt(step, snapshot=empty_snapshot)
+    net = nn.Linear(1, 1)
+    batches, said = [{"image": torch.ones(1, 1)}], []
+    optimizer = SAM(net.parameters(), SGD)
+    options: dict[str, Any] = {"compiles": True, "epochs": 1, "log": said.append}
+    with pytest.raises((error, OutOfMemoryError), match="a class too many"):
+        make_trainer(net, objective, optimizer, batches=lambda epoch: batches, **options).fit()
     assert len(tried) == steps
+    assert said == []
+
+
+def test_an_error_in_the_update_is_not_repeated_without_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(torch.optim.SGD):
+        def step(self, closure: Any = None) -> None:
+            super().step()
+            raise RuntimeError("half of the weights are updated")
+
+    monkeypatch.setattr(torch, "compile", lambda net: nn.Sequential(net))
+    net, batches = nn.Linear(1, 1), [{"image": torch.ones(1, 1)}]
+    trainer = make_trainer(
+        net,
+        lambda net, batch: net(batch["image"]).sum(),
+        SAM(net.parameters(), partial(Broken, lr=0.5)),
+        batches=lambda epoch: batches,
+        epochs=1,
+        compiles=True,
+        log=pytest.fail,
+    )
+    before = net.bias.item()
+    with pytest.raises(RuntimeError, match="half of the weights"):
+        trainer.fit()
+    assert net.bias.item() == before - 0.5, "one update"
 
 
 def test_without_compiling_the_plain_network_is_used() -> None:
-    net = nn.Identity()
-    compiled = CompiledStep(net, enabled=False, say=print)
-    assert compiled.net is net
-    assert compiled.attempt(lambda: torch.tensor(3), snapshot=empty_snapshot) == 3
+    trainer = build()
+    assert trainer.step.net is trainer.net

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,11 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tests.training.flat_trainer import make_trainer
 from tests.training.tiny_run import assert_same_weights, without_domain
 from uumamba.domain_generalization import UDIM, InputPerturbation
 from uumamba.optim import ASAM, SAGM, SAM, Plain
 from uumamba.runtime.seeds import generator_for
 from uumamba.training import Trainer, read_checkpoint, save_checkpoint
+from uumamba.types import Method
 
 SGD = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
 STEPS, SIZE = 3, 5
@@ -47,8 +48,12 @@ class SmallLogits:
         return (logits.square().sum(1) * (1 + label)).mean()
 
 
-def stateless(net: nn.Module) -> Any:
-    return SimpleNamespace(at_weights=lambda image, label, *, domains: lambda: net(image).square().sum(1).mean())
+class Stateless(Method):
+    def __init__(self, net: nn.Module) -> None:
+        self.net = net
+
+    def at_weights(self, image: Tensor, label: Tensor, *, domains: Any) -> Callable[[], Tensor]:
+        return lambda: self.net(image).square().sum(1).mean()
 
 
 def udim_of(net: nn.Module, **options: Any) -> UDIM:
@@ -76,7 +81,7 @@ def train(
 
     defaults: dict[str, Any] = {"epochs": 1, "batches": partial(batches, dtype=dtype), "log": [].append}
     defaults["method"] = None if method is None else method(net)
-    trainer = Trainer(net, objective, make(net.parameters(), SGD, net=net), **defaults | options)
+    trainer = make_trainer(net, objective, make(net.parameters(), SGD, net=net), **defaults | options)
     trainer.fit(resume="run_dir" in options)
     return trainer
 
@@ -117,7 +122,7 @@ def test_a_penalty_is_computed_in_the_precision_of_the_run(precision: Any) -> No
     [
         *((make, SmallLogits, 2) for make in (Plain, SAM, ASAM, SAGM)),
         *((SAM, SmallLogits, room) for room in (1, 3)),
-        (SAM, stateless, 2),
+        (SAM, Stateless, 2),
     ],
 )
 def test_a_mean_over_samples_is_the_same_in_micro_batches(make: Any, method: Any, room: int) -> None:
@@ -143,7 +148,7 @@ def test_udim_is_the_same_after_a_repeated_step(direction: Any) -> None:
 
 
 def test_a_checkpoint_holds_the_state_of_a_method_with_state(tmp_path: Path) -> None:
-    train(method=stateless, run_dir=tmp_path / "stateless")
+    train(method=Stateless, run_dir=tmp_path / "stateless")
     assert read_checkpoint(tmp_path / "stateless" / "last.safetensors").method == {}
     train(run_dir=tmp_path / "run")
     kept = read_checkpoint(tmp_path / "run" / "last.safetensors")

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.training.flat_trainer import make_trainer
 from tests.training.tiny_run import bits, die, rows_of
 from uumamba.data.augment import Augment
 from uumamba.optim import SAM
@@ -41,8 +42,8 @@ def _no_thread_is_left() -> Iterator[None]:
 def test_prefetching_changes_no_byte_and_no_global_generator() -> None:
     before = torch.get_rng_state()
     with (
-        Prefetcher("cpu", augment=make_augment()).load(keyed_batches(0)) as requested,
-        Prefetcher("cpu", augment=make_augment(), read_ahead=True).load(keyed_batches(0)) as ahead,
+        Prefetcher(keyed_batches, augment=make_augment()).load(keyed_batches(0)) as requested,
+        Prefetcher(keyed_batches, augment=make_augment(), read_ahead=True).load(keyed_batches(0)) as ahead,
     ):
         pairs = list(zip(requested, ahead, strict=True))
     assert len(pairs) == 5
@@ -63,7 +64,7 @@ def test_exactly_one_batch_is_prefetched() -> None:
                 second.set()
             yield {"image": torch.tensor(index)}
 
-    with Prefetcher("cpu", read_ahead=True).load(source()) as batches:
+    with Prefetcher(keyed_batches, read_ahead=True).load(source()) as batches:
         assert next(batches)["image"] == 0
         assert second.wait(timeout=10), "the next batch is made without a request"
         time.sleep(0.05)
@@ -84,7 +85,7 @@ def test_an_error_of_batches_or_augmentation_is_raised_at_the_request_of_its_bat
         raise error
 
     for batches, augment, good in ((source(), None, 2), (keyed_batches(0), spoil, 0)):
-        prefetcher, found = Prefetcher("cpu", augment=augment, read_ahead=read_ahead), []
+        prefetcher, found = Prefetcher(keyed_batches, augment=augment, read_ahead=read_ahead), []
         with pytest.raises(ValueError, match="short") as caught, prefetcher.load(batches) as prepared:
             found.extend(next(prepared) for _ in range(good))
             next(prepared)
@@ -103,7 +104,7 @@ def test_an_error_in_the_block_closes_the_source(read_ahead: bool, error: type[B
         finally:
             closed.append(True)
 
-    with pytest.raises(error), Prefetcher("cpu", read_ahead=read_ahead).load(source()) as batches:
+    with pytest.raises(error), Prefetcher(keyed_batches, read_ahead=read_ahead).load(source()) as batches:
         next(batches)
         raise error
     assert closed == [True]
@@ -122,7 +123,7 @@ class SmallMemory:
 
 def test_a_batch_that_does_not_fit_during_a_step_is_loaded_after_it() -> None:
     augment = SmallMemory(always=False)
-    with Prefetcher("cpu", augment=augment, read_ahead=True).load(keyed_batches(0, count=2)) as batches:
+    with Prefetcher(keyed_batches, augment=augment, read_ahead=True).load(keyed_batches(0, count=2)) as batches:
         for batch, other in zip(batches, keyed_batches(0, count=2), strict=True):
             assert torch.equal(batch["image"], other["image"] + 1)
     assert augment.failed == 2
@@ -130,7 +131,7 @@ def test_a_batch_that_does_not_fit_during_a_step_is_loaded_after_it() -> None:
 
 @AHEAD
 def test_a_batch_that_never_fits_ends_the_run_with_its_shape(read_ahead: bool) -> None:
-    prefetcher = Prefetcher("cpu", augment=SmallMemory(always=True), read_ahead=read_ahead)
+    prefetcher = Prefetcher(keyed_batches, augment=SmallMemory(always=True), read_ahead=read_ahead)
     expected = r"batch of \(2, .*20.00 GiB.\)\. Fix: use a smaller"
     with pytest.raises(OutOfMemoryError, match=expected), prefetcher.load(keyed_batches(0)) as batches:
         next(batches)
@@ -138,7 +139,9 @@ def test_a_batch_that_never_fits_ends_the_run_with_its_shape(read_ahead: bool) -
 
 def test_channels_last_applies_to_images_of_two_and_three_dimensions() -> None:
     images = [{"image": torch.zeros(1, 2, *size), "label": torch.zeros(1)} for size in ((4, 5), (3, 4, 5))]
-    with Prefetcher("cpu", channels_last=True).load(images) as batches:
+    prefetcher = Prefetcher(keyed_batches)
+    prefetcher.move_to("cpu", channels_last=True)
+    with prefetcher.load(images) as batches:
         assert [batch["image"].stride(1) for batch in batches] == [1, 1]
 
 
@@ -147,7 +150,7 @@ def trainer(run_dir: Path | None, *, read_ahead: bool, **options: Any) -> Traine
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Dropout(0.2), nn.Conv2d(4, 2, 1))
     defaults: dict[str, Any] = {"epochs": 3, "batches": keyed_batches, "augment": make_augment(), "log": [].append}
-    return Trainer(
+    return make_trainer(
         net,
         lambda net, batch: nn.functional.cross_entropy(net(batch["image"]), batch["label"][:, 0]),
         SAM(net.parameters(), partial(torch.optim.SGD, lr=0.1, momentum=0.9), rho=0.05),
@@ -190,8 +193,9 @@ def test_the_waited_seconds_are_those_of_reading_outside_of_steps(read_ahead: bo
 @pytest.mark.gpu
 def test_batches_on_a_gpu_equal_those_on_the_cpu() -> None:
     prefetcher = Prefetcher(
-        "cuda", augment=lambda batch: batch | {"image": batch["image"].roll(1, dims=0)}, read_ahead=True
+        keyed_batches, augment=lambda batch: batch | {"image": batch["image"].roll(1, dims=0)}, read_ahead=True
     )
+    prefetcher.move_to("cuda")
     with prefetcher.load(keyed_batches(0)) as batches:
         for batch, other in zip(batches, keyed_batches(0), strict=True):
             assert batch["image"].is_cuda

@@ -94,6 +94,16 @@ def test_two_resumed_ranks_equal_two_uninterrupted_ranks_bit_for_bit(groups: Pat
     assert len(expected["rest"]["random"]["others"]) == 1
 
 
+def test_observers_that_fail_on_either_rank_change_and_end_no_run(groups: Path) -> None:
+    codes, _, err = read_group(groups / "observed")
+    assert codes == [0, 0], err
+    found, expected = (bits(groups / name / "run" / "last.safetensors") for name in ("observed", "whole"))
+    assert found == expected
+    assert err.count("LineDisplay failed (OSError: the terminal is closed)") == 1
+    assert err.count("Broken failed (OSError: no space left)") == 1, "rank 0's; rank 1 prints nothing"
+    assert err.count("BrokenTracker failed (OSError: no space left)") == 1
+
+
 def test_stopped_ranks_wait_for_the_checkpoint_of_a_slow_disk(groups: Path) -> None:
     codes, _, err = read_group(groups / "slow disk")
     assert codes == [75, 75], err

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.optim_members import OPTIMIZERS
+from tests.training.flat_trainer import make_trainer
 from tests.training.tiny_run import bits
 from uumamba.domain_generalization import UDIM, InputPerturbation
 from uumamba.optim import MESA, SAF, SAGM, SAM, TRAM, AdaptiveTrigger, OutputBiasForgetting, Plain, SharpnessAware
@@ -58,7 +59,7 @@ def build(
     seed_everything(0)
     net = nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Dropout(0.2), nn.Linear(6, 3))
     optimizer = make(net.parameters(), base, net=net)
-    return Trainer(
+    return make_trainer(
         net,
         SupervisedObjective(nn.CrossEntropyLoss(), outputs=True) if objective is None else objective(net),
         optimizer,

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tests.training.flat_trainer import make_trainer
 from uumamba.optim import SAM, TRAM, OutputBiasForgetting
 from uumamba.runtime.seeds import generator_for
 from uumamba.training import SupervisedObjective, Trainer
@@ -28,7 +29,7 @@ def build(make: Any, *, outputs: bool = True, **options: Any) -> Trainer:
     net = nn.Sequential(nn.Conv2d(1, 4, 1), nn.Dropout(0.1), nn.Tanh(), nn.Conv2d(4, 2, 1))
     optimizer = make(net.parameters(), partial(torch.optim.SGD, lr=0.1, momentum=0.5), net=net)
     objective = SupervisedObjective(PixelLoss(), outputs=outputs)
-    return Trainer(net, objective, optimizer, batches=patches, log=[].append, **options)
+    return make_trainer(net, objective, optimizer, batches=patches, log=[].append, **options)
 
 
 def test_outputs_are_returned_on_request_and_a_plain_loss_has_no_weights() -> None:

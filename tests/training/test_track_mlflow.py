@@ -21,6 +21,7 @@ def listen(event, arguments):
         opened.append([event, str(arguments[1:] if event == "socket.connect" else arguments)])
 
 sys.addaudithook(listen)
+from uumamba.runtime.observer import RunView
 from uumamba.training.track_mlflow import MLflowTracker
 
 database = Path(sys.argv[1]) / "mlflow.db"
@@ -29,11 +30,13 @@ rows = [{"epoch": epoch, "loss": 1.0 / (1 + epoch), "dice": None, "seconds": 5.0
 def track(done, new, run="fold_0", ends=True):
     parameters = {"optim": {"rho": 0.05}, "name": "demo"}
     tracker = MLflowTracker(database, experiment="demo", run=run, parameters=parameters)
-    tracker.begin(rows[:done], done=done, epochs=5)
+    run_view = RunView(rows=rows[:done], epochs_done=done, epochs=5)
+    tracker.on_start(run_view)
     for row in new:
-        tracker.epoch(row)
+        run_view.epochs_done = row["epoch"] + 1
+        tracker.on_epoch_saved(run_view, row)
     if ends:
-        tracker.end()
+        tracker.on_end(run_view, None)
 
 def history():
     import mlflow

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,26 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.training.flat_trainer import make_trainer
 from tests.training.tiny_run import build_trainer, rows_of
 from uumamba.losses import CrossEntropyLoss, DeepSupervisionLoss, SoftDiceLoss, UncertaintyWeightedLoss
 from uumamba.nets import UMambaBot
 from uumamba.optim import SAM, Plain
+from uumamba.runtime.observer import Observer, RunView
 from uumamba.runtime.seeds import generator_for
-from uumamba.training import SupervisedObjective, Trainer, TrainingDivergedError, poly, read_checkpoint
+from uumamba.training import (
+    Execution,
+    MovingAverage,
+    Prefetcher,
+    RunFolder,
+    StepOptions,
+    SupervisedObjective,
+    Trainer,
+    TrainingDivergedError,
+    Validation,
+    poly,
+    read_checkpoint,
+)
 
 DIGITS = 10
 SGD = partial(torch.optim.SGD, lr=0.1)
@@ -40,7 +55,7 @@ def classify(make: Callable[..., Any] = Plain, **options: Any) -> Trainer:
     optimizer = make(net.parameters(), SGD)
     defaults: dict[str, Any] = {"objective": SupervisedObjective(nn.CrossEntropyLoss()), "epochs": 1}
     defaults |= {"optimizer": optimizer, "batches": digit_batches, "log": [].append}
-    return Trainer(net, **defaults | options)
+    return make_trainer(net, **defaults | options)
 
 
 def multiply(values: list[float], run_dir: Path | None = None, **options: Any) -> Trainer:
@@ -49,7 +64,7 @@ def multiply(values: list[float], run_dir: Path | None = None, **options: Any) -
     batches = [{"factor": torch.tensor(value)} for value in values]
     defaults: dict[str, Any] = {"epochs": 1, "batches": lambda epoch: batches, "run_dir": run_dir, "log": [].append}
     optimizer = Plain(net.parameters(), SGD)
-    return Trainer(net, lambda net, batch: net.weight.sum() * batch["factor"], optimizer, **defaults | options)
+    return make_trainer(net, lambda net, batch: net.weight.sum() * batch["factor"], optimizer, **defaults | options)
 
 
 @pytest.mark.parametrize("make", [Plain, partial(SAM, rho=0.05)], ids=["Plain", "SAM"])
@@ -64,7 +79,7 @@ def test_plain_training_equals_a_handwritten_loop(tmp_path: Path) -> None:
     trainer, by_hand = classify(epochs=2, run_dir=tmp_path), classify().net
     by_hand.load_state_dict(trainer.net.state_dict())
     trainer.state.scheduler = poly(trainer.optimizer, total_steps=20)
-    trainer.augment = lambda batch: batch | {"image": batch["image"] * 2}
+    trainer.prefetcher.augment = lambda batch: batch | {"image": batch["image"] * 2}
     trainer.fit()
     reference = torch.optim.SGD(by_hand.parameters(), lr=0.1)
     losses = []
@@ -108,13 +123,13 @@ def test_float16_trains_with_a_scaler_whose_state_is_stored(tmp_path: Path) -> N
     [
         ("precision", "float16"),
         ("precision", "int8"),
-        *((name, 0) for name in ("epochs", "validate_every", "max_skipped_in_a_row", "samples_at_once")),
+        *((name, 0) for name in ("epochs", "every", "max_skipped_in_a_row", "samples_at_once")),
         ("save_every_minutes", -1.0),
     ],
 )
 def test_an_option_out_of_range_is_refused(key: str, got: Any, refused: Any) -> None:
     with refused(key, got=got):
-        classify(**{key: got})
+        classify(**{"validate": lambda net: {}} | {key: got})
 
 
 def test_a_parameter_without_an_optimizer_and_a_foreign_optimizer_are_refused(refused: Any) -> None:
@@ -181,7 +196,7 @@ def test_the_moving_average_follows_its_recurrence_and_is_validated_and_stored(t
 
 def test_validation_runs_every_few_epochs_and_after_the_last_and_selects_the_best(tmp_path: Path) -> None:
     scores = iter([NAN, 0.25, 0.5, 0.5, 0.375])
-    multiply([1.0], tmp_path, epochs=9, validate=lambda net: {"dice": next(scores)}, validate_every=2).fit()
+    multiply([1.0], tmp_path, epochs=9, validate=lambda net: {"dice": next(scores)}, every=2).fit()
     best = read_checkpoint(tmp_path / "best.safetensors").progress
     assert (best["epochs_done"], best["best_dice"]) == (6, 0.5)
     validated = [(row["epoch"], row["dice"]) for row in rows_of(tmp_path) if "dice" in row]
@@ -212,25 +227,25 @@ def test_every_parameter_moves_and_learned_loss_weights_are_in_every_row(tmp_pat
     assert first.keys() == {"region", "distribution"}
 
 
-def test_hooks_of_the_objective_are_called_and_the_network_is_in_training_mode() -> None:
+def test_an_objective_that_observes_follows_the_run_and_the_network_is_in_training_mode() -> None:
     calls: list[Any] = []
 
-    class Listening(nn.Module):
-        def begin_epoch(self, epoch: int) -> None:
-            calls.append(epoch)
+    class Listening(nn.Module, Observer):
+        def on_epoch_start(self, run: RunView) -> None:
+            calls.append(run.epochs_done)
 
         def forward(self, net: nn.Module, batch: dict[str, Tensor]) -> Tensor:
             calls.append(net.training)
             return net.weight.sum()
 
-        def after_step(self, net: nn.Module) -> None:
+        def on_step(self, run: RunView) -> None:
             calls.append("step")
 
     net = nn.Linear(2, 1, bias=False).eval()
     optimizer = SAM(net.parameters(), SGD)
     batches = [{"image": torch.ones(1, 2)}] * 2
     options: dict[str, Any] = {"validate": lambda net: {"dice": float(net.training)}, "log": [].append}
-    Trainer(net, Listening(), optimizer, epochs=2, batches=lambda epoch: batches, **options).fit()
+    make_trainer(net, Listening(), optimizer, epochs=2, batches=lambda epoch: batches, **options).fit()
     step = [True, True, "step"]
     assert calls == [0, *step, *step, 1, *step, *step]
 
@@ -257,9 +272,26 @@ def test_a_step_reads_only_the_norms_of_gradient_and_perturbation(make: Any, per
         image = torch.randn(1, 1, 8, 8)
         batch = {"image": image, "label": (image > 0).long()}
         optimizer = make(groups, SGD, max_grad_norm=12.0)
-        trainer = Trainer(net, objective, optimizer, epochs=1, batches=lambda epoch: [batch] * steps, log=[].append)
+        trainer = make_trainer(
+            net, objective, optimizer, epochs=1, batches=lambda epoch: [batch] * steps, log=[].append
+        )
         with CountReads() as counted:
             trainer.fit()
         return counted.reads
 
     assert reads(5) - reads(2) == 3 * per_step
+
+
+def test_the_trainer_takes_twelve_arguments_and_no_option_object_more_than_five() -> None:
+    assert len(signature(Trainer).parameters) <= 12
+    for options in (StepOptions, Execution, Validation, MovingAverage, RunFolder, Prefetcher):
+        assert len(signature(options).parameters) <= 5, options
+
+
+def test_the_simple_case_needs_five_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    net = nn.Linear(64, DIGITS)
+    optimizer = Plain(net.parameters(), SGD)
+    objective = SupervisedObjective(nn.CrossEntropyLoss())
+    batches = [{"image": torch.randn(4, 64), "label": torch.arange(4)}]
+    Trainer(net, objective, optimizer, batches=lambda epoch: batches, epochs=2).fit()
+    assert capsys.readouterr().err.count("epoch") == 2

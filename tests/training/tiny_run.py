@@ -5,6 +5,7 @@ rate decays, an average is updated, and the loader shuffles by the global genera
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.training.flat_trainer import make_trainer
 from uumamba.losses import CrossEntropyLoss, SoftDiceLoss, UncertaintyWeightedLoss
 from uumamba.optim import SAM
 from uumamba.runtime.seeds import generator_for, seed_everything
@@ -66,7 +68,7 @@ def build_trainer(run_dir: Path | None, **options: Any) -> Trainer:
         "progress": False,
         "log": [].append,
     }
-    return Trainer(net, objective, optimizer, **defaults | options)
+    return make_trainer(net, objective, optimizer, **defaults | options)
 
 
 def pull_plug() -> None:
@@ -74,15 +76,22 @@ def pull_plug() -> None:
 
 
 def act_before(trainer: Trainer, part: str, number: int, act: Callable[[], None]) -> Trainer:
-    """Call ``act`` before the ``number``-th call of the trainer's ``part``."""
-    function, calls = getattr(trainer, part), iter(range(1, 10**6))
+    """Call ``act`` before the ``number``-th call of the trainer's ``part``, augment or validate."""
+    calls = iter(range(1, 10**6))
 
-    def counted(argument: Any) -> Any:
-        if next(calls) == number:
-            act()
-        return argument if function is None else function(argument)
+    def count(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def counted(argument: Any) -> Any:
+            if next(calls) == number:
+                act()
+            return function(argument)
 
-    setattr(trainer, part, counted)
+        return counted
+
+    if part == "augment":
+        trainer.prefetcher.augment = count(trainer.prefetcher.augment or (lambda batch: batch))
+    else:
+        assert trainer.validation is not None
+        trainer.validation = replace(trainer.validation, run=count(trainer.validation.run))
     return trainer
 
 

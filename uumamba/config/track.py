@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from uumamba.runtime.errors import require
 
 if TYPE_CHECKING:
-    from uumamba.training.callback_list import Callback
+    from uumamba.runtime.observer import Observer
 
 Tracker = Literal["tensorboard", "mlflow"]
 PACKAGES = {"tensorboard": ("tensorboard",), "mlflow": ("mlflow", "sqlalchemy", "alembic")}
@@ -17,7 +17,7 @@ PACKAGES = {"tensorboard": ("tensorboard",), "mlflow": ("mlflow", "sqlalchemy", 
 
 def build_trackers(
     names: Sequence[Tracker], *, run: Path, fold: str, experiment: str, parameters: Mapping[str, Any]
-) -> "list[Callback]":
+) -> "list[Observer]":
     """Build the trackers of a fold, each once.
 
     Args:
@@ -33,7 +33,7 @@ def build_trackers(
     from uumamba.training.track_mlflow import MLflowTracker
     from uumamba.training.track_tensorboard import TensorBoardTracker
 
-    made: dict[str, Callable[[], Callback]] = {
+    made: dict[str, Callable[[], Observer]] = {
         "tensorboard": lambda: TensorBoardTracker(run / fold / "tensorboard"),
         "mlflow": lambda: MLflowTracker(run / "mlflow.db", experiment=experiment, run=fold, parameters=parameters),
     }

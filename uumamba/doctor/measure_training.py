@@ -60,21 +60,23 @@ def measure_training(device: str) -> TrainingRate:
         folder = _prepared_phantom(config, Path(made))
         trainer = build_trainer(config, folder, fold="all", run_dir=None, device=device)
         begin = perf_counter()
-        read = list(islice(trainer.batches(0), BATCHES))
+        read = list(islice(trainer.prefetcher.batches(0), BATCHES))
         read_s = (perf_counter() - begin) / len(read)
         on_device = [batch_to_device(batch, device) for batch in read]
-        augment = trainer.augment
+        augment = trainer.prefetcher.augment
         assert augment is not None, "the demo augments"
         turns = cycle(on_device)
         augment_s = median_seconds(lambda: augment(next(turns)))
         ready = augment(on_device[0])
 
         def objective() -> torch.Tensor | tuple[torch.Tensor, Any]:
-            with autocast(trainer.device, trainer.precision):
+            with autocast(trainer.device, trainer.execution.precision):
                 return trainer.objective(trainer.net, ready)
 
         trainer.net.train()
-        step_s = median_seconds(lambda: trainer.optimizer.step(objective, ascent=trainer.ascent), at_most_s=2.0)
+        step_s = median_seconds(
+            lambda: trainer.optimizer.step(objective, ascent=trainer.step_options.ascent), at_most_s=2.0
+        )
         plane = prod(folder.case(folder.manifest.cases[0].case_id).label.shape[1:])
     size, patch = config.training.batch_size, "x".join(map(str, config.training.patch_size))
     return TrainingRate(

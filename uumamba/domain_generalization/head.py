@@ -3,13 +3,12 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
 
-from uumamba.domain_generalization.functional_pass import run_with_copies
+from uumamba.domain_generalization.functional_pass import copied_buffers
 from uumamba.domain_generalization.inconsistency import LinearHeadGradients
 from uumamba.domain_generalization.probe import check_labels
 from uumamba.runtime.errors import UsageError, require
@@ -98,7 +97,8 @@ class Head:
         heads = filter(is_linear, self.net.modules()) if self.module is None else [self.module]
         handles = [head.register_forward_hook(record_call, with_kwargs=True) for head in heads]
         try:
-            logits = finest_logits(run_with_copies(self.net, partial(self.net, image)))
+            with copied_buffers(self.net):
+                logits = finest_logits(self.net(image))
         finally:
             for handle in handles:
                 handle.remove()

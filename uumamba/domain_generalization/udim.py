@@ -1,7 +1,7 @@
 """Unknown domain inconsistency minimization (UDIM)."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -14,13 +14,14 @@ from uumamba.domain_generalization.input_ascent import InputAscent, SecondOrder
 from uumamba.domain_generalization.perturb import Perturbation, scale_to_length
 from uumamba.runtime.errors import require
 from uumamba.runtime.network import bare_network
+from uumamba.runtime.observer import Observer, Row, RunView
 from uumamba.runtime.seeds import generator_for
 
 Direction = Literal["ascent", "random"]
 Domains = Sequence[Any] | Tensor
 
 
-class UDIM:
+class UDIM(Observer):
     r"""Penalty on head gradients that differ between images and perturbed images.
 
     .. math::
@@ -102,6 +103,8 @@ class UDIM:
         the warm-up training continues, the code returns to the best checkpoint; second derivatives are optional;
         voxels, gamma and fields are extensions.
     """
+
+    may_fail = rank_zero_only = False
 
     def __init__(
         self,
@@ -232,9 +235,12 @@ class UDIM:
         """Return the step number and the sums of :meth:`numbers`."""
         return {"steps": self.steps, "told": self._sums.clone()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Restore the state of another run, bit for bit."""
-        self.steps, self._sums = state["steps"], state["told"].clone()
+        self.steps, self._sums = state_dict["steps"], state_dict["told"].clone()
+
+    def on_epoch_end(self, run: RunView, row: Row) -> None:
+        row |= self.numbers()
 
     def _penalty(self, image: Tensor, label: Tensor, domains: Domains | None, step: int) -> Tensor:
         terms = self.terms(image, label, domains=domains, step=step)

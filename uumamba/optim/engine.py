@@ -120,7 +120,16 @@ class SharpnessAware(Optimizer):
         params = [param for group in self.param_groups for param in group["params"] if param.requires_grad]
         passes = Passes(self.net, self.scaler, params)
         self.zero_grad()
-        gradients = self._differentiate(passes, at_weights)
+        listed = [at_weights] if callable(at_weights) else at_weights or ()
+        scalars = [scalar for scalar in listed if scalar is not None]
+        gradients = passes.accumulate(scalars)[2]
+        require(
+            not scalars or any(gradient is not None for gradient in gradients),
+            "at_weights",
+            got="a scalar that does not depend on the optimizer's parameters",
+            expected="a scalar of the optimizer's network",
+            fix="make the method, such as UDIM, with the optimizer's network and not with a copy",
+        )
         if not self._perturbs():
             losses, _, gradients = self._descend(passes, closures, gradients)
         else:
@@ -140,20 +149,6 @@ class SharpnessAware(Optimizer):
     def _perturbs(self) -> bool:
         has_direction = self._rule.direction is not None or self._rule.early_direction is not None
         return has_direction and any(group["perturb"] and group["rho"] != 0 for group in self.param_groups)
-
-    def _differentiate(self, passes: Passes, at_weights: AtWeights | None) -> list[Tensor | None]:
-        """Return the summed gradients of ``at_weights`` at the original weights."""
-        listed = [at_weights] if callable(at_weights) else at_weights or ()
-        scalars = [scalar for scalar in listed if scalar is not None]
-        gradients = passes.accumulate(scalars)[2]
-        require(
-            not scalars or any(gradient is not None for gradient in gradients),
-            "at_weights",
-            got="a scalar that does not depend on the optimizer's parameters",
-            expected="a scalar of the optimizer's network",
-            fix="make the method, such as UDIM, with the optimizer's network and not with a copy",
-        )
-        return gradients
 
     def _descend(self, passes: Passes, closures: Sequence[Closure], gradients: list[Tensor | None]) -> PassResults:
         """Add the closures' mean gradient at the current weights to earlier gradients."""

@@ -6,10 +6,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from uumamba.optim.output_divergence import check_divergence_options, softened_divergence
 from uumamba.runtime.errors import require
 from uumamba.runtime.network import bare_network, finest_logits, read_loss_weights
+from uumamba.runtime.observer import Observer, Row, RunView
 from uumamba.types import Batch
 
 
-class MESA(nn.Module):
+class MESA(nn.Module, Observer):
     r"""Loss plus divergence from a moving-average teacher.
 
     .. math::
@@ -23,10 +24,11 @@ class MESA(nn.Module):
 
     The teacher runs in evaluation mode, as published: its outputs must not depend on dropout or on the other samples of
     a batch, and its statistics, averaged with its weights, must not change in a forward pass. It changes only in
-    :meth:`after_step`, so both passes of a sharpness-aware optimizer have the same teacher. The trainer calls this
-    method; other loops can use ``optimizer.register_step_post_hook(lambda *_: objective.after_step(net))``. After the
-    first step the teacher is the network, and then it averages about :math:`1 / (1 - d)` steps: 5000 by default, so
-    lower ``decay`` for short runs. Its weights require no gradient and are part of the state.
+    :meth:`after_step`, so both passes of a sharpness-aware optimizer have the same teacher. In a trainer MESA calls it
+    as an observer of the run; other loops can use
+    ``optimizer.register_step_post_hook(lambda *_: objective.after_step(net))``. After the first step the teacher is the
+    network, and then it averages about :math:`1 / (1 - d)` steps: 5000 by default, so lower ``decay`` for short runs.
+    Its weights require no gradient and are part of the state.
 
     Args:
         loss: called as ``loss(logits, label)``; its own parameters may learn.
@@ -56,6 +58,8 @@ class MESA(nn.Module):
         Differs from the paper: voxels, a start in steps instead of epochs (5 in its code), and logarithms of softmax in
         float32 also under autocast.
     """
+
+    may_fail = rank_zero_only = False
 
     def __init__(
         self,
@@ -91,6 +95,14 @@ class MESA(nn.Module):
     def after_step(self, net: nn.Module) -> None:
         """Update the teacher; to be called once after each optimizer step."""
         self.teacher.update_parameters(bare_network(net))
+
+    def on_step(self, run: RunView) -> None:
+        """Update the teacher."""
+        self.after_step(run.net)
+
+    def on_epoch_end(self, run: RunView, row: Row) -> None:
+        """Add the learned weights of the loss terms."""
+        row["loss_weights"] = self.loss_weights()
 
     def loss_weights(self) -> dict[str, float]:
         """Read the loss's learned weights; empty for a loss without them."""

@@ -68,8 +68,10 @@ class Passes:
                 nullcontext() if synchronise and index == len(closures) else self._no_sync(),
                 torch.enable_grad(),
             ):
-                loss, output = self._run(closure, gradients, share=share, ascent=ascent)
-            losses.append(loss)
+                loss, output = _split_result(closure())
+                self._add_gradients(loss, output, gradients, share=share, ascent=ascent)
+            losses.append(loss.detach())
+            del loss  # the next pass needs the memory of its graph
             outputs.append(output)
             gradients = take_gradients(self.params)
         return losses, outputs, gradients
@@ -83,10 +85,10 @@ class Passes:
         with frozen_running_statistics(self.net), self._no_sync():
             return [_split_result(closure())[1] for closure in closures]
 
-    def _run(
-        self, closure: Closure, gradients: Sequence[Tensor | None], *, share: float, ascent: Ascent | None
-    ) -> tuple[Tensor, Any]:
-        loss, output = _split_result(closure())
+    def _add_gradients(
+        self, loss: Tensor, output: Any, gradients: Sequence[Tensor | None], *, share: float, ascent: Ascent | None
+    ) -> None:
+        """Add the gradients of the loss or ascent loss to earlier ones."""
         if any(param.grad is not None for param in self.params):
             self._accept_gradients(gradients, share=share, ascent=ascent)
         else:
@@ -101,7 +103,6 @@ class Passes:
             # 0 * inf is NaN: a loss that is not finite gives NaN gradients, which the finite check sees on every rank.
             target = target * (share + 0 * target.detach())
             (target if self.scaler is None else self.scaler.scale(target)).backward()
-        return loss.detach(), output
 
     def _accept_gradients(self, gradients: Sequence[Tensor | None], *, share: float, ascent: Ascent | None) -> None:
         """Accumulate gradients of a torch-style closure, which ran backward itself."""

@@ -11,10 +11,11 @@ from uumamba.optim.output_divergence import check_divergence_options, softened_d
 from uumamba.optim.past import PastLogits
 from uumamba.runtime.errors import UsageError, require
 from uumamba.runtime.network import finest_logits, read_loss_weights
+from uumamba.runtime.observer import Observer, Row, RunView
 from uumamba.types import Batch
 
 
-class SAF(nn.Module):
+class SAF(nn.Module, Observer):
     r"""Loss plus divergence from past outputs, for classification.
 
     .. math::
@@ -24,7 +25,7 @@ class SAF(nn.Module):
     with z a sample's current logits and :math:`z^{(e-l)}` its logits ``lag`` epochs ago, under any augmentation. The
     divergence keeps the trajectory in flat regions. One pass per step, and a float16 table of ``samples * (lag + 1) *
     (classes + 2)`` numbers. Batches have ``sample_id``, int64 ``(batch,)`` from 0, the same for a sample in every
-    epoch. The trainer calls :meth:`begin_epoch`; other loops must call it.
+    epoch. In a trainer SAF calls :meth:`begin_epoch` as an observer of its run; other loops must call it.
 
     Edge cases. A sample whose row is not of the requested epoch (not drawn then, not finite then, or overwritten by a
     run that was killed) has no divergence and counts in the mean as 0. A sample keeps its first output of an epoch: the
@@ -69,6 +70,8 @@ class SAF(nn.Module):
         starts the divergence one epoch after ``start_epoch``, and keeps the last output of an epoch.
     """
 
+    may_fail = rank_zero_only = False
+
     def __init__(
         self,
         loss: nn.Module,
@@ -111,6 +114,14 @@ class SAF(nn.Module):
         if self.epoch is None or epoch < self.epoch:
             self._past.clear()
         self.epoch = epoch
+
+    def on_epoch_start(self, run: RunView) -> None:
+        """Set the epoch."""
+        self.begin_epoch(run.epochs_done)
+
+    def on_epoch_end(self, run: RunView, row: Row) -> None:
+        """Add the learned weights of the loss terms."""
+        row["loss_weights"] = self.loss_weights()
 
     def forward(self, net: nn.Module, batch: Batch) -> Tensor:
         """Compute the loss of one batch with ``image``, ``label`` and ``sample_id``."""

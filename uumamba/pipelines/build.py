@@ -1,37 +1,44 @@
 """Trainer of one fold, built from a run's configuration."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from uumamba.config import RunConfig
-from uumamba.config.quantization import QuantizationConfig
 from uumamba.config.training import resolve_channels_last, resolve_precision
 from uumamba.data.dataset import PatchDataset, batches
 from uumamba.data.loader import BatchShare
 from uumamba.data.prepared import PreparedFolder
+from uumamba.domain_generalization import UDIM
 from uumamba.evaluation import mean_dice
 from uumamba.inference import Predictor
 from uumamba.metrics import dice_coefficient
-from uumamba.optim import SharpnessAware
 from uumamba.pipelines.mirrored_sides import check_prepared_sides
 from uumamba.pipelines.models import complete_config, load_initial_weights, stored_config
-from uumamba.pipelines.run_layout import newest_checkpoint
 from uumamba.pipelines.split import split_cases
-from uumamba.quantization import ActivationQuantizer, calibrate, quantized_layers
+from uumamba.quantization import GAQAT, ActivationQuantizer, calibrate, quantized_layers
 from uumamba.runtime.errors import UsageError
 from uumamba.runtime.memory_format import lay_channels_last
 from uumamba.runtime.network import bare_network, batch_to_device
+from uumamba.runtime.observer import Observer, Row, RunView
 from uumamba.runtime.seeds import generator_for, seed_everything
-from uumamba.training import ALONE, Ranks, Trainer
-from uumamba.training.callback_list import Callback
-from uumamba.types import Batch, Method
+from uumamba.training import (
+    ALONE,
+    Execution,
+    MovingAverage,
+    Prefetcher,
+    Ranks,
+    RunFolder,
+    StepOptions,
+    Trainer,
+    Validation,
+    standard_observers,
+)
 
 Validate = Callable[[nn.Module], dict[str, float]]
 
@@ -46,12 +53,12 @@ def build_trainer(
     device: str = "cpu",
     cases: Sequence[str] | None = None,
     validate: Validate | None = None,
-    callbacks: Sequence[Callback] = (),
-    progress: bool | None = None,
-    log: Callable[[str], None] | None = None,
+    observers: Sequence[Observer] | None = None,
     ranks: Ranks = ALONE,
 ) -> Trainer:
     """Build every object of a fold's training once, for a Trainer.
+
+    Before ``fit`` call :func:`calibrate_at_start` and :func:`check_method_at_start`.
 
     Args:
         config: the run.
@@ -62,9 +69,7 @@ def build_trainer(
         device: torch's name of the training device.
         cases: training cases in place of the fold's.
         validate: validation after an epoch in place of the fold's.
-        callbacks: callbacks that get each epoch's row.
-        progress: a bar; None shows one on a terminal.
-        log: called with each line of progress.
+        observers: display, plot, trackers and others; None for those of the Trainer.
         ranks: the processes that train together.
     """
     training, validation = split_cases(folder.manifest, fold, config.dataset.domains)
@@ -88,65 +93,52 @@ def build_trainer(
     precision = resolve_precision(config.training.precision, device)
     scaler = torch.amp.GradScaler(device) if precision == "float16" else None
     optimizer = config.optim.build(net, objective, scaler=scaler)
-    dataset = PatchDataset(
-        folder,
-        training if cases is None else cases,
-        patch_size=config.training.patch_size,
-        batch_size=config.training.batch_size,
-        batches_per_epoch=config.training.batches_per_epoch,
-        foreground_fraction=config.training.foreground_fraction,
-        sampling=config.training.sampling.build(structures=structures),
-        seed=config.seed,
-        margin=config.training.read_margin,
-    )
+    dataset = build_dataset(config, folder, training if cases is None else cases)
     augment = config.augment.build(patch_size=config.training.patch_size, mirror_swaps=swaps)
-    figures = None
+    observers = standard_observers() if observers is None else observers
     if quantization is not None:
-        first = batches(dataset, 0)
-        calibrate_at_start(net, quantization, first, augment=augment, device=device, run_dir=run_dir, ranks=ranks)
-        figures = attach_quantization(quantization, optimizer, net)
+        counters = QuantizationCounters(net, quantization.attach(optimizer, bare_network(net)))
+        observers = (counters, *observers)
     if validate is None and validation:
         validate = WholeCaseValidation(config, folder, validation, device=device, ranks=ranks)
-    budget = config.schedule.build_budget()
+    share, training_options = BatchShare(dataset, rank=ranks.rank, ranks=ranks.count), config.training
     return Trainer(
         net,
         objective,
         optimizer,
-        ascent=config.optim.build_ascent(),
-        method=build_method(config, net, loss, device=device, rank=ranks.rank, run_dir=run_dir),
-        epochs=config.training.epochs,
-        batches=partial(
-            batches,
-            BatchShare(dataset, rank=ranks.rank, ranks=ranks.count),
-            workers=config.training.workers,
+        batches=Prefetcher(
+            partial(batches, share, workers=training_options.workers),
+            augment=augment,
+            read_ahead=device.startswith("cuda"),  # on a CPU the thread would take a core from the training
         ),
-        augment=augment,
-        read_ahead=device.startswith("cuda"),  # on a CPU the thread would take a core from the training
-        validate=validate,
-        validate_every=config.training.validate_every,
-        scheduler=config.schedule.build(
-            optimizer,
-            epochs=config.training.epochs,
-            batches_per_epoch=config.training.batches_per_epoch,
-            budget=budget,
+        epochs=training_options.epochs,
+        step=StepOptions(
+            ascent=config.optim.build_ascent(),
+            method=config.build_method(net, loss, rank=ranks.rank),
+            samples_at_once=training_options.samples_at_once,
+            max_skipped_in_a_row=training_options.max_skipped_in_a_row,
         ),
-        budget=budget,
-        ema_decay=config.training.ema_decay,
-        device=device,
-        precision=precision,
-        channels_last=channels_last,
-        compiles=config.training.compile,
-        max_skipped_in_a_row=config.training.max_skipped_in_a_row,
-        samples_at_once=config.training.samples_at_once,
-        save_every_minutes=config.training.save_every_minutes,
-        run_dir=run_dir,
-        config=stored_config(config, folder, fold=fold, sides=sides),
-        complete_config=partial(complete_config, current=config),
-        callbacks=callbacks,
-        numbers=figures,
-        ranks=ranks,
-        progress=progress,
-        log=log,
+        execution=Execution(
+            device=device,
+            precision=precision,
+            channels_last=channels_last,
+            compiles=training_options.compile,
+            ranks=ranks,
+        ),
+        schedule=config.schedule.build(
+            optimizer, epochs=training_options.epochs, batches_per_epoch=training_options.batches_per_epoch
+        ),
+        average=None if training_options.ema_decay is None else MovingAverage(net, training_options.ema_decay),
+        validation=None if validate is None else Validation(validate, every=training_options.validate_every),
+        folder=None
+        if run_dir is None
+        else RunFolder(
+            run_dir,
+            config=stored_config(config, folder, fold=fold, sides=sides),
+            complete_config=partial(complete_config, current=config),
+            save_every_minutes=training_options.save_every_minutes,
+        ),
+        observers=observers,
     )
 
 
@@ -162,97 +154,118 @@ def build_loss(config: RunConfig) -> nn.Module:
     return DeepSupervisionLoss(config.loss.build())
 
 
-def build_method(
-    config: RunConfig,
-    net: nn.Module,
-    loss: nn.Module,
-    *,
-    device: str = "cpu",
-    rank: int = 0,
-    run_dir: Path | None = None,
-) -> Method | None:
-    """Build the run's domain-generalization method; None without one.
+def build_dataset(config: RunConfig, folder: PreparedFolder, cases: Sequence[str]) -> PatchDataset:
+    """Build the data set of a training, in batches of full size."""
+    training = config.training
+    return PatchDataset(
+        folder,
+        cases,
+        patch_size=training.patch_size,
+        batch_size=training.batch_size,
+        batches_per_epoch=training.batches_per_epoch,
+        foreground_fraction=training.foreground_fraction,
+        sampling=training.sampling.build(structures=dict(folder.manifest.structures)),
+        seed=config.seed,
+        margin=training.read_margin,
+    )
 
-    The method is checked against the network only at the start of a run. A resumed run was checked then, and its
-    quantized activations have no scales before the checkpoint is read.
 
-    Args:
-        config: the run.
-        net: the trained network.
-        loss: the same object as in the objective, since its weights learn.
-        device: of the network and the loss.
-        rank: of this process.
-        run_dir: the fold folder, if any.
+def check_method_at_start(trainer: Trainer, config: RunConfig) -> None:
+    """Raise if the domain-generalization method cannot train the network.
+
+    Only a new run is checked. A resumed run was checked then, and its quantized activations have no scales before the
+    checkpoint is read.
 
     Raises:
         UsageError: the method cannot train this network.
     """
-    method = config.build_method(net, loss, rank=rank)
-    if method is None or (run_dir is not None and newest_checkpoint(run_dir) is not None):
-        return method
+    method = trainer.step_options.method
+    if isinstance(method, UDIM):
+        check = partial(check_method, config, method, device=trainer.device)
+        trainer.execution.ranks.on_rank_zero(lambda: None if _is_resumed(trainer) else check())
+
+
+def check_method(config: RunConfig, method: UDIM, *, device: torch.device | str = "cpu") -> None:
+    """Raise if the method cannot train its network.
+
+    Raises:
+        UsageError: the key is ``net.name``.
+    """
     noise = torch.randn(1, 1, *config.training.patch_size, generator=generator_for("noise to look for the head with"))
     try:
         method.check(noise.to(device))
     except UsageError as error:
         expected = f"a network for {type(method).__name__} ({str(error).removesuffix('.')})"
         raise UsageError("net.name", got=config.net.name, expected=expected) from error
-    return method
 
 
-def calibrate_at_start(
-    net: nn.Module,
-    quantization: QuantizationConfig,
-    batches: Iterable[Batch],
-    *,
-    augment: Callable[[Batch], Batch],
-    device: str,
-    run_dir: Path | None,
-    ranks: Ranks = ALONE,
-) -> None:
+def calibrate_at_start(trainer: Trainer, config: RunConfig, folder: PreparedFolder, cases: Sequence[str]) -> None:
     """Calibrate the activations' scales on the first batches of a run.
 
     A resumed run has the scales of its checkpoint. Scales that were copied with initial weights are kept. Rank 0 uses
     batches of full size and broadcasts its scales. The network runs in training mode, so that heads of deep supervision
-    are used, without autocast.
+    are used, without autocast. The moving average gets the same scales.
+
+    Args:
+        trainer: trainer of the run.
+        config: the run.
+        folder: the prepared cases.
+        cases: the training cases.
     """
-    inputs = [layer.input for layer in quantized_layers(net) if layer.input is not None]
+    inputs = _find_inputs(trainer.net)
     copied = [_scale_of(each) for each in inputs]
-    if None not in copied:
+    if config.quantization is None or None not in copied:
         return
+    count = config.quantization.calibration_batches
 
     def find_scales() -> list[tuple[float, bool] | None]:
-        if run_dir is not None and newest_checkpoint(run_dir) is not None:
+        if _is_resumed(trainer):
             return copied
-        ready = (augment(batch_to_device(batch, device)) for batch in islice(batches, quantization.calibration_batches))
-        calibrate(bare_network(net).train(), ready, run=lambda network, batch: network(batch["image"]))
+        first = batches(build_dataset(config, folder, cases), 0)
+        augment = trainer.prefetcher.augment or (lambda batch: batch)
+        ready = (augment(batch_to_device(batch, trainer.device)) for batch in islice(first, count))
+        calibrate(trainer.net.train(), ready, run=lambda network, batch: network(batch["image"]))
         return [_scale_of(each) for each in inputs]
 
+    ranks = trainer.execution.ranks
     found = ranks.broadcast(ranks.on_rank_zero(find_scales))
-    for each, before, now in zip(inputs, copied, found, strict=True):
-        if scale := before or now:
-            each.set_scale(scale[0], signed=scale[1])
+    for net in (trainer.net, *(() if trainer.average is None else (trainer.average.module,))):
+        for each, before, now in zip(_find_inputs(net), copied, found, strict=True):
+            if scale := before or now:
+                each.set_scale(scale[0], signed=scale[1])
 
 
-def attach_quantization(
-    quantization: QuantizationConfig, optimizer: SharpnessAware, net: nn.Module
-) -> Callable[[], dict[str, Any]]:
-    """Attach GAQAT to the optimizer; return a function for an epoch's figures."""
-    gaqat = quantization.attach(optimizer, bare_network(net))
+def _find_inputs(net: nn.Module) -> list[ActivationQuantizer]:
+    return [layer.input for layer in quantized_layers(net) if layer.input is not None]
 
-    def figures() -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        weights = [layer.weight for layer in quantized_layers(bare_network(net))]
+
+def _is_resumed(trainer: Trainer) -> bool:
+    """Return whether the run continues from a checkpoint, on rank 0."""
+    return trainer.folder is not None and trainer.folder.has_checkpoint()
+
+
+class QuantizationCounters(Observer):
+    """Counters of quantization in each epoch's row: steps left, frozen scales, disorder.
+
+    Args:
+        net: the quantized network.
+        gaqat: the freezing of scales, if any.
+    """
+
+    def __init__(self, net: nn.Module, gaqat: GAQAT | None) -> None:
+        self.net, self.gaqat = bare_network(net), gaqat
+
+    def on_epoch_end(self, run: RunView, row: Row) -> None:
+        """Add the counters that have begun to move."""
+        weights = [layer.weight for layer in quantized_layers(self.net)]
         left = [int(each.steps_left) for each in weights if each is not None and each.steps_left is not None]
         if any(left):
-            found["quantization"] = {"steps_left": max(left)}
-        if gaqat is not None:
-            found["gaqat"] = {"frozen_fraction": gaqat.frozen_fraction}
-            if gaqat.disorder:
-                every = torch.cat([each.flatten() for each in gaqat.disorder.values()])
-                found["gaqat"]["disorder"] = float(every.nanmean())
-        return found
-
-    return figures
+            row["quantization"] = {"steps_left": max(left)}
+        if self.gaqat is not None:
+            row["gaqat"] = {"frozen_fraction": self.gaqat.frozen_fraction}
+            if self.gaqat.disorder:
+                every = torch.cat([each.flatten() for each in self.gaqat.disorder.values()])
+                row["gaqat"]["disorder"] = float(every.nanmean())
 
 
 def _scale_of(quantizer: ActivationQuantizer) -> tuple[float, bool] | None:

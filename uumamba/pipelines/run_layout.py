@@ -31,7 +31,7 @@ from uumamba.evaluation.tables import spread_table
 from uumamba.pipelines.split import ALL_CASES, FOLDS, select_folds, split_cases
 from uumamba.runtime.errors import require
 from uumamba.runtime.files import write_json
-from uumamba.training.callback_list import Row
+from uumamba.runtime.observer import Observer, RunView
 from uumamba.training.run_folder import LAST, PREVIOUS
 from uumamba.training.run_log import RunLog
 
@@ -116,8 +116,8 @@ def newest_checkpoint(folder: Path) -> Path | None:
     return next((folder / name for name in (LAST, PREVIOUS) if (folder / name).is_file()), None)
 
 
-class RunManifest:
-    """Callback that adds an entry to ``manifest.json`` at each start.
+class RunManifest(Observer):
+    """Observer that adds an entry to ``manifest.json`` at each start.
 
     A resume is also a start; a finished training gets no entry. The file names no user, no machine and no patient:
     paths are shortened to their last part.
@@ -135,16 +135,13 @@ class RunManifest:
         self._config, self._folder = config, folder
         self._fold, self._device = fold, device
 
-    def begin(self, rows: Sequence[Row], *, done: int, epochs: int) -> None:
+    def on_start(self, run: RunView) -> None:
         """Add an entry."""
-        if done < epochs:
-            entry = {"started": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", "epochs_done": done, "epochs": epochs}
+        if run.epochs_done < run.epochs:
+            started = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+            entry = {"started": started, "epochs_done": run.epochs_done, "epochs": run.epochs}
             starts = _read_section(self.path, "starts", list) or []
             write_json(self.path, {"starts": [*starts, entry | self._describe_run()]})
-
-    def epoch(self, row: Row) -> None: ...  # noqa: D102 the file has no rows
-
-    def end(self) -> None: ...  # noqa: D102
 
     def _describe_run(self) -> dict[str, Any]:
         config = json.dumps(self._config.as_json(), sort_keys=True)

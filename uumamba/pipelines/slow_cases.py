@@ -31,8 +31,10 @@ from uumamba.runtime.errors import UsageError, require
 from uumamba.runtime.files import make_folder, report_write_errors
 from uumamba.runtime.locks import lock_folder
 from uumamba.runtime.network import finest_logits
+from uumamba.runtime.observer import Observer, RunView
 from uumamba.runtime.stop import StopRequest
 from uumamba.training import Ranks, Trainer
+from uumamba.training.display import LineDisplay
 
 SLOW_CASES_NAME = "slow_cases.json"
 GroupBy = Literal["phase", "domain", "group"]
@@ -185,16 +187,11 @@ class SlowCases:
                 raise _ProbeEnd
             return {"dice": 1 - outputs.error}
 
-        def stop_if_requested(*_: Any) -> None:
-            stop.raise_if_requested("during the probe for slow cases, which starts again with --resume")
-
         # Evaluated after each epoch; the moving average would lag behind.
         training = self.config.training.model_copy(update={"validate_every": 1, "ema_decay": None})
         config = self.config.model_copy(update={"training": training})
-        trainer = build_probe(
-            config, validate=evaluate, progress=False, log=lambda line: say(f"probe for slow cases, {line}")
-        )
-        trainer.optimizer.register_step_post_hook(stop_if_requested)
+        display = LineDisplay(lambda line: say(f"probe for slow cases, {line}"))
+        trainer = build_probe(config, validate=evaluate, observers=(display, _EndOnRequest(stop)))
         with stop, suppress(_ProbeEnd):
             evaluate(trainer.net)
             trainer.fit()
@@ -227,6 +224,18 @@ class SlowCases:
             return {"index_file": Path(self.useful.index_file).name}
         probe = self.useful.model_dump(mode="json", include={"most_epochs", "slowing", "group_by", "views"})
         return {"seed": self.config.seed, "patch_size": list(self.config.training.patch_size), **probe}
+
+
+class _EndOnRequest(Observer):
+    """Observer that ends the probe after a step with a stop request."""
+
+    may_fail = False
+
+    def __init__(self, stop: StopRequest) -> None:
+        self.stop = stop
+
+    def on_step(self, run: RunView) -> None:
+        self.stop.raise_if_requested("during the probe for slow cases, which starts again with --resume")
 
 
 class _ProbeEnd(Exception):

@@ -1,15 +1,19 @@
 """Training of folds and seeds on prepared cases."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+from torch import nn
 
 from uumamba.config import RunConfig
 from uumamba.config.data import DomainsConfig
 from uumamba.config.track import build_trackers, check_trackers
 from uumamba.data.case import Manifest
 from uumamba.data.prepared import PreparedFolder
-from uumamba.pipelines.build import build_trainer
+from uumamba.pipelines.build import build_trainer, calibrate_at_start, check_method_at_start
 from uumamba.pipelines.datasets import is_dataset
 from uumamba.pipelines.mirrored_sides import check_prepared_sides, check_raw_sides
 from uumamba.pipelines.models import complete_run
@@ -27,9 +31,9 @@ from uumamba.pipelines.slow_cases import SlowCases, training_case_ids
 from uumamba.pipelines.split import select_folds, split_cases, unused_cases, validate_split
 from uumamba.runtime.device_jobs import run_on_devices
 from uumamba.runtime.errors import CaseError, require
+from uumamba.runtime.observer import Observer, to_stderr
 from uumamba.runtime.stop import StopRequest
-from uumamba.training import ALONE, Ranks
-from uumamba.training.display import to_stderr
+from uumamba.training import ALONE, Ranks, Trainer, standard_observers
 from uumamba.training.run_folder import check_same_config
 
 
@@ -163,6 +167,93 @@ def replace_seed(config: RunConfig, seed: int | None) -> RunConfig:
     return config if seed is None else config.model_copy(update={"seed": seed})
 
 
+@dataclass
+class FoldTraining:
+    """Training of one fold, completed by the steps before ``fit``.
+
+    Args:
+        config: the run, with the seed of this training.
+        folder: the prepared cases.
+        fold: ``"0"`` to ``"4"`` or ``"all"``.
+        cases: ids of the training cases, in order.
+        run_dir: the fold folder; None stores nothing, as for a probe.
+        init: a model to start the network from.
+        device: torch's name of the device.
+        ranks: the processes that train together.
+        force: keep stored slow cases of other settings.
+        say: called with each sentence.
+        observers: observers of the training.
+        validate: validation in place of the fold's.
+    """
+
+    config: RunConfig
+    folder: PreparedFolder
+    fold: str
+    cases: Sequence[str]
+    run_dir: Path | None
+    init: str | None
+    device: str
+    ranks: Ranks
+    force: bool
+    say: Callable[[str], None]
+    observers: Sequence[Observer] = ()
+    validate: Callable[[nn.Module], dict[str, float]] | None = None
+    trainer: Trainer = field(init=False)
+
+    def find_slow_cases(self) -> None:
+        """List slowly learned cases several times, found by a short training."""
+        if self.run_dir is not None:
+            run_dir, build_probe, say = self.run_dir, self._build_probe, self.say
+            self.cases = training_case_ids(
+                self.config,
+                self.folder,
+                self.cases,
+                run_dir=run_dir,
+                build_probe=build_probe,
+                say=say,
+                ranks=self.ranks,
+                force=self.force,
+            )
+
+    def build(self) -> None:
+        """Build the trainer."""
+        self.trainer = build_trainer(
+            self.config,
+            self.folder,
+            fold=self.fold,
+            run_dir=self.run_dir,
+            init=self.init,
+            device=self.device,
+            cases=self.cases,
+            validate=self.validate,
+            observers=self.observers,
+            ranks=self.ranks,
+        )
+
+    def calibrate(self) -> None:
+        """Calibrate quantized activations."""
+        calibrate_at_start(self.trainer, self.config, self.folder, self.cases)
+
+    def check_method(self) -> None:
+        """Check the domain-generalization method against the network."""
+        check_method_at_start(self.trainer, self.config)
+
+    def _build_probe(self, config: RunConfig, **options: Any) -> Trainer:
+        probe = replace(self, config=config, run_dir=None, ranks=ALONE, **options)
+        for step in BEFORE_FIT.values():
+            step(probe)
+        return probe.trainer
+
+
+BEFORE_FIT: Mapping[str, Callable[[FoldTraining], None]] = {
+    "find slow cases": FoldTraining.find_slow_cases,
+    "build": FoldTraining.build,
+    "calibrate": FoldTraining.calibrate,
+    "check the method": FoldTraining.check_method,
+}
+"""Steps of a fold's training before ``fit``, in order."""
+
+
 def _train_fold(
     target: FoldFolder,
     *,
@@ -185,30 +276,22 @@ def _train_fold(
         config.track, run=target.run, fold=target.name, experiment=config.name, parameters=config.as_json()
     )
     manifest = RunManifest(target.path / RUN_MANIFEST_NAME, config, folder, fold=target.fold, device=device)
-    cases = training_case_ids(
-        config,
-        folder,
-        split_cases(folder.manifest, target.fold, config.dataset.domains)[0],
-        run_dir=target.path,
-        build_probe=partial(build_trainer, folder=folder, fold=target.fold, run_dir=None, init=init, device=device),
-        say=say or to_stderr,
-        ranks=ranks,
-        force=force,
-    )
-    trainer = build_trainer(
+    training = FoldTraining(
         config,
         folder,
         fold=target.fold,
+        cases=split_cases(folder.manifest, target.fold, config.dataset.domains)[0],
         run_dir=target.path,
         init=init,
         device=device,
-        cases=cases,
-        callbacks=(manifest, *trackers) if ranks.is_rank_zero else (),
-        progress=progress if say is None else False,
-        log=say,
         ranks=ranks,
+        force=force,
+        say=say or to_stderr,
+        observers=(*standard_observers(progress=progress if say is None else False, log=say), manifest, *trackers),
     )
-    trainer.fit(resume=resume, force=force)
+    for step in BEFORE_FIT.values():
+        step(training)
+    training.trainer.fit(resume=resume, force=force)
 
 
 def _report_unused(manifest: Manifest, fold: str, domains: DomainsConfig | None) -> None:

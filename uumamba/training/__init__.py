@@ -1,13 +1,17 @@
 """Trainer for any network, with checkpoints that survive a kill."""
 
+from uumamba.runtime.observer import Observer, RunView
 from uumamba.runtime.ranks import ALONE, Ranks
 from uumamba.runtime.stop import StoppedOnRequest
 from uumamba.training.budget import Budget
 from uumamba.training.checkpoint import Checkpoint, DamagedCheckpointError, read_checkpoint, save_checkpoint
+from uumamba.training.display import make_display, standard_observers
+from uumamba.training.options import Execution, StepOptions, Validation
 from uumamba.training.prefetcher import Prefetcher
-from uumamba.training.progress_plot import draw_progress
-from uumamba.training.run_folder import BEST, LAST, PREVIOUS
+from uumamba.training.progress_plot import ProgressPlot, draw_progress
+from uumamba.training.run_folder import BEST, LAST, PREVIOUS, RunFolder
 from uumamba.training.run_log import RunLog
+from uumamba.training.run_state import MovingAverage
 from uumamba.training.schedule import by_budget, constant, cosine, make_schedule, poly
 from uumamba.training.supervised_objective import SupervisedObjective
 from uumamba.training.trainer import Trainer, TrainingDivergedError
@@ -20,19 +24,29 @@ __all__ = [
     "Budget",
     "Checkpoint",
     "DamagedCheckpointError",
+    "Execution",
+    "MovingAverage",
+    "Observer",
     "Prefetcher",
+    "ProgressPlot",
     "Ranks",
+    "RunFolder",
     "RunLog",
+    "RunView",
+    "StepOptions",
     "StoppedOnRequest",
     "SupervisedObjective",
     "Trainer",
     "TrainingDivergedError",
+    "Validation",
     "by_budget",
     "constant",
     "cosine",
     "draw_progress",
+    "make_display",
     "make_schedule",
     "poly",
     "read_checkpoint",
     "save_checkpoint",
+    "standard_observers",
 ]

@@ -1,33 +1,20 @@
-"""Checks of a trainer's objects and options before training starts."""
-
-from typing import get_args
+"""Check of a trainer's optimizer before training starts."""
 
 from torch import nn
 
 from uumamba.optim import SharpnessAware
-from uumamba.runtime.autocast import Precision
 from uumamba.runtime.errors import require
 from uumamba.types import Objective
 
 
-def check_setup(
-    net: nn.Module,
-    objective: Objective,
-    optimizer: SharpnessAware,
-    *,
-    precision: str,
-    save_every_minutes: float | None,
-    **counts: int,
-) -> None:
-    """Check that the optimizer holds every trainable parameter, and check options.
+def check_setup(net: nn.Module, objective: Objective, optimizer: SharpnessAware, *, precision: str) -> None:
+    """Check that the optimizer holds every trainable parameter.
 
     Args:
         net: the network.
         objective: its parameters should be trained too.
         optimizer: an optimizer of uumamba.optim, with a scaler for float16.
         precision: precision of autocast.
-        save_every_minutes: at least 0, or None.
-        counts: integers of at least 1, by name.
 
     Raises:
         UsageError: the key names the option, or the first missing parameter.
@@ -51,7 +38,6 @@ def check_setup(
         expected="every parameter that requires a gradient",
         fix="give all parameters to the optimizer, or set requires_grad to False",
     )
-    require(precision in get_args(Precision), "precision", got=precision, expected=" or ".join(get_args(Precision)))
     require(
         precision != "float16" or optimizer.scaler is not None,
         "precision",
@@ -59,11 +45,3 @@ def check_setup(
         expected="float32 or bfloat16 for an optimizer without a gradient scaler",
         fix="make the optimizer with scaler=torch.amp.GradScaler(), or choose bfloat16",
     )
-    require(
-        save_every_minutes is None or save_every_minutes >= 0,
-        "save_every_minutes",
-        got=save_every_minutes,
-        expected="a number of at least 0, or None to save at the ends of epochs only",
-    )
-    for name, number in counts.items():
-        require(number >= 1, name, got=number, expected="an integer of at least 1")

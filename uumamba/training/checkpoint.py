@@ -38,6 +38,7 @@ class Checkpoint:
         progress: epochs and steps done, best Dice, sums of the current epoch.
         config: resolved configuration of the run, as JSON values.
         method: state of a domain-generalization method; empty without a method and in files of older versions.
+        observers: states of observers by their keys; not in the file if empty.
     """
 
     net: dict[str, Any]
@@ -49,6 +50,7 @@ class Checkpoint:
     progress: dict[str, Any]
     config: Any
     method: dict[str, Any] = field(default_factory=dict)
+    observers: dict[str, Any] = field(default_factory=dict)
 
 
 def save_checkpoint(
@@ -65,7 +67,8 @@ def save_checkpoint(
         UumambaError: the disk is full or the file cannot be written; an old file is unchanged.
         UsageError: a part is neither tensor nor JSON value.
     """
-    tensors, rest = flatten(vars(checkpoint), "checkpoint")
+    parts = {name: part for name, part in vars(checkpoint).items() if part or name != "observers"}
+    tensors, rest = flatten(parts, "checkpoint")
     tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
     state = json.dumps(rest)
     metadata = {"format": FORMAT, "state": state, "sha256": _checksum(tensors, state)}

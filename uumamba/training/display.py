@@ -2,14 +2,24 @@
 
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
-from uumamba.training.budget import Budget
+from uumamba.runtime.observer import Observer, Row, RunView, to_stderr
+from uumamba.training.progress_plot import ProgressPlot
 
 
-def make_display(progress: bool | None, log: Callable[[str], None] | None) -> "LineDisplay":
+def standard_observers(
+    *, progress: bool | None = None, log: Callable[[str], None] | None = None
+) -> tuple[Observer, ...]:
+    """Make the observers of a trainer without others: display and plot.
+
+    For the arguments see :func:`make_display`.
+    """
+    return make_display(progress, log), ProgressPlot()
+
+
+def make_display(progress: bool | None = None, log: Callable[[str], None] | None = None) -> "LineDisplay":
     """Make the display of a run.
 
     Args:
@@ -21,18 +31,12 @@ def make_display(progress: bool | None, log: Callable[[str], None] | None) -> "L
     return LineDisplay(log or to_stderr)
 
 
-def to_stderr(sentence: str) -> None:
-    """Print to stderr and flush, also if stderr is a file."""
-    print(sentence, file=sys.stderr, flush=True)
-
-
-class LineDisplay(AbstractContextManager["LineDisplay"]):
+class LineDisplay(Observer):
     """Log with one line per epoch.
 
     Example:
-        >>> with LineDisplay(print) as display:
-        ...     display.begin(epochs=2, done=0, budget=Budget())
-        ...     display.epoch({"epoch": 1, "loss": 0.5, "dice": 0.8125, "lr": 0.01, "seconds": 2.0})
+        >>> row = {"epoch": 1, "loss": 0.5, "dice": 0.8125, "lr": 0.01, "seconds": 2.0}
+        >>> LineDisplay(print).on_epoch_saved(RunView(epochs=2), row)
         epoch 2/2  loss 0.5000  dice 0.8125  lr 0.01  2 s
     """
 
@@ -40,29 +44,28 @@ class LineDisplay(AbstractContextManager["LineDisplay"]):
         self.say = log
         self._seconds: list[float] = []
 
-    def __exit__(self, *_: object) -> None:
-        pass
+    def on_start(self, run: RunView) -> None:
+        if run.epochs_done:
+            self.say(f"resuming after epoch {run.epochs_done}/{run.epochs}")
 
-    def begin(self, *, epochs: int, done: int, budget: Budget) -> None:
-        """Start after ``done`` of ``epochs`` epochs; the budget may end earlier."""
-        self._epochs, self._budget = epochs, budget
-        if done:
-            self.say(f"resuming after epoch {done}/{epochs}")
-
-    def step(self) -> None:
-        pass
-
-    def epoch(self, row: Mapping[str, Any]) -> None:
+    def on_epoch_saved(self, run: RunView, row: Row) -> None:
         """Show the numbers of an epoch and the time left."""
         self._seconds.append(row["seconds"])
-        left = self._epochs - row["epoch"] - 1
+        self._show(self._format(run, row))
+
+    def on_message(self, sentence: str) -> bool:
+        self.say(sentence)
+        return True
+
+    def _format(self, run: RunView, row: Mapping[str, Any]) -> str:
+        left = run.epochs - row["epoch"] - 1
         formats = {"loss": "loss {:.4f}", "dice": "dice {:.4f}", "lr": "lr {:.3g}", "data_wait": "data wait {:.1%}"}
         numbers = [text.format(row[key]) for key, text in formats.items() if row.get(key) is not None]
-        words = [f"epoch {row['epoch'] + 1}/{self._epochs}", *numbers, format_duration(row["seconds"])]
-        if left and not self._budget.is_over:
+        words = [f"epoch {row['epoch'] + 1}/{run.epochs}", *numbers, format_duration(row["seconds"])]
+        if left and run.seconds_left:
             pace = sum(self._seconds) / len(self._seconds)
-            words.append(f"left {format_duration(min(left * pace, self._budget.left_s))}")
-        self._show("  ".join(words))
+            words.append(f"left {format_duration(min(left * pace, run.seconds_left))}")
+        return "  ".join(words)
 
     def _show(self, line: str) -> None:
         self.say(line)
@@ -84,22 +87,22 @@ class BarDisplay(LineDisplay):
         self._steps, self._steps_per_epoch = 0, 0
         super().__init__(partial(self._bar.console.print, markup=False, highlight=False))
 
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def begin(self, *, epochs: int, done: int, budget: Budget) -> None:
-        super().begin(epochs=epochs, done=done, budget=budget)
-        self._bar.update(self._task, total=epochs, completed=done)
+    def on_start(self, run: RunView) -> None:
+        super().on_start(run)
+        self._bar.update(self._task, total=run.epochs, completed=run.epochs_done)
         self._bar.start()
 
-    def step(self) -> None:
+    def on_end(self, run: RunView, error: BaseException | None) -> None:
+        self._bar.stop()
+
+    def on_step(self, run: RunView) -> None:
         """Advance by the share of one step in an epoch."""
         self._steps += 1
         if self._steps < self._steps_per_epoch:
             self._bar.update(self._task, advance=1 / self._steps_per_epoch)
 
-    def epoch(self, row: Mapping[str, Any]) -> None:
-        super().epoch(row)
+    def on_epoch_saved(self, run: RunView, row: Row) -> None:
+        super().on_epoch_saved(run, row)
         self._steps_per_epoch, self._steps = self._steps, 0
         self._bar.update(self._task, completed=row["epoch"] + 1)
 

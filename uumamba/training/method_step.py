@@ -27,12 +27,12 @@ class MethodStep:
     the step once, and random numbers keyed by the step number, as in UDIM, are the same in each micro-batch.
 
     Args:
-        method: its ``state_dict``, if present, should be small; it is copied at each step.
+        method: its state is copied at each step.
         entering: makes the context of a scalar, such as autocast, entered again for each scalar.
 
     Example:
         >>> import torch
-        >>> class MeanOfImage:
+        >>> class MeanOfImage(Method):
         ...     steps = 0
         ...     def at_weights(self, image, label, *, domains):
         ...         self.steps += 1
@@ -70,17 +70,13 @@ class MethodStep:
         return found or None
 
     def state(self) -> dict[str, Any]:
-        """Return a copy of the method's state, empty without ``state_dict``."""
-        return deepcopy(getattr(self.method, "state_dict", dict)())
+        """Return a copy of the method's state."""
+        return deepcopy(self.method.state_dict())
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Restore an earlier state; an empty state changes nothing."""
         if state:
-            self.method.load_state_dict(deepcopy(dict(state)))  # type: ignore[attr-defined]  # has a state_dict
-
-    def numbers(self) -> dict[str, Any]:
-        """Return the method's numbers for an epoch's row."""
-        return getattr(self.method, "numbers", dict)()
+            self.method.load_state_dict(deepcopy(dict(state)))
 
     def _scalar(self, scalar: Callable[[], Tensor], weight: float) -> Tensor:
         with self.entering():

@@ -19,7 +19,7 @@ Loaded = tuple[Batch, "torch.cuda.Event | None"]  # batch on the device, event o
 
 
 class Prefetcher:
-    """Loader that moves batches to the device and augments them there.
+    """Batches of each epoch, moved to the device and augmented there.
 
     With ``read_ahead`` a thread loads the next batch while a step runs, so that two batches exist at a time. On CUDA
     the thread copies from pinned memory and augments on its own stream. The step's stream waits for that stream; the
@@ -32,14 +32,15 @@ class Prefetcher:
     is idle for about as long.
 
     Args:
-        device: device of the step.
-        augment: function from batch to batch.
+        batches: function from the number of an epoch, from 0, to its batches.
+        augment: function from batch to batch, on the device.
         read_ahead: prefetch in a thread; only if batches and augmentation draw from their own generators.
-        channels_last: store images channels-last.
 
     Example:
-        >>> prefetcher = Prefetcher("cpu", augment=lambda batch: batch | {"image": 2 * batch["image"]}, read_ahead=True)
-        >>> with prefetcher.load([{"image": torch.ones(1)}]) as batches:
+        >>> ones = [{"image": torch.ones(1)}]
+        >>> double = lambda batch: batch | {"image": 2 * batch["image"]}
+        >>> prefetcher = Prefetcher(lambda epoch: ones, augment=double, read_ahead=True)
+        >>> with prefetcher.load(prefetcher.batches(0)) as batches:
         ...     [batch["image"].item() for batch in batches]
         [2.0]
         >>> prefetcher.waited_s > 0
@@ -48,18 +49,21 @@ class Prefetcher:
 
     def __init__(
         self,
-        device: torch.device | str,
+        batches: Callable[[int], Iterable[Batch]],
         *,
         augment: Callable[[Batch], Batch] | None = None,
         read_ahead: bool = False,
-        channels_last: bool = False,
     ) -> None:
-        self.device = torch.device(device)
+        self.batches = batches
         self.augment = augment
         self.read_ahead = read_ahead
-        self.channels_last = channels_last
         self.waited_s = 0.0
-        self._stream = torch.cuda.Stream(self.device) if read_ahead and self.device.type == "cuda" else None
+        self.move_to("cpu")
+
+    def move_to(self, device: torch.device | str, *, channels_last: bool = False) -> None:
+        """Choose the device of the step, and the memory format of images."""
+        self.device, self.channels_last = torch.device(device), channels_last
+        self._stream: torch.cuda.Stream | None = None
 
     @contextmanager
     def load(self, batches: Iterable[Batch]) -> Iterator[Iterator[Batch]]:
@@ -68,6 +72,8 @@ class Prefetcher:
         At the end of the block the thread has ended and a generator is closed. An error of the batches or of the
         augmentation is raised at the request of its batch.
         """
+        if self.read_ahead and self.device.type == "cuda" and self._stream is None:
+            self._stream = torch.cuda.Stream(self.device)
         source = iter(batches)
         try:
             with closing(self._load_all(source)) as loaded:

@@ -1,11 +1,12 @@
 """``progress.png``: loss, Dice, learning rate and loss weights by epoch."""
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from uumamba.runtime.files import report_write_errors, whole_file
-from uumamba.training.callback_list import Row
+from uumamba.runtime.observer import Observer, Row, RunView
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,6 +18,32 @@ COLOURS = (INK, "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"
 PALE = "#9aa5b1"
 
 LOWEST = 3  # structures with a colour, if there are more structures than colours
+SECONDS_BETWEEN_PLOTS = 30.0  # drawing one takes about half a second
+
+
+class ProgressPlot(Observer):
+    """Observer that draws ``progress.png`` in the run's folder, if it has one.
+
+    The plot is drawn at the end of a run, and before that not more than twice a minute.
+    """
+
+    def __init__(self) -> None:
+        self._drawn_at = time.monotonic()
+        self._is_up_to_date = True
+
+    def on_epoch_saved(self, run: RunView, row: Row) -> None:
+        self._is_up_to_date = False
+        if time.monotonic() - self._drawn_at > SECONDS_BETWEEN_PLOTS:
+            self._draw(run)
+
+    def on_end(self, run: RunView, error: BaseException | None) -> None:
+        if not self._is_up_to_date:
+            self._draw(run)
+
+    def _draw(self, run: RunView) -> None:
+        if run.folder is not None:
+            draw_progress(run.rows, run.folder / "progress.png")
+        self._drawn_at, self._is_up_to_date = time.monotonic(), True
 
 
 def draw_progress(rows: Sequence[Row], path: Path | str) -> None:

@@ -1,5 +1,6 @@
 """Run folder of one process, with a readable checkpoint after any crash."""
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,24 +23,45 @@ class RunFolder:
     ``config.json``.
 
     Args:
-        path: the folder; created if it does not exist.
+        path: the folder; created when training begins.
+        config: JSON values, stored in the checkpoints and compared when the run is resumed.
+        complete_config: fills keys that an older program did not store, before the comparison.
+        save_every_minutes: time after which a checkpoint is also written between two steps, by a monotonic clock; None
+            writes checkpoints at the ends of epochs only.
 
     Raises:
-        UsageError: the folder cannot be created.
+        UsageError: ``save_every_minutes`` is negative.
+        TypeError: the configuration is not JSON.
     """
 
-    def __init__(self, path: Path | str) -> None:
-        self.path = make_folder(path)
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        config: Any = None,
+        complete_config: Callable[[Any], Any] | None = None,
+        save_every_minutes: float | None = 10.0,
+    ) -> None:
+        require(
+            save_every_minutes is None or save_every_minutes >= 0,
+            "save_every_minutes",
+            got=save_every_minutes,
+            expected="a number of at least 0, or None to save at the ends of epochs only",
+        )
+        self.path = Path(path)
+        self.config = json.loads(json.dumps(config))
+        self.complete_config = complete_config
+        self.save_every_minutes = save_every_minutes
         self.log = RunLog(self.path / "metrics.jsonl")
-        self.plot = self.path / "progress.png"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Lock the folder and remove unfinished files of a killed process.
 
         Raises:
-            UsageError: another process trains here.
+            UsageError: another process trains here, or the folder cannot be created.
         """
+        make_folder(self.path)
         with lock_folder(self.path, doing="training"):
             for unfinished in self.path.glob(".unfinished-*"):
                 unfinished.unlink()
@@ -78,14 +100,14 @@ class RunFolder:
         """Return whether a run was started in this folder."""
         return bool(self._checkpoints())
 
-    def begin(self, config: Any, *, epochs: int) -> list[dict[str, Any]]:
+    def begin(self, *, epochs: int) -> list[dict[str, Any]]:
         """Write the configuration, and cut the log to ``epochs`` epochs.
 
         Returns:
             The remaining rows. The checkpoint does not include later ones.
         """
-        if config is not None:
-            write_json(self.path / "config.json", config)
+        if self.config is not None:
+            write_json(self.path / "config.json", self.config)
         self.log.cut(epochs=epochs)
         return self.log.rows()
 

@@ -64,10 +64,11 @@ class RunLog:
 
 
 def _line(row: Mapping[str, Any]) -> str:
-    return json.dumps(_replace_infinite(row), allow_nan=False) + "\n"
+    return json.dumps(replace_infinite(row), allow_nan=False) + "\n"
 
 
-def _replace_infinite(value: Any) -> Any:
+def replace_infinite(value: Any) -> Any:
+    """Replace numbers that are not finite by None, as JSON needs."""
     if isinstance(value, Mapping):
-        return {key: _replace_infinite(entry) for key, entry in value.items()}
+        return {key: replace_infinite(entry) for key, entry in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

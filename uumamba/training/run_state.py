@@ -12,7 +12,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from uumamba.optim import SharpnessAware
-from uumamba.runtime.errors import UsageError
+from uumamba.runtime.errors import UsageError, require
+from uumamba.runtime.network import bare_network
 from uumamba.runtime.ranks import ALONE, Ranks
 from uumamba.runtime.seeds import get_random_state, key_to_seed, seed_everything, set_random_state
 from uumamba.training.checkpoint import Checkpoint
@@ -64,6 +65,21 @@ class Progress:
     is_validated: bool = False
 
 
+class MovingAverage(AveragedModel):
+    """Exponential moving average of a network's weights.
+
+    An update gives ``decay * average + (1 - decay) * weights``; buffers are copied. ``module`` is the averaged network.
+
+    Args:
+        net: the network, copied without its wrappers.
+        decay: share of the average that an update keeps, from 0 to 1.
+    """
+
+    def __init__(self, net: nn.Module, decay: float) -> None:
+        require(0 <= decay <= 1, "decay", got=decay, expected="a number from 0 to 1")
+        super().__init__(bare_network(net), multi_avg_fn=get_ema_multi_avg_fn(decay))
+
+
 class RunState:
     """Objects that training changes, the progress, and the random generators.
 
@@ -87,7 +103,7 @@ class RunState:
         optimizer: SharpnessAware,
         *,
         scheduler: LRScheduler | None,
-        average: AveragedModel | None,
+        average: MovingAverage | None,
         device: torch.device,
         ranks: Ranks = ALONE,
         method: MethodStep | None = None,
@@ -124,8 +140,13 @@ class RunState:
         is_finite = loss.reshape(()).isfinite()
         self.loss_sums += torch.stack([torch.where(is_finite, loss.reshape(()), 0.0), is_finite]).to(self.loss_sums)
 
-    def checkpoint(self, config: Any) -> Checkpoint:
-        """Return the current state, without copying tensors; a collective call."""
+    def checkpoint(self, config: Any, observers: dict[str, Any] | None = None) -> Checkpoint:
+        """Return the current state, without copying tensors; a collective call.
+
+        Args:
+            config: configuration of the run.
+            observers: states of its observers, by their keys.
+        """
         self.progress.loss_sum, self.progress.loss_count = self.ranks.reduce_sum(self.loss_sums.tolist())
         now = get_random_state(self.device)
         at_epoch = self._random_at_epoch if self.progress.steps_in_epoch else now
@@ -140,6 +161,7 @@ class RunState:
             progress=asdict(self.progress),
             config=config,
             method={} if self.method is None else self.method.state(),
+            observers=observers or {},
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -178,14 +200,6 @@ class RunState:
         if not self.ranks.is_rank_zero:
             seed_everything(key_to_seed(torch.initial_seed(), "rank", self.ranks.rank, self.progress.steps_done))
             self._random_at_epoch = get_random_state(self.device)
-
-
-def make_moving_average(net: nn.Module, decay: float | None) -> AveragedModel | None:
-    """Make the exponential moving average of a network; None without decay.
-
-    An update gives ``decay * average + (1 - decay) * weights``; buffers are copied.
-    """
-    return None if decay is None else AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(decay))
 
 
 def _load(name: str, load: Callable[[Any], Any], state: Any) -> None:

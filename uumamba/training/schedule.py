@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -73,9 +73,29 @@ def constant(optimizer: Optimizer, total_steps: int, warmup_steps: int = 0) -> L
     return _make(optimizer, total_steps, warmup_steps, lambda share: 1.0)
 
 
+class BudgetSchedule(LambdaLR):
+    """Learning rate schedule over the time of a budget.
+
+    A trainer with this schedule ends with the budget.
+
+    Args:
+        optimizer: as for torch's ``LambdaLR``.
+        factor: factor of the learning rates at a step.
+        budget: the budget; its state is not part of the schedule's.
+    """
+
+    def __init__(self, optimizer: Optimizer, factor: Callable[[int], float], budget: Budget) -> None:
+        super().__init__(optimizer, factor)
+        self.budget = budget
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return torch's state, without the budget."""
+        return {name: value for name, value in super().state_dict().items() if name != "budget"}
+
+
 def by_budget(
     optimizer: Optimizer, budget: Budget, total_steps: int, power: float = 0.9, warmup_steps: int = 0
-) -> LambdaLR:
+) -> BudgetSchedule:
     r"""Polynomial decay over the time of a budget.
 
     .. math:: \eta = \eta_0 (1 - s)^p \min\left(1, \max\left(\frac{t + 1}{w}, \frac{s}{0.1}\right)\right), \qquad
@@ -99,7 +119,7 @@ def by_budget(
         risen = min(1.0, max((step + 1) / warmup_steps, share / WARMUP_SHARE)) if warmup_steps else 1.0
         return risen * (1.0 - share) ** power
 
-    return LambdaLR(optimizer, factor)
+    return BudgetSchedule(optimizer, factor, budget)
 
 
 def make_schedule(

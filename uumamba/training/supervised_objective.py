@@ -3,10 +3,11 @@
 from torch import Tensor, nn
 
 from uumamba.runtime.network import read_loss_weights
+from uumamba.runtime.observer import Observer, Row, RunView
 from uumamba.types import Batch, Logits
 
 
-class SupervisedObjective(nn.Module):
+class SupervisedObjective(nn.Module, Observer):
     """Supervised loss ``loss(net(batch["image"]), batch["label"])``.
 
     A module, so that parameters of the loss can be trained. Give ``objective.parameters()`` to the optimizer with the
@@ -24,6 +25,8 @@ class SupervisedObjective(nn.Module):
         tensor(1.)
     """
 
+    may_fail = False
+
     def __init__(self, loss: nn.Module, *, outputs: bool = False) -> None:
         super().__init__()
         self.loss = loss
@@ -38,3 +41,7 @@ class SupervisedObjective(nn.Module):
     def loss_weights(self) -> dict[str, float]:
         """Return the learned weights of the loss terms; empty without any."""
         return read_loss_weights(self.loss)
+
+    def on_epoch_end(self, run: RunView, row: Row) -> None:
+        """Add the learned weights of the loss terms."""
+        row["loss_weights"] = self.loss_weights()

@@ -3,20 +3,21 @@
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from uumamba.runtime.errors import UsageError
+from uumamba.runtime.observer import Observer, Row, RunView
 from uumamba.runtime.tree import join_keys
-from uumamba.training.callback_list import Row, end_times, finite_scalars
+from uumamba.training.row_values import end_times, finite_scalars
 
 LONGEST_VALUE = 500  # characters of a parameter, the limit of older versions of MLflow
 
 
-class MLflowTracker:
-    """Callback that records scalars in a local database of MLflow.
+class MLflowTracker(Observer):
+    """Observer that records scalars in a local database of MLflow.
 
     View them with ``mlflow ui --backend-store-uri sqlite:///RUN/mlflow.db``. Folds and seeds share the database, each
     as a run with its own name, so that they can be compared. No name of a user or machine is stored, and MLflow's
@@ -42,9 +43,8 @@ class MLflowTracker:
         self._mlflow = mlflow
         self._client: Any = None
         self._id = ""
-        self._epochs, self._done = 0, 0
 
-    def begin(self, rows: Sequence[Row], *, done: int, epochs: int) -> None:
+    def on_start(self, run: RunView) -> None:
         """Continue the run of this name, and add missing rows.
 
         A run that holds other rows is replaced.
@@ -52,11 +52,10 @@ class MLflowTracker:
         Raises:
             UsageError: the database cannot be used.
         """
-        self._epochs, self._done = epochs, done
         try:
             self._client = self._mlflow.MlflowClient(f"sqlite:///{self.database}")
-            self._id, recorded = self._continue_or_create({row["epoch"] + 1 for row in rows})
-            for row, moment in zip(rows, end_times(rows, time.time()), strict=True):
+            self._id, recorded = self._continue_or_create({row["epoch"] + 1 for row in run.rows})
+            for row, moment in zip(run.rows, end_times(run.rows, time.time()), strict=True):
                 if row["epoch"] + 1 not in recorded:
                     self._add(row, moment)
         except Exception as error:
@@ -67,14 +66,13 @@ class MLflowTracker:
                 fix="remove the file, which is rebuilt from metrics.jsonl, or remove mlflow from track",
             ) from error
 
-    def epoch(self, row: Row) -> None:
+    def on_epoch_saved(self, run: RunView, row: Row) -> None:
         self._add(row, time.time())
-        self._done = row["epoch"] + 1
 
-    def end(self) -> None:
+    def on_end(self, run: RunView, error: BaseException | None) -> None:
         """Mark the run as finished or killed."""
         if self._id:
-            self._client.set_terminated(self._id, "FINISHED" if self._done == self._epochs else "KILLED")
+            self._client.set_terminated(self._id, "FINISHED" if run.epochs_done == run.epochs else "KILLED")
 
     def _continue_or_create(self, steps: set[int]) -> tuple[str, set[int]]:
         """Return the run's id and its recorded epochs."""

@@ -1,15 +1,15 @@
 """TensorBoard tracker, always equal to ``metrics.jsonl``."""
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from uumamba.training.callback_list import Row, end_times, finite_scalars
+from uumamba.runtime.observer import Observer, Row, RunView
+from uumamba.training.row_values import end_times, finite_scalars
 
 
-class TensorBoardTracker:
-    """Callback that records scalars for ``tensorboard --logdir RUN``.
+class TensorBoardTracker(Observer):
+    """Observer that records scalars for ``tensorboard --logdir RUN``.
 
     An event file can only grow, so it cannot be corrected after a kill. A resumed run therefore replaces the file by
     the rows of the checkpoint, and an open TensorBoard drops the old points.
@@ -25,18 +25,18 @@ class TensorBoardTracker:
         self._make_writer = SummaryWriter
         self._writer: Any = None
 
-    def begin(self, rows: Sequence[Row], *, done: int, epochs: int) -> None:
-        """Replace earlier event files by the given rows."""
+    def on_start(self, run: RunView) -> None:
+        """Replace earlier event files by the rows of the run."""
         for old in self.folder.glob("events.out.tfevents.*"):
             old.unlink()
         self._writer = self._make_writer(str(self.folder), purge_step=0)
-        for row, moment in zip(rows, end_times(rows, time.time()), strict=True):
+        for row, moment in zip(run.rows, end_times(run.rows, time.time()), strict=True):
             self._add(row, moment)
 
-    def epoch(self, row: Row) -> None:
+    def on_epoch_saved(self, run: RunView, row: Row) -> None:
         self._add(row, time.time())
 
-    def end(self) -> None:
+    def on_end(self, run: RunView, error: BaseException | None) -> None:
         if self._writer is not None:
             self._writer.close()
 

@@ -1,40 +1,36 @@
 """Resumable training loop for any network, objective and optimizer of the family."""
 
-import json
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from uumamba.optim import SharpnessAware
-from uumamba.runtime.autocast import Precision, autocast
+from uumamba.runtime.autocast import autocast
 from uumamba.runtime.errors import UumambaError, require
 from uumamba.runtime.memory_format import lay_channels_last
 from uumamba.runtime.network import bare_network
-from uumamba.runtime.ranks import ALONE, Ranks
+from uumamba.runtime.observer import Observer, ObserverList, Row, RunView
 from uumamba.runtime.stop import StoppedOnRequest, StopRequest
-from uumamba.training.adaptive_microbatch import AdaptiveMicrobatch
 from uumamba.training.budget import Budget, Clock
-from uumamba.training.callback_list import Callback, CallbackList
 from uumamba.training.check_setup import check_setup
 from uumamba.training.checkpoint import Checkpoint
-from uumamba.training.compiled_step import CompiledStep
-from uumamba.training.display import LineDisplay, make_display
+from uumamba.training.display import standard_observers
 from uumamba.training.method_step import MethodStep
+from uumamba.training.options import Execution, StepOptions, Validation
 from uumamba.training.prefetcher import Prefetcher
-from uumamba.training.progress_plot import draw_progress
+from uumamba.training.repeatable_step import RepeatableStep
 from uumamba.training.run_folder import RunFolder, check_same_config
-from uumamba.training.run_state import RunState, make_moving_average
-from uumamba.types import Batch, Method, Objective
+from uumamba.training.run_log import replace_infinite
+from uumamba.training.run_state import MovingAverage, RunState
+from uumamba.training.schedule import BudgetSchedule
+from uumamba.types import Batch, Objective
 
 RESUME = "--resume (fit(resume=True))"
-SECONDS_BETWEEN_PLOTS = 30.0  # drawing one takes about half a second
 
 
 class TrainingDivergedError(UumambaError):
@@ -50,56 +46,38 @@ class Trainer:
     generators, whose states are part of the checkpoint.
 
     Edge cases. A step whose loss or gradient is not finite is skipped by the optimizer, left out of the mean loss and
-    counted; ``max_skipped_in_a_row`` such steps end the run. A step that runs out of memory is repeated in
-    micro-batches, see :class:`AdaptiveMicrobatch <uumamba.training.adaptive_microbatch.AdaptiveMicrobatch>`. SIGTERM
-    and SIGUSR1 end the run after the current step, with a checkpoint. Validation runs without gradients on the moving
-    average, or on the network if there is no average, and selects ``best``.
+    counted; too many such steps in a row end the run. A step that runs out of memory is repeated in micro-batches, see
+    :class:`RepeatableStep <uumamba.training.repeatable_step.RepeatableStep>`. SIGTERM and SIGUSR1 end a run with a
+    folder after the current step, with a checkpoint. Validation runs without gradients on the moving average, or on the
+    network if there is no average, and selects ``best``.
 
-    With ``ranks`` several processes train together. ``net`` must then be ``ranks.wrap(net)`` here and in the optimizer.
-    ``batches(epoch)`` gives this process's share, in an order that does not depend on the global generators, because
-    each process has its own random numbers. All ranks call ``validate``. Only rank 0 writes, shows progress and holds
+    With ``execution.ranks`` several processes train together. ``net`` must then be ``ranks.wrap(net)`` here and in the
+    optimizer. ``batches(epoch)`` gives this process's share, in an order that does not depend on the global generators,
+    because each process has its own random numbers. All ranks validate. Only rank 0 writes, shows progress and holds
     the folder's lock; a signal to any rank stops all ranks.
 
     Args:
         net: the network; checkpoints hold it without wrappers.
         objective: ``objective(net, batch) -> scalar``; the state of a module is stored and its parameters may be
-            trained. ``begin_epoch(epoch)`` and ``after_step(net)`` of the objective, if present, are called when an
-            epoch starts or is resumed, and after each optimizer step.
+            trained. An objective that is an :class:`Observer <uumamba.runtime.observer.Observer>`, such as MESA,
+            follows the run.
         optimizer: an optimizer of :mod:`uumamba.optim` with every parameter of both that requires a gradient.
-        ascent: scalar for the ascent step in place of the loss, computed from the objective's outputs.
-        method: penalty added to each step at the original weights, such as UDIM. It is called once per step with the
-            augmented batch's ``image``, ``label`` and, if given, ``domain``. Its scalar is computed under the run's
-            autocast, and its state is part of the checkpoint.
-        epochs: number of epochs of the run; with a ``budget`` the largest number.
-        batches: function from the number of an epoch, from 0, to its batches.
-        augment: function from batch to batch, on the device.
-        read_ahead: prefetch and augment the next batch in a thread; :class:`Prefetcher` gives the conditions.
-        validate: ``validate(net) -> {"dice": ..., ...}``, higher is better, in evaluation mode.
-        validate_every: epochs between validations; the last epoch is always validated.
-        scheduler: learning rate schedule, stepped after every optimizer step.
-        budget: total time of the run; at its end the current epoch is cut short.
-        ema_decay: decay of the moving average ``decay * average + (1 - decay) * weights``, updated every step.
-        device: device of the training.
-        precision: precision of autocast, entered again for every pass; ``"float16"`` needs an optimizer with a scaler.
-        channels_last: store weights and images channels-last; on a CPU torch 2.13 can crash with this format.
-        compiles: train through ``torch.compile``; a failure is reported and training continues without it.
-        max_skipped_in_a_row: end the run after this number of consecutive skipped steps.
-        samples_at_once: most samples in one pass; larger batches are split into micro-batches. None is no limit.
-        save_every_minutes: time after which a checkpoint is also written between two steps, by a monotonic clock; None
-            writes checkpoints at the ends of epochs only.
-        run_dir: folder of checkpoints, ``metrics.jsonl`` and ``progress.png``; None writes no file.
-        config: JSON values, stored in the checkpoints and compared when the run is resumed.
-        complete_config: fills keys that an older program did not store, before the comparison.
-        callbacks: called with each epoch's row, such as trackers.
-        numbers: called at the end of an epoch; returns numbers to add to the row.
-        ranks: the processes that train together; a single process by default.
-        progress: True for a bar, False for one line per epoch, None for a bar on a terminal.
-        log: called with each line; stderr by default.
+        batches: function from the number of an epoch, from 0, to its batches, or a :class:`Prefetcher` of it that
+            augments batches or reads them ahead.
+        epochs: number of epochs of the run; with a budget the largest number.
+        step: ascent loss, method, micro-batches, and the limit of skipped steps.
+        execution: device, precision, memory format, compiling, and ranks.
+        schedule: learning rate schedule, stepped after every optimizer step. That of :func:`by_budget` also ends the
+            run: at the end of its budget the current epoch is cut short.
+        average: moving average of the network's weights, updated every step.
+        validation: validation of the network, and the epochs between two of them.
+        folder: folder of checkpoints and ``metrics.jsonl``; None writes no file.
+        observers: display, plot, trackers and other observers, which also see ``folder``; None for those of
+            :func:`standard_observers`.
 
     Raises:
-        UsageError: the optimizer is not of the family, lacks a parameter, or lacks a scaler for float16; or a number is
-            out of range.
-        TypeError: the configuration is not JSON.
+        UsageError: the optimizer is not of the family, lacks a parameter, or lacks a scaler for float16; an observer is
+            of another class; or ``epochs`` is below 1.
 
     Example:
         >>> from functools import partial
@@ -108,8 +86,7 @@ class Trainer:
         >>> net, objective = nn.Linear(2, 3), SupervisedObjective(nn.CrossEntropyLoss())
         >>> optimizer = SAM(net.parameters(), partial(torch.optim.SGD, lr=0.1), rho=0.05)
         >>> batch = {"image": torch.eye(2), "label": torch.tensor([0, 2])}
-        >>> trainer = Trainer(net, objective, optimizer, epochs=30, batches=lambda epoch: [batch], log=[].append)
-        >>> trainer.fit()
+        >>> Trainer(net, objective, optimizer, batches=lambda epoch: [batch], epochs=30).fit()
         >>> net(batch["image"]).argmax(dim=1)
         tensor([0, 2])
     """
@@ -120,90 +97,75 @@ class Trainer:
         objective: Objective,
         optimizer: SharpnessAware,
         *,
+        batches: Callable[[int], Iterable[Batch]] | Prefetcher,
         epochs: int,
-        batches: Callable[[int], Iterable[Batch]],
-        ascent: Callable[[Any], Tensor] | None = None,
-        method: Method | None = None,
-        augment: Callable[[Batch], Batch] | None = None,
-        read_ahead: bool = False,
-        validate: Callable[[nn.Module], dict[str, float]] | None = None,
-        validate_every: int = 1,
-        scheduler: LRScheduler | None = None,
-        budget: Budget | None = None,
-        ema_decay: float | None = None,
-        device: torch.device | str = "cpu",
-        precision: Precision = "float32",
-        channels_last: bool = False,
-        compiles: bool = False,
-        max_skipped_in_a_row: int = 25,
-        samples_at_once: int | None = None,
-        save_every_minutes: float | None = 10.0,
-        run_dir: Path | str | None = None,
-        config: Any = None,
-        complete_config: Callable[[Any], Any] | None = None,
-        callbacks: Sequence[Callback] = (),
-        numbers: Callable[[], dict[str, Any]] | None = None,
-        ranks: Ranks = ALONE,
-        progress: bool | None = None,
-        log: Callable[[str], None] | None = None,
+        step: StepOptions | None = None,
+        execution: Execution | None = None,
+        schedule: LRScheduler | None = None,
+        average: MovingAverage | None = None,
+        validation: Validation | None = None,
+        folder: RunFolder | None = None,
+        observers: Sequence[Observer] | None = None,
     ) -> None:
-        check_setup(
-            net,
-            objective,
-            optimizer,
-            precision=precision,
-            save_every_minutes=save_every_minutes,
-            epochs=epochs,
-            validate_every=validate_every,
-            max_skipped_in_a_row=max_skipped_in_a_row,
-            samples_at_once=1 if samples_at_once is None else samples_at_once,
-        )
-        self.device = torch.device(device)
+        step = step or StepOptions()
+        self.execution = execution = execution or Execution()
+        check_setup(net, objective, optimizer, precision=execution.precision)
+        require(epochs >= 1, "epochs", got=epochs, expected="an integer of at least 1")
+        self.device, ranks = torch.device(execution.device), execution.ranks
+        self._autocast = partial(autocast, self.device, execution.precision)
         net.to(self.device)
         self.net = bare_network(net)
-        if channels_last:
-            lay_channels_last(self.net)
         self.objective = objective.to(self.device) if isinstance(objective, nn.Module) else objective
         self.optimizer = optimizer
-        self.ascent = ascent
-        self.average = make_moving_average(self.net, ema_decay)
+        self.average = average
+        if average is not None:
+            average.module.to(self.device)  # its counter stays on the CPU, where reading it waits for no device
+        if execution.channels_last:
+            for each in (self.net, *(() if average is None else (average.module,))):
+                lay_channels_last(each)
+        self.prefetcher = batches if isinstance(batches, Prefetcher) else Prefetcher(batches)
+        self.prefetcher.move_to(self.device, channels_last=execution.channels_last)
         self.epochs = epochs
-        self.batches = batches
-        self.augment = augment
-        self.prefetcher = Prefetcher(
-            self.device, augment=self._augment, read_ahead=read_ahead, channels_last=channels_last
-        )
-        self.validate = validate
-        self.validate_every = validate_every
-        self.precision = precision
-        self._autocast = partial(autocast, self.device, precision)
-        self.max_skipped_in_a_row = max_skipped_in_a_row
-        self.has_folder = run_dir is not None
-        self.folder = RunFolder(run_dir) if run_dir is not None and ranks.is_rank_zero else None
-        self.config = json.loads(json.dumps(config))
-        self.complete_config = complete_config
-        self.numbers = numbers
-        self.budget = Budget() if budget is None else budget
+        self.step_options = step
+        self.validation = validation
+        self.has_folder = folder is not None
+        self.folder = folder if ranks.is_rank_zero else None
+        self.config = None if folder is None else folder.config
+        self.complete_config = None if folder is None else folder.complete_config
+        self.budget = schedule.budget if isinstance(schedule, BudgetSchedule) else Budget()
+        save_every_minutes = None if folder is None else folder.save_every_minutes
         self.clock = Clock(self.budget, ranks, optimizer, save_every_minutes=save_every_minutes)
         self.state = RunState(
             self.net,
             self.objective,
             optimizer,
-            scheduler=scheduler,
+            scheduler=schedule,
             average=self.average,
             device=self.device,
             ranks=ranks,
-            method=None if method is None else MethodStep(method, entering=self._autocast),
+            method=None if step.method is None else MethodStep(step.method, entering=self._autocast),
         )
         optimizer.register_step_post_hook(lambda *_: ranks.broadcast_buffers(self.net))
-        self._display = make_display(progress, log) if ranks.is_rank_zero else LineDisplay(lambda sentence: None)
-        self._callbacks = CallbackList(callbacks, say=self._display.say)
-        self._microbatch = AdaptiveMicrobatch(
-            self.state, self._compute_objective, say=self._display.say, samples_at_once=samples_at_once
+        given = standard_observers() if observers is None else observers
+        self.observers = ObserverList(
+            [
+                *([objective] if isinstance(objective, Observer) else []),
+                *given,
+                *([step.method] if isinstance(step.method, Observer) else []),
+            ],
+            RunView(
+                net=self.net,
+                optimizer=optimizer,
+                epochs=epochs,
+                folder=None if self.folder is None else self.folder.path,
+                ranks=ranks,
+            ),
         )
-        self._compiled = CompiledStep(net, enabled=compiles, say=self._display.say)
+        self.step = RepeatableStep(
+            net, self.state, step, autocast=self._autocast, compiles=execution.compiles, say=self.observers.say
+        )
         self._stop = StopRequest()
-        self._epoch_began = self._plotted = time.monotonic()
+        self._epoch_began = time.monotonic()
 
     def fit(self, *, resume: bool = False, force: bool = False) -> None:
         """Train for the remaining epochs.
@@ -218,12 +180,45 @@ class Trainer:
             StoppedOnRequest: a signal arrived; the run can be resumed.
             TrainingDivergedError: too many consecutive steps were not finite.
         """
-        lock = nullcontext() if self.folder is None else self.folder.locked()
-        with self._display, lock, self._callbacks, self._stop if self.has_folder else nullcontext():
+        with self._in_folder(), self.observers, self._noting_stops():
+            self._begin(resume=resume, force=force)
+            while not self._is_done():
+                with self._open_epoch() as batches:
+                    for batch in batches:
+                        self.state.progress.lr = float(self.optimizer.param_groups[0]["lr"])
+                        loss = self.step.take(batch)
+                        if self.state.scheduler is not None:
+                            self.state.scheduler.step()
+                        if self.average is not None:
+                            self.average.update_parameters(self.net)
+                        self._count_step(loss)
+                        self.observers.on_step()
+                        self._raise_if_diverged()
+                        self.clock.update()
+                        self._stop_if_requested()
+                        if self.clock.save_is_due:
+                            self._save()
+                        if self.clock.is_over:
+                            break
+                scores = self._validate()
+                row = self._make_row(scores)
+                self.observers.on_epoch_end(row)
+                self._close_epoch(row)
+                with self.budget.measure("saving"):
+                    self._save(best=self._is_best(scores))
+                self.clock.update()
+                self.observers.on_epoch_saved(row)
+                self._stop_if_requested()
+
+    def _in_folder(self) -> AbstractContextManager[object]:
+        return nullcontext() if self.folder is None else self.folder.locked()
+
+    @contextmanager
+    def _noting_stops(self) -> Iterator[None]:
+        """Note stop requests, and report a later error as the stop."""
+        with self._stop if self.has_folder else nullcontext():
             try:
-                self._begin(resume=resume, force=force)
-                while not self._is_done():
-                    self._train_epoch()
+                yield
             except StoppedOnRequest:
                 raise
             except Exception as error:
@@ -245,23 +240,24 @@ class Trainer:
                 expected="a folder without a checkpoint",
                 fix=f"continue the run with {RESUME}, or choose another folder",
             )
-        progress = self.state.progress
-        done = progress.epochs_done
-        rows = [] if self.folder is None else self.folder.begin(self.config, epochs=done)
-        self._callbacks.begin(rows, done=done, epochs=self.epochs)
+        progress, run = self.state.progress, self.observers.run
+        run.epochs, run.epochs_done = self.epochs, progress.epochs_done
+        if self.folder is not None:
+            run.rows = self.folder.begin(epochs=progress.epochs_done)
+        self.observers.on_start()
         self.budget.begin(used_s=progress.used_seconds, longest_s=progress.longest_seconds)
-        self._display.begin(epochs=self.epochs, done=done, budget=self.budget)
         self.clock.note_save()
         self.clock.update()
 
     def _restore_latest(self, *, force: bool) -> None:
         """Restore the newest undamaged checkpoint, which rank 0 reads for all ranks."""
-        found = None if self.folder is None else self.folder.latest(self._display.say)
+        found = None if self.folder is None else self.folder.latest(self.observers.say)
         stored = self.state.ranks.broadcast(None if found is None else vars(found))
         if stored is not None:
             if not force:
                 check_same_config(stored["config"], self.config, complete=self.complete_config)
             self.state.restore(Checkpoint(**stored))
+            self.observers.load_state_dict(stored["observers"])
 
     def _is_done(self) -> bool:
         """Return whether the last epoch is complete and validated.
@@ -272,89 +268,56 @@ class Trainer:
         is_between = progress.is_validated and not progress.steps_in_epoch
         return progress.epochs_done == self.epochs or (is_between and self.clock.is_over)
 
-    def _train_epoch(self) -> None:
+    def _open_epoch(self) -> AbstractContextManager[Iterator[Batch]]:
+        """Start or continue an epoch; return a context of its remaining batches."""
         progress = self.state.progress
-        epoch = progress.epochs_done
         self._epoch_began, self.prefetcher.waited_s = time.monotonic() - progress.seconds, progress.waited_seconds
         self.net.train()
-        self._notify_objective("begin_epoch", epoch)
-        with self.prefetcher.load(self.state.remaining_batches(self.batches, epoch)) as batches:
-            for batch in batches:
-                self._take_step(batch)
-                self.clock.update()
-                self._stop_if_requested()
-                if self.clock.save_is_due:
-                    self._save()
-                if self.clock.is_over:
-                    break
-        self._finish_epoch(epoch, self._validate(epoch))
-        self._stop_if_requested()
-
-    def _augment(self, batch: Batch) -> Batch:
-        return batch if self.augment is None else self.augment(batch)
-
-    def _take_step(self, batch: Batch) -> None:
-        self.state.progress.lr = float(self.optimizer.param_groups[0]["lr"])
-        step = partial(self._microbatch.step, batch, ascent=self.ascent)
-        loss = self._compiled.attempt(step, snapshot=self._microbatch.snapshot)
-        if self.state.scheduler is not None:
-            self.state.scheduler.step()
-        if self.average is not None:
-            self.average.update_parameters(self.net)
-        self._notify_objective("after_step", self.net)
-        self._count_step(loss)
-
-    def _compute_objective(self, batch: Batch) -> Tensor | tuple[Tensor, Any]:
-        """Run one pass in its own autocast.
-
-        Autocast caches casts of weights, which must not outlive a perturbation of the weights.
-        """
-        with self._autocast():
-            return self.objective(self._compiled.net, batch)
-
-    def _notify_objective(self, event: str, subject: Any) -> None:
-        """Call a hook of the objective, if present."""
-        if hasattr(self.objective, event):
-            getattr(self.objective, event)(subject)
+        self.observers.on_epoch_start()
+        return self.prefetcher.load(self.state.remaining_batches(self.prefetcher.batches, progress.epochs_done))
 
     def _count_step(self, loss: Tensor) -> None:
         self.state.add_loss(loss)
-        self._display.step()
-        progress = self.state.progress
+        progress, run = self.state.progress, self.observers.run
         progress.steps_in_epoch += 1
         progress.steps_done += 1
         progress.seconds, progress.waited_seconds = time.monotonic() - self._epoch_began, self.prefetcher.waited_s
         progress.used_seconds = self.budget.used_s
-        was_skipped = self.optimizer.skipped_steps > progress.skipped_steps
+        run.loss, run.was_skipped = loss, self.optimizer.skipped_steps > progress.skipped_steps
         progress.skipped_steps = self.optimizer.skipped_steps
-        progress.skipped_in_a_row = progress.skipped_in_a_row + 1 if was_skipped else 0
-        if progress.skipped_in_a_row >= self.max_skipped_in_a_row:
+        progress.skipped_in_a_row = progress.skipped_in_a_row + 1 if run.was_skipped else 0
+
+    def _raise_if_diverged(self) -> None:
+        progress = self.state.progress
+        if progress.skipped_in_a_row >= self.step_options.max_skipped_in_a_row:
             raise TrainingDivergedError(
                 f"{progress.skipped_in_a_row} steps in a row had a loss or gradient that is not finite, up to step "
                 f"{progress.steps_in_epoch} of epoch {progress.epochs_done + 1}. Fix: lower the learning rate or the "
                 "perturbation radius, train in float32, or look for NaN in the data."
             )
 
-    def _validate(self, epoch: int) -> dict[str, float]:
-        due = (epoch + 1) % self.validate_every == 0 or epoch + 1 == self.epochs
-        self.state.progress.is_validated = bool(self.state.ranks.reduce_max(int(self.budget.needs_validation(due=due))))
-        if not self.state.progress.is_validated:
+    def _validate(self) -> dict[str, float]:
+        """Return the scores of a validation that is due; empty without one."""
+        progress, validation = self.state.progress, self.validation
+        due = validation is None or validation.is_due(progress.epochs_done, epochs=self.epochs)
+        progress.is_validated = bool(self.state.ranks.reduce_max(int(self.budget.needs_validation(due=due))))
+        if not progress.is_validated:
             return {}
         net = self.net if self.average is None else self.average.module
         net.eval()
         with self.budget.measure("validation"), torch.no_grad(), self._autocast():
-            found = {} if self.validate is None else self.validate(net)
+            found = {} if validation is None else validation.run(net)
             scores = self.state.ranks.broadcast({name: float(value) for name, value in found.items()})
-        is_valid = self.validate is None or "dice" in scores
+        is_valid = validation is None or "dice" in scores
         require(is_valid, "validate", got=sorted(scores), expected="scores that include 'dice'")
         return scores
 
-    def _finish_epoch(self, epoch: int, scores: dict[str, float]) -> None:
-        """Write the epoch's row, then the checkpoint that includes it."""
-        progress = self.state.progress
+    def _make_row(self, scores: dict[str, float]) -> Row:
+        """Make the row of the epoch that ends; a collective call."""
+        progress, epoch = self.state.progress, self.state.progress.epochs_done
         require(progress.steps_in_epoch, "batches", got=f"no batch in epoch {epoch}", expected="at least one batch")
         loss_sum, loss_count = self.state.ranks.reduce_sum(self.state.loss_sums.tolist())
-        row: dict[str, Any] = {
+        return {
             "epoch": epoch,
             "loss": loss_sum / loss_count if loss_count else None,
             **scores,
@@ -363,35 +326,33 @@ class Trainer:
             "data_wait": round(progress.waited_seconds / max(progress.seconds, 1e-9), 4),
             "seconds": round(time.monotonic() - self._epoch_began, 3),
         }
-        loss_weights = getattr(self.objective, "loss_weights", None)
-        if loss_weights is not None:
-            row["loss_weights"] = loss_weights()
-        row |= {} if self.numbers is None else self.numbers()
-        row |= {} if self.state.method is None else self.state.method.numbers()
-        dice = scores.get("dice", float("nan"))
-        is_best = dice > (float("-inf") if progress.best_dice is None else progress.best_dice)
-        if is_best:
-            progress.best_dice = dice
-        progress.epochs_done, progress.steps_in_epoch = epoch + 1, 0
+
+    def _close_epoch(self, row: Row) -> None:
+        """Write the epoch's row, and count the epoch."""
+        progress, run = self.state.progress, self.observers.run
+        progress.epochs_done, progress.steps_in_epoch = row["epoch"] + 1, 0
         progress.seconds, progress.waited_seconds = 0.0, 0.0
         progress.used_seconds, progress.longest_seconds = self.budget.used_s, dict(self.budget.longest_s)
         self.state.loss_sums.zero_()
         if self.folder is not None:
             self.folder.log.append(row)
-        with self.budget.measure("saving"):
-            self._save(best=is_best)
-        self.clock.update()
-        plot_is_due = self._is_done() or time.monotonic() - self._plotted > SECONDS_BETWEEN_PLOTS
-        if self.folder is not None and plot_is_due:
-            draw_progress(self.folder.log.rows(), self.folder.plot)
-            self._plotted = time.monotonic()
-        self._display.epoch(row)
-        self._callbacks.epoch(row)
+        if self.state.ranks.is_rank_zero:
+            run.rows.append(replace_infinite(row))
+        run.epochs_done, run.seconds_left = progress.epochs_done, 0.0 if self.budget.is_over else self.budget.left_s
+
+    def _is_best(self, scores: dict[str, float]) -> bool:
+        """Return whether the Dice is the best so far, and note it."""
+        progress, dice = self.state.progress, scores.get("dice", float("nan"))
+        is_best = dice > (float("-inf") if progress.best_dice is None else progress.best_dice)
+        if is_best:
+            progress.best_dice = dice
+        return is_best
 
     def _save(self, *, best: bool = False) -> None:
         """Write a checkpoint; a collective call (random states of all ranks)."""
         if self.has_folder:
-            checkpoint, folder = self.state.checkpoint(self.config), self.folder
+            checkpoint = self.state.checkpoint(self.config, self.observers.state_dict())
+            folder = self.folder
             # The other ranks wait: a rank that stops after a save must not end rank 0 during its write.
             self.state.ranks.on_rank_zero(lambda: None if folder is None else folder.save(checkpoint, best=best))
         self.clock.note_save()

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tests.optim_members import OPTIMIZERS
+from tests.training.flat_trainer import make_trainer
 from tests.training.tiny_run import assert_same_weights
 from uumamba.optim import SAM, OutputBiasForgetting, Plain, SharpnessAware, engine
 from uumamba.runtime.memory_shortage import OutOfMemoryError
 from uumamba.runtime.ranks import Alone
 from uumamba.runtime.seeds import generator_for
 from uumamba.training import Trainer, read_checkpoint
-from uumamba.training.adaptive_microbatch import split_batch
+from uumamba.training.repeatable_step import split_batch
 
 SGD = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
 MEMBERS = {name: partial(make, rho=0.3) for name, make in OPTIMIZERS.items() if name != "Plain"} | {"Plain": Plain}
@@ -57,7 +58,7 @@ def build(
     net = nn.Sequential(nn.Linear(4, 6), *middle, nn.Tanh(), nn.Linear(6, 3)).double()
     defaults: dict[str, Any] = {"epochs": 2, "batches": partial(batches, size=size), "log": [].append}
     optimizer = make(net.parameters(), SGD, net=net)
-    return Trainer(net, objective or SmallMemory(samples), optimizer, **defaults | options)
+    return make_trainer(net, objective or SmallMemory(samples), optimizer, **defaults | options)
 
 
 def fitted(*arguments: Any, **options: Any) -> Trainer:
@@ -212,7 +213,7 @@ def test_a_lack_of_memory_on_a_gpu_halves_the_micro_batches() -> None:
         batch = {"image": torch.randn(4096, 1000), "label": torch.zeros(4096, dtype=torch.int64)}
         optimizer = Plain(net.parameters(), partial(torch.optim.SGD, lr=0.1))
         options: dict[str, Any] = {"epochs": 1, "batches": lambda epoch: [batch], "device": device, "log": [].append}
-        trainer = Trainer(net, SmallMemory(10**6), optimizer, **options)
+        trainer = make_trainer(net, SmallMemory(10**6), optimizer, **options)
         trainer.fit()
         assert trainer.state.progress.samples_at_once in (2048, 1024, 512)
     finally:

@@ -1,24 +1,25 @@
-"""Optimizer steps in micro-batches, for batches that do not fit into memory."""
+"""Optimizer steps with retries after out-of-memory and failed compiles."""
 
 import math
 from collections.abc import Callable
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from uumamba.optim.passes import Ascent
 from uumamba.optim.restore import running_statistics
+from uumamba.runtime.errors import UumambaError
 from uumamba.runtime.memory_shortage import OutOfMemoryError, free_memory, is_out_of_memory, summarize_error
+from uumamba.training.options import StepOptions
 from uumamba.training.run_state import RunState
 from uumamba.training.snapshot import Snapshot
 from uumamba.types import Batch
 
-Result = Tensor | tuple[Tensor, Any]
 
-
-class AdaptiveMicrobatch:
-    r"""Optimizer step that splits the batch when memory runs out.
+class RepeatableStep:
+    r"""Optimizer step, repeated if memory runs out or ``torch.compile`` fails.
 
     A step that runs out of memory is repeated with half the samples per micro-batch, if necessary down to one sample.
     The gradient is accumulated over all micro-batches. The optimizer's ``accumulation`` becomes ``"full"``, so that
@@ -33,99 +34,106 @@ class AdaptiveMicrobatch:
     masks, and a distance of outputs (TRAM) is the mean over micro-batches of unequal size. A method's penalty is
     weighted in the same way; see :class:`MethodStep <uumamba.training.method_step.MethodStep>`.
 
+    Compiling starts with the first pass and again with another shape, so it may fail inside any step. That step is
+    repeated with the plain network, whose own errors are raised, and so are all later ones. The plain network is
+    unchanged and its state keeps its names.
+
     Edge cases. Before a step is repeated, weights, running statistics, the state of optimizer and method, and the
     random states are restored; no gradient is left. State that an objective changes in its ``forward`` is not restored.
-    A lack of memory in the base optimizer's own update ends the run, because smaller micro-batches do not help there
-    and some weights may have changed. A lack of memory also ends a run of several ranks, because one rank cannot repeat
-    a step on its own. Values as long as ``batch["image"]`` are split; all others go with each micro-batch.
+    An error in the base optimizer's own update ends the run, because some weights may have changed. A lack of memory
+    also ends a run of several ranks, because one rank cannot repeat a step on its own. Values as long as
+    ``batch["image"]`` are split; all others go with each micro-batch.
 
     Args:
+        net: the network that the passes use, such as a data-parallel wrapper.
         state: state of the run.
-        run: one pass over a batch or a part of it, ``run(batch) -> loss`` or ``(loss, outputs)``.
-        say: called with a sentence each time that the micro-batches become smaller.
-        samples_at_once: largest micro-batch from the start; None is the whole batch.
+        options: options of the step.
+        autocast: makes the context of one pass, entered again for each: autocast caches casts of weights, which must
+            not outlive a perturbation of the weights.
+        compiles: compile the network.
+        say: called with a sentence each time that the micro-batches become smaller, and if compiling fails.
     """
 
     def __init__(
         self,
+        net: nn.Module,
         state: RunState,
-        run: Callable[[Batch], Result],
+        options: StepOptions,
         *,
+        autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
+        compiles: bool = False,
         say: Callable[[str], None],
-        samples_at_once: int | None = None,
     ) -> None:
+        self.net = cast(nn.Module, torch.compile(net)) if compiles else net
         self.state = state
-        self.run = run
+        self.options = options
         self.say = say
-        self.samples_at_once = samples_at_once
+        self._plain = net
+        self._autocast = autocast
         self._statistics = running_statistics(state.net)  # found once: a walk through all modules takes 0.2 ms
         self._is_updating = False
         self._weight = 1.0
         state.optimizer.base.register_step_pre_hook(self._note_update)
 
-    def snapshot(self) -> Snapshot:
-        """Store the state from which a failed step is repeated."""
-        return Snapshot(self._statistics, self.state.optimizer, self.state.device, self.state.method)
-
-    def step(self, batch: Batch, *, ascent: Ascent | None = None) -> Tensor:
+    def take(self, batch: Batch) -> Tensor:
         """Take one optimizer step and return its loss.
 
         Raises:
             OutOfMemoryError: a single sample does not fit, or the step cannot be repeated.
         """
-        image = batch.get("image")
-        samples = len(image) if isinstance(image, Tensor) and image.ndim else 1
-        snapshot = self.snapshot()
+        snapshot = Snapshot(self._statistics, self.state.optimizer, self.state.device, self.state.method)
+        compiler_failure = ""
         while True:
             self._is_updating = False
             try:
-                return self._step_in_parts(batch, samples, ascent)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                self._raise_if_not_repeatable(image, samples, error)
+                loss = self._attempt(batch)
+            except Exception as error:
+                if is_out_of_memory(error):
+                    self._halve_micro_batch(batch, error)
+                elif self.net is self._plain or self._is_updating or isinstance(error, UumambaError):
+                    raise  # no fault of the compiler, or some weights may have changed
+                else:
+                    self.net = self._plain
+                    compiler_failure = f"{type(error).__name__}: {summarize_error(error)}"
+            else:
+                if compiler_failure:
+                    self.say(f"torch.compile failed ({compiler_failure}); training continues without compiling.")
+                return loss
             # After the handler, because the error holds the frames and with them the tensors of the failed step.
             self.state.optimizer.zero_grad()
             free_memory(self.state.device)
             snapshot.restore()
-            before = self._micro_batch_size(samples)
-            self.state.progress.samples_at_once = after = math.ceil(before / 2)
-            self.say(
-                f"Memory ran out with {before} samples at once. The step is repeated. From now on each batch is split "
-                f"into micro-batches of at most {after}, with accumulated gradients: the same training, but slower."
-            )
 
-    def _step_in_parts(self, batch: Batch, samples: int, ascent: Ascent | None) -> Tensor:
+    def _attempt(self, batch: Batch) -> Tensor:
+        """Take the step once, in micro-batches if necessary."""
+        samples = _count_samples(batch)
         parts = split_batch(batch, samples, at_once=self._micro_batch_size(samples))
+        optimizer, ascent = self.state.optimizer, self.options.ascent
         added = None if self.state.method is None else self.state.method.scalars(parts)
         if len(parts) == 1:
-            return self.state.optimizer.step(lambda: self.run(batch), ascent=ascent, at_weights=added)
-        self.state.optimizer.accumulation = "full"
+            return optimizer.step(partial(self._run_pass, batch), ascent=ascent, at_weights=added)
+        optimizer.accumulation = "full"
         weighted = None if ascent is None else lambda outputs: self._weight * ascent(outputs)
-        closures = [self._make_closure(part, weight=size * len(parts) / samples) for part, size in parts]
-        return self.state.optimizer.step(closures, ascent=weighted, at_weights=added)
+        # Weighted by the number of samples, because the optimizer takes the mean over micro-batches.
+        closures = [partial(self._run_pass, part, weight=size * len(parts) / samples) for part, size in parts]
+        return optimizer.step(closures, ascent=weighted, at_weights=added)
 
-    def _make_closure(self, part: Batch, *, weight: float) -> Callable[[], Result]:
-        """Make a pass whose loss is weighted by the number of samples.
-
-        The optimizer takes the mean over micro-batches.
-        """
-
-        def closure() -> Result:
-            self._weight = weight  # also for the ascent loss, computed right after this pass
-            result = self.run(part)
-            if weight == 1:
-                return result
-            return (result[0] * weight, result[1]) if isinstance(result, tuple) else result * weight
-
-        return closure
+    def _run_pass(self, batch: Batch, *, weight: float = 1.0) -> Tensor | tuple[Tensor, Any]:
+        """Compute the weighted objective of a batch or micro-batch."""
+        self._weight = weight  # also for the ascent loss, computed right after this pass
+        with self._autocast():
+            result = self.state.objective(self.net, batch)
+        if weight == 1:
+            return result
+        return (result[0] * weight, result[1]) if isinstance(result, tuple) else result * weight
 
     def _micro_batch_size(self, samples: int) -> int:
-        bounds = (self.samples_at_once, self.state.progress.samples_at_once, samples)
+        bounds = (self.options.samples_at_once, self.state.progress.samples_at_once, samples)
         return min(bound for bound in bounds if bound is not None)
 
-    def _raise_if_not_repeatable(self, image: Any, samples: int, error: BaseException) -> None:
-        reason, size = summarize_error(error), self._micro_batch_size(samples)
+    def _halve_micro_batch(self, batch: Batch, error: BaseException) -> None:
+        """Halve the micro-batches, or raise where that does not help."""
+        reason, size = summarize_error(error), self._micro_batch_size(_count_samples(batch))
         if self._is_updating:
             raise OutOfMemoryError(
                 f"Memory ran out while the optimizer changed the weights ({reason}). Fix: continue from the last "
@@ -133,19 +141,31 @@ class AdaptiveMicrobatch:
                 "SGD."
             ) from error
         if size <= 1:
+            image = batch.get("image")
             shape = f" of shape {tuple(image.shape[1:])}" if isinstance(image, Tensor) else ""
             raise OutOfMemoryError(
                 f"Memory ran out with a single sample{shape} ({reason}). Fix: use a smaller patch or network, "
                 "precision bfloat16, or a device with more memory."
             ) from error
+        after = math.ceil(size / 2)
         if self.state.ranks.count > 1:
             raise OutOfMemoryError(
                 f"Memory ran out with {size} samples per micro-batch ({reason}); with several ranks no step is "
-                f"repeated. Fix: continue with --resume --force --set training.samples_at_once={math.ceil(size / 2)}."
+                f"repeated. Fix: continue with --resume --force --set training.samples_at_once={after}."
             ) from error
+        self.state.progress.samples_at_once = after
+        self.say(
+            f"Memory ran out with {size} samples at once. The step is repeated. From now on each batch is split "
+            f"into micro-batches of at most {after}, with accumulated gradients: the same training, but slower."
+        )
 
     def _note_update(self, *_: Any) -> None:
         self._is_updating = True
+
+
+def _count_samples(batch: Batch) -> int:
+    image = batch.get("image")
+    return len(image) if isinstance(image, Tensor) and image.ndim else 1
 
 
 def split_batch(batch: Batch, samples: int, *, at_once: int) -> list[tuple[Batch, int]]:
