@@ -11,6 +11,7 @@ from uumamba.runtime.locks import lock_folder
 from uumamba.training.checkpoint import Checkpoint, DamagedCheckpointError, read_checkpoint, save_checkpoint
 from uumamba.training.run_log import RunLog
 
+RESUME = "--resume (fit(resume=True))"
 LAST, PREVIOUS, BEST, DAMAGED = (f"{name}.safetensors" for name in ("last", "previous", "best", "damaged"))
 
 
@@ -56,7 +57,7 @@ class RunFolder:
         Raises:
             DamagedCheckpointError: all checkpoints are damaged.
         """
-        found = self._checkpoints()
+        found = list_checkpoints(self.path)
         for path in found:
             try:
                 return read_checkpoint(path)
@@ -68,21 +69,34 @@ class RunFolder:
                 path.replace(self.path / DAMAGED)
         return None
 
-    def has_checkpoint(self) -> bool:
-        """Return True if a run was started here."""
-        return bool(self._checkpoints())
-
     def write_config(self, config: Any) -> None:
         """Write the configuration beside the checkpoints, for people."""
         if config is not None:
             write_json(self.path / "config.json", config)
 
-    def _checkpoints(self) -> list[Path]:
-        return [self.path / name for name in (LAST, PREVIOUS) if (self.path / name).is_file()]
-
     def _keep_previous(self) -> None:
         if (self.path / LAST).is_file():
             (self.path / LAST).replace(self.path / PREVIOUS)
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """List a run folder's resumable checkpoints, newest first."""
+    return [folder / name for name in (LAST, PREVIOUS) if (folder / name).is_file()]
+
+
+def check_new_run(folder: Path) -> None:
+    """Raise if a new run's folder has a checkpoint.
+
+    Raises:
+        UsageError: a run was started there.
+    """
+    require(
+        not list_checkpoints(folder),
+        str(folder),
+        got="a checkpoint",
+        expected="a folder without a checkpoint",
+        fix=f"continue it with {RESUME}, or choose another folder",
+    )
 
 
 def check_same_config(stored: Any, given: Any, *, complete: Callable[[Any], Any] | None = None) -> None:

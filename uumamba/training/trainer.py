@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from uumamba.optim import SharpnessAware
 from uumamba.runtime.autocast import Precision, autocast
-from uumamba.runtime.errors import UsageError, UumambaError, require
+from uumamba.runtime.errors import UumambaError, require
 from uumamba.runtime.memory_format import lay_channels_last
 from uumamba.runtime.network import bare_network
 from uumamba.runtime.ranks import ALONE, Ranks
@@ -29,11 +29,10 @@ from uumamba.training.display import LineDisplay, make_display
 from uumamba.training.method_step import MethodStep
 from uumamba.training.prefetcher import Prefetcher
 from uumamba.training.progress_plot import draw_progress
-from uumamba.training.run_folder import RunFolder, check_same_config
+from uumamba.training.run_folder import RESUME, RunFolder, check_new_run, check_same_config
 from uumamba.training.run_state import EpochLoss, RunState, make_moving_average
 from uumamba.types import Batch, Method, Objective
 
-RESUME = "--resume (fit(resume=True))"
 SECONDS_BETWEEN_PLOTS = 30.0  # drawing one takes about half a second
 
 
@@ -263,13 +262,8 @@ class Trainer:
                 if not force:
                     check_same_config(checkpoint.config, self.config, complete=self.complete_config)
                 self.state.restore(checkpoint)
-        elif self.folder is not None and self.folder.has_checkpoint():
-            raise UsageError(
-                str(self.folder.path),
-                got="a checkpoint",
-                expected="a folder without a checkpoint",
-                fix=f"continue it with {RESUME}, or choose another folder",
-            )
+        elif self.folder is not None:
+            check_new_run(self.folder.path)
         progress = self.state.progress
         done, rows = progress.epochs_done, []
         if self.folder is not None:
