@@ -73,13 +73,14 @@ def write_slow_examples(path: Path | str, found: SlowExamples) -> None:
     write_json(path, {"format": FORMAT} | asdict(found))
 
 
-def read_slow_examples(path: Path | str, *, size: int, fingerprint: str) -> SlowExamples:
+def read_slow_examples(path: Path | str, *, size: int | None = None, fingerprint: str | None = None) -> SlowExamples:
     """Read the file if it belongs to the current data set.
 
     Args:
         path: the file.
-        size: of the current data set.
-        fingerprint: of the current data set; see :func:`uumamba.domain_generalization.fingerprint_batches`.
+        size: of the current data set; None is not compared.
+        fingerprint: of the current data set; see :func:`uumamba.domain_generalization.fingerprint_batches`. None is
+            not compared.
 
     Raises:
         UsageError: there is no such file, it is damaged or of another kind, or it belongs to another data set.
@@ -104,6 +105,7 @@ def read_slow_examples(path: Path | str, *, size: int, fingerprint: str) -> Slow
         raise UsageError(str(path), got=f"{type(error).__name__} ({error})", expected=expected, fix=fix) from None
     is_sound = list(slow) == sorted({*slow}) and all(0 <= place < found.size for place in slow)
     require(is_sound, str(path), got=list(slow), expected=f"ascending places below {found.size}", fix=fix)
+    size, fingerprint = found.size if size is None else size, fingerprint or found.fingerprint
     is_same = (found.size, found.fingerprint) == (size, fingerprint)
     got, here = (
         f"{n} examples, fingerprint {text[:12]}" for n, text in ((found.size, found.fingerprint), (size, fingerprint))

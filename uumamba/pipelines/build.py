@@ -20,10 +20,9 @@ from uumamba.evaluation import mean_dice
 from uumamba.inference import Predictor
 from uumamba.metrics import dice_coefficient
 from uumamba.optim import SharpnessAware
-from uumamba.pipelines.mirrored_sides import check_prepared_sides
+from uumamba.pipelines.jobs import Job
 from uumamba.pipelines.models import complete_config, load_initial_weights, stored_config
 from uumamba.pipelines.run_layout import newest_checkpoint
-from uumamba.pipelines.split import split_cases
 from uumamba.quantization import ActivationQuantizer, calibrate, quantized_layers
 from uumamba.runtime.errors import UsageError
 from uumamba.runtime.memory_format import lay_channels_last
@@ -37,10 +36,9 @@ Validate = Callable[[nn.Module], dict[str, float]]
 
 
 def build_trainer(
-    config: RunConfig,
+    job: Job,
     folder: PreparedFolder,
     *,
-    fold: str,
     run_dir: Path | None,
     init: str | None = None,
     device: str = "cpu",
@@ -54,22 +52,20 @@ def build_trainer(
     """Build every object of a fold's training once, for a Trainer.
 
     Args:
-        config: the run.
+        job: configuration, cases and sides.
         folder: the prepared cases.
-        fold: ``"0"`` to ``"4"`` or ``"all"``.
         run_dir: the fold folder; None stores nothing.
         init: a model whose weights the network starts from.
         device: torch's name of the training device.
-        cases: training cases in place of the fold's.
-        validate: validation after an epoch in place of the fold's.
+        cases: training cases in place of the job's.
+        validate: validation after an epoch in place of the job's.
         followers: callbacks that get each epoch's row.
         progress: a bar; None shows one on a terminal.
         log: called with each line of progress.
         ranks: the processes that train together.
     """
-    training, validation = split_cases(folder.manifest, fold, config.dataset.domains)
+    config, sides = job.config, job.sides
     structures = dict(folder.manifest.structures)
-    sides = check_prepared_sides(config, folder, training)
     swaps = None if sides is None else sides.swaps(config.training.patch_size)
     seed_everything(config.seed)
     net = build_net(config, classes=len(structures) + 1)
@@ -90,7 +86,7 @@ def build_trainer(
     optimizer = config.optim.build(net, objective, scaler=scaler)
     dataset = PatchDataset(
         folder,
-        training if cases is None else cases,
+        job.training_ids if cases is None else cases,
         patch_size=config.training.patch_size,
         batch_size=config.training.batch_size,
         batches_per_epoch=config.training.batches_per_epoch,
@@ -105,8 +101,8 @@ def build_trainer(
         first = batches(dataset, 0)
         calibrate_at_start(net, quantization, first, augment=augment, device=device, run_dir=run_dir, ranks=ranks)
         figures = attach_quantization(quantization, optimizer, net)
-    if validate is None and validation:
-        validate = WholeCaseValidation(config, folder, validation, device=device, ranks=ranks)
+    if validate is None and job.validation_ids:
+        validate = WholeCaseValidation(config, folder, job.validation_ids, device=device, ranks=ranks)
     budget = config.schedule.build_budget()
     return Trainer(
         net,
@@ -140,7 +136,7 @@ def build_trainer(
         samples_at_once=config.training.samples_at_once,
         save_every_minutes=config.training.save_every_minutes,
         run_dir=run_dir,
-        config=stored_config(config, folder, fold=fold, sides=sides),
+        config=stored_config(config, folder, fold=job.folder.fold, sides=sides),
         complete_config=partial(complete_config, current=config),
         followers=followers,
         numbers=figures,

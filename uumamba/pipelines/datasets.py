@@ -38,7 +38,7 @@ _SCAN = re.compile(r"\d+\.img\.nii(\.gz)?|subject\d+_CTA\.(mha|nii|nii\.gz)", re
 _LABEL = re.compile(r"\d+\.label\.nii(\.gz)?|subject\d+_label\.(mha|nii|nii\.gz)", re.IGNORECASE)
 
 
-def read_dataset(name: str, raw: Path | str, *, frames: Path | str | None = None) -> Read:
+def read_dataset(name: str, raw: Path | str, *, frames: Path | str | None = None, cut: bool = True) -> Read:
     """Read a raw folder in a public data set's layout.
 
     M&Ms consists of cines with two labelled frames each. These frames are cut out once, into ``frames``, as copies with
@@ -50,6 +50,7 @@ def read_dataset(name: str, raw: Path | str, *, frames: Path | str | None = None
         name: the data set's name in a configuration.
         raw: the folder as its owner ships it, only read; of M&Ms also a folder of frames.
         frames: a folder outside of ``raw``; with None, cines raise.
+        cut: cut the frames; otherwise cases are listed with the paths that their frames will have.
 
     Returns:
         The manifest of the complete cases, and an error for each other case.
@@ -65,8 +66,19 @@ def read_dataset(name: str, raw: Path | str, *, frames: Path | str | None = None
     if split is not None:
         return data_prep.read_imagecas(raw, split=split)
     if name == "mnms":
-        return _read_mnms(raw, frames)
+        return _read_mnms(raw, frames, cut=cut)
     return {"acdc": data_prep.read_acdc, "phantom": _read_phantom, "aorta": data_prep.read_aorta}[name](raw)
+
+
+def has_cines(name: str, raw: Path | str) -> bool:
+    """Return whether frames must be cut out of a data set's cines.
+
+    Raises:
+        UsageError: the folder of M&Ms has no patient.
+    """
+    from data_prep.mnms_layout import find_folder, holds_cines
+
+    return name == "mnms" and holds_cines(find_folder(Path(raw)))
 
 
 def is_dataset(manifest: Manifest, name: str) -> bool:
@@ -253,11 +265,11 @@ def _read_phantom(raw: Path) -> Read:
     return replace(manifest, name="phantom", reference="", licence=""), errors
 
 
-def _read_mnms(raw: Path, frames: Path | str | None) -> Read:
-    from data_prep.mnms_layout import find_folder, holds_cines
-
-    if frames is None or not holds_cines(find_folder(raw)):
+def _read_mnms(raw: Path, frames: Path | str | None, *, cut: bool) -> Read:
+    if frames is None or not has_cines("mnms", raw):
         return data_prep.read_mnms(raw)
+    if not cut:
+        return data_prep.read_mnms(raw, frames=frames, cut=False)
     with StopRequest() as stop:
 
         def advance(done: int, total: int) -> None:

@@ -28,14 +28,16 @@ from uumamba.config import RunConfig
 from uumamba.data.prepared import PreparedFolder
 from uumamba.evaluation.spread import Spread, spread
 from uumamba.evaluation.tables import spread_table
-from uumamba.pipelines.split import ALL_CASES, FOLDS, select_folds, split_cases
 from uumamba.runtime.errors import require
 from uumamba.runtime.files import write_json
 from uumamba.training.callback_list import Row
-from uumamba.training.run_folder import LAST, PREVIOUS
+from uumamba.training.run_folder import list_checkpoints
 from uumamba.training.run_log import RunLog
 
 Section = TypeVar("Section")
+FOLDS = ("0", "1", "2", "3", "4")
+ALL_CASES = "all"
+EVERY_FOLD = "cv"
 RUN_MANIFEST_NAME, RUN_SUMMARY_NAME = "manifest.json", "summary.json"
 PACKAGES = ("uumamba", "torch", "monai", "numpy", "scipy", "nibabel", "SimpleITK", "safetensors", "triton", "mamba-ssm")
 RULE = (
@@ -86,6 +88,17 @@ def fold_folders(run: Path) -> list[FoldFolder]:
     return [found for found in possible if found.path.is_dir()]
 
 
+def select_folds(fold: str) -> tuple[str, ...]:
+    """List the folds that ``--fold`` selects.
+
+    Raises:
+        UsageError: the fold is unknown.
+    """
+    known = (*FOLDS, ALL_CASES, EVERY_FOLD)
+    require(fold in known, "--fold", got=fold, expected=f"one of {', '.join(known)}")
+    return FOLDS if fold == EVERY_FOLD else (fold,)
+
+
 def select_folders(run: Path, *, fold: str, seeds: Sequence[int] | None = None) -> list[FoldFolder]:
     """List the fold folders that ``--fold`` and ``--seeds`` select.
 
@@ -113,7 +126,7 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
     This is ``last``, or ``previous`` where a kill left no ``last``.
     """
-    return next((folder / name for name in (LAST, PREVIOUS) if (folder / name).is_file()), None)
+    return next(iter(list_checkpoints(folder)), None)
 
 
 class RunManifest:
@@ -127,13 +140,23 @@ class RunManifest:
         config: the run's configuration.
         folder: the prepared cases.
         fold: the trained fold.
+        case_ids: ids of the cases by use, training or validation.
         device: the training device.
     """
 
-    def __init__(self, path: Path, config: RunConfig, folder: PreparedFolder, *, fold: str, device: str) -> None:
+    def __init__(
+        self,
+        path: Path,
+        config: RunConfig,
+        folder: PreparedFolder,
+        *,
+        fold: str,
+        case_ids: Mapping[str, Sequence[str]],
+        device: str,
+    ) -> None:
         self.path = path
         self._config, self._folder = config, folder
-        self._fold, self._device = fold, device
+        self._fold, self._case_ids, self._device = fold, case_ids, device
 
     def begin(self, rows: Sequence[Row], *, done: int, epochs: int) -> None:
         """Add an entry."""
@@ -161,14 +184,12 @@ class RunManifest:
         }
 
     def _count_cases(self) -> dict[str, dict[str, int]]:
-        """Count the training and the validation cases of each domain."""
-        manifest = self._folder.manifest
-        counted = {}
-        for use, ids in zip(
-            ("training", "validation"), split_cases(manifest, self._fold, self._config.dataset.domains), strict=True
-        ):
-            counted[use] = dict(sorted(Counter(case.domain for case in manifest.select(case_ids=ids)).items()))
-        return counted
+        """Count each domain's cases by use."""
+        select = self._folder.manifest.select
+        return {
+            use: dict(sorted(Counter(case.domain for case in select(case_ids=case_ids)).items()))
+            for use, case_ids in self._case_ids.items()
+        }
 
 
 def command_line(argv: Sequence[str]) -> list[str] | None:

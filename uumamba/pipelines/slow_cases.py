@@ -14,6 +14,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from uumamba.config import RunConfig
+from uumamba.data.case import Manifest
 from uumamba.data.dataset import case_views
 from uumamba.data.prepared import PreparedFolder
 from uumamba.domain_generalization import (
@@ -81,12 +82,42 @@ def probe_cases(
     Raises:
         UsageError: no case has a value of ``group_by``.
     """
-    names = [None if group_by is None else getattr(folder.manifest.by_id(case_id), group_by) for case_id in case_ids]
-    expected = f"null or a property of the cases of {folder.manifest.name}"
-    require(group_by is None or any(names), "training.useful.group_by", got=group_by, expected=expected)
+    names = group_names(folder.manifest, case_ids, group_by)
     groups = sorted({*names}, key=str)
     views_of_cases = case_views(folder, case_ids, patch_size=patch_size, views=views)
     return probe_segmentation(PerViewNet(net), views_of_cases, groups=[groups.index(name) for name in names])
+
+
+def group_names(manifest: Manifest, case_ids: Sequence[str], group_by: GroupBy | None) -> list[str | None]:
+    """List each case's phase, domain or group; None without ``group_by``.
+
+    Raises:
+        UsageError: no case has a value of ``group_by``.
+    """
+    names = [None if group_by is None else getattr(manifest.by_id(case_id), group_by) for case_id in case_ids]
+    expected = f"null or a property of the cases of {manifest.name}"
+    require(group_by is None or any(names), "training.useful.group_by", got=group_by, expected=expected)
+    return names
+
+
+def check_index_file(config: RunConfig, case_ids: Sequence[str]) -> None:
+    """Raise before preparing if the configured index file is unusable.
+
+    Args:
+        config: the run.
+        case_ids: cases of the data set that may be slow.
+
+    Raises:
+        UsageError: the file is missing or damaged, or its slow cases are not among ``case_ids``.
+    """
+    useful = config.training.useful
+    if useful is None or useful.index_file is None:
+        return
+    slow = read_slow_examples(useful.index_file).settings.get("slow_cases", ())
+    others = sorted({*slow}.difference(case_ids))
+    fix = "find the slow examples again"
+    expected = "slow cases among the training cases of this data set"
+    require(not others, useful.index_file, got=", ".join(others), expected=expected, fix=fix)
 
 
 class SlowCases:
@@ -108,14 +139,21 @@ class SlowCases:
         self.folder, self.training, self.run_dir = folder, training, run_dir
         self.path = run_dir / SLOW_CASES_NAME
 
-    def check_index(self) -> None:
-        """Raise before training if the configured index file is unusable.
+    def check(self, *, force: bool = False) -> None:
+        """Raise if the slow cases can be neither read nor found.
 
         Raises:
-            UsageError: the file is missing, damaged, or of other cases.
+            UsageError: the stored or the configured file is missing, damaged, of other cases or of other settings; or
+                no case has a value of ``group_by``.
         """
-        if self.useful.index_file is not None and not self.path.is_file():
+        if self.path.is_file():
+            self._read_stored(force=force)
+        elif self.useful.index_file is not None:
+            self._check_new()
             self._read(Path(self.useful.index_file))
+        else:
+            self._check_new()
+            group_names(self.folder.manifest, self.training, self.useful.group_by)
 
     def find(self, build_probe: Callable[..., Trainer], say: Say, *, force: bool = False) -> SlowExamples:
         """Read the slow cases of the fold, or find and store them.
@@ -123,14 +161,11 @@ class SlowCases:
         For the arguments see :func:`training_case_ids`.
         """
         if self.path.is_file():
-            return self._read_stored(say, force=force)
-        require(
-            newest_checkpoint(self.run_dir) is None,
-            str(self.path),
-            got="no file",
-            expected="the slow cases of the checkpoint in this folder",
-            fix="restore the file, or train in another folder",
-        )
+            found, different = self._read_stored(force=force)
+            if different:
+                say(f"continuing with the slow cases of {self.path.name}, found with other settings: {different}")
+            return found
+        self._check_new()
         if self.useful.index_file is not None:
             found = self._read(Path(self.useful.index_file))
         else:
@@ -147,7 +182,8 @@ class SlowCases:
         )
         return found
 
-    def _read_stored(self, say: Say, *, force: bool) -> SlowExamples:
+    def _read_stored(self, *, force: bool) -> tuple[SlowExamples, dict[str, Any]]:
+        """Return the stored cases, and the settings that differ from the configuration's."""
         found, settings = self._read(self.path), self._settings()
         different = {key: found.settings.get(key) for key in settings if found.settings.get(key) != settings[key]}
         require(
@@ -157,9 +193,16 @@ class SlowCases:
             expected=f"{different}, the settings of {self.path}",
             fix="correct the settings, delete the file if there is no checkpoint, or keep its cases with --force",
         )
-        if different:
-            say(f"continuing with the slow cases of {self.path.name}, found with other settings: {different}")
-        return found
+        return found, different
+
+    def _check_new(self) -> None:
+        require(
+            newest_checkpoint(self.run_dir) is None,
+            str(self.path),
+            got="no file",
+            expected="the slow cases of the checkpoint in this folder",
+            fix="restore the file, or train in another folder",
+        )
 
     def _probe(self, build_probe: Callable[..., Trainer], say: Say) -> SlowExamples:
         useful, probe, stop = self.useful, Probe(slowing=self.useful.slowing), StopRequest()

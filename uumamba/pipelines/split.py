@@ -1,87 +1,58 @@
 """Training and validation cases, split by fold and by domain."""
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from uumamba.config.data import DomainsConfig
 from uumamba.data.case import Case, Manifest
+from uumamba.pipelines.run_layout import ALL_CASES, EVERY_FOLD
 from uumamba.runtime.errors import UsageError, require
 
-FOLDS = ("0", "1", "2", "3", "4")
-ALL_CASES = "all"
-EVERY_FOLD = "cv"
+Splits = dict[str, tuple[tuple[str, ...], tuple[str, ...]]]
+"""Ids of the training cases and of the validation cases, by fold."""
 
 
-def select_folds(fold: str) -> tuple[str, ...]:
-    """List the folds that ``--fold`` selects.
+def split_cases(
+    manifest: Manifest,
+    folds: Sequence[str],
+    domains: DomainsConfig | None = None,
+    *,
+    where: str,
+    may_be_empty: bool = False,
+) -> Splits:
+    """Split the cases of each fold into training and validation.
 
-    Raises:
-        UsageError: the fold is unknown.
-    """
-    known = (*FOLDS, ALL_CASES, EVERY_FOLD)
-    require(fold in known, "--fold", got=fold, expected=f"one of {', '.join(known)}")
-    return FOLDS if fold == EVERY_FOLD else (fold,)
-
-
-def split_cases(manifest: Manifest, fold: str, domains: DomainsConfig | None = None) -> tuple[list[str], list[str]]:
-    """List the ids of the training cases and of the validation cases.
-
-    Test cases are in neither list.
+    Test cases are on neither side. Only :func:`uumamba.pipelines.jobs.list_jobs` calls this function.
 
     Args:
         manifest: the data set.
-        fold: ``"0"`` to ``"4"``, or ``"all"``, which has no validation cases.
+        folds: ``"0"`` to ``"4"``, or ``"all"``, which has no validation cases; several are a cross-validation.
         domains: a domain only for training or only for validation is used with all its cases. A domain for both is
             split by the fold. Without ``domains`` every domain is for both.
-
-    Example:
-        >>> cases = [Case(f"{d}{n}", f"{d}{n}", d, image=None, fold=n) for d in "AB" for n in range(2)]
-        >>> split_cases(Manifest("toy", "MR", {}, tuple(cases)), "0", DomainsConfig(leave_out="B"))
-        (['A0', 'A1'], ['B0', 'B1'])
-    """
-    cases = manifest.select(split="training")
-    train, validate = _used_domains(cases, domains)
-    validation = [
-        case.case_id
-        for case in cases
-        if fold != ALL_CASES and case.domain in validate and (case.domain not in train or case.fold == int(fold))
-    ]
-    return [case.case_id for case in cases if case.domain in train and case.case_id not in validation], validation
-
-
-def unused_cases(manifest: Manifest, fold: str, domains: DomainsConfig | None) -> dict[str, int]:
-    """Count each domain's cases without training or validation use.
-
-    Example:
-        >>> cases = [Case(f"{d}{n}", f"{d}{n}", d, image=None, fold=n) for d in "AB" for n in range(2)]
-        >>> unused_cases(Manifest("toy", "MR", {}, tuple(cases)), "0", DomainsConfig(train=("A",), validate=("A",)))
-        {'B': 2}
-    """
-    used = {case_id for case_ids in split_cases(manifest, fold, domains) for case_id in case_ids}
-    unused = (case.domain for case in manifest.select(split="training") if case.case_id not in used)
-    return dict(sorted(Counter(unused).items()))
-
-
-def validate_split(manifest: Manifest, folds: Sequence[str], domains: DomainsConfig | None, *, where: str) -> None:
-    """Validate a train/validation split.
-
-    Args:
-        manifest: the data set.
-        folds: folds to train; several are a cross-validation.
-        domains: of the configuration.
-        where: name or path of the data set, for the message.
+        where: name or path of the data set, for messages.
+        may_be_empty: the reader reported failed cases, so sides and domains may lack them.
 
     Raises:
         UsageError: no case is left for training or for validation; a domain is unknown, or the only one where several
             are needed; a patient is in a training and in a validation domain; or, in a cross-validation, every fold
             would validate on the same domain.
+
+    Example:
+        >>> cases = [Case(f"{d}{n}", f"{d}{n}", d, image=None, fold=n) for d in "AB" for n in range(2)]
+        >>> split_cases(Manifest("toy", "MR", {}, tuple(cases)), ["0"], DomainsConfig(leave_out="B"), where="toy")
+        {'0': (('A0', 'A1'), ('B0', 'B1'))}
     """
+    cases = manifest.select(split="training")
+    known = {case.domain for case in cases}
+    train, validate = (known, known) if domains is None else domains.split_domains(known)
+    splits = {fold: _split_fold(cases, fold, train, validate) for fold in folds}
+    if may_be_empty:
+        return splits
     if domains is not None:
-        _validate_domains(manifest, domains, where=where)
-        if len(folds) > 1:
-            _validate_cross_validation(manifest, domains)
-    for fold in folds:
-        training, validation = split_cases(manifest, fold, domains)
+        _check_domains(manifest, domains, train, validate, where=where)
+        expected = f"one fold, since every fold would validate on all cases of {_join(validate - train)}"
+        fix = "choose --fold 0 or several --seeds"
+        require(len(folds) == 1 or validate <= train, "--fold", got=EVERY_FOLD, expected=expected, fix=fix)
+    for fold, (training, validation) in splits.items():
         require(
             training and (fold == ALL_CASES or validation),
             "--fold",
@@ -90,22 +61,31 @@ def validate_split(manifest: Manifest, folds: Sequence[str], domains: DomainsCon
             fix="prepare more cases or choose another fold (all needs no validation cases)",
         )
         if domains is not None:
-            _validate_patients(manifest, training, validation)
+            _check_patients({case.case_id: case.patient_id for case in cases}, training, validation)
+    return splits
 
 
-def _used_domains(cases: Iterable[Case], domains: DomainsConfig | None) -> tuple[set[str], set[str]]:
-    """Return the domains for training and those for validation."""
-    known = {case.domain for case in cases}
-    return (known, known) if domains is None else domains.split_domains(known)
+def _split_fold(
+    cases: Iterable[Case], fold: str, train: set[str], validate: set[str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    training, validation = [], []
+    for case in cases:
+        is_held_out = case.domain not in train or (fold != ALL_CASES and case.fold == int(fold))
+        if fold != ALL_CASES and case.domain in validate and is_held_out:
+            validation.append(case.case_id)
+        elif case.domain in train:
+            training.append(case.case_id)
+    return tuple(training), tuple(validation)
 
 
-def _validate_domains(manifest: Manifest, domains: DomainsConfig, *, where: str) -> None:
+def _check_domains(
+    manifest: Manifest, domains: DomainsConfig, train: set[str], validate: set[str], *, where: str
+) -> None:
     known, unseen = ({case.domain for case in manifest.select(split=split)} for split in ("training", "test"))
     if unknown := domains.names() - known:
         tests = unknown & unseen
         fix = f"score the test cases of {_join(tests)} with `uumamba predict --split test`" if tests else ""
         raise UsageError("dataset.domains", got=_join(unknown), expected=f"domains of {where}: {_join(known)}", fix=fix)
-    train, validate = domains.split_domains(known)
     if train and validate:
         return
     empty = "validate" if train else "train"
@@ -117,14 +97,7 @@ def _validate_domains(manifest: Manifest, domains: DomainsConfig, *, where: str)
     )
 
 
-def _validate_cross_validation(manifest: Manifest, domains: DomainsConfig) -> None:
-    train, validate = _used_domains(manifest.select(split="training"), domains)
-    expected = f"one fold, since every fold would validate on all cases of {_join(validate - train)}"
-    require(validate <= train, "--fold", got=EVERY_FOLD, expected=expected, fix="choose --fold 0 or several --seeds")
-
-
-def _validate_patients(manifest: Manifest, training: Iterable[str], validation: Iterable[str]) -> None:
-    patients = {case.case_id: case.patient_id for case in manifest.cases}
+def _check_patients(patients: Mapping[str, str], training: Iterable[str], validation: Iterable[str]) -> None:
     both = {patients[name] for name in training} & {patients[name] for name in validation}
     require(
         not both,

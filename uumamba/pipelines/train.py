@@ -1,36 +1,24 @@
 """Training of folds and seeds on prepared cases."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from uumamba.config import RunConfig
-from uumamba.config.data import DomainsConfig
-from uumamba.config.track import build_trackers, check_trackers
+from uumamba.config.track import build_trackers
 from uumamba.data.case import Manifest
 from uumamba.data.prepared import PreparedFolder
 from uumamba.pipelines.build import build_trainer
-from uumamba.pipelines.datasets import is_dataset
-from uumamba.pipelines.mirrored_sides import check_prepared_sides, check_raw_sides
-from uumamba.pipelines.models import complete_run
-from uumamba.pipelines.run_layout import (
-    RUN_MANIFEST_NAME,
-    FoldFolder,
-    RunManifest,
-    fold_folders,
-    newest_checkpoint,
-    select_folders,
-    stored_run,
-    write_run_summary,
-)
-from uumamba.pipelines.slow_cases import SlowCases, training_case_ids
-from uumamba.pipelines.split import select_folds, split_cases, unused_cases, validate_split
+from uumamba.pipelines.jobs import Job, PreparedCases, list_jobs
+from uumamba.pipelines.run_layout import RUN_MANIFEST_NAME, RunManifest, write_run_summary
+from uumamba.pipelines.slow_cases import training_case_ids
 from uumamba.runtime.device_jobs import run_on_devices
-from uumamba.runtime.errors import CaseError, require
 from uumamba.runtime.stop import StopRequest
-from uumamba.training import ALONE, Ranks
+from uumamba.training import ALONE, Ranks, Trainer
 from uumamba.training.display import to_stderr
-from uumamba.training.run_folder import check_same_config
 
 
 def train(
@@ -69,105 +57,60 @@ def train(
         The fold folders.
 
     Raises:
-        UsageError: the fold is unknown or has no cases, a domain is unknown or cannot be split as configured, the batch
-            cannot be split equally over the ranks, the folder was prepared from another data set or by another recipe,
-            patches would be mirrored left to right although structures have sides, quantization or freezing of a new
-            run would only start after the last step, a checkpoint exists and ``resume`` is off, a tracker is not
-            installed, or there are more devices than trainings.
+        UsageError: one of :func:`uumamba.pipelines.jobs.list_jobs`, before any file is written.
         JobFailedError: training failed on one of several devices.
         StoppedOnRequest: a stop was requested; the run can be resumed.
     """
-    check_trackers(config.track)
-    config.check()
-    targets, devices = select_folders(Path(out), fold=fold, seeds=seeds), device.split(",")
-    expected = f"at most one device per training, {len(targets)}"
-    require(len(devices) <= len(targets), "--device", got=device, expected=expected, fix="add --fold cv or --seeds")
-    ranks.on_rank_zero(partial(check_start, config, targets))
     folder = PreparedFolder(data)
-    _check_prepared_for(config, folder)
-    folds, domains = select_folds(fold), config.dataset.domains
-    validate_split(folder.manifest, folds, domains, where=f"{folder.path}")
+    jobs = list_jobs(
+        config,
+        PreparedCases(folder),
+        fold=fold,
+        seeds=seeds,
+        out=out,
+        resume=resume,
+        force=force,
+        device=device,
+        ranks=ranks.count,
+    )
     if ranks.is_rank_zero:
-        _report_unused(folder.manifest, folds[0], domains)  # the same for every fold
-    for name in folds:  # every fold before the first is trained
-        check_prepared_sides(config, folder, split_cases(folder.manifest, name, domains)[0])
-    if config.training.useful is not None:
-        for each in targets:
-            training = split_cases(folder.manifest, each.fold, domains)[0]
-            SlowCases(config, folder, training, each.path).check_index()
-    begin = partial(_train_fold, config=config, data=data, resume=resume, init=init, force=force, progress=progress)
-    with StopRequest() as stop:
-        if len(devices) > 1:
-            run_on_devices(begin, {each.title: each for each in targets}, devices, say=to_stderr)
-        else:
-            for each in targets:
-                stop.sync(ranks)
-                stop.raise_if_requested(f"before {each.title}; continue with --resume")
-                begin(each, device=device, ranks=ranks)
-    if ranks.is_rank_zero:
-        write_run_summary(Path(out))
-    return [each.path for each in targets]
+        _report_unused(folder.manifest, jobs[0])  # the same for every fold
+    train_jobs(jobs, folder, resume=resume, init=init, device=device, force=force, progress=progress, ranks=ranks)
+    return [job.folder.path for job in jobs]
 
 
-def check_start(config: RunConfig, targets: Sequence[FoldFolder]) -> None:
-    """Raise if a new run ends before quantization or freezing starts.
-
-    A run with any checkpoint is resumed with the settings of its start, in all its folds.
-
-    Raises:
-        UsageError: the run is too short.
-    """
-    if not any(newest_checkpoint(each.path) for each in targets):
-        config.check_takes_effect()
-
-
-def check_same_run(config: RunConfig, run: Path) -> None:
-    """Raise if a fold of the run was started with another configuration.
-
-    ``uumamba run`` calls this before anything is prepared.
-
-    Raises:
-        UsageError: the configurations differ.
-    """
-    for found in fold_folders(run):
-        stored, current = stored_run(found.path), replace_seed(config, found.seed)
-        if stored is not None and newest_checkpoint(found.path) is not None:
-            check_same_config(stored, current.as_json(), complete=partial(complete_run, current=current))
-
-
-def check_trainable(config: RunConfig, manifest: Manifest, bad: Sequence[CaseError], folds: Sequence[str]) -> None:
-    """Raise if the raw cases show that training would fail.
-
-    ``uumamba run`` calls this before anything is prepared; of a scan only the header is read.
-
-    Args:
-        config: the run.
-        manifest: the raw cases.
-        bad: failed cases of the reader; with any, empty folds are left to preparing, which reports the cases.
-        folds: the folds to train.
-
-    Raises:
-        UsageError: a fold has no cases, a domain is unknown or cannot be split as configured, patches would be
-            mirrored left to right although structures have sides, or a weighted class is not in the data set.
-    """
-    config.training.sampling.build(structures=manifest.structures)
-    domains = config.dataset.domains
-    if not bad:
-        validate_split(manifest, folds, domains, where=manifest.name)
-    for name in folds:
-        check_raw_sides(config, manifest, split_cases(manifest, name, domains)[0])
-
-
-def replace_seed(config: RunConfig, seed: int | None) -> RunConfig:
-    """Copy a configuration with another seed; None keeps the seed."""
-    return config if seed is None else config.model_copy(update={"seed": seed})
-
-
-def _train_fold(
-    target: FoldFolder,
+def train_jobs(
+    jobs: Sequence[Job],
+    folder: PreparedFolder,
     *,
-    config: RunConfig,
-    data: Path | str,
+    resume: bool = False,
+    init: str | None = None,
+    device: str = "cpu",
+    force: bool = False,
+    progress: bool | None = None,
+    ranks: Ranks = ALONE,
+) -> None:
+    """Train the jobs of one run, and write its ``summary.json``.
+
+    For the arguments see :func:`train`.
+    """
+    begin = partial(_train_job, folder=folder, resume=resume, init=init, force=force, progress=progress)
+    with StopRequest() as stop:
+        if len(devices := device.split(",")) > 1:
+            run_on_devices(begin, {job.folder.title: job for job in jobs}, devices, say=to_stderr)
+        else:
+            for job in jobs:
+                stop.sync(ranks)
+                stop.raise_if_requested(f"before {job.folder.title}; continue with --resume")
+                begin(job, device=device, ranks=ranks)
+    if ranks.is_rank_zero:
+        write_run_summary(jobs[0].folder.run)
+
+
+def _train_job(
+    job: Job,
+    *,
+    folder: PreparedFolder,
     resume: bool,
     init: str | None,
     force: bool,
@@ -176,29 +119,39 @@ def _train_fold(
     say: Callable[[str], None] | None = None,
     ranks: Ranks = ALONE,
 ) -> None:
-    """Train one fold.
+    """Train one fold with one seed.
 
     ``say`` replaces the progress bar where folds are trained in parallel.
     """
-    config, folder = replace_seed(config, target.seed), PreparedFolder(data)
+    config, target = job.config, job.folder
     trackers = build_trackers(
         config.track, run=target.run, fold=target.name, experiment=config.name, parameters=config.as_json()
     )
-    manifest = RunManifest(target.path / RUN_MANIFEST_NAME, config, folder, fold=target.fold, device=device)
+    manifest = RunManifest(
+        target.path / RUN_MANIFEST_NAME,
+        config,
+        folder,
+        fold=target.fold,
+        case_ids={"training": job.training_ids, "validation": job.validation_ids},
+        device=device,
+    )
+
+    def build_probe(config: RunConfig, **options: Any) -> Trainer:
+        return build_trainer(replace(job, config=config), folder, run_dir=None, init=init, device=device, **options)
+
     cases = training_case_ids(
         config,
         folder,
-        split_cases(folder.manifest, target.fold, config.dataset.domains)[0],
+        job.training_ids,
         run_dir=target.path,
-        build_probe=partial(build_trainer, folder=folder, fold=target.fold, run_dir=None, init=init, device=device),
+        build_probe=build_probe,
         say=say or to_stderr,
         ranks=ranks,
         force=force,
     )
     trainer = build_trainer(
-        config,
+        job,
         folder,
-        fold=target.fold,
         run_dir=target.path,
         init=init,
         device=device,
@@ -211,28 +164,10 @@ def _train_fold(
     trainer.fit(resume=resume, force=force)
 
 
-def _report_unused(manifest: Manifest, fold: str, domains: DomainsConfig | None) -> None:
-    if unused := unused_cases(manifest, fold, domains):
-        counts = f"{sum(unused.values())} of {len(manifest.select(split='training'))}"
-        by_domain = ", ".join(f"{count} of {domain}" for domain, count in unused.items())
+def _report_unused(manifest: Manifest, job: Job) -> None:
+    """Print how many cases are used neither for training nor for validation."""
+    used, cases = {*job.training_ids, *job.validation_ids}, manifest.select(split="training")
+    if unused := Counter(case.domain for case in cases if case.case_id not in used):
+        by_domain = ", ".join(f"{count} of {domain}" for domain, count in sorted(unused.items()))
+        counts = f"{unused.total()} of {len(cases)}"
         to_stderr(f"train: {counts} cases are used neither for training nor for validation: {by_domain}")
-
-
-def _check_prepared_for(config: RunConfig, folder: PreparedFolder) -> None:
-    """Raise if the cases were prepared from another data set or recipe.
-
-    Prediction preprocesses new scans by the configuration.
-    """
-    name, recipe = config.dataset.name, config.preprocess.build()
-    fix = "correct the key, or prepare again"
-    expected = f"{folder.manifest.name}, the data set of {folder.path}"
-    require(is_dataset(folder.manifest, name), "dataset.name", got=name, expected=expected, fix=fix)
-    used, given = folder.recipe.to_json(), recipe.to_json()
-    different = [key for key in given if used[key] != given[key]]
-    require(
-        folder.recipe.completes(recipe),
-        "preprocess",
-        got={key: given[key] for key in different},
-        expected=f"{ {key: used[key] for key in different} }, the recipe of {folder.path}",
-        fix=fix,
-    )
