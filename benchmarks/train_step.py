@@ -183,7 +183,7 @@ class EpochRunner:
 
 def load_first_batch(trainer: Trainer) -> Batch:
     """Return the first batch as a step receives it."""
-    with trainer.prefetcher.prepare(trainer.batches(0)) as batches:
+    with trainer.prefetcher.load(trainer.batches(0)) as batches:
         return next(batches)
 
 

@@ -23,13 +23,12 @@ WriteScan = Callable[..., Path]
 
 @pytest.fixture
 def structures() -> dict[str, int]:
-    """ACDC's."""
     return dict(STRUCTURES)
 
 
 @pytest.fixture(autouse=True)
-def _acdc_warning_not_yet_given() -> Iterator[None]:
-    """Let each test give the warning that a process gives once."""
+def _reset_acdc_warning() -> Iterator[None]:
+    """Reset the warning that is given once per process."""
     warn_of_acdc_spacing.cache_clear()
     yield
     warn_of_acdc_spacing.cache_clear()
@@ -62,7 +61,7 @@ def write_scan(tmp_path: Path) -> WriteScan:
 
 @pytest.fixture
 def write_series(tmp_path: Path) -> Iterator[Callable[..., Path]]:
-    """``write_series(image, positions_mm=..., uid=...)``: one DICOM file a plane, in the folder ``series``."""
+    """``write_series(image, positions_mm=..., uid=...)`` writes one DICOM file per plane."""
 
     def write(image: SimpleITK.Image, *, positions_mm: Sequence[float] | None = None, uid: str = "1.2.3") -> Path:
         folder = tmp_path / "series"
@@ -97,7 +96,10 @@ def write_series(tmp_path: Path) -> Iterator[Callable[..., Path]]:
 
 @pytest.fixture(scope="session")
 def prepare() -> Callable[[Path, dict[str, tuple[np.ndarray, np.ndarray]]], PreparedFolder]:
-    """``prepare(path, {case_id: (image, label)})``: a real prepared folder; images may have several channels."""
+    """``prepare(path, {case_id: (image, label)})`` writes a prepared folder.
+
+    Images may have several channels.
+    """
 
     def prepare(path: Path, cases: dict[str, tuple[np.ndarray, np.ndarray]]) -> PreparedFolder:
         listed = tuple(Case(name, name[0], f"centre-{name[0]}", path / f"{name}.nii.gz") for name in cases)
@@ -114,7 +116,7 @@ def prepare() -> Callable[[Path, dict[str, tuple[np.ndarray, np.ndarray]]], Prep
 
 @pytest.fixture(scope="session")
 def heart() -> tuple[np.ndarray, np.ndarray]:
-    """A noisy image of ACDC's size ``(216, 256, 10)`` in an empty frame, and a label of three round structures."""
+    """Noisy image of ACDC's size in an empty frame, and three structures."""
     x, y, z = np.meshgrid(np.arange(216), np.arange(256), np.arange(10), indexing="ij")
     taper = 1 - 0.05 * np.abs(z - 4.5)
     left = np.hypot(x - 110.3, y - 130.7)

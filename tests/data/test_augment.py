@@ -1,4 +1,4 @@
-"""Promises of every transform and of the whole set: rates, seeds, side effects."""
+"""Promises of every transform: rates, seeds and side effects."""
 
 import inspect
 import itertools
@@ -9,7 +9,7 @@ import torch
 
 from uumamba.data.augment import Augment
 
-RATES = {
+RATES = {  # transform of each probability
     "rotation_probability": "affine",
     "scale_probability": "affine",
     "bias_field_probability": "bias_field",
@@ -22,7 +22,6 @@ RATES = {
     "gamma_probability": "gamma",
     "mirror_probability": "mirror",
 }
-"""Each option of a rate, and the transform that it governs."""
 SPATIAL = ("affine", "mirror")
 OFF: dict[str, Any] = dict.fromkeys(RATES, 0.0)
 SURE: dict[str, Any] = {"blur_channel_probability": 1.0, "low_resolution_channel_probability": 1.0}
@@ -51,25 +50,23 @@ def make_batch(shape: tuple[int, ...], *, count: int = 6, channels: int = 2) -> 
 
 
 def only(option: str, shape: tuple[int, ...]) -> Augment:
-    """One transform sure, every other off."""
     axes = tuple(range(len(shape))) if option == "mirror_probability" else ()
     return Augment(patch_size=shape, mirror_axes=axes, **(OFF | SURE | {option: 1.0}))
 
 
 def is_near(share: float, rate: float, *, deviations: float = 4.0) -> bool:
-    """Within so many standard deviations of a binomial share."""
     return abs(share - rate) <= deviations * (rate * (1 - rate) / COUNT) ** 0.5
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("option", RATES)
-def test_a_transform_changes_what_it_may_the_same_way_in_any_batch(option: str, shape: tuple[int, ...]) -> None:
+def test_a_transform_changes_samples_in_the_same_way_in_any_batch(option: str, shape: tuple[int, ...]) -> None:
     augment, batch = only(option, shape), make_batch(shape)
     before = {key: batch[key].clone() for key in ("image", "label")}
     state = torch.get_rng_state()
     augmented = augment(batch)
     assert torch.equal(torch.get_rng_state(), state)
-    assert all(torch.equal(batch[key], before[key]) for key in before), "the given batch is not written to"
+    assert all(torch.equal(batch[key], before[key]) for key in before), "the given batch is unchanged"
     for key in before:
         assert (augmented[key].shape, augmented[key].dtype) == (before[key].shape, before[key].dtype)
     assert augmented["image"].isfinite().all()
@@ -78,9 +75,9 @@ def test_a_transform_changes_what_it_may_the_same_way_in_any_batch(option: str, 
     assert torch.equal(augmented["label"], before["label"]) == (RATES[option] not in SPATIAL)
     drawn = augment.draw(batch)
     for transform in augment.intensity:
-        if drawn[transform.name]:
+        if drawn[transform.name].rows:
             assert torch.equal(augmented["image"], transform.apply(batch["image"], drawn[transform.name].values))
-    # Another place in another batch, beside another second channel, after other draws of torch's own generator.
+    # Another position in another batch, with another second channel, after draws from the global generator.
     order = [4, 2, 0]
     other = {key: batch[key][order].clone() for key in ("image", "label", "seed")}
     other["image"][:, 1] += 1.0
@@ -102,13 +99,13 @@ def test_a_spatial_transform_moves_the_label_with_the_image(option: str, shape: 
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_with_every_probability_zero_the_batch_comes_back_bit_for_bit(shape: tuple[int, ...]) -> None:
+def test_with_all_probabilities_zero_the_batch_is_unchanged_bit_for_bit(shape: tuple[int, ...]) -> None:
     batch = make_batch(shape)
     augmented = Augment(patch_size=shape, **OFF)(batch)
     assert all(torch.equal(augmented[key], batch[key]) for key in ("image", "label"))
 
 
-def test_each_transform_fires_at_its_own_rate_and_independently_of_every_other() -> None:
+def test_each_transform_has_its_own_rate_and_is_independent_of_the_others() -> None:
     rates = {option: 0.3 + 0.04 * place for place, option in enumerate(RATES)}
     augment = Augment(patch_size=(8, 8), mirror_axes=(0,), **(SURE | rates))
     drawn = augment.draw(make_batch((8, 8), count=COUNT))
@@ -123,23 +120,23 @@ def test_each_transform_fires_at_its_own_rate_and_independently_of_every_other()
     for option, rate in rates.items():
         assert is_near(len(fired[option]) / COUNT, rate), option
     for one, other in itertools.combinations(fired, 2):
-        # 55 pairs are looked at, hence 5 standard deviations.
+        # 5 standard deviations, because 55 pairs are compared.
         assert is_near(len(fired[one] & fired[other]) / COUNT, rates[one] * rates[other], deviations=5), (one, other)
 
 
-def test_with_the_defaults_each_transform_fires_at_the_rate_of_nnunet() -> None:
+def test_the_default_rates_are_those_of_nnunet() -> None:
     drawn = Augment(patch_size=(8, 8), mirror_axes=(0, 1)).draw(make_batch((8, 8), count=COUNT, channels=1))
     assert drawn.keys() == NNUNET.keys()
     for name, rate in NNUNET.items():
         assert is_near(len(drawn[name].rows) / COUNT, rate), name
 
 
-def test_every_probability_of_the_signature_is_under_test() -> None:
+def test_every_probability_of_the_signature_is_tested() -> None:
     options = {name for name in inspect.signature(Augment).parameters if name.endswith("_probability")}
     assert options - SURE.keys() == set(RATES)
 
 
-def test_one_transform_more_does_not_shift_the_draws_of_the_others_and_draws_can_be_applied_again() -> None:
+def test_another_transform_does_not_change_draws_and_draws_can_be_applied_again() -> None:
     batch = make_batch((16, 16), count=100)
     augment = Augment(patch_size=(16, 16))
     plain, more = (
@@ -153,7 +150,7 @@ def test_one_transform_more_does_not_shift_the_draws_of_the_others_and_draws_can
     assert not torch.equal(augment(batch | {"seed": batch["seed"] + 100})["image"], augment(batch)["image"])
 
 
-def test_a_wider_window_is_cropped_to_the_patch_and_a_smaller_one_refused(refused: Any) -> None:
+def test_a_larger_window_is_cropped_and_a_smaller_one_refused(refused: Any) -> None:
     batch = make_batch((30, 31))
     augmented = Augment(patch_size=(24, 28), mirror_axes=(1,), **dict.fromkeys(RATES, 0.5))(batch)
     assert (augmented["image"].shape, augmented["label"].shape) == ((6, 2, 24, 28), (6, 1, 24, 28))
@@ -199,10 +196,10 @@ def test_a_batch_without_seeds_is_refused(refused: Any) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("shape", SHAPES)
-def test_on_an_accelerator_the_result_is_that_of_the_cpu(shape: tuple[int, ...]) -> None:
+def test_the_result_on_a_gpu_equals_that_on_the_cpu(shape: tuple[int, ...]) -> None:
     augment = Augment(patch_size=shape, mirror_axes=(0, 1), **dict.fromkeys(RATES, 0.5))
     batch = make_batch(shape)
     expected = augment(batch)
     got = augment({key: batch[key].cuda() for key in ("image", "label", "seed")})
     torch.testing.assert_close(got["image"].cpu(), expected["image"], rtol=0, atol=1e-3)
-    assert (got["label"].cpu() != expected["label"]).float().mean() < 1e-3  # nearest: a voxel may be on the edge
+    assert (got["label"].cpu() != expected["label"]).float().mean() < 1e-3  # rounding may change the nearest voxel

@@ -1,4 +1,4 @@
-"""Statistics of CT over labelled voxels, the same on every run."""
+"""Statistics of CT over labelled voxels."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from uumamba.data.case import Case
-from uumamba.data.foreground import VOXELS_PER_CASE, keep_foreground, sample_foreground, statistics_of
+from uumamba.data.foreground import VOXELS_PER_CASE, compute_statistics, sample_foreground, store_foreground
 from uumamba.data.preprocess import CtStatistics, PreprocessRecipe
 
 USUAL = PreprocessRecipe((None, None, None)).clip_percentiles
@@ -25,17 +25,17 @@ def pair() -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture
 def statistics(tmp_path: Path) -> Callable[..., CtStatistics]:
-    """``statistics(*samples, percentiles=...)``: over samples of cases, stored as :func:`keep_foreground` does."""
+    """``statistics(*samples, percentiles=...)`` of stored samples."""
 
     def find(*samples: Any, percentiles: tuple[float, float] = USUAL) -> CtStatistics:
         for number, values in enumerate(samples):
             np.savez(tmp_path / f"{number}.npz", key=np.array("k"), values=np.asarray(values, dtype=np.float32))
-        return statistics_of(map(str, range(len(samples))), folder=tmp_path, clip_percentiles=percentiles)
+        return compute_statistics(map(str, range(len(samples))), folder=tmp_path, clip_percentiles=percentiles)
 
     return find
 
 
-def test_a_sample_is_of_labelled_voxels_alone_and_depends_on_the_case(pair: tuple[np.ndarray, np.ndarray]) -> None:
+def test_a_sample_is_of_labelled_voxels_and_depends_on_the_case(pair: tuple[np.ndarray, np.ndarray]) -> None:
     sample = sample_foreground(*pair, case_id="a")
     assert sample.dtype == np.float32
     assert len(sample) == VOXELS_PER_CASE < np.count_nonzero(pair[1])
@@ -44,14 +44,14 @@ def test_a_sample_is_of_labelled_voxels_alone_and_depends_on_the_case(pair: tupl
     assert not np.array_equal(sample, sample_foreground(*pair, case_id="b"))
 
 
-def test_little_foreground_is_taken_whole_and_none_gives_none(pair: tuple[np.ndarray, np.ndarray]) -> None:
+def test_a_small_foreground_is_sampled_completely(pair: tuple[np.ndarray, np.ndarray]) -> None:
     scan, label = pair[0], np.zeros_like(pair[1])
     assert len(sample_foreground(scan, label, case_id="a")) == 0
     label[3, 4, 5], label[7, 8, 9] = 1, 2
     assert sorted(sample_foreground(scan, label, case_id="a")) == sorted([scan[3, 4, 5], scan[7, 8, 9]])
 
 
-def test_statistics_are_percentiles_mean_and_deviation_of_all_samples_together(
+def test_statistics_are_those_of_all_samples_together(
     statistics: Callable[..., CtStatistics],
 ) -> None:
     samples = np.arange(0, 150), np.arange(150, 201)
@@ -65,14 +65,14 @@ def test_statistics_are_percentiles_mean_and_deviation_of_all_samples_together(
 
 
 @pytest.mark.parametrize("samples", [[], [np.full(9, 5)], [np.full(999, 5), np.full(1, 6)]])
-def test_statistics_of_nothing_or_of_one_value_are_refused(
+def test_samples_without_two_different_percentiles_are_refused(
     statistics: Callable[..., CtStatistics], samples: list[np.ndarray], refused: Any
 ) -> None:
     with refused("ct_statistics", got="5 HU at both percentiles (0.5, 99.5)" if samples else "0 labelled voxels"):
         statistics(*samples)
 
 
-def test_a_stored_sample_is_used_again_until_its_files_or_structures_change(
+def test_a_stored_sample_is_reused_until_files_or_structures_change(
     tmp_path: Path, pair: tuple[np.ndarray, np.ndarray], refused: Any
 ) -> None:
     paths = tmp_path / "a.nii", tmp_path / "a_gt.nii"
@@ -81,8 +81,8 @@ def test_a_stored_sample_is_used_again_until_its_files_or_structures_change(
     case, folder, stored = Case("a", "a", "here", *paths), tmp_path / "foreground", tmp_path / "foreground" / "a.npz"
 
     def keep(**more: int) -> CtStatistics:
-        keep_foreground(case, folder=folder, structures={"aorta": 1} | more)
-        return statistics_of(["a"], folder=folder, clip_percentiles=USUAL)
+        store_foreground(case, folder=folder, structures={"aorta": 1} | more)
+        return compute_statistics(["a"], folder=folder, clip_percentiles=USUAL)
 
     first, written = keep(), stored.stat().st_mtime_ns
     every = pair[0][pair[1] != 0]
@@ -98,4 +98,4 @@ def test_a_stored_sample_is_used_again_until_its_files_or_structures_change(
     nib.save(nib.Nifti1Image(pair[0] + np.int16(10), np.diag([1, 1, 2, 1])), paths[0])
     assert keep().mean_hu == pytest.approx(first.mean_hu + 10)
     with refused("label", got=None, case_id="b"):
-        keep_foreground(Case("b", "b", "here", paths[0]), folder=folder, structures={"aorta": 1})
+        store_foreground(Case("b", "b", "here", paths[0]), folder=folder, structures={"aorta": 1})

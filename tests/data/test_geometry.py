@@ -1,4 +1,4 @@
-"""Native axes become Z, Y and X, and come back."""
+"""Orientation of native axes to Z, Y and X, and back."""
 
 from itertools import permutations, product
 from typing import Any
@@ -12,7 +12,7 @@ ORIENTATIONS = list(product(permutations(range(3)), product((1, -1), repeat=3)))
 
 
 def affine_of(order: tuple[int, ...], signs: tuple[int, ...], spacing_mm: tuple[float, ...]) -> np.ndarray:
-    """Native axis ``i`` runs along world axis ``order[i]`` with that sign and spacing."""
+    """Make an affine with native axis ``i`` along world axis ``order[i]``."""
     affine = np.eye(4)
     affine[:3, :3] = 0
     for axis, (world, sign) in enumerate(zip(order, signs, strict=True)):
@@ -20,12 +20,12 @@ def affine_of(order: tuple[int, ...], signs: tuple[int, ...], spacing_mm: tuple[
     return affine
 
 
-def test_an_axial_ras_scan_becomes_z_y_x_and_acdcs_axes_are_flipped() -> None:
+def test_axes_of_an_axial_scan_become_z_y_x_and_acdcs_are_flipped() -> None:
     geometry = find_geometry((30, 40, 5), spacing_mm=(1.5, 1.4, 10.0))
     assert (geometry.axes, geometry.flips) == ((2, 1, 0), (False, False, False))
     assert geometry.oriented_shape == (5, 40, 30)
     assert geometry.oriented_spacing_mm == (10.0, 1.4, 1.5)
-    # ACDC's run to the left and to the back.
+    # ACDC's axes run to the left and to the back.
     geometry = find_geometry((30, 40, 5), spacing_mm=(1.5, 1.5, 10), affine=np.diag([-1.5, -1.5, 10, 1]))
     assert geometry.flips == (False, True, True)
 
@@ -55,7 +55,7 @@ def test_unorient_undoes_orient_in_every_orientation(order: tuple[int, ...], sig
     assert np.array_equal(geometry.unorient(oriented), native)
 
 
-def test_an_oblique_affine_takes_the_nearest_axes() -> None:
+def test_an_oblique_affine_is_matched_to_the_nearest_axes() -> None:
     angle = np.radians(30)
     turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
     affine = np.eye(4)
@@ -63,7 +63,7 @@ def test_an_oblique_affine_takes_the_nearest_axes() -> None:
     assert find_geometry((4, 5, 6), spacing_mm=(1.5, 1.5, 8.0), affine=affine).axes == (2, 1, 0)
 
 
-def test_a_crop_and_a_wanted_spacing_give_a_grid_that_fills_the_crop() -> None:
+def test_the_prepared_grid_fills_the_crop() -> None:
     whole = find_geometry((30, 40, 5), spacing_mm=(1.2, 1.2, 10.0))
     geometry = whole.with_crop(((1, 4, 3), (5, 40, 28)), target_spacing_mm=(None, 1.5, 1.5))
     assert geometry.cropped_shape == (4, 36, 25)
@@ -83,6 +83,6 @@ def test_a_crop_and_a_wanted_spacing_give_a_grid_that_fills_the_crop() -> None:
         ((3, 4, 5), (1, 1, 1), np.diag([1.0, 0, 1, 1]), "affine", np.diag([1.0, 0, 1, 1]).tolist()),
     ],
 )
-def test_what_is_no_scan_is_refused(refused: Any, shape: Any, spacing_mm: Any, affine: Any, key: str, got: Any) -> None:
+def test_an_invalid_grid_is_refused(refused: Any, shape: Any, spacing_mm: Any, affine: Any, key: str, got: Any) -> None:
     with refused(key, got=got):
         find_geometry(shape, spacing_mm=spacing_mm, affine=affine)

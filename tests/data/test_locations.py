@@ -1,4 +1,4 @@
-"""Random voxels: the wanted number, the same for the same key."""
+"""Random voxels of structures: number, and dependence on the key."""
 
 import numpy as np
 import torch
@@ -6,7 +6,7 @@ import torch
 from uumamba.data.locations import draw_in_planes, sample_locations
 
 
-def test_drawn_ordinals_are_those_of_the_voxels_in_order() -> None:
+def test_drawn_ordinals_count_the_voxels_in_order() -> None:
     mask = np.random.default_rng(0).random((6, 5, 4)) < 0.3
     mask[2] = False
     counts = [int(plane.sum()) for plane in mask]
@@ -20,7 +20,7 @@ def test_drawn_ordinals_are_those_of_the_voxels_in_order() -> None:
         assert np.array_equal(found, np.argwhere(mask)[ordinals])
 
 
-def test_locations_are_at_most_2000_a_class_and_depend_on_the_case_alone() -> None:
+def test_locations_are_at_most_2000_per_class_and_depend_only_on_the_case() -> None:
     label = np.zeros((3, 40, 60), dtype=np.uint8)
     label[:2], label[2, :10] = 1, 3
     first = sample_locations(label, case_id="a")

@@ -1,4 +1,4 @@
-"""Hounsfield units: shifted values and padding are found and mended."""
+"""Hounsfield units: detection and correction of shifts and padding."""
 
 import warnings
 from typing import Any
@@ -12,27 +12,26 @@ from uumamba.data.warn import ScanWarning
 
 @pytest.fixture
 def scan() -> np.ndarray:
-    """Air, lung, fat, soft tissue and bone."""
     generator = np.random.default_rng(0)
     means = np.repeat([-1000, -850, -100, 40, 60, 700], 2000)
     return np.maximum(generator.normal(means, 15), -1024).round().astype(np.int16).reshape(20, 20, 30)
 
 
-def quietly(scan: np.ndarray) -> int:
+def find_shift_without_warning(scan: np.ndarray) -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         return find_shift(scan, case_id="c7")
 
 
-def test_hounsfield_units_and_cut_or_dense_values_are_left_alone(scan: np.ndarray) -> None:
-    assert quietly(scan) == quietly(np.maximum(scan, 0)) == 0
+def test_hounsfield_units_and_clipped_or_dense_values_are_unchanged(scan: np.ndarray) -> None:
+    assert find_shift_without_warning(scan) == find_shift_without_warning(np.maximum(scan, 0)) == 0
     tissue = np.random.default_rng(0).normal(60, 12, (9, 9, 9)).round().astype(np.int16)  # a crop without air or fat
     contrast_and_bone = np.concatenate([np.full(900, 350), np.full(60, 800), np.full(40, 1000)]).reshape(10, 10, 10)
-    assert quietly(tissue) == quietly(contrast_and_bone) == 0
+    assert find_shift_without_warning(tissue) == find_shift_without_warning(contrast_and_bone) == 0
 
 
 @pytest.mark.parametrize("dtype", ["uint16", "int16", "float32", "int32"])
-def test_values_1024_too_high_are_shifted_back_with_a_warning(scan: np.ndarray, dtype: str) -> None:
+def test_values_1024_too_high_are_shifted_with_a_warning(scan: np.ndarray, dtype: str) -> None:
     stored = (scan + 1024).astype(dtype)
     with pytest.warns(ScanWarning, match="^c7: .*1024"):
         shift = find_shift(stored, case_id="c7")
@@ -40,7 +39,7 @@ def test_values_1024_too_high_are_shifted_back_with_a_warning(scan: np.ndarray, 
 
 
 @pytest.mark.parametrize("padding", [-3024, -2000, -32768])
-def test_padding_below_air_is_named_and_becomes_air(scan: np.ndarray, padding: int) -> None:
+def test_padding_below_air_becomes_air_with_a_warning(scan: np.ndarray, padding: int) -> None:
     padded = scan.copy()
     padded[:8] = padding
     with pytest.warns(ScanWarning, match=f"^c7: .*{padding} HU"):

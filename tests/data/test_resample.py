@@ -1,4 +1,4 @@
-"""Grids share their faces; equal grids copy; the independent reference is SciPy."""
+"""Resampling, compared with SciPy and torch."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def maps() -> np.ndarray:
 
 
 def resample_image(image: np.ndarray, shape: tuple[int, ...], *, anisotropic: bool) -> np.ndarray:
-    """Each channel of ``(C, Z, Y, X)`` by :func:`image_slabs`."""
+    """Resample each channel of ``(C, Z, Y, X)`` with :func:`image_slabs`."""
     result = np.empty((len(image), *shape), dtype=np.float32)
     for each, target in zip(image, result, strict=True):
         fill(target, image_slabs(lambda a, b, each=each: each[a:b], each.shape, shape, anisotropic=anisotropic))
@@ -56,7 +56,7 @@ def test_cubic_resampling_is_near_scipys_spline_on_a_smooth_image(shape: tuple[i
     assert np.abs(found - scipy_zoom(smooth, shape, order=3)).max() < 0.05 * np.ptp(smooth)
 
 
-def test_through_anisotropic_planes_an_image_is_resampled_linearly_and_planes_do_not_mix_in_plane(
+def test_anisotropic_images_are_resampled_linearly_through_plane_and_by_plane_in_plane(
     maps: np.ndarray,
 ) -> None:
     found = resample_image(maps, (9, 20, 24), anisotropic=True)
@@ -67,17 +67,17 @@ def test_through_anisotropic_planes_an_image_is_resampled_linearly_and_planes_do
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_label_gets_no_new_value_and_turns_with_its_array(shape: tuple[int, int, int]) -> None:
+def test_a_label_gets_no_new_value_and_flips_commute_with_resampling(shape: tuple[int, int, int]) -> None:
     label = np.random.default_rng(2).choice(np.array([0, 3, 7], dtype=np.uint8), (5, 20, 24))
     found = resample_label(label, shape)
     assert found.dtype == np.uint8
     assert set(np.unique(found)) <= {0, 3, 7}
-    binary = (ndimage.gaussian_filter(label.astype(float), 2) > 3).astype(np.uint8)  # no tie to break by order
+    binary = (ndimage.gaussian_filter(label.astype(float), 2) > 3).astype(np.uint8)  # no ties
     flipped = resample_label(binary[::-1, :, ::-1], shape)[::-1, :, ::-1]
     assert np.mean(flipped != resample_label(binary, shape)) < 0.01
 
 
-def test_argmax_after_resampling_equals_resampling_all_then_argmax_and_a_tie_goes_to_the_first() -> None:
+def test_resampled_argmax_equals_the_argmax_of_resampled_maps() -> None:
     scores = np.random.default_rng(3).random((4, 5, 20, 24), dtype=np.float32)
     expected = resample_linear(scores, (9, 31, 15))
     assert np.array_equal(resampled_argmax(scores, (9, 31, 15)), expected.argmax(axis=0))
@@ -89,7 +89,7 @@ def test_argmax_after_resampling_equals_resampling_all_then_argmax_and_a_tie_goe
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("voxels", [1, 1500])
-def test_slab_by_slab_equals_all_at_once(
+def test_resampling_in_slabs_equals_resampling_at_once(
     maps: np.ndarray, shape: tuple[int, int, int], voxels: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     label = np.random.default_rng(2).choice(np.array([0, 3, 7], dtype=np.uint8), (5, 20, 24))
@@ -105,7 +105,7 @@ def test_slab_by_slab_equals_all_at_once(
 
 
 @pytest.mark.parametrize("kernel", ["bilinear", "bicubic"])
-def test_through_the_planes_torchs_own_kernel_is_met(kernel: str) -> None:
+def test_through_plane_resampling_equals_torchs_kernel(kernel: str) -> None:
     column = torch.randn(1, 1, 33, 60, generator=torch.Generator().manual_seed(0))
     expected = torch.nn.functional.interpolate(column, size=(40, 60), mode=kernel, align_corners=False)
     planes = column.reshape(1, 33, 6, 10).numpy()

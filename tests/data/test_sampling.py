@@ -1,4 +1,4 @@
-"""Centres of patches beyond the defaults: thin structures, rare classes, air."""
+"""Choice of patches: rare classes, class weights and air."""
 
 from collections import Counter
 from typing import Any
@@ -17,7 +17,7 @@ CASES = ("a", "b", "c")
 
 @pytest.fixture(scope="module")
 def folder(prepare: Any, tmp_path_factory: pytest.TempPathFactory) -> PreparedFolder:
-    """Three cases of noise with clipped air on the right; all hold class 1, only ``c`` class 2, as a line."""
+    """Three cases with air and class 1; only ``c`` has class 2."""
     cases = {}
     for seed, name in enumerate(CASES):
         image = np.random.default_rng(seed).uniform(0, 1, SHAPE)
@@ -39,8 +39,7 @@ def counts(dataset: PatchDataset) -> Counter[int]:
     return Counter(int(dataset[0, index]["label"]) for index in range(len(dataset)))
 
 
-def within(count: int, share: float, of: int) -> bool:
-    """Within four standard deviations of a binomial count."""
+def is_near(count: int, share: float, of: int) -> bool:
     return abs(count / of - share) < 4 * (share * (1 - share) / of) ** 0.5
 
 
@@ -53,28 +52,30 @@ def within(count: int, share: float, of: int) -> bool:
         (Sampling(classes="of_data_set", class_weights={2: 3.0}), 3 / 4),
     ],
 )
-def test_a_class_comes_as_often_as_its_case_and_weight_say(
+def test_the_rate_of_a_class_follows_cases_and_weights(
     folder: PreparedFolder, sampling: Sampling, share: float
 ) -> None:
-    assert within(counts(make(folder, sampling, foreground_fraction=1.0))[2], share, 1000)
+    assert is_near(counts(make(folder, sampling, foreground_fraction=1.0))[2], share, 1000)
 
 
-def test_a_class_of_weight_zero_is_never_drawn_and_a_case_of_such_gives_a_random_patch(folder: PreparedFolder) -> None:
+def test_a_class_of_weight_zero_is_never_drawn(
+    folder: PreparedFolder,
+) -> None:
     dataset = make(folder, Sampling(class_weights={1: 0.0}), foreground_fraction=1.0)
     samples = [dataset[0, index] for index in range(300)]
     assert {int(sample["label"]) for sample in samples if sample["case_id"] == "c"} == {2}
     assert {int(sample["label"]) for sample in samples if sample["case_id"] != "c"} == {0, 1}
 
 
-def test_a_batch_of_one_sees_foreground_by_chance_and_not_by_share(folder: PreparedFolder) -> None:
-    # 0.33 of one sample is none; a random voxel of these cases is foreground at most once in 74 times
+def test_batches_of_one_need_the_choice_by_chance(folder: PreparedFolder) -> None:
+    # round(0.33) is 0; a random voxel of these cases is foreground with a probability of at most 1 / 74.
     options = {"batch_size": 1, "batches_per_epoch": 1000, "foreground_fraction": 0.33}
     shared, chanced = (counts(make(folder, Sampling(forced=forced), **options)) for forced in ("share", "chance"))
     assert shared[0] > 950
-    assert within(chanced[1] + chanced[2], 0.33 + 0.67 * 53 / 4320, 1000)
+    assert is_near(chanced[1] + chanced[2], 0.33 + 0.67 * 53 / 4320, 1000)
 
 
-def test_air_is_drawn_again_and_a_forced_patch_is_not(folder: PreparedFolder) -> None:
+def test_a_random_patch_of_air_is_drawn_again_and_a_forced_one_is_not(folder: PreparedFolder) -> None:
     options = {"patch_size": (2, 6, 6), "foreground_fraction": 0.5}
     plain, picky = make(folder, **options), make(folder, Sampling(content_fraction=0.3), **options)
 
@@ -83,13 +84,13 @@ def test_air_is_drawn_again_and_a_forced_patch_is_not(folder: PreparedFolder) ->
 
     free, forced = [i for i in range(400) if i % 4 < 2], [i for i in range(400) if i % 4 >= 2]
     assert max(share_of_air(plain, index) for index in free) == 1
-    # a window whose smallest value is no air has all its voxels but one above it
+    # In a window without air all voxels except one are above the smallest value.
     assert max(share_of_air(picky, index) for index in free) <= 0.7
     for index in forced:
         assert torch.equal(plain[0, index]["image"], picky[0, index]["image"])
 
 
-def test_the_search_for_content_ends(folder: PreparedFolder) -> None:
+def test_the_number_of_draws_for_content_is_limited(folder: PreparedFolder) -> None:
     dataset = make(folder, Sampling(content_fraction=0.999999), patch_size=(6, 24, 30), foreground_fraction=0.0)
     assert dataset[0, 0]["image"].shape == (1, 6, 24, 30)
 
@@ -104,6 +105,6 @@ def test_the_search_for_content_ends(folder: PreparedFolder) -> None:
         ("content_fraction", 1.0),
     ],
 )
-def test_wrong_choices_are_refused(refused: Any, key: str, got: Any) -> None:
+def test_an_invalid_choice_is_refused(refused: Any, key: str, got: Any) -> None:
     with refused(key, got=got):
         Sampling(**{key: got})

@@ -1,4 +1,4 @@
-"""Every format gives the same grid; damage is refused; labels are written onto their scan."""
+"""Every format gives the same grid; damaged files are refused."""
 
 import os
 import warnings
@@ -29,7 +29,6 @@ FORMATS = ("nii", "nii.gz", "mha", "mhd", "nrrd", "dicom")
 
 @pytest.fixture
 def image() -> SimpleITK.Image:
-    """An axial scan that is turned in plane."""
     image = SimpleITK.GetImageFromArray(np.random.default_rng(0).integers(0, 4, (5, 6, 7)).astype(np.int16))
     image.SetSpacing((1.25, 1.5, 8.0))
     image.SetOrigin((3.0, -4.0, 5.0))
@@ -45,7 +44,7 @@ def stored(image: SimpleITK.Image, folder: Path, suffix: str, write_series: Call
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_every_format_gives_the_array_and_the_grid_that_nibabel_sees(
+def test_every_format_gives_the_array_and_the_grid_of_nibabel(
     image: SimpleITK.Image, tmp_path: Path, suffix: str, write_series: Callable[..., Path]
 ) -> None:
     path = stored(image, tmp_path, suffix, write_series)
@@ -61,7 +60,7 @@ def test_every_format_gives_the_array_and_the_grid_that_nibabel_sees(
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_a_label_written_like_a_scan_of_any_format_lies_on_it(
+def test_a_label_written_for_a_scan_of_any_format_has_its_grid(
     image: SimpleITK.Image, tmp_path: Path, suffix: str, write_series: Callable[..., Path], structures: dict[str, int]
 ) -> None:
     path = stored(image, tmp_path, suffix, write_series)
@@ -81,7 +80,7 @@ def test_a_label_written_like_a_scan_of_any_format_lies_on_it(
 
 @pytest.mark.parametrize("suffix", FORMATS)
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
-def test_a_cut_file_of_any_format_is_refused_by_case(
+def test_a_truncated_file_of_any_format_is_refused(
     image: SimpleITK.Image, tmp_path: Path, suffix: str, share: float, write_series: Callable[..., Path], refused: Any
 ) -> None:
     path = stored(image, tmp_path, suffix, write_series)
@@ -94,7 +93,7 @@ def test_a_cut_file_of_any_format_is_refused_by_case(
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_a_volume_above_the_limit_frames_and_vectors_of_any_format_are_refused(
+def test_too_large_volumes_frames_and_vectors_of_any_format_are_refused(
     image: SimpleITK.Image, tmp_path: Path, suffix: str, write_series: Callable[..., Path], refused: Any
 ) -> None:
     path = stored(image, tmp_path, suffix, write_series)
@@ -107,7 +106,7 @@ def test_a_volume_above_the_limit_frames_and_vectors_of_any_format_are_refused(
 
 
 @pytest.mark.parametrize("name", ["absent.nii.gz", "link.nii.gz", "pipe.nii", "text.nii", "text.png", "empty"])
-def test_another_kind_of_file_is_refused(tmp_path: Path, name: str, refused: Any) -> None:
+def test_a_file_of_another_kind_is_refused(tmp_path: Path, name: str, refused: Any) -> None:
     (tmp_path / "link.nii.gz").symlink_to(tmp_path / "nowhere.nii.gz")
     os.mkfifo(tmp_path / "pipe.nii")
     (tmp_path / "empty").mkdir()
@@ -120,7 +119,7 @@ def test_another_kind_of_file_is_refused(tmp_path: Path, name: str, refused: Any
 # Labels.
 
 
-def test_a_label_is_read_as_uint8_and_may_be_empty(write_scan: WriteScan, structures: dict[str, int]) -> None:
+def test_a_label_is_read_as_uint8_and_may_have_no_foreground(write_scan: WriteScan, structures: dict[str, int]) -> None:
     label = np.random.default_rng(0).integers(0, 4, (7, 6, 5))
     for content in (label.astype(np.uint8), label.astype(np.float64) + 4e-4, np.zeros((7, 6, 5), np.uint8)):
         scan = read_label(write_scan("a.nii.gz", content), structures=structures)
@@ -141,18 +140,18 @@ def test_a_label_with_another_value_is_refused(
         read_label(write_scan("a.nii.gz", label), structures=structures, case_id="c7")
 
 
-def test_an_image_in_the_place_of_the_label_is_refused(
-    write_scan: WriteScan, structures: dict[str, int], refused: Any
-) -> None:
-    image = np.arange(-1000, -1000 + 8 * 8 * 8, dtype=np.int16).reshape(8, 8, 8)
-    with refused("label", got="-1000, -999, -998, -997, -996, ...", case_id="c7"):
-        read_label(write_scan("a.nii.gz", image), structures=structures, case_id="c7")
-    with refused("structures", got={"RV": 256}):
-        read_label(write_scan("a.nii.gz", image), structures={"RV": 256})
+def test_an_image_given_as_label_and_an_invalid_structure_are_refused(write_scan: WriteScan, refused: Any) -> None:
+    path = write_scan("a.nii.gz", np.arange(-256, 256, dtype=np.int16).reshape(8, 8, 8))
+    for structures, key, got in (
+        ({"RV": 1}, "label", "-256, -255, -254, -253, -252, ..."),
+        ({"RV": 256}, "structures", {"RV": 256}),
+    ):
+        with refused(key, got=got):
+            read_label(path, structures=structures)
 
 
 def pair(write_scan: WriteScan, label: Any, shape: tuple[int, ...] = (7, 6, 5)) -> tuple[Scan, Scan]:
-    """An image, and a label with this affine."""
+    """Read an image, and a label with the affine ``label``."""
     image = read_image(write_scan("a.nii.gz", np.ones((7, 6, 5), np.int16)))
     return image, read_label(write_scan("b.nii.gz", np.ones(shape, np.uint8), affine=label), structures={"RV": 1})
 
@@ -163,19 +162,19 @@ def shifted(mm: float, flip: float = 1.0) -> np.ndarray:
     return affine
 
 
-def test_label_and_image_must_share_shape_and_place(write_scan: WriteScan, refused: Any) -> None:
+def test_label_and_image_must_have_the_same_shape_and_position(write_scan: WriteScan, refused: Any) -> None:
     check_same_grid(*pair(write_scan, shifted(0.0)), case_id="c7")
     with pytest.warns(ScanWarning, match=r"^c7: .* 0\.40 voxels"):
         check_same_grid(*pair(write_scan, shifted(0.6)), case_id="c7")
     with refused("affine", got="a label 33.3 voxels off", case_id="c7"):
         check_same_grid(*pair(write_scan, shifted(50.0)), case_id="c7")
-    with refused("affine", got="a label 12.0 voxels off", case_id="c7"):  # stored flipped: the far corner of 7
+    with refused("affine", got="a label 12.0 voxels off", case_id="c7"):  # flipped: distance of the last of 7 voxels
         check_same_grid(*pair(write_scan, shifted(0.0, flip=-1.0)), case_id="c7")
     with refused("label", got=(7, 6, 4), case_id="c7"):
         check_same_grid(*pair(write_scan, shifted(0.0), (7, 6, 4)), case_id="c7")
 
 
-def test_a_case_is_read_with_its_integers_and_needs_a_label(write_scan: WriteScan, refused: Any) -> None:
+def test_a_case_is_read_with_integers_and_needs_a_label(write_scan: WriteScan, refused: Any) -> None:
     paths = write_scan("a.nii.gz", np.ones((7, 6, 5), np.int16)), write_scan("b.nii.gz", np.ones((7, 6, 5), np.uint8))
     image, label = read_case(Case("c7", "p", "d", *paths), structures={"RV": 1})
     assert (image.array.dtype, label.array.dtype) == (np.int16, np.uint8)
@@ -195,7 +194,7 @@ def test_a_case_is_read_with_its_integers_and_needs_a_label(write_scan: WriteSca
         ("b.nii", (7, 6, 5), np.uint8, "path"),
     ],
 )
-def test_a_label_of_another_shape_type_or_name_is_not_written(
+def test_a_label_with_a_wrong_shape_dtype_or_suffix_is_not_written(
     write_scan: WriteScan, refused: Any, name: str, shape: tuple[int, ...], dtype: Any, key: str
 ) -> None:
     scan = read_image(write_scan("a.nii.gz", np.ones((7, 6, 5), np.int16)))
@@ -206,7 +205,7 @@ def test_a_label_of_another_shape_type_or_name_is_not_written(
 
 @pytest.mark.filterwarnings("ignore::uumamba.data.scan.AcdcSpacingWarning")
 @pytest.mark.parametrize("acdc", [True, False])
-def test_a_written_label_has_its_scans_header(write_scan: WriteScan, acdc: bool) -> None:
+def test_a_written_label_has_the_header_of_its_scan(write_scan: WriteScan, acdc: bool) -> None:
     array = np.arange(7 * 6 * 5, dtype=np.int16).reshape(7, 6, 5)
     path = write_scan("a.nii.gz", array, spacing_mm=(1.5, 1.25, 8), acdc=acdc, scl_slope=2.0, scl_inter=1.0)
     label = np.random.default_rng(1).integers(0, 4, array.shape).astype(np.uint8)
@@ -223,7 +222,7 @@ def test_a_written_label_has_its_scans_header(write_scan: WriteScan, acdc: bool)
 # Real files.
 
 
-def test_a_real_acdc_patient_has_its_true_spacing_and_a_label_on_its_grid(
+def test_a_real_acdc_patient_is_read_with_its_spacing_and_label(
     acdc_raw: Path, structures: dict[str, int], tmp_path: Path, refused: Any
 ) -> None:
     folder = acdc_raw / "training" / "patient001"

@@ -1,4 +1,4 @@
-"""Sides: read from the manifest, and the prepared axis along which they are mirrored."""
+"""Left and right structures, and the prepared axis between them."""
 
 from typing import Any
 
@@ -8,25 +8,25 @@ import pytest
 from data_prep.aorta import MIRROR_PAIRS, SIDES, STRUCTURES
 from uumamba.data.case import Manifest
 from uumamba.data.geometry import find_geometry
-from uumamba.data.sides import left_right_axes, left_right_axis, sides_of
+from uumamba.data.sides import left_right_axes, left_right_axis, read_sides
 
 
 def manifest(**extra: Any) -> Manifest:
     return Manifest("toy", "CT", {"R": 1, "L": 2, "LCC": 3}, (), extra=extra)
 
 
-def test_the_aortas_sides_are_those_of_its_reader() -> None:
+def test_the_sides_of_the_aorta_data_set_are_read() -> None:
     extra = {"sides": dict(SIDES), "mirror_pairs": [list(pair) for pair in MIRROR_PAIRS]}
-    sides = sides_of(Manifest("AortaSeg24", "CT", dict(STRUCTURES), (), extra=extra))
+    sides = read_sides(Manifest("AortaSeg24", "CT", dict(STRUCTURES), (), extra=extra))
     assert sides is not None
     assert sides.pairs == ((15, 16), (18, 19), (20, 21), (22, 23))  # renal, 10, internal iliac, 11; right, left
     assert set(sides.unpaired) == {"LCC", "LSA"}
     assert len(sides.structures) == 10
 
 
-def test_a_heart_has_no_sides() -> None:
-    assert sides_of(manifest()) is None
-    assert sides_of(manifest(sides={}, mirror_pairs=[])) is None
+def test_a_manifest_without_sides_gives_none() -> None:
+    assert read_sides(manifest()) is None
+    assert read_sides(manifest(sides={}, mirror_pairs=[])) is None
 
 
 @pytest.mark.parametrize(
@@ -38,18 +38,18 @@ def test_a_heart_has_no_sides() -> None:
         {"mirror_pairs": [["R", "L", "LCC"]]},
     ],
 )
-def test_sides_of_structures_that_are_not_there_or_named_twice_are_refused(extra: dict[str, Any], refused: Any) -> None:
+def test_sides_of_unknown_structures_or_named_twice_are_refused(extra: dict[str, Any], refused: Any) -> None:
     with refused("toy: sides, mirror_pairs"):
-        sides_of(manifest(**extra))
+        read_sides(manifest(**extra))
 
 
 @pytest.mark.parametrize("native", [(0, 1, 2), (2, 0, 1), (1, 2, 0), (0, 2, 1)])
 @pytest.mark.parametrize("signs", [(1, 1, 1), (-1, -1, 1), (1, -1, -1)])
 @pytest.mark.parametrize(("thick", "expected"), [(2, 2), (1, 2), (0, 0)])
-def test_the_axis_is_found_for_every_way_a_scan_is_stored_and_cut(
+def test_the_axis_is_found_for_every_storage_and_slice_orientation(
     native: tuple[int, ...], signs: tuple[int, ...], thick: int, expected: int
 ) -> None:
-    # Through-plane first, then S, A, R: only sagittal slices put left and right in front.
+    # Through-plane first, then S, A, R: only for sagittal slices is the left-right axis first.
     spacing_mm = np.ones(3)
     spacing_mm[list(native).index(thick)] = 4.0
     affine = np.eye(4)
@@ -59,13 +59,13 @@ def test_the_axis_is_found_for_every_way_a_scan_is_stored_and_cut(
     geometry = find_geometry((5, 6, 7), spacing_mm=spacing_mm, affine=affine)
     axis = left_right_axis(geometry)
     assert axis == expected
-    # The reference: an array that counts along the patient's left and right varies along that prepared axis alone.
+    # Reference: an array of positions between left and right varies only along that prepared axis.
     counting = np.moveaxis(np.broadcast_to(np.arange(3)[:, None, None], (3, 4, 5)), 0, list(native).index(0))
     varies = [each for each in range(3) if np.diff(geometry.orient(counting), axis=each).any()]
     assert varies == [axis]
 
 
-def test_scans_cut_in_different_planes_have_several() -> None:
+def test_scans_of_different_slice_orientations_have_several_axes() -> None:
     axial, sagittal = (find_geometry((5, 6, 7), spacing_mm=spacing) for spacing in ((1, 1, 3), (3, 1, 1)))
     assert left_right_axes([axial, axial]) == (2,)
     assert left_right_axes([axial, sagittal]) == (0, 2)

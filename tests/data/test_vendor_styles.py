@@ -1,4 +1,4 @@
-"""Each style has its effect, measured on an image of known parts, and no other."""
+"""Effect of each style, measured on an image of known tissues."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ CASE = "patient001_frame01"
 
 
 def body():
-    """A body of muscle in noisy air, with lung, a ring of muscle about blood, and fat; 0 to about 1000."""
+    """Make fat, muscle, lung, myocardium and blood in noisy air."""
     z, y, x = np.meshgrid(*(np.linspace(-1, 1, length) for length in SHAPE), indexing="ij")
     image = np.full(SHAPE, 8.0)
     for radius, at, value in (
@@ -31,13 +31,13 @@ def styled(name, image=None, **changed):
     return shift_style(body() if image is None else image, name, **arguments)
 
 
-def normalised(image):
-    """As the styles see it: 0 is the smallest value, 1 the 99.5th percentile."""
+def normalise(image):
+    """Normalise from the smallest value (0) to the 99.5th percentile (1)."""
     return (image - image.min()) / (np.percentile(image, 99.5) - image.min())
 
 
-def power_by_frequency(planes, low, high, *, axis):
-    """The share of a plane's power at frequencies (1/mm) of an axis in a range."""
+def share_of_power(planes, low, high, *, axis):
+    """Compute the share of power at frequencies (1/mm) in a range."""
     power = np.abs(np.fft.fft2(planes)) ** 2
     frequency = np.abs(np.fft.fftfreq(planes.shape[axis], SPACING_MM[axis]))
     chosen = np.moveaxis(power, axis, 0)[(low <= frequency) & (frequency < high)]
@@ -45,24 +45,24 @@ def power_by_frequency(planes, low, high, *, axis):
 
 
 @pytest.mark.parametrize("name", STYLES)
-def test_equal_arguments_give_equal_bytes_and_no_strength_the_image(name):
+def test_equal_arguments_give_equal_bytes_and_strength_0_the_image(name):
     image = body().astype(np.float32)
     image.flags.writeable = False
     assert styled(name, image).tobytes() == styled(name, image).tobytes()
     assert styled(name, image, strength=0.0).tobytes() == image.tobytes()
     for constant in (np.zeros((2, 3, 4)), np.full((2, 3, 4), 7, np.int16)):
         np.testing.assert_array_equal(styled(name, constant), constant)
-    if name != "dark_blood":  # its numbers are fixed
+    if name != "dark_blood":  # has no random numbers
         assert not np.array_equal(styled(name, image), styled(name, image, case_id="patient001_frame12"))
         assert not np.array_equal(styled(name, image), styled(name, image, seed=1))
 
 
 @pytest.mark.parametrize("name", STYLES)
-def test_more_strength_changes_more_and_little_strength_little(name):
+def test_the_change_grows_with_the_strength_from_almost_0(name):
     original = body()
     changes = [np.sqrt(np.mean((styled(name, strength=s) - original) ** 2)) for s in (0.01, 0.4, 1.0)]
     assert changes == sorted(changes)
-    # Coarser by a hundredth takes the outermost frequencies at once, which hold little.
+    # A slightly coarser matrix already removes the outermost frequencies, which have little power.
     assert changes[0] < 0.05 * changes[-1] or (name == "coarse_matrix" and changes[0] < 0.2 * changes[-1])
     assert changes[-1] > 0.02 * original.max()
 
@@ -77,19 +77,19 @@ def test_a_style_follows_the_scale_of_intensities_and_the_order_of_axes(name):
 
 @pytest.mark.parametrize("name", STYLES)
 @pytest.mark.parametrize("shape", [(1, 1, 2), (1, 5, 1), (2, 1, 1)])
-def test_the_smallest_images_give_finite_ones(name, shape):
+def test_the_smallest_images_have_finite_results(name, shape):
     assert np.isfinite(styled(name, np.arange(np.prod(shape), dtype=float).reshape(shape))).all()
 
 
-def test_the_coil_multiplies_any_image_by_the_same_smooth_field_that_is_best_at_the_border():
-    images = [normalised(body()) + 0.5, normalised(body()[:, ::-1]) + 0.5, np.ones(SHAPE)]
+def test_the_coil_multiplies_by_a_smooth_field_with_its_maximum_at_the_border():
+    images = [normalise(body()) + 0.5, normalise(body()[:, ::-1]) + 0.5, np.ones(SHAPE)]
     for image in images:
-        image[0, 0, 0], image[-1] = 0, np.percentile(image, 99.5)  # all on the scale of 0 to white
+        image[0, 0, 0], image[-1] = 0, np.percentile(image, 99.5)  # the same scale for all images
     fields = [np.log(styled("surface_coil", image)[:2, 1:] / image[:2, 1:]) for image in images]
     for field in fields:
         np.testing.assert_allclose(field, fields[2], atol=1e-4)
     assert np.ptp(field) > np.log(1.5)
-    # A neighbour differs by at most the steepest slope of -1.5 log(1 + d^2 / R^2), which is 1.5 / R at d = R.
+    # Neighbours differ by at most the largest gradient of -1.5 log(1 + d^2 / R^2), which is 1.5 / R at d = R.
     for axis in (1, 2):
         assert np.abs(np.diff(field, axis=axis)).max() <= 1.5 / 130 * SPACING_MM[axis] * 1.001
     position = np.array(np.unravel_index(field[1].argmax(), field[1].shape)) + np.array([1, 0])
@@ -97,18 +97,18 @@ def test_the_coil_multiplies_any_image_by_the_same_smooth_field_that_is_best_at_
     assert np.hypot(*((position - half + 0.5) / half)) > 0.9  # on the ellipse through the edges' middles
 
 
-def test_lifted_shadows_is_one_power_and_keeps_the_order_of_intensities():
+def test_lifted_shadows_is_a_power_that_keeps_the_order_of_intensities():
     image = body()
-    before, after = normalised(image), normalised(styled("lifted_shadows", image))
+    before, after = normalise(image), normalise(styled("lifted_shadows", image))
     inner = (before > 0.02) & (before < 0.9)
     powers = np.log(after[inner]) / np.log(before[inner])
     assert 0.4 <= powers.min() <= powers.max() <= min(0.55, powers.min() + 1e-3)
     assert spearmanr(before.ravel(), after.ravel()).statistic > 0.9999
 
 
-def test_dark_blood_reverses_the_order_of_tissues_and_leaves_air_dark():
+def test_dark_blood_reverses_the_order_of_tissues_and_keeps_air_dark():
     image = body()
-    before, after = normalised(image), styled("dark_blood", image) / image.max()
+    before, after = normalise(image), styled("dark_blood", image) / image.max()
     clean = ndimage.gaussian_filter(before, (0, 1, 1))
     flat = ndimage.maximum_filter(clean, (1, 9, 9)) - ndimage.minimum_filter(clean, (1, 9, 9)) < 0.05
     mean = {
@@ -124,17 +124,17 @@ def test_dark_blood_reverses_the_order_of_tissues_and_leaves_air_dark():
 @pytest.mark.parametrize("axis", [1, 2])
 def test_a_coarse_matrix_has_no_frequency_above_its_resolution(axis):
     shifted, image = styled("coarse_matrix").astype(float), body()
-    # Between 3.5 and 4 mm: nothing above 1 / (2 * 3.5 mm) but what taking the magnitude of the ringing brings back.
+    # Between 3.5 and 4 mm: above 1 / (2 * 3.5 mm) only the magnitude of the ringing contributes.
     beyond, within = (0.5 / 3.5, np.inf), (0.0, 0.5 / 4.0)
-    assert power_by_frequency(shifted, *beyond, axis=axis) < 0.1 * power_by_frequency(image, *beyond, axis=axis)
-    assert power_by_frequency(shifted, *within, axis=axis) > power_by_frequency(image, *within, axis=axis)
+    assert share_of_power(shifted, *beyond, axis=axis) < 0.1 * share_of_power(image, *beyond, axis=axis)
+    assert share_of_power(shifted, *within, axis=axis) > share_of_power(image, *within, axis=axis)
     kept = np.fft.fft2(image)[:, :8, :8]  # up to 7 / (96 * 1.5 mm) = 0.05 per mm
     np.testing.assert_allclose(np.fft.fft2(shifted)[:, :8, :8], kept, atol=0.01 * np.abs(kept).max())
     coarser = styled("coarse_matrix", image, spacing_mm=(8.0, 5.0, 5.0))
     np.testing.assert_allclose(coarser, image, atol=1e-3)
 
 
-def test_a_fast_scan_has_coloured_noise_that_is_twice_as_strong_in_the_middle():
+def test_a_fast_scan_has_correlated_noise_twice_as_strong_in_the_middle():
     shape, spacing_mm = (8, 128, 128), (8.0, 2.0, 2.0)
     image = np.ones(shape)
     image[:, 0, 0] = 0
@@ -160,7 +160,7 @@ def test_a_fast_scan_has_coloured_noise_that_is_twice_as_strong_in_the_middle():
         ((3, 3), "fast_scan", 1.0, "image", (3, 3)),
     ],
 )
-def test_a_wrong_argument_is_refused(refused, shape, name, strength, key, got):
+def test_an_invalid_argument_is_refused(refused, shape, name, strength, key, got):
     with refused(key) as error:
         styled(name, np.ones(shape), strength=strength)
     assert got in (None, error.value.got)

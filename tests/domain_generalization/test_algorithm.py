@@ -2,6 +2,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ Minibatches = list[tuple[Tensor, Tensor]]
 
 
 class SpreadOfRisks:
-    """The variance of the loss over domains, as of risk extrapolation: it needs two."""
+    """Variance of the loss over domains (risk extrapolation); needs two domains."""
 
     def __init__(self, net: nn.Module, *, weight: float = 1.0, warmup_steps: int = 0) -> None:
         self.net, self.weight = net, weight
@@ -56,8 +57,8 @@ def weights(net: nn.Module) -> Tensor:
     return parameters_to_vector(net.parameters()).detach().clone()
 
 
-def after(steps: int, optimizer: Callable[..., SharpnessAware], make_method: Callable[..., object] | None) -> Tensor:
-    """Weights after so many updates with a new network."""
+def train(steps: int, optimizer: Callable[..., SharpnessAware], make_method: Callable[..., object] | None) -> Tensor:
+    """Return the weights of a new network after some updates."""
     net = network()
     method = None if make_method is None else make_method(net)
     algorithm = Algorithm(net, optimizer(net.parameters(), partial(SGD, lr=0.1, momentum=0.9)), method=method)
@@ -67,7 +68,7 @@ def after(steps: int, optimizer: Callable[..., SharpnessAware], make_method: Cal
 
 
 @pytest.mark.parametrize("optimizer", [Plain, SAM, ASAM, SAGM])
-def test_an_update_without_a_penalty_is_the_optimizers_step_on_all_domains_joined(
+def test_an_update_without_penalty_is_the_optimizers_step_on_all_domains_concatenated(
     optimizer: type[SharpnessAware],
 ) -> None:
     net = network()
@@ -75,12 +76,12 @@ def test_an_update_without_a_penalty_is_the_optimizers_step_on_all_domains_joine
     for step in range(3):
         x, y = (torch.cat(parts) for parts in zip(*minibatches(step), strict=True))
         alone.step(lambda x=x, y=y: F.cross_entropy(net(x), y))
-    assert torch.equal(after(3, optimizer, None), weights(net))
-    assert torch.equal(after(3, optimizer, partial(SpreadOfRisks, warmup_steps=3)), weights(net))
+    assert torch.equal(train(3, optimizer, None), weights(net))
+    assert torch.equal(train(3, optimizer, partial(SpreadOfRisks, warmup_steps=3)), weights(net))
 
 
 @pytest.mark.parametrize("optimizer", [Plain, SAM, ASAM, SAGM])
-def test_the_gradient_of_the_methods_scalar_at_the_weights_before_the_ascent_is_added(
+def test_an_update_adds_the_gradient_of_the_penalty_at_the_original_weights(
     optimizer: type[SharpnessAware],
 ) -> None:
     net = network(torch.float64)
@@ -88,30 +89,24 @@ def test_the_gradient_of_the_methods_scalar_at_the_weights_before_the_ascent_is_
     losses = torch.stack([F.cross_entropy(net(x), y) for x, y in data])
     gradient = torch.cat([g.flatten() for g in torch.autograd.grad(7 * losses.var(), list(net.parameters()))])
 
-    moved = {}
+    changes = {}
     for weight in (None, 7.0):
         net = network(torch.float64)
         before = weights(net)
         method = None if weight is None else SpreadOfRisks(net, weight=weight)
         Algorithm(net, optimizer(net.parameters(), partial(SGD, lr=0.1)), method=method).update(data)
-        moved[weight] = weights(net) - before
-    torch.testing.assert_close(moved[7.0] - moved[None], -0.1 * gradient, rtol=1e-9, atol=1e-12)
+        changes[weight] = weights(net) - before
+    torch.testing.assert_close(changes[7.0] - changes[None], -0.1 * gradient, rtol=1e-9, atol=1e-12)
 
 
-def test_a_method_learns_which_minibatch_each_sample_came_from() -> None:
-    seen = []
-
-    class Watching:
-        def at_weights(self, image: Tensor, label: Tensor, *, domains: Tensor) -> None:
-            seen.append((image, label, domains))
-
-    net, data = network(), minibatches()
-    Algorithm(net, Plain(net.parameters(), partial(SGD, lr=0.1)), method=Watching()).update(data)
-    [(image, label, domains)] = seen  # once a step
-    assert domains.tolist() == [0] * 5 + [1] * 4 + [2] * 3
-    for number, (x, y) in enumerate(data):
-        assert torch.equal(image[domains == number], x)
-        assert torch.equal(label[domains == number], y)
+def test_a_method_gets_the_minibatch_number_of_each_sample_once_per_step() -> None:
+    net, data, method = network(), minibatches(), Mock()
+    method.at_weights.return_value = None
+    Algorithm(net, Plain(net.parameters(), partial(SGD, lr=0.1)), method=method).update(data)
+    [call] = method.at_weights.call_args_list
+    assert call.kwargs["domains"].tolist() == [0] * 5 + [1] * 4 + [2] * 3
+    for given, expected in zip(call.args, zip(*data, strict=True), strict=True):
+        assert torch.equal(given, torch.cat(expected))
 
 
 def test_update_returns_the_loss_and_the_penalty_before_the_step() -> None:
@@ -123,7 +118,7 @@ def test_update_returns_the_loss_and_the_penalty_before_the_step() -> None:
     assert algorithm.update(data) == pytest.approx({"loss": loss, "penalty": spread})
 
 
-def test_predict_is_the_networks_answer_and_leaves_the_mode_alone() -> None:
+def test_predict_returns_the_networks_output_and_updates_keep_the_mode() -> None:
     net = network()
     algorithm = Algorithm(net, Plain(net.parameters(), partial(SGD, lr=0.1))).eval()
     x = torch.randn(2, 4)
@@ -132,10 +127,10 @@ def test_predict_is_the_networks_answer_and_leaves_the_mode_alone() -> None:
     assert not net.training
 
 
-def test_a_loss_of_ones_own_is_called_with_answer_and_label() -> None:
+def test_a_custom_loss_is_called_with_output_and_label() -> None:
     net = nn.Linear(4, 1)
     optimizer = Plain(net.parameters(), partial(SGD, lr=0.1))
-    algorithm = Algorithm(net, optimizer, loss=lambda answer, y: F.mse_loss(answer[:, 0], y))
+    algorithm = Algorithm(net, optimizer, loss=lambda output, y: F.mse_loss(output[:, 0], y))
     x, y = torch.randn(5, 4), torch.randn(5)
     expected = F.mse_loss(net(x)[:, 0], y).item()
     assert algorithm.update([(x, y)])["loss"] == pytest.approx(expected)
@@ -150,17 +145,12 @@ def test_one_domain_is_refused_by_a_method_that_compares_domains(refused: Any) -
     assert torch.equal(weights(net), before)
 
 
-@pytest.mark.parametrize("sizes", [[], [(2, 3)], [(0, 0)]], ids=str)
-def test_minibatches_that_do_not_fit_are_refused(sizes: list[tuple[int, int]], refused: Any) -> None:
+def test_wrong_minibatches_unlabelled_data_and_an_optimizer_of_torch_are_refused(refused: Any) -> None:
     net = network()
     algorithm = Algorithm(net, Plain(net.parameters(), partial(SGD, lr=0.1)))
-    with refused("minibatches", got=sizes):
-        algorithm.update([(torch.zeros(inputs, 4), torch.zeros(labels)) for inputs, labels in sizes])
-
-
-def test_unlabelled_data_of_test_domains_and_an_optimizer_of_torch_are_refused(refused: Any) -> None:
-    net = network()
-    algorithm = Algorithm(net, Plain(net.parameters(), partial(SGD, lr=0.1)))
+    for sizes in ([], [(2, 3)], [(0, 0)]):
+        with refused("minibatches", got=sizes):
+            algorithm.update([(torch.zeros(inputs, 4), torch.zeros(labels)) for inputs, labels in sizes])
     with refused("unlabeled"):
         algorithm.update(minibatches(), [torch.zeros(2, 4)])
     with refused("optimizer", got="SGD"):

@@ -1,4 +1,4 @@
-"""Leave one domain out, from the data to the report: digits turned by 0 to 75 degrees; and scores by hand."""
+"""Leave-one-domain-out runs on rotated digits, and scores by hand."""
 
 import json
 import math
@@ -32,7 +32,7 @@ ANGLES = (0, 15, 30, 45, 60, 75)
 
 @cache
 def rotated_digits() -> tuple[TensorDataset, ...]:
-    """Six domains, each with its own sixth of the images, turned by its angle."""
+    """Six domains of different images, each rotated by its angle."""
     bunch = load_digits()
     order = torch.randperm(len(bunch.target), generator=generator_for(0, "rotated digits")).numpy()
     domains = []
@@ -56,7 +56,7 @@ def algorithm(optimizer: Callable[..., SharpnessAware]) -> Algorithm:
 
 
 @pytest.mark.parametrize("optimizer", [Plain, partial(SAM, rho=0.05)], ids=["plain", "sam"])
-def test_a_turn_never_trained_on_is_read_better_with_turns_around_it(
+def test_digits_of_a_held_out_angle_are_recognised_after_training_on_other_angles(
     optimizer: Callable[..., SharpnessAware],
 ) -> None:
     domains, test = rotated_digits(), 2  # 30 degrees: between 15 and 45
@@ -64,17 +64,17 @@ def test_a_turn_never_trained_on_is_read_better_with_turns_around_it(
     chosen = training_domain_validation(records, test_domain=test)
     best = oracle(records, test_domain=test)
 
-    # The control sees one domain alone, 0 degrees, and as many images a step.
-    alone = train_and_record(
+    # The control trains on a single domain, 0 degrees, with the same number of images per step.
+    control = train_and_record(
         algorithm(optimizer), domains, test_domains=[1, 2, 3, 4, 5], steps=60, record_every=60, batch_size=160
     )
     assert chosen.test_accuracy > 0.8
-    assert chosen.test_accuracy > alone[-1][f"env{test}_in_acc"] + 0.1
+    assert chosen.test_accuracy > control[-1][f"env{test}_in_acc"] + 0.1
     assert chosen.validation_accuracy > 0.8
     assert (chosen.oracle, best.oracle) == (False, True)
 
 
-def test_records_hold_what_the_rules_need_and_go_through_json() -> None:
+def test_records_have_all_fields_of_the_selection_rules_and_fit_json() -> None:
     made = algorithm(Plain)
     records = train_and_record(
         made, rotated_digits()[:3], test_domains=[2], steps=5, record_every=2, setting="plain", trial_seed=3
@@ -92,7 +92,7 @@ def test_records_hold_what_the_rules_need_and_go_through_json() -> None:
 
 def test_neither_test_domains_nor_out_splits_are_trained_on() -> None:
     class Listening(Algorithm):
-        """Notes the samples that it gets, which are their own numbers."""
+        """Algorithm that records the numbers of its samples."""
 
         def update(self, minibatches: list[tuple[Tensor, Tensor]], unlabeled: None = None) -> dict[str, float]:
             for found, (x, _) in zip(trained_on, minibatches, strict=True):
@@ -138,7 +138,7 @@ def test_swad_ends_a_run_with_its_valley() -> None:
     assert len(losses) - 1 - end == 3
 
 
-def test_a_held_out_domain_without_labels_is_trained_beside_and_chosen_for() -> None:
+def test_a_held_out_domain_without_labels_has_nan_scores_and_a_selection() -> None:
     domains = [*rotated_digits()[:3]]
     images = domains[0].tensors[0]
     domains[0] = TensorDataset(images, torch.full((len(images),), -100))
@@ -149,7 +149,7 @@ def test_a_held_out_domain_without_labels_is_trained_beside_and_chosen_for() -> 
     assert chosen.validation_accuracy > 0
 
 
-def test_a_run_that_diverges_under_swad_ends_with_a_warning_and_its_records() -> None:
+def test_a_diverging_run_with_swad_ends_with_a_warning_and_keeps_its_records() -> None:
     class Diverging(Algorithm):
         updates = 0
 
@@ -167,24 +167,13 @@ def test_a_run_that_diverges_under_swad_ends_with_a_warning_and_its_records() ->
     assert swad.steps == (1, 4)
 
 
-@pytest.mark.parametrize("held", [[], [0, 1, 2], [3], [-1]])
-def test_wrong_test_domains_are_refused(held: list[int], refused: Any) -> None:
-    with refused("test_domains", got=held):
-        train_and_record(algorithm(Plain), rotated_digits()[:3], test_domains=held, steps=1)
-
-
-@pytest.mark.parametrize("key", ["steps", "record_every"])
-def test_counts_that_are_not_positive_are_refused(key: str, refused: Any) -> None:
-    with refused(key, got=0):
-        train_and_record(algorithm(Plain), rotated_digits()[:3], test_domains=[0], **{key: 0})
-
-
 LOGITS = torch.tensor([[2.0, 0.0], [0.0, 2.0], [2.0, 0.0]])
 
 
-def test_scores_by_hand() -> None:
-    # two of three right; cross entropy log(1 + e^-2) where right, log(1 + e^2) where wrong
-    split = TensorDataset(LOGITS, torch.tensor([0, 1, 1]))
+@pytest.mark.parametrize("ignored", [0, 3])
+def test_scores_equal_those_by_hand_without_ignored_labels(ignored: int) -> None:
+    # two of three right; cross entropy log(1 + e^-2) if right, log(1 + e^2) if wrong
+    split = TensorDataset(torch.cat([LOGITS, LOGITS[:ignored]]), torch.tensor([0, 1, 1] + [-100] * ignored))
     scores = domain_scores(nn.Identity(), {4: split}, {4: split}, batch_size=2)
     loss = (2 * math.log1p(math.exp(-2)) + math.log1p(math.exp(2))) / 3
     assert scores == pytest.approx({"env4_in_acc": 2 / 3, "env4_out_acc": 2 / 3, "env4_out_loss": loss})
@@ -198,7 +187,7 @@ def test_every_pixel_of_a_label_counts_as_one() -> None:
     assert domain_scores(nn.Identity(), {0: split}, {})["env0_in_acc"] == 5 / 8
 
 
-def test_each_module_is_asked_in_evaluation_mode_and_gets_its_own_mode_back() -> None:
+def test_scoring_runs_in_evaluation_mode_and_restores_each_modules_mode() -> None:
     net = nn.Sequential(nn.Dropout(0.9), nn.BatchNorm1d(2))
     net[1].eval()  # frozen by its owner
     split = TensorDataset(LOGITS, torch.tensor([0, 1, 0]))
@@ -210,14 +199,7 @@ def test_each_module_is_asked_in_evaluation_mode_and_gets_its_own_mode_back() ->
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_labels_that_cross_entropy_ignores_count_in_no_score() -> None:
-    ignored = TensorDataset(torch.cat([LOGITS, LOGITS]), torch.tensor([0, 1, 1, -100, -100, -100]))
-    alone = TensorDataset(LOGITS, torch.tensor([0, 1, 1]))
-    scores = [domain_scores(nn.Identity(), {0: split}, {0: split}) for split in (ignored, alone)]
-    assert scores[0] == pytest.approx(scores[1])
-
-
-def test_a_split_without_labels_has_scores_that_are_no_numbers() -> None:
+def test_a_split_without_labels_has_nan_scores() -> None:
     nothing = TensorDataset(LOGITS, torch.full((3,), -100))
     scores = domain_scores(nn.Identity(), {1: nothing}, {1: nothing})
     assert set(scores) == {"env1_in_acc", "env1_out_acc", "env1_out_loss"}

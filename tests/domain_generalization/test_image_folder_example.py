@@ -11,7 +11,7 @@ EXAMPLE = Path("benchmarks", "examples", "image_folder_udim.py")
 
 
 def write_images(folder: Path, *, each: int) -> None:
-    """Stripes along rows, stripes along columns and discs, of many sizes, colours and file formats."""
+    """Write images of rows, columns and discs in many file formats."""
     draw = np.random.default_rng(0)
     for name in ("columns", "discs", "rows"):
         for index in range(each):
@@ -31,7 +31,7 @@ def write_images(folder: Path, *, each: int) -> None:
     (folder / "README.txt").write_text("no image")
 
 
-def test_the_example_trains_a_classifier_on_a_folder_of_images_with_udim_and_without_torchvision(
+def test_the_example_trains_a_classifier_on_an_image_folder_without_torchvision(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_images(tmp_path, each=24)

@@ -1,4 +1,4 @@
-"""Outputs are those of the network in evaluation mode, example by example, with the fingerprint of their data."""
+"""Network outputs in evaluation mode, and the fingerprint of the data."""
 
 import math
 from functools import partial
@@ -52,14 +52,14 @@ def test_batches_of_any_size_and_kind_give_the_same_outputs(size: int) -> None:
 
 def test_another_order_value_type_or_label_is_another_fingerprint() -> None:
     images, labels = images_and_labels()
-    moved = images.clone()
-    moved[7, 2] += 1e-6
+    changed_images = images.clone()
+    changed_images[7, 2] += 1e-6
     relabelled = labels.clone()
     relabelled[3] = (relabelled[3] + 1) % 3
     variants = [
         (images, labels),
         (images.flip(0), labels.flip(0)),
-        (moved, labels),
+        (changed_images, labels),
         (images.double(), labels),
         (images[:, :, None], labels),
         (images, relabelled),
@@ -106,9 +106,8 @@ CLASSIFIED, SEGMENTED = torch.rand(2, 3), torch.rand(2, 3, 4)
 def test_a_batch_that_does_not_fit_is_refused_and_gradients_stay_on(
     probe: Any, batch: Any, key: str, refused: Any
 ) -> None:
-    with refused(key) as error:
+    with refused(key):
         probe(nn.Identity(), [batch])
-    del error
     assert torch.is_grad_enabled()
 
 
@@ -121,16 +120,16 @@ def test_no_batch_and_outputs_without_logits_are_refused(probe: Any, refused: An
 
 
 def segmented() -> tuple[Tensor, Tensor]:
-    """Three units of four voxels and three classes; class 2 is in the last one alone."""
+    """Three units of four voxels; only the last has class 2."""
     label = torch.tensor([[0, 0, 1, 1], [0, 0, 0, 1], [0, 1, 2, 2]]).reshape(3, 1, 2, 2)
     return torch.randn(3, 3, 2, 2, generator=torch.Generator().manual_seed(2)), label
 
 
 def numbers_by_hand(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-    """Columns with NaN where a class is absent, and losses, voxel by voxel."""
+    """Columns (NaN for absent classes) and losses, voxel by voxel."""
     rows, losses = [], []
-    for unit, truth in zip(logits.double(), label, strict=True):
-        voxels = [(unit[:, y, x].softmax(0), int(truth[0, y, x])) for y in range(2) for x in range(2)]
+    for unit, reference in zip(logits.double(), label, strict=True):
+        voxels = [(unit[:, y, x].softmax(0), int(reference[0, y, x])) for y in range(2) for x in range(2)]
         entropies, dice = [], []
         for value in range(3):
             own = [-math.log(p[value]) for p, found in voxels if found == value]
@@ -148,7 +147,7 @@ def standardised(columns: Tensor) -> Tensor:
     return (columns - columns.mean(0)) / columns.std(0, correction=0)
 
 
-def test_probe_segmentation_are_those_counted_voxel_by_voxel() -> None:
+def test_numbers_of_segmented_units_equal_those_by_hand() -> None:
     logits, label = segmented()
     columns, losses = numbers_by_hand(logits, label)
     columns[:2, 2] = columns[2, 2]  # units without class 2 take the mean of those with it: here the last one's
@@ -173,15 +172,15 @@ def test_ignored_voxels_count_nowhere() -> None:
 
 
 @pytest.mark.parametrize("place", [0, 2, 3])
-def test_a_unit_without_a_voxel_that_counts_is_left_out_with_a_warning_that_names_it(place: int) -> None:
+def test_a_unit_with_ignored_voxels_only_is_left_out_with_a_warning(place: int) -> None:
     logits, label = segmented()
     unseen = torch.randn(1, 3, 2, 2), torch.full((1, 1, 2, 2), 255)
     batch = tuple(
         torch.cat([each[:place], one, each[place:]]) for each, one in zip((logits, label), unseen, strict=True)
     )
-    with pytest.warns(UserWarning, match=rf"\[{place}\]$") as told:
+    with pytest.warns(UserWarning, match=rf"\[{place}\]$") as warned:
         found = probe_segmentation(nn.Identity(), [batch], groups=[0, 0, 0, 0], ignore_label=255)
-    assert told[0].filename == __file__
+    assert warned[0].filename == __file__
     expected = probe_segmentation(nn.Identity(), [(logits, label)])
     others = [each for each in range(4) if each != place]
     torch.testing.assert_close(found.vectors[others], expected.vectors)
@@ -193,7 +192,7 @@ def test_a_unit_without_a_voxel_that_counts_is_left_out_with_a_warning_that_name
     assert (slow.size, slow.groups[0].size) == (4, 3)
 
 
-def test_units_of_different_sizes_and_the_finest_of_several_outputs_are_taken() -> None:
+def test_units_of_different_sizes_and_lists_of_outputs_are_possible() -> None:
     logits, label = segmented()
     doubled = [(F.interpolate(logits[:1], scale_factor=2), F.interpolate(label[:1].float(), scale_factor=2).long())]
     found = probe_segmentation(lambda image: [image, image[..., :1]], [*doubled, (logits[1:], label[1:])])
@@ -202,6 +201,6 @@ def test_units_of_different_sizes_and_the_finest_of_several_outputs_are_taken() 
     )
 
 
-def test_groups_of_units_are_the_caller_s() -> None:
+def test_the_groups_of_units_are_those_of_the_argument() -> None:
     found = probe_segmentation(nn.Identity(), [segmented()], groups=[0, 2, 0])
     assert (found.groups.tolist(), found.group_count) == ([0, 2, 0], 3)

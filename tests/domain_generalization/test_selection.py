@@ -39,26 +39,22 @@ PAIRS = [
 ]
 
 
-def test_training_domain_validation_by_hand() -> None:
-    # means of domains 1 and 2: 0.65, 0.70, 0.85, 0.825
-    found = training_domain_validation([*ALONE, *PAIRS], test_domain=0)
-    assert found == Selection("training-domain validation", False, 0, "", 300, pytest.approx(0.85), 0.60)
-
-
-def test_the_oracle_takes_the_last_step_and_says_what_it_is() -> None:
-    found = oracle([*ALONE, *PAIRS], test_domain=0)
-    assert found == Selection("oracle (test-domain validation)", True, 0, "", 400, 0.45, 0.40)
-    assert str(found).startswith("domain 0, oracle (test-domain validation): 0.400")
-
-
-def test_leave_one_domain_out_validation_by_hand() -> None:
-    # means of the left-out domains' accuracies: 0.55, 0.75, 0.45, 0.15
-    found = leave_one_domain_out_validation([*ALONE, *PAIRS], test_domain=0)
-    assert found == Selection("leave-one-domain-out cross-validation", False, 0, "", 200, pytest.approx(0.75), 0.80)
+@pytest.mark.parametrize(
+    ("rule", "name", "step", "validation", "test"),
+    [  # means over domains 1 and 2: out splits 0.65, 0.70, 0.85, 0.825; held out in turn 0.55, 0.75, 0.45, 0.15
+        (training_domain_validation, "training-domain validation", 300, 0.85, 0.60),
+        (leave_one_domain_out_validation, "leave-one-domain-out cross-validation", 200, 0.75, 0.80),
+        (oracle, "oracle (test-domain validation)", 400, 0.45, 0.40),  # the last step
+    ],
+)
+def test_each_rule_selects_the_step_by_hand(rule: Any, name: str, step: int, validation: float, test: float) -> None:
+    found = rule([*ALONE, *PAIRS], test_domain=0)
+    assert found == Selection(name, rule is oracle, 0, "", step, pytest.approx(validation), test)
+    assert str(found).startswith(f"domain 0, {name}: {test:.3f}")
 
 
 @pytest.mark.parametrize("split", ["in", "out"])
-def test_only_the_oracle_looks_at_the_test_domain(split: str) -> None:
+def test_only_the_oracle_depends_on_test_accuracies(split: str) -> None:
     changed = [{**each, f"env0_{split}_acc": 1 - each[f"env0_{split}_acc"]} for each in [*ALONE, *PAIRS]]
     for rule in (training_domain_validation, leave_one_domain_out_validation):
         before, after = rule([*ALONE, *PAIRS], test_domain=0), rule(changed, test_domain=0)
@@ -68,7 +64,7 @@ def test_only_the_oracle_looks_at_the_test_domain(split: str) -> None:
     assert (oracle(settings, test_domain=0).setting, oracle(turned, test_domain=0).setting) == ("b", "a")
 
 
-def test_settings_compete_and_among_equals_the_earliest_wins() -> None:
+def test_the_best_setting_wins_and_of_equals_the_earliest_record() -> None:
     records = [
         record(step, [0], (0.1 * step, 1, 1), (0, out, out), setting=setting)
         for setting, step, out in [("sam", 1, 0.8), ("sam", 2, 0.7), ("udim", 1, 0.6), ("udim", 2, 0.8)]
@@ -78,19 +74,21 @@ def test_settings_compete_and_among_equals_the_earliest_wins() -> None:
     assert "setting 'sam', step 1" in str(found)
 
 
-def test_pairs_of_one_setting_do_not_validate_another(refused: Any) -> None:
-    ours = [{**each, "setting": "sam"} for each in ALONE]
+def test_pairs_do_not_validate_another_setting_or_trial(refused: Any) -> None:
     with refused("records", got="no setting and step with all runs"):
-        leave_one_domain_out_validation([*ours, *PAIRS], test_domain=0)
+        leave_one_domain_out_validation([*({**each, "setting": "sam"} for each in ALONE), *PAIRS], test_domain=0)
+    other = [{**each, "trial_seed": 1} for each in PAIRS]  # the single run of this trial is missing
+    with refused("trial_seed", got=[0, 1]):
+        leave_one_domain_out_validation([*ALONE, *PAIRS, *other], test_domain=0)
 
 
-def test_steps_that_lack_a_run_are_passed_over() -> None:
+def test_steps_that_lack_a_run_are_ignored() -> None:
     fewer = [each for each in PAIRS if (each["step"], each["test_envs"]) != (200, [0, 2])]
     assert leave_one_domain_out_validation([*ALONE, *fewer], test_domain=0).step == 100
 
 
-def test_every_domain_can_be_the_test_domain_of_a_whole_experiment() -> None:
-    # accuracy on domain i of the run without `held` is a number that tells them apart
+def test_every_domain_can_be_the_test_domain_of_an_experiment() -> None:
+    # accuracy on domain i of the run without `held`, a different number for each pair
     def accuracy(held: tuple[int, ...], domain: int) -> float:
         return (1 + domain + 4 * sum(held)) / 100
 
@@ -113,12 +111,6 @@ def test_a_test_domain_without_records_and_several_trials_are_refused(rule: Any,
     other = [{**each, "trial_seed": 1} for each in [*ALONE, *PAIRS]]
     with refused("trial_seed", got=[0, 1]):
         rule([*ALONE, *PAIRS, *other], test_domain=0)
-
-
-def test_pairs_of_another_trial_do_not_validate_this_one(refused: Any) -> None:
-    other = [{**each, "trial_seed": 1} for each in PAIRS]  # its run without domain 0 alone is not done yet
-    with refused("trial_seed", got=[0, 1]):
-        leave_one_domain_out_validation([*ALONE, *PAIRS, *other], test_domain=0)
 
 
 def test_too_few_domains_and_missing_accuracies_are_refused(refused: Any) -> None:
@@ -145,7 +137,7 @@ def test_an_accuracy_that_is_not_a_number_never_wins() -> None:
     assert leave_one_domain_out_validation([first, *ALONE, *pairs], test_domain=0).step == 200
 
 
-def test_ten_domains_and_more_are_all_counted() -> None:
+def test_domains_with_two_digit_numbers_are_included() -> None:
     outs = tuple(0.1 * (i % 2) for i in range(12))
     found = training_domain_validation([record(1, [0], (0.5,) * 12, outs)], test_domain=0)
     assert found.validation_accuracy == pytest.approx(sum(outs[1:]) / 11)

@@ -1,4 +1,4 @@
-"""The file holds what was found, and is refused wherever it does not fit the data at hand."""
+"""File of slow examples: round trip, and refusal of wrong files."""
 
 import json
 from dataclasses import replace
@@ -31,11 +31,8 @@ def read(path: Path, **given: Any) -> SlowExamples:
     return read_slow_examples(path, **{"size": 6, "fingerprint": "a" * 64} | given)
 
 
-def test_what_is_read_is_what_was_written(path: Path) -> None:
+def test_a_written_file_is_plain_json_and_is_read_back(path: Path) -> None:
     assert read(path) == FOUND
-
-
-def test_an_audit_finds_seed_settings_errors_and_fingerprint_in_plain_json(path: Path) -> None:
     content = json.loads(path.read_text(encoding="utf-8"))
     assert content["format"] == "uumamba slow examples, 1"
     assert (content["seed"], content["epoch"], content["errors"]) == (7, 2, [0.9, 0.5, 0.2, 0.19])
@@ -43,7 +40,7 @@ def test_an_audit_finds_seed_settings_errors_and_fingerprint_in_plain_json(path:
     assert content["groups"][2]["note"] == "no example"
 
 
-def test_a_number_that_json_lacks_leaves_the_old_file(path: Path) -> None:
+def test_a_number_without_json_form_keeps_the_old_file(path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_slow_examples(path, replace(FOUND, errors=(float("nan"),)))
     assert read(path) == FOUND
@@ -51,7 +48,9 @@ def test_a_number_that_json_lacks_leaves_the_old_file(path: Path) -> None:
 
 
 @pytest.mark.parametrize("other", [{"size": 5}, {"fingerprint": "b" * 64}], ids=str)
-def test_another_data_set_is_refused(path: Path, other: dict[str, Any], refused: Any) -> None:
+def test_a_missing_file_and_another_data_set_are_refused(path: Path, other: dict[str, Any], refused: Any) -> None:
+    with refused("missing.json", got="no file"):
+        read(Path("missing.json"))
     with refused(str(path), got=f"6 examples, fingerprint {'a' * 12}"):
         read(path, **other)
 
@@ -67,22 +66,13 @@ def test_another_data_set_is_refused(path: Path, other: dict[str, Any], refused:
         {"surprise": 1},
         {"groups": [{"wrong": 1}]},
         {"groups": None},
+        '{"slow": [1',
+        "[1, 2]",
+        "{}",
     ],
     ids=str,
 )
-def test_a_changed_file_is_refused(path: Path, change: dict[str, Any], refused: Any) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+def test_a_changed_or_incomplete_file_is_refused(path: Path, change: dict[str, Any] | str, refused: Any) -> None:
+    path.write_text(change if isinstance(change, str) else json.dumps(json.loads(path.read_text()) | change))
     with refused(str(path)):
         read(path)
-
-
-@pytest.mark.parametrize("content", ['{"slow": [1', "[1, 2]", "{}"])
-def test_a_file_that_is_torn_or_another_thing_is_refused(path: Path, content: str, refused: Any) -> None:
-    path.write_text(content)
-    with refused(str(path)):
-        read(path)
-
-
-def test_an_absent_file_is_refused(tmp_path: Path, refused: Any) -> None:
-    with refused(str(tmp_path / "absent.json"), got="no file"):
-        read(tmp_path / "absent.json")

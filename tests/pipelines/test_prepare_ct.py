@@ -321,7 +321,7 @@ MEASURED = """
 import sys, tempfile
 from pathlib import Path
 import torch
-from benchmarks.memory import peak_mb
+from benchmarks.memory import measure_peak_mb
 from uumamba.data import chunks
 from uumamba.data.case import Manifest
 from uumamba.data.preprocess import CtStatistics, PreprocessRecipe
@@ -337,7 +337,7 @@ def work():
     with tempfile.TemporaryDirectory() as out:
         assert not prepare(manifest, recipe=recipe, out=out, workers=0, progress=False).failures
 
-print(peak_mb(work))
+print(measure_peak_mb(work))
 """
 # Freed arrays return their memory to the system. The C library's default threshold grows while a process runs, and
 # then freed arrays stay in its memory: 4.4 to 6.4 bytes per voxel from run to run, with this setting always 4.0.

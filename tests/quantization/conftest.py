@@ -1,4 +1,4 @@
-"""Networks and data that quantisation is tried on."""
+"""Networks and data for tests of quantization."""
 
 from collections.abc import Callable
 
@@ -18,7 +18,7 @@ def batches() -> list[tuple[Tensor, Tensor]]:
 
 @pytest.fixture
 def make_net(batches: list[tuple[Tensor, Tensor]]) -> Callable[..., nn.Module]:
-    """The same calibrated network of three layers each time it is called with the same options."""
+    """A function that builds the same quantized network in every call."""
 
     def make(*, calibrated: bool = True, **options: object) -> nn.Module:
         torch.manual_seed(5)

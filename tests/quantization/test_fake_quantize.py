@@ -24,7 +24,7 @@ def test_values_and_gradients_equal_torchs_fake_quantization_outside_the_half_bi
     low, high = level_range(bits, signed=signed)
     generator = torch.Generator().manual_seed(bits)
     ratio = torch.empty(3, 3, 60).uniform_(low - 3, high + 3, generator=generator)
-    # Torch rounds before it clips, so a value within half a level outside the range is inside there: moved away.
+    # Torch rounds before it clips, so a value within half a level outside the range is inside there; avoid such values.
     half_bin = ((ratio > high) & (ratio < high + 0.5)) | ((ratio < low) & (ratio > low - 0.5))
     ratio = torch.where(half_bin, ratio.sign() * (high + 9), ratio)
     scale = torch.tensor([0.25, 0.5, 2.0])  # powers of two: quotients and products are exact
@@ -49,19 +49,12 @@ def test_ties_are_rounded_to_even_as_in_torch() -> None:
     assert torch.equal(fake_quantize(values, torch.ones((), dtype=torch.float64), low, high), expected)
 
 
-def test_in_the_half_bin_above_the_range_the_value_counts_as_clipped() -> None:
-    # 3 bits: levels -4 to 3. Torch rounds 3.03 to 3 first and so takes it as inside: dv = 1, ds = 3 - 3.03.
-    value, scale = torch.tensor([3.03]), torch.tensor(1.0)
-    _, of_value, of_scale = gradients(fake_quantize, value, scale, torch.ones(1), -4, 3, features=1)
-    assert of_value.item() == 0
-    assert of_scale.item() == pytest.approx(3 / math.sqrt(3))
-
-
-def test_a_value_at_the_bound_is_inside() -> None:
-    values, scale = torch.tensor([-4.0, 3.0]), torch.tensor(1.0)
-    _, of_values, of_scale = gradients(fake_quantize, values, scale, torch.ones(2), -4, 3)
-    assert of_values.tolist() == [1, 1]
-    assert of_scale.item() == 0
+def test_a_value_above_the_highest_level_is_clipped_and_a_value_at_a_bound_is_not() -> None:
+    # 3 bits: levels -4 to 3. Torch rounds 3.03 to 3 before the comparison, so there dv = 1, ds = 3 - 3.03.
+    values, scale = torch.tensor([3.03, -4.0, 3.0]), torch.tensor(1.0)
+    _, values_grad, scale_grad = gradients(fake_quantize, values, scale, torch.ones(3), -4, 3, features=1)
+    assert values_grad.tolist() == [0, 1, 1]
+    assert scale_grad.item() == pytest.approx(3 / math.sqrt(3))
 
 
 def test_the_gradient_of_the_scale_shrinks_with_the_features_of_a_sample_and_the_highest_level() -> None:
@@ -74,34 +67,34 @@ def test_the_gradient_of_the_scale_shrinks_with_the_features_of_a_sample_and_the
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_values_keep_their_type_and_the_scale_its_own(dtype: torch.dtype) -> None:
     values, scale = torch.randn(50).to(dtype), torch.tensor(0.1)
-    rounded, of_values, of_scale = gradients(fake_quantize, values, scale, torch.ones(50, dtype=dtype), -4, 3)
-    assert (rounded.dtype, of_values.dtype, of_scale.dtype) == (dtype, dtype, torch.float32)
+    rounded, values_grad, scale_grad = gradients(fake_quantize, values, scale, torch.ones(50, dtype=dtype), -4, 3)
+    assert (rounded.dtype, values_grad.dtype, scale_grad.dtype) == (dtype, dtype, torch.float32)
     assert len(rounded.unique()) <= 8
-    values = torch.randn(5000).to(dtype)  # their quotients are not rounded to their own type before they are to levels
+    values = torch.randn(5000).to(dtype)  # quotients are not rounded to this type before they are rounded to levels
     exact = fake_quantize(values.to(torch.promote_types(dtype, torch.float32)), scale, -128, 127)
     assert torch.equal(fake_quantize(values, scale, -128, 127), exact.to(dtype))
 
 
-def test_nan_stays_and_infinity_becomes_the_outermost_level() -> None:
+def test_nan_stays_and_infinity_becomes_the_lowest_or_highest_level() -> None:
     rounded = fake_quantize(torch.tensor([float("nan"), float("inf"), -float("inf")]), torch.tensor(0.5), -4, 3)
     assert rounded.isnan().tolist() == [True, False, False]
     assert rounded[1:].tolist() == [1.5, -2.0]
 
 
-def test_a_scale_that_fell_below_zero_counts_as_the_smallest_and_can_rise_again() -> None:
+def test_a_negative_scale_is_replaced_by_the_smallest_and_keeps_its_gradient() -> None:
     values, scale = torch.tensor([1.0]), torch.tensor(-0.1)
-    rounded, _, of_scale = gradients(fake_quantize, values, scale, -torch.ones(1), -4, 3, features=1)
+    rounded, _, scale_grad = gradients(fake_quantize, values, scale, -torch.ones(1), -4, 3, features=1)
     assert rounded.item() == pytest.approx(3 * SMALLEST_SCALE)
-    assert of_scale.item() == pytest.approx(-3 / math.sqrt(3))  # descent raises it
+    assert scale_grad.item() == pytest.approx(-3 / math.sqrt(3))  # descent raises it
 
 
 def test_gradients_can_be_differentiated_again() -> None:
     values = torch.tensor([0.6, -1.3, 9.0], requires_grad=True)
     scale = torch.tensor(0.5, requires_grad=True)
     rounded = fake_quantize(values, scale, -4, 3, features=1)
-    (of_scale,) = torch.autograd.grad(rounded.sum(), scale, create_graph=True)
-    (again,) = torch.autograd.grad(of_scale, values)
-    # inside, the slope is round(v/s) - v/s, whose derivative in v is -1/s; outside it is constant
+    (scale_grad,) = torch.autograd.grad(rounded.sum(), scale, create_graph=True)
+    (again,) = torch.autograd.grad(scale_grad, values)
+    # Inside the range the gradient is round(v/s) - v/s with the derivative -1/s in v; outside it is constant.
     torch.testing.assert_close(again, torch.tensor([-2.0, -2.0, 0.0]) / math.sqrt(3))
 
 
@@ -112,6 +105,6 @@ def test_the_first_scale_is_twice_the_mean_by_the_root_of_the_highest_level() ->
     assert first_scale(torch.zeros(3), 1).item() == pytest.approx(SMALLEST_SCALE)
 
 
-def test_whole_numbers_are_refused(refused: Any) -> None:
+def test_integer_values_are_refused(refused: Any) -> None:
     with refused("values", got=torch.int64):
         fake_quantize(torch.tensor([1, 2]), torch.tensor(0.5), -4, 3)

@@ -3,6 +3,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from uumamba.quantization import GAQAT, Window, gradient_disorder, quantizer_sca
 Batches = list[tuple[Tensor, Tensor]]
 MakeNet = Callable[..., nn.Module]
 RHO, ALPHA, RATE = 0.05, 0.001, 0.1
+assert_equal = partial(torch.testing.assert_close, rtol=0, atol=0, equal_nan=True)
 
 
 def sagm(net: nn.Module, **options: Any) -> SAGM:
@@ -32,7 +34,7 @@ def weights_of(net: nn.Module) -> list[Tensor]:
 
 
 def both_gradients(net: nn.Module, x: Tensor, y: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """The gradient at the weights and at the point that SAGM climbs to, from its formula alone."""
+    """Gradients at the original and at SAGM's perturbed weights, by the formula."""
     net = deepcopy(net)
     params = list(net.parameters())
     first = torch.autograd.grad(F.mse_loss(net(x), y), params)
@@ -46,15 +48,15 @@ def both_gradients(net: nn.Module, x: Tensor, y: Tensor) -> tuple[list[Tensor], 
 @pytest.mark.parametrize("how", [{"threshold": 0.0}, {"mode": "never"}])
 def test_a_threshold_of_zero_is_sagm_bit_for_bit(make_net: MakeNet, batches: Batches, how: dict[str, Any]) -> None:
     net, other = make_net(), make_net()
-    ours, plain = sagm(net), sagm(other)
-    GAQAT(ours, net, every=4, **how)
-    train(net, ours, batches[:9])
+    optimizer, plain = sagm(net), sagm(other)
+    GAQAT(optimizer, net, every=4, **how)
+    train(net, optimizer, batches[:9])
     train(other, plain, batches[:9])
-    assert all(torch.equal(a, b) for a, b in zip(weights_of(net), weights_of(other), strict=True))
+    assert_equal(weights_of(net), weights_of(other))
 
 
 @pytest.mark.parametrize(("mode", "threshold"), [("task", 1.1), ("smooth", 1.1), ("always", 0.0), ("alternate", 0.0)])
-def test_a_frozen_scale_descends_with_half_of_the_gradient_that_is_left(
+def test_a_frozen_scale_descends_with_half_of_the_other_gradient(
     make_net: MakeNet, batches: Batches, mode: Any, threshold: float
 ) -> None:
     net = make_net(per_channel=True)
@@ -69,8 +71,8 @@ def test_a_frozen_scale_descends_with_half_of_the_gradient_that_is_left(
         before = weights_of(net)
         train(net, optimizer, [(x, y)])
         for param, old, g, g_p in zip(net.parameters(), before, first, second, strict=True):
-            left = (g if mode == "smooth" else g_p) if id(param) in scales else g + g_p
-            torch.testing.assert_close(param.detach(), old - RATE * left / 2, rtol=1e-4, atol=1e-7)
+            descent = (g if mode == "smooth" else g_p) if id(param) in scales else g + g_p
+            torch.testing.assert_close(param.detach(), old - RATE * descent / 2, rtol=1e-4, atol=1e-7)
     assert gaqat.frozen_fraction == (0 if mode == "alternate" else 1)
 
 
@@ -80,64 +82,53 @@ def test_in_the_first_window_only_always_freezes(make_net: MakeNet, batches: Bat
     optimizer = SAGM(scale_groups(net), partial(SGD, lr=RATE), rho=RHO, alpha=ALPHA)
     gaqat = GAQAT(optimizer, net, every=4, threshold=1.1, mode=mode)
     assert gaqat.frozen_fraction == float(mode == "always")
-    scales = quantizer_scales(net).values()
-    place = [index for index, param in enumerate(net.parameters()) if any(param is scale for scale in scales)]
-    first, second = both_gradients(net, *batches[0])
-    before = weights_of(net)
+    scales = {id(scale) for scale in quantizer_scales(net).values()}
+    gradients, before = both_gradients(net, *batches[0]), weights_of(net)
     train(net, optimizer, batches[:1])
-    for index in place:
-        descent = (second[index] + (0 if mode == "always" else first[index])) / 2
-        torch.testing.assert_close(weights_of(net)[index], before[index] - RATE * descent, rtol=1e-4, atol=1e-7)
+    for param, old, g, g_p in zip(net.parameters(), before, *gradients, strict=True):
+        descent = g_p if mode == "always" and id(param) in scales else g + g_p
+        torch.testing.assert_close(param.detach(), old - RATE * descent / 2, rtol=1e-4, atol=1e-7)
 
 
-def test_the_disorder_is_that_of_the_task_gradients_and_decides_scale_by_scale(
-    make_net: MakeNet, batches: Batches
-) -> None:
+def test_the_disorder_of_each_scales_task_gradient_decides_on_freezing(make_net: MakeNet, batches: Batches) -> None:
     net, windows = make_net(weight_bits=2, act_bits=2, first_last_bits=None), list[Window]()
     optimizer = sagm(net)
     gaqat = GAQAT(optimizer, net, every=5, threshold=0.4, log=windows.append)
     names = {id(scale): name for name, scale in quantizer_scales(net).items()}
-    seen: dict[str, list[Tensor]] = {name: [] for name in names.values()}
+    gradients: dict[str, list[Tensor]] = {name: [] for name in names.values()}
     for x, y in batches[:10]:
         for param, gradient in zip(net.parameters(), both_gradients(net, x, y)[0], strict=True):
             if id(param) in names:
-                seen[names[id(param)]].append(gradient)
+                gradients[names[id(param)]].append(gradient)
         train(net, optimizer, [(x, y)])
     assert [window.step for window in windows] == [5, 10]
     for index, window in enumerate(windows):
-        expected = {name: gradient_disorder(torch.stack(each[5 * index :][:5])) for name, each in seen.items()}
+        expected = {name: gradient_disorder(torch.stack(each[5 * index :][:5])) for name, each in gradients.items()}
         assert window.disorder == expected
         frozen = [bool(value < 0.4) for value in expected.values()]
         assert window.frozen_fraction == pytest.approx(sum(frozen) / len(frozen))
     assert gaqat.disorder == windows[-1].disorder
-    assert {name: bool(value) for name, value in gaqat.frozen.items()} == dict(zip(seen, frozen, strict=True))
-    assert len({window.frozen_fraction for window in windows} | {0.0, 1.0}) > 2  # some are frozen, and some are not
+    assert {name: bool(value) for name, value in gaqat.frozen.items()} == dict(zip(gradients, frozen, strict=True))
+    assert len({window.frozen_fraction for window in windows} | {0.0, 1.0}) > 2  # some scales are frozen, some not
 
 
-def test_a_step_that_is_skipped_or_raises_leaves_no_trace(make_net: MakeNet, batches: Batches) -> None:
+def test_a_step_that_is_skipped_or_raises_does_not_count(make_net: MakeNet, batches: Batches) -> None:
     net, other = make_net(), make_net()
-    ours, plain = sagm(net), sagm(other)
-    for which, optimizer in ((net, ours), (other, plain)):
-        GAQAT(optimizer, which, every=4, threshold=0.5)
-        train(which, optimizer, batches[:3])
-    ours.step(lambda: net(batches[0][0]).sum() * float("nan"))
-    calls = []
-
-    def raising() -> Tensor:
-        calls.append(0)
-        if len(calls) == 2:
-            raise RuntimeError("out of batches")
-        return net(batches[0][0]).sum()
-
+    optimizer, plain = sagm(net), sagm(other)
+    for model, its_optimizer in ((net, optimizer), (other, plain)):
+        GAQAT(its_optimizer, model, every=4, threshold=0.5)
+        train(model, its_optimizer, batches[:3])
+    optimizer.step(lambda: net(batches[0][0]).sum() * float("nan"))
+    closure = Mock(side_effect=[net(batches[0][0]).sum(), RuntimeError("out of batches")])
     with pytest.raises(RuntimeError, match="out of batches"):
-        ours.step(raising)
-    assert ours.skipped_steps == 1
-    for which, optimizer in ((net, ours), (other, plain)):
-        train(which, optimizer, batches[3:12])
-    assert all(torch.equal(a, b) for a, b in zip(weights_of(net), weights_of(other), strict=True))
+        optimizer.step(closure)
+    assert optimizer.skipped_steps == 1
+    for model, its_optimizer in ((net, optimizer), (other, plain)):
+        train(model, its_optimizer, batches[3:12])
+    assert_equal(weights_of(net), weights_of(other))
 
 
-def test_without_a_climb_nothing_is_counted(make_net: MakeNet, batches: Batches) -> None:
+def test_steps_without_perturbation_do_not_count(make_net: MakeNet, batches: Batches) -> None:
     net = make_net()
     optimizer = SAGM(scale_groups(net), partial(SGD, lr=RATE), rho=0.0)
     gaqat = GAQAT(optimizer, net, every=2, threshold=1.1)
@@ -148,7 +139,7 @@ def test_without_a_climb_nothing_is_counted(make_net: MakeNet, batches: Batches)
 
 @pytest.mark.parametrize("stop", [3, 7, 8])
 @pytest.mark.parametrize("base", [partial(SGD, lr=0.1, momentum=0.9), partial(AdamW, lr=0.01)])
-def test_stopped_and_loaded_equals_never_stopped(
+def test_a_resumed_training_equals_an_uninterrupted_training(
     make_net: MakeNet, batches: Batches, base: Callable[..., Any], stop: int
 ) -> None:
     def build(*, calibrated: bool) -> tuple[nn.Module, SAGM, GAQAT]:
@@ -164,12 +155,12 @@ def test_stopped_and_loaded_equals_never_stopped(
     other.load_state_dict(saved[0])
     resumed.load_state_dict(saved[1])
     train(other, resumed, batches[stop:])
-    assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), other.state_dict().values(), strict=True))
+    assert_equal(net.state_dict(), other.state_dict())
     assert again.disorder == gaqat.disorder
     assert again.frozen_fraction == gaqat.frozen_fraction
 
 
-def test_micro_batches_count_as_one_step_and_nothing_counts_after_removal(make_net: MakeNet, batches: Batches) -> None:
+def test_micro_batches_count_as_one_step_and_steps_after_removal_do_not(make_net: MakeNet, batches: Batches) -> None:
     net = make_net()
     optimizer = sagm(net)
     gaqat = GAQAT(optimizer, net, every=4)
@@ -223,14 +214,16 @@ def test_ranks_that_would_freeze_different_scales_are_refused(make_net: MakeNet,
         GAQAT(sagm(net, perturbation="global"), net)
 
 
-def test_a_copy_of_all_three_trains_on_and_freezes_as_the_original(make_net: MakeNet, batches: Batches) -> None:
+def test_a_deep_copy_of_network_optimizer_and_gaqat_trains_like_the_original(
+    make_net: MakeNet, batches: Batches
+) -> None:
     net = make_net()
     optimizer = sagm(net)
     gaqat = GAQAT(optimizer, net, every=4, threshold=1.1)
     train(net, optimizer, batches[:3])
-    twin, of_twin, watcher = deepcopy((net, optimizer, gaqat))
-    train(twin, of_twin, batches[3:9])
-    assert (gaqat.frozen_fraction, watcher.frozen_fraction) == (0, 1)
+    net_copy, optimizer_copy, gaqat_copy = deepcopy((net, optimizer, gaqat))
+    train(net_copy, optimizer_copy, batches[3:9])
+    assert (gaqat.frozen_fraction, gaqat_copy.frozen_fraction) == (0, 1)
     train(net, optimizer, batches[3:9])
-    assert all(torch.equal(gaqat.disorder[name], found) for name, found in watcher.disorder.items())
-    assert all(torch.equal(a, b) for a, b in zip(weights_of(net), weights_of(twin), strict=True))
+    assert_equal(gaqat.disorder, gaqat_copy.disorder)
+    assert_equal(weights_of(net), weights_of(net_copy))

@@ -30,19 +30,15 @@ def sequences() -> nn.Module:
 
 
 CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], dict[str, Any]]] = {
-    "3 bits, a scale a channel": (perceptron, (64,), {"weight_bits": 3, "act_bits": 3, "per_channel": True}),
+    "3 bits, a scale per channel": (perceptron, (64,), {"weight_bits": 3, "act_bits": 3, "per_channel": True}),
     "2 bits, convolutions": (convolutions, (1, 8, 8), {"weight_bits": 2, "act_bits": 2, "per_channel": True}),
     "a residual U-Net": (
         lambda: ResEncUNet(2, 1, 3, features=(4, 8), strides=(1, 2), deep_supervision=False),
         (1, 8, 8),
         {"weight_bits": 4, "act_bits": 4},
     ),
-    "weights alone, on sequences": (sequences, (5, 64), {"weight_bits": 8, "act_bits": None}),
-    "sequences in 8 bits, a scale a channel": (
-        sequences,
-        (5, 64),
-        {"weight_bits": 8, "act_bits": 8, "per_channel": True},
-    ),
+    "weights only, on sequences": (sequences, (5, 64), {"weight_bits": 8, "act_bits": None}),
+    "sequences in 8 bits": (sequences, (5, 64), {"weight_bits": 8, "act_bits": 8, "per_channel": True}),
 }
 
 
@@ -74,7 +70,7 @@ def run_onnx(path: Path, images: Tensor) -> Tensor:
 
 
 def check_graph(path: Path, net: nn.Module) -> None:
-    """Weights are int8 levels within the range of their bits, and each quantised input is clipped."""
+    """Check for int8 weight levels in range and clipped quantized inputs."""
     import onnx
 
     model = onnx.load(path)
@@ -89,36 +85,28 @@ def check_graph(path: Path, net: nn.Module) -> None:
         assert layer.weight.levels[0] <= levels.min() <= levels.max() <= layer.weight.levels[1]
     nodes = Counter(node.op_type for node in model.graph.node)
     inputs = sum(layer.input is not None for layer in layers)
-    # Two layers that see the same values in the same levels share their nodes.
+    # Two layers with equal inputs and levels share their nodes.
     assert bool(inputs) <= nodes["QuantizeLinear"] == nodes["Clip"] <= inputs
     assert nodes["DequantizeLinear"] == len(layers) + nodes["QuantizeLinear"]
 
 
-class AsksForTheSize(nn.Sequential):
-    """Doubles its logits for batch sizes that fulfil a condition."""
-
-    def __init__(self, asks: Callable[[int], bool]) -> None:
-        super().__init__(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
-        self.asks = asks
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits = super().forward(x)
-        return 2 * logits if self.asks(x.shape[0]) else logits
-
-
-class Changes(nn.Sequential):
-    """Applies a function to its logits."""
+class ChangedLogits(nn.Sequential):
+    """Network with a function of its logits as output."""
 
     def __init__(self, change: Callable[[Tensor], Any]) -> None:
-        super().__init__(nn.Linear(6, 3))
+        super().__init__(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
         self.change = change
 
     def forward(self, x: Tensor) -> Any:
         return self.change(super().forward(x))
 
 
-class Encodes(nn.Module):
-    """Holds a layer of torch that tests for a batch of one and computes the same."""
+def doubled_if(condition: Callable[[int], bool]) -> nn.Module:
+    return ChangedLogits(lambda logits: 2 * logits if condition(logits.shape[0]) else logits)
+
+
+class Encoder(nn.Module):
+    """Network with a torch layer that branches on the batch size."""
 
     def __init__(self, part: nn.Module) -> None:
         super().__init__()
@@ -127,6 +115,10 @@ class Encodes(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         encoded = self.part(self.first(x))
         return self.last((encoded[0] if isinstance(encoded, tuple) else encoded).mean(1))
+
+
+def mask_first_class(logits: Tensor) -> Tensor:
+    return logits.masked_fill(torch.tensor([True, False, False]), -torch.inf)
 
 
 def branch(logits: Tensor) -> Any:
@@ -147,12 +139,12 @@ FOR_ANY_SIZE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = 
     "U-Mamba": (u_mamba, (1, 8, 8), 2),
     "U-Mamba, one sample": (u_mamba, (1, 8, 8), 1),
     "U-Mamba without the C++ library": (u_mamba, (1, 8, 8), 2),
-    "a condition that every size fulfils": (lambda: AsksForTheSize(lambda size: size > 0), (6,), 3),
-    "a branch on values": (lambda: Changes(branch), (6,), 2),
-    "an operator of ONNX": (lambda: Changes(relu_of_onnx), (6,), 2),
-    "an infinity": (lambda: Changes(lambda x: x.masked_fill(torch.tensor([True, False, False]), -torch.inf)), (6,), 2),
-    "LSTM": (lambda: Encodes(nn.LSTM(16, 16, batch_first=True)), (4, 6), 1),
-    "transformer": (lambda: Encodes(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)), (4, 6), 3),
+    "a condition that every size fulfils": (lambda: doubled_if(lambda size: size > 0), (6,), 3),
+    "a branch on values": (lambda: ChangedLogits(branch), (6,), 2),
+    "an operator of ONNX": (lambda: ChangedLogits(relu_of_onnx), (6,), 2),
+    "an infinity": (lambda: ChangedLogits(mask_first_class), (6,), 2),
+    "LSTM": (lambda: Encoder(nn.LSTM(16, 16, batch_first=True)), (4, 6), 1),
+    "transformer": (lambda: Encoder(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)), (4, 6), 3),
 }
 
 
@@ -167,7 +159,7 @@ def test_a_file_gives_the_logits_of_torch_for_every_batch_size(
     torch.manual_seed(0)
     net, x = make().eval(), torch.randn(5, *shape)
     act_bits = 8 if "U-Mamba" in case else None
-    quantize_(net, act_bits=act_bits, overrides={"part*": None} if isinstance(net, Encodes) else None)
+    quantize_(net, act_bits=act_bits, overrides={"part*": None} if isinstance(net, Encoder) else None)
     if act_bits:
         calibrate(net, [x])
     path = export_onnx(net, x[:given], tmp_path / "net.onnx")
@@ -178,26 +170,26 @@ def test_a_file_gives_the_logits_of_torch_for_every_batch_size(
 
 
 FOR_SOME_SIZES: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "more than two": (lambda: AsksForTheSize(lambda size: size > 2), "batch >= 3"),
-    "less than eight": (lambda: AsksForTheSize(lambda size: size < 8), "batch <= 7"),
-    "odd": (lambda: AsksForTheSize(lambda size: size % 2 == 1), r"Eq\(Mod\(batch, 2\), 1\)|Ne\(Mod\(batch, 2\), 0\)"),
-    "one": (lambda: AsksForTheSize(lambda size: size == 1), "another output for one sample"),
+    "more than two": (lambda: doubled_if(lambda size: size > 2), "batch >= 3"),
+    "less than eight": (lambda: doubled_if(lambda size: size < 8), "batch <= 7"),
+    "odd": (lambda: doubled_if(lambda size: size % 2 == 1), r"Eq\(Mod\(batch, 2\), 1\)|Ne\(Mod\(batch, 2\), 0\)"),
+    "one": (lambda: doubled_if(lambda size: size == 1), "another output for one sample"),
     "sample by sample": (
-        lambda: Changes(lambda x: torch.cat([2 * each for each in x.split(1)])),
+        lambda: ChangedLogits(lambda x: torch.cat([2 * each for each in x.split(1)])),
         "axis 0 of image is 3",
     ),
     "a path that fails for one": (
-        lambda: Changes(lambda x: x - x[1] if x.shape[0] > 1 else x),
+        lambda: ChangedLogits(lambda x: x - x[1] if x.shape[0] > 1 else x),
         "another output for one",
     ),
-    "a path for three": (lambda: Changes(lambda x: x.view(-1, 3, 3).sum(1)), r"an error for one sample \(shape"),
+    "a path for three": (lambda: ChangedLogits(lambda x: x.view(-1, 3, 3).sum(1)), r"an error for one sample \(shape"),
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("act_bits", [None, 3])
 @pytest.mark.parametrize(("make", "found"), FOR_SOME_SIZES.values(), ids=FOR_SOME_SIZES)
-def test_a_network_whose_graph_is_for_some_batch_sizes_is_refused_as_one_for_any(
+def test_a_graph_for_some_batch_sizes_is_refused_with_dynamic_batch(
     make: Callable[[], nn.Module], found: str, act_bits: int | None, tmp_path: Path, refused: Any
 ) -> None:
     net, x = quantize_(make(), act_bits=act_bits), torch.rand(3, 6)
@@ -213,7 +205,7 @@ def test_a_network_whose_graph_is_for_some_batch_sizes_is_refused_as_one_for_any
 
 
 @pytest.mark.slow
-def test_a_weight_norm_of_old_is_refused_and_removed_or_replaced_written(tmp_path: Path, refused: Any) -> None:
+def test_the_deprecated_weight_norm_is_refused_and_the_new_one_exported(tmp_path: Path, refused: Any) -> None:
     net, x = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), torch.randn(2, 6)
     with pytest.warns(FutureWarning, match="deprecated"):
         nn.utils.weight_norm(net[0])
@@ -228,16 +220,16 @@ def test_a_weight_norm_of_old_is_refused_and_removed_or_replaced_written(tmp_pat
 
 
 @pytest.mark.slow
-def test_nothing_is_printed_of_packages_that_an_export_does_not_need(
+def test_an_export_logs_no_warning_and_restores_log_levels(
     make_net: MakeNet, tmp_path: Path, caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest
 ) -> None:
     def levels() -> dict[str, int]:
         known = logging.Logger.manager.loggerDict.items()
         return {name: logger.level for name, logger in known if isinstance(logger, logging.Logger) and logger.level}
 
-    torchs, before = logging.getLogger("torch"), levels()
-    torchs.addHandler(caplog.handler)  # which hands nothing on to the root
-    request.addfinalizer(lambda: torchs.removeHandler(caplog.handler))
+    logger, before = logging.getLogger("torch"), levels()
+    logger.addHandler(caplog.handler)  # torch's logger does not propagate to the root
+    request.addfinalizer(lambda: logger.removeHandler(caplog.handler))
     export_onnx(make_net(), torch.zeros(2, 6), tmp_path / "net.onnx")
     assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == []
     assert levels() == before
@@ -253,15 +245,14 @@ doubled.register_fake(torch.empty_like)
 
 @pytest.mark.slow
 def test_a_network_with_an_operation_that_onnx_lacks_is_refused(tmp_path: Path, refused: Any) -> None:
+    net = quantize_(ChangedLogits(lambda logits: doubled(logits)), act_bits=None)
     with refused("net") as error:
-        export_onnx(
-            quantize_(Changes(lambda logits: doubled(logits)), act_bits=None), torch.randn(2, 6), tmp_path / "net.onnx"
-        )
+        export_onnx(net, torch.randn(2, 6), tmp_path / "net.onnx")
     assert "uumamba_tests.doubled" in error.value.got
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_cannot_be_exported_is_refused_before_torch_tries(
+def test_a_network_that_cannot_be_exported_is_refused_before_torchs_export(
     make_net: MakeNet, tmp_path: Path, refused: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x, path = torch.zeros(2, 6), tmp_path / "net.onnx"

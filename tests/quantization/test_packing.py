@@ -14,7 +14,7 @@ MakeNet = Callable[..., nn.Module]
 
 
 @given(st.integers(2, 8).flatmap(lambda bits: st.tuples(st.just(bits), st.lists(st.integers(0, 2**bits - 1)))))
-def test_levels_come_back_from_as_few_bytes_as_hold_them(case: tuple[int, list[int]]) -> None:
+def test_levels_are_packed_into_the_fewest_bytes_and_unpacked(case: tuple[int, list[int]]) -> None:
     bits, levels = case
     packed = pack_bits(torch.tensor(levels, dtype=torch.int64), bits=bits)
     assert packed.dtype == torch.uint8
@@ -27,7 +27,7 @@ def test_levels_come_back_from_as_few_bytes_as_hold_them(case: tuple[int, list[i
 @pytest.mark.parametrize("bits", range(2, 9))
 @pytest.mark.parametrize("per_channel", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
-def test_packed_weights_take_their_bits_and_unpack_to_the_networks_weights(
+def test_packed_weights_have_b_bits_per_level_and_unpack_to_the_networks_weights(
     bits: int, per_channel: bool, dtype: torch.dtype
 ) -> None:
     net = nn.Sequential(nn.Conv2d(8, 4, 3), nn.ConvTranspose2d(8, 4, 3), nn.Linear(64, 8)).to(dtype)
@@ -40,13 +40,13 @@ def test_packed_weights_take_their_bits_and_unpack_to_the_networks_weights(
         assert torch.equal(packed.unpack(), net.get_submodule(name).weight)
 
 
-def test_layers_of_other_bits_are_packed_in_theirs() -> None:
+def test_each_layer_is_packed_with_its_own_bits() -> None:
     net = quantize_(nn.Sequential(*(nn.Linear(32, 32) for _ in range(3))), weight_bits=2, act_bits=None)
     assert [packed.nbytes for packed in packed_weights(net).values()] == [1024 + 4, 256 + 4, 1024 + 4]
 
 
 @pytest.mark.parametrize("pack", [packed_weights, packed_bytes])
-def test_weights_that_are_not_rounded_by_their_quantizer_alone_are_refused(
+def test_weights_that_are_not_only_rounded_are_refused(
     make_net: MakeNet, pack: Callable[[nn.Module], Any], refused: Any
 ) -> None:
     with refused("net", got="Sequential"):

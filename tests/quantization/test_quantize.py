@@ -1,5 +1,4 @@
 import ast
-import inspect
 from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
@@ -65,17 +64,17 @@ def test_a_layer_of_any_kind_computes_with_rounded_weight_and_input(
     torch.testing.assert_close(net(x), plain(input_scale * (x / input_scale).clamp(-4, 3).round()))
 
 
-def test_first_and_last_layer_have_eight_bits_and_overrides_go_before(make_net: MakeNet) -> None:
-    def bits(**options: Any) -> list[int | None]:
-        net = make_net(calibrated=False, **options)
-        return [getattr(dict(quantized(net)).get(str(index)), "bits", None) for index in (0, 2, 4)]
-
-    def quantized(net: nn.Module) -> list[tuple[str, Any]]:
-        return [(layer.name, layer.weight) for layer in quantized_layers(net)]
-
-    assert bits() == [8, 3, 8]
-    assert bits(first_last_bits=None) == [3, 3, 3]
-    assert bits(overrides={"0": None, "[24]": 5}) == [None, 5, 5]
+@pytest.mark.parametrize(
+    ("options", "bits"),
+    [
+        ({}, {"0": 8, "2": 3, "4": 8}),
+        ({"first_last_bits": None}, {"0": 3, "2": 3, "4": 3}),
+        ({"overrides": {"0": None, "[24]": 5}}, {"2": 5, "4": 5}),
+    ],
+)
+def test_first_and_last_layer_have_eight_bits_unless_overridden(make_net: MakeNet, options: Any, bits: Any) -> None:
+    net = make_net(calibrated=False, **options)
+    assert {layer.name: layer.weight.bits for layer in quantized_layers(net)} == bits
 
 
 @pytest.mark.parametrize(
@@ -100,7 +99,7 @@ def test_options_out_of_range_are_refused(options: dict[str, Any], key: str, got
         quantize_(nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2)), **options)
 
 
-def test_an_override_that_matches_nothing_is_answered_with_the_nearest_names(refused: Any) -> None:
+def test_an_override_without_match_is_refused_with_the_most_similar_names(refused: Any) -> None:
     net = UMambaBot(2, 1, 3, features=(4, 8, 8), strides=(1, 2, 2))
     names = [name for name, module in net.named_modules() if isinstance(module, nn.Linear | nn.modules.conv._ConvNd)]
     with refused("overrides", got="decoder.seg_layer.1") as error:
@@ -116,14 +115,14 @@ NAMED: dict[str, Callable[[Callable[..., nn.Module], str], Any]] = {
     "input of zeros": lambda make, name: calibrate(quantize_(make()), [torch.zeros(1, 4)]),
     "input of NaN": lambda make, name: calibrate(quantize_(make()), [torch.full((2, 4), torch.nan)]),
     "weight": lambda make, name: quantize_(make(parametrizations.weight_norm)),
-    "weight of old": lambda make, name: quantize_(make(nn.utils.weight_norm)),
-    "weight that waits": lambda make, name: packed_bytes(quantize_(make(), act_bits=None, start_step=2)),
+    "weight with deprecated norm": lambda make, name: quantize_(make(nn.utils.weight_norm)),
+    "weight before start_step": lambda make, name: packed_bytes(quantize_(make(), act_bits=None, start_step=2)),
     "weight without shape": lambda make, name: quantize_(make(lambda _: nn.LazyLinear(4))),
 }
 
 
 @pytest.mark.filterwarnings("ignore:Lazy modules:UserWarning", "ignore:.*weight_norm. is deprecated:FutureWarning")
-@pytest.mark.parametrize("nested", [True, False], ids=["layer", "whole network"])
+@pytest.mark.parametrize("nested", [True, False], ids=["layer", "network"])
 @pytest.mark.parametrize("case", NAMED)
 def test_each_error_about_a_layer_names_its_weight_or_input(case: str, nested: bool, refused: Any) -> None:
     def make(change: Callable[[nn.Module], nn.Module] = lambda layer: layer) -> nn.Module:
@@ -137,9 +136,7 @@ def test_each_error_about_a_layer_names_its_weight_or_input(case: str, nested: b
 
 @pytest.mark.parametrize("groups", [2, 4])
 @pytest.mark.parametrize("kind", [nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d])
-def test_a_scale_for_each_channel_is_refused_without_an_axis_of_all_channels(
-    kind: Any, groups: int, refused: Any
-) -> None:
+def test_per_channel_is_refused_without_an_axis_of_all_channels(kind: Any, groups: int, refused: Any) -> None:
     def make() -> nn.Module:
         return nn.Sequential(nn.Linear(4, 4), kind(4, 8, 3, groups=groups), nn.Linear(4, 4))
 
@@ -153,8 +150,8 @@ def test_a_scale_for_each_channel_is_refused_without_an_axis_of_all_channels(
     assert len(list(quantized_layers(quantize_(make(), per_channel=True, weight_bits=None)))) == 3
 
 
-class Attends(nn.Module):
-    """Two blocks of attention, one recurrent layer and an embedding around linear layers."""
+class AttentionNet(nn.Module):
+    """Two transformer layers, a recurrent layer, an embedding and a linear head."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -173,9 +170,9 @@ class Attends(nn.Module):
 MATRICES = "embedding (Embedding), blocks.0.self_attn (MultiheadAttention), blocks.1.self_attn (MultiheadAttention)"
 
 
-def test_modules_whose_matrices_stay_in_full_precision_are_named_in_one_warning() -> None:
+def test_one_warning_names_all_modules_with_matrices_in_full_precision() -> None:
     with pytest.warns(UserWarning, match="stay in full precision") as caught:
-        quantize_(Attends())
+        quantize_(AttentionNet())
     (message,) = [str(each.message) for each in caught]
     assert f"{MATRICES}, recurrent (GRU) stay in full precision" in message
     for kind in (nn.Bilinear(2, 2, 2), nn.LSTMCell(2, 2), nn.EmbeddingBag(2, 2), nn.LSTM(2, 2), nn.RNN(2, 2)):
@@ -184,14 +181,14 @@ def test_modules_whose_matrices_stay_in_full_precision_are_named_in_one_warning(
 
 
 @pytest.mark.filterwarnings("error")
-def test_there_is_no_warning_where_overrides_name_the_modules_in_full_precision(refused: Any) -> None:
+def test_overrides_for_modules_in_full_precision_silence_the_warning(refused: Any) -> None:
     for make in (UMambaBot, UMambaEnc, ResEncUNet):
         patch = {"patch_size": (8, 8)} if make is UMambaEnc else {}
         quantize_(make(2, 1, 3, features=(4, 8, 8), strides=(1, 2, 2), **patch))
-    quantize_(Attends(), weight_bits=None)
-    quantize_(Attends(), overrides={"embedding": None, "*.self_attn*": None, "recur*": None})
+    quantize_(AttentionNet(), weight_bits=None)
+    quantize_(AttentionNet(), overrides={"embedding": None, "*.self_attn*": None, "recur*": None})
     with refused("overrides", got="recurrent"):
-        quantize_(Attends(), overrides={"recurrent": 4})
+        quantize_(AttentionNet(), overrides={"recurrent": 4})
 
 
 def suggested(error: pytest.ExceptionInfo[Any]) -> dict[str, None]:
@@ -200,15 +197,15 @@ def suggested(error: pytest.ExceptionInfo[Any]) -> dict[str, None]:
 
 
 @pytest.mark.filterwarnings("ignore:.*stay in full precision:UserWarning")
-def test_calibration_names_all_inputs_that_no_batch_reached_and_overrides_that_work(refused: Any) -> None:
+def test_calibration_names_all_inputs_without_values_and_suggests_overrides(refused: Any) -> None:
     words = torch.randint(9, (2, 5))
     with refused("inputs without a value", got="blocks.0.self_attn.out_proj, blocks.1.self_attn.out_proj") as error:
-        calibrate(quantize_(Attends()), [words])
+        calibrate(quantize_(AttentionNet()), [words])
     assert suggested(error) == {"*.out_proj": None}
-    calibrate(quantize_(Attends(), overrides=suggested(error)), [words])
+    calibrate(quantize_(AttentionNet(), overrides=suggested(error)), [words])
 
 
-def test_heads_of_deep_supervision_are_calibrated_in_training_mode_alone(refused: Any) -> None:
+def test_heads_of_deep_supervision_are_calibrated_in_training_mode_only(refused: Any) -> None:
     net, x = UMambaBot(2, 1, 3, features=(4, 8, 8, 8), strides=(1, 2, 2, 2)), torch.randn(2, 1, 8, 8)
     quantize_(net)
     with refused("inputs without a value", got="decoder.seg_layers.0, decoder.seg_layers.1") as error:
@@ -217,9 +214,7 @@ def test_heads_of_deep_supervision_are_calibrated_in_training_mode_alone(refused
     calibrate(net.train(), [x])
 
 
-def test_networks_without_layers_quantized_before_or_without_a_start_step_are_refused(
-    make_net: MakeNet, refused: Any
-) -> None:
+def test_networks_without_layers_and_quantized_networks_are_refused(make_net: MakeNet, refused: Any) -> None:
     net = make_net()
     with refused("net", got="ReLU"):
         quantize_(nn.ReLU())
@@ -235,7 +230,7 @@ def test_networks_without_layers_quantized_before_or_without_a_start_step_are_re
 @pytest.mark.parametrize(
     "normalised", [parametrizations.spectral_norm, parametrizations.weight_norm, nn.utils.weight_norm]
 )
-def test_a_weight_that_is_no_parameter_is_refused_before_anything_changes(normalised: Any, refused: Any) -> None:
+def test_a_weight_that_is_not_a_parameter_is_refused_without_changes(normalised: Any, refused: Any) -> None:
     net = nn.Sequential(nn.Linear(4, 4), normalised(nn.Linear(4, 4)))
     with refused("1.weight"):
         quantize_(net, act_bits=None)
@@ -243,18 +238,15 @@ def test_a_weight_that_is_no_parameter_is_refused_before_anything_changes(normal
     assert len(list(quantized_layers(quantize_(net, act_bits=None, overrides={"1": None})))) == 1
 
 
-@pytest.mark.filterwarnings("ignore:Lazy modules:UserWarning")
-@pytest.mark.parametrize("block", [False, True], ids=["layer", "mamba"])
-def test_an_input_given_by_its_name_is_rounded_alike(block: bool) -> None:
-    torch.manual_seed(0)
-    layer, data = (Mamba(8), torch.randn(2, 5, 8)) if block else (nn.Linear(8, 4), torch.randn(3, 8))
-    name = next(iter(inspect.signature(layer.forward).parameters))
+@pytest.mark.parametrize(("make", "name"), [(lambda: nn.Linear(8, 4), "input"), (lambda: Mamba(8), "sequence")])
+def test_an_input_given_by_its_name_is_also_rounded(make: Callable[[], nn.Module], name: str) -> None:
+    layer, data = make(), torch.randn(2, 5, 8)
     quantize_(layer, weight_bits=None, act_bits=2, first_last_bits=None)
     calibrate(layer, [data])
     assert torch.equal(layer(**{name: data}), layer(data))
 
 
-def test_calibration_takes_the_mean_over_all_batches_and_drops_the_sign_where_there_is_none(make_net: MakeNet) -> None:
+def test_calibration_averages_all_batches_and_uses_unsigned_levels_after_relu(make_net: MakeNet) -> None:
     net, xs = make_net(calibrated=False, weight_bits=None), [torch.randn(n, 6) for n in (3, 9)]
     calibrate(net, xs)
     quantizers: list[Any] = [layer.input for layer in quantized_layers(net)]
@@ -274,10 +266,10 @@ def test_calibration_takes_the_mean_over_all_batches_and_drops_the_sign_where_th
         ([{"image": torch.ones(2, 6)}], "batches", "dict"),
         ([torch.zeros(0, 6)], "inputs without a value", "0, 2, 4"),
         ([torch.zeros(2, 6)], "0.input", "zeros only"),
-        ([torch.full((2, 6), torch.nan)], "0.input", "values that are not finite"),
+        ([torch.full((2, 6), torch.nan)], "0.input", "NaN or infinite values"),
     ],
 )
-def test_batches_without_a_scale_are_refused_and_leave_the_network_uncalibrated(
+def test_wrong_batches_are_refused_and_leave_the_network_uncalibrated(
     make_net: MakeNet, batches: list[Any], key: str, got: str, refused: Any
 ) -> None:
     net = make_net(calibrated=False)
@@ -313,74 +305,54 @@ def test_a_mamba_block_computes_with_rounded_projections_and_their_inputs() -> N
     projected = F.linear(rounded("x_proj", inner.mT), weight("x_proj"))
     delta, B, C = projected.split((block.dt_rank, block.d_state, block.d_state), -1)
     delta = F.linear(rounded("dt_proj", delta), weight("dt_proj"))
-    scanned = selective_scan(
-        inner,
-        delta.mT,
-        -block.A_log.exp(),
-        B.mT,
-        C.mT,
-        block.D,
-        z=gate.mT,
-        delta_bias=block.dt_proj.bias,
-        delta_softplus=True,
-    )
+    options = {"z": gate.mT, "delta_bias": block.dt_proj.bias, "delta_softplus": True}
+    scanned = selective_scan(inner, delta.mT, -block.A_log.exp(), B.mT, C.mT, block.D, **options)
     torch.testing.assert_close(net(x), F.linear(rounded("out_proj", scanned.mT), weight("out_proj")))
 
 
-def test_every_parameter_of_a_quantised_u_mamba_moves_in_one_step() -> None:
+def test_every_parameter_of_a_quantized_u_mamba_changes_in_one_step() -> None:
     net, x = UMambaBot(2, 1, 3, features=(4, 8, 8), strides=(1, 2, 2)), torch.randn(2, 1, 8, 8)
     net.train()
     calibrate(quantize_(net, weight_bits=4, act_bits=4), [x])
     before = {name: param.clone() for name, param in net.named_parameters()}
     optimizer = SAGM(scale_groups(net), partial(AdamW, lr=1e-3), net=net)
     optimizer.step(lambda: sum(logits.square().mean() + logits[:, 0].mean() for logits in net(x)))
-    # A bias before an instance norm has no effect, so its gradient is rounding error; all else must have moved.
-    still = [name for name, param in net.named_parameters() if torch.equal(param, before[name])]
-    assert [name for name in still if not name.endswith("bias")] == []
+    # A bias before an instance norm has no effect, so its gradient is only rounding error.
+    unchanged = [name for name, param in net.named_parameters() if torch.equal(param, before[name])]
+    assert [name for name in unchanged if not name.endswith("bias")] == []
     assert any(name.endswith("input_quantizer.scale") for name in before)
 
 
-@pytest.mark.parametrize(("dtype", "of_scales"), [(torch.float64, torch.float64), (torch.bfloat16, torch.float32)])
-def test_scales_learn_in_single_precision_at_least(dtype: torch.dtype, of_scales: torch.dtype) -> None:
+@pytest.mark.parametrize(("dtype", "scale_dtype"), [(torch.float64, torch.float64), (torch.bfloat16, torch.float32)])
+def test_scales_are_at_least_float32(dtype: torch.dtype, scale_dtype: torch.dtype) -> None:
     net, x = nn.Sequential(nn.Linear(4, 4)).to(dtype), torch.randn(8, 4, dtype=dtype)
     calibrate(quantize_(net), [x])
     net(x).sum().backward()
-    assert {scale.dtype for scale in quantizer_scales(net).values()} == {of_scales}
+    assert {scale.dtype for scale in quantizer_scales(net).values()} == {scale_dtype}
     assert net(x).dtype == dtype
 
 
-def test_a_moving_average_takes_over_the_scales(make_net: MakeNet) -> None:
+def test_a_moving_average_has_its_own_scales(make_net: MakeNet) -> None:
     net, x = make_net(), torch.randn(4, 6)
     average = AveragedModel(net, avg_fn=lambda old, new, count: (old + new) / 2)
-    average.update_parameters(net)  # the first copies the weights
+    average.update_parameters(net)  # the first call copies the weights
     expected = net(x)
     assert torch.equal(average(x), expected)
-    with torch.no_grad():
-        for scale in quantizer_scales(net).values():
-            scale.mul_(3)
-    assert torch.equal(average(x), expected), "the copy has scales of its own"
+    torch._foreach_mul_([scale.data for scale in quantizer_scales(net).values()], 3)
+    assert torch.equal(average(x), expected)
     assert not torch.allclose(net(x), expected)
 
 
-def test_a_state_dict_holds_all_that_an_uncalibrated_network_lacks(make_net: MakeNet) -> None:
+def test_a_state_dict_includes_calibration_or_its_absence(make_net: MakeNet, refused: Any) -> None:
     net, other, x = make_net(), make_net(calibrated=False), torch.randn(4, 6)
-    with torch.no_grad():
-        for param in net.parameters():
-            param.mul_(1.1)
+    torch._foreach_mul_([param.data for param in net.parameters()], 1.1)
     other.load_state_dict(net.state_dict())
     assert torch.equal(other(x), net(x))
-    assert [layer.input.levels for layer in quantized_layers(other) if layer.input] == [
-        (-128, 127),
-        (0, 7),
-        (-128, 127),
-    ]
-
-
-def test_the_state_of_an_uncalibrated_network_leaves_none_calibrated(make_net: MakeNet, refused: Any) -> None:
-    net = make_net()
+    levels = [layer.input.levels for layer in quantized_layers(other) if layer.input]
+    assert levels == [(-128, 127), (0, 7), (-128, 127)]
     net.load_state_dict(make_net(calibrated=False).state_dict())
     with refused("0.input", got="no scale"):
-        net(torch.ones(1, 6))
+        net(x)
 
 
 def test_the_state_of_other_bits_is_refused(make_net: MakeNet) -> None:
@@ -405,30 +377,28 @@ def train(net: nn.Module, optimizer: Optimizer, batches: Batches) -> None:
         optimizer.step()
 
 
-def test_weights_that_wait_train_in_full_precision_until_their_step_and_start_from_what_they_are_then(
-    make_net: MakeNet, batches: Batches
-) -> None:
-    waiting = make_net(weight_bits=7, act_bits=None, first_last_bits=None, per_channel=True, start_step=5)
+def test_weights_are_in_full_precision_until_start_step_and_then_rounded(make_net: MakeNet, batches: Batches) -> None:
+    delayed = make_net(weight_bits=7, act_bits=None, first_last_bits=None, per_channel=True, start_step=5)
     plain = make_net(act_bits=8, weight_bits=None, calibrated=False)
     for layer in (plain[0], plain[2], plain[4]):
         layer._forward_pre_hooks.clear()  # the same network in full precision
         del layer.input_quantizer
-    optimizers = [SGD(net.parameters(), lr=0.05, momentum=0.9) for net in (waiting, plain)]
-    count_steps(waiting, optimizers[0])
-    for net, optimizer in zip((waiting, plain), optimizers, strict=True):
+    optimizers = [SGD(net.parameters(), lr=0.05, momentum=0.9) for net in (delayed, plain)]
+    count_steps(delayed, optimizers[0])
+    for net, optimizer in zip((delayed, plain), optimizers, strict=True):
         train(net, optimizer, batches[:4])
-    assert torch.equal(waiting[2].weight, plain[2].weight)
-    for net, optimizer in zip((waiting, plain), optimizers, strict=True):
+    assert torch.equal(delayed[2].weight, plain[2].weight)
+    for net, optimizer in zip((delayed, plain), optimizers, strict=True):
         train(net, optimizer, batches[4:5])
     full = plain[2].weight
     scale = 2 * full.abs().mean(1, keepdim=True) / 63**0.5
-    torch.testing.assert_close(waiting[2].weight, scale * (full / scale).clamp(-64, 63).round())
-    train(waiting, optimizers[0], batches[5:8])
-    assert all(len(row.unique()) <= 128 for row in waiting[2].weight)
+    torch.testing.assert_close(delayed[2].weight, scale * (full / scale).clamp(-64, 63).round())
+    train(delayed, optimizers[0], batches[5:8])
+    assert all(len(row.unique()) <= 128 for row in delayed[2].weight)
 
 
 @pytest.mark.parametrize("per_channel", [True, False])
-def test_an_average_of_weights_that_waited_has_nearly_the_scales_of_its_own_weights_when_rounding_starts(
+def test_a_moving_average_has_nearly_the_scales_of_its_weights_at_start_step(
     make_net: MakeNet, batches: Batches, per_channel: bool
 ) -> None:
     net = make_net(weight_bits=3, act_bits=None, first_last_bits=None, per_channel=per_channel, start_step=20)
@@ -436,15 +406,15 @@ def test_an_average_of_weights_that_waited_has_nearly_the_scales_of_its_own_weig
     optimizer = AdamW(scale_groups(net), lr=0.05)
     count_steps(net, optimizer)
     optimizer.register_step_post_hook(lambda *_: average.update_parameters(net))
-    train(net, optimizer, [(x, 20 * x[:, :3]) for x, _ in batches])  # which weights grow for
+    train(net, optimizer, [(x, 20 * x[:, :3]) for x, _ in batches])  # weights grow for these targets
     for layer in quantized_layers(average.module):
-        assert not layer.weight.waits
+        assert not layer.weight.is_delayed
         mean = layer.full_weight.abs().mean(*([1, True] if per_channel else []))
         torch.testing.assert_close(layer.weight.scale, 2 * mean / 3**0.5, rtol=0.1, atol=0)
 
 
 @pytest.mark.parametrize("stop", [2, 5, 7])
-def test_a_training_with_a_later_start_is_resumed_bit_for_bit(make_net: MakeNet, batches: Batches, stop: int) -> None:
+def test_a_training_with_start_step_is_resumed_bit_for_bit(make_net: MakeNet, batches: Batches, stop: int) -> None:
     def build() -> tuple[nn.Module, SGD]:
         net = make_net(weight_bits=4, act_bits=None, start_step=5)
         optimizer = SGD(net.parameters(), lr=0.05, momentum=0.9)
@@ -459,10 +429,10 @@ def test_a_training_with_a_later_start_is_resumed_bit_for_bit(make_net: MakeNet,
     other.load_state_dict(saved[0])
     resumed.load_state_dict(saved[1])
     train(other, resumed, batches[stop:10])
-    assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), other.state_dict().values(), strict=True))
+    torch.testing.assert_close(net.state_dict(), other.state_dict(), rtol=0, atol=0)
 
 
-def test_an_activation_quantiser_divides_its_gradient_by_the_features_of_a_sample() -> None:
+def test_an_activation_quantizer_scales_its_gradient_by_the_features_per_sample() -> None:
     quantizer = ActivationQuantizer(2)
     quantizer.set_scale(0.5, signed=False)
     quantizer(torch.full((4, 9), 7.0)).sum().backward()

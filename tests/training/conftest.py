@@ -1,4 +1,4 @@
-"""The tiny run, never stopped."""
+"""Fixtures: an uninterrupted tiny run, and runs without plots."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from tests.training.tiny_run import build_trainer
 
 @pytest.fixture(autouse=True)
 def _no_plots(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw only for tests that use the fixture ``plots``; hundreds of runs would spend most of their time on it."""
+    """Draw only for tests that use the fixture ``plots`` (drawing is slow)."""
     if "plots" not in request.fixturenames:
         monkeypatch.setattr("uumamba.training.trainer.draw_progress", lambda rows, path: None)
 
@@ -21,7 +21,6 @@ def plots() -> None:
 
 @pytest.fixture(scope="session")
 def unstopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny run's folder, never stopped."""
     folder = tmp_path_factory.mktemp("unstopped")
     build_trainer(folder).fit()
     return folder

@@ -1,7 +1,7 @@
-"""Kills real processes of the tiny run, forked so that torch is imported once; run by test_kill.py.
+"""Script of test_kill.py that kills real processes of the tiny run.
 
-``whole`` is a run that is never killed; ``chosen`` is killed at chosen moments, ``random_0`` to ``random_4`` at random
-ones, and each is resumed to its end.
+The run ``whole`` is never killed. The run ``chosen`` is killed at chosen moments and ``random_0`` to ``random_4`` at
+random ones; each is resumed to its end. The processes are forked, so that torch is imported once.
 """
 
 import os
@@ -32,7 +32,7 @@ def hang() -> None:
 
 
 def hang_half_written(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Cut the file of a save in half, as if the disk had taken no more yet."""
+    """Write a checkpoint, keep half of the file and hang."""
     SAVE_FILE(tensors, path, metadata=metadata)
     with path.open("r+b") as stream:
         stream.truncate(path.stat().st_size // 2)
@@ -57,7 +57,11 @@ MOMENTS: dict[str, Callable[[], None]] = {
 
 
 def train(folder: Path, moment: str = "never", *, line: str = "", count: int = -1, wait_s: float = 0.0) -> int:
-    """Train in a process of its own, killed when it has printed ``line`` so many times; its exit code or -9."""
+    """Train in a forked process, killed after ``count`` lines ``line``.
+
+    Returns:
+        The exit code, -9 if killed.
+    """
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:

@@ -1,4 +1,4 @@
-"""Runs that one process or several train; as a script, all of them by groups of two ranks."""
+"""Runs of one or several ranks; the script runs two ranks."""
 
 import json
 import shutil
@@ -37,7 +37,7 @@ MEMBERS: dict[str, Callable[..., Any]] = {
 
 
 def batches(epoch: int, ranks: Ranks = ALONE, *, dtype: torch.dtype = torch.float64) -> Iterator[dict[str, Any]]:
-    """Each rank's share of the batches; the labels of a rank's share are unlike another's."""
+    """Yield a rank's share of the batches; the shares' labels differ."""
     for index in range(BATCHES):
         image = torch.randn(BATCH, 1, 6, 6, generator=generator_for(epoch, index), dtype=dtype)
         label = (image > torch.arange(BATCH).view(-1, 1, 1, 1) % 2).long()
@@ -46,7 +46,7 @@ def batches(epoch: int, ranks: Ranks = ALONE, *, dtype: torch.dtype = torch.floa
 
 
 def build(name: str, ranks: Ranks = ALONE, **options: Any) -> Trainer:
-    """A run without anything random, whose loss is a mean over samples, in double precision."""
+    """Build a deterministic float64 run whose loss is a mean over samples."""
     seed_everything(0)
     torch.manual_seed(torch.initial_seed() % 1000 + ranks.rank)  # rank 0's weights must win
     body = (nn.Conv2d(1, 4, 3), nn.InstanceNorm2d(4, affine=True), nn.Tanh(), nn.ConvTranspose2d(4, 2, 3))
@@ -54,7 +54,7 @@ def build(name: str, ranks: Ranks = ALONE, **options: Any) -> Trainer:
     net = ranks.wrap(nn.Sequential(*body, *head).double())
     loss = UncertaintyWeightedLoss({"distribution": CrossEntropyLoss(), "pixel": FocalLoss()})
     objective = (MESA(loss, net, decay=0.5) if name == "mesa" else SupervisedObjective(loss)).double()
-    # With rho 0, so that a sample's ascent does not depend on the others, and with all voxels.
+    # With rho 0, so that the ascent of a sample does not depend on other samples, and with all voxels.
     options_of_udim = {"lambda1": 3e4, "lambda2": 1.0, "rho": 0.0, "warmup_steps": 2, "voxels_a_class": 36}
     optimizer = MEMBERS[name](groups_of(net, objective), SGD, net=net, max_grad_norm=0.3)
     defaults: dict[str, Any] = {
@@ -71,7 +71,7 @@ def build(name: str, ranks: Ranks = ALONE, **options: Any) -> Trainer:
 
 
 def build_random(run_dir: Path, ranks: Ranks = ALONE, **options: Any) -> Trainer:
-    """A run with dropout, and with running statistics that each rank would find others of."""
+    """Build a run with dropout and batch norm."""
     seed_everything(0)
     bare = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Dropout(0.3), nn.Conv2d(4, 2, 1))
     net = ranks.wrap(bare)
@@ -93,7 +93,6 @@ def groups_of(net: nn.Module, objective: nn.Module) -> list[dict[str, Any]]:
 
 
 def train_members(folder: Path, ranks: Ranks) -> None:
-    """All the members, one after another in one group."""
     for name in MEMBERS:
         build(name, ranks, run_dir=folder / name).fit()
 
@@ -103,7 +102,7 @@ def train(folder: Path, ranks: Ranks) -> None:
 
 
 def stop(folder: Path, ranks: Ranks, *, save_s: float = 0.0) -> None:
-    """Rank 1 alone is asked to stop in the middle of the second epoch; the first rank's disk may be slow."""
+    """Stop rank 1 in the second epoch; ``save_s`` slows rank 0's disk."""
     trainer = build_random(folder / "run", ranks)
 
     def augment(batch: dict[str, Any]) -> dict[str, Any]:
@@ -124,11 +123,11 @@ def stop(folder: Path, ranks: Ranks, *, save_s: float = 0.0) -> None:
 
 
 def train_by_budget(folder: Path, ranks: Ranks) -> None:
-    """Each rank's clock goes at a pace of its own; the learning rates are written beside the checkpoints."""
+    """Train with clocks of different pace, and write each rank's learning rates."""
     rates: list[float] = []
     budget = Budget(1.0, clock=lambda: (100 + ranks.rank) * time.monotonic())
     trainer = build_random(folder / "run", ranks, budget=budget, epochs=1000)
-    trainer.scheduler = by_budget(trainer.optimizer, budget, total_steps=10**9, power=1.0)
+    trainer.state.scheduler = by_budget(trainer.optimizer, budget, total_steps=10**9, power=1.0)
     trainer.optimizer.register_step_pre_hook(lambda *_: rates.append(trainer.optimizer.param_groups[0]["lr"]))
     trainer.fit()
     (folder / f"rates_{ranks.rank}.json").write_text(json.dumps(rates), encoding="utf-8")
@@ -139,7 +138,7 @@ if __name__ == "__main__":
     root = Path(sys.argv[1])
     rank_watch.LEAVE_WITHIN_S, grace_s = 3.0, 1.0
     rank_group.RankWatch = partial(RankWatch, grace_s=grace_s)  # type: ignore[misc,assignment]
-    slow_disk = partial(stop, save_s=2 * (grace_s + rank_watch.BEAT_S))  # an ended group's process lives no longer
+    slow_disk = partial(stop, save_s=2 * (grace_s + rank_watch.BEAT_S))  # longer than an ended group's process may live
     run_groups(root, {"members": train_members, "whole": train, "stopped": stop, "slow disk": slow_disk})
     shutil.copytree(root / "stopped" / "run", root / "resumed" / "run")
     run_groups(root, {"resumed": train, "budget": train_by_budget})

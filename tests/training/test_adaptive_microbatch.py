@@ -1,4 +1,4 @@
-"""A batch that does not fit into memory is split, and the step is that of the whole batch."""
+"""Batches that exceed memory are split without changing the step."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tests.optim_members import OPTIMIZERS
+from tests.training.tiny_run import assert_same_weights
 from uumamba.optim import SAM, OutputBiasForgetting, Plain, SharpnessAware, engine
 from uumamba.runtime.memory_shortage import OutOfMemoryError
+from uumamba.runtime.ranks import Alone
 from uumamba.runtime.seeds import generator_for
 from uumamba.training import Trainer, read_checkpoint
 from uumamba.training.adaptive_microbatch import split_batch
@@ -22,7 +24,7 @@ MEMBERS = {name: partial(make, rho=0.3) for name, make in OPTIMIZERS.items() if 
 
 
 class SmallMemory:
-    """An objective with room for so many samples, which fails from the pass of a given number on."""
+    """Objective that fails for more than ``samples`` samples after ``from_pass`` passes."""
 
     def __init__(self, samples: int = 100, *, from_pass: int = 0) -> None:
         self.samples, self.from_pass = samples, from_pass
@@ -64,11 +66,6 @@ def fitted(*arguments: Any, **options: Any) -> Trainer:
     return trainer
 
 
-def assert_same_step(whole: Trainer, parts: Trainer) -> None:
-    for one, other in zip(whole.net.parameters(), parts.net.parameters(), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
-
-
 @pytest.mark.parametrize(
     ("name", "size", "fits"),
     [
@@ -82,19 +79,19 @@ def assert_same_step(whole: Trainer, parts: Trainer) -> None:
 def test_a_step_in_micro_batches_is_that_of_the_whole_batch(name: str, size: int, fits: int) -> None:
     parts = fitted(MEMBERS[name], fits, size=size)
     assert max(parts.objective.sizes[4:]) <= fits, "only the first step tried more"
-    assert_same_step(fitted(MEMBERS[name], size, size=size), parts)
+    assert_same_weights(parts.net, fitted(MEMBERS[name], size, size=size).net, 1e-9)
 
 
-def test_the_climb_of_another_loss_counts_samples_too() -> None:
-    """With parts of 2, 2 and 1 samples, where a mean over parts would count the last one twice."""
+def test_an_ascent_loss_is_weighted_by_the_samples_of_a_micro_batch() -> None:
+    # Parts of 2, 2 and 1 samples: an unweighted mean over parts would count the last sample twice.
     whole, parts = (fitted(partial(SAM, rho=0.5), fits, size=5, ascent=OutputBiasForgetting()) for fits in (5, 2))
-    assert_same_step(whole, parts)
+    assert_same_weights(parts.net, whole.net, 1e-9)
 
 
 @pytest.mark.parametrize("failing_pass", range(4))
 @pytest.mark.parametrize("name", ["SAM", "FriendlySAM", "LookSAM triggered", "TRAM noise"])
 def test_a_repeated_step_starts_from_the_state_before_it_bit_for_bit(name: str, failing_pass: int) -> None:
-    """Weights, batch norm's statistics, what the rule remembers, dropout's numbers: as if it had been known before."""
+    # The reference run uses micro-batches of 2 from the failed step on, without a failure.
     middle = (nn.BatchNorm1d(6), nn.Dropout(0.3)), (nn.BatchNorm1d(6), nn.Dropout(0.3))
     failed_at: list[int] = []
 
@@ -131,7 +128,7 @@ def flat_memory(optimizer: SharpnessAware) -> dict[str, Tensor]:
     }
 
 
-def test_it_is_said_once_a_halving_and_remembered_in_the_checkpoint(tmp_path: Path) -> None:
+def test_each_halving_is_reported_once_and_stored_in_the_checkpoint(tmp_path: Path) -> None:
     said: list[str] = []
     fitted(samples=1, epochs=1, run_dir=tmp_path, log=said.append)
     memory = [sentence.partition(". ")[0] for sentence in said if "Memory" in sentence]
@@ -139,13 +136,13 @@ def test_it_is_said_once_a_halving_and_remembered_in_the_checkpoint(tmp_path: Pa
     assert read_checkpoint(tmp_path / "last.safetensors").progress["samples_at_once"] == 1
     resumed = build(samples=1, run_dir=tmp_path)
     resumed.fit(resume=True)
-    assert set(resumed.objective.sizes) == {1}, "no batch was tried again as a whole"
+    assert set(resumed.objective.sizes) == {1}, "no whole batch is tried again"
 
 
 def test_samples_at_once_bounds_the_micro_batches_from_the_start() -> None:
     trainer = fitted(samples=2, size=5, epochs=1, samples_at_once=2)
     assert trainer.objective.sizes[:6] == [2, 2, 1, 2, 2, 1]
-    assert trainer.state.progress.samples_at_once is None, "it did not run out"
+    assert trainer.state.progress.samples_at_once is None, "memory did not run out"
 
 
 class Greedy(torch.optim.SGD):
@@ -155,7 +152,7 @@ class Greedy(torch.optim.SGD):
 
 
 def test_a_single_sample_or_an_update_that_does_not_fit_ends_the_run() -> None:
-    with pytest.raises(OutOfMemoryError, match=r"single sample of shape \(4,\) .*take a smaller patch"):
+    with pytest.raises(OutOfMemoryError, match=r"single sample of shape \(4,\) .*use a smaller patch"):
         build(samples=0).fit()
     trainer = build(lambda params, base, net: SAM(params, partial(Greedy, lr=0.1), net=net))
     with pytest.raises(OutOfMemoryError, match="while the optimizer changed the weights"):
@@ -163,20 +160,19 @@ def test_a_single_sample_or_an_update_that_does_not_fit_ends_the_run() -> None:
     assert trainer.state.progress.samples_at_once is None
 
 
-def test_one_of_several_ranks_does_not_repeat_a_step_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also in a group that the caller made and the run does not know."""
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    with pytest.raises(OutOfMemoryError, match=r"4 samples at a time .*--set training.samples_at_once=2,"):
-        build(samples=2).fit()
+def test_one_of_several_ranks_does_not_repeat_a_step() -> None:
+    ranks = Alone()
+    ranks.count = 2
+    with pytest.raises(OutOfMemoryError, match=r"4 samples per micro-batch .*--set training.samples_at_once=2\."):
+        build(samples=2, ranks=ranks).fit()
 
 
-def test_other_errors_pass_as_they_are() -> None:
+def test_errors_other_than_a_lack_of_memory_are_raised_unchanged() -> None:
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         build(objective=lambda net, batch: net(batch["image"][:, :2])).fit()
 
 
-def test_all_that_is_as_long_as_the_batch_is_split_and_nothing_else() -> None:
+def test_values_as_long_as_the_batch_are_split_and_others_are_not() -> None:
     batch = {"image": torch.arange(10).view(5, 2), "case_id": list("abcde"), "weights": torch.ones(3), "epoch": 7}
     parts = split_batch(batch, 5, at_once=3)
     assert [part["case_id"] for part, _ in parts] == [["a", "b", "c"], ["d", "e"]]
@@ -184,12 +180,12 @@ def test_all_that_is_as_long_as_the_batch_is_split_and_nothing_else() -> None:
     assert all(part["weights"] is batch["weights"] and part["epoch"] == 7 for part, _ in parts)
 
 
-def test_a_gradient_that_was_unscaled_when_memory_ran_out_is_scaled_and_unscaled_anew(
+def test_a_step_that_fails_after_unscaling_is_repeated_with_unscaled_gradients(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clip, failures = engine.clip_grads_with_norm_, [torch.OutOfMemoryError("CUDA out of memory.")]
 
-    def clip_without_room(*arguments: Any) -> None:
+    def clip_and_fail_once(*arguments: Any) -> None:
         if failures:
             raise failures.pop()
         clip(*arguments)
@@ -199,15 +195,15 @@ def test_a_gradient_that_was_unscaled_when_memory_ran_out_is_scaled_and_unscaled
         return fitted(partial(SAM, rho=0.3, scaler=scaler, max_grad_norm=0.5))
 
     whole = scaled()
-    monkeypatch.setattr(engine, "clip_grads_with_norm_", clip_without_room)
+    monkeypatch.setattr(engine, "clip_grads_with_norm_", clip_and_fail_once)
     failed = scaled()
     assert failed.state.progress.samples_at_once == 2
     assert failed.optimizer.scaler.get_scale() == whole.optimizer.scaler.get_scale()
-    assert_same_step(whole, failed)
+    assert_same_weights(failed.net, whole.net, 1e-9)
 
 
 @pytest.mark.gpu
-def test_a_real_shortage_on_a_device_halves_the_batch() -> None:
+def test_a_lack_of_memory_on_a_gpu_halves_the_micro_batches() -> None:
     device = torch.device("cuda")
     total = torch.cuda.get_device_properties(device).total_memory
     torch.cuda.set_per_process_memory_fraction(2e9 / total)

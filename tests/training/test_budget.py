@@ -1,4 +1,4 @@
-"""A budget of time: the rate follows it, calls add up, and the last validation and checkpoint fit into it."""
+"""Time budget: learning rate, several calls, last validation and checkpoint."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.training.tiny_run import rows_of
+from tests.training.tiny_run import PulledPlugError, rows_of
 from uumamba.optim import Plain
 from uumamba.training import Budget, Trainer, by_budget, read_checkpoint
 
@@ -19,7 +19,7 @@ LR = 0.5
 
 
 class FakeClock:
-    """Seconds that pass only when told to, and the learning rate of each step."""
+    """Clock that tests advance; it also records the learning rates."""
 
     def __init__(self) -> None:
         self.now_s = 1000.0
@@ -47,7 +47,7 @@ def build(
     epochs: int = 1000,
     **options: Any,
 ) -> Trainer:
-    """A trainer whose steps take a second and whose validations take four."""
+    """Build a trainer with steps of 1 s, validations of 4 s."""
     net = nn.Linear(1, 1)
     optimizer = Plain(net.parameters(), partial(torch.optim.SGD, lr=LR))
     budget = Budget(minutes, clock=clock)
@@ -72,36 +72,33 @@ def build(
     )
 
 
-def test_training_ends_in_time_with_a_validation_and_a_whole_checkpoint(clock: FakeClock, tmp_path: Path) -> None:
+def test_training_ends_in_time_with_a_validation_and_a_checkpoint(clock: FakeClock, tmp_path: Path) -> None:
     build(clock, minutes=2.0, run_dir=tmp_path).fit()
     used_s = clock.now_s - 1000
-    # 4 s of validation, kept 1.25 times, leave 115 s for steps and the validations before the last.
+    # 1.25 times the 4 s of a validation are reserved; 115 s are left for steps and earlier validations.
     assert used_s == 115 + VALIDATION_S
     rows = rows_of(tmp_path)
     assert [row["epoch"] for row in rows if "dice" in row] == [0, 4, 9, len(rows) - 1]
     assert len(clock.rates) == used_s - 4 * VALIDATION_S
     kept = read_checkpoint(tmp_path / "last.safetensors").progress
     assert kept["used_seconds"] == used_s
-    assert kept["epochs_done"] == len(rows) == 11, "the last epoch is a short one of three steps"
+    assert kept["epochs_done"] == len(rows) == 11, "the last epoch has only three steps"
     assert kept["steps_done"] == 103
     before = (tmp_path / "last.safetensors").read_bytes()
     build(clock, minutes=2.0, run_dir=tmp_path).fit(resume=True)
-    assert (tmp_path / "last.safetensors").read_bytes() == before, "a run whose time is over is left as it is"
+    assert (tmp_path / "last.safetensors").read_bytes() == before, "a run without time left is unchanged"
 
 
 @pytest.mark.parametrize(("minutes", "steps"), [(2.0, 120), (0.2, 12)])
 def test_the_rate_follows_the_used_share_of_the_time(clock: FakeClock, minutes: float, steps: int) -> None:
     build(clock, minutes=minutes, validate=None).fit()
     assert len(clock.rates) == steps
-    # Until the first epoch's end 5 % of the time are kept, then nothing: neither validating nor saving takes time here.
+    # In the first epoch 5 % of the time are reserved, then nothing: validating and saving take no time here.
     for done, rate in enumerate(clock.rates):
         assert rate == pytest.approx(LR * (1 - done / (0.95 * steps if done <= 10 else steps)), rel=1e-6)
 
 
-def test_calls_that_are_killed_add_up(clock: FakeClock, tmp_path: Path) -> None:
-    class KilledError(Exception):
-        pass
-
+def test_the_used_time_of_killed_calls_adds_up(clock: FakeClock, tmp_path: Path) -> None:
     starts = []
     for steps in (37, 30, 10**6):
         trainer, began, until_s = build(clock, minutes=2.0, run_dir=tmp_path), len(clock.rates), clock.now_s + steps
@@ -111,14 +108,14 @@ def test_calls_that_are_killed_add_up(clock: FakeClock, tmp_path: Path) -> None:
         ) -> None:
             update()
             if clock.now_s >= until_s:
-                trainer._save()  # the checkpoint that is due when the device is taken back
-                raise KilledError
+                trainer._save()  # a checkpoint that is due just before the kill
+                raise PulledPlugError
 
         trainer.clock.update = update  # type: ignore[method-assign]
         try:
             trainer.fit(resume=True)
-        except KilledError:
-            clock.now_s += 5000  # nobody trains
+        except PulledPlugError:
+            clock.now_s += 5000  # without training
         starts.append(1 - clock.rates[began] / LR)
     assert starts[1] == pytest.approx(37 / 115, abs=0.01)
     assert starts[2] == pytest.approx(67 / 115, abs=0.01)
@@ -140,12 +137,12 @@ def test_a_run_killed_in_its_last_validation_is_completed_by_one_step_and_a_vali
     assert "dice" in row
 
 
-def test_epochs_are_an_end_too_and_the_rate_knows_it(clock: FakeClock) -> None:
+def test_the_rate_reaches_zero_at_the_last_epoch_if_that_comes_first(clock: FakeClock) -> None:
     build(clock, minutes=100.0, epochs=2, validate=None).fit()
     assert clock.rates == pytest.approx([LR * (1 - step / 20) for step in range(20)])
 
 
-def test_a_due_validation_is_left_out_if_the_last_would_not_fit_behind_it(clock: FakeClock) -> None:
+def test_a_due_validation_is_skipped_if_no_time_would_be_left_for_the_last(clock: FakeClock) -> None:
     validated: list[float] = []
 
     def validate(net: nn.Module) -> dict[str, float]:
@@ -153,15 +150,15 @@ def test_a_due_validation_is_left_out_if_the_last_would_not_fit_behind_it(clock:
         clock.now_s += 10.0
         return {"dice": 0.5}
 
-    # 60 s, of which the first epoch takes 10 + 10 and 12.5 are kept: 47.5 are for steps. At 30 s another one ends at
-    # 40, in time; at 50 there is no time for two.
+    # Of 60 s, the first epoch takes 10 + 10 and 12.5 are reserved, so 47.5 are for steps. A validation at 30 s ends in
+    # time, at 40 s; at 50 s there is no time for two.
     build(clock, minutes=1.0, validate=validate, validate_every=1).fit()
     assert validated == [10.0, 30.0, 48.0]
 
 
 @pytest.mark.parametrize(
     ("step_s", "factors"),
-    # At 10 of 100 seconds there are 2 of 4 steps of the slow one's warm-up.
+    # With steps of 5 s only 2 of the 4 warm-up steps are taken in a tenth of the 100 s.
     [(1.0, [0.25, 0.99 * 0.5, 0.98 * 0.75, 0.97, 0.96]), (5.0, [0.25, 0.95 * 0.5, 0.9, 0.85, 0.8])],
 )
 def test_a_warm_up_ends_with_its_steps_or_a_tenth_of_the_time(
@@ -180,12 +177,12 @@ def test_a_warm_up_ends_with_its_steps_or_a_tenth_of_the_time(
     assert found == pytest.approx(factors, abs=1e-6)
 
 
-def test_without_a_limit_there_is_no_share_and_no_end(clock: FakeClock) -> None:
+def test_an_unlimited_budget_has_no_share_and_no_end(clock: FakeClock) -> None:
     budget = Budget(clock=clock)
     budget.begin()
     clock.now_s += 1e9
     assert (budget.share, budget.is_over, budget.left_s) == (0.0, False, math.inf)
-    assert [budget.validates_now(due=due) for due in (True, False)] == [True, False]
+    assert [budget.needs_validation(due=due) for due in (True, False)] == [True, False]
 
 
 @pytest.mark.parametrize("minutes", [0.0, -1.0])

@@ -1,4 +1,4 @@
-"""A checkpoint comes back as it was, or is called damaged; nothing in it is ever run."""
+"""Checkpoints are restored exactly or reported as damaged; no code is run."""
 
 import pickle
 import resource
@@ -25,13 +25,12 @@ def checkpoint(**parts: Any) -> Checkpoint:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A small checkpoint."""
     save_checkpoint(tmp_path / "last.safetensors", checkpoint(net=WEIGHT, config={"name": "a"}))
     return tmp_path / "last.safetensors"
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_tensors_of_every_type_come_back_bit_for_bit(path: Path, dtype: torch.dtype) -> None:
+def test_tensors_of_every_dtype_are_restored_bit_for_bit(path: Path, dtype: torch.dtype) -> None:
     matrix = torch.arange(6).reshape(2, 3).to(dtype)
     number, empty = torch.ones((), dtype=dtype), torch.ones(0, 3, dtype=dtype)
     net = {"matrix": matrix, "number": number, "empty": empty, "turned": matrix.t(), "tied": matrix}
@@ -43,7 +42,7 @@ def test_tensors_of_every_type_come_back_bit_for_bit(path: Path, dtype: torch.dt
         assert torch.equal(found[name], tensor)
 
 
-def test_every_flipped_byte_is_noticed(path: Path) -> None:
+def test_every_changed_byte_is_detected(path: Path) -> None:
     whole = path.read_bytes()
     for position in range(0, len(whole), 3):
         path.write_bytes(whole[:position] + bytes([whole[position] ^ 4]) + whole[position + 1 :])
@@ -51,20 +50,20 @@ def test_every_flipped_byte_is_noticed(path: Path) -> None:
             found = read_checkpoint(path)
         except DamagedCheckpointError:
             continue
-        # Spaces after the header are no content: safetensors fills up with them.
+        # Spaces after the header are padding of safetensors.
         assert whole[position : position + 1] == b" ", position
         assert torch.equal(found.net["weight"], WEIGHT["weight"])
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
-def test_a_truncated_file_is_damaged(path: Path, share: float) -> None:
+def test_a_truncated_file_is_reported_as_damaged(path: Path, share: float) -> None:
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    with pytest.raises(DamagedCheckpointError, match=r"last.safetensors is damaged"):
+    with pytest.raises(DamagedCheckpointError, match=r"last.safetensors: got a damaged file"):
         read_checkpoint(path)
 
 
 class Canary:
-    """Touches a file when it is unpickled."""
+    """Object that creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -73,7 +72,7 @@ class Canary:
         return Path.touch, (self.path,)
 
 
-def test_a_pickle_in_disguise_is_never_run(path: Path) -> None:
+def test_a_pickle_under_the_name_of_a_checkpoint_is_not_run(path: Path) -> None:
     canary = path.parent / "touched"
     torch.save({"weight": Canary(canary)}, path)
     for content in (path.read_bytes(), pickle.dumps(Canary(canary))):
@@ -83,7 +82,7 @@ def test_a_pickle_in_disguise_is_never_run(path: Path) -> None:
     assert not canary.exists()
 
 
-def test_a_missing_file_and_one_of_another_program_are_refused(tmp_path: Path, refused: Any) -> None:
+def test_a_missing_file_and_files_of_other_kinds_are_refused(tmp_path: Path, refused: Any) -> None:
     save_file({"weight": torch.ones(1)}, tmp_path / "a.safetensors", metadata={"format": "pt"})
     (tmp_path / "tiny.yaml").write_text("name: tiny\n")
     for name, got in (("none", "no file"), ("a.safetensors", "another kind"), ("tiny.yaml", "another kind")):
@@ -92,8 +91,8 @@ def test_a_missing_file_and_one_of_another_program_are_refused(tmp_path: Path, r
         assert got in error.value.got
 
 
-def test_a_full_disk_is_an_error_of_ours_and_the_old_file_stays_whole(path: Path) -> None:
-    """No file of this process may grow beyond 10 kB for a moment."""
+def test_a_full_disk_is_reported_and_the_old_file_is_unchanged(path: Path) -> None:
+    # A limit of 10 kB on the size of files stands in for a full disk.
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
     try:
@@ -105,7 +104,7 @@ def test_a_full_disk_is_an_error_of_ours_and_the_old_file_stays_whole(path: Path
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_weights_are_read_to_the_requested_device(path: Path) -> None:
+def test_weights_are_loaded_on_the_requested_device(path: Path) -> None:
     save_checkpoint(path, checkpoint(net=WEIGHT, ema=WEIGHT, objective=WEIGHT, random=WEIGHT))
     found = read_checkpoint(path, map_location="meta")
     assert found.ema is not None

@@ -1,4 +1,4 @@
-"""A bar on a terminal, one line an epoch in a log."""
+"""Progress bar on a terminal, one line per epoch in a log."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from uumamba.training import Budget
 from uumamba.training.display import BarDisplay, LineDisplay, make_display
 
 
-def test_a_log_gets_one_line_an_epoch_with_the_time_left() -> None:
+def test_a_log_gets_one_line_per_epoch_with_the_time_left() -> None:
     lines: list[str] = []
     with make_display(None, lines.append) as display:
         assert isinstance(display, LineDisplay), "without a terminal"
@@ -16,7 +16,7 @@ def test_a_log_gets_one_line_an_epoch_with_the_time_left() -> None:
         display.epoch({"epoch": 1, "loss": 0.5, "dice": None, "lr": 0.001, "data_wait": 0.034, "seconds": 90.0})
         display.epoch({"epoch": 2, "loss": 0.25, "dice": 0.75, "lr": 0.0005, "seconds": 90.0})
     assert lines == [
-        "going on after epoch 1/3",
+        "resuming after epoch 1/3",
         "epoch 2/3  loss 0.5000  lr 0.001  data wait 3.4%  1 min 30 s  left 1 min 30 s",
         "epoch 3/3  loss 0.2500  dice 0.7500  lr 0.0005  1 min 30 s",
     ]
@@ -28,7 +28,7 @@ def test_lines_go_to_stderr_unless_a_log_is_given(capsys: pytest.CaptureFixture[
     assert capsys.readouterr() == ("", "hello\n")
 
 
-def test_the_bar_shows_epoch_loss_dice_and_time_left(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_bar_shows_the_line_of_the_latest_epoch(capsys: pytest.CaptureFixture[str]) -> None:
     display = make_display(True, None)
     assert isinstance(display, BarDisplay)
     with display:
@@ -39,5 +39,5 @@ def test_the_bar_shows_epoch_loss_dice_and_time_left(capsys: pytest.CaptureFixtu
             display.epoch({"epoch": epoch, "loss": 0.5, "dice": 0.75, "lr": 0.01, "seconds": 1.0})
         display.say("a damaged [file]")
     shown = capsys.readouterr().err
-    for word in ("epoch 2/2", "loss 0.5000", "dice 0.7500", "left 0 s", "a damaged [file]"):
+    for word in ("epoch 2/2", "loss 0.5000", "dice 0.7500", "a damaged [file]"):
         assert word in shown

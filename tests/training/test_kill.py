@@ -1,4 +1,4 @@
-"""A real process, killed without warning, is resumed to the very bits of a run that was never killed."""
+"""Killed processes resume to the bits of an uninterrupted run."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ from tests.training.tiny_run import assert_same_run, rows_of
 
 
 @pytest.mark.slow
-def test_killed_at_chosen_and_random_moments_runs_end_with_the_same_bits(repository: Path, tmp_path: Path) -> None:
+def test_runs_killed_at_chosen_and_random_moments_resume_bit_for_bit(repository: Path, tmp_path: Path) -> None:
     script = Path(__file__).with_name("kill_runs.py")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(repository)}
     subprocess.run([sys.executable, str(script), str(tmp_path)], env=environment, check=True, timeout=300)

@@ -1,9 +1,10 @@
-"""A method's penalty: computed once a step, per micro-batch if a batch does not fit, and stored with the run."""
+"""A method's penalty in each step, in micro-batches and after a resume."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,17 +12,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tests.training.tiny_run import assert_same_weights, without_domain
 from uumamba.domain_generalization import UDIM, InputPerturbation
 from uumamba.optim import ASAM, SAGM, SAM, Plain
 from uumamba.runtime.seeds import generator_for
-from uumamba.training import Checkpoint, Trainer, read_checkpoint, save_checkpoint
+from uumamba.training import Trainer, read_checkpoint, save_checkpoint
 
 SGD = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
 STEPS, SIZE = 3, 5
 
 
 class SmallLogits:
-    """A mean over samples, of the logits' squares; it counts its steps and notes its calls."""
+    """Method whose penalty is a mean over samples; it records its calls."""
 
     def __init__(self, net: nn.Module) -> None:
         self.net, self.steps = net, 0
@@ -45,12 +47,8 @@ class SmallLogits:
         return (logits.square().sum(1) * (1 + label)).mean()
 
 
-class Stateless:
-    def __init__(self, net: nn.Module) -> None:
-        self.net = net
-
-    def at_weights(self, image: Tensor, label: Tensor, *, domains: Any) -> Callable[[], Tensor]:
-        return lambda: self.net(image).square().sum(1).mean()
+def stateless(net: nn.Module) -> Any:
+    return SimpleNamespace(at_weights=lambda image, label, *, domains: lambda: net(image).square().sum(1).mean())
 
 
 def udim_of(net: nn.Module, **options: Any) -> UDIM:
@@ -67,7 +65,7 @@ def batches(epoch: int, *, dtype: torch.dtype = torch.float64) -> Iterator[dict[
 def train(
     make: Any = SAM, method: Any = SmallLogits, *, room: int = 100, dtype: torch.dtype = torch.float64, **options: Any
 ) -> Trainer:
-    """Train with room for so many samples at once."""
+    """Train with memory for ``room`` samples at once."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)).to(dtype)
 
@@ -88,39 +86,28 @@ def method_of(trainer: Trainer) -> Any:
     return trainer.state.method.method
 
 
-def assert_same_weights(one: Trainer, other: Trainer, **bounds: float) -> None:
-    for a, b in zip(one.net.parameters(), other.net.parameters(), strict=True):
-        torch.testing.assert_close(a, b, **{"rtol": 0.0, "atol": 0.0} | bounds)
-
-
 @pytest.mark.parametrize("make", [Plain, SAM, ASAM, SAGM])
-def test_the_trainers_step_is_the_optimizers_with_the_methods_scalar(make: Any) -> None:
+def test_a_training_step_is_the_optimizers_step_with_the_methods_scalar(make: Any) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)).double()
     method, optimizer = SmallLogits(net), make(net.parameters(), SGD, net=net)
     for batch in batches(0):
         added = method.at_weights(batch["image"], batch["label"], domains=batch["domain"])
         optimizer.step(lambda batch=batch: F.cross_entropy(net(batch["image"]), batch["label"]), at_weights=added)
-    for found, expected, without in zip(
-        train(make).net.parameters(), net.parameters(), train(make, None).net.parameters(), strict=True
-    ):
-        assert torch.equal(found, expected)
-        assert not torch.equal(found, without)
+    assert_same_weights(train(make).net, net)
+    assert not any(map(torch.equal, train(make, None).net.parameters(), net.parameters()))
 
 
-def test_a_method_gets_the_augmented_batch_once_a_step_with_or_without_domains() -> None:
+def test_a_method_gets_the_augmented_batch_once_per_step_with_or_without_domains() -> None:
     def cut(batch: dict[str, Any]) -> dict[str, Any]:
         return batch | {"image": batch["image"][:2], "label": batch["label"][:2]}
 
-    def strip(batch: dict[str, Any]) -> dict[str, Any]:
-        return {key: value for key, value in batch.items() if key != "domain"}
-
     assert method_of(train(augment=cut)).calls == [(step, 2, list("ABABC")) for step in range(STEPS)]
-    assert method_of(train(augment=strip)).calls == [(step, SIZE, None) for step in range(STEPS)]
+    assert method_of(train(augment=without_domain)).calls == [(step, SIZE, None) for step in range(STEPS)]
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_scalar_is_computed_in_the_runs_precision(precision: Any) -> None:
+def test_a_penalty_is_computed_in_the_precision_of_the_run(precision: Any) -> None:
     trainer = train(precision=precision, dtype=torch.float32)
     assert set(method_of(trainer).dtypes) == {getattr(torch, precision)}
 
@@ -130,33 +117,33 @@ def test_a_scalar_is_computed_in_the_runs_precision(precision: Any) -> None:
     [
         *((make, SmallLogits, 2) for make in (Plain, SAM, ASAM, SAGM)),
         *((SAM, SmallLogits, room) for room in (1, 3)),
-        (SAM, Stateless, 2),
+        (SAM, stateless, 2),
     ],
 )
-def test_in_micro_batches_a_mean_over_samples_is_that_of_the_whole_batch(make: Any, method: Any, room: int) -> None:
+def test_a_mean_over_samples_is_the_same_in_micro_batches(make: Any, method: Any, room: int) -> None:
     parts = train(make, method, room=room)
     assert parts.state.progress.samples_at_once is not None
-    assert_same_weights(train(make, method), parts, rtol=1e-9, atol=1e-12)
+    assert_same_weights(parts.net, train(make, method).net, 1e-9)
 
 
-def test_a_repeated_step_counts_once_and_so_do_its_micro_batches() -> None:
+def test_a_repeated_step_and_its_micro_batches_count_as_one_step() -> None:
     method = method_of(train(room=2))
     assert method.steps == STEPS
-    assert method.calls[:2] == [(0, 5, list("ABABC")), (0, 3, list("ABA"))], "neither fitted"
+    assert method.calls[:2] == [(0, 5, list("ABABC")), (0, 3, list("ABA"))], "both failed"
     parts = [(2, ["A", "B"]), (2, ["A", "B"]), (1, ["C"])]
     assert method.calls[-6:] == [(step, size, names) for step in (1, 2) for size, names in parts]
 
 
 @pytest.mark.parametrize("direction", ["ascent", "random"])
-def test_udim_goes_on_from_a_repeated_step_as_if_memory_had_been_known_to_be_short(direction: Any) -> None:
+def test_udim_is_the_same_after_a_repeated_step(direction: Any) -> None:
     method = partial(udim_of, direction=direction)
     failed = train(method=method, room=3)
     assert failed.state.progress.samples_at_once == 3
-    assert_same_weights(failed, train(method=method, samples_at_once=3))
+    assert_same_weights(failed.net, train(method=method, samples_at_once=3).net)
 
 
-def test_a_checkpoint_holds_the_methods_state_if_there_is_any(tmp_path: Path) -> None:
-    train(method=Stateless, run_dir=tmp_path / "stateless")
+def test_a_checkpoint_holds_the_state_of_a_method_with_state(tmp_path: Path) -> None:
+    train(method=stateless, run_dir=tmp_path / "stateless")
     assert read_checkpoint(tmp_path / "stateless" / "last.safetensors").method == {}
     train(run_dir=tmp_path / "run")
     kept = read_checkpoint(tmp_path / "run" / "last.safetensors")
@@ -165,16 +152,13 @@ def test_a_checkpoint_holds_the_methods_state_if_there_is_any(tmp_path: Path) ->
     older = train()
     method_of(older).steps = 0
     older.state.restore(replace(kept, method={}))
-    assert method_of(older).steps == 0, "a method that is forced upon an older run begins its own steps there"
+    assert method_of(older).steps == 0, "a method added to an older run starts at step 0"
 
 
-def test_a_checkpoint_from_before_there_were_methods_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_of_a_version_without_methods_is_read(tmp_path: Path) -> None:
     path, state = tmp_path / "old.safetensors", train().state.checkpoint(None)
-    state.progress.pop("samples_at_once")
-    with monkeypatch.context() as older:
-        known = [each for each in fields(Checkpoint) if each.name != "method"]
-        older.setattr("uumamba.training.checkpoint.fields", lambda kind: known)
-        save_checkpoint(path, state)
+    del vars(state)["method"], state.progress["samples_at_once"]
+    save_checkpoint(path, state)
     assert b"method" not in path.read_bytes()
     assert read_checkpoint(path).method == {}
     newer = train()

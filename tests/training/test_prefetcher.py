@@ -1,4 +1,4 @@
-"""Prefetching: the same batches read ahead or not, nothing left running, and the seconds waited for them."""
+"""Prefetching changes no batch, leaves no thread, and counts waiting times."""
 
 import threading
 import time
@@ -28,7 +28,7 @@ def keyed_batches(epoch: int, *, count: int = 5) -> Iterator[dict[str, Any]]:
         yield {"image": image, "label": (image > 0).long(), "seed": seeds, "case_id": ["a", "b"]}
 
 
-def strong() -> Augment:
+def make_augment() -> Augment:
     return Augment(patch_size=(8, 8), mirror_axes=(0, 1), rotation_probability=1.0, noise_probability=1.0)
 
 
@@ -38,11 +38,11 @@ def _no_thread_is_left() -> Iterator[None]:
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("prefetcher")]
 
 
-def test_reading_ahead_changes_no_byte_and_no_global_generator() -> None:
+def test_prefetching_changes_no_byte_and_no_global_generator() -> None:
     before = torch.get_rng_state()
     with (
-        Prefetcher("cpu", augment=strong()).prepare(keyed_batches(0)) as requested,
-        Prefetcher("cpu", augment=strong(), read_ahead=True).prepare(keyed_batches(0)) as ahead,
+        Prefetcher("cpu", augment=make_augment()).load(keyed_batches(0)) as requested,
+        Prefetcher("cpu", augment=make_augment(), read_ahead=True).load(keyed_batches(0)) as ahead,
     ):
         pairs = list(zip(requested, ahead, strict=True))
     assert len(pairs) == 5
@@ -53,7 +53,7 @@ def test_reading_ahead_changes_no_byte_and_no_global_generator() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_one_batch_is_made_while_the_one_before_it_is_in_use_and_no_more() -> None:
+def test_exactly_one_batch_is_prefetched() -> None:
     made, second = [], threading.Event()
 
     def source() -> Iterator[dict[str, Any]]:
@@ -63,15 +63,15 @@ def test_one_batch_is_made_while_the_one_before_it_is_in_use_and_no_more() -> No
                 second.set()
             yield {"image": torch.tensor(index)}
 
-    with Prefetcher("cpu", read_ahead=True).prepare(source()) as batches:
+    with Prefetcher("cpu", read_ahead=True).load(source()) as batches:
         assert next(batches)["image"] == 0
-        assert second.wait(timeout=10), "the next is made without a request"
+        assert second.wait(timeout=10), "the next batch is made without a request"
         time.sleep(0.05)
         assert made == [0, 1]
 
 
 @AHEAD
-def test_an_error_of_the_source_or_the_augmentation_arrives_whole_where_its_batch_is_requested(
+def test_an_error_of_batches_or_augmentation_is_raised_at_the_request_of_its_batch(
     read_ahead: bool,
 ) -> None:
     error = ValueError("patient007_frame01 is short")
@@ -85,7 +85,7 @@ def test_an_error_of_the_source_or_the_augmentation_arrives_whole_where_its_batc
 
     for batches, augment, good in ((source(), None, 2), (keyed_batches(0), spoil, 0)):
         prefetcher, found = Prefetcher("cpu", augment=augment, read_ahead=read_ahead), []
-        with pytest.raises(ValueError, match="short") as caught, prefetcher.prepare(batches) as prepared:
+        with pytest.raises(ValueError, match="short") as caught, prefetcher.load(batches) as prepared:
             found.extend(next(prepared) for _ in range(good))
             next(prepared)
         assert caught.value is error
@@ -103,52 +103,50 @@ def test_an_error_in_the_block_closes_the_source(read_ahead: bool, error: type[B
         finally:
             closed.append(True)
 
-    with pytest.raises(error), Prefetcher("cpu", read_ahead=read_ahead).prepare(source()) as batches:
+    with pytest.raises(error), Prefetcher("cpu", read_ahead=read_ahead).load(source()) as batches:
         next(batches)
         raise error
     assert closed == [True]
 
 
-class RoomBetweenSteps:
-    """An augmentation that finds no room while another thread's step runs, or never."""
-
-    def __init__(self, *, ever: bool) -> None:
-        self.ever, self.failed = ever, 0
+class SmallMemory:
+    def __init__(self, *, always: bool) -> None:
+        self.always, self.failed = always, 0
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        if not self.ever or threading.current_thread() is not threading.main_thread():
+        if self.always or threading.current_thread() is not threading.main_thread():
             self.failed += 1
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nAnd a page more.")
         return batch | {"image": batch["image"] + 1}
 
 
-def test_a_batch_without_room_beside_a_step_is_prepared_after_it() -> None:
-    room = RoomBetweenSteps(ever=True)
-    with Prefetcher("cpu", augment=room, read_ahead=True).prepare(keyed_batches(0, count=2)) as batches:
+def test_a_batch_that_does_not_fit_during_a_step_is_loaded_after_it() -> None:
+    augment = SmallMemory(always=False)
+    with Prefetcher("cpu", augment=augment, read_ahead=True).load(keyed_batches(0, count=2)) as batches:
         for batch, other in zip(batches, keyed_batches(0, count=2), strict=True):
             assert torch.equal(batch["image"], other["image"] + 1)
-    assert room.failed == 2
+    assert augment.failed == 2
 
 
 @AHEAD
-def test_a_batch_for_which_there_is_never_room_ends_the_run_with_its_size(read_ahead: bool) -> None:
-    prefetcher = Prefetcher("cpu", augment=RoomBetweenSteps(ever=False), read_ahead=read_ahead)
-    expected = r"batch of \(2, .*20.00 GiB.\); take a smaller"
-    with pytest.raises(OutOfMemoryError, match=expected), prefetcher.prepare(keyed_batches(0)) as batches:
+def test_a_batch_that_never_fits_ends_the_run_with_its_shape(read_ahead: bool) -> None:
+    prefetcher = Prefetcher("cpu", augment=SmallMemory(always=True), read_ahead=read_ahead)
+    expected = r"batch of \(2, .*20.00 GiB.\)\. Fix: use a smaller"
+    with pytest.raises(OutOfMemoryError, match=expected), prefetcher.load(keyed_batches(0)) as batches:
         next(batches)
 
 
-def test_channels_last_reaches_images_of_two_and_three_dimensions() -> None:
+def test_channels_last_applies_to_images_of_two_and_three_dimensions() -> None:
     images = [{"image": torch.zeros(1, 2, *size), "label": torch.zeros(1)} for size in ((4, 5), (3, 4, 5))]
-    with Prefetcher("cpu", channels_last=True).prepare(images) as batches:
+    with Prefetcher("cpu", channels_last=True).load(images) as batches:
         assert [batch["image"].stride(1) for batch in batches] == [1, 1]
 
 
 def trainer(run_dir: Path | None, *, read_ahead: bool, **options: Any) -> Trainer:
-    """Everything keyed, but for dropout, which draws from the global generator."""
+    """Build a run in which only dropout draws from the global generator."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Dropout(0.2), nn.Conv2d(4, 2, 1))
-    defaults: dict[str, Any] = {"epochs": 3, "batches": keyed_batches, "augment": strong(), "log": [].append}
+    defaults: dict[str, Any] = {"epochs": 3, "batches": keyed_batches, "augment": make_augment(), "log": [].append}
     return Trainer(
         net,
         lambda net, batch: nn.functional.cross_entropy(net(batch["image"]), batch["label"][:, 0]),
@@ -160,11 +158,9 @@ def trainer(run_dir: Path | None, *, read_ahead: bool, **options: Any) -> Traine
 
 
 @pytest.mark.parametrize("steps", [1, 5, 8])
-def test_read_ahead_and_resumed_a_run_ends_as_one_that_reads_on_request_and_never_stops(
-    steps: int, tmp_path: Path
-) -> None:
+def test_a_resumed_run_with_prefetching_equals_an_uninterrupted_one_without(steps: int, tmp_path: Path) -> None:
     trainer(tmp_path / "whole", read_ahead=False).fit()
-    # Read ahead, the augmentation of batch n + 2 dies in step n + 1; the error is raised after it.
+    # With prefetching the augmentation of batch n + 2 fails in step n + 1; the error is raised after that step.
     die(trainer(tmp_path / "ahead", read_ahead=True, save_every_minutes=0), "augment", steps + 1)
     trainer(tmp_path / "ahead", read_ahead=True).fit(resume=True)
     found, expected = (bits(tmp_path / name / "last.safetensors") for name in ("ahead", "whole"))
@@ -172,7 +168,7 @@ def test_read_ahead_and_resumed_a_run_ends_as_one_that_reads_on_request_and_neve
 
 
 @AHEAD
-def test_the_seconds_waited_are_those_of_reading_that_no_step_covered(read_ahead: bool, tmp_path: Path) -> None:
+def test_the_waited_seconds_are_those_of_reading_outside_of_steps(read_ahead: bool, tmp_path: Path) -> None:
     def slow(epoch: int) -> Iterator[dict[str, Any]]:
         for batch in keyed_batches(epoch, count=3):
             time.sleep(0.1)
@@ -185,18 +181,18 @@ def test_the_seconds_waited_are_those_of_reading_that_no_step_covered(read_ahead
     run.fit()
     (row,) = rows_of(tmp_path)
     waited_s = row["data_wait"] * row["seconds"]
-    # Shares have four decimals and seconds three; read ahead, steps of 0.2 s cover all batches but the first.
+    # Shares have four decimals and seconds three; with prefetching, steps of 0.2 s hide all batches but the first.
     assert waited_s > (0.1 if read_ahead else 0.3) - 0.01
     assert not read_ahead or waited_s < 0.3 - 0.01
     assert "data wait " in lines[0]
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_batches_arrive_complete_and_equal_those_of_the_cpu() -> None:
+def test_batches_on_a_gpu_equal_those_on_the_cpu() -> None:
     prefetcher = Prefetcher(
         "cuda", augment=lambda batch: batch | {"image": batch["image"].roll(1, dims=0)}, read_ahead=True
     )
-    with prefetcher.prepare(keyed_batches(0)) as batches:
+    with prefetcher.load(keyed_batches(0)) as batches:
         for batch, other in zip(batches, keyed_batches(0), strict=True):
             assert batch["image"].is_cuda
             assert torch.equal(batch["image"].cpu(), other["image"].roll(1, dims=0))

@@ -1,6 +1,5 @@
-"""``progress.png`` is whole, has a panel for each kind of number, and uses no global state."""
+"""``progress.png`` is complete and has a panel per kind of number."""
 
-import importlib
 import sys
 from pathlib import Path
 
@@ -21,7 +20,6 @@ ROWS = [
 
 
 def size_of(picture: Path) -> tuple[int, int]:
-    """Width and height of a complete PNG, from its first chunk."""
     content = picture.read_bytes()
     assert content.startswith(b"\x89PNG\r\n\x1a\n")
     assert content.endswith(b"IEND\xaeB`\x82")
@@ -37,9 +35,3 @@ def test_every_kind_of_number_gets_a_panel_without_pyplot(tmp_path: Path, monkey
     wide, high = size_of(tmp_path / "loss.png")
     assert size_of(tmp_path / "all.png") == (2 * wide, 2 * high)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["all.png", "loss.png"]
-
-
-def test_matplotlib_is_imported_only_to_draw(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
-        monkeypatch.setitem(sys.modules, name, None)
-    importlib.reload(sys.modules["uumamba.training.progress_plot"])

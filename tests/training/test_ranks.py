@@ -1,4 +1,4 @@
-"""Two processes that train one network, over gloo."""
+"""Two processes train one network, over gloo."""
 
 import json
 import os
@@ -6,21 +6,19 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from tests.forked_ranks import read_group
 from tests.training.rank_runs import BATCHES, EPOCHS, batches, build, build_random
-from tests.training.tiny_run import bits, rows_of
+from tests.training.tiny_run import bits, rows_of, without_domain
 from uumamba.runtime.ranks import Alone
 from uumamba.training import Checkpoint, read_checkpoint
 
 
 @pytest.fixture(scope="module")
 def groups(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folders of all runs by two ranks."""
     folder = tmp_path_factory.mktemp("groups")
     script = Path(__file__).with_name("rank_runs.py")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(repository)}
@@ -30,7 +28,6 @@ def groups(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def members(groups: Path) -> Path:
-    """The folders of every member's run."""
     codes, _, err = read_group(groups / "members")
     assert codes == [0, 0], err
     return groups / "members"
@@ -54,20 +51,16 @@ def test_two_ranks_with_half_a_batch_equal_one_process_with_the_whole(members: P
     assert [row["dice"] for row in rows] == [0.5, 0.5, 0.5], "rank 0's"
 
 
-def test_udims_penalty_compares_each_ranks_own_domain(members: Path, tmp_path: Path) -> None:
-    """Each rank has one domain above, and one process both; without the domains it would compare all samples."""
-
-    def strip(batch: dict[str, Any]) -> dict[str, Any]:
-        return {key: value for key, value in batch.items() if key != "domain"}
-
-    build("udim", run_dir=tmp_path, augment=strip).fit()
+def test_udims_penalty_compares_samples_of_one_domain(members: Path, tmp_path: Path) -> None:
+    # Each rank has one domain and a single process has both; without domains UDIM would compare all samples.
+    build("udim", run_dir=tmp_path, augment=without_domain).fit()
     found, other = (read_checkpoint(folder / "last.safetensors") for folder in (members / "udim", tmp_path))
     assert found.method["steps"] == other.method["steps"] == EPOCHS * BATCHES
     with pytest.raises(AssertionError, match="not close"):
         assert_equal_runs(found, other, tolerance=1e-4)
 
 
-def test_two_ranks_that_climb_by_themselves_equal_one_process_with_two_neighbourhoods(members: Path) -> None:
+def test_per_rank_perturbations_equal_one_process_with_two_closures(members: Path) -> None:
     trainer = build("rank")
     halves = [Alone(), Alone()]
     for rank, half in enumerate(halves):
@@ -75,7 +68,7 @@ def test_two_ranks_that_climb_by_themselves_equal_one_process_with_two_neighbour
     for epoch in range(EPOCHS):
         for parts in zip(*(batches(epoch, half) for half in halves), strict=True):
             trainer.optimizer.step([lambda part=part: trainer.objective(trainer.net, part) for part in parts])
-            trainer.scheduler.step()
+            trainer.state.scheduler.step()
             trainer.average.update_parameters(trainer.net)
     found = read_checkpoint(members / "rank" / "last.safetensors")
     assert_equal_runs(found, trainer.state.checkpoint(None))
@@ -83,7 +76,7 @@ def test_two_ranks_that_climb_by_themselves_equal_one_process_with_two_neighbour
         assert_equal_runs(found, read_checkpoint(members / "global" / "last.safetensors"), tolerance=1e-4)
 
 
-def test_stopped_at_one_rank_all_stop_and_any_number_goes_on(groups: Path, tmp_path: Path) -> None:
+def test_a_stop_of_one_rank_stops_all_and_any_number_of_ranks_resumes(groups: Path, tmp_path: Path) -> None:
     codes, _, err = read_group(groups / "stopped")
     assert codes == [75, 75]
     assert err.count("Stopped by SIGTERM in epoch 2 after 2 steps") == err.count("\n") == 1
@@ -92,23 +85,23 @@ def test_stopped_at_one_rank_all_stop_and_any_number_goes_on(groups: Path, tmp_p
     assert [row["epoch"] for row in rows_of(tmp_path / "run")] == [0, 1, 2]
 
 
-def test_stopped_and_resumed_two_ranks_equal_two_that_never_stopped(groups: Path) -> None:
+def test_two_resumed_ranks_equal_two_uninterrupted_ranks_bit_for_bit(groups: Path) -> None:
     for name in ("whole", "resumed"):
         codes, _, err = read_group(groups / name)
         assert codes == [0, 0], err
     found, expected = (bits(groups / name / "run" / "last.safetensors") for name in ("resumed", "whole"))
-    assert found == expected, "dropout and running statistics of both ranks included"
+    assert found == expected, "including dropout and running statistics of both ranks"
     assert len(expected["rest"]["random"]["others"]) == 1
 
 
-def test_stopped_ranks_end_when_the_checkpoint_is_written_however_long_that_takes(groups: Path) -> None:
+def test_stopped_ranks_wait_for_the_checkpoint_of_a_slow_disk(groups: Path) -> None:
     codes, _, err = read_group(groups / "slow disk")
     assert codes == [75, 75], err
     progress = read_checkpoint(groups / "slow disk" / "run" / "last.safetensors").progress
     assert (progress["epochs_done"], progress["steps_in_epoch"]) == (1, 2)
 
 
-def test_under_a_budget_rank_zeros_clock_sets_every_ranks_learning_rate(groups: Path) -> None:
+def test_under_a_budget_rank_zeros_clock_sets_the_learning_rate_of_all_ranks(groups: Path) -> None:
     first, second = (json.loads((groups / "budget" / f"rates_{rank}.json").read_text("utf-8")) for rank in (0, 1))
     assert len(set(first)) > 2, "the rate followed the clock"
     assert first == second

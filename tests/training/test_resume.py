@@ -1,4 +1,4 @@
-"""Stop and resume equals never stopping, bit for bit; what cannot be resumed is refused."""
+"""A resumed run equals an uninterrupted one, bit for bit."""
 
 import json
 import os
@@ -24,7 +24,7 @@ def progress_of(folder: Path) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("part", "call"), [("augment", 1), ("augment", 8), ("augment", 20), ("validate", 1), ("validate", 4)]
 )
-def test_a_crash_anywhere_then_resume_equals_never_stopping(
+def test_a_run_resumed_after_a_crash_equals_an_uninterrupted_one(
     unstopped: Path, tmp_path: Path, part: str, call: int
 ) -> None:
     die(build_trainer(tmp_path), part, call)
@@ -36,7 +36,7 @@ def test_a_crash_anywhere_then_resume_equals_never_stopping(
     ("calls", "number"),
     [((1,), signal.SIGUSR1), ((8,), signal.SIGTERM), ((10,), signal.SIGUSR1), ((3, 2), signal.SIGTERM)],
 )
-def test_a_signal_stops_after_the_step_and_resume_equals_never_stopping(
+def test_a_signal_stops_after_the_step_and_the_resumed_run_equals_an_uninterrupted_one(
     unstopped: Path, tmp_path: Path, calls: tuple[int, ...], number: signal.Signals
 ) -> None:
     before = signal.getsignal(number)
@@ -51,14 +51,14 @@ def test_a_signal_stops_after_the_step_and_resume_equals_never_stopping(
     assert_same_run(tmp_path, unstopped)
 
 
-def test_a_signal_while_validating_stops_after_the_epoch(tmp_path: Path) -> None:
+def test_a_signal_during_validation_stops_after_the_epoch(tmp_path: Path) -> None:
     trainer = act_before(build_trainer(tmp_path), "validate", 2, lambda: signal.raise_signal(signal.SIGTERM))
     with pytest.raises(StoppedOnRequest, match="in epoch 3 after 0 steps"):
         trainer.fit()
     assert progress_of(tmp_path)["epochs_done"] == 2
 
 
-def test_an_error_after_a_request_to_stop_is_reported_as_the_stop(tmp_path: Path) -> None:
+def test_an_error_after_a_stop_request_is_reported_as_the_stop(tmp_path: Path) -> None:
     def lose_worker() -> None:
         signal.raise_signal(signal.SIGTERM)
         raise RuntimeError("DataLoader worker was killed")
@@ -67,7 +67,7 @@ def test_an_error_after_a_request_to_stop_is_reported_as_the_stop(tmp_path: Path
         act_before(build_trainer(tmp_path), "augment", 7, lose_worker).fit()
 
 
-def test_a_checkpoint_between_two_steps_is_written_when_it_is_due_and_resumes_as_well(
+def test_a_checkpoint_between_two_steps_is_written_when_due_and_resumes_bit_for_bit(
     unstopped: Path, tmp_path: Path
 ) -> None:
     found = {}
@@ -80,10 +80,10 @@ def test_a_checkpoint_between_two_steps_is_written_when_it_is_due_and_resumes_as
     assert_same_run(tmp_path / "0.0", unstopped)
 
 
-def test_a_wall_clock_that_jumps_and_files_of_any_age_change_nothing(
+def test_the_wall_clock_and_the_age_of_files_do_not_matter(
     unstopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The clock goes back and forth by decades between steps, and the older checkpoint seems to be the newer one."""
+    # The clock jumps by decades between steps, and the older checkpoint has the newer date.
     jumps = iter(range(10**6))
     monkeypatch.setattr(time, "time", lambda: (-1) ** next(jumps) * 1e9 + 2e9)
     die(build_trainer(tmp_path, save_every_minutes=1000), "augment", 13)
@@ -92,18 +92,18 @@ def test_a_wall_clock_that_jumps_and_files_of_any_age_change_nothing(
             os.utime(path, (year_s, year_s))
     said: list[str] = []
     build_trainer(tmp_path, log=said.append).fit(resume=True)
-    assert said[0] == "going on after epoch 2/4", "from last, however old it looks"
+    assert said[0] == "resuming after epoch 2/4", "from last, in spite of its date"
     assert_same_run(tmp_path, unstopped)
 
 
-def test_a_complete_run_is_left_as_it_is(unstopped: Path) -> None:
+def test_a_complete_run_is_unchanged(unstopped: Path) -> None:
     before = (unstopped / "last.safetensors").read_bytes()
     build_trainer(unstopped, batches=None).fit(resume=True)
     assert progress_of(unstopped)["epochs_done"] == 4
     assert (unstopped / "last.safetensors").read_bytes() == before
 
 
-def test_only_an_empty_folder_starts_a_run_and_only_a_folder_can_be_resumed(tmp_path: Path, refused: Any) -> None:
+def test_a_run_starts_only_without_a_checkpoint_and_resumes_only_with_a_folder(tmp_path: Path, refused: Any) -> None:
     build_trainer(tmp_path / "new", epochs=1).fit(resume=True)
     assert (tmp_path / "new" / "last.safetensors").is_file()
     with refused(str(tmp_path / "new"), got="a checkpoint"):
@@ -137,7 +137,7 @@ def test_a_stored_configuration_is_completed_before_it_is_compared(tmp_path: Pat
     assert json.loads((tmp_path / "config.json").read_text(encoding="utf-8")) == newer
 
 
-def test_another_network_is_refused_in_one_line(tmp_path: Path, refused: Any) -> None:
+def test_a_checkpoint_of_another_network_is_refused_in_one_line(tmp_path: Path, refused: Any) -> None:
     build_trainer(tmp_path, epochs=1).fit()
     for other in (nn.Sequential(*(nn.Conv2d(1, 1, 1) for _ in range(50))), nn.Conv2d(4, 7, 1)):
         trainer = build_trainer(tmp_path)
@@ -163,10 +163,10 @@ def test_a_damaged_checkpoint_falls_back_to_the_previous_one(unstopped: Path, tm
     spoil(tmp_path / "last.safetensors", damage)
     said: list[str] = []
     die(build_trainer(tmp_path, log=said.append), "augment", 6, resume=True)
-    assert "last.safetensors is damaged" in said[0]
-    assert said[1] == "going on after epoch 2/4"
+    assert "last.safetensors: got a damaged file" in said[0]
+    assert said[1] == "resuming after epoch 2/4"
     kept = read_checkpoint(tmp_path / "previous.safetensors").progress
-    assert kept["epochs_done"] == 2, "the undamaged one was not replaced"
+    assert kept["epochs_done"] == 2, "the undamaged checkpoint was not replaced"
     build_trainer(tmp_path).fit(resume=True)
     assert_same_run(tmp_path, unstopped, "last")
 
@@ -175,11 +175,11 @@ def test_two_damaged_checkpoints_are_an_error(tmp_path: Path) -> None:
     build_trainer(tmp_path, epochs=2).fit()
     for name in ("last", "previous"):
         spoil(tmp_path / f"{name}.safetensors", "truncated")
-    with pytest.raises(DamagedCheckpointError, match=r"previous.safetensors is damaged"):
+    with pytest.raises(DamagedCheckpointError, match=r"previous.safetensors: got a damaged file"):
         build_trainer(tmp_path).fit(resume=True)
 
 
-def test_a_log_longer_than_the_checkpoint_knows_is_cut_back(unstopped: Path, tmp_path: Path) -> None:
+def test_rows_after_the_checkpoint_are_removed(unstopped: Path, tmp_path: Path) -> None:
     die(build_trainer(tmp_path), "augment", 12)
     with (tmp_path / "metrics.jsonl").open("a") as stream:
         stream.write('{"epoch": 2, "loss": 99.0}\n{"epoch": 3, "lo')
@@ -187,7 +187,7 @@ def test_a_log_longer_than_the_checkpoint_knows_is_cut_back(unstopped: Path, tmp
     assert_same_run(tmp_path, unstopped)
 
 
-def test_momentum_comes_back_in_the_layout_of_its_weight(tmp_path: Path) -> None:
+def test_momentum_is_restored_in_the_memory_layout_of_its_weight(tmp_path: Path) -> None:
     trainers = [build_trainer(tmp_path, epochs=1), build_trainer(tmp_path, epochs=2)]
     for trainer in trainers:
         weight = trainer.net[0].weight = nn.Parameter(torch.randn(4, 2, 3, 3).to(memory_format=torch.channels_last))
@@ -202,7 +202,7 @@ def test_momentum_comes_back_in_the_layout_of_its_weight(tmp_path: Path) -> None
     assert torch.equal(after, before)
 
 
-def test_an_average_that_is_forced_late_starts_at_the_weights(tmp_path: Path) -> None:
+def test_an_average_added_on_resume_starts_at_the_weights(tmp_path: Path) -> None:
     build_trainer(tmp_path, epochs=1, ema_decay=None).fit()
     trainer = build_trainer(tmp_path, epochs=1)
     trainer.fit(resume=True)
@@ -211,7 +211,7 @@ def test_an_average_that_is_forced_late_starts_at_the_weights(tmp_path: Path) ->
         assert torch.equal(mean, weight)
 
 
-def test_training_draws_no_random_number_itself(tmp_path: Path) -> None:
+def test_the_trainer_draws_no_random_number(tmp_path: Path) -> None:
     trainer = build_trainer(tmp_path, epochs=2, augment=None, batches=lambda epoch: [{"image": torch.ones(1, 1, 8, 8)}])
     trainer.net[3] = nn.Identity()  # in place of the dropout
     trainer.objective.forward = lambda net, batch: net(batch["image"]).square().sum()

@@ -1,4 +1,4 @@
-"""Stopped between any two steps and resumed, every optimizer, objective and method goes on with the same bits."""
+"""Every optimizer, objective and method resumes bit for bit."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -35,7 +35,7 @@ def saf(net: nn.Module, **options: Any) -> nn.Module:
 
 
 def udim(net: nn.Module, *, direction: Any) -> UDIM:
-    """Its warm-up of two steps ends between the first two boundaries."""
+    """Build UDIM; its warm-up ends between the first two boundaries."""
     return UDIM(net, nn.CrossEntropyLoss(), InputPerturbation(0.3), lambda1=20.0, warmup_steps=2, direction=direction)
 
 
@@ -75,7 +75,7 @@ def build(
 
 
 def assert_resumes_at_three_boundaries(make_trainer: Callable[..., Trainer], folder: Path) -> Checkpoint:
-    """The checkpoint of one run at each of three boundaries is resumed to the last bits of that run."""
+    """Resume a run from three boundaries, and compare the last bits."""
     whole = make_trainer(folder / "whole", save_every_minutes=0)
     assert whole.folder is not None
     save = whole.folder.save
@@ -100,22 +100,22 @@ def assert_resumes_at_three_boundaries(make_trainer: Callable[..., Trainer], fol
 @pytest.mark.parametrize(
     ("name", "base"), [*((name, SGD) for name in MEMBERS), *((name, ADAMW) for name in ("SAM", "LookSAM", "MSAM"))]
 )
-def test_every_optimizer(name: str, base: Any, tmp_path: Path) -> None:
+def test_every_optimizer_resumes_bit_for_bit(name: str, base: Any, tmp_path: Path) -> None:
     assert_resumes_at_three_boundaries(partial(build, make=MEMBERS[name], base=base), tmp_path)
 
 
 @pytest.mark.parametrize("make", [SAM, TRAM])
-def test_output_bias_forgetting(make: Any, tmp_path: Path) -> None:
+def test_output_bias_forgetting_resumes_bit_for_bit(make: Any, tmp_path: Path) -> None:
     assert_resumes_at_three_boundaries(partial(build, make=make, ascent=OutputBiasForgetting()), tmp_path)
 
 
-def test_mesa_with_its_teacher(tmp_path: Path) -> None:
+def test_mesa_resumes_bit_for_bit_with_its_teacher(tmp_path: Path) -> None:
     kept = assert_resumes_at_three_boundaries(partial(build, objective=mesa), tmp_path)
     assert kept.objective["teacher.n_averaged"] == EPOCHS * BATCHES
     assert not torch.equal(kept.objective["teacher.module.0.weight"], kept.net["0.weight"])
 
 
-def test_saf_with_its_table_in_memory_and_mapped(tmp_path: Path) -> None:
+def test_saf_resumes_bit_for_bit_with_a_table_in_memory_or_mapped(tmp_path: Path) -> None:
     kept = assert_resumes_at_three_boundaries(partial(build, objective=saf), tmp_path)
     state = kept.objective["_extra_state"]
     assert state["epoch"] == EPOCHS - 1
@@ -127,10 +127,10 @@ def test_saf_with_its_table_in_memory_and_mapped(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("make", "direction"), [(Plain, "random"), (SAM, "ascent"), (SAGM, "random")])
-def test_udim_also_from_within_its_warm_up(make: Any, direction: str, tmp_path: Path) -> None:
+def test_udim_resumes_bit_for_bit_also_within_its_warm_up(make: Any, direction: str, tmp_path: Path) -> None:
     method = partial(udim, direction=direction)
     found = assert_resumes_at_three_boundaries(partial(build, make=make, method=method), tmp_path)
     assert found.method["steps"] == EPOCHS * BATCHES
     build(tmp_path / "without", make=make).fit()
     without = read_checkpoint(tmp_path / "without" / "last.safetensors")
-    assert not torch.equal(found.net["0.weight"], without.net["0.weight"]), "it has changed the run"
+    assert not torch.equal(found.net["0.weight"], without.net["0.weight"]), "UDIM has changed the run"

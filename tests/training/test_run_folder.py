@@ -1,9 +1,8 @@
-"""A run's folder: nothing left of killed processes, and a log that is readable whatever happened to it."""
+"""Run folder: removal of unfinished files, and a readable log."""
 
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,25 +13,24 @@ from uumamba.training.run_folder import RunFolder
 
 @pytest.fixture
 def log(tmp_path: Path) -> RunLog:
-    """Two epochs."""
     log = RunLog(tmp_path / "metrics.jsonl")
     for epoch in range(2):
         log.append({"epoch": epoch})
     return log
 
 
-def test_the_lock_removes_the_unfinished_files_of_a_killed_process(tmp_path: Path, refused: Any) -> None:
-    left_over = tmp_path / ".unfinished-1-ab-last.safetensors"
-    left_over.write_text("half")
+def test_the_lock_removes_the_unfinished_files_of_a_killed_process(tmp_path: Path) -> None:
+    unfinished = tmp_path / ".unfinished-1-ab-last.safetensors"
+    unfinished.write_text("half")
     with RunFolder(tmp_path).locked():
-        assert not left_over.exists()
+        assert not unfinished.exists()
         assert (tmp_path / ".lock").exists()
 
 
-@pytest.mark.parametrize("torn", ['{"epoch": 2, "lo', '{"epoch": 2}', "[2]\n", "\x00\x00", '{"epoch": 2}}\n'])
-def test_a_torn_row_and_what_follows_do_not_count(log: RunLog, torn: str) -> None:
+@pytest.mark.parametrize("end", ['{"epoch": 2, "lo', '{"epoch": 2}', "[2]\n", "\x00\x00", '{"epoch": 2}}\n'])
+def test_rows_from_the_first_incomplete_one_on_are_ignored(log: RunLog, end: str) -> None:
     with log.path.open("a") as stream:
-        stream.write(torn)
+        stream.write(end)
     assert [row["epoch"] for row in log.rows()] == [0, 1]
     log.cut(epochs=2)
     assert log.path.read_text(encoding="utf-8") == '{"epoch": 0}\n{"epoch": 1}\n'
@@ -47,6 +45,6 @@ def test_numbers_that_are_not_finite_are_null_at_any_depth(tmp_path: Path) -> No
     assert json.loads(log.path.read_text(encoding="utf-8"), parse_constant=pytest.fail) == expected
 
 
-def test_a_full_disk_is_an_error_of_ours() -> None:
+def test_a_full_disk_is_reported() -> None:
     with pytest.raises(UumambaError, match="could not be written"):
         RunLog("/dev/full").append({"epoch": 0})

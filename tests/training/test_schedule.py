@@ -1,4 +1,4 @@
-"""Learning rates at the points where they can be worked out by hand."""
+"""Learning rates at points that can be calculated by hand."""
 
 from collections.abc import Callable
 from functools import partial
@@ -14,7 +14,7 @@ from uumamba.training import constant, cosine, make_schedule, poly
 
 
 def rates(make: Callable[..., LRScheduler], steps: int, **options: Any) -> list[float]:
-    """The rate of every step, and the one after the last, from 2."""
+    """List the rate of each step and after the last, from 2."""
     weight = torch.nn.Parameter(torch.zeros(1))
     optimizer = SAM([weight], lambda params: torch.optim.SGD(params, lr=2.0))
     schedule = make(optimizer, **options)
@@ -26,13 +26,13 @@ def rates(make: Callable[..., LRScheduler], steps: int, **options: Any) -> list[
     return found
 
 
-def test_poly_falls_from_the_rate_to_zero_and_stays() -> None:
+def test_poly_decays_from_the_rate_to_zero_and_stays_there() -> None:
     found = rates(poly, steps=6, total_steps=4, power=2.0)
     assert found == pytest.approx([2.0, 2 * 0.75**2, 2 * 0.5**2, 2 * 0.25**2, 0.0, 0.0, 0.0])
     assert rates(poly, steps=3, total_steps=4, power=0.0) == [2.0] * 4
 
 
-def test_cosine_passes_half_the_rate_half_way() -> None:
+def test_cosine_has_half_the_rate_at_half_the_steps() -> None:
     found = rates(cosine, steps=5, total_steps=4)
     assert found[0] == 2.0
     assert found[2] == pytest.approx(1.0)
@@ -40,12 +40,12 @@ def test_cosine_passes_half_the_rate_half_way() -> None:
 
 
 @pytest.mark.parametrize("make", [poly, cosine, constant])
-def test_warm_up_rises_in_a_line_to_the_rate(make: Callable[..., LRScheduler]) -> None:
+def test_the_warm_up_is_linear(make: Callable[..., LRScheduler]) -> None:
     assert rates(make, steps=4, total_steps=9, warmup_steps=4) == pytest.approx([0.5, 1.0, 1.5, 2.0, 2.0])
 
 
 @pytest.mark.parametrize("make", [partial(poly, power=0.5), cosine, constant])
-def test_a_schedule_by_name_is_the_schedule(make: Callable[..., LRScheduler]) -> None:
+def test_make_schedule_makes_the_named_schedule(make: Callable[..., LRScheduler]) -> None:
     name = getattr(make, "func", make).__name__
     by_name = rates(make_schedule, steps=5, name=name, total_steps=5, power=0.5, warmup_steps=2)
     assert by_name == rates(make, steps=5, total_steps=5, warmup_steps=2)

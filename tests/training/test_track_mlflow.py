@@ -1,4 +1,4 @@
-"""MLflow's local database equals the rows of ``metrics.jsonl``, and nothing is sent anywhere."""
+"""MLflow's database equals ``metrics.jsonl``, and no data is sent."""
 
 import json
 import os
@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow  # making the database alone takes MLflow some seconds
+pytestmark = pytest.mark.slow  # MLflow needs some seconds to create a database
 
 SCRIPT = """
 import json, sys
 from pathlib import Path
 
-asked = []
+opened = []
 
 def listen(event, arguments):
     if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname"):
-        asked.append([event, str(arguments[1:] if event == "socket.connect" else arguments)])
+        opened.append([event, str(arguments[1:] if event == "socket.connect" else arguments)])
 
 sys.addaudithook(listen)
 from uumamba.training.track_mlflow import MLflowTracker
@@ -51,18 +51,18 @@ def history():
 stages = {}
 track(0, rows[:3], ends=False)
 stages["killed"] = history()
-track(4, rows[4:])  # epoch 4 is in metrics.jsonl, and the kill came before MLflow got it
+track(4, rows[4:])  # epoch 4 is in metrics.jsonl, but the kill came before MLflow recorded it
 stages["resumed"] = history()
 track(2, rows[2:3])
 track(5, [], run="fold_1")
 stages["cut"] = history()
 from mlflow.telemetry import get_telemetry_client
-print(json.dumps({"stages": stages, "asked": asked, "telemetry": get_telemetry_client() is not None}))
+print(json.dumps({"stages": stages, "opened": opened, "telemetry": get_telemetry_client() is not None}))
 """
 
 
-def test_mlflow_has_each_epoch_once_and_nothing_is_sent(tmp_path: Path) -> None:
-    # MLflow sends nothing where it finds itself tested or in CI, which would prove nothing: no such variable is passed.
+def test_mlflow_has_each_epoch_once_and_opens_no_connection(tmp_path: Path) -> None:
+    # MLflow sends nothing under pytest or in CI, so the variables that reveal them are not passed.
     environment = {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "LANG") if name in os.environ}
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(tmp_path)],
@@ -72,18 +72,18 @@ def test_mlflow_has_each_epoch_once_and_nothing_is_sent(tmp_path: Path) -> None:
         env=environment | {"HOME": str(tmp_path), "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["asked"] == []
-    assert not told["telemetry"]
-    killed, resumed, cut = (told["stages"][name] for name in ("killed", "resumed", "cut"))
+    found = json.loads(done.stdout)
+    assert found["opened"] == []
+    assert not found["telemetry"]
+    killed, resumed, cut = (found["stages"][name] for name in ("killed", "resumed", "cut"))
     assert [(run["status"], run["loss"]) for run in killed] == [("RUNNING", losses(3))]
     assert [(run["status"], run["loss"]) for run in resumed] == [("FINISHED", losses(5))]
-    assert resumed[0]["id"] == killed[0]["id"], "the same run goes on"
+    assert resumed[0]["id"] == killed[0]["id"], "the same run is continued"
     assert [(run["name"], run["status"], run["loss"]) for run in cut] == [
         ("fold_0", "KILLED", losses(3)),
         ("fold_1", "FINISHED", losses(5)),
     ]
-    assert cut[0]["id"] != resumed[0]["id"], "rows cannot be taken from a run, so it is replaced"
+    assert cut[0]["id"] != resumed[0]["id"], "a run with later rows is replaced"
     assert cut[0]["params"] == {"optim.rho": "0.05", "name": "demo"}
     assert cut[0]["metrics"] == ["epoch", "loss", "seconds"]
     assert cut[0]["tags"].keys() == {"mlflow.runName"}, "neither user nor script is named"

@@ -1,4 +1,4 @@
-"""The loop: any task, any optimizer of the family, and nothing that trains less than it seems to."""
+"""Training loop: any task and any optimizer of the family."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -24,7 +24,7 @@ READS = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero.d
 
 
 def digits(*key: int | str, count: int = 64) -> dict[str, Tensor]:
-    """Ten random 8 x 8 patterns under noise of their own size."""
+    """Draw noisy images of ten random 8 x 8 patterns."""
     patterns = torch.randn(DIGITS, 1, 8, 8, generator=generator_for("patterns"))
     label = torch.randint(DIGITS, (count,), generator=generator_for("label", *key))
     noise = torch.randn(count, 1, 8, 8, generator=generator_for("noise", *key))
@@ -36,7 +36,6 @@ def digit_batches(epoch: int) -> Iterator[dict[str, Tensor]]:
 
 
 def classify(make: Callable[..., Any] = Plain, **options: Any) -> Trainer:
-    """A digit classifier."""
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, DIGITS))
     optimizer = make(net.parameters(), SGD)
     defaults: dict[str, Any] = {"objective": SupervisedObjective(nn.CrossEntropyLoss()), "epochs": 1}
@@ -45,7 +44,7 @@ def classify(make: Callable[..., Any] = Plain, **options: Any) -> Trainer:
 
 
 def multiply(values: list[float], run_dir: Path | None = None, **options: Any) -> Trainer:
-    """A network of one weight, and batches whose loss is the weight times each value."""
+    """Build a run of one weight with the loss weight times value."""
     net = nn.Linear(1, 1, bias=False)
     batches = [{"factor": torch.tensor(value)} for value in values]
     defaults: dict[str, Any] = {"epochs": 1, "batches": lambda epoch: batches, "run_dir": run_dir, "log": [].append}
@@ -54,17 +53,17 @@ def multiply(values: list[float], run_dir: Path | None = None, **options: Any) -
 
 
 @pytest.mark.parametrize("make", [Plain, partial(SAM, rho=0.05)], ids=["Plain", "SAM"])
-def test_a_digit_classifier_learns_with_every_optimizer_by_the_same_loop(make: Any) -> None:
+def test_a_digit_classifier_learns_with_plain_and_sam(make: Any) -> None:
     trainer = classify(make, epochs=5)
     trainer.fit()
     batch = digits("validation", count=200)
     assert (trainer.net(batch["image"]).argmax(dim=1) == batch["label"]).float().mean() > 0.95, "chance is 0.1"
 
 
-def test_plain_training_equals_a_loop_written_by_hand(tmp_path: Path) -> None:
+def test_plain_training_equals_a_handwritten_loop(tmp_path: Path) -> None:
     trainer, by_hand = classify(epochs=2, run_dir=tmp_path), classify().net
     by_hand.load_state_dict(trainer.net.state_dict())
-    trainer.scheduler = poly(trainer.optimizer, total_steps=20)
+    trainer.state.scheduler = poly(trainer.optimizer, total_steps=20)
     trainer.augment = lambda batch: batch | {"image": batch["image"] * 2}
     trainer.fit()
     reference = torch.optim.SGD(by_hand.parameters(), lr=0.1)
@@ -80,10 +79,10 @@ def test_plain_training_equals_a_loop_written_by_hand(tmp_path: Path) -> None:
         assert torch.equal(found, expected)
     row = rows_of(tmp_path)[1]
     assert row["loss"] == pytest.approx(torch.stack(losses[10:]).mean().item(), rel=1e-6)
-    assert row["lr"] == pytest.approx(0.1 * (1 / 20) ** 0.9), "of the step that was taken last"
+    assert row["lr"] == pytest.approx(0.1 * (1 / 20) ** 0.9), "of the last step"
 
 
-def test_autocast_is_entered_in_every_pass_and_left_after_it() -> None:
+def test_autocast_is_entered_for_every_pass_and_left_after_it() -> None:
     inside: list[tuple[bool, torch.dtype]] = []
 
     def objective(net: nn.Module, batch: dict[str, Tensor]) -> Tensor:
@@ -97,7 +96,7 @@ def test_autocast_is_entered_in_every_pass_and_left_after_it() -> None:
     assert not torch.is_autocast_enabled("cpu")
 
 
-def test_float16_trains_with_a_scaler_whose_state_is_kept(tmp_path: Path) -> None:
+def test_float16_trains_with_a_scaler_whose_state_is_stored(tmp_path: Path) -> None:
     scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=10)
     classify(partial(Plain, scaler=scaler), epochs=2, precision="float16", run_dir=tmp_path).fit()
     kept = read_checkpoint(tmp_path / "last.safetensors").optimizer["scaler"]
@@ -118,7 +117,7 @@ def test_an_option_out_of_range_is_refused(key: str, got: Any, refused: Any) -> 
         classify(**{key: got})
 
 
-def test_a_parameter_that_no_optimizer_of_ours_holds_is_refused(refused: Any) -> None:
+def test_a_parameter_without_an_optimizer_and_a_foreign_optimizer_are_refused(refused: Any) -> None:
     objective = SupervisedObjective(nn.Linear(1, 1))
     with refused("optimizer", got="no objective.loss.weight (2 parameters are missing)"):
         classify(objective=objective)
@@ -127,7 +126,7 @@ def test_a_parameter_that_no_optimizer_of_ours_holds_is_refused(refused: Any) ->
         classify(lambda params, base: base(params))
 
 
-def test_a_configuration_that_is_not_json_is_refused_at_once() -> None:
+def test_a_configuration_that_is_not_json_is_refused() -> None:
     with pytest.raises(TypeError, match="not JSON serializable"):
         classify(config={"net": nn.Identity()})
 
@@ -139,7 +138,7 @@ def test_an_epoch_without_batches_and_a_validation_without_dice_are_errors(refus
         multiply([1.0], validate=lambda net: {"iou": 1.0}).fit()
 
 
-def test_a_step_that_is_not_finite_is_skipped_counted_and_left_out_of_the_mean(tmp_path: Path) -> None:
+def test_a_step_that_is_not_finite_is_skipped_counted_and_excluded_from_the_mean(tmp_path: Path) -> None:
     trainer = multiply([1.0, NAN, 2.0, INF, NAN, 3.0], tmp_path, max_skipped_in_a_row=3)
     start = trainer.net.weight.item()
     trainer.fit()
@@ -150,7 +149,7 @@ def test_a_step_that_is_not_finite_is_skipped_counted_and_left_out_of_the_mean(t
     assert row["skipped_steps"] == 3
 
 
-def test_too_many_steps_in_a_row_that_are_not_finite_end_the_run_also_over_resumes(tmp_path: Path) -> None:
+def test_too_many_consecutive_skipped_steps_end_the_run_also_across_resumes(tmp_path: Path) -> None:
     trainer = multiply([1.0, NAN, NAN], max_skipped_in_a_row=2, epochs=9)
     with pytest.raises(TrainingDivergedError, match="step 3 of epoch 1"):
         trainer.fit()
@@ -160,7 +159,7 @@ def test_too_many_steps_in_a_row_that_are_not_finite_end_the_run_also_over_resum
         multiply([NAN], tmp_path, max_skipped_in_a_row=3, epochs=3).fit(resume=True)
 
 
-def test_the_moving_average_is_the_recurrence_and_is_what_is_validated_and_stored(tmp_path: Path) -> None:
+def test_the_moving_average_follows_its_recurrence_and_is_validated_and_stored(tmp_path: Path) -> None:
     seen: list[float] = []
 
     def validate(net: nn.Module) -> dict[str, float]:
@@ -180,24 +179,17 @@ def test_the_moving_average_is_the_recurrence_and_is_what_is_validated_and_store
     assert best.net["weight"].item() == pytest.approx(weights[2], rel=1e-5)
 
 
-def test_validation_comes_every_few_epochs_and_after_the_last(tmp_path: Path) -> None:
-    validate = {"validate": lambda net: {"dice": 0.5, "dice_RV": 0.25}, "validate_every": 2}
-    multiply([0.0], tmp_path, epochs=5, **validate).fit()
-    rows = rows_of(tmp_path)
-    assert [row["epoch"] for row in rows if "dice" in row] == [1, 3, 4]
-    assert rows[4]["dice_RV"] == 0.25
-
-
-def test_best_is_the_checkpoint_of_the_highest_dice(tmp_path: Path) -> None:
+def test_validation_runs_every_few_epochs_and_after_the_last_and_selects_the_best(tmp_path: Path) -> None:
     scores = iter([NAN, 0.25, 0.5, 0.5, 0.375])
-    multiply([1.0], tmp_path, epochs=5, validate=lambda net: {"dice": next(scores)}).fit()
+    multiply([1.0], tmp_path, epochs=9, validate=lambda net: {"dice": next(scores)}, validate_every=2).fit()
     best = read_checkpoint(tmp_path / "best.safetensors").progress
-    assert (best["epochs_done"], best["best_dice"]) == (3, 0.5)
-    assert rows_of(tmp_path)[0]["dice"] is None
+    assert (best["epochs_done"], best["best_dice"]) == (6, 0.5)
+    validated = [(row["epoch"], row["dice"]) for row in rows_of(tmp_path) if "dice" in row]
+    assert validated == [(1, None), (3, 0.25), (5, 0.5), (7, 0.5), (8, 0.375)]
 
 
 @pytest.mark.usefixtures("plots")
-def test_without_a_validation_there_is_no_best_and_without_a_folder_no_file(
+def test_a_run_without_validation_writes_no_best_and_without_a_folder_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -214,25 +206,25 @@ def test_every_parameter_moves_and_learned_loss_weights_are_in_every_row(tmp_pat
     before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
     trainer.fit()
     still = [name for name, parameter in parameters.items() if torch.equal(parameter, before[name])]
-    assert still == ["0.bias"], "a batch norm follows, which subtracts the bias again"
+    assert still == ["0.bias"], "the following batch norm subtracts the bias"
     first, second = (row["loss_weights"] for row in rows_of(tmp_path))
     assert second == trainer.objective.loss_weights() != first
     assert first.keys() == {"region", "distribution"}
 
 
-def test_objective_and_network_are_told_of_epochs_and_steps_in_training_mode() -> None:
-    told: list[Any] = []
+def test_hooks_of_the_objective_are_called_and_the_network_is_in_training_mode() -> None:
+    calls: list[Any] = []
 
     class Listening(nn.Module):
         def begin_epoch(self, epoch: int) -> None:
-            told.append(epoch)
+            calls.append(epoch)
 
         def forward(self, net: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-            told.append(net.training)
+            calls.append(net.training)
             return net.weight.sum()
 
         def after_step(self, net: nn.Module) -> None:
-            told.append("step")
+            calls.append("step")
 
     net = nn.Linear(2, 1, bias=False).eval()
     optimizer = SAM(net.parameters(), SGD)
@@ -240,11 +232,11 @@ def test_objective_and_network_are_told_of_epochs_and_steps_in_training_mode() -
     options: dict[str, Any] = {"validate": lambda net: {"dice": float(net.training)}, "log": [].append}
     Trainer(net, Listening(), optimizer, epochs=2, batches=lambda epoch: batches, **options).fit()
     step = [True, True, "step"]
-    assert told == [0, *step, *step, 1, *step, *step]
+    assert calls == [0, *step, *step, 1, *step, *step]
 
 
 class CountReads(TorchDispatchMode):
-    """Counts the numbers that are read off tensors, for each of which a GPU would be waited for."""
+    """Counter of numbers read from tensors (each waits for a GPU)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -255,8 +247,8 @@ class CountReads(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize(("make", "a_step"), [(Plain, 1), (partial(SAM, rho=0.05), 2)], ids=["Plain", "SAM"])
-def test_a_step_reads_the_gradients_norm_and_a_climb_its_length_and_nothing_else(make: Any, a_step: int) -> None:
+@pytest.mark.parametrize(("make", "per_step"), [(Plain, 1), (partial(SAM, rho=0.05), 2)], ids=["Plain", "SAM"])
+def test_a_step_reads_only_the_norms_of_gradient_and_perturbation(make: Any, per_step: int) -> None:
     def reads(steps: int) -> int:
         net = UMambaBot(2, 1, 3, features=(4, 8), strides=(1, 2))
         loss = UncertaintyWeightedLoss({"region": SoftDiceLoss(), "distribution": CrossEntropyLoss()})
@@ -270,4 +262,4 @@ def test_a_step_reads_the_gradients_norm_and_a_climb_its_length_and_nothing_else
             trainer.fit()
         return counted.reads
 
-    assert reads(5) - reads(2) == 3 * a_step
+    assert reads(5) - reads(2) == 3 * per_step

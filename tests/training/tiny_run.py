@@ -1,7 +1,7 @@
-"""A run of a second in which everything has state, and what must be equal after it was interrupted.
+"""Short run in which every part has state, and comparisons of runs.
 
-Dropout draws from the global generator, batch norm keeps statistics, SGD keeps momentum, the loss learns its weights,
-the rate falls, an average is kept, and the loader shuffles by the global generator when an epoch starts.
+Dropout draws from the global generator, batch norm has statistics, SGD has momentum, the loss learns its weights, the
+rate decays, an average is updated, and the loader shuffles by the global generator when an epoch starts.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,7 +25,7 @@ Batch = dict[str, Any]
 
 
 class PulledPlugError(Exception):
-    """The process dies here."""
+    """Error that stands for the death of the process."""
 
 
 def shuffled_batches(epoch: int) -> Iterator[Batch]:
@@ -74,7 +74,7 @@ def pull_plug() -> None:
 
 
 def act_before(trainer: Trainer, part: str, number: int, act: Callable[[], None]) -> Trainer:
-    """Call ``act`` just before the ``number``-th call of the trainer's ``part``, such as ``augment``."""
+    """Call ``act`` before the ``number``-th call of the trainer's ``part``."""
     function, calls = getattr(trainer, part), iter(range(1, 10**6))
 
     def counted(argument: Any) -> Any:
@@ -87,13 +87,13 @@ def act_before(trainer: Trainer, part: str, number: int, act: Callable[[], None]
 
 
 def die(trainer: Trainer, part: str, number: int, *, resume: bool = False) -> None:
-    """Train until the process dies in the ``number``-th call of ``part``."""
+    """Train until an error in the ``number``-th call of ``part``."""
     with pytest.raises(PulledPlugError):
         act_before(trainer, part, number, pull_plug).fit(resume=resume)
 
 
 def bits(path: Path) -> dict[str, Any]:
-    """Everything in a checkpoint but times, comparable by ``==``: tensors as bytes."""
+    """Return a checkpoint without times, with tensors as bytes."""
     checkpoint = vars(read_checkpoint(path))
     for name in CLOCK_READINGS:
         checkpoint["progress"].pop(name)
@@ -104,12 +104,21 @@ def bits(path: Path) -> dict[str, Any]:
     }
 
 
+def without_domain(batch: Batch) -> Batch:
+    return {key: value for key, value in batch.items() if key != "domain"}
+
+
+def assert_same_weights(found: nn.Module, expected: nn.Module, tolerance: float = 0.0) -> None:
+    for one, other in zip(found.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
+
+
 def rows_of(folder: Path) -> list[dict[str, Any]]:
     return RunLog(folder / "metrics.jsonl").rows()
 
 
 def assert_same_run(found: Path, expected: Path, *names: str) -> None:
-    """Equal checkpoints, bit for bit, and equal rows but for times."""
+    """Compare checkpoints bit for bit, and rows except for times."""
     for name in names or ("last", "best"):
         assert bits(found / f"{name}.safetensors") == bits(expected / f"{name}.safetensors"), name
     timeless = [[row | {"seconds": None, "data_wait": None} for row in rows_of(folder)] for folder in (found, expected)]

@@ -1,6 +1,6 @@
 """Scans, cases, geometry and patches.
 
-The only floor that knows NIfTI, DICOM and MetaImage.
+Only this package imports readers of NIfTI, DICOM and MetaImage.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""Augmentation of a whole batch in torch.
+"""Augmentation of a batch in torch.
 
 All parameters are drawn first, then applied.
 """
@@ -27,48 +27,49 @@ from uumamba.types import Batch
 
 
 class Augment:
-    """Random changes of nnU-Net's set for a batch.
+    """Augmentation of a batch with nnU-Net's transforms.
 
-    They are drawn per sample and applied batch-wise on the batch's device. A pure function of the batch: every draw
-    comes from a CPU generator keyed by the sample's ``batch["seed"]`` and the transform's name. A sample comes out the
-    same in any batch, at any place, after a resume and (up to rounding) on any device; adding a transform does not
-    shift another's draws. The batch that is passed in is not written to. With all probabilities 0 and no mirror axes
-    the patch comes back bit for bit.
+    Parameters are drawn per sample and applied on the batch's device. The result is a pure function of the batch: every
+    draw comes from a CPU generator keyed by the sample's ``batch["seed"]`` and the transform's name. A sample is
+    augmented in the same way in any batch, at any position, after a resume and (up to rounding) on any device; another
+    transform does not change its draws. The given batch is not changed. With all probabilities 0 and no mirror axes the
+    patch is returned bit for bit.
 
     Order: rotation with scaling and the crop to the patch, mirror, bias field, noise, blur, brightness, contrast, low
-    resolution, inverted gamma, gamma. Images are expected normalised to about unit variance. For a flat 3-D patch
-    (longest edge over 3 times the first) rotation, scaling, blur and low resolution act in plane alone.
+    resolution, inverted gamma, gamma. Images should be normalised to about unit variance. For a flat 3-D patch (longest
+    edge over 3 times the first) rotation, scaling, blur and low resolution act in plane only.
 
-    MONAI's random transforms do the same sample by sample from a hidden state. On one core and 8 images of 160 x 160,
-    rotating and scaling every sample takes 7 ms here and 17 ms with ``RandAffined``, noise 1 ms and 5 ms, the whole set
-    at its default rates 8 ms and 14 ms (medians); beyond that, a batch here runs on the device where it already is.
+    MONAI's random transforms process one sample after another and draw from a hidden state. On one core and 8 images of
+    160 x 160, rotating and scaling every sample takes 7 ms here and 17 ms with ``RandAffined``, noise 1 ms and 5 ms,
+    all transforms at their default rates 8 ms and 14 ms (medians).
 
     Args:
         patch_size: ``(Y, X)`` or ``(Z, Y, X)``; larger batches are cropped about their centre after the rotation.
-        rotation_probability: of a rotation.
+        rotation_probability: probability of a rotation.
         rotation_deg: range of the angle; None is nnU-Net's: 180 in plane, 15 for oblong patches, 30 about 3-D axes.
-        scale_probability: of a scaling.
+        scale_probability: probability of a scaling.
         scale: range of the factor; above 1 enlarges.
         mirror_axes: spatial axes, in the patch's order, that may be flipped; empty for none.
-        mirror_probability: of each such axis.
+        mirror_probability: probability of a flip along each of these axes.
         mirror_swaps: for a mirrored axis that runs left to right: pairs of label values that the flip exchanges.
-        bias_field_probability: of a smooth multiplicative field.
+        bias_field_probability: probability of a smooth multiplicative field.
         bias_field_strength: range of the largest absolute log of the field.
-        noise_probability: of Gaussian noise.
-        noise_std: range of its standard deviation.
-        blur_probability: of blurring; each channel is then blurred with ``blur_channel_probability``.
-        blur_channel_probability: with one channel, blur fires at the product of the two.
+        noise_probability: probability of Gaussian noise.
+        noise_std: range of the noise's standard deviation.
+        blur_probability: probability that a sample is blurred, each channel with ``blur_channel_probability``.
+        blur_channel_probability: probability per channel; an image of one channel is blurred at the product of both.
         blur_sigma_voxels: range of the kernel's standard deviation.
-        brightness_probability: of a multiplied intensity.
+        brightness_probability: probability of a multiplied intensity.
         brightness: range of the multiplier.
-        contrast_probability: of a changed contrast.
+        contrast_probability: probability of a changed contrast.
         contrast: range of the factor about the mean.
-        low_resolution_probability: of coarsening; each channel then with ``low_resolution_channel_probability``.
-        low_resolution_channel_probability: as for blur.
+        low_resolution_probability: probability that a sample is coarsened, each channel with
+            ``low_resolution_channel_probability``.
+        low_resolution_channel_probability: probability per channel.
         low_resolution: range of the share of voxels kept along an axis.
-        inverted_gamma_probability: of gamma on the inverted image.
-        gamma_probability: of gamma.
-        gamma: range of the power.
+        inverted_gamma_probability: probability of gamma on the inverted image.
+        gamma_probability: probability of gamma.
+        gamma: range of the exponent.
 
     Raises:
         UsageError: a probability, a range or the patch size is invalid.
@@ -84,8 +85,8 @@ class Augment:
         Isensee et al., *nnU-Net: a self-configuring method for deep learning-based biomedical image segmentation*,
         Nature Methods 2021, doi:10.1038/s41592-020-01008-z.
         Differs from the paper: mirroring is off unless axes are named, flat patches are not blurred through plane, and
-        the label is resampled nearest. Its code calls the noise's range a variance but uses it as a standard deviation,
-        which is what ``noise_std`` is.
+        the label is resampled to the nearest voxel. The paper's code calls the noise's range a variance but uses it as
+        a standard deviation, like ``noise_std``.
     """
 
     def __init__(
@@ -125,7 +126,6 @@ class Augment:
             scale=scale,
         )
         dimensions = len(self.affine.patch_size)
-        in_plane_only = self.affine.in_plane_only
         self.mirror = Mirror(
             dimensions=dimensions, axes=mirror_axes, probability=mirror_probability, swaps=mirror_swaps
         )
@@ -136,7 +136,7 @@ class Augment:
                 probability=blur_probability,
                 channel_probability=blur_channel_probability,
                 sigma_voxels=blur_sigma_voxels,
-                axes=2 if in_plane_only else dimensions,
+                axes=2 if self.affine.in_plane_only else dimensions,
             ),
             Brightness(probability=brightness_probability, multiplier=brightness),
             Contrast(probability=contrast_probability, multiplier=contrast),
@@ -144,18 +144,18 @@ class Augment:
                 probability=low_resolution_probability,
                 channel_probability=low_resolution_channel_probability,
                 zoom=low_resolution,
-                in_plane_only=in_plane_only,
+                in_plane_only=self.affine.in_plane_only,
             ),
             Gamma(probability=inverted_gamma_probability, gamma=gamma, inverted=True),
             Gamma(probability=gamma_probability, gamma=gamma),
         )
 
     def __call__(self, batch: Batch) -> Batch:
-        """Draw and apply.
+        """Augment a batch.
 
         Args:
             batch: ``image`` ``(batch, channels, *spatial)`` floating, ``label`` ``(batch, 1, *spatial)`` and ``seed``,
-                one integer a sample; further entries are passed on.
+                one integer per sample; further entries are passed on.
 
         Returns:
             A new batch whose image and label have the patch size.
@@ -166,30 +166,34 @@ class Augment:
         return self.apply(batch, self.draw(batch))
 
     def draw(self, batch: Batch) -> dict[str, Drawn]:
-        """Draw each transform's samples and parameters; nothing is computed on the image."""
+        """Draw the samples and parameters of each transform."""
         require(
             {"image", "label", "seed"} <= batch.keys(),
             "batch",
             got=", ".join(batch),
             expected="at least image, label and seed",
         )
-        seeds = torch.as_tensor(batch["seed"]).tolist()  # from a GPU in one copy, which alone is waited for
+        seeds = torch.as_tensor(batch["seed"]).tolist()  # one copy, the only wait for a GPU
         drawn = {
             spatial.name: draw_for_batch(spatial.name, seeds, spatial.draw) for spatial in (self.affine, self.mirror)
         }
         for transform in self.intensity:
-            draw = partial(transform.draw, channels=batch["image"].shape[1])
-            drawn[transform.name] = draw_for_batch(transform.name, seeds, draw, probability=transform.probability)
+            drawn[transform.name] = draw_for_batch(
+                transform.name,
+                seeds,
+                partial(transform.draw, channels=batch["image"].shape[1]),
+                probability=transform.probability,
+            )
         return drawn
 
     @torch.no_grad()
     def apply(self, batch: Batch, drawn: Mapping[str, Drawn]) -> Batch:
-        """Apply what was drawn; deterministic."""
+        """Apply drawn parameters; deterministic."""
         image, label = self.affine.apply(batch["image"], batch["label"], drawn[self.affine.name])
         image, label = self.mirror.apply(image, label, drawn[self.mirror.name])
         for transform in self.intensity:
             chosen = drawn[transform.name]
-            if chosen:
+            if chosen.rows:
                 rows = torch.tensor(chosen.rows, device=image.device)
                 image[rows] = transform.apply(image[rows], chosen.values)
         return {**batch, "image": image, "label": label}

@@ -22,18 +22,18 @@ MANIFEST_NAME = "dataset.json"
 
 @dataclass(frozen=True)
 class Case:
-    """One image with, usually, its label.
+    """Image with an optional label.
 
     Args:
-        case_id: unique in its manifest; names every file made from the case (ACDC: ``patient001_frame01``).
-        patient_id: the unit that folds and statistics never split.
+        case_id: unique in the manifest; names every file made from the case (ACDC: ``patient001_frame01``).
+        patient_id: the patient; folds and statistics never separate the cases of one patient.
         domain: centre, vendor or data set, for domain generalization.
         image: path of the image.
         label: path of the ground truth, or None.
-        fold: the validation fold, 0 to 4, of a training case; None for test cases.
-        phase: ``"ED"`` or ``"ES"`` where known.
-        group: diagnosis where known.
-        split: ``"training"``, or ``"test"``: never trained or tuned on.
+        fold: validation fold, 0 to 4, of a training case; None for test cases.
+        phase: ``"ED"`` or ``"ES"`` if known.
+        group: diagnosis if known.
+        split: ``"training"``, or ``"test"`` for a case that is never used for training or tuning.
     """
 
     case_id: str
@@ -46,25 +46,25 @@ class Case:
     group: str | None = None
     split: Split = "training"
 
-    # Strict: a fold that is the text "0" would be no case's fold, and the run would validate on nothing.
+    # Strict: with the text "0" as fold of a case, fold 0 would have no validation cases.
     __pydantic_config__ = ConfigDict(strict=True)
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """A data set: its structures and its cases.
+    """Structures and cases of a data set.
 
-    ``write`` stores paths relative to the manifest's folder, so that ``monai.data.load_decathlon_datalist`` and a moved
-    folder both work; ``read`` gives absolute paths. Equal data sets give equal bytes.
+    ``write`` stores paths relative to the manifest's folder, so that a moved folder and
+    ``monai.data.load_decathlon_datalist`` work; ``read`` returns absolute paths. Equal data sets give equal bytes.
 
     Args:
-        name: the data set's name.
-        modality: as in the Decathlon's lists, ``"cine MRI"`` for instance.
-        structures: label value of each structure, background (0) left out.
-        cases: sorted by ``case_id`` on construction.
-        reference: citation that the data ask for.
-        licence: their licence.
-        extra: further keys of the file, kept as they are.
+        name: name of the data set.
+        modality: as in the Decathlon's lists, such as ``"cine MRI"``.
+        structures: label value of each structure, without background (0).
+        cases: the cases; they are sorted by ``case_id``.
+        reference: citation requested by the authors of the data.
+        licence: licence of the data.
+        extra: further keys of the file, unchanged.
 
     Raises:
         UsageError: two cases share a ``case_id``, a ``case_id`` is not a plain file name, or a structure's value is not
@@ -82,7 +82,7 @@ class Manifest:
     def __post_init__(self) -> None:
         object.__setattr__(self, "cases", tuple(sorted(self.cases, key=lambda case: case.case_id)))
         for case_id, count in Counter(case.case_id for case in self.cases).items():
-            require(count == 1, f"{self.name}: case_id", got=case_id, expected=f"each case once, not {count} times")
+            require(count == 1, f"{self.name}: case_id", got=case_id, expected=f"one case of this name, not {count}")
             require(
                 case_id == Path(case_id).name and case_id not in {"", ".", ".."},
                 f"{self.name}: case_id",
@@ -108,7 +108,7 @@ class Manifest:
     ) -> tuple[Case, ...]:
         """Select cases by split, fold, domain or name.
 
-        ``fold`` gives a fold's validation cases, ``without_fold`` its training cases.
+        ``fold`` selects a fold's validation cases, ``without_fold`` the fold's training cases.
         """
         return tuple(
             case
@@ -121,17 +121,17 @@ class Manifest:
         )
 
     def by_id(self, case_id: str) -> Case:
-        """Case with a given id.
+        """Return the case with a given id.
 
         Raises:
-            UsageError: the manifest does not list it.
+            UsageError: the manifest does not list the case.
         """
         found = [case for case in self.cases if case.case_id == case_id]
         require(found, "case_id", got=case_id, expected=f"one of the {len(self.cases)} cases of {self.name}")
         return found[0]
 
     def write(self, path: Path | str) -> None:
-        """Write ``dataset.json``, whole or absent."""
+        """Write ``dataset.json`` atomically."""
         folder = Path(path).parent.resolve()
         listed = {
             split: [_to_entry(case, folder) for case in self.select(split=split)] for split in ("training", "test")
@@ -152,7 +152,7 @@ class Manifest:
         """Read a ``dataset.json``, or the one in a folder.
 
         Raises:
-            UsageError: the file is missing or is not such a list.
+            UsageError: the file is missing or no manifest.
         """
         path = Path(path)
         path = path / MANIFEST_NAME if path.is_dir() else path

@@ -1,6 +1,6 @@
-"""Large arrays, a few million voxels at a time.
+"""Operations on large arrays in pieces of a few million voxels.
 
-No temporary is as large as the volume.
+No temporary array is as large as the volume.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,24 +13,27 @@ CHUNK_VOXELS = 2**22
 
 
 def chunks(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    """Yield flat pieces of an array in its memory order.
+    """Yield flat pieces of an array in memory order.
 
-    They are views where it is stored without gaps.
+    The pieces are views if the array is stored without gaps.
     """
     flat = array.ravel(order="K")
     for start in range(0, flat.size, CHUNK_VOXELS):
         yield flat[start : start + CHUNK_VOXELS]
 
 
-def converted(
+def convert(
     array: NDArray[Any], dtype: DTypeLike, change: Callable[[NDArray[Any]], NDArray[Any]] | None = None
 ) -> NDArray[Any]:
-    """Convert an array to another type, in the same memory order.
+    """Convert an array to another dtype, in the same memory order.
 
-    ``change`` is applied to the values.
+    Args:
+        array: array of any memory order.
+        dtype: dtype of the result.
+        change: function that is applied to each piece before the conversion.
 
     Example:
-        >>> converted(np.array([0.5, 1.5]), np.uint8, lambda part: part * 2).tolist()
+        >>> convert(np.array([0.5, 1.5]), np.uint8, lambda part: part * 2).tolist()
         [1, 3]
     """
     result = np.empty_like(array, dtype=dtype)
@@ -40,9 +43,9 @@ def converted(
 
 
 def spans(size: int, plane_voxels: int) -> Iterator[tuple[int, int]]:
-    """Yield ``(first, last)`` of the slabs of a stack of planes.
+    """Yield the bounds ``(first, last)`` of slabs of planes.
 
-    Each has about :data:`CHUNK_VOXELS` voxels.
+    Each slab has about :data:`CHUNK_VOXELS` voxels.
 
     Example:
         >>> list(spans(5, CHUNK_VOXELS // 2))
@@ -53,11 +56,11 @@ def spans(size: int, plane_voxels: int) -> Iterator[tuple[int, int]]:
         yield first, min(first + thickness, size)
 
 
-def values_of(array: NDArray[Any]) -> NDArray[Any]:
-    """Find the distinct values of an array, in rising order.
+def find_distinct_values(array: NDArray[Any]) -> NDArray[Any]:
+    """Find the distinct values of an array, in ascending order.
 
     Example:
-        >>> values_of(np.array([[3, -1], [3, 0]], dtype=np.int16)).tolist()
+        >>> find_distinct_values(np.array([[3, -1], [3, 0]], dtype=np.int16)).tolist()
         [-1, 0, 3]
     """
     if array.dtype.kind not in "iu" or array.dtype.itemsize > 4:
@@ -65,9 +68,9 @@ def values_of(array: NDArray[Any]) -> NDArray[Any]:
     low, high = int(array.min()), int(array.max())
     if high - low >= 2**16:
         return np.unique(array)
-    is_present = np.zeros(high - low + 1, dtype=np.bool_)  # a tenth of the time of sorting
+    is_present = np.zeros(high - low + 1, dtype=np.bool_)  # ten times as fast as sorting
     for part in chunks(array):
-        rest = part[part != 0]  # nearly everything is 0 in most label maps
+        rest = part[part != 0]  # most voxels of a label map are 0
         is_present[rest.astype(np.int64) - low] = True
         if rest.size < part.size:
             is_present[-low] = True

@@ -1,4 +1,4 @@
-"""Random patches of prepared cases, each decided by its own key alone."""
+"""Random patches of prepared cases, each determined by its key."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from uumamba.data.loader import Sample, batches
 from uumamba.data.patch import choose_start, read_window
 from uumamba.data.prepared import PreparedCase, PreparedFolder
-from uumamba.data.sampling import Sampling, cases_by_class
+from uumamba.data.sampling import Sampling, group_cases_by_class
 from uumamba.data.worker_watch import report_reading
 from uumamba.runtime.errors import CaseError, require
 from uumamba.runtime.seeds import generator_for, key_to_seed
@@ -21,57 +21,52 @@ from uumamba.types import Batch
 
 __all__ = ["OpenCases", "PatchDataset", "batches", "case_views"]
 
-TRIES = 10
-"""Draws of a patch in the search for one that is not background."""
-
-MOST_OPEN = 200
-"""Cases that stay open; each holds two files open, of which a process may usually have 1024."""
+TRIES = 10  # draws of a patch until one has enough content
+MOST_OPEN = 200  # cases; each holds two files open, of which a process may usually have 1024
 
 
 class OpenCases:
-    """Most recently used cases of a folder, kept open.
+    """Cache of the most recently used open cases of a folder.
 
-    Opening a case costs more than reading a patch of it. Pickled for another process, it carries no open files: a
-    mapped array would be copied whole.
+    Opening a case costs more than reading a patch. A pickled cache is empty, because a mapped array would be copied.
 
     Args:
-        folder: of prepared cases.
-        most: number that stays open.
+        folder: folder of prepared cases.
     """
 
-    def __init__(self, folder: PreparedFolder, most: int = MOST_OPEN) -> None:
+    def __init__(self, folder: PreparedFolder) -> None:
         self.folder = folder
-        self._most = most
-        self.open = lru_cache(most)(folder.case)
+        self.open = lru_cache(MOST_OPEN)(folder.case)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return OpenCases, (self.folder, self._most)
+        return OpenCases, (self.folder,)
 
 
 class PatchDataset(Dataset[Sample]):
     """Random patches of prepared cases.
 
     The item ``(epoch, index)`` is the same in any order and any process. Every draw comes from a generator keyed by
-    ``(seed, "patch", epoch, index)``, hence the same bytes for any number of workers and after a resume. Each sample
-    takes a case at random; the last ``round(batch_size x foreground_fraction)`` of each batch are centred on a voxel of
-    a foreground class of that case, each class as likely as another (a case without foreground gives a random
-    patch); ``sampling`` changes that. A 2-D patch is one slice. Only the window is read from the memory-mapped arrays.
-    Outside the case the image continues with the smallest value in the window, the label with 0.
+    ``(seed, "patch", epoch, index)``, so the bytes are the same for any number of workers and after a resume. Each
+    sample is from a random case. The last ``round(batch_size x foreground_fraction)`` samples of each batch are centred
+    on a voxel of a foreground class of the case, each class with the same probability; a case without foreground gives
+    a random patch. ``sampling`` changes this choice. A 2-D patch is one slice. Only the window is read from the
+    memory-mapped arrays. Outside the case the image is filled with the smallest value in the window, the label with 0.
 
     Args:
         folder: the prepared folder.
-        case_ids: the cases to draw from.
+        case_ids: cases to draw from.
         patch_size: ``(Y, X)`` or ``(Z, Y, X)``.
-        batch_size: samples a batch.
-        batches_per_epoch: batches an epoch.
+        batch_size: samples per batch.
+        batches_per_epoch: batches per epoch.
         foreground_fraction: share of each batch that is centred on foreground.
-        sampling: choice of those samples and of their class; see :class:`uumamba.data.sampling.Sampling`.
-        seed: the run's.
-        margin: the window is this many times the patch (rounded up), so that a rotation finds image at its corners;
-            the augmentation crops it to the patch.
+        sampling: choice of the samples on foreground and of their class; see
+            :class:`uumamba.data.sampling.Sampling`.
+        seed: seed of the run.
+        margin: size of the window in multiples of the patch size (rounded up), so that a rotated patch has image at its
+            corners; the augmentation crops the window to the patch.
 
     Raises:
-        UsageError: there are no cases, an unknown one, or a number is out of range.
+        UsageError: there are no cases, a case is unknown, or a number is out of range.
     """
 
     def __init__(
@@ -88,23 +83,27 @@ class PatchDataset(Dataset[Sample]):
         margin: float = 1.0,
     ) -> None:
         require(
-            case_ids, "case_ids", got="no cases", expected="at least one", fix="prepare some, or choose another fold"
+            case_ids,
+            "case_ids",
+            got="no cases",
+            expected="at least one case",
+            fix="prepare cases, or choose another fold",
         )
         require(
             len(patch_size) in (2, 3) and min(patch_size) >= 1,
             "patch_size",
             got=tuple(patch_size),
-            expected="two or three positive numbers",
+            expected="two or three positive integers",
         )
-        require(batch_size >= 1, "batch_size", got=batch_size, expected="at least 1")
-        require(batches_per_epoch >= 1, "batches_per_epoch", got=batches_per_epoch, expected="at least 1")
+        require(batch_size >= 1, "batch_size", got=batch_size, expected="an integer of at least 1")
+        require(batches_per_epoch >= 1, "batches_per_epoch", got=batches_per_epoch, expected="an integer of at least 1")
         require(
             0.0 <= foreground_fraction <= 1.0,
             "foreground_fraction",
             got=foreground_fraction,
             expected="a number from 0 to 1",
         )
-        require(margin >= 1.0, "margin", got=margin, expected="at least 1")
+        require(margin >= 1.0, "margin", got=margin, expected="a number of at least 1")
         self.cases = OpenCases(folder)
         self.case_ids = tuple(case_ids)
         self.domains: Mapping[str, str] = {case_id: folder.manifest.by_id(case_id).domain for case_id in self.case_ids}
@@ -115,8 +114,7 @@ class PatchDataset(Dataset[Sample]):
         self.sampling = Sampling() if sampling is None else sampling
         self.cases_by_class: Mapping[int, tuple[str, ...]] = {}
         if self.sampling.classes == "of_data_set":
-            locations = {case_id: folder.case(case_id).locations for case_id in self.case_ids}
-            self.cases_by_class = cases_by_class(locations)
+            self.cases_by_class = group_cases_by_class({name: folder.case(name).locations for name in self.case_ids})
         self.seed = seed
         self.margin = margin
 
@@ -130,7 +128,7 @@ class PatchDataset(Dataset[Sample]):
 
         Returns:
             ``image`` ``(C, *window)`` float32, ``label`` ``(1, *window)`` int64, ``domain``, ``case_id``, and the
-            ``seed`` from which the augmentation draws.
+            ``seed`` of the augmentation.
 
         Raises:
             CaseError: the case cannot be read.
@@ -147,16 +145,16 @@ class PatchDataset(Dataset[Sample]):
         try:
             case = self.cases.open(case_id)
             centre = self._draw_centre(case, generator, value=value) if is_forced else None
-            image, label = self._read(case, generator, centre=centre)
+            image, label = self._read_patch(case, generator, centre=centre)
         except CaseError:
             raise
-        except Exception as error:  # any fault of the files must name the case
+        except Exception as error:  # any error of the files must name the case
             raise CaseError(
                 case_id,
                 "image",
                 got=f"{type(error).__name__}: {error}",
-                expected="whole arrays",
-                fix="prepare it again",
+                expected="complete arrays",
+                fix="prepare the case again",
             ) from error
         return {
             "image": image,
@@ -173,9 +171,9 @@ class PatchDataset(Dataset[Sample]):
         return index % self.batch_size >= self.batch_size - round(self.batch_size * self.foreground_fraction)
 
     def _draw_centre(self, case: PreparedCase, generator: Generator, *, value: int | None) -> tuple[int, ...] | None:
-        """Draw a voxel ``(z, y, x)`` of a class.
+        """Draw a voxel ``(z, y, x)`` of ``value`` or a drawn class.
 
-        Without a class one is drawn; None where the case has none.
+        None if the case has no foreground.
         """
         classes = case.locations[:, 0]
         if value is None:
@@ -186,10 +184,10 @@ class PatchDataset(Dataset[Sample]):
         row = rows[int(torch.randint(len(rows), (), generator=generator))]
         return tuple(int(position) for position in case.locations[row, 1:])
 
-    def _read(
+    def _read_patch(
         self, case: PreparedCase, generator: Generator, *, centre: tuple[int, ...] | None
     ) -> tuple[Tensor, Tensor]:
-        # A 2-D patch is a 3-D one that is one slice thick.
+        # A 2-D patch is a 3-D patch of one slice.
         is_flat = len(self.patch_size) == 2
         patch = (1, *self.patch_size) if is_flat else self.patch_size
         window = ((1,) if is_flat else ()) + tuple(math.ceil(length * self.margin) for length in self.patch_size)
@@ -208,21 +206,21 @@ class PatchDataset(Dataset[Sample]):
 def case_views(
     folder: PreparedFolder, case_ids: Sequence[str], *, patch_size: Sequence[int], views: int, seed: int = 0
 ) -> Iterator[Batch]:
-    """Yield the same few patches of each case at every call.
+    """Yield a few patches of each case, the same at every call.
 
-    They are not augmented, and each is around a voxel of a foreground class. The patches are stacked along an axis of
-    their own: ``image`` ``(1, C, views, *patch_size)`` and ``label`` ``(1, 1, views, *patch_size)``; a case without
-    foreground shows random patches.
+    The patches are not augmented, and each is centred on a voxel of a foreground class; a case without foreground gives
+    random patches. The patches are stacked along a new axis: ``image`` ``(1, C, views, *patch_size)`` and ``label``
+    ``(1, 1, views, *patch_size)``.
 
     Args:
         folder: the prepared folder.
         case_ids: the cases, in order.
-        patch_size: ``(Y, X)``, which is one slice, or ``(Z, Y, X)``.
-        views: patches a case.
-        seed: key of their positions, with the case's id.
+        patch_size: ``(Y, X)`` for one slice, or ``(Z, Y, X)``.
+        views: patches per case.
+        seed: key of the positions, together with the case's id.
 
     Raises:
-        UsageError: a number is out of range, or a case is not known.
+        UsageError: a number is out of range, or a case is unknown.
         CaseError: a case cannot be read.
     """
     for case_id in case_ids:

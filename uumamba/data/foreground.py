@@ -1,6 +1,6 @@
 """Statistics of Hounsfield units over a data set's structures.
 
-A sample of each case is kept on disk.
+A sample of each case is stored on disk.
 """
 
 import zipfile
@@ -23,21 +23,20 @@ from uumamba.runtime.seeds import generator_for
 from uumamba.types import LabelMap
 
 VOXELS_PER_CASE = 20_000
-SAMPLE_VERSION = 1
-"""Raised whenever an equal case would give another sample."""
+SAMPLE_VERSION = 1  # increased whenever an equal case would give another sample
 
 
-def keep_foreground(case: Case, *, folder: Path, structures: Mapping[str, int]) -> None:
-    """Store a case's sample in ``folder``.
+def store_foreground(case: Case, *, folder: Path, structures: Mapping[str, int]) -> None:
+    """Store a sample of a case's foreground in ``folder``.
 
-    A stored one of the same bytes and structures is kept.
+    An existing sample of the same files and structures is reused.
 
     Raises:
-        CaseError: the case cannot be read, or lacks its label.
+        CaseError: the case cannot be read, or has no label.
     """
     path = folder / f"{case.case_id}.npz"
     key = hash_case(case, {"sample": SAMPLE_VERSION, "structures": dict(sorted(structures.items()))})
-    if _stored(path)[0] == key:
+    if _read_sample(path)[0] == key:
         return
     image, label = read_case(case, structures=structures)
     values = sample_foreground(image.array, label.array, case_id=case.case_id)
@@ -45,34 +44,31 @@ def keep_foreground(case: Case, *, folder: Path, structures: Mapping[str, int]) 
         np.savez(file, key=np.array(key), values=values)
 
 
-def statistics_of(case_ids: Iterable[str], *, folder: Path, clip_percentiles: tuple[float, float]) -> CtStatistics:
+def compute_statistics(case_ids: Iterable[str], *, folder: Path, clip_percentiles: tuple[float, float]) -> CtStatistics:
     """Compute percentiles, mean and standard deviation over stored samples.
 
-    A case counts by its sample, so that a large structure in one scan does not outweigh the others. Mean and standard
-    deviation are those of all values, not of the clipped ones.
+    Each case contributes its sample, so that a large structure in one scan does not outweigh the others. Mean and
+    standard deviation are computed before clipping.
 
     Args:
         case_ids: cases with a stored sample.
-        folder: of the samples.
-        clip_percentiles: lower and upper, from 0 to 100: the limits that scans will be clipped to.
+        folder: folder of the samples.
+        clip_percentiles: lower and upper percentile, from 0 to 100, of the limits for clipping.
 
     Raises:
         UsageError: no voxel is labelled, or both percentiles have the same value.
     """
-    samples = (_stored(folder / f"{case_id}.npz")[1] for case_id in sorted(case_ids))
+    samples = [_read_sample(folder / f"{case_id}.npz")[1] for case_id in sorted(case_ids)]
     values = np.concatenate([np.empty(0, dtype=np.float32), *samples])
-    fix = "correct the labels of the data set, or set preprocess.ct_statistics"
-    require(len(values), "ct_statistics", got="0 labelled voxels", expected="at least 1", fix=fix)
-    low, high = np.percentile(values, clip_percentiles)
+    low, high = np.percentile(values, clip_percentiles) if len(values) else (0.0, 0.0)
     require(
         low < high,
         "ct_statistics",
-        got=f"{low:g} HU at both percentiles {clip_percentiles}",
-        expected="two values",
-        fix=fix,
+        got=f"{low:g} HU at both percentiles {clip_percentiles}" if len(values) else "0 labelled voxels",
+        expected="labelled voxels with different values",
+        fix="correct the labels of the data set, or set preprocess.ct_statistics",
     )
-    mean, std = values.mean(dtype=np.float64), values.std(dtype=np.float64)
-    return CtStatistics(float(low), float(high), float(mean), float(std))
+    return CtStatistics(*map(float, (low, high, values.mean(dtype=np.float64), values.std(dtype=np.float64))))
 
 
 def sample_foreground(scan: NDArray[Any], label: LabelMap, *, case_id: str) -> NDArray[np.float32]:
@@ -81,8 +77,8 @@ def sample_foreground(scan: NDArray[Any], label: LabelMap, *, case_id: str) -> N
     The same case always gives the same sample.
 
     Args:
-        scan: native, as stored; read by planes of its last axis.
-        label: on the same grid.
+        scan: stored values on the native grid, read plane by plane of the last axis.
+        label: label on the same grid.
         case_id: key of the draw.
     """
     shift = find_shift(scan, case_id=case_id)
@@ -94,10 +90,10 @@ def sample_foreground(scan: NDArray[Any], label: LabelMap, *, case_id: str) -> N
     return to_hounsfield(np.concatenate([np.empty(0, dtype=scan.dtype), *values]), shift)
 
 
-def _stored(path: Path) -> tuple[str, NDArray[np.float32]]:
-    """Key and values of a stored sample.
+def _read_sample(path: Path) -> tuple[str, NDArray[np.float32]]:
+    """Read key and values of a stored sample.
 
-    The key is empty where the file is missing or damaged.
+    The key is empty if the file is missing or damaged.
     """
     try:
         with np.load(path, allow_pickle=False) as stored:

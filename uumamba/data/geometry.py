@@ -1,7 +1,4 @@
-"""Geometry of a prepared array in its scan.
-
-Orientation, crop and grid, each with its inverse.
-"""
+"""Geometry of a prepared array: orientation, crop and grid, and their inverse."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,29 +11,29 @@ from pydantic import ConfigDict
 
 from uumamba.runtime.errors import require
 
-Values = TypeVar("Values", bound=np.generic)
+Element = TypeVar("Element", bound=np.generic)
 Box = tuple[tuple[int, int, int], tuple[int, int, int]]
-_TIE = 1e-3  # spacings this close, relatively, count as equal
+_TIE = 1e-3  # relative difference below which spacings are equal
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Record that inverts a preparation.
+    """Geometry that maps a prepared array back to its scan.
 
-    It holds the native grid, the permutation to ``(Z, Y, X)``, the crop and the prepared grid. Stored as its fields'
-    plain values (``dataclasses.asdict``). Spacings are in the order of their array's axes. The crop is in the oriented,
-    uncropped grid.
+    The geometry holds the native grid, the permutation to ``(Z, Y, X)``, the crop and the prepared grid. It is stored
+    as the plain values of its fields (``dataclasses.asdict``). Spacings are in the order of the array's axes. The crop
+    refers to the oriented, uncropped grid.
 
     Args:
-        native_shape: of the scan as stored.
+        native_shape: shape of the scan as stored.
         affine: 4 x 4, native voxel index to RAS+ millimetres, row by row.
-        spacing_mm: of the native axes.
+        spacing_mm: spacing of the native axes.
         axes: prepared axis ``i`` is native axis ``axes[i]``.
-        flips: True where prepared axis ``i`` runs against that native axis.
-        crop_start: first voxel kept.
-        crop_stop: first voxel no longer kept.
-        oriented_spacing_mm: of the oriented axes.
-        prepared_spacing_mm: of the prepared axes, exact: the crop's extent divided by its new size.
+        flips: True if prepared axis ``i`` runs against that native axis.
+        crop_start: first voxel of the crop.
+        crop_stop: first voxel after the crop.
+        oriented_spacing_mm: spacing of the oriented axes.
+        prepared_spacing_mm: spacing of the prepared axes, exactly the crop's extent divided by its new size.
         prepared_shape: ``(Z, Y, X)``.
     """
 
@@ -55,7 +52,7 @@ class Geometry:
 
     @property
     def oriented_shape(self) -> tuple[int, int, int]:
-        """Uncropped shape in prepared axis order."""
+        """Uncropped shape in the order of the prepared axes."""
         return _triple(self.native_shape[axis] for axis in self.axes)
 
     @property
@@ -68,16 +65,16 @@ class Geometry:
         """Crop as slices of an oriented array."""
         return _triple(map(slice, self.crop_start, self.crop_stop))
 
-    def orient(self, native: NDArray[Values]) -> NDArray[Values]:
-        """View a native array with its axes turned to ``(Z, Y, X)``.
+    def orient(self, native: NDArray[Element]) -> NDArray[Element]:
+        """View a native array in the axis order ``(Z, Y, X)``.
 
-        Leading axes stay in front.
+        Leading axes stay first.
         """
         leading = native.ndim - 3
         turned = native.transpose(*range(leading), *(leading + axis for axis in self.axes))
         return turned[_steps(self.flips)]
 
-    def unorient(self, oriented: NDArray[Values]) -> NDArray[Values]:
+    def unorient(self, oriented: NDArray[Element]) -> NDArray[Element]:
         """Undo :meth:`orient`: ``geometry.unorient(geometry.orient(x))`` is ``x``."""
         leading = oriented.ndim - 3
         back = (leading + position for position in np.argsort(self.axes))
@@ -86,8 +83,10 @@ class Geometry:
     def with_crop(self, box: Box, *, target_spacing_mm: Sequence[float | None]) -> "Geometry":
         """Crop to a box, and choose the prepared grid.
 
-        The box is of the oriented grid; a grid of about the wanted spacing fills it exactly. None keeps an axis as it
-        is.
+        Args:
+            box: first voxel of the oriented grid, and first voxel after the box.
+            target_spacing_mm: wanted spacing; the nearest spacing that fills the box exactly is used. None keeps the
+                axis unchanged.
         """
         cropped = replace(self, crop_start=_triple(box[0]), crop_stop=_triple(box[1]))
         old, shape = self.oriented_spacing_mm, cropped.cropped_shape
@@ -102,20 +101,20 @@ class Geometry:
 def find_geometry(
     native_shape: Sequence[int], *, spacing_mm: Sequence[float], affine: NDArray[np.float64] | None = None
 ) -> Geometry:
-    """Find the native axes of Z, Y and X.
+    """Find the geometry of an uncropped scan on its native grid.
 
-    The result is the geometry of an uncropped scan on its own grid. The native axes are matched to the nearest of R, A
-    and S. The axis with the largest spacing cuts through the planes and comes first; of equals the one nearest to S.
-    The other two follow in the order S, A, R, so an axial scan becomes (S, A, R) = ``(z, y, x)``. Without an affine,
-    native axes count as R, A, S.
+    The native axes are matched to the nearest of R, A and S. The axis with the largest spacing is the through-plane
+    axis and comes first; among equal spacings the axis nearest to S. The other axes follow in the order S, A, R, so an
+    axial scan becomes (S, A, R) = ``(z, y, x)``. Without an affine, the native axes are R, A, S.
 
     Args:
         native_shape: three sizes.
-        spacing_mm: of the native axes.
+        spacing_mm: spacing of the native axes.
         affine: 4 x 4, native voxel index to RAS+ millimetres.
 
     Raises:
-        UsageError: not three sizes or three positive spacings, or an affine that maps two axes onto one direction.
+        UsageError: there are not three sizes or three positive spacings, or the affine maps two axes onto one
+            direction.
 
     Example:
         >>> geometry = find_geometry((216, 256, 10), spacing_mm=(1.5, 1.5, 10.0), affine=np.diag([-1.5, -1.5, 10.0, 1]))

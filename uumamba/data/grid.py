@@ -1,4 +1,4 @@
-"""Scans on their native grids, and the check of a pair."""
+"""Image and label volumes on their native grids."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,36 +13,36 @@ from uumamba.data.warn import warn_repaired
 from uumamba.runtime.errors import require_case
 from uumamba.types import SpacingMm
 
-Affine = NDArray[np.float64]
-MAX_VOLUME_BYTES = 8 * 2**30
-"""Largest uncompressed volume that is read."""
+AffineMatrix = NDArray[np.float64]
+Image = NDArray[np.float32]
+MAX_VOLUME_BYTES = 8 * 2**30  # largest uncompressed volume that is read
 
 
 @dataclass(frozen=True)
 class Scan:
-    """A volume on its native grid.
+    """Image or label volume on its native grid, with an affine.
 
     Args:
-        array: three axes in stored order; float32 for an image (or its stored integers, if requested), uint8 for a
+        array: three axes in stored order; float32 for an image (or the stored integers, if requested), uint8 for a
             label.
-        affine: 4 x 4 float64, voxel index to RAS+ millimetres; physical even where the header's matrix is not.
-        spacing_mm: of the array's axes.
-        header: nibabel's, unchanged, of a NIfTI file; else None.
+        affine: 4 x 4 float64, voxel index to RAS+ millimetres; in millimetres even if the header's matrix is not.
+        spacing_mm: spacing of the array's axes.
+        header: unchanged header of nibabel for a NIfTI file, else None.
         path: source file or folder.
     """
 
     array: NDArray[Any]
-    affine: Affine
+    affine: AffineMatrix
     spacing_mm: SpacingMm
     header: Any
     path: Path
 
 
 def check_same_grid(image: Scan, label: Scan, *, case_id: str) -> None:
-    """Raise if an image and its label have different grids.
+    """Check that an image and its label have the same grid.
 
     Grids differ if their shapes differ or a corner is more than half a voxel apart. A smaller shift gives a warning,
-    and the label's voxels are used on the image's grid, without resampling.
+    and the label is used on the image's grid without resampling.
 
     Raises:
         CaseError: shapes or positions differ.
@@ -57,20 +57,18 @@ def check_same_grid(image: Scan, label: Scan, *, case_id: str) -> None:
         case_id,
         "affine",
         got=f"a label {apart:.1f} voxels off",
-        expected="the image's grid within half a voxel",
+        expected="at most half a voxel to the image's grid",
         fix="resample the label to the image's grid, or correct its header",
     )
     if apart > 0.01:
-        warn_repaired(
-            case_id, f"image and label are {apart:.2f} voxels apart; the label's voxels are used on the image's grid"
-        )
+        warn_repaired(case_id, f"image and label are {apart:.2f} voxels apart; the label is used on the image's grid")
 
 
 def check_size(announced: float, case_id: str, max_bytes: int) -> None:
-    """Raise if a header announces more bytes than allowed.
+    """Check the size of a volume, as announced by its header.
 
     Raises:
-        CaseError: it is larger.
+        CaseError: the volume is larger than ``max_bytes``.
     """
     require_case(
         announced <= max_bytes,
@@ -82,11 +80,11 @@ def check_size(announced: float, case_id: str, max_bytes: int) -> None:
     )
 
 
-def displacement_voxels(affine: Affine, other: Affine, shape: Sequence[int]) -> float:
+def displacement_voxels(affine: AffineMatrix, other: AffineMatrix, shape: Sequence[int]) -> float:
     """Compute the largest displacement of a corner between two affines.
 
-    The result is in voxels, along the axis where it is largest. Both maps are affine, so no voxel moves further than
-    the furthest corner.
+    The result is in voxels, along the axis of the largest displacement. Both maps are affine, so no voxel is displaced
+    more than the corners.
 
     Example:
         >>> shifted = np.diag([2.0, 2.0, 2.0, 1.0])

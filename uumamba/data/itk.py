@@ -1,4 +1,4 @@
-"""MetaImage, NRRD and DICOM, read by SimpleITK; its LPS+ world becomes RAS+."""
+"""Readers of MetaImage, NRRD and DICOM through SimpleITK."""
 
 import locale
 from collections.abc import Sequence
@@ -19,27 +19,27 @@ def read_itk(path: Path, *, case_id: str, max_bytes: int) -> Scan:
     """Read one MetaImage or NRRD file.
 
     Raises:
-        CaseError: the file is damaged, too large, or holds anything but one scalar volume.
+        CaseError: the file is damaged, too large, or not one scalar volume.
     """
-    sitk = _simple_itk()
+    sitk = _import_simple_itk()
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
         reader.ReadImageInformation()
         _check_announced(reader, case_id, max_bytes)
-        return _to_scan(reader.Execute(), path, case_id)
+        return _to_scan(sitk, reader.Execute(), path, case_id)
     except RuntimeError as error:
-        raise _unreadable(path, error, case_id) from None
+        raise _make_read_error(path, error, case_id) from None
 
 
 def read_dicom_series(folder: Path, *, case_id: str, max_bytes: int) -> Scan:
-    """Read the one DICOM series of a folder, its slices sorted by position.
+    """Read the DICOM series of a folder, sorted by slice position.
 
     Raises:
-        CaseError: there is no series or more than one, slices are missing or double, or a file is damaged.
+        CaseError: the folder does not hold exactly one series, slices are missing or double, or a file is damaged.
     """
-    sitk = _simple_itk()
-    before = locale.setlocale(locale.LC_ALL)  # ITK's DICOM code sets the C locale, where Python reads text as ASCII
+    sitk = _import_simple_itk()
+    before = locale.setlocale(locale.LC_ALL)  # ITK changes it to C, in which Python reads text as ASCII
     try:
         series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
         require_case(
@@ -51,19 +51,16 @@ def read_dicom_series(folder: Path, *, case_id: str, max_bytes: int) -> Scan:
             fix="give a folder with one series, or a scan file",
         )
         names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
-        _check_slices(names, case_id, max_bytes)
-        return _to_scan(sitk.ReadImage(names), folder, case_id)
+        _check_slices(sitk, names, case_id, max_bytes)
+        return _to_scan(sitk, sitk.ReadImage(names), folder, case_id)
     except RuntimeError as error:
-        raise _unreadable(folder, error, case_id) from None
+        raise _make_read_error(folder, error, case_id) from None
     finally:
         locale.setlocale(locale.LC_ALL, before)
 
 
-def _simple_itk() -> Any:
-    """Import SimpleITK for the first scan that needs it.
-
-    It takes a third of a second, and NIfTI does without.
-    """
+def _import_simple_itk() -> Any:
+    """Import SimpleITK on first use, because the import takes 0.3 s."""
     import SimpleITK
 
     return SimpleITK
@@ -75,19 +72,18 @@ def _check_announced(reader: Any, case_id: str, max_bytes: int) -> None:
         components == 1,
         case_id,
         "shape",
-        got=f"{components} values a voxel",
-        expected="one (no vectors or colours)",
+        got=f"{components} values per voxel",
+        expected="one value per voxel",
         fix="give one scalar volume",
     )
     check_size(float(np.prod([float(size) for size in reader.GetSize()])) * 8, case_id, max_bytes)
 
 
-def _check_slices(names: Sequence[str], case_id: str, max_bytes: int) -> None:
-    """Refuse a stack with a gap or a double slice.
+def _check_slices(sitk: Any, names: Sequence[str], case_id: str, max_bytes: int) -> None:
+    """Check that the slices of a series are equally spaced.
 
-    The series reader would space its slices evenly without a warning.
+    SimpleITK's reader accepts missing and double slices without a warning.
     """
-    sitk = _simple_itk()
     positions = []
     for name in names:
         reader = sitk.ImageFileReader()
@@ -104,13 +100,12 @@ def _check_slices(names: Sequence[str], case_id: str, max_bytes: int) -> None:
         case_id,
         "spacing_mm",
         got=f"slices {steps.min():.2f} to {steps.max():.2f} mm apart",
-        expected="one distance",
-        fix="restore missing slices, remove double ones",
+        expected="equal distances",
+        fix="restore missing slices and remove double ones",
     )
 
 
-def _to_scan(image: Any, path: Path, case_id: str) -> Scan:
-    sitk = _simple_itk()
+def _to_scan(sitk: Any, image: Any, path: Path, case_id: str) -> Scan:
     if image.GetDimension() == 4 and image.GetSize()[3] == 1:
         image = sitk.Extract(image, [*image.GetSize()[:3], 0])
     if image.GetDimension() == 2:
@@ -121,29 +116,29 @@ def _to_scan(image: Any, path: Path, case_id: str) -> Scan:
         "shape",
         got=image.GetSize(),
         expected="one 3-D volume",
-        fix="pick one frame and save it as a 3-D scan",
+        fix="save one frame as a 3-D scan",
     )
-    kind, expected = image.GetPixelIDTypeAsString(), "integers or real numbers"
+    kind = image.GetPixelIDTypeAsString()
     require_case(
         image.GetNumberOfComponentsPerPixel() == 1 and "complex" not in kind,
         case_id,
         "dtype",
         got=kind,
-        expected=expected,
+        expected="integers or real numbers",
         fix="give one scalar volume",
     )
     spacing = np.array(image.GetSpacing())
     lps = np.eye(4)
     lps[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * spacing
     lps[:3, 3] = image.GetOrigin()
-    array, affine = sitk.GetArrayFromImage(image).transpose(2, 1, 0), np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps
-    return Scan(array, affine, tuple(map(float, spacing)), None, path)
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps
+    return Scan(sitk.GetArrayFromImage(image).transpose(2, 1, 0), affine, tuple(map(float, spacing)), None, path)
 
 
-def _unreadable(path: Path, error: RuntimeError, case_id: str) -> CaseError:
-    """Error with the last line of ITK's long message.
+def _make_read_error(path: Path, error: RuntimeError, case_id: str) -> CaseError:
+    """Make an error from the reason in ITK's message.
 
-    The paths in front of the reason are left out.
+    The reason is on the last line, after paths.
     """
     reason = str(error).strip().rpartition("\n")[2].rpartition("ITK ERROR: ")[2]
     return CaseError(case_id, "file", got=f"{path.name} ({reason})", expected="a readable scan", fix=_RESTORE)

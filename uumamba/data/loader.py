@@ -1,7 +1,4 @@
-"""Batches of a keyed data set.
-
-They are read in this process or in workers, with errors that name the case.
-"""
+"""Batches of a keyed data set, optionally read by workers."""
 
 import traceback
 from collections.abc import Iterator, Sequence
@@ -19,33 +16,30 @@ Sample = dict[str, Any]
 
 
 class KeyedDataset(Protocol):
-    """Data set whose item ``(epoch, index)`` depends on that key alone."""
+    """Data set whose item ``(epoch, index)`` depends only on that key."""
 
     batch_size: int
     seed: int
 
-    def __len__(self) -> int:
-        """Samples an epoch."""
+    def __len__(self) -> int: ...
 
-    def __getitem__(self, key: tuple[int, int]) -> Sample:
-        """One sample."""
+    def __getitem__(self, key: tuple[int, int]) -> Sample: ...
 
 
 def batches(dataset: KeyedDataset, epoch: int, *, workers: int = 0) -> Iterator[Batch]:
     """Yield the batches of one epoch, in order.
 
-    Every number of workers gives the same bytes. Workers end with the epoch: starting two takes 0.15 s, and nothing
-    outlives the epoch.
+    Every number of workers gives the same bytes. The workers end with the epoch; starting two takes 0.15 s.
 
     Args:
         dataset: usually a :class:`uumamba.data.dataset.PatchDataset`.
         epoch: part of every sample's key.
-        workers: processes that read ahead; 0 reads in this one and needs no shared memory.
+        workers: number of prefetching processes; 0 reads in this process and needs no shared memory.
 
     Raises:
-        CaseError: a case could not be read; the traceback of the process that tried is in its notes.
-        UumambaError: a worker was killed; the message names the case that it was reading.
-        UsageError: workers have too little shared memory for their batches.
+        CaseError: a case could not be read; the notes hold the traceback of the worker.
+        UumambaError: a worker was killed; the message names the case that was being read.
+        UsageError: the shared memory is too small for the workers' batches.
     """
     watch = WorkerWatch(workers)
     loader = DataLoader(
@@ -54,7 +48,7 @@ def batches(dataset: KeyedDataset, epoch: int, *, workers: int = 0) -> Iterator[
         sampler=[(epoch, index) for index in range(len(dataset))],
         num_workers=workers,
         collate_fn=_collate_or_error,
-        # The loader draws a seed for its workers; from its own generator, so that the network's dropout draws the same.
+        # Without its own generator the loader would draw a seed from the global one, which dropout uses.
         generator=generator_for(dataset.seed, "loader", epoch),
     )
     with watch.starting():
@@ -74,7 +68,7 @@ def batches(dataset: KeyedDataset, epoch: int, *, workers: int = 0) -> Iterator[
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Stack tensors, gather seeds in an int64 tensor, and names in lists."""
+    """Stack tensors and seeds, and list the names."""
     return {
         "image": torch.stack([sample["image"] for sample in samples]),
         "label": torch.stack([sample["label"] for sample in samples]),
@@ -90,7 +84,7 @@ def share_batch(batch_size: int, ranks: int) -> int:
     Raises:
         UsageError: the batch cannot be cut into equal shares.
     """
-    expected = f"a multiple of the {ranks} processes, whose samples it counts"
+    expected = f"a multiple of the {ranks} processes"
     require(batch_size % ranks == 0, "training.batch_size", got=batch_size, expected=expected)
     return batch_size // ranks
 
@@ -98,18 +92,18 @@ def share_batch(batch_size: int, ranks: int) -> int:
 class BatchShare:
     """One rank's share of every batch of a data set.
 
-    It has every ``ranks``-th sample, from the ``rank``-th on, and is itself such a data set. The configuration's batch
-    is the one that all ranks see together. A sample keeps its key in the whole, so its patch and its augmentation are
-    the same for every number of ranks; and as samples centred on foreground come together at a batch's end, ranks get
-    equal numbers of them, up to one.
+    The share is a keyed data set of every ``ranks``-th sample, starting with sample ``rank``. The configured batch size
+    counts the samples of all ranks. A sample keeps the key of the original data set, so its patch and its augmentation
+    are the same for every number of ranks. Samples centred on foreground are last in a batch, so the numbers of them
+    per rank differ by at most one.
 
     Args:
-        dataset: the whole.
-        rank: of this process, from 0.
+        dataset: data set of all ranks.
+        rank: rank of this process, from 0.
         ranks: number of processes.
 
     Raises:
-        UsageError: the batch cannot be cut into equal shares.
+        UsageError: the batch size is not a multiple of ``ranks``.
 
     Example:
         >>> class Keys:
@@ -134,16 +128,15 @@ class BatchShare:
         return len(self.dataset) // self.ranks
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
-        """Sample of ``(epoch, index)``, the index counted within the share."""
-        epoch, index = key
-        # Batches are multiples of the ranks, so counting on from batch to batch stays within this rank's samples.
+        epoch, index = key  # of the share
+        # The batch size is a multiple of the ranks, so the formula holds across batches.
         return self.dataset[epoch, index * self.ranks + self.rank]
 
 
 class _ErrorsAsItems(Dataset[Sample | CaseError]):
     """Data set that returns a CaseError as an item.
 
-    Raised in a worker, it would become a RuntimeError of text.
+    An error raised in a worker would reach the main process as a RuntimeError without fields.
     """
 
     def __init__(self, dataset: KeyedDataset, board: Any) -> None:
@@ -161,10 +154,9 @@ class _ErrorsAsItems(Dataset[Sample | CaseError]):
 def _collate_or_error(samples: Sequence[Any]) -> Batch | UumambaError:
     """Collate samples, or return the first error.
 
-    A worker's batch is put into shared memory here: in its queue an error would hang the run.
+    A worker's batch is moved to shared memory here, because an error in the worker's queue would hang the run.
     """
-    error = next((sample for sample in samples if isinstance(sample, CaseError)), None)
-    if error is not None:
+    if (error := next((sample for sample in samples if isinstance(sample, CaseError)), None)) is not None:
         return error
     batch = collate(samples)
     tensors = [value for value in batch.values() if isinstance(value, torch.Tensor)]
@@ -172,11 +164,10 @@ def _collate_or_error(samples: Sequence[Any]) -> Batch | UumambaError:
         for tensor in tensors if get_worker_info() else ():
             tensor.share_memory_()
     except (RuntimeError, OSError) as shortage:
-        size_mb = sum(tensor.nbytes for tensor in tensors) / 1e6
         return UsageError(
             "/dev/shm",
-            got=f"no room for a batch of {size_mb:.1f} MB ({str(shortage).strip()})",
-            expected="shared memory for the workers' batches",
-            fix=f"give it more (docker run --shm-size=1g), {FIX}",
+            got=f"too little space for {sum(tensor.nbytes for tensor in tensors) / 1e6:.1f} MB ({shortage})",
+            expected="shared memory for the batches of all workers",
+            fix=f"enlarge /dev/shm (docker run --shm-size=1g), {FIX}",
         )
     return batch

@@ -1,7 +1,4 @@
-"""Random voxels of structures.
-
-They are drawn plane by plane without a list of all of them.
-"""
+"""Random voxels of structures, drawn plane by plane."""
 
 from collections.abc import Iterator, Sequence
 
@@ -16,7 +13,7 @@ LOCATIONS_PER_CLASS = 2000
 
 
 def count_values(label: LabelMap) -> NDArray[np.int64]:
-    """Count each plane's voxels of each value, ``(Z, 256)``.
+    """Count the voxels of each value in each plane, ``(Z, 256)``.
 
     Example:
         >>> count_values(np.array([[[0, 3]], [[3, 3]]], dtype=np.uint8))[:, 3].tolist()
@@ -28,12 +25,12 @@ def count_values(label: LabelMap) -> NDArray[np.int64]:
 def sample_locations(label: LabelMap, *, case_id: str, counts: NDArray[np.int64] | None = None) -> NDArray[np.int32]:
     """Draw at most 2000 voxels of each foreground class.
 
-    Rows are ``(class, z, y, x)``; the same case always gives the same ones.
+    Rows are ``(class, z, y, x)``. The same case always gives the same rows.
 
     Args:
-        label: read plane by plane, so that it can stay on disk.
+        label: label map, read plane by plane, so that it can stay on disk.
         case_id: key of the draw.
-        counts: :func:`count_values`'s, where they are known.
+        counts: result of :func:`count_values`, if known.
 
     Example:
         >>> sample_locations(np.array([[[0, 3]]], dtype=np.uint8), case_id="a").tolist()
@@ -45,22 +42,21 @@ def sample_locations(label: LabelMap, *, case_id: str, counts: NDArray[np.int64]
         generator = generator_for(case_id, "locations", int(value))
         for plane, within in draw_in_planes(counts[:, value], LOCATIONS_PER_CLASS, generator):
             y, x = np.divmod(np.flatnonzero(label[plane] == value)[within], label.shape[2])
-            position = (np.full(len(within), value), np.full(len(within), plane), y, x)
-            rows.append(np.stack(position, axis=1).astype(np.int32))
+            rows.append(np.stack([np.full_like(y, value), np.full_like(y, plane), y, x], axis=1).astype(np.int32))
     return np.concatenate(rows)
 
 
 def draw_in_planes(
     counts: Sequence[int] | NDArray[np.int64], wanted: int, generator: torch.Generator
 ) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """Draw voxels of a kind, each as likely as another.
+    """Draw voxels uniformly, without a list of all voxels.
 
-    Yields ``(plane, ordinals within it)``, both in rising order.
+    Yields ``(plane, ordinals within the plane)``, both in ascending order.
 
     Args:
-        counts: number of such voxels in each plane.
-        wanted: number to draw; all are taken where there are no more.
-        generator: asked once, where there are more.
+        counts: number of candidate voxels in each plane.
+        wanted: number of voxels to draw; fewer candidates are all taken.
+        generator: used once, if there are more candidates than ``wanted``.
 
     Example:
         >>> planes = draw_in_planes([3, 0, 2], 9, torch.Generator())

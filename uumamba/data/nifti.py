@@ -1,4 +1,4 @@
-"""NIfTI files: read with a checked header, written with a given one."""
+"""NIfTI files: reading with header checks, encoding of label maps."""
 
 import gzip
 import math
@@ -11,17 +11,17 @@ import numpy as np
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
-from uumamba.data.chunks import converted
-from uumamba.data.grid import MAX_VOLUME_BYTES, Affine, Scan, check_size, displacement_voxels
+from uumamba.data.chunks import convert
+from uumamba.data.grid import MAX_VOLUME_BYTES, AffineMatrix, Scan, check_size, displacement_voxels
 from uumamba.data.warn import warn_of_acdc_spacing, warn_repaired
 from uumamba.runtime.errors import CaseError, require_case
 from uumamba.types import SpacingMm
 
-_GZIP_MAGIC = b"\x1f\x8b"
+GZIP_MAGIC = b"\x1f\x8b"
 _LONGEST_HEADER = 540
 _HEADERS: dict[int, Any] = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
-_PIECE = 2**20  # read at a time, so that the voxels are in memory once
-_SLACK_BYTES = 2**20  # padding that some writers leave behind the voxels
+_PIECE = 2**20  # bytes per read, so that the voxels are in memory only once
+_SLACK_BYTES = 2**20  # padding that some writers add after the voxels
 _SCALE_TOLERANCE = 1e-3
 _MILLIMETRES = {1: 1000.0, 3: 0.001}  # by the code of the unit: metre and micron
 _RESTORE = "restore the file from its source"
@@ -30,22 +30,22 @@ _CORRECT = "correct the header"
 
 
 def is_nifti_name(path: Path) -> bool:
-    """Check for the suffix of a NIfTI file."""
+    """Return whether a file has the suffix of a NIfTI file."""
     return path.name.lower().endswith((".nii", ".nii.gz"))
 
 
 def read_nifti(path: Path, *, case_id: str, max_bytes: int = MAX_VOLUME_BYTES) -> Scan:
-    """Read a single-file NIfTI-1 or -2.
+    """Read a single-file NIfTI-1 or NIfTI-2 volume.
 
-    Its scaling is applied; the suffix need not match the compression. A trailing axis of size 1 is dropped, a 2-D image
-    gets a third axis of size 1. Integers stay integers where the scaling allows.
+    Slope and intercept are applied; the suffix need not match the compression. Trailing axes of size 1 are dropped, and
+    a 2-D image gets a third axis of size 1. Integers stay integers if slope and intercept allow it.
 
     Raises:
-        CaseError: the file is unreadable, or its header or data break a rule.
+        CaseError: the file is unreadable, or its header or data are invalid.
     """
     try:
         with path.open("rb") as file:
-            return _read(file, path, case_id, max_bytes)
+            return _read_stream(file, path, case_id, max_bytes)
     except (OSError, EOFError, zlib.error) as error:
         raise CaseError(
             case_id,
@@ -56,17 +56,22 @@ def read_nifti(path: Path, *, case_id: str, max_bytes: int = MAX_VOLUME_BYTES) -
         ) from None
 
 
-def _read(file: BinaryIO, path: Path, case_id: str, max_bytes: int) -> Scan:
-    is_compressed = file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
+def _read_stream(file: BinaryIO, path: Path, case_id: str, max_bytes: int) -> Scan:
+    is_compressed = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
     file.seek(0)
     stream: Any = gzip.GzipFile(fileobj=file) if is_compressed else file
     header = _parse_header(stream.read(_LONGEST_HEADER), case_id, path)
     if is_compressed != path.name.lower().endswith(".gz"):
-        warn_repaired(case_id, f"{path.name} is {'' if is_compressed else 'not '}compressed, against its name")
+        warn_repaired(case_id, f"{path.name} is {'' if is_compressed else 'not '}compressed, contrary to its name")
     shape, dtype = _checked_shape(header, case_id), _checked_dtype(header, case_id)
     stored = float(header["vox_offset"])
     require_case(
-        0 <= stored < 2**31, case_id, "file", got=f"voxels from byte {stored:g} on", expected="0 or more", fix=_RESTORE
+        0 <= stored < 2**31,
+        case_id,
+        "file",
+        got=f"voxels from byte {stored:g} on",
+        expected="an offset of at least 0",
+        fix=_RESTORE,
     )
     offset = max(int(stored), header.sizeof_hdr)
     end = offset + math.prod(shape) * dtype.itemsize
@@ -76,23 +81,23 @@ def _read(file: BinaryIO, path: Path, case_id: str, max_bytes: int) -> Scan:
     content, filled = voxels.data.cast("B"), 0
     while count := stream.readinto(content[filled : filled + _PIECE]):
         filled += count
-    behind = len(stream.read(_SLACK_BYTES + 1)) if is_compressed else 0  # reading to the end verifies the checksum
+    padding = len(stream.read(_SLACK_BYTES + 1)) if is_compressed else 0  # gzip verifies its checksum at the end
     require_case(
-        offset + filled == end and behind <= _SLACK_BYTES,
+        offset + filled == end and padding <= _SLACK_BYTES,
         case_id,
         "file",
-        got=f"{path.name} with {offset + filled + behind} bytes",
+        got=f"{path.name} with {offset + filled + padding} bytes",
         expected=f"{end} bytes",
         fix=_RESTORE,
     )
     affine, spacing_mm = _physical_grid(header, case_id)
-    return Scan(_scaled(voxels.reshape(shape, order="F"), header, case_id), affine, spacing_mm, header, path)
+    return Scan(_apply_scale(voxels.reshape(shape, order="F"), header, case_id), affine, spacing_mm, header, path)
 
 
 def encode_label(label: NDArray[np.uint8], header: Any) -> bytes:
     """Encode a label map as compressed NIfTI.
 
-    The scan's shape, matrices, codes, pixdim and units are kept. Equal labels give equal bytes.
+    Shape, matrices, codes, pixdim and units are those of ``header``. Equal labels give equal bytes.
     """
     kept = header.copy()
     kept.set_data_dtype(np.uint8)
@@ -100,15 +105,15 @@ def encode_label(label: NDArray[np.uint8], header: Any) -> bytes:
     kept["cal_min"], kept["cal_max"], kept["descrip"] = 0, 0, b""
     kept["magic"] = kept.single_magic
     kept["vox_offset"] = kept.single_vox_offset
-    no_extension = b"\0" * (kept.single_vox_offset - kept.sizeof_hdr)
+    head = kept.binaryblock.ljust(kept.single_vox_offset, b"\0")  # no extension
     voxels = label.reshape(kept.get_data_shape(), order="F").tobytes(order="F")
-    return gzip.compress(kept.binaryblock + no_extension + voxels, compresslevel=6, mtime=0)
+    return gzip.compress(head + voxels, compresslevel=6, mtime=0)
 
 
-def new_header(shape: tuple[int, ...], affine: Affine) -> Any:
+def new_header(shape: tuple[int, ...], affine: AffineMatrix) -> Any:
     """Make a NIfTI-1 header for a scan of another format.
 
-    Its qform and sform hold the affine, in millimetres.
+    Qform and sform hold the affine, in millimetres.
     """
     header = nib.Nifti1Header()
     header.set_data_shape(shape)
@@ -126,8 +131,8 @@ def _parse_header(start: bytes, case_id: str, path: Path) -> Any:
             case_id,
             "file",
             got=f"{path.name} without a NIfTI header in its first {len(start)} bytes",
-            expected="a NIfTI file",
-            fix="restore the file from its source, or name it by its format",
+            expected="a NIfTI header",
+            fix="restore the file from its source, or correct its suffix",
         )
     header = kind(start[: kind.sizeof_hdr], check=False)  # extensions, of any length, are not read
     magic, valid = (bytes(value).rstrip(b"\0") for value in (header["magic"], kind.single_magic))
@@ -137,7 +142,7 @@ def _parse_header(start: bytes, case_id: str, path: Path) -> Any:
         "file",
         got=f"the magic {magic!r}",
         expected=repr(valid),
-        fix="convert it to a single .nii.gz file",
+        fix="convert the file to a single .nii.gz file",
     )
     return header
 
@@ -150,7 +155,7 @@ def _checked_shape(header: Any, case_id: str) -> tuple[int, ...]:
         case_id,
         "shape",
         got=header["dim"].tolist(),
-        expected="1 to 7 axes of 1 or more",
+        expected="1 to 7 axes of at least 1 voxel",
         fix=_RESTORE,
     )
     require_case(
@@ -159,10 +164,10 @@ def _checked_shape(header: Any, case_id: str) -> tuple[int, ...]:
         "shape",
         got=sizes,
         expected="one 3-D volume of scalars",
-        fix="pick one frame or channel and save it as a 3-D scan",
+        fix="save one frame or channel as a 3-D scan",
     )
     if len(sizes) > 3:
-        warn_repaired(case_id, f"its shape {sizes} is taken as {sizes[:3]}")
+        warn_repaired(case_id, f"its shape {sizes} is read as {sizes[:3]}")
     return (*sizes, 1, 1)[:3]
 
 
@@ -188,10 +193,10 @@ def _checked_dtype(header: Any, case_id: str) -> np.dtype[Any]:
     return dtype
 
 
-def _scaled(voxels: NDArray[Any], header: Any, case_id: str) -> NDArray[Any]:
+def _apply_scale(voxels: NDArray[Any], header: Any, case_id: str) -> NDArray[Any]:
     """Apply slope and intercept.
 
-    There are none where the slope is 0 or NaN, by the standard and in all of ACDC.
+    By the standard a slope of 0 or NaN means no scaling; all of ACDC has such a slope.
     """
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
     if slope == 0 or math.isnan(slope) or (slope == 1 and intercept == 0):
@@ -201,7 +206,7 @@ def _scaled(voxels: NDArray[Any], header: Any, case_id: str) -> NDArray[Any]:
         case_id,
         "image",
         got=f"a slope of {slope} and an intercept of {intercept}",
-        expected="finite numbers",
+        expected="a finite slope and intercept",
         fix=_CONVERT,
     )
     if voxels.dtype.kind == "f":
@@ -209,14 +214,14 @@ def _scaled(voxels: NDArray[Any], header: Any, case_id: str) -> NDArray[Any]:
     if slope == 1 and intercept.is_integer():
         shifted = int(voxels.min()) + int(intercept), int(voxels.max()) + int(intercept)
         if np.iinfo(np.int16).min <= shifted[0] and shifted[1] <= np.iinfo(np.int16).max:
-            return converted(voxels, np.int16, lambda part: part.astype(np.int64) + int(intercept))
-    return converted(voxels, np.float32, lambda part: part * slope + intercept)
+            return convert(voxels, np.int16, lambda part: part.astype(np.int64) + int(intercept))
+    return convert(voxels, np.float32, lambda part: part * slope + intercept)
 
 
-def _physical_grid(header: Any, case_id: str) -> tuple[Affine, SpacingMm]:
-    """Affine in millimetres, and the spacing.
+def _physical_grid(header: Any, case_id: str) -> tuple[AffineMatrix, SpacingMm]:
+    """Read affine and spacing in millimetres.
 
-    The spacing is pixdim's, with which the affine must agree or be ACDC's.
+    The spacing is pixdim. The affine must agree with pixdim, or have unit scale and no qform as in ACDC.
     """
     dimensions = int(header["dim"][0])
     spacing = np.array(header["pixdim"][1:4], dtype=np.float64)
@@ -225,7 +230,7 @@ def _physical_grid(header: Any, case_id: str) -> tuple[Affine, SpacingMm]:
         np.isfinite(spacing).all() and spacing.min() > 0,
         case_id,
         "spacing_mm",
-        got=_listed(spacing),
+        got=_format_spacing(spacing),
         expected="positive numbers",
         fix=_CORRECT,
     )
@@ -236,7 +241,7 @@ def _physical_grid(header: Any, case_id: str) -> tuple[Affine, SpacingMm]:
         case_id,
         "affine",
         got=affine.tolist(),
-        expected="finite, independent axes",
+        expected="a finite matrix with independent axes",
         fix=_CONVERT,
     )
     spacing[dimensions:] = scale[dimensions:]  # a 2-D image has no third pixdim
@@ -245,8 +250,8 @@ def _physical_grid(header: Any, case_id: str) -> tuple[Affine, SpacingMm]:
             int(header["qform_code"]) == 0 and np.allclose(scale, 1, rtol=0, atol=_SCALE_TOLERANCE),
             case_id,
             "spacing_mm",
-            got=_listed(spacing),
-            expected=f"{_listed(scale)}, the affine's spacing",
+            got=_format_spacing(spacing),
+            expected=f"{_format_spacing(scale)}, the affine's spacing",
             fix=_CORRECT,
         )
         warn_of_acdc_spacing()
@@ -257,10 +262,12 @@ def _physical_grid(header: Any, case_id: str) -> tuple[Affine, SpacingMm]:
         "affine",
         got=f"axes {angle_deg:.1f} degrees off a right angle",
         expected="at most 1 degree",
-        fix="resample it to a straight grid",
+        fix="resample the scan to an orthogonal grid",
     )
     if angle_deg > 0.02:
-        warn_repaired(case_id, f"its axes are {angle_deg:.2f} degrees off a right angle; taken as straight")
+        warn_repaired(
+            case_id, f"its axes are {angle_deg:.2f} degrees off a right angle; the nearest orthogonal axes are used"
+        )
     factor = _MILLIMETRES.get(int(header["xyzt_units"]) % 8, 1.0)
     if factor != 1.0:
         warn_repaired(case_id, f"its unit of length is {factor:g} mm; converted to millimetres")
@@ -270,10 +277,10 @@ def _physical_grid(header: Any, case_id: str) -> tuple[Affine, SpacingMm]:
     return physical, tuple(float(mm) * factor for mm in spacing)
 
 
-def _agreed_affine(header: Any, case_id: str) -> Affine:
-    """Read the sform, else the qform.
+def _agreed_affine(header: Any, case_id: str) -> AffineMatrix:
+    """Read the sform, or the qform without an sform.
 
-    Both must agree where both are coded.
+    Both must agree if both have a code.
     """
     sform = np.asarray(header.get_sform(), dtype=np.float64)
     has_sform, has_qform = int(header["sform_code"]) > 0, int(header["qform_code"]) > 0
@@ -283,14 +290,16 @@ def _agreed_affine(header: Any, case_id: str) -> Affine:
             case_id,
             "affine",
             got="sform_code 0, qform_code 0",
-            expected="a coded orientation",
+            expected="an sform or qform with a code above 0",
             fix=_CONVERT,
         )
         return sform
     try:
         qform = np.asarray(header.get_qform(), dtype=np.float64)
     except (HeaderDataError, ValueError) as error:
-        raise CaseError(case_id, "affine", got=f"a qform ({error})", expected="a rotation", fix=_CONVERT) from None
+        raise CaseError(
+            case_id, "affine", got=f"a qform ({error})", expected="a valid quaternion", fix=_CONVERT
+        ) from None
     if not has_sform:
         return qform
     if np.isfinite(sform).all() and np.linalg.det(sform) != 0:
@@ -306,10 +315,10 @@ def _agreed_affine(header: Any, case_id: str) -> Affine:
     return sform
 
 
-def _nearest_orthogonal(directions: Affine) -> tuple[Affine, float]:
+def _nearest_orthogonal(directions: AffineMatrix) -> tuple[AffineMatrix, float]:
     """Find the orthogonal matrix nearest to three unit columns.
 
-    The second value is their largest departure from a right angle in degrees.
+    The second value is the columns' largest deviation from a right angle in degrees.
     """
     cosines = directions.T @ directions
     largest = float(np.abs(cosines[np.triu_indices(3, k=1)]).max())
@@ -317,5 +326,5 @@ def _nearest_orthogonal(directions: Affine) -> tuple[Affine, float]:
     return left @ right, float(np.degrees(np.arcsin(min(largest, 1.0))))
 
 
-def _listed(spacing: NDArray[Any]) -> str:
+def _format_spacing(spacing: NDArray[Any]) -> str:
     return " x ".join(f"{mm:.4g}" for mm in spacing)

@@ -1,7 +1,7 @@
-"""Intensity normalisation, and Hounsfield units.
+"""Intensity normalisation, and correction of Hounsfield units.
 
-Known faults of CT exports are undone. Air is -1024 HU (some scanners write -1000), water 0. Outside the round field of
-view scanners write padding far below air; some exports lack the intercept, so that air is 0 and water 1024.
+Air is -1024 HU (some scanners write -1000), water 0. Outside the round field of view scanners write padding far below
+air. Some CT exports lack the intercept, so that air is 0 and water 1024.
 """
 
 import math
@@ -13,27 +13,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uumamba.data.chunks import chunks, spans
+from uumamba.data.grid import Image
 from uumamba.data.recipe import CtStatistics
 from uumamba.data.warn import warn_repaired
 from uumamba.runtime.errors import require_case
 
-Image = NDArray[np.float32]
-Normaliser = Callable[[NDArray[Any]], Image]
-"""``normaliser(planes)``: some planes of stored values to normalised float32."""
+Normaliser = Callable[[NDArray[Any]], Image]  # from stored planes to normalised float32
 
 AIR_HU = -1024
-DENSE_HU = -500
-"""Midway between air or lung and soft tissue: what is denser belongs to the patient, or to the table."""
+DENSE_HU = -500  # between lung and soft tissue; denser voxels belong to the patient or the table
 
 _SHIFT_HU = 1024
-_TISSUE_HU = 150  # blood, muscle, fat and water are this close to 0
+_TISSUE_HU = 150  # largest distance of blood, muscle, fat and water from 0
 _PADDING_HU = -1500
 _MOST_NEGATIVE = 0.001
 _LEAST_TISSUE = 0.05
 
 
-def normaliser_for_ct(statistics: CtStatistics, *, shift: int) -> Normaliser:
-    """Make the normaliser of CT, alike for every scan.
+def make_ct_normaliser(statistics: CtStatistics, *, shift: int) -> Normaliser:
+    """Make the normaliser of CT, the same for every scan.
 
     Stored values plus ``shift`` are Hounsfield units.
     """
@@ -47,10 +45,10 @@ def normaliser_for_ct(statistics: CtStatistics, *, shift: int) -> Normaliser:
     )
 
 
-def normaliser_for_scan(image: NDArray[Any], clip_percentiles: tuple[float, float], *, case_id: str) -> Normaliser:
+def make_scan_normaliser(image: NDArray[Any], clip_percentiles: tuple[float, float], *, case_id: str) -> Normaliser:
     """Make a normaliser to mean 0 and variance 1.
 
-    It clips an image to its own percentiles first.
+    The image is first clipped to its own percentiles.
 
     Raises:
         CaseError: the image is constant.
@@ -62,9 +60,9 @@ def normaliser_for_scan(image: NDArray[Any], clip_percentiles: tuple[float, floa
         low < high and std > 0,
         case_id,
         "image",
-        got=f"{image.flat[0]:g} wherever it is not 0",
+        got=f"{image.flat[0]:g} in every voxel except 0",
         expected="more than one value",
-        fix="leave out the scan",
+        fix="exclude the scan",
     )
     return partial(_normalise, low=low, high=high, mean=mean, std=std, as_float=_as_float32)
 
@@ -72,10 +70,7 @@ def normaliser_for_scan(image: NDArray[Any], clip_percentiles: tuple[float, floa
 def _normalise(
     planes: NDArray[Any], *, low: float, high: float, mean: float, std: float, as_float: Callable[[NDArray[Any]], Image]
 ) -> Image:
-    """Clip, shift and scale some planes; float32.
-
-    They are clipped to ``low`` and ``high``, then less ``mean``, divided by ``std``.
-    """
+    """Clip planes to ``low`` and ``high``, subtract ``mean``, divide by ``std``."""
     clipped = np.clip(as_float(planes), low, high)
     clipped -= np.float32(mean)
     clipped /= np.float32(std)
@@ -83,8 +78,8 @@ def _normalise(
 
 
 def _mean(image: NDArray[Any], change: Callable[[NDArray[Any]], NDArray[Any]]) -> float:
-    slabs = spans(len(image), image[0].size)
-    return math.fsum(change(image[first:last]).sum(dtype=np.float64) for first, last in slabs) / image.size
+    sums = (change(image[a:b]).sum(dtype=np.float64) for a, b in spans(len(image), image[0].size))
+    return math.fsum(sums) / image.size
 
 
 def _as_float32(planes: NDArray[Any]) -> Image:
@@ -92,18 +87,19 @@ def _as_float32(planes: NDArray[Any]) -> Image:
 
 
 def find_shift(scan: NDArray[Any], *, case_id: str) -> int:
-    """Find the offset that makes a scan's values Hounsfield units.
+    """Find the offset from stored values to Hounsfield units.
 
-    A warning says where it is not 0. Values count as 1024 too high where next to none is negative (a true scan has air,
-    lung or fat) and one in twenty is within 150 of 1024, as soft tissue would be; so much dense bone is in no scan that
-    has neither fat nor air. Padding counts as neither, and is warned of: :func:`to_hounsfield` makes it air.
+    The offset is -1024, with a warning, if at most 0.1 % of the voxels are negative (a scan in Hounsfield units has
+    air, lung or fat) and at least 5 % are within 150 of 1024, like soft tissue without an intercept. No scan without
+    fat and air has that much dense bone. Otherwise the offset is 0. Padding is ignored, with a warning;
+    :func:`to_hounsfield` sets it to air.
 
     Raises:
-        CaseError: every voxel has the same value.
+        CaseError: all voxels have the same value.
     """
     lowest, highest = float(scan.min()), float(scan.max())
     require_case(
-        lowest != highest, case_id, "image", got=lowest, expected="more than one value", fix="leave out the scan"
+        lowest != highest, case_id, "image", got=lowest, expected="more than one value", fix="exclude the scan"
     )
     inside = negative = tissue = 0
     for part in chunks(scan):
@@ -114,14 +110,14 @@ def find_shift(scan: NDArray[Any], *, case_id: str) -> int:
     is_shifted = inside > 0 and negative <= _MOST_NEGATIVE * inside and tissue >= _LEAST_TISSUE * inside
     shift = -_SHIFT_HU if is_shifted else 0
     if shift:
-        warn_repaired(case_id, "its values are 1024 above Hounsfield units (soft tissue at 1024); 1024 is subtracted")
+        warn_repaired(case_id, "its values are Hounsfield units plus 1024; 1024 is subtracted")
     if lowest + shift < _PADDING_HU:
-        warn_repaired(case_id, f"its padding of {lowest + shift:g} HU, below any air, is set to {AIR_HU:g}")
+        warn_repaired(case_id, f"its padding of {lowest + shift:g} HU is set to air, {AIR_HU:g} HU")
     return shift
 
 
 def to_hounsfield(values: NDArray[Any], shift: int) -> NDArray[np.float32]:
-    """Convert values to Hounsfield units, float32, none below air."""
+    """Convert values to Hounsfield units in float32, clipped below at air."""
     hounsfield = values.astype(np.float32)
     if shift != 0:
         hounsfield += np.float32(shift)

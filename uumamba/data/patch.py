@@ -1,4 +1,4 @@
-"""Position of a patch in a case, and reading of just that window."""
+"""Position and reading of a patch."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,16 +13,16 @@ from uumamba.runtime.errors import require
 def choose_start(
     generator: torch.Generator, *, size: Sequence[int], shape: Sequence[int], centre: Sequence[int] | None = None
 ) -> tuple[int, ...]:
-    """Choose the first voxel of a patch: around a voxel, or anywhere.
+    """Choose the first voxel of a patch around ``centre`` or at random.
 
-    The patch stays inside the case where it fits, so it is centred on ``centre`` as far as the case's border allows;
-    along an axis where it does not fit it is centred on the case, and its start is negative.
+    A patch that fits is inside the case, and centred on ``centre`` as far as the border allows. Along an axis where the
+    patch does not fit, it is centred on the case and its start is negative.
 
     Args:
-        generator: asked once for each axis with a choice, when ``centre`` is None.
-        size: the patch's, per axis.
-        shape: the case's.
-        centre: a voxel inside the patch.
+        generator: used once for each axis with a choice, if ``centre`` is None.
+        size: size of the patch per axis.
+        shape: shape of the case.
+        centre: voxel inside the patch.
 
     Example:
         >>> choose_start(torch.Generator(), size=(4, 4, 8), shape=(9, 9, 6), centre=(5, 0, 2))
@@ -42,18 +42,18 @@ def choose_start(
 def read_window(
     array: NDArray[Any], start: Sequence[int], size: Sequence[int], *, fill: float | None = None
 ) -> NDArray[Any]:
-    """Copy a window over the last axes.
+    """Copy a window over the last axes of an array.
 
-    Only the part inside the array is read, and the rest is filled.
+    Only the part inside the array is read; the rest is filled.
 
     Args:
-        array: possibly memory-mapped; leading axes beyond ``len(size)`` are channels and read whole.
-        start: first voxel, negative where the window begins before the array.
-        size: the window's.
-        fill: value outside; None takes the smallest value that was read, channel by channel.
+        array: possibly memory-mapped; leading axes beyond ``len(size)`` are channels and read completely.
+        start: first voxel, negative if the window begins before the array.
+        size: size of the window.
+        fill: value outside of the array; None is the smallest value in the window, per channel.
 
     Raises:
-        UsageError: the window is wholly outside.
+        UsageError: the window and the array do not overlap.
 
     Example:
         >>> read_window(np.arange(6).reshape(2, 3), start=(-1, 1), size=(2, 3), fill=9).tolist()
@@ -66,7 +66,7 @@ def read_window(
         all(low < high for low, high in zip(first, last, strict=True)),
         "start",
         got=tuple(start),
-        expected=f"a window of size {tuple(size)} that meets the shape {shape}",
+        expected=f"a window of size {tuple(size)} that overlaps an array of shape {shape}",
     )
     source: tuple[Any, ...] = (..., *map(slice, first, last))
     inside = np.array(array[source])

@@ -1,9 +1,9 @@
-"""Prepared cases on disk: memory-mapped arrays, and a JSON that marks them complete.
+"""Prepared cases on disk, as memory-mapped arrays.
 
-``PREPARED/dataset.json`` (manifest with raw paths), ``PREPARED/recipe.json``, where statistics of CT were found the
-samples ``PREPARED/foreground/<case_id>.npz``, and for each case
-``PREPARED/cases/<case_id>/`` with ``image.npy`` (float16 ``(C, Z, Y, X)``), ``label.npy`` (uint8 ``(Z, Y, X)``),
-``locations.npy`` (int32 ``(n, 4)``) and ``case.json``. That last file is written last: without it the case is absent.
+A prepared folder holds ``dataset.json`` (manifest with raw paths), ``recipe.json``, for computed CT statistics the
+samples ``foreground/<case_id>.npz``, and for each case ``cases/<case_id>/`` with ``image.npy`` (float16
+``(C, Z, Y, X)``), ``label.npy`` (uint8 ``(Z, Y, X)``), ``locations.npy`` (int32 ``(n, 4)``) and ``case.json``. The file
+``case.json`` is written last; a case without it is absent.
 """
 
 import hashlib
@@ -28,8 +28,7 @@ from uumamba.runtime.errors import CaseError, UsageError, require, require_case
 from uumamba.runtime.files import whole_file, write_json
 from uumamba.types import LabelMap
 
-FORMAT_VERSION = 1
-"""Increase it whenever equal sources and recipe would give other arrays, so that old ones are prepared again."""
+FORMAT_VERSION = 1  # increased whenever equal sources and recipe would give other arrays
 
 RECIPE_NAME = "recipe.json"
 FOREGROUND_NAME = "foreground"
@@ -39,10 +38,10 @@ _PREPARE = "run `uumamba prepare` again"
 
 @dataclass(frozen=True)
 class PreparedCase:
-    """One prepared case; image and label are read-only memory maps of their files.
+    """Prepared case, with read-only memory maps of image and label.
 
     Args:
-        case_id: its name.
+        case_id: name of the case.
         image: float16 ``(C, Z, Y, X)``.
         label: uint8 ``(Z, Y, X)``.
         locations: int32 ``(n, 4)``, rows ``(class, z, y, x)``: at most 2000 voxels of each foreground class.
@@ -57,18 +56,18 @@ class PreparedCase:
 
 
 class PreparedFolder:
-    """A folder that ``uumamba prepare`` finished.
+    """Complete folder of ``uumamba prepare``.
 
     Attributes:
         path: the folder.
-        manifest: its cases.
-        recipe: their preprocessing.
+        manifest: list of the cases.
+        recipe: preprocessing of the cases.
 
     Args:
         path: the folder.
 
     Raises:
-        UsageError: nothing was prepared there, or preparing it was never finished.
+        UsageError: the folder holds no prepared cases, or the preparation is not complete.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -78,7 +77,7 @@ class PreparedFolder:
             "prepared folder",
             got=str(path),
             expected="a folder of prepared cases",
-            fix="make them with `uumamba prepare`",
+            fix="run `uumamba prepare`",
         )
         self.recipe = read_json(
             self.path / RECIPE_NAME, TypeAdapter(PreprocessRecipe), expected="a preparation recipe", fix=_PREPARE
@@ -89,22 +88,24 @@ class PreparedFolder:
         """Open one case.
 
         Raises:
-            UsageError: the manifest does not list it.
-            CaseError: its files are missing or damaged.
+            UsageError: the manifest does not list the case.
+            CaseError: files of the case are missing or damaged.
         """
         return open_prepared(self.path, self.manifest.by_id(case_id).case_id)
 
     def sha256(self) -> str:
-        """Hash what training depends on.
+        """Hash the training data.
 
-        This is each training case's fold and key (its files' bytes and the recipe). Where the folder or the raw scans
-        lie does not matter. No array is read.
+        The hash depends on the fold and the key of each training case (bytes of its files, and the recipe), not on the
+        location of files. No array is read.
 
         Raises:
             CaseError: a case is not prepared.
         """
-        cases = self.manifest.select(split="training")
-        keys = [[case.case_id, case.fold, _read_case_file(self.path, case.case_id).key] for case in cases]
+        keys = [
+            [case.case_id, case.fold, _read_case_file(self.path, case.case_id).key]
+            for case in self.manifest.select(split="training")
+        ]
         return hashlib.sha256(json.dumps([self.manifest.name, keys]).encode()).hexdigest()
 
 
@@ -117,25 +118,24 @@ def write_prepared(
     geometry: Geometry,
     key: str,
 ) -> None:
-    """Store a case, each file whole or absent, ``case.json`` last.
+    """Store a case, each file atomically and ``case.json`` last.
 
     Args:
         folder: the prepared folder.
-        case_id: names the case's own folder.
-        image: ``(1, Z, Y, X)``, or its planes in order, any number at a time; stored as float16, which a normalised
-            image fits.
-        label: ``(Z, Y, X)``, or its planes in order.
-        geometry: from :func:`uumamba.data.preprocess.preprocess`.
-        key: :func:`source_key`'s.
+        case_id: name of the case's folder.
+        image: ``(1, Z, Y, X)``, or slabs of planes in order; stored as float16, which suffices for a normalised image.
+        label: ``(Z, Y, X)``, or slabs of planes in order.
+        geometry: geometry of :func:`uumamba.data.preprocess.preprocess`.
+        key: key of :func:`source_key`.
 
     Raises:
         CaseError: a value does not fit float16.
-        UsageError: the planes are fewer or more than the geometry's.
+        UsageError: the number of planes differs from the geometry.
     """
     target = Path(folder) / "cases" / case_id
     (target / CASE_NAME).unlink(missing_ok=True)
-    for leftover in target.glob(".unfinished-*"):  # of a process that was killed
-        leftover.unlink()
+    for unfinished in target.glob(".unfinished-*"):  # of a killed process
+        unfinished.unlink()
     _write_array(target / "image.npy", (_as_float16(slab, case_id) for slab in image), (1, *geometry.prepared_shape))
     _write_array(target / "label.npy", label, geometry.prepared_shape)
     stored_label = _map_array(target, "label", case_id)
@@ -143,30 +143,32 @@ def write_prepared(
     with whole_file(target / "locations.npy") as unfinished, unfinished.open("wb") as file:
         np.save(file, sample_locations(stored_label, case_id=case_id, counts=counts), allow_pickle=False)
     voxels = counts.sum(axis=0)
-    stored = {
-        "format": FORMAT_VERSION,
-        "key": key,
-        "label_voxels": {str(value): int(voxels[value]) for value in np.flatnonzero(voxels)},
-        "geometry": asdict(geometry),
-    }
-    write_json(target / CASE_NAME, stored)
+    write_json(
+        target / CASE_NAME,
+        {
+            "format": FORMAT_VERSION,
+            "key": key,
+            "label_voxels": {str(value): int(voxels[value]) for value in np.flatnonzero(voxels)},
+            "geometry": asdict(geometry),
+        },
+    )
 
 
 def open_prepared(folder: Path | str, case_id: str) -> PreparedCase:
-    """Open a stored case; only its locations are read at once.
+    """Open a stored case; only its locations are read into memory.
 
     Raises:
-        CaseError: it is not there, incomplete, of another format version, or damaged.
+        CaseError: the case is absent, incomplete, of another format version, or damaged.
     """
     geometry = _read_case_file(folder, case_id).geometry
     source = Path(folder) / "cases" / case_id
     image, label = _map_array(source, "image", case_id), _map_array(source, "label", case_id)
-    found, shape = f"{image.shape} and {label.shape}", geometry.prepared_shape
+    shape = geometry.prepared_shape
     require_case(
         image.shape[1:] == shape and label.shape == shape,
         case_id,
         "shape",
-        got=found,
+        got=f"{image.shape} and {label.shape}",
         expected=f"the geometry's {shape}",
         fix=_PREPARE,
     )
@@ -175,12 +177,12 @@ def open_prepared(folder: Path | str, case_id: str) -> PreparedCase:
 
 
 def is_up_to_date(folder: Path | str, case: Case, *, recipe: PreprocessRecipe, structures: Mapping[str, int]) -> bool:
-    """Check that a case is stored whole and from its present files.
+    """Return whether a complete stored case matches its current files.
 
-    They are read only where the case is stored.
+    The files are read only if the case is stored.
 
     Raises:
-        CaseError: a file of the source cannot be read.
+        CaseError: a source file cannot be read.
     """
     if not (Path(folder) / "cases" / case.case_id / CASE_NAME).is_file():
         return False
@@ -193,19 +195,21 @@ def is_up_to_date(folder: Path | str, case: Case, *, recipe: PreprocessRecipe, s
 
 
 def source_key(case: Case, *, recipe: PreprocessRecipe, structures: Mapping[str, int]) -> str:
-    """Hash all that a prepared case depends on.
+    """Hash the sources of a prepared case.
 
-    These are the bytes of its files, the recipe, the structures and the format version.
+    The hash depends on the bytes of the case's files, the recipe, the structures and the format version.
 
     Raises:
         CaseError: a file cannot be read.
     """
-    settings = {"format": FORMAT_VERSION, "recipe": recipe.to_json(), "structures": dict(sorted(structures.items()))}
-    return hash_case(case, settings)
+    return hash_case(
+        case,
+        {"format": FORMAT_VERSION, "recipe": recipe.to_json(), "structures": dict(sorted(structures.items()))},
+    )
 
 
 def hash_case(case: Case, settings: Mapping[str, Any]) -> str:
-    """Hash the bytes of a case's files and some settings.
+    """Hash the bytes of a case's files, and settings.
 
     Raises:
         CaseError: a file cannot be read.
@@ -213,26 +217,23 @@ def hash_case(case: Case, settings: Mapping[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for path in (case.image, case.label):
         if path is not None:
-            digest.update(_digest_of(path, case.case_id))
+            digest.update(_hash_path(path, case.case_id))
     return digest.hexdigest()
 
 
 @dataclass(frozen=True)
 class _CaseFile:
-    """Content of ``case.json``, as far as it is read back."""
+    """Content of ``case.json``, without ``label_voxels``."""
 
     format: int
     geometry: Geometry
     key: str = ""
 
 
-_CASE_FILE = TypeAdapter(_CaseFile)
-
-
 def _read_case_file(folder: Path | str, case_id: str) -> _CaseFile:
     path = Path(folder) / "cases" / case_id / CASE_NAME
     try:
-        stored = read_json(path, _CASE_FILE, expected="a prepared case", fix=_PREPARE)
+        stored = read_json(path, TypeAdapter(_CaseFile), expected="a prepared case", fix=_PREPARE)
     except UsageError as error:
         raise CaseError(case_id, error.key, got=error.got, expected=error.expected, fix=error.fix) from None
     require_case(
@@ -253,14 +254,14 @@ def _as_float16(slab: NDArray[np.float32], case_id: str) -> NDArray[np.float16]:
         case_id,
         "image",
         got=largest,
-        expected=f"at most {limit:g} once normalised (float16)",
-        fix="check the recipe's normalisation",
+        expected=f"a normalised value of at most {limit:g} (float16)",
+        fix="check the normalisation of the recipe",
     )
     return torch.from_numpy(np.ascontiguousarray(slab)).half().numpy()
 
 
 def _write_array(path: Path, slabs: Iterable[NDArray[Any]], shape: tuple[int, ...]) -> None:
-    """Write an array slab by slab, in the bytes that ``np.save`` writes."""
+    """Write an array slab by slab, in the format of ``np.save``."""
     written = 0
     with whole_file(path) as unfinished, unfinished.open("wb") as file:
         for slab in slabs:
@@ -273,7 +274,7 @@ def _write_array(path: Path, slabs: Iterable[NDArray[Any]], shape: tuple[int, ..
             written == math.prod(shape),
             path.name,
             got=f"{written} voxels",
-            expected=f"{math.prod(shape)} of the shape {shape}",
+            expected=f"{math.prod(shape)} voxels for the shape {shape}",
         )
 
 
@@ -282,11 +283,11 @@ def _map_array(source: Path, name: str, case_id: str) -> NDArray[Any]:
     try:
         array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise CaseError(case_id, str(path), got=str(error), expected="a whole array", fix=_PREPARE) from None
+        raise CaseError(case_id, str(path), got=str(error), expected="a complete array", fix=_PREPARE) from None
     return array
 
 
-def _digest_of(path: Path, case_id: str) -> bytes:
+def _hash_path(path: Path, case_id: str) -> bytes:
     digest = hashlib.sha256()
     try:
         for file in sorted(child for child in path.iterdir() if child.is_file()) if path.is_dir() else [path]:
@@ -298,6 +299,6 @@ def _digest_of(path: Path, case_id: str) -> bytes:
             "file",
             got=f"{error.filename} ({error.strerror})",
             expected="a readable file",
-            fix="restore the file",
+            fix="restore the file from its source",
         ) from None
     return digest.digest()

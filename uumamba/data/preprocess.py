@@ -1,4 +1,4 @@
-"""Native scan to network input, and network output back to the scan's grid."""
+"""Preprocessing of scans, and its inverse for network outputs."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from uumamba.data.chunks import spans
 from uumamba.data.geometry import Box, Geometry, find_geometry
-from uumamba.data.normalise import DENSE_HU, Image, find_shift, normaliser_for_ct, normaliser_for_scan
+from uumamba.data.grid import Image
+from uumamba.data.normalise import DENSE_HU, find_shift, make_ct_normaliser, make_scan_normaliser
 from uumamba.data.recipe import CtStatistics, PreprocessRecipe
 from uumamba.data.resample import (
     fill,
@@ -37,26 +38,26 @@ class Preprocessing:
     """Preprocessing of one scan.
 
     Steps, in order: orient, crop to the content, clip and normalise, resample. Planes are computed on demand, one slab
-    at a time. A scan stored in any of the 48 axis orders and directions gives the same array. Normalisation comes
-    before resampling. Where the voxels of the old or new grid are over three times as long as wide, planes and the axis
-    through them are resampled differently (:func:`uumamba.data.resample.image_slabs`). Besides the given scan, memory
-    holds slabs of a few million voxels; ``"zscore"`` needs one float32 volume for a moment, to find the percentiles.
+    after another. A scan stored in any of the 48 axis orders and directions gives the same array. For anisotropic
+    voxels (over three times as long as wide in the old or new grid), planes and the through-plane axis are resampled
+    differently (:func:`uumamba.data.resample.image_slabs`). In addition to the given scan, memory holds slabs of a few
+    million voxels; ``"zscore"`` temporarily needs one float32 volume, to find the percentiles.
 
-    The content of an image is what is not 0; of CT, where air is not 0, it is what is denser than -500 HU, midway
-    between lung and soft tissue: the box of the body and the table. Faults of the Hounsfield units are undone first
+    The content of an image is the box of the voxels other than 0. The content of CT is the box of the voxels denser
+    than -500 HU, between lung and soft tissue: body and table. Hounsfield units are corrected first
     (:func:`uumamba.data.normalise.find_shift`).
 
     Args:
-        image: native, three axes as stored, of any real type.
-        spacing_mm: of its axes.
+        image: native image, three axes as stored, of any real dtype.
+        spacing_mm: spacing of the image's axes.
         recipe: spacing and normalisation.
-        affine: 4 x 4, voxel index to RAS+ millimetres; without it the axes count as R, A, S.
-        label: on the same grid; its structures widen the crop, so that none is ever cut.
-        case_id: named in errors.
+        affine: 4 x 4, voxel index to RAS+ millimetres; without an affine the axes are R, A, S.
+        label: label on the same grid; the crop includes all structures.
+        case_id: name of the case in errors.
 
     Raises:
         CaseError: the image has no content, is constant, or holds NaN or infinity.
-        UsageError: a shape, the spacing or the affine is invalid, or the recipe lacks its statistics.
+        UsageError: a shape, the spacing or the affine is invalid, or the recipe has no statistics of CT.
     """
 
     def __init__(
@@ -76,52 +77,51 @@ class Preprocessing:
             "ct_statistics",
             got=recipe.ct_statistics,
             expected="the statistics of the data set",
-            fix="prepare the data set, which finds them",
+            fix="prepare the data set, or set preprocess.ct_statistics",
         )
         if image.dtype.kind == "f":
             image = image.astype(np.float32, copy=False)
-        whole = find_geometry(image.shape, spacing_mm=spacing_mm, affine=affine)
-        oriented = _stored_by_planes(whole.orient(image))
-        oriented_label = None if label is None else _stored_by_planes(whole.orient(label))
+        uncropped = find_geometry(image.shape, spacing_mm=spacing_mm, affine=affine)
+        oriented = _make_planes_contiguous(uncropped.orient(image))
+        oriented_label = None if label is None else _make_planes_contiguous(uncropped.orient(label))
         statistics = recipe.ct_statistics
         shift = 0 if statistics is None else find_shift(oriented, case_id=case_id)
-        denser_than = None if statistics is None else DENSE_HU - shift
-        box = _box_of_content(oriented, oriented_label, denser_than=denser_than, case_id=case_id)
-        self.geometry: Geometry = whole.with_crop(box, target_spacing_mm=recipe.spacing_mm)
+        box = _find_content(
+            oriented,
+            oriented_label,
+            denser_than=None if statistics is None else DENSE_HU - shift,
+            case_id=case_id,
+        )
+        self.geometry: Geometry = uncropped.with_crop(box, target_spacing_mm=recipe.spacing_mm)
         self._image = oriented[self.geometry.crop]
         self._label = None if oriented_label is None else oriented_label[self.geometry.crop]
         self._normalise = (
-            normaliser_for_scan(self._image, recipe.clip_percentiles, case_id=case_id)
+            make_scan_normaliser(self._image, recipe.clip_percentiles, case_id=case_id)
             if statistics is None
-            else normaliser_for_ct(statistics, shift=shift)
+            else make_ct_normaliser(statistics, shift=shift)
         )
 
     def image_slabs(self) -> Iterator[Image]:
-        """Yield the prepared image's planes in order.
-
-        They are float32 ``(n, Y, X)`` at a time.
-        """
-        old, new = self.geometry.cropped_shape, self.geometry.prepared_shape
+        """Yield the prepared image in slabs, float32 ``(n, Y, X)``."""
         return image_slabs(
             lambda first, last: self._normalise(self._image[first:last]),
-            old,
-            new,
+            self.geometry.cropped_shape,
+            self.geometry.prepared_shape,
             anisotropic=is_anisotropic(self.geometry.oriented_spacing_mm, self.geometry.prepared_spacing_mm),
         )
 
     def label_slabs(self) -> Iterator[LabelMap]:
-        """Yield the prepared label's planes in order.
-
-        They are uint8 ``(n, Y, X)`` at a time.
+        """Yield the prepared label in slabs, uint8 ``(n, Y, X)``.
 
         Raises:
-            UsageError: the scan came without a label.
+            UsageError: the scan has no label.
         """
         label = self._label
         if label is None:
             raise UsageError("label", got=None, expected="a label map")
-        old, new = self.geometry.cropped_shape, self.geometry.prepared_shape
-        return label_slabs(lambda first, last: label[first:last], old, new)
+        return label_slabs(
+            lambda first, last: label[first:last], self.geometry.cropped_shape, self.geometry.prepared_shape
+        )
 
 
 def preprocess(
@@ -133,16 +133,14 @@ def preprocess(
     label: NDArray[np.uint8] | None = None,
     case_id: str = "image",
 ) -> tuple[Image, LabelMap | None, Geometry]:
-    """Preprocess a scan at once.
-
-    Orient, crop to the content, clip and normalise, resample: all of a :class:`Preprocessing`.
+    """Preprocess a scan in memory, as :class:`Preprocessing` does in slabs.
 
     Returns:
-        Image ``(1, Z, Y, X)`` float32, label ``(Z, Y, X)`` uint8 or None, and the geometry that undoes it.
+        Image ``(1, Z, Y, X)`` float32, label ``(Z, Y, X)`` uint8 or None, and the geometry for the inverse.
 
     Raises:
         CaseError: the image has no content, is constant, or holds NaN or infinity.
-        UsageError: a shape, the spacing or the affine is invalid, or the recipe lacks its statistics.
+        UsageError: a shape, the spacing or the affine is invalid, or the recipe has no statistics of CT.
 
     Example:
         >>> scan = np.random.default_rng(0).random((40, 48, 6))
@@ -162,35 +160,35 @@ def preprocess(
 
 
 def restore_label(label: LabelMap, geometry: Geometry) -> LabelMap:
-    """Put a prepared label map on its native grid.
+    """Map a prepared label ``(Z, Y, X)`` back to the native grid.
 
-    ``(Z, Y, X)`` becomes the native shape, with 0 outside the crop. The original label comes back bit for bit when the
-    recipe kept the spacing. Otherwise a smooth structure as large as a ventricle comes back with a Dice of 0.97 or
-    more. On ACDC at 1.5 mm the mean over every fourth frame was 0.998 for RV and LV and 0.994 for MYO, the worst 0.984,
-    0.986 and 0.966.
+    Voxels outside the crop are 0. Without resampling the native label is restored bit for bit. With resampling, a
+    smooth structure as large as a ventricle is restored with a Dice of at least 0.97. On ACDC at 1.5 mm the mean over
+    every fourth frame was 0.998 for RV and LV and 0.994 for MYO, the worst 0.984, 0.986 and 0.966.
     """
     _check_shape(label.shape, geometry)
-    return _to_native(resample_label(np.asarray(label), geometry.cropped_shape), geometry, outside=0)
+    return _to_native(resample_label(np.asarray(label), geometry.cropped_shape), geometry)
 
 
 def restore_probabilities(probabilities: NDArray[np.floating[Any]], geometry: Geometry) -> Image:
-    """Resample probabilities ``(K, Z, Y, X)`` linearly to the native grid, ``(K, *native)``.
+    """Resample probabilities ``(K, Z, Y, X)`` linearly to the native grid.
 
-    Outside the crop the background (class 0) is certain. This holds K native volumes; :func:`restore` holds two.
+    The result is ``(K, *native)``. Outside the crop the probability of background (class 0) is 1. Memory holds K native
+    volumes, but only two in :func:`restore`.
     """
     _check_shape(probabilities.shape[1:], geometry)
     resampled = resample_linear(np.asarray(probabilities, dtype=np.float32), geometry.cropped_shape)
-    native = _to_native(resampled, geometry, outside=0)
-    inside = _to_native(np.ones(geometry.cropped_shape, dtype=np.bool_), geometry, outside=0)
+    native = _to_native(resampled, geometry)
+    inside = _to_native(np.ones(geometry.cropped_shape, dtype=np.bool_), geometry)
     native[0][~inside] = 1.0
     return native
 
 
 def restore(probabilities: NDArray[np.floating[Any]], geometry: Geometry) -> LabelMap:
-    """Find the most probable class of each native voxel, uint8, after linear resampling.
+    """Find the most probable class of each native voxel.
 
-    Probabilities ``(K, Z, Y, X)`` may also be logits or any scores. A tie goes to the smaller class; outside the crop
-    is background.
+    Probabilities, logits or other scores ``(K, Z, Y, X)`` are resampled linearly. A tie goes to the smaller class;
+    voxels outside the crop are background. The result is uint8.
 
     Raises:
         UsageError: a probability is NaN or infinite, the shape is not the geometry's, or there are over 256 classes.
@@ -204,14 +202,13 @@ def restore(probabilities: NDArray[np.floating[Any]], geometry: Geometry) -> Lab
         got="NaN or infinity",
         expected="finite numbers",
     )
-    return _to_native(resampled_argmax(scores, geometry.cropped_shape), geometry, outside=0)
+    return _to_native(resampled_argmax(scores, geometry.cropped_shape), geometry)
 
 
-def _to_native(cropped: NDArray[Any], geometry: Geometry, *, outside: int) -> NDArray[Any]:
-    leading = cropped.shape[:-3]
-    whole = np.full((*leading, *geometry.oriented_shape), outside, dtype=cropped.dtype)
-    whole[(..., *geometry.crop)] = cropped
-    return np.ascontiguousarray(geometry.unorient(whole))
+def _to_native(cropped: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
+    oriented = np.zeros((*cropped.shape[:-3], *geometry.oriented_shape), dtype=cropped.dtype)
+    oriented[(..., *geometry.crop)] = cropped
+    return np.ascontiguousarray(geometry.unorient(oriented))
 
 
 def _check_shape(shape: Sequence[int], geometry: Geometry) -> None:
@@ -223,19 +220,19 @@ def _check_shape(shape: Sequence[int], geometry: Geometry) -> None:
     )
 
 
-def _stored_by_planes(oriented: NDArray[Any]) -> NDArray[Any]:
+def _make_planes_contiguous(oriented: NDArray[Any]) -> NDArray[Any]:
     """Copy an array unless its planes are contiguous in memory.
 
-    They may be stored forwards or backwards. Reading some planes of another would walk through the whole of its memory.
+    Axes may be stored in either direction. Reading a few planes of another layout would read all of the memory.
     """
     strides = [abs(stride) for stride in oriented.strides]
     return oriented if strides == sorted(strides, reverse=True) else np.ascontiguousarray(oriented)
 
 
-def _box_of_content(image: NDArray[Any], label: LabelMap | None, *, denser_than: float | None, case_id: str) -> Box:
+def _find_content(image: NDArray[Any], label: LabelMap | None, *, denser_than: float | None, case_id: str) -> Box:
     """Find the smallest box around the content and every structure.
 
-    Content is above a value, or other than 0 where that is None.
+    Content is above ``denser_than``, or other than 0 if that is None.
 
     Raises:
         CaseError: there is no content, or the image holds NaN or infinity.
@@ -249,16 +246,16 @@ def _box_of_content(image: NDArray[Any], label: LabelMap | None, *, denser_than:
             "image",
             got="NaN or infinity",
             expected="finite voxels",
-            fix="repair or leave out the scan",
+            fix="repair or exclude the scan",
         )
         _mark(filled, planes != 0 if denser_than is None else planes > denser_than, first, last)
     require_case(
         filled[0].any(),
         case_id,
         "image",
-        got="0 everywhere" if denser_than is None else "air alone",
-        expected="content",
-        fix="restore or leave out the scan",
+        got="0 everywhere" if denser_than is None else "only air",
+        expected="an image with content",
+        fix="restore or exclude the scan",
     )
     if label is not None:
         for first, last in spans(len(label), label[0].size):
@@ -268,7 +265,7 @@ def _box_of_content(image: NDArray[Any], label: LabelMap | None, *, denser_than:
 
 
 def _mark(filled: list[NDArray[np.bool_]], content: NDArray[np.bool_], first: int, last: int) -> None:
-    """Mark along each axis where planes ``[first, last)`` have content."""
+    """Mark the positions with content in planes ``[first, last)``, per axis."""
     filled[0][first:last] |= content.any(axis=(1, 2))
     shadow: NDArray[np.bool_] = np.any(content, axis=0)
     filled[1] |= shadow.any(axis=1)

@@ -14,10 +14,10 @@ from uumamba.runtime.errors import require
 class CtStatistics:
     """Statistics of a data set's foreground in Hounsfield units.
 
-    They make a normalisation that is the same for every scan.
+    They define a normalisation that is the same for every scan.
 
     Raises:
-        UsageError: the limits do not rise, or the standard deviation is not positive.
+        UsageError: the lower limit is not below the upper one, or the standard deviation is not positive.
     """
 
     low_hu: float
@@ -32,7 +32,7 @@ class CtStatistics:
             self.low_hu < self.high_hu and self.std_hu > 0,
             "ct_statistics",
             got=self,
-            expected="low_hu < high_hu and a positive std_hu",
+            expected="low_hu below high_hu, and a positive std_hu",
         )
 
 
@@ -43,17 +43,17 @@ class PreprocessRecipe:
     Equal recipes give equal arrays.
 
     Args:
-        spacing_mm: wanted spacing through the planes and along the two axes in plane; None keeps the scan's own.
-        normalisation: ``"zscore"`` clips each scan to its own percentiles, then gives it mean 0 and variance 1;
+        spacing_mm: spacing of the through-plane axis and of the two axes in plane; None keeps the scan's spacing.
+        normalisation: ``"zscore"`` clips each scan to its own percentiles and normalises it to mean 0 and variance 1;
             ``"ct"`` clips Hounsfield units to ``ct_statistics``, subtracts their mean and divides by their standard
-            deviation, alike for every scan.
-        clip_percentiles: lower and upper; of the crop for ``"zscore"``, for ``"ct"`` of the training cases' foreground,
-            where ``ct_statistics`` are to be found.
-        ct_statistics: for ``"ct"``; None leaves them to :func:`uumamba.pipelines.prepare.prepare`, which finds them in
+            deviation, the same for every scan.
+        clip_percentiles: lower and upper percentile; of the crop for ``"zscore"``, of the training cases' foreground
+            for the ``ct_statistics`` of ``"ct"``.
+        ct_statistics: statistics for ``"ct"``; None lets :func:`uumamba.pipelines.prepare.prepare` compute them from
             the training cases.
 
     Raises:
-        UsageError: a spacing is not positive, the percentiles are not in order, or statistics of CT are given for
+        UsageError: a spacing is not positive, the percentiles are not ascending, or statistics of CT are given for
             another normalisation.
 
     Example:
@@ -73,14 +73,14 @@ class PreprocessRecipe:
             len(self.spacing_mm) == 3 and all(mm is None or 0 < mm < math.inf for mm in self.spacing_mm),
             "spacing_mm",
             got=self.spacing_mm,
-            expected="three positive numbers or None",
+            expected="three values, each a positive number or None",
         )
         low, high = self.clip_percentiles
         require(
             0 <= low < high <= 100,
             "clip_percentiles",
             got=self.clip_percentiles,
-            expected="two rising numbers from 0 to 100",
+            expected="two ascending numbers from 0 to 100",
         )
         require(
             self.normalisation in ("zscore", "ct"), "normalisation", got=self.normalisation, expected="'zscore' or 'ct'"
@@ -94,13 +94,11 @@ class PreprocessRecipe:
 
     @property
     def is_complete(self) -> bool:
-        """Ready to preprocess a scan: no statistics are left to be found."""
+        """Return whether the recipe can preprocess scans: no statistics are missing."""
         return self.normalisation != "ct" or self.ct_statistics is not None
 
     def completes(self, wanted: "PreprocessRecipe") -> bool:
-        """Check for the wanted recipe, completed or not.
-
-        The statistics that it left to be found may have been added.
+        """Return whether this is the wanted recipe, possibly with added statistics.
 
         Example:
             >>> wanted = PreprocessRecipe((None, None, None), normalisation="ct")
@@ -110,16 +108,16 @@ class PreprocessRecipe:
         return wanted in (self, replace(self, ct_statistics=None))
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return the recipe as plain values for JSON."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "PreprocessRecipe":
-        """Read :meth:`to_json`'s values, also after JSON text.
+        """Read the values of :meth:`to_json`.
 
-        Missing keys get defaults.
+        Missing keys get their defaults.
 
         Raises:
-            ValueError: a key is unknown, or a value is of another kind.
+            ValueError: a key is unknown, or a value has another type.
         """
         return TypeAdapter(cls).validate_python(stored)

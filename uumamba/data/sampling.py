@@ -1,7 +1,4 @@
-"""Choice of a patch's centre.
-
-How often foreground, of which class, and how much background is allowed.
-"""
+"""Choice of patches: share of foreground, class, and least content."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -22,15 +19,16 @@ class Sampling:
 
     Args:
         forced: samples that are centred on foreground. ``"share"``: the last ``round(batch_size x fraction)`` of each
-            batch. ``"chance"``: each one with that probability; a batch of one needs it, as ``round(1 x 0.33)`` is 0.
-        classes: ``"of_case"`` draws a case and then one of its classes; ``"of_data_set"`` a class and then one of the
-            cases that hold it, so that a class that few scans show comes as often as one that all do.
-        class_weights: relative rate of a class, by label value; 1 where it is not named, 0 for never.
-        content_fraction: a random patch of which a smaller share rises above its smallest value, such as one of
-            clipped air, is drawn again, up to ten times; 0 takes any.
+            batch. ``"chance"``: each sample with probability ``fraction``, also in a batch of one, for which
+            ``round(1 x 0.33)`` is 0.
+        classes: ``"of_case"`` draws a case and then one of its classes; ``"of_data_set"`` draws a class and then one of
+            the cases with this class, so that rare and common classes are equally frequent.
+        class_weights: relative rate of a class, by label value; 1 for other classes, 0 for never.
+        content_fraction: least share of voxels above the smallest value of a random patch. A patch with less, such as
+            one of clipped air, is drawn again, up to ten times; 0 accepts any patch.
 
     Raises:
-        UsageError: a word is not known, or a number is out of range.
+        UsageError: a word is unknown, or a number is out of range.
     """
 
     forced: Literal["share", "chance"] = "share"
@@ -39,9 +37,12 @@ class Sampling:
     content_fraction: float = 0.0
 
     def __post_init__(self) -> None:
-        require(self.forced in ("share", "chance"), "forced", got=self.forced, expected="share or chance")
+        require(self.forced in ("share", "chance"), "forced", got=self.forced, expected="one of share, chance")
         require(
-            self.classes in ("of_case", "of_data_set"), "classes", got=self.classes, expected="of_case or of_data_set"
+            self.classes in ("of_case", "of_data_set"),
+            "classes",
+            got=self.classes,
+            expected="one of of_case, of_data_set",
         )
         require(
             all(0 <= weight < math.inf for weight in self.class_weights.values()),
@@ -53,13 +54,13 @@ class Sampling:
             0.0 <= self.content_fraction < 1.0,
             "content_fraction",
             got=self.content_fraction,
-            expected="at least 0 and below 1",
+            expected="a number of at least 0 and below 1",
         )
 
     def draw_class(self, classes: Sequence[int], generator: Generator) -> int | None:
-        """Draw a class at the rate of its weight.
+        """Draw a class in proportion to its weight.
 
-        None where there are none, or all weigh 0.
+        None if there is no class, or all weights are 0.
 
         Example:
             >>> Sampling(class_weights={1: 0.0}).draw_class([1, 2], Generator())
@@ -71,9 +72,9 @@ class Sampling:
         return classes[int(torch.multinomial(weights, 1, generator=generator))] if weights.sum() > 0 else None
 
     def has_content(self, image: NDArray[Any]) -> bool:
-        """Check that enough of a window rises above its smallest value.
+        """Return whether enough voxels are above the smallest value.
 
-        The window is ``(channel, *spatial)``; any channel counts.
+        The image is ``(channel, *spatial)``; a voxel counts if any channel is above its smallest value.
 
         Example:
             >>> Sampling(content_fraction=0.5).has_content(np.array([[0.0, 0.0, 1.0]]))
@@ -85,14 +86,14 @@ class Sampling:
         return float((image > lowest).any(axis=0).mean()) >= self.content_fraction
 
 
-def cases_by_class(locations: Mapping[str, NDArray[np.int32]]) -> dict[int, tuple[str, ...]]:
-    """List the cases that hold each foreground class.
+def group_cases_by_class(locations: Mapping[str, NDArray[np.int32]]) -> dict[int, tuple[str, ...]]:
+    """List the cases of each foreground class.
 
     Locations are rows ``(class, z, y, x)``.
 
     Example:
         >>> one, both = np.array([[2, 0, 0, 0]], np.int32), np.array([[1, 0, 0, 0], [2, 0, 0, 0]], np.int32)
-        >>> cases_by_class({"a": one, "b": both})
+        >>> group_cases_by_class({"a": one, "b": both})
         {1: ('b',), 2: ('a', 'b')}
     """
     present = {case_id: set(map(int, np.unique(rows[:, 0]))) for case_id, rows in locations.items()}

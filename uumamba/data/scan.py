@@ -1,7 +1,4 @@
-"""Scans and label maps on their native grids.
-
-They are read with every check, and written with the scan's own header.
-"""
+"""Reading and writing of scans and label maps on their native grids."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uumamba.data.case import Case
-from uumamba.data.chunks import converted, values_of
+from uumamba.data.chunks import convert, find_distinct_values
 from uumamba.data.grid import MAX_VOLUME_BYTES, Scan, check_same_grid
 from uumamba.data.itk import ITK_SUFFIXES, read_dicom_series, read_itk
 from uumamba.data.nifti import encode_label, is_nifti_name, new_header, read_nifti
@@ -46,57 +43,57 @@ def read_image(
 ) -> Scan:
     """Read one 3-D scan.
 
-    It is NIfTI, MetaImage, NRRD, or a folder with one DICOM series. Where a NIfTI header's affine and pixdim disagree,
-    the columns of the affine have unit length and qform_code is 0 (all of ACDC), the spacing is pixdim's, with one
-    :class:`AcdcSpacingWarning` a process; any other disagreement is refused. A few NaN or infinite voxels around the
-    body become the smallest value; in the body, or above 1 % of all, they are refused.
+    Formats are NIfTI, MetaImage, NRRD, and a folder with one DICOM series. If affine and pixdim of a NIfTI header
+    disagree, the spacing is pixdim for an affine with columns of unit length and qform_code 0 (all of ACDC), with one
+    :class:`AcdcSpacingWarning` per process; any other disagreement is an error. NaN or infinite voxels outside the body
+    become the smallest value; in the body, or in more than 1 % of all voxels, they are an error.
 
     Args:
         path: the file or folder.
-        case_id: named in errors and warnings; the file's name when None.
-        max_bytes: the largest uncompressed volume to read.
-        keep_integers: leave integers in the type that they are stored in, half as large as float32 for CT.
+        case_id: name in errors and warnings; by default the file's name.
+        max_bytes: largest uncompressed volume to read.
+        keep_integers: keep the dtype of stored integers, which for CT is half as large as float32.
 
     Raises:
-        CaseError: the scan cannot be read with certainty; the message says why and what to do.
+        CaseError: the scan is missing, damaged or ambiguous.
     """
-    scan = _read(Path(path), case_id or Path(path).name, max_bytes)
+    scan = _read_any_format(Path(path), case_id or Path(path).name, max_bytes)
     if keep_integers and scan.array.dtype.kind in "iu":
         return scan
-    return replace(scan, array=_as_float32(scan.array, case_id or scan.path.name))
+    return replace(scan, array=_convert_image(scan.array, case_id or scan.path.name))
 
 
 def read_label(
     path: Path | str, *, structures: Mapping[str, int], case_id: str | None = None, max_bytes: int = MAX_VOLUME_BYTES
 ) -> Scan:
-    """Read a label map as uint8; no foreground at all is accepted.
+    """Read a label map as uint8; it may have no foreground.
 
     Args:
         path: as for :func:`read_image`.
-        structures: the valid values besides 0, at most 255.
-        case_id: named in errors.
-        max_bytes: the largest uncompressed volume to read.
+        structures: valid values in addition to 0, at most 255.
+        case_id: name in errors; by default the file's name.
+        max_bytes: largest uncompressed volume to read.
 
     Raises:
-        CaseError: as for an image; or a value is not within 0.001 of an integer, or is no structure's.
+        CaseError: as for an image; or a value is not within 0.001 of an integer, or not in ``structures``.
     """
-    scan = _read(Path(path), case_id or Path(path).name, max_bytes)
-    return replace(scan, array=_as_label(scan.array, structures, case_id or scan.path.name))
+    scan = _read_any_format(Path(path), case_id or Path(path).name, max_bytes)
+    return replace(scan, array=_convert_label(scan.array, structures, case_id or scan.path.name))
 
 
 def read_case(case: Case, *, structures: Mapping[str, int]) -> tuple[Scan, Scan]:
-    """A case's image, its integers kept, and its label on the same grid.
+    """Read image and label of a case; integer images stay integer.
 
     Raises:
-        CaseError: it has no label, either cannot be read, or their grids differ.
+        CaseError: the case has no label, a file cannot be read, or the grids differ.
     """
     if case.label is None:
         raise CaseError(
             case.case_id,
             "label",
             got=None,
-            expected="a path",
-            fix="add its label, or leave it out of the training cases",
+            expected="the path of a label",
+            fix="add the label, or remove the case from the training cases",
         )
     image = read_image(case.image, case_id=case.case_id, keep_integers=True)
     label = read_label(case.label, structures=structures, case_id=case.case_id)
@@ -105,16 +102,16 @@ def read_case(case: Case, *, structures: Mapping[str, int]) -> tuple[Scan, Scan]
 
 
 def write_label(path: Path | str, label: LabelMap, like: Scan) -> None:
-    """Write a label map as ``.nii.gz``, whole or absent.
+    """Write a label map as ``.nii.gz``, atomically.
 
-    It gets its scan's shape, matrices, codes, pixdim and units. A scan that was not NIfTI gives a new header whose
-    qform and sform both hold its affine.
+    Shape, matrices, codes, pixdim and units are those of the scan. For a scan of another format, qform and sform of a
+    new header hold the scan's affine.
 
     Raises:
-        ValueError: the label is not uint8, not of the scan's shape, or the path does not end in ``.nii.gz``.
+        UsageError: the label is not uint8 of the scan's shape, or the path does not end in ``.nii.gz``.
     """
     path = Path(path)
-    require(path.name.endswith(".nii.gz"), "path", got=str(path), expected="a name that ends in .nii.gz")
+    require(path.name.endswith(".nii.gz"), "path", got=str(path), expected="a file name that ends in .nii.gz")
     require(
         label.dtype == np.uint8 and label.shape == like.array.shape,
         "label",
@@ -126,7 +123,7 @@ def write_label(path: Path | str, label: LabelMap, like: Scan) -> None:
         unfinished.write_bytes(encode_label(label, header))
 
 
-def _read(path: Path, case_id: str, max_bytes: int) -> Scan:
+def _read_any_format(path: Path, case_id: str, max_bytes: int) -> Scan:
     if path.is_dir():
         return read_dicom_series(path, case_id=case_id, max_bytes=max_bytes)
     require_case(
@@ -144,18 +141,18 @@ def _read(path: Path, case_id: str, max_bytes: int) -> Scan:
         case_id,
         "file",
         got=path.name,
-        expected=f"a file that ends in {', '.join(('.nii', '.nii.gz', *ITK_SUFFIXES))}",
-        fix="convert it, or give a DICOM folder",
+        expected=f"a file name that ends in {', '.join(('.nii', '.nii.gz', *ITK_SUFFIXES))}",
+        fix="convert the file, or give a DICOM folder",
     )
     return read_itk(path, case_id=case_id, max_bytes=max_bytes)
 
 
-def _as_float32(voxels: NDArray[Any], case_id: str) -> NDArray[np.float32]:
+def _convert_image(voxels: NDArray[Any], case_id: str) -> NDArray[np.float32]:
     largest = float(np.finfo(np.float32).max)
     if voxels.dtype.kind == "f":
         voxels = _without_nonfinite(voxels, case_id)
         if voxels.dtype.itemsize > 4 and np.abs(voxels).max() > largest:
-            warn_repaired(case_id, f"its values reach {np.abs(voxels).max():.0e}; clipped to float32's range")
+            warn_repaired(case_id, f"its values up to {np.abs(voxels).max():.0e} are clipped to float32")
             voxels = np.clip(voxels, -largest, largest)
     return voxels.astype(np.float32)
 
@@ -170,8 +167,8 @@ def _without_nonfinite(voxels: NDArray[Any], case_id: str) -> NDArray[Any]:
         case_id,
         "image",
         got=f"{share:.2%} NaN or infinite voxels",
-        expected=f"at most {_MOST_BAD_VOXELS:.0%}, and none in the body",
-        fix="repair or leave out the scan",
+        expected=f"at most {_MOST_BAD_VOXELS:.0%} of such voxels, and none in the body",
+        fix="repair or exclude the scan",
     )
     lowest = voxels[finite].min()
     warn_repaired(case_id, f"{(~finite).sum()} NaN or infinite voxels outside the body are set to {lowest:g}")
@@ -179,43 +176,44 @@ def _without_nonfinite(voxels: NDArray[Any], case_id: str) -> NDArray[Any]:
 
 
 def _touches_body(voxels: NDArray[Any], finite: NDArray[np.bool_]) -> bool:
-    """Check for bad voxels beside bright ones.
+    """Return whether NaN or infinite voxels touch the body.
 
-    In a box of 5 around one, half of the finite voxels are brighter than the mean, or none is finite.
+    In the box of 5 x 5 x 5 voxels around such a voxel, at least half of the finite voxels are brighter than the mean,
+    or no voxel is finite.
     """
-    from scipy import ndimage  # a tenth of a second, which a scan without such voxels is spared
+    from scipy import ndimage  # here, because the import takes a tenth of a second and is rarely needed
 
     body = finite & (np.where(finite, voxels, 0) > voxels[finite].mean(dtype=np.float64))
     bright, known = (ndimage.uniform_filter(mask.astype(np.float32), size=5) for mask in (body, finite))
     return bool((bright >= 0.5 * known)[~finite].any())
 
 
-def _as_label(voxels: NDArray[Any], structures: Mapping[str, int], case_id: str) -> LabelMap:
+def _convert_label(voxels: NDArray[Any], structures: Mapping[str, int], case_id: str) -> LabelMap:
     require(
         all(0 < value < 256 for value in structures.values()),
         "structures",
         got=dict(structures),
         expected="values from 1 to 255",
     )
-    values = values_of(voxels)
-    whole = np.round(values)
-    with np.errstate(invalid="ignore"):  # infinity less infinity
-        distances = np.where(np.isfinite(values), np.abs(values - whole), np.inf)
+    values = find_distinct_values(voxels)
+    rounded = np.round(values)
+    with np.errstate(invalid="ignore"):  # infinity minus infinity
+        distances = np.where(np.isfinite(values), np.abs(values - rounded), np.inf)
     require_case(
         distances.max() <= _INTEGER_TOLERANCE,
         case_id,
         "label",
         got=values[int(np.argmax(distances))].item(),
-        expected="integers",
+        expected="integer values",
         fix="correct the label",
     )
-    unknown = sorted({int(value) for value in whole} - {0, *structures.values()})
+    unknown = sorted({int(value) for value in rounded} - {0, *structures.values()})
     require_case(
         not unknown,
         case_id,
         "label",
         got=", ".join(map(str, unknown[:5])) + (", ..." if len(unknown) > 5 else ""),
         expected=f"0 background, {', '.join(f'{value} {name}' for name, value in structures.items())}",
-        fix="correct the label or the list of structures; image and label may be swapped",
+        fix="correct the label or the list of structures (or exchange image and label)",
     )
-    return voxels if voxels.dtype == np.uint8 else converted(voxels, np.uint8, np.round)
+    return voxels if voxels.dtype == np.uint8 else convert(voxels, np.uint8, np.round)

@@ -1,7 +1,4 @@
-"""Structures on one side of the patient.
-
-A mirror along one array axis exchanges the sides.
-"""
+"""Structures on the left or right side, which mirroring exchanges."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,12 +13,12 @@ from uumamba.runtime.errors import require
 
 @dataclass(frozen=True)
 class Sides:
-    """Sides of a data set: its manifest's ``sides`` and ``mirror_pairs``.
+    """Left and right structures of a data set, from its manifest.
 
     Args:
         structures: names of the structures on one side.
-        pairs: label values that a left/right mirror exchanges, the right one first.
-        unpaired: names of structures on one side without a partner on the other.
+        pairs: label values that a left/right mirror exchanges, the right structure first.
+        unpaired: names of structures on one side without a counterpart on the other side.
     """
 
     structures: tuple[str, ...]
@@ -29,15 +26,17 @@ class Sides:
     unpaired: tuple[str, ...]
 
 
-def sides_of(manifest: Manifest) -> Sides | None:
-    """Read the sides of a data set; None where no structure has one.
+def read_sides(manifest: Manifest) -> Sides | None:
+    """Read ``sides`` and ``mirror_pairs`` of a manifest.
+
+    None if no structure has a side.
 
     Raises:
-        UsageError: sides or pairs name a structure that the manifest does not list, or one twice.
+        UsageError: a structure is not in the manifest, or is named twice.
 
     Example:
         >>> extra = {"sides": {"R": "right", "L": "left", "LCC": "left"}, "mirror_pairs": [["R", "L"]]}
-        >>> sides_of(Manifest("toy", "CT", {"R": 1, "L": 2, "LCC": 3}, (), extra=extra))
+        >>> read_sides(Manifest("toy", "CT", {"R": 1, "L": 2, "LCC": 3}, (), extra=extra))
         Sides(structures=('R', 'L', 'LCC'), pairs=((1, 2),), unpaired=('LCC',))
     """
     sided = dict(manifest.extra.get("sides") or {})
@@ -52,8 +51,8 @@ def sides_of(manifest: Manifest) -> Sides | None:
         and all(len(pair) == 2 for pair in pairs),
         f"{manifest.name}: sides, mirror_pairs",
         got=f"{sided}, {pairs}",
-        expected=f"structures ({', '.join(manifest.structures)}), in pairs of two, each at most once",
-        fix="correct its dataset.json",
+        expected=f"pairs of two structures of {', '.join(manifest.structures)}, each at most once",
+        fix="correct dataset.json",
     )
     return Sides(
         structures=names,
@@ -63,7 +62,9 @@ def sides_of(manifest: Manifest) -> Sides | None:
 
 
 def left_right_axis(geometry: Geometry) -> int:
-    """Find the prepared axis between the patient's left and right, in either direction.
+    """Find the prepared axis between the patient's left and right.
+
+    The axis may run in either direction.
 
     Example:
         >>> from uumamba.data.geometry import find_geometry
@@ -77,6 +78,6 @@ def left_right_axis(geometry: Geometry) -> int:
 def left_right_axes(geometries: Iterable[Geometry]) -> tuple[int, ...]:
     """List the prepared axes that run left to right.
 
-    There are several where scans are cut in different planes.
+    Scans with different slice orientations have different axes.
     """
     return tuple(sorted({left_right_axis(geometry) for geometry in geometries}))

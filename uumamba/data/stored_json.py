@@ -1,4 +1,4 @@
-"""JSON files of ours, read back with every key checked."""
+"""Reading of stored JSON files, with a check of every key."""
 
 from pathlib import Path
 from typing import TypeVar
@@ -11,17 +11,17 @@ Stored = TypeVar("Stored")
 
 
 def read_json(path: Path, kind: TypeAdapter[Stored], *, expected: str, fix: str) -> Stored:
-    """Read a JSON file as a checked object.
+    """Read a JSON file and check its types.
 
     Args:
         path: the file.
-        kind: adapter of the class that the file stores.
-        expected: the file's content in a few words, for the error about a file that cannot be opened.
-        fix: advice for every error.
+        kind: adapter of the stored class.
+        expected: description of the file, for the error about a file that cannot be opened.
+        fix: fix of every error.
 
     Raises:
-        UsageError: the file is missing, damaged, or holds another kind of value; the key is the path and the place in
-            it, such as ``dataset.json: training.0.fold``.
+        UsageError: the file is missing or damaged, or a value has another type. The key is the path and the location in
+            the file, such as ``dataset.json: training.0.fold``.
     """
     try:
         return kind.validate_json(path.read_bytes())

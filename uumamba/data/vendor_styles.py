@@ -1,7 +1,4 @@
-"""Five named styles of other scanners.
-
-They show the same heart differently, to test a model's robustness.
-"""
+"""Image styles of other scanners, to test the robustness of models."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -13,34 +10,34 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Generator
 
-from uumamba.data.augmentation.parameters import uniform
+from uumamba.data.augmentation.parameters import draw_uniform
+from uumamba.data.grid import Image
 from uumamba.runtime.errors import require
 from uumamba.runtime.seeds import generator_for
 
-Volume = NDArray[np.float32]
-Effect = Callable[[Volume, float, Sequence[float], Generator], Volume]
-"""``effect(image, strength, spacing_mm, generator)``: the changed image; 0 is air, about 1 is bright tissue."""
+# effect(image, strength, spacing_mm, generator) returns the changed image; 0 is air, about 1 is bright tissue.
+Effect = Callable[[Image, float, Sequence[float], Generator], Image]
 
 _WHITE_PERCENTILE = 99.5
 
 
 def surface_coil(
-    image: Volume, strength: float, spacing_mm: Sequence[float], generator: Generator, *, radius_mm: float = 130.0
-) -> Volume:
+    image: Image, strength: float, spacing_mm: Sequence[float], generator: Generator, *, radius_mm: float = 130.0
+) -> Image:
     r"""Multiply by the sensitivity of a surface coil.
 
-    It is :math:`(1 + d^2 / R^2)^{-3s/2}` at a distance :math:`d` from the loop. This is the field on the axis of a loop
-    of radius :math:`R`. The loop is in the middle plane, on the ellipse through the middles of the image's edges, at
-    the body's surface.
+    The sensitivity is :math:`(1 + d^2 / R^2)^{-3s/2}` at a distance :math:`d` from the loop, the field on the axis of a
+    loop of radius :math:`R`. The loop is in the middle plane, at the body's surface: on the ellipse through the middles
+    of the image's edges.
 
     Args:
         image: ``(Z, Y, X)``.
         strength: :math:`s`.
-        spacing_mm: of the axes.
-        generator: draws the loop's place.
-        radius_mm: :math:`R`; a smaller one sees less deep.
+        spacing_mm: spacing of the axes.
+        generator: draws the position of the loop.
+        radius_mm: :math:`R`; a smaller radius gives less depth.
     """
-    angle = float(uniform(generator, (0.0, 2 * math.pi)))
+    angle = float(draw_uniform(generator, (0.0, 2 * math.pi)))
     half_mm = [(length - 1) / 2 * mm for length, mm in zip(image.shape, spacing_mm, strict=True)]
     loop_mm = (0.0, half_mm[1] * math.sin(angle), half_mm[2] * math.cos(angle))
     z, y, x = (
@@ -52,29 +49,29 @@ def surface_coil(
 
 
 def lifted_shadows(
-    image: Volume,
+    image: Image,
     strength: float,
     spacing_mm: Sequence[float],
     generator: Generator,
     *,
     gamma: tuple[float, float] = (0.4, 0.55),
-) -> Volume:
-    r"""Change the grey scale as another reconstruction does.
+) -> Image:
+    r"""Change the grey scale like another reconstruction.
 
-    It becomes :math:`x^{\gamma^s}`; the order of intensities stays.
+    The result is :math:`x^{\gamma^s}`; the order of intensities is unchanged.
 
     Args:
         image: ``(Z, Y, X)``.
         strength: :math:`s`.
         spacing_mm: not used.
         generator: draws :math:`\gamma`.
-        gamma: range of :math:`\gamma`; below 1 lifts lung and muscle towards blood.
+        gamma: range of :math:`\gamma`; below 1 brightens lung and muscle relative to blood.
     """
-    return np.power(image, float(uniform(generator, gamma)) ** strength, dtype=np.float32)
+    return np.power(image, float(draw_uniform(generator, gamma)) ** strength, dtype=np.float32)
 
 
 def dark_blood(
-    image: Volume,
+    image: Image,
     strength: float,
     spacing_mm: Sequence[float],
     generator: Generator,
@@ -82,19 +79,18 @@ def dark_blood(
     half: float = 0.3,
     air: float = 0.05,
     blur_mm: float = 3.0,
-) -> Volume:
-    r"""Reverse the order of tissues as a dark-blood sequence does.
+) -> Image:
+    r"""Reverse the order of tissues like a dark-blood sequence.
 
-    It becomes :math:`(1 - s)\,x + s\,m\,h / (h + x)`.
-
-    :math:`m = v^2 / (v^2 + c^2)` with :math:`v` the image blurred in plane, so that air about the body stays dark.
+    The result is :math:`(1 - s)\,x + s\,m\,h / (h + x)`. The mask :math:`m = v^2 / (v^2 + c^2)`, with the image
+    :math:`v` blurred in plane, keeps air around the body dark.
 
     Args:
         image: ``(Z, Y, X)``.
         strength: :math:`s`.
-        spacing_mm: of the axes.
+        spacing_mm: spacing of the axes.
         generator: not used.
-        half: :math:`h`, the intensity that comes out at a half; about that of muscle.
+        half: :math:`h`, the intensity that is mapped to 0.5; about that of muscle.
         air: :math:`c`, the level of air.
         blur_mm: standard deviation of the blur.
     """
@@ -104,37 +100,37 @@ def dark_blood(
 
 
 def coarse_matrix(
-    image: Volume,
+    image: Image,
     strength: float,
     spacing_mm: Sequence[float],
     generator: Generator,
     *,
     resolution_mm: tuple[float, float] = (3.5, 4.0),
-) -> Volume:
-    r"""Cut the high frequencies of each plane.
+) -> Image:
+    r"""Remove the high frequencies of each plane.
 
-    Fewer encodings are filled up with zeros: blurred, with the ringing of a cut spectrum. In each plane only
-    frequencies up to :math:`1 / (2 r)` stay, :math:`r = (1 - s)\,r_0 + s\,R` along each axis of spacing :math:`r_0`; an
-    axis that is as coarse already stays as it is. The result is the magnitude image.
+    This is zero-filled k-space of fewer encodings: a blurred image with ringing. In each plane only frequencies up to
+    :math:`1 / (2 r)` are kept, with :math:`r = (1 - s)\,r_0 + s\,R` along each axis of spacing :math:`r_0`; a coarser
+    axis is unchanged. The result is the magnitude image.
 
     Args:
         image: ``(Z, Y, X)``.
         strength: :math:`s`.
-        spacing_mm: of the axes.
+        spacing_mm: spacing of the axes.
         generator: draws :math:`R`.
         resolution_mm: range of :math:`R`.
     """
-    wanted = float(uniform(generator, resolution_mm))
+    wanted = float(draw_uniform(generator, resolution_mm))
     space = np.fft.fft2(image.astype(np.float64))
     for axis in (1, 2):
-        reached = max(spacing_mm[axis], (1 - strength) * spacing_mm[axis] + strength * wanted)
-        kept = np.abs(np.fft.fftfreq(image.shape[axis], spacing_mm[axis])) <= 0.5 / reached
+        coarse_mm = max(spacing_mm[axis], (1 - strength) * spacing_mm[axis] + strength * wanted)
+        kept = np.abs(np.fft.fftfreq(image.shape[axis], spacing_mm[axis])) <= 0.5 / coarse_mm
         space *= np.expand_dims(kept, [each for each in range(3) if each != axis])
     return np.abs(np.fft.ifft2(space)).astype(np.float32)
 
 
 def fast_scan(
-    image: Volume,
+    image: Image,
     strength: float,
     spacing_mm: Sequence[float],
     generator: Generator,
@@ -142,10 +138,10 @@ def fast_scan(
     noise: tuple[float, float] = (0.025, 0.035),
     geometry: float = 2.0,
     correlation_mm: float = 4.0,
-) -> Volume:
-    r"""Add the noise of many coils.
+) -> Image:
+    r"""Add the noise of parallel imaging with many coils.
 
-    It is Rician, correlated between pixels, strongest amid the image, and each plane has its own.
+    The noise is Rician, correlated between pixels, strongest in the middle of the image, and independent per plane:
 
     :math:`\sqrt{(x + \sigma n_1)^2 + (\sigma n_2)^2}`, where :math:`n_1, n_2` have the amplitude spectrum
     :math:`1 / (1 + (f \ell)^2)` and unit variance, and :math:`\sigma` is :math:`s` times the noise, times 1 at the
@@ -154,15 +150,15 @@ def fast_scan(
     Args:
         image: ``(Z, Y, X)``.
         strength: :math:`s`.
-        spacing_mm: of the axes.
+        spacing_mm: spacing of the axes.
         generator: draws the noise and its level.
         noise: range of the standard deviation at the border.
-        geometry: factor in the middle, as where coils see alike (the g-factor).
+        geometry: factor in the middle, where the coils' sensitivities are similar (g-factor).
         correlation_mm: :math:`\ell`, the correlation length of the noise.
     """
     y, x = (np.linspace(-1.0, 1.0, length) for length in image.shape[1:])
     factor = 1 + (geometry - 1) * np.cos(np.pi / 2 * y[:, None]) * np.cos(np.pi / 2 * x)
-    level = strength * float(uniform(generator, noise)) * factor
+    level = strength * float(draw_uniform(generator, noise)) * factor
     along_y, along_x = (np.fft.fftfreq(image.shape[axis], spacing_mm[axis]) for axis in (1, 2))
     amplitude = 1 / (1 + correlation_mm**2 * (along_y[:, None] ** 2 + along_x**2))
     white = [torch.randn(image.shape, generator=generator, dtype=torch.float64).numpy() for _ in range(2)]
@@ -178,7 +174,6 @@ STYLES: Mapping[str, Effect] = {
     "coarse_matrix": coarse_matrix,
     "fast_scan": fast_scan,
 }
-"""The styles by name."""
 
 
 def shift_style(
@@ -189,28 +184,29 @@ def shift_style(
     spacing_mm: Sequence[float],
     seed: int = 0,
     strength: float = 1.0,
-) -> Volume:
-    """Show a scan as another scanner might have, with the anatomy unchanged.
+) -> Image:
+    """Change a scan to the style of another scanner.
 
-    Each style changes one thing: ``surface_coil`` the brightness from place to place, ``lifted_shadows`` the grey
-    scale, ``dark_blood`` the order of tissues, ``coarse_matrix`` the resolution in plane, ``fast_scan`` the noise. The
-    random parameters of a style come from a generator keyed by seed, style and case, so that equal arguments give equal
-    bytes. The strength scales the effect; at 0 the image comes back as it is, bit for bit, as does one of a single
-    value.
+    The anatomy is unchanged.
 
-    Intensities are taken from the smallest value (0) to their 99.5th percentile (1), so the result follows any linear
-    change of the scale. It may reach beyond the image's range by a little.
+    Each style changes one property: ``surface_coil`` the brightness by position, ``lifted_shadows`` the grey scale,
+    ``dark_blood`` the order of tissues, ``coarse_matrix`` the resolution in plane, ``fast_scan`` the noise. The random
+    parameters come from a generator keyed by seed, style and case, so that equal arguments give equal bytes. The
+    strength scales the effect; at 0, and for an image of a single value, the image is returned bit for bit.
+
+    Intensities are normalised from the smallest value (0) to the 99.5th percentile (1), so the result follows linear
+    changes of the intensities. Values may slightly exceed the range of the image.
 
     Args:
-        image: a volume in any axis order; the axis of the largest spacing (the first of equals) runs through plane.
+        image: volume in any axis order; the axis of the largest spacing (the first of equals) is through-plane.
         style: a name of :data:`STYLES`.
-        case_id: names the case.
-        spacing_mm: of the axes.
-        seed: another one gives other draws.
+        case_id: key of the draws.
+        spacing_mm: spacing of the axes.
+        seed: seed of the draws.
         strength: 0 to 1.
 
     Raises:
-        UsageError: there is no such style, the strength is not between 0 and 1, or the image has not three axes.
+        UsageError: the style is unknown, the strength is not from 0 to 1, or the image does not have three axes.
 
     Example:
         >>> image = np.arange(60.0).reshape(5, 4, 3)
@@ -221,11 +217,11 @@ def shift_style(
     References:
         Campello et al., IEEE TMI 40(12), 2021, doi 10.1109/TMI.2021.3090082, on differences between vendors. Robson et
         al., *Comprehensive quantification of signal-to-noise ratio and g-factor*, MRM 60, 2008, on the noise.
-        MONAI's transforms cut k-space by pixels, not millimetres, and have white noise alone.
+        MONAI's transforms cut k-space by pixels, not millimetres, and add only white noise.
     """
     require(style in STYLES, "style", got=style, expected=f"one of {', '.join(STYLES)}")
     require(0.0 <= strength <= 1.0, "strength", got=strength, expected="a number from 0 to 1")
-    require(image.ndim == len(spacing_mm) == 3, "image", got=image.shape, expected="three axes, and a spacing for each")
+    require(image.ndim == len(spacing_mm) == 3, "image", got=image.shape, expected="three axes, each with a spacing")
     lowest, white = float(image.min()), float(np.percentile(image, _WHITE_PERCENTILE))
     if strength == 0.0 or not white > lowest:
         return image.astype(np.float32)

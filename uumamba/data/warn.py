@@ -1,28 +1,25 @@
-"""Warnings about scans that are repaired while they are read."""
+"""Warnings about scans that are repaired on reading."""
 
 import warnings
 from functools import cache
 
 
 class ScanWarning(UserWarning):
-    """Warning of a repaired scan; the message names the case and the repair."""
+    """Warning of a repaired scan, with the case and the repair."""
 
 
 class AcdcSpacingWarning(ScanWarning):
-    """Warning of a spacing that was taken from pixdim.
-
-    The affine has unit scale, as in all of ACDC.
-    """
+    """Warning of a spacing from pixdim, not from the affine (ACDC)."""
 
 
 def warn_repaired(case_id: str, repair: str) -> None:
-    """Warn of a repair, with the case's name in front."""
+    """Warn of a repair of a case."""
     warnings.warn(f"{case_id}: {repair}.", ScanWarning, stacklevel=3)
 
 
 @cache
 def warn_of_acdc_spacing() -> None:
-    """Warn once a process: every scan of ACDC would say the same."""
+    """Warn once per process, because every scan of ACDC has the fault."""
     warnings.warn(
         "The affine (sform) has unit scale and qform_code is 0, as in ACDC; the spacing is taken from pixdim, here and "
         "in every such scan.",

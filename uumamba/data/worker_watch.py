@@ -1,7 +1,4 @@
-"""Watch over the processes that read ahead.
-
-The death of one is reported with the case that it was reading.
-"""
+"""Detection of killed data-loading workers, with the case being read."""
 
 import os
 import signal
@@ -17,14 +14,14 @@ from torch.utils.data import get_worker_info
 
 from uumamba.runtime.errors import UsageError, UumambaError
 
-WIDTH = 256  # bytes of a worker's line
-FIX = "use fewer workers, or none with `--set training.workers=0`, and continue with --resume"
+WIDTH = 256  # bytes per worker's line
+FIX = "use fewer workers, or `--set training.workers=0`, and continue with --resume"
 
 
 def report_reading(case_id: str) -> None:
-    """Report the case that this process reads now.
+    """Report the case that this worker is reading.
 
-    Without effect where it is no worker.
+    Other processes do nothing.
     """
     info = get_worker_info()
     board = getattr(info.dataset, "board", None) if info else None
@@ -33,13 +30,13 @@ def report_reading(case_id: str) -> None:
 
 
 class WorkerWatch:
-    """Watch for worker processes that died.
+    """Detector of worker processes that died.
 
-    It knows the case that each was reading. Each worker has a line of text, ``board[worker].value``, in memory shared
-    with this process; a long one is cut.
+    Each worker writes the case that it is reading to a line of shared memory, ``board[worker].value``, cut to
+    ``WIDTH``.
 
     Args:
-        workers: their number; with 0 there is nothing to watch and no memory is shared.
+        workers: number of workers; 0 shares no memory.
 
     Raises:
         UsageError: the system has no shared memory.
@@ -52,10 +49,10 @@ class WorkerWatch:
 
     @contextmanager
     def starting(self) -> Iterator[None]:
-        """Watch the workers that are started inside.
+        """Watch the workers that are started in the block.
 
-        Torch's loader lets the end of a worker raise wherever this process is, also in the middle of a step. Its signal
-        handler is therefore undone; the death is noticed at the wait for the batch, within five seconds.
+        The signal handler of torch's loader raises at the death of a worker at any point, also within a step. It is
+        therefore removed; the death is noticed at the wait for the batch, within five seconds.
 
         Raises:
             UsageError: the system has no shared memory.
@@ -68,10 +65,10 @@ class WorkerWatch:
         self._processes = [process for process in active_children() if process not in before]
 
     def raise_if_dead(self) -> None:
-        """Raise if a worker is gone.
+        """Raise if a worker has died.
 
         Raises:
-            UumambaError: the message names its end, and the case.
+            UumambaError: the message names the cause of death and the case.
         """
         dead = next((process for process in self._processes if not process.is_alive()), None)
         if dead is None:
@@ -79,13 +76,13 @@ class WorkerWatch:
         lines = (row.value.decode(errors="replace").partition(" ") for row in self.board)
         where = next((f"at case {case}" for pid, _, case in lines if pid == str(dead.pid)), "before its first case")
         code = dead.exitcode or 0
-        end = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended by itself with exit code {code}"
-        raise UumambaError(f"A process that reads patches {end} {where}; often memory or /dev/shm is full: {FIX}.")
+        end = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        raise UumambaError(f"A data-loading worker {end} {where}; memory or /dev/shm may be full. Fix: {FIX}.")
 
 
 @contextmanager
 def _shared_memory() -> Iterator[None]:
-    """Report a system without shared memory."""
+    """Turn an OSError into an error about shared memory."""
     try:
         yield
     except OSError as error:
@@ -93,5 +90,5 @@ def _shared_memory() -> Iterator[None]:
             "/dev/shm",
             got=error.strerror or error,
             expected="shared memory for workers",
-            fix="mount /dev/shm, or read in this process with `--set training.workers=0`",
+            fix="mount /dev/shm, or use `--set training.workers=0`",
         ) from error

@@ -1,4 +1,4 @@
-"""DomainBed's interface to any network, any optimizer of the family, and any method that adds to its step."""
+"""DomainBed's ``update`` and ``predict`` for any network, optimizer and method."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -12,11 +12,11 @@ from uumamba.runtime.errors import require
 from uumamba.types import Method
 
 Minibatches = Sequence[tuple[Tensor, Tensor]]
-"""``[(x, y), ...]``, one pair a training domain."""
+"""``[(x, y), ...]``, one pair per training domain."""
 
 
-class Steps(Protocol):
-    """Optimizer whose ``step`` is a whole training step, such as any of :mod:`uumamba.optim`."""
+class StepOptimizer(Protocol):
+    """Protocol of the optimizers in :mod:`uumamba.optim`."""
 
     def step(
         self,
@@ -24,32 +24,32 @@ class Steps(Protocol):
         ascent: None = None,
         at_weights: Callable[[], Tensor] | None = None,
     ) -> Tensor:
-        """Run one step and return the loss at the weights before it."""
+        """Run one training step and return the loss before the step."""
 
 
 class Algorithm(nn.Module):
     r"""Network, optimizer and method behind DomainBed's ``update`` and ``predict``.
 
-    One update is a step of the optimizer on all minibatches joined, with the gradient of the method's scalar A added:
+    One update concatenates all minibatches and runs one optimizer step, with the gradient of the method's penalty A
+    added:
 
     .. math:: L(w) = \mathrm{loss}\big(\mathrm{net}_w(x), y\big), \qquad
               \text{descend with}\ \ g_{\mathrm{optimizer}}(L) + \nabla A(w)
 
-    so any network, any member of the family and any method can be combined; without a method and with ``Plain`` it is
-    empirical risk minimisation, with ``SAM`` the SAM row of a table. Nothing is built or copied here. Neither
-    ``update`` nor ``predict`` changes the training mode.
+    Any network, any optimizer of :mod:`uumamba.optim` and any method can be combined. Without a method, ``Plain`` gives
+    empirical risk minimisation and ``SAM`` gives SAM. Neither ``update`` nor ``predict`` changes the training mode.
 
     Args:
         net: called as ``net(x)``. DomainBed's two parts are
             ``nn.Sequential(OrderedDict(featurizer=..., classifier=...))``.
-        optimizer: of :mod:`uumamba.optim`, over the network's parameters.
-        method: see :class:`Method <uumamba.types.Method>`; its domains are the numbers of the minibatches. None adds
-            nothing.
+        optimizer: an optimizer of :mod:`uumamba.optim` over the network's parameters.
+        method: see :class:`Method <uumamba.types.Method>`; ``domains`` are the numbers of the minibatches. None for no
+            penalty.
         loss: called as ``loss(net(x), y)``.
 
     Raises:
-        UsageError: the optimizer's ``step`` takes no ``at_weights``; or, from ``update``, there is no minibatch, one is
-            empty or has another number of labels, or unlabelled data were passed.
+        UsageError: the optimizer's ``step`` has no argument ``at_weights``; or, from ``update``, there is no minibatch,
+            a minibatch is empty, its numbers of inputs and labels differ, or unlabelled data were passed.
 
     Example:
         >>> from functools import partial
@@ -68,23 +68,28 @@ class Algorithm(nn.Module):
 
     References:
         Gulrajani & Lopez-Paz, *In Search of Lost Domain Generalization*, ICLR 2021, arXiv:2007.01434.
-        Differs from the paper: its algorithms build network and optimizer from hyper-parameters, these are passed; its
-        own scripts call ``algorithm_class(input_shape, num_classes, num_domains, hparams)``, which a function that
-        builds and returns one of these can be.
+        Differs from the paper: DomainBed's algorithms build network and optimizer from hyper-parameters; here both are
+        arguments. DomainBed's scripts call ``algorithm_class(input_shape, num_classes, num_domains, hparams)``: give
+        them a function that builds and returns an ``Algorithm``.
     """
 
     def __init__(
         self,
         net: nn.Module,
-        optimizer: Steps,
+        optimizer: StepOptimizer,
         *,
         method: Method | None = None,
         loss: Callable[[Any, Tensor], Tensor] = F.cross_entropy,
     ) -> None:
         super().__init__()
-        fits = "at_weights" in inspect.signature(optimizer.step).parameters
-        fix = "wrap it: Plain(net.parameters(), partial(torch.optim.Adam, lr=5e-5)) of uumamba.optim"
-        require(fits, "optimizer", got=type(optimizer).__name__, expected="a step that takes at_weights", fix=fix)
+        takes_penalty = "at_weights" in inspect.signature(optimizer.step).parameters
+        require(
+            takes_penalty,
+            "optimizer",
+            got=type(optimizer).__name__,
+            expected="an optimizer of uumamba.optim",
+            fix="pass Plain(net.parameters(), partial(torch.optim.Adam, lr=5e-5))",
+        )
         self.net = net
         self.optimizer = optimizer
         self.method = method
@@ -94,24 +99,29 @@ class Algorithm(nn.Module):
         """Run one training step.
 
         Args:
-            minibatches: ``[(x, y), ...]``, one pair a training domain, each at least one sample long.
+            minibatches: ``[(x, y), ...]``, one pair per training domain, each with at least one sample.
             unlabeled: DomainBed's argument for unlabelled data of test domains; must be None.
 
         Returns:
-            ``{"loss": ...}`` at the weights before the step, and ``"penalty"`` where the method added one.
+            ``{"loss": ...}`` at the weights before the step, and ``"penalty"`` where the method added a penalty.
         """
-        require(unlabeled is None, "unlabeled", got=type(unlabeled).__name__, expected="None, as no method uses it")
-        x, y, domains = _join(minibatches)
-        scalar = None if self.method is None else self.method.at_weights(x, y, domains=domains)
+        require(
+            unlabeled is None,
+            "unlabeled",
+            got=type(unlabeled).__name__,
+            expected="None, because no method uses unlabelled data",
+        )
+        x, y, domains = _concatenate(minibatches)
+        penalty = None if self.method is None else self.method.at_weights(x, y, domains=domains)
         numbers: dict[str, Tensor] = {}
 
-        def penalty() -> Tensor:
-            assert scalar is not None  # passed on only when there is one
-            value = scalar()
+        def record_penalty() -> Tensor:
+            assert penalty is not None  # only passed on if the method returned a penalty
+            value = penalty()
             numbers["penalty"] = value.detach()
             return value
 
-        at_weights = None if scalar is None else penalty
+        at_weights = None if penalty is None else record_penalty
         numbers["loss"] = self.optimizer.step(lambda: self.loss(self.net(x), y), at_weights=at_weights)
         return {name: float(number) for name, number in numbers.items()}
 
@@ -120,15 +130,14 @@ class Algorithm(nn.Module):
         return self.net(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return :meth:`predict`'s output."""
         return self.predict(x)
 
 
-def _join(minibatches: Minibatches) -> tuple[Tensor, Tensor, Tensor]:
-    """Return all inputs, all labels, and the number of each sample's minibatch."""
+def _concatenate(minibatches: Minibatches) -> tuple[Tensor, Tensor, Tensor]:
+    """Return all inputs, all labels and each sample's minibatch number."""
     sizes = [(len(x), len(y)) for x, y in minibatches]
-    fits = sizes and all(inputs == labels > 0 for inputs, labels in sizes)
-    require(fits, "minibatches", got=sizes, expected="pairs of as many inputs as labels, at least one")
+    is_valid = sizes and all(inputs == labels > 0 for inputs, labels in sizes)
+    require(is_valid, "minibatches", got=sizes, expected="at least one pair with equal, positive lengths of x and y")
     inputs, labels = torch.cat([x for x, _ in minibatches]), torch.cat([y for _, y in minibatches])
     lengths = torch.tensor([count for count, _ in sizes], device=inputs.device)
     return inputs, labels, torch.repeat_interleave(lengths)

@@ -1,4 +1,4 @@
-"""Clusters of network outputs: k-means, and the slow cluster of each class."""
+"""K-means clustering of network outputs, and the slow cluster per class."""
 
 import torch
 from torch import Generator, Tensor
@@ -12,21 +12,21 @@ EQUAL = 1e-6
 
 
 def split_in_two(points: Tensor, *, seed: int = 0, restarts: int = 10) -> Tensor:
-    r"""Split points in two clusters by k-means, the best of several descents; return the members of the second.
+    r"""Split points into two clusters by k-means.
 
     .. math:: \min_{c_0, c_1} \sum_i \min_j \lVert x_i - c_j \rVert_2^2
 
-    Each descent starts at centres drawn by k-means++ and alternates between assigning and averaging until no point
-    changes its cluster, 300 times at most. In float64 on the CPU, with generators keyed by seed and descent, so a seed
-    gives the same clusters on every machine.
+    Each restart draws its first centres by k-means++, then alternates between assigning points and averaging clusters
+    until no point changes its cluster, at most 300 times. The restart with the lowest sum wins. Computed in float64 on
+    the CPU, with generators keyed by seed and restart, so a seed gives the same clusters on every machine.
 
     Args:
-        points: ``(points, features)``, at least two of them different.
-        seed: of the first centres.
-        restarts: descents.
+        points: ``(points, features)``, at least two different points.
+        seed: seed of the first centres.
+        restarts: number of restarts.
 
     Returns:
-        One bool a point.
+        ``(points,)`` bool; True in the second cluster.
 
     Example:
         >>> split_in_two(torch.tensor([[0.0], [1.0], [9.0], [10.0], [11.0]])).int()
@@ -38,20 +38,20 @@ def split_in_two(points: Tensor, *, seed: int = 0, restarts: int = 10) -> Tensor
         Differs from the paper: none.
     """
     points = points.detach().to("cpu", torch.float64)
-    descents = (_descend(points, generator_for(seed, "k-means", restart)) for restart in range(restarts))
-    return min(descents, key=lambda each: each[0])[1]
+    results = (_run_k_means(points, generator_for(seed, "k-means", restart)) for restart in range(restarts))
+    return min(results, key=lambda result: result[0])[1]
 
 
 def find_slow(outputs: ProbeOutputs, *, seed: int = 0) -> SlowExamples:
-    """Find the slow examples: in each class, the one of two clusters with the higher mean loss.
+    """Find the slow examples: the cluster with the higher loss per class.
 
-    Clusters are k-means with k = 2, the best of ten descents, keyed by seed and class. A class has no slow example, and
-    its :class:`GroupSplit` says why, if it has less than two examples, if all its outputs are equal to a millionth, or
-    if both clusters have the same loss.
+    K-means splits each class into two clusters, keyed by seed and class. The cluster with the higher mean loss is slow.
+    A class has no slow example if it has fewer than two examples, if all its outputs are equal to a millionth, or if
+    both clusters have the same loss; ``note`` of its :class:`GroupSplit` gives the reason.
 
     Args:
-        outputs: of a network trained for a few epochs; see :func:`probe_classification`.
-        seed: of the clustering.
+        outputs: outputs of a network trained for a few epochs; see :func:`probe_classification`.
+        seed: seed of the clustering.
 
     Raises:
         UsageError: there is no example, or an output or a loss is not finite.
@@ -67,21 +67,21 @@ def find_slow(outputs: ProbeOutputs, *, seed: int = 0) -> SlowExamples:
     References:
         Nguyen et al., *Changing the Training Data Distribution to Reduce Simplicity Bias Improves In-distribution
         Generalization*, NeurIPS 2024, arXiv:2404.17768.
-        Differs from the paper: none; the rules for classes that cannot be split are ours.
+        Differs from the paper: none; the rules for classes that cannot be split are this project's.
     """
     check_outputs(outputs)
     slow, groups = [], []
     for group in range(outputs.group_count):
         members = (outputs.groups == group).nonzero()[:, 0]
-        is_slow, split = _split(group, outputs.vectors[members], outputs.losses[members].double(), seed)
+        is_slow, split = _split_group(group, outputs.vectors[members], outputs.losses[members].double(), seed)
         slow.extend(members[is_slow].tolist())
         groups.append(split)
     size, settings = len(outputs.losses), {"outputs": outputs.kind}
     return SlowExamples(tuple(sorted(slow)), size, tuple(groups), seed, outputs.fingerprint, settings=settings)
 
 
-def _descend(points: Tensor, generator: Generator) -> tuple[float, Tensor]:
-    """Return the sum of squared distances, and which points are in the second cluster."""
+def _run_k_means(points: Tensor, generator: Generator) -> tuple[float, Tensor]:
+    """Return the sum of squared distances and the second cluster's mask."""
     first = points[torch.randint(len(points), (1,), generator=generator)]
     # k-means++ draws the second centre in proportion to the squared distance to the first.
     second = points[torch.multinomial(_squared_distances(points, first)[:, 0], 1, generator=generator)]
@@ -97,12 +97,15 @@ def _descend(points: Tensor, generator: Generator) -> tuple[float, Tensor]:
 
 
 def _squared_distances(points: Tensor, centres: Tensor) -> Tensor:
-    """Return ``(points, centres)``, by differences: products would cancel where points are close together."""
+    """Return squared distances ``(points, centres)``.
+
+    Computed from differences: the expanded products cancel for points that are close together.
+    """
     return torch.stack([(points - centre).square().sum(1) for centre in centres], dim=1)
 
 
-def _split(group: int, vectors: Tensor, losses: Tensor, seed: int) -> tuple[Tensor, GroupSplit]:
-    """Return which members are slow, and a summary of the split."""
+def _split_group(group: int, vectors: Tensor, losses: Tensor, seed: int) -> tuple[Tensor, GroupSplit]:
+    """Return the mask of the slow members and a summary."""
     note = "one example cannot be split" if len(vectors) else "no example"
     if len(vectors) > 1:
         is_constant = float((vectors - vectors[0]).abs().max()) <= EQUAL * float(vectors.abs().max())

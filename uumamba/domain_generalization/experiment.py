@@ -1,4 +1,4 @@
-"""One run of a leave-one-domain-out experiment: train on some domains, record accuracy on all."""
+"""One run of a leave-one-domain-out experiment."""
 
 import math
 import warnings
@@ -36,37 +36,37 @@ def train_and_record(
     setting: str = "",
     swad: SWAD | None = None,
 ) -> list[Record]:
-    """Train on the in splits of all domains but ``test_domains``, and record accuracy on every split.
+    """Train on all domains but ``test_domains``, and record every domain's accuracy.
 
-    Each domain is split by :func:`split_domain`; ``test_domains`` are scored and never trained on. There is a record
-    every ``record_every`` steps and after the last, a flat row that fits a JSON line::
+    Each domain is split by :func:`split_domain`. Training uses the in splits; ``test_domains`` are only scored. There
+    is a record every ``record_every`` steps and after the last step, a flat row for a JSON line::
 
         {"step": 300, "test_envs": [0], "trial_seed": 0, "setting": "", "loss": 0.41,
          "env0_in_acc": 0.83, "env0_out_acc": 0.81, "env0_out_loss": 0.62, "env1_in_acc": ...}
 
-    where ``loss`` and other numbers of ``update`` are means over the steps since the last record. In steps, each
-    module of ``algorithm`` is in the mode, training or evaluation, in which it was passed. A domain whose labels are
-    all -100 has scores of NaN, so a domain without labels can be held out.
+    ``loss`` and other numbers of ``update`` are means over the steps since the last record. Training steps keep the
+    mode, training or evaluation, of every module. A domain whose labels are all -100 has scores of NaN, so a domain
+    without labels can be held out.
 
     Args:
-        algorithm: its weights are trained in place, on their device.
-        domains: map-style datasets of samples ``(x, y)``; the number of a domain is its place here.
+        algorithm: network and optimizer; the weights are trained in place, on their device.
+        domains: map-style data sets of samples ``(x, y)``; a domain's number is its index.
         test_domains: numbers of the held-out domains, at least one and not all.
-        steps: at most; 5001 is DomainBed's.
+        steps: largest number of steps; DomainBed uses 5001.
         record_every: steps between records.
-        batch_size: samples a domain and step.
-        trial_seed: of splits and batches. The network's initial weights are the caller's.
+        batch_size: samples per domain and step.
+        trial_seed: seed of splits and batches, not of the initial weights.
         holdout: held-out share of each domain.
-        setting: the name of the hyper-parameters, for the rules of selection.
-        swad: averages the weights; it gets the mean ``out_loss`` of the training domains, and ends the run when the
-            valley has ended, or with a warning when that loss is not finite.
+        setting: name of the hyper-parameters, for model selection.
+        swad: weight average, validated with the mean ``out_loss`` of the training domains. The run ends at the end of
+            the valley, or with a warning when that loss is not finite.
 
     Returns:
         The records, in order.
 
     Raises:
-        UsageError: ``test_domains`` are not some of the domains or are all of them, a domain is too small to split, or
-            a count is not positive.
+        UsageError: ``test_domains`` is empty, unknown or all domains, a domain is too small to split, or a count is not
+            positive.
 
     Example:
         >>> from functools import partial
@@ -81,50 +81,49 @@ def train_and_record(
 
     References:
         Gulrajani & Lopez-Paz, *In Search of Lost Domain Generalization*, ICLR 2021, arXiv:2007.01434.
-        Differs from the paper: a step counts when it is done, so the first record has trained weights; every draw is
-        keyed by trial, domain and step.
+        Differs from the paper: steps are counted from 1, so the first record has trained weights; every draw is keyed
+        by trial, domain and step.
     """
     held = sorted({*test_domains})
-    fits = held and {*held} < {*range(len(domains))}
-    require(fits, "test_domains", got=held, expected=f"some, not all, of 0 to {len(domains) - 1}")
+    is_valid = held and {*held} < {*range(len(domains))}
+    require(is_valid, "test_domains", got=held, expected=f"some, not all, of 0 to {len(domains) - 1}")
     for key, count in (("steps", steps), ("record_every", record_every)):
         require(count >= 1, key, got=count, expected="at least 1")
     splits = [
         split_domain(domain, domain=number, trial_seed=trial_seed, holdout=holdout)
         for number, domain in enumerate(domains)
     ]
-    in_splits, out_splits = (dict(enumerate(side)) for side in zip(*splits, strict=True))
+    in_splits, out_splits = (dict(enumerate(split)) for split in zip(*splits, strict=True))
     training = [number for number in in_splits if number not in held]
     batches = domain_batches(
         {number: in_splits[number] for number in training}, batch_size=batch_size, trial_seed=trial_seed
     )
     device = next((param.device for param in algorithm.parameters()), torch.device("cpu"))
     records: list[Record] = []
-    seen: list[dict[str, float]] = []
+    updates: list[dict[str, float]] = []  # since the last record
     for step, minibatches in enumerate(islice(batches, steps), start=1):
-        seen.append(algorithm.update([(x.to(device), y.to(device)) for x, y in minibatches]))
+        updates.append(algorithm.update([(x.to(device), y.to(device)) for x, y in minibatches]))
         if swad is not None:
             swad.after_step(algorithm.net)
         if step % record_every == 0 or step == steps:
-            names = dict.fromkeys(name for each in seen for name in each)
-            numbers = {name: fmean(each[name] for each in seen if name in each) for name in names}
+            names = dict.fromkeys(name for update in updates for name in update)
+            means = {name: fmean(update[name] for update in updates if name in update) for name in names}
             scores = domain_scores(algorithm, in_splits, out_splits)
-            where = {"step": step, "test_envs": held, "trial_seed": trial_seed, "setting": setting}
-            records.append(where | numbers | scores)
-            seen = []
-            if swad is not None and _validate(
-                swad, fmean(scores[f"env{number}_out_loss"] for number in training), step
-            ):
+            keys = {"step": step, "test_envs": held, "trial_seed": trial_seed, "setting": setting}
+            records.append(keys | means | scores)
+            updates = []
+            loss = fmean(scores[f"env{number}_out_loss"] for number in training)
+            if swad is not None and _ends_run(swad, loss, step):
                 break
     return records
 
 
-def _validate(swad: SWAD, loss: float, step: int) -> bool:
-    """Pass on the validation loss and return if the run is over, by the end of the valley or by divergence."""
+def _ends_run(swad: SWAD, loss: float, step: int) -> bool:
+    """Validate SWAD; return whether the valley has ended or training diverged."""
     if not math.isfinite(loss):
         warnings.warn(
             f"The validation loss at step {step} is {loss}: training has diverged, or a training domain has no labels. "
-            "The run ends and SWAD keeps its average; lower the learning rate, or hold that domain out.",
+            "The run ends and SWAD keeps its average. Lower the learning rate, or hold out the domain without labels.",
             stacklevel=3,
         )
         return True
@@ -139,17 +138,18 @@ def domain_scores(
     *,
     batch_size: int = 64,
 ) -> dict[str, float]:
-    """Return ``env{i}_in_acc``, ``env{i}_out_acc`` and ``env{i}_out_loss`` (cross entropy) of every domain i.
+    """Return accuracies and cross entropies of every domain.
 
-    The network runs in evaluation mode and without gradients; then each of its modules gets its mode back, so a frozen
-    one stays frozen. Labels may have axes: every pixel then counts as one. A label of -100, which torch's cross entropy
-    ignores, counts in no score, and scores of a split that has no other label are NaN.
+    Keys are ``env{i}_in_acc``, ``env{i}_out_acc`` and ``env{i}_out_loss`` for domain i. The network runs in evaluation
+    mode without gradients; afterwards the mode of each module is restored. With spatial labels every pixel counts as
+    one label. Labels of -100, ignored by torch's cross entropy, count in no score; a split without other labels has
+    scores of NaN.
 
     Args:
         net: ``net(x)`` returns logits ``(batch, classes, *spatial)``.
-        in_splits: the samples that are trained on, by the domain's number.
-        out_splits: the held-out samples.
-        batch_size: samples of a forward pass.
+        in_splits: training samples by domain number.
+        out_splits: held-out samples by domain number.
+        batch_size: samples per forward pass.
 
     Raises:
         UsageError: a split is empty.
@@ -160,18 +160,18 @@ def domain_scores(
         >>> domain_scores(nn.Identity(), {0: split}, {0: split})
         {'env0_in_acc': 0.5, 'env0_out_acc': 0.5, 'env0_out_loss': 0.8132...}
     """
-    found: dict[str, float] = {}
+    scores: dict[str, float] = {}
     with evaluating(net):
         for domain, split in in_splits.items():
-            found[f"env{domain}_in_acc"] = _score(net, split, batch_size, f"in_splits[{domain}]")[0]
+            scores[f"env{domain}_in_acc"] = _score(net, split, batch_size, f"in_splits[{domain}]")[0]
         for domain, split in out_splits.items():
             accuracy, loss = _score(net, split, batch_size, f"out_splits[{domain}]")
-            found |= {f"env{domain}_out_acc": accuracy, f"env{domain}_out_loss": loss}
-    return found
+            scores |= {f"env{domain}_out_acc": accuracy, f"env{domain}_out_loss": loss}
+    return scores
 
 
 def _score(net: nn.Module, split: Dataset[Any], batch_size: int, name: str) -> tuple[float, float]:
-    """Return accuracy and mean cross entropy over the labels that count; NaN where none does."""
+    """Return accuracy and mean cross entropy; NaN without valid labels."""
     device = next((param.device for param in net.parameters()), torch.device("cpu"))
     right, loss, labels, samples = 0, 0.0, 0, 0
     for x, y in DataLoader(split, batch_size=batch_size, generator=torch.Generator()):

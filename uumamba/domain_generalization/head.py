@@ -1,7 +1,7 @@
-"""Linear head of a network, found by its output, and the per-sample gradients in it."""
+"""Detection of a network's linear head, and the head's per-sample gradients."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -9,32 +9,33 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
+from uumamba.domain_generalization.functional_pass import run_with_copies
 from uumamba.domain_generalization.inconsistency import LinearHeadGradients
-from uumamba.domain_generalization.side_pass import run_with_copies
+from uumamba.domain_generalization.probe import check_labels
 from uumamba.runtime.errors import UsageError, require
 from uumamba.runtime.network import finest_logits
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 FORWARDS = (nn.Linear.forward, nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward)
-LINEAR = "a plain nn.Linear or convolution of kernel 1 whose output the network returns as its logits"
+LINEAR = "an unmodified nn.Linear or convolution of kernel 1 as the last layer"
 
 
 @dataclass
 class Head:
     """Linear head of a network.
 
-    The head is found again in every pass, so it may be exchanged. A view, a cast or a copy of its output with the same
-    samples, voxels and classes is its output too.
+    The head is detected in every pass, so a network may exchange its head between passes. The network's logits may be
+    a view, a cast or a copy of the head's output with the same samples, voxels and classes.
 
     Args:
         net: the bare network.
-        module: the head; None takes the linear layer whose output is the finest logits.
+        module: the head; None for the linear layer whose output equals the finest logits.
         voxels_a_class: see :func:`draw_voxels`.
-        ignore_label: samples and voxels with this label are left out.
+        ignore_label: label of samples and voxels to leave out.
 
     Raises:
         UsageError: ``module`` is not linear; or, from a pass, a part of the network is compiled, or no linear layer
-            gives its logits.
+            returns the logits.
     """
 
     net: nn.Module
@@ -43,26 +44,28 @@ class Head:
     ignore_label: int | None = None
 
     def __post_init__(self) -> None:
-        given = self.module
-        require(given is None or is_linear(given), "head", got=type(given).__name__, expected=LINEAR)
+        is_valid = self.module is None or is_linear(self.module)
+        require(is_valid, "head", got=type(self.module).__name__, expected=LINEAR)
 
     def gradients(
         self, halves: Tensor, label: Tensor, generator: Generator, groups: Sequence[list[int]]
     ) -> list[tuple[LinearHeadGradients, LinearHeadGradients]]:
-        """Return the gradients of images and of their perturbed copies, for each group with a voxel that counts.
+        """Return gradients of images and perturbed copies, one pair per group.
+
+        Groups with ignored voxels only are left out.
 
         Args:
-            halves: the images, and after them a copy of each; one pass for both, so that batch norms see both.
-            label: of the images: ``(batch,)``, ``(batch, *spatial)`` or ``(batch, 1, *spatial)``.
-            generator: of the voxels.
-            groups: indices of each group's images.
+            halves: the images, then a perturbed copy of each; both go through one pass, so batch norms see both.
+            label: labels of the images: ``(batch,)``, ``(batch, *spatial)`` or ``(batch, 1, *spatial)``.
+            generator: draws the voxels.
+            groups: image indices of each group.
 
         Raises:
-            UsageError: the label is not on the logits' grid or holds no classes.
+            UsageError: the label is not on the grid of the logits, or a value is not a class.
         """
         features, logits, bias = self.forward(halves)
         label = _flatten_label(label, logits)
-        found: list[tuple[LinearHeadGradients, LinearHeadGradients]] = []
+        pairs: list[tuple[LinearHeadGradients, LinearHeadGradients]] = []
         for group in groups:
             within, voxels = draw_voxels(
                 label[group], voxels_a_class=self.voxels_a_class, generator=generator, ignore_label=self.ignore_label
@@ -71,29 +74,29 @@ class Head:
                 continue
             rows = torch.tensor(group, device=label.device)[within]
             classes = label[rows, voxels]
-            _check_classes(classes, logits.shape[-1])
+            check_labels(classes, logits.shape[-1], fix="correct the labels, or set ignore_label")
             source, target = (
-                LinearHeadGradients.of(logits[at, voxels], features[at, voxels], classes, bias=bias)
+                LinearHeadGradients.from_logits(logits[at, voxels], features[at, voxels], classes, bias=bias)
                 for at in (rows, rows + len(label))
             )
-            found.append((source, target))
-        return found
+            pairs.append((source, target))
+        return pairs
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, bool]:
-        """Return the head's input and output as ``(batch, voxels, channels)``, and if it has a bias.
+        """Run the network and return the head's input, output and bias flag.
 
-        The pass changes no buffer.
+        Input and output are ``(batch, voxels, channels)``. The pass changes no buffer.
         """
-        whole = not any(_is_compiled(module) for module in self.net.modules())
-        fix = "compile the network as a whole, by torch.compile(net)"
-        require(whole, "net", got="a part that is compiled or scripted", expected="modules in eager mode", fix=fix)
+        is_eager = not any(_is_compiled(module) for module in self.net.modules())
+        fix = "compile the complete network by torch.compile(net)"
+        require(is_eager, "net", got="a compiled or scripted part", expected="modules in eager mode", fix=fix)
         calls: list[tuple[nn.Module, Tensor, Tensor, int]] = []
 
-        def keep(head: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+        def record_call(head: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
             calls.append((head, next(iter((*args, *kwargs.values()))), output, output._version))
 
         heads = filter(is_linear, self.net.modules()) if self.module is None else [self.module]
-        handles = [head.register_forward_hook(keep, with_kwargs=True) for head in heads]
+        handles = [head.register_forward_hook(record_call, with_kwargs=True) for head in heads]
         try:
             logits = finest_logits(run_with_copies(self.net, partial(self.net, image)))
         finally:
@@ -101,17 +104,22 @@ class Head:
                 handle.remove()
         for head, features, output, version in calls:
             if output._version == version and _is_logits(head, output, logits):
-                scores = _voxels_last(head, output)
-                require(scores.shape[-1] > 1, "net", got="logits of one class", expected="two or more classes")
-                return _voxels_last(head, features), scores, head.bias is not None
-        got = "none of the network's layers" if self.module is None else type(self.module).__name__
-        raise UsageError("head", got=got, expected=LINEAR, fix="return the output of such a layer, or name it as head=")
+                logits = _flatten_voxels(head, output)
+                require(logits.shape[-1] > 1, "net", got="logits of one class", expected="two or more classes")
+                return _flatten_voxels(head, features), logits, head.bias is not None
+        fix = "return the layer's output without changes, or pass the layer as head="
+        raise UsageError(
+            "head",
+            got="none of the network's layers" if self.module is None else type(self.module).__name__,
+            expected=LINEAR,
+            fix=fix,
+        )
 
 
 def is_linear(head: nn.Module) -> bool:
-    """Return if one affine map gives each sample or voxel of the output from that of the input.
+    """Return whether a layer is one affine map per sample or voxel.
 
-    A layer whose forward pass is not torch's own does not count. A parametrized weight does.
+    A layer with a forward method of its own is not linear here; a parametrized weight is allowed.
 
     Example:
         >>> is_linear(nn.Conv3d(8, 4, 1)), is_linear(nn.Conv3d(8, 4, 3)), is_linear(nn.Sequential(nn.Linear(2, 2)))
@@ -128,16 +136,16 @@ def is_linear(head: nn.Module) -> bool:
 def draw_voxels(
     label: Tensor, *, voxels_a_class: int, generator: Generator, ignore_label: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Draw, from every image, at most so many voxels of each of its classes, without repetition.
+    """Draw up to ``voxels_a_class`` voxels of each class from every image.
 
-    Neither the size of a volume nor its background then decides. A class with fewer voxels gives all. Images of one
-    voxel are samples of a classifier, and all are taken. Nothing is left where everything is ignored.
+    The draw is without repetition and balances large and small classes. A smaller class gives all its voxels. Images of
+    one voxel are samples of a classifier and are all taken. If all voxels are ignored, the result is empty.
 
     Args:
         label: classes, ``(batch, voxels)``.
-        voxels_a_class: the most of one class from one image.
-        generator: on the CPU; the draw is the same on every device.
-        ignore_label: voxels with this label are never taken.
+        voxels_a_class: largest number of voxels per class and image.
+        generator: generator on the CPU, for the same draw on every device.
+        ignore_label: label of voxels to leave out.
 
     Returns:
         Indices of images and of voxels in them, ``(samples,)`` each.
@@ -152,32 +160,24 @@ def draw_voxels(
         keep = torch.ones_like(label[:, 0], dtype=torch.bool) if ignore_label is None else label[:, 0] != ignore_label
         images = keep.nonzero()[:, 0]
         return images, torch.zeros_like(images)
-    nothing = label.new_zeros(0, dtype=torch.int64)
-    drawn = [(nothing, nothing), *_voxels_of_each_class(label, voxels_a_class, generator, ignore_label)]
-    images, voxels = (torch.cat(parts) for parts in zip(*drawn, strict=True))
+    drawn = [torch.zeros(2, 0, dtype=torch.int64, device=label.device)]
+    for image, classes in enumerate(label):
+        for value in (each for each in classes.unique().tolist() if each != ignore_label):
+            voxels = (classes == value).nonzero()[:, 0]
+            if len(voxels) > voxels_a_class:
+                voxels = voxels[torch.randperm(len(voxels), generator=generator)[:voxels_a_class].to(voxels.device)]
+            drawn.append(torch.stack([torch.full_like(voxels, image), voxels]))
+    images, voxels = torch.cat(drawn, dim=1)
     return images, voxels
 
 
-def _voxels_of_each_class(
-    label: Tensor, voxels_a_class: int, generator: Generator, ignore_label: int | None
-) -> Iterator[tuple[Tensor, Tensor]]:
-    for row, classes in enumerate(label):
-        for value in classes.unique().tolist():
-            if value == ignore_label:
-                continue
-            where = (classes == value).nonzero()[:, 0]
-            if len(where) > voxels_a_class:
-                where = where[torch.randperm(len(where), generator=generator)[:voxels_a_class].to(where.device)]
-            yield torch.full_like(where, row), where
-
-
 def _is_logits(head: nn.Module, output: Tensor, logits: Tensor) -> bool:
-    """Return if the head's output is the network's logits, entry by entry; NaN equals NaN."""
-    given = _voxels_last(head, output).to(logits.dtype)
-    orders = [logits.movedim(1, -1).reshape(len(logits), -1, logits.shape[1])]
+    """Return whether the head's output equals the network's logits; NaN equals NaN."""
+    given = _flatten_voxels(head, output).to(logits.dtype)
+    layouts = [logits.movedim(1, -1).reshape(len(logits), -1, logits.shape[1])]
     if isinstance(head, nn.Linear) and logits.ndim > 2:
-        orders.append(logits.flatten(1, -2))
-    return any(given.shape == order.shape and _is_equal(given, order) for order in orders)
+        layouts.append(logits.flatten(1, -2))
+    return any(given.shape == layout.shape and _is_equal(given, layout) for layout in layouts)
 
 
 def _is_equal(one: Tensor, other: Tensor) -> bool:
@@ -185,26 +185,26 @@ def _is_equal(one: Tensor, other: Tensor) -> bool:
     return is_same_memory or torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
 
 
-def _voxels_last(head: nn.Module, tensor: Tensor) -> Tensor:
-    """Reshape to ``(batch, voxels, channels)``; channels are last for ``nn.Linear``, on axis 1 for a convolution."""
+def _flatten_voxels(head: nn.Module, tensor: Tensor) -> Tensor:
+    """Reshape to ``(batch, voxels, channels)``.
+
+    The channel axis of ``tensor`` is the last axis for ``nn.Linear`` and axis 1 for a convolution.
+    """
     last = tensor if isinstance(head, nn.Linear) else tensor.movedim(1, -1)
     return last.reshape(last.shape[0], -1, last.shape[-1])
 
 
 def _flatten_label(label: Tensor, logits: Tensor) -> Tensor:
-    """Reshape the label to ``(samples, voxels)``, of half the samples that there are logits of."""
-    shape, expected = (len(label), math.prod(label.shape[1:])), (len(logits) // 2, logits.shape[1])
-    grid = f"{expected[0]} samples of {expected[1]} voxels, as the logits"
-    require(shape == expected, "label", got=tuple(label.shape), expected=grid, fix="pass class numbers, not one-hot")
+    """Reshape the label to ``(samples, voxels)``; logits have twice the samples."""
+    shape, grid = (len(label), math.prod(label.shape[1:])), (len(logits) // 2, logits.shape[1])
+    require(
+        shape == grid,
+        "label",
+        got=tuple(label.shape),
+        expected=f"the grid of the logits, {grid[0]} samples of {grid[1]} voxels",
+        fix="pass class numbers instead of one-hot labels",
+    )
     return label.reshape(shape)
-
-
-def _check_classes(label: Tensor, classes: int) -> None:
-    """Raise a sentence in place of an accelerator's kernel error."""
-    least, most = int(label.min()), int(label.max())
-    wrong = least if least < 0 else most
-    fix = f"correct the label, or set ignore_label={wrong}"
-    require(least >= 0 and most < classes, "label", got=wrong, expected=f"classes 0 to {classes - 1}", fix=fix)
 
 
 def _is_compiled(module: nn.Module) -> bool:

@@ -1,4 +1,4 @@
-"""Per-sample gradients of a linear head, and the two terms of their inconsistency between domains."""
+"""Per-sample gradients of a linear head, and UDIM's two inconsistency terms."""
 
 from dataclasses import dataclass
 
@@ -9,22 +9,22 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class LinearHeadGradients:
-    r"""Per-sample gradients of a linear head in closed form, kept as their two factors.
+    r"""Per-sample gradients of a linear head, stored as two factors.
 
     .. math:: G^W_i = e_i \otimes h_i, \qquad G^b_i = e_i, \qquad e_i = \mathrm{softmax}(z_i) - \mathrm{onehot}(y_i)
 
     for the cross entropy of each sample i, not divided by the number of samples. Moments are products of
-    ``(classes, samples)`` with ``(samples, width)`` matrices, so memory grows with samples and with weights, not with
-    their product. Everything can be differentiated once in the features and logits.
+    ``(classes, samples)`` with ``(samples, width)`` matrices, so memory grows with the number of samples and the number
+    of weights, not with their product. All results are differentiable once in features and logits.
 
     Attributes:
         errors: e, ``(samples, classes)``.
         features: h, the head's input, ``(samples, width)``.
-        bias: the head has a bias.
+        bias: True if the head has a bias.
 
     Example:
-        >>> found = LinearHeadGradients.of(torch.zeros(1, 2), torch.tensor([[3.0]]), torch.tensor([0]))
-        >>> found.per_sample()["weight"]  # (1/2 - 1) * 3 and (1/2) * 3
+        >>> gradients = LinearHeadGradients.from_logits(torch.zeros(1, 2), torch.tensor([[3.0]]), torch.tensor([0]))
+        >>> gradients.per_sample()["weight"]  # (1/2 - 1) * 3 and (1/2) * 3
         tensor([[[-1.5000],
                  [ 1.5000]]])
     """
@@ -34,10 +34,18 @@ class LinearHeadGradients:
     bias: bool = True
 
     @classmethod
-    def of(cls, logits: Tensor, features: Tensor, label: Tensor, *, bias: bool = True) -> "LinearHeadGradients":
-        """Compute e from logits ``(samples, classes)``, features ``(samples, width)`` and classes ``(samples,)``.
+    def from_logits(
+        cls, logits: Tensor, features: Tensor, label: Tensor, *, bias: bool = True
+    ) -> "LinearHeadGradients":
+        """Compute the errors e from logits and labels.
 
-        Half precision is computed in float32, where squares of squares do not underflow.
+        Half precision is converted to float32, where fourth powers do not underflow.
+
+        Args:
+            logits: ``(samples, classes)``.
+            features: ``(samples, width)``.
+            label: class numbers, ``(samples,)``.
+            bias: True if the head has a bias.
         """
         logits, features = _full_precision(logits), _full_precision(features)
         return cls(logits.softmax(1) - F.one_hot(label.long(), logits.shape[1]), features, bias)
@@ -48,11 +56,14 @@ class LinearHeadGradients:
         return {"weight": weight, "bias": self.errors} if self.bias else {"weight": weight}
 
     def mean(self) -> Tensor:
-        """Return the mean over samples, ``(entries,)``, row by row with the bias at the row's end."""
+        """Return the mean gradient, ``(entries,)``.
+
+        Entries are sorted by class: the row of the weight, then the bias.
+        """
         return (self.errors.T @ self._with_ones(self.features)).flatten() / len(self.errors)
 
     def second_moment(self) -> Tensor:
-        """Return the mean over samples of each entry's square, in the order of :meth:`mean`."""
+        """Return the mean squared gradient per entry, in the order of :meth:`mean`."""
         return (self.errors.square().T @ self._with_ones(self.features.square())).flatten() / len(self.errors)
 
     def _with_ones(self, features: Tensor) -> Tensor:
@@ -60,7 +71,7 @@ class LinearHeadGradients:
 
 
 def variance_gap(source: LinearHeadGradients, target: LinearHeadGradients) -> Tensor:
-    r"""Return the distance between the variances of two sets of gradients, a scalar.
+    r"""Return the distance between two gradient variances, a scalar.
 
     .. math::
         \mu = \mathrm{mean}_i\, G_i(x), \quad v_s = \mathrm{mean}_i (G_i(x) - \mu)^2, \quad
@@ -70,9 +81,9 @@ def variance_gap(source: LinearHeadGradients, target: LinearHeadGradients) -> Te
         \mathrm{gap} = \tfrac12 \sum_{d \in \{s, t\}} \mathrm{mean}_k (v_{d,k} - \bar v_k)^2
             = \tfrac14\, \mathrm{mean}_k (v_{s,k} - v_{t,k})^2
 
-    over the entries k of all tensors of the head together. Nothing is detached: the gradient flows through both
-    variances and the mean. Both are about the source's mean, so a shift of the mean counts as variance. Two equal sets
-    give 0; a set of one sample has the variance 0 about itself.
+    over the entries k of all tensors of the head. Nothing is detached: the gradient flows through both variances and
+    the mean. Both variances are about the source's mean, so a shift of the mean counts as variance. Two equal sets give
+    0. A set of one sample has the variance 0 about itself.
 
     Args:
         source: gradients of the samples.
@@ -97,7 +108,7 @@ def variance_gap(source: LinearHeadGradients, target: LinearHeadGradients) -> Te
 
 
 def gradient_norm(target: LinearHeadGradients) -> Tensor:
-    r"""Return the mean squared norm of the gradients, each tensor's divided by its number of entries, a scalar.
+    r"""Return the mean squared gradient norm per tensor entry, a scalar.
 
     .. math:: \sum_{p \in \{W, b\}} \frac{\mathrm{mean}_i \lVert G^p_i(\tilde x) \rVert_2^2}{\dim p}
         = \mathrm{mean}_i\, \lVert e_i \rVert^2 \Big( \frac{\lVert h_i \rVert^2}{K D} + \frac{1}{K} \Big)
@@ -105,13 +116,12 @@ def gradient_norm(target: LinearHeadGradients) -> Tensor:
     for K classes and features of width D.
 
     Example:
-        >>> found = LinearHeadGradients(torch.tensor([[2.0]]), torch.tensor([[1.5, 2.0]]))  # weight (3, 4), bias 2
-        >>> gradient_norm(found)  # 25 / 2 + 4
+        >>> target = LinearHeadGradients(torch.tensor([[2.0]]), torch.tensor([[1.5, 2.0]]))  # weight (3, 4), bias 2
+        >>> gradient_norm(target)  # 25 / 2 + 4
         tensor(16.5000)
     """
-    of_weight = target.features.square().sum(1) / target.features.shape[1]
-    total = of_weight + 1 if target.bias else of_weight
-    return (target.errors.square().mean(1) * total).mean()
+    squares = target.features.square().sum(1) / target.features.shape[1]
+    return (target.errors.square().mean(1) * (squares + 1 if target.bias else squares)).mean()
 
 
 def _full_precision(tensor: Tensor) -> Tensor:

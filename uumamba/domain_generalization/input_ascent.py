@@ -1,4 +1,4 @@
-"""Input gradient of a loss and of the length of its weight gradient."""
+"""Input gradient of a loss plus its weight-gradient norm."""
 
 import math
 import warnings
@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
 
-from uumamba.domain_generalization.side_pass import run_with_copies
+from uumamba.domain_generalization.functional_pass import run_with_copies
 from uumamba.runtime.errors import UsageError, require
 
 T = TypeVar("T")
 SecondOrder = bool | Literal["finite_difference"]
 ERROR = "torch::autograd::Error"
-"""Name of the node that torch puts behind a gradient that is differentiable once."""
+"""Name of torch's autograd node behind a gradient of a once-differentiable function."""
 
 
 class InputAscent:
@@ -27,19 +27,18 @@ class InputAscent:
         = \frac{\partial L}{\partial p} + \rho\, \frac{\partial^2 L}{\partial p\, \partial \theta}\, u, \qquad
         u = \frac{\nabla_\theta L}{\lVert \nabla_\theta L \rVert_2}
 
-    A second backward pass through the first gives the second term. The alternative is the difference between both ends
-    of the neighbourhood, in three passes of less memory:
+    A second backward pass through the first backward pass gives the second term. The alternative is a finite difference
+    between two perturbed weights, in three passes with less memory:
 
     .. math:: \frac{1}{2} \Big( \frac{\partial L}{\partial p}(\theta + \rho u)
         - \frac{\partial L}{\partial p}(\theta - \rho u) \Big)
 
-    Where a kernel refuses a second derivative, or hides its backward pass from autograd, a warning says so once and
-    finite differences are used from then on. Kernels are checked in every pass.
+    Kernels are checked in every pass. At the first kernel without a second derivative, or with a backward pass hidden
+    from autograd, there is one warning, and finite differences are used from then on.
 
     Args:
-        rho: weight of the gradient norm; 0 leaves it out.
-        second_order: True for a second backward pass, ``"finite_difference"``, or False for the gradient of the loss
-            alone.
+        rho: weight of the gradient norm; 0 omits the norm.
+        second_order: True for a second backward pass, ``"finite_difference"``, or False to omit the norm.
 
     Raises:
         UsageError: rho is negative or not finite, or ``second_order`` is unknown; or, from :meth:`gradient`, no weight
@@ -64,13 +63,13 @@ class InputAscent:
         """Compute the gradient at ``values``.
 
         Args:
-            net: the bare network whose trainable weights count.
-            loss_at: ``loss_at(values)``, a scalar, by the network; called up to three times, at other weights too, with
-                the same random draws.
-            values: change the input.
+            net: the bare network; the norm covers its trainable weights.
+            loss_at: ``loss_at(values)`` returns the network's loss, a scalar. Called up to three times with the same
+                random draws, also at perturbed weights.
+            values: values of the perturbation.
         """
         params = {name: param for name, param in net.named_parameters() if param.requires_grad}
-        require(params, "net", got="no trainable weight", expected="requires_grad=True in at least one")
+        require(params, "net", got="no trainable weight", expected="at least one weight with requires_grad=True")
         passes = _Passes(net, loss_at, values.detach().requires_grad_())
         with torch.enable_grad():
             if not self.second_order:
@@ -83,14 +82,14 @@ class InputAscent:
             difference = self._finite_difference(passes, params)  # raises any other error again
         self.second_order = "finite_difference"
         warnings.warn(
-            f"The network has no second derivative ({found}); UDIM uses finite differences from here on, three passes "
-            'a perturbation. second_order="finite_difference" asks for them without this warning.',
+            f"The network has no second derivative ({found}). UDIM uses finite differences from now on, three passes "
+            'per perturbation. Set second_order="finite_difference" to avoid this warning.',
             stacklevel=2,
         )
         return difference
 
     def _differentiate_twice(self, passes: "_Passes", params: Mapping[str, Tensor], loss: Tensor) -> Tensor | str:
-        """Return the gradient, or the reason why there is no second derivative."""
+        """Return the gradient, or the reason for a missing second derivative."""
         hidden = _watch_hidden_functions(loss)
         try:
             gradients = torch.autograd.grad(loss, list(params.values()), create_graph=True, allow_unused=True)
@@ -99,14 +98,15 @@ class InputAscent:
             return passes.input_gradient(loss + self.rho * _norm(gradients))
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError as error:  # torch has no class for a derivative that is not there
+        except RuntimeError as error:  # torch has no exception class for a missing derivative
             return str(error).splitlines()[0].rstrip(".")
 
     def _finite_difference(self, passes: "_Passes", params: Mapping[str, Tensor]) -> Tensor:
-        """Compare both ends at a distance of rho, not closer: rectifiers need a finite step.
+        """Compute the gradient from differences at a distance of rho.
 
-        After 150 steps of a small U-Mamba with its leaky ReLUs, the cosine to the gradient by two backward passes in
-        float64 was 0.93 with ends at rho, 0.91 at rho / 10, 0.67 at rho / 100, and 0.78 without the second term.
+        Rectifiers need a finite step. After 150 steps of a small U-Mamba with leaky ReLUs, the cosine to the gradient
+        by two backward passes in float64 was 0.93 at the distance rho, 0.91 at rho / 10, 0.67 at rho / 100, and 0.78
+        without the second term.
         """
         inputs = [passes.values, *params.values()]
         first, *gradients = passes.run(lambda loss: torch.autograd.grad(loss, inputs, allow_unused=True))
@@ -114,9 +114,9 @@ class InputAscent:
         if first is None or length == 0:
             return _require_gradient(first)
         ends: list[Tensor] = []
-        for reach in (self.rho / length, -self.rho / length):
+        for factor in (self.rho / length, -self.rho / length):
             weights = {
-                name: param.detach() if gradient is None else param.detach() + reach * gradient
+                name: param.detach() if gradient is None else param.detach() + factor * gradient
                 for (name, param), gradient in zip(params.items(), gradients, strict=True)
             }
             ends.append(passes.run(passes.input_gradient, weights))
@@ -125,19 +125,21 @@ class InputAscent:
 
 @dataclass(frozen=True)
 class _Passes:
-    """Passes of a network that change nothing in it, each with the same random draws."""
+    """Forward passes without side effects and with equal random draws."""
 
     net: nn.Module
     loss_at: Callable[[Tensor], Tensor]
     values: Tensor
 
     def run(self, take: Callable[[Tensor], T], weights: Mapping[str, Tensor] | None = None) -> T:
-        """Return ``take(loss)`` of one pass; every gradient is taken inside it, at the pass's own weights."""
+        """Return ``take(loss)`` of one pass.
+
+        ``take`` computes all gradients, so that recomputed layers use the weights of this pass.
+        """
         with torch.random.fork_rng([self.values.device] if self.values.is_cuda else []):
             return run_with_copies(self.net, lambda: take(self._loss()), weights)
 
     def input_gradient(self, loss: Tensor) -> Tensor:
-        """Return the gradient in the values."""
         return _require_gradient(torch.autograd.grad(loss, self.values, allow_unused=True)[0])
 
     def _loss(self) -> Tensor:
@@ -151,13 +153,16 @@ def _require_gradient(gradient: Tensor | None) -> Tensor:
             "loss",
             got="no gradient in the network's input",
             expected="differentiable operations from the input to the loss",
-            fix="remove detach(), item() or torch.no_grad() on the way",
+            fix="remove detach(), item() or torch.no_grad() between input and loss",
         )
     return gradient
 
 
 def _norm(gradients: Sequence[Tensor | None]) -> Tensor:
-    """Return the norm of all together, in at least float32, with gradient 0 at 0."""
+    """Return the norm of all gradients, in at least float32.
+
+    The norm of 0 has the gradient 0.
+    """
     norms = [
         torch.linalg.vector_norm(gradient, dtype=torch.promote_types(gradient.dtype, torch.float32))
         for gradient in gradients
@@ -167,26 +172,26 @@ def _norm(gradients: Sequence[Tensor | None]) -> Tensor:
 
 
 def _watch_hidden_functions(loss: Tensor) -> list[str]:
-    """Return names of autograd functions without a second derivative; filled during backward.
+    """Return a list for names of autograd functions without second derivative.
 
-    A backward pass that calls a kernel outside autograd returns tensors that look constant, one that is differentiable
-    once returns tensors whose history is an error that ``autograd.grad`` never reaches. Without this check both would
-    silently be missing in the second term.
+    Hooks fill the list during the backward pass. A backward pass that calls a kernel outside autograd returns tensors
+    that look constant. A backward pass that is differentiable once returns tensors with an error node that
+    ``autograd.grad`` never reaches. Without this check both would silently be missing in the second term.
     """
     hidden: list[str] = []
 
     def check(name: str, wanted: Sequence[bool], gradients: Sequence[Tensor | None], _: Any) -> None:
-        given = [each for each, needed in zip(gradients, wanted, strict=True) if needed and each is not None]
-        if not all(each.requires_grad and (each.grad_fn is None or each.grad_fn.name() != ERROR) for each in given):
+        needed = [each for each, is_wanted in zip(gradients, wanted, strict=True) if is_wanted and each is not None]
+        if not all(each.requires_grad and (each.grad_fn is None or each.grad_fn.name() != ERROR) for each in needed):
             hidden.append(name.removesuffix("Backward"))
 
-    waiting: list[Any] = [loss.grad_fn]
-    seen = {None, *waiting}
-    while waiting:
-        node = waiting.pop()
-        following = [each for each, _ in node.next_functions]
+    queue: list[Any] = [loss.grad_fn]
+    visited = {None, *queue}
+    while queue:
+        node = queue.pop()
+        parents = [each for each, _ in node.next_functions]
         if isinstance(node, BackwardCFunction):
-            node.register_hook(partial(check, type(node).__name__, [each is not None for each in following]))
-        waiting += {*following} - seen
-        seen |= {*following}
+            node.register_hook(partial(check, type(node).__name__, [each is not None for each in parents]))
+        queue += {*parents} - visited
+        visited |= {*parents}
     return hidden

@@ -1,4 +1,4 @@
-"""Small changes of an image, each by a few values per sample that an ascent can choose."""
+"""Image perturbations whose values per sample an ascent step chooses."""
 
 import math
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ from uumamba.runtime.errors import require
 
 StylePart = Literal["mean", "std", "gamma", "bias_field"]
 STYLE: tuple[StylePart, ...] = ("mean", "std", "gamma", "bias_field")
-POSITIVE = "a positive, finite number"
+POSITIVE = "a finite number above 0"
 
 
 class Perturbation(Protocol):
-    """Changes of images, of a given size.
+    """Protocol of image perturbations of a given length.
 
     ``apply(image, values)`` is differentiable in the values and returns the image for values of 0.
     """
@@ -33,17 +33,19 @@ class Perturbation(Protocol):
 
 @dataclass(frozen=True)
 class InputPerturbation:
-    r"""Additive change of every entry of the input: :math:`\tilde x_i = x_i + p_i`, :math:`\lVert p_i \rVert = r`.
+    r"""Additive change of every input entry.
 
-    Exactly one of both sizes is given.
+    .. math:: \tilde x_i = x_i + p_i, \qquad \lVert p_i \rVert_2 = r
+
+    Give exactly one of ``radius`` and ``rms``.
 
     Args:
-        radius: r itself, :math:`\rho_x`, in the units of the input.
-        rms: c in :math:`r = c \sqrt{n}` for n entries a sample, so that an entry changes by c in the root mean square
-            at any image size; 0.02 to 0.1 for images of unit variance.
+        radius: r, the paper's :math:`\rho_x`, in the units of the input.
+        rms: c in :math:`r = c \sqrt{n}` for n entries per sample: the root mean square change of an entry at any image
+            size; 0.02 to 0.1 for images of unit variance.
 
     Raises:
-        UsageError: none or both are given, or the size is not positive.
+        UsageError: neither or both are given, or the size is not positive.
 
     Example:
         >>> InputPerturbation(rms=0.05).length(torch.zeros(2, 1, 20, 20))
@@ -60,21 +62,18 @@ class InputPerturbation:
             require(size is None or 0 < size < math.inf, key, got=size, expected=POSITIVE)
 
     def start(self, image: Tensor) -> Tensor:
-        """Return zeros."""
         return torch.zeros_like(image)
 
     def apply(self, image: Tensor, values: Tensor) -> Tensor:
-        """Return the sum."""
         return image + values
 
     def length(self, image: Tensor) -> float:
-        """Return ``radius``, or ``rms`` times the root of the number of entries."""
-        return self.radius if self.rms is None else self.rms * math.sqrt(image[0].numel())  # type: ignore[return-value]  # one of both is given
+        return self.radius if self.rms is None else self.rms * math.sqrt(image[0].numel())  # type: ignore[return-value]  # either is given
 
 
 @dataclass(frozen=True)
 class StylePerturbation:
-    r"""Change of an image's style, not of its anatomy: brightness, contrast, gamma, a smooth bias field.
+    r"""Change of brightness, contrast, gamma and a smooth bias field.
 
     For each sample, with :math:`m, s, a, b` the mean, standard deviation, minimum and maximum of a channel and values p
     for each part in ``parts``,
@@ -84,19 +83,20 @@ class StylePerturbation:
         \text{bias field:}\quad & x \leftarrow a + (x - a) \exp\textstyle\sum_{j} B_j\, p_j \\
         \text{mean, std:}\quad & x \leftarrow m + (x - m) \exp p_s + p_m\, s
 
-    Mean and standard deviation have a value for each channel, gamma one, and the field ``control_points`` along every
-    axis, with :math:`B_j` the products of Bernstein polynomials: a Bezier surface, and with four points a cubic one, as
-    smooth as a coil's sensitivity. All are of order 1, so one length suits all. Statistics are those of the image and
-    are not differentiated. A constant channel has no contrast and does not change.
+    The style of the image changes, the anatomy stays. Mean and standard deviation have one value per channel, gamma has
+    one value, and the field has ``control_points`` along every axis, with :math:`B_j` the products of Bernstein
+    polynomials. The field is a Bezier surface; with four points it is cubic, as smooth as the sensitivity of an MR
+    coil. All values are of order 1, so a single length fits all parts. Statistics come from the image and are not
+    differentiated. A constant channel does not change.
 
     Args:
-        radius: the Euclidean length of one sample's values.
+        radius: Euclidean length of one sample's values.
         parts: any of ``"mean"``, ``"std"``, ``"gamma"`` and ``"bias_field"``.
-        control_points: of the field, along each axis; at least 2.
+        control_points: control points of the field along each axis; at least 2.
 
     Raises:
-        UsageError: the radius is not positive, a part is unknown or occurs twice, or there are too few points; or, from
-            :meth:`start`, the input has no spatial axes.
+        UsageError: the radius is not positive, a part is unknown or given twice, or there are too few control points;
+            or, from :meth:`start`, the input has no spatial axes.
 
     Example:
         >>> brighter = StylePerturbation(0.5, parts=("mean",))
@@ -107,7 +107,8 @@ class StylePerturbation:
     References:
         Zhong et al., *Adversarial Style Augmentation for Domain Generalized Urban-Scene Segmentation*, NeurIPS 2022,
         arXiv:2207.04892 (mean and standard deviation).
-        Differs from the paper: a length a sample in place of a rate of descent; gamma and field are ours.
+        Differs from the paper: each sample's perturbation has a fixed length instead of a learning rate; gamma and
+        field are an extension of this project.
     """
 
     radius: float
@@ -118,33 +119,34 @@ class StylePerturbation:
         require(0 < self.radius < math.inf, "radius", got=self.radius, expected=POSITIVE)
         parts = tuple(self.parts)
         is_valid = parts and {*parts} <= {*STYLE} and len({*parts}) == len(parts)
-        require(is_valid, "parts", got=parts, expected=f"different ones of {', '.join(STYLE)}")
+        require(is_valid, "parts", got=parts, expected=f"different names out of {', '.join(STYLE)}")
         require(self.control_points >= 2, "control_points", got=self.control_points, expected="at least 2")
 
     def start(self, image: Tensor) -> Tensor:
-        """Return zeros, ``(batch, values)``."""
-        expected = "a batch of images (batch, channels, *spatial)"
-        fix = "use InputPerturbation for inputs without spatial axes"
-        require(image.ndim >= 3, "image", got=tuple(image.shape), expected=expected, fix=fix)
+        require(
+            image.ndim >= 3,
+            "image",
+            got=tuple(image.shape),
+            expected="a batch of images (batch, channels, *spatial)",
+            fix="use InputPerturbation for inputs without spatial axes",
+        )
         return image.new_zeros(image.shape[0], sum(self._sizes(image)))
 
     def apply(self, image: Tensor, values: Tensor) -> Tensor:
-        """Apply gamma, then the field, then contrast and brightness."""
         part = dict(zip(self.parts, values.split(self._sizes(image), 1), strict=True))
         axes = tuple(range(2, image.ndim))
         std, mean = torch.std_mean(image, axes, correction=0, keepdim=True)
         least, spread = image.amin(axes, keepdim=True), image.amax(axes, keepdim=True) - image.amin(axes, keepdim=True)
         if "gamma" in part:
             t = (image - least) / spread.clamp(min=torch.finfo(image.dtype).tiny)
-            image = image + spread * (t ** _beside(part["gamma"], image).exp() - t)
+            image = image + spread * (t ** _append_axes(part["gamma"], image).exp() - t)
         if "bias_field" in part:
             image = least + (image - least) * self._field(part["bias_field"], image).exp()
         if "std" in part:
-            image = mean + (image - mean) * _beside(part["std"], image).exp()
-        return image + _beside(part["mean"], image) * std if "mean" in part else image
+            image = mean + (image - mean) * _append_axes(part["std"], image).exp()
+        return image + _append_axes(part["mean"], image) * std if "mean" in part else image
 
     def length(self, image: Tensor) -> float:
-        """Return ``radius``."""
         return self.radius
 
     def _sizes(self, image: Tensor) -> list[int]:
@@ -153,19 +155,27 @@ class StylePerturbation:
         return [sizes[part] for part in self.parts]
 
     def _field(self, values: Tensor, image: Tensor) -> Tensor:
-        """Return the field's logarithm, ``(batch, 1, *spatial)``."""
+        """Return the logarithm of the field, ``(batch, 1, *spatial)``."""
         field = values.unflatten(1, (self.control_points,) * (image.ndim - 2))
-        with torch.autocast(image.device.type, enabled=False):  # products of eight bits would be steps in the field
+        with torch.autocast(image.device.type, enabled=False):  # bfloat16 products would make steps in the field
             for length in image.shape[2:]:
-                # Each product turns the first axis of control points into a spatial one, the last.
+                # Each product replaces the first axis of control points by a spatial axis at the end.
                 field = torch.tensordot(field, bernstein(length, self.control_points, like=image), dims=([1], [0]))
         return field[:, None]
 
 
 def bernstein(length: int, count: int, *, like: Tensor) -> Tensor:
-    r"""Return ``count`` Bernstein polynomials at ``length`` places from 0 to 1, ``(count, length)``.
+    r"""Return Bernstein polynomials on a grid from 0 to 1.
 
     .. math:: B_j(u) = \binom{n}{j} u^j (1 - u)^{n - j}, \qquad n = \mathrm{count} - 1, \qquad \sum_j B_j = 1
+
+    Args:
+        length: number of grid points u.
+        count: number of polynomials.
+        like: tensor whose type and device the result has.
+
+    Returns:
+        ``(count, length)``.
 
     Example:
         >>> bernstein(3, 3, like=torch.zeros(()))
@@ -179,7 +189,7 @@ def bernstein(length: int, count: int, *, like: Tensor) -> Tensor:
 
 
 def scale_to_length(direction: Tensor, length: float) -> Tensor:
-    """Scale each sample's direction to this Euclidean length; 0 stays 0.
+    """Scale each sample's direction to a Euclidean length; 0 stays 0.
 
     Example:
         >>> scale_to_length(torch.tensor([[3.0, 4.0], [0.0, 0.0]]), 10.0)
@@ -193,5 +203,5 @@ def scale_to_length(direction: Tensor, length: float) -> Tensor:
     return (length * unit).view_as(direction)
 
 
-def _beside(values: Tensor, image: Tensor) -> Tensor:
+def _append_axes(values: Tensor, image: Tensor) -> Tensor:
     return values.reshape(*values.shape, *(1,) * (image.ndim - 2))

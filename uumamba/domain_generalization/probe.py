@@ -1,4 +1,4 @@
-"""Outputs of a network on every training example, without augmentation and in the order of the data set."""
+"""Outputs of a network on every training example, without augmentation."""
 
 import hashlib
 import warnings
@@ -17,7 +17,7 @@ T = TypeVar("T")
 Batches = Iterable[Mapping[str, Any] | Sequence[Any]]
 """``{"image": ..., "label": ...}``, or sequences that begin with image and label, in the order of the data set."""
 
-Net = Callable[[Tensor], Any]
+Network = Callable[[Tensor], Any]
 Space = Literal["probabilities", "logits"]
 
 
@@ -27,13 +27,13 @@ class ProbeOutputs:
 
     Attributes:
         vectors: the points to cluster, ``(n, features)``.
-        losses: one an example, ``(n,)``.
-        groups: clusters are sought within a group, such as the class, ``(n,)`` int64 from 0 on; an example of group -1
-            is never slow.
-        error: one number for all examples, which falls as the network learns.
-        fingerprint: hash of images and labels; the same for the same data in the same order.
+        losses: loss of each example, ``(n,)``.
+        groups: group of each example, such as the class, ``(n,)`` int64 from 0 on; each group is clustered separately.
+            Examples of group -1 are never slow.
+        error: training error of all examples, such as 1 - accuracy.
+        fingerprint: hash of images and labels; equal for equal data in the same order.
         group_count: number of groups.
-        kind: of the vectors.
+        kind: kind of the vectors, such as ``"probabilities"``.
     """
 
     vectors: Tensor
@@ -45,18 +45,19 @@ class ProbeOutputs:
     kind: str = ""
 
 
-def probe_classification(net: Net, batches: Batches, *, space: Space = "probabilities") -> ProbeOutputs:
-    """Collect class probabilities (or logits), cross entropy and class of every example; the error is 1 - accuracy.
+def probe_classification(net: Network, batches: Batches, *, space: Space = "probabilities") -> ProbeOutputs:
+    """Collect probabilities or logits, cross entropy and class of every example.
 
-    A module is run in evaluation mode, on the device of its parameters; its modes are restored.
+    The error is 1 - accuracy. A module runs in evaluation mode, on the device of its parameters; its modes are restored
+    afterwards.
 
     Args:
-        net: images to logits ``(batch, classes)``, two classes at least.
+        net: maps images to logits ``(batch, classes)`` of at least two classes.
         batches: every example once, in the order of the data set, not augmented; labels ``(batch,)`` int64.
-        space: ``"probabilities"``, or ``"logits"``.
+        space: ``"probabilities"`` or ``"logits"``.
 
     Raises:
-        UsageError: there is no example, a shape does not fit, a label is no class, or ``space`` is unknown.
+        UsageError: there is no example, a shape does not fit, a label is not a class, or ``space`` is unknown.
 
     Example:
         >>> net = nn.Identity()
@@ -65,7 +66,7 @@ def probe_classification(net: Net, batches: Batches, *, space: Space = "probabil
         (0.5, torch.Size([2, 2]), [0, 0])
     """
     require(space in ("probabilities", "logits"), "space", got=space, expected="probabilities or logits")
-    pairs, fingerprint = _run(net, batches, _check_classes)
+    pairs, fingerprint = _collect(net, batches, _check_classified)
     logits, label = (torch.cat(parts) for parts in zip(*pairs, strict=True))
     return ProbeOutputs(
         vectors=logits.softmax(1) if space == "probabilities" else logits,
@@ -79,26 +80,28 @@ def probe_classification(net: Net, batches: Batches, *, space: Space = "probabil
 
 
 def probe_segmentation(
-    net: Net, batches: Batches, *, groups: Sequence[int] | None = None, ignore_label: int | None = None
+    net: Network, batches: Batches, *, groups: Sequence[int] | None = None, ignore_label: int | None = None
 ) -> ProbeOutputs:
-    r"""Describe how well each case or slice is segmented by a few numbers; an extension of ours, without a paper.
+    r"""Describe each case or slice by cross entropies, Dice and foreground share.
 
-    The vector of a unit is the mean cross entropy over the voxels of each class, the soft Dice of each foreground
-    class and the share of foreground, each standardised over the units (a constant number becomes 0). A class that a
-    unit lacks has no cross entropy there: it takes the mean of the units that have it, so that absence alone makes no
-    cluster. Its soft Dice is 1 where none of it is predicted and falls with every false voxel. The loss of a unit is
-    the mean of its cross entropies plus one minus the mean of its soft Dice; the error is the mean of that second part
-    over the units. A unit all of whose voxels are ignored is in no group and in no mean; a warning names it.
+    An extension of this project, without a paper. A unit is a case or a slice. Its vector has the mean cross entropy
+    over the voxels of each class, the soft Dice of each foreground class and the share of foreground, each standardised
+    over the units (a constant number becomes 0). A class that is absent from a unit has no cross entropy there: the
+    mean of the units with this class replaces it, so that absence alone makes no cluster. The soft Dice of an absent
+    class is 1 if none is predicted and falls with every false voxel. The loss of a unit is its mean cross entropy plus
+    1 minus its mean soft Dice; the error is the mean of 1 minus soft Dice over the units. A unit with ignored voxels
+    only is in no group and in no mean; a warning names it.
 
     Args:
-        net: images ``(batch, channels, *spatial)`` to logits ``(batch, classes, *spatial)``, or to a list of them,
-            finest first; a sliding window will do.
+        net: maps images ``(batch, channels, *spatial)`` to logits ``(batch, classes, *spatial)``, or to a list of
+            logits, finest first; a sliding window is possible.
         batches: every unit once, in order, not augmented; labels ``(batch, 1, *spatial)``.
-        groups: slow units are sought within a group, such as the phase or the centre, from 0 on; None for one group.
-        ignore_label: voxels with this label count nowhere.
+        groups: group of each unit from 0 on, such as the phase or the centre; each group is clustered separately. None
+            for one group.
+        ignore_label: label of voxels to leave out.
 
     Raises:
-        UsageError: there is no unit, or none with a voxel that counts; a shape does not fit, a label is no class, or
+        UsageError: there is no unit, all voxels are ignored, a shape does not fit, a label is not a class, or
             ``groups`` has another length.
 
     Example:
@@ -108,39 +111,44 @@ def probe_segmentation(
         >>> outputs.vectors.shape, round(outputs.error, 3)  # 2 cross entropies, 1 Dice, 1 share
         (torch.Size([2, 4]), 0.0)
     """
-    parts, fingerprint = _run(net, batches, lambda logits, label: _describe_units(logits, label, ignore_label))
-    cross_entropy, dice, share, counted = (torch.cat(each) for each in zip(*parts, strict=True))
-    of_units = torch.zeros(len(share), dtype=torch.long) if groups is None else torch.as_tensor(groups)
-    fits = of_units.shape == share.shape and int(of_units.min()) >= 0
-    require(fits, "groups", got=groups, expected=f"a number from 0 on for each of {len(share)} units")
-    fix = f"correct the labels, or ignore_label {ignore_label}"
-    require(counted.any(), "label", got="ignored voxels alone", expected="a voxel that counts", fix=fix)
-    if not counted.all():
-        places = (~counted).nonzero()[:, 0].tolist()
+    parts, fingerprint = _collect(net, batches, lambda logits, label: _describe_units(logits, label, ignore_label))
+    cross_entropy, dice, share, is_labelled = (torch.cat(each) for each in zip(*parts, strict=True))
+    unit_groups = torch.zeros(len(share), dtype=torch.long) if groups is None else torch.as_tensor(groups)
+    is_valid = unit_groups.shape == share.shape and int(unit_groups.min()) >= 0
+    require(is_valid, "groups", got=groups, expected=f"a number of at least 0 for each of {len(share)} units")
+    require(
+        is_labelled.any(),
+        "label",
+        got="ignored voxels only",
+        expected="at least one labelled voxel",
+        fix=f"correct the labels, or change ignore_label={ignore_label}",
+    )
+    if not is_labelled.all():
+        ignored = (~is_labelled).nonzero()[:, 0].tolist()
         warnings.warn(
-            f"{len(places)} of {len(counted)} units have only voxels of ignore_label ({ignore_label}) and are left out "
-            f"of the search for slow ones: {places}",
+            f"{len(ignored)} of {len(is_labelled)} units have only voxels of ignore_label ({ignore_label}) and are "
+            f"excluded from the slow examples: {ignored}",
             stacklevel=2,
         )
     missed = 1 - dice.mean(1)
     columns = torch.cat([_fill_with_mean(cross_entropy), dice, share[:, None]], dim=1)
     vectors = torch.zeros_like(columns, dtype=torch.double)
-    vectors[counted] = _standardise(columns[counted])
+    vectors[is_labelled] = _standardise(columns[is_labelled])
     return ProbeOutputs(
         vectors=vectors,
-        losses=(cross_entropy.nanmean(1) + missed).where(counted, torch.zeros_like(missed)),
-        groups=of_units.long().where(counted, torch.full_like(of_units, -1, dtype=torch.long)),
-        error=float(missed[counted].mean()),
+        losses=(cross_entropy.nanmean(1) + missed).where(is_labelled, torch.zeros_like(missed)),
+        groups=unit_groups.long().where(is_labelled, torch.full_like(unit_groups, -1, dtype=torch.long)),
+        error=float(missed[is_labelled].mean()),
         fingerprint=fingerprint,
-        group_count=int(of_units.max()) + 1,
+        group_count=int(unit_groups.max()) + 1,
         kind="segmentation",
     )
 
 
 def fingerprint_batches(batches: Batches) -> str:
-    """Return the fingerprint that outputs on these batches have, without a network.
+    """Return the fingerprint of a data set, as in :class:`ProbeOutputs`.
 
-    Values, types, shapes and order count; the cut into batches does not.
+    The fingerprint depends on values, types, shapes and order, not on the batch size.
 
     Example:
         >>> batches = [(torch.eye(2), torch.tensor([0, 1]))]
@@ -159,46 +167,58 @@ def check_outputs(outputs: ProbeOutputs) -> None:
     Raises:
         UsageError: there is no example, or an output or a loss is not finite.
     """
-    require(len(outputs.losses), "outputs", got="no example", expected="at least one")
-    finite = outputs.losses.isfinite() & outputs.vectors.isfinite().all(1)
-    fix = "remove NaN from the images, or lower the learning rate"
-    got = f"values that are not finite, of example {int(finite.int().argmin())} first"
-    require(finite.all(), "outputs", got=got, expected="finite numbers", fix=fix)
+    require(len(outputs.losses), "outputs", got="no example", expected="at least one example")
+    is_finite = outputs.losses.isfinite() & outputs.vectors.isfinite().all(1)
+    require(
+        is_finite.all(),
+        "outputs",
+        got=f"NaN or infinite values, first in example {int(is_finite.int().argmin())}",
+        expected="finite numbers",
+        fix="remove NaN from the images, or lower the learning rate",
+    )
 
 
 class _Fingerprint:
-    """Hash of images and labels, one sample at a time."""
+    """Hash of images and labels, updated sample by sample."""
 
     def __init__(self) -> None:
         self._hashes = (hashlib.sha256(), hashlib.sha256())
 
     def add(self, image: Tensor, label: Tensor) -> None:
-        for found, samples in zip(self._hashes, (image, label), strict=True):
+        for digest, samples in zip(self._hashes, (image, label), strict=True):
             head = f"{samples.dtype} {tuple(samples.shape[1:])};".encode()
             for sample in samples.detach().cpu():
-                found.update(head + tensor_bytes(sample))
+                digest.update(head + tensor_bytes(sample))
 
     def text(self) -> str:
         return hashlib.sha256(" ".join(each.hexdigest() for each in self._hashes).encode()).hexdigest()
 
 
 def tensor_bytes(tensor: Tensor) -> bytes:
-    """Return the bytes of a tensor's values, of any type."""
+    """Return the bytes of a tensor's values."""
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
-def _run(net: Net, batches: Batches, take: Callable[[Tensor, Tensor], T]) -> tuple[list[T], str]:
-    """Return ``take(logits, label)`` of every batch, in float32 on the CPU, and the fingerprint."""
-    found, fingerprint = [], _Fingerprint()
+def _collect(net: Network, batches: Batches, take: Callable[[Tensor, Tensor], T]) -> tuple[list[T], str]:
+    """Return ``take(logits, label)`` per batch, and the fingerprint.
+
+    ``take`` gets logits in float32 on the CPU.
+    """
+    results, fingerprint = [], _Fingerprint()
     device = next((param.device for param in net.parameters()), None) if isinstance(net, nn.Module) else None
     with evaluating(net) if isinstance(net, nn.Module) else torch.no_grad():
         for image, label in map(_split_batch, batches):
             fingerprint.add(image, label)
             logits = finest_logits(net(image if device is None else image.to(device)))
-            found.append(take(logits.detach().float().cpu(), label.cpu()))
-    fix = "pass a list or a DataLoader, not an iterator that was used before"
-    require(found, "batches", got="no batch", expected="at least one", fix=fix)
-    return found, fingerprint.text()
+            results.append(take(logits.detach().float().cpu(), label.cpu()))
+    require(
+        results,
+        "batches",
+        got="no batch",
+        expected="at least one batch",
+        fix="pass a list or a DataLoader instead of an exhausted iterator",
+    )
+    return results, fingerprint.text()
 
 
 def _split_batch(batch: Mapping[str, Any] | Sequence[Any]) -> tuple[Tensor, Tensor]:
@@ -206,56 +226,85 @@ def _split_batch(batch: Mapping[str, Any] | Sequence[Any]) -> tuple[Tensor, Tens
     try:
         image, label = (batch[name] for name in names)  # type: ignore[index]
     except LookupError:
-        got = [*batch] if isinstance(batch, Mapping) else f"{len(batch)} tensors"
-        raise UsageError("batches", got=got, expected="image and label, by name or in this order") from None
+        raise UsageError(
+            "batches",
+            got=[*batch] if isinstance(batch, Mapping) else f"{len(batch)} tensors",
+            expected="image and label, by name or in this order",
+        ) from None
     require(
-        len(image) == len(label), "label", got=f"{len(label)} labels", expected=f"one for each of {len(image)} images"
+        len(image) == len(label), "label", got=f"{len(label)} labels", expected=f"one label per image, {len(image)}"
     )
     return image, label
 
 
-def _check_classes(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-    got, expected = (tuple(logits.shape), tuple(label.shape)), "logits (batch, classes of at least 2), labels (batch,)"
-    fits = logits.ndim == 2 and logits.shape[1] > 1 and label.shape == logits.shape[:1]
-    require(fits, "net", got=got, expected=expected, fix="use probe_segmentation for a label of every voxel")
-    _check_labels(label, classes=logits.shape[1])
+def _check_classified(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+    is_valid = logits.ndim == 2 and logits.shape[1] > 1 and label.shape == logits.shape[:1]
+    require(
+        is_valid,
+        "net",
+        got=(tuple(logits.shape), tuple(label.shape)),
+        expected="logits (batch, classes of at least 2), labels (batch,)",
+        fix="use probe_segmentation for labels per voxel",
+    )
+    check_labels(label, logits.shape[1])
     return logits, label.long()
 
 
 def _describe_units(logits: Tensor, label: Tensor, ignore_label: int | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return cross entropies ``(batch, classes)``, NaN for absent ones; soft Dice; foreground share; which count."""
-    got, expected = (
-        (tuple(logits.shape), tuple(label.shape)),
-        "logits (batch, classes, *spatial), labels with 1 channel",
+    """Return cross entropies, soft Dice, foreground share and a mask of units.
+
+    Cross entropies are ``(batch, classes)``, NaN for absent classes. The mask is False for units with ignored voxels
+    only.
+    """
+    require(
+        logits.ndim > 2 and label.shape == (len(logits), 1, *logits.shape[2:]),
+        "net",
+        got=(tuple(logits.shape), tuple(label.shape)),
+        expected="logits (batch, classes, *spatial), labels with 1 channel",
     )
-    require(logits.ndim > 2 and label.shape == (len(logits), 1, *logits.shape[2:]), "net", got=got, expected=expected)
     classes = logits.shape[1]
-    flat, own = logits.flatten(2), label.flatten(1)
-    valid = torch.ones_like(own, dtype=torch.bool) if ignore_label is None else own != ignore_label
-    _check_labels(own[valid], classes=classes)
-    own = own.where(valid, torch.zeros_like(own)).long()
+    flat, reference = logits.flatten(2), label.flatten(1)
+    valid = torch.ones_like(reference, dtype=torch.bool) if ignore_label is None else reference != ignore_label
+    check_labels(reference[valid], classes, fix="correct the labels, or set ignore_label")
+    reference = reference.where(valid, torch.zeros_like(reference)).long()
     logs = flat.log_softmax(1)
-    truth = F.one_hot(own, classes).movedim(-1, 1) * valid[:, None]
+    one_hot = F.one_hot(reference, classes).movedim(-1, 1) * valid[:, None]
     probabilities = logs.exp() * valid[:, None]
-    voxels, overlap = truth.sum(2), (probabilities * truth).sum(2)
-    cross_entropy = -(logs.gather(1, own[:, None]) * truth).sum(2) / voxels
+    voxels, overlap = one_hot.sum(2), (probabilities * one_hot).sum(2)
+    cross_entropy = -(logs.gather(1, reference[:, None]) * one_hot).sum(2) / voxels
     dice = (2 * overlap + 1e-5) / (probabilities.sum(2) + voxels + 1e-5)
     return cross_entropy, dice[:, 1:], voxels[:, 1:].sum(1) / valid.sum(1).clamp(min=1), valid.any(1)
 
 
-def _check_labels(label: Tensor, *, classes: int) -> None:
-    require(not label.is_floating_point(), "label", got=label.dtype, expected="integers")
-    outside = label[(label < 0) | (label >= classes)]
-    require(not len(outside), "label", got=outside[:1].tolist(), expected=f"classes 0 to {classes - 1}")
+def check_labels(label: Tensor, classes: int, *, fix: str = "correct the labels") -> None:
+    """Raise if a label is not a class number.
+
+    On an accelerator a wrong label would otherwise fail inside a kernel.
+
+    Args:
+        label: labels of any shape.
+        classes: number of classes; valid labels are 0 to ``classes - 1``.
+        fix: the error's fix.
+
+    Raises:
+        UsageError: a label is out of range or not an integer.
+    """
+    require(not label.is_floating_point(), "label", got=label.dtype, expected="an integer type")
+    wrong = label[(label < 0) | (label >= classes)]
+    got = int(wrong[0]) if len(wrong) else None
+    require(got is None, "label", got=got, expected=f"classes 0 to {classes - 1}", fix=fix)
 
 
 def _fill_with_mean(columns: Tensor) -> Tensor:
-    """Replace NaN by the mean of its column, or by 0 in a column without numbers."""
+    """Replace NaN by the column mean, or by 0 in empty columns."""
     return columns.where(~columns.isnan(), columns.nanmean(0).nan_to_num(0.0))
 
 
 def _standardise(columns: Tensor) -> Tensor:
-    """Give every column mean 0 and deviation 1; a constant column, but for rounding, becomes 0."""
+    """Standardise every column to mean 0 and deviation 1.
+
+    A column that is constant up to rounding becomes 0.
+    """
     columns = columns.double()
     centred = columns - columns.mean(0)
     deviation = centred.square().mean(0).sqrt()

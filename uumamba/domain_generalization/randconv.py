@@ -6,29 +6,29 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from uumamba.domain_generalization.uniform_draws import device_of, draw_uniform
+from uumamba.domain_generalization.uniform_draws import draw_uniform, generator_device
 from uumamba.runtime.errors import require
 
 CONVOLUTIONS = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}
 
 
 class RandConv(nn.Module):
-    r"""Layer that convolves each batch with a new random kernel, and mixes the result with the batch.
+    r"""Layer that mixes each batch with its convolution by a random kernel.
 
     With C channels, d spatial axes, k from ``kernel_sizes`` and :math:`\alpha \sim U(0, 1)`:
 
     .. math:: \alpha x + (1 - \alpha)\, \theta * x, \qquad
               \theta \in \mathbb{R}^{C \times C \times k^d} \sim N\big(0, 1 / (C k^d)\big)
 
-    without bias, with zeros around the image, so size and channels stay. Apply it to normalised images, 1-D, 2-D or
-    3-D, before the network and outside the closure, so that every pass of a step gets the same images. It is the
-    identity in evaluation mode and with probability 1 - p. It has no parameters and passes gradients on.
+    without bias and with zero padding, so size and channels stay. Apply the layer to normalised images, 1-D, 2-D or
+    3-D, before the network and outside the closure, so that every pass of a step gets the same images. The layer is
+    the identity in evaluation mode and with probability 1 - p. It has no parameters and is differentiable.
 
     Args:
         p: probability that a batch is convolved.
-        kernel_sizes: odd edge lengths, one of which is drawn; 1 mixes channels only.
-        mix: False returns the convolved batch alone, the published method without mixing.
-        generator: of every draw; None: torch's global one. It is no part of the state.
+        kernel_sizes: odd edge lengths to draw from; 1 mixes channels only.
+        mix: False returns the convolved batch, the published method without mixing.
+        generator: generator of every draw, not part of the state; None for torch's global generator.
 
     Raises:
         UsageError: an option is out of range; or, from ``forward``, the images do not have 1 to 3 spatial axes or are
@@ -45,8 +45,8 @@ class RandConv(nn.Module):
     References:
         Xu et al., *Robust and Generalizable Visual Representation Learning via Random Convolutions*, ICLR 2021,
         arXiv:2007.13003.
-        Differs from the paper: its p is the probability that the image stays as it is; the loss on the agreement of
-        three convolutions is not included; also for 1-D and 3-D.
+        Differs from the paper: there p is the probability that the image stays unchanged; the consistency loss over
+        three convolutions is not included; 1-D and 3-D images are also possible.
     """
 
     def __init__(
@@ -62,29 +62,38 @@ class RandConv(nn.Module):
         self.kernel_sizes = tuple(kernel_sizes)
         require(0 <= p <= 1, "p", got=p, expected="a probability from 0 to 1")
         is_odd = self.kernel_sizes and all(size > 0 and size % 2 for size in self.kernel_sizes)
-        require(is_odd, "kernel_sizes", got=self.kernel_sizes, expected="odd, positive numbers")
+        require(is_odd, "kernel_sizes", got=self.kernel_sizes, expected="at least one odd, positive number")
         self.generator = generator
 
     def forward(self, images: Tensor) -> Tensor:
         """Convolve images ``(batch, channels, *spatial)``; the shape stays."""
-        expected = "(batch, channels, *spatial) with 1 to 3 spatial axes"
-        require(images.ndim in CONVOLUTIONS, "images", got=tuple(images.shape), expected=expected)
-        require(images.is_floating_point(), "images", got=images.dtype, expected="normalised, of a floating-point type")
+        require(
+            images.ndim in CONVOLUTIONS,
+            "images",
+            got=tuple(images.shape),
+            expected="(batch, channels, *spatial) with 1 to 3 spatial axes",
+        )
+        require(
+            images.is_floating_point(),
+            "images",
+            got=images.dtype,
+            expected="a floating-point type",
+            fix="convert and normalise the images first",
+        )
         if not self.training or draw_uniform(self.generator) >= self.p:
             return images
-        convolved = CONVOLUTIONS[images.ndim](images, self._kernel(images), padding="same")
+        convolved = CONVOLUTIONS[images.ndim](images, self._draw_kernel(images), padding="same")
         if not self.mix:
             return convolved
         share = draw_uniform(self.generator)
         return share * images + (1 - share) * convolved
 
-    def _kernel(self, images: Tensor) -> Tensor:
+    def _draw_kernel(self, images: Tensor) -> Tensor:
         size = self.kernel_sizes[int(draw_uniform(self.generator) * len(self.kernel_sizes))]
         channels, axes = images.shape[1], images.ndim - 2
         shape = (channels, channels, *[size] * axes)
-        drawn = torch.randn(shape, generator=self.generator, device=device_of(self.generator))
+        drawn = torch.randn(shape, generator=self.generator, device=generator_device(self.generator))
         return (drawn / (channels * size**axes) ** 0.5).to(images)
 
     def extra_repr(self) -> str:
-        """Return the options for ``repr``."""
         return f"p={self.p}, kernel_sizes={self.kernel_sizes}, mix={self.mix}"

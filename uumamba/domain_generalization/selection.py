@@ -1,4 +1,4 @@
-"""Model selection: three rules that choose a step and a setting from the records of a run."""
+"""Model selection: three rules to choose a step and a setting."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,8 +10,8 @@ from uumamba.domain_generalization.domains import require_domains
 from uumamba.runtime.errors import require
 
 Record = Mapping[str, Any]
-"""A flat row: ``step``, ``test_envs`` (domains never trained on), ``env{i}_in_acc`` and ``env{i}_out_acc`` of every
-domain, and, where there are several, ``setting`` and ``trial_seed``."""
+"""Flat row: ``step``, ``test_envs`` (held-out domains), ``env{i}_in_acc`` and ``env{i}_out_acc`` of every domain, and
+optionally ``setting`` and ``trial_seed``."""
 
 TRAINING = "training-domain validation"
 CROSS = "leave-one-domain-out cross-validation"
@@ -20,16 +20,16 @@ ORACLE = "oracle (test-domain validation)"
 
 @dataclass(frozen=True)
 class Selection:
-    """Choice of a rule.
+    """Step and setting chosen by a rule.
 
     Attributes:
-        rule: its name; the oracle's begins with "oracle".
-        oracle: labels of the test domain decided, so the accuracy is no estimate for a new domain.
-        test_domain: the domain that was never trained on.
-        setting: the chosen hyper-parameters.
+        rule: name of the rule.
+        oracle: True if labels of the test domain were used; the accuracy is then no estimate for a new domain.
+        test_domain: the held-out domain.
+        setting: name of the chosen hyper-parameters.
         step: the chosen step.
-        validation_accuracy: the number that the rule compared.
-        test_accuracy: on the in split of the test domain, as DomainBed reports it.
+        validation_accuracy: accuracy compared by the rule.
+        test_accuracy: accuracy on the in split of the test domain, as in DomainBed.
     """
 
     rule: str
@@ -46,19 +46,19 @@ class Selection:
 
 
 def training_domain_validation(records: Iterable[Record], *, test_domain: int) -> Selection:
-    r"""Choose by the mean accuracy on the out splits of the training domains.
+    r"""Choose by the mean out-split accuracy of the training domains.
 
     .. math:: \arg\max_{\mathrm{setting},\, \mathrm{step}} \ \frac{1}{n - 1} \sum_{i \ne t} \mathrm{env}_i\,\mathrm{out}
 
-    among records whose only test domain is t. A user without labels from the new domain can do this. Among equals the
-    earliest record wins. A mean of NaN never wins, in this rule and the others.
+    over records with t as the only test domain. The rule needs no labels from the new domain. Of equal accuracies the
+    earliest record wins. In every rule, a mean of NaN never wins.
 
     Args:
-        records: of one trial, any settings; those of other test domains are ignored.
+        records: records of one trial with any settings; records of other test domains are ignored.
         test_domain: t.
 
     Raises:
-        UsageError: no record has this test domain alone, one lacks an accuracy, all compared accuracies are NaN, or
+        UsageError: no record has t as its only test domain, an accuracy is missing, all compared accuracies are NaN, or
             there are several trials.
 
     Example:
@@ -80,56 +80,64 @@ def training_domain_validation(records: Iterable[Record], *, test_domain: int) -
 
 
 def leave_one_domain_out_validation(records: Iterable[Record], *, test_domain: int) -> Selection:
-    r"""Choose by the mean accuracy on the other domains, each left out of training in turn.
+    r"""Choose by the mean accuracy on other domains held out in turn.
 
     .. math:: \arg\max_{\mathrm{setting},\, \mathrm{step}} \
               \frac{1}{n - 1} \sum_{v \ne t} \mathrm{env}_v\,\mathrm{in} \ \text{of the run without}\ \{v, t\}
 
-    The test accuracy is that of the run without t alone, at the same setting and step. A setting and step for which
-    one of these runs has no record are ignored. Needs n runs a test domain; see :func:`held_out_domains`.
+    The test accuracy comes from the run that holds out t only, at the same setting and step. A setting and step are
+    ignored if a run has no record of them. Needs n runs per test domain; see :func:`held_out_domains`.
 
     Args:
-        records: of one trial, any settings; those of other test domains are ignored.
+        records: records of one trial with any settings; records of other test domains are ignored.
         test_domain: t.
 
     Raises:
-        UsageError: fewer than 3 domains, no setting and step has all runs, a record lacks an accuracy, all compared
-            accuracies are NaN, or there are several trials.
+        UsageError: there are fewer than 3 domains, no setting and step has all runs, an accuracy is missing, all
+            compared accuracies are NaN, or there are several trials.
 
     References:
         Gulrajani & Lopez-Paz, *In Search of Lost Domain Generalization*, ICLR 2021, arXiv:2007.01434, section 3.
         Differs from the paper: none.
     """
     held = [record for record in records if test_domain in record["test_envs"] and len(record["test_envs"]) <= 2]
-    alone = _select_trial(held, test_domain)
-    _require_one_trial(held)  # a pair of another trial would validate this one
-    pairs = {(_place(record), frozenset(record["test_envs"])): record for record in held}
+    single_runs = _select_trial(held, test_domain)
+    _require_one_trial(held)  # also the pairs: another trial must not validate this one
+    pairs = {(_setting_and_step(record), frozenset(record["test_envs"])): record for record in held}
     candidates = []
-    for record in alone:
+    for record in single_runs:
         others = _other_domains(record, test_domain)
         require_domains(len(others) + 1, "leave-one-domain-out cross-validation", at_least=3)
-        without = {domain: pairs.get((_place(record), frozenset({domain, test_domain}))) for domain in others}
-        found = [_accuracy(other, domain, "in") for domain, other in without.items() if other is not None]
-        if len(found) == len(others):
-            candidates.append((record, fmean(found)))
-    expected = f"one without domain {test_domain} alone and one without it and each other domain"
-    fix = "run all that held_out_domains(n, cross_validation=True) names, and record at the same steps"
-    require(candidates, "records", got="no setting and step with all runs", expected=expected, fix=fix)
+        key = _setting_and_step(record)
+        runs = {domain: pairs.get((key, frozenset({domain, test_domain}))) for domain in others}
+        accuracies = [_accuracy(run, domain, "in") for domain, run in runs.items() if run is not None]
+        if len(accuracies) == len(others):
+            candidates.append((record, fmean(accuracies)))
+    require(
+        candidates,
+        "records",
+        got="no setting and step with all runs",
+        expected=f"a run with test_envs [{test_domain}], and one with each other domain, at the same steps",
+        fix="train all runs of held_out_domains(n, cross_validation=True)",
+    )
     return _best(CROSS, test_domain, candidates)
 
 
 def oracle(records: Iterable[Record], *, test_domain: int) -> Selection:
-    """Choose the setting by accuracy on the out split of the test domain itself, at the last step.
+    """Choose the setting by the test domain's own accuracy.
 
-    No user of a new domain can do this: ``rule`` and ``oracle`` of the result say so, and reports must, too.
+    The rule compares accuracies on the out split of the test domain at the last step.
+
+    The rule needs labels of the test domain, which a new domain lacks. ``rule`` and ``oracle`` of the result mark the
+    choice, and reports must mark it also.
 
     Args:
-        records: of one trial, any settings; those of other test domains are ignored.
-        test_domain: the domain that was never trained on.
+        records: records of one trial with any settings; records of other test domains are ignored.
+        test_domain: the held-out domain.
 
     Raises:
-        UsageError: no record has this test domain alone, one lacks an accuracy, all compared accuracies are NaN, or
-            there are several trials.
+        UsageError: no record has this test domain as its only one, an accuracy is missing, all compared accuracies are
+            NaN, or there are several trials.
 
     Example:
         >>> record = {"step": 100, "test_envs": [0], "env0_in_acc": 0.5, "env0_out_acc": 0.9}
@@ -150,7 +158,7 @@ def oracle(records: Iterable[Record], *, test_domain: int) -> Selection:
 
 def _best(rule: str, test_domain: int, candidates: Sequence[tuple[Record, float]]) -> Selection:
     numbers = [candidate for candidate in candidates if not math.isnan(candidate[1])]
-    require(numbers, "records", got=f"{len(candidates)} accuracies of NaN", expected="at least one number")
+    require(numbers, "records", got=f"{len(candidates)} accuracies of NaN", expected="at least one finite accuracy")
     record, accuracy = max(numbers, key=lambda candidate: candidate[1])
     return Selection(
         rule=rule,
@@ -164,29 +172,38 @@ def _best(rule: str, test_domain: int, candidates: Sequence[tuple[Record, float]
 
 
 def _select_trial(records: Iterable[Record], test_domain: int) -> list[Record]:
-    found = [record for record in records if tuple(record["test_envs"]) == (test_domain,)]
-    require(found, "records", got="none", expected=f"at least one of a run without domain {test_domain} alone")
-    _require_one_trial(found)
-    return found
+    selected = [record for record in records if tuple(record["test_envs"]) == (test_domain,)]
+    require(selected, "records", got="none", expected=f"records of a run with test_envs [{test_domain}]")
+    _require_one_trial(selected)
+    return selected
 
 
 def _require_one_trial(records: Iterable[Record]) -> None:
     trials = [*dict.fromkeys(record.get("trial_seed") for record in records)]
-    fix = "select within each trial, then average"
-    require(len(trials) <= 1, "trial_seed", got=trials, expected="one trial", fix=fix)
+    require(
+        len(trials) <= 1,
+        "trial_seed",
+        got=trials,
+        expected="one trial",
+        fix="select within each trial, then average the accuracies",
+    )
 
 
 def _other_domains(record: Record, test_domain: int) -> list[int]:
-    named = [name.removeprefix("env").removesuffix("_in_acc") for name in record if name.endswith("_in_acc")]
-    return sorted({int(name) for name in named if name.isdigit()} - {test_domain})
+    numbers = [name.removeprefix("env").removesuffix("_in_acc") for name in record if name.endswith("_in_acc")]
+    return sorted({int(number) for number in numbers if number.isdigit()} - {test_domain})
 
 
-def _place(record: Record) -> tuple[str, int]:
+def _setting_and_step(record: Record) -> tuple[str, int]:
     return record.get("setting", ""), record["step"]
 
 
 def _accuracy(record: Record, domain: int, split: str) -> float:
     name = f"env{domain}_{split}_acc"
-    expected = f"{name} at step {record['step']} without domains {record['test_envs']}"
-    require(name in record, "records", got=f"no {name}", expected=expected)
+    require(
+        name in record,
+        "records",
+        got=f"no {name}",
+        expected=f"{name} at step {record['step']} with test_envs {record['test_envs']}",
+    )
     return float(record[name])

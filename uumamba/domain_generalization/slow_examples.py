@@ -1,4 +1,4 @@
-"""Slow examples: their list, its file, and their upsampling."""
+"""Slow examples: list, file and upsampling."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -20,15 +20,15 @@ FORMAT = "uumamba slow examples, 1"
 
 @dataclass(frozen=True)
 class GroupSplit:
-    """Split of one class (or another group).
+    """Summary of the slow examples of one class or other group.
 
     Attributes:
-        group: its number.
-        size: number of its examples.
-        slow: number of its slow examples.
-        slow_loss: their mean loss; None where none is slow.
-        fast_loss: the mean loss of the others; None where there are none.
-        note: the reason why none is slow, or empty.
+        group: number of the group.
+        size: number of examples.
+        slow: number of slow examples.
+        slow_loss: mean loss of the slow examples; None without slow examples.
+        fast_loss: mean loss of the other examples; None without other examples.
+        note: reason for the lack of slow examples; empty if there are slow examples.
     """
 
     group: int
@@ -41,16 +41,16 @@ class GroupSplit:
 
 @dataclass(frozen=True)
 class SlowExamples:
-    """Examples to show more than once, with everything that an audit needs.
+    """Slow examples of a data set, with all values for an audit.
 
     Attributes:
-        slow: their places in the data set, ascending.
-        size: of the data set.
-        groups: the split of each class.
-        seed: of the clustering and of the probe's training.
-        fingerprint: of the data set; see :func:`fingerprint_batches`.
-        epoch: epochs that the network had been trained, where a probe chose them.
-        errors: the probe's training error before the first epoch and after each.
+        slow: indices of the slow examples in the data set, ascending.
+        size: size of the data set.
+        groups: summary of each class.
+        seed: seed of the clustering and of the probe's training.
+        fingerprint: fingerprint of the data set; see :func:`fingerprint_batches`.
+        epoch: number of trained epochs, if a probe chose the examples.
+        errors: training error of the probe before the first epoch and after each epoch.
         settings: other options, as plain values.
     """
 
@@ -65,25 +65,27 @@ class SlowExamples:
 
 
 def write_slow_examples(path: Path | str, found: SlowExamples) -> None:
-    """Write a JSON file, whole or absent, for an audit and for :func:`read_slow_examples`.
+    """Write slow examples to a JSON file for :func:`read_slow_examples`.
+
+    The file is written completely or not at all.
 
     Raises:
-        UsageError: nothing can be written there.
+        UsageError: the file cannot be written.
     """
     write_json(path, {"format": FORMAT} | asdict(found))
 
 
 def read_slow_examples(path: Path | str, *, size: int | None = None, fingerprint: str | None = None) -> SlowExamples:
-    """Read the file if it belongs to the current data set.
+    """Read slow examples of the current data set from a file.
 
     Args:
         path: the file.
-        size: of the current data set; None is not compared.
-        fingerprint: of the current data set; see :func:`uumamba.domain_generalization.fingerprint_batches`. None is
-            not compared.
+        size: size of the current data set; None is not compared.
+        fingerprint: fingerprint of the current data set; see
+            :func:`uumamba.domain_generalization.fingerprint_batches`. None is not compared.
 
     Raises:
-        UsageError: there is no such file, it is damaged or of another kind, or it belongs to another data set.
+        UsageError: the file is missing, damaged, of another format, or of another data set.
 
     Example:
         >>> import tempfile
@@ -103,30 +105,30 @@ def read_slow_examples(path: Path | str, *, size: int | None = None, fingerprint
         raise UsageError(str(path), got="no file", expected=expected, fix="correct the path") from None
     except (OSError, TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
         raise UsageError(str(path), got=f"{type(error).__name__} ({error})", expected=expected, fix=fix) from None
-    is_sound = list(slow) == sorted({*slow}) and all(0 <= place < found.size for place in slow)
-    require(is_sound, str(path), got=list(slow), expected=f"ascending places below {found.size}", fix=fix)
+    is_valid = list(slow) == sorted({*slow}) and all(0 <= index < found.size for index in slow)
+    require(is_valid, str(path), got=list(slow), expected=f"ascending indices below {found.size}", fix=fix)
     size, fingerprint = found.size if size is None else size, fingerprint or found.fingerprint
     is_same = (found.size, found.fingerprint) == (size, fingerprint)
-    got, here = (
+    got, current = (
         f"{n} examples, fingerprint {text[:12]}" for n, text in ((found.size, found.fingerprint), (size, fingerprint))
     )
-    require(is_same, str(path), got=got, expected=f"those of this data set, {here}", fix=fix)
+    require(is_same, str(path), got=got, expected=f"the current data set, {current}", fix=fix)
     return found
 
 
 def upsampled(items: Sequence[T], slow: Sequence[int], *, factor: int = 2) -> list[T]:
-    """Return the items, followed by ``factor`` - 1 copies of those at the places ``slow``.
+    """Return all items, then ``factor - 1`` copies of the slow items.
 
-    With ``range(len(dataset))`` these are the indices of a ``torch.utils.data.Subset``, which any loader shuffles and
-    any distributed sampler splits like a data set of its own. With case ids, a data set draws its cases from them.
+    ``upsampled(range(len(dataset)), slow)`` gives the indices of a ``torch.utils.data.Subset``, for any loader or
+    distributed sampler. A list of case ids gives the cases of a data set.
 
     Args:
-        items: one for each example.
-        slow: places in ``items``, each at most once.
-        factor: occurrences of a slow one; 1 changes nothing.
+        items: one item per example.
+        slow: indices of the slow items, each at most once.
+        factor: occurrences of a slow item; 1 changes nothing.
 
     Raises:
-        UsageError: a place is outside or occurs twice, or ``factor`` is less than 1.
+        UsageError: an index is out of range or given twice, or ``factor`` is less than 1.
 
     Example:
         >>> upsampled(range(5), [1, 3])
@@ -135,32 +137,32 @@ def upsampled(items: Sequence[T], slow: Sequence[int], *, factor: int = 2) -> li
         ['case_a', 'case_b', 'case_b']
     """
     require(factor >= 1, "factor", got=factor, expected="at least 1")
-    fits = len({*slow}) == len(slow) and all(0 <= place < len(items) for place in slow)
-    require(fits, "slow", got=list(slow), expected=f"different places in 0 to {len(items) - 1}")
-    return [*items, *(items[place] for _ in range(factor - 1) for place in slow)]
+    is_valid = len({*slow}) == len(slow) and all(0 <= index < len(items) for index in slow)
+    require(is_valid, "slow", got=list(slow), expected=f"different indices from 0 to {len(items) - 1}")
+    return [*items, *(items[index] for _ in range(factor - 1) for index in slow)]
 
 
 class UpsampledSampler(Sampler[int]):
-    """Sampler of every index once and the slow ones twice an epoch, in an order keyed by seed and epoch.
+    """Random sampler with ``factor`` occurrences of slow indices per epoch.
 
-    Call :meth:`set_epoch` before each epoch, or every epoch has the order of the first. Copies are shuffled with all
-    indices, so the two showings of a slow example are apart. With ``factor`` 1 or no slow example it is a plain random
-    sampler.
+    Every other index occurs once. The order is keyed by seed and epoch: call :meth:`set_epoch` before each epoch, or
+    every epoch has the order of the first. Copies are shuffled with all indices. With ``factor`` 1 or without slow
+    indices this is a plain random sampler.
 
-    Several ``replicas`` share an epoch, each taking every n-th index. Where their number does not divide, the first
-    indices of the order are repeated, as by torch's ``DistributedSampler``: replicas that make different numbers of
-    steps would wait for each other for ever.
+    Several ``replicas`` share an epoch; each takes every n-th index. If their number does not divide the number of
+    indices, the first indices of the order are repeated, as in torch's ``DistributedSampler``, so that all replicas
+    run the same number of steps.
 
     Args:
-        size: of the data set.
-        slow: the indices to repeat, each at most once; such as ``found.slow``.
-        factor: occurrences of a slow index in an epoch.
-        seed: of the order.
-        rank: of this replica.
+        size: size of the data set.
+        slow: indices to repeat, each at most once, such as ``found.slow``.
+        factor: occurrences of a slow index per epoch.
+        seed: seed of the order.
+        rank: number of this replica.
         replicas: number of processes that share an epoch.
 
     Raises:
-        UsageError: an index is outside or occurs twice, or a number is out of range.
+        UsageError: an index is out of range or given twice, or another number is out of range.
 
     Example:
         >>> sampler = UpsampledSampler(4, [2])
@@ -169,7 +171,7 @@ class UpsampledSampler(Sampler[int]):
 
     References:
         Nguyen et al., *Changing the Training Data Distribution to Reduce Simplicity Bias Improves In-distribution
-        Generalization*, NeurIPS 2024, arXiv:2404.17768 (twice; more copies were worse).
+        Generalization*, NeurIPS 2024, arXiv:2404.17768 (factor 2; more copies were worse).
         Differs from the paper: none.
     """
 
@@ -189,21 +191,21 @@ class UpsampledSampler(Sampler[int]):
             replicas <= len(self.indices),
             "replicas",
             got=replicas,
-            expected=f"at most {len(self.indices)}, one an index",
+            expected=f"at most the number of indices, {len(self.indices)}",
         )
         self.seed, self.rank, self.replicas = seed, rank, replicas
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Set the next epoch, which keys its order."""
+        """Set the epoch that keys the order."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        """Return the number of indices of this replica in an epoch."""
+        """Return the number of indices per epoch and replica."""
         return -(-len(self.indices) // self.replicas)
 
     def __iter__(self) -> Iterator[int]:
-        """Iterate over the indices of this replica for the epoch."""
+        """Iterate over this replica's indices of the epoch."""
         order = torch.randperm(len(self.indices), generator=generator_for(self.seed, "order", self.epoch)).tolist()
         order = (order + order[: self.replicas])[: len(self) * self.replicas]
-        return (self.indices[place] for place in order[self.rank :: self.replicas])
+        return (self.indices[position] for position in order[self.rank :: self.replicas])

@@ -1,4 +1,4 @@
-"""Stochastic weight averaging, in every step, over the valley of the validation loss."""
+"""Stochastic weight averaging densely over the valley of the validation loss."""
 
 import math
 import warnings
@@ -14,12 +14,12 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel
 
-from uumamba.runtime.errors import UumambaError, require
+from uumamba.runtime.errors import require
 
 
 @dataclass
 class _Segment:
-    """Average of the steps between two validations."""
+    """Average of the weights between two validations."""
 
     model: AveragedModel
     first_step: int
@@ -27,8 +27,7 @@ class _Segment:
     loss: float = 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        state = {"first_step": self.first_step, "last_step": self.last_step, "loss": self.loss}
-        return state | {"model": self.model.state_dict()}
+        return vars(self) | {"model": self.model.state_dict()}
 
     def load(self, state: dict[str, Any]) -> Self:
         self.model.load_state_dict(state["model"])
@@ -37,10 +36,10 @@ class _Segment:
 
 
 class SWAD:
-    r"""Average of the weights of every step in the valley of the validation loss.
+    r"""Weight average of every step in the valley of the validation loss.
 
-    With :math:`E_i` the i-th validation loss, the average begins at the first s that is the lowest of its window, and
-    ends with e before the first :math:`N_e` losses in a row above the tolerance l:
+    With :math:`E_i` the i-th validation loss, the average begins at the first s whose loss is the lowest of its window,
+    and ends with e before the first :math:`N_e` losses in a row above the tolerance l:
 
     .. math::
         E_s = \min_{0 \le j < N_s} E_{s + j}, \qquad
@@ -48,31 +47,34 @@ class SWAD:
         \min_{1 \le j \le N_e} E_{e + j} > l, \qquad
         \bar w = \mathrm{mean}(w_t)\ \text{of every step t of segments s to e}
 
-    where segment i has the steps after validation i - 1, up to i. In any loop, call :meth:`after_step` once after every
+    where segment i has the steps between validations i - 1 and i. In any loop, call :meth:`after_step` once after every
     step, :meth:`validated` after every validation and :meth:`averaged` at the end. Validate on data of the training
-    domains, some 50 to 100 steps apart; the learning rate should be constant.
+    domains every 50 to 100 steps, and keep the learning rate constant.
 
-    Edge cases. The loss never settles: the last segment's average, with a warning. Training ends before the valley
-    does: losses above l at the very end are left out. After the end nothing is averaged and ``finished`` is True. Steps
-    after the last validation are in no segment. A frozen batch norm, in evaluation mode while the network is in
-    training mode, keeps its statistics and is frozen in the average too; the latest :meth:`after_step` with the network
-    in training mode decides, and without one all are frozen. Memory: two copies of the weights, and one for each of
-    the latest validations above the tolerance (``n_tolerance`` at most), before the start ``n_converge``.
+    **Edge cases.** If the loss never settles, the result is the last segment's average, with a warning. If training
+    ends before the valley, the last losses above l are left out. After the end of the valley nothing is averaged and
+    ``finished`` is True. Steps after the last validation are in no segment.
+
+    **Batch norms.** A batch norm is frozen if it is in evaluation mode while the network is in training mode; the
+    latest :meth:`after_step` in training mode decides, and without such a step all are frozen. A frozen batch norm
+    keeps its statistics and is also frozen in the average.
+
+    **Memory.** Two copies of the weights, and a copy for each of the latest validations above the tolerance (at most
+    ``n_tolerance``; before the start ``n_converge``). :meth:`averaged` makes two more copies.
 
     Args:
-        net: the network; it is copied.
+        net: the network; SWAD copies the weights.
         n_converge: :math:`N_s`.
         n_tolerance: :math:`N_e`.
-        tolerance_ratio: r; the paper took 0.2 for VLCS.
-        device: of the copies; None for the network's.
+        tolerance_ratio: r; the paper uses 0.2 for VLCS.
+        device: device of the copies; None for the network's device.
 
     Attributes:
         threshold: l; None until the loss has settled.
-        finished: the valley has ended.
+        finished: True after the end of the valley.
 
     Raises:
-        UsageError: an option is out of range, or a method is called out of order.
-        UumambaError: a loss is not finite.
+        UsageError: an option is out of range, a method is called out of order, or a loss is not finite.
 
     Example:
         >>> net = nn.Linear(1, 1)
@@ -87,9 +89,9 @@ class SWAD:
 
     References:
         Cha et al., *SWAD: Domain Generalization by Seeking Flat Minima*, NeurIPS 2021, arXiv:2102.08604, algorithm 1.
-        Differs from the paper: validation every few steps, as in its code; a valley that training leaves but not for
-        :math:`N_e` validations ends where it was left, as there. Its code also takes in segments before s that lie
-        below l; here, as in the paper, s is the first.
+        Differs from the paper: validation every few steps, and an average that ends at the last loss within the
+        tolerance, both as in the paper's code. The code also averages segments before s with losses below l; here, as
+        in the paper, s is the first segment.
     """
 
     def __init__(
@@ -103,50 +105,59 @@ class SWAD:
     ) -> None:
         for key, count in (("n_converge", n_converge), ("n_tolerance", n_tolerance)):
             require(count >= 1, key, got=count, expected="at least 1")
-        require(0 <= tolerance_ratio < math.inf, "tolerance_ratio", got=tolerance_ratio, expected="at least 0, finite")
+        require(
+            0 <= tolerance_ratio < math.inf,
+            "tolerance_ratio",
+            got=tolerance_ratio,
+            expected="a finite number of at least 0",
+        )
         self.n_converge = n_converge
         self.n_tolerance = n_tolerance
         self.tolerance_ratio = tolerance_ratio
         self.threshold: float | None = None
         self.finished = False
         self._device = torch.device(device) if device is not None else None
-        self._taken = 0
-        self._open = self._new_segment(net)
-        self._waiting: deque[_Segment] = deque()
+        self._step = 0
+        self._current = self._new_segment(net)
+        self._pending: deque[_Segment] = deque()
         self._average: _Segment | None = None
         self._trained = [False for _ in _batch_norms(net)]
 
     @property
     def steps(self) -> tuple[int, int] | None:
-        """Return the first and last step of the average, from 1; None until the loss has settled."""
+        """First and last averaged step, from 1; None until the loss settles."""
         return None if self._average is None else (self._average.first_step, self._average.last_step)
 
     def after_step(self, net: nn.Module) -> None:
-        """Add the weights to the segment, once after every step of the optimizer."""
+        """Add the weights to the current segment; call once per optimizer step."""
         if self.finished:
             return
-        self._taken += 1
-        self._open.model.update_parameters(net)
-        self._open.last_step = self._taken
-        if net.training:  # in evaluation mode, as after a validation, all seem frozen
+        self._step += 1
+        self._current.model.update_parameters(net)
+        self._current.last_step = self._step
+        if net.training:  # in evaluation mode all batch norms look frozen
             self._trained = [norm.training for norm in _batch_norms(net)]
 
     def validated(self, loss: float) -> None:
-        """Close the segment with the validation loss of the current weights.
+        """End the current segment with the validation loss of the weights.
 
         Raises:
-            UumambaError: the loss is not finite; an infinite one would make an infinite threshold.
-            UsageError: there was no step since the last validation.
+            UsageError: the loss is not finite (an infinite loss would give an infinite threshold), or there was no step
+                since the last validation.
         """
-        if not math.isfinite(loss):
-            raise UumambaError(f"The validation loss is {loss}: training has diverged; lower its learning rate.")
+        require(math.isfinite(loss), "loss", got=loss, expected="a finite number", fix="lower the learning rate")
         if self.finished:
             return
-        fix = "call after_step(net) after each step"
-        require(self._open.model.n_averaged > 0, "validated", got="no step", expected="a step since the last", fix=fix)
-        self._open.loss = float(loss)
-        self._waiting.append(self._open)
-        self._open = self._new_segment(self._open.model.module)
+        require(
+            self._current.model.n_averaged > 0,
+            "validated",
+            got="no step",
+            expected="at least one step since the last validation",
+            fix="call after_step(net) after each step",
+        )
+        self._current.loss = float(loss)
+        self._pending.append(self._current)
+        self._current = self._new_segment(self._current.model.module)
         was_settled = self.threshold is not None
         if not was_settled:
             self._find_start()
@@ -154,87 +165,93 @@ class SWAD:
             self._extend_average(self.threshold, may_end=was_settled)
 
     def averaged(self, batches: Iterable[Any] | None = None) -> nn.Module:
-        """Return a network with the averaged weights; training can go on.
+        """Return a copy of the network with the averaged weights.
 
         Args:
-            batches: inputs, or tuples that begin with them, of the training domains, from which batch norms compute
-                new statistics, as by torch's ``update_bn``. A network without batch norms, or with frozen ones alone,
-                needs none.
+            batches: inputs from the training domains, or tuples that begin with inputs. Batch norms compute new
+                statistics from these inputs, as in torch's ``update_bn``. Not needed without batch norms, or if all
+                batch norms are frozen.
 
         Raises:
-            UsageError: there was no validation yet, or batch norms are not frozen and there are no batches.
+            UsageError: there was no validation yet, or a batch norm is not frozen and there are no batches.
         """
-        segments = [self._average] if self._average is not None else [*self._waiting][-1:]
-        fix = "call validated(loss) at least once"
-        require(segments, "averaged", got="no average", expected="a validated segment", fix=fix)
+        segments = [self._average] if self._average is not None else [*self._pending][-1:]
+        require(
+            segments,
+            "averaged",
+            got="no average",
+            expected="a validated segment",
+            fix="call validated(loss) at least once",
+        )
         if self._average is None:
             warnings.warn(
-                f"The validation loss did not settle: none was the lowest of the {self.n_converge} from it on. These "
-                "are the averaged weights of the steps before the last validation.",
+                f"The validation loss did not settle: no loss was the lowest of {self.n_converge} in a row from it on. "
+                "The result averages the steps before the last validation only. Train longer, or lower n_converge.",
                 stacklevel=2,
             )
         net = deepcopy(segments[0].model.module)
-        norms = dict(zip(_batch_norms(net), self._trained, strict=True))
-        for norm in norms:
-            norm.training = norm.training and norms[norm]
-        _renew_statistics(net, [norm for norm in norms if norms[norm]], batches)
+        for norm, is_trained in zip(_batch_norms(net), self._trained, strict=True):
+            norm.training = norm.training and is_trained
+        if any(self._trained):
+            _renew_statistics(net, self._trained, batches)
         return net
 
     def state_dict(self) -> dict[str, Any]:
-        """Return every average and loss that is still needed, as tensors and plain values."""
+        """Return all averages and losses, as tensors and plain values."""
         return {
-            "taken": self._taken,
+            "taken": self._step,
             "threshold": self.threshold,
             "finished": self.finished,
             "trained": self._trained,
-            "open": self._open.state_dict(),
-            "waiting": [segment.state_dict() for segment in self._waiting],
+            "open": self._current.state_dict(),
+            "waiting": [segment.state_dict() for segment in self._pending],
             "average": None if self._average is None else self._average.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where another run stopped, bit for bit."""
-        self._taken, self.threshold, self.finished = state["taken"], state["threshold"], state["finished"]
+        """Restore the state of another run, bit for bit."""
+        self._step, self.threshold, self.finished = state["taken"], state["threshold"], state["finished"]
         self._trained = [*state["trained"]]
-        net = self._open.model.module
-        self._open = self._new_segment(net).load(state["open"])
-        self._waiting = deque(self._new_segment(net).load(each) for each in state["waiting"])
+        net = self._current.model.module
+        self._current = self._new_segment(net).load(state["open"])
+        self._pending = deque(self._new_segment(net).load(each) for each in state["waiting"])
         self._average = None if state["average"] is None else self._new_segment(net).load(state["average"])
 
     def _new_segment(self, net: nn.Module) -> _Segment:
-        return _Segment(AveragedModel(net, device=self._device), self._taken + 1, self._taken)
+        return _Segment(AveragedModel(net, device=self._device), self._step + 1, self._step)
 
     def _find_start(self) -> None:
-        if len(self._waiting) > self.n_converge:
-            self._waiting.popleft()
-        losses = [segment.loss for segment in self._waiting]
+        if len(self._pending) > self.n_converge:
+            self._pending.popleft()
+        losses = [segment.loss for segment in self._pending]
         if len(losses) == self.n_converge and losses[0] == min(losses):
             self.threshold = (1 + self.tolerance_ratio) * fmean(losses)
-            self._average = self._waiting.popleft()
+            self._average = self._pending.popleft()
 
     def _extend_average(self, threshold: float, *, may_end: bool) -> None:
-        """Add all segments up to the last loss within tolerance; enough later ones end the valley.
+        """Add the segments up to the last loss within tolerance.
 
-        The losses that settled the threshold do not end it, so more than ``n_tolerance`` may wait.
+        ``n_tolerance`` later segments end the valley. The losses that set the threshold do not end the valley, so more
+        than ``n_tolerance`` segments may be pending.
         """
-        within = [index for index, segment in enumerate(self._waiting) if segment.loss <= threshold]
-        taken = within[-1] + 1 if within else 0
-        self.finished = may_end and len(self._waiting) - taken >= self.n_tolerance
+        within = [index for index, segment in enumerate(self._pending) if segment.loss <= threshold]
+        added = within[-1] + 1 if within else 0
+        self.finished = may_end and len(self._pending) - added >= self.n_tolerance
         if self.finished:
-            taken = len(self._waiting) - self.n_tolerance
-        for _ in range(taken):
-            self._add(self._waiting.popleft())
+            added = len(self._pending) - self.n_tolerance
+        for _ in range(added):
+            self._add(self._pending.popleft())
         if self.finished:
-            self._waiting.clear()
+            self._pending.clear()
 
     @torch.no_grad()
     def _add(self, segment: _Segment) -> None:
-        assert self._average is not None  # there is one after the start
+        assert self._average is not None  # set by _find_start
         average, other = self._average.model, segment.model
         share = int(other.n_averaged) / int(other.n_averaged + average.n_averaged)
         torch._foreach_lerp_([*average.module.parameters()], [*other.module.parameters()], share)
-        for mine, latest in zip(average.module.buffers(), other.module.buffers(), strict=True):
-            mine.copy_(latest)
+        for buffer, latest in zip(average.module.buffers(), other.module.buffers(), strict=True):
+            buffer.copy_(latest)
         average.n_averaged += other.n_averaged
         self._average.last_step = segment.last_step
 
@@ -245,25 +262,27 @@ def _batch_norms(net: nn.Module) -> list[_BatchNorm]:
 
 
 @torch.no_grad()
-def _renew_statistics(net: nn.Module, renewed: Sequence[_BatchNorm], batches: Iterable[Any] | None) -> None:
-    """Set means over the batches; torch's ``update_bn`` would change frozen batch norms, too."""
-    if not renewed:
-        return
-    modes = {module: module.training for module in net.modules()}
-    momenta = {norm: norm.momentum for norm in renewed}
-    net.train()
-    for norm in _batch_norms(net):
-        norm.training = norm in momenta
-    for norm in renewed:
-        norm.reset_running_stats()
-        norm.momentum = None  # every batch then counts alike
-    seen = False
+def _renew_statistics(net: nn.Module, is_trained: Sequence[bool], batches: Iterable[Any] | None) -> None:
+    """Compute the running statistics of all trained batch norms from batches.
+
+    Torch's ``update_bn`` would also change frozen batch norms. A copy of the network runs the batches, so that modes
+    and momenta of ``net`` stay.
+    """
+    copy = deepcopy(net).train()
+    for norm, is_renewed in zip(_batch_norms(copy), is_trained, strict=True):
+        norm.training = is_renewed
+        if is_renewed:
+            norm.reset_running_stats()
+            norm.momentum = None  # the mean over all batches
+    is_empty = True
     for batch in () if batches is None else batches:
-        net(batch[0] if isinstance(batch, list | tuple) else batch)
-        seen = True
-    fix = "pass batches of the training domains, for the running statistics of the averaged weights"
-    require(seen, "batches", got="none", expected="at least one", fix=fix)
-    for norm, momentum in momenta.items():
-        norm.momentum = momentum
-    for module, is_training in modes.items():
-        module.training = is_training
+        copy(batch[0] if isinstance(batch, list | tuple) else batch)
+        is_empty = False
+    require(
+        not is_empty,
+        "batches",
+        got="no batch",
+        expected="at least one batch",
+        fix="pass batches of the training domains, for the running statistics of the averaged weights",
+    )
+    net.load_state_dict(copy.state_dict())

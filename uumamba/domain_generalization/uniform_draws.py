@@ -1,13 +1,13 @@
-"""Draws from a given generator, on its own device; without one from torch's global generator of the CPU."""
+"""Uniform draws from a generator, by default torch's global CPU generator."""
 
 import torch
 
 
-def device_of(generator: torch.Generator | None) -> torch.device:
-    """Return the device to draw on."""
+def generator_device(generator: torch.Generator | None) -> torch.device:
+    """Return the device of a generator; the CPU for the global generator."""
     return torch.device("cpu") if generator is None else generator.device
 
 
 def draw_uniform(generator: torch.Generator | None) -> float:
-    """Draw a number from 0 to 1, below 1."""
-    return float(torch.rand((), generator=generator, device=device_of(generator)))
+    """Draw a number from 0 (included) to 1 (excluded)."""
+    return float(torch.rand((), generator=generator, device=generator_device(generator)))

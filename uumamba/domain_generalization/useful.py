@@ -1,4 +1,4 @@
-"""USEFUL: find the examples that a network learns slowly, show them twice, and train from scratch."""
+"""USEFUL: upsampling of slowly learned examples, then training from scratch."""
 
 import hashlib
 import math
@@ -17,26 +17,26 @@ from uumamba.runtime.seeds import key_to_seed, preserve_random_state, seed_every
 
 TrainEpoch = Callable[[UpsampledSampler], None]
 Start = Callable[[], tuple[nn.Module, TrainEpoch]]
-"""Builds a network, and a function that trains it for an epoch on the indices of a sampler."""
+"""Function that builds a network and a function to train the network for an epoch on the indices of a sampler."""
 
 
 def find_elbow(errors: Sequence[float], *, slowing: float = 0.1, learned: float = 0.1) -> int | None:
-    r"""Find the first epoch in which the error falls by less than a share of its largest fall so far.
+    r"""Find the first epoch of slow error decrease.
 
     .. math:: t = \min \Big\{ t \ge 1 : e_{t-1} - e_t < s \cdot \max_{u \le t} (e_{u-1} - e_u)
               \ \text{and}\ e_0 - e_t \ge \ell\, e_0 \Big\}
 
-    with s = ``slowing`` and :math:`\ell` = ``learned``, so that a plateau at the start is not taken for the end of the
-    fall. The elbow is known as soon as it is reached and does not depend on later errors. An error that rises has
-    slowed; the first epoch never has.
+    with s = ``slowing`` and :math:`\ell` = ``learned``. The second condition skips a plateau at the start. The elbow is
+    the first epoch whose decrease is less than a share of the largest decrease so far; later errors do not change the
+    elbow. An increase of the error is also slow. The first epoch is never slow.
 
     Args:
-        errors: the training error before the first epoch and after each.
-        slowing: the share of the largest fall below which the fall has slowed.
-        learned: the share of the first error that must be gone before a slowing counts.
+        errors: training error before the first epoch and after each epoch.
+        slowing: share of the largest decrease below which a decrease is slow.
+        learned: share of the first error that must be learned before the elbow.
 
     Returns:
-        The number of epochs trained at the elbow, at least 2; None where it is not reached yet.
+        The number of epochs trained at the elbow, at least 2; None before the elbow.
 
     Raises:
         UsageError: an error is not finite, or a share is not between 0 and 1.
@@ -48,26 +48,31 @@ def find_elbow(errors: Sequence[float], *, slowing: float = 0.1, learned: float 
     References:
         Nguyen et al., *Changing the Training Data Distribution to Reduce Simplicity Bias Improves In-distribution
         Generalization*, NeurIPS 2024, arXiv:2404.17768.
-        Differs from the paper: it takes the epoch from which the decrease of the training error slows, by eye for each
-        data set (8 of 200 for CIFAR-10, 5 to 10 % elsewhere); the rule and its shares are ours.
+        Differs from the paper: there the epoch of the slower decrease is chosen by eye for each data set (8 of 200 for
+        CIFAR-10, 5 to 10 % elsewhere); the rule and its shares are this project's.
     """
     for key, share in (("slowing", slowing), ("learned", learned)):
         require(0 < share < 1, key, got=share, expected="a number between 0 and 1")
-    fix = "lower the probe's learning rate"
-    require(all(map(math.isfinite, errors)), "errors", got=list(errors), expected="finite numbers", fix=fix)
+    require(
+        all(map(math.isfinite, errors)),
+        "errors",
+        got=list(errors),
+        expected="finite numbers",
+        fix="lower the probe's learning rate",
+    )
     largest = 0.0
     for epoch in range(1, len(errors)):
-        fall = errors[epoch - 1] - errors[epoch]
-        largest = max(largest, fall)
-        if fall < slowing * largest and errors[0] - errors[epoch] >= learned * errors[0]:
+        decrease = errors[epoch - 1] - errors[epoch]
+        largest = max(largest, decrease)
+        if decrease < slowing * largest and errors[0] - errors[epoch] >= learned * errors[0]:
             return epoch
     return None
 
 
 class Probe:
-    """Follows a training until its error falls slowly, and keeps the outputs of that epoch.
+    """Training errors up to the elbow, and the outputs at the elbow.
 
-    For loops of one's own; :class:`USEFUL` has one inside.
+    For custom training loops; :class:`USEFUL` includes a probe.
 
     Args:
         slowing: see :func:`find_elbow`.
@@ -81,9 +86,9 @@ class Probe:
         (True, 3)
 
     Attributes:
-        errors: before the first epoch and after each.
-        epoch: of the elbow; None until it is reached.
-        outputs: at the elbow, or the last ones until it is reached; None before the first.
+        errors: training error before the first epoch and after each epoch.
+        epoch: epoch of the elbow; None before the elbow.
+        outputs: outputs at the elbow, before the elbow the latest outputs; None at the start.
     """
 
     def __init__(self, *, slowing: float = 0.1) -> None:
@@ -93,15 +98,22 @@ class Probe:
         self.outputs: ProbeOutputs | None = None
 
     def add(self, outputs: ProbeOutputs) -> bool:
-        """Take the outputs before the first epoch, then after each; return if the elbow is reached.
+        """Add an epoch's outputs; return whether the elbow is reached.
+
+        The first call is before the first epoch.
 
         Raises:
-            UsageError: an output is not finite, or the data are not those of the last pass.
+            UsageError: an output is not finite, or the data differ from the last pass.
         """
         check_outputs(outputs)
         is_same = self.outputs is None or outputs.fingerprint == self.outputs.fingerprint
-        expected = "the same examples in the same order in every pass, without random augmentation"
-        require(is_same, "batches", got="other examples than in the last pass", expected=expected)
+        require(
+            is_same,
+            "batches",
+            got="other examples than in the last pass",
+            expected="the same examples in the same order in every pass",
+            fix="remove shuffling and random augmentation",
+        )
         if self.epoch is None:
             self.errors.append(outputs.error)
             self.outputs = outputs
@@ -112,29 +124,29 @@ class Probe:
 class USEFUL:
     r"""Upsampling of slowly learned examples, found by a short training.
 
-    1. Probe: train the result of ``start()`` on the original data until the epoch t in which its error falls slowly.
+    1. Probe: train the result of ``start()`` on the original data until the elbow t of the error.
     2. In each class, split the outputs at t by k-means (k = 2); the cluster with the higher mean loss is slow.
-    3. Call ``start()`` again under the same seed and train on every example once and every slow one ``factor`` times
-       an epoch.
+    3. Call ``start()`` again under the same seed and train with every slow example ``factor`` times per epoch and every
+       other example once.
 
-    The cost is t epochs, a forward pass over the data before and after each of them, and then as many more steps an
-    epoch as there are slow examples; a schedule by steps must count ``len(sampler)``.
+    The cost is t epochs, t + 1 forward passes over the data, and more steps per epoch for the copies of slow examples;
+    a schedule by steps must use ``len(sampler)``.
 
-    Edge cases. An error that never slows within ``most_epochs`` takes the probe's last epoch, with a warning. A data
-    set in which no class can be split (see :func:`find_slow`) has no slow examples, so the rest is plain training, with
-    a warning. With several processes let one find the examples and the others read its file: sums in another order
-    could give them other examples.
+    **Edge cases.** Without an elbow within ``most_epochs``, the probe's last epoch is used, with a warning. If no class
+    can be split (see :func:`find_slow`), there are no slow examples and the training is plain, with a warning. With
+    several processes, find the examples in one process and read its file in the others: sums in another order could
+    give other examples.
 
     Args:
-        start: builds network and optimizer, and returns the network with a function that trains it for one epoch on
-            the indices of a sampler. It must build both again in each call, from the global generators, which are
-            seeded before the call, or from seeds of its own.
-        probe: the network's outputs on the data set; see :func:`probe_classification`. Its random draws change no draw
-            of the training.
-        seed: of initialisation, order and clusters.
-        most_epochs: the most of the probe; the paper spends a tenth of a run.
-        slowing: the share of the error's largest fall in an epoch below which the fall has slowed.
-        factor: occurrences of a slow example in an epoch.
+        start: function that builds network and optimizer, and returns the network with a function to train the network
+            for one epoch on the indices of a sampler. Each call must build both again, from the global generators
+            (seeded before the call) or from own seeds.
+        probe: function that returns the network's outputs on the data set; see :func:`probe_classification`. Its
+            random draws do not change the training.
+        seed: seed of initialisation, order and clusters.
+        most_epochs: largest number of epochs of the probe; the paper uses a tenth of a run.
+        slowing: see :func:`find_elbow`.
+        factor: occurrences of a slow example per epoch.
 
     Raises:
         UsageError: a number is out of range.
@@ -166,8 +178,8 @@ class USEFUL:
     References:
         Nguyen et al., *Changing the Training Data Distribution to Reduce Simplicity Bias Improves In-distribution
         Generalization*, NeurIPS 2024, arXiv:2404.17768.
-        Differs from the paper: the epoch t is found by a rule (see :func:`find_elbow`), not by eye; units other than
-        classified images are an extension of ours (see :func:`probe_segmentation`).
+        Differs from the paper: the epoch t is found by a rule (see :func:`find_elbow`), not by eye; segmented units are
+        an extension of this project (see :func:`probe_segmentation`).
     """
 
     def __init__(
@@ -180,9 +192,9 @@ class USEFUL:
         slowing: float = 0.1,
         factor: int = 2,
     ) -> None:
-        require(most_epochs >= 2, "most_epochs", got=most_epochs, expected="at least 2")
+        for key, count, least in (("most_epochs", most_epochs, 2), ("factor", factor, 1)):
+            require(count >= least, key, got=count, expected=f"at least {least}")
         require(0 < slowing < 1, "slowing", got=slowing, expected="a number between 0 and 1")
-        require(factor >= 1, "factor", got=factor, expected="at least 1")
         self.start, self.probe = start, probe
         self.seed, self.most_epochs, self.slowing, self.factor = seed, most_epochs, slowing, factor
         self._initial = ""
@@ -191,7 +203,7 @@ class USEFUL:
         """Train the probe and find the slow examples.
 
         Raises:
-            UsageError: an output is not finite, or the data changed between two passes.
+            UsageError: an output is not finite, or the data differ between two passes.
         """
         net, train_epoch = self.restart()
         probe = Probe(slowing=self.slowing)
@@ -206,26 +218,27 @@ class USEFUL:
                 break
         else:
             warnings.warn(
-                f"the training error did not slow within {self.most_epochs} epochs, so slow examples are those of the "
-                "last; give more epochs or a higher learning rate",
+                f"The training error has no elbow within {self.most_epochs} epochs; slow examples are from the last "
+                "epoch. Set more epochs or a higher learning rate.",
                 stacklevel=2,
             )
         found = find_slow(outputs, seed=self.seed)
         if not found.slow:
             notes = "; ".join(f"class {each.group}: {each.note}" for each in found.groups)
-            warnings.warn(f"no class has slow examples, so this is plain training: {notes}", stacklevel=2)
+            warnings.warn(f"No class has slow examples, so the training is plain: {notes}.", stacklevel=2)
         settings = {"most_epochs": self.most_epochs, "slowing": self.slowing, "factor": self.factor} | found.settings
         epoch = self.most_epochs if probe.epoch is None else probe.epoch
         return replace(found, epoch=epoch, errors=tuple(probe.errors), settings=settings)
 
     def _run_probe(self, net: nn.Module, epochs: int) -> ProbeOutputs:
-        """Return the outputs; a loader that draws its seed must not change the dropout of later epochs."""
+        """Return the outputs without a change of the training's random draws."""
         with preserve_random_state({param.device for param in net.parameters()}):
-            seed_everything(key_to_seed(self.seed, "answers", epochs))  # else a shuffle would be the same in each pass
+            # A key per pass: a loader that shuffles by mistake then has another order in each pass, and is detected.
+            seed_everything(key_to_seed(self.seed, "answers", epochs))
             return self.probe(net)
 
     def restart(self) -> tuple[nn.Module, TrainEpoch]:
-        """Return a network with the first weights, and its training function.
+        """Return a network with the initial weights, and its training function.
 
         Seeds the global generators of Python, NumPy and torch.
 
@@ -238,13 +251,18 @@ class USEFUL:
         named_bytes = (name.encode() + tensor_bytes(value) for name, value in tensors.items())
         initial = hashlib.sha256(b"".join(named_bytes)).hexdigest()
         is_same = self._initial in ("", initial)
-        fix = "build the network inside start(), from the global generators or a seed of its own"
-        require(is_same, "start", got="other initial weights", expected="the same for the same seed", fix=fix)
+        require(
+            is_same,
+            "start",
+            got="other initial weights",
+            expected="the initial weights of the first call",
+            fix="build the network inside start(), from the global generators or an own seed",
+        )
         self._initial = initial
         return net, train_epoch
 
     def sampler(self, found: SlowExamples, *, rank: int = 0, replicas: int = 1) -> UpsampledSampler:
-        """Return a sampler of every index once and every slow one ``factor`` times, in an order of this seed."""
+        """Return the sampler of the final training; see :class:`UpsampledSampler`."""
         return UpsampledSampler(
             found.size, found.slow, factor=self.factor, seed=self.seed, rank=rank, replicas=replicas
         )

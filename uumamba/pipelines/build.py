@@ -44,7 +44,7 @@ def build_trainer(
     device: str = "cpu",
     cases: Sequence[str] | None = None,
     validate: Validate | None = None,
-    followers: Sequence[Callback] = (),
+    callbacks: Sequence[Callback] = (),
     progress: bool | None = None,
     log: Callable[[str], None] | None = None,
     ranks: Ranks = ALONE,
@@ -59,7 +59,7 @@ def build_trainer(
         device: torch's name of the training device.
         cases: training cases in place of the job's.
         validate: validation after an epoch in place of the job's.
-        followers: callbacks that get each epoch's row.
+        callbacks: callbacks that get each epoch's row.
         progress: a bar; None shows one on a terminal.
         log: called with each line of progress.
         ranks: the processes that train together.
@@ -138,7 +138,7 @@ def build_trainer(
         run_dir=run_dir,
         config=stored_config(config, folder, fold=job.folder.fold, sides=sides),
         complete_config=partial(complete_config, current=config),
-        followers=followers,
+        callbacks=callbacks,
         numbers=figures,
         ranks=ranks,
         progress=progress,

@@ -11,7 +11,7 @@ from typing import Any
 from uumamba.config import RunConfig
 from uumamba.data.case import Manifest
 from uumamba.data.geometry import Geometry
-from uumamba.data.sides import Sides, left_right_axes, left_right_axis, sides_of
+from uumamba.data.sides import Sides, left_right_axes, left_right_axis, read_sides
 from uumamba.runtime.errors import require, require_case
 
 Swaps = dict[int, tuple[tuple[int, int], ...]]
@@ -77,7 +77,7 @@ def check_sides(config: RunConfig, manifest: Manifest, geometries: Iterable[Geom
             the data set has no left/right pairs, the left/right axis is not mirrored, or the slices' orientation
             varies.
     """
-    sides = sides_of(manifest)
+    sides = read_sides(manifest)
     axes = () if sides is None else left_right_axes(geometries)
     if sides is None or axes:
         _check_mirror(config, manifest, sides, axes)

@@ -290,7 +290,7 @@ def _warn_if_unfinished(config: RunConfig, checkpoint: Checkpoint, net: nn.Modul
             f"{path} has done {done} of {epochs} epochs; finish the training with `uumamba train --resume`.",
             stacklevel=2,
         )
-    if any(layer.weight is not None and layer.weight.waits for layer in quantized_layers(net)):
+    if any(layer.weight is not None and layer.weight.is_delayed for layer in quantized_layers(net)):
         warnings.warn(
             f"{path} predicts in full precision, since it was saved before the first step with quantization; use a "
             "later checkpoint, or continue with `uumamba train --resume`.",

@@ -13,7 +13,7 @@ from rich.progress import Progress
 
 from uumamba.config import RunConfig
 from uumamba.data.case import MANIFEST_NAME, Case, Manifest, Split
-from uumamba.data.foreground import keep_foreground, statistics_of
+from uumamba.data.foreground import compute_statistics, store_foreground
 from uumamba.data.prepared import FOREGROUND_NAME, RECIPE_NAME, is_up_to_date, source_key, write_prepared
 from uumamba.data.preprocess import Preprocessing, PreprocessRecipe
 from uumamba.data.scan import read_case
@@ -140,12 +140,12 @@ class _Preparation:
         None if no case can be read.
         """
         folder = self.out / FOREGROUND_NAME
-        sample = partial(keep_foreground, folder=folder, structures=dict(self.manifest.structures))
+        sample = partial(store_foreground, folder=folder, structures=dict(self.manifest.structures))
         sampled = self.work_on(self.manifest.select(split="training"), sample, name="sample", doing="sampling")
         if self.failures and not sampled:
             return None
         self.record_failures()  # before an error about missing foreground: a failed case may have foreground
-        found = statistics_of(sampled, folder=folder, clip_percentiles=recipe.clip_percentiles)
+        found = compute_statistics(sampled, folder=folder, clip_percentiles=recipe.clip_percentiles)
         return replace(recipe, ct_statistics=found)
 
     def split_stale(self, recipe: PreprocessRecipe, split: Split) -> tuple[list[Case], list[str]]:

@@ -156,7 +156,7 @@ def _train_job(
         init=init,
         device=device,
         cases=cases,
-        followers=(manifest, *trackers) if ranks.is_rank_zero else (),
+        callbacks=(manifest, *trackers) if ranks.is_rank_zero else (),
         progress=progress if say is None else False,
         log=say,
         ranks=ranks,

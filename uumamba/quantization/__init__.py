@@ -1,4 +1,4 @@
-"""Low-bit training: learned scales of weights and activations, GAQAT over SAGM, QT-DoG, packed storage and ONNX."""
+"""Low-bit training with learned scales, packed weights and ONNX export."""
 
 from uumamba.quantization.calibration import calibrate
 from uumamba.quantization.disorder import gradient_disorder

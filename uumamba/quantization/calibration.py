@@ -1,4 +1,4 @@
-"""Initial scales for the activations of a quantized network."""
+"""Initial activation scales of a quantized network."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -19,22 +19,22 @@ def calibrate(
     r"""Set scale and range of every activation quantizer from a few batches.
 
     The scale becomes :math:`s_0 = 2\,\mathrm{mean}|v| / \sqrt{Q_p}` over all batches; the range is unsigned if no
-    value is negative. During calibration, activations are not rounded and weights stay as they are. The network runs
-    without gradients in its current mode: evaluation mode leaves batch norms and dropout unchanged, training mode
-    reaches heads that exist for training only. Existing scales are replaced. Calibrate before the network is wrapped
-    for data-parallel training, so that all ranks get the same scales.
+    value is negative. During calibration activations are not rounded, and weights are used as in training. The network
+    runs without gradients in its current mode: use evaluation mode to keep batch-norm statistics, or training mode to
+    calibrate heads that only training uses. Existing scales are replaced. Calibrate before the network is wrapped for
+    data-parallel training, so that all ranks get the same scales.
 
     Args:
         net: a network after :func:`uumamba.quantization.quantize_`.
         batches: a few batches of training data, each an input of the network.
-        run: ``run(net, batch)`` does one forward pass; ``net(batch)`` without it.
+        run: ``run(net, batch)`` runs one forward pass; None for ``net(batch)``.
 
     Returns:
         The same network.
 
     Raises:
-        UsageError: a quantized input is not reached, zero everywhere or not finite; the network has no quantized
-            input; there is no batch; or a batch is a list or a mapping and there is no ``run``.
+        UsageError: a quantized input has no value, only zeros or values that are not finite; the network has no
+            quantized input; there is no batch; or a batch is a list or a mapping and ``run`` is None.
 
     Example:
         >>> from uumamba.quantization import quantize_
@@ -44,16 +44,11 @@ def calibrate(
         [(-128, 127), (0, 255)]
     """
     quantizers = {layer.name: layer.input for layer in quantized_layers(net) if layer.input is not None}
-    require(
-        quantizers,
-        "net",
-        got=type(net).__name__,
-        expected="a network with quantized inputs",
-        fix="call quantize_(net, act_bits=...) first",
-    )
+    fix = "call quantize_(net, act_bits=...) first"
+    require(quantizers, "net", got=type(net).__name__, expected="a network with quantized inputs", fix=fix)
     observers = {name: _Observer() for name in quantizers}
     for name, quantizer in quantizers.items():
-        quantizer.observer = observers[name].see
+        quantizer.observer = observers[name].add
     is_empty = True
     try:
         with torch.no_grad():
@@ -63,23 +58,23 @@ def calibrate(
     finally:
         for quantizer in quantizers.values():
             quantizer.observer = None
-    require(not is_empty, "batches", got="no batch", expected="at least one", fix="pass a list and no used-up iterator")
-    unreached = [name for name, observer in observers.items() if not observer.count]
-    kept = suggest_overrides(unreached, list(find_layers(net)))
+    fix = "pass a list instead of an exhausted iterator"
+    require(not is_empty, "batches", got="no batch", expected="at least one batch", fix=fix)
+    unused = [name for name, observer in observers.items() if not observer.count]
     require(
-        not unreached,
+        not unused,
         "inputs without a value",
-        got=join_names(unreached),
-        expected="none",
-        fix="call net.train() before calibrate if only training runs these layers; if a weight is used without a call "
-        f"of its layer, as in nn.MultiheadAttention, build the network again with {kept}",
+        got=join_names(unused),
+        expected="a value for every quantized input",
+        fix="call net.train() before calibrate if only training runs these layers; if another module uses the weights, "
+        f"as in nn.MultiheadAttention, quantize a new network with {suggest_overrides(unused, list(find_layers(net)))}",
     )
     for name, observer in observers.items():
         require(
             0 < observer.total < float("inf"),
             parameter_name(name, "input"),
-            got="zeros only" if observer.total == 0 else "values that are not finite",
-            expected="finite values, not all zero",
+            got="zeros only" if observer.total == 0 else "NaN or infinite values",
+            expected="finite values with at least one nonzero",
             fix="calibrate on batches of training data",
         )
     for name, quantizer in quantizers.items():
@@ -89,8 +84,9 @@ def calibrate(
 
 def _run_on_input(net: nn.Module, batch: Any) -> None:
     key = next(iter(batch), 0) if isinstance(batch, Mapping) else 0
+    is_input = not isinstance(batch, list | tuple | Mapping)
     require(
-        not isinstance(batch, list | tuple | Mapping),
+        is_input,
         "batches",
         got=type(batch).__name__,
         expected="inputs of the network",
@@ -100,19 +96,18 @@ def _run_on_input(net: nn.Module, batch: Any) -> None:
 
 
 class _Observer:
-    """Sums over the values that a quantizer receives."""
+    """Sum, number and minimum of a quantizer's inputs."""
 
     def __init__(self) -> None:
         self.total, self.count, self.lowest = 0.0, 0, 0.0
 
-    def see(self, values: Tensor) -> None:
+    def add(self, values: Tensor) -> None:
         if values.numel():
             self.total += float(values.abs().sum(dtype=torch.float64 if values.device.type == "cpu" else torch.float32))
             self.count += values.numel()
             self.lowest = min(self.lowest, float(values.min()))
 
     def initialize(self, quantizer: ActivationQuantizer) -> None:
-        """Set range and scale of the quantizer."""
         signed = self.lowest < 0
         high = level_range(quantizer.bits, signed=signed)[1]
         quantizer.set_scale(2 * self.total / self.count / high**0.5, signed=signed)

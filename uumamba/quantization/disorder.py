@@ -11,8 +11,8 @@ def gradient_disorder(gradients: Tensor) -> Tensor:
 
     .. math:: \delta = \frac{1}{K - 1} \sum_{t=2}^{K} 1[\mathrm{sgn}\, g_t \ne \mathrm{sgn}\, g_{t-1}]
 
-    1 for alternating signs, 0 for a constant sign, about one half for noise. Zeros and NaN have no sign and are left
-    out, also from the number of steps; NaN if fewer than two signs remain.
+    The result is 1 for alternating signs, 0 for a constant sign, and about 0.5 for noise. Zeros and NaN have no sign
+    and are left out, also from the number of steps. With fewer than two signs the result is NaN.
 
     Args:
         gradients: ``(steps, *entries)``.
@@ -27,9 +27,9 @@ def gradient_disorder(gradients: Tensor) -> Tensor:
     References:
         Jiang et al., *GAQAT: Gradient-Adaptive Quantization-Aware Training for Domain Generalization*, 2024,
         arXiv:2412.05551.
-        Differs from the paper: that gradients of 0 are left out is our reading.
+        Differs from the paper: gradients of 0 are left out; the paper does not define their sign.
     """
-    flips = SignFlips.zeros(gradients.new_zeros(gradients.shape[1:]))
+    flips = SignFlips(*gradients.new_zeros(3, *gradients.shape[1:]))
     for gradient in gradients:
         flips.count(gradient)
     return flips.disorder()
@@ -37,10 +37,10 @@ def gradient_disorder(gradients: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class SignFlips:
-    """Sign counts over a window of gradients, by entry, updated in place.
+    """Sign changes of gradients in a window, per entry, updated in place.
 
     Attributes:
-        last: last sign that was not 0; 0 before the first.
+        last: last nonzero sign; 0 before the first sign.
         flips: number of sign changes.
         pairs: number of compared pairs of signs.
     """
@@ -48,11 +48,6 @@ class SignFlips:
     last: Tensor
     flips: Tensor
     pairs: Tensor
-
-    @classmethod
-    def zeros(cls, like: Tensor) -> "SignFlips":
-        """Return counts of zero."""
-        return cls(*(torch.zeros_like(like) for _ in range(3)))
 
     def count(self, gradient: Tensor) -> None:
         """Add the gradient of one step."""
@@ -63,7 +58,7 @@ class SignFlips:
         self.last.copy_(torch.where(sign == 0, self.last, sign))
 
     def disorder(self) -> Tensor:
-        """Return flips over pairs; NaN without a pair."""
+        """Return flips divided by pairs; NaN without a pair."""
         return self.flips / self.pairs
 
     def clear(self) -> None:

@@ -1,4 +1,4 @@
-"""Rounding to multiples of a learned scale, with gradients for values and scale."""
+"""Fake quantization: rounding to multiples of a learned scale, with gradients."""
 
 import math
 from typing import Any
@@ -11,7 +11,7 @@ from uumamba.runtime.errors import require
 
 
 def fake_quantize(values: Tensor, scale: Tensor, low: int, high: int, *, features: int | None = None) -> Tensor:
-    r"""Round values to whole multiples of a learned scale.
+    r"""Round values to integer multiples of a learned scale.
 
     .. math:: \hat v = s \cdot \mathrm{round}\big(\mathrm{clamp}(v / s,\ Q_n,\ Q_p)\big)
 
@@ -22,18 +22,18 @@ def fake_quantize(values: Tensor, scale: Tensor, low: int, high: int, *, feature
               \begin{cases} \mathrm{round}(v/s) - v/s & Q_n \le v/s \le Q_p \\ Q_n \text{ or } Q_p & \text{outside}
               \end{cases}
 
-    Low-precision values are divided in the scale's own precision. A scale below 1e-7, also a negative one, counts as
-    1e-7 and keeps its gradient. NaN stays NaN; an infinite value becomes the outermost level.
+    Low-precision values are divided in the precision of the scale. A scale below 1e-7, also a negative scale, is
+    replaced by 1e-7 and keeps its gradient. NaN stays NaN; an infinite value becomes the lowest or highest level.
 
     Args:
         values: any shape.
         scale: a scalar, or a shape that broadcasts to that of ``values``.
         low: lowest level, Qn.
         high: highest level, Qp.
-        features: number of values of one sample that share a scale; all by default, as for weights.
+        features: number of values per sample with a common scale; None for all values, as for weights.
 
     Returns:
-        Tensor of the shape and type of ``values``.
+        Tensor with the shape and type of ``values``.
 
     Raises:
         UsageError: the values are not floating point.
@@ -58,7 +58,10 @@ def fake_quantize(values: Tensor, scale: Tensor, low: int, high: int, *, feature
 
 
 class _FakeQuantize(torch.autograd.Function):
-    """Autograd node of the rounding; unlike added straight-through terms, it returns exact multiples."""
+    """Autograd function of the rounding, with exact multiples as output.
+
+    The usual straight-through terms would add rounding errors to the output.
+    """
 
     @staticmethod
     def forward(values: Tensor, scale: Tensor, low: int, high: int, factor: float) -> Tensor:
@@ -80,6 +83,6 @@ class _FakeQuantize(torch.autograd.Function):
         scale_grad = None
         if ctx.needs_input_grad[1]:
             level = ratio.clamp(ctx.low, ctx.high).round()
-            slope = torch.where(inside, level - ratio, level)
-            scale_grad = (gradient.to(scale.dtype) * slope).sum_to_size(scale.shape) * ctx.factor
+            derivative = torch.where(inside, level - ratio, level)
+            scale_grad = (gradient.to(scale.dtype) * derivative).sum_to_size(scale.shape) * ctx.factor
         return values_grad, scale_grad, None, None, None

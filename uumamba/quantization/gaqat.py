@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +11,8 @@ from uumamba.quantization.disorder import SignFlips
 from uumamba.quantization.quantize import quantizer_scales
 from uumamba.runtime.errors import require
 
-Mode = Literal["task", "smooth", "always", "never", "alternate"]
-MODES: tuple[Mode, ...] = ("task", "smooth", "always", "never", "alternate")
+FreezeMode = Literal["task", "smooth", "always", "never", "alternate"]
+MODES = get_args(FreezeMode)
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Window:
 
     Attributes:
         step: number of steps so far.
-        disorder: disorder of each scale's task gradient by name; NaN with fewer than two signs.
+        disorder: disorder of each scale's task gradient, by name; NaN with fewer than two signs.
         frozen_fraction: share of scales with a frozen gradient in the next window.
     """
 
@@ -31,34 +31,35 @@ class Window:
 
 
 class GAQAT:
-    r"""Freezing of task gradients that push a scale in one direction, for SAGM.
+    r"""Freezing of scales whose task gradient rarely changes sign, for SAGM.
 
-    Hooks into an optimizer that descends with the mean of the task gradient g and the perturbed gradient :math:`g_p`.
-    Every K = ``every`` steps each scale's disorder :math:`\delta` (:func:`gradient_disorder` of its g over these steps)
-    is compared with r = ``threshold``, and for the next K steps
+    GAQAT adds hooks to an optimizer that descends with the mean of the task gradient g and the perturbed gradient
+    :math:`g_p`. Every K = ``every`` steps each scale's disorder :math:`\delta` (:func:`gradient_disorder` of g over
+    these steps) is compared with r = ``threshold``, and for the next K steps
 
     .. math:: g_s = \begin{cases} \tfrac{1}{2} g_p & \delta < r \\ \tfrac{1}{2} (g + g_p) & \text{else} \end{cases}
 
-    so that the step size does not change. Weights are never frozen, and in the first window no scale is. With r = 0
+    so that the step size does not change. Weights are never frozen. No scale is frozen in the first window. With r = 0
     training equals SAGM bit for bit; with r > 1 all scales are frozen from the second window on. A scale whose gradient
-    had fewer than two signs counts as :math:`\delta = 1`. Skipped steps and steps without a perturbation (rho 0 in
-    every group) do not count. Micro-batches of an accumulated step count as one. Counts are part of the optimizer's
-    ``state_dict``: create GAQAT with the same arguments, load, and training continues bit for bit.
+    had fewer than two signs has :math:`\delta = 1`. Skipped steps and steps without a perturbation (rho 0 in every
+    group) do not count. The micro-batches of an accumulated step count as one step. All counts are part of the
+    optimizer's ``state_dict``: create GAQAT with the same arguments, load the state, and training continues bit for
+    bit.
 
     Args:
         optimizer: ``uumamba.optim.SAGM`` with the scales in groups with ``perturb=True``, or another optimizer with
-            its hooks: ``register_before_mix(hook)`` calls ``hook(slope, second)`` with ``slope.params``,
-            ``slope.grads`` and the perturbed gradients before each mix.
+            the method ``register_before_mix(hook)``. Before each mix of both gradients, the optimizer calls
+            ``hook(task, perturbed)`` with ``task.params``, ``task.grads`` and the list of perturbed gradients.
         net: a network after :func:`quantize_`.
-        every: steps of a window, K, at least 2.
+        every: steps per window, K, at least 2.
         threshold: r, at least 0.
         mode: ``"task"``, or an ablation: ``"smooth"`` freezes :math:`g_p` of the same scales instead, ``"always"``
-            freezes all task gradients from the first step, ``"never"`` none, ``"alternate"`` all in every second
-            window.
-        log: called with each :class:`Window` at its end.
+            freezes all task gradients from the first step, ``"never"`` freezes none, ``"alternate"`` freezes all in
+            every second window.
+        log: function called with the :class:`Window` at the end of each window.
 
     Raises:
-        UsageError: the optimizer has one gradient only or does not perturb a scale, ranks would freeze different
+        UsageError: the optimizer has a single gradient or does not perturb a scale, ranks would freeze different
             scales, the network has no scales, or ``every``, ``threshold`` or ``mode`` is out of range.
 
     Example:
@@ -76,7 +77,7 @@ class GAQAT:
         Jiang et al., *GAQAT: Gradient-Adaptive Quantization-Aware Training for Domain Generalization*, 2024,
         arXiv:2412.05551.
         Wang et al., *Sharpness-Aware Gradient Matching for Domain Generalization*, CVPR 2023, arXiv:2303.10353.
-        Differs from the paper: no code is public and K and r are not given, so both are arguments; the rest is a
+        Differs from the paper: K and r are not published, so both are arguments; no code is public, so the rest is a
         reconstruction from the text.
     """
 
@@ -87,15 +88,15 @@ class GAQAT:
         *,
         every: int = 50,
         threshold: float = 0.3,
-        mode: Mode = "task",
+        mode: FreezeMode = "task",
         log: Callable[[Window], None] | None = None,
     ) -> None:
         self._scales = quantizer_scales(net)
         self.optimizer, self.every, self.threshold, self.mode, self.log = optimizer, every, threshold, mode, log
-        _check(optimizer, self._scales, self)
-        self._place: dict[Tensor, int] = {scale: index for index, scale in enumerate(self._scales.values())}
+        _check_fit(optimizer, self._scales, self)
+        self._index: dict[Tensor, int] = {scale: index for index, scale in enumerate(self._scales.values())}
         self._sizes = [scale.numel() for scale in self._scales.values()]
-        self._task: Tensor | None = None  # this step's, of all scales
+        self._task: Tensor | None = None  # task gradients of all scales in the current step
         self._skipped_before = optimizer.skipped_steps
         self._handles = [
             optimizer.register_step_pre_hook(self._begin_step),
@@ -105,18 +106,21 @@ class GAQAT:
 
     @property
     def frozen_fraction(self) -> float:
-        """Share of scales with a frozen gradient now."""
+        """Share of scales with a frozen gradient in the current window."""
         return float(self.optimizer.numbers.get("gaqat_frozen_fraction", self.mode == "always"))
 
     @property
     def disorder(self) -> dict[str, Tensor]:
-        """Disorder of each scale in the last whole window, by name; empty in the first window."""
-        known = self._memory().get("gaqat_disorder")
-        return {} if known is None else self._split_by_name(known)
+        """Disorder per scale name in the last complete window.
+
+        Empty in the first window.
+        """
+        stored = self._state.get("gaqat_disorder")
+        return {} if stored is None else self._split_by_name(stored)
 
     @property
     def frozen(self) -> dict[str, Tensor]:
-        """True for scales with a frozen gradient now, by name."""
+        """Mask of frozen scales in the current window, by name."""
         return self._split_by_name(self._frozen() != 0)
 
     def remove(self) -> None:
@@ -128,25 +132,25 @@ class GAQAT:
         self._task, self._skipped_before = None, self.optimizer.skipped_steps
 
     @torch.no_grad()
-    def _freeze(self, slope: Any, second: Sequence[Tensor]) -> None:
-        """Add up the task gradients of all scales, then zero the frozen ones."""
-        task = [torch.zeros_like(scale) for scale in self._scales.values()]
-        either: list[Tensor | None] = [None] * len(task)
-        for param, first, other in zip(slope.params, slope.grads, second, strict=True):
-            place = self._place.get(param)
-            if place is not None:
-                task[place], either[place] = first, other if self.mode == "smooth" else first
-        joined = torch.cat([each.flatten() for each in task])
+    def _freeze(self, task: Any, perturbed: Sequence[Tensor]) -> None:
+        """Sum the task gradients of all scales, then zero the frozen gradients."""
+        gradients = [torch.zeros_like(scale) for scale in self._scales.values()]
+        candidates: list[tuple[int, Tensor]] = []
+        for param, first, second in zip(task.params, task.grads, perturbed, strict=True):
+            index = self._index.get(param)
+            if index is not None:
+                gradients[index] = first
+                candidates.append((index, second if self.mode == "smooth" else first))
+        joined = torch.cat([each.flatten() for each in gradients])
         self._task = joined if self._task is None else self._task + joined
-        if self.frozen_fraction == 0:
-            return
-        for gradient, frozen in zip(either, self._frozen().split(self._sizes), strict=True):
-            if gradient is not None:
-                gradient.masked_fill_(frozen.view_as(gradient) != 0, 0)
+        if self.frozen_fraction != 0:
+            masks = self._frozen().split(self._sizes)
+            for index, gradient in candidates:
+                gradient.masked_fill_(masks[index].view_as(gradient) != 0, 0)
 
     @torch.no_grad()
     def _end_step(self, *_: Any) -> None:
-        """Count the step; at the end of a window choose the scales to freeze."""
+        """Count the step; at a window's end choose the scales to freeze."""
         if self._task is None or self.optimizer.skipped_steps != self._skipped_before:
             return
         numbers = self.optimizer.numbers
@@ -155,35 +159,34 @@ class GAQAT:
         numbers["gaqat_step"] = step = numbers.get("gaqat_step", 0) + 1
         if step % self.every == 0:
             disorder = flips.disorder()
-            frozen = self._choose(disorder, window=int(step) // self.every)
-            self._memory().update(gaqat_disorder=disorder, gaqat_frozen=frozen)
+            frozen = self._choose_frozen(disorder, window=int(step) // self.every)
+            self._state.update(gaqat_disorder=disorder, gaqat_frozen=frozen)
             numbers["gaqat_frozen_fraction"] = float(frozen.mean())
             flips.clear()
             if self.log is not None:
                 self.log(Window(int(step), self._split_by_name(disorder), self.frozen_fraction))
 
-    def _choose(self, disorder: Tensor, *, window: int) -> Tensor:
-        """Return 1 for each scale to freeze in a window, counted from 0."""
+    def _choose_frozen(self, disorder: Tensor, *, window: int) -> Tensor:
+        """Return 1 per scale to freeze, else 0; windows count from 0."""
         if self.mode in ("task", "smooth"):
             return (disorder.nan_to_num(1.0) < self.threshold).to(disorder.dtype)
-        every_one = self.mode == "always" or (self.mode == "alternate" and window % 2 == 1)
-        return torch.full_like(disorder, float(every_one))
+        freezes_all = self.mode == "always" or (self.mode == "alternate" and window % 2 == 1)
+        return torch.full_like(disorder, float(freezes_all))
 
-    def _memory(self) -> dict[str, Any]:
-        """Return the optimizer's state of the first scale, which stores one vector of all scales."""
-        memory: dict[str, Any] = self.optimizer.state[next(iter(self._scales.values()))]
-        return memory
+    @property
+    def _state(self) -> dict[str, Any]:
+        """Optimizer state of the first scale, with one vector for all scales."""
+        return cast(dict[str, Any], self.optimizer.state[next(iter(self._scales.values()))])
 
     def _flips(self) -> SignFlips:
-        memory = self._memory()
-        if "gaqat_last" not in memory:
-            fresh = SignFlips.zeros(self._zeros())
-            memory.update(gaqat_last=fresh.last, gaqat_flips=fresh.flips, gaqat_pairs=fresh.pairs)
-        return SignFlips(memory["gaqat_last"], memory["gaqat_flips"], memory["gaqat_pairs"])
+        names = ("gaqat_last", "gaqat_flips", "gaqat_pairs")
+        if names[0] not in self._state:
+            self._state.update({name: self._zeros() for name in names})
+        return SignFlips(*(self._state[name] for name in names))
 
     def _frozen(self) -> Tensor:
-        known: Tensor | None = self._memory().get("gaqat_frozen")
-        return self._zeros() + float(self.mode == "always") if known is None else known
+        stored: Tensor | None = self._state.get("gaqat_frozen")
+        return self._zeros() + float(self.mode == "always") if stored is None else stored
 
     def _zeros(self) -> Tensor:
         return torch.cat([torch.zeros_like(scale).flatten() for scale in self._scales.values()])
@@ -193,33 +196,33 @@ class GAQAT:
         return {name: part.view_as(scale) for (name, scale), part in zip(self._scales.items(), parts, strict=True)}
 
 
-def _check(optimizer: Any, scales: Mapping[str, nn.Parameter], gaqat: GAQAT) -> None:
-    require(gaqat.every >= 2, "every", got=gaqat.every, expected="at least 2, for one pair of signs")
+def _check_fit(optimizer: Any, scales: Mapping[str, nn.Parameter], gaqat: GAQAT) -> None:
+    require(gaqat.every >= 2, "every", got=gaqat.every, expected="at least 2 steps, for one pair of signs")
     require(gaqat.threshold >= 0, "threshold", got=gaqat.threshold, expected="a number of at least 0")
-    require(gaqat.mode in MODES, "mode", got=gaqat.mode, expected=", ".join(MODES))
+    require(gaqat.mode in MODES, "mode", got=gaqat.mode, expected=f"one of {', '.join(MODES)}")
     require(
-        scales, "net", got=None, expected="a network with scales", fix="call quantize_ before the optimizer and GAQAT"
+        scales,
+        "net",
+        got="a network without scales",
+        expected="a quantized network",
+        fix="call quantize_ before you create the optimizer and GAQAT",
     )
-    require(
-        hasattr(optimizer, "register_before_mix"),
-        "optimizer",
-        got=type(optimizer).__name__,
-        expected="SAGM, which has a task and a perturbed gradient",
-    )
+    has_hook, expected = hasattr(optimizer, "register_before_mix"), "SAGM or an optimizer with register_before_mix"
+    require(has_hook, "optimizer", got=type(optimizer).__name__, expected=expected)
     perturbed = {id(param) for group in optimizer.param_groups if group["perturb"] for param in group["params"]}
     for name, scale in scales.items():
         require(
             id(scale) in perturbed,
             "optimizer",
             got=f"no perturbation of {name}",
-            expected="scales in groups with perturb=True",
-            fix="make the optimizer after quantize_, with scale_groups(net)",
+            expected="all scales in groups with perturb=True",
+            fix="create the optimizer after quantize_, with scale_groups(net)",
         )
-    alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
+    has_ranks = torch.distributed.is_available() and torch.distributed.is_initialized()
     require(
-        alone or optimizer.perturbation == "global",
+        not has_ranks or optimizer.perturbation == "global",
         "perturbation",
         got=optimizer.perturbation,
-        expected="global, or ranks would freeze different scales",
+        expected="global, so that all ranks freeze the same scales",
         fix="set optim.perturbation=global",
     )

@@ -1,4 +1,4 @@
-"""Layers that are quantized, and hooks on their inputs."""
+"""Quantized layers of a network, and the hooks on their inputs."""
 
 import inspect
 from collections.abc import Iterator
@@ -20,13 +20,13 @@ INPUT = "input_quantizer"
 
 @dataclass(frozen=True)
 class QuantizedLayer:
-    """Layer after :func:`uumamba.quantization.quantize_`.
+    """Quantized layer of a network after :func:`uumamba.quantization.quantize_`.
 
     Attributes:
-        name: name in the network.
+        name: name of the layer in the network.
         layer: the module.
-        weight: quantizer of the weight, None in full precision.
-        input: quantizer of the input, None in full precision.
+        weight: quantizer of the weight; None in full precision.
+        input: quantizer of the input; None in full precision.
     """
 
     name: str
@@ -37,46 +37,48 @@ class QuantizedLayer:
     @property
     def full_weight(self) -> Tensor:
         """The weight before rounding."""
-        held: Any = self.layer
-        original: Tensor = (
-            held.parametrizations.weight.original if parametrize.is_parametrized(held, "weight") else held.weight
-        )
-        return original
+        layer: Any = self.layer
+        is_parametrized = parametrize.is_parametrized(layer, "weight")
+        return cast(Tensor, layer.parametrizations.weight.original if is_parametrized else layer.weight)
 
 
 def channel_axis(layer: nn.Module) -> int:
-    """Return the weight axis of the output channels: 1 in transposed convolutions, else 0.
+    """Return the weight axis of the output channels.
 
-    In a transposed convolution of several groups, axis 1 holds the channels of one group only.
+    The axis is 1 for transposed convolutions, else 0. In a transposed convolution of several groups, axis 1 has the
+    channels of a single group.
     """
     return 1 if isinstance(layer, TRANSPOSED) else 0
 
 
 def find_layers(net: nn.Module) -> dict[str, nn.Module]:
-    """Return the layers that can be quantized, by name, in the network's order of registration."""
+    """Return all quantizable layers by name, in order of registration."""
     return {name: module for name, module in net.named_modules() if isinstance(module, KINDS)}
 
 
 def find_other_matrices(net: nn.Module) -> dict[str, nn.Module]:
-    """Return torch's modules with weight matrices that cannot be quantized, by name."""
+    """Return torch's modules with other weight matrices by name.
+
+    These matrices cannot be quantized.
+    """
     return {name: module for name, module in net.named_modules() if isinstance(module, OTHER_KINDS)}
 
 
 def quantized_layers(net: nn.Module) -> Iterator[QuantizedLayer]:
     """Yield the quantized layers in the network's order of registration."""
     for name, layer in find_layers(net).items():
-        weight = next((each for each in _parametrizations(layer) if isinstance(each, WeightQuantizer)), None)
-        entering: Any = getattr(layer, INPUT, None)
-        if weight is not None or entering is not None:
-            yield QuantizedLayer(name, layer, weight, entering)
+        weight = next((each for each in layer.modules() if isinstance(each, WeightQuantizer)), None)
+        input_quantizer: Any = getattr(layer, INPUT, None)
+        if weight is not None or input_quantizer is not None:
+            yield QuantizedLayer(name, layer, weight, input_quantizer)
 
 
 def quantize_input(net: nn.Module, name: str, bits: int) -> None:
     """Quantize a layer's input by a submodule ``input_quantizer``.
 
-    The projections of a Mamba block may be used without a call: the input of ``in_proj`` is the block's input, that of
-    ``dt_proj`` are the first ``dt_rank`` columns of the output of ``x_proj``. No module returns the input of its
-    depthwise convolution, so that input stays in full precision.
+    A Mamba block may use the weights of its projections without a call of these layers. There the input of ``in_proj``
+    is the input of the block, and the input of ``dt_proj`` is the first ``dt_rank`` columns of the output of
+    ``x_proj``. The input of the depthwise convolution stays in full precision, because no module returns it.
     """
     layer, block = net.get_submodule(name), _find_mamba_block(net, name)
     role = name.rpartition(".")[2] if block is not None else ""
@@ -89,8 +91,8 @@ def quantize_input(net: nn.Module, name: str, bits: int) -> None:
         step_rank = cast(nn.Linear, layer).in_features
         block.get_submodule("x_proj").register_forward_hook(partial(_round_columns, quantizer, step_rank))
         return
-    reader = block if block is not None and role == "in_proj" else layer
-    reader.register_forward_pre_hook(partial(_round_input, quantizer), with_kwargs=True)
+    module = block if block is not None and role == "in_proj" else layer
+    module.register_forward_pre_hook(partial(_round_input, quantizer), with_kwargs=True)
 
 
 def _round_input(
@@ -109,12 +111,7 @@ def _round_columns(
 
 
 def _find_mamba_block(net: nn.Module, name: str) -> nn.Module | None:
-    """Return the Mamba block around a projection, recognised by its parts in any network."""
+    """Return the Mamba block of a projection, recognised by its four projections."""
     block = net.get_submodule(name.rpartition(".")[0])
     parts = (getattr(block, each, None) for each in ("in_proj", "x_proj", "dt_proj", "out_proj"))
     return block if all(isinstance(part, nn.Linear) for part in parts) else None
-
-
-def _parametrizations(layer: nn.Module) -> list[nn.Module]:
-    held: Any = layer
-    return list(held.parametrizations.weight) if parametrize.is_parametrized(held, "weight") else []

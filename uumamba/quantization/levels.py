@@ -1,4 +1,4 @@
-"""Levels of a bit width, and the initial scale."""
+"""Levels of a bit width, and initial scales."""
 
 import math
 
@@ -12,25 +12,25 @@ SMALLEST_SCALE = 1e-7
 
 
 def check_bits(bits: int, key: str) -> None:
-    """Raise if a bit width is not a whole number from 2 to 8.
+    """Raise if a bit width is out of range (2 to 8).
 
     Args:
-        bits: the width.
+        bits: the bit width.
         key: name of the option, such as ``"weight_bits"``.
 
     Raises:
-        UsageError: the width is out of range.
+        UsageError: the bit width is out of range.
     """
+    is_valid = isinstance(bits, int) and FEWEST_BITS <= bits <= MOST_BITS
     require(
-        isinstance(bits, int) and FEWEST_BITS <= bits <= MOST_BITS,
-        key,
-        got=bits,
-        expected=f"a whole number from {FEWEST_BITS} to {MOST_BITS}, or None for full precision",
+        is_valid, key, got=bits, expected=f"an integer from {FEWEST_BITS} to {MOST_BITS}, or None for full precision"
     )
 
 
 def level_range(bits: int, *, signed: bool = True) -> tuple[int, int]:
-    r"""Return lowest and highest level: :math:`-2^{b-1}, 2^{b-1} - 1`, or unsigned :math:`0, 2^b - 1`.
+    r"""Return the lowest and highest level of a bit width.
+
+    Signed levels are :math:`-2^{b-1}` to :math:`2^{b-1} - 1`, unsigned levels 0 to :math:`2^b - 1`.
 
     Example:
         >>> level_range(3), level_range(3, signed=False)
@@ -45,10 +45,10 @@ def first_scale(values: Tensor, high: int, *, channel_axis: int | None = None) -
     Args:
         values: tensor to quantize.
         high: the highest level :math:`Q_p`.
-        channel_axis: one scale for each index of this axis; one scale for all if None.
+        channel_axis: axis with one scale per index; None for a single scale.
 
     Returns:
-        A scalar, or as many axes as ``values`` with 1 in all but ``channel_axis``. Zeros give
+        A scalar, or a tensor of the shape of ``values`` with 1 in all axes but ``channel_axis``. Zeros give
         :data:`SMALLEST_SCALE`.
 
     Example:

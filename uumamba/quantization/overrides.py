@@ -1,4 +1,4 @@
-"""Bit widths of layers by name patterns, and names of layers and patterns in messages."""
+"""Bit widths by name patterns, and layer names for messages."""
 
 import difflib
 from collections.abc import Mapping, Sequence
@@ -8,14 +8,17 @@ from uumamba.runtime.errors import require
 
 
 def find_width(name: str, default: int | None, overrides: Mapping[str, int | None]) -> int | None:
-    """Return the width of the first pattern that matches a name, ``default`` if none does."""
+    """Return the width of the first matching pattern, or ``default``."""
     return next((width for pattern, width in overrides.items() if fnmatchcase(name, pattern)), default)
 
 
 def assign_bits(
     names: Sequence[str], bits: int | None, ends: int | None, overrides: Mapping[str, int | None]
 ) -> list[int | None]:
-    """Return the width of each layer: of its first matching pattern, else ``ends`` for first and last, else ``bits``.
+    """Return the bit width of each layer.
+
+    The first matching pattern decides. Without a match, the first and the last layer get ``ends``, unless ``ends`` is
+    None, and all other layers get ``bits``.
 
     Example:
         >>> assign_bits(["stem", "body.0", "body.1", "head"], 3, 8, {"body.*": 4, "head": None})
@@ -29,12 +32,12 @@ def check_overrides(overrides: Mapping[str, int | None], names: Sequence[str], o
     """Raise if a pattern has no effect.
 
     Args:
-        overrides: widths by pattern.
-        names: layers that can be quantized.
-        others: modules that cannot; patterns with width None may match them.
+        overrides: bit widths by pattern.
+        names: names of the quantizable layers.
+        others: names of other modules with matrices; only patterns with width None may match these.
 
     Raises:
-        UsageError: a pattern matches no layer; the message lists the closest names first.
+        UsageError: a pattern matches no layer; the message lists the most similar names first.
     """
     for pattern, width in overrides.items():
         near = difflib.get_close_matches(pattern, names, n=5)
@@ -42,12 +45,14 @@ def check_overrides(overrides: Mapping[str, int | None], names: Sequence[str], o
             any(fnmatchcase(name, pattern) for name in (names if width is not None else [*names, *others])),
             "overrides",
             got=pattern,
-            expected=f"layers to quantize: {join_names([*near, *(name for name in names if name not in near)])}",
+            expected=f"a pattern of layers: {join_names([*near, *(name for name in names if name not in near)])}",
         )
 
 
 def parameter_name(layer: str, part: str) -> str:
-    """Return the name of a layer's ``weight`` or ``input``; a layer that is the whole network has no name.
+    """Return the full name of a layer's ``weight`` or ``input``.
+
+    A network that is itself a layer has the empty name ``''``.
 
     Example:
         >>> parameter_name("head", "input"), parameter_name("", "weight")
@@ -57,7 +62,7 @@ def parameter_name(layer: str, part: str) -> str:
 
 
 def join_names(names: Sequence[str], *, most: int = 5) -> str:
-    """Join the first few names and the number of others; a network that is one layer has the empty name ``''``.
+    """Join the first names and the number of other names.
 
     Example:
         >>> join_names(["a", "b"]), join_names(list("abcdefg"))
@@ -69,26 +74,26 @@ def join_names(names: Sequence[str], *, most: int = 5) -> str:
 
 
 def suggest_overrides(chosen: Sequence[str], names: Sequence[str], *, most: int = 8) -> str:
-    """Return the ``overrides`` that keep the chosen layers in full precision and no others of ``names``.
+    """Return ``overrides`` that keep only the chosen layers in full precision.
 
     Example:
         >>> suggest_overrides(["a.out", "b.out", "head"], ["a.in", "a.out", "b.in", "b.out", "head"])
         "overrides={'*.out': None, 'head': None}"
     """
-    patterns, left = [], list(chosen)
-    while left:
-        patterns.append(_find_widest_pattern(left[0], chosen, names))
-        left = [name for name in left[1:] if not fnmatchcase(name, patterns[-1])]
+    patterns: list[str] = []
+    for name in chosen:
+        if not any(fnmatchcase(name, pattern) for pattern in patterns):
+            patterns.append(_find_widest_pattern(name, chosen, names))
     items = [f"{pattern!r}: None" for pattern in patterns[:most]] + ["..."] * (len(patterns) > most)
     return f"overrides={{{', '.join(items)}}}"
 
 
 def _find_widest_pattern(name: str, chosen: Sequence[str], names: Sequence[str]) -> str:
-    """Return the pattern that matches a name, as many other chosen names as possible, and no name beside them."""
+    """Return the pattern with most matches that matches chosen names only."""
     parent, _, last = name.rpartition(".")
     matched = {
         pattern: [each for each in names if fnmatchcase(each, pattern)]
         for pattern in ([name, f"*.{last}", f"{parent}.*"] if parent else [name])
     }
-    exact = {pattern: found for pattern, found in matched.items() if set(found) <= set(chosen)}
+    exact = {pattern: matches for pattern, matches in matched.items() if set(matches) <= set(chosen)}
     return max(exact, key=lambda pattern: len(exact[pattern]), default=name)

@@ -1,8 +1,9 @@
-"""Packed storage of rounded weights, b bits a level."""
+"""Packed storage of rounded weights with b bits per level."""
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,11 +18,11 @@ class PackedWeight:
     """Weight as packed b-bit levels and a scale.
 
     Attributes:
-        codes: uint8; levels counted from the lowest one, least significant bit first, without gaps.
-        scale: a scalar, or a shape that broadcasts to that of the weight.
-        bits: width of a level.
+        codes: uint8; levels minus the lowest level, least significant bit first, without gaps.
+        scale: a scalar, or a tensor that broadcasts to the shape of the weight.
+        bits: bit width of a level.
         shape: shape of the weight.
-        dtype: type of the weight; None for that of the scale.
+        dtype: type of the weight; None for the type of the scale.
     """
 
     codes: Tensor
@@ -32,22 +33,25 @@ class PackedWeight:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of codes and scale."""
+        """Number of bytes of codes and scale."""
         return self.codes.nbytes + self.scale.nbytes
 
     def unpack(self) -> Tensor:
-        """Return the rounded weight, bit for bit equal to the packed network's; every zero is positive."""
+        """Return the rounded weight, equal to the network's weight bit for bit.
+
+        The only exception is the sign of zeros, which is lost.
+        """
         levels = unpack_bits(self.codes, bits=self.bits, count=self.shape.numel()) + level_range(self.bits)[0]
         weight = levels.view(self.shape).to(self.scale.dtype) * self.scale
         return weight.to(self.dtype or self.scale.dtype)
 
 
 def packed_weights(net: nn.Module) -> dict[str, PackedWeight]:
-    """Return every rounded weight of a network after :func:`uumamba.quantization.quantize_`, by layer name.
+    """Return every rounded weight of a quantized network, by layer name.
 
     Raises:
-        UsageError: no weight is quantized, a weight is not rounded before its ``start_step``, or a weight has another
-            parametrization (weight or spectral norm) beside its quantizer.
+        UsageError: no weight is quantized, a weight is not rounded yet (``start_step``), or a weight has another
+            parametrization (weight or spectral norm) besides its quantizer.
 
     Example:
         >>> from uumamba.quantization import quantize_
@@ -70,71 +74,64 @@ def packed_weights(net: nn.Module) -> dict[str, PackedWeight]:
 
 
 def packed_bytes(net: nn.Module) -> int:
-    """Return the bytes of all packed weights with their scales.
+    """Return the number of bytes of all packed weights with their scales.
 
-    Parameters in full precision are not counted: biases and norms, layers excluded by ``overrides``, and matrices of
+    Parameters in full precision are not included: biases and norms, layers excluded by ``overrides``, and matrices of
     attention, recurrent layers, ``Bilinear`` and embeddings.
     """
     return sum(packed.nbytes for packed in packed_weights(net).values())
 
 
 def pack_bits(levels: Tensor, *, bits: int) -> Tensor:
-    """Pack whole numbers from 0 to ``2**bits - 1`` into bytes without gaps; zeros fill the last byte.
+    """Pack integers from 0 to ``2**bits - 1`` into bytes without gaps.
+
+    The least significant bit comes first. Zeros fill the last byte.
 
     Example:
         >>> pack_bits(torch.tensor([1, 2, 3]), bits=3)  # 1 + 2 * 8 + (3 mod 4) * 64, and the rest
         tensor([209,   0], dtype=torch.uint8)
     """
-    digits = levels.flatten()[:, None].bitwise_right_shift(_places(bits, levels.device)) & 1
-    return _join(torch.nn.functional.pad(digits.flatten(), (0, -digits.numel() % 8)).view(-1, 8)).to(torch.uint8)
+    digits = levels.cpu().numpy().reshape(-1, 1) >> np.arange(bits) & 1
+    return torch.from_numpy(np.packbits(digits, bitorder="little")).to(levels.device)
 
 
 def unpack_bits(packed: Tensor, *, bits: int, count: int) -> Tensor:
-    """Return the first ``count`` numbers packed by :func:`pack_bits`, int64.
+    """Return the first ``count`` integers packed by :func:`pack_bits`, int64.
 
     Example:
         >>> unpack_bits(torch.tensor([209, 0], dtype=torch.uint8), bits=3, count=3)
         tensor([1, 2, 3])
     """
-    digits = packed.to(torch.int64)[:, None].bitwise_right_shift(_places(8, packed.device)) & 1
-    return _join(digits.flatten()[: count * bits].view(count, bits))
+    digits = np.unpackbits(packed.cpu().numpy(), count=count * bits, bitorder="little").reshape(count, bits)
+    return torch.from_numpy(digits.astype(np.int64) @ (1 << np.arange(bits))).to(packed.device)
 
 
 def check_rounding(layer: QuantizedLayer) -> None:
-    """Raise if the weight of a layer is not rounded before its ``start_step``.
+    """Raise if rounding of a layer's weight has not started.
 
     Raises:
-        UsageError: the key is the name of the weight.
+        UsageError: the weight is in full precision until ``start_step``.
     """
     require(
-        layer.weight is None or not layer.weight.waits,
+        layer.weight is None or not layer.weight.is_delayed,
         parameter_name(layer.name, "weight"),
         got="full precision until start_step",
         expected="a rounded weight",
-        fix="train until start_step, or call quantize_ without it",
+        fix="train until start_step, or call quantize_ without start_step",
     )
 
 
 def _pack(layer: QuantizedLayer) -> PackedWeight:
-    quantizer, weight, held = layer.weight, layer.full_weight, cast(Any, layer.layer)
-    assert quantizer is not None  # the caller skips layers without one
+    quantizer, weight, module = layer.weight, layer.full_weight, layer.layer
+    assert quantizer is not None  # the caller skips layers without a weight quantizer
     check_rounding(layer)
+    chain: Any = module.parametrizations.weight  # type: ignore[union-attr]  # torch types modules as tensors
     require(
-        len(held.parametrizations.weight) == 1,
+        len(chain) == 1,
         parameter_name(layer.name, "weight"),
-        got=" and ".join(type(each).__name__ for each in held.parametrizations.weight),
-        expected="no parametrization beside WeightQuantizer",
+        got=" and ".join(type(each).__name__ for each in chain),
+        expected="WeightQuantizer as the only parametrization",
         fix=f"remove weight or spectral norm, or set overrides={{{layer.name!r}: None}}",
     )
-    levels = quantizer.codes(weight).to(torch.int64) - quantizer.levels[0]
-    codes = pack_bits(levels, bits=quantizer.bits)
+    codes = pack_bits(quantizer.codes(weight).to(torch.int64) - quantizer.levels[0], bits=quantizer.bits)
     return PackedWeight(codes, quantizer.used_scale(), quantizer.bits, weight.shape, weight.dtype)
-
-
-def _places(bits: int, device: torch.device) -> Tensor:
-    return torch.arange(bits, device=device)
-
-
-def _join(digits: Tensor) -> Tensor:
-    """Convert rows of binary digits, least significant first, to numbers."""
-    return digits.bitwise_left_shift(_places(digits.shape[1], digits.device)).sum(1)

@@ -1,4 +1,4 @@
-"""In-place quantization of a network, and its scales for an optimizer."""
+"""In-place quantization of a network, and parameter groups of the scales."""
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -41,30 +41,31 @@ def quantize_(
     overrides: Mapping[str, int | None] | None = None,
     start_step: int = 0,
 ) -> nn.Module:
-    """Quantize weights and activations of a network in place, for training with rounded values.
+    """Quantize weights and activations of a network in place.
 
     Every ``Linear``, ``Conv1d`` to ``Conv3d`` and transposed convolution gets a :class:`WeightQuantizer` as a
     parametrization of ``weight``, and an :class:`ActivationQuantizer` on its input. Biases, norms and other parameters
-    stay in full precision; so do the matrices of attention (except ``out_proj``), recurrent layers, ``Bilinear`` and
-    embeddings, with one warning. Weights keep their parameter objects; scales are new parameters, so make the optimizer
-    afterwards, with :func:`scale_groups` to exempt scales from weight decay. Start from trained weights, then call
-    :func:`uumamba.quantization.calibrate`.
+    stay in full precision. Matrices of attention (except ``out_proj``), recurrent layers, ``Bilinear`` and embeddings
+    also stay in full precision, with one warning. Weights keep their parameter objects. Scales are new parameters, so
+    create the optimizer afterwards, with :func:`scale_groups` to exempt scales from weight decay. Start from trained
+    weights, then call :func:`uumamba.quantization.calibrate`.
 
-    If several layers read the image or return logits, name them: our U-Nets have two such convolutions in the stem and
-    several heads under deep supervision, ``overrides={"encoder.stem.0.*": 8, "decoder.seg_layers.*": 8}``.
+    If several layers read the image or return logits, set their widths by name. This project's U-Nets have two such
+    convolutions in the stem, and several heads under deep supervision:
+    ``overrides={"encoder.stem.0.*": 8, "decoder.seg_layers.*": 8}``.
 
-    Mamba blocks are recognised by their parts. All their projections are quantized, and of the depthwise convolution
-    the weight only. ``weight_bits=7, act_bits=None, per_channel=True, start_step=2000`` is QT-DoG.
+    Mamba blocks are recognised by their projections. All projections are quantized; of the depthwise convolution only
+    the weight is quantized. ``weight_bits=7, act_bits=None, per_channel=True, start_step=2000`` is QT-DoG.
 
     Args:
-        net: the network; changed.
+        net: the network, changed in place.
         weight_bits: 2 to 8; None keeps weights in full precision.
         act_bits: 2 to 8; None keeps activations in full precision.
-        first_last_bits: width of the first and last layer in the order of ``net.named_modules()``, where they are
-            quantized at all; these are all layers of a network of one or two. None gives them the others' width.
-        per_channel: one scale for each output channel of a weight; not for transposed convolutions of several groups,
-            whose weight has no axis for all output channels. Activations always have one scale.
-        overrides: width of weight and activation by name, with wildcards; None keeps the layer in full precision, and
+        first_last_bits: bit width of the first and last layer in the order of ``net.named_modules()``, if they are
+            quantized; in a network of one or two layers this is every layer. None for the width of the other layers.
+        per_channel: one scale per output channel of a weight; not possible for transposed convolutions of several
+            groups, whose weight has no axis for all output channels. Activations always have a single scale.
+        overrides: bit width of weight and activation by name, with wildcards; None keeps a layer in full precision, or
             silences the warning for a module. The first match counts.
         start_step: optimizer steps before weights are rounded; needs :func:`count_steps`.
 
@@ -72,13 +73,13 @@ def quantize_(
         The same network.
 
     Raises:
-        UsageError: a width is outside 2 to 8, nothing would be quantized, the network is quantized already, an override
-            matches no layer, ``start_step`` is set with activations, a weight is not initialized or is computed from
-            other parameters (weight or spectral norm), or ``per_channel`` meets a transposed convolution of several
-            groups.
+        UsageError: a bit width is outside 2 to 8, nothing would be quantized, the network is already quantized, an
+            override matches no layer, ``start_step`` is set with activations, a weight is not initialized or is
+            computed from other parameters (weight or spectral norm), or ``per_channel`` is set for a transposed
+            convolution of several groups.
 
     Warns:
-        UserWarning: matrices of modules stay in full precision that ``overrides`` does not name; not if
+        UserWarning: matrices stay in full precision and ``overrides`` does not match their modules; not if
             ``weight_bits`` is None.
 
     Example:
@@ -95,7 +96,7 @@ def quantize_(
         Differs from the papers: see :func:`fake_quantize` and :class:`ActivationQuantizer`.
     """
     overrides = overrides or {}
-    _check(net, weight_bits, act_bits, first_last_bits, overrides, start_step)
+    _check_options(net, weight_bits, act_bits, first_last_bits, overrides, start_step)
     layers, others = find_layers(net), find_other_matrices(net)
     names = list(layers)
     check_overrides(overrides, names, list(others))
@@ -109,7 +110,7 @@ def quantize_(
         names,
         per_channel=per_channel,
     )
-    _warn_of_others({name: each for name, each in others.items() if find_width(name, weight_bits, overrides)}, names)
+    _warn_about_others({name: each for name, each in others.items() if find_width(name, weight_bits, overrides)}, names)
     for (name, layer), weight_width, input_width in zip(layers.items(), weight_widths, input_widths, strict=True):
         if weight_width is not None:
             axis = channel_axis(layer) if per_channel else None
@@ -122,22 +123,22 @@ def quantize_(
 
 
 def quantizer_scales(net: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the learned scales by name of layer and part; a layer's weight comes before its input.
+    """Return the learned scales by layer and part, weight before input.
 
     Example:
         >>> list(quantizer_scales(quantize_(nn.Sequential(nn.Linear(2, 2)))))
         ['0.weight', '0.input']
     """
-    found = {}
-    for layer in quantized_layers(net):
-        for part, quantizer in (("weight", layer.weight), ("input", layer.input)):
-            if quantizer is not None:
-                found[parameter_name(layer.name, part)] = quantizer.scale
-    return found
+    return {
+        parameter_name(layer.name, part): quantizer.scale
+        for layer in quantized_layers(net)
+        for part, quantizer in (("weight", layer.weight), ("input", layer.input))
+        if quantizer is not None
+    }
 
 
 def holds_scales(state: Iterable[str]) -> bool:
-    """Return True for the ``state_dict`` of a quantized network, or its names.
+    """Return whether tensor names are from a quantized network's ``state_dict``.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(2, 2))
@@ -148,22 +149,23 @@ def holds_scales(state: Iterable[str]) -> bool:
 
 
 def scale_groups(net: nn.Module) -> list[dict[str, Any]]:
-    """Return two parameter groups: all but the scales, and the scales without weight decay.
+    """Return two parameter groups: other parameters, and scales without weight decay.
 
     Example:
         >>> [len(group["params"]) for group in scale_groups(quantize_(nn.Sequential(nn.Linear(2, 2))))]
         [2, 2]
     """
     scales = list(quantizer_scales(net).values())
-    known = {id(scale) for scale in scales}
-    others = [param for param in net.parameters() if id(param) not in known]
+    ids = {id(scale) for scale in scales}
+    others = [param for param in net.parameters() if id(param) not in ids]
     return [{"params": others}, {"params": scales, "weight_decay": 0.0}]
 
 
 def count_steps(net: nn.Module, optimizer: Optimizer) -> RemovableHandle:
-    """Count the steps of an optimizer for ``quantize_(..., start_step=...)``.
+    """Count an optimizer's steps for ``quantize_(..., start_step=...)``.
 
-    The remaining steps are part of the network's ``state_dict``; call this again after loading a checkpoint.
+    The number of remaining steps is part of the network's ``state_dict``. Call this function again after loading a
+    checkpoint into a new network.
 
     Raises:
         UsageError: the network was quantized without ``start_step``.
@@ -179,13 +181,13 @@ def count_steps(net: nn.Module, optimizer: Optimizer) -> RemovableHandle:
         >>> len(net[0].weight.unique()) <= 4, int(net[0].parametrizations.weight[0].steps_left)
         (True, 0)
     """
-    waiting = [
+    delayed = [
         (layer.weight, layer.full_weight)
         for layer in quantized_layers(net)
         if layer.weight is not None and layer.weight.steps_left is not None
     ]
     require(
-        waiting,
+        delayed,
         "net",
         got=type(net).__name__,
         expected="a network quantized with start_step",
@@ -193,14 +195,17 @@ def count_steps(net: nn.Module, optimizer: Optimizer) -> RemovableHandle:
     )
 
     def count(*_: Any) -> None:
-        for quantizer, weight in waiting:
+        for quantizer, weight in delayed:
             quantizer.count_step(weight)
 
     return optimizer.register_step_post_hook(count)
 
 
 def _check_weights(layers: Mapping[str, nn.Module], names: Sequence[str], *, per_channel: bool) -> None:
-    """Raise if a weight is no parameter, which packing and export store, or has no axis of all output channels."""
+    """Raise if a weight cannot be quantized.
+
+    Packing and export need a parameter; ``per_channel`` needs an axis of all output channels.
+    """
     for name, layer in layers.items():
         weight: Any = getattr(layer, "weight", None)
         key = parameter_name(name, "weight")
@@ -220,7 +225,7 @@ def _check_weights(layers: Mapping[str, nn.Module], names: Sequence[str], *, per
         )
     mixed = [name for name, layer in layers.items() if isinstance(layer, TRANSPOSED) and layer.groups > 1]
     require(
-        not (per_channel and mixed),  # a quiet group would share its scales with a loud one, and be rounded to nothing
+        not (per_channel and mixed),  # groups would share scales, and small weights of one group would become 0
         "per_channel",
         got=f"a transposed convolution of several groups: {join_names(mixed)}",
         expected="weights with one axis for all output channels",
@@ -228,18 +233,18 @@ def _check_weights(layers: Mapping[str, nn.Module], names: Sequence[str], *, per
     )
 
 
-def _warn_of_others(modules: Mapping[str, nn.Module], names: Sequence[str]) -> None:
-    """Warn of modules with matrices in full precision."""
+def _warn_about_others(modules: Mapping[str, nn.Module], names: Sequence[str]) -> None:
+    """Warn about modules with matrices in full precision."""
     if modules:
         named = join_names([f"{name or 'the network'} ({type(module).__name__})" for name, module in modules.items()])
         warnings.warn(
             f"Matrices of {named} stay in full precision: only linear layers and convolutions are rounded. To silence "
-            f"this, set {suggest_overrides(list(modules), [*names, *modules])}.",
+            f"this warning, set {suggest_overrides(list(modules), [*names, *modules])}.",
             stacklevel=3,
         )
 
 
-def _check(
+def _check_options(
     net: nn.Module,
     weight_bits: int | None,
     act_bits: int | None,
@@ -251,20 +256,11 @@ def _check(
     for key, bits in (widths | {f"overrides.{name}": bits for name, bits in overrides.items()}).items():
         if bits is not None:
             check_bits(bits, key)
-    nothing = weight_bits is None and act_bits is None
-    require(not nothing, "weight_bits", got=None, expected="2 to 8 bits here or in act_bits")
-    require(
-        start_step == 0 or (start_step > 0 and act_bits is None),
-        "start_step",
-        got=start_step,
-        expected="0, or above 0 with act_bits=None",
-    )
-    name = type(net).__name__
+    is_empty = weight_bits is None and act_bits is None
+    require(not is_empty, "weight_bits", got=None, expected="2 to 8 bits in weight_bits or act_bits")
+    is_valid = start_step == 0 or (start_step > 0 and act_bits is None)
+    require(is_valid, "start_step", got=start_step, expected="0, or a number above 0 with act_bits=None")
+    name, fix = type(net).__name__, "build the network again"
     require(find_layers(net), "net", got=name, expected="a network with linear layers or convolutions")
-    require(
-        not any(quantized_layers(net)),
-        "net",
-        got=f"a quantized {name}",
-        expected="a network in full precision",
-        fix="build the network again",
-    )
+    is_quantized = any(quantized_layers(net))
+    require(not is_quantized, "net", got=f"a quantized {name}", expected="a network in full precision", fix=fix)

@@ -1,4 +1,4 @@
-"""Modules with a learned scale, for a weight and for a layer's input."""
+"""Quantizers with a learned scale, for weights and layer inputs."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +13,9 @@ from uumamba.runtime.errors import require
 
 
 def scale_type(dtype: torch.dtype) -> torch.dtype:
-    """Return the type of a learned scale: single precision at least, as its steps are small.
+    """Return the type of a learned scale, at least float32.
+
+    Updates of a scale are too small for half precision.
 
     Example:
         >>> scale_type(torch.bfloat16), scale_type(torch.float64)
@@ -22,17 +24,35 @@ def scale_type(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-class WeightQuantizer(nn.Module):
-    r"""Parametrization that rounds a weight to at most :math:`2^b` levels of a learned scale.
+class _Quantizer(nn.Module):
+    """Base of both quantizers, with a fixed bit width."""
 
-    The range is signed, :math:`-2^{b-1}` to :math:`2^{b-1} - 1`. With ``start_step``, the weight is not rounded during
-    that number of steps, which :func:`uumamba.quantization.count_steps` counts; then the scale starts from the current
-    weight. Until then the scale follows the weight, so that averages of the network have a scale that fits them.
+    width: Tensor
+
+    def __init__(self, bits: int) -> None:
+        super().__init__()
+        check_bits(bits, "bits")
+        self.bits = bits
+        self.register_buffer("width", torch.tensor(bits))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+        if int(self.width) != self.bits:
+            rest[-1].append(f"{prefix.removesuffix('.')} has {self.bits} bits, the loaded state {int(self.width)}")
+            self.width.fill_(self.bits)
+
+
+class WeightQuantizer(_Quantizer):
+    r"""Parametrization that rounds a weight to levels of a learned scale.
+
+    The :math:`2^b` levels are signed, :math:`-2^{b-1}` to :math:`2^{b-1} - 1`. With ``start_step``, rounding starts
+    after this number of steps, counted by :func:`uumamba.quantization.count_steps`. Before, the scale is set from the
+    weight in every step, so that a moving average of the network has a matching scale.
 
     Args:
-        weight: tensor that the scale starts from.
+        weight: tensor for the initial scale.
         bits: 2 to 8.
-        channel_axis: one scale for each index of this axis; one scale for all if None.
+        channel_axis: axis with one scale per index; None for a single scale.
         start_step: optimizer steps before rounding starts.
 
     Raises:
@@ -50,22 +70,19 @@ class WeightQuantizer(nn.Module):
         Differs from the papers: see :func:`uumamba.quantization.fake_quantize`.
     """
 
-    width: Tensor
     steps_left: Tensor | None
 
     def __init__(self, weight: Tensor, bits: int, *, channel_axis: int | None = None, start_step: int = 0) -> None:
-        super().__init__()
-        check_bits(bits, "bits")
-        self.bits, self.channel_axis = bits, channel_axis
+        super().__init__(bits)
+        self.channel_axis = channel_axis
         self.levels = level_range(bits)
         self.scale = nn.Parameter(self._first_scale(weight.detach()))
-        self.register_buffer("width", torch.tensor(bits))
         self.register_buffer("steps_left", torch.tensor(start_step) if start_step else None)
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the weight, rounded after ``start_step``; same shape."""
         quantized = fake_quantize(weight, self.scale, *self.levels)
-        # Selected on the device: no synchronisation, and an average of the network follows its own counter.
+        # Selected on the device without synchronisation; a moving average of the network has its own counter.
         return quantized if self.steps_left is None else torch.where(self.steps_left > 0, weight, quantized)
 
     @torch.no_grad()
@@ -74,8 +91,8 @@ class WeightQuantizer(nn.Module):
         return (weight.to(self.scale.dtype) / self.used_scale()).clamp(*self.levels).round().to(torch.int8)
 
     @property
-    def waits(self) -> bool:
-        """True before rounding starts."""
+    def is_delayed(self) -> bool:
+        """Return whether rounding has not started yet."""
         return self.steps_left is not None and bool(self.steps_left > 0)
 
     def used_scale(self) -> Tensor:
@@ -84,32 +101,27 @@ class WeightQuantizer(nn.Module):
 
     @torch.no_grad()
     def count_step(self, weight: Tensor) -> None:
-        """Count one optimizer step before rounding starts, and set the scale from ``weight``."""
-        if self.steps_left is None or not self.waits:
+        """Count an optimizer step before rounding starts; update the scale."""
+        if self.steps_left is None or not self.is_delayed:
             return
         self.steps_left -= 1
-        # The network needs this at the last step only. Its moving average then holds the average of all these scales,
-        # which is nearly the scale of the averaged weights.
+        # The network itself needs this scale at the last step only. A moving average of the network averages the scales
+        # of all steps, which is nearly the scale of the averaged weights.
         self.scale.copy_(self._first_scale(weight))
 
     def extra_repr(self) -> str:
-        """Return the options for ``print``."""
         return f"bits={self.bits}" + ("" if self.channel_axis is None else f", channel_axis={self.channel_axis}")
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        super()._load_from_state_dict(state_dict, prefix, *rest)
-        _check_width(self.width, self.bits, prefix, rest[-1])
 
     def _first_scale(self, weight: Tensor) -> Tensor:
         return first_scale(weight.to(scale_type(weight.dtype)), self.levels[1], channel_axis=self.channel_axis)
 
 
-class ActivationQuantizer(nn.Module):
-    r"""Quantizer that rounds a layer's input to at most :math:`2^b` levels of one learned scale.
+class ActivationQuantizer(_Quantizer):
+    r"""Quantizer that rounds a layer's input to levels of a learned scale.
 
-    :func:`uumamba.quantization.calibrate` sets the scale and chooses the range: 0 to :math:`2^b - 1` for values that
-    are never negative (after a ReLU), else :math:`-2^{b-1}` to :math:`2^{b-1} - 1`. A forward pass before that is an
-    error. A scale of 0 in a ``state_dict`` means not calibrated.
+    :func:`uumamba.quantization.calibrate` sets the scale and chooses the range of the :math:`2^b` levels: 0 to
+    :math:`2^b - 1` for values that are never negative (after a ReLU), else :math:`-2^{b-1}` to :math:`2^{b-1} - 1`. A
+    forward pass before calibration raises an error. A scale of 0 in a ``state_dict`` means not calibrated.
 
     Args:
         bits: 2 to 8.
@@ -129,15 +141,12 @@ class ActivationQuantizer(nn.Module):
         Differs from the paper: the scale starts from all calibration batches, not from the first training batch.
     """
 
-    width: Tensor
     signed: Tensor
 
     def __init__(self, bits: int, *, name: str = "") -> None:
-        super().__init__()
-        check_bits(bits, "bits")
-        self.bits, self.name = bits, name
+        super().__init__(bits)
+        self.name = name
         self.scale = nn.Parameter(torch.zeros(()))
-        self.register_buffer("width", torch.tensor(bits))
         self.register_buffer("signed", torch.tensor(True))
         self.levels: tuple[int, int] | None = None
         self.observer: Callable[[Tensor], None] | None = None
@@ -152,49 +161,41 @@ class ActivationQuantizer(nn.Module):
             parameter_name(self.name, "input"),
             got="no scale",
             expected="a calibrated scale",
-            fix="call calibrate(net, batches) with a few training batches, or load a checkpoint with scales",
+            fix="call calibrate(net, batches) with a few training batches, or load a calibrated checkpoint",
         )
-        assert self.levels is not None  # just checked
+        assert self.levels is not None  # checked above
         if torch.onnx.is_in_onnx_export():
-            return self._as_onnx(values, *self.levels)
+            return self._to_onnx(values, *self.levels)
         return fake_quantize(values, self.scale, *self.levels, features=values.numel() // max(len(values), 1))
 
     @torch.no_grad()
     def set_scale(self, scale: float, *, signed: bool) -> None:
-        """Set scale and range."""
+        """Set the scale and the signed or unsigned range."""
         self.scale.fill_(max(scale, SMALLEST_SCALE))
         self.signed.fill_(signed)
         self.levels = level_range(self.bits, signed=signed)
 
     def extra_repr(self) -> str:
-        """Return the options for ``print``."""
         return f"bits={self.bits}, levels={self.levels}"
 
-    def _as_onnx(self, values: Tensor, low: int, high: int) -> Tensor:
-        """Quantize, clip to the range of the bits, dequantize: ONNX has no type of 3, 5, 6 or 7 bits.
+    def _to_onnx(self, values: Tensor, low: int, high: int) -> Tensor:
+        """Quantize, clip and dequantize by ONNX operators.
 
-        The leading Max changes no result. It keeps ONNX Runtime from fusing a layer between two quantizers and rounding
-        its bias, which moved values of 7 of 64 samples of a 3-bit network to other levels. Unsigned values are int8,
-        too: uint8 times int8 overflows in ONNX Runtime's kernels for older processors.
+        The clip gives the range of the bits, because ONNX has no type of 3, 5, 6 or 7 bits. The ``Max`` at the start
+        changes no result. It prevents ONNX Runtime from fusing a layer between two quantizers and rounding its bias,
+        which changed levels in 7 of 64 samples of a 3-bit network. Unsigned values are also int8: uint8 times int8
+        overflows in ONNX Runtime's kernels for older processors.
         """
-        offset = min(0, 127 - high)  # -128 for the levels 0 to 255, which int8 cannot hold otherwise
+        offset = min(0, 127 - high)  # -128 for the levels 0 to 255, to fit into int8
         scale = self.scale.detach().clamp(min=SMALLEST_SCALE)
         zero, least, most = (torch.tensor(level + offset, dtype=torch.int8) for level in (0, low, high))
-        how: dict[str, Any] = {"dtype": torch.int8, "shape": values.shape}
-        as_values = how | {"dtype": values.dtype}
+        as_levels: dict[str, Any] = {"dtype": torch.int8, "shape": values.shape}
+        as_values = as_levels | {"dtype": values.dtype}
         values = torch.onnx.ops.symbolic("Max", (values, low * scale), **as_values)
-        levels = torch.onnx.ops.symbolic("QuantizeLinear", (values, scale, zero), **how)
-        levels = torch.onnx.ops.symbolic("Clip", (levels, least, most), **how)
+        levels = torch.onnx.ops.symbolic("QuantizeLinear", (values, scale, zero), **as_levels)
+        levels = torch.onnx.ops.symbolic("Clip", (levels, least, most), **as_levels)
         return torch.onnx.ops.symbolic("DequantizeLinear", (levels, scale, zero), **as_values)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *rest)
-        _check_width(self.width, self.bits, prefix, rest[-1])
         self.levels = level_range(self.bits, signed=bool(self.signed)) if self.scale.detach() != 0 else None
-
-
-def _check_width(width: Tensor, bits: int, prefix: str, problems: list[str]) -> None:
-    """Report a ``state_dict`` of another width as a problem, and keep the quantizer's own width."""
-    if int(width) != bits:
-        problems.append(f"{prefix.removesuffix('.')} has {bits} bits, the loaded state {int(width)}")
-        width.fill_(bits)

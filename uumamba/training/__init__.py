@@ -1,4 +1,4 @@
-"""Training: a trainer for any network, with checkpoints that survive a kill at any moment."""
+"""Trainer for any network, with checkpoints that survive a kill."""
 
 from uumamba.runtime.ranks import ALONE, Ranks
 from uumamba.runtime.stop import StoppedOnRequest

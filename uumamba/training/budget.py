@@ -1,4 +1,4 @@
-"""Time of a run: a budget that ends it, and the checkpoints that fall due."""
+"""Time budget of a run, and its due checkpoints."""
 
 import math
 import time
@@ -10,23 +10,21 @@ from torch.optim import Optimizer
 from uumamba.runtime.errors import require
 from uumamba.runtime.ranks import Ranks
 
+# Time reserved for the last validation and checkpoint: multiple of the longest so far, or share of the budget.
 MARGIN = 1.25
-"""Time kept for the last validation and checkpoint, in multiples of the longest so far."""
-
 UNKNOWN_SHARE = 0.05
-"""Share of the budget kept for the last validation and checkpoint until one has been measured."""
 
 
 class Budget:
     """Total time of a training, in seconds of a monotonic clock.
 
-    It counts the time since :meth:`begin`, plus the time that earlier calls used up to their last checkpoint: training,
-    validation and saving, but not the start of a program. A part is kept for the last validation and checkpoint: 1.25
-    times the longest so far, or 5 % of the total before the first one is done.
+    The budget counts the time since :meth:`begin`, plus the time that earlier calls used up to their last checkpoint:
+    training, validation and saving, but not the start of a program. Time for the last validation and checkpoint is
+    reserved: 1.25 times the longest so far, or 5 % of the total before the first one is done.
 
     Args:
         minutes: total time; infinite for no limit.
-        clock: seconds.
+        clock: function that returns the current time in seconds.
 
     Raises:
         UsageError: ``minutes`` is not above 0.
@@ -57,7 +55,7 @@ class Budget:
 
     @property
     def is_limited(self) -> bool:
-        """True if the budget is finite."""
+        """Return whether the budget is finite."""
         return math.isfinite(self.total_s)
 
     @property
@@ -72,13 +70,13 @@ class Budget:
 
     @property
     def closing_s(self) -> float:
-        """Seconds kept for the last validation and checkpoint."""
-        known = "validation" in self.longest_s
-        return MARGIN * sum(self.longest_s.values()) if known else UNKNOWN_SHARE * self.total_s
+        """Seconds reserved for the last validation and checkpoint."""
+        is_measured = "validation" in self.longest_s
+        return MARGIN * sum(self.longest_s.values()) if is_measured else UNKNOWN_SHARE * self.total_s
 
     @property
     def for_steps_s(self) -> float:
-        """Seconds for everything before the last validation and checkpoint; never quite 0."""
+        """Seconds before the last validation and checkpoint; at least 1e-9."""
         return max(self.total_s - self.closing_s, 1e-9) if self.is_limited else math.inf
 
     @property
@@ -88,40 +86,39 @@ class Budget:
 
     @property
     def is_over(self) -> bool:
-        """True when the last validation is due."""
+        """Return whether the last validation is due."""
         return self.used_s >= self.for_steps_s
 
-    def validates_now(self, *, due: bool) -> bool:
-        """Decide if an epoch ends with a validation.
+    def needs_validation(self, *, due: bool) -> bool:
+        """Decide whether an epoch ends with a validation.
 
-        The last one does, and under a limit the first, so that its duration is known; one that is ``due`` is left out
-        if the last validation would no longer fit behind it.
+        Under a limit the last epoch does, and the first, so that the duration is known. A ``due`` validation in between
+        is skipped if no time would be left for the last one.
         """
         if not self.is_limited:
             return due
-        if self.is_over or "validation" not in self.longest_s:
-            return True
-        return due and self.used_s + self.closing_s < self.for_steps_s
+        is_first = "validation" not in self.longest_s
+        return self.is_over or is_first or (due and self.used_s + self.closing_s < self.for_steps_s)
 
     @contextmanager
     def measure(self, part: str) -> Iterator[None]:
-        """Time a validation or a checkpoint and keep the longest of its kind."""
+        """Time a validation or a checkpoint and store the longest duration."""
         began = self.used_s
         yield
         self.longest_s[part] = max(self.longest_s.get(part, 0.0), self.used_s - began)
 
 
 class Clock:
-    """Due checkpoints and the end of the budget, the same on all ranks.
+    """Due checkpoints and end of the budget, equal on all ranks.
 
-    Each rank has a clock of its own, so all are asked together: one that is due is due for all, and the learning rates,
-    which a budget derives from the time, are those of rank 0.
+    Each rank has its own clock, so one due on any rank is due on all. The learning rates, which a budget derives from
+    the time, are those of rank 0.
 
     Args:
-        budget: of the run.
+        budget: budget of the run.
         ranks: the processes that train together.
         optimizer: its learning rates follow the budget.
-        save_every_minutes: None never makes a checkpoint due.
+        save_every_minutes: time between two checkpoints; None never makes a checkpoint due.
     """
 
     def __init__(self, budget: Budget, ranks: Ranks, optimizer: Optimizer, *, save_every_minutes: float | None) -> None:
@@ -133,7 +130,7 @@ class Clock:
         self.note_save()
 
     def note_save(self) -> None:
-        """Note that a checkpoint was written just now."""
+        """Restart the time until the next checkpoint."""
         self._saved = time.monotonic()
 
     def update(self) -> None:

@@ -1,31 +1,38 @@
-"""Callbacks of a run, called with each epoch's row; the trainer knows no tracker and no manifest."""
+"""Callbacks that the trainer calls with each epoch's row."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol, Self
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 from uumamba.runtime.tree import join_keys
 
-Row = Mapping[str, Any]
+Row = Mapping[str, Any]  # of metrics.jsonl
 
 
 class Callback(Protocol):
-    """Record of a run beside ``metrics.jsonl``, which remains the reference."""
+    """Record of a run in addition to ``metrics.jsonl``, the reference."""
 
     def begin(self, rows: Sequence[Row], *, done: int, epochs: int) -> None:
-        """Start after ``done`` of ``epochs`` epochs, whose rows are given; later rows of the record are void."""
+        """Start or continue the record of a run.
+
+        Args:
+            rows: rows of the epochs so far; later rows of the record are void.
+            done: number of complete epochs.
+            epochs: number of epochs of the run.
+        """
 
     def epoch(self, row: Row) -> None:
         """Record an epoch by its row of ``metrics.jsonl``."""
 
     def end(self) -> None:
-        """Close the record: no row will follow."""
+        """Close the record after the last row."""
 
 
-class CallbackList:
-    """Context manager that calls every callback and lets no failure end a training.
+class CallbackList(AbstractContextManager["CallbackList"]):
+    """Context manager that calls every callback and reports their failures.
 
-    An error before the first step is raised. A later one is reported, and that callback is called no more: hours of
+    An error before the first step is raised. A later one is reported, and the callback is not called again: hours of
     computing are worth more than a record that its next ``begin`` fills from ``metrics.jsonl``.
 
     Args:
@@ -37,26 +44,23 @@ class CallbackList:
         self._callbacks = list(callbacks)
         self._say = say
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(self, *_: object) -> None:
         self._call(lambda callback: callback.end())
 
     def begin(self, rows: Sequence[Row], *, done: int, epochs: int) -> None:
-        """Call ``begin`` of all."""
+        """Call ``begin`` of each callback; an error is raised."""
         for callback in self._callbacks:
             callback.begin(rows, done=done, epochs=epochs)
 
     def epoch(self, row: Row) -> None:
-        """Call ``epoch`` of all."""
+        """Call ``epoch`` of each callback; an error is reported."""
         self._call(lambda callback: callback.epoch(row))
 
     def _call(self, event: Callable[[Callback], None]) -> None:
         for callback in tuple(self._callbacks):
             try:
                 event(callback)
-            except Exception as error:  # noqa: BLE001 the training goes on, whatever a tracker's package raises
+            except Exception as error:  # noqa: BLE001 the training continues, whatever a tracker's package raises
                 self._callbacks.remove(callback)
                 self._say(
                     f"{type(callback).__name__} failed ({type(error).__name__}: {error}) and is left out; "
@@ -65,23 +69,26 @@ class CallbackList:
 
 
 def finite_scalars(row: Row) -> dict[str, float]:
-    """Return the finite numbers of a row except its epoch, those of nested rows as ``outer/inner``.
+    """Return the finite numbers of a row, without its epoch.
+
+    Numbers of nested rows are named ``outer/inner``.
 
     Example:
         >>> finite_scalars({"epoch": 3, "loss": 0.5, "dice": None, "loss_weights": {"region": 1.0}})
         {'loss': 0.5, 'loss_weights/region': 1.0}
     """
     values = join_keys({key: value for key, value in row.items() if key != "epoch"}, separator="/")
-    numbers = {
+    return {
         key: float(value)
         for key, value in values.items()
-        if isinstance(value, int | float) and not isinstance(value, bool)
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     }
-    return {key: value for key, value in numbers.items() if math.isfinite(value)}
 
 
 def end_times(rows: Sequence[Row], now: float) -> list[float]:
-    """Return when each epoch ended, counted back from ``now`` by their seconds, for a record written afterwards.
+    """Return the end of each epoch, for a record written later.
+
+    The times are counted back from ``now`` by the epochs' seconds.
 
     Example:
         >>> end_times([{"seconds": 4.0}, {"seconds": 3.0}], now=100.0)

@@ -1,4 +1,4 @@
-"""Checks before a training starts: set-ups that would fail, or silently train nothing or only a part."""
+"""Checks of a trainer's objects and options before training starts."""
 
 from typing import get_args
 
@@ -19,13 +19,13 @@ def check_setup(
     save_every_minutes: float | None,
     **counts: int,
 ) -> None:
-    """Raise if the optimizer lacks a parameter that should learn, or an option is out of range.
+    """Check that the optimizer holds every trainable parameter, and check options.
 
     Args:
         net: the network.
-        objective: its parameters should learn too.
+        objective: its parameters should be trained too.
         optimizer: of the family, with a scaler for float16.
-        precision: of autocast.
+        precision: precision of autocast.
         save_every_minutes: at least 0, or None.
         counts: integers of at least 1, by name.
 
@@ -40,10 +40,10 @@ def check_setup(
         fix="wrap it, such as Plain(net.parameters(), partial(torch.optim.SGD, lr=0.01))",
     )
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    learning = {f"net.{name}": value for name, value in net.named_parameters()}
+    trainable = {f"net.{name}": value for name, value in net.named_parameters()}
     if isinstance(objective, nn.Module):
-        learning |= {f"objective.{name}": value for name, value in objective.named_parameters()}
-    missing = [name for name, value in learning.items() if value.requires_grad and id(value) not in held]
+        trainable |= {f"objective.{name}": value for name, value in objective.named_parameters()}
+    missing = [name for name, value in trainable.items() if value.requires_grad and id(value) not in held]
     require(
         not missing,
         "optimizer",
@@ -56,7 +56,7 @@ def check_setup(
         precision != "float16" or optimizer.scaler is not None,
         "precision",
         got=precision,
-        expected="a gradient scaler, or small gradients vanish",
+        expected="float32 or bfloat16 for an optimizer without a gradient scaler",
         fix="make the optimizer with scaler=torch.amp.GradScaler(), or choose bfloat16",
     )
     require(

@@ -1,9 +1,9 @@
-"""Checkpoint of a run in one file: safetensors and JSON with a checksum, no pickle."""
+"""Checkpoint file: safetensors and JSON with a checksum, no pickle."""
 
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from uumamba.runtime.errors import UumambaError, require
+from uumamba.runtime.errors import UsageError, require
 from uumamba.runtime.files import report_write_errors, whole_file
+from uumamba.runtime.network import batch_to_device
 from uumamba.runtime.tree import flatten, unflatten
 
 FORMAT = "uumamba checkpoint 1"
 
 
-class DamagedCheckpointError(UumambaError):
-    """A checkpoint that is truncated or altered."""
+class DamagedCheckpointError(UsageError):
+    """Error of a checkpoint that is truncated or altered."""
 
 
 @dataclass(frozen=True)
@@ -29,14 +30,14 @@ class Checkpoint:
 
     Attributes:
         net: state dict of the network.
-        ema: state dict of its moving average, if there is one.
+        ema: state dict of the network's moving average, or None.
         objective: state dict of the objective, such as learned loss weights; empty for a plain function.
-        optimizer: state dict of the optimizer, its base and scaler included.
-        scheduler: state dict of the learning rate schedule, if there is one.
+        optimizer: state dict of the optimizer, with its base and scaler.
+        scheduler: state dict of the learning rate schedule, or None.
         random: states of the random generators; tensors stay on the CPU.
         progress: epochs and steps done, best Dice, sums of the current epoch.
-        config: the run's resolved configuration, as JSON values.
-        method: state of a domain-generalization method; empty without one, and in files that are older than methods.
+        config: resolved configuration of the run, as JSON values.
+        method: state of a domain-generalization method; empty without a method and in files of older versions.
     """
 
     net: dict[str, Any]
@@ -53,19 +54,18 @@ class Checkpoint:
 def save_checkpoint(
     path: Path | str, checkpoint: Checkpoint, *, before_replacing: Callable[[], None] | None = None
 ) -> None:
-    """Write a checkpoint that is whole or absent, whenever the process dies.
+    """Write a checkpoint atomically: complete or absent after a kill.
 
     Args:
         path: the file, replaced in one move.
-        checkpoint: its tensors are copied to the CPU, so tied ones are stored twice.
-        before_replacing: called when the new file is complete on the disk and the old one is still in place.
+        checkpoint: its tensors are copied to the CPU, so tied tensors are stored twice.
+        before_replacing: called when the new file is complete on the disk and the old file still exists.
 
     Raises:
         UumambaError: the disk is full or the file cannot be written; an old file is unchanged.
         UsageError: a part is neither tensor nor JSON value.
     """
-    tree = {each.name: getattr(checkpoint, each.name) for each in fields(Checkpoint)}
-    tensors, rest = flatten(tree, "checkpoint")
+    tensors, rest = flatten(vars(checkpoint), "checkpoint")
     tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
     state = json.dumps(rest)
     metadata = {"format": FORMAT, "state": state, "sha256": _checksum(tensors, state)}
@@ -77,7 +77,7 @@ def save_checkpoint(
 
 
 def read_checkpoint(path: Path | str, *, map_location: torch.device | str = "cpu") -> Checkpoint:
-    """Read a checkpoint and check every byte.
+    """Read a checkpoint and verify its checksum.
 
     Args:
         path: a file of :func:`save_checkpoint`.
@@ -85,35 +85,37 @@ def read_checkpoint(path: Path | str, *, map_location: torch.device | str = "cpu
             their state themselves.
 
     Raises:
-        UsageError: there is no such file, or it is no checkpoint of ours.
-        DamagedCheckpointError: it is truncated or altered.
+        UsageError: the file is missing or of another kind.
+        DamagedCheckpointError: the file is truncated or altered.
     """
     path = Path(path)
     require(path.is_file(), str(path), got="no file", expected="a checkpoint", fix="train first, or give another path")
-    is_ours, problem = path.suffix == ".safetensors", "its checksum does not fit its content"
+    is_checkpoint, problem = path.suffix == ".safetensors", "wrong checksum"
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            is_ours = not metadata.keys().isdisjoint({"state", "sha256"})
+            is_checkpoint = not metadata.keys().isdisjoint({"state", "sha256"})
             names = file.keys()
             tensors = {name: file.get_tensor(name) for name in names}
         if metadata["format"] == FORMAT and metadata["sha256"] == _checksum(tensors, metadata["state"]):
-            checkpoint = Checkpoint(**unflatten(tensors, json.loads(metadata["state"])))
-            parts: dict[str, Any] = {
-                name: _move(getattr(checkpoint, name), map_location) for name in ("net", "ema", "objective")
-            }
-            return replace(checkpoint, **parts)
+            parts = unflatten(tensors, json.loads(metadata["state"]))
+            for name in ("net", "ema", "objective"):
+                parts[name] = parts[name] and batch_to_device(parts[name], map_location)
+            return Checkpoint(**parts)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        problem = f"it cannot be read: {error}"
+        problem = str(error)
     require(
-        is_ours,
+        is_checkpoint,
         str(path),
         got="a file of another kind",
         expected="a checkpoint of uumamba",
         fix="give a run folder, a fold's folder, or the last.safetensors in it",
     )
     raise DamagedCheckpointError(
-        f"The checkpoint {path} is damaged ({problem}); take previous.safetensors or best.safetensors beside it."
+        str(path),
+        got=f"a damaged file ({problem})",
+        expected="a complete checkpoint",
+        fix="use previous.safetensors or best.safetensors in the same folder",
     )
 
 
@@ -124,9 +126,3 @@ def _checksum(tensors: Mapping[str, Tensor], state: str) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _move(state: Mapping[str, Any] | None, device: torch.device | str) -> dict[str, Any] | None:
-    if state is None:
-        return None
-    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in state.items()}

@@ -1,4 +1,4 @@
-"""Penalty of a domain-generalization method in a step, for a whole batch or micro-batches."""
+"""Penalty of a domain-generalization method in an optimizer step."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -12,24 +12,23 @@ from uumamba.types import Batch, Method
 
 
 class MethodStep:
-    r"""Computes a method's scalars for the micro-batches of one batch, as one step of the method.
+    r"""Penalty of a method over the micro-batches of one step.
 
     With B samples in K micro-batches of :math:`n_k`, each with its own images, labels and domains, a step adds
 
     .. math:: \sum_k \frac{n_k}{B}\, A(\mathrm{micro\text{-}batch}_k)
 
-    one scalar at a time, so that no two graphs are in memory together. A single micro-batch gives the method's own
-    scalar bit for bit.
+    one scalar at a time, so that only one graph is in memory. A single micro-batch gives the method's own scalar bit
+    for bit.
 
-    **Equal** to the whole batch's, up to rounding, if A is a mean over samples. **Not equal** if A compares samples of
-    a batch: UDIM compares variances over voxels, averages over the domains that it is given, and climbs along the slope
-    of the micro-batch. In such a step the penalty is that of smaller batches, and all else that of the whole one. All
-    micro-batches belong to one step: the method counts it once, and what it draws by its step number, as UDIM does, is
-    the same in each of them.
+    **Equal** to the penalty of the whole batch, up to rounding, if A is a mean over samples. **Not equal** if A
+    compares samples of a batch: UDIM compares variances over voxels, averages over the domains of the micro-batch, and
+    perturbs the weights along the gradient of the micro-batch. All micro-batches belong to one step: the method counts
+    the step once, and random numbers keyed by the step number, as in UDIM, are the same in each micro-batch.
 
     Args:
-        method: its ``state_dict``, if it has one, is small; it is copied at each step.
-        entering: the context of its scalars, such as autocast, entered again for each.
+        method: its ``state_dict``, if present, should be small; it is copied at each step.
+        entering: makes the context of a scalar, such as autocast, entered again for each scalar.
 
     Example:
         >>> import torch
@@ -54,7 +53,11 @@ class MethodStep:
         self.entering = entering
 
     def scalars(self, parts: Sequence[tuple[Batch, int]]) -> list[Callable[[], Tensor]] | None:
-        """Return the scalars to add for these micro-batches, each given with its size; None if there are none."""
+        """Return the scalars to add to a step, or None without any.
+
+        Args:
+            parts: micro-batches of one batch, with their numbers of samples.
+        """
         samples = sum(size for _, size in parts)
         before = self.state()
         found: list[Callable[[], Tensor]] = []
@@ -67,17 +70,16 @@ class MethodStep:
         return found or None
 
     def state(self) -> dict[str, Any]:
-        """Return a copy of the method's state; empty if it has none."""
-        state_dict = getattr(self.method, "state_dict", dict)
-        return deepcopy(state_dict())
+        """Return a copy of the method's state, empty without ``state_dict``."""
+        return deepcopy(getattr(self.method, "state_dict", dict)())
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Restore an earlier state; an empty one, of a run without the method, changes nothing."""
+        """Restore an earlier state; an empty state changes nothing."""
         if state:
-            self.method.load_state_dict(deepcopy(dict(state)))  # type: ignore[attr-defined]  # it has a state_dict
+            self.method.load_state_dict(deepcopy(dict(state)))  # type: ignore[attr-defined]  # has a state_dict
 
     def numbers(self) -> dict[str, Any]:
-        """Return the method's numbers for an epoch's row, if it has any."""
+        """Return the method's numbers for an epoch's row."""
         return getattr(self.method, "numbers", dict)()
 
     def _scalar(self, scalar: Callable[[], Tensor], weight: float) -> Tensor:

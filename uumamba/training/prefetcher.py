@@ -1,4 +1,4 @@
-"""Batches on their way to the step: to the device, augmented there, one batch ahead if asked."""
+"""Transfer and augmentation of batches on the device, with optional prefetching."""
 
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,32 +15,31 @@ from uumamba.runtime.network import batch_to_device
 from uumamba.types import Batch
 
 T = TypeVar("T")
-Ready = tuple[Batch, "torch.cuda.Event | None"]
-"""A prepared batch, and the event after which it is complete on its device."""
+Loaded = tuple[Batch, "torch.cuda.Event | None"]  # batch on the device, event of its completion on a CUDA stream
 
 
 class Prefetcher:
-    """Moves each batch to the device, augments it there, and counts the seconds that the step waited for it.
+    """Loader that moves batches to the device and augments them there.
 
-    With ``read_ahead`` a thread prepares the next batch while a step runs, so that two batches exist at a time. On CUDA
-    it copies from pinned memory and augments on a stream of its own, which the step's stream waits for; the host waits
-    for neither. Batches and their order stay the same, but each is drawn one step early: draws from the global
-    generators would change, and differ after a resume.
+    With ``read_ahead`` a thread loads the next batch while a step runs, so that two batches exist at a time. On CUDA
+    the thread copies from pinned memory and augments on its own stream. The step's stream waits for that stream; the
+    host does not wait. Batches and their order stay the same, but each is drawn one step early: draws from the global
+    generators would change, and differ after a resume. If memory runs out for a batch while a step runs, that batch is
+    loaded after the step.
 
-    If memory runs out for a batch while a step runs, that batch is prepared after the step.
-
-    The seconds are the host's, without synchronising the device. An optimizer that reads a number off the device in
-    each step, as the family's do, leaves the device idle for about as long.
+    ``waited_s`` counts the seconds for which steps waited for their batches, on the host, without synchronising the
+    device. With an optimizer that reads a number from the device in each step, as the family's do, the device is idle
+    for about as long.
 
     Args:
-        device: of the step.
-        augment: a function from batch to batch.
-        read_ahead: prefetch in a thread; only if batches and augmentation draw from generators of their own.
+        device: device of the step.
+        augment: function from batch to batch.
+        read_ahead: prefetch in a thread; only if batches and augmentation draw from their own generators.
         channels_last: store images channels-last.
 
     Example:
         >>> prefetcher = Prefetcher("cpu", augment=lambda batch: batch | {"image": 2 * batch["image"]}, read_ahead=True)
-        >>> with prefetcher.prepare([{"image": torch.ones(1)}]) as batches:
+        >>> with prefetcher.load([{"image": torch.ones(1)}]) as batches:
         ...     [batch["image"].item() for batch in batches]
         [2.0]
         >>> prefetcher.waited_s > 0
@@ -63,85 +62,83 @@ class Prefetcher:
         self._stream = torch.cuda.Stream(self.device) if read_ahead and self.device.type == "cuda" else None
 
     @contextmanager
-    def prepare(self, batches: Iterable[Batch]) -> Iterator[Iterator[Batch]]:
-        """Yield an iterator of prepared batches; afterwards no thread runs on and a generator is closed.
+    def load(self, batches: Iterable[Batch]) -> Iterator[Iterator[Batch]]:
+        """Yield an iterator over the loaded batches.
 
-        An error of the batches or of the augmentation is raised where its batch is requested.
+        At the end of the block the thread has ended and a generator is closed. An error of the batches or of the
+        augmentation is raised at the request of its batch.
         """
         source = iter(batches)
         try:
-            with closing(self._ready_batches(source)) as ready:
-                yield ready
+            with closing(self._load_all(source)) as loaded:
+                yield loaded
         finally:
             if close := getattr(source, "close", None):
                 close()
 
-    def _ready_batches(self, source: Iterator[Batch]) -> Generator[Batch, None, None]:
-        prepared = map(self._try_to_prepare, source)
-        with closing(_read_ahead(prepared)) if self.read_ahead else nullcontext(prepared) as found:
+    def _load_all(self, source: Iterator[Batch]) -> Generator[Batch, None, None]:
+        loads = map(self._try_to_load, source)
+        with closing(_read_ahead(loads)) if self.read_ahead else nullcontext(loads) as found:
             began = perf_counter()
-            for batch, ready in found:
-                taken = self._take_over(*(ready or self._prepare_between_steps(batch)))
+            for batch, loaded in found:
+                if loaded is None:
+                    free_memory(self.device)
+                    loaded = self._load(batch)
+                self._synchronise(*loaded)
                 self.waited_s += perf_counter() - began
-                yield taken
+                yield loaded[0]
                 began = perf_counter()
             self.waited_s += perf_counter() - began
 
-    def _try_to_prepare(self, batch: Batch) -> tuple[Batch, Ready | None]:
-        """Return a batch as it came, and prepared if there is memory for it beside the step in progress."""
+    def _try_to_load(self, batch: Batch) -> tuple[Batch, Loaded | None]:
+        """Return a batch, and its loaded copy if memory suffices."""
         try:
-            return batch, self._prepare(batch)
+            return batch, self._load(batch)
         except OutOfMemoryError:
             return batch, None
 
-    def _prepare_between_steps(self, batch: Batch) -> Ready:
-        free_memory(self.device)
-        return self._prepare(batch)
-
-    def _prepare(self, batch: Batch) -> Ready:
+    def _load(self, batch: Batch) -> Loaded:
         try:
-            return self._move(batch)
+            if self._stream is None:
+                return self._augment(batch_to_device(batch, self.device)), None
+            with torch.cuda.stream(self._stream):
+                pinned = {
+                    key: value.pin_memory() if isinstance(value, Tensor) and value.device.type == "cpu" else value
+                    for key, value in batch.items()
+                }
+                return self._augment(batch_to_device(pinned, self.device)), self._stream.record_event()
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             shape = tuple(batch["image"].shape) if isinstance(batch.get("image"), Tensor) else "unknown shape"
             raise OutOfMemoryError(
                 f"Memory ran out while a batch of {shape} was moved to {self.device} and augmented "
-                f"({summarize_error(error)}); take a smaller training.batch_size or patch, or a device with more "
+                f"({summarize_error(error)}). Fix: use a smaller training.batch_size or patch, or a device with more "
                 "memory."
             ) from error
-
-    def _move(self, batch: Batch) -> Ready:
-        if self._stream is None:
-            return self._augment(batch_to_device(batch, self.device)), None
-        with torch.cuda.stream(self._stream):
-            pinned = {key: value.pin_memory() if _is_on_host(value) else value for key, value in batch.items()}
-            return self._augment(batch_to_device(pinned, self.device)), self._stream.record_event()
 
     def _augment(self, batch: Batch) -> Batch:
         if self.augment is not None:
             batch = self.augment(batch)
         return batch | {"image": to_channels_last(batch["image"])} if self.channels_last else batch
 
-    def _take_over(self, batch: Batch, complete: "torch.cuda.Event | None") -> Batch:
-        """Let this thread's stream wait for the batch, and tell the allocator that it is used there."""
+    def _synchronise(self, batch: Batch, complete: "torch.cuda.Event | None") -> None:
+        """Let the stream of this thread wait for a batch.
+
+        The allocator keeps the batch's memory until that stream has used the batch.
+        """
         if complete is not None:
             stream = torch.cuda.current_stream(self.device)
             stream.wait_event(complete)
             for value in batch.values():
                 if isinstance(value, Tensor) and value.is_cuda:
                     value.record_stream(stream)
-        return batch
 
 
 def _read_ahead(source: Iterator[T]) -> Generator[T, None, None]:
-    """Yield the same items, each made in a thread while the one before it is in use."""
-    with ThreadPoolExecutor(1, thread_name_prefix="prefetcher") as pool:  # waits at its end for the item in progress
+    """Yield the same items, each produced in a thread one item early."""
+    with ThreadPoolExecutor(1, thread_name_prefix="prefetcher") as pool:  # at its end waits for the item in progress
         found = pool.submit(next, source, None)
         while (item := found.result()) is not None:
             found = pool.submit(next, source, None)
             yield item
-
-
-def _is_on_host(value: object) -> bool:
-    return isinstance(value, Tensor) and value.device.type == "cpu"

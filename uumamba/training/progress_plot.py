@@ -1,47 +1,45 @@
-"""``progress.png``: loss, Dice, learning rate and loss weights over the epochs of a run."""
+"""``progress.png``: loss, Dice, learning rate and loss weights by epoch."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from uumamba.runtime.files import report_write_errors, whole_file
+from uumamba.training.callback_list import Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Row = Mapping[str, Any]
 Curves = dict[str, list[tuple[float, float]]]
 
 INK = "#1f2933"
-GRID = "#e4e7eb"
-FAINT = "#9aa5b1"
-COLOURS = ("#1f2933", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+COLOURS = (INK, "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+PALE = "#9aa5b1"
 
-LOWEST = 3
-"""Structures with a colour where there are more structures than colours: those with the lowest Dice."""
+LOWEST = 3  # structures with a colour, if there are more structures than colours
 
 
 def draw_progress(rows: Sequence[Row], path: Path | str) -> None:
-    """Draw a run's rows into a PNG that is whole or absent; panels without numbers are left out.
+    """Draw a run's rows into a PNG, written atomically.
+
+    Panels without numbers are left out, and nothing is written if no row holds a number.
 
     Args:
-        rows: of ``metrics.jsonl``; ``dice`` is black, every ``dice_<structure>`` has a colour of its own; of more than
-            six structures only the lowest three, and the others are grey.
-        path: the picture. Nothing is written where no row holds a number.
+        rows: rows of ``metrics.jsonl``. ``dice`` is black, and every ``dice_<structure>`` has its own colour; of more
+            than six structures only the lowest three have a colour; the others are grey and not in the legend.
+        path: the picture.
     """
     # Imported here, because a run without a folder draws nothing; not pyplot, whose state is global.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     panels = {title: curves for title, curves in _panels(rows).items() if curves}
     if not panels:
         return
-    across = min(2, len(panels))
-    down = -(-len(panels) // across)
-    figure = Figure(figsize=(5.2 * across, 3.1 * down), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    for place, (title, curves) in enumerate(panels.items(), start=1):
-        _draw(figure.add_subplot(down, across, place), title, curves)
+    columns = min(2, len(panels))
+    lines = -(-len(panels) // columns)
+    figure = Figure(figsize=(5.2 * columns, 3.1 * lines), dpi=120, layout="constrained")
+    for number, (title, curves) in enumerate(panels.items(), start=1):
+        _draw(figure.add_subplot(lines, columns, number), title, curves)
     with report_write_errors(path), whole_file(path) as unfinished:
         figure.savefig(unfinished, format="png")
 
@@ -59,7 +57,7 @@ def _panels(rows: Sequence[Row]) -> dict[str, Curves]:
 
 
 def _curves(rows: Sequence[Row], keys: Mapping[str, str]) -> Curves:
-    """Return points ``(epoch, value)`` by name; epochs count from 1 for the reader."""
+    """Return points ``(epoch, value)`` by name; epochs count from 1."""
     curves = {
         name: [(row["epoch"] + 1, row[key]) for row in rows if row.get(key) is not None] for name, key in keys.items()
     }
@@ -69,27 +67,26 @@ def _curves(rows: Sequence[Row], keys: Mapping[str, str]) -> Curves:
 def _draw(axes: "Axes", title: str, curves: Curves) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    coloured = _coloured(curves)
-    others = [name for name in curves if name not in coloured]
-    for name in others:
-        label = f"{len(others)} others" if name == others[0] else None
-        axes.plot(*zip(*curves[name], strict=True), color=FAINT, label=label, lw=0.8)
-    for colour, name in zip(COLOURS, coloured, strict=False):
-        width, marker = 2.2 if name == "mean" else 1.3, "." if len(curves[name]) < 40 else ""
-        axes.plot(*zip(*curves[name], strict=True), color=colour, label=name, lw=width, marker=marker)
+    colours = dict(zip(_coloured_names(curves), COLOURS, strict=False))
+    for name, points in curves.items():
+        width, marker = 2.2 if name == "mean" else 1.3, "." if len(points) < 40 else ""
+        style = {"color": colours[name], "label": name, "zorder": 3} if name in colours else {"color": PALE}
+        axes.plot(*zip(*points, strict=True), lw=width, marker=marker, **style)
     axes.set_title(title, fontsize=10, loc="left", color=INK)
     axes.set_xlabel("epoch", fontsize=9, color=INK)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.tick_params(labelsize=8, colors=INK)
-    axes.grid(color=GRID)
-    axes.set_axisbelow(True)
+    axes.grid(color="#e4e7eb")
     axes.spines[["top", "right"]].set_visible(False)
     if len(curves) > 1:
         axes.legend(frameon=False, fontsize=8)
 
 
-def _coloured(curves: Curves) -> list[str]:
-    """Return the curves with a colour: all, or if there are too many the mean and those that end lowest."""
+def _coloured_names(curves: Curves) -> list[str]:
+    """Return the names of the curves with a colour.
+
+    Of too many curves these are the mean and those with the lowest last value.
+    """
     if len(curves) <= len(COLOURS):
         return list(curves)
     lowest = sorted((name for name in curves if name != "mean"), key=lambda name: curves[name][-1][1])[:LOWEST]

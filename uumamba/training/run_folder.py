@@ -1,4 +1,4 @@
-"""Run folder: one process at a time, three checkpoints, and one of them readable after any crash."""
+"""Run folder of one process, with a readable checkpoint after any crash."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,6 +8,7 @@ from typing import Any
 from uumamba.runtime.errors import require
 from uumamba.runtime.files import make_folder, write_json
 from uumamba.runtime.locks import lock_folder
+from uumamba.runtime.tree import join_keys
 from uumamba.training.checkpoint import Checkpoint, DamagedCheckpointError, read_checkpoint, save_checkpoint
 from uumamba.training.run_log import RunLog
 
@@ -16,13 +17,16 @@ LAST, PREVIOUS, BEST, DAMAGED = (f"{name}.safetensors" for name in ("last", "pre
 
 
 class RunFolder:
-    """``last``, ``previous`` and ``best`` checkpoints, ``metrics.jsonl``, ``progress.png`` and ``config.json``.
+    """Files of one run.
+
+    These are the checkpoints ``last``, ``previous`` and ``best``, ``metrics.jsonl``, ``progress.png`` and
+    ``config.json``.
 
     Args:
-        path: made if it does not exist.
+        path: the folder; created if it does not exist.
 
     Raises:
-        UsageError: it cannot be made.
+        UsageError: the folder cannot be created.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -32,47 +36,55 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep every other process out, and remove the unfinished files of a killed one.
+        """Lock the folder and remove unfinished files of a killed process.
 
         Raises:
             UsageError: another process trains here.
         """
         with lock_folder(self.path, doing="training"):
-            for left_over in self.path.glob(".unfinished-*"):
-                left_over.unlink()
+            for unfinished in self.path.glob(".unfinished-*"):
+                unfinished.unlink()
             yield
 
     def save(self, checkpoint: Checkpoint, *, best: bool = False) -> None:
-        """Write ``best`` if asked, then rename ``last`` to ``previous`` and write ``last``.
+        """Write ``last``, after ``best`` if requested; the old ``last`` becomes ``previous``.
 
-        In this order a run killed in between repeats the epoch when it is resumed, and writes the same ``best`` again.
+        ``best`` comes first, so that a run killed in between repeats the epoch and writes the same ``best`` again.
         """
         if best:
             save_checkpoint(self.path / BEST, checkpoint)
         save_checkpoint(self.path / LAST, checkpoint, before_replacing=self._keep_previous)
 
     def latest(self, say: Callable[[str], None]) -> Checkpoint | None:
-        """Return the newest undamaged checkpoint, None if there never was one; report a damaged one and rename it.
+        """Return the newest undamaged checkpoint, or None without any.
+
+        A damaged ``last`` is reported and renamed.
 
         Raises:
             DamagedCheckpointError: all checkpoints are damaged.
         """
-        found = list_checkpoints(self.path)
-        for path in found:
+        paths = list_checkpoints(self.path)
+        for path in paths:
             try:
                 return read_checkpoint(path)
             except DamagedCheckpointError as error:
-                if path == found[-1]:
+                if path == paths[-1]:
                     raise
-                say(f"{error} Going on from {PREVIOUS}; the damaged file is now {DAMAGED}.")
-                # Under its old name it would replace the undamaged one at the next save.
+                say(f"{error} Continuing from {PREVIOUS}; the damaged file is now {DAMAGED}.")
+                # Under the name LAST it would replace the undamaged checkpoint at the next save.
                 path.replace(self.path / DAMAGED)
         return None
 
-    def write_config(self, config: Any) -> None:
-        """Write the configuration beside the checkpoints, for people."""
+    def begin(self, config: Any, *, epochs: int) -> list[dict[str, Any]]:
+        """Write the configuration, and cut the log to ``epochs`` epochs.
+
+        Returns:
+            The remaining rows. The checkpoint does not include later ones.
+        """
         if config is not None:
             write_json(self.path / "config.json", config)
+        self.log.cut(epochs=epochs)
+        return self.log.rows()
 
     def _keep_previous(self) -> None:
         if (self.path / LAST).is_file():
@@ -95,20 +107,20 @@ def check_new_run(folder: Path) -> None:
         str(folder),
         got="a checkpoint",
         expected="a folder without a checkpoint",
-        fix=f"continue it with {RESUME}, or choose another folder",
+        fix=f"continue the run with {RESUME}, or choose another folder",
     )
 
 
 def check_same_config(stored: Any, given: Any, *, complete: Callable[[Any], Any] | None = None) -> None:
-    """Raise if a run would be resumed under another configuration, so that no configuration describes it.
+    """Check that a resumed run keeps its configuration.
 
     Args:
-        stored: of the checkpoint.
-        given: of the run that would continue it.
-        complete: fills keys of the stored one that are new in the program with their defaults.
+        stored: configuration of the checkpoint.
+        given: configuration of the resumed run.
+        complete: fills keys that an older program did not store with their defaults.
 
     Raises:
-        UsageError: they differ; ``got`` has the values that differ by dotted key.
+        UsageError: the configurations differ; ``got`` holds the different values by dotted key.
 
     Example:
         >>> check_same_config({"optim": {"rho": 0.05}}, {"optim": {"rho": 0.1}})  # doctest: +ELLIPSIS
@@ -116,23 +128,12 @@ def check_same_config(stored: Any, given: Any, *, complete: Callable[[Any], Any]
             ...
         uumamba.runtime.errors.UsageError: config: got {'optim.rho': 0.1}, expected {'optim.rho': 0.05} as ...
     """
-    differences = _find_differences(stored if complete is None else complete(stored), given, "")
-    old, new = ({key: pair[side] for key, pair in differences.items()} for side in (0, 1))
+    old, new = join_keys(stored if complete is None else complete(stored)), join_keys(given)
+    different = [key for key in sorted(old | new) if old.get(key, "absent") != new.get(key, "absent")]
     require(
-        not differences,
+        not different,
         "config",
-        got=new,
-        expected=f"{old} as the run was begun",
-        fix="resume with that configuration, choose another folder, or go on with --force (fit(force=True))",
+        got={key: new.get(key, "absent") for key in different},
+        expected=f"{ {key: old.get(key, 'absent') for key in different} } as at the start of the run",
+        fix="resume with that configuration, choose another folder, or add --force (fit(force=True))",
     )
-
-
-def _find_differences(old: Any, new: Any, key: str) -> dict[str, tuple[Any, Any]]:
-    """Return pairs of values that differ, by dotted key."""
-    if not (isinstance(old, dict) and isinstance(new, dict)):
-        return {} if old == new else {key: (old, new)}
-    found: dict[str, tuple[Any, Any]] = {}
-    for name in sorted(old.keys() | new.keys()):
-        child = f"{key}.{name}" if key else name
-        found |= _find_differences(old.get(name, "absent"), new.get(name, "absent"), child)
-    return found

@@ -1,4 +1,4 @@
-"""``metrics.jsonl``: one row an epoch, readable after any crash."""
+"""``metrics.jsonl``: one row per epoch, readable after any crash."""
 
 import json
 import math
@@ -11,12 +11,12 @@ from uumamba.runtime.files import report_write_errors, write_text
 
 
 class RunLog:
-    """Rows of numbers, one JSON object a line.
+    """Rows of numbers, one JSON object per line.
 
-    A number that is not finite is written as null. A row torn by a crash, and all that follows it, does not count.
+    A number that is not finite is written as null. Rows from the first incomplete one on are ignored.
 
     Args:
-        path: the file; a missing one has no rows.
+        path: the file; a missing file has no rows.
 
     Example:
         >>> import tempfile
@@ -34,10 +34,10 @@ class RunLog:
         self.path = Path(path)
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Add a row and synchronise it to the disk.
+        """Append a row and synchronise the file to the disk.
 
         Raises:
-            UumambaError: the disk is full; a torn row does not count.
+            UumambaError: the disk is full; an incomplete row is ignored.
         """
         with report_write_errors(self.path), self.path.open("a", encoding="utf-8") as stream:
             stream.write(_line(row))
@@ -45,7 +45,7 @@ class RunLog:
             os.fsync(stream.fileno())
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return every complete row."""
+        """Return the rows before the first incomplete one."""
         rows: list[dict[str, Any]] = []
         text = self.path.read_text(encoding="utf-8", errors="replace") if self.path.exists() else ""
         for line in text.splitlines(keepends=True):
@@ -59,7 +59,7 @@ class RunLog:
         return rows
 
     def cut(self, *, epochs: int) -> None:
-        """Keep only the rows of the first ``epochs`` epochs, which a checkpoint of that moment knows."""
+        """Keep only the rows of the first ``epochs`` epochs."""
         write_text(self.path, "".join(_line(row) for row in self.rows() if row["epoch"] < epochs))
 
 

@@ -1,4 +1,4 @@
-"""State of a run: everything that changes in it, to be stored and restored as one."""
+"""Complete state of a run, stored in and restored from a checkpoint."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -19,10 +19,10 @@ from uumamba.training.checkpoint import Checkpoint
 from uumamba.training.method_step import MethodStep
 from uumamba.types import Batch, Objective
 
+# Fields of the progress that differ when a run is repeated.
 CLOCK_READINGS = ("seconds", "waited_seconds", "used_seconds", "longest_seconds")
-"""Progress that no two runs share; all else of a run's progress is the same when it is repeated."""
 
-LONGEST_PROBLEM = 240  # torch lists every weight that differs, on a line each
+LONGEST_REASON = 240  # torch lists every wrong weight on its own line
 
 
 @dataclass
@@ -30,21 +30,21 @@ class Progress:
     """Progress of a run, at any step.
 
     Attributes:
-        epochs_done: complete epochs, validation included.
+        epochs_done: complete epochs, including their validation.
         steps_in_epoch: steps of the current epoch.
-        steps_done: steps of the whole run.
-        skipped_steps: steps of the whole run that were skipped because a value was not finite.
-        skipped_in_a_row: the latest of them without a good one between.
-        best_dice: of the best validation; None before the first.
-        lr: of the first parameter group in the latest step.
-        loss_sum: of the finite losses of the current epoch.
-        loss_count: their number.
-        seconds: spent on the current epoch.
-        samples_at_once: samples that fit into memory together; None as long as whole batches do.
-        waited_seconds: part of ``seconds`` in which a step waited for its batch.
-        used_seconds: of the run's budget, up to the latest step or epoch.
-        longest_seconds: of a validation, and of a checkpoint.
-        is_validated: true if the latest complete epoch was.
+        steps_done: steps of the run.
+        skipped_steps: steps of the run that were skipped because a value was not finite.
+        skipped_in_a_row: number of the latest consecutive skipped steps.
+        best_dice: Dice of the best validation; None before the first.
+        lr: learning rate of the first parameter group in the latest step.
+        loss_sum: sum of the finite losses of the current epoch.
+        loss_count: number of the finite losses of the current epoch.
+        seconds: duration of the current epoch so far.
+        samples_at_once: largest micro-batch that fits into memory; None if whole batches fit.
+        waited_seconds: part of ``seconds`` in which steps waited for their batches.
+        used_seconds: used time of the budget, up to the latest step or epoch.
+        longest_seconds: longest duration of a validation and of a checkpoint.
+        is_validated: whether the latest complete epoch was validated.
     """
 
     epochs_done: int = 0
@@ -64,43 +64,20 @@ class Progress:
     is_validated: bool = False
 
 
-class EpochLoss:
-    """Sum and count of the finite losses of an epoch, kept on the device so that no step waits for it.
-
-    Example:
-        >>> mean = EpochLoss(torch.device("cpu"))
-        >>> for loss in (1.0, float("nan"), 2.0):
-        ...     mean.add(torch.tensor(loss))
-        >>> mean.read()
-        [3.0, 2.0]
-    """
-
-    def __init__(self, device: torch.device, loss_sum: float = 0.0, loss_count: float = 0.0) -> None:
-        self._sums = torch.tensor([loss_sum, loss_count], dtype=torch.float32, device=device)
-
-    def add(self, loss: Tensor) -> None:
-        """Count one step's loss."""
-        loss = loss.reshape(())
-        finite = loss.isfinite()
-        self._sums += torch.stack([torch.where(finite, loss, 0.0), finite]).to(self._sums)
-
-    def read(self) -> list[float]:
-        """Return sum and count; this waits for the device."""
-        return self._sums.tolist()
-
-
 class RunState:
     """Objects that training changes, the progress, and the random generators.
 
+    ``loss_sums`` holds sum and count of the epoch's finite losses on the device, so that no step waits for the device.
+
     Args:
         net: the network.
-        objective: its state is stored if it is a module.
-        optimizer: of the family.
-        scheduler: of the learning rate, if there is one.
-        average: of the network's weights, if there is one.
-        device: its random generator is stored beside the CPU's.
-        ranks: the processes that train together: each has random numbers of its own, and a share of the mean loss.
-        method: adds a penalty to each step; its state is stored.
+        objective: the objective; its state is stored if it is a module.
+        optimizer: an optimizer of the family.
+        scheduler: learning rate schedule, or None.
+        average: moving average of the network's weights, or None.
+        device: device whose random generator is stored in addition to the CPU's.
+        ranks: the processes that train together; each has its own random numbers and a share of the mean loss.
+        method: penalty of each step; its state is stored.
     """
 
     def __init__(
@@ -124,27 +101,32 @@ class RunState:
         self.ranks = ranks
         self.method = method
         self.progress = Progress()
-        self.loss = EpochLoss(device)
+        self.loss_sums = torch.zeros(2, device=device)
         self._random_at_epoch: dict[str, Any] | None = None
 
     def remaining_batches(self, batches: Callable[[int], Iterable[Batch]], epoch: int) -> Iterator[Batch]:
-        """Return the epoch's batches without those that were done before the run was stopped."""
+        """Return the epoch's batches that are not trained on yet."""
         now, done = get_random_state(self.device), self.progress.steps_in_epoch
         if not done or self._random_at_epoch is None:
             self._random_at_epoch = now
             return iter(batches(epoch))
-        # A loader may draw its order from the global generators when it starts, so it starts from the epoch's first
-        # state and skips what was done; only then the generators take the state of the next step.
+        # A loader may draw its order from the global generators when it starts. It therefore starts from their state at
+        # the epoch's begin and skips the finished batches; then the generators get the state of the next step.
         set_random_state(self._random_at_epoch, self.device)
-        found = iter(batches(epoch))
-        for _ in islice(found, done):
+        remaining = iter(batches(epoch))
+        for _ in islice(remaining, done):
             pass
         set_random_state(now, self.device)
-        return found
+        return remaining
+
+    def add_loss(self, loss: Tensor) -> None:
+        """Add the loss of one step to ``loss_sums`` if it is finite."""
+        is_finite = loss.reshape(()).isfinite()
+        self.loss_sums += torch.stack([torch.where(is_finite, loss.reshape(()), 0.0), is_finite]).to(self.loss_sums)
 
     def checkpoint(self, config: Any) -> Checkpoint:
-        """Return the current state; a collective call. Tensors are not copied yet."""
-        self.progress.loss_sum, self.progress.loss_count = self.ranks.reduce_sum(self.loss.read())
+        """Return the current state, without copying tensors; a collective call."""
+        self.progress.loss_sum, self.progress.loss_count = self.ranks.reduce_sum(self.loss_sums.tolist())
         now = get_random_state(self.device)
         at_epoch = self._random_at_epoch if self.progress.steps_in_epoch else now
         own, *others = self.ranks.gather({"now": now, "at_epoch": at_epoch})
@@ -164,16 +146,16 @@ class RunState:
         """Restore every object from a checkpoint.
 
         Raises:
-            UsageError: it belongs to another network, objective, optimizer or method.
+            UsageError: the checkpoint belongs to another network, objective, optimizer or method.
         """
         self.progress = Progress(**checkpoint.progress)
-        if self.ranks.is_rank_zero:  # it takes the sums over all ranks
-            self.loss = EpochLoss(self.device, self.progress.loss_sum, self.progress.loss_count)
+        if self.ranks.is_rank_zero:  # the stored sums are those over all ranks
+            self.loss_sums = torch.tensor([self.progress.loss_sum, self.progress.loss_count], device=self.device)
         _load("network", self.net.load_state_dict, checkpoint.net)
         if isinstance(self.objective, nn.Module):
             _load("objective", self.objective.load_state_dict, checkpoint.objective)
         if self.average is not None:
-            # A run that is forced to keep an average from now on starts it at the weights.
+            # A run with a new average (--force) starts the average at the weights.
             weights = checkpoint.net if checkpoint.ema is None else checkpoint.ema
             _load("average", self.average.module.load_state_dict, weights)
             self.average.n_averaged.fill_(self.progress.steps_done)
@@ -192,14 +174,17 @@ class RunState:
             self.seed_per_rank()
 
     def seed_per_rank(self) -> None:
-        """Give every rank but rank 0 random numbers of its own, so that dropout differs between ranks."""
+        """Seed each rank except rank 0 differently, for different dropout masks."""
         if not self.ranks.is_rank_zero:
             seed_everything(key_to_seed(torch.initial_seed(), "rank", self.ranks.rank, self.progress.steps_done))
             self._random_at_epoch = get_random_state(self.device)
 
 
 def make_moving_average(net: nn.Module, decay: float | None) -> AveragedModel | None:
-    """Return a copy whose weights follow ``decay * average + (1 - decay) * weights``; buffers are copied."""
+    """Make the exponential moving average of a network; None without decay.
+
+    An update gives ``decay * average + (1 - decay) * weights``; buffers are copied.
+    """
     return None if decay is None else AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(decay))
 
 
@@ -209,9 +194,9 @@ def _load(name: str, load: Callable[[Any], Any], state: Any) -> None:
     except (RuntimeError, ValueError, KeyError) as error:
         raise UsageError(
             name,
-            got=shorten(str(error), width=LONGEST_PROBLEM, placeholder=" ..."),
-            expected="the state of the checkpoint's own object",
-            fix="build the object with the checkpoint's configuration",
+            got=shorten(str(error), width=LONGEST_REASON, placeholder=" ..."),
+            expected=f"the {name} of the checkpoint",
+            fix=f"build the {name} with the checkpoint's configuration",
         ) from error
 
 
@@ -219,7 +204,7 @@ def _match_parameter_layout(optimizer: SharpnessAware) -> None:
     """Store optimizer state in the memory layout of its weight.
 
     A checkpoint stores every tensor contiguously. Momentum in another layout than its weight's uses other kernels,
-    which may round differently, so a resumed run could drift from one that never stopped.
+    which may round differently, so a resumed run could differ from an uninterrupted one.
     """
     for memory in (optimizer.state, optimizer.base.state):
         for parameter, values in memory.items():

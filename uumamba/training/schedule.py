@@ -1,4 +1,4 @@
-"""Learning rate schedules, as factors of each parameter group's own rate."""
+"""Learning rate schedules, as factors of each group's learning rate."""
 
 import math
 from collections.abc import Callable
@@ -8,17 +8,16 @@ from typing import Literal
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from uumamba.runtime.errors import UsageError, require
+from uumamba.runtime.errors import require
 from uumamba.training.budget import Budget
 
 ScheduleName = Literal["poly", "cosine", "constant", "budget"]
 
-WARMUP_SHARE = 0.1
-"""Share of a budget's time after which a warm-up ends, however few steps were taken."""
+WARMUP_SHARE = 0.1  # of a budget's time, after which a warm-up ends at the latest
 
 
 def poly(optimizer: Optimizer, total_steps: int, power: float = 0.9, warmup_steps: int = 0) -> LambdaLR:
-    r"""Polynomial decay to 0, stepped once an optimizer step.
+    r"""Polynomial decay to 0, stepped once per optimizer step.
 
     .. math:: \eta_t = \eta_0 \left(1 - \frac{t - w}{T - w}\right)^p \; (t \ge w), \qquad
               \eta_t = \eta_0 \frac{t + 1}{w} \; (t < w)
@@ -27,9 +26,9 @@ def poly(optimizer: Optimizer, total_steps: int, power: float = 0.9, warmup_step
 
     Args:
         optimizer: of the family, or any of torch's; the factor applies to every parameter group.
-        total_steps: steps of the whole run, warm-up included.
-        power: 1 is a straight line.
-        warmup_steps: first steps, over which the rate rises linearly to the group's own.
+        total_steps: steps of the run, including the warm-up.
+        power: exponent of the decay; 1 is linear.
+        warmup_steps: number of first steps, over which the rate rises linearly to the group's learning rate.
 
     Raises:
         UsageError: there are no steps, or the warm-up leaves none.
@@ -50,11 +49,11 @@ def poly(optimizer: Optimizer, total_steps: int, power: float = 0.9, warmup_step
         Chen et al., *DeepLab*, 2017, arXiv:1606.00915; nnU-Net's default with power 0.9.
         Differs from the paper: the warm-up, off by default.
     """
-    return _make(optimizer, total_steps, warmup_steps, lambda fraction: (1.0 - fraction) ** power)
+    return _make(optimizer, total_steps, warmup_steps, lambda share: (1.0 - share) ** power)
 
 
 def cosine(optimizer: Optimizer, total_steps: int, warmup_steps: int = 0) -> LambdaLR:
-    r"""Half a cosine from the group's own rate to 0, stepped once an optimizer step.
+    r"""Cosine decay to 0, stepped once per optimizer step.
 
     .. math:: \eta_t = \frac{\eta_0}{2} \left(1 + \cos\left(\pi \frac{t - w}{T - w}\right)\right)
 
@@ -63,32 +62,35 @@ def cosine(optimizer: Optimizer, total_steps: int, warmup_steps: int = 0) -> Lam
     References:
         Loshchilov & Hutter, *SGDR*, ICLR 2017, arXiv:1608.03983. Differs from the paper: no restarts.
     """
-    return _make(optimizer, total_steps, warmup_steps, lambda fraction: 0.5 * (1.0 + math.cos(math.pi * fraction)))
+    return _make(optimizer, total_steps, warmup_steps, lambda share: 0.5 * (1.0 + math.cos(math.pi * share)))
 
 
 def constant(optimizer: Optimizer, total_steps: int, warmup_steps: int = 0) -> LambdaLR:
-    """Constant rate of each group, after the warm-up of :func:`poly`; it does not fall at ``total_steps`` either."""
-    return _make(optimizer, total_steps, warmup_steps, lambda fraction: 1.0)
+    """Constant rate of each group, after the warm-up of :func:`poly`.
+
+    The rate stays constant beyond ``total_steps``.
+    """
+    return _make(optimizer, total_steps, warmup_steps, lambda share: 1.0)
 
 
 def by_budget(
     optimizer: Optimizer, budget: Budget, total_steps: int, power: float = 0.9, warmup_steps: int = 0
 ) -> LambdaLR:
-    r"""Polynomial decay over the time of a budget, whatever the number of steps that fit into it.
+    r"""Polynomial decay over the time of a budget.
 
     .. math:: \eta = \eta_0 (1 - s)^p \min\left(1, \max\left(\frac{t + 1}{w}, \frac{s}{0.1}\right)\right), \qquad
               s = \max\left(\text{share of the time used}, \frac{t}{T}\right)
 
     The rate reaches 0 at the end of the time for steps or at step T ``total_steps``, whichever is first. A warm-up of
-    w ``warmup_steps`` ends at the latest after a tenth of that. Time cannot be repeated: two runs with equal seeds
-    differ, and so does a resumed run from one that never stopped.
+    w ``warmup_steps`` ends at the latest after a tenth of that time. Measured time differs between runs with equal
+    seeds, and so do their rates.
 
     Raises:
         UsageError: there are no steps, or the warm-up leaves none.
 
     References:
         Li, Yumer & Ramanan, *Budgeted Training*, ICLR 2020, arXiv:1905.04753.
-        Differs from the paper: the budget is time, not epochs; the power, whose 1 is the paper's straight line.
+        Differs from the paper: the budget is time, not epochs; the power; 1 is the paper's linear decay.
     """
     _check_steps(total_steps, warmup_steps)
 
@@ -109,25 +111,26 @@ def make_schedule(
     warmup_steps: int = 0,
     budget: Budget | None = None,
 ) -> LambdaLR:
-    """Make a schedule by its name; ``power`` is used by ``poly`` and ``budget`` only.
+    """Make a schedule by its name.
+
+    ``power`` is for ``poly`` and ``budget`` only.
 
     Raises:
         UsageError: the name is unknown, or is ``budget`` without a budget.
     """
-    if name == "budget" and budget is not None:
-        return by_budget(optimizer, budget, total_steps, power=power, warmup_steps=warmup_steps)
-    known: dict[str, Callable[..., LambdaLR]] = {
+    makers: dict[str, Callable[..., LambdaLR]] = {
         "poly": partial(poly, power=power),
         "cosine": cosine,
         "constant": constant,
     }
-    if name not in known:
-        raise UsageError("schedule", got=name, expected="poly, cosine or constant, or budget with a budget")
-    return known[name](optimizer, total_steps, warmup_steps=warmup_steps)
+    if budget is not None:
+        makers["budget"] = partial(by_budget, budget=budget, power=power)
+    require(name in makers, "schedule", got=name, expected="poly, cosine or constant, or budget with a budget")
+    return makers[name](optimizer, total_steps=total_steps, warmup_steps=warmup_steps)
 
 
 def _make(optimizer: Optimizer, total_steps: int, warmup_steps: int, decay: Callable[[float], float]) -> LambdaLR:
-    """Make a schedule of ``decay(fraction of the steps after the warm-up)``."""
+    """Make a schedule of ``decay(share of the steps after the warm-up)``."""
     _check_steps(total_steps, warmup_steps)
 
     def factor(step: int) -> float:
@@ -140,5 +143,5 @@ def _make(optimizer: Optimizer, total_steps: int, warmup_steps: int, decay: Call
 
 def _check_steps(total_steps: int, warmup_steps: int) -> None:
     require(total_steps >= 1, "total_steps", got=total_steps, expected="at least 1")
-    is_below = 0 <= warmup_steps < total_steps
-    require(is_below, "warmup_steps", got=warmup_steps, expected=f"0 or more, fewer than total_steps ({total_steps})")
+    expected = f"at least 0 and fewer than total_steps, {total_steps}"
+    require(0 <= warmup_steps < total_steps, "warmup_steps", got=warmup_steps, expected=expected)

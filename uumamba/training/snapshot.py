@@ -1,4 +1,4 @@
-"""Snapshot of what a step changes before the weights move, to repeat a step that failed."""
+"""Snapshot of the state at the start of a step."""
 
 from collections.abc import Sequence
 
@@ -6,20 +6,22 @@ import torch
 from torch import Tensor
 
 from uumamba.optim import SharpnessAware
+from uumamba.runtime.seeds import get_random_state, set_random_state
 from uumamba.training.method_step import MethodStep
 
 
 class Snapshot:
-    """Running statistics, the memory of optimizer and method, and torch's random state at the start of a step.
+    """State that a step changes before it updates the weights.
 
-    The engine restores the weights itself when a pass raises. Per-parameter memory of a rule is kept by reference, not
-    copied: the rules replace such tensors before the weight update, and change them in place only in it.
+    The snapshot holds running statistics, the state of optimizer and method, and the random states. The optimizer
+    restores the weights itself when a pass raises. Per-parameter state of an optimizer is stored by reference, not
+    copied: the rules replace such tensors before the weight update, and change them in place only in the update.
 
     Args:
-        statistics: the network's running statistics, which are copied; most of our networks have none.
-        optimizer: of the family.
-        device: its random state is kept beside the CPU's.
-        method: its state is copied.
+        statistics: running statistics of the network, which are copied; most networks of the package have none.
+        optimizer: an optimizer of the family.
+        device: device whose random state is stored in addition to the CPU's.
+        method: method whose state is copied.
 
     Example:
         >>> from functools import partial
@@ -47,29 +49,21 @@ class Snapshot:
         self._memory = {param: dict(values) for param, values in optimizer.state.items()}
         self._numbers = dict(optimizer.numbers)
         self._method_state = {} if method is None else method.state()
-        self._random = torch.get_rng_state()
-        self._random_on_device = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+        self._random = get_random_state(device)
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Restore everything."""
-        for value, kept in self._statistics:
-            value.copy_(kept)
+        """Restore the stored state."""
+        for value, stored in self._statistics:
+            value.copy_(stored)
         self._optimizer.state.clear()
         self._optimizer.state.update({param: dict(values) for param, values in self._memory.items()})
         self._optimizer.numbers.clear()
         self._optimizer.numbers.update(self._numbers)
         if self._method is not None:
             self._method.restore(self._method_state)
-        _reset_unscaling(self._optimizer)
-        torch.set_rng_state(self._random)
-        if self._random_on_device is not None:
-            torch.cuda.set_rng_state(self._random_on_device, self._device)
-
-
-def _reset_unscaling(optimizer: SharpnessAware) -> None:
-    """Let a gradient scaler unscale again in the same step, which it refuses until an update; its scale stays."""
-    if optimizer.scaler is not None:
-        weight = optimizer.param_groups[0]["params"][0]
-        optimizer.scaler.scale(torch.zeros((), device=weight.device))  # its scale is made by the first use
-        optimizer.scaler.update(new_scale=optimizer.scaler.get_scale())
+        set_random_state(self._random, self._device)
+        scaler = self._optimizer.scaler
+        if scaler is not None:  # refuses a second unscaling before an update, so its scale is updated to itself
+            scaler.scale(torch.zeros((), device=self._device))  # creates the scale if this is the first use
+            scaler.update(new_scale=scaler.get_scale())

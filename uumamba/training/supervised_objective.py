@@ -1,4 +1,4 @@
-"""Supervised objective: a loss of the network's output against the label."""
+"""Supervised objective: loss between network output and label."""
 
 from torch import Tensor, nn
 
@@ -7,14 +7,15 @@ from uumamba.types import Batch, Logits
 
 
 class SupervisedObjective(nn.Module):
-    """``loss(net(batch["image"]), batch["label"])``, as a module so that the loss's parameters can learn.
+    """Supervised loss ``loss(net(batch["image"]), batch["label"])``.
 
-    Give ``objective.parameters()`` to the optimizer beside the network's, in a group with ``weight_decay=0`` and
+    A module, so that parameters of the loss can be trained. Give ``objective.parameters()`` to the optimizer with the
+    network's parameters, in a group with ``weight_decay=0`` and
     ``perturb=False``.
 
     Args:
         loss: called as ``loss(logits, label)``; logits may be a list under deep supervision.
-        outputs: return ``(loss, (logits, label))``, for an optimizer that climbs another loss or compares outputs.
+        outputs: return ``(loss, (logits, label))``, for an optimizer with an ascent loss or a trust region.
 
     Example:
         >>> import torch
@@ -29,11 +30,11 @@ class SupervisedObjective(nn.Module):
         self.outputs = outputs
 
     def forward(self, net: nn.Module, batch: Batch) -> Tensor | tuple[Tensor, tuple[Logits, Tensor]]:
-        """Return the scalar loss of one batch, alone or with logits and label."""
+        """Return the loss of a batch; with ``outputs`` also logits and label."""
         logits, label = net(batch["image"]), batch["label"]
         value: Tensor = self.loss(logits, label)
         return (value, (logits, label)) if self.outputs else value
 
     def loss_weights(self) -> dict[str, float]:
-        """Return the learned weights of the first part of the loss that has ``weights()``, else nothing."""
+        """Return the learned weights of the loss terms; empty without any."""
         return read_loss_weights(self.loss)

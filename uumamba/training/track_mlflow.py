@@ -1,4 +1,4 @@
-"""MLflow run in a local database, always equal to ``metrics.jsonl``."""
+"""MLflow tracker, always equal to ``metrics.jsonl``."""
 
 import logging
 import os
@@ -12,24 +12,20 @@ from uumamba.runtime.errors import UsageError
 from uumamba.runtime.tree import join_keys
 from uumamba.training.callback_list import Row, end_times, finite_scalars
 
-MOST_AT_ONCE = 100
-"""Parameters that MLflow takes in one call; of metrics it takes ten times as many."""
-LONGEST_VALUE = 500
-"""Characters of a parameter that every version of MLflow takes."""
+LONGEST_VALUE = 500  # characters of a parameter, the limit of older versions of MLflow
 
 
 class MLflowTracker:
-    """Scalars of every epoch for ``mlflow ui --backend-store-uri sqlite:///RUN/mlflow.db``.
+    """Callback that records scalars in a local database of MLflow.
 
-    Folds and seeds share the database, each as a run of its own name, so that they can be compared. No name of a user
-    or machine is stored, and MLflow's telemetry is switched off for this process before it is imported.
-
-    MLflow takes some seconds, once, to make the database.
+    View them with ``mlflow ui --backend-store-uri sqlite:///RUN/mlflow.db``. Folds and seeds share the database, each
+    as a run with its own name, so that they can be compared. No name of a user or machine is stored, and MLflow's
+    telemetry is disabled for this process before the import. Creating the database takes MLflow some seconds, once.
 
     Args:
-        database: the file; made when training begins.
-        experiment: group of runs, such as the configuration's name.
-        run: name of the run in it, such as ``"fold_0"``.
+        database: the file; created when training begins.
+        experiment: name of a group of runs, such as the configuration's name.
+        run: name of the run in the experiment, such as ``"fold_0"``.
         parameters: nested options of the run.
     """
 
@@ -39,7 +35,7 @@ class MLflowTracker:
         os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
         import mlflow
 
-        logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # reports each table it makes
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # otherwise logs each new table
         self.database = Path(database).resolve()
         self.experiment, self.run = experiment, run
         self._parameters = join_keys(parameters) if parameters else {}
@@ -49,7 +45,9 @@ class MLflowTracker:
         self._epochs, self._done = 0, 0
 
     def begin(self, rows: Sequence[Row], *, done: int, epochs: int) -> None:
-        """Continue the run of that name if it holds only these rows, or replace it; add the rows that it lacks.
+        """Continue the run of this name, and add missing rows.
+
+        A run that holds other rows is replaced.
 
         Raises:
             UsageError: the database cannot be used.
@@ -66,16 +64,15 @@ class MLflowTracker:
                 str(self.database),
                 got=f"{type(error).__name__}: {error}",
                 expected="a database of MLflow",
-                fix="remove the file (it is made again from metrics.jsonl), or leave mlflow out of track",
+                fix="remove the file, which is rebuilt from metrics.jsonl, or remove mlflow from track",
             ) from error
 
     def epoch(self, row: Row) -> None:
-        """Add a row."""
         self._add(row, time.time())
         self._done = row["epoch"] + 1
 
     def end(self) -> None:
-        """Store whether the run is complete."""
+        """Mark the run as finished or killed."""
         if self._id:
             self._client.set_terminated(self._id, "FINISHED" if self._done == self._epochs else "KILLED")
 
@@ -87,24 +84,21 @@ class MLflowTracker:
             if recorded and recorded <= steps:
                 self._client.update_run(found.info.run_id, "RUNNING")
                 return found.info.run_id, recorded
-            self._client.delete_run(found.info.run_id)  # MLflow can hide a run, but cannot remove a row from it
-        made = self._client.create_run(experiment, run_name=self.run).info.run_id
-        Param = self._mlflow.entities.Param
-        parameters = [Param(name, str(value)[:LONGEST_VALUE]) for name, value in self._parameters.items()]
-        for start in range(0, len(parameters), MOST_AT_ONCE):
-            self._client.log_batch(made, params=parameters[start : start + MOST_AT_ONCE])
-        return made, set()
+            self._client.delete_run(found.info.run_id)  # MLflow cannot remove a row from a run
+        created = self._client.create_run(experiment, run_name=self.run).info.run_id
+        for name, value in self._parameters.items():
+            self._client.log_param(created, name, str(value)[:LONGEST_VALUE])
+        return created, set()
 
     def _experiment_id(self) -> str:
         if self._client.get_experiment_by_name(self.experiment) is None:
             folder = self.database.with_name("mlflow_artifacts").as_uri()
-            with suppress(self._mlflow.MlflowException):  # a fold on another device was quicker
+            with suppress(self._mlflow.MlflowException):  # a fold on another device has just created it
                 self._client.create_experiment(self.experiment, artifact_location=folder)
         return str(self._client.get_experiment_by_name(self.experiment).experiment_id)
 
     def _add(self, row: Row, moment: float) -> None:
         step, milliseconds = row["epoch"] + 1, round(1000 * moment)
         values = finite_scalars(row) | {"epoch": float(step)}
-        Metric = self._mlflow.entities.Metric
-        metrics = [Metric(name, value, milliseconds, step) for name, value in values.items()]
+        metrics = [self._mlflow.entities.Metric(name, value, milliseconds, step) for name, value in values.items()]
         self._client.log_batch(self._id, metrics=metrics)

@@ -1,4 +1,4 @@
-"""TensorBoard event file, always equal to ``metrics.jsonl``."""
+"""TensorBoard tracker, always equal to ``metrics.jsonl``."""
 
 import time
 from collections.abc import Sequence
@@ -9,13 +9,13 @@ from uumamba.training.callback_list import Row, end_times, finite_scalars
 
 
 class TensorBoardTracker:
-    """Scalars of every epoch for ``tensorboard --logdir RUN``.
+    """Callback that records scalars for ``tensorboard --logdir RUN``.
 
-    An event file can only grow, so one that a kill left behind or ahead of the checkpoint cannot be corrected: a
-    resumed run rewrites it from the rows that count, and tells an open TensorBoard to forget the old one.
+    An event file can only grow, so it cannot be corrected after a kill. A resumed run therefore replaces the file by
+    the rows of the checkpoint, and an open TensorBoard drops the old points.
 
     Args:
-        folder: for event files only; made when training begins.
+        folder: folder of event files only; created when training begins.
     """
 
     def __init__(self, folder: Path | str) -> None:
@@ -26,7 +26,7 @@ class TensorBoardTracker:
         self._writer: Any = None
 
     def begin(self, rows: Sequence[Row], *, done: int, epochs: int) -> None:
-        """Replace earlier event files by the rows so far."""
+        """Replace earlier event files by the given rows."""
         for old in self.folder.glob("events.out.tfevents.*"):
             old.unlink()
         self._writer = self._make_writer(str(self.folder), purge_step=0)
@@ -34,11 +34,9 @@ class TensorBoardTracker:
             self._add(row, moment)
 
     def epoch(self, row: Row) -> None:
-        """Add a row."""
         self._add(row, time.time())
 
     def end(self) -> None:
-        """Close the file."""
         if self._writer is not None:
             self._writer.close()
 

@@ -1,4 +1,4 @@
-"""Rotation and scaling: axes, signs, borders, and the label beside the image."""
+"""Rotation and scaling of image and label: axes, signs and borders."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,6 @@ SIZES = [(33, 30), (16, 18, 20), (5, 24, 22)]
 
 
 def drawn(angles_deg: list[float], scale: float = 1.0) -> Drawn:
-    """One sample turned and scaled by hand."""
     return Drawn(rows=(0,), values={"angles_deg": torch.tensor([angles_deg]), "scale": torch.tensor([scale])})
 
 
@@ -22,60 +21,54 @@ def batch_of(image: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("patch_size", SIZES)
-def test_what_is_not_drawn_is_cropped_bit_for_bit_and_a_turn_by_zero_degrees_equals_the_crop(
+def test_unchanged_samples_are_cropped_bit_for_bit_and_a_rotation_by_zero_equals_the_crop(
     patch_size: tuple[int, ...],
 ) -> None:
     affine = Affine(patch_size=patch_size)
     image = torch.randn(1, 3, *(size + 3 for size in patch_size))
     label = torch.randint(0, 4, (1, 1, *image.shape[2:]))
     cropped, cropped_label = affine.apply(image, label, Drawn((), {}))
-    window = (..., *(slice(1, 1 + size) for size in patch_size))  # 3 spare voxels leave 1 before and 2 behind
+    window = (..., *(slice(1, 1 + size) for size in patch_size))  # of 3 extra voxels, 1 is before and 2 are after
     assert torch.equal(cropped, image[window])
     assert torch.equal(cropped_label, label[window])
-    turned, turned_label = affine.apply(image, label, drawn([0.0] if affine.in_plane_only else [0.0, 0.0, 0.0]))
-    torch.testing.assert_close(turned, cropped, rtol=0, atol=1e-4)
-    assert torch.equal(turned_label, cropped_label)
+    rotated, rotated_label = affine.apply(image, label, drawn([0.0] if affine.in_plane_only else [0.0, 0.0, 0.0]))
+    torch.testing.assert_close(rotated, cropped, rtol=0, atol=1e-4)
+    assert torch.equal(rotated_label, cropped_label)
 
 
 @pytest.mark.parametrize(
-    ("angles_deg", "plane"),
+    ("angles_deg", "planes"),
     [
-        ([90.0], (0, 1)),  # from Y towards X
-        ([90.0, 0.0, 0.0], (1, 2)),
-        ([0.0, 90.0, 0.0], (0, 2)),
-        ([0.0, 0.0, 90.0], (0, 1)),
+        ([90.0], [(0, 1)]),  # from Y towards X
+        ([90.0, 0.0, 0.0], [(1, 2)]),
+        ([0.0, 90.0, 0.0], [(0, 2)]),
+        ([0.0, 0.0, 90.0], [(0, 1)]),
+        ([90.0, 90.0, 90.0], [(0, 1), (0, 2), (1, 2)]),  # about X, then Y, then Z
     ],
 )
-def test_a_quarter_turn_equals_rot90_about_its_axis(angles_deg: list[float], plane: tuple[int, int]) -> None:
+def test_a_rotation_by_90_degrees_equals_rot90(angles_deg: list[float], planes: list[tuple[int, int]]) -> None:
     array = torch.randint(0, 9, (8,) * (2 if len(angles_deg) == 1 else 3))
     image, label = Affine(patch_size=array.shape).apply(*batch_of(array), drawn(angles_deg))
-    expected = torch.rot90(array, 1, plane)
+    expected = array
+    for plane in planes:
+        expected = torch.rot90(expected, 1, plane)
     torch.testing.assert_close(image[0, 0], expected.float(), rtol=0, atol=1e-4)
     assert torch.equal(label[0, 0], expected)
 
 
-def test_in_3d_the_turn_about_x_comes_first_and_that_about_z_last() -> None:
-    array = torch.randint(0, 9, (8, 8, 8))
-    _, label = Affine(patch_size=(8, 8, 8)).apply(*batch_of(array), drawn([90.0, 90.0, 90.0]))
-    expected = array
-    for plane in [(0, 1), (0, 2), (1, 2)]:  # the planes of the turns about X, Y and Z
-        expected = torch.rot90(expected, 1, plane)
-    assert torch.equal(label[0, 0], expected)
-
-
-def test_a_flat_patch_turns_each_slice_as_a_2d_image() -> None:
+def test_each_slice_of_a_flat_patch_is_rotated_like_a_2d_image() -> None:
     volume = torch.randn(1, 2, 6, 30, 30)
     label = torch.randint(0, 4, (1, 1, 6, 30, 30))
-    turned, turned_label = Affine(patch_size=(4, 24, 24)).apply(volume, label, drawn([33.0], 1.2))
+    rotated, rotated_label = Affine(patch_size=(4, 24, 24)).apply(volume, label, drawn([33.0], 1.2))
     flat = Affine(patch_size=(24, 24))
     for z in range(4):
         slice_image, slice_label = flat.apply(volume[:, :, 1 + z], label[:, :, 1 + z], drawn([33.0], 1.2))
-        assert torch.equal(turned[:, :, z], slice_image)
-        assert torch.equal(turned_label[:, :, z], slice_label)
+        assert torch.equal(rotated[:, :, z], slice_image)
+        assert torch.equal(rotated_label[:, :, z], slice_label)
 
 
 @pytest.mark.parametrize(("shape", "angles_deg"), [((24, 31), [25.0]), ((14, 16, 18), [20.0, -15.0, 10.0])])
-def test_resampling_agrees_with_scipy(shape: tuple[int, ...], angles_deg: list[float]) -> None:
+def test_resampling_equals_scipys(shape: tuple[int, ...], angles_deg: list[float]) -> None:
     generator = np.random.default_rng(0)
     array = ndimage.gaussian_filter(generator.normal(size=shape), 1.0)
     scale = 1.3
@@ -89,7 +82,7 @@ def test_resampling_agrees_with_scipy(shape: tuple[int, ...], angles_deg: list[f
     np.testing.assert_allclose(moved[0, 0], expected, atol=1e-4)
 
 
-def test_outside_what_was_read_the_image_continues_and_the_label_is_background() -> None:
+def test_outside_of_the_window_the_image_border_is_repeated_and_the_label_is_background() -> None:
     image, label = torch.full((1, 1, 20, 20), 5.0), torch.full((1, 1, 20, 20), 2)
     moved, moved_label = Affine(patch_size=(20, 20)).apply(image, label, drawn([45.0], 0.7))
     torch.testing.assert_close(moved, image)
@@ -97,10 +90,10 @@ def test_outside_what_was_read_the_image_continues_and_the_label_is_background()
     assert moved_label[0, 0, 10, 10] == 2
 
 
-def test_a_wide_window_fills_the_corners_of_a_turned_patch() -> None:
+def test_a_larger_window_fills_the_corners_of_a_rotated_patch() -> None:
     label = torch.ones(1, 1, 30, 30, dtype=torch.long)
     _, moved = Affine(patch_size=(20, 20)).apply(label.float(), label, drawn([45.0]))
-    assert moved.min() == 1  # 20 / 2 x sqrt(2) = 14.1 voxels to a corner, 15 were read
+    assert moved.min() == 1  # 20 / 2 x sqrt(2) = 14.1 voxels to a corner; the window has 15
 
 
 def test_angles_and_scales_stay_in_their_range_and_reach_its_ends() -> None:

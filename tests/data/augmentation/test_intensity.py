@@ -1,4 +1,4 @@
-"""Formula of each change of intensity, and its identity."""
+"""Formula and identity of each intensity transform."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ def drawn_field(count: int, dimensions: int = 2, **options: tuple[float, float])
     return draw_for_batch(field.name, range(count), lambda generator: field.draw(generator, channels=1)).values
 
 
-def test_brightness_multiplies_each_channel_by_its_own_factor() -> None:
+def test_brightness_multiplies_each_channel_by_its_factor() -> None:
     image, multiplier = torch.randn(2, 2, 4, 5), torch.tensor([[0.8, 1.0], [1.2, 1.1]])
     bright = Brightness().apply(image, {"multiplier": multiplier})
     for sample, channel in torch.cartesian_prod(torch.arange(2), torch.arange(2)):
@@ -30,17 +30,17 @@ def test_contrast_stretches_about_the_mean_and_clips_to_the_old_range(factor: fl
 
 
 @pytest.mark.parametrize("inverted", [False, True])
-def test_gamma_agrees_with_its_formula_and_keeps_mean_deviation_and_order(inverted: bool) -> None:
+def test_gamma_equals_its_formula_and_keeps_mean_deviation_and_order(inverted: bool) -> None:
     image = torch.tensor([1.0, 2.0, 3.0, 5.0]).reshape(1, 1, 2, 2)
     unit = torch.tensor([0.0, 0.25, 0.5, 1.0])
     power = 1 - (1 - unit) ** 2 if inverted else unit**2
-    bent = Gamma(inverted=inverted).apply(image, {"gamma": torch.tensor([[2.0]])}).flatten()
-    torch.testing.assert_close(bent, (power - power.mean()) / power.std() * image.std() + image.mean())
+    curved = Gamma(inverted=inverted).apply(image, {"gamma": torch.tensor([[2.0]])}).flatten()
+    torch.testing.assert_close(curved, (power - power.mean()) / power.std() * image.std() + image.mean())
     volume = torch.randn(2, 2, 5, 8, 9)
-    bent = Gamma(inverted=inverted).apply(volume, {"gamma": torch.tensor([[0.7, 1.5], [1.2, 0.9]])}).flatten(2)
-    torch.testing.assert_close(bent.mean(2), volume.flatten(2).mean(2), rtol=0, atol=1e-5)
-    torch.testing.assert_close(bent.std(2), volume.flatten(2).std(2))
-    assert (bent.gather(2, volume.flatten(2).argsort(2)).diff(dim=2) >= 0).all()
+    curved = Gamma(inverted=inverted).apply(volume, {"gamma": torch.tensor([[0.7, 1.5], [1.2, 0.9]])}).flatten(2)
+    torch.testing.assert_close(curved.mean(2), volume.flatten(2).mean(2), rtol=0, atol=1e-5)
+    torch.testing.assert_close(curved.std(2), volume.flatten(2).std(2))
+    assert (curved.gather(2, volume.flatten(2).argsort(2)).diff(dim=2) >= 0).all()
 
 
 @pytest.mark.parametrize("inverted", [False, True])
@@ -50,7 +50,7 @@ def test_gamma_of_one_or_of_a_constant_is_the_identity(inverted: bool) -> None:
     torch.testing.assert_close(Gamma(inverted=inverted).apply(image, {"gamma": gamma}), image, rtol=0, atol=1e-5)
 
 
-def test_noise_follows_from_its_seed_with_the_drawn_deviation_and_no_mean() -> None:
+def test_noise_depends_on_its_seed_and_has_the_drawn_deviation_and_mean_0() -> None:
     values = {"std": torch.tensor([0.05, 0.2, 0.0]), "seed": torch.tensor([1, 2, 5])}
     image = torch.zeros(3, 1, 200, 200)
     noise = Noise().apply(image, values)
@@ -69,7 +69,7 @@ def test_the_bias_field_is_the_scaled_exponential_of_its_polynomial(shape: tuple
     degree = sum(torch.meshgrid(*[torch.arange(4)] * len(shape), indexing="ij"), torch.tensor(0))
     assert torch.equal(values["coefficients"][0] != 0, (degree >= 1) & (degree <= 3))
     image = torch.rand(3, 1, *shape)
-    image[(..., *(0,) * len(shape))] = 0.0  # so that the smallest value is 0 and the image is multiplied outright
+    image[(..., *(0,) * len(shape))] = 0.0  # the field multiplies the difference to the smallest value
     changed = BiasField(dimensions=len(shape)).apply(image, values)
     positions = torch.meshgrid(*(torch.linspace(-1, 1, size) for size in shape), indexing="ij")
     for sample in range(3):
@@ -81,7 +81,7 @@ def test_the_bias_field_is_the_scaled_exponential_of_its_polynomial(shape: tuple
         torch.testing.assert_close(changed[sample, 0], image[sample, 0] * field)
 
 
-def test_no_intensity_changes_by_more_than_the_strength_of_the_bias_field() -> None:
+def test_the_strength_limits_the_change_of_intensities_by_the_bias_field() -> None:
     values, image = drawn_field(20), torch.rand(20, 1, 16, 16) + 1.0
     image[:, :, 0, 0] = 0.0
     ratio = (BiasField().apply(image, values) / image).flatten(1)[:, 1:].log().abs().amax(1)

@@ -1,6 +1,6 @@
 """Transforms of :class:`uumamba.data.augment.Augment`.
 
-Each draws its parameters first, then applies them.
+Each transform draws its parameters first, then applies them.
 """
 
 from uumamba.data.augmentation.affine import Affine, default_rotation_deg, rotates_in_plane_only

@@ -1,4 +1,4 @@
-"""Changes of intensity: brightness, contrast, gamma, noise and a bias field."""
+"""Intensity transforms: brightness, contrast, gamma, noise and bias field."""
 
 import torch
 from torch import Generator, Tensor
@@ -8,22 +8,23 @@ from uumamba.data.augmentation.parameters import (
     Values,
     check_probability,
     check_range,
-    factor,
-    per_sample,
+    draw_factor,
+    draw_uniform,
+    expand_over,
     spatial_axes,
-    uniform,
 )
 
-DEGREE = 3
-"""Total degree of the bias field's polynomial."""
+DEGREE = 3  # total degree of the bias field's polynomial
 
 
 class Brightness:
-    """Multiply each channel by a drawn factor.
+    """Multiplication of each channel by a drawn factor.
+
+    ``draw`` returns ``multiplier`` ``(channels,)``.
 
     Args:
-        probability: of a sample being changed.
-        multiplier: range of the factor; below 1 as often as above.
+        probability: probability that a sample is changed.
+        multiplier: range of the factor; values below and above 1 are equally likely.
 
     Raises:
         UsageError: the probability or the range is invalid.
@@ -36,22 +37,20 @@ class Brightness:
         self.multiplier = check_range("brightness", multiplier, least=0.0)
 
     def draw(self, generator: Generator, channels: int) -> Values | None:
-        """Draw ``multiplier`` ``(channels,)``."""
-        return {"multiplier": factor(generator, self.multiplier, channels)}
+        return {"multiplier": draw_factor(generator, self.multiplier, channels)}
 
     def apply(self, image: Tensor, values: Values) -> Tensor:
-        """Multiply each channel."""
-        return image * per_sample(values["multiplier"], image)
+        return image * expand_over(values["multiplier"], image)
 
 
 class Contrast:
-    r"""Stretch each channel about its mean, clipped to its old range.
+    r"""Stretching of each channel about its mean, clipped to its old range.
 
-    :math:`m + f (x - m)` with the mean :math:`m`.
+    The result is :math:`m + f (x - m)` with the mean :math:`m`. ``draw`` returns ``multiplier`` ``(channels,)``.
 
     Args:
-        probability: of a sample being changed.
-        multiplier: range of the factor :math:`f`; below 1 as often as above.
+        probability: probability that a sample is changed.
+        multiplier: range of the factor :math:`f`; values below and above 1 are equally likely.
 
     Raises:
         UsageError: the probability or the range is invalid.
@@ -64,29 +63,27 @@ class Contrast:
         self.multiplier = check_range("contrast", multiplier, least=0.0)
 
     def draw(self, generator: Generator, channels: int) -> Values | None:
-        """Draw ``multiplier`` ``(channels,)``."""
-        return {"multiplier": factor(generator, self.multiplier, channels)}
+        return {"multiplier": draw_factor(generator, self.multiplier, channels)}
 
     def apply(self, image: Tensor, values: Values) -> Tensor:
-        """Stretch and clip each channel."""
         axes = spatial_axes(image)
         mean = image.mean(dim=axes, keepdim=True)
-        stretched = torch.lerp(mean.expand_as(image), image, per_sample(values["multiplier"], image))
+        stretched = torch.lerp(mean.expand_as(image), image, expand_over(values["multiplier"], image))
         return stretched.clamp_(image.amin(dim=axes, keepdim=True), image.amax(dim=axes, keepdim=True))
 
 
 class Gamma:
-    r"""Raise each channel to a drawn power.
+    r"""Gamma transform of each channel with a drawn exponent.
 
-    The channel is scaled to 0 to 1 before, and gets back its mean and standard deviation.
-
-    :math:`u^\gamma` with :math:`u = (x - \min x) / (\max x - \min x)`; inverted, :math:`1 - (1 - u)^\gamma`, which
-    bends the bright end instead of the dark one. A constant channel stays as it is.
+    The channel is normalised to 0 to 1 first, :math:`u = (x - \min x) / (\max x - \min x)`. The result is
+    :math:`u^\gamma`; inverted, it is :math:`1 - (1 - u)^\gamma`, which changes bright instead of dark values most. Mean
+    and standard deviation of the channel are then restored. A constant channel is unchanged. ``draw`` returns ``gamma``
+    ``(channels,)``.
 
     Args:
-        probability: of a sample being changed.
-        gamma: range of the power; below 1 as often as above.
-        inverted: bend the bright end.
+        probability: probability that a sample is changed.
+        gamma: range of the exponent; values below and above 1 are equally likely.
+        inverted: transform the inverted image.
 
     Raises:
         UsageError: the probability or the range is invalid.
@@ -99,30 +96,28 @@ class Gamma:
         self.inverted = inverted
 
     def draw(self, generator: Generator, channels: int) -> Values | None:
-        """Draw ``gamma`` ``(channels,)``."""
-        return {"gamma": factor(generator, self.gamma, channels)}
+        return {"gamma": draw_factor(generator, self.gamma, channels)}
 
     def apply(self, image: Tensor, values: Values) -> Tensor:
-        """Bend each channel."""
         axes = spatial_axes(image)
         lowest, highest = image.amin(dim=axes, keepdim=True), image.amax(dim=axes, keepdim=True)
         origin = highest if self.inverted else lowest
-        # Dividing by the signed extent maps both ways onto 0 to 1; the sign drops out again below.
+        # Division by the signed extent maps both variants to 0 to 1; the multiplication at the end restores the sign.
         extent = (highest - lowest).clamp(min=1e-7) * (-1.0 if self.inverted else 1.0)
-        bent = ((image - origin) / extent).clamp_(0.0, 1.0).pow_(per_sample(values["gamma"], image)).mul_(extent)
+        curved = ((image - origin) / extent).clamp_(0.0, 1.0).pow_(expand_over(values["gamma"], image)).mul_(extent)
         std, mean = image.std(dim=axes, keepdim=True, correction=0), image.mean(dim=axes, keepdim=True)
-        bent_std, bent_mean = bent.std(dim=axes, keepdim=True, correction=0), bent.mean(dim=axes, keepdim=True)
-        return bent.sub_(bent_mean).mul_(std / bent_std.clamp(min=1e-7)).add_(mean)
+        curved_std, curved_mean = curved.std(dim=axes, keepdim=True, correction=0), curved.mean(dim=axes, keepdim=True)
+        return curved.sub_(curved_mean).mul_(std / curved_std.clamp(min=1e-7)).add_(mean)
 
 
 class Noise:
-    """Add Gaussian noise of a drawn standard deviation.
+    """Gaussian noise with a drawn standard deviation.
 
-    It is independent for every voxel and channel. The noise itself is drawn on the CPU from a seed that belongs to the
-    parameters, so it is the same on every device.
+    The noise is independent for every voxel and channel. It is drawn on the CPU from a drawn seed, so it is the same on
+    every device. ``draw`` returns ``std`` and ``seed``.
 
     Args:
-        probability: of a sample being changed.
+        probability: probability that a sample is changed.
         std: range of the standard deviation, in units of the normalised image.
 
     Raises:
@@ -136,11 +131,9 @@ class Noise:
         self.std = check_range("noise_std", std, least=0.0)
 
     def draw(self, generator: Generator, channels: int) -> Values | None:
-        """Draw ``std`` and the ``seed`` of the noise."""
-        return {"std": uniform(generator, self.std), "seed": torch.randint(2**62, (), generator=generator)}
+        return {"std": draw_uniform(generator, self.std), "seed": torch.randint(2**62, (), generator=generator)}
 
     def apply(self, image: Tensor, values: Values) -> Tensor:
-        """Add the noise."""
         noisy = image.clone()
         for sample, std, seed in zip(noisy, values["std"].tolist(), values["seed"].tolist(), strict=True):
             noise = torch.randn(sample.shape, generator=torch.Generator().manual_seed(seed))
@@ -149,16 +142,15 @@ class Noise:
 
 
 class BiasField:
-    r"""Multiply the image by a smooth random field.
+    r"""Multiplication of the image by a smooth random field.
 
-    The field is :math:`\exp(a\,q / \max|q|)`, where :math:`q` is a random polynomial of the position.
-
-    :math:`q` has total degree 3, no constant, and normally distributed coefficients; :math:`a` is the drawn strength,
-    so intensities change by at most the factor :math:`e^{\pm a}`. One field serves all channels. Since a normalised
-    image has no physical zero, the field acts on :math:`x - \min x` of each channel.
+    The field is :math:`\exp(a\,q / \max|q|)`, where :math:`q` is a random polynomial of the position with total degree
+    3, no constant, and normally distributed coefficients. The drawn strength :math:`a` limits the factor of intensities
+    to :math:`e^{\pm a}`. All channels have the same field. A normalised image has no physical zero, so the field is
+    applied to :math:`x - \min x` of each channel.
 
     Args:
-        probability: of a sample being changed.
+        probability: probability that a sample is changed.
         strength: range of :math:`a`.
         dimensions: spatial dimensions of the patch.
 
@@ -178,32 +170,31 @@ class BiasField:
         self.dimensions = dimensions
 
     def draw(self, generator: Generator, channels: int) -> Values | None:
-        """Draw ``strength`` and the ``coefficients`` of ``z^i y^j x^k`` (0 beyond the total degree)."""
+        """Draw ``strength`` and the ``coefficients`` of ``z^i y^j x^k``.
+
+        Coefficients beyond the total degree are 0.
+        """
         coefficients = torch.randn((DEGREE + 1,) * self.dimensions, generator=generator)
         total_degree = sum(
             torch.meshgrid(*[torch.arange(DEGREE + 1)] * self.dimensions, indexing="ij"), torch.tensor(0)
         )
         return {
-            "strength": uniform(generator, self.strength),
+            "strength": draw_uniform(generator, self.strength),
             "coefficients": coefficients * ((total_degree >= 1) & (total_degree <= DEGREE)),
         }
 
     def apply(self, image: Tensor, values: Values) -> Tensor:
-        """Multiply by the field."""
         exponent = values["coefficients"].to(image)
         for length in image.shape[2:]:
-            # Contract the powers axis by axis: each step turns the first remaining power axis into a spatial one.
+            # Each contraction replaces the first axis of powers by a spatial axis.
             exponent = torch.tensordot(exponent, _powers(length, image), dims=([1], [0]))
         largest = exponent.abs().amax(dim=tuple(range(1, exponent.ndim)), keepdim=True).clamp(min=1e-7)
-        field = torch.exp(exponent / largest * per_sample(values["strength"], exponent))[:, None]
+        field = torch.exp(exponent / largest * expand_over(values["strength"], exponent))[:, None]
         lowest = image.amin(dim=spatial_axes(image), keepdim=True)
         return (image - lowest) * field + lowest
 
 
 def _powers(length: int, like: Tensor) -> Tensor:
-    """Powers of the position, ``(DEGREE + 1, length)``.
-
-    The position runs from -1 to 1.
-    """
+    """Compute powers of positions from -1 to 1, ``(DEGREE + 1, length)``."""
     position = torch.linspace(-1.0, 1.0, length).to(like)
     return torch.stack([position**power for power in range(DEGREE + 1)])

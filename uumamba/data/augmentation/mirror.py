@@ -1,4 +1,4 @@
-"""Mirroring."""
+"""Mirroring of patches."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,20 +10,20 @@ from uumamba.runtime.errors import require
 
 
 class Mirror:
-    """Flip image and label along each given axis, independently of the others.
+    """Random flips of image and label, independently along each axis.
 
-    Where an axis runs from the patient's left to the right, and structures have sides, a flip makes right ones of left
-    ones; ``swaps`` then exchanges their labels, so that a mirrored right kidney is labelled as a left one.
+    A flip along the axis from the patient's left to right turns left structures into right structures. ``swaps`` then
+    exchanges their labels, so that a mirrored right kidney is labelled as a left kidney.
 
     Args:
         dimensions: spatial dimensions of the patch.
-        axes: spatial axes that may be flipped, counted in the patch's order (0 is Y in 2-D, Z in 3-D); empty for none.
-        probability: of each axis being flipped.
-        swaps: by axis, pairs of label values from 0 to 255 that a flip along it exchanges.
+        axes: spatial axes that may be flipped, in the patch's order (0 is Y in 2-D, Z in 3-D); empty for none.
+        probability: probability of a flip, per axis.
+        swaps: pairs of label values from 0 to 255 that a flip exchanges, by axis.
 
     Raises:
-        UsageError: an axis does not exist or is named twice, a swap's axis is not one of them, a label is exchanged
-            twice, or the probability is invalid.
+        UsageError: an axis does not exist or is named twice, ``swaps`` names another axis, a label is exchanged twice,
+            or the probability is invalid.
     """
 
     name = "mirror"
@@ -47,23 +47,20 @@ class Mirror:
             swaps.keys() <= set(axes),
             "mirror_swaps",
             got=sorted(swaps),
-            expected=f"some of the mirrored axes {tuple(axes)}",
+            expected=f"a subset of the mirrored axes {tuple(axes)}",
         )
         self.axes = tuple(axes)
-        self.tables = {axis: _exchange_table(pairs) for axis, pairs in swaps.items()}
+        self.tables = {axis: _make_exchange_table(pairs) for axis, pairs in swaps.items()}
         self.probability = check_probability("mirror_probability", probability)
 
     def draw(self, generator: Generator) -> Values | None:
-        """Draw the axes that are flipped.
-
-        ``flip`` has one truth value an axis of ``axes``; None where no axis is flipped.
-        """
+        """Draw ``flip``, one boolean per axis, or None without a flip."""
         flip = torch.rand(len(self.axes), generator=generator) < self.probability
         return {"flip": flip} if flip.any() else None
 
     def apply(self, image: Tensor, label: Tensor, drawn: Drawn) -> tuple[Tensor, Tensor]:
-        """Flip the drawn samples; the given tensors are not written to."""
-        if not drawn:
+        """Flip the drawn samples; the given tensors are unchanged."""
+        if not drawn.rows:
             return image, label
         image, label = image.clone(), label.clone()
         for row, flip in zip(drawn.rows, drawn.values["flip"].tolist(), strict=True):
@@ -75,8 +72,8 @@ class Mirror:
         return image, label
 
 
-def _exchange_table(pairs: Sequence[tuple[int, int]]) -> Tensor:
-    """Table of 256 label values with each pair exchanged."""
+def _make_exchange_table(pairs: Sequence[tuple[int, int]]) -> Tensor:
+    """Make a table of 256 label values with exchanged pairs."""
     named = [value for pair in pairs for value in pair]
     require(
         len(set(named)) == len(named) and set(named) <= set(range(256)),

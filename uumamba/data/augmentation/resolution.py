@@ -1,4 +1,4 @@
-"""Losses of resolution: Gaussian blur, and simulated low resolution."""
+"""Gaussian blur and simulated low resolution."""
 
 import math
 
@@ -11,24 +11,23 @@ from uumamba.data.augmentation.parameters import (
     Values,
     check_probability,
     check_range,
+    draw_uniform,
     spatial_axes,
-    uniform,
 )
 
-TRUNCATE = 3.0
-"""The kernel ends this many standard deviations from its centre, where it has fallen to 1 % of its peak."""
+TRUNCATE = 3.0  # radius of the kernel in standard deviations, where it is 1 % of its peak
 
 
 class Blur:
-    """Convolve with a Gaussian of drawn width.
+    """Gaussian blur with a drawn width.
 
-    The width is drawn for each channel and axis; the border is continued outwards.
+    The width is drawn per channel and axis; outside the image its border is repeated.
 
     Args:
-        probability: of a sample being considered.
-        channel_probability: of each channel of such a sample being blurred.
+        probability: probability that a sample is chosen.
+        channel_probability: probability that a channel of a chosen sample is blurred.
         sigma_voxels: range of the standard deviation.
-        axes: how many of the last spatial axes are blurred.
+        axes: number of the last spatial axes to blur.
 
     Raises:
         UsageError: a probability or the range is invalid.
@@ -50,15 +49,17 @@ class Blur:
         self.axes = axes
 
     def draw(self, generator: Generator, channels: int) -> Values | None:
-        """Draw ``sigma_voxels`` ``(channels, axes)``, 0 where a channel is left alone, or None where all are."""
+        """Draw ``sigma_voxels`` ``(channels, axes)``.
+
+        A channel with 0 is unchanged; None leaves all channels unchanged.
+        """
         chosen = torch.rand(channels, 1, generator=generator) < self.channel_probability
-        sigma_voxels = uniform(generator, self.sigma_voxels, channels, self.axes)
+        sigma_voxels = draw_uniform(generator, self.sigma_voxels, channels, self.axes)
         return {"sigma_voxels": sigma_voxels * chosen} if chosen.any() else None
 
     def apply(self, image: Tensor, values: Values) -> Tensor:
-        """Blur along each axis."""
         sigma_voxels = values["sigma_voxels"].to(image)
-        # The radius follows from the range, not from the drawn widths: a sample must not depend on its neighbours.
+        # The radius depends on the range, not on drawn widths, so a sample does not depend on other samples.
         radius = math.ceil(TRUNCATE * self.sigma_voxels[1])
         for index, axis in enumerate(spatial_axes(image)[-self.axes :]):
             image = _blur_axis(image, axis, gaussian_kernel(sigma_voxels[..., index], radius))
@@ -68,7 +69,7 @@ class Blur:
 def gaussian_kernel(sigma_voxels: Tensor, radius: int) -> Tensor:
     """Compute normalised kernels ``(*sigma_voxels.shape, 2 radius + 1)``.
 
-    A width of 0 gives exactly the unit impulse.
+    For a width of 0 the kernel is exactly the unit impulse.
 
     Example:
         >>> gaussian_kernel(torch.tensor([0.0]), 1)
@@ -80,7 +81,10 @@ def gaussian_kernel(sigma_voxels: Tensor, radius: int) -> Tensor:
 
 
 def _blur_axis(image: Tensor, axis: int, kernel: Tensor) -> Tensor:
-    """Sum shifted copies; the kernel's two equal halves share one multiplication."""
+    """Convolve one axis as a sum of shifted copies.
+
+    The kernel is symmetric, so two copies share one multiplication.
+    """
     radius = kernel.shape[-1] // 2
     length = image.shape[axis]
     padding = [0, 0] * (image.ndim - 2)
@@ -96,15 +100,13 @@ def _blur_axis(image: Tensor, axis: int, kernel: Tensor) -> Tensor:
 
 
 class LowResolution:
-    """Keep every n-th voxel, then interpolate back to the old grid.
-
-    The kept voxels are the nearest ones; the interpolation is linear.
+    """Subsampling to the nearest voxels, and linear interpolation back.
 
     Args:
-        probability: of a sample being considered.
-        channel_probability: of each channel of such a sample being coarsened.
+        probability: probability that a sample is chosen.
+        channel_probability: probability that a channel of a chosen sample is coarsened.
         zoom: range of the share of voxels kept along an axis.
-        in_plane_only: leave the first of three spatial axes alone.
+        in_plane_only: do not change the first of three spatial axes.
 
     Raises:
         UsageError: a probability or the range is invalid.
@@ -126,13 +128,15 @@ class LowResolution:
         self.in_plane_only = in_plane_only
 
     def draw(self, generator: Generator, channels: int) -> Values | None:
-        """Draw ``zoom`` ``(channels,)``, 0 where a channel is left alone, or None where all are."""
+        """Draw ``zoom`` ``(channels,)``.
+
+        A channel with 0 is unchanged; None leaves all channels unchanged.
+        """
         chosen = torch.rand(channels, generator=generator) < self.channel_probability
-        return {"zoom": uniform(generator, self.zoom, channels) * chosen} if chosen.any() else None
+        return {"zoom": draw_uniform(generator, self.zoom, channels) * chosen} if chosen.any() else None
 
     def apply(self, image: Tensor, values: Values) -> Tensor:
-        """Coarsen and interpolate back. Each channel has its own intermediate size, so they are done one by one."""
-        coarse = image.clone()
+        coarse = image.clone()  # channel by channel, because each has its own intermediate size
         for row, zooms in enumerate(values["zoom"].tolist()):
             for channel, zoom in enumerate(zooms):
                 if zoom:

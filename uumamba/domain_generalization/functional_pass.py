@@ -1,4 +1,4 @@
-"""Passes of a network beside the training step's own, which change none of its buffers."""
+"""Forward passes of a network that leave its buffers unchanged."""
 
 from collections.abc import Callable, Mapping
 from typing import TypeVar
@@ -10,16 +10,16 @@ T = TypeVar("T")
 
 
 def run_with_copies(net: nn.Module, work: Callable[[], T], weights: Mapping[str, Tensor] | None = None) -> T:
-    """Call ``work()`` while copies take the place of the network's buffers and, where given, of its weights.
+    """Call ``work()`` with copies of the network's buffers and, optionally, other weights.
 
-    Running statistics move in the copies alone. To put old values back afterwards would not do: autograd refuses a
-    graph whose saved tensors have changed. Layers under activation checkpointing are computed again for a gradient,
-    with the tensors that the network then holds, so gradients at other weights are taken inside ``work``.
+    Only the copies of running statistics change. Restoring old values afterwards is not possible, because autograd
+    raises an error for changed tensors in its graph. Activation checkpointing recomputes layers during the backward
+    pass with the network's current tensors, so ``work`` must compute gradients at other weights itself.
 
     Args:
         net: the bare network; see :func:`uumamba.runtime.network.bare_network`.
-        work: runs passes of the network.
-        weights: take the place of the parameters of these names.
+        work: function that runs passes of the network.
+        weights: tensors that replace the parameters of these names during ``work``.
 
     Example:
         >>> norm = nn.BatchNorm1d(1)
@@ -31,12 +31,15 @@ def run_with_copies(net: nn.Module, work: Callable[[], T], weights: Mapping[str,
         tensor([[7.]])
     """
     copies = {name: buffer.clone() for name, buffer in net.named_buffers()} | dict(weights or {})
-    found: T = functional_call(_Work(net, work), {f"net.{name}": tensor for name, tensor in copies.items()}, ())
-    return found
+    result: T = functional_call(_Work(net, work), {f"net.{name}": tensor for name, tensor in copies.items()}, ())
+    return result
 
 
 class _Work(nn.Module):
-    """Makes ``functional_call`` replace the tensors of a network during any work, not only its own forward pass."""
+    """Module whose forward pass is a function that uses a network.
+
+    ``functional_call`` then replaces the network's tensors during the complete function.
+    """
 
     def __init__(self, net: nn.Module, work: Callable[[], object]) -> None:
         super().__init__()
