@@ -20,7 +20,7 @@ from uumamba.pipelines.build import build_trainer
 from uumamba.pipelines.jobs import Cases, PreparedCases, RawCases
 from uumamba.pipelines.mirrored_sides import MirroredSides, check_sides
 from uumamba.pipelines.predict import predict
-from uumamba.pipelines.prepare import prepare
+from uumamba.pipelines.prepare import prepare, prepare_dataset
 from uumamba.pipelines.run import run
 from uumamba.pipelines.train import train
 from uumamba.runtime.errors import UsageError
@@ -205,15 +205,22 @@ def test_a_structure_with_a_side_and_no_partner_is_named(kidneys: Path, config: 
     ],
 )
 @pytest.mark.parametrize("bad", [False, True], ids=["all sound", "one cut"])
-def test_run_refuses_mirroring_and_classes_that_do_not_fit_the_structures_before_preparing(
-    overrides: tuple[str, ...], cut: Spacing, key: str | None, bad: bool, config: MakeConfig, tmp_path: Path
+@pytest.mark.parametrize("verb", [run, prepare_dataset])
+def test_mirroring_and_classes_that_do_not_fit_the_structures_are_refused_before_preparing(
+    verb: Callable[..., object],
+    overrides: tuple[str, ...],
+    cut: Spacing,
+    key: str | None,
+    bad: bool,
+    config: MakeConfig,
+    tmp_path: Path,
 ) -> None:
     raw = tmp_path / "raw"
     cases = [write_kidneys(raw, f"subject00{number}", spacing_mm=cut) for number in range(1, 6)]
     if bad:
         cases[0].image.write_bytes(b"")
     with pytest.raises(UsageError) as error:
-        run(config(*overrides), raw=raw, out=tmp_path / "out")
+        verb(config(*overrides), raw=raw, out=tmp_path / "out")
     assert key in (None, error.value.key)
     assert not (tmp_path / "out").exists()
 

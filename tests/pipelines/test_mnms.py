@@ -244,6 +244,13 @@ def test_a_stop_request_while_frames_are_cut_leaves_whole_files(
     assert {path: path.stat().st_mtime_ns for path in written} == stamps
 
 
+def test_cases_are_listed_as_after_cutting_before_any_frame_is_cut(mnms: Path, tmp_path: Path) -> None:
+    listed = read_dataset("mnms", mnms, frames=tmp_path / "frames", cut=False)
+    assert not (tmp_path / "frames").exists()
+    assert listed == read_dataset("mnms", mnms, frames=tmp_path / "frames")
+    assert len(listed[0].cases) == 24
+
+
 def without_column(raw: Path) -> None:
     lines = (raw / SHEET).read_text().splitlines()
     (raw / SHEET).write_text("\n".join(",".join(line.split(",")[:6]) for line in lines))

@@ -28,7 +28,7 @@ from uumamba.pipelines.run_layout import (
     select_folds,
     stored_run,
 )
-from uumamba.pipelines.slow_cases import SlowCases, check_index_file
+from uumamba.pipelines.slow_cases import SlowCases, check_raw_slow_cases
 from uumamba.pipelines.split import split_cases
 from uumamba.runtime.errors import require
 from uumamba.training.run_folder import check_new_run, check_same_config
@@ -134,8 +134,8 @@ class RawCases:
                 continue
 
     def check_slow_cases(self, job: Job, *, force: bool) -> None:
-        """Check the case names of the index file."""
-        check_index_file(job.config, job.training_ids)
+        """Check the index file's case names, or the groups."""
+        check_raw_slow_cases(job.config, self.manifest, job.training_ids)
 
 
 class PreparedCases:

@@ -100,18 +100,23 @@ def group_names(manifest: Manifest, case_ids: Sequence[str], group_by: GroupBy |
     return names
 
 
-def check_index_file(config: RunConfig, case_ids: Sequence[str]) -> None:
-    """Raise before preparing if the configured index file is unusable.
+def check_raw_slow_cases(config: RunConfig, manifest: Manifest, case_ids: Sequence[str]) -> None:
+    """Raise before preparing if slow cases could be neither read nor found.
 
     Args:
         config: the run.
-        case_ids: cases of the data set that may be slow.
+        manifest: the raw cases.
+        case_ids: the training cases.
 
     Raises:
-        UsageError: the file is missing or damaged, or its slow cases are not among ``case_ids``.
+        UsageError: the configured index file is missing or damaged, or its slow cases are not among ``case_ids``; or no
+            case has a value of ``group_by``.
     """
     useful = config.training.useful
-    if useful is None or useful.index_file is None:
+    if useful is None:
+        return
+    if useful.index_file is None:
+        group_names(manifest, case_ids, useful.group_by)
         return
     slow = read_slow_examples(useful.index_file).settings.get("slow_cases", ())
     others = sorted({*slow}.difference(case_ids))
