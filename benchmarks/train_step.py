@@ -41,7 +41,7 @@ from uumamba.data.loader import collate
 from uumamba.data.prepared import PreparedFolder
 from uumamba.pipelines.build import build_trainer
 from uumamba.pipelines.datasets import read_dataset
-from uumamba.pipelines.jobs import PreparedCases, list_jobs
+from uumamba.pipelines.jobs import list_jobs
 from uumamba.pipelines.prepare import prepare
 from uumamba.runtime.autocast import autocast
 from uumamba.training import Trainer
@@ -111,7 +111,7 @@ def prepare_phantom(folder: Path, config: RunConfig) -> PreparedFolder:
 
 def measure(config: RunConfig, folder: PreparedFolder, *, device: str, steps: int, rounds: int) -> list[dict[str, Any]]:
     """Return one row per data pipeline of a step."""
-    [job] = list_jobs(config, PreparedCases(folder), fold="0", out=folder.path / "run")
+    [job] = list_jobs(config, folder, fold="0", out=folder.path / "run")
     make = partial(build_trainer, job, folder, run_dir=None, device=device, progress=False)
     other = make()
     other.prefetcher.read_ahead = not other.prefetcher.read_ahead

@@ -16,7 +16,7 @@ from uumamba.config import RunConfig
 from uumamba.data.prepared import PreparedFolder
 from uumamba.optim import MESA, SAM
 from uumamba.pipelines.build import build_trainer
-from uumamba.pipelines.jobs import PreparedCases, list_jobs
+from uumamba.pipelines.jobs import list_jobs
 from uumamba.training import Trainer
 
 
@@ -75,7 +75,7 @@ Config = Callable[..., RunConfig]
 
 
 def build(config: RunConfig, folder: PreparedFolder) -> Trainer:
-    [job] = list_jobs(config, PreparedCases(folder), fold="0", out=folder.path / "run")
+    [job] = list_jobs(config, folder, fold="0", out=folder.path / "run")
     return build_trainer(job, folder, run_dir=None, progress=False)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from uumamba.config import RunConfig
 from uumamba.data.prepared import PreparedFolder
-from uumamba.pipelines.jobs import Job, PreparedCases, list_jobs
+from uumamba.pipelines.jobs import Job, list_jobs
 from uumamba.training.checkpoint import Checkpoint, read_checkpoint
 from uumamba.training.run_log import RunLog
 
@@ -24,7 +24,7 @@ LAST = Path("fold_0", "last.safetensors")
 def job_of(config: RunConfig, prepared: Path | PreparedFolder, *, fold: str = "0") -> Job:
     """Return the job of one fold; its folder is not used."""
     folder = prepared if isinstance(prepared, PreparedFolder) else PreparedFolder(prepared)
-    [job] = list_jobs(config, PreparedCases(folder), fold=fold, out=folder.path / "run")
+    [job] = list_jobs(config, folder, fold=fold, out=folder.path / "run")
     return job
 
 

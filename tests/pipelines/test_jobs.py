@@ -13,7 +13,8 @@ import pytest
 from tests.pipelines.run_files import MakeConfig, Refused
 from uumamba.data.prepared import PreparedFolder
 from uumamba.domain_generalization import GroupSplit, SlowExamples, write_slow_examples
-from uumamba.pipelines.jobs import PreparedCases, RawCases, list_jobs
+from uumamba.pipelines.datasets import RawFolder
+from uumamba.pipelines.jobs import list_jobs
 from uumamba.pipelines.prepare import prepare_dataset
 from uumamba.pipelines.run import run
 from uumamba.pipelines.slow_cases import SLOW_CASES_NAME
@@ -47,14 +48,14 @@ def test_a_job_per_seed_and_fold_has_its_cases_configuration_and_folder(
     tiny_prepared: Path, tiny_config: MakeConfig, tmp_path: Path
 ) -> None:
     folder = PreparedFolder(tiny_prepared)
-    jobs = list_jobs(tiny_config(), PreparedCases(folder), fold="cv", seeds=[7, 1], out=tmp_path / "run")
+    jobs = list_jobs(tiny_config(), folder, fold="cv", seeds=[7, 1], out=tmp_path / "run")
     assert [job.folder.title for job in jobs] == [f"seed {seed}, fold {fold}" for seed in (7, 1) for fold in range(5)]
     assert [job.config.seed for job in jobs] == [7] * 5 + [1] * 5
     everything = {case.case_id for case in folder.manifest.select(split="training")}
     assert sorted(name for job in jobs[:5] for name in job.validation_ids) == sorted(everything)
     for job in jobs:
         assert {*job.training_ids} == everything - {*job.validation_ids}
-    [job] = list_jobs(tiny_config("seed=3"), PreparedCases(folder), fold="all", out=tmp_path / "run")
+    [job] = list_jobs(tiny_config("seed=3"), folder, fold="all", out=tmp_path / "run")
     assert (job.config.seed, job.folder.name, len(job.training_ids), job.validation_ids) == (3, "fold_all", 10, ())
     assert not (tmp_path / "run").exists()
 
@@ -62,8 +63,8 @@ def test_a_job_per_seed_and_fold_has_its_cases_configuration_and_folder(
 def test_raw_and_prepared_cases_give_the_same_jobs_which_pickle(
     tiny_raw: Path, tiny_prepared: Path, tiny_config: MakeConfig, tmp_path: Path
 ) -> None:
-    config, raw = tiny_config("track=[tensorboard]"), RawCases("phantom", tiny_raw, out=tmp_path / "out")
-    cases = (raw, PreparedCases(PreparedFolder(tiny_prepared)))
+    config, raw = tiny_config("track=[tensorboard]"), RawFolder("phantom", tiny_raw, out=tmp_path / "out")
+    cases = (raw, PreparedFolder(tiny_prepared))
     from_raw, from_prepared = (list_jobs(config, each, fold="cv", out=tmp_path / "run") for each in cases)
     assert from_raw == from_prepared
     again = pickle.loads(pickle.dumps(from_raw))  # as for a process on another device
@@ -189,13 +190,12 @@ def test_a_fold_without_a_side_is_refused_but_fold_all_needs_no_validation(
     tiny_prepared: Path, tiny_config: MakeConfig, tmp_path: Path, refused: Refused
 ) -> None:
     folder = PreparedFolder(tiny_prepared)
-    cases = PreparedCases(folder)
-    cases.manifest = replace(folder.manifest, cases=folder.manifest.select(split="training", fold=0))
+    folder.manifest = replace(folder.manifest, cases=folder.manifest.select(split="training", fold=0))
     for fold, training, validation in (("0", 0, 2), ("1", 2, 0)):
         with refused("--fold") as error:
-            list_jobs(tiny_config(), cases, fold=fold, out=tmp_path)
+            list_jobs(tiny_config(), folder, fold=fold, out=tmp_path)
         assert str(error.value.got).startswith(f"{fold} with {training} training and {validation} validation cases")
-    [job] = list_jobs(tiny_config(), cases, fold="all", out=tmp_path)
+    [job] = list_jobs(tiny_config(), folder, fold="all", out=tmp_path)
     assert len(job.training_ids) == 2
 
 
@@ -203,11 +203,11 @@ def test_groups_that_no_case_has_are_refused_for_raw_and_prepared_cases(
     tiny_raw: Path, tiny_prepared: Path, tiny_config: MakeConfig, tmp_path: Path, refused: Refused
 ) -> None:
     config = tiny_config("training.useful={most_epochs: 2, group_by: group}")
-    folder, raw = PreparedFolder(tiny_prepared), RawCases("phantom", tiny_raw, out=tmp_path)
+    folder, raw = PreparedFolder(tiny_prepared), RawFolder("phantom", tiny_raw, out=tmp_path)
     without = replace(folder.manifest, cases=tuple(replace(case, group=None) for case in folder.manifest.cases))
     folder.manifest = without
     vars(raw)["listed"] = (without, [])
-    for cases in (raw, PreparedCases(folder)):
+    for cases in (raw, folder):
         with refused("training.useful.group_by", got="group"):
             list_jobs(config, cases, fold="0", out=tmp_path / "run")
 

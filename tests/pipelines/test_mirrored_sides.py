@@ -17,7 +17,7 @@ from uumamba.data.case import Case, Manifest
 from uumamba.data.prepared import PreparedFolder
 from uumamba.pipelines import load_predictor
 from uumamba.pipelines.build import build_trainer
-from uumamba.pipelines.jobs import Cases, PreparedCases, RawCases
+from uumamba.pipelines.datasets import RawFolder
 from uumamba.pipelines.mirrored_sides import MirroredSides, check_sides
 from uumamba.pipelines.predict import predict
 from uumamba.pipelines.prepare import prepare, prepare_dataset
@@ -48,7 +48,7 @@ def config(tiny_overrides: tuple[str, ...]) -> MakeConfig:
     return make
 
 
-def find_sides(config: RunConfig, cases: Cases, *case_ids: str) -> MirroredSides | None:
+def find_sides(config: RunConfig, cases: RawFolder | PreparedFolder, *case_ids: str) -> MirroredSides | None:
     return check_sides(config, cases.manifest, cases.geometries(case_ids))
 
 
@@ -159,7 +159,7 @@ def test_a_scan_with_slices_of_another_orientation_than_training_fails(swapping_
 def test_training_slices_of_two_orientations_forbid_both_axes_and_every_swap(
     mixed: Path, config: MakeConfig, refused: Refused
 ) -> None:
-    cases = PreparedCases(PreparedFolder(mixed))
+    cases = PreparedFolder(mixed)
     found = find_sides(config(mirror(0)), cases, "case0", "case1")
     assert found is not None
     assert found.left_right_axes == (0, 2)
@@ -173,7 +173,7 @@ def test_a_swap_without_a_mirror_or_without_sides_is_refused(
     kidneys: Path, config: MakeConfig, tiny_prepared: Path, tiny_config: MakeConfig, refused: Refused
 ) -> None:
     with refused("augment.swap_sides"):
-        find_sides(config(mirror(0), SWAP), PreparedCases(PreparedFolder(kidneys)), "case0")
+        find_sides(config(mirror(0), SWAP), PreparedFolder(kidneys), "case0")
     with refused("augment.swap_sides", got=True):
         train(tiny_config(SWAP), data=tiny_prepared, out="never made")
 
@@ -184,13 +184,13 @@ def test_a_structure_with_a_side_and_no_partner_is_named(kidneys: Path, config: 
     object.__setattr__(folder, "manifest", alone)
     for overrides, key in (((mirror(1),), "augment.mirror_axes"), ((mirror(1), SWAP), "augment.swap_sides")):
         with refused(key) as error:
-            find_sides(config(*overrides), PreparedCases(folder), "case0")
+            find_sides(config(*overrides), folder, "case0")
         assert "swap_sides" not in error.value.fix
     sides = PAIRS | {"sides": {"LCC": "left"}}
     third = replace(alone, structures={"RenalR": 1, "RenalL": 2, "LCC": 3}, extra=sides)
     object.__setattr__(folder, "manifest", third)
     with pytest.warns(UserWarning, match="LCC"):
-        run = find_sides(config(mirror(1), SWAP), PreparedCases(folder), "case0")
+        run = find_sides(config(mirror(1), SWAP), folder, "case0")
     assert run is not None
     assert run.swapped == ((1, 2),)
 
@@ -226,8 +226,8 @@ def test_mirroring_and_classes_that_do_not_fit_the_structures_are_refused_before
 
 
 def test_raw_headers_give_the_result_of_prepared_scans(mixed: Path, config: MakeConfig, tmp_path: Path) -> None:
-    prepared = PreparedCases(PreparedFolder(mixed))
-    raw = raw_cases(prepared.manifest)
+    prepared = PreparedFolder(mixed)
+    raw = raw_folder(prepared.manifest)
     for axis in (0, 1):
         for swap in ("true", "false"):
             wanted = config(mirror(axis), f"augment.swap_sides={swap}")
@@ -237,14 +237,14 @@ def test_raw_headers_give_the_result_of_prepared_scans(mixed: Path, config: Make
     # A case with an unreadable header is left to preparing.
     (tmp_path / "cut.nii.gz").write_bytes(b"cut")
     cut = replace(prepared.manifest.by_id("case1"), image=tmp_path / "cut.nii.gz")
-    raw = raw_cases(replace(prepared.manifest, cases=(prepared.manifest.by_id("case0"), cut)))
+    raw = raw_folder(replace(prepared.manifest, cases=(prepared.manifest.by_id("case0"), cut)))
     assert find_sides(config(mirror(1)), raw, "case0", "case1") is not None
     assert find_sides(config(mirror(0), SWAP), raw, "case1") is None
 
 
-def raw_cases(manifest: Manifest) -> RawCases:
+def raw_folder(manifest: Manifest) -> RawFolder:
     """Make raw cases that are already listed."""
-    cases = RawCases("aorta", "raw", out=Path("out"))
+    cases = RawFolder("aorta", "raw", out=Path("out"))
     vars(cases)["listed"] = (manifest, [])
     return cases
 
@@ -261,7 +261,7 @@ def test_an_error_of_the_second_fold_comes_before_the_first_is_trained(
     mixed: Path, config: MakeConfig, tmp_path: Path, refused: Refused
 ) -> None:
     swapping = config(mirror(1), SWAP)
-    assert find_sides(swapping, PreparedCases(PreparedFolder(mixed)), "case1", "case2") is not None, "fold 0"
+    assert find_sides(swapping, PreparedFolder(mixed), "case1", "case2") is not None, "fold 0"
     with refused("augment.swap_sides"):
         train(swapping, data=mixed, out=tmp_path / "run", fold="cv")
     assert not (tmp_path / "run").exists()

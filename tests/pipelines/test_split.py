@@ -10,8 +10,8 @@ import pytest
 from tests.pipelines.run_files import Refused
 from uumamba.config.data import DomainsConfig
 from uumamba.data.case import Case, Manifest
+from uumamba.pipelines.jobs import split_cases
 from uumamba.pipelines.run_layout import FOLDS
-from uumamba.pipelines.split import split_cases
 
 BOTH = DomainsConfig(train=("A", "B"), validate=("A", "B"))
 

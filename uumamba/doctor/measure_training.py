@@ -54,12 +54,12 @@ def measure_training(device: str) -> TrainingRate:
     The patient is prepared in a temporary folder. This takes a few seconds.
     """
     from uumamba.pipelines.build import build_trainer
-    from uumamba.pipelines.jobs import PreparedCases, list_jobs
+    from uumamba.pipelines.jobs import list_jobs
 
     config = read_config("demo")
     with tempfile.TemporaryDirectory(prefix="uumamba-doctor-") as made:
         folder = _prepared_phantom(config, Path(made))
-        [job] = list_jobs(config, PreparedCases(folder), fold="all", out=folder.path / "run")
+        [job] = list_jobs(config, folder, fold="all", out=folder.path / "run")
         trainer = build_trainer(job, folder, run_dir=None, device=device)
         begin = perf_counter()
         read = list(islice(trainer.batches(0), BATCHES))

@@ -2,13 +2,16 @@
 
 import re
 import sys
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import data_prep
+from data_prep.scan_files import read_grid
 from uumamba.data.case import MANIFEST_NAME, Case, Manifest, Split
+from uumamba.data.geometry import Geometry, find_geometry
 from uumamba.data.itk import ITK_SUFFIXES
 from uumamba.runtime.errors import CaseError, UsageError, require
 from uumamba.runtime.files import write_json
@@ -36,6 +39,51 @@ _NAMES = {"imagecas": "ImageCAS", "aorta": "AortaSeg24", "mnms": "M&Ms"}
 # A folder of predictions may have the names of scans; only a data set has scans and labels.
 _SCAN = re.compile(r"\d+\.img\.nii(\.gz)?|subject\d+_CTA\.(mha|nii|nii\.gz)", re.IGNORECASE)
 _LABEL = re.compile(r"\d+\.label\.nii(\.gz)?|subject\d+_label\.(mha|nii|nii\.gz)", re.IGNORECASE)
+
+
+class RawFolder:
+    """Public data set as its owner ships it, known from headers.
+
+    Args:
+        name: the data set's name in a configuration.
+        raw: its folder, only read.
+        out: output folder, outside of ``raw``; :meth:`read` cuts the frames of cines into ``out/frames``.
+
+    Raises:
+        UsageError: ``out`` is inside ``raw``.
+    """
+
+    def __init__(self, name: str, raw: Path | str, *, out: Path) -> None:
+        check_out_option(out, raw)
+        self.name, self.raw, self.frames = name, Path(raw), out / FRAMES_NAME
+
+    @cached_property
+    def listed(self) -> Read:
+        """Cases and failures of the reader; nothing is written."""
+        return read_dataset(self.name, self.raw, frames=self.frames, cut=False)
+
+    @property
+    def manifest(self) -> Manifest:
+        """Listed cases; frames of cines may not exist yet."""
+        return self.listed[0]
+
+    def read(self) -> Read:
+        """Read cases and failures; the frames of cines are cut first."""
+        if self.name == "mnms" and _has_cines(self.raw):
+            return read_dataset(self.name, self.raw, frames=self.frames)
+        return self.listed
+
+    def geometries(self, case_ids: Iterable[str]) -> Iterator[Geometry]:
+        """Read the geometry of each case with a readable header.
+
+        Other cases are left to preparing, which reports them.
+        """
+        for case_id in case_ids:
+            try:
+                grid = read_grid(self.manifest.by_id(case_id).image, case_id=case_id)
+                yield find_geometry(grid.array.shape, spacing_mm=grid.spacing_mm, affine=grid.affine)
+            except ValueError:
+                continue
 
 
 def read_dataset(name: str, raw: Path | str, *, frames: Path | str | None = None, cut: bool = True) -> Read:
@@ -68,17 +116,6 @@ def read_dataset(name: str, raw: Path | str, *, frames: Path | str | None = None
     if name == "mnms":
         return _read_mnms(raw, frames, cut=cut)
     return {"acdc": data_prep.read_acdc, "phantom": _read_phantom, "aorta": data_prep.read_aorta}[name](raw)
-
-
-def has_cines(name: str, raw: Path | str) -> bool:
-    """Return whether frames must be cut out of a data set's cines.
-
-    Raises:
-        UsageError: the folder of M&Ms has no patient.
-    """
-    from data_prep.mnms_layout import find_folder, holds_cines
-
-    return name == "mnms" and holds_cines(find_folder(Path(raw)))
 
 
 def is_dataset(manifest: Manifest, name: str) -> bool:
@@ -265,8 +302,14 @@ def _read_phantom(raw: Path) -> Read:
     return replace(manifest, name="phantom", reference="", licence=""), errors
 
 
+def _has_cines(raw: Path) -> bool:
+    from data_prep.mnms_layout import find_folder, holds_cines
+
+    return holds_cines(find_folder(raw))
+
+
 def _read_mnms(raw: Path, frames: Path | str | None, *, cut: bool) -> Read:
-    if frames is None or not has_cines("mnms", raw):
+    if frames is None or not _has_cines(raw):
         return data_prep.read_mnms(raw)
     if not cut:
         return data_prep.read_mnms(raw, frames=frames, cut=False)

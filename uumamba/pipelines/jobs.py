@@ -4,34 +4,36 @@
 execute the jobs.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 from uumamba.config import RunConfig
+from uumamba.config.data import DomainsConfig
 from uumamba.config.track import check_trackers
 from uumamba.config.training import resolve_channels_last
-from uumamba.data.case import Manifest
-from uumamba.data.geometry import Geometry, find_geometry
+from uumamba.data.case import Case, Manifest
 from uumamba.data.loader import share_batch
 from uumamba.data.prepared import PreparedFolder
-from uumamba.pipelines.datasets import FRAMES_NAME, Read, check_out_option, has_cines, is_dataset, read_dataset
+from uumamba.pipelines.datasets import RawFolder, is_dataset
 from uumamba.pipelines.mirrored_sides import MirroredSides, check_sides
 from uumamba.pipelines.models import complete_run
 from uumamba.pipelines.run_layout import (
+    ALL_CASES,
+    EVERY_FOLD,
     FoldFolder,
     fold_folders,
     newest_checkpoint,
     select_folders,
-    select_folds,
     stored_run,
 )
-from uumamba.pipelines.slow_cases import SlowCases, check_raw_slow_cases
-from uumamba.pipelines.split import split_cases
-from uumamba.runtime.errors import require
+from uumamba.pipelines.slow_cases import SlowCases
+from uumamba.runtime.errors import UsageError, require
 from uumamba.training.run_folder import check_new_run, check_same_config
+
+Splits = dict[str, tuple[tuple[str, ...], tuple[str, ...]]]
+"""Ids of the training cases and of the validation cases, by fold."""
 
 
 @dataclass(frozen=True)
@@ -53,135 +55,9 @@ class Job:
     sides: MirroredSides | None
 
 
-class Cases(Protocol):
-    """Cases of jobs, raw or prepared, known from headers."""
-
-    @property
-    def manifest(self) -> Manifest:
-        """Manifest of the cases."""
-
-    @property
-    def where(self) -> str:
-        """Name or path of the data set, for messages."""
-
-    @property
-    def is_complete(self) -> bool:
-        """Success of the reader with every case."""
-
-    def check_recipe(self, config: RunConfig) -> None:
-        """Raise if the cases are of another data set or recipe."""
-
-    def geometries(self, case_ids: Sequence[str]) -> Iterator[Geometry]:
-        """Yield the geometry of each case with a readable header."""
-
-    def check_slow_cases(self, job: Job, *, force: bool) -> None:
-        """Raise if the job's slow cases can be neither read nor found."""
-
-
-class RawCases:
-    """Cases of a public data set as its owner ships it.
-
-    Args:
-        name: the data set's name in a configuration.
-        raw: its folder, only read.
-        out: output folder, outside of ``raw``; :meth:`read` cuts the frames of cines into ``frames`` of it.
-
-    Raises:
-        UsageError: ``out`` is inside ``raw``.
-    """
-
-    def __init__(self, name: str, raw: Path | str, *, out: Path) -> None:
-        check_out_option(out, raw)
-        self.name, self.raw, self.frames = name, raw, out / FRAMES_NAME
-
-    @cached_property
-    def listed(self) -> Read:
-        """Cases and failures of the reader; nothing is written."""
-        return read_dataset(self.name, self.raw, frames=self.frames, cut=False)
-
-    @property
-    def manifest(self) -> Manifest:
-        """Manifest of the cases; frames of cines may not exist yet."""
-        return self.listed[0]
-
-    @property
-    def where(self) -> str:
-        """Name of the data set."""
-        return self.manifest.name
-
-    @property
-    def is_complete(self) -> bool:
-        """Success of the reader with every case."""
-        return not self.listed[1]
-
-    def read(self) -> Read:
-        """Read cases and failures; the frames of cines are cut first."""
-        if has_cines(self.name, self.raw):
-            return read_dataset(self.name, self.raw, frames=self.frames)
-        return self.listed
-
-    def check_recipe(self, config: RunConfig) -> None: ...  # noqa: D102 every recipe fits raw cases
-
-    def geometries(self, case_ids: Sequence[str]) -> Iterator[Geometry]:
-        """Yield geometries; an unreadable header is left to preparing, which reports it."""
-        from data_prep.scan_files import read_grid
-
-        for case_id in case_ids:
-            try:
-                grid = read_grid(self.manifest.by_id(case_id).image, case_id=case_id)
-                yield find_geometry(grid.array.shape, spacing_mm=grid.spacing_mm, affine=grid.affine)
-            except ValueError:
-                continue
-
-    def check_slow_cases(self, job: Job, *, force: bool) -> None:
-        """Check the index file's case names, or the groups."""
-        check_raw_slow_cases(job.config, self.manifest, job.training_ids)
-
-
-class PreparedCases:
-    """Cases of a prepared folder.
-
-    Args:
-        folder: the prepared folder.
-    """
-
-    is_complete = True
-
-    def __init__(self, folder: PreparedFolder) -> None:
-        self.folder, self.manifest, self.where = folder, folder.manifest, str(folder.path)
-
-    def check_recipe(self, config: RunConfig) -> None:
-        """Raise if the cases are of another data set or recipe.
-
-        Prediction preprocesses new scans by the configuration.
-        """
-        name, recipe, stored = config.dataset.name, config.preprocess.build(), self.folder.recipe
-        fix = "correct the key, or prepare again"
-        expected = f"{self.manifest.name}, the data set of {self.where}"
-        require(is_dataset(self.manifest, name), "dataset.name", got=name, expected=expected, fix=fix)
-        used, given = stored.to_json(), recipe.to_json()
-        different = [key for key in given if used[key] != given[key]]
-        require(
-            stored.completes(recipe),
-            "preprocess",
-            got={key: given[key] for key in different},
-            expected=f"{ {key: used[key] for key in different} }, the recipe of {self.where}",
-            fix=fix,
-        )
-
-    def geometries(self, case_ids: Sequence[str]) -> Iterator[Geometry]:
-        """Yield the geometry of each case."""
-        return (self.folder.case(case_id).geometry for case_id in case_ids)
-
-    def check_slow_cases(self, job: Job, *, force: bool) -> None:
-        """Check the stored file, or what is needed to find slow cases."""
-        if job.config.training.useful is not None:
-            SlowCases(job.config, self.folder, job.training_ids, job.folder.path).check(force=force)
-
-
 def list_jobs(
     config: RunConfig,
-    cases: Cases,
+    cases: RawFolder | PreparedFolder,
     *,
     fold: str,
     out: Path | str,
@@ -197,7 +73,7 @@ def list_jobs(
 
     Args:
         config: the run.
-        cases: raw or prepared cases.
+        cases: raw or prepared folder.
         fold: ``"0"`` to ``"4"``, ``"all"`` (no validation) or ``"cv"``.
         out: the run folder.
         seeds: one job per fold and seed; None takes the configuration's seed.
@@ -221,21 +97,79 @@ def list_jobs(
     if device is not None:
         _check_devices(config, device, jobs=len(targets))
     _check_folders(config, targets, resume=resume, force=force)
-    cases.check_recipe(config)
     manifest = cases.manifest
+    where = manifest.name
+    if isinstance(cases, PreparedFolder):
+        where = str(cases.path)
+        _check_prepared_for(config, cases)
     config.training.sampling.build(structures=manifest.structures)
     splits = split_cases(
         manifest,
-        select_folds(fold),
+        list(dict.fromkeys(each.fold for each in targets)),
         config.dataset.domains,
-        where=cases.where,
-        may_be_empty=not cases.is_complete,
+        where=where,
+        may_be_empty=isinstance(cases, RawFolder) and bool(cases.listed[1]),
     )
     sides = {name: check_sides(config, manifest, cases.geometries(training)) for name, (training, _) in splits.items()}
     jobs = [Job(replace_seed(config, each.seed), each, *splits[each.fold], sides[each.fold]) for each in targets]
     for job in jobs:
-        cases.check_slow_cases(job, force=force)
+        if config.training.useful is not None:
+            SlowCases(job.config, cases, job.training_ids, job.folder.path).read(force=force)
     return jobs
+
+
+def split_cases(
+    manifest: Manifest,
+    folds: Sequence[str],
+    domains: DomainsConfig | None = None,
+    *,
+    where: str,
+    may_be_empty: bool = False,
+) -> Splits:
+    """Split the cases of each fold into training and validation.
+
+    Test cases are on neither side. Only :func:`list_jobs` calls this function.
+
+    Args:
+        manifest: the data set.
+        folds: ``"0"`` to ``"4"``, or ``"all"``, which has no validation cases; several are a cross-validation.
+        domains: a domain only for training or only for validation is used with all its cases. A domain for both is
+            split by the fold. Without ``domains`` every domain is for both.
+        where: name or path of the data set, for messages.
+        may_be_empty: the reader reported failed cases, so sides and domains may lack them.
+
+    Raises:
+        UsageError: no case is left for training or for validation; a domain is unknown, or the only one where several
+            are needed; a patient is in a training and in a validation domain; or, in a cross-validation, every fold
+            would validate on the same domain.
+
+    Example:
+        >>> cases = [Case(f"{d}{n}", f"{d}{n}", d, image=None, fold=n) for d in "AB" for n in range(2)]
+        >>> split_cases(Manifest("toy", "MR", {}, tuple(cases)), ["0"], DomainsConfig(leave_out="B"), where="toy")
+        {'0': (('A0', 'A1'), ('B0', 'B1'))}
+    """
+    cases = manifest.select(split="training")
+    known = {case.domain for case in cases}
+    train, validate = (known, known) if domains is None else domains.split_domains(known)
+    splits = {fold: _split_fold(cases, fold, train, validate) for fold in folds}
+    if may_be_empty:
+        return splits
+    if domains is not None:
+        _check_domains(manifest, domains, train, validate, where=where)
+        expected = f"one fold, since every fold would validate on all cases of {_join(validate - train)}"
+        fix = "choose --fold 0 or several --seeds"
+        require(len(folds) == 1 or validate <= train, "--fold", got=EVERY_FOLD, expected=expected, fix=fix)
+    for fold, (training, validation) in splits.items():
+        require(
+            training and (fold == ALL_CASES or validation),
+            "--fold",
+            got=f"{fold} with {len(training)} training and {len(validation)} validation cases of {where}",
+            expected="at least one training and one validation case",
+            fix="prepare more cases or choose another fold (all needs no validation cases)",
+        )
+        if domains is not None:
+            _check_patients({case.case_id: case.patient_id for case in cases}, training, validation)
+    return splits
 
 
 def check_same_run(config: RunConfig, run: Path) -> None:
@@ -274,3 +208,70 @@ def _check_folders(config: RunConfig, targets: Sequence[FoldFolder], *, resume: 
         check_same_run(config, targets[0].run)
     if not any(newest_checkpoint(each.path) for each in targets):
         config.check_takes_effect()
+
+
+def _check_prepared_for(config: RunConfig, folder: PreparedFolder) -> None:
+    """Raise if the cases were prepared from another data set or recipe.
+
+    Prediction preprocesses new scans by the configuration.
+    """
+    name, recipe = config.dataset.name, config.preprocess.build()
+    fix = "correct the key, or prepare again"
+    expected = f"{folder.manifest.name}, the data set of {folder.path}"
+    require(is_dataset(folder.manifest, name), "dataset.name", got=name, expected=expected, fix=fix)
+    used, given = folder.recipe.to_json(), recipe.to_json()
+    different = [key for key in given if used[key] != given[key]]
+    require(
+        folder.recipe.completes(recipe),
+        "preprocess",
+        got={key: given[key] for key in different},
+        expected=f"{ {key: used[key] for key in different} }, the recipe of {folder.path}",
+        fix=fix,
+    )
+
+
+def _split_fold(
+    cases: Iterable[Case], fold: str, train: set[str], validate: set[str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    training, validation = [], []
+    for case in cases:
+        is_held_out = case.domain not in train or (fold != ALL_CASES and case.fold == int(fold))
+        if fold != ALL_CASES and case.domain in validate and is_held_out:
+            validation.append(case.case_id)
+        elif case.domain in train:
+            training.append(case.case_id)
+    return tuple(training), tuple(validation)
+
+
+def _check_domains(
+    manifest: Manifest, domains: DomainsConfig, train: set[str], validate: set[str], *, where: str
+) -> None:
+    known, unseen = ({case.domain for case in manifest.select(split=split)} for split in ("training", "test"))
+    if unknown := domains.names() - known:
+        tests = unknown & unseen
+        fix = f"score the test cases of {_join(tests)} with `uumamba predict --split test`" if tests else ""
+        raise UsageError("dataset.domains", got=_join(unknown), expected=f"domains of {where}: {_join(known)}", fix=fix)
+    if train and validate:
+        return
+    empty = "validate" if train else "train"
+    raise UsageError(
+        f"dataset.domains.{'train' if train else 'validate'}",
+        got=f"{_join(known)} (all domains of {where})",
+        expected=f"at least one domain left for {'validation' if train else 'training'}",
+        fix=f"set dataset.domains.{empty}" + (" also, or dataset.domains=null" if len(known) == 1 else ""),
+    )
+
+
+def _check_patients(patients: Mapping[str, str], training: Iterable[str], validation: Iterable[str]) -> None:
+    both = {patients[name] for name in training} & {patients[name] for name in validation}
+    require(
+        not both,
+        "dataset.domains",
+        got=f"training and validation cases of {_join(both)}",
+        expected="patients in only one of the two",
+        fix="list both domains in train and in validate, so that the fold splits them",
+    )
+
+
+def _join(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))

@@ -17,8 +17,8 @@ from uumamba.data.foreground import compute_statistics, store_foreground
 from uumamba.data.prepared import FOREGROUND_NAME, RECIPE_NAME, is_up_to_date, source_key, write_prepared
 from uumamba.data.preprocess import Preprocessing, PreprocessRecipe
 from uumamba.data.scan import read_case
-from uumamba.pipelines.datasets import check_out_option, record_failures
-from uumamba.pipelines.jobs import RawCases, list_jobs
+from uumamba.pipelines.datasets import RawFolder, check_out_option, record_failures
+from uumamba.pipelines.jobs import list_jobs
 from uumamba.pipelines.run_layout import ALL_CASES
 from uumamba.runtime.errors import CaseError
 from uumamba.runtime.files import make_folder, write_json
@@ -59,11 +59,11 @@ def prepare_dataset(
             of :func:`prepare`.
         StoppedOnRequest: a stop was requested; the next call continues.
     """
-    cases = RawCases(config.dataset.name, raw, out=Path(out))
-    list_jobs(config, cases, fold=ALL_CASES, out=out)
-    manifest, bad = cases.read()
-    recipe = config.preprocess.build()
-    return prepare(manifest, bad, recipe=recipe, out=out, workers=workers, raw=raw, progress=progress)
+    folder = RawFolder(config.dataset.name, raw, out=Path(out))
+    list_jobs(config, folder, fold=ALL_CASES, out=out)
+    return prepare(
+        *folder.read(), recipe=config.preprocess.build(), out=out, workers=workers, raw=raw, progress=progress
+    )
 
 
 def prepare(

@@ -9,13 +9,13 @@ from uumamba.config import RunConfig
 from uumamba.data.case import Manifest
 from uumamba.data.prepared import PreparedFolder
 from uumamba.evaluation import Scores
-from uumamba.pipelines.datasets import record_failures, select_failures
+from uumamba.pipelines.datasets import RawFolder, record_failures, select_failures
 from uumamba.pipelines.evaluate import evaluate_folder
-from uumamba.pipelines.jobs import Job, PreparedCases, RawCases, list_jobs
+from uumamba.pipelines.jobs import Job, list_jobs
 from uumamba.pipelines.predict import predict
 from uumamba.pipelines.prepare import PrepareResult, prepare
 from uumamba.pipelines.report import report
-from uumamba.pipelines.run_layout import ALL_CASES, select_folds
+from uumamba.pipelines.run_layout import ALL_CASES
 from uumamba.pipelines.train import train_jobs
 from uumamba.runtime.errors import EXIT_SOME_CASES_FAILED, CaseError, InputError
 from uumamba.runtime.stop import StopRequest
@@ -84,14 +84,24 @@ def run(
         CaseError: the first failure where no case can be prepared or scored.
         StoppedOnRequest: a stop was requested; the same call continues there.
     """
-    out, scored = Path(out), select_folds(fold)
-    list_these = partial(list_jobs, config, fold=fold, seeds=seeds, out=out / "run", resume=True, force=force)
+    out = Path(out)
+    list_these = partial(
+        list_jobs,
+        config,
+        fold=fold,
+        seeds=seeds,
+        out=out / "run",
+        resume=True,
+        force=force,
+        device=device,
+        ranks=ranks.count,
+    )
     with StopRequest():  # a request in one stage also ends all later ones
 
         def prepare_all() -> tuple[Manifest, PrepareResult, list[Job]]:
-            raw_cases = RawCases(config.dataset.name, raw, out=out)
-            planned = list_these(raw_cases, device=device, ranks=ranks.count)
-            manifest, bad = raw_cases.read()
+            raw_folder = RawFolder(config.dataset.name, raw, out=out)
+            planned = list_these(raw_folder)
+            manifest, bad = raw_folder.read()
             say(f"prepare: {len(manifest.select(split='training'))} cases of {manifest.name}")
             recipe, folder = config.preprocess.build(), out / "prepared"
             prepared = prepare(manifest, bad, recipe=recipe, out=folder, workers=workers, raw=raw, progress=progress)
@@ -101,7 +111,7 @@ def run(
 
         ready = ranks.on_rank_zero(prepare_all)
         folder = PreparedFolder(out / "prepared")
-        jobs = list_these(PreparedCases(folder), device=device, ranks=ranks.count)
+        jobs = list_these(folder)
         train_jobs(jobs, folder, resume=True, device=device, force=force, progress=progress, ranks=ranks)
         if ready is None:
             return RunResult(out, None, None)
@@ -109,10 +119,10 @@ def run(
         if fold == ALL_CASES:
             say("fold all trains on every case, so no case is scored; predict other scans with this run.")
             return RunResult(out, None, None, prepared.failures)
-        say("predict: the validation cases of fold " + ", ".join(scored))
+        chosen = {job.folder.fold: job.validation_ids for job in jobs}
+        say("predict: the validation cases of fold " + ", ".join(chosen))
         case_ids = {case_id for job in planned for case_id in job.validation_ids}
         missing = select_failures(manifest.select(case_ids=case_ids), prepared.failures, manifest=manifest)
-        chosen = {job.folder.fold: job.validation_ids for job in jobs}
         scores = _predict_and_score(out, chosen, missing=missing, device=device.partition(",")[0], progress=progress)
         before_report(out, jobs)
         report(out, out / "report.html")

@@ -88,17 +88,6 @@ def fold_folders(run: Path) -> list[FoldFolder]:
     return [found for found in possible if found.path.is_dir()]
 
 
-def select_folds(fold: str) -> tuple[str, ...]:
-    """List the folds that ``--fold`` selects.
-
-    Raises:
-        UsageError: the fold is unknown.
-    """
-    known = (*FOLDS, ALL_CASES, EVERY_FOLD)
-    require(fold in known, "--fold", got=fold, expected=f"one of {', '.join(known)}")
-    return FOLDS if fold == EVERY_FOLD else (fold,)
-
-
 def select_folders(run: Path, *, fold: str, seeds: Sequence[int] | None = None) -> list[FoldFolder]:
     """List the fold folders that ``--fold`` and ``--seeds`` select.
 
@@ -106,7 +95,9 @@ def select_folders(run: Path, *, fold: str, seeds: Sequence[int] | None = None) 
         UsageError: the fold is unknown, a seed is repeated or negative, or ``--seeds`` is given for a run that was
             started without it, or missing for a run that was started with it.
     """
-    folds = select_folds(fold)
+    known = (*FOLDS, ALL_CASES, EVERY_FOLD)
+    require(fold in known, "--fold", got=fold, expected=f"one of {', '.join(known)}")
+    folds = FOLDS if fold == EVERY_FOLD else (fold,)
     if seeds is not None:
         valid = seeds and len(set(seeds)) == len(seeds) and min(seeds) >= 0
         require(valid, "--seeds", got=seeds, expected="different integers of at least 0")

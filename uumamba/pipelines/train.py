@@ -12,7 +12,7 @@ from uumamba.config.track import build_trackers
 from uumamba.data.case import Manifest
 from uumamba.data.prepared import PreparedFolder
 from uumamba.pipelines.build import build_trainer
-from uumamba.pipelines.jobs import Job, PreparedCases, list_jobs
+from uumamba.pipelines.jobs import Job, list_jobs
 from uumamba.pipelines.run_layout import RUN_MANIFEST_NAME, RunManifest, write_run_summary
 from uumamba.pipelines.slow_cases import training_case_ids
 from uumamba.runtime.device_jobs import run_on_devices
@@ -64,7 +64,7 @@ def train(
     folder = PreparedFolder(data)
     jobs = list_jobs(
         config,
-        PreparedCases(folder),
+        folder,
         fold=fold,
         seeds=seeds,
         out=out,
@@ -73,8 +73,6 @@ def train(
         device=device,
         ranks=ranks.count,
     )
-    if ranks.is_rank_zero:
-        _report_unused(folder.manifest, jobs[0])  # the same for every fold
     train_jobs(jobs, folder, resume=resume, init=init, device=device, force=force, progress=progress, ranks=ranks)
     return [job.folder.path for job in jobs]
 
@@ -94,6 +92,8 @@ def train_jobs(
 
     For the arguments see :func:`train`.
     """
+    if ranks.is_rank_zero:
+        _report_unused(folder.manifest, jobs[0])  # the same for every fold
     begin = partial(_train_job, folder=folder, resume=resume, init=init, force=force, progress=progress)
     with StopRequest() as stop:
         if len(devices := device.split(",")) > 1:
