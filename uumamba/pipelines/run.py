@@ -58,8 +58,8 @@ def run(
 
     The same call continues an interrupted one: prepared cases are reused while their source and recipe are the same,
     training resumes from its last checkpoint, and predictions, scores and report are made again. Test cases are neither
-    prepared nor scored. The labelled frames of cines are cut out once, into ``prepared/frames/``;
-    :func:`read_dataset` gives their size.
+    prepared nor scored. The labelled frames of cines are cut out once, into ``frames/``;
+    :func:`uumamba.pipelines.datasets.read_dataset` gives their size.
 
     Args:
         config: the run.
