@@ -14,11 +14,14 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.result_file import describe_commit, is_compatible, write_result
 from uumamba.config import read_config
 from uumamba.runtime.files import write_json
+
+if TYPE_CHECKING:
+    from uumamba.pipelines.jobs import Job
 
 CONFIG = "acdc_cpu"
 PLAIN = "optim={name: Plain, base: {name: AdamW, lr: 0.001, weight_decay: 0.01}, max_grad_norm: 12.0}"
@@ -76,7 +79,7 @@ def run_variant(
     raw: Path,
     out: Path,
     config: str = CONFIG,
-    before_report: Callable[[Path], None] = lambda _: None,
+    before_report: "Callable[[Path, Sequence[Job]], None]" = lambda out, jobs: None,
 ) -> None:
     """Run one variant from raw scans to report, or resume it.
 

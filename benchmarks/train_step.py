@@ -41,8 +41,8 @@ from uumamba.data.loader import collate
 from uumamba.data.prepared import PreparedFolder
 from uumamba.pipelines.build import build_trainer
 from uumamba.pipelines.datasets import read_dataset
+from uumamba.pipelines.jobs import list_jobs
 from uumamba.pipelines.prepare import prepare
-from uumamba.pipelines.split import split_cases
 from uumamba.runtime.autocast import autocast
 from uumamba.training import Trainer
 from uumamba.types import Batch
@@ -111,7 +111,8 @@ def prepare_phantom(folder: Path, config: RunConfig) -> PreparedFolder:
 
 def measure(config: RunConfig, folder: PreparedFolder, *, device: str, steps: int, rounds: int) -> list[dict[str, Any]]:
     """Return one row per data pipeline of a step."""
-    make = partial(build_trainer, config, folder, fold="0", run_dir=None, device=device)
+    [job] = list_jobs(config, folder, fold="0", out=folder.path / "run")
+    make = partial(build_trainer, job, folder, run_dir=None, device=device)
     other = make()
     other.prefetcher.read_ahead = not other.prefetcher.read_ahead
     fed = {
@@ -215,10 +216,9 @@ def feed_from_nnunet(trainer: Trainer, config: RunConfig, folder: PreparedFolder
 
     Patches are read as before; each goes through the transforms before the batch is collated.
     """
-    training, _ = split_cases(folder.manifest, "0")
     source = PatchDataset(
         folder,
-        training,
+        [case.case_id for case in folder.manifest.select(split="training", without_fold=0)],
         patch_size=config.training.patch_size,
         batch_size=config.training.batch_size,
         batches_per_epoch=config.training.batches_per_epoch,

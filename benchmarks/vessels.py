@@ -14,10 +14,13 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.acdc_cpu import read_record, require_same_configuration, run_variant
 from benchmarks.result_file import write_result
+
+if TYPE_CHECKING:
+    from uumamba.pipelines.jobs import Job
 
 VARIANTS: dict[str, tuple[str, ...]] = {"UMambaBot, AdamW": (), "ResEncUNet, AdamW": ("net.name=ResEncUNet",)}
 LEAST = {"coronary": {"mean Dice": 0.80, "tree clDice": 0.85}, "aorta": {"mean Dice": 0.65}}
@@ -146,10 +149,10 @@ def _get_phantom(name: str) -> Phantom:
     return Phantom("aorta_cpu", "Aortic phantom in 23 zones on two CPU cores", 30, write_aorta_phantom)
 
 
-def _write_baselines(out: Path) -> None:
+def _write_baselines(out: Path, jobs: "Sequence[Job]") -> None:
     from uumamba.pipelines.demo import write_baselines
 
-    write_baselines(out, say=print)
+    write_baselines(out, jobs, say=print)
 
 
 def _read_baselines(out: Path, *, like: dict[str, Any]) -> list[dict[str, Any]]:

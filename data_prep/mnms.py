@@ -39,6 +39,7 @@ def read_mnms(
     *,
     frames: Path | str | None = None,
     test: Sequence[str] = ("Testing",),
+    cut: bool = True,
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Manifest, list[CaseError]]:
     r"""List the end-diastolic and end-systolic frames of M&Ms as cases.
@@ -60,6 +61,8 @@ def read_mnms(
         raw: a folder of frames; with ``frames``, the download.
         frames: folder for the frames cut from the download, outside of it.
         test: parts of the download that form the test split.
+        cut: cut the frames; otherwise nothing is written, and cases are listed from sheet and folders alone, with the
+            paths that their frames will have.
         advance: called with the number of patients done and of all, while frames are cut.
 
     Returns:
@@ -87,9 +90,9 @@ def read_mnms(
     """
     unknown = sorted(set(test) - set(PARTS[1:]))
     require(not unknown, "test", got=", ".join(unknown), expected=f"some of {', '.join(PARTS[1:])}")
-    uncut = [] if frames is None else cut_frames(raw, frames, advance=advance)
-    root = find_folder(Path(raw if frames is None else frames))
+    uncut = cut_frames(raw, frames, advance=advance) if cut and frames is not None else []
     listed = find_folder(Path(raw))  # old frames of a patient missing from the download are no case
+    root = listed if frames is None else Path(frames)
     require(
         not holds_cines(root),
         "frames",
@@ -97,7 +100,7 @@ def read_mnms(
         expected=f"a folder for the labelled frames cut from the cines in {raw}",
         fix=f"run `python -m data_prep.mnms {raw} FRAMES` and read FRAMES",
     )
-    rows = read_sheet(find_sheet(root))
+    rows = read_sheet(find_sheet(listed))
     repeated = find_repeated(listed)
     found = [
         root / part / patient.name
@@ -113,7 +116,8 @@ def read_mnms(
         for patient, numbers in numbered
         for phase, frame in numbers.items()
     )
-    cases, incomplete = collect(lambda frame: _make_frame_case(*frame), labelled)
+    are_files = cut or frames is None
+    cases, incomplete = collect(lambda frame: _make_frame_case(*frame, is_file=are_files), labelled)
     reported = {error.case_id for error in uncut}
     others = (
         error for error in (*repeated.values(), *faulty, *incomplete) if error.case_id.partition("_")[0] not in reported
@@ -133,12 +137,13 @@ def read_mnms(
     return manifest, sorted([*uncut, *others], key=lambda error: error.case_id)
 
 
-def _make_frame_case(patient: Path, row: SheetRow, phase: str, frame: int, fold: int | None) -> Case:
+def _make_frame_case(patient: Path, row: SheetRow, phase: str, frame: int, fold: int | None, *, is_file: bool) -> Case:
     case_id = format_frame_id(patient.name, frame)
     image, label = list_frame_files(patient, frame)
-    for key, path in (("image", image), ("label", label)):
-        check_file(path, case_id=case_id, key=key, fix="cut the frames again from the M&Ms download")
-    check_scan_pair(image, label, case_id=case_id)
+    if is_file:
+        for key, path in (("image", image), ("label", label)):
+            check_file(path, case_id=case_id, key=key, fix="cut the frames again from the M&Ms download")
+        check_scan_pair(image, label, case_id=case_id)
     return Case(
         case_id=case_id,
         patient_id=patient.name,

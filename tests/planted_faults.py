@@ -281,6 +281,12 @@ FAULTS = (
         new="cases = [case for case in manifest.cases if case.case_id in found]",
         test_file="tests/pipelines/test_evaluate.py",
     ),
+    Fault(  # validation cases are also trained on
+        "uumamba.pipelines.jobs",
+        old="        elif case.domain in train:",
+        new="        if case.domain in train:",
+        test_file="tests/pipelines/test_split.py",
+    ),
     # cli
     Fault(  # exit codes 1 and 3 exchanged
         "uumamba.cli.main",

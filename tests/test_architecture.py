@@ -6,7 +6,7 @@ Imports inside functions count. Also tested are names and numbers of files.
 import ast
 import graphlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,6 +95,18 @@ def test_pipelines_has_one_file_per_verb_and_few_others(repository: Path) -> Non
     files = {file.stem for file in (repository / "uumamba" / "pipelines").glob("*.py")}
     assert {"prepare", "train", "predict", "evaluate", "report", "run", "demo"} <= files
     assert len(files) <= MAX_PIPELINE_FILES
+
+
+def test_only_list_jobs_splits_the_cases(codebase: "Codebase", repository: Path) -> None:
+    files = [*codebase.modules.values(), *(repository / "benchmarks").rglob("*.py")]
+    assert find_callers(repository, files, "split_cases") == ["uumamba/pipelines/jobs.py: list_jobs"]
+
+
+def test_a_planted_caller_is_found(tmp_path: Path) -> None:
+    plant(tmp_path / "uumamba/a.py", "class C:\n    def f(self):\n        return [split.split_cases(x) for x in y]")
+    plant(tmp_path / "uumamba/b.py", "sides = partial(split_cases, 1)")
+    found = find_callers(tmp_path, sorted(tmp_path.rglob("*.py")), "split_cases")
+    assert found == ["uumamba/a.py: f", "uumamba/b.py: <module>"]
 
 
 @pytest.mark.parametrize(
@@ -205,6 +217,24 @@ def find_cycle(codebase: Codebase) -> list[str] | None:
     except graphlib.CycleError as error:
         return list(error.args[1])
     return None
+
+
+def find_callers(root: Path, files: Iterable[Path], name: str) -> list[str]:
+    """List the functions that use another function of this name, as ``file: function``."""
+    found = []
+    for file in files:
+        module = ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
+        owner = {id(node): "<module>" for node in ast.walk(module)}
+        for body in ast.walk(module):  # outer functions come first
+            if isinstance(body, ast.FunctionDef | ast.AsyncFunctionDef):
+                owner |= {id(node): body.name for node in ast.walk(body)}
+        uses = {
+            owner[id(node)]
+            for node in ast.walk(module)
+            if isinstance(node, ast.Name | ast.Attribute) and getattr(node, "id", getattr(node, "attr", "")) == name
+        }
+        found += [f"{file.relative_to(root).as_posix()}: {use}" for use in sorted(uses)]
+    return found
 
 
 def find_imports(modules: dict[str, Path]) -> Iterator[Import]:

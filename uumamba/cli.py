@@ -159,13 +159,9 @@ def prepare(
     OUT/frames.
     """
     from uumamba.config import read_config
-    from uumamba.pipelines.datasets import FRAMES_NAME, read_dataset
-    from uumamba.pipelines.prepare import prepare as prepare_all
+    from uumamba.pipelines.prepare import prepare_dataset
 
-    settings = read_config(config, overrides or ())
-    settings.check()
-    manifest, bad = read_dataset(settings.dataset.name, raw, frames=out / FRAMES_NAME)
-    result = prepare_all(manifest, bad, recipe=settings.preprocess.build(), out=out, raw=raw, workers=workers)
+    result = prepare_dataset(read_config(config, overrides or ()), raw=raw, out=out, workers=workers)
     _say(f"{len(result.prepared)} cases prepared, {len(result.reused)} reused, in {out}")
     _report_failures(result.failures, done=len(result.prepared) + len(result.reused))
 

@@ -30,7 +30,6 @@ from uumamba.inference import Predictor
 from uumamba.metrics import dice_coefficient
 from uumamba.pipelines.build import build_loss, build_net
 from uumamba.pipelines.prepare import prepare
-from uumamba.pipelines.split import split_cases
 from uumamba.runtime.errors import UsageError
 from uumamba.runtime.files import write_json
 from uumamba.runtime.seeds import seed_everything
@@ -133,6 +132,13 @@ def make_start(config: RunConfig, prepared: Path, seed: int) -> Start:
     return Start(net, build_loss(config), config.optim.base.build(), clipped)
 
 
+def split_fold(prepared: Path) -> tuple[list[str], list[str]]:
+    """List the ids of the fold's training and validation cases."""
+    select, fold = PreparedFolder(prepared).manifest.select, int(FOLD)
+    training, validation = select(split="training", without_fold=fold), select(split="training", fold=fold)
+    return [case.case_id for case in training], [case.case_id for case in validation]
+
+
 def make_feed(config: RunConfig, prepared: Path, seed: int, *, cases: Sequence[str] | None = None) -> Feed:
     """Yield augmented training batches without end.
 
@@ -141,7 +147,7 @@ def make_feed(config: RunConfig, prepared: Path, seed: int, *, cases: Sequence[s
     folder = PreparedFolder(prepared)
     dataset = PatchDataset(
         folder,
-        split_cases(folder.manifest, FOLD)[0] if cases is None else cases,
+        split_fold(prepared)[0] if cases is None else cases,
         patch_size=config.training.patch_size,
         batch_size=config.training.batch_size,
         batches_per_epoch=config.training.batches_per_epoch,

@@ -37,6 +37,7 @@ from benchmarks.claims.acdc import (
     prepare_patients,
     read_acdc_config,
     score_patients,
+    split_fold,
 )
 from benchmarks.claims.claim_table import Claim
 from benchmarks.claims.equal_time import compute_ratios, compute_steps
@@ -55,9 +56,7 @@ from benchmarks.claims.shifted_patients import ORIGINAL, prepare_styles
 from benchmarks.claims.training import Recipe, train
 from benchmarks.result_file import write_result
 from benchmarks.scan import print_rows
-from uumamba.data.prepared import PreparedFolder
 from uumamba.data.vendor_styles import STYLES
-from uumamba.pipelines.split import split_cases
 
 MEAN = "mean of the styles"
 EQUAL_TIME, EQUAL_STEPS = "equal time", "equal steps"
@@ -159,7 +158,7 @@ def make_training(run: Run, prepared: Path) -> tuple[Recipe, Feed]:
     """Return a method's recipe and its augmented training batches."""
     method = METHODS[run.method]
     config = read_acdc_config(method.settings)
-    training, _ = split_cases(PreparedFolder(prepared).manifest, FOLD)
+    training, _ = split_fold(prepared)
     cases = training if method.cases is None or run.measures == "time" else method.cases(training, prepared, run)
     recipe = method.recipe(make_start(config, prepared, run.seed), run.steps)
     return recipe, make_feed(config, prepared, run.seed, cases=cases)
@@ -189,7 +188,7 @@ def make_shift_row(
 
 def describe_table(prepared: Path, runs: Mapping[str, Sequence[Run]], *, equal_steps: bool) -> str:
     """Describe training data, test data and settings."""
-    training, validation = split_cases(PreparedFolder(prepared).manifest, FOLD)
+    training, validation = split_fold(prepared)
     steps = ", ".join(f"{name} {each[0].steps}" for name, each in runs.items())
     with_more = f" At equal steps UDIM and its control make SAM's {runs['SAM'][0].steps}." if equal_steps else ""
     return (

@@ -33,6 +33,7 @@ from benchmarks.claims.acdc import (
     prepare_patients,
     read_acdc_config,
     score_patients,
+    split_fold,
 )
 from benchmarks.claims.claim_table import Claim
 from benchmarks.claims.equal_time import compute_ratios, compute_steps
@@ -41,8 +42,6 @@ from benchmarks.claims.run_log import Measured, Run, RunLog
 from benchmarks.claims.training import Recipe, train
 from benchmarks.result_file import write_result
 from benchmarks.scan import print_rows
-from uumamba.data.prepared import PreparedFolder
-from uumamba.pipelines.split import split_cases
 
 VALUES: Mapping[str, float | None] = {
     "base": None,
@@ -96,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def describe_table(prepared: Path, runs: Mapping[str, Sequence[Run]]) -> str:
     """Describe training data, test data and settings."""
-    training, validation = split_cases(PreparedFolder(prepared).manifest, FOLD)
+    training, validation = split_fold(prepared)
     steps = ", ".join(f"{name} {each[0].steps}" for name, each in runs.items())
     return (
         f"Mean Dice of RV, MYO and LV over a patient's ED and ES frame, on the prepared grid, mean over "

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Callable
-from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -17,6 +16,8 @@ from uumamba.config import RunConfig
 from uumamba.data.prepared import PreparedFolder
 from uumamba.optim import MESA, SAM
 from uumamba.pipelines.build import build_trainer
+from uumamba.pipelines.jobs import list_jobs
+from uumamba.training import Trainer
 
 
 def test_the_per_tensor_step_uses_perturbed_gradients_and_restores_the_weights() -> None:
@@ -71,7 +72,11 @@ def test_every_member_makes_the_claimed_passes(monkeypatch: pytest.MonkeyPatch) 
 
 
 Config = Callable[..., RunConfig]
-build = partial(build_trainer, fold="0", run_dir=None)
+
+
+def build(config: RunConfig, folder: PreparedFolder) -> Trainer:
+    [job] = list_jobs(config, folder, fold="0", out=folder.path / "run")
+    return build_trainer(job, folder, run_dir=None)
 
 
 @pytest.mark.parametrize(("optim", "passes"), [("SAM", 2), ("Plain", 1)])

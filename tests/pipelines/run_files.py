@@ -9,6 +9,8 @@ import nibabel as nib
 import numpy as np
 
 from uumamba.config import RunConfig
+from uumamba.data.prepared import PreparedFolder
+from uumamba.pipelines.jobs import Job, list_jobs
 from uumamba.training.checkpoint import Checkpoint, read_checkpoint
 from uumamba.training.run_log import RunLog
 
@@ -17,6 +19,13 @@ Refused = Callable[..., Any]
 StateOf = Callable[[Path], dict[str, Any]]
 LAST = Path("fold_0", "last.safetensors")
 """Final checkpoint of fold 0 in a run folder."""
+
+
+def job_of(config: RunConfig, prepared: Path | PreparedFolder, *, fold: str = "0") -> Job:
+    """Return the job of one fold; its folder is not used."""
+    folder = prepared if isinstance(prepared, PreparedFolder) else PreparedFolder(prepared)
+    [job] = list_jobs(config, folder, fold=fold, out=folder.path / "run")
+    return job
 
 
 def set_options(*overrides: str) -> list[str]:

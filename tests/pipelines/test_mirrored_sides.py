@@ -11,15 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from tests.pipelines.run_files import MakeConfig, Refused, last_of, save_nifti
+from tests.pipelines.run_files import MakeConfig, Refused, job_of, last_of, save_nifti
 from uumamba.config import RunConfig, read_config
 from uumamba.data.case import Case, Manifest
 from uumamba.data.prepared import PreparedFolder
 from uumamba.pipelines import load_predictor
 from uumamba.pipelines.build import build_trainer
-from uumamba.pipelines.mirrored_sides import check_prepared_sides, check_raw_sides
+from uumamba.pipelines.datasets import RawFolder
+from uumamba.pipelines.mirrored_sides import MirroredSides, check_sides
 from uumamba.pipelines.predict import predict
-from uumamba.pipelines.prepare import prepare
+from uumamba.pipelines.prepare import prepare, prepare_dataset
 from uumamba.pipelines.run import run
 from uumamba.pipelines.train import train
 from uumamba.runtime.errors import UsageError
@@ -45,6 +46,10 @@ def config(tiny_overrides: tuple[str, ...]) -> MakeConfig:
         return read_config("demo", (*tiny_overrides, *own, "training.epochs=1", mirror(), *overrides))
 
     return make
+
+
+def find_sides(config: RunConfig, cases: RawFolder | PreparedFolder, *case_ids: str) -> MirroredSides | None:
+    return check_sides(config, cases.manifest, cases.geometries(case_ids))
 
 
 def write_kidneys(folder: Path, name: str, *, spacing_mm: Spacing) -> Case:
@@ -113,7 +118,7 @@ def test_the_checkpoint_states_axes_and_swapped_labels(
 @pytest.mark.parametrize("swap", [True, False])
 def test_a_mirrored_patch_has_the_label_of_each_side_swapped(kidneys: Path, config: MakeConfig, swap: bool) -> None:
     quiet = config(mirror(0, 1), SWAP, "training.foreground_fraction=1", *QUIET)
-    trainer = build_trainer(quiet, PreparedFolder(kidneys), fold="0", run_dir=None)
+    trainer = build_trainer(job_of(quiet, kidneys), PreparedFolder(kidneys), run_dir=None)
     augment = trainer.prefetcher.augment
     assert augment is not None
     if not swap:  # the control: the same mirror without the swap
@@ -155,21 +160,21 @@ def test_a_scan_with_slices_of_another_orientation_than_training_fails(swapping_
 def test_training_slices_of_two_orientations_forbid_both_axes_and_every_swap(
     mixed: Path, config: MakeConfig, refused: Refused
 ) -> None:
-    check = partial(check_prepared_sides, folder=PreparedFolder(mixed), case_ids=["case0", "case1"])
-    found = check(config(mirror(0)))
+    cases = PreparedFolder(mixed)
+    found = find_sides(config(mirror(0)), cases, "case0", "case1")
     assert found is not None
     assert found.left_right_axes == (0, 2)
     with refused("augment.mirror_axes", got=[1]):
-        check(config(mirror(1)))
+        find_sides(config(mirror(1)), cases, "case0", "case1")
     with refused("augment.swap_sides"):
-        check(config(mirror(1), SWAP))
+        find_sides(config(mirror(1), SWAP), cases, "case0", "case1")
 
 
 def test_a_swap_without_a_mirror_or_without_sides_is_refused(
     kidneys: Path, config: MakeConfig, tiny_prepared: Path, tiny_config: MakeConfig, refused: Refused
 ) -> None:
     with refused("augment.swap_sides"):
-        check_prepared_sides(config(mirror(0), SWAP), PreparedFolder(kidneys), ["case0"])
+        find_sides(config(mirror(0), SWAP), PreparedFolder(kidneys), "case0")
     with refused("augment.swap_sides", got=True):
         train(tiny_config(SWAP), data=tiny_prepared, out="never made")
 
@@ -180,13 +185,13 @@ def test_a_structure_with_a_side_and_no_partner_is_named(kidneys: Path, config: 
     object.__setattr__(folder, "manifest", alone)
     for overrides, key in (((mirror(1),), "augment.mirror_axes"), ((mirror(1), SWAP), "augment.swap_sides")):
         with refused(key) as error:
-            check_prepared_sides(config(*overrides), folder, ["case0"])
+            find_sides(config(*overrides), folder, "case0")
         assert "swap_sides" not in error.value.fix
     sides = PAIRS | {"sides": {"LCC": "left"}}
     third = replace(alone, structures={"RenalR": 1, "RenalL": 2, "LCC": 3}, extra=sides)
     object.__setattr__(folder, "manifest", third)
     with pytest.warns(UserWarning, match="LCC"):
-        run = check_prepared_sides(config(mirror(1), SWAP), folder, ["case0"])
+        run = find_sides(config(mirror(1), SWAP), folder, "case0")
     assert run is not None
     assert run.swapped == ((1, 2),)
 
@@ -201,33 +206,48 @@ def test_a_structure_with_a_side_and_no_partner_is_named(kidneys: Path, config: 
     ],
 )
 @pytest.mark.parametrize("bad", [False, True], ids=["all sound", "one cut"])
-def test_run_refuses_mirroring_and_classes_that_do_not_fit_the_structures_before_preparing(
-    overrides: tuple[str, ...], cut: Spacing, key: str | None, bad: bool, config: MakeConfig, tmp_path: Path
+@pytest.mark.parametrize("verb", [run, prepare_dataset])
+def test_mirroring_and_classes_that_do_not_fit_the_structures_are_refused_before_preparing(
+    verb: Callable[..., object],
+    overrides: tuple[str, ...],
+    cut: Spacing,
+    key: str | None,
+    bad: bool,
+    config: MakeConfig,
+    tmp_path: Path,
 ) -> None:
     raw = tmp_path / "raw"
     cases = [write_kidneys(raw, f"subject00{number}", spacing_mm=cut) for number in range(1, 6)]
     if bad:
         cases[0].image.write_bytes(b"")
     with pytest.raises(UsageError) as error:
-        run(config(*overrides), raw=raw, out=tmp_path / "out")
+        verb(config(*overrides), raw=raw, out=tmp_path / "out")
     assert key in (None, error.value.key)
     assert not (tmp_path / "out").exists()
 
 
 def test_raw_headers_give_the_result_of_prepared_scans(mixed: Path, config: MakeConfig, tmp_path: Path) -> None:
-    folder = PreparedFolder(mixed)
+    prepared = PreparedFolder(mixed)
+    raw = raw_folder(prepared.manifest)
     for axis in (0, 1):
         for swap in ("true", "false"):
             wanted = config(mirror(axis), f"augment.swap_sides={swap}")
-            for cases in (["case0"], ["case1"], ["case0", "case1"]):
-                raw = error_of(partial(check_raw_sides, wanted, folder.manifest, cases))
-                assert raw == error_of(partial(check_prepared_sides, wanted, folder, cases))
+            for case_ids in (["case0"], ["case1"], ["case0", "case1"]):
+                found = error_of(partial(find_sides, wanted, raw, *case_ids))
+                assert found == error_of(partial(find_sides, wanted, prepared, *case_ids))
     # A case with an unreadable header is left to preparing.
     (tmp_path / "cut.nii.gz").write_bytes(b"cut")
-    cut = replace(folder.manifest.by_id("case1"), image=tmp_path / "cut.nii.gz")
-    manifest = replace(folder.manifest, cases=(folder.manifest.by_id("case0"), cut))
-    check_raw_sides(config(mirror(1)), manifest, ["case0", "case1"])
-    check_raw_sides(config(mirror(0), SWAP), manifest, ["case1"])
+    cut = replace(prepared.manifest.by_id("case1"), image=tmp_path / "cut.nii.gz")
+    raw = raw_folder(replace(prepared.manifest, cases=(prepared.manifest.by_id("case0"), cut)))
+    assert find_sides(config(mirror(1)), raw, "case0", "case1") is not None
+    assert find_sides(config(mirror(0), SWAP), raw, "case1") is None
+
+
+def raw_folder(manifest: Manifest) -> RawFolder:
+    """Make raw cases that are already listed."""
+    cases = RawFolder("aorta", "raw", out=Path("out"))
+    vars(cases)["listed"] = (manifest, [])
+    return cases
 
 
 def error_of(check: Callable[[], object]) -> str:
@@ -242,7 +262,7 @@ def test_an_error_of_the_second_fold_comes_before_the_first_is_trained(
     mixed: Path, config: MakeConfig, tmp_path: Path, refused: Refused
 ) -> None:
     swapping = config(mirror(1), SWAP)
-    assert check_prepared_sides(swapping, PreparedFolder(mixed), ["case1", "case2"]) is not None, "fold 0"
+    assert find_sides(swapping, PreparedFolder(mixed), "case1", "case2") is not None, "fold 0"
     with refused("augment.swap_sides"):
         train(swapping, data=mixed, out=tmp_path / "run", fold="cv")
     assert not (tmp_path / "run").exists()
@@ -251,4 +271,4 @@ def test_an_error_of_the_second_fold_comes_before_the_first_is_trained(
 def test_a_heart_may_be_mirrored_along_every_axis(tiny_prepared: Path, tiny_config: MakeConfig) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert check_prepared_sides(tiny_config(), PreparedFolder(tiny_prepared), ["patient001_frame01"]) is None
+        assert job_of(tiny_config(), tiny_prepared).sides is None

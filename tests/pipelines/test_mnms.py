@@ -17,8 +17,9 @@ from uumamba.cli import main
 from uumamba.data.case import Manifest
 from uumamba.data.prepared import PreparedFolder
 from uumamba.pipelines.datasets import read_dataset
+from uumamba.pipelines.jobs import check_same_run
 from uumamba.pipelines.run import run
-from uumamba.pipelines.train import check_same_run, train
+from uumamba.pipelines.train import train
 from uumamba.runtime.errors import UsageError
 from uumamba.runtime.stop import StoppedOnRequest
 
@@ -195,7 +196,7 @@ def test_an_unknown_vendor_is_refused_before_anything_is_made(
     config = tiny_config(*SHORT, "dataset.domains={leave_out: D}")
     with refused("dataset.domains", got="D"):
         run(config, raw=mnms, out=tmp_path / "out")
-    assert not (tmp_path / "out" / "prepared").exists()
+    assert not (tmp_path / "out").exists(), "no frames are cut"
     with refused("dataset.domains", got="D"):
         train(config, data=prepared, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -241,6 +242,13 @@ def test_a_stop_request_while_frames_are_cut_leaves_whole_files(
     manifest, errors = read_dataset("mnms", mnms, frames=tmp_path / "frames")
     assert (len(manifest.cases), errors) == (24, [])
     assert {path: path.stat().st_mtime_ns for path in written} == stamps
+
+
+def test_cases_are_listed_as_after_cutting_before_any_frame_is_cut(mnms: Path, tmp_path: Path) -> None:
+    listed = read_dataset("mnms", mnms, frames=tmp_path / "frames", cut=False)
+    assert not (tmp_path / "frames").exists()
+    assert listed == read_dataset("mnms", mnms, frames=tmp_path / "frames")
+    assert len(listed[0].cases) == 24
 
 
 def without_column(raw: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.pipelines.run_files import MakeConfig, Refused, StateOf, last_of, rows_of
+from tests.pipelines.run_files import MakeConfig, Refused, StateOf, job_of, last_of, rows_of
 from uumamba.config import RunConfig
 from uumamba.data.dataset import PatchDataset, batches
 from uumamba.data.prepared import PreparedFolder
@@ -25,7 +25,6 @@ from uumamba.pipelines.build import build_net, build_trainer, calibrate_at_start
 from uumamba.pipelines.models import load_initial_weights
 from uumamba.pipelines.predict import predict
 from uumamba.pipelines.run import run as run_all
-from uumamba.pipelines.split import split_cases
 from uumamba.pipelines.train import train
 from uumamba.quantization import quantized_layers, quantizer_scales
 from uumamba.runtime.errors import UsageError
@@ -60,14 +59,15 @@ def start_at(tiny_config: MakeConfig) -> MakeConfig:
 
 
 @pytest.fixture(scope="module")
-def trainer_of(tiny_prepared: Path) -> TrainerOf:
+def trainer_of(tiny_prepared: Path, tiny_config: MakeConfig) -> TrainerOf:
     """``trainer_of(config, run, init=None)``: the trainer of fold 0."""
 
     def build(config: RunConfig, run: Path | None = None, *, init: Path | None = None) -> Trainer:
         given = {"init": None if init is None else str(init), "run_dir": None if run is None else run / "fold_0"}
+        job = replace(job_of(tiny_config(), tiny_prepared), config=config)  # also where it would be refused at a start
         folder = PreparedFolder(tiny_prepared)
-        trainer = build_trainer(config, folder, fold="0", observers=(), **given)
-        calibrate_at_start(trainer, config, folder, split_cases(folder.manifest, "0")[0])
+        trainer = build_trainer(job, folder, observers=(), **given)
+        calibrate_at_start(trainer, config, folder, job.training_ids)
         return trainer
 
     return build
@@ -127,7 +127,7 @@ def test_scales_start_from_the_initial_weights_and_from_the_first_batches(
     training = config.training
     dataset = PatchDataset(
         folder,
-        split_cases(folder.manifest, "0")[0],
+        job_of(config, folder).training_ids,
         patch_size=training.patch_size,
         batch_size=training.batch_size,
         batches_per_epoch=training.batches_per_epoch,

@@ -82,7 +82,9 @@ def test_a_start_and_a_resume_are_an_entry_each_and_a_finished_run_gets_none(
 ) -> None:
     path = tmp_path / "manifest.json"
     path.write_text('{"starts": 3')  # a damaged file is replaced
-    manifest = RunManifest(path, tiny_config(), PreparedFolder(tiny_prepared), fold="0", device="cpu")
+    manifest = RunManifest(
+        path, tiny_config(), PreparedFolder(tiny_prepared), fold="0", case_ids={"training": []}, device="cpu"
+    )
     for done in range(3):
         manifest.on_start(RunView(epochs_done=done, epochs=2))
     starts = read_json(path)["starts"]

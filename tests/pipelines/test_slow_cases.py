@@ -15,19 +15,19 @@ import pytest
 import torch
 from torch import nn
 
-from tests.pipelines.run_files import MakeConfig, Refused, StateOf, read_json, rows_of, train_arguments
+from tests.pipelines.run_files import MakeConfig, Refused, StateOf, job_of, read_json, rows_of, train_arguments
+from uumamba.config import RunConfig
 from uumamba.data.dataset import case_views
 from uumamba.data.prepared import PreparedFolder
 from uumamba.domain_generalization import ProbeOutputs
 from uumamba.pipelines import slow_cases
 from uumamba.pipelines.build import build_trainer
 from uumamba.pipelines.slow_cases import SLOW_CASES_NAME, PerViewNet, probe_cases, training_case_ids
-from uumamba.pipelines.split import split_cases
 from uumamba.pipelines.train import train
 from uumamba.runtime.errors import UsageError
 from uumamba.runtime.ranks import Alone
 from uumamba.runtime.stop import StoppedOnRequest
-from uumamba.training import ALONE
+from uumamba.training import ALONE, Trainer
 
 USEFUL = "training.useful={most_epochs: 2, group_by: phase, views: 2}"
 THREE_VIEWS = USEFUL.replace("views: 2", "views: 3")
@@ -41,7 +41,7 @@ def folder(tiny_prepared: Path) -> PreparedFolder:
 @pytest.fixture(scope="module")
 def training(folder: PreparedFolder) -> list[str]:
     """Training cases of fold 0."""
-    return split_cases(folder.manifest, "0")[0]
+    return [case.case_id for case in folder.manifest.select(split="training", without_fold=0)]
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,8 @@ def test_training_starts_from_scratch_and_draws_slow_cases_twice_as_often(
     state_of: StateOf,
 ) -> None:
     cases = [*training, *stored(useful_run)["settings"]["slow_cases"]]
-    build_trainer(tiny_config(), folder, fold="0", run_dir=tmp_path / "run" / "fold_0", cases=cases).fit()
+    run_dir = tmp_path / "run" / "fold_0"
+    build_trainer(job_of(tiny_config(), folder), folder, run_dir=run_dir, cases=cases).fit()
     assert state_of(tmp_path / "run") == state_of(useful_run)
     assert not list((useful_run / "fold_0").glob(".unfinished*"))
 
@@ -186,7 +187,11 @@ def test_the_probe_ends_where_its_error_slows_and_reports_an_error_that_never_do
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = tiny_config("training.useful={most_epochs: 6}", "training.epochs=6", "training.batches_per_epoch=1")
-    build = partial(build_trainer, folder=folder, fold="0", run_dir=None)
+    job = job_of(config, folder)
+
+    def build(config: RunConfig, **options: Any) -> Trainer:
+        return build_trainer(replace(job, config=config), folder, run_dir=None, **options)
+
     said: list[str] = []
 
     def find(errors: list[float], name: str) -> dict[str, Any]:
@@ -217,7 +222,7 @@ def test_probe_outputs_that_are_not_finite_are_refused_and_equal_ones_reported(
         folder,
         training,
         run_dir=tmp_path,
-        build_probe=partial(build_trainer, folder=folder, fold="0", run_dir=None),
+        build_probe=lambda config, **options: build_trainer(job_of(config, folder), folder, run_dir=None, **options),
         say=said.append,
         ranks=ALONE,
     )
@@ -235,8 +240,14 @@ def test_files_of_other_settings_or_cases_and_a_checkpoint_without_a_file_are_re
 ) -> None:
     run = Path(shutil.copytree(useful_run, tmp_path / "run"))
     begin = partial(train, data=tiny_prepared, out=run, resume=True)
+    with refused("config", got={"training.useful.views": 3}):
+        begin(tiny_config(THREE_VIEWS))
+    for name in ("last", "previous"):  # as a run that was stopped after its probe
+        (run / "fold_0" / f"{name}.safetensors").rename(tmp_path / name)
     with refused("training.useful", got={"views": 3}):
         begin(tiny_config(THREE_VIEWS))
+    for name in ("last", "previous"):
+        (tmp_path / name).rename(run / "fold_0" / f"{name}.safetensors")
     with pytest.raises(UsageError, match=r"training\.useful"):
         begin(tiny_config())
     (run / "fold_0" / SLOW_CASES_NAME).unlink()

@@ -10,7 +10,8 @@ import pytest
 from tests.pipelines.run_files import Refused
 from uumamba.config.data import DomainsConfig
 from uumamba.data.case import Case, Manifest
-from uumamba.pipelines.split import FOLDS, split_cases, unused_cases, validate_split
+from uumamba.pipelines.jobs import split_cases
+from uumamba.pipelines.run_layout import FOLDS
 
 BOTH = DomainsConfig(train=("A", "B"), validate=("A", "B"))
 
@@ -25,6 +26,12 @@ def manifest_of(domains: str, *, test: str = "", patients: int = 5) -> Manifest:
     return Manifest("M&Ms", "cine MRI", {"LV": 1}, tuple(cases))
 
 
+def split_one(
+    manifest: Manifest, fold: str, domains: DomainsConfig | None = None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    return split_cases(manifest, [fold], domains, where="M&Ms")[fold]
+
+
 def domains_of(manifest: Manifest, case_ids: Sequence[str]) -> dict[str, int]:
     found = [manifest.by_id(case_id).domain for case_id in case_ids]
     return {domain: found.count(domain) for domain in sorted(set(found))}
@@ -32,13 +39,13 @@ def domains_of(manifest: Manifest, case_ids: Sequence[str]) -> dict[str, int]:
 
 def test_without_domains_training_cases_are_split_by_fold() -> None:
     manifest = manifest_of("AB", test="AB")
-    for fold in FOLDS:
-        training, validation = split_cases(manifest, fold)
-        assert validation == [case.case_id for case in manifest.select(split="training", fold=int(fold))]
-        assert training == [case.case_id for case in manifest.select(split="training", without_fold=int(fold))]
-    assert split_cases(manifest, "all") == ([case.case_id for case in manifest.select(split="training")], [])
-    for fold in (*FOLDS, "all"):
-        assert split_cases(manifest, fold, BOTH) == split_cases(manifest, fold), "all domains for both"
+    splits = split_cases(manifest, FOLDS, where="M&Ms")
+    for fold, (training, validation) in splits.items():
+        assert list(validation) == [case.case_id for case in manifest.select(split="training", fold=int(fold))]
+        assert list(training) == [case.case_id for case in manifest.select(split="training", without_fold=int(fold))]
+    assert split_one(manifest, "all") == (tuple(case.case_id for case in manifest.select(split="training")), ())
+    assert split_cases(manifest, FOLDS, BOTH, where="M&Ms") == splits, "all domains for both"
+    assert split_one(manifest, "all", BOTH) == split_one(manifest, "all")
 
 
 @pytest.mark.parametrize(
@@ -58,14 +65,13 @@ def test_domains_train_or_validate_with_all_cases_and_those_for_both_are_split_b
     given: dict[str, Any], fold: str, training: dict[str, int], validation: dict[str, int], unused: dict[str, int]
 ) -> None:
     manifest, domains = manifest_of("ABC", test="ABCD"), DomainsConfig(**given)
-    validate_split(manifest, [fold], domains, where="M&Ms")
-    sides = split_cases(manifest, fold, domains)
+    sides = split_one(manifest, fold, domains)
     assert tuple(domains_of(manifest, side) for side in sides) == (training, validation)
     patients = [{manifest.by_id(case_id).patient_id for case_id in side} for side in sides]
     assert patients[0].isdisjoint(patients[1])
     assert all(manifest.by_id(case_id).split == "training" for side in sides for case_id in side)
-    assert unused_cases(manifest, fold, domains) == unused
-    assert unused_cases(manifest, fold, None) == {}
+    left = {case.case_id for case in manifest.select(split="training")}.difference(*sides)
+    assert domains_of(manifest, sorted(left)) == unused
 
 
 @pytest.mark.parametrize(
@@ -83,7 +89,7 @@ def test_unknown_domains_and_a_split_without_one_side_are_refused(
     there: str, given: dict[str, Any], key: str, got: str, refused: Refused
 ) -> None:
     with refused(key, got=got) as error:
-        validate_split(manifest_of(there, test="ABCD"), ["0"], DomainsConfig(**given), where="M&Ms")
+        split_one(manifest_of(there, test="ABCD"), "0", DomainsConfig(**given))
     assert ("test cases of C, D" in error.value.fix) is (got == "C, D, b")
 
 
@@ -91,8 +97,8 @@ def test_a_patient_in_two_domains_is_never_trained_and_validated_on(refused: Ref
     twice = Case("A0_again", "A0", "B", Path("x"), fold=0)
     manifest = Manifest("M&Ms", "cine MRI", {"LV": 1}, (*manifest_of("AB").cases, twice))
     with refused("dataset.domains", got="training and validation cases of A0"):
-        validate_split(manifest, ["0"], DomainsConfig(leave_out="B"), where="M&Ms")
-    validate_split(manifest, FOLDS, BOTH, where="M&Ms")
+        split_one(manifest, "0", DomainsConfig(leave_out="B"))
+    split_cases(manifest, FOLDS, BOTH, where="M&Ms")
 
 
 @pytest.mark.parametrize("given", [{"leave_out": "B"}, {"train": ("A",), "validate": ("A", "B")}])
@@ -101,11 +107,13 @@ def test_a_cross_validation_with_the_same_validation_cases_in_every_fold_is_refu
 ) -> None:
     domains = DomainsConfig.model_validate(given)
     with refused("--fold", got="cv"):
-        validate_split(manifest_of("AB"), FOLDS, domains, where="M&Ms")
-    validate_split(manifest_of("AB"), ["1"], domains, where="M&Ms")
+        split_cases(manifest_of("AB"), FOLDS, domains, where="M&Ms")
+    split_one(manifest_of("AB"), "1", domains)
 
 
 @pytest.mark.parametrize("domains", [None, BOTH])
 def test_a_fold_without_cases_is_refused(domains: DomainsConfig | None, refused: Refused) -> None:
     with refused("--fold", got="4 with 4 training and 0 validation cases of M&Ms"):
-        validate_split(manifest_of("AB", patients=1), ["4"], domains, where="M&Ms")
+        split_one(manifest_of("AB", patients=1), "4", domains)
+    sides = split_cases(manifest_of("AB", patients=1), ["4"], domains, where="M&Ms", may_be_empty=True)["4"]
+    assert len(sides[0]) == 4, "failed cases are reported when the others are prepared"

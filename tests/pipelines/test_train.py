@@ -17,7 +17,8 @@ from torch import nn
 from tests.pipelines.run_files import LAST, MakeConfig, Refused, last_of, read_json, train_arguments
 from uumamba.pipelines import load_predictor
 from uumamba.pipelines.build import WholeCaseValidation
-from uumamba.pipelines.train import BEFORE_FIT, check_same_run, train
+from uumamba.pipelines.jobs import check_same_run
+from uumamba.pipelines.train import BEFORE_FIT, train
 from uumamba.runtime.errors import EXIT_STOPPED_RESUMABLE, UsageError
 from uumamba.runtime.stop import StoppedOnRequest
 from uumamba.training import RunLog, read_checkpoint

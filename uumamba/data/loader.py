@@ -78,6 +78,17 @@ def collate(samples: Sequence[Sample]) -> Batch:
     }
 
 
+def share_batch(batch_size: int, ranks: int) -> int:
+    """Return the number of a batch's samples on each rank.
+
+    Raises:
+        UsageError: the batch cannot be cut into equal shares.
+    """
+    expected = f"a multiple of the {ranks} processes"
+    require(batch_size % ranks == 0, "training.batch_size", got=batch_size, expected=expected)
+    return batch_size // ranks
+
+
 class BatchShare:
     """One rank's share of every batch of a data set.
 
@@ -107,16 +118,10 @@ class BatchShare:
     """
 
     def __init__(self, dataset: KeyedDataset, *, rank: int, ranks: int) -> None:
-        require(
-            dataset.batch_size % ranks == 0,
-            "training.batch_size",
-            got=dataset.batch_size,
-            expected=f"a multiple of the {ranks} processes",
-        )
         self.dataset = dataset
         self.rank = rank
         self.ranks = ranks
-        self.batch_size = dataset.batch_size // ranks
+        self.batch_size = share_batch(dataset.batch_size, ranks)
         self.seed = dataset.seed
 
     def __len__(self) -> int:

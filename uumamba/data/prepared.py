@@ -9,7 +9,7 @@ samples ``foreground/<case_id>.npz``, and for each case ``cases/<case_id>/`` wit
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,10 @@ class PreparedFolder:
             CaseError: files of the case are missing or damaged.
         """
         return open_prepared(self.path, self.manifest.by_id(case_id).case_id)
+
+    def geometries(self, case_ids: Iterable[str]) -> Iterator[Geometry]:
+        """Return the geometry of each case."""
+        return (self.case(case_id).geometry for case_id in case_ids)
 
     def sha256(self) -> str:
         """Hash the training data.

@@ -54,11 +54,13 @@ def measure_training(device: str) -> TrainingRate:
     The patient is prepared in a temporary folder. This takes a few seconds.
     """
     from uumamba.pipelines.build import build_trainer
+    from uumamba.pipelines.jobs import list_jobs
 
     config = read_config("demo")
     with tempfile.TemporaryDirectory(prefix="uumamba-doctor-") as made:
         folder = _prepared_phantom(config, Path(made))
-        trainer = build_trainer(config, folder, fold="all", run_dir=None, device=device)
+        [job] = list_jobs(config, folder, fold="all", out=folder.path / "run")
+        trainer = build_trainer(job, folder, run_dir=None, device=device)
         begin = perf_counter()
         read = list(islice(trainer.prefetcher.batches(0), BATCHES))
         read_s = (perf_counter() - begin) / len(read)

@@ -75,14 +75,14 @@ def write_slow_examples(path: Path | str, found: SlowExamples) -> None:
     write_json(path, {"format": FORMAT} | asdict(found))
 
 
-def read_slow_examples(path: Path | str, *, size: int, fingerprint: str) -> SlowExamples:
+def read_slow_examples(path: Path | str, *, size: int | None = None, fingerprint: str | None = None) -> SlowExamples:
     """Read slow examples of the current data set from a file.
 
     Args:
         path: the file.
-        size: size of the current data set.
+        size: size of the current data set; None is not compared.
         fingerprint: fingerprint of the current data set; see
-            :func:`uumamba.domain_generalization.fingerprint_batches`.
+            :func:`uumamba.domain_generalization.fingerprint_batches`. None is not compared.
 
     Raises:
         UsageError: the file is missing, damaged, of another format, or of another data set.
@@ -107,6 +107,7 @@ def read_slow_examples(path: Path | str, *, size: int, fingerprint: str) -> Slow
         raise UsageError(str(path), got=f"{type(error).__name__} ({error})", expected=expected, fix=fix) from None
     is_valid = list(slow) == sorted({*slow}) and all(0 <= index < found.size for index in slow)
     require(is_valid, str(path), got=list(slow), expected=f"ascending indices below {found.size}", fix=fix)
+    size, fingerprint = found.size if size is None else size, fingerprint or found.fingerprint
     is_same = (found.size, found.fingerprint) == (size, fingerprint)
     got, current = (
         f"{n} examples, fingerprint {text[:12]}" for n, text in ((found.size, found.fingerprint), (size, fingerprint))

@@ -18,9 +18,8 @@ from uumamba.domain_generalization import UDIM
 from uumamba.evaluation import mean_dice
 from uumamba.inference import Predictor
 from uumamba.metrics import dice_coefficient
-from uumamba.pipelines.mirrored_sides import check_prepared_sides
+from uumamba.pipelines.jobs import Job
 from uumamba.pipelines.models import complete_config, load_initial_weights, stored_config
-from uumamba.pipelines.split import split_cases
 from uumamba.quantization import GAQAT, ActivationQuantizer, calibrate, quantized_layers
 from uumamba.runtime.errors import UsageError
 from uumamba.runtime.memory_format import lay_channels_last
@@ -39,15 +38,15 @@ from uumamba.training import (
     Validation,
     standard_observers,
 )
+from uumamba.training.run_folder import list_checkpoints
 
 Validate = Callable[[nn.Module], dict[str, float]]
 
 
 def build_trainer(
-    config: RunConfig,
+    job: Job,
     folder: PreparedFolder,
     *,
-    fold: str,
     run_dir: Path | None,
     init: str | None = None,
     device: str = "cpu",
@@ -61,20 +60,18 @@ def build_trainer(
     Before ``fit`` call :func:`calibrate_at_start` and :func:`check_method_at_start`.
 
     Args:
-        config: the run.
+        job: configuration, cases and sides.
         folder: the prepared cases.
-        fold: ``"0"`` to ``"4"`` or ``"all"``.
         run_dir: the fold folder; None stores nothing.
         init: a model whose weights the network starts from.
         device: torch's name of the training device.
-        cases: training cases in place of the fold's.
-        validate: validation after an epoch in place of the fold's.
+        cases: training cases in place of the job's.
+        validate: validation after an epoch in place of the job's.
         observers: display, plot, trackers and others; None for those of the Trainer.
         ranks: the processes that train together.
     """
-    training, validation = split_cases(folder.manifest, fold, config.dataset.domains)
+    config, sides = job.config, job.sides
     structures = dict(folder.manifest.structures)
-    sides = check_prepared_sides(config, folder, training)
     swaps = None if sides is None else sides.swaps(config.training.patch_size)
     seed_everything(config.seed)
     net = build_net(config, classes=len(structures) + 1)
@@ -93,14 +90,14 @@ def build_trainer(
     precision = resolve_precision(config.training.precision, device)
     scaler = torch.amp.GradScaler(device) if precision == "float16" else None
     optimizer = config.optim.build(net, objective, scaler=scaler)
-    dataset = build_dataset(config, folder, training if cases is None else cases)
+    dataset = build_dataset(config, folder, job.training_ids if cases is None else cases)
     augment = config.augment.build(patch_size=config.training.patch_size, mirror_swaps=swaps)
     observers = standard_observers() if observers is None else observers
     if quantization is not None:
         counters = QuantizationCounters(net, quantization.attach(optimizer, bare_network(net)))
         observers = (counters, *observers)
-    if validate is None and validation:
-        validate = WholeCaseValidation(config, folder, validation, device=device, ranks=ranks)
+    if validate is None and job.validation_ids:
+        validate = WholeCaseValidation(config, folder, job.validation_ids, device=device, ranks=ranks)
     share, training_options = BatchShare(dataset, rank=ranks.rank, ranks=ranks.count), config.training
     return Trainer(
         net,
@@ -134,7 +131,7 @@ def build_trainer(
         if run_dir is None
         else RunFolder(
             run_dir,
-            config=stored_config(config, folder, fold=fold, sides=sides),
+            config=stored_config(config, folder, fold=job.folder.fold, sides=sides),
             complete_config=partial(complete_config, current=config),
             save_every_minutes=training_options.save_every_minutes,
         ),
@@ -241,7 +238,7 @@ def _find_inputs(net: nn.Module) -> list[ActivationQuantizer]:
 
 def _is_resumed(trainer: Trainer) -> bool:
     """Return whether the run continues from a checkpoint, on rank 0."""
-    return trainer.folder is not None and trainer.folder.has_checkpoint()
+    return trainer.folder is not None and bool(list_checkpoints(trainer.folder.path))
 
 
 class QuantizationCounters(Observer):

@@ -2,13 +2,16 @@
 
 import re
 import sys
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import data_prep
+from data_prep.scan_files import read_grid
 from uumamba.data.case import MANIFEST_NAME, Case, Manifest, Split
+from uumamba.data.geometry import Geometry, find_geometry
 from uumamba.data.itk import ITK_SUFFIXES
 from uumamba.runtime.errors import CaseError, UsageError, require
 from uumamba.runtime.files import write_json
@@ -38,7 +41,52 @@ _SCAN = re.compile(r"\d+\.img\.nii(\.gz)?|subject\d+_CTA\.(mha|nii|nii\.gz)", re
 _LABEL = re.compile(r"\d+\.label\.nii(\.gz)?|subject\d+_label\.(mha|nii|nii\.gz)", re.IGNORECASE)
 
 
-def read_dataset(name: str, raw: Path | str, *, frames: Path | str | None = None) -> Read:
+class RawFolder:
+    """Public data set as its owner ships it, known from headers.
+
+    Args:
+        name: the data set's name in a configuration.
+        raw: its folder, only read.
+        out: output folder, outside of ``raw``; :meth:`read` cuts the frames of cines into ``out/frames``.
+
+    Raises:
+        UsageError: ``out`` is inside ``raw``.
+    """
+
+    def __init__(self, name: str, raw: Path | str, *, out: Path) -> None:
+        check_out_option(out, raw)
+        self.name, self.raw, self.frames = name, Path(raw), out / FRAMES_NAME
+
+    @cached_property
+    def listed(self) -> Read:
+        """Cases and failures of the reader; nothing is written."""
+        return read_dataset(self.name, self.raw, frames=self.frames, cut=False)
+
+    @property
+    def manifest(self) -> Manifest:
+        """Listed cases; frames of cines may not exist yet."""
+        return self.listed[0]
+
+    def read(self) -> Read:
+        """Read cases and failures; the frames of cines are cut first."""
+        if self.name == "mnms" and _has_cines(self.raw):
+            return read_dataset(self.name, self.raw, frames=self.frames)
+        return self.listed
+
+    def geometries(self, case_ids: Iterable[str]) -> Iterator[Geometry]:
+        """Read the geometry of each case with a readable header.
+
+        Other cases are left to preparing, which reports them.
+        """
+        for case_id in case_ids:
+            try:
+                grid = read_grid(self.manifest.by_id(case_id).image, case_id=case_id)
+                yield find_geometry(grid.array.shape, spacing_mm=grid.spacing_mm, affine=grid.affine)
+            except ValueError:
+                continue
+
+
+def read_dataset(name: str, raw: Path | str, *, frames: Path | str | None = None, cut: bool = True) -> Read:
     """Read a raw folder in a public data set's layout.
 
     M&Ms consists of cines with two labelled frames each. These frames are cut out once, into ``frames``, as copies with
@@ -50,6 +98,7 @@ def read_dataset(name: str, raw: Path | str, *, frames: Path | str | None = None
         name: the data set's name in a configuration.
         raw: the folder as its owner ships it, only read; of M&Ms also a folder of frames.
         frames: a folder outside of ``raw``; with None, cines raise.
+        cut: cut the frames; otherwise cases are listed with the paths that their frames will have.
 
     Returns:
         The manifest of the complete cases, and an error for each other case.
@@ -65,7 +114,7 @@ def read_dataset(name: str, raw: Path | str, *, frames: Path | str | None = None
     if split is not None:
         return data_prep.read_imagecas(raw, split=split)
     if name == "mnms":
-        return _read_mnms(raw, frames)
+        return _read_mnms(raw, frames, cut=cut)
     return {"acdc": data_prep.read_acdc, "phantom": _read_phantom, "aorta": data_prep.read_aorta}[name](raw)
 
 
@@ -259,11 +308,17 @@ def _read_phantom(raw: Path) -> Read:
     return replace(manifest, name="phantom", reference="", licence=""), errors
 
 
-def _read_mnms(raw: Path, frames: Path | str | None) -> Read:
+def _has_cines(raw: Path) -> bool:
     from data_prep.mnms_layout import find_folder, holds_cines
 
-    if frames is None or not holds_cines(find_folder(raw)):
+    return holds_cines(find_folder(raw))
+
+
+def _read_mnms(raw: Path, frames: Path | str | None, *, cut: bool) -> Read:
+    if frames is None or not _has_cines(raw):
         return data_prep.read_mnms(raw)
+    if not cut:
+        return data_prep.read_mnms(raw, frames=frames, cut=False)
     with StopRequest() as stop:
 
         def advance(done: int, total: int) -> None:

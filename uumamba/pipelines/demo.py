@@ -14,6 +14,7 @@ from uumamba.data.scan import read_label
 from uumamba.evaluation import mean_dice
 from uumamba.evaluation.baselines import IntensityThreshold, MeanShapeAtlas
 from uumamba.metrics import dice_coefficient
+from uumamba.pipelines.jobs import Job
 from uumamba.pipelines.run import RunResult, run
 from uumamba.runtime.files import write_json
 from uumamba.runtime.stop import StopRequest
@@ -59,15 +60,16 @@ def demo(
         )
 
 
-def write_baselines(out: Path, *, say: Callable[[str], None] = lambda sentence: None) -> None:
+def write_baselines(out: Path, jobs: Sequence[Job], *, say: Callable[[str], None] = lambda sentence: None) -> None:
     """Write ``baselines.json``: validation Dice of an atlas and a threshold.
 
     Both baselines are fitted to the training cases by grid search on prepared arrays. They are scored on native grids,
     as the network is.
     """
     folder = PreparedFolder(out / "prepared")
-    training, validation = folder.manifest.select(without_fold=0), folder.manifest.select(fold=0)
-    prepared = [folder.case(case.case_id) for case in training]
+    [job] = jobs
+    validation = folder.manifest.select(case_ids=job.validation_ids)
+    prepared = [folder.case(case_id) for case_id in job.training_ids]
     images = [np.asarray(case.image[0], dtype=np.float32) for case in prepared]
     labels = [np.asarray(case.label) for case in prepared]
     rows = {}

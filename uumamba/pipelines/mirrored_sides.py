@@ -4,14 +4,13 @@ In a mirrored patch a left kidney looks like a right one, so its label must beco
 """
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from uumamba.config import RunConfig
 from uumamba.data.case import Manifest
-from uumamba.data.geometry import Geometry, find_geometry
-from uumamba.data.prepared import PreparedFolder
+from uumamba.data.geometry import Geometry
 from uumamba.data.sides import Sides, left_right_axes, left_right_axis, read_sides
 from uumamba.runtime.errors import require, require_case
 
@@ -61,13 +60,14 @@ class MirroredSides:
         require_case(axis in self.left_right_axes, case_id, "left/right axis", got=axis, expected=expected, fix=fix)
 
 
-def check_prepared_sides(config: RunConfig, folder: PreparedFolder, case_ids: Sequence[str]) -> MirroredSides | None:
+def check_sides(config: RunConfig, manifest: Manifest, geometries: Iterable[Geometry]) -> MirroredSides | None:
     """Check a run's mirroring against its structures' sides.
 
     Args:
         config: the run.
-        folder: the prepared cases.
-        case_ids: the training cases.
+        manifest: the data set.
+        geometries: those of the training cases, read only where structures have sides. Without any, as where no header
+            can be read, nothing is checked.
 
     Returns:
         Axes and swapped labels; None if no structure has a side.
@@ -77,10 +77,11 @@ def check_prepared_sides(config: RunConfig, folder: PreparedFolder, case_ids: Se
             the data set has no left/right pairs, the left/right axis is not mirrored, or the slices' orientation
             varies.
     """
-    sides = read_sides(folder.manifest)
-    axes = () if sides is None else left_right_axes(folder.case(case_id).geometry for case_id in case_ids)
-    _check_mirror(config, folder.manifest, sides, axes)
-    if sides is None:
+    sides = read_sides(manifest)
+    axes = () if sides is None else left_right_axes(geometries)
+    if sides is None or axes:
+        _check_mirror(config, manifest, sides, axes)
+    if sides is None or not axes:
         return None
     if not config.augment.swap_sides:
         return MirroredSides(axes, ())
@@ -91,36 +92,6 @@ def check_prepared_sides(config: RunConfig, folder: PreparedFolder, case_ids: Se
             stacklevel=1,  # this line, so that it is shown once for all folds
         )
     return MirroredSides(axes, sides.pairs)
-
-
-def check_raw_sides(config: RunConfig, manifest: Manifest, case_ids: Sequence[str]) -> None:
-    """Check a run's mirroring by the headers of raw scans.
-
-    The errors are those of :func:`check_prepared_sides`.
-
-    Args:
-        config: the run.
-        manifest: the raw cases.
-        case_ids: the training cases; a case with an unreadable header is left to preparing, which reports it.
-
-    Raises:
-        UsageError: mirroring does not fit the structures' sides.
-    """
-    sides = read_sides(manifest)
-    axes = () if sides is None else left_right_axes(_geometries(manifest, case_ids))
-    if sides is None or axes:
-        _check_mirror(config, manifest, sides, axes)
-
-
-def _geometries(manifest: Manifest, case_ids: Sequence[str]) -> Iterator[Geometry]:
-    from data_prep.scan_files import read_grid
-
-    for case_id in case_ids:
-        try:
-            grid = read_grid(manifest.by_id(case_id).image, case_id=case_id)
-            yield find_geometry(grid.array.shape, spacing_mm=grid.spacing_mm, affine=grid.affine)
-        except ValueError:
-            continue
 
 
 def _check_mirror(config: RunConfig, manifest: Manifest, sides: Sides | None, axes: Sequence[int]) -> None:

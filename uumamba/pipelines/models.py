@@ -22,8 +22,7 @@ from uumamba.data.prepared import PreparedFolder
 from uumamba.data.preprocess import PreprocessRecipe, preprocess, restore, restore_probabilities
 from uumamba.inference import Predictor
 from uumamba.pipelines.mirrored_sides import MirroredSides
-from uumamba.pipelines.run_layout import fold_folders, newest_checkpoint
-from uumamba.pipelines.split import ALL_CASES, FOLDS
+from uumamba.pipelines.run_layout import ALL_CASES, FOLDS, fold_folders, newest_checkpoint
 from uumamba.quantization import holds_scales, quantized_layers
 from uumamba.runtime.errors import UsageError, require
 from uumamba.training.checkpoint import Checkpoint, read_checkpoint

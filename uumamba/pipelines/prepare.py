@@ -11,12 +11,15 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
+from uumamba.config import RunConfig
 from uumamba.data.case import MANIFEST_NAME, Case, Manifest, Split
 from uumamba.data.foreground import compute_statistics, store_foreground
 from uumamba.data.prepared import FOREGROUND_NAME, RECIPE_NAME, is_up_to_date, source_key, write_prepared
 from uumamba.data.preprocess import Preprocessing, PreprocessRecipe
 from uumamba.data.scan import read_case
-from uumamba.pipelines.datasets import check_out_option, record_failures
+from uumamba.pipelines.datasets import RawFolder, check_out_option, record_failures
+from uumamba.pipelines.jobs import list_jobs
+from uumamba.pipelines.run_layout import ALL_CASES
 from uumamba.runtime.errors import CaseError
 from uumamba.runtime.files import make_folder, write_json
 from uumamba.runtime.locks import lock_folder
@@ -35,6 +38,32 @@ class PrepareResult:
     prepared: tuple[str, ...]
     reused: tuple[str, ...]
     failures: tuple[CaseError, ...]
+
+
+def prepare_dataset(
+    config: RunConfig, *, raw: Path | str, out: Path | str, workers: int = 0, progress: bool | None = None
+) -> PrepareResult:
+    """Prepare the training cases of a run's public data set.
+
+    Errors of the whole configuration are raised before, as in :func:`uumamba.pipelines.run.run`.
+
+    Args:
+        config: the run.
+        raw: the data set as its owner ships it; never written to.
+        out: the prepared folder; frames of cines are first cut into ``out/frames``.
+        workers: number of worker processes; 0 uses this process.
+        progress: a bar; None shows one on a terminal.
+
+    Raises:
+        UsageError: one of :func:`uumamba.pipelines.jobs.list_jobs` for fold ``"all"``, before any file is written, or
+            of :func:`prepare`.
+        StoppedOnRequest: a stop was requested; the next call continues.
+    """
+    folder = RawFolder(config.dataset.name, raw, out=Path(out))
+    list_jobs(config, folder, fold=ALL_CASES, out=out)
+    return prepare(
+        *folder.read(), recipe=config.preprocess.build(), out=out, workers=workers, raw=raw, progress=progress
+    )
 
 
 def prepare(

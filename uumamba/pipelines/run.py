@@ -2,20 +2,21 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from uumamba.config import RunConfig
-from uumamba.config.track import check_trackers
 from uumamba.data.case import Manifest
+from uumamba.data.prepared import PreparedFolder
 from uumamba.evaluation import Scores
-from uumamba.pipelines.datasets import FRAMES_NAME, check_out_option, read_dataset, record_failures, select_failures
+from uumamba.pipelines.datasets import RawFolder, record_failures, select_failures
 from uumamba.pipelines.evaluate import evaluate_folder
+from uumamba.pipelines.jobs import Job, list_jobs
 from uumamba.pipelines.predict import predict
 from uumamba.pipelines.prepare import PrepareResult, prepare
 from uumamba.pipelines.report import report
-from uumamba.pipelines.run_layout import select_folders
-from uumamba.pipelines.split import ALL_CASES, select_folds, split_cases
-from uumamba.pipelines.train import check_same_run, check_start, check_trainable, train
+from uumamba.pipelines.run_layout import ALL_CASES
+from uumamba.pipelines.train import train_jobs
 from uumamba.runtime.errors import EXIT_SOME_CASES_FAILED, CaseError, InputError
 from uumamba.runtime.stop import StopRequest
 from uumamba.training import ALONE, Ranks
@@ -51,7 +52,7 @@ def run(
     progress: bool | None = None,
     ranks: Ranks = ALONE,
     say: Callable[[str], None] = lambda sentence: None,
-    before_report: Callable[[Path], None] = lambda out: None,
+    before_report: Callable[[Path, Sequence[Job]], None] = lambda out, jobs: None,
 ) -> RunResult:
     """Prepare, train, predict the validation cases, evaluate and report.
 
@@ -75,62 +76,55 @@ def run(
         progress: bars; None shows them on a terminal.
         ranks: the processes that train together; rank 0 runs all other stages, and the other ranks return.
         say: called with a sentence at each stage.
-        before_report: called with ``out`` between scores and report.
+        before_report: called with ``out`` and the jobs between scores and report.
 
     Raises:
-        UsageError: the fold is unknown or has no cases, ``out`` is inside ``raw``, the run was started with another
-            configuration, the structures cannot be trained with this configuration, or quantization or freezing of a
-            new run would only start after the last step; no file is written.
+        UsageError: ``out`` is inside ``raw``, or one of :func:`uumamba.pipelines.jobs.list_jobs`; no file is written.
         SomeCasesMissing: some cases cannot be prepared and ``allow_missing`` is off.
         CaseError: the first failure where no case can be prepared or scored.
         StoppedOnRequest: a stop was requested; the same call continues there.
     """
-    out, scored = Path(out), select_folds(fold)
-    check_trackers(config.track)
-    config.check()
-    targets = select_folders(out / "run", fold=fold, seeds=seeds)
+    out = Path(out)
+    list_these = partial(
+        list_jobs,
+        config,
+        fold=fold,
+        seeds=seeds,
+        out=out / "run",
+        resume=True,
+        force=force,
+        device=device,
+        ranks=ranks.count,
+    )
     with StopRequest():  # a request in one stage also ends all later ones
 
-        def prepare_all() -> tuple[Manifest, PrepareResult]:
-            check_out_option(out, raw)
-            if not force:
-                check_same_run(config, out / "run")
-            check_start(config, targets)
-            manifest, bad = read_dataset(config.dataset.name, raw, frames=out / FRAMES_NAME)
-            check_trainable(config, manifest, bad, scored)
+        def prepare_all() -> tuple[Manifest, PrepareResult, list[Job]]:
+            raw_folder = RawFolder(config.dataset.name, raw, out=out)
+            planned = list_these(raw_folder)
+            manifest, bad = raw_folder.read()
             say(f"prepare: {len(manifest.select(split='training'))} cases of {manifest.name}")
             recipe, folder = config.preprocess.build(), out / "prepared"
             prepared = prepare(manifest, bad, recipe=recipe, out=folder, workers=workers, raw=raw, progress=progress)
             _check_prepared(prepared, allow_missing, say)
             say(f"train: fold {fold}")
-            return manifest, prepared
+            return manifest, prepared, planned
 
         ready = ranks.on_rank_zero(prepare_all)
-        train(
-            config,
-            data=out / "prepared",
-            out=out / "run",
-            fold=fold,
-            seeds=seeds,
-            resume=True,
-            device=device,
-            force=force,
-            progress=progress,
-            ranks=ranks,
-        )
+        folder = PreparedFolder(out / "prepared")
+        jobs = list_these(folder)
+        train_jobs(jobs, folder, resume=True, device=device, force=force, progress=progress, ranks=ranks)
         if ready is None:
             return RunResult(out, None, None)
-        manifest, prepared = ready
+        manifest, prepared, planned = ready
         if fold == ALL_CASES:
             say("fold all trains on every case, so no case is scored; predict other scans with this run.")
             return RunResult(out, None, None, prepared.failures)
-        say("predict: the validation cases of fold " + ", ".join(scored))
-        case_ids = [case_id for name in scored for case_id in split_cases(manifest, name, config.dataset.domains)[1]]
+        chosen = {job.folder.fold: job.validation_ids for job in jobs}
+        say("predict: the validation cases of fold " + ", ".join(chosen))
+        case_ids = {case_id for job in planned for case_id in job.validation_ids}
         missing = select_failures(manifest.select(case_ids=case_ids), prepared.failures, manifest=manifest)
-        listed = Manifest.read(out / "prepared")
-        chosen = {name: split_cases(listed, name, config.dataset.domains)[1] for name in scored}
         scores = _predict_and_score(out, chosen, missing=missing, device=device.partition(",")[0], progress=progress)
-        before_report(out)
+        before_report(out, jobs)
         report(out, out / "report.html")
     others = [failure for failure in prepared.failures if failure not in missing]
     return RunResult(out, out / "report.html", scores, (*others, *scores.failures))

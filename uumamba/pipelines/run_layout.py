@@ -28,14 +28,16 @@ from uumamba.config import RunConfig
 from uumamba.data.prepared import PreparedFolder
 from uumamba.evaluation.spread import Spread, spread
 from uumamba.evaluation.tables import spread_table
-from uumamba.pipelines.split import ALL_CASES, FOLDS, select_folds, split_cases
 from uumamba.runtime.errors import require
 from uumamba.runtime.files import write_json
 from uumamba.runtime.observer import Observer, RunView
-from uumamba.training.run_folder import LAST, PREVIOUS
+from uumamba.training.run_folder import list_checkpoints
 from uumamba.training.run_log import RunLog
 
 Section = TypeVar("Section")
+FOLDS = ("0", "1", "2", "3", "4")
+ALL_CASES = "all"
+EVERY_FOLD = "cv"
 RUN_MANIFEST_NAME, RUN_SUMMARY_NAME = "manifest.json", "summary.json"
 PACKAGES = ("uumamba", "torch", "monai", "numpy", "scipy", "nibabel", "SimpleITK", "safetensors", "triton", "mamba-ssm")
 RULE = (
@@ -93,7 +95,9 @@ def select_folders(run: Path, *, fold: str, seeds: Sequence[int] | None = None) 
         UsageError: the fold is unknown, a seed is repeated or negative, or ``--seeds`` is given for a run that was
             started without it, or missing for a run that was started with it.
     """
-    folds = select_folds(fold)
+    known = (*FOLDS, ALL_CASES, EVERY_FOLD)
+    require(fold in known, "--fold", got=fold, expected=f"one of {', '.join(known)}")
+    folds = FOLDS if fold == EVERY_FOLD else (fold,)
     if seeds is not None:
         valid = seeds and len(set(seeds)) == len(seeds) and min(seeds) >= 0
         require(valid, "--seeds", got=seeds, expected="different integers of at least 0")
@@ -113,7 +117,7 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
     This is ``last``, or ``previous`` where a kill left no ``last``.
     """
-    return next((folder / name for name in (LAST, PREVIOUS) if (folder / name).is_file()), None)
+    return next(iter(list_checkpoints(folder)), None)
 
 
 class RunManifest(Observer):
@@ -127,13 +131,23 @@ class RunManifest(Observer):
         config: the run's configuration.
         folder: the prepared cases.
         fold: the trained fold.
+        case_ids: ids of the cases by use, training or validation.
         device: the training device.
     """
 
-    def __init__(self, path: Path, config: RunConfig, folder: PreparedFolder, *, fold: str, device: str) -> None:
+    def __init__(
+        self,
+        path: Path,
+        config: RunConfig,
+        folder: PreparedFolder,
+        *,
+        fold: str,
+        case_ids: Mapping[str, Sequence[str]],
+        device: str,
+    ) -> None:
         self.path = path
         self._config, self._folder = config, folder
-        self._fold, self._device = fold, device
+        self._fold, self._case_ids, self._device = fold, case_ids, device
 
     def on_start(self, run: RunView) -> None:
         """Add an entry."""
@@ -158,14 +172,12 @@ class RunManifest(Observer):
         }
 
     def _count_cases(self) -> dict[str, dict[str, int]]:
-        """Count the training and the validation cases of each domain."""
-        manifest = self._folder.manifest
-        counted = {}
-        for use, ids in zip(
-            ("training", "validation"), split_cases(manifest, self._fold, self._config.dataset.domains), strict=True
-        ):
-            counted[use] = dict(sorted(Counter(case.domain for case in manifest.select(case_ids=ids)).items()))
-        return counted
+        """Count each domain's cases by use."""
+        select = self._folder.manifest.select
+        return {
+            use: dict(sorted(Counter(case.domain for case in select(case_ids=case_ids)).items()))
+            for use, case_ids in self._case_ids.items()
+        }
 
 
 def command_line(argv: Sequence[str]) -> list[str] | None:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from uumamba.config import RunConfig
+from uumamba.data.case import Manifest
 from uumamba.data.dataset import case_views
 from uumamba.data.prepared import PreparedFolder
 from uumamba.domain_generalization import (
@@ -26,6 +27,7 @@ from uumamba.domain_generalization import (
     upsampled,
     write_slow_examples,
 )
+from uumamba.pipelines.datasets import RawFolder
 from uumamba.pipelines.run_layout import newest_checkpoint
 from uumamba.runtime.errors import UsageError, require
 from uumamba.runtime.files import make_folder, report_write_errors
@@ -83,12 +85,22 @@ def probe_cases(
     Raises:
         UsageError: no case has a value of ``group_by``.
     """
-    names = [None if group_by is None else getattr(folder.manifest.by_id(case_id), group_by) for case_id in case_ids]
-    expected = f"null or a property of the cases of {folder.manifest.name}"
-    require(group_by is None or any(names), "training.useful.group_by", got=group_by, expected=expected)
+    names = group_names(folder.manifest, case_ids, group_by)
     groups = sorted({*names}, key=str)
     views_of_cases = case_views(folder, case_ids, patch_size=patch_size, views=views)
     return probe_segmentation(PerViewNet(net), views_of_cases, groups=[groups.index(name) for name in names])
+
+
+def group_names(manifest: Manifest, case_ids: Sequence[str], group_by: GroupBy | None) -> list[str | None]:
+    """List each case's phase, domain or group; None without ``group_by``.
+
+    Raises:
+        UsageError: no case has a value of ``group_by``.
+    """
+    names = [None if group_by is None else getattr(manifest.by_id(case_id), group_by) for case_id in case_ids]
+    expected = f"null or a property of the cases of {manifest.name}"
+    require(group_by is None or any(names), "training.useful.group_by", got=group_by, expected=expected)
+    return names
 
 
 class SlowCases:
@@ -99,33 +111,39 @@ class SlowCases:
 
     Args:
         config: the run, with ``training.useful``.
-        folder: the prepared cases.
+        folder: the cases; only prepared ones can be segmented.
         training: the fold's training cases, in order.
         run_dir: the fold folder.
     """
 
-    def __init__(self, config: RunConfig, folder: PreparedFolder, training: Sequence[str], run_dir: Path) -> None:
+    def __init__(
+        self, config: RunConfig, folder: RawFolder | PreparedFolder, training: Sequence[str], run_dir: Path
+    ) -> None:
         assert config.training.useful is not None
         self.config, self.useful = config, config.training.useful
         self.folder, self.training, self.run_dir = folder, training, run_dir
         self.path = run_dir / SLOW_CASES_NAME
 
-    def check_index(self) -> None:
-        """Raise before training if the configured index file is unusable.
+    def read(self, *, force: bool = False) -> SlowExamples | None:
+        """Read the stored file or the index file; None without either.
+
+        Of raw cases the file's hash is unknown, and only the names of its slow cases are compared.
 
         Raises:
-            UsageError: the file is missing, damaged, or of other cases.
-        """
-        if self.useful.index_file is not None and not self.path.is_file():
-            self._read(Path(self.useful.index_file))
-
-    def find(self, build_probe: Callable[..., Trainer], say: Say, *, force: bool = False) -> SlowExamples:
-        """Read the slow cases of the fold, or find and store them.
-
-        For the arguments see :func:`training_case_ids`.
+            UsageError: a file is missing, damaged, of other cases or of other settings; or without a file no case has a
+                value of ``group_by``.
         """
         if self.path.is_file():
-            return self._read_stored(say, force=force)
+            found = self._read_file(self.path)
+            different, settings = self._find_other_settings(found), self._settings()
+            require(
+                force or not different,
+                "training.useful",
+                got={key: settings[key] for key in different},
+                expected=f"{different}, the settings of {self.path}",
+                fix="correct the settings, delete the file if there is no checkpoint, or keep its cases with --force",
+            )
+            return found
         require(
             newest_checkpoint(self.run_dir) is None,
             str(self.path),
@@ -134,8 +152,21 @@ class SlowCases:
             fix="restore the file, or train in another folder",
         )
         if self.useful.index_file is not None:
-            found = self._read(Path(self.useful.index_file))
-        else:
+            return self._read_file(Path(self.useful.index_file))
+        group_names(self.folder.manifest, self.training, self.useful.group_by)
+        return None
+
+    def find(self, build_probe: Callable[..., Trainer], say: Say, *, force: bool = False) -> SlowExamples:
+        """Read the slow cases of the fold, or find and store them.
+
+        For the arguments see :func:`training_case_ids`.
+        """
+        found = self.read(force=force)
+        if found is not None and self.path.is_file():
+            if different := self._find_other_settings(found):
+                say(f"continuing with the slow cases of {self.path.name}, found with other settings: {different}")
+            return found
+        if found is None:
             make_folder(self.run_dir)
             with lock_folder(self.run_dir, doing="finding slow cases"):
                 found = self._probe(build_probe, say)
@@ -149,27 +180,14 @@ class SlowCases:
         )
         return found
 
-    def _read_stored(self, say: Say, *, force: bool) -> SlowExamples:
-        found, settings = self._read(self.path), self._settings()
-        different = {key: found.settings.get(key) for key in settings if found.settings.get(key) != settings[key]}
-        require(
-            force or not different,
-            "training.useful",
-            got={key: settings[key] for key in different},
-            expected=f"{different}, the settings of {self.path}",
-            fix="correct the settings, delete the file if there is no checkpoint, or keep its cases with --force",
-        )
-        if different:
-            say(f"continuing with the slow cases of {self.path.name}, found with other settings: {different}")
-        return found
-
     def _probe(self, build_probe: Callable[..., Trainer], say: Say) -> SlowExamples:
-        useful, probe, stop = self.useful, Probe(slowing=self.useful.slowing), StopRequest()
+        useful, probe, stop, folder = self.useful, Probe(slowing=self.useful.slowing), StopRequest(), self.folder
+        assert isinstance(folder, PreparedFolder), "scans are prepared before they are segmented"
 
         def evaluate(net: nn.Module) -> dict[str, float]:
             outputs = probe_cases(
                 net,
-                self.folder,
+                folder,
                 self.training,
                 patch_size=self.config.training.patch_size,
                 views=useful.views,
@@ -206,17 +224,29 @@ class SlowCases:
         if not found.slow:
             notes = "; ".join(f"group {each.group}: {each.note}" for each in found.groups)
             say(f"no group has slow cases, so this is plain training: {notes}")
-        return replace(found, epoch=epoch, errors=tuple(probe.errors), fingerprint=self._fingerprint())
+        return replace(found, epoch=epoch, errors=tuple(probe.errors), fingerprint=self._fingerprint(folder))
 
-    def _read(self, path: Path) -> SlowExamples:
-        return read_slow_examples(path, size=len(self.training), fingerprint=self._fingerprint())
+    def _read_file(self, path: Path) -> SlowExamples:
+        if isinstance(self.folder, PreparedFolder):
+            return read_slow_examples(path, size=len(self.training), fingerprint=self._fingerprint(self.folder))
+        found = read_slow_examples(path)
+        others = sorted({*found.settings.get("slow_cases", ())}.difference(self.training))
+        expected, fix = "slow cases among the training cases of this data set", "find the slow examples again"
+        require(not others, str(path), got=", ".join(others), expected=expected, fix=fix)
+        return found
 
-    def _fingerprint(self) -> str:
+    def _find_other_settings(self, found: SlowExamples) -> dict[str, Any]:
+        """Return the file's settings that differ from the configuration."""
+        return {
+            key: found.settings.get(key) for key, value in self._settings().items() if found.settings.get(key) != value
+        }
+
+    def _fingerprint(self, folder: PreparedFolder) -> str:
         """Hash the prepared data set and the training cases' ids.
 
         No array is read.
         """
-        return hashlib.sha256(json.dumps([self.folder.sha256(), list(self.training)]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([folder.sha256(), list(self.training)]).encode()).hexdigest()
 
     def _settings(self) -> dict[str, Any]:
         """Return the settings that a stored file must have."""

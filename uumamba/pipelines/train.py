@@ -1,5 +1,6 @@
 """Training of folds and seeds on prepared cases."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -9,32 +10,17 @@ from typing import Any
 from torch import nn
 
 from uumamba.config import RunConfig
-from uumamba.config.data import DomainsConfig
-from uumamba.config.track import build_trackers, check_trackers
+from uumamba.config.track import build_trackers
 from uumamba.data.case import Manifest
 from uumamba.data.prepared import PreparedFolder
 from uumamba.pipelines.build import build_trainer, calibrate_at_start, check_method_at_start
-from uumamba.pipelines.datasets import is_dataset
-from uumamba.pipelines.mirrored_sides import check_prepared_sides, check_raw_sides
-from uumamba.pipelines.models import complete_run
-from uumamba.pipelines.run_layout import (
-    RUN_MANIFEST_NAME,
-    FoldFolder,
-    RunManifest,
-    fold_folders,
-    newest_checkpoint,
-    select_folders,
-    stored_run,
-    write_run_summary,
-)
-from uumamba.pipelines.slow_cases import SlowCases, training_case_ids
-from uumamba.pipelines.split import select_folds, split_cases, unused_cases, validate_split
+from uumamba.pipelines.jobs import Job, list_jobs
+from uumamba.pipelines.run_layout import RUN_MANIFEST_NAME, RunManifest, write_run_summary
+from uumamba.pipelines.slow_cases import training_case_ids
 from uumamba.runtime.device_jobs import run_on_devices
-from uumamba.runtime.errors import CaseError, require
 from uumamba.runtime.observer import Observer, to_stderr
 from uumamba.runtime.stop import StopRequest
 from uumamba.training import ALONE, Ranks, Trainer, standard_observers
-from uumamba.training.run_folder import check_same_config
 
 
 def train(
@@ -73,98 +59,54 @@ def train(
         The fold folders.
 
     Raises:
-        UsageError: the fold is unknown or has no cases, a domain is unknown or cannot be split as configured, the batch
-            cannot be split equally over the ranks, the folder was prepared from another data set or by another recipe,
-            patches would be mirrored left to right although structures have sides, quantization or freezing of a new
-            run would only start after the last step, a checkpoint exists and ``resume`` is off, a tracker is not
-            installed, or there are more devices than trainings.
+        UsageError: one of :func:`uumamba.pipelines.jobs.list_jobs`, before any file is written.
         JobFailedError: training failed on one of several devices.
         StoppedOnRequest: a stop was requested; the run can be resumed.
     """
-    check_trackers(config.track)
-    config.check()
-    targets, devices = select_folders(Path(out), fold=fold, seeds=seeds), device.split(",")
-    expected = f"at most one device per training, {len(targets)}"
-    require(len(devices) <= len(targets), "--device", got=device, expected=expected, fix="add --fold cv or --seeds")
-    ranks.on_rank_zero(partial(check_start, config, targets))
     folder = PreparedFolder(data)
-    _check_prepared_for(config, folder)
-    folds, domains = select_folds(fold), config.dataset.domains
-    validate_split(folder.manifest, folds, domains, where=f"{folder.path}")
+    jobs = list_jobs(
+        config,
+        folder,
+        fold=fold,
+        seeds=seeds,
+        out=out,
+        resume=resume,
+        force=force,
+        device=device,
+        ranks=ranks.count,
+    )
+    train_jobs(jobs, folder, resume=resume, init=init, device=device, force=force, progress=progress, ranks=ranks)
+    return [job.folder.path for job in jobs]
+
+
+def train_jobs(
+    jobs: Sequence[Job],
+    folder: PreparedFolder,
+    *,
+    resume: bool = False,
+    init: str | None = None,
+    device: str = "cpu",
+    force: bool = False,
+    progress: bool | None = None,
+    ranks: Ranks = ALONE,
+) -> None:
+    """Train the jobs of one run, and write its ``summary.json``.
+
+    For the arguments see :func:`train`.
+    """
     if ranks.is_rank_zero:
-        _report_unused(folder.manifest, folds[0], domains)  # the same for every fold
-    for name in folds:  # every fold before the first is trained
-        check_prepared_sides(config, folder, split_cases(folder.manifest, name, domains)[0])
-    if config.training.useful is not None:
-        for each in targets:
-            training = split_cases(folder.manifest, each.fold, domains)[0]
-            SlowCases(config, folder, training, each.path).check_index()
-    begin = partial(_train_fold, config=config, data=data, resume=resume, init=init, force=force, progress=progress)
+        _report_unused(folder.manifest, jobs[0])  # the same for every fold
+    begin = partial(_train_job, folder=folder, resume=resume, init=init, force=force, progress=progress)
     with StopRequest() as stop:
-        if len(devices) > 1:
-            run_on_devices(begin, {each.title: each for each in targets}, devices, say=to_stderr)
+        if len(devices := device.split(",")) > 1:
+            run_on_devices(begin, {job.folder.title: job for job in jobs}, devices, say=to_stderr)
         else:
-            for each in targets:
+            for job in jobs:
                 stop.sync(ranks)
-                stop.raise_if_requested(f"before {each.title}; continue with --resume")
-                begin(each, device=device, ranks=ranks)
+                stop.raise_if_requested(f"before {job.folder.title}; continue with --resume")
+                begin(job, device=device, ranks=ranks)
     if ranks.is_rank_zero:
-        write_run_summary(Path(out))
-    return [each.path for each in targets]
-
-
-def check_start(config: RunConfig, targets: Sequence[FoldFolder]) -> None:
-    """Raise if a new run ends before quantization or freezing starts.
-
-    A run with any checkpoint is resumed with the settings of its start, in all its folds.
-
-    Raises:
-        UsageError: the run is too short.
-    """
-    if not any(newest_checkpoint(each.path) for each in targets):
-        config.check_takes_effect()
-
-
-def check_same_run(config: RunConfig, run: Path) -> None:
-    """Raise if a fold of the run was started with another configuration.
-
-    ``uumamba run`` calls this before anything is prepared.
-
-    Raises:
-        UsageError: the configurations differ.
-    """
-    for found in fold_folders(run):
-        stored, current = stored_run(found.path), replace_seed(config, found.seed)
-        if stored is not None and newest_checkpoint(found.path) is not None:
-            check_same_config(stored, current.as_json(), complete=partial(complete_run, current=current))
-
-
-def check_trainable(config: RunConfig, manifest: Manifest, bad: Sequence[CaseError], folds: Sequence[str]) -> None:
-    """Raise if the raw cases show that training would fail.
-
-    ``uumamba run`` calls this before anything is prepared; of a scan only the header is read.
-
-    Args:
-        config: the run.
-        manifest: the raw cases.
-        bad: failed cases of the reader; with any, empty folds are left to preparing, which reports the cases.
-        folds: the folds to train.
-
-    Raises:
-        UsageError: a fold has no cases, a domain is unknown or cannot be split as configured, patches would be
-            mirrored left to right although structures have sides, or a weighted class is not in the data set.
-    """
-    config.training.sampling.build(structures=manifest.structures)
-    domains = config.dataset.domains
-    if not bad:
-        validate_split(manifest, folds, domains, where=manifest.name)
-    for name in folds:
-        check_raw_sides(config, manifest, split_cases(manifest, name, domains)[0])
-
-
-def replace_seed(config: RunConfig, seed: int | None) -> RunConfig:
-    """Copy a configuration with another seed; None keeps the seed."""
-    return config if seed is None else config.model_copy(update={"seed": seed})
+        write_run_summary(jobs[0].folder.run)
 
 
 @dataclass
@@ -172,9 +114,8 @@ class FoldTraining:
     """Training of one fold, completed by the steps before ``fit``.
 
     Args:
-        config: the run, with the seed of this training.
+        job: configuration, cases and sides of the training.
         folder: the prepared cases.
-        fold: ``"0"`` to ``"4"`` or ``"all"``.
         cases: ids of the training cases, in order.
         run_dir: the fold folder; None stores nothing, as for a probe.
         init: a model to start the network from.
@@ -186,9 +127,8 @@ class FoldTraining:
         validate: validation in place of the fold's.
     """
 
-    config: RunConfig
+    job: Job
     folder: PreparedFolder
-    fold: str
     cases: Sequence[str]
     run_dir: Path | None
     init: str | None
@@ -205,7 +145,7 @@ class FoldTraining:
         if self.run_dir is not None:
             run_dir, build_probe, say = self.run_dir, self._build_probe, self.say
             self.cases = training_case_ids(
-                self.config,
+                self.job.config,
                 self.folder,
                 self.cases,
                 run_dir=run_dir,
@@ -218,9 +158,8 @@ class FoldTraining:
     def build(self) -> None:
         """Build the trainer."""
         self.trainer = build_trainer(
-            self.config,
+            self.job,
             self.folder,
-            fold=self.fold,
             run_dir=self.run_dir,
             init=self.init,
             device=self.device,
@@ -232,14 +171,14 @@ class FoldTraining:
 
     def calibrate(self) -> None:
         """Calibrate quantized activations."""
-        calibrate_at_start(self.trainer, self.config, self.folder, self.cases)
+        calibrate_at_start(self.trainer, self.job.config, self.folder, self.cases)
 
     def check_method(self) -> None:
         """Check the domain-generalization method against the network."""
-        check_method_at_start(self.trainer, self.config)
+        check_method_at_start(self.trainer, self.job.config)
 
     def _build_probe(self, config: RunConfig, **options: Any) -> Trainer:
-        probe = replace(self, config=config, run_dir=None, ranks=ALONE, **options)
+        probe = replace(self, job=replace(self.job, config=config), run_dir=None, ranks=ALONE, **options)
         for step in BEFORE_FIT.values():
             step(probe)
         return probe.trainer
@@ -254,11 +193,10 @@ BEFORE_FIT: Mapping[str, Callable[[FoldTraining], None]] = {
 """Steps of a fold's training before ``fit``, in order."""
 
 
-def _train_fold(
-    target: FoldFolder,
+def _train_job(
+    job: Job,
     *,
-    config: RunConfig,
-    data: Path | str,
+    folder: PreparedFolder,
     resume: bool,
     init: str | None,
     force: bool,
@@ -267,20 +205,26 @@ def _train_fold(
     say: Callable[[str], None] | None = None,
     ranks: Ranks = ALONE,
 ) -> None:
-    """Train one fold.
+    """Train one fold with one seed.
 
     ``say`` replaces the progress bar where folds are trained in parallel.
     """
-    config, folder = replace_seed(config, target.seed), PreparedFolder(data)
+    config, target = job.config, job.folder
     trackers = build_trackers(
         config.track, run=target.run, fold=target.name, experiment=config.name, parameters=config.as_json()
     )
-    manifest = RunManifest(target.path / RUN_MANIFEST_NAME, config, folder, fold=target.fold, device=device)
-    training = FoldTraining(
+    manifest = RunManifest(
+        target.path / RUN_MANIFEST_NAME,
         config,
         folder,
         fold=target.fold,
-        cases=split_cases(folder.manifest, target.fold, config.dataset.domains)[0],
+        case_ids={"training": job.training_ids, "validation": job.validation_ids},
+        device=device,
+    )
+    training = FoldTraining(
+        job,
+        folder,
+        cases=job.training_ids,
         run_dir=target.path,
         init=init,
         device=device,
@@ -294,28 +238,10 @@ def _train_fold(
     training.trainer.fit(resume=resume, force=force)
 
 
-def _report_unused(manifest: Manifest, fold: str, domains: DomainsConfig | None) -> None:
-    if unused := unused_cases(manifest, fold, domains):
-        counts = f"{sum(unused.values())} of {len(manifest.select(split='training'))}"
-        by_domain = ", ".join(f"{count} of {domain}" for domain, count in unused.items())
+def _report_unused(manifest: Manifest, job: Job) -> None:
+    """Print how many cases are used neither for training nor for validation."""
+    used, cases = {*job.training_ids, *job.validation_ids}, manifest.select(split="training")
+    if unused := Counter(case.domain for case in cases if case.case_id not in used):
+        by_domain = ", ".join(f"{count} of {domain}" for domain, count in sorted(unused.items()))
+        counts = f"{unused.total()} of {len(cases)}"
         to_stderr(f"train: {counts} cases are used neither for training nor for validation: {by_domain}")
-
-
-def _check_prepared_for(config: RunConfig, folder: PreparedFolder) -> None:
-    """Raise if the cases were prepared from another data set or recipe.
-
-    Prediction preprocesses new scans by the configuration.
-    """
-    name, recipe = config.dataset.name, config.preprocess.build()
-    fix = "correct the key, or prepare again"
-    expected = f"{folder.manifest.name}, the data set of {folder.path}"
-    require(is_dataset(folder.manifest, name), "dataset.name", got=name, expected=expected, fix=fix)
-    used, given = folder.recipe.to_json(), recipe.to_json()
-    different = [key for key in given if used[key] != given[key]]
-    require(
-        folder.recipe.completes(recipe),
-        "preprocess",
-        got={key: given[key] for key in different},
-        expected=f"{ {key: used[key] for key in different} }, the recipe of {folder.path}",
-        fix=fix,
-    )

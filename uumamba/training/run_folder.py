@@ -13,6 +13,7 @@ from uumamba.runtime.tree import join_keys
 from uumamba.training.checkpoint import Checkpoint, DamagedCheckpointError, read_checkpoint, save_checkpoint
 from uumamba.training.run_log import RunLog
 
+RESUME = "--resume (fit(resume=True))"
 LAST, PREVIOUS, BEST, DAMAGED = (f"{name}.safetensors" for name in ("last", "previous", "best", "damaged"))
 
 
@@ -84,7 +85,7 @@ class RunFolder:
         Raises:
             DamagedCheckpointError: all checkpoints are damaged.
         """
-        paths = self._checkpoints()
+        paths = list_checkpoints(self.path)
         for path in paths:
             try:
                 return read_checkpoint(path)
@@ -95,10 +96,6 @@ class RunFolder:
                 # Under the name LAST it would replace the undamaged checkpoint at the next save.
                 path.replace(self.path / DAMAGED)
         return None
-
-    def has_checkpoint(self) -> bool:
-        """Return whether a run was started in this folder."""
-        return bool(self._checkpoints())
 
     def begin(self, *, epochs: int) -> list[dict[str, Any]]:
         """Write the configuration, and cut the log to ``epochs`` epochs.
@@ -111,12 +108,29 @@ class RunFolder:
         self.log.cut(epochs=epochs)
         return self.log.rows()
 
-    def _checkpoints(self) -> list[Path]:
-        return [self.path / name for name in (LAST, PREVIOUS) if (self.path / name).is_file()]
-
     def _keep_previous(self) -> None:
         if (self.path / LAST).is_file():
             (self.path / LAST).replace(self.path / PREVIOUS)
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """List a run folder's resumable checkpoints, newest first."""
+    return [folder / name for name in (LAST, PREVIOUS) if (folder / name).is_file()]
+
+
+def check_new_run(folder: Path) -> None:
+    """Raise if a new run's folder has a checkpoint.
+
+    Raises:
+        UsageError: a run was started there.
+    """
+    require(
+        not list_checkpoints(folder),
+        str(folder),
+        got="a checkpoint",
+        expected="a folder without a checkpoint",
+        fix=f"continue the run with {RESUME}, or choose another folder",
+    )
 
 
 def check_same_config(stored: Any, given: Any, *, complete: Callable[[Any], Any] | None = None) -> None:

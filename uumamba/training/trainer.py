@@ -24,13 +24,11 @@ from uumamba.training.method_step import MethodStep
 from uumamba.training.options import Execution, StepOptions, Validation
 from uumamba.training.prefetcher import Prefetcher
 from uumamba.training.repeatable_step import RepeatableStep
-from uumamba.training.run_folder import RunFolder, check_same_config
+from uumamba.training.run_folder import RESUME, RunFolder, check_new_run, check_same_config
 from uumamba.training.run_log import replace_infinite
 from uumamba.training.run_state import MovingAverage, RunState
 from uumamba.training.schedule import BudgetSchedule
 from uumamba.types import Batch, Objective
-
-RESUME = "--resume (fit(resume=True))"
 
 
 class TrainingDivergedError(UumambaError):
@@ -233,13 +231,7 @@ class Trainer:
         if resume:
             self._restore_latest(force=force)
         elif self.folder is not None:
-            require(
-                not self.folder.has_checkpoint(),
-                str(self.folder.path),
-                got="a checkpoint",
-                expected="a folder without a checkpoint",
-                fix=f"continue the run with {RESUME}, or choose another folder",
-            )
+            check_new_run(self.folder.path)
         progress, run = self.state.progress, self.observers.run
         run.epochs, run.epochs_done = self.epochs, progress.epochs_done
         if self.folder is not None:

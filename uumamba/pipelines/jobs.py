@@ -1,0 +1,277 @@
+"""Jobs of a run, listed from headers before any file is written.
+
+:func:`list_jobs` raises every error of configuration, options and folders; ``run``, ``prepare`` and ``train`` then
+execute the jobs.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from uumamba.config import RunConfig
+from uumamba.config.data import DomainsConfig
+from uumamba.config.track import check_trackers
+from uumamba.config.training import resolve_channels_last
+from uumamba.data.case import Case, Manifest
+from uumamba.data.loader import share_batch
+from uumamba.data.prepared import PreparedFolder
+from uumamba.pipelines.datasets import RawFolder, is_dataset
+from uumamba.pipelines.mirrored_sides import MirroredSides, check_sides
+from uumamba.pipelines.models import complete_run
+from uumamba.pipelines.run_layout import (
+    ALL_CASES,
+    EVERY_FOLD,
+    FoldFolder,
+    fold_folders,
+    newest_checkpoint,
+    select_folders,
+    stored_run,
+)
+from uumamba.pipelines.slow_cases import SlowCases
+from uumamba.runtime.errors import UsageError, require
+from uumamba.training.run_folder import check_new_run, check_same_config
+
+Splits = dict[str, tuple[tuple[str, ...], tuple[str, ...]]]
+"""Ids of the training cases and of the validation cases, by fold."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Training of one fold with one seed.
+
+    Args:
+        config: the run's configuration with the job's seed.
+        folder: the fold folder, which may not exist yet.
+        training_ids: ids of the training cases, in the order of the manifest.
+        validation_ids: ids of the validation cases; empty for fold ``"all"``.
+        sides: left/right axes and swapped labels; None if no structure has a side.
+    """
+
+    config: RunConfig
+    folder: FoldFolder
+    training_ids: tuple[str, ...]
+    validation_ids: tuple[str, ...]
+    sides: MirroredSides | None
+
+
+def list_jobs(
+    config: RunConfig,
+    cases: RawFolder | PreparedFolder,
+    *,
+    fold: str,
+    out: Path | str,
+    seeds: Sequence[int] | None = None,
+    resume: bool = False,
+    force: bool = False,
+    device: str | None = None,
+    ranks: int = 1,
+) -> list[Job]:
+    """List the trainings of a run, and raise every configuration error.
+
+    Only headers are read, and nothing is written. The configuration is checked before the cases are read.
+
+    Args:
+        config: the run.
+        cases: raw or prepared folder.
+        fold: ``"0"`` to ``"4"``, ``"all"`` (no validation) or ``"cv"``.
+        out: the run folder.
+        seeds: one job per fold and seed; None takes the configuration's seed.
+        resume: folders may have checkpoints.
+        force: the run may have been started with another configuration.
+        device: name of the training device in torch, or several; None does not check the device.
+        ranks: number of processes that train together.
+
+    Raises:
+        UsageError: any key of the configuration or option is wrong, a package of a tracker is missing, the fold is
+            unknown or has no cases, a domain is unknown or cannot be split as configured, patches would be mirrored
+            left to right although structures have sides, the cases are of another data set or recipe, the index file
+            is of other cases, the batch cannot be split equally over the ranks, there are more devices than jobs, a
+            checkpoint exists and ``resume`` is off, the run was started with another configuration, or quantization or
+            freezing of a new run would only start after the last step.
+    """
+    config.check()
+    check_trackers(config.track)
+    targets = select_folders(Path(out), fold=fold, seeds=seeds)
+    share_batch(config.training.batch_size, ranks)
+    if device is not None:
+        _check_devices(config, device, jobs=len(targets))
+    _check_folders(config, targets, resume=resume, force=force)
+    manifest = cases.manifest
+    where = manifest.name
+    if isinstance(cases, PreparedFolder):
+        where = str(cases.path)
+        _check_prepared_for(config, cases)
+    config.training.sampling.build(structures=manifest.structures)
+    splits = split_cases(
+        manifest,
+        list(dict.fromkeys(each.fold for each in targets)),
+        config.dataset.domains,
+        where=where,
+        may_be_empty=isinstance(cases, RawFolder) and bool(cases.listed[1]),
+    )
+    sides = {name: check_sides(config, manifest, cases.geometries(training)) for name, (training, _) in splits.items()}
+    jobs = [Job(replace_seed(config, each.seed), each, *splits[each.fold], sides[each.fold]) for each in targets]
+    for job in jobs:
+        if config.training.useful is not None:
+            SlowCases(job.config, cases, job.training_ids, job.folder.path).read(force=force)
+    return jobs
+
+
+def split_cases(
+    manifest: Manifest,
+    folds: Sequence[str],
+    domains: DomainsConfig | None = None,
+    *,
+    where: str,
+    may_be_empty: bool = False,
+) -> Splits:
+    """Split the cases of each fold into training and validation.
+
+    Test cases are on neither side. Only :func:`list_jobs` calls this function.
+
+    Args:
+        manifest: the data set.
+        folds: ``"0"`` to ``"4"``, or ``"all"``, which has no validation cases; several are a cross-validation.
+        domains: a domain only for training or only for validation is used with all its cases. A domain for both is
+            split by the fold. Without ``domains`` every domain is for both.
+        where: name or path of the data set, for messages.
+        may_be_empty: the reader reported failed cases, so sides and domains may lack them.
+
+    Raises:
+        UsageError: no case is left for training or for validation; a domain is unknown, or the only one where several
+            are needed; a patient is in a training and in a validation domain; or, in a cross-validation, every fold
+            would validate on the same domain.
+
+    Example:
+        >>> cases = [Case(f"{d}{n}", f"{d}{n}", d, image=None, fold=n) for d in "AB" for n in range(2)]
+        >>> split_cases(Manifest("toy", "MR", {}, tuple(cases)), ["0"], DomainsConfig(leave_out="B"), where="toy")
+        {'0': (('A0', 'A1'), ('B0', 'B1'))}
+    """
+    cases = manifest.select(split="training")
+    known = {case.domain for case in cases}
+    train, validate = (known, known) if domains is None else domains.split_domains(known)
+    splits = {fold: _split_fold(cases, fold, train, validate) for fold in folds}
+    if may_be_empty:
+        return splits
+    if domains is not None:
+        _check_domains(manifest, domains, train, validate, where=where)
+        expected = f"one fold, since every fold would validate on all cases of {_join(validate - train)}"
+        fix = "choose --fold 0 or several --seeds"
+        require(len(folds) == 1 or validate <= train, "--fold", got=EVERY_FOLD, expected=expected, fix=fix)
+    for fold, (training, validation) in splits.items():
+        require(
+            training and (fold == ALL_CASES or validation),
+            "--fold",
+            got=f"{fold} with {len(training)} training and {len(validation)} validation cases of {where}",
+            expected="at least one training and one validation case",
+            fix="prepare more cases or choose another fold (all needs no validation cases)",
+        )
+        if domains is not None:
+            _check_patients({case.case_id: case.patient_id for case in cases}, training, validation)
+    return splits
+
+
+def check_same_run(config: RunConfig, run: Path) -> None:
+    """Raise if a fold of the run was started with another configuration.
+
+    Raises:
+        UsageError: the configurations differ.
+    """
+    for found in fold_folders(run):
+        stored, current = stored_run(found.path), replace_seed(config, found.seed)
+        if stored is not None and newest_checkpoint(found.path) is not None:
+            check_same_config(stored, current.as_json(), complete=partial(complete_run, current=current))
+
+
+def replace_seed(config: RunConfig, seed: int | None) -> RunConfig:
+    """Copy a configuration with another seed; None keeps the seed."""
+    return config if seed is None else config.model_copy(update={"seed": seed})
+
+
+def _check_devices(config: RunConfig, device: str, *, jobs: int) -> None:
+    devices, expected = device.split(","), f"at most one device per training, {jobs}"
+    require(len(devices) <= jobs, "--device", got=device, expected=expected, fix="add --fold cv or --seeds")
+    for each in devices:
+        resolve_channels_last(config.training.channels_last, each)
+
+
+def _check_folders(config: RunConfig, targets: Sequence[FoldFolder], *, resume: bool, force: bool) -> None:
+    """Raise if the jobs can neither start nor resume in their folders.
+
+    A run with any checkpoint is resumed with the settings of its start, in all its folds.
+    """
+    if not resume:
+        for each in targets:
+            check_new_run(each.path)
+    if not force:
+        check_same_run(config, targets[0].run)
+    if not any(newest_checkpoint(each.path) for each in targets):
+        config.check_takes_effect()
+
+
+def _check_prepared_for(config: RunConfig, folder: PreparedFolder) -> None:
+    """Raise if the cases were prepared from another data set or recipe.
+
+    Prediction preprocesses new scans by the configuration.
+    """
+    name, recipe = config.dataset.name, config.preprocess.build()
+    fix = "correct the key, or prepare again"
+    expected = f"{folder.manifest.name}, the data set of {folder.path}"
+    require(is_dataset(folder.manifest, name), "dataset.name", got=name, expected=expected, fix=fix)
+    used, given = folder.recipe.to_json(), recipe.to_json()
+    different = [key for key in given if used[key] != given[key]]
+    require(
+        folder.recipe.completes(recipe),
+        "preprocess",
+        got={key: given[key] for key in different},
+        expected=f"{ {key: used[key] for key in different} }, the recipe of {folder.path}",
+        fix=fix,
+    )
+
+
+def _split_fold(
+    cases: Iterable[Case], fold: str, train: set[str], validate: set[str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    training, validation = [], []
+    for case in cases:
+        is_held_out = case.domain not in train or (fold != ALL_CASES and case.fold == int(fold))
+        if fold != ALL_CASES and case.domain in validate and is_held_out:
+            validation.append(case.case_id)
+        elif case.domain in train:
+            training.append(case.case_id)
+    return tuple(training), tuple(validation)
+
+
+def _check_domains(
+    manifest: Manifest, domains: DomainsConfig, train: set[str], validate: set[str], *, where: str
+) -> None:
+    known, unseen = ({case.domain for case in manifest.select(split=split)} for split in ("training", "test"))
+    if unknown := domains.names() - known:
+        tests = unknown & unseen
+        fix = f"score the test cases of {_join(tests)} with `uumamba predict --split test`" if tests else ""
+        raise UsageError("dataset.domains", got=_join(unknown), expected=f"domains of {where}: {_join(known)}", fix=fix)
+    if train and validate:
+        return
+    empty = "validate" if train else "train"
+    raise UsageError(
+        f"dataset.domains.{'train' if train else 'validate'}",
+        got=f"{_join(known)} (all domains of {where})",
+        expected=f"at least one domain left for {'validation' if train else 'training'}",
+        fix=f"set dataset.domains.{empty}" + (" also, or dataset.domains=null" if len(known) == 1 else ""),
+    )
+
+
+def _check_patients(patients: Mapping[str, str], training: Iterable[str], validation: Iterable[str]) -> None:
+    both = {patients[name] for name in training} & {patients[name] for name in validation}
+    require(
+        not both,
+        "dataset.domains",
+        got=f"training and validation cases of {_join(both)}",
+        expected="patients in only one of the two",
+        fix="list both domains in train and in validate, so that the fold splits them",
+    )
+
+
+def _join(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))
