@@ -130,7 +130,7 @@ def make_start(config: RunConfig, prepared: Path, seed: int) -> Start:
     seed_everything(seed)
     net = build_net(config, classes=len(PreparedFolder(prepared).manifest.structures) + 1)
     clipped = {"max_grad_norm": config.optim.max_grad_norm}
-    return Start(net, build_loss(config), config.optim.base.build(), clipped)
+    return Start(net, build_loss(config), config.optim.base.bind(), clipped)
 
 
 def make_feed(config: RunConfig, prepared: Path, seed: int, *, cases: Sequence[str] | None = None) -> Feed:

@@ -84,6 +84,8 @@ def test_an_unknown_key_is_refused_with_the_nearest_valid_one(refused, override,
     [
         (["optim.base.lr=-1"], "optim.base.lr", -1),
         (["net.name=VNet"], "net.name", "VNet"),
+        (["optim.base.betas=[1.5,0.9]"], "optim.base.betas.0", 1.5),
+        (["optim={name: SAM, base: SGD}"], "optim.base", "SGD"),
         (["training.patch_size=[8,64,64]"], "training.patch_size", (8, 64, 64)),
         (["augment.mirror_axes=[2]"], "augment.mirror_axes", (2,)),
         (["augment.scale=[1.4,0.7]"], "augment.scale", (1.4, 0.7)),
@@ -130,8 +132,7 @@ def test_a_wrong_value_is_rejected_when_the_configuration_is_read(refused, overr
     ("overrides", "key"),
     [
         (["schedule.warmup_epochs=3", "training.epochs=1"], "schedule.warmup_epochs"),
-        (["optim.base={name: SGD, momentum: 0}"], "optim"),
-        (["optim.base.betas=[1.5,0.9]"], "optim"),
+        (["optim.base={name: SGD, nesterov: true}"], "optim"),
         ([f"optim={{name: GSAM, rho_min: 0.01, {SGD}}}"], "optim"),
         (["optim={name: MSAM, base: {name: SGD, momentum: 0, nesterov: false}}"], "optim"),
         ([f"optim={{name: TRAM, {SGD}, min_distance: 2, max_distance: 1}}"], "optim"),

@@ -9,7 +9,7 @@ from torch import nn
 
 from uumamba import optim
 from uumamba.config import RunConfig, read_config
-from uumamba.config.optim import parameter_groups
+from uumamba.config.optim import build_optimizer, parameter_groups
 from uumamba.config.quantization import GAQATConfig, QuantizationConfig
 from uumamba.pipelines.build import build_loss, build_net
 from uumamba.quantization import quantized_layers, quantizer_scales
@@ -110,7 +110,7 @@ def test_scales_are_not_decayed_and_other_groups_do_not_change(perturb: str) -> 
     net, objective = build_net(config, classes=4), SupervisedObjective(build_loss(config))
     before = [len(group["params"]) for group in parameter_groups(net, objective, perturb=perturb)]
     scales = set(quantizer_scales(config.quantization.build(net)).values())
-    found = config.optim.build(net, objective).param_groups
+    found = build_optimizer(config.optim, net, objective).param_groups
     assert scales
     own = [group for group in found if scales & set(group["params"])]
     assert scales == {param for group in own for param in group["params"]}, "nothing else is in their group"
@@ -123,7 +123,7 @@ def test_steps_are_counted_and_gaqat_is_attached_to_the_optimizer() -> None:
     net = nn.Linear(3, 2)
     config = demo("{weight_bits: 2, act_bits: null, start_step: 2, gaqat: {every: 2, threshold: 1.1}}", SAGM)
     config.quantization.build(net)
-    optimizer = config.optim.build(net, nn.Identity())
+    optimizer = build_optimizer(config.optim, net, nn.Identity())
     gaqat = config.quantization.attach(optimizer, net)
     for left, frozen in ((1, 0), (0, 1)):
         optimizer.step(lambda: net(torch.randn(4, 3)).square().sum())

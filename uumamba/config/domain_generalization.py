@@ -6,7 +6,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 from torch import nn
 
 from uumamba.config.base import Config
-from uumamba.config.optim import OptimConfig
+from uumamba.config.bind import Part
 from uumamba.config.training import ScheduleConfig, TrainingConfig
 from uumamba.runtime.errors import require
 from uumamba.runtime.seeds import key_to_seed
@@ -65,7 +65,7 @@ class UDIMConfig(Config):
         net: nn.Module,
         loss: nn.Module,
         *,
-        optim: OptimConfig,
+        optim: Part,
         schedule: ScheduleConfig,
         training: TrainingConfig,
         seed: int,

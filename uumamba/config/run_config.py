@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from pydantic import Field, NonNegativeInt, model_validator
@@ -10,12 +11,13 @@ from torch import nn
 
 from uumamba.config.augmentation import AugmentConfig
 from uumamba.config.base import Config
+from uumamba.config.bind import Part, PartOf, read_part
 from uumamba.config.data import DatasetConfig, PreprocessConfig
 from uumamba.config.domain_generalization import UDIMConfig
 from uumamba.config.loss import LossConfig
 from uumamba.config.net import NetConfig
-from uumamba.config.objectives import ObjectiveConfig, SupervisedConfig
-from uumamba.config.optim import OptimConfig
+from uumamba.config.objectives import build_objective
+from uumamba.config.optim import build_ascent, build_optimizer, find_member, needs_logits
 from uumamba.config.quantization import QuantizationConfig
 from uumamba.config.track import Tracker
 from uumamba.config.training import InferenceConfig, ScheduleConfig, TrainingConfig
@@ -39,8 +41,10 @@ class RunConfig(Config):
     net: NetConfig
     loss: LossConfig
     quantization: QuantizationConfig | None = None
-    objective: ObjectiveConfig = SupervisedConfig()
-    optim: OptimConfig
+    objective: Annotated[Part, PartOf("objective")] = Field(
+        default_factory=partial(read_part, "objective", {"name": "supervised"})
+    )
+    optim: Annotated[Part, PartOf("optim")]
     domain_generalization: UDIMConfig | None = None
     schedule: ScheduleConfig = ScheduleConfig()
     training: TrainingConfig
@@ -65,6 +69,17 @@ class RunConfig(Config):
             expected=f"axes below net.spatial_dims, {dimensions}",
         )
         check_divisible(patch_size, self.net.divisor(), name="training.patch_size")
+        return self
+
+    @model_validator(mode="after")
+    def _check_ascent(self) -> "RunConfig":
+        require(
+            self.optim.ascent is None or find_member(self.optim).accepts_ascent,
+            "optim.ascent",
+            got=self.optim.ascent and self.optim.ascent.name,
+            expected=f"none with {self.optim.name}",
+            fix="leave ascent out, or take an optimizer such as SAM or ASAM",
+        )
         return self
 
     @model_validator(mode="after")
@@ -98,10 +113,10 @@ class RunConfig(Config):
             with _within("loss"):
                 loss = self.loss.build()
         with _within("objective"), torch.random.fork_rng(devices=[]):
-            self.objective.build(loss, net, outputs=self.optim.needs_logits)
+            build_objective(self.objective, loss, net, outputs=needs_logits(self.optim))
         with _within("optim"):
-            optimizer = self.optim.build(net, loss)
-            self.optim.build_ascent()
+            optimizer = build_optimizer(self.optim, net, loss)
+            build_ascent(self.optim)
         with _within("quantization"):
             if self.quantization is not None:
                 self.quantization.attach(optimizer, net)

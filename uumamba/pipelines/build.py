@@ -11,6 +11,8 @@ import torch
 from torch import nn
 
 from uumamba.config import RunConfig
+from uumamba.config.objectives import build_objective
+from uumamba.config.optim import build_ascent, build_optimizer, needs_logits
 from uumamba.config.quantization import QuantizationConfig
 from uumamba.config.training import resolve_channels_last, resolve_precision
 from uumamba.data.dataset import PatchDataset, batches
@@ -84,10 +86,10 @@ def build_trainer(
         lay_channels_last(net)  # before the ranks allocate their gradients in the same format
     net = ranks.wrap(net)
     loss = build_loss(config)
-    objective = config.objective.build(loss, net, outputs=config.optim.needs_logits).to(device)
+    objective = build_objective(config.objective, loss, net, outputs=needs_logits(config.optim)).to(device)
     precision = resolve_precision(config.training.precision, device)
     scaler = torch.amp.GradScaler(device) if precision == "float16" else None
-    optimizer = config.optim.build(net, objective, scaler=scaler)
+    optimizer = build_optimizer(config.optim, net, objective, scaler=scaler)
     dataset = PatchDataset(
         folder,
         training if cases is None else cases,
@@ -112,7 +114,7 @@ def build_trainer(
         net,
         objective,
         optimizer,
-        ascent=config.optim.build_ascent(),
+        ascent=build_ascent(config.optim),
         method=build_method(config, net, loss, device=device, rank=ranks.rank, run_dir=run_dir),
         epochs=config.training.epochs,
         batches=partial(

@@ -1,0 +1,58 @@
+"""Named parts of a run, by kind: import paths, and arguments that the run supplies."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Parts that can take the same place in a run.
+
+    Attributes:
+        parts: import path ``module:constructor`` of each part by its name.
+        supplied: arguments that the run supplies; they are no options.
+        nested: kind of each option that is a part itself.
+        section: import path of a constructor whose options every part has in addition.
+        only: name of the part in sections without a ``name``.
+        order: first keys of a stored configuration.
+    """
+
+    parts: Mapping[str, str]
+    supplied: frozenset[str] = frozenset()
+    nested: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    section: str | None = None
+    only: str | None = None
+    order: tuple[str, ...] = ()
+
+
+KINDS: dict[str, Kind] = {
+    "optim": Kind(
+        {
+            "Plain": "uumamba.optim:Plain",
+            "SAM": "uumamba.optim:SAM",
+            "ASAM": "uumamba.optim:ASAM",
+            "GSAM": "uumamba.optim:GSAM",
+            "FriendlySAM": "uumamba.optim:FriendlySAM",
+            "LookSAM": "uumamba.optim:LookSAM",
+            "MSAM": "uumamba.optim:MSAM",
+            "StaleSAM": "uumamba.optim:StaleSAM",
+            "SAGM": "uumamba.optim:SAGM",
+            "TRAM": "uumamba.optim:TRAM",
+        },
+        supplied=frozenset({"params", "net", "scaler", "accumulation", "rule", "group_defaults", "noise_at", "form"}),
+        nested={"base": "base", "ascent": "ascent", "trigger": "trigger"},
+        section="uumamba.config.optim:StepOptions",
+        order=("base", "max_grad_norm", "ascent", "perturb", "perturbation"),
+    ),
+    "base": Kind(
+        {"SGD": "uumamba.config.third_party:sgd", "AdamW": "uumamba.config.third_party:adamw"},
+        supplied=frozenset({"params", "fused"}),
+    ),
+    "ascent": Kind({"output_bias_forgetting": "uumamba.optim:OutputBiasForgetting"}),
+    "trigger": Kind({"AdaptiveTrigger": "uumamba.optim:AdaptiveTrigger"}, only="AdaptiveTrigger"),
+    "objective": Kind(
+        {"supervised": "uumamba.training:SupervisedObjective", "MESA": "uumamba.optim:MESA"},
+        supplied=frozenset({"loss", "net", "outputs"}),
+    ),
+}

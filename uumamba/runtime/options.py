@@ -1,0 +1,176 @@
+"""Ranges of options, and constructors that check their arguments by them."""
+
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, wraps
+from numbers import Integral, Real
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+from annotated_types import Ge, Gt, Le, Len, Lt
+
+from uumamba.runtime.errors import UsageError
+
+NonNegative = Annotated[float, Ge(0)]
+Positive = Annotated[float, Gt(0)]
+Probability = Annotated[float, Ge(0), Le(1)]
+BelowOne = Annotated[float, Ge(0), Lt(1)]
+BetweenZeroAndOne = Annotated[float, Gt(0), Lt(1)]
+NonNegativeInt = Annotated[int, Ge(0)]
+PositiveInt = Annotated[int, Ge(1)]
+AtLeastTwo = Annotated[int, Ge(2)]
+
+Made = TypeVar("Made", bound=Callable[..., Any])
+_WORDS: dict[Any, tuple[str, str]] = {
+    Ge: ("ge", "at least"),
+    Gt: ("gt", "above"),
+    Le: ("le", "at most"),
+    Lt: ("lt", "below"),
+}
+_NAMES = {
+    float: "a finite number",
+    int: "a whole number",
+    bool: "true or false",
+    str: "text",
+    NoneType: "None",
+}
+
+
+def check_options(made: Made) -> Made:
+    """Make a constructor check its arguments by their annotations.
+
+    Numbers are finite and within the range of an ``Annotated`` type, True and False are no numbers, and choices are
+    those of a ``Literal``. Elements of sequences and mappings are checked likewise. Types that are no data, such as
+    networks, are not checked. The signature stays as it is.
+
+    Args:
+        made: a function, an ``__init__``, or a class such as a dataclass.
+
+    Raises:
+        UsageError: in the call, for the first wrong argument; the key is the argument's name.
+
+    Example:
+        >>> @check_options
+        ... def train(*, rho: NonNegative = 0.05) -> float:
+        ...     return rho
+        >>> train(rho=-1.0)
+        Traceback (most recent call last):
+        uumamba.runtime.errors.UsageError: rho: got -1.0, expected a finite number of at least 0.
+    """
+    if isinstance(made, type):
+        made.__init__ = check_options(made.__init__)  # type: ignore[misc]  # the class's own
+        return made
+
+    @cache
+    def annotations() -> tuple[list[str], dict[str, Any]]:
+        parameters = inspect.signature(made).parameters.values()
+        hints = get_type_hints(made, include_extras=True)
+        named = [each.name for each in parameters if each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)]
+        return named, {name: hints[name] for name in named if name in hints}
+
+    @wraps(made)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        names, hints = annotations()
+        for name, value in (*zip(names, args, strict=False), *kwargs.items()):
+            if name in hints and not fits(hints[name], value):
+                raise UsageError(name, got=value, expected=describe(hints[name]))
+        return made(*args, **kwargs)
+
+    return cast(Made, checked)
+
+
+def fits(annotation: Any, value: Any) -> bool:
+    """Return whether a value is of a type and within its range.
+
+    Example:
+        >>> fits(Probability, 0.5), fits(Probability, float("nan")), fits(PositiveInt, True)
+        (True, False, False)
+    """
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return fits(inner[0], value) and all(_is_within(limit, value) for limit in inner[1:])
+    if origin in (Union, UnionType):
+        return any(fits(each, value) for each in inner)
+    if origin is Literal:
+        return any(value is choice or (type(value) is type(choice) and value == choice) for choice in inner)
+    if annotation is float:
+        return isinstance(value, Real) and not isinstance(value, bool) and -math.inf < float(value) < math.inf
+    if annotation is int:
+        return isinstance(value, Integral) and not isinstance(value, bool)
+    if annotation in (bool, str, NoneType):
+        return isinstance(value, annotation)
+    if origin is tuple or (isinstance(origin, type) and issubclass(origin, Sequence)):
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            return False
+        types = inner if origin is tuple and inner[-1] is not Ellipsis else inner[:1] * len(value)
+        return len(types) == len(value) and all(map(fits, types, value))
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return isinstance(value, Mapping) and all(
+            fits(each, part) for pair in value.items() for each, part in zip(inner, pair, strict=True)
+        )
+    return True
+
+
+def is_data(annotation: Any) -> bool:
+    """Return whether YAML can hold every value of a type.
+
+    Example:
+        >>> is_data(tuple[PositiveInt, ...] | None), is_data(Callable[..., int])
+        (True, False)
+    """
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return is_data(inner[0])
+    if origin is Literal:
+        return True
+    if origin in (Union, UnionType, tuple) or (isinstance(origin, type) and issubclass(origin, (Sequence, Mapping))):
+        return all(each is Ellipsis or is_data(each) for each in inner)
+    return annotation in _NAMES
+
+
+def describe(annotation: Any) -> str:
+    """Describe the values of a type, for errors.
+
+    Example:
+        >>> describe(Positive | None), describe(Literal["rank", "global"])
+        ('a finite number above 0 or None', 'rank or global')
+    """
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        limits = " and ".join(filter(None, map(_describe_limit, inner[1:])))
+        return f"{describe(inner[0])} {limits}".strip()
+    if origin in (Union, UnionType):
+        return " or ".join(map(describe, inner))
+    if origin is Literal:
+        return " or ".join(map(str, inner))
+    if origin is tuple and inner[-1] is not Ellipsis:
+        return f"{len(inner)} values: {', '.join(map(describe, inner))}"
+    if origin is tuple or (isinstance(origin, type) and issubclass(origin, Sequence)):
+        return f"a list, each {describe(inner[0])}"
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return f"a mapping to {describe(inner[1])}"
+    return _NAMES.get(annotation, getattr(annotation, "__name__", str(annotation)))
+
+
+def _is_within(limit: Any, value: Any) -> bool:
+    match limit:
+        case Ge():
+            return bool(value >= limit.ge)
+        case Gt():
+            return bool(value > limit.gt)
+        case Le():
+            return bool(value <= limit.le)
+        case Lt():
+            return bool(value < limit.lt)
+        case Len():
+            return len(value) >= limit.min_length and (limit.max_length is None or len(value) <= limit.max_length)
+    return True
+
+
+def _describe_limit(limit: Any) -> str:
+    if isinstance(limit, Len):
+        return f"with at least {limit.min_length} elements"
+    field, word = _WORDS.get(type(limit), ("", ""))
+    of = "of " if field in ("ge", "le") else ""
+    return f"{of}{word} {getattr(limit, field)}" if field else ""
