@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from uumamba.config import RunConfig, read_config, shipped_configs
+from uumamba.config.net import find_divisor
 from uumamba.config.optim import build_optimizer
 from uumamba.pipelines.build import build_loss, build_net
 from uumamba.quantization import calibrate
@@ -20,7 +21,7 @@ CLASSES = 4
 def smallest(name: str) -> RunConfig:
     """Read the run with batch 1, few features and the smallest patch."""
     config = read_config(name)
-    divisor = config.net.divisor()
+    divisor = find_divisor(config.net, axes=len(config.training.patch_size))
     parts = {"net.coarse": config.net.coarse, "net.fine": config.net.fine} if name == "aorta_coarse_to_fine" else {}
     narrow = {key: [min(8, width) for width in net.features] for key, net in (parts or {"net": config.net}).items()}
     features = [f"{key}.features={widths}" for key, widths in narrow.items()]

@@ -10,6 +10,7 @@ from torch import nn
 
 from uumamba.config import RunConfig, read_config
 from uumamba.config.bind import bind, read_part
+from uumamba.config.net import find_divisor
 from uumamba.config.optim import build_ascent, build_optimizer, can_fuse, needs_logits, parameter_groups
 from uumamba.config.registry import KINDS
 from uumamba.optim import AdaptiveTrigger, LookSAM, OutputBiasForgetting
@@ -23,7 +24,7 @@ OBF = "ascent: {name: output_bias_forgetting}"
 
 def demo(optimizer: str) -> RunConfig:
     """Read the demo's run with the smallest patch of two bottleneck voxels."""
-    divisor = read_config("demo").net.divisor()
+    divisor = find_divisor(read_config("demo").net, axes=2)
     patch = [*divisor[:-1], 2 * divisor[-1]]
     return read_config("demo", [f"optim={{{optimizer}}}", f"training.patch_size={patch}", "training.batch_size=1"])
 

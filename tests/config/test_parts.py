@@ -57,14 +57,14 @@ def test_objectives_get_their_options_and_mesa_a_copy_of_the_network() -> None:
 def test_the_default_loss_has_three_terms_with_learned_weights() -> None:
     logits, label = torch.randn(2, 4, 8, 8), torch.randint(0, 4, (2, 1, 8, 8))
     terms = {"region": SoftDiceLoss(batch_dice=True), "distribution": CrossEntropyLoss(), "pixel": FocalLoss(gamma=2.0)}
-    expected, loss = UncertaintyWeightedLoss(terms), read_config("demo").loss.build()
+    expected, loss = UncertaintyWeightedLoss(terms), read_config("demo").loss.bind()()
     assert loss(logits, label) == expected(logits, label)
     assert loss.state_dict().keys() == expected.state_dict().keys()
 
 
 def test_terms_are_chosen_and_logged_by_name() -> None:
     terms = ["region", "pixel_by_class", "centreline"]
-    loss = read_config("demo", [f"loss.terms={terms}", "loss.centreline_iterations=3"]).loss.build()
+    loss = read_config("demo", [f"loss.terms={terms}", "loss.centreline_iterations=3"]).loss.bind()()
     loss(torch.randn(1, 3, 8, 8), torch.randint(0, 3, (1, 1, 8, 8)))
     assert list(loss.weights()) == list(loss.last_terms) == terms
     assert loss.losses["centreline"].iterations == 3

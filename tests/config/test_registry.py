@@ -12,18 +12,35 @@ import torch
 from torch import nn
 
 from uumamba.config import read_config
-from uumamba.config.bind import REQUIRED, UNKNOWN, Option, bind, list_options, load_constructor, read_part
-from uumamba.config.registry import KINDS
+from uumamba.config.bind import REQUIRED, UNKNOWN, Option, bind, list_options, load_constructor, read_part, takes
+from uumamba.config.meanings import read_meanings
+from uumamba.config.registry import KINDS, STAGE_NETS
 from uumamba.runtime.errors import UsageError
 from uumamba.runtime.options import fits
 
 PARTS = [(kind, name) for kind, rules in KINDS.items() for name in rules.parts]
+STAGE_NET = {"name": "ResEncUNet", "spatial_dims": 2, "features": (4, 8), "strides": (1, 2)}
 SMALLEST: dict[tuple[str, str], dict[str, Any]] = {
     **{("optim", name): {"base": {"name": "SGD"}} for name in KINDS["optim"].parts},
+    **{("net", name): {"spatial_dims": 2, "features": (4, 8), "strides": ((1, 1), (2, 2))} for name in STAGE_NETS},
+    **{("net of a cascade", name): {"spatial_dims": 2, "features": (4, 8), "strides": (1, 2)} for name in STAGE_NETS},
+    ("net", "CoarseToFine"): {"coarse": STAGE_NET, "fine": STAGE_NET, "factor": (2, 2)},
+    ("net", "DynUNet"): {
+        "spatial_dims": 2,
+        "features": (4, 8, 8),
+        "strides": ((1, 1), (2, 2), (2, 2)),
+        "kernel_sizes": ((3, 3),) * 3,
+    },
+    **{("net", name): {"spatial_dims": 2} for name in ("SegResNet", "UNETR", "SwinUNETR")},
     ("trigger", "AdaptiveTrigger"): {"total_steps": 10},
 }
 """Options without a default, with a valid value."""
-SUPPLIED = {"optim": {"params": [nn.Parameter(torch.ones(2))], "base": partial(torch.optim.SGD, lr=0.1)}}
+FROM_DATA = {"in_channels": 1, "out_channels": 2, "patch_size": (8, 8)}
+SUPPLIED: dict[str, dict[str, Any]] = {
+    "optim": {"params": [nn.Parameter(torch.ones(2))], "base": partial(torch.optim.SGD, lr=0.1)},
+    "net": FROM_DATA,
+    "net of a cascade": FROM_DATA,
+}
 """Arguments before the first check of an option that a constructor passes on."""
 each_part = pytest.mark.parametrize(("kind", "name"), PARTS, ids=[f"{kind} {name}" for kind, name in PARTS])
 
@@ -35,32 +52,6 @@ def smallest(kind: str, name: str) -> dict[str, Any]:
 def section(kind: str, name: str, **options: Any) -> dict[str, Any]:
     """Write a section of a configuration with the smallest options."""
     return ({} if KINDS[kind].only else {"name": name}) | smallest(kind, name) | options
-
-
-def documented(constructor: Any) -> dict[str, str]:
-    """Read the ``Args:`` lines of a constructor and of those that it extends."""
-    found: dict[str, str] = {}
-    for made in constructor.__mro__ if isinstance(constructor, type) else (constructor,):
-        text = inspect.getdoc(made) or ""
-        block = re.search(r"^Args:\n((?:    .*\n|\n)*)", text + "\n", re.MULTILINE)
-        for name, meaning in re.findall(
-            r"^    (\w+): ((?:.|\n(?=        ))*)", block[1] if block else "", re.MULTILINE
-        ):
-            found.setdefault(name, meaning)
-    return found
-
-
-def words_of_options(kind: str, name: str) -> dict[str, str]:
-    found = documented(load_constructor(kind, name))
-    if "engine" in found:  # the family's options have one docstring
-        from uumamba.optim import EngineOptions
-
-        text = inspect.getdoc(EngineOptions) or ""
-        found |= dict(re.findall(r"^    (\w+): (.*)", text, re.MULTILINE))
-    if KINDS[kind].section is not None:
-        module, _, made = KINDS[kind].section.partition(":")
-        found |= documented(getattr(__import__(module, fromlist=[made]), made))
-    return found
 
 
 @each_part
@@ -87,7 +78,7 @@ def test_every_argument_is_an_option_or_supplied_by_the_run(kind: str, name: str
 
 @each_part
 def test_every_option_is_documented_and_its_default_is_not_contradicted(kind: str, name: str) -> None:
-    meanings = words_of_options(kind, name)
+    meanings = read_meanings(kind, name)
     for key, option in list_options(kind, name).items():
         assert key in meanings, key
         for stated in re.findall(r"(?i)\bdefault(?:s to|:| is) ``?([^`,.;]+)", meanings[key]):
@@ -124,7 +115,9 @@ def test_a_wrong_number_is_refused_with_its_key_by_section_and_constructor(refus
     assert error.value.expected
     if list_options(kind, name)[key].is_argument:
         with refused(key):
-            load_constructor(kind, name)(**SUPPLIED.get(kind, {}), **{key: value})
+            constructor = load_constructor(kind, name)
+            given = {key: each for key, each in SUPPLIED.get(kind, {}).items() if takes(constructor, key)}
+            constructor(**given | (smallest(kind, name) if "net" in kind else {}) | {key: value})
 
 
 @each_part

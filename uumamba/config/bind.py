@@ -1,4 +1,4 @@
-"""Parts of a configuration: options checked by a constructor's signature, and bound to it."""
+"""Parts of a configuration, checked by the signatures of their constructors."""
 
 import difflib
 import inspect
@@ -60,7 +60,10 @@ class Part:
         return load_constructor(self.kind, self.name)
 
     def bind(self) -> partial[Any]:
-        """Bind the options to the constructor; parts in them are made, or bound if the run supplies arguments."""
+        """Bind the options to the constructor.
+
+        Parts in the options are made, or bound if the run supplies arguments.
+        """
         known = list_options(self.kind, self.name)
         return partial(
             self.constructor, **{key: _make(self.options[key]) for key, option in known.items() if option.is_argument}
@@ -135,7 +138,7 @@ class PartOf:
 
 
 def supply(make: Callable[..., Any], **values: Any) -> Any:
-    """Call a bound part with those of the run's values that it takes."""
+    """Call a bound part with the run's values that it takes."""
     return make(**{name: value for name, value in values.items() if takes(make, name)})
 
 
@@ -146,17 +149,17 @@ def takes(make: Callable[..., Any], name: str) -> bool:
 
 def load_constructor(kind: str, name: str) -> Callable[..., Any]:
     """Import a part's constructor."""
-    return _load(KINDS[kind].parts[name])
+    return load(KINDS[kind].parts[name])
 
 
 @cache
 def list_options(kind: str, name: str) -> dict[str, Option]:
-    """List the options of a part by name, in the order of a stored configuration."""
+    """List the options of a part in the order of a stored configuration."""
     rules, constructor = KINDS[kind], load_constructor(kind, name)
     unused = getattr(constructor, "unused_options", ())
     found: dict[str, Option] = {}
-    if rules.section is not None:
-        found |= _find_options(_load(rules.section), rules, is_argument=False)
+    if (section := load(rules.section)) is not None:
+        found |= _find_options(section, rules, is_argument=False)
     found |= _find_options(constructor, rules)
     ordered = [*(key for key in rules.order if key in found), *(key for key in found if key not in rules.order)]
     return {key: found[key] for key in ordered if key not in unused}
@@ -173,7 +176,7 @@ def read_value(annotation: Any, value: Any, path: str) -> Any:
     if not _mentions_bool(annotation):
         _refuse_bool(value, path, describe(annotation))
     try:
-        return _adapter(annotation).validate_python(value)
+        return _freeze(_adapter(annotation).validate_python(value))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = [str(part) for part in first["loc"] if isinstance(part, int) or part in _keys(value)]
@@ -213,15 +216,18 @@ def suggest_key(key: str, valid: Collection[str], elsewhere: Collection[str] = (
     return " or ".join(similar or difflib.get_close_matches(key, valid, n=1) or [f"one of {', '.join(valid)}"])
 
 
-def _load(path: str) -> Any:
+def load(path: str | None) -> Any:
+    """Import what ``module:name`` names; None for no path."""
+    if path is None:
+        return None
     module, _, name = path.partition(":")
     return getattr(import_module(module), name)
 
 
 def _find_options(constructor: Callable[..., Any], kind: Kind, *, is_argument: bool = True) -> dict[str, Option]:
-    """Find the options of a constructor; ``**keywords`` are those of the constructor it extends."""
+    """Find the options of a constructor, those of its ``**keywords`` included."""
     found: dict[str, Option] = {}
-    for made in _list_signatures(constructor):
+    for made in list_signatures(constructor):
         hints = get_type_hints(made, include_extras=True)
         for name, each in inspect.signature(made).parameters.items():
             if name in found or name in kind.supplied or each.kind in (each.VAR_KEYWORD, each.VAR_POSITIONAL):
@@ -231,9 +237,12 @@ def _find_options(constructor: Callable[..., Any], kind: Kind, *, is_argument: b
     return found
 
 
-def _list_signatures(constructor: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
-    if not isinstance(constructor, type):
-        yield constructor
+def list_signatures(constructor: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
+    """Yield a constructor's function, and those that take its ``**keywords``."""
+    source = getattr(constructor, "keyword_source", None)
+    if not isinstance(constructor, type) or source is not None:
+        yield vars(constructor)["__init__"] if isinstance(constructor, type) else constructor
+        yield from filter(None, [source])
         return
     for owner in constructor.__mro__[:-1]:
         if "__init__" in vars(owner):
@@ -271,6 +280,10 @@ def _to_json(value: Any) -> Any:
 @cache
 def _adapter(annotation: Any) -> TypeAdapter[Any]:
     return TypeAdapter(annotation, config=ConfigDict(allow_inf_nan=False))
+
+
+def _freeze(value: Any) -> Any:
+    return tuple(map(_freeze, value)) if isinstance(value, (list, tuple)) else value
 
 
 @cache

@@ -158,7 +158,7 @@ def _list_models(model: type[BaseModel], location: tuple[str, ...] = (), section
 
 
 def _list_kinds(model: type[BaseModel]) -> Iterator[tuple[str, str]]:
-    """Yield the key and kind of each section that is a part, or is inside one."""
+    """Yield the key and kind of each part, nested parts included."""
     for key, field in _list_fields(model).items():
         for kind in (each.kind for each in field.metadata if isinstance(each, PartOf)):
             yield key, kind

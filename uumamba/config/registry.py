@@ -1,4 +1,4 @@
-"""Named parts of a run, by kind: import paths, and arguments that the run supplies."""
+"""Import paths of a run's named parts, by kind."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -26,7 +26,43 @@ class Kind:
     order: tuple[str, ...] = ()
 
 
+STAGE_NETS = {
+    "UMambaBot": "uumamba.nets:UMambaBot",
+    "UMambaEnc": "uumamba.nets:UMambaEnc",
+    "ResEncUNet": "uumamba.nets:ResEncUNet",
+}
+FROM_DATA = frozenset({"in_channels", "out_channels", "patch_size"})
+STAGES = (
+    "spatial_dims",
+    "features",
+    "strides",
+    "kernel_sizes",
+    "encoder_blocks",
+    "decoder_blocks",
+    "stem_blocks",
+    "full_resolution_skip",
+)
 KINDS: dict[str, Kind] = {
+    "net": Kind(
+        STAGE_NETS
+        | {
+            "CoarseToFine": "uumamba.config.net:coarse_to_fine",
+            "SegResNet": "uumamba.config.net:segresnet",
+            "DynUNet": "uumamba.config.net:dynunet",
+            "UNETR": "uumamba.config.net:unetr",
+            "SwinUNETR": "uumamba.config.net:swin_unetr",
+        },
+        supplied=FROM_DATA,
+        nested={"coarse": "net of a cascade", "fine": "net of a cascade"},
+        order=STAGES,
+    ),
+    "net of a cascade": Kind(STAGE_NETS, supplied=FROM_DATA, order=STAGES),
+    "loss": Kind(
+        {
+            "uncertainty_weighted": "uumamba.config.loss:uncertainty_weighted",
+            "dice_cross_entropy": "uumamba.config.loss:dice_cross_entropy",
+        }
+    ),
     "optim": Kind(
         {
             "Plain": "uumamba.optim:Plain",
@@ -46,7 +82,7 @@ KINDS: dict[str, Kind] = {
         order=("base", "max_grad_norm", "ascent", "perturb", "perturbation"),
     ),
     "base": Kind(
-        {"SGD": "uumamba.config.third_party:sgd", "AdamW": "uumamba.config.third_party:adamw"},
+        {"SGD": "uumamba.config.optim:sgd", "AdamW": "uumamba.config.optim:adamw"},
         supplied=frozenset({"params", "fused"}),
     ),
     "ascent": Kind({"output_bias_forgetting": "uumamba.optim:OutputBiasForgetting"}),

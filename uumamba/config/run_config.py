@@ -14,8 +14,7 @@ from uumamba.config.base import Config
 from uumamba.config.bind import Part, PartOf, read_part
 from uumamba.config.data import DatasetConfig, PreprocessConfig
 from uumamba.config.domain_generalization import UDIMConfig
-from uumamba.config.loss import LossConfig
-from uumamba.config.net import NetConfig
+from uumamba.config.net import build_network, find_dimensions, find_divisor, reads_values
 from uumamba.config.objectives import build_objective
 from uumamba.config.optim import build_ascent, build_optimizer, find_member, needs_logits
 from uumamba.config.quantization import QuantizationConfig
@@ -38,8 +37,8 @@ class RunConfig(Config):
     seed: NonNegativeInt = 0
     dataset: DatasetConfig
     preprocess: PreprocessConfig
-    net: NetConfig
-    loss: LossConfig
+    net: Annotated[Part, PartOf("net")]
+    loss: Annotated[Part, PartOf("loss")]
     quantization: QuantizationConfig | None = None
     objective: Annotated[Part, PartOf("objective")] = Field(
         default_factory=partial(read_part, "objective", {"name": "supervised"})
@@ -55,7 +54,10 @@ class RunConfig(Config):
 
     @model_validator(mode="after")
     def _check_dimensions(self) -> "RunConfig":
-        dimensions, patch_size, mirror_axes = self.net.spatial_dims, self.training.patch_size, self.augment.mirror_axes
+        patch_size, mirror_axes = self.training.patch_size, self.augment.mirror_axes
+        dimensions = find_dimensions(self.net) or len(patch_size)
+        with _within("net"):
+            divisor = find_divisor(self.net, axes=dimensions)
         require(
             len(patch_size) == dimensions,
             "training.patch_size",
@@ -68,7 +70,7 @@ class RunConfig(Config):
             got=mirror_axes,
             expected=f"axes below net.spatial_dims, {dimensions}",
         )
-        check_divisible(patch_size, self.net.divisor(), name="training.patch_size")
+        check_divisible(patch_size, divisor, name="training.patch_size")
         return self
 
     @model_validator(mode="after")
@@ -93,8 +95,7 @@ class RunConfig(Config):
     def check(self) -> None:
         """Build every part once, to find wrong values before scans are prepared.
 
-        Networks are built on the meta device, without memory for weights. MONAI's SwinUNETR is built on the CPU: its
-        constructor reads values of a tensor, which the meta device lacks.
+        Networks are built on the meta device, without memory for weights, unless their constructors read values.
 
         Raises:
             UsageError: a constructor rejects a value; the key names the part.
@@ -104,14 +105,14 @@ class RunConfig(Config):
             self.preprocess.build()
         with _within("augment"):
             self.augment.build(patch_size=patch_size)
-        with torch.random.fork_rng(devices=[]), torch.device("cpu" if self.net.name == "SwinUNETR" else "meta"):
+        with torch.random.fork_rng(devices=[]), torch.device("cpu" if reads_values(self.net) else "meta"):
             with _within("net"):
-                net = self.net.build(in_channels=1, out_channels=2, patch_size=patch_size)
+                net = build_network(self.net, in_channels=1, out_channels=2, patch_size=patch_size)
             with _within("quantization"):
                 if self.quantization is not None:
                     self.quantization.build(net)
             with _within("loss"):
-                loss = self.loss.build()
+                loss = self.loss.bind()()
         with _within("objective"), torch.random.fork_rng(devices=[]):
             build_objective(self.objective, loss, net, outputs=needs_logits(self.optim))
         with _within("optim"):

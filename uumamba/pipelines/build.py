@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from uumamba.config import RunConfig
+from uumamba.config.net import build_network
 from uumamba.config.objectives import build_objective
 from uumamba.config.optim import build_ascent, build_optimizer, needs_logits
 from uumamba.config.quantization import QuantizationConfig
@@ -154,14 +155,14 @@ def build_trainer(
 
 def build_net(config: RunConfig, *, classes: int) -> nn.Module:
     """Build the run's network with random initial weights."""
-    return config.net.build(in_channels=1, out_channels=classes, patch_size=config.training.patch_size)
+    return build_network(config.net, in_channels=1, out_channels=classes, patch_size=config.training.patch_size)
 
 
 def build_loss(config: RunConfig) -> nn.Module:
     """Build the run's loss for deep supervision or a single output."""
     from uumamba.losses import DeepSupervisionLoss
 
-    return DeepSupervisionLoss(config.loss.build())
+    return DeepSupervisionLoss(config.loss.bind()())
 
 
 def build_method(

@@ -20,6 +20,7 @@ BetweenZeroAndOne = Annotated[float, Gt(0), Lt(1)]
 NonNegativeInt = Annotated[int, Ge(0)]
 PositiveInt = Annotated[int, Ge(1)]
 AtLeastTwo = Annotated[int, Ge(2)]
+SpatialDims = Annotated[int, Ge(2), Le(3)]
 
 Made = TypeVar("Made", bound=Callable[..., Any])
 _WORDS: dict[Any, tuple[str, str]] = {
