@@ -1,7 +1,4 @@
-"""Training with UDIM on a folder of images, one subfolder per class.
-
-Run ``python -m benchmarks.examples.image_folder_udim FOLDER``.
-"""
+"""Training with UDIM: ``python -m benchmarks.examples.image_folder_udim FOLDER``, one subfolder per class."""
 
 import sys
 from functools import partial
@@ -23,12 +20,7 @@ pixels = np.stack([np.asarray(Image.open(file).convert("RGB").resize((32, 32)), 
 images = torch.from_numpy(pixels).movedim(3, 1) / 255
 labels = torch.tensor([sorted(set(names)).index(name) for name in names])
 
-blocks = [
-    nn.Conv2d(3, 32, 3, stride=2),
-    nn.ReLU(),
-    nn.Conv2d(32, 64, 3, stride=2),
-    nn.ReLU(),
-]  # or another network
+blocks = [nn.Conv2d(3, 32, 3, stride=2), nn.ReLU(), nn.Conv2d(32, 64, 3, stride=2), nn.ReLU()]  # or another network
 net = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, len(set(names))))
 udim = UDIM(net, cross_entropy, InputPerturbation(radius=0.3))
 optimizer = SAM(net.parameters(), partial(torch.optim.AdamW, lr=3e-3), net=net)

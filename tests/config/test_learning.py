@@ -41,7 +41,7 @@ def batch_of(config: RunConfig) -> dict[str, torch.Tensor]:
 def net_of(config: RunConfig) -> nn.Module:
     """Build the trained network with the run's bit widths."""
     net = build_net(config, classes=CLASSES)
-    return net if config.quantization is None else config.quantization.build(net)
+    return net if config.quantization is None else config.quantization.bind()(net)
 
 
 def excepted(net: nn.Module) -> dict[str, str]:

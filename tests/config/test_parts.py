@@ -9,10 +9,10 @@ from torch import nn
 
 from benchmarks.claims.shift_methods import STRONG
 from tests.optim_members import OPTIMIZERS
-from uumamba.config import read_config, track
+from uumamba.config import read_config
 from uumamba.config.augmentation import AugmentConfig
+from uumamba.config.learning_rate import build_budget, build_schedule
 from uumamba.config.objectives import build_objective
-from uumamba.config.quantization import GAQATConfig, QuantizationConfig
 from uumamba.config.registry import KINDS
 from uumamba.config.track import build_trackers, check_trackers
 from uumamba.config.training import resolve_channels_last
@@ -21,8 +21,8 @@ from uumamba.data.preprocess import CtStatistics, PreprocessRecipe
 from uumamba.losses import CrossEntropyLoss, FocalLoss, SoftDiceLoss, UncertaintyWeightedLoss
 from uumamba.optim import MESA
 from uumamba.pipelines.build import build_loss
-from uumamba.quantization import GAQAT, quantize_
 from uumamba.training import SupervisedObjective
+from uumamba.training.track_mlflow import MLflowTracker
 
 
 def keyword_defaults(made: Any) -> dict[str, Any]:
@@ -38,9 +38,6 @@ def test_options_and_defaults_of_the_other_parts_are_those_of_their_classes() ->
     augment = {key: each.default for key, each in inspect.signature(Augment).parameters.items()}
     fields = {key: field.default for key, field in AugmentConfig.model_fields.items() if key != "swap_sides"}
     assert fields == {key: value for key, value in augment.items() if key not in ("patch_size", "mirror_swaps")}
-    bits = QuantizationConfig().model_dump(exclude={"calibration_batches", "gaqat"})
-    assert bits == keyword_defaults(quantize_) | {"overrides": {}}
-    assert GAQATConfig().model_dump() == {k: value for k, value in keyword_defaults(GAQAT).items() if k != "log"}
     assert read_config("acdc_cpu").preprocess.build() == PreprocessRecipe((None, 1.5, 1.5))
 
 
@@ -80,13 +77,13 @@ def test_ct_statistics_are_given_or_left_to_be_found() -> None:
 
 def test_a_budget_gets_its_minutes_and_a_warm_up_in_steps() -> None:
     config = read_config("demo", ("schedule={name: budget, minutes: 25, warmup_epochs: 1}",))
-    budget = config.schedule.build_budget()
+    budget = build_budget(config.schedule)
     assert budget is not None
     assert budget.total_s == 1500.0
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-    schedule = config.schedule.build(optimizer, epochs=15, batches_per_epoch=40, budget=budget)
+    schedule = build_schedule(config.schedule, optimizer, epochs=15, batches_per_epoch=40, budget=budget)
     assert schedule.get_last_lr() == [1 / 40], "the first of 40 warm-up steps"
-    assert read_config("demo").schedule.build_budget() is None
+    assert build_budget(read_config("demo").schedule) is None
 
 
 def test_channels_last_is_refused_where_torch_may_crash(refused) -> None:
@@ -104,7 +101,7 @@ def test_a_tracker_is_built_once_and_writes_nothing_before_training(tmp_path: Pa
 
 def test_a_tracker_without_its_packages_is_refused_with_the_installation(refused, monkeypatch) -> None:
     check_trackers(("tensorboard",))
-    monkeypatch.setitem(track.PACKAGES, "mlflow", ("mlflow_that_nobody_has",))
+    monkeypatch.setattr(MLflowTracker, "packages", ("mlflow_that_nobody_has",))
     with refused("track", got="mlflow") as error:
         check_trackers(("mlflow",))
     assert "pip install 'uumamba[track]'" in error.value.fix

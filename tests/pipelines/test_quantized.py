@@ -351,7 +351,7 @@ def test_heads_of_other_classes_start_with_random_weights_and_new_scales(
     config, (run, trainer) = four_bits(), quantized
     net = build_net(config, classes=7)
     with pytest.warns(UserWarning, match="the heads .* start fresh"):
-        load_initial_weights(net, run, quantize=config.quantization.build)
+        load_initial_weights(net, run, quantize=config.quantization.bind())
     scales, source = scales_of(net), scales_of(trainer.average.module)
     for layer in quantized_layers(net):
         name, is_head = f"{layer.name}.weight", "seg_layers" in layer.name

@@ -3,10 +3,10 @@
 import difflib
 import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from importlib import import_module
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, GetCoreSchemaHandler, TypeAdapter, ValidationError
@@ -66,7 +66,8 @@ class Part:
         """
         known = list_options(self.kind, self.name)
         return partial(
-            self.constructor, **{key: _make(self.options[key]) for key, option in known.items() if option.is_argument}
+            self.constructor,
+            **{key: _make(key, self.options[key]) for key, option in known.items() if option.is_argument},
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -114,7 +115,7 @@ def read_part(kind: str, stored: Any, path: str = "") -> Part:
         return stored
     require(isinstance(stored, Mapping), path, got=stored, expected="a mapping of options")
     given = dict(stored)
-    name = KINDS[kind].only or given.pop("name", None)
+    name = KINDS[kind].only or given.pop("name", KINDS[kind].default)
     expected = f"one of {', '.join(KINDS[kind].parts)}"
     require(name in list(KINDS[kind].parts), _join(path, "name"), got=name or "nothing", expected=expected)
     known = list_options(kind, str(name))
@@ -154,13 +155,13 @@ def load_constructor(kind: str, name: str) -> Callable[..., Any]:
 
 @cache
 def list_options(kind: str, name: str) -> dict[str, Option]:
-    """List the options of a part in the order of a stored configuration."""
+    """List the options of a part in the order of stored sections."""
     rules, constructor = KINDS[kind], load_constructor(kind, name)
     unused = getattr(constructor, "unused_options", ())
-    found: dict[str, Option] = {}
-    if (section := load(rules.section)) is not None:
-        found |= _find_options(section, rules, is_argument=False)
-    found |= _find_options(constructor, rules)
+    arguments = _find_options(constructor, rules)
+    section = load(rules.section)
+    own = {} if section is None else _find_options(section, rules)
+    found = arguments | {key: replace(option, is_argument=key in arguments) for key, option in own.items()}
     ordered = [*(key for key in rules.order if key in found), *(key for key in found if key not in rules.order)]
     return {key: found[key] for key in ordered if key not in unused}
 
@@ -173,6 +174,7 @@ def read_value(annotation: Any, value: Any, path: str) -> Any:
     Raises:
         UsageError: the value is of another type or out of range.
     """
+    value = _read_none(annotation, value)
     if not _mentions_bool(annotation):
         _refuse_bool(value, path, describe(annotation))
     try:
@@ -224,7 +226,7 @@ def load(path: str | None) -> Any:
     return getattr(import_module(module), name)
 
 
-def _find_options(constructor: Callable[..., Any], kind: Kind, *, is_argument: bool = True) -> dict[str, Option]:
+def _find_options(constructor: Callable[..., Any], kind: Kind) -> dict[str, Option]:
     """Find the options of a constructor, those of its ``**keywords`` included."""
     found: dict[str, Option] = {}
     for made in list_signatures(constructor):
@@ -233,7 +235,7 @@ def _find_options(constructor: Callable[..., Any], kind: Kind, *, is_argument: b
             if name in found or name in kind.supplied or each.kind in (each.VAR_KEYWORD, each.VAR_POSITIONAL):
                 continue
             if name in kind.nested or (name in hints and is_data(hints[name])):
-                found[name] = Option(hints.get(name), each.default, kind.nested.get(name), is_argument)
+                found[name] = Option(hints.get(name), each.default, kind.nested.get(name))
     return found
 
 
@@ -263,10 +265,13 @@ def _read_option(option: Option, key: str, given: Mapping[str, Any], path: str) 
     return read_part(option.nested, value, place)
 
 
-def _make(value: Any) -> Any:
+def _make(key: str, value: Any) -> Any:
     if not isinstance(value, Part):
         return value
-    return value.bind() if KINDS[value.kind].supplied else value.bind()()
+    try:
+        return value.bind() if KINDS[value.kind].supplied else value.bind()()
+    except UsageError as error:
+        raise error.within(key) from None
 
 
 def _to_json(value: Any) -> Any:
@@ -282,7 +287,22 @@ def _adapter(annotation: Any) -> TypeAdapter[Any]:
     return TypeAdapter(annotation, config=ConfigDict(allow_inf_nan=False))
 
 
+def _read_none(annotation: Any, value: Any) -> Any:
+    """Replace the text ``None`` by None where text is not valid.
+
+    YAML reads Python's word as text.
+    """
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin in (Union, UnionType) and value == "None" and NoneType in inner and str not in inner:
+        return None
+    if isinstance(value, Mapping) and isinstance(origin, type) and issubclass(origin, Mapping):
+        return {key: _read_none(inner[1], each) for key, each in value.items()}
+    return value
+
+
 def _freeze(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _freeze(each) for key, each in value.items()}
     return tuple(map(_freeze, value)) if isinstance(value, (list, tuple)) else value
 
 
@@ -309,7 +329,7 @@ def _descend(annotation: Any, depth: int) -> Any:
         elif origin in (Union, UnionType):
             annotation = next(each for each in inner if get_args(each))
         else:
-            annotation, depth = inner[1 if origin is dict or origin is Mapping else 0], depth - 1
+            annotation, depth = inner[1 if issubclass(origin, Mapping) else 0], depth - 1
     return annotation
 
 

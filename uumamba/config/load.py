@@ -1,9 +1,9 @@
 """Validated configurations from YAML files, shipped names or stored dictionaries."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -160,10 +160,19 @@ def _list_models(model: type[BaseModel], location: tuple[str, ...] = (), section
 def _list_kinds(model: type[BaseModel]) -> Iterator[tuple[str, str]]:
     """Yield the key and kind of each part, nested parts included."""
     for key, field in _list_fields(model).items():
-        for kind in (each.kind for each in field.metadata if isinstance(each, PartOf)):
+        for kind in _find_part_kinds([*field.metadata, field.annotation]):
             yield key, kind
             for inner, nested in KINDS[kind].nested.items():
                 yield f"{key}.{inner}", nested
+
+
+def _find_part_kinds(annotations: Iterable[Any]) -> list[str]:
+    """List the kinds in a field's annotations, also of an optional part."""
+    found = []
+    for each in annotations:
+        inner = getattr(each, "__metadata__", ()) if get_origin(each) is Annotated else get_args(each)
+        found += [each.kind] if isinstance(each, PartOf) else _find_part_kinds(inner)
+    return found
 
 
 def _list_fields(model: type[BaseModel]) -> dict[str, FieldInfo]:

@@ -14,7 +14,8 @@ class Kind:
         supplied: arguments that the run supplies; they are no options.
         nested: kind of each option that is a part itself.
         section: import path of a constructor whose options every part has in addition.
-        only: name of the part in sections without a ``name``.
+        only: name of the part, in sections that never have a ``name``.
+        default: name of the part in a section without a ``name``.
         order: first keys of a stored configuration.
     """
 
@@ -23,6 +24,7 @@ class Kind:
     nested: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     section: str | None = None
     only: str | None = None
+    default: str | None = None
     order: tuple[str, ...] = ()
 
 
@@ -90,5 +92,46 @@ KINDS: dict[str, Kind] = {
     "objective": Kind(
         {"supervised": "uumamba.training:SupervisedObjective", "MESA": "uumamba.optim:MESA"},
         supplied=frozenset({"loss", "net", "outputs"}),
+    ),
+    "schedule": Kind(
+        {
+            "poly": "uumamba.training.schedule:poly",
+            "cosine": "uumamba.training.schedule:cosine",
+            "constant": "uumamba.training.schedule:constant",
+            "budget": "uumamba.training.schedule:by_budget",
+        },
+        supplied=frozenset({"optimizer", "total_steps", "warmup_steps", "budget"}),
+        section="uumamba.config.learning_rate:ScheduleOptions",
+        default="poly",
+    ),
+    "domain_generalization": Kind(
+        {"UDIM": "uumamba.domain_generalization:UDIM"},
+        supplied=frozenset({"net", "loss", "warmup_steps", "head", "ignore_label", "seed"}),
+        nested={"perturbation": "perturbation"},
+        section="uumamba.config.domain_generalization:PenaltyOptions",
+        order=("perturbation", "lambda1", "lambda2", "rho", "warmup_fraction"),
+    ),
+    "perturbation": Kind(
+        {
+            "style": "uumamba.domain_generalization:StylePerturbation",
+            "input": "uumamba.domain_generalization:InputPerturbation",
+        },
+        order=("rms",),
+    ),
+    "quantization": Kind(
+        {"quantize_": "uumamba.quantization:quantize_"},
+        supplied=frozenset({"net"}),
+        nested={"gaqat": "gaqat"},
+        section="uumamba.config.quantization:QuantizationOptions",
+        only="quantize_",
+        order=("weight_bits", "act_bits", "first_last_bits", "per_channel", "overrides", "start_step"),
+    ),
+    "gaqat": Kind({"GAQAT": "uumamba.quantization:GAQAT"}, supplied=frozenset({"optimizer", "net"}), only="GAQAT"),
+    "tracker": Kind(
+        {
+            "tensorboard": "uumamba.training.track_tensorboard:TensorBoardTracker",
+            "mlflow": "uumamba.training.track_mlflow:MLflowTracker",
+        },
+        supplied=frozenset({"folder", "database", "experiment", "run", "parameters"}),
     ),
 }

@@ -13,13 +13,14 @@ from uumamba.config.augmentation import AugmentConfig
 from uumamba.config.base import Config
 from uumamba.config.bind import Part, PartOf, read_part
 from uumamba.config.data import DatasetConfig, PreprocessConfig
-from uumamba.config.domain_generalization import UDIMConfig
+from uumamba.config.domain_generalization import build_penalty
+from uumamba.config.learning_rate import build_schedule, check_minutes
 from uumamba.config.net import build_network, find_dimensions, find_divisor, reads_values
 from uumamba.config.objectives import build_objective
 from uumamba.config.optim import build_ascent, build_optimizer, find_member, needs_logits
-from uumamba.config.quantization import QuantizationConfig
+from uumamba.config.quantization import attach_gaqat, check_run, check_takes_effect
 from uumamba.config.track import Tracker
-from uumamba.config.training import InferenceConfig, ScheduleConfig, TrainingConfig
+from uumamba.config.training import InferenceConfig, TrainingConfig
 from uumamba.nets.stages import check_divisible
 from uumamba.runtime.errors import UsageError, require
 
@@ -39,13 +40,13 @@ class RunConfig(Config):
     preprocess: PreprocessConfig
     net: Annotated[Part, PartOf("net")]
     loss: Annotated[Part, PartOf("loss")]
-    quantization: QuantizationConfig | None = None
+    quantization: Annotated[Part, PartOf("quantization")] | None = None
     objective: Annotated[Part, PartOf("objective")] = Field(
         default_factory=partial(read_part, "objective", {"name": "supervised"})
     )
     optim: Annotated[Part, PartOf("optim")]
-    domain_generalization: UDIMConfig | None = None
-    schedule: ScheduleConfig = ScheduleConfig()
+    domain_generalization: Annotated[Part, PartOf("domain_generalization")] | None = None
+    schedule: Annotated[Part, PartOf("schedule")] = Field(default_factory=partial(read_part, "schedule", {}))
     training: TrainingConfig
     augment: AugmentConfig = AugmentConfig()
     inference: InferenceConfig = InferenceConfig()
@@ -74,6 +75,12 @@ class RunConfig(Config):
         return self
 
     @model_validator(mode="after")
+    def _check_schedule(self) -> "RunConfig":
+        with _within("schedule"):
+            check_minutes(self.schedule)
+        return self
+
+    @model_validator(mode="after")
     def _check_ascent(self) -> "RunConfig":
         require(
             self.optim.ascent is None or find_member(self.optim).accepts_ascent,
@@ -87,8 +94,11 @@ class RunConfig(Config):
     @model_validator(mode="after")
     def _check_quantization(self) -> "RunConfig":
         if self.quantization is not None:
-            self.quantization.check_run(
-                optim=self.optim, objective=self.objective.name, batches_per_epoch=self.training.batches_per_epoch
+            check_run(
+                self.quantization,
+                optim=self.optim,
+                objective=self.objective.name,
+                batches_per_epoch=self.training.batches_per_epoch,
             )
         return self
 
@@ -110,7 +120,7 @@ class RunConfig(Config):
                 net = build_network(self.net, in_channels=1, out_channels=2, patch_size=patch_size)
             with _within("quantization"):
                 if self.quantization is not None:
-                    self.quantization.build(net)
+                    self.quantization.bind()(net)
             with _within("loss"):
                 loss = self.loss.bind()()
         with _within("objective"), torch.random.fork_rng(devices=[]):
@@ -120,12 +130,12 @@ class RunConfig(Config):
             build_ascent(self.optim)
         with _within("quantization"):
             if self.quantization is not None:
-                self.quantization.attach(optimizer, net)
+                attach_gaqat(self.quantization, optimizer, net)
         with _within("domain_generalization"):
             self.build_method(net, loss)
         with _within("schedule"):
-            self.schedule.build(
-                optimizer, epochs=self.training.epochs, batches_per_epoch=self.training.batches_per_epoch
+            build_schedule(
+                self.schedule, optimizer, epochs=self.training.epochs, batches_per_epoch=self.training.batches_per_epoch
             )
 
     def check_takes_effect(self) -> None:
@@ -138,14 +148,21 @@ class RunConfig(Config):
         """
         if self.quantization is not None:
             with _within("quantization"):
-                self.quantization.check_takes_effect(self.training.epochs * self.training.batches_per_epoch)
+                check_takes_effect(self.quantization, self.training.epochs * self.training.batches_per_epoch)
 
     def build_method(self, net: nn.Module, loss: nn.Module, *, rank: int = 0) -> "UDIM | None":
         """Build the run's domain-generalization method for this rank; None without a method."""
         if self.domain_generalization is None:
             return None
-        return self.domain_generalization.build(
-            net, loss, optim=self.optim, schedule=self.schedule, training=self.training, seed=self.seed, rank=rank
+        return build_penalty(
+            self.domain_generalization,
+            net,
+            loss,
+            optim=self.optim,
+            schedule=self.schedule,
+            training=self.training,
+            seed=self.seed,
+            rank=rank,
         )
 
     def as_json(self) -> dict[str, Any]:

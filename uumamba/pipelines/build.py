@@ -11,10 +11,12 @@ import torch
 from torch import nn
 
 from uumamba.config import RunConfig
+from uumamba.config.bind import Part
+from uumamba.config.learning_rate import build_budget, build_schedule
 from uumamba.config.net import build_network
 from uumamba.config.objectives import build_objective
 from uumamba.config.optim import build_ascent, build_optimizer, needs_logits
-from uumamba.config.quantization import QuantizationConfig
+from uumamba.config.quantization import attach_gaqat
 from uumamba.config.training import resolve_channels_last, resolve_precision
 from uumamba.data.dataset import PatchDataset, batches
 from uumamba.data.loader import BatchShare
@@ -78,9 +80,9 @@ def build_trainer(
     net = build_net(config, classes=len(structures) + 1)
     quantization = config.quantization
     if init is not None:
-        load_initial_weights(net, init, quantize=None if quantization is None else quantization.build)
+        load_initial_weights(net, init, quantize=None if quantization is None else quantization.bind())
     elif quantization is not None:
-        quantization.build(net)
+        quantization.bind()(net)
     net.to(device)
     channels_last = resolve_channels_last(config.training.channels_last, device)
     if channels_last:
@@ -110,7 +112,7 @@ def build_trainer(
         figures = attach_quantization(quantization, optimizer, net)
     if validate is None and validation:
         validate = WholeCaseValidation(config, folder, validation, device=device, ranks=ranks)
-    budget = config.schedule.build_budget()
+    budget = build_budget(config.schedule)
     return Trainer(
         net,
         objective,
@@ -127,7 +129,8 @@ def build_trainer(
         read_ahead=device.startswith("cuda"),  # on a CPU the thread would take a core from the training
         validate=validate,
         validate_every=config.training.validate_every,
-        scheduler=config.schedule.build(
+        scheduler=build_schedule(
+            config.schedule,
             optimizer,
             epochs=config.training.epochs,
             batches_per_epoch=config.training.batches_per_epoch,
@@ -204,7 +207,7 @@ def build_method(
 
 def calibrate_at_start(
     net: nn.Module,
-    quantization: QuantizationConfig,
+    quantization: Part,
     batches: Iterable[Batch],
     *,
     augment: Callable[[Batch], Batch],
@@ -236,11 +239,9 @@ def calibrate_at_start(
             each.set_scale(scale[0], signed=scale[1])
 
 
-def attach_quantization(
-    quantization: QuantizationConfig, optimizer: SharpnessAware, net: nn.Module
-) -> Callable[[], dict[str, Any]]:
+def attach_quantization(quantization: Part, optimizer: SharpnessAware, net: nn.Module) -> Callable[[], dict[str, Any]]:
     """Attach GAQAT to the optimizer; return a function for an epoch's figures."""
-    gaqat = quantization.attach(optimizer, bare_network(net))
+    gaqat = attach_gaqat(quantization, optimizer, bare_network(net))
 
     def figures() -> dict[str, Any]:
         found: dict[str, Any] = {}

@@ -265,7 +265,7 @@ def _load_net(config: RunConfig, checkpoint: Checkpoint, path: Path, *, classes:
     with torch.random.fork_rng(devices=[]):  # the initial weights are replaced; keep the caller's random state
         net = build_network(config.net, in_channels=1, out_channels=classes, patch_size=config.training.patch_size)
         if config.quantization is not None:
-            config.quantization.build(net)
+            config.quantization.bind()(net)
     try:
         net.load_state_dict(_prediction_weights(checkpoint))
     except RuntimeError as error:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache, wraps
 from numbers import Integral, Real
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Len, Lt
 
@@ -20,6 +20,7 @@ BetweenZeroAndOne = Annotated[float, Gt(0), Lt(1)]
 NonNegativeInt = Annotated[int, Ge(0)]
 PositiveInt = Annotated[int, Ge(1)]
 AtLeastTwo = Annotated[int, Ge(2)]
+Bits = Annotated[int, Ge(2), Le(8)]
 SpatialDims = Annotated[int, Ge(2), Le(3)]
 
 Made = TypeVar("Made", bound=Callable[..., Any])
@@ -42,7 +43,7 @@ def check_options(made: Made) -> Made:
     """Make a constructor check its arguments by their annotations.
 
     Numbers are finite and within the range of an ``Annotated`` type, True and False are no numbers, and choices are
-    those of a ``Literal``. Elements of sequences and mappings are checked likewise. Types that are no data, such as
+    those of a ``Literal``. So are elements of sequences and mappings. Types that are no data, such as
     networks, are not checked. The signature stays as it is.
 
     Args:
@@ -75,7 +76,7 @@ def check_options(made: Made) -> Made:
         names, hints = annotations()
         for name, value in (*zip(names, args, strict=False), *kwargs.items()):
             if name in hints and not fits(hints[name], value):
-                raise UsageError(name, got=value, expected=describe(hints[name]))
+                _raise_wrong(hints[name], value, name)
         return made(*args, **kwargs)
 
     return cast(Made, checked)
@@ -152,6 +153,17 @@ def describe(annotation: Any) -> str:
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return f"a mapping to {describe(inner[1])}"
     return _NAMES.get(annotation, getattr(annotation, "__name__", str(annotation)))
+
+
+def _raise_wrong(annotation: Any, value: Any, key: str) -> NoReturn:
+    """Raise for a value, or the first wrong one of a mapping."""
+    kind = get_origin(annotation)
+    if isinstance(value, Mapping) and isinstance(kind, type) and issubclass(kind, Mapping):
+        element = get_args(annotation)[1]
+        for name, each in value.items():
+            if not fits(element, each):
+                _raise_wrong(element, each, f"{key}.{name}")
+    raise UsageError(key, got=value, expected=describe(annotation))
 
 
 def _is_within(limit: Any, value: Any) -> bool:

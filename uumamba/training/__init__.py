@@ -8,7 +8,7 @@ from uumamba.training.prefetcher import Prefetcher
 from uumamba.training.progress_plot import draw_progress
 from uumamba.training.run_folder import BEST, LAST, PREVIOUS
 from uumamba.training.run_log import RunLog
-from uumamba.training.schedule import by_budget, constant, cosine, make_schedule, poly
+from uumamba.training.schedule import by_budget, constant, cosine, poly
 from uumamba.training.supervised_objective import SupervisedObjective
 from uumamba.training.trainer import Trainer, TrainingDivergedError
 
@@ -31,7 +31,6 @@ __all__ = [
     "constant",
     "cosine",
     "draw_progress",
-    "make_schedule",
     "poly",
     "read_checkpoint",
     "save_checkpoint",

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from uumamba.training.callback_list import Row, end_times, finite_scalars
 
@@ -17,6 +17,9 @@ class TensorBoardTracker:
     Args:
         folder: folder of event files only; created when training begins.
     """
+
+    packages: ClassVar[tuple[str, ...]] = ("tensorboard",)
+    """Packages that the tracker imports."""
 
     def __init__(self, folder: Path | str) -> None:
         from torch.utils.tensorboard.writer import SummaryWriter
