@@ -1,8 +1,6 @@
 """Parts have the names and defaults of their class's options."""
 
-import inspect
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -10,13 +8,11 @@ from torch import nn
 from benchmarks.claims.shift_methods import STRONG
 from tests.optim_members import OPTIMIZERS
 from uumamba.config import read_config
-from uumamba.config.augmentation import AugmentConfig
 from uumamba.config.learning_rate import build_budget, build_schedule
 from uumamba.config.objectives import build_objective
 from uumamba.config.registry import KINDS
 from uumamba.config.track import build_trackers, check_trackers
 from uumamba.config.training import resolve_channels_last
-from uumamba.data.augment import Augment
 from uumamba.data.preprocess import CtStatistics, PreprocessRecipe
 from uumamba.losses import CrossEntropyLoss, FocalLoss, SoftDiceLoss, UncertaintyWeightedLoss
 from uumamba.optim import MESA
@@ -25,19 +21,11 @@ from uumamba.training import SupervisedObjective
 from uumamba.training.track_mlflow import MLflowTracker
 
 
-def keyword_defaults(made: Any) -> dict[str, Any]:
-    parameters = inspect.signature(made).parameters.values()
-    return {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY}
-
-
 def test_every_optimizer_has_a_name_in_a_config() -> None:
     assert {getattr(make, "func", make).__name__ for make in OPTIMIZERS.values()} == KINDS["optim"].parts.keys()
 
 
-def test_options_and_defaults_of_the_other_parts_are_those_of_their_classes() -> None:
-    augment = {key: each.default for key, each in inspect.signature(Augment).parameters.items()}
-    fields = {key: field.default for key, field in AugmentConfig.model_fields.items() if key != "swap_sides"}
-    assert fields == {key: value for key, value in augment.items() if key not in ("patch_size", "mirror_swaps")}
+def test_the_options_of_preprocessing_are_those_of_the_recipe() -> None:
     assert read_config("acdc_cpu").preprocess.build() == PreprocessRecipe((None, 1.5, 1.5))
 
 

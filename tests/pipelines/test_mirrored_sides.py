@@ -116,7 +116,7 @@ def test_a_mirrored_patch_has_the_label_of_each_side_swapped(kidneys: Path, conf
     trainer = build_trainer(quiet, PreparedFolder(kidneys), fold="0", run_dir=None)
     assert trainer.augment is not None
     if not swap:  # the control: the same mirror without the swap
-        trainer.augment.mirror.tables = {}  # type: ignore[attr-defined]  # an Augment
+        trainer.augment.transforms["mirror"].tables = {}  # type: ignore[attr-defined]  # an Augment
     for batch in trainer.batches(0):
         mirrored = trainer.augment(batch)
         assert torch.equal(mirrored["image"], batch["image"].flip(2, 3))

@@ -183,7 +183,7 @@ def read_value(annotation: Any, value: Any, path: str) -> Any:
         first = error.errors(include_url=False)[0]
         place = [str(part) for part in first["loc"] if isinstance(part, int) or part in _keys(value)]
         single = _descend(annotation, len(place))
-        raise UsageError(_join(path, *place), got=first["input"], expected=describe(single)) from None
+        raise UsageError(_join(path, *place), got=_freeze(first["input"]), expected=describe(single)) from None
 
 
 class UnknownKeyError(UsageError):

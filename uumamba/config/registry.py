@@ -127,6 +127,21 @@ KINDS: dict[str, Kind] = {
         order=("weight_bits", "act_bits", "first_last_bits", "per_channel", "overrides", "start_step"),
     ),
     "gaqat": Kind({"GAQAT": "uumamba.quantization:GAQAT"}, supplied=frozenset({"optimizer", "net"}), only="GAQAT"),
+    "augment": Kind(
+        {"nnunet": "uumamba.data.augment:nnunet_transforms"},
+        supplied=frozenset({"patch_size", "mirror_swaps"}),
+        section="uumamba.config.augmentation:SideOptions",
+        only="nnunet",
+        order=(
+            "rotation_probability",
+            "rotation_deg",
+            "scale_probability",
+            "scale",
+            "mirror_axes",
+            "mirror_probability",
+            "swap_sides",
+        ),
+    ),
     "tracker": Kind(
         {
             "tensorboard": "uumamba.training.track_tensorboard:TensorBoardTracker",

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field, NonNegativeInt, model_validator
 from torch import nn
 
-from uumamba.config.augmentation import AugmentConfig
+from uumamba.config.augmentation import build_augment
 from uumamba.config.base import Config
 from uumamba.config.bind import Part, PartOf, read_part
 from uumamba.config.data import DatasetConfig, PreprocessConfig
@@ -48,7 +48,7 @@ class RunConfig(Config):
     domain_generalization: Annotated[Part, PartOf("domain_generalization")] | None = None
     schedule: Annotated[Part, PartOf("schedule")] = Field(default_factory=partial(read_part, "schedule", {}))
     training: TrainingConfig
-    augment: AugmentConfig = AugmentConfig()
+    augment: Annotated[Part, PartOf("augment")] = Field(default_factory=partial(read_part, "augment", {}))
     inference: InferenceConfig = InferenceConfig()
     # Trackers do not change the result: they are not stored, and a resumed run may choose others.
     track: tuple[Tracker, ...] = Field((), exclude=True)
@@ -114,7 +114,7 @@ class RunConfig(Config):
         with _within("preprocess"):
             self.preprocess.build()
         with _within("augment"):
-            self.augment.build(patch_size=patch_size)
+            build_augment(self.augment, patch_size=patch_size)
         with torch.random.fork_rng(devices=[]), torch.device("cpu" if reads_values(self.net) else "meta"):
             with _within("net"):
                 net = build_network(self.net, in_channels=1, out_channels=2, patch_size=patch_size)

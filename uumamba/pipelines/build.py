@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from uumamba.config import RunConfig
+from uumamba.config.augmentation import build_augment
 from uumamba.config.bind import Part
 from uumamba.config.learning_rate import build_budget, build_schedule
 from uumamba.config.net import build_network
@@ -104,7 +105,7 @@ def build_trainer(
         seed=config.seed,
         margin=config.training.read_margin,
     )
-    augment = config.augment.build(patch_size=config.training.patch_size, mirror_swaps=swaps)
+    augment = build_augment(config.augment, patch_size=config.training.patch_size, mirror_swaps=swaps)
     figures = None
     if quantization is not None:
         first = batches(dataset, 0)

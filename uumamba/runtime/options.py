@@ -8,7 +8,7 @@ from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from annotated_types import Ge, Gt, Le, Len, Lt
+from annotated_types import Ge, Gt, Le, Lt, Predicate
 
 from uumamba.runtime.errors import UsageError
 
@@ -20,6 +20,21 @@ BetweenZeroAndOne = Annotated[float, Gt(0), Lt(1)]
 NonNegativeInt = Annotated[int, Ge(0)]
 PositiveInt = Annotated[int, Ge(1)]
 AtLeastTwo = Annotated[int, Ge(2)]
+
+
+def is_ascending(bounds: Sequence[float]) -> bool:
+    """Return whether the first of two numbers is not above the second.
+
+    Example:
+        >>> is_ascending((0.7, 1.4))
+        True
+    """
+    return bounds[0] <= bounds[1]
+
+
+Range = Annotated[tuple[float, float], Predicate(is_ascending)]
+NonNegativeRange = Annotated[tuple[NonNegative, NonNegative], Predicate(is_ascending)]
+PositiveRange = Annotated[tuple[Positive, Positive], Predicate(is_ascending)]
 Bits = Annotated[int, Ge(2), Le(8)]
 SpatialDims = Annotated[int, Ge(2), Le(3)]
 
@@ -176,14 +191,14 @@ def _is_within(limit: Any, value: Any) -> bool:
             return bool(value <= limit.le)
         case Lt():
             return bool(value < limit.lt)
-        case Len():
-            return len(value) >= limit.min_length and (limit.max_length is None or len(value) <= limit.max_length)
+        case Predicate():
+            return bool(limit.func(value))
     return True
 
 
 def _describe_limit(limit: Any) -> str:
-    if isinstance(limit, Len):
-        return f"with at least {limit.min_length} elements"
+    if isinstance(limit, Predicate):
+        return f"that {limit.func.__name__.replace('_', ' ')}"
     field, word = _WORDS.get(type(limit), ("", ""))
     of = "of " if field in ("ge", "le") else ""
     return f"{of}{word} {getattr(limit, field)}" if field else ""
