@@ -17,6 +17,19 @@ OBF = "ascent: {name: output_bias_forgetting}"
 STYLE = "domain_generalization={name: UDIM, perturbation: {name: style}}"
 INPUT = "domain_generalization={name: UDIM, perturbation: {name: input}}"
 BUDGET = "schedule={name: budget, minutes: 5}"
+NUMBERS = (
+    "seed",
+    "net.stem_blocks",
+    "loss.focal_gamma",
+    "optim.rho",
+    "optim.max_grad_norm",
+    "optim.base.lr",
+    "schedule.power",
+    "training.epochs",
+    "training.ema_decay",
+    "augment.noise_probability",
+    "inference.overlap",
+)
 SAGM = f"optim={{name: SAGM, {SGD}}}"
 
 
@@ -103,6 +116,11 @@ def test_an_unknown_key_is_refused_with_the_nearest_valid_one(refused, override,
         (["dataset.domains={leave_out: ''}"], "dataset.domains.leave_out", ""),
         (["track=[wandb]"], "track.0", "wandb"),
         (["objective={name: SAF}"], "objective.name", "SAF"),
+        *(([f"{key}=true"], key, True) for key in NUMBERS),
+        *(([f"{key}=.nan"], key, None) for key in NUMBERS),
+        *(([f"{key}=-1"], key, -1) for key in NUMBERS),
+        (["training.patch_size=[true,96]"], "training.patch_size.0", True),
+        (["training.sampling={class_weights: {RV: true}}"], "training.sampling.class_weights.RV", True),
         (["quantization={calibration_batches: 41}"], "quantization.calibration_batches", 41),
         (["quantization={overrides: {'decoder.*': none}}"], "quantization.overrides.decoder.*", "none"),
         (["quantization={}", "objective={name: MESA}"], "objective.name", "MESA"),

@@ -175,8 +175,8 @@ def read_value(annotation: Any, value: Any, path: str) -> Any:
         UsageError: the value is of another type or out of range.
     """
     value = _read_none(annotation, value)
-    if not _mentions_bool(annotation):
-        _refuse_bool(value, path, describe(annotation))
+    if not mentions_bool(annotation):
+        refuse_bool(value, path, describe(annotation))
     try:
         return _freeze(_adapter(annotation).validate_python(value))
     except ValidationError as error:
@@ -307,17 +307,19 @@ def _freeze(value: Any) -> Any:
 
 
 @cache
-def _mentions_bool(annotation: Any) -> bool:
+def mentions_bool(annotation: Any) -> bool:
+    """Return whether True and False are values of a type."""
     if get_origin(annotation) is Literal:
         return any(isinstance(choice, bool) for choice in get_args(annotation))
-    return annotation is bool or any(_mentions_bool(each) for each in get_args(annotation) if each is not Ellipsis)
+    return annotation is bool or any(mentions_bool(each) for each in get_args(annotation) if each is not Ellipsis)
 
 
-def _refuse_bool(value: Any, path: str, expected: str) -> None:
+def refuse_bool(value: Any, path: str, expected: str) -> None:
+    """Raise for True or False, also as an element."""
     require(not isinstance(value, bool), path, got=value, expected=expected)
     if isinstance(value, (list, tuple, Mapping)):
         for key, each in value.items() if isinstance(value, Mapping) else enumerate(value):
-            _refuse_bool(each, _join(path, str(key)), expected)
+            refuse_bool(each, _join(path, str(key)), expected)
 
 
 def _descend(annotation: Any, depth: int) -> Any:
