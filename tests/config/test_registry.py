@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
+from tests.option_meanings import read_meanings
 from uumamba.config import read_config
 from uumamba.config.bind import REQUIRED, UNKNOWN, Option, bind, list_options, load_constructor, read_part, takes
-from uumamba.config.meanings import read_meanings
 from uumamba.config.registry import KINDS, STAGE_NETS
 from uumamba.runtime.errors import UsageError
 from uumamba.runtime.options import fits

@@ -9,10 +9,10 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from tests.option_meanings import read_meanings
 from tests.pipelines.run_files import MakeConfig
 from uumamba.config import read_config
 from uumamba.config.bind import bind
-from uumamba.config.meanings import read_meanings
 from uumamba.config.registry import KINDS
 from uumamba.optim import EngineOptions, Rule, SharpnessAware
 from uumamba.optim.sam import follow_gradient

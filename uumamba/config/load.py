@@ -102,21 +102,16 @@ def _apply(stored: dict[str, Any], override: str) -> None:
 def _convert_first(error: ValidationError, source: str) -> UsageError:
     """Convert the first of pydantic's errors to a ``UsageError``."""
     first, *others = error.errors(include_url=False)
-    location = [str(part) for part in first["loc"]]
-    models = dict(_list_models(RunConfig))
-    depth = max(depth for depth in range(len(location) + 1) if tuple(location[:depth]) in models)
-    section, model = models[tuple(location[:depth])]
-    key = ".".join([*filter(None, [section]), *location[depth:]])
+    key = ".".join(map(str, first["loc"]))
+    parent, _, last = key.rpartition(".")
     fix = f"correct {source}{f'; {len(others)} more keys are wrong' if others else ''}"
     context = first.get("ctx", {})
     match first["type"]:
         case "extra_forbidden":
-            valid = [*_list_fields(model)]
-            return UnknownKeyError(key, valid=valid, elsewhere=_find_sections(location[-1]), fix=fix)
+            valid = list(_list_fields(dict(_list_models(RunConfig))[parent]))
+            return UnknownKeyError(key, valid=valid, elsewhere=_find_sections(last), fix=fix)
         case "missing":
             return UsageError(key, got="nothing", expected="a value", fix=fix)
-        case "union_tag_invalid":
-            return UsageError(f"{key}.name", got=context["tag"], expected=f"one of {context['expected_tags']}", fix=fix)
         case "value_error" if isinstance(context["error"], UsageError):
             found = context["error"].within(key)
             if isinstance(found, UnknownKeyError):
@@ -133,7 +128,7 @@ def _shorten(message: str) -> str:
 
 def _find_sections(key: str) -> list[str]:
     """Name the sections of a run that have a key."""
-    found = {section for section, model in dict(_list_models(RunConfig)).values() if key in _list_fields(model)}
+    found = {section for section, model in _list_models(RunConfig) if key in _list_fields(model)}
     found |= {
         section
         for section, kind in _list_kinds(RunConfig)
@@ -142,19 +137,12 @@ def _find_sections(key: str) -> list[str]:
     return sorted(f"in {section}" if section else "at the top level" for section in found)
 
 
-def _list_models(model: type[BaseModel], location: tuple[str, ...] = (), section: str = "") -> Iterator[Any]:
-    """Yield the location, YAML key and model of each section.
-
-    Locations are those of pydantic's errors, in which the name of a union's member follows the key:
-    ``("net", "UNETR")`` is the section ``net``.
-    """
-    yield location, (section, model)
+def _list_models(model: type[BaseModel], section: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
+    """Yield the YAML key and model of each section; the key of the run is empty."""
+    yield section, model
     for key, field in _list_fields(model).items():
         for inner in _find_models(field.annotation):
-            names = get_args(inner.model_fields["name"].annotation) if field.discriminator else [None]
-            for name in names:
-                place = (*location, key) if name is None else (*location, key, name)
-                yield from _list_models(inner, place, f"{section}.{key}".removeprefix("."))
+            yield from _list_models(inner, f"{section}.{key}".removeprefix("."))
 
 
 def _list_kinds(model: type[BaseModel]) -> Iterator[tuple[str, str]]:

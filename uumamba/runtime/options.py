@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, wraps
 from numbers import Integral, Real
@@ -39,11 +40,11 @@ Bits = Annotated[int, Ge(2), Le(8)]
 SpatialDims = Annotated[int, Ge(2), Le(3)]
 
 Made = TypeVar("Made", bound=Callable[..., Any])
-_WORDS: dict[Any, tuple[str, str]] = {
-    Ge: ("ge", "at least"),
-    Gt: ("gt", "above"),
-    Le: ("le", "at most"),
-    Lt: ("lt", "below"),
+_LIMITS: dict[Any, tuple[str, Callable[[Any, Any], bool], str]] = {
+    Ge: ("ge", operator.ge, "of at least"),
+    Gt: ("gt", operator.gt, "above"),
+    Le: ("le", operator.le, "of at most"),
+    Lt: ("lt", operator.lt, "below"),
 }
 _NAMES = {
     float: "a finite number",
@@ -117,12 +118,12 @@ def fits(annotation: Any, value: Any) -> bool:
         return isinstance(value, Integral) and not isinstance(value, bool)
     if annotation in (bool, str, NoneType):
         return isinstance(value, annotation)
-    if origin is tuple or (isinstance(origin, type) and issubclass(origin, Sequence)):
+    if _is_kind(origin, Sequence):
         if isinstance(value, str) or not isinstance(value, Sequence):
             return False
         types = inner if origin is tuple and inner[-1] is not Ellipsis else inner[:1] * len(value)
         return len(types) == len(value) and all(map(fits, types, value))
-    if isinstance(origin, type) and issubclass(origin, Mapping):
+    if _is_kind(origin, Mapping):
         return isinstance(value, Mapping) and all(
             fits(each, part) for pair in value.items() for each, part in zip(inner, pair, strict=True)
         )
@@ -137,11 +138,9 @@ def is_data(annotation: Any) -> bool:
         (True, False)
     """
     origin, inner = get_origin(annotation), get_args(annotation)
-    if origin is Annotated:
-        return is_data(inner[0])
-    if origin is Literal:
-        return True
-    if origin in (Union, UnionType, tuple) or (isinstance(origin, type) and issubclass(origin, (Sequence, Mapping))):
+    if origin in (Annotated, Literal):
+        return origin is Literal or is_data(inner[0])
+    if origin in (Union, UnionType) or _is_kind(origin, Sequence) or _is_kind(origin, Mapping):
         return all(each is Ellipsis or is_data(each) for each in inner)
     return annotation in _NAMES
 
@@ -163,17 +162,16 @@ def describe(annotation: Any) -> str:
         return " or ".join(map(str, inner))
     if origin is tuple and inner[-1] is not Ellipsis:
         return f"{len(inner)} values: {', '.join(map(describe, inner))}"
-    if origin is tuple or (isinstance(origin, type) and issubclass(origin, Sequence)):
+    if _is_kind(origin, Sequence):
         return f"a list, each {describe(inner[0])}"
-    if isinstance(origin, type) and issubclass(origin, Mapping):
+    if _is_kind(origin, Mapping):
         return f"a mapping to {describe(inner[1])}"
     return _NAMES.get(annotation, getattr(annotation, "__name__", str(annotation)))
 
 
 def _raise_wrong(annotation: Any, value: Any, key: str) -> NoReturn:
     """Raise for a value, or the first wrong one of a mapping."""
-    kind = get_origin(annotation)
-    if isinstance(value, Mapping) and isinstance(kind, type) and issubclass(kind, Mapping):
+    if isinstance(value, Mapping) and _is_kind(get_origin(annotation), Mapping):
         element = get_args(annotation)[1]
         for name, each in value.items():
             if not fits(element, each):
@@ -181,24 +179,19 @@ def _raise_wrong(annotation: Any, value: Any, key: str) -> NoReturn:
     raise UsageError(key, got=value, expected=describe(annotation))
 
 
+def _is_kind(origin: Any, base: type) -> bool:
+    return isinstance(origin, type) and issubclass(origin, base)
+
+
 def _is_within(limit: Any, value: Any) -> bool:
-    match limit:
-        case Ge():
-            return bool(value >= limit.ge)
-        case Gt():
-            return bool(value > limit.gt)
-        case Le():
-            return bool(value <= limit.le)
-        case Lt():
-            return bool(value < limit.lt)
-        case Predicate():
-            return bool(limit.func(value))
-    return True
+    if isinstance(limit, Predicate):
+        return bool(limit.func(value))
+    field, compare, _ = _LIMITS.get(type(limit), ("", None, ""))
+    return compare is None or compare(value, getattr(limit, field))
 
 
 def _describe_limit(limit: Any) -> str:
     if isinstance(limit, Predicate):
         return f"that {limit.func.__name__.replace('_', ' ')}"
-    field, word = _WORDS.get(type(limit), ("", ""))
-    of = "of " if field in ("ge", "le") else ""
-    return f"{of}{word} {getattr(limit, field)}" if field else ""
+    field, _, words = _LIMITS.get(type(limit), ("", None, ""))
+    return f"{words} {getattr(limit, field)}" if field else ""
