@@ -11,20 +11,20 @@ from typing import Any
 SOURCES = ("optim_step", "sharpness", "sharpness_acdc")
 ASCENT, NORMS = "`ascent=OutputBiasForgetting()`", "`norm_layers_only(net)`"
 WORDS: Mapping[str, tuple[str, int | str, str]] = {
-    "base": ("`Plain`", 0, "the base alone, behind the same interface; with few minutes more steps beat flatness"),
-    "SAM": ("`SAM`", 1, "descends with the gradient of the worst point nearby; to begin with, given twice the time"),
+    "base": ("`Plain`", 0, "the base optimizer alone, with the same interface; when minutes are few, its many steps beat a flat minimum"),
+    "SAM": ("`SAM`", 1, "descends with the gradient of the worst point nearby; the first choice if training may take twice the time"),
     "ASAM": ("`ASAM`", 1, "a neighbourhood that scales with the weights; `rho` ten times SAM's"),
-    "GSAM": ("`GSAM`", 1, "also lowers the gap between the losses nearby and here; `rho` may follow the learning rate"),
-    "FriendlySAM": ("`FriendlySAM`", 2, "climbs only along what is new in a batch"),
+    "GSAM": ("`GSAM`", 1, "aims to lower the gap between the losses nearby and here; `rho` may follow the learning rate"),
+    "FriendlySAM": ("`FriendlySAM`", 2, "perturbs only along the batch-specific part of the gradient"),
     "SAGM": ("`SAGM`", 1, "the mean of both gradients, aligned; for a test set from elsewhere"),
-    "LookSAM": ("`LookSAM`", 2, "climbs every k steps (here 5), or when an `AdaptiveTrigger` says; for large batches"),
-    "MSAM": ("`MSAM`", 1, "climbs along the base's momentum, before its only pass"),
-    "StaleSAM": ("`StaleSAM`", 2, "climbs along the last step's gradient; for a base without momentum"),
-    "TRAM": ("`TRAM`", 2, "its radius is how far the answers have moved; for fine-tuning"),
-    "OBF": (ASCENT, 1, "climbs to where the outputs' bias is forgotten; with SAM, ASAM, GSAM, FriendlySAM, TRAM"),
-    "SAM, norms alone": (NORMS, 1, "groups of which only norm layers are perturbed, for any member"),
-    "MESA": ("`MESA`", 1, "an objective: stay close to one's own moving average; serves segmentation"),
-    "SAF": ("`SAF`", "a table", "an objective: stay close to one's own answers of past epochs; classification"),
+    "LookSAM": ("`LookSAM`", 2, "perturbs every k steps (here 5), or when an `AdaptiveTrigger` fires; for large batches"),
+    "MSAM": ("`MSAM`", 1, "perturbs along the base's momentum, before its only pass"),
+    "StaleSAM": ("`StaleSAM`", 2, "perturbs along the last step's gradient; for a base without momentum"),
+    "TRAM": ("`TRAM`", 2, "its radius is the distance that the outputs have moved; for fine-tuning"),
+    "OBF": (ASCENT, 1, "perturbs to where the outputs' bias is forgotten; with SAM, ASAM, GSAM, FriendlySAM, TRAM"),
+    "SAM, norms alone": (NORMS, 1, "parameter groups of which only norm layers are perturbed, for any optimizer here"),
+    "MESA": ("`MESA`", 1, "an objective: stay close to the network's moving average; serves segmentation"),
+    "SAF": ("`SAF`", "a table", "an objective: stay close to the network's outputs of past epochs; classification"),
 }
 VERDICTS = ("holds", "not distinguishable", "does not hold here")
 
