@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from importlib import import_module
+from pkgutil import resolve_name
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -220,10 +220,7 @@ def suggest_key(key: str, valid: Collection[str], elsewhere: Collection[str] = (
 
 def load(path: str | None) -> Any:
     """Import what ``module:name`` names; None for no path."""
-    if path is None:
-        return None
-    module, _, name = path.partition(":")
-    return getattr(import_module(module), name)
+    return None if path is None else resolve_name(path)
 
 
 def _find_options(constructor: Callable[..., Any], kind: Kind) -> dict[str, Option]:

@@ -138,7 +138,7 @@ def _find_sections(key: str) -> list[str]:
 
 
 def _list_models(model: type[BaseModel], section: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
-    """Yield the YAML key and model of each section; the key of the run is empty."""
+    """Yield the YAML key and model of each section."""
     yield section, model
     for key, field in _list_fields(model).items():
         for inner in _find_models(field.annotation):

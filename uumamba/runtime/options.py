@@ -2,50 +2,66 @@
 
 import inspect
 import math
-import operator
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache, wraps
 from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from annotated_types import Ge, Gt, Le, Lt, Predicate
-
 from uumamba.runtime.errors import UsageError
 
-NonNegative = Annotated[float, Ge(0)]
-Positive = Annotated[float, Gt(0)]
-Probability = Annotated[float, Ge(0), Le(1)]
-BelowOne = Annotated[float, Ge(0), Lt(1)]
-BetweenZeroAndOne = Annotated[float, Gt(0), Lt(1)]
-NonNegativeInt = Annotated[int, Ge(0)]
-PositiveInt = Annotated[int, Ge(1)]
-AtLeastTwo = Annotated[int, Ge(2)]
 
+@dataclass(frozen=True)
+class Limit:
+    """Limit of an ``Annotated`` type.
 
-def is_ascending(bounds: Sequence[float]) -> bool:
-    """Return whether the first of two numbers is not above the second.
+    Constructors check it, and pydantic in sections of YAML.
 
-    Example:
-        >>> is_ascending((0.7, 1.4))
-        True
+    Attributes:
+        words: description of valid values, after the type's name.
+        holds: returns whether a value is valid.
     """
-    return bounds[0] <= bounds[1]
+
+    words: str
+    holds: Callable[[Any], bool]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
+        from pydantic_core import core_schema  # loaded by whoever calls this
+
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def _check(self, value: Any) -> Any:
+        if not self.holds(value):
+            raise ValueError(self.words)
+        return value
 
 
-Range = Annotated[tuple[float, float], Predicate(is_ascending)]
-NonNegativeRange = Annotated[tuple[NonNegative, NonNegative], Predicate(is_ascending)]
-PositiveRange = Annotated[tuple[Positive, Positive], Predicate(is_ascending)]
-Bits = Annotated[int, Ge(2), Le(8)]
-SpatialDims = Annotated[int, Ge(2), Le(3)]
+AT_LEAST_0 = Limit("of at least 0", lambda value: value >= 0)
+AT_LEAST_1 = Limit("of at least 1", lambda value: value >= 1)
+AT_LEAST_2 = Limit("of at least 2", lambda value: value >= 2)
+ABOVE_0 = Limit("above 0", lambda value: value > 0)
+AT_MOST_1 = Limit("of at most 1", lambda value: value <= 1)
+AT_MOST_3 = Limit("of at most 3", lambda value: value <= 3)
+AT_MOST_8 = Limit("of at most 8", lambda value: value <= 8)
+BELOW_1 = Limit("below 1", lambda value: value < 1)
+ASCENDING = Limit("in ascending order", lambda bounds: bounds[0] <= bounds[1])
+
+NonNegative = Annotated[float, AT_LEAST_0]
+Positive = Annotated[float, ABOVE_0]
+Probability = Annotated[float, AT_LEAST_0, AT_MOST_1]
+BelowOne = Annotated[float, AT_LEAST_0, BELOW_1]
+BetweenZeroAndOne = Annotated[float, ABOVE_0, BELOW_1]
+NonNegativeInt = Annotated[int, AT_LEAST_0]
+PositiveInt = Annotated[int, AT_LEAST_1]
+AtLeastTwo = Annotated[int, AT_LEAST_2]
+Range = Annotated[tuple[float, float], ASCENDING]
+NonNegativeRange = Annotated[tuple[NonNegative, NonNegative], ASCENDING]
+PositiveRange = Annotated[tuple[Positive, Positive], ASCENDING]
+Bits = Annotated[int, AT_LEAST_2, AT_MOST_8]
+SpatialDims = Annotated[int, AT_LEAST_2, AT_MOST_3]
 
 Made = TypeVar("Made", bound=Callable[..., Any])
-_LIMITS: dict[Any, tuple[str, Callable[[Any, Any], bool], str]] = {
-    Ge: ("ge", operator.ge, "of at least"),
-    Gt: ("gt", operator.gt, "above"),
-    Le: ("le", operator.le, "of at most"),
-    Lt: ("lt", operator.lt, "below"),
-}
 _NAMES = {
     float: "a finite number",
     int: "a whole number",
@@ -107,7 +123,7 @@ def fits(annotation: Any, value: Any) -> bool:
     """
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        return fits(inner[0], value) and all(_is_within(limit, value) for limit in inner[1:])
+        return fits(inner[0], value) and all(limit.holds(value) for limit in inner[1:] if isinstance(limit, Limit))
     if origin in (Union, UnionType):
         return any(fits(each, value) for each in inner)
     if origin is Literal:
@@ -154,7 +170,7 @@ def describe(annotation: Any) -> str:
     """
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        limits = " and ".join(filter(None, map(_describe_limit, inner[1:])))
+        limits = " and ".join(limit.words for limit in inner[1:] if isinstance(limit, Limit))
         return f"{describe(inner[0])} {limits}".strip()
     if origin in (Union, UnionType):
         return " or ".join(map(describe, inner))
@@ -181,17 +197,3 @@ def _raise_wrong(annotation: Any, value: Any, key: str) -> NoReturn:
 
 def _is_kind(origin: Any, base: type) -> bool:
     return isinstance(origin, type) and issubclass(origin, base)
-
-
-def _is_within(limit: Any, value: Any) -> bool:
-    if isinstance(limit, Predicate):
-        return bool(limit.func(value))
-    field, compare, _ = _LIMITS.get(type(limit), ("", None, ""))
-    return compare is None or compare(value, getattr(limit, field))
-
-
-def _describe_limit(limit: Any) -> str:
-    if isinstance(limit, Predicate):
-        return f"that {limit.func.__name__.replace('_', ' ')}"
-    field, _, words = _LIMITS.get(type(limit), ("", None, ""))
-    return f"{words} {getattr(limit, field)}" if field else ""
