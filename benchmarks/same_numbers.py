@@ -55,7 +55,7 @@ class Run:
     ranks: int = 1
 
 
-ADAMW = "base: {name: AdamW, lr: 0.003}"
+ADAMW = "base: {name: AdamW, lr: 0.003}, max_grad_norm: 12.0"
 UDIM = "name: UDIM, lambda1: 0.3, lambda2: 0.03, second_order: finite_difference, perturbation: {name: style}"
 RUNS = (
     Run("SAM"),

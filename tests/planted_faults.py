@@ -263,9 +263,9 @@ FAULTS = (
         test_file="tests/config/test_learning.py::test_the_loss_weights_are_neither_perturbed_nor_decayed",
     ),
     Fault(  # epochs taken for steps
-        "uumamba.config.training",
-        old="warmup_steps=self.warmup_epochs * batches_per_epoch,",
-        new="warmup_steps=self.warmup_epochs,",
+        "uumamba.config.learning_rate",
+        old="warmup_steps=part.warmup_epochs * batches_per_epoch,",
+        new="warmup_steps=part.warmup_epochs,",
         test_file="tests/config/test_parts.py",
     ),
     # pipelines

@@ -23,6 +23,7 @@ from benchmarks.claims.run_log import Measured, Run, print_progress
 from benchmarks.claims.training import Base, Recipe
 from data_prep.acdc import read_acdc
 from uumamba.config import RunConfig, read_config
+from uumamba.config.augmentation import build_augment
 from uumamba.data.case import Case
 from uumamba.data.dataset import PatchDataset, batches
 from uumamba.data.prepared import PreparedFolder
@@ -129,7 +130,7 @@ def make_start(config: RunConfig, prepared: Path, seed: int) -> Start:
     seed_everything(seed)
     net = build_net(config, classes=len(PreparedFolder(prepared).manifest.structures) + 1)
     clipped = {"max_grad_norm": config.optim.max_grad_norm}
-    return Start(net, build_loss(config), config.optim.base.build(), clipped)
+    return Start(net, build_loss(config), config.optim.base.bind(), clipped)
 
 
 def split_fold(prepared: Path) -> tuple[list[str], list[str]]:
@@ -154,7 +155,7 @@ def make_feed(config: RunConfig, prepared: Path, seed: int, *, cases: Sequence[s
         foreground_fraction=config.training.foreground_fraction,
         seed=seed,
     )
-    augment = config.augment.build(patch_size=config.training.patch_size)
+    augment = build_augment(config.augment, patch_size=config.training.patch_size)
     return ((epoch, augment(batch)) for epoch in count() for batch in batches(dataset, epoch))
 
 

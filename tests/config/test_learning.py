@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from uumamba.config import RunConfig, read_config, shipped_configs
+from uumamba.config.net import find_divisor
+from uumamba.config.optim import build_optimizer
 from uumamba.pipelines.build import build_loss, build_net
 from uumamba.quantization import calibrate
 from uumamba.training import SupervisedObjective
@@ -19,7 +21,7 @@ CLASSES = 4
 def smallest(name: str) -> RunConfig:
     """Read the run with batch 1, few features and the smallest patch."""
     config = read_config(name)
-    divisor = config.net.divisor()
+    divisor = find_divisor(config.net, axes=len(config.training.patch_size))
     parts = {"net.coarse": config.net.coarse, "net.fine": config.net.fine} if name == "aorta_coarse_to_fine" else {}
     narrow = {key: [min(8, width) for width in net.features] for key, net in (parts or {"net": config.net}).items()}
     features = [f"{key}.features={widths}" for key, widths in narrow.items()]
@@ -39,7 +41,7 @@ def batch_of(config: RunConfig) -> dict[str, torch.Tensor]:
 def net_of(config: RunConfig) -> nn.Module:
     """Build the trained network with the run's bit widths."""
     net = build_net(config, classes=CLASSES)
-    return net if config.quantization is None else config.quantization.build(net)
+    return net if config.quantization is None else config.quantization.bind()(net)
 
 
 def excepted(net: nn.Module) -> dict[str, str]:
@@ -71,7 +73,7 @@ def test_every_parameter_of_net_and_loss_gets_a_gradient_and_changes(name: str) 
     net, objective = net_of(config).train(), SupervisedObjective(build_loss(config))
     if config.quantization is not None:
         calibrate(net, [batch_of(config)["image"]])
-    optimizer = config.optim.build(net, objective)
+    optimizer = build_optimizer(config.optim, net, objective)
     named = {f"net.{key}": value for key, value in net.named_parameters()}
     named |= {f"objective.{key}": value for key, value in objective.named_parameters()}
     assert any(key.startswith("objective.") for key in named), "the loss has weights of its own"
@@ -99,7 +101,7 @@ def test_the_loss_weights_are_neither_perturbed_nor_decayed(name: str) -> None:
         net = net_of(config)
     objective = SupervisedObjective(build_loss(config))
     own = {id(parameter) for parameter in objective.parameters()}
-    for group in config.optim.build(net, objective).param_groups:
+    for group in build_optimizer(config.optim, net, objective).param_groups:
         if any(id(parameter) in own for parameter in group["params"]):
             assert group["perturb"] is False
             assert group["weight_decay"] == 0

@@ -1,35 +1,30 @@
 """Optimizers built by a configuration: parameters, perturbation and rejections."""
 
 import math
-from typing import get_args
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from uumamba.config import RunConfig, read_config
-from uumamba.config.optim import (
-    WITHOUT_ASCENT,
-    AdamWConfig,
-    OptimConfig,
-    SAMConfig,
-    SGDConfig,
-    can_fuse,
-    parameter_groups,
-)
+from uumamba.config.bind import bind, read_part
+from uumamba.config.net import find_divisor
+from uumamba.config.optim import build_ascent, build_optimizer, can_fuse, needs_logits, parameter_groups
+from uumamba.config.registry import KINDS
 from uumamba.optim import AdaptiveTrigger, LookSAM, OutputBiasForgetting
 from uumamba.pipelines.build import build_loss, build_net
 from uumamba.training import SupervisedObjective
 
-MEMBERS = [get_args(config.model_fields["name"].annotation)[0] for config in get_args(get_args(OptimConfig)[0])]
-SGD = "base: {name: SGD, lr: 0.001}"
+MEMBERS = [*KINDS["optim"].parts]
+SGD = "base: {name: SGD, lr: 0.001, momentum: 0.9}"
 OBF = "ascent: {name: output_bias_forgetting}"
-BASES = [SGDConfig(name="SGD", lr=0.1), AdamWConfig(name="AdamW", lr=0.1)]
 
 
 def demo(optimizer: str) -> RunConfig:
     """Read the demo's run with the smallest patch of two bottleneck voxels."""
-    divisor = read_config("demo").net.divisor()
+    divisor = find_divisor(read_config("demo").net, axes=2)
     patch = [*divisor[:-1], 2 * divisor[-1]]
     return read_config("demo", [f"optim={{{optimizer}}}", f"training.patch_size={patch}", "training.batch_size=1"])
 
@@ -47,9 +42,9 @@ def test_an_optimizer_of_a_config_has_every_parameter_and_perturbs_the_selected_
     config = demo(f"{options}, {SGD}")
     torch.manual_seed(0)
     net = build_net(config, classes=4).train()
-    objective = SupervisedObjective(build_loss(config), outputs=config.optim.needs_logits)
-    optimizer = config.optim.build(net, objective)
-    assert (type(optimizer).__name__, optimizer.net, optimizer.max_grad_norm) == (config.optim.name, net, 12.0)
+    objective = SupervisedObjective(build_loss(config), outputs=needs_logits(config.optim))
+    optimizer = build_optimizer(config.optim, net, objective)
+    assert (type(optimizer).__name__, optimizer.net, optimizer.max_grad_norm) == (config.optim.name, net, None)
     held = [id(param) for group in optimizer.param_groups for param in group["params"]]
     assert sorted(held) == sorted(id(param) for part in (net, objective) for param in part.parameters())
 
@@ -64,7 +59,7 @@ def test_an_optimizer_of_a_config_has_every_parameter_and_perturbs_the_selected_
     moves = []
     for _ in range(2):
         before = {key: param.detach().clone() for key, param in net.named_parameters()}
-        optimizer.step(closure, ascent=config.optim.build_ascent())
+        optimizer.step(closure, ascent=build_ascent(config.optim))
         steps = {key: value - before[key] for key, value in at_pass[-1].items()}
         moves.append({key: step for key, step in steps.items() if step.any()})
     assert optimizer.skipped_steps == 0
@@ -80,7 +75,7 @@ def test_an_optimizer_of_a_config_has_every_parameter_and_perturbs_the_selected_
 def test_perturbation_global_of_a_config_is_that_of_the_optimizer(name: str) -> None:
     for option, expected in ((", perturbation: global", "global"), ("", "rank")):
         config = demo(f"name: {name}{option}, base: {{name: SGD, momentum: 0.9, nesterov: false}}")
-        assert config.optim.build(nn.Conv2d(1, 2, 3), nn.Identity()).perturbation == expected
+        assert build_optimizer(config.optim, nn.Conv2d(1, 2, 3), nn.Identity()).perturbation == expected
 
 
 @pytest.mark.parametrize(
@@ -96,7 +91,7 @@ def test_perturbation_global_of_a_config_is_that_of_the_optimizer(name: str) -> 
     ],
 )
 def test_needs_logits_is_true_for_an_ascent_and_for_distances_of_tram(options: str, expected: bool) -> None:
-    assert demo(f"{options}, {SGD}").optim.needs_logits is expected
+    assert needs_logits(demo(f"{options}, {SGD}").optim) is expected
 
 
 def test_options_of_an_ascent_and_of_a_trigger_reach_them() -> None:
@@ -105,20 +100,21 @@ def test_options_of_an_ascent_and_of_a_trigger_reach_them() -> None:
     expected = OutputBiasForgetting(
         gamma=0.5, form="sigmoid", class_mean=True, ignore_label=3, uniform_probability=0.25
     )
-    assert vars(config.optim.build_ascent()) == vars(expected)
-    assert demo(f"name: SAM, {SGD}").optim.build_ascent() is None
+    assert vars(build_ascent(config.optim)) == vars(expected)
+    assert build_ascent(demo(f"name: SAM, {SGD}").optim) is None
     config = demo(f"name: LookSAM, trigger: {{total_steps: 40, start: 2.0}}, {SGD}")
-    optimizer = config.optim.build(nn.Linear(2, 2), nn.Identity())
+    optimizer = build_optimizer(config.optim, nn.Linear(2, 2), nn.Identity())
     assert isinstance(optimizer, LookSAM)
-    assert config.optim.trigger.build() == AdaptiveTrigger(total_steps=40, start=2.0)
+    assert config.optim.trigger.bind()() == AdaptiveTrigger(total_steps=40, start=2.0)
 
 
 def test_a_config_rejects_an_ascent_exactly_where_the_optimizer_does(refused) -> None:
     for name in MEMBERS:
-        optimizer = demo(f"name: {name}, {SGD}").optim.build(nn.Linear(2, 2), SupervisedObjective(nn.MSELoss()))
+        part = demo(f"name: {name}, {SGD}").optim
+        optimizer = build_optimizer(part, nn.Linear(2, 2), SupervisedObjective(nn.MSELoss()))
         # Only a private attribute shows whether a rule accepts an ascent; Plain never perturbs and ignores it.
-        assert (name in WITHOUT_ASCENT) == (name == "Plain" or not optimizer._rule.accepts_ascent)
-        if name in WITHOUT_ASCENT:
+        assert optimizer.accepts_ascent == (name != "Plain" and optimizer._rule.accepts_ascent)
+        if not optimizer.accepts_ascent:
             with refused("optim.ascent", got="output_bias_forgetting"):
                 demo(f"name: {name}, {SGD}, {OBF}")
 
@@ -137,21 +133,22 @@ def test_frozen_parameters_are_left_out_of_the_groups() -> None:
     assert [id(param) for param in rest["params"]] == [id(net[0].weight)]
 
 
-@pytest.mark.parametrize("config", BASES, ids=["SGD", "AdamW"])
-def test_a_config_builds_a_fused_base_that_equals_the_unfused_one(config: SGDConfig | AdamWConfig) -> None:
+@pytest.mark.parametrize(("name", "options"), [("SGD", {"momentum": 0.9, "nesterov": True}), ("AdamW", {})])
+def test_a_config_builds_a_fused_base_that_equals_the_unfused_one(name: str, options: dict[str, Any]) -> None:
     def step(weight: torch.Tensor, base: torch.optim.Optimizer) -> None:
         weight.grad = weight.detach() ** 2 - 0.5
         base.step()
 
     one, other = (torch.linspace(-1, 1, 1001, dtype=torch.float64).requires_grad_() for _ in range(2))
-    fused, unfused = config.build(fused=True)([one]), config.build()([other])
+    make = bind("base", name, options | {"lr": 0.1})
+    fused, unfused = partial(make, fused=True)([one]), make([other])
     assert (bool(fused.defaults["fused"]), bool(unfused.defaults["fused"])) == (True, False)
     for _ in range(5):
         step(one, fused)
         step(other, unfused)
     torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-13)
-    sam = SAMConfig(name="SAM", base=config).build(nn.Linear(2, 2), nn.Identity())
-    assert sam.base.defaults["fused"]
+    sam = read_part("optim", {"name": "SAM", "base": {"name": name}})
+    assert build_optimizer(sam, nn.Linear(2, 2), nn.Identity()).base.defaults["fused"]
 
 
 def test_only_weights_on_a_real_device_are_fused() -> None:

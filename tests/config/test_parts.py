@@ -1,73 +1,39 @@
 """Parts have the names and defaults of their class's options."""
 
-import inspect
 from pathlib import Path
-from typing import Any, get_args
 
-import pytest
 import torch
 from torch import nn
 
 from benchmarks.claims.shift_methods import STRONG
 from tests.optim_members import OPTIMIZERS
-from uumamba import optim
-from uumamba.config import read_config, track
-from uumamba.config.augmentation import AugmentConfig
-from uumamba.config.base import Config
-from uumamba.config.optim import AdaptiveTriggerConfig, OptimConfig, OutputBiasForgettingConfig
-from uumamba.config.quantization import GAQATConfig, QuantizationConfig
+from uumamba.config import read_config
+from uumamba.config.learning_rate import build_budget, build_schedule
+from uumamba.config.objectives import build_objective
+from uumamba.config.registry import KINDS
 from uumamba.config.track import build_trackers, check_trackers
 from uumamba.config.training import resolve_channels_last
-from uumamba.data.augment import Augment
 from uumamba.data.preprocess import CtStatistics, PreprocessRecipe
 from uumamba.losses import CrossEntropyLoss, FocalLoss, SoftDiceLoss, UncertaintyWeightedLoss
-from uumamba.optim import MESA, AdaptiveTrigger, OutputBiasForgetting
+from uumamba.optim import MESA
 from uumamba.pipelines.build import build_loss
-from uumamba.quantization import GAQAT, quantize_
 from uumamba.training import SupervisedObjective
-
-MEMBERS: dict[str, type[Config]] = {
-    get_args(config.model_fields["name"].annotation)[0]: config for config in get_args(get_args(OptimConfig)[0])
-}
-OF_THE_CONFIG = {"name", "base", "max_grad_norm", "ascent", "perturb", "perturbation"}
-
-
-def keyword_defaults(made: Any) -> dict[str, Any]:
-    parameters = inspect.signature(made).parameters.values()
-    return {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY}
+from uumamba.training.track_mlflow import MLflowTracker
 
 
 def test_every_optimizer_has_a_name_in_a_config() -> None:
-    assert {getattr(make, "func", make).__name__ for make in OPTIMIZERS.values()} == set(MEMBERS)
+    assert {getattr(make, "func", make).__name__ for make in OPTIMIZERS.values()} == KINDS["optim"].parts.keys()
 
 
-@pytest.mark.parametrize("name", MEMBERS)
-def test_options_and_defaults_of_an_optimizer_are_those_of_its_class(name: str) -> None:
-    config = MEMBERS[name](name=name, base={"name": "SGD"})
-    own = {key: value for key, value in config if key not in OF_THE_CONFIG}
-    defaults = {key: each.default for key, each in inspect.signature(getattr(optim, name)).parameters.items()}
-    assert own.items() <= defaults.items()
-    assert name == "TRAM" or own == keyword_defaults(getattr(optim, name))  # TRAM takes callables as well
-
-
-def test_options_and_defaults_of_the_other_parts_are_those_of_their_classes() -> None:
-    augment = {key: each.default for key, each in inspect.signature(Augment).parameters.items()}
-    fields = {key: field.default for key, field in AugmentConfig.model_fields.items() if key != "swap_sides"}
-    assert fields == {key: value for key, value in augment.items() if key not in ("patch_size", "mirror_swaps")}
-    bits = QuantizationConfig().model_dump(exclude={"calibration_batches", "gaqat"})
-    assert bits == keyword_defaults(quantize_) | {"overrides": {}}
-    assert GAQATConfig().model_dump() == {k: value for k, value in keyword_defaults(GAQAT).items() if k != "log"}
-    assert AdaptiveTriggerConfig(total_steps=7).build() == AdaptiveTrigger(total_steps=7)
-    ascent = OutputBiasForgettingConfig(name="output_bias_forgetting")
-    assert vars(ascent.build()) == vars(OutputBiasForgetting())
+def test_the_options_of_preprocessing_are_those_of_the_recipe() -> None:
     assert read_config("acdc_cpu").preprocess.build() == PreprocessRecipe((None, 1.5, 1.5))
 
 
 def test_objectives_get_their_options_and_mesa_a_copy_of_the_network() -> None:
     net = nn.Conv2d(1, 4, 1)
-    assert type(read_config("demo").objective.build(nn.MSELoss(), net)) is SupervisedObjective
+    assert type(build_objective(read_config("demo").objective, nn.MSELoss(), net)) is SupervisedObjective
     config = read_config("demo", ["objective={name: MESA, weight: 0.5, decay: 0.99, start_step: 7}"])
-    objective = config.objective.build(build_loss(config), net)
+    objective = build_objective(config.objective, build_loss(config), net)
     assert isinstance(objective, MESA)
     assert (objective.weight, objective.temperature, objective.start_step) == (0.5, 5.0, 7)
     assert torch.equal(objective.teacher.module.weight, net.weight)
@@ -76,14 +42,14 @@ def test_objectives_get_their_options_and_mesa_a_copy_of_the_network() -> None:
 def test_the_default_loss_has_three_terms_with_learned_weights() -> None:
     logits, label = torch.randn(2, 4, 8, 8), torch.randint(0, 4, (2, 1, 8, 8))
     terms = {"region": SoftDiceLoss(batch_dice=True), "distribution": CrossEntropyLoss(), "pixel": FocalLoss(gamma=2.0)}
-    expected, loss = UncertaintyWeightedLoss(terms), read_config("demo").loss.build()
+    expected, loss = UncertaintyWeightedLoss(terms), read_config("demo").loss.bind()()
     assert loss(logits, label) == expected(logits, label)
     assert loss.state_dict().keys() == expected.state_dict().keys()
 
 
 def test_terms_are_chosen_and_logged_by_name() -> None:
     terms = ["region", "pixel_by_class", "centreline"]
-    loss = read_config("demo", [f"loss.terms={terms}", "loss.centreline_iterations=3"]).loss.build()
+    loss = read_config("demo", [f"loss.terms={terms}", "loss.centreline_iterations=3"]).loss.bind()()
     loss(torch.randn(1, 3, 8, 8), torch.randint(0, 3, (1, 1, 8, 8)))
     assert list(loss.weights()) == list(loss.last_terms) == terms
     assert loss.losses["centreline"].iterations == 3
@@ -99,13 +65,13 @@ def test_ct_statistics_are_given_or_left_to_be_found() -> None:
 
 def test_a_budget_gets_its_minutes_and_a_warm_up_in_steps() -> None:
     config = read_config("demo", ("schedule={name: budget, minutes: 25, warmup_epochs: 1}",))
-    budget = config.schedule.build_budget()
+    budget = build_budget(config.schedule)
     assert budget is not None
     assert budget.total_s == 1500.0
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-    schedule = config.schedule.build(optimizer, epochs=15, batches_per_epoch=40, budget=budget)
+    schedule = build_schedule(config.schedule, optimizer, epochs=15, batches_per_epoch=40, budget=budget)
     assert schedule.get_last_lr() == [1 / 40], "the first of 40 warm-up steps"
-    assert read_config("demo").schedule.build_budget() is None
+    assert build_budget(read_config("demo").schedule) is None
 
 
 def test_channels_last_is_refused_where_torch_may_crash(refused) -> None:
@@ -123,7 +89,7 @@ def test_a_tracker_is_built_once_and_writes_nothing_before_training(tmp_path: Pa
 
 def test_a_tracker_without_its_packages_is_refused_with_the_installation(refused, monkeypatch) -> None:
     check_trackers(("tensorboard",))
-    monkeypatch.setitem(track.PACKAGES, "mlflow", ("mlflow_that_nobody_has",))
+    monkeypatch.setattr(MLflowTracker, "packages", ("mlflow_that_nobody_has",))
     with refused("track", got="mlflow") as error:
         check_trackers(("mlflow",))
     assert "pip install 'uumamba[track]'" in error.value.fix

@@ -9,8 +9,9 @@ from torch import nn
 
 from uumamba import optim
 from uumamba.config import RunConfig, read_config
-from uumamba.config.optim import parameter_groups
-from uumamba.config.quantization import GAQATConfig, QuantizationConfig
+from uumamba.config.bind import Part, read_part
+from uumamba.config.optim import build_optimizer, parameter_groups
+from uumamba.config.quantization import attach_gaqat, check_takes_effect
 from uumamba.pipelines.build import build_loss, build_net
 from uumamba.quantization import quantized_layers, quantizer_scales
 from uumamba.runtime.errors import UsageError
@@ -71,24 +72,24 @@ def test_a_start_before_the_last_step_or_a_mode_without_window_is_accepted(quant
 )
 @pytest.mark.parametrize("every", [2, 3, 4])
 def test_the_shortest_accepted_run_is_the_first_that_gaqat_changes(every: int, mode: Any, threshold: float) -> None:
-    gaqat = GAQATConfig(every=every, threshold=threshold, mode=mode)
+    gaqat = {"every": every, "threshold": threshold, "mode": mode}
     for start_step in range(8):
-        with_it = QuantizationConfig(weight_bits=2, act_bits=None, start_step=start_step, gaqat=gaqat)
-        without = with_it.model_copy(update={"gaqat": None})
+        options = {"weight_bits": 2, "act_bits": None, "start_step": start_step}
+        with_it, without = (read_part("quantization", options | {"gaqat": each}) for each in (gaqat, None))
         trainings = zip(scales_by_step(with_it), scales_by_step(without), strict=True)
         first = next(step for step, (one, other) in enumerate(trainings, start=1) if not torch.equal(one, other))
-        with_it.check_takes_effect(first)
+        check_takes_effect(with_it, first)
         with pytest.raises(UsageError):
-            with_it.check_takes_effect(first - 1)
+            check_takes_effect(with_it, first - 1)
 
 
-def scales_by_step(quantization: QuantizationConfig) -> list[torch.Tensor]:
+def scales_by_step(quantization: Part) -> list[torch.Tensor]:
     """Return the scale after each of twenty steps without a sign change."""
     torch.manual_seed(0)
-    net, x, found = quantization.build(nn.Linear(3, 2)), torch.randn(4, 3), []
+    net, x, found = quantization.bind()(nn.Linear(3, 2)), torch.randn(4, 3), []
     optimizer = optim.SAGM(net.parameters(), partial(torch.optim.SGD, lr=1e-4), rho=0.01)
     (scale,) = quantizer_scales(net).values()
-    quantization.attach(optimizer, net)
+    attach_gaqat(quantization, optimizer, net)
     for _ in range(20):
         optimizer.step(lambda: net(x).square().sum())
         found.append(scale.detach().clone())
@@ -97,7 +98,7 @@ def scales_by_step(quantization: QuantizationConfig) -> list[torch.Tensor]:
 
 def test_an_override_of_a_layers_bits_reaches_it() -> None:
     config = demo("{weight_bits: 3, act_bits: null, overrides: {'decoder.seg_layers.*': 7}}")
-    layers = list(quantized_layers(config.quantization.build(build_net(config, classes=4))))
+    layers = list(quantized_layers(config.quantization.bind()(build_net(config, classes=4))))
     bits = {layer.name: layer.weight.bits for layer in layers}
     assert {bits[name] for name in bits if "seg_layers" in name} == {7}
     assert set(bits.values()) == {3, 7, 8}, "the first layer has first_last_bits"
@@ -109,8 +110,8 @@ def test_scales_are_not_decayed_and_other_groups_do_not_change(perturb: str) -> 
     config = demo("{}", SAGM, f"optim.perturb={perturb}", "optim.base.weight_decay=0.3")
     net, objective = build_net(config, classes=4), SupervisedObjective(build_loss(config))
     before = [len(group["params"]) for group in parameter_groups(net, objective, perturb=perturb)]
-    scales = set(quantizer_scales(config.quantization.build(net)).values())
-    found = config.optim.build(net, objective).param_groups
+    scales = set(quantizer_scales(config.quantization.bind()(net)).values())
+    found = build_optimizer(config.optim, net, objective).param_groups
     assert scales
     own = [group for group in found if scales & set(group["params"])]
     assert scales == {param for group in own for param in group["params"]}, "nothing else is in their group"
@@ -122,9 +123,9 @@ def test_steps_are_counted_and_gaqat_is_attached_to_the_optimizer() -> None:
     torch.manual_seed(0)
     net = nn.Linear(3, 2)
     config = demo("{weight_bits: 2, act_bits: null, start_step: 2, gaqat: {every: 2, threshold: 1.1}}", SAGM)
-    config.quantization.build(net)
-    optimizer = config.optim.build(net, nn.Identity())
-    gaqat = config.quantization.attach(optimizer, net)
+    config.quantization.bind()(net)
+    optimizer = build_optimizer(config.optim, net, nn.Identity())
+    gaqat = attach_gaqat(config.quantization, optimizer, net)
     for left, frozen in ((1, 0), (0, 1)):
         optimizer.step(lambda: net(torch.randn(4, 3)).square().sum())
         assert int(net.parametrizations.weight[0].steps_left) == left
@@ -137,6 +138,6 @@ def test_none_of_python_and_null_of_yaml_mean_full_precision(nothing: str) -> No
     config = demo(f"{{weight_bits: 3, {widths}, overrides: {{'decoder.*': {nothing}}}}}")
     assert (config.quantization.act_bits, config.quantization.first_last_bits) == (None, None)
     assert demo(f"{{weight_bits: {nothing}}}").quantization.weight_bits is None
-    names = [layer.name for layer in quantized_layers(config.quantization.build(build_net(config, classes=4)))]
+    names = [layer.name for layer in quantized_layers(config.quantization.bind()(build_net(config, classes=4)))]
     assert names
     assert not any(name.startswith("decoder.") for name in names)

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from uumamba.data.augment import Augment
+from uumamba.data.augment import Augment, nnunet_transforms
+from uumamba.data.augmentation import IntensityTransform, Noise
 
 RATES = {  # transform of each probability
     "rotation_probability": "affine",
@@ -49,9 +50,13 @@ def make_batch(shape: tuple[int, ...], *, count: int = 6, channels: int = 2) -> 
     return {"image": image, "label": label, "seed": torch.arange(count), "case_id": ["a"] * count}
 
 
+def make_augment(**options: Any) -> Augment:
+    return Augment(nnunet_transforms(**options))
+
+
 def only(option: str, shape: tuple[int, ...]) -> Augment:
     axes = tuple(range(len(shape))) if option == "mirror_probability" else ()
-    return Augment(patch_size=shape, mirror_axes=axes, **(OFF | SURE | {option: 1.0}))
+    return make_augment(patch_size=shape, mirror_axes=axes, **(OFF | SURE | {option: 1.0}))
 
 
 def is_near(share: float, rate: float, *, deviations: float = 4.0) -> bool:
@@ -74,8 +79,8 @@ def test_a_transform_changes_samples_in_the_same_way_in_any_batch(option: str, s
     assert all(not torch.equal(*pair) for pair in zip(before["image"], augmented["image"], strict=True))
     assert torch.equal(augmented["label"], before["label"]) == (RATES[option] not in SPATIAL)
     drawn = augment.draw(batch)
-    for transform in augment.intensity:
-        if drawn[transform.name].rows:
+    for transform in augment.transforms.values():
+        if isinstance(transform, IntensityTransform) and drawn[transform.name].rows:
             assert torch.equal(augmented["image"], transform.apply(batch["image"], drawn[transform.name].values))
     # Another position in another batch, with another second channel, after draws from the global generator.
     order = [4, 2, 0]
@@ -101,13 +106,13 @@ def test_a_spatial_transform_moves_the_label_with_the_image(option: str, shape: 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_with_all_probabilities_zero_the_batch_is_unchanged_bit_for_bit(shape: tuple[int, ...]) -> None:
     batch = make_batch(shape)
-    augmented = Augment(patch_size=shape, **OFF)(batch)
+    augmented = make_augment(patch_size=shape, **OFF)(batch)
     assert all(torch.equal(augmented[key], batch[key]) for key in ("image", "label"))
 
 
 def test_each_transform_has_its_own_rate_and_is_independent_of_the_others() -> None:
     rates = {option: 0.3 + 0.04 * place for place, option in enumerate(RATES)}
-    augment = Augment(patch_size=(8, 8), mirror_axes=(0,), **(SURE | rates))
+    augment = make_augment(patch_size=(8, 8), mirror_axes=(0,), **(SURE | rates))
     drawn = augment.draw(make_batch((8, 8), count=COUNT))
     fired = {option: set(drawn[name].rows) for option, name in RATES.items() if name != "affine"}
     affine = drawn["affine"]
@@ -125,23 +130,23 @@ def test_each_transform_has_its_own_rate_and_is_independent_of_the_others() -> N
 
 
 def test_the_default_rates_are_those_of_nnunet() -> None:
-    drawn = Augment(patch_size=(8, 8), mirror_axes=(0, 1)).draw(make_batch((8, 8), count=COUNT, channels=1))
+    drawn = make_augment(patch_size=(8, 8), mirror_axes=(0, 1)).draw(make_batch((8, 8), count=COUNT, channels=1))
     assert drawn.keys() == NNUNET.keys()
     for name, rate in NNUNET.items():
         assert is_near(len(drawn[name].rows) / COUNT, rate), name
 
 
 def test_every_probability_of_the_signature_is_tested() -> None:
-    options = {name for name in inspect.signature(Augment).parameters if name.endswith("_probability")}
+    options = {name for name in inspect.signature(nnunet_transforms).parameters if name.endswith("_probability")}
     assert options - SURE.keys() == set(RATES)
 
 
 def test_another_transform_does_not_change_draws_and_draws_can_be_applied_again() -> None:
     batch = make_batch((16, 16), count=100)
-    augment = Augment(patch_size=(16, 16))
+    augment = make_augment(patch_size=(16, 16))
     plain, more = (
         augment.draw(batch),
-        Augment(patch_size=(16, 16), bias_field_probability=0.5, mirror_axes=(0,)).draw(batch),
+        make_augment(patch_size=(16, 16), bias_field_probability=0.5, mirror_axes=(0,)).draw(batch),
     )
     for name in set(plain) - {"bias_field", "mirror"}:
         assert plain[name].rows == more[name].rows
@@ -152,11 +157,11 @@ def test_another_transform_does_not_change_draws_and_draws_can_be_applied_again(
 
 def test_a_larger_window_is_cropped_and_a_smaller_one_refused(refused: Any) -> None:
     batch = make_batch((30, 31))
-    augmented = Augment(patch_size=(24, 28), mirror_axes=(1,), **dict.fromkeys(RATES, 0.5))(batch)
+    augmented = make_augment(patch_size=(24, 28), mirror_axes=(1,), **dict.fromkeys(RATES, 0.5))(batch)
     assert (augmented["image"].shape, augmented["label"].shape) == ((6, 2, 24, 28), (6, 1, 24, 28))
     for patch_size in ((32, 28), (8, 24, 28)):
         with refused("image", got=(30, 31)):
-            Augment(patch_size=patch_size)(batch)
+            make_augment(patch_size=patch_size)(batch)
 
 
 @pytest.mark.parametrize(
@@ -183,21 +188,49 @@ def test_a_larger_window_is_cropped_and_a_smaller_one_refused(refused: Any) -> N
 )
 def test_a_wrong_option_is_refused_by_name(refused: Any, options: dict[str, Any], key: str, got: Any) -> None:
     with refused(key) as error:
-        Augment(**({"patch_size": (8, 8)} | options))
+        make_augment(**({"patch_size": (8, 8)} | options))
     assert got in (None, error.value.got)
+
+
+class Ceiling(IntensityTransform):
+    """Toy transform: clips every sample."""
+
+    name, probability = "ceiling", 1.0
+
+    def draw(self, generator: torch.Generator, channels: int) -> dict[str, torch.Tensor]:
+        return {"highest": torch.rand(channels, generator=generator)}
+
+    def apply(self, image: torch.Tensor, values: dict[str, torch.Tensor]) -> torch.Tensor:
+        return image.minimum(values["highest"].reshape(*values["highest"].shape, *(1,) * (image.ndim - 2)))
+
+
+def test_a_transform_of_another_class_can_be_listed_and_leaves_the_given_batch_unchanged() -> None:
+    batch = make_batch((8, 8))
+    before = batch["image"].clone()
+    alone = Augment([Ceiling()])(batch)["image"]
+    assert torch.equal(batch["image"], before)
+    assert (alone <= 1).all()
+    after = Augment([*nnunet_transforms(patch_size=(8, 8), **OFF), Ceiling()])(batch)["image"]
+    assert torch.equal(after, alone)
+
+
+def test_two_transforms_of_the_same_name_are_refused(refused: Any) -> None:
+    noise = Noise(probability=1.0, std=(0.0, 1.0))
+    with refused("transforms", got=["noise", "noise"]):
+        Augment([noise, noise])
 
 
 def test_a_batch_without_seeds_is_refused(refused: Any) -> None:
     batch = make_batch((8, 8))
     del batch["seed"]
     with refused("batch", got="image, label, case_id"):
-        Augment(patch_size=(8, 8))(batch)
+        make_augment(patch_size=(8, 8))(batch)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_result_on_a_gpu_equals_that_on_the_cpu(shape: tuple[int, ...]) -> None:
-    augment = Augment(patch_size=shape, mirror_axes=(0, 1), **dict.fromkeys(RATES, 0.5))
+    augment = make_augment(patch_size=shape, mirror_axes=(0, 1), **dict.fromkeys(RATES, 0.5))
     batch = make_batch(shape)
     expected = augment(batch)
     got = augment({key: batch[key].cuda() for key in ("image", "label", "seed")})

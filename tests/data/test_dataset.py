@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from uumamba.data.augment import Augment
+from uumamba.data.augment import Augment, nnunet_transforms
 from uumamba.data.dataset import OpenCases, PatchDataset, batches
 from uumamba.data.prepared import PreparedFolder
 from uumamba.data.sampling import Sampling
@@ -86,7 +86,7 @@ def test_two_workers_read_the_same_bytes_as_no_worker(
     folder: PreparedFolder, patch_size: tuple[int, ...], sampling: Sampling
 ) -> None:
     dataset = make_dataset(folder, patch_size=patch_size, batches_per_epoch=5, margin=1.2, sampling=sampling)
-    augment = Augment(patch_size=patch_size, mirror_axes=(0, 1), bias_field_probability=0.5)
+    augment = Augment(nnunet_transforms(patch_size=patch_size, mirror_axes=(0, 1), bias_field_probability=0.5))
     alone, shared = list(batches(dataset, 3)), list(batches(dataset, 3, workers=2))
     assert len(alone) == 5
     for one, other in zip(alone, shared, strict=True):

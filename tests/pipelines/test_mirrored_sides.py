@@ -122,7 +122,7 @@ def test_a_mirrored_patch_has_the_label_of_each_side_swapped(kidneys: Path, conf
     augment = trainer.prefetcher.augment
     assert augment is not None
     if not swap:  # the control: the same mirror without the swap
-        augment.mirror.tables = {}  # type: ignore[attr-defined]  # an Augment
+        augment.transforms["mirror"].tables = {}  # type: ignore[attr-defined]  # an Augment
     for batch in trainer.prefetcher.batches(0):
         mirrored = augment(batch)
         assert torch.equal(mirrored["image"], batch["image"].flip(2, 3))

@@ -18,6 +18,7 @@ from torch import nn
 
 from tests.pipelines.run_files import MakeConfig, Refused, StateOf, job_of, last_of, rows_of
 from uumamba.config import RunConfig
+from uumamba.config.augmentation import build_augment
 from uumamba.data.dataset import PatchDataset, batches
 from uumamba.data.prepared import PreparedFolder
 from uumamba.pipelines import load_predictor
@@ -134,7 +135,7 @@ def test_scales_start_from_the_initial_weights_and_from_the_first_batches(
         foreground_fraction=training.foreground_fraction,
         seed=config.seed,
     )
-    augment = config.augment.build(patch_size=training.patch_size)
+    augment = build_augment(config.augment, patch_size=training.patch_size)
     images = torch.cat([augment(batch)["image"] for batch in islice(batches(dataset, 0), 2)])
     # The image has negative values, and the first layer 8 bits: levels -128 to 127.
     assert scales["encoder.stages.0.0.conv1.input"] == pytest.approx(float(2 * images.abs().mean() / 127**0.5))
@@ -354,7 +355,7 @@ def test_heads_of_other_classes_start_with_random_weights_and_new_scales(
     config, (run, trainer) = four_bits(), quantized
     net = build_net(config, classes=7)
     with pytest.warns(UserWarning, match="the heads .* start fresh"):
-        load_initial_weights(net, run, quantize=config.quantization.build)
+        load_initial_weights(net, run, quantize=config.quantization.bind())
     scales, source = scales_of(net), scales_of(trainer.average.module)
     for layer in quantized_layers(net):
         name, is_head = f"{layer.name}.weight", "seg_layers" in layer.name

@@ -13,7 +13,7 @@ from torch import nn
 
 from tests.training.flat_trainer import make_trainer
 from tests.training.tiny_run import bits, die, rows_of
-from uumamba.data.augment import Augment
+from uumamba.data.augment import Augment, nnunet_transforms
 from uumamba.optim import SAM
 from uumamba.runtime.memory_shortage import OutOfMemoryError
 from uumamba.runtime.seeds import generator_for, key_to_seed
@@ -30,7 +30,9 @@ def keyed_batches(epoch: int, *, count: int = 5) -> Iterator[dict[str, Any]]:
 
 
 def make_augment() -> Augment:
-    return Augment(patch_size=(8, 8), mirror_axes=(0, 1), rotation_probability=1.0, noise_probability=1.0)
+    return Augment(
+        nnunet_transforms(patch_size=(8, 8), mirror_axes=(0, 1), rotation_probability=1.0, noise_probability=1.0)
+    )
 
 
 @pytest.fixture(autouse=True)

@@ -1,16 +1,14 @@
 """Learning rates at points that can be calculated by hand."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from uumamba.optim import SAM
-from uumamba.training import constant, cosine, make_schedule, poly
+from uumamba.training import constant, cosine, poly
 
 
 def rates(make: Callable[..., LRScheduler], steps: int, **options: Any) -> list[float]:
@@ -42,20 +40,6 @@ def test_cosine_has_half_the_rate_at_half_the_steps() -> None:
 @pytest.mark.parametrize("make", [poly, cosine, constant])
 def test_the_warm_up_is_linear(make: Callable[..., LRScheduler]) -> None:
     assert rates(make, steps=4, total_steps=9, warmup_steps=4) == pytest.approx([0.5, 1.0, 1.5, 2.0, 2.0])
-
-
-@pytest.mark.parametrize("make", [partial(poly, power=0.5), cosine, constant])
-def test_make_schedule_makes_the_named_schedule(make: Callable[..., LRScheduler]) -> None:
-    name = getattr(make, "func", make).__name__
-    by_name = rates(make_schedule, steps=5, name=name, total_steps=5, power=0.5, warmup_steps=2)
-    assert by_name == rates(make, steps=5, total_steps=5, warmup_steps=2)
-
-
-@pytest.mark.parametrize("name", ["step", "budget"])
-def test_an_unknown_name_and_a_budget_schedule_without_a_budget_are_refused(name: Any, refused: Any) -> None:
-    optimizer: Optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    with refused("schedule", got=name):
-        make_schedule(optimizer, name=name, total_steps=5)
 
 
 @pytest.mark.parametrize(

@@ -1,19 +1,18 @@
 """Validated configurations from YAML files, shipped names or stored dictionaries."""
 
-import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from uumamba.config.bind import PartOf, UnknownKeyError, list_options
+from uumamba.config.registry import KINDS
 from uumamba.config.run_config import RunConfig
 from uumamba.runtime.errors import UsageError, require
-
-_Sections = dict[tuple[str, ...], tuple[str, type[BaseModel]]]
 
 
 def shipped_configs() -> list[str]:
@@ -103,22 +102,22 @@ def _apply(stored: dict[str, Any], override: str) -> None:
 def _convert_first(error: ValidationError, source: str) -> UsageError:
     """Convert the first of pydantic's errors to a ``UsageError``."""
     first, *others = error.errors(include_url=False)
-    location = [str(part) for part in first["loc"]]
-    sections = dict(_list_sections(RunConfig))
-    depth = max(depth for depth in range(len(location) + 1) if tuple(location[:depth]) in sections)
-    section, model = sections[tuple(location[:depth])]
-    key = ".".join([*filter(None, [section]), *location[depth:]])
+    key = ".".join(map(str, first["loc"]))
+    parent, _, last = key.rpartition(".")
     fix = f"correct {source}{f'; {len(others)} more keys are wrong' if others else ''}"
     context = first.get("ctx", {})
     match first["type"]:
         case "extra_forbidden":
-            return UsageError(key, got="an unknown key", expected=_suggest(location[-1], model, sections), fix=fix)
+            valid = list(_list_fields(dict(_list_models(RunConfig))[parent]))
+            return UnknownKeyError(key, valid=valid, elsewhere=_find_sections(last), fix=fix)
         case "missing":
             return UsageError(key, got="nothing", expected="a value", fix=fix)
-        case "union_tag_invalid":
-            return UsageError(f"{key}.name", got=context["tag"], expected=f"one of {context['expected_tags']}", fix=fix)
         case "value_error" if isinstance(context["error"], UsageError):
-            return context["error"].within(key)
+            found = context["error"].within(key)
+            if isinstance(found, UnknownKeyError):
+                name = found.key.rpartition(".")[2]
+                return UnknownKeyError(found.key, valid=found.valid, elsewhere=_find_sections(name), fix=fix)
+            return UsageError(found.key, got=found.got, expected=found.expected, fix=found.fix or fix)
     return UsageError(key, got=first.get("input"), expected=_shorten(first["msg"]), fix=fix)
 
 
@@ -127,35 +126,44 @@ def _shorten(message: str) -> str:
     return f"{'a number ' if message.startswith(('greater', 'less')) else ''}{message[0].lower()}{message[1:]}"
 
 
-def _suggest(key: str, model: type[BaseModel], sections: _Sections) -> str:
-    """Describe valid keys: similar ones, or sections with the key, or all."""
-    own = list(_list_keys(model))
-    similar = difflib.get_close_matches(key, own, n=1, cutoff=0.8)
-    similar = similar or [name for name in own if len(key) > 2 and (key in name or name in key)]
-    known = sorted(
-        {f"in {name}" if name else "at the top level" for name, each in sections.values() if key in _list_keys(each)}
-    )
-    if not similar and known:
-        return f"{key} {' or '.join(known)}"
-    return " or ".join(similar or difflib.get_close_matches(key, own, n=1) or [f"one of {', '.join(own)}"])
+def _find_sections(key: str) -> list[str]:
+    """Name the sections of a run that have a key."""
+    found = {section for section, model in _list_models(RunConfig) if key in _list_fields(model)}
+    found |= {
+        section
+        for section, kind in _list_kinds(RunConfig)
+        if any(key in list_options(kind, n) for n in KINDS[kind].parts)
+    }
+    return sorted(f"in {section}" if section else "at the top level" for section in found)
 
 
-def _list_sections(model: type[BaseModel], location: tuple[str, ...] = (), section: str = "") -> Iterator[Any]:
-    """Yield the location, YAML key and model of each section.
-
-    Locations are those of pydantic's errors, in which the name of a union's member follows the key:
-    ``("optim", "SAM")`` is the section ``optim``.
-    """
-    yield location, (section, model)
-    for key, field in _list_keys(model).items():
+def _list_models(model: type[BaseModel], section: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
+    """Yield the YAML key and model of each section."""
+    yield section, model
+    for key, field in _list_fields(model).items():
         for inner in _find_models(field.annotation):
-            names = get_args(inner.model_fields["name"].annotation) if field.discriminator else [None]
-            for name in names:
-                place = (*location, key) if name is None else (*location, key, name)
-                yield from _list_sections(inner, place, f"{section}.{key}".removeprefix("."))
+            yield from _list_models(inner, f"{section}.{key}".removeprefix("."))
 
 
-def _list_keys(model: type[BaseModel]) -> dict[str, FieldInfo]:
+def _list_kinds(model: type[BaseModel]) -> Iterator[tuple[str, str]]:
+    """Yield the key and kind of each part, nested parts included."""
+    for key, field in _list_fields(model).items():
+        for kind in _find_part_kinds([*field.metadata, field.annotation]):
+            yield key, kind
+            for inner, nested in KINDS[kind].nested.items():
+                yield f"{key}.{inner}", nested
+
+
+def _find_part_kinds(annotations: Iterable[Any]) -> list[str]:
+    """List the kinds in a field's annotations, also of an optional part."""
+    found = []
+    for each in annotations:
+        inner = getattr(each, "__metadata__", ()) if get_origin(each) is Annotated else get_args(each)
+        found += [each.kind] if isinstance(each, PartOf) else _find_part_kinds(inner)
+    return found
+
+
+def _list_fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
     return {field.alias or name: field for name, field in model.model_fields.items()}
 
 

@@ -1,184 +1,267 @@
-"""Networks by name: U-Mamba, a control without Mamba, and MONAI's baselines."""
+"""Networks of a run: their patch size, a cascade, and MONAI's baselines."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import lcm, prod
-from typing import Annotated, Any, Literal
+from typing import Any, TypeVar, cast
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import nn
 
-from uumamba import nets
-from uumamba.config.base import Config
-from uumamba.nets.residual_unet import ResidualUNet
-from uumamba.runtime.errors import require
+from uumamba.config.bind import Part, supply
+from uumamba.nets import CoarseToFine
+from uumamba.runtime.errors import UsageError, require
+from uumamba.runtime.options import PositiveInt, SpatialDims, check_options
+
+Made = TypeVar("Made", bound=Callable[..., Any])
 
 
-class ResidualUNetConfig(Config):
-    """Arguments of ``UMambaBot``, ``UMambaEnc`` and ``ResEncUNet``."""
+def build_network(part: Part, *, in_channels: int, out_channels: int, patch_size: Sequence[int]) -> nn.Module:
+    """Build a network with random initial weights.
 
-    name: Literal["UMambaBot", "UMambaEnc", "ResEncUNet"]
-    spatial_dims: Literal[2, 3]
-    features: tuple[PositiveInt, ...] = Field(min_length=2)
-    strides: tuple[tuple[PositiveInt, ...], ...]
-    kernel_sizes: tuple[tuple[PositiveInt, ...], ...] | PositiveInt = 3
-    encoder_blocks: tuple[PositiveInt, ...] | None = None
-    decoder_blocks: tuple[PositiveInt, ...] | None = None
-    stem_blocks: NonNegativeInt | None = None
-    full_resolution_skip: bool | None = None
-    deep_supervision: bool = True
-
-    @model_validator(mode="after")
-    def _check_stages(self) -> "ResidualUNetConfig":
-        fits = len(self.strides) == len(self.features) and all(len(each) == self.spatial_dims for each in self.strides)
-        require(
-            fits and set(self.strides[0]) == {1},
-            "strides",
-            got=self.strides,
-            expected=f"{len(self.features)} stages, as in features, of {self.spatial_dims} numbers each, first all 1",
-        )
-        return self
-
-    def divisor(self) -> tuple[int, ...]:
-        """Return the divisor of the patch size along each axis."""
-        return _product(self.strides)
-
-    def build(self, *, in_channels: int, out_channels: int, patch_size: Sequence[int]) -> ResidualUNet:
-        arguments: dict[str, Any] = self.model_dump(exclude={"name"}, exclude_none=True)
-        arguments |= {"in_channels": in_channels, "out_channels": out_channels}
-        if self.name == "UMambaEnc":
-            arguments["patch_size"] = tuple(patch_size)
-        net: ResidualUNet = getattr(nets, self.name)(**arguments)
-        return net
+    Args:
+        part: of kind ``net``.
+        in_channels: channels of the image.
+        out_channels: number of classes, including the background.
+        patch_size: spatial size of the images.
+    """
+    size = tuple(patch_size)
+    made = supply(part.bind(), in_channels=in_channels, out_channels=out_channels, patch_size=size)
+    return cast(nn.Module, made)
 
 
-class CoarseToFineConfig(Config):
-    """Cascade of a coarse and a fine network.
+def find_dimensions(part: Part) -> int | None:
+    """Return a network's number of spatial axes; None without such an option."""
+    named = part.fine if part.name == "CoarseToFine" else part
+    return cast("int | None", named.options.get("spatial_dims"))
 
-    The coarse network sees the image downsampled by ``factor`` and feeds its prediction to the fine network.
+
+def find_divisor(part: Part, *, axes: int) -> tuple[int, ...]:
+    """Return the divisor of the patch size along each axis.
+
+    It is 1 for a network that declares none.
+
+    Raises:
+        UsageError: the options do not fit each other.
+    """
+    find = getattr(part.constructor, "find_divisor", None)
+    return (1,) * axes if find is None else tuple(find(part.options))
+
+
+def reads_values(part: Part) -> bool:
+    """Return whether a constructor needs tensors with values."""
+    return bool(getattr(part.constructor, "reads_values", False))
+
+
+def declare_divisor(
+    find: Callable[[Mapping[str, Any]], tuple[int, ...]], *, reads_values: bool = False
+) -> Callable[[Made], Made]:
+    """Declare the divisor of a network's patch size.
+
+    Classes have a static method ``find_divisor`` instead.
+
+    Args:
+        find: from the options to one divisor per axis.
+        reads_values: whether the constructor reads values of tensors, which the meta device lacks.
     """
 
-    name: Literal["CoarseToFine"]
-    coarse: ResidualUNetConfig
-    fine: ResidualUNetConfig
-    factor: tuple[PositiveInt, ...]
+    def declare(made: Made) -> Made:
+        made.find_divisor, made.reads_values = find, reads_values  # type: ignore[attr-defined]
+        return made
 
-    @model_validator(mode="after")
-    def _check_dimensions(self) -> "CoarseToFineConfig":
-        require(
-            self.coarse.spatial_dims == self.fine.spatial_dims == len(self.factor),
-            "factor",
-            got=self.factor,
-            expected="one number per axis, with the same spatial_dims of coarse and fine",
-        )
-        return self
-
-    @property
-    def spatial_dims(self) -> int:
-        return self.fine.spatial_dims
-
-    def divisor(self) -> tuple[int, ...]:
-        """Return the least common multiple of both networks' divisors per axis."""
-        pairs = zip(self.factor, self.coarse.divisor(), self.fine.divisor(), strict=True)
-        return tuple(lcm(step * coarse, fine) for step, coarse, fine in pairs)
-
-    def build(self, *, in_channels: int, out_channels: int, patch_size: Sequence[int]) -> nn.Module:
-        small = [size // step for size, step in zip(patch_size, self.factor, strict=True)]
-        coarse = self.coarse.build(in_channels=in_channels, out_channels=out_channels, patch_size=small)
-        fine = self.fine.build(in_channels=in_channels + out_channels, out_channels=out_channels, patch_size=patch_size)
-        return nets.CoarseToFine(coarse, fine, factor=self.factor)
+    return declare
 
 
-class MonaiNetConfig(Config):
-    """Network of MONAI; the fields are its arguments."""
-
-    name: str
-    spatial_dims: Literal[2, 3]
-
-    def build(self, *, in_channels: int, out_channels: int, patch_size: Sequence[int]) -> nn.Module:
-        from monai.networks import nets as monai_nets
-
-        net: nn.Module = getattr(monai_nets, self.name)(
-            in_channels=in_channels, out_channels=out_channels, **self._arguments(tuple(patch_size))
-        )
-        return net
-
-    def _arguments(self, patch_size: tuple[int, ...]) -> dict[str, Any]:
-        return self.model_dump(exclude={"name"})
+def _find_cascade_divisor(options: Mapping[str, Any]) -> tuple[int, ...]:
+    coarse, fine, factor = options["coarse"], options["fine"], options["factor"]
+    require(
+        coarse.spatial_dims == fine.spatial_dims == len(factor),
+        "factor",
+        got=factor,
+        expected="one number per axis, with the same spatial_dims of coarse and fine",
+    )
+    pairs = zip(factor, _divisor_of(coarse, "coarse"), _divisor_of(fine, "fine"), strict=True)
+    return tuple(lcm(step * coarse, fine) for step, coarse, fine in pairs)
 
 
-class SegResNetConfig(MonaiNetConfig):
-    """MONAI's SegResNet."""
-
-    name: Literal["SegResNet"]
-    init_filters: PositiveInt = 16
-    blocks_down: tuple[PositiveInt, ...] = (1, 2, 2, 4)
-    blocks_up: tuple[PositiveInt, ...] = (1, 1, 1)
-
-    def divisor(self) -> tuple[int, ...]:
-        return (2 ** (len(self.blocks_down) - 1),) * self.spatial_dims
+def _divisor_of(part: Part, section: str) -> tuple[int, ...]:
+    try:
+        return find_divisor(part, axes=part.spatial_dims)
+    except UsageError as error:
+        raise error.within(section) from None
 
 
-class DynUNetConfig(MonaiNetConfig):
-    """MONAI's DynUNet, its re-implementation of nnU-Net's plain network."""
+@declare_divisor(_find_cascade_divisor)
+@check_options
+def coarse_to_fine(
+    in_channels: int,
+    out_channels: int,
+    patch_size: Sequence[int],
+    *,
+    coarse: Callable[..., nn.Module],
+    fine: Callable[..., nn.Module],
+    factor: Sequence[PositiveInt],
+) -> CoarseToFine:
+    """Make a cascade of a coarse and a fine network.
 
-    name: Literal["DynUNet"]
-    features: tuple[PositiveInt, ...] = Field(min_length=3)
-    strides: tuple[tuple[PositiveInt, ...], ...]
-    kernel_sizes: tuple[tuple[PositiveInt, ...], ...]
-
-    @model_validator(mode="after")
-    def _check_stages(self) -> "DynUNetConfig":
-        stages = len(self.features)
-        for key in ("strides", "kernel_sizes"):
-            value = getattr(self, key)
-            require(len(value) == stages, key, got=value, expected=f"{stages} stages, as in features")
-        return self
-
-    def divisor(self) -> tuple[int, ...]:
-        return _product(self.strides)
-
-    def _arguments(self, patch_size: tuple[int, ...]) -> dict[str, Any]:
-        return {
-            "spatial_dims": self.spatial_dims,
-            "kernel_size": self.kernel_sizes,
-            "strides": self.strides,
-            "upsample_kernel_size": self.strides[1:],
-            "filters": self.features,
-        }
+    Args:
+        in_channels: channels of the image.
+        out_channels: number of classes, including the background.
+        patch_size: spatial size of the images.
+        coarse: options of the network that sees the image downsampled by ``factor``.
+        fine: options of the network that sees the image and the coarse prediction.
+        factor: downsampling, one number per axis.
+    """
+    small = tuple(size // step for size, step in zip(patch_size, factor, strict=True))
+    first = supply(coarse, in_channels=in_channels, out_channels=out_channels, patch_size=small)
+    second = supply(fine, in_channels=in_channels + out_channels, out_channels=out_channels, patch_size=patch_size)
+    return CoarseToFine(first, second, factor=factor)
 
 
-class UNETRConfig(MonaiNetConfig):
-    """MONAI's UNETR; its position embedding fixes the patch size."""
+@declare_divisor(lambda options: (2 ** (len(options["blocks_down"]) - 1),) * options["spatial_dims"])
+@check_options
+def segresnet(
+    spatial_dims: SpatialDims,
+    in_channels: int,
+    out_channels: int,
+    *,
+    init_filters: PositiveInt = 8,
+    blocks_down: Sequence[PositiveInt] = (1, 2, 2, 4),
+    blocks_up: Sequence[PositiveInt] = (1, 1, 1),
+) -> nn.Module:
+    """Make MONAI's SegResNet.
 
-    name: Literal["UNETR"]
-    feature_size: PositiveInt = 16
-    hidden_size: PositiveInt = 768
-    mlp_dim: PositiveInt = 3072
-    num_heads: PositiveInt = 12
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: channels of the image.
+        out_channels: number of classes, including the background.
+        init_filters: channels of the first level; a multiple of 8, the groups of its norms.
+        blocks_down: residual blocks of each encoder level.
+        blocks_up: residual blocks of each decoder level.
+    """
+    from monai.networks.nets.segresnet import SegResNet
 
-    def divisor(self) -> tuple[int, ...]:
-        return (16,) * self.spatial_dims  # edge of a token
-
-    def _arguments(self, patch_size: tuple[int, ...]) -> dict[str, Any]:
-        return super()._arguments(patch_size) | {"img_size": patch_size}
-
-
-class SwinUNETRConfig(MonaiNetConfig):
-    """MONAI's SwinUNETR."""
-
-    name: Literal["SwinUNETR"]
-    feature_size: PositiveInt = 24
-    use_v2: bool = False
-
-    def divisor(self) -> tuple[int, ...]:
-        return (32,) * self.spatial_dims
-
-
-NetConfig = Annotated[
-    ResidualUNetConfig | CoarseToFineConfig | SegResNetConfig | DynUNetConfig | UNETRConfig | SwinUNETRConfig,
-    Field(discriminator="name"),
-]
+    return cast(
+        nn.Module,
+        SegResNet(
+            spatial_dims=spatial_dims,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            init_filters=init_filters,
+            blocks_down=tuple(blocks_down),
+            blocks_up=tuple(blocks_up),
+        ),
+    )
 
 
-def _product(strides: Sequence[Sequence[int]]) -> tuple[int, ...]:
-    return tuple(prod(axis) for axis in zip(*strides, strict=True))
+@declare_divisor(lambda options: tuple(prod(axis) for axis in zip(*options["strides"], strict=True)))
+@check_options
+def dynunet(
+    spatial_dims: SpatialDims,
+    in_channels: int,
+    out_channels: int,
+    *,
+    features: Sequence[PositiveInt],
+    strides: Sequence[Sequence[PositiveInt]],
+    kernel_sizes: Sequence[Sequence[PositiveInt]],
+) -> nn.Module:
+    """Make MONAI's DynUNet, its re-implementation of nnU-Net's plain network.
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: channels of the image.
+        out_channels: number of classes, including the background.
+        features: channels of each stage, at least three.
+        strides: stride of each stage and axis.
+        kernel_sizes: kernel of each stage and axis.
+    """
+    from monai.networks.nets.dynunet import DynUNet
+
+    require(len(features) >= 3, "features", got=features, expected="3 or more stages")
+    for key, value in (("strides", strides), ("kernel_sizes", kernel_sizes)):
+        require(len(value) == len(features), key, got=value, expected=f"{len(features)} stages, as in features")
+    return cast(
+        nn.Module,
+        DynUNet(
+            spatial_dims=spatial_dims,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            kernel_size=kernel_sizes,
+            strides=strides,
+            upsample_kernel_size=strides[1:],
+            filters=features,
+        ),
+    )
+
+
+@declare_divisor(lambda options: (16,) * options["spatial_dims"])  # edge of a token
+@check_options
+def unetr(
+    spatial_dims: SpatialDims,
+    in_channels: int,
+    out_channels: int,
+    patch_size: Sequence[int],
+    *,
+    feature_size: PositiveInt = 16,
+    hidden_size: PositiveInt = 768,
+    mlp_dim: PositiveInt = 3072,
+    num_heads: PositiveInt = 12,
+) -> nn.Module:
+    """Make MONAI's UNETR; its position embedding fixes the patch size.
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: channels of the image.
+        out_channels: number of classes, including the background.
+        patch_size: spatial size of the images.
+        feature_size: channels of the first decoder level.
+        hidden_size: channels of a token.
+        mlp_dim: channels between the two linear layers of a block.
+        num_heads: heads of attention; they divide ``hidden_size``.
+    """
+    from monai.networks.nets.unetr import UNETR
+
+    return cast(
+        nn.Module,
+        UNETR(
+            spatial_dims=spatial_dims,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            img_size=tuple(patch_size),
+            feature_size=feature_size,
+            hidden_size=hidden_size,
+            mlp_dim=mlp_dim,
+            num_heads=num_heads,
+        ),
+    )
+
+
+@declare_divisor(lambda options: (32,) * options["spatial_dims"], reads_values=True)
+@check_options
+def swin_unetr(
+    spatial_dims: SpatialDims,
+    in_channels: int,
+    out_channels: int,
+    *,
+    feature_size: PositiveInt = 24,
+    use_v2: bool = False,
+) -> nn.Module:
+    """Make MONAI's SwinUNETR.
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: channels of the image.
+        out_channels: number of classes, including the background.
+        feature_size: channels of the first level, a multiple of 12.
+        use_v2: a residual convolution at the start of each level.
+    """
+    from monai.networks.nets.swin_unetr import SwinUNETR
+
+    return cast(
+        nn.Module,
+        SwinUNETR(
+            spatial_dims=spatial_dims,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            feature_size=feature_size,
+            use_v2=use_v2,
+        ),
+    )

@@ -1,52 +1,31 @@
-"""Training objectives by name: the loss, with or without self-distillation."""
+"""Training objectives of a run: the loss, with or without self-distillation."""
 
-from typing import Annotated, Literal
+from typing import cast
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
 from torch import nn
 
-from uumamba.config.base import Config
-from uumamba.optim import MESA
+from uumamba.config.bind import Part, supply, takes
 from uumamba.runtime.errors import require
-from uumamba.training import SupervisedObjective
 
 
-class SupervisedConfig(Config):
-    """Loss without a further term."""
+def build_objective(part: Part, loss: nn.Module, net: nn.Module, *, outputs: bool = False) -> nn.Module:
+    """Build the objective of a loss.
 
-    name: Literal["supervised"] = "supervised"
+    Args:
+        part: of kind ``objective``.
+        loss: of logits and label.
+        net: the trained network; MESA copies it.
+        outputs: make the objective return logits and label with the loss, for optimizers that need them.
 
-    def build(self, loss: nn.Module, net: nn.Module, *, outputs: bool = False) -> SupervisedObjective:
-        """Build the objective.
-
-        ``outputs`` makes it return logits and label with the loss, for optimizers that need them.
-        """
-        return SupervisedObjective(loss, outputs=outputs)
-
-
-class MESAConfig(Config):
-    """Loss plus divergence from the network's moving average; see :class:`uumamba.optim.MESA`."""
-
-    name: Literal["MESA"]
-    weight: NonNegativeFloat = 0.8
-    temperature: PositiveFloat = 5.0
-    decay: float = Field(0.9998, ge=0, lt=1)
-    start_step: NonNegativeInt = 0
-
-    def build(self, loss: nn.Module, net: nn.Module, *, outputs: bool = False) -> MESA:
-        """Build the objective with a copy of the network as teacher.
-
-        Raises:
-            UsageError: the optimizer needs logits, which MESA does not return.
-        """
-        require(
-            not outputs,
-            "name",
-            got=self.name,
-            expected="supervised for an optimizer with ascent or trust region",
-            fix="set objective.name=supervised, or take another optimizer",
-        )
-        return MESA(loss, net, **self.model_dump(exclude={"name"}))
-
-
-ObjectiveConfig = Annotated[SupervisedConfig | MESAConfig, Field(discriminator="name")]
+    Raises:
+        UsageError: the optimizer needs logits, which the objective does not return.
+    """
+    make = part.bind()
+    require(
+        not outputs or takes(make, "outputs"),
+        "name",
+        got=part.name,
+        expected="supervised for an optimizer with ascent or trust region",
+        fix="set objective.name=supervised, or take another optimizer",
+    )
+    return cast(nn.Module, supply(make, loss=loss, net=net, outputs=outputs))

@@ -1,241 +1,63 @@
-"""Optimizers by name: a base of torch and a sharpness-aware rule."""
+"""Optimizers of a run: parameter groups, the base, and the ascent loss."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Any, Literal, cast
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import SGD, AdamW
 
 from uumamba import optim
-from uumamba.config.base import Config
-from uumamba.runtime.errors import require
+from uumamba.config.bind import Part
+from uumamba.runtime.options import BelowOne, NonNegative, Positive, check_options
 
 PerturbedWeights = Literal["all", "norm_layers"]
 
 
-class BaseConfig(Config):
-    """Options of a base optimizer of torch."""
+@check_options
+@dataclass(frozen=True, kw_only=True)
+class StepOptions:
+    """Options of a run's optimizer in addition to its constructor's.
 
-    name: str
-
-    def build(self, *, fused: bool = False) -> Callable[..., Optimizer]:
-        """Build a callable from parameters to the optimizer.
-
-        ``fused`` updates all parameters in one kernel.
-        """
-        make = {"SGD": SGD, "AdamW": AdamW}[self.name]
-        return partial(make, **self.model_dump(exclude={"name"}), fused=fused or None)
-
-
-class SGDConfig(BaseConfig):
-    """Stochastic gradient descent with nnU-Net's defaults."""
-
-    name: Literal["SGD"]
-    lr: PositiveFloat = 0.01
-    momentum: NonNegativeFloat = 0.99
-    nesterov: bool = True
-    weight_decay: NonNegativeFloat = 3e-5
-
-
-class AdamWConfig(BaseConfig):
-    """Adam with decoupled weight decay."""
-
-    name: Literal["AdamW"]
-    lr: PositiveFloat = 1e-3
-    betas: tuple[NonNegativeFloat, NonNegativeFloat] = (0.9, 0.999)
-    weight_decay: NonNegativeFloat = 1e-2
-
-
-class OutputBiasForgettingConfig(Config):
-    """Loss to perturb along; see :class:`uumamba.optim.OutputBiasForgetting`."""
-
-    name: Literal["output_bias_forgetting"]
-    gamma: float = Field(1.0, ge=0, le=1)
-    uniform_probability: float | None = Field(None, gt=0, lt=1)
-    always: bool = False
-    form: Literal["softmax", "sigmoid"] = "softmax"
-    class_mean: bool = False
-    ignore_label: NonNegativeInt | None = None
-
-    def build(self) -> optim.OutputBiasForgetting:
-        return optim.OutputBiasForgetting(**self.model_dump(exclude={"name"}))
-
-
-WITHOUT_ASCENT = ("Plain", "MSAM", "StaleSAM", "LookSAM", "SAGM")
-"""Optimizers without an ascent step along the first gradient, or whose update contains that gradient."""
-
-
-class OptimizerConfig(Config):
-    """Options of every optimizer: base, gradient clipping and ascent loss."""
-
-    name: str
-    base: SGDConfig | AdamWConfig = Field(discriminator="name")
-    max_grad_norm: PositiveFloat | None = 12.0
-    ascent: OutputBiasForgettingConfig | None = None
-
-    @model_validator(mode="after")
-    def _check_ascent(self) -> "OptimizerConfig":
-        require(
-            self.ascent is None or self.name not in WITHOUT_ASCENT,
-            "ascent",
-            got=self.ascent and self.ascent.name,
-            expected=f"none with {self.name}",
-            fix="leave ascent out, or take an optimizer such as SAM or ASAM",
-        )
-        return self
-
-    @property
-    def needs_logits(self) -> bool:
-        """Return whether the objective must return logits and label with the loss."""
-        return self.ascent is not None
-
-    def build_ascent(self) -> Callable[[Any], Tensor] | None:
-        """Build the ascent loss of logits and label; None without one."""
-        return None if self.ascent is None else self.ascent.build()
-
-    def build(self, net: nn.Module, objective: nn.Module, **engine: Any) -> optim.SharpnessAware:
-        """Build the optimizer of the network's and the objective's parameters."""
-        make: Callable[..., optim.SharpnessAware] = getattr(optim, self.name)
-        options = {key: value for key, value in self if key not in ("name", "base", "ascent", "perturb", "trigger")}
-        if trigger := getattr(self, "trigger", None):
-            options["trigger"] = trigger.build()
-        groups = parameter_groups(net, objective, perturb=getattr(self, "perturb", "all"))
-        return make(groups, base=self.base.build(fused=can_fuse(net)), **options, **({"net": net} | engine))
-
-
-class PlainConfig(OptimizerConfig):
-    """Base optimizer without perturbation."""
-
-    name: Literal["Plain"]
-
-
-class SharpnessAwareConfig(OptimizerConfig):
-    """Options of every optimizer that perturbs weights.
-
-    ``perturb`` selects all weights of the network or only the weights of its norm layers (SAM-ON). With several ranks,
-    each rank perturbs along its own gradient (``rank``) or all ranks along the averaged gradient (``global``).
+    Args:
+        ascent: loss to perturb along; None: the training loss.
+        perturb: weights to perturb, all of the network or those of its norm layers (SAM-ON).
     """
 
+    ascent: Callable[[Any], Tensor] | None = None
     perturb: PerturbedWeights = "all"
-    perturbation: Literal["rank", "global"] = "rank"
 
 
-class SAMConfig(SharpnessAwareConfig):
-    """Sharpness-aware minimisation."""
+def build_optimizer(part: Part, net: nn.Module, objective: nn.Module, **engine: Any) -> optim.SharpnessAware:
+    """Build the optimizer of the network's and the objective's parameters.
 
-    name: Literal["SAM"]
-    rho: NonNegativeFloat = 0.05
-
-
-class ASAMConfig(SharpnessAwareConfig):
-    """Adaptive (scale-invariant) sharpness-aware minimisation."""
-
-    name: Literal["ASAM"]
-    rho: NonNegativeFloat = 0.5
-    eta: NonNegativeFloat = 0.01
-    normalize_bias: bool = False
-
-
-class TRAMConfig(SharpnessAwareConfig):
-    """Adaptive SAM whose radius is the divergence of the network's outputs."""
-
-    name: Literal["TRAM"]
-    trust: Literal["previous", "initial", "noise", "fisher"] = "previous"
-    rho: NonNegativeFloat = 1.0
-    sigma: PositiveFloat = 0.1
-    max_distance: PositiveFloat | None = None
-    min_distance: NonNegativeFloat = 0.0
-    eta: NonNegativeFloat = 0.1
-    gamma: PositiveFloat = 0.1
-    seed: NonNegativeInt = 0
-
-    @property
-    def needs_logits(self) -> bool:
-        return self.ascent is not None or self.trust != "fisher"
-
-
-class GSAMConfig(SharpnessAwareConfig):
-    """SAM that also minimises the surrogate gap.
-
-    With ``rho_min`` and ``lr_max`` the radius follows the learning rate.
+    Args:
+        part: of kind ``optim``.
+        net: the trained network, on its device.
+        objective: its parameters learn as well.
+        engine: options that the run supplies, such as ``scaler``.
     """
-
-    name: Literal["GSAM"]
-    rho: NonNegativeFloat = 0.05
-    alpha: NonNegativeFloat = 0.4
-    rho_min: NonNegativeFloat | None = None
-    lr_max: PositiveFloat | None = None
-    lr_min: NonNegativeFloat = 0.0
+    selected = {key: part.options[key] for key in ("perturb",) if key in part.options}
+    base = partial(part.base.bind(), fused=can_fuse(net) or None)
+    make = part.bind()
+    made = make(parameter_groups(net, objective, **selected), base=base, **({"net": net} | engine))
+    return cast(optim.SharpnessAware, made)
 
 
-class FriendlySAMConfig(SharpnessAwareConfig):
-    """SAM along the batch-specific part of the gradient."""
-
-    name: Literal["FriendlySAM"]
-    rho: NonNegativeFloat = 0.05
-    sigma: NonNegativeFloat = 1.0
-    lam: float = Field(0.9, ge=0, lt=1)
+def build_ascent(part: Part) -> Callable[[Any], Tensor] | None:
+    """Build the ascent loss of logits and label; None without one."""
+    return None if part.ascent is None else cast(Callable[[Any], Tensor], part.ascent.bind()())
 
 
-class AdaptiveTriggerConfig(Config):
-    """Trigger of LookSAM's ascent step; see :class:`uumamba.optim.AdaptiveTrigger`."""
-
-    total_steps: PositiveInt
-    start: float = 1.0
-    end: float = -1.0
-    decay: float = Field(0.9, ge=0, lt=1)
-
-    def build(self) -> optim.AdaptiveTrigger:
-        return optim.AdaptiveTrigger(**self.model_dump())
+def needs_logits(part: Part) -> bool:
+    """Return whether the objective must return logits and label with the loss."""
+    return part.ascent is not None or find_member(part).needs_logits(part.options)
 
 
-class LookSAMConfig(SharpnessAwareConfig):
-    """SAM with a second pass every ``k`` steps or by a trigger."""
-
-    name: Literal["LookSAM"]
-    rho: NonNegativeFloat = 0.05
-    k: PositiveInt = 5
-    alpha: NonNegativeFloat = 0.7
-    trigger: AdaptiveTriggerConfig | None = None
-
-
-class MSAMConfig(SharpnessAwareConfig):
-    """SAM along the base's momentum, in one pass."""
-
-    name: Literal["MSAM"]
-    rho: NonNegativeFloat = 0.3
-
-
-class StaleSAMConfig(SharpnessAwareConfig):
-    """SAM along the last step's gradient, in one pass."""
-
-    name: Literal["StaleSAM"]
-    rho: NonNegativeFloat = 0.05
-
-
-class SAGMConfig(SharpnessAwareConfig):
-    """Sharpness-aware gradient matching."""
-
-    name: Literal["SAGM"]
-    rho: NonNegativeFloat = 0.05
-    alpha: NonNegativeFloat = 0.001
-
-
-OptimConfig = Annotated[
-    PlainConfig
-    | SAMConfig
-    | ASAMConfig
-    | GSAMConfig
-    | FriendlySAMConfig
-    | LookSAMConfig
-    | MSAMConfig
-    | StaleSAMConfig
-    | SAGMConfig
-    | TRAMConfig,
-    Field(discriminator="name"),
-]
+def find_member(part: Part) -> type[optim.SharpnessAware]:
+    """Import the optimizer's class."""
+    return cast(type[optim.SharpnessAware], part.constructor)
 
 
 def parameter_groups(
@@ -289,3 +111,47 @@ def can_fuse(net: nn.Module) -> bool:
         value.device.type in ("cpu", "cuda") and value.is_floating_point() and value.is_contiguous()
         for value in net.parameters()
     )
+
+
+@check_options
+def sgd(
+    params: Any,
+    *,
+    lr: Positive = 1e-3,
+    momentum: NonNegative = 0.0,
+    nesterov: bool = False,
+    weight_decay: NonNegative = 0.0,
+    fused: bool | None = None,
+) -> SGD:
+    """Make torch's stochastic gradient descent.
+
+    Args:
+        params: parameters or groups.
+        lr: learning rate; nnU-Net has 0.01.
+        momentum: factor of the running sum of gradients; nnU-Net has 0.99.
+        nesterov: look ahead by one step of the momentum, as nnU-Net does.
+        weight_decay: factor of the weights in the gradient; nnU-Net has 3e-5.
+        fused: update all parameters in one kernel.
+    """
+    return SGD(params, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay, fused=fused)
+
+
+@check_options
+def adamw(
+    params: Any,
+    *,
+    lr: Positive = 1e-3,
+    betas: tuple[BelowOne, BelowOne] = (0.9, 0.999),
+    weight_decay: NonNegative = 1e-2,
+    fused: bool | None = None,
+) -> AdamW:
+    """Make torch's Adam with decoupled weight decay.
+
+    Args:
+        params: parameters or groups.
+        lr: learning rate.
+        betas: decay of the running means of the gradient and of its square.
+        weight_decay: share of the weights, times the learning rate, that a step subtracts.
+        fused: update all parameters in one kernel.
+    """
+    return AdamW(params, lr=lr, betas=betas, weight_decay=weight_decay, fused=fused)

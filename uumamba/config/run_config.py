@@ -2,23 +2,25 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from pydantic import Field, NonNegativeInt, model_validator
 from torch import nn
 
-from uumamba.config.augmentation import AugmentConfig
+from uumamba.config.augmentation import build_augment
 from uumamba.config.base import Config
+from uumamba.config.bind import Part, PartOf, read_part
 from uumamba.config.data import DatasetConfig, PreprocessConfig
-from uumamba.config.domain_generalization import UDIMConfig
-from uumamba.config.loss import LossConfig
-from uumamba.config.net import NetConfig
-from uumamba.config.objectives import ObjectiveConfig, SupervisedConfig
-from uumamba.config.optim import OptimConfig
-from uumamba.config.quantization import QuantizationConfig
+from uumamba.config.domain_generalization import build_penalty
+from uumamba.config.learning_rate import build_schedule, check_minutes
+from uumamba.config.net import build_network, find_dimensions, find_divisor, reads_values
+from uumamba.config.objectives import build_objective
+from uumamba.config.optim import build_ascent, build_optimizer, find_member, needs_logits
+from uumamba.config.quantization import attach_gaqat, check_run, check_takes_effect
 from uumamba.config.track import Tracker
-from uumamba.config.training import InferenceConfig, ScheduleConfig, TrainingConfig
+from uumamba.config.training import InferenceConfig, TrainingConfig
 from uumamba.nets.stages import check_divisible
 from uumamba.runtime.errors import UsageError, require
 
@@ -36,22 +38,27 @@ class RunConfig(Config):
     seed: NonNegativeInt = 0
     dataset: DatasetConfig
     preprocess: PreprocessConfig
-    net: NetConfig
-    loss: LossConfig
-    quantization: QuantizationConfig | None = None
-    objective: ObjectiveConfig = SupervisedConfig()
-    optim: OptimConfig
-    domain_generalization: UDIMConfig | None = None
-    schedule: ScheduleConfig = ScheduleConfig()
+    net: Annotated[Part, PartOf("net")]
+    loss: Annotated[Part, PartOf("loss")]
+    quantization: Annotated[Part, PartOf("quantization")] | None = None
+    objective: Annotated[Part, PartOf("objective")] = Field(
+        default_factory=partial(read_part, "objective", {"name": "supervised"})
+    )
+    optim: Annotated[Part, PartOf("optim")]
+    domain_generalization: Annotated[Part, PartOf("domain_generalization")] | None = None
+    schedule: Annotated[Part, PartOf("schedule")] = Field(default_factory=partial(read_part, "schedule", {}))
     training: TrainingConfig
-    augment: AugmentConfig = AugmentConfig()
+    augment: Annotated[Part, PartOf("augment")] = Field(default_factory=partial(read_part, "augment", {}))
     inference: InferenceConfig = InferenceConfig()
     # Trackers do not change the result: they are not stored, and a resumed run may choose others.
     track: tuple[Tracker, ...] = Field((), exclude=True)
 
     @model_validator(mode="after")
     def _check_dimensions(self) -> "RunConfig":
-        dimensions, patch_size, mirror_axes = self.net.spatial_dims, self.training.patch_size, self.augment.mirror_axes
+        patch_size, mirror_axes = self.training.patch_size, self.augment.mirror_axes
+        dimensions = find_dimensions(self.net) or len(patch_size)
+        with _within("net"):
+            divisor = find_divisor(self.net, axes=dimensions)
         require(
             len(patch_size) == dimensions,
             "training.patch_size",
@@ -64,22 +71,41 @@ class RunConfig(Config):
             got=mirror_axes,
             expected=f"axes below net.spatial_dims, {dimensions}",
         )
-        check_divisible(patch_size, self.net.divisor(), name="training.patch_size")
+        check_divisible(patch_size, divisor, name="training.patch_size")
+        return self
+
+    @model_validator(mode="after")
+    def _check_schedule(self) -> "RunConfig":
+        with _within("schedule"):
+            check_minutes(self.schedule)
+        return self
+
+    @model_validator(mode="after")
+    def _check_ascent(self) -> "RunConfig":
+        require(
+            self.optim.ascent is None or find_member(self.optim).accepts_ascent,
+            "optim.ascent",
+            got=self.optim.ascent and self.optim.ascent.name,
+            expected=f"none with {self.optim.name}",
+            fix="leave ascent out, or take an optimizer such as SAM or ASAM",
+        )
         return self
 
     @model_validator(mode="after")
     def _check_quantization(self) -> "RunConfig":
         if self.quantization is not None:
-            self.quantization.check_run(
-                optim=self.optim, objective=self.objective.name, batches_per_epoch=self.training.batches_per_epoch
+            check_run(
+                self.quantization,
+                optim=self.optim,
+                objective=self.objective.name,
+                batches_per_epoch=self.training.batches_per_epoch,
             )
         return self
 
     def check(self) -> None:
         """Build every part once, to find wrong values before scans are prepared.
 
-        Networks are built on the meta device, without memory for weights. MONAI's SwinUNETR is built on the CPU: its
-        constructor reads values of a tensor, which the meta device lacks.
+        Networks are built on the meta device, without memory for weights, unless their constructors read values.
 
         Raises:
             UsageError: a constructor rejects a value; the key names the part.
@@ -88,28 +114,28 @@ class RunConfig(Config):
         with _within("preprocess"):
             self.preprocess.build()
         with _within("augment"):
-            self.augment.build(patch_size=patch_size)
-        with torch.random.fork_rng(devices=[]), torch.device("cpu" if self.net.name == "SwinUNETR" else "meta"):
+            build_augment(self.augment, patch_size=patch_size)
+        with torch.random.fork_rng(devices=[]), torch.device("cpu" if reads_values(self.net) else "meta"):
             with _within("net"):
-                net = self.net.build(in_channels=1, out_channels=2, patch_size=patch_size)
+                net = build_network(self.net, in_channels=1, out_channels=2, patch_size=patch_size)
             with _within("quantization"):
                 if self.quantization is not None:
-                    self.quantization.build(net)
+                    self.quantization.bind()(net)
             with _within("loss"):
-                loss = self.loss.build()
+                loss = self.loss.bind()()
         with _within("objective"), torch.random.fork_rng(devices=[]):
-            self.objective.build(loss, net, outputs=self.optim.needs_logits)
+            build_objective(self.objective, loss, net, outputs=needs_logits(self.optim))
         with _within("optim"):
-            optimizer = self.optim.build(net, loss)
-            self.optim.build_ascent()
+            optimizer = build_optimizer(self.optim, net, loss)
+            build_ascent(self.optim)
         with _within("quantization"):
             if self.quantization is not None:
-                self.quantization.attach(optimizer, net)
+                attach_gaqat(self.quantization, optimizer, net)
         with _within("domain_generalization"):
             self.build_method(net, loss)
         with _within("schedule"):
-            self.schedule.build(
-                optimizer, epochs=self.training.epochs, batches_per_epoch=self.training.batches_per_epoch
+            build_schedule(
+                self.schedule, optimizer, epochs=self.training.epochs, batches_per_epoch=self.training.batches_per_epoch
             )
 
     def check_takes_effect(self) -> None:
@@ -122,14 +148,21 @@ class RunConfig(Config):
         """
         if self.quantization is not None:
             with _within("quantization"):
-                self.quantization.check_takes_effect(self.training.epochs * self.training.batches_per_epoch)
+                check_takes_effect(self.quantization, self.training.epochs * self.training.batches_per_epoch)
 
     def build_method(self, net: nn.Module, loss: nn.Module, *, rank: int = 0) -> "UDIM | None":
         """Build the run's domain-generalization method for this rank; None without a method."""
         if self.domain_generalization is None:
             return None
-        return self.domain_generalization.build(
-            net, loss, optim=self.optim, schedule=self.schedule, training=self.training, seed=self.seed, rank=rank
+        return build_penalty(
+            self.domain_generalization,
+            net,
+            loss,
+            optim=self.optim,
+            schedule=self.schedule,
+            training=self.training,
+            seed=self.seed,
+            rank=rank,
         )
 
     def as_json(self) -> dict[str, Any]:

@@ -1,18 +1,27 @@
 """Trackers: TensorBoard and MLflow, in addition to the run's own files."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
+from pydantic import AfterValidator
+
+from uumamba.config.bind import load_constructor, read_part, supply
+from uumamba.config.registry import KINDS
 from uumamba.runtime.errors import require
 
 if TYPE_CHECKING:
     from uumamba.runtime.observer import Observer
 
-Tracker = Literal["tensorboard", "mlflow"]
-PACKAGES = {"tensorboard": ("tensorboard",), "mlflow": ("mlflow", "sqlalchemy", "alembic")}
-"""Packages that each tracker imports; mlflow-skinny lacks MLflow's last two."""
+
+def _check_name(name: str) -> str:
+    known = list(KINDS["tracker"].parts)
+    require(name in known, "", got=name, expected=f"one of {', '.join(known)}")
+    return name
+
+
+Tracker = Annotated[str, AfterValidator(_check_name)]
 
 
 def build_trackers(
@@ -30,14 +39,17 @@ def build_trackers(
     Raises:
         UsageError: a package is not installed.
     """
-    from uumamba.training.track_mlflow import MLflowTracker
-    from uumamba.training.track_tensorboard import TensorBoardTracker
-
-    made: dict[str, Callable[[], Observer]] = {
-        "tensorboard": lambda: TensorBoardTracker(run / fold / "tensorboard"),
-        "mlflow": lambda: MLflowTracker(run / "mlflow.db", experiment=experiment, run=fold, parameters=parameters),
-    }
-    return [made[name]() for name in dict.fromkeys(names)]
+    return [
+        supply(
+            read_part("tracker", {"name": name}).bind(),
+            folder=run / fold / name,
+            database=run / f"{name}.db",
+            experiment=experiment,
+            run=fold,
+            parameters=parameters,
+        )
+        for name in dict.fromkeys(names)
+    ]
 
 
 def check_trackers(names: Sequence[Tracker]) -> None:
@@ -47,7 +59,7 @@ def check_trackers(names: Sequence[Tracker]) -> None:
         UsageError: a package is not installed.
     """
     for name in names:
-        missing = [package for package in PACKAGES[name] if find_spec(package) is None]
+        missing = [package for package in _find_packages(name) if find_spec(package) is None]
         require(
             not missing,
             "track",
@@ -55,3 +67,7 @@ def check_trackers(names: Sequence[Tracker]) -> None:
             expected=f"installed packages, missing: {', '.join(missing)}",
             fix=f"pip install 'uumamba[track]', or leave {name} out",
         )
+
+
+def _find_packages(name: str) -> tuple[str, ...]:
+    return tuple(getattr(load_constructor("tracker", name), "packages", ()))

@@ -4,68 +4,13 @@ from collections.abc import Mapping
 from typing import Literal
 
 import torch
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from uumamba.config.base import Config
 from uumamba.data.sampling import Sampling
 from uumamba.runtime.errors import require
-from uumamba.training.budget import Budget
-from uumamba.training.schedule import make_schedule
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
-
-
-class ScheduleConfig(Config):
-    """Learning rate schedule over the steps of a training.
-
-    ``budget`` schedules over ``minutes`` instead, after which training ends.
-    """
-
-    name: Literal["poly", "cosine", "constant", "budget"] = "poly"
-    power: PositiveFloat = 0.9
-    warmup_epochs: NonNegativeInt = 0
-    minutes: PositiveFloat | None = None
-
-    @model_validator(mode="after")
-    def _check_minutes(self) -> "ScheduleConfig":
-        require(
-            (self.name == "budget") == (self.minutes is not None),
-            "minutes",
-            got=self.minutes,
-            expected="a number for name budget, null for other names",
-            fix="set schedule={name: budget, minutes: 25}, or leave minutes out",
-        )
-        return self
-
-    def build_budget(self) -> Budget | None:
-        """Build the time budget; None without ``minutes``."""
-        return None if self.minutes is None else Budget(self.minutes)
-
-    def build(
-        self, optimizer: Optimizer, *, epochs: int, batches_per_epoch: int, budget: Budget | None = None
-    ) -> LRScheduler:
-        """Build the schedule of a training of at most ``epochs``.
-
-        Raises:
-            UsageError: the warm-up takes all epochs.
-        """
-        require(
-            self.warmup_epochs < epochs,
-            "warmup_epochs",
-            got=self.warmup_epochs,
-            expected=f"a number below training.epochs, {epochs}",
-            fix="lower schedule.warmup_epochs, or train longer",
-        )
-        return make_schedule(
-            optimizer,
-            name=self.name,
-            total_steps=epochs * batches_per_epoch,
-            power=self.power,
-            warmup_steps=self.warmup_epochs * batches_per_epoch,
-            budget=budget or self.build_budget(),
-        )
 
 
 class SamplingConfig(Config):

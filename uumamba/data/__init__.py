@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from uumamba.data.case import Case, Manifest
 
 if TYPE_CHECKING:
-    from uumamba.data.augment import Augment
+    from uumamba.data.augment import Augment, nnunet_transforms
     from uumamba.data.dataset import PatchDataset, batches
     from uumamba.data.geometry import Geometry
     from uumamba.data.prepared import PreparedCase, PreparedFolder
@@ -28,6 +28,7 @@ __all__ = [
     "Scan",
     "batches",
     "check_same_grid",
+    "nnunet_transforms",
     "read_image",
     "read_label",
     "restore",

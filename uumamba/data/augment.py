@@ -1,10 +1,9 @@
-"""Augmentation of a batch in torch.
+"""Augmentation of a batch in torch: a list of transforms.
 
 All parameters are drawn first, then applied.
 """
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 
 import torch
 
@@ -20,28 +19,54 @@ from uumamba.data.augmentation import (
     LowResolution,
     Mirror,
     Noise,
+    Transform,
 )
-from uumamba.data.augmentation.parameters import Range, draw_for_batch
 from uumamba.runtime.errors import require
+from uumamba.runtime.options import (
+    NonNegativeInt,
+    NonNegativeRange,
+    PositiveRange,
+    Probability,
+    Range,
+    check_options,
+)
 from uumamba.types import Batch
 
 
-class Augment:
-    """Augmentation of a batch with nnU-Net's transforms.
-
-    Parameters are drawn per sample and applied on the batch's device. The result is a pure function of the batch: every
-    draw comes from a CPU generator keyed by the sample's ``batch["seed"]`` and the transform's name. A sample is
-    augmented in the same way in any batch, at any position, after a resume and (up to rounding) on any device; another
-    transform does not change its draws. The given batch is not changed. With all probabilities 0 and no mirror axes the
-    patch is returned bit for bit.
+@check_options
+def nnunet_transforms(
+    *,
+    patch_size: Sequence[int],
+    rotation_probability: Probability = 0.2,
+    rotation_deg: Range | None = None,
+    scale_probability: Probability = 0.2,
+    scale: PositiveRange = (0.7, 1.4),
+    mirror_axes: Sequence[NonNegativeInt] = (),
+    mirror_probability: Probability = 0.5,
+    mirror_swaps: Mapping[int, Sequence[tuple[int, int]]] | None = None,
+    bias_field_probability: Probability = 0.0,
+    bias_field_strength: NonNegativeRange = (0.1, 0.5),
+    noise_probability: Probability = 0.1,
+    noise_std: NonNegativeRange = (0.0, 0.1),
+    blur_probability: Probability = 0.2,
+    blur_channel_probability: Probability = 0.5,
+    blur_sigma_voxels: PositiveRange = (0.5, 1.0),
+    brightness_probability: Probability = 0.15,
+    brightness: NonNegativeRange = (0.75, 1.25),
+    contrast_probability: Probability = 0.15,
+    contrast: NonNegativeRange = (0.75, 1.25),
+    low_resolution_probability: Probability = 0.25,
+    low_resolution_channel_probability: Probability = 0.5,
+    low_resolution: PositiveRange = (0.5, 1.0),
+    inverted_gamma_probability: Probability = 0.1,
+    gamma_probability: Probability = 0.3,
+    gamma: PositiveRange = (0.7, 1.5),
+) -> list[Transform]:
+    """List nnU-Net's transforms.
 
     Order: rotation with scaling and the crop to the patch, mirror, bias field, noise, blur, brightness, contrast, low
     resolution, inverted gamma, gamma. Images should be normalised to about unit variance. For a flat 3-D patch (longest
     edge over 3 times the first) rotation, scaling, blur and low resolution act in plane only.
-
-    MONAI's random transforms process one sample after another and draw from a hidden state. On one core and 8 images of
-    160 x 160, rotating and scaling every sample takes 7 ms here and 17 ms with ``RandAffined``, noise 1 ms and 5 ms,
-    all transforms at their default rates 8 ms and 14 ms (medians).
 
     Args:
         patch_size: ``(Y, X)`` or ``(Z, Y, X)``; larger batches are cropped about their centre after the rotation.
@@ -75,11 +100,8 @@ class Augment:
         UsageError: a probability, a range or the patch size is invalid.
 
     Example:
-        >>> augment = Augment(patch_size=(24, 24), mirror_axes=(0, 1))
-        >>> label = torch.zeros(2, 1, 32, 32, dtype=torch.long)
-        >>> batch = {"image": torch.rand(2, 1, 32, 32), "label": label, "seed": torch.tensor([3, 4])}
-        >>> augment(batch)["image"].shape
-        torch.Size([2, 1, 24, 24])
+        >>> [transform.name for transform in nnunet_transforms(patch_size=(24, 24))][:3]
+        ['affine', 'mirror', 'bias_field']
 
     References:
         Isensee et al., *nnU-Net: a self-configuring method for deep learning-based biomedical image segmentation*,
@@ -88,67 +110,69 @@ class Augment:
         the label is resampled to the nearest voxel. The paper's code calls the noise's range a variance but uses it as
         a standard deviation, like ``noise_std``.
     """
+    affine = Affine(
+        patch_size=patch_size,
+        rotation_probability=rotation_probability,
+        rotation_deg=rotation_deg,
+        scale_probability=scale_probability,
+        scale=scale,
+    )
+    dimensions = len(affine.patch_size)
+    return [
+        affine,
+        Mirror(dimensions=dimensions, axes=mirror_axes, probability=mirror_probability, swaps=mirror_swaps),
+        BiasField(probability=bias_field_probability, strength=bias_field_strength, dimensions=dimensions),
+        Noise(probability=noise_probability, std=noise_std),
+        Blur(
+            probability=blur_probability,
+            channel_probability=blur_channel_probability,
+            sigma_voxels=blur_sigma_voxels,
+            axes=2 if affine.in_plane_only else dimensions,
+        ),
+        Brightness(probability=brightness_probability, multiplier=brightness),
+        Contrast(probability=contrast_probability, multiplier=contrast),
+        LowResolution(
+            probability=low_resolution_probability,
+            channel_probability=low_resolution_channel_probability,
+            zoom=low_resolution,
+            in_plane_only=affine.in_plane_only,
+        ),
+        Gamma(probability=inverted_gamma_probability, gamma=gamma, inverted=True),
+        Gamma(probability=gamma_probability, gamma=gamma),
+    ]
 
-    def __init__(
-        self,
-        *,
-        patch_size: Sequence[int],
-        rotation_probability: float = 0.2,
-        rotation_deg: Range | None = None,
-        scale_probability: float = 0.2,
-        scale: Range = (0.7, 1.4),
-        mirror_axes: Sequence[int] = (),
-        mirror_probability: float = 0.5,
-        mirror_swaps: Mapping[int, Sequence[tuple[int, int]]] | None = None,
-        bias_field_probability: float = 0.0,
-        bias_field_strength: Range = (0.1, 0.5),
-        noise_probability: float = 0.1,
-        noise_std: Range = (0.0, 0.1),
-        blur_probability: float = 0.2,
-        blur_channel_probability: float = 0.5,
-        blur_sigma_voxels: Range = (0.5, 1.0),
-        brightness_probability: float = 0.15,
-        brightness: Range = (0.75, 1.25),
-        contrast_probability: float = 0.15,
-        contrast: Range = (0.75, 1.25),
-        low_resolution_probability: float = 0.25,
-        low_resolution_channel_probability: float = 0.5,
-        low_resolution: Range = (0.5, 1.0),
-        inverted_gamma_probability: float = 0.1,
-        gamma_probability: float = 0.3,
-        gamma: Range = (0.7, 1.5),
-    ) -> None:
-        self.affine = Affine(
-            patch_size=patch_size,
-            rotation_probability=rotation_probability,
-            rotation_deg=rotation_deg,
-            scale_probability=scale_probability,
-            scale=scale,
-        )
-        dimensions = len(self.affine.patch_size)
-        self.mirror = Mirror(
-            dimensions=dimensions, axes=mirror_axes, probability=mirror_probability, swaps=mirror_swaps
-        )
-        self.intensity: tuple[IntensityTransform, ...] = (
-            BiasField(probability=bias_field_probability, strength=bias_field_strength, dimensions=dimensions),
-            Noise(probability=noise_probability, std=noise_std),
-            Blur(
-                probability=blur_probability,
-                channel_probability=blur_channel_probability,
-                sigma_voxels=blur_sigma_voxels,
-                axes=2 if self.affine.in_plane_only else dimensions,
-            ),
-            Brightness(probability=brightness_probability, multiplier=brightness),
-            Contrast(probability=contrast_probability, multiplier=contrast),
-            LowResolution(
-                probability=low_resolution_probability,
-                channel_probability=low_resolution_channel_probability,
-                zoom=low_resolution,
-                in_plane_only=self.affine.in_plane_only,
-            ),
-            Gamma(probability=inverted_gamma_probability, gamma=gamma, inverted=True),
-            Gamma(probability=gamma_probability, gamma=gamma),
-        )
+
+class Augment:
+    """Augmentation of a batch with a list of transforms.
+
+    Parameters are drawn per sample and applied on the batch's device. The result is a pure function of the batch: every
+    draw comes from a CPU generator keyed by the sample's ``batch["seed"]`` and the transform's name. A sample is
+    augmented in the same way in any batch, at any position, after a resume and (up to rounding) on any device; another
+    transform does not change its draws. The given batch is not changed. With all probabilities 0 and no mirror axes the
+    patch is returned bit for bit.
+
+    MONAI's random transforms process one sample after another and draw from a hidden state. On one core and 8 images of
+    160 x 160, rotating and scaling every sample takes 7 ms here and 17 ms with ``RandAffined``, noise 1 ms and 5 ms,
+    all of nnU-Net's transforms at their default rates 8 ms and 14 ms (medians).
+
+    Args:
+        transforms: applied in this order; names differ.
+
+    Raises:
+        UsageError: two transforms have the same name.
+
+    Example:
+        >>> augment = Augment(nnunet_transforms(patch_size=(24, 24), mirror_axes=(0, 1)))
+        >>> label = torch.zeros(2, 1, 32, 32, dtype=torch.long)
+        >>> batch = {"image": torch.rand(2, 1, 32, 32), "label": label, "seed": torch.tensor([3, 4])}
+        >>> augment(batch)["image"].shape
+        torch.Size([2, 1, 24, 24])
+    """
+
+    def __init__(self, transforms: Sequence[Transform]) -> None:
+        self.transforms = {transform.name: transform for transform in transforms}
+        names = [transform.name for transform in transforms]
+        require(len(self.transforms) == len(names), "transforms", got=names, expected="each name once")
 
     def __call__(self, batch: Batch) -> Batch:
         """Augment a batch.
@@ -174,26 +198,19 @@ class Augment:
             expected="at least image, label and seed",
         )
         seeds = torch.as_tensor(batch["seed"]).tolist()  # one copy, the only wait for a GPU
-        drawn = {
-            spatial.name: draw_for_batch(spatial.name, seeds, spatial.draw) for spatial in (self.affine, self.mirror)
-        }
-        for transform in self.intensity:
-            drawn[transform.name] = draw_for_batch(
-                transform.name,
-                seeds,
-                partial(transform.draw, channels=batch["image"].shape[1]),
-                probability=transform.probability,
-            )
-        return drawn
+        channels = batch["image"].shape[1]
+        return {name: transform.draw_for_batch(seeds, channels=channels) for name, transform in self.transforms.items()}
 
     @torch.no_grad()
     def apply(self, batch: Batch, drawn: Mapping[str, Drawn]) -> Batch:
         """Apply drawn parameters; deterministic."""
-        image, label = self.affine.apply(batch["image"], batch["label"], drawn[self.affine.name])
-        image, label = self.mirror.apply(image, label, drawn[self.mirror.name])
-        for transform in self.intensity:
-            chosen = drawn[transform.name]
-            if chosen.rows:
+        image, label = batch["image"], batch["label"]
+        for name, transform in self.transforms.items():
+            chosen = drawn[name]
+            if not isinstance(transform, IntensityTransform):
+                image, label = transform.apply(image, label, chosen)
+            elif chosen.rows:
                 rows = torch.tensor(chosen.rows, device=image.device)
+                image = image.clone() if image is batch["image"] else image
                 image[rows] = transform.apply(image[rows], chosen.values)
         return {**batch, "image": image, "label": label}

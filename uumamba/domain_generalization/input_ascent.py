@@ -1,6 +1,5 @@
 """Input gradient of a loss plus its weight-gradient norm."""
 
-import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from torch.autograd.function import BackwardCFunction
 
 from uumamba.domain_generalization.functional_pass import copied_buffers
 from uumamba.runtime.errors import UsageError, require
+from uumamba.runtime.options import NonNegative, check_options
 
 SecondOrder = bool | Literal["finite_difference"]
 ERROR = "torch::autograd::Error"
@@ -51,10 +51,8 @@ class InputAscent:
         tensor([12.])
     """
 
-    def __init__(self, *, rho: float, second_order: SecondOrder = True) -> None:
-        require(math.isfinite(rho) and rho >= 0, "rho", got=rho, expected="a finite number of at least 0")
-        known = isinstance(second_order, bool) or second_order == "finite_difference"
-        require(known, "second_order", got=second_order, expected='True, False or "finite_difference"')
+    @check_options
+    def __init__(self, *, rho: NonNegative, second_order: SecondOrder = True) -> None:
         self.rho = rho
         self.second_order = second_order if rho else False
 

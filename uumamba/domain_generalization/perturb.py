@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from uumamba.runtime.errors import require
+from uumamba.runtime.options import AtLeastTwo, Positive, check_options
 
 StylePart = Literal["mean", "std", "gamma", "bias_field"]
 STYLE: tuple[StylePart, ...] = ("mean", "std", "gamma", "bias_field")
-POSITIVE = "a finite number above 0"
 
 
 class Perturbation(Protocol):
@@ -31,6 +31,7 @@ class Perturbation(Protocol):
         """Return the Euclidean length of one sample's values."""
 
 
+@check_options
 @dataclass(frozen=True)
 class InputPerturbation:
     r"""Additive change of every input entry.
@@ -52,14 +53,12 @@ class InputPerturbation:
         1.0
     """
 
-    radius: float | None = None
-    rms: float | None = None
+    radius: Positive | None = None
+    rms: Positive | None = None
 
     def __post_init__(self) -> None:
         sizes = (self.radius, self.rms)
-        require(sizes.count(None) == 1, "radius, rms", got=sizes, expected="either radius or rms")
-        for key, size in (("radius", self.radius), ("rms", self.rms)):
-            require(size is None or 0 < size < math.inf, key, got=size, expected=POSITIVE)
+        require(sizes.count(None) == 1, "rms", got=sizes, expected="either radius or rms")
 
     def start(self, image: Tensor) -> Tensor:
         return torch.zeros_like(image)
@@ -71,6 +70,7 @@ class InputPerturbation:
         return self.radius if self.rms is None else self.rms * math.sqrt(image[0].numel())  # type: ignore[return-value]  # either is given
 
 
+@check_options
 @dataclass(frozen=True)
 class StylePerturbation:
     r"""Change of brightness, contrast, gamma and a smooth bias field.
@@ -111,16 +111,14 @@ class StylePerturbation:
         field are an extension of this project.
     """
 
-    radius: float
+    radius: Positive = 0.5
     parts: Sequence[StylePart] = STYLE
-    control_points: int = 4
+    control_points: AtLeastTwo = 4
 
     def __post_init__(self) -> None:
-        require(0 < self.radius < math.inf, "radius", got=self.radius, expected=POSITIVE)
         parts = tuple(self.parts)
-        is_valid = parts and {*parts} <= {*STYLE} and len({*parts}) == len(parts)
+        is_valid = parts and len({*parts}) == len(parts)
         require(is_valid, "parts", got=parts, expected=f"different names out of {', '.join(STYLE)}")
-        require(self.control_points >= 2, "control_points", got=self.control_points, expected="at least 2")
 
     def start(self, image: Tensor) -> Tensor:
         require(

@@ -1,6 +1,5 @@
 """Unknown domain inconsistency minimization (UDIM)."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -15,6 +14,7 @@ from uumamba.domain_generalization.perturb import Perturbation, scale_to_length
 from uumamba.runtime.errors import require
 from uumamba.runtime.network import bare_network
 from uumamba.runtime.observer import Observer, Row, RunView
+from uumamba.runtime.options import NonNegative, NonNegativeInt, PositiveInt, check_options
 from uumamba.runtime.seeds import generator_for
 
 Direction = Literal["ascent", "random"]
@@ -106,28 +106,24 @@ class UDIM(Observer):
 
     may_fail = rank_zero_only = False
 
+    @check_options
     def __init__(
         self,
         net: nn.Module,
         loss: Callable[[Any, Tensor], Tensor],
         perturbation: Perturbation,
         *,
-        lambda1: float = 1.0,
-        lambda2: float = 1.0,
-        rho: float = 0.05,
-        warmup_steps: int = 0,
+        lambda1: NonNegative = 1.0,
+        lambda2: NonNegative = 1.0,
+        rho: NonNegative = 0.05,
+        warmup_steps: NonNegativeInt = 0,
         direction: Direction = "ascent",
         second_order: SecondOrder = True,
         head: nn.Module | None = None,
-        voxels_a_class: int = 512,
+        voxels_a_class: PositiveInt = 512,
         ignore_label: int | None = None,
         seed: int = 0,
     ) -> None:
-        for key, weight in (("lambda1", lambda1), ("lambda2", lambda2)):
-            require(0 <= weight < math.inf, key, got=weight, expected="a finite number of at least 0")
-        for key, count, least in (("warmup_steps", warmup_steps, 0), ("voxels_a_class", voxels_a_class, 1)):
-            require(count >= least, key, got=count, expected=f"at least {least}")
-        require(direction in ("ascent", "random"), "direction", got=direction, expected="ascent or random")
         self.net, self.loss, self.perturbation = net, loss, perturbation
         self.lambda1, self.lambda2 = lambda1, lambda2
         self.warmup_steps = warmup_steps

@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 from uumamba.losses.cross_entropy import voxel_cross_entropy
 from uumamba.losses.inputs import check_inputs, split_ignored, upcast_half
 from uumamba.losses.soft_skeleton import soft_skeleton
-from uumamba.runtime.errors import require
+from uumamba.runtime.options import NonNegativeInt, Positive, check_options
 
 
 class SoftClDiceLoss(nn.Module):
@@ -58,19 +58,17 @@ class SoftClDiceLoss(nn.Module):
         sums over classes before the ratios and adds 1e-4 to the harmonic mean's denominator.
     """
 
+    @check_options
     def __init__(
         self,
         *,
-        iterations: int = 5,
+        iterations: NonNegativeInt = 5,
         vessels_of: Literal["union", "each"] = "union",
         batch_dice: bool = False,
-        smooth: float = 1.0,
+        smooth: Positive = 1.0,
         ignore_label: int | None = None,
     ) -> None:
         super().__init__()
-        require(iterations >= 0, "iterations", got=iterations, expected="a number of at least 0")
-        require(vessels_of in ("union", "each"), "vessels_of", got=vessels_of, expected="union or each")
-        require(smooth > 0, "smooth", got=smooth, expected="a number above 0")
         self.iterations = iterations
         self.vessels_of = vessels_of
         self.batch_dice = batch_dice

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from uumamba.losses.inputs import check_inputs, split_ignored, upcast_half
 from uumamba.losses.slabs import is_large
 from uumamba.losses.softmax_terms import softmax_sums, sum_by_class
-from uumamba.runtime.errors import require
+from uumamba.runtime.options import Positive, check_options
 
 
 class SoftDiceLoss(nn.Module):
@@ -41,16 +41,16 @@ class SoftDiceLoss(nn.Module):
         Differs from the paper: 1 - Dice instead of -Dice, so that the loss with a learned weight has a lower bound.
     """
 
+    @check_options
     def __init__(
         self,
         *,
         batch_dice: bool = False,
         include_background: bool = False,
-        smooth: float = 1e-5,
+        smooth: Positive = 1e-5,
         ignore_label: int | None = None,
     ) -> None:
         super().__init__()
-        require(smooth > 0, "smooth", got=smooth, expected="a number above 0")
         self.batch_dice = batch_dice
         self.include_background = include_background
         self.smooth = smooth

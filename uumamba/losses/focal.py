@@ -9,6 +9,7 @@ from uumamba.losses.cross_entropy import mean_over_valid, voxel_cross_entropy
 from uumamba.losses.inputs import check_inputs, split_ignored
 from uumamba.losses.softmax_terms import sum_by_class
 from uumamba.runtime.errors import require
+from uumamba.runtime.options import NonNegative, Probability, check_options
 
 
 class FocalLoss(nn.Module):
@@ -49,18 +50,16 @@ class FocalLoss(nn.Module):
         number of foreground anchors.
     """
 
+    @check_options
     def __init__(
         self,
         *,
-        gamma: float = 2.0,
-        alpha: float | Sequence[float] | None = None,
+        gamma: NonNegative = 2.0,
+        alpha: Probability | Sequence[NonNegative] | None = None,
         class_mean: bool = False,
         ignore_label: int | None = None,
     ) -> None:
         super().__init__()
-        require(gamma >= 0, "gamma", got=gamma, expected="a number of at least 0")
-        is_valid = all(weight >= 0 for weight in alpha) if isinstance(alpha, Sequence) else 0 <= (alpha or 0) <= 1
-        require(is_valid, "alpha", got=alpha, expected="a number from 0 to 1, or weights of at least 0")
         self.gamma = gamma
         self.alpha = alpha
         self.class_mean = class_mean

@@ -1,11 +1,12 @@
 """U-Net composed of encoder, optional bottleneck mixer and decoder."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from uumamba.nets.blocks import init_he
-from uumamba.nets.stages import Topology
+from uumamba.nets.stages import Stages, Topology
 from uumamba.runtime.errors import require
 
 
@@ -20,6 +21,9 @@ class ResidualUNet(nn.Module):
         fixed_patch: the only patch size that fits the weights; None if any size fits.
         init: initialisation, applied to every module of the complete network.
     """
+
+    keyword_source: ClassVar[Callable[..., Any]] = Topology.build
+    """Function that declares the options of ``**stages``."""
 
     def __init__(
         self,
@@ -39,6 +43,12 @@ class ResidualUNet(nn.Module):
         self.mamba_layer = mamba_layer
         self.decoder = decoder
         self.apply(init)
+
+    @staticmethod
+    def find_divisor(options: Mapping[str, Any]) -> tuple[int, ...]:
+        """Return the divisor of the patch size, from a network's options."""
+        stages = {key: options[key] for key in (*Stages.__required_keys__, *Stages.__optional_keys__)}
+        return Topology.build(options["spatial_dims"], **stages).required_divisor
 
     @property
     def required_divisor(self) -> tuple[int, ...]:

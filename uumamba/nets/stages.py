@@ -6,29 +6,22 @@ from math import ceil, prod
 from typing import Required, TypedDict
 
 from uumamba.runtime.errors import require
+from uumamba.runtime.options import NonNegativeInt, PositiveInt, SpatialDims, check_options
 
-PerAxis = int | Sequence[int]
+PerAxis = PositiveInt | Sequence[PositiveInt]
 
 
 class LegacyStages(TypedDict, total=False):
     """Stages of a legacy network, as constructor arguments.
 
-    Only ``features`` and ``strides`` are required.
-
-    Attributes:
-        features: width of each stage, full resolution first.
-        strides: stride of each stage, one number or one per axis; 1 for the first stage.
-        kernel_sizes: one odd number for all stages (by default 3), or for each stage one number or one per axis.
-        encoder_blocks: residual blocks of each stage. None: as in the released networks, 2; in the current layout 1 in
-            the deeper half.
-        decoder_blocks: residual blocks of each decoder stage, the deepest first. None: as in the released networks.
+    They mean the same as in :class:`Stages`; ``encoder_blocks`` and ``decoder_blocks`` None is 2 everywhere.
     """
 
-    features: Required[Sequence[int]]
+    features: Required[Sequence[PositiveInt]]
     strides: Required[Sequence[PerAxis]]
-    kernel_sizes: int | Sequence[PerAxis]
-    encoder_blocks: Sequence[int] | None
-    decoder_blocks: Sequence[int] | None
+    kernel_sizes: PositiveInt | Sequence[PerAxis]
+    encoder_blocks: Sequence[PositiveInt] | None
+    decoder_blocks: Sequence[PositiveInt] | None
 
 
 class Stages(LegacyStages, total=False):
@@ -37,13 +30,18 @@ class Stages(LegacyStages, total=False):
     Only ``features`` and ``strides`` are required.
 
     Attributes:
+        features: width of each stage, full resolution first.
+        strides: stride of each stage, one number or one per axis; 1 for the first stage.
+        kernel_sizes: one odd number for all stages (by default 3), or for each stage one number or one per axis.
+        encoder_blocks: residual blocks of each stage. None: as in the released networks, 2, and 1 in the deeper half.
+        decoder_blocks: residual blocks of each decoder stage, the deepest first. None: as in the released networks.
         stem_blocks: blocks before the first stage, at full resolution. None: as many as the first stage has. 0: no
             stem, about half of the encoder's work at full resolution.
         full_resolution_skip: join the full-resolution features in the last decoder stage. None: as in the released
             networks, true in 3-D and false in 2-D.
     """
 
-    stem_blocks: int | None
+    stem_blocks: NonNegativeInt | None
     full_resolution_skip: bool | None
 
 
@@ -64,16 +62,17 @@ class Topology:
     full_resolution_skip: bool
 
     @classmethod
+    @check_options
     def build(
         cls,
-        spatial_dims: int,
+        spatial_dims: SpatialDims,
         *,
-        features: Sequence[int],
+        features: Sequence[PositiveInt],
         strides: Sequence[PerAxis],
-        kernel_sizes: int | Sequence[PerAxis] = 3,
-        encoder_blocks: Sequence[int] | None = None,
-        decoder_blocks: Sequence[int] | None = None,
-        stem_blocks: int | None = None,
+        kernel_sizes: PositiveInt | Sequence[PerAxis] = 3,
+        encoder_blocks: Sequence[PositiveInt] | None = None,
+        decoder_blocks: Sequence[PositiveInt] | None = None,
+        stem_blocks: NonNegativeInt | None = None,
         full_resolution_skip: bool | None = None,
     ) -> "Topology":
         """Fill in the released defaults and validate the stages.
@@ -85,7 +84,6 @@ class Topology:
             >>> Topology.build(2, features=(32, 64, 128), strides=(1, 2, 2)).encoder_blocks
             (2, 2, 1)
         """
-        require(spatial_dims in (2, 3), "spatial_dims", got=spatial_dims, expected="2 or 3")
         stages = len(features)
         _check_counts("features", features, None)
         kernels = (kernel_sizes,) * stages if isinstance(kernel_sizes, int) else kernel_sizes
@@ -96,7 +94,6 @@ class Topology:
         _check_counts("encoder_blocks", encoder, stages)
         _check_counts("decoder_blocks", decoder, stages - 1)
         stem_blocks = encoder[0] if stem_blocks is None else stem_blocks
-        require(stem_blocks >= 0, "stem_blocks", got=stem_blocks, expected="a number of at least 0")
         topology = cls(
             spatial_dims=spatial_dims,
             features=tuple(features),
@@ -191,12 +188,12 @@ product of the network's strides. Fix: pad, crop or set axis 1 to 96 or 104.
 def _check_counts(key: str, counts: Sequence[int], stages: int | None) -> None:
     wanted = "2 or more numbers" if stages is None else f"{stages} numbers"
     enough = len(counts) >= 2 if stages is None else len(counts) == stages
-    require(enough and min(counts) >= 1, key, got=tuple(counts), expected=f"{wanted} of at least 1, one per stage")
+    require(enough, key, got=tuple(counts), expected=f"{wanted}, one per stage")
 
 
 def _fill_axes(key: str, given: Sequence[PerAxis], stages: int, spatial_dims: int) -> tuple[tuple[int, ...], ...]:
     full = tuple((entry,) * spatial_dims if isinstance(entry, int) else tuple(entry) for entry in given)
-    fits = len(full) == stages and all(len(entry) == spatial_dims and min(entry) >= 1 for entry in full)
-    expected = f"one entry for each of the {stages} stages, of {spatial_dims} positive numbers"
+    fits = len(full) == stages and all(len(entry) == spatial_dims for entry in full)
+    expected = f"one entry for each of the {stages} stages, of {spatial_dims} numbers"
     require(fits, key, got=tuple(given), expected=expected)
     return full

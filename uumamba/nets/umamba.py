@@ -9,12 +9,18 @@ from uumamba.nets.encoder import ResidualEncoder
 from uumamba.nets.mamba import MambaLayer
 from uumamba.nets.residual_unet import ResidualUNet
 from uumamba.nets.stages import Stages, Topology
+from uumamba.runtime.options import SpatialDims, check_options
 
 
 class ResEncUNet(ResidualUNet):
     """U-Mamba without Mamba, the control for experiments on Mamba.
 
-    Arguments as for ``UMambaBot``.
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: channels of the image.
+        out_channels: number of classes, including the background.
+        deep_supervision: in training mode, return the logits of every decoder stage, finest first.
+        **stages: see ``Stages``.
 
     Example:
         >>> import torch
@@ -27,9 +33,10 @@ class ResEncUNet(ResidualUNet):
         Differs from the paper: none known.
     """
 
+    @check_options
     def __init__(
         self,
-        spatial_dims: int,
+        spatial_dims: SpatialDims,
         in_channels: int,
         out_channels: int,
         *,
@@ -76,9 +83,10 @@ class UMambaBot(ResidualUNet):
         the upsampling (same values, less work), and a bottleneck of one voxel is allowed.
     """
 
+    @check_options
     def __init__(
         self,
-        spatial_dims: int,
+        spatial_dims: SpatialDims,
         in_channels: int,
         out_channels: int,
         *,
@@ -99,10 +107,15 @@ class UMambaEnc(ResidualUNet):
 
     Mamba follows every encoder stage in 3-D and every second one in 2-D. If a feature map has at most as many voxels as
     channels, its channels are the tokens. The weights of such a layer depend on the number of voxels, so the network
-    only accepts ``patch_size``, and ``fixed_patch`` is set. Arguments as for ``UMambaBot``, and:
+    only accepts ``patch_size``, and ``fixed_patch`` is set.
 
     Args:
+        spatial_dims: 2 or 3.
+        in_channels: channels of the image.
+        out_channels: number of classes, including the background.
         patch_size: spatial size of the images.
+        deep_supervision: in training mode, return the logits of every decoder stage, finest first.
+        **stages: see ``Stages``.
 
     Raises:
         UsageError: the arguments of the stages do not fit each other, or the strides do not divide the patch.
@@ -118,9 +131,10 @@ class UMambaEnc(ResidualUNet):
         Differs from the paper and the released code: as for ``UMambaBot``.
     """
 
+    @check_options
     def __init__(
         self,
-        spatial_dims: int,
+        spatial_dims: SpatialDims,
         in_channels: int,
         out_channels: int,
         *,

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 from uumamba.optim.rules import FirstPass
 from uumamba.optim.tensors import global_norm
-from uumamba.runtime.errors import require
+from uumamba.runtime.options import BelowOne, PositiveInt, check_options
 
 SEEN, MEAN, VARIANCE = "trigger_steps", "trigger_mean", "trigger_variance"
 
 
+@check_options
 @dataclass(frozen=True, kw_only=True)
 class AdaptiveTrigger:
     r"""Trigger of a second pass by a large gradient norm.
@@ -55,14 +56,10 @@ class AdaptiveTrigger:
         Differs from the paper: none known.
     """
 
-    total_steps: int
+    total_steps: PositiveInt
     start: float = 1.0
     end: float = -1.0
-    decay: float = 0.9
-
-    def __post_init__(self) -> None:
-        require(self.total_steps > 0, "total_steps", got=self.total_steps, expected="a number above 0")
-        require(0 <= self.decay < 1, "decay", got=self.decay, expected="a number in [0, 1)")
+    decay: BelowOne = 0.9
 
     def __call__(self, first: FirstPass) -> bool:
         """Count this step and return whether it has a second pass."""

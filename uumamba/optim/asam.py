@@ -10,7 +10,7 @@ from uumamba.optim.engine import SharpnessAware
 from uumamba.optim.groups import BaseFactory, EngineOptions, Params
 from uumamba.optim.rules import Direction, FirstPass, Rule
 from uumamba.optim.tensors import global_norm
-from uumamba.runtime.errors import require
+from uumamba.runtime.options import NonNegative, check_options
 
 
 class ASAM(SharpnessAware):
@@ -49,17 +49,17 @@ class ASAM(SharpnessAware):
         Differs from the paper: its code scales every parameter named "weight", also in norms.
     """
 
+    @check_options
     def __init__(
         self,
         params: Params,
         base: BaseFactory,
         *,
-        rho: float = 0.5,
-        eta: float = 0.01,
+        rho: NonNegative = 0.5,
+        eta: NonNegative = 0.01,
         normalize_bias: bool = False,
         **engine: Unpack[EngineOptions],
     ) -> None:
-        require(eta >= 0, "eta", got=eta, expected="a number of at least 0")
         direction = follow_scaled_gradient(eta=eta, normalize_bias=normalize_bias)
         super().__init__(params, base, rule=Rule(direction=direction), group_defaults={"rho": rho}, **engine)
 

@@ -4,7 +4,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +13,13 @@ from torch.nn.utils import clip_grads_with_norm_
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from uumamba.optim.groups import BaseFactory, Params, check_groups, check_options, make_base, make_groups
+from uumamba.optim.groups import BaseFactory, Params, check_groups, make_base, make_groups
 from uumamba.optim.passes import Ascent, AtWeights, Closure, Passes, PassResults
 from uumamba.optim.restore import WeightBackup
 from uumamba.optim.rules import BeforeMix, FirstPass, Rule, mix_gradients
 from uumamba.optim.tensors import add_gradients, average_over_ranks, global_norm, put_gradients, take_gradients
 from uumamba.runtime.errors import require
+from uumamba.runtime.options import Positive, check_options
 
 
 class SharpnessAware(Optimizer):
@@ -61,6 +62,12 @@ class SharpnessAware(Optimizer):
         tensor([0.])
     """
 
+    accepts_ascent: ClassVar[bool] = True
+    """Whether ``step`` may get an ``ascent``; see :attr:`Rule.accepts_ascent`."""
+    unused_options: ClassVar[tuple[str, ...]] = ()
+    """Options of the family without effect in a member."""
+
+    @check_options
     def __init__(
         self,
         params: Params,
@@ -70,11 +77,10 @@ class SharpnessAware(Optimizer):
         group_defaults: dict[str, Any] | None = None,
         net: nn.Module | None = None,
         scaler: torch.amp.GradScaler | None = None,
-        max_grad_norm: float | None = None,
+        max_grad_norm: Positive | None = None,
         accumulation: Literal["micro", "full"] = "micro",
         perturbation: Literal["rank", "global"] = "rank",
     ) -> None:
-        check_options(max_grad_norm, accumulation, perturbation)
         self.base = make_base(base, make_groups(params))
         super().__init__(self.base.param_groups, self.base.defaults | {"perturb": True} | (group_defaults or {}))
         self.param_groups = self.base.param_groups
@@ -87,6 +93,11 @@ class SharpnessAware(Optimizer):
         self._rule = rule or Rule()
         self._backup = WeightBackup()
         self._before_mix: OrderedDict[int, BeforeMix] = OrderedDict()
+
+    @classmethod
+    def needs_logits(cls, options: Mapping[str, Any]) -> bool:
+        """Return whether closures must return logits, given the member's own options."""
+        return False
 
     @torch.no_grad()
     def step(  # type: ignore[override]  # torch's closures return a float; these return tensors

@@ -11,7 +11,7 @@ from uumamba.optim.engine import SharpnessAware
 from uumamba.optim.groups import BaseFactory, EngineOptions, Params
 from uumamba.optim.rules import Direction, FirstPass, Rule
 from uumamba.optim.tensors import global_norm
-from uumamba.runtime.errors import require
+from uumamba.runtime.options import BelowOne, NonNegative, check_options
 
 MEAN = "gradient_mean"
 
@@ -60,18 +60,17 @@ class FriendlySAM(SharpnessAware):
         directions are the same.
     """
 
+    @check_options
     def __init__(
         self,
         params: Params,
         base: BaseFactory,
         *,
-        rho: float = 0.05,
-        sigma: float = 1.0,
-        lam: float = 0.9,
+        rho: NonNegative = 0.05,
+        sigma: NonNegative = 1.0,
+        lam: BelowOne = 0.9,
         **engine: Unpack[EngineOptions],
     ) -> None:
-        require(sigma >= 0, "sigma", got=sigma, expected="a number of at least 0")
-        require(0 <= lam < 1, "lam", got=lam, expected="a number in [0, 1)")
         rule = Rule(direction=subtract_running_mean(sigma=sigma, lam=lam), is_shared=True)
         super().__init__(params, base, rule=rule, group_defaults={"rho": rho}, **engine)
 

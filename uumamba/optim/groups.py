@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
 from uumamba.runtime.errors import require
+from uumamba.runtime.options import Positive
 
 NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)  # the first is every batch and every instance norm
 Params = Iterable[Any]  # parameters, named parameters or groups
@@ -34,21 +35,9 @@ class EngineOptions(TypedDict, total=False):
 
     net: nn.Module | None
     scaler: torch.amp.GradScaler | None
-    max_grad_norm: float | None
+    max_grad_norm: Positive | None
     accumulation: Literal["micro", "full"]
     perturbation: Literal["rank", "global"]
-
-
-def check_options(max_grad_norm: float | None, accumulation: str, perturbation: str) -> None:
-    """Raise if an engine option is out of range."""
-    require(
-        max_grad_norm is None or max_grad_norm > 0,
-        "max_grad_norm",
-        got=max_grad_norm,
-        expected="a number above 0 or None",
-    )
-    require(accumulation in ("micro", "full"), "accumulation", got=accumulation, expected="micro or full")
-    require(perturbation in ("rank", "global"), "perturbation", got=perturbation, expected="rank or global")
 
 
 def make_groups(params: Params) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from uumamba.optim.rules import Factor, FirstPass, Mix, Rule, scale_to_radius
 from uumamba.optim.sam import follow_gradient
 from uumamba.optim.tensors import projection_factor
 from uumamba.runtime.errors import require
+from uumamba.runtime.options import NonNegative, Positive, check_options
 
 
 class GSAM(SharpnessAware):
@@ -60,19 +61,19 @@ class GSAM(SharpnessAware):
         Differs from the paper: weight decay acts through the base at w and so is not part of the gradient.
     """
 
+    @check_options
     def __init__(
         self,
         params: Params,
         base: BaseFactory,
         *,
-        rho: float = 0.05,
-        alpha: float = 0.4,
-        rho_min: float | None = None,
-        lr_max: float | None = None,
-        lr_min: float = 0.0,
+        rho: NonNegative = 0.05,
+        alpha: NonNegative = 0.4,
+        rho_min: NonNegative | None = None,
+        lr_max: Positive | None = None,
+        lr_min: NonNegative = 0.0,
         **engine: Unpack[EngineOptions],
     ) -> None:
-        require(alpha >= 0, "alpha", got=alpha, expected="a number of at least 0")
         require(
             (rho_min is None) == (lr_max is None),
             "rho_min",
@@ -81,7 +82,7 @@ class GSAM(SharpnessAware):
         )
         factor: Factor = scale_to_radius
         if rho_min is not None and lr_max is not None:
-            require(0 <= rho_min <= rho, "rho_min", got=rho_min, expected=f"a number from 0 to rho {rho}")
+            require(rho_min <= rho, "rho_min", got=rho_min, expected=f"a number from 0 to rho {rho}")
             factor = schedule_radius(rho_min=rho_min, lr_max=lr_max, lr_min=lr_min)
         rule = Rule(direction=follow_gradient, factor=factor, mix=subtract_perpendicular(alpha=alpha))
         super().__init__(params, base, rule=rule, group_defaults={"rho": rho}, **engine)

@@ -13,7 +13,7 @@ from uumamba.optim.groups import BaseFactory, EngineOptions, Params
 from uumamba.optim.rules import FirstPass, IsDue, Mix, Rule
 from uumamba.optim.sam import follow_gradient
 from uumamba.optim.tensors import global_norm, projection_factor
-from uumamba.runtime.errors import require
+from uumamba.runtime.options import NonNegative, PositiveInt, check_options
 
 ORTHOGONAL = "flatter"
 WAIT = "steps_until_climb"
@@ -69,19 +69,20 @@ class LookSAM(SharpnessAware):
         Differs from the paper: nothing is added where :math:`g_v` is only rounding.
     """
 
+    accepts_ascent = False
+
+    @check_options
     def __init__(
         self,
         params: Params,
         base: BaseFactory,
         *,
-        rho: float = 0.05,
-        k: int = 5,
-        alpha: float = 0.7,
+        rho: NonNegative = 0.05,
+        k: PositiveInt = 5,
+        alpha: NonNegative = 0.7,
         trigger: AdaptiveTrigger | None = None,
         **engine: Unpack[EngineOptions],
     ) -> None:
-        require(k >= 1, "k", got=k, expected="a number of at least 1")
-        require(alpha >= 0, "alpha", got=alpha, expected="a number of at least 0")
         rule = Rule(
             direction=follow_gradient,
             is_due=is_every_k_steps if trigger is None else force_first(trigger),

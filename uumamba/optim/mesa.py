@@ -3,10 +3,10 @@
 from torch import Tensor, nn, no_grad
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from uumamba.optim.output_divergence import check_divergence_options, softened_divergence
-from uumamba.runtime.errors import require
+from uumamba.optim.output_divergence import softened_divergence
 from uumamba.runtime.network import bare_network, finest_logits, read_loss_weights
 from uumamba.runtime.observer import Observer, Row, RunView
+from uumamba.runtime.options import BelowOne, NonNegative, NonNegativeInt, Positive, check_options
 from uumamba.types import Batch
 
 
@@ -61,20 +61,18 @@ class MESA(nn.Module, Observer):
 
     may_fail = rank_zero_only = False
 
+    @check_options
     def __init__(
         self,
         loss: nn.Module,
         net: nn.Module,
         *,
-        weight: float = 0.8,
-        temperature: float = 5.0,
-        decay: float = 0.9998,
-        start_step: int = 0,
+        weight: NonNegative = 0.8,
+        temperature: Positive = 5.0,
+        decay: BelowOne = 0.9998,
+        start_step: NonNegativeInt = 0,
     ) -> None:
         super().__init__()
-        check_divergence_options(weight=weight, temperature=temperature)
-        require(0 <= decay < 1, "decay", got=decay, expected="a number in [0, 1)")
-        require(start_step >= 0, "start_step", got=start_step, expected="a number of at least 0")
         self.loss = loss
         self.weight, self.temperature, self.start_step = weight, temperature, start_step
         average = AveragedModel(bare_network(net), multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)

@@ -10,6 +10,7 @@ from uumamba.optim.engine import SharpnessAware
 from uumamba.optim.groups import BaseFactory, EngineOptions, Params
 from uumamba.optim.rules import Memory, Rule, scale_to_radius
 from uumamba.runtime.errors import require
+from uumamba.runtime.options import NonNegative, check_options
 
 MOMENTA = ("momentum_buffer", "exp_avg")
 
@@ -55,12 +56,15 @@ class MSAM(SharpnessAware):
         Differs from the paper: it stores the perturbed weights and takes the perturbation back for evaluation.
     """
 
+    accepts_ascent = False
+
+    @check_options
     def __init__(
         self,
         params: Params,
         base: BaseFactory,
         *,
-        rho: float = 0.3,
+        rho: NonNegative = 0.3,
         **engine: Unpack[EngineOptions],
     ) -> None:
         rule = Rule(early_direction=find_momenta, factor=negate_radius)

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from uumamba.optim.passes import read_logits
 from uumamba.runtime.errors import UsageError, require
+from uumamba.runtime.options import BetweenZeroAndOne, NonNegativeInt, Probability, check_options
 
 
 class OutputBiasForgetting:
@@ -60,24 +61,23 @@ class OutputBiasForgetting:
         form also for networks trained with softmax; here softmax is the default.
     """
 
+    @check_options
     def __init__(
         self,
         *,
-        gamma: float = 1.0,
-        uniform_probability: float | None = None,
+        gamma: Probability = 1.0,
+        uniform_probability: BetweenZeroAndOne | None = None,
         always: bool = False,
         form: Literal["softmax", "sigmoid"] = "softmax",
         class_mean: bool = False,
-        ignore_label: int | None = None,
+        ignore_label: NonNegativeInt | None = None,
     ) -> None:
-        require(0 <= gamma <= 1, "gamma", got=gamma, expected="a number from 0 to 1")
         require(
-            uniform_probability is None or (0 < uniform_probability < 1 and not always),
+            uniform_probability is None or not always,
             "uniform_probability",
             got=uniform_probability,
-            expected="a number between 0 and 1, or None for 1 / classes; None with always=True",
+            expected="None with always=True",
         )
-        require(form in ("softmax", "sigmoid"), "form", got=form, expected="softmax or sigmoid")
         self.gamma = gamma
         self.uniform_probability = uniform_probability
         self.always = always

@@ -81,9 +81,3 @@ def softened_divergence(
 def _divergence_terms(log_then: Tensor, log_now: Tensor) -> Tensor:
     probability = log_then.exp()
     return torch.where(probability == 0, 0.0, probability * (log_then - log_now))
-
-
-def check_divergence_options(*, weight: float, temperature: float) -> None:
-    """Raise if the weight or the temperature is out of range."""
-    require(0 <= weight < float("inf"), "weight", got=weight, expected="a finite number of at least 0")
-    require(0 < temperature < float("inf"), "temperature", got=temperature, expected="a finite number above 0")

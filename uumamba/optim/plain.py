@@ -28,5 +28,8 @@ class Plain(SharpnessAware):
         tensor([1.])
     """
 
+    accepts_ascent = False
+    unused_options = ("perturb", "perturbation")
+
     def __init__(self, params: Params, base: BaseFactory, **engine: Unpack[EngineOptions]) -> None:
         super().__init__(params, base, **engine)

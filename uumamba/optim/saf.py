@@ -7,11 +7,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from uumamba.optim.output_divergence import check_divergence_options, softened_divergence
+from uumamba.optim.output_divergence import softened_divergence
 from uumamba.optim.past import PastLogits
 from uumamba.runtime.errors import UsageError, require
 from uumamba.runtime.network import finest_logits, read_loss_weights
 from uumamba.runtime.observer import Observer, Row, RunView
+from uumamba.runtime.options import AtLeastTwo, NonNegative, NonNegativeInt, Positive, PositiveInt, check_options
 from uumamba.types import Batch
 
 
@@ -72,28 +73,21 @@ class SAF(nn.Module, Observer):
 
     may_fail = rank_zero_only = False
 
+    @check_options
     def __init__(
         self,
         loss: nn.Module,
         *,
-        samples: int,
-        classes: int,
+        samples: PositiveInt,
+        classes: AtLeastTwo,
         table: Path | str | None = None,
-        lag: int = 3,
-        weight: float = 0.3,
-        temperature: float = 5.0,
-        start_epoch: int = 5,
+        lag: PositiveInt = 3,
+        weight: NonNegative = 0.3,
+        temperature: Positive = 5.0,
+        start_epoch: NonNegativeInt = 5,
         save_table: bool = True,
     ) -> None:
         super().__init__()
-        check_divergence_options(weight=weight, temperature=temperature)
-        for name, value, least in (
-            ("samples", samples, 1),
-            ("classes", classes, 2),
-            ("lag", lag, 1),
-            ("start_epoch", start_epoch, 0),
-        ):
-            require(value >= least, name, got=value, expected=f"a number of at least {least}")
         self.loss = loss
         self.samples, self.classes, self.lag, self.start_epoch = samples, classes, lag, start_epoch
         self.weight, self.temperature = weight, temperature

@@ -10,7 +10,7 @@ from uumamba.optim.engine import SharpnessAware
 from uumamba.optim.groups import BaseFactory, EngineOptions, Params
 from uumamba.optim.rules import Factor, FirstPass, Rule, scale_to_radius
 from uumamba.optim.tensors import global_norm
-from uumamba.runtime.errors import require
+from uumamba.runtime.options import NonNegative, check_options
 
 
 class SAGM(SharpnessAware):
@@ -49,16 +49,18 @@ class SAGM(SharpnessAware):
         Differs from the paper: weight decay acts through the base at w and so is not part of the gradient.
     """
 
+    accepts_ascent = False
+
+    @check_options
     def __init__(
         self,
         params: Params,
         base: BaseFactory,
         *,
-        rho: float = 0.05,
-        alpha: float = 0.001,
+        rho: NonNegative = 0.05,
+        alpha: NonNegative = 0.001,
         **engine: Unpack[EngineOptions],
     ) -> None:
-        require(alpha >= 0, "alpha", got=alpha, expected="a number of at least 0")
         rule = Rule(
             direction=follow_unscaled_gradient,
             factor=subtract_alpha(alpha=alpha),

@@ -9,6 +9,7 @@ from uumamba.optim.engine import SharpnessAware
 from uumamba.optim.groups import BaseFactory, EngineOptions, Params
 from uumamba.optim.rules import FirstPass, Rule
 from uumamba.optim.tensors import global_norm
+from uumamba.runtime.options import NonNegative, check_options
 
 
 class SAM(SharpnessAware):
@@ -44,12 +45,13 @@ class SAM(SharpnessAware):
         Differs from the paper: weight decay acts through the base at w and so is not part of the gradient.
     """
 
+    @check_options
     def __init__(
         self,
         params: Params,
         base: BaseFactory,
         *,
-        rho: float = 0.05,
+        rho: NonNegative = 0.05,
         **engine: Unpack[EngineOptions],
     ) -> None:
         super().__init__(params, base, rule=Rule(direction=follow_gradient), group_defaults={"rho": rho}, **engine)

@@ -9,6 +9,7 @@ from torch import Tensor
 from uumamba.optim.engine import SharpnessAware
 from uumamba.optim.groups import BaseFactory, EngineOptions, Params
 from uumamba.optim.rules import Memory, Rule
+from uumamba.runtime.options import NonNegative, check_options
 
 LAST = "last_gradient"
 
@@ -50,12 +51,15 @@ class StaleSAM(SharpnessAware):
         last step's gradient at the perturbed weights, at no cost.
     """
 
+    accepts_ascent = False
+
+    @check_options
     def __init__(
         self,
         params: Params,
         base: BaseFactory,
         *,
-        rho: float = 0.05,
+        rho: NonNegative = 0.05,
         **engine: Unpack[EngineOptions],
     ) -> None:
         rule = Rule(early_direction=find_last_gradients, remember=store_gradients)

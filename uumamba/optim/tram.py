@@ -1,10 +1,10 @@
 """Trust-region-aware minimisation."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any, Literal, Unpack, get_args
+from typing import Any, Literal, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from uumamba.optim.rules import Direction, FirstPass, Memory, Rule
 from uumamba.optim.tensors import average_over_ranks, global_norm
 from uumamba.optim.trust_region import EarlierWeights, InputNoise
 from uumamba.runtime.errors import require
+from uumamba.runtime.options import NonNegative, NonNegativeInt, Positive, check_options
 
 Trust = Literal["previous", "initial", "noise", "fisher"]
 
@@ -100,27 +101,25 @@ class TRAM(SharpnessAware):
         paper.
     """
 
+    @check_options
     def __init__(
         self,
         params: Params,
         base: BaseFactory,
         *,
         trust: Trust = "previous",
-        rho: float = 1.0,
-        sigma: float = 0.1,
+        rho: NonNegative = 1.0,
+        sigma: Positive = 0.1,
         noise_at: nn.Module | None = None,
-        max_distance: float | None = None,
-        min_distance: float = 0.0,
-        eta: float = 0.1,
-        gamma: float = 0.1,
+        max_distance: Positive | None = None,
+        min_distance: NonNegative = 0.0,
+        eta: NonNegative = 0.1,
+        gamma: Positive = 0.1,
         form: Form = "softmax",
-        seed: int = 0,
+        seed: NonNegativeInt = 0,
         **engine: Unpack[EngineOptions],
     ) -> None:
         bounds = min_distance, math.inf if max_distance is None else max_distance
-        require(trust in get_args(Trust), "trust", got=trust, expected=f"one of {', '.join(get_args(Trust))}")
-        for name, value in (("min_distance", min_distance), ("eta", eta)):
-            require(0 <= value < math.inf, name, got=value, expected="a finite number of at least 0")
         expected = f"None or a number of at least {min_distance}"
         require(min_distance <= bounds[1], "max_distance", got=max_distance, expected=expected)
         require(
@@ -136,7 +135,6 @@ class TRAM(SharpnessAware):
             got=type(noise_at).__name__,
             expected=f"None with trust {trust}",
         )
-        require(0 < gamma < math.inf, "gamma", got=gamma, expected="a finite number above 0")
         self.distance: Tensor | None = None
         self._bounds = min_distance, max_distance
         self._form = form
@@ -154,6 +152,11 @@ class TRAM(SharpnessAware):
                 natural = follow_natural_gradient(eta=eta, gamma=gamma)
                 rule = Rule(direction=natural, first_pass_context=partial(self._add_noise, noise))
         super().__init__(params, base, rule=rule, group_defaults={"rho": rho}, **engine)
+
+    @classmethod
+    def needs_logits(cls, options: Mapping[str, Any]) -> bool:
+        """Return whether the radius is a distance of outputs."""
+        return bool(options["trust"] != "fisher")
 
     def _run_earlier(self, earlier: EarlierWeights, first: FirstPass) -> Sequence[Any]:
         return earlier.run(first, self._backup)

@@ -1,6 +1,5 @@
 """Reference outputs of TRAM: of earlier weights, or of a noisy input."""
 
-import math
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from uumamba.optim.restore import WeightBackup
 from uumamba.optim.rules import FirstPass, Memory
 from uumamba.runtime.errors import require
+from uumamba.runtime.options import Positive, check_options
 from uumamba.runtime.seeds import key_to_seed
 
 
@@ -71,8 +71,8 @@ class InputNoise:
         UsageError: ``sigma`` is not positive, or there is neither a network nor a submodule.
     """
 
-    def __init__(self, net: nn.Module | None, *, sigma: float, at: nn.Module | None = None, seed: int = 0) -> None:
-        require(0 < sigma < math.inf, "sigma", got=sigma, expected="a finite number above 0")
+    @check_options
+    def __init__(self, net: nn.Module | None, *, sigma: Positive, at: nn.Module | None = None, seed: int = 0) -> None:
         require(net is not None or at is not None, "net", got=net, expected="a network, or a submodule as noise_at")
         self._net, self._at, self._sigma, self._seed = net, at, sigma, seed
 

@@ -10,6 +10,12 @@ import torch
 from torch import nn
 
 from uumamba.config import RunConfig
+from uumamba.config.augmentation import build_augment
+from uumamba.config.learning_rate import build_schedule
+from uumamba.config.net import build_network
+from uumamba.config.objectives import build_objective
+from uumamba.config.optim import build_ascent, build_optimizer, needs_logits
+from uumamba.config.quantization import attach_gaqat
 from uumamba.config.training import resolve_channels_last, resolve_precision
 from uumamba.data.dataset import PatchDataset, batches
 from uumamba.data.loader import BatchShare
@@ -77,24 +83,24 @@ def build_trainer(
     net = build_net(config, classes=len(structures) + 1)
     quantization = config.quantization
     if init is not None:
-        load_initial_weights(net, init, quantize=None if quantization is None else quantization.build)
+        load_initial_weights(net, init, quantize=None if quantization is None else quantization.bind())
     elif quantization is not None:
-        quantization.build(net)
+        quantization.bind()(net)
     net.to(device)
     channels_last = resolve_channels_last(config.training.channels_last, device)
     if channels_last:
         lay_channels_last(net)  # before the ranks allocate their gradients in the same format
     net = ranks.wrap(net)
     loss = build_loss(config)
-    objective = config.objective.build(loss, net, outputs=config.optim.needs_logits).to(device)
+    objective = build_objective(config.objective, loss, net, outputs=needs_logits(config.optim)).to(device)
     precision = resolve_precision(config.training.precision, device)
     scaler = torch.amp.GradScaler(device) if precision == "float16" else None
-    optimizer = config.optim.build(net, objective, scaler=scaler)
+    optimizer = build_optimizer(config.optim, net, objective, scaler=scaler)
     dataset = build_dataset(config, folder, job.training_ids if cases is None else cases)
-    augment = config.augment.build(patch_size=config.training.patch_size, mirror_swaps=swaps)
+    augment = build_augment(config.augment, patch_size=config.training.patch_size, mirror_swaps=swaps)
     observers = standard_observers() if observers is None else observers
     if quantization is not None:
-        counters = QuantizationCounters(net, quantization.attach(optimizer, bare_network(net)))
+        counters = QuantizationCounters(net, attach_gaqat(quantization, optimizer, bare_network(net)))
         observers = (counters, *observers)
     if validate is None and job.validation_ids:
         validate = WholeCaseValidation(config, folder, job.validation_ids, device=device, ranks=ranks)
@@ -110,7 +116,7 @@ def build_trainer(
         ),
         epochs=training_options.epochs,
         step=StepOptions(
-            ascent=config.optim.build_ascent(),
+            ascent=build_ascent(config.optim),
             method=config.build_method(net, loss, rank=ranks.rank),
             samples_at_once=training_options.samples_at_once,
             max_skipped_in_a_row=training_options.max_skipped_in_a_row,
@@ -122,8 +128,11 @@ def build_trainer(
             compiles=training_options.compile,
             ranks=ranks,
         ),
-        schedule=config.schedule.build(
-            optimizer, epochs=training_options.epochs, batches_per_epoch=training_options.batches_per_epoch
+        schedule=build_schedule(
+            config.schedule,
+            optimizer,
+            epochs=training_options.epochs,
+            batches_per_epoch=training_options.batches_per_epoch,
         ),
         average=None if training_options.ema_decay is None else MovingAverage(net, training_options.ema_decay),
         validation=None if validate is None else Validation(validate, every=training_options.validate_every),
@@ -141,14 +150,14 @@ def build_trainer(
 
 def build_net(config: RunConfig, *, classes: int) -> nn.Module:
     """Build the run's network with random initial weights."""
-    return config.net.build(in_channels=1, out_channels=classes, patch_size=config.training.patch_size)
+    return build_network(config.net, in_channels=1, out_channels=classes, patch_size=config.training.patch_size)
 
 
 def build_loss(config: RunConfig) -> nn.Module:
     """Build the run's loss for deep supervision or a single output."""
     from uumamba.losses import DeepSupervisionLoss
 
-    return DeepSupervisionLoss(config.loss.build())
+    return DeepSupervisionLoss(config.loss.bind()())
 
 
 def build_dataset(config: RunConfig, folder: PreparedFolder, cases: Sequence[str]) -> PatchDataset:

@@ -100,7 +100,7 @@ def _check_mirror(config: RunConfig, manifest: Manifest, sides: Sides | None, ax
         expected = f"false with {manifest.name}, a data set without left and right structures"
         require(not swap, "augment.swap_sides", got=swap, expected=expected)
         return
-    patch_axes = [axis - (3 - config.net.spatial_dims) for axis in axes]
+    patch_axes = [axis - (3 - len(config.training.patch_size)) for axis in axes]
     mirrored = [axis for axis in patch_axes if axis in mirror_axes]
     require(
         swap or not mirrored,

@@ -17,6 +17,7 @@ from torch import nn
 
 from uumamba.config import RunConfig
 from uumamba.config.load import validate
+from uumamba.config.net import build_network
 from uumamba.config.training import resolve_precision
 from uumamba.data.prepared import PreparedFolder
 from uumamba.data.preprocess import PreprocessRecipe, preprocess, restore, restore_probabilities
@@ -261,9 +262,9 @@ def _prediction_parts(stored: Mapping[str, Any]) -> list[Any]:
 def _load_net(config: RunConfig, checkpoint: Checkpoint, path: Path, *, classes: int) -> nn.Module:
     """Build a checkpoint's network with its weights for prediction."""
     with torch.random.fork_rng(devices=[]):  # the initial weights are replaced; keep the caller's random state
-        net = config.net.build(in_channels=1, out_channels=classes, patch_size=config.training.patch_size)
+        net = build_network(config.net, in_channels=1, out_channels=classes, patch_size=config.training.patch_size)
         if config.quantization is not None:
-            config.quantization.build(net)
+            config.quantization.bind()(net)
     try:
         net.load_state_dict(_prediction_weights(checkpoint))
     except RuntimeError as error:

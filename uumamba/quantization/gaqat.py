@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from uumamba.quantization.disorder import SignFlips
 from uumamba.quantization.quantize import quantizer_scales
 from uumamba.runtime.errors import require
+from uumamba.runtime.options import AtLeastTwo, NonNegative, check_options
 
 FreezeMode = Literal["task", "smooth", "always", "never", "alternate"]
-MODES = get_args(FreezeMode)
 
 
 @dataclass(frozen=True)
@@ -81,19 +81,20 @@ class GAQAT:
         reconstruction from the text.
     """
 
+    @check_options
     def __init__(
         self,
         optimizer: Any,
         net: nn.Module,
         *,
-        every: int = 50,
-        threshold: float = 0.3,
+        every: AtLeastTwo = 50,
+        threshold: NonNegative = 0.3,
         mode: FreezeMode = "task",
         log: Callable[[Window], None] | None = None,
     ) -> None:
         self._scales = quantizer_scales(net)
         self.optimizer, self.every, self.threshold, self.mode, self.log = optimizer, every, threshold, mode, log
-        _check_fit(optimizer, self._scales, self)
+        _check_fit(optimizer, self._scales)
         self._index: dict[Tensor, int] = {scale: index for index, scale in enumerate(self._scales.values())}
         self._sizes = [scale.numel() for scale in self._scales.values()]
         self._task: Tensor | None = None  # task gradients of all scales in the current step
@@ -103,6 +104,26 @@ class GAQAT:
             optimizer.register_before_mix(self._freeze),
             optimizer.register_step_post_hook(self._end_step),
         ]
+
+    @staticmethod
+    def find_first_effect(options: Mapping[str, Any], start_step: int) -> int:
+        """Return the first step, counted from 1, that GAQAT can change.
+
+        Before ``start_step`` scales have no gradient, so there is no gradient to freeze and no sign to compare.
+
+        Args:
+            options: ``every``, ``threshold`` and ``mode``.
+            start_step: of :func:`quantize_`.
+        """
+        every, mode = options["every"], options["mode"]
+        if mode in ("always", "never"):
+            return start_step + 1
+        before = max(start_step, every)
+        if mode == "alternate" and before // every % 2 == 0:  # this window freezes nothing
+            before = (before // every + 1) * every
+        if mode in ("task", "smooth") and options["threshold"] <= 1:  # the end of a window with two signs
+            before = -(-(start_step + 2) // every) * every
+        return int(before) + 1
 
     @property
     def frozen_fraction(self) -> float:
@@ -196,10 +217,7 @@ class GAQAT:
         return {name: part.view_as(scale) for (name, scale), part in zip(self._scales.items(), parts, strict=True)}
 
 
-def _check_fit(optimizer: Any, scales: Mapping[str, nn.Parameter], gaqat: GAQAT) -> None:
-    require(gaqat.every >= 2, "every", got=gaqat.every, expected="at least 2 steps, for one pair of signs")
-    require(gaqat.threshold >= 0, "threshold", got=gaqat.threshold, expected="a number of at least 0")
-    require(gaqat.mode in MODES, "mode", got=gaqat.mode, expected=f"one of {', '.join(MODES)}")
+def _check_fit(optimizer: Any, scales: Mapping[str, nn.Parameter]) -> None:
     require(
         scales,
         "net",

@@ -4,27 +4,8 @@ import math
 
 from torch import Tensor
 
-from uumamba.runtime.errors import require
-
-FEWEST_BITS, MOST_BITS = 2, 8
 SMALLEST_SCALE = 1e-7
 """Lower bound of a learned scale: quotients stay finite, and the scale can grow again."""
-
-
-def check_bits(bits: int, key: str) -> None:
-    """Raise if a bit width is out of range (2 to 8).
-
-    Args:
-        bits: the bit width.
-        key: name of the option, such as ``"weight_bits"``.
-
-    Raises:
-        UsageError: the bit width is out of range.
-    """
-    is_valid = isinstance(bits, int) and FEWEST_BITS <= bits <= MOST_BITS
-    require(
-        is_valid, key, got=bits, expected=f"an integer from {FEWEST_BITS} to {MOST_BITS}, or None for full precision"
-    )
 
 
 def level_range(bits: int, *, signed: bool = True) -> tuple[int, int]:

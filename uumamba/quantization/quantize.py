@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from torch import nn
@@ -18,7 +19,6 @@ from uumamba.quantization.layers import (
     quantize_input,
     quantized_layers,
 )
-from uumamba.quantization.levels import check_bits
 from uumamba.quantization.overrides import (
     assign_bits,
     check_overrides,
@@ -29,17 +29,19 @@ from uumamba.quantization.overrides import (
 )
 from uumamba.quantization.quantizers import WeightQuantizer
 from uumamba.runtime.errors import require
+from uumamba.runtime.options import Bits, NonNegativeInt, check_options
 
 
+@check_options
 def quantize_(
     net: nn.Module,
     *,
-    weight_bits: int | None = 4,
-    act_bits: int | None = 4,
-    first_last_bits: int | None = 8,
+    weight_bits: Bits | None = 4,
+    act_bits: Bits | None = 4,
+    first_last_bits: Bits | None = 8,
     per_channel: bool = False,
-    overrides: Mapping[str, int | None] | None = None,
-    start_step: int = 0,
+    overrides: Mapping[str, Bits | None] = MappingProxyType({}),
+    start_step: NonNegativeInt = 0,
 ) -> nn.Module:
     """Quantize weights and activations of a network in place.
 
@@ -95,8 +97,7 @@ def quantize_(
         Javed et al., *QT-DoG: Quantization-aware Training for Domain Generalization*, ICML 2025, arXiv:2410.06020.
         Differs from the papers: see :func:`fake_quantize` and :class:`ActivationQuantizer`.
     """
-    overrides = overrides or {}
-    _check_options(net, weight_bits, act_bits, first_last_bits, overrides, start_step)
+    _check_together(net, weight_bits, act_bits, start_step)
     layers, others = find_layers(net), find_other_matrices(net)
     names = list(layers)
     check_overrides(overrides, names, list(others))
@@ -244,22 +245,15 @@ def _warn_about_others(modules: Mapping[str, nn.Module], names: Sequence[str]) -
         )
 
 
-def _check_options(
-    net: nn.Module,
-    weight_bits: int | None,
-    act_bits: int | None,
-    first_last_bits: int | None,
-    overrides: Mapping[str, int | None],
-    start_step: int,
-) -> None:
-    widths = {"weight_bits": weight_bits, "act_bits": act_bits, "first_last_bits": first_last_bits}
-    for key, bits in (widths | {f"overrides.{name}": bits for name, bits in overrides.items()}).items():
-        if bits is not None:
-            check_bits(bits, key)
+def _check_together(net: nn.Module, weight_bits: int | None, act_bits: int | None, start_step: int) -> None:
     is_empty = weight_bits is None and act_bits is None
     require(not is_empty, "weight_bits", got=None, expected="2 to 8 bits in weight_bits or act_bits")
-    is_valid = start_step == 0 or (start_step > 0 and act_bits is None)
-    require(is_valid, "start_step", got=start_step, expected="0, or a number above 0 with act_bits=None")
+    require(
+        start_step == 0 or act_bits is None,
+        "start_step",
+        got=start_step,
+        expected="0, or a number above 0 with act_bits=None",
+    )
     name, fix = type(net).__name__, "build the network again"
     require(find_layers(net), "net", got=name, expected="a network with linear layers or convolutions")
     is_quantized = any(quantized_layers(net))

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from uumamba.quantization.fake_quantize import fake_quantize
-from uumamba.quantization.levels import SMALLEST_SCALE, check_bits, first_scale, level_range
+from uumamba.quantization.levels import SMALLEST_SCALE, first_scale, level_range
 from uumamba.quantization.overrides import parameter_name
 from uumamba.runtime.errors import require
+from uumamba.runtime.options import Bits, check_options
 
 
 def scale_type(dtype: torch.dtype) -> torch.dtype:
@@ -29,9 +30,9 @@ class _Quantizer(nn.Module):
 
     width: Tensor
 
-    def __init__(self, bits: int) -> None:
+    @check_options
+    def __init__(self, bits: Bits) -> None:
         super().__init__()
-        check_bits(bits, "bits")
         self.bits = bits
         self.register_buffer("width", torch.tensor(bits))
 

@@ -12,7 +12,7 @@ from uumamba.training.progress_plot import ProgressPlot, draw_progress
 from uumamba.training.run_folder import BEST, LAST, PREVIOUS, RunFolder
 from uumamba.training.run_log import RunLog
 from uumamba.training.run_state import MovingAverage
-from uumamba.training.schedule import by_budget, constant, cosine, make_schedule, poly
+from uumamba.training.schedule import by_budget, constant, cosine, poly
 from uumamba.training.supervised_objective import SupervisedObjective
 from uumamba.training.trainer import Trainer, TrainingDivergedError
 
@@ -44,7 +44,6 @@ __all__ = [
     "cosine",
     "draw_progress",
     "make_display",
-    "make_schedule",
     "poly",
     "read_checkpoint",
     "save_checkpoint",

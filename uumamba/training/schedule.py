@@ -2,21 +2,23 @@
 
 import math
 from collections.abc import Callable
-from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from uumamba.runtime.errors import require
+from uumamba.runtime.options import NonNegative, NonNegativeInt, PositiveInt, check_options
 from uumamba.training.budget import Budget
 
-ScheduleName = Literal["poly", "cosine", "constant", "budget"]
-
+POWER = 0.9  # nnU-Net's exponent
 WARMUP_SHARE = 0.1  # of a budget's time, after which a warm-up ends at the latest
 
 
-def poly(optimizer: Optimizer, total_steps: int, power: float = 0.9, warmup_steps: int = 0) -> LambdaLR:
+@check_options
+def poly(
+    optimizer: Optimizer, total_steps: PositiveInt, power: NonNegative = POWER, warmup_steps: NonNegativeInt = 0
+) -> LambdaLR:
     r"""Polynomial decay to 0, stepped once per optimizer step.
 
     .. math:: \eta_t = \eta_0 \left(1 - \frac{t - w}{T - w}\right)^p \; (t \ge w), \qquad
@@ -52,7 +54,8 @@ def poly(optimizer: Optimizer, total_steps: int, power: float = 0.9, warmup_step
     return _make(optimizer, total_steps, warmup_steps, lambda share: (1.0 - share) ** power)
 
 
-def cosine(optimizer: Optimizer, total_steps: int, warmup_steps: int = 0) -> LambdaLR:
+@check_options
+def cosine(optimizer: Optimizer, total_steps: PositiveInt, warmup_steps: NonNegativeInt = 0) -> LambdaLR:
     r"""Cosine decay to 0, stepped once per optimizer step.
 
     .. math:: \eta_t = \frac{\eta_0}{2} \left(1 + \cos\left(\pi \frac{t - w}{T - w}\right)\right)
@@ -65,7 +68,8 @@ def cosine(optimizer: Optimizer, total_steps: int, warmup_steps: int = 0) -> Lam
     return _make(optimizer, total_steps, warmup_steps, lambda share: 0.5 * (1.0 + math.cos(math.pi * share)))
 
 
-def constant(optimizer: Optimizer, total_steps: int, warmup_steps: int = 0) -> LambdaLR:
+@check_options
+def constant(optimizer: Optimizer, total_steps: PositiveInt, warmup_steps: NonNegativeInt = 0) -> LambdaLR:
     """Constant rate of each group, after the warm-up of :func:`poly`.
 
     The rate stays constant beyond ``total_steps``.
@@ -93,8 +97,13 @@ class BudgetSchedule(LambdaLR):
         return {name: value for name, value in super().state_dict().items() if name != "budget"}
 
 
+@check_options
 def by_budget(
-    optimizer: Optimizer, budget: Budget, total_steps: int, power: float = 0.9, warmup_steps: int = 0
+    optimizer: Optimizer,
+    budget: Budget,
+    total_steps: PositiveInt,
+    power: NonNegative = POWER,
+    warmup_steps: NonNegativeInt = 0,
 ) -> BudgetSchedule:
     r"""Polynomial decay over the time of a budget.
 
@@ -122,33 +131,6 @@ def by_budget(
     return BudgetSchedule(optimizer, factor, budget)
 
 
-def make_schedule(
-    optimizer: Optimizer,
-    *,
-    name: ScheduleName,
-    total_steps: int,
-    power: float = 0.9,
-    warmup_steps: int = 0,
-    budget: Budget | None = None,
-) -> LambdaLR:
-    """Make a schedule by its name.
-
-    ``power`` is for ``poly`` and ``budget`` only.
-
-    Raises:
-        UsageError: the name is unknown, or is ``budget`` without a budget.
-    """
-    makers: dict[str, Callable[..., LambdaLR]] = {
-        "poly": partial(poly, power=power),
-        "cosine": cosine,
-        "constant": constant,
-    }
-    if budget is not None:
-        makers["budget"] = partial(by_budget, budget=budget, power=power)
-    require(name in makers, "schedule", got=name, expected="poly, cosine or constant, or budget with a budget")
-    return makers[name](optimizer, total_steps=total_steps, warmup_steps=warmup_steps)
-
-
 def _make(optimizer: Optimizer, total_steps: int, warmup_steps: int, decay: Callable[[float], float]) -> LambdaLR:
     """Make a schedule of ``decay(share of the steps after the warm-up)``."""
     _check_steps(total_steps, warmup_steps)
@@ -162,6 +144,5 @@ def _make(optimizer: Optimizer, total_steps: int, warmup_steps: int, decay: Call
 
 
 def _check_steps(total_steps: int, warmup_steps: int) -> None:
-    require(total_steps >= 1, "total_steps", got=total_steps, expected="at least 1")
-    expected = f"at least 0 and fewer than total_steps, {total_steps}"
-    require(0 <= warmup_steps < total_steps, "warmup_steps", got=warmup_steps, expected=expected)
+    expected = f"fewer than total_steps, {total_steps}"
+    require(warmup_steps < total_steps, "warmup_steps", got=warmup_steps, expected=expected)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from uumamba.runtime.errors import UsageError
 from uumamba.runtime.observer import Observer, Row, RunView
@@ -29,6 +29,8 @@ class MLflowTracker(Observer):
         run: name of the run in the experiment, such as ``"fold_0"``.
         parameters: nested options of the run.
     """
+
+    packages: ClassVar[tuple[str, ...]] = ("mlflow", "sqlalchemy", "alembic")  # mlflow-skinny lacks the last two
 
     def __init__(
         self, database: Path | str, *, experiment: str, run: str, parameters: Mapping[str, Any] | None = None

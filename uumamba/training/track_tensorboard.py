@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from uumamba.runtime.observer import Observer, Row, RunView
 from uumamba.training.row_values import end_times, finite_scalars
@@ -17,6 +17,9 @@ class TensorBoardTracker(Observer):
     Args:
         folder: folder of event files only; created when training begins.
     """
+
+    packages: ClassVar[tuple[str, ...]] = ("tensorboard",)
+    """Packages that the tracker imports."""
 
     def __init__(self, folder: Path | str) -> None:
         from torch.utils.tensorboard.writer import SummaryWriter

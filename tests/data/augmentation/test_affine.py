@@ -1,5 +1,7 @@
 """Rotation and scaling of image and label: axes, signs and borders."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,10 @@ from uumamba.data.augmentation.affine import Affine, rotation_matrices
 from uumamba.data.augmentation.parameters import Drawn, draw_for_batch
 
 SIZES = [(33, 30), (16, 18, 20), (5, 24, 22)]
+
+
+def make_affine(**options: Any) -> Affine:
+    return Affine(**({"rotation_probability": 0.2, "scale_probability": 0.2, "scale": (0.7, 1.4)} | options))
 
 
 def drawn(angles_deg: list[float], scale: float = 1.0) -> Drawn:
@@ -24,7 +30,7 @@ def batch_of(image: Tensor) -> tuple[Tensor, Tensor]:
 def test_unchanged_samples_are_cropped_bit_for_bit_and_a_rotation_by_zero_equals_the_crop(
     patch_size: tuple[int, ...],
 ) -> None:
-    affine = Affine(patch_size=patch_size)
+    affine = make_affine(patch_size=patch_size)
     image = torch.randn(1, 3, *(size + 3 for size in patch_size))
     label = torch.randint(0, 4, (1, 1, *image.shape[2:]))
     cropped, cropped_label = affine.apply(image, label, Drawn((), {}))
@@ -48,7 +54,7 @@ def test_unchanged_samples_are_cropped_bit_for_bit_and_a_rotation_by_zero_equals
 )
 def test_a_rotation_by_90_degrees_equals_rot90(angles_deg: list[float], planes: list[tuple[int, int]]) -> None:
     array = torch.randint(0, 9, (8,) * (2 if len(angles_deg) == 1 else 3))
-    image, label = Affine(patch_size=array.shape).apply(*batch_of(array), drawn(angles_deg))
+    image, label = make_affine(patch_size=array.shape).apply(*batch_of(array), drawn(angles_deg))
     expected = array
     for plane in planes:
         expected = torch.rot90(expected, 1, plane)
@@ -59,8 +65,8 @@ def test_a_rotation_by_90_degrees_equals_rot90(angles_deg: list[float], planes: 
 def test_each_slice_of_a_flat_patch_is_rotated_like_a_2d_image() -> None:
     volume = torch.randn(1, 2, 6, 30, 30)
     label = torch.randint(0, 4, (1, 1, 6, 30, 30))
-    rotated, rotated_label = Affine(patch_size=(4, 24, 24)).apply(volume, label, drawn([33.0], 1.2))
-    flat = Affine(patch_size=(24, 24))
+    rotated, rotated_label = make_affine(patch_size=(4, 24, 24)).apply(volume, label, drawn([33.0], 1.2))
+    flat = make_affine(patch_size=(24, 24))
     for z in range(4):
         slice_image, slice_label = flat.apply(volume[:, :, 1 + z], label[:, :, 1 + z], drawn([33.0], 1.2))
         assert torch.equal(rotated[:, :, z], slice_image)
@@ -76,7 +82,7 @@ def test_resampling_equals_scipys(shape: tuple[int, ...], angles_deg: list[float
     centre = (np.array(shape) - 1) / 2
     expected = ndimage.affine_transform(array, inverse, offset=centre - inverse @ centre, order=1, mode="nearest")
     image = torch.from_numpy(array)[None, None].float()
-    moved, _ = Affine(patch_size=shape).apply(
+    moved, _ = make_affine(patch_size=shape).apply(
         image, torch.zeros_like(image, dtype=torch.long), drawn(angles_deg, scale)
     )
     np.testing.assert_allclose(moved[0, 0], expected, atol=1e-4)
@@ -84,7 +90,7 @@ def test_resampling_equals_scipys(shape: tuple[int, ...], angles_deg: list[float
 
 def test_outside_of_the_window_the_image_border_is_repeated_and_the_label_is_background() -> None:
     image, label = torch.full((1, 1, 20, 20), 5.0), torch.full((1, 1, 20, 20), 2)
-    moved, moved_label = Affine(patch_size=(20, 20)).apply(image, label, drawn([45.0], 0.7))
+    moved, moved_label = make_affine(patch_size=(20, 20)).apply(image, label, drawn([45.0], 0.7))
     torch.testing.assert_close(moved, image)
     assert moved_label[0, 0, 0, 0] == 0
     assert moved_label[0, 0, 10, 10] == 2
@@ -92,12 +98,12 @@ def test_outside_of_the_window_the_image_border_is_repeated_and_the_label_is_bac
 
 def test_a_larger_window_fills_the_corners_of_a_rotated_patch() -> None:
     label = torch.ones(1, 1, 30, 30, dtype=torch.long)
-    _, moved = Affine(patch_size=(20, 20)).apply(label.float(), label, drawn([45.0]))
+    _, moved = make_affine(patch_size=(20, 20)).apply(label.float(), label, drawn([45.0]))
     assert moved.min() == 1  # 20 / 2 x sqrt(2) = 14.1 voxels to a corner; the window has 15
 
 
 def test_angles_and_scales_stay_in_their_range_and_reach_its_ends() -> None:
-    affine = Affine(patch_size=(8, 8), rotation_probability=1.0, scale_probability=1.0, rotation_deg=(-20.0, 40.0))
+    affine = make_affine(patch_size=(8, 8), rotation_probability=1.0, scale_probability=1.0, rotation_deg=(-20.0, 40.0))
     values = draw_for_batch("affine", range(1000), affine.draw).values
     for key, (low, high), near in (("angles_deg", (-20, 40), 1), ("scale", (0.7, 1.4), 0.01)):
         assert low <= values[key].min() < low + near

@@ -8,7 +8,7 @@ from uumamba.data.augmentation import Drawn, Mirror
 def test_flips_of_image_and_label_exchange_labels_only_along_axes_with_swaps() -> None:
     image, label = torch.randn(4, 2, 3, 4, 5), torch.randint(0, 5, (4, 1, 3, 4, 5))
     before = label.clone()
-    mirror = Mirror(dimensions=3, axes=(2, 0), swaps={0: [(1, 3), (2, 4)]})
+    mirror = Mirror(dimensions=3, axes=(2, 0), probability=0.5, swaps={0: [(1, 3), (2, 4)]})
     flips = Drawn(rows=(0, 1, 3), values={"flip": torch.tensor([[True, False], [False, True], [True, True]])})
     flipped, swapped = mirror.apply(image, label, flips)
     exchanged = torch.tensor([0, 3, 4, 1, 2])

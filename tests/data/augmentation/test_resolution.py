@@ -1,5 +1,7 @@
 """Blur against SciPy, and low resolution against hand-computed values."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -7,13 +9,17 @@ from scipy import ndimage
 
 from uumamba.data.augmentation import Blur, LowResolution
 
+COARSE: dict[str, Any] = {"probability": 1.0, "channel_probability": 1.0, "zoom": (0.5, 1.0)}
+
 
 @pytest.mark.parametrize(("shape", "axes"), [((20, 24), 2), ((9, 12, 10), 3), ((5, 12, 14), 2)])
 def test_blur_equals_scipys_per_sample_channel_and_axis(shape: tuple[int, ...], axes: int) -> None:
     image = torch.randn(2, 2, *shape)
     sigma_voxels = 0.5 + 0.5 * torch.rand(2, 2, axes)
     sigma_voxels[1, 1] = 0.0
-    blurred = Blur(axes=axes, sigma_voxels=(0.5, 1.0)).apply(image, {"sigma_voxels": sigma_voxels})
+    blurred = Blur(probability=1.0, channel_probability=1.0, axes=axes, sigma_voxels=(0.5, 1.0)).apply(
+        image, {"sigma_voxels": sigma_voxels}
+    )
     assert torch.equal(blurred[1, 1], image[1, 1]), "a channel with width 0 is unchanged"
     for sample, channel in ((0, 0), (0, 1), (1, 0)):
         sigma = [0.0] * (len(shape) - axes) + sigma_voxels[sample, channel].tolist()
@@ -28,19 +34,19 @@ def test_half_the_resolution_keeps_every_second_voxel_and_interpolates_linearly(
     for axis in range(3):
         shape = [-1 if each == axis else 1 for each in range(3)]
         volume = row.reshape(shape).expand(8, 8, 8)[None, None]
-        coarse = LowResolution().apply(volume, {"zoom": torch.tensor([[0.5]])})
+        coarse = LowResolution(**COARSE).apply(volume, {"zoom": torch.tensor([[0.5]])})
         torch.testing.assert_close(coarse[0, 0], expected.reshape(shape).expand(8, 8, 8))
 
 
 def test_a_zoom_of_1_or_0_is_the_identity() -> None:
     image = torch.randn(1, 2, 6, 7, 8)
-    coarse = LowResolution().apply(image, {"zoom": torch.tensor([[1.0, 0.0]])})
+    coarse = LowResolution(**COARSE).apply(image, {"zoom": torch.tensor([[1.0, 0.0]])})
     torch.testing.assert_close(coarse, image)
     assert torch.equal(coarse[:, 1], image[:, 1])
 
 
 def test_a_flat_patch_is_coarsened_slice_by_slice() -> None:
     volume, values = torch.randn(1, 1, 4, 12, 12), {"zoom": torch.tensor([[0.6]])}
-    coarse = LowResolution(in_plane_only=True).apply(volume, values)
+    coarse = LowResolution(**COARSE, in_plane_only=True).apply(volume, values)
     for z in range(4):
-        torch.testing.assert_close(coarse[:, :, z], LowResolution().apply(volume[:, :, z], values))
+        torch.testing.assert_close(coarse[:, :, z], LowResolution(**COARSE).apply(volume[:, :, z], values))

@@ -8,16 +8,9 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from uumamba.data.augmentation.parameters import (
-    Drawn,
-    Range,
-    Values,
-    check_probability,
-    check_range,
-    draw_event,
-    draw_uniform,
-)
+from uumamba.data.augmentation.parameters import Drawn, SpatialTransform, Values, draw_event, draw_uniform
 from uumamba.runtime.errors import require
+from uumamba.runtime.options import PositiveRange, Probability, Range, check_options
 
 ANISOTROPY = 3.0  # ratio of in-plane to through-plane size above which a 3-D patch is flat
 
@@ -50,7 +43,7 @@ def default_rotation_deg(patch_size: Sequence[int]) -> Range:
     return -limit, limit
 
 
-class Affine:
+class Affine(SpatialTransform):
     r"""Rotation and scaling about the patch's centre, and crop.
 
     The image is interpolated linearly, the label to the nearest voxel. A point at offset :math:`p` voxels from the
@@ -72,14 +65,15 @@ class Affine:
 
     name = "affine"
 
+    @check_options
     def __init__(
         self,
         *,
         patch_size: Sequence[int],
-        rotation_probability: float = 0.2,
+        rotation_probability: Probability,
+        scale_probability: Probability,
+        scale: PositiveRange,
         rotation_deg: Range | None = None,
-        scale_probability: float = 0.2,
-        scale: Range = (0.7, 1.4),
     ) -> None:
         require(
             len(patch_size) in (2, 3) and min(patch_size) >= 1,
@@ -89,10 +83,10 @@ class Affine:
         )
         self.patch_size = tuple(int(size) for size in patch_size)
         self.in_plane_only = len(patch_size) == 2 or rotates_in_plane_only(patch_size)
-        self.rotation_probability = check_probability("rotation_probability", rotation_probability)
-        self.rotation_deg = check_range("rotation_deg", rotation_deg or default_rotation_deg(patch_size))
-        self.scale_probability = check_probability("scale_probability", scale_probability)
-        self.scale = check_range("scale", scale, above=0.0)
+        self.rotation_probability = rotation_probability
+        self.rotation_deg = rotation_deg or default_rotation_deg(patch_size)
+        self.scale_probability = scale_probability
+        self.scale = scale
 
     def draw(self, generator: Generator) -> Values | None:
         """Draw the angles and the scale of one sample.

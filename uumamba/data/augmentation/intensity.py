@@ -4,20 +4,19 @@ import torch
 from torch import Generator, Tensor
 
 from uumamba.data.augmentation.parameters import (
-    Range,
+    IntensityTransform,
     Values,
-    check_probability,
-    check_range,
     draw_factor,
     draw_uniform,
     expand_over,
     spatial_axes,
 )
+from uumamba.runtime.options import NonNegativeRange, PositiveInt, PositiveRange, Probability, check_options
 
 DEGREE = 3  # total degree of the bias field's polynomial
 
 
-class Brightness:
+class Brightness(IntensityTransform):
     """Multiplication of each channel by a drawn factor.
 
     ``draw`` returns ``multiplier`` ``(channels,)``.
@@ -32,9 +31,10 @@ class Brightness:
 
     name = "brightness"
 
-    def __init__(self, *, probability: float = 0.15, multiplier: Range = (0.75, 1.25)) -> None:
-        self.probability = check_probability("brightness_probability", probability)
-        self.multiplier = check_range("brightness", multiplier, least=0.0)
+    @check_options
+    def __init__(self, *, probability: Probability, multiplier: NonNegativeRange) -> None:
+        self.probability = probability
+        self.multiplier = multiplier
 
     def draw(self, generator: Generator, channels: int) -> Values | None:
         return {"multiplier": draw_factor(generator, self.multiplier, channels)}
@@ -43,7 +43,7 @@ class Brightness:
         return image * expand_over(values["multiplier"], image)
 
 
-class Contrast:
+class Contrast(IntensityTransform):
     r"""Stretching of each channel about its mean, clipped to its old range.
 
     The result is :math:`m + f (x - m)` with the mean :math:`m`. ``draw`` returns ``multiplier`` ``(channels,)``.
@@ -58,9 +58,10 @@ class Contrast:
 
     name = "contrast"
 
-    def __init__(self, *, probability: float = 0.15, multiplier: Range = (0.75, 1.25)) -> None:
-        self.probability = check_probability("contrast_probability", probability)
-        self.multiplier = check_range("contrast", multiplier, least=0.0)
+    @check_options
+    def __init__(self, *, probability: Probability, multiplier: NonNegativeRange) -> None:
+        self.probability = probability
+        self.multiplier = multiplier
 
     def draw(self, generator: Generator, channels: int) -> Values | None:
         return {"multiplier": draw_factor(generator, self.multiplier, channels)}
@@ -72,7 +73,7 @@ class Contrast:
         return stretched.clamp_(image.amin(dim=axes, keepdim=True), image.amax(dim=axes, keepdim=True))
 
 
-class Gamma:
+class Gamma(IntensityTransform):
     r"""Gamma transform of each channel with a drawn exponent.
 
     The channel is normalised to 0 to 1 first, :math:`u = (x - \min x) / (\max x - \min x)`. The result is
@@ -89,10 +90,11 @@ class Gamma:
         UsageError: the probability or the range is invalid.
     """
 
-    def __init__(self, *, probability: float = 0.3, gamma: Range = (0.7, 1.5), inverted: bool = False) -> None:
+    @check_options
+    def __init__(self, *, probability: Probability, gamma: PositiveRange, inverted: bool = False) -> None:
         self.name = "inverted_gamma" if inverted else "gamma"
-        self.probability = check_probability(f"{self.name}_probability", probability)
-        self.gamma = check_range("gamma", gamma, above=0.0)
+        self.probability = probability
+        self.gamma = gamma
         self.inverted = inverted
 
     def draw(self, generator: Generator, channels: int) -> Values | None:
@@ -110,7 +112,7 @@ class Gamma:
         return curved.sub_(curved_mean).mul_(std / curved_std.clamp(min=1e-7)).add_(mean)
 
 
-class Noise:
+class Noise(IntensityTransform):
     """Gaussian noise with a drawn standard deviation.
 
     The noise is independent for every voxel and channel. It is drawn on the CPU from a drawn seed, so it is the same on
@@ -126,9 +128,10 @@ class Noise:
 
     name = "noise"
 
-    def __init__(self, *, probability: float = 0.1, std: Range = (0.0, 0.1)) -> None:
-        self.probability = check_probability("noise_probability", probability)
-        self.std = check_range("noise_std", std, least=0.0)
+    @check_options
+    def __init__(self, *, probability: Probability, std: NonNegativeRange) -> None:
+        self.probability = probability
+        self.std = std
 
     def draw(self, generator: Generator, channels: int) -> Values | None:
         return {"std": draw_uniform(generator, self.std), "seed": torch.randint(2**62, (), generator=generator)}
@@ -141,7 +144,7 @@ class Noise:
         return noisy
 
 
-class BiasField:
+class BiasField(IntensityTransform):
     r"""Multiplication of the image by a smooth random field.
 
     The field is :math:`\exp(a\,q / \max|q|)`, where :math:`q` is a random polynomial of the position with total degree
@@ -164,9 +167,10 @@ class BiasField:
 
     name = "bias_field"
 
-    def __init__(self, *, probability: float = 0.0, strength: Range = (0.1, 0.5), dimensions: int = 2) -> None:
-        self.probability = check_probability("bias_field_probability", probability)
-        self.strength = check_range("bias_field_strength", strength, least=0.0)
+    @check_options
+    def __init__(self, *, probability: Probability, strength: NonNegativeRange, dimensions: PositiveInt) -> None:
+        self.probability = probability
+        self.strength = strength
         self.dimensions = dimensions
 
     def draw(self, generator: Generator, channels: int) -> Values | None:

@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Generator, Tensor
 
-from uumamba.data.augmentation.parameters import Drawn, Values, check_probability
+from uumamba.data.augmentation.parameters import Drawn, SpatialTransform, Values
 from uumamba.runtime.errors import require
+from uumamba.runtime.options import NonNegativeInt, PositiveInt, Probability, check_options
 
 
-class Mirror:
+class Mirror(SpatialTransform):
     """Random flips of image and label, independently along each axis.
 
     A flip along the axis from the patient's left to right turns left structures into right structures. ``swaps`` then
@@ -28,12 +29,13 @@ class Mirror:
 
     name = "mirror"
 
+    @check_options
     def __init__(
         self,
         *,
-        dimensions: int,
-        axes: Sequence[int] = (),
-        probability: float = 0.5,
+        dimensions: PositiveInt,
+        axes: Sequence[NonNegativeInt],
+        probability: Probability,
         swaps: Mapping[int, Sequence[tuple[int, int]]] | None = None,
     ) -> None:
         swaps = swaps or {}
@@ -51,7 +53,7 @@ class Mirror:
         )
         self.axes = tuple(axes)
         self.tables = {axis: _make_exchange_table(pairs) for axis, pairs in swaps.items()}
-        self.probability = check_probability("mirror_probability", probability)
+        self.probability = probability
 
     def draw(self, generator: Generator) -> Values | None:
         """Draw ``flip``, one boolean per axis, or None without a flip."""

@@ -1,16 +1,16 @@
 """Random parameters of the transforms: drawing, storage and checks."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
 
 import torch
 from torch import Generator, Tensor
 
-from uumamba.runtime.errors import require
+from uumamba.runtime.options import Range
 from uumamba.runtime.seeds import generator_for
 
-Range = tuple[float, float]
 Values = dict[str, Tensor]  # parameters of one transform, for one sample or stacked over samples
 
 
@@ -27,20 +27,46 @@ class Drawn:
     values: Values
 
 
-class IntensityTransform(Protocol):
+class SpatialTransform(ABC):
+    """Transform of image and label."""
+
+    name: str
+    """Name of the transform, part of the key of its draws."""
+
+    @abstractmethod
+    def draw(self, generator: Generator) -> Values | None:
+        """Draw the parameters of one sample; None leaves it unchanged."""
+
+    @abstractmethod
+    def apply(self, image: Tensor, label: Tensor, drawn: Drawn) -> tuple[Tensor, Tensor]:
+        """Transform a batch into new tensors, or return the given ones unchanged."""
+
+    def draw_for_batch(self, seeds: Sequence[int], *, channels: int) -> Drawn:
+        """Draw the parameters of each sample."""
+        return draw_for_batch(self.name, seeds, self.draw)
+
+
+class IntensityTransform(ABC):
     """Transform of intensities only."""
 
+    name: str
+    """Name of the transform, part of the key of its draws."""
     probability: float
 
-    @property
-    def name(self) -> str:
-        """Name of the transform, part of the key of its draws."""
-
+    @abstractmethod
     def draw(self, generator: Generator, channels: int) -> Values | None:
         """Draw the parameters of one sample; None leaves it unchanged."""
 
+    @abstractmethod
     def apply(self, image: Tensor, values: Values) -> Tensor:
         """Transform samples ``(rows, channels, *spatial)`` into a new tensor."""
+
+    def draw_for_batch(self, seeds: Sequence[int], *, channels: int) -> Drawn:
+        """Draw the chosen samples and their parameters."""
+        return draw_for_batch(self.name, seeds, partial(self.draw, channels=channels), probability=self.probability)
+
+
+Transform = SpatialTransform | IntensityTransform
 
 
 def draw_for_batch(
@@ -90,28 +116,6 @@ def draw_factor(generator: Generator, limits: Range, *size: int) -> Tensor:
     below = torch.rand(size, generator=generator) < 0.5
     position = torch.rand(size, generator=generator)
     return torch.where(below, low + (1.0 - low) * position, 1.0 + (high - 1.0) * position)
-
-
-def check_probability(name: str, probability: float) -> float:
-    """Return a probability after a check.
-
-    Raises:
-        UsageError: the number is not from 0 to 1.
-    """
-    require(0.0 <= probability <= 1.0, name, got=probability, expected="a number from 0 to 1")
-    return float(probability)
-
-
-def check_range(name: str, limits: Sequence[float], *, above: float = -torch.inf, least: float = -torch.inf) -> Range:
-    """Return a range as two floats after a check.
-
-    Raises:
-        UsageError: the range is not ``(low, high)`` with ``low <= high``, or ``low`` is below a bound.
-    """
-    is_range = len(limits) == 2 and limits[0] <= limits[1] and limits[0] > above and limits[0] >= least
-    bound = f", above {above:g}" if above > -torch.inf else f", at least {least:g}" if least > -torch.inf else ""
-    require(is_range, name, got=tuple(limits), expected=f"(low, high) with low <= high{bound}")
-    return float(limits[0]), float(limits[1])
 
 
 def expand_over(values: Tensor, image: Tensor) -> Tensor:

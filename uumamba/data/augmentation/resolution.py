@@ -6,19 +6,13 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from uumamba.data.augmentation.parameters import (
-    Range,
-    Values,
-    check_probability,
-    check_range,
-    draw_uniform,
-    spatial_axes,
-)
+from uumamba.data.augmentation.parameters import IntensityTransform, Values, draw_uniform, spatial_axes
+from uumamba.runtime.options import PositiveInt, PositiveRange, Probability, check_options
 
 TRUNCATE = 3.0  # radius of the kernel in standard deviations, where it is 1 % of its peak
 
 
-class Blur:
+class Blur(IntensityTransform):
     """Gaussian blur with a drawn width.
 
     The width is drawn per channel and axis; outside the image its border is repeated.
@@ -35,17 +29,18 @@ class Blur:
 
     name = "blur"
 
+    @check_options
     def __init__(
         self,
         *,
-        probability: float = 0.2,
-        channel_probability: float = 0.5,
-        sigma_voxels: Range = (0.5, 1.0),
-        axes: int = 2,
+        probability: Probability,
+        channel_probability: Probability,
+        sigma_voxels: PositiveRange,
+        axes: PositiveInt,
     ) -> None:
-        self.probability = check_probability("blur_probability", probability)
-        self.channel_probability = check_probability("blur_channel_probability", channel_probability)
-        self.sigma_voxels = check_range("blur_sigma_voxels", sigma_voxels, above=0.0)
+        self.probability = probability
+        self.channel_probability = channel_probability
+        self.sigma_voxels = sigma_voxels
         self.axes = axes
 
     def draw(self, generator: Generator, channels: int) -> Values | None:
@@ -99,7 +94,7 @@ def _blur_axis(image: Tensor, axis: int, kernel: Tensor) -> Tensor:
     return blurred
 
 
-class LowResolution:
+class LowResolution(IntensityTransform):
     """Subsampling to the nearest voxels, and linear interpolation back.
 
     Args:
@@ -114,17 +109,18 @@ class LowResolution:
 
     name = "low_resolution"
 
+    @check_options
     def __init__(
         self,
         *,
-        probability: float = 0.25,
-        channel_probability: float = 0.5,
-        zoom: Range = (0.5, 1.0),
+        probability: Probability,
+        channel_probability: Probability,
+        zoom: PositiveRange,
         in_plane_only: bool = False,
     ) -> None:
-        self.probability = check_probability("low_resolution_probability", probability)
-        self.channel_probability = check_probability("low_resolution_channel_probability", channel_probability)
-        self.zoom = check_range("low_resolution", zoom, above=0.0)
+        self.probability = probability
+        self.channel_probability = channel_probability
+        self.zoom = zoom
         self.in_plane_only = in_plane_only
 
     def draw(self, generator: Generator, channels: int) -> Values | None:

@@ -1,0 +1,185 @@
+"""Every part of the registry: defaults, documentation, and values that are refused."""
+
+import inspect
+import pickle
+import re
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, get_args, get_origin
+
+import pytest
+import torch
+from torch import nn
+
+from tests.option_meanings import read_meanings
+from uumamba.config import read_config
+from uumamba.config.bind import REQUIRED, UNKNOWN, Option, bind, list_options, load_constructor, read_part, takes
+from uumamba.config.registry import KINDS, STAGE_NETS
+from uumamba.runtime.errors import UsageError
+from uumamba.runtime.options import fits
+
+PARTS = [(kind, name) for kind, rules in KINDS.items() for name in rules.parts]
+STAGE_NET = {"name": "ResEncUNet", "spatial_dims": 2, "features": (4, 8), "strides": (1, 2)}
+SMALLEST: dict[tuple[str, str], dict[str, Any]] = {
+    **{("optim", name): {"base": {"name": "SGD"}} for name in KINDS["optim"].parts},
+    **{("net", name): {"spatial_dims": 2, "features": (4, 8), "strides": ((1, 1), (2, 2))} for name in STAGE_NETS},
+    **{("net of a cascade", name): {"spatial_dims": 2, "features": (4, 8), "strides": (1, 2)} for name in STAGE_NETS},
+    ("net", "CoarseToFine"): {"coarse": STAGE_NET, "fine": STAGE_NET, "factor": (2, 2)},
+    ("net", "DynUNet"): {
+        "spatial_dims": 2,
+        "features": (4, 8, 8),
+        "strides": ((1, 1), (2, 2), (2, 2)),
+        "kernel_sizes": ((3, 3),) * 3,
+    },
+    **{("net", name): {"spatial_dims": 2} for name in ("SegResNet", "UNETR", "SwinUNETR")},
+    ("domain_generalization", "UDIM"): {"perturbation": {"name": "style"}},
+    ("trigger", "AdaptiveTrigger"): {"total_steps": 10},
+}
+"""Options without a default, with a valid value."""
+FROM_DATA = {"in_channels": 1, "out_channels": 2, "patch_size": (8, 8)}
+SUPPLIED: dict[str, dict[str, Any]] = {
+    "optim": {"params": [nn.Parameter(torch.ones(2))], "base": partial(torch.optim.SGD, lr=0.1)},
+    "domain_generalization": {"net": nn.Linear(2, 2), "loss": nn.MSELoss(), "perturbation": None},
+    "schedule": {"optimizer": None, "total_steps": 5, "budget": None},
+    "quantization": {"net": nn.Linear(2, 2)},
+    "gaqat": {"optimizer": None, "net": nn.Linear(2, 2)},
+    "net": FROM_DATA,
+    "net of a cascade": FROM_DATA,
+}
+"""Arguments before the first check of an option that a constructor passes on."""
+each_part = pytest.mark.parametrize(("kind", "name"), PARTS, ids=[f"{kind} {name}" for kind, name in PARTS])
+
+
+def smallest(kind: str, name: str) -> dict[str, Any]:
+    return SMALLEST.get((kind, name), {})
+
+
+def section(kind: str, name: str, **options: Any) -> dict[str, Any]:
+    """Write a section of a configuration with the smallest options."""
+    return ({} if KINDS[kind].only else {"name": name}) | smallest(kind, name) | options
+
+
+@each_part
+def test_an_empty_section_has_the_defaults_of_the_signature(kind: str, name: str) -> None:
+    part = read_part(kind, section(kind, name))
+    for key, option in list_options(kind, name).items():
+        if key in smallest(kind, name):
+            continue
+        assert option.default is not REQUIRED, key
+        assert part.options[key] == option.default, key
+        assert option.default is None or option.nested or fits(option.annotation, option.default), key
+
+
+@each_part
+def test_every_argument_is_an_option_or_supplied_by_the_run(kind: str, name: str) -> None:
+    known = list_options(kind, name)
+    needed = {
+        key
+        for key, each in inspect.signature(load_constructor(kind, name)).parameters.items()
+        if each.default is REQUIRED and each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)
+    }
+    assert needed <= known.keys() | KINDS[kind].supplied
+
+
+@each_part
+def test_every_option_is_documented_and_its_default_is_not_contradicted(kind: str, name: str) -> None:
+    meanings = read_meanings(kind, name)
+    for key, option in list_options(kind, name).items():
+        assert key in meanings, key
+        for stated in re.findall(r"(?i)\bdefault(?:s to|:| is) ``?([^`,.;]+)", meanings[key]):
+            assert stated.strip("\"'` ") == str(option.default), key
+
+
+@each_part
+def test_a_part_is_written_to_json_and_pickled_and_reads_back_equal(kind: str, name: str) -> None:
+    part = read_part(kind, section(kind, name))
+    assert read_part(kind, part.as_json()) == part == pickle.loads(pickle.dumps(part))
+    assert bind(kind, name, smallest(kind, name)).keywords.keys() <= part.options.keys()
+
+
+def is_number(option: Option) -> bool:
+    kinds = [option.annotation, *get_args(option.annotation)]
+    numbers = [each for each in kinds for part in (each, *get_args(each)) if part in (int, float)]
+    return bool(numbers) and get_origin(option.annotation) not in (tuple, dict)
+
+
+def wrong_values() -> Iterator[Any]:
+    for kind, name in PARTS:
+        for key, option in list_options(kind, name).items():
+            if option.nested is not None or not is_number(option):
+                continue
+            for value in (-1, float("nan"), True, float("inf"), "x"):
+                if not fits(option.annotation, value):
+                    yield pytest.param(kind, name, key, value, id=f"{kind} {name} {key} {value}")
+
+
+@pytest.mark.parametrize(("kind", "name", "key", "value"), [*wrong_values()])
+def test_a_wrong_number_is_refused_with_its_key_by_section_and_constructor(refused, kind, name, key, value) -> None:
+    with refused(f"place.{key}") as error:
+        read_part(kind, section(kind, name, **{key: value}), "place")
+    assert error.value.expected
+    if list_options(kind, name)[key].is_argument:
+        with refused(key):
+            constructor = load_constructor(kind, name)
+            given = {key: each for key, each in SUPPLIED.get(kind, {}).items() if takes(constructor, key)}
+            constructor(**given | (smallest(kind, name) if "net" in kind else {}) | {key: value})
+
+
+@each_part
+def test_a_misspelt_key_is_refused_with_the_nearest_one(refused, kind: str, name: str) -> None:
+    for key in list_options(kind, name):
+        with refused(f"place.{key}x", got=UNKNOWN) as error:
+            read_part(kind, section(kind, name, **{f"{key}x": 1}), "place")
+        assert key in error.value.expected
+
+
+@pytest.mark.parametrize("kind", [kind for kind, rules in KINDS.items() if not rules.only])
+def test_an_unknown_name_is_refused_with_the_known_ones(refused, kind: str) -> None:
+    with refused("place.name", got="Unheard") as error:
+        read_part(kind, {"name": "Unheard"}, "place")
+    assert all(name in error.value.expected for name in KINDS[kind].parts)
+    if KINDS[kind].default is None:
+        with refused("place.name", got="nothing"):
+            read_part(kind, {}, "place")
+
+
+@pytest.mark.parametrize(
+    ("stored", "key"),
+    [
+        ({"base": {"name": "SGD", "lr": True}}, "place.base.lr"),
+        ({"base": {"name": "AdamW", "betas": [0.9, True]}}, "place.base.betas.1"),
+        ({"base": {"name": "SGD", "momentun": 0.9}}, "place.base.momentun"),
+        ({"base": {"name": "LBFGS"}}, "place.base.name"),
+        ({"ascent": {"name": "output_bias_forgetting", "gama": 1}}, "place.ascent.gama"),
+    ],
+)
+def test_a_nested_part_is_refused_with_its_whole_path(refused, stored: dict[str, Any], key: str) -> None:
+    with refused(key):
+        read_part("optim", {"name": "SAM", "base": {"name": "SGD"}} | stored, "place")
+
+
+def test_text_that_yaml_reads_for_a_number_is_one() -> None:
+    assert read_config("demo", ["optim.base.lr=1e-3"]).optim.base.lr == 1e-3
+
+
+def test_options_are_attributes_and_an_absent_one_is_an_attribute_error() -> None:
+    part = read_config("demo").optim
+    assert part.rho == part.options["rho"] == 0.05
+    with pytest.raises(AttributeError, match="SAM has no option radius"):
+        part.radius  # noqa: B018
+
+
+def test_a_keyword_family_has_the_types_of_the_engine() -> None:
+    from typing import get_type_hints
+
+    from uumamba.optim import EngineOptions, SharpnessAware
+
+    family = get_type_hints(EngineOptions, include_extras=True)
+    engine = get_type_hints(SharpnessAware.__init__, include_extras=True)
+    assert family.items() <= engine.items()
+
+
+def test_an_error_of_bind_names_the_place() -> None:
+    with pytest.raises(UsageError) as error:
+        bind("optim", "SAM", {"rho": -1, "base": {"name": "SGD"}}, "optim")
+    assert (error.value.key, error.value.got) == ("optim.rho", -1)

@@ -1,0 +1,70 @@
+"""Learning rate schedule of a run, in epochs or minutes."""
+
+from dataclasses import dataclass
+from typing import cast
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from uumamba.config.bind import Part, supply
+from uumamba.runtime.errors import require
+from uumamba.runtime.options import NonNegative, NonNegativeInt, Positive, check_options
+from uumamba.training.budget import Budget
+from uumamba.training.schedule import POWER
+
+
+@check_options
+@dataclass(frozen=True, kw_only=True)
+class ScheduleOptions:
+    """Options of a run's schedule in addition to its constructor's.
+
+    Args:
+        power: exponent of the decay, for ``poly`` and ``budget``.
+        warmup_epochs: number of first epochs, over which the rate rises linearly.
+        minutes: for ``budget``: schedule over this time, after which training ends.
+    """
+
+    power: NonNegative = POWER
+    warmup_epochs: NonNegativeInt = 0
+    minutes: Positive | None = None
+
+
+def check_minutes(part: Part) -> None:
+    """Raise if a budget has no minutes, or another schedule has some."""
+    require(
+        (part.name == "budget") == (part.minutes is not None),
+        "minutes",
+        got=part.minutes,
+        expected="a number for name budget, null for other names",
+        fix="set schedule={name: budget, minutes: 25}, or leave minutes out",
+    )
+
+
+def build_budget(part: Part) -> Budget | None:
+    """Build the time budget; None without ``minutes``."""
+    return None if part.minutes is None else Budget(part.minutes)
+
+
+def build_schedule(
+    part: Part, optimizer: Optimizer, *, epochs: int, batches_per_epoch: int, budget: Budget | None = None
+) -> LRScheduler:
+    """Build the schedule of a training of at most ``epochs``.
+
+    Raises:
+        UsageError: the warm-up takes all epochs.
+    """
+    require(
+        part.warmup_epochs < epochs,
+        "warmup_epochs",
+        got=part.warmup_epochs,
+        expected=f"a number below training.epochs, {epochs}",
+        fix="lower schedule.warmup_epochs, or train longer",
+    )
+    made = supply(
+        part.bind(),
+        optimizer=optimizer,
+        total_steps=epochs * batches_per_epoch,
+        warmup_steps=part.warmup_epochs * batches_per_epoch,
+        budget=budget or build_budget(part),
+    )
+    return cast(LRScheduler, made)
