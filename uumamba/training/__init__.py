@@ -6,7 +6,6 @@ from uumamba.runtime.stop import StoppedOnRequest
 from uumamba.training.budget import Budget
 from uumamba.training.checkpoint import Checkpoint, DamagedCheckpointError, read_checkpoint, save_checkpoint
 from uumamba.training.display import make_display, standard_observers
-from uumamba.training.options import Execution, StepOptions, Validation
 from uumamba.training.prefetcher import Prefetcher
 from uumamba.training.progress_plot import ProgressPlot, draw_progress
 from uumamba.training.run_folder import BEST, LAST, PREVIOUS, RunFolder
@@ -15,6 +14,7 @@ from uumamba.training.run_state import MovingAverage
 from uumamba.training.schedule import by_budget, constant, cosine, poly
 from uumamba.training.supervised_objective import SupervisedObjective
 from uumamba.training.trainer import Trainer, TrainingDivergedError
+from uumamba.training.trainer_options import Execution, StepOptions, Validation
 
 __all__ = [
     "ALONE",

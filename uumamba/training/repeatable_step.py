@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from uumamba.optim.restore import running_statistics
 from uumamba.runtime.errors import UumambaError
 from uumamba.runtime.memory_shortage import OutOfMemoryError, free_memory, is_out_of_memory, summarize_error
-from uumamba.training.options import StepOptions
 from uumamba.training.run_state import RunState
 from uumamba.training.snapshot import Snapshot
+from uumamba.training.trainer_options import StepOptions
 from uumamba.types import Batch
 
 

@@ -21,13 +21,13 @@ from uumamba.training.check_setup import check_setup
 from uumamba.training.checkpoint import Checkpoint
 from uumamba.training.display import standard_observers
 from uumamba.training.method_step import MethodStep
-from uumamba.training.options import Execution, StepOptions, Validation
 from uumamba.training.prefetcher import Prefetcher
 from uumamba.training.repeatable_step import RepeatableStep
 from uumamba.training.run_folder import RESUME, RunFolder, check_new_run, check_same_config
 from uumamba.training.run_log import replace_infinite
 from uumamba.training.run_state import MovingAverage, RunState
 from uumamba.training.schedule import BudgetSchedule
+from uumamba.training.trainer_options import Execution, StepOptions, Validation
 from uumamba.types import Batch, Objective
 
 
