@@ -11,13 +11,29 @@ from typing import Any
 SOURCES = ("optim_step", "sharpness", "sharpness_acdc")
 ASCENT, NORMS = "`ascent=OutputBiasForgetting()`", "`norm_layers_only(net)`"
 WORDS: Mapping[str, tuple[str, int | str, str]] = {
-    "base": ("`Plain`", 0, "the base optimizer alone, with the same interface; when minutes are few, its many steps beat a flat minimum"),
-    "SAM": ("`SAM`", 1, "descends with the gradient of the worst point nearby; the first choice if training may take twice the time"),
+    "base": (
+        "`Plain`",
+        0,
+        "the base optimizer alone, same interface; in few minutes its many steps win",
+    ),
+    "SAM": (
+        "`SAM`",
+        1,
+        "descends with the gradient of the worst point nearby; try it first, at twice the time",
+    ),
     "ASAM": ("`ASAM`", 1, "a neighbourhood that scales with the weights; `rho` ten times SAM's"),
-    "GSAM": ("`GSAM`", 1, "aims to lower the gap between the losses nearby and here; `rho` may follow the learning rate"),
+    "GSAM": (
+        "`GSAM`",
+        1,
+        "aims to lower the gap of the losses nearby and here; `rho` may follow the rate",
+    ),
     "FriendlySAM": ("`FriendlySAM`", 2, "perturbs only along the batch-specific part of the gradient"),
     "SAGM": ("`SAGM`", 1, "the mean of both gradients, aligned; for a test set from elsewhere"),
-    "LookSAM": ("`LookSAM`", 2, "perturbs every k steps (here 5), or when an `AdaptiveTrigger` fires; for large batches"),
+    "LookSAM": (
+        "`LookSAM`",
+        2,
+        "perturbs every k steps (here 5) or by an `AdaptiveTrigger`; for large batches",
+    ),
     "MSAM": ("`MSAM`", 1, "perturbs along the base's momentum, before its only pass"),
     "StaleSAM": ("`StaleSAM`", 2, "perturbs along the last step's gradient; for a base without momentum"),
     "TRAM": ("`TRAM`", 2, "its radius is the distance that the outputs have moved; for fine-tuning"),

@@ -128,7 +128,7 @@ def _read_info(folder: Path, *, needs_group: bool) -> PatientInfo:
         folder.name,
         "ES",
         got=frames["ES"],
-        expected="another frame than ED",
+        expected="a frame different from ED",
         fix="correct the frame numbers in Info.cfg",
     )
     fix = "add the patient's diagnosis to Info.cfg, such as 'Group: NOR'"

@@ -29,6 +29,7 @@ _SHEET_NAME = re.compile(r"imageCAS_data_split\.(csv|xlsx)", re.IGNORECASE)
 _NUMBER = re.compile(r"(?P<number>\d{1,9})(\.0+)?(\.img\.nii\.gz)?")
 _ARCHIVE = ".change2zip"
 _UNPACK = "unpack the archive of the shard again"
+_COPY_SHEET = "copy the sheet of the Kaggle download into the folder"
 _PARTITION_STARTS = {"train": "training", "val": "validation", "test": "test"}
 
 
@@ -80,10 +81,11 @@ def read_imagecas(raw: Path | str, *, split: OfficialSplit = "Split-1") -> tuple
     files = list_files(Path(raw))
     scans = group_scans(files, _SCAN_NAME)
     require(scans, "raw", got=raw, expected=_LAYOUT, fix=_format_unpack_command(files))
-    partitions = _read_partitions(_find_sheet(Path(raw), files), split)
+    sheet = _find_sheet(Path(raw), files)
+    partitions = _read_partitions(sheet, split)
     require(
         not partitions.keys().isdisjoint(scans),
-        "split sheet",
+        str(sheet),
         got=f"none of the cases {min(scans)} to {max(scans)}",
         expected=f"some of the cases in {raw}",
         fix=f"give the sheet {SHEET} of imageCAS_data_split.xlsx, or the folder of all shards",
@@ -120,7 +122,8 @@ def _report_missing_cases(numbers: Iterable[int]) -> Iterator[CaseError]:
     for _, run in groupby(enumerate(sorted(numbers)), key=lambda pair: pair[1] - pair[0]):
         ids = [_format_case_id(number) for _, number in run]
         name = ids[0] if len(ids) == 1 else f"{ids[0]}-{ids[-1][-4:]}"
-        yield CaseError(name, "image", got="no file", expected=f"{len(ids)} case(s) of the split sheet", fix=fix)
+        got = "no file" if len(ids) == 1 else f"no file of {len(ids)} cases"
+        yield CaseError(name, "image", got=got, expected="an image of each case in the split sheet", fix=fix)
 
 
 def _make_case(
@@ -177,10 +180,10 @@ def _find_sheet(raw: Path, files: Iterable[Path]) -> Path:
     sheets = [path for path in files if _SHEET_NAME.fullmatch(path.name)]
     require(
         sheets,
-        "split sheet",
+        "raw",
         got=raw,
-        expected="imageCAS_data_split.xlsx, or .csv with the columns FileName and Split-1, in the folder",
-        fix="copy the sheet of the Kaggle download into the folder",
+        expected="a folder with imageCAS_data_split.xlsx, or .csv with the columns FileName and Split-1",
+        fix=_COPY_SHEET,
     )
     return min(sheets, key=lambda path: (len(path.parts), path.suffix.lower(), path))
 
@@ -197,7 +200,8 @@ def _read_partitions(sheet: Path, split: OfficialSplit) -> dict[int, str]:
     rows = [[cell.strip() for cell in row] for row in read_rows(sheet, sheet=SHEET)]
     while rows and split not in rows[0]:
         rows.pop(0)
-    require(rows, str(sheet), got=f"no column {split}", expected=f"the columns of the official sheet {SHEET}")
+    expected = f"the columns of the official sheet {SHEET}"
+    require(rows, str(sheet), got=f"no column {split}", expected=expected, fix=_COPY_SHEET)
     heading, *rows = rows
     column = heading.index(split)
     first = next(at for at, cell in enumerate(heading) if cell)
@@ -209,5 +213,6 @@ def _read_partitions(sheet: Path, split: OfficialSplit) -> dict[int, str]:
             text = row[column] if len(row) > column else ""
             known = (name for start, name in _PARTITION_STARTS.items() if text.lower().startswith(start))
             partitions[number] = next(known, text)
-    require(partitions, str(sheet), got="no case", expected=f"case numbers in the column {heading[first]}")
+    expected = f"case numbers in the column {heading[first]}"
+    require(partitions, str(sheet), got="no case", expected=expected, fix=_COPY_SHEET)
     return partitions

@@ -43,7 +43,7 @@ def read_mnms(
 ) -> tuple[Manifest, list[CaseError]]:
     r"""List the end-diastolic and end-systolic frames of M&Ms as cases.
 
-    The download has a 4-D cine and a 4-D label for each patient, with label values in another order than ACDC's.
+    The download has a 4-D cine and a 4-D label for each patient, with label values in a different order from ACDC's.
     Cases are 3-D with ACDC's label values (1 RV, 2 MYO, 3 LV), so that a model of ACDC can be scored on M&Ms and the
     reverse. :func:`data_prep.mnms_frames.cut_frames` cuts the frames out of the cines once. A ``case_id`` is
     ``A0S9V9_frame09``; frames count from 0 as in the sheet. The domain of a case is the letter of its vendor; the

@@ -12,6 +12,7 @@ from uumamba.runtime.errors import CaseError, UsageError, require, require_case
 REQUIRED = ("External code", "Vendor", *PHASES)
 VENDORS: Mapping[str, str] = {"A": "Siemens", "B": "Philips", "C": "GE", "D": "Canon"}
 
+_COPY = "copy 211230_M&Ms_Dataset_information_diagnosis_opendataset.csv of the M&Ms download into the folder"
 _FRAME = re.compile(r"(?P<number>\d{1,4})(\.0+)?")
 
 
@@ -48,9 +49,8 @@ def find_sheet(root: Path) -> Path:
             continue
         if rows and REQUIRED[0] in (cell.strip() for cell in rows[0]):
             return path
-    expected = f"a CSV file with the columns {', '.join(REQUIRED)}"
-    fix = "copy 211230_M&Ms_Dataset_information_diagnosis_opendataset.csv of the M&Ms download into the folder"
-    raise unreadable[0] if unreadable else UsageError("information sheet", got=root, expected=expected, fix=fix)
+    expected = f"a folder with a CSV file that has the columns {', '.join(REQUIRED)}"
+    raise unreadable[0] if unreadable else UsageError("raw", got=root, expected=expected, fix=_COPY)
 
 
 def read_sheet(sheet: Path) -> dict[str, SheetRow]:
@@ -62,7 +62,8 @@ def read_sheet(sheet: Path) -> dict[str, SheetRow]:
     heading, *rows = read_rows(sheet, sheet="") or [[]]
     column = {name.strip(): at for at, name in enumerate(heading) if name.strip()}
     missing = [name for name in REQUIRED if name not in column]
-    require(not missing, str(sheet), got=f"no column {', '.join(missing)}", expected="the columns of the M&Ms sheet")
+    expected = "the columns of the M&Ms sheet"
+    require(not missing, str(sheet), got=f"no column {', '.join(missing)}", expected=expected, fix=_COPY)
     found: dict[str, SheetRow] = {}
     for row in rows:
         cells = {name: row[at].strip() if at < len(row) else "" for name, at in column.items()}
@@ -71,7 +72,8 @@ def read_sheet(sheet: Path) -> dict[str, SheetRow]:
         if code:
             frames = {phase: cells[phase] for phase in PHASES}
             found[code] = SheetRow(cells["Vendor"], cells.get("Pathology", ""), frames)
-    require(found, str(sheet), got="no patient", expected="external codes in the column External code")
+    expected = "external codes in the column External code"
+    require(found, str(sheet), got="no patient", expected=expected, fix=_COPY)
     return found
 
 
@@ -83,14 +85,14 @@ def parse_frames(patient_id: str, row: SheetRow | None) -> dict[str, int]:
     """
     if row is None:
         fix = f"add a row for {patient_id}, or remove the patient's folder"
-        raise CaseError(patient_id, "information sheet", got="no row", expected="one row", fix=fix)
+        raise CaseError(patient_id, "External code", got="no row", expected="a row in the information sheet", fix=fix)
     fix = "write the letter of the vendor into the sheet"
     require_case(row.vendor in VENDORS, patient_id, "Vendor", got=row.vendor, expected="A, B, C or D", fix=fix)
     numbers: dict[str, int] = {}
     for phase, text in row.frames.items():
         match = _FRAME.fullmatch(text)
         if match is None or int(match["number"]) in numbers.values():
-            expected = "an integer of at least 0" if match is None else "another frame than ED"
+            expected = "an integer of at least 0" if match is None else "a frame different from ED"
             fix = f"write the number of the {phase} frame, counted from 0, into the sheet"
             raise CaseError(patient_id, phase, got=text, expected=expected, fix=fix)
         numbers[phase] = int(match["number"])

@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,6 +33,9 @@ def complaints(file: Path, *, metaphors: bool = True) -> Iterator[str]:
             yield f"{file}:{line}: more than {LONGEST_FIRST_LINE} words: {first}"
         if OPENINGS.match(first):
             yield f"{file}:{line}: neither a noun nor a verb opens: {first}"
+        paragraphs = Counter(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
+        for paragraph in (paragraph for paragraph, count in paragraphs.items() if count > 1):
+            yield f"{file}:{line}: a paragraph twice: {paragraph}"
     if not metaphors:  # published tables of benchmarks have rows that are named so
         return
     for line, text in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
@@ -55,3 +59,9 @@ def test_a_long_opening_a_clause_and_a_metaphor_are_found(tmp_path: Path) -> Non
         "neither a noun nor a verb opens",
         "no term of the field",
     ]
+
+
+def test_a_repeated_paragraph_is_found(tmp_path: Path) -> None:
+    (tmp_path / "planted.py").write_text('def f():\n    """Run.\n\n    Twice\n    here.\n\n    Twice here.\n    """\n')
+    found = list(complaints(tmp_path / "planted.py"))
+    assert [each.split(": ")[1:] for each in found] == [["a paragraph twice", "Twice here."]]

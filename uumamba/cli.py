@@ -1,6 +1,6 @@
-"""Verbs of the command line.
+"""Commands of uumamba.
 
-Heavy imports are inside the verbs, so that ``--help`` is quick.
+Heavy imports are inside the commands, so that ``--help`` is quick.
 """
 
 import sys
@@ -35,14 +35,14 @@ class StoppedByKeyboard(UumambaError):
     exit_code = 130
 
 
-class Verbs(TyperGroup):
-    """Group of verbs that reports an interruption by the keyboard.
+class Commands(TyperGroup):
+    """Group of commands that reports an interruption by the keyboard.
 
     Typer catches a KeyboardInterrupt before ``main`` and would end without a message.
     """
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the verb.
+        """Run the command.
 
         Raises:
             StoppedByKeyboard: in place of KeyboardInterrupt.
@@ -57,7 +57,7 @@ class Verbs(TyperGroup):
 
 app = typer.Typer(
     name="uumamba",
-    cls=Verbs,
+    cls=Commands,
     help="U-Mamba segmentation of hearts and vessels: prepare, train, predict, evaluate, report.",
     no_args_is_help=True,
     add_completion=False,
@@ -98,7 +98,7 @@ def _root(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
     debug: Annotated[
-        bool, typer.Option("--debug", help="Show a traceback with an error; before or after a verb.")
+        bool, typer.Option("--debug", help="Show a traceback with an error; before or after a command.")
     ] = False,
 ) -> None:
     """U-Mamba segmentation of hearts and vessels."""
@@ -330,7 +330,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     warnings.showwarning = _show_warning
     try:
-        app([argument for argument in given if argument != "--debug"])  # accepted before and after the verb
+        app([argument for argument in given if argument != "--debug"])  # accepted before and after the command
         code = 0
     except UumambaError as error:
         if "--debug" in given:

@@ -46,8 +46,8 @@ class Method(Protocol):
     ) -> Callable[[], Tensor] | None:
         """Return a function for the penalty at the original weights.
 
-        This is called once per step. The returned function computes a scalar whose gradient at the original weights is
-        added to the step's gradient; None adds nothing.
+        This is called once per micro-batch. The returned function computes a scalar whose gradient at the original
+        weights is added to the step's gradient; None adds nothing.
 
         Args:
             image: ``(batch, ...)`` of all domains.

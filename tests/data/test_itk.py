@@ -36,7 +36,10 @@ def test_a_series_is_sorted_by_position_and_the_locale_is_unchanged(
 
 @pytest.mark.parametrize(
     ("positions_mm", "got"),
-    [([0, 6, 18, 24], "slices 6.00 to 12.00 mm apart"), ([0, 6, 6, 12], "slices 0.00 to 6.00 mm apart")],
+    [
+        ([0, 6, 18, 24], "distances of 6.00 to 12.00 mm between slices"),
+        ([0, 6, 6, 12], "distances of 0.00 to 6.00 mm between slices"),
+    ],
 )
 def test_a_series_with_a_missing_or_a_double_slice_is_refused(
     planes: SimpleITK.Image, write_series: WriteSeries, positions_mm: list[float], got: str, refused: Any

@@ -250,12 +250,16 @@ REFUSED: dict[str, tuple[Make, str, Any]] = {
     "other sform of acdc": (edit_acdc(srow_x=(-2, 0, 0, 0)), "spacing_mm", "1.05 x 1.05 x 1.05"),
     # Rotated by 180 degrees about z like the sform, and within half a voxel of it over 7 voxels.
     "coded qform beside acdc's": (edit_acdc(qform_code=1, quatern_d=1.0), "spacing_mm", "1.05 x 1.05 x 1.05"),
-    "sform against qform": (edit_field(qform_code=1, quatern_d=1.0), "affine", "sform and qform 12.0 voxels apart"),
+    "sform against qform": (
+        edit_field(qform_code=1, quatern_d=1.0),
+        "affine",
+        "a distance of 12.0 voxels between sform and qform",
+    ),
     "no rotation": (edit_field(sform_code=0, qform_code=1, quatern_b=1.0, quatern_c=1.0), "affine", None),
     "no codes": (edit_field(sform_code=0, qform_code=0), "affine", "sform_code 0, qform_code 0"),
     "nan affine": (edit_field(srow_x=(np.nan, 0, 0, 0)), "affine", None),
     "collapsed affine": (edit_field(srow_x=(0, 0, 0, 0)), "affine", None),
-    "sheared by 5 degrees": (shear(5), "affine", "axes 5.0 degrees off a right angle"),
+    "sheared by 5 degrees": (shear(5), "affine", "a deviation of 5.0 degrees from right angles between the axes"),
     "infinite slope": (edit_field(scl_slope=np.inf), "image", None),
     "nan in too much air": (nan_at(slice(4), slice(None), 0), "image", "2.50% NaN or infinite voxels"),
     "nan in the body": (nan_at(slice(9, 11), slice(9, 11), 0), "image", "0.12% NaN or infinite voxels"),

@@ -200,7 +200,8 @@ def test_stored_integers_give_the_array_of_equal_floats() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "got"), [(0.0, "0 everywhere"), (5.0, "5 in every voxel except 0"), (np.nan, "NaN or infinity")]
+    ("value", "got"),
+    [(0.0, "0 everywhere"), (5.0, "equal percentiles 0.5 and 99.5 (both 5)"), (np.nan, "NaN or infinity")],
 )
 def test_a_scan_without_content_or_contrast_or_with_nan_is_refused(value: float, got: str, refused: Any) -> None:
     with refused("image", got=got, case_id="p7"):

@@ -166,9 +166,9 @@ def test_label_and_image_must_have_the_same_shape_and_position(write_scan: Write
     check_same_grid(*pair(write_scan, shifted(0.0)), case_id="c7")
     with pytest.warns(ScanWarning, match=r"^c7: .* 0\.40 voxels"):
         check_same_grid(*pair(write_scan, shifted(0.6)), case_id="c7")
-    with refused("affine", got="a label 33.3 voxels off", case_id="c7"):
+    with refused("affine", got="a distance of 33.3 voxels between corners", case_id="c7"):
         check_same_grid(*pair(write_scan, shifted(50.0)), case_id="c7")
-    with refused("affine", got="a label 12.0 voxels off", case_id="c7"):  # flipped: distance of the last of 7 voxels
+    with refused("affine", got="a distance of 12.0 voxels between corners", case_id="c7"):  # flipped: last of 7 voxels
         check_same_grid(*pair(write_scan, shifted(0.0, flip=-1.0)), case_id="c7")
     with refused("label", got=(7, 6, 4), case_id="c7"):
         check_same_grid(*pair(write_scan, shifted(0.0), (7, 6, 4)), case_id="c7")

@@ -111,9 +111,9 @@ def test_cases_of_the_sheet_without_files_are_reported_by_runs_of_numbers(raw):
     manifest, errors = read_imagecas(raw)
 
     assert len(manifest.cases) == 4
-    assert [(error.case_id, error.expected.split()[0]) for error in errors] == [
-        ("imagecas0008", "1"),
-        ("imagecas0401-0600", "200"),
+    assert [(error.case_id, error.got) for error in errors] == [
+        ("imagecas0008", "no file"),
+        ("imagecas0401-0600", "no file of 200 cases"),
     ]
 
 
@@ -144,11 +144,11 @@ def test_a_faulty_split_sheet_is_refused_and_never_guessed(raw, refused, text, g
 
 def test_a_missing_split_sheet_and_one_of_other_cases_are_refused(raw, refused):
     write_split_sheet(raw, {10016975: "Training"})
-    with refused("split sheet", got="none of the cases 1 to 6"):
+    with refused(str(raw / "imageCAS_data_split.csv"), got="none of the cases 1 to 6"):
         read_imagecas(raw)
 
     (raw / "imageCAS_data_split.csv").unlink()
-    with refused("split sheet", got=raw):
+    with refused("raw", got=raw):
         read_imagecas(raw)
 
 

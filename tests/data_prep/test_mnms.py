@@ -214,7 +214,7 @@ def store_value_7(raw):
         (change_row(vendor=""), "Vendor", ""),
         (change_row(vendor="a"), "Vendor", "a"),
         (change_row(vendor="Siemens"), "Vendor", "Siemens"),
-        (lambda raw: write_sheet(raw, PATIENTS[1:]), "information sheet", "no row"),
+        (lambda raw: write_sheet(raw, PATIENTS[1:]), "External code", "no row"),
     ],
 )
 def test_a_faulty_patient_is_reported_by_name_and_the_others_keep_their_folds(raw, frames, spoil, key, got):
@@ -228,7 +228,7 @@ def test_a_faulty_patient_is_reported_by_name_and_the_others_keep_their_folds(ra
     assert (error.case_id, error.key) == ("A0S9V9", key)
     assert error.got == got or got is None
     others = [(case.case_id, case.fold) for case in whole.cases if case.patient_id != "A0S9V9"]
-    if key not in ("information sheet", "Vendor"):  # these rows determine the folds
+    if key not in ("External code", "Vendor"):  # these rows determine the folds
         assert [(case.case_id, case.fold) for case in manifest.cases] == others
 
 
@@ -263,7 +263,7 @@ def test_a_missing_sheet_and_one_in_another_encoding_are_refused(raw, frames, re
             read_mnms(raw, frames=frames)
 
     (raw / MNMS_SHEET).write_text("Code,Vendor,ED,ES\nA0S9V9,A,0,2\n")
-    with refused("information sheet", got=raw):
+    with refused("raw", got=raw):
         cut_frames(raw, frames)
 
 

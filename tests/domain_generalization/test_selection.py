@@ -106,7 +106,7 @@ def test_every_domain_can_be_the_test_domain_of_an_experiment() -> None:
 
 @pytest.mark.parametrize("rule", [training_domain_validation, leave_one_domain_out_validation, oracle])
 def test_a_test_domain_without_records_and_several_trials_are_refused(rule: Any, refused: Any) -> None:
-    with refused("records", got="none"):
+    with refused("records", got="no record of the test domain"):
         rule([*ALONE, *PAIRS], test_domain=2)
     other = [{**each, "trial_seed": 1} for each in [*ALONE, *PAIRS]]
     with refused("trial_seed", got=[0, 1]):

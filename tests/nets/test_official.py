@@ -202,7 +202,7 @@ def test_missing_plans_are_asked_for_and_a_path_in_the_checkpoint_is_not_opened(
         (plans_for(2, conv_kernel_sizes=[[1, 3], [3, 3], [3, 3]]), "plans"),
         (plans_for(2, pool_op_kernel_sizes=[[1, 1], [2, 2]]), "strides"),
         (plans_for(2, patch_size=None), "patch_size"),
-        (plans_for(2, inherits_from="3d"), "plans"),
+        (plans_for(2, inherits_from="3d"), "plans.configurations.2d.inherits_from"),
         ({"plans_per_stage": {}}, "plans"),
         ("nowhere.json", "plans"),
     ],
@@ -241,7 +241,7 @@ def test_nan_weights_of_a_diverged_training_are_loaded(saved):
             "other values",
         ),
         (lambda w: [w.pop(key) for key in list(w) if "upsample" in key], "weights", ANY),
-        (lambda w: w.clear(), "weights", "none"),
+        (lambda w: w.clear(), "weights", "no weight"),
     ],
 )
 def test_weights_of_another_network_are_refused_by_name(saved, refused, change, key, got):

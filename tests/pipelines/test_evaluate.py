@@ -121,6 +121,7 @@ def test_a_prediction_that_does_not_fit_fails_without_the_others_until_it_is_cor
     [failure] = scores.failures
     assert failure.case_id == "p1_ES"
     assert "prediction p1_ES.nii.gz" in failure.key
+    assert str(failure).count("Fix: ") == 1
     assert {row.case_id for row in scores.rows} == {"p1_ED", "p2_ED", "p2_ES"}
     fields = {name: getattr(failure, name) for name in ("case_id", "key", "expected", "fix")}
     assert read_json(out / "failures.json") == [fields | {"got": str(failure.got)}]
@@ -203,7 +204,7 @@ def test_a_path_without_labels_is_refused(labels: str, predictions: Path, tmp_pa
     (tmp_path / "empty").mkdir()
     (tmp_path / "raw" / "below").mkdir(parents=True)
     (tmp_path / "file.txt").touch()
-    with refused("label maps" if labels == "file.txt" else "--labels", got=tmp_path / labels):
+    with refused("--labels", got=tmp_path / labels):
         evaluate_folder(predictions, tmp_path / labels, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

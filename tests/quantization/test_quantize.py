@@ -199,16 +199,17 @@ def suggested(error: pytest.ExceptionInfo[Any]) -> dict[str, None]:
 @pytest.mark.filterwarnings("ignore:.*stay in full precision:UserWarning")
 def test_calibration_names_all_inputs_without_values_and_suggests_overrides(refused: Any) -> None:
     words = torch.randint(9, (2, 5))
-    with refused("inputs without a value", got="blocks.0.self_attn.out_proj, blocks.1.self_attn.out_proj") as error:
+    unused = "blocks.0.self_attn.out_proj, blocks.1.self_attn.out_proj"
+    with refused("batches", got=f"no value for the inputs of {unused}") as error:
         calibrate(quantize_(AttentionNet()), [words])
     assert suggested(error) == {"*.out_proj": None}
     calibrate(quantize_(AttentionNet(), overrides=suggested(error)), [words])
 
 
 def test_heads_of_deep_supervision_are_calibrated_in_training_mode_only(refused: Any) -> None:
-    net, x = UMambaBot(2, 1, 3, features=(4, 8, 8, 8), strides=(1, 2, 2, 2)), torch.randn(2, 1, 8, 8)
+    net, x = UMambaBot(2, 1, 3, features=(4, 8, 8, 8), strides=(1, 2, 2, 2)), torch.randn(2, 1, 16, 16)
     quantize_(net)
-    with refused("inputs without a value", got="decoder.seg_layers.0, decoder.seg_layers.1") as error:
+    with refused("batches", got="no value for the inputs of decoder.seg_layers.0, decoder.seg_layers.1") as error:
         calibrate(net.eval(), [x])
     assert suggested(error) == {"decoder.seg_layers.0": None, "decoder.seg_layers.1": None}
     calibrate(net.train(), [x])
@@ -264,7 +265,7 @@ def test_calibration_averages_all_batches_and_uses_unsigned_levels_after_relu(ma
         ([], "batches", "no batch"),
         ([[torch.ones(2, 6), torch.ones(2)]], "batches", "list"),
         ([{"image": torch.ones(2, 6)}], "batches", "dict"),
-        ([torch.zeros(0, 6)], "inputs without a value", "0, 2, 4"),
+        ([torch.zeros(0, 6)], "batches", "no value for the inputs of 0, 2, 4"),
         ([torch.zeros(2, 6)], "0.input", "zeros only"),
         ([torch.full((2, 6), torch.nan)], "0.input", "NaN or infinite values"),
     ],

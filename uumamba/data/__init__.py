@@ -1,6 +1,6 @@
 """Scans, cases, geometry and patches.
 
-Only this package imports readers of NIfTI, DICOM and MetaImage.
+Only this package and data_prep import readers of NIfTI, DICOM and MetaImage.
 """
 
 from typing import TYPE_CHECKING, Any

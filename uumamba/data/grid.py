@@ -56,8 +56,8 @@ def check_same_grid(image: Scan, label: Scan, *, case_id: str) -> None:
         apart <= 0.5,
         case_id,
         "affine",
-        got=f"a label {apart:.1f} voxels off",
-        expected="at most half a voxel to the image's grid",
+        got=f"a distance of {apart:.1f} voxels between corners",
+        expected="at most half a voxel between the grids of image and label",
         fix="resample the label to the image's grid, or correct its header",
     )
     if apart > 0.01:

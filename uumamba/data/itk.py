@@ -99,8 +99,8 @@ def _check_slices(sitk: Any, names: Sequence[str], case_id: str, max_bytes: int)
         np.ptp(steps) <= 2 * _POSITION_TOLERANCE * steps.mean() and steps.min() > _POSITION_TOLERANCE * steps.mean(),
         case_id,
         "spacing_mm",
-        got=f"slices {steps.min():.2f} to {steps.max():.2f} mm apart",
-        expected="equal distances",
+        got=f"distances of {steps.min():.2f} to {steps.max():.2f} mm between slices",
+        expected="equal distances between slices",
         fix="restore missing slices and remove double ones",
     )
 

@@ -260,8 +260,8 @@ def _physical_grid(header: Any, case_id: str) -> tuple[AffineMatrix, SpacingMm]:
         angle_deg <= 1,
         case_id,
         "affine",
-        got=f"axes {angle_deg:.1f} degrees off a right angle",
-        expected="at most 1 degree",
+        got=f"a deviation of {angle_deg:.1f} degrees from right angles between the axes",
+        expected="a deviation of at most 1 degree",
         fix="resample the scan to an orthogonal grid",
     )
     if angle_deg > 0.02:
@@ -308,8 +308,8 @@ def _agreed_affine(header: Any, case_id: str) -> AffineMatrix:
             apart <= 0.5,
             case_id,
             "affine",
-            got=f"sform and qform {apart:.1f} voxels apart",
-            expected="at most half a voxel",
+            got=f"a distance of {apart:.1f} voxels between sform and qform",
+            expected="a distance of at most half a voxel",
             fix=_CORRECT,
         )
     return sform

@@ -51,7 +51,7 @@ def make_scan_normaliser(image: NDArray[Any], clip_percentiles: tuple[float, flo
     The image is first clipped to its own percentiles.
 
     Raises:
-        CaseError: the image is constant.
+        CaseError: the percentiles are equal, as in a constant image.
     """
     low, high = np.percentile(image.astype(np.float32).ravel(order="K"), clip_percentiles, overwrite_input=True)
     mean = _mean(image, lambda planes: np.clip(_as_float32(planes), low, high))
@@ -60,8 +60,8 @@ def make_scan_normaliser(image: NDArray[Any], clip_percentiles: tuple[float, flo
         low < high and std > 0,
         case_id,
         "image",
-        got=f"{image.flat[0]:g} in every voxel except 0",
-        expected="more than one value",
+        got=f"equal percentiles {clip_percentiles[0]:g} and {clip_percentiles[1]:g} (both {low:g})",
+        expected="voxels with different values",
         fix="exclude the scan",
     )
     return partial(_normalise, low=low, high=high, mean=mean, std=std, as_float=_as_float32)

@@ -74,7 +74,7 @@ class PreparedFolder:
         self.path = Path(path)
         require(
             all((self.path / name).is_file() for name in (MANIFEST_NAME, RECIPE_NAME)),
-            "prepared folder",
+            "path",
             got=str(path),
             expected="a folder of prepared cases",
             fix="run `uumamba prepare`",

@@ -123,7 +123,7 @@ def resampled_argmax(maps: Sequence[NDArray[Any]] | NDArray[Any], shape: Sequenc
 def _linear_slabs(
     maps: Sequence[NDArray[Any]] | NDArray[Any], shape: Sequence[int]
 ) -> Iterator[tuple[slice, Iterator[Image]]]:
-    """Yield slices of new planes, with a resampled slab per map."""
+    """Resample maps linearly; yield each range of planes with its slabs."""
     old, new = maps[0].shape, tuple(shape)
     through = _ThroughPlane(old[0], new[0], kernel="bilinear")
     for first, last in spans(new[0], _voxels_per_plane(old, new)):

@@ -198,7 +198,7 @@ def shift_style(
     changes of the intensities. Values may slightly exceed the range of the image.
 
     Args:
-        image: volume in any axis order; the axis of the largest spacing (the first of equals) is through-plane.
+        image: volume in any axis order; the axis of the largest spacing (the first in a tie) is through-plane.
         style: a name of :data:`STYLES`.
         case_id: key of the draws.
         spacing_mm: spacing of the axes.

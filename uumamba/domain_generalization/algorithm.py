@@ -24,7 +24,11 @@ class StepOptimizer(Protocol):
         ascent: None = None,
         at_weights: Callable[[], Tensor] | None = None,
     ) -> Tensor:
-        """Run one training step and return the loss before the step."""
+        """Run one training step and return the loss before the step.
+
+        The loss of MSAM and StaleSAM is that at the perturbed weights, the loss of TRAM with ``trust="fisher"`` that at
+        a noisy input.
+        """
 
 
 class Algorithm(nn.Module):
@@ -103,7 +107,8 @@ class Algorithm(nn.Module):
             unlabeled: DomainBed's argument for unlabelled data of test domains; must be None.
 
         Returns:
-            ``{"loss": ...}`` at the weights before the step, and ``"penalty"`` where the method added a penalty.
+            ``{"loss": ...}`` at the weights before the step, and ``"penalty"`` where the method added a penalty. MSAM
+            and StaleSAM give the loss at the perturbed weights, TRAM with ``trust="fisher"`` at a noisy input.
         """
         require(
             unlabeled is None,

@@ -113,12 +113,24 @@ def domain_batches(
         >>> x.shape, y.shape
         (torch.Size([3, 2]), torch.Size([3]))
     """
-    require(datasets, "datasets", got="no domain", expected="at least one training domain")
+    require(
+        datasets,
+        "datasets",
+        got="no domain",
+        expected="at least one training domain",
+        fix="pass the data set of each training domain, by domain number",
+    )
     require(batch_size >= 1, "batch_size", got=batch_size, expected="at least 1")
     loaders = []
     for domain, dataset in datasets.items():
         samples = len(cast(Sized, dataset))
-        require(samples, "datasets", got=f"no sample in domain {domain}", expected="at least one sample per domain")
+        require(
+            samples,
+            "datasets",
+            got=f"no sample in domain {domain}",
+            expected="at least one sample per domain",
+            fix=f"leave domain {domain} out, or add samples to its data set",
+        )
         sampler = _draw_batches(samples, batch_size, (trial_seed, "domain batch", domain), first_step)
         generator = generator_for(trial_seed, "workers", domain)  # by default a loader draws from the global generator
         loaders.append(DataLoader(dataset, batch_sampler=sampler, num_workers=workers, generator=generator))

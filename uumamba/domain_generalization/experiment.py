@@ -180,5 +180,5 @@ def _score(net: nn.Module, split: Dataset[Any], batch_size: int, name: str) -> t
         loss += float(F.cross_entropy(logits, y, ignore_index=IGNORED, reduction="sum"))
         labels += int((y != IGNORED).sum())
         samples += len(x)
-    require(samples, name, got="no sample", expected="at least one")
+    require(samples, name, got="no sample", expected="at least one sample")
     return (right / labels, loss / labels) if labels else (math.nan, math.nan)

@@ -167,7 +167,8 @@ def check_outputs(outputs: ProbeOutputs) -> None:
     Raises:
         UsageError: there is no example, or an output or a loss is not finite.
     """
-    require(len(outputs.losses), "outputs", got="no example", expected="at least one example")
+    fix = "run the probe on a data set with examples"
+    require(len(outputs.losses), "outputs", got="no example", expected="at least one example", fix=fix)
     is_finite = outputs.losses.isfinite() & outputs.vectors.isfinite().all(1)
     require(
         is_finite.all(),

@@ -173,7 +173,13 @@ def _best(rule: str, test_domain: int, candidates: Sequence[tuple[Record, float]
 
 def _select_trial(records: Iterable[Record], test_domain: int) -> list[Record]:
     selected = [record for record in records if tuple(record["test_envs"]) == (test_domain,)]
-    require(selected, "records", got="none", expected=f"records of a run with test_envs [{test_domain}]")
+    require(
+        selected,
+        "records",
+        got="no record of the test domain",
+        expected=f"records of a run with test_envs [{test_domain}]",
+        fix=f"train a run with test_envs [{test_domain}], or choose a test domain that has records",
+    )
     _require_one_trial(selected)
     return selected
 
@@ -205,5 +211,6 @@ def _accuracy(record: Record, domain: int, split: str) -> float:
         "records",
         got=f"no {name}",
         expected=f"{name} at step {record['step']} with test_envs {record['test_envs']}",
+        fix=f"compute the accuracies of domain {domain} in every evaluated step",
     )
     return float(record[name])

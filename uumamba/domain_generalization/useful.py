@@ -110,7 +110,7 @@ class Probe:
         require(
             is_same,
             "batches",
-            got="other examples than in the last pass",
+            got="examples that differ from the last pass",
             expected="the same examples in the same order in every pass",
             fix="remove shuffling and random augmentation",
         )
@@ -243,7 +243,7 @@ class USEFUL:
         Seeds the global generators of Python, NumPy and torch.
 
         Raises:
-            UsageError: ``start()`` returned other weights than in an earlier call.
+            UsageError: ``start()`` returned weights that differ from an earlier call.
         """
         seed_everything(self.seed)
         net, train_epoch = self.start()
@@ -254,9 +254,9 @@ class USEFUL:
         require(
             is_same,
             "start",
-            got="other initial weights",
-            expected="the initial weights of the first call",
-            fix="build the network inside start(), from the global generators or an own seed",
+            got="initial weights that differ from the first call",
+            expected="the same initial weights in every call",
+            fix="build the network inside start(), with torch's global random generator or a fixed seed",
         )
         self._initial = initial
         return net, train_epoch

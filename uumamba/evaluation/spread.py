@@ -14,13 +14,13 @@ SeedAndFold = tuple[int, str]
 class Spread:
     """Mean and sample standard deviations of a score over trainings.
 
-    The mean of no value and a deviation of fewer than two values are None.
+    The mean of no value and the standard deviation of fewer than two values are None.
 
     Attributes:
         mean: mean over all trainings.
-        sd: deviation over all trainings.
-        sd_over_seeds: deviation of each seed's mean over folds: the effect of another seed.
-        sd_over_folds: deviation of each fold's mean over seeds: the effect of other patients.
+        sd: standard deviation over all trainings.
+        sd_over_seeds: standard deviation of each seed's mean over folds: the effect of another seed.
+        sd_over_folds: standard deviation of each fold's mean over seeds: the effect of other patients.
         n: number of trainings with the score.
     """
 
@@ -50,9 +50,9 @@ def spread(values: Mapping[SeedAndFold, float]) -> Spread:
 
 
 def _compute_sd_of_means(values: Mapping[SeedAndFold, float], position: int) -> float | None:
-    """Compute the deviation of the means by seed (0) or fold (1).
+    """Compute the standard deviation of means by seed or fold.
 
-    ``position`` is that of seed or fold in the key of a training.
+    ``position`` is that of seed (0) or fold (1) in the key of a training.
     """
     groups: dict[int | str, list[float]] = {}
     for training, value in values.items():

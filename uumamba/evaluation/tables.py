@@ -63,9 +63,9 @@ def vessel_table(summary: Summary) -> Table | None:
     vessels = summary.vessels()
     table = _make_table("Vessels", ["structure"], ["clDice", "parts", "tunnels", "cavities", "length, %"])
     for number, row in enumerate(vessels):
-        cl_dice, *betti, length = (row.vessel or {}).values()
-        errors = [_format_defined(error.mean, 1) for error in betti]
-        cells = [_format_moments(cl_dice, 3), *errors, _format_moments(length.percent, 1)]
+        scores = row.vessel or {}
+        errors = [_format_defined(scores[f"betti{dimension}_error"].mean, 1) for dimension in range(3)]
+        cells = [_format_moments(scores["cl_dice"], 3), *errors, _format_moments(scores["length_error"].percent, 1)]
         table.add_row(row.structure, *cells, end_section=number == len(vessels) - 2)
     return table if vessels else None
 

@@ -120,7 +120,13 @@ def _complete_arguments(
     )
     for name in missing:
         arguments[name] = getattr(planned, name)
-        require(arguments[name] is not None, name, got="none in the plans", expected=f"the {name} of the training")
+        require(
+            arguments[name] is not None,
+            name,
+            got="none in the plans",
+            expected=f"the {name} of the training",
+            fix=f"give {name} as an argument, or plans that contain the {name}",
+        )
     return arguments
 
 

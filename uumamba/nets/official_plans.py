@@ -26,15 +26,15 @@ def read_plans(plans: Mapping[str, Any] | Path | str) -> Mapping[str, Any]:
     Raises:
         UsageError: the file is missing or does not contain plans of nnU-Net v2 as JSON.
     """
-    expected = "the plans of a training with nnU-Net v2"
+    expected, fix = "the plans of a training with nnU-Net v2", "give plans.json of the training"
     content: Any = plans
     if not isinstance(plans, Mapping):
         try:
             content = json.loads(Path(plans).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise UsageError("plans", got=plans, expected=f"{expected} ({error})") from error
+            raise UsageError("plans", got=f"{plans} ({error})", expected=expected, fix=fix) from error
     if not isinstance(content, Mapping) or not isinstance(content.get("configurations"), Mapping):
-        raise UsageError("plans", got="no configurations", expected=expected)
+        raise UsageError("plans", got="no configurations", expected=expected, fix=fix)
     return content
 
 
@@ -105,7 +105,10 @@ def _read_configuration(configurations: Mapping[str, Any], name: str) -> PlansCo
 
 def _fill_inherited(configurations: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     """Return a configuration with all entries that it inherits."""
-    known = ", ".join(configurations)
-    require(name in configurations, "plans", got=f"inherits_from: {name}", expected=f"one of {known}")
-    parent = configurations[name].get("inherits_from")
-    return {**(_fill_inherited(configurations, parent) if parent else {}), **configurations[name]}
+    own: Mapping[str, Any] = configurations[name]
+    parent = own.get("inherits_from")
+    if not parent:
+        return own
+    key = f"plans.configurations.{name}.inherits_from"
+    require(parent in configurations, key, got=parent, expected=f"one of {', '.join(configurations)}")
+    return {**_fill_inherited(configurations, parent), **own}

@@ -42,7 +42,8 @@ def remove_duplicates(weights: object) -> dict[str, Tensor]:
     """
     expected = "a state dict of named tensors"
     if not isinstance(weights, Mapping) or not weights:
-        raise UsageError("weights", got="none", expected=expected)
+        got = "no weight" if isinstance(weights, Mapping) else type(weights).__name__
+        raise UsageError("weights", got=got, expected=expected, fix="give a checkpoint file of a trained network")
     kept: dict[str, Tensor] = {}
     for key, value in weights.items():
         if not isinstance(value, Tensor):

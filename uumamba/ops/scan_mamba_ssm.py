@@ -13,7 +13,7 @@ from uumamba.runtime.errors import require
 def find_missing_mamba_ssm() -> str | None:
     """Return the missing requirement of this backend; None if it can run.
 
-    The package is also installed without its compiled extension, so the extension is imported.
+    The package can be installed without its compiled extension, so the function imports the extension to check it.
     """
     if not torch.cuda.is_available():
         return "no CUDA device was found"

@@ -29,7 +29,7 @@ class ASAM(SharpnessAware):
         rho: default radius of the neighbourhood in the scaled measure.
         eta: added to :math:`|w|`, so that weights of 0 can move.
         normalize_bias: scale parameters with at most one axis as well.
-        engine: options of every member, such as ``net`` and ``scaler``; see :class:`EngineOptions`.
+        engine: options of every optimizer of uumamba.optim, such as ``net`` and ``scaler``; see :class:`EngineOptions`.
 
     Raises:
         UsageError: ``rho`` or ``eta`` is negative, or ``rho`` is not finite.

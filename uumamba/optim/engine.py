@@ -1,4 +1,4 @@
-"""Engine of the family: perturb, compute the second gradient, restore, update."""
+"""Engine of uumamba.optim: perturb, compute the second gradient, restore, update."""
 
 import math
 from collections import OrderedDict
@@ -25,8 +25,9 @@ from uumamba.runtime.options import Positive, check_options
 class SharpnessAware(Optimizer):
     r"""Optimizer around a base that descends with the gradient of perturbed weights.
 
-    A member of the family is a :class:`Rule`: direction, length and time of the perturbation, and the gradient to
-    descend with. One step, with g the gradient of the ascent loss at the weights w, d a direction and l its length:
+    Each optimizer of uumamba.optim has a :class:`Rule`: direction, length and time of the perturbation, and the
+    gradient to descend with. One step, with g the gradient of the ascent loss at the weights w, d a direction and l its
+    length:
 
     .. math:: \epsilon = \mathrm{factor}(\rho, l)\, d(g), \qquad
               w \leftarrow \mathrm{base}\big(w,\ \mathrm{mix}(g, \nabla L(w + \epsilon)) + \nabla A(w)\big)
@@ -44,7 +45,7 @@ class SharpnessAware(Optimizer):
     Args:
         params: parameters, named parameters or groups, as any torch optimizer takes them.
         base: any callable from parameters to an optimizer, such as ``partial(torch.optim.SGD, lr=0.1)``.
-        rule: the member's rule; the default never perturbs.
+        rule: the optimizer's rule; the default never perturbs.
         group_defaults: default options of groups, such as ``{"rho": 0.05}``.
         net: like ``scaler``, ``max_grad_norm``, ``accumulation`` and ``perturbation``, see :class:`EngineOptions`.
 
@@ -123,7 +124,7 @@ class SharpnessAware(Optimizer):
 
         Raises:
             UsageError: there is no closure or a closure returned no loss, the loss or the added scalar does not depend
-                on the parameters, or this member accepts no ascent loss.
+                on the parameters, or this optimizer accepts no ascent loss.
         """
         closures = [closure] if callable(closure) else list(closure)
         require(closures, "closure", got="an empty list", expected="at least one closure")
@@ -308,13 +309,15 @@ class SharpnessAware(Optimizer):
         optimizer.
 
         Raises:
-            UsageError: the update of this optimizer does not contain the first gradient; only SAGM's does.
+            UsageError: this optimizer does not mix the training loss's gradient at the original weights with the one at
+                the perturbed weights; only SAGM does.
         """
         require(
-            self._rule.uses_first_gradient,
+            self._rule.mixes_task_gradient,
             "optimizer",
             got=type(self).__name__,
-            expected="an optimizer with the first gradient in its update, such as SAGM",
+            expected="an optimizer that mixes the training loss's gradient into its update",
+            fix="choose SAGM",
         )
         handle = RemovableHandle(self._before_mix)
         self._before_mix[handle.id] = hook
@@ -351,7 +354,7 @@ class SharpnessAware(Optimizer):
         """Load another optimizer's state, including its base and scaler.
 
         Raises:
-            UsageError: the state is from an optimizer outside this family.
+            UsageError: the state is not from an optimizer of uumamba.optim.
             ValueError: the state has other parameter groups.
         """
         require(

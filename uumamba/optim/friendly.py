@@ -23,7 +23,8 @@ class FriendlySAM(SharpnessAware):
               \epsilon = \rho \frac{d}{\lVert d \rVert_2}
 
     with g the gradient at w, m its running mean and the norm over all perturbed parameters. In the first step m is g
-    and the perturbation SAM's. Two passes per step and one copy of the perturbed parameters.
+    and the perturbation SAM's. Two passes per step. The optimizer keeps one copy of the perturbed parameters, besides
+    the backup of the weights.
 
     Under a scaler m is kept in true units. A gradient that is not finite does not change it. With several closures
     and ``accumulation="micro"`` each closure counts in m. All ranks perturb along the averaged gradient. For other edge
@@ -35,7 +36,7 @@ class FriendlySAM(SharpnessAware):
         rho: default radius of the neighbourhood.
         sigma: share of the running mean to subtract; 0 gives SAM.
         lam: decay of the running mean.
-        engine: options of every member, such as ``net`` and ``scaler``; see :class:`EngineOptions`.
+        engine: options of every optimizer of uumamba.optim, such as ``net`` and ``scaler``; see :class:`EngineOptions`.
 
     Raises:
         UsageError: ``rho`` or ``sigma`` is negative, or ``lam`` is not in [0, 1).

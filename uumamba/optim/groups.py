@@ -1,4 +1,4 @@
-"""Arguments of every member: parameter groups, base, engine options."""
+"""Arguments of every optimizer: parameter groups, base, engine options."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -18,7 +18,7 @@ BaseFactory = Callable[..., Optimizer]
 
 
 class EngineOptions(TypedDict, total=False):
-    """Options of every member, in addition to its own arguments.
+    """Options of every optimizer of uumamba.optim, besides its own arguments.
 
     Attributes:
         net: the network, bare or wrapped for data-parallel training. Running statistics then count each batch once, and
@@ -84,9 +84,9 @@ def check_groups(groups: Sequence[dict[str, Any]]) -> None:
 def norm_layers_only(net: nn.Module) -> list[dict[str, Any]]:
     """Make two parameter groups, of which only the norm layers are perturbed.
 
-    Both groups are trained, by any member of the family. A norm layer is any of torch's batch, synchronised, instance,
-    layer, group and RMS norms, and any module whose class is called ``...Norm`` and whose parameters have at most one
-    axis. The second group has ``perturb=False``, so the length of a perturbation is over the norm layers only.
+    Both groups are trained, by any optimizer of uumamba.optim. A norm layer is any of torch's batch, synchronised,
+    instance, layer, group and RMS norms, and any module whose class is called ``...Norm`` and whose parameters have at
+    most one axis. The second group has ``perturb=False``, so the length of a perturbation is over the norm layers only.
 
     Args:
         net: bare, compiled or wrapped for data-parallel training.

@@ -41,7 +41,7 @@ class GSAM(SharpnessAware):
         rho_min: radius at ``lr_min``; None: a constant radius.
         lr_max: learning rate at which the radius is ``rho``.
         lr_min: learning rate at which the radius is ``rho_min``.
-        engine: options of every member, such as ``net`` and ``scaler``; see :class:`EngineOptions`.
+        engine: options of every optimizer of uumamba.optim, such as ``net`` and ``scaler``; see :class:`EngineOptions`.
 
     Raises:
         UsageError: ``rho`` or ``alpha`` is negative, ``rho_min`` is not between 0 and ``rho``,

@@ -26,8 +26,8 @@ class LookSAM(SharpnessAware):
               \text{between: } g + \alpha \frac{\lVert g \rVert_2}{\lVert g_v \rVert_2}\, g_v
 
     with g the gradient at w and :math:`g_s` SAM's gradient, with which a perturbed step descends. Products and norms
-    are over all perturbed parameters. One pass per step, and a second pass every k steps; one copy of the perturbed
-    parameters.
+    are over all perturbed parameters. One pass per step, and a second pass every k steps. The optimizer keeps one copy
+    of the perturbed parameters, besides the backup of the weights.
 
     The part :math:`g_v` orthogonal to g points to flatter regions. A second pass that is not finite is repeated in the
     next step. A :math:`g_v` no longer than the rounding of :math:`g_s` counts as 0, as scaling it up to the gradient's
@@ -46,7 +46,7 @@ class LookSAM(SharpnessAware):
         k: steps from one second pass to the next.
         alpha: length of the added part, relative to the gradient's length.
         trigger: decides about the second pass, in place of ``k``; the first step has one in any case.
-        engine: options of every member, such as ``net`` and ``scaler``; see :class:`EngineOptions`.
+        engine: options of every optimizer of uumamba.optim, such as ``net`` and ``scaler``; see :class:`EngineOptions`.
 
     Raises:
         UsageError: ``rho`` or ``alpha`` is negative, or ``k`` is below 1.

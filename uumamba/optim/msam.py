@@ -23,7 +23,7 @@ class MSAM(SharpnessAware):
 
     with v the base's momentum before the step (``momentum_buffer`` or ``exp_avg``) and the norm over all perturbed
     parameters. The sign is that of the descent: the gradient is taken at the weights to which the momentum moves w. One
-    pass per step, and the copy of the weights that every member keeps.
+    pass per step, and the backup of the weights that every perturbing optimizer keeps.
 
     Between steps the weights are the original ones, so evaluation, averaging and checkpoints need no restoring. The
     first step has no momentum and is the base's own. The returned loss and the running statistics of norms are those
@@ -34,7 +34,7 @@ class MSAM(SharpnessAware):
         params: parameters, named parameters or groups; a group may set ``rho`` or ``perturb=False``.
         base: any callable from parameters to an optimizer that keeps a momentum.
         rho: default length of the perturbation; the authors' class has 0.3, their example 3, with 0.2 for SAM.
-        engine: options of every member, such as ``net`` and ``scaler``; see :class:`EngineOptions`.
+        engine: options of every optimizer of uumamba.optim, such as ``net`` and ``scaler``; see :class:`EngineOptions`.
 
     Raises:
         UsageError: ``rho`` is negative or not finite.

@@ -21,7 +21,7 @@ class PastLogits:
     """Table of each sample's logits in the latest epochs.
 
     The table is in memory or in a mapped file. A row is found by sample and epoch, and an epoch overwrites the epoch
-    ``epochs`` before it. Every row stores its epoch, so a row of another epoch than the requested one is unknown:
+    ``epochs`` before it. Every row stores its epoch, so a row of a different epoch is unknown:
     never written, or overwritten by a run that was killed later. Logits are float16, clamped to its range; a row with
     a value that is not finite is not written.
 

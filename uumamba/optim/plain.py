@@ -1,4 +1,4 @@
-"""Plain training behind the family's interface."""
+"""Plain training with the interface of uumamba.optim."""
 
 from typing import Unpack
 
@@ -7,15 +7,15 @@ from uumamba.optim.groups import BaseFactory, EngineOptions, Params
 
 
 class Plain(SharpnessAware):
-    """Base optimizer without perturbation, behind the family's interface.
+    """Base optimizer without perturbation, with the interface of uumamba.optim.
 
-    One pass per step. A trainer uses it like any other member. Scaling, clipping, the finite check, accumulation and
-    ``at_weights`` are the engine's; ``ascent`` has no effect.
+    One pass per step. A trainer uses ``Plain`` like any optimizer of uumamba.optim. Scaling, clipping, the finite
+    check, accumulation and ``at_weights`` are the engine's; ``ascent`` has no effect.
 
     Args:
         params: parameters, named parameters or groups, as any torch optimizer takes them.
         base: any callable from parameters to an optimizer.
-        engine: options of every member, such as ``net`` and ``scaler``; see :class:`EngineOptions`.
+        engine: options of every optimizer of uumamba.optim, such as ``net`` and ``scaler``; see :class:`EngineOptions`.
 
     Example:
         >>> import torch

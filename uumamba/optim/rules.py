@@ -1,4 +1,4 @@
-"""Rules of the family's members: direction, radius, time and mix of gradients."""
+"""Rules of the optimizers: direction, radius, time and mix of gradients."""
 
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -66,7 +66,7 @@ def scale_to_radius(group: Mapping[str, Any], length: float) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """Differences of a member from the engine's plain step.
+    """Differences of an optimizer from the engine's plain step.
 
     Attributes:
         direction: ``direction(first)`` after a first pass returns the direction of the perturbation, one tensor per
@@ -85,8 +85,8 @@ class Rule:
         is_shared: the rule keeps or decides something that must be the same on every rank, so the first gradient is
             averaged over ranks.
         first_pass_context: a context for the first pass.
-        uses_first_gradient: the update contains the first gradient, so it must be the training loss's gradient, and an
-            ascent loss is rejected.
+        mixes_task_gradient: ``mix`` needs the training loss's gradient at the original weights, so an ascent loss is
+            rejected. GSAM's mix takes the gradient of an ascent loss as well.
     """
 
     direction: Direction | None = None
@@ -98,12 +98,12 @@ class Rule:
     remember: Callable[[Sequence[Tensor], Memory], None] | None = None
     is_shared: bool = False
     first_pass_context: Callable[[], AbstractContextManager[Any]] = nullcontext
-    uses_first_gradient: bool = False
+    mixes_task_gradient: bool = False
 
     @property
     def accepts_ascent(self) -> bool:
-        """Return whether the perturbation may follow another loss than the training loss."""
-        return self.early_direction is None and self.is_due is None and not self.uses_first_gradient
+        """Return whether the perturbation may follow a different loss."""
+        return self.early_direction is None and self.is_due is None and not self.mixes_task_gradient
 
 
 def mix_gradients(mix: Mix, first: FirstPass, hooks: Iterable[BeforeMix] = ()) -> None:

@@ -30,7 +30,7 @@ class SAGM(SharpnessAware):
         base: any callable from parameters to an optimizer.
         rho: default radius of the neighbourhood.
         alpha: step back along the gradient from the perturbed weights, like a learning rate.
-        engine: options of every member, such as ``net`` and ``scaler``; see :class:`EngineOptions`.
+        engine: options of every optimizer of uumamba.optim, such as ``net`` and ``scaler``; see :class:`EngineOptions`.
 
     Raises:
         UsageError: ``rho`` or ``alpha`` is negative, or ``rho`` is not finite.
@@ -65,7 +65,7 @@ class SAGM(SharpnessAware):
             direction=follow_unscaled_gradient,
             factor=subtract_alpha(alpha=alpha),
             mix=average_gradients,
-            uses_first_gradient=True,
+            mixes_task_gradient=True,
         )
         super().__init__(params, base, rule=rule, group_defaults={"rho": rho}, **engine)
 

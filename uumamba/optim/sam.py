@@ -24,7 +24,7 @@ class SAM(SharpnessAware):
         params: parameters, named parameters or groups; a group may set ``rho`` or ``perturb=False``.
         base: any callable from parameters to an optimizer.
         rho: default radius of the neighbourhood.
-        engine: options of every member, such as ``net`` and ``scaler``; see :class:`EngineOptions`.
+        engine: options of every optimizer of uumamba.optim, such as ``net`` and ``scaler``; see :class:`EngineOptions`.
 
     Raises:
         UsageError: ``rho`` is negative or not finite.

@@ -20,8 +20,8 @@ class StaleSAM(SharpnessAware):
     .. math:: \epsilon_t = \rho \frac{g_{t-1}}{\lVert g_{t-1} \rVert_2}, \qquad
               g_t = \nabla L(w_t + \epsilon_t), \qquad w_{t+1} = \mathrm{base}(w_t, g_t)
 
-    with the norm over all perturbed parameters. One pass per step and one copy of the perturbed parameters, with any
-    base.
+    with the norm over all perturbed parameters. One pass per step, with any base. The optimizer keeps one copy of the
+    perturbed parameters, besides the backup of the weights.
 
     The first step has no direction and is the base's own; a skipped step stores nothing. The returned loss and the
     running statistics of norms are those of the only pass, at :math:`w + \epsilon`. ``ascent`` is rejected. For other
@@ -31,7 +31,7 @@ class StaleSAM(SharpnessAware):
         params: parameters, named parameters or groups; a group may set ``rho`` or ``perturb=False``.
         base: any callable from parameters to an optimizer.
         rho: default radius of the neighbourhood.
-        engine: options of every member, such as ``net`` and ``scaler``; see :class:`EngineOptions`.
+        engine: options of every optimizer of uumamba.optim, such as ``net`` and ``scaler``; see :class:`EngineOptions`.
 
     Raises:
         UsageError: ``rho`` is negative or not finite.

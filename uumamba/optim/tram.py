@@ -70,7 +70,7 @@ class TRAM(SharpnessAware):
         gamma: the distance of ``"fisher"``.
         form: map of logits to probabilities, ``"softmax"`` over classes or ``"sigmoid"`` of each channel.
         seed: of the noise.
-        engine: options of every member, such as ``net`` and ``scaler``; see :class:`EngineOptions`.
+        engine: options of every optimizer of uumamba.optim, such as ``net`` and ``scaler``; see :class:`EngineOptions`.
 
     Attributes:
         distance: distance of the last perturbation, a scalar tensor; None before the first one and for ``"fisher"``.

@@ -1,4 +1,4 @@
-"""Verbs of the command line as functions.
+"""Commands of uumamba as functions.
 
 The functions print only progress.
 """

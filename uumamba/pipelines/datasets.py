@@ -128,7 +128,7 @@ def read_labelled_cases(
     errors: list[CaseError] = []
     if is_manifest(labels):
         manifest = Manifest.read(labels)
-    elif (files := _label_files(labels)) and not _has_scans_and_labels(files.values()):
+    elif (files := _label_files(labels, "--labels")) and not _has_scans_and_labels(files.values()):
         fix = "give a manifest, or remove these options"
         require(not filters, "--labels", got=labels, expected=f"a manifest with {', '.join(filters)}", fix=fix)
         cases = tuple(Case(case_id, case_id, "", path, label=path) for case_id, path in files.items())
@@ -137,8 +137,11 @@ def read_labelled_cases(
         manifest, errors = _read_raw(labels, frames)
     selected = manifest.select(split=split, fold=fold, domains=domains, case_ids=case_ids)
     labelled = tuple(case for case in selected if case.label is not None)
-    selection = ", ".join(f"{name} {value}" for name, value in filters.items())
-    require(labelled, "--labels", got=labels, expected=f"a case with a label{selection and ' of '}{selection}")
+    texts = filters if domains is None else {**filters, "domains": " and ".join(sorted(domains))}
+    selection = ", ".join(f"{name} {value}" for name, value in texts.items())
+    expected = f"at least one labelled case{selection and ' with '}{selection}"
+    fix = "choose another fold, split or domain" if filters else "give cases with labels"
+    require(labelled, "--labels", got=labels, expected=expected, fix=fix)
     return replace(manifest, cases=labelled), select_failures(selected, errors, manifest=manifest)
 
 
@@ -151,7 +154,7 @@ def find_predictions(predictions: Path) -> dict[str, Path]:
     require(predictions.exists(), "--predictions", got=predictions, expected="a folder of label maps or a manifest")
     if is_manifest(predictions):
         return {case.case_id: case.label for case in Manifest.read(predictions).cases if case.label is not None}
-    return _label_files(predictions)
+    return _label_files(predictions, "--predictions")
 
 
 def is_manifest(path: Path) -> bool:
@@ -227,8 +230,8 @@ def _has_scans_and_labels(files: Iterable[Path]) -> bool:
     return any(map(_SCAN.fullmatch, names)) and any(map(_LABEL.fullmatch, names))
 
 
-def _label_files(folder: Path) -> dict[str, Path]:
-    require(folder.is_dir(), "label maps", got=folder, expected="a folder or a manifest (.json)")
+def _label_files(folder: Path, option: str) -> dict[str, Path]:
+    require(folder.is_dir(), option, got=folder, expected="a folder or a manifest (.json)")
     found: dict[str, Path] = {}
     for path in list_volumes(folder):
         add_case(found, path.name.removesuffix(image_suffix(path)), path)
@@ -240,7 +243,10 @@ def _read_raw(folder: Path, frames: Path | None) -> Read:
     for name, pattern in LAYOUTS.items():
         if any(map(re.compile(pattern).fullmatch, paths)):
             return read_dataset(name, folder, frames=frames)
-    expected = "<case_id>.nii.gz, dataset.json, or the downloaded folder of ACDC, ImageCAS, AortaSeg24 or M&Ms"
+    expected = (
+        "a folder of <case_id>.nii.gz files, a dataset.json, or a downloaded folder of ACDC, ImageCAS, AortaSeg24 or "
+        "M&Ms"
+    )
     raise UsageError("--labels", got=folder, expected=expected)
 
 

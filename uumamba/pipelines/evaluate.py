@@ -189,7 +189,10 @@ def _read_pair(case: Case, path: Path, structures: Mapping[str, int]) -> Evaluat
 
 
 def _read_prediction(case_id: str, path: Path, label: Scan, structures: Mapping[str, int]) -> Scan:
-    """Read a prediction on its label's grid; errors name the prediction."""
+    """Read a prediction and check that its grid is the label's.
+
+    Errors name the prediction file.
+    """
     try:
         prediction = read_label(path, structures=structures, case_id=case_id)
     except CaseError as error:
@@ -201,8 +204,8 @@ def _read_prediction(case_id: str, path: Path, label: Scan, structures: Mapping[
     try:
         check_same_grid(label, prediction, case_id=case_id)
     except CaseError as error:
-        key, got = f"grid of prediction {path.name}", str(error).removeprefix(f"{case_id}: ").removesuffix(".")
-        raise CaseError(case_id, key, got=got, expected="the label's grid", fix=fix) from None
+        key, expected = f"grid of prediction {path.name}", "at most half a voxel to the label's grid"
+        raise CaseError(case_id, key, got=error.got, expected=expected, fix=fix) from None
     return prediction
 
 

@@ -57,8 +57,8 @@ def run(
 
     The same call continues an interrupted one: prepared cases are reused while their source and recipe are the same,
     training resumes from its last checkpoint, and predictions, scores and report are made again. Test cases are neither
-    prepared nor scored. The labelled frames of cines are cut out once, into ``prepared/frames/``;
-    :func:`read_dataset` gives their size.
+    prepared nor scored. The labelled frames of cines are cut out once, into ``frames/`` of the output folder;
+    :func:`read_dataset` describes the frames.
 
     Args:
         config: the run.

@@ -90,10 +90,10 @@ def probe_cases(
 
 
 class SlowCases:
-    """Slow cases of one fold by ``training.useful`` of its configuration.
+    """Slowly learned cases of one fold, found by the probe of ``training.useful``.
 
-    They are stored in ``slow_cases.json`` of the fold folder when the probe ends. An interrupted probe starts again; a
-    resumed training reads the file.
+    The probe stores the cases in ``slow_cases.json`` of the fold folder when it ends. An interrupted probe starts
+    again; a resumed training reads the file.
 
     Args:
         config: the run, with ``training.useful``.

@@ -63,8 +63,8 @@ def calibrate(
     unused = [name for name, observer in observers.items() if not observer.count]
     require(
         not unused,
-        "inputs without a value",
-        got=join_names(unused),
+        "batches",
+        got=f"no value for the inputs of {join_names(unused)}",
         expected="a value for every quantized input",
         fix="call net.train() before calibrate if only training runs these layers; if another module uses the weights, "
         f"as in nn.MultiheadAttention, quantize a new network with {suggest_overrides(unused, list(find_layers(net)))}",

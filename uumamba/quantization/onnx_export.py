@@ -92,7 +92,7 @@ def _check_exportable(net: nn.Module, example: Tensor, input_name: str, output_n
     )
     for layer in layers:
         check_rounding(layer)
-    require(input_name != output_name, "output_name", got=output_name, expected="another name than input_name")
+    require(input_name != output_name, "output_name", got=output_name, expected="a name different from input_name")
     for name, tensor in (*net.named_parameters(), ("example", example)):
         require(
             tensor.dtype == torch.float32 or not tensor.is_floating_point(),

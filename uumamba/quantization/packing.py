@@ -51,7 +51,7 @@ def packed_weights(net: nn.Module) -> dict[str, PackedWeight]:
 
     Raises:
         UsageError: no weight is quantized, a weight is not rounded yet (``start_step``), or a weight has another
-            parametrization (weight or spectral norm) besides its quantizer.
+            parametrization (weight norm or spectral norm) besides its quantizer.
 
     Example:
         >>> from uumamba.quantization import quantize_
@@ -131,7 +131,7 @@ def _pack(layer: QuantizedLayer) -> PackedWeight:
         parameter_name(layer.name, "weight"),
         got=" and ".join(type(each).__name__ for each in chain),
         expected="WeightQuantizer as the only parametrization",
-        fix=f"remove weight or spectral norm, or set overrides={{{layer.name!r}: None}}",
+        fix=f"remove weight norm or spectral norm, or set overrides={{{layer.name!r}: None}}",
     )
     codes = pack_bits(quantizer.codes(weight).to(torch.int64) - quantizer.levels[0], bits=quantizer.bits)
     return PackedWeight(codes, quantizer.used_scale(), quantizer.bits, weight.shape, weight.dtype)

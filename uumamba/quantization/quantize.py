@@ -77,7 +77,7 @@ def quantize_(
     Raises:
         UsageError: a bit width is outside 2 to 8, nothing would be quantized, the network is already quantized, an
             override matches no layer, ``start_step`` is set with activations, a weight is not initialized or is
-            computed from other parameters (weight or spectral norm), or ``per_channel`` is set for a transposed
+            computed from other parameters (weight norm or spectral norm), or ``per_channel`` is set for a transposed
             convolution of several groups.
 
     Warns:
@@ -222,7 +222,7 @@ def _check_weights(layers: Mapping[str, nn.Module], names: Sequence[str], *, per
             key,
             got="a tensor computed from other parameters",
             expected="a parameter",
-            fix=f"remove weight or spectral norm, or set overrides={{{name!r}: None}}",
+            fix=f"remove weight norm or spectral norm, or set overrides={{{name!r}: None}}",
         )
     mixed = [name for name, layer in layers.items() if isinstance(layer, TRANSPOSED) and layer.groups > 1]
     require(

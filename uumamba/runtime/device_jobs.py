@@ -64,8 +64,6 @@ def run_on_devices(work: Work, jobs: Mapping[str, Any], devices: Sequence[str], 
 
     The processes share the CPU cores.
 
-    The processes share the CPU cores.
-
     When a job fails, the others get a stop request like a cluster's (SIGTERM), so that resumable work keeps its state;
     after 60 seconds they are killed. A stop request to this process, and Ctrl-C, are passed on to all jobs. All jobs
     end when this process ends.

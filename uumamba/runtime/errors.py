@@ -62,8 +62,8 @@ class UsageError(InputError):
     Example:
         >>> print(UsageError("rho", got=-1, expected="a number of at least 0"))
         rho: got -1, expected a number of at least 0.
-        >>> print(UsageError("--fold", got="7", expected="0-4, all or cv", fix="choose one of these"))
-        --fold: got 7, expected 0-4, all or cv. Fix: choose one of these.
+        >>> print(UsageError("--fold", got="7", expected="0-4, all or cv", fix="choose a listed fold"))
+        --fold: got 7, expected 0-4, all or cv. Fix: choose a listed fold.
     """
 
     exit_code = EXIT_WRONG_USE

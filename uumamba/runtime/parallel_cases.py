@@ -51,9 +51,9 @@ def each_case(
                     case_id,
                     CaseError(
                         case_id,
-                        "worker process",
-                        got="killed twice",
-                        expected="a result",
+                        "workers",
+                        got="a worker process killed twice",
+                        expected="a result of the worker process",
                         fix="free memory or use fewer workers; 0 workers show the system's own error",
                     ),
                 )

@@ -119,8 +119,6 @@ class RankWatch:
         """Return the group's final error, and whether a rank reports it.
 
         The error is None when this rank has left the group.
-
-        The error is None when this rank has left the group.
         """
         last, heard, beats = b"", time.monotonic(), 0
         while not self._stopped.wait(min(BEAT_S, self._silence_s / 4)):

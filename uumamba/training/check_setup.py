@@ -24,7 +24,7 @@ def check_setup(
     Args:
         net: the network.
         objective: its parameters should be trained too.
-        optimizer: of the family, with a scaler for float16.
+        optimizer: an optimizer of uumamba.optim, with a scaler for float16.
         precision: precision of autocast.
         save_every_minutes: at least 0, or None.
         counts: integers of at least 1, by name.
@@ -36,8 +36,8 @@ def check_setup(
         isinstance(optimizer, SharpnessAware),
         "optimizer",
         got=type(optimizer).__name__,
-        expected="one of uumamba.optim",
-        fix="wrap it, such as Plain(net.parameters(), partial(torch.optim.SGD, lr=0.01))",
+        expected="an optimizer of uumamba.optim",
+        fix="pass Plain(net.parameters(), partial(torch.optim.SGD, lr=0.01))",
     )
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     trainable = {f"net.{name}": value for name, value in net.named_parameters()}

@@ -109,7 +109,7 @@ def read_checkpoint(path: Path | str, *, map_location: torch.device | str = "cpu
         str(path),
         got="a file of another kind",
         expected="a checkpoint of uumamba",
-        fix="give a run folder, a fold's folder, or the last.safetensors in it",
+        fix="give a run folder, a fold's folder, or a file last.safetensors",
     )
     raise DamagedCheckpointError(
         str(path),

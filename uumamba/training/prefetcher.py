@@ -28,8 +28,8 @@ class Prefetcher:
     loaded after the step.
 
     ``waited_s`` counts the seconds for which steps waited for their batches, on the host, without synchronising the
-    device. With an optimizer that reads a number from the device in each step, as the family's do, the device is idle
-    for about as long.
+    device. With an optimizer that reads a number from the device in each step, as those of uumamba.optim do, the device
+    is idle for about as long.
 
     Args:
         device: device of the step.

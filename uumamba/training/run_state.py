@@ -72,7 +72,7 @@ class RunState:
     Args:
         net: the network.
         objective: the objective; its state is stored if it is a module.
-        optimizer: an optimizer of the family.
+        optimizer: an optimizer of uumamba.optim.
         scheduler: learning rate schedule, or None.
         average: moving average of the network's weights, or None.
         device: device whose random generator is stored in addition to the CPU's.
@@ -203,7 +203,7 @@ def _load(name: str, load: Callable[[Any], Any], state: Any) -> None:
 def _match_parameter_layout(optimizer: SharpnessAware) -> None:
     """Store optimizer state in the memory layout of its weight.
 
-    A checkpoint stores every tensor contiguously. Momentum in another layout than its weight's uses other kernels,
+    A checkpoint stores every tensor contiguously. Momentum in a layout different from its weight's uses other kernels,
     which may round differently, so a resumed run could differ from an uninterrupted one.
     """
     for memory in (optimizer.state, optimizer.base.state):

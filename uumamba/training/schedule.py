@@ -26,7 +26,7 @@ def poly(
     with T ``total_steps``, w ``warmup_steps`` and p ``power``. Beyond T the rate stays 0.
 
     Args:
-        optimizer: of the family, or any of torch's; the factor applies to every parameter group.
+        optimizer: an optimizer of uumamba.optim or of torch; the factor applies to every parameter group.
         total_steps: steps of the run, including the warm-up.
         power: exponent of the decay; 1 is linear.
         warmup_steps: number of first steps, over which the rate rises linearly to the group's learning rate.

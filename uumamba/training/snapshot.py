@@ -19,7 +19,7 @@ class Snapshot:
 
     Args:
         statistics: running statistics of the network, which are copied; most networks of the package have none.
-        optimizer: an optimizer of the family.
+        optimizer: an optimizer of uumamba.optim.
         device: device whose random state is stored in addition to the CPU's.
         method: method whose state is copied.
 
