@@ -3,9 +3,10 @@
 import inspect
 import re
 from collections.abc import Iterator
+from pkgutil import resolve_name
 from typing import Any, get_args, get_type_hints
 
-from uumamba.config.bind import list_options, list_signatures, load, load_constructor
+from uumamba.config.bind import list_options, list_signatures, load_constructor
 from uumamba.config.registry import KINDS
 
 
@@ -18,7 +19,8 @@ def read_meanings(kind: str, name: str) -> dict[str, str]:
         >>> read_meanings("optim", "SAM")["rho"]
         'default radius of the neighbourhood.'
     """
-    sources = [load_constructor(kind, name), *filter(None, [load(KINDS[kind].section)])]
+    section = KINDS[kind].section
+    sources = [load_constructor(kind, name), *([] if section is None else [resolve_name(section)])]
     found: dict[str, str] = {}
     for documented in (each for source in sources for each in _list_documented(source)):
         for key, meaning in _read_lines(documented).items():

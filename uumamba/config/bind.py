@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from pkgutil import resolve_name
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, GetCoreSchemaHandler, TypeAdapter, ValidationError
 from pydantic_core import core_schema
@@ -54,11 +54,6 @@ class Part:
         except KeyError:
             raise AttributeError(f"{self.__dict__.get('name', 'Part')} has no option {key}") from None
 
-    @property
-    def constructor(self) -> Callable[..., Any]:
-        """Import the constructor."""
-        return load_constructor(self.kind, self.name)
-
     def bind(self) -> partial[Any]:
         """Bind the options to the constructor.
 
@@ -66,7 +61,7 @@ class Part:
         """
         known = list_options(self.kind, self.name)
         return partial(
-            self.constructor,
+            load_constructor(self.kind, self.name),
             **{key: _make(key, self.options[key]) for key, option in known.items() if option.is_argument},
         )
 
@@ -150,7 +145,7 @@ def takes(make: Callable[..., Any], name: str) -> bool:
 
 def load_constructor(kind: str, name: str) -> Callable[..., Any]:
     """Import a part's constructor."""
-    return load(KINDS[kind].parts[name])
+    return cast(Callable[..., Any], resolve_name(KINDS[kind].parts[name]))
 
 
 @cache
@@ -159,8 +154,7 @@ def list_options(kind: str, name: str) -> dict[str, Option]:
     rules, constructor = KINDS[kind], load_constructor(kind, name)
     unused = getattr(constructor, "unused_options", ())
     arguments = _find_options(constructor, rules)
-    section = load(rules.section)
-    own = {} if section is None else _find_options(section, rules)
+    own = {} if rules.section is None else _find_options(resolve_name(rules.section), rules)
     found = arguments | {key: replace(option, is_argument=key in arguments) for key, option in own.items()}
     ordered = [*(key for key in rules.order if key in found), *(key for key in found if key not in rules.order)]
     return {key: found[key] for key in ordered if key not in unused}
@@ -180,8 +174,8 @@ def read_value(annotation: Any, value: Any, path: str) -> Any:
     try:
         return _freeze(_adapter(annotation).validate_python(value))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = [str(part) for part in first["loc"] if isinstance(part, int) or part in _keys(value)]
+        first, is_mapping = error.errors(include_url=False)[0], isinstance(value, Mapping)
+        place = [str(part) for part in first["loc"] if isinstance(part, int) or (is_mapping and part in value)]
         single = _descend(annotation, len(place))
         raise UsageError(_join(path, *place), got=_freeze(first["input"]), expected=describe(single)) from None
 
@@ -216,11 +210,6 @@ def suggest_key(key: str, valid: Collection[str], elsewhere: Collection[str] = (
     if not similar and elsewhere:
         return f"{key} {' or '.join(elsewhere)}"
     return " or ".join(similar or difflib.get_close_matches(key, valid, n=1) or [f"one of {', '.join(valid)}"])
-
-
-def load(path: str | None) -> Any:
-    """Import what ``module:name`` names; None for no path."""
-    return None if path is None else resolve_name(path)
 
 
 def _find_options(constructor: Callable[..., Any], kind: Kind) -> dict[str, Option]:
@@ -330,10 +319,6 @@ def _descend(annotation: Any, depth: int) -> Any:
         else:
             annotation, depth = inner[1 if issubclass(origin, Mapping) else 0], depth - 1
     return annotation
-
-
-def _keys(value: Any) -> Collection[Any]:
-    return value.keys() if isinstance(value, Mapping) else ()
 
 
 def _join(*parts: str) -> str:

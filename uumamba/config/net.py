@@ -6,7 +6,7 @@ from typing import Any, TypeVar, cast
 
 from torch import nn
 
-from uumamba.config.bind import Part, supply
+from uumamba.config.bind import Part, load_constructor, supply
 from uumamba.nets import CoarseToFine
 from uumamba.runtime.errors import UsageError, require
 from uumamba.runtime.options import PositiveInt, SpatialDims, check_options
@@ -42,13 +42,13 @@ def find_divisor(part: Part, *, axes: int) -> tuple[int, ...]:
     Raises:
         UsageError: the options do not fit each other.
     """
-    find = getattr(part.constructor, "find_divisor", None)
+    find = getattr(load_constructor(part.kind, part.name), "find_divisor", None)
     return (1,) * axes if find is None else tuple(find(part.options))
 
 
 def reads_values(part: Part) -> bool:
     """Return whether a constructor needs tensors with values."""
-    return bool(getattr(part.constructor, "reads_values", False))
+    return bool(getattr(load_constructor(part.kind, part.name), "reads_values", False))
 
 
 def declare_divisor(

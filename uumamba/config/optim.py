@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW
 
 from uumamba import optim
-from uumamba.config.bind import Part
+from uumamba.config.bind import Part, load_constructor
 from uumamba.runtime.options import BelowOne, NonNegative, Positive, check_options
 
 PerturbedWeights = Literal["all", "norm_layers"]
@@ -57,7 +57,7 @@ def needs_logits(part: Part) -> bool:
 
 def find_member(part: Part) -> type[optim.SharpnessAware]:
     """Import the optimizer's class."""
-    return cast(type[optim.SharpnessAware], part.constructor)
+    return cast(type[optim.SharpnessAware], load_constructor(part.kind, part.name))
 
 
 def parameter_groups(

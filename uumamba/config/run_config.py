@@ -75,13 +75,9 @@ class RunConfig(Config):
         return self
 
     @model_validator(mode="after")
-    def _check_schedule(self) -> "RunConfig":
+    def _check_parts(self) -> "RunConfig":
         with _within("schedule"):
             check_minutes(self.schedule)
-        return self
-
-    @model_validator(mode="after")
-    def _check_ascent(self) -> "RunConfig":
         require(
             self.optim.ascent is None or find_member(self.optim).accepts_ascent,
             "optim.ascent",
@@ -89,10 +85,6 @@ class RunConfig(Config):
             expected=f"none with {self.optim.name}",
             fix="leave ascent out, or take an optimizer such as SAM or ASAM",
         )
-        return self
-
-    @model_validator(mode="after")
-    def _check_quantization(self) -> "RunConfig":
         if self.quantization is not None:
             check_run(
                 self.quantization,

@@ -2,17 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from uumamba.runtime.autocast import Precision
-from uumamba.runtime.errors import require
+from uumamba.runtime.options import PositiveInt, check_options
 from uumamba.runtime.ranks import ALONE, Ranks
 from uumamba.types import Method
 
 
+@check_options
 @dataclass(frozen=True)
 class StepOptions:
     """Options of an optimizer step.
@@ -31,17 +32,11 @@ class StepOptions:
 
     ascent: Callable[[Any], Tensor] | None = None
     method: Method | None = None
-    samples_at_once: int | None = None
-    max_skipped_in_a_row: int = 25
-
-    def __post_init__(self) -> None:
-        for name, number in (
-            ("samples_at_once", 1 if self.samples_at_once is None else self.samples_at_once),
-            ("max_skipped_in_a_row", self.max_skipped_in_a_row),
-        ):
-            require(number >= 1, name, got=number, expected="an integer of at least 1")
+    samples_at_once: PositiveInt | None = None
+    max_skipped_in_a_row: PositiveInt = 25
 
 
+@check_options
 @dataclass(frozen=True)
 class Execution:
     """Device, number format and processes of a training.
@@ -63,11 +58,8 @@ class Execution:
     compiles: bool = False
     ranks: Ranks = ALONE
 
-    def __post_init__(self) -> None:
-        known = get_args(Precision)
-        require(self.precision in known, "precision", got=self.precision, expected=" or ".join(known))
 
-
+@check_options
 @dataclass(frozen=True)
 class Validation:
     """Validation of the network between epochs.
@@ -81,10 +73,7 @@ class Validation:
     """
 
     run: Callable[[nn.Module], dict[str, float]]
-    every: int = 1
-
-    def __post_init__(self) -> None:
-        require(self.every >= 1, "every", got=self.every, expected="an integer of at least 1")
+    every: PositiveInt = 1
 
     def is_due(self, epoch: int, *, epochs: int) -> bool:
         """Return whether an epoch, from 0, ends with a validation."""
