@@ -156,7 +156,7 @@ def test_a_checkpoint_with_a_flipped_byte_is_set_aside_and_the_previous_one_is_r
     last.write_bytes(content)
     code, said = runs.run(run, "--resume")
     assert code == 0
-    assert re.search(r"last\.safetensors .*previous\.safetensors", said)
+    assert re.search(r"last\.safetensors: .*previous\.safetensors", said)
     assert (run / "fold_0" / "damaged.safetensors").read_bytes() == bytes(content), "set aside, not deleted"
     assert state_of(run) == state_of(faultless)
 
