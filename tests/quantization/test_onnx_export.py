@@ -159,7 +159,7 @@ def test_a_file_gives_the_logits_of_torch_for_every_batch_size(
     torch.manual_seed(0)
     net, x = make().eval(), torch.randn(5, *shape)
     act_bits = 8 if "U-Mamba" in case else None
-    quantize_(net, act_bits=act_bits, overrides={"part*": None} if isinstance(net, Encoder) else None)
+    quantize_(net, act_bits=act_bits, overrides={"part*": None} if isinstance(net, Encoder) else {})
     if act_bits:
         calibrate(net, [x])
     path = export_onnx(net, x[:given], tmp_path / "net.onnx")
