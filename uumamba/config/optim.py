@@ -17,7 +17,7 @@ PerturbedWeights = Literal["all", "norm_layers"]
 
 @check_options
 @dataclass(frozen=True, kw_only=True)
-class StepOptions:
+class PerturbationOptions:
     """Options of a run's optimizer in addition to its constructor's.
 
     Args:

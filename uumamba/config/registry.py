@@ -80,7 +80,7 @@ KINDS: dict[str, Kind] = {
         },
         supplied=frozenset({"params", "net", "scaler", "accumulation", "rule", "group_defaults", "noise_at", "form"}),
         nested={"base": "base", "ascent": "ascent", "trigger": "trigger"},
-        section="uumamba.config.optim:StepOptions",
+        section="uumamba.config.optim:PerturbationOptions",
         order=("base", "max_grad_norm", "ascent", "perturb", "perturbation"),
     ),
     "base": Kind(
