@@ -108,7 +108,7 @@ def test_a_run_starts_only_without_a_checkpoint_and_resumes_only_with_a_folder(t
     assert (tmp_path / "new" / "last.safetensors").is_file()
     with refused(str(tmp_path / "new"), got="a checkpoint"):
         build_trainer(tmp_path / "new", epochs=1).fit()
-    with refused("run_dir", got=None):
+    with refused("folder", got=None):
         build_trainer(None).fit(resume=True)
 
 

@@ -149,7 +149,7 @@ def test_a_configuration_that_is_not_json_is_refused() -> None:
 def test_an_epoch_without_batches_and_a_validation_without_dice_are_errors(refused: Any) -> None:
     with refused("batches"):
         classify(batches=lambda epoch: []).fit()
-    with refused("validate", got=["iou"]):
+    with refused("validation", got=["iou"]):
         multiply([1.0], validate=lambda net: {"iou": 1.0}).fit()
 
 

@@ -1,4 +1,4 @@
-"""Resumable training loop for any network, objective and optimizer of the family."""
+"""Resumable training loop for any network, objective and optimizer."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -74,8 +74,8 @@ class Trainer:
             :func:`standard_observers`.
 
     Raises:
-        UsageError: the optimizer is not of the family, lacks a parameter, or lacks a scaler for float16; an observer is
-            of another class; or ``epochs`` is below 1.
+        UsageError: the optimizer is not of uumamba.optim, lacks a parameter, or lacks a scaler for float16; an observer
+            is of another class; or ``epochs`` is below 1.
 
     Example:
         >>> from functools import partial
@@ -227,7 +227,7 @@ class Trainer:
     def _begin(self, *, resume: bool, force: bool) -> None:
         """Restore the folder's state, or start a run there."""
         self.state.seed_per_rank()
-        require(self.has_folder or not resume, "run_dir", got=None, expected="the folder of the run to resume")
+        require(self.has_folder or not resume, "folder", got=None, expected="the folder of the run to resume")
         if resume:
             self._restore_latest(force=force)
         elif self.folder is not None:
@@ -301,7 +301,7 @@ class Trainer:
             found = {} if validation is None else validation.run(net)
             scores = self.state.ranks.broadcast({name: float(value) for name, value in found.items()})
         is_valid = validation is None or "dice" in scores
-        require(is_valid, "validate", got=sorted(scores), expected="scores that include 'dice'")
+        require(is_valid, "validation", got=sorted(scores), expected="scores that include 'dice'")
         return scores
 
     def _make_row(self, scores: dict[str, float]) -> Row:

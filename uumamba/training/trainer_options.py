@@ -20,9 +20,9 @@ class StepOptions:
 
     Attributes:
         ascent: scalar for the ascent step in place of the loss, computed from the objective's outputs.
-        method: penalty added to each step at the original weights, such as UDIM. It is called once per step with the
-            augmented batch's ``image``, ``label`` and, if given, ``domain``. Its scalar is computed under the run's
-            autocast, and its state is part of the checkpoint.
+        method: penalty added to each step at the original weights, such as UDIM. It is called once per
+            micro-batch with the augmented ``image``, ``label`` and, if given, ``domain``. Its scalar is computed under
+            the run's autocast, and its state is part of the checkpoint.
         samples_at_once: most samples in one pass; larger batches are split into micro-batches. None is no limit.
         max_skipped_in_a_row: end the run after this number of consecutive skipped steps.
 
