@@ -1,4 +1,4 @@
-"""Planted faults: forty one-line mistakes, each of which a test must catch.
+"""Planted faults: one-line mistakes, each of which a test must catch.
 
 Run by hand, about ten minutes on two cores: ``python tests/planted_faults.py``. Each fault is applied to a temporary
 copy of the checkout, and one test file runs there; the checkout itself is not touched. The faults were written from the
