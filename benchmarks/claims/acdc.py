@@ -89,7 +89,7 @@ def read_acdc_config(settings: Sequence[str] = ()) -> RunConfig:
 
 
 def prepare_patients(
-    raw: Path, out: Path, config: RunConfig, *, training: int, validation: int | None, workers: int = 2
+    raw: Path, out: Path, config: RunConfig, *, training: int | None, validation: int | None, workers: int = 2
 ) -> Path:
     """Prepare some of ACDC's training patients, with their folds kept.
 

@@ -43,6 +43,43 @@ def largest_eigenvalue(
     return found
 
 
+def largest_eigenvalue_by_differences(
+    net: nn.Module, loss: Loss, *, step: float = 1e-2, iterations: int = 30, tolerance: float = 1e-2, seed: int = 0
+) -> float:
+    r"""Estimate the eigenvalue of largest magnitude without second derivatives.
+
+    As :func:`largest_eigenvalue`, for networks with operators that have no second derivative, such as the native
+    selective scan. Products are central differences of the gradient, :math:`Hv \approx \big(g(w + hv) - g(w - hv)\big)
+    / 2h`.
+
+    Args:
+        net: the network; it is copied.
+        loss: function from a network to a scalar.
+        step: h, the distance along a unit vector.
+        iterations: largest number of products.
+        tolerance: relative change that ends the iteration.
+        seed: of the first direction.
+    """
+    net = deepcopy(net).eval()
+    params = [param for param in net.parameters() if param.requires_grad]
+    weights = [param.data for param in params]
+    generator = torch.Generator().manual_seed(seed)
+    direction = _unit([torch.randn(param.shape, generator=generator) for param in params])
+    found = 0.0
+    for _ in range(iterations):
+        ends = []
+        for sign in (1.0, -1.0):
+            torch._foreach_add_(weights, list(direction), alpha=sign * step)
+            ends.append(torch.autograd.grad(loss(net), params, allow_unused=True, materialize_grads=True))
+            torch._foreach_sub_(weights, list(direction), alpha=sign * step)
+        product = [(ahead - behind) / (2 * step) for ahead, behind in zip(*ends, strict=True)]
+        before, found = found, _dot(direction, product)
+        if abs(found - before) <= tolerance * abs(found):
+            break
+        direction = _unit(product)
+    return found
+
+
 def surrogate_gap(net: nn.Module, loss: Loss, *, rho: float) -> float:
     r"""Compute the rise of the loss at distance ``rho`` along its gradient.
 
