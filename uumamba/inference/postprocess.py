@@ -1,0 +1,139 @@
+"""Postprocessing of label maps: removal of islands."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import find_objects
+from scipy.ndimage import label as label_components
+
+from uumamba.metrics import dice_coefficient
+from uumamba.runtime.errors import require
+from uumamba.types import LabelMap, Mask
+
+
+@dataclass(frozen=True)
+class LargestComponents:
+    """Postprocessing that keeps the largest component of masks.
+
+    First the union of all structures loses all components except the largest, then each structure of ``values`` does.
+    Removed voxels become background. Voxels that touch at a corner are connected. Of two largest components the first
+    in array order is kept.
+
+    Args:
+        union: apply to the union of all structures. Only for anatomy that is connected.
+        values: label values of the structures to which it applies. Only for structures that have one part.
+
+    Example:
+        >>> label = np.array([[1, 0, 2, 2, 0, 1, 1]], np.uint8)
+        >>> LargestComponents(union=True)(label)
+        array([[0, 0, 2, 2, 0, 0, 0]], dtype=uint8)
+        >>> LargestComponents(values=(1,))(label)
+        array([[0, 0, 2, 2, 0, 1, 1]], dtype=uint8)
+
+    References:
+        Isensee et al., *nnU-Net: a self-configuring method for deep learning-based biomedical image segmentation*,
+        Nature Methods 2021, doi:10.1038/s41592-020-01008-z.
+    """
+
+    union: bool = False
+    values: tuple[int, ...] = ()
+
+    def __call__(self, label: LabelMap) -> LabelMap:
+        """Return the label map without islands; the input is not changed.
+
+        Args:
+            label: ``(*grid)`` uint8.
+        """
+        kept = np.where(keep_largest(label > 0), label, 0) if self.union else label.copy()
+        for value in self.values:
+            mask = kept == value
+            kept[mask & ~keep_largest(mask)] = 0
+        return kept.astype(label.dtype, copy=False)
+
+
+def keep_largest(mask: Mask) -> NDArray[np.bool_]:
+    """Keep a mask's largest component.
+
+    Voxels that touch at a corner are connected. An empty mask stays empty.
+
+    Args:
+        mask: boolean array of any shape.
+
+    Example:
+        >>> keep_largest(np.array([True, False, True, True]))
+        array([False, False,  True,  True])
+    """
+    boxes = find_objects(mask.astype(np.uint8))
+    if not boxes:
+        return mask.copy()
+    kept = np.zeros_like(mask)
+    parts, count = label_components(mask[boxes[0]], np.ones((3,) * mask.ndim))
+    sizes = np.bincount(parts.ravel(), minlength=count + 1)[1:]
+    kept[boxes[0]] = parts == 1 + int(sizes.argmax())
+    return kept
+
+
+@dataclass(frozen=True)
+class PostprocessChoice:
+    """Postprocessing chosen on validation cases.
+
+    Attributes:
+        postprocess: the postprocessing with the highest Dice.
+        dice: its mean Dice over cases and structures.
+        dice_without: the mean Dice without postprocessing.
+        cases: number of cases.
+    """
+
+    postprocess: LargestComponents
+    dice: float
+    dice_without: float
+    cases: int
+
+
+def choose_postprocess(pairs: Iterable[tuple[LabelMap, LabelMap]], structures: Mapping[str, int]) -> PostprocessChoice:
+    """Choose the postprocessing with the highest mean Dice on validation cases.
+
+    The candidates are all combinations of the union and each structure. Of equals, the one that removes more is chosen:
+    islands hardly change Dice, but surface distances.
+
+    Args:
+        pairs: prediction and label of each case, read once.
+        structures: label value of each structure.
+
+    Raises:
+        UsageError: there is no case.
+
+    Example:
+        >>> label = np.array([[1, 0, 0, 1, 1]], np.uint8)  # a structure of two parts
+        >>> choose_postprocess([(label, label)], {"artery": 1}).postprocess
+        LargestComponents(union=False, values=())
+    """
+    values = tuple(structures.values())
+    table = [_score_candidates(prediction, label, values) for prediction, label in pairs]
+    require(table, "pairs", got="no case", expected="at least one prediction with its label")
+    is_scored = ~np.isnan(table).all(axis=0).any(axis=(0, 1))
+    scores = np.nanmean(np.asarray(table)[..., is_scored], axis=0) if is_scored.any() else np.zeros((2, 2, 0))
+    by_union = scores.max(axis=1).mean(axis=1) if is_scored.any() else np.zeros(2)
+    union = int(by_union[1] >= by_union[0])
+    removes = dict(zip(np.flatnonzero(is_scored), scores[union, 1] >= scores[union, 0], strict=True))
+    chosen = tuple(value for index, value in enumerate(values) if removes.get(index, False))
+    without = float(scores[0, 0].mean()) if is_scored.any() else float("nan")
+    return PostprocessChoice(LargestComponents(bool(union), chosen), float(by_union[union]), without, len(table))
+
+
+def _score_candidates(prediction: LabelMap, label: LabelMap, values: Sequence[int]) -> NDArray[np.float64]:
+    """Score a case: Dice by union (off, on), structure's removal (off, on) and structure."""
+    unions = (prediction, LargestComponents(union=True)(prediction))
+    found = [
+        [
+            [
+                dice_coefficient(keep_largest(each == value) if removes else each == value, label == value)
+                for value in values
+            ]
+            for removes in (False, True)
+        ]
+        for each in unions
+    ]
+    return np.asarray(found)
