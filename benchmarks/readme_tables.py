@@ -13,6 +13,7 @@ from typing import Any
 
 from benchmarks.family_table import SOURCES, make_family_rows
 from benchmarks.result_file import RESULTS, ROOT, find_changed_configs, read_result
+from benchmarks.which_method import make_page
 from uumamba.runtime.errors import require
 from uumamba.runtime.files import write_text
 
@@ -39,14 +40,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def make_pages(readme: Path, page: Path, results: Mapping[Path, Mapping[str, Any]]) -> dict[Path, str]:
-    """Return the text of the README and of the page of results."""
+    """Return the text of the README, of the page of results and of :mod:`which_method`."""
     text = readme.read_text(encoding="utf-8")
     if _make_markers("family")[0] in text:
         of_family = [result for path, result in results.items() if path.stem in SOURCES]
         text = fill_markers(text, "family", f"\n{format_table(list(make_family_rows(of_family)))}\n")
     text = fill_markers(text, "results", "\n".join(format_brief(path, result) for path, result in results.items()))
     head = "# Measurements\n\nWritten by `python -m benchmarks.readme_tables` from the files beside this page.\n"
-    return {readme: text, page: head + "\n".join(format_section(path, result) for path, result in results.items())}
+    sections = "\n".join(format_section(path, result) for path, result in results.items())
+    return {readme: text, page: head + sections} | make_page(results)
 
 
 def fill_markers(text: str, name: str, content: str) -> str:

@@ -30,6 +30,7 @@ from benchmarks.claims.heart_runs import (
 from benchmarks.claims.measures import largest_eigenvalue, largest_eigenvalue_by_differences
 from benchmarks.claims.run_log import Measured, Run, RunLog
 from benchmarks.claims.shifted_patients import ORIGINAL, prepare_styles
+from benchmarks.which_method import make_page
 from uumamba.data.prepared import PreparedFolder
 from uumamba.data.vendor_styles import STYLES
 
@@ -220,3 +221,23 @@ def test_eigenvalues_by_differences_equal_those_of_second_derivatives() -> None:
     found = largest_eigenvalue_by_differences(net, compute_loss, iterations=200, tolerance=1e-5)
     assert found == pytest.approx(expected, rel=0.01)
     assert all(torch.equal(old, new) for old, new in zip(before, net.parameters(), strict=True))
+
+
+def test_the_page_says_in_words_what_each_row_shows(queue: Queue, tmp_path: Path) -> None:
+    found = [each for stage in ("plateau", "primary", "factors") for each in list_contrasts(queue, stage)]
+    for each in found:
+        queue.complete(each.list_runs())
+    rows = hearts.make_rows(found, queue.log.measured)
+    ((path, text),) = make_page(
+        {tmp_path / "hearts.json": {"rows": rows}, tmp_path / "other.json": {"rows": []}}
+    ).items()
+    assert path.name == "which_method.md"
+    parts = text.split("\n## ")
+    verdicts = [row["verdict"] for row in rows[3:]]
+    assert [part.count("\n- ") for part in parts[1:]] == [
+        3,
+        *(max(verdicts.count(verdict), 1) for verdict in ("holds", "does not hold here", "not distinguishable")),
+    ]
+    assert "**UU-Mamba** against U-Mamba at equal time (40 patients: Dice): " in parts[1]
+    assert "no gain of 0.005 or more: holds" in parts[1]
+    assert make_page({tmp_path / "other.json": {"rows": rows}}) == {}

@@ -113,7 +113,7 @@ def choose_postprocess(pairs: Iterable[tuple[LabelMap, LabelMap]], structures: M
     values = tuple(structures.values())
     table = [_score_candidates(prediction, label, values) for prediction, label in pairs]
     require(table, "pairs", got="no case", expected="at least one prediction with its label")
-    is_scored = ~np.isnan(table).all(axis=0).any(axis=(0, 1))
+    is_scored = ~np.isnan(table).all(axis=0).reshape(4, -1).any(axis=0)
     scores = np.nanmean(np.asarray(table)[..., is_scored], axis=0) if is_scored.any() else np.zeros((2, 2, 0))
     by_union = scores.max(axis=1).mean(axis=1) if is_scored.any() else np.zeros(2)
     union = int(by_union[1] >= by_union[0])
