@@ -13,8 +13,8 @@ STRUCTURES = ("RV", "MYO", "LV")
 def summarize_scores(rows: Sequence[ScoreRow]) -> dict[str, float | None]:
     """Summarize the rows of ``scores.csv``.
 
-    HD95 is the mean of finite distances, None without any; ``missed`` counts total misses. ``lvef_mae`` is the mean absolute error of
-    the LV's ejection fraction in percent points.
+    HD95 is the mean of finite distances, None without any, and ``missed`` counts total misses. ``lvef_mae`` is the mean
+    absolute error of the LV's ejection fraction in percent points.
     """
     rows = [row for row in rows if row.structure in STRUCTURES]
     dice = mean_dice_of(rows).as_dict()
