@@ -27,19 +27,16 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from benchmarks.result_file import write_result
+from benchmarks.ship_model import LARGEST_MB, strip_checkpoint
 from uumamba.config import RunConfig, read_config
 from uumamba.data.prepared import PreparedFolder
-from uumamba.quantization import holds_scales
-from uumamba.runtime.files import whole_file
 from uumamba.runtime.stop import StoppedOnRequest, StopRequest
-from uumamba.training import read_checkpoint
+from uumamba.training import read_checkpoint, save_checkpoint
 from uumamba.training.run_log import RunLog
 
 CONFIG = "acdc_2d"
-LARGEST_MB = 16.0
 SAMPLE_EVERY_S = 2.0
 NOT_MEASURED = "not measured"
 
@@ -112,21 +109,13 @@ def compute_native_dice(out: Path, prepared: Path) -> float | None:
 
 
 def write_weights(out: Path, fold: str) -> float:
-    """Write the averaged weights in float16 and return their size in MB.
+    """Write the weights for prediction in float16 and return their size in MB.
 
-    A quantized network's weights are not halved, because some would be rounded to other levels.
+    The file is a checkpoint, so it predicts.
     """
-    checkpoint = read_checkpoint(out / "run" / f"fold_{fold}" / "last.safetensors")
-    weights = checkpoint.net if checkpoint.ema is None else checkpoint.ema
-    path, kept = out / "weights.safetensors", torch.Tensor.contiguous if holds_scales(weights) else convert_to_half
-    with whole_file(path) as unfinished:
-        save_file({name: kept(value) for name, value in weights.items()}, unfinished)
+    path = out / "weights.safetensors"
+    save_checkpoint(path, strip_checkpoint(read_checkpoint(out / "run" / f"fold_{fold}" / "last.safetensors")))
     return path.stat().st_size / 1e6
-
-
-def convert_to_half(value: torch.Tensor) -> torch.Tensor:
-    """Convert a floating-point tensor to float16; keep integer tensors."""
-    return value.half().contiguous() if value.is_floating_point() else value
 
 
 def summarize_validations(fold: Path) -> list[dict[str, Any]]:

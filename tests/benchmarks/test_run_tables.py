@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from benchmarks import acdc_cpu
 from benchmarks.acdc_minutes import NOT_MEASURED, main, write_weights
@@ -17,7 +16,7 @@ from uumamba.data.prepared import PreparedFolder
 from uumamba.evaluation.scores import TREES_NAME, ScoreRow, write_scores
 from uumamba.quantization import quantize_
 from uumamba.runtime.files import write_json, write_text
-from uumamba.training import Checkpoint, save_checkpoint
+from uumamba.training import Checkpoint, read_checkpoint, save_checkpoint
 
 NUMBERS = dict.fromkeys(("dice", "hd95_mm", "nsd", "volume_ml", "label_volume_ml", "assd_mm"), 0.5)
 
@@ -85,7 +84,7 @@ def test_a_stopped_run_is_resumed_and_ends_with_scores_and_weights(
     assert len(rows) > 1
     assert all(0 <= row["value"] <= 1 for row in rows)
     assert json.loads((out / "summary.json").read_text(encoding="utf-8"))
-    weights = load_file(out / "weights.safetensors")
+    weights = read_checkpoint(out / "weights.safetensors").net
     assert {value.dtype for value in weights.values() if value.is_floating_point()} == {torch.float16}
     raw = phantom.path.parent / "raw"
     raw.rename(raw.with_name("elsewhere"))
@@ -101,8 +100,8 @@ def test_weights_of_a_quantized_network_are_not_converted_to_half(tmp_path: Path
     (tmp_path / "run" / "fold_0").mkdir(parents=True)
     checkpoint = Checkpoint(state, None, {}, {}, None, {}, {}, {})
     save_checkpoint(tmp_path / "run" / "fold_0" / "last.safetensors", checkpoint)
-    write_weights(tmp_path)
-    net.load_state_dict(load_file(tmp_path / "weights.safetensors"))
+    write_weights(tmp_path, "0")
+    net.load_state_dict(read_checkpoint(tmp_path / "weights.safetensors").net)
     assert torch.equal(net.weight, before)
     net.load_state_dict({name: value.half() if value.is_floating_point() else value for name, value in state.items()})
     assert (net.weight != before).any(), "half precision would change levels"

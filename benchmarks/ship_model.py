@@ -1,0 +1,120 @@
+r"""Put a trained run into the package as a model with a name.
+
+    python -m benchmarks.ship_model --name acdc --run runs/all --scored-run runs/fold_0 --scores scores.csv \
+        --licence NC.txt
+
+The weights for prediction (the moving average, if there is one) are stored in float16 with the run's configuration in
+``uumamba/models/NAME``, with a card and the licence of the weights. The figures of the card are those of ``--scores``:
+the validation cases of fold 0 after a run with the same configuration. The configurations of both runs are compared.
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import uumamba
+from benchmarks.acdc_scores import STRUCTURES, summarize_scores
+from benchmarks.result_file import describe_commit, is_compatible
+from uumamba.evaluation import read_scores
+from uumamba.pipelines.models import checkpoint_paths
+from uumamba.pipelines.shipped import CARD_NAME, LICENCE_NAME, WEIGHTS_NAME
+from uumamba.quantization import holds_scales
+from uumamba.runtime.errors import require
+from uumamba.runtime.files import make_folder, write_text
+from uumamba.training import Checkpoint, read_checkpoint, save_checkpoint
+
+LARGEST_MB = 16.0
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    """Write weights, card and licence."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--name", required=True, help="name of the model")
+    parser.add_argument("--run", type=Path, required=True, help="run on all cases")
+    parser.add_argument("--scored-run", type=Path, required=True, help="run on fold 0")
+    parser.add_argument("--scores", type=Path, required=True, help="scores.csv of fold 0 by the scored run")
+    parser.add_argument("--licence", type=Path, required=True, help="text of the licence of the weights")
+    parser.add_argument("--models", type=Path, default=Path(uumamba.__file__).parent / "models")
+    options = parser.parse_args(given)
+    run, scored = (read_checkpoint(checkpoint_paths(path)[0]) for path in (options.run, options.scored_run))
+    require_same_recipe(run.config["run"], scored.config["run"])
+    folder = make_folder(options.models / options.name)
+    shipped = strip_checkpoint(run)
+    save_checkpoint(folder / WEIGHTS_NAME, shipped)
+    size_mb = (folder / WEIGHTS_NAME).stat().st_size / 1e6
+    require(size_mb <= LARGEST_MB, "--run", got=f"{size_mb:.1f} MB", expected=f"at most {LARGEST_MB:g} MB")
+    scores = summarize_scores(read_scores(options.scores))
+    write_text(folder / CARD_NAME, make_card(options.name, shipped, scores, size_mb))
+    write_text(folder / LICENCE_NAME, options.licence.read_text(encoding="utf-8"))
+    print(f"{folder}: {size_mb:.1f} MB, fold 0 {scores}")
+    return 0
+
+
+def require_same_recipe(own: Mapping[str, Any], scored: Mapping[str, Any]) -> None:
+    """Raise if two runs differ in more than their prediction's postprocessing."""
+    first, other = ({key: value for key, value in each.items() if key != "inference"} for each in (own, scored))
+    different = [key for key in first if not is_compatible(first[key], other.get(key))]
+    require(not different, "--scored-run", got=f"other {', '.join(different)}", expected="the configuration of --run")
+
+
+def strip_checkpoint(checkpoint: Checkpoint) -> Checkpoint:
+    """Keep the weights for prediction, in float16, and the configuration.
+
+    A quantized network's weights stay in float32, because some would be rounded to other levels.
+    """
+    weights = checkpoint.net if checkpoint.ema is None else checkpoint.ema
+    if not holds_scales(weights):
+        weights = {name: convert_to_half(value) for name, value in weights.items()}
+    return Checkpoint(
+        net=weights,
+        ema=None,
+        objective={},
+        optimizer={},
+        scheduler=None,
+        random={},
+        progress=checkpoint.progress,
+        config=checkpoint.config,
+    )
+
+
+def convert_to_half(value: Tensor) -> Tensor:
+    """Convert a floating-point tensor to float16; keep integer tensors."""
+    return value.to(torch.float16).contiguous() if value.is_floating_point() else value
+
+
+def make_card(name: str, shipped: Checkpoint, scores: Mapping[str, float | None], size_mb: float) -> str:
+    """Make the card: what the model does, its data, figures and limits."""
+    config = shipped.config
+    count = sum(value.numel() for value in shipped.net.values() if isinstance(value, Tensor))
+    table = "".join(
+        f"| {each} | {scores[f'dice_{each}']:.3f} | {scores[f'hd95_mm_{each}']:.1f} |\n" for each in STRUCTURES
+    )
+    spacing = config["run"]["preprocess"]["spacing_mm"][-1]
+    return f"""# {name}
+
+Segmentation of {", ".join(config["structures"])} in frames of cine MRI, short axis:
+`uumamba predict {name} --input SCAN --out OUT`.
+
+- **Network**: {config["run"]["net"]["name"]}, {count / 1e6:.1f} million parameters, float16, {size_mb:.1f} MB;
+  {spacing:g} mm in plane.
+- **Data**: the 100 public training patients of {config["dataset"]}, ED and ES frames. {config["reference"]}
+- **Licence of the weights**: {config["licence"]} (inherited from the data; non-commercial). See `{LICENCE_NAME}`.
+- **Figures**: the same configuration trained without fold 0, scored on the native grids of fold 0's 20 patients (ED and
+  ES): mean Dice {scores["dice"]:.3f}; the LV's ejection fraction is {scores["lvef_mae"]:.1f} points off on average.
+
+| structure | Dice | HD95 mm |
+| --- | --: | --: |
+{table}
+- **Limits**: one hospital, 1.5 T and 3 T scanners of one vendor. Not for other views, contrasts or modalities, and not
+  for diagnosis: this is no medical device. Look at each result.
+- **Origin**: uumamba, commit {describe_commit()}; the complete configuration is in the weights file.
+"""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
