@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from uumamba.runtime.errors import UsageError, require
 from uumamba.runtime.network import evaluating, finest_logits
+from uumamba.runtime.options import check_options
 
 T = TypeVar("T")
 Batches = Iterable[Mapping[str, Any] | Sequence[Any]]
@@ -45,6 +46,7 @@ class ProbeOutputs:
     kind: str = ""
 
 
+@check_options
 def probe_classification(net: Network, batches: Batches, *, space: Space = "probabilities") -> ProbeOutputs:
     """Collect probabilities or logits, cross entropy and class of every example.
 
@@ -65,7 +67,6 @@ def probe_classification(net: Network, batches: Batches, *, space: Space = "prob
         >>> outputs.error, outputs.vectors.shape, outputs.groups.tolist()
         (0.5, torch.Size([2, 2]), [0, 0])
     """
-    require(space in ("probabilities", "logits"), "space", got=space, expected="probabilities or logits")
     pairs, fingerprint = _collect(net, batches, _check_classified)
     logits, label = (torch.cat(parts) for parts in zip(*pairs, strict=True))
     return ProbeOutputs(
@@ -131,7 +132,9 @@ def probe_segmentation(
             stacklevel=2,
         )
     missed = 1 - dice.mean(1)
-    columns = torch.cat([_fill_with_mean(cross_entropy), dice, share[:, None]], dim=1)
+    # The class's mean over all units replaces NaN, or 0 if no unit has the class.
+    filled = cross_entropy.where(~cross_entropy.isnan(), cross_entropy.nanmean(0).nan_to_num(0.0))
+    columns = torch.cat([filled, dice, share[:, None]], dim=1)
     vectors = torch.zeros_like(columns, dtype=torch.double)
     vectors[is_labelled] = _standardise(columns[is_labelled])
     return ProbeOutputs(
@@ -294,11 +297,6 @@ def check_labels(label: Tensor, classes: int, *, fix: str = "correct the labels"
     wrong = label[(label < 0) | (label >= classes)]
     got = int(wrong[0]) if len(wrong) else None
     require(got is None, "label", got=got, expected=f"classes 0 to {classes - 1}", fix=fix)
-
-
-def _fill_with_mean(columns: Tensor) -> Tensor:
-    """Replace NaN by the column mean, or by 0 in empty columns."""
-    return columns.where(~columns.isnan(), columns.nanmean(0).nan_to_num(0.0))
 
 
 def _standardise(columns: Tensor) -> Tensor:

@@ -107,12 +107,14 @@ def read_slow_examples(path: Path | str, *, size: int | None = None, fingerprint
         raise UsageError(str(path), got=f"{type(error).__name__} ({error})", expected=expected, fix=fix) from None
     is_valid = list(slow) == sorted({*slow}) and all(0 <= index < found.size for index in slow)
     require(is_valid, str(path), got=list(slow), expected=f"ascending indices below {found.size}", fix=fix)
-    size, fingerprint = found.size if size is None else size, fingerprint or found.fingerprint
-    is_same = (found.size, found.fingerprint) == (size, fingerprint)
-    got, current = (
-        f"{n} examples, fingerprint {text[:12]}" for n, text in ((found.size, found.fingerprint), (size, fingerprint))
+    wanted_size, wanted = found.size if size is None else size, fingerprint or found.fingerprint
+    require(
+        (found.size, found.fingerprint) == (wanted_size, wanted),
+        str(path),
+        got=f"{found.size} examples, fingerprint {found.fingerprint[:12]}",
+        expected=f"the current data set, {wanted_size} examples, fingerprint {wanted[:12]}",
+        fix=fix,
     )
-    require(is_same, str(path), got=got, expected=f"the current data set, {current}", fix=fix)
     return found
 
 
