@@ -86,9 +86,8 @@ class Algorithm(nn.Module):
         loss: Callable[[Any, Tensor], Tensor] = F.cross_entropy,
     ) -> None:
         super().__init__()
-        takes_penalty = "at_weights" in inspect.signature(optimizer.step).parameters
         require(
-            takes_penalty,
+            "at_weights" in inspect.signature(optimizer.step).parameters,
             "optimizer",
             got=type(optimizer).__name__,
             expected="an optimizer of uumamba.optim",

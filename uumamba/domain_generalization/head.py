@@ -43,8 +43,8 @@ class Head:
     ignore_label: int | None = None
 
     def __post_init__(self) -> None:
-        is_valid = self.module is None or is_linear(self.module)
-        require(is_valid, "head", got=type(self.module).__name__, expected=LINEAR)
+        if self.module is not None:
+            require(is_linear(self.module), "head", got=type(self.module).__name__, expected=LINEAR)
 
     def gradients(
         self, halves: Tensor, label: Tensor, generator: Generator, groups: Sequence[list[int]]
@@ -86,9 +86,13 @@ class Head:
 
         Input and output are ``(batch, voxels, channels)``. The pass changes no buffer.
         """
-        is_eager = not any(_is_compiled(module) for module in self.net.modules())
-        fix = "compile the complete network by torch.compile(net)"
-        require(is_eager, "net", got="a compiled or scripted part", expected="modules in eager mode", fix=fix)
+        require(
+            not any(map(_is_compiled, self.net.modules())),
+            "net",
+            got="a compiled or scripted part",
+            expected="modules in eager mode",
+            fix="compile the complete network by torch.compile(net)",
+        )
         calls: list[tuple[nn.Module, Tensor, Tensor, int]] = []
 
         def record_call(head: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
@@ -107,12 +111,11 @@ class Head:
                 logits = _flatten_voxels(head, output)
                 require(logits.shape[-1] > 1, "net", got="logits of one class", expected="two or more classes")
                 return _flatten_voxels(head, features), logits, head.bias is not None
-        fix = "return the layer's output without changes, or pass the layer as head="
         raise UsageError(
             "head",
             got="none of the network's layers" if self.module is None else type(self.module).__name__,
             expected=LINEAR,
-            fix=fix,
+            fix="return the layer's output without changes, or pass the layer as head=",
         )
 
 

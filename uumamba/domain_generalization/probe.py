@@ -115,8 +115,12 @@ def probe_segmentation(
     parts, fingerprint = _collect(net, batches, lambda logits, label: _describe_units(logits, label, ignore_label))
     cross_entropy, dice, share, is_labelled = (torch.cat(each) for each in zip(*parts, strict=True))
     unit_groups = torch.zeros(len(share), dtype=torch.long) if groups is None else torch.as_tensor(groups)
-    is_valid = unit_groups.shape == share.shape and int(unit_groups.min()) >= 0
-    require(is_valid, "groups", got=groups, expected=f"a number of at least 0 for each of {len(share)} units")
+    require(
+        unit_groups.shape == share.shape and int(unit_groups.min()) >= 0,
+        "groups",
+        got=groups,
+        expected=f"a number of at least 0 for each of {len(share)} units",
+    )
     require(
         is_labelled.any(),
         "label",
@@ -170,8 +174,13 @@ def check_outputs(outputs: ProbeOutputs) -> None:
     Raises:
         UsageError: there is no example, or an output or a loss is not finite.
     """
-    fix = "run the probe on a data set with examples"
-    require(len(outputs.losses), "outputs", got="no example", expected="at least one example", fix=fix)
+    require(
+        len(outputs.losses),
+        "outputs",
+        got="no example",
+        expected="at least one example",
+        fix="run the probe on a data set with examples",
+    )
     is_finite = outputs.losses.isfinite() & outputs.vectors.isfinite().all(1)
     require(
         is_finite.all(),
@@ -242,9 +251,8 @@ def _split_batch(batch: Mapping[str, Any] | Sequence[Any]) -> tuple[Tensor, Tens
 
 
 def _check_classified(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-    is_valid = logits.ndim == 2 and logits.shape[1] > 1 and label.shape == logits.shape[:1]
     require(
-        is_valid,
+        logits.ndim == 2 and logits.shape[1] > 1 and label.shape == logits.shape[:1],
         "net",
         got=(tuple(logits.shape), tuple(label.shape)),
         expected="logits (batch, classes of at least 2), labels (batch,)",
@@ -295,8 +303,8 @@ def check_labels(label: Tensor, classes: int, *, fix: str = "correct the labels"
     """
     require(not label.is_floating_point(), "label", got=label.dtype, expected="an integer type")
     wrong = label[(label < 0) | (label >= classes)]
-    got = int(wrong[0]) if len(wrong) else None
-    require(got is None, "label", got=got, expected=f"classes 0 to {classes - 1}", fix=fix)
+    if len(wrong):
+        raise UsageError("label", got=int(wrong[0]), expected=f"classes 0 to {classes - 1}", fix=fix)
 
 
 def _standardise(columns: Tensor) -> Tensor:

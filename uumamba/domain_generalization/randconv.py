@@ -62,8 +62,12 @@ class RandConv(nn.Module):
         super().__init__()
         self.p, self.mix = p, mix
         self.kernel_sizes = tuple(kernel_sizes)
-        is_odd = self.kernel_sizes and all(size % 2 for size in self.kernel_sizes)
-        require(is_odd, "kernel_sizes", got=self.kernel_sizes, expected="at least one odd number")
+        require(
+            self.kernel_sizes and all(size % 2 for size in self.kernel_sizes),
+            "kernel_sizes",
+            got=self.kernel_sizes,
+            expected="at least one odd number",
+        )
         self.generator = generator
 
     def forward(self, images: Tensor) -> Tensor:

@@ -100,9 +100,8 @@ class Probe:
             UsageError: an output is not finite, or the data differ from the last pass.
         """
         check_outputs(outputs)
-        is_same = self.outputs is None or outputs.fingerprint == self.outputs.fingerprint
         require(
-            is_same,
+            self.outputs is None or outputs.fingerprint == self.outputs.fingerprint,
             "batches",
             got="examples that differ from the last pass",
             expected="the same examples in the same order in every pass",
@@ -240,11 +239,10 @@ class USEFUL:
         seed_everything(self.seed)
         net, train_epoch = self.start()
         tensors = {name: value for name, value in net.state_dict().items() if isinstance(value, torch.Tensor)}
-        named_bytes = (name.encode() + tensor_bytes(value) for name, value in tensors.items())
-        initial = hashlib.sha256(b"".join(named_bytes)).hexdigest()
-        is_same = self._initial in ("", initial)
+        named_bytes = b"".join(name.encode() + tensor_bytes(value) for name, value in tensors.items())
+        initial = hashlib.sha256(named_bytes).hexdigest()
         require(
-            is_same,
+            self._initial in ("", initial),
             "start",
             got="initial weights that differ from the first call",
             expected="the same initial weights in every call",
