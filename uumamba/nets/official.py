@@ -9,7 +9,7 @@ from torch import Tensor
 
 from uumamba.nets.legacy import LegacyUMambaBot, LegacyUMambaEnc
 from uumamba.nets.official_plans import read_plans, select_configuration
-from uumamba.nets.official_weights import RecognisedNetwork, recognise, remove_duplicates
+from uumamba.nets.official_weights import recognise, remove_duplicates
 from uumamba.nets.safe_reading import read_weights_file
 from uumamba.nets.umamba import ResEncUNet, UMambaBot, UMambaEnc
 from uumamba.runtime.errors import UsageError, require
@@ -65,12 +65,12 @@ def load_official(
         content = content.get("network_weights", content.get("state_dict", content))
     try:
         weights = remove_duplicates(content)
-        found = recognise(weights)
+        network, found = recognise(weights)
         arguments = _complete_arguments(
-            found, {"strides": strides, "patch_size": patch_size}, plans, configuration, trained_with
+            network, found, {"strides": strides, "patch_size": patch_size}, plans, configuration, trained_with
         )
         with torch.device("meta"):
-            net: OfficialNet = _KINDS[found.network](**arguments)
+            net: OfficialNet = _KINDS[network](**arguments)
         _check_shapes(net, weights)
     except UsageError as error:
         raise UsageError(f"{path}: {error.key}", got=error.got, expected=error.expected, fix=error.fix) from error
@@ -79,7 +79,8 @@ def load_official(
 
 
 def _complete_arguments(
-    found: RecognisedNetwork,
+    network: str,
+    found: dict[str, Any],
     given: Mapping[str, Sequence[Any] | None],
     plans: Plans | None,
     configuration: str | None,
@@ -89,17 +90,17 @@ def _complete_arguments(
 
     The weights have priority over the user, the user over the plans.
     """
-    if "strides" in found.arguments:
-        strides, expected = given["strides"], found.arguments["strides"]
+    if "strides" in found:
+        strides, expected = given["strides"], found["strides"]
         if strides is not None:
             full = tuple((each,) * len(expected[0]) if isinstance(each, int) else tuple(each) for each in strides)
             require(
                 full == expected, "strides", got=full, expected=f"{expected}, as in the weights", fix="omit strides"
             )
-        return found.arguments
-    needed = ("strides", "patch_size") if found.network == "UMambaEnc" else ("strides",)
+        return found
+    needed = ("strides", "patch_size") if network == "UMambaEnc" else ("strides",)
     missing = [name for name in needed if given[name] is None]
-    arguments = found.arguments | {name: given[name] for name in needed}
+    arguments = found | {name: given[name] for name in needed}
     if not missing:
         return arguments
     own = trained_with if isinstance(trained_with, Mapping) else {}
@@ -109,17 +110,17 @@ def _complete_arguments(
         raise UsageError(
             "plans",
             got=None,
-            expected=f"plans with the {' and '.join(missing)} of the {found.network}",
+            expected=f"plans with the {' and '.join(missing)} of the {network}",
             fix=f"give {' and '.join(missing)}, or plans.json from the parent folder of fold_0 or fold_all",
         )
     planned = select_configuration(
         read_plans(plans),
-        found.arguments["kernel_sizes"],
+        found["kernel_sizes"],
         configuration=configuration,
         trained_configuration=own.get("configuration"),
     )
     for name in missing:
-        arguments[name] = getattr(planned, name)
+        arguments[name] = planned[name]
         require(
             arguments[name] is not None,
             name,

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,19 +10,6 @@ from torch import Tensor
 from uumamba.runtime.errors import UsageError, require
 
 Weights = Mapping[str, Tensor]
-
-
-@dataclass(frozen=True)
-class RecognisedNetwork:
-    """Class and constructor arguments of a network, read from its weights.
-
-    Attributes:
-        network: name of the class in ``uumamba.nets``.
-        arguments: arguments of the constructor; ``strides`` only in the legacy layout, ``patch_size`` never.
-    """
-
-    network: str
-    arguments: dict[str, Any]
 
 
 def remove_duplicates(weights: object) -> dict[str, Tensor]:
@@ -59,13 +45,17 @@ def remove_duplicates(weights: object) -> dict[str, Tensor]:
     return kept
 
 
-def recognise(weights: Weights) -> RecognisedNetwork:
+def recognise(weights: Weights) -> tuple[str, dict[str, Any]]:
     """Determine network and constructor arguments from the weights.
 
     The names and shapes of the weights are sufficient.
 
     Args:
         weights: result of ``remove_duplicates``.
+
+    Returns:
+        The name of the class in ``uumamba.nets`` and the arguments of its constructor: ``strides`` only in the legacy
+        layout, ``patch_size`` never.
 
     Raises:
         UsageError: the weights do not belong to a U-Mamba of either layout.
@@ -106,7 +96,7 @@ def recognise(weights: Weights) -> RecognisedNetwork:
         kind = "UMambaBot"
     elif _count_parts(weights, "encoder.mamba_layers"):
         kind = "UMambaEnc"
-    return RecognisedNetwork(f"Legacy{kind}" if legacy else kind, arguments)
+    return f"Legacy{kind}" if legacy else kind, arguments
 
 
 def _translate_name(key: str) -> str:
@@ -131,8 +121,11 @@ def _has_equal_values(one: Tensor, other: Tensor) -> bool:
 
     The weights of a diverged network are NaN.
     """
-    same_kind = one.shape == other.shape and one.dtype == other.dtype
-    return same_kind and torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
+    return (
+        one.dtype == other.dtype
+        and one.shape == other.shape
+        and torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
+    )
 
 
 def _count_parts(weights: Weights, prefix: str) -> int:
