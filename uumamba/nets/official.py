@@ -60,15 +60,12 @@ def load_official(
         torch.Size([1, 4, 8, 8])
     """
     content = read_weights_file(path)
-    trained_with = content.get("init_args") if isinstance(content, Mapping) else None
-    if isinstance(content, Mapping):
-        content = content.get("network_weights", content.get("state_dict", content))
+    checkpoint = content if isinstance(content, Mapping) else {}
     try:
-        weights = remove_duplicates(content)
+        weights = remove_duplicates(checkpoint.get("network_weights", checkpoint.get("state_dict", content)))
         network, found = recognise(weights)
-        arguments = _complete_arguments(
-            network, found, {"strides": strides, "patch_size": patch_size}, plans, configuration, trained_with
-        )
+        given = {"strides": strides, "patch_size": patch_size}
+        arguments = _complete_arguments(network, found, given, plans, configuration, checkpoint.get("init_args"))
         with torch.device("meta"):
             net: OfficialNet = _KINDS[network](**arguments)
         _check_shapes(net, weights)

@@ -10,6 +10,18 @@ from torch import Tensor
 from uumamba.runtime.errors import UsageError, require
 
 Weights = Mapping[str, Tensor]
+# Patterns of the released code's names in order, each with its replacement.
+_RENAMED = (
+    (r"_orig_mod\.", ""),
+    (r"^(module\.)+", ""),
+    (r"^decoder\.encoder\.", "encoder."),
+    # Bottleneck of the legacy layout.
+    (r"^ln\.", "mamba_layer.norm."),
+    (r"^mamba\.", "mamba_layer.mamba."),
+    # A block contains its convolution, optionally dropout, which has no weights, and its norm, in this order.
+    (r"\.all_modules\.0\.", ".conv."),
+    (r"\.all_modules\.\d+\.", ".norm."),
+)
 
 
 def remove_duplicates(weights: object) -> dict[str, Tensor]:
@@ -108,12 +120,9 @@ def _translate_name(key: str) -> str:
         >>> _translate_name("ln.weight"), _translate_name("mamba.D")
         ('mamba_layer.norm.weight', 'mamba_layer.mamba.D')
     """
-    name = re.sub(r"^(module\.)+", "", key.replace("_orig_mod.", ""))
-    name = re.sub(r"^decoder\.encoder\.", "encoder.", name)
-    name = re.sub(r"^ln\.", "mamba_layer.norm.", name)  # bottleneck of the legacy layout
-    name = re.sub(r"^mamba\.", "mamba_layer.mamba.", name)
-    # A block contains its convolution, optionally dropout, which has no weights, and its norm, in this order.
-    return re.sub(r"\.all_modules\.(\d+)\.", lambda found: ".conv." if found[1] == "0" else ".norm.", name)
+    for released, own in _RENAMED:
+        key = re.sub(released, own, key)
+    return key
 
 
 def _has_equal_values(one: Tensor, other: Tensor) -> bool:
