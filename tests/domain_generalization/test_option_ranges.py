@@ -38,7 +38,7 @@ udim = partial(UDIM, NET, cross_entropy, InputPerturbation(0.3))
 run = partial(train_and_record, ALGORITHM, DOMAINS)
 
 WRONG: list[tuple[Callable[..., Any], str, list[Any]]] = [
-    (MixStyle, "p", [-0.5, 1.5]),
+    (MixStyle, "p", [-0.5, 1.5, True]),
     (MixStyle, "alpha", [0.0]),
     (MixStyle, "eps", [-1.0]),
     (RandConv, "p", [-0.5, 1.5]),
@@ -57,14 +57,15 @@ WRONG: list[tuple[Callable[..., Any], str, list[Any]]] = [
     (udim, "voxels_a_class", [0]),
     (udim, "direction", ["down"]),
     (udim, "second_order", ["exact"]),
-    (partial(SWAD, NET), "n_converge", [0]),
+    (partial(SWAD, NET), "n_converge", [0, 2.5, True]),
     (partial(SWAD, NET), "n_tolerance", [0]),
     (partial(SWAD, NET), "tolerance_ratio", [-0.1]),
-    (partial(USEFUL, None, None), "most_epochs", [1]),
+    (partial(USEFUL, None, None), "most_epochs", [1, True]),
     (partial(USEFUL, None, None), "slowing", [1.0]),
     (partial(USEFUL, None, None), "factor", [0]),
     (partial(find_elbow, [0.9, 0.5]), "slowing", [0.0]),
     (partial(find_elbow, [0.9, 0.5]), "learned", [1.0]),
+    (find_elbow, "errors", [[0.9, math.inf]]),
     (partial(UpsampledSampler, 10), "slow", [[10], [-1], [1, 1]]),
     (partial(UpsampledSampler, 10), "factor", [0]),
     (partial(UpsampledSampler, 10, replicas=2), "rank", [2]),

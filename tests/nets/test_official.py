@@ -95,16 +95,16 @@ def test_network_of_released_names_and_shapes_is_recognised(path):
     facts = json.loads(path.read_text(encoding="utf-8"))
     # An expanded number needs no memory for its shape.
     weights = remove_duplicates({key: torch.zeros(()).expand(shape) for key, shape in facts["shapes"].items()})
-    found = recognise(weights)
+    network, found = recognise(weights)
     layout, variant, _ = path.stem.split("_")
-    assert found.network == f"{'Legacy' if layout == 'legacy' else ''}UMamba{variant.title()}"
+    assert network == f"{'Legacy' if layout == 'legacy' else ''}UMamba{variant.title()}"
     strides = tuple(map(tuple, facts["strides"]))
-    arguments = {"strides": strides} | found.arguments
+    arguments = {"strides": strides} | found
     assert arguments["strides"] == strides
-    if found.network == "UMambaEnc":
+    if network == "UMambaEnc":
         arguments["patch_size"] = facts["patch_size"]
     with torch.device("meta"):
-        net = getattr(nets, found.network)(**arguments)
+        net = getattr(nets, network)(**arguments)
     shapes = {key: value.shape for key, value in net.state_dict().items()}
     assert shapes == {key: value.shape for key, value in weights.items()}
     assert sum(weight.numel() for weight in net.parameters()) == facts["parameters"]

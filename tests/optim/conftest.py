@@ -7,18 +7,24 @@ from itertools import count
 from typing import Any
 
 import pytest
+import pytorch_optimizer
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parameters_to_vector
 from torch.optim import SGD, Optimizer
 
+from tests.optim.shared_parts import ADAMW, MOMENTUM
 from tests.optim_members import OPTIMIZERS
 from uumamba.optim import MESA, SAF, SAM, OutputBiasForgetting, SharpnessAware, norm_layers_only
 
-MOMENTUM = partial(SGD, lr=0.05, momentum=0.9)
 Batch = dict[str, Tensor]
 Spoil = Callable[[int, Tensor], Tensor]
+BASES = {
+    "SGD": partial(SGD, lr=0.05, momentum=0.9, nesterov=True, weight_decay=1e-3),
+    "AdamW": ADAMW,
+    "Lion of another package": partial(pytorch_optimizer.Lion, lr=0.01),
+}
 
 
 @dataclass(frozen=True)
@@ -132,3 +138,9 @@ def member(request: pytest.FixtureRequest) -> str:
 def sharpness_aware(request: pytest.FixtureRequest) -> str:
     """Every member that perturbs the weights, by name."""
     return request.param
+
+
+@pytest.fixture(params=BASES)
+def base(request: pytest.FixtureRequest) -> Callable[..., Optimizer]:
+    """Each base optimizer."""
+    return BASES[request.param]

@@ -86,9 +86,8 @@ class Algorithm(nn.Module):
         loss: Callable[[Any, Tensor], Tensor] = F.cross_entropy,
     ) -> None:
         super().__init__()
-        takes_penalty = "at_weights" in inspect.signature(optimizer.step).parameters
         require(
-            takes_penalty,
+            "at_weights" in inspect.signature(optimizer.step).parameters,
             "optimizer",
             got=type(optimizer).__name__,
             expected="an optimizer of uumamba.optim",
@@ -141,8 +140,12 @@ class Algorithm(nn.Module):
 def _concatenate(minibatches: Minibatches) -> tuple[Tensor, Tensor, Tensor]:
     """Return all inputs, all labels and each sample's minibatch number."""
     sizes = [(len(x), len(y)) for x, y in minibatches]
-    is_valid = sizes and all(inputs == labels > 0 for inputs, labels in sizes)
-    require(is_valid, "minibatches", got=sizes, expected="at least one pair with equal, positive lengths of x and y")
+    require(
+        sizes and all(inputs == labels > 0 for inputs, labels in sizes),
+        "minibatches",
+        got=sizes,
+        expected="at least one pair with equal, positive lengths of x and y",
+    )
     inputs, labels = torch.cat([x for x, _ in minibatches]), torch.cat([y for _, y in minibatches])
     lengths = torch.tensor([count for count, _ in sizes], device=inputs.device)
     return inputs, labels, torch.repeat_interleave(lengths)

@@ -76,8 +76,14 @@ def find_slow(outputs: ProbeOutputs, *, seed: int = 0) -> SlowExamples:
         is_slow, split = _split_group(group, outputs.vectors[members], outputs.losses[members].double(), seed)
         slow.extend(members[is_slow].tolist())
         groups.append(split)
-    size, settings = len(outputs.losses), {"outputs": outputs.kind}
-    return SlowExamples(tuple(sorted(slow)), size, tuple(groups), seed, outputs.fingerprint, settings=settings)
+    return SlowExamples(
+        slow=tuple(sorted(slow)),
+        size=len(outputs.losses),
+        groups=tuple(groups),
+        seed=seed,
+        fingerprint=outputs.fingerprint,
+        settings={"outputs": outputs.kind},
+    )
 
 
 def _run_k_means(points: Tensor, generator: Generator) -> tuple[float, Tensor]:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from uumamba.runtime.errors import require
+from uumamba.runtime.options import BetweenZeroAndOne, PositiveInt, check_options
 from uumamba.runtime.seeds import generator_for
 
 
@@ -38,8 +39,9 @@ Fix: add data of other domains, or use a method for a single domain.
     )
 
 
+@check_options
 def split_domain(
-    dataset: Dataset[Any], *, domain: int, trial_seed: int = 0, holdout: float = 0.2
+    dataset: Dataset[Any], *, domain: int, trial_seed: int = 0, holdout: BetweenZeroAndOne = 0.2
 ) -> tuple[Subset[Any], Subset[Any]]:
     """Split one domain into training samples (in) and held-out samples (out).
 
@@ -69,7 +71,6 @@ def split_domain(
         Differs from the paper: the hash function is another, so the splits differ from DomainBed's; an empty split
         raises an error.
     """
-    require(0 < holdout < 1, "holdout", got=holdout, expected="a share above 0 and below 1")
     samples = len(cast(Sized, dataset))
     held = int(samples * holdout)
     require(
@@ -82,10 +83,11 @@ def split_domain(
     return Subset(dataset, order[held:]), Subset(dataset, order[:held])
 
 
+@check_options
 def domain_batches(
     datasets: Mapping[int, Dataset[Any]],
     *,
-    batch_size: int = 32,
+    batch_size: PositiveInt = 32,
     trial_seed: int = 0,
     first_step: int = 0,
     workers: int = 0,
@@ -120,7 +122,6 @@ def domain_batches(
         expected="at least one training domain",
         fix="pass the data set of each training domain, by domain number",
     )
-    require(batch_size >= 1, "batch_size", got=batch_size, expected="at least 1")
     loaders = []
     for domain, dataset in datasets.items():
         samples = len(cast(Sized, dataset))

@@ -85,8 +85,12 @@ def train_and_record(
         by trial, domain and step.
     """
     held = sorted({*test_domains})
-    is_valid = held and {*held} < {*range(len(domains))}
-    require(is_valid, "test_domains", got=held, expected=f"some, not all, of 0 to {len(domains) - 1}")
+    require(
+        held and {*held} < {*range(len(domains))},
+        "test_domains",
+        got=held,
+        expected=f"some, not all, of 0 to {len(domains) - 1}",
+    )
     for key, count in (("steps", steps), ("record_every", record_every)):
         require(count >= 1, key, got=count, expected="at least 1")
     splits = [
@@ -106,10 +110,10 @@ def train_and_record(
         if swad is not None:
             swad.after_step(algorithm.net)
         if step % record_every == 0 or step == steps:
+            keys = {"step": step, "test_envs": held, "trial_seed": trial_seed, "setting": setting}
             names = dict.fromkeys(name for update in updates for name in update)
             means = {name: fmean(update[name] for update in updates if name in update) for name in names}
             scores = domain_scores(algorithm, in_splits, out_splits)
-            keys = {"step": step, "test_envs": held, "trial_seed": trial_seed, "setting": setting}
             records.append(keys | means | scores)
             updates = []
             loss = fmean(scores[f"env{number}_out_loss"] for number in training)

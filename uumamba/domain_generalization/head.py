@@ -43,8 +43,8 @@ class Head:
     ignore_label: int | None = None
 
     def __post_init__(self) -> None:
-        is_valid = self.module is None or is_linear(self.module)
-        require(is_valid, "head", got=type(self.module).__name__, expected=LINEAR)
+        if self.module is not None:
+            require(is_linear(self.module), "head", got=type(self.module).__name__, expected=LINEAR)
 
     def gradients(
         self, halves: Tensor, label: Tensor, generator: Generator, groups: Sequence[list[int]]
@@ -63,7 +63,15 @@ class Head:
             UsageError: the label is not on the grid of the logits, or a value is not a class.
         """
         features, logits, bias = self.forward(halves)
-        label = _flatten_label(label, logits)
+        grid = len(logits) // 2, logits.shape[1]  # half of the logits are of perturbed copies
+        require(
+            (len(label), math.prod(label.shape[1:])) == grid,
+            "label",
+            got=tuple(label.shape),
+            expected=f"the grid of the logits, {grid[0]} samples of {grid[1]} voxels",
+            fix="pass class numbers instead of one-hot labels",
+        )
+        label = label.reshape(grid)
         pairs: list[tuple[LinearHeadGradients, LinearHeadGradients]] = []
         for group in groups:
             within, voxels = draw_voxels(
@@ -86,9 +94,13 @@ class Head:
 
         Input and output are ``(batch, voxels, channels)``. The pass changes no buffer.
         """
-        is_eager = not any(_is_compiled(module) for module in self.net.modules())
-        fix = "compile the complete network by torch.compile(net)"
-        require(is_eager, "net", got="a compiled or scripted part", expected="modules in eager mode", fix=fix)
+        require(
+            not any(map(_is_compiled, self.net.modules())),
+            "net",
+            got="a compiled or scripted part",
+            expected="modules in eager mode",
+            fix="compile the complete network by torch.compile(net)",
+        )
         calls: list[tuple[nn.Module, Tensor, Tensor, int]] = []
 
         def record_call(head: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
@@ -107,12 +119,11 @@ class Head:
                 logits = _flatten_voxels(head, output)
                 require(logits.shape[-1] > 1, "net", got="logits of one class", expected="two or more classes")
                 return _flatten_voxels(head, features), logits, head.bias is not None
-        fix = "return the layer's output without changes, or pass the layer as head="
         raise UsageError(
             "head",
             got="none of the network's layers" if self.module is None else type(self.module).__name__,
             expected=LINEAR,
-            fix=fix,
+            fix="return the layer's output without changes, or pass the layer as head=",
         )
 
 
@@ -177,12 +188,10 @@ def _is_logits(head: nn.Module, output: Tensor, logits: Tensor) -> bool:
     layouts = [logits.movedim(1, -1).reshape(len(logits), -1, logits.shape[1])]
     if isinstance(head, nn.Linear) and logits.ndim > 2:
         layouts.append(logits.flatten(1, -2))
-    return any(given.shape == layout.shape and _is_equal(given, layout) for layout in layouts)
-
-
-def _is_equal(one: Tensor, other: Tensor) -> bool:
-    is_same_memory = (one.data_ptr(), one.stride()) == (other.data_ptr(), other.stride())
-    return is_same_memory or torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
+    return any(
+        given.shape == layout.shape and torch.allclose(given, layout, rtol=0, atol=0, equal_nan=True)
+        for layout in layouts
+    )
 
 
 def _flatten_voxels(head: nn.Module, tensor: Tensor) -> Tensor:
@@ -192,19 +201,6 @@ def _flatten_voxels(head: nn.Module, tensor: Tensor) -> Tensor:
     """
     last = tensor if isinstance(head, nn.Linear) else tensor.movedim(1, -1)
     return last.reshape(last.shape[0], -1, last.shape[-1])
-
-
-def _flatten_label(label: Tensor, logits: Tensor) -> Tensor:
-    """Reshape the label to ``(samples, voxels)``; logits have twice the samples."""
-    shape, grid = (len(label), math.prod(label.shape[1:])), (len(logits) // 2, logits.shape[1])
-    require(
-        shape == grid,
-        "label",
-        got=tuple(label.shape),
-        expected=f"the grid of the logits, {grid[0]} samples of {grid[1]} voxels",
-        fix="pass class numbers instead of one-hot labels",
-    )
-    return label.reshape(shape)
 
 
 def _is_compiled(module: nn.Module) -> bool:

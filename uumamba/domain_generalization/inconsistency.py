@@ -47,7 +47,7 @@ class LinearHeadGradients:
             label: class numbers, ``(samples,)``.
             bias: True if the head has a bias.
         """
-        logits, features = _full_precision(logits), _full_precision(features)
+        logits, features = (each.to(torch.promote_types(each.dtype, torch.float32)) for each in (logits, features))
         return cls(logits.softmax(1) - F.one_hot(label.long(), logits.shape[1]), features, bias)
 
     def per_sample(self) -> dict[str, Tensor]:
@@ -122,7 +122,3 @@ def gradient_norm(target: LinearHeadGradients) -> Tensor:
     """
     squares = target.features.square().sum(1) / target.features.shape[1]
     return (target.errors.square().mean(1) * (squares + 1 if target.bias else squares)).mean()
-
-
-def _full_precision(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

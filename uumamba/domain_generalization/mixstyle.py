@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from uumamba.domain_generalization.domains import require_domains
 from uumamba.domain_generalization.uniform_draws import draw_uniform, generator_device
 from uumamba.runtime.errors import require
+from uumamba.runtime.options import NonNegative, Positive, Probability, check_options
 
 
 class MixStyle(nn.Module):
@@ -46,13 +47,16 @@ class MixStyle(nn.Module):
         number of domains in any order; the paper sorts the batch into two halves.
     """
 
+    @check_options
     def __init__(
-        self, *, p: float = 0.5, alpha: float = 0.1, eps: float = 1e-6, generator: torch.Generator | None = None
+        self,
+        *,
+        p: Probability = 0.5,
+        alpha: Positive = 0.1,
+        eps: NonNegative = 1e-6,
+        generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        require(0 <= p <= 1, "p", got=p, expected="a probability from 0 to 1")
-        require(alpha > 0, "alpha", got=alpha, expected="a number above 0")
-        require(eps >= 0, "eps", got=eps, expected="a number of at least 0")
         self.p, self.alpha, self.eps = p, alpha, eps
         self.generator = generator
 

@@ -116,9 +116,8 @@ class StylePerturbation:
     control_points: AtLeastTwo = 4
 
     def __post_init__(self) -> None:
-        parts = tuple(self.parts)
-        is_valid = parts and len({*parts}) == len(parts)
-        require(is_valid, "parts", got=parts, expected=f"different names out of {', '.join(STYLE)}")
+        is_valid = self.parts and len({*self.parts}) == len(self.parts)
+        require(is_valid, "parts", got=self.parts, expected=f"different names out of {', '.join(STYLE)}")
 
     def start(self, image: Tensor) -> Tensor:
         require(

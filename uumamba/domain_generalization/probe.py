@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from uumamba.runtime.errors import UsageError, require
 from uumamba.runtime.network import evaluating, finest_logits
+from uumamba.runtime.options import check_options
 
 T = TypeVar("T")
 Batches = Iterable[Mapping[str, Any] | Sequence[Any]]
@@ -45,6 +46,7 @@ class ProbeOutputs:
     kind: str = ""
 
 
+@check_options
 def probe_classification(net: Network, batches: Batches, *, space: Space = "probabilities") -> ProbeOutputs:
     """Collect probabilities or logits, cross entropy and class of every example.
 
@@ -65,7 +67,6 @@ def probe_classification(net: Network, batches: Batches, *, space: Space = "prob
         >>> outputs.error, outputs.vectors.shape, outputs.groups.tolist()
         (0.5, torch.Size([2, 2]), [0, 0])
     """
-    require(space in ("probabilities", "logits"), "space", got=space, expected="probabilities or logits")
     pairs, fingerprint = _collect(net, batches, _check_classified)
     logits, label = (torch.cat(parts) for parts in zip(*pairs, strict=True))
     return ProbeOutputs(
@@ -114,8 +115,12 @@ def probe_segmentation(
     parts, fingerprint = _collect(net, batches, lambda logits, label: _describe_units(logits, label, ignore_label))
     cross_entropy, dice, share, is_labelled = (torch.cat(each) for each in zip(*parts, strict=True))
     unit_groups = torch.zeros(len(share), dtype=torch.long) if groups is None else torch.as_tensor(groups)
-    is_valid = unit_groups.shape == share.shape and int(unit_groups.min()) >= 0
-    require(is_valid, "groups", got=groups, expected=f"a number of at least 0 for each of {len(share)} units")
+    require(
+        unit_groups.shape == share.shape and int(unit_groups.min()) >= 0,
+        "groups",
+        got=groups,
+        expected=f"a number of at least 0 for each of {len(share)} units",
+    )
     require(
         is_labelled.any(),
         "label",
@@ -131,7 +136,9 @@ def probe_segmentation(
             stacklevel=2,
         )
     missed = 1 - dice.mean(1)
-    columns = torch.cat([_fill_with_mean(cross_entropy), dice, share[:, None]], dim=1)
+    # The class's mean over all units replaces NaN, or 0 if no unit has the class.
+    filled = cross_entropy.where(~cross_entropy.isnan(), cross_entropy.nanmean(0).nan_to_num(0.0))
+    columns = torch.cat([filled, dice, share[:, None]], dim=1)
     vectors = torch.zeros_like(columns, dtype=torch.double)
     vectors[is_labelled] = _standardise(columns[is_labelled])
     return ProbeOutputs(
@@ -167,8 +174,13 @@ def check_outputs(outputs: ProbeOutputs) -> None:
     Raises:
         UsageError: there is no example, or an output or a loss is not finite.
     """
-    fix = "run the probe on a data set with examples"
-    require(len(outputs.losses), "outputs", got="no example", expected="at least one example", fix=fix)
+    require(
+        len(outputs.losses),
+        "outputs",
+        got="no example",
+        expected="at least one example",
+        fix="run the probe on a data set with examples",
+    )
     is_finite = outputs.losses.isfinite() & outputs.vectors.isfinite().all(1)
     require(
         is_finite.all(),
@@ -239,9 +251,8 @@ def _split_batch(batch: Mapping[str, Any] | Sequence[Any]) -> tuple[Tensor, Tens
 
 
 def _check_classified(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-    is_valid = logits.ndim == 2 and logits.shape[1] > 1 and label.shape == logits.shape[:1]
     require(
-        is_valid,
+        logits.ndim == 2 and logits.shape[1] > 1 and label.shape == logits.shape[:1],
         "net",
         got=(tuple(logits.shape), tuple(label.shape)),
         expected="logits (batch, classes of at least 2), labels (batch,)",
@@ -292,13 +303,8 @@ def check_labels(label: Tensor, classes: int, *, fix: str = "correct the labels"
     """
     require(not label.is_floating_point(), "label", got=label.dtype, expected="an integer type")
     wrong = label[(label < 0) | (label >= classes)]
-    got = int(wrong[0]) if len(wrong) else None
-    require(got is None, "label", got=got, expected=f"classes 0 to {classes - 1}", fix=fix)
-
-
-def _fill_with_mean(columns: Tensor) -> Tensor:
-    """Replace NaN by the column mean, or by 0 in empty columns."""
-    return columns.where(~columns.isnan(), columns.nanmean(0).nan_to_num(0.0))
+    if len(wrong):
+        raise UsageError("label", got=int(wrong[0]), expected=f"classes 0 to {classes - 1}", fix=fix)
 
 
 def _standardise(columns: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from uumamba.domain_generalization.uniform_draws import draw_uniform, generator_device
 from uumamba.runtime.errors import require
+from uumamba.runtime.options import PositiveInt, Probability, check_options
 
 CONVOLUTIONS = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}
 
@@ -49,20 +50,24 @@ class RandConv(nn.Module):
         three convolutions is not included; 1-D and 3-D images are also possible.
     """
 
+    @check_options
     def __init__(
         self,
         *,
-        p: float = 0.5,
-        kernel_sizes: Sequence[int] = (1, 3, 5, 7),
+        p: Probability = 0.5,
+        kernel_sizes: Sequence[PositiveInt] = (1, 3, 5, 7),
         mix: bool = True,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         self.p, self.mix = p, mix
         self.kernel_sizes = tuple(kernel_sizes)
-        require(0 <= p <= 1, "p", got=p, expected="a probability from 0 to 1")
-        is_odd = self.kernel_sizes and all(size > 0 and size % 2 for size in self.kernel_sizes)
-        require(is_odd, "kernel_sizes", got=self.kernel_sizes, expected="at least one odd, positive number")
+        require(
+            self.kernel_sizes and all(size % 2 for size in self.kernel_sizes),
+            "kernel_sizes",
+            got=self.kernel_sizes,
+            expected="at least one odd number",
+        )
         self.generator = generator
 
     def forward(self, images: Tensor) -> Tensor:

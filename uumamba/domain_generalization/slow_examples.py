@@ -105,14 +105,21 @@ def read_slow_examples(path: Path | str, *, size: int | None = None, fingerprint
         raise UsageError(str(path), got="no file", expected=expected, fix="correct the path") from None
     except (OSError, TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
         raise UsageError(str(path), got=f"{type(error).__name__} ({error})", expected=expected, fix=fix) from None
-    is_valid = list(slow) == sorted({*slow}) and all(0 <= index < found.size for index in slow)
-    require(is_valid, str(path), got=list(slow), expected=f"ascending indices below {found.size}", fix=fix)
-    size, fingerprint = found.size if size is None else size, fingerprint or found.fingerprint
-    is_same = (found.size, found.fingerprint) == (size, fingerprint)
-    got, current = (
-        f"{n} examples, fingerprint {text[:12]}" for n, text in ((found.size, found.fingerprint), (size, fingerprint))
+    require(
+        list(slow) == sorted({*slow}) and all(0 <= index < found.size for index in slow),
+        str(path),
+        got=list(slow),
+        expected=f"ascending indices below {found.size}",
+        fix=fix,
     )
-    require(is_same, str(path), got=got, expected=f"the current data set, {current}", fix=fix)
+    wanted_size, wanted = found.size if size is None else size, fingerprint or found.fingerprint
+    require(
+        (found.size, found.fingerprint) == (wanted_size, wanted),
+        str(path),
+        got=f"{found.size} examples, fingerprint {found.fingerprint[:12]}",
+        expected=f"the current data set, {wanted_size} examples, fingerprint {wanted[:12]}",
+        fix=fix,
+    )
     return found
 
 
@@ -137,8 +144,12 @@ def upsampled(items: Sequence[T], slow: Sequence[int], *, factor: int = 2) -> li
         ['case_a', 'case_b', 'case_b']
     """
     require(factor >= 1, "factor", got=factor, expected="at least 1")
-    is_valid = len({*slow}) == len(slow) and all(0 <= index < len(items) for index in slow)
-    require(is_valid, "slow", got=list(slow), expected=f"different indices from 0 to {len(items) - 1}")
+    require(
+        len({*slow}) == len(slow) and all(0 <= index < len(items) for index in slow),
+        "slow",
+        got=list(slow),
+        expected=f"different indices from 0 to {len(items) - 1}",
+    )
     return [*items, *(items[index] for _ in range(factor - 1) for index in slow)]
 
 

@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel
 
 from uumamba.runtime.errors import require
+from uumamba.runtime.options import NonNegative, PositiveInt, check_options
 
 
 @dataclass
@@ -94,23 +95,16 @@ class SWAD:
         in the paper, s is the first segment.
     """
 
+    @check_options
     def __init__(
         self,
         net: nn.Module,
         *,
-        n_converge: int = 3,
-        n_tolerance: int = 6,
-        tolerance_ratio: float = 0.3,
+        n_converge: PositiveInt = 3,
+        n_tolerance: PositiveInt = 6,
+        tolerance_ratio: NonNegative = 0.3,
         device: torch.device | str | None = None,
     ) -> None:
-        for key, count in (("n_converge", n_converge), ("n_tolerance", n_tolerance)):
-            require(count >= 1, key, got=count, expected="at least 1")
-        require(
-            0 <= tolerance_ratio < math.inf,
-            "tolerance_ratio",
-            got=tolerance_ratio,
-            expected="a finite number of at least 0",
-        )
         self.n_converge = n_converge
         self.n_tolerance = n_tolerance
         self.tolerance_ratio = tolerance_ratio

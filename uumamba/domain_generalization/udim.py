@@ -172,7 +172,10 @@ class UDIM(Observer):
             generator = generator_for(self.seed, "udim, direction", self.steps if step is None else step)
             direction = torch.randn(values.shape, generator=generator).to(values)
         else:
-            direction = self._ascent.gradient(bare_network(self.net), partial(self._loss_at, image, label), values)
+            net = bare_network(self.net)
+            direction = self._ascent.gradient(
+                net, lambda values: self.loss(net(self.perturbation.apply(image, values)), label), values
+            )
         with torch.no_grad():
             return self.perturbation.apply(image, scale_to_length(direction, self.perturbation.length(image)))
 
@@ -223,8 +226,7 @@ class UDIM(Observer):
         self._sums = torch.zeros(3)
         if not count:
             return {}
-        penalty = self.lambda1 * gap + self.lambda2 * norm
-        sums = {"variance_gap": gap, "gradient_norm": norm, "penalty": penalty}
+        sums = {"variance_gap": gap, "gradient_norm": norm, "penalty": self.lambda1 * gap + self.lambda2 * norm}
         return {"udim": {name: each / count for name, each in sums.items()}}
 
     def state_dict(self) -> dict[str, Any]:
@@ -244,9 +246,6 @@ class UDIM(Observer):
         values = torch.stack([gap.detach().float(), norm.detach().float(), torch.ones((), device=gap.device)])
         self._sums = self._sums.to(gap.device) + torch.where(values.isfinite().all(), values, 0.0)
         return self.lambda1 * gap + self.lambda2 * norm
-
-    def _loss_at(self, image: Tensor, label: Tensor, values: Tensor) -> Tensor:
-        return self.loss(bare_network(self.net)(self.perturbation.apply(image, values)), label)
 
 
 def _group_by_domain(domains: Domains | None, samples: int) -> list[list[int]]:

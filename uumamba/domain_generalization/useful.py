@@ -1,7 +1,6 @@
 """USEFUL: upsampling of slowly learned examples, then training from scratch."""
 
 import hashlib
-import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -13,6 +12,7 @@ from uumamba.domain_generalization.clustering import find_slow
 from uumamba.domain_generalization.probe import ProbeOutputs, check_outputs, tensor_bytes
 from uumamba.domain_generalization.slow_examples import SlowExamples, UpsampledSampler
 from uumamba.runtime.errors import require
+from uumamba.runtime.options import AtLeastTwo, BetweenZeroAndOne, PositiveInt, check_options
 from uumamba.runtime.seeds import key_to_seed, preserve_random_state, seed_everything
 
 TrainEpoch = Callable[[UpsampledSampler], None]
@@ -20,7 +20,10 @@ Start = Callable[[], tuple[nn.Module, TrainEpoch]]
 """Function that builds a network and a function to train the network for an epoch on the indices of a sampler."""
 
 
-def find_elbow(errors: Sequence[float], *, slowing: float = 0.1, learned: float = 0.1) -> int | None:
+@check_options
+def find_elbow(
+    errors: Sequence[float], *, slowing: BetweenZeroAndOne = 0.1, learned: BetweenZeroAndOne = 0.1
+) -> int | None:
     r"""Find the first epoch of slow error decrease.
 
     .. math:: t = \min \Big\{ t \ge 1 : e_{t-1} - e_t < s \cdot \max_{u \le t} (e_{u-1} - e_u)
@@ -51,15 +54,6 @@ def find_elbow(errors: Sequence[float], *, slowing: float = 0.1, learned: float 
         Differs from the paper: there the epoch of the slower decrease is chosen by eye for each data set (8 of 200 for
         CIFAR-10, 5 to 10 % elsewhere); the rule and its shares are this project's.
     """
-    for key, share in (("slowing", slowing), ("learned", learned)):
-        require(0 < share < 1, key, got=share, expected="a number between 0 and 1")
-    require(
-        all(map(math.isfinite, errors)),
-        "errors",
-        got=list(errors),
-        expected="finite numbers",
-        fix="lower the probe's learning rate",
-    )
     largest = 0.0
     for epoch in range(1, len(errors)):
         decrease = errors[epoch - 1] - errors[epoch]
@@ -106,9 +100,8 @@ class Probe:
             UsageError: an output is not finite, or the data differ from the last pass.
         """
         check_outputs(outputs)
-        is_same = self.outputs is None or outputs.fingerprint == self.outputs.fingerprint
         require(
-            is_same,
+            self.outputs is None or outputs.fingerprint == self.outputs.fingerprint,
             "batches",
             got="examples that differ from the last pass",
             expected="the same examples in the same order in every pass",
@@ -182,19 +175,17 @@ class USEFUL:
         an extension of this project (see :func:`probe_segmentation`).
     """
 
+    @check_options
     def __init__(
         self,
         start: Start,
         probe: Callable[[nn.Module], ProbeOutputs],
         *,
         seed: int = 0,
-        most_epochs: int = 20,
-        slowing: float = 0.1,
-        factor: int = 2,
+        most_epochs: AtLeastTwo = 20,
+        slowing: BetweenZeroAndOne = 0.1,
+        factor: PositiveInt = 2,
     ) -> None:
-        for key, count, least in (("most_epochs", most_epochs, 2), ("factor", factor, 1)):
-            require(count >= least, key, got=count, expected=f"at least {least}")
-        require(0 < slowing < 1, "slowing", got=slowing, expected="a number between 0 and 1")
         self.start, self.probe = start, probe
         self.seed, self.most_epochs, self.slowing, self.factor = seed, most_epochs, slowing, factor
         self._initial = ""
@@ -248,11 +239,10 @@ class USEFUL:
         seed_everything(self.seed)
         net, train_epoch = self.start()
         tensors = {name: value for name, value in net.state_dict().items() if isinstance(value, torch.Tensor)}
-        named_bytes = (name.encode() + tensor_bytes(value) for name, value in tensors.items())
-        initial = hashlib.sha256(b"".join(named_bytes)).hexdigest()
-        is_same = self._initial in ("", initial)
+        named_bytes = b"".join(name.encode() + tensor_bytes(value) for name, value in tensors.items())
+        initial = hashlib.sha256(named_bytes).hexdigest()
         require(
-            is_same,
+            self._initial in ("", initial),
             "start",
             got="initial weights that differ from the first call",
             expected="the same initial weights in every call",

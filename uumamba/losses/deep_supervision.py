@@ -61,8 +61,12 @@ class DeepSupervisionLoss(nn.Module):
             return (1.0,)
         if self.scale_weights is None:
             return _normalise([0.5**scale for scale in range(scales - 1)] + [0.0])
-        given = len(self.scale_weights)
-        require(given == scales, "weights", got=self.scale_weights, expected=f"{scales} numbers, one per output")
+        require(
+            len(self.scale_weights) == scales,
+            "weights",
+            got=self.scale_weights,
+            expected=f"{scales} numbers, one per output",
+        )
         return self.scale_weights
 
 
@@ -89,6 +93,10 @@ def resize_label(label: Tensor, size: Sequence[int]) -> Tensor:
 
 def _normalise(weights: Sequence[float]) -> tuple[float, ...]:
     total = float(sum(weights))
-    is_valid = min(weights, default=0) >= 0 and total > 0
-    require(is_valid, "weights", got=tuple(weights), expected="numbers of at least 0, not all 0")
+    require(
+        min(weights, default=0) >= 0 and total > 0,
+        "weights",
+        got=tuple(weights),
+        expected="numbers of at least 0, not all 0",
+    )
     return tuple(weight / total for weight in weights)

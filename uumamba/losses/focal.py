@@ -69,7 +69,9 @@ class FocalLoss(nn.Module):
         """Loss of logits ``(batch, classes, *spatial)`` against a label ``(batch, 1, *spatial)``."""
         check_inputs(logits, label)
         cross_entropy = voxel_cross_entropy(logits, label, self.ignore_label)
-        focal = compute_focal_weight(cross_entropy, self.gamma) * cross_entropy
+        miss = -torch.expm1(-cross_entropy)  # 1 - p, exact near p = 1
+        # The lower bound gives the power a finite gradient at p = 1.
+        focal = miss.clamp_min(torch.finfo(miss.dtype).tiny) ** self.gamma * cross_entropy
         if self.alpha is not None:
             focal = focal * _weigh_voxels(label, _list_alpha(self.alpha, logits.shape[1]), dtype=focal.dtype)
         if self.class_mean:
@@ -110,12 +112,3 @@ def mean_over_classes(values: Tensor, label: Tensor, ignore_label: int | None, *
     counted = torch.ones_like(own_class, dtype=values.dtype) if valid is None else valid.to(values.dtype)
     sums, voxels = (sum_by_class(each, own_class, classes=classes).sum(0) for each in (values[:, None], counted))
     return (sums / voxels.clamp_min(1)).sum() / (voxels > 0).sum().clamp_min(1)
-
-
-def compute_focal_weight(cross_entropy: Tensor, gamma: float) -> Tensor:
-    r"""Return :math:`(1 - p)^\gamma` from :math:`-\log p`.
-
-    The result is exact near p = 1 and has a finite gradient at 1.
-    """
-    miss = -torch.expm1(-cross_entropy)
-    return miss.clamp_min(torch.finfo(miss.dtype).tiny) ** gamma

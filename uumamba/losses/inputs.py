@@ -22,10 +22,18 @@ def check_inputs(logits: Tensor, label: Tensor) -> None:
 logits of (2, 4, 8, 8).
     """
     shape, found = tuple(logits.shape), tuple(label.shape)
-    has_classes = len(shape) > 2 and shape[1] > 1
-    require(has_classes, "logits", got=shape, expected="the shape (batch, classes, *spatial) with at least 2 classes")
-    is_integer = not (label.is_floating_point() or label.is_complex() or label.dtype == torch.bool)
-    require(is_integer, "label", got=label.dtype, expected="an integer type, such as torch.int64")
+    require(
+        len(shape) > 2 and shape[1] > 1,
+        "logits",
+        got=shape,
+        expected="the shape (batch, classes, *spatial) with at least 2 classes",
+    )
+    require(
+        not (label.is_floating_point() or label.is_complex() or label.dtype == torch.bool),
+        "label",
+        got=label.dtype,
+        expected="an integer type, such as torch.int64",
+    )
     expected = (shape[0], 1, *shape[2:])
     require(found == expected, "label", got=found, expected=f"the shape {expected} for logits of {shape}")
 

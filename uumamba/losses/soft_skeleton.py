@@ -46,15 +46,11 @@ def soft_skeleton(image: Tensor, *, iterations: int) -> Tensor:
     skeleton = torch.zeros_like(image)
     for _ in range(iterations + 1):
         if image.dtype == torch.bool:
-            image, skeleton = _mask_step(image, skeleton)
+            eroded = _erode(image, torch.logical_and)
+            image, skeleton = eroded, skeleton | (image & ~_dilate(eroded, torch.logical_or))
         else:
             image, skeleton = _SoftStep.apply(image, skeleton)  # type: ignore[no-untyped-call]  # torch does not type apply
     return skeleton
-
-
-def _mask_step(image: Tensor, skeleton: Tensor) -> tuple[Tensor, Tensor]:
-    eroded = _erode(image, torch.logical_and)
-    return eroded, skeleton | (image & ~_dilate(eroded, torch.logical_or))
 
 
 class _SoftStep(Function):

@@ -4,7 +4,7 @@ Torch's operators store a softmax of the logits' size for every loss term and al
 pass. The two functions of this module store only the logits and recompute the softmax slab by slab.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -29,8 +29,7 @@ def voxel_nll(logits: Tensor, own_class: Tensor, valid: Tensor | None) -> Tensor
         >>> voxel_nll(torch.zeros(1, 4, 2), torch.ones(1, 1, 2, dtype=torch.long), None)  # ln 4
         tensor([[[1.3863, 1.3863]]])
     """
-    found: Tensor = _VoxelNll.apply(logits, own_class, valid)  # type: ignore[no-untyped-call]  # torch does not type apply
-    return found
+    return cast(Tensor, _VoxelNll.apply(logits, own_class, valid))  # type: ignore[no-untyped-call]  # torch's apply
 
 
 def softmax_sums(logits: Tensor, own_class: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -42,8 +41,8 @@ def softmax_sums(logits: Tensor, own_class: Tensor, valid: Tensor | None) -> tup
         >>> softmax_sums(torch.zeros(1, 4, 2), torch.ones(1, 1, 2, dtype=torch.long), None)
         (tensor([[0.0000, 0.5000, 0.0000, 0.0000]]), tensor([[0.5000, 0.5000, 0.5000, 0.5000]]))
     """
-    found: tuple[Tensor, Tensor] = _SoftmaxSums.apply(logits, own_class, valid)  # type: ignore[no-untyped-call]  # as above
-    return found
+    found = _SoftmaxSums.apply(logits, own_class, valid)  # type: ignore[no-untyped-call]  # as above
+    return cast(tuple[Tensor, Tensor], found)
 
 
 def sum_by_class(values: Tensor, own_class: Tensor, *, classes: int) -> Tensor:

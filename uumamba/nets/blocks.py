@@ -1,8 +1,7 @@
 """Convolutional parts of the networks: norm, residual blocks and upsampling."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -18,10 +17,9 @@ def convolution(
 
     The output has the size of the input, divided by the stride.
     """
-    kind: Any = nn.Conv2d if spatial_dims == 2 else nn.Conv3d  # Any: their types need tuples of fixed length
+    kind: Callable[..., nn.Conv2d | nn.Conv3d] = nn.Conv2d if spatial_dims == 2 else nn.Conv3d
     padding = tuple((size - 1) // 2 for size in kernel_size)
-    made: nn.Conv2d | nn.Conv3d = kind(in_channels, out_channels, tuple(kernel_size), tuple(stride) or 1, padding)
-    return made
+    return kind(in_channels, out_channels, tuple(kernel_size), tuple(stride) or 1, padding)
 
 
 def init_he(module: nn.Module) -> None:

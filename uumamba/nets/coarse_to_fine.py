@@ -52,8 +52,12 @@ class CoarseToFine(nn.Module):
         require(
             fine.spatial_dims == dims, "fine", got=f"{fine.spatial_dims}-D", expected=f"a {dims}-D network, as coarse"
         )
-        fits = len(factor) == dims and min(factor) >= 1
-        require(fits, "factor", got=tuple(factor), expected=f"{dims} numbers of at least 1, one per axis")
+        require(
+            len(factor) == dims and min(factor) >= 1,
+            "factor",
+            got=tuple(factor),
+            expected=f"{dims} numbers of at least 1, one per axis",
+        )
         self.spatial_dims = dims
         self.coarse = coarse
         self.fine = fine

@@ -1,9 +1,9 @@
 """Networks of UU-Mamba's weights: U-Mamba's layout before March 2024."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Unpack
+from typing import Unpack
 
 from torch import Tensor, nn
 
@@ -122,7 +122,7 @@ class _LegacyBlock(nn.Module):
         self.conv2 = ConvNorm(spatial_dims, out_channels, out_channels, kernel_size)
         self.skip = nn.Sequential()
         if any(step > 1 for step in stride):
-            pool: Any = nn.AvgPool2d if spatial_dims == 2 else nn.AvgPool3d
+            pool: Callable[..., nn.Module] = nn.AvgPool2d if spatial_dims == 2 else nn.AvgPool3d
             self.skip.append(pool(tuple(stride)))
         if in_channels != out_channels:
             self.skip.append(ConvNorm(spatial_dims, in_channels, out_channels, (1,) * spatial_dims, bias=False))
@@ -164,9 +164,8 @@ def _make_stage(
 
 
 def _make_upsample(spatial_dims: int, in_channels: int, out_channels: int, stride: tuple[int, ...]) -> nn.Module:
-    kind: Any = nn.ConvTranspose2d if spatial_dims == 2 else nn.ConvTranspose3d
-    made: nn.Module = kind(in_channels, out_channels, stride, stride)
-    return made
+    kind: Callable[..., nn.Module] = nn.ConvTranspose2d if spatial_dims == 2 else nn.ConvTranspose3d
+    return kind(in_channels, out_channels, stride, stride)
 
 
 _make_encoder = partial(ResidualEncoder, make_stem=_make_stem, make_stage=_make_stage)

@@ -1,6 +1,7 @@
 """Mamba block, and its layer for feature maps."""
 
 from math import ceil, log
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from uumamba.ops import causal_convolution, selective_scan
 from uumamba.runtime.autocast import full_precision
 from uumamba.runtime.errors import require
+from uumamba.runtime.memory_format import to_channels_last
 
 
 class Mamba(nn.Module):
@@ -74,8 +76,7 @@ class Mamba(nn.Module):
             delta_softplus=True,
         )
         assert isinstance(y, Tensor)
-        projected: Tensor = self.out_proj(y.mT)
-        return projected
+        return cast(Tensor, self.out_proj(y.mT))
 
 
 class MambaLayer(nn.Module):
@@ -114,20 +115,15 @@ class MambaLayer(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """``(batch, channels, *spatial)`` to the same, in the same memory format."""
         tokens = features.flatten(2) if self.channel_tokens else features.flatten(2).transpose(1, 2)
-        axis = "voxels" if self.channel_tokens else "channels"
-        expected = f"a feature map of {self.dim} {axis}"
-        require(tokens.shape[-1] == self.dim, "features", got=tuple(features.shape), expected=expected)
+        require(
+            tokens.shape[-1] == self.dim,
+            "features",
+            got=tuple(features.shape),
+            expected=f"a feature map of {self.dim} {'voxels' if self.channel_tokens else 'channels'}",
+        )
         with full_precision(features.device):
             mixed = self.mamba(self.norm(tokens.to(self.norm.weight.dtype)))
         mixed = mixed if self.channel_tokens else mixed.transpose(1, 2)
-        return mixed.reshape(features.shape).to(features.dtype).contiguous(memory_format=_memory_format(features))
-
-
-def _memory_format(features: Tensor) -> torch.memory_format:
-    """Return the memory format of a feature map.
-
-    With another format the next convolution would convert its input.
-    """
-    if features.is_contiguous():
-        return torch.contiguous_format
-    return {4: torch.channels_last, 5: torch.channels_last_3d}.get(features.ndim, torch.contiguous_format)
+        mixed = mixed.reshape(features.shape).to(features.dtype)
+        # In another memory format the next convolution would convert its input.
+        return mixed.contiguous() if features.is_contiguous() else to_channels_last(mixed)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from uumamba.nets.legacy import LegacyUMambaBot, LegacyUMambaEnc
 from uumamba.nets.official_plans import read_plans, select_configuration
-from uumamba.nets.official_weights import RecognisedNetwork, recognise, remove_duplicates
+from uumamba.nets.official_weights import recognise, remove_duplicates
 from uumamba.nets.safe_reading import read_weights_file
 from uumamba.nets.umamba import ResEncUNet, UMambaBot, UMambaEnc
 from uumamba.runtime.errors import UsageError, require
@@ -60,17 +60,14 @@ def load_official(
         torch.Size([1, 4, 8, 8])
     """
     content = read_weights_file(path)
-    trained_with = content.get("init_args") if isinstance(content, Mapping) else None
-    if isinstance(content, Mapping):
-        content = content.get("network_weights", content.get("state_dict", content))
+    checkpoint = content if isinstance(content, Mapping) else {}
     try:
-        weights = remove_duplicates(content)
-        found = recognise(weights)
-        arguments = _complete_arguments(
-            found, {"strides": strides, "patch_size": patch_size}, plans, configuration, trained_with
-        )
+        weights = remove_duplicates(checkpoint.get("network_weights", checkpoint.get("state_dict", content)))
+        network, found = recognise(weights)
+        given = {"strides": strides, "patch_size": patch_size}
+        arguments = _complete_arguments(network, found, given, plans, configuration, checkpoint.get("init_args"))
         with torch.device("meta"):
-            net: OfficialNet = _KINDS[found.network](**arguments)
+            net: OfficialNet = _KINDS[network](**arguments)
         _check_shapes(net, weights)
     except UsageError as error:
         raise UsageError(f"{path}: {error.key}", got=error.got, expected=error.expected, fix=error.fix) from error
@@ -79,7 +76,8 @@ def load_official(
 
 
 def _complete_arguments(
-    found: RecognisedNetwork,
+    network: str,
+    found: dict[str, Any],
     given: Mapping[str, Sequence[Any] | None],
     plans: Plans | None,
     configuration: str | None,
@@ -89,17 +87,17 @@ def _complete_arguments(
 
     The weights have priority over the user, the user over the plans.
     """
-    if "strides" in found.arguments:
-        strides, expected = given["strides"], found.arguments["strides"]
+    if "strides" in found:
+        strides, expected = given["strides"], found["strides"]
         if strides is not None:
             full = tuple((each,) * len(expected[0]) if isinstance(each, int) else tuple(each) for each in strides)
             require(
                 full == expected, "strides", got=full, expected=f"{expected}, as in the weights", fix="omit strides"
             )
-        return found.arguments
-    needed = ("strides", "patch_size") if found.network == "UMambaEnc" else ("strides",)
+        return found
+    needed = ("strides", "patch_size") if network == "UMambaEnc" else ("strides",)
     missing = [name for name in needed if given[name] is None]
-    arguments = found.arguments | {name: given[name] for name in needed}
+    arguments = found | {name: given[name] for name in needed}
     if not missing:
         return arguments
     own = trained_with if isinstance(trained_with, Mapping) else {}
@@ -109,17 +107,17 @@ def _complete_arguments(
         raise UsageError(
             "plans",
             got=None,
-            expected=f"plans with the {' and '.join(missing)} of the {found.network}",
+            expected=f"plans with the {' and '.join(missing)} of the {network}",
             fix=f"give {' and '.join(missing)}, or plans.json from the parent folder of fold_0 or fold_all",
         )
     planned = select_configuration(
         read_plans(plans),
-        found.arguments["kernel_sizes"],
+        found["kernel_sizes"],
         configuration=configuration,
         trained_configuration=own.get("configuration"),
     )
     for name in missing:
-        arguments[name] = getattr(planned, name)
+        arguments[name] = planned[name]
         require(
             arguments[name] is not None,
             name,

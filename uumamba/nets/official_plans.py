@@ -2,22 +2,10 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from uumamba.runtime.errors import UsageError, require
-
-Sizes = tuple[tuple[int, ...], ...]
-
-
-@dataclass(frozen=True)
-class PlansConfiguration:
-    """One configuration of the plans; ``patch_size`` may be missing."""
-
-    strides: Sizes
-    kernel_sizes: Sizes
-    patch_size: tuple[int, ...] | None
 
 
 def read_plans(plans: Mapping[str, Any] | Path | str) -> Mapping[str, Any]:
@@ -44,8 +32,10 @@ def select_configuration(
     *,
     configuration: str | None = None,
     trained_configuration: str | None = None,
-) -> PlansConfiguration:
-    """Return the configuration with the kernels of the weights.
+) -> dict[str, Any]:
+    """Return ``strides`` and ``patch_size`` of the configuration with the weights' kernels.
+
+    ``patch_size`` is None if the plans do not contain it.
 
     Args:
         plans: plans of nnU-Net v2, with ``pool_op_kernel_sizes`` or, since 2.3, ``architecture.arch_kwargs.strides``.
@@ -58,16 +48,16 @@ def select_configuration(
 
     Example:
         >>> two_stages = {"pool_op_kernel_sizes": [[1, 1], [2, 2]], "conv_kernel_sizes": [[3, 3], [3, 3]]}
-        >>> select_configuration({"configurations": {"2d": two_stages}}, [[3, 3], [3, 3]]).strides
+        >>> select_configuration({"configurations": {"2d": two_stages}}, [[3, 3], [3, 3]])["strides"]
         ((1, 1), (2, 2))
     """
     names = list(plans["configurations"])
-    known = configuration is None or configuration in names
-    require(known, "configuration", got=configuration, expected=f"one of {', '.join(names)}")
+    if configuration is not None:
+        require(configuration in names, "configuration", got=configuration, expected=f"one of {', '.join(names)}")
     chosen = configuration or (trained_configuration if trained_configuration in names else None)
     candidates = {name: _read_configuration(plans["configurations"], name) for name in ([chosen] if chosen else names)}
     wanted = tuple(tuple(kernel) for kernel in kernel_sizes)
-    fitting = {name: each for name, each in candidates.items() if each is not None and each.kernel_sizes == wanted}
+    fitting = {name: each for name, each in candidates.items() if each is not None and each["kernel_sizes"] == wanted}
     require(
         fitting,
         "plans",
@@ -76,7 +66,7 @@ def select_configuration(
         fix="give the plans and configuration of the training",
     )
     require(
-        len({(each.strides, each.patch_size) for each in fitting.values()}) == 1,
+        len({(each["strides"], each["patch_size"]) for each in fitting.values()}) == 1,
         "configuration",
         got=None,
         expected=f"one of {', '.join(fitting)} (all fit the weights)",
@@ -84,8 +74,8 @@ def select_configuration(
     return next(iter(fitting.values()))
 
 
-def _read_configuration(configurations: Mapping[str, Any], name: str) -> PlansConfiguration | None:
-    """Return a configuration, or None if it describes no network.
+def _read_configuration(configurations: Mapping[str, Any], name: str) -> dict[str, Any] | None:
+    """Return a configuration's sizes, or None if it describes no network.
 
     A configuration may contain only preprocessing, for example.
     """
@@ -96,11 +86,11 @@ def _read_configuration(configurations: Mapping[str, Any], name: str) -> PlansCo
     if strides is None or kernels is None:
         return None
     patch_size = found.get("patch_size")
-    return PlansConfiguration(
-        strides=tuple(map(tuple, strides)),
-        kernel_sizes=tuple(map(tuple, kernels)),
-        patch_size=None if patch_size is None else tuple(patch_size),
-    )
+    return {
+        "strides": tuple(map(tuple, strides)),
+        "kernel_sizes": tuple(map(tuple, kernels)),
+        "patch_size": None if patch_size is None else tuple(patch_size),
+    }
 
 
 def _fill_inherited(configurations: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -109,6 +99,10 @@ def _fill_inherited(configurations: Mapping[str, Any], name: str) -> Mapping[str
     parent = own.get("inherits_from")
     if not parent:
         return own
-    key = f"plans.configurations.{name}.inherits_from"
-    require(parent in configurations, key, got=parent, expected=f"one of {', '.join(configurations)}")
+    require(
+        parent in configurations,
+        f"plans.configurations.{name}.inherits_from",
+        got=parent,
+        expected=f"one of {', '.join(configurations)}",
+    )
     return {**_fill_inherited(configurations, parent), **own}

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,19 +10,18 @@ from torch import Tensor
 from uumamba.runtime.errors import UsageError, require
 
 Weights = Mapping[str, Tensor]
-
-
-@dataclass(frozen=True)
-class RecognisedNetwork:
-    """Class and constructor arguments of a network, read from its weights.
-
-    Attributes:
-        network: name of the class in ``uumamba.nets``.
-        arguments: arguments of the constructor; ``strides`` only in the legacy layout, ``patch_size`` never.
-    """
-
-    network: str
-    arguments: dict[str, Any]
+# Patterns of the released code's names in order, each with its replacement.
+_RENAMED = (
+    (r"_orig_mod\.", ""),
+    (r"^(module\.)+", ""),
+    (r"^decoder\.encoder\.", "encoder."),
+    # Bottleneck of the legacy layout.
+    (r"^ln\.", "mamba_layer.norm."),
+    (r"^mamba\.", "mamba_layer.mamba."),
+    # A block contains its convolution, optionally dropout, which has no weights, and its norm, in this order.
+    (r"\.all_modules\.0\.", ".conv."),
+    (r"\.all_modules\.\d+\.", ".norm."),
+)
 
 
 def remove_duplicates(weights: object) -> dict[str, Tensor]:
@@ -59,13 +57,17 @@ def remove_duplicates(weights: object) -> dict[str, Tensor]:
     return kept
 
 
-def recognise(weights: Weights) -> RecognisedNetwork:
+def recognise(weights: Weights) -> tuple[str, dict[str, Any]]:
     """Determine network and constructor arguments from the weights.
 
     The names and shapes of the weights are sufficient.
 
     Args:
         weights: result of ``remove_duplicates``.
+
+    Returns:
+        The name of the class in ``uumamba.nets`` and the arguments of its constructor: ``strides`` only in the legacy
+        layout, ``patch_size`` never.
 
     Raises:
         UsageError: the weights do not belong to a U-Mamba of either layout.
@@ -106,7 +108,7 @@ def recognise(weights: Weights) -> RecognisedNetwork:
         kind = "UMambaBot"
     elif _count_parts(weights, "encoder.mamba_layers"):
         kind = "UMambaEnc"
-    return RecognisedNetwork(f"Legacy{kind}" if legacy else kind, arguments)
+    return f"Legacy{kind}" if legacy else kind, arguments
 
 
 def _translate_name(key: str) -> str:
@@ -118,12 +120,9 @@ def _translate_name(key: str) -> str:
         >>> _translate_name("ln.weight"), _translate_name("mamba.D")
         ('mamba_layer.norm.weight', 'mamba_layer.mamba.D')
     """
-    name = re.sub(r"^(module\.)+", "", key.replace("_orig_mod.", ""))
-    name = re.sub(r"^decoder\.encoder\.", "encoder.", name)
-    name = re.sub(r"^ln\.", "mamba_layer.norm.", name)  # bottleneck of the legacy layout
-    name = re.sub(r"^mamba\.", "mamba_layer.mamba.", name)
-    # A block contains its convolution, optionally dropout, which has no weights, and its norm, in this order.
-    return re.sub(r"\.all_modules\.(\d+)\.", lambda found: ".conv." if found[1] == "0" else ".norm.", name)
+    for released, own in _RENAMED:
+        key = re.sub(released, own, key)
+    return key
 
 
 def _has_equal_values(one: Tensor, other: Tensor) -> bool:
@@ -131,8 +130,11 @@ def _has_equal_values(one: Tensor, other: Tensor) -> bool:
 
     The weights of a diverged network are NaN.
     """
-    same_kind = one.shape == other.shape and one.dtype == other.dtype
-    return same_kind and torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
+    return (
+        one.dtype == other.dtype
+        and one.shape == other.shape
+        and torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
+    )
 
 
 def _count_parts(weights: Weights, prefix: str) -> int:

@@ -1,7 +1,7 @@
 """U-Net composed of encoder, optional bottleneck mixer and decoder."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
 
@@ -78,5 +78,4 @@ class ResidualUNet(nn.Module):
         skips = self.encoder(image)
         if self.mamba_layer is not None:
             skips[-1] = self.mamba_layer(skips[-1])
-        logits: Tensor | list[Tensor] = self.decoder(skips)
-        return logits
+        return cast(Tensor | list[Tensor], self.decoder(skips))

@@ -31,8 +31,13 @@ def read_weights_file(path: Path | str) -> Any:
         {'weight': tensor([1., 1.]), 'epoch': 3}
     """
     path = Path(path)
-    fix = "give the path of a checkpoint, such as nnU-Net's checkpoint_final.pth"
-    require(path.is_file(), str(path), got="no file", expected="a checkpoint file", fix=fix)
+    require(
+        path.is_file(),
+        str(path),
+        got="no file",
+        expected="a checkpoint file",
+        fix="give the path of a checkpoint, such as nnU-Net's checkpoint_final.pth",
+    )
     replacements: list[Any] = [
         (_NumpyType, "numpy.dtype"),
         (_read_numpy_scalar, "numpy.core.multiarray.scalar"),  # NumPy 1

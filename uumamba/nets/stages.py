@@ -85,15 +85,14 @@ class Topology:
             (2, 2, 1)
         """
         stages = len(features)
-        _check_counts("features", features, None)
+        require(stages >= 2, "features", got=tuple(features), expected="2 or more numbers, one per stage")
         kernels = (kernel_sizes,) * stages if isinstance(kernel_sizes, int) else kernel_sizes
         # The released networks have two blocks in each stage of the first half and one in the others.
         released = tuple(2 if stage < ceil(stages / 2) else 1 for stage in range(stages))
         encoder = released if encoder_blocks is None else tuple(encoder_blocks)
         decoder = released[:-1] if decoder_blocks is None else tuple(decoder_blocks)
-        _check_counts("encoder_blocks", encoder, stages)
-        _check_counts("decoder_blocks", decoder, stages - 1)
-        stem_blocks = encoder[0] if stem_blocks is None else stem_blocks
+        for key, blocks, count in (("encoder_blocks", encoder, stages), ("decoder_blocks", decoder, stages - 1)):
+            require(len(blocks) == count, key, got=blocks, expected=f"{count} numbers, one per stage")
         topology = cls(
             spatial_dims=spatial_dims,
             features=tuple(features),
@@ -101,13 +100,12 @@ class Topology:
             kernel_sizes=_fill_axes("kernel_sizes", kernels, stages, spatial_dims),
             encoder_blocks=encoder,
             decoder_blocks=decoder,
-            stem_blocks=stem_blocks,
+            stem_blocks=encoder[0] if stem_blocks is None else stem_blocks,
             full_resolution_skip=spatial_dims == 3 if full_resolution_skip is None else full_resolution_skip,
         )
         odd = all(size % 2 for kernel in topology.kernel_sizes for size in kernel)
         require(odd, "kernel_sizes", got=kernel_sizes, expected="odd numbers")
-        first = topology.strides[0]
-        require(prod(first) == 1, "strides", got=strides, expected="the stride 1 at the first stage")
+        require(prod(topology.strides[0]) == 1, "strides", got=strides, expected="the stride 1 at the first stage")
         return topology
 
     @property
@@ -185,15 +183,12 @@ product of the network's strides. Fix: pad, crop or set axis 1 to 96 or 104.
         )
 
 
-def _check_counts(key: str, counts: Sequence[int], stages: int | None) -> None:
-    wanted = "2 or more numbers" if stages is None else f"{stages} numbers"
-    enough = len(counts) >= 2 if stages is None else len(counts) == stages
-    require(enough, key, got=tuple(counts), expected=f"{wanted}, one per stage")
-
-
 def _fill_axes(key: str, given: Sequence[PerAxis], stages: int, spatial_dims: int) -> tuple[tuple[int, ...], ...]:
     full = tuple((entry,) * spatial_dims if isinstance(entry, int) else tuple(entry) for entry in given)
-    fits = len(full) == stages and all(len(entry) == spatial_dims for entry in full)
-    expected = f"one entry for each of the {stages} stages, of {spatial_dims} numbers"
-    require(fits, key, got=tuple(given), expected=expected)
+    require(
+        len(full) == stages and all(len(entry) == spatial_dims for entry in full),
+        key,
+        got=tuple(given),
+        expected=f"one entry for each of the {stages} stages, of {spatial_dims} numbers",
+    )
     return full

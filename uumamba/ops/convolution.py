@@ -46,8 +46,12 @@ def causal_convolution(x: Tensor, weight: Tensor, bias: Tensor | None = None) ->
         tensor([[[10., 21., 32.]]])
     """
     require(x.ndim == 3, "x", got=tuple(x.shape), expected="the shape (batch, channels, length)")
-    fits = weight.ndim == 2 and weight.shape[0] == x.shape[1]
-    require(fits, "weight", got=tuple(weight.shape), expected=f"the shape ({x.shape[1]}, taps), with the channels of x")
+    require(
+        weight.ndim == 2 and weight.shape[0] == x.shape[1],
+        "weight",
+        got=tuple(weight.shape),
+        expected=f"the shape ({x.shape[1]}, taps), with the channels of x",
+    )
     if bias is not None:
         require(bias.shape == x.shape[1:2], "bias", got=tuple(bias.shape), expected=f"the shape ({x.shape[1]},)")
     types = {tensor.dtype for tensor in (x, weight, bias) if tensor is not None}
@@ -103,8 +107,12 @@ def _native_backward(grad_y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | N
     weight = weight.contiguous()
     bias = None if bias is None else bias.contiguous()
     grads = _empty_gradients(grad_y, x, weight, bias)
-    pointers = (get_pointer(grads[1]), None if bias is None else get_pointer(grads[2]))
-    gradients = _ConvolutionGradients(Rows.describe(grad_y), Rows.describe(grads[0]), *pointers)
+    gradients = _ConvolutionGradients(
+        Rows.describe(grad_y),
+        Rows.describe(grads[0]),
+        get_pointer(grads[1]),
+        None if bias is None else get_pointer(grads[2]),
+    )
     call_library("convolution_backward", _Convolution.describe(x, weight, bias), gradients)
     return grads
 

@@ -9,7 +9,7 @@ all chunks is one contiguous row.
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -34,8 +34,7 @@ def linear_recurrence(a: Tensor, x: Tensor) -> Tensor:
         >>> linear_recurrence(a, x).t().flatten()               # 1, 1 + 1/2, 1 + 3/4, 1 + 7/8
         tensor([1.0000, 1.5000, 1.7500, 1.8750])
     """
-    states: Tensor = _Recurrence.apply(a, x, False)  # type: ignore[no-untyped-call]  # torch does not type apply
-    return states
+    return cast(Tensor, _Recurrence.apply(a, x, False))  # type: ignore[no-untyped-call]  # torch does not type apply
 
 
 class _Recurrence(Function):

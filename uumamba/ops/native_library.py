@@ -1,7 +1,6 @@
 """C++ library of the scan, an optional part of an installation."""
 
 import ctypes
-from collections.abc import Callable
 from ctypes import c_int32, c_int64, c_void_p
 from math import ceil
 from pathlib import Path
@@ -103,8 +102,7 @@ def call_library(function: str, problem: ctypes.Structure, results: ctypes.Struc
     Raises:
         MemoryError: the library could not allocate its working memory.
     """
-    run: Callable[..., int] = getattr(_LIBRARY, f"uumamba_{function}")
-    if run(ctypes.byref(problem), ctypes.byref(results)):
+    if getattr(_LIBRARY, f"uumamba_{function}")(ctypes.byref(problem), ctypes.byref(results)):
         raise MemoryError(f"uumamba_{function} could not allocate memory; use a smaller batch or patch")
 
 

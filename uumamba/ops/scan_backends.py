@@ -13,10 +13,6 @@ from uumamba.ops.scan_reference import reference_scan
 from uumamba.ops.scan_torch import torch_scan
 
 
-def _find_nothing_missing() -> None:
-    return None
-
-
 @dataclass(frozen=True)
 class ScanBackend:
     """One implementation of the selective scan.
@@ -29,7 +25,7 @@ class ScanBackend:
     """
 
     compute: Callable[[ScanArguments], tuple[Tensor, Tensor]]
-    find_missing: Callable[[], str | None] = _find_nothing_missing
+    find_missing: Callable[[], str | None] = lambda: None
     device_type: str | None = None
     supports_float64: bool = False
 

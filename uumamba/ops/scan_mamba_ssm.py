@@ -1,7 +1,6 @@
 """Selective scan by the CUDA kernel of mamba_ssm, an optional package."""
 
 from importlib import import_module
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -13,16 +12,14 @@ from uumamba.runtime.errors import require
 def find_missing_mamba_ssm() -> str | None:
     """Return the missing requirement of this backend; None if it can run.
 
-    The package can be installed without its compiled extension, so the function imports the extension to check it.
+    The package can be installed without its compiled extension, so the function imports the extension.
     """
     if not torch.cuda.is_available():
         return "no CUDA device was found"
-    if find_spec("mamba_ssm") is None:
-        return "mamba_ssm is not installed; pip install uumamba[cuda] (it compiles with nvcc)"
     try:
         import_module("selective_scan_cuda")
     except ImportError as error:
-        return f"mamba_ssm is installed without its compiled selective_scan_cuda ({error})"
+        return f"mamba_ssm's extension is missing ({error}); pip install uumamba[cuda] (it compiles with nvcc)"
     return None
 
 

@@ -101,8 +101,10 @@ def native_backward(
             Rows.describe(grad_y), get_pointer(grad_last_state), get_pointer(carries), *_describe_tensors(grads)
         ),
     )
-    tensors = zip(TENSORS, scan.every_tensor(), strict=True)
-    return tuple(None if tensor is None else grads[name].to(tensor.dtype) for name, tensor in tensors)
+    return tuple(
+        None if tensor is None else grads[name].to(tensor.dtype)
+        for name, tensor in zip(TENSORS, scan.every_tensor(), strict=True)
+    )
 
 
 def _describe_scan(

@@ -51,9 +51,7 @@ def find_missing_triton() -> str | None:
     """Return the missing requirement of this backend; None if it can run."""
     if find_spec("triton") is None:
         return "triton is not installed; pip install triton"
-    if not torch.cuda.is_available():
-        return "no CUDA device was found"
-    return None
+    return None if torch.cuda.is_available() else "no CUDA device was found"
 
 
 def triton_forward(arguments: ScanArguments, *, keep: bool) -> tuple[Tensor, Tensor, Tensor]:

@@ -74,7 +74,12 @@ def selective_scan(
     require(backend in known, "backend", got=backend, expected=f"one of {', '.join(known)}")
     chosen = SCAN_BACKENDS[automatic_backend(device_type, dtype) if backend == "auto" else backend]
     problem = chosen.find_problem(device_type, dtype)
-    expected = f"a usable backend ({backend}: {problem})"
-    require(problem is None, "backend", got=backend, expected=expected, fix='use "auto"')
+    require(
+        problem is None,
+        "backend",
+        got=backend,
+        expected=f"a usable backend ({backend}: {problem})",
+        fix='use "auto"',
+    )
     y, last_state = chosen.compute(scan)
     return (y, last_state) if return_last_state else y

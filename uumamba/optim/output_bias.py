@@ -158,7 +158,10 @@ class OutputBiasForgetting:
 
 
 def _read_logits_and_label(outputs: Any) -> tuple[Tensor, Tensor]:
-    if not (isinstance(outputs, tuple) and len(outputs) == 2 and isinstance(outputs[1], Tensor)):
-        found = f"a loss and outputs of type {type(outputs).__name__}"
-        raise UsageError("closure", got=found, expected="(loss, (logits, label))")
+    require(
+        isinstance(outputs, tuple) and len(outputs) == 2 and isinstance(outputs[1], Tensor),
+        "closure",
+        got=f"a loss and outputs of type {type(outputs).__name__}",
+        expected="(loss, (logits, label))",
+    )
     return read_logits(outputs), outputs[1]

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from uumamba.runtime.errors import UsageError, require
+from uumamba.runtime.errors import require
 from uumamba.runtime.files import make_folder, report_write_errors, whole_file
 
 LARGEST = float(torch.finfo(torch.float16).max)
@@ -55,10 +55,6 @@ class PastLogits:
         self._marks = torch.from_numpy(rows["epoch"])
         self._logits = torch.from_numpy(rows["logits"])
 
-    def clear(self) -> None:
-        """Make every row unknown."""
-        self._marks.fill_(EMPTY)
-
     def read(self, samples: Tensor, *, epoch: int) -> tuple[Tensor, Tensor]:
         """Read the logits of samples in an epoch.
 
@@ -87,7 +83,7 @@ class PastLogits:
         return self._marks[samples, epoch % self.shape[1]] == epoch + 1
 
     def forget_after(self, epoch: int) -> None:
-        """Make rows of later epochs unknown, which a killed run has written."""
+        """Make rows of later epochs unknown; -1 is before all epochs."""
         self._marks[self._marks > epoch + 1] = EMPTY
 
     def state_dict(self) -> dict[str, Any]:
@@ -114,13 +110,13 @@ def _map_file(path: Path, shape: tuple[int, int], kind: np.dtype[Any]) -> np.nda
     with suppress(ValueError):  # no .npy, or shorter than in its header, which r+ would extend
         np.lib.format.open_memmap(path, mode="r")
         rows = np.lib.format.open_memmap(path, mode="r+")
-    if rows.shape != shape or rows.dtype != kind:
-        raise UsageError(
-            "table",
-            got=path,
-            expected=f"a table of {shape[0]} samples, {shape[1]} epochs and {kind['logits'].shape[0]} classes",
-            fix="remove the file of another run, or give another path",
-        )
+    require(
+        rows.shape == shape and rows.dtype == kind,
+        "table",
+        got=path,
+        expected=f"a table of {shape[0]} samples, {shape[1]} epochs and {kind['logits'].shape[0]} classes",
+        fix="remove the file of another run, or give another path",
+    )
     return rows
 
 

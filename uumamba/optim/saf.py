@@ -106,7 +106,7 @@ class SAF(nn.Module, Observer):
         """
         require(epoch >= 0, "epoch", got=epoch, expected="a number of at least 0")
         if self.epoch is None or epoch < self.epoch:
-            self._past.clear()
+            self._past.forget_after(-1)
         self.epoch = epoch
 
     def on_epoch_start(self, run: RunView) -> None:
@@ -146,6 +146,7 @@ class SAF(nn.Module, Observer):
         if "logits" in state:
             self._past.load_state_dict(state)
         else:
+            # A killed run may have written rows of later epochs.
             self._past.forget_after(-1 if self.epoch is None else self.epoch)
 
     def loss_weights(self) -> dict[str, float]:
@@ -154,11 +155,10 @@ class SAF(nn.Module, Observer):
 
     def _write_rows(self, ids: Tensor, logits: Tensor, epoch: int) -> None:
         """Write the rows of all ranks; either all ranks gather or none."""
-        ranks = _count_ranks()
         require(
-            ranks == self._ranks,
+            _count_ranks() == self._ranks,
             "ranks",
-            got=ranks,
+            got=_count_ranks(),
             expected=f"the number of ranks at SAF's construction, {self._ranks}",
             fix="make SAF after init_process_group",
         )

@@ -17,7 +17,7 @@ from uumamba.optim.passes import read_logits
 from uumamba.optim.restore import SharedDraws
 from uumamba.optim.rules import Direction, FirstPass, Memory, Rule
 from uumamba.optim.tensors import average_over_ranks, global_norm
-from uumamba.optim.trust_region import EarlierWeights, InputNoise
+from uumamba.optim.trust_region import InputNoise, run_earlier_weights, store_weights
 from uumamba.runtime.errors import require
 from uumamba.runtime.options import NonNegative, NonNegativeInt, Positive, check_options
 
@@ -120,8 +120,12 @@ class TRAM(SharpnessAware):
         **engine: Unpack[EngineOptions],
     ) -> None:
         bounds = min_distance, math.inf if max_distance is None else max_distance
-        expected = f"None or a number of at least {min_distance}"
-        require(min_distance <= bounds[1], "max_distance", got=max_distance, expected=expected)
+        require(
+            min_distance <= bounds[1],
+            "max_distance",
+            got=max_distance,
+            expected=f"None or a number of at least {min_distance}",
+        )
         require(
             trust != "fisher" or bounds == (0, math.inf),
             "max_distance" if max_distance is not None else "min_distance",
@@ -141,16 +145,19 @@ class TRAM(SharpnessAware):
         self._draws = SharedDraws(self._list_devices)
         # Rules hold methods and no lambdas: a deep copy of a lambda would refer to the original.
         if trust in ("previous", "initial"):
-            earlier = EarlierWeights(follow=trust == "previous")
-            direction = partial(self._scale_by_distance, partial(self._run_earlier, earlier))
-            remember = partial(self._store_weights, earlier)
-            rule = Rule(direction=direction, remember=remember, first_pass_context=self._draws.record)
+            rule = Rule(
+                direction=partial(self._scale_by_distance, self._run_earlier),
+                remember=partial(self._store_weights, replace=trust == "previous"),
+                first_pass_context=self._draws.record,
+            )
         else:
             noise = InputNoise(engine.get("net"), sigma=sigma, at=noise_at, seed=seed)
             rule = Rule(direction=partial(self._scale_by_distance, noise.run), first_pass_context=self._draws.record)
             if trust == "fisher":
-                natural = follow_natural_gradient(eta=eta, gamma=gamma)
-                rule = Rule(direction=natural, first_pass_context=partial(self._add_noise, noise))
+                rule = Rule(
+                    direction=follow_natural_gradient(eta=eta, gamma=gamma),
+                    first_pass_context=partial(self._add_noise, noise),
+                )
         super().__init__(params, base, rule=rule, group_defaults={"rho": rho}, **engine)
 
     @classmethod
@@ -158,11 +165,11 @@ class TRAM(SharpnessAware):
         """Return whether the radius is a distance of outputs."""
         return bool(options["trust"] != "fisher")
 
-    def _run_earlier(self, earlier: EarlierWeights, first: FirstPass) -> Sequence[Any]:
-        return earlier.run(first, self._backup)
+    def _run_earlier(self, first: FirstPass) -> Sequence[Any]:
+        return run_earlier_weights(first, self._backup)
 
-    def _store_weights(self, earlier: EarlierWeights, _: Sequence[Tensor], memory: Memory) -> None:
-        earlier.store(self._list_trained(), memory)
+    def _store_weights(self, _: Sequence[Tensor], memory: Memory, *, replace: bool) -> None:
+        store_weights(self._list_trained(), memory, replace=replace)
 
     def _add_noise(self, noise: InputNoise) -> AbstractContextManager[None]:
         return noise.add(self.numbers)

@@ -14,44 +14,39 @@ from uumamba.runtime.errors import require
 from uumamba.runtime.options import Positive, check_options
 from uumamba.runtime.seeds import key_to_seed
 
+EARLIER = "trusted"
 
-class EarlierWeights:
-    """Copy of earlier weights, with which closures can run again.
 
-    The copy is part of the optimizer's memory, and so saved with the optimizer.
+def store_weights(params: Sequence[Tensor], memory: Memory, *, replace: bool) -> None:
+    """Store the current weights in the optimizer's memory, before an update.
 
     Args:
-        follow: keep the weights of the step before; otherwise the weights before the first step.
+        params: the trained parameters.
+        memory: the optimizer's memory, saved with the optimizer.
+        replace: also replace weights stored before; otherwise the first ones stay.
     """
+    for param in params:
+        values = memory.setdefault(param, {})
+        if replace or EARLIER not in values:
+            values[EARLIER] = param.detach().clone()
 
-    NAME = "trusted"
 
-    def __init__(self, *, follow: bool) -> None:
-        self._follow = follow
+def run_earlier_weights(first: FirstPass, backup: WeightBackup) -> Sequence[Any]:
+    """Return the closures' outputs under the stored weights.
 
-    def store(self, params: Sequence[Tensor], memory: Memory) -> None:
-        """Store the current weights; to be called before each update."""
-        for param in params:
-            values = memory.setdefault(param, {})
-            if self._follow or self.NAME not in values:
-                values[self.NAME] = param.detach().clone()
+    Before the first stored weights these are the outputs of the first pass.
 
-    def run(self, first: FirstPass, backup: WeightBackup) -> Sequence[Any]:
-        """Return the closures' outputs under the earlier weights.
-
-        Before the first stored weights these are the outputs of the first pass.
-
-        Args:
-            first: pass at the current weights.
-            backup: holds the current weights meanwhile; the engine's own is free before the perturbation.
-        """
-        kept = {param: values[self.NAME] for param, values in first.memory.items() if self.NAME in values}
-        if not kept:
-            return first.outputs
-        with backup.restore_after(list(kept)):
-            torch._foreach_copy_(list(kept), list(kept.values()))
-            torch.clear_autocast_cache()
-            return first.replay()
+    Args:
+        first: pass at the current weights.
+        backup: holds the current weights meanwhile; the engine's own is free before the perturbation.
+    """
+    kept = {param: values[EARLIER] for param, values in first.memory.items() if EARLIER in values}
+    if not kept:
+        return first.outputs
+    with backup.restore_after(list(kept)):
+        torch._foreach_copy_(list(kept), list(kept.values()))
+        torch.clear_autocast_cache()
+        return first.replay()
 
 
 class InputNoise:
@@ -92,9 +87,7 @@ class InputNoise:
         generators: dict[torch.device, torch.Generator] = {}
 
         def add_noise(value: Tensor) -> Tensor:
-            if value.device not in generators:
-                generators[value.device] = torch.Generator(value.device).manual_seed(seed)
-            generator = generators[value.device]
+            generator = generators.setdefault(value.device, torch.Generator(value.device).manual_seed(seed))
             noise = torch.randn(value.shape, generator=generator, device=value.device, dtype=value.dtype)
             return value + self._sigma * noise
 

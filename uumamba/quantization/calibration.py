@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from uumamba.quantization.layers import find_layers, quantized_layers
+from uumamba.quantization.layers import find_modules, quantized_layers
 from uumamba.quantization.levels import level_range
 from uumamba.quantization.overrides import join_names, parameter_name, suggest_overrides
 from uumamba.quantization.quantizers import ActivationQuantizer
@@ -44,8 +44,13 @@ def calibrate(
         [(-128, 127), (0, 255)]
     """
     quantizers = {layer.name: layer.input for layer in quantized_layers(net) if layer.input is not None}
-    fix = "call quantize_(net, act_bits=...) first"
-    require(quantizers, "net", got=type(net).__name__, expected="a network with quantized inputs", fix=fix)
+    require(
+        quantizers,
+        "net",
+        got=type(net).__name__,
+        expected="a network with quantized inputs",
+        fix="call quantize_(net, act_bits=...) first",
+    )
     observers = {name: _Observer() for name in quantizers}
     for name, quantizer in quantizers.items():
         quantizer.observer = observers[name].add
@@ -58,8 +63,13 @@ def calibrate(
     finally:
         for quantizer in quantizers.values():
             quantizer.observer = None
-    fix = "pass a list instead of an exhausted iterator"
-    require(not is_empty, "batches", got="no batch", expected="at least one batch", fix=fix)
+    require(
+        not is_empty,
+        "batches",
+        got="no batch",
+        expected="at least one batch",
+        fix="pass a list instead of an exhausted iterator",
+    )
     unused = [name for name, observer in observers.items() if not observer.count]
     require(
         not unused,
@@ -67,7 +77,8 @@ def calibrate(
         got=f"no value for the inputs of {join_names(unused)}",
         expected="a value for every quantized input",
         fix="call net.train() before calibrate if only training runs these layers; if another module uses the weights, "
-        f"as in nn.MultiheadAttention, quantize a new network with {suggest_overrides(unused, list(find_layers(net)))}",
+        "as in nn.MultiheadAttention, quantize a new network with "
+        f"{suggest_overrides(unused, list(find_modules(net)))}",
     )
     for name, observer in observers.items():
         require(
@@ -84,9 +95,8 @@ def calibrate(
 
 def _run_on_input(net: nn.Module, batch: Any) -> None:
     key = next(iter(batch), 0) if isinstance(batch, Mapping) else 0
-    is_input = not isinstance(batch, list | tuple | Mapping)
     require(
-        is_input,
+        not isinstance(batch, list | tuple | Mapping),
         "batches",
         got=type(batch).__name__,
         expected="inputs of the network",

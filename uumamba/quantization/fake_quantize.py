@@ -1,7 +1,7 @@
 """Fake quantization: rounding to multiples of a learned scale, with gradients."""
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -53,8 +53,7 @@ def fake_quantize(values: Tensor, scale: Tensor, low: int, high: int, *, feature
     require(values.is_floating_point(), "values", got=values.dtype, expected="a floating-point type")
     shared = values.numel() // max(scale.numel(), 1) if features is None else features
     factor = 1 / math.sqrt(max(shared, 1) * high)
-    quantized: Tensor = _FakeQuantize.apply(values, scale, low, high, factor)  # type: ignore[no-untyped-call]  # torch's
-    return quantized
+    return cast(Tensor, _FakeQuantize.apply(values, scale, low, high, factor))  # type: ignore[no-untyped-call]  # torch's
 
 
 class _FakeQuantize(torch.autograd.Function):

@@ -154,20 +154,17 @@ class GAQAT:
 
     @torch.no_grad()
     def _freeze(self, task: Any, perturbed: Sequence[Tensor]) -> None:
-        """Sum the task gradients of all scales, then zero the frozen gradients."""
+        """Sum the task gradients of all scales; zero the frozen gradients."""
+        masks = self._frozen().split(self._sizes)
         gradients = [torch.zeros_like(scale) for scale in self._scales.values()]
-        candidates: list[tuple[int, Tensor]] = []
         for param, first, second in zip(task.params, task.grads, perturbed, strict=True):
             index = self._index.get(param)
             if index is not None:
-                gradients[index] = first
-                candidates.append((index, second if self.mode == "smooth" else first))
+                gradients[index] = first.clone()
+                frozen = second if self.mode == "smooth" else first
+                frozen.masked_fill_(masks[index].view_as(frozen) != 0, 0)
         joined = torch.cat([each.flatten() for each in gradients])
         self._task = joined if self._task is None else self._task + joined
-        if self.frozen_fraction != 0:
-            masks = self._frozen().split(self._sizes)
-            for index, gradient in candidates:
-                gradient.masked_fill_(masks[index].view_as(gradient) != 0, 0)
 
     @torch.no_grad()
     def _end_step(self, *_: Any) -> None:
@@ -225,8 +222,12 @@ def _check_fit(optimizer: Any, scales: Mapping[str, nn.Parameter]) -> None:
         expected="a quantized network",
         fix="call quantize_ before you create the optimizer and GAQAT",
     )
-    has_hook, expected = hasattr(optimizer, "register_before_mix"), "SAGM or an optimizer with register_before_mix"
-    require(has_hook, "optimizer", got=type(optimizer).__name__, expected=expected)
+    require(
+        hasattr(optimizer, "register_before_mix"),
+        "optimizer",
+        got=type(optimizer).__name__,
+        expected="SAGM or an optimizer with register_before_mix",
+    )
     perturbed = {id(param) for group in optimizer.param_groups if group["perturb"] for param in group["params"]}
     for name, scale in scales.items():
         require(

@@ -14,6 +14,7 @@ from uumamba.quantization.quantizers import ActivationQuantizer, WeightQuantizer
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
+# Torch's modules with other weight matrices, which cannot be quantized.
 OTHER_KINDS = (nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase, nn.Bilinear, nn.Embedding, nn.EmbeddingBag)
 INPUT = "input_quantizer"
 
@@ -51,22 +52,17 @@ def channel_axis(layer: nn.Module) -> int:
     return 1 if isinstance(layer, TRANSPOSED) else 0
 
 
-def find_layers(net: nn.Module) -> dict[str, nn.Module]:
-    """Return all quantizable layers by name, in order of registration."""
-    return {name: module for name, module in net.named_modules() if isinstance(module, KINDS)}
+def find_modules(net: nn.Module, kinds: tuple[type[nn.Module], ...] = KINDS) -> dict[str, nn.Module]:
+    """Return modules of some kinds by name, in order of registration.
 
-
-def find_other_matrices(net: nn.Module) -> dict[str, nn.Module]:
-    """Return torch's modules with other weight matrices by name.
-
-    These matrices cannot be quantized.
+    By default these are all quantizable layers.
     """
-    return {name: module for name, module in net.named_modules() if isinstance(module, OTHER_KINDS)}
+    return {name: module for name, module in net.named_modules() if isinstance(module, kinds)}
 
 
 def quantized_layers(net: nn.Module) -> Iterator[QuantizedLayer]:
     """Yield the quantized layers in the network's order of registration."""
-    for name, layer in find_layers(net).items():
+    for name, layer in find_modules(net).items():
         weight = next((each for each in layer.modules() if isinstance(each, WeightQuantizer)), None)
         input_quantizer: Any = getattr(layer, INPUT, None)
         if weight is not None or input_quantizer is not None:

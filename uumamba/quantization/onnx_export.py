@@ -169,17 +169,21 @@ def _export(net: nn.Module, example: Tensor, input_name: str, output_name: str, 
     shapes = ({0: torch.export.Dim("batch")},) if dynamic_batch else None
     if dynamic_batch and len(example) == 1:
         example = torch.cat((example, example))  # torch treats a size of 1 as constant
-    names: dict[str, Any] = {"input_names": [input_name], "output_names": [output_name]}
     try:
         with _silence_exporter():
-            program: Any = torch.onnx.export(
-                net, (example,), opset_version=OPSET, dynamic_shapes=shapes, verbose=False, **names
+            return torch.onnx.export(
+                net,
+                (example,),
+                input_names=[input_name],
+                output_names=[output_name],
+                opset_version=OPSET,
+                dynamic_shapes=shapes,
+                verbose=False,
             )
     except torch.onnx.OnnxExporterError as error:
         raise UsageError(
             "net", got=f"{type(net).__name__}: {_first_cause(error)}", expected="a network of ONNX operations"
         ) from error
-    return program
 
 
 @contextmanager

@@ -12,10 +12,10 @@ from torch.utils.hooks import RemovableHandle
 
 from uumamba.quantization.layers import (
     INPUT,
+    OTHER_KINDS,
     TRANSPOSED,
     channel_axis,
-    find_layers,
-    find_other_matrices,
+    find_modules,
     quantize_input,
     quantized_layers,
 )
@@ -98,7 +98,7 @@ def quantize_(
         Differs from the papers: see :func:`fake_quantize` and :class:`ActivationQuantizer`.
     """
     _check_together(net, weight_bits, act_bits, start_step)
-    layers, others = find_layers(net), find_other_matrices(net)
+    layers, others = find_modules(net), find_modules(net, OTHER_KINDS)
     names = list(layers)
     check_overrides(overrides, names, list(others))
     weight_widths, input_widths = (
@@ -246,15 +246,19 @@ def _warn_about_others(modules: Mapping[str, nn.Module], names: Sequence[str]) -
 
 
 def _check_together(net: nn.Module, weight_bits: int | None, act_bits: int | None, start_step: int) -> None:
-    is_empty = weight_bits is None and act_bits is None
-    require(not is_empty, "weight_bits", got=None, expected="2 to 8 bits in weight_bits or act_bits")
+    require(weight_bits or act_bits, "weight_bits", got=None, expected="2 to 8 bits in weight_bits or act_bits")
     require(
         start_step == 0 or act_bits is None,
         "start_step",
         got=start_step,
         expected="0, or a number above 0 with act_bits=None",
     )
-    name, fix = type(net).__name__, "build the network again"
-    require(find_layers(net), "net", got=name, expected="a network with linear layers or convolutions")
-    is_quantized = any(quantized_layers(net))
-    require(not is_quantized, "net", got=f"a quantized {name}", expected="a network in full precision", fix=fix)
+    name = type(net).__name__
+    require(find_modules(net), "net", got=name, expected="a network with linear layers or convolutions")
+    require(
+        not any(quantized_layers(net)),
+        "net",
+        got=f"a quantized {name}",
+        expected="a network in full precision",
+        fix="build the network again",
+    )

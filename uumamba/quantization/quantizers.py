@@ -103,12 +103,11 @@ class WeightQuantizer(_Quantizer):
     @torch.no_grad()
     def count_step(self, weight: Tensor) -> None:
         """Count an optimizer step before rounding starts; update the scale."""
-        if self.steps_left is None or not self.is_delayed:
-            return
-        self.steps_left -= 1
-        # The network itself needs this scale at the last step only. A moving average of the network averages the scales
-        # of all steps, which is nearly the scale of the averaged weights.
-        self.scale.copy_(self._first_scale(weight))
+        if self.steps_left is not None and self.is_delayed:
+            self.steps_left -= 1
+            # The network itself needs this scale at the last step only. A moving average of the network averages the
+            # scales of all steps, which is nearly the scale of the averaged weights.
+            self.scale.copy_(self._first_scale(weight))
 
     def extra_repr(self) -> str:
         return f"bits={self.bits}" + ("" if self.channel_axis is None else f", channel_axis={self.channel_axis}")
