@@ -109,7 +109,7 @@ def compute_native_dice(out: Path, prepared: Path) -> float | None:
 
 
 def write_weights(out: Path, fold: str) -> float:
-    """Write the weights for prediction in float16 and return their size in MB.
+    """Write the weights in float16 and return their size in MB.
 
     The file is a checkpoint, so it predicts.
     """

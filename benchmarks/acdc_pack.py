@@ -1,4 +1,4 @@
-r"""Prepared cases in one small file, for a machine without the data set.
+r"""Prepared cases in one small file.
 
     python -m benchmarks.acdc_pack --prepared runs/acdc/prepared --pack runs/acdc_pack.zip
     python -m benchmarks.acdc_pack --pack runs/acdc_pack.zip --out runs/prepared

@@ -1,4 +1,4 @@
-"""Scores of an ACDC run in one row: Dice, HD95 and ejection fraction."""
+"""Dice, HD95 and ejection fraction of an ACDC run in one row."""
 
 import math
 from collections.abc import Sequence

@@ -121,7 +121,7 @@ def _resolution(spacing_mm: float, patch: int) -> tuple[str, ...]:
 
 
 def main(given: Sequence[str] | None = None) -> int:
-    """Run the missing trials step by step, and write the table after each."""
+    """Run the missing trials, and write the table after each step."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--acdc", type=Path, required=True, help="the downloaded ACDC folder; only read")
     parser.add_argument("--out", type=Path, required=True, help="folder for prepared cases and trials")
@@ -160,7 +160,7 @@ def find_kept_row(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
 
 
 def find_best(current: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """Return the name of the candidate to keep; None keeps the current settings.
+    """Return the name of the candidate to keep, or None.
 
     Example:
         >>> current = {"dice": 0.880, "hd95_mm": 10.0}
@@ -193,7 +193,7 @@ class Trials:
         self.scores = {tuple(each["settings"]): each["scores"] for each in map(json.loads, lines)}
 
     def score(self, settings: tuple[str, ...]) -> dict[str, Any]:
-        """Return the scores of settings; the network is trained if no trial with these settings did."""
+        """Return the scores of settings, after a training if necessary."""
         if settings not in self.scores:
             config = read_config(CONFIG, settings)
             folder = self._prepare(config)
@@ -221,7 +221,7 @@ class Trials:
         return PreparedFolder(out)
 
     def _count_epochs(self, config: RunConfig, folder: PreparedFolder) -> int:
-        """Count the epochs that fit into the minutes, from the processor time of a few steps."""
+        """Count the epochs in the minutes, by timing a few steps."""
         [job] = list_jobs(config, folder, fold=str(INNER_FOLD), out=self.out / "timed")
         trainer = build_trainer(job, folder, run_dir=None, device="cpu")
         trainer.net.train()

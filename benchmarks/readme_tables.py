@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def make_pages(readme: Path, page: Path, results: Mapping[Path, Mapping[str, Any]]) -> dict[Path, str]:
-    """Return the text of the README, of the page of results and of :mod:`which_method`."""
+    """Return the text of the README and of the generated pages."""
     text = readme.read_text(encoding="utf-8")
     if _make_markers("family")[0] in text:
         of_family = [result for path, result in results.items() if path.stem in SOURCES]

@@ -1,4 +1,4 @@
-r"""Put a trained run into the package as a model with a name.
+r"""Store a trained run in the package, as a named model.
 
     python -m benchmarks.ship_model --name acdc --run runs/all --scored-run runs/fold_0 --scores scores.csv \
         --licence NC.txt

@@ -79,7 +79,7 @@ class Contrast:
 
 
 def select_scores(measured: Measured, score: str) -> dict[str, float]:
-    """Select the scores of patients in the original style, a style or its mean."""
+    """Select the scores of patients, in the original or another style."""
     if score in measured:
         return dict(measured[score])
     names = tuple(STYLES) if score == MEAN_STYLE else (score,)

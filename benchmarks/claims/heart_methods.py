@@ -1,4 +1,4 @@
-"""Training methods compared on hearts, with the values of the number that is tuned."""
+"""Training methods compared on hearts, with candidates for their numbers."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -65,7 +65,7 @@ def make_mixstyle_recipe(start: Start, steps: int, value: float | None) -> Recip
 
 
 def make_udim_recipe(start: Start, steps: int, value: float | None, *, direction: Direction) -> Recipe:
-    """Make the recipe of UDIM on SAM; the tuned number is the style's radius."""
+    """Make the recipe of UDIM on SAM; its number is a radius."""
     recipe = make_member_recipe("SAM", start, steps, None)
     method = UDIM(
         recipe.net,

@@ -1,4 +1,4 @@
-"""Runs on hearts in the order of the protocol, with numbers tuned on the inner fold."""
+"""Runs on hearts, with numbers tuned on the inner fold."""
 
 from collections.abc import Callable, Sequence
 from statistics import fmean
@@ -16,7 +16,7 @@ STYLED = (PLAIN, SAM, "strong augmentation", "MixStyle", "RandConv", UDIM_STYLE,
 
 
 class Queue:
-    """Runs of the protocol; a number is tuned when it is first needed.
+    """Runs of the protocol; numbers are tuned on first use.
 
     Args:
         log: finished runs.
@@ -61,7 +61,7 @@ class Queue:
         return tuple(Run(str(cell), name, value, self.rate, steps, seed, measures) for seed in self.seeds)
 
     def list_plateau_runs(self, *, longer: float = 1.0) -> tuple[Run, ...]:
-        """List the runs of the plain optimizer on the inner fold that show the plateau."""
+        """List the plain runs on the inner fold that show the plateau."""
         steps, seeds = round(self.steps * longer), PLATEAU_SEEDS[: len(self.seeds)]
         return tuple(Run(str(BASE), PLAIN, None, self.rate, steps, seed, "validation") for seed in seeds)
 

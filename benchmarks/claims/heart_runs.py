@@ -1,4 +1,4 @@
-"""One training on hearts: patients, network, loss, and measures of the trained network."""
+"""Training and measures of one run on hearts."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -51,7 +51,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Cell:
-    """Number of patients, network and loss of a run; its text is the run's setting."""
+    """Patients, network and loss of a run; as text, its setting."""
 
     patients: int = 40
     net: str = "UMambaBot"
@@ -73,7 +73,9 @@ class Cell:
 
 
 def list_cases(prepared: Path, folds: Sequence[int], patients: int | None = None) -> list[str]:
-    """List the cases of folds: of all patients, or of the first of each diagnosis in turn."""
+    """List the cases of folds, optionally of a number of patients.
+
+    Patients are taken from each diagnosis in turn."""
     cases = [case for fold in folds for case in PreparedFolder(prepared).manifest.select(fold=fold)]
     chosen = set(select_over_groups(cases, patients))
     return [case.case_id for case in cases if case.patient_id in chosen]
@@ -107,7 +109,9 @@ def perform(run: Run, *, prepared: Path, styles: Mapping[str, Path]) -> Measured
 def train_networks(
     run: Run, method: HeartMethod, config: RunConfig, prepared: Path, training: Sequence[str]
 ) -> dict[str, nn.Module]:
-    """Train the network ``dice`` and, of the plain optimizer, its averages ``ema`` and ``swad``."""
+    """Train the network ``dice``, and averages of the plain one.
+
+    The averages of the plain optimizer are ``ema`` and ``swad``."""
     start = make_start(config, prepared, run.seed)
     feed = make_feed(config, prepared, run.seed, cases=choose_cases(run, method, config, prepared, training))
     if method.images is not None:
@@ -129,7 +133,7 @@ def train_networks(
 
 
 class Averages:
-    """Exponential moving average and SWAD of a run's weights; the run is not changed.
+    """Exponential moving average and SWAD of a run's weights.
 
     Args:
         recipe: parts of the training.
@@ -160,7 +164,7 @@ class Averages:
 def choose_cases(
     run: Run, method: HeartMethod, config: RunConfig, prepared: Path, training: Sequence[str]
 ) -> Sequence[str]:
-    """List the cases to train on, some of them twice: slowly learned ones, or as many at random."""
+    """List the cases to train on, some of them twice."""
     if method.copies is None:
         return training
     slow = find_slow_cases(run, config, prepared, training)
@@ -171,7 +175,7 @@ def choose_cases(
 
 
 def find_slow_cases(run: Run, config: RunConfig, prepared: Path, training: Sequence[str]) -> Sequence[int]:
-    """Find the cases that a short training of the plain optimizer learns slowly."""
+    """Find the cases that a short plain training learns slowly."""
     folder = PreparedFolder(prepared)
     recipe = METHODS[PLAIN].build(make_start(config, prepared, run.seed), 0, None)
     feed = make_feed(config, prepared, run.seed, cases=training)
@@ -201,7 +205,7 @@ def quantize_network(net: nn.Module, bits: int, feed: Feed) -> None:
 
 
 def score_cases(net: nn.Module, prepared: Path, case_ids: Sequence[str]) -> tuple[dict[str, float], dict[str, float]]:
-    """Compute Dice and calibration error of each patient, as means over its frames."""
+    """Compute Dice and calibration error of each patient."""
     folder = PreparedFolder(prepared)
     patch_size = Cell().read_config().training.patch_size
     predictor = Predictor(net, patch_size=patch_size, overlap=0.25, sw_batch_size=8)
@@ -237,7 +241,7 @@ def compute_calibration_error(probabilities: Array, label: Array) -> float:
 
 
 def compute_eigenvalue(net: nn.Module, prepared: Path, training: Sequence[str]) -> float:
-    """Estimate the largest Hessian eigenvalue of Dice + CE on 32 fixed training patches."""
+    """Estimate the largest Hessian eigenvalue on 32 fixed training patches."""
     batches, loss = read_fixed_batches(prepared, tuple(training)), _make_loss()
 
     def compute_loss(each: nn.Module) -> torch.Tensor:
@@ -249,7 +253,7 @@ def compute_eigenvalue(net: nn.Module, prepared: Path, training: Sequence[str]) 
 
 @torch.no_grad()
 def compute_inner_loss(prepared: Path, net: nn.Module) -> float:
-    """Compute Dice + CE of a network on 32 fixed patches of the inner fold."""
+    """Compute Dice + CE on 32 fixed patches of the inner fold."""
     batches, loss = read_fixed_batches(prepared, tuple(list_cases(prepared, (INNER_FOLD,)))), _make_loss()
     was_training = net.training
     net.eval()

@@ -108,7 +108,7 @@ def make_rows(found: Sequence[Contrast], measured: Mapping[Run, Measured]) -> li
 
 
 def make_levels(found: Sequence[Contrast], measured: Mapping[Run, Measured]) -> list[dict[str, Any]]:
-    """Make the table of the measures of each group of runs, as means over seeds."""
+    """Make the table of each group of runs, with means over seeds."""
     groups = dict.fromkeys(side.runs for each in found if not each.kind for side in (each.own, each.control))
     return [_make_level(runs, [measured[run] for run in runs]) for runs in groups]
 

@@ -124,7 +124,7 @@ def choose_postprocess(pairs: Iterable[tuple[LabelMap, LabelMap]], structures: M
 
 
 def _score_candidates(prediction: LabelMap, label: LabelMap, values: Sequence[int]) -> NDArray[np.float64]:
-    """Score a case: Dice by union (off, on), structure's removal (off, on) and structure."""
+    """Compute Dice by union (off, on), removal (off, on) and structure."""
     unions = (prediction, LargestComponents(union=True)(prediction))
     found = [
         [

@@ -17,5 +17,5 @@ def shipped_models() -> list[str]:
 
 
 def find_shipped_model(model: Path | str) -> Path | None:
-    """Find the weights of a model in the package; None if no model has this name."""
+    """Find the weights of a model in the package, or None."""
     return _FOLDER / str(model) / WEIGHTS_NAME if str(model) in shipped_models() else None
