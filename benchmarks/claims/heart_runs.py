@@ -75,7 +75,8 @@ class Cell:
 def list_cases(prepared: Path, folds: Sequence[int], patients: int | None = None) -> list[str]:
     """List the cases of folds, optionally of a number of patients.
 
-    Patients are taken from each diagnosis in turn."""
+    Patients are taken from each diagnosis in turn.
+    """
     cases = [case for fold in folds for case in PreparedFolder(prepared).manifest.select(fold=fold)]
     chosen = set(select_over_groups(cases, patients))
     return [case.case_id for case in cases if case.patient_id in chosen]
@@ -111,7 +112,8 @@ def train_networks(
 ) -> dict[str, nn.Module]:
     """Train the network ``dice``, and averages of the plain one.
 
-    The averages of the plain optimizer are ``ema`` and ``swad``."""
+    The averages of the plain optimizer are ``ema`` and ``swad``.
+    """
     start = make_start(config, prepared, run.seed)
     feed = make_feed(config, prepared, run.seed, cases=choose_cases(run, method, config, prepared, training))
     if method.images is not None:
