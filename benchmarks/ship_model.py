@@ -1,7 +1,6 @@
 r"""Store a trained run in the package, as a named model.
 
-    python -m benchmarks.ship_model --name acdc --run runs/all --scored-run runs/fold_0 --scores scores.csv \
-        --licence NC.txt
+    python -m benchmarks.ship_model --name acdc --run runs/all --scored-run runs/fold_0 --scores scores.csv
 
 The weights for prediction (the moving average, if there is one) are stored in float16 with the run's configuration in
 ``uumamba/models/NAME``, with a card and the licence of the weights. The figures of the card are those of ``--scores``:
@@ -38,7 +37,6 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--run", type=Path, required=True, help="run on all cases")
     parser.add_argument("--scored-run", type=Path, required=True, help="run on fold 0")
     parser.add_argument("--scores", type=Path, required=True, help="scores.csv of fold 0 by the scored run")
-    parser.add_argument("--licence", type=Path, required=True, help="text of the licence of the weights")
     parser.add_argument("--models", type=Path, default=Path(uumamba.__file__).parent / "models")
     options = parser.parse_args(given)
     run, scored = (read_checkpoint(checkpoint_paths(path)[0]) for path in (options.run, options.scored_run))
@@ -50,7 +48,7 @@ def main(given: Sequence[str] | None = None) -> int:
     require(size_mb <= LARGEST_MB, "--run", got=f"{size_mb:.1f} MB", expected=f"at most {LARGEST_MB:g} MB")
     scores = summarize_scores(read_scores(options.scores))
     write_text(folder / CARD_NAME, make_card(options.name, shipped, scores, size_mb))
-    write_text(folder / LICENCE_NAME, options.licence.read_text(encoding="utf-8"))
+    write_text(folder / LICENCE_NAME, make_licence(options.name, shipped.config))
     print(f"{folder}: {size_mb:.1f} MB, fold 0 {scores}")
     return 0
 
@@ -113,6 +111,20 @@ Segmentation of {", ".join(config["structures"])} in frames of cine MRI, short a
 - **Limits**: one hospital, 1.5 T and 3 T scanners of one vendor. Not for other views, contrasts or modalities, and not
   for diagnosis: this is no medical device. Look at each result.
 - **Origin**: uumamba, commit {describe_commit()}; the complete configuration is in the weights file.
+"""
+
+
+def make_licence(name: str, config: Mapping[str, Any]) -> str:
+    """Make the licence file of the weights, which inherit the licence of the data."""
+    return f"""Weights of the model {name}
+
+These weights were trained on {config["dataset"]} and inherit the licence of its data: {config["licence"]}.
+Commercial use is not allowed. Share changed weights under the same licence, and cite the data set:
+
+{config["reference"]}
+
+The text of the licence: https://creativecommons.org/licenses/by-nc-sa/4.0/legalcode
+The code of uumamba has another licence, Apache 2.0.
 """
 
 
