@@ -71,4 +71,6 @@ def replace_infinite(value: Any) -> Any:
     """Replace numbers that are not finite by None, as JSON needs."""
     if isinstance(value, Mapping):
         return {key: replace_infinite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [replace_infinite(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
