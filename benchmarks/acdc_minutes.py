@@ -35,7 +35,7 @@ from uumamba.quantization import holds_scales
 from uumamba.runtime.files import whole_file
 from uumamba.runtime.stop import StoppedOnRequest, StopRequest
 from uumamba.training import read_checkpoint
-from uumamba.training.run_log import RunLog
+from uumamba.training.run_folder import RunLog
 
 CONFIG = "acdc_2d"
 LARGEST_MB = 16.0

@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.training.tiny_run import BATCHES, EPOCHS, act_before, assert_same_run, bits, build_trainer, rows_of
 from uumamba.runtime.observer import Observer, RunView
 from uumamba.training import LAST, ProgressPlot, StoppedOnRequest, make_display, read_checkpoint
-from uumamba.training.row_values import finite_scalars
+from uumamba.training.run_folder import finite_scalars
 from uumamba.training.track_tensorboard import TensorBoardTracker
 
 
