@@ -34,7 +34,7 @@ from uumamba.config import RunConfig, read_config
 from uumamba.data.prepared import PreparedFolder
 from uumamba.runtime.stop import StoppedOnRequest, StopRequest
 from uumamba.training import read_checkpoint, save_checkpoint
-from uumamba.training.run_log import RunLog
+from uumamba.training.run_folder import RunLog
 
 CONFIG = "acdc_2d"
 SAMPLE_EVERY_S = 2.0

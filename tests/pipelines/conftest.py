@@ -128,8 +128,8 @@ def state_of() -> StateOf:
 
     Clock and configuration are left out.
     """
+    from tests.training.tiny_run import CLOCK_READINGS
     from uumamba.runtime.tree import flatten
-    from uumamba.training.run_state import CLOCK_READINGS
 
     def read(run: Path) -> dict[str, Any]:
         state = vars(last_of(run))

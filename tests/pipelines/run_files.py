@@ -12,7 +12,7 @@ from uumamba.config import RunConfig
 from uumamba.data.prepared import PreparedFolder
 from uumamba.pipelines.jobs import Job, list_jobs
 from uumamba.training.checkpoint import Checkpoint, read_checkpoint
-from uumamba.training.run_log import RunLog
+from uumamba.training.run_folder import RunLog
 
 MakeConfig = Callable[..., RunConfig]
 Refused = Callable[..., Any]

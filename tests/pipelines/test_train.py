@@ -16,12 +16,14 @@ from torch import nn
 
 from tests.pipelines.run_files import LAST, MakeConfig, Refused, last_of, read_json, train_arguments
 from uumamba.pipelines import load_predictor
+from uumamba.pipelines import train as pipelines_train
 from uumamba.pipelines.build import WholeCaseValidation
 from uumamba.pipelines.jobs import check_same_run
-from uumamba.pipelines.train import BEFORE_FIT, train
+from uumamba.pipelines.train import train
 from uumamba.runtime.errors import EXIT_STOPPED_RESUMABLE, UsageError
 from uumamba.runtime.stop import StoppedOnRequest
-from uumamba.training import RunLog, read_checkpoint
+from uumamba.training import RunLog, Trainer, read_checkpoint
+from uumamba.training.track_tensorboard import TensorBoardTracker
 
 OPTIONS = ("--seeds", "0,1", "--device", "cpu,cpu", "--resume")
 
@@ -169,5 +171,42 @@ def test_parallel_trainings_stop_resume_and_equal_trainings_one_after_the_other(
     assert "Traceback" not in said
 
 
-def test_the_steps_before_fit_are_named_and_in_order() -> None:
-    assert list(BEFORE_FIT) == ["find slow cases", "build", "calibrate", "check the method"]
+def test_the_steps_before_fit_are_in_order(
+    tiny_prepared: Path, tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+
+    def note(name: str) -> None:
+        step = getattr(pipelines_train, name)
+
+        def noted(*arguments: Any, **options: Any) -> Any:
+            steps.append(name)
+            return step(*arguments, **options)
+
+        monkeypatch.setattr(pipelines_train, name, noted)
+
+    expected = ["training_case_ids", "build_trainer", "calibrate_at_start", "check_method_at_start"]
+    for name in reversed(expected):
+        note(name)
+    monkeypatch.setattr(Trainer, "fit", lambda trainer, **options: steps.append("fit"))
+    train(tiny_config(), data=tiny_prepared, out=tmp_path / "run")
+    assert steps == [*expected, "fit"]
+
+
+def test_a_tracker_that_cannot_be_built_is_reported_once_and_the_training_is_the_same(
+    tiny_prepared: Path,
+    tiny_config: MakeConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise ImportError("a broken package")
+
+    monkeypatch.setattr(TensorBoardTracker, "__init__", fail)
+    train(tiny_config("track=[tensorboard]"), data=tiny_prepared, out=tmp_path / "tracked")
+    report = "tensorboard failed (ImportError: a broken package) and is left out; training continues."
+    assert capsys.readouterr().err.count(report) == 1
+    train(tiny_config(), data=tiny_prepared, out=tmp_path / "plain")
+    one, other = (last_of(tmp_path / run).net for run in ("tracked", "plain"))
+    assert all(torch.equal(one[key], value) for key, value in other.items())

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from uumamba.runtime.locks import lock_folder
+from uumamba.runtime.files import lock_folder
 
 HOLD = """
 import fcntl, sys

@@ -20,7 +20,7 @@ from uumamba.domain_generalization import UDIM, StylePerturbation
 from uumamba.losses import CrossEntropyLoss, FocalLoss, UncertaintyWeightedLoss
 from uumamba.optim import MESA, SAM, LookSAM, Plain
 from uumamba.runtime import rank_group, rank_watch
-from uumamba.runtime.observer import Observer, Row, RunView
+from uumamba.runtime.observer import Observer, RunView
 from uumamba.runtime.rank_watch import RankWatch
 from uumamba.runtime.ranks import Ranks
 from uumamba.runtime.seeds import generator_for, seed_everything
@@ -126,35 +126,46 @@ def stop(folder: Path, ranks: Ranks, *, save_s: float = 0.0) -> None:
     trainer.fit()
 
 
-class Broken(Observer):
-    """Observer that fails in one step on one rank."""
+EVENTS = ("on_start", "on_epoch_start", "on_step", "on_epoch_end", "on_epoch_saved", "on_end", "state_dict")
+
+
+class Counter(Observer):
+    """Observer of all ranks with state."""
 
     rank_zero_only = False
-
-    def __init__(self, ranks: Ranks, *, on_rank: int, at_step: int) -> None:
-        self.fails, self.steps, self.at_step = ranks.rank == on_rank, 0, at_step
+    key = "counter"
+    steps = 0
 
     def on_step(self, run: RunView) -> None:
         self.steps += 1
-        if self.fails and self.steps == self.at_step:
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self.steps}
+
+
+def fail_in(event: str, ranks: Ranks, *, on_rank: int, **attributes: Any) -> Observer:
+    """Make an observer of all ranks whose method fails on one rank."""
+
+    def fail(self: Observer, *_: Any) -> dict[str, Any]:
+        if ranks.rank == on_rank:
             raise OSError("no space left")
+        return {}
 
-
-class BrokenTracker(Observer):
-    """Tracker, display and plot of rank 0 that fail after the first epoch."""
-
-    def on_epoch_saved(self, run: RunView, row: Row) -> None:
-        raise OSError("no space left")
+    name = f"{event.title().replace('_', '')}Fails"
+    methods: dict[str, Any] = {event: fail, "key": f"{event}_{on_rank}", "rank_zero_only": False}
+    return type(name, (Observer,), methods | attributes)()
 
 
 def train_observed(folder: Path, ranks: Ranks) -> None:
-    """Train with observers that fail on rank 0, on rank 1, and in a display on rank 0."""
+    """Train with observers that fail in each method on rank 0 or rank 1, and in a display on rank 0."""
 
     def broken_log(sentence: str) -> None:
         raise OSError("the terminal is closed")
 
-    broken = (Broken(ranks, on_rank=0, at_step=2), Broken(ranks, on_rank=1, at_step=3), BrokenTracker())
-    build_random(folder / "run", ranks, observers=broken, log=broken_log).fit(resume=True)
+    broken = [fail_in(event, ranks, on_rank=rank) for event in EVENTS for rank in (0, 1)]
+    build_random(folder / "run", ranks, observers=(Counter(),), epochs=1).fit()
+    loading = fail_in("load_state_dict", ranks, on_rank=1, key="counter")
+    build_random(folder / "run", ranks, observers=(loading, *broken), log=broken_log).fit(resume=True)
 
 
 def train_by_budget(folder: Path, ranks: Ranks) -> None:

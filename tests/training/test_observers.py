@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.training.tiny_run import BATCHES, EPOCHS, act_before, assert_same_run, bits, build_trainer, rows_of
 from uumamba.runtime.observer import Observer, RunView
 from uumamba.training import LAST, ProgressPlot, StoppedOnRequest, make_display, read_checkpoint
-from uumamba.training.row_values import finite_scalars
+from uumamba.training.run_folder import finite_scalars
 from uumamba.training.track_tensorboard import TensorBoardTracker
 
 
@@ -124,6 +124,34 @@ def test_an_observer_that_raises_is_reported_once_and_the_run_is_the_same(
     assert_same_run(tmp_path, unstopped)
 
 
+def test_an_observer_that_cannot_load_its_state_is_reported_once_and_the_run_resumes(
+    unstopped: Path, tmp_path: Path
+) -> None:
+    class Stateful(Observer):
+        key = "failing"
+
+        def state_dict(self) -> dict[str, Any]:
+            return {"steps": 1}
+
+    stop_in_third_epoch(tmp_path, Stateful())
+    said: list[str] = []
+    build_trainer(tmp_path, observers=(fail_in("load_state_dict"),), log=said.append).fit(resume=True)
+    reports = [line for line in said if "failed" in line]
+    assert reports == ["Failing failed (OSError: no space left) and is left out; training continues."]
+    assert_same_run(tmp_path, unstopped)
+
+
+def test_an_observer_that_cannot_show_a_message_is_reported_once_and_the_run_is_the_same(
+    unstopped: Path, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    observers = (fail_in("on_message"), fail_in("on_step", key="other"))
+    build_trainer(tmp_path, observers=observers, log=said.append).fit()
+    reports = [line for line in said if "failed" in line]
+    assert reports == ["Failing failed (OSError: no space left) and is left out; training continues."] * 2
+    assert_same_run(tmp_path, unstopped)
+
+
 @pytest.mark.usefixtures("plots")
 @pytest.mark.parametrize("broken", ["display", "bar", "plot", "tracker"])
 def test_a_display_plot_or_tracker_that_raises_does_not_end_the_run(
@@ -164,6 +192,18 @@ def test_a_figure_that_is_not_json_is_its_observers_error(value: Any, tmp_path: 
     build_trainer(tmp_path, observers=(Figure(),), log=said.append).fit()
     assert [line for line in said if "Figure failed (TypeError" in line]
     assert all("figure" not in row for row in rows_of(tmp_path))
+
+
+def test_an_observer_adds_values_and_replaces_none(unstopped: Path, tmp_path: Path) -> None:
+    class Figure(Observer):
+        def on_epoch_end(self, run: RunView, row: dict[str, Any]) -> None:
+            row |= {"epoch": None, "loss": 0.0, "figures": [float("nan"), {"best": float("inf")}]}
+
+    build_trainer(tmp_path, observers=(Figure(),)).fit()
+    rows = rows_of(tmp_path)
+    assert [row.pop("figures") for row in rows] == [[None, {"best": None}]] * EPOCHS
+    timeless = [[row | {"seconds": 0, "data_wait": 0} for row in found] for found in (rows, rows_of(unstopped))]
+    assert timeless[0] == timeless[1]
 
 
 def test_a_state_that_no_checkpoint_can_hold_is_its_observers_error(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.forked_ranks import read_group
-from tests.training.rank_runs import BATCHES, EPOCHS, batches, build, build_random
+from tests.training.rank_runs import BATCHES, EPOCHS, EVENTS, batches, build, build_random
 from tests.training.tiny_run import bits, rows_of, without_domain
 from uumamba.runtime.ranks import Alone
 from uumamba.training import Checkpoint, read_checkpoint
@@ -100,8 +100,12 @@ def test_observers_that_fail_on_either_rank_change_and_end_no_run(groups: Path) 
     found, expected = (bits(groups / name / "run" / "last.safetensors") for name in ("observed", "whole"))
     assert found == expected
     assert err.count("LineDisplay failed (OSError: the terminal is closed)") == 1
-    assert err.count("Broken failed (OSError: no space left)") == 1, "rank 0's; rank 1 prints nothing"
-    assert err.count("BrokenTracker failed (OSError: no space left)") == 1
+    lines = err.splitlines()
+    for event in EVENTS:
+        report = f"{event.title().replace('_', '')}Fails failed (OSError: no space left) and is left out"
+        for line in (report, f"rank 1: {report}"):
+            assert lines.count(f"{line}; training continues.") == 1, "each rank reports its own failure, once"
+    assert err.count("rank 1: LoadStateDictFails failed") == err.count("LoadStateDictFails") == 1
 
 
 def test_stopped_ranks_wait_for_the_checkpoint_of_a_slow_disk(groups: Path) -> None:

@@ -1,13 +1,13 @@
 """Scores of label maps, in files and on the terminal."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 
-from uumamba.data.case import Case, Manifest, Split
+from uumamba.data.case import Case, Split
 from uumamba.data.scan import Scan, check_same_grid, read_label
 from uumamba.evaluation import (
     EvaluationPair,
@@ -106,7 +106,7 @@ def evaluate_folder(
             _pairs(cases, found, structures, failures, stop),
             structures=structures,
             vessel_structures=_vessels(vessels, structures),
-            mirror_pairs=_mirror_pairs(manifest, structures),
+            mirror_pairs=[pair for pair in manifest.extra.get("mirror_pairs", []) if {*pair} <= {*structures}],
         )
     scores = replace(scores, failures=tuple(failures))
     _write(out, scores)
@@ -124,15 +124,14 @@ def print_summary(scores: Scores) -> None:
         return
     summary, patients = summarise(scores.rows, scores.trees), patient_table(scores.rows)
     vessels = vessel_table(summary)
-    parts = [
+    for part in (
         summary_table(scores.rows),
         domain_table(summary) if summary.domains else None,
         vessels,
         None if summary.sides is None else describe_sides(summary.sides),
         ejection_fraction_table(patients),
         why_no_patient_table(scores.rows) if vessels is None else None,
-    ]
-    for part in parts:
+    ):
         if part:
             console.print(part)
 
@@ -148,12 +147,6 @@ def _vessels(selected: Collection[str] | None, structures: Mapping[str, int]) ->
     unknown = sorted(set(selected) - structures.keys())
     require(not unknown, "--vessels", got=", ".join(unknown), expected=f"all, or any of {', '.join(structures)}")
     return tuple(name for name in structures if name in selected)
-
-
-def _mirror_pairs(manifest: Manifest, structures: Iterable[str]) -> list[tuple[str, str]]:
-    """List the manifest's left/right pairs among the scored structures."""
-    pairs = [(right, left) for right, left in manifest.extra.get("mirror_pairs", [])]
-    return [pair for pair in pairs if {*pair} <= {*structures}]
 
 
 def _pairs(
@@ -175,11 +168,10 @@ def _pairs(
 def _read_pair(case: Case, path: Path, structures: Mapping[str, int]) -> EvaluationPair:
     assert case.label is not None, "only labelled cases are read"
     label = read_label(case.label, structures=structures, case_id=case.case_id)
-    prediction = _read_prediction(case.case_id, path, label, structures)
     return EvaluationPair(
         case_id=case.case_id,
         patient_id=case.patient_id,
-        prediction=prediction.array,
+        prediction=_read_prediction(case.case_id, path, label, structures).array,
         label=label.array,
         spacing_mm=label.spacing_mm,
         phase=case.phase,
@@ -196,16 +188,27 @@ def _read_prediction(case_id: str, path: Path, label: Scan, structures: Mapping[
     try:
         prediction = read_label(path, structures=structures, case_id=case_id)
     except CaseError as error:
-        key = f"prediction {path.name}: {error.key}"
-        raise CaseError(case_id, key, got=error.got, expected=error.expected, fix=error.fix) from None
-    fix, expected = "predict the labelled scan", f"the label's shape {label.array.shape}"
-    shape, key = prediction.array.shape, f"shape of prediction {path.name}"
-    require_case(shape == label.array.shape, case_id, key, got=shape, expected=expected, fix=fix)
+        raise CaseError(
+            case_id, f"prediction {path.name}: {error.key}", got=error.got, expected=error.expected, fix=error.fix
+        ) from None
+    require_case(
+        prediction.array.shape == label.array.shape,
+        case_id,
+        f"shape of prediction {path.name}",
+        got=prediction.array.shape,
+        expected=f"the label's shape {label.array.shape}",
+        fix="predict the labelled scan",
+    )
     try:
         check_same_grid(label, prediction, case_id=case_id)
     except CaseError as error:
-        key, expected = f"grid of prediction {path.name}", "at most half a voxel to the label's grid"
-        raise CaseError(case_id, key, got=error.got, expected=expected, fix=fix) from None
+        raise CaseError(
+            case_id,
+            f"grid of prediction {path.name}",
+            got=error.got,
+            expected="at most half a voxel to the label's grid",
+            fix="predict the labelled scan",
+        ) from None
     return prediction
 
 

@@ -55,9 +55,15 @@ class MirroredSides:
         Raises:
             CaseError: the slices have another orientation.
         """
-        axis, expected = left_right_axis(geometry), f"{_join_axes(self.left_right_axes)}, as in training"
-        fix = "resample the scan to slices of the training's orientation"
-        require_case(axis in self.left_right_axes, case_id, "left/right axis", got=axis, expected=expected, fix=fix)
+        axis = left_right_axis(geometry)
+        require_case(
+            axis in self.left_right_axes,
+            case_id,
+            "left/right axis",
+            got=axis,
+            expected=f"{_join_axes(self.left_right_axes)}, as in training",
+            fix="resample the scan to slices of the training's orientation",
+        )
 
 
 def check_sides(config: RunConfig, manifest: Manifest, geometries: Iterable[Geometry]) -> MirroredSides | None:
@@ -97,8 +103,12 @@ def check_sides(config: RunConfig, manifest: Manifest, geometries: Iterable[Geom
 def _check_mirror(config: RunConfig, manifest: Manifest, sides: Sides | None, axes: Sequence[int]) -> None:
     swap, mirror_axes = config.augment.swap_sides, config.augment.mirror_axes
     if sides is None:
-        expected = f"false with {manifest.name}, a data set without left and right structures"
-        require(not swap, "augment.swap_sides", got=swap, expected=expected)
+        require(
+            not swap,
+            "augment.swap_sides",
+            got=swap,
+            expected=f"false with {manifest.name}, a data set without left and right structures",
+        )
         return
     patch_axes = [axis - (3 - len(config.training.patch_size)) for axis in axes]
     mirrored = [axis for axis in patch_axes if axis in mirror_axes]

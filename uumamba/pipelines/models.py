@@ -62,8 +62,10 @@ def load_predictor(
     stored = _find_shared_config(checkpoints)
     config = validate(stored["run"], source=str(next(iter(checkpoints))))
     structures: dict[str, int] = stored["structures"]
-    classes = len(structures) + 1
-    nets = [_load_net(config, checkpoint, path, classes=classes).to(device) for path, checkpoint in checkpoints.items()]
+    nets = [
+        _load_net(config, checkpoint, path, classes=len(structures) + 1).to(device)
+        for path, checkpoint in checkpoints.items()
+    ]
     recipe = PreprocessRecipe.from_json(stored["recipe"]) if "recipe" in stored else config.preprocess.build()
     averages = config.inference.mirror if mirror is None else mirror
     sides = MirroredSides.from_json(stored["sides"]) if "sides" in stored else None
@@ -113,32 +115,36 @@ def load_initial_weights(
     )
     source = _drop_steps_left(_prediction_weights(read_checkpoint(paths[0])))
     is_quantized = holds_scales(source)
-    expected = "weights in full precision, or the same quantization in this run"
-    require(quantize or not is_quantized, "--init", got=f"{model} (quantized)", expected=expected)
+    require(
+        quantize or not is_quantized,
+        "--init",
+        got=f"{model} (quantized)",
+        expected="weights in full precision, or the same quantization in this run",
+    )
     if quantize is not None and is_quantized:
         quantize(net)
     target = {name: value for name, value in net.state_dict().items() if not name.endswith(STEPS_LEFT)}
-    shapes = [{name: tuple(value.shape) for name, value in state.items()} for state in (source, target)]
-    names = sorted(shapes[0].keys() | shapes[1].keys())
-    different = [name for name in names if shapes[0].get(name) != shapes[1].get(name)]
+    given, own = ({name: tuple(value.shape) for name, value in state.items()} for state in (source, target))
+    different = [name for name in sorted(given.keys() | own.keys()) if given.get(name) != own.get(name)]
     for name in different:
         require(
             HEADS in name and not _is_part_of_one_head(name, source, target),
             "--init",
-            got=f"{model} with {name} of shape {shapes[0].get(name)}",
-            expected=f"the shape {shapes[1].get(name)}",
+            got=f"{model} with {name} of shape {given.get(name)}",
+            expected=f"the shape {own.get(name)}",
             fix="use the same net and quantization settings",
         )
     if different:
         warnings.warn(f"--init {model}: the heads {', '.join(different)} start fresh (other classes).", stacklevel=2)
-    scales = [name.replace(WEIGHT, f"{QUANTIZER}scale") for name in different if name.endswith(WEIGHT)]
-    initial = {*different, *scales}
+    initial = {*different, *(name.replace(WEIGHT, f"{QUANTIZER}scale") for name in different if name.endswith(WEIGHT))}
     try:
         net.load_state_dict({name: source[name] for name in source if name not in initial}, strict=False)
     except RuntimeError as error:
-        got = f"{model} ({shorten(str(error), width=240, placeholder=' ...')})"
-        expected = "weights in full precision or in the bit widths of this run"
-        raise UsageError("--init", got=got, expected=expected) from None
+        raise UsageError(
+            "--init",
+            got=f"{model} ({shorten(str(error), width=240, placeholder=' ...')})",
+            expected="weights in full precision or in the bit widths of this run",
+        ) from None
     if quantize is not None and not is_quantized:
         quantize(net)
     return different
@@ -162,13 +168,20 @@ def checkpoint_paths(model: Path | str, *, fold: str | None = None) -> list[Path
     if not folds:
         path = model if model.is_file() else newest_checkpoint(model)
         if path is None:
-            fix = "train it first" if model.exists() else "correct the path"
-            expected = f"a run folder, a fold folder with {LAST} or a checkpoint file"
-            raise UsageError("MODEL", got=model, expected=expected, fix=fix)
+            raise UsageError(
+                "MODEL",
+                got=model,
+                expected=f"a run folder, a fold folder with {LAST} or a checkpoint file",
+                fix="train it first" if model.exists() else "correct the path",
+            )
         require(fold is None, "--fold", got=fold, expected=f"no fold with {model}, the model of one fold")
         return [path]
-    expected = f"a trained fold of {model}: {', '.join(folds)}"
-    require(fold is None or fold in folds, "--fold", got=fold, expected=expected)
+    require(
+        fold is None or fold in folds,
+        "--fold",
+        got=fold,
+        expected=f"a trained fold of {model}: {', '.join(folds)}",
+    )
     return [path for name, paths in folds.items() if fold in (None, name) for path in paths]
 
 
@@ -237,9 +250,13 @@ def _find_shared_config(checkpoints: Mapping[Path, Checkpoint]) -> dict[str, Any
     first: dict[str, Any] = {}
     for path, checkpoint in checkpoints.items():
         stored = checkpoint.config
-        if not (isinstance(stored, dict) and {"run", "structures"} <= stored.keys()):
-            fix = "load read_checkpoint(path).net into your network, and build a Predictor of the network"
-            raise UsageError("MODEL", got=path, expected="a checkpoint of uumamba train", fix=fix)
+        require(
+            isinstance(stored, dict) and {"run", "structures"} <= stored.keys(),
+            "MODEL",
+            got=path,
+            expected="a checkpoint of uumamba train",
+            fix="load read_checkpoint(path).net into your network, and build a Predictor of the network",
+        )
         first = first or stored
         # Compared again with defaults, since a fold trained by another version may lack a key.
         require(
@@ -255,8 +272,10 @@ def _find_shared_config(checkpoints: Mapping[Path, Checkpoint]) -> dict[str, Any
 
 def _prediction_parts(stored: Mapping[str, Any]) -> list[Any]:
     """List the parts of a configuration that averaged folds must share."""
-    run = [stored["run"].get(part) for part in ("net", "preprocess", "training", "quantization")]
-    return [*run, *(stored.get(key) for key in ("structures", "sides", "recipe"))]
+    return [
+        *(stored["run"].get(part) for part in ("net", "preprocess", "training", "quantization")),
+        *(stored.get(key) for key in ("structures", "sides", "recipe")),
+    ]
 
 
 def _load_net(config: RunConfig, checkpoint: Checkpoint, path: Path, *, classes: int) -> nn.Module:
@@ -268,9 +287,12 @@ def _load_net(config: RunConfig, checkpoint: Checkpoint, path: Path, *, classes:
     try:
         net.load_state_dict(_prediction_weights(checkpoint))
     except RuntimeError as error:
-        got = shorten(str(error), width=240, placeholder=" ...")
-        expected = "the weights of the network in its configuration"
-        raise UsageError(str(path), got=got, expected=expected, fix="train again") from None
+        raise UsageError(
+            str(path),
+            got=shorten(str(error), width=240, placeholder=" ..."),
+            expected="the weights of the network in its configuration",
+            fix="train again",
+        ) from None
     _warn_if_unfinished(config, checkpoint, net, path)
     return net.eval()
 

@@ -75,9 +75,9 @@ def predict(
         predictor = load_predictor(model, device=device, fold=fold, mirror=mirror)
         out = make_folder(out)
         for case_id, path in track(list(cases.items()), description="predict", enabled=progress):
-            done = len(written) + len(failures)
             stop.raise_if_requested(
-                f"after predicting {done} of {len(cases)} cases; run the same command to predict all"
+                f"after predicting {len(written) + len(failures)} of {len(cases)} cases; run the same command to "
+                "predict all"
             )
             try:
                 written.append(_predict_one(predictor, case_id, path, out, save_probabilities=save_probabilities))
@@ -142,8 +142,7 @@ def _check_inputs_kept(cases: Mapping[str, Path], inputs: Iterable[Path | str], 
             given |= {file.resolve() for file in (case.image, case.label) if file is not None}
     for case_id in cases:
         target = out / f"{case_id}.nii.gz"
-        expected = f"a folder without the input {target.name}"
-        require(target.resolve() not in given, "--out", got=out, expected=expected)
+        require(target.resolve() not in given, "--out", got=out, expected=f"a folder without the input {target.name}")
 
 
 def _predict_one(predictor: Predictor, case_id: str, path: Path, out: Path, *, save_probabilities: bool) -> Path:

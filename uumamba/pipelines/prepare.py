@@ -8,9 +8,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import Progress
-
 from uumamba.config import RunConfig
 from uumamba.data.case import MANIFEST_NAME, Case, Manifest, Split
 from uumamba.data.foreground import compute_statistics, store_foreground
@@ -21,9 +18,9 @@ from uumamba.pipelines.datasets import RawFolder, check_out_option, record_failu
 from uumamba.pipelines.jobs import list_jobs
 from uumamba.pipelines.run_layout import ALL_CASES
 from uumamba.runtime.errors import CaseError
-from uumamba.runtime.files import make_folder, write_json
-from uumamba.runtime.locks import lock_folder
+from uumamba.runtime.files import lock_folder, make_folder, write_json
 from uumamba.runtime.parallel_cases import each_case
+from uumamba.runtime.progress_bar import track
 from uumamba.runtime.stop import StopRequest
 
 _CASES_PER_LINE = 50
@@ -176,21 +173,19 @@ class _Preparation:
         done: list[str] = []
         items = {case.case_id: case for case in cases}
         shows_bar = sys.stderr.isatty() if self.progress is None else self.progress
-        with Progress(console=Console(stderr=True), disable=not shows_bar) as bar:
-            task = bar.add_task(name, total=len(items))
-            outcomes = each_case(partial(_catch_warnings, work), items, workers=self.workers)
-            for count, (case_id, outcome) in enumerate(outcomes, start=1):
-                if isinstance(outcome, CaseError):
-                    self.failures.append(outcome)
-                else:
-                    done.append(case_id)
-                    self._warn_once(outcome)
-                bar.advance(task)
-                if not shows_bar and (count % _CASES_PER_LINE == 0 or count == len(items)):
-                    print(f"{name}: {count} of {len(items)} cases", file=sys.stderr)
-                self.stop.raise_if_requested(
-                    f"after {doing} {count} of {len(items)} cases; run the same command to continue"
-                )
+        outcomes = each_case(partial(_catch_warnings, work), items, workers=self.workers)
+        shown = track(outcomes, description=name, total=len(items), enabled=shows_bar)
+        for count, (case_id, outcome) in enumerate(shown, start=1):
+            if isinstance(outcome, CaseError):
+                self.failures.append(outcome)
+            else:
+                done.append(case_id)
+                self._warn_once(outcome)
+            if not shows_bar and (count % _CASES_PER_LINE == 0 or count == len(items)):
+                print(f"{name}: {count} of {len(items)} cases", file=sys.stderr)
+            self.stop.raise_if_requested(
+                f"after {doing} {count} of {len(items)} cases; run the same command to continue"
+            )
         return done
 
     def record_failures(self) -> list[CaseError]:

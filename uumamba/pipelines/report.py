@@ -14,9 +14,7 @@ from uumamba.pipelines.datasets import FAILURE_KEYS, FAILURES_NAME, find_predict
 from uumamba.pipelines.run_layout import compute_spreads, fold_folders, validated_trainings
 from uumamba.runtime.errors import CaseError, UsageError, require, require_case
 from uumamba.runtime.files import write_text
-from uumamba.training.run_log import RunLog
-
-HTML_SUFFIXES = (".html", ".htm")
+from uumamba.training.run_folder import RunLog
 
 
 def report(run_or_scores: Path | str, out: Path | str) -> Path:
@@ -38,15 +36,15 @@ def report(run_or_scores: Path | str, out: Path | str) -> Path:
         UsageError: ``out`` is no HTML file, there are no scores, or a file in their folder has another content.
     """
     out = Path(out)
-    require(out.suffix.lower() in HTML_SUFFIXES, "--out", got=out, expected="a file name with the suffix .html")
+    require(out.suffix.lower() in (".html", ".htm"), "--out", got=out, expected="a file name with the suffix .html")
     scores = Path(run_or_scores)
     scores = scores / SCORES_NAME if scores.is_dir() else scores
     rows, folder = read_scores(scores), scores.parent
     manifest_path, trees = folder / "prepared" / MANIFEST_NAME, folder / TREES_NAME
     manifest = Manifest.read(manifest_path) if manifest_path.is_file() else None
     overlays, notes = _overlays(folder, manifest, rows)
-    found = fold_folders(folder / "run")
-    training = {each.title: log for each in found if (log := RunLog(each.path / "metrics.jsonl").rows())}
+    logs = {each.title: RunLog(each.path / "metrics.jsonl").rows() for each in fold_folders(folder / "run")}
+    training = {title: rows for title, rows in logs.items() if rows}
     if not training:
         notes.append("There is no training curve because the scores' folder has no run/fold_*/metrics.jsonl.")
     origin = (("Data", manifest.reference), ("Licence of the data", manifest.licence)) if manifest else ()
@@ -92,15 +90,26 @@ def _overlays(folder: Path, manifest: Manifest | None, rows: Sequence[ScoreRow])
 
 def _load_case(manifest: Manifest, found: Mapping[str, Path], case_id: str) -> OverlayCase:
     case = manifest.by_id(case_id)
-    fix = "make the scores and the report from one run"
     if case.label is None or case_id not in found:
-        missing = "label" if case.label is None else "prediction"
-        raise CaseError(case_id, missing, got="no file", expected="the scored file", fix=fix)
+        raise CaseError(
+            case_id,
+            "label" if case.label is None else "prediction",
+            got="no file",
+            expected="the scored file",
+            fix="make the scores and the report from one run",
+        )
     image = read_image(case.image, case_id=case_id)
     label = read_label(case.label, structures=manifest.structures, case_id=case_id)
     prediction = read_label(found[case_id], structures=manifest.structures, case_id=case_id)
-    shapes, expected = (image.array.shape, label.array.shape, prediction.array.shape), "one shape of all three"
-    require_case(len({*shapes}) == 1, case_id, "shape", got=shapes, expected=expected, fix="predict the case again")
+    shapes = (image.array.shape, label.array.shape, prediction.array.shape)
+    require_case(
+        len({*shapes}) == 1,
+        case_id,
+        "shape",
+        got=shapes,
+        expected="one shape of all three",
+        fix="predict the case again",
+    )
     return OverlayCase(case_id, image.array, prediction.array, label.array, image.affine, image.spacing_mm)
 
 

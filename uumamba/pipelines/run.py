@@ -121,8 +121,11 @@ def run(
             return RunResult(out, None, None, prepared.failures)
         chosen = {job.folder.fold: job.validation_ids for job in jobs}
         say("predict: the validation cases of fold " + ", ".join(chosen))
-        case_ids = {case_id for job in planned for case_id in job.validation_ids}
-        missing = select_failures(manifest.select(case_ids=case_ids), prepared.failures, manifest=manifest)
+        missing = select_failures(
+            manifest.select(case_ids={case_id for job in planned for case_id in job.validation_ids}),
+            prepared.failures,
+            manifest=manifest,
+        )
         scores = _predict_and_score(out, chosen, missing=missing, device=device.partition(",")[0], progress=progress)
         before_report(out, jobs)
         report(out, out / "report.html")
@@ -147,8 +150,7 @@ def _predict_and_score(
         ).failures
     record_failures(out / "predictions", failures)  # of all folds: each call wrote one fold's
     scored = {case_id for case_ids in chosen.values() for case_id in case_ids}
-    failed = [*missing, *failures]
-    scores = evaluate_folder(out / "predictions", out / "prepared", out, case_ids=scored, failed=failed)
+    scores = evaluate_folder(out / "predictions", out / "prepared", out, case_ids=scored, failed=[*missing, *failures])
     if not scores.rows:
         raise _error_of_all(scores.failures, "failures.json")
     return scores
@@ -172,5 +174,10 @@ def _check_prepared(prepared: PrepareResult, allow_missing: bool, say: Callable[
 def _error_of_all(failures: Sequence[CaseError], listed: str) -> CaseError:
     """Return the first failure; its fix names the file with all failures."""
     first = failures[0]
-    fix = f"{first.fix}, and correct all {len(failures)} failed cases in {listed}"
-    return CaseError(first.case_id, first.key, got=first.got, expected=first.expected, fix=fix)
+    return CaseError(
+        first.case_id,
+        first.key,
+        got=first.got,
+        expected=first.expected,
+        fix=f"{first.fix}, and correct all {len(failures)} failed cases in {listed}",
+    )

@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -31,8 +32,7 @@ from uumamba.evaluation.tables import spread_table
 from uumamba.runtime.errors import require
 from uumamba.runtime.files import write_json
 from uumamba.runtime.observer import Observer, RunView
-from uumamba.training.run_folder import list_checkpoints
-from uumamba.training.run_log import RunLog
+from uumamba.training.run_folder import RunLog, list_checkpoints
 
 Section = TypeVar("Section")
 FOLDS = ("0", "1", "2", "3", "4")
@@ -99,8 +99,12 @@ def select_folders(run: Path, *, fold: str, seeds: Sequence[int] | None = None) 
     require(fold in known, "--fold", got=fold, expected=f"one of {', '.join(known)}")
     folds = FOLDS if fold == EVERY_FOLD else (fold,)
     if seeds is not None:
-        valid = seeds and len(set(seeds)) == len(seeds) and min(seeds) >= 0
-        require(valid, "--seeds", got=seeds, expected="different integers of at least 0")
+        require(
+            seeds and len(set(seeds)) == len(seeds) and min(seeds) >= 0,
+            "--seeds",
+            got=seeds,
+            expected="different integers of at least 0",
+        )
     for found in fold_folders(run):
         require(
             (found.seed is None) == (seeds is None),
@@ -152,31 +156,36 @@ class RunManifest(Observer):
     def on_start(self, run: RunView) -> None:
         """Add an entry."""
         if run.epochs_done < run.epochs:
-            started = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
-            entry = {"started": started, "epochs_done": run.epochs_done, "epochs": run.epochs}
+            entry = {
+                "started": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+                "epochs_done": run.epochs_done,
+                "epochs": run.epochs,
+            }
             starts = _read_section(self.path, "starts", list) or []
             write_json(self.path, {"starts": [*starts, entry | self._describe_run()]})
 
     def _describe_run(self) -> dict[str, Any]:
         config = json.dumps(self._config.as_json(), sort_keys=True)
+        manifest, device = self._folder.manifest, self._device
         return {
             "command": command_line(sys.argv),
             "fold": self._fold,
             "seed": self._config.seed,
             "config": {"name": self._config.name, "sha256": hashlib.sha256(config.encode()).hexdigest()},
-            "data": {"name": self._folder.manifest.name, "sha256": self._folder.sha256()},
-            "cases": self._count_cases(),
+            "data": {"name": manifest.name, "sha256": self._folder.sha256()},
+            "cases": {
+                use: dict(sorted(Counter(case.domain for case in manifest.select(case_ids=case_ids)).items()))
+                for use, case_ids in self._case_ids.items()
+            },
             "git": git_commit(Path(__file__).parent),
             "versions": {"python": platform.python_version()} | _versions(),
-            "machine": _machine(self._device),
-        }
-
-    def _count_cases(self) -> dict[str, dict[str, int]]:
-        """Count each domain's cases by use."""
-        select = self._folder.manifest.select
-        return {
-            use: dict(sorted(Counter(case.domain for case in select(case_ids=case_ids)).items()))
-            for use, case_ids in self._case_ids.items()
+            "machine": {
+                "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+                "processor": _processor_name(),
+                "cores": count_cores(),
+                "device": device,
+                "accelerator": describe_accelerator(device) if device.startswith("cuda") else None,
+            },
         }
 
 
@@ -301,21 +310,9 @@ def _git(folder: Path, *arguments: str) -> str | None:
 def _versions() -> dict[str, str]:
     found = {}
     for name in PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             found[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return found
-
-
-def _machine(device: str) -> dict[str, Any]:
-    return {
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "processor": _processor_name(),
-        "cores": count_cores(),
-        "device": device,
-        "accelerator": describe_accelerator(device) if device.startswith("cuda") else None,
-    }
 
 
 def count_cores() -> int:
@@ -330,9 +327,7 @@ def describe_accelerator(device: str) -> str:
 
 def _processor_name() -> str:
     """Return the processor's name, or its architecture without a name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else ()
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
+    return next(names, platform.processor() or platform.machine())

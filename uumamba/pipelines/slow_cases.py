@@ -30,8 +30,7 @@ from uumamba.domain_generalization import (
 from uumamba.pipelines.datasets import RawFolder
 from uumamba.pipelines.run_layout import newest_checkpoint
 from uumamba.runtime.errors import UsageError, require
-from uumamba.runtime.files import make_folder, report_write_errors
-from uumamba.runtime.locks import lock_folder
+from uumamba.runtime.files import lock_folder, make_folder, report_write_errors
 from uumamba.runtime.network import finest_logits
 from uumamba.runtime.observer import Observer, RunView
 from uumamba.runtime.stop import StopRequest
@@ -98,8 +97,12 @@ def group_names(manifest: Manifest, case_ids: Sequence[str], group_by: GroupBy |
         UsageError: no case has a value of ``group_by``.
     """
     names = [None if group_by is None else getattr(manifest.by_id(case_id), group_by) for case_id in case_ids]
-    expected = f"null or a property of the cases of {manifest.name}"
-    require(group_by is None or any(names), "training.useful.group_by", got=group_by, expected=expected)
+    require(
+        group_by is None or any(names),
+        "training.useful.group_by",
+        got=group_by,
+        expected=f"null or a property of the cases of {manifest.name}",
+    )
     return names
 
 
@@ -196,11 +199,12 @@ class SlowCases:
             try:
                 elbow_reached = probe.add(outputs)
             except UsageError as error:
-                got, fix = (
-                    f"a probe with {error.key} {error.got}",
-                    "lower the learning rate, or set training.useful=null",
-                )
-                raise UsageError("training.useful", got=got, expected=error.expected, fix=fix) from error
+                raise UsageError(
+                    "training.useful",
+                    got=f"a probe with {error.key} {error.got}",
+                    expected=error.expected,
+                    fix="lower the learning rate, or set training.useful=null",
+                ) from error
             if elbow_reached or len(probe.errors) > useful.most_epochs:  # the first error is that of the start
                 raise _ProbeEnd
             return {"dice": 1 - outputs.error}
@@ -231,8 +235,13 @@ class SlowCases:
             return read_slow_examples(path, size=len(self.training), fingerprint=self._fingerprint(self.folder))
         found = read_slow_examples(path)
         others = sorted({*found.settings.get("slow_cases", ())}.difference(self.training))
-        expected, fix = "slow cases among the training cases of this data set", "find the slow examples again"
-        require(not others, str(path), got=", ".join(others), expected=expected, fix=fix)
+        require(
+            not others,
+            str(path),
+            got=", ".join(others),
+            expected="slow cases among the training cases of this data set",
+            fix="find the slow examples again",
+        )
         return found
 
     def _find_other_settings(self, found: SlowExamples) -> dict[str, Any]:

@@ -1,13 +1,11 @@
 """Training of folds and seeds on prepared cases."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-from torch import nn
 
 from uumamba.config import RunConfig
 from uumamba.config.track import build_trackers
@@ -18,7 +16,7 @@ from uumamba.pipelines.jobs import Job, list_jobs
 from uumamba.pipelines.run_layout import RUN_MANIFEST_NAME, RunManifest, write_run_summary
 from uumamba.pipelines.slow_cases import training_case_ids
 from uumamba.runtime.device_jobs import run_on_devices
-from uumamba.runtime.observer import Observer, to_stderr
+from uumamba.runtime.observer import Observer, describe_failure, to_stderr
 from uumamba.runtime.stop import StopRequest
 from uumamba.training import ALONE, Ranks, Trainer, standard_observers
 
@@ -109,90 +107,6 @@ def train_jobs(
         write_run_summary(jobs[0].folder.run)
 
 
-@dataclass
-class FoldTraining:
-    """Training of one fold, completed by the steps before ``fit``.
-
-    Args:
-        job: configuration, cases and sides of the training.
-        folder: the prepared cases.
-        cases: ids of the training cases, in order.
-        run_dir: the fold folder; None stores nothing, as for a probe.
-        init: a model to start the network from.
-        device: torch's name of the device.
-        ranks: the processes that train together.
-        force: keep stored slow cases of other settings.
-        say: called with each sentence.
-        observers: observers of the training.
-        validate: validation in place of the fold's.
-    """
-
-    job: Job
-    folder: PreparedFolder
-    cases: Sequence[str]
-    run_dir: Path | None
-    init: str | None
-    device: str
-    ranks: Ranks
-    force: bool
-    say: Callable[[str], None]
-    observers: Sequence[Observer] = ()
-    validate: Callable[[nn.Module], dict[str, float]] | None = None
-    trainer: Trainer = field(init=False)
-
-    def find_slow_cases(self) -> None:
-        """List slowly learned cases several times, found by a short training."""
-        if self.run_dir is not None:
-            run_dir, build_probe, say = self.run_dir, self._build_probe, self.say
-            self.cases = training_case_ids(
-                self.job.config,
-                self.folder,
-                self.cases,
-                run_dir=run_dir,
-                build_probe=build_probe,
-                say=say,
-                ranks=self.ranks,
-                force=self.force,
-            )
-
-    def build(self) -> None:
-        """Build the trainer."""
-        self.trainer = build_trainer(
-            self.job,
-            self.folder,
-            run_dir=self.run_dir,
-            init=self.init,
-            device=self.device,
-            cases=self.cases,
-            validate=self.validate,
-            observers=self.observers,
-            ranks=self.ranks,
-        )
-
-    def calibrate(self) -> None:
-        """Calibrate quantized activations."""
-        calibrate_at_start(self.trainer, self.job.config, self.folder, self.cases)
-
-    def check_method(self) -> None:
-        """Check the domain-generalization method against the network."""
-        check_method_at_start(self.trainer, self.job.config)
-
-    def _build_probe(self, config: RunConfig, **options: Any) -> Trainer:
-        probe = replace(self, job=replace(self.job, config=config), run_dir=None, ranks=ALONE, **options)
-        for step in BEFORE_FIT.values():
-            step(probe)
-        return probe.trainer
-
-
-BEFORE_FIT: Mapping[str, Callable[[FoldTraining], None]] = {
-    "find slow cases": FoldTraining.find_slow_cases,
-    "build": FoldTraining.build,
-    "calibrate": FoldTraining.calibrate,
-    "check the method": FoldTraining.check_method,
-}
-"""Steps of a fold's training before ``fit``, in order."""
-
-
 def _train_job(
     job: Job,
     *,
@@ -209,33 +123,57 @@ def _train_job(
 
     ``say`` replaces the progress bar where folds are trained in parallel.
     """
-    config, target = job.config, job.folder
-    trackers = build_trackers(
-        config.track, run=target.run, fold=target.name, experiment=config.name, parameters=config.as_json()
-    )
-    manifest = RunManifest(
-        target.path / RUN_MANIFEST_NAME,
-        config,
+    target, show = job.folder, say or to_stderr
+    build = partial(_build_ready, folder=folder, init=init, device=device)
+
+    def build_probe(config: RunConfig, **options: Any) -> Trainer:
+        return build(replace(job, config=config), cases=job.training_ids, run_dir=None, **options)
+
+    cases = training_case_ids(
+        job.config,
         folder,
-        fold=target.fold,
-        case_ids={"training": job.training_ids, "validation": job.validation_ids},
-        device=device,
-    )
-    training = FoldTraining(
-        job,
-        folder,
-        cases=job.training_ids,
+        job.training_ids,
         run_dir=target.path,
-        init=init,
-        device=device,
+        build_probe=build_probe,
+        say=show,
         ranks=ranks,
         force=force,
-        say=say or to_stderr,
-        observers=(*standard_observers(progress=progress if say is None else False, log=say), manifest, *trackers),
     )
-    for step in BEFORE_FIT.values():
-        step(training)
-    training.trainer.fit(resume=resume, force=force)
+    observers = (
+        *standard_observers(progress=progress if say is None else False, log=say),
+        RunManifest(
+            target.path / RUN_MANIFEST_NAME,
+            job.config,
+            folder,
+            fold=target.fold,
+            case_ids={"training": job.training_ids, "validation": job.validation_ids},
+            device=device,
+        ),
+        *_build_trackers(job, say=show if ranks.is_rank_zero else None),
+    )
+    trainer = build(job, cases=cases, run_dir=target.path, observers=observers, ranks=ranks)
+    trainer.fit(resume=resume, force=force)
+
+
+def _build_ready(job: Job, *, folder: PreparedFolder, cases: Sequence[str], **options: Any) -> Trainer:
+    """Build a trainer, calibrate its network and check its method."""
+    trainer = build_trainer(job, folder, cases=cases, **options)
+    calibrate_at_start(trainer, job.config, folder, cases)
+    check_method_at_start(trainer, job.config)
+    return trainer
+
+
+def _build_trackers(job: Job, *, say: Callable[[str], None] | None) -> Iterator[Observer]:
+    """Build the trackers of a training; report those that fail."""
+    config, target = job.config, job.folder
+    for name in dict.fromkeys(config.track):
+        try:
+            yield from build_trackers(
+                [name], run=target.run, fold=target.name, experiment=config.name, parameters=config.as_json()
+            )
+        except Exception as error:  # noqa: BLE001 a record is worth less than the training, as in ObserverList
+            if say is not None:
+                say(describe_failure(name, error))
 
 
 def _report_unused(manifest: Manifest, job: Job) -> None:
@@ -243,5 +181,7 @@ def _report_unused(manifest: Manifest, job: Job) -> None:
     used, cases = {*job.training_ids, *job.validation_ids}, manifest.select(split="training")
     if unused := Counter(case.domain for case in cases if case.case_id not in used):
         by_domain = ", ".join(f"{count} of {domain}" for domain, count in sorted(unused.items()))
-        counts = f"{unused.total()} of {len(cases)}"
-        to_stderr(f"train: {counts} cases are used neither for training nor for validation: {by_domain}")
+        to_stderr(
+            f"train: {unused.total()} of {len(cases)} cases are used neither for training nor for validation: "
+            f"{by_domain}"
+        )

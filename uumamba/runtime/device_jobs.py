@@ -9,8 +9,8 @@ import signal
 import threading
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -80,17 +80,20 @@ def run_on_devices(work: Work, jobs: Mapping[str, Any], devices: Sequence[str], 
     """
     waiting, free, running, done = dict(jobs), list(devices), list[_Running](), 0
     threads = max(1, torch.get_num_threads() // len(devices))
-    with StopRequest() as stop, _end_all(running):
-        while (waiting and stop.signal_name is None) or running:
-            while waiting and free and stop.signal_name is None:
-                name = next(iter(waiting))
-                running.append(_start_job(work, name, waiting.pop(name), free.pop(0), threads))
-            if stop.signal_name is not None:
-                _request_stop(running)
-            for ended in _collect_ended(running, say):
-                running.remove(ended)
-                free.append(ended.device)
-                done += _is_done(ended, stop)
+    with StopRequest() as stop:
+        try:
+            while (waiting and stop.signal_name is None) or running:
+                while waiting and free and stop.signal_name is None:
+                    name = next(iter(waiting))
+                    running.append(_start_job(work, name, waiting.pop(name), free.pop(0), threads))
+                if stop.signal_name is not None:
+                    _request_stop(running)
+                for ended in _collect_ended(running, say):
+                    running.remove(ended)
+                    free.append(ended.device)
+                    done += _is_done(ended, stop)
+        finally:
+            _end_all(running)
         if done < len(jobs):
             stop.raise_if_requested(f"with {done} of {len(jobs)} done; continue with --resume")
 
@@ -154,20 +157,16 @@ def _request_stop(running: Sequence[_Running]) -> None:
             each.process.terminate()
 
 
-@contextmanager
-def _end_all(running: list[_Running]) -> Iterator[None]:
-    """Stop all remaining processes when the block ends."""
-    try:
-        yield
-    finally:
-        _request_stop(running)
-        until = monotonic() + SECONDS_TO_END
-        while running and monotonic() < until:
-            for ended in _collect_ended(running, lambda sentence: None):
-                running.remove(ended)
-        for left in running:
-            left.process.kill()
-            left.process.join()
+def _end_all(running: list[_Running]) -> None:
+    """Stop all remaining processes."""
+    _request_stop(running)
+    until = monotonic() + SECONDS_TO_END
+    while running and monotonic() < until:
+        for ended in _collect_ended(running, lambda sentence: None):
+            running.remove(ended)
+    for left in running:
+        left.process.kill()
+        left.process.join()
 
 
 def _run_job(work: Work, job: Any, device: str, threads: int, connection: Connection) -> None:

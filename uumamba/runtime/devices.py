@@ -31,8 +31,12 @@ def resolve_device(name: str) -> str:
     if known is None:
         raise UsageError("--device", got=name, expected="cpu, cuda, cuda:1 or auto", fix="choose one of these devices")
     if int(known[1] or 0) >= count:
-        found = f"cpu or a CUDA device up to cuda:{count - 1}" if count else "cpu, as torch finds no CUDA device"
-        raise UsageError("--device", got=name, expected=found, fix="use --device auto")
+        raise UsageError(
+            "--device",
+            got=name,
+            expected=f"cpu or a CUDA device up to cuda:{count - 1}" if count else "cpu, as torch finds no CUDA device",
+            fix="use --device auto",
+        )
     return name
 
 

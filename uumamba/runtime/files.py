@@ -1,8 +1,9 @@
-"""Atomic file writes.
+"""Atomic file writes, and folder locks.
 
 A file is complete or absent, whenever the process ends.
 """
 
+import fcntl
 import json
 import os
 import tempfile
@@ -88,13 +89,46 @@ def make_folder(path: Path | str) -> Path:
         raise UsageError(str(path), got=found, expected="a writable folder", fix="choose another output path") from None
 
 
+@contextmanager
+def lock_folder(folder: Path, *, doing: str) -> Iterator[None]:
+    """Lock an existing folder against every other process.
+
+    Args:
+        folder: gets a file ``.lock`` with the number of the process; the file is never deleted.
+        doing: purpose of the lock, such as ``"training"``, for the message of the next process.
+
+    Raises:
+        UsageError: another process holds the lock.
+        UumambaError: the disk is full, or the folder may not be written to.
+    """
+    # A record lock (lockf) ends with this process, also after a kill. A flock would remain for seconds in the data
+    # loader's forked workers, and a resumed run would be refused.
+    with report_write_errors(folder / ".lock"):
+        stream = (folder / ".lock").open("a+", encoding="utf-8")
+    with stream:
+        try:
+            fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            stream.seek(0)
+            raise UsageError(
+                str(folder),
+                got=f"a lock of {stream.read().strip() or 'unknown process'}",
+                expected=f"a folder without another process {doing} in it",
+                fix="wait for that process or choose another folder",
+            ) from None
+        with report_write_errors(folder / ".lock"):
+            # Not through the stream, whose buffer would be written again when it is closed.
+            os.ftruncate(stream.fileno(), 0)
+            os.write(stream.fileno(), f"process {os.getpid()}".encode())
+        yield
+
+
 def write_json(path: Path | str, value: Any) -> None:
     """Write a JSON file atomically.
 
     Two spaces of indent, keys in the given order, a final newline; NaN is refused.
     """
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_text(path, text)
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_text(path: Path | str, text: str) -> None:

@@ -57,7 +57,8 @@ class Observer:
 
     Attributes:
         may_fail: an error is reported, and the observer is called no more; otherwise an error ends the run.
-        rank_zero_only: the observer exists on rank 0 only, and must not make collective calls.
+        rank_zero_only: the observer exists on rank 0 only. An observer may make collective calls if this and
+            ``may_fail`` are False; otherwise a rank could wait for one that has no observer any more.
         key: name of its state in the checkpoint; without a name no state is stored.
 
     Example:
@@ -113,8 +114,8 @@ class ObserverList(AbstractContextManager["ObserverList"]):
     """Context manager that calls observers in order and reports their failures.
 
     An observer with ``may_fail`` that raises is reported once and called no more: hours of computing are worth more
-    than a record. Every rank decides alone, without a collective call, so no rank waits for another. A sentence that no
-    observer shows goes to stderr of rank 0.
+    than a record. Every rank decides and reports alone, without a collective call, so no rank waits for another. A
+    sentence that no observer shows goes to stderr of rank 0.
 
     Args:
         observers: called in this order; on other ranks than rank 0 only those without ``rank_zero_only``.
@@ -162,7 +163,7 @@ class ObserverList(AbstractContextManager["ObserverList"]):
         self._call(lambda each: each.on_step(self.run))
 
     def on_epoch_end(self, row: Row) -> None:
-        """Call ``on_epoch_end`` of each.
+        """Call ``on_epoch_end`` of each, and add new values to the row.
 
         Values that are not JSON are an error of their observer.
         """
@@ -171,7 +172,7 @@ class ObserverList(AbstractContextManager["ObserverList"]):
             longer = dict(row)
             each.on_epoch_end(self.run, longer)
             json.dumps(longer)
-            row.update(longer)
+            row.update(longer | row)
 
         self._call(add)
 
@@ -184,8 +185,7 @@ class ObserverList(AbstractContextManager["ObserverList"]):
         shown: list[bool] = []
         self._call(lambda each: shown.append(each.on_message(sentence)))
         if not any(shown) and self.run.ranks.is_rank_zero:
-            with suppress(OSError, ValueError):  # stderr is closed
-                to_stderr(sentence)
+            to_stderr(sentence)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the states by key.
@@ -216,10 +216,25 @@ class ObserverList(AbstractContextManager["ObserverList"]):
                 if not each.may_fail:
                     raise
                 self._observers = [left for left in self._observers if left is not each]
-                reason = f"{type(error).__name__}: {summarize_error(error)}"
-                self.say(f"{type(each).__name__} failed ({reason}) and is left out; training continues.")
+                report, ranks = describe_failure(type(each).__name__, error), self.run.ranks
+                if ranks.is_rank_zero:
+                    self.say(report)
+                else:
+                    to_stderr(f"rank {ranks.rank}: {report}")
+
+
+def describe_failure(name: str, error: Exception) -> str:
+    """Describe the failure of an observer that is left out.
+
+    Example:
+        >>> describe_failure("ProgressPlot", OSError("no space left"))
+        'ProgressPlot failed (OSError: no space left) and is left out; training continues.'
+    """
+    reason = f"{type(error).__name__}: {summarize_error(error)}"
+    return f"{name} failed ({reason}) and is left out; training continues."
 
 
 def to_stderr(sentence: str) -> None:
-    """Print to stderr and flush, also if stderr is a file."""
-    print(sentence, file=sys.stderr, flush=True)
+    """Print to stderr and flush; a closed stderr is no error."""
+    with suppress(OSError, ValueError):
+        print(sentence, file=sys.stderr, flush=True)

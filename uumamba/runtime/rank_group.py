@@ -173,9 +173,11 @@ class Group:
             }
             return unflatten(tensors, header["rest"])
         tensors, rest = flatten(tree)
-        kinds = [[name, str(t.dtype).removeprefix("torch."), list(t.shape)] for name, t in tensors.items()]
-        header = json.dumps({"tensors": kinds, "rest": rest}).encode()
-        self._send_bytes(source, torch.tensor(list(header), dtype=torch.uint8))
+        header = {
+            "tensors": [[name, str(t.dtype).removeprefix("torch."), list(t.shape)] for name, t in tensors.items()],
+            "rest": rest,
+        }
+        self._send_bytes(source, torch.tensor(list(json.dumps(header).encode()), dtype=torch.uint8))
         for tensor in tensors.values():
             self._send_bytes(source, tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8))
         return tree
@@ -206,8 +208,8 @@ def _select_error(error: BaseException, watch: RankWatch) -> BaseException:
             f"Another process of the group disappeared ({summarize_error(lost).rstrip('.')}), perhaps killed for lack "
             "of memory. Fix: continue from the last checkpoint with --resume."
         )
-    message = str(error) or type(error).__name__
-    return watch.end_group(message, exit_code=getattr(error, "exit_code", EXIT_FAILED)) or error
+    exit_code = getattr(error, "exit_code", EXIT_FAILED)
+    return watch.end_group(str(error) or type(error).__name__, exit_code=exit_code) or error
 
 
 def _find_connection_error(error: BaseException | None) -> RuntimeError | None:

@@ -8,8 +8,7 @@ from uumamba.training.checkpoint import Checkpoint, DamagedCheckpointError, read
 from uumamba.training.display import make_display, standard_observers
 from uumamba.training.prefetcher import Prefetcher
 from uumamba.training.progress_plot import ProgressPlot, draw_progress
-from uumamba.training.run_folder import BEST, LAST, PREVIOUS, RunFolder
-from uumamba.training.run_log import RunLog
+from uumamba.training.run_folder import BEST, LAST, PREVIOUS, RunFolder, RunLog
 from uumamba.training.run_state import MovingAverage
 from uumamba.training.schedule import by_budget, constant, cosine, poly
 from uumamba.training.supervised_objective import SupervisedObjective

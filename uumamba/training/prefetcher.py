@@ -63,7 +63,8 @@ class Prefetcher:
     def move_to(self, device: torch.device | str, *, channels_last: bool = False) -> None:
         """Choose the device of the step, and the memory format of images."""
         self.device, self.channels_last = torch.device(device), channels_last
-        self._stream: torch.cuda.Stream | None = None
+        has_stream = self.read_ahead and self.device.type == "cuda"
+        self._stream = torch.cuda.Stream(self.device) if has_stream else None
 
     @contextmanager
     def load(self, batches: Iterable[Batch]) -> Iterator[Iterator[Batch]]:
@@ -72,8 +73,6 @@ class Prefetcher:
         At the end of the block the thread has ended and a generator is closed. An error of the batches or of the
         augmentation is raised at the request of its batch.
         """
-        if self.read_ahead and self.device.type == "cuda" and self._stream is None:
-            self._stream = torch.cuda.Stream(self.device)
         source = iter(batches)
         try:
             with closing(self._load_all(source)) as loaded:

@@ -1,7 +1,7 @@
 """Optimizer steps with retries after out-of-memory and failed compiles."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, cast
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from uumamba.optim.restore import running_statistics
 from uumamba.runtime.errors import UumambaError
 from uumamba.runtime.memory_shortage import OutOfMemoryError, free_memory, is_out_of_memory, summarize_error
+from uumamba.runtime.seeds import get_random_state, set_random_state
 from uumamba.training.run_state import RunState
-from uumamba.training.snapshot import Snapshot
 from uumamba.training.trainer_options import StepOptions
 from uumamba.types import Batch
 
@@ -81,7 +81,7 @@ class RepeatableStep:
         Raises:
             OutOfMemoryError: a single sample does not fit, or the step cannot be repeated.
         """
-        snapshot = Snapshot(self._statistics, self.state.optimizer, self.state.device, self.state.method)
+        snapshot = Snapshot(self._statistics, self.state)
         compiler_failure = ""
         while True:
             self._is_updating = False
@@ -161,6 +161,56 @@ class RepeatableStep:
 
     def _note_update(self, *_: Any) -> None:
         self._is_updating = True
+
+
+class Snapshot:
+    """State that a step changes before it updates the weights.
+
+    The snapshot holds running statistics, the state of optimizer and method, and the random states. The optimizer
+    restores the weights itself when a pass raises. Per-parameter state of an optimizer is stored by reference, not
+    copied: the rules replace such tensors before the weight update, and change them in place only in the update.
+
+    Args:
+        statistics: running statistics of the network, which are copied; most networks of the package have none.
+        state: optimizer, method and device of the run; the random states are those of the device and the CPU.
+
+    Example:
+        >>> from uumamba.optim import Plain
+        >>> net = torch.nn.BatchNorm1d(1)
+        >>> optimizer = Plain(net.parameters(), partial(torch.optim.SGD, lr=0.1))
+        >>> state = RunState(net, nn.MSELoss(), optimizer, scheduler=None, average=None, device=torch.device("cpu"))
+        >>> start = Snapshot(running_statistics(net), state)
+        >>> _, drawn = net(torch.tensor([[1.0], [3.0]])), torch.rand(2)
+        >>> start.restore()
+        >>> net.running_mean, torch.equal(torch.rand(2), drawn)
+        (tensor([0.]), True)
+    """
+
+    def __init__(self, statistics: Sequence[Tensor], state: RunState) -> None:
+        self._state = state
+        self._statistics = [(value, value.clone()) for value in statistics]
+        self._memory = {param: dict(values) for param, values in state.optimizer.state.items()}
+        self._numbers = dict(state.optimizer.numbers)
+        self._method_state = {} if state.method is None else state.method.state()
+        self._random = get_random_state(state.device)
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Restore the stored state."""
+        optimizer, method, device = self._state.optimizer, self._state.method, self._state.device
+        for value, stored in self._statistics:
+            value.copy_(stored)
+        optimizer.state.clear()
+        optimizer.state.update({param: dict(values) for param, values in self._memory.items()})
+        optimizer.numbers.clear()
+        optimizer.numbers.update(self._numbers)
+        if method is not None:
+            method.restore(self._method_state)
+        set_random_state(self._random, device)
+        scaler = optimizer.scaler
+        if scaler is not None:  # refuses a second unscaling before an update, so its scale is updated to itself
+            scaler.scale(torch.zeros((), device=device))  # creates the scale if this is the first use
+            scaler.update(new_scale=scaler.get_scale())
 
 
 def _count_samples(batch: Batch) -> int:

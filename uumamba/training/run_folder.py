@@ -1,20 +1,73 @@
-"""Run folder of one process, with a readable checkpoint after any crash."""
+"""Run folder: checkpoints and a log, readable after any crash."""
 
 import json
-from collections.abc import Callable, Iterator
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from uumamba.runtime.errors import require
-from uumamba.runtime.files import make_folder, write_json
-from uumamba.runtime.locks import lock_folder
+from uumamba.runtime.files import lock_folder, make_folder, report_write_errors, write_json, write_text
 from uumamba.runtime.tree import join_keys
 from uumamba.training.checkpoint import Checkpoint, DamagedCheckpointError, read_checkpoint, save_checkpoint
-from uumamba.training.run_log import RunLog
 
 RESUME = "--resume (fit(resume=True))"
 LAST, PREVIOUS, BEST, DAMAGED = (f"{name}.safetensors" for name in ("last", "previous", "best", "damaged"))
+
+
+class RunLog:
+    """``metrics.jsonl``: one row of numbers per epoch, as JSON lines.
+
+    A number that is not finite is written as null. Rows from the first incomplete one on are ignored.
+
+    Args:
+        path: the file; a missing file has no rows.
+
+    Example:
+        >>> import tempfile
+        >>> log = RunLog(Path(tempfile.mkdtemp()) / "metrics.jsonl")
+        >>> log.append({"epoch": 0, "loss": 0.5})
+        >>> log.append({"epoch": 1, "loss": float("nan")})
+        >>> log.rows()
+        [{'epoch': 0, 'loss': 0.5}, {'epoch': 1, 'loss': None}]
+        >>> log.cut(epochs=1)
+        >>> log.rows()
+        [{'epoch': 0, 'loss': 0.5}]
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Append a row and synchronise the file to the disk.
+
+        Raises:
+            UumambaError: the disk is full; an incomplete row is ignored.
+        """
+        with report_write_errors(self.path), self.path.open("a", encoding="utf-8") as stream:
+            stream.write(_line(row))
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the rows before the first incomplete one."""
+        rows: list[dict[str, Any]] = []
+        text = self.path.read_text(encoding="utf-8", errors="replace") if self.path.exists() else ""
+        for line in text.splitlines(keepends=True):
+            try:
+                row = json.loads(line)
+            except ValueError:
+                break
+            if not line.endswith("\n") or not isinstance(row, dict):
+                break
+            rows.append(row)
+        return rows
+
+    def cut(self, *, epochs: int) -> None:
+        """Keep only the rows of the first ``epochs`` epochs."""
+        write_text(self.path, "".join(_line(row) for row in self.rows() if row["epoch"] < epochs))
 
 
 class RunFolder:
@@ -159,3 +212,48 @@ def check_same_config(stored: Any, given: Any, *, complete: Callable[[Any], Any]
         expected=f"{ {key: old.get(key, 'absent') for key in different} } as at the start of the run",
         fix="resume with that configuration, choose another folder, or add --force (fit(force=True))",
     )
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    return json.dumps(replace_infinite(row), allow_nan=False) + "\n"
+
+
+def replace_infinite(value: Any) -> Any:
+    """Replace numbers that are not finite by None, as JSON needs."""
+    if isinstance(value, Mapping):
+        return {key: replace_infinite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [replace_infinite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def finite_scalars(row: Mapping[str, Any]) -> dict[str, float]:
+    """Return the finite numbers of a row, without its epoch.
+
+    Numbers of nested rows are named ``outer/inner``.
+
+    Example:
+        >>> finite_scalars({"epoch": 3, "loss": 0.5, "dice": None, "loss_weights": {"region": 1.0}})
+        {'loss': 0.5, 'loss_weights/region': 1.0}
+    """
+    values = join_keys({key: value for key, value in row.items() if key != "epoch"}, separator="/")
+    return {
+        key: float(value)
+        for key, value in values.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    }
+
+
+def end_times(rows: Sequence[Mapping[str, Any]], now: float) -> list[float]:
+    """Return the end of each epoch, for a record written later.
+
+    The times are counted back from ``now`` by the epochs' seconds.
+
+    Example:
+        >>> end_times([{"seconds": 4.0}, {"seconds": 3.0}], now=100.0)
+        [97.0, 100.0]
+    """
+    times = [now]
+    for row in reversed(rows[1:]):
+        times.append(times[-1] - float(row.get("seconds") or 0.0))
+    return times[::-1] if rows else []

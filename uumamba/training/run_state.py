@@ -20,9 +20,6 @@ from uumamba.training.checkpoint import Checkpoint
 from uumamba.training.method_step import MethodStep
 from uumamba.types import Batch, Objective
 
-# Fields of the progress that differ when a run is repeated.
-CLOCK_READINGS = ("seconds", "waited_seconds", "used_seconds", "longest_seconds")
-
 LONGEST_REASON = 240  # torch lists every wrong weight on its own line
 
 

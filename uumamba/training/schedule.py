@@ -144,5 +144,9 @@ def _make(optimizer: Optimizer, total_steps: int, warmup_steps: int, decay: Call
 
 
 def _check_steps(total_steps: int, warmup_steps: int) -> None:
-    expected = f"fewer than total_steps, {total_steps}"
-    require(warmup_steps < total_steps, "warmup_steps", got=warmup_steps, expected=expected)
+    require(
+        warmup_steps < total_steps,
+        "warmup_steps",
+        got=warmup_steps,
+        expected=f"fewer than total_steps, {total_steps}",
+    )

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from uumamba.runtime.errors import UsageError
 from uumamba.runtime.observer import Observer, Row, RunView
 from uumamba.runtime.tree import join_keys
-from uumamba.training.row_values import end_times, finite_scalars
+from uumamba.training.run_folder import end_times, finite_scalars
 
 LONGEST_VALUE = 500  # characters of a parameter, the limit of older versions of MLflow
 
@@ -92,9 +92,10 @@ class MLflowTracker(Observer):
 
     def _experiment_id(self) -> str:
         if self._client.get_experiment_by_name(self.experiment) is None:
-            folder = self.database.with_name("mlflow_artifacts").as_uri()
             with suppress(self._mlflow.MlflowException):  # a fold on another device has just created it
-                self._client.create_experiment(self.experiment, artifact_location=folder)
+                self._client.create_experiment(
+                    self.experiment, artifact_location=self.database.with_name("mlflow_artifacts").as_uri()
+                )
         return str(self._client.get_experiment_by_name(self.experiment).experiment_id)
 
     def _add(self, row: Row, moment: float) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from uumamba.runtime.observer import Observer, Row, RunView
-from uumamba.training.row_values import end_times, finite_scalars
+from uumamba.training.run_folder import end_times, finite_scalars
 
 
 class TensorBoardTracker(Observer):
@@ -22,17 +22,16 @@ class TensorBoardTracker(Observer):
     """Packages that the tracker imports."""
 
     def __init__(self, folder: Path | str) -> None:
-        from torch.utils.tensorboard.writer import SummaryWriter
-
         self.folder = Path(folder)
-        self._make_writer = SummaryWriter
         self._writer: Any = None
 
     def on_start(self, run: RunView) -> None:
         """Replace earlier event files by the rows of the run."""
+        from torch.utils.tensorboard.writer import SummaryWriter
+
         for old in self.folder.glob("events.out.tfevents.*"):
             old.unlink()
-        self._writer = self._make_writer(str(self.folder), purge_step=0)
+        self._writer = SummaryWriter(str(self.folder), purge_step=0)
         for row, moment in zip(run.rows, end_times(run.rows, time.time()), strict=True):
             self._add(row, moment)
 

@@ -17,14 +17,12 @@ from uumamba.runtime.network import bare_network
 from uumamba.runtime.observer import Observer, ObserverList, Row, RunView
 from uumamba.runtime.stop import StoppedOnRequest, StopRequest
 from uumamba.training.budget import Budget, Clock
-from uumamba.training.check_setup import check_setup
 from uumamba.training.checkpoint import Checkpoint
 from uumamba.training.display import standard_observers
 from uumamba.training.method_step import MethodStep
 from uumamba.training.prefetcher import Prefetcher
 from uumamba.training.repeatable_step import RepeatableStep
-from uumamba.training.run_folder import RESUME, RunFolder, check_new_run, check_same_config
-from uumamba.training.run_log import replace_infinite
+from uumamba.training.run_folder import RESUME, RunFolder, check_new_run, check_same_config, replace_infinite
 from uumamba.training.run_state import MovingAverage, RunState
 from uumamba.training.schedule import BudgetSchedule
 from uumamba.training.trainer_options import Execution, StepOptions, Validation
@@ -105,34 +103,31 @@ class Trainer:
         folder: RunFolder | None = None,
         observers: Sequence[Observer] | None = None,
     ) -> None:
-        step = step or StepOptions()
+        self.step_options = step = step or StepOptions()
         self.execution = execution = execution or Execution()
-        check_setup(net, objective, optimizer, precision=execution.precision)
+        _check_optimizer(net, objective, optimizer, precision=execution.precision)
         require(epochs >= 1, "epochs", got=epochs, expected="an integer of at least 1")
         self.device, ranks = torch.device(execution.device), execution.ranks
         self._autocast = partial(autocast, self.device, execution.precision)
-        net.to(self.device)
         self.net = bare_network(net)
         self.objective = objective.to(self.device) if isinstance(objective, nn.Module) else objective
         self.optimizer = optimizer
         self.average = average
-        if average is not None:
-            average.module.to(self.device)  # its counter stays on the CPU, where reading it waits for no device
-        if execution.channels_last:
-            for each in (self.net, *(() if average is None else (average.module,))):
+        # Not the average's counter, which stays on the CPU, where reading it waits for no device.
+        for each in (net, *(() if average is None else (average.module,))):
+            each.to(self.device)
+            if execution.channels_last:
                 lay_channels_last(each)
         self.prefetcher = batches if isinstance(batches, Prefetcher) else Prefetcher(batches)
         self.prefetcher.move_to(self.device, channels_last=execution.channels_last)
         self.epochs = epochs
-        self.step_options = step
         self.validation = validation
-        self.has_folder = folder is not None
-        self.folder = folder if ranks.is_rank_zero else None
-        self.config = None if folder is None else folder.config
-        self.complete_config = None if folder is None else folder.complete_config
+        self.run_folder = folder
+        self.folder = folder if ranks.is_rank_zero else None  # the other ranks write nothing
         self.budget = schedule.budget if isinstance(schedule, BudgetSchedule) else Budget()
-        save_every_minutes = None if folder is None else folder.save_every_minutes
-        self.clock = Clock(self.budget, ranks, optimizer, save_every_minutes=save_every_minutes)
+        self.clock = Clock(
+            self.budget, ranks, optimizer, save_every_minutes=None if folder is None else folder.save_every_minutes
+        )
         self.state = RunState(
             self.net,
             self.objective,
@@ -144,11 +139,10 @@ class Trainer:
             method=None if step.method is None else MethodStep(step.method, entering=self._autocast),
         )
         optimizer.register_step_post_hook(lambda *_: ranks.broadcast_buffers(self.net))
-        given = standard_observers() if observers is None else observers
         self.observers = ObserverList(
             [
                 *([objective] if isinstance(objective, Observer) else []),
-                *given,
+                *(standard_observers() if observers is None else observers),
                 *([step.method] if isinstance(step.method, Observer) else []),
             ],
             RunView(
@@ -163,7 +157,6 @@ class Trainer:
             net, self.state, step, autocast=self._autocast, compiles=execution.compiles, say=self.observers.say
         )
         self._stop = StopRequest()
-        self._epoch_began = time.monotonic()
 
     def fit(self, *, resume: bool = False, force: bool = False) -> None:
         """Train for the remaining epochs.
@@ -214,7 +207,7 @@ class Trainer:
     @contextmanager
     def _noting_stops(self) -> Iterator[None]:
         """Note stop requests, and report a later error as the stop."""
-        with self._stop if self.has_folder else nullcontext():
+        with self._stop if self.run_folder else nullcontext():
             try:
                 yield
             except StoppedOnRequest:
@@ -227,9 +220,9 @@ class Trainer:
     def _begin(self, *, resume: bool, force: bool) -> None:
         """Restore the folder's state, or start a run there."""
         self.state.seed_per_rank()
-        require(self.has_folder or not resume, "folder", got=None, expected="the folder of the run to resume")
-        if resume:
-            self._restore_latest(force=force)
+        require(self.run_folder or not resume, "folder", got=None, expected="the folder of the run to resume")
+        if resume and self.run_folder is not None:
+            self._restore_latest(self.run_folder, force=force)
         elif self.folder is not None:
             check_new_run(self.folder.path)
         progress, run = self.state.progress, self.observers.run
@@ -241,13 +234,13 @@ class Trainer:
         self.clock.note_save()
         self.clock.update()
 
-    def _restore_latest(self, *, force: bool) -> None:
+    def _restore_latest(self, folder: RunFolder, *, force: bool) -> None:
         """Restore the newest undamaged checkpoint, which rank 0 reads for all ranks."""
-        found = None if self.folder is None else self.folder.latest(self.observers.say)
+        found = folder.latest(self.observers.say) if self.state.ranks.is_rank_zero else None
         stored = self.state.ranks.broadcast(None if found is None else vars(found))
         if stored is not None:
             if not force:
-                check_same_config(stored["config"], self.config, complete=self.complete_config)
+                check_same_config(stored["config"], folder.config, complete=folder.complete_config)
             self.state.restore(Checkpoint(**stored))
             self.observers.load_state_dict(stored["observers"])
 
@@ -300,8 +293,12 @@ class Trainer:
         with self.budget.measure("validation"), torch.no_grad(), self._autocast():
             found = {} if validation is None else validation.run(net)
             scores = self.state.ranks.broadcast({name: float(value) for name, value in found.items()})
-        is_valid = validation is None or "dice" in scores
-        require(is_valid, "validation", got=sorted(scores), expected="scores that include 'dice'")
+        require(
+            validation is None or "dice" in scores,
+            "validation",
+            got=sorted(scores),
+            expected="scores that include 'dice'",
+        )
         return scores
 
     def _make_row(self, scores: dict[str, float]) -> Row:
@@ -342,19 +339,60 @@ class Trainer:
 
     def _save(self, *, best: bool = False) -> None:
         """Write a checkpoint; a collective call (random states of all ranks)."""
-        if self.has_folder:
-            checkpoint = self.state.checkpoint(self.config, self.observers.state_dict())
-            folder = self.folder
+        if self.run_folder is not None:
+            checkpoint = self.state.checkpoint(self.run_folder.config, self.observers.state_dict())
             # The other ranks wait: a rank that stops after a save must not end rank 0 during its write.
-            self.state.ranks.on_rank_zero(lambda: None if folder is None else folder.save(checkpoint, best=best))
+            self.state.ranks.on_rank_zero(partial(self.run_folder.save, checkpoint, best=best))
         self.clock.note_save()
 
     def _stop_if_requested(self) -> None:
-        if not self.has_folder or self._is_done():
+        if self.run_folder is None or self._is_done():
             return
         self._stop.sync(self.state.ranks)
         progress = self.state.progress
         if self._stop.signal_name is not None and progress.steps_in_epoch:
             self._save()
-        where = f"in epoch {progress.epochs_done + 1} after {progress.steps_in_epoch} steps"
-        self._stop.raise_if_requested(f"{where}, with a checkpoint; continue with {RESUME}")
+        self._stop.raise_if_requested(
+            f"in epoch {progress.epochs_done + 1} after {progress.steps_in_epoch} steps, with a checkpoint; continue "
+            f"with {RESUME}"
+        )
+
+
+def _check_optimizer(net: nn.Module, objective: Objective, optimizer: SharpnessAware, *, precision: str) -> None:
+    """Check that the optimizer holds every trainable parameter.
+
+    Args:
+        net: the network.
+        objective: its parameters should be trained too.
+        optimizer: an optimizer of uumamba.optim, with a scaler for float16.
+        precision: precision of autocast.
+
+    Raises:
+        UsageError: the key names the option, or the first missing parameter.
+    """
+    require(
+        isinstance(optimizer, SharpnessAware),
+        "optimizer",
+        got=type(optimizer).__name__,
+        expected="an optimizer of uumamba.optim",
+        fix="pass Plain(net.parameters(), partial(torch.optim.SGD, lr=0.01))",
+    )
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    trainable = {f"net.{name}": value for name, value in net.named_parameters()}
+    if isinstance(objective, nn.Module):
+        trainable |= {f"objective.{name}": value for name, value in objective.named_parameters()}
+    missing = [name for name, value in trainable.items() if value.requires_grad and id(value) not in held]
+    require(
+        not missing,
+        "optimizer",
+        got=f"no {' '.join(missing[:1])} ({len(missing)} parameters are missing)",
+        expected="every parameter that requires a gradient",
+        fix="give all parameters to the optimizer, or set requires_grad to False",
+    )
+    require(
+        precision != "float16" or optimizer.scaler is not None,
+        "precision",
+        got=precision,
+        expected="float32 or bfloat16 for an optimizer without a gradient scaler",
+        fix="make the optimizer with scaler=torch.amp.GradScaler(), or choose bfloat16",
+    )
