@@ -1,11 +1,13 @@
 """Data set, its split by domain, and preprocessing."""
 
 from collections.abc import Collection
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, PositiveFloat, model_serializer, model_validator
 
 from uumamba.config.base import Config
+from uumamba.config.bind import check_name
 from uumamba.data.recipe import CtStatistics, PreprocessRecipe
 from uumamba.runtime.errors import require
 
@@ -70,14 +72,12 @@ class DomainsConfig(Config):
 
 
 class DatasetConfig(Config):
-    """Name of the raw folder's layout, and an optional split by domain.
+    """Name of the data set's reader, and an optional split by domain.
 
     ``imagecas`` is its Split-1. Without ``domains`` only the fold splits the cases.
     """
 
-    name: Literal[
-        "acdc", "phantom", "imagecas", "imagecas_split2", "imagecas_split3", "imagecas_split4", "aorta", "mnms"
-    ]
+    name: Annotated[str, AfterValidator(partial(check_name, "dataset"))]
     domains: DomainsConfig | None = None
 
 

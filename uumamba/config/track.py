@@ -4,23 +4,20 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import AfterValidator
 
 from uumamba.config.bind import bind, check_name, load_constructor, supply
 from uumamba.runtime.errors import require
-
-if TYPE_CHECKING:
-    from uumamba.runtime.observer import Observer
-
+from uumamba.runtime.observer import Observer
 
 Tracker = Annotated[str, AfterValidator(partial(check_name, "tracker"))]
 
 
 def build_trackers(
     names: Sequence[Tracker], *, run: Path, fold: str, experiment: str, parameters: Mapping[str, Any]
-) -> "list[Observer]":
+) -> list[Observer]:
     """Build the trackers of a fold, each once.
 
     Args:
