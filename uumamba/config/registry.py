@@ -155,6 +155,7 @@ KINDS: dict[str, Kind] = {
         },
         supplied=frozenset({"raw", "frames", "cut", "advance"}),
     ),
+    "ct_statistics": Kind({"CtStatistics": "uumamba.data.recipe:CtStatistics"}, only="CtStatistics"),
     "tracker": Kind(
         {
             "tensorboard": "uumamba.training.track_tensorboard:TensorBoardTracker",
