@@ -111,15 +111,14 @@ def read_mnms(
         if patient.name not in repeated
     ]
     dealt = [patient.name for patient in list_patients(listed, TRAINING) if patient.name in rows]
-    folds = assign_folds({name: f"{rows[name].vendor} {rows[name].pathology}" for name in dealt})
+    folds = assign_folds({name: f"{rows[name]['Vendor']} {rows[name]['Pathology']}" for name in dealt})
     numbered, faulty = collect(lambda patient: (patient, parse_frames(patient.name, rows.get(patient.name))), found)
     labelled = (
         (patient, rows[patient.name], phase, frame, folds.get(patient.name))
         for patient, numbers in numbered
         for phase, frame in numbers.items()
     )
-    are_files = cut or root == listed
-    cases, incomplete = collect(lambda frame: _make_frame_case(*frame, is_file=are_files), labelled)
+    cases, incomplete = collect(lambda frame: _make_frame_case(*frame, is_file=cut or root == listed), labelled)
     reported = {error.case_id for error in uncut}
     others = (
         error for error in (*repeated.values(), *faulty, *incomplete) if error.case_id.partition("_")[0] not in reported
@@ -149,12 +148,12 @@ def _make_frame_case(patient: Path, row: SheetRow, phase: str, frame: int, fold:
     return Case(
         case_id=case_id,
         patient_id=patient.name,
-        domain=row.vendor,
+        domain=row["Vendor"],
         image=image,
         label=label,
         fold=fold,
         phase=phase,
-        group=row.pathology or None,
+        group=row["Pathology"] or None,
         split="training" if patient.parent.name == "Labeled" else "test",
     )
 

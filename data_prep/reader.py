@@ -1,4 +1,4 @@
-"""Reader of a public data set, with the marks of its folders and manifests."""
+"""Reader of a public data set, with its name and folder layout."""
 
 import re
 from collections.abc import Callable, Collection, Iterable
@@ -14,7 +14,9 @@ Read = tuple[Manifest, list[CaseError]]
 
 @dataclass(frozen=True)
 class Reader:
-    r"""Reader of one public data set; a line of the registry names it.
+    r"""Reader of one public data set.
+
+    A line of ``uumamba/config/registry.py`` gives it a name for configurations.
 
     Attributes:
         read: function of the raw folder; returns the manifest of the complete cases, and an error for each other case.
@@ -48,6 +50,9 @@ class Reader:
         return self.read(raw, **frames)
 
     def find_kinds(self, paths: Iterable[str]) -> set[str]:
-        """Return the group ``kind`` of each path that matches the layout, in lower case."""
-        found = filter(None, map(self.layout.fullmatch, paths))
-        return {match.groupdict("").get("kind", "").lower() for match in found}
+        """Return the kinds of files among paths that match the layout.
+
+        A kind is the text of the group ``kind`` in lower case, and empty without such a group.
+        """
+        matches = map(self.layout.fullmatch, paths)
+        return {match.groupdict("").get("kind", "").lower() for match in matches if match}

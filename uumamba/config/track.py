@@ -50,8 +50,9 @@ def check_trackers(names: Sequence[Tracker]) -> None:
         UsageError: a package is not installed.
     """
     for name in names:
-        packages = getattr(load_constructor("tracker", name), "packages", ())
-        missing = [package for package in packages if find_spec(package) is None]
+        missing = [
+            each for each in getattr(load_constructor("tracker", name), "packages", ()) if find_spec(each) is None
+        ]
         require(
             not missing,
             "track",

@@ -170,9 +170,8 @@ def read_labelled_cases(
         UsageError: no case has a label, or a fold, split or domain is given for a folder of label maps.
     """
     require(labels.exists(), "--labels", got=labels, expected="a folder of label maps, a manifest or a data set")
-    filters = {
-        name: value for name, value in (("fold", fold), ("split", split), ("domains", domains)) if value is not None
-    }
+    given = {"fold": fold, "split": split, "domains": domains and " and ".join(sorted(domains))}
+    filters = {name: value for name, value in given.items() if value is not None}
     errors: list[CaseError] = []
     if is_manifest(labels):
         manifest = Manifest.read(labels)
@@ -185,8 +184,7 @@ def read_labelled_cases(
         manifest, errors = _read_raw(labels, frames)
     selected = manifest.select(split=split, fold=fold, domains=domains, case_ids=case_ids)
     labelled = tuple(case for case in selected if case.label is not None)
-    texts = filters if domains is None else {**filters, "domains": " and ".join(sorted(domains))}
-    selection = ", ".join(f"{name} {value}" for name, value in texts.items())
+    selection = ", ".join(f"{name} {value}" for name, value in filters.items())
     expected = f"at least one labelled case{selection and ' with '}{selection}"
     fix = "choose another fold, split or domain" if filters else "give cases with labels"
     require(labelled, "--labels", got=labels, expected=expected, fix=fix)
@@ -256,9 +254,8 @@ def select_failures(selected: Iterable[Case], failures: Iterable[CaseError], *, 
         failures: their ids are those of a case, or of a patient without any readable case.
         manifest: every readable case.
     """
-    selected_patients = {case.patient_id for case in selected}
-    others = {case.patient_id for case in manifest.cases} - selected_patients
     patients = {case.case_id: case.patient_id for case in manifest.cases}
+    others = {*patients.values()} - {case.patient_id for case in selected}
     return [
         failure
         for failure in failures
@@ -267,10 +264,12 @@ def select_failures(selected: Iterable[Case], failures: Iterable[CaseError], *, 
     ]
 
 
-def _has_scans_and_labels(files: Iterable[Path]) -> bool:
-    """Return whether files are a data set's; predictions may have the names of scans."""
-    names = [path.name for path in files]
-    return any(len(reader.find_kinds(names) - {""}) > 1 for reader in load_readers().values())
+def _has_scans_and_labels(files: Collection[Path]) -> bool:
+    """Return whether files are a data set's.
+
+    Predictions may have the names of scans.
+    """
+    return any(len(reader.find_kinds(path.name for path in files) - {""}) > 1 for reader in load_readers().values())
 
 
 def _label_files(folder: Path, option: str) -> dict[str, Path]:
