@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from data_prep.folds import assign_folds
 from data_prep.raw_folder import check_file, collect
+from data_prep.reader import Read, Reader
 from uumamba.data.case import Case, Manifest, Split
 from uumamba.runtime.errors import CaseError, require, require_case
 
@@ -84,6 +85,15 @@ def read_acdc(raw: Path | str) -> tuple[Manifest, list[CaseError]]:
     return manifest, errors
 
 
+def read_phantom(raw: Path | str) -> Read:
+    """List the phantom's cases, without ACDC's citation and licence.
+
+    The phantom has ACDC's layout but no real patients.
+    """
+    manifest, errors = read_acdc(raw)
+    return replace(manifest, name="phantom", reference="", licence=""), errors
+
+
 def _find_patients(raw: Path) -> dict[Split, list[Path]]:
     for root in (raw / "database", raw):
         patients: dict[Split, list[Path]] = {
@@ -155,3 +165,7 @@ def _make_frame_case(info: PatientInfo, phase: str, split: Split, fold: int | No
         group=info.group,
         split=split,
     )
+
+
+ACDC = Reader(read_acdc, "ACDC", re.compile(r"(.*/)?patient\d+(/.*)?"))
+PHANTOM = Reader(read_phantom, "phantom", ACDC.layout)

@@ -7,6 +7,7 @@ from typing import Literal
 
 from data_prep.folds import assign_folds
 from data_prep.raw_folder import collect, group_scans, list_files, select_single_file
+from data_prep.reader import Reader
 from data_prep.scan_files import check_scan_pair
 from uumamba.data.case import Case, Manifest, Split
 from uumamba.runtime.errors import CaseError, require
@@ -149,3 +150,6 @@ def _make_case(number: int, files: Mapping[str, Sequence[Path]], folds: Mapping[
 
 def _format_case_id(number: int) -> str:
     return f"subject{number:03d}"
+
+
+AORTA = Reader(read_aorta, "AortaSeg24", re.compile(f"(.*/)?{_SCAN_NAME.pattern}", re.IGNORECASE), vessels=STRUCTURES)

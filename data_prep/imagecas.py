@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from data_prep.folds import assign_folds
 from data_prep.raw_folder import collect, group_scans, list_files, select_single_file
+from data_prep.reader import Reader
 from data_prep.scan_files import check_scan_pair
 from data_prep.spreadsheet import read_rows
 from uumamba.data.case import Case, Manifest
@@ -216,3 +218,16 @@ def _read_partitions(sheet: Path, split: OfficialSplit) -> dict[int, str]:
     expected = f"case numbers in the column {heading[first]}"
     require(partitions, str(sheet), got="no case", expected=expected, fix=_COPY_SHEET)
     return partitions
+
+
+def _make_reader(split: OfficialSplit) -> Reader:
+    return Reader(
+        partial(read_imagecas, split=split),
+        "ImageCAS",
+        re.compile(rf"(.*/)?({_SCAN_NAME.pattern}|imagecas_data_split\.\w+|\d+-\d+\.(change2)?zip)", re.IGNORECASE),
+        official_split=split,
+        vessels=STRUCTURES,
+    )
+
+
+SPLIT1, SPLIT2, SPLIT3, SPLIT4 = map(_make_reader, get_args(OfficialSplit))

@@ -1,6 +1,7 @@
 """Reader of M&Ms: cardiac cine MRI of several centres, vendors and diseases."""
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -20,6 +21,7 @@ from data_prep.mnms_layout import (
 )
 from data_prep.mnms_sheet import VENDORS, SheetRow, find_sheet, parse_frames, read_sheet
 from data_prep.raw_folder import check_file, collect
+from data_prep.reader import Reader
 from data_prep.scan_files import check_scan_pair
 from data_prep.shell import print_progress, run_command
 from uumamba.data.case import Case, Manifest
@@ -58,8 +60,8 @@ def read_mnms(
     and reported. The folds of the others do not change, unless the sheet's row is faulty.
 
     Args:
-        raw: a folder of frames; with ``frames``, the download.
-        frames: folder for the frames cut from the download, outside of it.
+        raw: the download, or a folder of frames.
+        frames: folder for the frames cut from the download, outside of it; a folder of frames needs none.
         test: parts of the download that form the test split.
         cut: cut the frames; otherwise nothing is written, and cases are listed from sheet and folders alone, with the
             paths that their frames will have.
@@ -90,9 +92,9 @@ def read_mnms(
     """
     unknown = sorted(set(test) - set(PARTS[1:]))
     require(not unknown, "test", got=", ".join(unknown), expected=f"some of {', '.join(PARTS[1:])}")
-    uncut = cut_frames(raw, frames, advance=advance) if cut and frames is not None else []
     listed = find_folder(Path(raw))  # old frames of a patient missing from the download are no case
-    root = listed if frames is None else Path(frames)
+    root = Path(frames) if frames is not None and holds_cines(listed) else listed
+    uncut = cut_frames(raw, root, advance=advance) if cut and root != listed else []
     require(
         not holds_cines(root),
         "frames",
@@ -109,15 +111,14 @@ def read_mnms(
         if patient.name not in repeated
     ]
     dealt = [patient.name for patient in list_patients(listed, TRAINING) if patient.name in rows]
-    folds = assign_folds({name: f"{rows[name].vendor} {rows[name].pathology}" for name in dealt})
+    folds = assign_folds({name: f"{rows[name]['Vendor']} {rows[name]['Pathology']}" for name in dealt})
     numbered, faulty = collect(lambda patient: (patient, parse_frames(patient.name, rows.get(patient.name))), found)
     labelled = (
         (patient, rows[patient.name], phase, frame, folds.get(patient.name))
         for patient, numbers in numbered
         for phase, frame in numbers.items()
     )
-    are_files = cut or frames is None
-    cases, incomplete = collect(lambda frame: _make_frame_case(*frame, is_file=are_files), labelled)
+    cases, incomplete = collect(lambda frame: _make_frame_case(*frame, is_file=cut or root == listed), labelled)
     reported = {error.case_id for error in uncut}
     others = (
         error for error in (*repeated.values(), *faulty, *incomplete) if error.case_id.partition("_")[0] not in reported
@@ -147,14 +148,22 @@ def _make_frame_case(patient: Path, row: SheetRow, phase: str, frame: int, fold:
     return Case(
         case_id=case_id,
         patient_id=patient.name,
-        domain=row.vendor,
+        domain=row["Vendor"],
         image=image,
         label=label,
         fold=fold,
         phase=phase,
-        group=row.pathology or None,
+        group=row["Pathology"] or None,
         split="training" if patient.parent.name == "Labeled" else "test",
     )
+
+
+MNMS = Reader(
+    read_mnms,
+    "M&Ms",
+    re.compile(r"(.*/)?(Training/(Labeled|Unlabeled)|Validation|Testing)/.*"),
+    cuts_frames=True,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

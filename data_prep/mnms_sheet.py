@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.acdc import PHASES
@@ -10,25 +9,11 @@ from data_prep.spreadsheet import read_rows
 from uumamba.runtime.errors import CaseError, UsageError, require, require_case
 
 REQUIRED = ("External code", "Vendor", *PHASES)
+SheetRow = Mapping[str, str]  # cells of a patient by column
 VENDORS: Mapping[str, str] = {"A": "Siemens", "B": "Philips", "C": "GE", "D": "Canon"}
 
 _COPY = "copy 211230_M&Ms_Dataset_information_diagnosis_opendataset.csv of the M&Ms download into the folder"
 _FRAME = re.compile(r"(?P<number>\d{1,4})(\.0+)?")
-
-
-@dataclass(frozen=True)
-class SheetRow:
-    """Cells of one patient as text, empty where the column is missing.
-
-    Attributes:
-        vendor: the letter A to D.
-        pathology: the diagnosis, such as ``NOR`` or ``HCM``.
-        frames: numbers of the ED and the ES frame, from 0.
-    """
-
-    vendor: str
-    pathology: str
-    frames: Mapping[str, str]
 
 
 def find_sheet(root: Path) -> Path:
@@ -56,6 +41,9 @@ def find_sheet(root: Path) -> Path:
 def read_sheet(sheet: Path) -> dict[str, SheetRow]:
     """Read each patient's row, by external code.
 
+    ``Vendor`` is a letter, ``Pathology`` a diagnosis such as ``HCM`` (empty if the sheet has no such column), ``ED``
+    and ``ES`` are numbers of frames, from 0.
+
     Raises:
         UsageError: the sheet cannot be read, lacks a column, lists no patient, or lists a patient twice.
     """
@@ -70,10 +58,8 @@ def read_sheet(sheet: Path) -> dict[str, SheetRow]:
         code = cells["External code"]
         require(code not in found, str(sheet), got=f"patient {code} twice", expected="one row for each patient")
         if code:
-            frames = {phase: cells[phase] for phase in PHASES}
-            found[code] = SheetRow(cells["Vendor"], cells.get("Pathology", ""), frames)
-    expected = "external codes in the column External code"
-    require(found, str(sheet), got="no patient", expected=expected, fix=_COPY)
+            found[code] = {"Pathology": ""} | cells
+    require(found, str(sheet), got="no patient", expected="external codes in the column External code", fix=_COPY)
     return found
 
 
@@ -87,13 +73,13 @@ def parse_frames(patient_id: str, row: SheetRow | None) -> dict[str, int]:
         fix = f"add a row for {patient_id}, or remove the patient's folder"
         raise CaseError(patient_id, "External code", got="no row", expected="a row in the information sheet", fix=fix)
     fix = "write the letter of the vendor into the sheet"
-    require_case(row.vendor in VENDORS, patient_id, "Vendor", got=row.vendor, expected="A, B, C or D", fix=fix)
+    require_case(row["Vendor"] in VENDORS, patient_id, "Vendor", got=row["Vendor"], expected="A, B, C or D", fix=fix)
     numbers: dict[str, int] = {}
-    for phase, text in row.frames.items():
-        match = _FRAME.fullmatch(text)
+    for phase in PHASES:
+        match = _FRAME.fullmatch(row[phase])
         if match is None or int(match["number"]) in numbers.values():
             expected = "an integer of at least 0" if match is None else "a frame different from ED"
             fix = f"write the number of the {phase} frame, counted from 0, into the sheet"
-            raise CaseError(patient_id, phase, got=text, expected=expected, fix=fix)
+            raise CaseError(patient_id, phase, got=row[phase], expected=expected, fix=fix)
         numbers[phase] = int(match["number"])
     return numbers

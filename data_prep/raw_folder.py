@@ -99,11 +99,16 @@ def collect(make: Callable[[Item], Made], items: Iterable[Item]) -> tuple[list[M
     return made, errors
 
 
-def check_output_folder(out: Path, raw: Path) -> None:
+def check_output_folder(out: Path, raw: Path, *, key: str = "out") -> None:
     """Raise if an output folder is the raw folder or inside it.
 
+    Args:
+        out: the output folder.
+        raw: the raw folder, which is only read.
+        key: named in the error.
+
     Raises:
-        UsageError: ``out`` is inside ``raw``, which is only read.
+        UsageError: ``out`` is ``raw`` or inside it.
     """
     is_inside = out.resolve().is_relative_to(raw.resolve())
-    require(not is_inside, "out", got=out, expected=f"a folder outside of the raw folder {raw}")
+    require(not is_inside, key, got=out, expected=f"a folder outside of the raw folder {raw}")

@@ -34,6 +34,7 @@ SMALLEST: dict[tuple[str, str], dict[str, Any]] = {
     **{("net", name): {"spatial_dims": 2} for name in ("SegResNet", "UNETR", "SwinUNETR")},
     ("domain_generalization", "UDIM"): {"perturbation": {"name": "style"}},
     ("trigger", "AdaptiveTrigger"): {"total_steps": 10},
+    ("ct_statistics", "CtStatistics"): {"low_hu": -50.0, "high_hu": 500.0, "mean_hu": 250.0, "std_hu": 100.0},
 }
 """Options without a default, with a valid value."""
 FROM_DATA = {"in_channels": 1, "out_channels": 2, "patch_size": (8, 8)}

@@ -1,22 +1,17 @@
 """Readers of data sets, and failures of selected cases."""
 
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
 from tests.pipelines.run_files import Refused
-from uumamba.config.data import DatasetConfig
+from uumamba.config.registry import KINDS
 from uumamba.data.case import Case, Manifest
-from uumamba.pipelines.datasets import DATASETS, is_dataset, read_dataset, select_failures
+from uumamba.pipelines.datasets import is_dataset, read_dataset, select_failures
 from uumamba.runtime.errors import CaseError, UsageError
 
 
-def test_every_data_set_that_a_config_may_name_has_a_reader() -> None:
-    assert get_args(DatasetConfig.model_fields["name"].annotation) == DATASETS
-
-
-@pytest.mark.parametrize("name", DATASETS)
+@pytest.mark.parametrize("name", KINDS["dataset"].parts)
 def test_every_reader_refuses_a_folder_without_its_layout(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError):
         read_dataset(name, tmp_path)

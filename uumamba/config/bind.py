@@ -110,14 +110,28 @@ def read_part(kind: str, stored: Any, path: str = "") -> Part:
         return stored
     require(isinstance(stored, Mapping), path, got=stored, expected="a mapping of options")
     given = dict(stored)
-    name = KINDS[kind].only or given.pop("name", KINDS[kind].default)
-    expected = f"one of {', '.join(KINDS[kind].parts)}"
-    require(name in list(KINDS[kind].parts), _join(path, "name"), got=name or "nothing", expected=expected)
-    known = list_options(kind, str(name))
+    name = check_name(kind, KINDS[kind].only or given.pop("name", KINDS[kind].default), _join(path, "name"))
+    known = list_options(kind, name)
     for key in given:
         if key not in known:
             raise UnknownKeyError(_join(path, key), valid=[*([] if KINDS[kind].only else ["name"]), *known])
-    return Part(kind, str(name), {key: _read_option(each, key, given, path) for key, each in known.items()})
+    return Part(kind, name, {key: _read_option(each, key, given, path) for key, each in known.items()})
+
+
+def check_name(kind: str, name: Any, path: str = "") -> str:
+    """Return the name of a part, without importing the part.
+
+    Raises:
+        UsageError: the kind has no part of this name.
+
+    Example:
+        >>> check_name("optim", "GSAMM", "optim.name")
+        Traceback (most recent call last):
+        uumamba.runtime.errors.UsageError: optim.name: got GSAMM, expected GSAM.
+    """
+    known = list(KINDS[kind].parts)
+    require(name in known, path, got=name or "nothing", expected=suggest_key(str(name or ""), known))
+    return str(name)
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,14 @@
 """Data set, its split by domain, and preprocessing."""
 
 from collections.abc import Collection
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, PositiveFloat, model_serializer, model_validator
 
 from uumamba.config.base import Config
-from uumamba.data.recipe import CtStatistics, PreprocessRecipe
+from uumamba.config.bind import Part, PartOf, check_name
+from uumamba.data.recipe import PreprocessRecipe
 from uumamba.runtime.errors import require
 
 
@@ -70,27 +72,13 @@ class DomainsConfig(Config):
 
 
 class DatasetConfig(Config):
-    """Name of the raw folder's layout, and an optional split by domain.
+    """Name of the data set's reader, and an optional split by domain.
 
     ``imagecas`` is its Split-1. Without ``domains`` only the fold splits the cases.
     """
 
-    name: Literal[
-        "acdc", "phantom", "imagecas", "imagecas_split2", "imagecas_split3", "imagecas_split4", "aorta", "mnms"
-    ]
+    name: Annotated[str, AfterValidator(partial(check_name, "dataset"))]
     domains: DomainsConfig | None = None
-
-
-class CtStatisticsConfig(Config):
-    """Statistics of a data set's foreground in Hounsfield units; see :class:`uumamba.data.CtStatistics`."""
-
-    low_hu: float
-    high_hu: float
-    mean_hu: float
-    std_hu: float
-
-    def build(self) -> CtStatistics:
-        return CtStatistics(**self.model_dump())
 
 
 class PreprocessConfig(Config):
@@ -103,11 +91,11 @@ class PreprocessConfig(Config):
     spacing_mm: tuple[PositiveFloat | None, PositiveFloat | None, PositiveFloat | None]
     normalisation: Literal["zscore", "ct"] = "zscore"
     clip_percentiles: tuple[float, float] = (0.5, 99.5)
-    ct_statistics: CtStatisticsConfig | None = None
+    ct_statistics: Annotated[Part, PartOf("ct_statistics")] | None = None
 
     def build(self) -> PreprocessRecipe:
         """Build the recipe; it lacks the statistics that ``uumamba prepare`` computes."""
-        statistics = None if self.ct_statistics is None else self.ct_statistics.build()
+        statistics = None if self.ct_statistics is None else self.ct_statistics.bind()()
         recipe = PreprocessRecipe(**{**self.model_dump(), "ct_statistics": statistics})
         require(
             statistics is None or self.clip_percentiles == type(self).model_fields["clip_percentiles"].default,

@@ -142,6 +142,20 @@ KINDS: dict[str, Kind] = {
             "swap_sides",
         ),
     ),
+    "dataset": Kind(
+        {
+            "acdc": "data_prep.acdc:ACDC",
+            "phantom": "data_prep.acdc:PHANTOM",
+            "imagecas": "data_prep.imagecas:SPLIT1",
+            "imagecas_split2": "data_prep.imagecas:SPLIT2",
+            "imagecas_split3": "data_prep.imagecas:SPLIT3",
+            "imagecas_split4": "data_prep.imagecas:SPLIT4",
+            "aorta": "data_prep.aorta:AORTA",
+            "mnms": "data_prep.mnms:MNMS",
+        },
+        supplied=frozenset({"raw", "frames", "cut", "advance"}),
+    ),
+    "ct_statistics": Kind({"CtStatistics": "uumamba.data.recipe:CtStatistics"}, only="CtStatistics"),
     "tracker": Kind(
         {
             "tensorboard": "uumamba.training.track_tensorboard:TensorBoardTracker",

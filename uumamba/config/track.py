@@ -1,32 +1,23 @@
 """Trackers: TensorBoard and MLflow, in addition to the run's own files."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import AfterValidator
 
-from uumamba.config.bind import load_constructor, read_part, supply
-from uumamba.config.registry import KINDS
+from uumamba.config.bind import bind, check_name, load_constructor, supply
 from uumamba.runtime.errors import require
+from uumamba.runtime.observer import Observer
 
-if TYPE_CHECKING:
-    from uumamba.runtime.observer import Observer
-
-
-def _check_name(name: str) -> str:
-    known = list(KINDS["tracker"].parts)
-    require(name in known, "", got=name, expected=f"one of {', '.join(known)}")
-    return name
-
-
-Tracker = Annotated[str, AfterValidator(_check_name)]
+Tracker = Annotated[str, AfterValidator(partial(check_name, "tracker"))]
 
 
 def build_trackers(
     names: Sequence[Tracker], *, run: Path, fold: str, experiment: str, parameters: Mapping[str, Any]
-) -> "list[Observer]":
+) -> list[Observer]:
     """Build the trackers of a fold, each once.
 
     Args:
@@ -41,7 +32,7 @@ def build_trackers(
     """
     return [
         supply(
-            read_part("tracker", {"name": name}).bind(),
+            bind("tracker", name, {}),
             folder=run / fold / name,
             database=run / f"{name}.db",
             experiment=experiment,
@@ -59,7 +50,9 @@ def check_trackers(names: Sequence[Tracker]) -> None:
         UsageError: a package is not installed.
     """
     for name in names:
-        missing = [package for package in _find_packages(name) if find_spec(package) is None]
+        missing = [
+            each for each in getattr(load_constructor("tracker", name), "packages", ()) if find_spec(each) is None
+        ]
         require(
             not missing,
             "track",
@@ -67,7 +60,3 @@ def check_trackers(names: Sequence[Tracker]) -> None:
             expected=f"installed packages, missing: {', '.join(missing)}",
             fix=f"pip install 'uumamba[track]', or leave {name} out",
         )
-
-
-def _find_packages(name: str) -> tuple[str, ...]:
-    return tuple(getattr(load_constructor("tracker", name), "packages", ()))

@@ -8,13 +8,21 @@ from typing import Any, Literal
 from pydantic import ConfigDict, TypeAdapter
 
 from uumamba.runtime.errors import require
+from uumamba.runtime.options import check_options
 
 
+@check_options
 @dataclass(frozen=True)
 class CtStatistics:
     """Statistics of a data set's foreground in Hounsfield units.
 
     They define a normalisation that is the same for every scan.
+
+    Args:
+        low_hu: lower limit.
+        high_hu: upper limit.
+        mean_hu: mean between the limits.
+        std_hu: standard deviation between the limits.
 
     Raises:
         UsageError: the lower limit is not below the upper one, or the standard deviation is not positive.

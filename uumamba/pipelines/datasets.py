@@ -1,15 +1,17 @@
 """Cases of public data sets, manifests and folders, and failed cases."""
 
-import re
 import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import cast
 
-import data_prep
+from data_prep.raw_folder import check_output_folder
+from data_prep.reader import Read, Reader
 from data_prep.scan_files import read_grid
+from uumamba.config.bind import check_name, load_constructor
+from uumamba.config.registry import KINDS
 from uumamba.data.case import MANIFEST_NAME, Case, Manifest, Split
 from uumamba.data.geometry import Geometry, find_geometry
 from uumamba.data.itk import ITK_SUFFIXES
@@ -17,28 +19,13 @@ from uumamba.runtime.errors import CaseError, UsageError, require
 from uumamba.runtime.files import write_json
 from uumamba.runtime.stop import StopRequest
 
-Read = tuple[Manifest, list[CaseError]]
-DATASETS = ("acdc", "phantom", "imagecas", "imagecas_split2", "imagecas_split3", "imagecas_split4", "aorta", "mnms")
-
 FAILURES_NAME = "failures.json"
 FAILURE_KEYS = ("case_id", "key", "got", "expected", "fix")
 FRAMES_NAME = "frames"
 """Subfolder of an output for the labelled frames that are cut out of cines."""
 SUFFIXES = (".nii.gz", ".nii", *ITK_SUFFIXES)
-LAYOUTS = {
-    "acdc": r"(.*/)?patient\d+(/.*)?",
-    "imagecas": r"(?i)(.*/)?(\d+\.(img|label)\.nii(\.gz)?|imagecas_data_split\.\w+|\d+-\d+\.(change2)?zip)",
-    "aorta": r"(?i)(.*/)?subject\d+_(CTA|label)\.(mha|nii|nii\.gz)",
-    "mnms": r"(.*/)?(Training/(Labeled|Unlabeled)|Validation|Testing)/.*",
-}
-"""Patterns of paths by data set; one path that matches identifies the layout. Phantoms have these layouts also."""
 
 _PATIENTS_PER_LINE = 50
-_NAMES = {"imagecas": "ImageCAS", "aorta": "AortaSeg24", "mnms": "M&Ms"}
-"""Data set's name in the manifest, where the name in the configuration differs by more than case."""
-# A folder of predictions may have the names of scans; only a data set has scans and labels.
-_SCAN = re.compile(r"\d+\.img\.nii(\.gz)?|subject\d+_CTA\.(mha|nii|nii\.gz)", re.IGNORECASE)
-_LABEL = re.compile(r"\d+\.label\.nii(\.gz)?|subject\d+_label\.(mha|nii|nii\.gz)", re.IGNORECASE)
 
 
 class RawFolder:
@@ -54,7 +41,7 @@ class RawFolder:
     """
 
     def __init__(self, name: str, raw: Path | str, *, out: Path) -> None:
-        check_out_option(out, raw)
+        check_output_folder(out, Path(raw), key="--out")
         self.name, self.raw, self.frames = name, Path(raw), out / FRAMES_NAME
 
     @cached_property
@@ -69,7 +56,7 @@ class RawFolder:
 
     def read(self) -> Read:
         """Read cases and failures; the frames of cines are cut first."""
-        if self.name == "mnms" and _has_cines(self.raw):
+        if load_reader(self.name).cuts_frames:
             return read_dataset(self.name, self.raw, frames=self.frames)
         return self.listed
 
@@ -84,6 +71,20 @@ class RawFolder:
                 yield find_geometry(grid.array.shape, spacing_mm=grid.spacing_mm, affine=grid.affine)
             except ValueError:
                 continue
+
+
+def load_reader(name: str) -> Reader:
+    """Import the reader of a data set.
+
+    Raises:
+        UsageError: no data set has this name.
+    """
+    return cast(Reader, load_constructor("dataset", check_name("dataset", name, "dataset.name")))
+
+
+def load_readers() -> dict[str, Reader]:
+    """Import the readers of all data sets, by name in a configuration."""
+    return {name: load_reader(name) for name in KINDS["dataset"].parts}
 
 
 def read_dataset(name: str, raw: Path | str, *, frames: Path | str | None = None, cut: bool = True) -> Read:
@@ -108,14 +109,22 @@ def read_dataset(name: str, raw: Path | str, *, frames: Path | str | None = None
             is needed and not given.
         StoppedOnRequest: a stop was requested while frames were cut; the next call continues.
     """
-    require(name in DATASETS, "dataset.name", got=name, expected=f"one of {', '.join(DATASETS)}")
-    raw, split = Path(raw), _official_split(name)
+    reader, raw = load_reader(name), Path(raw)
     require(raw.is_dir(), "--raw", got=raw, expected=f"the folder of the {name} data set")
-    if split is not None:
-        return data_prep.read_imagecas(raw, split=split)
-    if name == "mnms":
-        return _read_mnms(raw, frames, cut=cut)
-    return {"acdc": data_prep.read_acdc, "phantom": _read_phantom, "aorta": data_prep.read_aorta}[name](raw)
+    if not reader.cuts_frames:
+        return reader(raw)
+    with StopRequest() as stop:
+
+        def advance(done: int, total: int) -> None:
+            if done % _PATIENTS_PER_LINE == 0 or done == total:
+                print(f"frames: {done} of {total} patients", file=sys.stderr)
+            stop.raise_if_requested(
+                f"after cutting the frames of {done} of {total} patients; run the same command to continue"
+            )
+
+        found = reader(raw, frames=frames, cut=cut, advance=advance)
+        stop.raise_if_requested(f"after reading the cases in {raw}; run the same command to continue")
+        return found
 
 
 def is_dataset(manifest: Manifest, name: str) -> bool:
@@ -125,19 +134,9 @@ def is_dataset(manifest: Manifest, name: str) -> bool:
         >>> is_dataset(Manifest("ImageCAS", "CT", {}, (), extra={"official_split": "Split-2"}), "imagecas")
         False
     """
-    listed = _NAMES.get(name.partition("_")[0], name)
-    same_split = manifest.extra.get("official_split") == _official_split(name)
-    return manifest.name.lower() == listed.lower() and same_split
-
-
-def check_out_option(out: Path, raw: Path | str) -> None:
-    """Raise if ``--out`` is inside the raw folder.
-
-    Raises:
-        UsageError: ``out`` is the raw folder or inside it.
-    """
-    inside = out.resolve().is_relative_to(Path(raw).resolve())
-    require(not inside, "--out", got=out, expected=f"a folder outside of the raw folder {raw}")
+    reader = load_reader(name)
+    same_split = manifest.extra.get("official_split") == reader.official_split
+    return manifest.name.lower() == reader.manifest_name.lower() and same_split
 
 
 def read_labelled_cases(
@@ -171,9 +170,8 @@ def read_labelled_cases(
         UsageError: no case has a label, or a fold, split or domain is given for a folder of label maps.
     """
     require(labels.exists(), "--labels", got=labels, expected="a folder of label maps, a manifest or a data set")
-    filters = {
-        name: value for name, value in (("fold", fold), ("split", split), ("domains", domains)) if value is not None
-    }
+    given = {"fold": fold, "split": split, "domains": domains and " and ".join(sorted(domains))}
+    filters = {name: value for name, value in given.items() if value is not None}
     errors: list[CaseError] = []
     if is_manifest(labels):
         manifest = Manifest.read(labels)
@@ -186,8 +184,7 @@ def read_labelled_cases(
         manifest, errors = _read_raw(labels, frames)
     selected = manifest.select(split=split, fold=fold, domains=domains, case_ids=case_ids)
     labelled = tuple(case for case in selected if case.label is not None)
-    texts = filters if domains is None else {**filters, "domains": " and ".join(sorted(domains))}
-    selection = ", ".join(f"{name} {value}" for name, value in texts.items())
+    selection = ", ".join(f"{name} {value}" for name, value in filters.items())
     expected = f"at least one labelled case{selection and ' with '}{selection}"
     fix = "choose another fold, split or domain" if filters else "give cases with labels"
     require(labelled, "--labels", got=labels, expected=expected, fix=fix)
@@ -257,9 +254,8 @@ def select_failures(selected: Iterable[Case], failures: Iterable[CaseError], *, 
         failures: their ids are those of a case, or of a patient without any readable case.
         manifest: every readable case.
     """
-    selected_patients = {case.patient_id for case in selected}
-    others = {case.patient_id for case in manifest.cases} - selected_patients
     patients = {case.case_id: case.patient_id for case in manifest.cases}
+    others = {*patients.values()} - {case.patient_id for case in selected}
     return [
         failure
         for failure in failures
@@ -268,15 +264,12 @@ def select_failures(selected: Iterable[Case], failures: Iterable[CaseError], *, 
     ]
 
 
-def _official_split(name: str) -> Any:
-    """Return the official split of ImageCAS; None for other data sets."""
-    base, _, number = name.partition("_split")
-    return f"Split-{number or 1}" if base == "imagecas" else None
+def _has_scans_and_labels(files: Collection[Path]) -> bool:
+    """Return whether files are a data set's.
 
-
-def _has_scans_and_labels(files: Iterable[Path]) -> bool:
-    names = [path.name for path in files]
-    return any(map(_SCAN.fullmatch, names)) and any(map(_LABEL.fullmatch, names))
+    Predictions may have the names of scans.
+    """
+    return any(len(reader.find_kinds(path.name for path in files) - {""}) > 1 for reader in load_readers().values())
 
 
 def _label_files(folder: Path, option: str) -> dict[str, Path]:
@@ -289,43 +282,10 @@ def _label_files(folder: Path, option: str) -> dict[str, Path]:
 
 def _read_raw(folder: Path, frames: Path | None) -> Read:
     paths = [path.relative_to(folder).as_posix() for path in folder.rglob("*")]
-    for name, pattern in LAYOUTS.items():
-        if any(map(re.compile(pattern).fullmatch, paths)):
+    readers = load_readers()
+    for name, reader in readers.items():
+        if reader.find_kinds(paths):
             return read_dataset(name, folder, frames=frames)
-    expected = (
-        "a folder of <case_id>.nii.gz files, a dataset.json, or a downloaded folder of ACDC, ImageCAS, AortaSeg24 or "
-        "M&Ms"
-    )
+    names = " or ".join(dict.fromkeys(reader.manifest_name for reader in readers.values()))
+    expected = f"a folder of <case_id>.nii.gz files, a dataset.json, or a downloaded folder of {names}"
     raise UsageError("--labels", got=folder, expected=expected)
-
-
-def _read_phantom(raw: Path) -> Read:
-    """Read the phantom, without ACDC's citation and licence.
-
-    The phantom has ACDC's layout but no real patients.
-    """
-    manifest, errors = data_prep.read_acdc(raw)
-    return replace(manifest, name="phantom", reference="", licence=""), errors
-
-
-def _has_cines(raw: Path) -> bool:
-    from data_prep.mnms_layout import find_folder, holds_cines
-
-    return holds_cines(find_folder(raw))
-
-
-def _read_mnms(raw: Path, frames: Path | str | None, *, cut: bool) -> Read:
-    if frames is None or not _has_cines(raw):
-        return data_prep.read_mnms(raw)
-    if not cut:
-        return data_prep.read_mnms(raw, frames=frames, cut=False)
-    with StopRequest() as stop:
-
-        def advance(done: int, total: int) -> None:
-            if done % _PATIENTS_PER_LINE == 0 or done == total:
-                print(f"frames: {done} of {total} patients", file=sys.stderr)
-            stop.raise_if_requested(
-                f"after cutting the frames of {done} of {total} patients; run the same command to continue"
-            )
-
-        return data_prep.read_mnms(raw, frames=frames, advance=advance)

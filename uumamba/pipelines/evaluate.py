@@ -30,7 +30,13 @@ from uumamba.evaluation.tables import (
     summary_table,
     vessel_table,
 )
-from uumamba.pipelines.datasets import FRAMES_NAME, find_predictions, read_labelled_cases, record_failures
+from uumamba.pipelines.datasets import (
+    FRAMES_NAME,
+    find_predictions,
+    load_readers,
+    read_labelled_cases,
+    record_failures,
+)
 from uumamba.runtime.errors import CaseError, InputError, require, require_case
 from uumamba.runtime.files import make_folder
 from uumamba.runtime.stop import StopRequest
@@ -71,7 +77,7 @@ def evaluate_folder(
         structures: label value of each structure; None takes the manifest's, and without a manifest every value in the
             files, as ``label_1`` and so on.
         vessels: structures that get clDice, Betti and length errors, or ``["all"]``; None takes the structures with the
-            name of a vessel in ImageCAS or AortaSeg24.
+            name of a vessel in any data set of the registry.
         failed: failures of earlier stages: these cases need no prediction and are added to the failures.
 
     Returns:
@@ -138,10 +144,8 @@ def print_summary(scores: Scores) -> None:
 
 def _vessels(selected: Collection[str] | None, structures: Mapping[str, int]) -> tuple[str, ...]:
     """List the structures scored as vessels, in the manifest's order."""
-    from data_prep import aorta, imagecas
-
     if selected is None:
-        selected = {*imagecas.STRUCTURES, *aorta.STRUCTURES} & structures.keys()
+        selected = {name for reader in load_readers().values() for name in reader.vessels} & structures.keys()
     if set(selected) == {"all"}:
         return tuple(structures)
     unknown = sorted(set(selected) - structures.keys())

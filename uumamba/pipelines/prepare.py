@@ -8,13 +8,14 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+from data_prep.raw_folder import check_output_folder
 from uumamba.config import RunConfig
 from uumamba.data.case import MANIFEST_NAME, Case, Manifest, Split
 from uumamba.data.foreground import compute_statistics, store_foreground
 from uumamba.data.prepared import FOREGROUND_NAME, RECIPE_NAME, is_up_to_date, source_key, write_prepared
 from uumamba.data.preprocess import Preprocessing, PreprocessRecipe
 from uumamba.data.scan import read_case
-from uumamba.pipelines.datasets import RawFolder, check_out_option, record_failures
+from uumamba.pipelines.datasets import RawFolder, record_failures
 from uumamba.pipelines.jobs import list_jobs
 from uumamba.pipelines.run_layout import ALL_CASES
 from uumamba.runtime.errors import CaseError
@@ -102,7 +103,7 @@ def prepare(
         StoppedOnRequest: a stop was requested; the next call continues.
     """
     if raw is not None:
-        check_out_option(Path(out), raw)
+        check_output_folder(Path(out), Path(raw), key="--out")
     out = make_folder(out)
     with lock_folder(out, doing="preparing"), StopRequest() as stop:
         stage = _Preparation(manifest, out, list(bad), stop, workers, progress)
