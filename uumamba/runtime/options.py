@@ -1,13 +1,13 @@
-"""Ranges of options, and constructors that check their arguments by them."""
+"""Types and ranges of options, and the one reader of their values."""
 
 import inspect
-import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, wraps
 from numbers import Integral, Real
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from uumamba.runtime.errors import UsageError
 
@@ -15,8 +15,6 @@ from uumamba.runtime.errors import UsageError
 @dataclass(frozen=True)
 class Limit:
     """Limit of an ``Annotated`` type.
-
-    Constructors check it, and pydantic in sections of YAML.
 
     Attributes:
         words: description of valid values, after the type's name.
@@ -26,22 +24,13 @@ class Limit:
     words: str
     holds: Callable[[Any], bool]
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
-        from pydantic_core import core_schema  # loaded by whoever calls this
-
-        return core_schema.no_info_after_validator_function(self._check, handler(source))
-
-    def _check(self, value: Any) -> Any:
-        if not self.holds(value):
-            raise ValueError(self.words)
-        return value
-
 
 AT_LEAST_0 = Limit("of at least 0", lambda value: value >= 0)
 AT_LEAST_1 = Limit("of at least 1", lambda value: value >= 1)
 AT_LEAST_2 = Limit("of at least 2", lambda value: value >= 2)
 ABOVE_0 = Limit("above 0", lambda value: value > 0)
 AT_MOST_1 = Limit("of at most 1", lambda value: value <= 1)
+AT_MOST_2 = Limit("of at most 2", lambda value: value <= 2)
 AT_MOST_3 = Limit("of at most 3", lambda value: value <= 3)
 AT_MOST_8 = Limit("of at most 8", lambda value: value <= 8)
 BELOW_1 = Limit("below 1", lambda value: value < 1)
@@ -107,43 +96,40 @@ def check_options(made: Made) -> Made:
     def checked(*args: Any, **kwargs: Any) -> Any:
         names, hints = annotations()
         for name, value in (*zip(names, args, strict=False), *kwargs.items()):
-            if name in hints and not fits(hints[name], value):
-                _raise_wrong(hints[name], value, name)
+            if name in hints:
+                read_value(hints[name], value, name)
         return made(*args, **kwargs)
 
     return cast(Made, checked)
 
 
-def fits(annotation: Any, value: Any) -> bool:
-    """Return whether a value is of a type and within its range.
+def read_value(annotation: Any, value: Any, key: str, *, from_yaml: bool = False) -> Any:
+    """Check a value by its type and range, and convert it to the type.
+
+    Numbers are finite, and True and False are no numbers. Sequences become tuples. Values of types that are no data
+    stay as they are.
+
+    Args:
+        annotation: the type.
+        value: the value.
+        key: name of the value, for errors; elements of the value have its key and their own.
+        from_yaml: accept text that is a number, whole numbers such as 2.0, and the text ``None``, as YAML reads them.
+
+    Raises:
+        UsageError: the value is of another type or out of range.
 
     Example:
-        >>> fits(Probability, 0.5), fits(Probability, float("nan")), fits(PositiveInt, True)
-        (True, False, False)
+        >>> read_value(tuple[Probability, ...] | None, [0, "1e-3"], "p", from_yaml=True)
+        (0.0, 0.001)
+        >>> read_value(tuple[Probability, ...] | None, [0, 1.5], "p")
+        Traceback (most recent call last):
+        uumamba.runtime.errors.UsageError: p.1: got 1.5, expected a finite number of at least 0 and of at most 1.
     """
-    origin, inner = get_origin(annotation), get_args(annotation)
-    if origin is Annotated:
-        return fits(inner[0], value) and all(limit.holds(value) for limit in inner[1:] if isinstance(limit, Limit))
-    if origin in (Union, UnionType):
-        return any(fits(each, value) for each in inner)
-    if origin is Literal:
-        return any(value is choice or (type(value) is type(choice) and value == choice) for choice in inner)
-    if annotation is float:
-        return isinstance(value, Real) and not isinstance(value, bool) and -math.inf < float(value) < math.inf
-    if annotation is int:
-        return isinstance(value, Integral) and not isinstance(value, bool)
-    if annotation in (bool, str, NoneType):
-        return isinstance(value, annotation)
-    if _is_kind(origin, Sequence):
-        if isinstance(value, str) or not isinstance(value, Sequence):
-            return False
-        types = inner if origin is tuple and inner[-1] is not Ellipsis else inner[:1] * len(value)
-        return len(types) == len(value) and all(map(fits, types, value))
-    if _is_kind(origin, Mapping):
-        return isinstance(value, Mapping) and all(
-            fits(each, part) for pair in value.items() for each, part in zip(inner, pair, strict=True)
-        )
-    return True
+    try:
+        return _convert(annotation, value, from_yaml)
+    except _WrongValue as wrong:
+        got = tuple(wrong.value) if from_yaml and isinstance(wrong.value, list) else wrong.value
+        raise UsageError(".".join((key, *wrong.place)), got=got, expected=describe(wrong.annotation)) from None
 
 
 def is_data(annotation: Any) -> bool:
@@ -185,14 +171,94 @@ def describe(annotation: Any) -> str:
     return _NAMES.get(annotation, getattr(annotation, "__name__", str(annotation)))
 
 
-def _raise_wrong(annotation: Any, value: Any, key: str) -> NoReturn:
-    """Raise for a value, or the first wrong one of a mapping."""
-    if isinstance(value, Mapping) and _is_kind(get_origin(annotation), Mapping):
-        element = get_args(annotation)[1]
-        for name, each in value.items():
-            if not fits(element, each):
-                _raise_wrong(element, each, f"{key}.{name}")
-    raise UsageError(key, got=value, expected=describe(annotation))
+class _WrongValue(Exception):
+    """Value that is not of a type, with its place in the value of an option."""
+
+    def __init__(self, annotation: Any, value: Any, place: tuple[str, ...] = ()) -> None:
+        self.annotation, self.value, self.place = annotation, value, place
+
+
+def _convert(annotation: Any, value: Any, from_yaml: bool) -> Any:
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _convert_in_range(annotation, value, from_yaml)
+    if origin in (Union, UnionType):
+        return _convert_to_one(annotation, value, from_yaml)
+    if origin is Literal:
+        return _convert_choice(annotation, value)
+    if annotation in _NAMES:
+        return _convert_scalar(annotation, value, from_yaml)
+    if _is_kind(origin, Sequence) or _is_kind(origin, Mapping):
+        return _convert_elements(annotation, value, from_yaml)
+    return value
+
+
+def _convert_choice(annotation: Any, value: Any) -> Any:
+    if not any(type(value) is type(choice) and value == choice for choice in get_args(annotation)):
+        raise _WrongValue(annotation, value)
+    return value
+
+
+def _convert_elements(annotation: Any, value: Any, from_yaml: bool) -> Any:
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if _is_kind(origin, Mapping) and isinstance(value, Mapping):
+        names = [_convert(inner[0], name, from_yaml) for name in value]
+        return {name: _convert_element(inner[1], value[name], name, from_yaml) for name in names}
+    if _is_kind(origin, Sequence) and isinstance(value, Sequence) and not isinstance(value, str):
+        types = inner if origin is tuple and inner[-1] is not Ellipsis else inner[:1] * len(value)
+        if len(types) == len(value):
+            each = enumerate(zip(types, value, strict=True))
+            return tuple(_convert_element(kind, element, place, from_yaml) for place, (kind, element) in each)
+    raise _WrongValue(annotation, value)
+
+
+def _convert_in_range(annotation: Any, value: Any, from_yaml: bool) -> Any:
+    kind, *limits = get_args(annotation)
+    try:
+        found = _convert(kind, value, from_yaml)
+    except _WrongValue as wrong:
+        raise wrong if wrong.place else _WrongValue(annotation, wrong.value) from None
+    if not all(limit.holds(found) for limit in limits if isinstance(limit, Limit)):
+        raise _WrongValue(annotation, value)
+    return found
+
+
+def _convert_to_one(annotation: Any, value: Any, from_yaml: bool) -> Any:
+    """Convert to the first type of a union that fits; text is text if it may be."""
+    places = []
+    for is_lenient in sorted({False, from_yaml}):
+        for each in get_args(annotation):
+            try:
+                return _convert(each, value, is_lenient)
+            except _WrongValue as wrong:
+                places += [wrong] if wrong.place else []
+    raise places[-1] if places else _WrongValue(annotation, value)
+
+
+def _convert_scalar(kind: type, value: Any, from_yaml: bool) -> Any:
+    found = _parse(value) if from_yaml and kind is not str and isinstance(value, str) else value
+    if kind in (bool, str, NoneType):
+        if isinstance(found, kind):
+            return found
+    elif isinstance(found, Real) and not isinstance(found, bool) and abs(found) <= sys.float_info.max:
+        is_whole = isinstance(found, Integral) or (from_yaml and float(found).is_integer())
+        if kind is float or is_whole:
+            return kind(found)
+    raise _WrongValue(kind, value)
+
+
+def _parse(text: str) -> float | str | None:
+    try:
+        return None if text == "None" else float(text)
+    except ValueError:
+        return text
+
+
+def _convert_element(annotation: Any, value: Any, place: Any, from_yaml: bool) -> Any:
+    try:
+        return _convert(annotation, value, from_yaml)
+    except _WrongValue as wrong:
+        raise _WrongValue(wrong.annotation, wrong.value, (str(place), *wrong.place)) from None
 
 
 def _is_kind(origin: Any, base: type) -> bool:
