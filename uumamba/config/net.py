@@ -6,7 +6,7 @@ from typing import Any, TypeVar, cast
 
 from torch import nn
 
-from uumamba.config.bind import Part, load_constructor, supply
+from uumamba.config.bind import Part, load_constructor, supply, take_defaults
 from uumamba.nets import CoarseToFine
 from uumamba.runtime.errors import UsageError, require
 from uumamba.runtime.options import PositiveInt, SpatialDims, check_options
@@ -117,15 +117,16 @@ def coarse_to_fine(
 
 
 @declare_divisor(lambda options: (2 ** (len(options["blocks_down"]) - 1),) * options["spatial_dims"])
+@take_defaults("monai.networks.nets.segresnet:SegResNet")
 @check_options
 def segresnet(
     spatial_dims: SpatialDims,
     in_channels: int,
     out_channels: int,
     *,
-    init_filters: PositiveInt = 8,
-    blocks_down: Sequence[PositiveInt] = (1, 2, 2, 4),
-    blocks_up: Sequence[PositiveInt] = (1, 1, 1),
+    init_filters: PositiveInt,
+    blocks_down: Sequence[PositiveInt],
+    blocks_up: Sequence[PositiveInt],
 ) -> nn.Module:
     """Make MONAI's SegResNet.
 
@@ -193,6 +194,7 @@ def dynunet(
 
 
 @declare_divisor(lambda options: (16,) * options["spatial_dims"])  # edge of a token
+@take_defaults("monai.networks.nets.unetr:UNETR")
 @check_options
 def unetr(
     spatial_dims: SpatialDims,
@@ -200,10 +202,10 @@ def unetr(
     out_channels: int,
     patch_size: Sequence[int],
     *,
-    feature_size: PositiveInt = 16,
-    hidden_size: PositiveInt = 768,
-    mlp_dim: PositiveInt = 3072,
-    num_heads: PositiveInt = 12,
+    feature_size: PositiveInt,
+    hidden_size: PositiveInt,
+    mlp_dim: PositiveInt,
+    num_heads: PositiveInt,
 ) -> nn.Module:
     """Make MONAI's UNETR; its position embedding fixes the patch size.
 
@@ -235,14 +237,15 @@ def unetr(
 
 
 @declare_divisor(lambda options: (32,) * options["spatial_dims"], reads_values=True)
+@take_defaults("monai.networks.nets.swin_unetr:SwinUNETR")
 @check_options
 def swin_unetr(
     spatial_dims: SpatialDims,
     in_channels: int,
     out_channels: int,
     *,
-    feature_size: PositiveInt = 24,
-    use_v2: bool = False,
+    feature_size: PositiveInt,
+    use_v2: bool,
 ) -> nn.Module:
     """Make MONAI's SwinUNETR.
 
