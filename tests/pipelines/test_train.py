@@ -170,4 +170,4 @@ def test_parallel_trainings_stop_resume_and_equal_trainings_one_after_the_other(
 
 
 def test_the_steps_before_fit_are_named_and_in_order() -> None:
-    assert list(BEFORE_FIT) == ["find slow cases", "build", "calibrate", "check the method"]
+    assert list(BEFORE_FIT) == ["find slow cases", "build", "calibrate"]

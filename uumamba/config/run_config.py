@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
-from pydantic import Field, NonNegativeInt, model_validator
+from pydantic import Field, model_validator
 from torch import nn
 
 from uumamba.config.augmentation import build_augment
@@ -18,11 +18,13 @@ from uumamba.config.learning_rate import build_schedule, check_minutes
 from uumamba.config.net import build_network, find_dimensions, find_divisor, reads_values
 from uumamba.config.objectives import build_objective
 from uumamba.config.optim import build_ascent, build_optimizer, find_member, needs_logits
-from uumamba.config.quantization import attach_gaqat, check_run, check_takes_effect
+from uumamba.config.quantization import attach_gaqat, calibrate_on_noise, check_ranks, check_run, check_takes_effect
 from uumamba.config.track import Tracker
 from uumamba.config.training import InferenceConfig, TrainingConfig
 from uumamba.nets.stages import check_divisible
 from uumamba.runtime.errors import UsageError, require
+from uumamba.runtime.options import NonNegativeInt
+from uumamba.runtime.seeds import generator_for
 
 if TYPE_CHECKING:
     from uumamba.domain_generalization import UDIM
@@ -94,15 +96,21 @@ class RunConfig(Config):
             )
         return self
 
-    def check(self) -> None:
+    def check(self, *, ranks: int = 1) -> None:
         """Build every part once, to find wrong values before scans are prepared.
 
         Networks are built on the meta device, without memory for weights, unless their constructors read values.
 
+        Args:
+            ranks: number of processes that train together.
+
         Raises:
-            UsageError: a constructor rejects a value; the key names the part.
+            UsageError: a constructor rejects a value; the key names the part. Or the network has no head that the
+                domain-generalization method can train, or ranks would freeze different scales.
         """
         patch_size = self.training.patch_size
+        if self.quantization is not None:
+            check_ranks(self.quantization, self.optim, ranks)
         with _within("preprocess"):
             self.preprocess.build()
         with _within("augment"):
@@ -129,6 +137,26 @@ class RunConfig(Config):
             build_schedule(
                 self.schedule, optimizer, epochs=self.training.epochs, batches_per_epoch=self.training.batches_per_epoch
             )
+        if self.domain_generalization is not None:
+            self._check_head(loss)
+
+    def _check_head(self, loss: nn.Module) -> None:
+        """Raise if the method finds no head in a small network of the run."""
+        patch_size = self.training.patch_size
+        steps = find_divisor(self.net, axes=len(patch_size))
+        small = patch_size if max(steps) == 1 else tuple(map(min, patch_size, (2 * step for step in steps)))
+        noise = torch.randn(1, 1, *small, generator=generator_for("noise to look for the head with"))
+        with torch.random.fork_rng(devices=[]):
+            net = build_network(self.net, in_channels=1, out_channels=2, patch_size=small).train()
+            if self.quantization is not None:
+                calibrate_on_noise(self.quantization, net, noise)
+            method = self.build_method(net, loss)
+            try:
+                if method is not None:
+                    method.check(noise)
+            except UsageError as error:
+                expected = f"a network for {self.domain_generalization.name} ({str(error).removesuffix('.')})"
+                raise UsageError("net.name", got=self.net.name, expected=expected) from error
 
     def check_takes_effect(self) -> None:
         """Raise if quantization or scale freezing would start after the last step.

@@ -13,7 +13,7 @@ from uumamba.config import RunConfig
 from uumamba.config.track import build_trackers
 from uumamba.data.case import Manifest
 from uumamba.data.prepared import PreparedFolder
-from uumamba.pipelines.build import build_trainer, calibrate_at_start, check_method_at_start
+from uumamba.pipelines.build import build_trainer, calibrate_at_start
 from uumamba.pipelines.jobs import Job, list_jobs
 from uumamba.pipelines.run_layout import RUN_MANIFEST_NAME, RunManifest, write_run_summary
 from uumamba.pipelines.slow_cases import training_case_ids
@@ -72,6 +72,7 @@ def train(
         out=out,
         resume=resume,
         force=force,
+        init=init,
         device=device,
         ranks=ranks.count,
     )
@@ -173,10 +174,6 @@ class FoldTraining:
         """Calibrate quantized activations."""
         calibrate_at_start(self.trainer, self.job.config, self.folder, self.cases)
 
-    def check_method(self) -> None:
-        """Check the domain-generalization method against the network."""
-        check_method_at_start(self.trainer, self.job.config)
-
     def _build_probe(self, config: RunConfig, **options: Any) -> Trainer:
         probe = replace(self, job=replace(self.job, config=config), run_dir=None, ranks=ALONE, **options)
         for step in BEFORE_FIT.values():
@@ -188,7 +185,6 @@ BEFORE_FIT: Mapping[str, Callable[[FoldTraining], None]] = {
     "find slow cases": FoldTraining.find_slow_cases,
     "build": FoldTraining.build,
     "calibrate": FoldTraining.calibrate,
-    "check the method": FoldTraining.check_method,
 }
 """Steps of a fold's training before ``fit``, in order."""
 
