@@ -4,9 +4,9 @@ import difflib
 import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cache, partial, wraps
+from functools import cache, partial
 from pkgutil import resolve_name
-from typing import Any, cast, get_type_hints
+from typing import Any, TypeVar, cast, get_type_hints
 
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import core_schema
@@ -17,6 +17,7 @@ from uumamba.runtime.options import is_data, read_value
 
 REQUIRED = inspect.Parameter.empty
 UNKNOWN = "an unknown key"
+Made = TypeVar("Made", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -161,24 +162,19 @@ def read_default(constructor: Callable[..., Any] | str, name: str) -> Any:
     return REQUIRED if found is None else found.default
 
 
-def take_defaults(library: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Give options without a default those of a library's constructor, which only they load.
+def declare(**properties: Any) -> Callable[[Made], Made]:
+    """Declare properties of a part's function, as class attributes do.
 
     Args:
-        library: import path of a constructor with keywords of the same names.
+        properties: ``library``, the import path of a constructor with the defaults of keyword-only options without one;
+            or ``find_divisor`` and ``reads_values`` of a network, see :mod:`uumamba.config.net`.
     """
 
-    def take(made: Callable[..., Any]) -> Callable[..., Any]:
-        names = [each.name for each in inspect.signature(made).parameters.values() if each.kind is each.KEYWORD_ONLY]
+    def add(made: Made) -> Made:
+        vars(made).update(properties)
+        return made
 
-        @wraps(made)
-        def make(*args: Any, **given: Any) -> Any:
-            return made(*args, **{name: read_default(library, name) for name in names} | given)
-
-        make.library = library  # type: ignore[attr-defined]
-        return make
-
-    return take
+    return add
 
 
 def load_constructor(kind: str, name: str) -> Callable[..., Any]:

@@ -2,16 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from math import lcm, prod
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 from torch import nn
 
-from uumamba.config.bind import Part, load_constructor, supply, take_defaults
+from uumamba.config.bind import Part, declare, load_constructor, supply
 from uumamba.nets import CoarseToFine
 from uumamba.runtime.errors import UsageError, require
 from uumamba.runtime.options import PositiveInt, SpatialDims, check_options
-
-Made = TypeVar("Made", bound=Callable[..., Any])
 
 
 def build_network(part: Part, *, in_channels: int, out_channels: int, patch_size: Sequence[int]) -> nn.Module:
@@ -37,7 +35,7 @@ def find_dimensions(part: Part) -> int | None:
 def find_divisor(part: Part, *, axes: int) -> tuple[int, ...]:
     """Return the divisor of the patch size along each axis.
 
-    It is 1 for a network that declares none.
+    A network declares it by ``find_divisor(options)``, a static method of its class; it is 1 for others.
 
     Raises:
         UsageError: the options do not fit each other.
@@ -47,27 +45,8 @@ def find_divisor(part: Part, *, axes: int) -> tuple[int, ...]:
 
 
 def reads_values(part: Part) -> bool:
-    """Return whether a constructor needs tensors with values."""
+    """Return whether a constructor reads values of tensors, which the meta device lacks."""
     return bool(getattr(load_constructor(part.kind, part.name), "reads_values", False))
-
-
-def declare_divisor(
-    find: Callable[[Mapping[str, Any]], tuple[int, ...]], *, reads_values: bool = False
-) -> Callable[[Made], Made]:
-    """Declare the divisor of a network's patch size.
-
-    Classes have a static method ``find_divisor`` instead.
-
-    Args:
-        find: from the options to one divisor per axis.
-        reads_values: whether the constructor reads values of tensors, which the meta device lacks.
-    """
-
-    def declare(made: Made) -> Made:
-        made.find_divisor, made.reads_values = find, reads_values  # type: ignore[attr-defined]
-        return made
-
-    return declare
 
 
 def _find_cascade_divisor(options: Mapping[str, Any]) -> tuple[int, ...]:
@@ -89,7 +68,7 @@ def _divisor_of(part: Part, section: str) -> tuple[int, ...]:
         raise error.within(section) from None
 
 
-@declare_divisor(_find_cascade_divisor)
+@declare(find_divisor=_find_cascade_divisor)
 @check_options
 def coarse_to_fine(
     in_channels: int,
@@ -116,8 +95,10 @@ def coarse_to_fine(
     return CoarseToFine(first, second, factor=factor)
 
 
-@declare_divisor(lambda options: (2 ** (len(options["blocks_down"]) - 1),) * options["spatial_dims"])
-@take_defaults("monai.networks.nets.segresnet:SegResNet")
+@declare(
+    find_divisor=lambda options: (2 ** (len(options["blocks_down"]) - 1),) * options["spatial_dims"],
+    library="monai.networks.nets.segresnet:SegResNet",
+)
 @check_options
 def segresnet(
     spatial_dims: SpatialDims,
@@ -153,7 +134,7 @@ def segresnet(
     )
 
 
-@declare_divisor(lambda options: tuple(prod(axis) for axis in zip(*options["strides"], strict=True)))
+@declare(find_divisor=lambda options: tuple(prod(axis) for axis in zip(*options["strides"], strict=True)))
 @check_options
 def dynunet(
     spatial_dims: SpatialDims,
@@ -193,8 +174,10 @@ def dynunet(
     )
 
 
-@declare_divisor(lambda options: (16,) * options["spatial_dims"])  # edge of a token
-@take_defaults("monai.networks.nets.unetr:UNETR")
+@declare(
+    find_divisor=lambda options: (16,) * options["spatial_dims"],  # edge of a token
+    library="monai.networks.nets.unetr:UNETR",
+)
 @check_options
 def unetr(
     spatial_dims: SpatialDims,
@@ -236,8 +219,11 @@ def unetr(
     )
 
 
-@declare_divisor(lambda options: (32,) * options["spatial_dims"], reads_values=True)
-@take_defaults("monai.networks.nets.swin_unetr:SwinUNETR")
+@declare(
+    find_divisor=lambda options: (32,) * options["spatial_dims"],
+    library="monai.networks.nets.swin_unetr:SwinUNETR",
+    reads_values=True,
+)
 @check_options
 def swin_unetr(
     spatial_dims: SpatialDims,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW
 
 from uumamba import optim
-from uumamba.config.bind import Part, load_constructor, take_defaults
+from uumamba.config.bind import Part, declare, load_constructor
 from uumamba.runtime.options import BelowOne, NonNegative, Positive, check_options
 
 PerturbedWeights = Literal["all", "norm_layers"]
@@ -113,7 +113,7 @@ def can_fuse(net: nn.Module) -> bool:
     )
 
 
-@take_defaults("torch.optim:SGD")
+@declare(library="torch.optim:SGD")
 @check_options
 def sgd(
     params: Any,
@@ -137,7 +137,7 @@ def sgd(
     return SGD(params, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay, fused=fused)
 
 
-@take_defaults("torch.optim:AdamW")
+@declare(library="torch.optim:AdamW")
 @check_options
 def adamw(
     params: Any,

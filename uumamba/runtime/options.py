@@ -3,13 +3,14 @@
 import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, wraps
 from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from uumamba.runtime.errors import UsageError
+from uumamba.runtime.errors import UsageError, require
 
 
 @dataclass(frozen=True)
@@ -97,13 +98,13 @@ def check_options(made: Made) -> Made:
         names, hints = annotations()
         for name, value in (*zip(names, args, strict=False), *kwargs.items()):
             if name in hints:
-                read_value(hints[name], value, name)
+                _check_argument(hints[name], value, name)
         return made(*args, **kwargs)
 
     return cast(Made, checked)
 
 
-def read_value(annotation: Any, value: Any, key: str, *, from_yaml: bool = False) -> Any:
+def read_value(annotation: Any, value: Any, key: str, *, from_yaml: bool = False, described: Any = None) -> Any:
     """Check a value by its type and range, and convert it to the type.
 
     Numbers are finite, and True and False are no numbers. Sequences become tuples. Values of types that are no data
@@ -114,6 +115,7 @@ def read_value(annotation: Any, value: Any, key: str, *, from_yaml: bool = False
         value: the value.
         key: name of the value, for errors; elements of the value have its key and their own.
         from_yaml: accept text that is a number, whole numbers such as 2.0, and the text ``None``, as YAML reads them.
+        described: the type in an error about the complete value; None for ``annotation``.
 
     Raises:
         UsageError: the value is of another type or out of range.
@@ -125,11 +127,32 @@ def read_value(annotation: Any, value: Any, key: str, *, from_yaml: bool = False
         Traceback (most recent call last):
         uumamba.runtime.errors.UsageError: p.1: got 1.5, expected a finite number of at least 0 and of at most 1.
     """
-    try:
-        return _convert(annotation, value, from_yaml)
-    except _WrongValue as wrong:
-        got = tuple(wrong.value) if from_yaml and isinstance(wrong.value, list) else wrong.value
-        raise UsageError(".".join((key, *wrong.place)), got=got, expected=describe(wrong.annotation)) from None
+    described = described or annotation
+    origin, inner = get_origin(annotation), get_args(annotation)
+    found, is_valid = value, True
+    if origin is Annotated:
+        found = read_value(inner[0], value, key, from_yaml=from_yaml, described=described)
+        is_valid = all(limit.holds(found) for limit in inner[1:] if isinstance(limit, Limit))
+    elif origin in (Union, UnionType):
+        found = _read_one_of(inner, value, key, from_yaml, described)
+    elif origin is Literal:
+        is_valid = any(type(value) is type(choice) and value == choice for choice in inner)
+    elif annotation in _NAMES:
+        found = _parse(annotation, value) if from_yaml else value
+        is_valid = _is_scalar(annotation, found)
+        found = float(found) if is_valid and annotation is float else found
+    elif _is_kind(origin, Sequence) or _is_kind(origin, Mapping):
+        types = _list_types(origin, inner, value)
+        is_valid = types is not None
+        places = value if isinstance(value, Mapping) else range(len(types or ()))
+        read = [
+            read_value(kind, value[place], f"{key}.{place}", from_yaml=from_yaml)
+            for kind, place in zip(types or (), places, strict=False)
+        ]
+        found = dict(zip(value, read, strict=True)) if isinstance(value, Mapping) else tuple(read)
+    got = tuple(value) if isinstance(value, list) else value
+    require(is_valid, key, got=got, expected=describe(described))
+    return found
 
 
 def is_data(annotation: Any) -> bool:
@@ -171,94 +194,51 @@ def describe(annotation: Any) -> str:
     return _NAMES.get(annotation, getattr(annotation, "__name__", str(annotation)))
 
 
-class _WrongValue(Exception):
-    """Value that is not of a type, with its place in the value of an option."""
-
-    def __init__(self, annotation: Any, value: Any, place: tuple[str, ...] = ()) -> None:
-        self.annotation, self.value, self.place = annotation, value, place
-
-
-def _convert(annotation: Any, value: Any, from_yaml: bool) -> Any:
-    origin = get_origin(annotation)
-    if origin is Annotated:
-        return _convert_in_range(annotation, value, from_yaml)
-    if origin in (Union, UnionType):
-        return _convert_to_one(annotation, value, from_yaml)
-    if origin is Literal:
-        return _convert_choice(annotation, value)
-    if annotation in _NAMES:
-        return _convert_scalar(annotation, value, from_yaml)
-    if _is_kind(origin, Sequence) or _is_kind(origin, Mapping):
-        return _convert_elements(annotation, value, from_yaml)
-    return value
-
-
-def _convert_choice(annotation: Any, value: Any) -> Any:
-    if not any(type(value) is type(choice) and value == choice for choice in get_args(annotation)):
-        raise _WrongValue(annotation, value)
-    return value
-
-
-def _convert_elements(annotation: Any, value: Any, from_yaml: bool) -> Any:
-    origin, inner = get_origin(annotation), get_args(annotation)
-    if _is_kind(origin, Mapping) and isinstance(value, Mapping):
-        names = [_convert(inner[0], name, from_yaml) for name in value]
-        return {name: _convert_element(inner[1], value[name], name, from_yaml) for name in names}
-    if _is_kind(origin, Sequence) and isinstance(value, Sequence) and not isinstance(value, str):
-        types = inner if origin is tuple and inner[-1] is not Ellipsis else inner[:1] * len(value)
-        if len(types) == len(value):
-            each = enumerate(zip(types, value, strict=True))
-            return tuple(_convert_element(kind, element, place, from_yaml) for place, (kind, element) in each)
-    raise _WrongValue(annotation, value)
-
-
-def _convert_in_range(annotation: Any, value: Any, from_yaml: bool) -> Any:
-    kind, *limits = get_args(annotation)
+def _check_argument(annotation: Any, value: Any, name: str) -> None:
+    """Raise for an argument; of the elements only those of a mapping have their own key."""
     try:
-        found = _convert(kind, value, from_yaml)
-    except _WrongValue as wrong:
-        raise wrong if wrong.place else _WrongValue(annotation, wrong.value) from None
-    if not all(limit.holds(found) for limit in limits if isinstance(limit, Limit)):
-        raise _WrongValue(annotation, value)
-    return found
+        read_value(annotation, value, name)
+    except UsageError as error:
+        whole = UsageError(name, got=value, expected=describe(annotation))
+        raise (error if isinstance(value, Mapping) else whole) from None
 
 
-def _convert_to_one(annotation: Any, value: Any, from_yaml: bool) -> Any:
-    """Convert to the first type of a union that fits; text is text if it may be."""
-    places = []
+def _read_one_of(kinds: Sequence[Any], value: Any, key: str, from_yaml: bool, described: Any) -> Any:
+    """Read a value by the first type that fits, text as text if it may be."""
+    wrong = UsageError(key, got=value, expected=describe(described))
     for is_lenient in sorted({False, from_yaml}):
-        for each in get_args(annotation):
+        for each in kinds:
             try:
-                return _convert(each, value, is_lenient)
-            except _WrongValue as wrong:
-                places += [wrong] if wrong.place else []
-    raise places[-1] if places else _WrongValue(annotation, value)
+                return read_value(each, value, key, from_yaml=is_lenient, described=described)
+            except UsageError as error:
+                wrong = wrong if error.key == key else error
+    raise wrong
 
 
-def _convert_scalar(kind: type, value: Any, from_yaml: bool) -> Any:
-    found = _parse(value) if from_yaml and kind is not str and isinstance(value, str) else value
-    if kind in (bool, str, NoneType):
-        if isinstance(found, kind):
-            return found
-    elif isinstance(found, Real) and not isinstance(found, bool) and abs(found) <= sys.float_info.max:
-        is_whole = isinstance(found, Integral) or (from_yaml and float(found).is_integer())
-        if kind is float or is_whole:
-            return kind(found)
-    raise _WrongValue(kind, value)
+def _parse(kind: type, value: Any) -> Any:
+    """Read a number or None in text, unless the type is text, and 2.0 as a whole number."""
+    if isinstance(value, str) and kind is not str:
+        with suppress(ValueError):
+            value = None if value == "None" else float(value)
+    return int(value) if kind is int and isinstance(value, float) and value.is_integer() else value
 
 
-def _parse(text: str) -> float | str | None:
-    try:
-        return None if text == "None" else float(text)
-    except ValueError:
-        return text
+def _is_scalar(kind: type, value: Any) -> bool:
+    if kind in (float, int):
+        is_number = isinstance(value, Real if kind is float else Integral) and not isinstance(value, bool)
+        return is_number and abs(value) <= sys.float_info.max
+    return isinstance(value, kind)
 
 
-def _convert_element(annotation: Any, value: Any, place: Any, from_yaml: bool) -> Any:
-    try:
-        return _convert(annotation, value, from_yaml)
-    except _WrongValue as wrong:
-        raise _WrongValue(wrong.annotation, wrong.value, (str(place), *wrong.place)) from None
+def _list_types(origin: type, inner: Sequence[Any], value: Any) -> Sequence[Any] | None:
+    """List the type of each element; None for another container."""
+    if _is_kind(origin, Mapping):
+        is_valid = isinstance(value, Mapping) and all(_is_scalar(inner[0], name) for name in value)
+        return [inner[1]] * len(value) if is_valid else None
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        return None
+    types = inner if origin is tuple and inner[-1] is not Ellipsis else inner[:1] * len(value)
+    return types if len(types) == len(value) else None
 
 
 def _is_kind(origin: Any, base: type) -> bool:
