@@ -124,7 +124,7 @@ def read_part(kind: str, stored: Any, path: str = "") -> Part:
 
 
 def check_keys(given: Mapping[str, Any], valid: Collection[str], *, required: Collection[str], path: str = "") -> None:
-    """Raise for the first unknown key of a section, and for one that it lacks."""
+    """Raise for an unknown key of a section, or a missing one."""
     for key in given:
         if key not in valid:
             raise UnknownKeyError(_join(path, str(key)), valid=valid)

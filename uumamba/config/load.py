@@ -115,7 +115,12 @@ def _convert_first(error: ValidationError, source: str) -> UsageError:
 
 
 def _list_keys(annotation: Any, section: str = "") -> Iterator[tuple[str, str]]:
-    """Yield section and key of each option in a type: a model, a part, or types with them."""
+    """Yield section and key of each option.
+
+    Args:
+        annotation: a model, the mark of a part, or a type with such types inside.
+        section: key of the type's section.
+    """
     nested: Iterable[tuple[str, Any]] = [("", each) for each in get_args(annotation)]
     if isinstance(annotation, PartOf):
         options = [list_options(annotation.kind, name).items() for name in KINDS[annotation.kind].parts]

@@ -45,7 +45,7 @@ def find_divisor(part: Part, *, axes: int) -> tuple[int, ...]:
 
 
 def reads_values(part: Part) -> bool:
-    """Return whether a constructor reads values of tensors, which the meta device lacks."""
+    """Return whether a constructor fails on the meta device."""
     return bool(getattr(load_constructor(part.kind, part.name), "reads_values", False))
 
 

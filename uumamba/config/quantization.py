@@ -101,7 +101,7 @@ def check_ranks(part: Part, optim: Part, ranks: int) -> None:
 
 
 def calibrate_on_noise(part: Part, net: nn.Module, noise: Tensor) -> None:
-    """Quantize a network and give its activations scales, to check a forward pass."""
+    """Quantize a network, with scales of activations from noise."""
     from uumamba.quantization import calibrate
 
     part.bind()(net)

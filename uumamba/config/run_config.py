@@ -130,7 +130,7 @@ class RunConfig(Config):
             self._check_head(loss)
 
     def _check_head(self, loss: nn.Module) -> None:
-        """Raise if the domain-generalization method finds no head in a small network of the run."""
+        """Raise if the method finds no head in a small network."""
         patch_size = self.training.patch_size
         divisor = find_divisor(self.net, axes=len(patch_size))
         two_steps = tuple(min(size, 2 * step) for size, step in zip(patch_size, divisor, strict=True))
@@ -181,7 +181,7 @@ class RunConfig(Config):
 
 
 def _build_in(section: str, make: Callable[..., Built], *args: Any, **options: Any) -> Built:
-    """Call a function, and prefix the key of its error with a section.
+    """Prefix the key of a function's error with a section.
 
     Errors of torch and MONAI get the section as key.
     """

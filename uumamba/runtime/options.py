@@ -105,7 +105,7 @@ def check_options(made: Made) -> Made:
 
 
 def read_value(annotation: Any, value: Any, key: str, *, from_yaml: bool = False, described: Any = None) -> Any:
-    """Check a value by its type and range, and convert it to the type.
+    """Check a value by its type and range, and convert it.
 
     Numbers are finite, and True and False are no numbers. Sequences become tuples. Values of types that are no data
     stay as they are.
@@ -195,7 +195,10 @@ def describe(annotation: Any) -> str:
 
 
 def _check_argument(annotation: Any, value: Any, name: str) -> None:
-    """Raise for an argument; of the elements only those of a mapping have their own key."""
+    """Raise for a wrong argument.
+
+    Only elements of a mapping have a key of their own.
+    """
     try:
         read_value(annotation, value, name)
     except UsageError as error:
@@ -204,7 +207,7 @@ def _check_argument(annotation: Any, value: Any, name: str) -> None:
 
 
 def _read_one_of(kinds: Sequence[Any], value: Any, key: str, from_yaml: bool, described: Any) -> Any:
-    """Read a value by the first type that fits, text as text if it may be."""
+    """Read a value by the first type that fits."""
     wrong = UsageError(key, got=value, expected=describe(described))
     for is_lenient in sorted({False, from_yaml}):
         for each in kinds:
@@ -216,7 +219,7 @@ def _read_one_of(kinds: Sequence[Any], value: Any, key: str, from_yaml: bool, de
 
 
 def _parse(kind: type, value: Any) -> Any:
-    """Read a number or None in text, unless the type is text, and 2.0 as a whole number."""
+    """Read text that is a number or None, and 2.0 as 2."""
     if isinstance(value, str) and kind is not str:
         with suppress(ValueError):
             value = None if value == "None" else float(value)
@@ -230,11 +233,11 @@ def _is_scalar(kind: type, value: Any) -> bool:
     return isinstance(value, kind)
 
 
-def _list_types(origin: type, inner: Sequence[Any], value: Any) -> Sequence[Any] | None:
+def _list_types(origin: Any, inner: tuple[Any, ...], value: Any) -> tuple[Any, ...] | None:
     """List the type of each element; None for another container."""
     if _is_kind(origin, Mapping):
         is_valid = isinstance(value, Mapping) and all(_is_scalar(inner[0], name) for name in value)
-        return [inner[1]] * len(value) if is_valid else None
+        return inner[1:] * len(value) if is_valid else None
     if isinstance(value, str) or not isinstance(value, Sequence):
         return None
     types = inner if origin is tuple and inner[-1] is not Ellipsis else inner[:1] * len(value)
