@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from uumamba.config import RunConfig, read_config
+from uumamba.config.registry import KINDS
 from uumamba.domain_generalization import UDIM, InputPerturbation, StylePerturbation
-from uumamba.pipelines.build import build_loss, build_net, check_method
-from uumamba.runtime.errors import UsageError
+from uumamba.pipelines.build import build_loss, build_net
 
 STYLE = "domain_generalization={name: UDIM, perturbation: {name: style}}"
 SMALL = ["net.features=[4,8]", "net.strides=[[1,1],[2,2]]", "net.encoder_blocks=null", "net.decoder_blocks=null"]
@@ -102,7 +102,7 @@ def test_every_network_of_a_configuration_has_a_linear_head_for_udim(name: str) 
     net, loss = build_net(config, classes=3).train(), build_loss(config)
     udim = config.build_method(net, loss)
     assert udim is not None
-    check_method(config, udim)
+    config.check()
     udim.warmup_steps = 0
     generator = torch.Generator().manual_seed(0)
     image = torch.randn(2, 1, 64, 64, generator=generator)
@@ -117,34 +117,47 @@ def test_every_network_of_a_configuration_has_a_linear_head_for_udim(name: str) 
 class Rectified(nn.Module):
     """Network that changes the output of its last layer."""
 
-    def __init__(self) -> None:
+    def __init__(self, spatial_dims: int, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.head = nn.Conv2d(1, 3, 1)
+        self.head = nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, image: Tensor) -> Tensor:
         return self.head(image).relu() + 1
 
 
-@pytest.mark.parametrize(
-    "net", [Rectified(), nn.Sequential(nn.Conv2d(1, 3, 3, padding=1))], ids=["changed", "kernel 3"]
-)
-def test_a_network_without_a_linear_head_is_refused_before_the_first_step(net: nn.Module) -> None:
-    config = small(STYLE)
-    method = config.build_method(net, nn.Identity())
-    assert method is not None
-    with pytest.raises(UsageError, match="head"):
-        check_method(config, method)
+def wide_kernel(spatial_dims: int, in_channels: int, out_channels: int) -> nn.Module:
+    """Make a network with a last layer of kernel 3."""
+    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 3, padding=1))
 
 
-def test_checking_the_method_changes_neither_network_nor_random_state() -> None:
-    net = nn.Sequential(nn.Conv2d(1, 4, 1), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Conv2d(4, 3, 1))
-    before = torch.get_rng_state(), {name: value.clone() for name, value in net.state_dict().items()}
-    config = small(STYLE)
-    method = config.build_method(net, nn.Identity())
-    assert method is not None
-    check_method(config, method)
-    assert torch.equal(torch.get_rng_state(), before[0])
-    assert all(torch.equal(value, before[1][name]) for name, value in net.state_dict().items())
+def with_dropout(spatial_dims: int, in_channels: int, out_channels: int) -> nn.Module:
+    """Make a network that draws random numbers in every pass."""
+    return nn.Sequential(nn.Conv2d(in_channels, 4, 1), nn.Dropout(0.5), nn.Conv2d(4, out_channels, 1))
+
+
+@pytest.fixture
+def toy_nets(monkeypatch: pytest.MonkeyPatch) -> None:
+    for make in (Rectified, wide_kernel, with_dropout):
+        monkeypatch.setitem(KINDS["net"].parts, make.__name__, f"{__name__}:{make.__name__}")
+
+
+@pytest.mark.usefixtures("toy_nets")
+@pytest.mark.parametrize("name", ["Rectified", "wide_kernel"])
+def test_a_network_without_a_linear_head_is_refused_by_the_check(refused: Any, name: str) -> None:
+    net = f"net={{name: {name}, spatial_dims: 2}}"
+    with refused("net.name", got=name) as error:
+        read_config("demo", [net, STYLE]).check()
+    assert "head" in error.value.expected
+    read_config("demo", [net]).check()
+
+
+@pytest.mark.usefixtures("toy_nets")
+@pytest.mark.parametrize("net", ["{name: with_dropout, spatial_dims: 2}", "{name: SegResNet, spatial_dims: 2}"])
+@pytest.mark.parametrize("bits", ["null", "{}", "{act_bits: null, start_step: 5}"])
+def test_the_check_of_a_head_draws_no_random_number_and_allows_few_bits(net: str, bits: str) -> None:
+    before = torch.get_rng_state()
+    read_config("demo", [f"net={net}", STYLE, f"quantization={bits}"]).check()
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_budget_without_a_warm_up_is_read() -> None:

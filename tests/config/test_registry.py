@@ -1,10 +1,14 @@
 """Every part of the registry: defaults, documentation, and values that are refused."""
 
+import ast
 import inspect
 import pickle
 import re
-from collections.abc import Iterator
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
 from functools import partial
+from pkgutil import resolve_name
 from typing import Any, get_args, get_origin
 
 import pytest
@@ -13,10 +17,21 @@ from torch import nn
 
 from tests.option_meanings import read_meanings
 from uumamba.config import read_config
-from uumamba.config.bind import REQUIRED, UNKNOWN, Option, bind, list_options, load_constructor, read_part, takes
+from uumamba.config.bind import (
+    REQUIRED,
+    UNKNOWN,
+    Option,
+    bind,
+    list_options,
+    list_signatures,
+    load_constructor,
+    read_default,
+    read_part,
+    takes,
+)
 from uumamba.config.registry import KINDS, STAGE_NETS
 from uumamba.runtime.errors import UsageError
-from uumamba.runtime.options import fits
+from uumamba.runtime.options import read_value
 
 PARTS = [(kind, name) for kind, rules in KINDS.items() for name in rules.parts]
 STAGE_NET = {"name": "ResEncUNet", "spatial_dims": 2, "features": (4, 8), "strides": (1, 2)}
@@ -68,7 +83,73 @@ def test_an_empty_section_has_the_defaults_of_the_signature(kind: str, name: str
             continue
         assert option.default is not REQUIRED, key
         assert part.options[key] == option.default, key
-        assert option.default is None or option.nested or fits(option.annotation, option.default), key
+        if option.nested is None:
+            assert read_value(option.annotation, option.default, key) == option.default
+
+
+@each_part
+def test_a_default_of_section_and_constructor_is_the_same(kind: str, name: str) -> None:
+    section_of = KINDS[kind].section
+    declared = [load_constructor(kind, name), *([] if section_of is None else [resolve_name(section_of)])]
+    for key, option in list_options(kind, name).items():
+        found = [read_default(each, key) for made in declared for each in list_signatures(made)]
+        assert all(default in (REQUIRED, option.default) for default in found), key
+
+
+def list_repeated_defaults(made: Callable[..., Any]) -> set[str]:
+    """List arguments with a literal default that a constructor which gets them has as well."""
+    made = inspect.unwrap(made)
+    [tree] = ast.parse(textwrap.dedent(inspect.getsource(made))).body
+    assert isinstance(tree, ast.FunctionDef)
+    known = dict(vars(sys.modules[made.__module__]))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            known |= {each.name: resolve_name(f"{node.module}:{each.name}") for each in node.names}
+    positional = zip(reversed(tree.args.args), reversed(tree.args.defaults), strict=False)
+    defaults = [*positional, *zip(tree.args.kwonlyargs, tree.args.kw_defaults, strict=True)]
+    literal = {argument.arg for argument, default in defaults if isinstance(default, ast.Constant | ast.Tuple)}
+    literal -= {argument.arg for argument, default in defaults if getattr(default, "value", 1) is None}  # no value
+    repeated = set()
+    for call in ast.walk(tree):
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and isinstance(known.get(call.func.id), type):
+            for keyword in call.keywords:
+                passed = {node.id for node in ast.walk(keyword.value) if isinstance(node, ast.Name)}
+                if keyword.arg and read_default(known[call.func.id], keyword.arg) is not REQUIRED:
+                    repeated |= passed & literal
+    return repeated
+
+
+@pytest.mark.parametrize(("kind", "name"), [each for each in PARTS if not isinstance(load_constructor(*each), type)])
+def test_a_function_repeats_no_default_of_a_constructor_that_it_calls(kind: str, name: str) -> None:
+    assert list_repeated_defaults(load_constructor(kind, name)) == set()
+
+
+def repeats(*, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), weight: float = 0.1) -> Any:
+    from torch.optim import AdamW
+
+    return partial(AdamW(params=[torch.ones(1)], lr=lr, betas=tuple(betas)), weight)
+
+
+def test_a_repeated_default_is_found() -> None:
+    assert list_repeated_defaults(repeats) == {"lr", "betas"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "library"),
+    [
+        ("base", "SGD", "torch.optim:SGD"),
+        ("base", "AdamW", "torch.optim:AdamW"),
+        ("net", "SegResNet", "monai.networks.nets.segresnet:SegResNet"),
+        ("net", "UNETR", "monai.networks.nets.unetr:UNETR"),
+        ("net", "SwinUNETR", "monai.networks.nets.swin_unetr:SwinUNETR"),
+    ],
+)
+def test_a_library_s_constructor_has_the_defaults_of_its_part(kind: str, name: str, library: str) -> None:
+    given = smallest(kind, name)
+    stored = read_part(kind, section(kind, name)).options
+    expected = {key: read_default(library, key) for key in stored.keys() - given.keys()}
+    assert expected == {key: stored[key] for key in expected}
+    assert expected
 
 
 @each_part
@@ -102,6 +183,14 @@ def is_number(option: Option) -> bool:
     kinds = [option.annotation, *get_args(option.annotation)]
     numbers = [each for each in kinds for part in (each, *get_args(each)) if part in (int, float)]
     return bool(numbers) and get_origin(option.annotation) not in (tuple, dict)
+
+
+def fits(annotation: Any, value: Any) -> bool:
+    try:
+        read_value(annotation, value, "key")
+    except UsageError:
+        return False
+    return True
 
 
 def wrong_values() -> Iterator[Any]:

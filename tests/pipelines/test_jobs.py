@@ -5,12 +5,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 from unittest.mock import ANY
 
 import pytest
 
 from tests.pipelines.run_files import MakeConfig, Refused
+from uumamba.config.registry import KINDS
+from uumamba.data.case import Manifest
 from uumamba.data.prepared import PreparedFolder
 from uumamba.domain_generalization import GroupSplit, SlowExamples, write_slow_examples
 from uumamba.pipelines.datasets import RawFolder
@@ -19,6 +22,7 @@ from uumamba.pipelines.prepare import prepare_dataset
 from uumamba.pipelines.run import run
 from uumamba.pipelines.slow_cases import SLOW_CASES_NAME
 from uumamba.pipelines.train import train
+from uumamba.runtime.errors import UsageError
 from uumamba.runtime.ranks import Alone
 
 VERBS = ("prepare", "run", "train")
@@ -152,6 +156,10 @@ def test_every_verb_raises_an_index_file_of_other_cases_before_a_file_is_written
 # Options of training.
 
 
+STYLE = "domain_generalization={name: UDIM, perturbation: {name: style}}"
+FREEZING = ("optim={name: SAGM, base: {name: AdamW}}", "quantization={calibration_batches: 2, gaqat: {every: 2}}")
+
+
 class Two(Alone):
     """Rank 0 of two processes, as far as jobs know them."""
 
@@ -183,6 +191,80 @@ def test_options_of_training_are_checked_before_a_file_is_written(
     before = tree()
     with refused(key, got=got):
         do(verb, tiny_config(override), **options)
+    assert tree() == before
+
+
+@pytest.mark.parametrize("verb", ["run", "train"])
+def test_ranks_that_would_freeze_different_scales_are_refused_before_a_file_is_written(
+    verb: str, do: Do, tree: Callable[[], set[Path]], tiny_config: MakeConfig, refused: Refused
+) -> None:
+    before = tree()
+    with refused("optim.perturbation", got="rank"):
+        do(verb, tiny_config(*FREEZING), ranks=Two())
+    assert tree() == before
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_network_without_a_head_for_udim_is_refused_before_a_file_is_written(
+    verb: str,
+    do: Do,
+    tree: Callable[[], set[Path]],
+    tiny_config: MakeConfig,
+    refused: Refused,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(KINDS["net"].parts, "Rectified", "tests.config.test_domain_generalization:Rectified")
+    before = tree()
+    with refused("net.name", got="Rectified"):
+        do(verb, tiny_config("net={name: Rectified, spatial_dims: 2}", STYLE))
+    assert tree() == before
+
+
+@pytest.mark.parametrize(
+    ("init", "override", "key"),
+    [
+        ("absent", "seed=1", "MODEL"),
+        ("run", "net.features=[4,8,16]", "--init"),
+        ("run", "net.name=ResEncUNet", "--init"),
+        ("many", "seed=1", "--init"),
+    ],
+)
+def test_initial_weights_that_are_missing_or_do_not_fit_are_refused_before_a_file_is_written(
+    init: str,
+    override: str,
+    key: str,
+    tiny_run: Path,
+    tmp_path: Path,
+    do: Do,
+    tree: Callable[[], set[Path]],
+    tiny_config: MakeConfig,
+) -> None:
+    models = {"absent": tmp_path / "absent", "run": tiny_run, "many": tmp_path / "many"}
+    for fold in ("fold_0", "fold_1"):
+        copytree(tiny_run / "fold_0", models["many"] / fold)
+    before = tree()
+    with pytest.raises(UsageError) as error:
+        do("train", tiny_config(override), init=str(models[init]))
+    assert error.value.key == key
+    assert error.value.fix or error.value.expected
+    assert tree() == before
+
+
+@pytest.mark.parametrize(("verb", "key"), [("prepare", "--raw"), ("run", "--raw"), ("train", "--data")])
+def test_a_data_set_without_training_cases_is_refused_by_its_folder(
+    verb: str,
+    key: str,
+    do: Do,
+    tree: Callable[[], set[Path]],
+    tiny_config: MakeConfig,
+    refused: Refused,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Manifest, "select", lambda self, **chosen: ())
+    before = tree()
+    with refused(key) as error:
+        do(verb, tiny_config())
+    assert "no training case" in error.value.got
     assert tree() == before
 
 

@@ -185,7 +185,7 @@ def test_the_steps_before_fit_are_in_order(
 
         monkeypatch.setattr(pipelines_train, name, noted)
 
-    expected = ["training_case_ids", "build_trainer", "calibrate_at_start", "check_method_at_start"]
+    expected = ["training_case_ids", "build_trainer", "calibrate_at_start"]
     for name in reversed(expected):
         note(name)
     monkeypatch.setattr(Trainer, "fit", lambda trainer, **options: steps.append("fit"))

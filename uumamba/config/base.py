@@ -1,12 +1,13 @@
 """Base of sections without a single constructor: typed, frozen, unknown keys rejected."""
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from uumamba.config.bind import mentions_bool, refuse_bool
-from uumamba.runtime.options import describe, is_data
+from uumamba.config.bind import check_keys
+from uumamba.runtime.errors import require
+from uumamba.runtime.options import is_data, read_value
 
 
 class Config(BaseModel):
@@ -16,11 +17,15 @@ class Config(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _refuse_bools(cls, given: Any) -> Any:
-        """Raise for True and False in place of a number."""
-        for name, field in cls.model_fields.items():
-            key, annotation = field.alias or name, cast(Any, field.annotation)
-            is_given = isinstance(given, Mapping) and key in given
-            if is_given and is_data(annotation) and not mentions_bool(annotation):
-                refuse_bool(given[key], key, describe(annotation))
-        return given
+    def _read_values(cls, given: Any) -> Any:
+        """Read keys and values by the rules of a part's options."""
+        if isinstance(given, cls):
+            return given
+        require(isinstance(given, Mapping), "", got=given, expected="a mapping of options")
+        fields = {field.alias or name: field for name, field in cls.model_fields.items()}
+        check_keys(given, fields, required=[key for key, field in fields.items() if field.is_required()])
+        annotations = {key: field.rebuild_annotation() for key, field in fields.items()}
+        return {
+            key: read_value(annotations[key], value, key, from_yaml=True) if is_data(annotations[key]) else value
+            for key, value in given.items()
+        }

@@ -6,18 +6,18 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pkgutil import resolve_name
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, cast, get_type_hints
 
-from pydantic import ConfigDict, GetCoreSchemaHandler, TypeAdapter, ValidationError
+from pydantic import GetCoreSchemaHandler
 from pydantic_core import core_schema
 
 from uumamba.config.registry import KINDS, Kind
 from uumamba.runtime.errors import UsageError, require
-from uumamba.runtime.options import describe, is_data
+from uumamba.runtime.options import is_data, read_value
 
 REQUIRED = inspect.Parameter.empty
 UNKNOWN = "an unknown key"
+Made = TypeVar("Made", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -26,15 +26,19 @@ class Option:
 
     Attributes:
         annotation: its type and range.
-        default: its default, or ``REQUIRED``.
+        find_default: returns its default, or ``REQUIRED``.
         nested: kind of the part that it holds, if any.
         is_argument: whether the constructor takes it; the other options of a section are read by the run.
     """
 
     annotation: Any
-    default: Any
+    find_default: Callable[[], Any]
     nested: str | None = None
     is_argument: bool = True
+
+    @property
+    def default(self) -> Any:
+        return self.find_default()
 
 
 @dataclass(frozen=True)
@@ -109,13 +113,12 @@ def read_part(kind: str, stored: Any, path: str = "") -> Part:
     if isinstance(stored, Part) and stored.kind == kind:
         return stored
     require(isinstance(stored, Mapping), path, got=stored, expected="a mapping of options")
-    given = dict(stored)
-    name = check_name(kind, KINDS[kind].only or given.pop("name", KINDS[kind].default), _join(path, "name"))
+    rules = KINDS[kind]
+    name = check_name(kind, rules.only or stored.get("name", rules.default), _join(path, "name"))
     known = list_options(kind, name)
-    for key in given:
-        if key not in known:
-            raise UnknownKeyError(_join(path, key), valid=[*([] if KINDS[kind].only else ["name"]), *known])
-    return Part(kind, name, {key: _read_option(each, key, given, path) for key, each in known.items()})
+    required = [key for key, option in known.items() if key not in stored and option.default is REQUIRED]
+    check_keys(stored, [*([] if rules.only else ["name"]), *known], required=required, path=path)
+    return Part(kind, name, {key: _read_option(each, key, stored, path) for key, each in known.items()})
 
 
 def check_name(kind: str, name: Any, path: str = "") -> str:
@@ -132,6 +135,15 @@ def check_name(kind: str, name: Any, path: str = "") -> str:
     known = list(KINDS[kind].parts)
     require(name in known, path, got=name or "nothing", expected=suggest_key(str(name or ""), known))
     return str(name)
+
+
+def check_keys(given: Mapping[str, Any], valid: Collection[str], *, required: Collection[str], path: str = "") -> None:
+    """Raise for an unknown key of a section, or a missing one."""
+    for key in given:
+        if key not in valid:
+            raise UnknownKeyError(_join(path, str(key)), valid=valid)
+    for key in required:
+        require(key in given, _join(path, key), got="nothing", expected="a value")
 
 
 @dataclass(frozen=True)
@@ -157,6 +169,28 @@ def takes(make: Callable[..., Any], name: str) -> bool:
     return name in inspect.signature(make).parameters
 
 
+def read_default(constructor: Callable[..., Any] | str, name: str) -> Any:
+    """Read the default of a constructor's argument; ``REQUIRED`` without one."""
+    made = resolve_name(constructor) if isinstance(constructor, str) else constructor
+    found = inspect.signature(made).parameters.get(name)
+    return REQUIRED if found is None else found.default
+
+
+def declare(**properties: Any) -> Callable[[Made], Made]:
+    """Declare properties of a part's function, as class attributes do.
+
+    Args:
+        properties: ``library``, the import path of a constructor with the defaults of keyword-only options without one;
+            or ``find_divisor`` and ``reads_values`` of a network, see :mod:`uumamba.config.net`.
+    """
+
+    def add(made: Made) -> Made:
+        vars(made).update(properties)
+        return made
+
+    return add
+
+
 def load_constructor(kind: str, name: str) -> Callable[..., Any]:
     """Import a part's constructor."""
     return cast(Callable[..., Any], resolve_name(KINDS[kind].parts[name]))
@@ -174,26 +208,6 @@ def list_options(kind: str, name: str) -> dict[str, Option]:
     return {key: found[key] for key in ordered if key not in unused}
 
 
-def read_value(annotation: Any, value: Any, path: str) -> Any:
-    """Convert a value of YAML to a type, within its range.
-
-    Lists become tuples, and text that is a number a number. True and False are no numbers.
-
-    Raises:
-        UsageError: the value is of another type or out of range.
-    """
-    value = _read_none(annotation, value)
-    if not mentions_bool(annotation):
-        refuse_bool(value, path, describe(annotation))
-    try:
-        return _freeze(_adapter(annotation).validate_python(value))
-    except ValidationError as error:
-        first, is_mapping = error.errors(include_url=False)[0], isinstance(value, Mapping)
-        place = [str(part) for part in first["loc"] if isinstance(part, int) or (is_mapping and part in value)]
-        single = _descend(annotation, len(place))
-        raise UsageError(_join(path, *place), got=_freeze(first["input"]), expected=describe(single)) from None
-
-
 class UnknownKeyError(UsageError):
     """Key that no option of a section has.
 
@@ -201,6 +215,7 @@ class UnknownKeyError(UsageError):
         key: the key with its section.
         valid: the section's keys.
         elsewhere: sections that have such a key.
+        fix: what to do.
     """
 
     def __init__(self, key: str, *, valid: Collection[str], elsewhere: Collection[str] = (), fix: str = "") -> None:
@@ -235,7 +250,9 @@ def _find_options(constructor: Callable[..., Any], kind: Kind) -> dict[str, Opti
             if name in found or name in kind.supplied or each.kind in (each.VAR_KEYWORD, each.VAR_POSITIONAL):
                 continue
             if name in kind.nested or (name in hints and is_data(hints[name])):
-                found[name] = Option(hints.get(name), each.default, kind.nested.get(name))
+                is_of_library = each.default is REQUIRED and each.kind is each.KEYWORD_ONLY
+                find = partial(read_default, getattr(made, "library", made) if is_of_library else made, name)
+                found[name] = Option(hints.get(name), find, kind.nested.get(name))
     return found
 
 
@@ -256,10 +273,9 @@ def list_signatures(constructor: Callable[..., Any]) -> Iterator[Callable[..., A
 
 def _read_option(option: Option, key: str, given: Mapping[str, Any], path: str) -> Any:
     place = _join(path, key)
-    require(key in given or option.default is not REQUIRED, place, got="nothing", expected="a value")
     value = given.get(key, option.default)
     if option.nested is None:
-        return read_value(option.annotation, value, place)
+        return read_value(option.annotation, value, place, from_yaml=True)
     if value is None and option.default is None:
         return None
     return read_part(option.nested, value, place)
@@ -280,59 +296,6 @@ def _to_json(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _to_json(each) for key, each in value.items()}
     return [_to_json(each) for each in value] if isinstance(value, (tuple, list)) else value
-
-
-@cache
-def _adapter(annotation: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(annotation, config=ConfigDict(allow_inf_nan=False))
-
-
-def _read_none(annotation: Any, value: Any) -> Any:
-    """Replace the text ``None`` by None where text is not valid.
-
-    YAML reads Python's word as text.
-    """
-    origin, inner = get_origin(annotation), get_args(annotation)
-    if origin in (Union, UnionType) and value == "None" and NoneType in inner and str not in inner:
-        return None
-    if isinstance(value, Mapping) and isinstance(origin, type) and issubclass(origin, Mapping):
-        return {key: _read_none(inner[1], each) for key, each in value.items()}
-    return value
-
-
-def _freeze(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _freeze(each) for key, each in value.items()}
-    return tuple(map(_freeze, value)) if isinstance(value, (list, tuple)) else value
-
-
-@cache
-def mentions_bool(annotation: Any) -> bool:
-    """Return whether True and False are values of a type."""
-    if get_origin(annotation) is Literal:
-        return any(isinstance(choice, bool) for choice in get_args(annotation))
-    return annotation is bool or any(mentions_bool(each) for each in get_args(annotation) if each is not Ellipsis)
-
-
-def refuse_bool(value: Any, path: str, expected: str) -> None:
-    """Raise for True or False, also as an element."""
-    require(not isinstance(value, bool), path, got=value, expected=expected)
-    if isinstance(value, (list, tuple, Mapping)):
-        for key, each in value.items() if isinstance(value, Mapping) else enumerate(value):
-            refuse_bool(each, _join(path, str(key)), expected)
-
-
-def _descend(annotation: Any, depth: int) -> Any:
-    """Return the type of elements so many levels inside a type."""
-    while depth:
-        origin, inner = get_origin(annotation), get_args(annotation)
-        if origin is Annotated:
-            annotation = inner[0]
-        elif origin in (Union, UnionType):
-            annotation = next(each for each in inner if get_args(each))
-        else:
-            annotation, depth = inner[1 if issubclass(origin, Mapping) else 0], depth - 1
-    return annotation
 
 
 def _join(*parts: str) -> str:

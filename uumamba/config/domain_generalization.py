@@ -8,7 +8,7 @@ from torch import nn
 from uumamba.config.bind import Part
 from uumamba.config.training import TrainingConfig
 from uumamba.runtime.errors import require
-from uumamba.runtime.options import BelowOne, NonNegative, check_options
+from uumamba.runtime.options import BelowOne, check_options
 from uumamba.runtime.seeds import key_to_seed
 
 if TYPE_CHECKING:
@@ -21,11 +21,9 @@ class PenaltyOptions:
     """Options of a run's method in addition to its constructor's.
 
     Args:
-        rho: as in the constructor; None takes the optimizer's, or 0 for an optimizer without ``rho``.
         warmup_fraction: share of the run's steps without penalty, at the start.
     """
 
-    rho: NonNegative | None = None
     warmup_fraction: BelowOne = 0.2
 
 

@@ -3,11 +3,10 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
-from pydantic.fields import FieldInfo
 
 from uumamba.config.bind import PartOf, UnknownKeyError, list_options
 from uumamba.config.registry import KINDS
@@ -101,73 +100,35 @@ def _apply(stored: dict[str, Any], override: str) -> None:
 
 def _convert_first(error: ValidationError, source: str) -> UsageError:
     """Convert the first of pydantic's errors to a ``UsageError``."""
-    first, *others = error.errors(include_url=False)
-    key = ".".join(map(str, first["loc"]))
-    parent, _, last = key.rpartition(".")
-    fix = f"correct {source}{f'; {len(others)} more keys are wrong' if others else ''}"
-    context = first.get("ctx", {})
-    match first["type"]:
-        case "extra_forbidden":
-            valid = list(_list_fields(dict(_list_models(RunConfig))[parent]))
-            return UnknownKeyError(key, valid=valid, elsewhere=_find_sections(last), fix=fix)
-        case "missing":
-            return UsageError(key, got="nothing", expected="a value", fix=fix)
-        case "value_error" if isinstance(context["error"], UsageError):
-            found = context["error"].within(key)
-            if isinstance(found, UnknownKeyError):
-                name = found.key.rpartition(".")[2]
-                return UnknownKeyError(found.key, valid=found.valid, elsewhere=_find_sections(name), fix=fix)
-            return UsageError(found.key, got=found.got, expected=found.expected, fix=found.fix or fix)
-    return UsageError(key, got=first.get("input"), expected=_shorten(first["msg"]), fix=fix)
+    first = error.errors(include_url=False)[0]
+    key, fix = ".".join(map(str, first["loc"])), f"correct {source}"
+    cause = first.get("ctx", {}).get("error")
+    if not isinstance(cause, UsageError):
+        return UsageError(key, got=first["input"], expected=first["msg"].removeprefix("Input should be "), fix=fix)
+    found = cause.within(key)
+    if isinstance(found, UnknownKeyError):
+        name = found.key.rpartition(".")[2]
+        sections = sorted({section for section, key in _list_keys(RunConfig) if key == name})
+        elsewhere = [f"in {section}" if section else "at the top level" for section in sections]
+        return UnknownKeyError(found.key, valid=found.valid, elsewhere=elsewhere, fix=fix)
+    return UsageError(found.key, got=found.got, expected=found.expected, fix=found.fix or fix)
 
 
-def _shorten(message: str) -> str:
-    message = message.removeprefix("Value error, ").removeprefix("Input should be ")
-    return f"{'a number ' if message.startswith(('greater', 'less')) else ''}{message[0].lower()}{message[1:]}"
+def _list_keys(annotation: Any, section: str = "") -> Iterator[tuple[str, str]]:
+    """Yield section and key of each option.
 
-
-def _find_sections(key: str) -> list[str]:
-    """Name the sections of a run that have a key."""
-    found = {section for section, model in _list_models(RunConfig) if key in _list_fields(model)}
-    found |= {
-        section
-        for section, kind in _list_kinds(RunConfig)
-        if any(key in list_options(kind, n) for n in KINDS[kind].parts)
-    }
-    return sorted(f"in {section}" if section else "at the top level" for section in found)
-
-
-def _list_models(model: type[BaseModel], section: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
-    """Yield the YAML key and model of each section."""
-    yield section, model
-    for key, field in _list_fields(model).items():
-        for inner in _find_models(field.annotation):
-            yield from _list_models(inner, f"{section}.{key}".removeprefix("."))
-
-
-def _list_kinds(model: type[BaseModel]) -> Iterator[tuple[str, str]]:
-    """Yield the key and kind of each part, nested parts included."""
-    for key, field in _list_fields(model).items():
-        for kind in _find_part_kinds([*field.metadata, field.annotation]):
-            yield key, kind
-            for inner, nested in KINDS[kind].nested.items():
-                yield f"{key}.{inner}", nested
-
-
-def _find_part_kinds(annotations: Iterable[Any]) -> list[str]:
-    """List the kinds in a field's annotations, also of an optional part."""
-    found = []
-    for each in annotations:
-        inner = getattr(each, "__metadata__", ()) if get_origin(each) is Annotated else get_args(each)
-        found += [each.kind] if isinstance(each, PartOf) else _find_part_kinds(inner)
-    return found
-
-
-def _list_fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
-    return {field.alias or name: field for name, field in model.model_fields.items()}
-
-
-def _find_models(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for part in get_args(annotation) for model in _find_models(part)]
+    Args:
+        annotation: a model, the mark of a part, or a type with such types inside.
+        section: key of the type's section.
+    """
+    nested: Iterable[tuple[str, Any]] = [("", each) for each in get_args(annotation)]
+    if isinstance(annotation, PartOf):
+        options = [list_options(annotation.kind, name).items() for name in KINDS[annotation.kind].parts]
+        nested = [(key, option.nested and PartOf(option.nested)) for each in options for key, option in each]
+    elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        fields = annotation.model_fields.items()
+        nested = [(field.alias or name, field.rebuild_annotation()) for name, field in fields]
+    for key, inner in nested:
+        if key:
+            yield section, key
+        yield from _list_keys(inner, ".".join(filter(None, (section, key))))

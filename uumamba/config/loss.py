@@ -5,6 +5,7 @@ from typing import Literal
 
 from torch import nn
 
+from uumamba.config.bind import read_default
 from uumamba.losses import (
     CrossEntropyLoss,
     FocalLoss,
@@ -19,6 +20,10 @@ from uumamba.runtime.options import NonNegative, NonNegativeInt, check_options
 
 TermName = Literal["region", "distribution", "pixel", "pixel_by_class", "centreline"]
 RELEASED_TERMS: tuple[TermName, ...] = ("region", "distribution", "pixel")
+BATCH_DICE: bool = read_default(ReleasedCodeLoss, "batch_dice")
+FOCAL_GAMMA: float = read_default(FocalLoss, "gamma")
+ITERATIONS: int = read_default(SoftClDiceLoss, "iterations")
+VESSELS_OF: Literal["union", "each"] = read_default(SoftClDiceLoss, "vessels_of")
 
 
 @check_options
@@ -26,10 +31,10 @@ def uncertainty_weighted(
     *,
     mode: Literal["learned", "released_code"] = "learned",
     terms: Sequence[TermName] = RELEASED_TERMS,
-    focal_gamma: NonNegative = 2.0,
-    batch_dice: bool = True,
-    centreline_iterations: NonNegativeInt = 5,
-    centreline_of: Literal["union", "each"] = "union",
+    focal_gamma: NonNegative = FOCAL_GAMMA,
+    batch_dice: bool = BATCH_DICE,
+    centreline_iterations: NonNegativeInt = ITERATIONS,
+    centreline_of: Literal["union", "each"] = VESSELS_OF,
 ) -> nn.Module:
     """Make a loss of several terms with learned weights.
 
@@ -64,7 +69,7 @@ def uncertainty_weighted(
 
 
 @check_options
-def dice_cross_entropy(*, batch_dice: bool = True) -> nn.Module:
+def dice_cross_entropy(*, batch_dice: bool = BATCH_DICE) -> nn.Module:
     """Make the unweighted sum of Dice and cross entropy, nnU-Net's loss.
 
     Args:

@@ -2,16 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from math import lcm, prod
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 from torch import nn
 
-from uumamba.config.bind import Part, load_constructor, supply
+from uumamba.config.bind import Part, declare, load_constructor, supply
 from uumamba.nets import CoarseToFine
 from uumamba.runtime.errors import UsageError, require
 from uumamba.runtime.options import PositiveInt, SpatialDims, check_options
-
-Made = TypeVar("Made", bound=Callable[..., Any])
 
 
 def build_network(part: Part, *, in_channels: int, out_channels: int, patch_size: Sequence[int]) -> nn.Module:
@@ -37,7 +35,7 @@ def find_dimensions(part: Part) -> int | None:
 def find_divisor(part: Part, *, axes: int) -> tuple[int, ...]:
     """Return the divisor of the patch size along each axis.
 
-    It is 1 for a network that declares none.
+    A network declares it by ``find_divisor(options)``, a static method of its class; it is 1 for others.
 
     Raises:
         UsageError: the options do not fit each other.
@@ -47,27 +45,8 @@ def find_divisor(part: Part, *, axes: int) -> tuple[int, ...]:
 
 
 def reads_values(part: Part) -> bool:
-    """Return whether a constructor needs tensors with values."""
+    """Return whether a constructor fails on the meta device."""
     return bool(getattr(load_constructor(part.kind, part.name), "reads_values", False))
-
-
-def declare_divisor(
-    find: Callable[[Mapping[str, Any]], tuple[int, ...]], *, reads_values: bool = False
-) -> Callable[[Made], Made]:
-    """Declare the divisor of a network's patch size.
-
-    Classes have a static method ``find_divisor`` instead.
-
-    Args:
-        find: from the options to one divisor per axis.
-        reads_values: whether the constructor reads values of tensors, which the meta device lacks.
-    """
-
-    def declare(made: Made) -> Made:
-        made.find_divisor, made.reads_values = find, reads_values  # type: ignore[attr-defined]
-        return made
-
-    return declare
 
 
 def _find_cascade_divisor(options: Mapping[str, Any]) -> tuple[int, ...]:
@@ -89,7 +68,7 @@ def _divisor_of(part: Part, section: str) -> tuple[int, ...]:
         raise error.within(section) from None
 
 
-@declare_divisor(_find_cascade_divisor)
+@declare(find_divisor=_find_cascade_divisor)
 @check_options
 def coarse_to_fine(
     in_channels: int,
@@ -116,16 +95,19 @@ def coarse_to_fine(
     return CoarseToFine(first, second, factor=factor)
 
 
-@declare_divisor(lambda options: (2 ** (len(options["blocks_down"]) - 1),) * options["spatial_dims"])
+@declare(
+    find_divisor=lambda options: (2 ** (len(options["blocks_down"]) - 1),) * options["spatial_dims"],
+    library="monai.networks.nets.segresnet:SegResNet",
+)
 @check_options
 def segresnet(
     spatial_dims: SpatialDims,
     in_channels: int,
     out_channels: int,
     *,
-    init_filters: PositiveInt = 8,
-    blocks_down: Sequence[PositiveInt] = (1, 2, 2, 4),
-    blocks_up: Sequence[PositiveInt] = (1, 1, 1),
+    init_filters: PositiveInt,
+    blocks_down: Sequence[PositiveInt],
+    blocks_up: Sequence[PositiveInt],
 ) -> nn.Module:
     """Make MONAI's SegResNet.
 
@@ -152,7 +134,7 @@ def segresnet(
     )
 
 
-@declare_divisor(lambda options: tuple(prod(axis) for axis in zip(*options["strides"], strict=True)))
+@declare(find_divisor=lambda options: tuple(prod(axis) for axis in zip(*options["strides"], strict=True)))
 @check_options
 def dynunet(
     spatial_dims: SpatialDims,
@@ -192,7 +174,10 @@ def dynunet(
     )
 
 
-@declare_divisor(lambda options: (16,) * options["spatial_dims"])  # edge of a token
+@declare(
+    find_divisor=lambda options: (16,) * options["spatial_dims"],  # edge of a token
+    library="monai.networks.nets.unetr:UNETR",
+)
 @check_options
 def unetr(
     spatial_dims: SpatialDims,
@@ -200,10 +185,10 @@ def unetr(
     out_channels: int,
     patch_size: Sequence[int],
     *,
-    feature_size: PositiveInt = 16,
-    hidden_size: PositiveInt = 768,
-    mlp_dim: PositiveInt = 3072,
-    num_heads: PositiveInt = 12,
+    feature_size: PositiveInt,
+    hidden_size: PositiveInt,
+    mlp_dim: PositiveInt,
+    num_heads: PositiveInt,
 ) -> nn.Module:
     """Make MONAI's UNETR; its position embedding fixes the patch size.
 
@@ -234,15 +219,19 @@ def unetr(
     )
 
 
-@declare_divisor(lambda options: (32,) * options["spatial_dims"], reads_values=True)
+@declare(
+    find_divisor=lambda options: (32,) * options["spatial_dims"],
+    library="monai.networks.nets.swin_unetr:SwinUNETR",
+    reads_values=True,
+)
 @check_options
 def swin_unetr(
     spatial_dims: SpatialDims,
     in_channels: int,
     out_channels: int,
     *,
-    feature_size: PositiveInt = 24,
-    use_v2: bool = False,
+    feature_size: PositiveInt,
+    use_v2: bool,
 ) -> nn.Module:
     """Make MONAI's SwinUNETR.
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW
 
 from uumamba import optim
-from uumamba.config.bind import Part, load_constructor
+from uumamba.config.bind import Part, declare, load_constructor
 from uumamba.runtime.options import BelowOne, NonNegative, Positive, check_options
 
 PerturbedWeights = Literal["all", "norm_layers"]
@@ -38,10 +38,10 @@ def build_optimizer(part: Part, net: nn.Module, objective: nn.Module, **engine: 
         objective: its parameters learn as well.
         engine: options that the run supplies, such as ``scaler``.
     """
-    selected = {key: part.options[key] for key in ("perturb",) if key in part.options}
+    perturb = part.options.get("perturb", PerturbationOptions.perturb)
     base = partial(part.base.bind(), fused=can_fuse(net) or None)
     make = part.bind()
-    made = make(parameter_groups(net, objective, **selected), base=base, **({"net": net} | engine))
+    made = make(parameter_groups(net, objective, perturb=perturb), base=base, **({"net": net} | engine))
     return cast(optim.SharpnessAware, made)
 
 
@@ -61,7 +61,7 @@ def find_member(part: Part) -> type[optim.SharpnessAware]:
 
 
 def parameter_groups(
-    net: nn.Module, objective: nn.Module, *, perturb: PerturbedWeights = "all"
+    net: nn.Module, objective: nn.Module, *, perturb: PerturbedWeights = PerturbationOptions.perturb
 ) -> list[dict[str, Any]]:
     """Group the parameters of network and objective for the optimizer.
 
@@ -113,15 +113,16 @@ def can_fuse(net: nn.Module) -> bool:
     )
 
 
+@declare(library="torch.optim:SGD")
 @check_options
 def sgd(
     params: Any,
     *,
-    lr: Positive = 1e-3,
-    momentum: NonNegative = 0.0,
-    nesterov: bool = False,
-    weight_decay: NonNegative = 0.0,
-    fused: bool | None = None,
+    lr: Positive,
+    momentum: NonNegative,
+    nesterov: bool,
+    weight_decay: NonNegative,
+    fused: bool | None,
 ) -> SGD:
     """Make torch's stochastic gradient descent.
 
@@ -136,14 +137,15 @@ def sgd(
     return SGD(params, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay, fused=fused)
 
 
+@declare(library="torch.optim:AdamW")
 @check_options
 def adamw(
     params: Any,
     *,
-    lr: Positive = 1e-3,
-    betas: tuple[BelowOne, BelowOne] = (0.9, 0.999),
-    weight_decay: NonNegative = 1e-2,
-    fused: bool | None = None,
+    lr: Positive,
+    betas: tuple[BelowOne, BelowOne],
+    weight_decay: NonNegative,
+    fused: bool | None,
 ) -> AdamW:
     """Make torch's Adam with decoupled weight decay.
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from torch import nn
+from torch import Tensor, nn
 
 from uumamba.config.bind import Part
 from uumamba.runtime.errors import require
@@ -89,12 +89,28 @@ def check_takes_effect(part: Part, steps: int) -> None:
     )
 
 
-def attach_gaqat(part: Part, optimizer: Any, net: nn.Module) -> "GAQAT | None":
-    """Attach GAQAT and the step counter of ``start_step`` to the optimizer.
+def check_ranks(part: Part, optim: Part, ranks: int) -> None:
+    """Raise if ranks would freeze different scales, those of their own gradients."""
+    require(
+        ranks == 1 or part.gaqat is None or optim.perturbation == "global",
+        "optim.perturbation",
+        got=optim.perturbation,
+        expected=f"global with quantization.gaqat on {ranks} ranks",
+        fix="set optim.perturbation=global",
+    )
 
-    Raises:
-        UsageError: GAQAT with several ranks, whose local gradients would freeze different scales.
-    """
+
+def calibrate_on_noise(part: Part, net: nn.Module, noise: Tensor) -> None:
+    """Quantize a network, with scales of activations from noise."""
+    from uumamba.quantization import calibrate
+
+    part.bind()(net)
+    if part.act_bits is not None:
+        calibrate(net, [noise])
+
+
+def attach_gaqat(part: Part, optimizer: Any, net: nn.Module) -> "GAQAT | None":
+    """Attach GAQAT and the step counter of ``start_step`` to the optimizer."""
     from uumamba.quantization import count_steps
 
     if part.start_step:

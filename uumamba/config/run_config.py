@@ -1,12 +1,11 @@
 """Configuration of one run, from raw scans to the report."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import torch
-from pydantic import Field, NonNegativeInt, model_validator
+from pydantic import Field, model_validator
 from torch import nn
 
 from uumamba.config.augmentation import build_augment
@@ -18,14 +17,18 @@ from uumamba.config.learning_rate import build_schedule, check_minutes
 from uumamba.config.net import build_network, find_dimensions, find_divisor, reads_values
 from uumamba.config.objectives import build_objective
 from uumamba.config.optim import build_ascent, build_optimizer, find_member, needs_logits
-from uumamba.config.quantization import attach_gaqat, check_run, check_takes_effect
+from uumamba.config.quantization import attach_gaqat, calibrate_on_noise, check_ranks, check_run, check_takes_effect
 from uumamba.config.track import Tracker
 from uumamba.config.training import InferenceConfig, TrainingConfig
 from uumamba.nets.stages import check_divisible
 from uumamba.runtime.errors import UsageError, require
+from uumamba.runtime.options import NonNegativeInt
+from uumamba.runtime.seeds import generator_for
 
 if TYPE_CHECKING:
     from uumamba.domain_generalization import UDIM
+
+Built = TypeVar("Built")
 
 
 class RunConfig(Config):
@@ -57,8 +60,7 @@ class RunConfig(Config):
     def _check_dimensions(self) -> "RunConfig":
         patch_size, mirror_axes = self.training.patch_size, self.augment.mirror_axes
         dimensions = find_dimensions(self.net) or len(patch_size)
-        with _within("net"):
-            divisor = find_divisor(self.net, axes=dimensions)
+        divisor = _build_in("net", find_divisor, self.net, axes=dimensions)
         require(
             len(patch_size) == dimensions,
             "training.patch_size",
@@ -76,8 +78,7 @@ class RunConfig(Config):
 
     @model_validator(mode="after")
     def _check_parts(self) -> "RunConfig":
-        with _within("schedule"):
-            check_minutes(self.schedule)
+        _build_in("schedule", check_minutes, self.schedule)
         require(
             self.optim.ascent is None or find_member(self.optim).accepts_ascent,
             "optim.ascent",
@@ -94,41 +95,57 @@ class RunConfig(Config):
             )
         return self
 
-    def check(self) -> None:
+    def check(self, *, ranks: int = 1) -> None:
         """Build every part once, to find wrong values before scans are prepared.
 
         Networks are built on the meta device, without memory for weights, unless their constructors read values.
 
+        Args:
+            ranks: number of processes that train together.
+
         Raises:
-            UsageError: a constructor rejects a value; the key names the part.
+            UsageError: a constructor rejects a value; the key names the part. Or the network has no head that the
+                domain-generalization method can train, or ranks would freeze different scales.
         """
-        patch_size = self.training.patch_size
-        with _within("preprocess"):
-            self.preprocess.build()
-        with _within("augment"):
-            build_augment(self.augment, patch_size=patch_size)
+        training, patch_size = self.training, self.training.patch_size
+        if self.quantization is not None:
+            check_ranks(self.quantization, self.optim, ranks)
+        _build_in("preprocess", self.preprocess.build)
+        _build_in("augment", build_augment, self.augment, patch_size=patch_size)
         with torch.random.fork_rng(devices=[]), torch.device("cpu" if reads_values(self.net) else "meta"):
-            with _within("net"):
-                net = build_network(self.net, in_channels=1, out_channels=2, patch_size=patch_size)
-            with _within("quantization"):
-                if self.quantization is not None:
-                    self.quantization.bind()(net)
-            with _within("loss"):
-                loss = self.loss.bind()()
-        with _within("objective"), torch.random.fork_rng(devices=[]):
-            build_objective(self.objective, loss, net, outputs=needs_logits(self.optim))
-        with _within("optim"):
-            optimizer = build_optimizer(self.optim, net, loss)
-            build_ascent(self.optim)
-        with _within("quantization"):
+            net = _build_in("net", build_network, self.net, in_channels=1, out_channels=2, patch_size=patch_size)
             if self.quantization is not None:
-                attach_gaqat(self.quantization, optimizer, net)
-        with _within("domain_generalization"):
-            self.build_method(net, loss)
-        with _within("schedule"):
-            build_schedule(
-                self.schedule, optimizer, epochs=self.training.epochs, batches_per_epoch=self.training.batches_per_epoch
-            )
+                _build_in("quantization", self.quantization.bind(), net)
+            loss = _build_in("loss", self.loss.bind())
+        with torch.random.fork_rng(devices=[]):
+            _build_in("objective", build_objective, self.objective, loss, net, outputs=needs_logits(self.optim))
+        optimizer = _build_in("optim", build_optimizer, self.optim, net, loss)
+        _build_in("optim", build_ascent, self.optim)
+        if self.quantization is not None:
+            _build_in("quantization", attach_gaqat, self.quantization, optimizer, net)
+        _build_in("domain_generalization", self.build_method, net, loss)
+        steps = {"epochs": training.epochs, "batches_per_epoch": training.batches_per_epoch}
+        _build_in("schedule", build_schedule, self.schedule, optimizer, **steps)
+        if self.domain_generalization is not None:
+            self._check_head(loss)
+
+    def _check_head(self, loss: nn.Module) -> None:
+        """Raise if the method finds no head in a small network."""
+        patch_size = self.training.patch_size
+        divisor = find_divisor(self.net, axes=len(patch_size))
+        two_steps = tuple(min(size, 2 * step) for size, step in zip(patch_size, divisor, strict=True))
+        small = patch_size if max(divisor) == 1 else two_steps  # a network that declares no divisor
+        noise = torch.randn(1, 1, *small, generator=generator_for("noise to look for the head with"))
+        with torch.random.fork_rng(devices=[]):
+            net = build_network(self.net, in_channels=1, out_channels=2, patch_size=small).train()
+            if self.quantization is not None:
+                calibrate_on_noise(self.quantization, net, noise)
+            method = cast("UDIM", self.build_method(net, loss))
+            try:
+                method.check(noise)
+            except UsageError as error:
+                expected = f"a network for {type(method).__name__} ({str(error).removesuffix('.')})"
+                raise UsageError("net.name", got=self.net.name, expected=expected) from error
 
     def check_takes_effect(self) -> None:
         """Raise if quantization or scale freezing would start after the last step.
@@ -139,8 +156,8 @@ class RunConfig(Config):
             UsageError: ``start_step`` or ``gaqat.every`` exceeds the number of steps; of a budget, the largest number.
         """
         if self.quantization is not None:
-            with _within("quantization"):
-                check_takes_effect(self.quantization, self.training.epochs * self.training.batches_per_epoch)
+            steps = self.training.epochs * self.training.batches_per_epoch
+            _build_in("quantization", check_takes_effect, self.quantization, steps)
 
     def build_method(self, net: nn.Module, loss: nn.Module, *, rank: int = 0) -> "UDIM | None":
         """Build the run's domain-generalization method for this rank; None without a method."""
@@ -163,14 +180,13 @@ class RunConfig(Config):
         return stored
 
 
-@contextmanager
-def _within(section: str) -> Iterator[None]:
-    """Prefix the key of an error with its section.
+def _build_in(section: str, make: Callable[..., Built], *args: Any, **options: Any) -> Built:
+    """Prefix the key of a function's error with a section.
 
     Errors of torch and MONAI get the section as key.
     """
     try:
-        yield
+        return make(*args, **options)
     except UsageError as error:
         raise error.within(section) from None
     except ValueError as error:

@@ -1,14 +1,32 @@
 """Training length, sampling, precision and schedule, and inference options."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from uumamba.config.base import Config
+from uumamba.config.bind import read_default
+from uumamba.data.dataset import PatchDataset
 from uumamba.data.sampling import Sampling
+from uumamba.domain_generalization.slow_examples import upsampled
+from uumamba.domain_generalization.useful import Probe
+from uumamba.inference.predictor import Predictor
 from uumamba.runtime.errors import require
+from uumamba.runtime.options import (
+    AT_LEAST_1,
+    AT_MOST_2,
+    AtLeastTwo,
+    BelowOne,
+    BetweenZeroAndOne,
+    NonNegative,
+    NonNegativeInt,
+    PositiveInt,
+    Probability,
+)
+from uumamba.training.run_folder import RunFolder
+from uumamba.training.trainer_options import StepOptions
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -16,10 +34,10 @@ Precision = Literal["auto", "float32", "bfloat16", "float16"]
 class SamplingConfig(Config):
     """Sampling of patches, classes by name; see :class:`uumamba.data.sampling.Sampling`."""
 
-    forced: Literal["share", "chance"] = "share"
-    classes: Literal["of_case", "of_data_set"] = "of_case"
-    class_weights: dict[str, NonNegativeFloat] = Field(default_factory=dict)
-    content_fraction: float = Field(0.0, ge=0.0, lt=1.0)
+    forced: Literal["share", "chance"] = Sampling.forced
+    classes: Literal["of_case", "of_data_set"] = Sampling.classes
+    class_weights: dict[str, NonNegative] = Field(default_factory=dict)
+    content_fraction: BelowOne = Sampling.content_fraction
 
     def build(self, *, structures: Mapping[str, int]) -> Sampling:
         """Build the sampling for a data set with these label values.
@@ -50,9 +68,9 @@ class UsefulConfig(Config):
     replaces the probe.
     """
 
-    most_epochs: int = Field(10, ge=2)
-    slowing: float = Field(0.1, gt=0.0, lt=1.0)
-    factor: PositiveInt = 2
+    most_epochs: AtLeastTwo = 10
+    slowing: BetweenZeroAndOne = read_default(Probe, "slowing")
+    factor: PositiveInt = read_default(upsampled, "factor")
     group_by: Literal["phase", "domain", "group"] | None = None
     views: PositiveInt = 8
     index_file: str | None = None
@@ -64,19 +82,19 @@ class TrainingConfig(Config):
     epochs: PositiveInt
     batches_per_epoch: PositiveInt
     batch_size: PositiveInt
-    patch_size: tuple[PositiveInt, ...] = Field(min_length=2, max_length=3)
-    foreground_fraction: float = Field(0.33, ge=0.0, le=1.0)
+    patch_size: tuple[PositiveInt, PositiveInt] | tuple[PositiveInt, PositiveInt, PositiveInt]
+    foreground_fraction: Probability = read_default(PatchDataset, "foreground_fraction")
     sampling: SamplingConfig = SamplingConfig()
-    read_margin: float = Field(1.0, ge=1.0, le=2.0)
+    read_margin: Annotated[float, AT_LEAST_1, AT_MOST_2] = read_default(PatchDataset, "margin")
     precision: Precision = "auto"
     channels_last: bool | Literal["auto"] = "auto"
     compile: bool = False
-    ema_decay: float | None = Field(None, gt=0.0, lt=1.0)
+    ema_decay: BetweenZeroAndOne | None = None
     validate_every: PositiveInt = 10
     workers: NonNegativeInt = 0
-    max_skipped_in_a_row: PositiveInt = 25
+    max_skipped_in_a_row: PositiveInt = StepOptions.max_skipped_in_a_row
     samples_at_once: PositiveInt | None = None
-    save_every_minutes: NonNegativeFloat | None = 10.0
+    save_every_minutes: NonNegative | None = read_default(RunFolder, "save_every_minutes")
     useful: UsefulConfig | None = None
 
     @model_validator(mode="after")
@@ -106,9 +124,9 @@ class InferenceConfig(Config):
     ``windows_at_once`` is the sliding-window batch size.
     """
 
-    overlap: float = Field(0.5, ge=0.0, lt=1.0)
+    overlap: BelowOne = read_default(Predictor, "overlap")
     mirror: bool = False
-    windows_at_once: PositiveInt = 4
+    windows_at_once: PositiveInt = read_default(Predictor, "sw_batch_size")
     precision: Precision = "auto"
 
 

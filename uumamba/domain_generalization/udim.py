@@ -71,7 +71,7 @@ class UDIM(Observer):
         perturbation: :class:`InputPerturbation` or :class:`StylePerturbation`, with its length.
         lambda1: weight of the variance gap.
         lambda2: weight of the gradient norm.
-        rho: weight of the gradient norm in J; usually the optimizer's rho.
+        rho: weight of the gradient norm in J; None is 0.05, or in a run the optimizer's rho, 0 without one.
         warmup_steps: number of first steps without penalty.
         direction: ``"ascent"``, or ``"random"`` for a control: a random direction of the same length.
         second_order: method for the gradient of the gradient norm; see :class:`InputAscent`. A kernel without a second
@@ -115,7 +115,7 @@ class UDIM(Observer):
         *,
         lambda1: NonNegative = 1.0,
         lambda2: NonNegative = 1.0,
-        rho: NonNegative = 0.05,
+        rho: NonNegative | None = None,
         warmup_steps: NonNegativeInt = 0,
         direction: Direction = "ascent",
         second_order: SecondOrder = True,
@@ -131,7 +131,7 @@ class UDIM(Observer):
         self.seed = seed
         self.steps = 0
         self._sums = torch.zeros(3)
-        self._ascent = InputAscent(rho=rho, second_order=second_order)
+        self._ascent = InputAscent(rho=0.05 if rho is None else rho, second_order=second_order)
         self._head = Head(bare_network(net), head, voxels_a_class=voxels_a_class, ignore_label=ignore_label)
 
     def at_weights(

@@ -20,18 +20,16 @@ from uumamba.config.training import resolve_channels_last, resolve_precision
 from uumamba.data.dataset import PatchDataset, batches
 from uumamba.data.loader import BatchShare
 from uumamba.data.prepared import PreparedFolder
-from uumamba.domain_generalization import UDIM
 from uumamba.evaluation import mean_dice
 from uumamba.inference import Predictor
 from uumamba.metrics import dice_coefficient
 from uumamba.pipelines.jobs import Job
 from uumamba.pipelines.models import complete_config, load_initial_weights, stored_config
 from uumamba.quantization import GAQAT, ActivationQuantizer, calibrate, quantized_layers
-from uumamba.runtime.errors import UsageError
 from uumamba.runtime.memory_format import lay_channels_last
 from uumamba.runtime.network import bare_network, batch_to_device
 from uumamba.runtime.observer import Observer, Row, RunView
-from uumamba.runtime.seeds import generator_for, seed_everything
+from uumamba.runtime.seeds import seed_everything
 from uumamba.training import (
     ALONE,
     Execution,
@@ -63,7 +61,7 @@ def build_trainer(
 ) -> Trainer:
     """Build every object of a fold's training once, for a Trainer.
 
-    Before ``fit`` call :func:`calibrate_at_start` and :func:`check_method_at_start`.
+    Before ``fit`` call :func:`calibrate_at_start`.
 
     Args:
         job: configuration, cases and sides.
@@ -174,35 +172,6 @@ def build_dataset(config: RunConfig, folder: PreparedFolder, cases: Sequence[str
         seed=config.seed,
         margin=training.read_margin,
     )
-
-
-def check_method_at_start(trainer: Trainer, config: RunConfig) -> None:
-    """Raise if the domain-generalization method cannot train the network.
-
-    Only a new run is checked. A resumed run was checked then, and its quantized activations have no scales before the
-    checkpoint is read.
-
-    Raises:
-        UsageError: the method cannot train this network.
-    """
-    method = trainer.step_options.method
-    if isinstance(method, UDIM):
-        check = partial(check_method, config, method, device=trainer.device)
-        trainer.execution.ranks.on_rank_zero(lambda: None if _is_resumed(trainer) else check())
-
-
-def check_method(config: RunConfig, method: UDIM, *, device: torch.device | str = "cpu") -> None:
-    """Raise if the method cannot train its network.
-
-    Raises:
-        UsageError: the key is ``net.name``.
-    """
-    noise = torch.randn(1, 1, *config.training.patch_size, generator=generator_for("noise to look for the head with"))
-    try:
-        method.check(noise.to(device))
-    except UsageError as error:
-        expected = f"a network for {type(method).__name__} ({str(error).removesuffix('.')})"
-        raise UsageError("net.name", got=config.net.name, expected=expected) from error
 
 
 def calibrate_at_start(trainer: Trainer, config: RunConfig, folder: PreparedFolder, cases: Sequence[str]) -> None:

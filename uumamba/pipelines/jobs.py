@@ -4,13 +4,17 @@
 execute the jobs.
 """
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from uumamba.config import RunConfig
 from uumamba.config.data import DomainsConfig
+from uumamba.config.net import build_network
 from uumamba.config.track import check_trackers
 from uumamba.config.training import resolve_channels_last
 from uumamba.data.case import Case, Manifest
@@ -18,7 +22,7 @@ from uumamba.data.loader import share_batch
 from uumamba.data.prepared import PreparedFolder
 from uumamba.pipelines.datasets import RawFolder, is_dataset
 from uumamba.pipelines.mirrored_sides import MirroredSides, check_sides
-from uumamba.pipelines.models import complete_run
+from uumamba.pipelines.models import complete_run, load_initial_weights
 from uumamba.pipelines.run_layout import (
     ALL_CASES,
     EVERY_FOLD,
@@ -64,6 +68,7 @@ def list_jobs(
     seeds: Sequence[int] | None = None,
     resume: bool = False,
     force: bool = False,
+    init: str | None = None,
     device: str | None = None,
     ranks: int = 1,
 ) -> list[Job]:
@@ -79,6 +84,7 @@ def list_jobs(
         seeds: one job per fold and seed; None takes the configuration's seed.
         resume: folders may have checkpoints.
         force: the run may have been started with another configuration.
+        init: a model whose weights the network starts from; they are read as well.
         device: name of the training device in torch, or several; None does not check the device.
         ranks: number of processes that train together.
 
@@ -86,11 +92,11 @@ def list_jobs(
         UsageError: any key of the configuration or option is wrong, a package of a tracker is missing, the fold is
             unknown or has no cases, a domain is unknown or cannot be split as configured, patches would be mirrored
             left to right although structures have sides, the cases are of another data set or recipe, the index file
-            is of other cases, the batch cannot be split equally over the ranks, there are more devices than jobs, a
-            checkpoint exists and ``resume`` is off, the run was started with another configuration, or quantization or
-            freezing of a new run would only start after the last step.
+            is of other cases, the model of ``init`` is missing or does not fit, the batch cannot be split equally over
+            the ranks, there are more devices than jobs, a checkpoint exists and ``resume`` is off, the run was started
+            with another configuration, or quantization or freezing of a new run would only start after the last step.
     """
-    config.check()
+    config.check(ranks=ranks)
     check_trackers(config.track)
     targets = select_folders(Path(out), fold=fold, seeds=seeds)
     share_batch(config.training.batch_size, ranks)
@@ -98,17 +104,27 @@ def list_jobs(
         _check_devices(config, device, jobs=len(targets))
     _check_folders(config, targets, resume=resume, force=force)
     manifest = cases.manifest
-    where = manifest.name
+    where, option = manifest.name, "--raw"
     if isinstance(cases, PreparedFolder):
-        where = str(cases.path)
+        where, option = str(cases.path), "--data"
         _check_prepared_for(config, cases)
+    may_be_empty = isinstance(cases, RawFolder) and bool(cases.listed[1])
+    require(
+        may_be_empty or manifest.select(split="training"),
+        option,
+        got=f"no training case in {where}",
+        expected="at least one training case",
+        fix="correct the folder",
+    )
+    if init is not None:
+        _check_init(config, init, classes=len(manifest.structures) + 1)
     config.training.sampling.build(structures=manifest.structures)
     splits = split_cases(
         manifest,
         list(dict.fromkeys(each.fold for each in targets)),
         config.dataset.domains,
         where=where,
-        may_be_empty=isinstance(cases, RawFolder) and bool(cases.listed[1]),
+        may_be_empty=may_be_empty,
     )
     sides = {name: check_sides(config, manifest, cases.geometries(training)) for name, (training, _) in splits.items()}
     jobs = [Job(replace_seed(config, each.seed), each, *splits[each.fold], sides[each.fold]) for each in targets]
@@ -194,6 +210,14 @@ def _check_devices(config: RunConfig, device: str, *, jobs: int) -> None:
     require(len(devices) <= jobs, "--device", got=device, expected=expected, fix="add --fold cv or --seeds")
     for each in devices:
         resolve_channels_last(config.training.channels_last, each)
+
+
+def _check_init(config: RunConfig, init: str, *, classes: int) -> None:
+    """Raise if the network cannot start from a model."""
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")  # the training shows them
+        net = build_network(config.net, in_channels=1, out_channels=classes, patch_size=config.training.patch_size)
+        load_initial_weights(net, init, quantize=None if config.quantization is None else config.quantization.bind())
 
 
 def _check_folders(config: RunConfig, targets: Sequence[FoldFolder], *, resume: bool, force: bool) -> None:

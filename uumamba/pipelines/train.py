@@ -11,7 +11,7 @@ from uumamba.config import RunConfig
 from uumamba.config.track import build_trackers
 from uumamba.data.case import Manifest
 from uumamba.data.prepared import PreparedFolder
-from uumamba.pipelines.build import build_trainer, calibrate_at_start, check_method_at_start
+from uumamba.pipelines.build import build_trainer, calibrate_at_start
 from uumamba.pipelines.jobs import Job, list_jobs
 from uumamba.pipelines.run_layout import RUN_MANIFEST_NAME, RunManifest, write_run_summary
 from uumamba.pipelines.slow_cases import training_case_ids
@@ -70,6 +70,7 @@ def train(
         out=out,
         resume=resume,
         force=force,
+        init=init,
         device=device,
         ranks=ranks.count,
     )
@@ -156,10 +157,9 @@ def _train_job(
 
 
 def _build_ready(job: Job, *, folder: PreparedFolder, cases: Sequence[str], **options: Any) -> Trainer:
-    """Build a trainer, calibrate its network and check its method."""
+    """Build a trainer and calibrate its network."""
     trainer = build_trainer(job, folder, cases=cases, **options)
     calibrate_at_start(trainer, job.config, folder, cases)
-    check_method_at_start(trainer, job.config)
     return trainer
 
 

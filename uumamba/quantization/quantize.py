@@ -27,7 +27,7 @@ from uumamba.quantization.overrides import (
     parameter_name,
     suggest_overrides,
 )
-from uumamba.quantization.quantizers import WeightQuantizer
+from uumamba.quantization.quantizers import FROM_FIRST_STEP, WeightQuantizer
 from uumamba.runtime.errors import require
 from uumamba.runtime.options import Bits, NonNegativeInt, check_options
 
@@ -41,7 +41,7 @@ def quantize_(
     first_last_bits: Bits | None = 8,
     per_channel: bool = False,
     overrides: Mapping[str, Bits | None] = MappingProxyType({}),
-    start_step: NonNegativeInt = 0,
+    start_step: NonNegativeInt = FROM_FIRST_STEP,
 ) -> nn.Module:
     """Quantize weights and activations of a network in place.
 

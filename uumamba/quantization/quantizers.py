@@ -12,6 +12,8 @@ from uumamba.quantization.overrides import parameter_name
 from uumamba.runtime.errors import require
 from uumamba.runtime.options import Bits, check_options
 
+FROM_FIRST_STEP = 0
+
 
 def scale_type(dtype: torch.dtype) -> torch.dtype:
     """Return the type of a learned scale, at least float32.
@@ -73,7 +75,9 @@ class WeightQuantizer(_Quantizer):
 
     steps_left: Tensor | None
 
-    def __init__(self, weight: Tensor, bits: int, *, channel_axis: int | None = None, start_step: int = 0) -> None:
+    def __init__(
+        self, weight: Tensor, bits: int, *, channel_axis: int | None = None, start_step: int = FROM_FIRST_STEP
+    ) -> None:
         super().__init__(bits)
         self.channel_axis = channel_axis
         self.levels = level_range(bits)

@@ -1,22 +1,21 @@
-"""Ranges of options, and constructors that check their arguments by them."""
+"""Types and ranges of options, and the one reader of their values."""
 
 import inspect
-import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, wraps
 from numbers import Integral, Real
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from uumamba.runtime.errors import UsageError
+from uumamba.runtime.errors import UsageError, require
 
 
 @dataclass(frozen=True)
 class Limit:
     """Limit of an ``Annotated`` type.
-
-    Constructors check it, and pydantic in sections of YAML.
 
     Attributes:
         words: description of valid values, after the type's name.
@@ -26,22 +25,13 @@ class Limit:
     words: str
     holds: Callable[[Any], bool]
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
-        from pydantic_core import core_schema  # loaded by whoever calls this
-
-        return core_schema.no_info_after_validator_function(self._check, handler(source))
-
-    def _check(self, value: Any) -> Any:
-        if not self.holds(value):
-            raise ValueError(self.words)
-        return value
-
 
 AT_LEAST_0 = Limit("of at least 0", lambda value: value >= 0)
 AT_LEAST_1 = Limit("of at least 1", lambda value: value >= 1)
 AT_LEAST_2 = Limit("of at least 2", lambda value: value >= 2)
 ABOVE_0 = Limit("above 0", lambda value: value > 0)
 AT_MOST_1 = Limit("of at most 1", lambda value: value <= 1)
+AT_MOST_2 = Limit("of at most 2", lambda value: value <= 2)
 AT_MOST_3 = Limit("of at most 3", lambda value: value <= 3)
 AT_MOST_8 = Limit("of at most 8", lambda value: value <= 8)
 BELOW_1 = Limit("below 1", lambda value: value < 1)
@@ -107,43 +97,62 @@ def check_options(made: Made) -> Made:
     def checked(*args: Any, **kwargs: Any) -> Any:
         names, hints = annotations()
         for name, value in (*zip(names, args, strict=False), *kwargs.items()):
-            if name in hints and not fits(hints[name], value):
-                _raise_wrong(hints[name], value, name)
+            if name in hints:
+                _check_argument(hints[name], value, name)
         return made(*args, **kwargs)
 
     return cast(Made, checked)
 
 
-def fits(annotation: Any, value: Any) -> bool:
-    """Return whether a value is of a type and within its range.
+def read_value(annotation: Any, value: Any, key: str, *, from_yaml: bool = False, described: Any = None) -> Any:
+    """Check a value by its type and range, and convert it.
+
+    Numbers are finite, and True and False are no numbers. Sequences become tuples. Values of types that are no data
+    stay as they are.
+
+    Args:
+        annotation: the type.
+        value: the value.
+        key: name of the value, for errors; elements of the value have its key and their own.
+        from_yaml: accept text that is a number, whole numbers such as 2.0, and the text ``None``, as YAML reads them.
+        described: the type in an error about the complete value; None for ``annotation``.
+
+    Raises:
+        UsageError: the value is of another type or out of range.
 
     Example:
-        >>> fits(Probability, 0.5), fits(Probability, float("nan")), fits(PositiveInt, True)
-        (True, False, False)
+        >>> read_value(tuple[Probability, ...] | None, [0, "1e-3"], "p", from_yaml=True)
+        (0.0, 0.001)
+        >>> read_value(tuple[Probability, ...] | None, [0, 1.5], "p")
+        Traceback (most recent call last):
+        uumamba.runtime.errors.UsageError: p.1: got 1.5, expected a finite number of at least 0 and of at most 1.
     """
+    described = described or annotation
     origin, inner = get_origin(annotation), get_args(annotation)
+    found, is_valid = value, True
     if origin is Annotated:
-        return fits(inner[0], value) and all(limit.holds(value) for limit in inner[1:] if isinstance(limit, Limit))
-    if origin in (Union, UnionType):
-        return any(fits(each, value) for each in inner)
-    if origin is Literal:
-        return any(value is choice or (type(value) is type(choice) and value == choice) for choice in inner)
-    if annotation is float:
-        return isinstance(value, Real) and not isinstance(value, bool) and -math.inf < float(value) < math.inf
-    if annotation is int:
-        return isinstance(value, Integral) and not isinstance(value, bool)
-    if annotation in (bool, str, NoneType):
-        return isinstance(value, annotation)
-    if _is_kind(origin, Sequence):
-        if isinstance(value, str) or not isinstance(value, Sequence):
-            return False
-        types = inner if origin is tuple and inner[-1] is not Ellipsis else inner[:1] * len(value)
-        return len(types) == len(value) and all(map(fits, types, value))
-    if _is_kind(origin, Mapping):
-        return isinstance(value, Mapping) and all(
-            fits(each, part) for pair in value.items() for each, part in zip(inner, pair, strict=True)
-        )
-    return True
+        found = read_value(inner[0], value, key, from_yaml=from_yaml, described=described)
+        is_valid = all(limit.holds(found) for limit in inner[1:] if isinstance(limit, Limit))
+    elif origin in (Union, UnionType):
+        found = _read_one_of(inner, value, key, from_yaml, described)
+    elif origin is Literal:
+        is_valid = any(type(value) is type(choice) and value == choice for choice in inner)
+    elif annotation in _NAMES:
+        found = _parse(annotation, value) if from_yaml else value
+        is_valid = _is_scalar(annotation, found)
+        found = float(found) if is_valid and annotation is float else found
+    elif _is_kind(origin, Sequence) or _is_kind(origin, Mapping):
+        types = _list_types(origin, inner, value)
+        is_valid = types is not None
+        places = value if isinstance(value, Mapping) else range(len(types or ()))
+        read = [
+            read_value(kind, value[place], f"{key}.{place}", from_yaml=from_yaml)
+            for kind, place in zip(types or (), places, strict=False)
+        ]
+        found = dict(zip(value, read, strict=True)) if isinstance(value, Mapping) else tuple(read)
+    got = tuple(value) if isinstance(value, list) else value
+    require(is_valid, key, got=got, expected=describe(described))
+    return found
 
 
 def is_data(annotation: Any) -> bool:
@@ -185,14 +194,54 @@ def describe(annotation: Any) -> str:
     return _NAMES.get(annotation, getattr(annotation, "__name__", str(annotation)))
 
 
-def _raise_wrong(annotation: Any, value: Any, key: str) -> NoReturn:
-    """Raise for a value, or the first wrong one of a mapping."""
-    if isinstance(value, Mapping) and _is_kind(get_origin(annotation), Mapping):
-        element = get_args(annotation)[1]
-        for name, each in value.items():
-            if not fits(element, each):
-                _raise_wrong(element, each, f"{key}.{name}")
-    raise UsageError(key, got=value, expected=describe(annotation))
+def _check_argument(annotation: Any, value: Any, name: str) -> None:
+    """Raise for a wrong argument.
+
+    Only elements of a mapping have a key of their own.
+    """
+    try:
+        read_value(annotation, value, name)
+    except UsageError as error:
+        whole = UsageError(name, got=value, expected=describe(annotation))
+        raise (error if isinstance(value, Mapping) else whole) from None
+
+
+def _read_one_of(kinds: Sequence[Any], value: Any, key: str, from_yaml: bool, described: Any) -> Any:
+    """Read a value by the first type that fits."""
+    wrong = UsageError(key, got=value, expected=describe(described))
+    for is_lenient in sorted({False, from_yaml}):
+        for each in kinds:
+            try:
+                return read_value(each, value, key, from_yaml=is_lenient, described=described)
+            except UsageError as error:
+                wrong = wrong if error.key == key else error
+    raise wrong
+
+
+def _parse(kind: type, value: Any) -> Any:
+    """Read text that is a number or None, and 2.0 as 2."""
+    if isinstance(value, str) and kind is not str:
+        with suppress(ValueError):
+            value = None if value == "None" else float(value)
+    return int(value) if kind is int and isinstance(value, float) and value.is_integer() else value
+
+
+def _is_scalar(kind: type, value: Any) -> bool:
+    if kind in (float, int):
+        is_number = isinstance(value, Real if kind is float else Integral) and not isinstance(value, bool)
+        return is_number and abs(value) <= sys.float_info.max
+    return isinstance(value, kind)
+
+
+def _list_types(origin: Any, inner: tuple[Any, ...], value: Any) -> tuple[Any, ...] | None:
+    """List the type of each element; None for another container."""
+    if _is_kind(origin, Mapping):
+        is_valid = isinstance(value, Mapping) and all(_is_scalar(inner[0], name) for name in value)
+        return inner[1:] * len(value) if is_valid else None
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        return None
+    types = inner if origin is tuple and inner[-1] is not Ellipsis else inner[:1] * len(value)
+    return types if len(types) == len(value) else None
 
 
 def _is_kind(origin: Any, base: type) -> bool:
