@@ -7,37 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline, PchipInterpolator
 
-from data_prep.phantoms.aorta.aorta_vessels import (
-    AortaTruth,
-    Flap,
-    Pose,
-    Tree,
-    Vessel,
-    derive_truth,
-    has_gaps,
-    has_smooth_bends,
-)
+from data_prep.phantoms.aorta.aorta_vessels import Flap, Pose, Tree, Vessel, has_gaps, has_smooth_bends
 from data_prep.phantoms.curves import Points, compute_arc_lengths, interpolate
 from uumamba.runtime.seeds import key_to_seed
 
 ZONE_3_MM = 20.0
 BOVINE_SHARE = 0.2
 DISSECTED_SHARE = 0.8
-
-
-def compute_aorta_truth(number: int, seed: int = 0) -> AortaTruth:
-    """Recompute the ground truth of a subject: centrelines, diameters and topology.
-
-    Args:
-        number: number NNN of ``subjectNNN``.
-        seed: seed of the phantom.
-
-    Example:
-        >>> truth = compute_aorta_truth(1)
-        >>> truth.segments["RenalR"].parent, truth.betti_numbers
-        ('Zone8', (1, 0, 0))
-    """
-    return derive_truth(draw_aorta_tree(make_generator(number, seed)))
 
 
 def make_generator(number: int, seed: int) -> np.random.Generator:
