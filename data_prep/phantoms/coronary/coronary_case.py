@@ -64,7 +64,13 @@ def draw_anatomy(number: int, seed: int) -> Anatomy:
         label, left_mm, right_mm = draw_label(grid, branches, heart)
         ostia = sum(branch.parent is None for branch in branches)
         if betti_numbers(label.astype(bool)) == (ostia, 0, 0):  # a tree has neither tunnels nor cavities
-            lesions = draw_lesions(branches, rng)
-            table_mm = rng.uniform((-40, -230, -1800), (40, -120, 1800))
-            return Anatomy(heart, branches, lesions, grid, table_mm, label, (left_mm, right_mm))
+            return Anatomy(
+                heart,
+                branches,
+                draw_lesions(branches, rng),
+                grid,
+                rng.uniform((-40, -230, -1800), (40, -120, 1800)),
+                label,
+                (left_mm, right_mm),
+            )
     raise RuntimeError(f"no coronary tree was found for case {number} of seed {seed} in {_ATTEMPTS} attempts")
