@@ -10,6 +10,7 @@ import torch
 from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
+from uumamba.data.augmentation.parameters import draw_event
 from uumamba.data.loader import Sample, batches
 from uumamba.data.patch import choose_start, read_window
 from uumamba.data.prepared import PreparedCase, PreparedFolder
@@ -159,8 +160,7 @@ class PatchDataset(Dataset[Sample]):
 
     def _is_forced(self, epoch: int, index: int) -> bool:
         if self.sampling.forced == "chance":
-            drawn = torch.rand((), generator=generator_for(self.seed, "forced", epoch, index))
-            return float(drawn) < self.foreground_fraction
+            return draw_event(generator_for(self.seed, "forced", epoch, index), self.foreground_fraction)
         return index % self.batch_size >= self.batch_size - round(self.batch_size * self.foreground_fraction)
 
     def _draw_centre(self, case: PreparedCase, generator: Generator, *, value: int | None) -> tuple[int, ...] | None:

@@ -76,5 +76,7 @@ def group_cases_by_class(locations: Mapping[str, NDArray[np.int32]]) -> dict[int
         {1: ('b',), 2: ('a', 'b')}
     """
     present = {case_id: set(map(int, np.unique(rows[:, 0]))) for case_id, rows in locations.items()}
-    classes = sorted(set().union(*present.values()))
-    return {value: tuple(case_id for case_id in present if value in present[case_id]) for value in classes}
+    return {
+        value: tuple(case_id for case_id in present if value in present[case_id])
+        for value in sorted(set().union(*present.values()))
+    }
