@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 
-from uumamba.runtime.errors import require
+from uumamba.runtime.options import AtLeastTwo, check_options
 from uumamba.runtime.seeds import key_to_seed
 
 
-def assign_folds(groups: Mapping[str, str], folds: int = 5, *, seed: int = 0) -> dict[str, int]:
+@check_options
+def assign_folds(groups: Mapping[str, str], folds: AtLeastTwo = 5, *, seed: int = 0) -> dict[str, int]:
     """Assign each patient a validation fold, stratified by group.
 
     Folds are numbered from 0 to ``folds - 1``. Patients are sorted by group, then by a hash of ``(seed, patient_id)``,
@@ -26,6 +27,5 @@ def assign_folds(groups: Mapping[str, str], folds: int = 5, *, seed: int = 0) ->
         >>> sorted(split), {split["a"], split["b"]}, {split["c"], split["d"]}
         (['a', 'b', 'c', 'd'], {0, 1}, {0, 1})
     """
-    require(folds >= 2, "folds", got=folds, expected="at least 2")
     shuffled = sorted(groups, key=lambda patient: (groups[patient], key_to_seed(seed, "fold", patient), patient))
     return dict(sorted((patient, turn % folds) for turn, patient in enumerate(shuffled)))

@@ -82,8 +82,14 @@ def select_single_file(case_id: str, key: str, paths: Sequence[Path], *, name: s
         CaseError: there is no file, or more than one.
     """
     require_case(paths, case_id, key, got="no file", expected=name, fix=fix)
-    found = " and ".join(str(path) for path in paths[:2])
-    require_case(len(paths) == 1, case_id, key, got=found, expected="one file", fix="move one of the two files away")
+    require_case(
+        len(paths) == 1,
+        case_id,
+        key,
+        got=" and ".join(str(path) for path in paths[:2]),
+        expected="one file",
+        fix="move one of the two files away",
+    )
     return paths[0]
 
 
@@ -110,5 +116,9 @@ def check_output_folder(out: Path, raw: Path, *, key: str = "out") -> None:
     Raises:
         UsageError: ``out`` is ``raw`` or inside it.
     """
-    is_inside = out.resolve().is_relative_to(raw.resolve())
-    require(not is_inside, key, got=out, expected=f"a folder outside of the raw folder {raw}")
+    require(
+        not out.resolve().is_relative_to(raw.resolve()),
+        key,
+        got=out,
+        expected=f"a folder outside of the raw folder {raw}",
+    )

@@ -13,6 +13,7 @@ from nibabel.spatialimages import HeaderDataError, HeaderTypeError
 from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
+from uumamba.data.itk import read_affine
 from uumamba.data.nifti import is_nifti_name, read_nifti
 from uumamba.data.scan import Scan, check_same_grid
 from uumamba.data.warn import ScanWarning
@@ -102,20 +103,20 @@ def _is_complete(path: Path, header: Any) -> bool:
 def _read_itk_grid(path: Path, case_id: str) -> _Grid:
     import SimpleITK  # slow to import, and not needed for NIfTI
 
-    reader: Any = SimpleITK.ImageFileReader()  # type: ignore[no-untyped-call]
+    reader: Any = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))
     try:
         reader.ReadImageInformation()
     except RuntimeError:
-        found = f"{path.name} of {path.stat().st_size} bytes"
         raise CaseError(
-            case_id, "header", got=found, expected="a readable scan", fix="restore the file from the download"
+            case_id,
+            "header",
+            got=f"{path.name} of {path.stat().st_size} bytes",
+            expected="a readable scan",
+            fix="restore the file from the download",
         ) from None
     size = reader.GetSize()
     require_case(
         len(size) == 3, case_id, "shape", got=size, expected=f"three axes in {path.name}", fix="give a 3-D scan"
     )
-    lps = np.eye(4)
-    lps[:3, :3] = np.array(reader.GetDirection()).reshape(3, 3) * np.array(reader.GetSpacing())
-    lps[:3, 3] = reader.GetOrigin()
-    return size, np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps, reader.GetSpacing()
+    return size, read_affine(reader), reader.GetSpacing()

@@ -37,9 +37,12 @@ def read_rows(path: Path, *, sheet: str) -> list[list[str]]:
     except UsageError:
         raise
     except _DAMAGED as error:
-        fix = "restore the file from the download, or save it as CSV in UTF-8"
-        got = f"{type(error).__name__}: {error}"
-        raise UsageError(str(path), got=got, expected="a CSV file or workbook", fix=fix) from None
+        raise UsageError(
+            str(path),
+            got=f"{type(error).__name__}: {error}",
+            expected="a CSV file or workbook",
+            fix="restore the file from the download, or save it as CSV in UTF-8",
+        ) from None
 
 
 def _read_csv(path: Path) -> list[list[str]]:
@@ -52,8 +55,12 @@ def _read_workbook(path: Path, sheet: str) -> list[list[str]]:
     try:
         from openpyxl import load_workbook
     except ImportError:
-        fix = "run pip install 'uumamba[mnms]', or save the sheet as CSV"
-        raise UsageError("openpyxl", got="not installed", expected=f"the reader of {path}", fix=fix) from None
+        raise UsageError(
+            "openpyxl",
+            got="not installed",
+            expected=f"the reader of {path}",
+            fix="run pip install 'uumamba[mnms]', or save the sheet as CSV",
+        ) from None
     with warnings.catch_warnings(action="ignore"):  # openpyxl drops some of Excel's formats
         book: Any = load_workbook(path, read_only=True, data_only=True)
         require(

@@ -14,17 +14,19 @@ from uumamba.data.shifted_scan import write_shifted
 from uumamba.data.vendor_styles import STYLES
 from uumamba.runtime.errors import CaseError, require
 from uumamba.runtime.files import whole_file
+from uumamba.runtime.options import Probability, check_options
 
 _NOT_COPIED = re.compile(r"patient\d+_(4d|frame\d+)\.nii\.gz")
 
 
+@check_options
 def write_vendor_shift(
     raw: Path | str,
     out: Path | str,
     style: str,
     *,
     seed: int = 0,
-    strength: float = 1.0,
+    strength: Probability = 1.0,
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[CaseError]:
     """Copy ACDC with every ED and ES image in one vendor style.
@@ -50,7 +52,6 @@ def write_vendor_shift(
     """
     raw, out = Path(raw), Path(out)
     require(style in STYLES, "style", got=style, expected=f"one of {', '.join(STYLES)}")
-    require(0.0 <= strength <= 1.0, "strength", got=strength, expected="a number from 0 to 1")
     check_output_folder(out, raw)
     manifest, errors = read_acdc(raw)
     images = {case.image: case.case_id for case in manifest.cases}
@@ -82,8 +83,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--style", required=True, choices=STYLES)
     parser.add_argument("--seed", type=int, default=0, help="another seed gives other draws (default: 0)")
     parser.add_argument("--strength", type=float, default=1.0, help="0 (none) to 1 (default: 1)")
-    options = vars(parser.parse_args(arguments))
-    return run_command(partial(write_vendor_shift, **options, advance=print_progress("images")))
+    return run_command(
+        partial(write_vendor_shift, **vars(parser.parse_args(arguments)), advance=print_progress("images"))
+    )
 
 
 if __name__ == "__main__":

@@ -19,11 +19,6 @@ def compute_arc_lengths(points: Points) -> NDArray[np.float64]:
     return np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
 
 
-def compute_length(points: Points) -> float:
-    """Compute the length of a polyline."""
-    return float(np.linalg.norm(np.diff(points, axis=0), axis=1).sum())
-
-
 def compute_tangents(points: Points) -> Points:
     """Compute the unit tangent at every point."""
     along = np.gradient(points, axis=0)

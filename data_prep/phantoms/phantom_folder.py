@@ -21,19 +21,6 @@ class Order:
     seed: int
 
 
-def check_counts(**counts: tuple[int, int]) -> None:
-    """Raise if a count is below its minimum.
-
-    Args:
-        counts: count and minimum, by the name of the argument.
-
-    Raises:
-        UsageError: a count is too small.
-    """
-    for key, (count, least) in counts.items():
-        require(count >= least, key, got=count, expected=f"at least {least}")
-
-
 def check_no_others(folder: Path, found: Iterable[Path], own: Iterable[Path]) -> None:
     """Raise if a folder holds files of another phantom.
 
@@ -46,8 +33,13 @@ def check_no_others(folder: Path, found: Iterable[Path], own: Iterable[Path]) ->
         UsageError: some of ``found`` are not in ``own``.
     """
     others = sorted(set(found) - set(own))
-    expected = f"only files of this phantom in {folder}"
-    require(not others, "folder", got=others[0] if others else "", expected=expected, fix="choose an empty folder")
+    require(
+        not others,
+        "folder",
+        got=others[0] if others else "",
+        expected=f"only files of this phantom in {folder}",
+        fix="choose an empty folder",
+    )
 
 
 def write_cases(write: Callable[[Order], None], orders: Sequence[Order], *, workers: int, progress: Progress) -> None:

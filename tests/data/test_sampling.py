@@ -100,11 +100,12 @@ def test_the_number_of_draws_for_content_is_limited(folder: PreparedFolder) -> N
     [
         ("forced", "always"),
         ("classes", "rare"),
-        ("class_weights", {1: -1.0}),
-        ("class_weights", {1: float("inf")}),
+        ("class_weights.1", -1.0),
+        ("class_weights.1", float("inf")),
         ("content_fraction", 1.0),
     ],
 )
 def test_an_invalid_choice_is_refused(refused: Any, key: str, got: Any) -> None:
     with refused(key, got=got):
-        Sampling(**{key: got})
+        name, _, value = key.partition(".")
+        Sampling(**{name: {int(value): got} if value else got})

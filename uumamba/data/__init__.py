@@ -46,6 +46,9 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         from uumamba.data import augment, dataset, geometry, prepared, preprocess, scan
 
-        modules = (augment, dataset, geometry, prepared, preprocess, scan)
-        return next(vars(module)[name] for module in modules if name in vars(module))
+        return next(
+            vars(module)[name]
+            for module in (augment, dataset, geometry, prepared, preprocess, scan)
+            if name in vars(module)
+        )
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

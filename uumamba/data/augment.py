@@ -198,8 +198,10 @@ class Augment:
             expected="at least image, label and seed",
         )
         seeds = torch.as_tensor(batch["seed"]).tolist()  # one copy, the only wait for a GPU
-        channels = batch["image"].shape[1]
-        return {name: transform.draw_for_batch(seeds, channels=channels) for name, transform in self.transforms.items()}
+        return {
+            name: transform.draw_for_batch(seeds, channels=batch["image"].shape[1])
+            for name, transform in self.transforms.items()
+        }
 
     @torch.no_grad()
     def apply(self, batch: Batch, drawn: Mapping[str, Drawn]) -> Batch:

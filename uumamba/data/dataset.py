@@ -3,19 +3,21 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
+from uumamba.data.augmentation.parameters import draw_event
 from uumamba.data.loader import Sample, batches
 from uumamba.data.patch import choose_start, read_window
 from uumamba.data.prepared import PreparedCase, PreparedFolder
 from uumamba.data.sampling import Sampling, group_cases_by_class
 from uumamba.data.worker_watch import report_reading
 from uumamba.runtime.errors import CaseError, require
+from uumamba.runtime.options import AT_LEAST_1, PositiveInt, Probability, check_options
 from uumamba.runtime.seeds import generator_for, key_to_seed
 from uumamba.types import Batch
 
@@ -69,18 +71,19 @@ class PatchDataset(Dataset[Sample]):
         UsageError: there are no cases, a case is unknown, or a number is out of range.
     """
 
+    @check_options
     def __init__(
         self,
         folder: PreparedFolder,
         case_ids: Sequence[str],
         *,
         patch_size: Sequence[int],
-        batch_size: int,
-        batches_per_epoch: int,
-        foreground_fraction: float = 0.33,
+        batch_size: PositiveInt,
+        batches_per_epoch: PositiveInt,
+        foreground_fraction: Probability = 0.33,
         sampling: Sampling | None = None,
         seed: int = 0,
-        margin: float = 1.0,
+        margin: Annotated[float, AT_LEAST_1] = 1.0,
     ) -> None:
         require(
             case_ids,
@@ -95,15 +98,6 @@ class PatchDataset(Dataset[Sample]):
             got=tuple(patch_size),
             expected="two or three positive integers",
         )
-        require(batch_size >= 1, "batch_size", got=batch_size, expected="an integer of at least 1")
-        require(batches_per_epoch >= 1, "batches_per_epoch", got=batches_per_epoch, expected="an integer of at least 1")
-        require(
-            0.0 <= foreground_fraction <= 1.0,
-            "foreground_fraction",
-            got=foreground_fraction,
-            expected="a number from 0 to 1",
-        )
-        require(margin >= 1.0, "margin", got=margin, expected="a number of at least 1")
         self.cases = OpenCases(folder)
         self.case_ids = tuple(case_ids)
         self.domains: Mapping[str, str] = {case_id: folder.manifest.by_id(case_id).domain for case_id in self.case_ids}
@@ -166,8 +160,7 @@ class PatchDataset(Dataset[Sample]):
 
     def _is_forced(self, epoch: int, index: int) -> bool:
         if self.sampling.forced == "chance":
-            drawn = torch.rand((), generator=generator_for(self.seed, "forced", epoch, index))
-            return float(drawn) < self.foreground_fraction
+            return draw_event(generator_for(self.seed, "forced", epoch, index), self.foreground_fraction)
         return index % self.batch_size >= self.batch_size - round(self.batch_size * self.foreground_fraction)
 
     def _draw_centre(self, case: PreparedCase, generator: Generator, *, value: int | None) -> tuple[int, ...] | None:

@@ -58,8 +58,9 @@ def compute_statistics(case_ids: Iterable[str], *, folder: Path, clip_percentile
     Raises:
         UsageError: no voxel is labelled, or both percentiles have the same value.
     """
-    samples = [_read_sample(folder / f"{case_id}.npz")[1] for case_id in sorted(case_ids)]
-    values = np.concatenate([np.empty(0, dtype=np.float32), *samples])
+    values = np.concatenate(
+        [np.empty(0, dtype=np.float32), *[_read_sample(folder / f"{case_id}.npz")[1] for case_id in sorted(case_ids)]]
+    )
     low, high = np.percentile(values, clip_percentiles) if len(values) else (0.0, 0.0)
     require(
         low < high,

@@ -71,8 +71,7 @@ class Geometry:
         Leading axes stay first.
         """
         leading = native.ndim - 3
-        turned = native.transpose(*range(leading), *(leading + axis for axis in self.axes))
-        return turned[_steps(self.flips)]
+        return native.transpose(*range(leading), *(leading + axis for axis in self.axes))[_steps(self.flips)]
 
     def unorient(self, oriented: NDArray[Element]) -> NDArray[Element]:
         """Undo :meth:`orient`: ``geometry.unorient(geometry.orient(x))`` is ``x``."""
@@ -94,8 +93,13 @@ class Geometry:
             before if target_mm is None else max(1, round(before * mm / target_mm))
             for before, mm, target_mm in zip(shape, old, target_spacing_mm, strict=True)
         )
-        spacing = (mm * before / after for mm, before, after in zip(old, shape, size, strict=True))
-        return replace(cropped, prepared_shape=size, prepared_spacing_mm=_triple(spacing))
+        return replace(
+            cropped,
+            prepared_shape=size,
+            prepared_spacing_mm=_triple(
+                mm * before / after for mm, before, after in zip(old, shape, size, strict=True)
+            ),
+        )
 
 
 def find_geometry(

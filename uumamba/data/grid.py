@@ -93,5 +93,4 @@ def displacement_voxels(affine: AffineMatrix, other: AffineMatrix, shape: Sequen
         0.5
     """
     corners = np.array([(*corner, 1) for corner in product(*((0, size - 1) for size in shape))], dtype=np.float64).T
-    apart_mm = ((other - affine) @ corners)[:3]
-    return float(np.abs(np.linalg.solve(affine[:3, :3], apart_mm)).max())
+    return float(np.abs(np.linalg.solve(affine[:3, :3], ((other - affine) @ corners)[:3])).max())

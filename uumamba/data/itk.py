@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from uumamba.data.grid import Scan, check_size
+from uumamba.data.grid import AffineMatrix, Scan, check_size
 from uumamba.runtime.errors import CaseError, require_case
 
 ITK_SUFFIXES = (".mha", ".mhd", ".nrrd")
@@ -21,13 +21,14 @@ def read_itk(path: Path, *, case_id: str, max_bytes: int) -> Scan:
     Raises:
         CaseError: the file is damaged, too large, or not one scalar volume.
     """
-    sitk = _import_simple_itk()
-    reader = sitk.ImageFileReader()
+    import SimpleITK  # takes 0.3 s
+
+    reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))
     try:
         reader.ReadImageInformation()
         _check_announced(reader, case_id, max_bytes)
-        return _to_scan(sitk, reader.Execute(), path, case_id)
+        return _to_scan(SimpleITK, reader.Execute(), path, case_id)
     except RuntimeError as error:
         raise _make_read_error(path, error, case_id) from None
 
@@ -38,10 +39,11 @@ def read_dicom_series(folder: Path, *, case_id: str, max_bytes: int) -> Scan:
     Raises:
         CaseError: the folder does not hold exactly one series, slices are missing or double, or a file is damaged.
     """
-    sitk = _import_simple_itk()
+    import SimpleITK  # takes 0.3 s
+
     before = locale.setlocale(locale.LC_ALL)  # ITK changes it to C, in which Python reads text as ASCII
     try:
-        series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+        series = SimpleITK.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
         require_case(
             len(series) == 1,
             case_id,
@@ -50,20 +52,13 @@ def read_dicom_series(folder: Path, *, case_id: str, max_bytes: int) -> Scan:
             expected="one series",
             fix="give a folder with one series, or a scan file",
         )
-        names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
-        _check_slices(sitk, names, case_id, max_bytes)
-        return _to_scan(sitk, sitk.ReadImage(names), folder, case_id)
+        names = SimpleITK.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
+        _check_slices(SimpleITK, names, case_id, max_bytes)
+        return _to_scan(SimpleITK, SimpleITK.ReadImage(names), folder, case_id)
     except RuntimeError as error:
         raise _make_read_error(folder, error, case_id) from None
     finally:
         locale.setlocale(locale.LC_ALL, before)
-
-
-def _import_simple_itk() -> Any:
-    """Import SimpleITK on first use, because the import takes 0.3 s."""
-    import SimpleITK
-
-    return SimpleITK
 
 
 def _check_announced(reader: Any, case_id: str, max_bytes: int) -> None:
@@ -127,12 +122,15 @@ def _to_scan(sitk: Any, image: Any, path: Path, case_id: str) -> Scan:
         expected="integers or real numbers",
         fix="give one scalar volume",
     )
-    spacing = np.array(image.GetSpacing())
+    return Scan(sitk.GetArrayFromImage(image).transpose(2, 1, 0), read_affine(image), image.GetSpacing(), None, path)
+
+
+def read_affine(image: Any) -> AffineMatrix:
+    """Read the RAS+ affine of a 3-D image or its reader."""
     lps = np.eye(4)
-    lps[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * spacing
+    lps[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
     lps[:3, 3] = image.GetOrigin()
-    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps
-    return Scan(sitk.GetArrayFromImage(image).transpose(2, 1, 0), affine, tuple(map(float, spacing)), None, path)
+    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps
 
 
 def _make_read_error(path: Path, error: RuntimeError, case_id: str) -> CaseError:

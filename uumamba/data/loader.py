@@ -84,8 +84,9 @@ def share_batch(batch_size: int, ranks: int) -> int:
     Raises:
         UsageError: the batch cannot be cut into equal shares.
     """
-    expected = f"a multiple of the {ranks} processes"
-    require(batch_size % ranks == 0, "training.batch_size", got=batch_size, expected=expected)
+    require(
+        batch_size % ranks == 0, "training.batch_size", got=batch_size, expected=f"a multiple of the {ranks} processes"
+    )
     return batch_size // ranks
 
 

@@ -78,8 +78,7 @@ def _normalise(
 
 
 def _mean(image: NDArray[Any], change: Callable[[NDArray[Any]], NDArray[Any]]) -> float:
-    sums = (change(image[a:b]).sum(dtype=np.float64) for a, b in spans(len(image), image[0].size))
-    return math.fsum(sums) / image.size
+    return math.fsum(change(image[a:b]).sum(dtype=np.float64) for a, b in spans(len(image), image[0].size)) / image.size
 
 
 def _as_float32(planes: NDArray[Any]) -> Image:

@@ -73,8 +73,7 @@ def read_window(
     if inside.shape[-len(size) :] == tuple(size):
         return inside
     window = np.empty((*inside.shape[: -len(size)], *size), dtype=array.dtype)
-    spatial = tuple(range(-len(size), 0))
-    window[...] = inside.min(axis=spatial, keepdims=True) if fill is None else fill
+    window[...] = inside.min(axis=tuple(range(-len(size), 0)), keepdims=True) if fill is None else fill
     origin = np.array(start)
     target: tuple[Any, ...] = (..., *map(slice, first - origin, last - origin))
     window[target] = inside

@@ -176,8 +176,7 @@ def open_prepared(folder: Path | str, case_id: str) -> PreparedCase:
         expected=f"the geometry's {shape}",
         fix=_PREPARE,
     )
-    locations: NDArray[np.int32] = np.array(_map_array(source, "locations", case_id))
-    return PreparedCase(case_id, image, label, locations, geometry)
+    return PreparedCase(case_id, image, label, np.array(_map_array(source, "locations", case_id)), geometry)
 
 
 def is_up_to_date(folder: Path | str, case: Case, *, recipe: PreprocessRecipe, structures: Mapping[str, int]) -> bool:
@@ -188,14 +187,12 @@ def is_up_to_date(folder: Path | str, case: Case, *, recipe: PreprocessRecipe, s
     Raises:
         CaseError: a source file cannot be read.
     """
-    if not (Path(folder) / "cases" / case.case_id / CASE_NAME).is_file():
-        return False
-    key = source_key(case, recipe=recipe, structures=structures)
     try:
         open_prepared(folder, case.case_id)
-        return _read_case_file(folder, case.case_id).key == key
+        stored = _read_case_file(folder, case.case_id)
     except CaseError:
         return False
+    return stored.key == source_key(case, recipe=recipe, structures=structures)
 
 
 def source_key(case: Case, *, recipe: PreprocessRecipe, structures: Mapping[str, int]) -> str:

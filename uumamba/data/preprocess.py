@@ -177,8 +177,7 @@ def restore_probabilities(probabilities: NDArray[np.floating[Any]], geometry: Ge
     volumes, but only two in :func:`restore`.
     """
     _check_shape(probabilities.shape[1:], geometry)
-    resampled = resample_linear(np.asarray(probabilities, dtype=np.float32), geometry.cropped_shape)
-    native = _to_native(resampled, geometry)
+    native = _to_native(resample_linear(np.asarray(probabilities, dtype=np.float32), geometry.cropped_shape), geometry)
     inside = _to_native(np.ones(geometry.cropped_shape, dtype=np.bool_), geometry)
     native[0][~inside] = 1.0
     return native

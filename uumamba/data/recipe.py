@@ -1,6 +1,5 @@
 """Recipe of preprocessing: spacing, normalisation and CT statistics."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -8,7 +7,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, TypeAdapter
 
 from uumamba.runtime.errors import require
-from uumamba.runtime.options import check_options
+from uumamba.runtime.options import Positive, check_options
 
 
 @check_options
@@ -44,6 +43,7 @@ class CtStatistics:
         )
 
 
+@check_options
 @dataclass(frozen=True)
 class PreprocessRecipe:
     """Spacing and normalisation of prepared arrays.
@@ -69,7 +69,7 @@ class PreprocessRecipe:
         'zscore'
     """
 
-    spacing_mm: tuple[float | None, float | None, float | None]
+    spacing_mm: tuple[Positive | None, Positive | None, Positive | None]
     normalisation: Literal["zscore", "ct"] = "zscore"
     clip_percentiles: tuple[float, float] = (0.5, 99.5)
     ct_statistics: CtStatistics | None = None
@@ -77,21 +77,12 @@ class PreprocessRecipe:
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     def __post_init__(self) -> None:
-        require(
-            len(self.spacing_mm) == 3 and all(mm is None or 0 < mm < math.inf for mm in self.spacing_mm),
-            "spacing_mm",
-            got=self.spacing_mm,
-            expected="three values, each a positive number or None",
-        )
         low, high = self.clip_percentiles
         require(
             0 <= low < high <= 100,
             "clip_percentiles",
             got=self.clip_percentiles,
             expected="two ascending numbers from 0 to 100",
-        )
-        require(
-            self.normalisation in ("zscore", "ct"), "normalisation", got=self.normalisation, expected="'zscore' or 'ct'"
         )
         require(
             self.normalisation == "ct" or self.ct_statistics is None,

@@ -58,8 +58,7 @@ def image_slabs(read: ReadImage, old: Sequence[int], new: Sequence[int], *, anis
     """
     through = _ThroughPlane(old[0], new[0], kernel="bilinear" if anisotropic else "bicubic")
     for span in spans(new[0], _voxels_per_plane(old, new)):
-        planes = read(*through.sources(*span))
-        yield through(_in_plane(planes, new[1:], kernel="bicubic"), *span)
+        yield through(_in_plane(read(*through.sources(*span)), new[1:], kernel="bicubic"), *span)
 
 
 def label_slabs(read: ReadLabel, old: Sequence[int], new: Sequence[int]) -> Iterator[LabelMap]:
@@ -152,8 +151,7 @@ class _ThroughPlane:
         self.same = old == new
         if not self.same:
             # The other axis of the identity matrix is unchanged, so both kernels leave it as it is.
-            identity = torch.eye(old)[None, None]
-            weights = F.interpolate(identity, (new, old), mode=kernel, align_corners=False)[0, 0]
+            weights = F.interpolate(torch.eye(old)[None, None], (new, old), mode=kernel, align_corners=False)[0, 0]
             self._taps = [[(int(tap), float(row[tap])) for tap in row.nonzero().ravel()] for row in weights]
 
     def sources(self, first: int, last: int) -> tuple[int, int]:
@@ -197,8 +195,7 @@ def _in_plane(planes: Image, size: Sequence[int], *, kernel: _Kernel) -> Image:
     planes = np.ascontiguousarray(planes, dtype=np.float32)
     if planes.shape[1:] == tuple(size):
         return planes
-    resized = F.interpolate(torch.from_numpy(planes)[:, None], tuple(size), mode=kernel, align_corners=False)
-    return resized[:, 0].numpy()
+    return F.interpolate(torch.from_numpy(planes)[:, None], tuple(size), mode=kernel, align_corners=False)[:, 0].numpy()
 
 
 def _voxels_per_plane(old: Sequence[int], new: Sequence[int]) -> int:

@@ -1,6 +1,5 @@
 """Choice of patches: share of foreground, class, and least content."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -10,9 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator
 
-from uumamba.runtime.errors import require
+from uumamba.runtime.options import BelowOne, NonNegative, check_options
 
 
+@check_options
 @dataclass(frozen=True)
 class Sampling:
     """Choice of the samples of a batch; the defaults are nnU-Net's.
@@ -33,29 +33,8 @@ class Sampling:
 
     forced: Literal["share", "chance"] = "share"
     classes: Literal["of_case", "of_data_set"] = "of_case"
-    class_weights: Mapping[int, float] = field(default_factory=dict)
-    content_fraction: float = 0.0
-
-    def __post_init__(self) -> None:
-        require(self.forced in ("share", "chance"), "forced", got=self.forced, expected="one of share, chance")
-        require(
-            self.classes in ("of_case", "of_data_set"),
-            "classes",
-            got=self.classes,
-            expected="one of of_case, of_data_set",
-        )
-        require(
-            all(0 <= weight < math.inf for weight in self.class_weights.values()),
-            "class_weights",
-            got=dict(self.class_weights),
-            expected="finite numbers of at least 0",
-        )
-        require(
-            0.0 <= self.content_fraction < 1.0,
-            "content_fraction",
-            got=self.content_fraction,
-            expected="a number of at least 0 and below 1",
-        )
+    class_weights: Mapping[int, NonNegative] = field(default_factory=dict)
+    content_fraction: BelowOne = 0.0
 
     def draw_class(self, classes: Sequence[int], generator: Generator) -> int | None:
         """Draw a class in proportion to its weight.
@@ -97,5 +76,7 @@ def group_cases_by_class(locations: Mapping[str, NDArray[np.int32]]) -> dict[int
         {1: ('b',), 2: ('a', 'b')}
     """
     present = {case_id: set(map(int, np.unique(rows[:, 0]))) for case_id, rows in locations.items()}
-    classes = sorted(set().union(*present.values()))
-    return {value: tuple(case_id for case_id in present if value in present[case_id]) for value in classes}
+    return {
+        value: tuple(case_id for case_id in present if value in present[case_id])
+        for value in sorted(set().union(*present.values()))
+    }

@@ -45,14 +45,22 @@ def make_cards(summary: Summary, patients: Sequence[PatientIndices]) -> list[dic
     agreed = agreement(patients).get("lv_ef_percent")
     if agreed and agreed["limits"]:
         low, high = (format_number(limit, 1) for limit in agreed["limits"])
-        note = f"points, 95\u00a0% limits {low}\u00a0to\u00a0{high}"
-        cards.append({"value": _format_signed(agreed["bias"]), "name": "bias of LV EF", "note": note})
+        cards.append(
+            {
+                "value": _format_signed(agreed["bias"]),
+                "name": "bias of LV EF",
+                "note": f"points, 95\u00a0% limits {low}\u00a0to\u00a0{high}",
+            }
+        )
     return cards
 
 
 def _make_dice_card(row: StructureSummary) -> dict[str, str]:
-    note = f"± {format_number(row.dice.sd)}, HD95\u00a0{format_number(row.hd95_mm.mean, 1)}\u00a0mm"
-    return {"value": format_number(row.dice.mean), "name": f"{row.structure} Dice", "note": note}
+    return {
+        "value": format_number(row.dice.mean),
+        "name": f"{row.structure} Dice",
+        "note": f"± {format_number(row.dice.sd)}, HD95\u00a0{format_number(row.hd95_mm.mean, 1)}\u00a0mm",
+    }
 
 
 def _make_vessel_cards(summary: Summary) -> list[dict[str, str]]:

@@ -94,13 +94,13 @@ def draw_overlay(case: OverlayCase, structures: Mapping[str, int], *, close_up: 
     figure = Figure(figsize=(width, PANEL_INCHES), dpi=130, facecolor="black")
     grey = stack.grey_range(window)
     for position, index in enumerate(indices):
-        left = position * (PANEL_INCHES + GAP_INCHES)
-        axes = figure.add_axes((left / width, 0.0, PANEL_INCHES / width, 1.0))
+        axes = figure.add_axes(((position * (PANEL_INCHES + GAP_INCHES)) / width, 0.0, PANEL_INCHES / width, 1.0))
         _draw_slice(axes, stack, index, structures, grey)
         left_mm, right_mm, top_mm, bottom_mm = stack.close_up_mm(index) if close_up else window
         axes.set(xlim=(left_mm, right_mm), ylim=(bottom_mm, top_mm))
-        text = f"slice {index + 1} of {len(stack.image)}"
-        axes.text(0.03, 0.03, text, color="white", fontsize=9, transform=axes.transAxes)
+        axes.text(
+            0.03, 0.03, f"slice {index + 1} of {len(stack.image)}", color="white", fontsize=9, transform=axes.transAxes
+        )
     return draw_png(figure, background="black")
 
 
@@ -184,8 +184,15 @@ def _draw_slice(
     row_mm, column_mm = stack.pixel_mm
     rows, columns = stack.image.shape[1:]
     extent = (-0.5 * column_mm, (columns - 0.5) * column_mm, (rows - 0.5) * row_mm, -0.5 * row_mm)
-    style: dict[str, Any] = {"cmap": "gray", "interpolation": "bilinear", "aspect": "equal"}
-    axes.imshow(stack.image[index], vmin=grey[0], vmax=grey[1], extent=extent, **style)
+    axes.imshow(
+        stack.image[index],
+        vmin=grey[0],
+        vmax=grey[1],
+        extent=extent,
+        cmap="gray",
+        interpolation="bilinear",
+        aspect="equal",
+    )
     axes.set_axis_off()
     colours, scale = assign_colours(list(structures)), stack.pixel_mm[::-1]
     for name, line in trace_borders(stack.prediction[index], structures):
@@ -214,8 +221,9 @@ def trace_borders(labels: LabelMap, structures: Mapping[str, int]) -> Iterator[t
 def _trace_outlines(mask: Mask) -> list[NDArray[np.float64]]:
     if not mask.any():
         return []
-    axes = Figure().add_subplot()  # never drawn: matplotlib traces contours only on axes
-    return [np.asarray(line) for line in axes.contour(mask.astype(np.float32), levels=[0.5]).allsegs[0]]
+    # The figure is never drawn: matplotlib traces contours only on axes.
+    contours = Figure().add_subplot().contour(mask.astype(np.float32), levels=[0.5])
+    return [np.asarray(line) for line in contours.allsegs[0]]
 
 
 def _find_outer_values(padded: LabelMap, mask: Mask, line: NDArray[np.float64]) -> LabelMap:

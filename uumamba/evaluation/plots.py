@@ -48,8 +48,7 @@ def plot_dice(rows: Sequence[ScoreRow]) -> bytes:
     groups = [(structure, phase) for structure in structures for phase in phases]
     with mpl.rc_context(STYLE):
         horizontal = len(groups) > MOST_UPRIGHT
-        height = 0.6 + 0.27 * len(groups) if horizontal else 3.6
-        figure = Figure(figsize=(9.0, height), dpi=130, layout="constrained")
+        figure = Figure(figsize=(9.0, 0.6 + 0.27 * len(groups) if horizontal else 3.6), dpi=130, layout="constrained")
         axes = figure.add_subplot()
         for position, (structure, phase) in enumerate(groups):
             values = [row.dice for row in rows if (row.structure, row.phase or "") == (structure, phase)]
@@ -99,7 +98,6 @@ def plot_ejection_fraction(patients: Sequence[PatientIndices], index: str = "lv_
     A second panel shows their differences against their means, with bias and 95 % limits (Bland-Altman).
     """
     groups = sorted({patient.group or "" for patient in patients})
-    chamber = index[:2].upper()
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(9.0, 3.8), dpi=130, layout="constrained")
         against, differences = figure.subplots(1, 2)
@@ -114,7 +112,7 @@ def plot_ejection_fraction(patients: Sequence[PatientIndices], index: str = "lv_
         against.plot([low, high], [low, high], color="#9aa5b1", linewidth=1, zorder=0)
         against.set(
             aspect="equal",
-            xlabel=f"{chamber} EF from the label, %",
+            xlabel=f"{index[:2].upper()} EF from the label, %",
             ylabel="from the prediction, %",
             title="Prediction and label",
         )
@@ -167,8 +165,7 @@ def _draw_curves(axes: Axes, title: str, curves: Mapping[str, Sequence[tuple[int
     for index, (name, points) in enumerate(curves.items()):
         if points:
             epochs, values = zip(*points, strict=True)
-            marker = "." if len(points) < 40 else ""
-            axes.plot(epochs, values, color=LINE_COLOURS[index % 5], label=name, marker=marker)
+            axes.plot(epochs, values, color=LINE_COLOURS[index % 5], label=name, marker="." if len(points) < 40 else "")
     axes.set(title=title, xlabel="epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
     if 1 < len(curves) <= MOST_NAMED:

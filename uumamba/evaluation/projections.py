@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from matplotlib.colors import to_rgb
@@ -71,9 +70,12 @@ def draw_projections(case: OverlayCase, structures: Mapping[str, int], vessels: 
         label, prediction = (_mark_errors(*pair, spacing_mm) for pair in ((label, prediction), (prediction, label)))
     palette = np.zeros((256, 3), np.float32)
     palette[list(colours)] = list(colours.values())
-    maps = {"label": label, "prediction": prediction}
-    rows = [[_project(labels, view, palette, spacing_mm, name) for view in VIEWS] for name, labels in maps.items()]
-    return _draw_panels(rows)
+    return _draw_panels(
+        [
+            [_project(labels, view, palette, spacing_mm, name) for view in VIEWS]
+            for name, labels in {"label": label, "prediction": prediction}.items()
+        ]
+    )
 
 
 def _crop_vessels(case: OverlayCase, values: Sequence[int]) -> tuple[LabelMap, LabelMap, NDArray[np.float64]]:
@@ -148,12 +150,12 @@ def _draw_panels(rows: Sequence[Sequence[_Panel]]) -> bytes:
         },
     )
     background = {"facecolor": "black", "alpha": 0.6, "linewidth": 0, "pad": 1.5}
-    style: dict[str, Any] = {"color": "white", "fontsize": 9, "va": "top", "bbox": background}
     for axes, panel in zip(cells.flat, (panel for row in grid for panel in row), strict=True):
-        extent = (0.0, panel.width_mm, 0.0, panel.height_mm)
-        axes.imshow(panel.picture, interpolation="nearest", extent=extent)
+        axes.imshow(panel.picture, interpolation="nearest", extent=(0.0, panel.width_mm, 0.0, panel.height_mm))
         axes.set_axis_off()
-        axes.text(0.02, 0.99, panel.name, transform=axes.transAxes, **style)
+        axes.text(
+            0.02, 0.99, panel.name, transform=axes.transAxes, color="white", fontsize=9, va="top", bbox=background
+        )
     return draw_png(figure, background="black")
 
 

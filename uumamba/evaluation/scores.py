@@ -126,8 +126,9 @@ def read_scores(path: Path | str) -> tuple[ScoreRow, ...]:
     except FileNotFoundError:
         raise UsageError(str(path), got="no file", expected=expected, fix=fix) from None
     except (KeyError, ValueError, TypeError, IsADirectoryError) as error:
-        found = f"another file ({type(error).__name__}: {error})"
-        raise UsageError(str(path), got=found, expected=expected, fix=fix) from None
+        raise UsageError(
+            str(path), got=f"another file ({type(error).__name__}: {error})", expected=expected, fix=fix
+        ) from None
     require(rows, str(path), got="no row", expected=expected, fix=fix)
     return rows
 

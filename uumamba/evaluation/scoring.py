@@ -95,11 +95,17 @@ def evaluate(
         for structure, value in structures.items():
             partner = partners.get(structure)
             mirrored = None if partner is None else (partner, structures[partner])
-            is_vessel = structure in vessel_structures
-            rows.append(_score_structure(pair, boxes, structure, [value], is_vessel=is_vessel, partner=mirrored))
+            rows.append(
+                _score_structure(
+                    pair, boxes, structure, [value], is_vessel=structure in vessel_structures, partner=mirrored
+                )
+            )
         if len(vessel_structures) > 1:
-            values = [structures[structure] for structure in vessel_structures]
-            trees.append(_score_structure(pair, boxes, WHOLE_TREE, values, is_vessel=True))
+            trees.append(
+                _score_structure(
+                    pair, boxes, WHOLE_TREE, [structures[structure] for structure in vessel_structures], is_vessel=True
+                )
+            )
     return Scores(tuple(rows), trees=tuple(trees))
 
 

@@ -34,8 +34,12 @@ def summary_table(rows: Sequence[ScoreRow]) -> Table:
     for row in summary.structures:
         name = [row.structure, row.phase] if phased else [row.structure]
         scores = [_format_moments(row.dice, 3), _format_moments(row.hd95_mm, 1)]
-        counts = map(str, (row.dice.n, row.n_missed, row.n_spurious))
-        table.add_row(*name, *scores, *counts, end_section=phased and row.phase == ALL_PHASES)
+        table.add_row(
+            *name,
+            *scores,
+            *map(str, (row.dice.n, row.n_missed, row.n_spurious)),
+            end_section=phased and row.phase == ALL_PHASES,
+        )
     return table
 
 
@@ -75,11 +79,11 @@ def spread_table(spreads: Mapping[str, Spread]) -> Table:
 
     Columns of standard deviations follow, without those that are undefined for all structures.
     """
-    trainings = max(found.n for found in spreads.values())
     columns = {"Dice": "mean", "sd": "sd", "sd over seeds": "sd_over_seeds", "sd over folds": "sd_over_folds"}
     shown = {
         name: key for name, key in columns.items() if any(getattr(each, key) is not None for each in spreads.values())
     }
+    trainings = max(found.n for found in spreads.values())
     table = _make_table(f"Validation Dice of {_format_count(trainings, 'training')}", ["structure"], [*shown])
     for structure, found in spreads.items():
         table.add_row(structure, *(_format_defined(getattr(found, key), 3) for key in shown.values()))

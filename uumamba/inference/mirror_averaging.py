@@ -41,8 +41,12 @@ def mirrored_mean(
         >>> mirrored_mean(lambda x: x * first_column, axes=[1])(torch.ones(1, 1, 1, 2))
         tensor([[[[0.5000, 0.5000]]]])
     """
-    distinct = len(set(axes)) == len(axes) and min(axes, default=0) >= 0
-    require(distinct, "axes", got=tuple(axes), expected="different spatial axes, counted from 0")
+    require(
+        len(set(axes)) == len(axes) and min(axes, default=0) >= 0,
+        "axes",
+        got=tuple(axes),
+        expected="different spatial axes, counted from 0",
+    )
     swaps = swaps or {}
     require(set(swaps) <= set(axes), "swaps", got=sorted(swaps), expected=f"some of the mirrored axes {tuple(axes)}")
     flips = [flip for size in range(1, len(axes) + 1) for flip in combinations(axes, size)]

@@ -94,8 +94,12 @@ class Predictor:
     ) -> None:
         given = [nets] if isinstance(nets, nn.Module) else list(nets)
         require(given, "nets", got=given, expected="at least one trained network")
-        inside = all(axis < len(patch_size) for axis in mirror_axes)
-        require(inside, "mirror_axes", got=tuple(mirror_axes), expected=f"axes of the patch {tuple(patch_size)}")
+        require(
+            all(axis < len(patch_size) for axis in mirror_axes),
+            "mirror_axes",
+            got=tuple(mirror_axes),
+            expected=f"axes of the patch {tuple(patch_size)}",
+        )
         self.device = torch.device(device)
         self.channels_last = channels_last
         self.nets = [net.to(self.device).eval() for net in given]

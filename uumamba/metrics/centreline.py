@@ -105,8 +105,7 @@ def length_from_skeleton(solid: Mask, skeleton: Mask, *, spacing_mm: Sequence[fl
         spacing_mm: voxel edge lengths in the order of the array's axes.
     """
     graph = skeleton_graph(skeleton, spacing_mm=spacing_mm)
-    beyond_mm = _measure_end_extensions_mm(solid, graph, spacing_mm)
-    return float(_smooth(graph).edge_lengths_mm.sum() + beyond_mm.sum())
+    return float(_smooth(graph).edge_lengths_mm.sum() + _measure_end_extensions_mm(solid, graph, spacing_mm).sum())
 
 
 def error_from_lengths(found_mm: float | None, wanted_mm: float | None) -> float:

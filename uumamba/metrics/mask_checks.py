@@ -55,5 +55,9 @@ def check_spacing(spacing_mm: Sequence[float], dimensions: int) -> None:
         UsageError: another number of lengths, or a length out of range.
     """
     lengths = tuple(float(length) for length in spacing_mm)
-    is_valid = len(lengths) == dimensions and all(math.isfinite(length) and length > 0 for length in lengths)
-    require(is_valid, "spacing_mm", got=lengths, expected=f"{dimensions} finite, positive lengths, one for each axis")
+    require(
+        len(lengths) == dimensions and all(math.isfinite(length) and length > 0 for length in lengths),
+        "spacing_mm",
+        got=lengths,
+        expected=f"{dimensions} finite, positive lengths, one for each axis",
+    )

@@ -71,8 +71,7 @@ def surface_distances(prediction: Mask, label: Mask, *, spacing_mm: Sequence[flo
 def _find_surface_points_mm(mask: Mask, spacing_mm: Sequence[float]) -> NDArray[np.float64]:
     if mask.size == 0:
         return np.empty((0, mask.ndim))
-    surface = mask & ~binary_erosion(mask)
-    return np.argwhere(surface).astype(np.float64) * np.asarray(spacing_mm, dtype=np.float64)
+    return np.argwhere(mask & ~binary_erosion(mask)).astype(np.float64) * np.asarray(spacing_mm, dtype=np.float64)
 
 
 def _measure_nearest_mm(points: NDArray[np.float64], targets: NDArray[np.float64]) -> DistancesMm:

@@ -10,6 +10,8 @@ from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
+import numpy as np
+
 from uumamba.runtime.errors import UsageError, require
 
 
@@ -238,7 +240,8 @@ def _list_types(origin: Any, inner: tuple[Any, ...], value: Any) -> tuple[Any, .
     if _is_kind(origin, Mapping):
         is_valid = isinstance(value, Mapping) and all(_is_scalar(inner[0], name) for name in value)
         return inner[1:] * len(value) if is_valid else None
-    if isinstance(value, str) or not isinstance(value, Sequence):
+    is_array = isinstance(value, np.ndarray) and value.ndim == 1
+    if isinstance(value, str) or not (is_array or isinstance(value, Sequence)):
         return None
     types = inner if origin is tuple and inner[-1] is not Ellipsis else inner[:1] * len(value)
     return types if len(types) == len(value) else None

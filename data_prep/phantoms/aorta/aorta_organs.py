@@ -76,9 +76,11 @@ class Trunk:
         for _ in range(4):
             numbers, start = rng.normal(0, 0.045, 3).astype(np.float32), np.float32(rng.uniform(0, 6.3))
             wave = np.sin(numbers[0] * self.x + numbers[1] * self.y + numbers[2] * self.z + start)
-            amplitudes = rng.uniform(-1.6, 1.6, 3).astype(np.float32)
             self.x, self.y, self.z = (
-                along + amplitude * wave for along, amplitude in zip((self.x, self.y, self.z), amplitudes, strict=True)
+                along + amplitude * wave
+                for along, amplitude in zip(
+                    (self.x, self.y, self.z), rng.uniform(-1.6, 1.6, 3).astype(np.float32), strict=True
+                )
             )
         self.voxel_mm = np.float32(voxel_mm)
         self.hu = np.full(self.x.shape, AIR_HU, dtype=np.float32)
@@ -212,8 +214,9 @@ def _paint_abdomen(
         psoas = trunk.capsule((side * 30, 2, celiac - 20), (side * 58, 22, -100), 17)
         trunk.paint((back, enhancement.muscle), (psoas, enhancement.muscle))
     for _ in range(26):
-        centre = (rng.uniform(-85, 85), rng.uniform(58, 105), rng.uniform(-110, celiac + 10))
-        loop = trunk.ellipsoid(centre, rng.uniform(9, 24, 3))
+        loop = trunk.ellipsoid(
+            (rng.uniform(-85, 85), rng.uniform(58, 105), rng.uniform(-110, celiac + 10)), rng.uniform(9, 24, 3)
+        )
         content = rng.choice((-700, 15, 30, 45, 180), p=(0.1, 0.25, 0.3, 0.25, 0.1))
         trunk.paint((np.minimum(loop, cavity), 60), (np.minimum(loop - 2, cavity), content))
     stomach = (rng.uniform(-58, -40), rng.uniform(62, 78), celiac + rng.uniform(10, 30))

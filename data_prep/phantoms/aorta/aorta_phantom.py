@@ -10,16 +10,18 @@ from numpy.typing import NDArray
 from data_prep.phantoms.aorta.aorta_scanner import scan_aorta
 from data_prep.phantoms.aorta.aorta_tree import draw_aorta_tree, make_generator
 from data_prep.phantoms.aorta.aorta_tubes import AortaGrid
-from data_prep.phantoms.phantom_folder import Order, Progress, check_counts, check_no_others, write_cases
+from data_prep.phantoms.phantom_folder import Order, Progress, check_no_others, write_cases
 from uumamba.runtime.files import whole_file
+from uumamba.runtime.options import NonNegativeInt, PositiveInt, check_options
 
 
+@check_options
 def write_aorta_phantom(
     folder: Path | str,
     *,
-    cases: int = 30,
+    cases: PositiveInt = 30,
     seed: int = 0,
-    workers: int = 0,
+    workers: NonNegativeInt = 0,
     progress: Progress = lambda written, total: None,
 ) -> Path:
     """Write phantom subjects in AortaSeg24's layout.
@@ -34,7 +36,6 @@ def write_aorta_phantom(
     bifurcation. Four aortas in five have a dissection that starts beyond the left subclavian artery; both lumens and
     the flap between them belong to the zones. Pose, size, course, arch, aneurysms, enhancement and surrounding organs
     are drawn for each subject. One arch in five is bovine (innominate and left carotid artery share an ostium).
-    :func:`data_prep.phantoms.aorta.aorta_tree.compute_aorta_truth` gives centrelines, diameters and topology.
 
     The field of view is limited to the aorta, about 155 x 150 x 435 voxels, which keeps training fast. Real scans are
     two to four times as wide, show the entire trunk, and have thinner branches. Subject numbers have gaps, as in the
@@ -64,7 +65,6 @@ def write_aorta_phantom(
         Imran et al., The AortaSeg24 Challenge, 2025, arXiv:2502.05330 (layout and structures).
     """
     folder = Path(folder)
-    check_counts(cases=(cases, 1), workers=(workers, 0))
     # Gaps in the numbers reveal readers that count subjects instead of listing files.
     numbers = (number for number in itertools.count(1) if number % 7 != 4)
     orders = [Order(folder, number, seed) for number in itertools.islice(numbers, cases)]

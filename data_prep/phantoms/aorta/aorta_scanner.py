@@ -171,8 +171,9 @@ def _draw_twigs(vessel: Vessel, rng: np.random.Generator) -> list[Vessel]:
         direction = heading + side * rng.uniform(0.4, 0.8) * sideways
         direction /= np.linalg.norm(direction)
         points = end + np.arange(-1.0, _TWIG_MM)[:, None] * direction
-        radii = np.full(len(points), radius * rng.uniform(0.42, 0.58))
-        twigs.append(Vessel("Twig", vessel.name, points, radii, (), ()))
+        twigs.append(
+            Vessel("Twig", vessel.name, points, np.full(len(points), radius * rng.uniform(0.42, 0.58)), (), ())
+        )
     return twigs
 
 

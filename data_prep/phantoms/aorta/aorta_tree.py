@@ -7,37 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline, PchipInterpolator
 
-from data_prep.phantoms.aorta.aorta_vessels import (
-    AortaTruth,
-    Flap,
-    Pose,
-    Tree,
-    Vessel,
-    derive_truth,
-    has_gaps,
-    has_smooth_bends,
-)
+from data_prep.phantoms.aorta.aorta_vessels import Flap, Pose, Tree, Vessel, has_gaps, has_smooth_bends
 from data_prep.phantoms.curves import Points, compute_arc_lengths, interpolate
 from uumamba.runtime.seeds import key_to_seed
 
 ZONE_3_MM = 20.0
 BOVINE_SHARE = 0.2
 DISSECTED_SHARE = 0.8
-
-
-def compute_aorta_truth(number: int, seed: int = 0) -> AortaTruth:
-    """Recompute the ground truth of a subject: centrelines, diameters and topology.
-
-    Args:
-        number: number NNN of ``subjectNNN``.
-        seed: seed of the phantom.
-
-    Example:
-        >>> truth = compute_aorta_truth(1)
-        >>> truth.segments["RenalR"].parent, truth.betti_numbers
-        ('Zone8', (1, 0, 0))
-    """
-    return derive_truth(draw_aorta_tree(make_generator(number, seed)))
 
 
 def make_generator(number: int, seed: int) -> np.random.Generator:
@@ -65,8 +41,13 @@ def _draw_candidate(rng: np.random.Generator) -> Tree:
     branches = [_draw_branch(name, aorta, marks, diameters, rng) for name in _DIRECTIONS]
     vessels = (aorta, *_draw_iliacs(aorta, diameters, rng), *branches)
     heights = {name: float(path[round(at), 2]) for name, at in marks.items()} | {"T6": float(path[round(starts[5]), 2])}
-    flap = _draw_flap(marks, pose.scale, rng) if dissected else None
-    return Tree(tuple(_transform_to_world(vessel, pose) for vessel in vessels), pose, flap, bovine, heights)
+    return Tree(
+        tuple(_transform_to_world(vessel, pose) for vessel in vessels),
+        pose,
+        _draw_flap(marks, pose.scale, rng) if dissected else None,
+        bovine,
+        heights,
+    )
 
 
 def _transform_to_world(vessel: Vessel, pose: Pose) -> Vessel:
@@ -112,8 +93,7 @@ def _draw_path(pose: Pose, rng: np.random.Generator) -> Points:
     arch = middle + (np.cos(angles) + skew * np.sin(angles) ** 2) * across / 2 + up
     root = arch[0] - (rng.uniform(12, 24), rng.uniform(2, 16), rng.uniform(34, 52))
     bulge = (arch[0] + root) / 2 + (rng.uniform(1, 6), rng.uniform(0, 5), 0)
-    points = np.concatenate([[root, bulge], arch, descent])
-    return _resample(points)
+    return _resample(np.concatenate([[root, bulge], arch, descent]))
 
 
 def _draw_descent(top: float, pose: Pose, rng: np.random.Generator) -> Points:
@@ -251,8 +231,9 @@ def _draw_branch(
     name: str, aorta: Vessel, marks: Mapping[str, float], diameters: Mapping[str, float], rng: np.random.Generator
 ) -> Vessel:
     start = round(marks[name])
-    length = aorta.radii_mm[start] + rng.uniform(*_LENGTHS_MM[name])
-    points = _draw_course(aorta.points_mm[start], _DIRECTIONS[name], length, rng)
+    points = _draw_course(
+        aorta.points_mm[start], _DIRECTIONS[name], aorta.radii_mm[start] + rng.uniform(*_LENGTHS_MM[name]), rng
+    )
     radii = diameters[name] / 2 * np.linspace(1.0, rng.uniform(0.9, 1.0), len(points))
     return Vessel(name, "Aorta", points, radii, (name,), (0.0,))
 
@@ -289,8 +270,7 @@ def _draw_course(
     """
     wobble = rng.normal(0, 0.11, (len(directions), 3))
     steps = np.arange(round(length_mm)) + 0.5
-    knots = np.linspace(0, length_mm, len(directions))
-    heading = PchipInterpolator(knots, np.array(directions) + wobble)(steps)
+    heading = PchipInterpolator(np.linspace(0, length_mm, len(directions)), np.array(directions) + wobble)(steps)
     heading /= np.linalg.norm(heading, axis=1, keepdims=True)
     return np.concatenate([start[None], start + np.cumsum(heading, axis=0)])
 

@@ -124,8 +124,7 @@ def _find_deepest(
     for number, (point, radius) in enumerate(zip(points_mm.astype(np.float32), radii_mm, strict=True)):
         x, y, z = (axis - coordinate for axis, coordinate in zip(axes, point, strict=True))
         depth = np.float32(radius) - np.sqrt(z * z + (y * y + x * x))
-        deeper = depth > best
-        which[deeper] = number
+        which[depth > best] = number
         np.maximum(best, depth, out=best)
     return best, which
 

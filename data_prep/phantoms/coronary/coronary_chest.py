@@ -76,8 +76,7 @@ def draw_veins(heart: CoronaryHeart, rng: np.random.Generator) -> list[Tube]:
         corners = np.array([(*corner, sheet) for corner in course])
         steps = np.linspace(0, len(corners) - 1, 160)
         places = interpolate(steps, np.arange(len(corners)), corners)
-        radius = np.linspace(rng.uniform(*_VEIN_WIDTH_MM), 0.8, len(steps))
-        tubes.append(Tube(heart.place(places), radius))
+        tubes.append(Tube(heart.place(places), np.linspace(rng.uniform(*_VEIN_WIDTH_MM), 0.8, len(steps))))
     return tubes
 
 
@@ -97,8 +96,12 @@ def _paint_lung_vessels(
         half *= rng.uniform(8, 22) / np.linalg.norm(half)
         share = np.linspace(-1, 1, 60)[:, None]
         points = middle + share * half + np.sin(2.5 * share) * rng.normal(0, 3, 3)
-        tube = Tube(points, np.linspace(rng.uniform(0.8, 2.8), 0.6, len(points)))
-        _paint_tubes(hu, grid, [tube], enhancement.arteries * rng.uniform(0.5, 1.0))
+        _paint_tubes(
+            hu,
+            grid,
+            [Tube(points, np.linspace(rng.uniform(0.8, 2.8), 0.6, len(points)))],
+            enhancement.arteries * rng.uniform(0.5, 1.0),
+        )
 
 
 def _paint_behind(

@@ -9,7 +9,7 @@ from scipy.interpolate import PchipInterpolator
 from scipy.spatial import cKDTree
 
 from data_prep.phantoms.coronary.coronary_heart import CoronaryHeart
-from data_prep.phantoms.curves import Points, compute_arc_lengths, compute_length, interpolate
+from data_prep.phantoms.curves import Points, compute_arc_lengths, interpolate
 
 STEP_MM = 0.25
 LIFT_MM = 2.0
@@ -37,11 +37,6 @@ class Branch:
     parent_index: int
     centreline_mm: Points
     diameter_mm: NDArray[np.float64]
-
-    @property
-    def length_mm(self) -> float:
-        """Length of the centreline."""
-        return compute_length(self.centreline_mm)
 
 
 class NoSpaceError(Exception):

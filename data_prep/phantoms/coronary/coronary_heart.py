@@ -116,14 +116,12 @@ def draw_coronary_heart(rng: np.random.Generator) -> CoronaryHeart:
 
     This is about two thirds of an adult heart, and fits a small field of view.
     """
-    size = rng.uniform(0.85, 1.15)
-    half_axes = np.array([27.0, 25.0, 34.0]) * size * rng.uniform(0.93, 1.07, 3)
+    half_axes = np.array([27.0, 25.0, 34.0]) * rng.uniform(0.85, 1.15) * rng.uniform(0.93, 1.07, 3)
     directions = rng.normal(size=(6, 3))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     swellings = np.column_stack([directions, rng.uniform(-0.07, 0.07, 6)])
     # Rotation about the heart's axis, then of the apex to the front (about x) and to the left (about y).
-    turns = rng.normal((0, -28, -40), (20, 12, 14))
-    to_patient = Rotation.from_euler("zxy", turns, degrees=True).as_matrix()
+    to_patient = Rotation.from_euler("zxy", rng.normal((0, -28, -40), (20, 12, 14)), degrees=True).as_matrix()
     # Great vessels leave along the heart's axis and bend upwards.
     up = to_patient[2] + [0.0, 0.0, 1.0]
     way_up = np.add([-0.05, -0.12, 0.95], np.outer([1.0, 2.0], up))
@@ -153,8 +151,7 @@ def _tube(
         radius: radius in half axes along x.
     """
     corners_mm = (np.array(corners) + rng.normal(0, 0.02, (len(corners), 3))) * half_axes_mm
-    steps = np.linspace(0, len(corners) - 1, 100)
-    centreline = interpolate(steps, np.arange(len(corners)), corners_mm)
+    centreline = interpolate(np.linspace(0, len(corners) - 1, 100), np.arange(len(corners)), corners_mm)
     centreline = gaussian_filter1d(centreline, 6, axis=0, mode="nearest")
     radius_mm = radius * half_axes_mm[0] * rng.uniform(0.92, 1.1)
     return Tube(centreline, np.full(len(centreline), radius_mm))

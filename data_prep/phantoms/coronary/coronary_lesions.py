@@ -46,8 +46,7 @@ def draw_lesions(branches: Sequence[Branch], rng: np.random.Generator) -> Lesion
     named = {branch.name: branch for branch in branches}
     plaque_count = int(rng.integers(1, 7)) if rng.random() < 0.6 else 0
     plaques = tuple(_draw_plaque(branches[rng.choice(len(branches))], rng) for _ in range(plaque_count))
-    has_stent = rng.random() < 0.25
-    stents = (_draw_stent(named[str(rng.choice(_STENTABLE))], rng),) if has_stent else ()
+    stents = (_draw_stent(named[str(rng.choice(_STENTABLE))], rng),) if rng.random() < 0.25 else ()
     moving: frozenset[str] = frozenset()
     if rng.random() < 0.25:
         moving = left_tree(branches) if rng.random() < 0.3 else frozenset(named) - left_tree(branches)

@@ -8,9 +8,10 @@ from data_prep.nifti_file import make_header, write_nifti
 from data_prep.phantoms.coronary.coronary_case import draw_anatomy
 from data_prep.phantoms.coronary.coronary_chest import draw_coronary_enhancement
 from data_prep.phantoms.coronary.coronary_scanner import draw_ct_protocol, scan_coronaries
-from data_prep.phantoms.phantom_folder import Order, Progress, check_counts, check_no_others, write_cases
+from data_prep.phantoms.phantom_folder import Order, Progress, check_no_others, write_cases
 from data_prep.raw_folder import list_files
 from uumamba.runtime.files import write_text
+from uumamba.runtime.options import NonNegativeInt, PositiveInt, check_options
 from uumamba.runtime.seeds import key_to_seed
 
 SHEET_NAME = "imageCAS_data_split.csv"
@@ -18,13 +19,14 @@ _SHARD_SIZE = 200
 _SPLITS = ("Split-1", "Split-2", "Split-3", "Split-4")
 
 
+@check_options
 def write_coronary_phantom(
     folder: Path | str,
     *,
-    cases: int = 40,
+    cases: PositiveInt = 40,
     seed: int = 0,
-    test_cases: int = 0,
-    workers: int = 0,
+    test_cases: NonNegativeInt = 0,
+    workers: NonNegativeInt = 0,
     progress: Progress = lambda written, total: None,
 ) -> Path:
     """Write phantom cases in ImageCAS's layout.
@@ -37,7 +39,6 @@ def write_coronary_phantom(
     have at most half that contrast. Plaques are within the labelled vessel and bloom beyond it. Some cases have a
     stent, and in some a tree moved during the scan. Pose, size, course, dominance and number of the branches, contrast,
     noise and field of view are drawn for each case.
-    :func:`data_prep.phantoms.coronary.coronary_case.compute_coronary_truth` gives centrelines, diameters and topology.
 
     The split sheet ``imageCAS_data_split.csv`` is in the same folder. Each of its four splits has another fifth of the
     cases for validation, which :func:`data_prep.read_imagecas` makes fold 0; the reader deals the other cases to folds
@@ -65,7 +66,6 @@ def write_coronary_phantom(
         ['1-200/1.img.nii.gz', '1-200/1.label.nii.gz', 'imageCAS_data_split.csv']
     """
     folder = Path(folder)
-    check_counts(cases=(cases, 1), test_cases=(test_cases, 0), workers=(workers, 0))
     orders = [Order(folder / _name_shard(number), number, seed) for number in range(1, cases + test_cases + 1)]
     own = [order.folder / f"{order.number}.{kind}.nii.gz" for order in orders for kind in ("img", "label")]
     check_no_others(folder, list_files(folder), [*own, folder / SHEET_NAME])

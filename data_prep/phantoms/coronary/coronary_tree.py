@@ -105,8 +105,7 @@ def _grow_posterior(tree: GrowingTree, parent: str) -> None:
     first, behind = places[at], heart.posterior_degrees
     corners = [tuple(first), (0.5 * (first[0] + behind), heart.groove_degrees + 14, sheet)]
     corners += [(behind + rng.normal(0, 5), degrees, sheet) for degrees in (100, 118, rng.uniform(128, 148))]
-    width = 0.85 * tree.branches[parent].diameter_mm[at]
-    tree.grow("PDA", corners, (width, 1.75), parent=parent, at=at)
+    tree.grow("PDA", corners, (0.85 * tree.branches[parent].diameter_mm[at], 1.75), parent=parent, at=at)
 
 
 def _grow_side(tree: GrowingTree, parent: str, prefix: str, number: int, way: Sequence[tuple[float, float]]) -> None:

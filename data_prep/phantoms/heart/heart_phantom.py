@@ -9,20 +9,22 @@ from numpy.typing import NDArray
 from data_prep.nifti_file import make_header, write_nifti
 from data_prep.phantoms.heart.heart_scanner import Scanner, draw_mri_protocol
 from data_prep.phantoms.heart.heart_shape import HABITS, compute_end_diastole, compute_end_systole, draw_heart
-from data_prep.phantoms.phantom_folder import Order, Progress, check_counts, check_no_others, write_cases
+from data_prep.phantoms.phantom_folder import Order, Progress, check_no_others, write_cases
 from uumamba.runtime.files import write_text
+from uumamba.runtime.options import NonNegativeInt, PositiveInt, check_options
 from uumamba.runtime.seeds import key_to_seed
 
 GROUPS = tuple(HABITS)
 
 
+@check_options
 def write_phantom(
     folder: Path | str,
     *,
-    patients: int = 60,
+    patients: PositiveInt = 60,
     seed: int = 0,
-    test_patients: int = 0,
-    workers: int = 0,
+    test_patients: NonNegativeInt = 0,
+    workers: NonNegativeInt = 0,
     progress: Progress = lambda written, total: None,
 ) -> Path:
     """Write phantom patients in ACDC's layout.
@@ -55,7 +57,6 @@ def write_phantom(
         ['.cfg', '.gz', '.gz', '.gz', '.gz']
     """
     folder = Path(folder)
-    check_counts(patients=(patients, 1), test_patients=(test_patients, 0), workers=(workers, 0))
     splits = ["training"] * patients + ["testing"] * test_patients
     orders = [Order(folder / split, number, seed) for number, split in enumerate(splits, start=1)]
     found = (path for split in ("training", "testing") for path in (folder / split).glob("*"))
@@ -76,8 +77,12 @@ def _write_case(order: Order) -> None:
     patient = order.folder / patient_id
     for name, phase in phases.items():
         for end, array in zip(("", "_gt"), scanner.scan_phase(phase, rng), strict=True):
-            path = patient / f"{patient_id}_frame{frames[name]:02d}{end}.nii.gz"
-            write_nifti(path, array, _make_acdc_header(array, protocol.spacing_mm), compression=4)
+            write_nifti(
+                patient / f"{patient_id}_frame{frames[name]:02d}{end}.nii.gz",
+                array,
+                _make_acdc_header(array, protocol.spacing_mm),
+                compression=4,
+            )
     write_text(patient / "Info.cfg", info)
 
 

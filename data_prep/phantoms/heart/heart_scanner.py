@@ -185,8 +185,7 @@ def _sample_points(number: int, protocol: MriProtocol) -> NDArray[np.complex64]:
             strict=True,
         )
     )
-    points = x[:, None] + 1j * y[None, :]
-    return (points * np.exp(-1j * protocol.body_angle)).astype(np.complex64)
+    return ((x[:, None] + 1j * y[None, :]) * np.exp(-1j * protocol.body_angle)).astype(np.complex64)
 
 
 def _compute_displacement(points: NDArray[np.complex64], body: Body) -> NDArray[np.complex64]:
@@ -232,8 +231,7 @@ def acquire(signal: NDArray[np.float32], protocol: MriProtocol, rng: np.random.G
     real = signal + noise * rng.standard_normal(signal.shape, dtype=np.float32)
     imaginary = noise * rng.standard_normal(signal.shape, dtype=np.float32)
     stored = np.rint(np.sqrt(real * real + imaginary * imaginary) * np.float32(protocol.gain))
-    limit = 255 if protocol.stored_type == "uint8" else 32767
-    return np.minimum(stored, limit).astype(protocol.stored_type)
+    return np.minimum(stored, 255 if protocol.stored_type == "uint8" else 32767).astype(protocol.stored_type)
 
 
 def _compute_sensitivity(protocol: MriProtocol) -> NDArray[np.float32]:

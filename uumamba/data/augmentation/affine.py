@@ -139,8 +139,9 @@ class Affine(SpatialTransform):
             array = array.narrow(2, starts[0], self.patch_size[0])
         planes = array.flatten(1, 1 + depth)
         grid = _sampling_grid(values, tuple(planes.shape[2:]), self.patch_size[depth:], starts[depth:])
-        moved = F.grid_sample(planes, grid.to(array), mode=mode, padding_mode=border, align_corners=False)
-        return moved.reshape(*array.shape[:2], *self.patch_size)
+        return F.grid_sample(planes, grid.to(array), mode=mode, padding_mode=border, align_corners=False).reshape(
+            *array.shape[:2], *self.patch_size
+        )
 
 
 def rotation_matrices(angles_deg: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """Intensity transforms: brightness, contrast, gamma, noise and bias field."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Generator, Tensor
 
@@ -16,6 +18,8 @@ from uumamba.runtime.options import NonNegativeRange, PositiveInt, PositiveRange
 DEGREE = 3  # total degree of the bias field's polynomial
 
 
+@check_options
+@dataclass(kw_only=True, eq=False)
 class Brightness(IntensityTransform):
     """Multiplication of each channel by a drawn factor.
 
@@ -30,11 +34,8 @@ class Brightness(IntensityTransform):
     """
 
     name = "brightness"
-
-    @check_options
-    def __init__(self, *, probability: Probability, multiplier: NonNegativeRange) -> None:
-        self.probability = probability
-        self.multiplier = multiplier
+    probability: Probability
+    multiplier: NonNegativeRange
 
     def draw(self, generator: Generator, channels: int) -> Values | None:
         return {"multiplier": draw_factor(generator, self.multiplier, channels)}
@@ -43,6 +44,8 @@ class Brightness(IntensityTransform):
         return image * expand_over(values["multiplier"], image)
 
 
+@check_options
+@dataclass(kw_only=True, eq=False)
 class Contrast(IntensityTransform):
     r"""Stretching of each channel about its mean, clipped to its old range.
 
@@ -57,11 +60,8 @@ class Contrast(IntensityTransform):
     """
 
     name = "contrast"
-
-    @check_options
-    def __init__(self, *, probability: Probability, multiplier: NonNegativeRange) -> None:
-        self.probability = probability
-        self.multiplier = multiplier
+    probability: Probability
+    multiplier: NonNegativeRange
 
     def draw(self, generator: Generator, channels: int) -> Values | None:
         return {"multiplier": draw_factor(generator, self.multiplier, channels)}
@@ -73,6 +73,8 @@ class Contrast(IntensityTransform):
         return stretched.clamp_(image.amin(dim=axes, keepdim=True), image.amax(dim=axes, keepdim=True))
 
 
+@check_options
+@dataclass(kw_only=True, eq=False)
 class Gamma(IntensityTransform):
     r"""Gamma transform of each channel with a drawn exponent.
 
@@ -90,12 +92,12 @@ class Gamma(IntensityTransform):
         UsageError: the probability or the range is invalid.
     """
 
-    @check_options
-    def __init__(self, *, probability: Probability, gamma: PositiveRange, inverted: bool = False) -> None:
-        self.name = "inverted_gamma" if inverted else "gamma"
-        self.probability = probability
-        self.gamma = gamma
-        self.inverted = inverted
+    probability: Probability
+    gamma: PositiveRange
+    inverted: bool = False
+
+    def __post_init__(self) -> None:
+        self.name = "inverted_gamma" if self.inverted else "gamma"
 
     def draw(self, generator: Generator, channels: int) -> Values | None:
         return {"gamma": draw_factor(generator, self.gamma, channels)}
@@ -112,6 +114,8 @@ class Gamma(IntensityTransform):
         return curved.sub_(curved_mean).mul_(std / curved_std.clamp(min=1e-7)).add_(mean)
 
 
+@check_options
+@dataclass(kw_only=True, eq=False)
 class Noise(IntensityTransform):
     """Gaussian noise with a drawn standard deviation.
 
@@ -127,11 +131,8 @@ class Noise(IntensityTransform):
     """
 
     name = "noise"
-
-    @check_options
-    def __init__(self, *, probability: Probability, std: NonNegativeRange) -> None:
-        self.probability = probability
-        self.std = std
+    probability: Probability
+    std: NonNegativeRange
 
     def draw(self, generator: Generator, channels: int) -> Values | None:
         return {"std": draw_uniform(generator, self.std), "seed": torch.randint(2**62, (), generator=generator)}
@@ -144,6 +145,8 @@ class Noise(IntensityTransform):
         return noisy
 
 
+@check_options
+@dataclass(kw_only=True, eq=False)
 class BiasField(IntensityTransform):
     r"""Multiplication of the image by a smooth random field.
 
@@ -166,12 +169,9 @@ class BiasField(IntensityTransform):
     """
 
     name = "bias_field"
-
-    @check_options
-    def __init__(self, *, probability: Probability, strength: NonNegativeRange, dimensions: PositiveInt) -> None:
-        self.probability = probability
-        self.strength = strength
-        self.dimensions = dimensions
+    probability: Probability
+    strength: NonNegativeRange
+    dimensions: PositiveInt
 
     def draw(self, generator: Generator, channels: int) -> Values | None:
         """Draw ``strength`` and the ``coefficients`` of ``z^i y^j x^k``.

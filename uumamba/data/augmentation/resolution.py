@@ -1,6 +1,7 @@
 """Gaussian blur and simulated low resolution."""
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
@@ -12,6 +13,8 @@ from uumamba.runtime.options import PositiveInt, PositiveRange, Probability, che
 TRUNCATE = 3.0  # radius of the kernel in standard deviations, where it is 1 % of its peak
 
 
+@check_options
+@dataclass(kw_only=True, eq=False)
 class Blur(IntensityTransform):
     """Gaussian blur with a drawn width.
 
@@ -28,20 +31,10 @@ class Blur(IntensityTransform):
     """
 
     name = "blur"
-
-    @check_options
-    def __init__(
-        self,
-        *,
-        probability: Probability,
-        channel_probability: Probability,
-        sigma_voxels: PositiveRange,
-        axes: PositiveInt,
-    ) -> None:
-        self.probability = probability
-        self.channel_probability = channel_probability
-        self.sigma_voxels = sigma_voxels
-        self.axes = axes
+    probability: Probability
+    channel_probability: Probability
+    sigma_voxels: PositiveRange
+    axes: PositiveInt
 
     def draw(self, generator: Generator, channels: int) -> Values | None:
         """Draw ``sigma_voxels`` ``(channels, axes)``.
@@ -94,6 +87,8 @@ def _blur_axis(image: Tensor, axis: int, kernel: Tensor) -> Tensor:
     return blurred
 
 
+@check_options
+@dataclass(kw_only=True, eq=False)
 class LowResolution(IntensityTransform):
     """Subsampling to the nearest voxels, and linear interpolation back.
 
@@ -108,20 +103,10 @@ class LowResolution(IntensityTransform):
     """
 
     name = "low_resolution"
-
-    @check_options
-    def __init__(
-        self,
-        *,
-        probability: Probability,
-        channel_probability: Probability,
-        zoom: PositiveRange,
-        in_plane_only: bool = False,
-    ) -> None:
-        self.probability = probability
-        self.channel_probability = channel_probability
-        self.zoom = zoom
-        self.in_plane_only = in_plane_only
+    probability: Probability
+    channel_probability: Probability
+    zoom: PositiveRange
+    in_plane_only: bool = False
 
     def draw(self, generator: Generator, channels: int) -> Values | None:
         """Draw ``zoom`` ``(channels,)``.

@@ -5,7 +5,7 @@ import SimpleITK
 from data_prep import read_aorta
 from data_prep.aorta import STRUCTURES
 from data_prep.phantoms.aorta.aorta_phantom import write_aorta_phantom
-from data_prep.phantoms.aorta.aorta_tree import compute_aorta_truth
+from tests.data_prep.phantoms.aorta.aorta_truth import compute_aorta_truth
 from uumamba.data.scan import read_case
 
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from data_prep.aorta import STRUCTURES
-from data_prep.phantoms.aorta.aorta_tree import compute_aorta_truth, draw_aorta_tree, make_generator
+from data_prep.phantoms.aorta.aorta_tree import draw_aorta_tree, make_generator
 from data_prep.phantoms.aorta.aorta_vessels import GAP_MM, Vessel, has_gaps
+from tests.data_prep.phantoms.aorta.aorta_truth import compute_aorta_truth
 
 SUBJECTS = range(1, 13)
 

@@ -4,9 +4,10 @@ from scipy import ndimage
 
 from data_prep.aorta import STRUCTURES
 from data_prep.phantoms.aorta.aorta_scanner import draw_aorta_grid
-from data_prep.phantoms.aorta.aorta_tree import compute_aorta_truth, draw_aorta_tree, make_generator
+from data_prep.phantoms.aorta.aorta_tree import draw_aorta_tree, make_generator
 from data_prep.phantoms.aorta.aorta_tubes import OUTSIDE_MM, AortaGrid, compute_depth, join_depths, label_vessels
 from data_prep.phantoms.aorta.aorta_vessels import Vessel
+from tests.data_prep.phantoms.aorta.aorta_truth import compute_aorta_truth
 from uumamba.metrics.centreline import centreline_length_mm
 from uumamba.metrics.topology import betti_numbers
 

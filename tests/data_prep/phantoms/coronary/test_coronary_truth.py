@@ -6,8 +6,9 @@ import pytest
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from data_prep.phantoms.coronary.coronary_case import compute_coronary_truth, draw_anatomy
+from data_prep.phantoms.coronary.coronary_case import draw_anatomy
 from data_prep.phantoms.coronary.coronary_growth import GAP_MM, STEP_MM
+from tests.data_prep.phantoms.coronary.coronary_truth import compute_coronary_truth
 from uumamba.metrics import betti_numbers, centreline_length_mm
 
 
