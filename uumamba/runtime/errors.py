@@ -43,7 +43,7 @@ class InputError(UumambaError, ValueError):
         self.fix = fix
 
     def __str__(self) -> str:
-        shown = "''" if self.got == "" else self.got
+        shown = "''" if isinstance(self.got, str) and not self.got else self.got  # an array has no truth value
         return f"{self.key}: got {shown}, expected {self.expected}.{f' Fix: {self.fix}.' if self.fix else ''}"
 
     def __reduce__(self) -> Any:  # by default an exception with keyword-only arguments cannot be unpickled

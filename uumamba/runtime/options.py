@@ -147,11 +147,11 @@ def read_value(annotation: Any, value: Any, key: str, *, from_yaml: bool = False
         types = _list_types(origin, inner, value)
         is_valid = types is not None
         places = value if isinstance(value, Mapping) else range(len(types or ()))
-        read = [
-            read_value(kind, value[place], f"{key}.{place}", from_yaml=from_yaml)
+        read = {
+            place: read_value(kind, value[place], f"{key}.{place}", from_yaml=from_yaml)
             for kind, place in zip(types or (), places, strict=False)
-        ]
-        found = dict(zip(value, read, strict=True)) if isinstance(value, Mapping) else tuple(read)
+        }
+        found = read if isinstance(value, Mapping) else tuple(read.values())
     got = tuple(value) if isinstance(value, list) else value
     require(is_valid, key, got=got, expected=describe(described))
     return found
