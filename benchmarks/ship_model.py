@@ -115,7 +115,7 @@ Segmentation of {", ".join(config["structures"])} in frames of cine MRI, short a
 
 
 def make_licence(name: str, config: Mapping[str, Any]) -> str:
-    """Make the licence file of the weights, which inherit the licence of the data."""
+    """Make the licence file of the weights, with the data's licence."""
     return f"""Weights of the model {name}
 
 These weights were trained on {config["dataset"]} and inherit the licence of its data: {config["licence"]}.

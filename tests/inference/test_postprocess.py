@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from scipy.ndimage import label as label_components
 
-from uumamba.inference import LargestComponents, choose_postprocess, keep_largest
+from uumamba.inference.postprocess import LargestComponents, choose_postprocess, keep_largest
 
 HEART = {"RV": 1, "MYO": 2, "LV": 3}
 MAPS = arrays(np.uint8, array_shapes(min_dims=2, max_dims=3, min_side=1, max_side=6), elements=st.integers(0, 3))

@@ -122,7 +122,7 @@ def sgd(
     momentum: NonNegative,
     nesterov: bool,
     weight_decay: NonNegative,
-    fused: bool | None,
+    fused: bool | None = None,
 ) -> SGD:
     """Make torch's stochastic gradient descent.
 
@@ -145,7 +145,7 @@ def adamw(
     lr: Positive,
     betas: tuple[BelowOne, BelowOne],
     weight_decay: NonNegative,
-    fused: bool | None,
+    fused: bool | None = None,
 ) -> AdamW:
     """Make torch's Adam with decoupled weight decay.
 

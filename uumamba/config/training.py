@@ -8,8 +8,7 @@ from pydantic import Field, model_validator
 
 from uumamba.config.base import Config
 from uumamba.config.bind import read_default
-from uumamba.data.dataset import PatchDataset
-from uumamba.data.sampling import Sampling
+from uumamba.data.sampling import FOREGROUND_FRACTION, MARGIN, Sampling
 from uumamba.domain_generalization.slow_examples import upsampled
 from uumamba.domain_generalization.useful import Probe
 from uumamba.inference.predictor import Predictor
@@ -83,9 +82,9 @@ class TrainingConfig(Config):
     batches_per_epoch: PositiveInt
     batch_size: PositiveInt
     patch_size: tuple[PositiveInt, PositiveInt] | tuple[PositiveInt, PositiveInt, PositiveInt]
-    foreground_fraction: Probability = read_default(PatchDataset, "foreground_fraction")
+    foreground_fraction: Probability = FOREGROUND_FRACTION
     sampling: SamplingConfig = SamplingConfig()
-    read_margin: Annotated[float, AT_LEAST_1, AT_MOST_2] = read_default(PatchDataset, "margin")
+    read_margin: Annotated[float, AT_LEAST_1, AT_MOST_2] = MARGIN
     precision: Precision = "auto"
     channels_last: bool | Literal["auto"] = "auto"
     compile: bool = False

@@ -14,7 +14,7 @@ from uumamba.data.augmentation.parameters import draw_event
 from uumamba.data.loader import Sample, batches
 from uumamba.data.patch import choose_start, read_window
 from uumamba.data.prepared import PreparedCase, PreparedFolder
-from uumamba.data.sampling import Sampling, group_cases_by_class
+from uumamba.data.sampling import FOREGROUND_FRACTION, MARGIN, Sampling, group_cases_by_class
 from uumamba.data.worker_watch import report_reading
 from uumamba.runtime.errors import CaseError, require
 from uumamba.runtime.options import AT_LEAST_1, PositiveInt, Probability, check_options
@@ -80,10 +80,10 @@ class PatchDataset(Dataset[Sample]):
         patch_size: Sequence[int],
         batch_size: PositiveInt,
         batches_per_epoch: PositiveInt,
-        foreground_fraction: Probability = 0.33,
+        foreground_fraction: Probability = FOREGROUND_FRACTION,
         sampling: Sampling | None = None,
         seed: int = 0,
-        margin: Annotated[float, AT_LEAST_1] = 1.0,
+        margin: Annotated[float, AT_LEAST_1] = MARGIN,
     ) -> None:
         require(
             case_ids,

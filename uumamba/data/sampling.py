@@ -11,6 +11,10 @@ from torch import Generator
 
 from uumamba.runtime.options import BelowOne, NonNegative, check_options
 
+FOREGROUND_FRACTION = 0.33  # nnU-Net's
+MARGIN = 1.0
+"""Size of a patch's window in patches."""
+
 
 @check_options
 @dataclass(frozen=True)
