@@ -16,12 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import uumamba
 from benchmarks.acdc_scores import STRUCTURES, summarize_scores
 from benchmarks.result_file import describe_commit, is_compatible
 from uumamba.evaluation import read_scores
-from uumamba.pipelines.models import checkpoint_paths
-from uumamba.pipelines.shipped import CARD_NAME, LICENCE_NAME, WEIGHTS_NAME
+from uumamba.pipelines.models import CARD_NAME, LICENCE_NAME, SHIPPED, WEIGHTS_NAME, checkpoint_paths
 from uumamba.quantization import holds_scales
 from uumamba.runtime.errors import require
 from uumamba.runtime.files import make_folder, write_text
@@ -37,7 +35,7 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--run", type=Path, required=True, help="run on all cases")
     parser.add_argument("--scored-run", type=Path, required=True, help="run on fold 0")
     parser.add_argument("--scores", type=Path, required=True, help="scores.csv of fold 0 by the scored run")
-    parser.add_argument("--models", type=Path, default=Path(uumamba.__file__).parent / "models")
+    parser.add_argument("--models", type=Path, default=SHIPPED)
     options = parser.parse_args(given)
     run, scored = (read_checkpoint(checkpoint_paths(path)[0]) for path in (options.run, options.scored_run))
     require_same_recipe(run.config["run"], scored.config["run"])

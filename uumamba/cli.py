@@ -211,10 +211,17 @@ def train(
             _say("trained " + ", ".join(map(str, folders)))
 
 
-@app.command(epilog="Example: uumamba predict runs/acdc --input scan.nii.gz --input other/ --out predictions")
+@app.command(
+    epilog="Example: uumamba predict acdc --input scan.nii.gz --out predictions\n\n"
+    "An own model: uumamba predict runs/acdc --input scan.nii.gz --input other/ --out predictions"
+)
 def predict(
     model: Annotated[
-        Path, typer.Argument(metavar="MODEL", help="Output folder of run or train, a fold folder or a checkpoint file.")
+        Path,
+        typer.Argument(
+            metavar="MODEL",
+            help="A shipped name: acdc; an output folder of run or train, a fold folder or a checkpoint.",
+        ),
     ],
     inputs: Annotated[
         list[Path],
@@ -237,6 +244,7 @@ def predict(
     last.safetensors, the final weights. To use best.safetensors, which was chosen on the validation cases, pass that
     file as MODEL.
     """
+    from uumamba.pipelines.models import find_card
     from uumamba.pipelines.predict import predict as predict_all
 
     result = predict_all(
@@ -252,6 +260,8 @@ def predict(
         save_probabilities=probabilities,
     )
     _say(f"{len(result.written)} label maps in {out}")
+    if (card := find_card(model)) is not None:
+        _say(f"model {model}: figures, limits and licence are in {card}")
     _report_failures(result.failures, done=len(result.written))
 
 

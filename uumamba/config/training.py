@@ -28,6 +28,8 @@ from uumamba.training.run_folder import RunFolder
 from uumamba.training.trainer_options import StepOptions
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
+UNION = "union"
+"""Name of the union of all structures in ``inference.postprocess``."""
 
 
 class SamplingConfig(Config):
@@ -118,15 +120,35 @@ class TrainingConfig(Config):
 
 
 class InferenceConfig(Config):
-    """Sliding window and mirror averaging.
+    """Sliding window, mirror averaging and postprocessing.
 
-    ``windows_at_once`` is the sliding-window batch size.
+    ``windows_at_once`` is the sliding-window batch size. ``postprocess`` lists the structures of which only the largest
+    component is kept; ``union`` in the list stands for the union of all structures and comes first. ``auto`` chooses
+    the list with the highest Dice of each fold's validation cases after its training.
     """
 
     overlap: BelowOne = read_default(Predictor, "overlap")
     mirror: bool = False
     windows_at_once: PositiveInt = read_default(Predictor, "sw_batch_size")
     precision: Precision = "auto"
+    postprocess: Literal["auto"] | tuple[str, ...] | None = None
+
+    def list_postprocess(self, *, structures: Mapping[str, int]) -> tuple[str, ...]:
+        """List the masks that keep their largest component only.
+
+        With ``auto`` the list is empty.
+
+        Raises:
+            UsageError: a name is no structure.
+        """
+        names = () if self.postprocess is None or isinstance(self.postprocess, str) else self.postprocess
+        require(
+            {*names} <= {UNION, *structures},
+            "inference.postprocess",
+            got=", ".join(names),
+            expected=f"auto, or a list of {UNION} and structures of the data set: {', '.join(structures)}",
+        )
+        return names
 
 
 def resolve_precision(precision: Precision, device: str) -> Literal["float32", "bfloat16", "float16"]:

@@ -56,6 +56,8 @@ class Predictor:
         restore: ``restore(probabilities (K, *S), geometry) -> label`` uint8 on the image's grid; by default the argmax.
         restore_probabilities: ``(probabilities, geometry) -> (K, *grid)``; necessary for probabilities with
             ``preprocess``.
+        postprocess: from the restored label map to the final one, such as
+            :class:`uumamba.inference.postprocess.LargestComponents`; probabilities are not changed.
         structures: label value of each structure; compared with the number of the networks' classes.
         mirror_axes: spatial axes of the patch for mirror averaging; only axes that training mirrored.
         mirror_swaps: pairs of classes that a flip exchanges, by axis.
@@ -83,6 +85,7 @@ class Predictor:
         preprocess: Callable[..., tuple[Array, Any]] | None = None,
         restore: Callable[[NDArray[np.float32], Any], LabelMap] | None = None,
         restore_probabilities: Callable[[NDArray[np.float32], Any], NDArray[np.float32]] | None = None,
+        postprocess: Callable[[LabelMap], LabelMap] | None = None,
         structures: Mapping[str, int] | None = None,
         mirror_axes: Sequence[int] = (),
         mirror_swaps: Mapping[int, Sequence[tuple[int, int]]] | None = None,
@@ -109,6 +112,7 @@ class Predictor:
         self.preprocess = preprocess
         self.restore = restore
         self.restore_probabilities = restore_probabilities
+        self.postprocess = postprocess
         self.structures = None if structures is None else dict(structures)
         self.overlap = overlap
         self.sw_batch_size = sw_batch_size
@@ -152,6 +156,7 @@ class Predictor:
             array, geometry = self.preprocess(image, spacing_mm=spacing_mm, affine=affine, case_id=case_id)
         found = self.prepared_probabilities(array, case_id=case_id)
         label = found.argmax(axis=0).astype(np.uint8) if self.restore is None else self.restore(found, geometry)
+        label = label if self.postprocess is None else self.postprocess(label)
         if not probabilities:
             return Prediction(label)
         restore = self.restore_probabilities

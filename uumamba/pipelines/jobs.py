@@ -119,6 +119,7 @@ def list_jobs(
     if init is not None:
         _check_init(config, init, classes=len(manifest.structures) + 1)
     config.training.sampling.build(structures=manifest.structures)
+    config.inference.list_postprocess(structures=manifest.structures)
     splits = split_cases(
         manifest,
         list(dict.fromkeys(each.fold for each in targets)),

@@ -1,6 +1,7 @@
 """Trained models: predictors, initial weights and stored configurations.
 
-A model is an output folder of ``uumamba run``, a run folder, a fold folder or a checkpoint file.
+A model is an output folder of ``uumamba run``, a run folder, a fold folder, a checkpoint file, or the name of a model
+in the package.
 """
 
 import json
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+import uumamba
 from uumamba.config import RunConfig
 from uumamba.config.load import validate
 from uumamba.config.net import build_network
@@ -23,6 +25,7 @@ from uumamba.data.prepared import PreparedFolder
 from uumamba.data.preprocess import PreprocessRecipe, preprocess, restore, restore_probabilities
 from uumamba.inference import Predictor
 from uumamba.pipelines.mirrored_sides import MirroredSides
+from uumamba.pipelines.postprocessing import make_postprocess, read_choice
 from uumamba.pipelines.run_layout import ALL_CASES, FOLDS, fold_folders, newest_checkpoint
 from uumamba.quantization import holds_scales, quantized_layers
 from uumamba.runtime.errors import UsageError, require
@@ -32,8 +35,10 @@ from uumamba.training.run_folder import BEST, LAST
 HEADS = "seg_layers"
 WEIGHT, QUANTIZER = "parametrizations.weight.original", "parametrizations.weight.0."
 STEPS_LEFT = f"{QUANTIZER}steps_left"
+SHIPPED = Path(uumamba.__file__).parent / "models"
+WEIGHTS_NAME, CARD_NAME, LICENCE_NAME = "model.safetensors", "CARD.md", "LICENSE"
 FREE = ("workers", "save_every_minutes")
-"""Keys of ``training`` without effect on the result; they may change when a run is resumed."""
+"""Keys of ``training`` without effect on the weights; like ``inference`` they may change when a run is resumed."""
 
 
 def load_predictor(
@@ -45,7 +50,7 @@ def load_predictor(
     validation cases, so its scores on them are too high; pass that file to use it.
 
     Args:
-        model: output folder of ``uumamba run``, run folder, fold folder or checkpoint file.
+        model: output folder of ``uumamba run``, run folder, fold folder, checkpoint file or name of a shipped model.
         device: device for prediction.
         fold: one fold of a run instead of all.
         mirror: average over the axes that training mirrored; None takes the run's configuration.
@@ -55,7 +60,7 @@ def load_predictor(
             checkpoint was not made by ``uumamba train``.
 
     Example:
-        >>> predictor = load_predictor("runs/acdc")  # doctest: +SKIP
+        >>> predictor = load_predictor("acdc")  # a shipped model  # doctest: +SKIP
         >>> prediction = predictor(image, spacing_mm=(1.5, 1.5, 10.0))  # doctest: +SKIP
     """
     checkpoints = {path: read_checkpoint(path, map_location=device) for path in checkpoint_paths(model, fold=fold)}
@@ -69,12 +74,16 @@ def load_predictor(
     recipe = PreprocessRecipe.from_json(stored["recipe"]) if "recipe" in stored else config.preprocess.build()
     averages = config.inference.mirror if mirror is None else mirror
     sides = MirroredSides.from_json(stored["sides"]) if "sides" in stored else None
+    kept = config.inference.list_postprocess(structures=structures)
+    if config.inference.postprocess == "auto":
+        kept = read_choice([path.parent for path in checkpoints])
     return Predictor(
         nets,
         patch_size=config.training.patch_size,
         preprocess=partial(_preprocess, recipe=recipe, sides=sides),
         restore=restore,
         restore_probabilities=restore_probabilities,
+        postprocess=make_postprocess(kept, structures),
         structures=structures,
         mirror_axes=config.augment.mirror_axes if averages else (),
         mirror_swaps=sides.swaps(config.training.patch_size) if sides is not None and averages else None,
@@ -154,7 +163,8 @@ def checkpoint_paths(model: Path | str, *, fold: str | None = None) -> list[Path
     """List a model's checkpoints: one per fold and seed.
 
     Args:
-        model: output folder of ``uumamba run``, run folder, fold folder or checkpoint file.
+        model: output folder of ``uumamba run``, run folder, fold folder, checkpoint file or name of a shipped model. A
+            path with a checkpoint comes first.
         fold: only this fold of a run.
 
     Raises:
@@ -166,12 +176,13 @@ def checkpoint_paths(model: Path | str, *, fold: str | None = None) -> list[Path
     require(fold is None or fold in known, "--fold", got=fold, expected=f"one of {', '.join(known)}")
     folds = _checkpoints_by_fold(model) or _checkpoints_by_fold(model / "run")
     if not folds:
-        path = model if model.is_file() else newest_checkpoint(model)
+        path = model if model.is_file() else newest_checkpoint(model) or _find_shipped(model)
         if path is None:
             raise UsageError(
                 "MODEL",
                 got=model,
-                expected=f"a run folder, a fold folder with {LAST} or a checkpoint file",
+                expected=f"a run folder, a fold folder with {LAST}, a checkpoint file or one of the shipped models: "
+                + (", ".join(shipped_models()) or "none"),
                 fix="train it first" if model.exists() else "correct the path",
             )
         require(fold is None, "--fold", got=fold, expected=f"no fold with {model}, the model of one fold")
@@ -183,6 +194,20 @@ def checkpoint_paths(model: Path | str, *, fold: str | None = None) -> list[Path
         expected=f"a trained fold of {model}: {', '.join(folds)}",
     )
     return [path for name, paths in folds.items() if fold in (None, name) for path in paths]
+
+
+def shipped_models() -> list[str]:
+    """List the names of the models in the package.
+
+    Each is a folder ``uumamba/models/<name>`` with weights, a card and the licence of the weights.
+    """
+    return sorted(path.parent.name for path in SHIPPED.glob(f"*/{WEIGHTS_NAME}"))
+
+
+def find_card(model: Path | str) -> Path | None:
+    """Find the card of a shipped model; None for other models."""
+    path = checkpoint_paths(model)[0]
+    return path.with_name(CARD_NAME) if path.name == WEIGHTS_NAME and path.is_relative_to(SHIPPED) else None
 
 
 def stored_config(
@@ -228,13 +253,20 @@ def complete_run(stored: Any, *, current: RunConfig | None = None) -> Any:
         run = validate(stored, source="a checkpoint").as_json()
     except UsageError:
         return stored
-    free = {} if current is None else {key: current.as_json()["training"][key] for key in FREE}
-    return run | {"training": run["training"] | free}
+    if current is None:
+        return run
+    now = current.as_json()
+    free = {key: now["training"][key] for key in FREE}
+    return run | {"training": run["training"] | free, "inference": now["inference"]}
 
 
 def recipe_to_json(recipe: PreprocessRecipe) -> Any:
     """Convert a recipe to JSON values: lists in place of tuples."""
     return json.loads(json.dumps(recipe.to_json()))
+
+
+def _find_shipped(model: Path) -> Path | None:
+    return SHIPPED / model / WEIGHTS_NAME if str(model) in shipped_models() else None
 
 
 def _checkpoints_by_fold(run: Path) -> dict[str, list[Path]]:

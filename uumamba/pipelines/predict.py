@@ -44,7 +44,7 @@ def predict(
     """Segment scans with a trained model.
 
     Args:
-        model: output folder of ``uumamba run``, run folder, fold folder or checkpoint file.
+        model: output folder of ``uumamba run``, run folder, fold folder, checkpoint file or name of a shipped model.
         inputs: NIfTI or MHA files, folders of them, DICOM folders, or manifests (``.json``). Of a folder, label maps
             named ``<scan>_gt`` next to their scan and ACDC's cines, ``*_4d``, are left out.
         out: gets ``<case_id>.nii.gz`` for each input, on its grid with its header codes. For a failed case the label

@@ -13,6 +13,8 @@ from uumamba.data.case import Manifest
 from uumamba.data.prepared import PreparedFolder
 from uumamba.pipelines.build import build_trainer, calibrate_at_start
 from uumamba.pipelines.jobs import Job, list_jobs
+from uumamba.pipelines.models import load_predictor
+from uumamba.pipelines.postprocessing import choose_for_fold
 from uumamba.pipelines.run_layout import RUN_MANIFEST_NAME, RunManifest, write_run_summary
 from uumamba.pipelines.slow_cases import training_case_ids
 from uumamba.runtime.device_jobs import run_on_devices
@@ -154,6 +156,9 @@ def _train_job(
     )
     trainer = build(job, cases=cases, run_dir=target.path, observers=observers, ranks=ranks)
     trainer.fit(resume=resume, force=force)
+    if job.config.inference.postprocess == "auto" and job.validation_ids and ranks.is_rank_zero:
+        predictor = load_predictor(target.path, device=device)
+        choose_for_fold(target.path, predictor, folder, job.validation_ids, steps=trainer.state.progress.steps_done)
 
 
 def _build_ready(job: Job, *, folder: PreparedFolder, cases: Sequence[str], **options: Any) -> Trainer:
