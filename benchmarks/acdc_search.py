@@ -111,6 +111,7 @@ def list_steps() -> list[Step]:
                 "RV twice": ("training.sampling.class_weights={RV: 2.0, MYO: 1.0, LV: 1.0}",),
             },
         ),
+        Step("neighbouring slices", {f"{count}": (f"training.neighbour_slices={count}",) for count in (1, 2)}),
         Step("weight decay", {f"{each}": (f"optim.base.weight_decay={each}",) for each in (0.05, 0.1)}),
         Step("averaging over flips", {"off": ("inference.mirror=false",)}),
     ]

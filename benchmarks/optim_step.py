@@ -37,7 +37,7 @@ from benchmarks.scan import print_rows
 from uumamba.config import read_config
 from uumamba.optim import SAM, Plain
 from uumamba.optim.passes import read_logits
-from uumamba.pipelines.build import build_loss, build_net
+from uumamba.pipelines.build import build_loss
 
 CONFIG = "acdc_cpu"
 MANY, OURS, PER_TENSOR, PEER = "1500 tensors of 256", "ours", "per tensor", "pytorch_optimizer"
@@ -324,7 +324,7 @@ def _take_steps(recipe: Recipe, batch: dict[str, Tensor]) -> None:
 def build_umamba() -> nn.Module:
     """Build the configuration's untrained network, in training mode."""
     torch.manual_seed(0)
-    return build_net(read_config(CONFIG), classes=4)
+    return read_config(CONFIG).build_net(classes=4)
 
 
 def find_broken_claims(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -29,7 +29,7 @@ from uumamba.data.dataset import PatchDataset, batches
 from uumamba.data.prepared import PreparedFolder
 from uumamba.inference import Predictor
 from uumamba.metrics import dice_coefficient
-from uumamba.pipelines.build import build_loss, build_net
+from uumamba.pipelines.build import build_loss
 from uumamba.pipelines.prepare import prepare
 from uumamba.runtime.errors import UsageError
 from uumamba.runtime.files import write_json
@@ -128,7 +128,7 @@ def select_over_groups(cases: Sequence[Case], count_wanted: int | None) -> list[
 def make_start(config: RunConfig, prepared: Path, seed: int) -> Start:
     """Build the configuration's network, loss and base optimizer."""
     seed_everything(seed)
-    net = build_net(config, classes=len(PreparedFolder(prepared).manifest.structures) + 1)
+    net = config.build_net(classes=len(PreparedFolder(prepared).manifest.structures) + 1)
     clipped = {"max_grad_norm": config.optim.max_grad_norm}
     return Start(net, build_loss(config), config.optim.base.bind(), clipped)
 

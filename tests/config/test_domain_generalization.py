@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from uumamba.config import RunConfig, read_config
 from uumamba.config.registry import KINDS
 from uumamba.domain_generalization import UDIM, InputPerturbation, StylePerturbation
-from uumamba.pipelines.build import build_loss, build_net
+from uumamba.pipelines.build import build_loss
 
 STYLE = "domain_generalization={name: UDIM, perturbation: {name: style}}"
 SMALL = ["net.features=[4,8]", "net.strides=[[1,1],[2,2]]", "net.encoder_blocks=null", "net.decoder_blocks=null"]
@@ -37,7 +37,7 @@ def small(*overrides: str) -> RunConfig:
 
 
 def built(config: RunConfig, **where: Any) -> UDIM:
-    net = build_net(config, classes=3)
+    net = config.build_net(classes=3)
     found = config.build_method(net, build_loss(config), **where)
     assert isinstance(found, UDIM)
     return found
@@ -99,7 +99,7 @@ def test_two_ranks_draw_different_directions() -> None:
 def test_every_network_of_a_configuration_has_a_linear_head_for_udim(name: str) -> None:
     first_order = "domain_generalization.second_order=false"
     config = read_config("demo", [*NETWORKS[name], "training.patch_size=[64,64]", STYLE, first_order])
-    net, loss = build_net(config, classes=3).train(), build_loss(config)
+    net, loss = config.build_net(classes=3).train(), build_loss(config)
     udim = config.build_method(net, loss)
     assert udim is not None
     config.check()

@@ -11,7 +11,7 @@ from torch import nn
 from uumamba.config import RunConfig, read_config, shipped_configs
 from uumamba.config.net import find_divisor
 from uumamba.config.optim import build_optimizer
-from uumamba.pipelines.build import build_loss, build_net
+from uumamba.pipelines.build import build_loss
 from uumamba.quantization import calibrate
 from uumamba.training import SupervisedObjective
 
@@ -40,7 +40,7 @@ def batch_of(config: RunConfig) -> dict[str, torch.Tensor]:
 
 def net_of(config: RunConfig) -> nn.Module:
     """Build the trained network with the run's bit widths."""
-    net = build_net(config, classes=CLASSES)
+    net = config.build_net(classes=CLASSES)
     return net if config.quantization is None else config.quantization.bind()(net)
 
 

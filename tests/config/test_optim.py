@@ -14,7 +14,7 @@ from uumamba.config.net import find_divisor
 from uumamba.config.optim import build_ascent, build_optimizer, can_fuse, needs_logits, parameter_groups
 from uumamba.config.registry import KINDS
 from uumamba.optim import AdaptiveTrigger, LookSAM, OutputBiasForgetting
-from uumamba.pipelines.build import build_loss, build_net
+from uumamba.pipelines.build import build_loss
 from uumamba.training import SupervisedObjective
 
 MEMBERS = [*KINDS["optim"].parts]
@@ -41,7 +41,7 @@ def demo(optimizer: str) -> RunConfig:
 def test_an_optimizer_of_a_config_has_every_parameter_and_perturbs_the_selected_ones(options: str) -> None:
     config = demo(f"{options}, {SGD}")
     torch.manual_seed(0)
-    net = build_net(config, classes=4).train()
+    net = config.build_net(classes=4).train()
     objective = SupervisedObjective(build_loss(config), outputs=needs_logits(config.optim))
     optimizer = build_optimizer(config.optim, net, objective)
     assert (type(optimizer).__name__, optimizer.net, optimizer.max_grad_norm) == (config.optim.name, net, None)

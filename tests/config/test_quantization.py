@@ -12,7 +12,7 @@ from uumamba.config import RunConfig, read_config
 from uumamba.config.bind import Part, read_part
 from uumamba.config.optim import build_optimizer, parameter_groups
 from uumamba.config.quantization import attach_gaqat, check_takes_effect
-from uumamba.pipelines.build import build_loss, build_net
+from uumamba.pipelines.build import build_loss
 from uumamba.quantization import quantized_layers, quantizer_scales
 from uumamba.runtime.errors import UsageError
 from uumamba.training import SupervisedObjective
@@ -98,7 +98,7 @@ def scales_by_step(quantization: Part) -> list[torch.Tensor]:
 
 def test_an_override_of_a_layers_bits_reaches_it() -> None:
     config = demo("{weight_bits: 3, act_bits: null, overrides: {'decoder.seg_layers.*': 7}}")
-    layers = list(quantized_layers(config.quantization.bind()(build_net(config, classes=4))))
+    layers = list(quantized_layers(config.quantization.bind()(config.build_net(classes=4))))
     bits = {layer.name: layer.weight.bits for layer in layers}
     assert {bits[name] for name in bits if "seg_layers" in name} == {7}
     assert set(bits.values()) == {3, 7, 8}, "the first layer has first_last_bits"
@@ -108,7 +108,7 @@ def test_an_override_of_a_layers_bits_reaches_it() -> None:
 @pytest.mark.parametrize("perturb", ["all", "norm_layers"])
 def test_scales_are_not_decayed_and_other_groups_do_not_change(perturb: str) -> None:
     config = demo("{}", SAGM, f"optim.perturb={perturb}", "optim.base.weight_decay=0.3")
-    net, objective = build_net(config, classes=4), SupervisedObjective(build_loss(config))
+    net, objective = config.build_net(classes=4), SupervisedObjective(build_loss(config))
     before = [len(group["params"]) for group in parameter_groups(net, objective, perturb=perturb)]
     scales = set(quantizer_scales(config.quantization.bind()(net)).values())
     found = build_optimizer(config.optim, net, objective).param_groups
@@ -138,6 +138,6 @@ def test_none_of_python_and_null_of_yaml_mean_full_precision(nothing: str) -> No
     config = demo(f"{{weight_bits: 3, {widths}, overrides: {{'decoder.*': {nothing}}}}}")
     assert (config.quantization.act_bits, config.quantization.first_last_bits) == (None, None)
     assert demo(f"{{weight_bits: {nothing}}}").quantization.weight_bits is None
-    names = [layer.name for layer in quantized_layers(config.quantization.bind()(build_net(config, classes=4)))]
+    names = [layer.name for layer in quantized_layers(config.quantization.bind()(config.build_net(classes=4)))]
     assert names
     assert not any(name.startswith("decoder.") for name in names)

@@ -14,6 +14,7 @@ from uumamba.data.augment import Augment, nnunet_transforms
 from uumamba.data.dataset import OpenCases, PatchDataset, batches
 from uumamba.data.prepared import PreparedFolder
 from uumamba.data.sampling import Sampling
+from uumamba.inference.predictor import stack_neighbours
 
 Prepare = Callable[..., PreparedFolder]
 SHAPES = {"a_frame01": (5, 20, 24), "a_frame12": (6, 18, 30), "b_frame01": (3, 40, 22)}
@@ -175,3 +176,19 @@ def test_a_case_is_opened_once_and_the_least_recently_used_is_closed(
     assert cases.open("a_frame12") is not kept[1]
     copied = pickle.loads(pickle.dumps(cases))  # as for workers
     assert copied.open("a_frame12") is not cases.open("a_frame12")
+
+
+def test_neighbouring_slices_are_channels_as_in_prediction(folder: PreparedFolder) -> None:
+    plain, stacked = (make_dataset(folder, neighbour_slices=count) for count in (0, 2))
+    edges = set()
+    for index in range(len(plain)):
+        one, other = plain[0, index], stacked[0, index]
+        assert torch.equal(one["label"], other["label"])
+        assert torch.equal(one["image"], other["image"][2::5])
+        volume = stack_neighbours(np.asarray(folder.case(one["case_id"]).image, np.float32), 2)
+        windows = np.lib.stride_tricks.sliding_window_view(volume, (12, 10), axis=(2, 3))
+        found = other["image"].numpy()[:, None, None, None]
+        places = np.argwhere((windows == found).all(axis=(0, 4, 5)))
+        assert len(places) == 1, "codes of positions are unique"
+        edges.add(int(places[0][0]))
+    assert 0 in edges, "a slice at the edge was drawn"

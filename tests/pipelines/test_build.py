@@ -10,7 +10,7 @@ import pytest
 
 from tests.pipelines.run_files import MakeConfig
 from uumamba.data.prepared import PreparedFolder
-from uumamba.pipelines.build import WholeCaseValidation, build_net
+from uumamba.pipelines.build import WholeCaseValidation
 from uumamba.runtime.ranks import Alone
 
 
@@ -31,7 +31,7 @@ def test_several_ranks_compute_the_dice_of_one_process_bit_for_bit(
     tiny_prepared: Path, tiny_config: MakeConfig, count: int
 ) -> None:
     folder, config = PreparedFolder(tiny_prepared), tiny_config()
-    net = build_net(config, classes=4).eval()
+    net = config.build_net(classes=4).eval()
     ids = [case.case_id for case in folder.manifest.select(split="training")[:4]]  # 3 ranks have unequal shares
     validation = partial(WholeCaseValidation, config, folder, ids, device="cpu")
     table, barrier = [None] * count, Barrier(count)

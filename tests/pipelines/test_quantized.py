@@ -22,7 +22,7 @@ from uumamba.config.augmentation import build_augment
 from uumamba.data.dataset import PatchDataset, batches
 from uumamba.data.prepared import PreparedFolder
 from uumamba.pipelines import load_predictor
-from uumamba.pipelines.build import build_net, build_trainer, calibrate_at_start
+from uumamba.pipelines.build import build_trainer, calibrate_at_start
 from uumamba.pipelines.models import load_initial_weights
 from uumamba.pipelines.predict import predict
 from uumamba.pipelines.run import run as run_all
@@ -353,7 +353,7 @@ def test_heads_of_other_classes_start_with_random_weights_and_new_scales(
     four_bits: MakeConfig, quantized: tuple[Path, Trainer]
 ) -> None:
     config, (run, trainer) = four_bits(), quantized
-    net = build_net(config, classes=7)
+    net = config.build_net(classes=7)
     with pytest.warns(UserWarning, match="the heads .* start fresh"):
         load_initial_weights(net, run, quantize=config.quantization.bind())
     scales, source = scales_of(net), scales_of(trainer.average.module)

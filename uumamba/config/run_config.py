@@ -74,7 +74,23 @@ class RunConfig(Config):
             expected=f"axes below net.spatial_dims, {dimensions}",
         )
         check_divisible(patch_size, divisor, name="training.patch_size")
+        require(
+            dimensions == 2 or not self.training.neighbour_slices,
+            "training.neighbour_slices",
+            got=self.training.neighbour_slices,
+            expected="0 with a 3-D network",
+        )
         return self
+
+    def build_net(self, *, classes: int, patch_size: tuple[int, ...] | None = None) -> nn.Module:
+        """Build the network, with new weights.
+
+        Args:
+            classes: number of classes with the background.
+            patch_size: size of the input; None is that of training.
+        """
+        in_channels, size = 1 + 2 * self.training.neighbour_slices, patch_size or self.training.patch_size
+        return build_network(self.net, in_channels=in_channels, out_channels=classes, patch_size=size)
 
     @model_validator(mode="after")
     def _check_parts(self) -> "RunConfig":
@@ -113,7 +129,7 @@ class RunConfig(Config):
         _build_in("preprocess", self.preprocess.build)
         _build_in("augment", build_augment, self.augment, patch_size=patch_size)
         with torch.random.fork_rng(devices=[]), torch.device("cpu" if reads_values(self.net) else "meta"):
-            net = _build_in("net", build_network, self.net, in_channels=1, out_channels=2, patch_size=patch_size)
+            net = _build_in("net", self.build_net, classes=2)
             if self.quantization is not None:
                 _build_in("quantization", self.quantization.bind(), net)
             loss = _build_in("loss", self.loss.bind())
@@ -135,9 +151,14 @@ class RunConfig(Config):
         divisor = find_divisor(self.net, axes=len(patch_size))
         two_steps = tuple(min(size, 2 * step) for size, step in zip(patch_size, divisor, strict=True))
         small = patch_size if max(divisor) == 1 else two_steps  # a network that declares no divisor
-        noise = torch.randn(1, 1, *small, generator=generator_for("noise to look for the head with"))
+        noise = torch.randn(
+            1,
+            1 + 2 * self.training.neighbour_slices,
+            *small,
+            generator=generator_for("noise to look for the head with"),
+        )
         with torch.random.fork_rng(devices=[]):
-            net = build_network(self.net, in_channels=1, out_channels=2, patch_size=small).train()
+            net = self.build_net(classes=2, patch_size=small).train()
             if self.quantization is not None:
                 calibrate_on_noise(self.quantization, net, noise)
             method = cast("UDIM", self.build_method(net, loss))

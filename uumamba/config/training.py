@@ -78,7 +78,10 @@ class UsefulConfig(Config):
 
 
 class TrainingConfig(Config):
-    """Training of one fold."""
+    """Training of one fold.
+
+    ``neighbour_slices`` adds this number of slices on either side of a 2-D patch as channels of the network's input.
+    """
 
     epochs: PositiveInt
     batches_per_epoch: PositiveInt
@@ -86,6 +89,7 @@ class TrainingConfig(Config):
     patch_size: tuple[PositiveInt, PositiveInt] | tuple[PositiveInt, PositiveInt, PositiveInt]
     foreground_fraction: Probability = FOREGROUND_FRACTION
     sampling: SamplingConfig = SamplingConfig()
+    neighbour_slices: NonNegativeInt = 0
     read_margin: Annotated[float, AT_LEAST_1, AT_MOST_2] = MARGIN
     precision: Precision = "auto"
     channels_last: bool | Literal["auto"] = "auto"

@@ -17,7 +17,7 @@ from uumamba.data.prepared import PreparedCase, PreparedFolder
 from uumamba.data.sampling import FOREGROUND_FRACTION, MARGIN, Sampling, group_cases_by_class
 from uumamba.data.worker_watch import report_reading
 from uumamba.runtime.errors import CaseError, require
-from uumamba.runtime.options import AT_LEAST_1, PositiveInt, Probability, check_options
+from uumamba.runtime.options import AT_LEAST_1, NonNegativeInt, PositiveInt, Probability, check_options
 from uumamba.runtime.seeds import generator_for, key_to_seed
 from uumamba.types import Batch
 
@@ -61,6 +61,8 @@ class PatchDataset(Dataset[Sample]):
         batch_size: samples per batch.
         batches_per_epoch: batches per epoch.
         foreground_fraction: share of each batch that is centred on foreground.
+        neighbour_slices: number of slices on either side of a 2-D patch that are further channels of its image, in
+            order; the first and the last slice of a case are their own neighbours.
         sampling: choice of the samples on foreground and of their class; see
             :class:`uumamba.data.sampling.Sampling`.
         seed: seed of the run.
@@ -82,6 +84,7 @@ class PatchDataset(Dataset[Sample]):
         batches_per_epoch: PositiveInt,
         foreground_fraction: Probability = FOREGROUND_FRACTION,
         sampling: Sampling | None = None,
+        neighbour_slices: NonNegativeInt = 0,
         seed: int = 0,
         margin: Annotated[float, AT_LEAST_1] = MARGIN,
     ) -> None:
@@ -111,6 +114,7 @@ class PatchDataset(Dataset[Sample]):
             self.cases_by_class = group_cases_by_class({name: folder.case(name).locations for name in self.case_ids})
         self.seed = seed
         self.margin = margin
+        self.neighbour_slices = neighbour_slices
 
     def __len__(self) -> int:
         return self.batch_size * self.batches_per_epoch
@@ -191,13 +195,24 @@ class PatchDataset(Dataset[Sample]):
             pixels = read_window(case.image, start, window)
             if centre is not None or self.sampling.has_content(pixels):
                 break
+        if self.neighbour_slices:
+            last, reach = case.label.shape[0] - 1, range(-self.neighbour_slices, self.neighbour_slices + 1)
+            slices = [min(max(start[0] + step, 0), last) for step in reach]
+            windows = [read_window(case.image, (place, *start[1:]), window) for place in slices]
+            pixels = np.stack(windows, axis=1).reshape(-1, *window)
         image = torch.from_numpy(pixels.astype(np.float32))
         label = torch.from_numpy(read_window(case.label, start, window, fill=0).astype(np.int64))[None]
         return (image[:, 0], label[:, 0]) if is_flat else (image, label)
 
 
 def case_views(
-    folder: PreparedFolder, case_ids: Sequence[str], *, patch_size: Sequence[int], views: int, seed: int = 0
+    folder: PreparedFolder,
+    case_ids: Sequence[str],
+    *,
+    patch_size: Sequence[int],
+    views: int,
+    neighbour_slices: int = 0,
+    seed: int = 0,
 ) -> Iterator[Batch]:
     """Yield a few patches of each case, the same at every call.
 
@@ -210,6 +225,7 @@ def case_views(
         case_ids: the cases, in order.
         patch_size: ``(Y, X)`` for one slice, or ``(Z, Y, X)``.
         views: patches per case.
+        neighbour_slices: as for :class:`PatchDataset`.
         seed: key of the positions, together with the case's id.
 
     Raises:
@@ -224,6 +240,7 @@ def case_views(
             batch_size=views,
             batches_per_epoch=1,
             foreground_fraction=1.0,
+            neighbour_slices=neighbour_slices,
             seed=key_to_seed(seed, "views", case_id),
         )
         samples = [dataset[0, index] for index in range(views)]

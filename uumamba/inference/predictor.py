@@ -38,6 +38,29 @@ class Prediction:
     probabilities: NDArray[np.float32] | None = None
 
 
+def stack_neighbours(array: Array, count: int) -> Array:
+    """Stack each slice and its neighbours as channels.
+
+    The first and the last slice are their own neighbours.
+
+    Args:
+        array: ``(C, Z, Y, X)``.
+        count: number of slices on either side; 0 returns the array.
+
+    Returns:
+        ``(C (2 count + 1), Z, Y, X)``, the slices of a channel in their order.
+
+    Example:
+        >>> stack_neighbours(np.arange(3.0).reshape(1, 3, 1, 1), 1)[..., 0, 0].tolist()
+        [[0.0, 0.0, 1.0], [0.0, 1.0, 2.0], [1.0, 2.0, 2.0]]
+    """
+    if count == 0:
+        return array
+    places = np.arange(array.shape[1]) + np.arange(-count, count + 1)[:, None]
+    stacked = array[:, places.clip(0, array.shape[1] - 1)]
+    return stacked.reshape(-1, *array.shape[1:])
+
+
 class Predictor:
     r"""Segmentation of images with one network or the mean of several.
 
@@ -51,6 +74,8 @@ class Predictor:
     Args:
         nets: one network or several with the same input and classes; moved to ``device`` and evaluation mode.
         patch_size: size of the window, ``(Y, X)`` for 2-D networks on slices, or ``(Z, Y, X)``.
+        neighbour_slices: number of slices on either side of a slice that are channels of a 2-D network's input; see
+            :func:`stack_neighbours`.
         preprocess: ``preprocess(image, spacing_mm=..., affine=..., case_id=...) -> (array (C, *S), geometry)``; by
             default the image is the array.
         restore: ``restore(probabilities (K, *S), geometry) -> label`` uint8 on the image's grid; by default the argmax.
@@ -82,6 +107,7 @@ class Predictor:
         nets: nn.Module | Sequence[nn.Module],
         *,
         patch_size: Sequence[int],
+        neighbour_slices: int = 0,
         preprocess: Callable[..., tuple[Array, Any]] | None = None,
         restore: Callable[[NDArray[np.float32], Any], LabelMap] | None = None,
         restore_probabilities: Callable[[NDArray[np.float32], Any], NDArray[np.float32]] | None = None,
@@ -109,6 +135,7 @@ class Predictor:
         for net in self.nets if channels_last else ():
             lay_channels_last(net)
         self.patch_size = tuple(patch_size)
+        self.neighbour_slices = neighbour_slices
         self.preprocess = preprocess
         self.restore = restore
         self.restore_probabilities = restore_probabilities
@@ -171,7 +198,8 @@ class Predictor:
             UsageError: the probabilities of a blank image are not finite either, or the networks have too few classes
                 for the structures.
         """
-        blended = self._blend(torch.as_tensor(np.ascontiguousarray(array, dtype=np.float32)))
+        array = stack_neighbours(np.asarray(array, dtype=np.float32), self.neighbour_slices)
+        blended = self._blend(torch.as_tensor(np.ascontiguousarray(array)))
         needed = max((self.structures or {}).values(), default=0) + 1
         require(
             len(blended) >= needed,

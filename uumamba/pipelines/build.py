@@ -12,7 +12,6 @@ from torch import nn
 from uumamba.config import RunConfig
 from uumamba.config.augmentation import build_augment
 from uumamba.config.learning_rate import build_schedule
-from uumamba.config.net import build_network
 from uumamba.config.objectives import build_objective
 from uumamba.config.optim import build_ascent, build_optimizer, needs_logits
 from uumamba.config.quantization import attach_gaqat
@@ -78,7 +77,7 @@ def build_trainer(
     structures = dict(folder.manifest.structures)
     swaps = None if sides is None else sides.swaps(config.training.patch_size)
     seed_everything(config.seed)
-    net = build_net(config, classes=len(structures) + 1)
+    net = config.build_net(classes=len(structures) + 1)
     quantization = config.quantization
     if init is not None:
         load_initial_weights(net, init, quantize=None if quantization is None else quantization.bind())
@@ -146,11 +145,6 @@ def build_trainer(
     )
 
 
-def build_net(config: RunConfig, *, classes: int) -> nn.Module:
-    """Build the run's network with random initial weights."""
-    return build_network(config.net, in_channels=1, out_channels=classes, patch_size=config.training.patch_size)
-
-
 def build_loss(config: RunConfig) -> nn.Module:
     """Build the run's loss for deep supervision or a single output."""
     from uumamba.losses import DeepSupervisionLoss
@@ -169,6 +163,7 @@ def build_dataset(config: RunConfig, folder: PreparedFolder, cases: Sequence[str
         batches_per_epoch=training.batches_per_epoch,
         foreground_fraction=training.foreground_fraction,
         sampling=training.sampling.build(structures=dict(folder.manifest.structures)),
+        neighbour_slices=training.neighbour_slices,
         seed=config.seed,
         margin=training.read_margin,
     )
@@ -272,6 +267,7 @@ class WholeCaseValidation:
         self._build_predictor = partial(
             Predictor,
             patch_size=config.training.patch_size,
+            neighbour_slices=config.training.neighbour_slices,
             overlap=config.inference.overlap,
             sw_batch_size=config.inference.windows_at_once,
             device=device,

@@ -14,7 +14,6 @@ import torch
 
 from uumamba.config import RunConfig
 from uumamba.config.data import DomainsConfig
-from uumamba.config.net import build_network
 from uumamba.config.track import check_trackers
 from uumamba.config.training import resolve_channels_last
 from uumamba.data.case import Case, Manifest
@@ -217,7 +216,7 @@ def _check_init(config: RunConfig, init: str, *, classes: int) -> None:
     """Raise if the network cannot start from a model."""
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")  # the training shows them
-        net = build_network(config.net, in_channels=1, out_channels=classes, patch_size=config.training.patch_size)
+        net = config.build_net(classes=classes)
         load_initial_weights(net, init, quantize=None if config.quantization is None else config.quantization.bind())
 
 

@@ -19,7 +19,6 @@ from torch import nn
 import uumamba
 from uumamba.config import RunConfig
 from uumamba.config.load import validate
-from uumamba.config.net import build_network
 from uumamba.config.training import resolve_precision
 from uumamba.data.prepared import PreparedFolder
 from uumamba.data.preprocess import PreprocessRecipe, preprocess, restore, restore_probabilities
@@ -80,6 +79,7 @@ def load_predictor(
     return Predictor(
         nets,
         patch_size=config.training.patch_size,
+        neighbour_slices=config.training.neighbour_slices,
         preprocess=partial(_preprocess, recipe=recipe, sides=sides),
         restore=restore,
         restore_probabilities=restore_probabilities,
@@ -313,7 +313,7 @@ def _prediction_parts(stored: Mapping[str, Any]) -> list[Any]:
 def _load_net(config: RunConfig, checkpoint: Checkpoint, path: Path, *, classes: int) -> nn.Module:
     """Build a checkpoint's network with its weights for prediction."""
     with torch.random.fork_rng(devices=[]):  # the initial weights are replaced; keep the caller's random state
-        net = build_network(config.net, in_channels=1, out_channels=classes, patch_size=config.training.patch_size)
+        net = config.build_net(classes=classes)
         if config.quantization is not None:
             config.quantization.bind()(net)
     try:

@@ -66,6 +66,7 @@ def probe_cases(
     *,
     patch_size: Sequence[int],
     views: int,
+    neighbour_slices: int = 0,
     group_by: GroupBy | None = None,
 ) -> ProbeOutputs:
     """Segment fixed patches of each case.
@@ -79,6 +80,7 @@ def probe_cases(
         case_ids: the cases, in order.
         patch_size: size of the patches.
         views: number of patches per case.
+        neighbour_slices: as for :class:`uumamba.data.dataset.PatchDataset`.
         group_by: slow cases are found within each phase, domain or group; None makes one group of all cases.
 
     Raises:
@@ -86,7 +88,7 @@ def probe_cases(
     """
     names = group_names(folder.manifest, case_ids, group_by)
     groups = sorted({*names}, key=str)
-    views_of_cases = case_views(folder, case_ids, patch_size=patch_size, views=views)
+    views_of_cases = case_views(folder, case_ids, patch_size=patch_size, views=views, neighbour_slices=neighbour_slices)
     return probe_segmentation(PerViewNet(net), views_of_cases, groups=[groups.index(name) for name in names])
 
 
@@ -194,6 +196,7 @@ class SlowCases:
                 self.training,
                 patch_size=self.config.training.patch_size,
                 views=useful.views,
+                neighbour_slices=self.config.training.neighbour_slices,
                 group_by=useful.group_by,
             )
             try:
