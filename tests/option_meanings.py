@@ -17,7 +17,7 @@ def read_meanings(kind: str, name: str) -> dict[str, str]:
 
     Example:
         >>> read_meanings("optim", "SAM")["rho"]
-        'default radius of the neighbourhood.'
+        'radius of the neighbourhood.'
     """
     section = KINDS[kind].section
     sources = [load_constructor(kind, name), *([] if section is None else [resolve_name(section)])]
@@ -26,6 +26,11 @@ def read_meanings(kind: str, name: str) -> dict[str, str]:
         for key, meaning in _read_lines(documented).items():
             found.setdefault(key, meaning)
     return {key: found[key] for key in list_options(kind, name) if key in found}
+
+
+def read_section_meanings(model: type) -> dict[str, str]:
+    """Read the ``Args:`` line of every key of a section with a model."""
+    return _read_lines(model)
 
 
 def _list_documented(constructor: Any) -> Iterator[Any]:

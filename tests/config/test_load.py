@@ -79,7 +79,7 @@ def test_an_override_is_applied_before_validation() -> None:
         ("dataset.domains={xyz: [A]}", "dataset.domains.xyz", "one of train, validate, leave_out"),
         ("dataset.domains={validated: [A]}", "dataset.domains.validated", "validate"),
         (f"optim={{name: Plain, {SGD}, xyz: 1}}", "optim.xyz", "one of name, base, max_grad_norm, ascent"),
-        (f"optim={{name: Plain, {SGD}, perturb: all}}", "optim.perturb", "perturb in optim"),
+        (f"optim={{name: Plain, {SGD}, perturb: all}}", "optim.perturb", "perturb in optim with another name"),
         ("gaqat={every: 5}", "gaqat", "gaqat in quantization"),
         ("rho=0.1", "rho", "rho in domain_generalization or in optim"),
         ("training.quantization={}", "training.quantization", "quantization at the top level"),

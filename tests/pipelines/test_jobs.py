@@ -105,7 +105,7 @@ def write_index(path: Path, *slow: str) -> Path:
         (f"quantization={BITS}", "quantization.start_step", 100),
         ("training.sampling.class_weights={Kidney: 2}", "training.sampling.class_weights", "Kidney"),
         ("dataset.domains={leave_out: D}", "dataset.domains", "D"),
-        ("dataset.domains={leave_out: acdc}", "dataset.domains.validate", ANY),
+        ("dataset.domains={leave_out: acdc}", "dataset.domains.leave_out", ANY),
         ("augment.swap_sides=true", "augment.swap_sides", True),
         ("training.useful={index_file: absent.json}", "absent.json", "no file"),
     ],
@@ -223,7 +223,7 @@ def test_a_network_without_a_head_for_udim_is_refused_before_a_file_is_written(
 @pytest.mark.parametrize(
     ("init", "override", "key"),
     [
-        ("absent", "seed=1", "MODEL"),
+        ("absent", "seed=1", "--init"),
         ("run", "net.features=[4,8,16]", "--init"),
         ("run", "net.name=ResEncUNet", "--init"),
         ("many", "seed=1", "--init"),

@@ -4,18 +4,24 @@ from collections.abc import Collection
 from functools import partial
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, PositiveFloat, model_serializer, model_validator
+from pydantic import AfterValidator, Field, model_serializer, model_validator
 
 from uumamba.config.base import Config
 from uumamba.config.bind import Part, PartOf, check_name
 from uumamba.data.recipe import PreprocessRecipe
 from uumamba.runtime.errors import require
+from uumamba.runtime.options import Positive
 
 
 def _check_names(names: tuple[str, ...]) -> tuple[str, ...]:
     is_valid = names and len(set(names)) == len(names) and all(names)
     require(is_valid, "", got=names, expected="one or more domains, each once")
     return names
+
+
+def _check_name(name: str) -> str:
+    require(name, "", got=name, expected="a domain")
+    return name
 
 
 Names = Annotated[tuple[str, ...], AfterValidator(_check_names)]
@@ -31,11 +37,16 @@ class DomainsConfig(Config):
     A domain for validation only appears in the curve and selects ``best.safetensors``; the weights that a run
     predicts with, ``last.safetensors``, do not depend on it. CT statistics come from all training cases, including
     the cases of a domain that is left out.
+
+    Args:
+        train: domains to train on.
+        validate: domains to validate on.
+        leave_out: the only domain to validate on; all others are for training.
     """
 
     train: Names | None = None
     validated: Names | None = Field(None, alias="validate")  # pydantic's models have a method of the key's name
-    leave_out: str | None = Field(None, min_length=1)
+    leave_out: Annotated[str, AfterValidator(_check_name)] | None = None
 
     @model_validator(mode="after")
     def _check_keys(self) -> "DomainsConfig":
@@ -74,7 +85,9 @@ class DomainsConfig(Config):
 class DatasetConfig(Config):
     """Name of the data set's reader, and an optional split by domain.
 
-    ``imagecas`` is its Split-1. Without ``domains`` only the fold splits the cases.
+    Args:
+        name: the reader of the raw folder; ``imagecas`` is its Split-1.
+        domains: domains for training and validation; without them only the fold splits the cases.
     """
 
     name: Annotated[str, AfterValidator(partial(check_name, "dataset"))]
@@ -84,13 +97,17 @@ class DatasetConfig(Config):
 class PreprocessConfig(Config):
     """Resampling and normalisation of scans; see :class:`uumamba.data.PreprocessRecipe`.
 
-    For ``ct`` the statistics are optional: as nnU-Net does, ``uumamba prepare`` computes them in the foreground of
-    the training cases of all folds, with ``clip_percentiles`` as limits, and stores them in ``recipe.json``.
+    Args:
+        spacing_mm: spacing of the through-plane axis and of the two axes in plane; null keeps the scan's.
+        normalisation: ``zscore`` for each scan on its own, or ``ct`` by the statistics of the data set.
+        clip_percentiles: lower and upper percentile of the intensities, as limits.
+        ct_statistics: statistics of ``ct``. Without them ``uumamba prepare`` computes them as nnU-Net does, in the
+            foreground of the training cases of all folds, and stores them in ``recipe.json``.
     """
 
-    spacing_mm: tuple[PositiveFloat | None, PositiveFloat | None, PositiveFloat | None]
-    normalisation: Literal["zscore", "ct"] = "zscore"
-    clip_percentiles: tuple[float, float] = (0.5, 99.5)
+    spacing_mm: tuple[Positive | None, Positive | None, Positive | None]
+    normalisation: Literal["zscore", "ct"] = PreprocessRecipe.normalisation
+    clip_percentiles: tuple[float, float] = PreprocessRecipe.clip_percentiles
     ct_statistics: Annotated[Part, PartOf("ct_statistics")] | None = None
 
     def build(self) -> PreprocessRecipe:
@@ -98,7 +115,7 @@ class PreprocessConfig(Config):
         statistics = None if self.ct_statistics is None else self.ct_statistics.bind()()
         recipe = PreprocessRecipe(**{**self.model_dump(), "ct_statistics": statistics})
         require(
-            statistics is None or self.clip_percentiles == type(self).model_fields["clip_percentiles"].default,
+            statistics is None or self.clip_percentiles == PreprocessRecipe.clip_percentiles,
             "clip_percentiles",
             got=self.clip_percentiles,
             expected="no value, as ct_statistics gives the limits",

@@ -88,6 +88,7 @@ def _apply(stored: dict[str, Any], override: str) -> None:
     key, separator, value = override.partition("=")
     require(separator and key, "--set", got=override, expected="key=value, such as optim.rho=0.1")
     *parents, last = key.split(".")
+    require(all((*parents, last)), "--set", got=override, expected="a key such as optim.rho, without empty parts")
     section = stored
     for parent in parents:
         section = section.setdefault(parent, {})
@@ -107,9 +108,10 @@ def _convert_first(error: ValidationError, source: str) -> UsageError:
         return UsageError(key, got=first["input"], expected=first["msg"].removeprefix("Input should be "), fix=fix)
     found = cause.within(key)
     if isinstance(found, UnknownKeyError):
-        name = found.key.rpartition(".")[2]
+        own, _, name = found.key.rpartition(".")
         sections = sorted({section for section, key in _list_keys(RunConfig) if key == name})
-        elsewhere = [f"in {section}" if section else "at the top level" for section in sections]
+        words = {"": "at the top level", own: f"in {own} with another name"}
+        elsewhere = [words.get(section, f"in {section}") for section in sections]
         return UnknownKeyError(found.key, valid=found.valid, elsewhere=elsewhere, fix=fix)
     return UsageError(found.key, got=found.got, expected=found.expected, fix=found.fix or fix)
 

@@ -35,6 +35,23 @@ class RunConfig(Config):
     """Every option that changes a run's result.
 
     The configuration is stored in the run's folder and in each checkpoint.
+
+    Args:
+        name: name of the configuration, for people and trackers.
+        seed: seed of every random draw.
+        dataset: the data set and its split.
+        preprocess: resampling and normalisation.
+        net: the network.
+        loss: the loss of one output; outputs of deep supervision are weighted.
+        quantization: training with rounded weights and activations; null for none.
+        objective: how batches become a scalar.
+        optim: the optimizer around its base.
+        domain_generalization: penalty at the original weights; null for none.
+        schedule: learning rate of each step.
+        training: length, patches and precision.
+        augment: random transforms of patches.
+        inference: prediction of whole scans.
+        track: trackers in addition to the run's own files.
     """
 
     name: str

@@ -33,7 +33,14 @@ UNION = "union"
 
 
 class SamplingConfig(Config):
-    """Sampling of patches, classes by name; see :class:`uumamba.data.sampling.Sampling`."""
+    """Sampling of patches, classes by name; see :class:`uumamba.data.sampling.Sampling`.
+
+    Args:
+        forced: ``share`` centres a fixed share of each batch on foreground, ``chance`` each sample with a probability.
+        classes: ``of_case`` draws a class of a drawn case, ``of_data_set`` a case of a drawn class.
+        class_weights: relative rate of each structure by name; 1 for others.
+        content_fraction: least share of voxels above the smallest value of a random patch.
+    """
 
     forced: Literal["share", "chance"] = Sampling.forced
     classes: Literal["of_case", "of_data_set"] = Sampling.classes
@@ -63,10 +70,15 @@ class SamplingConfig(Config):
 class UsefulConfig(Config):
     """USEFUL: show cases that are learned slowly ``factor`` times.
 
-    A short probe finds these cases. It trains the same run until its error on ``views`` fixed patches of every training
-    case falls by less than ``slowing`` of its largest fall per epoch, or for ``most_epochs``. Slow cases are the worse
-    of two clusters (of each group of ``group_by`` if given). An ``index_file`` of an earlier run of the same cases
-    replaces the probe.
+    A short probe finds these cases. It trains the same run; slow cases are the worse of two clusters.
+
+    Args:
+        most_epochs: largest number of epochs of the probe.
+        slowing: the probe ends when its error falls by less than this share of its largest fall per epoch.
+        factor: number of times that a slow case is shown.
+        group_by: clusters are formed in each phase, domain or group.
+        views: number of fixed patches per training case that measure the error.
+        index_file: file of an earlier run of the same cases that replaces the probe.
     """
 
     most_epochs: AtLeastTwo = 10
@@ -80,7 +92,25 @@ class UsefulConfig(Config):
 class TrainingConfig(Config):
     """Training of one fold.
 
-    ``neighbour_slices`` adds this number of slices on either side of a 2-D patch as channels of the network's input.
+    Args:
+        epochs: number of epochs; of a schedule with a budget the largest number.
+        batches_per_epoch: optimizer steps per epoch.
+        batch_size: patches per step.
+        patch_size: ``[Y, X]`` or ``[Z, Y, X]`` in voxels.
+        foreground_fraction: share of the patches that are centred on foreground.
+        sampling: choice of patches and classes.
+        neighbour_slices: number of slices on either side of a 2-D patch that are channels of the network's input.
+        read_margin: size of the window that is read, in patches, so that a rotated patch has image at its corners.
+        precision: precision of autocast; ``auto`` is bfloat16 on devices with native support.
+        channels_last: memory format of 2-D feature maps; ``auto`` is channels first.
+        compile: train through ``torch.compile``.
+        ema_decay: decay of the moving average of the weights; null for none.
+        validate_every: epochs between two validations.
+        workers: processes that read and augment batches.
+        max_skipped_in_a_row: steps in a row without finite loss or gradient that end the run.
+        samples_at_once: largest micro-batch; null for the whole batch.
+        save_every_minutes: minutes between two checkpoints inside an epoch; null for none.
+        useful: show slowly learned cases more often; null for no.
     """
 
     epochs: PositiveInt
@@ -126,9 +156,13 @@ class TrainingConfig(Config):
 class InferenceConfig(Config):
     """Sliding window, mirror averaging and postprocessing.
 
-    ``windows_at_once`` is the sliding-window batch size. ``postprocess`` lists the structures of which only the largest
-    component is kept; ``union`` in the list stands for the union of all structures and comes first. ``auto`` chooses
-    the list with the highest Dice of each fold's validation cases after its training.
+    Args:
+        overlap: overlap of neighbouring windows.
+        mirror: average over the axes that training mirrored.
+        windows_at_once: windows per call of the network.
+        precision: as in training.
+        postprocess: list of structures of which only the largest component is kept, ``union`` for the union of all
+            structures; ``auto`` chooses the list with the highest Dice of a fold's validation cases after its training.
     """
 
     overlap: BelowOne = read_default(Predictor, "overlap")

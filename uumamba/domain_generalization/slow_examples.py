@@ -16,6 +16,7 @@ from uumamba.runtime.seeds import generator_for
 T = TypeVar("T")
 
 FORMAT = "uumamba slow examples, 1"
+FACTOR = 2  # the paper's
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def read_slow_examples(path: Path | str, *, size: int | None = None, fingerprint
     return found
 
 
-def upsampled(items: Sequence[T], slow: Sequence[int], *, factor: int = 2) -> list[T]:
+def upsampled(items: Sequence[T], slow: Sequence[int], *, factor: int = FACTOR) -> list[T]:
     """Return all items, then ``factor - 1`` copies of the slow items.
 
     ``upsampled(range(len(dataset)), slow)`` gives the indices of a ``torch.utils.data.Subset``, for any loader or
@@ -191,7 +192,7 @@ class UpsampledSampler(Sampler[int]):
         size: int,
         slow: Sequence[int] = (),
         *,
-        factor: int = 2,
+        factor: int = FACTOR,
         seed: int = 0,
         rank: int = 0,
         replicas: int = 1,

@@ -10,10 +10,12 @@ from torch import nn
 
 from uumamba.domain_generalization.clustering import find_slow
 from uumamba.domain_generalization.probe import ProbeOutputs, check_outputs, tensor_bytes
-from uumamba.domain_generalization.slow_examples import SlowExamples, UpsampledSampler
+from uumamba.domain_generalization.slow_examples import FACTOR, SlowExamples, UpsampledSampler
 from uumamba.runtime.errors import require
 from uumamba.runtime.options import AtLeastTwo, BetweenZeroAndOne, PositiveInt, check_options
 from uumamba.runtime.seeds import key_to_seed, preserve_random_state, seed_everything
+
+SLOWING = 0.1
 
 TrainEpoch = Callable[[UpsampledSampler], None]
 Start = Callable[[], tuple[nn.Module, TrainEpoch]]
@@ -22,7 +24,7 @@ Start = Callable[[], tuple[nn.Module, TrainEpoch]]
 
 @check_options
 def find_elbow(
-    errors: Sequence[float], *, slowing: BetweenZeroAndOne = 0.1, learned: BetweenZeroAndOne = 0.1
+    errors: Sequence[float], *, slowing: BetweenZeroAndOne = SLOWING, learned: BetweenZeroAndOne = 0.1
 ) -> int | None:
     r"""Find the first epoch of slow error decrease.
 
@@ -85,7 +87,8 @@ class Probe:
         outputs: outputs at the elbow, before the elbow the latest outputs; None at the start.
     """
 
-    def __init__(self, *, slowing: float = 0.1) -> None:
+    @check_options
+    def __init__(self, *, slowing: BetweenZeroAndOne = SLOWING) -> None:
         self.slowing = slowing
         self.errors: list[float] = []
         self.epoch: int | None = None
@@ -183,8 +186,8 @@ class USEFUL:
         *,
         seed: int = 0,
         most_epochs: AtLeastTwo = 20,
-        slowing: BetweenZeroAndOne = 0.1,
-        factor: PositiveInt = 2,
+        slowing: BetweenZeroAndOne = SLOWING,
+        factor: PositiveInt = FACTOR,
     ) -> None:
         self.start, self.probe = start, probe
         self.seed, self.most_epochs, self.slowing, self.factor = seed, most_epochs, slowing, factor

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from uumamba.inference.mirror_averaging import mirrored_mean
-from uumamba.inference.sliding_window import sliding_window
+from uumamba.inference.sliding_window import OVERLAP, WINDOWS_AT_ONCE, sliding_window
 from uumamba.runtime.autocast import Precision, autocast
 from uumamba.runtime.errors import require, require_case
 from uumamba.runtime.memory_format import lay_channels_last, to_channels_last
@@ -115,8 +115,8 @@ class Predictor:
         structures: Mapping[str, int] | None = None,
         mirror_axes: Sequence[int] = (),
         mirror_swaps: Mapping[int, Sequence[tuple[int, int]]] | None = None,
-        overlap: float = 0.5,
-        sw_batch_size: int = 4,
+        overlap: float = OVERLAP,
+        sw_batch_size: int = WINDOWS_AT_ONCE,
         device: torch.device | str = "cpu",
         precision: Precision = "float32",
         channels_last: bool = False,

@@ -13,6 +13,7 @@ from uumamba.runtime.errors import require
 
 Mode = Literal["constant", "gaussian"]
 SMALLEST_WEIGHT = 1e-3
+WINDOWS_AT_ONCE, OVERLAP = 4, 0.5
 
 
 @torch.no_grad()
@@ -21,8 +22,8 @@ def sliding_window(
     net: Callable[[Tensor], Tensor],
     *,
     roi_size: Sequence[int],
-    sw_batch_size: int = 4,
-    overlap: float = 0.5,
+    sw_batch_size: int = WINDOWS_AT_ONCE,
+    overlap: float = OVERLAP,
     mode: Mode = "gaussian",
     sigma_scale: float = 0.125,
     cval: float | None = None,

@@ -32,7 +32,7 @@ class Stages(LegacyStages, total=False):
     Attributes:
         features: width of each stage, full resolution first.
         strides: stride of each stage, one number or one per axis; 1 for the first stage.
-        kernel_sizes: one odd number for all stages (by default 3), or for each stage one number or one per axis.
+        kernel_sizes: one odd number for all stages, or for each stage one number or one per axis.
         encoder_blocks: residual blocks of each stage. None: as in the released networks, 2, and 1 in the deeper half.
         decoder_blocks: residual blocks of each decoder stage, the deepest first. None: as in the released networks.
         stem_blocks: blocks before the first stage, at full resolution. None: as many as the first stage has. 0: no

@@ -26,7 +26,7 @@ class ASAM(SharpnessAware):
     Args:
         params: parameters, named parameters or groups; a group may set ``rho`` or ``perturb=False``.
         base: any callable from parameters to an optimizer.
-        rho: default radius of the neighbourhood in the scaled measure.
+        rho: radius of the neighbourhood in the scaled measure.
         eta: added to :math:`|w|`, so that weights of 0 can move.
         normalize_bias: scale parameters with at most one axis as well.
         engine: options of every optimizer of uumamba.optim, such as ``net`` and ``scaler``; see :class:`EngineOptions`.

@@ -33,7 +33,7 @@ class FriendlySAM(SharpnessAware):
     Args:
         params: parameters, named parameters or groups; a group may set ``rho`` or ``perturb=False``.
         base: any callable from parameters to an optimizer.
-        rho: default radius of the neighbourhood.
+        rho: radius of the neighbourhood.
         sigma: share of the running mean to subtract; 0 gives SAM.
         lam: decay of the running mean.
         engine: options of every optimizer of uumamba.optim, such as ``net`` and ``scaler``; see :class:`EngineOptions`.

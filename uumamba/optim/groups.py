@@ -28,8 +28,8 @@ class EngineOptions(TypedDict, total=False):
         accumulation: with several closures, ``"micro"`` perturbs for each closure and averages the perturbed gradients
             (smaller neighbourhoods of the batch, which usually generalise better; the default), ``"full"`` perturbs
             once along the closures' mean gradient and runs all closures again there.
-        perturbation: with several ranks, ``"rank"`` perturbs each rank along its own gradient (the default),
-            ``"global"`` perturbs all ranks along the averaged gradient, as one big batch would, for one more all-reduce
+        perturbation: with several ranks, ``"rank"`` perturbs each rank along its own gradient, and
+            ``"global"`` all ranks along the averaged gradient, as one big batch would, for one more all-reduce
             per step. Rules whose state must be the same on every rank are always global.
     """
 

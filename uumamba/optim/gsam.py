@@ -36,8 +36,8 @@ class GSAM(SharpnessAware):
     Args:
         params: parameters, named parameters or groups; a group may set ``rho`` or ``perturb=False``.
         base: any callable from parameters to an optimizer.
-        rho: default radius of the neighbourhood; with ``rho_min`` the largest radius.
-        alpha: share of the perpendicular part; 0 gives SAM. The authors' class has no default; their example has 0.4.
+        rho: radius of the neighbourhood; with ``rho_min`` the largest radius.
+        alpha: share of the perpendicular part; 0 gives SAM. The authors' class requires it; their example has 0.4.
         rho_min: radius at ``lr_min``; None: a constant radius.
         lr_max: learning rate at which the radius is ``rho``.
         lr_min: learning rate at which the radius is ``rho_min``.

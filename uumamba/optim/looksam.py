@@ -42,7 +42,7 @@ class LookSAM(SharpnessAware):
     Args:
         params: parameters, named parameters or groups; a group may set ``rho`` or ``perturb=False``.
         base: any callable from parameters to an optimizer.
-        rho: default radius of the neighbourhood.
+        rho: radius of the neighbourhood.
         k: steps from one second pass to the next.
         alpha: length of the added part, relative to the gradient's length.
         trigger: decides about the second pass, in place of ``k``; the first step has one in any case.

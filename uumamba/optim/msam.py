@@ -33,7 +33,7 @@ class MSAM(SharpnessAware):
     Args:
         params: parameters, named parameters or groups; a group may set ``rho`` or ``perturb=False``.
         base: any callable from parameters to an optimizer that keeps a momentum.
-        rho: default length of the perturbation; the authors' class has 0.3, their example 3, with 0.2 for SAM.
+        rho: length of the perturbation; the authors' class has 0.3, their example 3, with 0.2 for SAM.
         engine: options of every optimizer of uumamba.optim, such as ``net`` and ``scaler``; see :class:`EngineOptions`.
 
     Raises:

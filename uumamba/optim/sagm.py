@@ -28,7 +28,7 @@ class SAGM(SharpnessAware):
     Args:
         params: parameters, named parameters or groups; a group may set ``rho`` or ``perturb=False``.
         base: any callable from parameters to an optimizer.
-        rho: default radius of the neighbourhood.
+        rho: radius of the neighbourhood.
         alpha: step back along the gradient from the perturbed weights, like a learning rate.
         engine: options of every optimizer of uumamba.optim, such as ``net`` and ``scaler``; see :class:`EngineOptions`.
 

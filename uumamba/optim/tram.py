@@ -60,7 +60,7 @@ class TRAM(SharpnessAware):
         params: parameters, named parameters or groups; a group may set ``rho`` or ``perturb=False``.
         base: any callable from parameters to an optimizer.
         trust: reference of the distance.
-        rho: default factor of the distance; the paper has 1.
+        rho: factor of the distance; the paper has 1.
         sigma: standard deviation of the noise, in the input's units.
         noise_at: submodule whose output gets the noise, such as an embedding; None: the first floating-point input
             of ``net``.

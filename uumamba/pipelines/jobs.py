@@ -277,12 +277,13 @@ def _check_domains(
         raise UsageError("dataset.domains", got=_join(unknown), expected=f"domains of {where}: {_join(known)}", fix=fix)
     if train and validate:
         return
-    empty = "validate" if train else "train"
+    empty, taken = ("validate", "train") if train else ("train", "validate")
+    taken = taken if domains.leave_out is None else "leave_out"
     raise UsageError(
-        f"dataset.domains.{'train' if train else 'validate'}",
+        f"dataset.domains.{taken}",
         got=f"{_join(known)} (all domains of {where})",
         expected=f"at least one domain left for {'validation' if train else 'training'}",
-        fix=f"set dataset.domains.{empty}" + (" also, or dataset.domains=null" if len(known) == 1 else ""),
+        fix="set dataset.domains=null" if len(known) == 1 else f"set dataset.domains.{empty}",
     )
 
 

@@ -115,7 +115,7 @@ def load_initial_weights(
     Raises:
         UsageError: the model has no checkpoint, several folds, another architecture, or other bit widths.
     """
-    paths = checkpoint_paths(model)
+    paths = checkpoint_paths(model, key="--init")
     require(
         len(paths) == 1,
         "--init",
@@ -159,13 +159,14 @@ def load_initial_weights(
     return different
 
 
-def checkpoint_paths(model: Path | str, *, fold: str | None = None) -> list[Path]:
+def checkpoint_paths(model: Path | str, *, fold: str | None = None, key: str = "MODEL") -> list[Path]:
     """List a model's checkpoints: one per fold and seed.
 
     Args:
         model: output folder of ``uumamba run``, run folder, fold folder, checkpoint file or name of a shipped model. A
             path with a checkpoint comes first.
         fold: only this fold of a run.
+        key: option or argument that names the model, for errors.
 
     Raises:
         UsageError: the model has no checkpoint, or the fold is unknown, not trained, or selected of a single fold's
@@ -179,7 +180,7 @@ def checkpoint_paths(model: Path | str, *, fold: str | None = None) -> list[Path
         path = model if model.is_file() else newest_checkpoint(model) or _find_shipped(model)
         if path is None:
             raise UsageError(
-                "MODEL",
+                key,
                 got=model,
                 expected=f"a run folder, a fold folder with {LAST}, a checkpoint file or one of the shipped models: "
                 + (", ".join(shipped_models()) or "none"),
