@@ -4,7 +4,8 @@ r"""Store a trained run in the package, as a named model.
 
 The weights for prediction (the moving average, if there is one) are stored in float16 with the run's configuration in
 ``uumamba/models/NAME``, with a card and the licence of the weights. The figures of the card are those of ``--scores``:
-the validation cases of fold 0 after a run with the same configuration. The configurations of both runs are compared.
+the validation cases of fold 0 after a run with the same configuration. That run's choice of postprocessing is stored
+with the weights. The configurations of both runs are compared.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from benchmarks.acdc_scores import STRUCTURES, summarize_scores
 from benchmarks.result_file import describe_commit, is_compatible
 from uumamba.evaluation import read_scores
 from uumamba.pipelines.models import CARD_NAME, LICENCE_NAME, SHIPPED, WEIGHTS_NAME, checkpoint_paths
+from uumamba.pipelines.postprocessing import read_choice
 from uumamba.quantization import holds_scales
 from uumamba.runtime.errors import require
 from uumamba.runtime.files import make_folder, write_text
@@ -37,10 +39,12 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--scores", type=Path, required=True, help="scores.csv of fold 0 by the scored run")
     parser.add_argument("--models", type=Path, default=SHIPPED)
     options = parser.parse_args(given)
-    run, scored = (read_checkpoint(checkpoint_paths(path)[0]) for path in (options.run, options.scored_run))
+    paths = [checkpoint_paths(path)[0] for path in (options.run, options.scored_run)]
+    run, scored = map(read_checkpoint, paths)
     require_same_recipe(run.config["run"], scored.config["run"])
     folder = make_folder(options.models / options.name)
     shipped = strip_checkpoint(run)
+    shipped.config["run"]["inference"]["postprocess"] = list(read_choice([paths[1].parent])) or None
     save_checkpoint(folder / WEIGHTS_NAME, shipped)
     size_mb = (folder / WEIGHTS_NAME).stat().st_size / 1e6
     require(size_mb <= LARGEST_MB, "--run", got=f"{size_mb:.1f} MB", expected=f"at most {LARGEST_MB:g} MB")
@@ -97,7 +101,7 @@ Segmentation of {", ".join(config["structures"])} in frames of cine MRI, short a
 `uumamba predict {name} --input SCAN --out OUT`.
 
 - **Network**: {config["run"]["net"]["name"]}, {count / 1e6:.1f} million parameters, float16, {size_mb:.1f} MB;
-  {spacing:g} mm in plane.
+  {spacing:g} mm in plane; largest components of {", ".join(config["run"]["inference"]["postprocess"] or ["nothing"])}.
 - **Data**: the 100 public training patients of {config["dataset"]}, ED and ES frames. {config["reference"]}
 - **Licence of the weights**: {config["licence"]} (inherited from the data; non-commercial). See `{LICENCE_NAME}`.
 - **Figures**: the same configuration trained without fold 0, scored on the native grids of fold 0's 20 patients (ED and

@@ -8,7 +8,7 @@ from benchmarks.claims.heart_methods import METHODS, PLAIN, RANDOM_COPIES, SAM, 
 from benchmarks.claims.heart_runs import Cell
 from benchmarks.claims.run_log import Measured, Run, RunLog, print_progress
 
-RATES = (5e-4, 1e-3, 2e-3, 4e-3)
+RATES = (1e-3, 2e-3, 4e-3, 8e-3)
 TUNING_SEED, PLATEAU_SEEDS, LONGER = 1000, (1000, 1001, 1002), 1.5
 BASE = Cell()
 STYLED = (PLAIN, SAM, "strong augmentation", "MixStyle", "RandConv", UDIM_STYLE, UDIM_RANDOM, USEFUL, RANDOM_COPIES)
