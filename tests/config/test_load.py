@@ -137,6 +137,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_valid_one(refused, override,
         (["domain_generalization={name: UDIM}"], "domain_generalization.perturbation", "nothing"),
         ([STYLE, "domain_generalization.lambda1=-1"], "domain_generalization.lambda1", -1),
         (["quantization={weight_bits: 9}"], "quantization.weight_bits", 9),
+        (["optim.base={name: SGD, momentum: 1}"], "optim.base.momentum", 1),
         (["quantization={gaqat: {every: 1}}", SAGM], "quantization.gaqat.every", 1),
     ],
 )
