@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from torch import nn
 
 from uumamba.config import RunConfig, read_config, shipped_configs
 from uumamba.config.load import validate
+from uumamba.config.registry import KINDS
 from uumamba.runtime.errors import UsageError
 
 GIVEN_CT = "preprocess.ct_statistics={low_hu: -50, high_hu: 500, mean_hu: 250, std_hu: 100}"
@@ -31,6 +33,44 @@ NUMBERS = (
     "inference.overlap",
 )
 SAGM = f"optim={{name: SAGM, {SGD}}}"
+THREE = [[3, 3]] * 3
+
+
+def dynunet(strides: list[list[int]], kernel_sizes: list[list[int]]) -> str:
+    return (
+        f"net={{name: DynUNet, spatial_dims: 2, features: [8,8,8], strides: {strides}, kernel_sizes: {kernel_sizes}}}"
+    )
+
+
+class Halving(nn.Conv2d):
+    """Network whose logits have half the image's size."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 1, stride=2)
+
+
+class ReadingValues(nn.Conv2d):
+    """Network whose forward pass needs values."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return super().forward(image) if image.max() > 0 else image
+
+
+class OneDivisor(ReadingValues):
+    """Network that declares one divisor for two axes."""
+
+    @staticmethod
+    def find_divisor(options: object) -> tuple[int, ...]:
+        return (1,)
+
+
+@pytest.fixture
+def toy_nets(monkeypatch: pytest.MonkeyPatch) -> None:
+    for made in (Halving, ReadingValues, OneDivisor):
+        monkeypatch.setitem(KINDS["net"].parts, made.__name__, f"{__name__}:{made.__name__}")
 
 
 @pytest.mark.parametrize("name", shipped_configs())
@@ -137,6 +177,13 @@ def test_an_unknown_key_is_refused_with_the_nearest_valid_one(refused, override,
         (["domain_generalization={name: UDIM}"], "domain_generalization.perturbation", "nothing"),
         ([STYLE, "domain_generalization.lambda1=-1"], "domain_generalization.lambda1", -1),
         (["quantization={weight_bits: 9}"], "quantization.weight_bits", 9),
+        (["optim.base={name: SGD, momentum: 1}"], "optim.base.momentum", 1),
+        ([dynunet([], THREE)], "net.strides", ()),
+        ([dynunet([[1, 1, 1], [2, 2, 2], [2, 2, 2]], THREE)], "net.strides", None),
+        ([dynunet([[1, 1], [2, 2], [2]], THREE)], "net.strides", None),
+        ([dynunet([[2, 2], [2, 2], [2, 2]], THREE)], "net.strides", None),
+        ([dynunet([[1, 1], [2, 2], [2, 2]], [[3, 3], [2, 2], [3, 3]])], "net.kernel_sizes", None),
+        ([dynunet([[1, 1], [2, 2], [2, 2]], [[3, 3], [3, 3]])], "net.kernel_sizes", None),
         (["quantization={gaqat: {every: 1}}", SAGM], "quantization.gaqat.every", 1),
     ],
 )
@@ -160,6 +207,11 @@ def test_a_wrong_value_is_rejected_when_the_configuration_is_read(refused, overr
         (["loss.mode=released_code", "loss.terms=[region]"], "loss.terms"),
         (["loss.terms=[]"], "loss.terms"),
         (["net={name: SegResNet, spatial_dims: 2, init_filters: 7}"], "net"),
+        (["net={name: SegResNet, spatial_dims: 2, blocks_up: [1]}"], "net.blocks_up"),
+        (["net={name: SegResNet, spatial_dims: 2, blocks_down: [1]}"], "net.blocks_up"),
+        (["net={name: SegResNet, spatial_dims: 2, blocks_down: []}"], "net.blocks_down"),
+        ([dynunet([[1, 1], [4, 4], [2, 2]], [[1, 1], [1, 1], [3, 3]])], "net"),
+        (["net={name: SwinUNETR, spatial_dims: 2}", "training.patch_size=[32,32]"], "net"),
         (["net={name: SwinUNETR, spatial_dims: 2, feature_size: 13}"], "net"),
         (["preprocess.clip_percentiles=[90,10]"], "preprocess"),
         ([GIVEN_CT], "preprocess"),
@@ -176,6 +228,25 @@ def test_values_that_a_constructor_rejects_are_rejected_by_the_check(overrides, 
     with pytest.raises(UsageError) as error:
         config.check()
     assert error.value.key.startswith(key)
+
+
+@pytest.mark.usefixtures("toy_nets")
+def test_the_check_refuses_logits_of_another_size_than_the_patch(refused) -> None:
+    with refused("net", got="logits of the shape (1, 2, 48, 48)") as error:
+        read_config("demo", ["net={name: Halving}"]).check()
+    assert "(1, 2, 96, 96)" in error.value.expected
+
+
+@pytest.mark.usefixtures("toy_nets")
+def test_the_check_allows_a_network_whose_pass_needs_values() -> None:
+    read_config("demo", ["net={name: ReadingValues}"]).check()
+
+
+@pytest.mark.usefixtures("toy_nets")
+def test_an_error_of_python_while_reading_has_the_file_as_key_and_is_short(refused) -> None:
+    with refused("demo.yaml") as error:
+        read_config("demo", ["net={name: OneDivisor}"])
+    assert len(str(error.value)) < 200
 
 
 def test_a_check_draws_no_random_number() -> None:

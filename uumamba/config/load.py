@@ -12,6 +12,7 @@ from uumamba.config.bind import PartOf, UnknownKeyError, list_options
 from uumamba.config.registry import KINDS
 from uumamba.config.run_config import RunConfig
 from uumamba.runtime.errors import UsageError, require
+from uumamba.runtime.memory_shortage import summarize_error
 
 
 def shipped_configs() -> list[str]:
@@ -104,8 +105,11 @@ def _convert_first(error: ValidationError, source: str) -> UsageError:
     first = error.errors(include_url=False)[0]
     key, fix = ".".join(map(str, first["loc"])), f"correct {source}"
     cause = first.get("ctx", {}).get("error")
-    if not isinstance(cause, UsageError):
+    if cause is None:
         return UsageError(key, got=first["input"], expected=first["msg"].removeprefix("Input should be "), fix=fix)
+    if not isinstance(cause, UsageError):
+        got = summarize_error(cause).rstrip(".")
+        return UsageError(key or source, got=got, expected="values that fit each other", fix=fix)
     found = cause.within(key)
     if isinstance(found, UnknownKeyError):
         own, _, name = found.key.rpartition(".")

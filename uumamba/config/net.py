@@ -1,14 +1,17 @@
 """Networks of a run: their patch size, a cascade, and MONAI's baselines."""
 
 from collections.abc import Callable, Mapping, Sequence
-from math import lcm, prod
+from math import lcm
 from typing import Any, cast
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from uumamba.config.bind import Part, declare, load_constructor, supply
 from uumamba.nets import CoarseToFine
+from uumamba.nets.stages import Topology
 from uumamba.runtime.errors import UsageError, require
+from uumamba.runtime.memory_shortage import summarize_error
 from uumamba.runtime.options import PositiveInt, SpatialDims, check_options
 
 
@@ -47,6 +50,31 @@ def find_divisor(part: Part, *, axes: int) -> tuple[int, ...]:
 def reads_values(part: Part) -> bool:
     """Return whether a constructor fails on the meta device."""
     return bool(getattr(load_constructor(part.kind, part.name), "reads_values", False))
+
+
+def check_prediction(net: nn.Module, image: Tensor, *, classes: int) -> None:
+    """Raise if a network cannot predict an image.
+
+    Args:
+        net: on the meta device.
+        image: on the meta device. A network that needs its values is not checked.
+        classes: number of classes, including the background.
+
+    Raises:
+        UsageError: the network fails, or its finest logits have another size than the image.
+    """
+    size = tuple(image.shape[2:])
+    try:
+        with torch.no_grad():
+            logits = net(image)
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        if "meta" in str(error).lower():  # in the messages of torch for operators that need values
+            return
+        expected = f"options that fit each other and training.patch_size, {size}"
+        raise UsageError("", got=summarize_error(error).rstrip("."), expected=expected) from error
+    found = tuple((logits if isinstance(logits, Tensor) else logits[0]).shape)
+    expected = f"{(len(image), classes, *size)}, the size of training.patch_size"
+    require(found == (len(image), classes, *size), "", got=f"logits of the shape {found}", expected=expected)
 
 
 def _find_cascade_divisor(options: Mapping[str, Any]) -> tuple[int, ...]:
@@ -121,6 +149,9 @@ def segresnet(
     """
     from monai.networks.nets.segresnet import SegResNet
 
+    require(blocks_down, "blocks_down", got=blocks_down, expected="1 or more numbers, one per level")
+    expected = f"{len(blocks_down) - 1} numbers, one fewer than blocks_down"
+    require(len(blocks_up) == len(blocks_down) - 1, "blocks_up", got=blocks_up, expected=expected)
     return cast(
         nn.Module,
         SegResNet(
@@ -134,7 +165,7 @@ def segresnet(
     )
 
 
-@declare(find_divisor=lambda options: tuple(prod(axis) for axis in zip(*options["strides"], strict=True)))
+@declare(find_divisor=lambda options: Topology.build(**options).required_divisor)
 @check_options
 def dynunet(
     spatial_dims: SpatialDims,
@@ -152,14 +183,13 @@ def dynunet(
         in_channels: channels of the image.
         out_channels: number of classes, including the background.
         features: channels of each stage, at least three.
-        strides: stride of each stage and axis.
-        kernel_sizes: kernel of each stage and axis.
+        strides: stride of each stage and axis; 1 at the first stage.
+        kernel_sizes: kernel of each stage and axis; odd.
     """
     from monai.networks.nets.dynunet import DynUNet
 
     require(len(features) >= 3, "features", got=features, expected="3 or more stages")
-    for key, value in (("strides", strides), ("kernel_sizes", kernel_sizes)):
-        require(len(value) == len(features), key, got=value, expected=f"{len(features)} stages, as in features")
+    Topology.build(spatial_dims, features=features, strides=strides, kernel_sizes=kernel_sizes)  # checks the stages
     return cast(
         nn.Module,
         DynUNet(

@@ -119,7 +119,7 @@ def sgd(
     params: Any,
     *,
     lr: Positive,
-    momentum: NonNegative,
+    momentum: BelowOne,
     nesterov: bool,
     weight_decay: NonNegative,
     fused: bool | None = None,

@@ -14,7 +14,7 @@ from uumamba.config.bind import Part, PartOf, read_part
 from uumamba.config.data import DatasetConfig, PreprocessConfig
 from uumamba.config.domain_generalization import build_penalty
 from uumamba.config.learning_rate import build_schedule, check_minutes
-from uumamba.config.net import build_network, find_dimensions, find_divisor, reads_values
+from uumamba.config.net import build_network, check_prediction, find_dimensions, find_divisor, reads_values
 from uumamba.config.objectives import build_objective
 from uumamba.config.optim import build_ascent, build_optimizer, find_member, needs_logits
 from uumamba.config.quantization import attach_gaqat, calibrate_on_noise, check_ranks, check_run, check_takes_effect
@@ -22,6 +22,7 @@ from uumamba.config.track import Tracker
 from uumamba.config.training import InferenceConfig, TrainingConfig
 from uumamba.nets.stages import check_divisible
 from uumamba.runtime.errors import UsageError, require
+from uumamba.runtime.memory_shortage import summarize_error
 from uumamba.runtime.options import NonNegativeInt
 from uumamba.runtime.seeds import generator_for
 
@@ -131,22 +132,26 @@ class RunConfig(Config):
     def check(self, *, ranks: int = 1) -> None:
         """Build every part once, to find wrong values before scans are prepared.
 
-        Networks are built on the meta device, without memory for weights, unless their constructors read values.
+        Networks are built on the meta device, without memory for weights, unless their constructors read values. There
+        the network predicts one patch.
 
         Args:
             ranks: number of processes that train together.
 
         Raises:
-            UsageError: a constructor rejects a value; the key names the part. Or the network has no head that the
-                domain-generalization method can train, or ranks would freeze different scales.
+            UsageError: a constructor rejects a value; the key names the part. Or the network cannot predict a patch or
+                has no head that the domain-generalization method can train, or ranks would freeze different scales.
         """
         training, patch_size = self.training, self.training.patch_size
         if self.quantization is not None:
             check_ranks(self.quantization, self.optim, ranks)
         _build_in("preprocess", self.preprocess.build)
         _build_in("augment", build_augment, self.augment, patch_size=patch_size)
-        with torch.random.fork_rng(devices=[]), torch.device("cpu" if reads_values(self.net) else "meta"):
-            net = _build_in("net", self.build_net, classes=2)
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            with torch.device("cpu" if reads_values(self.net) else "meta"):
+                net = _build_in("net", self.build_net, classes=2).to("meta")
+            image = torch.empty(1, 1 + 2 * training.neighbour_slices, *patch_size)
+            _build_in("net", check_prediction, net, image, classes=2)
             if self.quantization is not None:
                 _build_in("quantization", self.quantization.bind(), net)
             loss = _build_in("loss", self.loss.bind())
@@ -221,11 +226,12 @@ class RunConfig(Config):
 def _build_in(section: str, make: Callable[..., Built], *args: Any, **options: Any) -> Built:
     """Prefix the key of a function's error with a section.
 
-    Errors of torch and MONAI get the section as key.
+    Other errors, such as those of torch and MONAI, get the section as key.
     """
     try:
         return make(*args, **options)
     except UsageError as error:
         raise error.within(section) from None
-    except ValueError as error:
-        raise UsageError(section, got=str(error).rstrip("."), expected="values for its constructor") from None
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        got = summarize_error(error).rstrip(".")
+        raise UsageError(section, got=got, expected="values for its constructor") from error
