@@ -94,6 +94,9 @@ def make_card(name: str, shipped: Checkpoint, scores: Mapping[str, float | None]
     table = "".join(
         f"| {each} | {scores[f'dice_{each}']:.3f} | {scores[f'hd95_mm_{each}']:.1f} |\n" for each in STRUCTURES
     )
+    patients = (
+        "all public training patients" if config["fold"] == "all" else "the public training patients but fold 0's"
+    )
     spacing = config["run"]["preprocess"]["spacing_mm"][-1]
     return f"""# {name}
 
@@ -102,8 +105,8 @@ Segmentation of {", ".join(config["structures"])} in frames of cine MRI, short a
 
 - **Network**: {config["run"]["net"]["name"]}, {count / 1e6:.1f} million parameters, float16, {size_mb:.1f} MB;
   {spacing:g} mm in plane; largest components of {", ".join(config["run"]["inference"]["postprocess"] or ["nothing"])}.
-- **Data**: the 100 public training patients of {config["dataset"]}, ED and ES frames. {config["reference"]}
-- **Licence of the weights**: {config["licence"]} (inherited from the data; non-commercial). See `{LICENCE_NAME}`.
+- **Data**: {patients} of {config["dataset"]}, ED and ES frames. {config["reference"]}
+- **Licence of the weights**: {config["licence"]}, inherited from the data. See `{LICENCE_NAME}`.
 - **Figures**: the same configuration trained without fold 0, scored on the native grids of fold 0's 20 patients (ED and
   ES): mean Dice {scores["dice"]:.3f}; the LV's ejection fraction is {scores["lvef_mae"]:.1f} points off on average.
 

@@ -46,7 +46,7 @@ def test_a_shipped_model_predicts_as_its_run_up_to_half_precision(runs: Path, tm
     assert np.abs(found[0] - found[1]).max() < 0.01
     card = (tmp_path / "toy" / "CARD.md").read_text()
     assert "| MYO | 0.900 | 2.0 |" in card
-    assert "non-commercial" in card
+    assert "inherited from the data" in card
 
 
 def test_figures_of_another_configuration_are_refused(

@@ -1,0 +1,54 @@
+"""Tests of the models in the package."""
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from uumamba.metrics import dice_coefficient
+from uumamba.pipelines import load_predictor
+from uumamba.pipelines.models import SHIPPED, shipped_models
+from uumamba.training import read_checkpoint
+
+FRAME = "acdc/training/patient{0}/patient{0}_frame{1}"
+MOST_BYTES = 16_000_000
+
+
+def test_acdc_is_shipped() -> None:
+    assert "acdc" in shipped_models()
+
+
+@pytest.mark.parametrize("name", shipped_models())
+def test_a_shipped_model_is_small_in_half_precision_and_has_a_card_and_a_licence(name: str) -> None:
+    weights = SHIPPED / name / "model.safetensors"
+    assert weights.stat().st_size <= MOST_BYTES
+    stored = read_checkpoint(weights)
+    assert {each.dtype for each in stored.net.values() if each.is_floating_point()} == {torch.float16}
+    assert stored.ema is None
+    assert not stored.optimizer
+    card, licence = ((SHIPPED / name / file).read_text(encoding="utf-8") for file in ("CARD.md", "LICENSE"))
+    assert stored.config["licence"] in card
+    assert stored.config["licence"] in licence
+    assert stored.config["reference"] in licence
+    assert "/" not in str(stored.config["run"]["name"])
+
+
+def test_the_model_of_acdc_labels_a_phantom_on_its_grid(tiny_raw: Path) -> None:
+    path = sorted(tiny_raw.rglob("patient001_frame*_gt.nii.gz"))[0]
+    image, label = nib.load(str(path).replace("_gt", "")), np.asarray(nib.load(path).dataobj)
+    spacing_mm = image.header.get_zooms()[:3]
+    predictor = load_predictor("acdc")
+    assert predictor.postprocess is not None
+    found = predictor(np.asarray(image.dataobj), spacing_mm=spacing_mm).label
+    assert found.shape == label.shape
+    assert set(np.unique(found)) <= {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize(("patient", "frame"), [("001", "01"), ("001", "12")])
+def test_the_model_of_acdc_segments_a_real_frame(patient: str, frame: str, real_data: Path) -> None:
+    path = real_data / FRAME.format(patient, frame)
+    image, label = nib.load(f"{path}.nii.gz"), np.asarray(nib.load(f"{path}_gt.nii.gz").dataobj)
+    found = load_predictor("acdc")(np.asarray(image.dataobj), spacing_mm=image.header.get_zooms()[:3]).label
+    assert min(dice_coefficient(found == value, label == value) for value in (1, 2, 3)) > 0.7
