@@ -217,6 +217,24 @@ FAULTS = (
         new="_view_window(total, start, roi).add_(1)",
         test_file="tests/inference/test_sliding_window.py",
     ),
+    Fault(  # smallest component instead of the largest
+        "uumamba.inference.postprocess",
+        old="parts == 1 + int(sizes.argmax())",
+        new="parts == 1 + int(sizes.argmin())",
+        test_file="tests/inference/test_postprocess.py",
+    ),
+    Fault(  # the neighbours of an edge slice are at the other end of the scan
+        "uumamba.inference.predictor",
+        old="places.clip(0, array.shape[1] - 1)",
+        new="places % array.shape[1]",
+        test_file="tests/data/test_dataset.py",
+    ),
+    Fault(  # one limit of a range is enough
+        "uumamba.runtime.options",
+        old="is_valid = all(limit.holds(found)",
+        new="is_valid = any(limit.holds(found)",
+        test_file="tests/config/test_registry.py",
+    ),
     Fault(  # missing softmax of all networks but the first
         "uumamba.inference.Predictor",
         old="total += net(windows).float().softmax(dim=1)",
