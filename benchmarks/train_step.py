@@ -66,7 +66,7 @@ def main(given: Sequence[str] | None = None) -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
     steps, rounds = (4, 3) if options.quick else (10, 15)
-    overrides = ("training.epochs=100000", f"training.batches_per_epoch={steps}")
+    overrides = ("dataset.name=phantom", "training.epochs=100000", f"training.batches_per_epoch={steps}")
     config = read_config(options.config, overrides)
     with tempfile.TemporaryDirectory(prefix="uumamba-train-step-") as folder:
         prepared = prepare_phantom(Path(folder), config)

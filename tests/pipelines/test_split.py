@@ -79,7 +79,7 @@ def test_domains_train_or_validate_with_all_cases_and_those_for_both_are_split_b
     [
         ("AB", {"leave_out": "E"}, "dataset.domains", "E"),
         ("AB", {"train": ["A"], "validate": ["C", "D", "b"]}, "dataset.domains", "C, D, b"),
-        ("A", {"leave_out": "A"}, "dataset.domains.validate", "A (all domains of M&Ms)"),
+        ("A", {"leave_out": "A"}, "dataset.domains.leave_out", "A (all domains of M&Ms)"),
         ("A", {"train": ["A"]}, "dataset.domains.train", "A (all domains of M&Ms)"),
         ("AB", {"train": ["A", "B"]}, "dataset.domains.train", "A, B (all domains of M&Ms)"),
         ("AB", {"validate": ["B", "A"]}, "dataset.domains.validate", "A, B (all domains of M&Ms)"),
