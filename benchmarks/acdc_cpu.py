@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.acdc_scores import STRUCTURES
 from benchmarks.result_file import describe_commit, is_compatible, write_result
 from uumamba.config import read_config
 from uumamba.runtime.files import write_json
@@ -30,7 +31,6 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "ResEncUNet, SAM": ("net.name=ResEncUNet",),
     "UMambaBot, AdamW, twice the steps": (PLAIN, "training.epochs=90"),
 }
-STRUCTURES = ("RV", "MYO", "LV")
 RECORD = "measured.json"
 
 

@@ -25,8 +25,7 @@ from typing import Any
 import torch
 
 from benchmarks.acdc_scores import summarize_scores
-from benchmarks.claims.hearts import copy_lines
-from benchmarks.claims.run_log import print_progress
+from benchmarks.claims.run_log import copy_lines, print_progress
 from benchmarks.result_file import describe_commit, hash_config, write_result
 from benchmarks.scan import print_rows
 from data_prep.acdc import read_acdc

@@ -11,7 +11,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.acdc_cpu import STRUCTURES, summarize_run
+from benchmarks.acdc_cpu import summarize_run
+from benchmarks.acdc_scores import STRUCTURES
 from benchmarks.result_file import write_result
 from uumamba.config import read_config
 

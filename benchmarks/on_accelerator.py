@@ -2,12 +2,13 @@ r"""Everything to measure on an accelerator, in short calls.
 
     python -m benchmarks.on_accelerator --pack runs/acdc_pack.zip --out runs/accelerator --call-minutes 9
 
-Stages run in this order: ``acdc_best`` on fold 0 with a budget of 25 minutes (Dice against minutes), tests marked
-`gpu`, the scan and the layer against the memory rate and mamba_ssm, a training step with SAM, and ``acdc_best`` on all
+Stages run in this order: ``--config`` on fold 0 with a budget of 25 minutes (Dice against minutes), tests marked
+`gpu`, the scan and the layer against the memory rate and mamba_ssm, a training step with SAM, and ``--config`` on all
 cases with the minutes that are left. A call ends before ``--call-minutes`` with exit code 75, and the same command
-continues: training from its checkpoint, other stages from their start. The pack is made by `benchmarks.acdc_pack`;
-results go to OUT/results, at most eight files. A stage that fails is listed in OUT/results/stages.json with the end of
-its output, and the next one runs. ``--rehearse`` does the same in minutes on a CPU, with a phantom and small sizes.
+continues: training from its checkpoint, other stages from their start. `benchmarks.acdc_pack` makes the pack of cases
+that were prepared with ``--config``. Results go to OUT/results, at most eight files. A stage that fails is listed in
+OUT/results/stages.json with the end of its output, and the next one runs. ``--rehearse`` does the same in minutes on a
+CPU, with a phantom and small sizes.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from benchmarks.result_file import ROOT
 from uumamba.runtime.errors import require
 from uumamba.runtime.files import make_folder, write_json
 
-CONFIG, MINUTES, CALL_MINUTES = "acdc_best", 25.0, 9.0
+CONFIG, MINUTES, CALL_MINUTES = "acdc_2d", 25.0, 9.0
 STOPPED = 75
 LAST_LINES = 40
 GRACE_S = 45.0

@@ -94,9 +94,7 @@ def make_card(name: str, shipped: Checkpoint, scores: Mapping[str, float | None]
     table = "".join(
         f"| {each} | {scores[f'dice_{each}']:.3f} | {scores[f'hd95_mm_{each}']:.1f} |\n" for each in STRUCTURES
     )
-    patients = (
-        "all public training patients" if config["fold"] == "all" else "the public training patients but fold 0's"
-    )
+    patients = "the public training patients" + ("" if config["fold"] == "all" else ", without fold 0,")
     spacing = config["run"]["preprocess"]["spacing_mm"][-1]
     return f"""# {name}
 

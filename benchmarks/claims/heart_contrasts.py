@@ -21,6 +21,7 @@ from benchmarks.claims.heart_methods import (
 )
 from benchmarks.claims.heart_queue import BASE, LONGER, STYLED, Queue
 from benchmarks.claims.heart_runs import DICE_CE, LEARNED, Cell
+from benchmarks.claims.intervals import Direction
 from benchmarks.claims.run_log import Measured, Run
 from benchmarks.claims.shifted_patients import ORIGINAL
 from uumamba.data.vendor_styles import STYLES
@@ -94,12 +95,16 @@ def list_contrasts(queue: Queue, stage: str) -> list[Contrast]:
 
 def _list_plateau(queue: Queue) -> Iterator[Contrast]:
     longer, usual = Side(queue.list_plateau_runs(longer=LONGER)), Side(queue.list_plateau_runs())
-    for wording, better in (("no gain of 0.005 or more", "lower"), ("no loss of 0.005 or more", "higher")):
+    claims: tuple[tuple[str, Direction], ...] = (
+        ("no gain of 0.005 or more", "lower"),
+        ("no loss of 0.005 or more", "higher"),
+    )
+    for wording, better in claims:
         claim = Claim(
             f"{PLAIN}, {LONGER:g} times the steps",
             PLAIN,
             "Dice of fold 1",
-            better,  # type: ignore[arg-type]
+            better,
             margin=PLATEAU_MARGIN,
             setting=str(BASE),
             wording=wording,

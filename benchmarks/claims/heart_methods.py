@@ -1,16 +1,16 @@
 """Training methods compared on hearts, with candidates for their numbers."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 from torch import Tensor, nn
 
 from benchmarks.claims.acdc import Start
 from benchmarks.claims.members import MEMBERS
-from benchmarks.claims.shift_methods import LAMBDA1, LAMBDA2, STRONG, STYLE_RADIUS, UDIM_WARMUP
+from benchmarks.claims.shift_methods import STRONG, STYLE_RADIUS, make_udim_recipe
 from benchmarks.claims.training import Recipe
-from uumamba.domain_generalization import UDIM, MixStyle, RandConv, StylePerturbation
+from uumamba.domain_generalization import MixStyle, RandConv
 from uumamba.domain_generalization.udim import Direction
 
 PLAIN, SAM = "plain", "SAM"
@@ -64,21 +64,10 @@ def make_mixstyle_recipe(start: Start, steps: int, value: float | None) -> Recip
     return make_member_recipe("base", start, steps, None)
 
 
-def make_udim_recipe(start: Start, steps: int, value: float | None, *, direction: Direction) -> Recipe:
+def make_tuned_udim_recipe(start: Start, steps: int, value: float | None, *, direction: Direction) -> Recipe:
     """Make the recipe of UDIM on SAM; its number is a radius."""
-    recipe = make_member_recipe("SAM", start, steps, None)
-    method = UDIM(
-        recipe.net,
-        start.loss,
-        StylePerturbation(STYLE_RADIUS if value is None else value),
-        lambda1=LAMBDA1,
-        lambda2=LAMBDA2,
-        rho=recipe.optimizer.param_groups[0]["rho"],
-        warmup_steps=round(UDIM_WARMUP * steps),
-        direction=direction,
-        second_order="finite_difference",
-    )
-    return replace(recipe, method=method)
+    radius = STYLE_RADIUS if value is None else value
+    return make_udim_recipe(start, steps, direction=direction, style_radius=radius)
 
 
 def _perturb(name: str, grid: tuple[float, ...] = RADII, passes: float = 2.0) -> HeartMethod:
@@ -104,8 +93,8 @@ METHODS: Mapping[str, HeartMethod] = {
     "strong augmentation": HeartMethod(_plain, settings=STRONG),
     "MixStyle": HeartMethod(make_mixstyle_recipe),
     "RandConv": HeartMethod(_plain, images=RandConv),
-    UDIM_STYLE: HeartMethod(partial(make_udim_recipe, direction="ascent"), (0.25, 0.5, 1.0, 2.0), 6.0),
-    UDIM_RANDOM: HeartMethod(partial(make_udim_recipe, direction="random"), passes=6.0),
+    UDIM_STYLE: HeartMethod(partial(make_tuned_udim_recipe, direction="ascent"), (0.25, 0.5, 1.0, 2.0), 6.0),
+    UDIM_RANDOM: HeartMethod(partial(make_tuned_udim_recipe, direction="random"), passes=6.0),
     USEFUL: HeartMethod(_plain, passes=1.1, copies="slow"),
     RANDOM_COPIES: HeartMethod(_plain, passes=1.1, copies="random"),
     FOUR_BITS: HeartMethod(_plain, passes=1.3, bits=4, rounds_early=True),

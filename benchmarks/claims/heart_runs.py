@@ -19,21 +19,20 @@ from benchmarks.claims.acdc import Feed, make_feed, make_start, select_over_grou
 from benchmarks.claims.heart_methods import METHODS, PLAIN, HeartMethod
 from benchmarks.claims.low_bits import fit_scales
 from benchmarks.claims.measures import largest_eigenvalue_by_differences
-from benchmarks.claims.run_log import Measured, Run, print_progress
+from benchmarks.claims.run_log import Measured, Run
+from benchmarks.claims.shift_methods import find_slow_cases
 from benchmarks.claims.shifted_patients import ORIGINAL
 from benchmarks.claims.training import Recipe, train
 from uumamba.config import RunConfig, read_config
 from uumamba.data.prepared import PreparedFolder
 from uumamba.data.vendor_styles import STYLES
-from uumamba.domain_generalization import SWAD, Probe, find_slow, upsampled
+from uumamba.domain_generalization import SWAD, upsampled
 from uumamba.inference import Predictor
 from uumamba.losses import CrossEntropyLoss, SoftDiceLoss, SummedLoss
 from uumamba.metrics import dice_coefficient
-from uumamba.pipelines.slow_cases import probe_cases
 from uumamba.quantization import calibrate, quantize_
 from uumamba.runtime.network import finest_logits
 from uumamba.runtime.seeds import generator_for
-from uumamba.training.schedule import constant
 from uumamba.types import Batch
 
 CONFIG = "benchmarks/claims/hearts.yaml"
@@ -42,7 +41,7 @@ LEARNED, DICE_CE = "learned weights", "Dice + CE"
 LOSSES = {LEARNED: "uncertainty_weighted", DICE_CE: "dice_cross_entropy"}
 WARMUP, EMA_DECAY, SWAD_VALIDATIONS = 50, 0.99, 40
 GAP_PATIENTS = 20
-PROBE_EPOCHS, PROBE_SHARE, VIEWS = 4, 0.02, 3
+PROBE_SHARE = 0.02
 FULL_SHARE = 2 / 3
 BINS = 15
 
@@ -169,33 +168,19 @@ def choose_cases(
     """List the cases to train on, some of them twice."""
     if method.copies is None:
         return training
-    slow = find_slow_cases(run, config, prepared, training)
+    found = find_slow_cases(
+        config,
+        prepared,
+        training,
+        seed=run.seed,
+        steps_per_epoch=round(PROBE_SHARE * run.steps),
+        warmup_steps=WARMUP,
+    )
+    slow: Sequence[int] = found.slow
     if method.copies == "random":
         order = torch.randperm(len(training), generator=generator_for(run.seed, "random copies")).tolist()
         slow = order[: len(slow)]
     return upsampled(training, slow)
-
-
-def find_slow_cases(run: Run, config: RunConfig, prepared: Path, training: Sequence[str]) -> Sequence[int]:
-    """Find the cases that a short plain training learns slowly."""
-    folder = PreparedFolder(prepared)
-    recipe = METHODS[PLAIN].build(make_start(config, prepared, run.seed), 0, None)
-    feed = make_feed(config, prepared, run.seed, cases=training)
-    schedule, probe = constant(recipe.optimizer, WARMUP + 1, WARMUP), Probe()
-    for epoch in range(PROBE_EPOCHS + 1):
-        outputs = probe_cases(
-            recipe.net, folder, training, patch_size=config.training.patch_size, views=VIEWS, group_by="phase"
-        )
-        if probe.add(outputs) or epoch == PROBE_EPOCHS:
-            break
-        recipe.net.train()
-        for _, batch in islice(feed, max(1, round(PROBE_SHARE * run.steps))):
-            recipe.step(batch)
-            schedule.step()
-    found = find_slow(outputs, seed=run.seed)
-    print_progress(f"hearts: {len(found.slow)} slow cases of {found.size}")
-    slow: Sequence[int] = found.slow
-    return slow
 
 
 def quantize_network(net: nn.Module, bits: int, feed: Feed) -> None:

@@ -32,7 +32,6 @@ repeated, so the queue continues on any machine. ``--only`` selects stages; thei
 """
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -47,11 +46,10 @@ from benchmarks.claims.heart_contrasts import MEAN_STYLE, STAGES, Contrast, list
 from benchmarks.claims.heart_queue import BASE, Queue
 from benchmarks.claims.heart_runs import CONFIG, perform
 from benchmarks.claims.intervals import FAILS, HOLDS, UNDECIDED
-from benchmarks.claims.run_log import Measured, Run, RunLog
+from benchmarks.claims.run_log import Measured, Run, RunLog, copy_lines
 from benchmarks.claims.shifted_patients import prepare_styles
 from benchmarks.result_file import write_result
 from benchmarks.scan import print_rows
-from uumamba.runtime.files import write_text
 
 STEPS, SEEDS = 4500, (0, 1, 2)
 LEVEL = 0.05
@@ -161,23 +159,6 @@ def write_tables(path: Path, queue: Queue, found: Sequence[Contrast]) -> None:
     if levels := make_levels(found, queue.log.measured):
         title = "Hearts at convergence, each group of runs"
         write(path.with_name(f"{path.stem}_levels.json"), levels, title=title, about=about)
-
-
-def copy_lines(source: Path | None, target: Path | None) -> None:
-    """Add to a log the complete lines of another that it lacks."""
-    if source is None or target is None or not source.is_file():
-        return
-    known = target.read_text(encoding="utf-8").splitlines() if target.is_file() else []
-    new = [line for line in source.read_text(encoding="utf-8").splitlines() if line not in set(known)]
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_text(target, "".join(f"{line}\n" for line in [*known, *filter(_is_complete, new)]))
-
-
-def _is_complete(line: str) -> bool:
-    try:
-        return isinstance(json.loads(line), dict)
-    except ValueError:
-        return False
 
 
 if __name__ == "__main__":

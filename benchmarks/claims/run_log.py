@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from benchmarks.result_file import describe_commit
+from uumamba.runtime.files import write_text
 
 Measured = dict[str, Any]
 
@@ -105,6 +106,23 @@ class RunLog:
 def print_progress(text: str) -> None:
     """Print a line of progress to stderr."""
     print(text, file=sys.stderr, flush=True)
+
+
+def copy_lines(source: Path | None, target: Path | None) -> None:
+    """Add to a log the complete lines of another that it lacks."""
+    if source is None or target is None or not source.is_file():
+        return
+    known = target.read_text(encoding="utf-8").splitlines() if target.is_file() else []
+    new = [line for line in source.read_text(encoding="utf-8").splitlines() if line not in set(known)]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_text(target, "".join(f"{line}\n" for line in [*known, *filter(_is_complete, new)]))
+
+
+def _is_complete(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
 
 
 def _describe_run(run: Run) -> str:

@@ -13,8 +13,9 @@ from benchmarks.claims.acdc import WARMUP, Start, make_feed, make_start, read_ac
 from benchmarks.claims.members import MEMBERS
 from benchmarks.claims.run_log import Run, print_progress
 from benchmarks.claims.training import Recipe
+from uumamba.config import RunConfig
 from uumamba.data.prepared import PreparedFolder
-from uumamba.domain_generalization import UDIM, Probe, StylePerturbation, find_slow, upsampled
+from uumamba.domain_generalization import UDIM, Probe, SlowExamples, StylePerturbation, find_slow, upsampled
 from uumamba.domain_generalization.udim import Direction
 from uumamba.pipelines.slow_cases import probe_cases
 from uumamba.training.schedule import constant
@@ -85,7 +86,7 @@ def make_member_recipe(name: str, start: Start, steps: int) -> Recipe:
     return MEMBERS[name].build(start.net, start.loss, start.base, engine=start.engine)
 
 
-def make_udim_recipe(start: Start, steps: int, *, direction: Direction) -> Recipe:
+def make_udim_recipe(start: Start, steps: int, *, direction: Direction, style_radius: float = STYLE_RADIUS) -> Recipe:
     """Make the recipe of UDIM on SAM.
 
     After a warm-up, the inconsistency between a batch and its perturbed style is added.
@@ -94,7 +95,7 @@ def make_udim_recipe(start: Start, steps: int, *, direction: Direction) -> Recip
     method = UDIM(
         recipe.net,
         start.loss,
-        StylePerturbation(STYLE_RADIUS),
+        StylePerturbation(style_radius),
         lambda1=LAMBDA1,
         lambda2=LAMBDA2,
         rho=recipe.optimizer.param_groups[0]["rho"],
@@ -106,31 +107,46 @@ def make_udim_recipe(start: Start, steps: int, *, direction: Direction) -> Recip
 
 
 def repeat_slow_cases(training: Sequence[str], prepared: Path, run: Run) -> Sequence[str]:
-    """Return the training cases, with slowly learned cases repeated.
+    """Return the training cases, with slowly learned cases repeated."""
+    found = find_slow_cases(
+        read_acdc_config(), prepared, training, seed=run.seed, steps_per_epoch=round(PROBE_EPOCH * run.steps)
+    )
+    return upsampled(training, found.slow)
 
-    A probe finds these cases: a short training of the plain method from the run's initialisation, at a constant rate
-    after the warm-up, in the original style only.
+
+def find_slow_cases(
+    config: RunConfig,
+    prepared: Path,
+    training: Sequence[str],
+    *,
+    seed: int,
+    steps_per_epoch: int,
+    warmup_steps: int = WARMUP,
+) -> SlowExamples:
+    """Find the cases that a short training learns slowly.
+
+    The training is that of the plain method from the run's initialisation, at a constant rate after the warm-up, in the
+    original style only.
     """
-    config, folder = read_acdc_config(), PreparedFolder(prepared)
-    recipe = make_member_recipe("base", make_start(config, prepared, run.seed), 0)
-    feed = make_feed(config, prepared, run.seed, cases=training)
-    schedule = constant(recipe.optimizer, WARMUP + 1, WARMUP)
-    probe = Probe()
+    folder = PreparedFolder(prepared)
+    recipe = make_member_recipe("base", make_start(config, prepared, seed), 0)
+    feed = make_feed(config, prepared, seed, cases=training)
+    schedule, probe = constant(recipe.optimizer, warmup_steps + 1, warmup_steps), Probe()
     for epoch in range(PROBE_EPOCHS + 1):
-        answers = probe_cases(
+        outputs = probe_cases(
             recipe.net, folder, training, patch_size=config.training.patch_size, views=VIEWS, group_by="phase"
         )
-        if probe.add(answers) or epoch == PROBE_EPOCHS:
+        if probe.add(outputs) or epoch == PROBE_EPOCHS:
             break
         recipe.net.train()
-        for _, batch in islice(feed, max(1, round(PROBE_EPOCH * run.steps))):
+        for _, batch in islice(feed, max(1, steps_per_epoch)):
             recipe.step(batch)
             schedule.step()
-    found = find_slow(answers, seed=run.seed)
+    found = find_slow(outputs, seed=seed)
     print_progress(
         f"acdc: the probe's errors {[round(each, 3) for each in probe.errors]}, {len(found.slow)} slow of {found.size}"
     )
-    return upsampled(training, found.slow)
+    return found
 
 
 METHODS: Mapping[str, ShiftMethod] = {

@@ -28,7 +28,7 @@ from benchmarks.claims.heart_runs import (
     perform,
 )
 from benchmarks.claims.measures import largest_eigenvalue, largest_eigenvalue_by_differences
-from benchmarks.claims.run_log import Measured, Run, RunLog
+from benchmarks.claims.run_log import Measured, Run, RunLog, copy_lines
 from benchmarks.claims.shifted_patients import ORIGINAL, prepare_styles
 from benchmarks.which_method import make_page
 from uumamba.data.prepared import PreparedFolder
@@ -192,7 +192,7 @@ def test_lines_are_copied_between_logs_once_and_whole(tmp_path: Path) -> None:
     source, target = tmp_path / "runs.jsonl", tmp_path / "kept" / "runs.jsonl"
     source.write_text('{"a": 1}\n{"a": 2}\n{"a": ')
     for _ in range(2):
-        hearts.copy_lines(source, target)
+        copy_lines(source, target)
     assert [json.loads(line) for line in target.read_text().splitlines()] == [{"a": 1}, {"a": 2}]
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import acdc_pack, on_accelerator
 from benchmarks.on_accelerator import STOPPED, Stage, run_stage
+from uumamba.config.load import shipped_configs
 from uumamba.data.prepared import PreparedFolder
 
 
@@ -29,6 +30,10 @@ def test_a_pack_keeps_labels_and_geometry_and_rounds_images(phantom: PreparedFol
         assert own.geometry == found.geometry
         assert found.image.dtype == np.float16
         assert np.abs(image - found.image).max() <= (image.max() - image.min()) / 63 / 2 + 2e-3  # float16 near 4
+
+
+def test_the_configuration_without_an_option_is_a_shipped_one() -> None:
+    assert on_accelerator.CONFIG in shipped_configs()
 
 
 def test_packing_and_unpacking_at_once_are_refused(

@@ -77,7 +77,8 @@ def test_structures_that_no_case_has_are_left_alone() -> None:
     choice = choose_postprocess([(label, label)], {"a": 1, "b": 2})
     assert choice.postprocess.values == (1,)
     empty = choose_postprocess([(np.zeros((4, 4), np.uint8),) * 2], {"a": 1})
-    assert empty.postprocess.values == ()
+    assert empty.postprocess == LargestComponents()
+    assert np.isnan(empty.dice)
     assert np.isnan(empty.dice_without)
 
 

@@ -56,6 +56,12 @@ def test_a_run_may_be_resumed_with_other_options_of_prediction(
     run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
     train(tiny_config("inference.postprocess=auto"), data=tiny_prepared, out=run, resume=True, progress=False)
     assert (run / "fold_0" / CHOICE_NAME).is_file()
+    write_choice(run / "fold_0", "RV")
+    assert load_predictor(run).postprocess == LargestComponents(values=(1,)), (
+        "although the weights were finished before"
+    )
+    train(tiny_config(), data=tiny_prepared, out=run, resume=True, progress=False)
+    assert load_predictor(run).postprocess is None
 
 
 def test_masks_that_most_folds_chose_are_kept(tmp_path: Path, refused: Any) -> None:

@@ -81,7 +81,7 @@ class PostprocessChoice:
 
     Attributes:
         postprocess: the postprocessing with the highest Dice.
-        dice: its mean Dice over cases and structures.
+        dice: its mean Dice over cases and structures; NaN if no case has a structure.
         dice_without: the mean Dice without postprocessing.
         cases: number of cases.
     """
@@ -115,7 +115,7 @@ def choose_postprocess(pairs: Iterable[tuple[LabelMap, LabelMap]], structures: M
     require(table, "pairs", got="no case", expected="at least one prediction with its label")
     is_scored = ~np.isnan(table).all(axis=0).reshape(4, -1).any(axis=0)
     scores = np.nanmean(np.asarray(table)[..., is_scored], axis=0) if is_scored.any() else np.zeros((2, 2, 0))
-    by_union = scores.max(axis=1).mean(axis=1) if is_scored.any() else np.zeros(2)
+    by_union = scores.max(axis=1).mean(axis=1) if is_scored.any() else np.full(2, np.nan)
     union = int(by_union[1] >= by_union[0])
     removes = dict(zip(np.flatnonzero(is_scored), scores[union, 1] >= scores[union, 0], strict=True))
     chosen = tuple(value for index, value in enumerate(values) if removes.get(index, False))

@@ -73,9 +73,9 @@ def load_predictor(
     recipe = PreprocessRecipe.from_json(stored["recipe"]) if "recipe" in stored else config.preprocess.build()
     averages = config.inference.mirror if mirror is None else mirror
     sides = MirroredSides.from_json(stored["sides"]) if "sides" in stored else None
-    kept = config.inference.list_postprocess(structures=structures)
-    if config.inference.postprocess == "auto":
-        kept = read_choice([path.parent for path in checkpoints])
+    kept = config.inference.list_postprocess(structures=structures) or read_choice(
+        [path.parent for path in checkpoints]
+    )
     return Predictor(
         nets,
         patch_size=config.training.patch_size,

@@ -25,15 +25,15 @@ class FoldChoice:
 
     Attributes:
         postprocess: names of the masks of which the largest component is kept.
-        dice: mean Dice with this postprocessing on the prepared grid.
+        dice: mean Dice with this postprocessing on the prepared grid; None if no case has a structure.
         dice_without: mean Dice without postprocessing.
         cases: number of validation cases.
         steps: number of steps of the training.
     """
 
     postprocess: tuple[str, ...]
-    dice: float
-    dice_without: float
+    dice: float | None
+    dice_without: float | None
     cases: int
     steps: int
 
@@ -66,7 +66,8 @@ def choose_for_fold(
     choice = choose_postprocess(segment(), structures)
     names = [UNION] * choice.postprocess.union
     names += [name for name, value in structures.items() if value in choice.postprocess.values]
-    found = FoldChoice(tuple(names), choice.dice, choice.dice_without, choice.cases, steps)
+    dice, dice_without = (None if np.isnan(each) else each for each in (choice.dice, choice.dice_without))
+    found = FoldChoice(tuple(names), dice, dice_without, choice.cases, steps)
     write_json(fold / CHOICE_NAME, asdict(found))
 
 

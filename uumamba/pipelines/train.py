@@ -14,7 +14,7 @@ from uumamba.data.prepared import PreparedFolder
 from uumamba.pipelines.build import build_trainer, calibrate_at_start
 from uumamba.pipelines.jobs import Job, list_jobs
 from uumamba.pipelines.models import load_predictor
-from uumamba.pipelines.postprocessing import choose_for_fold
+from uumamba.pipelines.postprocessing import CHOICE_NAME, choose_for_fold
 from uumamba.pipelines.run_layout import RUN_MANIFEST_NAME, RunManifest, write_run_summary
 from uumamba.pipelines.slow_cases import training_case_ids
 from uumamba.runtime.device_jobs import run_on_devices
@@ -156,9 +156,13 @@ def _train_job(
     )
     trainer = build(job, cases=cases, run_dir=target.path, observers=observers, ranks=ranks)
     trainer.fit(resume=resume, force=force)
-    if job.config.inference.postprocess == "auto" and job.validation_ids and ranks.is_rank_zero:
+    if not ranks.is_rank_zero:
+        return
+    if job.config.inference.postprocess == "auto" and job.validation_ids:
         predictor = load_predictor(target.path, device=device)
         choose_for_fold(target.path, predictor, folder, job.validation_ids, steps=trainer.state.progress.steps_done)
+    else:
+        (target.path / CHOICE_NAME).unlink(missing_ok=True)  # of an earlier call with other options
 
 
 def _build_ready(job: Job, *, folder: PreparedFolder, cases: Sequence[str], **options: Any) -> Trainer:
