@@ -42,6 +42,7 @@ def main(given: Sequence[str] | None = None) -> int:
     paths = [checkpoint_paths(path)[0] for path in (options.run, options.scored_run)]
     run, scored = map(read_checkpoint, paths)
     require_same_recipe(run.config["run"], scored.config["run"])
+    commit = describe_commit()  # before files change
     folder = make_folder(options.models / options.name)
     shipped = strip_checkpoint(run)
     shipped.config["run"]["inference"]["postprocess"] = list(read_choice([paths[1].parent])) or None
@@ -49,7 +50,7 @@ def main(given: Sequence[str] | None = None) -> int:
     size_mb = (folder / WEIGHTS_NAME).stat().st_size / 1e6
     require(size_mb <= LARGEST_MB, "--run", got=f"{size_mb:.1f} MB", expected=f"at most {LARGEST_MB:g} MB")
     scores = summarize_scores(read_scores(options.scores))
-    write_text(folder / CARD_NAME, make_card(options.name, shipped, scores, size_mb))
+    write_text(folder / CARD_NAME, make_card(options.name, shipped, scores, size_mb, commit))
     write_text(folder / LICENCE_NAME, make_licence(options.name, shipped.config))
     print(f"{folder}: {size_mb:.1f} MB, fold 0 {scores}")
     return 0
@@ -87,7 +88,7 @@ def convert_to_half(value: Tensor) -> Tensor:
     return value.to(torch.float16).contiguous() if value.is_floating_point() else value
 
 
-def make_card(name: str, shipped: Checkpoint, scores: Mapping[str, float | None], size_mb: float) -> str:
+def make_card(name: str, shipped: Checkpoint, scores: Mapping[str, float | None], size_mb: float, commit: str) -> str:
     """Make the card: what the model does, its data, figures and limits."""
     config = shipped.config
     count = sum(value.numel() for value in shipped.net.values() if isinstance(value, Tensor))
@@ -113,7 +114,7 @@ Segmentation of {", ".join(config["structures"])} in frames of cine MRI, short a
 {table}
 - **Limits**: one hospital, 1.5 T and 3 T scanners of one vendor. Not for other views, contrasts or modalities, and not
   for diagnosis: this is no medical device. Look at each result.
-- **Origin**: uumamba, commit {describe_commit()}; the complete configuration is in the weights file.
+- **Origin**: uumamba, commit {commit}; the complete configuration is in the weights file.
 """
 
 
