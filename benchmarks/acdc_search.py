@@ -232,7 +232,8 @@ class Trials:
                 trainer.step.take(batch)
                 steps += 1
         seconds = (process_time() - began) / steps
-        return max(1, round(60 * self.minutes / seconds / config.training.batches_per_epoch))
+        epochs = round(60 * self.minutes / seconds / config.training.batches_per_epoch)
+        return max(2, epochs)  # one of them is the warm-up
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]], settings: Sequence[str], minutes: float) -> None:

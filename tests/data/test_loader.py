@@ -72,10 +72,11 @@ def test_a_worker_that_dies_during_a_step_is_reported_at_the_next_batch(request:
     earlier, handler = signal.getsignal(signal.SIGCHLD), signal.SIG_DFL
     request.addfinalizer(lambda: signal.signal(signal.SIGCHLD, earlier))
     signal.signal(signal.SIGCHLD, handler)
+    others = {*multiprocessing.active_children()}  # of earlier tests in this process
     found = batches(KeyedNoise(length=400), 0, workers=2)
     next(found), next(found)  # one batch of each worker, so that both have read a case
     assert signal.getsignal(signal.SIGCHLD) == handler
-    worker = multiprocessing.active_children()[0]
+    worker = next(child for child in multiprocessing.active_children() if child not in others)
     assert worker.pid is not None
     os.kill(worker.pid, signal.SIGKILL)
     worker.join(60)  # in place of a step
