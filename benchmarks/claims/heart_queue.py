@@ -9,7 +9,7 @@ from benchmarks.claims.heart_runs import Cell
 from benchmarks.claims.run_log import Measured, Run, RunLog, print_progress
 
 RATES = (1e-3, 2e-3, 4e-3, 8e-3)
-TUNING_SEED, PLATEAU_SEEDS, LONGER = 1000, (1000, 1001, 1002), 1.5
+TUNING_SEED, PLATEAU_SEEDS, LONGER, TUNING_SHARE = 1000, (1000, 1001, 1002), 1.5, 0.5
 BASE = Cell()
 STYLED = (PLAIN, SAM, "strong augmentation", "MixStyle", "RandConv", UDIM_STYLE, UDIM_RANDOM, USEFUL, RANDOM_COPIES)
 """Methods whose runs in the base cell are scored in every style."""
@@ -49,7 +49,7 @@ class Queue:
         """Return a method's number; UDIM's control gets UDIM's."""
         name = UDIM_STYLE if name == UDIM_RANDOM else name
         if name not in self.values:
-            runs = {value: self._make_tuning_run(name, value, self.rate) for value in METHODS[name].grid}
+            runs = {value: self._make_tuning_run(name, value, self.rate, TUNING_SHARE) for value in METHODS[name].grid}
             self.values[name] = self._choose(runs) if runs else None
             print_progress(f"hearts: {name} gets {self.values[name]}")
         return self.values[name]
@@ -65,8 +65,8 @@ class Queue:
         steps, seeds = round(self.steps * longer), PLATEAU_SEEDS[: len(self.seeds)]
         return tuple(Run(str(BASE), PLAIN, None, self.rate, steps, seed, "validation") for seed in seeds)
 
-    def _make_tuning_run(self, name: str, value: float | None, rate: float) -> Run:
-        return Run(str(BASE), name, value, rate, self.steps, TUNING_SEED, "validation")
+    def _make_tuning_run(self, name: str, value: float | None, rate: float, share: float = 1.0) -> Run:
+        return Run(str(BASE), name, value, rate, round(self.steps * share), TUNING_SEED, "validation")
 
     def _choose(self, runs: dict[float, Run]) -> float:
         self.complete(list(runs.values()))

@@ -15,8 +15,8 @@ minutes of one core: with 1.5 times the steps the Dice of fold 1 differs by less
 interval, in the table).
 
 **Tuning.** First the learning rate of the plain optimizer, then one number of each method, from four values each, by
-the mean Dice of fold 1 after one run with 40 patients. Its seed is used for nothing else but the plateau. All other
-numbers are the published ones.
+the mean Dice of fold 1 after one run with 40 patients; the number of a method is chosen with half the steps. The seed
+is used for nothing else but the plateau. All other numbers are the published ones.
 
 **Runs.** Three other seeds. At equal steps every method makes the same number; at equal time the plain optimizer makes
 twice as many as a method with two passes per step. A patient's score is the mean over seeds and its frames; patients

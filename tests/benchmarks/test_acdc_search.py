@@ -5,10 +5,14 @@ import math
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from benchmarks import acdc_search
 from benchmarks.acdc_scores import summarize_scores
+from benchmarks.heart_crops import cut_around_hearts
+from data_prep.acdc import read_acdc
 from uumamba.config import read_config
 from uumamba.data.prepared import PreparedFolder
 from uumamba.evaluation.scores import ScoreRow
@@ -51,7 +55,8 @@ def test_every_candidate_is_a_valid_configuration_and_changes_it() -> None:
     assert len(set(names)) == len(names)
     for step in acdc_search.list_steps():
         for extra in step.candidates.values():
-            config = read_config(acdc_search.CONFIG, [*acdc_search.BASE, *extra])
+            settings = [each for each in extra if each != acdc_search.HEART_CROPS]
+            config = read_config(acdc_search.CONFIG, [*acdc_search.BASE, *settings])
             config.check()
             assert config.as_json() != before
 
@@ -74,9 +79,12 @@ def test_a_search_leaves_fold_0_out_and_reads_finished_trials(
     command = ["--acdc", str(raw), "--out", str(tmp_path), "--json", str(table), "--quick"]
     assert acdc_search.main(command) == 0
     rows = json.loads(table.read_text())["rows"]
-    assert [row["step"] for row in rows] == ["start", *["learning rate"] * 3, "averaging over flips"]
-    prepared = PreparedFolder(tmp_path / "quick" / "prepared_1.5mm")
-    assert {case.fold for case in prepared.manifest.cases} == {1, 2, 3, 4}
+    steps = ["start", *["learning rate"] * 2, "heart-centred second stage", *["width"] * 3]
+    assert [row["step"] for row in rows] == steps
+    assert [row["kept"] for row in rows if row["step"] == "heart-centred second stage"] == [False]
+    for name in ("prepared", "crops"):
+        prepared = PreparedFolder(tmp_path / "quick" / f"{name}_1.5mm")
+        assert {case.fold for case in prepared.manifest.cases} == {1, 2, 3, 4}
     kept = [json.loads(line) for line in (tmp_path / "search_trials.jsonl").read_text().splitlines()]
     assert len(kept) == len(rows)
 
@@ -85,3 +93,18 @@ def test_a_search_leaves_fold_0_out_and_reads_finished_trials(
 
     monkeypatch.setattr(acdc_search, "train", fail)
     assert acdc_search.main(command) == 0
+
+
+def test_frames_are_cut_around_their_labels_with_all_voxels_of_the_heart(
+    phantom: PreparedFolder, tmp_path: Path
+) -> None:
+    raw = phantom.path.parent / "raw"
+    before = {case.case_id: case for case in read_acdc(raw)[0].cases}
+    after = {case.case_id: case for case in read_acdc(cut_around_hearts(raw, tmp_path, margin_mm=10.0))[0].cases}
+    assert after.keys() == {name for name, case in before.items() if case.split == "training"}
+    for name, case in after.items():
+        whole, cut = (np.asarray(nib.load(each.label).dataobj) for each in (before[name], case))
+        image = np.asarray(nib.load(case.image).dataobj)
+        assert image.shape == cut.shape
+        assert cut.size < whole.size
+        assert np.array_equal(np.bincount(cut.ravel())[1:], np.bincount(whole.ravel())[1:])

@@ -134,6 +134,7 @@ def test_the_queue_tunes_each_number_once_on_the_inner_fold(queue: Queue) -> Non
     tuning = [run for run in queue.log.measured if run.seed == TUNING_SEED]
     assert len(tuning) == len(queue.log.measured) == 3 * 4
     assert {(run.measures, run.setting) for run in tuning} == {("validation", str(BASE))}
+    assert {(run.method == PLAIN, run.steps) for run in tuning} == {(True, queue.steps), (False, queue.steps // 2)}
     assert {run.seed for run in queue.list_runs("SAM")} == {0, 1, 2}
 
 
