@@ -31,7 +31,7 @@ def cut_around_hearts(raw: Path, out: Path, *, margin_mm: float) -> Path:
         if all((folder / path.name).is_file() for path in files.values()):
             continue
         shutil.copyfile(raw / Path(case.image).parent / "Info.cfg", folder / "Info.cfg")
-        scans = {path.name: nib.load(path) for path in files.values()}
+        scans: dict[str, Any] = {path.name: nib.load(path) for path in files.values()}
         *_, label = scans.values()
         box = find_box(np.asarray(label.dataobj), label.header.get_zooms(), margin_mm)
         _save(scans, box, folder)

@@ -8,6 +8,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from benchmarks import acdc_search
 from benchmarks.acdc_scores import summarize_scores
@@ -103,8 +104,12 @@ def test_frames_are_cut_around_their_labels_with_all_voxels_of_the_heart(
     after = {case.case_id: case for case in read_acdc(cut_around_hearts(raw, tmp_path, margin_mm=10.0))[0].cases}
     assert after.keys() == {name for name, case in before.items() if case.split == "training"}
     for name, case in after.items():
-        whole, cut = (np.asarray(nib.load(each.label).dataobj) for each in (before[name], case))
-        image = np.asarray(nib.load(case.image).dataobj)
-        assert image.shape == cut.shape
+        whole, cut = (read_voxels(each.label) for each in (before[name], case))
+        assert read_voxels(case.image).shape == cut.shape
         assert cut.size < whole.size
         assert np.array_equal(np.bincount(cut.ravel())[1:], np.bincount(whole.ravel())[1:])
+
+
+def read_voxels(path: Any) -> NDArray[Any]:
+    scan: Any = nib.load(path)
+    return np.asarray(scan.dataobj)
