@@ -239,15 +239,19 @@ REFUSED: dict[str, tuple[Make, str, Any]] = {
     "unreadable": (unreadable, "file", "a.nii (Input/output error)"),
     "wrong magic": (edit_field(magic=b"ni1"), "file", "the magic b'ni1'"),
     "nan offset": (edit_field(vox_offset=np.nan), "file", None),
-    "huge sizes": (edit_field(dim=dim(3, 32767, 32767, 32767)), "file", "65530.0 GiB"),
+    "huge sizes": (edit_field(dim=dim(3, 32767, 32767, 32767)), "file", "131060.0 GiB"),
     "negative size": (edit_field(dim=dim(3, 7, -6, 5)), "shape", list(dim(3, 7, -6, 5))),
     "no axes": (edit_field(dim=dim(0, 7, 6, 5)), "shape", list(dim(0, 7, 6, 5))),
     "cine": (store(np.ones((4, 4, 4, 12))), "shape", (4, 4, 4, 12)),
     "unknown type": (edit_field(datatype=3), "dtype", "the unknown code 3"),
     "colours": (store(np.zeros((4, 4, 4), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])), "dtype", None),
     "complex": (store(np.ones((4, 4, 4), np.complex64)), "dtype", np.dtype(np.complex64)),
-    "zero pixdim": (edit_field(pixdim=dim(1, 0, 2, 8)), "spacing_mm", "0 x 2 x 8"),
-    "nan pixdim": (edit_field(pixdim=(1, np.nan, 1.5, 8, 1, 1, 1, 1)), "spacing_mm", "nan x 1.5 x 8"),
+    "zero pixdim": (edit_field(pixdim=dim(1, 0, 2, 8)), "spacing_mm", "0 x 2 x 8 (missing or not positive)"),
+    "nan pixdim": (
+        edit_field(pixdim=(1, np.nan, 1.5, 8, 1, 1, 1, 1)),
+        "spacing_mm",
+        "nan x 1.5 x 8 (missing or not positive)",
+    ),
     "other pixdim": (edit_field(pixdim=(1, 1.5, 1.5, 5, 1, 1, 1, 1)), "spacing_mm", "1.5 x 1.5 x 5"),
     "other sform of acdc": (edit_acdc(srow_x=(-2, 0, 0, 0)), "spacing_mm", "1.05 x 1.05 x 1.05"),
     # Rotated by 180 degrees about z like the sform, and within half a voxel of it over 7 voxels.
@@ -263,6 +267,17 @@ REFUSED: dict[str, tuple[Make, str, Any]] = {
     "collapsed affine": (edit_field(srow_x=(0, 0, 0, 0)), "affine", None),
     "sheared by 5 degrees": (shear(5), "affine", "a deviation of 5.0 degrees from right angles between the axes"),
     "infinite slope": (edit_field(scl_slope=np.inf), "image", None),
+    "negative slope": (edit_field(scl_slope=-1.0), "image", "a slope of -1.0 and an intercept of 0.0"),
+    "metres as millimetres": (
+        edit_field(
+            pixdim=(1, 0.0015, 0.0015, 0.008, 1, 1, 1, 1),
+            srow_x=(0.0015, 0, 0, 0),
+            srow_y=(0, 0.0015, 0, 0),
+            srow_z=(0, 0, 0.008, 0),
+        ),
+        "spacing_mm",
+        "0.0015 x 0.0015 x 0.008 (too small)",
+    ),
     "nan in too much air": (nan_at(slice(4), slice(None), 0), "image", "2.50% NaN or infinite voxels"),
     "nan in the body": (nan_at(slice(9, 11), slice(9, 11), 0), "image", "0.12% NaN or infinite voxels"),
 }
@@ -276,3 +291,10 @@ def test_a_fault_is_refused_with_its_key(write_scan: WriteScan, array: np.ndarra
         read_image(path, case_id="c7")
     assert got in (None, error.value.got)
     assert error.value.fix
+
+
+@pytest.mark.filterwarnings("ignore:c7. its unit of length is 1000 mm")
+def test_millimetres_declared_as_metres_are_refused(write_scan: WriteScan, array: np.ndarray, refused: Any) -> None:
+    path = edit_header(write_scan("a.nii.gz", array), xyzt_units=1)
+    with refused("spacing_mm", got="1500 x 1500 x 8000 (an axis of 40000 mm)", case_id="c7"):
+        read_image(path, case_id="c7")

@@ -6,7 +6,7 @@ import pytest
 import SimpleITK
 
 from data_prep.raw_folder import list_files
-from data_prep.scan_files import check_scan_pair
+from data_prep.scan_files import check_scan_pair, read_grid
 from tests.data_prep.raw_layouts import draw_image, save_nifti
 from uumamba.runtime.errors import CaseError
 
@@ -55,10 +55,11 @@ def test_a_cut_file_is_refused_by_its_length(pair, share, names):
         assert_refused(*paths)
 
 
-def test_a_flat_image_is_refused(tmp_path):
+def test_a_flat_image_has_one_slice(pair, tmp_path):
+    flat, nifti = pair(names=("a.nii", "flat.nii"), shape=(4, 4), label_shape=(4, 4))
     SimpleITK.WriteImage(SimpleITK.Image(4, 4, SimpleITK.sitkInt16), tmp_path / "flat.mha")
-    error = assert_refused(tmp_path / "flat.mha", None)
-    assert (error.key, error.got) == ("shape", (4, 4))
+    for path in (flat, nifti, tmp_path / "flat.mha"):
+        assert read_grid(path, case_id="7").array.shape == (4, 4, 1)
 
 
 def test_gzip_members_and_repairable_files_are_accepted(pair, tmp_path):

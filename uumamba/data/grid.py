@@ -94,3 +94,13 @@ def displacement_voxels(affine: AffineMatrix, other: AffineMatrix, shape: Sequen
     """
     corners = np.array([(*corner, 1) for corner in product(*((0, size - 1) for size in shape))], dtype=np.float64).T
     return float(np.abs(np.linalg.solve(affine[:3, :3], ((other - affine) @ corners)[:3])).max())
+
+
+def format_spacing(spacing_mm: NDArray[Any]) -> str:
+    """Format three numbers for a message.
+
+    Example:
+        >>> format_spacing(np.array([1.5, 1.5, 10.0]))
+        '1.5 x 1.5 x 10'
+    """
+    return " x ".join(f"{mm:.4g}" for mm in spacing_mm)

@@ -1,6 +1,6 @@
 """Reading and writing of scans and label maps on their native grids."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from uumamba.data.case import Case
 from uumamba.data.chunks import convert, find_distinct_values
+from uumamba.data.formats.nifti import encode_label, new_header
 from uumamba.data.grid import MAX_VOLUME_BYTES, Scan, check_same_grid
-from uumamba.data.itk import ITK_SUFFIXES, read_dicom_series, read_itk
-from uumamba.data.nifti import encode_label, is_nifti_name, new_header, read_nifti
+from uumamba.data.open_scan import open_scan
 from uumamba.data.warn import AcdcSpacingWarning, ScanWarning, warn_repaired
 from uumamba.runtime.errors import CaseError, require, require_case
 from uumamba.runtime.files import whole_file
@@ -40,10 +40,11 @@ def read_image(
     case_id: str | None = None,
     max_bytes: int = MAX_VOLUME_BYTES,
     keep_integers: bool = False,
+    assume_spacing_mm: Sequence[float] | None = None,
 ) -> Scan:
     """Read one 3-D scan.
 
-    Formats are NIfTI, MetaImage, NRRD, and a folder with one DICOM series. If affine and pixdim of a NIfTI header
+    Formats and rules are those of :func:`uumamba.data.open_scan.open_scan`. If affine and pixdim of a NIfTI header
     disagree, the spacing is pixdim for an affine with columns of unit length and qform_code 0 (all of ACDC), with one
     :class:`AcdcSpacingWarning` per process; any other disagreement is an error. NaN or infinite voxels outside the body
     become the smallest value; in the body, or in more than 1 % of all voxels, they are an error.
@@ -51,16 +52,18 @@ def read_image(
     Args:
         path: the file or folder.
         case_id: name in errors and warnings; by default the file's name.
-        max_bytes: largest uncompressed volume to read.
+        max_bytes: largest volume in memory.
         keep_integers: keep the dtype of stored integers, which for CT is half as large as float32.
+        assume_spacing_mm: spacing of the stored axes for a scan without a valid one.
 
     Raises:
         CaseError: the scan is missing, damaged or ambiguous.
     """
-    scan = _read_any_format(Path(path), case_id or Path(path).name, max_bytes)
+    opened = open_scan(path, case_id=case_id, max_bytes=max_bytes, assume_spacing_mm=assume_spacing_mm)
+    scan = opened.read()
     if keep_integers and scan.array.dtype.kind in "iu":
         return scan
-    return replace(scan, array=_convert_image(scan.array, case_id or scan.path.name))
+    return replace(scan, array=_convert_image(scan.array, opened.case_id))
 
 
 def read_label(
@@ -72,13 +75,14 @@ def read_label(
         path: as for :func:`read_image`.
         structures: valid values in addition to 0, at most 255.
         case_id: name in errors; by default the file's name.
-        max_bytes: largest uncompressed volume to read.
+        max_bytes: largest volume in memory.
 
     Raises:
         CaseError: as for an image; or a value is not within 0.001 of an integer, or not in ``structures``.
     """
-    scan = _read_any_format(Path(path), case_id or Path(path).name, max_bytes)
-    return replace(scan, array=_convert_label(scan.array, structures, case_id or scan.path.name))
+    opened = open_scan(path, case_id=case_id, max_bytes=max_bytes)
+    scan = opened.read()
+    return replace(scan, array=_convert_label(scan.array, structures, opened.case_id))
 
 
 def read_case(case: Case, *, structures: Mapping[str, int]) -> tuple[Scan, Scan]:
@@ -121,30 +125,6 @@ def write_label(path: Path | str, label: LabelMap, like: Scan) -> None:
     header = like.header if like.header is not None else new_header(label.shape, like.affine)
     with whole_file(path) as unfinished:
         unfinished.write_bytes(encode_label(label, header))
-
-
-def _read_any_format(path: Path, case_id: str, max_bytes: int) -> Scan:
-    if path.is_dir():
-        return read_dicom_series(path, case_id=case_id, max_bytes=max_bytes)
-    require_case(
-        path.is_file(),
-        case_id,
-        "file",
-        got=str(path),
-        expected="an existing regular file",
-        fix="restore the file or correct its path",
-    )
-    if is_nifti_name(path):
-        return read_nifti(path, case_id=case_id, max_bytes=max_bytes)
-    require_case(
-        path.name.lower().endswith(ITK_SUFFIXES),
-        case_id,
-        "file",
-        got=path.name,
-        expected=f"a file name that ends in {', '.join(('.nii', '.nii.gz', *ITK_SUFFIXES))}",
-        fix="convert the file, or give a DICOM folder",
-    )
-    return read_itk(path, case_id=case_id, max_bytes=max_bytes)
 
 
 def _convert_image(voxels: NDArray[Any], case_id: str) -> NDArray[np.float32]:

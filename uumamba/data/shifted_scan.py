@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from uumamba.data.nifti import GZIP_MAGIC, read_nifti
+from uumamba.data.formats.nifti import GZIP_MAGIC, NIFTI_SUFFIXES
+from uumamba.data.open_scan import open_scan
 from uumamba.data.vendor_styles import shift_style
+from uumamba.runtime.errors import require
 from uumamba.runtime.files import whole_file
 
 
@@ -31,7 +33,8 @@ def write_shifted(
         UsageError: the style is unknown, or the strength is not from 0 to 1.
     """
     source, target = Path(source), Path(target)
-    scan = read_nifti(source, case_id=case_id)
+    require(source.name.lower().endswith(NIFTI_SUFFIXES), "source", got=source.name, expected="a NIfTI file")
+    scan = open_scan(source, case_id=case_id).read()
     stored_bytes = source.read_bytes()
     content = gzip.decompress(stored_bytes) if stored_bytes.startswith(GZIP_MAGIC) else stored_bytes
     dtype = np.dtype(scan.header.get_data_dtype())

@@ -14,7 +14,7 @@ from uumamba.config.bind import check_name, load_constructor
 from uumamba.config.registry import KINDS
 from uumamba.data.case import MANIFEST_NAME, Case, Manifest, Split
 from uumamba.data.geometry import Geometry, find_geometry
-from uumamba.data.itk import ITK_SUFFIXES
+from uumamba.data.open_scan import SCAN_SUFFIXES
 from uumamba.runtime.errors import CaseError, UsageError, require
 from uumamba.runtime.files import write_json
 from uumamba.runtime.stop import StopRequest
@@ -23,7 +23,6 @@ FAILURES_NAME = "failures.json"
 FAILURE_KEYS = ("case_id", "key", "got", "expected", "fix")
 FRAMES_NAME = "frames"
 """Subfolder of an output for the labelled frames that are cut out of cines."""
-SUFFIXES = (".nii.gz", ".nii", *ITK_SUFFIXES)
 
 _PATIENTS_PER_LINE = 50
 
@@ -213,7 +212,7 @@ def image_suffix(path: Path) -> str:
 
     The suffix of other files is empty.
     """
-    return next((path.name[-len(suffix) :] for suffix in SUFFIXES if path.name.lower().endswith(suffix)), "")
+    return next((path.name[-len(suffix) :] for suffix in SCAN_SUFFIXES if path.name.lower().endswith(suffix)), "")
 
 
 def list_volumes(folder: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Readers of MetaImage, NRRD and DICOM through SimpleITK."""
+"""DICOM series through SimpleITK."""
 
 import locale
 from collections.abc import Sequence
@@ -7,33 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from uumamba.data.grid import AffineMatrix, Scan, check_size
+from uumamba.data.formats.stored_volume import LPS_TO_RAS, StoredVolume
 from uumamba.runtime.errors import CaseError, require_case
 
-ITK_SUFFIXES = (".mha", ".mhd", ".nrrd")
 _RESTORE = "restore it from its source"
 _POSITION_TOLERANCE = 0.02  # of the mean step between slices
 
 
-def read_itk(path: Path, *, case_id: str, max_bytes: int) -> Scan:
-    """Read one MetaImage or NRRD file.
-
-    Raises:
-        CaseError: the file is damaged, too large, or not one scalar volume.
-    """
-    import SimpleITK  # takes 0.3 s
-
-    reader = SimpleITK.ImageFileReader()
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-        _check_announced(reader, case_id, max_bytes)
-        return _to_scan(SimpleITK, reader.Execute(), path, case_id)
-    except RuntimeError as error:
-        raise _make_read_error(path, error, case_id) from None
-
-
-def read_dicom_series(folder: Path, *, case_id: str, max_bytes: int) -> Scan:
+def open_dicom(folder: Path, *, case_id: str) -> StoredVolume:
     """Read the DICOM series of a folder, sorted by slice position.
 
     Raises:
@@ -53,28 +34,15 @@ def read_dicom_series(folder: Path, *, case_id: str, max_bytes: int) -> Scan:
             fix="give a folder with one series, or a scan file",
         )
         names = SimpleITK.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
-        _check_slices(SimpleITK, names, case_id, max_bytes)
-        return _to_scan(SimpleITK, SimpleITK.ReadImage(names), folder, case_id)
+        _check_slices(SimpleITK, names, case_id)
+        return _to_volume(SimpleITK, SimpleITK.ReadImage(names), folder, case_id)
     except RuntimeError as error:
         raise _make_read_error(folder, error, case_id) from None
     finally:
         locale.setlocale(locale.LC_ALL, before)
 
 
-def _check_announced(reader: Any, case_id: str, max_bytes: int) -> None:
-    components = reader.GetNumberOfComponents()
-    require_case(
-        components == 1,
-        case_id,
-        "shape",
-        got=f"{components} values per voxel",
-        expected="one value per voxel",
-        fix="give one scalar volume",
-    )
-    check_size(float(np.prod([float(size) for size in reader.GetSize()])) * 8, case_id, max_bytes)
-
-
-def _check_slices(sitk: Any, names: Sequence[str], case_id: str, max_bytes: int) -> None:
+def _check_slices(sitk: Any, names: Sequence[str], case_id: str) -> None:
     """Check that the slices of a series are equally spaced.
 
     SimpleITK's reader accepts missing and double slices without a warning.
@@ -84,7 +52,6 @@ def _check_slices(sitk: Any, names: Sequence[str], case_id: str, max_bytes: int)
         reader = sitk.ImageFileReader()
         reader.SetFileName(name)
         reader.ReadImageInformation()
-        _check_announced(reader, case_id, max_bytes // len(names))
         directions = np.array(reader.GetDirection()).reshape(reader.GetDimension(), -1)[:3, :3]
         positions.append(float(directions[:, 2] @ np.array(reader.GetOrigin()[:3])))
     steps = np.abs(np.diff(sorted(positions)))
@@ -100,37 +67,21 @@ def _check_slices(sitk: Any, names: Sequence[str], case_id: str, max_bytes: int)
     )
 
 
-def _to_scan(sitk: Any, image: Any, path: Path, case_id: str) -> Scan:
+def _to_volume(sitk: Any, image: Any, path: Path, case_id: str) -> StoredVolume:
     if image.GetDimension() == 4 and image.GetSize()[3] == 1:
         image = sitk.Extract(image, [*image.GetSize()[:3], 0])
-    if image.GetDimension() == 2:
-        image = sitk.JoinSeries(image)
-    require_case(
-        image.GetDimension() == 3,
-        case_id,
-        "shape",
-        got=image.GetSize(),
-        expected="one 3-D volume",
-        fix="save one frame as a 3-D scan",
+    array = sitk.GetArrayFromImage(image).transpose(2, 1, 0)
+    return StoredVolume(
+        path=path,
+        shape=array.shape,
+        dtype=array.dtype,
+        directions=LPS_TO_RAS[:, None] * np.array(image.GetDirection()).reshape(3, 3),
+        origin_mm=LPS_TO_RAS * np.array(image.GetOrigin()),
+        spacing_mm=np.array(image.GetSpacing()),
+        spacing_key="PixelSpacing",
+        voxels=lambda: array,
+        is_complete=lambda: True,
     )
-    kind = image.GetPixelIDTypeAsString()
-    require_case(
-        image.GetNumberOfComponentsPerPixel() == 1 and "complex" not in kind,
-        case_id,
-        "dtype",
-        got=kind,
-        expected="integers or real numbers",
-        fix="give one scalar volume",
-    )
-    return Scan(sitk.GetArrayFromImage(image).transpose(2, 1, 0), read_affine(image), image.GetSpacing(), None, path)
-
-
-def read_affine(image: Any) -> AffineMatrix:
-    """Read the RAS+ affine of a 3-D image or its reader."""
-    lps = np.eye(4)
-    lps[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
-    lps[:3, 3] = image.GetOrigin()
-    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps
 
 
 def _make_read_error(path: Path, error: RuntimeError, case_id: str) -> CaseError:

@@ -1,0 +1,146 @@
+"""MetaImage files (``.mha``, ``.mhd``): the header and its voxels.
+
+Neither ITK nor MetaIO reads them: MetaIO ignores the checksum of compressed voxels, fills what is missing with other
+memory, and ends the process on some damaged headers. The format is described in
+https://itk.org/Wiki/ITK/MetaIO/Documentation.
+"""
+
+import math
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uumamba.data.formats.stored_volume import LPS_TO_RAS, Shape, StoredVolume, drop_trailing_axes, make_header_error
+from uumamba.data.formats.text_header import TextHeader, cut_lines, read_start
+from uumamba.data.formats.voxel_stream import VoxelStream
+from uumamba.runtime.errors import require_case
+
+METAIMAGE_SUFFIXES = (".mha", ".mhd")
+_DTYPES = {
+    "MET_CHAR": "i1",
+    "MET_UCHAR": "u1",
+    "MET_SHORT": "i2",
+    "MET_USHORT": "u2",
+    "MET_INT": "i4",
+    "MET_UINT": "u4",
+    "MET_LONG": "i4",
+    "MET_ULONG": "u4",
+    "MET_LONG_LONG": "i8",
+    "MET_ULONG_LONG": "u8",
+    "MET_FLOAT": "f4",
+    "MET_DOUBLE": "f8",
+}
+_OTHER_NAMES = {
+    "Origin": "Offset",
+    "Position": "Offset",
+    "Orientation": "TransformMatrix",
+    "Rotation": "TransformMatrix",
+    "ElementByteOrderMSB": "BinaryDataByteOrderMSB",
+    "ElementSize": "ElementSpacing",
+}
+_CONVERT = "convert the scan to one .mha file with binary voxels"
+
+
+def open_metaimage(path: Path, *, case_id: str) -> StoredVolume:
+    """Read the header of a MetaImage file.
+
+    The voxels are in the file or in one other file of its folder, compressed with zlib or not. Without a
+    ``TransformMatrix`` the axes are those of the patient, as the format says; the spacing has no default.
+
+    Raises:
+        CaseError: the header is damaged, or describes no volume of numbers.
+    """
+    header = _read_header(path, case_id)
+    sizes = header.read_integers("DimSize", least=1)
+    axes = len(sizes)
+    header.require(header.read_integers("NDims", least=1) == (axes,), "NDims", expected=f"{axes} axes as in DimSize")
+    shape, dtype = drop_trailing_axes(sizes, case_id), _read_dtype(header)
+    stream = _find_voxels(header, math.prod(shape) * dtype.itemsize)
+    matrix = header.read_numbers("TransformMatrix", axes**2) if "TransformMatrix" in header.fields else np.eye(axes)
+    origin = header.read_numbers("Offset", axes) if "Offset" in header.fields else np.zeros(axes)
+    directions = _extend(matrix.reshape(axes, axes).T)  # a row of the field is an axis
+    return StoredVolume(
+        path=path,
+        shape=shape,
+        dtype=dtype,
+        directions=LPS_TO_RAS[:, None] * directions,
+        origin_mm=LPS_TO_RAS * np.pad(origin, (0, 2))[:3],
+        spacing_mm=_read_spacing(header, axes),
+        spacing_key="ElementSpacing",
+        voxels=partial(_read_voxels, stream, shape, dtype, case_id),
+        is_complete=partial(stream.has_length, math.prod(shape) * dtype.itemsize),
+    )
+
+
+def _read_header(path: Path, case_id: str) -> TextHeader:
+    fields: dict[str, str] = {}
+    for line, position in cut_lines(read_start(path, case_id), path, case_id, name="MetaImage"):
+        key, equals, value = (part.strip() for part in line.partition("="))
+        if not equals:
+            break
+        fields[_OTHER_NAMES.get(key, key)] = value
+        if key == "ElementDataFile":  # the last line, by the format
+            return TextHeader(path, case_id, fields, position)
+    found = f"a header of {len(fields)} fields that ends before ElementDataFile"
+    raise make_header_error(case_id, path, found, expected="the field ElementDataFile")
+
+
+def _read_dtype(header: TextHeader) -> np.dtype[Any]:
+    kind = header.read_text("ElementType")
+    header.require(kind in _DTYPES, "ElementType", expected=f"one of {', '.join(_DTYPES)}", fix=_CONVERT)
+    channels = header.read_text("ElementNumberOfChannels", "1")
+    require_case(
+        channels == "1",
+        header.case_id,
+        "shape",
+        got=f"{channels} values per voxel",
+        expected="one value per voxel",
+        fix="give one scalar volume",
+    )
+    header.require(_is_true(header, "BinaryData"), "BinaryData", expected="True", fix=_CONVERT)
+    order = ">" if _is_true(header, "BinaryDataByteOrderMSB") else "<"
+    return np.dtype(order + _DTYPES[kind])
+
+
+def _read_spacing(header: TextHeader, axes: int) -> NDArray[np.float64]:
+    spacing = np.ones(3)  # a 2-D image has no third spacing
+    known = header.read_numbers("ElementSpacing", axes) if "ElementSpacing" in header.fields else np.full(axes, np.nan)
+    spacing[:axes] = known[:3]
+    return spacing
+
+
+def _find_voxels(header: TextHeader, nbytes: int) -> VoxelStream:
+    name = header.read_text("ElementDataFile")
+    header.require(
+        name.upper() != "LIST" and "%" not in name, "ElementDataFile", expected="LOCAL or one file name", fix=_CONVERT
+    )
+    is_local = name.upper() == "LOCAL"
+    path = header.path if is_local else header.find_data_file(name, "ElementDataFile")
+    is_compressed = _is_true(header, "CompressedData")
+    skip = header.read_integers("HeaderSize", least=-1)[0] if "HeaderSize" in header.fields else 0
+    if skip == -1:
+        header.require(not is_compressed, "HeaderSize", expected="no -1 with compressed voxels", fix=_CONVERT)
+        return VoxelStream(path, start=max(path.stat().st_size - nbytes, header.length if is_local else 0))
+    return VoxelStream(path, "zlib" if is_compressed else "none", start=header.length if is_local else skip)
+
+
+def _is_true(header: TextHeader, key: str) -> bool:
+    value = header.read_text(key, "False").lower()
+    header.require(value in ("true", "false", "1", "0"), key, expected="True or False")
+    return value in ("true", "1")
+
+
+def _extend(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the first three axes of a matrix, completed with unit axes."""
+    axes = min(len(matrix), 3)
+    extended = np.eye(3)
+    extended[:axes, :axes] = matrix[:axes, :axes]
+    return extended
+
+
+def _read_voxels(stream: VoxelStream, shape: Shape, dtype: np.dtype[Any], case_id: str) -> NDArray[Any]:
+    voxels = stream.read(math.prod(shape), dtype, case_id=case_id).reshape(shape, order="F")
+    return voxels.astype(dtype.newbyteorder("="), copy=False)

@@ -1,0 +1,75 @@
+"""Volume as the header of its file describes it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uumamba.runtime.errors import CaseError, require_case
+
+Shape = tuple[int, int, int]
+RESTORE = "restore the file from its source"
+LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
+
+
+@dataclass(frozen=True)
+class StoredVolume:
+    """Volume as the header of its file describes it; nothing is checked.
+
+    Args:
+        path: file or folder.
+        shape: sizes of the three axes, in stored order.
+        dtype: dtype of the stored voxels.
+        directions: 3 x 3, the directions of the axes as columns, in RAS+; unit length is expected.
+        origin_mm: position of the first voxel, in RAS+.
+        spacing_mm: spacing of the axes; NaN where the header has none.
+        spacing_key: the format's name of the spacing, for errors.
+        voxels: function that reads the voxels, in stored order.
+        is_complete: function that tells from the file's length whether all voxels can be there.
+        header: header of nibabel for a NIfTI file, else None.
+    """
+
+    path: Path
+    shape: Shape
+    dtype: np.dtype[Any]
+    directions: NDArray[np.float64]
+    origin_mm: NDArray[np.float64]
+    spacing_mm: NDArray[np.float64]
+    spacing_key: str
+    voxels: Callable[[], NDArray[Any]]
+    is_complete: Callable[[], bool]
+    header: Any = None
+
+
+def drop_trailing_axes(sizes: tuple[int, ...], case_id: str) -> Shape:
+    """Return the sizes of three axes; trailing axes must have one voxel.
+
+    Raises:
+        CaseError: there is no axis or more than seven, an axis has no voxel, or there are several frames or channels.
+    """
+    require_case(
+        0 < len(sizes) <= 7 and min(sizes) > 0,
+        case_id,
+        "shape",
+        got=sizes,
+        expected="1 to 7 axes of at least 1 voxel",
+        fix=RESTORE,
+    )
+    require_case(
+        max(sizes[3:], default=1) == 1,
+        case_id,
+        "shape",
+        got=sizes,
+        expected="one 3-D volume of scalars",
+        fix="save one frame or channel as a 3-D scan",
+    )
+    first, second, third = (*sizes, 1, 1)[:3]
+    return first, second, third
+
+
+def make_header_error(case_id: str, path: Path, reason: str, *, expected: str, fix: str = RESTORE) -> CaseError:
+    """Make the error of a header that cannot be read."""
+    return CaseError(case_id, "file", got=f"{path.name} with {reason}", expected=expected, fix=fix)

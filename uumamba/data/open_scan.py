@@ -1,0 +1,203 @@
+"""One door for scan files: the rules that hold for every format."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uumamba.data.formats.dicom import open_dicom
+from uumamba.data.formats.metaimage import METAIMAGE_SUFFIXES, open_metaimage
+from uumamba.data.formats.nifti import NIFTI_SUFFIXES, open_nifti
+from uumamba.data.formats.nrrd import NRRD_SUFFIXES, open_nrrd
+from uumamba.data.formats.stored_volume import StoredVolume
+from uumamba.data.grid import MAX_VOLUME_BYTES, AffineMatrix, Scan, check_size, format_spacing
+from uumamba.data.warn import warn_repaired
+from uumamba.runtime.errors import require, require_case
+from uumamba.types import SpacingMm
+
+SMALLEST_SPACING_MM, LARGEST_EXTENT_MM = 0.02, 3000.0
+_LARGEST_ANGLE_DEG, _EXACT_ANGLE_DEG = 1.0, 0.02
+_UNIT_TOLERANCE = 1e-3
+_BYTES_IN_MEMORY = 4  # images become float32
+
+Open = Callable[..., StoredVolume]
+_FORMATS: tuple[tuple[tuple[str, ...], Open], ...] = (
+    (NIFTI_SUFFIXES, open_nifti),
+    (METAIMAGE_SUFFIXES, open_metaimage),
+    (NRRD_SUFFIXES, open_nrrd),
+)
+SCAN_SUFFIXES = tuple(sorted((suffix for suffixes, _ in _FORMATS for suffix in suffixes), key=len, reverse=True))
+"""Suffixes of scan files, the longest first."""
+
+
+@dataclass(frozen=True)
+class OpenedScan:
+    """Scan whose header was read and whose grid is valid.
+
+    Args:
+        stored: the header's description.
+        affine: 4 x 4, voxel index to RAS+ millimetres.
+        spacing_mm: spacing of the stored axes.
+        case_id: name in errors.
+    """
+
+    stored: StoredVolume
+    affine: AffineMatrix
+    spacing_mm: SpacingMm
+    case_id: str
+
+    def read(self) -> Scan:
+        """Read the voxels as they are stored, with slope and intercept applied."""
+        return self._as_scan(self.stored.voxels())
+
+    def read_grid(self) -> Scan:
+        """Return the grid with a placeholder that takes no memory.
+
+        If the file's length is not that of its header, it is read in full, so that the error is that of the reader.
+
+        Raises:
+            CaseError: the file is damaged.
+        """
+        if not self.stored.is_complete():
+            self.stored.voxels()
+        return self._as_scan(np.broadcast_to(np.uint8(0), self.stored.shape))
+
+    def _as_scan(self, array: NDArray[Any]) -> Scan:
+        return Scan(array, self.affine, self.spacing_mm, self.stored.header, self.stored.path)
+
+
+def open_scan(
+    path: Path | str,
+    *,
+    case_id: str | None = None,
+    max_bytes: int = MAX_VOLUME_BYTES,
+    assume_spacing_mm: Sequence[float] | None = None,
+) -> OpenedScan:
+    """Read the header of a scan of any format, and check its grid.
+
+    Every spacing must be present, at least 0.02 mm and such that no axis is longer than 3 m. Axes that deviate by up to
+    1 degree from right angles are repaired with a warning; a larger shear, as of a tilted gantry, is an error.
+
+    Args:
+        path: a ``.nii``, ``.nii.gz``, ``.mha``, ``.mhd``, ``.nrrd`` or ``.nhdr`` file, a ``.dcm`` file, or a folder
+            with one DICOM series.
+        case_id: name in errors and warnings; by default the file's name.
+        max_bytes: largest volume in memory, as float32 or in a larger dtype of the file.
+        assume_spacing_mm: spacing of the stored axes for a scan without a valid one.
+
+    Raises:
+        CaseError: the scan is missing, its header is damaged, or its grid is invalid.
+    """
+    path = Path(path)
+    case_id = case_id or path.name
+    stored = _choose_reader(path, case_id)(path, case_id=case_id)
+    voxels = math.prod(float(size) for size in stored.shape)
+    check_size(voxels * max(stored.dtype.itemsize, _BYTES_IN_MEMORY), case_id, max_bytes)
+    spacing = _checked_spacing(stored, case_id, assume_spacing_mm)
+    affine = np.eye(4)
+    affine[:3, :3] = _orthogonal_directions(stored, case_id) * spacing
+    affine[:3, 3] = stored.origin_mm
+    require_case(
+        bool(np.isfinite(affine).all()),
+        case_id,
+        "affine",
+        got=affine.tolist(),
+        expected="finite numbers",
+        fix="correct the header",
+    )
+    first, second, third = map(float, spacing)
+    return OpenedScan(stored, affine, (first, second, third), case_id)
+
+
+def _choose_reader(path: Path, case_id: str) -> Open:
+    if path.is_dir():
+        return open_dicom
+    require_case(
+        path.is_file(),
+        case_id,
+        "file",
+        got=str(path),
+        expected="an existing regular file",
+        fix="restore the file or correct its path",
+    )
+    reader = next((reader for suffixes, reader in _FORMATS if path.name.lower().endswith(suffixes)), None)
+    require_case(
+        reader is not None,
+        case_id,
+        "file",
+        got=path.name,
+        expected=f"a file name that ends in {', '.join(sorted(SCAN_SUFFIXES))}",
+        fix="convert the file, or give a DICOM folder",
+    )
+    assert reader is not None
+    return reader
+
+
+def _checked_spacing(stored: StoredVolume, case_id: str, assumed_mm: Sequence[float] | None) -> NDArray[np.float64]:
+    found = _find_spacing_fault(stored.spacing_mm, stored)
+    if found and assumed_mm is not None:
+        spacing = np.array(assumed_mm, dtype=np.float64)
+        fault = _find_spacing_fault(spacing, stored) if spacing.shape == (3,) else "not three numbers"
+        require(not fault, "assume_spacing_mm", got=tuple(assumed_mm), expected="three plausible spacings in mm")
+        warn_repaired(case_id, f"its spacing is {found}; the assumed {format_spacing(spacing)} mm is used")
+        return spacing
+    require_case(
+        not found,
+        case_id,
+        "spacing_mm",
+        got=f"{format_spacing(stored.spacing_mm)} ({found})",
+        expected=f"{stored.spacing_key}: at least {SMALLEST_SPACING_MM:g} mm, no axis over {LARGEST_EXTENT_MM:g} mm",
+        fix="correct the header, or give --assume-spacing Z,Y,X in mm",
+    )
+    return stored.spacing_mm
+
+
+def _find_spacing_fault(spacing_mm: NDArray[np.float64], stored: StoredVolume) -> str:
+    if not (np.isfinite(spacing_mm).all() and (spacing_mm > 0).all()):
+        return "missing or not positive"
+    if spacing_mm.min() < SMALLEST_SPACING_MM:
+        return "too small"
+    extents = spacing_mm * stored.shape
+    return f"an axis of {extents.max():.0f} mm" if extents.max() > LARGEST_EXTENT_MM else ""
+
+
+def _orthogonal_directions(stored: StoredVolume, case_id: str) -> NDArray[np.float64]:
+    lengths = np.linalg.norm(stored.directions, axis=0)
+    require_case(
+        bool(np.allclose(lengths, 1, rtol=0, atol=_UNIT_TOLERANCE)),
+        case_id,
+        "affine",
+        got=f"directions of length {format_spacing(lengths)}",
+        expected="directions of length 1",
+        fix="correct the header",
+    )
+    directions, angle_deg = _nearest_orthogonal(stored.directions)
+    require_case(
+        angle_deg <= _LARGEST_ANGLE_DEG,
+        case_id,
+        "affine",
+        got=f"a deviation of {angle_deg:.1f} degrees from right angles between the axes",
+        expected="a deviation of at most 1 degree",
+        fix="resample the scan to an orthogonal grid",
+    )
+    if angle_deg <= _EXACT_ANGLE_DEG:
+        return stored.directions
+    warn_repaired(
+        case_id, f"its axes are {angle_deg:.2f} degrees off a right angle; the nearest orthogonal axes are used"
+    )
+    return directions
+
+
+def _nearest_orthogonal(directions: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
+    """Find the orthogonal matrix nearest to three unit columns.
+
+    The second value is the columns' largest deviation from a right angle in degrees.
+    """
+    cosines = directions.T @ directions
+    largest = float(np.abs(cosines[np.triu_indices(3, k=1)]).max())
+    left, _, right = np.linalg.svd(directions)
+    return left @ right, float(np.degrees(np.arcsin(min(largest, 1.0))))
