@@ -81,6 +81,7 @@ def test_the_prepared_grid_fills_the_crop() -> None:
         ((3, 4, 5), (1, 0, 1), None, "spacing_mm", (1, 0, 1)),
         ((3, 4, 5), (1, 1), None, "spacing_mm", (1, 1)),
         ((3, 4, 5), (1, 1, 1), np.diag([1.0, 0, 1, 1]), "affine", np.diag([1.0, 0, 1, 1]).tolist()),
+        ((3, 4, 5), (1, 1, 2), np.diag([1.0, 1, 3, 1]), "affine", "columns of length 1 x 1 x 3"),
     ],
 )
 def test_an_invalid_grid_is_refused(refused: Any, shape: Any, spacing_mm: Any, affine: Any, key: str, got: Any) -> None:

@@ -255,3 +255,11 @@ def test_a_recipe_is_read_from_json_with_defaults_for_missing_keys(recipe: Prepr
     assert PreprocessRecipe.from_json(stored) == recipe
     del stored["clip_percentiles"]
     assert PreprocessRecipe.from_json(stored) == recipe
+
+
+def test_a_spacing_that_would_make_a_giant_prepared_array_is_refused(refused: Any) -> None:
+    recipe = PreprocessRecipe(spacing_mm=(1.0, 1.0, 1.0))
+    image = np.ones((8, 8, 8), np.int16)
+    image[0, 0, 0] = 2
+    with refused("spacing_mm", got="1000 x 1000 x 1000 mm, 1907.3 GiB after resampling", case_id="p7"):
+        preprocess(image, spacing_mm=(1000, 1000, 1000), recipe=recipe, case_id="p7")

@@ -9,11 +9,13 @@ from nibabel.orientations import io_orientation
 from numpy.typing import NDArray
 from pydantic import ConfigDict
 
+from uumamba.data.grid import format_spacing
 from uumamba.runtime.errors import require
 
 Element = TypeVar("Element", bound=np.generic)
 Box = tuple[tuple[int, int, int], tuple[int, int, int]]
 _TIE = 1e-3  # relative difference below which spacings are equal
+_SPACING_TOLERANCE = 1e-2
 
 
 @dataclass(frozen=True)
@@ -117,8 +119,8 @@ def find_geometry(
         affine: 4 x 4, native voxel index to RAS+ millimetres.
 
     Raises:
-        UsageError: there are not three sizes or three positive spacings, or the affine maps two axes onto one
-            direction.
+        UsageError: there are not three sizes or three positive spacings; or the affine maps two axes onto one
+            direction, or has another spacing.
 
     Example:
         >>> geometry = find_geometry((216, 256, 10), spacing_mm=(1.5, 1.5, 10.0), affine=np.diag([-1.5, -1.5, 10.0, 1]))
@@ -140,6 +142,13 @@ def find_geometry(
         "affine",
         got=matrix.tolist(),
         expected="a 4 x 4 matrix with three independent directions",
+    )
+    require(
+        np.allclose(np.linalg.norm(matrix[:3, :3], axis=0), spacing, rtol=_SPACING_TOLERANCE, atol=0),
+        "affine",
+        got=f"columns of length {format_spacing(np.linalg.norm(matrix[:3, :3], axis=0))}",
+        expected=f"the spacing {format_spacing(np.asarray(spacing))} mm",
+        fix="give spacing_mm and affine of one scan",
     )
     native_of = {int(canonical): axis for axis, (canonical, _) in enumerate(orientation)}
     through = max(c for c in range(3) if spacing[native_of[c]] >= max(spacing) * (1 - _TIE))

@@ -30,6 +30,7 @@ _FORMATS: tuple[tuple[tuple[str, ...], Open], ...] = (
     (METAIMAGE_SUFFIXES, open_metaimage),
     (NRRD_SUFFIXES, open_nrrd),
 )
+DICOM_SUFFIX = ".dcm"
 SCAN_SUFFIXES = tuple(sorted((suffix for suffixes, _ in _FORMATS for suffix in suffixes), key=len, reverse=True))
 """Suffixes of scan files, the longest first."""
 

@@ -1,5 +1,6 @@
 """Preprocessing of scans, and its inverse for network outputs."""
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 
 from uumamba.data.chunks import spans
 from uumamba.data.geometry import Box, Geometry, find_geometry
-from uumamba.data.grid import Image
+from uumamba.data.grid import MAX_VOLUME_BYTES, Image, format_spacing
 from uumamba.data.normalise import DENSE_HU, find_shift, make_ct_normaliser, make_scan_normaliser
 from uumamba.data.recipe import CtStatistics, PreprocessRecipe
 from uumamba.data.resample import (
@@ -56,7 +57,7 @@ class Preprocessing:
         case_id: name of the case in errors.
 
     Raises:
-        CaseError: the image has no content, is constant, or holds NaN or infinity.
+        CaseError: the image has no content, is constant, holds NaN or infinity, or would be too large after resampling.
         UsageError: a shape, the spacing or the affine is invalid, or the recipe has no statistics of CT.
     """
 
@@ -93,6 +94,7 @@ class Preprocessing:
             case_id=case_id,
         )
         self.geometry: Geometry = uncropped.with_crop(box, target_spacing_mm=recipe.spacing_mm)
+        _check_prepared_size(self.geometry, case_id)
         self._image = oriented[self.geometry.crop]
         self._label = None if oriented_label is None else oriented_label[self.geometry.crop]
         self._normalise = (
@@ -139,7 +141,7 @@ def preprocess(
         Image ``(1, Z, Y, X)`` float32, label ``(Z, Y, X)`` uint8 or None, and the geometry for the inverse.
 
     Raises:
-        CaseError: the image has no content, is constant, or holds NaN or infinity.
+        CaseError: the image has no content, is constant, holds NaN or infinity, or would be too large after resampling.
         UsageError: a shape, the spacing or the affine is invalid, or the recipe has no statistics of CT.
 
     Example:
@@ -216,6 +218,18 @@ def _check_shape(shape: Sequence[int], geometry: Geometry) -> None:
         "shape",
         got=tuple(shape),
         expected=f"the prepared shape {geometry.prepared_shape}",
+    )
+
+
+def _check_prepared_size(geometry: Geometry, case_id: str) -> None:
+    nbytes = 4 * math.prod(map(float, geometry.prepared_shape))
+    require_case(
+        nbytes <= MAX_VOLUME_BYTES,
+        case_id,
+        "spacing_mm",
+        got=f"{format_spacing(np.array(geometry.oriented_spacing_mm))} mm, {nbytes / 2**30:.1f} GiB after resampling",
+        expected=f"at most {MAX_VOLUME_BYTES / 2**30:.1f} GiB",
+        fix="correct the spacing, or crop the scan",
     )
 
 

@@ -12,9 +12,9 @@ from data_prep.reader import Read, Reader
 from data_prep.scan_files import read_grid
 from uumamba.config.bind import check_name, load_constructor
 from uumamba.config.registry import KINDS
-from uumamba.data.case import MANIFEST_NAME, Case, Manifest, Split
+from uumamba.data.case import Case, Manifest, Split
+from uumamba.data.case_files import find_cases, is_manifest
 from uumamba.data.geometry import Geometry, find_geometry
-from uumamba.data.open_scan import SCAN_SUFFIXES
 from uumamba.runtime.errors import CaseError, UsageError, require
 from uumamba.runtime.files import write_json
 from uumamba.runtime.stop import StopRequest
@@ -174,7 +174,7 @@ def read_labelled_cases(
     errors: list[CaseError] = []
     if is_manifest(labels):
         manifest = Manifest.read(labels)
-    elif (files := _label_files(labels, "--labels")) and not _has_scans_and_labels(files.values()):
+    elif (files := _find_label_maps(labels, "--labels")) and not _has_scans_and_labels(files.values()):
         fix = "give a manifest, or remove these options"
         require(not filters, "--labels", got=labels, expected=f"a manifest with {', '.join(filters)}", fix=fix)
         cases = tuple(Case(case_id, case_id, "", path, label=path) for case_id, path in files.items())
@@ -199,35 +199,7 @@ def find_predictions(predictions: Path) -> dict[str, Path]:
     require(predictions.exists(), "--predictions", got=predictions, expected="a folder of label maps or a manifest")
     if is_manifest(predictions):
         return {case.case_id: case.label for case in Manifest.read(predictions).cases if case.label is not None}
-    return _label_files(predictions, "--predictions")
-
-
-def is_manifest(path: Path) -> bool:
-    """Return whether a path is a ``.json`` or has a ``dataset.json``."""
-    return path.suffix == ".json" or (path / MANIFEST_NAME).is_file()
-
-
-def image_suffix(path: Path) -> str:
-    """Return the image suffix of a file name, such as ``.nii.gz``.
-
-    The suffix of other files is empty.
-    """
-    return next((path.name[-len(suffix) :] for suffix in SCAN_SUFFIXES if path.name.lower().endswith(suffix)), "")
-
-
-def list_volumes(folder: Path) -> list[Path]:
-    """List a folder's scans and label maps by name, without hidden files."""
-    return sorted(path for path in folder.iterdir() if image_suffix(path) and not path.name.startswith("."))
-
-
-def add_case(found: dict[str, Path], case_id: str, path: Path) -> None:
-    """Add a case's file to ``found``.
-
-    Raises:
-        UsageError: two files have one case id.
-    """
-    first = found.setdefault(case_id, path)
-    require(first == path, case_id, got=f"{first} and {path}", expected="one file", fix="rename one file")
+    return _find_label_maps(predictions, "--predictions")
 
 
 def record_failures(out: Path, failures: Sequence[CaseError]) -> None:
@@ -271,12 +243,9 @@ def _has_scans_and_labels(files: Collection[Path]) -> bool:
     return any(len(reader.find_kinds(path.name for path in files) - {""}) > 1 for reader in load_readers().values())
 
 
-def _label_files(folder: Path, option: str) -> dict[str, Path]:
+def _find_label_maps(folder: Path, option: str) -> dict[str, Path]:
     require(folder.is_dir(), option, got=folder, expected="a folder or a manifest (.json)")
-    found: dict[str, Path] = {}
-    for path in list_volumes(folder):
-        add_case(found, path.name.removesuffix(image_suffix(path)), path)
-    return found
+    return find_cases(folder, option=option)
 
 
 def _read_raw(folder: Path, frames: Path | None) -> Read:

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from uumamba.data.case import Case, Manifest, Split
+from uumamba.data.case_files import add_case, find_scans, is_manifest, name_case
 from uumamba.data.scan import read_image, write_label
 from uumamba.inference import Predictor
-from uumamba.pipelines.datasets import add_case, image_suffix, is_manifest, list_volumes, record_failures
+from uumamba.pipelines.datasets import record_failures
 from uumamba.pipelines.models import load_predictor
 from uumamba.runtime.errors import CaseError, require
 from uumamba.runtime.files import make_folder, whole_file
@@ -105,33 +106,21 @@ def find_inputs(
     found: dict[str, Path] = {}
     select = partial(Manifest.select, split=split, fold=fold, domains=domains, case_ids=case_ids)
     for path in map(Path, inputs):
-        for case_id, scan in _find_scans(path, select):
+        for case_id, scan in _find_scans(path, select).items():
             add_case(found, case_id, scan)
     require(found, "--input", got="no scan", expected="NIfTI or MHA files, folders of them, or a manifest")
     return found
 
 
-def find_case_id(path: Path) -> str:
-    """Return a scan's case id, its name without suffixes.
-
-    These are the image suffix and nnU-Net's channel suffix ``_0000``.
-
-    Example:
-        >>> find_case_id(Path("patient001_frame01_0000.nii.gz"))
-        'patient001_frame01'
-    """
-    return path.name.removesuffix(image_suffix(path)).removesuffix("_0000")
-
-
-def _find_scans(path: Path, select: Callable[[Manifest], Iterable[Case]]) -> list[tuple[str, Path]]:
+def _find_scans(path: Path, select: Callable[[Manifest], Iterable[Case]]) -> dict[str, Path]:
     require(path.exists(), "--input", got=path, expected="a scan, a folder of scans or a manifest")
     if is_manifest(path):
-        return [(case.case_id, case.image) for case in select(Manifest.read(path))]
+        return {case.case_id: case.image for case in select(Manifest.read(path))}
     if not path.is_dir():
-        return [(find_case_id(path), path)]
-    volumes = [(find_case_id(volume), volume) for volume in list_volumes(path)]
-    no_scans = {f"{name}_gt" for name, _ in volumes} | {name for name, _ in volumes if name.endswith("_4d")}
-    return [volume for volume in volumes if volume[0] not in no_scans] or [(path.resolve().name, path)]
+        return {name_case(path): path}
+    scans = find_scans(path, option="--input")
+    no_scans = {f"{name}_gt" for name in scans} | {name for name in scans if name.endswith("_4d")}
+    return {name: scan for name, scan in scans.items() if name not in no_scans}
 
 
 def _check_inputs_kept(cases: Mapping[str, Path], inputs: Iterable[Path | str], out: Path) -> None:

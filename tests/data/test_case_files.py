@@ -1,0 +1,105 @@
+"""A file is the same case in preparing, prediction and evaluation."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from uumamba.data.case import Case, Manifest
+from uumamba.data.case_files import find_cases, find_scans, is_manifest, name_case
+from uumamba.pipelines.datasets import find_predictions
+from uumamba.pipelines.predict import find_inputs
+
+
+def touch(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "case_id"),
+    [
+        ("a.nii.gz", "a"),
+        ("A.NII.GZ", "A"),
+        ("a.b.nii", "a.b"),
+        ("a_0000.nii.gz", "a"),
+        ("a_0001.nii.gz", "a_0001"),
+        ("a.seg.nrrd", "a"),
+        ("a.nhdr", "a"),
+        ("a.mhd", "a"),
+        ("a.dcm", "a"),
+        ("a.png", "a.png"),
+    ],
+)
+def test_a_file_name_gives_one_case_id(name: str, case_id: str) -> None:
+    assert name_case(Path(name)) == case_id
+
+
+def test_predict_and_evaluate_take_a_file_for_the_same_case(tmp_path: Path) -> None:
+    touch(tmp_path, "scan_0000.nii.gz", "b.mha", "c.seg.nrrd", "notes.txt", ".hidden.nii.gz", "preview.png")
+    assert list(find_inputs([tmp_path])) == list(find_predictions(tmp_path)) == ["b", "c", "scan"]
+
+
+@pytest.mark.parametrize(
+    ("names", "got"),
+    [
+        (["a_0000.nii.gz", "a_0001.nii.gz"], "a_0000 and a_0001 in {folder}"),
+        (["a.nii.gz", "a.nii"], "{folder}/a.nii and {folder}/a.nii.gz"),
+        (["a_0000.nii.gz", "a.mha"], "{folder}/a.mha and {folder}/a_0000.nii.gz"),
+    ],
+)
+def test_channels_and_two_files_of_one_case_are_refused(
+    tmp_path: Path, names: Sequence[str], got: str, refused: Any
+) -> None:
+    touch(tmp_path, *names)
+    for find in (find_predictions, lambda folder: find_inputs([folder])):
+        with refused("a" if "and {folder}" in got else "--" + ("predictions" if find is find_predictions else "input")):
+            find(tmp_path)
+    with pytest.raises(ValueError, match="Fix: ") as error:
+        find_cases(tmp_path, option="--x")
+    assert error.value.got == got.format(folder=tmp_path)
+
+
+def test_scans_are_found_in_sub_folders_and_dicom_series_by_their_folder(tmp_path: Path) -> None:
+    touch(tmp_path, "README.md", "p1/a.nii.gz", "p1/Info.cfg", "p2/series/1.dcm", "p2/series/2.dcm", "p3/IM0001")
+    (tmp_path / "p4").symlink_to(tmp_path)
+    found = {name: path.relative_to(tmp_path).as_posix() for name, path in find_scans(tmp_path, option="-i").items()}
+    assert found == {"a": "p1/a.nii.gz", "series": "p2/series", "p3": "p3"}
+
+
+def test_two_sub_folders_of_one_name_are_refused(tmp_path: Path, refused: Any) -> None:
+    touch(tmp_path, "p1/series/1.dcm", "p2/series/1.dcm")
+    with refused("series", got=f"{tmp_path}/p1/series and {tmp_path}/p2/series"):
+        find_scans(tmp_path, option="-i")
+
+
+@pytest.mark.parametrize(
+    ("stored", "expected"),
+    [
+        ('{"channel_names": {"0": "MRI"}, "labels": {"a": 0}, "file_ending": ".nii.gz"}', False),
+        ('{"name": "Heart", "training": [{"image": "a.nii.gz", "label": "b.nii.gz"}]}', False),
+        ("[1, 2]", False),
+        ('{"training": [{"case_id": "a"', True),
+        ("[" * 100_000, True),
+    ],
+)  # fmt: skip
+def test_a_foreign_dataset_json_is_no_manifest_and_a_damaged_one_is(
+    tmp_path: Path, stored: str, expected: bool
+) -> None:
+    touch(tmp_path, "a.nii.gz")
+    assert not is_manifest(tmp_path)
+    (tmp_path / "dataset.json").write_text(stored)
+    assert is_manifest(tmp_path) == expected
+    if not expected:
+        assert list(find_inputs([tmp_path])) == ["a"]
+
+
+def test_a_manifest_is_known_by_its_case_ids_with_or_without_cases(tmp_path: Path) -> None:
+    for cases in ((), (Case("a", "a", "", tmp_path / "a.nii.gz"),)):
+        Manifest("own", "CT", {"one": 1}, cases).write(tmp_path / "dataset.json")
+        assert is_manifest(tmp_path)
+        assert json.loads((tmp_path / "dataset.json").read_text())["name"] == "own"

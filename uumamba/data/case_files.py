@@ -1,0 +1,140 @@
+"""Files of a folder, and the case that each belongs to.
+
+Preparing, prediction and evaluation find cases here, so that a file is the same case in all of them.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from uumamba.data.case import MANIFEST_NAME
+from uumamba.data.open_scan import DICOM_SUFFIX, SCAN_SUFFIXES
+from uumamba.runtime.errors import require
+
+_SEGMENTATION = ".seg"
+_CHANNEL = re.compile(r"_\d{4}$")
+_FIRST_CHANNEL = "_0000"
+_DICOM_NAMES = ("", DICOM_SUFFIX, ".ima")
+_DEEPEST = 6
+_MAX_MANIFEST_BYTES = 2**28
+
+
+def image_suffix(path: Path) -> str:
+    """Return the suffix of a scan's file name, such as ``.nii.gz`` or ``.seg.nrrd``.
+
+    The suffix of other files is empty.
+    """
+    name = path.name.lower()
+    suffix = next((each for each in (*SCAN_SUFFIXES, DICOM_SUFFIX) if name.endswith(each)), "")
+    is_segmentation = suffix != "" and name.removesuffix(suffix).endswith(_SEGMENTATION)
+    length = len(suffix) + is_segmentation * len(_SEGMENTATION)
+    return path.name[len(path.name) - length :]
+
+
+def name_case(path: Path) -> str:
+    """Return a file's case id: its name without suffix and nnU-Net's first channel, ``_0000``.
+
+    Example:
+        >>> name_case(Path("patient001_frame01_0000.nii.gz")), name_case(Path("labels/a.seg.nrrd"))
+        ('patient001_frame01', 'a')
+    """
+    return path.name.removesuffix(image_suffix(path)).removesuffix(_FIRST_CHANNEL)
+
+
+def list_volumes(folder: Path) -> list[Path]:
+    """List a folder's scans and label maps by name, without hidden files; DICOM files are no volumes."""
+    files = (path for path in folder.iterdir() if not path.name.startswith("."))
+    return sorted(path for path in files if image_suffix(path) not in ("", DICOM_SUFFIX))
+
+
+def find_cases(folder: Path, *, option: str) -> dict[str, Path]:
+    """Find each case's file in a folder.
+
+    Args:
+        folder: its volumes are cases.
+        option: command-line option that gave the folder, for errors.
+
+    Raises:
+        UsageError: two files are one case, or channels of one case.
+    """
+    found: dict[str, Path] = {}
+    volumes = list_volumes(folder)
+    stems = {path.name.removesuffix(image_suffix(path)) for path in volumes}
+    for path in volumes:
+        stem = path.name.removesuffix(image_suffix(path))
+        first = _CHANNEL.sub(_FIRST_CHANNEL, stem)
+        require(
+            first == stem or first not in stems,
+            option,
+            got=f"{first} and {stem} in {folder}",
+            expected="one channel per case",
+            fix="give the channel that the model takes, or rename two cases",
+        )
+        add_case(found, name_case(path), path)
+    return found
+
+
+def add_case(found: dict[str, Path], case_id: str, path: Path) -> None:
+    """Add a case's file to ``found``.
+
+    Raises:
+        UsageError: two files have one case id.
+    """
+    first = found.setdefault(case_id, path)
+    require(first == path, case_id, got=f"{first} and {path}", expected="one file", fix="rename one file")
+
+
+def find_scans(folder: Path, *, option: str) -> dict[str, Path]:
+    """Find each case's scan in a folder: volumes, one DICOM series, or sub-folders.
+
+    The volumes of a folder are its cases. A folder without volumes is one DICOM series, with the folder's name as case
+    id, if a file's name ends in ``.dcm``, ``.ima`` or has no suffix. Any other folder is searched in its sub-folders;
+    links to folders are not followed.
+
+    Raises:
+        UsageError: two scans are one case.
+    """
+    found: dict[str, Path] = {}
+    for each in _list_leaves(folder, _DEEPEST):
+        cases = find_cases(each, option=option) or {each.resolve().name: each}
+        for case_id, path in cases.items():
+            add_case(found, case_id, path)
+    return found
+
+
+def _list_leaves(folder: Path, depth: int) -> Iterator[Path]:
+    """Yield the folders with scans, or the folder itself if it has neither scans nor sub-folders."""
+    entries = sorted((path for path in folder.iterdir() if not path.name.startswith(".")), key=lambda path: path.name)
+    below = [path for path in entries if path.is_dir() and not path.is_symlink()]
+    has_scans = any(image_suffix(path) or path.suffix.lower() in _DICOM_NAMES for path in entries if path.is_file())
+    if has_scans or not below or depth == 0:
+        yield folder
+        return
+    for path in below:
+        yield from _list_leaves(path, depth - 1)
+
+
+def is_manifest(path: Path) -> bool:
+    """Return whether a path is a ``.json`` file, or a folder with a manifest.
+
+    nnU-Net, the Decathlon and others leave a ``dataset.json`` of their own in a folder of scans. A manifest's entries
+    have a ``case_id``.
+    """
+    if not path.is_dir():
+        return path.suffix == ".json"
+    return lists_case_ids(path / MANIFEST_NAME)
+
+
+def lists_case_ids(path: Path) -> bool:
+    """Return whether a ``dataset.json`` is a manifest, or damaged, and not another program's."""
+    try:
+        if not path.is_file() or path.stat().st_size > _MAX_MANIFEST_BYTES:
+            return False
+        stored: Any = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return True  # the manifest's reader names the damage
+    parts = [stored[key] for key in ("training", "test") if key in stored] if isinstance(stored, dict) else []
+    entries = [entry for part in parts if isinstance(part, list) for entry in part]
+    return bool(parts) and all(isinstance(entry, dict) and "case_id" in entry for entry in entries)
