@@ -199,7 +199,7 @@ FAULTS = (
         test_file="tests/data/augmentation/test_affine.py",
     ),
     Fault(  # label map keeps the image's intensity scaling
-        "uumamba.data.nifti",
+        "uumamba.data.formats.nifti",
         old="kept.set_slope_inter(1, 0)",
         new="pass",
         test_file="tests/data/test_nifti.py",

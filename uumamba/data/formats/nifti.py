@@ -274,7 +274,7 @@ def _agreed_affine(header: Any, shape: Shape, case_id: str) -> AffineMatrix:
         ) from None
     if not has_sform:
         return qform
-    if np.isfinite(sform).all() and np.linalg.det(sform) != 0:
+    if all(np.isfinite(form).all() and np.linalg.det(form) != 0 for form in (sform, qform)):
         apart = displacement_voxels(qform, sform, shape)
         require_case(
             apart <= 0.5,

@@ -64,7 +64,8 @@ class TextHeader:
         A header may come from a stranger, so it must not name any other file as its voxels.
         """
         path = self.path.parent / name
-        is_beside = Path(name).name == name and path.resolve().parent == self.path.resolve().parent
+        is_plain = Path(name).name == name and name.isprintable()
+        is_beside = is_plain and path.resolve().parent == self.path.resolve().parent
         self.require(is_beside, key, expected="a file in the header's folder", fix="put both files into one folder")
         self.require(path.is_file(), key, expected="an existing regular file")
         return path
