@@ -192,14 +192,14 @@ def damage(content: bytes, header_bytes: int, draws: np.random.Generator) -> tup
             | {"lines": lambda: _change_lines(head, draws) + data}
         )
     weights = np.array([3.0, 2.0, *[1.0] * (len(kinds) - 2)])
-    kind = str(draws.choice(list(kinds), p=weights / weights.sum()))
+    kind = list(kinds)[int(draws.choice(len(kinds), p=weights / weights.sum()))]
     return kind, kinds[kind]()
 
 
 def _replace_bytes(part: bytes, draws: np.random.Generator) -> bytes:
     changed = bytearray(part)
     for position in draws.integers(0, len(part), draws.integers(1, 5)).tolist() if part else ():
-        changed[position] = int(draws.choice([0, 255, 128, draws.integers(256)]))
+        changed[position] = (0, 255, 128, int(draws.integers(256)))[draws.integers(4)]
     return bytes(changed)
 
 
@@ -213,7 +213,7 @@ def _flip(part: bytes, draws: np.random.Generator) -> bytes:
 def _replace_number(head: bytes, draws: np.random.Generator) -> bytes:
     words = head.split(b" ")
     numeric = [place for place, word in enumerate(words) if word[:1].isdigit() or word[:1] == b"-"]
-    words[int(draws.choice(numeric))] = bytes(draws.choice(_NUMBERS))
+    words[int(draws.choice(numeric))] = _NUMBERS[draws.integers(len(_NUMBERS))]
     return b" ".join(words)
 
 
