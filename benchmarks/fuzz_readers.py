@@ -1,4 +1,4 @@
-r"""Damaged scan files: each gives a typed error, or the scan that another reader finds.
+r"""Readings of damaged scan files, compared with other readers.
 
     python -m benchmarks.fuzz_readers --examples 5000 --json benchmarks/results/fuzz_readers.json
 
@@ -36,7 +36,7 @@ from uumamba.data.scan import Scan, read_image
 from uumamba.runtime.errors import CaseError
 
 SECONDS, MEGABYTES = 5.0, 500.0
-FORMATS = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".dcm")
+FORMATS = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd")
 COMPRESSED = (".nii.gz", ".mha", ".nrrd")
 SHAPE_ZYX = (5, 6, 7)
 _NUMBERS = (b"0", b"-1", b"1e999", b"nan", b"99999999999999999999", b"0.00001", b"7 7", b"x", b"")
@@ -60,7 +60,7 @@ class Findings:
 
 
 def main(given: Sequence[str] | None = None) -> int:
-    """Damage and read files, write the table, and return 1 if a promise was broken."""
+    """Damage and read files; return 1 for a broken promise."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--examples", type=int, default=5000, help="number of damaged files over all formats")
     parser.add_argument("--flips", type=int, default=1000, help="flipped bits in each compressed format")
@@ -296,7 +296,7 @@ def read_itk(path: Path) -> Reading | None:
 
 
 class Reference:
-    """ITK in a process of its own, started again when a file ends it."""
+    """ITK in a process that is replaced when it ends."""
 
     def __enter__(self) -> "Reference":
         self._pool = self._start()
@@ -306,7 +306,7 @@ class Reference:
         self._pool.shutdown()
 
     def read(self, path: Path) -> Reading | None:
-        """Read a file with ITK; None if it refuses the file or ends."""
+        """Read a file with ITK; None if it cannot."""
         try:
             return self._pool.submit(read_itk, path).result()
         except BrokenProcessPool:

@@ -13,7 +13,7 @@ from uumamba.runtime.files import make_folder
 
 
 def cut_around_hearts(raw: Path, out: Path, *, margin_mm: float) -> Path:
-    """Write each labelled frame, cut in plane around its label, to another folder.
+    """Write a copy of each frame, cut around its label.
 
     Images and labels keep their voxels and affine spacing, and all slices. Frames that are there are kept.
 
@@ -39,7 +39,7 @@ def cut_around_hearts(raw: Path, out: Path, *, margin_mm: float) -> Path:
 
 
 def find_box(label: Any, spacing_mm: tuple[float, ...], margin_mm: float) -> tuple[slice, slice]:
-    """Find the box of all structures in the first two axes, with a margin.
+    """Find the in-plane box of all structures, with a margin.
 
     Example:
         >>> label = np.zeros((20, 20, 2))

@@ -1,4 +1,4 @@
-"""Damaged files of every format are refused, or read as by another reader."""
+"""Tests of the readers on damaged files of every format."""
 
 from pathlib import Path
 

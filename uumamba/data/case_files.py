@@ -22,7 +22,7 @@ _MAX_MANIFEST_BYTES = 2**28
 
 
 def image_suffix(path: Path) -> str:
-    """Return the suffix of a scan's file name, such as ``.nii.gz`` or ``.seg.nrrd``.
+    """Return a scan's suffix, such as ``.nii.gz`` or ``.seg.nrrd``.
 
     The suffix of other files is empty.
     """
@@ -34,7 +34,9 @@ def image_suffix(path: Path) -> str:
 
 
 def name_case(path: Path) -> str:
-    """Return a file's case id: its name without suffix and nnU-Net's first channel, ``_0000``.
+    """Return a file's case id, its name without suffixes.
+
+    These are the image suffix and nnU-Net's first channel, ``_0000``.
 
     Example:
         >>> name_case(Path("patient001_frame01_0000.nii.gz")), name_case(Path("labels/a.seg.nrrd"))
@@ -44,7 +46,10 @@ def name_case(path: Path) -> str:
 
 
 def list_volumes(folder: Path) -> list[Path]:
-    """List a folder's scans and label maps by name, without hidden files; DICOM files are no volumes."""
+    """List a folder's scans and label maps by name.
+
+    Hidden files are left out; DICOM files are no volumes.
+    """
     files = (path for path in folder.iterdir() if not path.name.startswith("."))
     return sorted(path for path in files if image_suffix(path) not in ("", DICOM_SUFFIX))
 
@@ -87,7 +92,7 @@ def add_case(found: dict[str, Path], case_id: str, path: Path) -> None:
 
 
 def find_scans(folder: Path, *, option: str) -> dict[str, Path]:
-    """Find each case's scan in a folder: volumes, one DICOM series, or sub-folders.
+    """Find each case's scan in a folder and its sub-folders.
 
     The volumes of a folder are its cases. A folder without volumes is one DICOM series, with the folder's name as case
     id, if a file's name ends in ``.dcm``, ``.ima`` or has no suffix. Any other folder is searched in its sub-folders;
@@ -105,7 +110,10 @@ def find_scans(folder: Path, *, option: str) -> dict[str, Path]:
 
 
 def _list_leaves(folder: Path, depth: int) -> Iterator[Path]:
-    """Yield the folders with scans, or the folder itself if it has neither scans nor sub-folders."""
+    """Yield the folders with scans.
+
+    A folder with neither scans nor sub-folders is one of them.
+    """
     entries = sorted((path for path in folder.iterdir() if not path.name.startswith(".")), key=lambda path: path.name)
     below = [path for path in entries if path.is_dir() and not path.is_symlink()]
     has_scans = any(image_suffix(path) or path.suffix.lower() in _DICOM_NAMES for path in entries if path.is_file())
@@ -117,10 +125,10 @@ def _list_leaves(folder: Path, depth: int) -> Iterator[Path]:
 
 
 def is_manifest(path: Path) -> bool:
-    """Return whether a path is a ``.json`` file, or a folder with a manifest.
+    """Return whether a path is a manifest or its folder.
 
-    nnU-Net, the Decathlon and others leave a ``dataset.json`` of their own in a folder of scans. A manifest's entries
-    have a ``case_id``.
+    Every ``.json`` file is taken for a manifest. nnU-Net, the Decathlon and others leave a ``dataset.json`` of their
+    own in a folder of scans; a manifest's entries have a ``case_id``.
     """
     if not path.is_dir():
         return path.suffix == ".json"
@@ -128,7 +136,7 @@ def is_manifest(path: Path) -> bool:
 
 
 def lists_case_ids(path: Path) -> bool:
-    """Return whether a ``dataset.json`` is a manifest, or damaged, and not another program's."""
+    """Return whether a ``dataset.json`` is a manifest, or damaged."""
     try:
         if not path.is_file() or path.stat().st_size > _MAX_MANIFEST_BYTES:
             return False

@@ -78,7 +78,7 @@ def open_scan(
     max_bytes: int = MAX_VOLUME_BYTES,
     assume_spacing_mm: Sequence[float] | None = None,
 ) -> OpenedScan:
-    """Read the header of a scan of any format, and check its grid.
+    """Read the header of a scan, and check its grid.
 
     Every spacing must be present, at least 0.02 mm and such that no axis is longer than 3 m. Axes that deviate by up to
     1 degree from right angles are repaired with a warning; a larger shear, as of a tilted gantry, is an error.

@@ -1,4 +1,4 @@
-"""MetaImage and NRRD: the voxels and the grid of ITK, or a typed error."""
+"""Tests of MetaImage and NRRD against ITK."""
 
 import gzip
 import os
@@ -195,7 +195,7 @@ REFUSED: dict[str, tuple[Make, str, str]] = {
     "no data file": (of(".mha", "ElementDataFile.*", "Comment = none"), "file", "before ElementDataFile"),
     "no empty line": (of(".nrrd", r"\n\n[\s\S]*", "\n"), "file", "no data file"),
     "no magic": (of(".nrrd", "NRRD0004", "NRRD9999"), "file", "'NRRD9999'"),
-    "no empty header": (lambda folder: write_bytes(folder / "scan.nrrd", b""), "file", "no bytes"),
+    "no empty header": (lambda folder: write_bytes(folder / "scan.nrrd", b""), "file", "the first line ''"),
     "a header without an end": (lambda folder: write_bytes(folder / "scan.mha", b"a = 1\n" * 400_000), "file", ""),
 }  # fmt: skip
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uumamba.data.formats.stored_volume import LPS_TO_RAS, Shape, StoredVolume, drop_trailing_axes, make_header_error
-from uumamba.data.formats.text_header import TextHeader, cut_lines, read_start
+from uumamba.data.formats.text_header import TextHeader, iterate_lines
 from uumamba.data.formats.voxel_stream import VoxelStream
 from uumamba.runtime.errors import require_case
 
@@ -77,7 +77,7 @@ def open_metaimage(path: Path, *, case_id: str) -> StoredVolume:
 
 def _read_header(path: Path, case_id: str) -> TextHeader:
     fields: dict[str, str] = {}
-    for line, position in cut_lines(read_start(path, case_id), path, case_id, name="MetaImage"):
+    for line, position in iterate_lines(path, case_id):
         key, equals, value = (part.strip() for part in line.partition("="))
         if not equals:
             break

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uumamba.data.formats.stored_volume import LPS_TO_RAS, Shape, StoredVolume, drop_trailing_axes, make_header_error
-from uumamba.data.formats.text_header import TextHeader, cut_lines, parse_numbers, read_start
+from uumamba.data.formats.text_header import TextHeader, iterate_lines, parse_numbers
 from uumamba.data.formats.voxel_stream import Compression, VoxelStream
 
 NRRD_SUFFIXES = (".nrrd", ".nhdr")
@@ -86,11 +86,12 @@ def open_nrrd(path: Path, *, case_id: str) -> StoredVolume:
 
 
 def _read_header(path: Path, case_id: str) -> TextHeader:
-    lines = cut_lines(read_start(path, case_id), path, case_id, name="NRRD")
-    if not _MAGIC.fullmatch(lines[0][0] if lines else ""):
-        raise make_header_error(case_id, path, f"the first line {lines[0][0][:20]!r}", expected="NRRD0001 to NRRD0006")
+    lines = iterate_lines(path, case_id)
+    first, _ = next(lines, ("", 0))
+    if not _MAGIC.fullmatch(first):
+        raise make_header_error(case_id, path, f"the first line {first[:20]!r}", expected="NRRD0001 to NRRD0006")
     fields: dict[str, str] = {}
-    for line, position in lines[1:]:
+    for line, position in lines:
         if not line.strip():
             return TextHeader(path, case_id, fields, position)
         key, colon, value = line.partition(":")
@@ -120,7 +121,10 @@ def _read_space(header: TextHeader) -> NDArray[np.float64]:
 
 
 def _read_directions(header: TextHeader, axes: int) -> list[NDArray[np.float64] | None]:
-    """Read the vector of each axis; None for an axis that is not in space."""
+    """Read the vector of each axis.
+
+    It is None for an axis that is not in space.
+    """
     words = re.sub(r"\s*,\s*", ",", header.read_text("space directions")).split()
     header.require(len(words) == axes, "space directions", expected=f"{axes} vectors")
     vectors = [None if word.lower() == "none" else _parse_vector(word) for word in words]

@@ -1,13 +1,13 @@
 """Text headers of MetaImage and NRRD: lines of key and value."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from uumamba.data.formats.stored_volume import RESTORE, make_header_error
+from uumamba.data.formats.stored_volume import RESTORE
 from uumamba.data.formats.voxel_stream import make_read_error
 from uumamba.runtime.errors import require_case
 
@@ -32,7 +32,7 @@ class TextHeader:
     length: int
 
     def require(self, condition: object, key: str, *, expected: str, fix: str = RESTORE) -> None:
-        """Raise a case's error that shows the value of a key, unless the condition is true."""
+        """Raise an error with the value of a wrong key."""
         got = f"{key} {self.fields[key][:60]!r}" if key in self.fields else f"no {key}"
         require_case(condition, self.case_id, "file", got=f"{self.path.name} with {got}", expected=expected, fix=fix)
 
@@ -71,32 +71,19 @@ class TextHeader:
         return path
 
 
-def read_start(path: Path, case_id: str) -> bytes:
-    """Read the part of a file in which a text header must end."""
-    try:
-        with path.open("rb") as file:
-            return file.read(MAX_HEADER_BYTES)
-    except OSError as error:
-        raise make_read_error(case_id, path, error) from None
+def iterate_lines(path: Path, case_id: str) -> Iterator[tuple[str, int]]:
+    """Yield the first lines of a file, with their ends.
 
-
-def cut_lines(start: bytes, path: Path, case_id: str, *, name: str) -> Sequence[tuple[str, int]]:
-    """Split the start of a file into lines, each with the position after it.
-
-    A last line without an end is left out, unless the file ends there. Bytes that are no UTF-8 are read as Latin-1,
-    since voxels follow the header.
+    Voxels may follow, so bytes are read as Latin-1. A line that the largest header cuts off is left out.
     """
-    if not start:
-        raise make_header_error(case_id, path, "no bytes", expected=f"a header of {name}")
-    lines, position = [], 0
+    start, position = _read_start(path, case_id), 0
     while position < len(start):
         end = start.find(b"\n", position)
         if end < 0 and len(start) == MAX_HEADER_BYTES:
-            break
+            return
         stop = len(start) if end < 0 else end
-        lines.append((start[position:stop].decode("latin-1").rstrip("\r"), min(stop + 1, len(start))))
+        yield start[position:stop].decode("latin-1").rstrip("\r"), min(stop + 1, len(start))
         position = stop + 1
-    return lines
 
 
 def parse_numbers(words: Sequence[str]) -> NDArray[np.float64]:
@@ -110,6 +97,14 @@ def parse_numbers(words: Sequence[str]) -> NDArray[np.float64]:
         return np.array([float(word) for word in words], dtype=np.float64)
     except ValueError:
         return np.empty(0)
+
+
+def _read_start(path: Path, case_id: str) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_HEADER_BYTES)
+    except OSError as error:
+        raise make_read_error(case_id, path, error) from None
 
 
 def _is_integer(word: str, least: int) -> bool:
