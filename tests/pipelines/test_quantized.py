@@ -21,6 +21,7 @@ from uumamba.config import RunConfig
 from uumamba.config.augmentation import build_augment
 from uumamba.data.dataset import PatchDataset, batches
 from uumamba.data.prepared import PreparedFolder
+from uumamba.data.scan import read_image
 from uumamba.pipelines import load_predictor
 from uumamba.pipelines.build import build_trainer, calibrate_at_start
 from uumamba.pipelines.models import load_initial_weights
@@ -264,9 +265,8 @@ def test_prediction_uses_the_training_average_bit_for_bit(
     assert not result.failures
     case = PreparedFolder(tiny_prepared).manifest.by_id(result.written[0].name.removesuffix(".nii.gz"))
     predictor.nets = (trainer.average.module.eval(),)
-    scan = nib.load(case.image)
-    voxels, spacing_mm = np.asarray(scan.dataobj, np.float32), scan.header.get_zooms()[:3]
-    label = predictor(voxels, spacing_mm=spacing_mm, affine=scan.affine).label
+    scan = read_image(case.image)
+    label = predictor(scan.array, spacing_mm=scan.spacing_mm, affine=scan.affine).label
     assert np.array_equal(np.asarray(nib.load(result.written[0]).dataobj), label)
 
 

@@ -148,7 +148,7 @@ def find_geometry(
         "affine",
         got=f"columns of length {format_spacing(np.linalg.norm(matrix[:3, :3], axis=0))}",
         expected=f"the spacing {format_spacing(np.asarray(spacing))} mm",
-        fix="give spacing_mm and affine of one scan",
+        fix="take both from uumamba.data.read_image (headers of ACDC disagree), or leave out the affine",
     )
     native_of = {int(canonical): axis for axis, (canonical, _) in enumerate(orientation)}
     through = max(c for c in range(3) if spacing[native_of[c]] >= max(spacing) * (1 - _TIE))
