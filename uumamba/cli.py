@@ -22,6 +22,7 @@ from uumamba.runtime.errors import (
     EndedWithAnother,
     UsageError,
     UumambaError,
+    quote,
     require,
 )
 
@@ -344,6 +345,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not isinstance(error, EndedWithAnother):  # the other process has reported the reason
             typer.echo(f"uumamba: {error}", err=True)
         code = error.exit_code
+    except Exception as error:
+        if "--debug" in given:
+            raise
+        typer.echo(
+            f"uumamba: {type(error).__name__}: {quote(error)}, an error that uumamba does not know. "
+            "Fix: run the same command with --debug and report the traceback.",
+            err=True,
+        )
+        code = EXIT_FAILED
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 0
     if "uumamba.runtime.rank_group" in sys.modules:

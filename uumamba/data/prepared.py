@@ -25,7 +25,7 @@ from uumamba.data.locations import count_values, sample_locations
 from uumamba.data.recipe import PreprocessRecipe
 from uumamba.data.stored_json import read_json
 from uumamba.runtime.errors import CaseError, UsageError, require, require_case
-from uumamba.runtime.files import whole_file, write_json
+from uumamba.runtime.files import find_read_fix, open_regular, remove_file, whole_file, write_json
 from uumamba.types import LabelMap
 
 FORMAT_VERSION = 1  # increased whenever equal sources and recipe would give other arrays
@@ -137,9 +137,9 @@ def write_prepared(
         UsageError: the number of planes differs from the geometry.
     """
     target = Path(folder) / "cases" / case_id
-    (target / CASE_NAME).unlink(missing_ok=True)
+    remove_file(target / CASE_NAME)
     for unfinished in target.glob(".unfinished-*"):  # of a killed process
-        unfinished.unlink()
+        remove_file(unfinished)
     _write_array(target / "image.npy", (_as_float16(slab, case_id) for slab in image), (1, *geometry.prepared_shape))
     _write_array(target / "label.npy", label, geometry.prepared_shape)
     stored_label = _map_array(target, "label", case_id)
@@ -292,7 +292,7 @@ def _hash_path(path: Path, case_id: str) -> bytes:
     digest = hashlib.sha256()
     try:
         for file in sorted(child for child in path.iterdir() if child.is_file()) if path.is_dir() else [path]:
-            with file.open("rb") as stream:
+            with open_regular(file) as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
     except OSError as error:
         raise CaseError(
@@ -300,6 +300,6 @@ def _hash_path(path: Path, case_id: str) -> bytes:
             "file",
             got=f"{error.filename} ({error.strerror})",
             expected="a readable file",
-            fix="restore the file from its source",
+            fix=find_read_fix(error, otherwise="restore the file from its source"),
         ) from None
     return digest.digest()

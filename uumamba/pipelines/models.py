@@ -27,6 +27,7 @@ from uumamba.pipelines.mirrored_sides import MirroredSides
 from uumamba.pipelines.postprocessing import make_postprocess, read_choice
 from uumamba.pipelines.run_layout import ALL_CASES, FOLDS, fold_folders, newest_checkpoint
 from uumamba.quantization import holds_scales, quantized_layers
+from uumamba.runtime.case_boundary import fail_case_on_error
 from uumamba.runtime.errors import UsageError, require
 from uumamba.training.checkpoint import Checkpoint, read_checkpoint
 from uumamba.training.run_folder import BEST, LAST
@@ -379,7 +380,8 @@ def _is_part_of_one_head(name: str, source: Mapping[str, Any], target: Mapping[s
 def _preprocess(
     image: Any, *, spacing_mm: Any, affine: Any, case_id: str, recipe: Any, sides: MirroredSides | None
 ) -> tuple[Any, Any]:
-    array, _, geometry = preprocess(image, spacing_mm=spacing_mm, affine=affine, recipe=recipe, case_id=case_id)
+    with fail_case_on_error(case_id, "image"):
+        array, _, geometry = preprocess(image, spacing_mm=spacing_mm, affine=affine, recipe=recipe, case_id=case_id)
     if sides is not None:
         sides.check(geometry, case_id=case_id)
     return array, geometry

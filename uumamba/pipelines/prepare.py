@@ -18,8 +18,9 @@ from uumamba.data.scan import read_case
 from uumamba.pipelines.datasets import RawFolder, record_failures
 from uumamba.pipelines.jobs import list_jobs
 from uumamba.pipelines.run_layout import ALL_CASES
+from uumamba.runtime.case_boundary import attempt, fail_case_on_error
 from uumamba.runtime.errors import CaseError
-from uumamba.runtime.files import lock_folder, make_folder, write_json
+from uumamba.runtime.files import lock_folder, make_folder, remove_file, write_json
 from uumamba.runtime.parallel_cases import each_case
 from uumamba.runtime.progress_bar import track
 from uumamba.runtime.stop import StopRequest
@@ -157,13 +158,14 @@ class _Preparation:
         for case in self.manifest.select(split=split):
             if case.case_id in failed:
                 continue
-            try:
-                if is_up_to_date(self.out, case, recipe=recipe, structures=dict(self.manifest.structures)):
-                    reused.append(case.case_id)
-                else:
-                    stale.append(case)
-            except CaseError as error:
-                self.failures.append(error)
+            check = partial(_is_reusable, out=self.out, recipe=recipe, structures=dict(self.manifest.structures))
+            found = attempt(check, case, case_id=case.case_id)
+            if isinstance(found, CaseError):
+                self.failures.append(found)
+            elif found:
+                reused.append(case.case_id)
+            else:
+                stale.append(case)
         return stale, reused
 
     def work_on(self, cases: Sequence[Case], work: Callable[[Case], object], *, name: str, doing: str) -> list[str]:
@@ -206,8 +208,14 @@ class _Preparation:
 def _catch_warnings(work: Callable[[Case], object], case: Case) -> _Warned:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        work(case)
+        with fail_case_on_error(case.case_id):
+            work(case)
     return tuple((each.category, str(each.message)) for each in caught)
+
+
+def _is_reusable(case: Case, *, out: Path, recipe: PreprocessRecipe, structures: dict[str, int]) -> bool:
+    with fail_case_on_error(case.case_id):
+        return is_up_to_date(out, case, recipe=recipe, structures=structures)
 
 
 def _prepare_case(case: Case, *, out: Path, recipe: PreprocessRecipe, structures: dict[str, int]) -> None:
@@ -242,13 +250,13 @@ def _write_recipe(out: Path, recipe: PreprocessRecipe) -> None:
     except (OSError, ValueError):
         unchanged = False
     if not unchanged:
-        (out / MANIFEST_NAME).unlink(missing_ok=True)
+        remove_file(out / MANIFEST_NAME)
         write_json(path, stored)
 
 
 def _write_manifest(out: Path, manifest: Manifest, split: Split, case_ids: Set[str]) -> None:
     if not case_ids:
-        (out / MANIFEST_NAME).unlink(missing_ok=True)
+        remove_file(out / MANIFEST_NAME)
         return
     kept = tuple(case for case in manifest.cases if case.split != split or case.case_id in case_ids)
     replace(manifest, cases=kept).write(out / MANIFEST_NAME)

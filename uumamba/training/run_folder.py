@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from uumamba.runtime.errors import require
-from uumamba.runtime.files import lock_folder, make_folder, report_write_errors, write_json, write_text
+from uumamba.runtime.files import lock_folder, make_folder, open_own, report_write_errors, write_json, write_text
 from uumamba.runtime.tree import join_keys
 from uumamba.training.checkpoint import Checkpoint, DamagedCheckpointError, read_checkpoint, save_checkpoint
 
@@ -46,9 +46,10 @@ class RunLog:
         Raises:
             UumambaError: the disk is full; an incomplete row is ignored.
         """
-        with report_write_errors(self.path), self.path.open("a", encoding="utf-8") as stream:
-            stream.write(_line(row))
-            stream.flush()
+        with report_write_errors(self.path), open_own(self.path, os.O_WRONLY | os.O_APPEND) as stream:
+            line = _line(row).encode()
+            while line:  # a full disk takes a part, and then none
+                line = line[stream.write(line) :]
             os.fsync(stream.fileno())
 
     def rows(self) -> list[dict[str, Any]]:
