@@ -11,8 +11,9 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, Any
 
 from uumamba.runtime.errors import UsageError, UumambaError, require
 
@@ -113,7 +114,7 @@ def remove_file(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def open_regular(path: Path | str) -> BinaryIO:
+def open_regular(path: Path | str) -> BufferedReader:
     """Open an existing regular file for reading, or a link to one.
 
     Opening a FIFO would wait for ever, and opening a device can change it.
