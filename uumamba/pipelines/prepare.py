@@ -24,6 +24,7 @@ from uumamba.runtime.files import lock_folder, make_folder, remove_file, write_j
 from uumamba.runtime.parallel_cases import each_case
 from uumamba.runtime.progress_bar import track
 from uumamba.runtime.stop import StopRequest
+from uumamba.runtime.text_files import load_json
 
 _CASES_PER_LINE = 50
 _Warned = tuple[tuple[type[Warning], str], ...]
@@ -246,7 +247,7 @@ def _write_recipe(out: Path, recipe: PreprocessRecipe) -> None:
     """
     path, stored = out / RECIPE_NAME, json.loads(json.dumps(recipe.to_json()))
     try:
-        unchanged = json.loads(path.read_text(encoding="utf-8")) == stored
+        unchanged = load_json(path) == stored
     except (OSError, ValueError):
         unchanged = False
     if not unchanged:

@@ -32,6 +32,7 @@ from uumamba.evaluation.tables import spread_table
 from uumamba.runtime.errors import require
 from uumamba.runtime.files import write_json
 from uumamba.runtime.observer import Observer, RunView
+from uumamba.runtime.text_files import load_json
 from uumamba.training.run_folder import RunLog, list_checkpoints
 
 Section = TypeVar("Section")
@@ -289,7 +290,7 @@ def _read_section(path: Path, key: str, kind: type[Section]) -> Section | None:
     None if the file or the value is absent, damaged or of another type.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))[key]
+        found = load_json(path)[key]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return found if isinstance(found, kind) else None

@@ -10,6 +10,7 @@ from typing import Any
 
 from uumamba.runtime.errors import require
 from uumamba.runtime.files import lock_folder, make_folder, open_own, report_write_errors, write_json, write_text
+from uumamba.runtime.text_files import parse_json, read_limited
 from uumamba.runtime.tree import join_keys
 from uumamba.training.checkpoint import Checkpoint, DamagedCheckpointError, read_checkpoint, save_checkpoint
 
@@ -55,10 +56,10 @@ class RunLog:
     def rows(self) -> list[dict[str, Any]]:
         """Return the rows before the first incomplete one."""
         rows: list[dict[str, Any]] = []
-        text = self.path.read_text(encoding="utf-8", errors="replace") if self.path.exists() else ""
+        text = read_limited(self.path).decode(errors="replace") if self.path.exists() else ""
         for line in text.splitlines(keepends=True):
             try:
-                row = json.loads(line)
+                row = parse_json(line)
             except ValueError:
                 break
             if not line.endswith("\n") or not isinstance(row, dict):
