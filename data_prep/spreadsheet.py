@@ -18,7 +18,7 @@ from uumamba.runtime.text_files import (
     read_limited,
 )
 
-Cell = TypeVar("Cell")
+Row = TypeVar("Row", bound=Sequence[Any])
 
 _DAMAGED = (OSError, EOFError, LookupError, TypeError, ValueError, csv.Error, BadZipFile, ParseError)
 
@@ -62,7 +62,7 @@ def _read_csv(path: Path) -> list[list[str]]:
     return list(_limit_cells(csv.reader(text.splitlines(), delimiter=delimiter)))
 
 
-def _limit_cells(rows: Iterable[Sequence[Cell]]) -> Iterator[Sequence[Cell]]:
+def _limit_cells(rows: Iterable[Row]) -> Iterator[Row]:
     """Yield rows up to the limit of cells; a workbook of 1 kB can announce 17 billion."""
     cells = 0
     for row in rows:

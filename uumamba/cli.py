@@ -25,6 +25,7 @@ from uumamba.runtime.errors import (
     quote,
     require,
 )
+from uumamba.runtime.terminal import lossy_output
 
 if TYPE_CHECKING:
     from uumamba.runtime.ranks import Ranks
@@ -335,16 +336,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     An error that the user can fix is shown in one or two lines, without a traceback.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    with lossy_output():
+        code = _run(given)
+    if "uumamba.runtime.rank_group" in sys.modules:
+        from uumamba.runtime.process_end import end_process
+        from uumamba.runtime.ranks import Place
+
+        if Place.from_environment().count > 1:
+            end_process(code)
+    raise SystemExit(code)
+
+
+def _run(given: Sequence[str]) -> int:
+    """Run a command; report its error and return the exit code."""
     warnings.showwarning = _show_warning
     try:
         app([argument for argument in given if argument != "--debug"])  # accepted before and after the command
-        code = 0
+        return 0
     except UumambaError as error:
         if "--debug" in given:
             raise
         if not isinstance(error, EndedWithAnother):  # the other process has reported the reason
             typer.echo(f"uumamba: {error}", err=True)
-        code = error.exit_code
+        return error.exit_code
     except Exception as error:
         if "--debug" in given:
             raise
@@ -353,16 +367,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "Fix: run the same command with --debug and report the traceback.",
             err=True,
         )
-        code = EXIT_FAILED
+        return EXIT_FAILED
     except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 0
-    if "uumamba.runtime.rank_group" in sys.modules:
-        from uumamba.runtime.process_end import end_process
-        from uumamba.runtime.ranks import Place
-
-        if Place.from_environment().count > 1:
-            end_process(code)
-    raise SystemExit(code)
+        return end.code if isinstance(end.code, int) else 0
 
 
 def _say(sentence: str) -> None:

@@ -107,7 +107,7 @@ def test_aliases_that_stand_for_few_values_are_read() -> None:
     assert config.as_json()["preprocess"]["spacing_mm"] == [None, 2.5, 2.5]
 
 
-def write_sheet(path: Path, data: str, *, dimension: str = "A1") -> Path:
+def write_sheet(path: Path, data: str, *, dimension: str | None) -> Path:
     """Write a workbook whose sheet ``v1`` has this XML."""
     from openpyxl import Workbook
 
@@ -117,9 +117,9 @@ def write_sheet(path: Path, data: str, *, dimension: str = "A1") -> Path:
     with ZipFile(path) as stored:
         parts = {name: stored.read(name) for name in stored.namelist()}
     space = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
-    parts["xl/worksheets/sheet1.xml"] = (
-        f'<worksheet xmlns="{space}"><dimension ref="{dimension}"/><sheetData>{data}</sheetData></worksheet>'.encode()
-    )
+    size = "" if dimension is None else f'<dimension ref="{dimension}"/>'
+    sheet = f'<worksheet xmlns="{space}">{size}<sheetData>{data}</sheetData></worksheet>'
+    parts["xl/worksheets/sheet1.xml"] = sheet.encode()
     with ZipFile(path, "w", ZIP_DEFLATED) as stored:
         for name, content in parts.items():
             stored.writestr(name, content)
@@ -133,7 +133,7 @@ LAST_CELL = '<row r="1"><c r="A1"><v>1</v></c></row><row r="1048576"><c r="XFD10
     ("data", "dimension"),
     [
         (LAST_CELL, "A1:XFD1048576"),
-        (LAST_CELL, "A1"),
+        (LAST_CELL, None),
         (f'<row r="1"><c r="A1" t="str"><v>{"x" * 80_000_000}</v></c></row>', "A1"),
     ],
     ids=["last cell", "without dimension", "packed"],

@@ -1,6 +1,5 @@
 """Cases of public data sets, manifests and folders, and failed cases."""
 
-import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -18,6 +17,7 @@ from uumamba.data.itk import ITK_SUFFIXES
 from uumamba.runtime.case_boundary import attempt, fail_case_on_error
 from uumamba.runtime.errors import CaseError, UsageError, quote, require
 from uumamba.runtime.files import remove_file, write_json
+from uumamba.runtime.observer import to_stderr
 from uumamba.runtime.stop import StopRequest
 
 FAILURES_NAME = "failures.json"
@@ -121,7 +121,7 @@ def read_dataset(name: str, raw: Path | str, *, frames: Path | str | None = None
 
         def advance(done: int, total: int) -> None:
             if done % _PATIENTS_PER_LINE == 0 or done == total:
-                print(f"frames: {done} of {total} patients", file=sys.stderr)
+                to_stderr(f"frames: {done} of {total} patients")
             stop.raise_if_requested(
                 f"after cutting the frames of {done} of {total} patients; run the same command to continue"
             )

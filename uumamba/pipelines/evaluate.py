@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from uumamba.data.case import Case, Split
 from uumamba.data.scan import Scan, check_same_grid, read_label
@@ -42,6 +41,7 @@ from uumamba.runtime.case_boundary import attempt, fail_case_on_error
 from uumamba.runtime.errors import CaseError, InputError, require, require_case
 from uumamba.runtime.files import make_folder, remove_file
 from uumamba.runtime.stop import StopRequest
+from uumamba.runtime.terminal import make_console
 
 
 class MissingPredictions(InputError):
@@ -139,7 +139,7 @@ def print_summary(scores: Scores) -> None:
 
     Domains, vessels, swapped sides and ejection fractions are added where known.
     """
-    console = Console()
+    console = make_console()
     if not scores.rows:
         console.print("No case could be scored.")
         return

@@ -21,9 +21,11 @@ from uumamba.pipelines.run_layout import ALL_CASES
 from uumamba.runtime.case_boundary import attempt, fail_case_on_error
 from uumamba.runtime.errors import CaseError
 from uumamba.runtime.files import lock_folder, make_folder, remove_file, write_json
+from uumamba.runtime.observer import to_stderr
 from uumamba.runtime.parallel_cases import each_case
 from uumamba.runtime.progress_bar import track
 from uumamba.runtime.stop import StopRequest
+from uumamba.runtime.terminal import is_terminal
 from uumamba.runtime.text_files import load_json
 
 _CASES_PER_LINE = 50
@@ -176,7 +178,7 @@ class _Preparation:
         """
         done: list[str] = []
         items = {case.case_id: case for case in cases}
-        shows_bar = sys.stderr.isatty() if self.progress is None else self.progress
+        shows_bar = is_terminal(sys.stderr) if self.progress is None else self.progress
         outcomes = each_case(partial(_catch_warnings, work), items, workers=self.workers)
         shown = track(outcomes, description=name, total=len(items), enabled=shows_bar)
         for count, (case_id, outcome) in enumerate(shown, start=1):
@@ -186,7 +188,7 @@ class _Preparation:
                 done.append(case_id)
                 self._warn_once(outcome)
             if not shows_bar and (count % _CASES_PER_LINE == 0 or count == len(items)):
-                print(f"{name}: {count} of {len(items)} cases", file=sys.stderr)
+                to_stderr(f"{name}: {count} of {len(items)} cases")
             self.stop.raise_if_requested(
                 f"after {doing} {count} of {len(items)} cases; run the same command to continue"
             )

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from rich.console import Console
 
 from uumamba.config import RunConfig
 from uumamba.data.prepared import PreparedFolder
@@ -32,6 +31,7 @@ from uumamba.evaluation.tables import spread_table
 from uumamba.runtime.errors import require
 from uumamba.runtime.files import write_json
 from uumamba.runtime.observer import Observer, RunView
+from uumamba.runtime.terminal import make_console
 from uumamba.runtime.text_files import load_json
 from uumamba.training.run_folder import RunLog, list_checkpoints
 
@@ -236,7 +236,7 @@ def print_run_summary(run: Path) -> None:
     """Print the spread of the validation Dice of several trainings."""
     trainings = validated_trainings(run)
     if len(trainings) > 1:
-        Console().print(spread_table(compute_spreads(trainings)))
+        make_console().print(spread_table(compute_spreads(trainings)))
 
 
 def validated_trainings(run: Path) -> list[dict[str, Any]]:
