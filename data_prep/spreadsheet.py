@@ -63,7 +63,10 @@ def _read_csv(path: Path) -> list[list[str]]:
 
 
 def _limit_cells(rows: Iterable[Row]) -> Iterator[Row]:
-    """Yield rows up to the limit of cells; a workbook of 1 kB can announce 17 billion."""
+    """Yield rows up to the limit of cells.
+
+    A workbook of 1 kB can announce 17 billion.
+    """
     cells = 0
     for row in rows:
         cells += 1 + len(row)

@@ -85,7 +85,7 @@ def _read_text(config: Path | str) -> tuple[str, str]:
 
 
 def _parse_yaml(text: str) -> Any:
-    """Parse YAML of a limited size, before and after its aliases are resolved.
+    """Parse YAML of a limited size, its aliases included.
 
     Nine aliases of nine aliases, and so on, are a few lines and billions of values.
 

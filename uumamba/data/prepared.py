@@ -215,7 +215,7 @@ def is_up_to_date(folder: Path | str, case: Case, *, recipe: PreprocessRecipe, s
 
 
 def verify_prepared(folder: Path | str, case_id: str, *, structures: Mapping[str, int]) -> None:
-    """Check that the arrays of a stored case are those that were prepared.
+    """Check that a stored case's arrays are unchanged.
 
     Every byte is read once. A case of an older version has no hashes; of its arrays the values are checked.
 
@@ -342,7 +342,10 @@ class _HashedStream:
 
 
 def _write_array(path: Path, slabs: Iterable[NDArray[Any]], shape: tuple[int, ...]) -> str:
-    """Write an array slab by slab, in the format of ``np.save``; return the file's SHA-256."""
+    """Write an array slab by slab, and return the file's SHA-256.
+
+    The format is that of ``np.save``.
+    """
     written = 0
     with whole_file(path) as unfinished, unfinished.open("wb") as stream:
         file: Any = _HashedStream(stream)

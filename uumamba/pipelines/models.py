@@ -342,7 +342,7 @@ def _load_net(config: RunConfig, checkpoint: Checkpoint, path: Path, *, classes:
 
 
 def _build_like(config: RunConfig, weights: Mapping[str, Any], path: Path, *, classes: int) -> nn.Module:
-    """Build a configuration's network, if it is not larger than the stored weights.
+    """Build a configuration's network, not larger than the stored weights.
 
     A configuration in a file may ask for any size, so building ends at the first parameter too many.
     """

@@ -78,7 +78,7 @@ def fail_case_on_error(case_id: str, key: str = "file") -> Iterator[None]:
 
 @contextmanager
 def fail_case_on_shortage(case_id: str) -> Iterator[None]:
-    """Turn too little memory or a bad file name into the failure of the case.
+    """Turn too little memory or a bad name into a case's failure.
 
     Raises:
         CaseError: in place of an error of these two kinds.

@@ -111,7 +111,7 @@ class CaseError(InputError):
 
 
 def quote(value: object) -> str:
-    r"""Return a value as text for a message: short, on one line, printable.
+    r"""Return a value as short, printable text on one line.
 
     The middle of a long text is left out, and characters that would change the line or the terminal are escaped.
 

@@ -1,4 +1,4 @@
-"""Figures that are drawn into PNG files, whatever the surroundings of the process are.
+"""Figures in PNG files, the same in any environment.
 
 matplotlib reads environment variables and files of the user, which may name a backend or style that does not exist.
 Here it is imported without them, and figures are drawn by the Agg canvas in the default style.

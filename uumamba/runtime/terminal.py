@@ -57,7 +57,7 @@ class LossyStream:
         return is_terminal(self._stream)
 
     def _give_up(self) -> None:
-        """Send the stream's text to nowhere, also what Python flushes at its end."""
+        """Send further text to nowhere, also Python's last flush."""
         with suppress(OSError, ValueError, AttributeError):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())  # type: ignore[union-attr]  # None raises AttributeError
@@ -93,7 +93,7 @@ def is_terminal(stream: TextIO | None) -> bool:
 
 
 def make_console(*, stderr: bool = False) -> "Console":
-    """Make a console of rich with a width that can hold a table."""
+    """Make a console that is wide enough for a table."""
     from rich.console import Console
 
     console = Console(stderr=stderr)
