@@ -206,8 +206,8 @@ def write_text(path: Path | str, text: str) -> None:
 def open_own(path: Path, flags: int) -> IO[bytes]:
     """Open a file of an output folder to change it in place.
 
-    The file is created if it is missing, and not buffered. A link is refused, because a stranger who may write to the folder could let it
-    lead to any file of this user.
+    The file is created if it is missing, and not buffered. A link is refused, because a stranger who may write to the
+    folder could let it lead to any file of this user.
 
     Args:
         path: the file.
