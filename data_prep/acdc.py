@@ -11,6 +11,7 @@ from data_prep.raw_folder import check_file, collect
 from data_prep.reader import Read, Reader
 from uumamba.data.case import Case, Manifest, Split
 from uumamba.runtime.errors import CaseError, require, require_case
+from uumamba.runtime.text_files import read_limited
 
 STRUCTURES: Mapping[str, int] = {"RV": 1, "MYO": 2, "LV": 3}
 PHASES = ("ED", "ES")
@@ -118,8 +119,8 @@ def _read_info(folder: Path, *, needs_group: bool) -> PatientInfo:
     Lines are ``Key: value``, in any order, with any line ends.
     """
     try:
-        text = (folder / "Info.cfg").read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_limited(folder / "Info.cfg").decode("utf-8-sig")
+    except (OSError, ValueError) as error:
         raise CaseError(folder.name, "Info.cfg", got=error, expected="a text file", fix=_RESTORE) from None
     pairs = (line.partition(":") for line in text.splitlines())
     values = {key.strip(): value.strip() for key, colon, value in pairs if colon}

@@ -25,6 +25,7 @@ from data_prep.raw_folder import check_file, check_output_folder
 from data_prep.scan_files import DAMAGED
 from uumamba.runtime.errors import CaseError, require_case
 from uumamba.runtime.files import make_folder, whole_file
+from uumamba.runtime.text_files import MAX_SHEET_BYTES, read_limited
 
 STORED_VALUES: Mapping[int, int] = {0: 0, 1: 3, 2: 2, 3: 1}
 """ACDC's label value (1 RV, 2 MYO, 3 LV) of each value of M&Ms (1 LV, 2 MYO, 3 RV)."""
@@ -62,7 +63,7 @@ def cut_frames(
     sheet = find_sheet(root)
     rows = read_sheet(sheet)
     with whole_file(out / sheet.name) as unfinished:
-        unfinished.write_bytes(sheet.read_bytes())
+        unfinished.write_bytes(read_limited(sheet, most=MAX_SHEET_BYTES))
     patients = [(part, patient) for part in PARTS for patient in list_patients(root, part)]
     fix = "restore the folder from the M&Ms download, or remove the row from the sheet"
     expected = "a folder of each patient in the information sheet"

@@ -10,6 +10,7 @@ from nibabel.wrapstruct import WrapStructError
 from uumamba.data.grid import Scan, check_same_grid
 from uumamba.data.open_scan import open_scan
 from uumamba.data.warn import ScanWarning
+from uumamba.runtime.case_boundary import fail_case_on_error
 
 DAMAGED = (
     HeaderDataError, HeaderTypeError, WrapStructError,
@@ -33,11 +34,12 @@ def check_scan_pair(image: Path, label: Path | None, *, case_id: str) -> None:
     Raises:
         CaseError: a file cannot be read, or shapes or positions differ by more than half a voxel.
     """
-    grid = read_grid(image, case_id=case_id)
-    if label is not None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ScanWarning)
-            check_same_grid(grid, read_grid(label, case_id=case_id), case_id=case_id)
+    with fail_case_on_error(case_id):
+        grid = read_grid(image, case_id=case_id)
+        if label is not None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ScanWarning)
+                check_same_grid(grid, read_grid(label, case_id=case_id), case_id=case_id)
 
 
 def read_grid(path: Path, *, case_id: str) -> Scan:

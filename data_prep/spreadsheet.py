@@ -2,12 +2,23 @@
 
 import csv
 import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from xml.etree.ElementTree import ParseError
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
 from uumamba.runtime.errors import UsageError, require
+from uumamba.runtime.text_files import (
+    MAX_SHEET_BYTES,
+    MAX_SHEET_CELLS,
+    MAX_UNPACKED_SHEET_BYTES,
+    LimitError,
+    read_limited,
+)
+
+Row = TypeVar("Row", bound=Sequence[Any])
 
 _DAMAGED = (OSError, EOFError, LookupError, TypeError, ValueError, csv.Error, BadZipFile, ParseError)
 
@@ -46,9 +57,22 @@ def read_rows(path: Path, *, sheet: str) -> list[list[str]]:
 
 
 def _read_csv(path: Path) -> list[list[str]]:
-    text = path.read_text(encoding="utf-8-sig")
+    text = read_limited(path, most=MAX_SHEET_BYTES).decode("utf-8-sig")
     delimiter = ";" if text.count(";") > text.count(",") else ","
-    return list(csv.reader(text.splitlines(), delimiter=delimiter))
+    return list(_limit_cells(csv.reader(text.splitlines(), delimiter=delimiter)))
+
+
+def _limit_cells(rows: Iterable[Row]) -> Iterator[Row]:
+    """Yield rows up to the limit of cells.
+
+    A workbook of 1 kB can announce 17 billion.
+    """
+    cells = 0
+    for row in rows:
+        cells += 1 + len(row)
+        if cells > MAX_SHEET_CELLS:
+            raise LimitError(f"more than {MAX_SHEET_CELLS} cells, of which many may be empty")
+        yield row
 
 
 def _read_workbook(path: Path, sheet: str) -> list[list[str]]:
@@ -61,8 +85,13 @@ def _read_workbook(path: Path, sheet: str) -> list[list[str]]:
             expected=f"the reader of {path}",
             fix="run pip install 'uumamba[mnms]', or save the sheet as CSV",
         ) from None
+    content = BytesIO(read_limited(path, most=MAX_SHEET_BYTES))
+    with ZipFile(content) as parts:
+        unpacked = sum(part.file_size for part in parts.infolist())
+    if unpacked > MAX_UNPACKED_SHEET_BYTES:
+        raise LimitError(f"{unpacked / 2**20:.0f} MiB when unpacked")
     with warnings.catch_warnings(action="ignore"):  # openpyxl drops some of Excel's formats
-        book: Any = load_workbook(path, read_only=True, data_only=True)
+        book: Any = load_workbook(content, read_only=True, data_only=True)
         require(
             sheet in book.sheetnames,
             str(path),
@@ -70,4 +99,5 @@ def _read_workbook(path: Path, sheet: str) -> list[list[str]]:
             expected=f"a sheet {sheet}",
             fix="restore the file from the download",
         )
-        return [["" if cell is None else str(cell) for cell in row] for row in book[sheet].values]
+        rows = _limit_cells(book[sheet].values)
+        return [["" if cell is None else str(cell) for cell in row] for row in rows]

@@ -22,8 +22,10 @@ from uumamba.runtime.errors import (
     EndedWithAnother,
     UsageError,
     UumambaError,
+    quote,
     require,
 )
+from uumamba.runtime.terminal import lossy_output
 
 if TYPE_CHECKING:
     from uumamba.runtime.ranks import Ranks
@@ -334,18 +336,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     An error that the user can fix is shown in one or two lines, without a traceback.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    warnings.showwarning = _show_warning
-    try:
-        app([argument for argument in given if argument != "--debug"])  # accepted before and after the command
-        code = 0
-    except UumambaError as error:
-        if "--debug" in given:
-            raise
-        if not isinstance(error, EndedWithAnother):  # the other process has reported the reason
-            typer.echo(f"uumamba: {error}", err=True)
-        code = error.exit_code
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 0
+    with lossy_output():
+        code = _run(given)
     if "uumamba.runtime.rank_group" in sys.modules:
         from uumamba.runtime.process_end import end_process
         from uumamba.runtime.ranks import Place
@@ -353,6 +345,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if Place.from_environment().count > 1:
             end_process(code)
     raise SystemExit(code)
+
+
+def _run(given: Sequence[str]) -> int:
+    """Run a command; report its error and return the exit code."""
+    warnings.showwarning = _show_warning
+    try:
+        app([argument for argument in given if argument != "--debug"])  # accepted before and after the command
+        return 0
+    except UumambaError as error:
+        if "--debug" in given:
+            raise
+        if not isinstance(error, EndedWithAnother):  # the other process has reported the reason
+            typer.echo(f"uumamba: {error}", err=True)
+        return error.exit_code
+    except Exception as error:
+        if "--debug" in given:
+            raise
+        typer.echo(
+            f"uumamba: {type(error).__name__}: {quote(error)}, an error that uumamba does not know. "
+            "Fix: run the same command with --debug and report the traceback.",
+            err=True,
+        )
+        return EXIT_FAILED
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0
 
 
 def _say(sentence: str) -> None:

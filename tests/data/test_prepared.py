@@ -1,5 +1,6 @@
 """Stored cases are complete or absent, and belong to their key."""
 
+import hashlib
 import json
 import pickle
 from collections.abc import Callable
@@ -12,12 +13,19 @@ import pytest
 
 from uumamba.data.case import Case, Manifest
 from uumamba.data.geometry import Geometry
-from uumamba.data.prepared import PreparedFolder, is_up_to_date, open_prepared, source_key, write_prepared
+from uumamba.data.prepared import (
+    PreparedFolder,
+    is_up_to_date,
+    open_prepared,
+    source_key,
+    verify_prepared,
+    write_prepared,
+)
 from uumamba.data.preprocess import PreprocessRecipe, preprocess
 from uumamba.runtime.errors import CaseError
 
 RECIPE = PreprocessRecipe((None, None, None))
-STRUCTURES = {"RV": 1, "LV": 3}
+STRUCTURES = {"RV": 1, "MYO": 2, "LV": 3}
 Stored = tuple[np.ndarray, np.ndarray, Geometry]
 
 
@@ -167,7 +175,7 @@ def test_pickled_arrays_and_arrays_of_another_shape_are_refused(tmp_path: Path, 
 def test_a_case_is_up_to_date_for_its_files_recipe_and_structures(
     tmp_path: Path, case: Case, stored: Stored, up_to_date: Callable[..., bool], refused: Any
 ) -> None:
-    assert up_to_date(fold=3, structures={"LV": 3, "RV": 1})
+    assert up_to_date(fold=3, structures={"LV": 3, "MYO": 2, "RV": 1})
     assert not up_to_date(recipe=replace(RECIPE, clip_percentiles=(1.0, 99.0)))
     assert not up_to_date(structures={"RV": 1, "LV": 2})
     assert not up_to_date(image=case.label, label=case.image)
@@ -229,3 +237,66 @@ def test_a_damaged_recipe_is_refused(tmp_path: Path, finished: Manifest, changes
     with pytest.raises(ValueError) as error:  # noqa: PT011  # key and value below
         PreparedFolder(tmp_path)
     assert error.value.key.startswith(str(path))  # type: ignore[attr-defined]  # a UsageError
+
+
+def change(path: Path, change_array: Callable[[np.ndarray], None]) -> None:
+    array = np.load(path)
+    change_array(array)
+    np.save(path, array)
+
+
+def forget_hashes(folder: Path) -> None:
+    """Make ``case.json`` that of an older version."""
+    path = folder / "cases" / "p1" / "case.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    del content["sha256"]
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "change_array"),
+    [
+        ("label", lambda array: array.__setitem__((0, 0, 0), 200)),
+        ("image", lambda array: array.__setitem__((0, 0, 0, 0), np.nan)),
+        ("locations", lambda array: array.__setitem__((0, 0), 2)),
+        ("image", lambda array: np.negative(array, out=array)),
+    ],
+)
+@pytest.mark.usefixtures("stored")
+def test_a_changed_array_is_named_and_the_case_is_prepared_again(
+    name: str, change_array: Callable[[np.ndarray], None], tmp_path: Path, up_to_date: Callable[..., bool]
+) -> None:
+    verify_prepared(tmp_path, "p1", structures=STRUCTURES)
+    assert up_to_date()
+    change(tmp_path / "cases" / "p1" / f"{name}.npy", change_array)
+    with pytest.raises(CaseError, match=rf"p1: .*{name}\.npy: got other bytes .*uumamba prepare"):
+        verify_prepared(tmp_path, "p1", structures=STRUCTURES)
+    assert not up_to_date()
+
+
+@pytest.mark.parametrize(
+    ("name", "change_array", "complaint"),
+    [
+        ("label", lambda array: array.__setitem__((0, 0, 0), 200), "got the label 200, expected 0, 1, 2, 3"),
+        ("image", lambda array: array.__setitem__((0, 0, 0, 0), np.inf), "got NaN or infinity"),
+    ],
+)
+@pytest.mark.usefixtures("stored")
+def test_an_older_case_without_hashes_is_used_unless_its_values_are_impossible(
+    name: str, change_array: Callable[[np.ndarray], None], complaint: str, tmp_path: Path, up_to_date: Any
+) -> None:
+    forget_hashes(tmp_path)
+    verify_prepared(tmp_path, "p1", structures=STRUCTURES)
+    assert up_to_date()
+    change(tmp_path / "cases" / "p1" / f"{name}.npy", change_array)
+    with pytest.raises(CaseError, match=rf"{name}\.npy: {complaint}.*Fix: run `uumamba prepare` again"):
+        verify_prepared(tmp_path, "p1", structures=STRUCTURES)
+    assert not up_to_date()
+
+
+def test_the_stored_hashes_are_those_of_the_files(tmp_path: Path, stored: Stored) -> None:
+    source = tmp_path / "cases" / "p1"
+    hashes = json.loads((source / "case.json").read_text(encoding="utf-8"))["sha256"]
+    files = {path.stem: hashlib.sha256(path.read_bytes()).hexdigest() for path in source.glob("*.npy")}
+    assert hashes == files
+    assert np.array_equal(np.load(source / "label.npy"), stored[1])

@@ -1,7 +1,9 @@
 """Trained models: checkpoints, averages and configurations of older versions."""
 
 import json
+import resource
 import shutil
+import time
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -168,3 +170,25 @@ def test_readable_parts_are_completed_and_others_returned_unchanged() -> None:
     recipe = PreprocessRecipe((1.0, 1.0, 1.0), "ct", ct_statistics=CtStatistics(-100, 300, 50, 25))
     complete = json.loads(json.dumps(recipe.to_json()))
     assert complete_config({"recipe": without(complete, "clip_percentiles")}) == {"recipe": complete}
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        {"features": [32_000_000, 64_000_000, 64_000_000]},
+        {"features": [4_000_000_000, 8, 8]},
+        {"encoder_blocks": [3_000_000, 1, 1]},
+        {"features": [4, 8, 9]},
+    ],
+    ids=["terabytes", "overflow", "millions of layers", "one channel more"],
+)
+def test_a_configuration_of_a_larger_network_than_the_weights_takes_no_memory(fold: Path, net: dict[str, Any]) -> None:
+    checkpoint = read_checkpoint(fold / LAST.name)
+    config = deepcopy(checkpoint.config)
+    config["run"]["net"] |= net
+    change(fold / LAST.name, config=config)
+    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    with pytest.raises(UsageError, match=r"last\.safetensors: got .*unchanged checkpoint"):
+        load_predictor(fold)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000, "kilobytes"
+    assert time.monotonic() - began < 10

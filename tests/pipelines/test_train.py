@@ -1,6 +1,7 @@
 """Training of folds and seeds: refusals, stop requests, resume, parallel devices."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from uumamba.pipelines import train as pipelines_train
 from uumamba.pipelines.build import WholeCaseValidation
 from uumamba.pipelines.jobs import check_same_run
 from uumamba.pipelines.train import train
-from uumamba.runtime.errors import EXIT_STOPPED_RESUMABLE, UsageError
+from uumamba.runtime.errors import EXIT_STOPPED_RESUMABLE, CaseError, UsageError
 from uumamba.runtime.stop import StoppedOnRequest
 from uumamba.training import RunLog, Trainer, read_checkpoint
 from uumamba.training.track_tensorboard import TensorBoardTracker
@@ -49,6 +50,20 @@ def test_unfit_cases_folds_and_devices_are_refused_before_anything_is_made(
 ) -> None:
     with refused(key, got=got):
         train(tiny_config(override), data=tiny_prepared, out=tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_changed_label_is_refused_by_name_before_anything_is_made(
+    resume: bool, tiny_prepared: Path, tiny_config: MakeConfig, tmp_path: Path
+) -> None:
+    prepared = Path(shutil.copytree(tiny_prepared, tmp_path / "prepared"))
+    changed = sorted(prepared.glob("cases/*/label.npy"))[3]
+    label = np.load(changed)
+    label[0, 0, 0] = 77
+    np.save(changed, label)
+    with pytest.raises(CaseError, match=rf"{changed}: got other bytes .*Fix: run `uumamba prepare` again"):
+        train(tiny_config(), data=prepared, out=tmp_path / "run", resume=resume)
     assert not (tmp_path / "run").exists()
 
 

@@ -2,15 +2,30 @@
 
 import errno
 import os
+import socket
+import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from uumamba.runtime.errors import UumambaError
-from uumamba.runtime.files import make_folder, report_write_errors, whole_file, write_json, write_text
+from uumamba.runtime.files import (
+    OutputError,
+    lock_folder,
+    make_folder,
+    open_regular,
+    report_write_errors,
+    whole_file,
+    write_json,
+    write_text,
+)
+from uumamba.training.run_folder import RunLog
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -87,3 +102,69 @@ def unprivileged() -> Iterator[None]:
         yield
     finally:
         os.seteuid(user)
+
+
+@pytest.mark.parametrize("kind", ["a FIFO", "a folder", "a device", "a socket"])
+def test_only_a_regular_file_is_opened_and_nothing_waits(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "scan.nii.gz"
+    if kind == "a FIFO":
+        os.mkfifo(path)
+    elif kind == "a folder":
+        path.mkdir()
+    elif kind == "a device":
+        path.symlink_to("/dev/zero")
+    else:
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(path))
+    with pytest.raises(OSError, match=f"{kind}, not a regular file"):
+        open_regular(path)
+
+
+def test_a_link_to_a_regular_file_is_opened_and_a_missing_file_is_named(tmp_path: Path) -> None:
+    write_text(tmp_path / "a", "text")
+    (tmp_path / "link").symlink_to("a")
+    with open_regular(tmp_path / "link") as stream:
+        assert stream.read() == b"text"
+    with pytest.raises(FileNotFoundError, match="No such file"):
+        open_regular(tmp_path / "b")
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_a_file_made_by_a_library_gets_the_permissions_of_the_umask(umask: int, tmp_path: Path) -> None:
+    before = os.umask(umask)
+    try:
+        with whole_file(tmp_path / "a.safetensors") as unfinished:
+            save_file({"weight": torch.zeros(2)}, unfinished)
+        with whole_file(tmp_path / "replaced") as unfinished:
+            descriptor, made = tempfile.mkstemp(dir=tmp_path)  # with 0600, as libraries do before they rename
+            os.close(descriptor)
+            os.replace(made, unfinished)
+    finally:
+        os.umask(before)
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    assert modes == {0o666 & ~umask}
+
+
+def test_files_in_a_strangers_folder_are_replaced_or_refused_where_they_are_links(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("precious")
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    for name in (".lock", "metrics.jsonl", "config.json"):
+        (folder / name).symlink_to(tmp_path / "mine")
+    with pytest.raises(OutputError, match="a symbolic link"), lock_folder(folder, doing="training"):
+        pass
+    with pytest.raises(OutputError, match="a symbolic link"):
+        RunLog(folder / "metrics.jsonl").append({"epoch": 0})
+    write_json(folder / "config.json", {})
+    assert (tmp_path / "mine").read_text(encoding="utf-8") == "precious"
+    (folder / ".lock").unlink()
+    os.mkfifo(folder / ".lock")
+    with pytest.raises(OutputError, match="a FIFO"), lock_folder(folder, doing="training"):
+        pass
+
+
+def test_a_long_name_is_told_from_a_full_disk(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="File name too long"), whole_file(tmp_path / ("a" * 256)):
+        pass
+    with pytest.raises(OutputError, match="no room"), whole_file(tmp_path / "a"):
+        raise OSError(errno.ENOSPC, "no room")

@@ -1,7 +1,11 @@
 """Checkpoints are restored exactly or reported as damaged; no code is run."""
 
+import hashlib
+import os
 import pickle
 import resource
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,7 @@ from safetensors.torch import save_file
 
 from uumamba.runtime.errors import UumambaError
 from uumamba.training import Checkpoint, DamagedCheckpointError, read_checkpoint, save_checkpoint
+from uumamba.training.checkpoint import FORMAT
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool)
 WEIGHT = {"weight": torch.arange(8.0)}
@@ -110,3 +115,39 @@ def test_weights_are_loaded_on_the_requested_device(path: Path) -> None:
     assert found.ema is not None
     assert {part["weight"].device.type for part in (found.net, found.ema, found.objective)} == {"meta"}
     assert found.random["weight"].device.type == "cpu"
+
+
+@pytest.mark.parametrize("kind", ["unreadable", "FIFO", "folder"])
+def test_a_file_that_may_not_be_opened_is_not_called_damaged(path: Path, kind: str) -> None:
+    reasons = {"unreadable": "Permission denied.*chmod", "FIFO": "a FIFO, not a reg", "folder": "a folder, not a reg"}
+    if kind == "unreadable":
+        for parent in [path.parent, *path.parents[1:-2]]:
+            parent.chmod(0o755)
+        path.chmod(0)
+    else:
+        path.unlink()
+        os.mkfifo(path) if kind == "FIFO" else path.mkdir()
+    user = as_nobody() if kind == "unreadable" else nullcontext()
+    with user, pytest.raises(UumambaError, match=reasons[kind]) as error:
+        read_checkpoint(path)
+    assert not isinstance(error.value, DamagedCheckpointError)
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Become the user nobody, because permissions do not bind root."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+@pytest.mark.parametrize("state", ["[" * 100_000, "[]", '{"net": []}', '{"net": {}, "progress": 3}'])
+def test_a_valid_checksum_of_a_foreign_state_is_a_typed_error(path: Path, state: str) -> None:
+    metadata = {"format": FORMAT, "state": state, "sha256": hashlib.sha256(state.encode()).hexdigest()}
+    save_file({}, path, metadata=metadata)
+    with pytest.raises(DamagedCheckpointError, match=r"last\.safetensors: got a damaged file"):
+        read_checkpoint(path)

@@ -13,6 +13,7 @@ from uumamba.config.registry import KINDS
 from uumamba.config.run_config import RunConfig
 from uumamba.runtime.errors import UsageError, require
 from uumamba.runtime.memory_shortage import summarize_error
+from uumamba.runtime.text_files import MAX_YAML_BYTES, MAX_YAML_DEPTH, MAX_YAML_NODES, LimitError, read_limited
 
 
 def shipped_configs() -> list[str]:
@@ -37,7 +38,7 @@ def read_config(config: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
     """
     text, source = _read_text(config)
     try:
-        stored = yaml.safe_load(text)
+        stored = _parse_yaml(text)
     except (yaml.YAMLError, ValueError) as error:  # an impossible date is a ValueError
         raise UsageError(source, got=" ".join(str(error).split()), expected="valid YAML") from None
     require(isinstance(stored, dict), source, got=type(stored).__name__, expected="a mapping with the keys of a run")
@@ -66,7 +67,9 @@ def _read_text(config: Path | str) -> tuple[str, str]:
     path = Path(config)
     try:
         if path.is_file():
-            return path.read_text(encoding="utf-8"), str(path)
+            return read_limited(path, most=MAX_YAML_BYTES).decode("utf-8-sig"), str(path)
+    except LimitError as error:
+        raise UsageError(str(path), got=error, expected="a YAML file") from None
     except (OSError, UnicodeDecodeError) as error:
         reason = "binary data" if isinstance(error, UnicodeDecodeError) else str(error.strerror)
         raise UsageError(str(path), got=reason, expected="a YAML file") from None
@@ -79,6 +82,39 @@ def _read_text(config: Path | str) -> tuple[str, str]:
         expected=f"a YAML file or one of {', '.join(known)}",
     )
     return (_shipped_folder() / f"{name}.yaml").read_text(encoding="utf-8"), f"{name}.yaml"
+
+
+def _parse_yaml(text: str) -> Any:
+    """Parse YAML of a limited size, its aliases included.
+
+    Nine aliases of nine aliases, and so on, are a few lines and billions of values.
+
+    Raises:
+        yaml.YAMLError: the text is no YAML.
+        ValueError: a value is impossible, or the text exceeds a limit.
+    """
+    if len(text) > MAX_YAML_BYTES:
+        raise LimitError(f"more than {MAX_YAML_BYTES} characters")
+    open_nodes: list[tuple[str | None, int]] = []  # anchor, and number of values before it
+    sizes: dict[str, int] = {}
+    count = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            if event.anchor in {anchor for anchor, _ in open_nodes}:
+                raise LimitError(f"an alias of *{event.anchor} inside of itself")
+            count += sizes.get(str(event.anchor), 1)
+        elif isinstance(event, yaml.CollectionStartEvent):
+            open_nodes.append((event.anchor, count))
+            count += 1
+        elif isinstance(event, yaml.ScalarEvent):
+            count += 1
+            sizes |= {event.anchor: 1} if event.anchor else {}
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = open_nodes.pop()
+            sizes |= {anchor: count - before} if anchor else {}
+        if count > MAX_YAML_NODES or len(open_nodes) > MAX_YAML_DEPTH:
+            raise LimitError(f"more than {MAX_YAML_NODES} values, or {MAX_YAML_DEPTH} levels")
+    return yaml.safe_load(text)
 
 
 def _shipped_folder() -> Any:
@@ -95,7 +131,7 @@ def _apply(stored: dict[str, Any], override: str) -> None:
         section = section.setdefault(parent, {})
         require(isinstance(section, dict), "--set", got=override, expected=f"a key of a section, unlike {parent}")
     try:
-        section[last] = yaml.safe_load(value)
+        section[last] = _parse_yaml(value)
     except (yaml.YAMLError, ValueError):
         raise UsageError("--set", got=override, expected="a value in valid YAML") from None
 

@@ -6,6 +6,8 @@ from typing import TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from uumamba.runtime.errors import UsageError
+from uumamba.runtime.files import find_read_fix
+from uumamba.runtime.text_files import LimitError, read_limited
 
 Stored = TypeVar("Stored")
 
@@ -24,15 +26,20 @@ def read_json(path: Path, kind: TypeAdapter[Stored], *, expected: str, fix: str)
             the file, such as ``dataset.json: training.0.fold``.
     """
     try:
-        return kind.validate_json(path.read_bytes())
+        return kind.validate_json(read_limited(path))
     except OSError as error:
-        raise UsageError(str(path), got=error.strerror, expected=expected, fix=fix) from None
+        found_fix = find_read_fix(error, otherwise=fix)
+        raise UsageError(str(path), got=error.strerror, expected=expected, fix=found_fix) from None
+    except LimitError as error:
+        raise UsageError(str(path), got=error, expected=expected, fix=fix) from None
     except ValidationError as error:
         first = error.errors()[0]
     place = ".".join(map(str, first["loc"]))
     found, valid = first["input"], first["msg"].removeprefix("Input should be ")
     if first["type"] == "missing":
         found, valid = "nothing", "a value"
+    elif first["type"] == "json_invalid":
+        found, valid = first["msg"], expected
     elif not isinstance(found, str | int | float | None):
         found = f"a {type(found).__name__}"
     raise UsageError(f"{path}: {place}" if place else str(path), got=found, expected=valid, fix=fix)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Column, Table
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from uumamba.doctor.stopwatch import REPEATS, median_seconds
 from uumamba.ops import automatic_backend, scan_backends, scan_problems, selective_scan
 from uumamba.ops.native_library import instruction_sets
 from uumamba.pipelines.run_layout import count_cores, describe_accelerator
+from uumamba.runtime.terminal import make_console
 
 # (batch, channels, states, length): a Mamba layer in the middle of a U-Mamba network, small enough for any backend.
 _SHAPE = (1, 128, 16, 2048)
@@ -53,7 +53,7 @@ def examine(folder: Path | str = ".") -> None:
     Raises:
         UsageError: no file can be written there.
     """
-    console = Console()
+    console = make_console()
     disk = measure_disk(folder)  # first, since it may raise
     for name, found in machine().items():
         console.print(f"{name:<12} {found}", highlight=False)

@@ -1,6 +1,5 @@
 """Slow examples: list, file and upsampling."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from torch.utils.data import Sampler
 from uumamba.runtime.errors import UsageError, require
 from uumamba.runtime.files import write_json
 from uumamba.runtime.seeds import generator_for
+from uumamba.runtime.text_files import load_json
 
 T = TypeVar("T")
 
@@ -97,17 +97,20 @@ def read_slow_examples(path: Path | str, *, size: int | None = None, fingerprint
     """
     expected, fix = f"a file of the format {FORMAT!r}", "find the slow examples again"
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = load_json(path)
         require(content.pop("format") == FORMAT, str(path), got="another format", expected=expected, fix=fix)
         groups = tuple(GroupSplit(**each) for each in content.pop("groups"))
         slow, errors = tuple(content.pop("slow")), tuple(content.pop("errors"))
         found = SlowExamples(slow=slow, groups=groups, errors=errors, **content)
+        is_ascending = list(slow) == sorted({*slow}) and all(0 <= index < found.size for index in slow)
     except FileNotFoundError:
         raise UsageError(str(path), got="no file", expected=expected, fix="correct the path") from None
-    except (OSError, TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
+    except UsageError:
+        raise
+    except (OSError, TypeError, KeyError, AttributeError, ValueError) as error:
         raise UsageError(str(path), got=f"{type(error).__name__} ({error})", expected=expected, fix=fix) from None
     require(
-        list(slow) == sorted({*slow}) and all(0 <= index < found.size for index in slow),
+        is_ascending,
         str(path),
         got=list(slow),
         expected=f"ascending indices below {found.size}",

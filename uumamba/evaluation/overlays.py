@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from uumamba.evaluation.means import case_dice
 from uumamba.evaluation.orientation import find_display_order
 from uumamba.evaluation.scores import ScoreRow
+from uumamba.runtime.figures import Axes, Figure, draw_style, save_png
 from uumamba.types import LabelMap, Mask, SpacingMm
 
 # The first seven are Okabe & Ito's colours for every common colour vision, those with the best contrast on grey first.
@@ -75,6 +74,7 @@ def pick_cases(rows: Sequence[ScoreRow]) -> dict[str, str]:
     return {role: picked[role] for role in ("best", "median", "worst") if role in picked}
 
 
+@draw_style()
 def draw_overlay(case: OverlayCase, structures: Mapping[str, int], *, close_up: bool = False) -> bytes:
     """Draw outlines of prediction and label on three slices, as PNG.
 
@@ -107,7 +107,7 @@ def draw_overlay(case: OverlayCase, structures: Mapping[str, int], *, close_up: 
 def draw_png(figure: Figure, *, background: str) -> bytes:
     """Draw a figure as PNG."""
     with io.BytesIO() as stream:
-        figure.savefig(stream, format="png", facecolor=background)
+        save_png(figure, stream, facecolor=background)
         return stream.getvalue()
 
 
@@ -218,6 +218,7 @@ def trace_borders(labels: LabelMap, structures: Mapping[str, int]) -> Iterator[t
         drawn.append(value)
 
 
+@draw_style()
 def _trace_outlines(mask: Mask) -> list[NDArray[np.float64]]:
     if not mask.any():
         return []

@@ -3,15 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from uumamba.evaluation.clinical import PatientIndices, agreement
 from uumamba.evaluation.overlays import assign_colours, draw_png
 from uumamba.evaluation.scores import ScoreRow
+from uumamba.runtime.figures import Axes, Figure, MaxNLocator, draw_style
 
 TEXT_COLOUR = "#1f2933"
 LINE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9")
@@ -46,7 +43,7 @@ def plot_dice(rows: Sequence[ScoreRow]) -> bytes:
     colours = assign_colours(structures)
     phases = sorted({row.phase or "" for row in rows})
     groups = [(structure, phase) for structure in structures for phase in phases]
-    with mpl.rc_context(STYLE):
+    with draw_style(STYLE):
         horizontal = len(groups) > MOST_UPRIGHT
         figure = Figure(figsize=(9.0, 0.6 + 0.27 * len(groups) if horizontal else 3.6), dpi=130, layout="constrained")
         axes = figure.add_subplot()
@@ -85,7 +82,7 @@ def plot_training(folds: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
         },
     }
     drawn = {title: curves for title, curves in panels.items() if any(curves.values())}
-    with mpl.rc_context(STYLE):
+    with draw_style(STYLE):
         figure = Figure(figsize=(9.0, 3.0), dpi=130, layout="constrained")
         for number, (title, curves) in enumerate(drawn.items(), start=1):
             _draw_curves(figure.add_subplot(1, len(drawn), number), title, curves)
@@ -98,7 +95,7 @@ def plot_ejection_fraction(patients: Sequence[PatientIndices], index: str = "lv_
     A second panel shows their differences against their means, with bias and 95 % limits (Bland-Altman).
     """
     groups = sorted({patient.group or "" for patient in patients})
-    with mpl.rc_context(STYLE):
+    with draw_style(STYLE):
         figure = Figure(figsize=(9.0, 3.8), dpi=130, layout="constrained")
         against, differences = figure.subplots(1, 2)
         for number, group in enumerate(groups):

@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
@@ -13,6 +11,7 @@ from uumamba.evaluation.orientation import find_body_order
 from uumamba.evaluation.overlays import OverlayCase, assign_colours, draw_png, reorient
 from uumamba.evaluation.scoring import NSD_TOLERANCE_MM
 from uumamba.metrics.box import bounding_box
+from uumamba.runtime.figures import Figure, draw_style, to_rgb
 from uumamba.types import LabelMap
 
 FIGURE_INCHES = (10.3, 7.5)
@@ -50,6 +49,7 @@ class _Panel:
     width_mm: float
 
 
+@draw_style()
 def draw_projections(case: OverlayCase, structures: Mapping[str, int], vessels: Sequence[str]) -> bytes:
     """Draw the vessels of label and prediction, as PNG.
 

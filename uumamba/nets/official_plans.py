@@ -1,11 +1,11 @@
 """Strides and patch size from nnU-Net's plans."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from uumamba.runtime.errors import UsageError, require
+from uumamba.runtime.text_files import load_json
 
 
 def read_plans(plans: Mapping[str, Any] | Path | str) -> Mapping[str, Any]:
@@ -18,7 +18,7 @@ def read_plans(plans: Mapping[str, Any] | Path | str) -> Mapping[str, Any]:
     content: Any = plans
     if not isinstance(plans, Mapping):
         try:
-            content = json.loads(Path(plans).read_text(encoding="utf-8"))
+            content = load_json(plans)
         except (OSError, ValueError) as error:
             raise UsageError("plans", got=f"{plans} ({error})", expected=expected, fix=fix) from error
     if not isinstance(content, Mapping) or not isinstance(content.get("configurations"), Mapping):

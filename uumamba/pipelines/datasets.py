@@ -1,6 +1,5 @@
 """Cases of public data sets, manifests and folders, and failed cases."""
 
-import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -15,8 +14,10 @@ from uumamba.config.registry import KINDS
 from uumamba.data.case import Case, Manifest, Split
 from uumamba.data.case_files import find_cases, is_manifest
 from uumamba.data.geometry import Geometry, find_geometry
-from uumamba.runtime.errors import CaseError, UsageError, require
-from uumamba.runtime.files import write_json
+from uumamba.runtime.case_boundary import attempt, fail_case_on_error
+from uumamba.runtime.errors import CaseError, UsageError, quote, require
+from uumamba.runtime.files import remove_file, write_json
+from uumamba.runtime.observer import to_stderr
 from uumamba.runtime.stop import StopRequest
 
 FAILURES_NAME = "failures.json"
@@ -65,11 +66,14 @@ class RawFolder:
         Other cases are left to preparing, which reports them.
         """
         for case_id in case_ids:
-            try:
-                grid = read_grid(self.manifest.by_id(case_id).image, case_id=case_id)
-                yield find_geometry(grid.array.shape, spacing_mm=grid.spacing_mm, affine=grid.affine)
-            except ValueError:
-                continue
+            geometry = attempt(self._read_geometry, case_id, case_id=case_id)
+            if not isinstance(geometry, CaseError):
+                yield geometry
+
+    def _read_geometry(self, case_id: str) -> Geometry:
+        with fail_case_on_error(case_id):
+            grid = read_grid(self.manifest.by_id(case_id).image, case_id=case_id)
+            return find_geometry(grid.array.shape, spacing_mm=grid.spacing_mm, affine=grid.affine)
 
 
 def load_reader(name: str) -> Reader:
@@ -116,7 +120,7 @@ def read_dataset(name: str, raw: Path | str, *, frames: Path | str | None = None
 
         def advance(done: int, total: int) -> None:
             if done % _PATIENTS_PER_LINE == 0 or done == total:
-                print(f"frames: {done} of {total} patients", file=sys.stderr)
+                to_stderr(f"frames: {done} of {total} patients")
             stop.raise_if_requested(
                 f"after cutting the frames of {done} of {total} patients; run the same command to continue"
             )
@@ -208,9 +212,9 @@ def record_failures(out: Path, failures: Sequence[CaseError]) -> None:
     Without failures an old file is removed.
     """
     if not failures:
-        (out / FAILURES_NAME).unlink(missing_ok=True)
+        remove_file(out / FAILURES_NAME)
         return
-    rows = [{key: getattr(failure, key) for key in FAILURE_KEYS} | {"got": str(failure.got)} for failure in failures]
+    rows = [{key: getattr(failure, key) for key in FAILURE_KEYS} | {"got": quote(failure.got)} for failure in failures]
     write_json(out / FAILURES_NAME, rows)
 
 

@@ -1,11 +1,11 @@
 """Scores of label maps, in files and on the terminal."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from uumamba.data.case import Case, Split
 from uumamba.data.scan import Scan, check_same_grid, read_label
@@ -37,9 +37,11 @@ from uumamba.pipelines.datasets import (
     read_labelled_cases,
     record_failures,
 )
+from uumamba.runtime.case_boundary import attempt, fail_case_on_error
 from uumamba.runtime.errors import CaseError, InputError, require, require_case
-from uumamba.runtime.files import make_folder
+from uumamba.runtime.files import make_folder, remove_file
 from uumamba.runtime.stop import StopRequest
+from uumamba.runtime.terminal import make_console
 
 
 class MissingPredictions(InputError):
@@ -108,13 +110,26 @@ def evaluate_folder(
     failures = [*failed, *incomplete]
     with StopRequest() as stop:
         structures = structures or manifest.structures or _structures_in_files(cases, found)
-        scores = evaluate(
-            _pairs(cases, found, structures, failures, stop),
+        score = partial(
+            _score_case,
+            found=found,
             structures=structures,
             vessel_structures=_vessels(vessels, structures),
             mirror_pairs=[pair for pair in manifest.extra.get("mirror_pairs", []) if {*pair} <= {*structures}],
         )
-    scores = replace(scores, failures=tuple(failures))
+        scored: list[Scores] = []
+        for number, case in enumerate(cases):
+            stop.raise_if_requested(f"after scoring {number} of {len(cases)} cases; run the same command to score all")
+            outcome = attempt(score, case, case_id=case.case_id)
+            if isinstance(outcome, CaseError):
+                failures.append(outcome)
+            else:
+                scored.append(outcome)
+    scores = Scores(
+        tuple(row for each in scored for row in each.rows),
+        trees=tuple(row for each in scored for row in each.trees),
+        failures=tuple(failures),
+    )
     _write(out, scores)
     return scores
 
@@ -124,7 +139,7 @@ def print_summary(scores: Scores) -> None:
 
     Domains, vessels, swapped sides and ejection fractions are added where known.
     """
-    console = Console()
+    console = make_console()
     if not scores.rows:
         console.print("No case could be scored.")
         return
@@ -153,20 +168,10 @@ def _vessels(selected: Collection[str] | None, structures: Mapping[str, int]) ->
     return tuple(name for name in structures if name in selected)
 
 
-def _pairs(
-    cases: Sequence[Case],
-    found: Mapping[str, Path],
-    structures: Mapping[str, int],
-    failures: list[CaseError],
-    stop: StopRequest,
-) -> Iterator[EvaluationPair]:
-    """Read one pair at a time; add unusable cases to the failures."""
-    for number, case in enumerate(cases):
-        stop.raise_if_requested(f"after scoring {number} of {len(cases)} cases; run the same command to score all")
-        try:
-            yield _read_pair(case, found[case.case_id], structures)
-        except CaseError as error:
-            failures.append(error)
+def _score_case(case: Case, *, found: Mapping[str, Path], structures: Mapping[str, int], **options: Any) -> Scores:
+    with fail_case_on_error(case.case_id):
+        pair = _read_pair(case, found[case.case_id], structures)
+    return evaluate([pair], structures=structures, **options)
 
 
 def _read_pair(case: Case, path: Path, structures: Mapping[str, int]) -> EvaluationPair:
@@ -225,18 +230,22 @@ def _structures_in_files(cases: Sequence[Case], found: Mapping[str, Path]) -> di
     values: set[int] = set()
     for case in cases:
         for path in filter(None, (case.label, found[case.case_id])):
-            try:
-                values |= set(np.unique(read_label(path, structures=anything, case_id=case.case_id).array).tolist())
-            except CaseError:
-                continue
+            read = partial(_read_values, structures=anything, case_id=case.case_id)
+            found_values = attempt(read, path, case_id=case.case_id)
+            values |= set() if isinstance(found_values, CaseError) else found_values
     return {name: value for name, value in anything.items() if value in values}
+
+
+def _read_values(path: Path, *, structures: Mapping[str, int], case_id: str) -> set[int]:
+    with fail_case_on_error(case_id):
+        return set(np.unique(read_label(path, structures=structures, case_id=case_id).array).tolist())
 
 
 def _write(out: Path, scores: Scores) -> None:
     """Write the scores' files and remove those of an earlier call."""
     record_failures(out, scores.failures)
     for name in (SCORES_NAME, TREES_NAME, SUMMARY_NAME, PATIENTS_NAME):
-        (out / name).unlink(missing_ok=True)
+        remove_file(out / name)
     if not scores.rows:
         return
     failed = [error.case_id for error in scores.failures]

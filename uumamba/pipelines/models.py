@@ -15,10 +15,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 import uumamba
 from uumamba.config import RunConfig
 from uumamba.config.load import validate
+from uumamba.config.net import reads_values
 from uumamba.config.training import resolve_precision
 from uumamba.data.prepared import PreparedFolder
 from uumamba.data.preprocess import PreprocessRecipe, preprocess, restore, restore_probabilities
@@ -27,7 +29,9 @@ from uumamba.pipelines.mirrored_sides import MirroredSides
 from uumamba.pipelines.postprocessing import make_postprocess, read_choice
 from uumamba.pipelines.run_layout import ALL_CASES, FOLDS, fold_folders, newest_checkpoint
 from uumamba.quantization import holds_scales, quantized_layers
+from uumamba.runtime.case_boundary import fail_case_on_error
 from uumamba.runtime.errors import UsageError, require
+from uumamba.runtime.memory_shortage import summarize_error
 from uumamba.training.checkpoint import Checkpoint, read_checkpoint
 from uumamba.training.run_folder import BEST, LAST
 
@@ -36,6 +40,8 @@ WEIGHT, QUANTIZER = "parametrizations.weight.original", "parametrizations.weight
 STEPS_LEFT = f"{QUANTIZER}steps_left"
 SHIPPED = Path(uumamba.__file__).parent / "models"
 WEIGHTS_NAME, CARD_NAME, LICENCE_NAME = "model.safetensors", "CARD.md", "LICENSE"
+_MOST_TIMES = 4
+"""Registered parameters per stored one while a network is built; tied and replaced parameters register twice."""
 FREE = ("workers", "save_every_minutes")
 """Keys of ``training`` without effect on the weights; like ``inference`` they may change when a run is resumed."""
 
@@ -284,7 +290,10 @@ def _find_shared_config(checkpoints: Mapping[Path, Checkpoint]) -> dict[str, Any
     for path, checkpoint in checkpoints.items():
         stored = checkpoint.config
         require(
-            isinstance(stored, dict) and {"run", "structures"} <= stored.keys(),
+            isinstance(stored, dict)
+            and isinstance(stored.get("run"), dict)
+            and isinstance(stored.get("structures"), dict)
+            and all(isinstance(value, int) for value in stored["structures"].values()),
             "MODEL",
             got=path,
             expected="a checkpoint of uumamba train",
@@ -313,12 +322,14 @@ def _prediction_parts(stored: Mapping[str, Any]) -> list[Any]:
 
 def _load_net(config: RunConfig, checkpoint: Checkpoint, path: Path, *, classes: int) -> nn.Module:
     """Build a checkpoint's network with its weights for prediction."""
-    with torch.random.fork_rng(devices=[]):  # the initial weights are replaced; keep the caller's random state
-        net = config.build_net(classes=classes)
-        if config.quantization is not None:
-            config.quantization.bind()(net)
+    weights = _prediction_weights(checkpoint)
+    build = partial(_build_like, config, weights, path, classes=classes)
+    if not reads_values(config.net):
+        with torch.device("meta"):  # takes no memory
+            _check_shapes(build(), weights, path)
+    net = build()
     try:
-        net.load_state_dict(_prediction_weights(checkpoint))
+        net.load_state_dict(weights)
     except RuntimeError as error:
         raise UsageError(
             str(path),
@@ -328,6 +339,54 @@ def _load_net(config: RunConfig, checkpoint: Checkpoint, path: Path, *, classes:
         ) from None
     _warn_if_unfinished(config, checkpoint, net, path)
     return net.eval()
+
+
+def _build_like(config: RunConfig, weights: Mapping[str, Any], path: Path, *, classes: int) -> nn.Module:
+    """Build a configuration's network, not larger than the stored weights.
+
+    A configuration in a file may ask for any size, so building ends at the first parameter too many.
+    """
+    most = sum(tensor.numel() for tensor in weights.values())
+    built = {"tensors": 0, "numbers": 0}
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        built["tensors"] += parameter is not None
+        built["numbers"] += 0 if parameter is None else parameter.numel()
+        require(
+            built["numbers"] <= _MOST_TIMES * most and built["tensors"] <= _MOST_TIMES * len(weights),
+            str(path),
+            got=f"a configuration of a network with more than the {most} stored weights",
+            expected="the weights of the network in its configuration",
+            fix="use an unchanged checkpoint",
+        )
+
+    # Kept are the caller's random state, since the initial weights are replaced, and other networks being built.
+    with torch.random.fork_rng(devices=[]):
+        hook = register_module_parameter_registration_hook(count)
+        try:
+            net = config.build_net(classes=classes)
+            if config.quantization is not None:
+                config.quantization.bind()(net)
+        except UsageError:
+            raise
+        except (AssertionError, MemoryError, RuntimeError, TypeError, ValueError) as error:
+            got, expected = f"a network that cannot be built ({summarize_error(error)})", "a network's configuration"
+            raise UsageError(str(path), got=got, expected=expected, fix="use an unchanged checkpoint") from None
+        finally:
+            hook.remove()
+    return net
+
+
+def _check_shapes(net: nn.Module, weights: Mapping[str, Any], path: Path) -> None:
+    own, given = ({name: tuple(value.shape) for name, value in state.items()} for state in (net.state_dict(), weights))
+    for name in sorted(own.keys() | given.keys()):
+        require(
+            own.get(name) == given.get(name),
+            str(path),
+            got=f"{name} of shape {given.get(name, 'none')}",
+            expected=f"the shape {own.get(name, 'none')} of the network in its configuration",
+            fix="use an unchanged checkpoint, or train again",
+        )
 
 
 def _prediction_weights(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -379,7 +438,8 @@ def _is_part_of_one_head(name: str, source: Mapping[str, Any], target: Mapping[s
 def _preprocess(
     image: Any, *, spacing_mm: Any, affine: Any, case_id: str, recipe: Any, sides: MirroredSides | None
 ) -> tuple[Any, Any]:
-    array, _, geometry = preprocess(image, spacing_mm=spacing_mm, affine=affine, recipe=recipe, case_id=case_id)
+    with fail_case_on_error(case_id, "image"):
+        array, _, geometry = preprocess(image, spacing_mm=spacing_mm, affine=affine, recipe=recipe, case_id=case_id)
     if sides is not None:
         sides.check(geometry, case_id=case_id)
     return array, geometry

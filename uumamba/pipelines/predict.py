@@ -13,8 +13,9 @@ from uumamba.data.scan import read_image, write_label
 from uumamba.inference import Predictor
 from uumamba.pipelines.datasets import record_failures
 from uumamba.pipelines.models import load_predictor
+from uumamba.runtime.case_boundary import attempt, fail_case_on_error
 from uumamba.runtime.errors import CaseError, require
-from uumamba.runtime.files import make_folder, whole_file
+from uumamba.runtime.files import make_folder, remove_file, whole_file
 from uumamba.runtime.progress_bar import track
 from uumamba.runtime.stop import StopRequest
 
@@ -75,15 +76,16 @@ def predict(
     with StopRequest() as stop:
         predictor = load_predictor(model, device=device, fold=fold, mirror=mirror)
         out = make_folder(out)
-        for case_id, path in track(list(cases.items()), description="predict", enabled=progress):
+        predict_one = partial(_predict_one, predictor, out=out, save_probabilities=save_probabilities)
+        for done, case in enumerate(track(list(cases.items()), description="predict", enabled=progress)):
             stop.raise_if_requested(
-                f"after predicting {len(written) + len(failures)} of {len(cases)} cases; run the same command to "
-                "predict all"
+                f"after predicting {done} of {len(cases)} cases; run the same command to predict all"
             )
-            try:
-                written.append(_predict_one(predictor, case_id, path, out, save_probabilities=save_probabilities))
-            except CaseError as error:
-                failures.append(error)
+            outcome = attempt(predict_one, case, case_id=case[0])
+            if isinstance(outcome, CaseError):
+                failures.append(outcome)
+            else:
+                written.append(outcome)
     record_failures(out, failures)
     return PredictResult(tuple(written), tuple(failures))
 
@@ -134,15 +136,18 @@ def _check_inputs_kept(cases: Mapping[str, Path], inputs: Iterable[Path | str], 
         require(target.resolve() not in given, "--out", got=out, expected=f"a folder without the input {target.name}")
 
 
-def _predict_one(predictor: Predictor, case_id: str, path: Path, out: Path, *, save_probabilities: bool) -> Path:
+def _predict_one(predictor: Predictor, case: tuple[str, Path], *, out: Path, save_probabilities: bool) -> Path:
+    case_id, path = case
     target, probabilities = out / f"{case_id}.nii.gz", out / f"{case_id}.probabilities.npy"
     for old in (target, probabilities):
-        old.unlink(missing_ok=True)
-    scan = read_image(path, case_id=case_id)
+        remove_file(old)
+    with fail_case_on_error(case_id):
+        scan = read_image(path, case_id=case_id)
     prediction = predictor(
         scan.array, spacing_mm=scan.spacing_mm, affine=scan.affine, probabilities=save_probabilities, case_id=case_id
     )
-    write_label(target, prediction.label, like=scan)
+    with fail_case_on_error(case_id):
+        write_label(target, prediction.label, like=scan)
     if prediction.probabilities is not None:
         with whole_file(probabilities) as unfinished:
             np.save(unfinished, prediction.probabilities.astype(np.float16), allow_pickle=False)

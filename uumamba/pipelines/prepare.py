@@ -18,11 +18,15 @@ from uumamba.data.scan import read_case
 from uumamba.pipelines.datasets import RawFolder, record_failures
 from uumamba.pipelines.jobs import list_jobs
 from uumamba.pipelines.run_layout import ALL_CASES
+from uumamba.runtime.case_boundary import attempt, fail_case_on_error
 from uumamba.runtime.errors import CaseError
-from uumamba.runtime.files import lock_folder, make_folder, write_json
+from uumamba.runtime.files import lock_folder, make_folder, remove_file, write_json
+from uumamba.runtime.observer import to_stderr
 from uumamba.runtime.parallel_cases import each_case
 from uumamba.runtime.progress_bar import track
 from uumamba.runtime.stop import StopRequest
+from uumamba.runtime.terminal import is_terminal
+from uumamba.runtime.text_files import load_json
 
 _CASES_PER_LINE = 50
 _Warned = tuple[tuple[type[Warning], str], ...]
@@ -157,13 +161,14 @@ class _Preparation:
         for case in self.manifest.select(split=split):
             if case.case_id in failed:
                 continue
-            try:
-                if is_up_to_date(self.out, case, recipe=recipe, structures=dict(self.manifest.structures)):
-                    reused.append(case.case_id)
-                else:
-                    stale.append(case)
-            except CaseError as error:
-                self.failures.append(error)
+            check = partial(_is_reusable, out=self.out, recipe=recipe, structures=dict(self.manifest.structures))
+            found = attempt(check, case, case_id=case.case_id)
+            if isinstance(found, CaseError):
+                self.failures.append(found)
+            elif found:
+                reused.append(case.case_id)
+            else:
+                stale.append(case)
         return stale, reused
 
     def work_on(self, cases: Sequence[Case], work: Callable[[Case], object], *, name: str, doing: str) -> list[str]:
@@ -173,7 +178,7 @@ class _Preparation:
         """
         done: list[str] = []
         items = {case.case_id: case for case in cases}
-        shows_bar = sys.stderr.isatty() if self.progress is None else self.progress
+        shows_bar = is_terminal(sys.stderr) if self.progress is None else self.progress
         outcomes = each_case(partial(_catch_warnings, work), items, workers=self.workers)
         shown = track(outcomes, description=name, total=len(items), enabled=shows_bar)
         for count, (case_id, outcome) in enumerate(shown, start=1):
@@ -183,7 +188,7 @@ class _Preparation:
                 done.append(case_id)
                 self._warn_once(outcome)
             if not shows_bar and (count % _CASES_PER_LINE == 0 or count == len(items)):
-                print(f"{name}: {count} of {len(items)} cases", file=sys.stderr)
+                to_stderr(f"{name}: {count} of {len(items)} cases")
             self.stop.raise_if_requested(
                 f"after {doing} {count} of {len(items)} cases; run the same command to continue"
             )
@@ -206,8 +211,14 @@ class _Preparation:
 def _catch_warnings(work: Callable[[Case], object], case: Case) -> _Warned:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        work(case)
+        with fail_case_on_error(case.case_id):
+            work(case)
     return tuple((each.category, str(each.message)) for each in caught)
+
+
+def _is_reusable(case: Case, *, out: Path, recipe: PreprocessRecipe, structures: dict[str, int]) -> bool:
+    with fail_case_on_error(case.case_id):
+        return is_up_to_date(out, case, recipe=recipe, structures=structures)
 
 
 def _prepare_case(case: Case, *, out: Path, recipe: PreprocessRecipe, structures: dict[str, int]) -> None:
@@ -238,17 +249,17 @@ def _write_recipe(out: Path, recipe: PreprocessRecipe) -> None:
     """
     path, stored = out / RECIPE_NAME, json.loads(json.dumps(recipe.to_json()))
     try:
-        unchanged = json.loads(path.read_text(encoding="utf-8")) == stored
+        unchanged = load_json(path) == stored
     except (OSError, ValueError):
         unchanged = False
     if not unchanged:
-        (out / MANIFEST_NAME).unlink(missing_ok=True)
+        remove_file(out / MANIFEST_NAME)
         write_json(path, stored)
 
 
 def _write_manifest(out: Path, manifest: Manifest, split: Split, case_ids: Set[str]) -> None:
     if not case_ids:
-        (out / MANIFEST_NAME).unlink(missing_ok=True)
+        remove_file(out / MANIFEST_NAME)
         return
     kept = tuple(case for case in manifest.cases if case.split != split or case.case_id in case_ids)
     replace(manifest, cases=kept).write(out / MANIFEST_NAME)

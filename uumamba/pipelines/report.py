@@ -1,6 +1,5 @@
 """HTML report of scores and the files in their folder."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from uumamba.pipelines.datasets import FAILURE_KEYS, FAILURES_NAME, find_predict
 from uumamba.pipelines.run_layout import compute_spreads, fold_folders, validated_trainings
 from uumamba.runtime.errors import CaseError, UsageError, require, require_case
 from uumamba.runtime.files import write_text
+from uumamba.runtime.text_files import load_json
 from uumamba.training.run_folder import RunLog
 
 
@@ -120,8 +120,18 @@ def _read_json(path: Path, default: Any) -> Any:
         UsageError: the file is damaged.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else default
-    except ValueError as error:
+        found = load_json(path) if path.exists() else default
+        require(
+            isinstance(found, type(default)),
+            str(path),
+            got=f"a {type(found).__name__}",
+            expected=f"a {type(default).__name__}",
+            fix="remove the file, or write it again",
+        )
+        return found
+    except UsageError:
+        raise
+    except (OSError, ValueError) as error:
         raise UsageError(
             str(path), got=error, expected="a JSON file", fix="remove the file, or write it again"
         ) from None

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from rich.console import Console
 
 from uumamba.config import RunConfig
 from uumamba.data.prepared import PreparedFolder
@@ -32,6 +31,8 @@ from uumamba.evaluation.tables import spread_table
 from uumamba.runtime.errors import require
 from uumamba.runtime.files import write_json
 from uumamba.runtime.observer import Observer, RunView
+from uumamba.runtime.terminal import make_console
+from uumamba.runtime.text_files import load_json
 from uumamba.training.run_folder import RunLog, list_checkpoints
 
 Section = TypeVar("Section")
@@ -235,7 +236,7 @@ def print_run_summary(run: Path) -> None:
     """Print the spread of the validation Dice of several trainings."""
     trainings = validated_trainings(run)
     if len(trainings) > 1:
-        Console().print(spread_table(compute_spreads(trainings)))
+        make_console().print(spread_table(compute_spreads(trainings)))
 
 
 def validated_trainings(run: Path) -> list[dict[str, Any]]:
@@ -289,7 +290,7 @@ def _read_section(path: Path, key: str, kind: type[Section]) -> Section | None:
     None if the file or the value is absent, damaged or of another type.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))[key]
+        found = load_json(path)[key]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return found if isinstance(found, kind) else None

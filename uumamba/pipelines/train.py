@@ -60,6 +60,7 @@ def train(
 
     Raises:
         UsageError: one of :func:`uumamba.pipelines.jobs.list_jobs`, before any file is written.
+        CaseError: an array of a case is missing or was changed after it was prepared.
         JobFailedError: training failed on one of several devices.
         StoppedOnRequest: a stop was requested; the run can be resumed.
     """
@@ -93,12 +94,14 @@ def train_jobs(
 ) -> None:
     """Train the jobs of one run, and write its ``summary.json``.
 
-    For the arguments see :func:`train`.
+    The arrays of all cases of the jobs are verified first, also if a run resumes. For the arguments see :func:`train`.
     """
+    used = dict.fromkeys(case_id for job in jobs for case_id in (*job.training_ids, *job.validation_ids))
     if ranks.is_rank_zero:
         _report_unused(folder.manifest, jobs[0])  # the same for every fold
     begin = partial(_train_job, folder=folder, resume=resume, init=init, force=force, progress=progress)
     with StopRequest() as stop:
+        ranks.on_rank_zero(partial(folder.verify, used))
         if len(devices := device.split(",")) > 1:
             run_on_devices(begin, {job.folder.title: job for job in jobs}, devices, say=to_stderr)
         else:

@@ -3,12 +3,19 @@
 Each has the exit code of the command line.
 """
 
+import reprlib
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 EXIT_FAILED = 1
 EXIT_WRONG_USE = 2
 EXIT_SOME_CASES_FAILED = 3
 EXIT_STOPPED_RESUMABLE = 75
+
+LONGEST_QUOTE = 800
+"""Characters of each part of a message; a value from a file may have millions."""
+MOST_ENTRIES_QUOTED = 1000
+"""Entries of nested lists that are shown in full; nested aliases of YAML can stand for more than fit into memory."""
 
 
 class UumambaError(Exception):
@@ -43,8 +50,9 @@ class InputError(UumambaError, ValueError):
         self.fix = fix
 
     def __str__(self) -> str:
-        shown = "''" if isinstance(self.got, str) and not self.got else self.got  # an array has no truth value
-        return f"{self.key}: got {shown}, expected {self.expected}.{f' Fix: {self.fix}.' if self.fix else ''}"
+        shown = "''" if isinstance(self.got, str) and not self.got else quote(self.got)  # an array has no truth value
+        fix = f" Fix: {quote(self.fix)}." if self.fix else ""
+        return f"{quote(self.key)}: got {shown}, expected {quote(self.expected)}.{fix}"
 
     def __reduce__(self) -> Any:  # by default an exception with keyword-only arguments cannot be unpickled
         return Exception.__new__, (type(self), *self.args), self.__dict__
@@ -99,7 +107,46 @@ class CaseError(InputError):
         self.case_id = case_id
 
     def __str__(self) -> str:
-        return f"{self.case_id}: {super().__str__()}"
+        return f"{quote(self.case_id)}: {super().__str__()}"
+
+
+def quote(value: object) -> str:
+    r"""Return a value as short, printable text on one line.
+
+    The middle of a long text is left out, and characters that would change the line or the terminal are escaped.
+
+    Example:
+        >>> quote("case\x1b[31m\n"), len(quote("a" * 10_000)) <= LONGEST_QUOTE
+        ('case\\x1b[31m\\n', True)
+    """
+    text = str(value) if _count_entries(value, MOST_ENTRIES_QUOTED) < MOST_ENTRIES_QUOTED else reprlib.repr(value)
+    if len(text) > LONGEST_QUOTE:
+        text = _leave_out_middle(text)
+    if text.isprintable():
+        return text
+    escaped = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    return escaped if len(escaped) <= LONGEST_QUOTE else _leave_out_middle(escaped)
+
+
+def _leave_out_middle(text: str) -> str:
+    kept = (LONGEST_QUOTE - 5) // 2
+    return f"{text[:kept]} ... {text[-kept:]}"
+
+
+def _count_entries(value: object, limit: int) -> int:
+    """Count the entries of nested containers, at most up to ``limit``."""
+    waiting, count = [value], 0
+    while waiting and count < limit:
+        each, count = waiting.pop(), count + 1
+        if isinstance(each, Mapping):
+            waiting += _take((part for pair in each.items() for part in pair), limit)
+        elif isinstance(each, list | tuple | set | frozenset):
+            waiting += _take(each, limit)
+    return count
+
+
+def _take(entries: Iterable[object], limit: int) -> list[object]:
+    return [entry for entry, _ in zip(entries, range(limit), strict=False)]
 
 
 def require(condition: object, key: str, *, got: object, expected: str, fix: str = "") -> None:

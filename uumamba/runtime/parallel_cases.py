@@ -11,6 +11,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
+from uumamba.runtime.case_boundary import attempt
 from uumamba.runtime.errors import CaseError
 
 CaseInput = TypeVar("CaseInput")
@@ -25,7 +26,7 @@ def each_case(
 ) -> Iterator[tuple[str, CaseResult | CaseError]]:
     """Yield ``(case_id, work(item))`` of every item, in order of completion.
 
-    A CaseError is yielded, not raised.
+    The failure of a case is yielded, not raised; :func:`uumamba.runtime.case_boundary.attempt` says which errors are.
 
     A worker that dies (killed, out of memory) breaks its pool and does not name its case. Therefore the few cases in
     progress are repeated, each in its own pool. Most succeed; a case whose worker dies again gives a CaseError.
@@ -37,7 +38,7 @@ def each_case(
     """
     if workers == 0:
         for case_id, item in items.items():
-            yield case_id, _attempt(work, item)
+            yield case_id, attempt(work, item, case_id=case_id)
         return
     waiting = dict(items)
     suspects: dict[str, CaseInput] = {}
@@ -74,7 +75,7 @@ def _run_pool(
             while waiting or running:
                 while waiting and len(running) < SUBMITTED_PER_WORKER * workers:
                     case_id = next(iter(waiting))
-                    running[pool.submit(_attempt, work, waiting[case_id])] = case_id
+                    running[pool.submit(attempt, work, waiting[case_id], case_id=case_id)] = case_id
                     suspects[case_id] = waiting.pop(case_id)
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     result = future.result()
@@ -83,13 +84,6 @@ def _run_pool(
                     yield case_id, result
         except BrokenProcessPool:
             return
-
-
-def _attempt(work: Callable[[CaseInput], CaseResult], item: CaseInput) -> CaseResult | CaseError:
-    try:
-        return work(item)
-    except CaseError as error:
-        return error
 
 
 def _use_one_thread() -> None:

@@ -4,6 +4,8 @@ import sys
 from collections.abc import Iterable
 from typing import TypeVar
 
+from uumamba.runtime.terminal import is_terminal, make_console
+
 T = TypeVar("T")
 
 
@@ -15,9 +17,8 @@ def track(
     By default the bar appears only on a terminal; ``enabled`` overrides this. ``total`` is the number of items of an
     iterator.
     """
-    if not (sys.stderr.isatty() if enabled is None else enabled):
+    if not (is_terminal(sys.stderr) if enabled is None else enabled):
         return items
-    from rich.console import Console
     from rich.progress import track as rich_track
 
-    return rich_track(items, description=description, total=total, console=Console(stderr=True))
+    return rich_track(items, description=description, total=total, console=make_console(stderr=True))

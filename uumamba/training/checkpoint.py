@@ -13,11 +13,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from uumamba.runtime.errors import UsageError, require
-from uumamba.runtime.files import report_write_errors, whole_file
+from uumamba.runtime.files import find_read_fix, open_regular, report_write_errors, whole_file
 from uumamba.runtime.network import batch_to_device
 from uumamba.runtime.tree import flatten, unflatten
 
 FORMAT = "uumamba checkpoint 1"
+PART_TYPES = {"net": dict, "ema": dict | None, "objective": dict, "optimizer": dict, "random": dict, "progress": dict}
 
 
 class DamagedCheckpointError(UsageError):
@@ -92,7 +93,14 @@ def read_checkpoint(path: Path | str, *, map_location: torch.device | str = "cpu
         DamagedCheckpointError: the file is truncated or altered.
     """
     path = Path(path)
-    require(path.is_file(), str(path), got="no file", expected="a checkpoint", fix="train first, or give another path")
+    try:
+        open_regular(path).close()
+    except (FileNotFoundError, NotADirectoryError):
+        fix = "train first, or give another path"
+        raise UsageError(str(path), got="no file", expected="a checkpoint", fix=fix) from None
+    except OSError as error:
+        fix = find_read_fix(error, otherwise="give another path")
+        raise UsageError(str(path), got=error.strerror, expected="a checkpoint", fix=fix) from None
     is_checkpoint, problem = path.suffix == ".safetensors", "wrong checksum"
     try:
         with safe_open(path, framework="pt") as file:
@@ -102,10 +110,12 @@ def read_checkpoint(path: Path | str, *, map_location: torch.device | str = "cpu
             tensors = {name: file.get_tensor(name) for name in names}
         if metadata["format"] == FORMAT and metadata["sha256"] == _checksum(tensors, metadata["state"]):
             parts = unflatten(tensors, json.loads(metadata["state"]))
+            for name, kind in PART_TYPES.items():
+                require(isinstance(parts[name], kind), name, got=type(parts[name]).__name__, expected="a mapping")
             for name in ("net", "ema", "objective"):
                 parts[name] = parts[name] and batch_to_device(parts[name], map_location)
             return Checkpoint(**parts)
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         problem = str(error)
     require(
         is_checkpoint,

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from uumamba.runtime.observer import Observer, Row, RunView, to_stderr
+from uumamba.runtime.terminal import is_terminal, make_console
 from uumamba.training.progress_plot import ProgressPlot
 
 
@@ -26,7 +27,7 @@ def make_display(progress: bool | None = None, log: Callable[[str], None] | None
         progress: True for a bar, False for lines, None for a bar if stderr is a terminal.
         log: called with each line; stderr if None.
     """
-    if sys.stderr.isatty() if progress is None else progress:
+    if is_terminal(sys.stderr) if progress is None else progress:
         return BarDisplay()
     return LineDisplay(log or to_stderr)
 
@@ -78,11 +79,10 @@ class BarDisplay(LineDisplay):
     """
 
     def __init__(self) -> None:
-        from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
         columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-        self._bar = Progress(*columns, console=Console(stderr=True))
+        self._bar = Progress(*columns, console=make_console(stderr=True))
         self._task = self._bar.add_task("train", total=None)
         self._steps, self._steps_per_epoch = 0, 0
         super().__init__(partial(self._bar.console.print, markup=False, highlight=False))

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from uumamba.runtime.files import report_write_errors, whole_file
+from uumamba.runtime.files import whole_file
 from uumamba.runtime.observer import Observer, Row, RunView
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from uumamba.runtime.figures import Axes
 
 Curves = dict[str, list[tuple[float, float]]]
 
@@ -57,18 +57,18 @@ def draw_progress(rows: Sequence[Row], path: Path | str) -> None:
         path: the picture.
     """
     # Imported here, because a run without a folder draws nothing; not pyplot, whose state is global.
-    from matplotlib.figure import Figure
+    from uumamba.runtime.figures import Figure, draw_style, save_png
 
     panels = {title: curves for title, curves in _panels(rows).items() if curves}
     if not panels:
         return
     columns = min(2, len(panels))
     lines = -(-len(panels) // columns)
-    figure = Figure(figsize=(5.2 * columns, 3.1 * lines), dpi=120, layout="constrained")
-    for number, (title, curves) in enumerate(panels.items(), start=1):
-        _draw(figure.add_subplot(lines, columns, number), title, curves)
-    with report_write_errors(path), whole_file(path) as unfinished:
-        figure.savefig(unfinished, format="png")
+    with draw_style(), whole_file(path) as unfinished:
+        figure = Figure(figsize=(5.2 * columns, 3.1 * lines), dpi=120, layout="constrained")
+        for number, (title, curves) in enumerate(panels.items(), start=1):
+            _draw(figure.add_subplot(lines, columns, number), title, curves)
+        save_png(figure, unfinished)
 
 
 def _panels(rows: Sequence[Row]) -> dict[str, Curves]:
@@ -92,7 +92,7 @@ def _curves(rows: Sequence[Row], keys: Mapping[str, str]) -> Curves:
 
 
 def _draw(axes: "Axes", title: str, curves: Curves) -> None:
-    from matplotlib.ticker import MaxNLocator
+    from uumamba.runtime.figures import MaxNLocator
 
     colours = dict(zip(_coloured_names(curves), COLOURS, strict=False))
     for name, points in curves.items():

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from uumamba.runtime.errors import require
-from uumamba.runtime.files import lock_folder, make_folder, report_write_errors, write_json, write_text
+from uumamba.runtime.files import lock_folder, make_folder, open_own, report_write_errors, write_json, write_text
+from uumamba.runtime.text_files import parse_json, read_limited
 from uumamba.runtime.tree import join_keys
 from uumamba.training.checkpoint import Checkpoint, DamagedCheckpointError, read_checkpoint, save_checkpoint
 
@@ -46,18 +47,19 @@ class RunLog:
         Raises:
             UumambaError: the disk is full; an incomplete row is ignored.
         """
-        with report_write_errors(self.path), self.path.open("a", encoding="utf-8") as stream:
-            stream.write(_line(row))
-            stream.flush()
+        with report_write_errors(self.path), open_own(self.path, os.O_WRONLY | os.O_APPEND) as stream:
+            line = _line(row).encode()
+            while line:  # a full disk takes a part, and then none
+                line = line[stream.write(line) :]
             os.fsync(stream.fileno())
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the rows before the first incomplete one."""
         rows: list[dict[str, Any]] = []
-        text = self.path.read_text(encoding="utf-8", errors="replace") if self.path.exists() else ""
+        text = read_limited(self.path).decode(errors="replace") if self.path.exists() else ""
         for line in text.splitlines(keepends=True):
             try:
-                row = json.loads(line)
+                row = parse_json(line)
             except ValueError:
                 break
             if not line.endswith("\n") or not isinstance(row, dict):
