@@ -7,7 +7,7 @@ from uumamba.runtime.errors import UsageError, require
 
 
 def read_label(logits: Tensor, label: Tensor, ignore_label: int | None) -> tuple[Tensor, Tensor | None]:
-    """Check logits and label; return each voxel's class, and the mask of valid voxels.
+    """Check logits and label; return classes and the mask of valid voxels.
 
     The class of ignored voxels is 0, so that it is always an index. On a CPU a wrong value raises immediately. On an
     accelerator that would wait for the device, so there the device raises (``label: got a value ...``).

@@ -124,7 +124,7 @@ def print_summary(scores: Scores) -> None:
 
     Domains, vessels, swapped sides and ejection fractions are added where known.
     """
-    console = Console()
+    console = Console(markup=False, emoji=False)  # names are no markup
     if not scores.rows:
         console.print("No case could be scored.")
         return
