@@ -102,11 +102,12 @@ def patient_table(rows: Sequence[ScoreRow]) -> tuple[PatientIndices, ...]:
         return ()
     patients = {row.patient_id: row.group for row in rows if row.phase in ("ED", "ES")}
     phased = group_rows((row for row in rows if row.phase), "patient_id")
+    unknown = {(row.structure, "ED"): math.nan for row in rows if row.phase}  # so that every patient has all indices
     table = []
     for patient_id, group in sorted(patients.items(), key=lambda item: item[0]):
         own = phased.pop(patient_id)
-        predicted = {(row.structure, str(row.phase)): row.volume_ml for row in own}
-        labelled = {(row.structure, str(row.phase)): row.label_volume_ml for row in own}
+        predicted = unknown | {(row.structure, str(row.phase)): row.volume_ml for row in own}
+        labelled = unknown | {(row.structure, str(row.phase)): row.label_volume_ml for row in own}
         table.append(PatientIndices(patient_id, group, clinical_indices(predicted), clinical_indices(labelled)))
     return tuple(table)
 
