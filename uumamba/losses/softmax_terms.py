@@ -57,7 +57,7 @@ def sum_by_class(values: Tensor, own_class: Tensor, *, classes: int) -> Tensor:
 
 
 def _read_slab(logits: Tensor, valid: Tensor | None, slab: Slab) -> Tensor:
-    """Return a slab of logits in at least float32, 0 where not valid."""
+    """Return a slab of logits in float32 or more, 0 if ignored."""
     return keep_valid(upcast_half(logits[slab]), None if valid is None else valid[slab])
 
 
