@@ -86,7 +86,7 @@ FAULTS = (
     ),
     Fault(  # ignored voxels in the denominator
         "uumamba.losses.CrossEntropyLoss",
-        old="return values.sum() / (label != ignore_label).sum().clamp_min(1)",
+        old="return values.sum() / valid.sum().clamp_min(1)",
         new="return values.mean()",
         test_file="tests/losses/test_cross_entropy.py",
     ),

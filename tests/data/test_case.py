@@ -2,12 +2,15 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from uumamba.data.case import Case, Manifest
+
+CASE_KEYS = ("case_id", "patient_id", "domain", "phase", "group")
 
 
 def manifest(folder: Path, **changes: Any) -> Manifest:
@@ -68,6 +71,45 @@ def test_duplicate_ids_and_invalid_label_values_are_refused(
 ) -> None:
     with refused(f"toy: {key}", got=got):
         manifest(tmp_path, **change)
+
+
+HIDDEN = {
+    "newline": "\n",
+    "carriage return": "\r",
+    "tab": "\t",
+    "escape": "\x1b[2J",
+    "null": "\x00",
+    "right-to-left override": "\u202e",
+    "isolate": "\u2066",
+    "direction mark": "\u200f",
+    "zero width": "\u200b",
+    "byte order mark": "\ufeff",
+    "line separator": "\u2028",
+}
+
+
+@pytest.mark.parametrize("hidden", HIDDEN.values(), ids=HIDDEN)
+@pytest.mark.parametrize("key", ["case_id", "patient_id", "domain", "phase", "group", "labels", "name"])
+def test_names_with_characters_that_are_not_shown_are_refused_and_escaped(
+    tmp_path: Path, refused: Any, key: str, hidden: str
+) -> None:
+    name = f"a{hidden}b"
+    change: dict[str, Any] = (
+        {"cases": (replace(manifest(tmp_path).cases[0], **{key: name}),)} if key in CASE_KEYS else {}
+    )
+    change |= {"labels": {"structures": {name: 1}}, "name": {"name": name}}.get(key, {})
+    with refused(key if key == "name" else f"toy: {key}", got=repr(name)) as error:
+        manifest(tmp_path, **change)
+    assert str(error.value).isprintable()
+    assert error.value.fix.startswith("remove '\\")
+
+
+@pytest.mark.parametrize("name", ["a b", "Größe", "患者1", "LV $x$", "=1+1", "-5", "LV; RV"])
+def test_names_of_any_language_and_sign_are_valid(tmp_path: Path, name: str) -> None:
+    case = replace(manifest(tmp_path).cases[0], case_id=name, patient_id=name, group=name)
+    made = manifest(tmp_path, cases=(case,), structures={name: 1})
+    made.write(tmp_path / "dataset.json")
+    assert Manifest.read(tmp_path) == made
 
 
 @pytest.mark.parametrize(

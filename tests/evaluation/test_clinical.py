@@ -108,3 +108,10 @@ def test_patients_csv_holds_prediction_label_and_difference(cohort: tuple[ScoreR
         for name in ("lv_esv_ml", "rv_sv_ml", "lv_mass_g"):
             expected = float(row[name]) - float(row[f"{name}_label"])
             assert float(row[f"{name}_difference"]) == pytest.approx(expected)
+
+
+def test_a_patient_without_rows_of_a_chamber_has_undefined_indices(cohort: tuple[ScoreRow, ...]) -> None:
+    rows = [row for row in cohort if (row.patient_id, row.structure) != ("c", "RV")]
+    table = patient_table(rows)
+    assert math.isnan(table[-1].prediction["rv_ef_percent"])
+    assert agreement(table)["rv_ef_percent"]["n"] <= 2

@@ -254,3 +254,27 @@ def test_only_several_domains_have_a_table(two_vendors: tuple[ScoreRow, ...]) ->
     assert "Dice of each domain's cases" in text
     one_vendor = [replace(row, domain="A") for row in two_vendors]
     assert "Dice of each domain's cases" not in Page(render_report(one_vendor, title="M&Ms")).text
+
+
+@pytest.mark.usefixtures("_empty_plots")
+def test_long_lists_are_cut_with_the_number_and_the_file_of_the_others(
+    cohort: tuple[ScoreRow, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("uumamba.evaluation.html_report.MOST_LISTED", 2)
+    monkeypatch.setattr("uumamba.evaluation.html_report.LOWEST_CASES", 1)
+    failure = {"key": "label", "got": "7", "expected": "0-3", "fix": "correct it"}
+    failures = [failure | {"case_id": f"failed_{number}"} for number in range(5)]
+    html = render_report(cohort, title="", failures=failures)
+    page = Page(html)
+    assert "The 2 of 6 cases with the lowest mean Dice" in page.text
+    assert "4 more are in scores.csv." in page.text
+    assert "3 more are in failures.json." in page.text
+    assert "failed_1" in page.text
+    assert "failed_2" not in page.text
+    best = max(case_dice(cohort).items(), key=lambda item: item[1])[0]
+    assert best not in page.text
+
+
+@pytest.mark.usefixtures("_empty_plots")
+def test_a_case_without_a_row_of_a_structure_has_a_dash(cohort: tuple[ScoreRow, ...]) -> None:
+    assert "a_1 ED NOR 1.000 1.000 1.000 – " in Page(render_report(cohort[1:], title="")).text

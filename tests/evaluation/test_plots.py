@@ -39,3 +39,35 @@ def test_the_training_plot_skips_epochs_without_validation_and_shows_learned_wei
     assert drawn == plot_training({"fold 0": [*ROWS, {"epoch": 2, "loss": 0.4, "dice": math.nan}]})
     learned = [row | {"loss_weights": {"pixel": 0.5 + row["epoch"]}} for row in ROWS]
     assert plot_training({"fold 0": ROWS}) != plot_training({"fold 0": learned})
+
+
+EVIL = r"$\frac{$"
+
+
+@pytest.mark.parametrize(
+    "plot",
+    [
+        lambda rows, name: plot_dice([replace(row, structure=name, phase=name) for row in rows]),
+        lambda rows, name: plot_training({name: ROWS, "b": ROWS}),
+        lambda rows, name: plot_ejection_fraction(patient_table([replace(row, group=name) for row in rows])),
+    ],
+    ids=["dice", "training", "ejection fraction"],
+)
+def test_dollar_signs_in_names_are_drawn_and_not_read_as_a_formula(
+    plot: Callable[..., bytes], cohort: tuple[ScoreRow, ...]
+) -> None:
+    assert plot(cohort, EVIL).startswith(b"\x89PNG")
+    assert plot(cohort, "$a$") != plot(cohort, "$b$")
+
+
+def test_a_plot_of_too_many_boxes_shows_the_lowest(
+    cohort: tuple[ScoreRow, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [replace(cohort[0], structure=f"s{n // 5}", phase=f"p{n % 5}", dice=0.9 - 0.01 * n) for n in range(20)]
+    monkeypatch.setattr("uumamba.evaluation.plots.MOST_BOXES", 15)
+    shown = plot_dice(rows)
+    assert imread(io.BytesIO(shown)).shape[0] < 800
+    higher, lowest = (replace(rows[place], dice=0.4) for place in (0, -1))
+    assert plot_dice([*rows[:-1], lowest]) != shown
+    assert plot_dice([rows[0], replace(rows[1], dice=0.88), *rows[2:]]) == shown
+    assert plot_dice([higher, *rows[1:]]) != shown

@@ -103,6 +103,7 @@ CELLS = ["a", "a", "", "LV", "1", "1", "1", "1", "1", "1", ""]
         [COLUMNS, [*CELLS[:4], "good", *CELLS[5:]]],
         *([COLUMNS, [*CELLS[:place], "", *CELLS[place + 1 :]]] for place in (0, 1, 3, 4, 9)),
         [COLUMNS[:10], CELLS[:10]],
+        [COLUMNS, ["x" * 200_000, *CELLS[1:]]],
     ],
 )
 def test_a_missing_empty_or_other_table_is_refused(table: list[list[str]] | None, tmp_path: Path, refused: Any) -> None:
@@ -112,3 +113,47 @@ def test_a_missing_empty_or_other_table_is_refused(table: list[list[str]] | None
     with refused(str(path)) as error:
         read_scores(path)
     assert "uumamba evaluate" in error.value.fix
+
+
+NAMES = [
+    "=1+1",
+    "+1",
+    "-5",
+    "@SUM(A1)",
+    "\t=1",
+    "\r=1",
+    "\uff1d1",
+    "'=1",
+    "''-1",
+    "'quoted'",
+    "'",
+    "plain",
+    "a,b",
+    'a"b',
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_text_cell_starts_a_formula_and_names_read_back(
+    name: str, cohort: tuple[ScoreRow, ...], tmp_path: Path
+) -> None:
+    rows = [
+        replace(row, case_id=name, patient_id=name, structure=name, phase=name, group=name, domain=name)
+        for row in cohort
+    ]
+    rows = [replace(rows[0], length_error=-0.5, partner=name), *rows[1:]]
+    write_scores(tmp_path / "scores.csv", rows)
+    with (tmp_path / "scores.csv").open(newline="", encoding="utf-8") as stream:
+        cells = next(csv.DictReader(stream))
+    assert cells["length_error"] == "-0.5"
+    texts = [cells[key] for key in ("case_id", "patient_id", "structure", "phase", "group", "domain", "partner")]
+    assert not [text for text in texts if text.startswith(("=", "+", "-", "@", "\t", "\r", "\uff1d"))]
+    assert repr(read_scores(tmp_path / "scores.csv")) == repr(tuple(rows))
+
+
+def test_a_table_saved_by_a_spreadsheet_with_a_byte_order_mark_is_read(
+    cohort: tuple[ScoreRow, ...], tmp_path: Path
+) -> None:
+    write_scores(tmp_path / "scores.csv", cohort)
+    (tmp_path / "marked.csv").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "scores.csv").read_bytes())
+    assert repr(read_scores(tmp_path / "marked.csv")) == repr(cohort)

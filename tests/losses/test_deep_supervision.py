@@ -65,3 +65,11 @@ def test_a_wrong_number_of_weights_is_refused(pyramid: tuple[list[Tensor], Tenso
     outputs, label = pyramid
     with refused("weights", got=(0.5, 0.5)):
         DeepSupervisionLoss(CrossEntropyLoss(), weights=[1, 1])(outputs, label)
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 8, 16), (2, 16, 16, 1), (2, 1, 15, 15)])
+def test_a_label_that_is_coarser_than_the_finest_output_is_refused(
+    pyramid: tuple[list[Tensor], Tensor], shape: tuple[int, ...], refused
+) -> None:
+    with refused("label", got=shape):
+        DeepSupervisionLoss(CrossEntropyLoss())(pyramid[0], torch.zeros(shape, dtype=torch.long))

@@ -4,6 +4,7 @@ The manifest is a superset of the Medical Segmentation Decathlon's ``dataset.jso
 """
 
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,8 @@ from uumamba.runtime.files import write_json
 
 Split = Literal["training", "test"]
 MANIFEST_NAME = "dataset.json"
+HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
+"""Unicode's categories of control, format and surrogate characters, and of separators of lines and paragraphs."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,8 @@ class Manifest:
         extra: further keys of the file, unchanged.
 
     Raises:
-        UsageError: two cases share a ``case_id``, a ``case_id`` is not a plain file name, or a structure's value is not
-            an integer from 1 to 255.
+        UsageError: two cases share a ``case_id``, a ``case_id`` is not a plain file name, a structure's value is not an
+            integer from 1 to 255, or a name holds characters that are not shown, such as a newline.
     """
 
     name: str
@@ -80,6 +83,7 @@ class Manifest:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check_shown(self.name, "name")
         object.__setattr__(self, "cases", tuple(sorted(self.cases, key=lambda case: case.case_id)))
         for case_id, count in Counter(case.case_id for case in self.cases).items():
             require(count == 1, f"{self.name}: case_id", got=case_id, expected=f"one case of this name, not {count}")
@@ -89,7 +93,11 @@ class Manifest:
                 got=case_id,
                 expected="a plain file name",
             )
+        for case in self.cases:
+            for key in ("case_id", "patient_id", "domain", "phase", "group"):
+                check_shown(getattr(case, key) or "", f"{self.name}: {key}")
         for structure, value in self.structures.items():
+            check_shown(structure, f"{self.name}: labels")
             require(
                 isinstance(value, int) and 1 <= value <= 255,
                 f"{self.name}: labels.{structure}",
@@ -174,6 +182,35 @@ class Manifest:
                 key: value for key, value in (stored.model_extra or {}).items() if key not in ("numTraining", "numTest")
             },
         )
+
+
+def check_shown(text: str, key: str) -> None:
+    r"""Raise if a name holds characters that are not shown.
+
+    Newlines, terminal escapes, invisible characters and marks of the text direction make one name look like another,
+    or like several.
+
+    Args:
+        text: the name.
+        key: the name's key, for the error.
+
+    Raises:
+        UsageError: the name holds such a character; ``got`` is the escaped text.
+
+    Example:
+        >>> check_shown("patient001_frame01", "case_id")
+        >>> check_shown("two" + chr(9) + "words", "case_id")
+        Traceback (most recent call last):
+        uumamba.runtime.errors.UsageError: case_id: got 'two\twords', expected only shown characters. Fix: remove '\t'.
+    """
+    hidden = next((each for each in text if unicodedata.category(each) in HIDDEN), None)
+    require(
+        hidden is None,
+        key,
+        got=repr(text),
+        expected="only shown characters",
+        fix=f"remove {hidden!r}",
+    )
 
 
 class _ManifestFile(BaseModel):

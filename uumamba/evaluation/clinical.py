@@ -9,18 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from uumamba.evaluation.means import moments
-from uumamba.evaluation.scores import ScoreRow, write_csv
+from uumamba.evaluation.scores import ScoreRow, group_rows, write_csv
 
 PATIENTS_NAME = "patients.csv"
 MYOCARDIUM_G_PER_ML = 1.05
 CHAMBERS = ("LV", "RV")
 MYOCARDIUM = "MYO"
+# Made once, because the names of 30,000 patients would need 30 MB.
+_INDEX_NAMES = {
+    name: tuple(f"{name.lower()}_{each}" for each in ("edv_ml", "esv_ml", "sv_ml", "ef_percent")) for name in CHAMBERS
+}
 
 Volumes = Mapping[tuple[str, str], float]
 """Millilitres by (structure, phase)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PatientIndices:
     """Clinical indices of a patient, from prediction and from label.
 
@@ -63,9 +67,8 @@ def clinical_indices(volumes: Volumes) -> dict[str, float]:
     for chamber in (name for name in CHAMBERS if name in structures):
         edv, esv = (volumes.get((chamber, phase), math.nan) for phase in ("ED", "ES"))
         ejected = edv - esv
-        name = chamber.lower()
-        indices |= {f"{name}_edv_ml": edv, f"{name}_esv_ml": esv, f"{name}_sv_ml": ejected}
-        indices[f"{name}_ef_percent"] = 100 * ejected / edv if edv else math.nan
+        ef_percent = 100 * ejected / edv if edv else math.nan
+        indices |= zip(_INDEX_NAMES[chamber], (edv, esv, ejected, ef_percent), strict=True)
     if MYOCARDIUM in structures:
         indices["lv_mass_g"] = MYOCARDIUM_G_PER_ML * volumes.get((MYOCARDIUM, "ED"), math.nan)
     return indices
@@ -98,11 +101,13 @@ def patient_table(rows: Sequence[ScoreRow]) -> tuple[PatientIndices, ...]:
     if why_no_patient_table(rows):
         return ()
     patients = {row.patient_id: row.group for row in rows if row.phase in ("ED", "ES")}
+    phased = group_rows((row for row in rows if row.phase), "patient_id")
+    unknown = {(row.structure, "ED"): math.nan for row in rows if row.phase}  # so that every patient has all indices
     table = []
     for patient_id, group in sorted(patients.items(), key=lambda item: item[0]):
-        own = [row for row in rows if row.patient_id == patient_id and row.phase]
-        predicted = {(row.structure, str(row.phase)): row.volume_ml for row in own}
-        labelled = {(row.structure, str(row.phase)): row.label_volume_ml for row in own}
+        own = phased.pop(patient_id)
+        predicted = unknown | {(row.structure, str(row.phase)): row.volume_ml for row in own}
+        labelled = unknown | {(row.structure, str(row.phase)): row.label_volume_ml for row in own}
         table.append(PatientIndices(patient_id, group, clinical_indices(predicted), clinical_indices(labelled)))
     return tuple(table)
 
@@ -152,10 +157,9 @@ def group_means(patients: Sequence[PatientIndices]) -> dict[str, dict[str, Any]]
 
     The result is empty if no group is known.
     """
-    groups = sorted({patient.group for patient in patients if patient.group is not None})
+    by_group = group_rows((patient for patient in patients if patient.group is not None), "group")
     table: dict[str, dict[str, Any]] = {}
-    for group in groups:
-        members = [patient for patient in patients if patient.group == group]
+    for group, members in sorted(by_group.items()):
         means = {
             name: {
                 "prediction": moments(patient.prediction[name] for patient in members).mean,

@@ -21,11 +21,13 @@ from uumamba.evaluation.means import case_dice
 from uumamba.evaluation.overlays import OverlayCase, assign_colours, draw_overlay
 from uumamba.evaluation.plots import plot_dice, plot_ejection_fraction, plot_training
 from uumamba.evaluation.projections import ERROR_COLOUR, draw_projections
-from uumamba.evaluation.scores import WHOLE_TREE, ScoreRow
+from uumamba.evaluation.scores import WHOLE_TREE, ScoreRow, group_rows
 from uumamba.evaluation.spread import Spread
 from uumamba.evaluation.summary import RULES, Summary, summarise
 
 LOWEST_CASES = 5
+MOST_LISTED = 1000
+"""Longest list; browsers open a longer table slowly or not at all, so its rest is only in the files."""
 LOWEST_STRUCTURES = 3
 _UNITS = {"ml": "ml", "g": "g", "percent": "%"}
 
@@ -52,6 +54,9 @@ def render_report(
     notes: Sequence[str] = (),
 ) -> str:
     """Render the report as HTML with embedded pictures and style.
+
+    A list has at most 1000 lines, the table of cases those with the lowest mean Dice; the report names the file with
+    the others.
 
     Args:
         rows: rows of ``scores.csv``.
@@ -87,6 +92,7 @@ def render_report(
             dice_plot=plot_dice(rows),
             cases=_list_cases(rows, {row.case_id: row for row in trees}),
             lowest=LOWEST_CASES,
+            most=MOST_LISTED,
             clinical=_describe_patients(patients),
             why_no_clinical=why_no_patient_table(rows),
             training_plot=plot_training(training) if training else None,
@@ -151,12 +157,13 @@ def _select_dice(rows: Sequence[ScoreRow]) -> list[tuple[str, float]]:
 def _list_cases(rows: Sequence[ScoreRow], trees: Mapping[str, ScoreRow]) -> list[dict[str, Any]]:
     """Return one table line for each case, lowest mean Dice first.
 
-    Cases without any structure are last.
+    Cases without any structure are last. Of many cases only the first have a line.
     """
-    means = case_dice(rows)
+    means, by_case = case_dice(rows), group_rows(rows, "case_id")
+    ranked = sorted(by_case, key=lambda case_id: (case_id not in means, means.get(case_id, 0.0), case_id))
     lines = []
-    for case_id in dict.fromkeys(row.case_id for row in rows):
-        own = [row for row in rows if row.case_id == case_id]
+    for case_id in ranked[:MOST_LISTED]:
+        own = by_case[case_id]
         lines.append(
             {
                 "case_id": case_id,
@@ -169,7 +176,7 @@ def _list_cases(rows: Sequence[ScoreRow], trees: Mapping[str, ScoreRow]) -> list
                 "tree": trees.get(case_id, own[0] if len(own) == 1 else None),
             }
         )
-    return sorted(lines, key=lambda line: (line["dice"] is None, line["dice"] or 0.0, line["case_id"]))
+    return lines
 
 
 def _describe_patients(patients: Sequence[PatientIndices]) -> dict[str, Any] | None:

@@ -48,6 +48,8 @@ def moments(values: Iterable[float]) -> Moments:
         Moments(mean=2.0, sd=1.4142135623730951, n=2)
     """
     finite = [value for value in values if math.isfinite(value)]
+    if len(finite) == 1:  # most patients and many cases; numpy's mean would take most of the time of a report
+        return Moments(float(finite[0]), None, 1)
     return Moments(
         mean=float(np.mean(finite)) if finite else None,
         sd=float(np.std(finite, ddof=1)) if len(finite) > 1 else None,

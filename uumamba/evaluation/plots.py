@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 
 from uumamba.evaluation.clinical import PatientIndices, agreement
+from uumamba.evaluation.means import moments
 from uumamba.evaluation.overlays import assign_colours, draw_png
-from uumamba.evaluation.scores import ScoreRow
+from uumamba.evaluation.scores import ScoreRow, group_rows
 from uumamba.runtime.figures import Axes, Figure, MaxNLocator, draw_style
 
 TEXT_COLOUR = "#1f2933"
@@ -16,6 +17,10 @@ MOST_UPRIGHT = 14
 """With more boxes, names would overlap, so the boxes are horizontal."""
 MOST_NAMED = 8
 """Largest number of curves with a legend, which would hide more of them."""
+MOST_BOXES = 600
+"""Largest number of boxes; a picture of more would be too tall to store."""
+MOST_GROUPS = 24
+"""Largest number of groups with marks of their own; the legend of more would be taller than the plot."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 STYLE: dict[Any, Any] = {
     "font.size": 10,
@@ -37,25 +42,25 @@ STYLE: dict[Any, Any] = {
 def plot_dice(rows: Sequence[ScoreRow]) -> bytes:
     """Plot Dice by structure and phase, as PNG.
 
-    Each case is a dot, and a box shows the quartiles.
+    Each case is a dot, and a box shows the quartiles. Of too many boxes those with the lowest mean Dice are drawn.
     """
-    structures = list(dict.fromkeys(row.structure for row in rows))
-    colours = assign_colours(structures)
-    phases = sorted({row.phase or "" for row in rows})
-    groups = [(structure, phase) for structure in structures for phase in phases]
+    boxes = _group_dice(rows)
+    groups = list(boxes)[:MOST_BOXES]
+    colours = assign_colours([*dict.fromkeys(row.structure for row in rows)])
     with draw_style(STYLE):
         horizontal = len(groups) > MOST_UPRIGHT
         figure = Figure(figsize=(9.0, 0.6 + 0.27 * len(groups) if horizontal else 3.6), dpi=130, layout="constrained")
         axes = figure.add_subplot()
-        for position, (structure, phase) in enumerate(groups):
-            values = [row.dice for row in rows if (row.structure, row.phase or "") == (structure, phase)]
-            _draw_dots_and_box(axes, position, np.array(values), colours[structure], horizontal=horizontal)
+        for position, group in enumerate(groups):
+            _draw_dots_and_box(axes, position, np.array(boxes[group]), colours[group[0]], horizontal=horizontal)
         ticks = range(len(groups))
         names = [(" " if horizontal else "\n").join(group).strip() for group in groups]
         if horizontal:
             axes.set(yticks=ticks, yticklabels=names, ylim=(len(groups) - 0.4, -0.6), xlabel="Dice")
         else:
             axes.set(xticks=ticks, xticklabels=names, xlim=(-0.6, len(groups) - 0.4), ylabel="Dice")
+        if len(groups) < len(boxes):
+            axes.set(title=f"The {len(groups)} of {len(boxes)} boxes with the lowest mean Dice")
         axes.grid(visible=False, axis="y" if horizontal else "x")
         return draw_png(figure, background="white")
 
@@ -94,12 +99,14 @@ def plot_ejection_fraction(patients: Sequence[PatientIndices], index: str = "lv_
 
     A second panel shows their differences against their means, with bias and 95 % limits (Bland-Altman).
     """
-    groups = sorted({patient.group or "" for patient in patients})
+    by_group = {group or "": members for group, members in group_rows(patients, "group").items()}
+    by_group = {"": list(patients)} if len(by_group) > MOST_GROUPS else by_group
+    groups = sorted(by_group)
     with draw_style(STYLE):
         figure = Figure(figsize=(9.0, 3.8), dpi=130, layout="constrained")
         against, differences = figure.subplots(1, 2)
         for number, group in enumerate(groups):
-            members = [patient for patient in patients if (patient.group or "") == group]
+            members = by_group[group]
             label = np.array([patient.label[index] for patient in members])
             prediction = np.array([patient.prediction[index] for patient in members])
             style = {"marker": MARKERS[number % 7], "color": LINE_COLOURS[number % 5], "label": group, "alpha": 0.85}
@@ -124,6 +131,25 @@ def plot_ejection_fraction(patients: Sequence[PatientIndices], index: str = "lv_
         if groups != [""]:
             against.legend(frameon=False, fontsize=8, loc="upper left")
         return draw_png(figure, background="white")
+
+
+def _group_dice(rows: Sequence[ScoreRow]) -> dict[tuple[str, str], list[float]]:
+    """Return the Dice of each structure and phase.
+
+    Too many of them are in order of their mean.
+    """
+    structures, phases = dict.fromkeys(row.structure for row in rows), sorted({row.phase or "" for row in rows})
+    boxes: dict[tuple[str, str], list[float]] = {}
+    if len(structures) * len(phases) <= MOST_BOXES:
+        boxes = {(structure, phase): [] for structure in structures for phase in phases}
+    for row in rows:
+        boxes.setdefault((row.structure, row.phase or ""), []).append(row.dice)
+    if len(boxes) <= MOST_BOXES:
+        return boxes
+    means = {group: moments(values).mean for group, values in boxes.items()}
+    return {
+        group: boxes[group] for group in sorted(boxes, key=lambda group: (means[group] is None, means[group] or 0.0))
+    }
 
 
 def _draw_dots_and_box(axes: Axes, position: int, values: np.ndarray, colour: str, *, horizontal: bool) -> None:

@@ -6,9 +6,11 @@ All other numbers of an evaluation derive from them.
 import csv
 import io
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, dataclass, fields
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from sys import intern
+from typing import Any, TypeVar
 
 from uumamba.runtime.errors import CaseError, UsageError, require
 from uumamba.runtime.files import write_text
@@ -19,7 +21,7 @@ WHOLE_TREE = "whole tree"
 """Structure name in ``trees.csv``: all vessels of a case together."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ScoreRow:
     """Scores of one structure of one case.
 
@@ -91,6 +93,26 @@ class Scores:
 COLUMNS = tuple(field.name for field in fields(ScoreRow))
 VESSEL_COLUMNS = ("cl_dice", "betti0_error", "betti1_error", "betti2_error", "length_error")
 """Columns of vessels only, in the order of :class:`uumamba.metrics.VesselScores`."""
+_FORMULA_STARTS = (
+    "=",
+    "+",
+    "-",
+    "@",
+    "\t",
+    "\r",
+    "\n",
+    "\uff1d",
+    "\uff0b",
+    "\uff0d",
+    "\uff20",
+)  # also full-width signs
+_CELLS = tuple(
+    (each.name, "float" in str(each.type), "None" not in str(each.type), each.default is not MISSING)
+    for each in fields(ScoreRow)
+)
+"""Name of each column, and whether it is a number, needed, and absent from tables of earlier versions."""
+
+Row = TypeVar("Row")
 
 
 def write_scores(path: Path | str, rows: Iterable[ScoreRow]) -> None:
@@ -98,17 +120,40 @@ def write_scores(path: Path | str, rows: Iterable[ScoreRow]) -> None:
 
     The file is complete or absent. :func:`read_scores` returns the same numbers bit for bit.
     """
-    write_csv(path, COLUMNS, (asdict(row).values() for row in rows))
+    write_csv(path, COLUMNS, map(attrgetter(*COLUMNS), rows))
 
 
 def write_csv(path: Path | str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
     """Write a table with a header; None becomes an empty cell.
 
-    The file is complete or absent.
+    The file is complete or absent. A spreadsheet runs a cell that starts with ``=``, ``+``, ``-``, ``@``, a tab or a
+    carriage return, so texts with such a start get an apostrophe before them, which :func:`read_text_cell` removes.
     """
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
+    plain, quoted = (csv.writer(text, lineterminator="\n", quoting=each) for each in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL))
+    plain.writerow(columns)
+    for row in map(_protect_text, rows):
+        has_return = any(isinstance(cell, str) and "\r" in cell for cell in row)  # which the writer does not quote
+        (quoted if has_return else plain).writerow(row)
     write_text(path, text.getvalue())
+
+
+def read_text_cell(cell: str) -> str:
+    """Return the text of a cell of :func:`write_csv`.
+
+    Example:
+        >>> read_text_cell("'=1+1"), read_text_cell("'quoted'")
+        ('=1+1', "'quoted'")
+    """
+    return cell[1:] if cell[:1] == "'" and _is_formula(cell) else cell
+
+
+def group_rows(rows: Iterable[Row], field: str) -> dict[Any, list[Row]]:
+    """Group rows by the value of a field, in order of appearance."""
+    groups: dict[Any, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(getattr(row, field), []).append(row)
+    return groups
 
 
 def read_scores(path: Path | str) -> tuple[ScoreRow, ...]:
@@ -121,11 +166,11 @@ def read_scores(path: Path | str) -> tuple[ScoreRow, ...]:
     """
     expected, fix = "a table of scores with at least one row", "write the table with `uumamba evaluate`"
     try:
-        with Path(path).open(newline="", encoding="utf-8") as stream:
+        with Path(path).open(newline="", encoding="utf-8-sig") as stream:  # spreadsheets write a byte order mark
             rows = tuple(map(_parse_row, csv.DictReader(stream)))
     except FileNotFoundError:
         raise UsageError(str(path), got="no file", expected=expected, fix=fix) from None
-    except (KeyError, ValueError, TypeError, IsADirectoryError) as error:
+    except (KeyError, ValueError, TypeError, csv.Error, IsADirectoryError) as error:
         raise UsageError(
             str(path), got=f"another file ({type(error).__name__}: {error})", expected=expected, fix=fix
         ) from None
@@ -133,11 +178,23 @@ def read_scores(path: Path | str) -> tuple[ScoreRow, ...]:
     return rows
 
 
+def _protect_text(row: Iterable[Any]) -> list[Any]:
+    return [f"'{cell}" if isinstance(cell, str) and _is_formula(cell) else cell for cell in row]
+
+
+def _is_formula(cell: str) -> bool:
+    """Return whether a text starts a formula, apart from apostrophes before it."""
+    return cell.lstrip("'").startswith(_FORMULA_STARTS)
+
+
 def _parse_row(entry: Mapping[str, str]) -> ScoreRow:
     cells: dict[str, Any] = {}
-    for field in fields(ScoreRow):
-        text = entry.get(field.name) if field.default is None else entry[field.name]
-        if not text and "None" not in str(field.type):
-            raise ValueError(f"empty {field.name}")
-        cells[field.name] = (float if "float" in str(field.type) else str)(text) if text else None
+    for name, is_number, is_needed, is_new in _CELLS:
+        text = entry.get(name) if is_new else entry[name]
+        if text:
+            cells[name] = float(text) if is_number else intern(read_text_cell(text))
+        elif is_needed:
+            raise ValueError(f"empty {name}")
+        else:
+            cells[name] = None
     return ScoreRow(**cells)

@@ -7,7 +7,7 @@ from typing import Any
 
 from uumamba.evaluation.clinical import agreement, group_means, patient_table, why_no_patient_table
 from uumamba.evaluation.means import Moments, mean_dice_of, moments
-from uumamba.evaluation.scores import TREES_NAME, VESSEL_COLUMNS, WHOLE_TREE, ScoreRow
+from uumamba.evaluation.scores import TREES_NAME, VESSEL_COLUMNS, WHOLE_TREE, ScoreRow, group_rows
 from uumamba.evaluation.scoring import NSD_TOLERANCE_MM
 from uumamba.runtime.files import write_json
 
@@ -122,10 +122,11 @@ def summarise(rows: Sequence[ScoreRow], trees: Sequence[ScoreRow] = ()) -> Summa
         rows: rows of ``scores.csv``.
         trees: rows of ``trees.csv``; they are in no mean over structures.
     """
+    phases = _list_phases(rows)
     summaries = [
-        _summarise_one(structure, phase, [row for row in rows if row.structure == structure])
-        for structure in dict.fromkeys(row.structure for row in rows)
-        for phase in (*_list_phases(rows), ALL_PHASES)
+        summary
+        for structure, own in group_rows(rows, "structure").items()
+        for summary in _summarise_structure(structure, phases, own)
     ]
     return Summary(
         n_cases=len({row.case_id for row in rows}),
@@ -162,10 +163,10 @@ def _summarise_domains(rows: Sequence[ScoreRow]) -> tuple[DomainSummary, ...]:
 
     A single domain has no summary of its own.
     """
-    known = sorted({row.domain for row in rows if row.domain is not None})
-    if len(known) < 2:
+    by_domain = group_rows((row for row in rows if row.domain is not None), "domain")
+    if len(by_domain) < 2:
         return ()
-    summaries = {name: summarise([row for row in rows if row.domain == name]) for name in known}
+    summaries = {name: summarise(by_domain[name]) for name in sorted(by_domain)}
     return tuple(
         DomainSummary(name, each.n_cases, each.n_patients, each.foreground_dice, each.overall())
         for name, each in summaries.items()
@@ -177,8 +178,12 @@ def _list_phases(rows: Sequence[ScoreRow]) -> list[str]:
     return sorted(known, key=lambda phase: (phase not in ("ED", "ES"), phase)) if len(known) > 1 else []
 
 
-def _summarise_one(structure: str, phase: str, rows: Sequence[ScoreRow]) -> StructureSummary:
-    chosen = [row for row in rows if phase in (ALL_PHASES, row.phase)]
+def _summarise_structure(structure: str, phases: Sequence[str], rows: Sequence[ScoreRow]) -> list[StructureSummary]:
+    by_phase = group_rows(rows, "phase") | {ALL_PHASES: rows}
+    return [_summarise_one(structure, phase, by_phase.get(phase, ())) for phase in (*phases, ALL_PHASES)]
+
+
+def _summarise_one(structure: str, phase: str, chosen: Sequence[ScoreRow]) -> StructureSummary:
     vessels = [row for row in chosen if row.is_vessel]
     masks = [(row.volume_ml > 0, row.label_volume_ml > 0) for row in chosen]
     return StructureSummary(

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from uumamba.losses.cross_entropy import voxel_cross_entropy
-from uumamba.losses.inputs import check_inputs, split_ignored, upcast_half
+from uumamba.losses.inputs import keep_valid, read_label, upcast_half
 from uumamba.losses.soft_skeleton import soft_skeleton
 from uumamba.runtime.options import NonNegativeInt, Positive, check_options
 
@@ -40,7 +40,7 @@ class SoftClDiceLoss(nn.Module):
         ignore_label: label of voxels that are excluded from all sums.
 
     Raises:
-        UsageError: an argument is out of range, or the shapes do not match.
+        UsageError: an argument or a label is out of range, or the shapes do not match.
 
     Example:
         >>> label = torch.zeros(1, 1, 5, 9, dtype=torch.long)
@@ -77,10 +77,9 @@ class SoftClDiceLoss(nn.Module):
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
         """Loss of logits ``(batch, classes, *spatial)`` against a label ``(batch, 1, *spatial)``."""
-        check_inputs(logits, label)
-        own_class, valid = split_ignored(label, self.ignore_label)
+        own_class, valid = read_label(logits, label, self.ignore_label)
         if self.vessels_of == "union":
-            sums = self._sum_voxels(_foreground(logits), own_class > 0, valid)[:, None]
+            sums = self._sum_voxels(_foreground(logits, valid), own_class > 0, valid)[:, None]
         else:
             sums = self._sum_by_class(logits, own_class, valid)
         if self.batch_dice:
@@ -95,7 +94,7 @@ class SoftClDiceLoss(nn.Module):
 
         The backward pass keeps one class at a time in memory.
         """
-        classes = upcast_half(logits).softmax(1).split(1, dim=1)
+        classes = keep_valid(upcast_half(logits), valid).softmax(1).split(1, dim=1)
         return torch.stack(
             [
                 checkpoint(
@@ -113,15 +112,14 @@ class SoftClDiceLoss(nn.Module):
         They are the voxels of the predicted skeleton inside the label and in total, then the voxels of the label's
         skeleton inside the prediction and in total.
         """
-        if valid is not None:
-            probability = probability * valid
+        probability = keep_valid(probability, valid)
         skeleton = soft_skeleton(probability, iterations=self.iterations)
         true = soft_skeleton(mask, iterations=self.iterations)
         terms = (skeleton * mask, skeleton, probability * true, true.to(skeleton.dtype))
         return torch.stack([each.flatten(1).sum(1) for each in terms], dim=-1)
 
 
-def _foreground(logits: Tensor) -> Tensor:
+def _foreground(logits: Tensor, valid: Tensor | None) -> Tensor:
     """Return the foreground probability ``(batch, 1, *spatial)``, exact near 0."""
     background = torch.zeros_like(logits[:, :1], dtype=torch.long)
-    return -torch.expm1(-voxel_cross_entropy(logits, background, None))[:, None]
+    return -torch.expm1(-voxel_cross_entropy(logits, background, valid))[:, None]

@@ -3,9 +3,10 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from uumamba.losses.inputs import check_inputs, split_ignored, upcast_half
+from uumamba.losses.inputs import keep_valid, read_label, upcast_half
 from uumamba.losses.slabs import is_large
 from uumamba.losses.softmax_terms import voxel_nll
+from uumamba.runtime.options import check_options
 
 
 class CrossEntropyLoss(nn.Module):
@@ -20,7 +21,7 @@ class CrossEntropyLoss(nn.Module):
         ignore_label: label of voxels that are ignored.
 
     Raises:
-        UsageError: the shapes do not match.
+        UsageError: the shapes do not match, or a label is out of range.
 
     Example:
         >>> import torch
@@ -31,32 +32,33 @@ class CrossEntropyLoss(nn.Module):
         Good, *Rational Decisions*, Journal of the Royal Statistical Society B 14, 1952. Differs from the paper: none.
     """
 
+    @check_options
     def __init__(self, *, ignore_label: int | None = None) -> None:
         super().__init__()
         self.ignore_label = ignore_label
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
         """Loss of logits ``(batch, classes, *spatial)`` against a label ``(batch, 1, *spatial)``."""
-        check_inputs(logits, label)
-        return mean_over_valid(voxel_cross_entropy(logits, label, self.ignore_label), label, self.ignore_label)
+        own_class, valid = read_label(logits, label, self.ignore_label)
+        return mean_over_valid(voxel_cross_entropy(logits, own_class, valid), valid)
 
 
-def voxel_cross_entropy(logits: Tensor, label: Tensor, ignore_label: int | None) -> Tensor:
-    r"""Return :math:`-\log p_y` of each voxel, 0 where ignored.
+def voxel_cross_entropy(logits: Tensor, own_class: Tensor, valid: Tensor | None) -> Tensor:
+    r"""Return :math:`-\log p_y` of each voxel, 0 where not valid.
 
     The result is ``(batch, *spatial)`` in at least float32.
     """
     if is_large(logits):
-        return voxel_nll(logits, *split_ignored(label, ignore_label))[:, 0]
-    mark = -100 if ignore_label is None else ignore_label  # -100: torch's default, never a class
-    return F.cross_entropy(upcast_half(logits), label[:, 0].long(), reduction="none", ignore_index=mark)
+        return voxel_nll(logits, own_class, valid)[:, 0]
+    found = F.cross_entropy(keep_valid(upcast_half(logits), valid), own_class[:, 0], reduction="none")
+    return keep_valid(found[:, None], valid)[:, 0]
 
 
-def mean_over_valid(values: Tensor, label: Tensor, ignore_label: int | None) -> Tensor:
+def mean_over_valid(values: Tensor, valid: Tensor | None) -> Tensor:
     """Average ``(batch, *spatial)`` values over valid voxels.
 
-    The values of ignored voxels must be 0.
+    The values of other voxels must be 0.
     """
-    if ignore_label is None:
+    if valid is None:
         return values.mean()
-    return values.sum() / (label != ignore_label).sum().clamp_min(1)
+    return values.sum() / valid.sum().clamp_min(1)

@@ -16,7 +16,8 @@ class DeepSupervisionLoss(nn.Module):
 
     Output 0 is the finest. By default the coarsest of several outputs has weight 0; its loss is still computed, because
     data-parallel training needs gradients (of 0) for its parameters. Labels are downsampled by nearest neighbour. For a
-    single tensor, as in evaluation, or a list of one tensor the result is the loss itself.
+    single tensor, as in evaluation, or a list of one tensor the result is the loss itself. Give ``ignore_label`` to the
+    loss inside.
 
     Args:
         loss: called as ``loss(logits, label)`` at each scale, the finest last, so that its ``last_terms`` belong to
@@ -24,7 +25,8 @@ class DeepSupervisionLoss(nn.Module):
         weights: one weight per scale, finest first; they are normalised to the sum 1.
 
     Raises:
-        UsageError: weights are negative or all 0, or the numbers of weights and outputs differ.
+        UsageError: weights are negative or all 0, the numbers of weights and outputs differ, or the label is coarser
+            than the finest output.
 
     Example:
         >>> from uumamba.losses import CrossEntropyLoss
@@ -50,6 +52,14 @@ class DeepSupervisionLoss(nn.Module):
         """
         outputs = [logits] if isinstance(logits, Tensor) else list(logits)
         weights = self._choose_weights(len(outputs))
+        found, finest = tuple(label.shape[2:]), tuple(outputs[0].shape[2:])
+        require(
+            all(own >= needed for own, needed in zip(found, finest, strict=False)),  # else the label would be upsampled
+            "label",
+            got=tuple(label.shape),
+            expected=f"the shape (batch, 1, *{finest}), the grid of the finest output",
+            fix="give the label in full resolution",
+        )
         terms = [
             weight * self.loss(output, resize_label(label, output.shape[2:]))
             for weight, output in reversed(list(zip(weights, outputs, strict=True)))

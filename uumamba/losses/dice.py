@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from uumamba.losses.inputs import check_inputs, split_ignored, upcast_half
+from uumamba.losses.inputs import keep_valid, read_label, upcast_half
 from uumamba.losses.slabs import is_large
 from uumamba.losses.softmax_terms import softmax_sums, sum_by_class
 from uumamba.runtime.options import Positive, check_options
@@ -27,7 +27,7 @@ class SoftDiceLoss(nn.Module):
         ignore_label: label of voxels that are excluded from all sums.
 
     Raises:
-        UsageError: ``smooth`` is not positive, or the shapes do not match.
+        UsageError: ``smooth`` is not positive, the shapes do not match, or a label is out of range.
 
     Example:
         >>> label = torch.tensor([0, 1, 2, 2]).reshape(1, 1, 2, 2)
@@ -58,12 +58,11 @@ class SoftDiceLoss(nn.Module):
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
         """Loss of logits ``(batch, classes, *spatial)`` against a label ``(batch, 1, *spatial)``."""
-        check_inputs(logits, label)
-        own_class, valid = split_ignored(label, self.ignore_label)
+        own_class, valid = read_label(logits, label, self.ignore_label)
         if is_large(logits):
             intersection, predicted = softmax_sums(logits, own_class, valid)
         else:
-            intersection, predicted = _overlap_sums(upcast_half(logits).softmax(1), own_class, valid)
+            intersection, predicted = _overlap_sums(logits, own_class, valid)
         counted = torch.ones_like(own_class, dtype=predicted.dtype) if valid is None else valid.to(predicted.dtype)
         total = predicted + sum_by_class(counted, own_class, classes=logits.shape[1])
         if self.batch_dice:
@@ -74,12 +73,11 @@ class SoftDiceLoss(nn.Module):
         return 1 - dice.mean()
 
 
-def _overlap_sums(probabilities: Tensor, own_class: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
+def _overlap_sums(logits: Tensor, own_class: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
     r"""Return :math:`\sum_v p y` and :math:`\sum_v p`, both ``(batch, classes)``.
 
     The first sum adds each voxel's probability of its class to the bin of the class. No one-hot label is needed.
     """
-    if valid is not None:
-        probabilities = probabilities * valid
+    probabilities = keep_valid(keep_valid(upcast_half(logits), valid).softmax(1), valid)
     own = probabilities.gather(1, own_class)
     return sum_by_class(own, own_class, classes=probabilities.shape[1]), probabilities.flatten(2).sum(2)

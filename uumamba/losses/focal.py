@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from uumamba.losses.cross_entropy import mean_over_valid, voxel_cross_entropy
-from uumamba.losses.inputs import check_inputs, split_ignored
+from uumamba.losses.inputs import read_label
 from uumamba.losses.softmax_terms import sum_by_class
 from uumamba.runtime.errors import require
 from uumamba.runtime.options import NonNegative, Probability, check_options
@@ -36,8 +36,8 @@ class FocalLoss(nn.Module):
         ignore_label: label of voxels that are ignored.
 
     Raises:
-        UsageError: ``gamma`` or ``alpha`` is out of range, the numbers of ``alpha`` and classes differ, or the shapes
-            do not match.
+        UsageError: ``gamma`` or ``alpha`` is out of range, the numbers of ``alpha`` and classes differ, the shapes do
+            not match, or a label is out of range.
 
     Example:
         >>> label = torch.ones(1, 1, 2, 2, dtype=torch.long)
@@ -67,16 +67,16 @@ class FocalLoss(nn.Module):
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
         """Loss of logits ``(batch, classes, *spatial)`` against a label ``(batch, 1, *spatial)``."""
-        check_inputs(logits, label)
-        cross_entropy = voxel_cross_entropy(logits, label, self.ignore_label)
+        own_class, valid = read_label(logits, label, self.ignore_label)
+        cross_entropy = voxel_cross_entropy(logits, own_class, valid)
         miss = -torch.expm1(-cross_entropy)  # 1 - p, exact near p = 1
         # The lower bound gives the power a finite gradient at p = 1.
         focal = miss.clamp_min(torch.finfo(miss.dtype).tiny) ** self.gamma * cross_entropy
         if self.alpha is not None:
-            focal = focal * _weigh_voxels(label, _list_alpha(self.alpha, logits.shape[1]), dtype=focal.dtype)
+            focal = focal * _weigh_voxels(own_class, _list_alpha(self.alpha, logits.shape[1]), dtype=focal.dtype)
         if self.class_mean:
-            return mean_over_classes(focal, label, self.ignore_label, classes=logits.shape[1])
-        return mean_over_valid(focal, label, self.ignore_label)
+            return mean_over_classes(focal, own_class, valid, classes=logits.shape[1])
+        return mean_over_valid(focal, valid)
 
 
 def _list_alpha(alpha: float | Sequence[float], classes: int) -> list[float]:
@@ -91,24 +91,23 @@ def _list_alpha(alpha: float | Sequence[float], classes: int) -> list[float]:
     return [float(weight) for weight in alpha]
 
 
-def _weigh_voxels(label: Tensor, weights: Sequence[float], *, dtype: torch.dtype) -> Tensor:
+def _weigh_voxels(own_class: Tensor, weights: Sequence[float], *, dtype: torch.dtype) -> Tensor:
     """Return each voxel's class weight.
 
     The weights are filled in class by class: a table of weights would have to be copied to the accelerator.
     """
-    voxel_weight = torch.full_like(label[:, 0], weights[0], dtype=dtype)
+    voxel_weight = torch.full_like(own_class[:, 0], weights[0], dtype=dtype)
     for index, weight in enumerate(weights):
         if weight != weights[0]:
-            voxel_weight = voxel_weight.masked_fill(label[:, 0] == index, weight)
+            voxel_weight = voxel_weight.masked_fill(own_class[:, 0] == index, weight)
     return voxel_weight
 
 
-def mean_over_classes(values: Tensor, label: Tensor, ignore_label: int | None, *, classes: int) -> Tensor:
+def mean_over_classes(values: Tensor, own_class: Tensor, valid: Tensor | None, *, classes: int) -> Tensor:
     """Average ``(batch, *spatial)`` values per class, then over classes.
 
-    Only classes in the label are included. The values of ignored voxels must be 0.
+    Only classes of valid voxels are included. The values of other voxels must be 0.
     """
-    own_class, valid = split_ignored(label, ignore_label)
     counted = torch.ones_like(own_class, dtype=values.dtype) if valid is None else valid.to(values.dtype)
     sums, voxels = (sum_by_class(each, own_class, classes=classes).sum(0) for each in (values[:, None], counted))
     return (sums / voxels.clamp_min(1)).sum() / (voxels > 0).sum().clamp_min(1)

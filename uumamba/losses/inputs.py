@@ -3,24 +3,62 @@
 import torch
 from torch import Tensor
 
-from uumamba.runtime.errors import require
+from uumamba.runtime.errors import UsageError, require
 
 
-def check_inputs(logits: Tensor, label: Tensor) -> None:
-    """Validate shapes and types of logits and label.
+def read_label(logits: Tensor, label: Tensor, ignore_label: int | None) -> tuple[Tensor, Tensor | None]:
+    """Check logits and label; return classes and the mask of valid voxels.
 
-    The label has one channel of integer classes on the grid of the logits. Its values are not checked, because on an
-    accelerator the check would wait for the device.
+    The class of ignored voxels is 0, so that it is always an index. On a CPU a wrong value raises immediately. On an
+    accelerator that would wait for the device, so there the device raises (``label: got a value ...``).
+
+    Args:
+        logits: ``(batch, classes, *spatial)`` with at least two classes.
+        label: integer classes, ``(batch, 1, *spatial)``.
+        ignore_label: label of ignored voxels; None if there are none.
+
+    Returns:
+        Classes as int64, and the mask, None without ``ignore_label``; both in the label's shape.
 
     Raises:
-        UsageError: there are fewer than two classes, the label is not of an integer type, or the shapes do not match.
+        UsageError: there are fewer than two classes, the label is not of an integer type, the shapes do not match, or a
+            value is neither a class nor ``ignore_label``.
 
     Example:
-        >>> check_inputs(torch.zeros(2, 4, 8, 8), torch.zeros(2, 8, 8, dtype=torch.long))
+        >>> read_label(torch.zeros(1, 2, 3), torch.tensor([[[0, 1, 255]]]), 255)
+        (tensor([[[0, 1, 0]]]), tensor([[[ True,  True, False]]]))
+        >>> read_label(torch.zeros(1, 2, 3), torch.tensor([[[0, 1, -100]]]), 255)
         Traceback (most recent call last):
-        uumamba.runtime.errors.UsageError: label: got (2, 8, 8), expected the shape (2, 1, 8, 8) for \
-logits of (2, 4, 8, 8).
+        uumamba.runtime.errors.UsageError: label: got -100, expected classes 0 to 1, or 255 for ignored voxels. \
+Fix: correct the labels, or set ignore_label=-100.
     """
+    _check_shapes(logits, label)
+    own_class, valid = label.long(), None  # a comparison in uint8 would take 156 for -100
+    if ignore_label is not None:
+        valid = own_class != ignore_label
+        own_class = own_class.masked_fill(~valid, 0)
+    if own_class.numel():
+        _check_classes(own_class, logits.shape[1], ignore_label)
+    return own_class, valid
+
+
+def keep_valid(values: Tensor, valid: Tensor | None) -> Tensor:
+    """Set ignored voxels to 0, whatever their value, and their gradients too.
+
+    A product with the mask would keep NaN and infinity.
+    """
+    return values if valid is None else values.masked_fill(~valid, 0)
+
+
+def upcast_half(logits: Tensor) -> Tensor:
+    """Convert float16 and bfloat16 to float32.
+
+    In half precision, sums over a volume overflow or lose all small terms.
+    """
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+
+def _check_shapes(logits: Tensor, label: Tensor) -> None:
     shape, found = tuple(logits.shape), tuple(label.shape)
     require(
         len(shape) > 2 and shape[1] > 1,
@@ -33,25 +71,33 @@ logits of (2, 4, 8, 8).
         "label",
         got=label.dtype,
         expected="an integer type, such as torch.int64",
+        fix="convert whole numbers with label.long()",
     )
     expected = (shape[0], 1, *shape[2:])
-    require(found == expected, "label", got=found, expected=f"the shape {expected} for logits of {shape}")
+    fixes = {
+        (shape[0], *shape[2:]): "add the channel axis with label[:, None]",
+        (*expected[:1], *expected[2:], 1): "move the channel axis with label.movedim(-1, 1)",
+        shape: "convert one-hot labels with label.argmax(1, keepdim=True)",
+    }
+    require(
+        found == expected,
+        "label",
+        got=found,
+        expected=f"the shape {expected} for logits of {shape}",
+        fix=fixes.get(found, "use the grid of the logits, with one channel"),
+    )
 
 
-def upcast_half(logits: Tensor) -> Tensor:
-    """Convert float16 and bfloat16 to float32.
-
-    In half precision, sums over a volume overflow or lose all small terms.
-    """
-    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-
-
-def split_ignored(label: Tensor, ignore_label: int | None) -> tuple[Tensor, Tensor | None]:
-    """Return each voxel's class as int64, and the mask of valid voxels.
-
-    The class of ignored voxels is 0. The mask is None if all voxels are valid.
-    """
-    if ignore_label is None:
-        return label.long(), None
-    valid = label != ignore_label
-    return label.long().masked_fill(~valid, 0), valid
+def _check_classes(own_class: Tensor, classes: int, ignore_label: int | None) -> None:
+    """Raise if a class is out of range."""
+    while not torch.compiler.is_compiling() and torch._C._functorch.is_functorch_wrapped_tensor(own_class):
+        own_class = torch._C._functorch.get_unwrapped(own_class)  # under vmap, the values of all samples
+    low, high = own_class.aminmax()
+    ignored = "" if ignore_label is None else f", or {ignore_label} for ignored voxels"
+    expected = f"classes 0 to {classes - 1}{ignored}"
+    try:
+        torch._assert_async((low >= 0) & (high < classes), f"label: got a value out of range, expected {expected}.")
+    except RuntimeError:  # on a CPU; an accelerator raises later
+        got = int(low) if low < 0 else int(high)
+        fix = f"correct the labels, or set ignore_label={got}"
+        raise UsageError("label", got=got, expected=expected, fix=fix) from None

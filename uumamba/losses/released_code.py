@@ -4,9 +4,10 @@ import math
 
 from torch import Tensor, nn
 
-from uumamba.losses.cross_entropy import CrossEntropyLoss
+from uumamba.losses.cross_entropy import CrossEntropyLoss, mean_over_valid
 from uumamba.losses.dice import SoftDiceLoss
-from uumamba.losses.inputs import check_inputs, upcast_half
+from uumamba.losses.inputs import keep_valid, read_label, upcast_half
+from uumamba.runtime.options import check_options
 
 SMOOTH = 1e-5
 ALPHA = 0.5
@@ -26,9 +27,10 @@ class ReleasedCodeLoss(nn.Module):
 
     Args:
         batch_dice: sum over the voxels of the batch in the Dice term, as set in nnU-Net's plans.
+        ignore_label: label of voxels that are ignored by all terms.
 
     Raises:
-        UsageError: the shapes do not match.
+        UsageError: the shapes do not match, or a label is out of range.
 
     Example:
         >>> import torch
@@ -41,29 +43,30 @@ class ReleasedCodeLoss(nn.Module):
         Differs from the paper: the weights are learned in the paper, but not in the released code.
     """
 
-    def __init__(self, *, batch_dice: bool = True) -> None:
+    @check_options
+    def __init__(self, *, batch_dice: bool = True, ignore_label: int | None = None) -> None:
         super().__init__()
-        self.dice_loss = SoftDiceLoss(batch_dice=batch_dice, smooth=SMOOTH)
-        self.cross_entropy = CrossEntropyLoss()
+        self.dice_loss = SoftDiceLoss(batch_dice=batch_dice, smooth=SMOOTH, ignore_label=ignore_label)
+        self.cross_entropy = CrossEntropyLoss(ignore_label=ignore_label)
+        self.ignore_label = ignore_label
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
         """Loss of logits ``(batch, classes, *spatial)`` against a label ``(batch, 1, *spatial)``."""
         negative_dice = self.dice_loss(logits, label) - 1
-        return (
-            0.5 * (negative_dice + self.cross_entropy(logits, label) + double_softmax_focal(logits, label)) + CONSTANT
-        )
+        focal = double_softmax_focal(logits, label, self.ignore_label)
+        return 0.5 * (negative_dice + self.cross_entropy(logits, label) + focal) + CONSTANT
 
 
-def double_softmax_focal(logits: Tensor, label: Tensor) -> Tensor:
-    r"""Focal term of the released code, averaged over voxels.
+def double_softmax_focal(logits: Tensor, label: Tensor, ignore_label: int | None = None) -> Tensor:
+    r"""Focal term of the released code, averaged over valid voxels.
 
     .. math:: -\alpha (1 - q)^\gamma \log q, \qquad q = (1 - s)\,\tilde p_y + \frac{s}{K - 1} (1 - \tilde p_y) + s
 
     :math:`\tilde p` is the softmax of the softmax, and s = 1e-5 smooths the one-hot targets. Alpha is 0.5 for every
     class, because that code gives alpha to class 0 and 1 - alpha to all other classes.
     """
-    check_inputs(logits, label)
+    own_class, valid = read_label(logits, label, ignore_label)
     classes = logits.shape[1]
-    own = upcast_half(logits).softmax(1).softmax(1).gather(1, label.long())
+    own = keep_valid(upcast_half(logits), valid).softmax(1).softmax(1).gather(1, own_class)
     smoothed = (1 - SMOOTH) * own + SMOOTH / (classes - 1) * (1 - own) + SMOOTH
-    return (-ALPHA * (1 - smoothed) ** GAMMA * smoothed.log()).mean()
+    return mean_over_valid(keep_valid(-ALPHA * (1 - smoothed) ** GAMMA * smoothed.log(), valid), valid)

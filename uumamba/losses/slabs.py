@@ -4,6 +4,7 @@ from math import prod
 
 from torch import Tensor
 
+Slab = tuple[slice, slice, slice]
 # Values of a slab on a CPU: 1 MB in float32, which fits into the cache.
 SLAB_VALUES = 2**18
 # Values of a slab on an accelerator: larger, because each slab needs kernel launches.
@@ -23,7 +24,7 @@ def is_large(logits: Tensor) -> bool:
     return logits.numel() > 4 * slab_values(logits)
 
 
-def slabs(logits: Tensor) -> list[tuple[slice, slice, slice]]:
+def slabs(logits: Tensor) -> list[Slab]:
     """Return indices ``(batch, channel, first spatial axis)`` of all slabs.
 
     The indices are valid for any tensor of this batch and grid, with any channels. A slab is at least one slice of one

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from uumamba.losses.inputs import upcast_half
-from uumamba.losses.slabs import slabs
+from uumamba.losses.inputs import keep_valid, upcast_half
+from uumamba.losses.slabs import Slab, slabs
 
 
 def voxel_nll(logits: Tensor, own_class: Tensor, valid: Tensor | None) -> Tensor:
@@ -56,14 +56,19 @@ def sum_by_class(values: Tensor, own_class: Tensor, *, classes: int) -> Tensor:
     return bins.scatter_add(2, own_class, values).sum(1)
 
 
+def _read_slab(logits: Tensor, valid: Tensor | None, slab: Slab) -> Tensor:
+    """Return a slab of logits in float32 or more, 0 if ignored."""
+    return keep_valid(upcast_half(logits[slab]), None if valid is None else valid[slab])
+
+
 class _VoxelNll(Function):
     @staticmethod
     def forward(logits: Tensor, own_class: Tensor, valid: Tensor | None) -> Tensor:
         found = torch.empty_like(own_class, dtype=upcast_half(logits[:0]).dtype)
         for slab in slabs(logits):
-            log_probabilities = upcast_half(logits[slab]).log_softmax(1)
+            log_probabilities = _read_slab(logits, valid, slab).log_softmax(1)
             found[slab] = -log_probabilities.gather(1, own_class[slab])
-        return found if valid is None else found * valid
+        return keep_valid(found, valid)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -72,10 +77,10 @@ class _VoxelNll(Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         logits, own_class, valid = ctx.saved_tensors
-        grad = grads[0] if valid is None else grads[0] * valid
+        grad = keep_valid(grads[0], valid)
         found = torch.empty_like(logits)
         for slab in slabs(logits):
-            share = upcast_half(logits[slab]).softmax(1) * grad[slab]
+            share = _read_slab(logits, valid, slab).softmax(1) * grad[slab]
             found[slab] = share.scatter_add(1, own_class[slab], -grad[slab])
         return found, None, None
 
@@ -87,9 +92,9 @@ class _SoftmaxSums(Function):
         own = torch.zeros(logits.shape[:2], dtype=upcast_half(logits[:0]).dtype, device=logits.device)
         total = torch.zeros_like(own)
         for slab in slabs(logits):
-            probabilities = upcast_half(logits[slab]).softmax(1)
+            probabilities = _read_slab(logits, valid, slab).softmax(1)
             if valid is not None:
-                probabilities = probabilities * valid[slab]
+                probabilities = keep_valid(probabilities, valid[slab])
             label = own_class[slab]
             own[slab[0]] += sum_by_class(probabilities.gather(1, label), label, classes=classes)
             total[slab[0]] += probabilities.flatten(2).sum(2)
@@ -104,12 +109,12 @@ class _SoftmaxSums(Function):
         logits, own_class, valid = ctx.saved_tensors
         found = torch.empty_like(logits)
         for slab in slabs(logits):
-            probabilities, label = upcast_half(logits[slab]).softmax(1), own_class[slab]
+            probabilities, label = _read_slab(logits, valid, slab).softmax(1), own_class[slab]
             # dL/dp is the gradient of the class's sum, plus, for the voxel's own class, the gradient of its overlap.
             by_class = grads[1][slab[0]].reshape(*grads[1][slab[0]].shape, *(1,) * (logits.ndim - 2))
             flat = label.flatten(1)
             at_own = probabilities.gather(1, label) * grads[0][slab[0]].gather(1, flat).reshape(label.shape)
             share = by_class - (probabilities * by_class).sum(1, keepdim=True) - at_own
             part = (probabilities * share).scatter_add(1, label, at_own)
-            found[slab] = part if valid is None else part * valid[slab]
+            found[slab] = part if valid is None else keep_valid(part, valid[slab])
         return found, None, None

@@ -48,7 +48,8 @@ class CompoundLoss(nn.Module):
 class SummedLoss(CompoundLoss):
     """Unweighted sum of named losses, such as nnU-Net's Dice + cross entropy.
 
-    After a call ``last_terms`` contains the detached value of each term, on the device of the loss.
+    After a call ``last_terms`` contains the detached value of each term, on the device of the loss. Give
+    ``ignore_label`` to each term; a term without it raises for an ignored label that is no class.
 
     Args:
         losses: named losses, each called as ``loss(logits, label)``.

@@ -23,7 +23,8 @@ class UncertaintyWeightedLoss(CompoundLoss):
     Peak memory for large logits of 24 classes: Dice, cross entropy and focal loss together need 2.1 times the bytes of
     the logits in addition to them, including their gradient (5.0 times with torch's operators).
 
-    After a call ``last_terms`` contains the detached value of each term, on the device of the loss.
+    After a call ``last_terms`` contains the detached value of each term, on the device of the loss. Give
+    ``ignore_label`` to each term; a term without it raises for an ignored label that is no class.
 
     Args:
         losses: named losses, each called as ``loss(logits, label)`` and never negative.

@@ -93,8 +93,10 @@ def is_terminal(stream: TextIO | None) -> bool:
 
 
 def make_console(*, stderr: bool = False) -> "Console":
-    """Make a console that is wide enough for a table."""
+    """Make a console for tables of names, which are no markup."""
     from rich.console import Console
 
-    console = Console(stderr=stderr)
-    return console if console.width >= NARROWEST else Console(stderr=stderr, width=_USUAL_WIDTH)
+    console = Console(stderr=stderr, markup=False, emoji=False)
+    if console.width < NARROWEST:
+        console.width = _USUAL_WIDTH
+    return console
