@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from uumamba.cli import main, parse_seeds
+from uumamba.cli import main, parse_seeds, parse_spacing
 from uumamba.runtime.devices import resolve_devices
 from uumamba.runtime.errors import UsageError
 
@@ -179,6 +179,13 @@ def test_seeds_and_devices_are_lists(refused: Any) -> None:
     assert resolve_devices("cpu, cpu") == "cpu,cpu"
     with refused("--device", got="gpu"):
         resolve_devices("cpu,gpu")
+
+
+@pytest.mark.parametrize("given", ["8,1.5", "8,1.5,x", "8,1.5,0", "8,1.5,inf", ""])
+def test_an_assumed_spacing_is_three_positive_numbers(given: str, refused: Any) -> None:
+    assert parse_spacing("8,1.5,1.25") == (1.25, 1.5, 8.0)
+    with refused("--assume-spacing", got=given):
+        parse_spacing(given)
 
 
 def test_a_keyboard_interrupt_ends_a_verb_with_one_line_on_how_to_continue(

@@ -3,6 +3,7 @@
 Heavy imports are inside the commands, so that ``--help`` is quick.
 """
 
+import math
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -239,6 +240,9 @@ def predict(
     domain: DomainOption = None,
     mirror: Annotated[bool | None, typer.Option("--mirror/--no-mirror", help="Average over mirrored inputs.")] = None,
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Also store probabilities.")] = False,
+    assume_spacing: Annotated[
+        str | None, typer.Option(metavar="Z,Y,X", help="Spacing in mm of scans whose header has no valid one.")
+    ] = None,
 ) -> None:
     """Segment scans; a label map has the grid of its scan.
 
@@ -260,6 +264,7 @@ def predict(
         domains=domain,
         mirror=mirror,
         save_probabilities=probabilities,
+        assume_spacing_mm=parse_spacing(assume_spacing),
     )
     _say(f"{len(result.written)} label maps in {out}")
     if (card := find_card(model)) is not None:
@@ -400,6 +405,27 @@ def parse_seeds(given: str | None) -> list[int] | None:
         return None if given is None else [int(seed) for seed in given.split(",")]
     except ValueError:
         raise UsageError("--seeds", got=given, expected="integers separated by commas, such as 0,1,2") from None
+
+
+def parse_spacing(given: str | None) -> tuple[float, ...] | None:
+    """Parse ``--assume-spacing``; the result is in the order of stored axes.
+
+    Example:
+        >>> parse_spacing("8, 1.5, 1.25")
+        (1.25, 1.5, 8.0)
+    """
+    if given is None:
+        return None
+    words = given.split(",")
+    try:
+        spacing = [float(word) for word in words]
+    except ValueError:
+        spacing = []
+    expected = "three positive numbers of mm, of slices, rows and columns, such as 8,1.5,1.5"
+    require(
+        len(spacing) == 3 and all(0 < mm < math.inf for mm in spacing), "--assume-spacing", got=given, expected=expected
+    )
+    return tuple(reversed(spacing))
 
 
 @contextmanager

@@ -83,6 +83,21 @@ def test_a_diverged_model_ends_the_call_with_no_error_of_a_case(tiny_run: Path, 
     assert not isinstance(error.value, CaseError)
 
 
+def test_an_assumed_spacing_is_used_where_a_header_has_none(tiny_run: Path, tmp_path: Path) -> None:
+    image = SimpleITK.GetImageFromArray(np.random.default_rng(0).integers(0, 200, (3, 40, 40)).astype(np.int16))
+    image.SetSpacing((1.5, 1.5, 9.0))
+    for name in ("known", "unknown"):
+        SimpleITK.WriteImage(image, tmp_path / f"{name}.mha")
+    path = tmp_path / "unknown.mha"
+    path.write_bytes(path.read_bytes().replace(b"ElementSpacing = 1.5 1.5 9\n", b""))
+    (failure,) = predict(tiny_run, [path], out=tmp_path / "out").failures
+    assert (failure.key, "--assume-spacing Z,Y,X" in failure.fix) == ("spacing_mm", True)
+    with pytest.warns(UserWarning, match="the assumed 1.5 x 1.5 x 9 mm is used"):
+        both = predict(tiny_run, [tmp_path], out=tmp_path / "out", assume_spacing_mm=(1.5, 1.5, 9.0))
+    known, unknown = (np.asarray(nib.load(written).dataobj) for written in both.written)
+    assert np.array_equal(known, unknown)
+
+
 def test_predictions_are_on_the_grids_of_real_ct_and_of_a_dicom_series(
     tiny_run: Path, real_data: Path, tmp_path: Path
 ) -> None:

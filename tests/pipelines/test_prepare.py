@@ -158,6 +158,16 @@ def test_an_output_in_a_file_or_in_the_raw_folder_is_refused(
     assert contents(raw) == before
 
 
+def test_another_programs_dataset_json_is_never_replaced(make_raw: MakeRaw, tmp_path: Path, refused: Any) -> None:
+    foreign = tmp_path / "nnunet" / "dataset.json"
+    foreign.parent.mkdir()
+    foreign.write_text('{"channel_names": {"0": "MRI"}, "labels": {"background": 0}}')
+    with refused("--out", got=foreign):
+        prepare(make_raw(), recipe=RECIPE, out=foreign.parent)
+    assert [path.name for path in foreign.parent.iterdir()] == ["dataset.json"]
+    assert "channel_names" in foreign.read_text()
+
+
 def test_a_second_process_is_refused_and_deletes_nothing(make_raw: MakeRaw, tmp_path: Path) -> None:
     manifest, out = make_raw(1), tmp_path / "out"
     unfinished = out / "cases" / "p0" / ".unfinished-1-image.npy"

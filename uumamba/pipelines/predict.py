@@ -9,7 +9,7 @@ import numpy as np
 
 from uumamba.data.case import Case, Manifest, Split
 from uumamba.data.case_files import add_case, find_scans, is_manifest, name_case
-from uumamba.data.scan import read_image, write_label
+from uumamba.data.scan import Scan, read_image, write_label
 from uumamba.inference import Predictor
 from uumamba.pipelines.datasets import record_failures
 from uumamba.pipelines.models import load_predictor
@@ -41,6 +41,7 @@ def predict(
     case_ids: Collection[str] | None = None,
     mirror: bool | None = None,
     save_probabilities: bool = False,
+    assume_spacing_mm: Sequence[float] | None = None,
     progress: bool | None = None,
 ) -> PredictResult:
     """Segment scans with a trained model.
@@ -59,6 +60,7 @@ def predict(
         case_ids: only these cases of a manifest.
         mirror: average over mirrored inputs; None takes the run's configuration.
         save_probabilities: also write ``<case_id>.probabilities.npy`` (float16, ``(class, *native)``).
+        assume_spacing_mm: spacing of the stored axes, for scans whose header has no valid one.
         progress: a bar; None shows one on a terminal.
 
     Returns:
@@ -76,7 +78,8 @@ def predict(
     with StopRequest() as stop:
         predictor = load_predictor(model, device=device, fold=fold, mirror=mirror)
         out = make_folder(out)
-        predict_one = partial(_predict_one, predictor, out=out, save_probabilities=save_probabilities)
+        read = partial(read_image, assume_spacing_mm=assume_spacing_mm)
+        predict_one = partial(_predict_one, predictor, read, out=out, save_probabilities=save_probabilities)
         for done, case in enumerate(track(list(cases.items()), description="predict", enabled=progress)):
             stop.raise_if_requested(
                 f"after predicting {done} of {len(cases)} cases; run the same command to predict all"
@@ -136,13 +139,15 @@ def _check_inputs_kept(cases: Mapping[str, Path], inputs: Iterable[Path | str], 
         require(target.resolve() not in given, "--out", got=out, expected=f"a folder without the input {target.name}")
 
 
-def _predict_one(predictor: Predictor, case: tuple[str, Path], *, out: Path, save_probabilities: bool) -> Path:
+def _predict_one(
+    predictor: Predictor, read: Callable[..., Scan], case: tuple[str, Path], *, out: Path, save_probabilities: bool
+) -> Path:
     case_id, path = case
     target, probabilities = out / f"{case_id}.nii.gz", out / f"{case_id}.probabilities.npy"
     for old in (target, probabilities):
         remove_file(old)
     with fail_case_on_error(case_id):
-        scan = read_image(path, case_id=case_id)
+        scan = read(path, case_id=case_id)
     prediction = predictor(
         scan.array, spacing_mm=scan.spacing_mm, affine=scan.affine, probabilities=save_probabilities, case_id=case_id
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 from data_prep.raw_folder import check_output_folder
 from uumamba.config import RunConfig
 from uumamba.data.case import MANIFEST_NAME, Case, Manifest, Split
+from uumamba.data.case_files import lists_case_ids
 from uumamba.data.foreground import compute_statistics, store_foreground
 from uumamba.data.prepared import FOREGROUND_NAME, RECIPE_NAME, is_up_to_date, source_key, write_prepared
 from uumamba.data.preprocess import Preprocessing, PreprocessRecipe
@@ -19,7 +20,7 @@ from uumamba.pipelines.datasets import RawFolder, record_failures
 from uumamba.pipelines.jobs import list_jobs
 from uumamba.pipelines.run_layout import ALL_CASES
 from uumamba.runtime.case_boundary import attempt, fail_case_on_error
-from uumamba.runtime.errors import CaseError
+from uumamba.runtime.errors import CaseError, require
 from uumamba.runtime.files import lock_folder, make_folder, remove_file, write_json
 from uumamba.runtime.observer import to_stderr
 from uumamba.runtime.parallel_cases import each_case
@@ -102,12 +103,20 @@ def prepare(
         progress: a bar; None shows one on a terminal, and elsewhere a line per 50 cases.
 
     Raises:
-        UsageError: the output cannot be a folder, is inside the raw folder, another process is preparing there, or CT
-            statistics are undefined because no training case has foreground.
+        UsageError: the output cannot be a folder, is inside the raw folder, holds another program's ``dataset.json``,
+            another process is preparing there, or CT statistics are undefined because no training case has foreground.
         StoppedOnRequest: a stop was requested; the next call continues.
     """
     if raw is not None:
         check_output_folder(Path(out), Path(raw), key="--out")
+    stored = Path(out) / MANIFEST_NAME
+    require(
+        not stored.exists() or lists_case_ids(stored),
+        "--out",
+        got=stored,
+        expected="no dataset.json of another program",
+        fix="choose another folder",
+    )
     out = make_folder(out)
     with lock_folder(out, doing="preparing"), StopRequest() as stop:
         stage = _Preparation(manifest, out, list(bad), stop, workers, progress)
