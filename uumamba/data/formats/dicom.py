@@ -70,7 +70,7 @@ def _is_stack(frames: Sequence[Frame]) -> bool:
 
 
 def _read_directions(frame: Frame) -> Vector:
-    """Read the directions of row and column, with the normal as the third column.
+    """Read the directions of row, column and normal as columns.
 
     The last digits of orthogonal directions are corrected as in ITK.
     """
@@ -118,7 +118,7 @@ def _sort_frames(frames: Sequence[Frame], normal: Vector) -> tuple[list[Frame], 
 
 
 def _check_positions(frames: Sequence[Frame], positions: Vector, case_id: str) -> None:
-    """Check that slices are on a straight line at equal distances, in all three coordinates."""
+    """Check that slices are on a straight line at equal distances."""
     steps = np.diff(positions, axis=0)
     distances = np.linalg.norm(steps, axis=1)
     is_double = distances <= _STEP_TOLERANCE * distances.max()
@@ -164,7 +164,7 @@ def _refuse_double(frames: Sequence[Frame], is_double: NDArray[np.bool_], case_i
 
 
 def _fit_line(positions: Vector, normal: Vector) -> tuple[Vector, Vector, float]:
-    """Return the first position, the direction to the last one, and the step."""
+    """Return first position, direction and step of the slices."""
     line = positions[-1] - positions[0]
     length = float(np.linalg.norm(line))
     direction = line / length
@@ -183,9 +183,9 @@ def _read_scale(frame: Frame) -> tuple[float, float]:
 
 
 def _find_dtype(frames: Sequence[Frame]) -> np.dtype[Any]:
-    """Find the smallest dtype for the values of all frames after scaling, as GDCM does.
+    """Find the smallest dtype for the scaled values of all frames.
 
-    Values without any scaling keep their dtype.
+    It is that of GDCM; values without any scaling keep their dtype.
     """
     scales = {(*_read_scale(frame), *frame.pixels.format.limits) for frame in frames}
     if {scale[:2] for scale in scales} == {(1.0, 0.0)}:

@@ -16,11 +16,11 @@ from uumamba.data.formats.stored_volume import make_header_error
 
 
 def read_frames(frames: Sequence[StoredFrame], case_id: str) -> Iterator[NDArray[Any]]:
-    """Read the stored values of frames, each an array of rows and columns.
+    """Read the stored values of frames.
 
-    A decoder gets only an image of our own with the fragments of the frame, so that no other part of a header can
-    mislead it. Bits above ``stored`` are ignored. The values of MONOCHROME1 are inverted, so that high values are
-    bright, as in ITK.
+    Each is an array of rows and columns. A decoder gets only an image of our own with the fragments of the frame, so
+    that no other part of a header can mislead it. Bits above ``stored`` are ignored. The values of MONOCHROME1 are
+    inverted, so that high values are bright, as in ITK.
 
     Raises:
         CaseError: a file cannot be read or decoded.
@@ -37,7 +37,10 @@ def read_frames(frames: Sequence[StoredFrame], case_id: str) -> Iterator[NDArray
 
 
 def _read_stored(frame: StoredFrame, process: JpegProcess | None) -> NDArray[Any]:
-    """Read a frame; RLE is decoded by pydicom, since GDCM refuses odd sizes."""
+    """Read a frame as it is stored.
+
+    RLE is decoded by pydicom, since GDCM fails for odd sizes.
+    """
     layout = frame.format
     shape = layout.rows, layout.columns
     with frame.path.open("rb") as file:
@@ -57,7 +60,7 @@ def _read_stored(frame: StoredFrame, process: JpegProcess | None) -> NDArray[Any
 
 
 def _wrap_fragments(fragments: Sequence[bytes], frame: StoredFrame) -> Any:
-    """Make a DICOM image of the fragments of a frame, without any other data."""
+    """Make a DICOM image of nothing but a frame's fragments."""
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import UID, SecondaryCaptureImageStorage
 

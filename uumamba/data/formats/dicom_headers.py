@@ -62,13 +62,13 @@ class DicomHeader:
     pixels_start: int
 
     def require(self, condition: object, keyword: str, *, expected: str, fix: str = RESTORE) -> None:
-        """Raise a case's error that shows the value of a tag, unless the condition is true."""
+        """Raise a case's error with a tag's value unless a condition holds."""
         value = self.texts.get(keyword, self.numbers.get(keyword)) or ()
         got = f"no {keyword}" if not value else f"{keyword} {format_value(value)}"
         require_case(condition, self.case_id, "file", got=f"{self.path.name} with {got}", expected=expected, fix=fix)
 
     def read_integer(self, keyword: str, least: int, most: int, *, default: int | None = None) -> int:
-        """Return a tag's integer in a range; without a default it must exist."""
+        """Return a tag's integer in a range; no default: required."""
         values = self.numbers[keyword]
         if not values and default is not None:
             return default
@@ -78,9 +78,9 @@ class DicomHeader:
 
 
 def read_header(path: Path, *, case_id: str) -> DicomHeader | None:
-    """Read the header of a DICOM file; None if it holds no image, as a report.
+    """Read the header of a DICOM file.
 
-    Only the first 8 MiB are read, and only some tags are kept.
+    It is None for a file without an image, as a report. Only the first 8 MiB are read, and only some tags are kept.
 
     Raises:
         CaseError: the file is no DICOM file, or damaged, or its header is too large.
@@ -168,7 +168,10 @@ def _parse(start: bytes, path: Path, case_id: str) -> DicomHeader | None:
 
 
 def _read_frames(dataset: Any, path: Path, case_id: str) -> tuple[Numbers, ...]:
-    """Read what the functional groups say about each frame; its own value comes before the shared one."""
+    """Read the numbers of each frame from the functional groups.
+
+    A frame's own value comes before the shared one.
+    """
     shared, frames = (list(dataset.get(keyword) or ()) for keyword in _GROUPS)
     common = _read_group(shared[0], path, case_id) if shared else {}
     return tuple({**common, **_read_group(frame, path, case_id)} for frame in frames)
@@ -201,7 +204,10 @@ def _read_text(dataset: Any, keyword: str) -> str:
 
 
 def _describe(dataset: Any) -> str:
-    """Return the series' description, unless it holds a word of the patient's name or number."""
+    """Return the series' description without patient data.
+
+    A description with a word of the patient's name or number is left out.
+    """
     text = "".join(each for each in _read_text(dataset, "SeriesDescription") if each.isprintable())[:40]
     identity = " ".join(_read_text(dataset, keyword) for keyword in _IDENTITY).casefold()
     words = identity.replace("^", " ").replace("=", " ").replace(",", " ").split()
@@ -214,7 +220,10 @@ def _make_damage_error(case_id: str, path: Path, reason: str) -> CaseError:
 
 @contextmanager
 def quiet_pydicom() -> Iterator[None]:
-    """Keep pydicom's warnings, which may quote a patient's data, off the terminal and out of logs."""
+    """Keep pydicom's warnings off the terminal and out of logs.
+
+    They may quote a patient's data.
+    """
     logger = logging.getLogger("pydicom")
     before = logger.propagate
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""Frames of one DICOM series, which have the same size, spacing and orientation."""
+"""Frames of one DICOM series, equal in size, spacing and orientation."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ class Frame:
 
 
 def find_frames(path: Path, *, case_id: str) -> list[Frame]:
-    """Find the frames of a DICOM file, or of the one series of a folder.
+    """Find the frames of a DICOM file or of a folder's series.
 
     Of a folder, every DICOM image is used. Hidden files, subfolders, ``DICOMDIR`` and files without an image, as
     reports, are left out. A file without a suffix, or with ``.dcm``, ``.dicom``, ``.dic``, ``.ima`` or a number (the

@@ -1,4 +1,4 @@
-"""Decoder of JPEG images in DICOM files: GDCM, in a process of its own.
+"""Decoder of JPEG images in DICOM files, in its own process.
 
 Damaged JPEG data can end GDCM's process, keep it busy for ever, and make it print lines to the terminal; and ITK
 changes the locale of its process.
