@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uumamba.data.formats.dicom import open_dicom
-from uumamba.data.formats.dicom_series import DICOM_SUFFIX
 from uumamba.data.formats.metaimage import METAIMAGE_SUFFIXES, open_metaimage
 from uumamba.data.formats.nifti import NIFTI_SUFFIXES, open_nifti
 from uumamba.data.formats.nrrd import NRRD_SUFFIXES, open_nrrd

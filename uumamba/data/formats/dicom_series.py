@@ -11,8 +11,7 @@ from uumamba.data.formats.dicom_headers import DicomHeader, format_value, has_ma
 from uumamba.data.formats.dicom_pixels import StoredFrame, locate_frames
 from uumamba.runtime.errors import CaseError, require_case
 
-DICOM_SUFFIX = ".dcm"
-_OTHER_SUFFIXES = ("", DICOM_SUFFIX, ".dicom", ".dic", ".ima")
+_SUFFIXES = ("", ".dcm", ".dicom", ".dic", ".ima")
 _EQUAL = (
     *("SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "PixelRepresentation"),
     *("Rows", "Columns", "PixelSpacing", "ImageOrientationPatient"),
@@ -59,7 +58,7 @@ def _list_files(folder: Path) -> list[Path]:
 
 def _must_be_dicom(path: Path) -> bool:
     suffix = path.suffix.lower()
-    return suffix in _OTHER_SUFFIXES or suffix[1:].isdecimal()
+    return suffix in _SUFFIXES or suffix[1:].isdecimal()
 
 
 def _require_one_series(headers: Sequence[DicomHeader], path: Path, case_id: str) -> None:
