@@ -104,7 +104,7 @@ def read_header(path: Path, *, case_id: str) -> DicomHeader | None:
 
 
 def has_magic(path: Path) -> bool:
-    """Return whether a file begins as DICOM files do."""
+    """Return whether a regular file begins as DICOM files do."""
     if not path.is_file():
         return False
     with path.open("rb") as file:

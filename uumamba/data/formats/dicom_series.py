@@ -9,6 +9,7 @@ import numpy as np
 
 from uumamba.data.formats.dicom_headers import DicomHeader, format_value, has_magic, read_header
 from uumamba.data.formats.dicom_pixels import StoredFrame, locate_frames
+from uumamba.data.formats.voxel_stream import make_read_error
 from uumamba.runtime.errors import CaseError, require_case
 
 _SUFFIXES = ("", ".dcm", ".dicom", ".dic", ".ima")
@@ -42,7 +43,10 @@ def find_frames(path: Path, *, case_id: str) -> list[Frame]:
     Raises:
         CaseError: a file is damaged, or there is not exactly one series, or its frames differ in size or orientation.
     """
-    files = _list_files(path) if path.is_dir() else [path]
+    try:
+        files = _list_files(path) if path.is_dir() else [path]
+    except OSError as error:
+        raise make_read_error(case_id, Path(error.filename or path), error) from None
     headers = [header for file in files if (header := read_header(file, case_id=case_id))]
     _require_one_series(headers, path, case_id)
     frames = [frame for header in headers for frame in _split(header, is_alone=len(headers) == 1)]
