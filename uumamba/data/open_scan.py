@@ -32,7 +32,7 @@ _FORMATS: tuple[tuple[tuple[str, ...], Open], ...] = (
 )
 DICOM_SUFFIX = ".dcm"
 SCAN_SUFFIXES = tuple(sorted((suffix for suffixes, _ in _FORMATS for suffix in suffixes), key=len, reverse=True))
-"""Suffixes of scan files, the longest first."""
+"""Suffixes of files with a whole scan, the longest first; a ``.dcm`` file may be a slice of one."""
 
 
 @dataclass(frozen=True)
@@ -125,13 +125,14 @@ def _choose_reader(path: Path, case_id: str) -> Open:
         expected="an existing regular file",
         fix="restore the file or correct its path",
     )
-    reader = next((reader for suffixes, reader in _FORMATS if path.name.lower().endswith(suffixes)), None)
+    readers = (*_FORMATS, ((DICOM_SUFFIX,), open_dicom))
+    reader = next((reader for suffixes, reader in readers if path.name.lower().endswith(suffixes)), None)
     require_case(
         reader is not None,
         case_id,
         "file",
         got=path.name,
-        expected=f"a file name that ends in {', '.join(sorted(SCAN_SUFFIXES))}",
+        expected=f"a file name that ends in {', '.join(sorted((*SCAN_SUFFIXES, DICOM_SUFFIX)))}",
         fix="convert the file, or give a DICOM folder",
     )
     assert reader is not None

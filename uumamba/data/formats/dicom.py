@@ -1,93 +1,213 @@
-"""DICOM series through SimpleITK."""
+"""DICOM series and multi-frame files as volumes."""
 
-import locale
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from uumamba.data.formats.stored_volume import LPS_TO_RAS, StoredVolume
-from uumamba.runtime.errors import CaseError, require_case
+from uumamba.data.formats.dicom_decoding import read_frames
+from uumamba.data.formats.dicom_series import Frame, find_frames, make_cine_error
+from uumamba.data.formats.stored_volume import LPS_TO_RAS, Shape, StoredVolume
+from uumamba.runtime.errors import require_case
 
-_RESTORE = "restore it from its source"
-_POSITION_TOLERANCE = 0.02  # of the mean step between slices
+_STEP_TOLERANCE = 0.02  # of the mean step between slices
+_UNIT_TOLERANCE = 1e-3
+_LARGEST_COSINE = 0.01745  # 1 degree, as for the axes of any format
+_ROUNDING = 3.5e-4  # 0.02 degrees; positions are written with few digits
+
+Vector = NDArray[np.float64]
 
 
-def open_dicom(folder: Path, *, case_id: str) -> StoredVolume:
-    """Read the DICOM series of a folder, sorted by slice position.
+def open_dicom(path: Path, *, case_id: str) -> StoredVolume:
+    """Read the headers of a DICOM series, sorted by slice position.
+
+    The third axis leads from the first to the last ``ImagePositionPatient``, so that a tilted gantry gives a sheared
+    volume. Its spacing is the distance of slices; for a single slice and for frames without positions it is
+    ``SpacingBetweenSlices``, or else ``SliceThickness``. Rescale slope and intercept are applied to each slice;
+    integers stay integers if all slopes and intercepts are. For damage that cannot be found see
+    :func:`uumamba.data.formats.dicom_pixels.locate_frames`.
+
+    Args:
+        path: a folder with one series, or a file.
+        case_id: name in errors.
 
     Raises:
-        CaseError: the folder does not hold exactly one series, slices are missing or double, or a file is damaged.
+        CaseError: there is not exactly one series; slices are missing, double or of several times; slices differ in
+            size, type or orientation; a tag is absent; or a file is damaged.
     """
-    import SimpleITK  # takes 0.3 s
-
-    before = locale.setlocale(locale.LC_ALL)  # ITK changes it to C, in which Python reads text as ASCII
-    try:
-        series = SimpleITK.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-        require_case(
-            len(series) == 1,
-            case_id,
-            "file",
-            got=f"a folder with {len(series)} DICOM series",
-            expected="one series",
-            fix="give a folder with one series, or a scan file",
-        )
-        names = SimpleITK.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
-        _check_slices(SimpleITK, names, case_id)
-        return _to_volume(SimpleITK, SimpleITK.ReadImage(names), folder, case_id)
-    except RuntimeError as error:
-        raise _make_read_error(folder, error, case_id) from None
-    finally:
-        locale.setlocale(locale.LC_ALL, before)
-
-
-def _check_slices(sitk: Any, names: Sequence[str], case_id: str) -> None:
-    """Check that the slices of a series are equally spaced.
-
-    SimpleITK's reader accepts missing and double slices without a warning.
-    """
-    positions = []
-    for name in names:
-        reader = sitk.ImageFileReader()
-        reader.SetFileName(name)
-        reader.ReadImageInformation()
-        directions = np.array(reader.GetDirection()).reshape(reader.GetDimension(), -1)[:3, :3]
-        positions.append(float(directions[:, 2] @ np.array(reader.GetOrigin()[:3])))
-    steps = np.abs(np.diff(sorted(positions)))
-    if len(steps) == 0:
-        return
-    require_case(
-        np.ptp(steps) <= 2 * _POSITION_TOLERANCE * steps.mean() and steps.min() > _POSITION_TOLERANCE * steps.mean(),
-        case_id,
-        "spacing_mm",
-        got=f"distances of {steps.min():.2f} to {steps.max():.2f} mm between slices",
-        expected="equal distances between slices",
-        fix="restore missing slices and remove double ones",
-    )
-
-
-def _to_volume(sitk: Any, image: Any, path: Path, case_id: str) -> StoredVolume:
-    if image.GetDimension() == 4 and image.GetSize()[3] == 1:
-        image = sitk.Extract(image, [*image.GetSize()[:3], 0])
-    array = sitk.GetArrayFromImage(image).transpose(2, 1, 0)
+    frames = find_frames(path, case_id=case_id)
+    normal = _read_directions(frames[0])[:, 2]
+    if _is_stack(frames):
+        origin, third, step_mm = _read_position(frames[0]), normal, _read_thickness(frames[0])
+    else:
+        frames, positions = _sort_frames(frames, normal)
+        _check_positions(frames, positions, case_id)
+        origin, third, step_mm = _fit_line(positions, _read_directions(frames[0])[:, 2])
+    first = frames[0].header
+    rows_mm, columns_mm = first.numbers["PixelSpacing"] if len(first.numbers["PixelSpacing"]) == 2 else (np.nan, np.nan)
+    shape = first.read_integer("Columns", 1, 2**16), first.read_integer("Rows", 1, 2**16), len(frames)
+    dtype = _find_dtype(frames)
     return StoredVolume(
         path=path,
-        shape=array.shape,
-        dtype=array.dtype,
-        directions=LPS_TO_RAS[:, None] * np.array(image.GetDirection()).reshape(3, 3),
-        origin_mm=LPS_TO_RAS * np.array(image.GetOrigin()),
-        spacing_mm=np.array(image.GetSpacing()),
-        spacing_key="PixelSpacing",
-        voxels=lambda: array,
-        is_complete=lambda: True,
+        shape=shape,
+        dtype=dtype,
+        directions=LPS_TO_RAS[:, None] * np.column_stack([_read_directions(frames[0])[:, :2], third])
+        + 0.0,  # no negative zeros
+        origin_mm=LPS_TO_RAS * origin + 0.0,
+        spacing_mm=np.array([columns_mm, rows_mm, step_mm]),
+        spacing_key="PixelSpacing, SpacingBetweenSlices",
+        voxels=partial(_read_voxels, frames, shape, dtype, case_id),
+        is_complete=lambda: True,  # lengths were compared with the headers
     )
 
 
-def _make_read_error(path: Path, error: RuntimeError, case_id: str) -> CaseError:
-    """Make an error from the reason in ITK's message.
+def _is_stack(frames: Sequence[Frame]) -> bool:
+    """Return whether the header holds the distance of slices."""
+    return len(frames) == 1 or (frames[0].header.path == frames[-1].header.path and not frames[0].header.frames)
 
-    The reason is on the last line, after paths.
+
+def _read_directions(frame: Frame) -> Vector:
+    """Read the directions of row, column and normal as columns.
+
+    The last digits of orthogonal directions are corrected as in ITK.
     """
-    reason = str(error).strip().rpartition("\n")[2].rpartition("ITK ERROR: ")[2]
-    return CaseError(case_id, "file", got=f"{path.name} ({reason})", expected="a readable scan", fix=_RESTORE)
+    cosines = np.array(frame.header.numbers["ImageOrientationPatient"])
+    is_given = cosines.shape == (6,) and bool(np.isfinite(cosines).all())
+    row, column = cosines.reshape(2, 3) if is_given else np.zeros((2, 3))
+    lengths = np.linalg.norm([row, column], axis=1)
+    frame.header.require(
+        np.allclose(lengths, 1, rtol=0, atol=_UNIT_TOLERANCE) and abs(row @ column) <= _LARGEST_COSINE,
+        "ImageOrientationPatient",
+        expected="two orthogonal unit vectors",
+        fix="export the series again, or give a NIfTI file",
+    )
+    normal = _scale_to_unit(np.cross(row, column))
+    if abs(row @ column) <= _ROUNDING:
+        row = _scale_to_unit(np.cross(column, normal))
+        column = np.cross(normal, row)
+    return np.column_stack([row, column, normal])
+
+
+def _scale_to_unit(vector: Vector) -> Vector:
+    return vector * (1 / np.sqrt((vector * vector).sum()))  # rounded as in ITK
+
+
+def _read_position(frame: Frame) -> Vector:
+    position = np.array(frame.header.numbers["ImagePositionPatient"])
+    frame.header.require(
+        position.shape == (3,) and np.isfinite(position).all(),
+        "ImagePositionPatient",
+        expected="three numbers",
+        fix="export the series again, or give a NIfTI file",
+    )
+    return position
+
+
+def _read_thickness(frame: Frame) -> float:
+    numbers = frame.header.numbers
+    return (numbers["SpacingBetweenSlices"] or numbers["SliceThickness"] or (float("nan"),))[0]
+
+
+def _sort_frames(frames: Sequence[Frame], normal: Vector) -> tuple[list[Frame], Vector]:
+    positions = np.array([_read_position(frame) for frame in frames])
+    order = np.argsort(positions @ normal, kind="stable")
+    return [frames[index] for index in order], positions[order]
+
+
+def _check_positions(frames: Sequence[Frame], positions: Vector, case_id: str) -> None:
+    """Check that slices are on a straight line at equal distances."""
+    steps = np.diff(positions, axis=0)
+    distances = np.linalg.norm(steps, axis=1)
+    is_double = distances <= _STEP_TOLERANCE * distances.max()
+    if is_double.any():
+        _refuse_double(frames, is_double, case_id)
+    mean = (positions[-1] - positions[0]) / len(steps)
+    step_mm = float(np.linalg.norm(mean))
+    require_case(
+        np.ptp(steps, axis=0).max() <= 2 * _STEP_TOLERANCE * step_mm,
+        case_id,
+        "spacing_mm",
+        got=f"distances of {distances.min():.2f} to {distances.max():.2f} mm between slices",
+        expected="equal distances on a straight line",
+        fix="restore missing slices, or give slices of one orientation",
+    )
+    apart = float(np.linalg.norm(positions - positions[0] - np.arange(len(positions))[:, None] * mean, axis=1).max())
+    require_case(
+        apart <= step_mm / 2,
+        case_id,
+        "spacing_mm",
+        got=f"a slice {apart:.2f} mm off its place between the first and the last",
+        expected=f"at most half the distance of slices, {step_mm / 2:.2f} mm",
+        fix="resample the series to equal distances",
+    )
+
+
+def _refuse_double(frames: Sequence[Frame], is_double: NDArray[np.bool_], case_id: str) -> None:
+    places = np.concatenate([[0], np.cumsum(~is_double)])
+    counts = np.bincount(places)
+    moments = {(place, *frame.header.times, frame.pixels.pieces) for place, frame in zip(places, frames, strict=True)}
+    if counts.min() > 1 and len(moments) == len(frames):
+        raise make_cine_error(case_id, int(counts.max()))
+    index = int(np.flatnonzero(is_double)[0])
+    names = " and ".join(frame.header.path.name for frame in frames[index : index + 2])
+    require_case(
+        False,
+        case_id,
+        "spacing_mm",
+        got=f"two slices at one position: {names}",
+        expected="one slice at each position",
+        fix="remove the double slice",
+    )
+
+
+def _fit_line(positions: Vector, normal: Vector) -> tuple[Vector, Vector, float]:
+    """Return first position, direction and step of the slices."""
+    line = positions[-1] - positions[0]
+    length = float(np.linalg.norm(line))
+    direction = line / length
+    is_normal = bool(np.linalg.norm(direction - normal) <= _ROUNDING)
+    return positions[0], normal if is_normal else direction, length / (len(positions) - 1)
+
+
+def _read_scale(frame: Frame) -> tuple[float, float]:
+    """Read slope and intercept; absent ones are 1 and 0."""
+    header = frame.header
+    slopes, intercepts = header.numbers["RescaleSlope"], header.numbers["RescaleIntercept"]
+    slope, intercept = (*slopes, 1.0)[0], (*intercepts, 0.0)[0]
+    header.require(slope > 0 and np.isfinite(slope), "RescaleSlope", expected="a positive number")
+    header.require(np.isfinite(intercept), "RescaleIntercept", expected="a finite number")
+    return slope, intercept
+
+
+def _find_dtype(frames: Sequence[Frame]) -> np.dtype[Any]:
+    """Find the smallest dtype for the scaled values of all frames.
+
+    It is that of GDCM; values without any scaling keep their dtype.
+    """
+    scales = {(*_read_scale(frame), *frame.pixels.format.limits) for frame in frames}
+    if {scale[:2] for scale in scales} == {(1.0, 0.0)}:
+        return frames[0].pixels.format.dtype
+    if not all(slope.is_integer() and intercept.is_integer() for slope, intercept, _, _ in scales):
+        return np.dtype(np.float64)
+    least = min(slope * low + intercept for slope, intercept, low, _ in scales)
+    most = max(slope * high + intercept for slope, intercept, _, high in scales)
+    for name in ("u1", "u2", "u4") if least >= 0 else ("i1", "i2", "i4"):
+        if np.iinfo(name).min <= least and most <= np.iinfo(name).max:
+            return np.dtype(name)
+    return np.dtype(np.float64)
+
+
+def _read_voxels(frames: Sequence[Frame], shape: Shape, dtype: np.dtype[Any], case_id: str) -> NDArray[Any]:
+    voxels = np.empty(shape, dtype, order="F")
+    stored = read_frames([frame.pixels for frame in frames], case_id)
+    for index, (frame, values) in enumerate(zip(frames, stored, strict=True)):
+        slope, intercept = _read_scale(frame)
+        if dtype.kind == "f":
+            values = values * slope + intercept
+        elif (slope, intercept) != (1.0, 0.0):
+            values = values.astype(np.int64) * int(slope) + int(intercept)
+        voxels[:, :, index] = values.T
+    return voxels
