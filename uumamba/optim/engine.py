@@ -145,7 +145,7 @@ class SharpnessAware(Optimizer):
             "closure",
             got="no closure" if closure is None else type(closure).__name__,
             expected="a function that returns the loss",
-            fix="write optimizer.step(lambda: loss_fn(net(x), y)), without backward and scaler.step",
+            fix="write optimizer.step(lambda: loss_fn(net(x), y)), without backward; give a scaler as scaler=scaler",
         )
         closures = [closure] if callable(closure) else list(closure or ())
         require(closures, "closure", got="an empty list", expected="at least one closure")

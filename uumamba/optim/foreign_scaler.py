@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from functools import partial
+from inspect import getattr_static
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -31,8 +32,8 @@ def uses_scaler(closure: Any, *, depth: int = DEPTH) -> bool:
     if isinstance(closure, MethodType):
         function, owners = closure.__func__, [closure.__self__]
     elif not isinstance(closure, FunctionType):
-        function, owners = vars(type(closure)).get("__call__"), [closure]
-    if not isinstance(function, FunctionType) or function.__module__.partition(".")[0] == "torch":
+        function, owners = getattr_static(type(closure), "__call__", None), [closure]
+    if not isinstance(function, FunctionType) or (function.__module__ or "").partition(".")[0] == "torch":
         return False
     names = set(_list_names(function.__code__))
     values = [*owners, *_list_variables(function, names)]
@@ -43,7 +44,7 @@ def uses_scaler(closure: Any, *, depth: int = DEPTH) -> bool:
         MethodType(method, value)
         for value in values
         for name in names
-        if isinstance(method := getattr(type(value), name, None), FunctionType)
+        if isinstance(method := getattr_static(type(value), name, None), FunctionType)
     ]
     return any(uses_scaler(each, depth=depth - 1) for each in (*values[len(owners) :], *methods) if callable(each))
 
