@@ -64,7 +64,7 @@ class Mamba(nn.Module):
         self._mark_undecayed()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch does not type it
         self._mark_undecayed()  # a deep copy of a parameter has no marks
 
     def _mark_undecayed(self) -> None:
