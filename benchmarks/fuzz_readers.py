@@ -36,7 +36,7 @@ from uumamba.data.scan import Scan, read_image
 from uumamba.runtime.errors import CaseError
 
 SECONDS, MEGABYTES = 5.0, 500.0
-FORMATS = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd")
+FORMATS = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".dcm")
 COMPRESSED = (".nii.gz", ".mha", ".nrrd")
 SHAPE_ZYX = (5, 6, 7)
 _NUMBERS = (b"0", b"-1", b"1e999", b"nan", b"99999999999999999999", b"0.00001", b"7 7", b"x", b"")

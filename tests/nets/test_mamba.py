@@ -1,5 +1,7 @@
 """Mamba block against its recurrence; tokens and precision of the layer."""
 
+import copy
+import pickle
 from math import log
 
 import pytest
@@ -92,3 +94,10 @@ def test_layer_keeps_the_memory_format(memory_format, channel_tokens):
     layer = MambaLayer(24 if channel_tokens else 8, channel_tokens=channel_tokens)
     features = torch.randn(2, 8, 4, 6).to(memory_format=memory_format)
     assert layer(features).is_contiguous(memory_format=memory_format)
+
+
+@pytest.mark.parametrize("copied", [lambda net: net, copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])
+def test_decay_marks_are_those_of_mamba_ssm_also_in_copies(copied):
+    net = copied(Mamba(8))
+    marked = {name for name, param in net.named_parameters() if getattr(param, "_no_weight_decay", False)}
+    assert marked == {"A_log", "D"}

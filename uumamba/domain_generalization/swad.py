@@ -92,7 +92,8 @@ class SWAD:
         Cha et al., *SWAD: Domain Generalization by Seeking Flat Minima*, NeurIPS 2021, arXiv:2102.08604, algorithm 1.
         Differs from the paper: validation every few steps, and an average that ends at the last loss within the
         tolerance, both as in the paper's code. The code also averages segments before s with losses below l; here, as
-        in the paper, s is the first segment.
+        in the paper, s is the first segment. There the code counts a segment twice or drops one; here each segment from
+        s to e counts once.
     """
 
     @check_options

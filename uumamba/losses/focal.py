@@ -47,7 +47,8 @@ class FocalLoss(nn.Module):
     References:
         Lin et al., *Focal Loss for Dense Object Detection*, ICCV 2017, arXiv:1708.02002.
         Differs from the paper: softmax over classes instead of one sigmoid; the mean is over all voxels instead of the
-        number of foreground anchors.
+        number of foreground anchors. The loss is the number of classes times that of MONAI's ``FocalLoss`` with
+        ``use_softmax=True``, which also divides by the classes.
     """
 
     @check_options

@@ -1,7 +1,7 @@
 """Mamba block, and its layer for feature maps."""
 
 from math import ceil, log
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,9 @@ class Mamba(nn.Module):
     positions up to l. Parameters have mamba_ssm's names, shapes and initial values. The bias of ``dt_proj`` is only the
     ``delta_bias`` of the scan; its initial values are the inverse softplus of step sizes, log-uniform in [0.001, 0.1].
 
+    As in mamba_ssm, ``A_log`` and ``D`` carry the mark ``_no_weight_decay = True``, also in copies. The mark changes
+    nothing by itself: give marked parameters a group without decay, as in the example.
+
     Args:
         d_model: channels of the sequence.
         d_state: states per channel.
@@ -32,6 +35,10 @@ class Mamba(nn.Module):
     Example:
         >>> Mamba(8)(torch.zeros(2, 5, 8)).shape
         torch.Size([2, 5, 8])
+        >>> marked = [each for each in Mamba(8).parameters() if getattr(each, "_no_weight_decay", False)]
+        >>> groups = [{"params": marked, "weight_decay": 0.0}]  # and a second group with the others
+        >>> [tuple(each.shape) for each in marked]
+        [(16, 16), (16,)]
 
     References:
         Gu & Dao, *Mamba: Linear-Time Sequence Modeling with Selective State Spaces*, 2023, arXiv:2312.00752.
@@ -54,6 +61,15 @@ class Mamba(nn.Module):
         steps = torch.exp(torch.empty(self.d_inner).uniform_(log(1e-3), log(0.1)))
         with torch.no_grad():
             self.dt_proj.bias.copy_(steps + torch.log(-torch.expm1(-steps)))
+        self._mark_undecayed()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch does not type it
+        self._mark_undecayed()  # a deep copy of a parameter has no marks
+
+    def _mark_undecayed(self) -> None:
+        for param in (self.A_log, self.D):
+            param._no_weight_decay = True  # type: ignore[attr-defined]  # the mark of mamba_ssm
 
     def forward(self, sequence: Tensor) -> Tensor:
         """``(batch, length, d_model)`` to the same.

@@ -8,6 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from uumamba.ops.function_transforms import (
+    needs_derivative_rules,
+    refuse_second_derivative,
+    require_first_derivative,
+)
 from uumamba.ops.native_library import (
     Rows,
     call_library,
@@ -28,8 +33,9 @@ def causal_convolution(x: Tensor, weight: Tensor, bias: Tensor | None = None) ->
     .. math:: y_l = \mathrm{silu}\Big(\text{bias} + \sum_k \text{weight}_k\\, x_{l - K + 1 + k}\Big)
 
     Each channel has its own filter. Positions before the first are 0. In float32 on the CPU, with the C++ extension,
-    the forward and the backward pass each read x once, in its own memory layout. Otherwise, and in an exported ONNX
-    graph, torch's convolution computes the result.
+    the forward and the backward pass each read x once, in its own memory layout. Otherwise, in an exported ONNX graph,
+    and for forward mode and the gradients of ``torch.func``, torch's convolution computes the result. Second
+    derivatives of ``loss.backward()`` need float64.
 
     Args:
         x: ``(batch, channels, length)``, any strides.
@@ -54,8 +60,10 @@ def causal_convolution(x: Tensor, weight: Tensor, bias: Tensor | None = None) ->
     )
     if bias is not None:
         require(bias.shape == x.shape[1:2], "bias", got=tuple(bias.shape), expected=f"the shape ({x.shape[1]},)")
-    types = {tensor.dtype for tensor in (x, weight, bias) if tensor is not None}
+    given = [tensor for tensor in (x, weight, bias) if tensor is not None]
+    types = {tensor.dtype for tensor in given}
     fits = x.device.type == "cpu" and types == {torch.float32} and weight.shape[1] <= _MOST_TAPS
+    fits = fits and not needs_derivative_rules(given)
     # ONNX runtimes do not have the custom operator.
     if fits and find_missing_library() is None and not torch.onnx.is_in_onnx_export():
         return (_forward if can_skip_dispatcher() else _native)(x, weight, bias)
@@ -83,6 +91,7 @@ class _ConvolutionGradients(ctypes.Structure):
 
 
 def _forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    require_first_derivative(x, weight, bias)
     y, weight = torch.empty_like(x), weight.contiguous()
     bias = None if bias is None else bias.contiguous()
     call_library("convolution_forward", _Convolution.describe(x, weight, bias), Rows.describe(y))
@@ -118,6 +127,7 @@ def _native_backward(grad_y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | N
 
 
 _native_backward.register_fake(_empty_gradients)
+_native_backward.register_autograd(refuse_second_derivative)
 
 
 def _keep_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -125,6 +135,7 @@ def _keep_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _backpropagate(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+    require_first_derivative(grad_y, *ctx.saved_tensors)
     grad_x, grad_weight, grad_bias = _native_backward(grad_y, *ctx.saved_tensors)
     return grad_x, grad_weight, None if ctx.saved_tensors[2] is None else grad_bias
 

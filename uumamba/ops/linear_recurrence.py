@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from uumamba.ops.function_transforms import is_transformed
+
 
 def linear_recurrence(a: Tensor, x: Tensor) -> Tensor:
     r"""Return all states of the recurrence, which starts from zero.
@@ -34,7 +36,24 @@ def linear_recurrence(a: Tensor, x: Tensor) -> Tensor:
         >>> linear_recurrence(a, x).t().flatten()               # 1, 1 + 1/2, 1 + 3/4, 1 + 7/8
         tensor([1.0000, 1.5000, 1.7500, 1.8750])
     """
+    if is_transformed((a, x)) or torch.compiler.is_exporting():
+        return _compute_by_operators(a, x)
     return cast(Tensor, _Recurrence.apply(a, x, False))  # type: ignore[no-untyped-call]  # torch does not type apply
+
+
+def _compute_by_operators(a: Tensor, x: Tensor) -> Tensor:
+    """Compute the same from operators that have every derivative and batching rule."""
+    decays, inputs, start = a.unbind(), x.unbind(), [torch.zeros_like(x[0, 0])]
+    if a.shape[1] > 1:
+        end, total_decay = inputs[0], decays[0]
+        for a_t, x_t in zip(decays[1:], inputs[1:], strict=True):
+            end, total_decay = x_t + a_t * end, total_decay * a_t
+        for chunk in range(a.shape[1] - 1):
+            start.append(end[chunk] + total_decay[chunk] * start[-1])
+    states = [torch.stack(start)]
+    for a_t, x_t in zip(decays, inputs, strict=True):
+        states.append(x_t + a_t * states[-1])
+    return torch.stack(states[1:])
 
 
 class _Recurrence(Function):

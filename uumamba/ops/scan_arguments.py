@@ -6,7 +6,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from uumamba.runtime.errors import require
+from uumamba.runtime.errors import UsageError, require
 
 TENSORS = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")
 
@@ -36,25 +36,26 @@ class ScanArguments:
             require(tensor.is_floating_point(), name, got=tensor.dtype, expected="a real floating-point type")
             device = self.u.device
             require(tensor.device == device, name, got=tensor.device, expected=f"{device}, the device of u")
-        expected = "(batch, channels, length) without a 0"
-        _check_shape("u", self.u, self.u.ndim == 3 and 0 not in self.u.shape, expected)
+        is_valid = self.u.ndim == 3 and 0 not in self.u.shape
+        _check_shape("u", self.u, is_valid, "(batch, channels, length) without a 0")
         batch, channels, length = self.u.shape
-        _check_shape("A", self.A, self.A.ndim == 2 and self.A.shape[0] == channels, f"({channels}, states)")
+        is_valid = self.A.ndim == 2 and self.A.shape[0] == channels
+        _check_shape("A", self.A, is_valid, "({}, states)", channels)
         states = self.A.shape[1]
         shapes = dict.fromkeys(("delta", "z"), (batch, channels, length)) | dict.fromkeys(
             ("D", "delta_bias"), (channels,)
         )
         for name, shape in shapes.items():
             if name in tensors:
-                _check_shape(name, tensors[name], tuple(tensors[name].shape) == shape, str(shape))
+                _check_shape(name, tensors[name], tuple(tensors[name].shape) == shape, "{}", shape)
         for name in ("B", "C"):
             tensor = tensors[name]
             groups = tensor.shape[1] if tensor.ndim == 4 else 1
             # One form by its number of axes: a comparison with all forms would fix the batch size of an exported graph.
             forms = {2: (channels, states), 3: (batch, states, length), 4: (batch, groups, states, length)}
             fits = tuple(tensor.shape) == forms.get(tensor.ndim) and groups > 0 and channels % groups == 0
-            expected = f"{forms[2]}, {forms[3]} or (batch, groups, states, length) where groups divides {channels}"
-            _check_shape(name, tensor, fits, expected)
+            expected = "{}, {} or (batch, groups, states, length) where groups divides {}"
+            _check_shape(name, tensor, fits, expected, forms[2], forms[3], channels)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the given tensors by argument name."""
@@ -94,5 +95,10 @@ def channels_per_group(projection: Tensor, channels: int) -> int:
     return channels // projection.shape[1] if projection.ndim == 4 else channels
 
 
-def _check_shape(name: str, tensor: Tensor, fits: bool, expected: str) -> None:
-    require(fits, name, got=tuple(tensor.shape), expected=f"the shape {expected}")
+def _check_shape(name: str, tensor: Tensor, fits: bool, expected: str, *sizes: object) -> None:
+    """Raise unless a shape fits.
+
+    Only the error reads the sizes, as an exported graph has symbols for them.
+    """
+    if not fits:
+        raise UsageError(name, got=tuple(tensor.shape), expected=f"the shape {expected.format(*sizes)}")

@@ -22,25 +22,29 @@ class ScanBackend:
         find_missing: returns the missing requirement on this machine, or None.
         device_type: type of device of the tensors; None for any.
         supports_float64: whether arithmetic in float64 is possible.
+        has_derivative_rules: whether forward mode and the gradients of ``torch.func`` are possible.
     """
 
     compute: Callable[[ScanArguments], tuple[Tensor, Tensor]]
     find_missing: Callable[[], str | None] = lambda: None
     device_type: str | None = None
     supports_float64: bool = False
+    has_derivative_rules: bool = False
 
-    def find_problem(self, device_type: str, dtype: torch.dtype) -> str | None:
+    def find_problem(self, device_type: str, dtype: torch.dtype, *, needs_rules: bool = False) -> str | None:
         """Return why the backend cannot compute; None if it can."""
         if self.device_type not in (None, device_type):
             return f"tensors on {self.device_type} only"
         if dtype == torch.float64 and not self.supports_float64:
             return 'float32 only; use backend="torch" for float64'
+        if needs_rules and not self.has_derivative_rules:
+            return 'no forward mode and no gradients of torch.func; use backend="torch" for them'
         return self.find_missing()
 
 
 SCAN_BACKENDS = {
-    "reference": ScanBackend(reference_scan, supports_float64=True),
-    "torch": ScanBackend(torch_scan, supports_float64=True),
+    "reference": ScanBackend(reference_scan, supports_float64=True, has_derivative_rules=True),
+    "torch": ScanBackend(torch_scan, supports_float64=True, has_derivative_rules=True),
     "native": ScanBackend(
         scan_operator(
             "native", scan_native.native_forward, scan_native.native_backward, saved_every=scan_native.STEPS_PER_CARRY
@@ -61,7 +65,7 @@ SCAN_BACKENDS = {
 _AUTO = ("native", "triton", "mamba_ssm", "torch")
 
 
-def automatic_backend(device_type: str, dtype: torch.dtype) -> str:
+def automatic_backend(device_type: str, dtype: torch.dtype, *, needs_rules: bool = False) -> str:
     """Return the backend that ``backend="auto"`` selects.
 
     During an ONNX export the backend is ``torch``.
@@ -69,6 +73,7 @@ def automatic_backend(device_type: str, dtype: torch.dtype) -> str:
     Args:
         device_type: type of device of the tensors, such as ``cpu``.
         dtype: type of the arithmetic.
+        needs_rules: forward mode or a gradient of ``torch.func`` follows the tensors.
 
     Example:
         >>> automatic_backend("cpu", torch.float64)
@@ -76,7 +81,9 @@ def automatic_backend(device_type: str, dtype: torch.dtype) -> str:
     """
     if torch.onnx.is_in_onnx_export():
         return "torch"  # ONNX runtimes do not have the custom operators
-    return next(name for name in _AUTO if SCAN_BACKENDS[name].find_problem(device_type, dtype) is None)
+    return next(
+        name for name in _AUTO if SCAN_BACKENDS[name].find_problem(device_type, dtype, needs_rules=needs_rules) is None
+    )
 
 
 def scan_backends() -> tuple[str, ...]:

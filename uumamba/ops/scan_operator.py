@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from uumamba.ops.function_transforms import refuse_second_derivative, require_first_derivative
 from uumamba.ops.scan_arguments import ScanArguments
 
 _INPUTS = "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias"
@@ -48,11 +49,14 @@ def scan_operator(
     """
 
     def run_forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+        require_first_derivative(*arguments[:8])
         return forward(ScanArguments(*arguments[:9]), keep=arguments[9])
 
     def run_backward(grad_y: Tensor, grad_last_state: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-        scan = ScanArguments(*(*arguments[:8], arguments[9]))
-        grads = backward(grad_y, grad_last_state, arguments[8], scan)
+        scan, carries = ScanArguments(*(*arguments[:8], arguments[9])), arguments[8]
+        if not carries.numel():  # a graph that was recorded without gradients and is trained now
+            carries = forward(scan, keep=True)[2]
+        grads = backward(grad_y, grad_last_state, carries, scan)
         return tuple(grad_y.new_empty(0) if grad is None else grad for grad in grads)  # an operator cannot return None
 
     operator = torch.library.custom_op(f"uumamba::{name}_scan", run_forward, mutates_args=(), schema=_FORWARD_SCHEMA)
@@ -76,14 +80,21 @@ def scan_operator(
 
     def backpropagate(ctx: Any, grad_y: Tensor, grad_last_state: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         inputs = ctx.saved_tensors
+        require_first_derivative(grad_y, grad_last_state, *inputs)
         grads = backward_operator(grad_y, grad_last_state, *inputs, ctx.delta_softplus)
         given = (grad if tensor is not None else None for grad, tensor in zip(grads, inputs[:8], strict=True))
         return (*given, None, None)
 
     operator.register_autograd(backpropagate, setup_context=keep_inputs)
+    backward_operator.register_autograd(refuse_second_derivative)
 
     def compute(scan: ScanArguments) -> tuple[Tensor, Tensor]:
-        keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in scan.tensors().values())
+        # Kept states would limit a dynamic length of an exported graph; its backward pass computes them.
+        keep = (
+            torch.is_grad_enabled()
+            and not torch.compiler.is_exporting()
+            and any(tensor.requires_grad for tensor in scan.tensors().values())
+        )
         if can_skip_dispatcher():
             return forward(scan, keep=keep)[:2]
         y, last_state, _ = operator(*scan.every_tensor(), scan.delta_softplus, keep)

@@ -5,13 +5,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from uumamba.ops.scan_arguments import ScanArguments
+from uumamba.runtime.errors import require
 
 
 def reference_scan(scan: ScanArguments) -> tuple[Tensor, Tensor]:
     """Return ``(y, last_state)``, computed position by position.
 
     Tensors are unbound before the loop, so the time of the backward pass is also linear in the length.
+
+    Raises:
+        UsageError: a graph with a dynamic length is exported.
     """
+    require_fixed_length(scan)
     u, delta, A, B, C = prepare_inputs(scan)
     B, C = (_expand_channels(tensor, u) for tensor in (B, C))
     state = u.new_zeros(u.shape[0], *A.shape)
@@ -20,6 +25,20 @@ def reference_scan(scan: ScanArguments) -> tuple[Tensor, Tensor]:
         state = torch.exp(delta_t[..., None] * A) * state + (delta_t * u_t)[..., None] * B_t
         outputs.append((C_t * state).sum(-1))
     return apply_skip_and_gate(scan, torch.stack(outputs, dim=-1), u), state
+
+
+def require_fixed_length(scan: ScanArguments) -> None:
+    """Raise if a graph with a dynamic length is exported.
+
+    Loops would fix the length.
+    """
+    require(
+        not (torch.compiler.is_exporting() and isinstance(scan.u.shape[2], torch.SymInt)),
+        "backend",
+        got="a dynamic length in torch.export",
+        expected="a fixed length for torch operators",
+        fix='export in float32 with backend="native" (CPU) or "triton" (CUDA), or with a fixed length',
+    )
 
 
 def prepare_inputs(scan: ScanArguments) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:

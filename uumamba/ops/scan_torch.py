@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from uumamba.ops.function_transforms import is_transformed
 from uumamba.ops.linear_recurrence import linear_recurrence
 from uumamba.ops.scan_arguments import ScanArguments, channels_per_group
-from uumamba.ops.scan_reference import apply_skip_and_gate, prepare_inputs
+from uumamba.ops.scan_reference import apply_skip_and_gate, prepare_inputs, require_fixed_length
 
 # Elements (length x states x channels x rows of the batch) of one block. About eight arrays of this size exist at a
 # time. 2**22 and 2**23 took 2.2 and 1.4 s of CPU time, forward and backward, at length 57344 with 64 channels.
@@ -26,24 +27,32 @@ def torch_scan(scan: ScanArguments) -> tuple[Tensor, Tensor]:
     """Return ``(y, last_state)``, computed in blocks of batch rows and channels.
 
     Under autograd a block stores only its inputs, and the backward pass computes the block again. So memory grows with
-    the inputs and not with ``channels x states x length``.
+    the inputs and not with ``channels x states x length``. Transforms of ``torch.func`` and forward mode do not
+    recompute.
+
+    Raises:
+        UsageError: a graph with a dynamic length is exported, as the graph has operators for each step of a chunk.
     """
+    require_fixed_length(scan)
     u, delta, A, B, C = prepare_inputs(scan)
     batch, channels, length = u.shape
     shared = gcd(channels_per_group(B, channels), channels_per_group(C, channels))
     width = min(shared, max(1, _BLOCK_ELEMENTS // (length * A.shape[1])))
     height = max(1, _BLOCK_ELEMENTS // (length * A.shape[1] * width))
-    needs_gradient = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (u, delta, A, B, C))
+    tensors = (u, delta, A, B, C)
+    recomputes = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    recomputes = recomputes and not (is_transformed(tensors) or torch.compiler.is_exporting())
+    one_band = torch.onnx.is_in_onnx_export() or isinstance(batch, torch.SymInt)
 
     bands = []
     # An exported graph must not depend on the batch size, so its batch is one block.
-    for rows in [slice(None)] if torch.onnx.is_in_onnx_export() else _slices(0, batch, height):
+    for rows in [slice(None)] if one_band else _slices(0, batch, height):
         blocks = []
         for group in range(0, channels, shared):
             for columns in _slices(group, group + shared, width):
                 B_part, C_part = (_select_projection(tensor, rows, columns, channels) for tensor in (B, C))
                 part = (u[rows, columns], delta[rows, columns], A[columns], B_part, C_part)
-                if needs_gradient:
+                if recomputes:
                     blocks.append(checkpoint(_scan_block, *part, use_reentrant=False, preserve_rng_state=False))
                 else:
                     blocks.append(_scan_block(*part))
@@ -59,7 +68,7 @@ def _scan_block(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> tu
     batch, states, channels), with channels last, so that each row is one long vector.
     """
     batch, channels, length = u.shape
-    rows = 1 if torch.onnx.is_in_onnx_export() else batch
+    rows = 1 if torch.onnx.is_in_onnx_export() or isinstance(batch, torch.SymInt) else batch
     steps, chunks = _chunking(length, row=rows * A.numel())
     # Padding has delta = 0: decay 1 and input 0, so that the state does not change to the end of the last chunk.
     decay_rate, drive = (_time_major(tensor, steps, chunks).unsqueeze(-2) for tensor in (delta, delta * u))

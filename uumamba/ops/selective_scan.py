@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from uumamba.ops.function_transforms import needs_derivative_rules
 from uumamba.ops.scan_arguments import ScanArguments
 from uumamba.ops.scan_backends import SCAN_BACKENDS, automatic_backend
 from uumamba.runtime.errors import require
@@ -31,6 +32,11 @@ def selective_scan(
     channel d reads group ``d // (channels / G)`` of B and C. The arithmetic has the widest type of the tensors, at
     least float32, also under autocast; ``y`` has the type of ``u``. Strong decay gives zeros, never NaN.
 
+    Forward mode (``torch.func.jvp``, ``torch.autograd.forward_ad``) and the gradients of ``torch.func`` run in
+    ``"torch"``, which ``"auto"`` then selects; their memory grows with ``channels x states x length``. Second
+    derivatives of ``loss.backward()`` need ``"torch"`` by name. ``torch.export`` with a dynamic length needs
+    ``"native"`` or ``"triton"``.
+
     Args:
         u: input, ``(batch, channels, length)``.
         delta: step sizes, as ``u``.
@@ -54,7 +60,7 @@ def selective_scan(
 
     Raises:
         UsageError: a tensor is not real floating point, or its shape or device does not fit that of ``u``; the backend
-            is unknown, does not accept these arguments or cannot run on this machine.
+            is unknown, does not accept these arguments, has no such derivative or cannot run on this machine.
 
     Example:
         >>> import torch
@@ -72,8 +78,10 @@ def selective_scan(
     device_type, dtype = u.device.type, scan.arithmetic_dtype
     known = ("auto", *SCAN_BACKENDS)
     require(backend in known, "backend", got=backend, expected=f"one of {', '.join(known)}")
-    chosen = SCAN_BACKENDS[automatic_backend(device_type, dtype) if backend == "auto" else backend]
-    problem = chosen.find_problem(device_type, dtype)
+    rules = needs_derivative_rules(scan.tensors().values())
+    name = automatic_backend(device_type, dtype, needs_rules=rules) if backend == "auto" else backend
+    chosen = SCAN_BACKENDS[name]
+    problem = chosen.find_problem(device_type, dtype, needs_rules=rules)
     require(
         problem is None,
         "backend",

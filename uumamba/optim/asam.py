@@ -1,6 +1,7 @@
 """Adaptive sharpness-aware minimisation."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Unpack
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from uumamba.optim.engine import SharpnessAware
 from uumamba.optim.groups import BaseFactory, EngineOptions, Params
-from uumamba.optim.rules import Direction, FirstPass, Rule
+from uumamba.optim.rules import FirstPass, Rule
 from uumamba.optim.tensors import global_norm
 from uumamba.runtime.options import NonNegative, check_options
 
@@ -60,23 +61,19 @@ class ASAM(SharpnessAware):
         normalize_bias: bool = False,
         **engine: Unpack[EngineOptions],
     ) -> None:
-        direction = follow_scaled_gradient(eta=eta, normalize_bias=normalize_bias)
+        direction = partial(follow_scaled_gradient, eta=eta, normalize_bias=normalize_bias)
         super().__init__(params, base, rule=Rule(direction=direction), group_defaults={"rho": rho}, **engine)
 
 
-def follow_scaled_gradient(*, eta: float, normalize_bias: bool) -> Direction:
-    r"""Make the direction :math:`T_w^2 g` with length :math:`\lVert T_w g \rVert_2`."""
-
-    def find_direction(first: FirstPass) -> tuple[Sequence[Tensor], Tensor]:
-        scaled, direction = list(first.grads), list(first.grads)
-        chosen = [index for index, param in enumerate(first.params) if normalize_bias or param.ndim > 1]
-        if chosen:
-            scale = torch._foreach_abs([first.params[index] for index in chosen])
-            torch._foreach_add_(scale, eta)
-            once = torch._foreach_mul(scale, [first.grads[index] for index in chosen])
-            torch._foreach_mul_(scale, once)
-            for index, one, two in zip(chosen, once, scale, strict=True):
-                scaled[index], direction[index] = one, two
-        return direction, global_norm(scaled)
-
-    return find_direction
+def follow_scaled_gradient(first: FirstPass, *, eta: float, normalize_bias: bool) -> tuple[Sequence[Tensor], Tensor]:
+    r"""Return the direction :math:`T_w^2 g` with its length :math:`\lVert T_w g \rVert_2`."""
+    scaled, direction = list(first.grads), list(first.grads)
+    chosen = [index for index, param in enumerate(first.params) if normalize_bias or param.ndim > 1]
+    if chosen:
+        scale = torch._foreach_abs([first.params[index] for index in chosen])
+        torch._foreach_add_(scale, eta)
+        once = torch._foreach_mul(scale, [first.grads[index] for index in chosen])
+        torch._foreach_mul_(scale, once)
+        for index, one, two in zip(chosen, once, scale, strict=True):
+            scaled[index], direction[index] = one, two
+    return direction, global_norm(scaled)

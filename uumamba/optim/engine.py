@@ -2,9 +2,9 @@
 
 import math
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch.nn.utils import clip_grads_with_norm_
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from uumamba.optim.foreign_calls import explain_arguments, raise_for_method
 from uumamba.optim.groups import BaseFactory, Params, check_groups, make_base, make_groups
 from uumamba.optim.passes import Ascent, AtWeights, Closure, Passes, PassResults
 from uumamba.optim.restore import WeightBackup
@@ -20,6 +21,9 @@ from uumamba.optim.rules import BeforeMix, FirstPass, Rule, mix_gradients
 from uumamba.optim.tensors import add_gradients, average_over_ranks, global_norm, put_gradients, take_gradients
 from uumamba.runtime.errors import require
 from uumamba.runtime.options import Positive, check_options
+
+TORCH_OPTIONS = {"foreach", "fused", "capturable", "differentiable", "maximize", "decoupled_weight_decay"}
+"""Options of torch's optimizers that states of earlier versions lack."""
 
 
 class SharpnessAware(Optimizer):
@@ -93,6 +97,15 @@ class SharpnessAware(Optimizer):
         self._rule = rule or Rule()
         self._backup = WeightBackup()
         self._before_mix: OrderedDict[int, BeforeMix] = OrderedDict()
+        self.base.register_load_state_dict_post_hook(self._share_groups)
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "__init__" in vars(cls):
+            cls.__init__ = explain_arguments(cls.__init__)  # type: ignore[method-assign]  # with the same signature
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise_for_method(self, name)
 
     @classmethod
     def needs_logits(cls, options: Mapping[str, Any]) -> bool:
@@ -102,7 +115,7 @@ class SharpnessAware(Optimizer):
     @torch.no_grad()
     def step(  # type: ignore[override]  # torch's closures return a float; these return tensors
         self,
-        closure: Closure | Sequence[Closure],
+        closure: Closure | Sequence[Closure] | None = None,
         ascent: Ascent | None = None,
         at_weights: AtWeights | None = None,
     ) -> Tensor:
@@ -126,7 +139,15 @@ class SharpnessAware(Optimizer):
             UsageError: there is no closure or a closure returned no loss, the loss or the added scalar does not depend
                 on the parameters, or this optimizer accepts no ascent loss.
         """
-        closures = [closure] if callable(closure) else list(closure)
+        is_given = callable(closure) or (isinstance(closure, Iterable) and not isinstance(closure, Tensor))
+        require(
+            is_given,
+            "closure",
+            got="no closure" if closure is None else type(closure).__name__,
+            expected="a function that returns the loss",
+            fix="write optimizer.step(lambda: loss_fn(net(x), y)), without backward; give a scaler as scaler=scaler",
+        )
+        closures = [closure] if callable(closure) else list(closure or ())
         require(closures, "closure", got="an empty list", expected="at least one closure")
         params = [param for group in self.param_groups for param in group["params"] if param.requires_grad]
         passes = Passes(self.net, self.scaler, params)
@@ -323,10 +344,22 @@ class SharpnessAware(Optimizer):
         if self.param_groups is not self.base.param_groups:  # called by torch's constructor for each group of the base
             super().add_param_group(param_group)
             return
+        [param_group] = make_groups([param_group])
         check_groups([self.defaults | param_group])
         self.base.add_param_group(param_group)
         for name, value in self.defaults.items():
             param_group.setdefault(name, value)
+
+    def _share_groups(self, base: Optimizer) -> None:
+        """Share the base's groups again after it has loaded a state."""
+        for group, own in zip(base.param_groups, self.param_groups, strict=True):
+            for name in self.defaults.keys() & own.keys():
+                group.setdefault(name, own[name])
+        self.param_groups = base.param_groups
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.base.register_load_state_dict_post_hook(self._share_groups)  # a copy of the base has no hooks
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the content of a copy, without a scheduler's wrapper of ``step``.
@@ -337,19 +370,20 @@ class SharpnessAware(Optimizer):
         return {name: value for name, value in vars(self).items() if name != "step"}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return torch's layout plus ``base``, ``scaler``, ``skipped_steps`` and ``numbers``."""
+        """Return torch's layout plus base, scaler, skipped_steps, numbers and optimizer."""
         return super().state_dict() | {
             "base": self.base.state_dict(),
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
             "skipped_steps": self.skipped_steps,
             "numbers": dict(self.numbers),
+            "optimizer": type(self).__name__,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load another optimizer's state, including its base and scaler.
 
         Raises:
-            UsageError: the state is not from an optimizer of uumamba.optim.
+            UsageError: the state is not from this optimizer of uumamba.optim, or its base is another one.
             ValueError: the state has other parameter groups.
         """
         require(
@@ -358,6 +392,22 @@ class SharpnessAware(Optimizer):
             got=f"keys {', '.join(state_dict)}",
             expected="the keys base, scaler and skipped_steps as well",
             fix="load the state of a torch optimizer by base.load_state_dict",
+        )
+        kind = type(self).__name__
+        require(
+            state_dict.get("optimizer", kind) == kind,  # absent in states of earlier versions
+            "state_dict",
+            got=f"the state of {state_dict.get('optimizer')}, with its rho",
+            expected=f"the state of {kind}",
+            fix='write optimizer.base.load_state_dict(state["base"]) to continue with the base\'s momentum alone',
+        )
+        missing = self.base.defaults.keys() - state_dict["base"]["param_groups"][0].keys() - TORCH_OPTIONS
+        require(
+            not missing,
+            "state_dict",
+            got=f"a base without {', '.join(sorted(missing))}",
+            expected=f"the state of {type(self.base).__name__}",
+            fix="make the optimizer with the base of the state",
         )
         super().load_state_dict({key: state_dict[key] for key in ("state", "param_groups")})
         self.base.load_state_dict(state_dict["base"])

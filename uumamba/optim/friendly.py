@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Unpack
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from uumamba.optim.engine import SharpnessAware
 from uumamba.optim.groups import BaseFactory, EngineOptions, Params
-from uumamba.optim.rules import Direction, FirstPass, Rule
+from uumamba.optim.rules import FirstPass, Rule
 from uumamba.optim.tensors import global_norm
 from uumamba.runtime.options import BelowOne, NonNegative, check_options
 
@@ -71,30 +72,26 @@ class FriendlySAM(SharpnessAware):
         lam: BelowOne = 0.9,
         **engine: Unpack[EngineOptions],
     ) -> None:
-        rule = Rule(direction=subtract_running_mean(sigma=sigma, lam=lam), is_shared=True)
+        rule = Rule(direction=partial(subtract_running_mean, sigma=sigma, lam=lam), is_shared=True)
         super().__init__(params, base, rule=rule, group_defaults={"rho": rho}, **engine)
 
 
-def subtract_running_mean(*, sigma: float, lam: float) -> Direction:
-    """Make the direction of the gradient minus its running mean."""
-
-    def find_direction(first: FirstPass) -> tuple[Sequence[Tensor], Tensor]:
-        scale, direction = first.scale(), list(first.grads)
-        known = [index for index, param in enumerate(first.params) if MEAN in first.memory.get(param, {})]
-        means = [first.memory[first.params[index]][MEAN] for index in known]
-        grads = [first.grads[index] for index in known]
+def subtract_running_mean(first: FirstPass, *, sigma: float, lam: float) -> tuple[Sequence[Tensor], Tensor]:
+    """Return the gradient minus its running mean, and its length."""
+    scale, direction = first.scale(), list(first.grads)
+    known = [index for index, param in enumerate(first.params) if MEAN in first.memory.get(param, {})]
+    means = [first.memory[first.params[index]][MEAN] for index in known]
+    grads = [first.grads[index] for index in known]
+    if known:
+        for index, new in zip(known, torch._foreach_sub(grads, means, alpha=sigma * scale), strict=True):
+            direction[index] = new
+    length = global_norm(direction)
+    if math.isfinite(length.item()):
         if known:
-            for index, new in zip(known, torch._foreach_sub(grads, means, alpha=sigma * scale), strict=True):
-                direction[index] = new
-        length = global_norm(direction)
-        if math.isfinite(length.item()):
-            if known:
-                means = list(torch._foreach_mul(means, lam))  # new tensors: a repeated step starts from the old ones
-                torch._foreach_add_(means, grads, alpha=(1 - lam) / scale)
-                for index, mean in zip(known, means, strict=True):
-                    first.memory[first.params[index]][MEAN] = mean
-            for index in set(range(len(direction))) - set(known):
-                first.memory.setdefault(first.params[index], {})[MEAN] = first.grads[index] / scale
-        return direction, length
-
-    return find_direction
+            means = list(torch._foreach_mul(means, lam))  # new tensors: a repeated step starts from the old ones
+            torch._foreach_add_(means, grads, alpha=(1 - lam) / scale)
+            for index, mean in zip(known, means, strict=True):
+                first.memory[first.params[index]][MEAN] = mean
+        for index in set(range(len(direction))) - set(known):
+            first.memory.setdefault(first.params[index], {})[MEAN] = first.grads[index] / scale
+    return direction, length

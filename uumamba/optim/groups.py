@@ -1,7 +1,8 @@
 """Arguments of every optimizer: parameter groups, base, engine options."""
 
+import inspect
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
 import torch
@@ -21,8 +22,10 @@ class EngineOptions(TypedDict, total=False):
     """Options of every optimizer of uumamba.optim, besides its own arguments.
 
     Attributes:
-        net: the network, bare or wrapped for data-parallel training. Running statistics then count each batch once, and
-            each rank perturbs along its own gradient (m-sharpness) and averages only the final gradient.
+        net: the network, bare or wrapped for data-parallel training. Each rank then perturbs along its own gradient
+            (m-sharpness) and averages only the final gradient. Running statistics count each batch once, with or
+            without ``net``: the second pass then watches calls of modules, of which torch warns for a compiled network,
+            and which a compiled function hides.
         scaler: the fp16 gradient scaler. The step scales, unscales, skips and updates; the caller must not.
         max_grad_norm: bound of the final gradient's norm, over all groups together.
         accumulation: with several closures, ``"micro"`` perturbs for each closure and averages the perturbed gradients
@@ -41,14 +44,60 @@ class EngineOptions(TypedDict, total=False):
 
 
 def make_groups(params: Params) -> list[dict[str, Any]]:
-    """Convert parameters, named parameters or groups to new groups."""
+    """Convert parameters, named parameters or groups to new groups.
+
+    Raises:
+        UsageError: another object, an empty iterable, a parameter twice, or a complex parameter.
+    """
+    expected = "an iterable of parameters or of groups"
+    require(not isinstance(params, Tensor), "params", got="one tensor", expected=expected, fix="write [weight]")
+    is_other = isinstance(params, nn.Module | Mapping | str | Optimizer) and not isinstance(params, nn.ParameterList)
     require(
-        not isinstance(params, Tensor), "params", got="one tensor", expected="an iterable of parameters or of groups"
+        isinstance(params, Iterable) and not is_other,
+        "params",
+        got=type(params).__name__,
+        expected=expected,
+        fix="write net.parameters() as the first argument, and partial(torch.optim.SGD, lr=0.1) as the second",
     )
     entries = list(params)
-    if not entries or isinstance(entries[0], dict):
-        return [dict(group) for group in entries]
-    return [{"params": entries}]
+    require(
+        entries,
+        "params",
+        got="no parameters",
+        expected=expected,
+        fix="write net.parameters() again, as an iterator is empty after its first use",
+    )
+    groups = [dict(group) for group in entries] if isinstance(entries[0], dict) else [{"params": entries}]
+    for group in groups:
+        members = group.get("params", ())
+        group["params"] = [members] if isinstance(members, Tensor) else list(members)
+    _check_parameters(
+        [entry[-1] if isinstance(entry, tuple) else entry for group in groups for entry in group["params"]]
+    )
+    return groups
+
+
+def _check_parameters(params: Sequence[Any]) -> None:
+    """Raise for a parameter that no optimizer of uumamba.optim can train."""
+    seen: set[int] = set()
+    for param in params:
+        is_tensor = isinstance(param, Tensor)
+        require(is_tensor, "params", got=type(param).__name__, expected="parameters", fix="write net.parameters()")
+        require(
+            id(param) not in seen,
+            "params",
+            got=f"a parameter of shape {tuple(param.shape)} twice",
+            expected="each parameter once, in one group",
+            fix="leave it out of the other group: [p for p in net.parameters() if p is not weight]",
+        )
+        seen.add(id(param))
+        require(
+            not (param.is_complex() and param.requires_grad),
+            "params",
+            got=f"a parameter of {param.dtype}",
+            expected="real parameters",
+            fix="store torch.view_as_real(weight) as the parameter, and use torch.view_as_complex of it",
+        )
 
 
 def make_base(base: BaseFactory, groups: list[dict[str, Any]]) -> Optimizer:
@@ -63,7 +112,7 @@ def make_base(base: BaseFactory, groups: list[dict[str, Any]]) -> Optimizer:
         "base",
         got=type(made).__name__,
         expected="a callable from parameters to an optimizer",
-        fix="pass a callable such as partial(torch.optim.SGD, lr=0.1)",
+        fix=f"write {_name_factory(made)}",
     )
     require(
         _list_ids(made.param_groups) == _list_ids(groups),
@@ -71,7 +120,23 @@ def make_base(base: BaseFactory, groups: list[dict[str, Any]]) -> Optimizer:
         got="an optimizer of other parameters",
         expected="an optimizer of the parameters in its argument",
     )
+    step = inspect.signature(made.step).parameters
+    is_plain = step.get("closure") is None or step["closure"].default is not inspect.Parameter.empty
+    require(
+        is_plain and "at_weights" not in step and not hasattr(made, "first_step"),
+        "base",
+        got=type(made).__name__,
+        expected="an optimizer whose step needs no closure and has one pass",
+        fix="write partial(torch.optim.SGD, lr=0.1) or partial(torch.optim.AdamW, lr=0.001)",
+    )
     return made
+
+
+def _name_factory(base: Any) -> str:
+    """Write the callable that a base should be."""
+    if not isinstance(base, Optimizer):
+        return "partial(torch.optim.SGD, lr=0.1)"
+    return f"partial({type(base).__name__}, lr={base.defaults.get('lr', 0.1)})"
 
 
 def check_groups(groups: Sequence[dict[str, Any]]) -> None:

@@ -1,6 +1,7 @@
 """Sharpness-aware minimisation that also minimises the surrogate gap."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Unpack
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from uumamba.optim.engine import SharpnessAware
 from uumamba.optim.groups import BaseFactory, EngineOptions, Params
-from uumamba.optim.rules import Factor, FirstPass, Mix, Rule, scale_to_radius
+from uumamba.optim.rules import Factor, FirstPass, Rule, scale_to_radius
 from uumamba.optim.sam import follow_gradient
 from uumamba.optim.tensors import projection_factor
 from uumamba.runtime.errors import require
@@ -31,7 +32,8 @@ class GSAM(SharpnessAware):
               {\mathrm{lr}_\max - \mathrm{lr}_\min}
 
     with the fraction clamped to [0, 1], as a warm-up may start below ``lr_min``. Two passes per step. With ``ascent``
-    g is the ascent loss's gradient in both formulas. For edge cases see :class:`SharpnessAware`.
+    g is the ascent loss's gradient in both formulas. For edge cases see :class:`SharpnessAware`. The adaptive form of
+    the authors' code is a rule, in one line in the example.
 
     Args:
         params: parameters, named parameters or groups; a group may set ``rho`` or ``perturb=False``.
@@ -55,6 +57,11 @@ class GSAM(SharpnessAware):
         tensor(12.)
         >>> weight.data
         tensor([1.3000, 2.2000])
+        >>> from uumamba.optim.asam import follow_scaled_gradient
+        >>> direction = partial(follow_scaled_gradient, eta=0.0, normalize_bias=True)  # of ASAM
+        >>> rule = Rule(direction=direction, mix=partial(subtract_perpendicular, alpha=0.4))
+        >>> base = partial(torch.optim.SGD, lr=0.1)
+        >>> adaptive = SharpnessAware([weight], base, rule=rule, group_defaults={"rho": 2.0})
 
     References:
         Zhuang et al., *Surrogate Gap Minimization Improves Sharpness-Aware Training*, ICLR 2022, arXiv:2203.08065.
@@ -83,39 +90,30 @@ class GSAM(SharpnessAware):
         factor: Factor = scale_to_radius
         if rho_min is not None and lr_max is not None:
             require(rho_min <= rho, "rho_min", got=rho_min, expected=f"a number from 0 to rho {rho}")
-            factor = schedule_radius(rho_min=rho_min, lr_max=lr_max, lr_min=lr_min)
-        rule = Rule(direction=follow_gradient, factor=factor, mix=subtract_perpendicular(alpha=alpha))
+            require(lr_max > lr_min, "lr_max", got=lr_max, expected=f"a number above lr_min {lr_min}")
+            factor = partial(schedule_radius, rho_min=rho_min, lr_max=lr_max, lr_min=lr_min)
+        rule = Rule(direction=follow_gradient, factor=factor, mix=partial(subtract_perpendicular, alpha=alpha))
         super().__init__(params, base, rule=rule, group_defaults={"rho": rho}, **engine)
 
 
-def schedule_radius(*, rho_min: float, lr_max: float, lr_min: float) -> Factor:
-    """Make the factor whose radius falls to ``rho_min`` with the learning rate.
+def schedule_radius(group: Mapping[str, Any], length: float, *, rho_min: float, lr_max: float, lr_min: float) -> float:
+    """Return the factor whose radius falls to ``rho_min`` with the learning rate.
 
     Example:
-        >>> find_factor = schedule_radius(rho_min=0.25, lr_max=1.0, lr_min=0.0)
-        >>> find_factor({"rho": 0.75, "lr": 0.5}, 1.0)
+        >>> schedule_radius({"rho": 0.75, "lr": 0.5}, 1.0, rho_min=0.25, lr_max=1.0, lr_min=0.0)
         0.5
     """
-    require(lr_max > lr_min, "lr_max", got=lr_max, expected=f"a number above lr_min {lr_min}")
-
-    def find_factor(group: Mapping[str, Any], length: float) -> float:
-        fraction = min(max((float(group["lr"]) - lr_min) / (lr_max - lr_min), 0.0), 1.0)
-        return scale_to_radius({"rho": rho_min + (group["rho"] - rho_min) * fraction}, length)
-
-    return find_factor
+    fraction = min(max((float(group["lr"]) - lr_min) / (lr_max - lr_min), 0.0), 1.0)
+    return scale_to_radius({"rho": rho_min + (group["rho"] - rho_min) * fraction}, length)
 
 
-def subtract_perpendicular(*, alpha: float) -> Mix:
-    r"""Make the mix that subtracts the perpendicular part.
+def subtract_perpendicular(first: FirstPass, second: Sequence[Tensor], *, alpha: float) -> Sequence[Tensor]:
+    r"""Subtract the perpendicular part of the gradient.
 
     The mix :math:`g_p - \alpha g_\perp` is computed as :math:`(1 + \alpha c)\, g_p - \alpha g`.
     """
-
-    def mix(first: FirstPass, second: Sequence[Tensor]) -> Sequence[Tensor]:
-        if second:
-            share = projection_factor(first.grads, onto=second)
-            torch._foreach_mul_(list(second), 1 + alpha * share)
-            torch._foreach_add_(list(second), list(first.grads), alpha=-alpha)
-        return second
-
-    return mix
+    if second:
+        share = projection_factor(first.grads, onto=second)
+        torch._foreach_mul_(list(second), 1 + alpha * share)
+        torch._foreach_add_(list(second), list(first.grads), alpha=-alpha)
+    return second

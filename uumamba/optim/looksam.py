@@ -1,7 +1,8 @@
 """Sharpness-aware minimisation with one second pass in k steps."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Unpack
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from uumamba.optim.adaptive_trigger import AdaptiveTrigger
 from uumamba.optim.engine import SharpnessAware
 from uumamba.optim.groups import BaseFactory, EngineOptions, Params
-from uumamba.optim.rules import FirstPass, IsDue, Mix, Rule
+from uumamba.optim.rules import FirstPass, Rule
 from uumamba.optim.sam import follow_gradient
 from uumamba.optim.tensors import global_norm, projection_factor
 from uumamba.runtime.options import NonNegative, PositiveInt, check_options
@@ -85,9 +86,9 @@ class LookSAM(SharpnessAware):
     ) -> None:
         rule = Rule(
             direction=follow_gradient,
-            is_due=is_every_k_steps if trigger is None else force_first(trigger),
-            mix=store_orthogonal(k=k),
-            undue_gradient=add_stored(alpha=alpha),
+            is_due=is_every_k_steps if trigger is None else partial(force_first, trigger=trigger),
+            mix=partial(store_orthogonal, k=k),
+            undue_gradient=partial(add_stored, alpha=alpha),
             is_shared=True,
         )
         super().__init__(params, base, rule=rule, group_defaults={"rho": rho}, **engine)
@@ -101,46 +102,34 @@ def is_every_k_steps(first: FirstPass) -> bool:
     return left <= 0
 
 
-def force_first(trigger: AdaptiveTrigger) -> IsDue:
-    """Make a trigger that fires until the first second pass has succeeded."""
-
-    def is_due(first: FirstPass) -> bool:
-        return trigger(first) or WAIT not in first.numbers
-
-    return is_due
+def force_first(first: FirstPass, *, trigger: AdaptiveTrigger) -> bool:
+    """Return the trigger's answer, True until the first second pass has succeeded."""
+    return trigger(first) or WAIT not in first.numbers
 
 
-def store_orthogonal(*, k: int) -> Mix:
-    """Make the mix that stores the normalized orthogonal part of the gradient."""
-
-    def mix(first: FirstPass, second: Sequence[Tensor]) -> Sequence[Tensor]:
-        if not second:
-            return second
-        share, norm = projection_factor(second, onto=first.grads), global_norm(second).item()
-        orthogonal = list(first.grads)
-        torch._foreach_mul_(orthogonal, -share)
-        torch._foreach_add_(orthogonal, list(second))
-        length = global_norm(orthogonal).item()
-        if math.isfinite(norm) and math.isfinite(length):
-            rounding = max(torch.finfo(part.dtype).eps for part in orthogonal) * norm
-            torch._foreach_div_(orthogonal, length if length > rounding else math.inf)
-            for param, part in zip(first.params, orthogonal, strict=True):
-                first.memory.setdefault(param, {})[ORTHOGONAL] = part
-            first.numbers[WAIT] = k - 1
+def store_orthogonal(first: FirstPass, second: Sequence[Tensor], *, k: int) -> Sequence[Tensor]:
+    """Store the normalized orthogonal part of the second gradient."""
+    if not second:
         return second
+    share, norm = projection_factor(second, onto=first.grads), global_norm(second).item()
+    orthogonal = list(first.grads)
+    torch._foreach_mul_(orthogonal, -share)
+    torch._foreach_add_(orthogonal, list(second))
+    length = global_norm(orthogonal).item()
+    if math.isfinite(norm) and math.isfinite(length):
+        rounding = max(torch.finfo(part.dtype).eps for part in orthogonal) * norm
+        torch._foreach_div_(orthogonal, length if length > rounding else math.inf)
+        for param, part in zip(first.params, orthogonal, strict=True):
+            first.memory.setdefault(param, {})[ORTHOGONAL] = part
+        first.numbers[WAIT] = k - 1
+    return second
 
-    return mix
 
-
-def add_stored(*, alpha: float) -> Callable[[FirstPass], Sequence[Tensor]]:
-    """Make the gradient plus the stored part, alpha times as long."""
-
-    def add(first: FirstPass) -> Sequence[Tensor]:
-        kept = [first.memory.get(param, {}).get(ORTHOGONAL) for param in first.params]
-        pairs = [(grad, part) for grad, part in zip(first.grads, kept, strict=True) if part is not None]
-        if pairs:
-            length = global_norm(first.grads).item()
-            torch._foreach_add_([grad for grad, _ in pairs], [part for _, part in pairs], alpha=alpha * length)
-        return first.grads
-
-    return add
+def add_stored(first: FirstPass, *, alpha: float) -> Sequence[Tensor]:
+    """Return the gradient plus the stored part, alpha times as long."""
+    kept = [first.memory.get(param, {}).get(ORTHOGONAL) for param in first.params]
+    pairs = [(grad, part) for grad, part in zip(first.grads, kept, strict=True) if part is not None]
+    if pairs:
+        length = global_norm(first.grads).item()
+        torch._foreach_add_([grad for grad, _ in pairs], [part for _, part in pairs], alpha=alpha * length)
+    return first.grads

@@ -1,5 +1,8 @@
 """Memory-efficient sharpness-aware training (MESA), with a moving average as teacher."""
 
+from functools import partial
+from typing import Any
+
 from torch import Tensor, nn, no_grad
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -26,8 +29,9 @@ class MESA(nn.Module, Observer):
     a batch, and its statistics, averaged with its weights, must not change in a forward pass. It changes only in
     :meth:`after_step`, so both passes of a sharpness-aware optimizer have the same teacher. In a trainer MESA calls it
     as an observer of the run; other loops can use
-    ``optimizer.register_step_post_hook(lambda *_: objective.after_step(net))``. After the first step the teacher is the
-    network, and then it averages about :math:`1 / (1 - d)` steps: 5000 by default, so lower ``decay`` for short runs.
+    ``optimizer.register_step_post_hook(lambda *_: objective.after_step(net))``. The teacher starts at the first weights
+    of the network; after the first step it is the network again, and then it averages about :math:`1 / (1 - d)` steps:
+    5000 by default, so lower ``decay`` for short runs.
     Its weights require no gradient and are part of the state.
 
     Args:
@@ -55,8 +59,9 @@ class MESA(nn.Module, Observer):
 
     References:
         Du et al., *Sharpness-Aware Training for Free*, NeurIPS 2022, arXiv:2205.14083.
-        Differs from the paper: voxels, a start in steps instead of epochs (5 in its code), and logarithms of softmax in
-        float32 also under autocast.
+        Differs from the paper: voxels, a start in steps instead of epochs (5 in its code), logarithms of softmax in
+        float32 also under autocast, and the first update copies the weights, where the code averages with the
+        initial ones.
     """
 
     may_fail = rank_zero_only = False
@@ -75,7 +80,7 @@ class MESA(nn.Module, Observer):
         super().__init__()
         self.loss = loss
         self.weight, self.temperature, self.start_step = weight, temperature, start_step
-        average = AveragedModel(bare_network(net), multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+        average = AveragedModel(bare_network(net), multi_avg_fn=partial(_average, decay), use_buffers=True)
         self.teacher = average.requires_grad_(False)
 
     def forward(self, net: nn.Module, batch: Batch) -> Tensor:
@@ -105,3 +110,8 @@ class MESA(nn.Module, Observer):
     def loss_weights(self) -> dict[str, float]:
         """Read the loss's learned weights; empty for a loss without them."""
         return read_loss_weights(self.loss)
+
+
+def _average(decay: float, *lists: Any) -> None:
+    """Update a moving average; unlike torch's function it can be pickled."""
+    get_ema_multi_avg_fn(decay)(*lists)

@@ -27,8 +27,8 @@ class MSAM(SharpnessAware):
 
     Between steps the weights are the original ones, so evaluation, averaging and checkpoints need no restoring. The
     first step has no momentum and is the base's own. The returned loss and the running statistics of norms are those
-    of the only pass, at :math:`w + \epsilon`. ``ascent`` is rejected. For other edge cases see
-    :class:`SharpnessAware`.
+    of the only pass, at :math:`w + \epsilon`. ``ascent`` is rejected. Weight decay acts through the base, at w. For
+    other edge cases see :class:`SharpnessAware`.
 
     Args:
         params: parameters, named parameters or groups; a group may set ``rho`` or ``perturb=False``.
@@ -53,7 +53,8 @@ class MSAM(SharpnessAware):
     References:
         Becker et al., *Momentum-SAM: Sharpness Aware Minimization without Computational Overhead*, 2024,
         arXiv:2401.12033.
-        Differs from the paper: it stores the perturbed weights and takes the perturbation back for evaluation.
+        Differs from the paper: it stores the perturbed weights and takes the perturbation back for evaluation. The
+        authors' SGD also adds the weight decay of the perturbed weights.
     """
 
     accepts_ascent = False

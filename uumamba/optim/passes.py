@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from uumamba.optim.foreign_scaler import uses_scaler
 from uumamba.optim.restore import frozen_running_statistics
 from uumamba.optim.tensors import add_gradients, put_gradients, take_gradients
 from uumamba.runtime.errors import UsageError, require
@@ -18,6 +19,8 @@ from uumamba.runtime.network import finest_logits
 Closure = Callable[[], Tensor | tuple[Tensor, Any]]
 Ascent = Callable[[Any], Tensor]
 AtWeights = Callable[[], Tensor] | Sequence[Callable[[], Tensor] | None]
+
+SCALED = "MulBackward0"  # the last function of a loss that a scaler multiplied
 
 # Detached losses, outputs (None for a closure without) and summed gradients of some closures.
 PassResults = tuple[list[Tensor], list[Any], list[Tensor | None]]
@@ -69,11 +72,12 @@ class Passes:
                 torch.enable_grad(),
             ):
                 loss, output = _split_result(closure())
-                self._add_gradients(loss, output, gradients, share=share, ascent=ascent)
+                self._add_gradients(closure, loss, output, gradients, share=share, ascent=ascent)
             losses.append(loss.detach())
             del loss  # the next pass needs the memory of its graph
             outputs.append(output)
             gradients = take_gradients(self.params)
+            _check_dense(gradients)
         return losses, outputs, gradients
 
     @torch.no_grad()
@@ -86,10 +90,26 @@ class Passes:
             return [_split_result(closure())[1] for closure in closures]
 
     def _add_gradients(
-        self, loss: Tensor, output: Any, gradients: Sequence[Tensor | None], *, share: float, ascent: Ascent | None
+        self,
+        closure: Closure,
+        loss: Tensor,
+        output: Any,
+        gradients: Sequence[Tensor | None],
+        *,
+        share: float,
+        ascent: Ascent | None,
     ) -> None:
         """Add the gradients of the loss or ascent loss to earlier ones."""
-        if any(param.grad is not None for param in self.params):
+        ran_backward = any(param.grad is not None for param in self.params)
+        if ran_backward or (loss.grad_fn is not None and loss.grad_fn.name() == SCALED):
+            require(
+                not uses_scaler(closure),
+                "closure",
+                got="a loss scaled by a GradScaler",
+                expected="the loss in true units, since step scales, unscales and updates",
+                fix="write SAM(params, base, scaler=scaler) and return the loss, without scaler.scale and backward",
+            )
+        if ran_backward:
             self._accept_gradients(gradients, share=share, ascent=ascent)
         else:
             target = loss if ascent is None else ascent(output)
@@ -122,6 +142,18 @@ class Passes:
         """Keep a data-parallel wrapper from all-reducing gradients."""
         no_sync = getattr(self.net, "no_sync", None)
         return nullcontext() if no_sync is None else no_sync()
+
+
+def _check_dense(gradients: Sequence[Tensor | None]) -> None:
+    """Raise for a sparse gradient, which has no norm."""
+    for gradient in gradients:
+        require(
+            gradient is None or gradient.layout == torch.strided,
+            "params",
+            got="a sparse gradient",
+            expected="dense gradients",
+            fix="write nn.Embedding(..., sparse=False)",
+        )
 
 
 def _split_result(result: Any) -> tuple[Tensor, Any]:

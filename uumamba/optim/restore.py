@@ -3,9 +3,11 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from operator import attrgetter, is_
+from threading import get_ident
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -79,7 +81,11 @@ def frozen_running_statistics(net: nn.Module | None) -> Iterator[None]:
 
     Every module with a ``running_mean`` is covered: batch norms, synchronised batch norms, and instance norms that
     track statistics. Values are copied and restored, so blocks may be nested, ``momentum=None`` (a cumulative average)
-    counts its batches correctly, and a batch that is not finite changes nothing. ``None`` does nothing.
+    counts its batches correctly, and a batch that is not finite changes nothing.
+
+    Args:
+        net: the network; None covers every module that this thread calls in the block. A call inside a compiled
+            function is not seen, that of a compiled module is.
 
     Example:
         >>> norm = nn.BatchNorm1d(1)
@@ -88,10 +94,27 @@ def frozen_running_statistics(net: nn.Module | None) -> Iterator[None]:
         >>> norm.running_mean, norm.num_batches_tracked
         (tensor([0.]), tensor(0))
     """
-    kept = [] if net is None else [(*found, getattr(*found).clone()) for found in _find_statistics(net)]
+    thread, called = get_ident(), set[nn.Module]()
+    kept: list[tuple[nn.Module, str, Tensor]] = []
+
+    def keep(module: nn.Module, _: object = None) -> None:
+        if torch.compiler.is_compiling():  # the compiler traces hooks; the call of the compiled module was seen
+            return
+        if module not in called and get_ident() == thread:
+            modules = {*module.modules()} - called
+            kept.extend((*found, getattr(*found).clone()) for found in _find_statistics(modules))
+            called.update(modules)
+
+    if net is None:
+        watch = register_module_forward_pre_hook(keep)
+    else:
+        watch = None
+        keep(net)
     try:
         yield
     finally:
+        if watch is not None:
+            watch.remove()
         with torch.no_grad():
             for module, name, value in kept:
                 getattr(module, name).copy_(value)
@@ -99,13 +122,13 @@ def frozen_running_statistics(net: nn.Module | None) -> Iterator[None]:
 
 def running_statistics(net: nn.Module) -> list[Tensor]:
     """Return running means, variances and batch counts of a network, not copied."""
-    return [getattr(*found) for found in _find_statistics(net)]
+    return [getattr(*found) for found in _find_statistics(net.modules())]
 
 
-def _find_statistics(net: nn.Module) -> list[tuple[nn.Module, str]]:
+def _find_statistics(modules: Iterable[nn.Module]) -> list[tuple[nn.Module, str]]:
     return [
         (module, name)
-        for module in net.modules()
+        for module in modules
         if isinstance(getattr(module, "running_mean", None), Tensor)
         for name in STATISTICS
         if isinstance(getattr(module, name, None), Tensor)

@@ -1,6 +1,7 @@
 """Sharpness-aware gradient matching."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Unpack
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from uumamba.optim.engine import SharpnessAware
 from uumamba.optim.groups import BaseFactory, EngineOptions, Params
-from uumamba.optim.rules import Factor, FirstPass, Rule, scale_to_radius
+from uumamba.optim.rules import FirstPass, Rule, scale_to_radius
 from uumamba.optim.tensors import global_norm
 from uumamba.runtime.options import NonNegative, check_options
 
@@ -63,7 +64,7 @@ class SAGM(SharpnessAware):
     ) -> None:
         rule = Rule(
             direction=follow_unscaled_gradient,
-            factor=subtract_alpha(alpha=alpha),
+            factor=partial(subtract_alpha, alpha=alpha),
             mix=average_gradients,
             mixes_task_gradient=True,
         )
@@ -77,13 +78,9 @@ def follow_unscaled_gradient(first: FirstPass) -> tuple[Sequence[Tensor], Tensor
     return grads, global_norm(grads)
 
 
-def subtract_alpha(*, alpha: float) -> Factor:
-    r"""Make the factor :math:`\rho / l - \alpha`."""
-
-    def find_factor(group: Mapping[str, Any], length: float) -> float:
-        return scale_to_radius(group, length) - alpha
-
-    return find_factor
+def subtract_alpha(group: Mapping[str, Any], length: float, *, alpha: float) -> float:
+    r"""Return the factor :math:`\rho / l - \alpha`."""
+    return scale_to_radius(group, length) - alpha
 
 
 def average_gradients(first: FirstPass, second: Sequence[Tensor]) -> Sequence[Tensor]:

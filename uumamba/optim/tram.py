@@ -15,7 +15,7 @@ from uumamba.optim.groups import BaseFactory, EngineOptions, Params
 from uumamba.optim.output_divergence import Form, divergence
 from uumamba.optim.passes import read_logits
 from uumamba.optim.restore import SharedDraws
-from uumamba.optim.rules import Direction, FirstPass, Memory, Rule
+from uumamba.optim.rules import FirstPass, Memory, Rule
 from uumamba.optim.tensors import average_over_ranks, global_norm
 from uumamba.optim.trust_region import InputNoise, run_earlier_weights, store_weights
 from uumamba.runtime.errors import require
@@ -143,7 +143,7 @@ class TRAM(SharpnessAware):
         self._bounds = min_distance, max_distance
         self._form = form
         self._draws = SharedDraws(self._list_devices)
-        # Rules hold methods and no lambdas: a deep copy of a lambda would refer to the original.
+        # Rules hold methods and partials: a deep copy of a lambda would refer to the original, and pickle has none.
         if trust in ("previous", "initial"):
             rule = Rule(
                 direction=partial(self._scale_by_distance, self._run_earlier),
@@ -155,7 +155,7 @@ class TRAM(SharpnessAware):
             rule = Rule(direction=partial(self._scale_by_distance, noise.run), first_pass_context=self._draws.record)
             if trust == "fisher":
                 rule = Rule(
-                    direction=follow_natural_gradient(eta=eta, gamma=gamma),
+                    direction=partial(follow_natural_gradient, eta=eta, gamma=gamma),
                     first_pass_context=partial(self._add_noise, noise),
                 )
         super().__init__(params, base, rule=rule, group_defaults={"rho": rho}, **engine)
@@ -196,26 +196,22 @@ class TRAM(SharpnessAware):
         if self.perturbation == "global":
             average_over_ranks(self.net, [distance])
         self.distance = distance = distance.clamp(*self._bounds)
-        direction, length = follow_scaled_gradient(eta=0.0, normalize_bias=True)(first)
+        direction, length = follow_scaled_gradient(first, eta=0.0, normalize_bias=True)
         distance = distance.to(length.device)
         return torch._foreach_mul(list(direction), distance), length + 0 * distance
 
 
-def follow_natural_gradient(*, eta: float, gamma: float) -> Direction:
-    r"""Make the direction of the natural gradient.
+def follow_natural_gradient(first: FirstPass, *, eta: float, gamma: float) -> tuple[Sequence[Tensor], Tensor]:
+    r"""Return the direction of the natural gradient and its length.
 
     The direction is :math:`\gamma (1 + \eta g^2)^{-1} g`, its length that of :math:`(1 + \eta g^2)^{-1/2} g`.
     """
-
-    def find_direction(first: FirstPass) -> tuple[Sequence[Tensor], Tensor]:
-        gradients = torch._foreach_div(list(first.grads), first.scale())  # a square does not cancel a scaler's factor
-        damping = torch._foreach_mul(gradients, gradients)
-        torch._foreach_mul_(damping, eta)
-        torch._foreach_add_(damping, 1)
-        direction = torch._foreach_div(gradients, damping)
-        torch._foreach_sqrt_(damping)
-        length = global_norm(torch._foreach_div(gradients, damping))
-        torch._foreach_mul_(direction, gamma)
-        return direction, length
-
-    return find_direction
+    gradients = torch._foreach_div(list(first.grads), first.scale())  # a square does not cancel a scaler's factor
+    damping = torch._foreach_mul(gradients, gradients)
+    torch._foreach_mul_(damping, eta)
+    torch._foreach_add_(damping, 1)
+    direction = torch._foreach_div(gradients, damping)
+    torch._foreach_sqrt_(damping)
+    length = global_norm(torch._foreach_div(gradients, damping))
+    torch._foreach_mul_(direction, gamma)
+    return direction, length

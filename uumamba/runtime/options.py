@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache, wraps
 from numbers import Integral, Real
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, Unpack, cast, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -66,9 +66,9 @@ _NAMES = {
 def check_options(made: Made) -> Made:
     """Make a constructor check its arguments by their annotations.
 
-    Numbers are finite and within the range of an ``Annotated`` type, True and False are no numbers, and choices are
-    those of a ``Literal``. So are elements of sequences and mappings. Types that are no data, such as
-    networks, are not checked. The signature stays as it is.
+    Names are those of the signature, numbers are finite and within the range of an ``Annotated`` type, True and False
+    are no numbers, and choices are those of a ``Literal``. So are elements of sequences and mappings. Types that are no
+    data, such as networks, are not checked. The signature stays as it is.
 
     Args:
         made: a function, an ``__init__``, or a class such as a dataclass.
@@ -89,15 +89,22 @@ def check_options(made: Made) -> Made:
         return made
 
     @cache
-    def annotations() -> tuple[list[str], dict[str, Any]]:
+    def annotations() -> tuple[list[str], dict[str, Any], list[str] | None]:
         parameters = inspect.signature(made).parameters.values()
         hints = get_type_hints(made, include_extras=True)
         named = [each.name for each in parameters if each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)]
-        return named, {name: hints[name] for name in named if name in hints}
+        others = [hints.get(each.name) for each in parameters if each.kind is each.VAR_KEYWORD]
+        shared = [list(get_args(each)[0].__annotations__) if get_origin(each) is Unpack else None for each in others]
+        known = None if None in shared else [*named, *(name for names in shared for name in names or ())]
+        return named, {name: hints[name] for name in named if name in hints}, known
 
     @wraps(made)
     def checked(*args: Any, **kwargs: Any) -> Any:
-        names, hints = annotations()
+        names, hints, known = annotations()
+        for name, value in kwargs.items():
+            if known is not None and name not in known:
+                listed = ", ".join(each for each in known if each != "self")
+                raise UsageError(name, got=value, expected=f"an argument by a known name: {listed}")
         for name, value in (*zip(names, args, strict=False), *kwargs.items()):
             if name in hints:
                 _check_argument(hints[name], value, name)
