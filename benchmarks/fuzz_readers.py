@@ -81,8 +81,8 @@ def main(given: Sequence[str] | None = None) -> int:
         about = (
             "Small files of each format, damaged at random (seed 0). Equal: voxels, spacing and affine are those of "
             "nibabel, pydicom or ITK; alone: the other reader refuses the file or ends with it. No reading may be "
-            f"unequal, raise another error than CaseError, or take over {SECONDS:g} s or {MEGABYTES:g} MB; the memory of the "
-            f"process grew by {megabytes:.0f} MB."
+            f"unequal, raise another error than CaseError, or take over {SECONDS:g} s or {MEGABYTES:g} MB; the memory "
+            f"of the process grew by {megabytes:.0f} MB."
         )
         write_result(options.json, rows, title="Damaged scan files", about=about)
     return int(any(row["broken"] for row in rows) or megabytes > MEGABYTES)
