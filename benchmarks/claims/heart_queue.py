@@ -9,7 +9,9 @@ from benchmarks.claims.heart_runs import Cell
 from benchmarks.claims.run_log import Measured, Run, RunLog, print_progress
 
 RATES = (1e-3, 2e-3, 4e-3, 8e-3)
-TUNING_SEED, PLATEAU_SEEDS, LONGER, TUNING_SHARE = 1000, (1000, 1001, 1002), 1.5, 0.5
+TUNING_SEED, PLATEAU_SEEDS, LONGER, TUNING_SHARE = 1000, (1000, 1001, 1002), 1.5, 1 / 3
+FEW_SHARE = 0.5
+"""Share of the steps with fewer patients, of which each is then still seen twice as often."""
 BASE = Cell()
 STYLED = (PLAIN, SAM, "strong augmentation", "MixStyle", "RandConv", UDIM_STYLE, UDIM_RANDOM, USEFUL, RANDOM_COPIES)
 """Methods whose runs in the base cell are scored in every style."""
@@ -57,7 +59,8 @@ class Queue:
     def list_runs(self, name: str, cell: Cell = BASE, *, longer: float = 1.0) -> tuple[Run, ...]:
         """List the published runs of a method, one per seed."""
         measures = "styles" if cell == BASE and longer == 1.0 and name in STYLED else "test"
-        value, steps = self.tune(name), round(self.steps * longer)
+        share = FEW_SHARE if cell.patients < BASE.patients else 1.0
+        value, steps = self.tune(name), round(self.steps * longer * share)
         return tuple(Run(str(cell), name, value, self.rate, steps, seed, measures) for seed in self.seeds)
 
     def list_plateau_runs(self, *, longer: float = 1.0) -> tuple[Run, ...]:
