@@ -15,12 +15,12 @@ minutes of one core: with 1.5 times the steps the Dice of fold 1 differs by less
 interval, in the table).
 
 **Tuning.** First the learning rate of the plain optimizer, then one number of each method, from four values each, by
-the mean Dice of fold 1 after one run with 40 patients; the number of a method is chosen with a third of the steps. The seed
-is used for nothing else but the plateau. All other numbers are the published ones.
+the mean Dice of fold 1 after one run with 40 patients; the number of a method is chosen with a third of the steps. The
+seed is used for nothing else but the plateau. All other numbers are the published ones.
 
 **Runs.** Three other seeds. At equal steps every method makes the same number, half of it with 10 patients; at equal
-time the plain optimizer makes twice as many as a method with two passes per step. A patient's score is the mean over seeds and its frames; patients
-are the pairs, and intervals are Student's at 95 %.
+time the plain optimizer makes twice as many as a method with two passes per step. A patient's score is the mean over
+seeds and its frames; patients are the pairs, and intervals are Student's at 95 %.
 
 **Primary contrast.** UU-Mamba (SAM, learned loss weights) against U-Mamba (plain optimizer, Dice + CE) with 40 patients
 at equal time. All other contrasts are secondary; their p-values are adjusted together by Holm's method, and the
