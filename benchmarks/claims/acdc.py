@@ -187,7 +187,7 @@ def score_patients(net: nn.Module, prepared: Path) -> Measured:
         case = folder.case(listed.case_id)
         found = predictor.prepared_probabilities(np.asarray(case.image), case_id=case.case_id).argmax(axis=0)
         label = np.asarray(case.label)
-        dice = [dice_coefficient(found == value, label == value) for value in folder.manifest.structures.values()]
+        dice = [dice_coefficient(found == value, label == value) for value in folder.manifest.classes.values()]
         frames.setdefault(listed.patient_id, []).append(float(np.nanmean(dice)))
     return {patient: fmean(scores) for patient, scores in frames.items()}
 

@@ -63,7 +63,8 @@ def test_selection_separates_training_validation_and_test_cases(tmp_path: Path, 
     [
         ({"cases": 2 * (Case("a", "p", "d", Path("i")),)}, "case_id", "a"),
         *(({"cases": (Case(name, "p", "d", Path("i")),)}, "case_id", name) for name in ("../up", "a/b", "", "..")),
-        *(({"structures": {"LV": value}}, "labels.LV", value) for value in (0, 256, 1.0)),
+        *(({"structures": {"LV": value}}, "labels.LV", value) for value in (0, 65536, 1.0)),
+        ({"structures": {"LV": 3, "RV": 3}}, "labels", [3, 3]),
     ],
 )
 def test_duplicate_ids_and_invalid_label_values_are_refused(

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from uumamba.data.case import Case
+from uumamba.data.case import Case, number_classes
 from uumamba.data.scan import (
     AcdcSpacingWarning,
     Scan,
     ScanWarning,
     check_same_grid,
+    encode_classes,
     read_case,
     read_image,
     read_label,
@@ -144,7 +145,7 @@ def test_an_image_given_as_label_and_an_invalid_structure_are_refused(write_scan
     path = write_scan("a.nii.gz", np.arange(-256, 256, dtype=np.int16).reshape(8, 8, 8))
     for structures, key, got in (
         ({"RV": 1}, "label", "-256, -255, -254, -253, -252, ..."),
-        ({"RV": 256}, "structures", {"RV": 256}),
+        ({"RV": 65536}, "structures", {"RV": 65536}),
     ):
         with refused(key, got=got):
             read_label(path, structures=structures)
@@ -240,3 +241,20 @@ def test_a_real_acdc_patient_is_read_with_its_spacing_and_label(
     assert np.array_equal(written.affine, nib.load(image.path).affine)
     with refused("shape", case_id="patient090_4d.nii.gz"):
         read_image(acdc_raw / "training" / "patient090" / "patient090_4d.nii.gz")
+
+
+@pytest.mark.parametrize("structures", [{"LV": 500, "RV": 3, "MYO": 65535}, {"a": 1, "b": 5}, {"a": 1, "b": 2}])
+def test_label_values_become_classes_and_are_written_back(
+    write_scan: WriteScan, tmp_path: Path, structures: dict[str, int]
+) -> None:
+    values = np.array([0, *structures.values()], dtype=np.uint16)
+    stored = values[np.random.default_rng(0).integers(0, len(values), (7, 6, 5))]
+    scan = read_label(write_scan("a.nii.gz", stored), structures=structures)
+    assert scan.array.dtype == (np.uint16 if max(values) > 255 else np.uint8)
+    assert np.array_equal(scan.array, stored)
+    classes = encode_classes(scan.array, structures)
+    assert classes.dtype == np.uint8
+    for name, number in number_classes(structures).items():
+        assert np.array_equal(classes == number, stored == structures[name])
+    write_label(tmp_path / "out.nii.gz", classes, scan, structures=structures)
+    assert np.array_equal(np.asarray(nib.load(tmp_path / "out.nii.gz").dataobj), stored)

@@ -10,9 +10,14 @@ import pytest
 import SimpleITK
 import torch
 
-from tests.pipelines.run_files import Refused, failed_in, last_of, save_nifti
+from tests.pipelines.run_files import MakeConfig, Refused, failed_in, last_of, save_nifti
 from uumamba.data.case import Case, Manifest
+from uumamba.data.prepared import PreparedFolder
+from uumamba.pipelines.datasets import read_dataset
+from uumamba.pipelines.evaluate import evaluate_folder
 from uumamba.pipelines.predict import find_inputs, predict
+from uumamba.pipelines.prepare import prepare
+from uumamba.pipelines.train import train
 from uumamba.runtime.errors import CaseError, UumambaError
 from uumamba.training.checkpoint import save_checkpoint
 
@@ -81,6 +86,39 @@ def test_a_diverged_model_ends_the_call_with_no_error_of_a_case(tiny_run: Path, 
     with pytest.raises(UumambaError) as error:
         predict(tmp_path / "last.safetensors", [save_scan(tmp_path / "scan.nii.gz")], out=tmp_path / "out")
     assert not isinstance(error.value, CaseError)
+
+
+def test_label_values_above_255_are_classes_in_between(tiny_raw: Path, tiny_config: MakeConfig, tmp_path: Path) -> None:
+    manifest, _ = read_dataset("phantom", tiny_raw)
+    values = {"RV": 700, "MYO": 5, "LV": 1000}
+    lookup = np.array([0, *(values[name] for name in manifest.structures)], np.uint16)
+    cases = []
+    for case in manifest.select(split="training"):
+        assert case.label is not None
+        scan: Any = nib.load(case.label)
+        label = lookup[np.asarray(scan.dataobj)]
+        header = scan.header.copy()
+        header.set_data_dtype(np.uint16)
+        path = tmp_path / "labels" / case.label.name
+        path.parent.mkdir(exist_ok=True)
+        nib.save(nib.Nifti1Image(label, scan.affine, header), path)
+        cases.append(replace(case, label=path))
+    config = tiny_config("training.epochs=1")
+    changed = replace(manifest, structures=values, cases=tuple(cases))
+    prepare(changed, recipe=config.preprocess.build(), out=tmp_path / "prepared", raw=tiny_raw, progress=False)
+    prepared = PreparedFolder(tmp_path / "prepared")
+    assert prepared.manifest.classes == {"RV": 2, "MYO": 1, "LV": 3}
+    assert all(set(np.unique(prepared.case(case.case_id).label)) == {0, 1, 2, 3} for case in cases)
+    train(config, data=prepared.path, out=tmp_path / "run", progress=False)
+    result = predict(tmp_path / "run", [prepared.path], out=tmp_path / "maps", split="training", case_fold=0)
+    for path in result.written:
+        found: Any = nib.load(path)
+        assert found.get_data_dtype() == np.uint16
+        assert set(np.unique(found.dataobj)) <= {0, *values.values()}
+    scores = evaluate_folder(tmp_path / "maps", prepared.path, tmp_path / "scores", split="training", fold=0)
+    own = evaluate_folder(tmp_path / "labels", tmp_path / "labels", tmp_path / "own")
+    assert {row.structure for row in scores.rows} == {*values}
+    assert {(row.structure, row.dice) for row in own.rows} == {(f"label_{value}", 1.0) for value in values.values()}
 
 
 def test_an_assumed_spacing_is_used_where_a_header_has_none(tiny_run: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from uumamba.runtime.files import write_json
 
 Split = Literal["training", "test"]
 MANIFEST_NAME = "dataset.json"
+MAX_LABEL_VALUE, MAX_STRUCTURES = 65535, 255
 HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 """Unicode's categories of control, format and surrogate characters, and of separators of lines and paragraphs."""
 
@@ -71,7 +72,8 @@ class Manifest:
 
     Raises:
         UsageError: two cases share a ``case_id``, a ``case_id`` is not a plain file name, a structure's value is not an
-            integer from 1 to 255, or a name holds characters that are not shown, such as a newline.
+            integer from 1 to 65535, two structures have one value, or a name holds characters that are not shown, such
+            as a newline.
     """
 
     name: str
@@ -99,11 +101,23 @@ class Manifest:
         for structure, value in self.structures.items():
             check_shown(structure, f"{self.name}: labels")
             require(
-                isinstance(value, int) and 1 <= value <= 255,
+                isinstance(value, int) and 1 <= value <= MAX_LABEL_VALUE,
                 f"{self.name}: labels.{structure}",
                 got=value,
-                expected="an integer from 1 to 255",
+                expected=f"an integer from 1 to {MAX_LABEL_VALUE}",
             )
+        values = [*self.structures.values()]
+        require(
+            len(values) == len({*values}) <= MAX_STRUCTURES,
+            f"{self.name}: labels",
+            got=values,
+            expected=f"up to {MAX_STRUCTURES} structures, each with its own value",
+        )
+
+    @property
+    def classes(self) -> dict[str, int]:
+        """Class of each structure in prepared labels; see :func:`number_classes`."""
+        return number_classes(self.structures)
 
     def select(
         self,
@@ -182,6 +196,19 @@ class Manifest:
                 key: value for key, value in (stored.model_extra or {}).items() if key not in ("numTraining", "numTest")
             },
         )
+
+
+def number_classes(structures: Mapping[str, int]) -> dict[str, int]:
+    """Number structures from 1 on, in the order of their label values.
+
+    Networks, prepared labels and probabilities have these classes; label maps in files have the label values.
+
+    Example:
+        >>> number_classes({"LV": 500, "RV": 3})
+        {'LV': 2, 'RV': 1}
+    """
+    ordered = sorted(structures.values())
+    return {name: 1 + ordered.index(value) for name, value in structures.items()}
 
 
 def check_shown(text: str, key: str) -> None:

@@ -1,6 +1,6 @@
 """Reading and writing of scans and label maps on their native grids."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uumamba.data.case import Case
+from uumamba.data.case import MAX_LABEL_VALUE, Case
 from uumamba.data.chunks import convert, find_distinct_values
 from uumamba.data.formats.nifti import encode_label, new_header
 from uumamba.data.grid import MAX_VOLUME_BYTES, Scan, check_same_grid
@@ -69,11 +69,13 @@ def read_image(
 def read_label(
     path: Path | str, *, structures: Mapping[str, int], case_id: str | None = None, max_bytes: int = MAX_VOLUME_BYTES
 ) -> Scan:
-    """Read a label map as uint8; it may have no foreground.
+    """Read a label map as uint8, or uint16 if a structure's value is above 255.
+
+    It may have no foreground.
 
     Args:
         path: as for :func:`read_image`.
-        structures: valid values in addition to 0, at most 255.
+        structures: valid values in addition to 0, at most 65535.
         case_id: name in errors; by default the file's name.
         max_bytes: largest volume in memory.
 
@@ -105,11 +107,17 @@ def read_case(case: Case, *, structures: Mapping[str, int]) -> tuple[Scan, Scan]
     return image, label
 
 
-def write_label(path: Path | str, label: LabelMap, like: Scan) -> None:
+def write_label(path: Path | str, label: LabelMap, like: Scan, *, structures: Mapping[str, int] | None = None) -> None:
     """Write a label map as ``.nii.gz``, atomically.
 
     Shape, matrices, codes, pixdim and units are those of the scan. For a scan of another format, qform and sform of a
     new header hold the scan's affine.
+
+    Args:
+        path: the file.
+        label: classes, as of :func:`uumamba.data.case.number_classes`.
+        like: the scan.
+        structures: label value of each structure, written in place of its class; by default the classes are written.
 
     Raises:
         UsageError: the label is not uint8 of the scan's shape, or the path does not end in ``.nii.gz``.
@@ -124,7 +132,40 @@ def write_label(path: Path | str, label: LabelMap, like: Scan) -> None:
     )
     header = like.header if like.header is not None else new_header(label.shape, like.affine)
     with whole_file(path) as unfinished:
-        unfinished.write_bytes(encode_label(label, header))
+        unfinished.write_bytes(encode_label(decode_classes(label, structures or {}), header))
+
+
+def encode_classes(label: NDArray[Any], structures: Mapping[str, int]) -> LabelMap:
+    """Replace each structure's label value by its class.
+
+    Example:
+        >>> encode_classes(np.array([0, 500, 3], dtype=np.uint16), {"LV": 500, "RV": 3}).tolist()
+        [0, 2, 1]
+    """
+    values = [0, *sorted(structures.values())]
+    if values == list(range(len(values))):
+        return label
+    return convert(label, np.uint8, lambda part: np.searchsorted(values, part))
+
+
+def decode_classes(label: LabelMap, structures: Mapping[str, int]) -> NDArray[Any]:
+    """Replace each structure's class by its label value.
+
+    Without structures the label is unchanged.
+
+    Example:
+        >>> decode_classes(np.array([0, 2, 1], dtype=np.uint8), {"LV": 500, "RV": 3}).tolist()
+        [0, 500, 3]
+    """
+    values = np.array([0, *sorted(structures.values())], dtype=smallest_dtype(structures.values()))
+    if not structures or values.tolist() == list(range(len(values))):
+        return label
+    return convert(label, values.dtype, lambda part: values[part])
+
+
+def smallest_dtype(values: Collection[int]) -> np.dtype[Any]:
+    """Return the smallest dtype of a label map with these values."""
+    return np.dtype(np.uint8 if max(values, default=0) < 256 else np.uint16)
 
 
 def _convert_image(voxels: NDArray[Any], case_id: str) -> NDArray[np.float32]:
@@ -170,10 +211,10 @@ def _touches_body(voxels: NDArray[Any], finite: NDArray[np.bool_]) -> bool:
 
 def _convert_label(voxels: NDArray[Any], structures: Mapping[str, int], case_id: str) -> LabelMap:
     require(
-        all(0 < value < 256 for value in structures.values()),
+        all(0 < value <= MAX_LABEL_VALUE for value in structures.values()),
         "structures",
         got=dict(structures),
-        expected="values from 1 to 255",
+        expected=f"values from 1 to {MAX_LABEL_VALUE}",
     )
     values = find_distinct_values(voxels)
     rounded = np.round(values)
@@ -188,12 +229,13 @@ def _convert_label(voxels: NDArray[Any], structures: Mapping[str, int], case_id:
         fix="correct the label",
     )
     unknown = sorted({int(value) for value in rounded} - {0, *structures.values()})
-    require_case(
-        not unknown,
-        case_id,
-        "label",
-        got=", ".join(map(str, unknown[:5])) + (", ..." if len(unknown) > 5 else ""),
-        expected=f"0 background, {', '.join(f'{value} {name}' for name, value in structures.items())}",
-        fix="correct the label or the list of structures (or exchange image and label)",
-    )
-    return voxels if voxels.dtype == np.uint8 else convert(voxels, np.uint8, np.round)
+    if unknown:
+        raise CaseError(
+            case_id,
+            "label",
+            got=", ".join(map(str, unknown[:5])) + (", ..." if len(unknown) > 5 else ""),
+            expected=f"0 background, {', '.join(f'{value} {name}' for name, value in structures.items())}",
+            fix="correct the label or the list of structures (or exchange image and label)",
+        )
+    dtype = smallest_dtype(structures.values())
+    return voxels if voxels.dtype == dtype else convert(voxels, dtype, np.round)

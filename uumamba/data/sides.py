@@ -56,7 +56,7 @@ def read_sides(manifest: Manifest) -> Sides | None:
     )
     return Sides(
         structures=names,
-        pairs=tuple((manifest.structures[right], manifest.structures[left]) for right, left in pairs),
+        pairs=tuple((manifest.classes[right], manifest.classes[left]) for right, left in pairs),
         unpaired=tuple(name for name in names if name not in paired),
     )
 

@@ -83,7 +83,7 @@ class Predictor:
             ``preprocess``.
         postprocess: from the restored label map to the final one, such as
             :class:`uumamba.inference.postprocess.LargestComponents`; probabilities are not changed.
-        structures: label value of each structure; compared with the number of the networks' classes.
+        structures: value of each structure in label maps; in their order the structures are the classes from 1 on.
         mirror_axes: spatial axes of the patch for mirror averaging; only axes that training mirrored.
         mirror_swaps: pairs of classes that a flip exchanges, by axis.
         overlap: overlap of neighbouring windows.
@@ -200,12 +200,12 @@ class Predictor:
         """
         array = stack_neighbours(np.asarray(array, dtype=np.float32), self.neighbour_slices)
         blended = self._blend(torch.as_tensor(np.ascontiguousarray(array)))
-        needed = max((self.structures or {}).values(), default=0) + 1
+        needed = len(self.structures or {}) + 1
         require(
             len(blended) >= needed,
             "structures",
             got=self.structures,
-            expected=f"values below {len(blended)}, the network's number of classes",
+            expected=f"at most {len(blended) - 1} structures, as the network has classes beside the background",
         )
         is_finite = bool(blended.isfinite().all())
         if not is_finite:

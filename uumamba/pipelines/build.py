@@ -162,7 +162,7 @@ def build_dataset(config: RunConfig, folder: PreparedFolder, cases: Sequence[str
         batch_size=training.batch_size,
         batches_per_epoch=training.batches_per_epoch,
         foreground_fraction=training.foreground_fraction,
-        sampling=training.sampling.build(structures=dict(folder.manifest.structures)),
+        sampling=training.sampling.build(structures=folder.manifest.classes),
         neighbour_slices=training.neighbour_slices,
         seed=config.seed,
         margin=training.read_margin,
@@ -262,7 +262,7 @@ class WholeCaseValidation:
         self, config: RunConfig, folder: PreparedFolder, case_ids: Sequence[str], *, device: str, ranks: Ranks = ALONE
     ) -> None:
         self.folder, self.case_ids = folder, tuple(case_ids)
-        self.structures: Mapping[str, int] = folder.manifest.structures
+        self.structures: Mapping[str, int] = folder.manifest.classes
         self.ranks = ranks
         self._build_predictor = partial(
             Predictor,

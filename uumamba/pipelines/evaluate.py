@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from uumamba.data.case import Case, Split
+from uumamba.data.case import MAX_LABEL_VALUE, Case, Split
 from uumamba.data.scan import Scan, check_same_grid, read_label
 from uumamba.evaluation import (
     EvaluationPair,
@@ -226,7 +226,7 @@ def _structures_in_files(cases: Sequence[Case], found: Mapping[str, Path]) -> di
 
     An unreadable file is reported when it is scored.
     """
-    anything = {f"label_{value}": value for value in range(1, 256)}
+    anything = {f"label_{value}": value for value in range(1, MAX_LABEL_VALUE + 1)}
     values: set[int] = set()
     for case in cases:
         for path in filter(None, (case.label, found[case.case_id])):

@@ -22,6 +22,7 @@ from uumamba.config import RunConfig
 from uumamba.config.load import validate
 from uumamba.config.net import reads_values
 from uumamba.config.training import resolve_precision
+from uumamba.data.case import number_classes
 from uumamba.data.prepared import PreparedFolder
 from uumamba.data.preprocess import PreprocessRecipe, preprocess, restore, restore_probabilities
 from uumamba.inference import Predictor
@@ -89,7 +90,7 @@ def load_predictor(
         preprocess=partial(_preprocess, recipe=recipe, sides=sides),
         restore=restore,
         restore_probabilities=restore_probabilities,
-        postprocess=make_postprocess(kept, structures),
+        postprocess=make_postprocess(kept, number_classes(structures)),
         structures=structures,
         mirror_axes=config.augment.mirror_axes if averages else (),
         mirror_swaps=sides.swaps(config.training.patch_size) if sides is not None and averages else None,

@@ -55,7 +55,7 @@ def choose_for_fold(
     stored = _read(fold)
     if stored is not None and stored.steps == steps:
         return
-    structures = folder.manifest.structures
+    structures = folder.manifest.classes
 
     def segment() -> Iterator[tuple[LabelMap, LabelMap]]:
         for case_id in case_ids:

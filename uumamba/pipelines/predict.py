@@ -152,7 +152,7 @@ def _predict_one(
         scan.array, spacing_mm=scan.spacing_mm, affine=scan.affine, probabilities=save_probabilities, case_id=case_id
     )
     with fail_case_on_error(case_id):
-        write_label(target, prediction.label, like=scan)
+        write_label(target, prediction.label, like=scan, structures=predictor.structures)
     if prediction.probabilities is not None:
         with whole_file(probabilities) as unfinished:
             np.save(unfinished, prediction.probabilities.astype(np.float16), allow_pickle=False)

@@ -15,7 +15,7 @@ from uumamba.data.case_files import lists_case_ids
 from uumamba.data.foreground import compute_statistics, store_foreground
 from uumamba.data.prepared import FOREGROUND_NAME, RECIPE_NAME, is_up_to_date, source_key, write_prepared
 from uumamba.data.preprocess import Preprocessing, PreprocessRecipe
-from uumamba.data.scan import read_case
+from uumamba.data.scan import encode_classes, read_case
 from uumamba.pipelines.datasets import RawFolder, record_failures
 from uumamba.pipelines.jobs import list_jobs
 from uumamba.pipelines.run_layout import ALL_CASES
@@ -237,7 +237,7 @@ def _prepare_case(case: Case, *, out: Path, recipe: PreprocessRecipe, structures
         image.array,
         spacing_mm=image.spacing_mm,
         affine=image.affine,
-        label=label.array,
+        label=encode_classes(label.array, structures),
         recipe=recipe,
         case_id=case.case_id,
     )

@@ -69,21 +69,19 @@ def _read_voxels(stream: VoxelStream, shape: Shape, dtype: np.dtype[Any], header
     return _apply_scale(voxels.reshape(shape, order="F"), header, case_id)
 
 
-def encode_label(label: NDArray[np.uint8], header: Any) -> bytes:
+def encode_label(label: NDArray[Any], header: Any) -> bytes:
     """Encode a label map as compressed NIfTI.
 
     Shape, matrices, codes, pixdim and units are those of ``header``. Equal labels give equal bytes.
     """
     kept = header.copy()
-    kept.set_data_dtype(np.uint8)
+    kept.set_data_dtype(label.dtype)
     kept.set_slope_inter(1, 0)
     kept["cal_min"], kept["cal_max"], kept["descrip"] = 0, 0, b""
     kept["magic"] = kept.single_magic
     kept["vox_offset"] = kept.single_vox_offset
     head = kept.binaryblock.ljust(kept.single_vox_offset, b"\0")  # no extension
-    return gzip.compress(
-        head + label.reshape(kept.get_data_shape(), order="F").tobytes(order="F"), compresslevel=6, mtime=0
-    )
+    return gzip.compress(head + label.astype(kept.get_data_dtype()).tobytes(order="F"), compresslevel=6, mtime=0)
 
 
 def new_header(shape: tuple[int, ...], affine: AffineMatrix) -> Any:
