@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from uumamba.data.case import MANIFEST_NAME
+from uumamba.data.formats.dicom_series import has_dicom_name
 from uumamba.data.open_scan import DICOM_SUFFIX, SCAN_SUFFIXES
 from uumamba.runtime.errors import require
 
 _SEGMENTATION = ".seg"
 _CHANNEL = re.compile(r"_\d{4}$")
 _FIRST_CHANNEL = "_0000"
-_DICOM_NAMES = ("", DICOM_SUFFIX, ".ima")
 _DEEPEST = 6
 _MAX_MANIFEST_BYTES = 2**28
 
@@ -95,7 +95,7 @@ def find_scans(folder: Path, *, option: str) -> dict[str, Path]:
     """Find each case's scan in a folder and its sub-folders.
 
     The volumes of a folder are its cases. A folder without volumes is one DICOM series, with the folder's name as case
-    id, if a file's name ends in ``.dcm``, ``.ima`` or has no suffix. Any other folder is searched in its sub-folders;
+    id, if a file has the name of a DICOM file. Any other folder is searched in its sub-folders;
     links to folders are not followed.
 
     Raises:
@@ -116,7 +116,7 @@ def _list_leaves(folder: Path, depth: int) -> Iterator[Path]:
     """
     entries = sorted((path for path in folder.iterdir() if not path.name.startswith(".")), key=lambda path: path.name)
     below = [path for path in entries if path.is_dir() and not path.is_symlink()]
-    has_scans = any(image_suffix(path) or path.suffix.lower() in _DICOM_NAMES for path in entries if path.is_file())
+    has_scans = any(image_suffix(path) or has_dicom_name(path) for path in entries if path.is_file())
     if has_scans or not below or depth == 0:
         yield folder
         return
