@@ -65,10 +65,12 @@ def test_channels_and_two_files_of_one_case_are_refused(
 
 
 def test_scans_are_found_in_sub_folders_and_dicom_series_by_their_folder(tmp_path: Path) -> None:
-    touch(tmp_path, "README.md", "p1/a.nii.gz", "p1/Info.cfg", "p2/series/1.dcm", "p2/series/2.dcm", "p3/IM0001")
+    touch(tmp_path, "README", "p1/a.nii.gz", "p1/Info.cfg", "p2/series/1.dcm", "p2/series/2.dcm", "p3/IM0001")
+    touch(tmp_path, "p5/notes/x.txt", "p5/IM0001")
+    (tmp_path / "p5" / "IM0001").write_bytes(bytes(128) + b"DICM")
     (tmp_path / "p4").symlink_to(tmp_path)
     found = {name: path.relative_to(tmp_path).as_posix() for name, path in find_scans(tmp_path, option="-i").items()}
-    assert found == {"a": "p1/a.nii.gz", "series": "p2/series", "p3": "p3"}
+    assert found == {"a": "p1/a.nii.gz", "series": "p2/series", "p3": "p3", "p5": "p5"}
 
 
 def test_two_sub_folders_of_one_name_are_refused(tmp_path: Path, refused: Any) -> None:

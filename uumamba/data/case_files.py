@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from uumamba.data.case import MANIFEST_NAME
-from uumamba.data.formats.dicom_series import has_dicom_name
+from uumamba.data.formats.dicom_headers import has_magic
 from uumamba.data.open_scan import DICOM_SUFFIX, SCAN_SUFFIXES
 from uumamba.runtime.errors import require
 
@@ -94,9 +94,8 @@ def add_case(found: dict[str, Path], case_id: str, path: Path) -> None:
 def find_scans(folder: Path, *, option: str) -> dict[str, Path]:
     """Find each case's scan in a folder and its sub-folders.
 
-    The volumes of a folder are its cases. A folder without volumes is one DICOM series, with the folder's name as case
-    id, if a file has the name of a DICOM file. Any other folder is searched in its sub-folders;
-    links to folders are not followed.
+    The volumes of a folder are its cases. A folder with DICOM files and no volumes is one series, with the folder's
+    name as case id. Any other folder is searched in its sub-folders; links to folders are not followed.
 
     Raises:
         UsageError: two scans are one case.
@@ -116,7 +115,7 @@ def _list_leaves(folder: Path, depth: int) -> Iterator[Path]:
     """
     entries = sorted((path for path in folder.iterdir() if not path.name.startswith(".")), key=lambda path: path.name)
     below = [path for path in entries if path.is_dir() and not path.is_symlink()]
-    has_scans = any(image_suffix(path) or has_dicom_name(path) for path in entries if path.is_file())
+    has_scans = any(image_suffix(path) or has_magic(path) for path in entries if path.is_file())
     if has_scans or not below or depth == 0:
         yield folder
         return

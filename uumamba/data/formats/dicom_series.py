@@ -57,16 +57,10 @@ def find_frames(path: Path, *, case_id: str) -> list[Frame]:
 
 def _list_files(folder: Path) -> list[Path]:
     visible = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and not path.is_dir())
-    return [path for path in visible if path.name.upper() != "DICOMDIR" and (has_dicom_name(path) or has_magic(path))]
+    return [path for path in visible if path.name.upper() != "DICOMDIR" and (_must_be_dicom(path) or has_magic(path))]
 
 
-def has_dicom_name(path: Path) -> bool:
-    """Return whether a file must be DICOM by its name.
-
-    Example:
-        >>> [has_dicom_name(Path(name)) for name in ("IM0001", "a.dcm", "CT.1.2.840.573", "notes.txt")]
-        [True, True, True, False]
-    """
+def _must_be_dicom(path: Path) -> bool:
     suffix = path.suffix.lower()
     return suffix in _SUFFIXES or suffix[1:].isdecimal()
 
