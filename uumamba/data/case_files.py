@@ -115,12 +115,19 @@ def _list_leaves(folder: Path, depth: int) -> Iterator[Path]:
     """
     entries = sorted((path for path in folder.iterdir() if not path.name.startswith(".")), key=lambda path: path.name)
     below = [path for path in entries if path.is_dir() and not path.is_symlink()]
-    has_scans = any(image_suffix(path) or has_magic(path) for path in entries if path.is_file())
+    has_scans = any(image_suffix(path) or _is_dicom(path) for path in entries if path.is_file())
     if has_scans or not below or depth == 0:
         yield folder
         return
     for path in below:
         yield from _list_leaves(path, depth - 1)
+
+
+def _is_dicom(path: Path) -> bool:
+    try:
+        return has_magic(path)
+    except OSError:
+        return True  # the series' reader names the file that cannot be read
 
 
 def is_manifest(path: Path) -> bool:
