@@ -84,6 +84,14 @@ def test_big_endian_voxels_other_spaces_and_other_field_names_are_read_as_by_itk
     assert np.allclose(np.diag([-1, 1, 1, 1]) @ first, read_image(edit(nrrd, "space: .*", "space: RAS")).affine)
 
 
+def test_the_distance_of_voxels_is_read_as_by_itk_where_their_size_is_given_too(tmp_path: Path) -> None:
+    size, comments = "ElementSize = 1.25 1.5 5", "Comment = a\nComment = b"  # slices of 5 mm with gaps
+    path = edit(write_image(tmp_path, ".mha"), "ElementType", f"{size}\n{comments}\nDistanceUnits = mm\nElementType")
+    assert_equals_itk(path)
+    assert read_image(edit(path, "ElementSpacing = .*\n", "")).spacing_mm == (1.25, 1.5, 5.0)
+    assert_equals_itk(edit(write_image(tmp_path, ".nrrd"), "kinds", 'space units: "mm" "mm" "mm"\nkinds'))
+
+
 def test_a_header_size_of_the_voxels_file_is_skipped(tmp_path: Path) -> None:
     path = write_image(tmp_path, ".mhd")
     expected = read_image(path).array
@@ -190,6 +198,14 @@ REFUSED: dict[str, tuple[Make, str, str]] = {
     "no sizes": (of(".nrrd", "sizes: .*", "sizes:"), "file", "sizes ''"),
     "other counts of axes": (of(".mha", "NDims = 3", "NDims = 4"), "file", "NDims '4'"),
     "a thousand axes": (of(".mha", "DimSize = .*", f"DimSize = {'1 ' * 1000}"), "file", "DimSize '1 1"),
+    "two spacings": (of(".mha", "(ElementSpacing = ).*", r"\g<0>\n\g<1>1 1 1"), "file", "8' and '1 1 1'"),
+    "an origin by two names": (of(".mha", "Offset = .*", r"\g<0>\nPosition = 9 9 9"), "file", "Offset '3 -4 5.5' and"),
+    "two spaces": (of(".nrrd", "space: .*", r"\g<0>\nspace: ras"), "file", "'left-posterior-superior' and 'ras'"),
+    "centimetres": (of(".mha", "ElementType", "DistanceUnits = cm\nElementType"), "file", "DistanceUnits 'cm'"),
+    "centimetres of nrrd": (of(".nrrd", "kinds", 'space units: "cm" "cm" "cm"\nkinds'), "file", "space units"),
+    "a slope": (
+        of(".mha", "ElementType", "ElementToIntensityFunctionSlope = 2.0\nElementType"), "file", "FunctionSlope '2.0'",
+    ),
     "huge sizes": (of(".mha", "DimSize = .*", "DimSize = 999999 999999 999999"), "file", "GiB"),
     "sizes beyond integers": (of(".nrrd", "sizes: .*", f"sizes: {'9' * 40} 6 5"), "file", "sizes '999"),
     "no data file": (of(".mha", "ElementDataFile.*", "Comment = none"), "file", "before ElementDataFile"),
