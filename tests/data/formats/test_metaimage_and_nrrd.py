@@ -121,6 +121,22 @@ def test_no_flipped_bit_of_compressed_voxels_changes_a_voxel(tmp_path: Path, suf
             assert np.array_equal(read_image(path).array, whole), position  # such as the time in gzip's header
 
 
+@pytest.mark.parametrize("suffix", [".mha", ".nrrd"])
+@pytest.mark.parametrize("compress", [False, True])
+def test_voxels_that_a_header_does_not_announce_give_a_warning(tmp_path: Path, suffix: str, compress: bool) -> None:
+    path = tmp_path / f"scan{suffix}"
+    SimpleITK.WriteImage(make_image(), str(path), compress)
+    edit(path, "6 5\n", "6 3\n")
+    with pytest.warns(UserWarning, match=f"scan{suffix} has other bytes than zeros after its voxels"):
+        assert read_image(path).array.shape == (7, 6, 3)
+
+
+def test_zeros_after_the_voxels_are_padding(tmp_path: Path) -> None:
+    path = write_image(tmp_path, ".mha")
+    write_bytes(path, path.read_bytes() + bytes(512))
+    assert_equals_itk(path)
+
+
 # Files that are refused, by the edit of the header, the key and a part of what was found.
 
 Make = Callable[[Path], Path]
