@@ -110,7 +110,8 @@ def find_scans(folder: Path, *, option: str) -> dict[str, Path]:
         for case_id, path in (volumes or {each.resolve().name: each}).items():
             add_case(found, case_id, path)
         if left_out := _list_left_out(each, has_volumes=bool(volumes)):
-            warn_repaired(str(each), f"left out are {', '.join(left_out[:5])}; give them in a call of their own")
+            names = ", ".join(left_out[:5]) + (", ..." if len(left_out) > 5 else "")
+            warn_repaired(str(each), f"left out are {names}; give them as inputs of their own if they are scans")
     return found
 
 

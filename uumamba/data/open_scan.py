@@ -147,13 +147,14 @@ def _checked_spacing(stored: StoredVolume, case_id: str, assumed_mm: Sequence[fl
         require(not fault, "assume_spacing_mm", got=tuple(assumed_mm), expected="three plausible spacings in mm")
         warn_repaired(case_id, f"its spacing is {found}; the assumed {format_spacing(spacing)} mm is used")
         return spacing
+    has_directions = bool(np.isfinite(stored.directions).all())  # an NRRD axis without a length has none
     require_case(
         not found,
         case_id,
         "spacing_mm",
         got=f"{format_spacing(stored.spacing_mm)} ({found})",
         expected=f"{stored.spacing_key}: at least {SMALLEST_SPACING_MM:g} mm, no axis over {LARGEST_EXTENT_MM:g} mm",
-        fix="correct the header, or give --assume-spacing Z,Y,X in mm",
+        fix="correct the header" + (", or give --assume-spacing Z,Y,X in mm" if has_directions else ""),
     )
     return stored.spacing_mm
 

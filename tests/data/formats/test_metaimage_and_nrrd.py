@@ -256,6 +256,10 @@ def test_an_assumed_spacing_replaces_a_missing_one_only(tmp_path: Path, refused:
         scan = read_image(path, assume_spacing_mm=(2, 3, 4))
     assert scan.spacing_mm == (2, 3, 4)
     np.testing.assert_allclose(np.linalg.norm(scan.affine[:3, :3], axis=0), (2, 3, 4))
+    collapsed = edit(write_image(tmp_path, ".nrrd"), r"space directions: \([^)]*\)", "space directions: (0,0,0)")
+    with refused("spacing_mm") as error:
+        read_image(collapsed)
+    assert error.value.fix == "correct the header", "its direction is missing, too"
     for wrong in ((0, 1, 1), (1, 1), (1e-4, 1, 1)):
         with refused("assume_spacing_mm", got=wrong):
             read_image(path, assume_spacing_mm=wrong)
