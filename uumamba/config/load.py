@@ -120,7 +120,10 @@ def _parse_yaml(text: str) -> Any:
 
 
 def _check_keys(root: yaml.Node | None) -> None:
-    """Raise if a mapping has a key twice, of which YAML's loader takes the last."""
+    """Raise if a mapping has a key twice.
+
+    The loader of YAML would take the last value.
+    """
     nodes, seen = [root], set[int]()
     while nodes:
         node = nodes.pop()

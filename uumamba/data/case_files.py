@@ -97,9 +97,10 @@ def find_scans(folder: Path, *, option: str) -> dict[str, Path]:
     """Find each case's scan in a folder and its sub-folders.
 
     The volumes of a folder are its cases. A folder without volumes is one DICOM series, with the folder's name as case
-    id, if a file's name ends in ``.dcm``, ``.ima`` or has no suffix; beside sub-folders, a file without a suffix counts
+    id, if a file's name ends in ``.dcm``, ``.ima`` or has no suffix; with sub-folders, a file without a suffix counts
     only if it begins as DICOM files do. Any other folder is searched in its sub-folders; links to folders are not
-    followed. Scans in sub-folders of a folder with scans, and DICOM files beside volumes, are left out with a warning.
+    followed. Scans in sub-folders of a folder with scans, and DICOM files in a folder with volumes, are left out with a
+    warning.
 
     Raises:
         UsageError: two scans are one case.
@@ -116,7 +117,7 @@ def find_scans(folder: Path, *, option: str) -> dict[str, Path]:
 
 
 def _list_left_out(folder: Path, *, has_volumes: bool) -> list[str]:
-    """List sub-folders with scans, and DICOM files beside volumes."""
+    """List sub-folders with scans, and DICOM files next to volumes."""
     entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     below = (path for path in entries if path.is_dir() and not (path.is_symlink() or image_suffix(path)))
     slices = (path for path in entries if has_volumes and image_suffix(path).lower() == DICOM_SUFFIX)
@@ -130,7 +131,7 @@ def _list_leaves(folder: Path, depth: int) -> Iterator[Path]:
     """
     entries = sorted((path for path in folder.iterdir() if not path.name.startswith(".")), key=lambda path: path.name)
     below = [path for path in entries if path.is_dir() and not path.is_symlink()]
-    has_scans = any(_is_scan(path, beside_folders=bool(below)) for path in entries if path.is_file())
+    has_scans = any(_is_scan(path, has_folders=bool(below)) for path in entries if path.is_file())
     if has_scans or not below or depth == 0:
         yield folder
         return
@@ -138,12 +139,12 @@ def _list_leaves(folder: Path, depth: int) -> Iterator[Path]:
         yield from _list_leaves(path, depth - 1)
 
 
-def _is_scan(path: Path, *, beside_folders: bool) -> bool:
+def _is_scan(path: Path, *, has_folders: bool) -> bool:
     """Return whether a file is a scan or a slice.
 
-    Exported discs hold a ``DICOMDIR`` and files such as ``README`` beside the folders of the scans.
+    Exported discs hold a ``DICOMDIR`` and files such as ``README`` next to the folders of the scans.
     """
-    if path.suffix == "" and beside_folders:
+    if path.suffix == "" and has_folders:
         return path.name.upper() != "DICOMDIR" and has_magic(path)
     return image_suffix(path) != "" or path.suffix.lower() in _DICOM_NAMES
 

@@ -112,7 +112,10 @@ def _read_dtype(header: TextHeader) -> np.dtype[Any]:
 
 
 def _read_spacing(header: TextHeader, axes: int) -> NDArray[np.float64]:
-    """Read the distance of voxels, or else their size, which differs by the gap between slices."""
+    """Read the distance of voxels, or else their size.
+
+    They differ by the gap between slices.
+    """
     spacing = np.ones(3)  # a 2-D image has no third spacing
     key = next((key for key in ("ElementSpacing", "ElementSize") if key in header.fields), None)
     known = np.full(axes, np.nan) if key is None else header.read_numbers(key, axes)
