@@ -277,6 +277,17 @@ def test_a_file_that_is_no_configuration_is_refused(refused, tmp_path: Path, con
     assert not Path("canary").exists()
 
 
+def test_a_key_given_twice_is_refused_and_a_merged_one_is_not(refused, tmp_path: Path) -> None:
+    path, text = tmp_path / "mine.yaml", yaml.safe_dump(read_config("demo").as_json())
+    path.write_text(f"{text}seed: 5\n")
+    with refused(str(path), got="the key seed twice in line 1 and below"):
+        read_config(path)
+    merged = text.replace("training:\n", "training:\n  <<: {epochs: 7}\n")
+    assert merged != text
+    path.write_text(merged)
+    assert read_config(path) == read_config("demo")
+
+
 def test_a_file_that_cannot_be_read_is_refused(refused, tmp_path: Path) -> None:
     path = tmp_path / "scan.nii.gz"
     path.write_bytes(b"\x1f\x8b\x08\x00")

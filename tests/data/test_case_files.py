@@ -9,6 +9,7 @@ import pytest
 
 from uumamba.data.case import Case, Manifest
 from uumamba.data.case_files import find_cases, find_scans, is_manifest, name_case
+from uumamba.data.warn import ScanWarning
 from uumamba.pipelines.datasets import find_predictions
 from uumamba.pipelines.predict import find_inputs
 
@@ -71,6 +72,28 @@ def test_scans_are_found_in_sub_folders_and_dicom_series_by_their_folder(tmp_pat
     (tmp_path / "p4").symlink_to(tmp_path)
     found = {name: path.relative_to(tmp_path).as_posix() for name, path in find_scans(tmp_path, option="-i").items()}
     assert found == {"a": "p1/a.nii.gz", "series": "p2/series", "p3": "p3", "p5": "p5"}
+
+
+def test_an_exported_disc_is_searched_in_its_folders(tmp_path: Path) -> None:
+    touch(tmp_path, "README", "LOCKFILE", "DICOMDIR", "p1/a.nii.gz", "p2/IM0001")
+    (tmp_path / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    assert set(find_scans(tmp_path, option="-i")) == {"a", "p2"}
+
+
+@pytest.mark.parametrize(
+    ("names", "case_id", "left_out"),
+    [
+        (["a.nii.gz", "notes/b.txt", "p2/s/b.nii.gz"], "a", "p2"),
+        (["a.nii.gz", "1.dcm", "2.DCM"], "a", "1.dcm, 2.DCM"),
+        (["1.dcm", "p2/1.dcm"], "scans", "p2"),
+    ],
+)
+def test_scans_that_are_left_out_are_named_in_a_warning(
+    tmp_path: Path, names: Sequence[str], case_id: str, left_out: str
+) -> None:
+    touch(tmp_path / "scans", *names)
+    with pytest.warns(ScanWarning, match=f"scans: left out are {left_out}; give them"):
+        assert list(find_scans(tmp_path / "scans", option="-i")) == [case_id]
 
 
 def test_two_sub_folders_of_one_name_are_refused(tmp_path: Path, refused: Any) -> None:

@@ -1,5 +1,6 @@
 import csv
 import math
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -149,6 +150,15 @@ def test_no_text_cell_starts_a_formula_and_names_read_back(
     texts = [cells[key] for key in ("case_id", "patient_id", "structure", "phase", "group", "domain", "partner")]
     assert not [text for text in texts if text.startswith(("=", "+", "-", "@", "\t", "\r", "\uff1d"))]
     assert repr(read_scores(tmp_path / "scores.csv")) == repr(tuple(rows))
+
+
+def test_a_pipe_is_refused_and_a_missing_column_is_named(tmp_path: Path, refused: Any) -> None:
+    os.mkfifo(tmp_path / "pipe.csv")
+    with refused(str(tmp_path / "pipe.csv"), got="a FIFO, not a regular file"):
+        read_scores(tmp_path / "pipe.csv")
+    (tmp_path / "semicolons.csv").write_text("case_id;patient_id\na;a\n")
+    with refused(str(tmp_path / "semicolons.csv"), got="no column 'case_id', with commas between columns"):
+        read_scores(tmp_path / "semicolons.csv")
 
 
 def test_a_table_saved_by_a_spreadsheet_with_a_byte_order_mark_is_read(

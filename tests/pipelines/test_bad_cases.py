@@ -18,6 +18,7 @@ import SimpleITK
 from tests.pipelines.run_files import failed_in, read_json, save_nifti
 from uumamba.data.case import Case, Manifest
 from uumamba.data.preprocess import PreprocessRecipe
+from uumamba.data.warn import ScanWarning
 from uumamba.pipelines.evaluate import evaluate_folder
 from uumamba.pipelines.predict import predict
 from uumamba.pipelines.prepare import prepare
@@ -106,7 +107,8 @@ def check_failures(out: Path, expected: set[str]) -> None:
 
 def test_prepare_writes_the_good_cases_and_names_each_bad_one_once(folder: Path, tmp_path: Path) -> None:
     label = save_nifti(tmp_path / "label.nii.gz", label_of_good(), (3.0, 3.0, 8.0))
-    cases = tuple(Case(name[:250], name[:250], "x", path, label) for name, path in list_scans(folder))
+    names = ((name[:250].replace("\n", " "), path) for name, path in list_scans(folder))  # as manifests ask
+    cases = tuple(Case(name, name, "x", path, label) for name, path in names)
     bad = {case.case_id for case in cases} - set(GOOD) - {"n" * 250}  # of this file the scan is good
     manifest = Manifest("toy", "MRI", STRUCTURES, cases)
     result = prepare(manifest, recipe=PreprocessRecipe((None, 3.0, 3.0)), out=tmp_path / "out")
@@ -125,7 +127,8 @@ def test_a_name_that_the_disk_does_not_take_is_its_cases_failure(folder: Path, t
 def test_predict_writes_the_good_cases_and_names_each_bad_one_once(
     tiny_run: Path, folder: Path, tmp_path: Path
 ) -> None:
-    result = predict(tiny_run, [folder, folder / "series"], out=tmp_path / "out")
+    with pytest.warns(ScanWarning, match="raw: left out are series"):
+        result = predict(tiny_run, [folder, folder / "series"], out=tmp_path / "out")
     assert {path.name for path in result.written} == {f"{name}.nii.gz" for name in GOOD}
     check_failures(tmp_path / "out", {name for name, _ in list_scans(folder)} - set(GOOD))
 
@@ -135,7 +138,7 @@ def test_evaluate_scores_the_good_cases_and_names_each_bad_one_once(folder: Path
     for name in GOOD:
         label_path = folder / f"{name}.nii.gz"
         label_path.write_bytes(label.read_bytes())
-    listed = list(list_scans(folder))
+    listed = [(name.replace("\n", " "), path) for name, path in list_scans(folder)]
     for key, paths in (("labels", [label] * len(listed)), ("predictions", [path for _, path in listed])):
         cases = tuple(Case(name, name, "x", path, path) for (name, _), path in zip(listed, paths, strict=True))
         Manifest("toy", "MRI", STRUCTURES, cases).write(tmp_path / f"{key}.json")

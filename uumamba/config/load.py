@@ -1,5 +1,6 @@
 """Validated configurations from YAML files, shipped names or stored dictionaries."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -114,7 +115,29 @@ def _parse_yaml(text: str) -> Any:
             sizes |= {anchor: count - before} if anchor else {}
         if count > MAX_YAML_NODES or len(open_nodes) > MAX_YAML_DEPTH:
             raise LimitError(f"more than {MAX_YAML_NODES} values, or {MAX_YAML_DEPTH} levels")
+    _check_keys(yaml.compose(text, Loader=yaml.SafeLoader))
     return yaml.safe_load(text)
+
+
+def _check_keys(root: yaml.Node | None) -> None:
+    """Raise if a mapping has a key twice.
+
+    The loader of YAML would take the last value.
+    """
+    nodes, seen = [root], set[int]()
+    while nodes:
+        node = nodes.pop()
+        if not isinstance(node, yaml.CollectionNode) or id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            nodes += node.value
+            continue
+        counts = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        double = next((key for key, count in counts.items() if count > 1), None)
+        if double is not None:
+            raise ValueError(f"the key {double} twice in line {node.start_mark.line + 1} and below")
+        nodes += [value for _, value in node.value]
 
 
 def _shipped_folder() -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 from uumamba.data.case import MANIFEST_NAME
 from uumamba.data.formats.dicom_headers import has_magic
 from uumamba.data.open_scan import DICOM_SUFFIX, SCAN_SUFFIXES
+from uumamba.data.warn import warn_repaired
 from uumamba.runtime.errors import require
 
 _SEGMENTATION = ".seg"
@@ -51,7 +52,7 @@ def list_volumes(folder: Path) -> list[Path]:
     Hidden files are left out; DICOM files are no volumes.
     """
     files = (path for path in folder.iterdir() if not path.name.startswith("."))
-    return sorted(path for path in files if image_suffix(path) not in ("", DICOM_SUFFIX))
+    return sorted(path for path in files if image_suffix(path).lower() not in ("", DICOM_SUFFIX))
 
 
 def find_cases(folder: Path, *, option: str) -> dict[str, Path]:
@@ -95,17 +96,29 @@ def find_scans(folder: Path, *, option: str) -> dict[str, Path]:
     """Find each case's scan in a folder and its sub-folders.
 
     The volumes of a folder are its cases. A folder with DICOM files and no volumes is one series, with the folder's
-    name as case id. Any other folder is searched in its sub-folders; links to folders are not followed.
+    name as case id. Any other folder is searched in its sub-folders; links to folders are not followed. Scans in
+    sub-folders of a folder with scans, and DICOM files in a folder with volumes, are left out with a warning.
 
     Raises:
         UsageError: two scans are one case.
     """
     found: dict[str, Path] = {}
     for each in _list_leaves(folder, _DEEPEST):
-        cases = find_cases(each, option=option) or {each.resolve().name: each}
-        for case_id, path in cases.items():
+        volumes = find_cases(each, option=option)
+        for case_id, path in (volumes or {each.resolve().name: each}).items():
             add_case(found, case_id, path)
+        if left_out := _list_left_out(each, has_volumes=bool(volumes)):
+            names = ", ".join(left_out[:5]) + (", ..." if len(left_out) > 5 else "")
+            warn_repaired(str(each), f"left out are {names}; give them as inputs of their own if they are scans")
     return found
+
+
+def _list_left_out(folder: Path, *, has_volumes: bool) -> list[str]:
+    """List sub-folders with scans, and DICOM files next to volumes."""
+    entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    below = (path for path in entries if path.is_dir() and not (path.is_symlink() or image_suffix(path)))
+    slices = (path for path in entries if has_volumes and image_suffix(path).lower() == DICOM_SUFFIX)
+    return [path.name for path in below if any(map(image_suffix, path.rglob("*")))] + [path.name for path in slices]
 
 
 def _list_leaves(folder: Path, depth: int) -> Iterator[Path]:
@@ -115,7 +128,7 @@ def _list_leaves(folder: Path, depth: int) -> Iterator[Path]:
     """
     entries = sorted((path for path in folder.iterdir() if not path.name.startswith(".")), key=lambda path: path.name)
     below = [path for path in entries if path.is_dir() and not path.is_symlink()]
-    has_scans = any(image_suffix(path) or _is_dicom(path) for path in entries if path.is_file())
+    has_scans = any(map(_is_scan, filter(Path.is_file, entries)))
     if has_scans or not below or depth == 0:
         yield folder
         return
@@ -123,9 +136,15 @@ def _list_leaves(folder: Path, depth: int) -> Iterator[Path]:
         yield from _list_leaves(path, depth - 1)
 
 
-def _is_dicom(path: Path) -> bool:
+def _is_scan(path: Path) -> bool:
+    """Return whether a file is a scan or a slice.
+
+    Exported discs hold a ``DICOMDIR`` and files such as ``README`` next to the folders of the scans.
+    """
+    if image_suffix(path):
+        return True
     try:
-        return has_magic(path)
+        return path.name.upper() != "DICOMDIR" and has_magic(path)
     except OSError:
         return True  # the series' reader names the file that cannot be read
 

@@ -19,7 +19,7 @@ from uumamba.data.warn import warn_repaired
 from uumamba.runtime.errors import require, require_case
 from uumamba.types import SpacingMm
 
-SMALLEST_SPACING_MM, LARGEST_EXTENT_MM = 0.02, 3000.0
+SMALLEST_SPACING_MM, LARGEST_EXTENT_MM = 0.02, 2200.0
 _LARGEST_ANGLE_DEG, _EXACT_ANGLE_DEG = 1.0, 0.02
 _UNIT_TOLERANCE = 1e-3
 _BYTES_IN_MEMORY = 4  # images become float32
@@ -80,7 +80,7 @@ def open_scan(
 ) -> OpenedScan:
     """Read the header of a scan, and check its grid.
 
-    Every spacing must be present, at least 0.02 mm and such that no axis is longer than 3 m. Axes that deviate by up to
+    Every spacing must be present, at least 0.02 mm and such that no axis is longer than 2.2 m. Axes that deviate by up to
     1 degree from right angles are repaired with a warning; a larger shear, as of a tilted gantry, is an error.
 
     Args:
@@ -147,13 +147,14 @@ def _checked_spacing(stored: StoredVolume, case_id: str, assumed_mm: Sequence[fl
         require(not fault, "assume_spacing_mm", got=tuple(assumed_mm), expected="three plausible spacings in mm")
         warn_repaired(case_id, f"its spacing is {found}; the assumed {format_spacing(spacing)} mm is used")
         return spacing
+    has_directions = bool(np.isfinite(stored.directions).all())  # an NRRD axis without a length has none
     require_case(
         not found,
         case_id,
         "spacing_mm",
         got=f"{format_spacing(stored.spacing_mm)} ({found})",
         expected=f"{stored.spacing_key}: at least {SMALLEST_SPACING_MM:g} mm, no axis over {LARGEST_EXTENT_MM:g} mm",
-        fix="correct the header, or give --assume-spacing Z,Y,X in mm",
+        fix="correct the header" + (", or give --assume-spacing Z,Y,X in mm" if has_directions else ""),
     )
     return stored.spacing_mm
 

@@ -13,7 +13,7 @@ from sys import intern
 from typing import Any, TypeVar
 
 from uumamba.runtime.errors import CaseError, UsageError, require
-from uumamba.runtime.files import write_text
+from uumamba.runtime.files import find_read_fix, open_regular, write_text
 
 SCORES_NAME = "scores.csv"
 TREES_NAME = "trees.csv"
@@ -166,14 +166,22 @@ def read_scores(path: Path | str) -> tuple[ScoreRow, ...]:
     """
     expected, fix = "a table of scores with at least one row", "write the table with `uumamba evaluate`"
     try:
-        with Path(path).open(newline="", encoding="utf-8-sig") as stream:  # spreadsheets write a byte order mark
+        content = open_regular(path)
+        with io.TextIOWrapper(
+            content, newline="", encoding="utf-8-sig"
+        ) as stream:  # spreadsheets write a byte order mark
             rows = tuple(map(_parse_row, csv.DictReader(stream)))
     except FileNotFoundError:
         raise UsageError(str(path), got="no file", expected=expected, fix=fix) from None
-    except (KeyError, ValueError, TypeError, csv.Error, IsADirectoryError) as error:
+    except OSError as error:
         raise UsageError(
-            str(path), got=f"another file ({type(error).__name__}: {error})", expected=expected, fix=fix
+            str(path), got=error.strerror, expected=expected, fix=find_read_fix(error, otherwise=fix)
         ) from None
+    except KeyError as error:
+        got = f"no column {error}, with commas between columns"
+        raise UsageError(str(path), got=got, expected=expected, fix=fix) from None
+    except (ValueError, TypeError, csv.Error) as error:
+        raise UsageError(str(path), got=f"another file ({error})", expected=expected, fix=fix) from None
     require(rows, str(path), got="no row", expected=expected, fix=fix)
     return rows
 

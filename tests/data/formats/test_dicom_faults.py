@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from pydicom import config, dcmread
 from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence as Items
 
 from tests.data.formats.dicom_files import (
     COLUMNS,
@@ -160,6 +161,17 @@ FAULTS: dict[str, tuple[Write, str, str]] = {
         "a cine of 2 frames",
     ),
     "a cine in one file": (one_file(set_tags(FrameTime=40), enhanced=False), "shape", "a cine of 4 frames"),
+    "a cine by its rate": (one_file(set_tags(CineRate=30), enhanced=False), "shape", "a cine of 4 frames"),
+    "a dose with its own offsets of frames": (
+        one_file(set_tags(GridFrameOffsetVector=[0, 3, 6, 9]), enhanced=False),
+        "file",
+        r"GridFrameOffsetVector 0\\3\\6\\9",
+    ),
+    "a table of values": (
+        slices(ModalityLUTSequence=Items([Dataset()])),
+        "file",
+        "ModalityLUTSequence .*expected RescaleSlope and RescaleIntercept",
+    ),
     "no position": (without("ImagePositionPatient"), "file", "slice0.dcm with no ImagePositionPatient"),
     "a position of two numbers": (
         slices(ImagePositionPatient=[0, 0]),

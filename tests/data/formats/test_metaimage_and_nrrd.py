@@ -84,6 +84,14 @@ def test_big_endian_voxels_other_spaces_and_other_field_names_are_read_as_by_itk
     assert np.allclose(np.diag([-1, 1, 1, 1]) @ first, read_image(edit(nrrd, "space: .*", "space: RAS")).affine)
 
 
+def test_the_distance_of_voxels_is_read_as_by_itk_where_their_size_is_given_too(tmp_path: Path) -> None:
+    size, comments = "ElementSize = 1.25 1.5 5", "Comment = a\nComment = b"  # slices of 5 mm with gaps
+    path = edit(write_image(tmp_path, ".mha"), "ElementType", f"{size}\n{comments}\nDistanceUnits = mm\nElementType")
+    assert_equals_itk(path)
+    assert read_image(edit(path, "ElementSpacing = .*\n", "")).spacing_mm == (1.25, 1.5, 5.0)
+    assert_equals_itk(edit(write_image(tmp_path, ".nrrd"), "kinds", 'space units: "mm" "mm" "mm"\nkinds'))
+
+
 def test_a_header_size_of_the_voxels_file_is_skipped(tmp_path: Path) -> None:
     path = write_image(tmp_path, ".mhd")
     expected = read_image(path).array
@@ -111,6 +119,22 @@ def test_no_flipped_bit_of_compressed_voxels_changes_a_voxel(tmp_path: Path, suf
         path.write_bytes(flipped)
         with suppress(CaseError):
             assert np.array_equal(read_image(path).array, whole), position  # such as the time in gzip's header
+
+
+@pytest.mark.parametrize("suffix", [".mha", ".nrrd"])
+@pytest.mark.parametrize("compress", [False, True])
+def test_voxels_that_a_header_does_not_announce_give_a_warning(tmp_path: Path, suffix: str, compress: bool) -> None:
+    path = tmp_path / f"scan{suffix}"
+    SimpleITK.WriteImage(make_image(), str(path), compress)
+    edit(path, "6 5\n", "6 3\n")
+    with pytest.warns(UserWarning, match=f"scan{suffix} has other bytes than zeros after its voxels"):
+        assert read_image(path).array.shape == (7, 6, 3)
+
+
+def test_zeros_after_the_voxels_are_padding(tmp_path: Path) -> None:
+    path = write_image(tmp_path, ".mha")
+    write_bytes(path, path.read_bytes() + bytes(512))
+    assert_equals_itk(path)
 
 
 # Files that are refused, by the edit of the header, the key and a part of what was found.
@@ -190,6 +214,14 @@ REFUSED: dict[str, tuple[Make, str, str]] = {
     "no sizes": (of(".nrrd", "sizes: .*", "sizes:"), "file", "sizes ''"),
     "other counts of axes": (of(".mha", "NDims = 3", "NDims = 4"), "file", "NDims '4'"),
     "a thousand axes": (of(".mha", "DimSize = .*", f"DimSize = {'1 ' * 1000}"), "file", "DimSize '1 1"),
+    "two spacings": (of(".mha", "(ElementSpacing = ).*", r"\g<0>\n\g<1>1 1 1"), "file", "8' and '1 1 1'"),
+    "an origin by two names": (of(".mha", "Offset = .*", r"\g<0>\nPosition = 9 9 9"), "file", "Offset '3 -4 5.5' and"),
+    "two spaces": (of(".nrrd", "space: .*", r"\g<0>\nspace: ras"), "file", "'left-posterior-superior' and 'ras'"),
+    "centimetres": (of(".mha", "ElementType", "DistanceUnits = cm\nElementType"), "file", "DistanceUnits 'cm'"),
+    "centimetres of nrrd": (of(".nrrd", "kinds", 'space units: "cm" "cm" "cm"\nkinds'), "file", "space units"),
+    "a slope": (
+        of(".mha", "ElementType", "ElementToIntensityFunctionSlope = 2.0\nElementType"), "file", "FunctionSlope '2.0'",
+    ),
     "huge sizes": (of(".mha", "DimSize = .*", "DimSize = 999999 999999 999999"), "file", "GiB"),
     "sizes beyond integers": (of(".nrrd", "sizes: .*", f"sizes: {'9' * 40} 6 5"), "file", "sizes '999"),
     "no data file": (of(".mha", "ElementDataFile.*", "Comment = none"), "file", "before ElementDataFile"),
@@ -224,6 +256,10 @@ def test_an_assumed_spacing_replaces_a_missing_one_only(tmp_path: Path, refused:
         scan = read_image(path, assume_spacing_mm=(2, 3, 4))
     assert scan.spacing_mm == (2, 3, 4)
     np.testing.assert_allclose(np.linalg.norm(scan.affine[:3, :3], axis=0), (2, 3, 4))
+    collapsed = edit(write_image(tmp_path, ".nrrd"), r"space directions: \([^)]*\)", "space directions: (0,0,0)")
+    with refused("spacing_mm") as error:
+        read_image(collapsed)
+    assert error.value.fix == "correct the header", "its direction is missing, too"
     for wrong in ((0, 1, 1), (1, 1), (1e-4, 1, 1)):
         with refused("assume_spacing_mm", got=wrong):
             read_image(path, assume_spacing_mm=wrong)

@@ -177,6 +177,8 @@ def _read_scale(frame: Frame) -> tuple[float, float]:
     header = frame.header
     slopes, intercepts = header.numbers["RescaleSlope"], header.numbers["RescaleIntercept"]
     slope, intercept = (*slopes, 1.0)[0], (*intercepts, 0.0)[0]
+    has_table = header.texts["ModalityLUTSequence"]
+    header.require(not has_table, "ModalityLUTSequence", expected="RescaleSlope and RescaleIntercept")
     header.require(slope > 0 and np.isfinite(slope), "RescaleSlope", expected="a positive number")
     header.require(np.isfinite(intercept), "RescaleIntercept", expected="a finite number")
     return slope, intercept

@@ -27,9 +27,10 @@ _GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 _NUMBERS = (
     *(keyword for keywords in _GEOMETRY.values() for keyword in keywords),
     *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit"),
-    *("PixelRepresentation", "FrameTime", "FrameTimeVector", "SeriesNumber"),
+    *("PixelRepresentation", "FrameTime", "FrameTimeVector", "CineRate", "SeriesNumber"),
+    "GridFrameOffsetVector",
 )
-_TEXTS = ("PhotometricInterpretation", "SOPClassUID", "SeriesInstanceUID", "SeriesDescription")
+_TEXTS = ("PhotometricInterpretation", "SOPClassUID", "SeriesInstanceUID", "SeriesDescription", "ModalityLUTSequence")
 _TIMES = ("TriggerTime", "InstanceNumber", "AcquisitionTime", "TemporalPositionIdentifier")
 _IDENTITY = ("PatientName", "PatientID", "PatientBirthDate", "OtherPatientNames")  # only to keep them out of messages
 _HIDDEN = "without a description"

@@ -95,7 +95,8 @@ def _split(header: DicomHeader, *, is_alone: bool) -> list[Frame]:
     stored = locate_frames(header)
     if len(stored) == 1 and not header.frames:
         return [Frame(header, stored[0])]
-    is_cine = header.numbers["FrameTime"] or header.numbers["FrameTimeVector"]
+    is_cine = any(header.numbers[keyword] for keyword in ("FrameTime", "FrameTimeVector", "CineRate"))
+    header.require(not header.numbers["GridFrameOffsetVector"], "GridFrameOffsetVector", expected="a scan, not a dose")
     if is_cine and not header.frames:
         raise make_cine_error(header.case_id, len(stored))
     header.require(

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uumamba.data.formats.stored_volume import LPS_TO_RAS, Shape, StoredVolume, drop_trailing_axes, make_header_error
-from uumamba.data.formats.text_header import TextHeader, iterate_lines
+from uumamba.data.formats.text_header import TextHeader, add_field, iterate_lines
 from uumamba.data.formats.voxel_stream import VoxelStream
 from uumamba.runtime.errors import require_case
 
@@ -39,9 +39,9 @@ _OTHER_NAMES = {
     "Orientation": "TransformMatrix",
     "Rotation": "TransformMatrix",
     "ElementByteOrderMSB": "BinaryDataByteOrderMSB",
-    "ElementSize": "ElementSpacing",
 }
-_CONVERT = "convert the scan to one .mha file with binary voxels"
+_SCALING = {"ElementToIntensityFunctionSlope": 1.0, "ElementToIntensityFunctionOffset": 0.0}  # ITK ignores others
+_CONVERT = "convert the scan to one .mha file with binary voxels, unscaled and in mm"
 
 
 def open_metaimage(path: Path, *, case_id: str) -> StoredVolume:
@@ -58,6 +58,10 @@ def open_metaimage(path: Path, *, case_id: str) -> StoredVolume:
     axes = len(sizes)
     header.require(header.read_integers("NDims", least=1) == (axes,), "NDims", expected=f"{axes} axes as in DimSize")
     shape, dtype = drop_trailing_axes(sizes, case_id), _read_dtype(header)
+    header.require(header.read_text("DistanceUnits", "mm") in ("mm", "?"), "DistanceUnits", expected="mm", fix=_CONVERT)
+    for key, value in _SCALING.items():
+        found = header.read_numbers(key, 1) if key in header.fields else value
+        header.require(found == value, key, expected=f"{value:g}", fix=_CONVERT)
     stream = _find_voxels(header, math.prod(shape) * dtype.itemsize)
     matrix = header.read_numbers("TransformMatrix", axes**2) if "TransformMatrix" in header.fields else np.eye(axes)
     origin = header.read_numbers("Offset", axes) if "Offset" in header.fields else np.zeros(axes)
@@ -81,7 +85,9 @@ def _read_header(path: Path, case_id: str) -> TextHeader:
         key, equals, value = (part.strip() for part in line.partition("="))
         if not equals:
             break
-        fields[_OTHER_NAMES.get(key, key)] = value
+        if key == "Comment":
+            continue
+        add_field(fields, _OTHER_NAMES.get(key, key), value, path=path, case_id=case_id)
         if key == "ElementDataFile":  # the last line, by the format
             return TextHeader(path, case_id, fields, position)
     found = f"a header of {len(fields)} fields that ends before ElementDataFile"
@@ -106,8 +112,13 @@ def _read_dtype(header: TextHeader) -> np.dtype[Any]:
 
 
 def _read_spacing(header: TextHeader, axes: int) -> NDArray[np.float64]:
+    """Read the distance of voxels, or else their size.
+
+    They differ by the gap between slices.
+    """
     spacing = np.ones(3)  # a 2-D image has no third spacing
-    known = header.read_numbers("ElementSpacing", axes) if "ElementSpacing" in header.fields else np.full(axes, np.nan)
+    key = next((key for key in ("ElementSpacing", "ElementSize") if key in header.fields), None)
+    known = np.full(axes, np.nan) if key is None else header.read_numbers(key, axes)
     spacing[:axes] = known[:3]
     return spacing
 

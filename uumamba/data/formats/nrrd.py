@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uumamba.data.formats.stored_volume import LPS_TO_RAS, Shape, StoredVolume, drop_trailing_axes, make_header_error
-from uumamba.data.formats.text_header import TextHeader, iterate_lines, parse_numbers
+from uumamba.data.formats.text_header import TextHeader, add_field, iterate_lines, parse_numbers
 from uumamba.data.formats.voxel_stream import Compression, VoxelStream
 
 NRRD_SUFFIXES = (".nrrd", ".nhdr")
@@ -40,6 +40,7 @@ _SPACES = {
     "left-posterior-superior": tuple(LPS_TO_RAS),
     "lps": tuple(LPS_TO_RAS),
 }
+_MILLIMETRES = {"mm", "millimeter", "millimeters", "millimetre", "millimetres", "???"}
 _OTHER_NAMES = {"datafile": "data file", "lineskip": "line skip", "byteskip": "byte skip"}
 _MAGIC = re.compile(r"NRRD000[1-6]")
 _CONVERT = "save the scan again as one .nrrd file with raw or gzip encoding"
@@ -97,7 +98,7 @@ def _read_header(path: Path, case_id: str) -> TextHeader:
         key, colon, value = line.partition(":")
         if not line.startswith("#") and colon and not value.startswith("="):  # := is a note of a program
             key = key.strip().lower()
-            fields[_OTHER_NAMES.get(key, key)] = value.strip()
+            add_field(fields, _OTHER_NAMES.get(key, key), value.strip(), path=path, case_id=case_id)
     header = TextHeader(path, case_id, fields, path.stat().st_size)
     header.require("data file" in fields, "data file", expected="an empty line after the header, or a data file")
     return header
@@ -116,6 +117,8 @@ def _read_dtype(header: TextHeader) -> np.dtype[Any]:
 
 def _read_space(header: TextHeader) -> NDArray[np.float64]:
     space = header.read_text("space").lower()
+    units = set(header.read_text("space units", "").lower().replace('"', " ").split())
+    header.require(units <= _MILLIMETRES, "space units", expected="mm", fix="save the scan again in mm")
     header.require(space in _SPACES, "space", expected=f"one of {', '.join(_SPACES)}", fix=_CONVERT)
     return np.array(_SPACES[space], dtype=np.float64)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from uumamba.data.formats.stored_volume import RESTORE
+from uumamba.data.formats.stored_volume import RESTORE, make_header_error
 from uumamba.data.formats.voxel_stream import make_read_error
 from uumamba.runtime.errors import require_case
 
@@ -84,6 +84,21 @@ def iterate_lines(path: Path, case_id: str) -> Iterator[tuple[str, int]]:
         stop = len(start) if end < 0 else end
         yield start[position:stop].decode("latin-1").rstrip("\r"), min(stop + 1, len(start))
         position = stop + 1
+
+
+def add_field(fields: dict[str, str], key: str, value: str, *, path: Path, case_id: str) -> None:
+    """Add a field; a key may not have two values.
+
+    Readers differ in which of them they use, so either may be wrong.
+
+    Raises:
+        CaseError: the key has another value.
+    """
+    first = fields.setdefault(key, value)
+    if first.split() != value.split():
+        raise make_header_error(
+            case_id, path, f"{key} {first[:60]!r} and {value[:60]!r}", expected=f"one {key}", fix="correct the header"
+        )
 
 
 def parse_numbers(words: Sequence[str]) -> NDArray[np.float64]:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uumamba.data.formats.stored_volume import RESTORE
+from uumamba.data.warn import warn_repaired
 from uumamba.runtime.errors import CaseError, require_case
 
 Compression = Literal["none", "gzip", "zlib"]
@@ -40,7 +41,7 @@ class VoxelStream:
         """Read voxels as a flat array.
 
         Bytes after the voxels are padding; of a compressed file they may be 1 MiB, so that a small file cannot keep the
-        reader busy.
+        reader busy. Others than zeros give a warning: the header may announce too few voxels, or a wrong place.
 
         Raises:
             CaseError: the data is shorter or longer, or fails its checksum; or the file cannot be read.
@@ -68,12 +69,13 @@ class VoxelStream:
 
     def _read(self, file: BinaryIO, count: int, dtype: np.dtype[Any], case_id: str) -> NDArray[Any]:
         voxels = np.empty(count, dtype)
-        content, position = voxels.data.cast("B"), -self.skip
+        content, position, has_more = voxels.data.cast("B"), -self.skip, False
         file.seek(self.start)
         for piece in self._pieces(file):
             part = piece[max(-position, 0) : max(len(content) - position, 0)]
             content[max(position, 0) :][: len(part)] = part
             position += len(piece)
+            has_more |= any(piece[max(len(piece) - max(position - len(content), 0), 0) :])
             if position > len(content) + _SLACK_BYTES:
                 break
         require_case(
@@ -84,6 +86,8 @@ class VoxelStream:
             expected=f"{self.start + self.skip + len(content)} bytes",
             fix=RESTORE,
         )
+        if has_more:
+            warn_repaired(case_id, f"{self.path.name} has other bytes than zeros after its voxels; they are ignored")
         return voxels
 
     def _pieces(self, file: BinaryIO) -> Iterator[bytes]:
