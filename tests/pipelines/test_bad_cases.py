@@ -6,6 +6,7 @@ The errors come from real files; those of any type are in ``tests/runtime/test_c
 import gzip
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,12 @@ import numpy as np
 import pytest
 import SimpleITK
 
+from tests.data.formats.test_dicom_faults import FAULTS
+from tests.data.test_bad_inputs import ROWS
 from tests.pipelines.run_files import failed_in, read_json, save_nifti
 from uumamba.data.case import Case, Manifest
 from uumamba.data.preprocess import PreprocessRecipe
+from uumamba.data.scan import read_image
 from uumamba.pipelines.evaluate import evaluate_folder
 from uumamba.pipelines.predict import predict
 from uumamba.pipelines.prepare import prepare
@@ -153,6 +157,47 @@ def test_the_command_ends_with_exit_code_3_and_a_line_for_each_bad_case(
     said = (tmp_path / "stderr").read_text(encoding="utf-8")
     assert code == EXIT_SOME_CASES_FAILED, said
     assert said.count("uumamba: failed: ") == len(BAD)
+    assert "Traceback" not in said
+
+
+@pytest.fixture
+def every_kind(tmp_path: Path) -> tuple[Path, dict[str, str]]:
+    """A folder with every refused kind of volume and of DICOM series, and the key of each one's error."""
+    raw, scratch, keys = tmp_path / "every", tmp_path / "scratch", {}
+    (raw / "volumes").mkdir(parents=True)
+    (raw / "series").mkdir()
+    for param in ROWS:
+        [row] = param.values
+        if row.verdict == "refuse" and row.read is read_image:
+            scratch.mkdir()
+            made = row.make(scratch)
+            case_id = param.id.replace(".", " ").strip()
+            made.rename(raw / "volumes" / f"{case_id}{made.name.removeprefix('a')}")
+            shutil.rmtree(scratch)
+            keys[case_id] = row.key
+    for fault, (write, key, _) in FAULTS.items():
+        write(scratch)
+        scratch.rename(raw / "series" / fault)
+        keys[fault] = key
+    for number in range(5):
+        save_good(raw / "volumes" / f"good{number}.nii.gz")
+    return raw, keys
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:pydicom")  # of the writer
+def test_of_a_folder_with_every_refused_kind_all_good_scans_are_written_and_each_bad_one_has_a_cure(
+    tiny_run: Path, every_kind: tuple[Path, dict[str, str]], forked_cli: Any, tmp_path: Path
+) -> None:
+    raw, keys = every_kind
+    out = tmp_path / "out"
+    arguments = ("predict", str(tiny_run), "--input", str(raw), "--out", str(out), "--device", "cpu")
+    code = forked_cli.run(*arguments, stderr=tmp_path / "stderr")
+    said = (tmp_path / "stderr").read_text(encoding="utf-8")
+    assert code == EXIT_SOME_CASES_FAILED, said
+    assert {path.name for path in out.glob("*.nii.gz")} == {f"good{number}.nii.gz" for number in range(5)}
+    check_failures(out, set(keys))
+    assert {row["case_id"]: row["key"] for row in read_json(out / "failures.json")} == keys
+    assert said.count("uumamba: failed: ") == len(keys) > 100
     assert "Traceback" not in said
 
 
