@@ -94,7 +94,11 @@ def test_another_configuration_is_refused_before_anything_is_changed(
 
 @pytest.mark.parametrize(
     ("stage", "where"),
-    [("prepare", "before fold 0"), ("train", "before fold 0"), ("predict", "after predicting 0 of 2")],
+    [
+        ("prepare", "after comparing 0 of 10 cases"),
+        ("train", "after verifying 0 of 10 cases"),
+        ("predict", "after predicting 0 of 2"),
+    ],
 )
 def test_a_stop_request_ends_a_run_in_every_stage(
     stage: str, where: str, finished: Path, tiny_raw: Path, tiny_config: MakeConfig, tmp_path: Path
