@@ -13,7 +13,8 @@ from sys import intern
 from typing import Any, TypeVar
 
 from uumamba.runtime.errors import CaseError, UsageError, require
-from uumamba.runtime.files import write_text
+from uumamba.runtime.files import find_read_fix, write_text
+from uumamba.runtime.text_files import MAX_SCORES_BYTES, LimitError, open_limited
 
 SCORES_NAME = "scores.csv"
 TREES_NAME = "trees.csv"
@@ -162,15 +163,21 @@ def read_scores(path: Path | str) -> tuple[ScoreRow, ...]:
     Tables of earlier versions may lack the columns after ``group``.
 
     Raises:
-        UsageError: the file is missing, has no row, or is another table.
+        UsageError: the file is missing, cannot be read, has no row, is too large or is another table.
     """
     expected, fix = "a table of scores with at least one row", "write the table with `uumamba evaluate`"
     try:
-        with Path(path).open(newline="", encoding="utf-8-sig") as stream:  # spreadsheets write a byte order mark
-            rows = tuple(map(_parse_row, csv.DictReader(stream)))
+        with open_limited(path, most=MAX_SCORES_BYTES) as stream:
+            text = io.TextIOWrapper(stream, newline="", encoding="utf-8-sig")  # spreadsheets write a byte order mark
+            rows = tuple(map(_parse_row, csv.DictReader(text)))
     except FileNotFoundError:
         raise UsageError(str(path), got="no file", expected=expected, fix=fix) from None
-    except (KeyError, ValueError, TypeError, csv.Error, IsADirectoryError) as error:
+    except OSError as error:
+        fix = find_read_fix(error, otherwise=fix)
+        raise UsageError(str(path), got=error.strerror, expected=expected, fix=fix) from None
+    except LimitError as error:
+        raise UsageError(str(path), got=error, expected=expected, fix=fix) from None
+    except (KeyError, ValueError, TypeError, csv.Error) as error:
         raise UsageError(
             str(path), got=f"another file ({type(error).__name__}: {error})", expected=expected, fix=fix
         ) from None
