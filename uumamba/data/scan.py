@@ -69,7 +69,7 @@ def read_image(
 def read_label(
     path: Path | str, *, structures: Mapping[str, int], case_id: str | None = None, max_bytes: int = MAX_VOLUME_BYTES
 ) -> Scan:
-    """Read a label map as uint8, or uint16 if a structure's value is above 255.
+    """Read a label map as uint8, or uint16 for values above 255.
 
     It may have no foreground.
 

@@ -177,10 +177,11 @@ def read_scores(path: Path | str) -> tuple[ScoreRow, ...]:
         raise UsageError(str(path), got=error.strerror, expected=expected, fix=fix) from None
     except LimitError as error:
         raise UsageError(str(path), got=error, expected=expected, fix=fix) from None
-    except (KeyError, ValueError, TypeError, csv.Error) as error:
-        raise UsageError(
-            str(path), got=f"another file ({type(error).__name__}: {error})", expected=expected, fix=fix
-        ) from None
+    except KeyError as error:
+        got = f"no column {error}, with commas between columns"
+        raise UsageError(str(path), got=got, expected=expected, fix=fix) from None
+    except (ValueError, TypeError, csv.Error) as error:
+        raise UsageError(str(path), got=f"another file ({error})", expected=expected, fix=fix) from None
     require(rows, str(path), got="no row", expected=expected, fix=fix)
     return rows
 

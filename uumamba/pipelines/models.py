@@ -170,7 +170,7 @@ def load_initial_weights(
 
 
 def warn_of_slow_scan(net: nn.Module, device: str) -> None:
-    """Warn once per process if Mamba layers have no kernel on a device."""
+    """Warn once per process if a network's scans have no kernel."""
     fallback = describe_fallback(torch.device(device).type)
     if fallback is not None and any(isinstance(module, Mamba) for module in net.modules()):
         _warn_once(fallback)

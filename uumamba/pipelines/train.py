@@ -120,7 +120,7 @@ def train_jobs(
 
 
 def _verify(folder: PreparedFolder, case_ids: Sequence[str], *, stop: StopRequest, progress: bool | None) -> None:
-    """Verify the arrays of cases, which takes minutes for a large data set."""
+    """Verify arrays with a bar or a line; large sets take minutes."""
     if not (is_terminal(sys.stderr) if progress is None else progress):
         to_stderr(f"train: verifying the arrays of {len(case_ids)} cases")
     begins = range(0, len(case_ids), _VERIFIED_AT_ONCE)

@@ -50,9 +50,9 @@ def finest_logits(outputs: Any) -> Tensor:
 
 
 def read_classes(label: Tensor, ignore_label: int | None) -> tuple[Tensor, Tensor]:
-    """Return classes as int64, 0 where ignored, and the mask of valid voxels.
+    """Return classes as int64 and the mask of valid voxels.
 
-    A comparison in the label's own type would take 156 in uint8 for -100.
+    The class of ignored voxels is 0. A comparison in the label's own type would take 156 in uint8 for -100.
 
     Example:
         >>> read_classes(torch.tensor([1, 156, 255], dtype=torch.uint8), 255)

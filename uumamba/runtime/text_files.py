@@ -46,7 +46,7 @@ def read_limited(path: Path | str, *, most: int = MAX_JSON_BYTES) -> bytes:
 
 @contextmanager
 def open_limited(path: Path | str, *, most: int) -> Iterator[BinaryIO]:
-    """Open a regular file of at most ``most`` bytes for reading in parts.
+    """Open a regular file of at most ``most`` bytes.
 
     Raises:
         OSError: as for :func:`read_limited`.
