@@ -99,6 +99,11 @@ def list_scans(folder: Path) -> Iterator[tuple[str, Path]]:
         yield re.sub(r"\.(nii(\.gz)?|mha|nrrd)$", "", path.name), path
 
 
+def list_names(folder: Path) -> list[tuple[str, Path]]:
+    """List the scans that a manifest can name; it refuses the newline."""
+    return [(name, path) for name, path in list_scans(folder) if name.isprintable()]
+
+
 def check_failures(out: Path, expected: set[str]) -> None:
     assert sorted(failed_in(out)) == sorted(expected), "each once"
     for row in read_json(out / "failures.json"):
@@ -110,7 +115,7 @@ def check_failures(out: Path, expected: set[str]) -> None:
 
 def test_prepare_writes_the_good_cases_and_names_each_bad_one_once(folder: Path, tmp_path: Path) -> None:
     label = save_nifti(tmp_path / "label.nii.gz", label_of_good(), (3.0, 3.0, 8.0))
-    cases = tuple(Case(name[:250], name[:250], "x", path, label) for name, path in list_scans(folder))
+    cases = tuple(Case(name[:250], name[:250], "x", path, label) for name, path in list_names(folder))
     bad = {case.case_id for case in cases} - set(GOOD) - {"n" * 250}  # of this file the scan is good
     manifest = Manifest("toy", "MRI", STRUCTURES, cases)
     result = prepare(manifest, recipe=PreprocessRecipe((None, 3.0, 3.0)), out=tmp_path / "out")
@@ -139,7 +144,7 @@ def test_evaluate_scores_the_good_cases_and_names_each_bad_one_once(folder: Path
     for name in GOOD:
         label_path = folder / f"{name}.nii.gz"
         label_path.write_bytes(label.read_bytes())
-    listed = list(list_scans(folder))
+    listed = list_names(folder)
     for key, paths in (("labels", [label] * len(listed)), ("predictions", [path for _, path in listed])):
         cases = tuple(Case(name, name, "x", path, path) for (name, _), path in zip(listed, paths, strict=True))
         Manifest("toy", "MRI", STRUCTURES, cases).write(tmp_path / f"{key}.json")
