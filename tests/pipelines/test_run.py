@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -116,10 +117,10 @@ def test_a_stop_request_ends_a_run_in_every_stage(
 
 
 def unreadable(*bad: str) -> Callable[..., Scan]:
-    def read(path: Path, *, case_id: str) -> Scan:
+    def read(path: Path, *, case_id: str, **options: Any) -> Scan:
         if case_id in bad or not bad:
             raise CaseError(case_id, "image", got="noise", expected="a scan", fix="restore it")
-        return read_image(path, case_id=case_id)
+        return read_image(path, case_id=case_id, **options)
 
     return read
 
