@@ -1,5 +1,6 @@
 """Labelled frames of M&Ms cines as 3-D files with ACDC's label values."""
 
+import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,15 @@ from data_prep.nifti_file import write_nifti
 from data_prep.raw_folder import check_file, check_output_folder
 from data_prep.scan_files import DAMAGED
 from uumamba.runtime.errors import CaseError, require_case
-from uumamba.runtime.files import make_folder, whole_file
-from uumamba.runtime.text_files import MAX_SHEET_BYTES, read_limited
+from uumamba.runtime.files import make_folder, open_regular, remove_file, whole_file, write_json
+from uumamba.runtime.text_files import MAX_SHEET_BYTES, load_json, read_limited
 
 STORED_VALUES: Mapping[int, int] = {0: 0, 1: 3, 2: 2, 3: 1}
 """ACDC's label value (1 RV, 2 MYO, 3 LV) of each value of M&Ms (1 LV, 2 MYO, 3 RV)."""
+
+SOURCES_NAME = ".sources.json"
+"""Hashes of the cine files that a patient's frames were cut from."""
+FRAMES_VERSION = 1  # increased whenever equal cines would give other frames
 
 _RESTORE = "restore the file from the M&Ms download"
 _UNKNOWN = 255
@@ -42,8 +47,9 @@ def cut_frames(
 
     ``out`` gets the information sheet and the folders of the download. A patient's folder holds
     ``A0S9V9_frame00.nii.gz``, with the voxels, matrices and pixdim of the cine, and ``A0S9V9_frame00_gt.nii.gz``
-    (uint8; 1 RV, 2 MYO, 3 LV). Frames count from 0, as in the sheet. Frames newer than their cine are kept, so that the
-    call can be stopped and repeated; equal cines give equal bytes. ``Training/Unlabeled`` is left out.
+    (uint8; 1 RV, 2 MYO, 3 LV). Frames count from 0, as in the sheet. Frames are kept while the bytes of their cine and
+    its labels have the hashes in ``.sources.json``, so that the call can be stopped and repeated; equal cines give
+    equal bytes. ``Training/Unlabeled`` is left out.
 
     Args:
         raw: the folder with ``Training/``, ``Validation/`` and ``Testing/``, or its parent.
@@ -103,10 +109,11 @@ def _cut_patient(patient: Path, target: Path, row: SheetRow | None) -> None:
         for key, source in sources.items():
             check_file(source, case_id=patient.name, key=key, fix=_RESTORE)
         paths = [list_frame_files(target, number) for number in numbers.values()]
-        if all(
-            _is_up_to_date(file, source) for pair in paths for file, source in zip(pair, sources.values(), strict=True)
-        ):
+        hashes = {name: _hash_source(source, patient.name) for name, source in sources.items()}
+        origin = {"version": FRAMES_VERSION} | hashes
+        if all(file.is_file() for pair in paths for file in pair) and _read_key(target / SOURCES_NAME) == origin:
             return
+        remove_file(target / SOURCES_NAME)  # a stopped call leaves frames without a key
         header, images = read_frames(sources["image"], list(numbers.values()), case_id=patient.name)
         label_header, stored = read_frames(sources["label"], list(numbers.values()), case_id=patient.name)
         labels = [
@@ -114,8 +121,8 @@ def _cut_patient(patient: Path, target: Path, row: SheetRow | None) -> None:
             for volume, (phase, number) in zip(stored, numbers.items(), strict=True)
         ]
     except CaseError:
-        for path in target.glob(f"{patient.name}_frame*.nii.gz"):
-            path.unlink()
+        for path in (*target.glob(f"{patient.name}_frame*.nii.gz"), target / SOURCES_NAME):
+            remove_file(path)
         raise
     label_header.set_data_dtype(np.uint8)
     label_header.set_slope_inter(1, 0)
@@ -123,6 +130,7 @@ def _cut_patient(patient: Path, target: Path, row: SheetRow | None) -> None:
     for (image_path, label_path), image, label in zip(paths, images, labels, strict=True):
         write_nifti(image_path, image, header, compression=_COMPRESSION)
         write_nifti(label_path, label, label_header, compression=_COMPRESSION)
+    write_json(target / SOURCES_NAME, origin)
 
 
 def read_frames(path: Path, frames: Sequence[int], *, case_id: str) -> tuple[Any, list[NDArray[Any]]]:
@@ -188,5 +196,18 @@ def _map_label(volume: NDArray[Any], header: Any, case_id: str, place: str) -> N
     return label
 
 
-def _is_up_to_date(file: Path, source: Path) -> bool:
-    return file.is_file() and file.stat().st_mtime_ns >= source.stat().st_mtime_ns
+def _hash_source(path: Path, case_id: str) -> str:
+    try:
+        with open_regular(path) as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        found = error.strerror
+        raise CaseError(case_id, path.name, got=found, expected="a readable file", fix=_RESTORE) from None
+
+
+def _read_key(path: Path) -> Any:
+    """Read the stored hashes; None if the file is missing or damaged."""
+    try:
+        return load_json(path)
+    except (OSError, ValueError):
+        return None

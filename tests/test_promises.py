@@ -4,6 +4,7 @@ They also use no network and no environment variables for configuration.
 """
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,6 +48,14 @@ def test_the_packages_keep_every_promise(repository: Path) -> None:
     files = list_sources(repository)
     assert repository / "uumamba" / "runtime" / "files.py" in files
     assert [complaint for file in files for complaint in find_breaches(file)] == []
+
+
+def test_every_promise_of_security_md_names_tests_that_exist(repository: Path) -> None:
+    text = (repository / "SECURITY.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if "| `tests" in line]
+    assert len(rows) == 8
+    for path in re.findall("`((?:tests|benchmarks)/[^`]*)`", "".join(rows)):
+        assert (repository / path).exists(), path
 
 
 @pytest.mark.parametrize(

@@ -135,24 +135,42 @@ def test_equal_cines_give_equal_bytes_and_the_download_is_not_written_to(raw, fr
     cut_frames(raw, tmp_path / "again")
 
     assert file_bytes(frames) == file_bytes(tmp_path / "again")
-    assert len(file_bytes(frames)) == 1 + 4 * 5  # the sheet, and two images and labels of five labelled patients
+    assert len(file_bytes(frames)) == 1 + 5 * 5  # the sheet; two images, two labels and hashes of five patients
     with refused("out", got=raw / "frames"):
         cut_frames(raw, raw / "frames")
     assert file_bytes(raw) == before
 
 
-def test_frames_are_kept_until_their_cine_changes(raw, frames):
+@pytest.mark.parametrize("seconds", [-3600, 0, 3600], ids=["older", "as old", "newer"])
+@pytest.mark.parametrize("changed", ["cine", "label", "nothing"])
+def test_frames_are_kept_until_their_cine_changes_whatever_the_times_of_the_files(raw, frames, changed, seconds):
+    cut_frames(raw, frames)
+    image, label = (frames / f"Testing/E4W8Z7/E4W8Z7_frame01{end}.nii.gz" for end in ("", "_gt"))
+    expected = {path: np.asarray(nib.load(path).dataobj).copy() for path in (image, label)}
+    stamp = image.stat().st_mtime_ns
+    folder = raw / "Testing/E4W8Z7"
+    if changed == "cine":
+        save_nifti(folder / "E4W8Z7_sa.nii.gz", cine("another"))
+        expected[image] = cine("another")[..., 1]
+    if changed == "label":
+        stored = cine_label(PATIENTS[-1])[::-1]
+        save_nifti(folder / "E4W8Z7_sa_gt.nii.gz", stored)
+        expected[label] = np.array([0, 3, 2, 1])[stored[..., 1]]
+    for source in folder.iterdir():
+        os.utime(source, ns=(stamp, stamp + seconds * 10**9))
+    cut_frames(raw, frames)
+    assert (image.stat().st_mtime_ns == stamp) == (changed == "nothing")
+    for path, array in expected.items():
+        np.testing.assert_array_equal(np.asarray(nib.load(path).dataobj), array)
+
+
+def test_frames_of_another_version_are_cut_again(raw, frames, monkeypatch):
     cut_frames(raw, frames)
     path = frames / "Testing/E4W8Z7/E4W8Z7_frame01.nii.gz"
     stamp = path.stat().st_mtime_ns
+    monkeypatch.setattr("data_prep.mnms_frames.FRAMES_VERSION", 2)
     cut_frames(raw, frames)
-    assert path.stat().st_mtime_ns == stamp
-
-    source = raw / "Testing/E4W8Z7/E4W8Z7_sa.nii.gz"
-    save_nifti(source, cine("another"))
-    os.utime(source, ns=(stamp + 10**9, stamp + 10**9))
-    cut_frames(raw, frames)
-    np.testing.assert_array_equal(np.asarray(nib.load(path).dataobj), cine("another")[..., 1])
+    assert path.stat().st_mtime_ns != stamp
 
 
 def test_a_configuration_reads_a_folder_of_frames_and_refuses_the_download_without_one(raw, frames, refused):

@@ -6,6 +6,7 @@ The errors come from real files; those of any type are in ``tests/runtime/test_c
 import gzip
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,12 @@ import numpy as np
 import pytest
 import SimpleITK
 
+from tests.data.formats.test_dicom_faults import FAULTS
+from tests.data.test_bad_inputs import ROWS
 from tests.pipelines.run_files import failed_in, read_json, save_nifti
 from uumamba.data.case import Case, Manifest
 from uumamba.data.preprocess import PreprocessRecipe
+from uumamba.data.scan import read_image
 from uumamba.data.warn import ScanWarning
 from uumamba.pipelines.evaluate import evaluate_folder
 from uumamba.pipelines.predict import predict
@@ -96,6 +100,11 @@ def list_scans(folder: Path) -> Iterator[tuple[str, Path]]:
         yield re.sub(r"\.(nii(\.gz)?|mha|nrrd)$", "", path.name), path
 
 
+def list_names(folder: Path) -> list[tuple[str, Path]]:
+    """List the scans that a manifest can name; it refuses the newline."""
+    return [(name, path) for name, path in list_scans(folder) if name.isprintable()]
+
+
 def check_failures(out: Path, expected: set[str]) -> None:
     assert sorted(failed_in(out)) == sorted(expected), "each once"
     for row in read_json(out / "failures.json"):
@@ -107,8 +116,7 @@ def check_failures(out: Path, expected: set[str]) -> None:
 
 def test_prepare_writes_the_good_cases_and_names_each_bad_one_once(folder: Path, tmp_path: Path) -> None:
     label = save_nifti(tmp_path / "label.nii.gz", label_of_good(), (3.0, 3.0, 8.0))
-    names = ((name[:250].replace("\n", " "), path) for name, path in list_scans(folder))  # as manifests ask
-    cases = tuple(Case(name, name, "x", path, label) for name, path in names)
+    cases = tuple(Case(name[:250], name[:250], "x", path, label) for name, path in list_names(folder))
     bad = {case.case_id for case in cases} - set(GOOD) - {"n" * 250}  # of this file the scan is good
     manifest = Manifest("toy", "MRI", STRUCTURES, cases)
     result = prepare(manifest, recipe=PreprocessRecipe((None, 3.0, 3.0)), out=tmp_path / "out")
@@ -138,7 +146,7 @@ def test_evaluate_scores_the_good_cases_and_names_each_bad_one_once(folder: Path
     for name in GOOD:
         label_path = folder / f"{name}.nii.gz"
         label_path.write_bytes(label.read_bytes())
-    listed = [(name.replace("\n", " "), path) for name, path in list_scans(folder)]
+    listed = list_names(folder)
     for key, paths in (("labels", [label] * len(listed)), ("predictions", [path for _, path in listed])):
         cases = tuple(Case(name, name, "x", path, path) for (name, _), path in zip(listed, paths, strict=True))
         Manifest("toy", "MRI", STRUCTURES, cases).write(tmp_path / f"{key}.json")
@@ -156,6 +164,47 @@ def test_the_command_ends_with_exit_code_3_and_a_line_for_each_bad_case(
     said = (tmp_path / "stderr").read_text(encoding="utf-8")
     assert code == EXIT_SOME_CASES_FAILED, said
     assert said.count("uumamba: failed: ") == len(BAD)
+    assert "Traceback" not in said
+
+
+@pytest.fixture
+def every_kind(tmp_path: Path) -> tuple[Path, dict[str, str]]:
+    """A folder with every refused kind of volume and of DICOM series, and the key of each one's error."""
+    raw, scratch, keys = tmp_path / "every", tmp_path / "scratch", {}
+    (raw / "volumes").mkdir(parents=True)
+    (raw / "series").mkdir()
+    for param in ROWS:
+        [row] = param.values
+        if row.verdict == "refuse" and row.read is read_image:
+            scratch.mkdir()
+            made = row.make(scratch)
+            case_id = param.id.replace(".", " ").strip()
+            made.rename(raw / "volumes" / f"{case_id}{made.name.removeprefix('a')}")
+            shutil.rmtree(scratch)
+            keys[case_id] = row.key
+    for fault, (write, key, _) in FAULTS.items():
+        write(scratch)
+        scratch.rename(raw / "series" / fault)
+        keys[fault] = key
+    for number in range(5):
+        save_good(raw / "volumes" / f"good{number}.nii.gz")
+    return raw, keys
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:pydicom")  # of the writer
+def test_of_a_folder_with_every_refused_kind_all_good_scans_are_written_and_each_bad_one_has_a_cure(
+    tiny_run: Path, every_kind: tuple[Path, dict[str, str]], forked_cli: Any, tmp_path: Path
+) -> None:
+    raw, keys = every_kind
+    out = tmp_path / "out"
+    arguments = ("predict", str(tiny_run), "--input", str(raw), "--out", str(out), "--device", "cpu")
+    code = forked_cli.run(*arguments, stderr=tmp_path / "stderr")
+    said = (tmp_path / "stderr").read_text(encoding="utf-8")
+    assert code == EXIT_SOME_CASES_FAILED, said
+    assert {path.name for path in out.glob("*.nii.gz")} == {f"good{number}.nii.gz" for number in range(5)}
+    check_failures(out, set(keys))
+    assert {row["case_id"]: row["key"] for row in read_json(out / "failures.json")} == keys
+    assert said.count("uumamba: failed: ") == len(keys) > 100
     assert "Traceback" not in said
 
 

@@ -17,6 +17,7 @@ No finished step is lost, and the fix is printed.
 | SIGTERM, SIGUSR1 | signals; at many moments: | training/test_resume.py |
 | two processes in one folder | a second one during the first | |
 | clock jumps, files of any age | a clock that goes back and forth, ``utime`` | training/test_save_by_clock.py |
+| no compiled scan | its library is gone; absent, damaged and of another version: | ops/test_scan_backends.py |
 | small or read-only ``/dev/shm`` | a tmpfs in its place, or the quota | |
 """
 
@@ -31,6 +32,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from tests.pipelines.run_files import LAST, StateOf, last_of, rows_of, train_arguments
@@ -43,6 +46,10 @@ SHORT = ("training.epochs=3", "training.save_every_minutes=0")
 LONG = ("training.epochs=500", "training.batches_per_epoch=200")
 MAY_NOT_MOUNT = 77
 KILLS = 20
+NO_LIBRARY = """
+from uumamba.ops import native_library
+native_library._LIBRARY, native_library._PROBLEM = None, "its C++ library cannot be loaded"
+"""
 
 
 class Runs:
@@ -219,6 +226,27 @@ def test_a_full_disk_ends_a_run_with_complete_files_and_it_is_resumed_when_there
     assert last_of(run).progress["steps_done"] >= 1
     assert runs.run(run, "--resume")[0] == 0
     assert state_of(run) == state_of(faultless)
+
+
+def test_without_its_compiled_scan_a_run_says_so_once_and_gives_the_same_results(
+    runs: Runs, faultless: Path, tiny_raw: Path, tmp_path: Path
+) -> None:
+    sentence = "its C++ library cannot be loaded"
+    code, said = runs.run(tmp_path / "run", before=NO_LIBRARY)
+    assert code == 0, said
+    assert said.count(sentence) == 1, said
+    found, expected = rows_of(tmp_path / "run"), rows_of(faultless)
+    assert [row["loss"] for row in found] == pytest.approx([row["loss"] for row in expected], rel=1e-3)
+    scans = sorted(tiny_raw.rglob("patient*_frame??.nii.gz"))[:2]
+    labels = []
+    for name, before in (("fast", ""), ("slow", NO_LIBRARY)):
+        given = [word for scan in scans for word in ("--input", str(scan))]
+        arguments = ("predict", str(faultless), *given, "--out", str(tmp_path / name), "--device", "cpu")
+        assert runs.cli.run(*arguments, stderr=runs.stderr, before=before) == 0
+        assert runs.stderr.read_text(encoding="utf-8").count(sentence) == (name == "slow")
+        labels.append(np.stack([np.asarray(nib.load(tmp_path / name / scan.name).dataobj) for scan in scans]))
+    assert (labels[0] == labels[1]).mean() > 0.999
+    assert labels[0].any()
 
 
 def test_a_read_only_folder_is_refused_before_any_step(runs: Runs, tmp_path: Path) -> None:

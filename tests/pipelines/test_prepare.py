@@ -20,7 +20,7 @@ import pytest
 from data_prep.acdc import read_acdc
 from tests.pipelines.run_files import MakeConfig, Refused, contents, failed_in, read_json
 from uumamba.data.case import Case, Manifest
-from uumamba.data.prepared import PreparedFolder, open_prepared, write_prepared
+from uumamba.data.prepared import FORMAT_VERSION, PreparedFolder, open_prepared, write_prepared
 from uumamba.data.preprocess import PreprocessRecipe, restore_label
 from uumamba.data.scan import AcdcSpacingWarning, read_label
 from uumamba.data.warn import warn_of_acdc_spacing
@@ -99,6 +99,28 @@ def test_a_second_call_prepares_only_stale_and_damaged_cases(make_raw: MakeRaw, 
     assert again().prepared == ("p1",), "one byte of its source changed"
     assert again(recipe=COARSE).prepared == ("p0", "p1", "p2"), "another recipe"
     assert PreparedFolder(out).recipe == COARSE
+
+
+def test_times_of_sources_mean_nothing_and_another_label_structure_or_version_prepares_again(
+    make_raw: MakeRaw, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    manifest, out = make_raw(2), tmp_path / "out"
+    again = partial(prepare, recipe=RECIPE, out=out)
+    again(manifest)
+    for path, seconds in ((manifest.by_id("p0").image, 0), (manifest.by_id("p1").image, 2**33)):
+        os.utime(path, (seconds, seconds))
+    assert again(manifest).reused == ("p0", "p1")
+    label = manifest.by_id("p1").label
+    assert label is not None
+    stored = label.stat()
+    nib.save(nib.Nifti1Image(read_label(label, structures=manifest.structures).array[::-1].copy(), AFFINE), label)
+    os.utime(label, ns=(stored.st_atime_ns, stored.st_mtime_ns))
+    assert again(manifest).prepared == ("p1",), "another label of the same time"
+    renamed = Manifest("toy", "MRI", {"MYO": 1, "RV": 2, "LV": 3}, manifest.cases)
+    assert again(renamed).prepared == ("p0", "p1")
+    monkeypatch.setattr("uumamba.data.prepared.FORMAT_VERSION", FORMAT_VERSION + 1)
+    assert again(renamed).prepared == ("p0", "p1")
+    assert again(renamed).reused == ("p0", "p1")
 
 
 @pytest.mark.filterwarnings("error::uumamba.data.warn.AcdcSpacingWarning")

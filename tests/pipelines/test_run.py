@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -94,7 +95,11 @@ def test_another_configuration_is_refused_before_anything_is_changed(
 
 @pytest.mark.parametrize(
     ("stage", "where"),
-    [("prepare", "before fold 0"), ("train", "before fold 0"), ("predict", "after predicting 0 of 2")],
+    [
+        ("prepare", "after comparing 0 of 10 cases"),
+        ("train", "after verifying 0 of 10 cases"),
+        ("predict", "after predicting 0 of 2"),
+    ],
 )
 def test_a_stop_request_ends_a_run_in_every_stage(
     stage: str, where: str, finished: Path, tiny_raw: Path, tiny_config: MakeConfig, tmp_path: Path
@@ -112,10 +117,10 @@ def test_a_stop_request_ends_a_run_in_every_stage(
 
 
 def unreadable(*bad: str) -> Callable[..., Scan]:
-    def read(path: Path, *, case_id: str) -> Scan:
+    def read(path: Path, *, case_id: str, **options: Any) -> Scan:
         if case_id in bad or not bad:
             raise CaseError(case_id, "image", got="noise", expected="a scan", fix="restore it")
-        return read_image(path, case_id=case_id)
+        return read_image(path, case_id=case_id, **options)
 
     return read
 

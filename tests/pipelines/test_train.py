@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from tests.pipelines.run_files import LAST, MakeConfig, Refused, last_of, read_json, train_arguments
+from uumamba.data.prepared import PreparedFolder
 from uumamba.pipelines import load_predictor
 from uumamba.pipelines import train as pipelines_train
 from uumamba.pipelines.build import WholeCaseValidation
@@ -65,6 +66,26 @@ def test_a_changed_label_is_refused_by_name_before_anything_is_made(
     with pytest.raises(CaseError, match=rf"{changed}: got other bytes .*Fix: run `uumamba prepare` again"):
         train(tiny_config(), data=prepared, out=tmp_path / "run", resume=resume)
     assert not (tmp_path / "run").exists()
+
+
+def test_verifying_is_announced_and_a_stop_request_ends_it_before_anything_is_made(
+    tiny_prepared: Path,
+    tiny_config: MakeConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    verify = PreparedFolder.verify
+
+    def verify_and_stop(self: PreparedFolder, case_ids: Sequence[str]) -> None:
+        verify(self, case_ids)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(PreparedFolder, "verify", verify_and_stop)
+    with pytest.raises(StoppedOnRequest, match="SIGTERM after verifying 8 of 10 cases; run the same command"):
+        train(tiny_config(), data=tiny_prepared, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    assert capsys.readouterr().err == "train: verifying the arrays of 10 cases\n"
 
 
 def test_a_stop_request_in_the_last_validation_of_a_fold_stops_before_the_next_fold(

@@ -1,5 +1,6 @@
 """Tests of the limits of text files: refused with a typed error, before memory is taken."""
 
+import os
 import resource
 import time
 from collections.abc import Callable, Iterator
@@ -15,9 +16,10 @@ from uumamba.config import read_config
 from uumamba.data.case import Manifest
 from uumamba.data.stored_json import read_json
 from uumamba.domain_generalization import read_slow_examples
+from uumamba.evaluation import read_scores
 from uumamba.nets.official_plans import read_plans
 from uumamba.runtime.errors import LONGEST_QUOTE, UsageError
-from uumamba.runtime.text_files import MAX_JSON_BYTES, MAX_SHEET_BYTES, MAX_YAML_BYTES
+from uumamba.runtime.text_files import MAX_JSON_BYTES, MAX_SCORES_BYTES, MAX_SHEET_BYTES, MAX_YAML_BYTES
 from uumamba.training.run_folder import RunLog
 
 READERS: dict[str, Callable[[Path], object]] = {
@@ -68,6 +70,24 @@ def test_json_above_the_limit_is_refused_unread(read: Callable[[Path], object], 
         stream.truncate(20 * MAX_JSON_BYTES)
     with little_is_taken(), pytest.raises(UsageError, match="more than 64 MiB"):
         read(path)
+
+
+@pytest.mark.parametrize("kind", ["large", "pipe", "device", "folder"])
+def test_scores_above_the_limit_or_in_no_regular_file_are_refused_unread(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "scores.csv"
+    makers: dict[str, Callable[[], object]] = {
+        "large": lambda: (path.touch(), os.truncate(path, 2 * MAX_SCORES_BYTES)),
+        "pipe": lambda: os.mkfifo(path),
+        "device": lambda: path.symlink_to("/dev/zero"),
+        "folder": path.mkdir,
+    }
+    makers[kind]()
+    found = "more than 512 MiB" if kind == "large" else "not a regular file|Is a directory|a folder"
+    with (
+        little_is_taken(),
+        pytest.raises(UsageError, match=rf"scores\.csv: got .*({found}), expected a table of scores"),
+    ):
+        read_scores(path)
 
 
 def test_a_log_with_a_deep_row_ends_before_it(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from uumamba.domain_generalization.functional_pass import copied_buffers
 from uumamba.domain_generalization.inconsistency import LinearHeadGradients
 from uumamba.domain_generalization.probe import check_labels
 from uumamba.runtime.errors import UsageError, require
-from uumamba.runtime.network import finest_logits
+from uumamba.runtime.network import finest_logits, read_classes
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 FORWARDS = (nn.Linear.forward, nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward)
@@ -168,8 +168,7 @@ def draw_voxels(
         tensor([0, 0, 1, 2])
     """
     if label.shape[1] == 1:
-        keep = torch.ones_like(label[:, 0], dtype=torch.bool) if ignore_label is None else label[:, 0] != ignore_label
-        images = keep.nonzero()[:, 0]
+        images = read_classes(label[:, 0], ignore_label)[1].nonzero()[:, 0]
         return images, torch.zeros_like(images)
     drawn = [torch.zeros(2, 0, dtype=torch.int64, device=label.device)]
     for image, classes in enumerate(label):

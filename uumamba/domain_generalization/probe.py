@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from uumamba.runtime.errors import UsageError, require
-from uumamba.runtime.network import evaluating, finest_logits
+from uumamba.runtime.network import evaluating, finest_logits, read_classes
 from uumamba.runtime.options import check_options
 
 T = TypeVar("T")
@@ -275,11 +275,10 @@ def _describe_units(logits: Tensor, label: Tensor, ignore_label: int | None) -> 
         expected="logits (batch, classes, *spatial), labels with 1 channel",
     )
     classes = logits.shape[1]
-    flat, reference = logits.flatten(2), label.flatten(1)
-    valid = torch.ones_like(reference, dtype=torch.bool) if ignore_label is None else reference != ignore_label
-    check_labels(reference[valid], classes, fix="correct the labels, or set ignore_label")
-    reference = reference.where(valid, torch.zeros_like(reference)).long()
-    logs = flat.log_softmax(1)
+    reference, valid = read_classes(label.flatten(1), ignore_label)
+    check_labels(label.flatten(1)[valid], classes, fix="correct the labels, or set ignore_label")
+    # What stands under an ignored voxel may be NaN, which a product with the mask would keep.
+    logs = logits.flatten(2).masked_fill(~valid[:, None], 0).log_softmax(1)
     one_hot = F.one_hot(reference, classes).movedim(-1, 1) * valid[:, None]
     probabilities = logs.exp() * valid[:, None]
     voxels, overlap = one_hot.sum(2), (probabilities * one_hot).sum(2)
@@ -302,7 +301,8 @@ def check_labels(label: Tensor, classes: int, *, fix: str = "correct the labels"
         UsageError: a label is out of range or not an integer.
     """
     require(not label.is_floating_point(), "label", got=label.dtype, expected="an integer type")
-    wrong = label[(label < 0) | (label >= classes)]
+    numbers = label.long()  # a comparison in uint8 would take 300 classes for 44
+    wrong = numbers[(numbers < 0) | (numbers >= classes)]
     if len(wrong):
         raise UsageError("label", got=int(wrong[0]), expected=f"classes 0 to {classes - 1}", fix=fix)
 

@@ -13,7 +13,8 @@ from sys import intern
 from typing import Any, TypeVar
 
 from uumamba.runtime.errors import CaseError, UsageError, require
-from uumamba.runtime.files import find_read_fix, open_regular, write_text
+from uumamba.runtime.files import find_read_fix, write_text
+from uumamba.runtime.text_files import MAX_SCORES_BYTES, LimitError, open_limited
 
 SCORES_NAME = "scores.csv"
 TREES_NAME = "trees.csv"
@@ -162,21 +163,20 @@ def read_scores(path: Path | str) -> tuple[ScoreRow, ...]:
     Tables of earlier versions may lack the columns after ``group``.
 
     Raises:
-        UsageError: the file is missing, has no row, or is another table.
+        UsageError: the file is missing, cannot be read, has no row, is too large or is another table.
     """
     expected, fix = "a table of scores with at least one row", "write the table with `uumamba evaluate`"
     try:
-        content = open_regular(path)
-        with io.TextIOWrapper(
-            content, newline="", encoding="utf-8-sig"
-        ) as stream:  # spreadsheets write a byte order mark
-            rows = tuple(map(_parse_row, csv.DictReader(stream)))
+        with open_limited(path, most=MAX_SCORES_BYTES) as stream:
+            text = io.TextIOWrapper(stream, newline="", encoding="utf-8-sig")  # spreadsheets write a byte order mark
+            rows = tuple(map(_parse_row, csv.DictReader(text)))
     except FileNotFoundError:
         raise UsageError(str(path), got="no file", expected=expected, fix=fix) from None
     except OSError as error:
-        raise UsageError(
-            str(path), got=error.strerror, expected=expected, fix=find_read_fix(error, otherwise=fix)
-        ) from None
+        fix = find_read_fix(error, otherwise=fix)
+        raise UsageError(str(path), got=error.strerror, expected=expected, fix=fix) from None
+    except LimitError as error:
+        raise UsageError(str(path), got=error, expected=expected, fix=fix) from None
     except KeyError as error:
         got = f"no column {error}, with commas between columns"
         raise UsageError(str(path), got=got, expected=expected, fix=fix) from None

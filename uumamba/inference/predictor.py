@@ -205,7 +205,7 @@ class Predictor:
             len(blended) >= needed,
             "structures",
             got=self.structures,
-            expected=f"at most {len(blended) - 1} structures, as the network has classes without the background",
+            expected=f"at most {len(blended) - 1} structures, the network's classes without background",
         )
         is_finite = bool(blended.isfinite().all())
         if not is_finite:

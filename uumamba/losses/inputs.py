@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from uumamba.runtime.errors import UsageError, require
+from uumamba.runtime.network import read_classes
 
 
 def read_label(logits: Tensor, label: Tensor, ignore_label: int | None) -> tuple[Tensor, Tensor | None]:
@@ -33,10 +34,7 @@ def read_label(logits: Tensor, label: Tensor, ignore_label: int | None) -> tuple
 Fix: correct the labels, or set ignore_label=-100.
     """
     _check_shapes(logits, label)
-    own_class, valid = label.long(), None  # a comparison in uint8 would take 156 for -100
-    if ignore_label is not None:
-        valid = own_class != ignore_label
-        own_class = own_class.masked_fill(~valid, 0)
+    own_class, valid = (label.long(), None) if ignore_label is None else read_classes(label, ignore_label)
     if own_class.numel():
         _check_classes(own_class, logits.shape[1], ignore_label)
     return own_class, valid

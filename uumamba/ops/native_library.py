@@ -12,6 +12,14 @@ from torch import Tensor
 from uumamba.runtime.errors import UsageError, require
 
 _INSTRUCTION_SETS = ("plain", "avx2", "avx512")  # numbered as in native/selective_scan.h
+_FUNCTIONS = (
+    "instruction_set",
+    "scan_forward",
+    "scan_backward",
+    "convolution_forward",
+    "convolution_backward",
+    "exp2",
+)
 # Below this number of exponentials a second thread costs more time than it saves.
 _EXPONENTIALS_PER_THREAD = 2**16
 
@@ -44,6 +52,9 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
         library = ctypes.CDLL(str(found[0]))
     except OSError as error:
         return None, f"its C++ library cannot be loaded ({error})"
+    absent = [name for name in _FUNCTIONS if not hasattr(library, f"uumamba_{name}")]
+    if absent:
+        return None, f"its C++ library is of another version, without {absent[0]}; install uumamba again"
     library.uumamba_exp2.argtypes = [c_void_p, c_int64, c_int64, c_int32, c_int32]
     library.uumamba_exp2.restype = None
     return library, ""

@@ -104,3 +104,21 @@ def scan_problems() -> dict[str, str]:
         True
     """
     return {name: problem for name, backend in SCAN_BACKENDS.items() if (problem := backend.find_missing())}
+
+
+def describe_fallback(device_type: str) -> str | None:
+    """Describe why networks use the slower torch operators on a device.
+
+    None if a backend for this type of device can run, or none exists.
+
+    Example:
+        >>> describe_fallback("meta") is None
+        True
+    """
+    problems = {
+        name: backend.find_missing() for name, backend in SCAN_BACKENDS.items() if backend.device_type == device_type
+    }
+    if not problems or None in problems.values():
+        return None
+    reasons = "; ".join(f"{name}: {problem}" for name, problem in problems.items())
+    return f"The Mamba layers run in torch operators, slower with the same result ({reasons})."

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from uumamba.optim.passes import read_logits
 from uumamba.runtime.errors import UsageError, require
+from uumamba.runtime.network import read_classes
 from uumamba.runtime.options import BetweenZeroAndOne, NonNegativeInt, Probability, check_options
 
 
@@ -104,6 +105,7 @@ class OutputBiasForgetting:
             )
             return self._forget_sigmoid(logits, label.to(logits.dtype)).mean()
         own, valid = self._read_classes(logits, label)
+        logits = logits.masked_fill(~valid, 0)  # NaN under an ignored voxel would pass the weight 0
         if self.form == "softmax":
             forgetting = self._forget_softmax(logits, own)
         else:
@@ -146,8 +148,7 @@ class OutputBiasForgetting:
                 got=f"{label.dtype} of shape {tuple(label.shape)} for logits of shape {tuple(logits.shape)}",
                 expected=f"integers of shape {expected}, with or without the 1, and at least 2 classes",
             )
-        valid = torch.ones_like(label, dtype=torch.bool) if self.ignore_label is None else label != self.ignore_label
-        return label.long().masked_fill(~valid, 0), valid
+        return read_classes(label, self.ignore_label)
 
     def _weigh(self, own: Tensor, valid: Tensor, *, classes: int) -> Tensor:
         """Return each voxel's weight in the mean; 0 for an ignored voxel."""

@@ -23,7 +23,7 @@ from uumamba.evaluation import mean_dice
 from uumamba.inference import Predictor
 from uumamba.metrics import dice_coefficient
 from uumamba.pipelines.jobs import Job
-from uumamba.pipelines.models import complete_config, load_initial_weights, stored_config
+from uumamba.pipelines.models import complete_config, load_initial_weights, stored_config, warn_of_slow_scan
 from uumamba.quantization import GAQAT, ActivationQuantizer, calibrate, quantized_layers
 from uumamba.runtime.memory_format import lay_channels_last
 from uumamba.runtime.network import bare_network, batch_to_device
@@ -84,6 +84,8 @@ def build_trainer(
     elif quantization is not None:
         quantization.bind()(net)
     net.to(device)
+    if ranks.is_rank_zero:
+        warn_of_slow_scan(net, device)
     channels_last = resolve_channels_last(config.training.channels_last, device)
     if channels_last:
         lay_channels_last(net)  # before the ranks allocate their gradients in the same format

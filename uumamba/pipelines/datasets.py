@@ -94,7 +94,7 @@ def read_dataset(name: str, raw: Path | str, *, frames: Path | str | None = None
     """Read a raw folder in a public data set's layout.
 
     M&Ms consists of cines with two labelled frames each. These frames are cut out once, into ``frames``, as copies with
-    the label values of ACDC; a file is complete or absent. A second call skips frames that are newer than their cine.
+    the label values of ACDC; a file is complete or absent. A second call keeps frames whose cine is unchanged.
     They take about 1.2 MB per patient where scans are like ACDC's, some 0.4 GB for the 320 labelled patients of M&Ms.
     The folder must not be moved: a manifest lists the frames as its images and labels. No other data set needs them.
 

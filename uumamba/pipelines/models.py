@@ -8,7 +8,7 @@ import json
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -26,6 +26,8 @@ from uumamba.data.case import number_classes
 from uumamba.data.prepared import PreparedFolder
 from uumamba.data.preprocess import PreprocessRecipe, preprocess, restore, restore_probabilities
 from uumamba.inference import Predictor
+from uumamba.nets import Mamba
+from uumamba.ops.scan_backends import describe_fallback
 from uumamba.pipelines.mirrored_sides import MirroredSides
 from uumamba.pipelines.postprocessing import make_postprocess, read_choice
 from uumamba.pipelines.run_layout import ALL_CASES, FOLDS, fold_folders, newest_checkpoint
@@ -77,6 +79,7 @@ def load_predictor(
         _load_net(config, checkpoint, path, classes=len(structures) + 1).to(device)
         for path, checkpoint in checkpoints.items()
     ]
+    warn_of_slow_scan(nets[0], device)
     recipe = PreprocessRecipe.from_json(stored["recipe"]) if "recipe" in stored else config.preprocess.build()
     averages = config.inference.mirror if mirror is None else mirror
     sides = MirroredSides.from_json(stored["sides"]) if "sides" in stored else None
@@ -164,6 +167,13 @@ def load_initial_weights(
     if quantize is not None and not is_quantized:
         quantize(net)
     return different
+
+
+def warn_of_slow_scan(net: nn.Module, device: str) -> None:
+    """Warn once per process if a network's scans have no kernel."""
+    fallback = describe_fallback(torch.device(device).type)
+    if fallback is not None and any(isinstance(module, Mamba) for module in net.modules()):
+        _warn_once(fallback)
 
 
 def checkpoint_paths(model: Path | str, *, fold: str | None = None, key: str = "MODEL") -> list[Path]:
@@ -271,6 +281,11 @@ def complete_run(stored: Any, *, current: RunConfig | None = None) -> Any:
 def recipe_to_json(recipe: PreprocessRecipe) -> Any:
     """Convert a recipe to JSON values: lists in place of tuples."""
     return json.loads(json.dumps(recipe.to_json()))
+
+
+@cache
+def _warn_once(text: str) -> None:
+    warnings.warn(text, stacklevel=3)
 
 
 def _find_shipped(model: Path) -> Path | None:

@@ -167,7 +167,11 @@ class _Preparation:
         failed = {failure.case_id for failure in self.failures}
         stale: list[Case] = []
         reused: list[str] = []
-        for case in self.manifest.select(split=split):
+        cases = self.manifest.select(split=split)
+        for count, case in enumerate(track(cases, description="compare", enabled=self.progress)):
+            self.stop.raise_if_requested(
+                f"after comparing {count} of {len(cases)} cases with their sources; run the same command to continue"
+            )
             if case.case_id in failed:
                 continue
             check = partial(_is_reusable, out=self.out, recipe=recipe, structures=dict(self.manifest.structures))

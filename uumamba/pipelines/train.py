@@ -1,5 +1,6 @@
 """Training of folds and seeds on prepared cases."""
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -19,8 +20,13 @@ from uumamba.pipelines.run_layout import RUN_MANIFEST_NAME, RunManifest, write_r
 from uumamba.pipelines.slow_cases import training_case_ids
 from uumamba.runtime.device_jobs import run_on_devices
 from uumamba.runtime.observer import Observer, describe_failure, to_stderr
+from uumamba.runtime.progress_bar import track
 from uumamba.runtime.stop import StopRequest
+from uumamba.runtime.terminal import is_terminal
 from uumamba.training import ALONE, Ranks, Trainer, standard_observers
+
+_VERIFIED_AT_ONCE = 8
+"""Cases verified between two looks at a stop request; some seconds for large scans."""
 
 
 def train(
@@ -96,12 +102,12 @@ def train_jobs(
 
     The arrays of all cases of the jobs are verified first, also if a run resumes. For the arguments see :func:`train`.
     """
-    used = dict.fromkeys(case_id for job in jobs for case_id in (*job.training_ids, *job.validation_ids))
+    used = list(dict.fromkeys(case_id for job in jobs for case_id in (*job.training_ids, *job.validation_ids)))
     if ranks.is_rank_zero:
         _report_unused(folder.manifest, jobs[0])  # the same for every fold
     begin = partial(_train_job, folder=folder, resume=resume, init=init, force=force, progress=progress)
     with StopRequest() as stop:
-        ranks.on_rank_zero(partial(folder.verify, used))
+        ranks.on_rank_zero(partial(_verify, folder, used, stop=stop, progress=progress))
         if len(devices := device.split(",")) > 1:
             run_on_devices(begin, {job.folder.title: job for job in jobs}, devices, say=to_stderr)
         else:
@@ -111,6 +117,18 @@ def train_jobs(
                 begin(job, device=device, ranks=ranks)
     if ranks.is_rank_zero:
         write_run_summary(jobs[0].folder.run)
+
+
+def _verify(folder: PreparedFolder, case_ids: Sequence[str], *, stop: StopRequest, progress: bool | None) -> None:
+    """Verify arrays with a bar or a line; large sets take minutes."""
+    if not (is_terminal(sys.stderr) if progress is None else progress):
+        to_stderr(f"train: verifying the arrays of {len(case_ids)} cases")
+    begins = range(0, len(case_ids), _VERIFIED_AT_ONCE)
+    for begin in track(begins, description="verify", enabled=progress):
+        stop.raise_if_requested(
+            f"after verifying {begin} of {len(case_ids)} cases; run the same command to start again"
+        )
+        folder.verify(case_ids[begin : begin + _VERIFIED_AT_ONCE])
 
 
 def _train_job(

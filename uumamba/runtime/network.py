@@ -49,6 +49,20 @@ def finest_logits(outputs: Any) -> Tensor:
     return logits
 
 
+def read_classes(label: Tensor, ignore_label: int | None) -> tuple[Tensor, Tensor]:
+    """Return classes as int64 and the mask of valid voxels.
+
+    The class of ignored voxels is 0. A comparison in the label's own type would take 156 in uint8 for -100.
+
+    Example:
+        >>> read_classes(torch.tensor([1, 156, 255], dtype=torch.uint8), 255)
+        (tensor([  1, 156,   0]), tensor([ True,  True, False]))
+    """
+    classes = label.long()
+    valid = torch.ones_like(classes, dtype=torch.bool) if ignore_label is None else classes != ignore_label
+    return classes.masked_fill(~valid, 0), valid
+
+
 @contextmanager
 def evaluating(net: nn.Module) -> Iterator[None]:
     """Run a block in evaluation mode without gradients.

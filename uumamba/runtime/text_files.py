@@ -5,8 +5,11 @@ needs of a data set of 100 000 cases.
 """
 
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from uumamba.runtime.files import open_regular
 
@@ -19,6 +22,8 @@ MAX_SHEET_BYTES = 8 * 2**20
 """Bytes of a CSV file, and of a workbook."""
 MAX_UNPACKED_SHEET_BYTES = 64 * 2**20
 MAX_SHEET_CELLS = 1_000_000
+MAX_SCORES_BYTES = 512 * 2**20
+"""Bytes of ``scores.csv``, some 3 million rows."""
 
 
 class LimitError(ValueError):
@@ -37,6 +42,20 @@ def read_limited(path: Path | str, *, most: int = MAX_JSON_BYTES) -> bytes:
     if len(content) > most:
         raise LimitError(f"more than {most / 2**20:g} MiB")
     return content
+
+
+@contextmanager
+def open_limited(path: Path | str, *, most: int) -> Iterator[BinaryIO]:
+    """Open a regular file of at most ``most`` bytes.
+
+    Raises:
+        OSError: as for :func:`read_limited`.
+        LimitError: the file is larger.
+    """
+    with open_regular(path) as stream:
+        if os.fstat(stream.fileno()).st_size > most:
+            raise LimitError(f"more than {most / 2**20:g} MiB")
+        yield stream
 
 
 def parse_json(text: str | bytes) -> Any:
