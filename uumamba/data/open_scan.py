@@ -80,7 +80,7 @@ def open_scan(
 ) -> OpenedScan:
     """Read the header of a scan, and check its grid.
 
-    Every spacing must be present, at least 0.02 mm and such that no axis is longer than 2.2 m. Axes that deviate by up to
+    Every spacing must be present, at least 0.02 mm, and no axis longer than 2.2 m. Axes that deviate by up to
     1 degree from right angles are repaired with a warning; a larger shear, as of a tilted gantry, is an error.
 
     Args:
