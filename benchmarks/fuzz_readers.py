@@ -230,7 +230,7 @@ def read_once(path: Path, reference: "Reference") -> tuple[str, float]:
     """Read a file, and compare with the independent reader.
 
     Returns:
-        ``refused``, ``equal``, ``repaired`` (with a warning), ``alone``, or ``broken`` with a reason; and the seconds.
+        ``refused``, ``equal``, ``repaired`` (not equal, with a warning), ``alone``, or ``broken`` with a reason; and the seconds.
     """
     began = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught:
@@ -242,10 +242,10 @@ def read_once(path: Path, reference: "Reference") -> tuple[str, float]:
         except Exception as error:  # noqa: BLE001 - any other error is what is looked for
             return f"broken: {type(error).__name__}: {error}", time.perf_counter() - began
         seconds = time.perf_counter() - began
-        if caught:
-            return "repaired", seconds
+        is_repaired = bool(caught)
         readers = {".nii": read_nibabel, ".gz": read_nibabel, ".dcm": read_pydicom}
-        return compare(scan, readers.get(path.suffix, reference.read)(path)), seconds
+        outcome = compare(scan, readers.get(path.suffix, reference.read)(path))
+        return "repaired" if is_repaired and outcome != "equal" else outcome, seconds
 
 
 def compare(scan: Scan, expected: Reading | None) -> str:
