@@ -230,7 +230,8 @@ def read_once(path: Path, reference: "Reference") -> tuple[str, float]:
     """Read a file, and compare with the independent reader.
 
     Returns:
-        ``refused``, ``equal``, ``repaired`` (not equal, with a warning), ``alone``, or ``broken`` with a reason; and the seconds.
+        ``refused``, ``equal``, ``repaired`` (not equal, with a warning), ``alone``, or ``broken`` with a reason; and
+        the seconds.
     """
     began = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught:
