@@ -223,6 +223,16 @@ def test_missing_cases_and_predictions_and_two_files_of_a_case_are_refused(
         evaluate_folder(predictions, manifest, tmp_path / "out")
 
 
+def test_a_file_name_that_is_not_shown_is_its_cases_failure(predictions: Path, tmp_path: Path) -> None:
+    hidden = predictions / "p9\n_ED.nii.gz"
+    hidden.write_bytes((predictions / "p1_ED.nii.gz").read_bytes())
+    scores = evaluate_folder(predictions, predictions, tmp_path / "out")
+    assert "p1_ED" in {row.case_id for row in scores.rows}
+    (failure,) = scores.failures
+    assert (failure.case_id, failure.key) == ("p9\n_ED", "case_id")
+    assert failed_in(tmp_path / "out") == ["p9\n_ED"]
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::uumamba.data.scan.AcdcSpacingWarning")
 def test_the_real_acdc_labels_against_themselves_give_dice_1_and_the_known_ejection_fractions(

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from uumamba.data.case import MANIFEST_NAME
+from uumamba.data.case import MANIFEST_NAME, check_shown
 from uumamba.data.formats.dicom_headers import has_magic
 from uumamba.data.open_scan import DICOM_SUFFIX, SCAN_SUFFIXES
 from uumamba.data.warn import warn_repaired
-from uumamba.runtime.errors import require
+from uumamba.runtime.errors import CaseError, UsageError, require
 
 _SEGMENTATION = ".seg"
 _CHANNEL = re.compile(r"_\d{4}$")
@@ -90,6 +90,22 @@ def add_case(found: dict[str, Path], case_id: str, path: Path) -> None:
     """
     first = found.setdefault(case_id, path)
     require(first == path, case_id, got=f"{first} and {path}", expected="one file", fix="rename one file")
+
+
+def check_file_name(case_id: str) -> None:
+    """Raise the error of one case if its file's name is not shown as it is.
+
+    A manifest refuses such names, and no table or message could tell them apart.
+
+    Raises:
+        CaseError: the name holds a newline, an escape, an invisible character or a mark of the text direction.
+    """
+    try:
+        check_shown(case_id, "case_id")
+    except UsageError as error:
+        raise CaseError(
+            case_id, "case_id", got=error.got, expected=error.expected, fix=f"rename the file: {error.fix}"
+        ) from None
 
 
 def find_scans(folder: Path, *, option: str) -> dict[str, Path]:

@@ -6,13 +6,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import cast
 
-from data_prep.raw_folder import check_output_folder
+from data_prep.raw_folder import check_output_folder, collect
 from data_prep.reader import Read, Reader
 from data_prep.scan_files import read_grid
 from uumamba.config.bind import check_name, load_constructor
 from uumamba.config.registry import KINDS
 from uumamba.data.case import Case, Manifest, Split
-from uumamba.data.case_files import find_cases, is_manifest
+from uumamba.data.case_files import check_file_name, find_cases, is_manifest
 from uumamba.data.geometry import Geometry, find_geometry
 from uumamba.runtime.case_boundary import attempt, fail_case_on_error
 from uumamba.runtime.errors import CaseError, UsageError, quote, require
@@ -181,8 +181,8 @@ def read_labelled_cases(
     elif (files := _find_label_maps(labels, "--labels")) and not _has_scans_and_labels(files.values()):
         fix = "give a manifest, or remove these options"
         require(not filters, "--labels", got=labels, expected=f"a manifest with {', '.join(filters)}", fix=fix)
-        cases = tuple(Case(case_id, case_id, "", path, label=path) for case_id, path in files.items())
-        manifest = Manifest(labels.name, "", {}, cases)
+        cases, errors = collect(_make_case, files.items())
+        manifest = Manifest(labels.name, "", {}, tuple(cases))
     else:
         manifest, errors = _read_raw(labels, frames)
     selected = manifest.select(split=split, fold=fold, domains=domains, case_ids=case_ids)
@@ -245,6 +245,12 @@ def _has_scans_and_labels(files: Collection[Path]) -> bool:
     Predictions may have the names of scans.
     """
     return any(len(reader.find_kinds(path.name for path in files) - {""}) > 1 for reader in load_readers().values())
+
+
+def _make_case(file: tuple[str, Path]) -> Case:
+    case_id, path = file
+    check_file_name(case_id)
+    return Case(case_id, case_id, "", path, label=path)
 
 
 def _find_label_maps(folder: Path, option: str) -> dict[str, Path]:

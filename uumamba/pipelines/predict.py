@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from uumamba.data.case import Case, Manifest, Split
-from uumamba.data.case_files import add_case, find_scans, is_manifest, name_case
+from uumamba.data.case_files import add_case, check_file_name, find_scans, is_manifest, name_case
 from uumamba.data.scan import Scan, read_image, write_label
 from uumamba.inference import Predictor
 from uumamba.pipelines.datasets import record_failures
@@ -143,6 +143,7 @@ def _predict_one(
     predictor: Predictor, read: Callable[..., Scan], case: tuple[str, Path], *, out: Path, save_probabilities: bool
 ) -> Path:
     case_id, path = case
+    check_file_name(case_id)
     target, probabilities = out / f"{case_id}.nii.gz", out / f"{case_id}.probabilities.npy"
     for old in (target, probabilities):
         remove_file(old)
