@@ -93,7 +93,7 @@ def add_case(found: dict[str, Path], case_id: str, path: Path) -> None:
 
 
 def check_file_name(case_id: str) -> None:
-    """Raise the error of one case if its file's name is not shown as it is.
+    """Raise a case error for a name with hidden characters.
 
     A manifest refuses such names, and no table or message could tell them apart.
 
