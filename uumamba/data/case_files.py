@@ -3,23 +3,21 @@
 Preparing, prediction and evaluation find cases here, so that a file is the same case in all of them.
 """
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from uumamba.data.case import MANIFEST_NAME, check_shown
 from uumamba.data.formats.dicom_headers import has_magic
 from uumamba.data.open_scan import DICOM_SUFFIX, SCAN_SUFFIXES
 from uumamba.data.warn import warn_repaired
 from uumamba.runtime.errors import CaseError, UsageError, require
+from uumamba.runtime.text_files import load_json
 
 _SEGMENTATION = ".seg"
 _CHANNEL = re.compile(r"_\d{4}$")
 _FIRST_CHANNEL = "_0000"
 _DEEPEST = 6
-_MAX_MANIFEST_BYTES = 2**28
 
 
 def image_suffix(path: Path) -> str:
@@ -179,10 +177,10 @@ def is_manifest(path: Path) -> bool:
 def lists_case_ids(path: Path) -> bool:
     """Return whether a ``dataset.json`` is a manifest, or damaged."""
     try:
-        if not path.is_file() or path.stat().st_size > _MAX_MANIFEST_BYTES:
+        if not path.is_file():
             return False
-        stored: Any = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        stored = load_json(path)
+    except (OSError, ValueError):
         return True  # the manifest's reader names the damage
     parts = [stored[key] for key in ("training", "test") if key in stored] if isinstance(stored, dict) else []
     entries = [entry for part in parts if isinstance(part, list) for entry in part]

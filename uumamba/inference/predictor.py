@@ -83,7 +83,7 @@ class Predictor:
             ``preprocess``.
         postprocess: from the restored label map to the final one, such as
             :class:`uumamba.inference.postprocess.LargestComponents`; probabilities are not changed.
-        structures: value of each structure in label maps; in their order the structures are the classes from 1 on.
+        structures: value of each structure in files; sorted by it, the structures are the classes 1, 2, ....
         mirror_axes: spatial axes of the patch for mirror averaging; only axes that training mirrored.
         mirror_swaps: pairs of classes that a flip exchanges, by axis.
         overlap: overlap of neighbouring windows.

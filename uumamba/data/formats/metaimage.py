@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uumamba.data.formats.stored_volume import LPS_TO_RAS, Shape, StoredVolume, drop_trailing_axes, make_header_error
+from uumamba.data.formats.stored_volume import LPS_TO_RAS, StoredVolume, drop_trailing_axes, make_header_error
 from uumamba.data.formats.text_header import TextHeader, add_field, iterate_lines
 from uumamba.data.formats.voxel_stream import VoxelStream
 from uumamba.runtime.errors import require_case
@@ -74,7 +74,7 @@ def open_metaimage(path: Path, *, case_id: str) -> StoredVolume:
         origin_mm=LPS_TO_RAS * np.pad(origin, (0, 2))[:3],
         spacing_mm=_read_spacing(header, axes),
         spacing_key="ElementSpacing",
-        voxels=partial(_read_voxels, stream, shape, dtype, case_id),
+        voxels=partial(stream.read_native, shape, dtype, case_id=case_id),
         is_complete=partial(stream.has_length, math.prod(shape) * dtype.itemsize),
     )
 
@@ -150,8 +150,3 @@ def _extend(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     extended = np.eye(3)
     extended[:axes, :axes] = matrix[:axes, :axes]
     return extended
-
-
-def _read_voxels(stream: VoxelStream, shape: Shape, dtype: np.dtype[Any], case_id: str) -> NDArray[Any]:
-    voxels = stream.read(math.prod(shape), dtype, case_id=case_id).reshape(shape, order="F")
-    return voxels.astype(dtype.newbyteorder("="), copy=False)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uumamba.data.formats.stored_volume import LPS_TO_RAS, Shape, StoredVolume, drop_trailing_axes, make_header_error
+from uumamba.data.formats.stored_volume import LPS_TO_RAS, StoredVolume, drop_trailing_axes, make_header_error
 from uumamba.data.formats.text_header import TextHeader, add_field, iterate_lines, parse_numbers
 from uumamba.data.formats.voxel_stream import Compression, VoxelStream
 
@@ -81,7 +81,7 @@ def open_nrrd(path: Path, *, case_id: str) -> StoredVolume:
         origin_mm=to_ras * origin,
         spacing_mm=spacing,
         spacing_key="space directions",
-        voxels=partial(_read_voxels, stream, shape, dtype, case_id),
+        voxels=partial(stream.read_native, shape, dtype, case_id=case_id),
         is_complete=partial(stream.has_length, math.prod(shape) * dtype.itemsize),
     )
 
@@ -155,8 +155,3 @@ def _find_voxels(header: TextHeader, nbytes: int) -> VoxelStream:
         header.require(encoding == "raw", "byte skip", expected="no -1 with compressed voxels", fix=_CONVERT)
         start, skip = max(path.stat().st_size - nbytes, start), 0
     return VoxelStream(path, _COMPRESSIONS[encoding], start=start, skip=skip)
-
-
-def _read_voxels(stream: VoxelStream, shape: Shape, dtype: np.dtype[Any], case_id: str) -> NDArray[Any]:
-    voxels = stream.read(math.prod(shape), dtype, case_id=case_id).reshape(shape, order="F")
-    return voxels.astype(dtype.newbyteorder("="), copy=False)

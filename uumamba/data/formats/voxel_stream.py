@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from uumamba.data.formats.stored_volume import RESTORE
+from uumamba.data.formats.stored_volume import RESTORE, Shape
 from uumamba.data.warn import warn_repaired
 from uumamba.runtime.errors import CaseError, require_case
 
@@ -51,6 +51,11 @@ class VoxelStream:
                 return self._read(file, count, dtype, case_id)
         except (OSError, EOFError, zlib.error) as error:
             raise make_read_error(case_id, self.path, error) from None
+
+    def read_native(self, shape: Shape, dtype: np.dtype[Any], *, case_id: str) -> NDArray[Any]:
+        """Read voxels in this machine's byte order, with the first axis fastest."""
+        voxels = self.read(math.prod(shape), dtype, case_id=case_id).reshape(shape, order="F")
+        return voxels.astype(dtype.newbyteorder("="), copy=False)
 
     def has_length(self, nbytes: int) -> bool:
         """Return whether the file's length allows for so many bytes of voxels.
