@@ -71,7 +71,7 @@ def make_names() -> dict[str, Any]:
 
 def run(code: str, names: dict[str, Any]) -> None:
     """Run a call as typed."""
-    exec(code, names)
+    exec(code, names)  # rows of this project's own page: what a reader copies must run as it stands
 
 
 def test_the_page_has_twenty_calls_and_every_row_is_read() -> None:
