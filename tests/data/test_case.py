@@ -34,6 +34,53 @@ def test_equal_cases_give_equal_bytes_in_any_order(tmp_path: Path) -> None:
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
 
 
+def test_channels_regions_ignored_voxels_and_colours_are_read_as_written(tmp_path: Path) -> None:
+    made = manifest(
+        tmp_path,
+        modality=("T1", "FLAIR"),
+        structures={"oedema": 1, "core": 2, "enhancing": 3},
+        ignore_value=4,
+        regions={"whole": (1, 2, 3), "core": (2, 3)},
+        regions_class_order=(1, 2),
+        colours={"whole": "#d62728"},
+        cases=(Case("a", "a", "", (tmp_path / "a_0000.nii.gz", tmp_path / "a_0001.nii.gz"), tmp_path / "a.nii.gz"),),
+    )
+    made.write(tmp_path / "dataset.json")
+    read = Manifest.read(tmp_path)
+    assert read == made
+    assert read.targets == {"whole": (1, 2, 3), "core": (2, 3)}
+    assert read.cases[0].files == (*made.cases[0].images, made.cases[0].label)
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"ignore_value": 3}, "ignore_value"),
+        ({"ignore_value": 65536}, "labels.ignore_value"),
+        ({"regions": {"whole": (1, 2)}, "regions_class_order": (1,)}, "regions.whole"),
+        ({"regions": {"whole": ()}, "regions_class_order": (1,)}, "regions.whole"),
+        ({"regions": {"whole": (1, 3)}}, "regions_class_order"),
+        ({"regions_class_order": (1,)}, "regions_class_order"),
+        ({"colours": {"LV": "red"}}, "colours.LV"),
+        ({"colours": {"aorta": "#ff0000"}}, "colours.aorta"),
+        ({"modality": ("T1", "T\n2")}, "modality"),
+    ],
+)
+def test_regions_ignored_values_and_colours_of_no_structure_are_refused(
+    tmp_path: Path, refused: Any, changes: dict[str, Any], key: str
+) -> None:
+    with refused(f"toy: {key}"):
+        manifest(tmp_path, **changes)
+
+
+def test_channels_out_of_order_are_refused(tmp_path: Path, refused: Any) -> None:
+    path = tmp_path / "dataset.json"
+    manifest(tmp_path, modality=("T1", "T2")).write(path)
+    path.write_text(path.read_text(encoding="utf-8").replace('"1": "T2"', '"2": "T2"'))
+    with refused("toy: modality", got="0, 2"):
+        Manifest.read(path)
+
+
 @pytest.mark.slow  # importing MONAI takes seconds
 def test_monai_reads_the_manifest(tmp_path: Path) -> None:
     from monai.data import load_decathlon_datalist
@@ -118,7 +165,7 @@ def test_names_of_any_language_and_sign_are_valid(tmp_path: Path, name: str) -> 
     [
         ({"labels": {"0": "background", "a": "RV"}}, "labels.a.[key]", "a"),
         ({"labels": {"0": "background", "-1": "RV"}}, None, -1),
-        ({"modality": {}}, "modality.0", "nothing"),
+        ({"modality": "MRI"}, "modality", "MRI"),
         ({"training": 3}, "training", 3),
         ({"fold": "0"}, "training.0.fold", "0"),
         ({"fold": True}, "training.0.fold", True),

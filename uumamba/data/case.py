@@ -4,6 +4,7 @@ The manifest is a superset of the Medical Segmentation Decathlon's ``dataset.jso
 """
 
 import os
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import AliasPath, BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from uumamba.data.stored_json import read_json
 from uumamba.runtime.errors import require
@@ -19,7 +20,11 @@ from uumamba.runtime.files import write_json
 
 Split = Literal["training", "test"]
 MANIFEST_NAME = "dataset.json"
-MAX_LABEL_VALUE, MAX_STRUCTURES = 65535, 255
+MAX_LABEL_VALUE, MAX_STRUCTURES = 65535, 254
+IGNORED = 255
+"""Class of ignored voxels in prepared labels."""
+_LABEL_KEYS = ("ignore_value", "regions", "regions_class_order", "colours")
+_COLOUR = re.compile("#[0-9a-fA-F]{6}")
 HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 """Unicode's categories of control, format and surrogate characters, and of separators of lines and paragraphs."""
 
@@ -32,7 +37,8 @@ class Case:
         case_id: unique in the manifest; names every file made from the case (ACDC: ``patient001_frame01``).
         patient_id: the patient; folds and statistics never separate the cases of one patient.
         domain: centre, vendor or data set, for domain generalization.
-        image: path of the image.
+        image: path of the image; several paths are channels in this order. A file may also hold all channels, as in the
+            Decathlon.
         label: path of the ground truth, or None.
         fold: validation fold, 0 to 4, of a training case; None for test cases.
         phase: ``"ED"`` or ``"ES"`` if known.
@@ -43,7 +49,7 @@ class Case:
     case_id: str
     patient_id: str
     domain: str
-    image: Path
+    image: Path | tuple[Path, ...]
     label: Path | None = None
     fold: int | None = None
     phase: str | None = None
@@ -52,6 +58,16 @@ class Case:
 
     # Strict: with the text "0" as fold of a case, fold 0 would have no validation cases.
     __pydantic_config__ = ConfigDict(strict=True)
+
+    @property
+    def images(self) -> tuple[Path, ...]:
+        """Paths of the channels, or the one path of all."""
+        return self.image if isinstance(self.image, tuple) else (self.image,)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Paths of the channels, then of the label if there is one."""
+        return self.images if self.label is None else (*self.images, self.label)
 
 
 @dataclass(frozen=True)
@@ -63,26 +79,36 @@ class Manifest:
 
     Args:
         name: name of the data set.
-        modality: as in the Decathlon's lists, such as ``"cine MRI"``.
+        modality: as in the Decathlon's lists, such as ``"cine MRI"``; of several channels one name each.
         structures: label value of each structure, without background (0).
         cases: the cases; they are sorted by ``case_id``.
+        ignore_value: label value of voxels that are in no loss, no sample and no score; None if there are none.
+        regions: label values of each region, for structures that overlap or contain each other; a network then predicts
+            each region on its own. Empty for structures that are labels themselves.
+        regions_class_order: label value that each region paints into a predicted label map, in the order of
+            ``regions``; a later region paints over an earlier one.
+        colours: colour of a structure or region, such as ``"#d62728"``.
         reference: citation requested by the authors of the data.
         licence: licence of the data.
         extra: further keys of the file, unchanged.
 
     Raises:
         UsageError: two cases share a ``case_id``, a ``case_id`` is not a plain file name, a structure's value is not an
-            integer from 1 to 65535, two structures have one value, or a name holds characters that are not shown, such
-            as a newline.
+            integer from 1 to 65535, two structures have one value, a region or colour is of no structure, or a name
+            holds characters that are not shown, such as a newline.
     """
 
     name: str
-    modality: str
+    modality: str | tuple[str, ...]
     structures: Mapping[str, int]
     cases: tuple[Case, ...]
     reference: str = ""
     licence: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict)
+    ignore_value: int | None = None
+    regions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    regions_class_order: tuple[int, ...] = ()
+    colours: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_shown(self.name, "name")
@@ -98,21 +124,19 @@ class Manifest:
         for case in self.cases:
             for key in ("case_id", "patient_id", "domain", "phase", "group"):
                 check_shown(getattr(case, key) or "", f"{self.name}: {key}")
-        for structure, value in self.structures.items():
-            check_shown(structure, f"{self.name}: labels")
-            require(
-                isinstance(value, int) and 1 <= value <= MAX_LABEL_VALUE,
-                f"{self.name}: labels.{structure}",
-                got=value,
-                expected=f"an integer from 1 to {MAX_LABEL_VALUE}",
-            )
-        values = [*self.structures.values()]
-        require(
-            len(values) == len({*values}) <= MAX_STRUCTURES,
-            f"{self.name}: labels",
-            got=values,
-            expected=f"up to {MAX_STRUCTURES} structures, each with its own value",
-        )
+        for channel in self.channels:
+            check_shown(channel, f"{self.name}: modality")
+        check_label_values(self)
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Name of each channel of an image."""
+        return (self.modality,) if isinstance(self.modality, str) else self.modality
+
+    @property
+    def targets(self) -> dict[str, tuple[int, ...]]:
+        """Label values of everything that is predicted and scored: the regions, or else each structure."""
+        return dict(self.regions) or {name: (value,) for name, value in self.structures.items()}
 
     @property
     def classes(self) -> dict[str, int]:
@@ -162,8 +186,9 @@ class Manifest:
             "name": self.name,
             "reference": self.reference,
             "licence": self.licence,
-            "modality": {"0": self.modality},
+            "modality": {str(index): name for index, name in enumerate(self.channels)},
             "labels": {"0": "background"} | {str(value): name for name, value in self.structures.items()},
+            **{key: getattr(self, key) for key in _LABEL_KEYS if getattr(self, key) not in (None, {}, ())},
             "numTraining": len(listed["training"]),
             "numTest": len(listed["test"]),
         }
@@ -187,7 +212,7 @@ class Manifest:
         listed: tuple[tuple[Split, tuple[Case, ...]], ...] = (("training", stored.training), ("test", stored.test))
         return cls(
             name=stored.name,
-            modality=stored.modality,
+            modality=stored.find_channels(),
             structures={name: value for value, name in stored.labels.items() if value != 0},
             cases=tuple(_absolute(case, path.parent.resolve(), split) for split, cases in listed for case in cases),
             reference=stored.reference,
@@ -195,6 +220,7 @@ class Manifest:
             extra={
                 key: value for key, value in (stored.model_extra or {}).items() if key not in ("numTraining", "numTest")
             },
+            **{key: getattr(stored, key) for key in _LABEL_KEYS},
         )
 
 
@@ -240,23 +266,88 @@ def check_shown(text: str, key: str) -> None:
     )
 
 
+def check_label_values(manifest: Manifest) -> None:
+    """Raise if a manifest's structures, regions or colours do not fit.
+
+    Raises:
+        UsageError: see :class:`Manifest`.
+    """
+    name, values = manifest.name, [*manifest.structures.values()]
+    ignored = manifest.ignore_value
+    for key, value in [*manifest.structures.items(), *([] if ignored is None else [("ignore_value", ignored)])]:
+        check_shown(key, f"{name}: labels")
+        require(
+            isinstance(value, int) and 1 <= value <= MAX_LABEL_VALUE,
+            f"{name}: labels.{key}",
+            got=value,
+            expected=f"an integer from 1 to {MAX_LABEL_VALUE}",
+        )
+    require(
+        len(values) == len({*values}) <= MAX_STRUCTURES,
+        f"{name}: labels",
+        got=values,
+        expected=f"up to {MAX_STRUCTURES} structures, each with its own value",
+    )
+    require(ignored not in values, f"{name}: ignore_value", got=ignored, expected="the value of no structure")
+    for region, parts in manifest.regions.items():
+        check_shown(region, f"{name}: regions")
+        require(
+            parts and {*parts} <= {*values},
+            f"{name}: regions.{region}",
+            got=list(parts),
+            expected=f"label values of structures: {', '.join(map(str, values))}",
+        )
+    order = manifest.regions_class_order
+    require(
+        len(order) == len({*order}) == len(manifest.regions) and {*order} <= {*values},
+        f"{name}: regions_class_order",
+        got=list(order),
+        expected=f"one label value for each of the {len(manifest.regions)} regions, each once",
+        fix="list the value that each region paints, in the order of the regions",
+    )
+    for key, colour in manifest.colours.items():
+        require(
+            key in {*manifest.structures, *manifest.regions} and _COLOUR.fullmatch(colour),
+            f"{name}: colours.{key}",
+            got=colour,
+            expected="the colour of a structure or region, such as #d62728",
+        )
+
+
 class _ManifestFile(BaseModel):
     """Content of ``dataset.json``."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
     name: str
-    modality: str = Field(validation_alias=AliasPath("modality", "0"))
+    modality: dict[int, str]
     labels: dict[int, str]
+    ignore_value: int | None = None
+    regions: dict[str, tuple[int, ...]] = Field(default_factory=dict)
+    regions_class_order: tuple[int, ...] = ()
+    colours: dict[str, str] = Field(default_factory=dict)
     reference: str = ""
     licence: str = ""
     training: tuple[Case, ...] = ()
     test: tuple[Case, ...] = ()
 
+    def find_channels(self) -> str | tuple[str, ...]:
+        """Return the name of the only channel, or all names in order."""
+        require(
+            self.modality and [*self.modality] == [*range(len(self.modality))],
+            f"{self.name}: modality",
+            got=", ".join(map(str, self.modality)) or "nothing",
+            expected="the channels 0, 1, ... in order",
+        )
+        names = tuple(self.modality.values())
+        return names if len(names) > 1 else names[0]
+
 
 def _to_entry(case: Case, folder: Path) -> dict[str, Any]:
     entry = {
-        "image": _relative(case.image, folder),
+        "image": _relative(case.image, folder)
+        if isinstance(case.image, Path)
+        else [_relative(path, folder) for path in case.image],
         "label": None if case.label is None else _relative(case.label, folder),
         "case_id": case.case_id,
         "patient_id": case.patient_id,
@@ -273,5 +364,12 @@ def _relative(path: Path, folder: Path) -> str:
 
 
 def _absolute(case: Case, folder: Path, split: Split) -> Case:
-    image, label = (Path(os.path.normpath(folder / path)) for path in (case.image, case.label or ""))
-    return replace(case, image=image, label=label if case.label else None, split=split)
+    def find(path: Path) -> Path:
+        return Path(os.path.normpath(folder / path))
+
+    return replace(
+        case,
+        image=find(case.image) if isinstance(case.image, Path) else tuple(map(find, case.image)),
+        label=find(case.label) if case.label else None,
+        split=split,
+    )
