@@ -1,14 +1,23 @@
 """Configuration of one run, from raw scans to the report."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, ModelWrapValidatorHandler, PrivateAttr, model_validator
 from torch import nn
 
 from uumamba.config.augmentation import build_augment
+from uumamba.config.automatic import (
+    SPACING,
+    derive,
+    fill_spacing,
+    fill_stand_ins,
+    find_automatic,
+    find_median,
+    put_values,
+)
 from uumamba.config.base import Config
 from uumamba.config.bind import Part, PartOf, read_part
 from uumamba.config.data import DatasetConfig, PreprocessConfig
@@ -20,6 +29,7 @@ from uumamba.config.optim import build_ascent, build_optimizer, find_member, nee
 from uumamba.config.quantization import attach_gaqat, calibrate_on_noise, check_ranks, check_run, check_takes_effect
 from uumamba.config.track import Tracker
 from uumamba.config.training import InferenceConfig, TrainingConfig
+from uumamba.data.geometry import Geometry
 from uumamba.nets.stages import check_divisible
 from uumamba.runtime.errors import UsageError, require
 from uumamba.runtime.memory_shortage import summarize_error
@@ -73,6 +83,57 @@ class RunConfig(Config):
     inference: InferenceConfig = InferenceConfig()
     # Trackers do not change the result: they are not stored, and a resumed run may choose others.
     track: tuple[Tracker, ...] = Field((), exclude=True)
+
+    _automatic: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _fill_stand_ins(cls, stored: Any, read: ModelWrapValidatorHandler["RunConfig"]) -> "RunConfig":
+        automatic = find_automatic(stored) if isinstance(stored, Mapping) else {}
+        made = read(fill_stand_ins(stored) if automatic else stored)
+        if automatic:
+            made._automatic = automatic
+        return made
+
+    @property
+    def automatic(self) -> tuple[str, ...]:
+        """Keys that say ``auto``; their values are stand-ins until :meth:`resolve`."""
+        return tuple(self._automatic)
+
+    def resolve(
+        self, geometries: Iterable[Geometry], *, spacing_mm: Sequence[float | None] | None = None
+    ) -> tuple["RunConfig", dict[str, Any]]:
+        """Derive the values of the keys that say ``auto``.
+
+        Args:
+            geometries: those of the training cases, prepared or of their headers; read only if a key says ``auto``.
+            spacing_mm: spacing of prepared cases; None takes the median of the geometries.
+
+        Returns:
+            The configuration without ``auto``, and the derived values by key.
+
+        Raises:
+            UsageError: there is no geometry, or the images are too small for the network.
+        """
+        cases = list(geometries) if self.automatic else []
+        if not self.automatic:
+            return self, {}
+        require(cases, self.automatic[0], got="auto without a readable case", expected="at least one case to measure")
+        found: dict[str, Any] = {}
+        if SPACING in self.automatic:
+            rounded = [float(f"{mm:.3g}") for mm in find_median(case.oriented_spacing_mm for case in cases)]
+            found[SPACING] = fill_spacing(self._automatic[SPACING], rounded) if spacing_mm is None else [*spacing_mm]
+        wanted = found.get(SPACING, self.preprocess.spacing_mm)
+        prepared = [case.with_crop((case.crop_start, case.crop_stop), target_spacing_mm=wanted) for case in cases]
+        axes = len(self.training.patch_size)
+        found |= derive(
+            self.as_json(),
+            self.automatic,
+            spacing_mm=find_median(case.prepared_spacing_mm for case in prepared),
+            shape=[round(size) for size in find_median(case.prepared_shape for case in prepared)],
+            divisor=find_divisor(self.net, axes=axes),
+        )
+        return RunConfig.model_validate(put_values(self.as_json() | {"track": self.track}, found)), found
 
     @model_validator(mode="after")
     def _check_dimensions(self) -> "RunConfig":

@@ -5,7 +5,7 @@ execute the jobs.
 """
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from uumamba.config import RunConfig
+from uumamba.config.automatic import SPACING
 from uumamba.config.data import DomainsConfig
 from uumamba.config.track import check_trackers
 from uumamba.config.training import resolve_channels_last
@@ -33,6 +34,7 @@ from uumamba.pipelines.run_layout import (
 )
 from uumamba.pipelines.slow_cases import SlowCases
 from uumamba.runtime.errors import UsageError, require
+from uumamba.runtime.observer import to_stderr
 from uumamba.training.run_folder import check_new_run, check_same_config
 
 Splits = dict[str, tuple[tuple[str, ...], tuple[str, ...]]]
@@ -88,13 +90,21 @@ def list_jobs(
         ranks: number of processes that train together.
 
     Raises:
-        UsageError: any key of the configuration or option is wrong, a package of a tracker is missing, the fold is
-            unknown or has no cases, a domain is unknown or cannot be split as configured, patches would be mirrored
-            left to right although structures have sides, the cases are of another data set or recipe, the index file
-            is of other cases, the model of ``init`` is missing or does not fit, the batch cannot be split equally over
-            the ranks, there are more devices than jobs, a checkpoint exists and ``resume`` is off, the run was started
-            with another configuration, or quantization or freezing of a new run would only start after the last step.
+        UsageError: any key of the configuration or option is wrong or still ``auto``, a package of a tracker is
+            missing, the fold is unknown or has no cases, a domain is unknown or cannot be split as configured, patches
+            would be mirrored left to right although structures have sides, the cases are of another data set or recipe,
+            the index file is of other cases, the model of ``init`` is missing or does not fit, the batch cannot be
+            split equally over the ranks, there are more devices than jobs, a checkpoint exists and ``resume`` is off,
+            the run was started with another configuration, or quantization or freezing of a new run would only start
+            after the last step.
     """
+    require(
+        not config.automatic,
+        ", ".join(config.automatic),
+        got="auto",
+        expected="values of these cases",
+        fix="derive them with resolve_config",
+    )
     config.check(ranks=ranks)
     check_trackers(config.track)
     targets = select_folders(Path(out), fold=fold, seeds=seeds)
@@ -186,6 +196,34 @@ def split_cases(
         if domains is not None:
             _check_patients({case.case_id: case.patient_id for case in cases}, training, validation)
     return splits
+
+
+def resolve_config(
+    config: RunConfig, cases: RawFolder | PreparedFolder, *, say: Callable[[str], None] | None = to_stderr
+) -> RunConfig:
+    """Derive the values that a configuration leaves to the data.
+
+    Of raw cases the spacing is final, since preparing needs it; patch and strides follow from the prepared cases.
+
+    Args:
+        config: the run; it is returned unchanged if no key says ``auto``.
+        cases: raw or prepared folder.
+        say: called with a sentence for each derived value; None says nothing.
+
+    Raises:
+        UsageError: another key is wrong, no case can be measured, or the images are too small for the network.
+    """
+    if not config.automatic:
+        return config
+    config.check()
+    is_prepared = isinstance(cases, PreparedFolder)
+    training = [case.case_id for case in cases.manifest.select(split="training")]
+    spacing = cases.recipe.spacing_mm if isinstance(cases, PreparedFolder) else None
+    resolved, found = config.resolve(cases.geometries(training), spacing_mm=spacing)
+    for key, value in found.items():
+        if say is not None and (key == SPACING) != is_prepared:
+            say(f"auto: {key} = {value}")
+    return resolved
 
 
 def check_same_run(config: RunConfig, run: Path) -> None:

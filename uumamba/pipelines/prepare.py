@@ -17,7 +17,7 @@ from uumamba.data.prepared import FOREGROUND_NAME, RECIPE_NAME, is_up_to_date, s
 from uumamba.data.preprocess import Preprocessing, PreprocessRecipe
 from uumamba.data.scan import encode_classes, read_case
 from uumamba.pipelines.datasets import RawFolder, record_failures
-from uumamba.pipelines.jobs import list_jobs
+from uumamba.pipelines.jobs import list_jobs, resolve_config
 from uumamba.pipelines.run_layout import ALL_CASES
 from uumamba.runtime.case_boundary import attempt, fail_case_on_error
 from uumamba.runtime.errors import CaseError, require
@@ -63,6 +63,7 @@ def prepare_dataset(
         StoppedOnRequest: a stop was requested; the next call continues.
     """
     folder = RawFolder(config.dataset.name, raw, out=Path(out))
+    config = resolve_config(config, folder)
     list_jobs(config, folder, fold=ALL_CASES, out=out)
     return prepare(
         *folder.read(), recipe=config.preprocess.build(), out=out, workers=workers, raw=raw, progress=progress

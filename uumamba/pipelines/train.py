@@ -13,7 +13,7 @@ from uumamba.config.track import build_trackers
 from uumamba.data.case import Manifest
 from uumamba.data.prepared import PreparedFolder
 from uumamba.pipelines.build import build_trainer, calibrate_at_start
-from uumamba.pipelines.jobs import Job, list_jobs
+from uumamba.pipelines.jobs import Job, list_jobs, resolve_config
 from uumamba.pipelines.models import load_predictor
 from uumamba.pipelines.postprocessing import CHOICE_NAME, choose_for_fold
 from uumamba.pipelines.run_layout import RUN_MANIFEST_NAME, RunManifest, write_run_summary
@@ -72,7 +72,7 @@ def train(
     """
     folder = PreparedFolder(data)
     jobs = list_jobs(
-        config,
+        resolve_config(config, folder, say=to_stderr if ranks.is_rank_zero else None),
         folder,
         fold=fold,
         seeds=seeds,
