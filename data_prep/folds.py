@@ -39,9 +39,9 @@ def assign_folds(groups: Mapping[str, str], folds: AtLeastTwo = 5, *, seed: int 
 def complete_folds(cases: Sequence[Case], *, folds: int = MOST_FOLDS) -> list[Case]:
     """Check the folds of training cases, or assign them.
 
-    Folds are assigned if no training case has one. A training case without a fold among others with folds is in the training set of every fold. Assigned folds are
-    grouped by patient and stratified by group, or by domain where a patient has no group; there are at most as many as
-    patients.
+    Folds are assigned if no training case has one. Otherwise a case without a fold is in the training set of every
+    fold. Assigned folds are grouped by patient and stratified by group, or by domain where a patient has no group;
+    there are at most as many as patients.
 
     Args:
         cases: the cases of a data set.

@@ -31,8 +31,9 @@ def list_table(raw: Path, options: FolderOptions) -> Listing:
     """
     file = find_table(raw, options)
     heading, *rows = read_rows(file, sheet="") or [[]]
+    columns = {name.strip().lower(): name.strip() for name in heading}
     names = [name.strip().lower() for name in heading]
-    channels = _check_columns(names, file)
+    channels = {name: columns[name][len(_CHANNEL) :] or ONE_CHANNEL for name in _check_columns(names, file)}
     lines = [(number, row) for number, row in enumerate(rows, start=2) if any(cell.strip() for cell in row)]
     for number, row in lines:
         fix = "quote cells with commas, or correct the line"
@@ -69,12 +70,12 @@ def _has_images(path: Path) -> bool:
     return any(name.strip().lower() == "image" or name.strip().lower().startswith(_CHANNEL) for name in heading)
 
 
-def _check_columns(names: list[str], file: Path) -> dict[str, str]:
-    """Check the columns; return the channel of each column of images."""
-    channels = {name: name.removeprefix(_CHANNEL) for name in names if name.startswith(_CHANNEL)}
+def _check_columns(names: list[str], file: Path) -> list[str]:
+    """Check the columns; return those of images."""
+    channels = [name for name in names if name.startswith(_CHANNEL)]
     if "image" in names:
         require(not channels, f"{file}: image", got=", ".join(channels), expected="no column image_<channel> as well")
-        channels = {"image": ONE_CHANNEL}
+        channels = ["image"]
     for name in ("image", "label"):
         found = channels if name == "image" else name in names
         got = f"the columns {', '.join(filter(None, names)) or 'none'}"
@@ -87,7 +88,7 @@ def _check_columns(names: list[str], file: Path) -> dict[str, str]:
     require(twice is None, f"{file}: {twice}", got="two columns of this name", expected="each column once")
     unused = [name for name in names if name and name not in COLUMNS and name not in channels]
     for name in unused:
-        similar = difflib.get_close_matches(name, COLUMNS, n=1, cutoff=0.75)
+        similar = difflib.get_close_matches(name, COLUMNS, n=1, cutoff=0.8)
         expected = f"the column {' or '.join(similar)}"
         require(not similar, f"{file}: {name}", got="an unknown column", expected=expected, fix="rename the column")
     if unused:

@@ -1,4 +1,4 @@
-"""Reader of any folder of scans, whose layout is recognised by its files."""
+"""Reader of any folder, whose files give the layout."""
 
 import re
 from collections import defaultdict
@@ -67,7 +67,7 @@ def read_folder(raw: Path | str, **options: Any) -> Read:
         ...     raw, images="images/*.nii.gz", labels="labels/*.nii.gz", structures={"liver": 1}
         ... )
         >>> [(case.case_id, case.patient_id, case.fold) for case in manifest.cases]
-        [('p1', 'p1', 0)]
+        [('p1', 'p1', 1)]
         >>> print(errors[0])
         p2: label: got no file, expected one file by labels/*.nii.gz. Fix: add the file, or leave the other files ...
     """

@@ -30,7 +30,7 @@ _PATIENTS_PER_LINE = 50
 
 
 class RawFolder:
-    """Raw folder of a public data set or any other, known from headers.
+    """Raw folder of a data set, known from headers.
 
     Args:
         name: the data set's name in a configuration.
