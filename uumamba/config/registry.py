@@ -152,6 +152,7 @@ KINDS: dict[str, Kind] = {
             "imagecas_split4": "data_prep.imagecas:SPLIT4",
             "aorta": "data_prep.aorta:AORTA",
             "mnms": "data_prep.mnms:MNMS",
+            "folder": "data_prep.folder.folder_reader:FOLDER",
         },
         supplied=frozenset({"raw", "frames", "cut", "advance"}),
     ),

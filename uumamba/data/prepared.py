@@ -99,6 +99,14 @@ class PreparedFolder:
             for _ in pool.map(verify, case_ids):
                 pass
 
+    def find_classes(self, case_id: str) -> set[int] | None:
+        """Return the classes of a case's voxels; None if an older version did not store them.
+
+        Raises:
+            CaseError: the case is not prepared.
+        """
+        return {int(value) for value in _read_case_file(self.path, case_id).label_voxels} or None
+
     def case(self, case_id: str) -> PreparedCase:
         """Open one case.
 

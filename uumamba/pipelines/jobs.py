@@ -80,7 +80,7 @@ def list_jobs(
     Args:
         config: the run.
         cases: raw or prepared folder.
-        fold: ``"0"`` to ``"4"``, ``"all"`` (no validation) or ``"cv"``.
+        fold: ``"0"`` to ``"4"``, ``"all"`` (no validation) or ``"cv"`` (every fold that the data set has).
         out: the run folder.
         seeds: one job per fold and seed; None takes the configuration's seed.
         resume: folders may have checkpoints.
@@ -113,6 +113,9 @@ def list_jobs(
         _check_devices(config, device, jobs=len(targets))
     _check_folders(config, targets, resume=resume, force=force)
     manifest = cases.manifest
+    if fold == EVERY_FOLD:
+        targets = _select_existing(targets, manifest)
+        _check_device_count(device or "", jobs=len(targets))
     where, option = manifest.name, "--raw"
     if isinstance(cases, PreparedFolder):
         where, option = str(cases.path), "--data"
@@ -243,11 +246,21 @@ def replace_seed(config: RunConfig, seed: int | None) -> RunConfig:
     return config if seed is None else config.model_copy(update={"seed": seed})
 
 
+def _select_existing(targets: Sequence[FoldFolder], manifest: Manifest) -> list[FoldFolder]:
+    """Select the folds up to the last one of the data set, which may have fewer than five."""
+    last = max((case.fold for case in manifest.select(split="training") if case.fold is not None), default=0)
+    return [each for each in targets if int(each.fold) <= last]
+
+
 def _check_devices(config: RunConfig, device: str, *, jobs: int) -> None:
-    devices, expected = device.split(","), f"at most one device per training, {jobs}"
-    require(len(devices) <= jobs, "--device", got=device, expected=expected, fix="add --fold cv or --seeds")
-    for each in devices:
+    _check_device_count(device, jobs=jobs)
+    for each in device.split(","):
         resolve_channels_last(config.training.channels_last, each)
+
+
+def _check_device_count(device: str, *, jobs: int) -> None:
+    expected = f"at most one device per training, {jobs}"
+    require(len(device.split(",")) <= jobs, "--device", got=device, expected=expected, fix="add --fold cv or --seeds")
 
 
 def _check_init(config: RunConfig, init: str, *, classes: int) -> None:

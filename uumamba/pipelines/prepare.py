@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+from data_prep.folds import complete_folds
 from data_prep.raw_folder import check_output_folder
 from uumamba.config import RunConfig
 from uumamba.data.case import MANIFEST_NAME, Case, Manifest, Split
@@ -46,7 +47,7 @@ class PrepareResult:
 def prepare_dataset(
     config: RunConfig, *, raw: Path | str, out: Path | str, workers: int = 0, progress: bool | None = None
 ) -> PrepareResult:
-    """Prepare the training cases of a run's public data set.
+    """Prepare the training cases of a run's data set.
 
     Errors of the whole configuration are raised before, as in :func:`uumamba.pipelines.run.run`.
 
@@ -62,7 +63,7 @@ def prepare_dataset(
             of :func:`prepare`.
         StoppedOnRequest: a stop was requested; the next call continues.
     """
-    folder = RawFolder(config.dataset.name, raw, out=Path(out))
+    folder = RawFolder(config.dataset.name, raw, out=Path(out), options=config.dataset.reader_options())
     config = resolve_config(config, folder)
     list_jobs(config, folder, fold=ALL_CASES, out=out)
     return prepare(
@@ -83,6 +84,8 @@ def prepare(
 ) -> PrepareResult:
     """Prepare every case of a split and write the data set's manifest.
 
+    Without folds in the manifest, the training cases get those of :func:`data_prep.folds.complete_folds`.
+
     A case that was made from the same bytes by the same recipe is up to date and is reused. Whenever the process dies,
     every case is complete or absent. ``dataset.json`` is written last, when all cases are complete. It lists the
     prepared cases and those of the other split with their raw paths, without failed cases.
@@ -94,7 +97,7 @@ def prepare(
     are no statistics: every case is a failure, and the recipe of an earlier call is kept.
 
     Args:
-        manifest: the data set.
+        manifest: the data set, also one that was made in Python.
         bad: failed cases of its reader; they are added to the failures.
         recipe: the preprocessing.
         out: gets ``dataset.json``, ``recipe.json``, ``cases/``, and ``failures.json`` where a case failed.
@@ -105,7 +108,8 @@ def prepare(
 
     Raises:
         UsageError: the output cannot be a folder, is inside the raw folder, holds another program's ``dataset.json``,
-            another process is preparing there, or CT statistics are undefined because no training case has foreground.
+            another process is preparing there, a patient is in two folds, or CT statistics are undefined because no
+            training case has foreground.
         StoppedOnRequest: a stop was requested; the next call continues.
     """
     if raw is not None:
@@ -118,6 +122,7 @@ def prepare(
         expected="no dataset.json of another program",
         fix="choose another folder",
     )
+    manifest = replace(manifest, cases=tuple(complete_folds(manifest.cases)))
     out = make_folder(out)
     with lock_folder(out, doing="preparing"), StopRequest() as stop:
         stage = _Preparation(manifest, out, list(bad), stop, workers, progress)

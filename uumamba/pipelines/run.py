@@ -63,7 +63,7 @@ def run(
 
     Args:
         config: the run.
-        raw: the data set as its owner ships it; never written to.
+        raw: the data set as its owner ships it, or any folder by the options of ``dataset``; never written to.
         out: the output folder; it gets ``prepared/``, ``run/``, ``predictions/``, ``scores.csv``, ``summary.json`` and
             ``report.html``.
         fold: ``"0"`` to ``"4"``, ``"cv"`` (each case is scored by the fold that did not train on it), or ``"all"``
@@ -98,7 +98,7 @@ def run(
     with StopRequest():  # a request in one stage also ends all later ones
 
         def prepare_all() -> tuple[Manifest, PrepareResult, list[Job]]:
-            raw_folder = RawFolder(config.dataset.name, raw, out=out)
+            raw_folder = RawFolder(config.dataset.name, raw, out=out, options=config.dataset.reader_options())
             resolved = resolve_config(config, raw_folder, say=say)
             planned = list_these(resolved, raw_folder)
             manifest, bad = raw_folder.read()

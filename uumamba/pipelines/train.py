@@ -105,6 +105,7 @@ def train_jobs(
     used = list(dict.fromkeys(case_id for job in jobs for case_id in (*job.training_ids, *job.validation_ids)))
     if ranks.is_rank_zero:
         _report_unused(folder.manifest, jobs[0])  # the same for every fold
+        _report_missing_classes(folder, jobs)
     begin = partial(_train_job, folder=folder, resume=resume, init=init, force=force, progress=progress)
     with StopRequest() as stop:
         ranks.on_rank_zero(partial(_verify, folder, used, stop=stop, progress=progress))
@@ -215,3 +216,15 @@ def _report_unused(manifest: Manifest, job: Job) -> None:
             f"train: {unused.total()} of {len(cases)} cases are used neither for training nor for validation: "
             f"{by_domain}"
         )
+
+
+def _report_missing_classes(folder: PreparedFolder, jobs: Sequence[Job]) -> None:
+    """Print the structures that no training case of a fold has."""
+    splits = {job.folder.fold: job.training_ids for job in jobs}
+    classes = {case_id: folder.find_classes(case_id) for case_id in {each for ids in splits.values() for each in ids}}
+    for fold, training in splits.items():
+        found = [classes[case_id] for case_id in training]
+        known = {*folder.manifest.classes.values()} if None in found else {0}.union(*filter(None, found))
+        missing = [name for name, value in folder.manifest.classes.items() if value not in known]
+        if missing:
+            to_stderr(f"train: no training case of fold {fold} has a voxel of {', '.join(missing)}")

@@ -1,0 +1,137 @@
+"""Layout of nnU-Net's raw data sets."""
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from data_prep.folder.folder_options import FolderOptions
+from data_prep.folder.label_names import read_about, read_channels
+from data_prep.folder.listing import Listing, join, read_object
+from uumamba.data.case import MANIFEST_NAME, Case, Split
+from uumamba.data.case_files import image_suffix, list_volumes
+from uumamba.data.open_scan import SCAN_SUFFIXES
+from uumamba.runtime.errors import CaseError, require
+from uumamba.runtime.text_files import load_json
+
+SPLITS_NAME = "splits_final.json"
+_CHANNEL = re.compile(r"(?P<case_id>.+)_(?P<channel>\d{4})")
+_FOLDERS: Mapping[Split, tuple[str, str]] = {"training": ("imagesTr", "labelsTr"), "test": ("imagesTs", "labelsTs")}
+
+
+def list_nnunet(raw: Path, options: FolderOptions) -> Listing:
+    """List a raw data set of nnU-Net.
+
+    Images are ``imagesTr/<case_id>_0000.nii.gz`` with a number for each of ``channel_names``, label maps
+    ``labelsTr/<case_id>.nii.gz``; ``file_ending`` may be of any format that can be read. Cases of ``imagesTs`` are test
+    cases. With ``splits_final.json``, which nnU-Net keeps in its preprocessed folder, folds are those of the file.
+
+    Raises:
+        UsageError: a file is damaged or a key is missing, or the splits are no cross-validation of the cases.
+    """
+    file = raw / MANIFEST_NAME
+    stored = read_object(file)
+    channels, ending = read_channels(stored, file=str(file)), stored.get("file_ending", ".nii.gz")
+    require(channels, f"{file}: channel_names", got="nothing", expected="the name of each channel")
+    require(
+        ending in SCAN_SUFFIXES,
+        f"{file}: file_ending",
+        got=ending,
+        expected=f"one of {', '.join(sorted(SCAN_SUFFIXES))}",
+        fix="convert the files",
+    )
+    cases: list[Case] = []
+    failures: list[CaseError] = []
+    if isinstance(listed := stored.get("dataset"), Mapping):
+        cases = [_read_entry(raw, case_id, entry, f"{file}: dataset") for case_id, entry in listed.items()]
+    splits: tuple[Split, ...] = ("test",) if cases else ("training", "test")
+    for split in splits:
+        found, misnamed = _list_split(raw, split, len(channels), ending)
+        cases, failures = [*cases, *found], [*failures, *misnamed]
+    training = {case.case_id for case in cases if case.split == "training"}
+    folds = read_splits(raw / SPLITS_NAME, {*training, *(failure.case_id for failure in failures)})
+    cases = [replace(case, fold=folds.get(case.case_id)) for case in cases]
+    return Listing(cases, failures, channels, read_about(stored, file=str(file)))
+
+
+def read_splits(path: Path, case_ids: Collection[str]) -> dict[str, int]:
+    """Read the fold that validates on each case; nothing without a file.
+
+    Args:
+        path: a list with the case ids of ``train`` and ``val`` of each fold.
+        case_ids: the training cases.
+
+    Raises:
+        UsageError: the file is damaged, an id is unknown, or a fold does not train on every case that it does not
+            validate on.
+    """
+    if not path.is_file():
+        return {}
+    fix = f"correct or remove {path.name}"
+    try:
+        splits = load_json(path)
+        listed = [({*split["train"]}, {*split["val"]}) for split in splits]
+    except (OSError, ValueError, KeyError, TypeError):
+        expected = "a list of folds with train and val"
+        require(False, str(path), got="another content or a damaged file", expected=expected, fix=fix)
+    known, folds = {*case_ids}, dict[str, int]()
+    for fold, (train, val) in enumerate(listed):
+        for case_id in sorted((train | val) - known, key=str):
+            require(False, f"{path}: {fold}", got=case_id, expected="a case with a file in imagesTr", fix=fix)
+        others = sorted(known - train - val) or sorted(train & val)
+        expected = "every case in either train or val"
+        require(
+            not others, f"{path}: {fold}", got=f"{', '.join(others[:3])} in both or none", expected=expected, fix=fix
+        )
+        for case_id in val:
+            twice = f"{case_id} in val of {folds.get(case_id)} and {fold}"
+            require(case_id not in folds, str(path), got=twice, expected="one fold for each case", fix=fix)
+            folds[case_id] = fold
+    return folds
+
+
+def _list_split(raw: Path, split: Split, channels: int, ending: str) -> tuple[list[Case], list[CaseError]]:
+    images, labels = (raw / name for name in _FOLDERS[split])
+    case_ids: set[str] = set()
+    failures: list[CaseError] = []
+    for path in list_volumes(images) if images.is_dir() else ():
+        stem = path.name.removesuffix(image_suffix(path))
+        match = _CHANNEL.fullmatch(stem)
+        if path.name.endswith(ending) and match and int(match["channel"]) < channels:
+            case_ids.add(match["case_id"])
+        else:
+            expected = f"a name that ends in _0000{ending}" + (
+                f" to _{channels - 1:04d}{ending}" if channels > 1 else ""
+            )
+            fix = f"rename or convert the file, or correct {MANIFEST_NAME}"
+            case_id = match["case_id"] if match else stem
+            failures.append(CaseError(case_id, "image", got=path.name, expected=expected, fix=fix))
+    for path in list_volumes(labels) if labels.is_dir() else ():
+        case_ids.add(path.name.removesuffix(image_suffix(path)))
+    case_ids -= {failure.case_id for failure in failures}
+    needs_label = split == "training"
+    return [_make_case(images, labels, each, channels, ending, needs_label) for each in sorted(case_ids)], failures
+
+
+def _make_case(images: Path, labels: Path, case_id: str, channels: int, ending: str, needs_label: bool) -> Case:
+    paths = tuple(images / f"{case_id}_{channel:04d}{ending}" for channel in range(channels))
+    label = labels / f"{case_id}{ending}"
+    return Case(
+        case_id,
+        "",
+        "",
+        paths if channels > 1 else paths[0],
+        label=label if needs_label or label.exists() else None,
+        split="training" if needs_label else "test",
+    )
+
+
+def _read_entry(raw: Path, case_id: str, entry: Any, key: str) -> Case:
+    """Read a case that ``dataset.json`` gives by paths."""
+    images: Sequence[Any] = entry.get("images", ()) if isinstance(entry, Mapping) else ()
+    label = entry.get("label") if isinstance(entry, Mapping) else None
+    is_valid = isinstance(images, list) and images and all(isinstance(path, str) for path in (*images, label))
+    require(is_valid, f"{key}.{case_id}", got=entry, expected="images and label")
+    paths = tuple(join(raw, path) for path in images)
+    return Case(case_id, "", "", paths if len(paths) > 1 else paths[0], label=join(raw, str(label)))
