@@ -77,10 +77,12 @@ def build_trainer(
     structures = dict(folder.manifest.structures)
     swaps = None if sides is None else sides.swaps(config.training.patch_size)
     seed_everything(config.seed)
-    net = config.build_net(classes=len(structures) + 1)
+    channels = folder.manifest.channels
+    net = config.build_net(classes=len(structures) + 1, channels=len(channels))
     quantization = config.quantization
     if init is not None:
-        load_initial_weights(net, init, quantize=None if quantization is None else quantization.bind())
+        quantize = None if quantization is None else quantization.bind()
+        load_initial_weights(net, init, quantize=quantize, channels=channels)
     elif quantization is not None:
         quantization.bind()(net)
     net.to(device)
