@@ -60,8 +60,9 @@ def store_foreground(
     if len(channels) == 1:
         values = sample_foreground(image.array, label.array, case_id=case.case_id)
     else:
-        each = (sample_foreground(image.array[index], label.array, case_id=case.case_id) for index in sampled)
-        values = np.stack([*each])
+        values = np.stack(
+            [sample_foreground(image.array[index], label.array, case_id=case.case_id) for index in sampled]
+        )
     with whole_file(path) as unfinished, unfinished.open("wb") as file:
         np.savez(file, key=np.array(key), values=values)
 

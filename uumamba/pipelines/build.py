@@ -98,7 +98,9 @@ def build_trainer(
     scaler = torch.amp.GradScaler(device) if precision == "float16" else None
     optimizer = build_optimizer(config.optim, net, objective, scaler=scaler)
     dataset = build_dataset(config, folder, job.training_ids if cases is None else cases)
-    augment = build_augment(config.augment, patch_size=config.training.patch_size, mirror_swaps=swaps)
+    augment = build_augment(
+        config.augment, patch_size=config.training.patch_size, mirror_swaps=swaps, channels=len(channels)
+    )
     observers = standard_observers() if observers is None else observers
     if quantization is not None:
         counters = QuantizationCounters(net, attach_gaqat(quantization, optimizer, bare_network(net)))
