@@ -1,6 +1,6 @@
 """Data set, its split by domain, and preprocessing."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model
 
 from uumamba.config.base import Config
 from uumamba.config.bind import Part, PartOf, check_name
-from uumamba.data.recipe import PreprocessRecipe
+from uumamba.data.recipe import Normalisation, PreprocessRecipe, choose_normalisation
 from uumamba.runtime.errors import require
 from uumamba.runtime.options import NonNegativeInt, Positive, PositiveInt
 
@@ -144,21 +144,35 @@ class PreprocessConfig(Config):
 
     Args:
         spacing_mm: spacing of the through-plane axis and of the two axes in plane; null keeps the scan's.
-        normalisation: ``zscore`` for each scan on its own, or ``ct`` by the statistics of the data set.
+        normalisation: ``zscore`` for each scan on its own, ``ct`` by the statistics of the data set, or ``none``; one
+            word for all channels or a list. ``auto`` chooses by the channels' names: CT, noNorm, else zscore.
         clip_percentiles: lower and upper percentile of the intensities, as limits.
         ct_statistics: statistics of ``ct``. Without them ``uumamba prepare`` computes them as nnU-Net does, in the
-            foreground of the training cases of all folds, and stores them in ``recipe.json``.
+            foreground of the training cases of all folds, of each channel of CT, and stores them in ``recipe.json``.
     """
 
     spacing_mm: tuple[Positive | None, Positive | None, Positive | None]
-    normalisation: Literal["zscore", "ct"] = PreprocessRecipe.normalisation
+    normalisation: Normalisation | Literal["auto"] | tuple[Normalisation, ...] = PreprocessRecipe.normalisation
     clip_percentiles: tuple[float, float] = PreprocessRecipe.clip_percentiles
     ct_statistics: Annotated[Part, PartOf("ct_statistics")] | None = None
 
-    def build(self) -> PreprocessRecipe:
-        """Build the recipe; it lacks the statistics that ``uumamba prepare`` computes."""
+    def resolve(self, channels: Sequence[str]) -> "PreprocessConfig":
+        """Replace ``auto`` by the words for a data set's channels."""
+        if self.normalisation != "auto":
+            return self
+        return self.model_copy(update={"normalisation": choose_normalisation(channels)})
+
+    def build(self, channels: Sequence[str] | None = None) -> PreprocessRecipe:
+        """Build the recipe; it lacks the statistics that ``uumamba prepare`` computes.
+
+        Args:
+            channels: names of the data set's channels; None does not check their number.
+        """
         statistics = None if self.ct_statistics is None else self.ct_statistics.bind()()
-        recipe = PreprocessRecipe(**{**self.model_dump(), "ct_statistics": statistics})
+        resolved = self.resolve(channels or ("image",))
+        recipe = PreprocessRecipe(**{**resolved.model_dump(), "ct_statistics": statistics})
+        if channels is not None:
+            recipe.split(len(channels))
         require(
             statistics is None or self.clip_percentiles == PreprocessRecipe.clip_percentiles,
             "clip_percentiles",

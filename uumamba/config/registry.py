@@ -129,7 +129,7 @@ KINDS: dict[str, Kind] = {
     "gaqat": Kind({"GAQAT": "uumamba.quantization:GAQAT"}, supplied=frozenset({"optimizer", "net"}), only="GAQAT"),
     "augment": Kind(
         {"nnunet": "uumamba.data.augment:nnunet_transforms"},
-        supplied=frozenset({"patch_size", "mirror_swaps"}),
+        supplied=frozenset({"patch_size", "mirror_swaps", "channels"}),
         section="uumamba.config.augmentation:SideOptions",
         only="nnunet",
         order=(

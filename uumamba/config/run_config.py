@@ -161,15 +161,24 @@ class RunConfig(Config):
         )
         return self
 
-    def build_net(self, *, classes: int, patch_size: tuple[int, ...] | None = None) -> nn.Module:
+    def count_inputs(self, channels: int = 1) -> int:
+        """Count the network's input channels: those of the image, each with its neighbouring slices."""
+        return channels * (1 + 2 * self.training.neighbour_slices)
+
+    def resolve(self, channels: Sequence[str]) -> "RunConfig":
+        """Replace values that say ``auto`` by those for a data set's channels."""
+        return self.model_copy(update={"preprocess": self.preprocess.resolve(channels)})
+
+    def build_net(self, *, classes: int, channels: int = 1, patch_size: tuple[int, ...] | None = None) -> nn.Module:
         """Build the network, with new weights.
 
         Args:
             classes: number of classes with the background.
+            channels: number of channels of an image.
             patch_size: size of the input; None is that of training.
         """
-        in_channels, size = 1 + 2 * self.training.neighbour_slices, patch_size or self.training.patch_size
-        return build_network(self.net, in_channels=in_channels, out_channels=classes, patch_size=size)
+        size = patch_size or self.training.patch_size
+        return build_network(self.net, in_channels=self.count_inputs(channels), out_channels=classes, patch_size=size)
 
     @model_validator(mode="after")
     def _check_parts(self) -> "RunConfig":
@@ -203,7 +212,7 @@ class RunConfig(Config):
             UsageError: a constructor rejects a value; the key names the part. Or the network cannot predict a patch or
                 has no head that the domain-generalization method can train, or ranks would freeze different scales.
         """
-        training, patch_size = self.training, self.training.patch_size
+        patch_size = self.training.patch_size
         if self.quantization is not None:
             check_ranks(self.quantization, self.optim, ranks)
         _build_in("preprocess", self.preprocess.build)
@@ -211,7 +220,7 @@ class RunConfig(Config):
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
             with torch.device("cpu" if reads_values(self.net) else "meta"):
                 net = _build_in("net", self.build_net, classes=2).to("meta")
-            image = torch.empty(1, 1 + 2 * training.neighbour_slices, *patch_size)
+            image = torch.empty(1, self.count_inputs(), *patch_size)
             _build_in("net", check_prediction, net, image, classes=2)
             if self.quantization is not None:
                 _build_in("quantization", self.quantization.bind(), net)
@@ -223,7 +232,7 @@ class RunConfig(Config):
         if self.quantization is not None:
             _build_in("quantization", attach_gaqat, self.quantization, optimizer, net)
         _build_in("domain_generalization", self.build_method, net, loss)
-        steps = {"epochs": training.epochs, "batches_per_epoch": training.batches_per_epoch}
+        steps = {"epochs": self.training.epochs, "batches_per_epoch": self.training.batches_per_epoch}
         _build_in("schedule", build_schedule, self.schedule, optimizer, **steps)
         if self.domain_generalization is not None:
             self._check_head(loss)
@@ -236,7 +245,7 @@ class RunConfig(Config):
         small = patch_size if max(divisor) == 1 else two_steps  # a network that declares no divisor
         noise = torch.randn(
             1,
-            1 + 2 * self.training.neighbour_slices,
+            self.count_inputs(),
             *small,
             generator=generator_for("noise to look for the head with"),
         )

@@ -75,8 +75,10 @@ class RawFolder:
 
     def _read_geometry(self, case_id: str) -> Geometry:
         with fail_case_on_error(case_id):
-            grid = read_grid(self.manifest.by_id(case_id).images[0], case_id=case_id)
-            return find_geometry(grid.array.shape, spacing_mm=grid.spacing_mm, affine=grid.affine)
+            images = self.manifest.by_id(case_id).images
+            in_one_file = len(self.manifest.channels) if len(images) == 1 else 1
+            grid = read_grid(images[0], case_id=case_id, channels=in_one_file)
+            return find_geometry(grid.shape, spacing_mm=grid.spacing_mm, affine=grid.affine)
 
 
 def load_reader(name: str) -> Reader:

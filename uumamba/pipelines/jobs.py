@@ -109,6 +109,8 @@ def list_jobs(
     check_trackers(config.track)
     targets = select_folders(Path(out), fold=fold, seeds=seeds)
     share_batch(config.training.batch_size, ranks)
+    if config.preprocess.normalisation == "auto":
+        config = config.resolve(cases.manifest.channels)
     if device is not None:
         _check_devices(config, device, jobs=len(targets))
     _check_folders(config, targets, resume=resume, force=force)
@@ -117,6 +119,7 @@ def list_jobs(
         targets = _select_existing(targets, manifest)
         _check_device_count(device or "", jobs=len(targets))
     where, option = manifest.name, "--raw"
+    config.preprocess.build(manifest.channels)  # raises for another number of channels
     if isinstance(cases, PreparedFolder):
         where, option = str(cases.path), "--data"
         _check_prepared_for(config, cases)
@@ -129,7 +132,7 @@ def list_jobs(
         fix="correct the folder",
     )
     if init is not None:
-        _check_init(config, init, classes=len(manifest.structures) + 1)
+        _check_init(config, init, manifest)
     config.training.sampling.build(structures=manifest.structures)
     config.inference.list_postprocess(structures=manifest.structures)
     splits = split_cases(
@@ -263,12 +266,13 @@ def _check_device_count(device: str, *, jobs: int) -> None:
     require(len(device.split(",")) <= jobs, "--device", got=device, expected=expected, fix="add --fold cv or --seeds")
 
 
-def _check_init(config: RunConfig, init: str, *, classes: int) -> None:
+def _check_init(config: RunConfig, init: str, manifest: Manifest) -> None:
     """Raise if the network cannot start from a model."""
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")  # the training shows them
-        net = config.build_net(classes=classes)
-        load_initial_weights(net, init, quantize=None if config.quantization is None else config.quantization.bind())
+        net = config.build_net(classes=len(manifest.structures) + 1, channels=len(manifest.channels))
+        quantize = None if config.quantization is None else config.quantization.bind()
+        load_initial_weights(net, init, quantize=quantize, channels=manifest.channels)
 
 
 def _check_folders(config: RunConfig, targets: Sequence[FoldFolder], *, resume: bool, force: bool) -> None:
@@ -290,7 +294,7 @@ def _check_prepared_for(config: RunConfig, folder: PreparedFolder) -> None:
 
     Prediction preprocesses new scans by the configuration.
     """
-    name, recipe = config.dataset.name, config.preprocess.build()
+    name, recipe = config.dataset.name, config.preprocess.build(folder.manifest.channels)
     fix = "correct the key, or prepare again"
     expected = f"{folder.manifest.name}, the data set of {folder.path}"
     require(is_dataset(folder.manifest, name), "dataset.name", got=name, expected=expected, fix=fix)

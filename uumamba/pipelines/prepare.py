@@ -66,8 +66,15 @@ def prepare_dataset(
     folder = RawFolder(config.dataset.name, raw, out=Path(out), options=config.dataset.reader_options())
     config = resolve_config(config, folder)
     list_jobs(config, folder, fold=ALL_CASES, out=out)
+    manifest, bad = folder.read()
     return prepare(
-        *folder.read(), recipe=config.preprocess.build(), out=out, workers=workers, raw=raw, progress=progress
+        manifest,
+        bad,
+        recipe=config.preprocess.build(manifest.channels),
+        out=out,
+        workers=workers,
+        raw=raw,
+        progress=progress,
     )
 
 
@@ -108,12 +115,13 @@ def prepare(
 
     Raises:
         UsageError: the output cannot be a folder, is inside the raw folder, holds another program's ``dataset.json``,
-            another process is preparing there, a patient is in two folds, or CT statistics are undefined because no
-            training case has foreground.
+            another process is preparing there, a patient is in two folds, the recipe is for another number of channels,
+            or CT statistics are undefined because no training case has foreground.
         StoppedOnRequest: a stop was requested; the next call continues.
     """
     if raw is not None:
         check_output_folder(Path(out), Path(raw), key="--out")
+    recipe.split(len(manifest.channels))  # raises for another number of channels
     stored = Path(out) / MANIFEST_NAME
     require(
         not stored.exists() or lists_case_ids(stored),
@@ -132,7 +140,13 @@ def prepare(
         if complete is not None:
             _write_recipe(out, complete)
             stale, reused = stage.split_stale(complete, split)
-            prepare_one = partial(_prepare_case, out=out, recipe=complete, structures=dict(manifest.structures))
+            prepare_one = partial(
+                _prepare_case,
+                out=out,
+                recipe=complete,
+                structures=dict(manifest.structures),
+                channels=manifest.channels,
+            )
             prepared = stage.work_on(stale, prepare_one, name="prepare", doing="preparing")
         failures = stage.record_failures()
         _write_manifest(out, manifest, split, {*prepared, *reused})
@@ -157,13 +171,23 @@ class _Preparation:
         None if no case can be read.
         """
         folder = self.out / FOREGROUND_NAME
-        sample = partial(store_foreground, folder=folder, structures=dict(self.manifest.structures))
+        names = self.manifest.channels
+        each = recipe.split(len(names))
+        of_ct = [index for index, one in enumerate(each) if one.normalisation == "ct"]
+        sample = partial(
+            store_foreground,
+            folder=folder,
+            structures=dict(self.manifest.structures),
+            channels=names,
+            sampled=of_ct,
+        )
         sampled = self.work_on(self.manifest.select(split="training"), sample, name="sample", doing="sampling")
         if self.failures and not sampled:
             return None
         self.record_failures()  # before an error about missing foreground: a failed case may have foreground
-        found = compute_statistics(sampled, folder=folder, clip_percentiles=recipe.clip_percentiles)
-        return replace(recipe, ct_statistics=found)
+        compute = partial(compute_statistics, sampled, folder=folder, clip_percentiles=recipe.clip_percentiles)
+        found = {index: compute(row=row) for row, index in enumerate(of_ct)}
+        return recipe.with_statistics([found.get(index) for index in range(len(names))])
 
     def split_stale(self, recipe: PreprocessRecipe, split: Split) -> tuple[list[Case], list[str]]:
         """Return the stale cases and the ids of those up to date.
@@ -240,9 +264,11 @@ def _is_reusable(case: Case, *, out: Path, recipe: PreprocessRecipe, structures:
         return is_up_to_date(out, case, recipe=recipe, structures=structures)
 
 
-def _prepare_case(case: Case, *, out: Path, recipe: PreprocessRecipe, structures: dict[str, int]) -> None:
+def _prepare_case(
+    case: Case, *, out: Path, recipe: PreprocessRecipe, structures: dict[str, int], channels: tuple[str, ...]
+) -> None:
     key = source_key(case, recipe=recipe, structures=structures)
-    image, label = read_case(case, structures=structures)
+    image, label = read_case(case, structures=structures, channels=channels)
     work = Preprocessing(
         image.array,
         spacing_mm=image.spacing_mm,
@@ -258,6 +284,7 @@ def _prepare_case(case: Case, *, out: Path, recipe: PreprocessRecipe, structures
         label=work.label_slabs(),
         geometry=work.geometry,
         key=key,
+        channels=work.channels,
     )
 
 

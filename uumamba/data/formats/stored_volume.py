@@ -30,6 +30,7 @@ class StoredVolume:
         voxels: function that reads the voxels, in stored order.
         is_complete: function that tells from the file's length whether all voxels can be there.
         header: header of nibabel for a NIfTI file, else None.
+        channels: number of volumes; several are the first axis of ``voxels``.
     """
 
     path: Path
@@ -42,6 +43,7 @@ class StoredVolume:
     voxels: Callable[[], NDArray[Any]]
     is_complete: Callable[[], bool]
     header: Any = None
+    channels: int = 1
 
 
 def drop_trailing_axes(sizes: tuple[int, ...], case_id: str) -> Shape:
@@ -64,7 +66,7 @@ def drop_trailing_axes(sizes: tuple[int, ...], case_id: str) -> Shape:
         "shape",
         got=sizes,
         expected="one 3-D volume of scalars",
-        fix="save one frame or channel as a 3-D scan",
+        fix="save one frame as a 3-D scan, or name the channels in the data set's modality",
     )
     first, second, third = (*sizes, 1, 1)[:3]
     return first, second, third
