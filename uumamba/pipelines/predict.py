@@ -48,10 +48,10 @@ def predict(
 
     Args:
         model: output folder of ``uumamba run``, run folder, fold folder, checkpoint file or name of a shipped model.
-        inputs: NIfTI or MHA files, folders of them, DICOM folders, or manifests (``.json``). Of a folder, label maps
-            named ``<scan>_gt`` next to their scan and ACDC's cines, ``*_4d``, are left out.
-        out: gets ``<case_id>.nii.gz`` for each input, on its grid with its header codes. For a failed case the label
-            map of an earlier call is removed.
+        inputs: NIfTI, MHA or PNG files, folders of them, DICOM folders, or manifests (``.json``). Of a folder, label
+            maps named ``<scan>_gt`` next to their scan and ACDC's cines, ``*_4d``, are left out.
+        out: gets ``<case_id>.nii.gz`` for each input, on its grid with its header codes, and ``<case_id>.png`` for a
+            PNG. For a failed case the label map of an earlier call is removed.
         device: name of the device in torch.
         fold: fold of the model; None averages the models of all folds of a run.
         split: only this split's cases of a manifest.
@@ -113,7 +113,7 @@ def find_inputs(
     for path in map(Path, inputs):
         for case_id, scan in _find_scans(path, select).items():
             add_case(found, case_id, scan)
-    require(found, "--input", got="no scan", expected="NIfTI or MHA files, folders of them, or a manifest")
+    require(found, "--input", got="no scan", expected="NIfTI, MHA or PNG files, folders of them, or a manifest")
     return found
 
 
@@ -134,9 +134,13 @@ def _check_inputs_kept(cases: Mapping[str, Path], inputs: Iterable[Path | str], 
     for path in filter(is_manifest, map(Path, inputs)):
         for case in Manifest.read(path).cases:
             given |= {file.resolve() for file in (case.image, case.label) if file is not None}
-    for case_id in cases:
-        target = out / f"{case_id}.nii.gz"
+    for case_id, path in cases.items():
+        target = out / _name_label_map(case_id, path)
         require(target.resolve() not in given, "--out", got=out, expected=f"a folder without the input {target.name}")
+
+
+def _name_label_map(case_id: str, scan: Path) -> str:
+    return f"{case_id}{'.png' if scan.name.lower().endswith('.png') else '.nii.gz'}"
 
 
 def _predict_one(
@@ -144,7 +148,7 @@ def _predict_one(
 ) -> Path:
     case_id, path = case
     check_file_name(case_id)
-    target, probabilities = out / f"{case_id}.nii.gz", out / f"{case_id}.probabilities.npy"
+    target, probabilities = out / _name_label_map(case_id, path), out / f"{case_id}.probabilities.npy"
     for old in (target, probabilities):
         remove_file(old)
     with fail_case_on_error(case_id):

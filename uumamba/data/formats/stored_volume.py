@@ -30,6 +30,8 @@ class StoredVolume:
         voxels: function that reads the voxels, in stored order.
         is_complete: function that tells from the file's length whether all voxels can be there.
         header: header of nibabel for a NIfTI file, else None.
+        default_spacing_mm: spacing for a format without spacings, if the caller assumes none.
+        has_palette: voxels are indices of colours, so they are label values but no intensities.
     """
 
     path: Path
@@ -42,6 +44,8 @@ class StoredVolume:
     voxels: Callable[[], NDArray[Any]]
     is_complete: Callable[[], bool]
     header: Any = None
+    default_spacing_mm: NDArray[np.float64] | None = None
+    has_palette: bool = False
 
 
 def drop_trailing_axes(sizes: tuple[int, ...], case_id: str) -> Shape:
