@@ -5,8 +5,9 @@ r"""Readings of damaged scan files, compared with other readers.
 Small files of each format are damaged: bytes of the header or of the data replaced, bits flipped, the file cut, lines
 of a text header removed, doubled or given other numbers. Every reading must end within 5 s and 500 MB, with a
 :class:`uumamba.runtime.errors.CaseError` or with voxels, spacing and affine equal to those of an independent reader
-(nibabel for NIfTI, pydicom for DICOM, ITK for the others, in a process of its own, because some headers end it). Then
-single bits of compressed voxels are flipped; no file may give other voxels.
+(nibabel for NIfTI, pydicom for DICOM, ITK for the others, in a process of its own, because some headers end it). Of
+every second PNG the checksums are corrected afterwards, so that what they protect is read. Then single bits of
+compressed voxels are flipped; no file may give other voxels.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import sys
 import tempfile
 import time
 import warnings
+import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -36,8 +38,8 @@ from uumamba.data.scan import Scan, read_image
 from uumamba.runtime.errors import CaseError
 
 SECONDS, MEGABYTES = 5.0, 500.0
-FORMATS = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".dcm")
-COMPRESSED = (".nii.gz", ".mha", ".nrrd")
+FORMATS = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".dcm", ".png")
+COMPRESSED = (".nii.gz", ".mha", ".nrrd", ".png")
 SHAPE_ZYX = (5, 6, 7)
 _NUMBERS = (b"0", b"-1", b"1e999", b"nan", b"99999999999999999999", b"0.00001", b"7 7", b"x", b"")
 
@@ -102,6 +104,8 @@ def fuzz(suffix: str, examples: int, folder: Path, reference: "Reference", *, se
         content = gzip.decompress(content)
     for number in range(examples):
         kind, damaged = damage(content, header_bytes, draws)
+        if suffix == ".png" and number % 2:
+            damaged = correct_checksums(damaged)
         path.write_bytes(gzip.compress(damaged, 1) if suffix == ".nii.gz" else damaged)
         outcome, seconds = read_once(path, reference)
         found.counts[outcome.split(":")[0]] += 1
@@ -154,6 +158,8 @@ def write_sample(folder: Path, suffix: str, *, compress: bool = False) -> Path:
     image.SetSpacing((1.25, 1.5, 8.0))
     image.SetOrigin((3.0, -4.0, 5.5))
     image.SetDirection((0, -1, 0, 1, 0, 0, 0, 0, 1))
+    if suffix == ".png":
+        image = SimpleITK.GetImageFromArray(values[0].astype(np.uint16))
     if suffix == ".dcm":
         for tag, value in (("0008|0060", "MR"), ("0018|0050", "8.0")):
             image.SetMetaData(tag, value)
@@ -171,6 +177,8 @@ def find_header_bytes(path: Path) -> int:
         return content.find(b"LOCAL\n") + len(b"LOCAL\n")
     if path.suffix == ".nrrd":
         return content.find(b"\n\n") + 2
+    if path.suffix == ".png":
+        return content.find(b"IDAT") + len(b"IDAT")
     return len(content) if path.suffix == ".mhd" else len(content) - 2 * SHAPE_ZYX[1] * SHAPE_ZYX[2]
 
 
@@ -194,6 +202,18 @@ def damage(content: bytes, header_bytes: int, draws: np.random.Generator) -> tup
     weights = np.array([3.0, 2.0, *[1.0] * (len(kinds) - 2)])
     kind = list(kinds)[int(draws.choice(len(kinds), p=weights / weights.sum()))]
     return kind, kinds[kind]()
+
+
+def correct_checksums(content: bytes) -> bytes:
+    """Write the right checksum after each chunk of a PNG."""
+    changed, start = bytearray(content), 8
+    while start + 12 <= len(content):
+        stop = start + 8 + int.from_bytes(content[start : start + 4])
+        changed[stop : stop + 4] = (
+            zlib.crc32(content[start + 4 : stop]).to_bytes(4) if stop + 4 <= len(content) else b""
+        )
+        start = stop + 4
+    return bytes(changed[: len(content)])
 
 
 def _replace_bytes(part: bytes, draws: np.random.Generator) -> bytes:
@@ -309,6 +329,8 @@ def read_itk(path: Path) -> Reading | None:
         return None
     if image.GetDimension() == 2:
         image = SimpleITK.JoinSeries(image)
+    if path.suffix == ".png":
+        image.SetSpacing((1.0, 1.0, 1.0))  # the resolution for printing is no spacing
     if image.GetDimension() == 4 and image.GetSize()[3] == 1:
         image = image[:, :, :, 0]
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:

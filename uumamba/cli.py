@@ -229,7 +229,7 @@ def predict(
     inputs: Annotated[
         list[Path],
         typer.Option(
-            "--input", help="A NIfTI or MHA file, a folder of these, a DICOM folder, or a manifest. Repeatable."
+            "--input", help="A NIfTI, MHA or PNG file, a folder of these, a DICOM folder, or a manifest. Repeatable."
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the label maps.")],

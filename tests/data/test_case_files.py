@@ -33,7 +33,8 @@ def touch(folder: Path, *names: str) -> Path:
         ("a.nhdr", "a"),
         ("a.mhd", "a"),
         ("a.dcm", "a"),
-        ("a.png", "a.png"),
+        ("a.PNG", "a"),
+        ("a.jpg", "a.jpg"),
     ],
 )
 def test_a_file_name_gives_one_case_id(name: str, case_id: str) -> None:
@@ -41,7 +42,7 @@ def test_a_file_name_gives_one_case_id(name: str, case_id: str) -> None:
 
 
 def test_predict_and_evaluate_take_a_file_for_the_same_case(tmp_path: Path) -> None:
-    touch(tmp_path, "scan_0000.nii.gz", "b.mha", "c.seg.nrrd", "notes.txt", ".hidden.nii.gz", "preview.png")
+    touch(tmp_path, "scan_0000.nii.gz", "b.mha", "c.seg.nrrd", "notes.txt", ".hidden.nii.gz", "preview.jpg")
     assert list(find_inputs([tmp_path])) == list(find_predictions(tmp_path)) == ["b", "c", "scan"]
 
 
@@ -86,6 +87,8 @@ def test_an_exported_disc_is_searched_in_its_folders(tmp_path: Path) -> None:
         (["a.nii.gz", "notes/b.txt", "p2/s/b.nii.gz"], "a", "p2"),
         (["a.nii.gz", "1.dcm", "2.DCM"], "a", "1.dcm, 2.DCM"),
         (["1.dcm", "p2/1.dcm"], "scans", "p2"),
+        (["a.nii.gz", "a.png", "b.PNG"], "a", "a.png, b.PNG"),
+        (["1.dcm", "preview.png"], "scans", "preview.png"),
     ],
 )
 def test_scans_that_are_left_out_are_named_in_a_warning(
@@ -94,6 +97,14 @@ def test_scans_that_are_left_out_are_named_in_a_warning(
     touch(tmp_path / "scans", *names)
     with pytest.warns(ScanWarning, match=f"scans: left out are {left_out}; give them"):
         assert list(find_scans(tmp_path / "scans", option="-i")) == [case_id]
+
+
+def test_pictures_are_scans_unless_scans_of_another_format_are_below(tmp_path: Path) -> None:
+    touch(tmp_path, "flat/a.png", "flat/b_0000.png", "flat/notes.txt", "set/overview.png", "set/p1/a.nii.gz")
+    assert set(find_scans(tmp_path / "flat", option="-i")) == {"a", "b"} == set(find_predictions(tmp_path / "flat"))
+    assert set(find_scans(tmp_path / "set", option="-i")) == {"a"}
+    (touch(tmp_path, "disc/plan.png", "disc/s1/IM1") / "disc/s1/IM1").write_bytes(bytes(128) + b"DICM")
+    assert set(find_scans(tmp_path / "disc", option="-i")) == {"s1"}
 
 
 def test_two_sub_folders_of_one_name_are_refused(tmp_path: Path, refused: Any) -> None:

@@ -163,7 +163,7 @@ def test_a_recipe_of_another_number_of_channels_is_refused(refused: Any) -> None
 )
 def test_auto_chooses_the_normalisation_by_the_channels_names(channels: Sequence[str], words: Any) -> None:
     config = read_config("demo", ["preprocess.normalisation=auto"])
-    assert config.resolve(channels).as_json()["preprocess"]["normalisation"] in (words, [*words])
+    assert config.resolve_channels(channels).as_json()["preprocess"]["normalisation"] in (words, [*words])
     assert config.preprocess.build(channels).normalisation == choose_normalisation(channels) == words
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from uumamba.runtime.errors import require
 
 AUTO = "auto"
+NORMALISATION = "preprocess.normalisation"
 SPACING, PATCH, STRIDES, KERNELS = "preprocess.spacing_mm", "training.patch_size", "net.strides", "net.kernel_sizes"
 MOST_VOXELS = {2: 192 * 192, 3: 64 * 80 * 80}
 """Largest derived patch, by number of axes; small enough for two cores."""

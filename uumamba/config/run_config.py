@@ -165,7 +165,7 @@ class RunConfig(Config):
         """Count the network's input channels: those of the image, each with its neighbouring slices."""
         return channels * (1 + 2 * self.training.neighbour_slices)
 
-    def resolve(self, channels: Sequence[str]) -> "RunConfig":
+    def resolve_channels(self, channels: Sequence[str]) -> "RunConfig":
         """Replace values that say ``auto`` by those for a data set's channels."""
         return self.model_copy(update={"preprocess": self.preprocess.resolve(channels)})
 

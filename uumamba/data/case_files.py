@@ -11,6 +11,7 @@ from typing import Any
 from uumamba.data.case import MANIFEST_NAME, check_shown
 from uumamba.data.channels import ONE_CHANNEL, describe_channels
 from uumamba.data.formats.dicom_headers import has_magic
+from uumamba.data.formats.png import PNG_SUFFIXES
 from uumamba.data.open_scan import DICOM_SUFFIX, SCAN_SUFFIXES
 from uumamba.data.warn import warn_repaired
 from uumamba.runtime.errors import CaseError, UsageError, require
@@ -51,10 +52,21 @@ def name_case(path: Path) -> str:
 def list_volumes(folder: Path) -> list[Path]:
     """List a folder's scans and label maps by name.
 
-    Hidden files are left out; DICOM files are no volumes.
+    Hidden files are left out; DICOM files are no volumes. A PNG next to files of another format is a preview, and left
+    out with a warning.
     """
-    files = (path for path in folder.iterdir() if not path.name.startswith("."))
-    return sorted(path for path in files if image_suffix(path).lower() not in ("", DICOM_SUFFIX))
+    files = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    volumes = sorted(path for path in files if image_suffix(path).lower() not in ("", DICOM_SUFFIX))
+    pictures = list(filter(is_picture, volumes))
+    if not pictures or not any(map(_is_scan_or_slice, files)):
+        return volumes
+    _warn_left_out(folder, [path.name for path in pictures])
+    return [path for path in volumes if path not in pictures]
+
+
+def is_picture(path: Path) -> bool:
+    """Return whether a file is a PNG."""
+    return image_suffix(path).lower() in PNG_SUFFIXES
 
 
 def find_cases(folder: Path, *, option: str) -> dict[str, Path]:
@@ -176,9 +188,13 @@ def find_scans(folder: Path, *, option: str, channels: Sequence[str] = ONE_CHANN
         for case_id, path in (volumes or {each.resolve().name: each}).items():
             add_case(found, case_id, path)
         if left_out := _list_left_out(each, has_volumes=bool(volumes)):
-            names = ", ".join(left_out[:5]) + (", ..." if len(left_out) > 5 else "")
-            warn_repaired(str(each), f"left out are {names}; give them as inputs of their own if they are scans")
+            _warn_left_out(each, left_out)
     return found
+
+
+def _warn_left_out(folder: Path, names: Sequence[str]) -> None:
+    shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    warn_repaired(str(folder), f"left out are {shown}; give them as inputs of their own if they are scans")
 
 
 def _list_left_out(folder: Path, *, has_volumes: bool) -> list[str]:
@@ -192,11 +208,14 @@ def _list_left_out(folder: Path, *, has_volumes: bool) -> list[str]:
 def _list_leaves(folder: Path, depth: int) -> Iterator[Path]:
     """Yield the folders with scans.
 
-    A folder with neither scans nor sub-folders is one of them.
+    A folder with neither scans nor sub-folders is one of them. A PNG above scans of another format is no scan.
     """
     entries = sorted((path for path in folder.iterdir() if not path.name.startswith(".")), key=lambda path: path.name)
     below = [path for path in entries if path.is_dir() and not path.is_symlink()]
-    has_scans = any(map(_is_scan, filter(Path.is_file, entries)))
+    files = list(filter(Path.is_file, entries))
+    has_scans = any(map(_is_scan_or_slice, files)) or (
+        any(map(is_picture, files)) and not any(_is_scan_or_slice(path) for path in folder.rglob("*"))
+    )
     if has_scans or not below or depth == 0:
         yield folder
         return
@@ -204,13 +223,13 @@ def _list_leaves(folder: Path, depth: int) -> Iterator[Path]:
         yield from _list_leaves(path, depth - 1)
 
 
-def _is_scan(path: Path) -> bool:
-    """Return whether a file is a scan or a slice.
+def _is_scan_or_slice(path: Path) -> bool:
+    """Return whether a file is a scan or a slice, but no PNG.
 
     Exported discs hold a ``DICOMDIR`` and files such as ``README`` next to the folders of the scans.
     """
     if image_suffix(path):
-        return True
+        return not is_picture(path)
     try:
         return path.name.upper() != "DICOMDIR" and has_magic(path)
     except OSError:

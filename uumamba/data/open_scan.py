@@ -13,9 +13,10 @@ from uumamba.data.formats.dicom import open_dicom
 from uumamba.data.formats.metaimage import METAIMAGE_SUFFIXES, open_metaimage
 from uumamba.data.formats.nifti import NIFTI_SUFFIXES, open_nifti
 from uumamba.data.formats.nrrd import NRRD_SUFFIXES, open_nrrd
+from uumamba.data.formats.png import PNG_SUFFIXES, open_png
 from uumamba.data.formats.stored_volume import StoredVolume
 from uumamba.data.grid import MAX_VOLUME_BYTES, AffineMatrix, Scan, check_size, format_spacing
-from uumamba.data.warn import warn_repaired
+from uumamba.data.warn import warn_of_pixel_spacing, warn_repaired
 from uumamba.runtime.errors import require, require_case
 from uumamba.types import SpacingMm
 
@@ -29,8 +30,10 @@ _FORMATS: tuple[tuple[tuple[str, ...], Open], ...] = (
     (NIFTI_SUFFIXES, open_nifti),
     (METAIMAGE_SUFFIXES, open_metaimage),
     (NRRD_SUFFIXES, open_nrrd),
+    (PNG_SUFFIXES, open_png),
 )
 DICOM_SUFFIX = ".dcm"
+_OTHER_PICTURES = (".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp")
 SCAN_SUFFIXES = tuple(sorted((suffix for suffixes, _ in _FORMATS for suffix in suffixes), key=len, reverse=True))
 """Suffixes of files with a whole scan, the longest first; a ``.dcm`` file may be a slice of one."""
 
@@ -83,15 +86,16 @@ def open_scan(
     """Read the header of a scan, and check its grid.
 
     Every spacing must be present, at least 0.02 mm, and no axis longer than 2.2 m. Axes that deviate by up to
-    1 degree from right angles are repaired with a warning; a larger shear, as of a tilted gantry, is an error.
+    1 degree from right angles are repaired with a warning; a larger shear, as of a tilted gantry, is an error. PNG has
+    no spacing: 1 mm per pixel is assumed, with one :class:`uumamba.data.warn.PixelSpacingWarning` per process.
 
     Args:
-        path: a ``.nii``, ``.nii.gz``, ``.mha``, ``.mhd``, ``.nrrd`` or ``.nhdr`` file, a ``.dcm`` file, or a folder
-            with one DICOM series.
+        path: a ``.nii``, ``.nii.gz``, ``.mha``, ``.mhd``, ``.nrrd``, ``.nhdr`` or ``.png`` file, a ``.dcm`` file, or a
+            folder with one DICOM series.
         case_id: name in errors and warnings; by default the file's name.
         max_bytes: largest volume in memory, as float32 or in a larger dtype of the file.
         assume_spacing_mm: spacing of the stored axes for a scan without a valid one.
-        channels: number of channels in the file; several are on the last axis of a NIfTI file.
+        channels: number of channels in the file; several are on the last axis of a NIfTI file, or a PNG's colours.
 
     Raises:
         CaseError: the scan is missing, its header is damaged, its grid is invalid, or it has other channels.
@@ -100,14 +104,14 @@ def open_scan(
     case_id = case_id or path.name
     reader = _choose_reader(path, case_id)
     require_case(
-        channels == 1 or reader is open_nifti,
+        channels == 1 or reader in (open_nifti, open_png),
         case_id,
         "image",
         got=path.name,
-        expected=f"one file for each of {channels} channels, or one 4-D NIfTI file",
+        expected=f"one file for each of {channels} channels, one 4-D NIfTI file or a colour PNG",
         fix="list the file of each channel",
     )
-    stored = reader(path, case_id=case_id) if channels == 1 else open_nifti(path, case_id=case_id, channels=channels)
+    stored = reader(path, case_id=case_id) if channels == 1 else reader(path, case_id=case_id, channels=channels)
     voxels = stored.channels * math.prod(float(size) for size in stored.shape)
     check_size(voxels * max(stored.dtype.itemsize, _BYTES_IN_MEMORY), case_id, max_bytes)
     spacing = _checked_spacing(stored, case_id, assume_spacing_mm)
@@ -145,7 +149,9 @@ def _choose_reader(path: Path, case_id: str) -> Open:
         "file",
         got=path.name,
         expected=f"a file name that ends in {', '.join(sorted((*SCAN_SUFFIXES, DICOM_SUFFIX)))}",
-        fix="convert the file, or give a DICOM folder",
+        fix="convert the picture to PNG, which is lossless"
+        if path.name.lower().endswith(_OTHER_PICTURES)
+        else "convert the file, or give a DICOM folder",
     )
     assert reader is not None
     return reader
@@ -153,10 +159,11 @@ def _choose_reader(path: Path, case_id: str) -> Open:
 
 def _checked_spacing(stored: StoredVolume, case_id: str, assumed_mm: Sequence[float] | None) -> NDArray[np.float64]:
     found = _find_spacing_fault(stored.spacing_mm, stored)
+    if assumed_mm is None and stored.default_spacing_mm is not None:
+        warn_of_pixel_spacing()
+        return stored.default_spacing_mm
     if found and assumed_mm is not None:
-        spacing = np.array(assumed_mm, dtype=np.float64)
-        fault = _find_spacing_fault(spacing, stored) if spacing.shape == (3,) else "not three numbers"
-        require(not fault, "assume_spacing_mm", got=tuple(assumed_mm), expected="three plausible spacings in mm")
+        spacing = _checked_assumption(stored, assumed_mm)
         warn_repaired(case_id, f"its spacing is {found}; the assumed {format_spacing(spacing)} mm is used")
         return spacing
     has_directions = bool(np.isfinite(stored.directions).all())  # an NRRD axis without a length has none
@@ -169,6 +176,20 @@ def _checked_spacing(stored: StoredVolume, case_id: str, assumed_mm: Sequence[fl
         fix="correct the header" + (", or give --assume-spacing Z,Y,X in mm" if has_directions else ""),
     )
     return stored.spacing_mm
+
+
+def _checked_assumption(stored: StoredVolume, assumed_mm: Sequence[float]) -> NDArray[np.float64]:
+    spacing = np.array(assumed_mm, dtype=np.float64)
+    fault = _find_spacing_fault(spacing, stored) if spacing.shape == (3,) else "not three numbers"
+    require(not fault, "assume_spacing_mm", got=tuple(assumed_mm), expected="three plausible spacings in mm")
+    is_picture = stored.default_spacing_mm is not None
+    require(
+        not is_picture or spacing[2] >= spacing.max(),  # the axis of the largest spacing is through-plane
+        "assume_spacing_mm",
+        got=tuple(assumed_mm),
+        expected="a slice at least as thick as its pixels",
+    )
+    return spacing
 
 
 def _find_spacing_fault(spacing_mm: NDArray[np.float64], stored: StoredVolume) -> str:

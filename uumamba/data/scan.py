@@ -12,6 +12,7 @@ from uumamba.data.case import MAX_LABEL_VALUE, Case
 from uumamba.data.channels import ONE_CHANNEL, check_channel_files, stack_channels
 from uumamba.data.chunks import convert, find_distinct_values
 from uumamba.data.formats.nifti import encode_label, new_header
+from uumamba.data.formats.png import PNG_SUFFIXES, encode_png
 from uumamba.data.grid import MAX_VOLUME_BYTES, Scan, check_same_grid
 from uumamba.data.open_scan import open_scan
 from uumamba.data.warn import AcdcSpacingWarning, ScanWarning, warn_repaired
@@ -82,7 +83,16 @@ def _read_files(
 ) -> Iterator[Scan]:
     """Read the channels of files one after the other; ``channels`` are in each file."""
     for path in files:
-        scan = open_scan(path, case_id=case_id, channels=channels, **options).read()
+        opened = open_scan(path, case_id=case_id, channels=channels, **options)
+        require_case(
+            not opened.stored.has_palette,
+            case_id,
+            "image",
+            got="indices of a palette",
+            expected="intensities",
+            fix="save the image as grey or RGB",
+        )
+        scan = opened.read()
         for array in scan.array if channels > 1 else [scan.array]:
             is_kept = keep_integers and array.dtype.kind in "iu"
             yield replace(scan, array=array if is_kept else _convert_image(array, case_id))
@@ -130,10 +140,11 @@ def read_case(case: Case, *, structures: Mapping[str, int], channels: Sequence[s
 
 
 def write_label(path: Path | str, label: LabelMap, like: Scan, *, structures: Mapping[str, int] | None = None) -> None:
-    """Write a label map as ``.nii.gz``, atomically.
+    """Write a label map as ``.nii.gz`` or ``.png``, atomically.
 
     Shape, matrices, codes, pixdim and units are those of the scan. For a scan of another format, qform and sform of a
-    new header hold the scan's affine.
+    new header hold the scan's affine. A PNG holds one slice without a grid: grey values of 8 bits, or of 16 bits if a
+    structure's value is above 255.
 
     Args:
         path: the file.
@@ -142,19 +153,31 @@ def write_label(path: Path | str, label: LabelMap, like: Scan, *, structures: Ma
         structures: label value of each structure, written in place of its class; by default the classes are written.
 
     Raises:
-        UsageError: the label is not uint8 of the scan's shape, or the path does not end in ``.nii.gz``.
+        UsageError: the label is not uint8 of the scan's shape, the path does not end in ``.nii.gz`` or ``.png``, or a
+            PNG would hold several slices.
     """
     path = Path(path)
-    require(path.name.endswith(".nii.gz"), "path", got=str(path), expected="a file name that ends in .nii.gz")
+    is_png, is_flat = path.name.endswith(PNG_SUFFIXES), like.array.shape[2] == 1
+    suffixes = ".nii.gz or .png" if is_flat else ".nii.gz"
+    require(
+        path.name.endswith(".nii.gz") or (is_png and is_flat),
+        "path",
+        got=str(path),
+        expected=f"a file name that ends in {suffixes}",
+    )
     require(
         label.dtype == np.uint8 and label.shape == like.shape,
         "label",
         got=f"{label.dtype} of shape {label.shape}",
         expected=f"uint8 of shape {like.shape}",
     )
-    header = like.header if like.header is not None else new_header(label.shape, like.affine)
+    values = decode_classes(label, structures or {})
     with whole_file(path) as unfinished:
-        unfinished.write_bytes(encode_label(decode_classes(label, structures or {}), header))
+        unfinished.write_bytes(encode_png(values) if is_png else _encode_nifti(values, like))
+
+
+def _encode_nifti(label: NDArray[Any], like: Scan) -> bytes:
+    return encode_label(label, like.header if like.header is not None else new_header(label.shape, like.affine))
 
 
 def encode_classes(label: NDArray[Any], structures: Mapping[str, int]) -> LabelMap:

@@ -12,6 +12,10 @@ class AcdcSpacingWarning(ScanWarning):
     """Warning of a spacing from pixdim, not from the affine (ACDC)."""
 
 
+class PixelSpacingWarning(ScanWarning):
+    """Warning of a spacing of 1 mm per pixel (PNG)."""
+
+
 def warn_repaired(case_id: str, repair: str) -> None:
     """Warn of a repair of a case."""
     warnings.warn(f"{case_id}: {repair}.", ScanWarning, stacklevel=3)
@@ -24,5 +28,15 @@ def warn_of_acdc_spacing() -> None:
         "The affine (sform) has unit scale and qform_code is 0, as in ACDC; the spacing is taken from pixdim, here and "
         "in every such scan.",
         AcdcSpacingWarning,
+        stacklevel=2,
+    )
+
+
+@cache
+def warn_of_pixel_spacing() -> None:
+    """Warn once per process, because no PNG has a spacing."""
+    warnings.warn(
+        "PNG has no spacing: 1 mm per pixel is assumed, here and in every PNG, so distances are in pixels.",
+        PixelSpacingWarning,
         stacklevel=2,
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from uumamba.config import RunConfig
-from uumamba.config.automatic import SPACING
+from uumamba.config.automatic import AUTO, NORMALISATION, SPACING
 from uumamba.config.data import DomainsConfig
 from uumamba.config.track import check_trackers
 from uumamba.config.training import resolve_channels_last
@@ -110,7 +110,7 @@ def list_jobs(
     targets = select_folders(Path(out), fold=fold, seeds=seeds)
     share_batch(config.training.batch_size, ranks)
     if config.preprocess.normalisation == "auto":
-        config = config.resolve(cases.manifest.channels)
+        config = config.resolve_channels(cases.manifest.channels)
     if device is not None:
         _check_devices(config, device, jobs=len(targets))
     _check_folders(config, targets, resume=resume, force=force)
@@ -219,10 +219,14 @@ def resolve_config(
     Raises:
         UsageError: another key is wrong, no case can be measured, or the images are too small for the network.
     """
+    is_prepared = isinstance(cases, PreparedFolder)
+    if config.preprocess.normalisation == AUTO:
+        config = config.resolve_channels(cases.manifest.channels)
+        if say is not None and not is_prepared:
+            say(f"auto: {NORMALISATION} = {config.preprocess.normalisation}")
     if not config.automatic:
         return config
     config.check()
-    is_prepared = isinstance(cases, PreparedFolder)
     training = [case.case_id for case in cases.manifest.select(split="training")]
     spacing = cases.recipe.spacing_mm if isinstance(cases, PreparedFolder) else None
     resolved, found = config.resolve(cases.geometries(training), spacing_mm=spacing)

@@ -18,6 +18,7 @@ from uumamba.data.case_files import (
     name_case,
 )
 from uumamba.data.channels import ONE_CHANNEL, describe_channels
+from uumamba.data.formats.png import PNG_SUFFIXES
 from uumamba.data.scan import Scan, read_image, write_label
 from uumamba.inference import Predictor
 from uumamba.pipelines.datasets import record_failures
@@ -60,12 +61,12 @@ def predict(
 
     Args:
         model: output folder of ``uumamba run``, run folder, fold folder, checkpoint file or name of a shipped model.
-        inputs: NIfTI or MHA files, folders of them, DICOM folders, or manifests (``.json``). Of a folder, label maps
-            named ``<scan>_gt`` next to their scan and ACDC's cines, ``*_4d``, are left out. For a model of several
+        inputs: NIfTI, MHA or PNG files, folders of them, DICOM folders, or manifests (``.json``). Of a folder, label
+            maps named ``<scan>_gt`` next to their scan and ACDC's cines, ``*_4d``, are left out. For a model of several
             channels, files ``<case>_0000``, ``<case>_0001``, ... are one case, and other files hold all channels; a
             list of paths is one case, with the channels in the order of the model's.
-        out: gets ``<case_id>.nii.gz`` for each input, on its grid with its header codes. For a failed case the label
-            map of an earlier call is removed.
+        out: gets ``<case_id>.nii.gz`` for each input, on its grid with its header codes, and ``<case_id>.png`` for a
+            PNG. For a failed case the label map of an earlier call is removed.
         device: name of the device in torch.
         fold: fold of the model; None averages the models of all folds of a run.
         split: only this split's cases of a manifest.
@@ -138,7 +139,7 @@ def find_inputs(
                 add_case(found, case_id, scan)
     for case_id, scan in group_channels(files, channels, option="--input").items():
         add_case(found, case_id, scan)
-    require(found, "--input", got="no scan", expected="NIfTI or MHA files, folders of them, or a manifest")
+    require(found, "--input", got="no scan", expected="NIfTI, MHA or PNG files, folders of them, or a manifest")
     return found
 
 
@@ -176,9 +177,14 @@ def _check_inputs_kept(cases: Mapping[str, ImagePath], inputs: Iterable[Input], 
     single = (Path(each) for each in inputs if isinstance(each, Path | str))
     for path in filter(is_manifest, single):
         given |= {file.resolve() for case in Manifest.read(path).cases for file in case.files}
-    for case_id in cases:
-        target = out / f"{case_id}.nii.gz"
+    for case_id, image in cases.items():
+        target = out / _name_label_map(case_id, image)
         require(target.resolve() not in given, "--out", got=out, expected=f"a folder without the input {target.name}")
+
+
+def _name_label_map(case_id: str, scan: ImagePath) -> str:
+    first = scan if isinstance(scan, Path) else scan[0]
+    return f"{case_id}{'.png' if first.name.lower().endswith(PNG_SUFFIXES) else '.nii.gz'}"
 
 
 def _predict_one(
@@ -186,7 +192,7 @@ def _predict_one(
 ) -> Path:
     case_id, path = case
     check_file_name(case_id)
-    target, probabilities = out / f"{case_id}.nii.gz", out / f"{case_id}.probabilities.npy"
+    target, probabilities = out / _name_label_map(case_id, path), out / f"{case_id}.probabilities.npy"
     for old in (target, probabilities):
         remove_file(old)
     with fail_case_on_error(case_id):

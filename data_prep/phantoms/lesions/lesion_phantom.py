@@ -1,6 +1,7 @@
 """Phantom of two channels in nnU-Net's layout: lesions of which each channel shows a part."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,7 +104,7 @@ def _write_case(order: Order) -> None:
     images, label = draw_lesions(rng)
     affine = np.diag([*SPACING_MM, 1.0])
     affine[:3, 3] = [-(size - 1) / 2 * mm for size, mm in zip(SHAPE, SPACING_MM, strict=True)]
-    arrays = [*(np.rint(image).astype(np.int16) for image in images), label]
+    arrays: list[NDArray[Any]] = [*(np.rint(image).astype(np.int16) for image in images), label]
     for path, array in zip(_list_paths(order), arrays, strict=True):
         header = make_header(array)
         header.set_xyzt_units("mm")

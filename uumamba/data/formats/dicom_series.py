@@ -77,7 +77,7 @@ def _require_one_series(headers: Sequence[DicomHeader], path: Path, case_id: str
         got=f"{path.name} with {len(series)} DICOM series{': ' if listed else ''}{'; '.join(listed[:5])}"
         + ("; ..." if len(listed) > 5 else ""),
         expected="one series",
-        fix="give a folder with one series, or a scan file",
+        fix="give a folder with one series, or a scan file (pictures as PNG)",
     )
 
 

@@ -31,6 +31,8 @@ class StoredVolume:
         is_complete: function that tells from the file's length whether all voxels can be there.
         header: header of nibabel for a NIfTI file, else None.
         channels: number of volumes; several are the first axis of ``voxels``.
+        default_spacing_mm: spacing for a format without spacings, if the caller assumes none.
+        has_palette: voxels are indices of colours, so they are label values but no intensities.
     """
 
     path: Path
@@ -44,6 +46,8 @@ class StoredVolume:
     is_complete: Callable[[], bool]
     header: Any = None
     channels: int = 1
+    default_spacing_mm: NDArray[np.float64] | None = None
+    has_palette: bool = False
 
 
 def drop_trailing_axes(sizes: tuple[int, ...], case_id: str) -> Shape:
