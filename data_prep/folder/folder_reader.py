@@ -1,5 +1,6 @@
 """Reader of any folder, whose files give the layout."""
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -203,7 +204,7 @@ def _check_files(case: Case, *, channels: Sequence[str]) -> Case:
             require_case(False, case.case_id, key, got=path, expected="another file than the image", fix=fix)
         if path is not None:
             fix = "add the file, or leave the case out"
-            require_case(path.exists(), case.case_id, key, got="no file", expected=str(path), fix=fix)
+            require_case(os.path.exists(path), case.case_id, key, got="no file", expected=str(path), fix=fix)
         elif case.split == "training":
             fix = "add the label, or leave the case out"
             require_case(False, case.case_id, key, got="no path", expected="the label of a training case", fix=fix)

@@ -374,6 +374,7 @@ def test_validation_entries_of_a_datalist_are_fold_0_and_test_entries_may_be_pat
         ({"image": "images/c1_0000.nii.gz", "label": 4}, "label"),
         ({"image": "images/c1_0000.nii.gz"}, "label"),
         ({"image": "images/absent.nii.gz", "label": "labels/c1.nii.gz"}, "image"),
+        ({"image": "x" * 5000, "label": "labels/c1.nii.gz"}, "image"),
         ({"image": ["images/c1_0000.nii.gz"] * 3, "label": "labels/c1.nii.gz"}, "image"),
         ({"image": "images/c1_0000.nii.gz", "label": "labels/c1.nii.gz", "patient_id": ["a"]}, "patient"),
         ({"image": "images/c1_0000.nii.gz", "label": "labels/c1.nii.gz", "case_id": "a/b"}, "case_id"),
