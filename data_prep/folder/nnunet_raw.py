@@ -1,7 +1,7 @@
 """Layout of nnU-Net's raw data sets."""
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from data_prep.folder.listing import Listing, join, read_object
 from uumamba.data.case import MANIFEST_NAME, Case, Split
 from uumamba.data.case_files import image_suffix, list_volumes
 from uumamba.data.open_scan import SCAN_SUFFIXES
-from uumamba.runtime.errors import CaseError, require
+from uumamba.runtime.errors import CaseError, UsageError, require
 from uumamba.runtime.text_files import load_json
 
 SPLITS_NAME = "splits_final.json"
@@ -72,29 +72,30 @@ def read_splits(path: Path, case_ids: Collection[str]) -> dict[str, int]:
         return {}
     fix = f"correct or remove {path.name}"
     try:
-        splits = load_json(path)
-        listed = [({*split["train"]}, {*split["val"]}) for split in splits]
+        listed = [({*split["train"]}, {*split["val"]}) for split in load_json(path)]
     except (OSError, ValueError, KeyError, TypeError):
-        expected = "a list of folds with train and val"
-        require(False, str(path), got="another content or a damaged file", expected=expected, fix=fix)
+        got, expected = "another content or a damaged file", "a list of folds with train and val"
+        raise UsageError(str(path), got=got, expected=expected, fix=fix) from None
     known, folds = {*case_ids}, dict[str, int]()
     for fold, (train, val) in enumerate(listed):
-        for case_id in sorted((train | val) - known, key=str):
-            require(False, f"{path}: {fold}", got=case_id, expected="a case with a file in imagesTr", fix=fix)
-        others = sorted(known - train - val) or sorted(train & val)
-        expected = "every case in either train or val"
-        require(
-            not others, f"{path}: {fold}", got=f"{', '.join(others[:3])} in both or none", expected=expected, fix=fix
-        )
-        for case_id in val:
-            twice = f"{case_id} in val of {folds.get(case_id)} and {fold}"
-            require(case_id not in folds, str(path), got=twice, expected="one fold for each case", fix=fix)
-            folds[case_id] = fold
+        _check_split(known, train, val, key=f"{path}: {fold}", fix=fix)
+        for case_id in sorted(val & folds.keys()):
+            got = f"{case_id} in val of {folds[case_id]} and {fold}"
+            raise UsageError(str(path), got=got, expected="one fold for each case", fix=fix)
+        folds |= dict.fromkeys(val, fold)
     return folds
 
 
+def _check_split(known: Set[str], train: Set[str], val: Set[str], *, key: str, fix: str) -> None:
+    """Check that a fold's two lists divide the known cases."""
+    unknown, wrong = sorted((train | val) - known, key=str), sorted(known - train - val) or sorted(train & val)
+    require(not unknown, key, got=", ".join(map(str, unknown[:3])), expected="cases with files in imagesTr", fix=fix)
+    got = f"{', '.join(wrong[:3])} in both or none"
+    require(not wrong, key, got=got, expected="every case in either train or val", fix=fix)
+
+
 def _count_files(raw: Path, channels: int) -> int:
-    """Return the number of files of an image: one a channel, or one for all."""
+    """Count the files of an image: one a channel, or one."""
     paths = (path for images, _ in _FOLDERS.values() for path in (raw / images).glob("*"))
     found = (_CHANNEL.fullmatch(path.name.removesuffix(image_suffix(path))) for path in paths)
     return channels if any(int(match["channel"]) > 0 for match in found if match) else 1
