@@ -66,7 +66,7 @@ def _has_images(path: Path) -> bool:
     try:
         heading = next(iter(read_rows(path, sheet="")), [])
     except UsageError:
-        return True  # the layout's reader names the damage
+        return False
     return any(name.strip().lower() == "image" or name.strip().lower().startswith(_CHANNEL) for name in heading)
 
 

@@ -1,5 +1,6 @@
 """Reader of any folder, whose files give the layout."""
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,6 +21,7 @@ from data_prep.folder.own_manifest import is_own, list_manifest
 from data_prep.folds import complete_folds
 from data_prep.raw_folder import collect
 from data_prep.reader import Read, Reader
+from data_prep.spreadsheet import read_rows
 from uumamba.data.case import MANIFEST_NAME, Case, Manifest
 from uumamba.data.case_files import check_file_name
 from uumamba.runtime.errors import CaseError, require, require_case
@@ -106,10 +108,20 @@ def recognise(raw: Path) -> str:
     named = raw / MANIFEST_NAME
     found = [_recognise_json(named)] if named.is_file() else ["datalist"] * bool(list_datalists(raw))
     found += ["csv"] * bool(list_tables(raw))
+    if not found:
+        _raise_damage(raw)
     got = "none of these" if not found else f"the layouts {' and '.join(found)}"
     fix = f"set {KEY}.layout to one of {', '.join(LAYOUTS)}" if found else ""
     require(len(found) == 1, str(raw), got=got, expected="one layout" if found else _EXPECTED, fix=fix)
     return found[0]
+
+
+def _raise_damage(raw: Path) -> None:
+    """Raise for the first table or JSON file that cannot be read."""
+    for path in sorted(raw.glob("*.json")):
+        read_object(path)
+    for path in sorted(raw.glob("*.csv")):
+        read_rows(path, sheet="")
 
 
 def has_layout(raw: Path) -> bool:
@@ -187,9 +199,12 @@ def _check_files(case: Case, *, channels: Sequence[str]) -> Case:
     names = [f"image {name}" for name in channels] if count > 1 else ["image"]
     files: Iterable[tuple[str, Path | None]] = [*zip(names, case.images, strict=True), ("label", case.label)]
     for key, path in files:
+        if key == "label" and path in case.images:
+            fix = "give the label map"
+            require_case(False, case.case_id, key, got=path, expected="another file than the image", fix=fix)
         if path is not None:
             fix = "add the file, or leave the case out"
-            require_case(path.exists(), case.case_id, key, got="no file", expected=str(path), fix=fix)
+            require_case(os.path.exists(path), case.case_id, key, got="no file", expected=str(path), fix=fix)
         elif case.split == "training":
             fix = "add the label, or leave the case out"
             require_case(False, case.case_id, key, got="no path", expected="the label of a training case", fix=fix)

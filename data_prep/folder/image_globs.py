@@ -2,6 +2,7 @@
 
 import re
 from collections import defaultdict
+from collections.abc import Collection
 from pathlib import Path
 
 from data_prep.folder.folder_options import KEY, FolderOptions
@@ -19,7 +20,7 @@ def list_pairs(raw: Path, options: FolderOptions) -> Listing:
 
     The glob ``images/*_ct.nii.gz`` finds the case ``p1`` in ``images/p1_ct.nii.gz``, and ``labels/*.nii.gz`` its label
     in ``labels/p1.nii.gz``. The texts of several wildcards are joined by ``_``. A folder that a glob finds is a DICOM
-    series. Hidden files are left out.
+    series. Hidden files are left out, and a file that ``labels`` finds is no image.
 
     Raises:
         UsageError: a glob finds nothing, leads out of the folder, or has other wildcards than the first.
@@ -29,8 +30,9 @@ def list_pairs(raw: Path, options: FolderOptions) -> Listing:
     globs = {ONE_CHANNEL: options.images} if isinstance(options.images, str) else dict(options.images)
     require(globs, f"{KEY}.images", got=globs, expected="a glob for each channel")
     keys = {channel: f"{KEY}.images" + ("" if len(globs) == 1 else f".{channel}") for channel in globs}
-    images = {channel: find_paths(raw, pattern, key=keys[channel]) for channel, pattern in globs.items()}
     labels = find_paths(raw, options.labels, key=f"{KEY}.labels")
+    taken = {path for paths in labels.values() for path in paths}
+    images = {name: find_paths(raw, pattern, key=keys[name], taken=taken) for name, pattern in globs.items()}
     first = next(iter(globs.values()))
     for key, pattern in [*((keys[channel], globs[channel]) for channel in globs), (f"{KEY}.labels", options.labels)]:
         expected = f"the wildcards of {first}, {' '.join(_WILDCARD.findall(first))}"
@@ -48,13 +50,14 @@ def list_pairs(raw: Path, options: FolderOptions) -> Listing:
     return Listing(cases, failures, tuple(globs))
 
 
-def find_paths(raw: Path, pattern: str, *, key: str) -> dict[str, list[Path]]:
+def find_paths(raw: Path, pattern: str, *, key: str, taken: Collection[Path] = ()) -> dict[str, list[Path]]:
     """Find the paths of each case by a glob.
 
     Args:
         raw: the folder.
         pattern: ``*`` and ``?`` match within a name, ``**/`` any folders.
         key: the glob's key, for errors.
+        taken: paths that are left out.
 
     Raises:
         UsageError: the glob is absolute, has ``..`` or no wildcard, or finds nothing.
@@ -76,12 +79,13 @@ def find_paths(raw: Path, pattern: str, *, key: str) -> dict[str, list[Path]]:
     require(is_valid, key, got=pattern, expected="a glob with * in place of the case, such as images/*.nii.gz")
     found: dict[str, list[Path]] = defaultdict(list)
     regex = _make_regex(pattern)
-    for path in sorted(raw.glob(pattern)):
+    for path in sorted({*raw.glob(pattern)}.difference(taken)):
         inside = path.relative_to(raw)
         if match := not any(part.startswith(".") for part in inside.parts) and regex.fullmatch(inside.as_posix()):
             text = "_".join(filter(None, (group.strip("/").replace("/", "_") for group in match.groups())))
             found[_strip_suffix(text, path)].append(path)
-    require(found, key, got=pattern, expected=f"a glob that finds files in {raw}")
+    others = " other than the label maps" if taken else ""
+    require(found, key, got=pattern, expected=f"a glob that finds files in {raw}{others}")
     return dict(found)
 
 

@@ -1,7 +1,7 @@
 """Layout of nnU-Net's raw data sets."""
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from data_prep.folder.listing import Listing, join, read_object
 from uumamba.data.case import MANIFEST_NAME, Case, Split
 from uumamba.data.case_files import image_suffix, list_volumes
 from uumamba.data.open_scan import SCAN_SUFFIXES
-from uumamba.runtime.errors import CaseError, require
+from uumamba.runtime.errors import CaseError, UsageError, require
 from uumamba.runtime.text_files import load_json
 
 SPLITS_NAME = "splits_final.json"
@@ -24,8 +24,10 @@ def list_nnunet(raw: Path, options: FolderOptions) -> Listing:
     """List a raw data set of nnU-Net.
 
     Images are ``imagesTr/<case_id>_0000.nii.gz`` with a number for each of ``channel_names``, label maps
-    ``labelsTr/<case_id>.nii.gz``; ``file_ending`` may be of any format that can be read. Cases of ``imagesTs`` are test
-    cases. With ``splits_final.json``, which nnU-Net keeps in its preprocessed folder, folds are those of the file.
+    ``labelsTr/<case_id>.nii.gz``; ``file_ending`` may be of any format that can be read. If every image has the number
+    0000 only, its file holds all channels, as a PNG file in colours. Cases of ``imagesTs`` are test cases.
+
+    With ``splits_final.json``, which nnU-Net keeps in its preprocessed folder, folds are those of the file.
 
     Raises:
         UsageError: a file is damaged or a key is missing, or the splits are no cross-validation of the cases.
@@ -47,7 +49,7 @@ def list_nnunet(raw: Path, options: FolderOptions) -> Listing:
         cases = [_read_entry(raw, case_id, entry, f"{file}: dataset") for case_id, entry in listed.items()]
     splits: tuple[Split, ...] = ("test",) if cases else ("training", "test")
     for split in splits:
-        found, misnamed = _list_split(raw, split, len(channels), ending)
+        found, misnamed = _list_split(raw, split, _count_files(raw, len(channels)), ending)
         cases, failures = [*cases, *found], [*failures, *misnamed]
     training = {case.case_id for case in cases if case.split == "training"}
     folds = read_splits(raw / SPLITS_NAME, {*training, *(failure.case_id for failure in failures)})
@@ -70,40 +72,46 @@ def read_splits(path: Path, case_ids: Collection[str]) -> dict[str, int]:
         return {}
     fix = f"correct or remove {path.name}"
     try:
-        splits = load_json(path)
-        listed = [({*split["train"]}, {*split["val"]}) for split in splits]
+        listed = [({*split["train"]}, {*split["val"]}) for split in load_json(path)]
     except (OSError, ValueError, KeyError, TypeError):
-        expected = "a list of folds with train and val"
-        require(False, str(path), got="another content or a damaged file", expected=expected, fix=fix)
+        got, expected = "another content or a damaged file", "a list of folds with train and val"
+        raise UsageError(str(path), got=got, expected=expected, fix=fix) from None
     known, folds = {*case_ids}, dict[str, int]()
     for fold, (train, val) in enumerate(listed):
-        for case_id in sorted((train | val) - known, key=str):
-            require(False, f"{path}: {fold}", got=case_id, expected="a case with a file in imagesTr", fix=fix)
-        others = sorted(known - train - val) or sorted(train & val)
-        expected = "every case in either train or val"
-        require(
-            not others, f"{path}: {fold}", got=f"{', '.join(others[:3])} in both or none", expected=expected, fix=fix
-        )
-        for case_id in val:
-            twice = f"{case_id} in val of {folds.get(case_id)} and {fold}"
-            require(case_id not in folds, str(path), got=twice, expected="one fold for each case", fix=fix)
-            folds[case_id] = fold
+        _check_split(known, train, val, key=f"{path}: {fold}", fix=fix)
+        for case_id in sorted(val & folds.keys()):
+            got = f"{case_id} in val of {folds[case_id]} and {fold}"
+            raise UsageError(str(path), got=got, expected="one fold for each case", fix=fix)
+        folds |= dict.fromkeys(val, fold)
     return folds
 
 
-def _list_split(raw: Path, split: Split, channels: int, ending: str) -> tuple[list[Case], list[CaseError]]:
+def _check_split(known: Set[str], train: Set[str], val: Set[str], *, key: str, fix: str) -> None:
+    """Check that a fold's two lists divide the known cases."""
+    unknown, wrong = sorted((train | val) - known, key=str), sorted(known - train - val) or sorted(train & val)
+    require(not unknown, key, got=", ".join(map(str, unknown[:3])), expected="cases with files in imagesTr", fix=fix)
+    got = f"{', '.join(wrong[:3])} in both or none"
+    require(not wrong, key, got=got, expected="every case in either train or val", fix=fix)
+
+
+def _count_files(raw: Path, channels: int) -> int:
+    """Count the files of an image: one a channel, or one."""
+    paths = (path for images, _ in _FOLDERS.values() for path in (raw / images).glob("*"))
+    found = (_CHANNEL.fullmatch(path.name.removesuffix(image_suffix(path))) for path in paths)
+    return channels if any(int(match["channel"]) > 0 for match in found if match) else 1
+
+
+def _list_split(raw: Path, split: Split, files: int, ending: str) -> tuple[list[Case], list[CaseError]]:
     images, labels = (raw / name for name in _FOLDERS[split])
     case_ids: set[str] = set()
     failures: list[CaseError] = []
     for path in list_volumes(images) if images.is_dir() else ():
         stem = path.name.removesuffix(image_suffix(path))
         match = _CHANNEL.fullmatch(stem)
-        if path.name.endswith(ending) and match and int(match["channel"]) < channels:
+        if path.name.endswith(ending) and match and int(match["channel"]) < files:
             case_ids.add(match["case_id"])
         else:
-            expected = f"a name that ends in _0000{ending}" + (
-                f" to _{channels - 1:04d}{ending}" if channels > 1 else ""
-            )
+            expected = f"a name that ends in _0000{ending}" + (f" to _{files - 1:04d}{ending}" if files > 1 else "")
             fix = f"rename or convert the file, or correct {MANIFEST_NAME}"
             case_id = match["case_id"] if match else stem
             failures.append(CaseError(case_id, "image", got=path.name, expected=expected, fix=fix))
@@ -111,17 +119,17 @@ def _list_split(raw: Path, split: Split, channels: int, ending: str) -> tuple[li
         case_ids.add(path.name.removesuffix(image_suffix(path)))
     case_ids -= {failure.case_id for failure in failures}
     needs_label = split == "training"
-    return [_make_case(images, labels, each, channels, ending, needs_label) for each in sorted(case_ids)], failures
+    return [_make_case(images, labels, each, files, ending, needs_label) for each in sorted(case_ids)], failures
 
 
-def _make_case(images: Path, labels: Path, case_id: str, channels: int, ending: str, needs_label: bool) -> Case:
-    paths = tuple(images / f"{case_id}_{channel:04d}{ending}" for channel in range(channels))
+def _make_case(images: Path, labels: Path, case_id: str, files: int, ending: str, needs_label: bool) -> Case:
+    paths = tuple(images / f"{case_id}_{channel:04d}{ending}" for channel in range(files))
     label = labels / f"{case_id}{ending}"
     return Case(
         case_id,
         "",
         "",
-        paths if channels > 1 else paths[0],
+        paths if files > 1 else paths[0],
         label=label if needs_label or label.exists() else None,
         split="training" if needs_label else "test",
     )

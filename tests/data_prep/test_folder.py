@@ -29,7 +29,6 @@ from tests.data_prep.raw_layouts import file_bytes
 from uumamba.config.data import DatasetConfig
 from uumamba.data.case import Manifest
 from uumamba.data.warn import ScanWarning
-from uumamba.runtime.errors import UsageError
 
 IDS = tuple(f"p{number}_v{visit}" for number in range(1, 7) for visit in "ab")
 PATIENT = r"(p\d+)_v."
@@ -168,20 +167,13 @@ def test_a_case_listed_twice_is_named_and_left_out(write, kind, repeat):
     assert [case.case_id for case in manifest.cases] == [*IDS[1:]]
 
 
-def test_two_files_of_one_case_by_globs_are_named(write, tmp_path):
-    _, raw = write(Pairs, case_ids=["a_b", "c"])
-    for name in ("a/b", "c/d"):
-        (raw / name).mkdir(parents=True)
-        (raw / name / "x_0000.nii.gz").touch()
-    (raw / "a_b").mkdir()
-    (raw / "a_b" / "x_0000.nii.gz").touch()
-    (raw / "all").mkdir()
-    for name in ("a_b_x", "c_d_x"):
-        (raw / "all" / f"{name}.nii.gz").touch()
-    with pytest.raises(UsageError, match="the wildcards of"):
-        read_folder(raw, images="**/*_0000.nii.gz", labels="all/*.nii.gz")
-    _, errors = read_folder(raw, images="**/x_*.nii.gz", labels="**/x_*.nii.gz", structures={"a": 1})
-    assert {(error.case_id, error.key) for error in errors} == {("a_b_0000", "image")}
+def test_two_files_of_one_case_by_globs_are_named(tmp_path):
+    for name in ("a/b/ct", "a_b/ct", "a_b/gt", "c/d/ct", "c/d/gt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"{name}.nii.gz").touch()
+    manifest, [error] = read_folder(tmp_path, images="**/ct.nii.gz", labels="**/gt.nii.gz", structures={"a": 1})
+    assert (error.case_id, error.key) == ("a_b", "image")
+    assert [case.case_id for case in manifest.cases] == ["c_d"]
 
 
 def test_a_manifest_with_a_case_twice_is_refused(write, refused):
@@ -256,6 +248,16 @@ def test_a_misnamed_image_of_nnunet_is_named(write, name):
     manifest, [error] = layout.read(raw)
     assert (error.case_id, error.key, error.got) == ("c1", "image", name)
     assert [case.case_id for case in manifest.cases] == ["c2"]
+
+
+def test_an_image_of_nnunet_may_hold_all_channels_in_one_file(write):
+    layout, raw = write(NnUnet, channels=("R", "G", "B"), case_ids=["c1", "c2"])
+    for path in [*raw.glob("imagesTr/*_0001*"), *raw.glob("imagesTr/*_0002*")]:
+        path.unlink()
+    manifest, errors = layout.read(raw)
+    assert errors == []
+    assert manifest.channels == ("R", "G", "B")
+    assert [case.image.name for case in manifest.cases] == ["c1_0000.nii.gz", "c2_0000.nii.gz"]
 
 
 def test_cases_that_nnunet_lists_by_path_are_read(write):
@@ -372,6 +374,7 @@ def test_validation_entries_of_a_datalist_are_fold_0_and_test_entries_may_be_pat
         ({"image": "images/c1_0000.nii.gz", "label": 4}, "label"),
         ({"image": "images/c1_0000.nii.gz"}, "label"),
         ({"image": "images/absent.nii.gz", "label": "labels/c1.nii.gz"}, "image"),
+        ({"image": "x" * 5000, "label": "labels/c1.nii.gz"}, "image"),
         ({"image": ["images/c1_0000.nii.gz"] * 3, "label": "labels/c1.nii.gz"}, "image"),
         ({"image": "images/c1_0000.nii.gz", "label": "labels/c1.nii.gz", "patient_id": ["a"]}, "patient"),
         ({"image": "images/c1_0000.nii.gz", "label": "labels/c1.nii.gz", "case_id": "a/b"}, "case_id"),
@@ -495,6 +498,31 @@ def test_globs_pair_folders_of_dicom_and_names_with_any_suffix(tmp_path):
         ("p1", tmp_path / "ct/p1"),
         ("p2", tmp_path / "ct/p2"),
     ]
+
+
+def test_labels_next_to_their_images_are_no_images(tmp_path, refused):
+    for name in ("a.nii.gz", "a_gt.nii.gz", "b.nii.gz", "b_gt.nii.gz"):
+        (tmp_path / name).touch()
+    manifest, errors = read_folder(tmp_path, images="*.nii.gz", labels="*_gt.nii.gz", structures={"a": 1})
+    assert errors == []
+    assert [case.image.name for case in manifest.cases] == ["a.nii.gz", "b.nii.gz"]
+    with refused("dataset.images", got="*.nii.gz"):
+        read_folder(tmp_path, images="*.nii.gz", labels="*.nii.gz")
+
+
+def test_an_image_that_is_its_own_label_is_named(write):
+    layout, raw = write(Csv, case_ids=["c1", "c2"])
+    heading, first, second = layout.rows(raw, ["c1", "c2"])
+    write_csv(raw, [heading, first, [*second[:2], second[1]]])
+    manifest, [error] = layout.read(raw)
+    assert (error.case_id, error.key) == ("c2", "label")
+    assert [case.case_id for case in manifest.cases] == ["c1"]
+
+
+def test_an_unreadable_table_of_another_kind_is_no_second_layout(write):
+    layout, raw = write(NnUnet, case_ids=["c1"])
+    (raw / "patients.csv").write_bytes("n\xe4me\n".encode("latin-1"))
+    assert layout.read(raw)[1] == []
 
 
 def test_a_case_whose_patient_is_not_found_is_named(write):

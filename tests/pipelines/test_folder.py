@@ -1,5 +1,6 @@
 """Any folder of scans through preparing, training and evaluation."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import yaml
 
 from data_prep.acdc import read_acdc
 from data_prep.folder.folder_reader import read_folder
@@ -15,6 +17,7 @@ from tests.data.formats.dicom_files import make_slices, write_slices
 from tests.data_prep.folder_layouts import LAYOUTS, Csv, Decathlon, NnUnet, Pairs, Source
 from tests.pipelines.run_files import MakeConfig, Refused, contents, read_json
 from uumamba.config import read_config
+from uumamba.config.data import DatasetConfig
 from uumamba.config.load import validate
 from uumamba.data.case import Case, Manifest
 from uumamba.data.prepared import PreparedFolder
@@ -24,6 +27,7 @@ from uumamba.pipelines.datasets import is_dataset, read_labelled_cases
 from uumamba.pipelines.evaluate import evaluate_folder
 from uumamba.pipelines.jobs import list_jobs
 from uumamba.pipelines.prepare import prepare, prepare_dataset
+from uumamba.pipelines.run import run
 from uumamba.pipelines.train import train
 
 RECIPE = PreprocessRecipe((None, 1.5, 1.5))
@@ -303,3 +307,23 @@ def test_other_data_sets_refuse_the_keys_of_a_folder(key: str, refused: Refused)
         read_config("demo", [f"dataset.{key}=a"])
     with refused("dataset.layout", got="csv"):
         read_config("demo", ["dataset.layout=csv"])
+
+
+def test_the_yaml_of_the_manual_is_valid(repository: Path) -> None:
+    text = (repository / "docs" / "own_data.md").read_text(encoding="utf-8")
+    sections = [yaml.safe_load(block)["dataset"] for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
+    assert len(sections) == 2
+    for section in sections:
+        assert DatasetConfig.model_validate(section).reader_options().keys() == section.keys() - {"name"}
+
+
+def test_a_run_reads_the_folder_by_the_keys_of_its_configuration(
+    make_sources: MakeSources, tmp_path: Path, tiny_config: MakeConfig, refused: Refused
+) -> None:
+    Pairs().write(tmp_path / "raw", make_sources(2))
+    config = tiny_config("dataset={name: folder, images: images/*.mha, labels: labels/*}")
+    verbs: tuple[Callable[..., Any], ...] = (run, prepare_dataset)
+    for call in verbs:
+        with refused("dataset.images", got="images/*.mha"):
+            call(config, raw=tmp_path / "raw", out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -100,7 +100,9 @@ class PreparedFolder:
                 pass
 
     def find_classes(self, case_id: str) -> set[int] | None:
-        """Return the classes of a case's voxels; None if an older version did not store them.
+        """Return the classes of a case's voxels.
+
+        None if an older version did not store them.
 
         Raises:
             CaseError: the case is not prepared.

@@ -254,7 +254,7 @@ def replace_seed(config: RunConfig, seed: int | None) -> RunConfig:
 
 
 def _select_existing(targets: Sequence[FoldFolder], manifest: Manifest) -> list[FoldFolder]:
-    """Select the folds up to the last one of the data set, which may have fewer than five."""
+    """Select the folds up to the last one of the data set."""
     last = max((case.fold for case in manifest.select(split="training") if case.fold is not None), default=0)
     return [each for each in targets if int(each.fold) <= last]
 

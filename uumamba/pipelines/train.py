@@ -43,7 +43,7 @@ def train(
     progress: bool | None = None,
     ranks: Ranks = ALONE,
 ) -> list[Path]:
-    """Train one fold, all cases or five folds, with each seed.
+    """Train one fold, all cases or every fold, with each seed.
 
     Folds and seeds are trained one after the other, or in parallel on several devices. ``out/summary.json`` holds the
     validation Dice of the trained folds and seeds, and its spread.
