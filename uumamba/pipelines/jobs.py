@@ -106,7 +106,7 @@ def list_jobs(
     _check_folders(config, targets, resume=resume, force=force)
     manifest = cases.manifest
     where, option = manifest.name, "--raw"
-    config.preprocess.build(manifest.channels)  # raises for another number of channels
+    config.build_recipe(manifest.channels)  # raises for another number of channels
     if isinstance(cases, PreparedFolder):
         where, option = str(cases.path), "--data"
         _check_prepared_for(config, cases)
@@ -243,7 +243,7 @@ def _check_prepared_for(config: RunConfig, folder: PreparedFolder) -> None:
 
     Prediction preprocesses new scans by the configuration.
     """
-    name, recipe = config.dataset.name, config.preprocess.build(folder.manifest.channels)
+    name, recipe = config.dataset.name, config.build_recipe(folder.manifest.channels)
     fix = "correct the key, or prepare again"
     expected = f"{folder.manifest.name}, the data set of {folder.path}"
     require(is_dataset(folder.manifest, name), "dataset.name", got=name, expected=expected, fix=fix)

@@ -63,7 +63,7 @@ def predict(
         inputs: NIfTI or MHA files, folders of them, DICOM folders, or manifests (``.json``). Of a folder, label maps
             named ``<scan>_gt`` next to their scan and ACDC's cines, ``*_4d``, are left out. For a model of several
             channels, files ``<case>_0000``, ``<case>_0001``, ... are one case, and other files hold all channels; a
-            list of paths is one case, with the channels in the order of the model's.
+            list of paths is one case, named after the first, with the channels in the order of the model's.
         out: gets ``<case_id>.nii.gz`` for each input, on its grid with its header codes. For a failed case the label
             map of an earlier call is removed.
         device: name of the device in torch.
@@ -117,7 +117,7 @@ def find_inputs(
     domains: Collection[str] | None = None,
     case_ids: Collection[str] | None = None,
 ) -> dict[str, ImagePath]:
-    """Find the case id and path of every input scan, or its paths.
+    """Find the case id and paths of every input scan.
 
     Of a manifest, only the selected cases are inputs.
 
@@ -130,6 +130,7 @@ def find_inputs(
     for each in inputs:
         if not isinstance(each, Path | str):
             paths = tuple(map(Path, each))
+            require(paths, "--input", got=each, expected="the files of a case")
             add_case(found, name_case(paths[0]), paths)
         elif len(channels) > 1 and Path(each).is_file() and not is_manifest(Path(each)):
             files.append(Path(each))
@@ -159,7 +160,10 @@ def _find_scans(
 
 
 def _check_channels(manifest: Manifest, channels: Sequence[str], path: Path) -> None:
-    """Raise unless a manifest has the model's channels in its order; the name of an only channel is free."""
+    """Raise unless a manifest has the model's channels in its order.
+
+    The name of an only channel is free.
+    """
     is_same = len(manifest.channels) == len(channels) and (len(channels) == 1 or manifest.channels == tuple(channels))
     require(
         is_same,

@@ -103,7 +103,7 @@ def run(
             planned = list_these(raw_folder)
             manifest, bad = raw_folder.read()
             say(f"prepare: {len(manifest.select(split='training'))} cases of {manifest.name}")
-            recipe, folder = config.preprocess.build(manifest.channels), out / "prepared"
+            recipe, folder = config.build_recipe(manifest.channels), out / "prepared"
             prepared = prepare(manifest, bad, recipe=recipe, out=folder, workers=workers, raw=raw, progress=progress)
             _check_prepared(prepared, allow_missing, say)
             say(f"train: fold {fold}")
