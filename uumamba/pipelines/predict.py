@@ -11,6 +11,7 @@ from uumamba.data.case import Case, Manifest, Split
 from uumamba.data.case_files import (
     ImagePath,
     add_case,
+    check_channel_order,
     check_file_name,
     find_scans,
     group_channels,
@@ -82,7 +83,8 @@ def predict(
 
     Raises:
         UsageError: there is no model or no input, two inputs have one case id, a manifest has other channels than the
-            model, or a label map would replace an input, or an image or label of a manifest.
+            model, a list of files is in another order than their numbers, or a label map would replace an input, or an
+            image or label of a manifest.
         StoppedOnRequest: a stop was requested.
     """
     written: list[Path] = []
@@ -131,6 +133,7 @@ def find_inputs(
         if not isinstance(each, Path | str):
             paths = tuple(map(Path, each))
             require(paths, "--input", got=each, expected="the files of a case")
+            check_channel_order(paths, option="--input")
             add_case(found, name_case(paths[0]), paths)
         elif len(channels) > 1 and Path(each).is_file() and not is_manifest(Path(each)):
             files.append(Path(each))
