@@ -229,7 +229,9 @@ def predict(
     inputs: Annotated[
         list[Path],
         typer.Option(
-            "--input", help="A NIfTI, MHA or PNG file, a folder of these, a DICOM folder, or a manifest. Repeatable."
+            "--input",
+            help="A NIfTI, MHA or PNG file, a folder of these, a DICOM folder, or a manifest. Repeatable. "
+            "Of several channels: files CASE_0000, CASE_0001, ... or 4-D files.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the label maps.")],

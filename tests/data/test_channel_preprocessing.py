@@ -150,6 +150,8 @@ def test_a_recipe_of_another_number_of_channels_is_refused(refused: Any) -> None
         run(make_image(), make_recipe("zscore", "none", "none"))
     with refused("normalisation", ("zscore", "none")):
         read_config("demo", ["preprocess.normalisation=[zscore,none]"]).preprocess.build(["T1"])
+    with refused("preprocess.normalisation", ("zscore", "none")):
+        read_config("demo", ["preprocess.normalisation=[zscore,none]"]).build_recipe(["T1"])
 
 
 @pytest.mark.parametrize(

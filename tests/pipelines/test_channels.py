@@ -203,6 +203,8 @@ def test_more_channels_than_the_models_are_refused(
         read_pairs(pair_raw)[0].write(tmp_path / "list.json")
         predict(tiny_run, [tmp_path / "list.json"], out=tmp_path / "out")
     paths = [tmp_path / "in" / f"a_{index:04d}.nii.gz" for index in range(3)]
+    with refused("--input", got="a_0001.nii.gz, a_0000.nii.gz"):
+        predict(pair_run, [paths[1::-1]], out=tmp_path / "out")
     for model, given in ((pair_run, paths), (tiny_run, paths[:2])):
         [failure] = predict(model, [given], out=tmp_path / "out").failures
         assert (failure.case_id, failure.key) == ("a", "image")

@@ -30,6 +30,7 @@ from uumamba.config.quantization import attach_gaqat, calibrate_on_noise, check_
 from uumamba.config.track import Tracker
 from uumamba.config.training import InferenceConfig, TrainingConfig
 from uumamba.data.geometry import Geometry
+from uumamba.data.recipe import PreprocessRecipe
 from uumamba.nets.stages import check_divisible
 from uumamba.runtime.errors import UsageError, require
 from uumamba.runtime.memory_shortage import summarize_error
@@ -162,12 +163,22 @@ class RunConfig(Config):
         return self
 
     def count_inputs(self, channels: int = 1) -> int:
-        """Count the network's input channels: those of the image, each with its neighbouring slices."""
+        """Count the network's input channels, with neighbouring slices."""
         return channels * (1 + 2 * self.training.neighbour_slices)
 
     def resolve_channels(self, channels: Sequence[str]) -> "RunConfig":
         """Replace values that say ``auto`` by those for a data set's channels."""
         return self.model_copy(update={"preprocess": self.preprocess.resolve(channels)})
+
+    def build_recipe(self, channels: Sequence[str]) -> PreprocessRecipe:
+        """Build the recipe for a data set's channels.
+
+        It lacks the statistics that ``uumamba prepare`` computes.
+
+        Raises:
+            UsageError: the configuration lists another number of channels.
+        """
+        return _build_in("preprocess", self.preprocess.build, channels)
 
     def build_net(self, *, classes: int, channels: int = 1, patch_size: tuple[int, ...] | None = None) -> nn.Module:
         """Build the network, with new weights.

@@ -141,6 +141,23 @@ def group_channels(volumes: Iterable[Path], names: Sequence[str], *, option: str
     return found
 
 
+def check_channel_order(paths: Sequence[Path], *, option: str) -> None:
+    """Raise if files ``_0000``, ``_0001``, ... are listed in another order.
+
+    Raises:
+        UsageError: the files are numbered from 0 on, but not in their order.
+    """
+    stems = [path.name.removesuffix(image_suffix(path)) for path in paths]
+    numbers = [int(stem[-4:]) for stem in stems if _CHANNEL.search(stem)]
+    require(
+        numbers == sorted(numbers) or sorted(numbers) != list(range(len(paths))),
+        option,
+        got=", ".join(path.name for path in paths),
+        expected="the channels in the order of their numbers",
+        fix="list _0000 first",
+    )
+
+
 def add_case(found: dict[str, Any], case_id: str, path: ImagePath) -> None:
     """Add a case's file or files to ``found``.
 

@@ -31,7 +31,7 @@ def describe_channels(names: Sequence[str]) -> str:
 
 
 def check_channel_files(files: Sequence[Path], names: Sequence[str], *, case_id: str) -> None:
-    """Raise unless an image has one file for each channel, or one for all.
+    """Raise unless an image has a file for each channel or all.
 
     Raises:
         CaseError: the number of files is another one, or the file of a channel is missing.
@@ -92,7 +92,9 @@ def stack_channels(scans: Iterable[Scan], names: Sequence[str], *, case_id: str)
 
 
 def match_grid(scan: Scan, first: Scan, *, case_id: str, channel: str) -> tuple[NDArray[Any], bool]:
-    """Return a channel's voxels on the first channel's grid, and whether they are interpolated.
+    """Bring a channel's voxels to the first channel's grid.
+
+    The second value is True if they are interpolated.
 
     Raises:
         CaseError: the corners of the fields of view are more than half a voxel apart.
@@ -123,7 +125,10 @@ def _turn(scan: Scan, first: Scan) -> Scan:
 
 
 def _compare_fields_of_view(scan: Scan, first: Scan) -> float:
-    """Compute the largest distance of corresponding corners, in voxels of the coarser grid along each axis."""
+    """Compute the largest distance between corners of the fields of view.
+
+    The unit is the voxel of the coarser grid along each axis.
+    """
     ends = [
         np.array([(*corner, 1.0) for corner in product(*((-0.5, size - 0.5) for size in each.shape))]).T
         for each in (scan, first)
@@ -150,12 +155,15 @@ def _interpolate(scan: Scan, first: Scan) -> NDArray[np.float32]:
 
 
 def _like(array: NDArray[Any], channels: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Allocate channels of an array's shape, with its first axis fastest, as files store it."""
+    """Allocate channels of an array's shape, stored as in files.
+
+    The first axis in space is the fastest.
+    """
     return np.empty((channels, *array.shape[::-1]), dtype).transpose(0, 3, 2, 1)
 
 
 def _find_common_dtype(*dtypes: np.dtype[Any]) -> np.dtype[Any]:
-    """Return the integer type that holds all, or float32, the type of images."""
+    """Return the integer type that holds all, or else float32."""
     common = np.result_type(*dtypes)
     return common if common.kind in "iu" else np.dtype(np.float32)
 

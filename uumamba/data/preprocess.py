@@ -106,7 +106,10 @@ class Preprocessing:
         return len(self._readers)
 
     def image_slabs(self) -> Iterator[Image]:
-        """Yield the prepared image in slabs, float32 ``(n, Y, X)``, channel after channel."""
+        """Yield the prepared image in slabs, float32 ``(n, Y, X)``.
+
+        The slabs of a channel follow those of the one before.
+        """
         for read in self._readers:
             yield from image_slabs(
                 read,
@@ -247,7 +250,7 @@ def _make_planes_contiguous(oriented: NDArray[Any]) -> NDArray[Any]:
 
 
 def _find_content(channels: Sequence[Channel], label: LabelMap | None, *, case_id: str) -> Box:
-    """Find the smallest box around the content of every channel and every structure.
+    """Find the smallest box around all channels' content and all structures.
 
     Raises:
         CaseError: there is no content, or the image holds NaN or infinity.

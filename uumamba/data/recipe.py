@@ -151,7 +151,7 @@ class PreprocessRecipe:
         return wanted in (self, replace(self, ct_statistics=None))
 
     def with_statistics(self, found: Sequence[CtStatistics | None]) -> "PreprocessRecipe":
-        """Add the statistics of each channel, None for a channel of another normalisation."""
+        """Add each channel's statistics, None without CT."""
         return replace(self, ct_statistics=found[0] if len(found) == 1 else tuple(found))
 
     def to_json(self) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def read_image(
 def _read_files(
     files: Sequence[Path], *, channels: int, case_id: str, keep_integers: bool, **options: Any
 ) -> Iterator[Scan]:
-    """Read the channels of files one after the other; ``channels`` are in each file."""
+    """Read files one after the other, each with ``channels``."""
     for path in files:
         opened = open_scan(path, case_id=case_id, channels=channels, **options)
         require_case(

@@ -119,7 +119,7 @@ def list_jobs(
         targets = _select_existing(targets, manifest)
         _check_device_count(device or "", jobs=len(targets))
     where, option = manifest.name, "--raw"
-    config.preprocess.build(manifest.channels)  # raises for another number of channels
+    config.build_recipe(manifest.channels)  # raises for another number of channels
     if isinstance(cases, PreparedFolder):
         where, option = str(cases.path), "--data"
         _check_prepared_for(config, cases)
@@ -298,7 +298,7 @@ def _check_prepared_for(config: RunConfig, folder: PreparedFolder) -> None:
 
     Prediction preprocesses new scans by the configuration.
     """
-    name, recipe = config.dataset.name, config.preprocess.build(folder.manifest.channels)
+    name, recipe = config.dataset.name, config.build_recipe(folder.manifest.channels)
     fix = "correct the key, or prepare again"
     expected = f"{folder.manifest.name}, the data set of {folder.path}"
     require(is_dataset(folder.manifest, name), "dataset.name", got=name, expected=expected, fix=fix)

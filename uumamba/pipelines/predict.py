@@ -11,6 +11,7 @@ from uumamba.data.case import Case, Manifest, Split
 from uumamba.data.case_files import (
     ImagePath,
     add_case,
+    check_channel_order,
     check_file_name,
     find_scans,
     group_channels,
@@ -64,7 +65,7 @@ def predict(
         inputs: NIfTI, MHA or PNG files, folders of them, DICOM folders, or manifests (``.json``). Of a folder, label
             maps named ``<scan>_gt`` next to their scan and ACDC's cines, ``*_4d``, are left out. For a model of several
             channels, files ``<case>_0000``, ``<case>_0001``, ... are one case, and other files hold all channels; a
-            list of paths is one case, with the channels in the order of the model's.
+            list of paths is one case, named after the first, with the channels in the order of the model's.
         out: gets ``<case_id>.nii.gz`` for each input, on its grid with its header codes, and ``<case_id>.png`` for a
             PNG. For a failed case the label map of an earlier call is removed.
         device: name of the device in torch.
@@ -83,7 +84,8 @@ def predict(
 
     Raises:
         UsageError: there is no model or no input, two inputs have one case id, a manifest has other channels than the
-            model, or a label map would replace an input, or an image or label of a manifest.
+            model, a list of files is in another order than their numbers, or a label map would replace an input, or an
+            image or label of a manifest.
         StoppedOnRequest: a stop was requested.
     """
     written: list[Path] = []
@@ -118,7 +120,7 @@ def find_inputs(
     domains: Collection[str] | None = None,
     case_ids: Collection[str] | None = None,
 ) -> dict[str, ImagePath]:
-    """Find the case id and path of every input scan, or its paths.
+    """Find the case id and paths of every input scan.
 
     Of a manifest, only the selected cases are inputs.
 
@@ -131,6 +133,8 @@ def find_inputs(
     for each in inputs:
         if not isinstance(each, Path | str):
             paths = tuple(map(Path, each))
+            require(paths, "--input", got=each, expected="the files of a case")
+            check_channel_order(paths, option="--input")
             add_case(found, name_case(paths[0]), paths)
         elif len(channels) > 1 and Path(each).is_file() and not is_manifest(Path(each)):
             files.append(Path(each))
@@ -160,7 +164,10 @@ def _find_scans(
 
 
 def _check_channels(manifest: Manifest, channels: Sequence[str], path: Path) -> None:
-    """Raise unless a manifest has the model's channels in its order; the name of an only channel is free."""
+    """Raise unless a manifest has the model's channels in its order.
+
+    The name of an only channel is free.
+    """
     is_same = len(manifest.channels) == len(channels) and (len(channels) == 1 or manifest.channels == tuple(channels))
     require(
         is_same,

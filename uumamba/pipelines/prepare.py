@@ -70,7 +70,7 @@ def prepare_dataset(
     return prepare(
         manifest,
         bad,
-        recipe=config.preprocess.build(manifest.channels),
+        recipe=config.build_recipe(manifest.channels),
         out=out,
         workers=workers,
         raw=raw,

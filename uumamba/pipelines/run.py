@@ -103,7 +103,7 @@ def run(
             planned = list_these(resolved, raw_folder)
             manifest, bad = raw_folder.read()
             say(f"prepare: {len(manifest.select(split='training'))} cases of {manifest.name}")
-            recipe, folder = resolved.preprocess.build(manifest.channels), out / "prepared"
+            recipe, folder = resolved.build_recipe(manifest.channels), out / "prepared"
             prepared = prepare(manifest, bad, recipe=recipe, out=folder, workers=workers, raw=raw, progress=progress)
             _check_prepared(prepared, allow_missing, say)
             say(f"train: fold {fold}")
