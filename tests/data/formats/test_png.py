@@ -155,7 +155,7 @@ def test_an_alpha_channel_is_dropped_with_a_warning_if_constant(tmp_path: Path, 
 
 def test_a_label_in_colours_is_refused(tmp_path: Path, refused: Refused) -> None:
     path = write_png(tmp_path / "a.png", draw_samples(2, 8), 8, 2)
-    with refused("shape", case_id="case"):
+    with refused("shape", got="a.png with 3 channels of colour", case_id="case"):
         read_label(path, structures={"one": 1}, case_id="case")
 
 

@@ -21,7 +21,6 @@ from uumamba.data.formats.stored_volume import (
     LPS_TO_RAS,
     RESTORE,
     StoredVolume,
-    drop_trailing_axes,
     make_header_error,
 )
 from uumamba.data.formats.voxel_stream import make_read_error
@@ -48,18 +47,25 @@ def open_png(path: Path, *, case_id: str) -> StoredVolume:
     """Read the header of a PNG file, a scan of one slice.
 
     The first axis runs along the rows, to the patient's left; the second down the columns, to the back, as an axial
-    slice is displayed and as in ITK. Samples are read as they are stored: grey of 1 to 16 bits, indices of a palette,
-    or three channels of 8 bits on the last axis. A constant alpha channel is dropped with a warning. The file's
-    resolution, gamma, colour profile, transparent colour and EXIF data (with a rotation for display) are ignored.
+    slice is displayed and as in ITK. Samples are read as they are stored: grey of 1 to 16 bits, or
+    indices of a palette. A constant alpha channel is dropped with a warning. The file's resolution, gamma, colour
+    profile, transparent colour and EXIF data (with a rotation for display) are ignored.
 
     Raises:
-        CaseError: the header is damaged, or a colour has 16 bits per channel.
+        CaseError: the header is damaged, or the picture has colours.
     """
     header = _read_header(path, case_id)
-    channels = {1: (), 3: (3,)}[header.samples - header.has_alpha]
+    require_case(
+        header.channels == 1,
+        case_id,
+        "shape",
+        got=f"{path.name} with {header.channels} channels of colour",
+        expected="one channel",
+        fix="save the picture as grey, or a label map as grey or palette with the label values",
+    )
     return StoredVolume(
         path=path,
-        shape=drop_trailing_axes((header.width, header.height, 1, *channels), case_id),
+        shape=(header.width, header.height, 1),
         dtype=header.dtype,
         directions=np.diag(LPS_TO_RAS),
         origin_mm=np.zeros(3),
@@ -130,6 +136,10 @@ class _Header:
     @property
     def has_alpha(self) -> bool:
         return self.kind in (4, 6)
+
+    @property
+    def channels(self) -> int:
+        return self.samples - self.has_alpha
 
     @property
     def is_interlaced(self) -> bool:
