@@ -1,4 +1,4 @@
-r"""Sunnybrook's cine MRI as a folder of cases: DICOM slices, and label maps of the left ventricle's cavity.
+r"""Folder of DICOM cases with label maps, from Sunnybrook's contours.
 
     python -m benchmarks.sunnybrook --raw sunnybrook --out sunnybrook_cases
 

@@ -55,7 +55,7 @@ def open_png(path: Path, *, case_id: str, channels: int = 1) -> StoredVolume:
         CaseError: the header is damaged, a colour has 16 bits per channel, or the image has other channels.
     """
     header = _read_header(path, case_id)
-    found = header.samples - header.has_alpha
+    found = header.channels
     require_case(
         found == channels,
         case_id,
@@ -138,6 +138,10 @@ class _Header:
     @property
     def has_alpha(self) -> bool:
         return self.kind in (4, 6)
+
+    @property
+    def channels(self) -> int:
+        return self.samples - self.has_alpha
 
     @property
     def is_interlaced(self) -> bool:
