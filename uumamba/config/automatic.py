@@ -42,7 +42,7 @@ class DerivedStages:
 
 
 def find_automatic(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the keys of a stored configuration that say ``auto``, with their values.
+    """Return the keys that say ``auto``, with their values.
 
     Example:
         >>> find_automatic({"preprocess": {"spacing_mm": [None, "auto", "auto"]}, "net": {"strides": "auto"}})
@@ -105,8 +105,9 @@ def find_median(values: Iterable[Sequence[float]]) -> tuple[float, ...]:
 
 
 def choose_patch(shape: Sequence[int], spacing_mm: Sequence[float], *, most_voxels: int) -> tuple[int, ...]:
-    """Choose the largest cube in millimetres within an image and a number of voxels.
+    """Choose a patch, the largest cube in millimetres that fits.
 
+    It fits into the image and a number of voxels.
     An axis that is shorter than the cube is taken whole.
 
     Args:

@@ -135,7 +135,10 @@ class Manifest:
 
     @property
     def targets(self) -> dict[str, tuple[int, ...]]:
-        """Label values of everything that is predicted and scored: the regions, or else each structure."""
+        """Label values of each region, or else of each structure.
+
+        These are predicted and scored.
+        """
         return dict(self.regions) or {name: (value,) for name, value in self.structures.items()}
 
     @property

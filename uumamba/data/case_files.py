@@ -241,7 +241,7 @@ def _list_leaves(folder: Path, depth: int) -> Iterator[Path]:
 
 
 def _is_scan_or_slice(path: Path) -> bool:
-    """Return whether a file is a scan or a slice, but no PNG.
+    """Return whether a file, other than PNG, is a scan or slice.
 
     Exported discs hold a ``DICOMDIR`` and files such as ``README`` next to the folders of the scans.
     """

@@ -1,4 +1,4 @@
-"""Phantom of two channels in nnU-Net's layout: lesions of which each channel shows a part."""
+"""Phantom in nnU-Net's layout: lesions of which each channel shows a part."""
 
 from pathlib import Path
 from typing import Any

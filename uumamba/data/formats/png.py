@@ -44,7 +44,7 @@ _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4),
 
 
 def open_png(path: Path, *, case_id: str, channels: int = 1) -> StoredVolume:
-    """Read the header of a PNG file, a scan of one slice, or of three in colour.
+    """Read the header of a PNG file, a scan of one slice.
 
     The first axis runs along the rows, to the patient's left; the second down the columns, to the back, as an axial
     slice is displayed and as in ITK. Samples are read as they are stored: grey of 1 to 16 bits, indices of a palette,
@@ -81,7 +81,9 @@ def open_png(path: Path, *, case_id: str, channels: int = 1) -> StoredVolume:
 
 
 def read_pixels(path: Path, *, case_id: str) -> NDArray[Any]:
-    """Read the samples of a PNG file, ``(X, Y, 1)`` or ``(3, X, Y, 1)``.
+    """Read the samples of a PNG file.
+
+    They are ``(X, Y, 1)``, or ``(3, X, Y, 1)`` for colours.
 
     Raises:
         CaseError: a chunk is damaged or missing, there are several frames, or an alpha channel is not constant.
@@ -106,7 +108,9 @@ def read_pixels(path: Path, *, case_id: str) -> NDArray[Any]:
 
 
 def encode_png(label: NDArray[Any]) -> bytes:
-    """Encode a label map ``(X, Y, 1)`` as grey PNG of 8 or 16 bits.
+    """Encode a label map ``(X, Y, 1)`` as grey PNG.
+
+    Samples have 8 or 16 bits.
 
     Example:
         >>> encode_png(np.zeros((3, 2, 1), dtype=np.uint8))[1:4]
