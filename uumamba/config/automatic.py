@@ -107,8 +107,7 @@ def find_median(values: Iterable[Sequence[float]]) -> tuple[float, ...]:
 def choose_patch(shape: Sequence[int], spacing_mm: Sequence[float], *, most_voxels: int) -> tuple[int, ...]:
     """Choose a patch, the largest cube in millimetres that fits.
 
-    It fits into the image and a number of voxels.
-    An axis that is shorter than the cube is taken whole.
+    It fits into the image and a number of voxels; an axis that is shorter than the cube is taken whole.
 
     Args:
         shape: median shape of the prepared images.
