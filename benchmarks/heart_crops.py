@@ -26,11 +26,11 @@ def cut_around_hearts(raw: Path, out: Path, *, margin_mm: float) -> Path:
         ``out``.
     """
     for case in read_acdc(raw)[0].select(split="training"):
-        files = {name: raw / name for name in (case.image, case.label) if name is not None}
+        files = {name: raw / name for name in case.files}
         folder = make_folder(out / "training" / case.patient_id)
         if all((folder / path.name).is_file() for path in files.values()):
             continue
-        shutil.copyfile(raw / Path(case.image).parent / "Info.cfg", folder / "Info.cfg")
+        shutil.copyfile(raw / case.images[0].parent / "Info.cfg", folder / "Info.cfg")
         scans: dict[str, Any] = {path.name: nib.load(path) for path in files.values()}
         *_, label = scans.values()
         box = find_box(np.asarray(label.dataobj), label.header.get_zooms(), margin_mm)

@@ -197,7 +197,7 @@ def prepare_with_nnunet(name: str, listed: str, out: str) -> None:
     manifest, plans = Manifest.read(Path(listed)), make_plans(name)
     folder = Path(out) / "nnUNet_preprocessed" / "Dataset001_Timed"
     (Path(out) / "nnUNet_raw" / folder.name).mkdir(parents=True)
-    cases = {case.case_id: {"images": [str(case.image)], "label": str(case.label)} for case in manifest.cases}
+    cases = {case.case_id: {"images": [*map(str, case.images)], "label": str(case.label)} for case in manifest.cases}
     data_set = {
         "channel_names": {"0": name},
         "labels": {"background": 0} | dict(manifest.structures),

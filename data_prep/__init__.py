@@ -6,16 +6,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from data_prep.acdc import read_acdc
     from data_prep.aorta import read_aorta
+    from data_prep.folder.folder_reader import read_folder
     from data_prep.folds import assign_folds
     from data_prep.imagecas import read_imagecas
     from data_prep.mnms import read_mnms
     from data_prep.phantoms.heart.heart_phantom import write_phantom
 
-__all__ = ["assign_folds", "read_acdc", "read_aorta", "read_imagecas", "read_mnms", "write_phantom"]
+__all__ = ["assign_folds", "read_acdc", "read_aorta", "read_folder", "read_imagecas", "read_mnms", "write_phantom"]
 _HOMES = {
     "assign_folds": "data_prep.folds",
     "read_acdc": "data_prep.acdc",
     "read_aorta": "data_prep.aorta",
+    "read_folder": "data_prep.folder.folder_reader",
     "read_imagecas": "data_prep.imagecas",
     "read_mnms": "data_prep.mnms",
     "write_phantom": "data_prep.phantoms.heart.heart_phantom",

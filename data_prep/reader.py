@@ -27,6 +27,8 @@ class Reader:
         vessels: structures that are scored as vessels.
         cuts_frames: whether the raw folder may have cines, whose frames are cut out. Then ``read`` also takes
             ``frames`` (the folder to cut into), ``cut`` (False only lists the frames) and ``advance``.
+        reads_any: whether a folder of any name and layout is read. Then ``read`` also takes the options of a
+            configuration's ``dataset``, and no path identifies the data set.
 
     Example:
         >>> from uumamba.data.case import Case
@@ -44,10 +46,11 @@ class Reader:
     official_split: str | None = None
     vessels: Collection[str] = ()
     cuts_frames: bool = False
+    reads_any: bool = False
 
-    def __call__(self, raw: Path | str, **frames: Any) -> Read:
-        """Read a raw folder; ``frames`` are the arguments of cut frames."""
-        return self.read(raw, **frames)
+    def __call__(self, raw: Path | str, **options: Any) -> Read:
+        """Read a raw folder; ``options`` are those of ``cuts_frames`` or ``reads_any``."""
+        return self.read(raw, **options)
 
     def find_kinds(self, paths: Iterable[str]) -> set[str]:
         """Return the kinds of files among paths that match the layout.

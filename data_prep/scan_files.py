@@ -42,7 +42,7 @@ def check_scan_pair(image: Path, label: Path | None, *, case_id: str) -> None:
                 check_same_grid(grid, read_grid(label, case_id=case_id), case_id=case_id)
 
 
-def read_grid(path: Path, *, case_id: str) -> Scan:
+def read_grid(path: Path, *, case_id: str, channels: int = 1) -> Scan:
     """Read shape, affine and spacing from a scan's header.
 
     The array of the returned scan is a placeholder without memory.
@@ -50,10 +50,11 @@ def read_grid(path: Path, *, case_id: str) -> Scan:
     Args:
         path: any format of :mod:`uumamba.data.open_scan`.
         case_id: named in errors.
+        channels: number of channels in the file.
 
     Raises:
         CaseError: the header cannot be read, or its grid is invalid.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ScanWarning)
-        return open_scan(path, case_id=case_id).read_grid()
+        return open_scan(path, case_id=case_id, channels=channels).read_grid()

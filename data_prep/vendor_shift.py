@@ -54,7 +54,7 @@ def write_vendor_shift(
     require(style in STYLES, "style", got=style, expected=f"one of {', '.join(STYLES)}")
     check_output_folder(out, raw)
     manifest, errors = read_acdc(raw)
-    images = {case.image: case.case_id for case in manifest.cases}
+    images = {path: case.case_id for case in manifest.cases for path in case.images}
     for path in list_files(raw):
         target = out / path.relative_to(raw)
         if _NOT_COPIED.fullmatch(path.name):

@@ -73,7 +73,7 @@ ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML fi
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key: optim.rho=0.1. Repeatable.")
 ]
-FoldOption = Annotated[str, typer.Option(metavar="0-4|all|cv", help="One fold, all cases, or the five folds.")]
+FoldOption = Annotated[str, typer.Option(metavar="0-4|all|cv", help="One fold, all cases, or every fold.")]
 SeedsOption = Annotated[
     str | None, typer.Option(metavar="0,1,2", help="Train once with each seed; default: the config's seed.")
 ]
@@ -188,7 +188,7 @@ def train(
     device: DevicesOption = "auto",
     force: ForceOption = False,
 ) -> None:
-    """Train one fold, all cases, or the five folds.
+    """Train one fold, all cases, or every fold.
 
     Several devices train folds in parallel.
     """
@@ -229,7 +229,9 @@ def predict(
     inputs: Annotated[
         list[Path],
         typer.Option(
-            "--input", help="A NIfTI, MHA or PNG file, a folder of these, a DICOM folder, or a manifest. Repeatable."
+            "--input",
+            help="A NIfTI, MHA or PNG file, a folder of these, a DICOM folder, or a manifest. Repeatable. "
+            "Of several channels: files CASE_0000, CASE_0001, ... or 4-D files.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the label maps.")],

@@ -41,7 +41,8 @@ def prepare_styles(prepared: Path, out: Path, config: RunConfig) -> dict[str, Pa
         shifted = []
         for case in cases:
             image = folder / "scans" / f"{case.case_id}.nii.gz"
-            write_shifted(case.image, image, name, case_id=case.case_id)
+            [original] = case.images
+            write_shifted(original, image, name, case_id=case.case_id)
             shifted.append(replace(case, image=image))
         prepare(replace(manifest, cases=tuple(shifted)), recipe=config.preprocess.build(), out=folder)
         write_json(folder / _MADE_OF, made_of)

@@ -2,6 +2,7 @@
 
 import inspect
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -236,3 +237,45 @@ def test_the_result_on_a_gpu_equals_that_on_the_cpu(shape: tuple[int, ...]) -> N
     got = augment({key: batch[key].cuda() for key in ("image", "label", "seed")})
     torch.testing.assert_close(got["image"].cpu(), expected["image"], rtol=0, atol=1e-3)
     assert (got["label"].cpu() != expected["label"]).float().mean() < 1e-3  # rounding may change the nearest voxel
+
+
+@pytest.mark.parametrize("slices", [1, 3])
+def test_channels_share_their_noise_and_neighbouring_slices_do_not(slices: int) -> None:
+    values = {"std": torch.tensor([0.5]), "seed": torch.tensor([7])}
+    blank = torch.zeros(1, 2 * slices, 12, 12)
+    noise = Noise(probability=1.0, std=(0.0, 1.0), channels=2).apply(blank, values)[0].unflatten(0, (2, slices))
+    assert torch.equal(noise[0], noise[1])
+    one = Noise(probability=1.0, std=(0.0, 1.0)).apply(blank[:, :slices], values)[0]
+    assert torch.equal(noise[0], one), "an image of one channel has the same noise"
+    assert len({each.numpy().tobytes() for each in noise[0]}) == slices
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_all_other_changes_of_intensity_are_those_of_each_channel_alone(shape: tuple[int, ...]) -> None:
+    channelwise = ("brightness", "contrast", "gamma", "inverted_gamma", "blur", "low_resolution")
+    sure = OFF | SURE | {f"{name}_probability": 1.0 for name in channelwise}
+    augment, batch = make_augment(patch_size=shape, channels=2, **sure), make_batch(shape)
+    drawn = augment.draw(batch)
+    both = augment.apply(batch, drawn)["image"]
+    for channel in range(2):
+        alone = {
+            name: replace(each, values={key: value[:, channel : channel + 1] for key, value in each.values.items()})
+            if name in channelwise
+            else each
+            for name, each in drawn.items()
+        }
+        single = augment.apply(batch | {"image": batch["image"][:, channel : channel + 1]}, alone)["image"]
+        torch.testing.assert_close(both[:, channel : channel + 1], single, rtol=0, atol=1e-6)
+    values = {name: next(iter(drawn[name].values.values())) for name in channelwise}
+    assert not any(torch.equal(each[:, 0], each[:, 1]) for each in values.values()), "each channel has its own draws"
+
+
+def test_a_channel_is_blurred_or_coarsened_on_its_own_with_probability_one_half() -> None:
+    augment = make_augment(patch_size=(4, 4), **(OFF | {"blur_probability": 1.0, "low_resolution_probability": 1.0}))
+    batch = {"image": torch.zeros(COUNT, 2, 4, 4), "label": torch.zeros(COUNT, 1, 4, 4), "seed": torch.arange(COUNT)}
+    drawn = augment.draw(batch)
+    for name, key in (("blur", "sigma_voxels"), ("low_resolution", "zoom")):
+        changed = drawn[name].values[key].reshape(len(drawn[name].rows), 2, -1)[..., 0] > 0
+        counts = torch.stack([(changed == torch.tensor(pair)).all(dim=1).sum() for pair in ([1, 0], [0, 1], [1, 1])])
+        # Each of three outcomes has probability 1/4; four standard deviations of a binomial distribution.
+        assert (counts - COUNT / 4).abs().max() < 4 * (COUNT * 3 / 16) ** 0.5

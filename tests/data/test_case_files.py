@@ -139,3 +139,23 @@ def test_a_manifest_is_known_by_its_case_ids_with_or_without_cases(tmp_path: Pat
         Manifest("own", "CT", {"one": 1}, cases).write(tmp_path / "dataset.json")
         assert is_manifest(tmp_path)
         assert json.loads((tmp_path / "dataset.json").read_text())["name"] == "own"
+
+
+def test_files_of_several_channels_are_grouped_by_their_numbers(tmp_path: Path, refused: Any) -> None:
+    touch(tmp_path, "a_0000.nii.gz", "a_0001.mha", "b.nii.gz", "c_0001.nii.gz", "d_2019.nii.gz", "p1/ignored.txt")
+    found = {
+        name: [path.name for path in (paths if isinstance(paths, tuple) else [paths])]
+        for name, paths in find_scans(tmp_path, option="-i", channels=("T1", "FLAIR")).items()
+    }
+    assert found == {
+        "a": ["a_0000.nii.gz", "a_0001.mha"],
+        "b": ["b.nii.gz"],
+        "c": ["c_0000.nii.gz", "c_0001.nii.gz"],
+        "d_2019": ["d_2019.nii.gz"],
+    }
+    touch(tmp_path, "a.nii.gz")
+    with refused("a"):
+        find_scans(tmp_path, option="-i", channels=("T1", "FLAIR"))
+    touch(tmp_path / "more", "e_0000.nii", "e_0000.nii.gz")
+    with refused("e"):
+        find_scans(tmp_path / "more", option="-i", channels=("T1", "FLAIR"))

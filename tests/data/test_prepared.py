@@ -229,7 +229,7 @@ def test_an_incomplete_folder_is_refused(tmp_path: Path, finished: Manifest, mis
 
 
 @pytest.mark.parametrize(
-    "changes", [{"spacing_mm": None}, {"unknown": 1}, {"normalisation": "none"}, {"clip_percentiles": [9, 1]}]
+    "changes", [{"spacing_mm": None}, {"unknown": 1}, {"normalisation": "minmax"}, {"clip_percentiles": [9, 1]}]
 )
 def test_a_damaged_recipe_is_refused(tmp_path: Path, finished: Manifest, changes: dict[str, Any], refused: Any) -> None:
     path = tmp_path / "recipe.json"

@@ -231,7 +231,7 @@ def test_invalid_shapes_and_scores_and_missing_parts_are_refused(refused: Any) -
         ("spacing_mm", (None, -1.0, 1.0)),
         ("spacing_mm", (1.0, 1.0)),
         ("clip_percentiles", (99.0, 1.0)),
-        ("normalisation", "none"),
+        ("normalisation", "minmax"),
         ("ct_statistics", CtStatistics(-100, 300, 50, 25)),
     ],
 )

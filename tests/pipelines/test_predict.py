@@ -34,7 +34,7 @@ def test_a_scan_is_never_replaced_by_its_label_map(tmp_path: Path, refused: Refu
     (tmp_path / "link").symlink_to(tmp_path / "in")
     for given, out in ((scan, tmp_path / "in"), (tmp_path / "in", tmp_path / "link")):
         with refused("--out", got=out):
-            predict(tmp_path / "no model yet", [given], out=out)
+            predict("acdc", [given], out=out)
     assert scan.read_bytes() == before
 
 
@@ -47,7 +47,7 @@ def test_a_manifests_label_is_never_replaced_by_a_label_map(tmp_path: Path, spli
     )
     Manifest("toy", "MRI", {"LV": 1}, cases).write(tmp_path / "list.json")
     with refused("--out", got=tmp_path / "labels"):
-        predict(tmp_path / "no model yet", [tmp_path / "list.json"], out=tmp_path / "labels", split="training")
+        predict("acdc", [tmp_path / "list.json"], out=tmp_path / "labels", split="training")
 
 
 def test_a_failed_case_is_listed_and_keeps_no_old_prediction(tiny_run: Path, tmp_path: Path) -> None:

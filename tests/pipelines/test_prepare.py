@@ -57,7 +57,8 @@ def make_raw(tmp_path: Path) -> MakeRaw:
             image = write(raw / f"p{number}.nii.gz", generator.integers(1, 900, shape).astype(np.int16), acdc)
             reference = write(raw / f"p{number}_gt.nii.gz", label, acdc)
             split: Any = "training" if number < cases else "test"
-            listed.append(Case(f"p{number}", f"p{number}", "here", image, reference, split=split))
+            fold = number % 5 if split == "training" else None
+            listed.append(Case(f"p{number}", f"p{number}", "here", image, reference, fold=fold, split=split))
         return Manifest("toy", "MRI", {"RV": 1, "MYO": 2, "LV": 3}, tuple(listed))
 
     return make

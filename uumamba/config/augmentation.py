@@ -22,7 +22,11 @@ class SideOptions:
 
 
 def build_augment(
-    part: Part, *, patch_size: tuple[int, ...], mirror_swaps: Mapping[int, Sequence[tuple[int, int]]] | None = None
+    part: Part,
+    *,
+    patch_size: tuple[int, ...],
+    mirror_swaps: Mapping[int, Sequence[tuple[int, int]]] | None = None,
+    channels: int = 1,
 ) -> Augment:
     """Build the augmentation.
 
@@ -30,5 +34,6 @@ def build_augment(
         part: of kind ``augment``.
         patch_size: in voxels, one number per axis.
         mirror_swaps: label pairs of the data set to swap, by mirrored axis.
+        channels: number of channels of an image.
     """
-    return Augment(part.bind()(patch_size=patch_size, mirror_swaps=mirror_swaps))
+    return Augment(part.bind()(patch_size=patch_size, mirror_swaps=mirror_swaps, channels=channels))

@@ -1,16 +1,19 @@
 """Data set, its split by domain, and preprocessing."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_serializer, model_validator
+from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from uumamba.config.base import Config
 from uumamba.config.bind import Part, PartOf, check_name
-from uumamba.data.recipe import PreprocessRecipe
+from uumamba.data.recipe import Normalisation, PreprocessRecipe, choose_normalisation
 from uumamba.runtime.errors import require
-from uumamba.runtime.options import Positive
+from uumamba.runtime.options import NonNegativeInt, Positive, PositiveInt
+
+ANY_FOLDER = "folder"
+"""Name of the reader of any folder."""
 
 
 def _check_names(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -83,15 +86,57 @@ class DomainsConfig(Config):
 
 
 class DatasetConfig(Config):
-    """Name of the data set's reader, and an optional split by domain.
+    """Data set's reader with its options, and an optional split by domain.
+
+    All keys except ``name`` and ``domains`` are options of the data set ``folder``; ``docs/own_data.md`` describes the
+    layouts. Keys that are not given are not stored.
 
     Args:
-        name: the reader of the raw folder; ``imagecas`` is its Split-1.
+        name: the reader of the raw folder; ``imagecas`` is its Split-1, and ``folder`` reads any common layout.
         domains: domains for training and validation; without them only the fold splits the cases.
+        layout: ``auto`` recognises the layout by the folder's files; ``datalist`` is MONAI's.
+        images: for ``pairs``, a glob within the folder such as ``images/*.nii.gz``, or one for each channel by name.
+        labels: for ``pairs``, the glob of the label maps.
+        case_list: for ``csv`` and ``datalist``, the file within the folder; null takes the only one.
+        structures: label value of each structure, such as ``{liver: 1}``; null takes the names of the layout's file, or
+            else names every value in the label maps ``label_1`` and so on.
+        ignore_value: label value of voxels that are in no loss and no score; null takes that of the layout's file.
+        regions: label values of each region, for overlapping structures; null takes those of the layout's file.
+        regions_class_order: label value that each region paints; null takes that of the layout's file.
+        patient: regular expression with one group that finds the patient in a case id; null takes the patients of the
+            layout's file, or else each case for a patient.
     """
 
     name: Annotated[str, AfterValidator(partial(check_name, "dataset"))]
     domains: DomainsConfig | None = None
+    layout: Literal["auto", "nnunet", "decathlon", "datalist", "pairs", "csv", "manifest"] = "auto"
+    images: str | Mapping[str, str] | None = None
+    labels: str | None = None
+    case_list: str | None = None
+    structures: Mapping[str, PositiveInt] | None = None
+    ignore_value: PositiveInt | None = None
+    regions: Mapping[str, tuple[NonNegativeInt, ...]] | None = None
+    regions_class_order: tuple[PositiveInt, ...] | None = None
+    patient: str | None = None
+
+    @model_validator(mode="after")
+    def _check_options(self) -> "DatasetConfig":
+        for key, value in self.reader_options().items():
+            expected = f"no value with the data set {self.name}"
+            require(self.name == ANY_FOLDER, key, got=value, expected=expected, fix=f"set dataset.name={ANY_FOLDER}")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _leave_out_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out keys with defaults; older configurations lack them."""
+        given = {"name", "domains", *self.reader_options()}
+        return {key: value for key, value in dump(self).items() if key in given}
+
+    def reader_options(self) -> dict[str, Any]:
+        """Return the given options of the reader of any folder."""
+        fields = type(self).model_fields.items()
+        values = {key: (getattr(self, key), field.default) for key, field in fields if key not in ("name", "domains")}
+        return {key: value for key, (value, unset) in values.items() if value != unset}
 
 
 class PreprocessConfig(Config):
@@ -99,21 +144,35 @@ class PreprocessConfig(Config):
 
     Args:
         spacing_mm: spacing of the through-plane axis and of the two axes in plane; null keeps the scan's.
-        normalisation: ``zscore`` for each scan on its own, or ``ct`` by the statistics of the data set.
+        normalisation: ``zscore`` for each scan on its own, ``ct`` by the statistics of the data set, or ``none``; one
+            word for all channels or a list. ``auto`` chooses by the channels' names: CT, noNorm, else zscore.
         clip_percentiles: lower and upper percentile of the intensities, as limits.
         ct_statistics: statistics of ``ct``. Without them ``uumamba prepare`` computes them as nnU-Net does, in the
-            foreground of the training cases of all folds, and stores them in ``recipe.json``.
+            foreground of the training cases of all folds, of each channel of CT, and stores them in ``recipe.json``.
     """
 
     spacing_mm: tuple[Positive | None, Positive | None, Positive | None]
-    normalisation: Literal["zscore", "ct"] = PreprocessRecipe.normalisation
+    normalisation: Normalisation | Literal["auto"] | tuple[Normalisation, ...] = PreprocessRecipe.normalisation
     clip_percentiles: tuple[float, float] = PreprocessRecipe.clip_percentiles
     ct_statistics: Annotated[Part, PartOf("ct_statistics")] | None = None
 
-    def build(self) -> PreprocessRecipe:
-        """Build the recipe; it lacks the statistics that ``uumamba prepare`` computes."""
+    def resolve(self, channels: Sequence[str]) -> "PreprocessConfig":
+        """Replace ``auto`` by the words for a data set's channels."""
+        if self.normalisation != "auto":
+            return self
+        return self.model_copy(update={"normalisation": choose_normalisation(channels)})
+
+    def build(self, channels: Sequence[str] | None = None) -> PreprocessRecipe:
+        """Build the recipe; it lacks the statistics that ``uumamba prepare`` computes.
+
+        Args:
+            channels: names of the data set's channels; None does not check their number.
+        """
         statistics = None if self.ct_statistics is None else self.ct_statistics.bind()()
-        recipe = PreprocessRecipe(**{**self.model_dump(), "ct_statistics": statistics})
+        resolved = self.resolve(channels or ("image",))
+        recipe = PreprocessRecipe(**{**resolved.model_dump(), "ct_statistics": statistics})
+        if channels is not None:
+            recipe.split(len(channels))
         require(
             statistics is None or self.clip_percentiles == PreprocessRecipe.clip_percentiles,
             "clip_percentiles",

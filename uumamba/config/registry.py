@@ -129,7 +129,7 @@ KINDS: dict[str, Kind] = {
     "gaqat": Kind({"GAQAT": "uumamba.quantization:GAQAT"}, supplied=frozenset({"optimizer", "net"}), only="GAQAT"),
     "augment": Kind(
         {"nnunet": "uumamba.data.augment:nnunet_transforms"},
-        supplied=frozenset({"patch_size", "mirror_swaps"}),
+        supplied=frozenset({"patch_size", "mirror_swaps", "channels"}),
         section="uumamba.config.augmentation:SideOptions",
         only="nnunet",
         order=(
@@ -152,6 +152,7 @@ KINDS: dict[str, Kind] = {
             "imagecas_split4": "data_prep.imagecas:SPLIT4",
             "aorta": "data_prep.aorta:AORTA",
             "mnms": "data_prep.mnms:MNMS",
+            "folder": "data_prep.folder.folder_reader:FOLDER",
         },
         supplied=frozenset({"raw", "frames", "cut", "advance"}),
     ),

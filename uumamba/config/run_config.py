@@ -1,14 +1,23 @@
 """Configuration of one run, from raw scans to the report."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, ModelWrapValidatorHandler, PrivateAttr, model_validator
 from torch import nn
 
 from uumamba.config.augmentation import build_augment
+from uumamba.config.automatic import (
+    SPACING,
+    derive,
+    fill_spacing,
+    fill_stand_ins,
+    find_automatic,
+    find_median,
+    put_values,
+)
 from uumamba.config.base import Config
 from uumamba.config.bind import Part, PartOf, read_part
 from uumamba.config.data import DatasetConfig, PreprocessConfig
@@ -20,6 +29,8 @@ from uumamba.config.optim import build_ascent, build_optimizer, find_member, nee
 from uumamba.config.quantization import attach_gaqat, calibrate_on_noise, check_ranks, check_run, check_takes_effect
 from uumamba.config.track import Tracker
 from uumamba.config.training import InferenceConfig, TrainingConfig
+from uumamba.data.geometry import Geometry
+from uumamba.data.recipe import PreprocessRecipe
 from uumamba.nets.stages import check_divisible
 from uumamba.runtime.errors import UsageError, require
 from uumamba.runtime.memory_shortage import summarize_error
@@ -74,6 +85,57 @@ class RunConfig(Config):
     # Trackers do not change the result: they are not stored, and a resumed run may choose others.
     track: tuple[Tracker, ...] = Field((), exclude=True)
 
+    _automatic: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _fill_stand_ins(cls, stored: Any, read: ModelWrapValidatorHandler["RunConfig"]) -> "RunConfig":
+        automatic = find_automatic(stored) if isinstance(stored, Mapping) else {}
+        made = read(fill_stand_ins(stored) if automatic else stored)
+        if automatic:
+            made._automatic = automatic
+        return made
+
+    @property
+    def automatic(self) -> tuple[str, ...]:
+        """Keys that say ``auto``; their values are stand-ins until :meth:`resolve`."""
+        return tuple(self._automatic)
+
+    def resolve(
+        self, geometries: Iterable[Geometry], *, spacing_mm: Sequence[float | None] | None = None
+    ) -> tuple["RunConfig", dict[str, Any]]:
+        """Derive the values of the keys that say ``auto``.
+
+        Args:
+            geometries: those of the training cases, prepared or of their headers; read only if a key says ``auto``.
+            spacing_mm: spacing of prepared cases; None takes the median of the geometries.
+
+        Returns:
+            The configuration without ``auto``, and the derived values by key.
+
+        Raises:
+            UsageError: there is no geometry, or the images are too small for the network.
+        """
+        cases = list(geometries) if self.automatic else []
+        if not self.automatic:
+            return self, {}
+        require(cases, self.automatic[0], got="auto without a readable case", expected="at least one case to measure")
+        found: dict[str, Any] = {}
+        if SPACING in self.automatic:
+            rounded = [float(f"{mm:.3g}") for mm in find_median(case.oriented_spacing_mm for case in cases)]
+            found[SPACING] = fill_spacing(self._automatic[SPACING], rounded) if spacing_mm is None else [*spacing_mm]
+        wanted = found.get(SPACING, self.preprocess.spacing_mm)
+        prepared = [case.with_crop((case.crop_start, case.crop_stop), target_spacing_mm=wanted) for case in cases]
+        axes = len(self.training.patch_size)
+        found |= derive(
+            self.as_json(),
+            self.automatic,
+            spacing_mm=find_median(case.prepared_spacing_mm for case in prepared),
+            shape=[round(size) for size in find_median(case.prepared_shape for case in prepared)],
+            divisor=find_divisor(self.net, axes=axes),
+        )
+        return RunConfig.model_validate(put_values(self.as_json() | {"track": self.track}, found)), found
+
     @model_validator(mode="after")
     def _check_dimensions(self) -> "RunConfig":
         patch_size, mirror_axes = self.training.patch_size, self.augment.mirror_axes
@@ -100,15 +162,34 @@ class RunConfig(Config):
         )
         return self
 
-    def build_net(self, *, classes: int, patch_size: tuple[int, ...] | None = None) -> nn.Module:
+    def count_inputs(self, channels: int = 1) -> int:
+        """Count the network's input channels, with neighbouring slices."""
+        return channels * (1 + 2 * self.training.neighbour_slices)
+
+    def resolve_channels(self, channels: Sequence[str]) -> "RunConfig":
+        """Replace values that say ``auto`` by those for a data set's channels."""
+        return self.model_copy(update={"preprocess": self.preprocess.resolve(channels)})
+
+    def build_recipe(self, channels: Sequence[str]) -> PreprocessRecipe:
+        """Build the recipe for a data set's channels.
+
+        It lacks the statistics that ``uumamba prepare`` computes.
+
+        Raises:
+            UsageError: the configuration lists another number of channels.
+        """
+        return _build_in("preprocess", self.preprocess.build, channels)
+
+    def build_net(self, *, classes: int, channels: int = 1, patch_size: tuple[int, ...] | None = None) -> nn.Module:
         """Build the network, with new weights.
 
         Args:
             classes: number of classes with the background.
+            channels: number of channels of an image.
             patch_size: size of the input; None is that of training.
         """
-        in_channels, size = 1 + 2 * self.training.neighbour_slices, patch_size or self.training.patch_size
-        return build_network(self.net, in_channels=in_channels, out_channels=classes, patch_size=size)
+        size = patch_size or self.training.patch_size
+        return build_network(self.net, in_channels=self.count_inputs(channels), out_channels=classes, patch_size=size)
 
     @model_validator(mode="after")
     def _check_parts(self) -> "RunConfig":
@@ -142,7 +223,7 @@ class RunConfig(Config):
             UsageError: a constructor rejects a value; the key names the part. Or the network cannot predict a patch or
                 has no head that the domain-generalization method can train, or ranks would freeze different scales.
         """
-        training, patch_size = self.training, self.training.patch_size
+        patch_size = self.training.patch_size
         if self.quantization is not None:
             check_ranks(self.quantization, self.optim, ranks)
         _build_in("preprocess", self.preprocess.build)
@@ -150,7 +231,7 @@ class RunConfig(Config):
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
             with torch.device("cpu" if reads_values(self.net) else "meta"):
                 net = _build_in("net", self.build_net, classes=2).to("meta")
-            image = torch.empty(1, 1 + 2 * training.neighbour_slices, *patch_size)
+            image = torch.empty(1, self.count_inputs(), *patch_size)
             _build_in("net", check_prediction, net, image, classes=2)
             if self.quantization is not None:
                 _build_in("quantization", self.quantization.bind(), net)
@@ -162,7 +243,7 @@ class RunConfig(Config):
         if self.quantization is not None:
             _build_in("quantization", attach_gaqat, self.quantization, optimizer, net)
         _build_in("domain_generalization", self.build_method, net, loss)
-        steps = {"epochs": training.epochs, "batches_per_epoch": training.batches_per_epoch}
+        steps = {"epochs": self.training.epochs, "batches_per_epoch": self.training.batches_per_epoch}
         _build_in("schedule", build_schedule, self.schedule, optimizer, **steps)
         if self.domain_generalization is not None:
             self._check_head(loss)
@@ -175,7 +256,7 @@ class RunConfig(Config):
         small = patch_size if max(divisor) == 1 else two_steps  # a network that declares no divisor
         noise = torch.randn(
             1,
-            1 + 2 * self.training.neighbour_slices,
+            self.count_inputs(),
             *small,
             generator=generator_for("noise to look for the head with"),
         )

@@ -25,6 +25,7 @@ from uumamba.runtime.errors import require
 from uumamba.runtime.options import (
     NonNegativeInt,
     NonNegativeRange,
+    PositiveInt,
     PositiveRange,
     Probability,
     Range,
@@ -37,6 +38,7 @@ from uumamba.types import Batch
 def nnunet_transforms(
     *,
     patch_size: Sequence[int],
+    channels: PositiveInt = Noise.channels,
     rotation_probability: Probability = 0.2,
     rotation_deg: Range | None = None,
     scale_probability: Probability = 0.2,
@@ -66,10 +68,12 @@ def nnunet_transforms(
 
     Order: rotation with scaling and the crop to the patch, mirror, bias field, noise, blur, brightness, contrast, low
     resolution, inverted gamma, gamma. Images should be normalised to about unit variance. For a flat 3-D patch (longest
-    edge over 3 times the first) rotation, scaling, blur and low resolution act in plane only.
+    edge over 3 times the first) rotation, scaling, blur and low resolution act in plane only. Of several channels, each
+    has its own draws, but all share the noise.
 
     Args:
         patch_size: ``(Y, X)`` or ``(Z, Y, X)``; larger batches are cropped about their centre after the rotation.
+        channels: number of channels of an image; each may have neighbouring slices.
         rotation_probability: probability of a rotation.
         rotation_deg: range of the angle; None is nnU-Net's: 180 in plane, 15 for oblong patches, 30 about 3-D axes.
         scale_probability: probability of a scaling.
@@ -122,7 +126,7 @@ def nnunet_transforms(
         affine,
         Mirror(dimensions=dimensions, axes=mirror_axes, probability=mirror_probability, swaps=mirror_swaps),
         BiasField(probability=bias_field_probability, strength=bias_field_strength, dimensions=dimensions),
-        Noise(probability=noise_probability, std=noise_std),
+        Noise(probability=noise_probability, std=noise_std, channels=channels),
         Blur(
             probability=blur_probability,
             channel_probability=blur_channel_probability,

@@ -4,10 +4,12 @@ Preparing, prediction and evaluation find cases here, so that a file is the same
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from uumamba.data.case import MANIFEST_NAME, check_shown
+from uumamba.data.channels import ONE_CHANNEL, describe_channels
 from uumamba.data.formats.dicom_headers import has_magic
 from uumamba.data.formats.png import PNG_SUFFIXES
 from uumamba.data.open_scan import DICOM_SUFFIX, SCAN_SUFFIXES
@@ -19,6 +21,8 @@ _SEGMENTATION = ".seg"
 _CHANNEL = re.compile(r"_\d{4}$")
 _FIRST_CHANNEL = "_0000"
 _DEEPEST = 6
+ImagePath = Path | tuple[Path, ...]
+"""File or folder of an image, or one for each channel."""
 
 
 def image_suffix(path: Path) -> str:
@@ -92,8 +96,70 @@ def find_cases(folder: Path, *, option: str) -> dict[str, Path]:
     return found
 
 
-def add_case(found: dict[str, Path], case_id: str, path: Path) -> None:
-    """Add a case's file to ``found``.
+def group_channels(volumes: Iterable[Path], names: Sequence[str], *, option: str) -> dict[str, ImagePath]:
+    """Group files ``<case>_0000``, ``<case>_0001``, ... into cases with channels.
+
+    Every case gets the paths of all channels, also of missing ones, which the reader refuses by name. Other files hold
+    all channels.
+
+    Args:
+        volumes: the files; the channels of a case are in one folder.
+        names: names of the channels.
+        option: command-line option that gave the files, for errors.
+
+    Raises:
+        UsageError: a case has more channels, or two files for one.
+
+    Example:
+        >>> group_channels([Path("a_0000.nii"), Path("a_0001.nii"), Path("b.nii")], ["T1", "T2"], option="--input")
+        {'a': (PosixPath('a_0000.nii'), PosixPath('a_0001.nii')), 'b': PosixPath('b.nii')}
+    """
+    files = sorted(volumes)
+    stems = {(path.parent, path.name.removesuffix(image_suffix(path))): path for path in files}
+    found: dict[str, ImagePath] = {}
+    for path in files:
+        suffix = image_suffix(path)
+        stem = path.name.removesuffix(suffix)
+        case_id, number = _CHANNEL.sub("", stem), stem[-4:]
+        has_first = (path.parent, f"{case_id}{_FIRST_CHANNEL}") in stems
+        if case_id == stem or not (has_first or int(number) < len(names)):
+            add_case(found, stem, path)
+            continue
+        require(
+            int(number) < len(names),
+            option,
+            got=str(path),
+            expected=f"only {describe_channels(names)} of {case_id}",
+            fix="give the channels that the model takes, numbered from _0000 on",
+        )
+        channels = tuple(
+            stems.get((path.parent, name := f"{case_id}_{index:04d}"), path.with_name(f"{name}{suffix}"))
+            for index in range(len(names))
+        )
+        require(path in channels, case_id, got=f"two files of {stem}", expected="one file", fix="rename one file")
+        add_case(found, case_id, channels)
+    return found
+
+
+def check_channel_order(paths: Sequence[Path], *, option: str) -> None:
+    """Raise if files ``_0000``, ``_0001``, ... are listed in another order.
+
+    Raises:
+        UsageError: the files are numbered from 0 on, but not in their order.
+    """
+    stems = [path.name.removesuffix(image_suffix(path)) for path in paths]
+    numbers = [int(stem[-4:]) for stem in stems if _CHANNEL.search(stem)]
+    require(
+        numbers == sorted(numbers) or sorted(numbers) != list(range(len(paths))),
+        option,
+        got=", ".join(path.name for path in paths),
+        expected="the channels in the order of their numbers",
+        fix="list _0000 first",
+    )
+
+
+def add_case(found: dict[str, Any], case_id: str, path: ImagePath) -> None:
+    """Add a case's file or files to ``found``.
 
     Raises:
         UsageError: two files have one case id.
@@ -118,19 +184,24 @@ def check_file_name(case_id: str) -> None:
         ) from None
 
 
-def find_scans(folder: Path, *, option: str) -> dict[str, Path]:
+def find_scans(folder: Path, *, option: str, channels: Sequence[str] = ONE_CHANNEL) -> Mapping[str, ImagePath]:
     """Find each case's scan in a folder and its sub-folders.
 
     The volumes of a folder are its cases. A folder with DICOM files and no volumes is one series, with the folder's
     name as case id. Any other folder is searched in its sub-folders; links to folders are not followed. Scans in
     sub-folders of a folder with scans, and DICOM files in a folder with volumes, are left out with a warning.
+    With several channels, the files of a folder are grouped by :func:`group_channels`.
 
     Raises:
         UsageError: two scans are one case.
     """
-    found: dict[str, Path] = {}
+    found: dict[str, ImagePath] = {}
     for each in _list_leaves(folder, _DEEPEST):
-        volumes = find_cases(each, option=option)
+        volumes: Mapping[str, ImagePath] = (
+            find_cases(each, option=option)
+            if len(channels) == 1
+            else group_channels(list_volumes(each), channels, option=option)
+        )
         for case_id, path in (volumes or {each.resolve().name: each}).items():
             add_case(found, case_id, path)
         if left_out := _list_left_out(each, has_volumes=bool(volumes)):
@@ -170,7 +241,7 @@ def _list_leaves(folder: Path, depth: int) -> Iterator[Path]:
 
 
 def _is_scan_or_slice(path: Path) -> bool:
-    """Return whether a file is a scan or a slice, but no PNG.
+    """Return whether a file other than a PNG is a scan or slice.
 
     Exported discs hold a ``DICOMDIR`` and files such as ``README`` next to the folders of the scans.
     """

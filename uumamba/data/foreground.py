@@ -4,7 +4,7 @@ A sample of each case is stored on disk.
 """
 
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uumamba.data.case import Case
+from uumamba.data.channels import ONE_CHANNEL
 from uumamba.data.locations import draw_in_planes
 from uumamba.data.normalise import find_shift, to_hounsfield
 from uumamba.data.prepared import hash_case
@@ -26,25 +27,49 @@ VOXELS_PER_CASE = 20_000
 SAMPLE_VERSION = 1  # increased whenever an equal case would give another sample
 
 
-def store_foreground(case: Case, *, folder: Path, structures: Mapping[str, int]) -> None:
+def store_foreground(
+    case: Case,
+    *,
+    folder: Path,
+    structures: Mapping[str, int],
+    channels: Sequence[str] = ONE_CHANNEL,
+    sampled: Sequence[int] = (0,),
+) -> None:
     """Store a sample of a case's foreground in ``folder``.
 
-    An existing sample of the same files and structures is reused.
+    An existing sample of the same files, structures and channels is reused.
+
+    Args:
+        case: the case.
+        folder: gets ``<case_id>.npz``.
+        structures: label value of each structure.
+        channels: names of the channels.
+        sampled: numbers of the channels with CT.
 
     Raises:
         CaseError: the case cannot be read, or has no label.
     """
     path = folder / f"{case.case_id}.npz"
-    key = hash_case(case, {"sample": SAMPLE_VERSION, "structures": dict(sorted(structures.items()))})
+    settings: dict[str, Any] = {"sample": SAMPLE_VERSION, "structures": dict(sorted(structures.items()))}
+    if len(channels) > 1:
+        settings["channels"] = list(sampled)
+    key = hash_case(case, settings)
     if _read_sample(path)[0] == key:
         return
-    image, label = read_case(case, structures=structures)
-    values = sample_foreground(image.array, label.array, case_id=case.case_id)
+    image, label = read_case(case, structures=structures, channels=channels)
+    if len(channels) == 1:
+        values = sample_foreground(image.array, label.array, case_id=case.case_id)
+    else:
+        values = np.stack(
+            [sample_foreground(image.array[index], label.array, case_id=case.case_id) for index in sampled]
+        )
     with whole_file(path) as unfinished, unfinished.open("wb") as file:
         np.savez(file, key=np.array(key), values=values)
 
 
-def compute_statistics(case_ids: Iterable[str], *, folder: Path, clip_percentiles: tuple[float, float]) -> CtStatistics:
+def compute_statistics(
+    case_ids: Iterable[str], *, folder: Path, clip_percentiles: tuple[float, float], row: int = 0
+) -> CtStatistics:
     """Compute percentiles, mean and standard deviation over stored samples.
 
     Each case contributes its sample, so that a large structure in one scan does not outweigh the others. Mean and
@@ -54,13 +79,13 @@ def compute_statistics(case_ids: Iterable[str], *, folder: Path, clip_percentile
         case_ids: cases with a stored sample.
         folder: folder of the samples.
         clip_percentiles: lower and upper percentile, from 0 to 100, of the limits for clipping.
+        row: position of the channel among the sampled ones.
 
     Raises:
         UsageError: no voxel is labelled, or both percentiles have the same value.
     """
-    values = np.concatenate(
-        [np.empty(0, dtype=np.float32), *[_read_sample(folder / f"{case_id}.npz")[1] for case_id in sorted(case_ids)]]
-    )
+    samples = (np.atleast_2d(_read_sample(folder / f"{case_id}.npz")[1]) for case_id in sorted(case_ids))
+    values = np.concatenate([np.empty(0, dtype=np.float32), *[sample[row] for sample in samples]])
     low, high = np.percentile(values, clip_percentiles) if len(values) else (0.0, 0.0)
     require(
         low < high,

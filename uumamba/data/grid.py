@@ -24,7 +24,7 @@ class Scan:
 
     Args:
         array: three axes in stored order; float32 for an image (or the stored integers, if requested), uint8 for a
-            label.
+            label. Several channels are a first axis, on the grid of the first channel.
         affine: 4 x 4 float64, voxel index to RAS+ millimetres; in millimetres even if the header's matrix is not.
         spacing_mm: spacing of the array's axes.
         header: unchanged header of nibabel for a NIfTI file, else None.
@@ -37,6 +37,11 @@ class Scan:
     header: Any
     path: Path
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes of the three axes in space."""
+        return self.array.shape[-3:]
+
 
 def check_same_grid(image: Scan, label: Scan, *, case_id: str) -> None:
     """Check that an image and its label have the same grid.
@@ -47,7 +52,7 @@ def check_same_grid(image: Scan, label: Scan, *, case_id: str) -> None:
     Raises:
         CaseError: shapes or positions differ.
     """
-    shape, fix = image.array.shape, "give the label of this image"
+    shape, fix = image.shape, "give the label of this image"
     require_case(
         label.array.shape == shape, case_id, "label", got=label.array.shape, expected=f"shape {shape}", fix=fix
     )

@@ -54,8 +54,8 @@ def make_scan_normaliser(image: NDArray[Any], clip_percentiles: tuple[float, flo
         CaseError: the percentiles are equal, as in a constant image.
     """
     low, high = np.percentile(image.astype(np.float32).ravel(order="K"), clip_percentiles, overwrite_input=True)
-    mean = _mean(image, lambda planes: np.clip(_as_float32(planes), low, high))
-    std = math.sqrt(_mean(image, lambda planes: (np.clip(_as_float32(planes), low, high) - mean) ** 2))
+    mean = _mean(image, lambda planes: np.clip(to_float32(planes), low, high))
+    std = math.sqrt(_mean(image, lambda planes: (np.clip(to_float32(planes), low, high) - mean) ** 2))
     require_case(
         low < high and std > 0,
         case_id,
@@ -64,7 +64,7 @@ def make_scan_normaliser(image: NDArray[Any], clip_percentiles: tuple[float, flo
         expected="voxels with different values",
         fix="exclude the scan",
     )
-    return partial(_normalise, low=low, high=high, mean=mean, std=std, as_float=_as_float32)
+    return partial(_normalise, low=low, high=high, mean=mean, std=std, as_float=to_float32)
 
 
 def _normalise(
@@ -81,7 +81,8 @@ def _mean(image: NDArray[Any], change: Callable[[NDArray[Any]], NDArray[Any]]) -
     return math.fsum(change(image[a:b]).sum(dtype=np.float64) for a, b in spans(len(image), image[0].size)) / image.size
 
 
-def _as_float32(planes: NDArray[Any]) -> Image:
+def to_float32(planes: NDArray[Any]) -> Image:
+    """Convert planes to float32, with their values."""
     return planes.astype(np.float32)
 
 

@@ -68,7 +68,8 @@ class OpenedScan:
         """
         if not self.stored.is_complete():
             self.stored.voxels()
-        return self._as_scan(np.broadcast_to(np.uint8(0), self.stored.shape))
+        shape = self.stored.shape if self.stored.channels == 1 else (self.stored.channels, *self.stored.shape)
+        return self._as_scan(np.broadcast_to(np.uint8(0), shape))
 
     def _as_scan(self, array: NDArray[Any]) -> Scan:
         return Scan(array, self.affine, self.spacing_mm, self.stored.header, self.stored.path)
@@ -80,6 +81,7 @@ def open_scan(
     case_id: str | None = None,
     max_bytes: int = MAX_VOLUME_BYTES,
     assume_spacing_mm: Sequence[float] | None = None,
+    channels: int = 1,
 ) -> OpenedScan:
     """Read the header of a scan, and check its grid.
 
@@ -93,14 +95,24 @@ def open_scan(
         case_id: name in errors and warnings; by default the file's name.
         max_bytes: largest volume in memory, as float32 or in a larger dtype of the file.
         assume_spacing_mm: spacing of the stored axes for a scan without a valid one.
+        channels: number of channels in the file; several are on the last axis of a NIfTI file, or a PNG's colours.
 
     Raises:
-        CaseError: the scan is missing, its header is damaged, or its grid is invalid.
+        CaseError: the scan is missing, its header is damaged, its grid is invalid, or it has other channels.
     """
     path = Path(path)
     case_id = case_id or path.name
-    stored = _choose_reader(path, case_id)(path, case_id=case_id)
-    voxels = math.prod(float(size) for size in stored.shape)
+    reader = _choose_reader(path, case_id)
+    require_case(
+        channels == 1 or reader in (open_nifti, open_png),
+        case_id,
+        "image",
+        got=path.name,
+        expected=f"one file for each of {channels} channels, one 4-D NIfTI file or a colour PNG",
+        fix="list the file of each channel",
+    )
+    stored = reader(path, case_id=case_id) if channels == 1 else reader(path, case_id=case_id, channels=channels)
+    voxels = stored.channels * math.prod(float(size) for size in stored.shape)
     check_size(voxels * max(stored.dtype.itemsize, _BYTES_IN_MEMORY), case_id, max_bytes)
     spacing = _checked_spacing(stored, case_id, assume_spacing_mm)
     affine = np.eye(4)

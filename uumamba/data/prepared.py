@@ -99,6 +99,16 @@ class PreparedFolder:
             for _ in pool.map(verify, case_ids):
                 pass
 
+    def find_classes(self, case_id: str) -> set[int] | None:
+        """Return the classes of a case's voxels.
+
+        None if an older version did not store them.
+
+        Raises:
+            CaseError: the case is not prepared.
+        """
+        return {int(value) for value in _read_case_file(self.path, case_id).label_voxels} or None
+
     def case(self, case_id: str) -> PreparedCase:
         """Open one case.
 
@@ -136,16 +146,19 @@ def write_prepared(
     label: Iterable[LabelMap],
     geometry: Geometry,
     key: str,
+    channels: int = 1,
 ) -> None:
     """Store a case, each file atomically and ``case.json`` last.
 
     Args:
         folder: the prepared folder.
         case_id: name of the case's folder.
-        image: ``(1, Z, Y, X)``, or slabs of planes in order; stored as float16, which suffices for a normalised image.
+        image: ``(C, Z, Y, X)``, or slabs of planes in order, channel after channel; stored as float16, which suffices
+            for a normalised image.
         label: ``(Z, Y, X)``, or slabs of planes in order.
         geometry: geometry of :func:`uumamba.data.preprocess.preprocess`.
         key: key of :func:`source_key`.
+        channels: number of channels.
 
     Raises:
         CaseError: a value does not fit float16.
@@ -157,7 +170,7 @@ def write_prepared(
         remove_file(unfinished)
     shape = geometry.prepared_shape
     hashes = {
-        "image": _write_array(target / "image.npy", (_as_float16(slab, case_id) for slab in image), (1, *shape)),
+        "image": _write_array(target / "image.npy", (_as_float16(slab, case_id) for slab in image), (channels, *shape)),
         "label": _write_array(target / "label.npy", label, shape),
     }
     stored_label = _map_array(target, "label", case_id)
@@ -283,9 +296,8 @@ def hash_case(case: Case, settings: Mapping[str, Any]) -> str:
         CaseError: a file cannot be read.
     """
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for path in (case.image, case.label):
-        if path is not None:
-            digest.update(_hash_path(path, case.case_id))
+    for path in case.files:
+        digest.update(_hash_path(path, case.case_id))
     return digest.hexdigest()
 
 

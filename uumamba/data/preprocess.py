@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from uumamba.data.chunks import spans
 from uumamba.data.geometry import Box, Geometry, find_geometry
 from uumamba.data.grid import MAX_VOLUME_BYTES, Image, format_spacing
-from uumamba.data.normalise import DENSE_HU, find_shift, make_ct_normaliser, make_scan_normaliser
+from uumamba.data.normalised_channel import Channel, mark
 from uumamba.data.recipe import CtStatistics, PreprocessRecipe
 from uumamba.data.resample import (
     fill,
@@ -44,12 +44,13 @@ class Preprocessing:
     differently (:func:`uumamba.data.resample.image_slabs`). In addition to the given scan, memory holds slabs of a few
     million voxels; ``"zscore"`` temporarily needs one float32 volume, to find the percentiles.
 
-    The content of an image is the box of the voxels other than 0. The content of CT is the box of the voxels denser
-    than -500 HU, between lung and soft tissue: body and table. Hounsfield units are corrected first
+    Each channel is normalised on its own; all have the same crop, the box around the content of every channel and every
+    structure. The content of an image is the box of the voxels other than 0. The content of CT is the box of the voxels
+    denser than -500 HU, between lung and soft tissue: body and table. Hounsfield units are corrected first
     (:func:`uumamba.data.normalise.find_shift`).
 
     Args:
-        image: native image, three axes as stored, of any real dtype.
+        image: native image, three axes as stored, of any real dtype; several channels are a first axis.
         spacing_mm: spacing of the image's axes.
         recipe: spacing and normalisation.
         affine: 4 x 4, voxel index to RAS+ millimetres; without an affine the axes are R, A, S.
@@ -58,7 +59,8 @@ class Preprocessing:
 
     Raises:
         CaseError: the image has no content, is constant, holds NaN or infinity, or would be too large after resampling.
-        UsageError: a shape, the spacing or the affine is invalid, or the recipe has no statistics of CT.
+        UsageError: a shape, the spacing or the affine is invalid, or the recipe has no statistics of CT or is for
+            another number of channels.
     """
 
     def __init__(
@@ -71,8 +73,9 @@ class Preprocessing:
         label: NDArray[np.uint8] | None = None,
         case_id: str = "image",
     ) -> None:
+        grid = image.shape[-3:]
         if label is not None:
-            require(label.shape == image.shape, "label", got=label.shape, expected=f"the image's shape {image.shape}")
+            require(label.shape == grid, "label", got=label.shape, expected=f"the image's shape {grid}")
         require(
             recipe.is_complete,
             "ct_statistics",
@@ -82,35 +85,38 @@ class Preprocessing:
         )
         if image.dtype.kind == "f":
             image = image.astype(np.float32, copy=False)
-        uncropped = find_geometry(image.shape, spacing_mm=spacing_mm, affine=affine)
-        oriented = _make_planes_contiguous(uncropped.orient(image))
+        native = [*image] if image.ndim == 4 else [image]
+        uncropped = find_geometry(native[0].shape, spacing_mm=spacing_mm, affine=affine)
+        oriented = [_make_planes_contiguous(uncropped.orient(each)) for each in native]
         oriented_label = None if label is None else _make_planes_contiguous(uncropped.orient(label))
-        statistics = recipe.ct_statistics
-        shift = 0 if statistics is None else find_shift(oriented, case_id=case_id)
-        box = _find_content(
-            oriented,
-            oriented_label,
-            denser_than=None if statistics is None else DENSE_HU - shift,
-            case_id=case_id,
-        )
+        numbers: Sequence[int | None] = range(len(oriented)) if len(oriented) > 1 else [None]
+        channels = [
+            Channel(each, one, case_id=case_id, number=number)
+            for each, one, number in zip(oriented, recipe.split(len(oriented)), numbers, strict=True)
+        ]
+        box = _find_content(channels, oriented_label, case_id=case_id)
         self.geometry: Geometry = uncropped.with_crop(box, target_spacing_mm=recipe.spacing_mm)
-        _check_prepared_size(self.geometry, case_id)
-        self._image = oriented[self.geometry.crop]
+        _check_prepared_size(self.geometry, len(channels), case_id)
         self._label = None if oriented_label is None else oriented_label[self.geometry.crop]
-        self._normalise = (
-            make_scan_normaliser(self._image, recipe.clip_percentiles, case_id=case_id)
-            if statistics is None
-            else make_ct_normaliser(statistics, shift=shift)
-        )
+        self._readers = [channel.crop(self.geometry.crop) for channel in channels]
+
+    @property
+    def channels(self) -> int:
+        """Number of channels."""
+        return len(self._readers)
 
     def image_slabs(self) -> Iterator[Image]:
-        """Yield the prepared image in slabs, float32 ``(n, Y, X)``."""
-        return image_slabs(
-            lambda first, last: self._normalise(self._image[first:last]),
-            self.geometry.cropped_shape,
-            self.geometry.prepared_shape,
-            anisotropic=is_anisotropic(self.geometry.oriented_spacing_mm, self.geometry.prepared_spacing_mm),
-        )
+        """Yield the prepared image in slabs, float32 ``(n, Y, X)``.
+
+        The slabs of a channel follow those of the one before.
+        """
+        for read in self._readers:
+            yield from image_slabs(
+                read,
+                self.geometry.cropped_shape,
+                self.geometry.prepared_shape,
+                anisotropic=is_anisotropic(self.geometry.oriented_spacing_mm, self.geometry.prepared_spacing_mm),
+            )
 
     def label_slabs(self) -> Iterator[LabelMap]:
         """Yield the prepared label in slabs, uint8 ``(n, Y, X)``.
@@ -138,7 +144,7 @@ def preprocess(
     """Preprocess a scan in memory, as :class:`Preprocessing` does in slabs.
 
     Returns:
-        Image ``(1, Z, Y, X)`` float32, label ``(Z, Y, X)`` uint8 or None, and the geometry for the inverse.
+        Image ``(C, Z, Y, X)`` float32, label ``(Z, Y, X)`` uint8 or None, and the geometry for the inverse.
 
     Raises:
         CaseError: the image has no content, is constant, holds NaN or infinity, or would be too large after resampling.
@@ -152,8 +158,9 @@ def preprocess(
         ((1, 6, 24, 20), (40, 48, 6))
     """
     work = Preprocessing(image, spacing_mm=spacing_mm, recipe=recipe, affine=affine, label=label, case_id=case_id)
-    array = np.empty((1, *work.geometry.prepared_shape), dtype=np.float32)
-    fill(array[0], work.image_slabs())
+    planes, *plane = work.geometry.prepared_shape
+    array = np.empty((work.channels, planes, *plane), dtype=np.float32)
+    fill(array.reshape(-1, *plane), work.image_slabs())
     if label is None:
         return array, None, work.geometry
     prepared = np.empty(work.geometry.prepared_shape, dtype=np.uint8)
@@ -221,8 +228,8 @@ def _check_shape(shape: Sequence[int], geometry: Geometry) -> None:
     )
 
 
-def _check_prepared_size(geometry: Geometry, case_id: str) -> None:
-    nbytes = 4 * math.prod(map(float, geometry.prepared_shape))
+def _check_prepared_size(geometry: Geometry, channels: int, case_id: str) -> None:
+    nbytes = 4 * channels * math.prod(map(float, geometry.prepared_shape))
     require_case(
         nbytes <= MAX_VOLUME_BYTES,
         case_id,
@@ -242,44 +249,25 @@ def _make_planes_contiguous(oriented: NDArray[Any]) -> NDArray[Any]:
     return oriented if strides == sorted(strides, reverse=True) else np.ascontiguousarray(oriented)
 
 
-def _find_content(image: NDArray[Any], label: LabelMap | None, *, denser_than: float | None, case_id: str) -> Box:
-    """Find the smallest box around the content and every structure.
-
-    Content is above ``denser_than``, or other than 0 if that is None.
+def _find_content(channels: Sequence[Channel], label: LabelMap | None, *, case_id: str) -> Box:
+    """Find the smallest box around all channels' content and all structures.
 
     Raises:
         CaseError: there is no content, or the image holds NaN or infinity.
     """
-    filled = [np.zeros(size, dtype=np.bool_) for size in image.shape]
-    for first, last in spans(len(image), image[0].size):
-        planes = image[first:last]
-        require_case(
-            planes.dtype.kind != "f" or np.isfinite(planes).all(),
-            case_id,
-            "image",
-            got="NaN or infinity",
-            expected="finite voxels",
-            fix="repair or exclude the scan",
-        )
-        _mark(filled, planes != 0 if denser_than is None else planes > denser_than, first, last)
+    filled = [np.zeros(size, dtype=np.bool_) for size in channels[0].image.shape]
+    for channel in channels:
+        channel.mark_content(filled)
     require_case(
         filled[0].any(),
         case_id,
         "image",
-        got="0 everywhere" if denser_than is None else "only air",
+        got="0 everywhere",
         expected="an image with content",
         fix="restore or exclude the scan",
     )
     if label is not None:
         for first, last in spans(len(label), label[0].size):
-            _mark(filled, label[first:last] != 0, first, last)
+            mark(filled, label[first:last] != 0, first, last)
     z, y, x = (np.flatnonzero(each) for each in filled)
     return (int(z[0]), int(y[0]), int(x[0])), (int(z[-1]) + 1, int(y[-1]) + 1, int(x[-1]) + 1)
-
-
-def _mark(filled: list[NDArray[np.bool_]], content: NDArray[np.bool_], first: int, last: int) -> None:
-    """Mark the positions with content in planes ``[first, last)``, per axis."""
-    filled[0][first:last] |= content.any(axis=(1, 2))
-    shadow: NDArray[np.bool_] = np.any(content, axis=0)
-    filled[1] |= shadow.any(axis=1)
-    filled[2] |= shadow.any(axis=0)

@@ -1,6 +1,6 @@
 """Reading and writing of scans and label maps on their native grids."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uumamba.data.case import MAX_LABEL_VALUE, Case
+from uumamba.data.channels import ONE_CHANNEL, check_channel_files, stack_channels
 from uumamba.data.chunks import convert, find_distinct_values
 from uumamba.data.formats.nifti import encode_label, new_header
 from uumamba.data.formats.png import PNG_SUFFIXES, encode_png
@@ -36,43 +37,65 @@ _MOST_BAD_VOXELS = 0.01
 
 
 def read_image(
-    path: Path | str,
+    path: Path | str | Sequence[Path | str],
     *,
+    channels: Sequence[str] = ONE_CHANNEL,
     case_id: str | None = None,
     max_bytes: int = MAX_VOLUME_BYTES,
     keep_integers: bool = False,
     assume_spacing_mm: Sequence[float] | None = None,
 ) -> Scan:
-    """Read one 3-D scan.
+    """Read one 3-D scan, or the channels of one image.
 
     Formats and rules are those of :func:`uumamba.data.open_scan.open_scan`. If affine and pixdim of a NIfTI header
     disagree, the spacing is pixdim for an affine with columns of unit length and qform_code 0 (all of ACDC), with one
     :class:`AcdcSpacingWarning` per process; any other disagreement is an error. NaN or infinite voxels outside the body
-    become the smallest value; in the body, or in more than 1 % of all voxels, they are an error.
+    become the smallest value; in the body, or in more than 1 % of all voxels, they are an error. Several channels are
+    ``(C, *S)`` on the grid of the first; see :func:`uumamba.data.channels.stack_channels`.
 
     Args:
-        path: the file or folder.
+        path: the file or folder; of several channels one for each, or one 4-D NIfTI file with the channels last.
+        channels: name of each channel that the image must have.
         case_id: name in errors and warnings; by default the file's name.
-        max_bytes: largest volume in memory.
+        max_bytes: largest image in memory.
         keep_integers: keep the dtype of stored integers, which for CT is half as large as float32.
         assume_spacing_mm: spacing of the stored axes for a scan without a valid one.
 
     Raises:
-        CaseError: the scan is missing, damaged or ambiguous.
+        CaseError: the scan is missing, damaged or ambiguous, or has other channels.
     """
-    opened = open_scan(path, case_id=case_id, max_bytes=max_bytes, assume_spacing_mm=assume_spacing_mm)
-    require_case(
-        not opened.stored.has_palette,
-        opened.case_id,
-        "image",
-        got="indices of a palette",
-        expected="intensities",
-        fix="save the image as grey or RGB",
+    files = [Path(path)] if isinstance(path, Path | str) else [Path(each) for each in path]
+    case_id = case_id or files[0].name
+    check_channel_files(files, channels, case_id=case_id)
+    scans = _read_files(
+        files,
+        channels=len(channels) // len(files),
+        case_id=case_id,
+        keep_integers=keep_integers,
+        max_bytes=max_bytes // len(files),
+        assume_spacing_mm=assume_spacing_mm,
     )
-    scan = opened.read()
-    if keep_integers and scan.array.dtype.kind in "iu":
-        return scan
-    return replace(scan, array=_convert_image(scan.array, opened.case_id))
+    return next(scans) if len(channels) == 1 else stack_channels(scans, channels, case_id=case_id)
+
+
+def _read_files(
+    files: Sequence[Path], *, channels: int, case_id: str, keep_integers: bool, **options: Any
+) -> Iterator[Scan]:
+    """Read files one after the other, each with ``channels``."""
+    for path in files:
+        opened = open_scan(path, case_id=case_id, channels=channels, **options)
+        require_case(
+            not opened.stored.has_palette,
+            case_id,
+            "image",
+            got="indices of a palette",
+            expected="intensities",
+            fix="save the image as grey or RGB",
+        )
+        scan = opened.read()
+        for array in scan.array if channels > 1 else [scan.array]:
+            is_kept = keep_integers and array.dtype.kind in "iu"
+            yield replace(scan, array=array if is_kept else _convert_image(array, case_id))
 
 
 def read_label(
@@ -96,7 +119,7 @@ def read_label(
     return replace(scan, array=_convert_label(scan.array, structures, opened.case_id))
 
 
-def read_case(case: Case, *, structures: Mapping[str, int]) -> tuple[Scan, Scan]:
+def read_case(case: Case, *, structures: Mapping[str, int], channels: Sequence[str] = ONE_CHANNEL) -> tuple[Scan, Scan]:
     """Read image and label of a case; integer images stay integer.
 
     Raises:
@@ -110,7 +133,7 @@ def read_case(case: Case, *, structures: Mapping[str, int]) -> tuple[Scan, Scan]
             expected="the path of a label",
             fix="add the label, or remove the case from the training cases",
         )
-    image = read_image(case.image, case_id=case.case_id, keep_integers=True)
+    image = read_image(case.image, channels=channels, case_id=case.case_id, keep_integers=True)
     label = read_label(case.label, structures=structures, case_id=case.case_id)
     check_same_grid(image, label, case_id=case.case_id)
     return image, label
@@ -143,10 +166,10 @@ def write_label(path: Path | str, label: LabelMap, like: Scan, *, structures: Ma
         expected=f"a file name that ends in {suffixes}",
     )
     require(
-        label.dtype == np.uint8 and label.shape == like.array.shape,
+        label.dtype == np.uint8 and label.shape == like.shape,
         "label",
         got=f"{label.dtype} of shape {label.shape}",
-        expected=f"uint8 of shape {like.array.shape}",
+        expected=f"uint8 of shape {like.shape}",
     )
     values = decode_classes(label, structures or {})
     with whole_file(path) as unfinished:

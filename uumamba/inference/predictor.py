@@ -76,6 +76,7 @@ class Predictor:
         patch_size: size of the window, ``(Y, X)`` for 2-D networks on slices, or ``(Z, Y, X)``.
         neighbour_slices: number of slices on either side of a slice that are channels of a 2-D network's input; see
             :func:`stack_neighbours`.
+        channels: name of each channel that a native image must have; by default they are not checked.
         preprocess: ``preprocess(image, spacing_mm=..., affine=..., case_id=...) -> (array (C, *S), geometry)``; by
             default the image is the array.
         restore: ``restore(probabilities (K, *S), geometry) -> label`` uint8 on the image's grid; by default the argmax.
@@ -108,6 +109,7 @@ class Predictor:
         *,
         patch_size: Sequence[int],
         neighbour_slices: int = 0,
+        channels: Sequence[str] = (),
         preprocess: Callable[..., tuple[Array, Any]] | None = None,
         restore: Callable[[NDArray[np.float32], Any], LabelMap] | None = None,
         restore_probabilities: Callable[[NDArray[np.float32], Any], NDArray[np.float32]] | None = None,
@@ -136,6 +138,7 @@ class Predictor:
             lay_channels_last(net)
         self.patch_size = tuple(patch_size)
         self.neighbour_slices = neighbour_slices
+        self.channels = tuple(channels)
         self.preprocess = preprocess
         self.restore = restore
         self.restore_probabilities = restore_probabilities
@@ -160,7 +163,8 @@ class Predictor:
         """Segment one image.
 
         Args:
-            image: the native array, the input of ``preprocess``; ``(C, *S)`` without ``preprocess``.
+            image: the native array, the input of ``preprocess``: ``(C, *S)``, or ``S`` for one of the ``channels``;
+                ``(C, *S)`` without ``preprocess``.
             spacing_mm: voxel size in the order of the image's axes.
             affine: affine of the image to RAS+ millimetres.
             probabilities: also return probabilities, in float32, K times the size of the image.
@@ -169,8 +173,8 @@ class Predictor:
         Raises:
             CaseError: the probabilities of this image are not finite.
             OutOfMemoryError: a single window does not fit into memory.
-            UsageError: the probabilities of a blank image are not finite either, the networks have too few classes for
-                the structures, or ``restore_probabilities`` is missing.
+            UsageError: the image has other channels, the probabilities of a blank image are not finite either, the
+                networks have too few classes for the structures, or ``restore_probabilities`` is missing.
         """
         require(
             not probabilities or self.preprocess is None or self.restore_probabilities is not None,
@@ -178,6 +182,7 @@ class Predictor:
             got=None,
             expected="a function to restore probabilities to the grid of the image",
         )
+        self._check_channels(image)
         array, geometry = image, None
         if self.preprocess is not None:
             array, geometry = self.preprocess(image, spacing_mm=spacing_mm, affine=affine, case_id=case_id)
@@ -267,6 +272,16 @@ class Predictor:
         for net in self.nets[1:]:
             total += net(windows).float().softmax(dim=1)
         return total / len(self.nets)
+
+    def _check_channels(self, image: Array) -> None:
+        names, shape = self.channels, tuple(np.shape(image))
+        has_channels = shape[:1] == (len(names),) if len(shape) == 4 else len(names) == 1
+        require(
+            not names or has_channels,
+            "image",
+            got=f"the shape {shape}",
+            expected=f"({len(names)}, *S) with the channels {', '.join(names)} in this order",
+        )
 
     def _check_blank_image(self, *, channels: int) -> None:
         """Raise if the probabilities of a blank image are not finite.

@@ -77,10 +77,12 @@ def build_trainer(
     structures = dict(folder.manifest.structures)
     swaps = None if sides is None else sides.swaps(config.training.patch_size)
     seed_everything(config.seed)
-    net = config.build_net(classes=len(structures) + 1)
+    channels = folder.manifest.channels
+    net = config.build_net(classes=len(structures) + 1, channels=len(channels))
     quantization = config.quantization
     if init is not None:
-        load_initial_weights(net, init, quantize=None if quantization is None else quantization.bind())
+        quantize = None if quantization is None else quantization.bind()
+        load_initial_weights(net, init, quantize=quantize, channels=channels)
     elif quantization is not None:
         quantization.bind()(net)
     net.to(device)
@@ -96,7 +98,9 @@ def build_trainer(
     scaler = torch.amp.GradScaler(device) if precision == "float16" else None
     optimizer = build_optimizer(config.optim, net, objective, scaler=scaler)
     dataset = build_dataset(config, folder, job.training_ids if cases is None else cases)
-    augment = build_augment(config.augment, patch_size=config.training.patch_size, mirror_swaps=swaps)
+    augment = build_augment(
+        config.augment, patch_size=config.training.patch_size, mirror_swaps=swaps, channels=len(channels)
+    )
     observers = standard_observers() if observers is None else observers
     if quantization is not None:
         counters = QuantizationCounters(net, attach_gaqat(quantization, optimizer, bare_network(net)))

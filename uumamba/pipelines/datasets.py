@@ -1,17 +1,18 @@
 """Cases of public data sets, manifests and folders, and failed cases."""
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
+from data_prep.folder.folder_reader import has_layout
 from data_prep.raw_folder import check_output_folder, collect
 from data_prep.reader import Read, Reader
 from data_prep.scan_files import read_grid
 from uumamba.config.bind import check_name, load_constructor
 from uumamba.config.registry import KINDS
-from uumamba.data.case import Case, Manifest, Split
+from uumamba.data.case import MANIFEST_NAME, Case, Manifest, Split
 from uumamba.data.case_files import check_file_name, find_cases, is_manifest
 from uumamba.data.geometry import Geometry, find_geometry
 from uumamba.runtime.case_boundary import attempt, fail_case_on_error
@@ -29,25 +30,27 @@ _PATIENTS_PER_LINE = 50
 
 
 class RawFolder:
-    """Public data set as its owner ships it, known from headers.
+    """Raw folder of a data set, known from headers.
 
     Args:
         name: the data set's name in a configuration.
         raw: its folder, only read.
         out: output folder, outside of ``raw``; :meth:`read` cuts the frames of cines into ``out/frames``.
+        options: options of the reader of any folder, of :meth:`uumamba.config.data.DatasetConfig.reader_options`.
 
     Raises:
         UsageError: ``out`` is inside ``raw``.
     """
 
-    def __init__(self, name: str, raw: Path | str, *, out: Path) -> None:
+    def __init__(self, name: str, raw: Path | str, *, out: Path, options: Mapping[str, Any] | None = None) -> None:
         check_output_folder(out, Path(raw), key="--out")
         self.name, self.raw, self.frames = name, Path(raw), out / FRAMES_NAME
+        self.options = options
 
     @cached_property
     def listed(self) -> Read:
         """Cases and failures of the reader; nothing is written."""
-        return read_dataset(self.name, self.raw, frames=self.frames, cut=False)
+        return read_dataset(self.name, self.raw, frames=self.frames, cut=False, options=self.options)
 
     @property
     def manifest(self) -> Manifest:
@@ -72,8 +75,10 @@ class RawFolder:
 
     def _read_geometry(self, case_id: str) -> Geometry:
         with fail_case_on_error(case_id):
-            grid = read_grid(self.manifest.by_id(case_id).image, case_id=case_id)
-            return find_geometry(grid.array.shape, spacing_mm=grid.spacing_mm, affine=grid.affine)
+            images = self.manifest.by_id(case_id).images
+            in_one_file = len(self.manifest.channels) if len(images) == 1 else 1
+            grid = read_grid(images[0], case_id=case_id, channels=in_one_file)
+            return find_geometry(grid.shape, spacing_mm=grid.spacing_mm, affine=grid.affine)
 
 
 def load_reader(name: str) -> Reader:
@@ -90,8 +95,15 @@ def load_readers() -> dict[str, Reader]:
     return {name: load_reader(name) for name in KINDS["dataset"].parts}
 
 
-def read_dataset(name: str, raw: Path | str, *, frames: Path | str | None = None, cut: bool = True) -> Read:
-    """Read a raw folder in a public data set's layout.
+def read_dataset(
+    name: str,
+    raw: Path | str,
+    *,
+    frames: Path | str | None = None,
+    cut: bool = True,
+    options: Mapping[str, Any] | None = None,
+) -> Read:
+    """Read a raw folder in a known or any common layout.
 
     M&Ms consists of cines with two labelled frames each. These frames are cut out once, into ``frames``, as copies with
     the label values of ACDC; a file is complete or absent. A second call keeps frames whose cine is unchanged.
@@ -103,6 +115,7 @@ def read_dataset(name: str, raw: Path | str, *, frames: Path | str | None = None
         raw: the folder as its owner ships it, only read; of M&Ms also a folder of frames.
         frames: a folder outside of ``raw``; with None, cines raise.
         cut: cut the frames; otherwise cases are listed with the paths that their frames will have.
+        options: options of ``folder``, the reader of any folder.
 
     Returns:
         The manifest of the complete cases, and an error for each other case.
@@ -115,7 +128,7 @@ def read_dataset(name: str, raw: Path | str, *, frames: Path | str | None = None
     reader, raw = load_reader(name), Path(raw)
     require(raw.is_dir(), "--raw", got=raw, expected=f"the folder of the {name} data set")
     if not reader.cuts_frames:
-        return reader(raw)
+        return reader(raw, **(options or {}))
     with StopRequest() as stop:
 
         def advance(done: int, total: int) -> None:
@@ -133,11 +146,15 @@ def read_dataset(name: str, raw: Path | str, *, frames: Path | str | None = None
 def is_dataset(manifest: Manifest, name: str) -> bool:
     """Return whether a manifest's name and official split are a data set's.
 
+    Every manifest is of ``folder``.
+
     Example:
         >>> is_dataset(Manifest("ImageCAS", "CT", {}, (), extra={"official_split": "Split-2"}), "imagecas")
         False
     """
     reader = load_reader(name)
+    if reader.reads_any:
+        return True
     same_split = manifest.extra.get("official_split") == reader.official_split
     return manifest.name.lower() == reader.manifest_name.lower() and same_split
 
@@ -157,8 +174,8 @@ def read_labelled_cases(
     ``structures`` are empty.
 
     Args:
-        labels: a manifest or its folder, a folder of ``<case_id>.nii.gz``, or the raw folder of ACDC, ImageCAS (with
-            its Split-1), AortaSeg24 or M&Ms.
+        labels: a manifest or its folder, a folder of ``<case_id>.nii.gz``, the raw folder of ACDC, ImageCAS (with
+            its Split-1), AortaSeg24 or M&Ms, or a folder whose layout a file of it gives, such as nnU-Net's.
         fold: only this fold's cases.
         split: only this split's cases.
         domains: only the cases of these domains.
@@ -178,7 +195,7 @@ def read_labelled_cases(
     errors: list[CaseError] = []
     if is_manifest(labels):
         manifest = Manifest.read(labels)
-    elif (files := _find_label_maps(labels, "--labels")) and not _has_scans_and_labels(files.values()):
+    elif (files := _find_label_maps(labels, "--labels")) and not _has_scans_and_labels(labels, files.values()):
         fix = "give a manifest, or remove these options"
         require(not filters, "--labels", got=labels, expected=f"a manifest with {', '.join(filters)}", fix=fix)
         cases, errors = collect(_make_case, files.items())
@@ -239,11 +256,13 @@ def select_failures(selected: Iterable[Case], failures: Iterable[CaseError], *, 
     ]
 
 
-def _has_scans_and_labels(files: Collection[Path]) -> bool:
+def _has_scans_and_labels(folder: Path, files: Collection[Path]) -> bool:
     """Return whether files are a data set's.
 
-    Predictions may have the names of scans.
+    Predictions may have the names of scans, and nnU-Net writes its ``dataset.json`` next to them.
     """
+    if not (folder / MANIFEST_NAME).exists() and has_layout(folder):
+        return True
     return any(len(reader.find_kinds(path.name for path in files) - {""}) > 1 for reader in load_readers().values())
 
 
@@ -264,6 +283,8 @@ def _read_raw(folder: Path, frames: Path | None) -> Read:
     for name, reader in readers.items():
         if reader.find_kinds(paths):
             return read_dataset(name, folder, frames=frames)
-    names = " or ".join(dict.fromkeys(reader.manifest_name for reader in readers.values()))
+    if has_layout(folder):
+        return read_dataset("folder", folder)
+    names = " or ".join(dict.fromkeys(reader.manifest_name for reader in readers.values() if not reader.reads_any))
     expected = f"a folder of <case_id>.nii.gz files, a dataset.json, or a downloaded folder of {names}"
     raise UsageError("--labels", got=folder, expected=expected)

@@ -5,7 +5,7 @@ execute the jobs.
 """
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from uumamba.config import RunConfig
+from uumamba.config.automatic import AUTO, NORMALISATION, SPACING
 from uumamba.config.data import DomainsConfig
 from uumamba.config.track import check_trackers
 from uumamba.config.training import resolve_channels_last
@@ -33,6 +34,7 @@ from uumamba.pipelines.run_layout import (
 )
 from uumamba.pipelines.slow_cases import SlowCases
 from uumamba.runtime.errors import UsageError, require
+from uumamba.runtime.observer import to_stderr
 from uumamba.training.run_folder import check_new_run, check_same_config
 
 Splits = dict[str, tuple[tuple[str, ...], tuple[str, ...]]]
@@ -78,7 +80,7 @@ def list_jobs(
     Args:
         config: the run.
         cases: raw or prepared folder.
-        fold: ``"0"`` to ``"4"``, ``"all"`` (no validation) or ``"cv"``.
+        fold: ``"0"`` to ``"4"``, ``"all"`` (no validation) or ``"cv"`` (every fold that the data set has).
         out: the run folder.
         seeds: one job per fold and seed; None takes the configuration's seed.
         resume: folders may have checkpoints.
@@ -88,22 +90,36 @@ def list_jobs(
         ranks: number of processes that train together.
 
     Raises:
-        UsageError: any key of the configuration or option is wrong, a package of a tracker is missing, the fold is
-            unknown or has no cases, a domain is unknown or cannot be split as configured, patches would be mirrored
-            left to right although structures have sides, the cases are of another data set or recipe, the index file
-            is of other cases, the model of ``init`` is missing or does not fit, the batch cannot be split equally over
-            the ranks, there are more devices than jobs, a checkpoint exists and ``resume`` is off, the run was started
-            with another configuration, or quantization or freezing of a new run would only start after the last step.
+        UsageError: any key of the configuration or option is wrong or still ``auto``, a package of a tracker is
+            missing, the fold is unknown or has no cases, a domain is unknown or cannot be split as configured, patches
+            would be mirrored left to right although structures have sides, the cases are of another data set or recipe,
+            the index file is of other cases, the model of ``init`` is missing or does not fit, the batch cannot be
+            split equally over the ranks, there are more devices than jobs, a checkpoint exists and ``resume`` is off,
+            the run was started with another configuration, or quantization or freezing of a new run would only start
+            after the last step.
     """
+    require(
+        not config.automatic,
+        ", ".join(config.automatic),
+        got="auto",
+        expected="values of these cases",
+        fix="derive them with resolve_config",
+    )
     config.check(ranks=ranks)
     check_trackers(config.track)
     targets = select_folders(Path(out), fold=fold, seeds=seeds)
     share_batch(config.training.batch_size, ranks)
+    if config.preprocess.normalisation == "auto":
+        config = config.resolve_channels(cases.manifest.channels)
     if device is not None:
         _check_devices(config, device, jobs=len(targets))
     _check_folders(config, targets, resume=resume, force=force)
     manifest = cases.manifest
+    if fold == EVERY_FOLD:
+        targets = _select_existing(targets, manifest)
+        _check_device_count(device or "", jobs=len(targets))
     where, option = manifest.name, "--raw"
+    config.build_recipe(manifest.channels)  # raises for another number of channels
     if isinstance(cases, PreparedFolder):
         where, option = str(cases.path), "--data"
         _check_prepared_for(config, cases)
@@ -116,7 +132,7 @@ def list_jobs(
         fix="correct the folder",
     )
     if init is not None:
-        _check_init(config, init, classes=len(manifest.structures) + 1)
+        _check_init(config, init, manifest)
     config.training.sampling.build(structures=manifest.structures)
     config.inference.list_postprocess(structures=manifest.structures)
     splits = split_cases(
@@ -188,6 +204,38 @@ def split_cases(
     return splits
 
 
+def resolve_config(
+    config: RunConfig, cases: RawFolder | PreparedFolder, *, say: Callable[[str], None] | None = to_stderr
+) -> RunConfig:
+    """Derive the values that a configuration leaves to the data.
+
+    Of raw cases the spacing is final, since preparing needs it; patch and strides follow from the prepared cases.
+
+    Args:
+        config: the run; it is returned unchanged if no key says ``auto``.
+        cases: raw or prepared folder.
+        say: called with a sentence for each derived value; None says nothing.
+
+    Raises:
+        UsageError: another key is wrong, no case can be measured, or the images are too small for the network.
+    """
+    is_prepared = isinstance(cases, PreparedFolder)
+    if config.preprocess.normalisation == AUTO:
+        config = config.resolve_channels(cases.manifest.channels)
+        if say is not None and not is_prepared:
+            say(f"auto: {NORMALISATION} = {config.preprocess.normalisation}")
+    if not config.automatic:
+        return config
+    config.check()
+    training = [case.case_id for case in cases.manifest.select(split="training")]
+    spacing = cases.recipe.spacing_mm if isinstance(cases, PreparedFolder) else None
+    resolved, found = config.resolve(cases.geometries(training), spacing_mm=spacing)
+    for key, value in found.items():
+        if say is not None and (key == SPACING) != is_prepared:
+            say(f"auto: {key} = {value}")
+    return resolved
+
+
 def check_same_run(config: RunConfig, run: Path) -> None:
     """Raise if a fold of the run was started with another configuration.
 
@@ -205,19 +253,30 @@ def replace_seed(config: RunConfig, seed: int | None) -> RunConfig:
     return config if seed is None else config.model_copy(update={"seed": seed})
 
 
+def _select_existing(targets: Sequence[FoldFolder], manifest: Manifest) -> list[FoldFolder]:
+    """Select the folds up to the last one of the data set."""
+    last = max((case.fold for case in manifest.select(split="training") if case.fold is not None), default=0)
+    return [each for each in targets if int(each.fold) <= last]
+
+
 def _check_devices(config: RunConfig, device: str, *, jobs: int) -> None:
-    devices, expected = device.split(","), f"at most one device per training, {jobs}"
-    require(len(devices) <= jobs, "--device", got=device, expected=expected, fix="add --fold cv or --seeds")
-    for each in devices:
+    _check_device_count(device, jobs=jobs)
+    for each in device.split(","):
         resolve_channels_last(config.training.channels_last, each)
 
 
-def _check_init(config: RunConfig, init: str, *, classes: int) -> None:
+def _check_device_count(device: str, *, jobs: int) -> None:
+    expected = f"at most one device per training, {jobs}"
+    require(len(device.split(",")) <= jobs, "--device", got=device, expected=expected, fix="add --fold cv or --seeds")
+
+
+def _check_init(config: RunConfig, init: str, manifest: Manifest) -> None:
     """Raise if the network cannot start from a model."""
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")  # the training shows them
-        net = config.build_net(classes=classes)
-        load_initial_weights(net, init, quantize=None if config.quantization is None else config.quantization.bind())
+        net = config.build_net(classes=len(manifest.structures) + 1, channels=len(manifest.channels))
+        quantize = None if config.quantization is None else config.quantization.bind()
+        load_initial_weights(net, init, quantize=quantize, channels=manifest.channels)
 
 
 def _check_folders(config: RunConfig, targets: Sequence[FoldFolder], *, resume: bool, force: bool) -> None:
@@ -239,7 +298,7 @@ def _check_prepared_for(config: RunConfig, folder: PreparedFolder) -> None:
 
     Prediction preprocesses new scans by the configuration.
     """
-    name, recipe = config.dataset.name, config.preprocess.build()
+    name, recipe = config.dataset.name, config.build_recipe(folder.manifest.channels)
     fix = "correct the key, or prepare again"
     expected = f"{folder.manifest.name}, the data set of {folder.path}"
     require(is_dataset(folder.manifest, name), "dataset.name", got=name, expected=expected, fix=fix)

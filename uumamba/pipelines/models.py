@@ -6,7 +6,7 @@ in the package.
 
 import json
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from uumamba.config.load import validate
 from uumamba.config.net import reads_values
 from uumamba.config.training import resolve_precision
 from uumamba.data.case import number_classes
+from uumamba.data.channels import ONE_CHANNEL, describe_channels
 from uumamba.data.prepared import PreparedFolder
 from uumamba.data.preprocess import PreprocessRecipe, preprocess, restore, restore_probabilities
 from uumamba.inference import Predictor
@@ -75,8 +76,9 @@ def load_predictor(
     stored = _find_shared_config(checkpoints)
     config = validate(stored["run"], source=str(next(iter(checkpoints))))
     structures: dict[str, int] = stored["structures"]
+    channels = stored_channels(stored)
     nets = [
-        _load_net(config, checkpoint, path, classes=len(structures) + 1).to(device)
+        _load_net(config, checkpoint, path, classes=len(structures) + 1, channels=len(channels)).to(device)
         for path, checkpoint in checkpoints.items()
     ]
     warn_of_slow_scan(nets[0], device)
@@ -90,6 +92,7 @@ def load_predictor(
         nets,
         patch_size=config.training.patch_size,
         neighbour_slices=config.training.neighbour_slices,
+        channels=channels,
         preprocess=partial(_preprocess, recipe=recipe, sides=sides),
         restore=restore,
         restore_probabilities=restore_probabilities,
@@ -105,7 +108,11 @@ def load_predictor(
 
 
 def load_initial_weights(
-    net: nn.Module, model: Path | str, *, quantize: Callable[[nn.Module], Any] | None = None
+    net: nn.Module,
+    model: Path | str,
+    *,
+    quantize: Callable[[nn.Module], Any] | None = None,
+    channels: Sequence[str] = ONE_CHANNEL,
 ) -> list[str]:
     """Copy a trained model's weights into a network of the same architecture.
 
@@ -118,12 +125,14 @@ def load_initial_weights(
         model: a model of one fold.
         quantize: called once with a network that shall be quantized: after weights in full precision were copied, so
             that scales start from them, or before quantized weights are copied with their scales.
+        channels: names of the channels of the network's images.
 
     Returns:
         Names of the weights that keep their initial values.
 
     Raises:
-        UsageError: the model has no checkpoint, several folds, another architecture, or other bit widths.
+        UsageError: the model has no checkpoint, several folds, another architecture, another number of channels, or
+            other bit widths.
     """
     paths = checkpoint_paths(model, key="--init")
     require(
@@ -132,7 +141,16 @@ def load_initial_weights(
         got=f"{model} with {len(paths)} folds",
         expected=f"a model of one fold, such as {paths[0].parent}",
     )
-    source = _drop_steps_left(_prediction_weights(read_checkpoint(paths[0])))
+    checkpoint = read_checkpoint(paths[0])
+    given_channels = stored_channels(checkpoint.config)
+    require(
+        len(given_channels) == len(channels),
+        "--init",
+        got=f"{model} of {describe_channels(given_channels)}",
+        expected=f"a model of {len(channels)} channels, as the data set: {describe_channels(channels)}",
+        fix="choose another model, or train without --init",
+    )
+    source = _drop_steps_left(_prediction_weights(checkpoint))
     is_quantized = holds_scales(source)
     require(
         quantize or not is_quantized,
@@ -243,7 +261,18 @@ def stored_config(
     }
     if not config.preprocess.build().is_complete:  # its statistics were computed from these cases
         stored["recipe"] = recipe_to_json(folder.recipe)
+    if len(manifest.channels) > 1:
+        stored["channels"] = list(manifest.channels)
     return stored if sides is None else stored | {"sides": sides.to_json()}
+
+
+def stored_channels(config: Any) -> tuple[str, ...]:
+    """Return the names of the channels in a checkpoint's configuration.
+
+    Only models of several channels store them.
+    """
+    names = config.get("channels") if isinstance(config, Mapping) else None
+    return tuple(map(str, names)) if isinstance(names, list) else ONE_CHANNEL
 
 
 def complete_config(stored: Any, *, current: RunConfig | None = None) -> Any:
@@ -332,14 +361,14 @@ def _prediction_parts(stored: Mapping[str, Any]) -> list[Any]:
     """List the parts of a configuration that averaged folds must share."""
     return [
         *(stored["run"].get(part) for part in ("net", "preprocess", "training", "quantization")),
-        *(stored.get(key) for key in ("structures", "sides", "recipe")),
+        *(stored.get(key) for key in ("structures", "sides", "recipe", "channels")),
     ]
 
 
-def _load_net(config: RunConfig, checkpoint: Checkpoint, path: Path, *, classes: int) -> nn.Module:
+def _load_net(config: RunConfig, checkpoint: Checkpoint, path: Path, *, classes: int, channels: int) -> nn.Module:
     """Build a checkpoint's network with its weights for prediction."""
     weights = _prediction_weights(checkpoint)
-    build = partial(_build_like, config, weights, path, classes=classes)
+    build = partial(_build_like, config, weights, path, classes=classes, channels=channels)
     if not reads_values(config.net):
         with torch.device("meta"):  # takes no memory
             _check_shapes(build(), weights, path)
@@ -357,7 +386,7 @@ def _load_net(config: RunConfig, checkpoint: Checkpoint, path: Path, *, classes:
     return net.eval()
 
 
-def _build_like(config: RunConfig, weights: Mapping[str, Any], path: Path, *, classes: int) -> nn.Module:
+def _build_like(config: RunConfig, weights: Mapping[str, Any], path: Path, *, classes: int, channels: int) -> nn.Module:
     """Build a configuration's network, not larger than the stored weights.
 
     A configuration in a file may ask for any size, so building ends at the first parameter too many.
@@ -380,7 +409,7 @@ def _build_like(config: RunConfig, weights: Mapping[str, Any], path: Path, *, cl
     with torch.random.fork_rng(devices=[]):
         hook = register_module_parameter_registration_hook(count)
         try:
-            net = config.build_net(classes=classes)
+            net = config.build_net(classes=classes, channels=channels)
             if config.quantization is not None:
                 config.quantization.bind()(net)
         except UsageError:

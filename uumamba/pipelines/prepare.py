@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+from data_prep.folds import complete_folds
 from data_prep.raw_folder import check_output_folder
 from uumamba.config import RunConfig
 from uumamba.data.case import MANIFEST_NAME, Case, Manifest, Split
@@ -17,7 +18,7 @@ from uumamba.data.prepared import FOREGROUND_NAME, RECIPE_NAME, is_up_to_date, s
 from uumamba.data.preprocess import Preprocessing, PreprocessRecipe
 from uumamba.data.scan import encode_classes, read_case
 from uumamba.pipelines.datasets import RawFolder, record_failures
-from uumamba.pipelines.jobs import list_jobs
+from uumamba.pipelines.jobs import list_jobs, resolve_config
 from uumamba.pipelines.run_layout import ALL_CASES
 from uumamba.runtime.case_boundary import attempt, fail_case_on_error
 from uumamba.runtime.errors import CaseError, require
@@ -46,7 +47,7 @@ class PrepareResult:
 def prepare_dataset(
     config: RunConfig, *, raw: Path | str, out: Path | str, workers: int = 0, progress: bool | None = None
 ) -> PrepareResult:
-    """Prepare the training cases of a run's public data set.
+    """Prepare the training cases of a run's data set.
 
     Errors of the whole configuration are raised before, as in :func:`uumamba.pipelines.run.run`.
 
@@ -62,10 +63,18 @@ def prepare_dataset(
             of :func:`prepare`.
         StoppedOnRequest: a stop was requested; the next call continues.
     """
-    folder = RawFolder(config.dataset.name, raw, out=Path(out))
+    folder = RawFolder(config.dataset.name, raw, out=Path(out), options=config.dataset.reader_options())
+    config = resolve_config(config, folder)
     list_jobs(config, folder, fold=ALL_CASES, out=out)
+    manifest, bad = folder.read()
     return prepare(
-        *folder.read(), recipe=config.preprocess.build(), out=out, workers=workers, raw=raw, progress=progress
+        manifest,
+        bad,
+        recipe=config.build_recipe(manifest.channels),
+        out=out,
+        workers=workers,
+        raw=raw,
+        progress=progress,
     )
 
 
@@ -82,6 +91,8 @@ def prepare(
 ) -> PrepareResult:
     """Prepare every case of a split and write the data set's manifest.
 
+    Without folds in the manifest, the training cases get those of :func:`data_prep.folds.complete_folds`.
+
     A case that was made from the same bytes by the same recipe is up to date and is reused. Whenever the process dies,
     every case is complete or absent. ``dataset.json`` is written last, when all cases are complete. It lists the
     prepared cases and those of the other split with their raw paths, without failed cases.
@@ -93,7 +104,7 @@ def prepare(
     are no statistics: every case is a failure, and the recipe of an earlier call is kept.
 
     Args:
-        manifest: the data set.
+        manifest: the data set, also one that was made in Python.
         bad: failed cases of its reader; they are added to the failures.
         recipe: the preprocessing.
         out: gets ``dataset.json``, ``recipe.json``, ``cases/``, and ``failures.json`` where a case failed.
@@ -104,11 +115,13 @@ def prepare(
 
     Raises:
         UsageError: the output cannot be a folder, is inside the raw folder, holds another program's ``dataset.json``,
-            another process is preparing there, or CT statistics are undefined because no training case has foreground.
+            another process is preparing there, a patient is in two folds, the recipe is for another number of channels,
+            or CT statistics are undefined because no training case has foreground.
         StoppedOnRequest: a stop was requested; the next call continues.
     """
     if raw is not None:
         check_output_folder(Path(out), Path(raw), key="--out")
+    recipe.split(len(manifest.channels))  # raises for another number of channels
     stored = Path(out) / MANIFEST_NAME
     require(
         not stored.exists() or lists_case_ids(stored),
@@ -117,6 +130,7 @@ def prepare(
         expected="no dataset.json of another program",
         fix="choose another folder",
     )
+    manifest = replace(manifest, cases=tuple(complete_folds(manifest.cases)))
     out = make_folder(out)
     with lock_folder(out, doing="preparing"), StopRequest() as stop:
         stage = _Preparation(manifest, out, list(bad), stop, workers, progress)
@@ -126,7 +140,13 @@ def prepare(
         if complete is not None:
             _write_recipe(out, complete)
             stale, reused = stage.split_stale(complete, split)
-            prepare_one = partial(_prepare_case, out=out, recipe=complete, structures=dict(manifest.structures))
+            prepare_one = partial(
+                _prepare_case,
+                out=out,
+                recipe=complete,
+                structures=dict(manifest.structures),
+                channels=manifest.channels,
+            )
             prepared = stage.work_on(stale, prepare_one, name="prepare", doing="preparing")
         failures = stage.record_failures()
         _write_manifest(out, manifest, split, {*prepared, *reused})
@@ -151,13 +171,23 @@ class _Preparation:
         None if no case can be read.
         """
         folder = self.out / FOREGROUND_NAME
-        sample = partial(store_foreground, folder=folder, structures=dict(self.manifest.structures))
+        names = self.manifest.channels
+        each = recipe.split(len(names))
+        of_ct = [index for index, one in enumerate(each) if one.normalisation == "ct"]
+        sample = partial(
+            store_foreground,
+            folder=folder,
+            structures=dict(self.manifest.structures),
+            channels=names,
+            sampled=of_ct,
+        )
         sampled = self.work_on(self.manifest.select(split="training"), sample, name="sample", doing="sampling")
         if self.failures and not sampled:
             return None
         self.record_failures()  # before an error about missing foreground: a failed case may have foreground
-        found = compute_statistics(sampled, folder=folder, clip_percentiles=recipe.clip_percentiles)
-        return replace(recipe, ct_statistics=found)
+        compute = partial(compute_statistics, sampled, folder=folder, clip_percentiles=recipe.clip_percentiles)
+        found = {index: compute(row=row) for row, index in enumerate(of_ct)}
+        return recipe.with_statistics([found.get(index) for index in range(len(names))])
 
     def split_stale(self, recipe: PreprocessRecipe, split: Split) -> tuple[list[Case], list[str]]:
         """Return the stale cases and the ids of those up to date.
@@ -234,9 +264,11 @@ def _is_reusable(case: Case, *, out: Path, recipe: PreprocessRecipe, structures:
         return is_up_to_date(out, case, recipe=recipe, structures=structures)
 
 
-def _prepare_case(case: Case, *, out: Path, recipe: PreprocessRecipe, structures: dict[str, int]) -> None:
+def _prepare_case(
+    case: Case, *, out: Path, recipe: PreprocessRecipe, structures: dict[str, int], channels: tuple[str, ...]
+) -> None:
     key = source_key(case, recipe=recipe, structures=structures)
-    image, label = read_case(case, structures=structures)
+    image, label = read_case(case, structures=structures, channels=channels)
     work = Preprocessing(
         image.array,
         spacing_mm=image.spacing_mm,
@@ -252,6 +284,7 @@ def _prepare_case(case: Case, *, out: Path, recipe: PreprocessRecipe, structures
         label=work.label_slabs(),
         geometry=work.geometry,
         key=key,
+        channels=work.channels,
     )
 
 

@@ -98,10 +98,11 @@ def _load_case(manifest: Manifest, found: Mapping[str, Path], case_id: str) -> O
             expected="the scored file",
             fix="make the scores and the report from one run",
         )
-    image = read_image(case.image, case_id=case_id)
+    image = read_image(case.image, channels=manifest.channels, case_id=case_id)
+    first = image.array if len(manifest.channels) == 1 else image.array[0]
     label = read_label(case.label, structures=manifest.structures, case_id=case_id)
     prediction = read_label(found[case_id], structures=manifest.structures, case_id=case_id)
-    shapes = (image.array.shape, label.array.shape, prediction.array.shape)
+    shapes = (image.shape, label.array.shape, prediction.array.shape)
     require_case(
         len({*shapes}) == 1,
         case_id,
@@ -110,7 +111,7 @@ def _load_case(manifest: Manifest, found: Mapping[str, Path], case_id: str) -> O
         expected="one shape of all three",
         fix="predict the case again",
     )
-    return OverlayCase(case_id, image.array, prediction.array, label.array, image.affine, image.spacing_mm)
+    return OverlayCase(case_id, first, prediction.array, label.array, image.affine, image.spacing_mm)
 
 
 def _read_json(path: Path, default: Any) -> Any:

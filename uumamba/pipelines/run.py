@@ -11,7 +11,7 @@ from uumamba.data.prepared import PreparedFolder
 from uumamba.evaluation import Scores
 from uumamba.pipelines.datasets import RawFolder, record_failures, select_failures
 from uumamba.pipelines.evaluate import evaluate_folder
-from uumamba.pipelines.jobs import Job, list_jobs
+from uumamba.pipelines.jobs import Job, list_jobs, resolve_config
 from uumamba.pipelines.predict import predict
 from uumamba.pipelines.prepare import PrepareResult, prepare
 from uumamba.pipelines.report import report
@@ -63,7 +63,7 @@ def run(
 
     Args:
         config: the run.
-        raw: the data set as its owner ships it; never written to.
+        raw: the data set as its owner ships it, or any folder by the options of ``dataset``; never written to.
         out: the output folder; it gets ``prepared/``, ``run/``, ``predictions/``, ``scores.csv``, ``summary.json`` and
             ``report.html``.
         fold: ``"0"`` to ``"4"``, ``"cv"`` (each case is scored by the fold that did not train on it), or ``"all"``
@@ -87,7 +87,6 @@ def run(
     out = Path(out)
     list_these = partial(
         list_jobs,
-        config,
         fold=fold,
         seeds=seeds,
         out=out / "run",
@@ -99,11 +98,12 @@ def run(
     with StopRequest():  # a request in one stage also ends all later ones
 
         def prepare_all() -> tuple[Manifest, PrepareResult, list[Job]]:
-            raw_folder = RawFolder(config.dataset.name, raw, out=out)
-            planned = list_these(raw_folder)
+            raw_folder = RawFolder(config.dataset.name, raw, out=out, options=config.dataset.reader_options())
+            resolved = resolve_config(config, raw_folder, say=say)
+            planned = list_these(resolved, raw_folder)
             manifest, bad = raw_folder.read()
             say(f"prepare: {len(manifest.select(split='training'))} cases of {manifest.name}")
-            recipe, folder = config.preprocess.build(), out / "prepared"
+            recipe, folder = resolved.build_recipe(manifest.channels), out / "prepared"
             prepared = prepare(manifest, bad, recipe=recipe, out=folder, workers=workers, raw=raw, progress=progress)
             _check_prepared(prepared, allow_missing, say)
             say(f"train: fold {fold}")
@@ -111,7 +111,8 @@ def run(
 
         ready = ranks.on_rank_zero(prepare_all)
         folder = PreparedFolder(out / "prepared")
-        jobs = list_these(folder)
+        own = resolve_config(config, folder, say=say if ranks.is_rank_zero else None)
+        jobs = list_these(own, folder)
         train_jobs(jobs, folder, resume=True, device=device, force=force, progress=progress, ranks=ranks)
         if ready is None:
             return RunResult(out, None, None)

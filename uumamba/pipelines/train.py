@@ -13,7 +13,7 @@ from uumamba.config.track import build_trackers
 from uumamba.data.case import Manifest
 from uumamba.data.prepared import PreparedFolder
 from uumamba.pipelines.build import build_trainer, calibrate_at_start
-from uumamba.pipelines.jobs import Job, list_jobs
+from uumamba.pipelines.jobs import Job, list_jobs, resolve_config
 from uumamba.pipelines.models import load_predictor
 from uumamba.pipelines.postprocessing import CHOICE_NAME, choose_for_fold
 from uumamba.pipelines.run_layout import RUN_MANIFEST_NAME, RunManifest, write_run_summary
@@ -43,7 +43,7 @@ def train(
     progress: bool | None = None,
     ranks: Ranks = ALONE,
 ) -> list[Path]:
-    """Train one fold, all cases or five folds, with each seed.
+    """Train one fold, all cases or every fold, with each seed.
 
     Folds and seeds are trained one after the other, or in parallel on several devices. ``out/summary.json`` holds the
     validation Dice of the trained folds and seeds, and its spread.
@@ -72,7 +72,7 @@ def train(
     """
     folder = PreparedFolder(data)
     jobs = list_jobs(
-        config,
+        resolve_config(config, folder, say=to_stderr if ranks.is_rank_zero else None),
         folder,
         fold=fold,
         seeds=seeds,
@@ -105,6 +105,7 @@ def train_jobs(
     used = list(dict.fromkeys(case_id for job in jobs for case_id in (*job.training_ids, *job.validation_ids)))
     if ranks.is_rank_zero:
         _report_unused(folder.manifest, jobs[0])  # the same for every fold
+        _report_missing_classes(folder, jobs)
     begin = partial(_train_job, folder=folder, resume=resume, init=init, force=force, progress=progress)
     with StopRequest() as stop:
         ranks.on_rank_zero(partial(_verify, folder, used, stop=stop, progress=progress))
@@ -215,3 +216,15 @@ def _report_unused(manifest: Manifest, job: Job) -> None:
             f"train: {unused.total()} of {len(cases)} cases are used neither for training nor for validation: "
             f"{by_domain}"
         )
+
+
+def _report_missing_classes(folder: PreparedFolder, jobs: Sequence[Job]) -> None:
+    """Print the structures that no training case of a fold has."""
+    splits = {job.folder.fold: job.training_ids for job in jobs}
+    classes = {case_id: folder.find_classes(case_id) for case_id in {each for ids in splits.values() for each in ids}}
+    for fold, training in splits.items():
+        found = [classes[case_id] for case_id in training]
+        known = {*folder.manifest.classes.values()} if None in found else {0}.union(*filter(None, found))
+        missing = [name for name, value in folder.manifest.classes.items() if value not in known]
+        if missing:
+            to_stderr(f"train: no training case of fold {fold} has a voxel of {', '.join(missing)}")

@@ -55,7 +55,7 @@ def test_samples_of_each_kind_and_depth_are_read_as_stored(
     colours = samples[..., :-1] if kind in (4, 6) else samples
     expected = colours[:, :, None].swapaxes(0, 1)
     assert found.dtype == samples.dtype
-    assert np.array_equal(found, expected if expected.shape[-1] > 1 else expected[..., 0])
+    assert np.array_equal(found, np.moveaxis(expected, -1, 0) if expected.shape[-1] > 1 else expected[..., 0])
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
@@ -79,7 +79,18 @@ def test_a_grey_image_of_another_writer_is_read_as_by_itk(tmp_path: Path, dtype:
 def test_colours_are_read_as_by_pillow(tmp_path: Path) -> None:
     pixels = draw_samples(2, 8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    assert np.array_equal(read_pixels(tmp_path / "a.png", case_id="a")[:, :, 0].swapaxes(0, 1), pixels)
+    assert np.array_equal(read_pixels(tmp_path / "a.png", case_id="a")[..., 0], pixels.T)
+    scan = read_image(tmp_path / "a.png", channels=("red", "green", "blue"))
+    assert np.array_equal(scan.array[..., 0], pixels.T)
+
+
+@pytest.mark.parametrize(("kind", "channels"), [(2, ("grey",)), (0, ("red", "green", "blue")), (2, ("one", "two"))])
+def test_another_number_of_colours_is_refused(
+    tmp_path: Path, refused: Refused, kind: int, channels: tuple[str, ...]
+) -> None:
+    path = write_png(tmp_path / "a.png", draw_samples(kind, 8), 8, kind)
+    with refused("channels", case_id="a.png"):
+        read_image(path, channels=channels)
 
 
 def test_one_warning_per_process_says_that_a_pixel_is_taken_for_a_millimetre(tmp_path: Path) -> None:
@@ -155,7 +166,7 @@ def test_an_alpha_channel_is_dropped_with_a_warning_if_constant(tmp_path: Path, 
 
 def test_a_label_in_colours_is_refused(tmp_path: Path, refused: Refused) -> None:
     path = write_png(tmp_path / "a.png", draw_samples(2, 8), 8, 2)
-    with refused("shape", got="a.png with 3 channels of colour", case_id="case"):
+    with refused("channels", got="a.png in colour (3 channels)", case_id="case"):
         read_label(path, structures={"one": 1}, case_id="case")
 
 

@@ -119,12 +119,14 @@ class Gamma(IntensityTransform):
 class Noise(IntensityTransform):
     """Gaussian noise with a drawn standard deviation.
 
-    The noise is independent for every voxel and channel. It is drawn on the CPU from a drawn seed, so it is the same on
-    every device. ``draw`` returns ``std`` and ``seed``.
+    The noise is independent for every voxel, and the same for all channels of an image, as in nnU-Net; neighbouring
+    slices have their own noise. It is drawn on the CPU from a drawn seed, so it is the same on every device. ``draw``
+    returns ``std`` and ``seed``.
 
     Args:
         probability: probability that a sample is changed.
         std: range of the standard deviation, in units of the normalised image.
+        channels: number of channels of an image; the batch's first axis of channels is a multiple of it.
 
     Raises:
         UsageError: the probability or the range is invalid.
@@ -133,6 +135,7 @@ class Noise(IntensityTransform):
     name = "noise"
     probability: Probability
     std: NonNegativeRange
+    channels: PositiveInt = 1
 
     def draw(self, generator: Generator, channels: int) -> Values | None:
         return {"std": draw_uniform(generator, self.std), "seed": torch.randint(2**62, (), generator=generator)}
@@ -140,8 +143,9 @@ class Noise(IntensityTransform):
     def apply(self, image: Tensor, values: Values) -> Tensor:
         noisy = image.clone()
         for sample, std, seed in zip(noisy, values["std"].tolist(), values["seed"].tolist(), strict=True):
-            noise = torch.randn(sample.shape, generator=torch.Generator().manual_seed(seed))
-            sample.add_(noise.to(sample), alpha=std)
+            shape = (len(sample) // self.channels, *sample.shape[1:])
+            noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(sample)
+            sample.unflatten(0, (self.channels, -1)).add_(noise, alpha=std)
         return noisy
 
 

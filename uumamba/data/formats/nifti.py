@@ -35,11 +35,12 @@ _CONVERT = "convert the scan again from its source"
 _CORRECT = "correct the header"
 
 
-def open_nifti(path: Path, *, case_id: str) -> StoredVolume:
+def open_nifti(path: Path, *, case_id: str, channels: int = 1) -> StoredVolume:
     """Read the header of a single-file NIfTI-1 or NIfTI-2 volume.
 
     Slope and intercept are applied to the voxels; the suffix need not match the compression. Trailing axes of size 1
     are dropped, and a 2-D image gets a third axis of size 1. Integers stay integers if slope and intercept allow it.
+    Several channels are on the last axis, as in the Decathlon.
 
     Raises:
         CaseError: the file is unreadable, its header is invalid, or sform and qform disagree.
@@ -47,7 +48,7 @@ def open_nifti(path: Path, *, case_id: str) -> StoredVolume:
     header, is_compressed = _read_header(path, case_id)
     if is_compressed != path.name.lower().endswith(".gz"):
         warn_repaired(case_id, f"{path.name} is {'' if is_compressed else 'not '}compressed, contrary to its name")
-    shape, dtype = _checked_shape(header, case_id), _checked_dtype(header, case_id)
+    shape, dtype = _checked_shape(header, case_id, channels), _checked_dtype(header, case_id)
     stream = VoxelStream(path, "gzip" if is_compressed else "none", skip=_checked_offset(header, case_id))
     directions, spacing_mm, origin_mm = _physical_grid(header, shape, case_id)
     return StoredVolume(
@@ -58,15 +59,27 @@ def open_nifti(path: Path, *, case_id: str) -> StoredVolume:
         origin_mm=origin_mm,
         spacing_mm=spacing_mm,
         spacing_key="pixdim",
-        voxels=partial(_read_voxels, stream, shape, dtype, header, case_id),
-        is_complete=partial(stream.has_length, math.prod(shape) * dtype.itemsize),
-        header=header,
+        voxels=partial(_read_voxels, stream, shape, channels, dtype, header, case_id),
+        is_complete=partial(stream.has_length, math.prod(shape) * channels * dtype.itemsize),
+        header=header if channels == 1 else _drop_channels(header, shape),
+        channels=channels,
     )
 
 
-def _read_voxels(stream: VoxelStream, shape: Shape, dtype: np.dtype[Any], header: Any, case_id: str) -> NDArray[Any]:
-    voxels = stream.read(math.prod(shape), dtype, case_id=case_id)
-    return _apply_scale(voxels.reshape(shape, order="F"), header, case_id)
+def _read_voxels(
+    stream: VoxelStream, shape: Shape, channels: int, dtype: np.dtype[Any], header: Any, case_id: str
+) -> NDArray[Any]:
+    voxels = stream.read(math.prod(shape) * channels, dtype, case_id=case_id)
+    if channels == 1:
+        return _apply_scale(voxels.reshape(shape, order="F"), header, case_id)
+    return _apply_scale(np.moveaxis(voxels.reshape((*shape, channels), order="F"), -1, 0), header, case_id)
+
+
+def _drop_channels(header: Any, shape: Shape) -> Any:
+    """Copy a header without its axis of channels, for the label map."""
+    kept = header.copy()
+    kept.set_data_shape(shape)
+    return kept
 
 
 def encode_label(label: NDArray[Any], header: Any) -> bytes:
@@ -146,7 +159,7 @@ def _checked_offset(header: Any, case_id: str) -> int:
     return max(int(stored), header.sizeof_hdr)
 
 
-def _checked_shape(header: Any, case_id: str) -> Shape:
+def _checked_shape(header: Any, case_id: str, channels: int) -> Shape:
     count = int(header["dim"][0])
     sizes = tuple(int(size) for size in header["dim"][1 : count + 1]) if 1 <= count <= 7 else ()
     require_case(
@@ -157,6 +170,16 @@ def _checked_shape(header: Any, case_id: str) -> Shape:
         expected="1 to 7 axes of at least 1 voxel",
         fix=RESTORE,
     )
+    if channels > 1:
+        require_case(
+            [size for size in sizes[3:] if size > 1] == [channels],
+            case_id,
+            "shape",
+            got=sizes,
+            expected=f"{channels} channels on the last axis",
+            fix="give one 4-D file, or one 3-D file for each channel",
+        )
+        return drop_trailing_axes(sizes[:3], case_id)
     shape = drop_trailing_axes(sizes, case_id)
     if len(sizes) > 3:
         warn_repaired(case_id, f"its shape {sizes} is read as {shape}")

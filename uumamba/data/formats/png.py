@@ -43,25 +43,28 @@ _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4),
 """First column and row, and steps, of each part of an interlaced image (Adam7)."""
 
 
-def open_png(path: Path, *, case_id: str) -> StoredVolume:
-    """Read the header of a PNG file, a scan of one slice.
+def open_png(path: Path, *, case_id: str, channels: int = 1) -> StoredVolume:
+    """Read the header of a PNG file, a scan of one slice, or of three in colour.
 
     The first axis runs along the rows, to the patient's left; the second down the columns, to the back, as an axial
-    slice is displayed and as in ITK. Samples are read as they are stored: grey of 1 to 16 bits, or
-    indices of a palette. A constant alpha channel is dropped with a warning. The file's resolution, gamma, colour
+    slice is displayed and as in ITK. Samples are read as they are stored: grey of 1 to 16 bits, indices of a palette,
+    or three channels of 8 bits. A constant alpha channel is dropped with a warning. The file's resolution, gamma, colour
     profile, transparent colour and EXIF data (with a rotation for display) are ignored.
 
     Raises:
-        CaseError: the header is damaged, or the picture has colours.
+        CaseError: the header is damaged, a colour has 16 bits per channel, or the image has other channels.
     """
     header = _read_header(path, case_id)
+    found = header.samples - header.has_alpha
     require_case(
-        header.channels == 1,
+        found == channels,
         case_id,
-        "shape",
-        got=f"{path.name} with {header.channels} channels of colour",
-        expected="one channel",
-        fix="save the picture as grey, or a label map as grey or palette with the label values",
+        "channels",
+        got=f"{path.name} in colour (3 channels)" if found > 1 else f"{path.name} in grey (1 channel)",
+        expected=f"{channels} channel{'s' * (channels > 1)}",
+        fix="save it in grey, a label map with the label values as grey; or name the channels red, green and blue"
+        if found > 1
+        else "give colour images",
     )
     return StoredVolume(
         path=path,
@@ -75,11 +78,14 @@ def open_png(path: Path, *, case_id: str) -> StoredVolume:
         is_complete=partial(_has_end, path),
         default_spacing_mm=np.ones(3),
         has_palette=header.kind == _PALETTE,
+        channels=channels,
     )
 
 
 def read_pixels(path: Path, *, case_id: str) -> NDArray[Any]:
-    """Read the samples of a PNG file, ``(X, Y, 1)`` or ``(X, Y, 1, 3)``.
+    """Read the samples of a PNG file.
+
+    They are ``(X, Y, 1)``, or ``(3, X, Y, 1)`` in colour.
 
     Raises:
         CaseError: a chunk is damaged or missing, there are several frames, or an alpha channel is not constant.
@@ -100,11 +106,11 @@ def read_pixels(path: Path, *, case_id: str) -> NDArray[Any]:
     if header.has_alpha:
         _check_alpha(pixels[..., -1], case_id)
         pixels = pixels[..., :-1]
-    return pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+    return pixels[..., 0] if pixels.shape[-1] == 1 else np.moveaxis(pixels, -1, 0)
 
 
 def encode_png(label: NDArray[Any]) -> bytes:
-    """Encode a label map ``(X, Y, 1)`` as grey PNG of 8 or 16 bits.
+    """Encode a label map ``(X, Y, 1)`` as grey PNG.
 
     Example:
         >>> encode_png(np.zeros((3, 2, 1), dtype=np.uint8))[1:4]
@@ -136,10 +142,6 @@ class _Header:
     @property
     def has_alpha(self) -> bool:
         return self.kind in (4, 6)
-
-    @property
-    def channels(self) -> int:
-        return self.samples - self.has_alpha
 
     @property
     def is_interlaced(self) -> bool:

@@ -30,6 +30,7 @@ class StoredVolume:
         voxels: function that reads the voxels, in stored order.
         is_complete: function that tells from the file's length whether all voxels can be there.
         header: header of nibabel for a NIfTI file, else None.
+        channels: number of volumes; several are the first axis of ``voxels``.
         default_spacing_mm: spacing for a format without spacings, if the caller assumes none.
         has_palette: voxels are indices of colours, so they are label values but no intensities.
     """
@@ -44,6 +45,7 @@ class StoredVolume:
     voxels: Callable[[], NDArray[Any]]
     is_complete: Callable[[], bool]
     header: Any = None
+    channels: int = 1
     default_spacing_mm: NDArray[np.float64] | None = None
     has_palette: bool = False
 
@@ -68,7 +70,7 @@ def drop_trailing_axes(sizes: tuple[int, ...], case_id: str) -> Shape:
         "shape",
         got=sizes,
         expected="one 3-D volume of scalars",
-        fix="save one frame or channel as a 3-D scan",
+        fix="save one frame as a 3-D scan, or name the channels in the data set's modality",
     )
     first, second, third = (*sizes, 1, 1)[:3]
     return first, second, third

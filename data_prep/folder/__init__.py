@@ -1,0 +1,1 @@
+"""Reader of any folder of scans, one file a layout."""

@@ -1,0 +1,1 @@
+"""Phantom of microscope pictures with masks, as PNG."""
