@@ -48,8 +48,8 @@ def open_png(path: Path, *, case_id: str, channels: int = 1) -> StoredVolume:
 
     The first axis runs along the rows, to the patient's left; the second down the columns, to the back, as an axial
     slice is displayed and as in ITK. Samples are read as they are stored: grey of 1 to 16 bits, indices of a palette,
-    or three channels of 8 bits. A constant alpha channel is dropped with a warning. The file's resolution, gamma, colour
-    profile, transparent colour and EXIF data (with a rotation for display) are ignored.
+    or three channels of 8 bits. A constant alpha channel is dropped with a warning. The file's resolution, gamma,
+    colour profile, transparent colour and EXIF data (with a rotation for display) are ignored.
 
     Raises:
         CaseError: the header is damaged, a colour has 16 bits per channel, or the image has other channels.
