@@ -241,7 +241,7 @@ def _list_leaves(folder: Path, depth: int) -> Iterator[Path]:
 
 
 def _is_scan_or_slice(path: Path) -> bool:
-    """Return whether a file other than a PNG is a scan or slice.
+    """Return whether a file is a scan or slice, not PNG.
 
     Exported discs hold a ``DICOMDIR`` and files such as ``README`` next to the folders of the scans.
     """

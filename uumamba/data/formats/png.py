@@ -44,7 +44,7 @@ _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4),
 
 
 def open_png(path: Path, *, case_id: str, channels: int = 1) -> StoredVolume:
-    """Read the header of a PNG file, a scan of one slice, or of three in colour.
+    """Read the header of a PNG file, a scan of one slice.
 
     The first axis runs along the rows, to the patient's left; the second down the columns, to the back, as an axial
     slice is displayed and as in ITK. Samples are read as they are stored: grey of 1 to 16 bits, indices of a palette,
