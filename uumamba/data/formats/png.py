@@ -48,8 +48,8 @@ def open_png(path: Path, *, case_id: str, channels: int = 1) -> StoredVolume:
 
     The first axis runs along the rows, to the patient's left; the second down the columns, to the back, as an axial
     slice is displayed and as in ITK. Samples are read as they are stored: grey of 1 to 16 bits, indices of a palette,
-    or three channels of 8 bits. A constant alpha channel is dropped with a warning. The file's
-    resolution, gamma, colour profile, transparent colour and EXIF data (with a rotation for display) are ignored.
+    or three channels of 8 bits. A constant alpha channel is dropped with a warning. The file's resolution, gamma,
+    colour profile, transparent colour and EXIF data (with a rotation for display) are ignored.
 
     Raises:
         CaseError: the header is damaged, a colour has 16 bits per channel, or the image has other channels.
@@ -62,7 +62,9 @@ def open_png(path: Path, *, case_id: str, channels: int = 1) -> StoredVolume:
         "channels",
         got=f"{path.name} in colour (3 channels)" if found > 1 else f"{path.name} in grey (1 channel)",
         expected=f"{channels} channel{'s' * (channels > 1)}",
-        fix="save the image in grey, or name the channels red, green and blue" if found > 1 else "give colour images",
+        fix="save it in grey, a label map with the label values as grey; or name the channels red, green and blue"
+        if found > 1
+        else "give colour images",
     )
     return StoredVolume(
         path=path,
@@ -83,7 +85,7 @@ def open_png(path: Path, *, case_id: str, channels: int = 1) -> StoredVolume:
 def read_pixels(path: Path, *, case_id: str) -> NDArray[Any]:
     """Read the samples of a PNG file.
 
-    They are ``(X, Y, 1)``, or ``(3, X, Y, 1)`` for colours.
+    They are ``(X, Y, 1)``, or ``(3, X, Y, 1)`` in colour.
 
     Raises:
         CaseError: a chunk is damaged or missing, there are several frames, or an alpha channel is not constant.
@@ -109,8 +111,6 @@ def read_pixels(path: Path, *, case_id: str) -> NDArray[Any]:
 
 def encode_png(label: NDArray[Any]) -> bytes:
     """Encode a label map ``(X, Y, 1)`` as grey PNG.
-
-    Samples have 8 or 16 bits.
 
     Example:
         >>> encode_png(np.zeros((3, 2, 1), dtype=np.uint8))[1:4]
@@ -142,10 +142,6 @@ class _Header:
     @property
     def has_alpha(self) -> bool:
         return self.kind in (4, 6)
-
-    @property
-    def channels(self) -> int:
-        return self.samples - self.has_alpha
 
     @property
     def is_interlaced(self) -> bool:
