@@ -69,11 +69,16 @@ class RawFolder:
         Other cases are left to preparing, which reports them.
         """
         for case_id in case_ids:
-            geometry = attempt(self._read_geometry, case_id, case_id=case_id)
+            geometry = attempt(self.read_geometry, case_id, case_id=case_id)
             if not isinstance(geometry, CaseError):
                 yield geometry
 
-    def _read_geometry(self, case_id: str) -> Geometry:
+    def read_geometry(self, case_id: str) -> Geometry:
+        """Read a case's geometry from its header.
+
+        Raises:
+            CaseError: the header cannot be read, or its grid is invalid.
+        """
         with fail_case_on_error(case_id):
             images = self.manifest.by_id(case_id).images
             in_one_file = len(self.manifest.channels) if len(images) == 1 else 1

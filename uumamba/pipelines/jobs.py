@@ -217,7 +217,8 @@ def resolve_config(
         say: called with a sentence for each derived value; None says nothing.
 
     Raises:
-        UsageError: another key is wrong, no case can be measured, or the images are too small for the network.
+        UsageError: another key is wrong, there is no case, or the images are too small for the network.
+        CaseError: the first case, if no header can be read.
     """
     is_prepared = isinstance(cases, PreparedFolder)
     if config.preprocess.normalisation == AUTO:
@@ -229,7 +230,10 @@ def resolve_config(
     config.check()
     training = [case.case_id for case in cases.manifest.select(split="training")]
     spacing = cases.recipe.spacing_mm if isinstance(cases, PreparedFolder) else None
-    resolved, found = config.resolve(cases.geometries(training), spacing_mm=spacing)
+    geometries = list(cases.geometries(training))
+    if training and not geometries and isinstance(cases, RawFolder):
+        cases.read_geometry(training[0])  # raises
+    resolved, found = config.resolve(geometries, spacing_mm=spacing)
     for key, value in found.items():
         if say is not None and (key == SPACING) != is_prepared:
             say(f"auto: {key} = {value}")

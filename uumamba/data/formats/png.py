@@ -144,6 +144,10 @@ class _Header:
         return self.kind in (4, 6)
 
     @property
+    def channels(self) -> int:
+        return self.samples - self.has_alpha
+
+    @property
     def is_interlaced(self) -> bool:
         return self.interlacing == 1
 
