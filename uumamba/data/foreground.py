@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uumamba.data.case import Case
-from uumamba.data.locations import draw_in_planes
+from uumamba.data.locations import draw_in_planes, find_foreground
 from uumamba.data.normalise import find_shift, to_hounsfield
-from uumamba.data.prepared import hash_case
+from uumamba.data.prepared import hash_case, list_values
 from uumamba.data.recipe import CtStatistics
 from uumamba.data.scan import read_case
 from uumamba.runtime.errors import require
@@ -26,20 +26,22 @@ VOXELS_PER_CASE = 20_000
 SAMPLE_VERSION = 1  # increased whenever an equal case would give another sample
 
 
-def store_foreground(case: Case, *, folder: Path, structures: Mapping[str, int]) -> None:
+def store_foreground(
+    case: Case, *, folder: Path, structures: Mapping[str, int], ignore_value: int | None = None
+) -> None:
     """Store a sample of a case's foreground in ``folder``.
 
-    An existing sample of the same files and structures is reused.
+    An existing sample of the same files and structures is reused. Voxels of ``ignore_value`` are left out.
 
     Raises:
         CaseError: the case cannot be read, or has no label.
     """
     path = folder / f"{case.case_id}.npz"
-    key = hash_case(case, {"sample": SAMPLE_VERSION, "structures": dict(sorted(structures.items()))})
+    key = hash_case(case, {"sample": SAMPLE_VERSION, **list_values(structures, ignore_value)})
     if _read_sample(path)[0] == key:
         return
-    image, label = read_case(case, structures=structures)
-    values = sample_foreground(image.array, label.array, case_id=case.case_id)
+    image, label = read_case(case, structures=structures, ignore_value=ignore_value)
+    values = sample_foreground(image.array, label.array, case_id=case.case_id, ignore_value=ignore_value)
     with whole_file(path) as unfinished, unfinished.open("wb") as file:
         np.savez(file, key=np.array(key), values=values)
 
@@ -72,7 +74,9 @@ def compute_statistics(case_ids: Iterable[str], *, folder: Path, clip_percentile
     return CtStatistics(*map(float, (low, high, values.mean(dtype=np.float64), values.std(dtype=np.float64))))
 
 
-def sample_foreground(scan: NDArray[Any], label: LabelMap, *, case_id: str) -> NDArray[np.float32]:
+def sample_foreground(
+    scan: NDArray[Any], label: LabelMap, *, case_id: str, ignore_value: int | None = None
+) -> NDArray[np.float32]:
     """Draw at most 20 000 labelled voxels in Hounsfield units.
 
     The same case always gives the same sample.
@@ -81,11 +85,12 @@ def sample_foreground(scan: NDArray[Any], label: LabelMap, *, case_id: str) -> N
         scan: stored values on the native grid, read plane by plane of the last axis.
         label: label on the same grid.
         case_id: key of the draw.
+        ignore_value: label value of ignored voxels; None if there are none.
     """
     shift = find_shift(scan, case_id=case_id)
-    counts = [int(np.count_nonzero(plane)) for plane in label.T]
+    counts = [int(np.count_nonzero(find_foreground(plane, ignore_value))) for plane in label.T]
     values = [
-        scan.T[plane][label.T[plane] != 0][within]
+        scan.T[plane][find_foreground(label.T[plane], ignore_value)][within]
         for plane, within in draw_in_planes(counts, VOXELS_PER_CASE, generator_for(case_id, "foreground"))
     ]
     return to_hounsfield(np.concatenate([np.empty(0, dtype=scan.dtype), *values]), shift)

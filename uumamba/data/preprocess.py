@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from uumamba.data.chunks import spans
 from uumamba.data.geometry import Box, Geometry, find_geometry
 from uumamba.data.grid import MAX_VOLUME_BYTES, Image, format_spacing
+from uumamba.data.locations import find_foreground
 from uumamba.data.normalise import DENSE_HU, find_shift, make_ct_normaliser, make_scan_normaliser
 from uumamba.data.recipe import CtStatistics, PreprocessRecipe
 from uumamba.data.resample import (
@@ -55,6 +56,7 @@ class Preprocessing:
         affine: 4 x 4, voxel index to RAS+ millimetres; without an affine the axes are R, A, S.
         label: label on the same grid; the crop includes all structures.
         case_id: name of the case in errors.
+        ignore_label: value of ignored voxels in the label, which do not enlarge the crop; None if there are none.
 
     Raises:
         CaseError: the image has no content, is constant, holds NaN or infinity, or would be too large after resampling.
@@ -70,6 +72,7 @@ class Preprocessing:
         affine: NDArray[np.float64] | None = None,
         label: NDArray[np.uint8] | None = None,
         case_id: str = "image",
+        ignore_label: int | None = None,
     ) -> None:
         if label is not None:
             require(label.shape == image.shape, "label", got=label.shape, expected=f"the image's shape {image.shape}")
@@ -92,6 +95,7 @@ class Preprocessing:
             oriented_label,
             denser_than=None if statistics is None else DENSE_HU - shift,
             case_id=case_id,
+            ignore_label=ignore_label,
         )
         self.geometry: Geometry = uncropped.with_crop(box, target_spacing_mm=recipe.spacing_mm)
         _check_prepared_size(self.geometry, case_id)
@@ -134,6 +138,7 @@ def preprocess(
     affine: NDArray[np.float64] | None = None,
     label: NDArray[np.uint8] | None = None,
     case_id: str = "image",
+    ignore_label: int | None = None,
 ) -> tuple[Image, LabelMap | None, Geometry]:
     """Preprocess a scan in memory, as :class:`Preprocessing` does in slabs.
 
@@ -151,7 +156,15 @@ def preprocess(
         >>> array.shape, restore_label(np.zeros(array.shape[1:], np.uint8), geometry).shape
         ((1, 6, 24, 20), (40, 48, 6))
     """
-    work = Preprocessing(image, spacing_mm=spacing_mm, recipe=recipe, affine=affine, label=label, case_id=case_id)
+    work = Preprocessing(
+        image,
+        spacing_mm=spacing_mm,
+        recipe=recipe,
+        affine=affine,
+        label=label,
+        case_id=case_id,
+        ignore_label=ignore_label,
+    )
     array = np.empty((1, *work.geometry.prepared_shape), dtype=np.float32)
     fill(array[0], work.image_slabs())
     if label is None:
@@ -242,7 +255,14 @@ def _make_planes_contiguous(oriented: NDArray[Any]) -> NDArray[Any]:
     return oriented if strides == sorted(strides, reverse=True) else np.ascontiguousarray(oriented)
 
 
-def _find_content(image: NDArray[Any], label: LabelMap | None, *, denser_than: float | None, case_id: str) -> Box:
+def _find_content(
+    image: NDArray[Any],
+    label: LabelMap | None,
+    *,
+    denser_than: float | None,
+    case_id: str,
+    ignore_label: int | None = None,
+) -> Box:
     """Find the smallest box around the content and every structure.
 
     Content is above ``denser_than``, or other than 0 if that is None.
@@ -272,7 +292,7 @@ def _find_content(image: NDArray[Any], label: LabelMap | None, *, denser_than: f
     )
     if label is not None:
         for first, last in spans(len(label), label[0].size):
-            _mark(filled, label[first:last] != 0, first, last)
+            _mark(filled, find_foreground(label[first:last], ignore_label), first, last)
     z, y, x = (np.flatnonzero(each) for each in filled)
     return (int(z[0]), int(y[0]), int(x[0])), (int(z[-1]) + 1, int(y[-1]) + 1, int(x[-1]) + 1)
 
