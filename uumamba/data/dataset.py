@@ -52,8 +52,9 @@ class PatchDataset(Dataset[Sample]):
     sample is from a random case. The last ``round(batch_size x foreground_fraction)`` samples of each batch are centred
     on a voxel of a foreground class of the case, each class with the same probability; a case without foreground gives
     a random patch. ``sampling`` changes this choice. In data sets with ignored voxels, a random patch is centred on an
-    annotated voxel, each with the same probability, as in nnU-Net. A 2-D patch is one slice. Only the window is read from the
-    memory-mapped arrays. Outside the case the image is filled with the smallest value in the window, the label with 0.
+    annotated voxel, each with the same probability, as in nnU-Net. A 2-D patch is one slice. Only the window is read
+    from the memory-mapped arrays. Outside the case the image is filled with the smallest value in the window, the label
+    with 0.
 
     Args:
         folder: the prepared folder.
@@ -205,9 +206,9 @@ class PatchDataset(Dataset[Sample]):
 
 
 def _draw_annotated(case: PreparedCase, generator: Generator) -> tuple[int, ...] | None:
-    """Draw a voxel ``(z, y, x)`` that is not ignored, each with about the same probability.
+    """Draw a voxel ``(z, y, x)`` that is not ignored.
 
-    None if all voxels are ignored.
+    Each has about the same probability. None if all voxels are ignored.
     """
     classes = np.unique(case.locations[:, 0]).tolist()
     if not classes:

@@ -299,7 +299,7 @@ def source_key(
 
 
 def list_values(structures: Mapping[str, int], ignore_value: int | None) -> dict[str, Any]:
-    """List the label values for a hash; without ignored voxels as in earlier versions."""
+    """List the label values for a hash, as earlier versions did."""
     listed: dict[str, Any] = {"structures": dict(sorted(structures.items()))}
     return listed if ignore_value is None else listed | {"ignore_value": ignore_value}
 

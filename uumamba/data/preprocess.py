@@ -21,6 +21,7 @@ from uumamba.data.resample import (
     resample_label,
     resample_linear,
     resampled_argmax,
+    resampled_regions,
 )
 from uumamba.runtime.errors import UsageError, require, require_case
 from uumamba.types import LabelMap
@@ -185,24 +186,36 @@ def restore_label(label: LabelMap, geometry: Geometry) -> LabelMap:
     return _to_native(resample_label(np.asarray(label), geometry.cropped_shape), geometry)
 
 
-def restore_probabilities(probabilities: NDArray[np.floating[Any]], geometry: Geometry) -> Image:
+def restore_probabilities(
+    probabilities: NDArray[np.floating[Any]], geometry: Geometry, *, has_background: bool = True
+) -> Image:
     """Resample probabilities ``(K, Z, Y, X)`` linearly to the native grid.
 
-    The result is ``(K, *native)``. Outside the crop the probability of background (class 0) is 1. Memory holds K native
-    volumes, but only two in :func:`restore`.
+    The result is ``(K, *native)``. Outside the crop the probability of background (class 0) is 1; without background,
+    all probabilities are 0. Memory holds K native volumes, but only two in :func:`restore`.
     """
     _check_shape(probabilities.shape[1:], geometry)
     native = _to_native(resample_linear(np.asarray(probabilities, dtype=np.float32), geometry.cropped_shape), geometry)
+    if not has_background:
+        return native
     inside = _to_native(np.ones(geometry.cropped_shape, dtype=np.bool_), geometry)
     native[0][~inside] = 1.0
     return native
 
 
-def restore(probabilities: NDArray[np.floating[Any]], geometry: Geometry) -> LabelMap:
-    """Find the most probable class of each native voxel.
+def restore(
+    probabilities: NDArray[np.floating[Any]], geometry: Geometry, *, painted: Sequence[int] | None = None
+) -> LabelMap:
+    """Find each native voxel's most probable class or last region.
 
     Probabilities, logits or other scores ``(K, Z, Y, X)`` are resampled linearly. A tie goes to the smaller class;
     voxels outside the crop are background. The result is uint8.
+
+    Args:
+        probabilities: of each class, or of each region.
+        geometry: geometry of the prepared image.
+        painted: class that each region paints where its probability is above 0.5, later ones over earlier ones; None
+            for classes.
 
     Raises:
         UsageError: a probability is NaN or infinite, the shape is not the geometry's, or there are over 256 classes.
@@ -216,6 +229,8 @@ def restore(probabilities: NDArray[np.floating[Any]], geometry: Geometry) -> Lab
         got="NaN or infinity",
         expected="finite numbers",
     )
+    if painted is not None:
+        return _to_native(resampled_regions(scores, geometry.cropped_shape, painted), geometry)
     return _to_native(resampled_argmax(scores, geometry.cropped_shape), geometry)
 
 
