@@ -14,9 +14,11 @@ import torch
 
 from uumamba.config import RunConfig
 from uumamba.config.data import DomainsConfig
+from uumamba.config.label_checks import check_labels
 from uumamba.config.track import check_trackers
 from uumamba.config.training import resolve_channels_last
 from uumamba.data.case import Case, Manifest
+from uumamba.data.label_scheme import LabelScheme
 from uumamba.data.loader import share_batch
 from uumamba.data.prepared import PreparedFolder
 from uumamba.pipelines.datasets import RawFolder, is_dataset
@@ -91,9 +93,10 @@ def list_jobs(
         UsageError: any key of the configuration or option is wrong, a package of a tracker is missing, the fold is
             unknown or has no cases, a domain is unknown or cannot be split as configured, patches would be mirrored
             left to right although structures have sides, the cases are of another data set or recipe, the index file
-            is of other cases, the model of ``init`` is missing or does not fit, the batch cannot be split equally over
-            the ranks, there are more devices than jobs, a checkpoint exists and ``resume`` is off, the run was started
-            with another configuration, or quantization or freezing of a new run would only start after the last step.
+            is of other cases, a part of the run does not fit the data set's regions, the model of ``init`` is missing
+            or does not fit, the batch cannot be split equally over the ranks, there are more devices than jobs, a
+            checkpoint exists and ``resume`` is off, the run was started with another configuration, or quantization or
+            freezing of a new run would only start after the last step.
     """
     config.check(ranks=ranks)
     check_trackers(config.track)
@@ -115,10 +118,10 @@ def list_jobs(
         expected="at least one training case",
         fix="correct the folder",
     )
+    labels = LabelScheme.from_manifest(manifest)
     if init is not None:
-        _check_init(config, init, classes=len(manifest.structures) + 1)
-    config.training.sampling.build(structures=manifest.structures)
-    config.inference.list_postprocess(structures=manifest.structures)
+        _check_init(config, init, labels)
+    check_labels(config, labels)
     splits = split_cases(
         manifest,
         list(dict.fromkeys(each.fold for each in targets)),
@@ -212,12 +215,13 @@ def _check_devices(config: RunConfig, device: str, *, jobs: int) -> None:
         resolve_channels_last(config.training.channels_last, each)
 
 
-def _check_init(config: RunConfig, init: str, *, classes: int) -> None:
+def _check_init(config: RunConfig, init: str, labels: LabelScheme) -> None:
     """Raise if the network cannot start from a model."""
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")  # the training shows them
-        net = config.build_net(classes=classes)
-        load_initial_weights(net, init, quantize=None if config.quantization is None else config.quantization.bind())
+        net, quantization = config.build_net(classes=labels.outputs), config.quantization
+        quantize = None if quantization is None else quantization.bind()
+        load_initial_weights(net, init, quantize=quantize, labels=labels)
 
 
 def _check_folders(config: RunConfig, targets: Sequence[FoldFolder], *, resume: bool, force: bool) -> None:

@@ -23,6 +23,7 @@ from uumamba.config.load import validate
 from uumamba.config.net import reads_values
 from uumamba.config.training import resolve_precision
 from uumamba.data.case import number_classes
+from uumamba.data.label_scheme import LabelScheme
 from uumamba.data.prepared import PreparedFolder
 from uumamba.data.preprocess import PreprocessRecipe, preprocess, restore, restore_probabilities
 from uumamba.inference import Predictor
@@ -74,16 +75,16 @@ def load_predictor(
     checkpoints = {path: read_checkpoint(path, map_location=device) for path in checkpoint_paths(model, fold=fold)}
     stored = _find_shared_config(checkpoints)
     config = validate(stored["run"], source=str(next(iter(checkpoints))))
-    structures: dict[str, int] = stored["structures"]
+    labels = LabelScheme.from_json(stored)
     nets = [
-        _load_net(config, checkpoint, path, classes=len(structures) + 1).to(device)
+        _load_net(config, checkpoint, path, classes=labels.outputs).to(device)
         for path, checkpoint in checkpoints.items()
     ]
     warn_of_slow_scan(nets[0], device)
     recipe = PreprocessRecipe.from_json(stored["recipe"]) if "recipe" in stored else config.preprocess.build()
     averages = config.inference.mirror if mirror is None else mirror
     sides = MirroredSides.from_json(stored["sides"]) if "sides" in stored else None
-    kept = config.inference.list_postprocess(structures=structures) or read_choice(
+    kept = config.inference.list_postprocess(structures=labels.structures, regions=labels.regions) or read_choice(
         [path.parent for path in checkpoints]
     )
     return Predictor(
@@ -91,10 +92,11 @@ def load_predictor(
         patch_size=config.training.patch_size,
         neighbour_slices=config.training.neighbour_slices,
         preprocess=partial(_preprocess, recipe=recipe, sides=sides),
-        restore=restore,
-        restore_probabilities=restore_probabilities,
-        postprocess=make_postprocess(kept, number_classes(structures)),
-        structures=structures,
+        restore=partial(restore, painted=labels.painted),
+        restore_probabilities=partial(restore_probabilities, has_background=not labels.regions),
+        postprocess=make_postprocess(kept, number_classes(labels.structures)),
+        structures=labels.structures,
+        painted=labels.painted,
         mirror_axes=config.augment.mirror_axes if averages else (),
         mirror_swaps=sides.swaps(config.training.patch_size) if sides is not None and averages else None,
         overlap=config.inference.overlap,
@@ -105,11 +107,16 @@ def load_predictor(
 
 
 def load_initial_weights(
-    net: nn.Module, model: Path | str, *, quantize: Callable[[nn.Module], Any] | None = None
+    net: nn.Module,
+    model: Path | str,
+    *,
+    quantize: Callable[[nn.Module], Any] | None = None,
+    labels: LabelScheme | None = None,
 ) -> list[str]:
     """Copy a trained model's weights into a network of the same architecture.
 
-    Segmentation heads with another number of classes keep their random initial weights, with one warning. Any other
+    Segmentation heads with another number of classes keep their random initial weights, with one warning, and so do all
+    heads where only one of model and network has regions, since their outputs have other meanings. Any other
     difference raises, since a half-loaded network trains worse than a new one. The number of steps until quantization
     starts is not copied. Weights that were not quantized yet count as weights in full precision.
 
@@ -118,6 +125,7 @@ def load_initial_weights(
         model: a model of one fold.
         quantize: called once with a network that shall be quantized: after weights in full precision were copied, so
             that scales start from them, or before quantized weights are copied with their scales.
+        labels: labels that the network is for; None compares only the numbers of outputs.
 
     Returns:
         Names of the weights that keep their initial values.
@@ -132,7 +140,8 @@ def load_initial_weights(
         got=f"{model} with {len(paths)} folds",
         expected=f"a model of one fold, such as {paths[0].parent}",
     )
-    source = _drop_steps_left(_prediction_weights(read_checkpoint(paths[0])))
+    checkpoint = read_checkpoint(paths[0])
+    source = _drop_steps_left(_prediction_weights(checkpoint))
     is_quantized = holds_scales(source)
     require(
         quantize or not is_quantized,
@@ -153,6 +162,11 @@ def load_initial_weights(
             expected=f"the shape {own.get(name)}",
             fix="use the same net and quantization settings",
         )
+    if labels is not None and bool(labels.regions) != _has_regions(checkpoint):
+        heads = [name for name in own if HEADS in name]
+        is_known = f"a model of {'regions' if labels.regions else 'structures'}, as in the data set"
+        require(heads, "--init", got=model, expected=is_known)
+        different = sorted({*different, *heads})
     if different:
         warnings.warn(f"--init {model}: the heads {', '.join(different)} start fresh (other classes).", stacklevel=2)
     initial = {*different, *(name.replace(WEIGHT, f"{QUANTIZER}scale") for name in different if name.endswith(WEIGHT))}
@@ -167,6 +181,10 @@ def load_initial_weights(
     if quantize is not None and not is_quantized:
         quantize(net)
     return different
+
+
+def _has_regions(checkpoint: Checkpoint) -> bool:
+    return isinstance(checkpoint.config, Mapping) and bool(checkpoint.config.get("regions"))
 
 
 def warn_of_slow_scan(net: nn.Module, device: str) -> None:
@@ -237,7 +255,7 @@ def stored_config(
         "run": config.as_json(),
         "fold": fold,
         "dataset": manifest.name,
-        "structures": dict(manifest.structures),
+        **LabelScheme.from_manifest(manifest).to_json(),
         "licence": manifest.licence,
         "reference": manifest.reference,
     }
@@ -246,7 +264,7 @@ def stored_config(
     return stored if sides is None else stored | {"sides": sides.to_json()}
 
 
-def complete_config(stored: Any, *, current: RunConfig | None = None) -> Any:
+def complete_config(stored: Any, *, current: RunConfig | None = None, labels: LabelScheme | None = None) -> Any:
     """Fill missing keys of a stored configuration with defaults.
 
     A part that cannot be read, for example because of a key that was removed since, is returned unchanged.
@@ -254,10 +272,14 @@ def complete_config(stored: Any, *, current: RunConfig | None = None) -> Any:
     Args:
         stored: the configuration of a checkpoint.
         current: configuration of the run that resumes; it gives the keys without effect on the result.
+        labels: labels of the run that resumes; their colours may have changed.
     """
     if not isinstance(stored, Mapping):
         return stored
     complete = dict(stored)
+    if labels is not None:
+        complete = {key: value for key, value in complete.items() if key != "colours"}
+        complete |= {"colours": dict(labels.colours)} if labels.colours else {}
     if "run" in stored:
         complete["run"] = complete_run(stored["run"], current=current)
     with suppress(AttributeError, KeyError, TypeError, ValueError):
@@ -306,10 +328,7 @@ def _find_shared_config(checkpoints: Mapping[Path, Checkpoint]) -> dict[str, Any
     for path, checkpoint in checkpoints.items():
         stored = checkpoint.config
         require(
-            isinstance(stored, dict)
-            and isinstance(stored.get("run"), dict)
-            and isinstance(stored.get("structures"), dict)
-            and all(isinstance(value, int) for value in stored["structures"].values()),
+            isinstance(stored, dict) and isinstance(stored.get("run"), dict) and _reads_labels(stored),
             "MODEL",
             got=path,
             expected="a checkpoint of uumamba train",
@@ -328,11 +347,18 @@ def _find_shared_config(checkpoints: Mapping[Path, Checkpoint]) -> dict[str, Any
     return first
 
 
+def _reads_labels(stored: Mapping[str, Any]) -> bool:
+    try:
+        return bool(LabelScheme.from_json(stored))
+    except (ValueError, UsageError):
+        return False
+
+
 def _prediction_parts(stored: Mapping[str, Any]) -> list[Any]:
     """List the parts of a configuration that averaged folds must share."""
     return [
         *(stored["run"].get(part) for part in ("net", "preprocess", "training", "quantization")),
-        *(stored.get(key) for key in ("structures", "sides", "recipe")),
+        *(stored.get(key) for key in ("structures", "regions", "regions_class_order", "sides", "recipe")),
     ]
 
 
