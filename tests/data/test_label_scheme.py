@@ -5,11 +5,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from uumamba.data.case import Manifest
 from uumamba.data.label_scheme import LabelScheme
 from uumamba.data.preprocess import PreprocessRecipe, preprocess, restore, restore_probabilities
 from uumamba.runtime.errors import UsageError
+from uumamba.runtime.painting import paint_regions, select_values
 
 PLAIN = LabelScheme({"oedema": 7, "necrosis": 500, "enhancing": 3})
 REGIONS = {"whole": (3, 7, 500), "core": (3, 500), "enhancing": (3,)}
@@ -59,3 +62,34 @@ def test_regions_are_restored_by_threshold_and_order_without_background() -> Non
     label = restore(probabilities, geometry, painted=(3, 1))
     assert np.array_equal(label, np.where(native[1] > 0.5, 1, np.where(native[0] > 0.5, 3, 0)))
     assert replace(PLAIN, ignore_value=1).ignore_label == 255
+
+
+@pytest.mark.parametrize(
+    ("regions", "order"),
+    [
+        ({"core": (2,), "whole": (1, 2)}, (2, 1)),  # the whole is painted over its core
+        ({"whole": (1, 2), "core": (2,)}, (2, 1)),  # a value of the other region
+        ({"left": (1, 3), "right": (2, 3)}, (1, 2)),  # the overlap becomes the right one alone
+    ],
+)
+def test_regions_that_are_not_the_same_after_painting_are_refused(
+    regions: dict[str, tuple[int, ...]], order: tuple[int, ...], refused: Any
+) -> None:
+    structures = {name: value for value, name in enumerate("abc"[: len({*sum(regions.values(), ())})], start=1)}
+    with refused("toy: regions_class_order", got=list(order)):
+        Manifest("toy", "MR", structures, (), regions=regions, regions_class_order=order)
+
+
+@given(st.permutations([1, 2, 3]))
+def test_painted_regions_of_accepted_schemes_are_the_true_regions(order: list[int]) -> None:
+    regions = {"whole": (1, 2, 3), "core": (2, 3), "middle": (3,)}
+    try:
+        manifest = Manifest(
+            "toy", "MR", {"a": 1, "b": 2, "c": 3}, (), regions=regions, regions_class_order=tuple(order)
+        )
+    except UsageError:
+        assert order != [1, 2, 3]
+        return
+    true = np.array([0, 1, 2, 3])
+    found = paint_regions([select_values(true, values) for values in regions.values()], manifest.regions_class_order)
+    assert all(np.array_equal(select_values(found, each), select_values(true, each)) for each in regions.values())
