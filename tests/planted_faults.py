@@ -237,7 +237,7 @@ FAULTS = (
     ),
     Fault(  # missing softmax of all networks but the first
         "uumamba.inference.Predictor",
-        old="total += net(windows).float().softmax(dim=1)",
+        old="total += self._to_probabilities(net(windows).float())",
         new="total += net(windows).float()",
         test_file="tests/inference/test_predictor.py",
     ),

@@ -1,7 +1,10 @@
 """Parts have the names and defaults of their class's options."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, get_args
 
+import pytest
 import torch
 from torch import nn
 
@@ -9,12 +12,15 @@ from benchmarks.claims.shift_methods import STRONG
 from tests.optim_members import OPTIMIZERS
 from uumamba.config import read_config
 from uumamba.config.learning_rate import build_budget, build_schedule
+from uumamba.config.loss import TermName
 from uumamba.config.objectives import build_objective
 from uumamba.config.registry import KINDS
 from uumamba.config.track import build_trackers, check_trackers
 from uumamba.config.training import resolve_channels_last
+from uumamba.data.label_scheme import LabelScheme
 from uumamba.data.preprocess import CtStatistics, PreprocessRecipe
 from uumamba.losses import CrossEntropyLoss, FocalLoss, SoftDiceLoss, UncertaintyWeightedLoss
+from uumamba.losses.region_masks import RegionTerm
 from uumamba.optim import MESA
 from uumamba.pipelines.build import build_loss
 from uumamba.training import SupervisedObjective
@@ -54,6 +60,26 @@ def test_terms_are_chosen_and_logged_by_name() -> None:
     assert list(loss.weights()) == list(loss.last_terms) == terms
     assert loss.losses["centreline"].iterations == 3
     assert loss.losses["pixel_by_class"].class_mean
+
+
+@pytest.mark.parametrize("name", KINDS["loss"].parts)
+@pytest.mark.parametrize("regions", [{}, {"whole": (1, 2), "core": (2,)}])
+def test_every_loss_gets_regions_and_ignored_voxels_from_the_data_set(
+    name: str, regions: dict[str, tuple[int, ...]], refused: Any
+) -> None:
+    labels = LabelScheme({"a": 1, "b": 2}, regions=regions, regions_class_order=tuple(range(1, 1 + len(regions))))
+    terms = [f"loss.terms={[*get_args(TermName)]}"] if name == "uncertainty_weighted" else []
+    config = read_config("demo", [f"loss={{name: {name}}}", *terms])
+    ignoring = build_loss(config, replace(labels, ignore_value=9))
+    ends = [each for each in ignoring.modules() if hasattr(each, "ignore_label")]
+    assert len(ends) == (5 if terms else 2)
+    assert {each.ignore_label for each in ends} == {255}
+    assert {isinstance(each, RegionTerm) for each in ends} == {bool(regions)}
+    logits, label = torch.randn(2, labels.outputs, 8, 8), torch.randint(0, 3, (2, 1, 8, 8))
+    assert ignoring(logits, label) == build_loss(config, labels)(logits, label)
+    for key in ("membership", "ignore_label"):
+        with refused(f"loss.{key}"):
+            read_config("demo", [f"loss={{name: {name}, {key}: null}}"])
 
 
 def test_ct_statistics_are_given_or_left_to_be_found() -> None:

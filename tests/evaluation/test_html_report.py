@@ -109,7 +109,7 @@ def zone_report(zones: Scores) -> str:
 def _empty_plots(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace plots, which take most of the time, by nothing."""
     for name in ("plot_dice", "plot_ejection_fraction", "plot_training"):
-        monkeypatch.setattr(f"uumamba.evaluation.html_report.{name}", lambda *_: b"")
+        monkeypatch.setattr(f"uumamba.evaluation.html_report.{name}", lambda *_, **__: b"")
 
 
 @pytest.mark.parametrize(("report", "pictures"), [("heart_report", 5), ("zone_report", 3)])

@@ -107,3 +107,40 @@ def test_the_choice_equals_the_best_of_all_combinations() -> None:
 def test_a_choice_needs_a_case(refused: Any) -> None:
     with refused("pairs", got="no case"):
         choose_postprocess([], HEART)
+
+
+@pytest.mark.parametrize("shape", [(1, 24, 24), (24, 24)])
+def test_a_data_set_of_many_structures_or_one_flat_slice_gets_a_choice(shape: tuple[int, ...]) -> None:
+    label = np.zeros(shape, np.uint8)
+    for value in range(1, 31):
+        label[..., value % 6 * 4 : value % 6 * 4 + 2, value // 6 * 4 : value // 6 * 4 + 2] = value
+    prediction = label.copy()
+    prediction[..., 23, 0] = 7
+    choice = choose_postprocess([(prediction, label)], {f"part {value}": value for value in range(1, 31)})
+    assert choice.postprocess == LargestComponents(union=False, values=tuple(range(1, 31)))
+    assert np.array_equal(choice.postprocess(prediction), label)
+    one = choose_postprocess([((label > 0).astype(np.uint8), (label == 7).astype(np.uint8))], {"lesion": 1})
+    assert one.dice >= one.dice_without
+
+
+def test_ignored_voxels_do_not_count_for_the_choice() -> None:
+    label = make_heart()
+    prediction = label.copy()
+    prediction[0, 0, 0:2] = 3
+    label[0, 0, 0:2] = 255
+    choice = choose_postprocess([(prediction, label)], HEART, ignore_label=255)
+    assert choice.dice == choice.dice_without == 1.0
+    assert choose_postprocess([(prediction, label)], HEART).dice_without < 1.0
+
+
+def test_of_overlapping_regions_only_the_union_is_chosen() -> None:
+    label = make_heart()
+    prediction = label.copy()
+    prediction[0, 0, 0:2] = 3
+    regions = {"whole": (1, 2, 3), "inside": (3,)}
+    choice = choose_postprocess([(prediction, label)], HEART, regions=regions)
+    assert choice.postprocess == LargestComponents(union=True, values=())
+    assert choice.dice == 1.0
+    whole, inside = (label > 0).sum(), (label == 3).sum()
+    found = np.mean([2 * size / (2 * size + 2) for size in (whole, inside)])
+    assert choice.dice_without == pytest.approx(found)

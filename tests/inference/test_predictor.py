@@ -207,3 +207,21 @@ assert not {"monai", "nibabel", "SimpleITK"} & set(sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
+
+
+class TwoThresholds(nn.Module):
+    """Network with one output for each of two nested regions."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([50.0 * x, 50.0 * (x - 0.7)], dim=1)
+
+
+def test_networks_of_regions_have_sigmoid_probabilities_and_are_painted_in_order(refused: Any) -> None:
+    image = np.random.default_rng(0).normal(size=(1, 12, 10)).astype(np.float32)
+    predictor = Predictor([TwoThresholds(), TwoThresholds()], patch_size=(8, 8), structures={"a": 1}, painted=(3, 1))
+    found = predictor(image, probabilities=True)
+    np.testing.assert_array_equal(found.label, np.where(image[0] > 0.7, 1, np.where(image[0] > 0, 3, 0)))
+    expected = torch.from_numpy(50.0 * np.concatenate([image, image - 0.7])).sigmoid()
+    np.testing.assert_allclose(found.probabilities, expected, atol=1e-5)
+    with refused("painted", got=(1, 2, 3)):
+        Predictor(TwoThresholds(), patch_size=(8, 8), painted=(1, 2, 3))(image)

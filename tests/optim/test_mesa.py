@@ -47,6 +47,22 @@ def test_the_divergence_is_that_of_the_definition_and_voxels_count_as_samples(sp
     assert objective(net, {"image": image, "label": label}).item() == pytest.approx(expected, rel=1e-10)
 
 
+def test_the_divergence_leaves_out_ignored_voxels_and_takes_outputs_that_overlap() -> None:
+    net, other = (nn.Conv1d(2, 3, kernel_size=1).double() for _ in range(2))
+    image, label = torch.randn(4, 2, 6, dtype=torch.float64), torch.randint(3, (4, 1, 6))
+    label[..., 4:] = 255
+    make = partial(MESA, CrossEntropyLoss(ignore_label=255), other, weight=0.5, temperature=2.0, ignore_label=255)
+    known = {"image": image[..., :4], "label": label[..., :4]}
+    for form in ("softmax", "sigmoid"):
+        found = make(form=form)(net, {"image": image, "label": label})
+        torch.testing.assert_close(found, make(form=form)(net, known))
+    past, now = (each(known["image"]).detach() / 2 for each in (other, net))
+    p, q = past.sigmoid(), now.sigmoid()
+    terms = p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()
+    expected = CrossEntropyLoss()(net(known["image"]), known["label"]) + 0.5 * 4 * terms.sum(1).mean()
+    torch.testing.assert_close(make(form="sigmoid")(net, known), expected)
+
+
 def test_a_teacher_equal_to_the_network_adds_nothing_to_loss_or_gradient(batches: Batches) -> None:
     net = fresh_net().eval()
     found = MESA(nn.CrossEntropyLoss(), net)(net, batches[0])

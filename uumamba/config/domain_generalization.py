@@ -37,6 +37,7 @@ def build_penalty(
     training: TrainingConfig,
     seed: int,
     rank: int = 0,
+    ignore_label: int | None = None,
 ) -> "UDIM":
     """Build the method for this network.
 
@@ -49,6 +50,7 @@ def build_penalty(
         training: numbers of epochs and of batches per epoch, which give the length of the warm-up.
         seed: the run's seed.
         rank: rank of this process; ranks draw different directions.
+        ignore_label: label of voxels to leave out.
 
     Raises:
         UsageError: the warm-up is a share of a budget, whose number of steps is unknown.
@@ -66,5 +68,6 @@ def build_penalty(
         rho=optim.options.get("rho", 0.0) if part.rho is None else part.rho,
         warmup_steps=round(part.warmup_fraction * training.epochs * training.batches_per_epoch),
         seed=seed if rank == 0 else key_to_seed(seed, "rank", rank),
+        ignore_label=ignore_label,
     )
     return cast("UDIM", made)

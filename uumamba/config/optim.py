@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW
 
 from uumamba import optim
-from uumamba.config.bind import Part, declare, load_constructor
+from uumamba.config.bind import Part, declare, load_constructor, takes
+from uumamba.data.label_scheme import LabelScheme
 from uumamba.runtime.options import BelowOne, NonNegative, Positive, check_options
 
 PerturbedWeights = Literal["all", "norm_layers"]
@@ -29,25 +30,44 @@ class PerturbationOptions:
     perturb: PerturbedWeights = "all"
 
 
-def build_optimizer(part: Part, net: nn.Module, objective: nn.Module, **engine: Any) -> optim.SharpnessAware:
+def build_optimizer(
+    part: Part, net: nn.Module, objective: nn.Module, *, labels: LabelScheme | None = None, **engine: Any
+) -> optim.SharpnessAware:
     """Build the optimizer of the network's and the objective's parameters.
 
     Args:
         part: of kind ``optim``.
         net: the trained network, on its device.
         objective: its parameters learn as well.
+        labels: labels of the data set; None for classes without ignored voxels.
         engine: options that the run supplies, such as ``scaler``.
     """
     perturb = part.options.get("perturb", PerturbationOptions.perturb)
     base = partial(part.base.bind(), fused=can_fuse(net) or None)
     make = part.bind()
-    made = make(parameter_groups(net, objective, perturb=perturb), base=base, **({"net": net} | engine))
+    read = {name: value for name, value in describe_outputs(labels).items() if takes(make, name)}
+    made = make(parameter_groups(net, objective, perturb=perturb), base=base, **({"net": net} | engine | read))
     return cast(optim.SharpnessAware, made)
 
 
-def build_ascent(part: Part) -> Callable[[Any], Tensor] | None:
+def build_ascent(part: Part, labels: LabelScheme | None = None) -> Callable[[Any], Tensor] | None:
     """Build the ascent loss of logits and label; None without one."""
-    return None if part.ascent is None else cast(Callable[[Any], Tensor], part.ascent.bind()())
+    if part.ascent is None:
+        return None
+    ignored = {} if labels is None or labels.ignore_label is None else {"ignore_label": labels.ignore_label}
+    return cast(Callable[[Any], Tensor], part.ascent.bind()(**ignored))
+
+
+def describe_outputs(labels: LabelScheme | None) -> dict[str, Any]:
+    """Return form of the outputs and label of ignored voxels, as arguments.
+
+    Example:
+        >>> describe_outputs(LabelScheme({"tumour": 1}, ignore_value=9))
+        {'form': 'softmax', 'ignore_label': 255}
+    """
+    if labels is None:
+        return {}
+    return {"form": "sigmoid" if labels.regions else "softmax", "ignore_label": labels.ignore_label}
 
 
 def needs_logits(part: Part) -> bool:

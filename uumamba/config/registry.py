@@ -63,7 +63,8 @@ KINDS: dict[str, Kind] = {
         {
             "uncertainty_weighted": "uumamba.config.loss:uncertainty_weighted",
             "dice_cross_entropy": "uumamba.config.loss:dice_cross_entropy",
-        }
+        },
+        supplied=frozenset({"membership", "ignore_label"}),
     ),
     "optim": Kind(
         {
@@ -78,7 +79,9 @@ KINDS: dict[str, Kind] = {
             "SAGM": "uumamba.optim:SAGM",
             "TRAM": "uumamba.optim:TRAM",
         },
-        supplied=frozenset({"params", "net", "scaler", "accumulation", "rule", "group_defaults", "noise_at", "form"}),
+        supplied=frozenset(
+            {"params", "net", "scaler", "accumulation", "rule", "group_defaults", "noise_at", "form", "ignore_label"}
+        ),
         nested={"base": "base", "ascent": "ascent", "trigger": "trigger"},
         section="uumamba.config.optim:PerturbationOptions",
         order=("base", "max_grad_norm", "ascent", "perturb", "perturbation"),
@@ -91,7 +94,7 @@ KINDS: dict[str, Kind] = {
     "trigger": Kind({"AdaptiveTrigger": "uumamba.optim:AdaptiveTrigger"}, only="AdaptiveTrigger"),
     "objective": Kind(
         {"supervised": "uumamba.training:SupervisedObjective", "MESA": "uumamba.optim:MESA"},
-        supplied=frozenset({"loss", "net", "outputs"}),
+        supplied=frozenset({"loss", "net", "outputs", "form", "ignore_label"}),
     ),
     "schedule": Kind(
         {

@@ -283,7 +283,9 @@ class RunConfig(Config):
             steps = self.training.epochs * self.training.batches_per_epoch
             _build_in("quantization", check_takes_effect, self.quantization, steps)
 
-    def build_method(self, net: nn.Module, loss: nn.Module, *, rank: int = 0) -> "UDIM | None":
+    def build_method(
+        self, net: nn.Module, loss: nn.Module, *, rank: int = 0, ignore_label: int | None = None
+    ) -> "UDIM | None":
         """Build the run's domain-generalization method for this rank; None without a method."""
         if self.domain_generalization is None:
             return None
@@ -296,6 +298,7 @@ class RunConfig(Config):
             training=self.training,
             seed=self.seed,
             rank=rank,
+            ignore_label=ignore_label,
         )
 
     def as_json(self) -> dict[str, Any]:

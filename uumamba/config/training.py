@@ -1,6 +1,6 @@
 """Training length, sampling, precision and schedule, and inference options."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Literal
 
 import torch
@@ -163,6 +163,7 @@ class InferenceConfig(Config):
         precision: as in training.
         postprocess: list of structures of which only the largest component is kept, ``union`` for the union of all
             structures; ``auto`` chooses the list with the highest Dice of a fold's validation cases after its training.
+            For regions the list is empty or ``union``.
     """
 
     overlap: BelowOne = read_default(Predictor, "overlap")
@@ -171,20 +172,23 @@ class InferenceConfig(Config):
     precision: Precision = "auto"
     postprocess: Literal["auto"] | tuple[str, ...] | None = None
 
-    def list_postprocess(self, *, structures: Mapping[str, int]) -> tuple[str, ...]:
+    def list_postprocess(self, *, structures: Mapping[str, int], regions: Collection[str] = ()) -> tuple[str, ...]:
         """List the masks that keep their largest component only.
 
-        With ``auto`` the list is empty.
+        With ``auto`` the list is empty. Regions overlap, so with regions only the union can be listed.
 
         Raises:
-            UsageError: a name is no structure.
+            UsageError: a name is no structure, or is not the union of regions.
         """
         names = () if self.postprocess is None or isinstance(self.postprocess, str) else self.postprocess
+        known = f"{UNION} and structures of the data set: {', '.join(structures)}"
+        if regions:
+            known = f"{UNION}, since the regions {', '.join(regions)} may overlap"
         require(
-            {*names} <= {UNION, *structures},
+            {*names} <= {UNION, *(() if regions else structures)},
             "inference.postprocess",
             got=", ".join(names),
-            expected=f"auto, or a list of {UNION} and structures of the data set: {', '.join(structures)}",
+            expected=f"auto, or a list of {known}",
         )
         return names
 

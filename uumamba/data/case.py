@@ -94,8 +94,8 @@ class Manifest:
 
     Raises:
         UsageError: two cases share a ``case_id``, a ``case_id`` is not a plain file name, a structure's value is not an
-            integer from 1 to 65535, two structures have one value, a region or colour is of no structure, or a name
-            holds characters that are not shown, such as a newline.
+            integer from 1 to 65535, two structures have one value, a region or colour is of no structure, painted
+            regions would not be the regions again, or a name holds characters that are not shown, such as a newline.
     """
 
     name: str
@@ -308,12 +308,32 @@ def check_label_values(manifest: Manifest) -> None:
         expected=f"one label value for each of the {len(manifest.regions)} regions, each once",
         fix="list the value that each region paints, in the order of the regions",
     )
+    _check_painting(manifest)
     for key, colour in manifest.colours.items():
         require(
             key in {*manifest.structures, *manifest.regions} and _COLOUR.fullmatch(colour),
             f"{name}: colours.{key}",
             got=colour,
             expected="the colour of a structure or region, such as #d62728",
+        )
+
+
+def _check_painting(manifest: Manifest) -> None:
+    """Raise if painted regions would not be the regions again.
+
+    Where every region is predicted correctly, the painted value must be in the same regions as the true one.
+    """
+    regions = manifest.regions.items()
+    for name, value in manifest.structures.items():
+        true = [region for region, parts in regions if value in parts]
+        painted = dict(zip(manifest.regions, manifest.regions_class_order, strict=True))[true[-1]] if true else 0
+        found = [region for region, parts in regions if painted in parts]
+        require(
+            found == true,
+            f"{manifest.name}: regions_class_order",
+            got=list(manifest.regions_class_order),
+            expected=f"where {name} is, a last value that is in {', '.join(true)} and no other region, not {painted}",
+            fix="list outer regions before inner ones, and give each overlap a region of its own",
         )
 
 

@@ -51,8 +51,10 @@ class PatchDataset(Dataset[Sample]):
     ``(seed, "patch", epoch, index)``, so the bytes are the same for any number of workers and after a resume. Each
     sample is from a random case. The last ``round(batch_size x foreground_fraction)`` samples of each batch are centred
     on a voxel of a foreground class of the case, each class with the same probability; a case without foreground gives
-    a random patch. ``sampling`` changes this choice. A 2-D patch is one slice. Only the window is read from the
-    memory-mapped arrays. Outside the case the image is filled with the smallest value in the window, the label with 0.
+    a random patch. ``sampling`` changes this choice. In data sets with ignored voxels, a random patch is centred on an
+    annotated voxel, each with the same probability, as in nnU-Net. A 2-D patch is one slice. Only the window is read
+    from the memory-mapped arrays. Outside the case the image is filled with the smallest value in the window, the label
+    with 0.
 
     Args:
         folder: the prepared folder.
@@ -112,6 +114,7 @@ class PatchDataset(Dataset[Sample]):
         self.cases_by_class: Mapping[int, tuple[str, ...]] = {}
         if self.sampling.classes == "of_data_set":
             self.cases_by_class = group_cases_by_class({name: folder.case(name).locations for name in self.case_ids})
+        self.has_ignored = folder.manifest.ignore_value is not None
         self.seed = seed
         self.margin = margin
         self.neighbour_slices = neighbour_slices
@@ -172,14 +175,10 @@ class PatchDataset(Dataset[Sample]):
 
         None if the case has no foreground.
         """
-        classes = case.locations[:, 0]
         if value is None:
-            value = self.sampling.draw_class(np.unique(classes).tolist(), generator)
-        if value is None:
-            return None
-        rows = np.flatnonzero(classes == value)
-        row = rows[int(torch.randint(len(rows), (), generator=generator))]
-        return tuple(int(position) for position in case.locations[row, 1:])
+            classes = np.unique(case.locations[:, 0])
+            value = self.sampling.draw_class(classes[classes > 0].tolist(), generator)
+        return None if value is None else _draw_location(case, value, generator)
 
     def _read_patch(
         self, case: PreparedCase, generator: Generator, *, centre: tuple[int, ...] | None
@@ -189,7 +188,8 @@ class PatchDataset(Dataset[Sample]):
         patch = (1, *self.patch_size) if is_flat else self.patch_size
         window = ((1,) if is_flat else ()) + tuple(math.ceil(length * self.margin) for length in self.patch_size)
         for _ in range(TRIES):
-            start = choose_start(generator, size=patch, shape=case.label.shape, centre=centre)
+            around = _draw_annotated(case, generator) if centre is None and self.has_ignored else centre
+            start = choose_start(generator, size=patch, shape=case.label.shape, centre=around)
             spare = ((wide - length) // 2 for wide, length in zip(window, patch, strict=True))
             start = tuple(first - before for first, before in zip(start, spare, strict=True))
             pixels = read_window(case.image, start, window)
@@ -203,6 +203,25 @@ class PatchDataset(Dataset[Sample]):
         image = torch.from_numpy(pixels.astype(np.float32))
         label = torch.from_numpy(read_window(case.label, start, window, fill=0).astype(np.int64))[None]
         return (image[:, 0], label[:, 0]) if is_flat else (image, label)
+
+
+def _draw_annotated(case: PreparedCase, generator: Generator) -> tuple[int, ...] | None:
+    """Draw a voxel ``(z, y, x)`` that is not ignored.
+
+    Each has about the same probability. None if all voxels are ignored.
+    """
+    classes = np.unique(case.locations[:, 0]).tolist()
+    if not classes:
+        return None
+    voxels = torch.tensor([case.label_voxels[value] for value in classes], dtype=torch.float64)
+    return _draw_location(case, classes[int(torch.multinomial(voxels, 1, generator=generator))], generator)
+
+
+def _draw_location(case: PreparedCase, value: int, generator: Generator) -> tuple[int, ...]:
+    """Draw one of the stored voxels ``(z, y, x)`` of a class."""
+    rows = np.flatnonzero(case.locations[:, 0] == value)
+    row = rows[int(torch.randint(len(rows), (), generator=generator))]
+    return tuple(int(position) for position in case.locations[row, 1:])
 
 
 def case_views(

@@ -5,6 +5,7 @@ A sample of each case is stored on disk.
 
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ from numpy.typing import NDArray
 
 from uumamba.data.case import Case
 from uumamba.data.channels import ONE_CHANNEL
-from uumamba.data.locations import draw_in_planes
+from uumamba.data.locations import draw_in_planes, find_foreground
 from uumamba.data.normalise import find_shift, to_hounsfield
-from uumamba.data.prepared import hash_case
+from uumamba.data.prepared import hash_case, list_values
 from uumamba.data.recipe import CtStatistics
 from uumamba.data.scan import read_case
 from uumamba.runtime.errors import require
@@ -34,6 +35,7 @@ def store_foreground(
     structures: Mapping[str, int],
     channels: Sequence[str] = ONE_CHANNEL,
     sampled: Sequence[int] = (0,),
+    ignore_value: int | None = None,
 ) -> None:
     """Store a sample of a case's foreground in ``folder``.
 
@@ -45,24 +47,22 @@ def store_foreground(
         structures: label value of each structure.
         channels: names of the channels.
         sampled: numbers of the channels with CT.
+        ignore_value: label value of voxels that are left out.
 
     Raises:
         CaseError: the case cannot be read, or has no label.
     """
     path = folder / f"{case.case_id}.npz"
-    settings: dict[str, Any] = {"sample": SAMPLE_VERSION, "structures": dict(sorted(structures.items()))}
+    settings: dict[str, Any] = {"sample": SAMPLE_VERSION, **list_values(structures, ignore_value)}
     if len(channels) > 1:
         settings["channels"] = list(sampled)
     key = hash_case(case, settings)
     if _read_sample(path)[0] == key:
         return
-    image, label = read_case(case, structures=structures, channels=channels)
-    if len(channels) == 1:
-        values = sample_foreground(image.array, label.array, case_id=case.case_id)
-    else:
-        values = np.stack(
-            [sample_foreground(image.array[index], label.array, case_id=case.case_id) for index in sampled]
-        )
+    image, label = read_case(case, structures=structures, channels=channels, ignore_value=ignore_value)
+    sample = partial(sample_foreground, label=label.array, case_id=case.case_id, ignore_value=ignore_value)
+    of_ct = [image.array[index] for index in sampled] if len(channels) > 1 else []
+    values = np.stack([sample(each) for each in of_ct]) if of_ct else sample(image.array)
     with whole_file(path) as unfinished, unfinished.open("wb") as file:
         np.savez(file, key=np.array(key), values=values)
 
@@ -97,7 +97,9 @@ def compute_statistics(
     return CtStatistics(*map(float, (low, high, values.mean(dtype=np.float64), values.std(dtype=np.float64))))
 
 
-def sample_foreground(scan: NDArray[Any], label: LabelMap, *, case_id: str) -> NDArray[np.float32]:
+def sample_foreground(
+    scan: NDArray[Any], label: LabelMap, *, case_id: str, ignore_value: int | None = None
+) -> NDArray[np.float32]:
     """Draw at most 20 000 labelled voxels in Hounsfield units.
 
     The same case always gives the same sample.
@@ -106,11 +108,12 @@ def sample_foreground(scan: NDArray[Any], label: LabelMap, *, case_id: str) -> N
         scan: stored values on the native grid, read plane by plane of the last axis.
         label: label on the same grid.
         case_id: key of the draw.
+        ignore_value: label value of ignored voxels; None if there are none.
     """
     shift = find_shift(scan, case_id=case_id)
-    counts = [int(np.count_nonzero(plane)) for plane in label.T]
+    counts = [int(np.count_nonzero(find_foreground(plane, ignore_value))) for plane in label.T]
     values = [
-        scan.T[plane][label.T[plane] != 0][within]
+        scan.T[plane][find_foreground(label.T[plane], ignore_value)][within]
         for plane, within in draw_in_planes(counts, VOXELS_PER_CASE, generator_for(case_id, "foreground"))
     ]
     return to_hounsfield(np.concatenate([np.empty(0, dtype=scan.dtype), *values]), shift)

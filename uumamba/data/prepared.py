@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from uumamba.data.case import MANIFEST_NAME, Case, Manifest, number_classes
+from uumamba.data.case import IGNORED, MANIFEST_NAME, Case, Manifest, number_classes
 from uumamba.data.geometry import Geometry
 from uumamba.data.locations import count_values, sample_locations
 from uumamba.data.recipe import PreprocessRecipe
@@ -46,8 +46,10 @@ class PreparedCase:
         case_id: name of the case.
         image: float16 ``(C, Z, Y, X)``.
         label: uint8 ``(Z, Y, X)``.
-        locations: int32 ``(n, 4)``, rows ``(class, z, y, x)``: at most 2000 voxels of each foreground class.
+        locations: int32 ``(n, 4)``, rows ``(class, z, y, x)``: at most 2000 voxels of each foreground class, and of
+            annotated background (class 0) in data sets with ignored voxels.
         geometry: inverse of the preparation, to the native grid.
+        label_voxels: number of voxels of each class; empty for cases of older versions.
     """
 
     case_id: str
@@ -55,6 +57,7 @@ class PreparedCase:
     label: LabelMap
     locations: NDArray[np.int32]
     geometry: Geometry
+    label_voxels: Mapping[int, int] = field(default_factory=dict)
 
 
 class PreparedFolder:
@@ -94,7 +97,8 @@ class PreparedFolder:
         Raises:
             CaseError: the first case whose files are missing or were changed; see :func:`verify_prepared`.
         """
-        verify = partial(verify_prepared, self.path, structures=self.manifest.structures)
+        manifest = self.manifest
+        verify = partial(verify_prepared, self.path, structures=manifest.structures, ignore_value=manifest.ignore_value)
         with ThreadPoolExecutor(threads) as pool:  # hashing leaves Python's lock to other threads
             for _ in pool.map(verify, case_ids):
                 pass
@@ -147,6 +151,7 @@ def write_prepared(
     geometry: Geometry,
     key: str,
     channels: int = 1,
+    ignore_label: int | None = None,
 ) -> None:
     """Store a case, each file atomically and ``case.json`` last.
 
@@ -159,6 +164,7 @@ def write_prepared(
         geometry: geometry of :func:`uumamba.data.preprocess.preprocess`.
         key: key of :func:`source_key`.
         channels: number of channels.
+        ignore_label: class of ignored voxels; None in a data set without.
 
     Raises:
         CaseError: a value does not fit float16.
@@ -175,7 +181,7 @@ def write_prepared(
     }
     stored_label = _map_array(target, "label", case_id)
     counts = count_values(stored_label)
-    locations = sample_locations(stored_label, case_id=case_id, counts=counts)
+    locations = sample_locations(stored_label, case_id=case_id, counts=counts, ignore_label=ignore_label)
     hashes["locations"] = _write_array(target / "locations.npy", [locations], locations.shape)
     voxels = counts.sum(axis=0)
     write_json(
@@ -196,7 +202,8 @@ def open_prepared(folder: Path | str, case_id: str) -> PreparedCase:
     Raises:
         CaseError: the case is absent, incomplete, of another format version, or damaged.
     """
-    geometry = _read_case_file(folder, case_id).geometry
+    stored = _read_case_file(folder, case_id)
+    geometry = stored.geometry
     source = Path(folder) / "cases" / case_id
     image, label = _map_array(source, "image", case_id), _map_array(source, "label", case_id)
     shape = geometry.prepared_shape
@@ -208,10 +215,18 @@ def open_prepared(folder: Path | str, case_id: str) -> PreparedCase:
         expected=f"the geometry's {shape}",
         fix=_PREPARE,
     )
-    return PreparedCase(case_id, image, label, np.array(_map_array(source, "locations", case_id)), geometry)
+    locations = np.array(_map_array(source, "locations", case_id))
+    return PreparedCase(case_id, image, label, locations, geometry, stored.label_voxels)
 
 
-def is_up_to_date(folder: Path | str, case: Case, *, recipe: PreprocessRecipe, structures: Mapping[str, int]) -> bool:
+def is_up_to_date(
+    folder: Path | str,
+    case: Case,
+    *,
+    recipe: PreprocessRecipe,
+    structures: Mapping[str, int],
+    ignore_value: int | None = None,
+) -> bool:
     """Return whether a complete stored case matches its current files.
 
     The files are read only if the case is stored.
@@ -221,13 +236,15 @@ def is_up_to_date(folder: Path | str, case: Case, *, recipe: PreprocessRecipe, s
     """
     try:
         stored = _read_case_file(folder, case.case_id)
-        verify_prepared(folder, case.case_id, structures=structures)
+        verify_prepared(folder, case.case_id, structures=structures, ignore_value=ignore_value)
     except CaseError:
         return False
-    return stored.key == source_key(case, recipe=recipe, structures=structures)
+    return stored.key == source_key(case, recipe=recipe, structures=structures, ignore_value=ignore_value)
 
 
-def verify_prepared(folder: Path | str, case_id: str, *, structures: Mapping[str, int]) -> None:
+def verify_prepared(
+    folder: Path | str, case_id: str, *, structures: Mapping[str, int], ignore_value: int | None = None
+) -> None:
     """Check that a stored case's arrays are unchanged.
 
     Every byte is read once. A case of an older version has no hashes; of its arrays the values are checked.
@@ -236,6 +253,7 @@ def verify_prepared(folder: Path | str, case_id: str, *, structures: Mapping[str
         folder: the prepared folder.
         case_id: name of the case.
         structures: label value of each structure.
+        ignore_value: label value of ignored voxels; None if there are none.
 
     Raises:
         CaseError: a file is absent or was changed, or holds a label of no structure or a value that is not finite.
@@ -264,7 +282,9 @@ def verify_prepared(folder: Path | str, case_id: str, *, structures: Mapping[str
             expected="finite values, as prepared",
             fix=_PREPARE,
         )
-    unknown = sorted(values - {0, *number_classes(structures).values()})
+    unknown = sorted(
+        values - {0, *number_classes(structures).values()} - (set() if ignore_value is None else {IGNORED})
+    )
     require_case(
         not unknown,
         case_id,
@@ -275,18 +295,26 @@ def verify_prepared(folder: Path | str, case_id: str, *, structures: Mapping[str
     )
 
 
-def source_key(case: Case, *, recipe: PreprocessRecipe, structures: Mapping[str, int]) -> str:
+def source_key(
+    case: Case, *, recipe: PreprocessRecipe, structures: Mapping[str, int], ignore_value: int | None = None
+) -> str:
     """Hash the sources of a prepared case.
 
-    The hash depends on the bytes of the case's files, the recipe, the structures and the format version.
+    The hash depends on the bytes of the case's files, the recipe, the label values and the format version.
 
     Raises:
         CaseError: a file cannot be read.
     """
     return hash_case(
         case,
-        {"format": FORMAT_VERSION, "recipe": recipe.to_json(), "structures": dict(sorted(structures.items()))},
+        {"format": FORMAT_VERSION, "recipe": recipe.to_json(), **list_values(structures, ignore_value)},
     )
+
+
+def list_values(structures: Mapping[str, int], ignore_value: int | None) -> dict[str, Any]:
+    """List the label values for a hash, as earlier versions did."""
+    listed: dict[str, Any] = {"structures": dict(sorted(structures.items()))}
+    return listed if ignore_value is None else listed | {"ignore_value": ignore_value}
 
 
 def hash_case(case: Case, settings: Mapping[str, Any]) -> str:

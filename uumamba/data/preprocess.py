@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from uumamba.data.chunks import spans
 from uumamba.data.geometry import Box, Geometry, find_geometry
 from uumamba.data.grid import MAX_VOLUME_BYTES, Image, format_spacing
+from uumamba.data.locations import find_foreground
 from uumamba.data.normalised_channel import Channel, mark
 from uumamba.data.recipe import CtStatistics, PreprocessRecipe
 from uumamba.data.resample import (
@@ -20,6 +21,7 @@ from uumamba.data.resample import (
     resample_label,
     resample_linear,
     resampled_argmax,
+    resampled_regions,
 )
 from uumamba.runtime.errors import UsageError, require, require_case
 from uumamba.types import LabelMap
@@ -56,6 +58,7 @@ class Preprocessing:
         affine: 4 x 4, voxel index to RAS+ millimetres; without an affine the axes are R, A, S.
         label: label on the same grid; the crop includes all structures.
         case_id: name of the case in errors.
+        ignore_label: value of ignored voxels in the label, which do not enlarge the crop; None if there are none.
 
     Raises:
         CaseError: the image has no content, is constant, holds NaN or infinity, or would be too large after resampling.
@@ -72,6 +75,7 @@ class Preprocessing:
         affine: NDArray[np.float64] | None = None,
         label: NDArray[np.uint8] | None = None,
         case_id: str = "image",
+        ignore_label: int | None = None,
     ) -> None:
         grid = image.shape[-3:]
         if label is not None:
@@ -94,7 +98,7 @@ class Preprocessing:
             Channel(each, one, case_id=case_id, number=number)
             for each, one, number in zip(oriented, recipe.split(len(oriented)), numbers, strict=True)
         ]
-        box = _find_content(channels, oriented_label, case_id=case_id)
+        box = _find_content(channels, oriented_label, case_id=case_id, ignore_label=ignore_label)
         self.geometry: Geometry = uncropped.with_crop(box, target_spacing_mm=recipe.spacing_mm)
         _check_prepared_size(self.geometry, len(channels), case_id)
         self._label = None if oriented_label is None else oriented_label[self.geometry.crop]
@@ -140,6 +144,7 @@ def preprocess(
     affine: NDArray[np.float64] | None = None,
     label: NDArray[np.uint8] | None = None,
     case_id: str = "image",
+    ignore_label: int | None = None,
 ) -> tuple[Image, LabelMap | None, Geometry]:
     """Preprocess a scan in memory, as :class:`Preprocessing` does in slabs.
 
@@ -157,7 +162,15 @@ def preprocess(
         >>> array.shape, restore_label(np.zeros(array.shape[1:], np.uint8), geometry).shape
         ((1, 6, 24, 20), (40, 48, 6))
     """
-    work = Preprocessing(image, spacing_mm=spacing_mm, recipe=recipe, affine=affine, label=label, case_id=case_id)
+    work = Preprocessing(
+        image,
+        spacing_mm=spacing_mm,
+        recipe=recipe,
+        affine=affine,
+        label=label,
+        case_id=case_id,
+        ignore_label=ignore_label,
+    )
     planes, *plane = work.geometry.prepared_shape
     array = np.empty((work.channels, planes, *plane), dtype=np.float32)
     fill(array.reshape(-1, *plane), work.image_slabs())
@@ -179,24 +192,36 @@ def restore_label(label: LabelMap, geometry: Geometry) -> LabelMap:
     return _to_native(resample_label(np.asarray(label), geometry.cropped_shape), geometry)
 
 
-def restore_probabilities(probabilities: NDArray[np.floating[Any]], geometry: Geometry) -> Image:
+def restore_probabilities(
+    probabilities: NDArray[np.floating[Any]], geometry: Geometry, *, has_background: bool = True
+) -> Image:
     """Resample probabilities ``(K, Z, Y, X)`` linearly to the native grid.
 
-    The result is ``(K, *native)``. Outside the crop the probability of background (class 0) is 1. Memory holds K native
-    volumes, but only two in :func:`restore`.
+    The result is ``(K, *native)``. Outside the crop the probability of background (class 0) is 1; without background,
+    all probabilities are 0. Memory holds K native volumes, but only two in :func:`restore`.
     """
     _check_shape(probabilities.shape[1:], geometry)
     native = _to_native(resample_linear(np.asarray(probabilities, dtype=np.float32), geometry.cropped_shape), geometry)
+    if not has_background:
+        return native
     inside = _to_native(np.ones(geometry.cropped_shape, dtype=np.bool_), geometry)
     native[0][~inside] = 1.0
     return native
 
 
-def restore(probabilities: NDArray[np.floating[Any]], geometry: Geometry) -> LabelMap:
-    """Find the most probable class of each native voxel.
+def restore(
+    probabilities: NDArray[np.floating[Any]], geometry: Geometry, *, painted: Sequence[int] | None = None
+) -> LabelMap:
+    """Find each native voxel's most probable class or last region.
 
     Probabilities, logits or other scores ``(K, Z, Y, X)`` are resampled linearly. A tie goes to the smaller class;
     voxels outside the crop are background. The result is uint8.
+
+    Args:
+        probabilities: of each class, or of each region.
+        geometry: geometry of the prepared image.
+        painted: class that each region paints where its probability is above 0.5, later ones over earlier ones; None
+            for classes.
 
     Raises:
         UsageError: a probability is NaN or infinite, the shape is not the geometry's, or there are over 256 classes.
@@ -210,6 +235,8 @@ def restore(probabilities: NDArray[np.floating[Any]], geometry: Geometry) -> Lab
         got="NaN or infinity",
         expected="finite numbers",
     )
+    if painted is not None:
+        return _to_native(resampled_regions(scores, geometry.cropped_shape, painted), geometry)
     return _to_native(resampled_argmax(scores, geometry.cropped_shape), geometry)
 
 
@@ -249,7 +276,9 @@ def _make_planes_contiguous(oriented: NDArray[Any]) -> NDArray[Any]:
     return oriented if strides == sorted(strides, reverse=True) else np.ascontiguousarray(oriented)
 
 
-def _find_content(channels: Sequence[Channel], label: LabelMap | None, *, case_id: str) -> Box:
+def _find_content(
+    channels: Sequence[Channel], label: LabelMap | None, *, case_id: str, ignore_label: int | None = None
+) -> Box:
     """Find the smallest box around all channels' content and all structures.
 
     Raises:
@@ -268,6 +297,6 @@ def _find_content(channels: Sequence[Channel], label: LabelMap | None, *, case_i
     )
     if label is not None:
         for first, last in spans(len(label), label[0].size):
-            mark(filled, label[first:last] != 0, first, last)
+            mark(filled, find_foreground(label[first:last], ignore_label), first, last)
     z, y, x = (np.flatnonzero(each) for each in filled)
     return (int(z[0]), int(y[0]), int(x[0])), (int(z[-1]) + 1, int(y[-1]) + 1, int(x[-1]) + 1)

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from uumamba.data.chunks import find_distinct_values, spans
 from uumamba.data.grid import Image
+from uumamba.runtime.painting import paint_regions
 from uumamba.types import LabelMap
 
 ANISOTROPY_THRESHOLD = 3.0
@@ -116,6 +117,19 @@ def resampled_argmax(maps: Sequence[NDArray[Any]] | NDArray[Any], shape: Sequenc
     result = np.empty(tuple(shape), dtype=np.uint8)
     for planes, slabs in _linear_slabs(maps, shape):
         result[planes] = _argmax(slabs)
+    return result
+
+
+def resampled_regions(
+    maps: Sequence[NDArray[Any]] | NDArray[Any], shape: Sequence[int], classes: Sequence[int]
+) -> LabelMap:
+    """Paint regions whose probability is above 0.5 after linear resampling.
+
+    The maps are ``(Z, Y, X)``, one per region; see :func:`uumamba.runtime.painting.paint_regions`.
+    """
+    result = np.empty(tuple(shape), dtype=np.uint8)
+    for planes, slabs in _linear_slabs(maps, shape):
+        result[planes] = paint_regions(slabs, classes)
     return result
 
 

@@ -72,14 +72,14 @@ class Sampling:
 def group_cases_by_class(locations: Mapping[str, NDArray[np.int32]]) -> dict[int, tuple[str, ...]]:
     """List the cases of each foreground class.
 
-    Locations are rows ``(class, z, y, x)``.
+    Locations are rows ``(class, z, y, x)``; those of background are no class.
 
     Example:
         >>> one, both = np.array([[2, 0, 0, 0]], np.int32), np.array([[1, 0, 0, 0], [2, 0, 0, 0]], np.int32)
         >>> group_cases_by_class({"a": one, "b": both})
         {1: ('b',), 2: ('a', 'b')}
     """
-    present = {case_id: set(map(int, np.unique(rows[:, 0]))) for case_id, rows in locations.items()}
+    present = {case_id: set(map(int, np.unique(rows[:, 0]))) - {0} for case_id, rows in locations.items()}
     return {
         value: tuple(case_id for case_id in present if value in present[case_id])
         for value in sorted(set().union(*present.values()))

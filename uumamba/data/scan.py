@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uumamba.data.case import MAX_LABEL_VALUE, Case
+from uumamba.data.case import IGNORED, MAX_LABEL_VALUE, Case
 from uumamba.data.channels import ONE_CHANNEL, check_channel_files, stack_channels
 from uumamba.data.chunks import convert, find_distinct_values
 from uumamba.data.formats.nifti import encode_label, new_header
@@ -99,27 +99,39 @@ def _read_files(
 
 
 def read_label(
-    path: Path | str, *, structures: Mapping[str, int], case_id: str | None = None, max_bytes: int = MAX_VOLUME_BYTES
+    path: Path | str,
+    *,
+    structures: Mapping[str, int],
+    case_id: str | None = None,
+    max_bytes: int = MAX_VOLUME_BYTES,
+    ignore_value: int | None = None,
 ) -> Scan:
     """Read a label map.
 
-    It is uint8, or uint16 if a structure's value is above 255. It may have no foreground.
+    It is uint8, or uint16 if a value is above 255. It may have no foreground.
 
     Args:
         path: as for :func:`read_image`.
         structures: valid values in addition to 0, at most 65535.
         case_id: name in errors; by default the file's name.
         max_bytes: largest volume in memory.
+        ignore_value: value of ignored voxels, valid as well; None if there are none.
 
     Raises:
         CaseError: as for an image; or a value is not within 0.001 of an integer, or not in ``structures``.
     """
     opened = open_scan(path, case_id=case_id, max_bytes=max_bytes)
     scan = opened.read()
-    return replace(scan, array=_convert_label(scan.array, structures, opened.case_id))
+    return replace(scan, array=_convert_label(scan.array, structures, opened.case_id, ignore_value=ignore_value))
 
 
-def read_case(case: Case, *, structures: Mapping[str, int], channels: Sequence[str] = ONE_CHANNEL) -> tuple[Scan, Scan]:
+def read_case(
+    case: Case,
+    *,
+    structures: Mapping[str, int],
+    channels: Sequence[str] = ONE_CHANNEL,
+    ignore_value: int | None = None,
+) -> tuple[Scan, Scan]:
     """Read image and label of a case; integer images stay integer.
 
     Raises:
@@ -134,7 +146,7 @@ def read_case(case: Case, *, structures: Mapping[str, int], channels: Sequence[s
             fix="add the label, or remove the case from the training cases",
         )
     image = read_image(case.image, channels=channels, case_id=case.case_id, keep_integers=True)
-    label = read_label(case.label, structures=structures, case_id=case.case_id)
+    label = read_label(case.label, structures=structures, case_id=case.case_id, ignore_value=ignore_value)
     check_same_grid(image, label, case_id=case.case_id)
     return image, label
 
@@ -157,7 +169,7 @@ def write_label(path: Path | str, label: LabelMap, like: Scan, *, structures: Ma
             PNG would hold several slices.
     """
     path = Path(path)
-    is_png, is_flat = path.name.endswith(PNG_SUFFIXES), like.array.shape[2] == 1
+    is_png, is_flat = path.name.endswith(PNG_SUFFIXES), like.shape[2] == 1
     suffixes = ".nii.gz or .png" if is_flat else ".nii.gz"
     require(
         path.name.endswith(".nii.gz") or (is_png and is_flat),
@@ -180,30 +192,42 @@ def _encode_nifti(label: NDArray[Any], like: Scan) -> bytes:
     return encode_label(label, like.header if like.header is not None else new_header(label.shape, like.affine))
 
 
-def encode_classes(label: NDArray[Any], structures: Mapping[str, int]) -> LabelMap:
+def encode_classes(label: NDArray[Any], structures: Mapping[str, int], *, ignore_value: int | None = None) -> LabelMap:
     """Replace each structure's label value by its class.
+
+    Ignored voxels get the class 255, :data:`uumamba.data.case.IGNORED`.
 
     Example:
         >>> encode_classes(np.array([0, 500, 3], dtype=np.uint16), {"LV": 500, "RV": 3}).tolist()
         [0, 2, 1]
+        >>> encode_classes(np.array([0, 1, 9], dtype=np.uint8), {"LV": 1}, ignore_value=9).tolist()
+        [0, 1, 255]
     """
     values = [0, *sorted(structures.values())]
-    if values == list(range(len(values))):
+    if values == list(range(len(values))) and ignore_value in (None, IGNORED):
         return label
-    return convert(label, np.uint8, lambda part: np.searchsorted(values, part))
+    if ignore_value is None:
+        return convert(label, np.uint8, lambda part: np.searchsorted(values, part))
+    # An ignored voxel may be found beyond the last structure, so it is marked afterwards.
+    return convert(label, np.uint8, lambda part: np.where(part == ignore_value, IGNORED, np.searchsorted(values, part)))
 
 
-def decode_classes(label: LabelMap, structures: Mapping[str, int]) -> NDArray[Any]:
+def decode_classes(label: LabelMap, structures: Mapping[str, int], *, ignore_value: int | None = None) -> NDArray[Any]:
     """Replace each structure's class by its label value.
 
-    Without structures the label is unchanged.
+    Without structures the label is unchanged. It holds no ignored voxels unless ``ignore_value`` is given.
 
     Example:
         >>> decode_classes(np.array([0, 2, 1], dtype=np.uint8), {"LV": 500, "RV": 3}).tolist()
         [0, 500, 3]
+        >>> decode_classes(np.array([0, 1, 255], dtype=np.uint8), {"LV": 1}, ignore_value=9).tolist()
+        [0, 1, 9]
     """
-    values = np.array([0, *sorted(structures.values())], dtype=smallest_dtype(structures.values()))
-    if not structures or values.tolist() == list(range(len(values))):
+    listed = [0, *sorted(structures.values())]
+    if ignore_value is not None:
+        listed += [0] * (IGNORED - len(listed)) + [ignore_value]
+    values = np.array(listed, dtype=smallest_dtype(listed))
+    if not structures or listed == list(range(len(listed))):
         return label
     return convert(label, values.dtype, lambda part: values[part])
 
@@ -254,7 +278,9 @@ def _touches_body(voxels: NDArray[Any], finite: NDArray[np.bool_]) -> bool:
     return bool((bright >= 0.5 * known)[~finite].any())
 
 
-def _convert_label(voxels: NDArray[Any], structures: Mapping[str, int], case_id: str) -> LabelMap:
+def _convert_label(
+    voxels: NDArray[Any], structures: Mapping[str, int], case_id: str, *, ignore_value: int | None
+) -> LabelMap:
     require(
         all(0 < value <= MAX_LABEL_VALUE for value in structures.values()),
         "structures",
@@ -273,14 +299,17 @@ def _convert_label(voxels: NDArray[Any], structures: Mapping[str, int], case_id:
         expected="integer values",
         fix="correct the label",
     )
-    unknown = sorted({int(value) for value in rounded} - {0, *structures.values()})
+    names = {0: "background"} | {value: name for name, value in structures.items()}
+    if ignore_value is not None:
+        names[ignore_value] = "ignored"
+    unknown = sorted({int(value) for value in rounded} - names.keys())
     if unknown:
         raise CaseError(
             case_id,
             "label",
             got=", ".join(map(str, unknown[:5])) + (", ..." if len(unknown) > 5 else ""),
-            expected=f"0 background, {', '.join(f'{value} {name}' for name, value in structures.items())}",
+            expected=", ".join(f"{value} {name}" for value, name in names.items()),
             fix="correct the label or the list of structures (or exchange image and label)",
         )
-    dtype = smallest_dtype(structures.values())
+    dtype = smallest_dtype(names)
     return voxels if voxels.dtype == dtype else convert(voxels, dtype, np.round)

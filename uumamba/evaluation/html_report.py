@@ -45,7 +45,8 @@ def render_report(
     *,
     title: str,
     trees: Sequence[ScoreRow] = (),
-    structures: Mapping[str, int] | None = None,
+    structures: Mapping[str, int | Sequence[int]] | None = None,
+    colours: Mapping[str, str] | None = None,
     overlays: Sequence[Overlay] = (),
     training: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
     spreads: Mapping[str, Spread] | None = None,
@@ -62,7 +63,8 @@ def render_report(
         rows: rows of ``scores.csv``.
         title: heading.
         trees: rows of ``trees.csv``.
-        structures: label value of each structure, for the overlays.
+        structures: label value of each structure, or all label values of each region, for the overlays.
+        colours: colour of a structure or region, such as ``"#d62728"``; others get the default palette's.
         overlays: cases to draw.
         training: rows of each fold's ``metrics.jsonl``.
         spreads: spread of the validation Dice over folds and seeds, by structure; shown for several trainings.
@@ -84,12 +86,12 @@ def render_report(
             grouped=any(row.group for row in rows),
             vessels=summary.vessels(),
             whole_tree=WHOLE_TREE,
-            colours=assign_colours(names),
+            colours=assign_colours(names, colours),
             lead=_write_lead(summary),
             cards=make_cards(summary, patients),
-            overlays=[_draw_case(overlay, rows, structures or {}) for overlay in overlays],
+            overlays=[_draw_case(overlay, rows, structures or {}, colours) for overlay in overlays],
             error_colour=ERROR_COLOUR,
-            dice_plot=plot_dice(rows),
+            dice_plot=plot_dice(rows, colours=colours),
             cases=_list_cases(rows, {row.case_id: row for row in trees}),
             lowest=LOWEST_CASES,
             most=MOST_LISTED,
@@ -130,9 +132,16 @@ def _write_lead(summary: Summary) -> str:
     return f"{summary.n_cases} cases of {summary.n_patients} patients. {verdict}."
 
 
-def _draw_case(overlay: Overlay, rows: Sequence[ScoreRow], structures: Mapping[str, int]) -> dict[str, Any]:
+def _draw_case(
+    overlay: Overlay,
+    rows: Sequence[ScoreRow],
+    structures: Mapping[str, int | Sequence[int]],
+    colours: Mapping[str, str] | None,
+) -> dict[str, Any]:
     own = [row for row in rows if row.case_id == overlay.case.case_id]
-    vessels = [row.structure for row in own if row.is_vessel and row.structure in structures]
+    # A ray shows one colour for a voxel, so regions of several values are not projected.
+    single = {name: value for name, value in structures.items() if isinstance(value, int)}
+    vessels = [row.structure for row in own if row.is_vessel and row.structure in single]
     return {
         "role": overlay.role,
         "case_id": overlay.case.case_id,
@@ -140,8 +149,8 @@ def _draw_case(overlay: Overlay, rows: Sequence[ScoreRow], structures: Mapping[s
         "group": own[0].group,
         "dice": case_dice(own).get(overlay.case.case_id),
         "each": _select_dice(own),
-        "png": draw_overlay(overlay.case, structures, close_up=bool(vessels)),
-        "projections": draw_projections(overlay.case, structures, vessels) if vessels else None,
+        "png": draw_overlay(overlay.case, structures, close_up=bool(vessels), colours=colours),
+        "projections": draw_projections(overlay.case, single, vessels, colours=colours) if vessels else None,
     }
 
 

@@ -13,6 +13,7 @@ from uumamba.evaluation.means import case_dice
 from uumamba.evaluation.orientation import find_display_order
 from uumamba.evaluation.scores import ScoreRow
 from uumamba.runtime.figures import Axes, Figure, draw_style, save_png
+from uumamba.runtime.painting import select_values
 from uumamba.types import LabelMap, Mask, SpacingMm
 
 # The first seven are Okabe & Ito's colours for every common colour vision, those with the best contrast on grey first.
@@ -54,9 +55,19 @@ class OverlayCase:
     spacing_mm: SpacingMm
 
 
-def assign_colours(structures: Sequence[str]) -> dict[str, str]:
-    """Return the colour of each structure, equal in all plots and overlays."""
-    return {name: STRUCTURE_COLOURS[index % len(STRUCTURE_COLOURS)] for index, name in enumerate(structures)}
+def assign_colours(structures: Sequence[str], colours: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the colour of each structure, equal in all plots and overlays.
+
+    Args:
+        structures: names.
+        colours: chosen colours, such as ``"#d62728"``, by name; other structures get the default palette's.
+
+    Example:
+        >>> assign_colours(["RV", "LV"], {"LV": "#ff0000"})
+        {'RV': '#56B4E9', 'LV': '#ff0000'}
+    """
+    palette = {name: STRUCTURE_COLOURS[index % len(STRUCTURE_COLOURS)] for index, name in enumerate(structures)}
+    return palette | {name: colour for name, colour in (colours or {}).items() if name in palette}
 
 
 def pick_cases(rows: Sequence[ScoreRow]) -> dict[str, str]:
@@ -75,7 +86,13 @@ def pick_cases(rows: Sequence[ScoreRow]) -> dict[str, str]:
 
 
 @draw_style()
-def draw_overlay(case: OverlayCase, structures: Mapping[str, int], *, close_up: bool = False) -> bytes:
+def draw_overlay(
+    case: OverlayCase,
+    structures: Mapping[str, int | Sequence[int]],
+    *,
+    close_up: bool = False,
+    colours: Mapping[str, str] | None = None,
+) -> bytes:
     """Draw outlines of prediction and label on three slices, as PNG.
 
     Outlines of the prediction are solid, those of the label dashed. Slices are perpendicular to the axis of the largest
@@ -85,7 +102,8 @@ def draw_overlay(case: OverlayCase, structures: Mapping[str, int], *, close_up: 
 
     Args:
         case: the case.
-        structures: label value of each structure.
+        structures: label value of each structure, or all label values of each region.
+        colours: as for :func:`assign_colours`.
         close_up: show 60 mm around the largest part of each slice, for vessels, instead of all parts.
     """
     stack = _Stack.from_case(case)
@@ -95,7 +113,7 @@ def draw_overlay(case: OverlayCase, structures: Mapping[str, int], *, close_up: 
     grey = stack.grey_range(window)
     for position, index in enumerate(indices):
         axes = figure.add_axes(((position * (PANEL_INCHES + GAP_INCHES)) / width, 0.0, PANEL_INCHES / width, 1.0))
-        _draw_slice(axes, stack, index, structures, grey)
+        _draw_slice(axes, stack, index, structures, grey, assign_colours(list(structures), colours))
         left_mm, right_mm, top_mm, bottom_mm = stack.close_up_mm(index) if close_up else window
         axes.set(xlim=(left_mm, right_mm), ylim=(bottom_mm, top_mm))
         axes.text(
@@ -179,7 +197,12 @@ def _make_square(centre_mm: NDArray[np.float64], half_mm: float) -> WindowMm:
 
 
 def _draw_slice(
-    axes: Axes, stack: _Stack, index: int, structures: Mapping[str, int], grey: tuple[float, float]
+    axes: Axes,
+    stack: _Stack,
+    index: int,
+    structures: Mapping[str, int | Sequence[int]],
+    grey: tuple[float, float],
+    colours: Mapping[str, str],
 ) -> None:
     row_mm, column_mm = stack.pixel_mm
     rows, columns = stack.image.shape[1:]
@@ -194,14 +217,16 @@ def _draw_slice(
         aspect="equal",
     )
     axes.set_axis_off()
-    colours, scale = assign_colours(list(structures)), stack.pixel_mm[::-1]
+    scale = stack.pixel_mm[::-1]
     for name, line in trace_borders(stack.prediction[index], structures):
         axes.plot(*(line * scale).T, color=colours[name], linewidth=1.8)
     for _, line in trace_borders(stack.label[index], structures):
         axes.plot(*(line * scale).T, color="white", linewidth=1.4, linestyle=(0, (3.5, 2.0)))
 
 
-def trace_borders(labels: LabelMap, structures: Mapping[str, int]) -> Iterator[tuple[str, NDArray[np.float64]]]:
+def trace_borders(
+    labels: LabelMap, structures: Mapping[str, int | Sequence[int]]
+) -> Iterator[tuple[str, NDArray[np.float64]]]:
     """Yield the border lines of each structure on a slice.
 
     A line consists of ``(column, row)`` points in voxels, halfway between voxel centres. Two dashed lines on one border
@@ -210,12 +235,13 @@ def trace_borders(labels: LabelMap, structures: Mapping[str, int]) -> Iterator[t
     padded = np.pad(labels, 1)  # so that outlines close at the image's edge
     drawn: list[int] = []
     for name, value in reversed(list(structures.items())):
-        mask = padded == value
+        values = [value] if isinstance(value, int) else list(value)
+        mask = select_values(padded, values)
         for line in _trace_outlines(mask):
             is_new = np.isin(_find_outer_values(padded, mask, line), drawn, invert=True)
             runs = np.split(np.arange(len(line)), np.flatnonzero(np.diff(is_new.astype(np.int8))) + 1)
             yield from ((name, line[run] - 1) for run in runs if is_new[run[0]] and len(run) > 1)
-        drawn.append(value)
+        drawn += values
 
 
 @draw_style()

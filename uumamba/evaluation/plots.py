@@ -39,20 +39,24 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def plot_dice(rows: Sequence[ScoreRow]) -> bytes:
+def plot_dice(rows: Sequence[ScoreRow], *, colours: Mapping[str, str] | None = None) -> bytes:
     """Plot Dice by structure and phase, as PNG.
 
     Each case is a dot, and a box shows the quartiles. Of too many boxes those with the lowest mean Dice are drawn.
+
+    Args:
+        rows: rows of ``scores.csv``.
+        colours: as for :func:`uumamba.evaluation.overlays.assign_colours`.
     """
     boxes = _group_dice(rows)
     groups = list(boxes)[:MOST_BOXES]
-    colours = assign_colours([*dict.fromkeys(row.structure for row in rows)])
+    assigned = assign_colours([*dict.fromkeys(row.structure for row in rows)], colours)
     with draw_style(STYLE):
         horizontal = len(groups) > MOST_UPRIGHT
         figure = Figure(figsize=(9.0, 0.6 + 0.27 * len(groups) if horizontal else 3.6), dpi=130, layout="constrained")
         axes = figure.add_subplot()
         for position, group in enumerate(groups):
-            _draw_dots_and_box(axes, position, np.array(boxes[group]), colours[group[0]], horizontal=horizontal)
+            _draw_dots_and_box(axes, position, np.array(boxes[group]), assigned[group[0]], horizontal=horizontal)
         ticks = range(len(groups))
         names = [(" " if horizontal else "\n").join(group).strip() for group in groups]
         if horizontal:

@@ -50,7 +50,13 @@ class _Panel:
 
 
 @draw_style()
-def draw_projections(case: OverlayCase, structures: Mapping[str, int], vessels: Sequence[str]) -> bytes:
+def draw_projections(
+    case: OverlayCase,
+    structures: Mapping[str, int],
+    vessels: Sequence[str],
+    *,
+    colours: Mapping[str, str] | None = None,
+) -> bytes:
     """Draw the vessels of label and prediction, as PNG.
 
     The views are from the front, from the left and from the feet. Each ray shows its first vessel, darker with
@@ -62,14 +68,16 @@ def draw_projections(case: OverlayCase, structures: Mapping[str, int], vessels: 
         case: native arrays; the image is not used.
         structures: label value of each structure, which chooses the colours.
         vessels: names of the vessels to draw.
+        colours: as for :func:`uumamba.evaluation.overlays.assign_colours`.
     """
     label, prediction, spacing_mm = _crop_vessels(case, [structures[name] for name in vessels])
-    colours = {value: to_rgb(assign_colours(list(structures))[name]) for name, value in structures.items()}
+    assigned = assign_colours(list(structures), colours)
+    colour_of = {value: to_rgb(assigned[name]) for name, value in structures.items()}
     if len(vessels) == 1:
-        colours[_ERROR_VALUE] = to_rgb(ERROR_COLOUR)
+        colour_of[_ERROR_VALUE] = to_rgb(ERROR_COLOUR)
         label, prediction = (_mark_errors(*pair, spacing_mm) for pair in ((label, prediction), (prediction, label)))
     palette = np.zeros((256, 3), np.float32)
-    palette[list(colours)] = list(colours.values())
+    palette[list(colour_of)] = list(colour_of.values())
     return _draw_panels(
         [
             [_project(labels, view, palette, spacing_mm, name) for view in VIEWS]

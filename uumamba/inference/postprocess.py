@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,7 @@ from scipy.ndimage import label as label_components
 
 from uumamba.metrics import dice_coefficient
 from uumamba.runtime.errors import require
+from uumamba.runtime.painting import select_values
 from uumamba.types import LabelMap, Mask
 
 
@@ -92,7 +94,13 @@ class PostprocessChoice:
     cases: int
 
 
-def choose_postprocess(pairs: Iterable[tuple[LabelMap, LabelMap]], structures: Mapping[str, int]) -> PostprocessChoice:
+def choose_postprocess(
+    pairs: Iterable[tuple[LabelMap, LabelMap]],
+    structures: Mapping[str, int],
+    *,
+    regions: Mapping[str, Sequence[int]] | None = None,
+    ignore_label: int | None = None,
+) -> PostprocessChoice:
     """Choose the postprocessing with the highest mean Dice on validation cases.
 
     The candidates are all combinations of the union and each structure. Of equals, the one that removes more is chosen:
@@ -101,6 +109,9 @@ def choose_postprocess(pairs: Iterable[tuple[LabelMap, LabelMap]], structures: M
     Args:
         pairs: prediction and label of each case, read once.
         structures: label value of each structure.
+        regions: label values of each region; they are scored in place of the structures, and only the union may lose
+            components, since regions overlap.
+        ignore_label: value of voxels in the label that are left out of the scores; None if there are none.
 
     Raises:
         UsageError: there is no case.
@@ -111,29 +122,41 @@ def choose_postprocess(pairs: Iterable[tuple[LabelMap, LabelMap]], structures: M
         LargestComponents(union=False, values=())
     """
     values = tuple(structures.values())
-    table = [_score_candidates(prediction, label, values) for prediction, label in pairs]
+    scored = [(value,) for value in values] if regions is None else [tuple(each) for each in regions.values()]
+    score = partial(_score_candidates, scored=scored, removes_each=regions is None, ignore_label=ignore_label)
+    table = [score(prediction, label) for prediction, label in pairs]
     require(table, "pairs", got="no case", expected="at least one prediction with its label")
-    is_scored = ~np.isnan(table).all(axis=0).reshape(4, -1).any(axis=0)
-    scores = np.nanmean(np.asarray(table)[..., is_scored], axis=0) if is_scored.any() else np.zeros((2, 2, 0))
+    dices = np.asarray(table)
+    is_scored = np.any(~np.isnan(dices).all(axis=0), axis=(0, 1))
+    scores = np.nanmean(dices[..., is_scored], axis=0) if is_scored.any() else np.zeros((2, 2, 0))
     by_union = scores.max(axis=1).mean(axis=1) if is_scored.any() else np.full(2, np.nan)
     union = int(by_union[1] >= by_union[0])
-    removes = dict(zip(np.flatnonzero(is_scored), scores[union, 1] >= scores[union, 0], strict=True))
-    chosen = tuple(value for index, value in enumerate(values) if removes.get(index, False))
+    removes = dict(zip(np.flatnonzero(is_scored), scores[union, -1] >= scores[union, 0], strict=True))
+    chosen = tuple(value for index, value in enumerate(values) if regions is None and removes.get(index, False))
     without = float(scores[0, 0].mean()) if is_scored.any() else float("nan")
     return PostprocessChoice(LargestComponents(bool(union), chosen), float(by_union[union]), without, len(table))
 
 
-def _score_candidates(prediction: LabelMap, label: LabelMap, values: Sequence[int]) -> NDArray[np.float64]:
-    """Compute Dice by union (off, on), removal (off, on) and structure."""
+def _score_candidates(
+    prediction: LabelMap,
+    label: LabelMap,
+    *,
+    scored: Sequence[Sequence[int]],
+    removes_each: bool,
+    ignore_label: int | None,
+) -> NDArray[np.float64]:
+    """Compute Dice by union (off, on), removal (off, on) and structure.
+
+    Without ``removes_each`` removal is off only. Ignored voxels are predicted as well, so they are parts of components.
+    """
     unions = (prediction, LargestComponents(union=True)(prediction))
-    found = [
-        [
-            [
-                dice_coefficient(keep_largest(each == value) if removes else each == value, label == value)
-                for value in values
-            ]
-            for removes in (False, True)
-        ]
-        for each in unions
-    ]
+    valid = None if ignore_label is None else label != ignore_label
+
+    def score(found: LabelMap, values: Sequence[int], removes: bool) -> float:
+        mask, reference = select_values(found, values), select_values(label, values)
+        mask = keep_largest(mask) if removes else mask
+        return dice_coefficient(mask if valid is None else mask & valid, reference)
+
+    removals = (False, True) if removes_each else (False,)
+    found = [[[score(each, values, removes) for values in scored] for removes in removals] for each in unions]
     return np.asarray(found)

@@ -16,6 +16,7 @@ from uumamba.runtime.autocast import Precision, autocast
 from uumamba.runtime.errors import require, require_case
 from uumamba.runtime.memory_format import lay_channels_last, to_channels_last
 from uumamba.runtime.memory_shortage import OutOfMemoryError, free_memory, is_out_of_memory, summarize_error
+from uumamba.runtime.painting import paint_regions
 from uumamba.types import LabelMap
 
 Array = NDArray[Any]
@@ -31,7 +32,8 @@ class Prediction:
 
     Attributes:
         label: uint8 on the grid of the image.
-        probabilities: ``(K, *grid)`` float32 with sum 1 over K; None unless requested.
+        probabilities: ``(K, *grid)`` float32 with sum 1 over K, or of K regions that may overlap; None unless
+            requested.
     """
 
     label: LabelMap
@@ -67,6 +69,8 @@ class Predictor:
     .. math:: p = \frac{1}{n} \sum_i \mathrm{softmax}(z_i)
 
     over networks and mirrored inputs in each window, before windows are blended; the label is the restored argmax.
+    Networks with one output per region have the sigmoid in place of the softmax, and regions with a probability above
+    0.5 are painted one over the other.
 
     If memory runs out, the number of windows in a batch is halved. With one window in a batch, blending moves to the
     CPU. Both apply to this and all later images, with a :class:`MemoryWarning`. The label is the same.
@@ -85,6 +89,8 @@ class Predictor:
         postprocess: from the restored label map to the final one, such as
             :class:`uumamba.inference.postprocess.LargestComponents`; probabilities are not changed.
         structures: value of each structure in files; sorted by it, the structures are the classes 1, 2, ....
+        painted: class that each region paints into the label, for networks with one output per region and no
+            background; None for classes.
         mirror_axes: spatial axes of the patch for mirror averaging; only axes that training mirrored.
         mirror_swaps: pairs of classes that a flip exchanges, by axis.
         overlap: overlap of neighbouring windows.
@@ -115,6 +121,7 @@ class Predictor:
         restore_probabilities: Callable[[NDArray[np.float32], Any], NDArray[np.float32]] | None = None,
         postprocess: Callable[[LabelMap], LabelMap] | None = None,
         structures: Mapping[str, int] | None = None,
+        painted: Sequence[int] | None = None,
         mirror_axes: Sequence[int] = (),
         mirror_swaps: Mapping[int, Sequence[tuple[int, int]]] | None = None,
         overlap: float = OVERLAP,
@@ -144,6 +151,7 @@ class Predictor:
         self.restore_probabilities = restore_probabilities
         self.postprocess = postprocess
         self.structures = None if structures is None else dict(structures)
+        self.painted = None if painted is None else tuple(painted)
         self.overlap = overlap
         self.sw_batch_size = sw_batch_size
         self._blend_device = self.device
@@ -187,12 +195,18 @@ class Predictor:
         if self.preprocess is not None:
             array, geometry = self.preprocess(image, spacing_mm=spacing_mm, affine=affine, case_id=case_id)
         found = self.prepared_probabilities(array, case_id=case_id)
-        label = found.argmax(axis=0).astype(np.uint8) if self.restore is None else self.restore(found, geometry)
+        label = self.find_label(found) if self.restore is None else self.restore(found, geometry)
         label = label if self.postprocess is None else self.postprocess(label)
         if not probabilities:
             return Prediction(label)
         restore = self.restore_probabilities
         return Prediction(label, found if restore is None else restore(found, geometry))
+
+    def find_label(self, probabilities: NDArray[np.float32]) -> LabelMap:
+        """Find the label map ``(*S)`` of prepared probabilities ``(K, *S)``."""
+        if self.painted is not None:
+            return paint_regions(probabilities, self.painted)
+        return probabilities.argmax(axis=0).astype(np.uint8)
 
     def prepared_probabilities(self, array: Array, *, case_id: str = "image") -> NDArray[np.float32]:
         """Predict probabilities ``(K, *S)`` of a prepared array ``(C, *S)``.
@@ -207,7 +221,13 @@ class Predictor:
         blended = self._blend(torch.as_tensor(np.ascontiguousarray(array)))
         needed = len(self.structures or {}) + 1
         require(
-            len(blended) >= needed,
+            self.painted is None or len(blended) == len(self.painted),
+            "painted",
+            got=self.painted,
+            expected=f"one class for each of the network's {len(blended)} outputs",
+        )
+        require(
+            self.painted is not None or len(blended) >= needed,
             "structures",
             got=self.structures,
             expected=f"at most {len(blended) - 1} structures, the network's classes without background",
@@ -268,9 +288,9 @@ class Predictor:
     def _average_probabilities(self, windows: Tensor) -> Tensor:
         if self.channels_last:
             windows = to_channels_last(windows)
-        total = self.nets[0](windows).float().softmax(dim=1)
+        total = self._to_probabilities(self.nets[0](windows).float())
         for net in self.nets[1:]:
-            total += net(windows).float().softmax(dim=1)
+            total += self._to_probabilities(net(windows).float())
         return total / len(self.nets)
 
     def _check_channels(self, image: Array) -> None:
@@ -282,6 +302,9 @@ class Predictor:
             got=f"the shape {shape}",
             expected=f"({len(names)}, *S) with the channels {', '.join(names)} in this order",
         )
+
+    def _to_probabilities(self, logits: Tensor) -> Tensor:
+        return logits.softmax(dim=1) if self.painted is None else logits.sigmoid()
 
     def _check_blank_image(self, *, channels: int) -> None:
         """Raise if the probabilities of a blank image are not finite.

@@ -5,6 +5,7 @@ from uumamba.losses.cross_entropy import CrossEntropyLoss
 from uumamba.losses.deep_supervision import DeepSupervisionLoss
 from uumamba.losses.dice import SoftDiceLoss
 from uumamba.losses.focal import FocalLoss
+from uumamba.losses.region_losses import RegionClDiceLoss, RegionCrossEntropyLoss, RegionDiceLoss, RegionFocalLoss
 from uumamba.losses.released_code import ReleasedCodeLoss
 from uumamba.losses.summed import SummedLoss
 from uumamba.losses.uncertainty import UncertaintyWeightedLoss
@@ -13,6 +14,10 @@ __all__ = [
     "CrossEntropyLoss",
     "DeepSupervisionLoss",
     "FocalLoss",
+    "RegionClDiceLoss",
+    "RegionCrossEntropyLoss",
+    "RegionDiceLoss",
+    "RegionFocalLoss",
     "ReleasedCodeLoss",
     "SoftClDiceLoss",
     "SoftDiceLoss",

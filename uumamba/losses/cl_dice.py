@@ -1,5 +1,7 @@
 """Soft clDice, the centreline term."""
 
+from collections.abc import Iterable
+from functools import partial
 from typing import Literal
 
 import torch
@@ -79,44 +81,53 @@ class SoftClDiceLoss(nn.Module):
         """Loss of logits ``(batch, classes, *spatial)`` against a label ``(batch, 1, *spatial)``."""
         own_class, valid = read_label(logits, label, self.ignore_label)
         if self.vessels_of == "union":
-            sums = self._sum_voxels(_foreground(logits, valid), own_class > 0, valid)[:, None]
+            foreground = _foreground(logits, valid)
+            sums = sum_voxels(foreground, own_class > 0, valid, iterations=self.iterations)[:, None]
         else:
-            sums = self._sum_by_class(logits, own_class, valid)
-        if self.batch_dice:
-            sums = sums.sum(0)
-        inside, predicted, found, true = sums.unbind(-1)
-        precision = (inside + self.smooth) / (predicted + self.smooth)
-        sensitivity = (found + self.smooth) / (true + self.smooth)
-        return 1 - (2 * precision * sensitivity / (precision + sensitivity)).mean()
+            classes = keep_valid(upcast_half(logits), valid).softmax(1).split(1, dim=1)
+            masks = (own_class == value for value in range(1, len(classes)))
+            sums = sum_centrelines(classes[1:], masks, valid, iterations=self.iterations)
+        return centreline_loss(sums, smooth=self.smooth, batch_dice=self.batch_dice)
 
-    def _sum_by_class(self, logits: Tensor, own_class: Tensor, valid: Tensor | None) -> Tensor:
-        """Return the sums of every foreground class, ``(batch, classes, 4)``.
 
-        The backward pass keeps one class at a time in memory.
-        """
-        classes = keep_valid(upcast_half(logits), valid).softmax(1).split(1, dim=1)
-        return torch.stack(
-            [
-                checkpoint(
-                    self._sum_voxels, each, own_class == value, valid, use_reentrant=False, preserve_rng_state=False
-                )
-                for value, each in enumerate(classes)
-                if value
-            ],
-            dim=1,
-        )
+def sum_centrelines(
+    probabilities: Iterable[Tensor], masks: Iterable[Tensor], valid: Tensor | None, *, iterations: int
+) -> Tensor:
+    """Return the sums of pairs of probability and mask, ``(batch, pairs, 4)``.
 
-    def _sum_voxels(self, probability: Tensor, mask: Tensor, valid: Tensor | None) -> Tensor:
-        """Return the four sums of the loss, ``(batch, 4)``.
+    The backward pass keeps one pair at a time in memory.
+    """
+    sums = partial(sum_voxels, iterations=iterations)
+    return torch.stack(
+        [
+            checkpoint(sums, each, mask, valid, use_reentrant=False, preserve_rng_state=False)
+            for each, mask in zip(probabilities, masks, strict=True)
+        ],
+        dim=1,
+    )
 
-        They are the voxels of the predicted skeleton inside the label and in total, then the voxels of the label's
-        skeleton inside the prediction and in total.
-        """
-        probability = keep_valid(probability, valid)
-        skeleton = soft_skeleton(probability, iterations=self.iterations)
-        true = soft_skeleton(mask, iterations=self.iterations)
-        terms = (skeleton * mask, skeleton, probability * true, true.to(skeleton.dtype))
-        return torch.stack([each.flatten(1).sum(1) for each in terms], dim=-1)
+
+def centreline_loss(sums: Tensor, *, smooth: float, batch_dice: bool) -> Tensor:
+    """Return one minus the mean clDice of sums ``(batch, pairs, 4)``."""
+    if batch_dice:
+        sums = sums.sum(0)
+    inside, predicted, found, true = sums.unbind(-1)
+    precision = (inside + smooth) / (predicted + smooth)
+    sensitivity = (found + smooth) / (true + smooth)
+    return 1 - (2 * precision * sensitivity / (precision + sensitivity)).mean()
+
+
+def sum_voxels(probability: Tensor, mask: Tensor, valid: Tensor | None, *, iterations: int) -> Tensor:
+    """Return the four sums of the loss, ``(batch, 4)``.
+
+    They are the voxels of the predicted skeleton inside the label and in total, then the voxels of the label's
+    skeleton inside the prediction and in total.
+    """
+    probability = keep_valid(probability, valid)
+    skeleton = soft_skeleton(probability, iterations=iterations)
+    true = soft_skeleton(mask, iterations=iterations)
+    terms = (skeleton * mask, skeleton, probability * true, true.to(skeleton.dtype))
+    return torch.stack([each.flatten(1).sum(1) for each in terms], dim=-1)
 
 
 def _foreground(logits: Tensor, valid: Tensor | None) -> Tensor:

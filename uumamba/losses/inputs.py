@@ -33,11 +33,16 @@ def read_label(logits: Tensor, label: Tensor, ignore_label: int | None) -> tuple
         uumamba.runtime.errors.UsageError: label: got -100, expected classes 0 to 1, or 255 for ignored voxels. \
 Fix: correct the labels, or set ignore_label=-100.
     """
-    _check_shapes(logits, label)
-    own_class, valid = (label.long(), None) if ignore_label is None else read_classes(label, ignore_label)
+    check_shapes(logits, label)
+    own_class, valid = read_valid(label, ignore_label)
     if own_class.numel():
-        _check_classes(own_class, logits.shape[1], ignore_label)
+        check_classes(own_class, logits.shape[1], ignore_label)
     return own_class, valid
+
+
+def read_valid(label: Tensor, ignore_label: int | None) -> tuple[Tensor, Tensor | None]:
+    """Return classes and valid voxels, None without ``ignore_label``."""
+    return (label.long(), None) if ignore_label is None else read_classes(label, ignore_label)
 
 
 def keep_valid(values: Tensor, valid: Tensor | None) -> Tensor:
@@ -56,13 +61,23 @@ def upcast_half(logits: Tensor) -> Tensor:
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 
-def _check_shapes(logits: Tensor, label: Tensor) -> None:
+def check_shapes(logits: Tensor, label: Tensor, *, least: int = 2) -> None:
+    """Raise if logits and label do not match.
+
+    Args:
+        logits: ``(batch, classes, *spatial)``.
+        label: ``(batch, 1, *spatial)``.
+        least: smallest number of outputs.
+
+    Raises:
+        UsageError: a shape does not match, or the label is not of an integer type.
+    """
     shape, found = tuple(logits.shape), tuple(label.shape)
     require(
-        len(shape) > 2 and shape[1] > 1,
+        len(shape) > 2 and shape[1] >= least,
         "logits",
         got=shape,
-        expected="the shape (batch, classes, *spatial) with at least 2 classes",
+        expected="the shape (batch, classes, *spatial) with at least 2 classes" if least > 1 else "spatial axes",
     )
     require(
         not (label.is_floating_point() or label.is_complex() or label.dtype == torch.bool),
@@ -86,8 +101,12 @@ def _check_shapes(logits: Tensor, label: Tensor) -> None:
     )
 
 
-def _check_classes(own_class: Tensor, classes: int, ignore_label: int | None) -> None:
-    """Raise if a class is out of range."""
+def check_classes(own_class: Tensor, classes: int, ignore_label: int | None) -> None:
+    """Raise if a class is out of range.
+
+    Raises:
+        UsageError: a value is neither a class nor ``ignore_label``.
+    """
     while not torch.compiler.is_compiling() and torch._C._functorch.is_functorch_wrapped_tensor(own_class):
         own_class = torch._C._functorch.get_unwrapped(own_class)  # under vmap, the values of all samples
     low, high = own_class.aminmax()

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn, no_grad
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from uumamba.optim.output_divergence import softened_divergence
+from uumamba.optim.output_divergence import Form, average_valid, find_valid, softened_divergence
 from uumamba.runtime.network import bare_network, finest_logits, read_loss_weights
 from uumamba.runtime.observer import Observer, Row, RunView
 from uumamba.runtime.options import BelowOne, NonNegative, NonNegativeInt, Positive, check_options
@@ -41,6 +41,8 @@ class MESA(nn.Module, Observer):
         temperature: :math:`\tau`.
         decay: d, at least 0 and below 1.
         start_step: steps before the divergence counts; the teacher averages from the first step.
+        form: maps logits to probabilities, ``"softmax"`` or ``"sigmoid"`` for outputs that may overlap.
+        ignore_label: label of samples or voxels to leave out of the divergence.
 
     Raises:
         UsageError: an option is out of range.
@@ -76,9 +78,13 @@ class MESA(nn.Module, Observer):
         temperature: Positive = 5.0,
         decay: BelowOne = 0.9998,
         start_step: NonNegativeInt = 0,
+        form: Form = "softmax",
+        ignore_label: int | None = None,
     ) -> None:
         super().__init__()
         self.loss = loss
+        self.form: Form = form
+        self.ignore_label = ignore_label
         self.weight, self.temperature, self.start_step = weight, temperature, start_step
         average = AveragedModel(bare_network(net), multi_avg_fn=partial(_average, decay), use_buffers=True)
         self.teacher = average.requires_grad_(False)
@@ -92,8 +98,12 @@ class MESA(nn.Module, Observer):
         self.teacher.eval()  # train() on the objective also sets the teacher's mode
         with no_grad():
             past = finest_logits(self.teacher(batch["image"]))
-        divergence = softened_divergence(past, finest_logits(logits), temperature=self.temperature)
-        return loss + self.weight * divergence.mean()
+        now = finest_logits(logits)
+        valid = find_valid(batch["label"], now, self.ignore_label)
+        if valid is not None:
+            past, now = past.masked_fill(~valid, 0), now.masked_fill(~valid, 0)  # equal, so they add nothing
+        divergence = softened_divergence(past, now, temperature=self.temperature, form=self.form)
+        return loss + self.weight * average_valid(divergence, valid)
 
     def after_step(self, net: nn.Module) -> None:
         """Update the teacher; to be called once after each optimizer step."""

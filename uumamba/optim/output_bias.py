@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from uumamba.optim.passes import read_logits
+from uumamba.optim.passes import read_logits, read_output_label
 from uumamba.runtime.errors import UsageError, require
 from uumamba.runtime.network import read_classes
 from uumamba.runtime.options import BetweenZeroAndOne, NonNegativeInt, Probability, check_options
@@ -94,7 +94,7 @@ class OutputBiasForgetting:
                 integers ``(batch, *spatial)`` or ``(batch, 1, *spatial)``, for sigmoid also 0 and 1 in the logits'
                 shape.
         """
-        logits, label = _read_logits_and_label(outputs)
+        label, logits = read_output_label(outputs), read_logits(outputs)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if self.form == "sigmoid" and label.shape == logits.shape and logits.shape[1] > 1:
             require(
@@ -156,13 +156,3 @@ class OutputBiasForgetting:
             return valid / valid.sum().clamp_min(1)
         counts = torch.bincount(own[valid > 0], minlength=classes)
         return valid / (counts[own].clamp_min(1) * (counts > 0).sum().clamp_min(1))
-
-
-def _read_logits_and_label(outputs: Any) -> tuple[Tensor, Tensor]:
-    require(
-        isinstance(outputs, tuple) and len(outputs) == 2 and isinstance(outputs[1], Tensor),
-        "closure",
-        got=f"a loss and outputs of type {type(outputs).__name__}",
-        expected="(loss, (logits, label))",
-    )
-    return read_logits(outputs), outputs[1]

@@ -7,12 +7,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from uumamba.runtime.errors import require
+from uumamba.runtime.network import read_classes
 
 Form = Literal["softmax", "sigmoid"]
 
 
 @torch.no_grad()
-def divergence(reference: Tensor, logits: Tensor, *, form: Form = "softmax") -> Tensor:
+def divergence(reference: Tensor, logits: Tensor, *, form: Form = "softmax", valid: Tensor | None = None) -> Tensor:
     r"""Kullback-Leibler divergence of a network's outputs from a reference.
 
     .. math:: \frac{1}{N} \sum_n \sum_c p_{nc} \log \frac{p_{nc}}{q_{nc}}, \qquad
@@ -26,6 +27,7 @@ def divergence(reference: Tensor, logits: Tensor, *, form: Form = "softmax") -> 
         reference: logits ``(batch, classes, *spatial)``.
         logits: of the same shape, to compare with the reference.
         form: maps logits to probabilities.
+        valid: mask of the samples or voxels in the mean, ``(batch, 1, *spatial)``; None for all.
 
     Returns:
         A scalar without a gradient, not negative.
@@ -41,7 +43,33 @@ def divergence(reference: Tensor, logits: Tensor, *, form: Form = "softmax") -> 
     shape, found = tuple(reference.shape), tuple(logits.shape)
     require(shape == found and len(shape) > 1, "logits", got=found, expected=f"(batch, classes, ...) like {shape}")
     require(form != "softmax" or shape[1] > 1, "form", got=form, expected="sigmoid for logits of one channel")
-    return softened_divergence(reference, logits, form=form).mean().clamp_min(0)
+    if valid is not None:
+        reference, logits = (each.masked_fill(~valid, 0) for each in (reference, logits))
+    return average_valid(softened_divergence(reference, logits, form=form), valid).clamp_min(0)
+
+
+def find_valid(label: Tensor, logits: Tensor, ignore_label: int | None) -> Tensor | None:
+    """Find the samples or voxels that are not ignored, ``(batch, 1, *spatial)``.
+
+    None without ``ignore_label``.
+
+    Args:
+        label: classes, ``(batch, *spatial)`` or ``(batch, 1, *spatial)``.
+        logits: ``(batch, classes, *spatial)``.
+        ignore_label: label of samples or voxels to leave out.
+
+    Example:
+        >>> find_valid(torch.tensor([0, 255]), torch.zeros(2, 3), 255).tolist()
+        [[True], [False]]
+    """
+    if ignore_label is None:
+        return None
+    return read_classes(label, ignore_label)[1].reshape(len(logits), 1, *logits.shape[2:])
+
+
+def average_valid(values: Tensor, valid: Tensor | None) -> Tensor:
+    """Average ``(batch, *spatial)`` values over valid ones; the others must be 0."""
+    return values.mean() if valid is None else values.sum() / valid.sum().clamp_min(1)
 
 
 def softened_divergence(

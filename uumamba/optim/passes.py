@@ -186,3 +186,20 @@ def read_logits(outputs: Any) -> Tensor:
             got=f"a loss and outputs of type {type(outputs).__name__}",
             expected="(loss, logits) or (loss, (logits, label)), logits of shape (batch, classes, ...)",
         ) from None
+
+
+def read_output_label(outputs: Any) -> Tensor:
+    """Return the label in a closure's outputs.
+
+    Raises:
+        UsageError: the outputs are not ``(logits, label)``.
+
+    Example:
+        >>> read_output_label((torch.zeros(2, 3), torch.tensor([0, 2])))
+        tensor([0, 2])
+    """
+    if isinstance(outputs, tuple) and len(outputs) == 2 and isinstance(outputs[1], Tensor):
+        return outputs[1]
+    raise UsageError(
+        "closure", got=f"a loss and outputs of type {type(outputs).__name__}", expected="(loss, (logits, label))"
+    )

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from uumamba.optim.asam import follow_scaled_gradient
 from uumamba.optim.engine import SharpnessAware
 from uumamba.optim.groups import BaseFactory, EngineOptions, Params
-from uumamba.optim.output_divergence import Form, divergence
-from uumamba.optim.passes import read_logits
+from uumamba.optim.output_divergence import Form, divergence, find_valid
+from uumamba.optim.passes import read_logits, read_output_label
 from uumamba.optim.restore import SharedDraws
 from uumamba.optim.rules import FirstPass, Memory, Rule
 from uumamba.optim.tensors import average_over_ranks, global_norm
@@ -69,6 +69,8 @@ class TRAM(SharpnessAware):
         eta: weight of the Fisher information.
         gamma: the distance of ``"fisher"``.
         form: map of logits to probabilities, ``"softmax"`` over classes or ``"sigmoid"`` of each channel.
+        ignore_label: label of samples or voxels to leave out of the distance; the closure then returns
+            ``(loss, (logits, label))``.
         seed: of the noise.
         engine: options of every optimizer of uumamba.optim, such as ``net`` and ``scaler``; see :class:`EngineOptions`.
 
@@ -116,6 +118,7 @@ class TRAM(SharpnessAware):
         eta: NonNegative = 0.1,
         gamma: Positive = 0.1,
         form: Form = "softmax",
+        ignore_label: int | None = None,
         seed: NonNegativeInt = 0,
         **engine: Unpack[EngineOptions],
     ) -> None:
@@ -141,7 +144,7 @@ class TRAM(SharpnessAware):
         )
         self.distance: Tensor | None = None
         self._bounds = min_distance, max_distance
-        self._form = form
+        self._form, self._ignored = form, ignore_label
         self._draws = SharedDraws(self._list_devices)
         # Rules hold methods and partials: a deep copy of a lambda would refer to the original, and pickle has none.
         if trust in ("previous", "initial"):
@@ -189,9 +192,17 @@ class TRAM(SharpnessAware):
         The length is not finite if the distance is not finite.
         """
         now = [read_logits(outputs) for outputs in first.outputs]  # raises before any other pass
+        ignored = self._ignored
+        masks = [
+            None if ignored is None else find_valid(read_output_label(outputs), logits, ignored)
+            for outputs, logits in zip(first.outputs, now, strict=True)
+        ]
         with self._draws.repeat():
             then = [read_logits(outputs) for outputs in reference(first)]
-        distances = [divergence(*pair, form=self._form) for pair in zip(then, now, strict=True)]
+        distances = [
+            divergence(before, after, form=self._form, valid=mask)
+            for before, after, mask in zip(then, now, masks, strict=True)
+        ]
         distance = torch.stack(distances).mean()
         if self.perturbation == "global":
             average_over_ranks(self.net, [distance])

@@ -1,6 +1,6 @@
 """Trainer of one fold, built from a run's configuration."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -17,6 +17,7 @@ from uumamba.config.optim import build_ascent, build_optimizer, needs_logits
 from uumamba.config.quantization import attach_gaqat
 from uumamba.config.training import resolve_channels_last, resolve_precision
 from uumamba.data.dataset import PatchDataset, batches
+from uumamba.data.label_scheme import LabelScheme
 from uumamba.data.loader import BatchShare
 from uumamba.data.prepared import PreparedFolder
 from uumamba.evaluation import mean_dice
@@ -28,6 +29,7 @@ from uumamba.quantization import GAQAT, ActivationQuantizer, calibrate, quantize
 from uumamba.runtime.memory_format import lay_channels_last
 from uumamba.runtime.network import bare_network, batch_to_device
 from uumamba.runtime.observer import Observer, Row, RunView
+from uumamba.runtime.painting import select_values
 from uumamba.runtime.seeds import seed_everything
 from uumamba.training import (
     ALONE,
@@ -74,15 +76,15 @@ def build_trainer(
         ranks: the processes that train together.
     """
     config, sides = job.config, job.sides
-    structures = dict(folder.manifest.structures)
+    labels = LabelScheme.from_manifest(folder.manifest)
     swaps = None if sides is None else sides.swaps(config.training.patch_size)
     seed_everything(config.seed)
     channels = folder.manifest.channels
-    net = config.build_net(classes=len(structures) + 1, channels=len(channels))
+    net = config.build_net(classes=labels.outputs, channels=len(channels))
     quantization = config.quantization
     if init is not None:
         quantize = None if quantization is None else quantization.bind()
-        load_initial_weights(net, init, quantize=quantize, channels=channels)
+        load_initial_weights(net, init, quantize=quantize, channels=channels, labels=labels)
     elif quantization is not None:
         quantization.bind()(net)
     net.to(device)
@@ -92,11 +94,12 @@ def build_trainer(
     if channels_last:
         lay_channels_last(net)  # before the ranks allocate their gradients in the same format
     net = ranks.wrap(net)
-    loss = build_loss(config)
-    objective = build_objective(config.objective, loss, net, outputs=needs_logits(config.optim)).to(device)
+    loss = build_loss(config, labels)
+    outputs = needs_logits(config.optim)
+    objective = build_objective(config.objective, loss, net, outputs=outputs, labels=labels).to(device)
     precision = resolve_precision(config.training.precision, device)
     scaler = torch.amp.GradScaler(device) if precision == "float16" else None
-    optimizer = build_optimizer(config.optim, net, objective, scaler=scaler)
+    optimizer = build_optimizer(config.optim, net, objective, labels=labels, scaler=scaler)
     dataset = build_dataset(config, folder, job.training_ids if cases is None else cases)
     augment = build_augment(
         config.augment, patch_size=config.training.patch_size, mirror_swaps=swaps, channels=len(channels)
@@ -119,8 +122,8 @@ def build_trainer(
         ),
         epochs=training_options.epochs,
         step=StepOptions(
-            ascent=build_ascent(config.optim),
-            method=config.build_method(net, loss, rank=ranks.rank),
+            ascent=build_ascent(config.optim, labels),
+            method=config.build_method(net, loss, rank=ranks.rank, ignore_label=labels.ignore_label),
             samples_at_once=training_options.samples_at_once,
             max_skipped_in_a_row=training_options.max_skipped_in_a_row,
         ),
@@ -144,18 +147,24 @@ def build_trainer(
         else RunFolder(
             run_dir,
             config=stored_config(config, folder, fold=job.folder.fold, sides=sides),
-            complete_config=partial(complete_config, current=config),
+            complete_config=partial(complete_config, current=config, labels=labels),
             save_every_minutes=training_options.save_every_minutes,
         ),
         observers=observers,
     )
 
 
-def build_loss(config: RunConfig) -> nn.Module:
-    """Build the run's loss for deep supervision or a single output."""
+def build_loss(config: RunConfig, labels: LabelScheme | None = None) -> nn.Module:
+    """Build the run's loss for deep supervision or a single output.
+
+    Args:
+        config: the run.
+        labels: labels of the data set; None for classes without ignored voxels.
+    """
     from uumamba.losses import DeepSupervisionLoss
 
-    return DeepSupervisionLoss(config.loss.bind()())
+    given = {} if labels is None else {"membership": labels.membership, "ignore_label": labels.ignore_label}
+    return DeepSupervisionLoss(config.loss.bind()(**{key: each for key, each in given.items() if each is not None}))
 
 
 def build_dataset(config: RunConfig, folder: PreparedFolder, cases: Sequence[str]) -> PatchDataset:
@@ -253,8 +262,9 @@ class WholeCaseValidation:
     """Validation by the Dice of complete prepared cases.
 
     ``validate(net)`` returns ``{"dice": mean, "dice_RV": ..., ...}``. Each case is segmented by the sliding window
-    without mirroring, and its Dice per structure is computed on the prepared grid. A structure that is absent from
-    label and prediction does not count. ``uumamba evaluate`` computes the final scores on the native grid.
+    without mirroring, and its Dice per structure or region is computed on the prepared grid, without ignored voxels. A
+    structure that is absent from label and prediction does not count. ``uumamba evaluate`` computes the final scores on
+    the native grid.
 
     Args:
         config: the run.
@@ -268,7 +278,8 @@ class WholeCaseValidation:
         self, config: RunConfig, folder: PreparedFolder, case_ids: Sequence[str], *, device: str, ranks: Ranks = ALONE
     ) -> None:
         self.folder, self.case_ids = folder, tuple(case_ids)
-        self.structures: Mapping[str, int] = folder.manifest.classes
+        labels = LabelScheme.from_manifest(folder.manifest)
+        self.targets, self.ignore_label = labels.target_classes, labels.ignore_label
         self.ranks = ranks
         self._build_predictor = partial(
             Predictor,
@@ -278,6 +289,7 @@ class WholeCaseValidation:
             sw_batch_size=config.inference.windows_at_once,
             device=device,
             precision=resolve_precision(config.inference.precision, device),
+            painted=labels.painted,
         )
 
     def __call__(self, net: nn.Module) -> dict[str, float]:
@@ -288,12 +300,17 @@ class WholeCaseValidation:
         )
         # In the order of the cases, so that sums round as in one process.
         rows = [shares[index % ranks.count][index // ranks.count] for index in range(len(self.case_ids))]
-        mean = mean_dice({name: [row[name] for row in rows] for name in self.structures})
+        mean = mean_dice({name: [row[name] for row in rows] for name in self.targets})
         each = {f"dice_{name}": dice for name, dice in mean.structures.items() if dice is not None}
         return {"dice": mean.as_dict()["dice"]} | each
 
     def _compute_dice(self, case_id: str, predictor: Predictor) -> dict[str, float]:
         case = self.folder.case(case_id)
-        prediction = predictor.prepared_probabilities(np.asarray(case.image), case_id=case_id).argmax(axis=0)
+        prediction = predictor.find_label(predictor.prepared_probabilities(np.asarray(case.image), case_id=case_id))
         label = np.asarray(case.label)
-        return {name: dice_coefficient(prediction == value, label == value) for name, value in self.structures.items()}
+        if self.ignore_label is not None:
+            prediction[label == self.ignore_label] = 0
+        return {
+            name: dice_coefficient(select_values(prediction, values), select_values(label, values))
+            for name, values in self.targets.items()
+        }

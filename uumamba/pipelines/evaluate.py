@@ -76,8 +76,8 @@ def evaluate_folder(
         split: only this split's cases of a manifest.
         domains: only the cases of these domains of a manifest.
         case_ids: only these cases.
-        structures: label value of each structure; None takes the manifest's, and without a manifest every value in the
-            files, as ``label_1`` and so on.
+        structures: label value of each structure; None takes the manifest's regions or structures, and without a
+            manifest every value in the files, as ``label_1`` and so on.
         vessels: structures that get clDice, Betti and length errors, or ``["all"]``; None takes the structures with the
             name of a vessel in any data set of the registry.
         failed: failures of earlier stages: these cases need no prediction and are added to the failures.
@@ -109,13 +109,18 @@ def evaluate_folder(
     out = make_folder(out)
     failures = [*failed, *incomplete]
     with StopRequest() as stop:
-        structures = structures or manifest.structures or _structures_in_files(cases, found)
+        given = structures
+        structures = given or manifest.structures or _structures_in_files(cases, found)
+        is_regions = not given and manifest.regions
+        targets = manifest.targets if is_regions else {name: (value,) for name, value in structures.items()}
         score = partial(
             _score_case,
             found=found,
             structures=structures,
-            vessel_structures=_vessels(vessels, structures),
-            mirror_pairs=[pair for pair in manifest.extra.get("mirror_pairs", []) if {*pair} <= {*structures}],
+            targets=targets,
+            ignore_value=manifest.ignore_value,
+            vessel_structures=_vessels(vessels, targets),
+            mirror_pairs=[pair for pair in manifest.extra.get("mirror_pairs", []) if {*pair} <= targets.keys()],
         )
         scored: list[Scores] = []
         for number, case in enumerate(cases):
@@ -157,7 +162,7 @@ def print_summary(scores: Scores) -> None:
             console.print(part)
 
 
-def _vessels(selected: Collection[str] | None, structures: Mapping[str, int]) -> tuple[str, ...]:
+def _vessels(selected: Collection[str] | None, structures: Mapping[str, Any]) -> tuple[str, ...]:
     """List the structures scored as vessels, in the manifest's order."""
     if selected is None:
         selected = {name for reader in load_readers().values() for name in reader.vessels} & structures.keys()
@@ -168,15 +173,23 @@ def _vessels(selected: Collection[str] | None, structures: Mapping[str, int]) ->
     return tuple(name for name in structures if name in selected)
 
 
-def _score_case(case: Case, *, found: Mapping[str, Path], structures: Mapping[str, int], **options: Any) -> Scores:
+def _score_case(
+    case: Case,
+    *,
+    found: Mapping[str, Path],
+    structures: Mapping[str, int],
+    targets: Mapping[str, Sequence[int]],
+    ignore_value: int | None,
+    **options: Any,
+) -> Scores:
     with fail_case_on_error(case.case_id):
-        pair = _read_pair(case, found[case.case_id], structures)
-    return evaluate([pair], structures=structures, **options)
+        pair = _read_pair(case, found[case.case_id], structures, ignore_value)
+    return evaluate([pair], structures=targets, ignore_value=ignore_value, **options)
 
 
-def _read_pair(case: Case, path: Path, structures: Mapping[str, int]) -> EvaluationPair:
+def _read_pair(case: Case, path: Path, structures: Mapping[str, int], ignore_value: int | None) -> EvaluationPair:
     assert case.label is not None, "only labelled cases are read"
-    label = read_label(case.label, structures=structures, case_id=case.case_id)
+    label = read_label(case.label, structures=structures, case_id=case.case_id, ignore_value=ignore_value)
     return EvaluationPair(
         case_id=case.case_id,
         patient_id=case.patient_id,

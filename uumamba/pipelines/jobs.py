@@ -15,9 +15,11 @@ import torch
 from uumamba.config import RunConfig
 from uumamba.config.automatic import AUTO, NORMALISATION, SPACING
 from uumamba.config.data import DomainsConfig
+from uumamba.config.label_checks import check_labels
 from uumamba.config.track import check_trackers
 from uumamba.config.training import resolve_channels_last
 from uumamba.data.case import Case, Manifest
+from uumamba.data.label_scheme import LabelScheme
 from uumamba.data.loader import share_batch
 from uumamba.data.prepared import PreparedFolder
 from uumamba.pipelines.datasets import RawFolder, is_dataset
@@ -93,10 +95,10 @@ def list_jobs(
         UsageError: any key of the configuration or option is wrong or still ``auto``, a package of a tracker is
             missing, the fold is unknown or has no cases, a domain is unknown or cannot be split as configured, patches
             would be mirrored left to right although structures have sides, the cases are of another data set or recipe,
-            the index file is of other cases, the model of ``init`` is missing or does not fit, the batch cannot be
-            split equally over the ranks, there are more devices than jobs, a checkpoint exists and ``resume`` is off,
-            the run was started with another configuration, or quantization or freezing of a new run would only start
-            after the last step.
+            the index file is of other cases, a part of the run does not fit the data set's regions, the model of
+            ``init`` is missing or does not fit, the batch cannot be split equally over the ranks, there are more
+            devices than jobs, a checkpoint exists and ``resume`` is off, the run was started with another
+            configuration, or quantization or freezing of a new run would only start after the last step.
     """
     require(
         not config.automatic,
@@ -131,10 +133,10 @@ def list_jobs(
         expected="at least one training case",
         fix="correct the folder",
     )
+    labels = LabelScheme.from_manifest(manifest)
     if init is not None:
         _check_init(config, init, manifest)
-    config.training.sampling.build(structures=manifest.structures)
-    config.inference.list_postprocess(structures=manifest.structures)
+    check_labels(config, labels)
     splits = split_cases(
         manifest,
         list(dict.fromkeys(each.fold for each in targets)),
@@ -276,11 +278,12 @@ def _check_device_count(device: str, *, jobs: int) -> None:
 
 def _check_init(config: RunConfig, init: str, manifest: Manifest) -> None:
     """Raise if the network cannot start from a model."""
+    labels, channels = LabelScheme.from_manifest(manifest), manifest.channels
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")  # the training shows them
-        net = config.build_net(classes=len(manifest.structures) + 1, channels=len(manifest.channels))
+        net = config.build_net(classes=labels.outputs, channels=len(channels))
         quantize = None if config.quantization is None else config.quantization.bind()
-        load_initial_weights(net, init, quantize=quantize, channels=manifest.channels)
+        load_initial_weights(net, init, quantize=quantize, channels=channels, labels=labels)
 
 
 def _check_folders(config: RunConfig, targets: Sequence[FoldFolder], *, resume: bool, force: bool) -> None:

@@ -24,6 +24,7 @@ from uumamba.config.net import reads_values
 from uumamba.config.training import resolve_precision
 from uumamba.data.case import number_classes
 from uumamba.data.channels import ONE_CHANNEL, describe_channels
+from uumamba.data.label_scheme import LabelScheme
 from uumamba.data.prepared import PreparedFolder
 from uumamba.data.preprocess import PreprocessRecipe, preprocess, restore, restore_probabilities
 from uumamba.inference import Predictor
@@ -75,17 +76,16 @@ def load_predictor(
     checkpoints = {path: read_checkpoint(path, map_location=device) for path in checkpoint_paths(model, fold=fold)}
     stored = _find_shared_config(checkpoints)
     config = validate(stored["run"], source=str(next(iter(checkpoints))))
-    structures: dict[str, int] = stored["structures"]
-    channels = stored_channels(stored)
+    labels, channels = LabelScheme.from_json(stored), stored_channels(stored)
     nets = [
-        _load_net(config, checkpoint, path, classes=len(structures) + 1, channels=len(channels)).to(device)
+        _load_net(config, checkpoint, path, classes=labels.outputs, channels=len(channels)).to(device)
         for path, checkpoint in checkpoints.items()
     ]
     warn_of_slow_scan(nets[0], device)
     recipe = PreprocessRecipe.from_json(stored["recipe"]) if "recipe" in stored else config.preprocess.build()
     averages = config.inference.mirror if mirror is None else mirror
     sides = MirroredSides.from_json(stored["sides"]) if "sides" in stored else None
-    kept = config.inference.list_postprocess(structures=structures) or read_choice(
+    kept = config.inference.list_postprocess(structures=labels.structures, regions=labels.regions) or read_choice(
         [path.parent for path in checkpoints]
     )
     return Predictor(
@@ -94,10 +94,11 @@ def load_predictor(
         neighbour_slices=config.training.neighbour_slices,
         channels=channels,
         preprocess=partial(_preprocess, recipe=recipe, sides=sides),
-        restore=restore,
-        restore_probabilities=restore_probabilities,
-        postprocess=make_postprocess(kept, number_classes(structures)),
-        structures=structures,
+        restore=partial(restore, painted=labels.painted),
+        restore_probabilities=partial(restore_probabilities, has_background=not labels.regions),
+        postprocess=make_postprocess(kept, number_classes(labels.structures)),
+        structures=labels.structures,
+        painted=labels.painted,
         mirror_axes=config.augment.mirror_axes if averages else (),
         mirror_swaps=sides.swaps(config.training.patch_size) if sides is not None and averages else None,
         overlap=config.inference.overlap,
@@ -113,10 +114,12 @@ def load_initial_weights(
     *,
     quantize: Callable[[nn.Module], Any] | None = None,
     channels: Sequence[str] = ONE_CHANNEL,
+    labels: LabelScheme | None = None,
 ) -> list[str]:
     """Copy a trained model's weights into a network of the same architecture.
 
-    Segmentation heads with another number of classes keep their random initial weights, with one warning. Any other
+    Segmentation heads with another number of classes keep their random initial weights, with one warning, and so do all
+    heads where only one of model and network has regions, since their outputs have other meanings. Any other
     difference raises, since a half-loaded network trains worse than a new one. The number of steps until quantization
     starts is not copied. Weights that were not quantized yet count as weights in full precision.
 
@@ -126,6 +129,7 @@ def load_initial_weights(
         quantize: called once with a network that shall be quantized: after weights in full precision were copied, so
             that scales start from them, or before quantized weights are copied with their scales.
         channels: names of the channels of the network's images.
+        labels: labels that the network is for; None compares only the numbers of outputs.
 
     Returns:
         Names of the weights that keep their initial values.
@@ -171,6 +175,11 @@ def load_initial_weights(
             expected=f"the shape {own.get(name)}",
             fix="use the same net and quantization settings",
         )
+    if labels is not None and bool(labels.regions) != _has_regions(checkpoint):
+        heads = [name for name in own if HEADS in name]
+        is_known = f"a model of {'regions' if labels.regions else 'structures'}, as in the data set"
+        require(heads, "--init", got=model, expected=is_known)
+        different = sorted({*different, *heads})
     if different:
         warnings.warn(f"--init {model}: the heads {', '.join(different)} start fresh (other classes).", stacklevel=2)
     initial = {*different, *(name.replace(WEIGHT, f"{QUANTIZER}scale") for name in different if name.endswith(WEIGHT))}
@@ -185,6 +194,10 @@ def load_initial_weights(
     if quantize is not None and not is_quantized:
         quantize(net)
     return different
+
+
+def _has_regions(checkpoint: Checkpoint) -> bool:
+    return isinstance(checkpoint.config, Mapping) and bool(checkpoint.config.get("regions"))
 
 
 def warn_of_slow_scan(net: nn.Module, device: str) -> None:
@@ -255,7 +268,7 @@ def stored_config(
         "run": config.as_json(),
         "fold": fold,
         "dataset": manifest.name,
-        "structures": dict(manifest.structures),
+        **LabelScheme.from_manifest(manifest).to_json(),
         "licence": manifest.licence,
         "reference": manifest.reference,
     }
@@ -275,7 +288,7 @@ def stored_channels(config: Any) -> tuple[str, ...]:
     return tuple(map(str, names)) if isinstance(names, list) else ONE_CHANNEL
 
 
-def complete_config(stored: Any, *, current: RunConfig | None = None) -> Any:
+def complete_config(stored: Any, *, current: RunConfig | None = None, labels: LabelScheme | None = None) -> Any:
     """Fill missing keys of a stored configuration with defaults.
 
     A part that cannot be read, for example because of a key that was removed since, is returned unchanged.
@@ -283,10 +296,14 @@ def complete_config(stored: Any, *, current: RunConfig | None = None) -> Any:
     Args:
         stored: the configuration of a checkpoint.
         current: configuration of the run that resumes; it gives the keys without effect on the result.
+        labels: labels of the run that resumes; their colours may have changed.
     """
     if not isinstance(stored, Mapping):
         return stored
     complete = dict(stored)
+    if labels is not None:
+        complete = {key: value for key, value in complete.items() if key != "colours"}
+        complete |= {"colours": dict(labels.colours)} if labels.colours else {}
     if "run" in stored:
         complete["run"] = complete_run(stored["run"], current=current)
     with suppress(AttributeError, KeyError, TypeError, ValueError):
@@ -335,10 +352,7 @@ def _find_shared_config(checkpoints: Mapping[Path, Checkpoint]) -> dict[str, Any
     for path, checkpoint in checkpoints.items():
         stored = checkpoint.config
         require(
-            isinstance(stored, dict)
-            and isinstance(stored.get("run"), dict)
-            and isinstance(stored.get("structures"), dict)
-            and all(isinstance(value, int) for value in stored["structures"].values()),
+            isinstance(stored, dict) and isinstance(stored.get("run"), dict) and _reads_labels(stored),
             "MODEL",
             got=path,
             expected="a checkpoint of uumamba train",
@@ -357,11 +371,18 @@ def _find_shared_config(checkpoints: Mapping[Path, Checkpoint]) -> dict[str, Any
     return first
 
 
+def _reads_labels(stored: Mapping[str, Any]) -> bool:
+    try:
+        return bool(LabelScheme.from_json(stored))
+    except (ValueError, UsageError):
+        return False
+
+
 def _prediction_parts(stored: Mapping[str, Any]) -> list[Any]:
     """List the parts of a configuration that averaged folds must share."""
     return [
         *(stored["run"].get(part) for part in ("net", "preprocess", "training", "quantization")),
-        *(stored.get(key) for key in ("structures", "sides", "recipe", "channels")),
+        *(stored.get(key) for key in ("structures", "regions", "regions_class_order", "sides", "recipe", "channels")),
     ]
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from uumamba.config.training import UNION
+from uumamba.data.label_scheme import LabelScheme
 from uumamba.data.prepared import PreparedFolder
 from uumamba.data.stored_json import read_json
 from uumamba.inference import Predictor
@@ -55,15 +56,16 @@ def choose_for_fold(
     stored = _read(fold)
     if stored is not None and stored.steps == steps:
         return
-    structures = folder.manifest.classes
+    structures, labels = folder.manifest.classes, LabelScheme.from_manifest(folder.manifest)
 
     def segment() -> Iterator[tuple[LabelMap, LabelMap]]:
         for case_id in case_ids:
             case = folder.case(case_id)
             found = predictor.prepared_probabilities(np.asarray(case.image), case_id=case_id)
-            yield found.argmax(axis=0).astype(np.uint8), np.asarray(case.label)
+            yield predictor.find_label(found), np.asarray(case.label)
 
-    choice = choose_postprocess(segment(), structures)
+    regions = labels.target_classes if labels.regions else None
+    choice = choose_postprocess(segment(), structures, regions=regions, ignore_label=labels.ignore_label)
     names = [UNION] * choice.postprocess.union
     names += [name for name, value in structures.items() if value in choice.postprocess.values]
     dice, dice_without = (None if np.isnan(each) else each for each in (choice.dice, choice.dice_without))

@@ -75,7 +75,7 @@ def predict(
         domains: only the cases of these domains of a manifest.
         case_ids: only these cases of a manifest.
         mirror: average over mirrored inputs; None takes the run's configuration.
-        save_probabilities: also write ``<case_id>.probabilities.npy`` (float16, ``(class, *native)``).
+        save_probabilities: also write ``<case_id>.probabilities.npy`` (float16, ``(class or region, *native)``).
         assume_spacing_mm: spacing of the stored axes, for scans whose header has no valid one.
         progress: a bar; None shows one on a terminal.
 

@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from data_prep.folds import complete_folds
 from data_prep.raw_folder import check_output_folder
 from uumamba.config import RunConfig
-from uumamba.data.case import MANIFEST_NAME, Case, Manifest, Split
+from uumamba.data.case import IGNORED, MANIFEST_NAME, Case, Manifest, Split
 from uumamba.data.case_files import lists_case_ids
 from uumamba.data.foreground import compute_statistics, store_foreground
 from uumamba.data.prepared import FOREGROUND_NAME, RECIPE_NAME, is_up_to_date, source_key, write_prepared
@@ -140,13 +141,7 @@ def prepare(
         if complete is not None:
             _write_recipe(out, complete)
             stale, reused = stage.split_stale(complete, split)
-            prepare_one = partial(
-                _prepare_case,
-                out=out,
-                recipe=complete,
-                structures=dict(manifest.structures),
-                channels=manifest.channels,
-            )
+            prepare_one = partial(_prepare_case, out=out, recipe=complete, channels=manifest.channels, **stage.values)
             prepared = stage.work_on(stale, prepare_one, name="prepare", doing="preparing")
         failures = stage.record_failures()
         _write_manifest(out, manifest, split, {*prepared, *reused})
@@ -165,6 +160,11 @@ class _Preparation:
     progress: bool | None
     warned: set[tuple[type[Warning], str]] = field(default_factory=set)
 
+    @property
+    def values(self) -> dict[str, Any]:
+        """Label values of structures and of ignored voxels, as arguments."""
+        return {"structures": dict(self.manifest.structures), "ignore_value": self.manifest.ignore_value}
+
     def add_statistics(self, recipe: PreprocessRecipe) -> PreprocessRecipe | None:
         """Add the training cases' foreground statistics to a recipe.
 
@@ -174,13 +174,7 @@ class _Preparation:
         names = self.manifest.channels
         each = recipe.split(len(names))
         of_ct = [index for index, one in enumerate(each) if one.normalisation == "ct"]
-        sample = partial(
-            store_foreground,
-            folder=folder,
-            structures=dict(self.manifest.structures),
-            channels=names,
-            sampled=of_ct,
-        )
+        sample = partial(store_foreground, folder=folder, channels=names, sampled=of_ct, **self.values)
         sampled = self.work_on(self.manifest.select(split="training"), sample, name="sample", doing="sampling")
         if self.failures and not sampled:
             return None
@@ -204,7 +198,7 @@ class _Preparation:
             )
             if case.case_id in failed:
                 continue
-            check = partial(_is_reusable, out=self.out, recipe=recipe, structures=dict(self.manifest.structures))
+            check = partial(_is_reusable, out=self.out, recipe=recipe, **self.values)
             found = attempt(check, case, case_id=case.case_id)
             if isinstance(found, CaseError):
                 self.failures.append(found)
@@ -259,23 +253,31 @@ def _catch_warnings(work: Callable[[Case], object], case: Case) -> _Warned:
     return tuple((each.category, str(each.message)) for each in caught)
 
 
-def _is_reusable(case: Case, *, out: Path, recipe: PreprocessRecipe, structures: dict[str, int]) -> bool:
+def _is_reusable(case: Case, *, out: Path, **sources: Any) -> bool:
     with fail_case_on_error(case.case_id):
-        return is_up_to_date(out, case, recipe=recipe, structures=structures)
+        return is_up_to_date(out, case, **sources)
 
 
 def _prepare_case(
-    case: Case, *, out: Path, recipe: PreprocessRecipe, structures: dict[str, int], channels: tuple[str, ...]
+    case: Case,
+    *,
+    out: Path,
+    recipe: PreprocessRecipe,
+    structures: dict[str, int],
+    channels: tuple[str, ...],
+    ignore_value: int | None,
 ) -> None:
-    key = source_key(case, recipe=recipe, structures=structures)
-    image, label = read_case(case, structures=structures, channels=channels)
+    key = source_key(case, recipe=recipe, structures=structures, ignore_value=ignore_value)
+    image, label = read_case(case, structures=structures, channels=channels, ignore_value=ignore_value)
+    ignore_label = None if ignore_value is None else IGNORED
     work = Preprocessing(
         image.array,
         spacing_mm=image.spacing_mm,
         affine=image.affine,
-        label=encode_classes(label.array, structures),
+        label=encode_classes(label.array, structures, ignore_value=ignore_value),
         recipe=recipe,
         case_id=case.case_id,
+        ignore_label=ignore_label,
     )
     write_prepared(
         out,
@@ -285,6 +287,7 @@ def _prepare_case(
         geometry=work.geometry,
         key=key,
         channels=work.channels,
+        ignore_label=ignore_label,
     )
 
 

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from uumamba.data.case import MANIFEST_NAME, Manifest
 from uumamba.data.scan import read_image, read_label
 from uumamba.evaluation.html_report import Overlay, render_report
@@ -49,6 +51,8 @@ def report(run_or_scores: Path | str, out: Path | str) -> Path:
         notes.append("There is no training curve because the scores' folder has no run/fold_*/metrics.jsonl.")
     origin = (("Data", manifest.reference), ("Licence of the data", manifest.licence)) if manifest else ()
     notes += [f"{name}: {text}." for name, text in origin if text]
+    if manifest is not None and manifest.ignore_value is not None:
+        notes.append("Voxels that the label ignores are background in label and prediction before anything is scored.")
     failures = _read_json(folder / FAILURES_NAME, [])
     require(
         all(row.keys() >= {*FAILURE_KEYS} for row in failures),
@@ -61,7 +65,8 @@ def report(run_or_scores: Path | str, out: Path | str) -> Path:
         rows,
         trees=read_scores(trees) if trees.is_file() else (),
         title=f"{manifest.name}: segmentation report" if manifest else "Segmentation report",
-        structures=manifest.structures if manifest else None,
+        structures=(manifest.regions or manifest.structures) if manifest else None,
+        colours=manifest.colours if manifest else None,
         overlays=overlays,
         training=training,
         spreads=compute_spreads(validated_trainings(folder / "run")),
@@ -100,7 +105,8 @@ def _load_case(manifest: Manifest, found: Mapping[str, Path], case_id: str) -> O
         )
     image = read_image(case.image, channels=manifest.channels, case_id=case_id)
     first = image.array if len(manifest.channels) == 1 else image.array[0]
-    label = read_label(case.label, structures=manifest.structures, case_id=case_id)
+    ignored = manifest.ignore_value
+    label = read_label(case.label, structures=manifest.structures, case_id=case_id, ignore_value=ignored)
     prediction = read_label(found[case_id], structures=manifest.structures, case_id=case_id)
     shapes = (image.shape, label.array.shape, prediction.array.shape)
     require_case(
@@ -111,7 +117,8 @@ def _load_case(manifest: Manifest, found: Mapping[str, Path], case_id: str) -> O
         expected="one shape of all three",
         fix="predict the case again",
     )
-    return OverlayCase(case_id, first, prediction.array, label.array, image.affine, image.spacing_mm)
+    known = label.array if ignored is None else np.where(label.array == ignored, 0, label.array)
+    return OverlayCase(case_id, first, prediction.array, known, image.affine, image.spacing_mm)
 
 
 def _read_json(path: Path, default: Any) -> Any:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from uumamba.config import RunConfig
 from uumamba.data.case import Manifest
 from uumamba.data.dataset import case_views
+from uumamba.data.label_scheme import LabelScheme
 from uumamba.data.prepared import PreparedFolder
 from uumamba.domain_generalization import (
     Probe,
@@ -89,7 +90,12 @@ def probe_cases(
     names = group_names(folder.manifest, case_ids, group_by)
     groups = sorted({*names}, key=str)
     views_of_cases = case_views(folder, case_ids, patch_size=patch_size, views=views, neighbour_slices=neighbour_slices)
-    return probe_segmentation(PerViewNet(net), views_of_cases, groups=[groups.index(name) for name in names])
+    return probe_segmentation(
+        PerViewNet(net),
+        views_of_cases,
+        groups=[groups.index(name) for name in names],
+        ignore_label=LabelScheme.from_manifest(folder.manifest).ignore_label,
+    )
 
 
 def group_names(manifest: Manifest, case_ids: Sequence[str], group_by: GroupBy | None) -> list[str | None]:
