@@ -28,6 +28,7 @@ class FolderOptions:
         ignore_value: label value of voxels that are not scored; None takes that of the layout's file.
         regions: label values of each region; None takes those of the layout's file.
         regions_class_order: label value that each region paints; None takes that of the layout's file.
+        colours: colour of a structure or region in the report, such as ``#d62728``.
         patient: regular expression with one group, which is searched in each case id and finds the patient; None takes
             the patients of the layout's file, or else each case for a patient.
 
@@ -50,6 +51,7 @@ class FolderOptions:
     ignore_value: PositiveInt | None = None
     regions: Mapping[str, tuple[NonNegativeInt, ...]] | None = None
     regions_class_order: tuple[PositiveInt, ...] | None = None
+    colours: Mapping[str, str] | None = None
     patient: str | None = None
 
     def __post_init__(self) -> None:
@@ -74,7 +76,7 @@ class FolderOptions:
 
     def labels_given(self) -> dict[str, Any]:
         """Return the fields of a manifest that are given here."""
-        fields = {"structures", "ignore_value", "regions", "regions_class_order"}
+        fields = {"structures", "ignore_value", "regions", "regions_class_order", "colours"}
         return {key: value for key in sorted(fields) if (value := getattr(self, key)) is not None}
 
 

@@ -202,6 +202,7 @@ def test_options_give_labels_that_no_file_gives(write):
         "ignore_value": 9,
         "regions": {"all": (1, 2), "b": (2,)},
         "regions_class_order": (1, 2),
+        "colours": {"all": "#ff7f0e"},
     }
     manifest, _ = layout.read(raw, **given)
     assert {key: getattr(manifest, key) for key in given} == given

@@ -62,7 +62,7 @@ def fill_stand_ins(stored: Mapping[str, Any]) -> dict[str, Any]:
     spacing = _get(stored, SPACING)
     values = {
         SPACING: fill_spacing(spacing if isinstance(spacing, Sequence) else AUTO, (1.0, 1.0, 1.0)),
-        PATCH: [2 ** max(6, stages)] * axes,
+        PATCH: [8 if STRIDES in automatic else 2 ** max(6, stages)] * axes,
         STRIDES: [[1] * axes] * stages,  # they divide every patch
         KERNELS: 3,
     }

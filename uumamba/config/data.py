@@ -103,6 +103,7 @@ class DatasetConfig(Config):
         ignore_value: label value of voxels that are in no loss and no score; null takes that of the layout's file.
         regions: label values of each region, for overlapping structures; null takes those of the layout's file.
         regions_class_order: label value that each region paints; null takes that of the layout's file.
+        colours: colour of a structure or region in the report, such as ``{liver: "#d62728"}``.
         patient: regular expression with one group that finds the patient in a case id; null takes the patients of the
             layout's file, or else each case for a patient.
     """
@@ -117,6 +118,7 @@ class DatasetConfig(Config):
     ignore_value: PositiveInt | None = None
     regions: Mapping[str, tuple[NonNegativeInt, ...]] | None = None
     regions_class_order: tuple[PositiveInt, ...] | None = None
+    colours: Mapping[str, str] | None = None
     patient: str | None = None
 
     @model_validator(mode="after")

@@ -29,7 +29,6 @@ from uumamba.config.optim import build_ascent, build_optimizer, find_member, nee
 from uumamba.config.quantization import attach_gaqat, calibrate_on_noise, check_ranks, check_run, check_takes_effect
 from uumamba.config.track import Tracker
 from uumamba.config.training import InferenceConfig, TrainingConfig
-from uumamba.data.geometry import Geometry
 from uumamba.data.recipe import PreprocessRecipe
 from uumamba.nets.stages import check_divisible
 from uumamba.runtime.errors import UsageError, require
@@ -38,6 +37,7 @@ from uumamba.runtime.options import NonNegativeInt
 from uumamba.runtime.seeds import generator_for
 
 if TYPE_CHECKING:
+    from uumamba.data.geometry import Geometry  # loads nibabel, which takes a tenth of a second
     from uumamba.domain_generalization import UDIM
 
 Built = TypeVar("Built")
@@ -102,7 +102,7 @@ class RunConfig(Config):
         return tuple(self._automatic)
 
     def resolve(
-        self, geometries: Iterable[Geometry], *, spacing_mm: Sequence[float | None] | None = None
+        self, geometries: Iterable["Geometry"], *, spacing_mm: Sequence[float | None] | None = None
     ) -> tuple["RunConfig", dict[str, Any]]:
         """Derive the values of the keys that say ``auto``.
 
