@@ -13,10 +13,10 @@ from uumamba.runtime.files import whole_file
 from uumamba.runtime.options import NonNegativeInt, PositiveInt, check_options
 from uumamba.runtime.seeds import key_to_seed
 
-SHAPE = (160, 192)
+SHAPE = (96, 128)
 """Rows and columns of a picture."""
 
-_CELLS = (12, 24)
+_CELLS = (6, 12)
 _RADIUS = (6.0, 13.0)
 
 
@@ -75,7 +75,7 @@ def draw_cells(rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.
         return mask
 
     cells = draw_discs(int(rng.integers(*_CELLS)), _RADIUS)
-    debris = draw_discs(40, (2.5, 3.5)) & ~cells
+    debris = draw_discs(16, (2.5, 3.5)) & ~cells
     light = draw_smooth_noise(rng, SHAPE, 40.0)
     light *= 25 / light.std()
     picture = 80 + light + 45 * (cells | debris) + 8 * rng.standard_normal(SHAPE)
