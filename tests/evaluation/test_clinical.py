@@ -11,6 +11,7 @@ from uumamba.evaluation import (
     PatientIndices,
     ScoreRow,
     evaluate,
+    may_be_cardiac,
     patient_table,
     why_no_patient_table,
     write_patients,
@@ -69,6 +70,17 @@ def test_a_missing_table_has_a_reason(
     rows = evaluate(pairs, structures={structure: 1}).rows
     assert reason in str(why_no_patient_table(rows))
     assert patient_table(rows) == ()
+
+
+@pytest.mark.parametrize(
+    ("structure", "phase", "expected"),
+    [("LV", None, True), ("aorta", "ED", True), ("label_1", None, True), ("tumour", None, False)],
+)
+def test_scores_of_named_structures_that_are_no_chambers_are_not_cardiac(
+    structure: str, phase: str | None, expected: bool, make_pair: MakePair
+) -> None:
+    rows = evaluate([make_pair("a", {}, {}, patient_id="p", phase=phase)], structures={structure: 1}).rows
+    assert may_be_cardiac(rows) is expected
 
 
 # Differences 1 and 3: mean 2, sample variance ((1 - 2)^2 + (3 - 2)^2) / 1 = 2.

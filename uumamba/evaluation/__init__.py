@@ -1,6 +1,12 @@
 """Scores, summaries, clinical indices and reports of label maps."""
 
-from uumamba.evaluation.clinical import PatientIndices, patient_table, why_no_patient_table, write_patients
+from uumamba.evaluation.clinical import (
+    PatientIndices,
+    may_be_cardiac,
+    patient_table,
+    why_no_patient_table,
+    write_patients,
+)
 from uumamba.evaluation.means import MeanDice, mean_dice, mean_dice_of
 from uumamba.evaluation.scores import ScoreRow, Scores, read_scores, write_scores
 from uumamba.evaluation.scoring import EvaluationPair, evaluate
@@ -14,6 +20,7 @@ __all__ = [
     "Scores",
     "Summary",
     "evaluate",
+    "may_be_cardiac",
     "mean_dice",
     "mean_dice_of",
     "patient_table",

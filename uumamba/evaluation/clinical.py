@@ -1,6 +1,7 @@
 """Clinical indices of each patient's ventricles, from predicted and labelled volumes."""
 
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -91,6 +92,17 @@ def why_no_patient_table(rows: Sequence[ScoreRow]) -> str | None:
         if phase in ("ED", "ES") and count > 1:
             return f"The clinical table is left out because patient {patient_id} has {count} cases of phase {phase}."
     return None
+
+
+def may_be_cardiac(rows: Sequence[ScoreRow]) -> bool:
+    """Return whether scores may be of hearts.
+
+    They may if a phase is known, a structure is LV or RV, or structures have no names but those of label values,
+    ``label_1`` and so on. For other scores a clinical table is not missed.
+    """
+    structures = {row.structure for row in rows}
+    has_names = not all(re.fullmatch(r"label_\d+", name) for name in structures)
+    return not has_names or bool(structures & {*CHAMBERS} or {row.phase for row in rows} & {"ED", "ES"})
 
 
 def patient_table(rows: Sequence[ScoreRow]) -> tuple[PatientIndices, ...]:

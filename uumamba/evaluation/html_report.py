@@ -14,6 +14,7 @@ from uumamba.evaluation.clinical import (
     agreement,
     group_means,
     list_ejection_fractions,
+    may_be_cardiac,
     patient_table,
     why_no_patient_table,
 )
@@ -96,7 +97,7 @@ def render_report(
             lowest=LOWEST_CASES,
             most=MOST_LISTED,
             clinical=_describe_patients(patients),
-            why_no_clinical=why_no_patient_table(rows),
+            why_no_clinical=why_no_patient_table(rows) if may_be_cardiac(rows) else None,
             training_plot=plot_training(training) if training else None,
             folds=_list_folds(training or {}),
             spreads={name: found for name, found in (spreads or {}).items() if found.n > 1},

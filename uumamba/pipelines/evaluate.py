@@ -13,6 +13,7 @@ from uumamba.evaluation import (
     EvaluationPair,
     Scores,
     evaluate,
+    may_be_cardiac,
     patient_table,
     summarise,
     why_no_patient_table,
@@ -156,7 +157,7 @@ def print_summary(scores: Scores) -> None:
         vessels,
         None if summary.sides is None else describe_sides(summary.sides),
         ejection_fraction_table(patients),
-        why_no_patient_table(scores.rows) if vessels is None else None,
+        why_no_patient_table(scores.rows) if vessels is None and may_be_cardiac(scores.rows) else None,
     ):
         if part:
             console.print(part)
