@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from data_prep.folds import assign_folds
-from data_prep.raw_folder import check_file, collect
+from data_prep.raw_folder import OTHER_FOLDER, check_file, collect
 from data_prep.reader import Read, Reader
 from uumamba.data.case import Case, Manifest, Split
 from uumamba.runtime.errors import CaseError, require, require_case
@@ -105,7 +105,7 @@ def _find_patients(raw: Path) -> dict[Split, list[Path]]:
             return patients
     # A folder of patients. A folder named testing is never used for training.
     patients = {"test" if raw.resolve().name == "testing" else "training": _list_patient_folders(raw)}
-    require(any(patients.values()), "raw", got=raw, expected=_LAYOUT)
+    require(any(patients.values()), "raw", got=raw, expected=_LAYOUT, fix=OTHER_FOLDER)
     return patients
 
 

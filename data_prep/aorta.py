@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from data_prep.folds import assign_folds
-from data_prep.raw_folder import collect, group_scans, list_files, select_single_file
+from data_prep.raw_folder import OTHER_FOLDER, collect, group_scans, list_files, select_single_file
 from data_prep.reader import Reader
 from data_prep.scan_files import check_scan_pair
 from uumamba.data.case import Case, Manifest, Split
@@ -114,7 +114,7 @@ def read_aorta(raw: Path | str) -> tuple[Manifest, list[CaseError]]:
         Imran et al., The AortaSeg24 Challenge, 2025, arXiv:2502.05330.
     """
     scans = group_scans(list_files(Path(raw)), _SCAN_NAME)
-    require(scans, "raw", got=raw, expected=_LAYOUT)
+    require(scans, "raw", got=raw, expected=_LAYOUT, fix=OTHER_FOLDER)
     folds = assign_folds({_format_case_id(number): "" for number in scans if number <= LAST_TRAINING_SUBJECT})
     cases, errors = collect(lambda number: _make_case(number, scans[number], folds), sorted(scans))
     manifest = Manifest(

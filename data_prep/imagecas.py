@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from data_prep.folds import assign_folds
-from data_prep.raw_folder import collect, group_scans, list_files, select_single_file
+from data_prep.raw_folder import OTHER_FOLDER, collect, group_scans, list_files, select_single_file
 from data_prep.reader import Reader
 from data_prep.scan_files import check_scan_pair
 from data_prep.spreadsheet import read_rows
@@ -110,10 +110,10 @@ def read_imagecas(raw: Path | str, *, split: OfficialSplit = "Split-1") -> tuple
 
 
 def _format_unpack_command(files: Iterable[Path]) -> str:
-    """Return the command that unpacks archives, or an empty text."""
+    """Return the command that unpacks archives, or the fix of another folder."""
     archives = [path for path in files if path.suffix.lower() == _ARCHIVE]
     if not archives:
-        return ""
+        return OTHER_FOLDER
     last, packed = archives[0].name, f"{archives[0].stem}.zip"
     return f"unpack the {len(archives)} archives with 7-Zip, as in `mv {last} {packed} && 7z x {packed}`"
 

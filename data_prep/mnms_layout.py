@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
+from data_prep.raw_folder import OTHER_FOLDER
 from uumamba.runtime.errors import CaseError, UsageError
 
 PARTS = ("Training/Labeled", "Validation", "Testing")
@@ -22,7 +23,7 @@ def find_folder(raw: Path) -> Path:
     for root in (raw, raw / "OpenDataset"):
         if any(list_patients(root, part) for part in PARTS):
             return root
-    raise UsageError("raw", got=raw, expected=_LAYOUT)
+    raise UsageError("raw", got=raw, expected=_LAYOUT, fix=OTHER_FOLDER)
 
 
 def list_patients(root: Path, part: str) -> list[Path]:

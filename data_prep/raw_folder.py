@@ -11,6 +11,8 @@ from uumamba.runtime.errors import CaseError, require, require_case
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
+OTHER_FOLDER = "correct the path; for scans of your own use the configuration folder_2d or folder_3d"
+"""Fix of the error about a folder that is no data set."""
 
 
 def list_files(folder: Path) -> list[Path]:

@@ -120,3 +120,11 @@ def test_a_folder_without_the_layout_is_refused(layout, tmp_path, refused):
 def test_a_configuration_names_the_reader(layout, raw, tmp_path):
     expected = layout.read(raw, tmp_path)
     assert read_dataset(layout.name, raw, frames=tmp_path / "0") == expected
+
+
+def test_a_folder_that_is_no_data_set_is_refused_with_the_way_for_own_scans(layout, tmp_path, refused):
+    (tmp_path / "scans").mkdir()
+    (tmp_path / "scans" / "patient.nii.gz").touch()
+    with refused("raw", got=tmp_path / "scans") as error:
+        layout.read(tmp_path / "scans", tmp_path)
+    assert "folder_2d" in error.value.fix
