@@ -16,6 +16,7 @@ from uumamba.config import RunConfig
 from uumamba.config.automatic import AUTO, NORMALISATION, SPACING
 from uumamba.config.data import DomainsConfig
 from uumamba.config.label_checks import check_labels
+from uumamba.config.stored_config import complete_run
 from uumamba.config.track import check_trackers
 from uumamba.config.training import resolve_channels_last
 from uumamba.data.case import Case, Manifest
@@ -24,7 +25,7 @@ from uumamba.data.loader import share_batch
 from uumamba.data.prepared import PreparedFolder
 from uumamba.pipelines.datasets import RawFolder, is_dataset
 from uumamba.pipelines.mirrored_sides import MirroredSides, check_sides
-from uumamba.pipelines.models import complete_run, load_initial_weights
+from uumamba.pipelines.models import load_initial_weights
 from uumamba.pipelines.run_layout import (
     ALL_CASES,
     EVERY_FOLD,

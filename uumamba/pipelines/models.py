@@ -1,13 +1,11 @@
-"""Trained models: predictors, initial weights and stored configurations.
+"""Trained models: predictors and initial weights.
 
 A model is an output folder of ``uumamba run``, a run folder, a fold folder, a checkpoint file, or the name of a model
 in the package.
 """
 
-import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
 from textwrap import shorten
@@ -21,11 +19,11 @@ import uumamba
 from uumamba.config import RunConfig
 from uumamba.config.load import validate
 from uumamba.config.net import reads_values
+from uumamba.config.stored_config import find_shared_config, has_regions, stored_channels
 from uumamba.config.training import resolve_precision
 from uumamba.data.case import number_classes
 from uumamba.data.channels import ONE_CHANNEL, describe_channels
 from uumamba.data.label_scheme import LabelScheme
-from uumamba.data.prepared import PreparedFolder
 from uumamba.data.preprocess import PreprocessRecipe, preprocess, restore, restore_probabilities
 from uumamba.inference import Predictor
 from uumamba.nets import Mamba
@@ -47,8 +45,6 @@ SHIPPED = Path(uumamba.__file__).parent / "models"
 WEIGHTS_NAME, CARD_NAME, LICENCE_NAME = "model.safetensors", "CARD.md", "LICENSE"
 _MOST_TIMES = 4
 """Registered parameters per stored one while a network is built; tied and replaced parameters register twice."""
-FREE = ("workers", "save_every_minutes")
-"""Keys of ``training`` without effect on the weights; like ``inference`` they may change when a run is resumed."""
 
 
 def load_predictor(
@@ -74,7 +70,7 @@ def load_predictor(
         >>> prediction = predictor(image, spacing_mm=(1.5, 1.5, 10.0))  # doctest: +SKIP
     """
     checkpoints = {path: read_checkpoint(path, map_location=device) for path in checkpoint_paths(model, fold=fold)}
-    stored = _find_shared_config(checkpoints)
+    stored = find_shared_config({path: each.config for path, each in checkpoints.items()})
     config = validate(stored["run"], source=str(next(iter(checkpoints))))
     labels, channels = LabelScheme.from_json(stored), stored_channels(stored)
     nets = [
@@ -175,7 +171,7 @@ def load_initial_weights(
             expected=f"the shape {own.get(name)}",
             fix="use the same net and quantization settings",
         )
-    if labels is not None and bool(labels.regions) != _has_regions(checkpoint):
+    if labels is not None and bool(labels.regions) != has_regions(checkpoint.config):
         heads = [name for name in own if HEADS in name]
         is_known = f"a model of {'regions' if labels.regions else 'structures'}, as in the data set"
         require(heads, "--init", got=model, expected=is_known)
@@ -194,10 +190,6 @@ def load_initial_weights(
     if quantize is not None and not is_quantized:
         quantize(net)
     return different
-
-
-def _has_regions(checkpoint: Checkpoint) -> bool:
-    return isinstance(checkpoint.config, Mapping) and bool(checkpoint.config.get("regions"))
 
 
 def warn_of_slow_scan(net: nn.Module, device: str) -> None:
@@ -259,76 +251,6 @@ def find_card(model: Path | str) -> Path | None:
     return path.with_name(CARD_NAME) if path.name == WEIGHTS_NAME and path.is_relative_to(SHIPPED) else None
 
 
-def stored_config(
-    config: RunConfig, folder: PreparedFolder, *, fold: str, sides: MirroredSides | None = None
-) -> dict[str, Any]:
-    """Collect everything that a checkpoint needs for prediction."""
-    manifest = folder.manifest
-    stored: dict[str, Any] = {
-        "run": config.as_json(),
-        "fold": fold,
-        "dataset": manifest.name,
-        **LabelScheme.from_manifest(manifest).to_json(),
-        "licence": manifest.licence,
-        "reference": manifest.reference,
-    }
-    if not config.preprocess.build().is_complete:  # its statistics were computed from these cases
-        stored["recipe"] = recipe_to_json(folder.recipe)
-    if len(manifest.channels) > 1:
-        stored["channels"] = list(manifest.channels)
-    return stored if sides is None else stored | {"sides": sides.to_json()}
-
-
-def stored_channels(config: Any) -> tuple[str, ...]:
-    """Return the names of the channels in a checkpoint's configuration.
-
-    Only models of several channels store them.
-    """
-    names = config.get("channels") if isinstance(config, Mapping) else None
-    return tuple(map(str, names)) if isinstance(names, list) else ONE_CHANNEL
-
-
-def complete_config(stored: Any, *, current: RunConfig | None = None, labels: LabelScheme | None = None) -> Any:
-    """Fill missing keys of a stored configuration with defaults.
-
-    A part that cannot be read, for example because of a key that was removed since, is returned unchanged.
-
-    Args:
-        stored: the configuration of a checkpoint.
-        current: configuration of the run that resumes; it gives the keys without effect on the result.
-        labels: labels of the run that resumes; their colours may have changed.
-    """
-    if not isinstance(stored, Mapping):
-        return stored
-    complete = dict(stored)
-    if labels is not None:
-        complete = {key: value for key, value in complete.items() if key != "colours"}
-        complete |= {"colours": dict(labels.colours)} if labels.colours else {}
-    if "run" in stored:
-        complete["run"] = complete_run(stored["run"], current=current)
-    with suppress(AttributeError, KeyError, TypeError, ValueError):
-        complete["recipe"] = recipe_to_json(PreprocessRecipe.from_json(stored["recipe"]))
-    return complete
-
-
-def complete_run(stored: Any, *, current: RunConfig | None = None) -> Any:
-    """Fill missing keys of a stored configuration's ``run`` with defaults."""
-    try:
-        run = validate(stored, source="a checkpoint").as_json()
-    except UsageError:
-        return stored
-    if current is None:
-        return run
-    now = current.as_json()
-    free = {key: now["training"][key] for key in FREE}
-    return run | {"training": run["training"] | free, "inference": now["inference"]}
-
-
-def recipe_to_json(recipe: PreprocessRecipe) -> Any:
-    """Convert a recipe to JSON values: lists in place of tuples."""
-    return json.loads(json.dumps(recipe.to_json()))
-
-
 @cache
 def _warn_once(text: str) -> None:
     warnings.warn(text, stacklevel=3)
@@ -344,46 +266,6 @@ def _checkpoints_by_fold(run: Path) -> dict[str, list[Path]]:
         if path := newest_checkpoint(folder.path):
             found.setdefault(folder.fold, []).append(path)
     return found
-
-
-def _find_shared_config(checkpoints: Mapping[Path, Checkpoint]) -> dict[str, Any]:
-    """Return the first configuration after a check that all can be averaged."""
-    first: dict[str, Any] = {}
-    for path, checkpoint in checkpoints.items():
-        stored = checkpoint.config
-        require(
-            isinstance(stored, dict) and isinstance(stored.get("run"), dict) and _reads_labels(stored),
-            "MODEL",
-            got=path,
-            expected="a checkpoint of uumamba train",
-            fix="load read_checkpoint(path).net into your network, and build a Predictor of the network",
-        )
-        first = first or stored
-        # Compared again with defaults, since a fold trained by another version may lack a key.
-        require(
-            _prediction_parts(stored) == _prediction_parts(first)
-            or _prediction_parts(complete_config(stored)) == _prediction_parts(complete_config(first)),
-            "MODEL",
-            got=path,
-            expected=f"the network, preparation and structures of {next(iter(checkpoints))}",
-            fix="predict with one fold",
-        )
-    return first
-
-
-def _reads_labels(stored: Mapping[str, Any]) -> bool:
-    try:
-        return bool(LabelScheme.from_json(stored))
-    except (ValueError, UsageError):
-        return False
-
-
-def _prediction_parts(stored: Mapping[str, Any]) -> list[Any]:
-    """List the parts of a configuration that averaged folds must share."""
-    return [
-        *(stored["run"].get(part) for part in ("net", "preprocess", "training", "quantization")),
-        *(stored.get(key) for key in ("structures", "regions", "regions_class_order", "sides", "recipe", "channels")),
-    ]
 
 
 def _load_net(config: RunConfig, checkpoint: Checkpoint, path: Path, *, classes: int, channels: int) -> nn.Module:
