@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.raw_folder import collect
-from uumamba.data.case import MAX_LABEL_VALUE, MAX_STRUCTURES, Case
+from uumamba.data.case import Case
 from uumamba.data.chunks import find_distinct_values
+from uumamba.data.label_scheme import MAX_LABEL_VALUE, MAX_STRUCTURES
 from uumamba.data.open_scan import open_scan
 from uumamba.runtime.case_boundary import attempt, fail_case_on_error
 from uumamba.runtime.errors import CaseError, require_case

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from uumamba.data.case import IGNORED, Case
+from uumamba.data.case import Case
 from uumamba.data.dataset import PatchDataset, case_views
 from uumamba.data.foreground import sample_foreground
 from uumamba.data.geometry import find_geometry
+from uumamba.data.label_scheme import IGNORED
 from uumamba.data.locations import LOCATIONS_PER_CLASS, sample_locations
 from uumamba.data.prepared import PreparedFolder, source_key, verify_prepared, write_prepared
 from uumamba.data.preprocess import PreprocessRecipe, preprocess

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from tests.pipelines.label_phantom import NESTED, PARTITION, prepare_phantom, write_phantom_manifest
 from tests.pipelines.run_files import LAST, MakeConfig, Refused, job_of, read_json
 from uumamba.config import RunConfig
-from uumamba.data.case import IGNORED, Manifest
+from uumamba.data.case import Manifest
 from uumamba.data.dataset import batches
-from uumamba.data.label_scheme import LabelScheme
+from uumamba.data.label_scheme import IGNORED, LabelScheme
 from uumamba.data.prepared import PreparedFolder
 from uumamba.data.scan import read_label
 from uumamba.pipelines import load_predictor

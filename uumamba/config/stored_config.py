@@ -27,7 +27,7 @@ def stored_config(
         "run": config.as_json(),
         "fold": fold,
         "dataset": manifest.name,
-        **LabelScheme.from_manifest(manifest).to_json(),
+        **manifest.labels.to_json(),
         "licence": manifest.licence,
         "reference": manifest.reference,
     }

@@ -8,11 +8,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from uumamba.data.case import MANIFEST_NAME, check_shown
+from uumamba.data.case import MANIFEST_NAME
 from uumamba.data.channels import ONE_CHANNEL, describe_channels
 from uumamba.data.formats.dicom_headers import has_magic
 from uumamba.data.formats.png import PNG_SUFFIXES
 from uumamba.data.open_scan import DICOM_SUFFIX, SCAN_SUFFIXES
+from uumamba.data.shown_text import check_shown
 from uumamba.data.warn import warn_repaired
 from uumamba.runtime.errors import CaseError, UsageError, require
 from uumamba.runtime.text_files import load_json

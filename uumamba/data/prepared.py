@@ -21,8 +21,9 @@ import torch
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from uumamba.data.case import IGNORED, MANIFEST_NAME, Case, Manifest, number_classes
+from uumamba.data.case import MANIFEST_NAME, Case, Manifest
 from uumamba.data.geometry import Geometry
+from uumamba.data.label_scheme import IGNORED, number_classes
 from uumamba.data.locations import count_values, sample_locations
 from uumamba.data.recipe import PreprocessRecipe
 from uumamba.data.stored_json import read_json

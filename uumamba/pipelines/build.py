@@ -77,7 +77,7 @@ def build_trainer(
         ranks: the processes that train together.
     """
     config, sides = job.config, job.sides
-    labels = LabelScheme.from_manifest(folder.manifest)
+    labels = folder.manifest.labels
     swaps = None if sides is None else sides.swaps(config.training.patch_size)
     seed_everything(config.seed)
     channels = folder.manifest.channels
@@ -281,7 +281,7 @@ class WholeCaseValidation:
         self, config: RunConfig, folder: PreparedFolder, case_ids: Sequence[str], *, device: str, ranks: Ranks = ALONE
     ) -> None:
         self.folder, self.case_ids = folder, tuple(case_ids)
-        labels = LabelScheme.from_manifest(folder.manifest)
+        labels = folder.manifest.labels
         self.targets, self.ignore_label = labels.target_classes, labels.ignore_label
         self.ranks = ranks
         self._build_predictor = partial(

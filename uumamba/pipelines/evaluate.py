@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from uumamba.data.case import MAX_LABEL_VALUE, Case, Split
+from uumamba.data.case import Case, Split
+from uumamba.data.label_scheme import MAX_LABEL_VALUE
 from uumamba.data.scan import Scan, check_same_grid, read_label
 from uumamba.evaluation import (
     EvaluationPair,

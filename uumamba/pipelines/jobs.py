@@ -20,7 +20,6 @@ from uumamba.config.stored_config import complete_run
 from uumamba.config.track import check_trackers
 from uumamba.config.training import resolve_channels_last
 from uumamba.data.case import Case, Manifest
-from uumamba.data.label_scheme import LabelScheme
 from uumamba.data.loader import share_batch
 from uumamba.data.prepared import PreparedFolder
 from uumamba.pipelines.datasets import RawFolder, is_dataset
@@ -134,7 +133,7 @@ def list_jobs(
         expected="at least one training case",
         fix="correct the folder",
     )
-    labels = LabelScheme.from_manifest(manifest)
+    labels = manifest.labels
     if init is not None:
         _check_init(config, init, manifest)
     check_labels(config, labels)
@@ -279,7 +278,7 @@ def _check_device_count(device: str, *, jobs: int) -> None:
 
 def _check_init(config: RunConfig, init: str, manifest: Manifest) -> None:
     """Raise if the network cannot start from a model."""
-    labels, channels = LabelScheme.from_manifest(manifest), manifest.channels
+    labels, channels = manifest.labels, manifest.channels
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")  # the training shows them
         net = config.build_net(classes=labels.outputs, channels=len(channels))

@@ -21,9 +21,8 @@ from uumamba.config.load import validate
 from uumamba.config.net import reads_values
 from uumamba.config.stored_config import find_shared_config, has_regions, stored_channels
 from uumamba.config.training import resolve_precision
-from uumamba.data.case import number_classes
 from uumamba.data.channels import ONE_CHANNEL, describe_channels
-from uumamba.data.label_scheme import LabelScheme
+from uumamba.data.label_scheme import LabelScheme, number_classes
 from uumamba.data.preprocess import PreprocessRecipe, preprocess, restore, restore_probabilities
 from uumamba.inference import Predictor
 from uumamba.nets import Mamba

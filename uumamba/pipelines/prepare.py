@@ -12,9 +12,10 @@ from typing import Any
 from data_prep.folds import complete_folds
 from data_prep.raw_folder import check_output_folder
 from uumamba.config import RunConfig
-from uumamba.data.case import IGNORED, MANIFEST_NAME, Case, Manifest, Split
+from uumamba.data.case import MANIFEST_NAME, Case, Manifest, Split
 from uumamba.data.case_files import lists_case_ids
 from uumamba.data.foreground import compute_statistics, store_foreground
+from uumamba.data.label_scheme import IGNORED
 from uumamba.data.prepared import FOREGROUND_NAME, RECIPE_NAME, is_up_to_date, source_key, write_prepared
 from uumamba.data.preprocess import Preprocessing, PreprocessRecipe
 from uumamba.data.scan import encode_classes, read_case
