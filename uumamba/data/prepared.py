@@ -26,12 +26,11 @@ from uumamba.data.geometry import Geometry
 from uumamba.data.label_scheme import IGNORED, number_classes
 from uumamba.data.locations import count_values, sample_locations
 from uumamba.data.recipe import PreprocessRecipe
+from uumamba.data.source_key import FORMAT_VERSION, source_key
 from uumamba.data.stored_json import read_json
 from uumamba.runtime.errors import CaseError, UsageError, require, require_case
 from uumamba.runtime.files import find_read_fix, open_regular, remove_file, whole_file, write_json
 from uumamba.types import LabelMap
-
-FORMAT_VERSION = 1  # increased whenever equal sources and recipe would give other arrays
 
 RECIPE_NAME = "recipe.json"
 FOREGROUND_NAME = "foreground"
@@ -163,7 +162,7 @@ def write_prepared(
             for a normalised image.
         label: ``(Z, Y, X)``, or slabs of planes in order.
         geometry: geometry of :func:`uumamba.data.preprocess.preprocess`.
-        key: key of :func:`source_key`.
+        key: key of :func:`uumamba.data.source_key.source_key`.
         channels: number of channels.
         ignore_label: class of ignored voxels; None in a data set without.
 
@@ -296,40 +295,6 @@ def verify_prepared(
     )
 
 
-def source_key(
-    case: Case, *, recipe: PreprocessRecipe, structures: Mapping[str, int], ignore_value: int | None = None
-) -> str:
-    """Hash the sources of a prepared case.
-
-    The hash depends on the bytes of the case's files, the recipe, the label values and the format version.
-
-    Raises:
-        CaseError: a file cannot be read.
-    """
-    return hash_case(
-        case,
-        {"format": FORMAT_VERSION, "recipe": recipe.to_json(), **list_values(structures, ignore_value)},
-    )
-
-
-def list_values(structures: Mapping[str, int], ignore_value: int | None) -> dict[str, Any]:
-    """List the label values for a hash, as earlier versions did."""
-    listed: dict[str, Any] = {"structures": dict(sorted(structures.items()))}
-    return listed if ignore_value is None else listed | {"ignore_value": ignore_value}
-
-
-def hash_case(case: Case, settings: Mapping[str, Any]) -> str:
-    """Hash the bytes of a case's files, and settings.
-
-    Raises:
-        CaseError: a file cannot be read.
-    """
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for path in case.files:
-        digest.update(_hash_path(path, case.case_id))
-    return digest.hexdigest()
-
-
 @dataclass(frozen=True)
 class _CaseFile:
     """Content of ``case.json``; older files have no hashes of their arrays."""
@@ -416,20 +381,3 @@ def _map_array(source: Path, name: str, case_id: str) -> NDArray[Any]:
     except (ValueError, EOFError) as error:
         raise CaseError(case_id, str(path), got=str(error), expected="a complete array", fix=_PREPARE) from None
     return array
-
-
-def _hash_path(path: Path, case_id: str) -> bytes:
-    digest = hashlib.sha256()
-    try:
-        for file in sorted(child for child in path.iterdir() if child.is_file()) if path.is_dir() else [path]:
-            with open_regular(file) as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
-    except OSError as error:
-        raise CaseError(
-            case_id,
-            "file",
-            got=f"{error.filename} ({error.strerror})",
-            expected="a readable file",
-            fix=find_read_fix(error, otherwise="restore the file from its source"),
-        ) from None
-    return digest.digest()

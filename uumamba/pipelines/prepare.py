@@ -16,9 +16,10 @@ from uumamba.data.case import MANIFEST_NAME, Case, Manifest, Split
 from uumamba.data.case_files import lists_case_ids
 from uumamba.data.foreground import compute_statistics, store_foreground
 from uumamba.data.label_scheme import IGNORED
-from uumamba.data.prepared import FOREGROUND_NAME, RECIPE_NAME, is_up_to_date, source_key, write_prepared
+from uumamba.data.prepared import FOREGROUND_NAME, RECIPE_NAME, is_up_to_date, write_prepared
 from uumamba.data.preprocess import Preprocessing, PreprocessRecipe
 from uumamba.data.scan import encode_classes, read_case
+from uumamba.data.source_key import source_key
 from uumamba.pipelines.datasets import RawFolder, record_failures
 from uumamba.pipelines.jobs import list_jobs, resolve_config
 from uumamba.pipelines.run_layout import ALL_CASES
