@@ -8,19 +8,19 @@ samples ``foreground/<case_id>.npz``, and for each case ``cases/<case_id>/`` wit
 
 import hashlib
 import json
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
+from uumamba.data.array_file import write_array
 from uumamba.data.case import MANIFEST_NAME, Case, Manifest
 from uumamba.data.geometry import Geometry
 from uumamba.data.label_scheme import IGNORED, number_classes
@@ -29,7 +29,7 @@ from uumamba.data.recipe import PreprocessRecipe
 from uumamba.data.source_key import FORMAT_VERSION, source_key
 from uumamba.data.stored_json import read_json
 from uumamba.runtime.errors import CaseError, UsageError, require, require_case
-from uumamba.runtime.files import find_read_fix, open_regular, remove_file, whole_file, write_json
+from uumamba.runtime.files import find_read_fix, open_regular, remove_file, write_json
 from uumamba.types import LabelMap
 
 RECIPE_NAME = "recipe.json"
@@ -176,13 +176,13 @@ def write_prepared(
         remove_file(unfinished)
     shape = geometry.prepared_shape
     hashes = {
-        "image": _write_array(target / "image.npy", (_as_float16(slab, case_id) for slab in image), (channels, *shape)),
-        "label": _write_array(target / "label.npy", label, shape),
+        "image": write_array(target / "image.npy", (_as_float16(slab, case_id) for slab in image), (channels, *shape)),
+        "label": write_array(target / "label.npy", label, shape),
     }
     stored_label = _map_array(target, "label", case_id)
     counts = count_values(stored_label)
     locations = sample_locations(stored_label, case_id=case_id, counts=counts, ignore_label=ignore_label)
-    hashes["locations"] = _write_array(target / "locations.npy", [locations], locations.shape)
+    hashes["locations"] = write_array(target / "locations.npy", [locations], locations.shape)
     voxels = counts.sum(axis=0)
     write_json(
         target / CASE_NAME,
@@ -334,40 +334,6 @@ def _as_float16(slab: NDArray[np.float32], case_id: str) -> NDArray[np.float16]:
         fix="check the normalisation of the recipe",
     )
     return torch.from_numpy(np.ascontiguousarray(slab)).half().numpy()
-
-
-class _HashedStream:
-    """Stream that hashes what is written."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream, self.digest = stream, hashlib.sha256()
-
-    def write(self, data: Any) -> int:
-        self.digest.update(data)
-        return self._stream.write(data)
-
-
-def _write_array(path: Path, slabs: Iterable[NDArray[Any]], shape: tuple[int, ...]) -> str:
-    """Write an array slab by slab, and return the file's SHA-256.
-
-    The format is that of ``np.save``.
-    """
-    written = 0
-    with whole_file(path) as unfinished, unfinished.open("wb") as stream:
-        file: Any = _HashedStream(stream)
-        for slab in slabs:
-            if written == 0:
-                header = {"descr": np.lib.format.dtype_to_descr(slab.dtype), "fortran_order": False, "shape": shape}
-                np.lib.format.write_array_header_1_0(file, header)
-            file.write(np.ascontiguousarray(slab).data)
-            written += slab.size
-        require(
-            written == math.prod(shape),
-            path.name,
-            got=f"{written} voxels",
-            expected=f"{math.prod(shape)} voxels for the shape {shape}",
-        )
-    return str(file.digest.hexdigest())
 
 
 def _map_array(source: Path, name: str, case_id: str) -> NDArray[Any]:
