@@ -13,13 +13,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
 
 import uumamba
-from uumamba.config import RunConfig
 from uumamba.config.load import validate
-from uumamba.config.net import reads_values
 from uumamba.config.stored_config import find_shared_config, has_regions, stored_channels
+from uumamba.config.stored_net import load_net, prediction_weights
 from uumamba.config.training import resolve_precision
 from uumamba.data.channels import ONE_CHANNEL, describe_channels
 from uumamba.data.label_scheme import LabelScheme, number_classes
@@ -30,20 +28,17 @@ from uumamba.ops.scan_backends import describe_fallback
 from uumamba.pipelines.mirrored_sides import MirroredSides
 from uumamba.pipelines.postprocessing import make_postprocess, read_choice
 from uumamba.pipelines.run_layout import ALL_CASES, FOLDS, fold_folders, newest_checkpoint
-from uumamba.quantization import holds_scales, quantized_layers
+from uumamba.quantization import holds_scales
 from uumamba.runtime.case_boundary import fail_case_on_error
 from uumamba.runtime.errors import UsageError, require
-from uumamba.runtime.memory_shortage import summarize_error
-from uumamba.training.checkpoint import Checkpoint, read_checkpoint
-from uumamba.training.run_folder import BEST, LAST
+from uumamba.training.checkpoint import read_checkpoint
+from uumamba.training.run_folder import LAST
 
 HEADS = "seg_layers"
 WEIGHT, QUANTIZER = "parametrizations.weight.original", "parametrizations.weight.0."
 STEPS_LEFT = f"{QUANTIZER}steps_left"
 SHIPPED = Path(uumamba.__file__).parent / "models"
 WEIGHTS_NAME, CARD_NAME, LICENCE_NAME = "model.safetensors", "CARD.md", "LICENSE"
-_MOST_TIMES = 4
-"""Registered parameters per stored one while a network is built; tied and replaced parameters register twice."""
 
 
 def load_predictor(
@@ -73,7 +68,7 @@ def load_predictor(
     config = validate(stored["run"], source=str(next(iter(checkpoints))))
     labels, channels = LabelScheme.from_json(stored), stored_channels(stored)
     nets = [
-        _load_net(config, checkpoint, path, classes=labels.outputs, channels=len(channels)).to(device)
+        load_net(config, checkpoint, path, classes=labels.outputs, channels=len(channels)).to(device)
         for path, checkpoint in checkpoints.items()
     ]
     warn_of_slow_scan(nets[0], device)
@@ -149,7 +144,7 @@ def load_initial_weights(
         expected=f"a model of {len(channels)} channels, as the data set: {describe_channels(channels)}",
         fix="choose another model, or train without --init",
     )
-    source = _drop_steps_left(_prediction_weights(checkpoint))
+    source = _drop_steps_left(prediction_weights(checkpoint))
     is_quantized = holds_scales(source)
     require(
         quantize or not is_quantized,
@@ -265,99 +260,6 @@ def _checkpoints_by_fold(run: Path) -> dict[str, list[Path]]:
         if path := newest_checkpoint(folder.path):
             found.setdefault(folder.fold, []).append(path)
     return found
-
-
-def _load_net(config: RunConfig, checkpoint: Checkpoint, path: Path, *, classes: int, channels: int) -> nn.Module:
-    """Build a checkpoint's network with its weights for prediction."""
-    weights = _prediction_weights(checkpoint)
-    build = partial(_build_like, config, weights, path, classes=classes, channels=channels)
-    if not reads_values(config.net):
-        with torch.device("meta"):  # takes no memory
-            _check_shapes(build(), weights, path)
-    net = build()
-    try:
-        net.load_state_dict(weights)
-    except RuntimeError as error:
-        raise UsageError(
-            str(path),
-            got=shorten(str(error), width=240, placeholder=" ..."),
-            expected="the weights of the network in its configuration",
-            fix="train again",
-        ) from None
-    _warn_if_unfinished(config, checkpoint, net, path)
-    return net.eval()
-
-
-def _build_like(config: RunConfig, weights: Mapping[str, Any], path: Path, *, classes: int, channels: int) -> nn.Module:
-    """Build a configuration's network, not larger than the stored weights.
-
-    A configuration in a file may ask for any size, so building ends at the first parameter too many.
-    """
-    most = sum(tensor.numel() for tensor in weights.values())
-    built = {"tensors": 0, "numbers": 0}
-
-    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        built["tensors"] += parameter is not None
-        built["numbers"] += 0 if parameter is None else parameter.numel()
-        require(
-            built["numbers"] <= _MOST_TIMES * most and built["tensors"] <= _MOST_TIMES * len(weights),
-            str(path),
-            got=f"a configuration of a network with more than the {most} stored weights",
-            expected="the weights of the network in its configuration",
-            fix="use an unchanged checkpoint",
-        )
-
-    # Kept are the caller's random state, since the initial weights are replaced, and other networks being built.
-    with torch.random.fork_rng(devices=[]):
-        hook = register_module_parameter_registration_hook(count)
-        try:
-            net = config.build_net(classes=classes, channels=channels)
-            if config.quantization is not None:
-                config.quantization.bind()(net)
-        except UsageError:
-            raise
-        except (AssertionError, MemoryError, RuntimeError, TypeError, ValueError) as error:
-            got, expected = f"a network that cannot be built ({summarize_error(error)})", "a network's configuration"
-            raise UsageError(str(path), got=got, expected=expected, fix="use an unchanged checkpoint") from None
-        finally:
-            hook.remove()
-    return net
-
-
-def _check_shapes(net: nn.Module, weights: Mapping[str, Any], path: Path) -> None:
-    own, given = ({name: tuple(value.shape) for name, value in state.items()} for state in (net.state_dict(), weights))
-    for name in sorted(own.keys() | given.keys()):
-        require(
-            own.get(name) == given.get(name),
-            str(path),
-            got=f"{name} of shape {given.get(name, 'none')}",
-            expected=f"the shape {own.get(name, 'none')} of the network in its configuration",
-            fix="use an unchanged checkpoint, or train again",
-        )
-
-
-def _prediction_weights(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return the moving average of the weights, or without one the weights."""
-    return checkpoint.ema if checkpoint.ema is not None else checkpoint.net
-
-
-def _warn_if_unfinished(config: RunConfig, checkpoint: Checkpoint, net: nn.Module, path: Path) -> None:
-    """Warn of missing epochs and of weights that are not quantized yet.
-
-    ``best`` may be of any epoch.
-    """
-    done, epochs = checkpoint.progress["epochs_done"], config.training.epochs
-    if done < epochs and path.name != BEST:
-        warnings.warn(
-            f"{path} has done {done} of {epochs} epochs; finish the training with `uumamba train --resume`.",
-            stacklevel=2,
-        )
-    if any(layer.weight is not None and layer.weight.is_delayed for layer in quantized_layers(net)):
-        warnings.warn(
-            f"{path} predicts in full precision, since it was saved before the first step with quantization; use a "
-            "later checkpoint, or continue with `uumamba train --resume`.",
-            stacklevel=2,
-        )
 
 
 def _drop_steps_left(state: Mapping[str, Any]) -> dict[str, Any]:
