@@ -5,21 +5,21 @@ in the package.
 """
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
 import torch
 from torch import nn
 
 import uumamba
+from uumamba.config.initial_weights import copy_weights
 from uumamba.config.load import validate
-from uumamba.config.stored_config import find_shared_config, has_regions, stored_channels
-from uumamba.config.stored_net import load_net, prediction_weights
+from uumamba.config.stored_config import find_shared_config, stored_channels
+from uumamba.config.stored_net import load_net
 from uumamba.config.training import resolve_precision
-from uumamba.data.channels import ONE_CHANNEL, describe_channels
+from uumamba.data.channels import ONE_CHANNEL
 from uumamba.data.label_scheme import LabelScheme, number_classes
 from uumamba.data.preprocess import PreprocessRecipe, preprocess, restore, restore_probabilities
 from uumamba.inference import Predictor
@@ -28,15 +28,11 @@ from uumamba.ops.scan_backends import describe_fallback
 from uumamba.pipelines.mirrored_sides import MirroredSides
 from uumamba.pipelines.postprocessing import make_postprocess, read_choice
 from uumamba.pipelines.run_layout import ALL_CASES, FOLDS, fold_folders, newest_checkpoint
-from uumamba.quantization import holds_scales
 from uumamba.runtime.case_boundary import fail_case_on_error
 from uumamba.runtime.errors import UsageError, require
 from uumamba.training.checkpoint import read_checkpoint
 from uumamba.training.run_folder import LAST
 
-HEADS = "seg_layers"
-WEIGHT, QUANTIZER = "parametrizations.weight.original", "parametrizations.weight.0."
-STEPS_LEFT = f"{QUANTIZER}steps_left"
 SHIPPED = Path(uumamba.__file__).parent / "models"
 WEIGHTS_NAME, CARD_NAME, LICENCE_NAME = "model.safetensors", "CARD.md", "LICENSE"
 
@@ -108,16 +104,12 @@ def load_initial_weights(
 ) -> list[str]:
     """Copy a trained model's weights into a network of the same architecture.
 
-    Segmentation heads with another number of classes keep their random initial weights, with one warning, and so do all
-    heads where only one of model and network has regions, since their outputs have other meanings. Any other
-    difference raises, since a half-loaded network trains worse than a new one. The number of steps until quantization
-    starts is not copied. Weights that were not quantized yet count as weights in full precision.
+    Rules and arguments are those of :func:`uumamba.config.initial_weights.copy_weights`.
 
     Args:
         net: newly initialised; changed.
         model: a model of one fold.
-        quantize: called once with a network that shall be quantized: after weights in full precision were copied, so
-            that scales start from them, or before quantized weights are copied with their scales.
+        quantize: called once with a network that shall be quantized.
         channels: names of the channels of the network's images.
         labels: labels that the network is for; None compares only the numbers of outputs.
 
@@ -135,55 +127,9 @@ def load_initial_weights(
         got=f"{model} with {len(paths)} folds",
         expected=f"a model of one fold, such as {paths[0].parent}",
     )
-    checkpoint = read_checkpoint(paths[0])
-    given_channels = stored_channels(checkpoint.config)
-    require(
-        len(given_channels) == len(channels),
-        "--init",
-        got=f"{model} of {describe_channels(given_channels)}",
-        expected=f"a model of {len(channels)} channels, as the data set: {describe_channels(channels)}",
-        fix="choose another model, or train without --init",
+    return copy_weights(
+        net, read_checkpoint(paths[0]), model=str(model), quantize=quantize, channels=channels, labels=labels
     )
-    source = _drop_steps_left(prediction_weights(checkpoint))
-    is_quantized = holds_scales(source)
-    require(
-        quantize or not is_quantized,
-        "--init",
-        got=f"{model} (quantized)",
-        expected="weights in full precision, or the same quantization in this run",
-    )
-    if quantize is not None and is_quantized:
-        quantize(net)
-    target = {name: value for name, value in net.state_dict().items() if not name.endswith(STEPS_LEFT)}
-    given, own = ({name: tuple(value.shape) for name, value in state.items()} for state in (source, target))
-    different = [name for name in sorted(given.keys() | own.keys()) if given.get(name) != own.get(name)]
-    for name in different:
-        require(
-            HEADS in name and not _is_part_of_one_head(name, source, target),
-            "--init",
-            got=f"{model} with {name} of shape {given.get(name)}",
-            expected=f"the shape {own.get(name)}",
-            fix="use the same net and quantization settings",
-        )
-    if labels is not None and bool(labels.regions) != has_regions(checkpoint.config):
-        heads = [name for name in own if HEADS in name]
-        is_known = f"a model of {'regions' if labels.regions else 'structures'}, as in the data set"
-        require(heads, "--init", got=model, expected=is_known)
-        different = sorted({*different, *heads})
-    if different:
-        warnings.warn(f"--init {model}: the heads {', '.join(different)} start fresh (other classes).", stacklevel=2)
-    initial = {*different, *(name.replace(WEIGHT, f"{QUANTIZER}scale") for name in different if name.endswith(WEIGHT))}
-    try:
-        net.load_state_dict({name: source[name] for name in source if name not in initial}, strict=False)
-    except RuntimeError as error:
-        raise UsageError(
-            "--init",
-            got=f"{model} ({shorten(str(error), width=240, placeholder=' ...')})",
-            expected="weights in full precision or in the bit widths of this run",
-        ) from None
-    if quantize is not None and not is_quantized:
-        quantize(net)
-    return different
 
 
 def warn_of_slow_scan(net: nn.Module, device: str) -> None:
@@ -260,28 +206,6 @@ def _checkpoints_by_fold(run: Path) -> dict[str, list[Path]]:
         if path := newest_checkpoint(folder.path):
             found.setdefault(folder.fold, []).append(path)
     return found
-
-
-def _drop_steps_left(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Drop the numbers of steps until quantization.
-
-    Weights with steps left are in full precision; their unused scales are also dropped.
-    """
-    if any(name.endswith(STEPS_LEFT) and left > 0 for name, left in state.items()):
-        return {name.replace(WEIGHT, "weight"): value for name, value in state.items() if QUANTIZER not in name}
-    return {name: value for name, value in state.items() if not name.endswith(STEPS_LEFT)}
-
-
-def _is_part_of_one_head(name: str, source: Mapping[str, Any], target: Mapping[str, Any]) -> bool:
-    """Return whether two networks share a head but not this part.
-
-    This is so where only one network is quantized.
-    """
-    if name in source and name in target:
-        return False
-    parts = name.split(".")
-    head = ".".join(parts[: parts.index(HEADS) + 2]) + "."
-    return all(any(other.startswith(head) for other in state) for state in (source, target))
 
 
 def _preprocess(
