@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 import uumamba
+from uumamba.config.case_split import ALL_CASES, FOLDS
 from uumamba.config.initial_weights import copy_weights
 from uumamba.config.load import validate
 from uumamba.config.stored_config import find_shared_config, stored_channels
@@ -27,7 +28,7 @@ from uumamba.nets import Mamba
 from uumamba.ops.scan_backends import describe_fallback
 from uumamba.pipelines.mirrored_sides import MirroredSides
 from uumamba.pipelines.postprocessing import make_postprocess, read_choice
-from uumamba.pipelines.run_layout import ALL_CASES, FOLDS, fold_folders, newest_checkpoint
+from uumamba.pipelines.run_layout import fold_folders, newest_checkpoint
 from uumamba.runtime.case_boundary import fail_case_on_error
 from uumamba.runtime.errors import UsageError, require
 from uumamba.training.checkpoint import read_checkpoint

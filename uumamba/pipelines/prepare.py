@@ -12,6 +12,7 @@ from typing import Any
 from data_prep.folds import complete_folds
 from data_prep.raw_folder import check_output_folder
 from uumamba.config import RunConfig
+from uumamba.config.case_split import ALL_CASES
 from uumamba.data.case import MANIFEST_NAME, Case, Manifest, Split
 from uumamba.data.case_files import lists_case_ids
 from uumamba.data.foreground import compute_statistics, store_foreground
@@ -22,7 +23,6 @@ from uumamba.data.scan import encode_classes, read_case
 from uumamba.data.source_key import source_key
 from uumamba.pipelines.datasets import RawFolder, record_failures
 from uumamba.pipelines.jobs import list_jobs, resolve_config
-from uumamba.pipelines.run_layout import ALL_CASES
 from uumamba.runtime.case_boundary import attempt, fail_case_on_error
 from uumamba.runtime.errors import CaseError, require
 from uumamba.runtime.files import lock_folder, make_folder, remove_file, write_json
