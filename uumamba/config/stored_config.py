@@ -1,6 +1,5 @@
 """Configuration in a checkpoint, which prediction needs in addition to the weights."""
 
-import json
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -32,7 +31,7 @@ def stored_config(
         "reference": manifest.reference,
     }
     if not config.preprocess.build().is_complete:  # its statistics were computed from these cases
-        stored["recipe"] = recipe_to_json(folder.recipe)
+        stored["recipe"] = folder.recipe.to_json()
     if len(manifest.channels) > 1:
         stored["channels"] = list(manifest.channels)
     return stored if sides is None else stored | {"sides": dict(sides)}
@@ -95,7 +94,7 @@ def complete_config(stored: Any, *, current: RunConfig | None = None, labels: La
     if "run" in stored:
         complete["run"] = complete_run(stored["run"], current=current)
     with suppress(AttributeError, KeyError, TypeError, ValueError):
-        complete["recipe"] = recipe_to_json(PreprocessRecipe.from_json(stored["recipe"]))
+        complete["recipe"] = PreprocessRecipe.from_json(stored["recipe"]).to_json()
     return complete
 
 
@@ -110,11 +109,6 @@ def complete_run(stored: Any, *, current: RunConfig | None = None) -> Any:
     now = current.as_json()
     free = {key: now["training"][key] for key in FREE}
     return run | {"training": run["training"] | free, "inference": now["inference"]}
-
-
-def recipe_to_json(recipe: PreprocessRecipe) -> Any:
-    """Convert a recipe to JSON values: lists in place of tuples."""
-    return json.loads(json.dumps(recipe.to_json()))
 
 
 def _reads_labels(stored: Mapping[str, Any]) -> bool:

@@ -6,7 +6,7 @@ execute the jobs.
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -106,7 +106,7 @@ def list_jobs(
     check_trackers(config.track)
     targets = select_folders(Path(out), fold=fold, seeds=seeds)
     share_batch(config.training.batch_size, ranks)
-    if config.preprocess.normalisation == "auto":
+    if config.preprocess.normalisation == AUTO:
         config = config.resolve_channels(cases.manifest.channels)
     if device is not None:
         _check_devices(config, device, jobs=len(targets))
@@ -250,7 +250,7 @@ def _check_prepared_for(config: RunConfig, folder: PreparedFolder) -> None:
     fix = "correct the key, or prepare again"
     expected = f"{folder.manifest.name}, the data set of {folder.path}"
     require(is_dataset(folder.manifest, name), "dataset.name", got=name, expected=expected, fix=fix)
-    used, given = folder.recipe.to_json(), recipe.to_json()
+    used, given = asdict(folder.recipe), asdict(recipe)
     different = [key for key in given if used[key] != given[key]]
     require(
         folder.recipe.completes(recipe),

@@ -1,6 +1,5 @@
 """Preparation of a manifest's raw scans; a killed call can be repeated."""
 
-import json
 import sys
 import warnings
 from collections.abc import Callable, Sequence, Set
@@ -298,7 +297,7 @@ def _write_recipe(out: Path, recipe: PreprocessRecipe) -> None:
 
     The folder is then unfinished until every case is prepared again.
     """
-    path, stored = out / RECIPE_NAME, json.loads(json.dumps(recipe.to_json()))
+    path, stored = out / RECIPE_NAME, recipe.to_json()
     try:
         unchanged = load_json(path) == stored
     except (OSError, ValueError):
