@@ -33,7 +33,8 @@ __all__ = [
     "write_label",
 ]
 
-_INTEGER_TOLERANCE = 1e-3
+INTEGER_TOLERANCE = 1e-3
+"""Largest distance of a label value from an integer."""
 _MOST_BAD_VOXELS = 0.01
 
 
@@ -293,7 +294,7 @@ def _convert_label(
     with np.errstate(invalid="ignore"):  # infinity minus infinity
         distances = np.where(np.isfinite(values), np.abs(values - rounded), np.inf)
     require_case(
-        distances.max() <= _INTEGER_TOLERANCE,
+        distances.max() <= INTEGER_TOLERANCE,
         case_id,
         "label",
         got=values[int(np.argmax(distances))].item(),
