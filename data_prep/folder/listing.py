@@ -12,7 +12,7 @@ from uumamba.runtime.errors import CaseError, UsageError, require, require_case
 from uumamba.runtime.files import find_read_fix
 from uumamba.runtime.text_files import load_json
 
-ONE_CHANNEL = "image"
+ONLY_CHANNEL = "image"
 """Name of the only channel where a layout gives none."""
 OPTIONAL_KEYS: Mapping[str, Sequence[str]] = {
     "case_id": ("case", "case_id"),
@@ -37,7 +37,7 @@ class Listing:
 
     cases: Sequence[Case]
     failures: Sequence[CaseError] = ()
-    channels: tuple[str, ...] = (ONE_CHANNEL,)
+    channels: tuple[str, ...] = (ONLY_CHANNEL,)
     about: Mapping[str, Any] = field(default_factory=dict)
 
 
