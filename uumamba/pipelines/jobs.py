@@ -115,23 +115,12 @@ def list_jobs(
     if fold == EVERY_FOLD:
         targets = _select_existing(targets, manifest)
         _check_device_count(device or "", jobs=len(targets))
-    where, option = manifest.name, "--raw"
-    config.build_recipe(manifest.channels)  # raises for another number of channels
-    if isinstance(cases, PreparedFolder):
-        where, option = str(cases.path), "--data"
-        _check_prepared_for(config, cases)
+    where = str(cases.path) if isinstance(cases, PreparedFolder) else manifest.name
     may_be_empty = isinstance(cases, RawFolder) and bool(cases.listed[1])
-    require(
-        may_be_empty or manifest.select(split="training"),
-        option,
-        got=f"no training case in {where}",
-        expected="at least one training case",
-        fix="correct the folder",
-    )
-    labels = manifest.labels
+    _check_cases(config, cases, where=where, may_be_empty=may_be_empty)
     if init is not None:
         _check_init(config, init, manifest)
-    check_labels(config, labels)
+    check_labels(config, manifest.labels)
     splits = split_cases(
         manifest,
         list(dict.fromkeys(each.fold for each in targets)),
@@ -215,6 +204,20 @@ def _check_devices(config: RunConfig, device: str, *, jobs: int) -> None:
 def _check_device_count(device: str, *, jobs: int) -> None:
     expected = f"at most one device per training, {jobs}"
     require(len(device.split(",")) <= jobs, "--device", got=device, expected=expected, fix="add --fold cv or --seeds")
+
+
+def _check_cases(config: RunConfig, cases: RawFolder | PreparedFolder, *, where: str, may_be_empty: bool) -> None:
+    """Raise without training cases, or if they do not fit."""
+    config.build_recipe(cases.manifest.channels)  # raises for another number of channels
+    if isinstance(cases, PreparedFolder):
+        _check_prepared_for(config, cases)
+    require(
+        may_be_empty or cases.manifest.select(split="training"),
+        "--data" if isinstance(cases, PreparedFolder) else "--raw",
+        got=f"no training case in {where}",
+        expected="at least one training case",
+        fix="correct the folder",
+    )
 
 
 def _check_init(config: RunConfig, init: str, manifest: Manifest) -> None:
