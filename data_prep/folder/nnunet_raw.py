@@ -8,7 +8,7 @@ from typing import Any
 
 from data_prep.folder.folder_options import FolderOptions
 from data_prep.folder.label_names import read_about, read_channels
-from data_prep.folder.listing import Listing, join, read_object
+from data_prep.folder.listing import Listing, join, join_channels, read_object
 from uumamba.data.case import MANIFEST_NAME, Case, Split
 from uumamba.data.case_files import image_stem, list_volumes
 from uumamba.data.open_scan import SCAN_SUFFIXES
@@ -123,13 +123,13 @@ def _list_split(raw: Path, split: Split, files: int, ending: str) -> tuple[list[
 
 
 def _make_case(images: Path, labels: Path, case_id: str, files: int, ending: str, needs_label: bool) -> Case:
-    paths = tuple(images / f"{case_id}_{channel:04d}{ending}" for channel in range(files))
+    paths = [images / f"{case_id}_{channel:04d}{ending}" for channel in range(files)]
     label = labels / f"{case_id}{ending}"
     return Case(
         case_id,
         "",
         "",
-        paths if files > 1 else paths[0],
+        join_channels(paths),
         label=label if needs_label or label.exists() else None,
         split="training" if needs_label else "test",
     )
@@ -141,5 +141,5 @@ def _read_entry(raw: Path, case_id: str, entry: Any, key: str) -> Case:
     label = entry.get("label") if isinstance(entry, Mapping) else None
     is_valid = isinstance(images, list) and images and all(isinstance(path, str) for path in (*images, label))
     require(is_valid, f"{key}.{case_id}", got=entry, expected="images and label")
-    paths = tuple(join(raw, path) for path in images)
-    return Case(case_id, "", "", paths if len(paths) > 1 else paths[0], label=join(raw, str(label)))
+    paths = [join(raw, path) for path in images]
+    return Case(case_id, "", "", join_channels(paths), label=join(raw, str(label)))
