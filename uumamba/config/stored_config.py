@@ -20,7 +20,14 @@ FREE = ("workers", "save_every_minutes")
 def stored_config(
     config: RunConfig, folder: PreparedFolder, *, fold: str, sides: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Collect everything that a checkpoint needs for prediction."""
+    """Collect everything that a checkpoint needs for prediction.
+
+    Args:
+        config: the run.
+        folder: its prepared cases.
+        fold: the trained fold.
+        sides: left/right axes and swapped labels as JSON values; None if no structure has a side.
+    """
     manifest = folder.manifest
     stored: dict[str, Any] = {
         "run": config.as_json(),
@@ -52,7 +59,15 @@ def has_regions(stored: Any) -> bool:
 
 
 def find_shared_config(configs: Mapping[Path, Any]) -> dict[str, Any]:
-    """Return the first configuration after a check that all can be averaged."""
+    """Return the first configuration after a check that all can be averaged.
+
+    Args:
+        configs: configuration of each checkpoint, by file.
+
+    Raises:
+        UsageError: a configuration is not one of ``uumamba train``, or differs from the first in network, preparation
+            or structures.
+    """
     first: dict[str, Any] = {}
     for path, stored in configs.items():
         require(
@@ -99,7 +114,10 @@ def complete_config(stored: Any, *, current: RunConfig | None = None, labels: La
 
 
 def complete_run(stored: Any, *, current: RunConfig | None = None) -> Any:
-    """Fill missing keys of a stored configuration's ``run`` with defaults."""
+    """Fill missing keys of a stored configuration's ``run`` with defaults.
+
+    Arguments are those of :func:`complete_config`.
+    """
     try:
         run = validate(stored, source="a checkpoint").as_json()
     except UsageError:
@@ -113,9 +131,10 @@ def complete_run(stored: Any, *, current: RunConfig | None = None) -> Any:
 
 def _reads_labels(stored: Mapping[str, Any]) -> bool:
     try:
-        return bool(LabelScheme.from_json(stored))
+        LabelScheme.from_json(stored)
     except (ValueError, UsageError):
         return False
+    return True
 
 
 def _prediction_parts(stored: Mapping[str, Any]) -> list[Any]:
