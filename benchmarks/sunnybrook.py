@@ -29,7 +29,7 @@ from matplotlib.path import Path as Polygon
 from numpy.typing import NDArray
 
 from benchmarks.scan import print_rows
-from uumamba.data.case import IGNORED
+from uumamba.data.label_scheme import IGNORED
 from uumamba.data.scan import read_image, write_label
 from uumamba.runtime.errors import require, require_case
 from uumamba.runtime.files import make_folder, whole_file

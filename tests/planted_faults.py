@@ -300,7 +300,7 @@ FAULTS = (
         test_file="tests/pipelines/test_evaluate.py",
     ),
     Fault(  # validation cases are also trained on
-        "uumamba.pipelines.jobs",
+        "uumamba.config.case_split",
         old="        elif case.domain in train:",
         new="        if case.domain in train:",
         test_file="tests/pipelines/test_split.py",

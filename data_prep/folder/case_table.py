@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from data_prep.folder.folder_options import KEY, FolderOptions
-from data_prep.folder.listing import ONE_CHANNEL, OPTIONAL_KEYS, Listing, make_case, read_fold
+from data_prep.folder.listing import ONLY_CHANNEL, OPTIONAL_KEYS, Listing, make_case, read_fold
 from data_prep.raw_folder import collect
 from data_prep.spreadsheet import read_rows
 from uumamba.data.case import Case, Split
@@ -33,7 +33,7 @@ def list_table(raw: Path, options: FolderOptions) -> Listing:
     heading, *rows = read_rows(file, sheet="") or [[]]
     columns = {name.strip().lower(): name.strip() for name in heading}
     names = [name.strip().lower() for name in heading]
-    channels = {name: columns[name][len(_CHANNEL) :] or ONE_CHANNEL for name in _check_columns(names, file)}
+    channels = {name: columns[name][len(_CHANNEL) :] or ONLY_CHANNEL for name in _check_columns(names, file)}
     lines = [(number, row) for number, row in enumerate(rows, start=2) if any(cell.strip() for cell in row)]
     for number, row in lines:
         fix = "quote cells with commas, or correct the line"

@@ -6,7 +6,7 @@ from typing import Any
 
 from data_prep.folder.folder_options import KEY, FolderOptions
 from data_prep.folder.label_names import read_about, read_channels
-from data_prep.folder.listing import ONE_CHANNEL, Listing, make_case, read_fold, read_object
+from data_prep.folder.listing import ONLY_CHANNEL, Listing, make_case, read_fold, read_object
 from data_prep.folder.own_manifest import is_own, list_file
 from data_prep.raw_folder import collect
 from uumamba.data.case import MANIFEST_NAME, Case
@@ -39,7 +39,7 @@ def list_datalist(raw: Path, options: FolderOptions) -> Listing:
         require(not folds, f"{file}: fold", got=folds[:1], expected=expected, fix="remove one of the two")
     cases, failures = collect(lambda entry: _make_entry(file, *entry), entries)
     named, most = read_channels(stored, file=str(file)), max((len(case.images) for case in cases), default=1)
-    numbered = tuple(f"channel_{index}" for index in range(most)) if most > 1 else (ONE_CHANNEL,)
+    numbered = tuple(f"channel_{index}" for index in range(most)) if most > 1 else (ONLY_CHANNEL,)
     return Listing(cases, failures, named or numbered, read_about(stored, file=str(file)))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from data_prep.folder.folder_options import KEY, FolderOptions
-from data_prep.folder.listing import ONE_CHANNEL, Listing
+from data_prep.folder.listing import ONLY_CHANNEL, Listing, join_channels
 from uumamba.data.case import Case
 from uumamba.data.case_files import image_suffix
 from uumamba.runtime.errors import CaseError, require
@@ -27,7 +27,7 @@ def list_pairs(raw: Path, options: FolderOptions) -> Listing:
     """
     assert options.images is not None
     assert options.labels is not None
-    globs = {ONE_CHANNEL: options.images} if isinstance(options.images, str) else dict(options.images)
+    globs = {ONLY_CHANNEL: options.images} if isinstance(options.images, str) else dict(options.images)
     require(globs, f"{KEY}.images", got=globs, expected="a glob for each channel")
     keys = {channel: f"{KEY}.images" + ("" if len(globs) == 1 else f".{channel}") for channel in globs}
     labels = find_paths(raw, options.labels, key=f"{KEY}.labels")
@@ -46,7 +46,7 @@ def list_pairs(raw: Path, options: FolderOptions) -> Listing:
             failures.append(_describe(case_id, *wrong))
             continue
         *paths, label = (path for _, _, (path,) in files)
-        cases.append(Case(case_id, "", "", tuple(paths) if len(paths) > 1 else paths[0], label=label))
+        cases.append(Case(case_id, "", "", join_channels(paths), label=label))
     return Listing(cases, failures, tuple(globs))
 
 

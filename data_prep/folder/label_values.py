@@ -6,15 +6,15 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.raw_folder import collect
-from uumamba.data.case import MAX_LABEL_VALUE, MAX_STRUCTURES, Case
+from uumamba.data.case import Case
 from uumamba.data.chunks import find_distinct_values
+from uumamba.data.label_scheme import MAX_LABEL_VALUE, MAX_STRUCTURES
 from uumamba.data.open_scan import open_scan
+from uumamba.data.scan import INTEGER_TOLERANCE
 from uumamba.runtime.case_boundary import attempt, fail_case_on_error
 from uumamba.runtime.errors import CaseError, require_case
 from uumamba.runtime.observer import to_stderr
 from uumamba.runtime.stop import StopRequest
-
-_INTEGER_TOLERANCE = 1e-3  # as of read_label
 
 
 def find_label_values(cases: Sequence[Case]) -> tuple[set[int], list[CaseError]]:
@@ -49,7 +49,7 @@ def _read_values(path: Path, case_id: str) -> set[int]:
     with fail_case_on_error(case_id, "label"):
         found = find_distinct_values(open_scan(path, case_id=case_id).read().array)
         whole = np.round(found)
-        is_whole = np.isfinite(found).all() and np.abs(found - whole).max() <= _INTEGER_TOLERANCE
+        is_whole = np.isfinite(found).all() and np.abs(found - whole).max() <= INTEGER_TOLERANCE
         require_case(
             is_whole and whole.min() >= 0 and whole.max() <= MAX_LABEL_VALUE and whole.size <= MAX_STRUCTURES + 1,
             case_id,

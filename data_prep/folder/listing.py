@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from uumamba.data.case import Case, Split
-from uumamba.data.case_files import name_case
+from uumamba.data.case_files import ImagePath, name_case
 from uumamba.runtime.errors import CaseError, UsageError, require, require_case
 from uumamba.runtime.files import find_read_fix
 from uumamba.runtime.text_files import load_json
 
-ONE_CHANNEL = "image"
+ONLY_CHANNEL = "image"
 """Name of the only channel where a layout gives none."""
 OPTIONAL_KEYS: Mapping[str, Sequence[str]] = {
     "case_id": ("case", "case_id"),
@@ -37,7 +37,7 @@ class Listing:
 
     cases: Sequence[Case]
     failures: Sequence[CaseError] = ()
-    channels: tuple[str, ...] = (ONE_CHANNEL,)
+    channels: tuple[str, ...] = (ONLY_CHANNEL,)
     about: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -77,19 +77,24 @@ def make_case(folder: Path, given: Mapping[str, Any], *, place: str, split: Spli
     paths = images if isinstance(images, list | tuple) and images else [images]
     texts = {field: _find_text(given, names, place) for field, names in OPTIONAL_KEYS.items()}
     case_id = texts["case_id"] or (name_case(Path(paths[0])) if isinstance(paths[0], str) else "") or place
-    found = tuple(_find_path(folder, path, case_id, "image") for path in paths)
+    found = [_find_path(folder, path, case_id, "image") for path in paths]
     label = given.get("label") or None
     return Case(
         case_id,
         texts["patient_id"],
         texts["domain"],
-        found if len(found) > 1 else found[0],
+        join_channels(found),
         label=None if label is None else _find_path(folder, label, case_id, "label"),
         fold=fold,
         phase=texts["phase"] or None,
         group=texts["group"] or None,
         split=split,
     )
+
+
+def join_channels(paths: Sequence[Path]) -> ImagePath:
+    """Return the image of a case: its only path, or several."""
+    return tuple(paths) if len(paths) > 1 else paths[0]
 
 
 def join(folder: Path, path: str) -> Path:

@@ -8,9 +8,9 @@ from typing import Any
 
 from data_prep.folder.folder_options import FolderOptions
 from data_prep.folder.label_names import read_about, read_channels
-from data_prep.folder.listing import Listing, join, read_object
+from data_prep.folder.listing import Listing, join, join_channels, read_object
 from uumamba.data.case import MANIFEST_NAME, Case, Split
-from uumamba.data.case_files import image_suffix, list_volumes
+from uumamba.data.case_files import image_stem, list_volumes
 from uumamba.data.open_scan import SCAN_SUFFIXES
 from uumamba.runtime.errors import CaseError, UsageError, require
 from uumamba.runtime.text_files import load_json
@@ -97,7 +97,7 @@ def _check_split(known: Set[str], train: Set[str], val: Set[str], *, key: str, f
 def _count_files(raw: Path, channels: int) -> int:
     """Count the files of an image: one a channel, or one."""
     paths = (path for images, _ in _FOLDERS.values() for path in (raw / images).glob("*"))
-    found = (_CHANNEL.fullmatch(path.name.removesuffix(image_suffix(path))) for path in paths)
+    found = (_CHANNEL.fullmatch(image_stem(path)) for path in paths)
     return channels if any(int(match["channel"]) > 0 for match in found if match) else 1
 
 
@@ -106,7 +106,7 @@ def _list_split(raw: Path, split: Split, files: int, ending: str) -> tuple[list[
     case_ids: set[str] = set()
     failures: list[CaseError] = []
     for path in list_volumes(images) if images.is_dir() else ():
-        stem = path.name.removesuffix(image_suffix(path))
+        stem = image_stem(path)
         match = _CHANNEL.fullmatch(stem)
         if path.name.endswith(ending) and match and int(match["channel"]) < files:
             case_ids.add(match["case_id"])
@@ -116,20 +116,20 @@ def _list_split(raw: Path, split: Split, files: int, ending: str) -> tuple[list[
             case_id = match["case_id"] if match else stem
             failures.append(CaseError(case_id, "image", got=path.name, expected=expected, fix=fix))
     for path in list_volumes(labels) if labels.is_dir() else ():
-        case_ids.add(path.name.removesuffix(image_suffix(path)))
+        case_ids.add(image_stem(path))
     case_ids -= {failure.case_id for failure in failures}
     needs_label = split == "training"
     return [_make_case(images, labels, each, files, ending, needs_label) for each in sorted(case_ids)], failures
 
 
 def _make_case(images: Path, labels: Path, case_id: str, files: int, ending: str, needs_label: bool) -> Case:
-    paths = tuple(images / f"{case_id}_{channel:04d}{ending}" for channel in range(files))
+    paths = [images / f"{case_id}_{channel:04d}{ending}" for channel in range(files)]
     label = labels / f"{case_id}{ending}"
     return Case(
         case_id,
         "",
         "",
-        paths if files > 1 else paths[0],
+        join_channels(paths),
         label=label if needs_label or label.exists() else None,
         split="training" if needs_label else "test",
     )
@@ -141,5 +141,5 @@ def _read_entry(raw: Path, case_id: str, entry: Any, key: str) -> Case:
     label = entry.get("label") if isinstance(entry, Mapping) else None
     is_valid = isinstance(images, list) and images and all(isinstance(path, str) for path in (*images, label))
     require(is_valid, f"{key}.{case_id}", got=entry, expected="images and label")
-    paths = tuple(join(raw, path) for path in images)
-    return Case(case_id, "", "", paths if len(paths) > 1 else paths[0], label=join(raw, str(label)))
+    paths = [join(raw, path) for path in images]
+    return Case(case_id, "", "", join_channels(paths), label=join(raw, str(label)))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from benchmarks.sunnybrook import PHASES, fill_outline, find_area, find_perimeter, main
 from tests.data.formats.dicom_files import COLUMNS, ROWS, STEP_MM, make_slices
-from uumamba.data.case import IGNORED
+from uumamba.data.label_scheme import IGNORED
 from uumamba.data.scan import check_same_grid, read_image, read_label
 
 SQUARE = np.array([[9.5, 4.5], [9.5, 20.5], [29.5, 20.5], [29.5, 4.5]])  # columns 10 to 29, rows 5 to 20

@@ -11,9 +11,9 @@ import SimpleITK
 
 from uumamba.data.case import Case
 from uumamba.data.open_scan import open_scan
-from uumamba.data.prepared import source_key
 from uumamba.data.recipe import PreprocessRecipe
 from uumamba.data.scan import read_case, read_image, write_label
+from uumamba.data.source_key import source_key
 from uumamba.data.warn import ScanWarning
 
 NAMES = ("T1", "FLAIR")

@@ -10,15 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from uumamba.data.case import IGNORED, Case
+from uumamba.data.case import Case
 from uumamba.data.dataset import PatchDataset, case_views
 from uumamba.data.foreground import sample_foreground
 from uumamba.data.geometry import find_geometry
+from uumamba.data.label_scheme import IGNORED
 from uumamba.data.locations import LOCATIONS_PER_CLASS, sample_locations
-from uumamba.data.prepared import PreparedFolder, source_key, verify_prepared, write_prepared
+from uumamba.data.prepared import PreparedFolder, verify_prepared, write_prepared
 from uumamba.data.preprocess import PreprocessRecipe, preprocess
 from uumamba.data.sampling import Sampling
 from uumamba.data.scan import decode_classes, encode_classes, read_label
+from uumamba.data.source_key import source_key
 
 RECIPE = PreprocessRecipe((None, None, None))
 SHAPE = (6, 40, 40)

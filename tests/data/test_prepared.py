@@ -17,11 +17,11 @@ from uumamba.data.prepared import (
     PreparedFolder,
     is_up_to_date,
     open_prepared,
-    source_key,
     verify_prepared,
     write_prepared,
 )
 from uumamba.data.preprocess import PreprocessRecipe, preprocess
+from uumamba.data.source_key import source_key
 from uumamba.runtime.errors import CaseError
 
 RECIPE = PreprocessRecipe((None, None, None))

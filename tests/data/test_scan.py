@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from uumamba.data.case import Case, number_classes
+from uumamba.data.case import Case
+from uumamba.data.label_scheme import number_classes
 from uumamba.data.scan import (
     AcdcSpacingWarning,
     Scan,

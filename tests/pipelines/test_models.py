@@ -15,10 +15,11 @@ import torch
 
 from tests.pipelines.run_files import LAST, MakeConfig, Refused, read_json
 from uumamba.config import read_config
+from uumamba.config.stored_config import complete_config
 from uumamba.data.preprocess import CtStatistics, PreprocessRecipe
 from uumamba.pipelines import load_predictor
 from uumamba.pipelines.jobs import check_same_run
-from uumamba.pipelines.models import checkpoint_paths, complete_config
+from uumamba.pipelines.models import checkpoint_paths
 from uumamba.pipelines.train import train
 from uumamba.runtime.errors import UsageError
 from uumamba.training.checkpoint import Checkpoint, read_checkpoint, save_checkpoint

@@ -20,9 +20,10 @@ import pytest
 from data_prep.acdc import read_acdc
 from tests.pipelines.run_files import MakeConfig, Refused, contents, failed_in, read_json
 from uumamba.data.case import Case, Manifest
-from uumamba.data.prepared import FORMAT_VERSION, PreparedFolder, open_prepared, write_prepared
+from uumamba.data.prepared import PreparedFolder, open_prepared, write_prepared
 from uumamba.data.preprocess import PreprocessRecipe, restore_label
 from uumamba.data.scan import AcdcSpacingWarning, read_label
+from uumamba.data.source_key import FORMAT_VERSION
 from uumamba.data.warn import warn_of_acdc_spacing
 from uumamba.pipelines.datasets import read_dataset
 from uumamba.pipelines.prepare import prepare

@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 
 from tests.pipelines.run_files import Refused
+from uumamba.config.case_split import FOLDS, split_cases
 from uumamba.config.data import DomainsConfig
 from uumamba.data.case import Case, Manifest
-from uumamba.pipelines.jobs import split_cases
-from uumamba.pipelines.run_layout import FOLDS
 
 BOTH = DomainsConfig(train=("A", "B"), validate=("A", "B"))
 

@@ -4,8 +4,6 @@ The manifest is a superset of the Medical Segmentation Decathlon's ``dataset.jso
 """
 
 import os
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
@@ -14,19 +12,15 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from uumamba.data.label_scheme import LabelScheme, check_label_values, number_classes
+from uumamba.data.shown_text import check_shown
 from uumamba.data.stored_json import read_json
 from uumamba.runtime.errors import require
 from uumamba.runtime.files import write_json
 
 Split = Literal["training", "test"]
 MANIFEST_NAME = "dataset.json"
-MAX_LABEL_VALUE, MAX_STRUCTURES = 65535, 254
-IGNORED = 255
-"""Class of ignored voxels in prepared labels."""
 _LABEL_KEYS = ("ignore_value", "regions", "regions_class_order", "colours")
-_COLOUR = re.compile("#[0-9a-fA-F]{6}")
-HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
-"""Unicode's categories of control, format and surrogate characters, and of separators of lines and paragraphs."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +120,7 @@ class Manifest:
                 check_shown(getattr(case, key) or "", f"{self.name}: {key}")
         for channel in self.channels:
             check_shown(channel, f"{self.name}: modality")
-        check_label_values(self)
+        check_label_values(self.labels, self.name)
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -134,12 +128,17 @@ class Manifest:
         return (self.modality,) if isinstance(self.modality, str) else self.modality
 
     @property
+    def labels(self) -> LabelScheme:
+        """Structures, regions, ignored voxels and colours."""
+        return LabelScheme(self.structures, self.ignore_value, self.regions, self.regions_class_order, self.colours)
+
+    @property
     def targets(self) -> dict[str, tuple[int, ...]]:
         """Label values of each region, or else of each structure.
 
         These are predicted and scored.
         """
-        return dict(self.regions) or {name: (value,) for name, value in self.structures.items()}
+        return self.labels.targets
 
     @property
     def classes(self) -> dict[str, int]:
@@ -224,116 +223,6 @@ class Manifest:
                 key: value for key, value in (stored.model_extra or {}).items() if key not in ("numTraining", "numTest")
             },
             **{key: getattr(stored, key) for key in _LABEL_KEYS},
-        )
-
-
-def number_classes(structures: Mapping[str, int]) -> dict[str, int]:
-    """Number structures from 1 on, in the order of their label values.
-
-    Networks, prepared labels and probabilities have these classes; label maps in files have the label values.
-
-    Example:
-        >>> number_classes({"LV": 500, "RV": 3})
-        {'LV': 2, 'RV': 1}
-    """
-    ordered = sorted(structures.values())
-    return {name: 1 + ordered.index(value) for name, value in structures.items()}
-
-
-def check_shown(text: str, key: str) -> None:
-    r"""Raise if a name holds characters that are not shown.
-
-    Newlines, terminal escapes, invisible characters and marks of the text direction make one name look like another,
-    or like several.
-
-    Args:
-        text: the name.
-        key: the name's key, for the error.
-
-    Raises:
-        UsageError: the name holds such a character; ``got`` is the escaped text.
-
-    Example:
-        >>> check_shown("patient001_frame01", "case_id")
-        >>> check_shown("two" + chr(9) + "words", "case_id")
-        Traceback (most recent call last):
-        uumamba.runtime.errors.UsageError: case_id: got 'two\twords', expected only shown characters. Fix: remove '\t'.
-    """
-    hidden = next((each for each in text if unicodedata.category(each) in HIDDEN), None)
-    require(
-        hidden is None,
-        key,
-        got=repr(text),
-        expected="only shown characters",
-        fix=f"remove {hidden!r}",
-    )
-
-
-def check_label_values(manifest: Manifest) -> None:
-    """Raise if a manifest's structures, regions or colours do not fit.
-
-    Raises:
-        UsageError: see :class:`Manifest`.
-    """
-    name, values = manifest.name, [*manifest.structures.values()]
-    ignored = manifest.ignore_value
-    for key, value in [*manifest.structures.items(), *([] if ignored is None else [("ignore_value", ignored)])]:
-        check_shown(key, f"{name}: labels")
-        require(
-            isinstance(value, int) and 1 <= value <= MAX_LABEL_VALUE,
-            f"{name}: labels.{key}",
-            got=value,
-            expected=f"an integer from 1 to {MAX_LABEL_VALUE}",
-        )
-    require(
-        len(values) == len({*values}) <= MAX_STRUCTURES,
-        f"{name}: labels",
-        got=values,
-        expected=f"up to {MAX_STRUCTURES} structures, each with its own value",
-    )
-    require(ignored not in values, f"{name}: ignore_value", got=ignored, expected="the value of no structure")
-    for region, parts in manifest.regions.items():
-        check_shown(region, f"{name}: regions")
-        require(
-            parts and {*parts} <= {*values},
-            f"{name}: regions.{region}",
-            got=list(parts),
-            expected=f"label values of structures: {', '.join(map(str, values))}",
-        )
-    order = manifest.regions_class_order
-    require(
-        len(order) == len({*order}) == len(manifest.regions) and {*order} <= {*values},
-        f"{name}: regions_class_order",
-        got=list(order),
-        expected=f"one label value for each of the {len(manifest.regions)} regions, each once",
-        fix="list the value that each region paints, in the order of the regions",
-    )
-    _check_painting(manifest)
-    for key, colour in manifest.colours.items():
-        require(
-            key in {*manifest.structures, *manifest.regions} and _COLOUR.fullmatch(colour),
-            f"{name}: colours.{key}",
-            got=colour,
-            expected="the colour of a structure or region, such as #d62728",
-        )
-
-
-def _check_painting(manifest: Manifest) -> None:
-    """Raise if painted regions would not be the regions again.
-
-    Where every region is predicted correctly, the painted value must be in the same regions as the true one.
-    """
-    regions = manifest.regions.items()
-    for name, value in manifest.structures.items():
-        true = [region for region, parts in regions if value in parts]
-        painted = dict(zip(manifest.regions, manifest.regions_class_order, strict=True))[true[-1]] if true else 0
-        found = [region for region, parts in regions if painted in parts]
-        require(
-            found == true,
-            f"{manifest.name}: regions_class_order",
-            got=list(manifest.regions_class_order),
-            expected=f"where {name} is, a last value that is in {', '.join(true)} and no other region, not {painted}",
-            fix="list outer regions before inner ones, and give each overlap a region of its own",
         )
 
 

@@ -8,11 +8,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from uumamba.data.case import MANIFEST_NAME, check_shown
+from uumamba.data.case import MANIFEST_NAME
 from uumamba.data.channels import ONE_CHANNEL, describe_channels
 from uumamba.data.formats.dicom_headers import has_magic
 from uumamba.data.formats.png import PNG_SUFFIXES
 from uumamba.data.open_scan import DICOM_SUFFIX, SCAN_SUFFIXES
+from uumamba.data.shown_text import check_shown
 from uumamba.data.warn import warn_repaired
 from uumamba.runtime.errors import CaseError, UsageError, require
 from uumamba.runtime.text_files import load_json
@@ -37,6 +38,16 @@ def image_suffix(path: Path) -> str:
     return path.name[len(path.name) - length :]
 
 
+def image_stem(path: Path) -> str:
+    """Return a scan's file name without its suffix.
+
+    Example:
+        >>> image_stem(Path("patient001_0000.nii.gz"))
+        'patient001_0000'
+    """
+    return path.name.removesuffix(image_suffix(path))
+
+
 def name_case(path: Path) -> str:
     """Return a file's case id, its name without suffixes.
 
@@ -46,7 +57,7 @@ def name_case(path: Path) -> str:
         >>> name_case(Path("patient001_frame01_0000.nii.gz")), name_case(Path("labels/a.seg.nrrd"))
         ('patient001_frame01', 'a')
     """
-    return path.name.removesuffix(image_suffix(path)).removesuffix(_FIRST_CHANNEL)
+    return image_stem(path).removesuffix(_FIRST_CHANNEL)
 
 
 def list_volumes(folder: Path) -> list[Path]:
@@ -81,9 +92,9 @@ def find_cases(folder: Path, *, option: str) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     volumes = list_volumes(folder)
-    stems = {path.name.removesuffix(image_suffix(path)) for path in volumes}
+    stems = {image_stem(path) for path in volumes}
     for path in volumes:
-        stem = path.name.removesuffix(image_suffix(path))
+        stem = image_stem(path)
         first = _CHANNEL.sub(_FIRST_CHANNEL, stem)
         require(
             first == stem or first not in stems,
@@ -115,7 +126,7 @@ def group_channels(volumes: Iterable[Path], names: Sequence[str], *, option: str
         {'a': (PosixPath('a_0000.nii'), PosixPath('a_0001.nii')), 'b': PosixPath('b.nii')}
     """
     files = sorted(volumes)
-    stems = {(path.parent, path.name.removesuffix(image_suffix(path))): path for path in files}
+    stems = {(path.parent, image_stem(path)): path for path in files}
     found: dict[str, ImagePath] = {}
     for path in files:
         suffix = image_suffix(path)
@@ -147,7 +158,7 @@ def check_channel_order(paths: Sequence[Path], *, option: str) -> None:
     Raises:
         UsageError: the files are numbered from 0 on, but not in their order.
     """
-    stems = [path.name.removesuffix(image_suffix(path)) for path in paths]
+    stems = [image_stem(path) for path in paths]
     numbers = [int(stem[-4:]) for stem in stems if _CHANNEL.search(stem)]
     require(
         numbers == sorted(numbers) or sorted(numbers) != list(range(len(paths))),

@@ -16,9 +16,9 @@ from uumamba.data.case import Case
 from uumamba.data.channels import ONE_CHANNEL
 from uumamba.data.locations import draw_in_planes, find_foreground
 from uumamba.data.normalise import find_shift, to_hounsfield
-from uumamba.data.prepared import hash_case, list_values
 from uumamba.data.recipe import CtStatistics
 from uumamba.data.scan import read_case
+from uumamba.data.source_key import hash_case, list_values
 from uumamba.runtime.errors import require
 from uumamba.runtime.files import whole_file
 from uumamba.runtime.seeds import generator_for

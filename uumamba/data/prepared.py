@@ -8,29 +8,29 @@ samples ``foreground/<case_id>.npz``, and for each case ``cases/<case_id>/`` wit
 
 import hashlib
 import json
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from uumamba.data.case import IGNORED, MANIFEST_NAME, Case, Manifest, number_classes
+from uumamba.data.array_file import write_array
+from uumamba.data.case import MANIFEST_NAME, Case, Manifest
 from uumamba.data.geometry import Geometry
+from uumamba.data.label_scheme import IGNORED, number_classes
 from uumamba.data.locations import count_values, sample_locations
 from uumamba.data.recipe import PreprocessRecipe
+from uumamba.data.source_key import FORMAT_VERSION, source_key
 from uumamba.data.stored_json import read_json
 from uumamba.runtime.errors import CaseError, UsageError, require, require_case
-from uumamba.runtime.files import find_read_fix, open_regular, remove_file, whole_file, write_json
+from uumamba.runtime.files import find_read_fix, open_regular, remove_file, write_json
 from uumamba.types import LabelMap
-
-FORMAT_VERSION = 1  # increased whenever equal sources and recipe would give other arrays
 
 RECIPE_NAME = "recipe.json"
 FOREGROUND_NAME = "foreground"
@@ -162,7 +162,7 @@ def write_prepared(
             for a normalised image.
         label: ``(Z, Y, X)``, or slabs of planes in order.
         geometry: geometry of :func:`uumamba.data.preprocess.preprocess`.
-        key: key of :func:`source_key`.
+        key: key of :func:`uumamba.data.source_key.source_key`.
         channels: number of channels.
         ignore_label: class of ignored voxels; None in a data set without.
 
@@ -176,13 +176,13 @@ def write_prepared(
         remove_file(unfinished)
     shape = geometry.prepared_shape
     hashes = {
-        "image": _write_array(target / "image.npy", (_as_float16(slab, case_id) for slab in image), (channels, *shape)),
-        "label": _write_array(target / "label.npy", label, shape),
+        "image": write_array(target / "image.npy", (_as_float16(slab, case_id) for slab in image), (channels, *shape)),
+        "label": write_array(target / "label.npy", label, shape),
     }
     stored_label = _map_array(target, "label", case_id)
     counts = count_values(stored_label)
     locations = sample_locations(stored_label, case_id=case_id, counts=counts, ignore_label=ignore_label)
-    hashes["locations"] = _write_array(target / "locations.npy", [locations], locations.shape)
+    hashes["locations"] = write_array(target / "locations.npy", [locations], locations.shape)
     voxels = counts.sum(axis=0)
     write_json(
         target / CASE_NAME,
@@ -295,40 +295,6 @@ def verify_prepared(
     )
 
 
-def source_key(
-    case: Case, *, recipe: PreprocessRecipe, structures: Mapping[str, int], ignore_value: int | None = None
-) -> str:
-    """Hash the sources of a prepared case.
-
-    The hash depends on the bytes of the case's files, the recipe, the label values and the format version.
-
-    Raises:
-        CaseError: a file cannot be read.
-    """
-    return hash_case(
-        case,
-        {"format": FORMAT_VERSION, "recipe": recipe.to_json(), **list_values(structures, ignore_value)},
-    )
-
-
-def list_values(structures: Mapping[str, int], ignore_value: int | None) -> dict[str, Any]:
-    """List the label values for a hash, as earlier versions did."""
-    listed: dict[str, Any] = {"structures": dict(sorted(structures.items()))}
-    return listed if ignore_value is None else listed | {"ignore_value": ignore_value}
-
-
-def hash_case(case: Case, settings: Mapping[str, Any]) -> str:
-    """Hash the bytes of a case's files, and settings.
-
-    Raises:
-        CaseError: a file cannot be read.
-    """
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for path in case.files:
-        digest.update(_hash_path(path, case.case_id))
-    return digest.hexdigest()
-
-
 @dataclass(frozen=True)
 class _CaseFile:
     """Content of ``case.json``; older files have no hashes of their arrays."""
@@ -370,40 +336,6 @@ def _as_float16(slab: NDArray[np.float32], case_id: str) -> NDArray[np.float16]:
     return torch.from_numpy(np.ascontiguousarray(slab)).half().numpy()
 
 
-class _HashedStream:
-    """Stream that hashes what is written."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream, self.digest = stream, hashlib.sha256()
-
-    def write(self, data: Any) -> int:
-        self.digest.update(data)
-        return self._stream.write(data)
-
-
-def _write_array(path: Path, slabs: Iterable[NDArray[Any]], shape: tuple[int, ...]) -> str:
-    """Write an array slab by slab, and return the file's SHA-256.
-
-    The format is that of ``np.save``.
-    """
-    written = 0
-    with whole_file(path) as unfinished, unfinished.open("wb") as stream:
-        file: Any = _HashedStream(stream)
-        for slab in slabs:
-            if written == 0:
-                header = {"descr": np.lib.format.dtype_to_descr(slab.dtype), "fortran_order": False, "shape": shape}
-                np.lib.format.write_array_header_1_0(file, header)
-            file.write(np.ascontiguousarray(slab).data)
-            written += slab.size
-        require(
-            written == math.prod(shape),
-            path.name,
-            got=f"{written} voxels",
-            expected=f"{math.prod(shape)} voxels for the shape {shape}",
-        )
-    return str(file.digest.hexdigest())
-
-
 def _map_array(source: Path, name: str, case_id: str) -> NDArray[Any]:
     path = source / f"{name}.npy"
     try:
@@ -415,20 +347,3 @@ def _map_array(source: Path, name: str, case_id: str) -> NDArray[Any]:
     except (ValueError, EOFError) as error:
         raise CaseError(case_id, str(path), got=str(error), expected="a complete array", fix=_PREPARE) from None
     return array
-
-
-def _hash_path(path: Path, case_id: str) -> bytes:
-    digest = hashlib.sha256()
-    try:
-        for file in sorted(child for child in path.iterdir() if child.is_file()) if path.is_dir() else [path]:
-            with open_regular(file) as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
-    except OSError as error:
-        raise CaseError(
-            case_id,
-            "file",
-            got=f"{error.filename} ({error.strerror})",
-            expected="a readable file",
-            fix=find_read_fix(error, otherwise="restore the file from its source"),
-        ) from None
-    return digest.digest()

@@ -1,5 +1,6 @@
 """Recipe of preprocessing: spacing, normalisation and CT statistics."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -155,8 +156,9 @@ class PreprocessRecipe:
         return replace(self, ct_statistics=found[0] if len(found) == 1 else tuple(found))
 
     def to_json(self) -> dict[str, Any]:
-        """Return the recipe as plain values for JSON."""
-        return asdict(self)
+        """Return the recipe as JSON values: lists in place of tuples."""
+        values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return values
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "PreprocessRecipe":

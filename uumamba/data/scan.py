@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uumamba.data.case import IGNORED, MAX_LABEL_VALUE, Case
+from uumamba.data.case import Case
 from uumamba.data.channels import ONE_CHANNEL, check_channel_files, stack_channels
 from uumamba.data.chunks import convert, find_distinct_values
 from uumamba.data.formats.nifti import encode_label, new_header
 from uumamba.data.formats.png import PNG_SUFFIXES, encode_png
 from uumamba.data.grid import MAX_VOLUME_BYTES, Scan, check_same_grid
+from uumamba.data.label_scheme import IGNORED, MAX_LABEL_VALUE
 from uumamba.data.open_scan import open_scan
 from uumamba.data.warn import AcdcSpacingWarning, ScanWarning, warn_repaired
 from uumamba.runtime.errors import CaseError, require, require_case
@@ -32,7 +33,8 @@ __all__ = [
     "write_label",
 ]
 
-_INTEGER_TOLERANCE = 1e-3
+INTEGER_TOLERANCE = 1e-3
+"""Largest distance of a label value from an integer."""
 _MOST_BAD_VOXELS = 0.01
 
 
@@ -160,7 +162,7 @@ def write_label(path: Path | str, label: LabelMap, like: Scan, *, structures: Ma
 
     Args:
         path: the file.
-        label: classes, as of :func:`uumamba.data.case.number_classes`.
+        label: classes, as of :func:`uumamba.data.label_scheme.number_classes`.
         like: the scan.
         structures: label value of each structure, written in place of its class; by default the classes are written.
 
@@ -195,7 +197,7 @@ def _encode_nifti(label: NDArray[Any], like: Scan) -> bytes:
 def encode_classes(label: NDArray[Any], structures: Mapping[str, int], *, ignore_value: int | None = None) -> LabelMap:
     """Replace each structure's label value by its class.
 
-    Ignored voxels get the class 255, :data:`uumamba.data.case.IGNORED`.
+    Ignored voxels get the class 255, :data:`uumamba.data.label_scheme.IGNORED`.
 
     Example:
         >>> encode_classes(np.array([0, 500, 3], dtype=np.uint16), {"LV": 500, "RV": 3}).tolist()
@@ -292,7 +294,7 @@ def _convert_label(
     with np.errstate(invalid="ignore"):  # infinity minus infinity
         distances = np.where(np.isfinite(values), np.abs(values - rounded), np.inf)
     require_case(
-        distances.max() <= _INTEGER_TOLERANCE,
+        distances.max() <= INTEGER_TOLERANCE,
         case_id,
         "label",
         got=values[int(np.argmax(distances))].item(),

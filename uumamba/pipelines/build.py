@@ -15,6 +15,7 @@ from uumamba.config.learning_rate import build_schedule
 from uumamba.config.objectives import build_objective
 from uumamba.config.optim import build_ascent, build_optimizer, needs_logits
 from uumamba.config.quantization import attach_gaqat
+from uumamba.config.stored_config import complete_config, stored_config
 from uumamba.config.training import resolve_channels_last, resolve_precision
 from uumamba.data.dataset import PatchDataset, batches
 from uumamba.data.label_scheme import LabelScheme
@@ -24,7 +25,7 @@ from uumamba.evaluation import mean_dice
 from uumamba.inference import Predictor
 from uumamba.metrics import dice_coefficient
 from uumamba.pipelines.jobs import Job
-from uumamba.pipelines.models import complete_config, load_initial_weights, stored_config, warn_of_slow_scan
+from uumamba.pipelines.models import load_initial_weights, warn_of_slow_scan
 from uumamba.quantization import GAQAT, ActivationQuantizer, calibrate, quantized_layers
 from uumamba.runtime.memory_format import lay_channels_last
 from uumamba.runtime.network import bare_network, batch_to_device
@@ -76,7 +77,7 @@ def build_trainer(
         ranks: the processes that train together.
     """
     config, sides = job.config, job.sides
-    labels = LabelScheme.from_manifest(folder.manifest)
+    labels = folder.manifest.labels
     swaps = None if sides is None else sides.swaps(config.training.patch_size)
     seed_everything(config.seed)
     channels = folder.manifest.channels
@@ -146,7 +147,9 @@ def build_trainer(
         if run_dir is None
         else RunFolder(
             run_dir,
-            config=stored_config(config, folder, fold=job.folder.fold, sides=sides),
+            config=stored_config(
+                config, folder, fold=job.folder.fold, sides=None if sides is None else sides.to_json()
+            ),
             complete_config=partial(complete_config, current=config, labels=labels),
             save_every_minutes=training_options.save_every_minutes,
         ),
@@ -278,7 +281,7 @@ class WholeCaseValidation:
         self, config: RunConfig, folder: PreparedFolder, case_ids: Sequence[str], *, device: str, ranks: Ranks = ALONE
     ) -> None:
         self.folder, self.case_ids = folder, tuple(case_ids)
-        labels = LabelScheme.from_manifest(folder.manifest)
+        labels = folder.manifest.labels
         self.targets, self.ignore_label = labels.target_classes, labels.ignore_label
         self.ranks = ranks
         self._build_predictor = partial(

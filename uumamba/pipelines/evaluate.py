@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from uumamba.data.case import MAX_LABEL_VALUE, Case, Split
+from uumamba.data.case import Case, Split
+from uumamba.data.label_scheme import MAX_LABEL_VALUE, LabelScheme
 from uumamba.data.scan import Scan, check_same_grid, read_label
 from uumamba.evaluation import (
     EvaluationPair,
@@ -112,8 +113,7 @@ def evaluate_folder(
     with StopRequest() as stop:
         given = structures
         structures = given or manifest.structures or _structures_in_files(cases, found)
-        is_regions = not given and manifest.regions
-        targets = manifest.targets if is_regions else {name: (value,) for name, value in structures.items()}
+        targets = manifest.targets if manifest.regions and not given else LabelScheme(structures).targets
         score = partial(
             _score_case,
             found=found,

@@ -5,8 +5,8 @@ execute the jobs.
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -14,20 +14,18 @@ import torch
 
 from uumamba.config import RunConfig
 from uumamba.config.automatic import AUTO, NORMALISATION, SPACING
-from uumamba.config.data import DomainsConfig
+from uumamba.config.case_split import EVERY_FOLD, split_cases
 from uumamba.config.label_checks import check_labels
+from uumamba.config.stored_config import complete_run
 from uumamba.config.track import check_trackers
 from uumamba.config.training import resolve_channels_last
-from uumamba.data.case import Case, Manifest
-from uumamba.data.label_scheme import LabelScheme
+from uumamba.data.case import Manifest
 from uumamba.data.loader import share_batch
 from uumamba.data.prepared import PreparedFolder
 from uumamba.pipelines.datasets import RawFolder, is_dataset
 from uumamba.pipelines.mirrored_sides import MirroredSides, check_sides
-from uumamba.pipelines.models import complete_run, load_initial_weights
+from uumamba.pipelines.models import load_initial_weights
 from uumamba.pipelines.run_layout import (
-    ALL_CASES,
-    EVERY_FOLD,
     FoldFolder,
     fold_folders,
     newest_checkpoint,
@@ -35,12 +33,9 @@ from uumamba.pipelines.run_layout import (
     stored_run,
 )
 from uumamba.pipelines.slow_cases import SlowCases
-from uumamba.runtime.errors import UsageError, require
+from uumamba.runtime.errors import require
 from uumamba.runtime.observer import to_stderr
 from uumamba.training.run_folder import check_new_run, check_same_config
-
-Splits = dict[str, tuple[tuple[str, ...], tuple[str, ...]]]
-"""Ids of the training cases and of the validation cases, by fold."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +106,7 @@ def list_jobs(
     check_trackers(config.track)
     targets = select_folders(Path(out), fold=fold, seeds=seeds)
     share_batch(config.training.batch_size, ranks)
-    if config.preprocess.normalisation == "auto":
+    if config.preprocess.normalisation == AUTO:
         config = config.resolve_channels(cases.manifest.channels)
     if device is not None:
         _check_devices(config, device, jobs=len(targets))
@@ -120,23 +115,12 @@ def list_jobs(
     if fold == EVERY_FOLD:
         targets = _select_existing(targets, manifest)
         _check_device_count(device or "", jobs=len(targets))
-    where, option = manifest.name, "--raw"
-    config.build_recipe(manifest.channels)  # raises for another number of channels
-    if isinstance(cases, PreparedFolder):
-        where, option = str(cases.path), "--data"
-        _check_prepared_for(config, cases)
+    where = str(cases.path) if isinstance(cases, PreparedFolder) else manifest.name
     may_be_empty = isinstance(cases, RawFolder) and bool(cases.listed[1])
-    require(
-        may_be_empty or manifest.select(split="training"),
-        option,
-        got=f"no training case in {where}",
-        expected="at least one training case",
-        fix="correct the folder",
-    )
-    labels = LabelScheme.from_manifest(manifest)
+    _check_cases(config, cases, where=where, may_be_empty=may_be_empty)
     if init is not None:
         _check_init(config, init, manifest)
-    check_labels(config, labels)
+    check_labels(config, manifest.labels)
     splits = split_cases(
         manifest,
         list(dict.fromkeys(each.fold for each in targets)),
@@ -150,60 +134,6 @@ def list_jobs(
         if config.training.useful is not None:
             SlowCases(job.config, cases, job.training_ids, job.folder.path).read(force=force)
     return jobs
-
-
-def split_cases(
-    manifest: Manifest,
-    folds: Sequence[str],
-    domains: DomainsConfig | None = None,
-    *,
-    where: str,
-    may_be_empty: bool = False,
-) -> Splits:
-    """Split the cases of each fold into training and validation.
-
-    Test cases are on neither side. Only :func:`list_jobs` calls this function.
-
-    Args:
-        manifest: the data set.
-        folds: ``"0"`` to ``"4"``, or ``"all"``, which has no validation cases; several are a cross-validation.
-        domains: a domain only for training or only for validation is used with all its cases. A domain for both is
-            split by the fold. Without ``domains`` every domain is for both.
-        where: name or path of the data set, for messages.
-        may_be_empty: the reader reported failed cases, so sides and domains may lack them.
-
-    Raises:
-        UsageError: no case is left for training or for validation; a domain is unknown, or the only one where several
-            are needed; a patient is in a training and in a validation domain; or, in a cross-validation, every fold
-            would validate on the same domain.
-
-    Example:
-        >>> cases = [Case(f"{d}{n}", f"{d}{n}", d, image=None, fold=n) for d in "AB" for n in range(2)]
-        >>> split_cases(Manifest("toy", "MR", {}, tuple(cases)), ["0"], DomainsConfig(leave_out="B"), where="toy")
-        {'0': (('A0', 'A1'), ('B0', 'B1'))}
-    """
-    cases = manifest.select(split="training")
-    known = {case.domain for case in cases}
-    train, validate = (known, known) if domains is None else domains.split_domains(known)
-    splits = {fold: _split_fold(cases, fold, train, validate) for fold in folds}
-    if may_be_empty:
-        return splits
-    if domains is not None:
-        _check_domains(manifest, domains, train, validate, where=where)
-        expected = f"one fold, since every fold would validate on all cases of {_join(validate - train)}"
-        fix = "choose --fold 0 or several --seeds"
-        require(len(folds) == 1 or validate <= train, "--fold", got=EVERY_FOLD, expected=expected, fix=fix)
-    for fold, (training, validation) in splits.items():
-        require(
-            training and (fold == ALL_CASES or validation),
-            "--fold",
-            got=f"{fold} with {len(training)} training and {len(validation)} validation cases of {where}",
-            expected="at least one training and one validation case",
-            fix="prepare more cases or choose another fold (all needs no validation cases)",
-        )
-        if domains is not None:
-            _check_patients({case.case_id: case.patient_id for case in cases}, training, validation)
-    return splits
 
 
 def resolve_config(
@@ -276,9 +206,23 @@ def _check_device_count(device: str, *, jobs: int) -> None:
     require(len(device.split(",")) <= jobs, "--device", got=device, expected=expected, fix="add --fold cv or --seeds")
 
 
+def _check_cases(config: RunConfig, cases: RawFolder | PreparedFolder, *, where: str, may_be_empty: bool) -> None:
+    """Raise without training cases, or if they do not fit."""
+    config.build_recipe(cases.manifest.channels)  # raises for another number of channels
+    if isinstance(cases, PreparedFolder):
+        _check_prepared_for(config, cases)
+    require(
+        may_be_empty or cases.manifest.select(split="training"),
+        "--data" if isinstance(cases, PreparedFolder) else "--raw",
+        got=f"no training case in {where}",
+        expected="at least one training case",
+        fix="correct the folder",
+    )
+
+
 def _check_init(config: RunConfig, init: str, manifest: Manifest) -> None:
     """Raise if the network cannot start from a model."""
-    labels, channels = LabelScheme.from_manifest(manifest), manifest.channels
+    labels, channels = manifest.labels, manifest.channels
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")  # the training shows them
         net = config.build_net(classes=labels.outputs, channels=len(channels))
@@ -309,7 +253,7 @@ def _check_prepared_for(config: RunConfig, folder: PreparedFolder) -> None:
     fix = "correct the key, or prepare again"
     expected = f"{folder.manifest.name}, the data set of {folder.path}"
     require(is_dataset(folder.manifest, name), "dataset.name", got=name, expected=expected, fix=fix)
-    used, given = folder.recipe.to_json(), recipe.to_json()
+    used, given = asdict(folder.recipe), asdict(recipe)
     different = [key for key in given if used[key] != given[key]]
     require(
         folder.recipe.completes(recipe),
@@ -318,51 +262,3 @@ def _check_prepared_for(config: RunConfig, folder: PreparedFolder) -> None:
         expected=f"{ {key: used[key] for key in different} }, the recipe of {folder.path}",
         fix=fix,
     )
-
-
-def _split_fold(
-    cases: Iterable[Case], fold: str, train: set[str], validate: set[str]
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    training, validation = [], []
-    for case in cases:
-        is_held_out = case.domain not in train or (fold != ALL_CASES and case.fold == int(fold))
-        if fold != ALL_CASES and case.domain in validate and is_held_out:
-            validation.append(case.case_id)
-        elif case.domain in train:
-            training.append(case.case_id)
-    return tuple(training), tuple(validation)
-
-
-def _check_domains(
-    manifest: Manifest, domains: DomainsConfig, train: set[str], validate: set[str], *, where: str
-) -> None:
-    known, unseen = ({case.domain for case in manifest.select(split=split)} for split in ("training", "test"))
-    if unknown := domains.names() - known:
-        tests = unknown & unseen
-        fix = f"score the test cases of {_join(tests)} with `uumamba predict --split test`" if tests else ""
-        raise UsageError("dataset.domains", got=_join(unknown), expected=f"domains of {where}: {_join(known)}", fix=fix)
-    if train and validate:
-        return
-    empty, taken = ("validate", "train") if train else ("train", "validate")
-    taken = taken if domains.leave_out is None else "leave_out"
-    raise UsageError(
-        f"dataset.domains.{taken}",
-        got=f"{_join(known)} (all domains of {where})",
-        expected=f"at least one domain left for {'validation' if train else 'training'}",
-        fix="set dataset.domains=null" if len(known) == 1 else f"set dataset.domains.{empty}",
-    )
-
-
-def _check_patients(patients: Mapping[str, str], training: Iterable[str], validation: Iterable[str]) -> None:
-    both = {patients[name] for name in training} & {patients[name] for name in validation}
-    require(
-        not both,
-        "dataset.domains",
-        got=f"training and validation cases of {_join(both)}",
-        expected="patients in only one of the two",
-        fix="list both domains in train and in validate, so that the fold splits them",
-    )
-
-
-def _join(names: Iterable[str]) -> str:
-    return ", ".join(sorted(names))

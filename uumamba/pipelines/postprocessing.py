@@ -9,7 +9,6 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from uumamba.config.training import UNION
-from uumamba.data.label_scheme import LabelScheme
 from uumamba.data.prepared import PreparedFolder
 from uumamba.data.stored_json import read_json
 from uumamba.inference import Predictor
@@ -56,7 +55,7 @@ def choose_for_fold(
     stored = _read(fold)
     if stored is not None and stored.steps == steps:
         return
-    structures, labels = folder.manifest.classes, LabelScheme.from_manifest(folder.manifest)
+    structures, labels = folder.manifest.classes, folder.manifest.labels
 
     def segment() -> Iterator[tuple[LabelMap, LabelMap]]:
         for case_id in case_ids:

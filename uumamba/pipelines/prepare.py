@@ -1,6 +1,5 @@
 """Preparation of a manifest's raw scans; a killed call can be repeated."""
 
-import json
 import sys
 import warnings
 from collections.abc import Callable, Sequence, Set
@@ -12,15 +11,17 @@ from typing import Any
 from data_prep.folds import complete_folds
 from data_prep.raw_folder import check_output_folder
 from uumamba.config import RunConfig
-from uumamba.data.case import IGNORED, MANIFEST_NAME, Case, Manifest, Split
+from uumamba.config.case_split import ALL_CASES
+from uumamba.data.case import MANIFEST_NAME, Case, Manifest, Split
 from uumamba.data.case_files import lists_case_ids
 from uumamba.data.foreground import compute_statistics, store_foreground
-from uumamba.data.prepared import FOREGROUND_NAME, RECIPE_NAME, is_up_to_date, source_key, write_prepared
+from uumamba.data.label_scheme import IGNORED
+from uumamba.data.prepared import FOREGROUND_NAME, RECIPE_NAME, is_up_to_date, write_prepared
 from uumamba.data.preprocess import Preprocessing, PreprocessRecipe
 from uumamba.data.scan import encode_classes, read_case
+from uumamba.data.source_key import source_key
 from uumamba.pipelines.datasets import RawFolder, record_failures
 from uumamba.pipelines.jobs import list_jobs, resolve_config
-from uumamba.pipelines.run_layout import ALL_CASES
 from uumamba.runtime.case_boundary import attempt, fail_case_on_error
 from uumamba.runtime.errors import CaseError, require
 from uumamba.runtime.files import lock_folder, make_folder, remove_file, write_json
@@ -296,7 +297,7 @@ def _write_recipe(out: Path, recipe: PreprocessRecipe) -> None:
 
     The folder is then unfinished until every case is prepared again.
     """
-    path, stored = out / RECIPE_NAME, json.loads(json.dumps(recipe.to_json()))
+    path, stored = out / RECIPE_NAME, recipe.to_json()
     try:
         unchanged = load_json(path) == stored
     except (OSError, ValueError):

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from uumamba.config import RunConfig
+from uumamba.config.case_split import ALL_CASES
 from uumamba.data.case import Manifest
 from uumamba.data.prepared import PreparedFolder
 from uumamba.evaluation import Scores
@@ -15,7 +16,6 @@ from uumamba.pipelines.jobs import Job, list_jobs, resolve_config
 from uumamba.pipelines.predict import predict
 from uumamba.pipelines.prepare import PrepareResult, prepare
 from uumamba.pipelines.report import report
-from uumamba.pipelines.run_layout import ALL_CASES
 from uumamba.pipelines.train import train_jobs
 from uumamba.runtime.errors import EXIT_SOME_CASES_FAILED, CaseError, InputError
 from uumamba.runtime.stop import StopRequest

@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 import torch
 
 from uumamba.config import RunConfig
+from uumamba.config.case_split import ALL_CASES, EVERY_FOLD, FOLDS
 from uumamba.data.prepared import PreparedFolder
 from uumamba.evaluation.spread import Spread, spread
 from uumamba.evaluation.tables import spread_table
@@ -36,9 +37,6 @@ from uumamba.runtime.text_files import load_json
 from uumamba.training.run_folder import RunLog, list_checkpoints
 
 Section = TypeVar("Section")
-FOLDS = ("0", "1", "2", "3", "4")
-ALL_CASES = "all"
-EVERY_FOLD = "cv"
 RUN_MANIFEST_NAME, RUN_SUMMARY_NAME = "manifest.json", "summary.json"
 PACKAGES = ("uumamba", "torch", "monai", "numpy", "scipy", "nibabel", "SimpleITK", "safetensors", "triton", "mamba-ssm")
 RULE = (

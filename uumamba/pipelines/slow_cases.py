@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from uumamba.config import RunConfig
 from uumamba.data.case import Manifest
 from uumamba.data.dataset import case_views
-from uumamba.data.label_scheme import LabelScheme
 from uumamba.data.prepared import PreparedFolder
 from uumamba.domain_generalization import (
     Probe,
@@ -94,7 +93,7 @@ def probe_cases(
         PerViewNet(net),
         views_of_cases,
         groups=[groups.index(name) for name in names],
-        ignore_label=LabelScheme.from_manifest(folder.manifest).ignore_label,
+        ignore_label=folder.manifest.labels.ignore_label,
     )
 
 
