@@ -6,7 +6,7 @@ execute the jobs.
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 
@@ -309,6 +309,7 @@ def _check_prepared_for(config: RunConfig, folder: PreparedFolder) -> None:
     fix = "correct the key, or prepare again"
     expected = f"{folder.manifest.name}, the data set of {folder.path}"
     require(is_dataset(folder.manifest, name), "dataset.name", got=name, expected=expected, fix=fix)
+    _check_labels_prepared(config, folder)
     used, given = folder.recipe.to_json(), recipe.to_json()
     different = [key for key in given if used[key] != given[key]]
     require(
@@ -318,6 +319,19 @@ def _check_prepared_for(config: RunConfig, folder: PreparedFolder) -> None:
         expected=f"{ {key: used[key] for key in different} }, the recipe of {folder.path}",
         fix=fix,
     )
+
+
+def _check_labels_prepared(config: RunConfig, folder: PreparedFolder) -> None:
+    """Raise if the configuration gives other labels than those of the prepared cases.
+
+    Training takes the labels of the cases.
+    """
+    given = config.dataset.reader_options()
+    for key in (each.name for each in fields(LabelScheme) if each.name in given):
+        wanted, found = given[key], getattr(folder.manifest, key)
+        is_same = wanted == found and (key != "regions" or [*wanted] == [*found])  # the order of the outputs
+        expected, fix = f"{found}, as in {folder.path}", "correct the key, or prepare again, which reuses unchanged cases"
+        require(is_same, f"dataset.{key}", got=wanted, expected=expected, fix=fix)
 
 
 def _split_fold(
