@@ -100,7 +100,7 @@ def group_channels(volumes: Iterable[Path], names: Sequence[str], *, option: str
     """Group files ``<case>_0000``, ``<case>_0001``, ... into cases with channels.
 
     Every case gets the paths of all channels, also of missing ones, which the reader refuses by name. Other files hold
-    all channels.
+    all channels, and so do files ``<case>_0000`` if no file has a higher number, as nnU-Net names colour pictures.
 
     Args:
         volumes: the files; the channels of a case are in one folder.
@@ -116,11 +116,15 @@ def group_channels(volumes: Iterable[Path], names: Sequence[str], *, option: str
     """
     files = sorted(volumes)
     stems = {(path.parent, path.name.removesuffix(image_suffix(path))): path for path in files}
+    numbers = {int(stem[-4:]) for _, stem in stems if _CHANNEL.search(stem)}
     found: dict[str, ImagePath] = {}
     for path in files:
         suffix = image_suffix(path)
         stem = path.name.removesuffix(suffix)
         case_id, number = _CHANNEL.sub("", stem), stem[-4:]
+        if numbers == {0}:
+            add_case(found, name_case(path), path)
+            continue
         has_first = (path.parent, f"{case_id}{_FIRST_CHANNEL}") in stems
         if case_id == stem or not (has_first or int(number) < len(names)):
             add_case(found, stem, path)
