@@ -135,8 +135,8 @@ def load_initial_weights(
         Names of the weights that keep their initial values.
 
     Raises:
-        UsageError: the model has no checkpoint, several folds, another architecture, another number of channels, or
-            other bit widths.
+        UsageError: the model has no checkpoint, several folds, another architecture, another number or order of
+            channels, or other bit widths.
     """
     paths = checkpoint_paths(model, key="--init")
     require(
@@ -147,8 +147,9 @@ def load_initial_weights(
     )
     checkpoint = read_checkpoint(paths[0])
     given_channels = stored_channels(checkpoint.config)
+    is_reordered = len(channels) > 1 and sorted(given_channels) == sorted(channels) and given_channels != tuple(channels)
     require(
-        len(given_channels) == len(channels),
+        len(given_channels) == len(channels) and not is_reordered,
         "--init",
         got=f"{model} of {describe_channels(given_channels)}",
         expected=f"a model of {len(channels)} channels, as the data set: {describe_channels(channels)}",
