@@ -330,7 +330,7 @@ def _check_labels_prepared(config: RunConfig, folder: PreparedFolder) -> None:
     for key in (each.name for each in fields(LabelScheme) if each.name in given):
         wanted, found = given[key], getattr(folder.manifest, key)
         is_same = wanted == found and (key != "regions" or [*wanted] == [*found])  # the order of the outputs
-        expected, fix = f"{found}, as in {folder.path}", "correct the key, or prepare again, which reuses unchanged cases"
+        expected, fix = f"{found}, as in {folder.path}", "correct the key, or prepare again (unchanged cases are kept)"
         require(is_same, f"dataset.{key}", got=wanted, expected=expected, fix=fix)
 
 

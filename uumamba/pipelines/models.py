@@ -147,7 +147,7 @@ def load_initial_weights(
     )
     checkpoint = read_checkpoint(paths[0])
     given_channels = stored_channels(checkpoint.config)
-    is_reordered = len(channels) > 1 and sorted(given_channels) == sorted(channels) and given_channels != tuple(channels)
+    is_reordered = given_channels != tuple(channels) and sorted(given_channels) == sorted(channels)
     require(
         len(given_channels) == len(channels) and not is_reordered,
         "--init",

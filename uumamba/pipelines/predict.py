@@ -84,8 +84,8 @@ def predict(
 
     Raises:
         UsageError: there is no model or no input, two inputs have one case id, a manifest has other channels than the
-            model, a folder of nnU-Net or the Decathlon has them in another order, a list of files is in another order than their numbers, or a label map would replace an input, or an
-            image or label of a manifest.
+            model, a folder of nnU-Net or the Decathlon has them in another order, a list of files is in another order
+            than their numbers, or a label map would replace an input, or an image or label of a manifest.
         StoppedOnRequest: a stop was requested.
     """
     written: list[Path] = []
