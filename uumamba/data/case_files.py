@@ -123,7 +123,7 @@ def group_channels(volumes: Iterable[Path], names: Sequence[str], *, option: str
         suffix = image_suffix(path)
         stem = path.name.removesuffix(suffix)
         case_id, number = _CHANNEL.sub("", stem), stem[-4:]
-        second = path.with_name(f"{case_id}_0001{suffix}")  # may exist beside a file that is given alone
+        second = path.with_name(f"{case_id}_0001{suffix}")  # may exist though only the first file is given
         if numbers == {0} and not second.exists():
             add_case(found, name_case(path), path)
             continue

@@ -220,7 +220,7 @@ def read_labelled_cases(
 
 
 def read_channel_names(folder: Path) -> tuple[str, ...]:
-    """Read the channels' names in a folder's or its parent's ``dataset.json``.
+    """Read the channels' names in a folder's ``dataset.json``, or its parent's.
 
     Nothing if there is no such file of nnU-Net or the Decathlon, or it has no names.
     """

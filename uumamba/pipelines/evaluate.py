@@ -169,14 +169,12 @@ def print_summary(scores: Scores) -> None:
 
 
 def _warn_of_unpredicted(rows: Sequence[ScoreRow]) -> None:
-    """Warn of label values without a name that no prediction has.
+    """Warn of unnamed label values that no prediction has.
 
     Without a manifest, ignored voxels look like a structure that is always missed, and lower the mean.
     """
-    labelled, predicted = (
-        {row.structure for row in rows if ml(row) > 0}
-        for ml in (lambda row: row.label_volume_ml, lambda row: row.volume_ml)
-    )
+    labelled = {row.structure for row in rows if row.label_volume_ml > 0}
+    predicted = {row.structure for row in rows if row.volume_ml > 0}
     missed = sorted(name for name in labelled - predicted if name.startswith(UNNAMED))
     if missed and predicted:
         fix = "if it marks ignored voxels, give the prepared folder or a manifest as --labels"

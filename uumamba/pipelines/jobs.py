@@ -322,7 +322,7 @@ def _check_prepared_for(config: RunConfig, folder: PreparedFolder) -> None:
 
 
 def _check_labels_prepared(config: RunConfig, folder: PreparedFolder) -> None:
-    """Raise if the configuration gives other labels than those of the prepared cases.
+    """Raise if the configuration gives other labels than the cases.
 
     Training takes the labels of the cases.
     """

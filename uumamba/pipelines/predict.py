@@ -181,7 +181,7 @@ def _check_channels(manifest: Manifest, channels: Sequence[str], path: Path) -> 
 
 
 def _check_named_order(folder: Path, channels: Sequence[str]) -> None:
-    """Raise if a folder of nnU-Net or the Decathlon has the model's channels in another order."""
+    """Raise if a folder's ``dataset.json`` has the channels in another order."""
     named = read_channel_names(folder)
     require(
         named == tuple(channels) or sorted(named) != sorted(channels),
