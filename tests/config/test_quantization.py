@@ -141,3 +141,7 @@ def test_none_of_python_and_null_of_yaml_mean_full_precision(nothing: str) -> No
     names = [layer.name for layer in quantized_layers(config.quantization.bind()(config.build_net(classes=4)))]
     assert names
     assert not any(name.startswith("decoder.") for name in names)
+
+
+def test_an_optimizer_without_perturbation_is_quantized() -> None:
+    demo("{weight_bits: 4}", "optim={name: Plain, base: {name: AdamW, lr: 0.001}}").check()

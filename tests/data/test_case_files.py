@@ -159,3 +159,9 @@ def test_files_of_several_channels_are_grouped_by_their_numbers(tmp_path: Path, 
     touch(tmp_path / "more", "e_0000.nii", "e_0000.nii.gz")
     with refused("e"):
         find_scans(tmp_path / "more", option="-i", channels=("T1", "FLAIR"))
+
+
+def test_without_a_second_number_each_file_holds_all_channels_as_a_colour_picture_of_nnunet(tmp_path: Path) -> None:
+    touch(tmp_path, "a_0000.png", "b_0000.png")
+    found = find_scans(tmp_path, option="-i", channels=("R", "G", "B"))
+    assert found == {"a": tmp_path / "a_0000.png", "b": tmp_path / "b_0000.png"}

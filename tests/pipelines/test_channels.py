@@ -1,5 +1,6 @@
 """Images of two channels, from raw files to a report."""
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,6 +21,7 @@ from uumamba.data.case import Case, Manifest
 from uumamba.evaluation.scores import read_scores
 from uumamba.inference import Predictor
 from uumamba.pipelines import load_predictor
+from uumamba.pipelines.models import load_initial_weights
 from uumamba.pipelines.predict import predict
 from uumamba.pipelines.prepare import prepare
 from uumamba.pipelines.train import train
@@ -190,6 +192,21 @@ def test_a_manifest_with_other_channels_than_the_models_is_refused(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("key", ["channel_names", "modality"])
+def test_a_folder_of_scans_that_names_the_models_channels_in_another_order_is_refused(
+    key: str, pair_run: Path, pair_raw: Path, tmp_path: Path, refused: Refused
+) -> None:
+    listed = json.dumps({key: {"0": "FLAIR", "1": "T1"}})
+    save_nifti(tmp_path / "imagesTs" / "a.nii.gz", merge(pair_raw, "a")[..., ::-1], SPACING_MM)
+    for folder in (tmp_path / "imagesTs", tmp_path):
+        (folder / "dataset.json").write_text(listed)
+        with refused("--input") as error:
+            predict(pair_run, [tmp_path / "imagesTs"], out=tmp_path / "out")
+        assert error.value.expected == "channel 0 (T1), channel 1 (FLAIR)"
+        (folder / "dataset.json").write_text("{}")
+    assert predict(pair_run, [tmp_path / "imagesTs"], out=tmp_path / "out").written
+
+
 def test_more_channels_than_the_models_are_refused(
     pair_run: Path, tiny_run: Path, pair_raw: Path, tmp_path: Path, refused: Refused
 ) -> None:
@@ -243,6 +260,15 @@ def test_a_run_is_not_started_from_a_model_of_another_number_of_channels(
     with refused("--init", got=f"{pair_run} of channel 0 (T1), channel 1 (FLAIR)"):
         train(tiny_config(), data=tiny_prepared, out=out, init=str(pair_run))
     assert not out.exists()
+
+
+def test_a_run_is_not_started_from_a_model_of_the_same_channels_in_another_order(
+    pair_run: Path, tiny_config: MakeConfig, refused: Refused
+) -> None:
+    net = tiny_config(*OVERRIDES, "training.neighbour_slices=1").build_net(classes=2, channels=2)
+    with refused("--init", got=f"{pair_run} of channel 0 (T1), channel 1 (FLAIR)"):
+        load_initial_weights(net, pair_run, channels=NAMES[::-1])
+    assert load_initial_weights(net, pair_run, channels=("PD", "T2")) == []
 
 
 def test_prepared_cases_of_4d_files_equal_those_of_separate_files(

@@ -172,6 +172,15 @@ def test_folders_of_label_maps_are_scored_without_a_clinical_table(
     assert [row.structure for row in named.rows[:3]] == ["RV", "MYO", "LV"]
 
 
+def test_a_value_without_a_name_that_no_prediction_has_may_be_ignored_voxels_and_is_warned_of(tmp_path: Path) -> None:
+    label = np.zeros((6, 6, 2), np.uint8)
+    label[:2], label[4:] = 1, 9
+    for folder, array in (("labels", label), ("predictions", np.where(label == 9, 0, label).astype(np.uint8))):
+        save_nifti(tmp_path / folder / "p.nii.gz", array, (1.0, 1.0, 1.0))
+    with pytest.warns(UserWarning, match="no prediction has label_9; if it marks ignored voxels"):
+        evaluate_folder(tmp_path / "predictions", tmp_path / "labels", tmp_path / "out")
+
+
 def test_a_fold_of_the_raw_acdc_folder_has_only_its_own_failures(tmp_path: Path) -> None:
     """Write five patients, one per fold, each with an unlabelled frame."""
     raw, predicted = tmp_path / "raw" / "training", tmp_path / "predictions"

@@ -295,3 +295,30 @@ def test_regions_that_are_a_partition_train_as_labels_and_nested_ones_stay_neste
     core = label[..., 1] == 5
     around = np.roll(core, 1, 0) | np.roll(core, -1, 0) | np.roll(core, 1, 1) | np.roll(core, -1, 1)
     assert (label[..., 1][around] > 0).all(), "the core lies within the whole"
+
+
+@pytest.mark.parametrize(
+    ("key", "prepared", "other"),
+    [
+        ("structures", "{oedema: 2, core: 5}", "{oedema: 5, core: 2}"),
+        ("ignore_value", None, "7"),
+        ("regions", "{whole: [2, 5], core: [5]}", "{core: [5], whole: [2, 5]}"),
+        ("regions_class_order", "[2, 5]", "[5, 2]"),
+        ("colours", '{whole: "#123456", core: "#654321"}', '{core: "#111111"}'),
+    ],
+)
+def test_labels_of_the_configuration_must_be_those_of_the_prepared_cases(
+    key: str,
+    prepared: str | None,
+    other: str,
+    regional: Path,
+    small: Callable[..., RunConfig],
+    tmp_path: Path,
+    refused: Refused,
+) -> None:
+    folder = PreparedFolder(regional)
+    if prepared is not None:
+        same = small("dataset.name=folder", f"dataset.{key}={prepared}")
+        assert list_jobs(same, folder, fold="0", out=tmp_path / "run")
+    with refused(f"dataset.{key}"):
+        list_jobs(small("dataset.name=folder", f"dataset.{key}={other}"), folder, fold="0", out=tmp_path / "run")

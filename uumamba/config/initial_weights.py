@@ -52,8 +52,9 @@ def copy_weights(
         UsageError: the checkpoint is of another architecture, another number of channels, or other bit widths.
     """
     given_channels = stored_channels(checkpoint.config)
+    is_reordered = given_channels != tuple(channels) and sorted(given_channels) == sorted(channels)
     require(
-        len(given_channels) == len(channels),
+        len(given_channels) == len(channels) and not is_reordered,
         "--init",
         got=f"{model} of {describe_channels(given_channels)}",
         expected=f"a model of {len(channels)} channels, as the data set: {describe_channels(channels)}",

@@ -91,10 +91,11 @@ def check_takes_effect(part: Part, steps: int) -> None:
 
 def check_ranks(part: Part, optim: Part, ranks: int) -> None:
     """Raise if ranks would freeze different scales, those of their own gradients."""
+    used = optim.options.get("perturbation")  # Plain has none
     require(
-        ranks == 1 or part.gaqat is None or optim.perturbation == "global",
+        ranks == 1 or part.gaqat is None or used == "global",
         "optim.perturbation",
-        got=optim.perturbation,
+        got=used,
         expected=f"global with quantization.gaqat on {ranks} ranks",
         fix="set optim.perturbation=global",
     )

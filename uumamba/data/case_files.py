@@ -111,7 +111,8 @@ def group_channels(volumes: Iterable[Path], names: Sequence[str], *, option: str
     """Group files ``<case>_0000``, ``<case>_0001``, ... into cases with channels.
 
     Every case gets the paths of all channels, also of missing ones, which the reader refuses by name. Other files hold
-    all channels.
+    all channels, and so do files ``<case>_0000`` without ``<case>_0001`` if no file has a higher number, as nnU-Net
+    names colour pictures.
 
     Args:
         volumes: the files; the channels of a case are in one folder.
@@ -127,11 +128,16 @@ def group_channels(volumes: Iterable[Path], names: Sequence[str], *, option: str
     """
     files = sorted(volumes)
     stems = {(path.parent, image_stem(path)): path for path in files}
+    numbers = {int(stem[-4:]) for _, stem in stems if _CHANNEL.search(stem)}
     found: dict[str, ImagePath] = {}
     for path in files:
         suffix = image_suffix(path)
         stem = path.name.removesuffix(suffix)
         case_id, number = _CHANNEL.sub("", stem), stem[-4:]
+        second = path.with_name(f"{case_id}_0001{suffix}")  # may exist though only the first file is given
+        if numbers == {0} and not second.exists():
+            add_case(found, name_case(path), path)
+            continue
         has_first = (path.parent, f"{case_id}{_FIRST_CHANNEL}") in stems
         if case_id == stem or not (has_first or int(number) < len(names)):
             add_case(found, stem, path)

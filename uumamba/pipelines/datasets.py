@@ -1,12 +1,15 @@
 """Cases of public data sets, manifests and folders, and failed cases."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
 from data_prep.folder.folder_reader import has_layout
+from data_prep.folder.label_names import read_channels
+from data_prep.folder.listing import read_object
 from data_prep.raw_folder import check_output_folder, collect
 from data_prep.reader import Read, Reader
 from data_prep.scan_files import read_grid
@@ -214,6 +217,18 @@ def read_labelled_cases(
     fix = "choose another fold, split or domain" if filters else "give cases with labels"
     require(labelled, "--labels", got=labels, expected=expected, fix=fix)
     return replace(manifest, cases=labelled), select_failures(selected, errors, manifest=manifest)
+
+
+def read_channel_names(folder: Path) -> tuple[str, ...]:
+    """Read the channels' names in a folder's ``dataset.json``, or its parent's.
+
+    Nothing if there is no such file of nnU-Net or the Decathlon, or it has no names.
+    """
+    for file in (folder / MANIFEST_NAME, folder.absolute().parent / MANIFEST_NAME):
+        with suppress(UsageError):
+            if names := read_channels(read_object(file), file=str(file)):
+                return names
+    return ()
 
 
 def find_predictions(predictions: Path) -> dict[str, Path]:

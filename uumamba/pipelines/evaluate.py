@@ -1,5 +1,6 @@
 """Scores of label maps, in files and on the terminal."""
 
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,7 @@ from uumamba.evaluation import (
     write_summary,
 )
 from uumamba.evaluation.clinical import PATIENTS_NAME
-from uumamba.evaluation.scores import SCORES_NAME, TREES_NAME
+from uumamba.evaluation.scores import SCORES_NAME, TREES_NAME, ScoreRow
 from uumamba.evaluation.summary import SUMMARY_NAME
 from uumamba.evaluation.tables import (
     describe_sides,
@@ -44,6 +45,9 @@ from uumamba.runtime.errors import CaseError, InputError, require, require_case
 from uumamba.runtime.files import make_folder, remove_file
 from uumamba.runtime.stop import StopRequest
 from uumamba.runtime.terminal import make_console
+
+UNNAMED = "label_"
+"""Start of the names of label values without a name."""
 
 
 class MissingPredictions(InputError):
@@ -137,6 +141,8 @@ def evaluate_folder(
         failures=tuple(failures),
     )
     _write(out, scores)
+    if manifest.ignore_value is None:
+        _warn_of_unpredicted(scores.rows)
     return scores
 
 
@@ -161,6 +167,19 @@ def print_summary(scores: Scores) -> None:
     ):
         if part:
             console.print(part)
+
+
+def _warn_of_unpredicted(rows: Sequence[ScoreRow]) -> None:
+    """Warn of unnamed label values that no prediction has.
+
+    Without a manifest, ignored voxels look like a structure that is always missed, and lower the mean.
+    """
+    labelled = {row.structure for row in rows if row.label_volume_ml > 0}
+    predicted = {row.structure for row in rows if row.volume_ml > 0}
+    missed = sorted(name for name in labelled - predicted if name.startswith(UNNAMED))
+    if missed and predicted:
+        fix = "if it marks ignored voxels, give the prepared folder or a manifest as --labels"
+        warnings.warn(f"--labels: no prediction has {', '.join(missed)}; {fix}.", stacklevel=3)
 
 
 def _vessels(selected: Collection[str] | None, structures: Mapping[str, Any]) -> tuple[str, ...]:
@@ -240,7 +259,7 @@ def _structures_in_files(cases: Sequence[Case], found: Mapping[str, Path]) -> di
 
     An unreadable file is reported when it is scored.
     """
-    anything = {f"label_{value}": value for value in range(1, MAX_LABEL_VALUE + 1)}
+    anything = {f"{UNNAMED}{value}": value for value in range(1, MAX_LABEL_VALUE + 1)}
     values: set[int] = set()
     for case in cases:
         for path in filter(None, (case.label, found[case.case_id])):

@@ -6,7 +6,7 @@ execute the jobs.
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from uumamba.config.stored_config import complete_run
 from uumamba.config.track import check_trackers
 from uumamba.config.training import resolve_channels_last
 from uumamba.data.case import Manifest
+from uumamba.data.label_scheme import LabelScheme
 from uumamba.data.loader import share_batch
 from uumamba.data.prepared import PreparedFolder
 from uumamba.pipelines.datasets import RawFolder, is_dataset
@@ -253,6 +254,7 @@ def _check_prepared_for(config: RunConfig, folder: PreparedFolder) -> None:
     fix = "correct the key, or prepare again"
     expected = f"{folder.manifest.name}, the data set of {folder.path}"
     require(is_dataset(folder.manifest, name), "dataset.name", got=name, expected=expected, fix=fix)
+    _check_labels_prepared(config, folder)
     used, given = asdict(folder.recipe), asdict(recipe)
     different = [key for key in given if used[key] != given[key]]
     require(
@@ -262,3 +264,16 @@ def _check_prepared_for(config: RunConfig, folder: PreparedFolder) -> None:
         expected=f"{ {key: used[key] for key in different} }, the recipe of {folder.path}",
         fix=fix,
     )
+
+
+def _check_labels_prepared(config: RunConfig, folder: PreparedFolder) -> None:
+    """Raise if the configuration gives other labels than the cases.
+
+    Training takes the labels of the cases.
+    """
+    given = config.dataset.reader_options()
+    for key in (each.name for each in fields(LabelScheme) if each.name in given):
+        wanted, found = given[key], getattr(folder.manifest, key)
+        is_same = wanted == found and (key != "regions" or [*wanted] == [*found])  # the order of the outputs
+        expected, fix = f"{found}, as in {folder.path}", "correct the key, or prepare again (unchanged cases are kept)"
+        require(is_same, f"dataset.{key}", got=wanted, expected=expected, fix=fix)

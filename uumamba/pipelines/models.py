@@ -118,8 +118,8 @@ def load_initial_weights(
         Names of the weights that keep their initial values.
 
     Raises:
-        UsageError: the model has no checkpoint, several folds, another architecture, another number of channels, or
-            other bit widths.
+        UsageError: the model has no checkpoint, several folds, another architecture, another number or order of
+            channels, or other bit widths.
     """
     paths = checkpoint_paths(model, key="--init")
     require(

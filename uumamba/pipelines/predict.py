@@ -22,7 +22,7 @@ from uumamba.data.channels import ONE_CHANNEL, describe_channels
 from uumamba.data.formats.png import PNG_SUFFIXES
 from uumamba.data.scan import Scan, read_image, write_label
 from uumamba.inference import Predictor
-from uumamba.pipelines.datasets import record_failures
+from uumamba.pipelines.datasets import read_channel_names, record_failures
 from uumamba.pipelines.models import load_predictor
 from uumamba.runtime.case_boundary import attempt, fail_case_on_error
 from uumamba.runtime.errors import CaseError, require
@@ -84,8 +84,8 @@ def predict(
 
     Raises:
         UsageError: there is no model or no input, two inputs have one case id, a manifest has other channels than the
-            model, a list of files is in another order than their numbers, or a label map would replace an input, or an
-            image or label of a manifest.
+            model, a folder of nnU-Net or the Decathlon has them in another order, a list of files is in another order
+            than their numbers, or a label map would replace an input, or an image or label of a manifest.
         StoppedOnRequest: a stop was requested.
     """
     written: list[Path] = []
@@ -157,6 +157,8 @@ def _find_scans(
         return {case.case_id: case.image for case in select(manifest)}
     if not path.is_dir():
         return {name_case(path): path}
+    if len(channels) > 1:
+        _check_named_order(path, channels)
     scans = find_scans(path, option="--input", channels=channels)
     cines = {name for name in scans if name.endswith("_4d") and len(channels) == 1}
     no_scans = {f"{name}_gt" for name in scans} | cines
@@ -175,6 +177,18 @@ def _check_channels(manifest: Manifest, channels: Sequence[str], path: Path) -> 
         got=f"{path} with {describe_channels(manifest.channels)}",
         expected=describe_channels(channels) if len(channels) > 1 else "one channel, as the model's",
         fix="list the model's channels in this order, in the manifest's modality and images",
+    )
+
+
+def _check_named_order(folder: Path, channels: Sequence[str]) -> None:
+    """Raise if a folder's ``dataset.json`` has the channels in another order."""
+    named = read_channel_names(folder)
+    require(
+        named == tuple(channels) or sorted(named) != sorted(channels),
+        "--input",
+        got=f"{folder} with {describe_channels(named)}",
+        expected=describe_channels(channels),
+        fix="reorder the channels and their names in dataset.json",
     )
 
 

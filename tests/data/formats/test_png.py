@@ -84,13 +84,22 @@ def test_colours_are_read_as_by_pillow(tmp_path: Path) -> None:
     assert np.array_equal(scan.array[..., 0], pixels.T)
 
 
-@pytest.mark.parametrize(("kind", "channels"), [(2, ("grey",)), (0, ("red", "green", "blue")), (2, ("one", "two"))])
+@pytest.mark.parametrize(
+    ("kind", "channels", "fix"),
+    [
+        (2, ("grey",), "save it in grey"),
+        (0, ("red", "green", "blue"), "give a colour image, or a grey image for each channel"),
+        (2, ("one", "two"), "give a grey image for each channel"),
+        (0, ("one", "two"), "give a grey image for each channel"),
+    ],
+)
 def test_another_number_of_colours_is_refused(
-    tmp_path: Path, refused: Refused, kind: int, channels: tuple[str, ...]
+    tmp_path: Path, refused: Refused, kind: int, channels: tuple[str, ...], fix: str
 ) -> None:
     path = write_png(tmp_path / "a.png", draw_samples(kind, 8), 8, kind)
-    with refused("channels", case_id="a.png"):
+    with refused("channels", case_id="a.png") as error:
         read_image(path, channels=channels)
+    assert error.value.fix.startswith(fix)
 
 
 def test_one_warning_per_process_says_that_a_pixel_is_taken_for_a_millimetre(tmp_path: Path) -> None:

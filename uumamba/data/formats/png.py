@@ -62,9 +62,7 @@ def open_png(path: Path, *, case_id: str, channels: int = 1) -> StoredVolume:
         "channels",
         got=f"{path.name} in colour (3 channels)" if found > 1 else f"{path.name} in grey (1 channel)",
         expected=f"{channels} channel{'s' * (channels > 1)}",
-        fix="save it in grey, a label map with the label values as grey; or name the channels red, green and blue"
-        if found > 1
-        else "give colour images",
+        fix=_fix_channels(found, channels),
     )
     return StoredVolume(
         path=path,
@@ -80,6 +78,13 @@ def open_png(path: Path, *, case_id: str, channels: int = 1) -> StoredVolume:
         has_palette=header.kind == _PALETTE,
         channels=channels,
     )
+
+
+def _fix_channels(found: int, channels: int) -> str:
+    if channels == 1:
+        return "save it in grey, a label map with the label values as grey; or name the channels red, green and blue"
+    of_each = "a grey image for each channel, named _0000, _0001 and so on"
+    return f"give a colour image, or {of_each}" if found < channels == 3 else f"give {of_each}"
 
 
 def read_pixels(path: Path, *, case_id: str) -> NDArray[Any]:
