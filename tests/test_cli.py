@@ -12,9 +12,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from uumamba import cli
 from uumamba.cli import main, parse_seeds, parse_spacing
 from uumamba.runtime.devices import resolve_devices
-from uumamba.runtime.errors import UsageError
+from uumamba.runtime.errors import EndedWithAnother, UsageError
 
 VERBS = ("run", "prepare", "train", "predict", "evaluate", "report", "demo", "doctor")
 Command = Callable[..., tuple[int, str]]
@@ -200,3 +201,18 @@ def test_a_keyboard_interrupt_ends_a_verb_with_one_line_on_how_to_continue(
     assert text.startswith("uumamba: Stopped by the keyboard")
     assert "--resume" in text
     assert text.count("\n") == 1
+
+
+def test_a_process_that_ends_with_another_waits_until_the_reason_is_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def end(arguments: list[str]) -> None:
+        raise EndedWithAnother("rank 0 failed")
+
+    waited: list[float] = []
+    monkeypatch.setattr(cli, "app", end)
+    monkeypatch.setattr(cli.time, "sleep", waited.append)
+    with pytest.raises(SystemExit):
+        cli.main(["train"])
+    assert waited == [cli.REPORTER_FIRST_S]
+    assert capsys.readouterr().err == ""

@@ -5,6 +5,7 @@ Heavy imports are inside the commands, so that ``--help`` is quick.
 
 import math
 import sys
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,11 @@ from uumamba.runtime.terminal import lossy_output
 
 if TYPE_CHECKING:
     from uumamba.runtime.ranks import Ranks
+
+
+REPORTER_FIRST_S = 2.0
+"""Seconds that a process waits to end after another one's error: torchrun ends all others with the first one that ends,
+so the reason would not be printed."""
 
 
 class StoppedByKeyboard(UumambaError):
@@ -363,7 +369,9 @@ def _run(given: Sequence[str]) -> int:
     except UumambaError as error:
         if "--debug" in given:
             raise
-        if not isinstance(error, EndedWithAnother):  # the other process has reported the reason
+        if isinstance(error, EndedWithAnother):  # the other process reports the reason
+            time.sleep(REPORTER_FIRST_S)
+        else:
             typer.echo(f"uumamba: {error}", err=True)
         return error.exit_code
     except Exception as error:
