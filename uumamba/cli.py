@@ -116,7 +116,10 @@ def _root(
 @app.command(epilog="Example: uumamba run acdc_cpu --raw ACDC/database --out runs/acdc")
 def run(
     config: ConfigArgument,
-    raw: Annotated[Path, typer.Option(help="The data set as its owner ships it.")],
+    raw: Annotated[
+        Path,
+        typer.Option(help="The data set as its owner ships it, or a folder of your own scans (folder_2d, folder_3d)."),
+    ],
     out: Annotated[Path, typer.Option(help="Output folder.")],
     fold: FoldOption = "0",
     seeds: SeedsOption = None,
@@ -157,7 +160,10 @@ def run(
 @app.command(epilog="Example: uumamba prepare acdc_cpu --raw ACDC/database --out prepared")
 def prepare(
     config: ConfigArgument,
-    raw: Annotated[Path, typer.Option(help="The data set as its owner ships it.")],
+    raw: Annotated[
+        Path,
+        typer.Option(help="The data set as its owner ships it, or a folder of your own scans (folder_2d, folder_3d)."),
+    ],
     out: Annotated[Path, typer.Option(help="Folder for the prepared cases.")],
     overrides: SetOption = None,
     workers: WorkersOption = 2,
