@@ -16,10 +16,10 @@ WORDS = {HOLDS: "better", FAILS: "worse", UNDECIDED: "no difference shown"}
 HEAD = """# Which method, when
 
 Written by `python -m benchmarks.readme_tables` from `benchmarks/results/hearts.json`; protocol and commands are in
-`benchmarks/claims/hearts.py`. Each line compares a method with its control on the 20 test patients of ACDC, after
-training has converged. Differences are in Dice points (0.01), with 95 % intervals over patients. The verdict of all
-lines but the first section's follows from p-values adjusted by Holm's method, so an interval without 0 may still show
-no difference.
+`benchmarks/claims/hearts.py`. Each line compares a method with its control on the 20 test patients of ACDC, after a
+long training; the first section says whether it has converged. Differences are in Dice points (0.01), with 95 %
+intervals over patients. The verdict of all lines but the first section's follows from p-values adjusted by Holm's
+method, so an interval without 0 may still show no difference.
 """
 
 Row = Mapping[str, Any]
