@@ -12,7 +12,8 @@ The official test patients are not used.
 batches of 8, nnU-Net's augmentation without flips, AdamW and a cosine schedule (``hearts.yaml``). Resolution, width and
 number of steps were chosen by pilot runs of the plain optimizer on fold 1, so that it reaches its plateau within ten
 minutes of one core: with 1.5 times the steps the Dice of fold 1 differs by less than half a point (three seeds, 95 %
-interval, in the table).
+interval, in the table). The table's plateau rows say whether this was met; at 6000 steps the interval reaches beyond
+half a point, so the other rows of this length do not answer the question yet.
 
 **Tuning.** First the learning rate of the plain optimizer, then one number of each method, from four values each, by
 the mean Dice of fold 1 after one run with 40 patients; the number of a method is chosen with a third of the steps. The
