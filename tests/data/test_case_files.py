@@ -11,7 +11,7 @@ from uumamba.data.case import Case, Manifest
 from uumamba.data.case_files import find_cases, find_scans, is_manifest, name_case
 from uumamba.data.warn import ScanWarning
 from uumamba.pipelines.datasets import find_predictions
-from uumamba.pipelines.predict import find_inputs
+from uumamba.pipelines.prediction.input_scans import find_inputs
 
 
 def touch(folder: Path, *names: str) -> Path:

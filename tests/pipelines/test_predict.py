@@ -15,7 +15,8 @@ from uumamba.data.case import Case, Manifest
 from uumamba.data.prepared import PreparedFolder
 from uumamba.pipelines.datasets import read_dataset
 from uumamba.pipelines.evaluate import evaluate_folder
-from uumamba.pipelines.predict import find_inputs, predict
+from uumamba.pipelines.predict import predict
+from uumamba.pipelines.prediction.input_scans import find_inputs
 from uumamba.pipelines.prepare import prepare
 from uumamba.pipelines.train import train
 from uumamba.runtime.errors import CaseError, UumambaError
@@ -60,7 +61,8 @@ def test_a_failed_case_is_listed_and_keeps_no_old_prediction(tiny_run: Path, tmp
     result = predict(tiny_run, scans, out=tmp_path / "out")
     assert [failure.case_id for failure in result.failures] == ["black", "blank"]
     assert failed_in(tmp_path / "out") == ["black", "blank"]
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"good.nii.gz", "failures.json"}
+    written = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert written == {"good.nii.gz", "failures.json", "records/good.json"}
     assert result.written[0].read_bytes() != b"old"
 
 

@@ -1,0 +1,1 @@
+"""Parts of prediction: inputs, segmented cases, their records and files."""

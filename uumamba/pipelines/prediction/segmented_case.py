@@ -1,0 +1,38 @@
+"""A scan, or a cine, with its predicted label maps."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from uumamba.data.label_scheme import number_classes
+from uumamba.data.scan import Scan
+from uumamba.types import LabelMap
+
+
+@dataclass(frozen=True)
+class SegmentedCase:
+    """A scan or a cine with its label maps.
+
+    Attributes:
+        case_id: name of the case.
+        frames: the scan, or all frames of a cine on one grid.
+        labels: label map of each frame, of classes as in :func:`uumamba.data.label_scheme.number_classes`.
+        structures: value of each structure in files.
+        phases: index of the frame of each known phase, ED and ES.
+        warnings: sentences about the input for the user.
+    """
+
+    case_id: str
+    frames: tuple[Scan, ...]
+    labels: tuple[LabelMap, ...]
+    structures: Mapping[str, int]
+    phases: Mapping[str, int] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    def measure_volumes_ml(self) -> list[dict[str, float]]:
+        """Compute the volume of each structure in each frame."""
+        voxel_ml = float(np.prod(self.frames[0].spacing_mm)) / 1000
+        classes = number_classes(self.structures)
+        counts = [np.bincount(label.ravel(), minlength=256) for label in self.labels]
+        return [{name: voxel_ml * int(count[value]) for name, value in classes.items()} for count in counts]
