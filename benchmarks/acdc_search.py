@@ -41,6 +41,8 @@ from uumamba.pipelines.jobs import list_jobs
 from uumamba.pipelines.predict import predict
 from uumamba.pipelines.prepare import prepare
 from uumamba.pipelines.train import train
+from uumamba.runtime.files import write_json
+from uumamba.runtime.text_files import load_json
 
 CONFIG = "acdc_cpu"
 PLAIN = "optim={name: Plain, base: {name: AdamW, lr: 0.001, weight_decay: 0.01}, max_grad_norm: 12.0}"
@@ -220,7 +222,7 @@ class Trials:
             run = self.out / "runs" / f"{_name_training(config)}_{folder.path.name}_{minutes:g}min"
             began = process_time()
             if not (run / "summary.json").is_file():
-                config = _set_epochs(config, self._count_epochs(config, folder, minutes))
+                config = _set_epochs(config, self._plan_epochs(run, config, folder, minutes))
                 train(config, data=folder.path, out=run, fold=str(INNER_FOLD), resume=True, force=True, progress=False)
             used = (process_time() - began) / 60
             scores = _score_run(run, folder, settings) | {"core_minutes": round(used, 1)}
@@ -240,6 +242,16 @@ class Trials:
         out = self.out / f"{'crops' if crop else 'prepared'}_{recipe.spacing_mm[-1]:g}mm"
         prepare(replace(manifest, cases=cases), bad, recipe=recipe, out=out, workers=1, raw=raw, progress=False)
         return PreparedFolder(out)
+
+    def _plan_epochs(self, run: Path, config: RunConfig, folder: PreparedFolder, minutes: float) -> int:
+        """Return a training's epochs.
+
+        They are counted once, so that an interrupted training ends where it would have ended without the interruption.
+        """
+        kept = run.with_name(f"{run.name}.epochs.json")
+        if not kept.is_file():
+            write_json(kept, self._count_epochs(config, folder, minutes))
+        return int(load_json(kept))
 
     def _count_epochs(self, config: RunConfig, folder: PreparedFolder, minutes: float) -> int:
         """Count the epochs in the minutes, by timing a few steps."""

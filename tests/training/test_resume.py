@@ -103,6 +103,13 @@ def test_a_complete_run_is_unchanged(unstopped: Path) -> None:
     assert (unstopped / "last.safetensors").read_bytes() == before
 
 
+def test_resuming_with_fewer_epochs_than_were_trained_ends_at_once(tmp_path: Path) -> None:
+    build_trainer(tmp_path, epochs=3).fit()
+    before = (tmp_path / "last.safetensors").read_bytes()
+    build_trainer(tmp_path, epochs=2).fit(resume=True, force=True)
+    assert (tmp_path / "last.safetensors").read_bytes() == before
+
+
 def test_a_run_starts_only_without_a_checkpoint_and_resumes_only_with_a_folder(tmp_path: Path, refused: Any) -> None:
     build_trainer(tmp_path / "new", epochs=1).fit(resume=True)
     assert (tmp_path / "new" / "last.safetensors").is_file()

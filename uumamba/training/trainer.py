@@ -251,7 +251,7 @@ class Trainer:
         """
         progress = self.state.progress
         is_between = progress.is_validated and not progress.steps_in_epoch
-        return progress.epochs_done == self.epochs or (is_between and self.clock.is_over)
+        return progress.epochs_done >= self.epochs or (is_between and self.clock.is_over)
 
     def _open_epoch(self) -> AbstractContextManager[Iterator[Batch]]:
         """Start or continue an epoch; return a context of its remaining batches."""
