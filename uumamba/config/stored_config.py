@@ -1,6 +1,6 @@
 """Configuration in a checkpoint, which prediction needs in addition to the weights."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -8,17 +8,24 @@ from typing import Any
 from uumamba.config.load import validate
 from uumamba.config.run_config import RunConfig
 from uumamba.data.channels import ONE_CHANNEL
+from uumamba.data.fingerprint import Fingerprint, fingerprint_cases
 from uumamba.data.label_scheme import LabelScheme
 from uumamba.data.prepared import PreparedFolder
 from uumamba.data.recipe import PreprocessRecipe
 from uumamba.runtime.errors import UsageError, require
 
+FINGERPRINT = "fingerprint"
 FREE = ("workers", "save_every_minutes")
 """Keys of ``training`` without effect on the weights; like ``inference`` they may change when a run is resumed."""
 
 
 def stored_config(
-    config: RunConfig, folder: PreparedFolder, *, fold: str, sides: Mapping[str, Any] | None = None
+    config: RunConfig,
+    folder: PreparedFolder,
+    *,
+    fold: str,
+    sides: Mapping[str, Any] | None = None,
+    training_ids: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Collect everything that a checkpoint needs for prediction.
 
@@ -27,6 +34,7 @@ def stored_config(
         folder: its prepared cases.
         fold: the trained fold.
         sides: left/right axes and swapped labels as JSON values; None if no structure has a side.
+        training_ids: cases of the fingerprint.
     """
     manifest = folder.manifest
     stored: dict[str, Any] = {
@@ -41,7 +49,27 @@ def stored_config(
         stored["recipe"] = folder.recipe.to_json()
     if len(manifest.channels) > 1:
         stored["channels"] = list(manifest.channels)
+    fingerprint = fingerprint_cases(folder, training_ids)
+    if fingerprint is not None:
+        stored[FINGERPRINT] = fingerprint.to_json()
     return stored if sides is None else stored | {"sides": dict(sides)}
+
+
+def read_fingerprint(configs: Iterable[Mapping[str, Any]]) -> Fingerprint | None:
+    """Read the fingerprint of a model from its checkpoints' configurations.
+
+    None if a checkpoint has none, for example one of an older version.
+
+    Raises:
+        UsageError: a fingerprint is damaged.
+    """
+    stored = [each.get(FINGERPRINT) for each in configs]
+    if not stored or None in stored:
+        return None
+    try:
+        return Fingerprint.merge([Fingerprint.from_json(each) for each in stored])
+    except ValueError as error:
+        raise UsageError("MODEL", got=error, expected="the fingerprint of a training", fix="train again") from None
 
 
 def stored_channels(config: Any) -> tuple[str, ...]:
@@ -90,7 +118,13 @@ def find_shared_config(configs: Mapping[Path, Any]) -> dict[str, Any]:
     return first
 
 
-def complete_config(stored: Any, *, current: RunConfig | None = None, labels: LabelScheme | None = None) -> Any:
+def complete_config(
+    stored: Any,
+    *,
+    current: RunConfig | None = None,
+    labels: LabelScheme | None = None,
+    fingerprint: Any = None,
+) -> Any:
     """Fill missing keys of a stored configuration with defaults.
 
     A part that cannot be read, for example because of a key that was removed since, is returned unchanged.
@@ -99,10 +133,13 @@ def complete_config(stored: Any, *, current: RunConfig | None = None, labels: La
         stored: the configuration of a checkpoint.
         current: configuration of the run that resumes; it gives the keys without effect on the result.
         labels: labels of the run that resumes; their colours may have changed.
+        fingerprint: fingerprint of the run that resumes, as JSON; an older version stored none, or another one.
     """
     if not isinstance(stored, Mapping):
         return stored
-    complete = dict(stored)
+    complete = {key: value for key, value in stored.items() if key != FINGERPRINT}
+    if fingerprint is not None:
+        complete[FINGERPRINT] = fingerprint
     if labels is not None:
         complete = {key: value for key, value in complete.items() if key != "colours"}
         complete |= {"colours": dict(labels.colours)} if labels.colours else {}

@@ -34,10 +34,12 @@ class Prediction:
         label: uint8 on the grid of the image.
         probabilities: ``(K, *grid)`` float32 with sum 1 over K, or of K regions that may overlap; None unless
             requested.
+        remarks: what is unusual about the image and its label map, from ``inspect``.
     """
 
     label: LabelMap
     probabilities: NDArray[np.float32] | None = None
+    remarks: tuple[str, ...] = ()
 
 
 def stack_neighbours(array: Array, count: int) -> Array:
@@ -88,6 +90,8 @@ class Predictor:
             ``preprocess``.
         postprocess: from the restored label map to the final one, such as
             :class:`uumamba.inference.postprocess.LargestComponents`; probabilities are not changed.
+        inspect: ``inspect(array, label, geometry) -> remarks`` about the prepared image and the final label map; by
+            default there are none.
         structures: value of each structure in files; sorted by it, the structures are the classes 1, 2, ....
         painted: class that each region paints into the label, for networks with one output per region and no
             background; None for classes.
@@ -120,6 +124,7 @@ class Predictor:
         restore: Callable[[NDArray[np.float32], Any], LabelMap] | None = None,
         restore_probabilities: Callable[[NDArray[np.float32], Any], NDArray[np.float32]] | None = None,
         postprocess: Callable[[LabelMap], LabelMap] | None = None,
+        inspect: Callable[[Array, LabelMap, Any], Sequence[str]] | None = None,
         structures: Mapping[str, int] | None = None,
         painted: Sequence[int] | None = None,
         mirror_axes: Sequence[int] = (),
@@ -150,6 +155,7 @@ class Predictor:
         self.restore = restore
         self.restore_probabilities = restore_probabilities
         self.postprocess = postprocess
+        self.inspect = inspect
         self.structures = None if structures is None else dict(structures)
         self.painted = None if painted is None else tuple(painted)
         self.overlap = overlap
@@ -197,10 +203,11 @@ class Predictor:
         found = self.prepared_probabilities(array, case_id=case_id)
         label = self.find_label(found) if self.restore is None else self.restore(found, geometry)
         label = label if self.postprocess is None else self.postprocess(label)
+        remarks = () if self.inspect is None else tuple(self.inspect(array, label, geometry))
         if not probabilities:
-            return Prediction(label)
+            return Prediction(label, remarks=remarks)
         restore = self.restore_probabilities
-        return Prediction(label, found if restore is None else restore(found, geometry))
+        return Prediction(label, found if restore is None else restore(found, geometry), remarks)
 
     def find_label(self, probabilities: NDArray[np.float32]) -> LabelMap:
         """Find the label map ``(*S)`` of prepared probabilities ``(K, *S)``."""

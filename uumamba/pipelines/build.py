@@ -15,7 +15,7 @@ from uumamba.config.learning_rate import build_schedule
 from uumamba.config.objectives import build_objective
 from uumamba.config.optim import build_ascent, build_optimizer, needs_logits
 from uumamba.config.quantization import attach_gaqat
-from uumamba.config.stored_config import complete_config, stored_config
+from uumamba.config.stored_config import FINGERPRINT, complete_config, stored_config
 from uumamba.config.training import resolve_channels_last, resolve_precision
 from uumamba.data.dataset import PatchDataset, batches
 from uumamba.data.label_scheme import LabelScheme
@@ -111,6 +111,14 @@ def build_trainer(
         observers = (counters, *observers)
     if validate is None and job.validation_ids:
         validate = WholeCaseValidation(config, folder, job.validation_ids, device=device, ranks=ranks)
+    stored = stored_config(
+        config,
+        folder,
+        fold=job.folder.fold,
+        sides=None if sides is None else sides.to_json(),
+        training_ids=() if run_dir is None else job.training_ids,
+    )
+    resumed = partial(complete_config, current=config, labels=labels, fingerprint=stored.get(FINGERPRINT))
     share, training_options = BatchShare(dataset, rank=ranks.rank, ranks=ranks.count), config.training
     return Trainer(
         net,
@@ -147,10 +155,8 @@ def build_trainer(
         if run_dir is None
         else RunFolder(
             run_dir,
-            config=stored_config(
-                config, folder, fold=job.folder.fold, sides=None if sides is None else sides.to_json()
-            ),
-            complete_config=partial(complete_config, current=config, labels=labels),
+            config=stored,
+            complete_config=resumed,
             save_every_minutes=training_options.save_every_minutes,
         ),
         observers=observers,

@@ -5,7 +5,7 @@ in the package.
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,12 @@ import uumamba
 from uumamba.config.case_split import ALL_CASES, FOLDS
 from uumamba.config.initial_weights import copy_weights
 from uumamba.config.load import validate
-from uumamba.config.stored_config import find_shared_config, stored_channels
+from uumamba.config.stored_config import find_shared_config, read_fingerprint, stored_channels
 from uumamba.config.stored_net import load_net
 from uumamba.config.training import resolve_precision
+from uumamba.data.case_figures import measure_prediction
 from uumamba.data.channels import ONE_CHANNEL
+from uumamba.data.geometry import Geometry
 from uumamba.data.label_scheme import LabelScheme, number_classes
 from uumamba.data.preprocess import PreprocessRecipe, preprocess, restore, restore_probabilities
 from uumamba.inference import Predictor
@@ -33,6 +35,7 @@ from uumamba.runtime.case_boundary import fail_case_on_error
 from uumamba.runtime.errors import UsageError, require
 from uumamba.training.checkpoint import read_checkpoint
 from uumamba.training.run_folder import LAST
+from uumamba.types import LabelMap
 
 SHIPPED = Path(uumamba.__file__).parent / "models"
 WEIGHTS_NAME, CARD_NAME, LICENCE_NAME = "model.safetensors", "CARD.md", "LICENSE"
@@ -84,6 +87,7 @@ def load_predictor(
         restore=partial(restore, painted=labels.painted),
         restore_probabilities=partial(restore_probabilities, has_background=not labels.regions),
         postprocess=make_postprocess(kept, number_classes(labels.structures)),
+        inspect=_make_inspection([each.config for each in checkpoints.values()], number_classes(labels.structures)),
         structures=labels.structures,
         painted=labels.painted,
         mirror_axes=config.augment.mirror_axes if averages else (),
@@ -207,6 +211,19 @@ def _checkpoints_by_fold(run: Path) -> dict[str, list[Path]]:
         if path := newest_checkpoint(folder.path):
             found.setdefault(folder.fold, []).append(path)
     return found
+
+
+def _make_inspection(
+    configs: Sequence[Mapping[str, Any]], classes: Mapping[str, int]
+) -> Callable[[Any, LabelMap, Geometry], list[str]] | None:
+    """Make the comparison of an input with the model's fingerprint."""
+    fingerprint = read_fingerprint(configs)
+
+    def inspect(image: Any, label: LabelMap, geometry: Geometry) -> list[str]:
+        assert fingerprint is not None, "only a model with a fingerprint inspects"
+        return fingerprint.describe_outside(measure_prediction(image, label, geometry=geometry, classes=classes))
+
+    return None if fingerprint is None else inspect
 
 
 def _preprocess(

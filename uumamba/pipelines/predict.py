@@ -16,7 +16,7 @@ from uumamba.pipelines.models import load_predictor
 from uumamba.pipelines.prediction.case_record import CaseRecord, remove_record, write_record
 from uumamba.pipelines.prediction.input_scans import Input, check_inputs_kept, find_inputs
 from uumamba.pipelines.prediction.label_files import name_label_map, write_label_map
-from uumamba.pipelines.prediction.segmented_case import SegmentedCase
+from uumamba.pipelines.prediction.segmented_case import SegmentedCase, warn_of_remarks
 from uumamba.runtime.case_boundary import attempt, fail_case_on_error
 from uumamba.runtime.errors import CaseError
 from uumamba.runtime.files import make_folder, remove_file, whole_file
@@ -123,7 +123,9 @@ def _predict_one(
     prediction = predictor(
         scan.array, spacing_mm=scan.spacing_mm, affine=scan.affine, probabilities=save_probabilities, case_id=case_id
     )
-    case_found = SegmentedCase(case_id, (scan,), (prediction.label,), predictor.structures or {})
+    case_found = SegmentedCase(
+        case_id, (scan,), (prediction.label,), predictor.structures or {}, warnings=warn_of_remarks(case_id, prediction)
+    )
     with fail_case_on_error(case_id):
         write_label_map(target, case_found)
     if prediction.probabilities is not None:

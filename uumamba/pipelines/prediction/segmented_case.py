@@ -1,5 +1,6 @@
 """A scan, or a cine, with its predicted label maps."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -7,7 +8,10 @@ import numpy as np
 
 from uumamba.data.label_scheme import number_classes
 from uumamba.data.scan import Scan
+from uumamba.inference.predictor import Prediction
 from uumamba.types import LabelMap
+
+MOST_SHOWN = 4
 
 
 @dataclass(frozen=True)
@@ -36,3 +40,17 @@ class SegmentedCase:
         classes = number_classes(self.structures)
         counts = [np.bincount(label.ravel(), minlength=256) for label in self.labels]
         return [{name: voxel_ml * int(count[value]) for name, value in classes.items()} for count in counts]
+
+
+class UnusualCaseWarning(UserWarning):
+    """Warning of a scan or label map unlike the training data."""
+
+
+def warn_of_remarks(case_id: str, prediction: Prediction) -> tuple[str, ...]:
+    """Warn of what is unusual about a prediction, and return it."""
+    remarks = prediction.remarks
+    if remarks:
+        shown = "; ".join(remarks[:MOST_SHOWN]) + ("; ..." if len(remarks) > MOST_SHOWN else "")
+        text = f"{case_id} is unlike the training data: {shown}. Check scan and label map."
+        warnings.warn(text, UnusualCaseWarning, stacklevel=2)
+    return remarks
