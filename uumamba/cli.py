@@ -286,6 +286,15 @@ def predict(
     _report_failures(result.failures, done=len(result.written))
 
 
+@app.command(epilog="Example: uumamba models")
+def models() -> None:
+    """List the shipped models, with structures, licence and card."""
+    from uumamba.pipelines.models import list_shipped
+
+    for model in list_shipped():
+        typer.echo("\n".join(f"{key}: {value}" for key, value in model.items()) + "\n")
+
+
 @app.command(epilog="Example: uumamba evaluate --predictions predictions --labels prepared/dataset.json --out scores")
 def evaluate(
     predictions: Annotated[Path, typer.Option(help="A folder of <case_id>.nii.gz, or a manifest.")],

@@ -1,5 +1,6 @@
 """Tests of the models in the package."""
 
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -7,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from uumamba.cli import main
 from uumamba.metrics import dice_coefficient
 from uumamba.pipelines import load_predictor
-from uumamba.pipelines.models import SHIPPED, shipped_models
+from uumamba.pipelines.models import SHIPPED, checkpoint_paths, list_shipped, shipped_models
 from uumamba.training import read_checkpoint
 
 FRAME = "acdc/training/patient{0}/patient{0}_frame{1}"
@@ -52,3 +54,25 @@ def test_the_model_of_acdc_segments_a_real_frame(patient: str, frame: str, real_
     image, label = nib.load(f"{path}.nii.gz"), np.asarray(nib.load(f"{path}_gt.nii.gz").dataobj)
     found = load_predictor("acdc")(np.asarray(image.dataobj), spacing_mm=image.header.get_zooms()[:3]).label
     assert min(dice_coefficient(found == value, label == value) for value in (1, 2, 3)) > 0.7
+
+
+def test_shipped_models_are_listed_with_structures_licence_and_card(capsys: pytest.CaptureFixture[str]) -> None:
+    (acdc,) = [each for each in list_shipped() if each["name"] == "acdc"]
+    assert acdc["structures"] == "RV, MYO, LV"
+    assert acdc["licence of the weights"] == "CC BY-NC-SA 4.0"
+    assert Path(acdc["card"]).is_file()
+    with pytest.raises(SystemExit, match="0"):
+        main(["models"])
+    assert f"card: {acdc['card']}" in capsys.readouterr().out
+
+
+def test_a_path_named_like_a_model_wins_and_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_run: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "acdc").mkdir()
+    assert checkpoint_paths("acdc") == [SHIPPED / "acdc" / "model.safetensors"], "a folder without a checkpoint"
+    shutil.copytree(tiny_run, tmp_path / "acdc", dirs_exist_ok=True)
+    with pytest.warns(UserWarning, match=r"MODEL: acdc is your path of this name, not the shipped model"):
+        (path,) = checkpoint_paths("acdc")
+    assert not path.is_relative_to(SHIPPED)

@@ -5,7 +5,7 @@ in the package.
 """
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -149,7 +149,7 @@ def checkpoint_paths(model: Path | str, *, fold: str | None = None, key: str = "
 
     Args:
         model: output folder of ``uumamba run``, run folder, fold folder, checkpoint file or name of a shipped model. A
-            path with a checkpoint comes first.
+            path with a checkpoint comes first, with a warning.
         fold: only this fold of a run.
         key: option or argument that names the model, for errors.
 
@@ -161,6 +161,10 @@ def checkpoint_paths(model: Path | str, *, fold: str | None = None, key: str = "
     known = (*FOLDS, ALL_CASES)
     require(fold is None or fold in known, "--fold", got=fold, expected=f"one of {', '.join(known)}")
     folds = _checkpoints_by_fold(model) or _checkpoints_by_fold(model / "run")
+    if str(model) in shipped_models() and (folds or model.is_file() or newest_checkpoint(model)):
+        _warn_once(
+            f"{key}: {model} is your path of this name, not the shipped model. Fix: for that, give {SHIPPED / model}"
+        )
     if not folds:
         path = model if model.is_file() else newest_checkpoint(model) or _find_shipped(model)
         if path is None:
@@ -188,6 +192,21 @@ def shipped_models() -> list[str]:
     Each is a folder ``uumamba/models/<name>`` with weights, a card and the licence of the weights.
     """
     return sorted(path.parent.name for path in SHIPPED.glob(f"*/{WEIGHTS_NAME}"))
+
+
+def list_shipped() -> Iterator[dict[str, str]]:
+    """List name, structures, data, size and licence of each shipped model."""
+    for name in shipped_models():
+        path = SHIPPED / name / WEIGHTS_NAME
+        stored = read_checkpoint(path).config
+        yield {
+            "name": name,
+            "structures": ", ".join(stored["structures"]),
+            "data": stored["dataset"],
+            "size": f"{path.stat().st_size / 1e6:.1f} MB",
+            "licence of the weights": stored["licence"].partition(" (")[0],
+            "card": str(path.with_name(CARD_NAME)),
+        }
 
 
 def find_card(model: Path | str) -> Path | None:
