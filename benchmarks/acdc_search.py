@@ -7,7 +7,7 @@ on their native grids: mean Dice, HD95 of MYO and LV, and the error of the LV's 
 get the same processor time: a trial's cost per step is measured first, and the number of epochs follows. The search is
 greedy: a step changes one group of settings, and its best candidate is kept if its Dice is higher (or its HD95 lower by
 a tenth at equal Dice within 0.1 points). Larger networks need more time before they gain, so width comes last, with
-four times as much for each candidate and for the kept settings. A heart-centred second stage is tried with images cut
+twice as much for each candidate and for the kept settings. A heart-centred second stage is tried with images cut
 around the label of each frame: no network that finds the heart can help the second one more, so this row is a bound of
 its gain and is never kept. The optimizer is not part of the search; `benchmarks.claims.hearts` decides that. A finished
 trial is a line of ``trials.jsonl`` in OUT and of a file beside the JSON table; it is not repeated.
