@@ -70,6 +70,16 @@ def test_the_wheel_carries_every_file_of_the_packages(source: Path, wheel: Path)
 
 
 @pytest.mark.slow
+def test_the_wheel_names_the_licences_of_code_and_weights(wheel: Path) -> None:
+    carried = zipfile.ZipFile(wheel)
+    (metadata,) = [name for name in carried.namelist() if name.endswith(".dist-info/METADATA")]
+    lines = carried.read(metadata).decode().splitlines()
+    assert "License-Expression: Apache-2.0 AND CC-BY-NC-SA-4.0" in lines
+    files = {line.removeprefix("License-File: ") for line in lines if line.startswith("License-File: ")}
+    assert files == {"LICENSE", "uumamba/models/acdc/LICENSE"}
+
+
+@pytest.mark.slow
 def test_without_a_compiler_the_wheel_is_built_and_lacks_the_native_scan_alone(source: Path, tmp_path: Path) -> None:
     bare = tmp_path / "source"
     built_before = shutil.ignore_patterns("*.so", "build", "*.egg-info")
