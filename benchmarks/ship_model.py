@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.acdc_scores import STRUCTURES, summarize_scores
+from benchmarks.acdc_scores import summarize_scores
+from benchmarks.model_card import make_card
 from benchmarks.result_file import describe_commit, is_compatible
 from uumamba.evaluation import read_scores
 from uumamba.pipelines.models import CARD_NAME, LICENCE_NAME, SHIPPED, WEIGHTS_NAME, checkpoint_paths
@@ -49,10 +50,11 @@ def main(given: Sequence[str] | None = None) -> int:
     save_checkpoint(folder / WEIGHTS_NAME, shipped)
     size_mb = (folder / WEIGHTS_NAME).stat().st_size / 1e6
     require(size_mb <= LARGEST_MB, "--run", got=f"{size_mb:.1f} MB", expected=f"at most {LARGEST_MB:g} MB")
-    scores = summarize_scores(read_scores(options.scores))
-    write_text(folder / CARD_NAME, make_card(options.name, shipped, scores, size_mb, commit))
+    rows, count = read_scores(options.scores), sum(each.numel() for each in shipped.net.values())
+    card = make_card(options.name, shipped.config, rows, parameters=count, size_mb=size_mb, commit=commit)
+    write_text(folder / CARD_NAME, card)
     write_text(folder / LICENCE_NAME, make_licence(options.name, shipped.config))
-    print(f"{folder}: {size_mb:.1f} MB, fold 0 {scores}")
+    print(f"{folder}: {size_mb:.1f} MB, fold 0 {summarize_scores(rows)}")
     return 0
 
 
@@ -86,36 +88,6 @@ def strip_checkpoint(checkpoint: Checkpoint) -> Checkpoint:
 def convert_to_half(value: Tensor) -> Tensor:
     """Convert a floating-point tensor to float16; keep integer tensors."""
     return value.to(torch.float16).contiguous() if value.is_floating_point() else value
-
-
-def make_card(name: str, shipped: Checkpoint, scores: Mapping[str, float | None], size_mb: float, commit: str) -> str:
-    """Make the card: what the model does, its data, figures and limits."""
-    config = shipped.config
-    count = sum(value.numel() for value in shipped.net.values() if isinstance(value, Tensor))
-    table = "".join(
-        f"| {each} | {scores[f'dice_{each}']:.3f} | {scores[f'hd95_mm_{each}']:.1f} |\n" for each in STRUCTURES
-    )
-    patients = "the public training patients" + ("" if config["fold"] == "all" else ", without fold 0,")
-    spacing = config["run"]["preprocess"]["spacing_mm"][-1]
-    return f"""# {name}
-
-Segmentation of {", ".join(config["structures"])} in frames of cine MRI, short axis:
-`uumamba predict {name} --input SCAN --out OUT`.
-
-- **Network**: {config["run"]["net"]["name"]}, {count / 1e6:.1f} million parameters, float16, {size_mb:.1f} MB;
-  {spacing:g} mm in plane; largest components of {", ".join(config["run"]["inference"]["postprocess"] or ["nothing"])}.
-- **Data**: {patients} of {config["dataset"]}, ED and ES frames. {config["reference"]}
-- **Licence of the weights**: {config["licence"]}, inherited from the data. See `{LICENCE_NAME}`.
-- **Figures**: the same configuration trained without fold 0, scored on the native grids of fold 0's 20 patients (ED and
-  ES): mean Dice {scores["dice"]:.3f}; the LV's ejection fraction is {scores["lvef_mae"]:.1f} points off on average.
-
-| structure | Dice | HD95 mm |
-| --- | --: | --: |
-{table}
-- **Limits**: one hospital, 1.5 T and 3 T scanners of one vendor. Not for other views, contrasts or modalities, and not
-  for diagnosis: this is no medical device. Look at each result.
-- **Origin**: uumamba, commit {commit}; the complete configuration is in the weights file.
-"""
 
 
 def make_licence(name: str, config: Mapping[str, Any]) -> str:

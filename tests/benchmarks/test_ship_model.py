@@ -45,7 +45,7 @@ def test_a_shipped_model_predicts_as_its_run_up_to_half_precision(runs: Path, tm
     ]
     assert np.abs(found[0] - found[1]).max() < 0.01
     card = (tmp_path / "toy" / "CARD.md").read_text()
-    assert "| MYO | 0.900 | 2.0 |" in card
+    assert "| MYO | 0.900 | 0.900 | 0.900 | 2.0 | 2.0 | 2.0 |" in card
     assert "inherited from the data" in card
 
 
