@@ -22,15 +22,21 @@ _GEOMETRY = {
     "PlaneOrientationSequence": ("ImageOrientationPatient",),
     "PixelMeasuresSequence": ("PixelSpacing", "SpacingBetweenSlices", "SliceThickness"),
     "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept"),
+    "FrameContentSequence": ("TemporalPositionIndex",),
+    "CardiacSynchronizationSequence": ("NominalCardiacTriggerDelayTime",),
 }
+_FRAME_TIMES = ("TemporalPositionIndex", "NominalCardiacTriggerDelayTime")
 _GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 _NUMBERS = (
-    *(keyword for keywords in _GEOMETRY.values() for keyword in keywords),
+    *(keyword for keywords in _GEOMETRY.values() for keyword in keywords if keyword not in _FRAME_TIMES),
     *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit"),
     *("PixelRepresentation", "FrameTime", "FrameTimeVector", "CineRate", "SeriesNumber"),
     "GridFrameOffsetVector",
 )
-_TEXTS = ("PhotometricInterpretation", "SOPClassUID", "SeriesInstanceUID", "SeriesDescription", "ModalityLUTSequence")
+_TEXTS = (
+    *("PhotometricInterpretation", "SOPClassUID", "SeriesInstanceUID", "SeriesDescription", "ModalityLUTSequence"),
+    *("StudyInstanceUID", "Modality", "ImageType", "EchoTime", "InversionTime", "DiffusionBValue"),
+)
 _TIMES = ("TriggerTime", "InstanceNumber", "AcquisitionTime", "TemporalPositionIdentifier")
 _IDENTITY = ("PatientName", "PatientID", "PatientBirthDate", "OtherPatientNames")  # only to keep them out of messages
 _HIDDEN = "without a description"
