@@ -11,6 +11,7 @@ from pydicom.uid import BasicTextSRStorage, SecondaryCaptureImageStorage
 
 from tests.data.formats.dicom_files import make_cine, make_slices, write_slices
 from uumamba.data.case_files import ImagePath, find_scans
+from uumamba.data.dicom_cine import is_dicom_cine, read_dicom_cine
 from uumamba.data.formats.dicom_studies import DicomSeries
 from uumamba.data.scan import ScanWarning, read_image
 from uumamba.data.series_choice import SeriesWish
@@ -201,3 +202,75 @@ def test_a_study_of_localizers_only_is_refused_by_its_orientations(tmp_path: Pat
     _, image = only(find_scans(write_slices(tmp_path / "study", localizer()), option="-i", series=MR))
     with pytest.raises(CaseError, match="ImageOrientationPatient"):
         read_image(image)
+
+
+def slice_series(place: int, **tags: Any) -> list[Dataset]:
+    """Make a cine of one slice, as many scanners store each slice of a short axis."""
+    usual = {"SeriesDescription": f"SAX_b{place + 1}", "ImagePositionPatient": [0, 0, 8 * place], "Modality": "MR"}
+    trigger = {"TriggerTime": lambda _, phase: phase * (30 + place)}
+    number = {"SeriesNumber": place + 30, "SeriesInstanceUID": f"1.2.840.{place + 30}"}
+    return make_cine(1, 5, **{**usual, **trigger, **number, **tags})
+
+
+def write_each(folder: Path, *series: list[Dataset]) -> Path:
+    for index, images in enumerate(series):
+        (folder / f"s{index}").mkdir(parents=True)
+        write_slices(folder / f"s{index}", images)
+    return folder
+
+
+LONG_AXIS = slice_series(8, ImageOrientationPatient=CORONAL, SeriesDescription="2CH")
+
+
+def test_series_of_one_slice_each_are_joined_to_the_stack_of_the_short_axis(tmp_path: Path) -> None:
+    slices = [slice_series(place) for place in range(4)]
+    study = write_each(tmp_path / "study", LONG_AXIS, *slices, localizer())
+    match = r"used is number 30 and 3 others, SAX_b1, MR, 4 slices x 5 phases, .*; left out are number 1, .*2CH"
+    with pytest.warns(ScanWarning, match=match):
+        _, image = only(find_scans(study, option="-i", series=MR))
+    assert isinstance(image, DicomSeries)
+    assert is_dicom_cine(image)
+    cine = read_dicom_cine(image, case_id="c")
+    for phase, frame in enumerate(cine.frames):
+        alone = read_image(write_slices(tmp_path / f"phase{phase}", one_series([each[phase] for each in slices])))
+        assert np.array_equal(frame.array, alone.array)
+        assert np.array_equal(frame.affine, alone.affine)
+
+
+def one_series(images: list[Dataset]) -> list[Dataset]:
+    for image in images:
+        image.SeriesInstanceUID = "1.77"
+    return images
+
+
+def test_joined_slices_with_a_gap_or_a_missing_phase_are_refused(tmp_path: Path) -> None:
+    gap = write_each(tmp_path / "gap", *(slice_series(place) for place in (0, 1, 3, 4)))
+    short = write_each(tmp_path / "short", slice_series(0)[:4], *map(slice_series, (1, 2, 3)))
+    twice = write_each(
+        tmp_path / "twice", *map(slice_series, (0, 1, 2)), slice_series(9, ImagePositionPatient=[0, 0, 8])
+    )
+    for study, match in ((gap, "distances of"), (short, "slice 1 with 4"), (twice, "slice 2 with 10")):
+        with pytest.warns(ScanWarning, match="and 3 others"):
+            _, image = only(find_scans(study, option="-i", series=MR))
+        assert isinstance(image, DicomSeries)
+        with pytest.raises(CaseError, match=match):
+            read_dicom_cine(image, case_id="c")
+
+
+def test_single_slices_of_two_kinds_are_no_stack_of_both(tmp_path: Path) -> None:
+    maps = [slice_series(place, SeriesInstanceUID=f"1.3.{place}", SeriesDescription="MOLLI") for place in range(3)]
+    study = write_each(tmp_path / "study", *map(slice_series, range(3)), *maps)
+    _, image = only(find_scans(study, option="-i", series=MR))
+    with pytest.raises(CaseError, match="6 DICOM series"):
+        read_image(image)
+    with pytest.warns(ScanWarning, match="and 2 others, SAX_b1, MR, 3 slices x 5 phases"):
+        _, image = only(find_scans(study, option="-i", series=SeriesWish(["SAX"], "MR")))
+    assert isinstance(image, DicomSeries)
+    assert len(read_dicom_cine(image, case_id="c").frames) == 5
+
+
+def test_a_stack_in_one_series_comes_before_slices_in_series_of_their_own(tmp_path: Path) -> None:
+    study = write_each(tmp_path / "study", series(5, "short axis"), *map(slice_series, range(3)))
+    with pytest.warns(ScanWarning, match="used is number 5, short axis"):
+        _, image = only(find_scans(study, option="-i", series=MR))
+    assert read_image(image).shape[2] == 4

@@ -10,6 +10,7 @@ from uumamba.data.formats.dicom_studies import (
     DicomSeries,
     SeriesSummary,
     group_by_series,
+    join_slices,
     list_dicom_files,
     list_series,
     summarize_series,
@@ -47,7 +48,8 @@ def find_studies(folders: Iterable[Path], wish: SeriesWish) -> Iterator[tuple[st
     """Yield case id and series of each study.
 
     Folders with one StudyInstanceUID are one study, named after the folder that holds all its images. A folder with a
-    single series stays a folder. Folders whose files cannot be read are cases of their own, which the reader refuses;
+    single series stays a folder. Without a series of several slices, those of one slice each are joined, as many
+    scanners store a short axis. Folders whose files cannot be read are cases of their own, which the reader refuses;
     folders without images are too, unless there are images in another one.
 
     Raises:
@@ -99,13 +101,17 @@ def _choose(study: Sequence[_Folder], folder: Path, wish: SeriesWish, case_id: s
     if len(series) == len(study) == 1 and not wish.names:
         return folder
     kept = _prefer(_select(series, wish.names, folder), wish.modality)
+    if len(kept) > 1 and not any(each.slices > 1 for each in kept):
+        kept = join_slices(kept, headers) or kept
     if len(kept) == 1 < len(series):
-        others = [each for each in series if each is not kept[0]]
+        others = [each for each in series if each.files[0] not in kept[0].files]
         named = "; ".join(each.short_name for each in others[:_MOST_NAMED])
         more = f" and {len(others) - _MOST_NAMED} more" if len(others) > _MOST_NAMED else ""
-        warn_repaired(case_id, f"the series used is {kept[0]}; left out are {named}{more}")
+        left_out = f"left out are {named}{more}" if others else "nothing is left out"
+        warn_repaired(case_id, f"the series used is {kept[0]}; {left_out}")
     damaged = [file for each in study for file in each.damaged]  # they may belong to any series, so they are refused
-    return DicomSeries(folder, (*(file for each in kept for file in each.files), *damaged))
+    files = (*(file for each in kept for file in each.files), *damaged)
+    return DicomSeries(folder, files, is_joined=len(kept) == 1 and kept[0].joined > 1)
 
 
 def _select(series: Sequence[SeriesSummary], names: Sequence[str], folder: Path) -> Sequence[SeriesSummary]:

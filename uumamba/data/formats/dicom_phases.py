@@ -38,10 +38,10 @@ def has_phases(path: Path | DicomSeries) -> bool:
         headers = [header for file in files if (header := read_header(file, case_id=file.name))]
     except (OSError, CaseError):
         return False
-    series = list(group_by_series(headers).values())
-    if len(series) != 1:
+    is_joined = isinstance(path, DicomSeries) and path.is_joined
+    if not headers or (len(group_by_series(headers)) > 1 and not is_joined):
         return False
-    summary = summarize_series(series[0])
+    summary = summarize_series(headers)
     return summary.slices > 0 and summary.images > _SHARE_OF_DOUBLES * summary.slices
 
 

@@ -54,7 +54,8 @@ def find_frames(path: Path | DicomSeries, *, case_id: str) -> list[Frame]:
     except OSError as error:
         raise make_read_error(case_id, Path(error.filename or folder), error) from None
     headers = [header for file in files if (header := read_header(file, case_id=case_id))]
-    _require_one_series(headers, folder, case_id)
+    if not (isinstance(path, DicomSeries) and path.is_joined):
+        _require_one_series(headers, folder, case_id)
     frames = [frame for header in headers for frame in _split(header, is_alone=len(headers) == 1)]
     for keyword in _EQUAL:
         _require_equal(frames, keyword, case_id)

@@ -1,7 +1,8 @@
 """Series of DICOM studies: their files, geometry and description."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ _SAME_ORIENTATION = 0.02  # of direction cosines; the planes of a localizer diff
 SAME_POSITION_MM = 0.05
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _NO_SCANS = ("SEG", "RTDOSE", "RTIMAGE", "PR", "SR", "KO", "DOC", "OT")
+_FEWEST_JOINED = 3
 _LONGEST_LIST = 600  # characters, so that an error shows it whole
 
 
@@ -27,10 +29,12 @@ class DicomSeries:
     Attributes:
         path: folder of the study.
         files: the files.
+        is_joined: the series are the slices of one stack, a series each.
     """
 
     path: Path
     files: tuple[Path, ...]
+    is_joined: bool = False
 
     @property
     def name(self) -> str:
@@ -51,6 +55,7 @@ class SeriesSummary:
         images: number of frames in all files.
         slices: number of positions along the normal; 0 if planes differ in orientation or size.
         is_scan: neither a localizer nor a secondary capture or result.
+        joined: number of series, of a stack of slices that are a series each.
     """
 
     uid: str
@@ -61,6 +66,7 @@ class SeriesSummary:
     images: int
     slices: int
     is_scan: bool
+    joined: int = 1
 
     @property
     def geometry(self) -> str:
@@ -74,7 +80,8 @@ class SeriesSummary:
     @property
     def short_name(self) -> str:
         """Number and description."""
-        return f"{f'number {self.number}' if self.number else 'without a number'}, {self.description}"
+        number = f"number {self.number}" if self.number else "without a number"
+        return f"{number}{f' and {self.joined - 1} others' if self.joined > 1 else ''}, {self.description}"
 
     def __str__(self) -> str:
         return f"{self.short_name}, {self.modality or 'no modality'}, {self.geometry}, UID {self.uid}"
@@ -119,6 +126,27 @@ def summarize_series(headers: Sequence[DicomHeader]) -> SeriesSummary:
     )
 
 
+def join_slices(series: Sequence[SeriesSummary], headers: Mapping[str, Sequence[DicomHeader]]) -> list[SeriesSummary]:
+    """Join series of one slice each, as scanners store cines, to stacks.
+
+    The slices of a stack are parallel, of one size and described alike but for numbers; there are at least three
+    positions. Series that belong to no stack are left out.
+
+    Args:
+        series: summaries of the series.
+        headers: headers of each UID.
+    """
+    groups: dict[object, list[SeriesSummary]] = {}
+    for each in series:
+        groups.setdefault(_describe_plane(headers[each.uid][0]), []).append(each)
+    stacks = [
+        replace(summarize_series([header for each in group for header in headers[each.uid]]), joined=len(group))
+        for group in groups.values()
+        if all(each.slices == 1 for each in group)
+    ]
+    return [stack for stack in stacks if stack.slices >= _FEWEST_JOINED]
+
+
 def list_series(series: Sequence[SeriesSummary]) -> str:
     """List series for a message, as many as it can show."""
     shown: list[str] = []
@@ -127,6 +155,13 @@ def list_series(series: Sequence[SeriesSummary]) -> str:
             return "; ".join((*shown, f"and {len(series) - len(shown)} more"))
         shown.append(each)
     return "; ".join(shown)
+
+
+def _describe_plane(header: DicomHeader) -> object:
+    numbers = {**header.numbers, **(header.frames[0] if header.frames else {})}
+    orientation = tuple(round(cosine, 3) for cosine in numbers["ImageOrientationPatient"])
+    description = re.sub(r"\d+", "", header.texts["SeriesDescription"])
+    return orientation, numbers["Rows"], numbers["Columns"], numbers["PixelSpacing"], description
 
 
 def _must_be_dicom(path: Path) -> bool:
