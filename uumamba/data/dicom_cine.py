@@ -9,8 +9,10 @@ import numpy as np
 from uumamba.data.cine import Cine
 from uumamba.data.formats.dicom_phases import has_phases, open_phases
 from uumamba.data.formats.dicom_studies import DicomSeries
+from uumamba.data.formats.jpeg_process import JpegProcess
+from uumamba.data.formats.stored_volume import StoredVolume
 from uumamba.data.grid import MAX_VOLUME_BYTES, check_size, displacement_voxels
-from uumamba.data.open_scan import DICOM_SUFFIX, check_grid
+from uumamba.data.open_scan import DICOM_SUFFIX, OpenedScan, check_grid
 from uumamba.data.scan import convert_image
 from uumamba.runtime.errors import require_case
 
@@ -48,7 +50,18 @@ def read_dicom_cine(
     Raises:
         CaseError: as for an image; or a phase lacks a slice, or two phases have different grids.
     """
-    volumes, times_ms = open_phases(path, case_id=case_id)
+    with JpegProcess() as process:
+        volumes, times_ms = open_phases(path, case_id=case_id, process=process)
+        opened = _check_phases(volumes, case_id, max_bytes=max_bytes, assume_spacing_mm=assume_spacing_mm)
+        scans = (each.read() for each in opened)
+        frames = tuple(replace(scan, array=convert_image(scan.array, case_id)) for scan in scans)
+    return Cine(frames, times_ms)
+
+
+def _check_phases(
+    volumes: Sequence[StoredVolume], case_id: str, *, max_bytes: int, assume_spacing_mm: Sequence[float] | None
+) -> list[OpenedScan]:
+    """Check the size of a cine and the grids of its phases."""
     check_size(4.0 * len(volumes) * float(np.prod(volumes[0].shape, dtype=np.float64)), case_id, max_bytes)
     opened = [
         check_grid(stored, case_id=case_id, max_bytes=max_bytes, assume_spacing_mm=assume_spacing_mm)
@@ -65,5 +78,4 @@ def read_dicom_cine(
             expected="all phases at the same positions",
             fix="choose another series with --series, or give the phases one by one",
         )
-    scans = (each.read() for each in opened)
-    return Cine(tuple(replace(scan, array=convert_image(scan.array, case_id)) for scan in scans), times_ms)
+    return opened

@@ -1,6 +1,7 @@
 """A DICOM cine is its phases, each read as a series of its own; incomplete and mixed ones are refused."""
 
 import locale
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import SimpleITK
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from tests.data.formats.dicom_files import make_cine, make_enhanced, make_slices, write_slices
+from tests.data.formats.dicom_files import compress, make_cine, make_enhanced, make_slices, write_slices
 from uumamba.data.cine import Cine
 from uumamba.data.dicom_cine import is_dicom_cine, read_dicom_cine
 from uumamba.data.formats.dicom_studies import DicomSeries
@@ -227,3 +228,24 @@ def test_a_real_cine_is_read_as_by_simpleitk_from_files_sorted_by_pydicom(
         times = [float(header.TriggerTime) for header in phase]
         assert cine.times_ms is not None
         assert cine.times_ms[index] == pytest.approx(np.mean(times))
+
+
+def test_all_phases_of_a_compressed_cine_are_decoded_by_one_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = make_cine(2, PHASES)
+    expected = read_dicom_cine(write_slices(tmp_path / "plain", images), case_id="c")
+    started: list[subprocess.Popen[bytes]] = []
+
+    class CountedPopen(subprocess.Popen[bytes]):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            started.append(self)
+
+    monkeypatch.setattr(subprocess, "Popen", CountedPopen)
+    packed = [compress(image, "JPEG2000", tmp_path / "scratch.dcm") for image in images]
+    cine = read_dicom_cine(write_slices(tmp_path / "packed", packed), case_id="c")
+    assert len(started) == 1
+    assert started[0].returncode is not None
+    for frame, plain in zip(cine.frames, expected.frames, strict=True):
+        assert np.array_equal(frame.array, plain.array)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from uumamba.data.formats.dicom_decoding import read_frames
 from uumamba.data.formats.dicom_series import Frame, find_frames, make_cine_error
 from uumamba.data.formats.dicom_studies import DicomSeries
+from uumamba.data.formats.jpeg_process import JpegProcess
 from uumamba.data.formats.stored_volume import LPS_TO_RAS, Shape, StoredVolume
 from uumamba.runtime.errors import require_case
 
@@ -43,8 +44,16 @@ def open_dicom(path: Path | DicomSeries, *, case_id: str) -> StoredVolume:
     return make_volume(find_frames(path, case_id=case_id), folder, case_id=case_id)
 
 
-def make_volume(frames: Sequence[Frame], path: Path, *, case_id: str) -> StoredVolume:
+def make_volume(
+    frames: Sequence[Frame], path: Path, *, case_id: str, process: JpegProcess | None = None
+) -> StoredVolume:
     """Make the volume of the frames of one time.
+
+    Args:
+        frames: the frames, in any order.
+        path: file or folder.
+        case_id: name in errors.
+        process: decoder of JPEG, which must last until the voxels are read; by default one of the volume's own.
 
     Raises:
         CaseError: as :func:`open_dicom`.
@@ -69,7 +78,7 @@ def make_volume(frames: Sequence[Frame], path: Path, *, case_id: str) -> StoredV
         origin_mm=LPS_TO_RAS * origin + 0.0,
         spacing_mm=np.array([columns_mm, rows_mm, step_mm]),
         spacing_key="PixelSpacing, SpacingBetweenSlices",
-        voxels=partial(_read_voxels, frames, shape, dtype, case_id),
+        voxels=partial(_read_voxels, frames, shape, dtype, case_id, process),
         is_complete=lambda: True,  # lengths were compared with the headers
     )
 
@@ -218,9 +227,11 @@ def _find_dtype(frames: Sequence[Frame]) -> np.dtype[Any]:
     return np.dtype(np.float64)
 
 
-def _read_voxels(frames: Sequence[Frame], shape: Shape, dtype: np.dtype[Any], case_id: str) -> NDArray[Any]:
+def _read_voxels(
+    frames: Sequence[Frame], shape: Shape, dtype: np.dtype[Any], case_id: str, process: JpegProcess | None
+) -> NDArray[Any]:
     voxels = np.empty(shape, dtype, order="F")
-    stored = read_frames([frame.pixels for frame in frames], case_id)
+    stored = read_frames([frame.pixels for frame in frames], case_id, process)
     for index, (frame, values) in enumerate(zip(frames, stored, strict=True)):
         slope, intercept = _read_scale(frame)
         if dtype.kind == "f":

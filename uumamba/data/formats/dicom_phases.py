@@ -17,6 +17,7 @@ from uumamba.data.formats.dicom_studies import (
     list_dicom_files,
     summarize_series,
 )
+from uumamba.data.formats.jpeg_process import JpegProcess
 from uumamba.data.formats.stored_volume import StoredVolume
 from uumamba.runtime.errors import CaseError, require_case
 
@@ -45,13 +46,20 @@ def has_phases(path: Path | DicomSeries) -> bool:
     return summary.slices > 0 and summary.images > _SHARE_OF_DOUBLES * summary.slices
 
 
-def open_phases(path: Path | DicomSeries, *, case_id: str) -> tuple[tuple[StoredVolume, ...], tuple[float, ...] | None]:
+def open_phases(
+    path: Path | DicomSeries, *, case_id: str, process: JpegProcess | None = None
+) -> tuple[tuple[StoredVolume, ...], tuple[float, ...] | None]:
     """Read headers of a cine: the phases' volumes and times in ms.
 
     The frames at each position are ordered by ``TriggerTime`` (of enhanced images ``NominalCardiacTriggerDelayTime``),
     or else by ``TemporalPositionIdentifier`` (``TemporalPositionIndex``), ``AcquisitionTime`` or ``InstanceNumber``: by
     the first one that differs between them. The time of a phase is its mean trigger time, since the heart rate differs
     from slice to slice; without trigger times it is unknown.
+
+    Args:
+        path: a folder with one series, a file, or a chosen series.
+        case_id: name in errors.
+        process: decoder of JPEG for all phases, which must last until the voxels are read.
 
     Raises:
         CaseError: as :func:`uumamba.data.formats.dicom.open_dicom`; or positions differ in their number of frames or in
@@ -67,7 +75,9 @@ def open_phases(path: Path | DicomSeries, *, case_id: str) -> tuple[tuple[Stored
     ordered = [[frames[index] for index in order] for frames, order in zip(slices, orders, strict=True)]
     times = np.take_along_axis(times, orders, axis=1)
     _check_same_times(times, keyword, case_id)
-    volumes = tuple(make_volume(phase, folder, case_id=case_id) for phase in zip(*ordered, strict=True))
+    volumes = tuple(
+        make_volume(phase, folder, case_id=case_id, process=process) for phase in zip(*ordered, strict=True)
+    )
     return volumes, tuple(map(float, times.mean(axis=0))) if keyword == "TriggerTime" else None
 
 
