@@ -110,6 +110,14 @@ def test_folders_of_one_series_each_are_cases_as_before(tmp_path: Path) -> None:
     assert find_scans(tmp_path / "all" / "p1", option="-i") == {"p1": tmp_path / "all" / "p1"}
 
 
+def test_folders_with_the_uids_of_another_one_are_cases_of_their_own(tmp_path: Path) -> None:
+    """Programs that remove patient data give many patients the same UIDs."""
+    for name in ("p1", "p2", "p3"):
+        (tmp_path / "all" / name).mkdir(parents=True)
+        write_slices(tmp_path / "all" / name, series(5, "heart"))
+    assert set(find_scans(tmp_path / "all", option="-i", series=MR)) == {"p1", "p2", "p3"}
+
+
 def test_a_model_of_ct_gets_the_ct_and_one_without_a_modality_is_told_of_both(tmp_path: Path) -> None:
     study = write_slices(tmp_path / "study", [*series(5, "heart"), *series(6, "thorax", 3, Modality="CT")])
     with pytest.warns(ScanWarning, match="used is number 6, thorax, CT, 3 slices"):

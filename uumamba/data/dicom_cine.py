@@ -19,11 +19,13 @@ from uumamba.runtime.errors import require_case
 _SAME_VOXELS = 0.1
 
 
-def is_dicom_cine(path: Path | DicomSeries) -> bool:
+def is_dicom_cine(path: Path | DicomSeries | tuple[Path, ...]) -> bool:
     """Return whether a DICOM folder, file or series has several phases.
 
-    Only headers are read; other files are none.
+    Only headers are read; other files, and the files of several channels, are none.
     """
+    if isinstance(path, tuple):
+        return False
     if isinstance(path, Path) and not (path.is_dir() or path.name.lower().endswith(DICOM_SUFFIX)):
         return False
     return has_phases(path)

@@ -47,7 +47,8 @@ class _Folder:
 def find_studies(folders: Iterable[Path], wish: SeriesWish) -> Iterator[tuple[str, Path | DicomSeries]]:
     """Yield case id and series of each study.
 
-    Folders with one StudyInstanceUID are one study, named after the folder that holds all its images. A folder with a
+    Folders with one StudyInstanceUID are one study, named after the folder that holds all its images, unless two of
+    them hold the same image: then UIDs are not unique, and each folder is a study. A folder with a
     single series stays a folder. Without a series of several slices, those of one slice each are joined, as many
     scanners store a short axis. Folders whose files cannot be read are cases of their own, which the reader refuses;
     folders without images are too, unless there are images in another one.
@@ -92,7 +93,20 @@ def _group_by_study(folders: Iterable[_Folder]) -> list[list[_Folder]]:
         groups.append(
             (uids.union(*(known for known, _ in same)), [*(each for _, found in same for each in found), folder])
         )
-    return [found for _, found in groups]
+    return [
+        part for _, found in groups for part in ([found] if _has_unique_images(found) else [[one] for one in found])
+    ]
+
+
+def _has_unique_images(folders: Sequence[_Folder]) -> bool:
+    """Return whether no image of a series is in two folders.
+
+    Removing patient data can give the scans of all patients the same UIDs; then each folder is a case.
+    """
+    images = [
+        {(header.texts["SeriesInstanceUID"], header.instance_number) for header in folder.headers} for folder in folders
+    ]
+    return sum(map(len, images)) == len(set().union(*images))
 
 
 def _choose(study: Sequence[_Folder], folder: Path, wish: SeriesWish, case_id: str) -> Path | DicomSeries:

@@ -118,6 +118,7 @@ def test_other_folders_are_no_cines(tmp_path: Path, kind: str) -> None:
         file.write_bytes(file.read_bytes()[:200] if kind == "damaged" else b"text")
     assert not is_dicom_cine(folder)
     assert not is_dicom_cine(tmp_path / "a.nii.gz")
+    assert not is_dicom_cine((folder, folder))
 
 
 FAULTS: dict[str, tuple[Callable[[], list[Dataset]], str, str]] = {

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uumamba.data.formats.dicom import make_volume, read_normal, read_position
-from uumamba.data.formats.dicom_headers import read_header
+from uumamba.data.formats.dicom_headers import TIMES, read_header
 from uumamba.data.formats.dicom_series import Frame, find_frames
 from uumamba.data.formats.dicom_studies import (
     SAME_POSITION_MM,
@@ -22,7 +22,6 @@ from uumamba.data.formats.stored_volume import StoredVolume
 from uumamba.runtime.errors import CaseError, require_case
 
 _EQUAL = ("ImageType", "EchoTime", "InversionTime", "DiffusionBValue")
-_TIMES = ("TriggerTime", "InstanceNumber", "AcquisitionTime", "TemporalPositionIdentifier")  # as DicomHeader.times
 _SHARE_OF_DOUBLES = 1.5  # frames per position; a still series with a double slice has fewer
 
 Slices = list[list[Frame]]
@@ -141,7 +140,7 @@ def _read_time(frame: Frame, keyword: str) -> float:
     if keyword == "InstanceNumber" and len(header.frames) > 1:
         return float(frame.pixels.pieces[0][0])  # frames are stored in their order
     try:
-        return float(header.times[_TIMES.index(keyword)])
+        return float(header.times[TIMES.index(keyword)])
     except ValueError:
         return float("nan")
 
