@@ -84,7 +84,8 @@ class SeriesSummary:
         return f"{number}{f' and {self.joined - 1} others' if self.joined > 1 else ''}, {self.description}"
 
     def __str__(self) -> str:
-        return f"{self.short_name}, {self.modality or 'no modality'}, {self.geometry}, UID {self.uid}"
+        uid = f"UID {self.uid}" if self.uid else "no UID"
+        return f"{self.short_name}, {self.modality or 'no modality'}, {self.geometry}, {uid}"
 
 
 def list_dicom_files(folder: Path) -> list[Path]:
