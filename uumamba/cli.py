@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from uumamba import __version__
 from uumamba.runtime.devices import resolve_device, resolve_devices
@@ -27,6 +27,7 @@ from uumamba.runtime.errors import (
     quote,
     require,
 )
+from uumamba.runtime.option_values import repeat_option
 from uumamba.runtime.terminal import lossy_output
 
 if TYPE_CHECKING:
@@ -62,6 +63,16 @@ class Commands(TyperGroup):
             raise StoppedByKeyboard(
                 "Stopped by the keyboard; finished work is kept. Run the same command to continue (train: --resume)."
             ) from None
+
+
+class CommandOfInputs(TyperCommand):
+    """Command whose ``--input`` takes several values."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments with ``--input`` before each of its values."""
+        options = [option for option in self.params if option.param_type_name == "option"]
+        valued = [name for option in options if not getattr(option, "is_flag", False) for name in option.opts]
+        return super().parse_args(ctx, repeat_option(args, "--input", valued=valued))
 
 
 app = typer.Typer(
@@ -227,8 +238,10 @@ def train(
 
 
 @app.command(
+    cls=CommandOfInputs,
     epilog="Example: uumamba predict acdc --input scan.nii.gz --out predictions\n\n"
-    "An own model: uumamba predict runs/acdc --input scan.nii.gz --input other/ --out predictions"
+    "An own model: uumamba predict runs/acdc --input scan.nii.gz other/ --out predictions\n\n"
+    "A DICOM study: uumamba predict acdc --input study.zip --series 'short axis' --out predictions",
 )
 def predict(
     model: Annotated[
@@ -242,7 +255,8 @@ def predict(
         list[Path],
         typer.Option(
             "--input",
-            help="A NIfTI, MHA or PNG file, a folder of these, a DICOM folder, or a manifest. Repeatable. "
+            metavar="PATH...",
+            help="NIfTI, MHA or PNG files, folders of these, DICOM studies, zip files, or manifests. Repeatable. "
             "Of several channels: files CASE_0000, CASE_0001, ... or 4-D files.",
         ),
     ],
@@ -252,6 +266,10 @@ def predict(
     split: SplitOption = None,
     case_fold: Annotated[int | None, typer.Option(help="Fold of the cases of a manifest; default: all.")] = None,
     domain: DomainOption = None,
+    series: Annotated[
+        list[str] | None,
+        typer.Option(help="Series of a DICOM study: UID or its end, number, or part of the description. Repeatable."),
+    ] = None,
     mirror: Annotated[bool | None, typer.Option("--mirror/--no-mirror", help="Average over mirrored inputs.")] = None,
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Also store probabilities.")] = False,
     assume_spacing: Annotated[
@@ -276,6 +294,7 @@ def predict(
         split=split,
         case_fold=case_fold,
         domains=domain,
+        series=series or (),
         mirror=mirror,
         save_probabilities=probabilities,
         assume_spacing_mm=parse_spacing(assume_spacing),

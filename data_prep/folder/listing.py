@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from uumamba.data.case import Case, Split
-from uumamba.data.case_files import ImagePath, name_case
+from uumamba.data.case_files import FilePath, name_case
 from uumamba.runtime.errors import CaseError, UsageError, require, require_case
 from uumamba.runtime.files import find_read_fix
 from uumamba.runtime.text_files import load_json
@@ -92,7 +92,7 @@ def make_case(folder: Path, given: Mapping[str, Any], *, place: str, split: Spli
     )
 
 
-def join_channels(paths: Sequence[Path]) -> ImagePath:
+def join_channels(paths: Sequence[Path]) -> FilePath:
     """Return the image of a case: its only path, or several."""
     return tuple(paths) if len(paths) > 1 else paths[0]
 

@@ -86,7 +86,7 @@ def test_an_exported_disc_is_searched_in_its_folders(tmp_path: Path) -> None:
     [
         (["a.nii.gz", "notes/b.txt", "p2/s/b.nii.gz"], "a", "p2"),
         (["a.nii.gz", "1.dcm", "2.DCM"], "a", "1.dcm, 2.DCM"),
-        (["1.dcm", "p2/1.dcm"], "scans", "p2"),
+        (["1.dcm", "p2/b.nii.gz"], "scans", "p2"),
         (["a.nii.gz", "a.png", "b.PNG"], "a", "a.png, b.PNG"),
         (["1.dcm", "preview.png"], "scans", "preview.png"),
     ],

@@ -11,8 +11,10 @@ from typing import Any
 from uumamba.data.case import MANIFEST_NAME
 from uumamba.data.channels import ONE_CHANNEL, describe_channels
 from uumamba.data.formats.dicom_headers import has_magic
+from uumamba.data.formats.dicom_studies import DicomSeries
 from uumamba.data.formats.png import PNG_SUFFIXES
 from uumamba.data.open_scan import DICOM_SUFFIX, SCAN_SUFFIXES
+from uumamba.data.series_choice import SeriesWish, find_studies
 from uumamba.data.shown_text import check_shown
 from uumamba.data.warn import warn_repaired
 from uumamba.runtime.errors import CaseError, UsageError, require
@@ -22,8 +24,22 @@ _SEGMENTATION = ".seg"
 _CHANNEL = re.compile(r"_\d{4}$")
 _FIRST_CHANNEL = "_0000"
 _DEEPEST = 6
-ImagePath = Path | tuple[Path, ...]
-"""File or folder of an image, or one for each channel."""
+FilePath = Path | tuple[Path, ...]
+"""File or folder of an image, or one file for each channel."""
+ImagePath = FilePath | DicomSeries
+"""File, folder or DICOM series of an image, or one file for each channel."""
+
+
+def list_paths(image: ImagePath) -> tuple[Path, ...]:
+    """List the paths of an image; of a DICOM series its folder.
+
+    Example:
+        >>> list_paths(Path("a.nii")), list_paths(DicomSeries(Path("study"), (Path("study/1.dcm"),)))
+        ((PosixPath('a.nii'),), (PosixPath('study'),))
+    """
+    if isinstance(image, tuple):
+        return image
+    return (image.path if isinstance(image, DicomSeries) else image,)
 
 
 def image_suffix(path: Path) -> str:
@@ -107,7 +123,7 @@ def find_cases(folder: Path, *, option: str) -> dict[str, Path]:
     return found
 
 
-def group_channels(volumes: Iterable[Path], names: Sequence[str], *, option: str) -> dict[str, ImagePath]:
+def group_channels(volumes: Iterable[Path], names: Sequence[str], *, option: str) -> dict[str, FilePath]:
     """Group files ``<case>_0000``, ``<case>_0001``, ... into cases with channels.
 
     Every case gets the paths of all channels, also of missing ones, which the reader refuses by name. Other files hold
@@ -129,7 +145,7 @@ def group_channels(volumes: Iterable[Path], names: Sequence[str], *, option: str
     files = sorted(volumes)
     stems = {(path.parent, image_stem(path)): path for path in files}
     numbers = {int(stem[-4:]) for _, stem in stems if _CHANNEL.search(stem)}
-    found: dict[str, ImagePath] = {}
+    found: dict[str, FilePath] = {}
     for path in files:
         suffix = image_suffix(path)
         stem = path.name.removesuffix(suffix)
@@ -201,28 +217,44 @@ def check_file_name(case_id: str) -> None:
         ) from None
 
 
-def find_scans(folder: Path, *, option: str, channels: Sequence[str] = ONE_CHANNEL) -> Mapping[str, ImagePath]:
+def find_scans(
+    folder: Path, *, option: str, channels: Sequence[str] = ONE_CHANNEL, series: SeriesWish | None = None
+) -> Mapping[str, ImagePath]:
     """Find each case's scan in a folder and its sub-folders.
 
-    The volumes of a folder are its cases. A folder with DICOM files and no volumes is one series, with the folder's
-    name as case id. Any other folder is searched in its sub-folders; links to folders are not followed. Scans in
-    sub-folders of a folder with scans, and DICOM files in a folder with volumes, are left out with a warning.
-    With several channels, the files of a folder are grouped by :func:`group_channels`.
+    The volumes of a folder are its cases. A folder with DICOM files and no volumes belongs to a study, with its
+    sub-folders; one series of each study is a case, see :func:`uumamba.data.series_choice.find_studies`. Any other
+    folder is searched in its sub-folders; links to folders are not followed. Scans in sub-folders of a folder with
+    volumes, volumes below DICOM files, and DICOM files in a folder with volumes are left out with a warning. With
+    several channels, the files of a folder are grouped by :func:`group_channels`, and each folder with DICOM files is
+    one series.
+
+    Args:
+        folder: it is searched.
+        option: command-line option that gave the folder, for errors.
+        channels: names of the channels of an image.
+        series: series wanted of each study.
 
     Raises:
-        UsageError: two scans are one case.
+        UsageError: two scans are one case, or no series of a study is wanted.
     """
     found: dict[str, ImagePath] = {}
+    slices: list[Path] = []
     for each in _list_leaves(folder, _DEEPEST):
         volumes: Mapping[str, ImagePath] = (
             find_cases(each, option=option)
             if len(channels) == 1
             else group_channels(list_volumes(each), channels, option=option)
         )
-        for case_id, path in (volumes or {each.resolve().name: each}).items():
-            add_case(found, case_id, path)
+        if volumes or len(channels) > 1 or not any(map(_is_scan_or_slice, filter(Path.is_file, each.iterdir()))):
+            for case_id, path in (volumes or {each.resolve().name: each}).items():
+                add_case(found, case_id, path)
+        else:
+            slices += [each, *_list_slices_below(each, _DEEPEST)]
         if left_out := _list_left_out(each, has_volumes=bool(volumes)):
             _warn_left_out(each, left_out)
+    for case_id, image in find_studies(slices, series or SeriesWish()):
+        add_case(found, case_id, image)
     return found
 
 
@@ -232,11 +264,29 @@ def _warn_left_out(folder: Path, names: Sequence[str]) -> None:
 
 
 def _list_left_out(folder: Path, *, has_volumes: bool) -> list[str]:
-    """List sub-folders with scans, and DICOM files next to volumes."""
+    """List sub-folders with scans, and DICOM files next to volumes.
+
+    Of a folder with DICOM files, the sub-folders with volumes.
+    """
     entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     below = (path for path in entries if path.is_dir() and not (path.is_symlink() or image_suffix(path)))
     slices = (path for path in entries if has_volumes and image_suffix(path).lower() == DICOM_SUFFIX)
-    return [path.name for path in below if any(map(image_suffix, path.rglob("*")))] + [path.name for path in slices]
+    no_scans = ("",) if has_volumes else ("", DICOM_SUFFIX)
+    scans = (path for path in below if any(image_suffix(each).lower() not in no_scans for each in path.rglob("*")))
+    return [path.name for path in (*scans, *slices)]
+
+
+def _list_slices_below(folder: Path, depth: int) -> Iterator[Path]:
+    """Yield the sub-folders with DICOM files and no volumes."""
+    below = sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink())
+    for path in below if depth else ():
+        if path.name.startswith("."):
+            continue
+        files = [each for each in path.iterdir() if each.is_file() and not each.name.startswith(".")]
+        has_volumes = any(image_suffix(each).lower() not in ("", DICOM_SUFFIX, *PNG_SUFFIXES) for each in files)
+        if not has_volumes and any(map(_is_scan_or_slice, files)):
+            yield path
+        yield from _list_slices_below(path, depth - 1)
 
 
 def _list_leaves(folder: Path, depth: int) -> Iterator[Path]:

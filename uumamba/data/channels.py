@@ -10,6 +10,7 @@ import numpy as np
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from numpy.typing import NDArray
 
+from uumamba.data.formats.dicom_studies import DicomSeries
 from uumamba.data.grid import AffineMatrix, Scan, displacement_voxels, format_spacing
 from uumamba.data.warn import warn_repaired
 from uumamba.runtime.errors import require_case
@@ -30,7 +31,7 @@ def describe_channels(names: Sequence[str]) -> str:
     return ", ".join(f"channel {index} ({name})" for index, name in enumerate(names))
 
 
-def check_channel_files(files: Sequence[Path], names: Sequence[str], *, case_id: str) -> None:
+def check_channel_files(files: Sequence[Path | DicomSeries], names: Sequence[str], *, case_id: str) -> None:
     """Raise unless an image has a file for each channel or all.
 
     Raises:
@@ -46,7 +47,7 @@ def check_channel_files(files: Sequence[Path], names: Sequence[str], *, case_id:
     )
     for index, (path, name) in enumerate(zip(files, names, strict=False) if len(files) > 1 else ()):
         require_case(
-            path.exists(),
+            isinstance(path, DicomSeries) or path.exists(),
             case_id,
             f"channel {index} ({name})",
             got=str(path),

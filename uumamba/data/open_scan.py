@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uumamba.data.formats.dicom import open_dicom
+from uumamba.data.formats.dicom_studies import DicomSeries
 from uumamba.data.formats.metaimage import METAIMAGE_SUFFIXES, open_metaimage
 from uumamba.data.formats.nifti import NIFTI_SUFFIXES, open_nifti
 from uumamba.data.formats.nrrd import NRRD_SUFFIXES, open_nrrd
@@ -76,7 +77,7 @@ class OpenedScan:
 
 
 def open_scan(
-    path: Path | str,
+    path: Path | str | DicomSeries,
     *,
     case_id: str | None = None,
     max_bytes: int = MAX_VOLUME_BYTES,
@@ -90,8 +91,8 @@ def open_scan(
     no spacing: 1 mm per pixel is assumed, with one :class:`uumamba.data.warn.PixelSpacingWarning` per process.
 
     Args:
-        path: a ``.nii``, ``.nii.gz``, ``.mha``, ``.mhd``, ``.nrrd``, ``.nhdr`` or ``.png`` file, a ``.dcm`` file, or a
-            folder with one DICOM series.
+        path: a ``.nii``, ``.nii.gz``, ``.mha``, ``.mhd``, ``.nrrd``, ``.nhdr`` or ``.png`` file, a ``.dcm`` file, a
+            folder with one DICOM series, or a series chosen in a study.
         case_id: name in errors and warnings; by default the file's name.
         max_bytes: largest volume in memory, as float32 or in a larger dtype of the file.
         assume_spacing_mm: spacing of the stored axes for a scan without a valid one.
@@ -100,7 +101,7 @@ def open_scan(
     Raises:
         CaseError: the scan is missing, its header is damaged, its grid is invalid, or it has other channels.
     """
-    path = Path(path)
+    path = Path(path) if isinstance(path, str) else path
     case_id = case_id or path.name
     reader = _choose_reader(path, case_id)
     require_case(
@@ -112,6 +113,17 @@ def open_scan(
         fix="list the file of each channel",
     )
     stored = reader(path, case_id=case_id) if channels == 1 else reader(path, case_id=case_id, channels=channels)
+    return check_grid(stored, case_id=case_id, max_bytes=max_bytes, assume_spacing_mm=assume_spacing_mm)
+
+
+def check_grid(
+    stored: StoredVolume, *, case_id: str, max_bytes: int, assume_spacing_mm: Sequence[float] | None
+) -> OpenedScan:
+    """Check size and grid of a volume, as :func:`open_scan`.
+
+    Raises:
+        CaseError: the volume is too large or its grid is invalid.
+    """
     voxels = stored.channels * math.prod(float(size) for size in stored.shape)
     check_size(voxels * max(stored.dtype.itemsize, _BYTES_IN_MEMORY), case_id, max_bytes)
     spacing = _checked_spacing(stored, case_id, assume_spacing_mm)
@@ -130,8 +142,8 @@ def open_scan(
     return OpenedScan(stored, affine, (first, second, third), case_id)
 
 
-def _choose_reader(path: Path, case_id: str) -> Open:
-    if path.is_dir():
+def _choose_reader(path: Path | DicomSeries, case_id: str) -> Open:
+    if isinstance(path, DicomSeries) or path.is_dir():
         return open_dicom
     require_case(
         path.is_file(),

@@ -104,6 +104,17 @@ class PreprocessRecipe:
         """Return whether the recipe can preprocess scans: no statistics are missing."""
         return all(one.normalisation != "ct" or one.ct_statistics is not None for one in self.split())
 
+    @property
+    def modality(self) -> str:
+        """Return CT or MR, as the normalisation is for; empty without one.
+
+        Example:
+            >>> PreprocessRecipe((None, None, None), normalisation="zscore").modality
+            'MR'
+        """
+        words = (self.normalisation,) if isinstance(self.normalisation, str) else self.normalisation
+        return "CT" if "ct" in words else "MR" if "zscore" in words else ""
+
     def split(self, channels: int | None = None) -> tuple["PreprocessRecipe", ...]:
         """Return the recipe of each channel.
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from uumamba.data.case import Case
 from uumamba.data.channels import ONE_CHANNEL, check_channel_files, stack_channels
 from uumamba.data.chunks import convert, find_distinct_values
+from uumamba.data.formats.dicom_studies import DicomSeries
 from uumamba.data.formats.nifti import encode_label, new_header
 from uumamba.data.formats.png import PNG_SUFFIXES, encode_png
 from uumamba.data.grid import MAX_VOLUME_BYTES, Scan, check_same_grid
@@ -39,7 +40,7 @@ _MOST_BAD_VOXELS = 0.01
 
 
 def read_image(
-    path: Path | str | Sequence[Path | str],
+    path: Path | str | DicomSeries | Sequence[Path | str],
     *,
     channels: Sequence[str] = ONE_CHANNEL,
     case_id: str | None = None,
@@ -56,7 +57,8 @@ def read_image(
     ``(C, *S)`` on the grid of the first; see :func:`uumamba.data.channels.stack_channels`.
 
     Args:
-        path: the file or folder; of several channels one for each, or one 4-D NIfTI file with the channels last.
+        path: the file, folder or chosen DICOM series; of several channels one file for each, or one 4-D NIfTI file
+            with the channels last.
         channels: name of each channel that the image must have.
         case_id: name in errors and warnings; by default the file's name.
         max_bytes: largest image in memory.
@@ -66,7 +68,7 @@ def read_image(
     Raises:
         CaseError: the scan is missing, damaged or ambiguous, or has other channels.
     """
-    files = [Path(path)] if isinstance(path, Path | str) else [Path(each) for each in path]
+    files = _list_files(path)
     case_id = case_id or files[0].name
     check_channel_files(files, channels, case_id=case_id)
     scans = _read_files(
@@ -80,8 +82,14 @@ def read_image(
     return next(scans) if len(channels) == 1 else stack_channels(scans, channels, case_id=case_id)
 
 
+def _list_files(path: Path | str | DicomSeries | Sequence[Path | str]) -> Sequence[Path | DicomSeries]:
+    if isinstance(path, DicomSeries):
+        return [path]
+    return [Path(path)] if isinstance(path, Path | str) else [Path(each) for each in path]
+
+
 def _read_files(
-    files: Sequence[Path], *, channels: int, case_id: str, keep_integers: bool, **options: Any
+    files: Sequence[Path | DicomSeries], *, channels: int, case_id: str, keep_integers: bool, **options: Any
 ) -> Iterator[Scan]:
     """Read files one after the other, each with ``channels``."""
     for path in files:
@@ -97,7 +105,7 @@ def _read_files(
         scan = opened.read()
         for array in scan.array if channels > 1 else [scan.array]:
             is_kept = keep_integers and array.dtype.kind in "iu"
-            yield replace(scan, array=array if is_kept else _convert_image(array, case_id))
+            yield replace(scan, array=array if is_kept else convert_image(array, case_id))
 
 
 def read_label(
@@ -239,7 +247,12 @@ def smallest_dtype(values: Collection[int]) -> np.dtype[Any]:
     return np.dtype(np.uint8 if max(values, default=0) < 256 else np.uint16)
 
 
-def _convert_image(voxels: NDArray[Any], case_id: str) -> NDArray[np.float32]:
+def convert_image(voxels: NDArray[Any], case_id: str) -> NDArray[np.float32]:
+    """Convert voxels to float32, with the rules of :func:`read_image`.
+
+    Raises:
+        CaseError: too many voxels are NaN or infinite, or some are in the body.
+    """
     largest = float(np.finfo(np.float32).max)
     if voxels.dtype.kind == "f":
         voxels = _without_nonfinite(voxels, case_id)

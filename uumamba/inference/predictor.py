@@ -83,6 +83,7 @@ class Predictor:
         neighbour_slices: number of slices on either side of a slice that are channels of a 2-D network's input; see
             :func:`stack_neighbours`.
         channels: name of each channel that a native image must have; by default they are not checked.
+        modality: DICOM modality of the images, such as ``"MR"``; empty if unknown.
         preprocess: ``preprocess(image, spacing_mm=..., affine=..., case_id=...) -> (array (C, *S), geometry)``; by
             default the image is the array.
         restore: ``restore(probabilities (K, *S), geometry) -> label`` uint8 on the image's grid; by default the argmax.
@@ -120,6 +121,7 @@ class Predictor:
         patch_size: Sequence[int],
         neighbour_slices: int = 0,
         channels: Sequence[str] = (),
+        modality: str = "",
         preprocess: Callable[..., tuple[Array, Any]] | None = None,
         restore: Callable[[NDArray[np.float32], Any], LabelMap] | None = None,
         restore_probabilities: Callable[[NDArray[np.float32], Any], NDArray[np.float32]] | None = None,
@@ -151,6 +153,7 @@ class Predictor:
         self.patch_size = tuple(patch_size)
         self.neighbour_slices = neighbour_slices
         self.channels = tuple(channels)
+        self.modality = modality
         self.preprocess = preprocess
         self.restore = restore
         self.restore_probabilities = restore_probabilities

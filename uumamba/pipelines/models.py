@@ -83,6 +83,7 @@ def load_predictor(
         patch_size=config.training.patch_size,
         neighbour_slices=config.training.neighbour_slices,
         channels=channels,
+        modality=recipe.modality,
         preprocess=partial(_preprocess, recipe=recipe, sides=sides),
         restore=partial(restore, painted=labels.painted),
         restore_probabilities=partial(restore_probabilities, has_background=not labels.regions),

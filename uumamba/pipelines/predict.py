@@ -10,11 +10,19 @@ import numpy as np
 from uumamba.data.case import Split
 from uumamba.data.case_files import ImagePath, check_file_name
 from uumamba.data.scan import Scan, read_image
+from uumamba.data.series_choice import SeriesWish
 from uumamba.inference import Predictor
 from uumamba.pipelines.datasets import record_failures
 from uumamba.pipelines.models import load_predictor
 from uumamba.pipelines.prediction.case_record import CaseRecord, remove_record, write_record
-from uumamba.pipelines.prediction.input_scans import Input, check_inputs_kept, find_inputs
+from uumamba.pipelines.prediction.input_scans import (
+    Input,
+    ZipFolders,
+    check_inputs_kept,
+    find_inputs,
+    find_source,
+    unpack_zips,
+)
 from uumamba.pipelines.prediction.label_files import name_label_map, write_label_map
 from uumamba.pipelines.prediction.segmented_case import SegmentedCase, warn_of_remarks
 from uumamba.runtime.case_boundary import attempt, fail_case_on_error
@@ -43,6 +51,7 @@ def predict(
     case_fold: int | None = None,
     domains: Collection[str] | None = None,
     case_ids: Collection[str] | None = None,
+    series: Sequence[str] = (),
     mirror: bool | None = None,
     save_probabilities: bool = False,
     assume_spacing_mm: Sequence[float] | None = None,
@@ -52,8 +61,10 @@ def predict(
 
     Args:
         model: output folder of ``uumamba run``, run folder, fold folder, checkpoint file or name of a shipped model.
-        inputs: NIfTI, MHA or PNG files, folders of them, DICOM folders, or manifests (``.json``). Of a folder, label
-            maps named ``<scan>_gt`` next to their scan and ACDC's cines, ``*_4d``, are left out. For a model of several
+        inputs: NIfTI, MHA or PNG files, folders of them, DICOM folders, zip files of all these, or manifests
+            (``.json``). Of a DICOM study, one series is used: of the model's modality, with several parallel slices. Of
+            a folder, label maps named ``<scan>_gt`` next to their scan and ACDC's cines, ``*_4d``, next to their frames
+            are left out. For a model of several
             channels, files ``<case>_0000``, ``<case>_0001``, ... are one case, and other files hold all channels; a
             list of paths is one case, named after the first, with the channels in the order of the model's.
         out: gets ``<case_id>.nii.gz`` for each input, on its grid with its header codes, and ``<case_id>.png`` for a
@@ -64,6 +75,8 @@ def predict(
         case_fold: fold of the cases of a manifest, which is ``case_fold`` in :func:`predict`; None selects all.
         domains: only the cases of these domains of a manifest.
         case_ids: only these cases of a manifest.
+        series: series to use of DICOM studies: UIDs, unique beginnings or ends of UIDs, numbers, or parts of
+            descriptions.
         mirror: average over mirrored inputs; None takes the run's configuration.
         save_probabilities: also write ``<case_id>.probabilities.npy`` (float16, ``(class or region, *native)``).
         assume_spacing_mm: spacing of the stored axes, for scans whose header has no valid one.
@@ -75,20 +88,31 @@ def predict(
     Raises:
         UsageError: there is no model or no input, two inputs have one case id, a manifest has other channels than the
             model, a folder of nnU-Net or the Decathlon has them in another order, a list of files is in another order
-            than their numbers, or a label map would replace an input, or an image or label of a manifest.
+            than their numbers, no series of a study is in ``series``, a zip file is damaged, unsafe or too large, or a
+            label map would replace an input, or an image or label of a manifest.
         StoppedOnRequest: a stop was requested.
     """
     written: list[Path] = []
     failures: list[CaseError] = []
-    with StopRequest() as stop:
+    with StopRequest() as stop, unpack_zips(inputs) as zips:
         predictor = load_predictor(model, device=device, fold=fold, mirror=mirror)
         channels = predictor.channels
-        cases = find_inputs(inputs, channels=channels, split=split, fold=case_fold, domains=domains, case_ids=case_ids)
+        wish = SeriesWish(series, predictor.modality)
+        cases = find_inputs(
+            inputs,
+            channels=channels,
+            split=split,
+            fold=case_fold,
+            domains=domains,
+            case_ids=case_ids,
+            series=wish,
+            zips=zips,
+        )
         check_inputs_kept(cases, inputs, Path(out))
         out = make_folder(out)
         read = partial(read_image, channels=channels, assume_spacing_mm=assume_spacing_mm)
         predict_one = partial(
-            _predict_one, predictor, read, model=str(model), out=out, save_probabilities=save_probabilities
+            _predict_one, predictor, read, model=str(model), out=out, save_probabilities=save_probabilities, zips=zips
         )
         for done, case in enumerate(track(list(cases.items()), description="predict", enabled=progress)):
             stop.raise_if_requested(
@@ -111,6 +135,7 @@ def _predict_one(
     model: str,
     out: Path,
     save_probabilities: bool,
+    zips: ZipFolders,
 ) -> Path:
     case_id, image = case
     check_file_name(case_id)
@@ -131,5 +156,5 @@ def _predict_one(
     if prediction.probabilities is not None:
         with whole_file(probabilities) as unfinished:
             np.save(unfinished, prediction.probabilities.astype(np.float16), allow_pickle=False)
-    write_record(out, CaseRecord.of(case_found, label=target.name, image=image, model=model))
+    write_record(out, CaseRecord.of(case_found, label=target.name, image=find_source(image, zips), model=model))
     return target

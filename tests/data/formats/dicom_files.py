@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,3 +104,25 @@ def _keep(image: Dataset, *keywords: str) -> Dataset:
     for keyword in keywords:
         setattr(kept, keyword, image[keyword].value)
     return kept
+
+
+def make_cine(slices: int = 3, phases: int = 4, **tags: Any) -> list[Dataset]:
+    """Make the frames of a cine, slice by slice; a tag may be a function of slice and phase.
+
+    The heart rate differs from slice to slice.
+    """
+    usual = {
+        "TriggerTime": lambda place, phase: round(phase * (40 + 2 * place), 2),
+        "ImagePositionPatient": lambda place, _: [-7.5, 12.25, STEP_MM * place],
+        "Modality": "MR",
+        "SliceThickness": 8,
+    }
+    given = {
+        keyword: partial(_call_with_place, value, phases) if callable(value) else value
+        for keyword, value in {**usual, **tags}.items()
+    }
+    return make_slices(slices * phases, **given)
+
+
+def _call_with_place(value: Any, phases: int, index: int) -> Any:
+    return value(*divmod(index, phases))

@@ -297,7 +297,8 @@ FAULTS: dict[str, tuple[Write, str, str]] = {
     "two series": (
         two_series,
         "file",
-        r"2 DICOM series: number 3, heart, 4 files; number 4, without a description, 2 files",
+        r"2 DICOM series: number 3, heart, CT, 4 slices, UID 1\.2\.3; "
+        r"number 4, without a description, CT, 2 slices, UID 1\.2\.9, expected one series\. Fix: .* --series UID",
     ),
     "a text with the suffix of DICOM": (
         with_file("notes.dcm", b"no image"),

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from uumamba.data.formats.dicom_decoding import read_frames
 from uumamba.data.formats.dicom_series import Frame, find_frames, make_cine_error
+from uumamba.data.formats.dicom_studies import DicomSeries
+from uumamba.data.formats.jpeg_process import JpegProcess
 from uumamba.data.formats.stored_volume import LPS_TO_RAS, Shape, StoredVolume
 from uumamba.runtime.errors import require_case
 
@@ -21,7 +23,7 @@ _ROUNDING = 3.5e-4  # 0.02 degrees; positions are written with few digits
 Vector = NDArray[np.float64]
 
 
-def open_dicom(path: Path, *, case_id: str) -> StoredVolume:
+def open_dicom(path: Path | DicomSeries, *, case_id: str) -> StoredVolume:
     """Read the headers of a DICOM series, sorted by slice position.
 
     The third axis leads from the first to the last ``ImagePositionPatient``, so that a tilted gantry gives a sheared
@@ -31,17 +33,34 @@ def open_dicom(path: Path, *, case_id: str) -> StoredVolume:
     :func:`uumamba.data.formats.dicom_pixels.locate_frames`.
 
     Args:
-        path: a folder with one series, or a file.
+        path: a folder with one series, a file, or a chosen series.
         case_id: name in errors.
 
     Raises:
         CaseError: there is not exactly one series; slices are missing, double or of several times; slices differ in
             size, type or orientation; a tag is absent; or a file is damaged.
     """
-    frames = find_frames(path, case_id=case_id)
+    folder = path.path if isinstance(path, DicomSeries) else path
+    return make_volume(find_frames(path, case_id=case_id), folder, case_id=case_id)
+
+
+def make_volume(
+    frames: Sequence[Frame], path: Path, *, case_id: str, process: JpegProcess | None = None
+) -> StoredVolume:
+    """Make the volume of the frames of one time.
+
+    Args:
+        frames: the frames, in any order.
+        path: file or folder.
+        case_id: name in errors.
+        process: decoder of JPEG, which must last until the voxels are read; by default one of the volume's own.
+
+    Raises:
+        CaseError: as :func:`open_dicom`.
+    """
     normal = _read_directions(frames[0])[:, 2]
     if _is_stack(frames):
-        origin, third, step_mm = _read_position(frames[0]), normal, _read_thickness(frames[0])
+        origin, third, step_mm = read_position(frames[0]), normal, _read_thickness(frames[0])
     else:
         frames, positions = _sort_frames(frames, normal)
         _check_positions(frames, positions, case_id)
@@ -59,7 +78,7 @@ def open_dicom(path: Path, *, case_id: str) -> StoredVolume:
         origin_mm=LPS_TO_RAS * origin + 0.0,
         spacing_mm=np.array([columns_mm, rows_mm, step_mm]),
         spacing_key="PixelSpacing, SpacingBetweenSlices",
-        voxels=partial(_read_voxels, frames, shape, dtype, case_id),
+        voxels=partial(_read_voxels, frames, shape, dtype, case_id, process),
         is_complete=lambda: True,  # lengths were compared with the headers
     )
 
@@ -95,7 +114,13 @@ def _scale_to_unit(vector: Vector) -> Vector:
     return vector * (1 / np.sqrt((vector * vector).sum()))  # rounded as in ITK
 
 
-def _read_position(frame: Frame) -> Vector:
+def read_normal(frame: Frame) -> Vector:
+    """Read the normal of a frame's plane."""
+    return _read_directions(frame)[:, 2]
+
+
+def read_position(frame: Frame) -> Vector:
+    """Read the position of a frame's first pixel."""
     position = np.array(frame.header.numbers["ImagePositionPatient"])
     frame.header.require(
         position.shape == (3,) and np.isfinite(position).all(),
@@ -112,7 +137,7 @@ def _read_thickness(frame: Frame) -> float:
 
 
 def _sort_frames(frames: Sequence[Frame], normal: Vector) -> tuple[list[Frame], Vector]:
-    positions = np.array([_read_position(frame) for frame in frames])
+    positions = np.array([read_position(frame) for frame in frames])
     order = np.argsort(positions @ normal, kind="stable")
     return [frames[index] for index in order], positions[order]
 
@@ -202,9 +227,11 @@ def _find_dtype(frames: Sequence[Frame]) -> np.dtype[Any]:
     return np.dtype(np.float64)
 
 
-def _read_voxels(frames: Sequence[Frame], shape: Shape, dtype: np.dtype[Any], case_id: str) -> NDArray[Any]:
+def _read_voxels(
+    frames: Sequence[Frame], shape: Shape, dtype: np.dtype[Any], case_id: str, process: JpegProcess | None
+) -> NDArray[Any]:
     voxels = np.empty(shape, dtype, order="F")
-    stored = read_frames([frame.pixels for frame in frames], case_id)
+    stored = read_frames([frame.pixels for frame in frames], case_id, process)
     for index, (frame, values) in enumerate(zip(frames, stored, strict=True)):
         slope, intercept = _read_scale(frame)
         if dtype.kind == "f":

@@ -15,28 +15,34 @@ from uumamba.data.formats.jpeg_process import JpegProcess
 from uumamba.data.formats.stored_volume import make_header_error
 
 
-def read_frames(frames: Sequence[StoredFrame], case_id: str) -> Iterator[NDArray[Any]]:
+def read_frames(
+    frames: Sequence[StoredFrame], case_id: str, process: JpegProcess | None = None
+) -> Iterator[NDArray[Any]]:
     """Read the stored values of frames.
 
     Each is an array of rows and columns. A decoder gets only an image of our own with the fragments of the frame, so
     that no other part of a header can mislead it. Bits above ``stored`` are ignored. The values of MONOCHROME1 are
     inverted, so that high values are bright, as in ITK.
 
+    Args:
+        frames: the frames.
+        case_id: name in errors.
+        process: decoder of JPEG; by default one that ends with the last frame.
+
     Raises:
         CaseError: a file cannot be read or decoded.
     """
     with ExitStack() as stack:
-        is_jpeg = any(frame.syntax in JPEG for frame in frames)
-        process = stack.enter_context(JpegProcess()) if is_jpeg else None
+        decoder = process or stack.enter_context(JpegProcess())
         for frame in frames:
             try:
-                yield _clean(_read_stored(frame, process), frame.format)
+                yield _clean(_read_stored(frame, decoder), frame.format)
             except (OSError, ValueError, RuntimeError) as error:  # a RuntimeError is pydicom's
                 reason = f"pixels that cannot be decoded ({type(error).__name__}): damaged"
                 raise make_header_error(case_id, frame.path, reason, expected="a whole DICOM image") from None
 
 
-def _read_stored(frame: StoredFrame, process: JpegProcess | None) -> NDArray[Any]:
+def _read_stored(frame: StoredFrame, process: JpegProcess) -> NDArray[Any]:
     """Read a frame as it is stored.
 
     RLE is decoded by pydicom, since GDCM fails for odd sizes.
@@ -45,7 +51,7 @@ def _read_stored(frame: StoredFrame, process: JpegProcess | None) -> NDArray[Any
     shape = layout.rows, layout.columns
     with frame.path.open("rb") as file:
         pieces = [read_piece(file, piece) for piece in frame.pieces]
-    if process is not None and frame.syntax in JPEG:
+    if frame.syntax in JPEG:
         content = BytesIO()
         _wrap_fragments(pieces, frame).save_as(content, enforce_file_format=True)
         return process.decode(content.getvalue(), layout.dtype, shape)

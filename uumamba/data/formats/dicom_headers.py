@@ -22,16 +22,22 @@ _GEOMETRY = {
     "PlaneOrientationSequence": ("ImageOrientationPatient",),
     "PixelMeasuresSequence": ("PixelSpacing", "SpacingBetweenSlices", "SliceThickness"),
     "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept"),
+    "FrameContentSequence": ("TemporalPositionIndex",),
+    "CardiacSynchronizationSequence": ("NominalCardiacTriggerDelayTime",),
 }
+_FRAME_TIMES = ("TemporalPositionIndex", "NominalCardiacTriggerDelayTime")
 _GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 _NUMBERS = (
-    *(keyword for keywords in _GEOMETRY.values() for keyword in keywords),
+    *(keyword for keywords in _GEOMETRY.values() for keyword in keywords if keyword not in _FRAME_TIMES),
     *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit"),
     *("PixelRepresentation", "FrameTime", "FrameTimeVector", "CineRate", "SeriesNumber"),
     "GridFrameOffsetVector",
 )
-_TEXTS = ("PhotometricInterpretation", "SOPClassUID", "SeriesInstanceUID", "SeriesDescription", "ModalityLUTSequence")
-_TIMES = ("TriggerTime", "InstanceNumber", "AcquisitionTime", "TemporalPositionIdentifier")
+_TEXTS = (
+    *("PhotometricInterpretation", "SOPClassUID", "SeriesInstanceUID", "SeriesDescription", "ModalityLUTSequence"),
+    *("StudyInstanceUID", "Modality", "ImageType", "EchoTime", "InversionTime", "DiffusionBValue"),
+)
+TIMES = ("TriggerTime", "InstanceNumber", "AcquisitionTime", "TemporalPositionIdentifier")
 _IDENTITY = ("PatientName", "PatientID", "PatientBirthDate", "OtherPatientNames")  # only to keep them out of messages
 _HIDDEN = "without a description"
 
@@ -61,6 +67,11 @@ class DicomHeader:
     frames: tuple[Numbers, ...]
     syntax: str
     pixels_start: int
+
+    @property
+    def instance_number(self) -> str:
+        """Text of InstanceNumber; empty if there is none."""
+        return self.times[TIMES.index("InstanceNumber")]
 
     def require(self, condition: object, keyword: str, *, expected: str, fix: str = RESTORE) -> None:
         """Raise a case's error with a tag's value unless a condition holds."""
@@ -143,7 +154,7 @@ def _parse(start: bytes, path: Path, case_id: str) -> DicomHeader | None:
     import pydicom
 
     buffer = BytesIO(start)
-    tags: Any = [*_NUMBERS, *_TEXTS, *_TIMES, *_IDENTITY, *_GROUPS]
+    tags: Any = [*_NUMBERS, *_TEXTS, *TIMES, *_IDENTITY, *_GROUPS]
     dataset = pydicom.dcmread(buffer, stop_before_pixels=True, specific_tags=tags)
     numbers = _read_numbers(dataset, _NUMBERS, path, case_id)
     texts = {keyword: _read_text(dataset, keyword) for keyword in _TEXTS}
@@ -161,7 +172,7 @@ def _parse(start: bytes, path: Path, case_id: str) -> DicomHeader | None:
         case_id=case_id,
         numbers=numbers,
         texts=texts,
-        times=tuple(_read_text(dataset, keyword) for keyword in _TIMES),
+        times=tuple(_read_text(dataset, keyword) for keyword in TIMES),
         frames=_read_frames(dataset, path, case_id),
         syntax=str(dataset.file_meta.get("TransferSyntaxUID", "")),
         pixels_start=buffer.tell(),

@@ -7,12 +7,18 @@ from pathlib import Path
 
 import numpy as np
 
-from uumamba.data.formats.dicom_headers import DicomHeader, format_value, has_magic, read_header
+from uumamba.data.formats.dicom_headers import DicomHeader, format_value, read_header
 from uumamba.data.formats.dicom_pixels import StoredFrame, locate_frames
+from uumamba.data.formats.dicom_studies import (
+    DicomSeries,
+    group_by_series,
+    list_dicom_files,
+    list_series,
+    summarize_series,
+)
 from uumamba.data.formats.voxel_stream import make_read_error
 from uumamba.runtime.errors import CaseError, require_case
 
-_SUFFIXES = ("", ".dcm", ".dicom", ".dic", ".ima")
 _EQUAL = (
     *("SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "PixelRepresentation"),
     *("Rows", "Columns", "PixelSpacing", "ImageOrientationPatient"),
@@ -33,58 +39,47 @@ class Frame:
     pixels: StoredFrame
 
 
-def find_frames(path: Path, *, case_id: str) -> list[Frame]:
-    """Find the frames of a DICOM file or of a folder's series.
+def find_frames(path: Path | DicomSeries, *, case_id: str) -> list[Frame]:
+    """Find the frames of a DICOM file, folder or chosen series.
 
-    Of a folder, every DICOM image is used. Hidden files, subfolders, ``DICOMDIR`` and files without an image, as
-    reports, are left out. A file without a suffix, or with ``.dcm``, ``.dicom``, ``.dic``, ``.ima`` or a number (the
-    end of a UID), must be DICOM; a file with another suffix is used if it begins as DICOM files do.
+    Of a folder, every DICOM image is used; see :func:`uumamba.data.formats.dicom_studies.list_dicom_files`. Files
+    without an image, as reports, are left out.
 
     Raises:
         CaseError: a file is damaged, or there is not exactly one series, or its frames differ in size or orientation.
     """
+    folder = path.path if isinstance(path, DicomSeries) else path
     try:
-        files = _list_files(path) if path.is_dir() else [path]
+        files = _list_files(path)
     except OSError as error:
-        raise make_read_error(case_id, Path(error.filename or path), error) from None
+        raise make_read_error(case_id, Path(error.filename or folder), error) from None
     headers = [header for file in files if (header := read_header(file, case_id=case_id))]
-    _require_one_series(headers, path, case_id)
+    if not (isinstance(path, DicomSeries) and path.is_joined):
+        _require_one_series(headers, folder, case_id)
     frames = [frame for header in headers for frame in _split(header, is_alone=len(headers) == 1)]
     for keyword in _EQUAL:
         _require_equal(frames, keyword, case_id)
     return frames
 
 
-def _list_files(folder: Path) -> list[Path]:
-    visible = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and not path.is_dir())
-    return [path for path in visible if path.name.upper() != "DICOMDIR" and (_must_be_dicom(path) or has_magic(path))]
-
-
-def _must_be_dicom(path: Path) -> bool:
-    suffix = path.suffix.lower()
-    return suffix in _SUFFIXES or suffix[1:].isdecimal()
+def _list_files(path: Path | DicomSeries) -> Sequence[Path]:
+    if isinstance(path, DicomSeries):
+        return path.files
+    return list_dicom_files(path) if path.is_dir() else [path]
 
 
 def _require_one_series(headers: Sequence[DicomHeader], path: Path, case_id: str) -> None:
-    series: dict[str, list[DicomHeader]] = {}
-    for header in headers:
-        series.setdefault(header.texts["SeriesInstanceUID"], []).append(header)
-    listed = [_describe(each) for each in sorted(series.values(), key=lambda each: each[0].numbers["SeriesNumber"])]
+    series = [summarize_series(each) for each in group_by_series(headers).values()]
     require_case(
         len(series) == 1,
         case_id,
         "file",
-        got=f"{path.name} with {len(series)} DICOM series{': ' if listed else ''}{'; '.join(listed[:5])}"
-        + ("; ..." if len(listed) > 5 else ""),
+        got=f"{path.name} with {len(series)} DICOM series{': ' if series else ''}{list_series(series)}",
         expected="one series",
-        fix="give a folder with one series, or a scan file (pictures as PNG)",
+        fix="choose one with --series UID (or a number or a part of a description)"
+        if series
+        else "give a folder with DICOM images, or a scan file (pictures as PNG)",
     )
-
-
-def _describe(headers: Sequence[DicomHeader]) -> str:
-    number = headers[0].numbers["SeriesNumber"]
-    name = f"number {format_value(number)}" if number else "without a number"
-    return f"{name}, {headers[0].texts['SeriesDescription']}, {len(headers)} files"
 
 
 def _split(header: DicomHeader, *, is_alone: bool) -> list[Frame]:

@@ -7,6 +7,7 @@ changes the locale of its process.
 import struct
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Timer
@@ -36,6 +37,8 @@ _SECONDS, _SECONDS_PER_BYTE = 20.0, 1e-6  # to start on a busy machine, and to d
 class JpegProcess:
     """Process that decodes one DICOM image after the other; a context manager.
 
+    It starts with the first image.
+
     Example:
         >>> with JpegProcess() as process:
         ...     process.decode(b"no image", np.dtype(np.uint16), (2, 2))
@@ -44,22 +47,14 @@ class JpegProcess:
     """
 
     def __enter__(self) -> "JpegProcess":
-        self._folder = TemporaryDirectory()
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _SCRIPT],  # -P: no modules of the current folder
-            cwd=self._folder.name,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
+        self._stack = ExitStack()
+        self._folder: str | None = None
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._process.kill()
-        self._process.communicate()
-        self._folder.cleanup()
+        self._stack.close()
 
     def decode(self, image: bytes, dtype: np.dtype[Any], shape: tuple[int, int]) -> NDArray[Any]:
         """Decode the pixels of a DICOM image with one frame.
@@ -67,7 +62,9 @@ class JpegProcess:
         Raises:
             ValueError: it cannot be decoded, within a second per megabyte, to this dtype and shape.
         """
-        Path(self._folder.name, "image.dcm").write_bytes(image)
+        if self._folder is None:
+            self._folder = self._start()
+        Path(self._folder, "image.dcm").write_bytes(image)
         count = dtype.itemsize * shape[0] * shape[1]
         timer = Timer(_SECONDS + _SECONDS_PER_BYTE * count, self._process.kill)
         timer.start()
@@ -75,6 +72,20 @@ class JpegProcess:
             return self._ask(dtype, shape, count)
         finally:
             timer.cancel()
+
+    def _start(self) -> str:
+        """Start the process; return its folder."""
+        folder = self._stack.enter_context(TemporaryDirectory())
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-c", _SCRIPT],  # -P: no modules of the current folder
+            cwd=folder,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        self._stack.callback(self._process.communicate)
+        self._stack.callback(self._process.kill)  # first
+        return folder
 
     def _ask(self, dtype: np.dtype[Any], shape: tuple[int, int], count: int) -> NDArray[Any]:
         assert self._process.stdin is not None

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from uumamba.data.case_files import ImagePath
+from uumamba.data.case_files import ImagePath, list_paths
 from uumamba.pipelines.prediction.segmented_case import SegmentedCase
 from uumamba.runtime.files import make_folder, remove_file, write_json
 
@@ -44,7 +44,7 @@ class CaseRecord:
         """Make the record of a segmented case."""
         return cls(
             case_id=case.case_id,
-            images=tuple(map(str, [image] if isinstance(image, Path) else image)),
+            images=tuple(map(str, list_paths(image))),
             label=label,
             model=model,
             spacing_mm=tuple(map(float, case.frames[0].spacing_mm)),

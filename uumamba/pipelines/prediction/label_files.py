@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from uumamba.data.case_files import ImagePath
+from uumamba.data.case_files import ImagePath, list_paths
 from uumamba.data.formats.png import PNG_SUFFIXES
 from uumamba.data.scan import write_label
 from uumamba.pipelines.prediction.segmented_case import SegmentedCase
@@ -15,7 +15,7 @@ def name_label_map(case_id: str, image: ImagePath) -> str:
         >>> name_label_map("a", Path("a.mha")), name_label_map("b", Path("b.png"))
         ('a.nii.gz', 'b.png')
     """
-    first = image if isinstance(image, Path) else image[0]
+    first = list_paths(image)[0]
     return f"{case_id}{'.png' if first.name.lower().endswith(PNG_SUFFIXES) else '.nii.gz'}"
 
 
