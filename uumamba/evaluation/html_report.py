@@ -19,7 +19,8 @@ from uumamba.evaluation.clinical import (
     why_no_patient_table,
 )
 from uumamba.evaluation.means import case_dice
-from uumamba.evaluation.overlays import OverlayCase, assign_colours, draw_overlay
+from uumamba.evaluation.colours import assign_colours
+from uumamba.evaluation.overlays import OverlayCase, draw_overlay
 from uumamba.evaluation.plots import plot_dice, plot_ejection_fraction, plot_training
 from uumamba.evaluation.projections import ERROR_COLOUR, draw_projections
 from uumamba.evaluation.scores import WHOLE_TREE, ScoreRow, group_rows
