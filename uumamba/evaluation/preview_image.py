@@ -144,7 +144,7 @@ def _paint(
 
 
 def _find_borders(label: LabelMap) -> Mask:
-    """Find the pixels with another label at most two pixels away along an axis."""
+    """Find pixels with another label at most two pixels away."""
     border = np.zeros(label.shape, np.bool_)
     for label_view, border_view in ((label, border), (label.T, border.T)):
         for step in range(1, _OUTLINE + 1):
@@ -156,10 +156,9 @@ def _find_borders(label: LabelMap) -> Mask:
 
 def _draw_panel(picture: NDArray[np.uint8], caption: str, *, title: str) -> Image.Image:
     panel = Image.fromarray(picture)
-    draw, style = ImageDraw.Draw(panel), {"fill": "white", "stroke_width": 2, "stroke_fill": "black"}
-    font = ImageFont.load_default(_FONT)
-    draw.text((8, PANEL - _FONT - 10), caption, font=font, **style)
-    draw.text((8, 6), title, font=font, **style)
+    draw, font = ImageDraw.Draw(panel), ImageFont.load_default(_FONT)
+    for top, text in ((6, title), (PANEL - _FONT - 10, caption)):
+        draw.text((8, top), text, font=font, fill="white", stroke_width=2, stroke_fill="black")
     return panel
 
 
@@ -183,9 +182,7 @@ def _compose(panels: Sequence[Image.Image], *, columns: int, legend: Sequence[tu
         return stream.getvalue()
 
 
-def _wrap(
-    legend: Sequence[tuple[str, str]], font: Any, width: float
-) -> Iterator[list[tuple[float, str, str]]]:
+def _wrap(legend: Sequence[tuple[str, str]], font: Any, width: float) -> Iterator[list[tuple[float, str, str]]]:
     """Yield the lines of a legend as lists of ``(left, text, colour)``."""
     line: list[tuple[float, str, str]] = []
     left, lines = 0.0, 0

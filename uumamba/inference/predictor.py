@@ -89,6 +89,7 @@ class Predictor:
         postprocess: from the restored label map to the final one, such as
             :class:`uumamba.inference.postprocess.LargestComponents`; probabilities are not changed.
         structures: value of each structure in files; sorted by it, the structures are the classes 1, 2, ....
+        colours: colours of structures for pictures, such as ``"#d62728"``.
         painted: class that each region paints into the label, for networks with one output per region and no
             background; None for classes.
         mirror_axes: spatial axes of the patch for mirror averaging; only axes that training mirrored.
@@ -121,6 +122,7 @@ class Predictor:
         restore_probabilities: Callable[[NDArray[np.float32], Any], NDArray[np.float32]] | None = None,
         postprocess: Callable[[LabelMap], LabelMap] | None = None,
         structures: Mapping[str, int] | None = None,
+        colours: Mapping[str, str] | None = None,
         painted: Sequence[int] | None = None,
         mirror_axes: Sequence[int] = (),
         mirror_swaps: Mapping[int, Sequence[tuple[int, int]]] | None = None,
@@ -151,6 +153,7 @@ class Predictor:
         self.restore_probabilities = restore_probabilities
         self.postprocess = postprocess
         self.structures = None if structures is None else dict(structures)
+        self.colours = dict(colours or {})
         self.painted = None if painted is None else tuple(painted)
         self.overlap = overlap
         self.sw_batch_size = sw_batch_size

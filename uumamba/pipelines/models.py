@@ -85,6 +85,7 @@ def load_predictor(
         restore_probabilities=partial(restore_probabilities, has_background=not labels.regions),
         postprocess=make_postprocess(kept, number_classes(labels.structures)),
         structures=labels.structures,
+        colours=labels.colours,
         painted=labels.painted,
         mirror_axes=config.augment.mirror_axes if averages else (),
         mirror_swaps=sides.swaps(config.training.patch_size) if sides is not None and averages else None,

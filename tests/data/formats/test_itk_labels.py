@@ -47,7 +47,9 @@ def test_itk_reads_a_label_map_of_each_orientation_on_the_grid_of_its_scan(suffi
 
 def test_a_segmentation_of_3d_slicer_names_and_colours_its_segments(tmp_path: Path) -> None:
     path, scan = tmp_path / "a.seg.nrrd", make_scan((0, 1, 2), (1, 1, 1))
-    write_label(path, make_label(), scan, structures=STRUCTURES, colours={"RV": "#0000ff", "left \\ventricle": "#ff8000"})
+    write_label(
+        path, make_label(), scan, structures=STRUCTURES, colours={"RV": "#0000ff", "left \\ventricle": "#ff8000"}
+    )
     image = SimpleITK.ReadImage(path)
     found = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys()}
     assert [found[f"Segment{index}_Name"] for index in (0, 1)] == [*STRUCTURES]
