@@ -260,7 +260,7 @@ def predict(
             "Of several channels: files CASE_0000, CASE_0001, ... or 4-D files.",
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for the label maps.")],
+    out: Annotated[Path, typer.Option(help="Folder for all results, or one label map: mask.nii.gz, .mha, .nrrd.")],
     device: DeviceOption = "auto",
     fold: Annotated[str | None, typer.Option(help="Fold of the model; default: the average of all.")] = None,
     split: SplitOption = None,
@@ -275,8 +275,23 @@ def predict(
     assume_spacing: Annotated[
         str | None, typer.Option(metavar="Z,Y,X", help="Spacing in mm of scans whose header has no valid one.")
     ] = None,
+    label_format: Annotated[
+        Literal["nii.gz", "mha", "nrrd", "seg.nrrd"] | None,
+        typer.Option("--format", help="Label maps; default: nii.gz (png of a PNG); seg.nrrd is 3D Slicer's."),
+    ] = None,
+    preview: Annotated[bool, typer.Option("--preview/--no-preview", help="Write OUT/previews/CASE.png.")] = True,
+    report: Annotated[Path | None, typer.Option(help="HTML page of all cases in OUT.")] = None,
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing", help="Skip cases finished with the same model, input and options.")
+    ] = False,
+    part: Annotated[
+        str | None, typer.Option(metavar="K/N", help="Every N-th case from the K-th, such as $ID/10 of a job array.")
+    ] = None,
 ) -> None:
     """Segment scans; a label map has the grid of its scan.
+
+    A folder also gets labels.txt and labels.ctbl, the names and colours for ITK-SNAP and 3D Slicer, and a preview and
+    record of each case. After an interruption, the same command with --skip-existing goes on.
 
     --fold chooses the fold of the model, --case-fold the fold of the cases. The model of a fold folder is
     last.safetensors, the final weights. To use best.safetensors, which was chosen on the validation cases, pass that
@@ -284,6 +299,7 @@ def predict(
     """
     from uumamba.pipelines.models import find_card
     from uumamba.pipelines.predict import predict as predict_all
+    from uumamba.pipelines.prediction.parts import Part
 
     result = predict_all(
         model,
@@ -298,11 +314,22 @@ def predict(
         mirror=mirror,
         save_probabilities=probabilities,
         assume_spacing_mm=parse_spacing(assume_spacing),
+        label_format=label_format,
+        preview=preview,
+        report=report,
+        skip_existing=skip_existing,
+        part=None if part is None else Part.parse(part),
     )
     _say(f"{len(result.written)} label maps in {out}")
+    if skip_existing:
+        _say(f"{len(result.skipped)} cases were finished before")
+    for reason, ids in result.renewed.items():
+        _say(f"{len(ids)} cases predicted again, because {reason}: {', '.join(ids[:5])}{', ...' * (len(ids) > 5)}")
+    if report is not None:
+        _say(f"report: {report}")
     if (card := find_card(model)) is not None:
         _say(f"model {model}: figures, limits and licence are in {card}")
-    _report_failures(result.failures, done=len(result.written))
+    _report_failures(result.failures, done=len(result.written) + len(result.skipped))
 
 
 @app.command(epilog="Example: uumamba models")

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from uumamba.evaluation import EvaluationPair, evaluate
-from uumamba.evaluation.overlays import OverlayCase, assign_colours, draw_overlay, trace_borders
+from uumamba.evaluation.colours import assign_colours
+from uumamba.evaluation.overlays import OverlayCase, draw_overlay, trace_borders
 from uumamba.evaluation.plots import plot_dice
 
 SPACING_MM = (1.0, 1.0, 2.0)

@@ -9,12 +9,11 @@ from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
 from uumamba.evaluation import ScoreRow
+from uumamba.evaluation.colours import STRUCTURE_COLOURS, assign_colours
 from uumamba.evaluation.means import case_dice
 from uumamba.evaluation.orientation import find_body_order, find_display_order
 from uumamba.evaluation.overlays import (
-    STRUCTURE_COLOURS,
     OverlayCase,
-    assign_colours,
     draw_overlay,
     pick_cases,
     trace_borders,

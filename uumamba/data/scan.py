@@ -12,6 +12,7 @@ from uumamba.data.case import Case
 from uumamba.data.channels import ONE_CHANNEL, check_channel_files, stack_channels
 from uumamba.data.chunks import convert, find_distinct_values
 from uumamba.data.formats.dicom_studies import DicomSeries
+from uumamba.data.formats.itk_labels import describe_segments, encode_metaimage, encode_nrrd
 from uumamba.data.formats.nifti import encode_label, new_header
 from uumamba.data.formats.png import PNG_SUFFIXES, encode_png
 from uumamba.data.grid import MAX_VOLUME_BYTES, Scan, check_same_grid
@@ -34,6 +35,8 @@ __all__ = [
     "write_label",
 ]
 
+LABEL_SUFFIXES = (".nii.gz", ".mha", ".nrrd", ".seg.nrrd")
+"""Formats of label maps with a grid."""
 INTEGER_TOLERANCE = 1e-3
 """Largest distance of a label value from an integer."""
 _MOST_BAD_VOXELS = 0.01
@@ -161,31 +164,40 @@ def read_case(
     return image, label
 
 
-def write_label(path: Path | str, label: LabelMap, like: Scan, *, structures: Mapping[str, int] | None = None) -> None:
-    """Write a label map as ``.nii.gz`` or ``.png``, atomically.
+def write_label(
+    path: Path | str,
+    label: LabelMap,
+    like: Scan,
+    *,
+    structures: Mapping[str, int] | None = None,
+    colours: Mapping[str, str] | None = None,
+) -> None:
+    """Write a label map on the grid of its scan, atomically.
 
-    Shape, matrices, codes, pixdim and units are those of the scan. For a scan of another format, qform and sform of a
-    new header hold the scan's affine. A PNG holds one slice without a grid: grey values of 8 bits, or of 16 bits if a
-    structure's value is above 255.
+    The suffix of the path is the format: ``.nii.gz``, ``.mha``, ``.nrrd``, ``.seg.nrrd`` (a segmentation of 3D Slicer)
+    or ``.png``. In a NIfTI file, shape, matrices, codes, pixdim and units are those of a NIfTI scan; for a scan of
+    another format, qform and sform of a new header hold the scan's affine. The other formats hold the scan's affine. A
+    PNG holds one slice without a grid: grey values of 8 bits, or of 16 bits if a structure's value is above 255.
 
     Args:
         path: the file.
         label: classes, as of :func:`uumamba.data.label_scheme.number_classes`.
         like: the scan.
         structures: label value of each structure, written in place of its class; by default the classes are written.
+        colours: colour of each structure, necessary for ``.seg.nrrd``.
 
     Raises:
-        UsageError: the label is not uint8 of the scan's shape, the path does not end in ``.nii.gz`` or ``.png``, or a
-            PNG would hold several slices.
+        UsageError: the label is not uint8 of the scan's shape, the path has another suffix, or a PNG would hold
+            several slices.
     """
     path = Path(path)
-    is_png, is_flat = path.name.endswith(PNG_SUFFIXES), like.shape[2] == 1
-    suffixes = ".nii.gz or .png" if is_flat else ".nii.gz"
+    name, is_flat = path.name.lower(), like.shape[2] == 1
+    suffixes = (*LABEL_SUFFIXES, *PNG_SUFFIXES) if is_flat else LABEL_SUFFIXES
     require(
-        path.name.endswith(".nii.gz") or (is_png and is_flat),
+        name.endswith(suffixes),
         "path",
         got=str(path),
-        expected=f"a file name that ends in {suffixes}",
+        expected=f"a file name that ends in {' or '.join(suffixes)}",
     )
     require(
         label.dtype == np.uint8 and label.shape == like.shape,
@@ -194,8 +206,21 @@ def write_label(path: Path | str, label: LabelMap, like: Scan, *, structures: Ma
         expected=f"uint8 of shape {like.shape}",
     )
     values = decode_classes(label, structures or {})
+    encoded = _encode_label(name, values, like, structures or {}, colours or {})
     with whole_file(path) as unfinished:
-        unfinished.write_bytes(encode_png(values) if is_png else _encode_nifti(values, like))
+        unfinished.write_bytes(encoded)
+
+
+def _encode_label(
+    name: str, label: NDArray[Any], like: Scan, structures: Mapping[str, int], colours: Mapping[str, str]
+) -> bytes:
+    if name.endswith(PNG_SUFFIXES):
+        return encode_png(label)
+    if name.endswith(".mha"):
+        return encode_metaimage(label, like.affine)
+    if name.endswith(".seg.nrrd"):
+        return encode_nrrd(label, like.affine, notes=describe_segments(structures, colours, label.shape))
+    return encode_nrrd(label, like.affine) if name.endswith(".nrrd") else _encode_nifti(label, like)
 
 
 def _encode_nifti(label: NDArray[Any], like: Scan) -> bytes:

@@ -1,14 +1,11 @@
 """Report: one self-contained HTML file with numbers from ``scores.csv``."""
 
-import base64
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-from uumamba.evaluation.cards import MOST_SIDE_BY_SIDE, format_number, make_cards
+from uumamba.evaluation.cards import MOST_SIDE_BY_SIDE, make_cards
 from uumamba.evaluation.clinical import (
     PatientIndices,
     agreement,
@@ -18,8 +15,10 @@ from uumamba.evaluation.clinical import (
     patient_table,
     why_no_patient_table,
 )
+from uumamba.evaluation.colours import assign_colours
+from uumamba.evaluation.html_environment import make_environment
 from uumamba.evaluation.means import case_dice
-from uumamba.evaluation.overlays import OverlayCase, assign_colours, draw_overlay
+from uumamba.evaluation.overlays import OverlayCase, draw_overlay
 from uumamba.evaluation.plots import plot_dice, plot_ejection_fraction, plot_training
 from uumamba.evaluation.projections import ERROR_COLOUR, draw_projections
 from uumamba.evaluation.scores import WHOLE_TREE, ScoreRow, group_rows
@@ -76,7 +75,7 @@ def render_report(
     summary, patients = summarise(rows, trees), patient_table(rows)
     names = [row.structure for row in summary.overall()]
     return (
-        _make_environment()
+        make_environment()
         .get_template("report.html.j2")
         .render(
             title=title,
@@ -107,22 +106,6 @@ def render_report(
             rules=RULES,
         )
     )
-
-
-def _make_environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("uumamba.evaluation"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": format_number, "png": _format_data_uri}
-    return environment
-
-
-def _format_data_uri(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
 
 
 def _write_lead(summary: Summary) -> str:

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 
 from uumamba.evaluation.clinical import PatientIndices, agreement
+from uumamba.evaluation.colours import assign_colours
 from uumamba.evaluation.means import moments
-from uumamba.evaluation.overlays import assign_colours, draw_png
+from uumamba.evaluation.overlays import draw_png
 from uumamba.evaluation.scores import ScoreRow, group_rows
 from uumamba.runtime.figures import Axes, Figure, MaxNLocator, draw_style
 

@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from uumamba.evaluation.colours import assign_colours
 from uumamba.evaluation.orientation import find_body_order
-from uumamba.evaluation.overlays import OverlayCase, assign_colours, draw_png, reorient
+from uumamba.evaluation.overlays import OverlayCase, draw_png, reorient
 from uumamba.evaluation.scoring import NSD_TOLERANCE_MM
 from uumamba.metrics.box import bounding_box
 from uumamba.runtime.figures import Figure, draw_style, to_rgb

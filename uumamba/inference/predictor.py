@@ -94,6 +94,7 @@ class Predictor:
         inspect: ``inspect(array, label, geometry) -> remarks`` about the prepared image and the final label map; by
             default there are none.
         structures: value of each structure in files; sorted by it, the structures are the classes 1, 2, ....
+        colours: colours of structures for pictures, such as ``"#d62728"``.
         painted: class that each region paints into the label, for networks with one output per region and no
             background; None for classes.
         mirror_axes: spatial axes of the patch for mirror averaging; only axes that training mirrored.
@@ -128,6 +129,7 @@ class Predictor:
         postprocess: Callable[[LabelMap], LabelMap] | None = None,
         inspect: Callable[[Array, LabelMap, Any], Sequence[str]] | None = None,
         structures: Mapping[str, int] | None = None,
+        colours: Mapping[str, str] | None = None,
         painted: Sequence[int] | None = None,
         mirror_axes: Sequence[int] = (),
         mirror_swaps: Mapping[int, Sequence[tuple[int, int]]] | None = None,
@@ -160,6 +162,7 @@ class Predictor:
         self.postprocess = postprocess
         self.inspect = inspect
         self.structures = None if structures is None else dict(structures)
+        self.colours = dict(colours or {})
         self.painted = None if painted is None else tuple(painted)
         self.overlap = overlap
         self.sw_batch_size = sw_batch_size

@@ -251,8 +251,12 @@ def record_failures(out: Path, failures: Sequence[CaseError]) -> None:
     if not failures:
         remove_file(out / FAILURES_NAME)
         return
-    rows = [{key: getattr(failure, key) for key in FAILURE_KEYS} | {"got": quote(failure.got)} for failure in failures]
-    write_json(out / FAILURES_NAME, rows)
+    write_json(out / FAILURES_NAME, list_failures(failures))
+
+
+def list_failures(failures: Iterable[CaseError]) -> list[dict[str, str]]:
+    """List the fields of each error, as in ``failures.json``."""
+    return [{key: getattr(failure, key) for key in FAILURE_KEYS} | {"got": quote(failure.got)} for failure in failures]
 
 
 def select_failures(selected: Iterable[Case], failures: Iterable[CaseError], *, manifest: Manifest) -> list[CaseError]:

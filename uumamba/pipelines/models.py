@@ -90,6 +90,7 @@ def load_predictor(
         postprocess=make_postprocess(kept, number_classes(labels.structures)),
         inspect=_make_inspection([each.config for each in checkpoints.values()], number_classes(labels.structures)),
         structures=labels.structures,
+        colours=labels.colours,
         painted=labels.painted,
         mirror_axes=config.augment.mirror_axes if averages else (),
         mirror_swaps=sides.swaps(config.training.patch_size) if sides is not None and averages else None,

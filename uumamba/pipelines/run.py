@@ -147,6 +147,7 @@ def _predict_and_score(
             device=device,
             fold=name,
             case_ids=case_ids,
+            preview=False,  # the report shows its own overlays
             progress=progress,
         ).failures
     record_failures(out / "predictions", failures)  # of all folds: each call wrote one fold's

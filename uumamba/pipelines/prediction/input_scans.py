@@ -21,7 +21,6 @@ from uumamba.data.formats.dicom_studies import DicomSeries
 from uumamba.data.series_choice import SeriesWish
 from uumamba.data.zip_files import is_zip, unpacked
 from uumamba.pipelines.datasets import read_channel_names
-from uumamba.pipelines.prediction.label_files import name_label_map
 from uumamba.runtime.errors import require
 
 Input = Path | str | Sequence[Path | str]
@@ -163,16 +162,23 @@ def _check_named_order(folder: Path, channels: Sequence[str]) -> None:
     )
 
 
-def check_inputs_kept(cases: Mapping[str, ImagePath], inputs: Iterable[Input], out: Path) -> None:
+def check_inputs_kept(
+    cases: Mapping[str, ImagePath], inputs: Iterable[Input], find_label_map: Callable[[str, ImagePath], Path]
+) -> None:
     """Raise if a label map would replace an input file.
 
     Raises:
-        UsageError: a file in ``out`` that prediction would write is an input, or an image or label of a manifest.
+        UsageError: a label map that prediction would write is an input, or an image or label of a manifest.
     """
     given = {path.resolve() for image in cases.values() for path in list_paths(image)}
     single = (Path(each) for each in inputs if isinstance(each, Path | str))
     for path in filter(is_manifest, single):
         given |= {file.resolve() for case in Manifest.read(path).cases for file in case.files}
     for case_id, image in cases.items():
-        target = out / name_label_map(case_id, image)
-        require(target.resolve() not in given, "--out", got=out, expected=f"a folder without the input {target.name}")
+        target = find_label_map(case_id, image)
+        require(
+            target.resolve() not in given,
+            "--out",
+            got=target.parent,
+            expected=f"a folder without the input {target.name}",
+        )

@@ -1,0 +1,80 @@
+"""Files that prediction makes of each case."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from uumamba.data.case_files import ImagePath
+from uumamba.pipelines.prediction.case_record import CaseRecord, Origin, read_record, remove_record, write_record
+from uumamba.pipelines.prediction.finished_cases import OriginReader, Stage, find_stage
+from uumamba.pipelines.prediction.label_files import LabelFormat, write_label_map
+from uumamba.pipelines.prediction.output_target import OutputTarget
+from uumamba.pipelines.prediction.previews import find_preview, write_preview
+from uumamba.pipelines.prediction.segmented_case import SegmentedCase
+from uumamba.runtime.files import remove_file
+
+
+@dataclass(frozen=True)
+class CaseOutputs:
+    """Writer of each case's label map, preview and record.
+
+    Attributes:
+        folder: gets the files.
+        target: names of the label maps.
+        model: model as the user named it.
+        origins: origin of each label map.
+        colours: colour of each structure.
+        preview: write previews.
+    """
+
+    folder: Path
+    target: OutputTarget
+    model: str
+    origins: OriginReader
+    colours: Mapping[str, str]
+    preview: bool
+
+    def find_probabilities(self, case_id: str) -> Path:
+        """Return the path of a case's probabilities."""
+        return self.folder / f"{case_id}.probabilities.npy"
+
+    def find_stage(self, case_id: str, image: ImagePath, *, probabilities: bool) -> Stage:
+        """Compare a case with what an earlier call made of it."""
+        names = [self.target.name_label_map(case_id, image)]
+        names += [self.find_probabilities(case_id).name] * probabilities
+        return find_stage(self.folder, case_id, self.origins.read(image, case_id), names=names)
+
+    def remove_old(self, case_id: str, image: ImagePath) -> None:
+        """Remove what an earlier call made of a case.
+
+        The record is first, since without it no other file counts. A label map of another format is removed as well, so
+        that no case has two.
+        """
+        name = self.target.name_label_map(case_id, image)
+        names, old = {name, self.find_probabilities(case_id).name}, read_record(self.folder, case_id)
+        if old is not None and old.label in {f"{case_id}.{each}" for each in get_args(LabelFormat)}:
+            names.add(old.label)
+        remove_record(self.folder, case_id)
+        images = {path.resolve() for path in ([image] if isinstance(image, Path) else image)}
+        for path in (*(self.folder / each for each in sorted(names)), find_preview(self.folder, case_id)):
+            if path.resolve() not in images:
+                remove_file(path)
+
+    def write_label_map(self, case: SegmentedCase, image: ImagePath) -> Path:
+        """Write a case's label map, and return its path."""
+        path = self.folder / self.target.name_label_map(case.case_id, image)
+        write_label_map(path, case, colours=self.colours)
+        return path
+
+    def finish(self, case: SegmentedCase, image: ImagePath, *, label: Path, origin: Origin) -> None:
+        """Write preview and record.
+
+        The record is last, so that an interrupted case has none.
+        """
+        if self.preview:
+            write_preview(self.folder, case, colours=self.colours)
+        record = CaseRecord.of(
+            case, label=label.name, image=image, model=self.model, colours=self.colours, origin=origin
+        )
+        write_record(self.folder, record)

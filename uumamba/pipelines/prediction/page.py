@@ -1,0 +1,121 @@
+"""Page of all predicted cases of a folder, made from their records."""
+
+import io
+import re
+from collections import Counter
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from uumamba.data.stored_json import read_json
+from uumamba.pipelines.datasets import FAILURE_KEYS, FAILURES_NAME
+from uumamba.pipelines.models import CARD_NAME, SHIPPED, WEIGHTS_NAME, shipped_models
+from uumamba.pipelines.prediction.case_record import CaseRecord, read_records
+from uumamba.pipelines.prediction.finished_cases import hash_model
+from uumamba.pipelines.prediction.parts import write_for_all_parts
+from uumamba.pipelines.prediction.previews import PREVIEWS_NAME, find_preview
+from uumamba.runtime.errors import UsageError, require
+from uumamba.runtime.files import make_folder, write_text
+
+CARD_SECTIONS = ("Intended use", "Limits", "Known failures", "Licence of the weights")
+_SECTION = re.compile(r"^- \*\*(?P<name>[^*]+)\*\*: (?P<text>.*(?:\n  .*)*)", re.MULTILINE)
+
+
+def check_page(path: Path | str) -> None:
+    """Raise unless a page can be written, before anything is predicted.
+
+    Raises:
+        UsageError: the path is no HTML file, or its folder is not writable.
+    """
+    path = Path(path)
+    require(
+        path.suffix.lower() in (".html", ".htm") and not path.is_dir(),
+        "--report",
+        got=path,
+        expected="a file name with the suffix .html",
+    )
+    make_folder(path.parent)
+
+
+def write_page(out: Path, path: Path | str) -> None:
+    """Write the page of all cases in ``out``, also of earlier calls."""
+    write_for_all_parts(out, partial(_write, out, Path(path)))
+
+
+def _write(out: Path, path: Path) -> None:
+    from uumamba.evaluation.prediction_page import PageCase, PageModel, render_prediction_page, select_shown
+
+    records, failures = read_records(out), _read_failures(out)
+    shown = {record.case_id for record in select_shown(list(records.values()))}
+    cases = [
+        PageCase(
+            record.case_id,
+            record.images,
+            record.label,
+            record.volumes_ml,
+            record.phases,
+            record.warnings,
+            record.colours,
+            preview=_read_jpeg(find_preview(out, record.case_id)) if record.case_id in shown else None,
+            curve=_read_curve(out, record, records) if record.case_id in shown else None,
+        )
+        for record in records.values()
+    ]
+    counts = Counter((record.model, record.origin.model_sha256 if record.origin else "") for record in records.values())
+    models = [PageModel(name, sha256, count, describe_model(name, sha256)) for (name, sha256), count in counts.items()]
+    write_text(path, render_prediction_page(cases, models=models, failures=failures))
+
+
+def describe_model(name: str, sha256: str) -> list[str]:
+    """Return paragraphs on a model's use and limits, from its card."""
+    for shipped in shipped_models():
+        if hash_model([SHIPPED / shipped / WEIGHTS_NAME]) == sha256:
+            card = (SHIPPED / shipped / CARD_NAME).read_text(encoding="utf-8")
+            return [f"{section}: {text}" for section, text in read_sections(card).items() if section in CARD_SECTIONS]
+    return [f"{name} is no model of the package, so this page knows neither its accuracy nor its limits."]
+
+
+def read_sections(card: str) -> dict[str, str]:
+    r"""Read the named points of a model's card as plain text.
+
+    Example:
+        >>> read_sections("- **Data**: hearts\n- **Limits**: not for\n  `CT`.\n")
+        {'Data': 'hearts', 'Limits': 'not for CT.'}
+    """
+    return {each["name"]: " ".join(each["text"].split()).replace("`", "") for each in _SECTION.finditer(card)}
+
+
+def _read_failures(out: Path) -> list[dict[str, str]]:
+    path = out / FAILURES_NAME
+    if not path.exists():
+        return []
+    try:
+        rows = read_json(path, TypeAdapter(list[dict[str, str]]), expected="failed cases", fix="")
+    except UsageError:  # another part may have removed it
+        return []
+    return [row for row in rows if row.keys() >= {*FAILURE_KEYS}]
+
+
+def _read_curve(out: Path, record: CaseRecord, records: Mapping[str, Any]) -> bytes | None:
+    name = f"{record.case_id}_volumes"
+    path = out / PREVIEWS_NAME / f"{name}.png"
+    is_curve = len(record.volumes_ml) > 1 and name not in records  # else it is the preview of another case
+    return path.read_bytes() if is_curve and path.is_file() else None
+
+
+def _read_jpeg(path: Path) -> bytes | None:
+    """Read a preview as JPEG, a quarter of its size.
+
+    Of a missing or damaged one, the result is None.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as picture, io.BytesIO() as stream:
+            picture.convert("RGB").save(stream, "jpeg", quality=85)
+            return stream.getvalue()
+    except (OSError, UnidentifiedImageError, SyntaxError):
+        return None
