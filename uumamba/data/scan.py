@@ -97,7 +97,7 @@ def _read_files(
         scan = opened.read()
         for array in scan.array if channels > 1 else [scan.array]:
             is_kept = keep_integers and array.dtype.kind in "iu"
-            yield replace(scan, array=array if is_kept else _convert_image(array, case_id))
+            yield replace(scan, array=array if is_kept else convert_image(array, case_id))
 
 
 def read_label(
@@ -187,11 +187,12 @@ def write_label(path: Path | str, label: LabelMap, like: Scan, *, structures: Ma
     )
     values = decode_classes(label, structures or {})
     with whole_file(path) as unfinished:
-        unfinished.write_bytes(encode_png(values) if is_png else _encode_nifti(values, like))
+        unfinished.write_bytes(encode_png(values) if is_png else encode_label(values, find_header(like)))
 
 
-def _encode_nifti(label: NDArray[Any], like: Scan) -> bytes:
-    return encode_label(label, like.header if like.header is not None else new_header(label.shape, like.affine))
+def find_header(scan: Scan) -> Any:
+    """Return a scan's NIfTI header; one with its affine for another format."""
+    return scan.header if scan.header is not None else new_header(scan.shape, scan.affine)
 
 
 def encode_classes(label: NDArray[Any], structures: Mapping[str, int], *, ignore_value: int | None = None) -> LabelMap:
@@ -239,7 +240,12 @@ def smallest_dtype(values: Collection[int]) -> np.dtype[Any]:
     return np.dtype(np.uint8 if max(values, default=0) < 256 else np.uint16)
 
 
-def _convert_image(voxels: NDArray[Any], case_id: str) -> NDArray[np.float32]:
+def convert_image(voxels: NDArray[Any], case_id: str) -> NDArray[np.float32]:
+    """Convert intensities to float32, by the rules of :func:`read_image`.
+
+    Raises:
+        CaseError: too many voxels, or voxels in the body, are NaN or infinite.
+    """
     largest = float(np.finfo(np.float32).max)
     if voxels.dtype.kind == "f":
         voxels = _without_nonfinite(voxels, case_id)

@@ -1,0 +1,137 @@
+"""End diastole and end systole from the volume curve of a ventricle."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uumamba.runtime.errors import require
+
+LEAST_FRAMES = 5
+LEAST_EF_PERCENT, LARGEST_EF_PERCENT = 5.0, 95.0
+GAP_OF_RANGE, GAP_OF_STEP = 0.5, 1.5
+"""Largest step from the last frame to the first one, as a share of the range or of the largest other step."""
+JUMP_OF_RANGE, JUMP_OF_VOLUME = 0.35, 0.1
+"""Least distance of an outlier from both neighbours, in shares of the range and median of the other frames."""
+MOST_OUTLIERS = 0.2
+"""Largest share of frames that are outliers."""
+_BAND = 0.35  # beats are counted between the lower and the upper third of the curve
+
+Curve = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class FoundPhases:
+    """Phases of a volume curve.
+
+    Attributes:
+        phases: index of the frame of ED and ES; empty if the curve is no heart cycle.
+        outliers: indices of frames with a jump, which are neither ED nor ES.
+        doubts: reasons why the curve is no heart cycle.
+    """
+
+    phases: Mapping[str, int] = field(default_factory=dict)
+    outliers: tuple[int, ...] = ()
+    doubts: tuple[str, ...] = ()
+
+
+def find_phases(volumes_ml: Sequence[float]) -> FoundPhases:
+    r"""Find end diastole and end systole in the volumes of one heart cycle.
+
+    Frames with a jump are replaced by the mean of their neighbours, then the curve is smoothed as a cycle of n frames:
+
+    .. math:: s_i = \tfrac{1}{4} (v_{i-1} + 2 v_i + v_{i+1}), \quad \mathrm{ED} = \arg\max s, \quad
+        \mathrm{ES} = \arg\min s
+
+    with indices modulo n; ED and ES are no outliers, and the first of equal frames. The first frame may be any of the
+    cycle. A frame is an outlier if it is above or below both neighbours by more than 35 % of the range and 10 % of the
+    median of all other frames.
+
+    A heart cycle has at least 5 frames, outliers in at most 20 % of them, an ejection fraction
+    :math:`100 (1 - \min s / \max s)` from 5 to 95 %, one minimum (s falls below its lower third and rises above its
+    upper third once), and its end near its beginning: they differ by at most half of the range, or 1.5 times the
+    largest other step. For any other curve no phase is returned, since an ejection fraction made from it would look
+    like a measurement.
+
+    Args:
+        volumes_ml: volume of each frame, in the order of time.
+
+    Raises:
+        UsageError: there is no volume, or one is negative or not finite.
+
+    Example:
+        >>> find_phases([150, 140, 110, 80, 65, 70, 95, 115, 125, 130]).phases
+        {'ED': 0, 'ES': 4}
+        >>> find_phases([150, 150, 150, 150, 150, 150]).doubts
+        ('the volume changes by 0 %, expected 5 to 95 %',)
+    """
+    volumes = np.asarray(volumes_ml, dtype=np.float64)
+    require(
+        volumes.size and np.isfinite(volumes).all() and volumes.min() >= 0,
+        "volumes_ml",
+        got=list(volumes_ml),
+        expected="the finite volume of each frame",
+    )
+    if not volumes.any():
+        return FoundPhases(doubts=("no frame has a volume",))
+    if len(volumes) < LEAST_FRAMES:
+        return FoundPhases(doubts=(f"it has {len(volumes)} frames, expected {LEAST_FRAMES} or more",))
+    outliers = _find_outliers(volumes)
+    bridged = _bridge(volumes, outliers)
+    smooth = _smooth(bridged)
+    doubts = tuple(_find_doubts(bridged, smooth, outliers))
+    if doubts:
+        return FoundPhases(outliers=outliers, doubts=doubts)
+    known = np.delete(np.arange(len(smooth)), outliers)
+    phases = {"ED": int(known[smooth[known].argmax()]), "ES": int(known[smooth[known].argmin()])}
+    return FoundPhases(phases, outliers)
+
+
+def _find_outliers(volumes: Curve) -> tuple[int, ...]:
+    """Find frames that jump away from both neighbours."""
+    before, after = volumes - np.roll(volumes, 1), volumes - np.roll(volumes, -1)
+    jumps = np.where(before * after > 0, np.minimum(abs(before), abs(after)), 0.0)
+    found = []
+    for index in np.flatnonzero(jumps):
+        others = np.delete(volumes, index)
+        limit = max(JUMP_OF_RANGE * np.ptp(others), JUMP_OF_VOLUME * np.median(others))
+        if jumps[index] > limit:
+            found.append(int(index))
+    return tuple(found)
+
+
+def _bridge(volumes: Curve, outliers: Sequence[int]) -> Curve:
+    """Replace outliers by the mean of their neighbours in the cycle."""
+    bridged, places = volumes.copy(), list(outliers)
+    bridged[places] = (np.roll(volumes, 1)[places] + np.roll(volumes, -1)[places]) / 2
+    return bridged
+
+
+def _smooth(volumes: Curve) -> Curve:
+    return (np.roll(volumes, 1) + 2 * volumes + np.roll(volumes, -1)) / 4
+
+
+def _find_doubts(bridged: Curve, smooth: Curve, outliers: Sequence[int]) -> list[str]:
+    doubts, count = [], len(smooth)
+    if len(outliers) > MOST_OUTLIERS * count:
+        doubts.append(f"{len(outliers)} of {count} frames are outliers, expected at most {MOST_OUTLIERS:.0%}")
+    ef_percent = 100 * (1 - smooth.min() / smooth.max())
+    if not LEAST_EF_PERCENT <= ef_percent <= LARGEST_EF_PERCENT:
+        expected = f"{LEAST_EF_PERCENT:.0f} to {LARGEST_EF_PERCENT:.0f} %"
+        return [*doubts, f"the volume changes by {ef_percent:.0f} %, expected {expected}"]
+    minima = _count_minima(smooth)
+    if minima != 1:
+        doubts.append(f"it has {minima} minima, expected one heart cycle")
+    gap, limit = abs(bridged[-1] - bridged[0]), GAP_OF_RANGE * np.ptp(bridged)
+    if gap > max(limit, GAP_OF_STEP * abs(np.diff(bridged)).max()):
+        doubts.append(f"its ends differ by {gap:.0f} ml, expected a whole cycle ({limit:.0f} ml at most)")
+    return doubts
+
+
+def _count_minima(smooth: Curve) -> int:
+    """Count the rises of a cyclic curve from its lower to its upper third."""
+    low, high = (smooth.min() + share * np.ptp(smooth) for share in (_BAND, 1 - _BAND))
+    sides = np.where(smooth <= low, -1, np.where(smooth >= high, 1, 0))
+    sides = sides[sides != 0]
+    return int(np.count_nonzero((sides == 1) & (np.roll(sides, 1) == -1)))
