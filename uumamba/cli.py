@@ -243,7 +243,7 @@ def predict(
         typer.Option(
             "--input",
             help="A NIfTI, MHA or PNG file, a folder of these, a DICOM folder, or a manifest. Repeatable. "
-            "Of several channels: files CASE_0000, CASE_0001, ... or 4-D files.",
+            "Of several channels: files CASE_0000, CASE_0001, ... or 4-D files. Of one channel, a 4-D file is a cine.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the label maps.")],
@@ -266,6 +266,7 @@ def predict(
     """
     from uumamba.pipelines.models import find_card
     from uumamba.pipelines.predict import predict as predict_all
+    from uumamba.pipelines.prediction.volume_tables import describe_volumes
 
     result = predict_all(
         model,
@@ -280,7 +281,9 @@ def predict(
         save_probabilities=probabilities,
         assume_spacing_mm=parse_spacing(assume_spacing),
     )
-    _say(f"{len(result.written)} label maps in {out}")
+    _say(f"{len(result.written)} label maps in {out}; volumes in {out / 'volumes.csv'}")
+    for line in describe_volumes(out, {path.name for path in result.written}):
+        _say(line)
     if (card := find_card(model)) is not None:
         _say(f"model {model}: figures, limits and licence are in {card}")
     _report_failures(result.failures, done=len(result.written))

@@ -62,7 +62,8 @@ def test_a_failed_case_is_listed_and_keeps_no_old_prediction(tiny_run: Path, tmp
     assert [failure.case_id for failure in result.failures] == ["black", "blank"]
     assert failed_in(tmp_path / "out") == ["black", "blank"]
     written = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
-    assert written == {"good.nii.gz", "failures.json", "records/good.json"}
+    tables = {"volumes.csv", "volumes.json", "records/.lock"}
+    assert written == {"good.nii.gz", "failures.json", "records/good.json", *tables}
     assert result.written[0].read_bytes() != b"old"
 
 

@@ -11,7 +11,9 @@ from uumamba.runtime.errors import require
 LEAST_FRAMES = 5
 LEAST_EF_PERCENT, LARGEST_EF_PERCENT = 5.0, 95.0
 GAP_OF_RANGE, GAP_OF_STEP = 0.5, 1.5
-"""Largest step from the last frame to the first one, as a share of the range or of the largest other step."""
+"""Largest step from the last frame to the first one of a whole cycle, in shares of the range and largest other step."""
+LEAST_RISE = 0.2
+"""Least rise before and after the minimum of a part of a cycle, as a share of the range."""
 JUMP_OF_RANGE, JUMP_OF_VOLUME = 0.35, 0.1
 """Least distance of an outlier from both neighbours, in shares of the range and median of the other frames."""
 MOST_OUTLIERS = 0.2
@@ -39,20 +41,21 @@ class FoundPhases:
 def find_phases(volumes_ml: Sequence[float]) -> FoundPhases:
     r"""Find end diastole and end systole in the volumes of one heart cycle.
 
-    Frames with a jump are replaced by the mean of their neighbours, then the curve is smoothed as a cycle of n frames:
+    Frames with a jump are replaced by the mean of their neighbours, then the curve of n frames is smoothed:
 
     .. math:: s_i = \tfrac{1}{4} (v_{i-1} + 2 v_i + v_{i+1}), \quad \mathrm{ED} = \arg\max s, \quad
         \mathrm{ES} = \arg\min s
 
-    with indices modulo n; ED and ES are no outliers, and the first of equal frames. The first frame may be any of the
-    cycle. A frame is an outlier if it is above or below both neighbours by more than 35 % of the range and 10 % of the
-    median of all other frames.
+    ED and ES are no outliers, and the first of equal frames. In a whole cycle indices are modulo n, and the first frame
+    may be any. Its ends differ by at most half of the range, or 1.5 times the largest other step. At the ends of any
+    other curve, :math:`v_{-1} = v_0` and :math:`v_n = v_{n-1}`. A frame is an outlier if it is above or below both
+    neighbours by more than 35 % of the range and 10 % of the median of all other frames.
 
     A heart cycle has at least 5 frames, outliers in at most 20 % of them, an ejection fraction
-    :math:`100 (1 - \min s / \max s)` from 5 to 95 %, one minimum (s falls below its lower third and rises above its
-    upper third once), and its end near its beginning: they differ by at most half of the range, or 1.5 times the
-    largest other step. For any other curve no phase is returned, since an ejection fraction made from it would look
-    like a measurement.
+    :math:`100 (1 - \min s / \max s)` from 5 to 95 %, and one minimum (s falls below its lower third and rises above its
+    upper third once). A triggered cine may end in early diastole: of a part of a cycle, v is higher by 20 % of the
+    range both before and after ES. For any other curve no phase is returned, since an ejection fraction made from it
+    would look like a measurement.
 
     Args:
         volumes_ml: volume of each frame, in the order of time.
@@ -79,12 +82,15 @@ def find_phases(volumes_ml: Sequence[float]) -> FoundPhases:
         return FoundPhases(doubts=(f"it has {len(volumes)} frames, expected {LEAST_FRAMES} or more",))
     outliers = _find_outliers(volumes)
     bridged = _bridge(volumes, outliers)
-    smooth = _smooth(bridged)
-    doubts = tuple(_find_doubts(bridged, smooth, outliers))
-    if doubts:
+    smooth = _smooth(bridged, is_cycle=_is_cycle(bridged))
+    if doubts := tuple(_find_doubts(smooth, outliers)):
         return FoundPhases(outliers=outliers, doubts=doubts)
     known = np.delete(np.arange(len(smooth)), outliers)
     phases = {"ED": int(known[smooth[known].argmax()]), "ES": int(known[smooth[known].argmin()])}
+    if not (_is_cycle(bridged) or _rises_around(bridged, phases["ES"])):
+        gap_ml = abs(bridged[-1] - bridged[0])
+        doubt = f"its ends differ by {gap_ml:.0f} ml without a minimum in between, expected a whole cycle"
+        return FoundPhases(outliers=outliers, doubts=(doubt,))
     return FoundPhases(phases, outliers)
 
 
@@ -108,11 +114,24 @@ def _bridge(volumes: Curve, outliers: Sequence[int]) -> Curve:
     return bridged
 
 
-def _smooth(volumes: Curve) -> Curve:
-    return (np.roll(volumes, 1) + 2 * volumes + np.roll(volumes, -1)) / 4
+def _is_cycle(bridged: Curve) -> bool:
+    """Return whether the end of a curve meets its beginning."""
+    step = abs(np.diff(bridged)).max()
+    return bool(abs(bridged[-1] - bridged[0]) <= max(GAP_OF_RANGE * np.ptp(bridged), GAP_OF_STEP * step))
 
 
-def _find_doubts(bridged: Curve, smooth: Curve, outliers: Sequence[int]) -> list[str]:
+def _rises_around(bridged: Curve, lowest: int) -> bool:
+    """Return whether a curve is higher both before and after a frame."""
+    sides = (bridged[:lowest], bridged[lowest + 1 :])
+    return all(side.size and side.max() - bridged[lowest] >= LEAST_RISE * np.ptp(bridged) for side in sides)
+
+
+def _smooth(volumes: Curve, *, is_cycle: bool) -> Curve:
+    padded = np.pad(volumes, 1, mode="wrap" if is_cycle else "edge")
+    return (padded[:-2] + 2 * volumes + padded[2:]) / 4
+
+
+def _find_doubts(smooth: Curve, outliers: Sequence[int]) -> list[str]:
     doubts, count = [], len(smooth)
     if len(outliers) > MOST_OUTLIERS * count:
         doubts.append(f"{len(outliers)} of {count} frames are outliers, expected at most {MOST_OUTLIERS:.0%}")
@@ -123,9 +142,6 @@ def _find_doubts(bridged: Curve, smooth: Curve, outliers: Sequence[int]) -> list
     minima = _count_minima(smooth)
     if minima != 1:
         doubts.append(f"it has {minima} minima, expected one heart cycle")
-    gap, limit = abs(bridged[-1] - bridged[0]), GAP_OF_RANGE * np.ptp(bridged)
-    if gap > max(limit, GAP_OF_STEP * abs(np.diff(bridged)).max()):
-        doubts.append(f"its ends differ by {gap:.0f} ml, expected a whole cycle ({limit:.0f} ml at most)")
     return doubts
 
 

@@ -1,22 +1,32 @@
 """Prediction of label maps on the grids of their scans."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from warnings import warn
 
 import numpy as np
 
-from uumamba.data.case import Split
+from uumamba.data.case import Case, Split
 from uumamba.data.case_files import ImagePath, check_file_name
-from uumamba.data.scan import Scan, read_image
+from uumamba.data.cine import Cine
+from uumamba.data.warn import ScanWarning
 from uumamba.inference import Predictor
 from uumamba.pipelines.datasets import record_failures
 from uumamba.pipelines.models import load_predictor
 from uumamba.pipelines.prediction.case_record import CaseRecord, remove_record, write_record
+from uumamba.pipelines.prediction.cines import (
+    add_phases,
+    find_known_phases,
+    read_frames,
+    read_manifest_cases,
+    segment_frames,
+)
 from uumamba.pipelines.prediction.input_scans import Input, check_inputs_kept, find_inputs
 from uumamba.pipelines.prediction.label_files import name_label_map, write_label_map
 from uumamba.pipelines.prediction.segmented_case import SegmentedCase
+from uumamba.pipelines.prediction.volume_tables import remove_volume_plot, write_volume_plot, write_volume_tables
 from uumamba.runtime.case_boundary import attempt, fail_case_on_error
 from uumamba.runtime.errors import CaseError
 from uumamba.runtime.files import make_folder, remove_file, whole_file
@@ -52,12 +62,15 @@ def predict(
 
     Args:
         model: output folder of ``uumamba run``, run folder, fold folder, checkpoint file or name of a shipped model.
-        inputs: NIfTI, MHA or PNG files, folders of them, DICOM folders, or manifests (``.json``). Of a folder, label
-            maps named ``<scan>_gt`` next to their scan and ACDC's cines, ``*_4d``, are left out. For a model of several
+        inputs: NIfTI, MHA or PNG files, folders of them, DICOM folders, or manifests (``.json``). A 4-D file is a cine
+            and segmented frame by frame. Of a folder, label maps named ``<scan>_gt`` next to their scan and ACDC's
+            cines, ``<patient>_4d``, next to their frames are left out. For a model of several
             channels, files ``<case>_0000``, ``<case>_0001``, ... are one case, and other files hold all channels; a
             list of paths is one case, named after the first, with the channels in the order of the model's.
-        out: gets ``<case_id>.nii.gz`` for each input, on its grid with its header codes, and ``<case_id>.png`` for a
-            PNG. For a failed case the label map of an earlier call is removed.
+        out: gets ``<case_id>.nii.gz`` for each input, on its grid with its header codes, 4-D for a cine, and
+            ``<case_id>.png`` for a PNG. For a failed case the label map of an earlier call is removed. ``volumes.csv``
+            and ``volumes.json`` hold the volumes of all cases in ``out/records``; see
+            :mod:`uumamba.pipelines.prediction.volume_tables`.
         device: name of the device in torch.
         fold: fold of the model; None averages the models of all folds of a run.
         split: only this split's cases of a manifest.
@@ -65,7 +78,8 @@ def predict(
         domains: only the cases of these domains of a manifest.
         case_ids: only these cases of a manifest.
         mirror: average over mirrored inputs; None takes the run's configuration.
-        save_probabilities: also write ``<case_id>.probabilities.npy`` (float16, ``(class or region, *native)``).
+        save_probabilities: also write ``<case_id>.probabilities.npy`` (float16, ``(class or region, *native)``), of a
+            cine with the frame as first axis.
         assume_spacing_mm: spacing of the stored axes, for scans whose header has no valid one.
         progress: a bar; None shows one on a terminal.
 
@@ -86,31 +100,42 @@ def predict(
         cases = find_inputs(inputs, channels=channels, split=split, fold=case_fold, domains=domains, case_ids=case_ids)
         check_inputs_kept(cases, inputs, Path(out))
         out = make_folder(out)
-        read = partial(read_image, channels=channels, assume_spacing_mm=assume_spacing_mm)
         predict_one = partial(
-            _predict_one, predictor, read, model=str(model), out=out, save_probabilities=save_probabilities
+            _predict_one,
+            predictor,
+            partial(read_frames, channels=channels, assume_spacing_mm=assume_spacing_mm),
+            listed=read_manifest_cases(inputs),
+            model=str(model),
+            out=out,
+            save_probabilities=save_probabilities,
+            stop=stop,
         )
-        for done, case in enumerate(track(list(cases.items()), description="predict", enabled=progress)):
-            stop.raise_if_requested(
-                f"after predicting {done} of {len(cases)} cases; run the same command to predict all"
-            )
-            outcome = attempt(predict_one, case, case_id=case[0])
-            if isinstance(outcome, CaseError):
-                failures.append(outcome)
-            else:
-                written.append(outcome)
+        try:
+            for done, case in enumerate(track(list(cases.items()), description="predict", enabled=progress)):
+                stop.raise_if_requested(
+                    f"after predicting {done} of {len(cases)} cases; run the same command to predict all"
+                )
+                outcome = attempt(predict_one, case, case_id=case[0])
+                if isinstance(outcome, CaseError):
+                    failures.append(outcome)
+                else:
+                    written.append(outcome)
+        finally:
+            write_volume_tables(out)
     record_failures(out, failures)
     return PredictResult(tuple(written), tuple(failures))
 
 
 def _predict_one(
     predictor: Predictor,
-    read: Callable[..., Scan],
+    read: Callable[..., Cine],
     case: tuple[str, ImagePath],
     *,
+    listed: Mapping[str, Case],
     model: str,
     out: Path,
     save_probabilities: bool,
+    stop: StopRequest,
 ) -> Path:
     case_id, image = case
     check_file_name(case_id)
@@ -118,16 +143,26 @@ def _predict_one(
     for old in (target, probabilities):
         remove_file(old)
     remove_record(out, case_id)
+    remove_volume_plot(out, case_id)
     with fail_case_on_error(case_id):
-        scan = read(image, case_id=case_id)
-    prediction = predictor(
-        scan.array, spacing_mm=scan.spacing_mm, affine=scan.affine, probabilities=save_probabilities, case_id=case_id
+        cine, known = read(image, case_id=case_id), find_known_phases(image, listed.get(case_id))
+    labels, found = segment_frames(
+        predictor,
+        cine,
+        case_id=case_id,
+        probabilities=save_probabilities,
+        before_frame=lambda frame: stop.raise_if_requested(f"in frame {frame + 1} of {case_id}; run the same command"),
     )
-    case_found = SegmentedCase(case_id, (scan,), (prediction.label,), predictor.structures or {})
+    segmented = SegmentedCase(case_id, cine.frames, labels, predictor.structures or {}, times_ms=cine.times_ms)
+    segmented = add_phases(segmented, known)
     with fail_case_on_error(case_id):
-        write_label_map(target, case_found)
-    if prediction.probabilities is not None:
+        write_label_map(target, segmented)
+    if found is not None:
         with whole_file(probabilities) as unfinished:
-            np.save(unfinished, prediction.probabilities.astype(np.float16), allow_pickle=False)
-    write_record(out, CaseRecord.of(case_found, label=target.name, image=image, model=model))
+            np.save(unfinished, found, allow_pickle=False)
+    record = CaseRecord.of(segmented, label=target.name, image=image, model=model)
+    write_record(out, record)
+    write_volume_plot(out, record)
+    for note in record.warnings:
+        warn(f"{case_id}: {note}", ScanWarning, stacklevel=2)
     return target

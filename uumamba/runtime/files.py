@@ -156,29 +156,31 @@ def make_folder(path: Path | str) -> Path:
 
 
 @contextmanager
-def lock_folder(folder: Path, *, doing: str) -> Iterator[None]:
+def lock_folder(folder: Path, *, doing: str, wait: bool = False) -> Iterator[None]:
     """Lock an existing folder against every other process.
 
     Args:
         folder: gets a file ``.lock`` with the number of the process; the file is never deleted.
         doing: purpose of the lock, such as ``"training"``, for the message of the next process.
+        wait: wait for another process. A disk without locks is then used without one.
 
     Raises:
-        UsageError: another process holds the lock.
+        UsageError: another process holds the lock, or the disk has no locks.
         OutputError: the disk is full, the folder may not be written to, or ``.lock`` is a link or no regular file.
     """
     # A record lock (lockf) ends with this process, also after a kill. A flock would remain for seconds in the data
     # loader's forked workers, and a resumed run would be refused.
     with open_own(folder / ".lock", os.O_RDWR) as stream:
         try:
-            fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(stream, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise UsageError(
-                str(folder),
-                got=f"a lock of {stream.read(100).decode(errors='replace').strip() or 'unknown process'}",
-                expected=f"a folder without another process {doing} in it",
-                fix="wait for that process or choose another folder",
-            ) from None
+            if not wait:
+                raise UsageError(
+                    str(folder),
+                    got=f"a lock of {stream.read(100).decode(errors='replace').strip() or 'unknown process'}",
+                    expected=f"a folder without another process {doing} in it",
+                    fix="wait for that process or choose another folder",
+                ) from None
         with report_write_errors(folder / ".lock"):
             os.ftruncate(stream.fileno(), 0)
             os.write(stream.fileno(), f"process {os.getpid()}".encode())

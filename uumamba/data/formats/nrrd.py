@@ -99,9 +99,7 @@ def open_nrrd(path: Path, *, case_id: str, frames: int = 1) -> StoredVolume:
         origin_mm=to_ras * origin,
         spacing_mm=spacing,
         spacing_key="space directions",
-        voxels=partial(
-            stream.read_native, shape, dtype, case_id=case_id, frames=frames, frame_axis=frame_axis or 0
-        ),
+        voxels=partial(stream.read_native, shape, dtype, case_id=case_id, frames=frames, frame_axis=frame_axis or 0),
         is_complete=partial(stream.has_length, math.prod(shape) * frames * dtype.itemsize),
         channels=frames,
     )

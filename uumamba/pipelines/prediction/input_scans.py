@@ -73,7 +73,8 @@ def _find_scans(
         _check_named_order(path, channels)
     scans = find_scans(path, option="--input", channels=channels)
     cines = {name for name in scans if name.endswith("_4d") and len(channels) == 1}
-    no_scans = {f"{name}_gt" for name in scans} | cines
+    cut = {name for name in cines if any(each.startswith(f"{name.removesuffix('_4d')}_frame") for each in scans)}
+    no_scans = {f"{name}_gt" for name in scans} | cut
     return {name: scan for name, scan in scans.items() if name not in no_scans}
 
 

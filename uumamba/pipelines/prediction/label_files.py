@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from uumamba.data.case_files import ImagePath
+from uumamba.data.cine import Cine, write_cine_label
 from uumamba.data.formats.png import PNG_SUFFIXES
 from uumamba.data.scan import write_label
 from uumamba.pipelines.prediction.segmented_case import SegmentedCase
@@ -20,6 +21,12 @@ def name_label_map(case_id: str, image: ImagePath) -> str:
 
 
 def write_label_map(path: Path, case: SegmentedCase) -> None:
-    """Write a case's label map, with the label values of its structures."""
+    """Write a case's label map, with the label values of its structures.
+
+    The label maps of a cine's frames are one 4-D file.
+    """
+    if len(case.frames) > 1:
+        write_cine_label(path, case.labels, like=Cine(case.frames, case.times_ms), structures=case.structures)
+        return
     (scan,), (label,) = case.frames, case.labels
     write_label(path, label, like=scan, structures=case.structures)

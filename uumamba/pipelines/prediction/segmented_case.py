@@ -21,6 +21,8 @@ class SegmentedCase:
         structures: value of each structure in files.
         phases: index of the frame of each known phase, ED and ES.
         warnings: sentences about the input for the user.
+        patient_id: the patient, if known.
+        times_ms: time of each frame of a cine, if known.
     """
 
     case_id: str
@@ -29,6 +31,8 @@ class SegmentedCase:
     structures: Mapping[str, int]
     phases: Mapping[str, int] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    patient_id: str | None = None
+    times_ms: tuple[float, ...] | None = None
 
     def measure_volumes_ml(self) -> list[dict[str, float]]:
         """Compute the volume of each structure in each frame."""
