@@ -39,7 +39,7 @@ class FoundPhases:
 
 
 def find_phases(volumes_ml: Sequence[float]) -> FoundPhases:
-    r"""Find end diastole and end systole in the volumes of one heart cycle.
+    r"""Find end diastole and end systole in a volume curve.
 
     Frames with a jump are replaced by the mean of their neighbours, then the curve of n frames is smoothed:
 
@@ -146,7 +146,7 @@ def _find_doubts(smooth: Curve, outliers: Sequence[int]) -> list[str]:
 
 
 def _count_minima(smooth: Curve) -> int:
-    """Count the rises of a cyclic curve from its lower to its upper third."""
+    """Count rises from the lower to the upper third, cyclically."""
     low, high = (smooth.min() + share * np.ptp(smooth) for share in (_BAND, 1 - _BAND))
     sides = np.where(smooth <= low, -1, np.where(smooth >= high, 1, 0))
     sides = sides[sides != 0]

@@ -52,7 +52,7 @@ _CONVERT = "convert the scan to one .mha file with binary voxels, unscaled and i
 
 
 def count_metaimage_frames(path: Path, *, case_id: str) -> int:
-    """Return the number of frames in a header; 1 of a still scan.
+    """Return the number of frames in a header, from 1 on.
 
     Raises:
         CaseError: the header is damaged.
@@ -142,7 +142,7 @@ def _read_spacing(header: TextHeader, axes: int) -> NDArray[np.float64]:
 
 
 def _find_frame_ms(header: TextHeader) -> float | None:
-    """Return the fourth spacing in milliseconds; the format has no unit of time."""
+    """Return the fourth spacing, in milliseconds if plausible."""
     key = "ElementSpacing"
     steps = parse_numbers(header.fields.get(key, "").split())
     return find_frame_ms(float(steps[3]), None) if len(steps) > 3 else None

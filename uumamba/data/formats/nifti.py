@@ -39,7 +39,7 @@ _CORRECT = "correct the header"
 
 
 def count_nifti_frames(path: Path, *, case_id: str) -> int:
-    """Return the number of frames in a header; 1 of a still scan.
+    """Return the number of frames in a header, from 1 on.
 
     Raises:
         CaseError: the file is unreadable.

@@ -49,7 +49,7 @@ _CONVERT = "save the scan again as one .nrrd file with raw or gzip encoding"
 
 
 def count_nrrd_frames(path: Path, *, case_id: str) -> int:
-    """Return the number of frames in a header; 1 of a still scan.
+    """Return the number of frames in a header, from 1 on.
 
     Raises:
         CaseError: the header is damaged.
@@ -156,9 +156,9 @@ def _read_directions(header: TextHeader, axes: int) -> list[NDArray[np.float64] 
 
 
 def _find_frame_axis(header: TextHeader, sizes: tuple[int, ...]) -> int | None:
-    """Return the axis of frames: the only one of several voxels without a direction.
+    """Return the axis of frames, or None.
 
-    The result is None if there is no such axis, or its kind is one of colours or vectors.
+    It is the only axis of several voxels without a direction, unless its kind is one of colours or vectors.
     """
     words = re.sub(r"\s*,\s*", ",", header.fields.get("space directions", "")).split()
     kinds = header.fields.get("kinds", "").lower().split()

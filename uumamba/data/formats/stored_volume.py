@@ -94,7 +94,7 @@ def count_frames(sizes: tuple[int, ...]) -> int:
 
 
 def find_frame_ms(step: float, unit_ms: float | None) -> float | None:
-    """Return the time of a frame, or None if it is not plausible.
+    """Return the time of a frame if plausible, or None.
 
     Args:
         step: spacing of the axis of time.

@@ -40,7 +40,7 @@ class KnownPhases:
 def read_frames(
     image: ImagePath, *, channels: Sequence[str], case_id: str, assume_spacing_mm: Sequence[float] | None
 ) -> Cine:
-    """Read a cine, or a still scan as a cine of one frame.
+    """Read a cine, or a still scan as one frame.
 
     For a model of several channels, a 4-D file holds channels.
     """
@@ -159,8 +159,8 @@ def add_phases(case: SegmentedCase, known: KnownPhases) -> SegmentedCase:
     if found.doubts:
         largest, smallest = (int(choose(volumes_ml)) for choose in (np.argmax, np.argmin))
         notes.append(
-            f"ED and ES are unknown, because the {CHAMBER} volume curve is no heart cycle: {'; '.join(found.doubts)}. "
-            f"The largest volume is {volumes_ml[largest]:.0f} ml in frame {largest + 1} of {count}, the smallest "
-            f"{volumes_ml[smallest]:.0f} ml in frame {smallest + 1}."
+            f"ED and ES are unknown, because the {CHAMBER} volume curve is no heart cycle: {'; '.join(found.doubts)}; "
+            f"it is from {volumes_ml[smallest]:.0f} ml in frame {smallest + 1} of {count} to "
+            f"{volumes_ml[largest]:.0f} ml in frame {largest + 1}."
         )
     return replace(case, phases=found.phases, warnings=tuple(notes))

@@ -22,7 +22,7 @@ _DECIMALS = 3
 
 @dataclass(frozen=True)
 class CaseIndices:
-    """Clinical indices of a cine, or of two still scans of a patient.
+    """Clinical indices of a cine, or of a patient's still scans.
 
     Attributes:
         patient_id: the patient; the case id if the patient is unknown.
@@ -44,7 +44,7 @@ def write_volume_tables(out: Path) -> None:
     holds each patient once. The same numbers are in the JSON file, with the warnings of each case. A process waits
     until no other one is writing.
     """
-    from uumamba.evaluation.scores import write_csv  # here, because importing it takes a part of a second
+    from uumamba.evaluation.scores import write_csv  # here, because evaluation imports scipy and rich
 
     with lock_folder(make_folder(out / RECORDS_NAME), doing="writing volumes", wait=True):
         records = read_records(out)
@@ -59,7 +59,7 @@ def find_indices(records: Sequence[CaseRecord]) -> list[CaseIndices]:
     Still scans belong together if their patient and model are the same. A patient with two scans of one phase has no
     indices, since it is unknown which belong together.
     """
-    from uumamba.evaluation.clinical import clinical_indices  # here, because importing it takes a part of a second
+    from uumamba.evaluation.clinical import clinical_indices  # here, because evaluation imports scipy and rich
 
     groups: dict[tuple[str, ...], list[tuple[str, CaseRecord, int]]] = {}
     for record in records:
