@@ -165,21 +165,20 @@ def plot_volume_curve(
             axes.plot(times, values, color=assigned[name], label=name, linewidth=1.8, marker="." if count < 60 else "")
         axes.set_ylim(bottom=0)
         for phase, index in (phases or {}).items():
-            axes.axvline(times[index], color="#7b8794", linewidth=1, linestyle="dashed", zorder=1)
-            axes.annotate(
-                phase, (times[index], 1.0), xycoords=("data", "axes fraction"), xytext=(3, -3),
-                textcoords="offset points", va="top", fontsize=9,
-            )  # fmt: skip
-            for name in (name for name in CHAMBERS if name in volumes_ml):
-                value = volumes_ml[name][index]
-                axes.annotate(
-                    f"{value:.0f}", (times[index], value), xytext=(4, 4), textcoords="offset points", fontsize=8
-                )
+            _mark_phase(axes, phase, times[index], {name: values[index] for name, values in volumes_ml.items()})
         axes.set(xlabel="frame" if times_ms is None else "time, ms", ylabel="volume, ml")
         if times_ms is None:
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
         return draw_png(figure, background="white")
+
+
+def _mark_phase(axes: Axes, phase: str, time: float, volumes_ml: Mapping[str, float]) -> None:
+    """Mark a phase by a line, its name and the ventricles' volumes."""
+    axes.axvline(time, color="#7b8794", linewidth=1, linestyle="dashed", zorder=1)
+    axes.text(time, 1.01, phase, transform=axes.get_xaxis_transform(), ha="center", va="bottom", fontsize=9)
+    for value in (volumes_ml[name] for name in CHAMBERS if name in volumes_ml):
+        axes.annotate(f"{value:.0f} ml", (time, value), xytext=(4, 5), textcoords="offset points", fontsize=8)
 
 
 def _group_dice(rows: Sequence[ScoreRow]) -> dict[tuple[str, str], list[float]]:
