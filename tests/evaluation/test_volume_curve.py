@@ -69,6 +69,11 @@ def test_the_smoothed_curve_of_a_hand_made_cycle_decides() -> None:
     assert found.phases == {"ED": 1, "ES": 5}
 
 
+def test_a_whole_cycle_is_smoothed_across_its_ends() -> None:
+    # s of frame 0 is (92 + 2 * 98 + 90) / 4 = 94.5, below (96 + 2 * 97 + 92) / 4 = 95.5 of frame 8.
+    assert find_phases([98, 90, 75, 60, 58, 70, 85, 96, 97, 92]).phases == {"ED": 8, "ES": 4}
+
+
 def test_the_measured_curve_of_a_triggered_cine_of_acdc_has_the_phases_of_its_info_file() -> None:
     # LV of patient090 by the shipped model: 60 % of a cycle, with ED = 4 and ES = 11 in Info.cfg.
     found = find_phases([75.5, 76.4, 77.8, 75.0, 68.0, 61.6, 54.9, 47.1, 41.6, 42.8, 41.5, 51.3])
